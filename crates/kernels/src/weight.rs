@@ -1,0 +1,170 @@
+//! A frozen weight matrix as its file stores it, decoded piece by piece where a product needs it.
+//!
+//! There is never a decoded copy of a whole matrix (invariant 2): the matmul asks for short row
+//! segments and keeps them only as long as the tile they belong to is in use.
+
+use std::ops::Range;
+
+use crate::bytes::SharedBytes;
+use crate::quant::Format;
+
+/// How the rows of a stored matrix relate to the rows of the Hugging Face checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowOrder {
+    /// Row `i` is stored as row `i`.
+    Stored,
+    /// Rows of `q_proj` / `k_proj` in a GGUF file of a Llama-class model. The converter turned each
+    /// head's two rotary halves into interleaved pairs: checkpoint row `h * d + c * d/2 + j` is stored
+    /// as row `h * d + j * 2 + c` (`c` in 0..2, `j` in 0..d/2).
+    RotaryPairs {
+        /// Rows per head, `d`.
+        head_dim: usize,
+    },
+}
+
+impl RowOrder {
+    /// The stored row that holds checkpoint row `row`.
+    pub fn stored_row(self, row: usize) -> usize {
+        match self {
+            RowOrder::Stored => row,
+            RowOrder::RotaryPairs { head_dim } => {
+                let (head, within) = (row / head_dim, row % head_dim);
+                let half = head_dim / 2;
+                head * head_dim + (within % half) * 2 + within / half
+            }
+        }
+    }
+}
+
+/// Why bytes do not form the weight they are said to be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WeightError {
+    /// A row does not divide into the format's blocks.
+    #[error("a row of {cols} values does not divide into {format} blocks of {block}")]
+    PartialBlock {
+        /// Values per row.
+        cols: usize,
+        /// The storage format.
+        format: Format,
+        /// Values per block.
+        block: usize,
+    },
+    /// Shape and byte count disagree.
+    #[error("{rows} x {cols} values in {format} take {expected} bytes, found {found}")]
+    Length {
+        /// Rows of the matrix.
+        rows: usize,
+        /// Values per row.
+        cols: usize,
+        /// The storage format.
+        format: Format,
+        /// Bytes the shape asks for.
+        expected: u128,
+        /// Bytes there are.
+        found: usize,
+    },
+}
+
+/// A frozen `[rows, cols]` matrix (`[out, in]` for a projection, `[vocab, hidden]` for an embedding),
+/// row-major in its storage format. A vector is a matrix of one row.
+#[derive(Clone, Debug)]
+pub struct Weight {
+    rows: usize,
+    cols: usize,
+    format: Format,
+    row_order: RowOrder,
+    data: SharedBytes,
+}
+
+impl Weight {
+    /// A matrix over `data`, which must hold exactly `rows` rows of whole blocks.
+    ///
+    /// # Errors
+    /// [`WeightError`] when the shape does not fit the format or the byte count.
+    pub fn new(rows: usize, cols: usize, format: Format, data: SharedBytes) -> Result<Self, WeightError> {
+        if cols % format.block_len() != 0 {
+            return Err(WeightError::PartialBlock { cols, format, block: format.block_len() });
+        }
+        let row_bytes = (cols / format.block_len()) as u128 * format.block_bytes() as u128;
+        let expected = rows as u128 * row_bytes;
+        if expected != data.len() as u128 {
+            return Err(WeightError::Length { rows, cols, format, expected, found: data.len() });
+        }
+        Ok(Weight { rows, cols, format, row_order: RowOrder::Stored, data })
+    }
+
+    /// A matrix of `f32` values, for tests and random models.
+    pub fn from_f32(rows: usize, cols: usize, values: &[f32]) -> Self {
+        assert_eq!(values.len(), rows * cols, "values do not fill the shape");
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Weight::new(rows, cols, Format::F32, SharedBytes::from_vec(bytes)).expect("length checked above")
+    }
+
+    /// The same matrix with its rows read in another order.
+    pub fn with_row_order(mut self, row_order: RowOrder) -> Self {
+        self.row_order = row_order;
+        self
+    }
+
+    /// Number of rows (outputs of a projection).
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Values per row (inputs of a projection).
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The storage format.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Bytes as stored.
+    pub fn stored_bytes(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Decodes columns `cols` of row `row` into `out` (`out.len() == cols.len()`).
+    ///
+    /// The range may start and end inside a block; whole blocks in between are decoded in place.
+    #[inline(always)]
+    pub fn decode(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
+        debug_assert!(row < self.rows && cols.end <= self.cols && cols.len() == out.len());
+        let (block, bytes) = (self.format.block_len(), self.format.block_bytes());
+        let row_bytes = self.cols / block * bytes;
+        let stored = self.row_order.stored_row(row);
+        let source = &self.data.as_slice()[stored * row_bytes..(stored + 1) * row_bytes];
+        let mut col = cols.start;
+        let mut out = out;
+        while col < cols.end {
+            let first = col / block;
+            let skip = col % block;
+            if skip == 0 && cols.end - col >= block {
+                let count = (cols.end - col) / block;
+                let (now, rest) = std::mem::take(&mut out).split_at_mut(count * block);
+                self.format.decode(&source[first * bytes..(first + count) * bytes], now);
+                out = rest;
+                col += count * block;
+            } else {
+                let mut whole = [0.0; Format::MAX_BLOCK_LEN];
+                self.format.decode(&source[first * bytes..(first + 1) * bytes], &mut whole[..block]);
+                let count = (block - skip).min(cols.end - col);
+                let (now, rest) = std::mem::take(&mut out).split_at_mut(count);
+                now.copy_from_slice(&whole[skip..skip + count]);
+                out = rest;
+                col += count;
+            }
+        }
+    }
+
+    /// All values in checkpoint order, row-major. For norms, biases and tests; never for a projection.
+    pub fn to_vec(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.rows * self.cols];
+        for (row, values) in out.chunks_exact_mut(self.cols.max(1)).enumerate() {
+            self.decode(row, 0..self.cols, values);
+        }
+        out
+    }
+}

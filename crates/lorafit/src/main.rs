@@ -1,0 +1,2 @@
+//! lorafit
+fn main() {}
