@@ -1,8 +1,13 @@
 //! Tensors and the arithmetic of LoRA training. Floor 0: knows no model.
 
 mod bytes;
+pub mod ops;
 pub mod quant;
+mod tensor;
+#[cfg(test)]
+mod testing;
 mod weight;
 
 pub use bytes::SharedBytes;
+pub use tensor::{Device, Tensor};
 pub use weight::{RowOrder, Weight, WeightError};

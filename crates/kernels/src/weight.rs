@@ -82,7 +82,7 @@ impl Weight {
     /// # Errors
     /// [`WeightError`] when the shape does not fit the format or the byte count.
     pub fn new(rows: usize, cols: usize, format: Format, data: SharedBytes) -> Result<Self, WeightError> {
-        if cols % format.block_len() != 0 {
+        if !cols.is_multiple_of(format.block_len()) {
             return Err(WeightError::PartialBlock { cols, format, block: format.block_len() });
         }
         let row_bytes = (cols / format.block_len()) as u128 * format.block_bytes() as u128;

@@ -1,0 +1,53 @@
+//! How close the CPU product comes to the multiply-add ceiling, per shape, direction and format.
+//!
+//! `cargo run --release -p lorafit-kernels --example matmul_speed [THREADS]`
+
+use std::time::Instant;
+
+use lorafit_kernels::ops::matmul::{Product, Right, Term, View, cpu_fma_peak, run};
+use lorafit_kernels::quant::Format;
+use lorafit_kernels::{Device, SharedBytes, Tensor, Weight};
+
+fn main() {
+    let threads = std::env::args().nth(1).and_then(|t| t.parse().ok()).unwrap_or(0);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("thread pool");
+    pool.install(|| {
+        let peak = cpu_fma_peak();
+        println!("multiply-add peak {:.0} GFLOP/s on {} threads", peak / 1e9, rayon::current_num_threads());
+        for (m, n, k) in [(256, 576, 576), (256, 192, 576), (256, 1536, 576), (512, 1536, 576), (256, 576, 1536), (512, 4096, 4096), (128, 49152, 576)] {
+            for format in [Format::F32, Format::BF16] {
+                let bytes = vec![0x3cu8; n * k / format.block_len() * format.block_bytes()];
+                let weight = Weight::new(n, k, format, SharedBytes::from_vec(bytes)).expect("shape fits");
+                let x = Tensor::from_slice(Device::Cpu, &vec![0.5; m * k]);
+                let d_y = Tensor::from_slice(Device::Cpu, &vec![0.5; m * n]);
+                let (mut y, mut d_x) = (Tensor::zeros(Device::Cpu, m * n), Tensor::zeros(Device::Cpu, m * k));
+                let flops = 2.0 * (m * n * k) as f64;
+                let forward = best(|| {
+                    let term = Term { left: View::rows(&x, k), right: Right::WeightTransposed(&weight), k };
+                    run(&mut [Product::new(m, n, term, &mut y)]);
+                });
+                let backward = best(|| {
+                    let term = Term { left: View::rows(&d_y, n), right: Right::Weight(&weight), k: n };
+                    run(&mut [Product::new(m, k, term, &mut d_x)]);
+                });
+                println!(
+                    "{m:>4} tokens, weight {n:>5} x {k:>4} {format:>5}: forward {:5.1} % of peak, backward {:5.1} %",
+                    100.0 * flops / forward / peak,
+                    100.0 * flops / backward / peak
+                );
+            }
+        }
+    });
+}
+
+/// Seconds of the fastest of several runs.
+fn best(mut body: impl FnMut()) -> f64 {
+    body();
+    (0..20)
+        .map(|_| {
+            let start = Instant::now();
+            body();
+            start.elapsed().as_secs_f64()
+        })
+        .fold(f64::INFINITY, f64::min)
+}

@@ -1,0 +1,181 @@
+//! Grouped-query attention over the segments of a token stream.
+//!
+//! `out[t] = sum_s softmax_s(q[t] . k[s] / sqrt(d)) v[s]`, where `s` runs over what token `t` sees: its
+//! segment's ancestors, and its own segment up to itself. Scores reduce in f32. Forward saves only the log of
+//! the softmax denominator (`lse`); backward computes the probabilities again (Dao et al. 2022).
+//!
+//! Layouts: `q`, `out` `[tokens, heads, d]`; `k`, `v` `[tokens, kv_heads, d]`; `lse` `[tokens, heads]`.
+
+use std::fmt;
+
+use crate::tensor::{Device, Tensor};
+
+mod cpu;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+
+/// A run of tokens of the stream. Unrelated samples are separate roots; samples that begin alike share
+/// their beginning as the parent of what differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// First token of the run.
+    pub start: usize,
+    /// Number of tokens.
+    pub len: usize,
+    /// Index of the segment this one continues; it comes earlier in the list.
+    pub parent: Option<usize>,
+}
+
+/// Why segments do not describe a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentError(String);
+
+impl fmt::Display for SegmentError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for SegmentError {}
+
+/// The segments of a stream of tokens: contiguous, in order, each after its parent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Segments(Vec<Segment>);
+
+impl Segments {
+    /// Checks that `segments` cover `0..tokens` without gaps and that parents precede their children.
+    ///
+    /// # Errors
+    /// [`SegmentError`] names the first segment that does not.
+    pub fn new(segments: Vec<Segment>, tokens: usize) -> Result<Self, SegmentError> {
+        let mut next = 0;
+        for (i, segment) in segments.iter().enumerate() {
+            if segment.start != next || segment.len == 0 {
+                let Segment { start, len, .. } = segment;
+                return Err(SegmentError(format!(
+                    "segment {i} starts at token {start} with {len} tokens, expected a start at {next}"
+                )));
+            }
+            if segment.parent.is_some_and(|p| p >= i) {
+                return Err(SegmentError(format!("segment {i} comes before its parent")));
+            }
+            next += segment.len;
+        }
+        if next != tokens {
+            return Err(SegmentError(format!("segments cover {next} of {tokens} tokens")));
+        }
+        Ok(Segments(segments))
+    }
+
+    /// One segment of `tokens` tokens.
+    pub fn single(tokens: usize) -> Self {
+        Segments(if tokens == 0 { vec![] } else { vec![Segment { start: 0, len: tokens, parent: None }] })
+    }
+
+    /// The segments in order.
+    pub fn as_slice(&self) -> &[Segment] {
+        &self.0
+    }
+
+    /// Number of tokens covered.
+    pub fn tokens(&self) -> usize {
+        self.0.last().map_or(0, |s| s.start + s.len)
+    }
+}
+
+/// Heads and their size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads.
+    pub query: usize,
+    /// Key and value heads; divides `query`.
+    pub key_value: usize,
+    /// Values per head, `d`.
+    pub dim: usize,
+}
+
+/// What forward read and wrote, for backward.
+#[derive(Clone, Copy, Debug)]
+pub struct Saved<'a> {
+    /// Queries.
+    pub q: &'a Tensor,
+    /// Keys.
+    pub k: &'a Tensor,
+    /// Values.
+    pub v: &'a Tensor,
+    /// Outputs.
+    pub out: &'a Tensor,
+    /// Log of the softmax denominators.
+    pub lse: &'a Tensor,
+}
+
+/// The gradients backward writes.
+#[derive(Debug)]
+pub struct Gradients<'a> {
+    /// Of the queries.
+    pub q: &'a mut Tensor,
+    /// Of the keys.
+    pub k: &'a mut Tensor,
+    /// Of the values.
+    pub v: &'a mut Tensor,
+}
+
+/// Writes `out` and `lse` for all tokens of `segments`.
+pub fn forward(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    segments: &Segments,
+    heads: Heads,
+    out: &mut Tensor,
+    lse: &mut Tensor,
+) {
+    match q.device() {
+        Device::Cpu => cpu::forward(q.cpu(), k.cpu(), v.cpu(), segments, heads, out.cpu_mut(), lse.cpu_mut()),
+    }
+}
+
+/// Values of the workspace that [`backward`] needs for `tokens` tokens.
+pub fn backward_workspace(tokens: usize, heads: Heads) -> usize {
+    2 * tokens * heads.query * heads.dim
+}
+
+/// Overwrites `gradients` from `d_out`, the gradient of the output. Overwrites `workspace`.
+pub fn backward(
+    d_out: &Tensor,
+    saved: Saved<'_>,
+    segments: &Segments,
+    heads: Heads,
+    gradients: Gradients<'_>,
+    workspace: &mut Tensor,
+) {
+    match d_out.device() {
+        Device::Cpu => cpu::backward(d_out.cpu(), saved, segments, heads, gradients, workspace.cpu_mut()),
+    }
+}
+
+/// Attention of new tokens of one sequence to a cache that already holds their keys and values.
+///
+/// Queries are rows `first_row .. first_row + rows` of `q` (and of `out`, which is written there); the cache
+/// `keys`, `values` `[past + rows, kv_heads, d]` holds `past` earlier tokens.
+pub fn forward_cached(
+    q: &Tensor,
+    first_row: usize,
+    rows: usize,
+    keys: &Tensor,
+    values: &Tensor,
+    past: usize,
+    heads: Heads,
+    out: &mut Tensor,
+) {
+    match q.device() {
+        Device::Cpu => {
+            let width = heads.query * heads.dim;
+            let at = first_row * width..(first_row + rows) * width;
+            let out = &mut out.cpu_mut()[at.clone()];
+            cpu::forward_cached(&q.cpu()[at], keys.cpu(), values.cpu(), past, heads, out);
+        }
+    }
+}

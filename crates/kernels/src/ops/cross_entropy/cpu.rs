@@ -1,0 +1,59 @@
+//! Rows in parallel.
+
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+use super::Target;
+use crate::ops::math::{exp, max, sum};
+use crate::ops::parallel::Shared;
+
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn log_sum_exp(logits: &[f32]) -> f32 {
+    let largest = max(logits);
+    largest + sum(logits.len(), |i| exp(logits[i] - largest)).ln()
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn scaled_softmax(logits: &mut [f32], lse: f32, scale: f32) {
+    for logit in logits {
+        *logit = exp(*logit - lse) * scale;
+    }
+}
+
+pub(super) fn loss(logits: &[f32], vocab: usize, targets: &[Target], losses: &mut [f32]) {
+    targets.par_iter().zip(losses).for_each(|(target, loss)| {
+        let row = &logits[target.row as usize * vocab..][..vocab];
+        *loss = log_sum_exp(row) - row[target.id as usize];
+    });
+}
+
+pub(super) fn loss_and_gradient(
+    logits: &mut [f32],
+    rows: usize,
+    vocab: usize,
+    targets: &[Target],
+    scale: f32,
+    losses: &mut [f32],
+) {
+    debug_assert!(targets.is_sorted_by_key(|t| t.row));
+    let losses = Shared::new(losses);
+    logits[..rows * vocab].par_chunks_exact_mut(vocab).enumerate().for_each(|(row, logits)| {
+        let first = targets.partition_point(|t| (t.row as usize) < row);
+        let last = targets.partition_point(|t| (t.row as usize) <= row);
+        // SAFETY: a target belongs to one row, and a row to one task.
+        row_gradient(logits, &targets[first..last], scale, unsafe { losses.part(first..last) });
+    });
+}
+
+/// Overwrites a row of logits with its gradient, after writing the losses of its targets.
+fn row_gradient(logits: &mut [f32], targets: &[Target], scale: f32, losses: &mut [f32]) {
+    let lse = log_sum_exp(logits);
+    for (target, loss) in targets.iter().zip(losses) {
+        *loss = lse - logits[target.id as usize];
+    }
+    let weight: f32 = targets.iter().map(|t| t.weight).sum();
+    scaled_softmax(logits, lse, weight * scale);
+    for target in targets {
+        logits[target.id as usize] -= target.weight * scale;
+    }
+}

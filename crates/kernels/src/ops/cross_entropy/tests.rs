@@ -1,0 +1,34 @@
+use super::*;
+use crate::testing::{Random, assert_close, finite_difference, widen};
+
+#[test]
+fn loss_and_gradient_equal_the_reference_and_its_finite_differences() {
+    let (rows, vocab, scale) = (4, 37, 0.25f32);
+    let logits: Vec<f32> = Random::new(3).normal(rows * vocab).iter().map(|v| 3.0 * v).collect();
+    let target = |row, id, weight| Target { row, id, weight };
+    // Row 1 has none; row 2 is a branch point with a repeated target.
+    let targets =
+        [target(0, 36, 1.0), target(2, 5, 1.0), target(2, 9, 0.5), target(2, 5, 2.0), target(3, 0, 1.0)];
+    let expected = reference::losses(&widen(&logits), vocab, &targets);
+    let total = |logits: &[f64]| {
+        let losses = reference::losses(logits, vocab, &targets);
+        f64::from(scale) * losses.iter().zip(&targets).map(|(l, t)| l * f64::from(t.weight)).sum::<f64>()
+    };
+
+    let mut tensor = Tensor::from_slice(Device::Cpu, &logits);
+    let mut losses = [0.0; 5];
+    loss(&tensor, vocab, &targets, &mut losses);
+    assert_close(&losses, &expected, 1e-6, "loss");
+    let mut again = [0.0; 5];
+    loss_and_gradient(&mut tensor, rows, vocab, &targets, scale, &mut again);
+    assert_eq!(again, losses);
+    assert_close(tensor.cpu(), &finite_difference(&widen(&logits), total), 1e-6, "gradient");
+}
+
+#[test]
+fn large_logits_do_not_overflow() {
+    let logits = Tensor::from_slice(Device::Cpu, &[500.0, -500.0, 499.0]);
+    let mut losses = [0.0];
+    loss(&logits, 3, &[Target { row: 0, id: 1, weight: 1.0 }], &mut losses);
+    assert!((losses[0] - (1000.0 + (1.0f32 + (-1.0f32).exp()).ln())).abs() < 1e-3, "{losses:?}");
+}

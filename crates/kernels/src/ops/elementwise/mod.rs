@@ -1,0 +1,105 @@
+//! Small steps between the large ops: copies, sums and scales.
+
+use rayon::prelude::*;
+
+use crate::tensor::{Device, Tensor};
+
+/// `y = x` over the first `len` values.
+pub fn copy(x: &Tensor, len: usize, y: &mut Tensor) {
+    match x.device() {
+        Device::Cpu => y.cpu_mut()[..len].copy_from_slice(&x.cpu()[..len]),
+    }
+}
+
+/// Values `from .. from + len` of `x` become values `to .. to + len` of `y`.
+pub fn copy_range(x: &Tensor, from: usize, len: usize, y: &mut Tensor, to: usize) {
+    match x.device() {
+        Device::Cpu => y.cpu_mut()[to..to + len].copy_from_slice(&x.cpu()[from..from + len]),
+    }
+}
+
+/// `y += x` over the first `len` values.
+pub fn add(x: &Tensor, len: usize, y: &mut Tensor) {
+    match x.device() {
+        Device::Cpu => {
+            let (x, y) = (&x.cpu()[..len], &mut y.cpu_mut()[..len]);
+            y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
+                y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
+            });
+        }
+    }
+}
+
+/// Values a parallel part of a copy or sum handles.
+const CHUNK: usize = 16 * 1024;
+
+/// `x *= scale` in columns `cols` of a `[rows, width]` matrix.
+pub fn scale_columns(x: &mut Tensor, rows: usize, width: usize, cols: std::ops::Range<usize>, scale: f32) {
+    match x.device() {
+        Device::Cpu => {
+            for row in x.cpu_mut()[..rows * width].chunks_exact_mut(width) {
+                row[cols.clone()].iter_mut().for_each(|v| *v *= scale);
+            }
+        }
+    }
+}
+
+/// Row `rows[i]` of `x` becomes row `i` of `y`; both have `width` columns.
+pub fn gather_rows(x: &Tensor, rows: &[u32], width: usize, y: &mut Tensor) {
+    match x.device() {
+        Device::Cpu => {
+            for (to, &row) in y.cpu_mut().chunks_exact_mut(width).zip(rows) {
+                to.copy_from_slice(&x.cpu()[row as usize * width..(row as usize + 1) * width]);
+            }
+        }
+    }
+}
+
+/// Adds row `i` of `x` to row `rows[i]` of `y`; both have `width` columns.
+pub fn scatter_add_rows(x: &Tensor, rows: &[u32], width: usize, y: &mut Tensor) {
+    match x.device() {
+        Device::Cpu => {
+            for (from, &row) in x.cpu().chunks_exact(width).zip(rows) {
+                let to = &mut y.cpu_mut()[row as usize * width..(row as usize + 1) * width];
+                to.iter_mut().zip(from).for_each(|(y, x)| *y += x);
+            }
+        }
+    }
+}
+
+/// Sum of the squares of the first `len` values, in f64 and in a fixed order.
+pub fn sum_squares(x: &Tensor, len: usize) -> f64 {
+    match x.device() {
+        Device::Cpu => x.cpu()[..len].iter().map(|&v| f64::from(v) * f64::from(v)).sum(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(values: &[f32]) -> Tensor {
+        Tensor::from_slice(Device::Cpu, values)
+    }
+
+    #[test]
+    fn scatter_is_the_transpose_of_gather() {
+        let x = tensor(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let mut picked = tensor(&[0.0; 6]);
+        gather_rows(&x, &[2, 0, 2], 2, &mut picked);
+        assert_eq!(picked.to_vec(6), [5.0, 6.0, 1.0, 2.0, 5.0, 6.0]);
+        let mut back = tensor(&[10.0; 6]);
+        scatter_add_rows(&picked, &[2, 0, 2], 2, &mut back);
+        assert_eq!(back.to_vec(6), [11.0, 12.0, 10.0, 10.0, 20.0, 22.0]);
+    }
+
+    #[test]
+    fn sums_scales_and_squares_touch_only_their_part() {
+        let mut y = tensor(&[1.0, 2.0, 3.0, 4.0]);
+        add(&tensor(&[10.0, 20.0, 30.0]), 2, &mut y);
+        assert_eq!(y.to_vec(4), [11.0, 22.0, 3.0, 4.0]);
+        scale_columns(&mut y, 2, 2, 1..2, 0.5);
+        assert_eq!(y.to_vec(4), [11.0, 11.0, 3.0, 2.0]);
+        assert_eq!(sum_squares(&y, 3), 251.0);
+    }
+}

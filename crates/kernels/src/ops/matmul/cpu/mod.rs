@@ -1,0 +1,551 @@
+//! The product on the CPU: tiles of the output spread over the threads of the current rayon pool.
+//!
+//! A task owns a block of output columns (and, when there are many threads, a block of rows). It walks the
+//! sum in blocks; for each it decodes and packs the right operand once, at a size that stays in
+//! the second-level cache, and runs every strip of left rows against it. A weight is therefore decoded once
+//! per product, and that cost is spread over all rows (tokens).
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::{Product, Right, View};
+use crate::tensor::AlignedVec;
+pub(crate) use pack::{RightCpu, Strided};
+use simd::Simd;
+
+mod pack;
+mod simd;
+mod tile;
+
+/// The largest block of the sum, a multiple of every quantisation block.
+const MAX_K_BLOCK: usize = 512;
+/// Values of the packed right operand of a task, at most: 256 KiB, a part of the second-level cache.
+const PACKED_VALUES: usize = 64 * 1024;
+
+/// How a product is cut: output columns of a task and length of a block of the sum. Their product is
+/// `PACKED_VALUES`.
+///
+/// A weight read along its rows as it is stored (the input gradient) is cut wide and short, so that each row
+/// is read in long pieces; every other operand is cut tall, which loads the output less often.
+fn blocks(terms: &[TermCpu<'_>]) -> (usize, usize) {
+    match terms.first().map(|t| t.right) {
+        Some(RightCpu::Weight(_)) => (PACKED_VALUES / 128, 128),
+        Some(RightCpu::WeightTransposed(_) | RightCpu::Strided(_)) | None => {
+            (PACKED_VALUES / MAX_K_BLOCK, MAX_K_BLOCK)
+        }
+    }
+}
+
+/// Up to this many rows the right operand is read row by row instead of being packed.
+const FEW_ROWS: usize = 4;
+
+/// One summand on the host.
+#[derive(Clone, Copy)]
+pub(crate) struct TermCpu<'a> {
+    pub left: Strided<'a>,
+    pub right: RightCpu<'a>,
+    pub k: usize,
+}
+
+/// A product on the host; see [`super::Product`].
+pub(crate) struct ProductCpu<'a> {
+    pub m: usize,
+    pub n: usize,
+    pub terms: &'a [TermCpu<'a>],
+    pub bias: Option<&'a [f32]>,
+    pub accumulate: bool,
+    pub out: &'a mut [f32],
+    pub out_stride: usize,
+}
+
+impl<'a> View<'a> {
+    fn cpu(self) -> Strided<'a> {
+        Strided {
+            values: &self.tensor.cpu()[self.offset..],
+            row_stride: self.row_stride,
+            col_stride: self.col_stride,
+        }
+    }
+}
+
+/// See [`super::run`].
+pub(super) fn run(products: &mut [Product<'_>]) {
+    let terms: Vec<Vec<TermCpu<'_>>> = products
+        .iter()
+        .map(|p| {
+            p.terms
+                .iter()
+                .map(|t| TermCpu {
+                    left: t.left.cpu(),
+                    right: match t.right {
+                        Right::WeightTransposed(w) => RightCpu::WeightTransposed(w),
+                        Right::Weight(w) => RightCpu::Weight(w),
+                        Right::View(v) => RightCpu::Strided(v.cpu()),
+                    },
+                    k: t.k,
+                })
+                .collect()
+        })
+        .collect();
+    let shared: Vec<Shared<'_>> = products
+        .iter_mut()
+        .zip(&terms)
+        .map(|(p, terms)| {
+            let out_stride = p.out_stride;
+            Shared::new(ProductCpu {
+                m: p.m,
+                n: p.n,
+                terms,
+                bias: p.bias,
+                accumulate: p.accumulate,
+                out: &mut p.out.cpu_mut()[p.out_offset..],
+                out_stride,
+            })
+        })
+        .collect();
+
+    let threads = rayon::current_num_threads();
+    let mut tasks = Vec::new();
+    for (index, product) in shared.iter().enumerate() {
+        for (rows, cols) in cut(product.m, product.n, blocks(product.terms).0, threads) {
+            tasks.push((index, rows, cols));
+        }
+    }
+    let isa = Isa::detect();
+    tasks.into_par_iter().with_max_len(1).for_each(|(index, rows, cols)| {
+        with_scratch(|scratch| isa.run_task(&shared[index], rows, cols, scratch));
+    });
+}
+
+/// Computes one product on the calling thread, for ops that are parallel over something else.
+pub(crate) fn run_serial(product: ProductCpu<'_>) {
+    let (m, n, n_block) = (product.m, product.n, blocks(product.terms).0);
+    let shared = Shared::new(product);
+    let isa = Isa::detect();
+    with_scratch(|scratch| {
+        for (rows, cols) in cut(m, n, n_block, 1) {
+            isa.run_task(&shared, rows, cols, scratch);
+        }
+    });
+}
+
+/// Cuts an `[m, n]` output into tasks of at most `n_block` columns: by columns first, as many parts as divide
+/// evenly among the threads; by rows too when that leaves threads idle.
+fn cut(
+    m: usize,
+    n: usize,
+    n_block: usize,
+    threads: usize,
+) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    let parts = n.div_ceil(n_block).next_multiple_of(threads).min(n.div_ceil(MAX_PANEL));
+    let n_block = n.div_ceil(parts.max(1)).next_multiple_of(MAX_PANEL);
+    let n_parts = n.div_ceil(n_block);
+    let m_parts = (threads / n_parts.max(1)).clamp(1, m.div_ceil(2 * MAX_ROWS).max(1));
+    let m_block = m.div_ceil(m_parts).next_multiple_of(MAX_ROWS);
+    (0..n_parts).flat_map(move |j| {
+        (0..m.div_ceil(m_block.max(1)))
+            .map(move |i| (i * m_block..((i + 1) * m_block).min(m), j * n_block..((j + 1) * n_block).min(n)))
+    })
+}
+
+/// A product whose output several tasks write, each its own tile.
+struct Shared<'a> {
+    m: usize,
+    n: usize,
+    terms: &'a [TermCpu<'a>],
+    bias: Option<&'a [f32]>,
+    accumulate: bool,
+    out: *mut f32,
+    out_stride: usize,
+    _out: std::marker::PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: tasks write disjoint tiles of `out` (see `cut`) and only read the rest.
+unsafe impl Sync for Shared<'_> {}
+// SAFETY: as above.
+unsafe impl Send for Shared<'_> {}
+
+impl<'a> Shared<'a> {
+    /// Checks that every operand holds what the shape asks for, since tasks use raw pointers.
+    fn new(p: ProductCpu<'a>) -> Self {
+        if p.m > 0 && p.n > 0 {
+            assert!(p.out_stride >= p.n && p.out.len() >= (p.m - 1) * p.out_stride + p.n, "output too small");
+            for t in p.terms.iter().filter(|t| t.k > 0) {
+                let left = (p.m - 1) * t.left.row_stride + (t.k - 1) * t.left.col_stride;
+                assert!(left < t.left.values.len(), "left operand too small");
+                match t.right {
+                    RightCpu::WeightTransposed(w) => {
+                        assert!((w.rows(), w.cols()) == (p.n, t.k), "weight shape")
+                    }
+                    RightCpu::Weight(w) => assert!((w.rows(), w.cols()) == (t.k, p.n), "weight shape"),
+                    RightCpu::Strided(s) => {
+                        let last = (t.k - 1) * s.row_stride + (p.n - 1) * s.col_stride;
+                        assert!(last < s.values.len(), "right operand too small");
+                    }
+                }
+            }
+            if let Some(bias) = p.bias {
+                assert!(bias.len() == p.n, "bias length");
+            }
+        }
+        Shared {
+            m: p.m,
+            n: p.n,
+            terms: p.terms,
+            bias: p.bias,
+            accumulate: p.accumulate,
+            out: p.out.as_mut_ptr(),
+            out_stride: p.out_stride,
+            _out: std::marker::PhantomData,
+        }
+    }
+}
+
+/// Working memory of a thread, kept from task to task.
+struct Scratch {
+    /// Packed right operand of a task.
+    panels: AlignedVec,
+    /// Decoded rows before they are transposed into a panel.
+    rows: AlignedVec,
+    /// A strip of left rows, where they cannot be read in place.
+    left: AlignedVec,
+}
+
+/// The widest panel and the tallest strip of any instruction set.
+const MAX_PANEL: usize = 32;
+const MAX_ROWS: usize = 12;
+const STRIP_STRIDE: usize = MAX_K_BLOCK + 16;
+
+fn with_scratch(body: impl FnOnce(&mut Scratch)) {
+    thread_local! {
+        static SCRATCH: RefCell<Option<Scratch>> = const { RefCell::new(None) };
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        body(scratch.get_or_insert_with(|| Scratch {
+            panels: AlignedVec::zeros(PACKED_VALUES + MAX_K_BLOCK * MAX_PANEL),
+            rows: AlignedVec::zeros(MAX_PANEL * (MAX_K_BLOCK + RightCpu::ROW_PADDING)),
+            left: AlignedVec::zeros(MAX_ROWS * STRIP_STRIDE),
+        }));
+    });
+}
+
+/// The instruction sets there is a version for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Isa {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+}
+
+impl Isa {
+    /// The best this processor has.
+    fn detect() -> Isa {
+        *Isa::available().last().expect("portable is always there")
+    }
+
+    /// All this processor has, worst first.
+    fn available() -> Vec<Isa> {
+        #[allow(unused_mut)]
+        let mut found = vec![Isa::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+            {
+                found.push(Isa::Avx2);
+                if is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                {
+                    found.push(Isa::Avx512);
+                }
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        found.push(Isa::Neon);
+        found
+    }
+
+    /// Values in a register.
+    fn lanes(self) -> usize {
+        match self {
+            Isa::Portable => simd::Portable::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => simd::x86::Avx2::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => simd::x86::Avx512::LANES,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => simd::arm::Neon::LANES,
+        }
+    }
+
+    fn registers_only(self, steps: usize) -> f32 {
+        match self {
+            // SAFETY: as in `run_task`.
+            Isa::Portable => unsafe { tile::registers_only::<simd::Portable>(steps) },
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { registers_only_avx2(steps) },
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { registers_only_avx512(steps) },
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => unsafe { tile::registers_only::<simd::arm::Neon>(steps) },
+        }
+    }
+
+    fn run_task(self, product: &Shared<'_>, rows: Range<usize>, cols: Range<usize>, scratch: &mut Scratch) {
+        match self {
+            // SAFETY: plain Rust.
+            Isa::Portable => unsafe { task::<simd::Portable>(product, rows, cols, scratch) },
+            // SAFETY (below): `available` saw the features.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { task_avx2(product, rows, cols, scratch) },
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { task_avx512(product, rows, cols, scratch) },
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => unsafe { task::<simd::arm::Neon>(product, rows, cols, scratch) },
+        }
+    }
+}
+
+/// Single-precision multiply-add rate of all threads of the current pool with operands in registers, in
+/// FLOP/s: what no product on this machine can exceed.
+pub(crate) fn fma_peak() -> f64 {
+    const STEPS: usize = 2_000_000;
+    let isa = Isa::detect();
+    let lanes = isa.lanes();
+    let round = || {
+        let start = std::time::Instant::now();
+        rayon::broadcast(|_| std::hint::black_box(isa.registers_only(STEPS)));
+        let flops = rayon::current_num_threads() * STEPS * 12 * lanes * 2;
+        flops as f64 / start.elapsed().as_secs_f64()
+    };
+    (0..7).map(|_| round()).fold(0.0, f64::max)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn task_avx2(product: &Shared<'_>, rows: Range<usize>, cols: Range<usize>, scratch: &mut Scratch) {
+    // SAFETY: the features are enabled here.
+    unsafe { task::<simd::x86::Avx2>(product, rows, cols, scratch) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+unsafe fn task_avx512(product: &Shared<'_>, rows: Range<usize>, cols: Range<usize>, scratch: &mut Scratch) {
+    // SAFETY: the features are enabled here.
+    unsafe { task::<simd::x86::Avx512>(product, rows, cols, scratch) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn registers_only_avx2(steps: usize) -> f32 {
+    // SAFETY: the features are enabled here.
+    unsafe { tile::registers_only::<simd::x86::Avx2>(steps) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn registers_only_avx512(steps: usize) -> f32 {
+    // SAFETY: the features are enabled here.
+    unsafe { tile::registers_only::<simd::x86::Avx512>(steps) }
+}
+
+/// Computes the tile `rows` x `cols` of a product.
+///
+/// # Safety
+/// The processor has `S`, and no other thread touches this tile.
+#[inline(always)]
+unsafe fn task<S: Simd>(product: &Shared<'_>, rows: Range<usize>, cols: Range<usize>, scratch: &mut Scratch) {
+    debug_assert!(rows.end <= product.m && cols.end <= product.n);
+    // SAFETY: the tile lies inside the output, whose size `Shared::new` checked.
+    unsafe {
+        if !product.accumulate || product.bias.is_some() {
+            for i in rows.clone() {
+                let out = product.out.add(i * product.out_stride + cols.start);
+                let out = std::slice::from_raw_parts_mut(out, cols.len());
+                match (product.bias, product.accumulate) {
+                    (Some(bias), false) => out.copy_from_slice(&bias[cols.clone()]),
+                    (Some(bias), true) => {
+                        for (o, b) in out.iter_mut().zip(&bias[cols.clone()]) {
+                            *o += b;
+                        }
+                    }
+                    (None, _) => out.fill(0.0),
+                }
+            }
+        }
+        let (_, k_block) = blocks(product.terms);
+        for term in product.terms {
+            // Decided by the whole product, so that the cut into tasks does not change the result.
+            let few = product.m <= FEW_ROWS && matches!(term.right, RightCpu::WeightTransposed(_));
+            let mut start = 0;
+            while start < term.k {
+                let k = start..(start + k_block).min(term.k);
+                if few {
+                    dot_rows(product, term, rows.clone(), cols.clone(), k.clone(), scratch);
+                } else {
+                    packed::<S>(product, term, rows.clone(), cols.clone(), k.clone(), scratch);
+                }
+                start = k.end;
+            }
+        }
+    }
+}
+
+/// Adds one block of the sum by packing the right operand and running tiles.
+///
+/// # Safety
+/// As [`task`].
+#[inline(always)]
+unsafe fn packed<S: Simd>(
+    product: &Shared<'_>,
+    term: &TermCpu<'_>,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    k: Range<usize>,
+    scratch: &mut Scratch,
+) {
+    term.right.pack::<S>(k.clone(), cols.clone(), &mut scratch.panels, &mut scratch.rows);
+
+    let left = term.left;
+    // Rows a multiple of 2 KiB apart compete for the same few cache sets.
+    let in_place = left.col_stride == 1 && !left.row_stride.is_multiple_of(512);
+    for i in (rows.start..rows.end).step_by(S::ROWS) {
+        let strip = i..(i + S::ROWS).min(rows.end);
+        let (left_ptr, left_stride) = if in_place {
+            (left.values[i * left.row_stride + k.start..].as_ptr(), left.row_stride)
+        } else {
+            copy_strip(left, strip.clone(), k.clone(), &mut scratch.left);
+            (scratch.left.as_ptr(), STRIP_STRIDE)
+        };
+        let mut at = 0;
+        for (n, width) in pack::panels::<S>(cols.clone()) {
+            // SAFETY: the panel was packed above; the output tile is inside this task's.
+            unsafe {
+                let right = scratch.panels.as_ptr().add(at);
+                let out = product.out.add(i * product.out_stride + n.start);
+                let args = tile::Args {
+                    k: k.len(),
+                    left: left_ptr,
+                    left_stride,
+                    right,
+                    out,
+                    out_stride: product.out_stride,
+                    accumulate: true,
+                };
+                if n.len() == width {
+                    S::tile(strip.len(), width > S::LANES, args);
+                } else {
+                    let mut edge = [0.0f32; MAX_ROWS * MAX_PANEL];
+                    let whole =
+                        tile::Args { out: edge.as_mut_ptr(), out_stride: width, accumulate: false, ..args };
+                    S::tile(strip.len(), width > S::LANES, whole);
+                    for r in 0..strip.len() {
+                        for c in 0..n.len() {
+                            *out.add(r * product.out_stride + c) += edge[r * width + c];
+                        }
+                    }
+                }
+            }
+            at += k.len() * width;
+        }
+    }
+}
+
+/// Copies left rows `strip` over `k` to `to[row][STRIP_STRIDE]`.
+#[inline(always)]
+fn copy_strip(left: Strided<'_>, strip: Range<usize>, k: Range<usize>, to: &mut [f32]) {
+    if left.col_stride == 1 {
+        for (row, to) in strip.zip(to.chunks_exact_mut(STRIP_STRIDE)) {
+            let from = row * left.row_stride;
+            to[..k.len()].copy_from_slice(&left.values[from + k.start..from + k.end]);
+        }
+    } else {
+        for (column, j) in k.enumerate() {
+            let from = j * left.col_stride;
+            for (i, row) in strip.clone().enumerate() {
+                to[i * STRIP_STRIDE + column] = left.values[from + row * left.row_stride];
+            }
+        }
+    }
+}
+
+/// Adds one block of the sum for a few left rows: each weight row is decoded and multiplied once.
+///
+/// # Safety
+/// As [`task`].
+#[inline(always)]
+unsafe fn dot_rows(
+    product: &Shared<'_>,
+    term: &TermCpu<'_>,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    k: Range<usize>,
+    scratch: &mut Scratch,
+) {
+    let right = &mut scratch.rows[..k.len()];
+    let left = &mut scratch.left;
+    copy_strip(term.left, rows.clone(), k.clone(), left);
+    for n in cols {
+        term.right.column(n, k.clone(), right);
+        for (i, row) in rows.clone().enumerate() {
+            let sum = dot(&left[i * STRIP_STRIDE..i * STRIP_STRIDE + k.len()], right);
+            // SAFETY: inside this task's tile.
+            unsafe { *product.out.add(row * product.out_stride + n) += sum };
+        }
+    }
+}
+
+/// Sum of products, in 32 lanes that are added at the end, so that it vectorises in a fixed order.
+#[inline(always)]
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 32;
+    let mut sums = [0.0f32; LANES];
+    let (a_blocks, a_rest) = a.as_chunks::<LANES>();
+    let (b_blocks, b_rest) = b.as_chunks::<LANES>();
+    for (a, b) in a_blocks.iter().zip(b_blocks) {
+        for lane in 0..LANES {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    sums.iter().sum::<f32>() + rest
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    //! Every instruction set of this processor, for the tests of the product.
+    use super::*;
+
+    /// Runs a product once per instruction set and gives the name with each result.
+    pub(in super::super) fn on_every_isa(
+        m: usize,
+        n: usize,
+        terms: &[TermCpu<'_>],
+        bias: Option<&[f32]>,
+        accumulate: bool,
+        out: &[f32],
+        threads: usize,
+    ) -> Vec<(String, Vec<f32>)> {
+        Isa::available()
+            .into_iter()
+            .map(|isa| {
+                let mut result = out.to_vec();
+                let p = ProductCpu { m, n, terms, bias, accumulate, out: &mut result, out_stride: n };
+                let shared = Shared::new(p);
+                for (rows, cols) in cut(m, n, blocks(terms).0, threads) {
+                    with_scratch(|scratch| isa.run_task(&shared, rows, cols, scratch));
+                }
+                (format!("{isa:?}"), result)
+            })
+            .collect()
+    }
+}

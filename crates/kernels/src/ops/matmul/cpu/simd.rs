@@ -1,0 +1,282 @@
+//! The vector instructions the CPU product needs, one type per instruction set.
+
+use super::tile::{Args, tile};
+
+/// A vector instruction set. Every method is `unsafe`: the processor must have it, and pointers must be
+/// valid for the lanes they name.
+pub(super) trait Simd: Copy {
+    /// A register of `LANES` values.
+    type V: Copy;
+    /// Values in a register.
+    const LANES: usize;
+    /// Registers across a tile; a full panel is `LANES * VECTORS` columns wide.
+    const VECTORS: usize = 2;
+    /// Rows of the largest tile: as many accumulators as the registers hold.
+    const ROWS: usize;
+
+    unsafe fn load(from: *const f32) -> Self::V;
+    unsafe fn splat(from: *const f32) -> Self::V;
+    unsafe fn zero() -> Self::V;
+    /// `a * b + c`.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn store(to: *mut f32, v: Self::V);
+
+    /// Transposes a `LANES x LANES` block: `to[j * to_stride + i] = from[i * from_stride + j]`.
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        for i in 0..Self::LANES {
+            for j in 0..Self::LANES {
+                // SAFETY: the caller gives a whole block on both sides.
+                unsafe { *to.add(j * to_stride + i) = *from.add(i * from_stride + j) };
+            }
+        }
+    }
+
+    /// Runs the tile of `rows` x (`LANES * vectors`); see [`tile`].
+    unsafe fn tile(rows: usize, full: bool, args: Args);
+}
+
+/// Implements [`Simd::tile`] by a table over the row counts.
+macro_rules! tile_table {
+    ($($rows:literal)*) => {
+        #[inline(always)]
+        unsafe fn tile(rows: usize, full: bool, args: Args) {
+            // SAFETY: passed on from the caller.
+            unsafe {
+                match (rows, full) {
+                    $(($rows, true) => tile::<Self, $rows, 2>(args),
+                      ($rows, false) => tile::<Self, $rows, 1>(args),)*
+                    _ => unreachable!("a tile has 1 to {} rows", Self::ROWS),
+                }
+            }
+        }
+    };
+}
+
+/// No vector instructions known: plain Rust that the compiler may vectorise.
+#[derive(Clone, Copy)]
+pub(super) struct Portable;
+
+impl Simd for Portable {
+    type V = [f32; 4];
+    const LANES: usize = 4;
+    const ROWS: usize = 4;
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> [f32; 4] {
+        // SAFETY: four values, by the caller.
+        unsafe { from.cast::<[f32; 4]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn splat(from: *const f32) -> [f32; 4] {
+        // SAFETY: one value, by the caller.
+        [unsafe { *from }; 4]
+    }
+    #[inline(always)]
+    unsafe fn zero() -> [f32; 4] {
+        [0.0; 4]
+    }
+    #[inline(always)]
+    unsafe fn fma(a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    unsafe fn add(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: [f32; 4]) {
+        // SAFETY: four values, by the caller.
+        unsafe { to.cast::<[f32; 4]>().write_unaligned(v) }
+    }
+    tile_table!(1 2 3 4);
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod x86 {
+    use super::{Args, Simd, tile};
+    use std::arch::x86_64::*;
+
+    /// AVX2 with FMA: 16 registers of 8 values.
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Avx2;
+
+    impl Simd for Avx2 {
+        type V = __m256;
+        const LANES: usize = 8;
+        const ROWS: usize = 6;
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> __m256 {
+            // SAFETY (all methods here): AVX2 and FMA are there and pointers valid, by the caller.
+            unsafe { _mm256_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn splat(from: *const f32) -> __m256 {
+            unsafe { _mm256_broadcast_ss(&*from) }
+        }
+        #[inline(always)]
+        unsafe fn zero() -> __m256 {
+            unsafe { _mm256_setzero_ps() }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn add(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, v: __m256) {
+            unsafe { _mm256_storeu_ps(to, v) }
+        }
+        #[inline(always)]
+        unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+            unsafe {
+                let r: [__m256; 8] = std::array::from_fn(|i| _mm256_loadu_ps(from.add(i * from_stride)));
+                // Pairs of rows interleaved, then pairs of pairs, then the 128-bit halves exchanged.
+                let mut s = [_mm256_setzero_ps(); 8];
+                for i in 0..2 {
+                    let (a, b) = (
+                        _mm256_unpacklo_ps(r[4 * i], r[4 * i + 1]),
+                        _mm256_unpackhi_ps(r[4 * i], r[4 * i + 1]),
+                    );
+                    let (c, d) = (
+                        _mm256_unpacklo_ps(r[4 * i + 2], r[4 * i + 3]),
+                        _mm256_unpackhi_ps(r[4 * i + 2], r[4 * i + 3]),
+                    );
+                    s[4 * i] = _mm256_shuffle_ps::<0x44>(a, c);
+                    s[4 * i + 1] = _mm256_shuffle_ps::<0xEE>(a, c);
+                    s[4 * i + 2] = _mm256_shuffle_ps::<0x44>(b, d);
+                    s[4 * i + 3] = _mm256_shuffle_ps::<0xEE>(b, d);
+                }
+                for j in 0..4 {
+                    let low = _mm256_permute2f128_ps::<0x20>(s[j], s[4 + j]);
+                    let high = _mm256_permute2f128_ps::<0x31>(s[j], s[4 + j]);
+                    _mm256_storeu_ps(to.add(j * to_stride), low);
+                    _mm256_storeu_ps(to.add((4 + j) * to_stride), high);
+                }
+            }
+        }
+        tile_table!(1 2 3 4 5 6);
+    }
+
+    /// AVX-512: 32 registers of 16 values.
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Avx512;
+
+    impl Simd for Avx512 {
+        type V = __m512;
+        const LANES: usize = 16;
+        const ROWS: usize = 12;
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> __m512 {
+            // SAFETY (all methods here): AVX-512F is there and pointers valid, by the caller.
+            unsafe { _mm512_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn splat(from: *const f32) -> __m512 {
+            unsafe { _mm512_set1_ps(*from) }
+        }
+        #[inline(always)]
+        unsafe fn zero() -> __m512 {
+            unsafe { _mm512_setzero_ps() }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn add(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, v: __m512) {
+            unsafe { _mm512_storeu_ps(to, v) }
+        }
+        #[inline(always)]
+        unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+            unsafe {
+                let r: [__m512; 16] = std::array::from_fn(|i| _mm512_loadu_ps(from.add(i * from_stride)));
+                // Within each 128-bit lane l: s[4 i + j] holds rows 4i..4i+4 of column 4 l + j.
+                let mut s = [_mm512_setzero_ps(); 16];
+                for i in 0..4 {
+                    let (a, b) = (
+                        _mm512_unpacklo_ps(r[4 * i], r[4 * i + 1]),
+                        _mm512_unpackhi_ps(r[4 * i], r[4 * i + 1]),
+                    );
+                    let (c, d) = (
+                        _mm512_unpacklo_ps(r[4 * i + 2], r[4 * i + 3]),
+                        _mm512_unpackhi_ps(r[4 * i + 2], r[4 * i + 3]),
+                    );
+                    s[4 * i] = _mm512_shuffle_ps::<0x44>(a, c);
+                    s[4 * i + 1] = _mm512_shuffle_ps::<0xEE>(a, c);
+                    s[4 * i + 2] = _mm512_shuffle_ps::<0x44>(b, d);
+                    s[4 * i + 3] = _mm512_shuffle_ps::<0xEE>(b, d);
+                }
+                for j in 0..4 {
+                    // Lanes of four registers exchanged: out column 4 l + j gathers lane l of each.
+                    let (a, b) = (
+                        _mm512_shuffle_f32x4::<0x44>(s[j], s[4 + j]),
+                        _mm512_shuffle_f32x4::<0xEE>(s[j], s[4 + j]),
+                    );
+                    let (c, d) = (
+                        _mm512_shuffle_f32x4::<0x44>(s[8 + j], s[12 + j]),
+                        _mm512_shuffle_f32x4::<0xEE>(s[8 + j], s[12 + j]),
+                    );
+                    _mm512_storeu_ps(to.add(j * to_stride), _mm512_shuffle_f32x4::<0x88>(a, c));
+                    _mm512_storeu_ps(to.add((4 + j) * to_stride), _mm512_shuffle_f32x4::<0xDD>(a, c));
+                    _mm512_storeu_ps(to.add((8 + j) * to_stride), _mm512_shuffle_f32x4::<0x88>(b, d));
+                    _mm512_storeu_ps(to.add((12 + j) * to_stride), _mm512_shuffle_f32x4::<0xDD>(b, d));
+                }
+            }
+        }
+        tile_table!(1 2 3 4 5 6 7 8 9 10 11 12);
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+pub(super) mod arm {
+    use super::{Args, Simd, tile};
+    use std::arch::aarch64::*;
+
+    /// NEON: 32 registers of 4 values.
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Neon;
+
+    impl Simd for Neon {
+        type V = float32x4_t;
+        const LANES: usize = 4;
+        const ROWS: usize = 12;
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> float32x4_t {
+            // SAFETY (all methods here): NEON is part of aarch64; pointers are valid, by the caller.
+            unsafe { vld1q_f32(from) }
+        }
+        #[inline(always)]
+        unsafe fn splat(from: *const f32) -> float32x4_t {
+            unsafe { vld1q_dup_f32(from) }
+        }
+        #[inline(always)]
+        unsafe fn zero() -> float32x4_t {
+            unsafe { vdupq_n_f32(0.0) }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+            unsafe { vfmaq_f32(c, a, b) }
+        }
+        #[inline(always)]
+        unsafe fn add(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+            unsafe { vaddq_f32(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, v: float32x4_t) {
+            unsafe { vst1q_f32(to, v) }
+        }
+        tile_table!(1 2 3 4 5 6 7 8 9 10 11 12);
+    }
+}

@@ -1,0 +1,82 @@
+//! The innermost product: one register tile of the output.
+
+use super::simd::Simd;
+
+/// Operands of a tile.
+#[derive(Clone, Copy)]
+pub(super) struct Args {
+    /// Length of the sum.
+    pub k: usize,
+    /// Left rows, contiguous along `k`.
+    pub left: *const f32,
+    /// From one left row to the next.
+    pub left_stride: usize,
+    /// Packed right panel, `[k][tile width]`.
+    pub right: *const f32,
+    /// Output tile.
+    pub out: *mut f32,
+    /// From one output row to the next.
+    pub out_stride: usize,
+    /// Add to the output instead of overwriting it.
+    pub accumulate: bool,
+}
+
+/// `out[i][j] (+)= sum_k left[i][k] * right[k][j]` for `R` rows and `V` registers of columns.
+///
+/// The sum runs over `k` in order in one accumulator per element; what `out` held is added last.
+///
+/// # Safety
+/// The processor has `S`; all pointers are valid for the tile.
+#[inline(always)]
+pub(super) unsafe fn tile<S: Simd, const R: usize, const V: usize>(args: Args) {
+    // SAFETY: by the caller.
+    unsafe {
+        let mut sums = [[S::zero(); V]; R];
+        let mut right = args.right;
+        let rows: [*const f32; R] = std::array::from_fn(|i| args.left.add(i * args.left_stride));
+        for k in 0..args.k {
+            let columns: [S::V; V] = std::array::from_fn(|j| S::load(right.add(j * S::LANES)));
+            for i in 0..R {
+                let value = S::splat(rows[i].add(k));
+                for j in 0..V {
+                    sums[i][j] = S::fma(value, columns[j], sums[i][j]);
+                }
+            }
+            right = right.add(V * S::LANES);
+        }
+        for i in 0..R {
+            for j in 0..V {
+                let to = args.out.add(i * args.out_stride + j * S::LANES);
+                let sum = if args.accumulate { S::add(S::load(to), sums[i][j]) } else { sums[i][j] };
+                S::store(to, sum);
+            }
+        }
+    }
+}
+
+/// Multiply-adds in registers only: `steps` times `12 * 2` registers. Returns a value so that the work
+/// cannot be left out.
+///
+/// # Safety
+/// The processor has `S`.
+#[inline(always)]
+pub(super) unsafe fn registers_only<S: Simd>(steps: usize) -> f32 {
+    // SAFETY: by the caller; the array has a register's values.
+    unsafe {
+        let start = std::hint::black_box([1.0f32; 16]);
+        let a = S::load(start.as_ptr());
+        // AVX2 has 16 registers, so 12 sums; their latency is hidden on every core so far.
+        let mut sums = [a; 12];
+        for _ in 0..steps {
+            for sum in &mut sums {
+                *sum = S::fma(a, a, *sum);
+            }
+        }
+        let mut out = [0.0f32; 16];
+        for sum in sums {
+            S::store(out.as_mut_ptr(), sum);
+            std::hint::black_box(&mut out);
+        }
+        out[0]
+    }
+}

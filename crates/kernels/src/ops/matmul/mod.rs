@@ -1,0 +1,118 @@
+//! Matrix products: the one op that decides how fast training is.
+//!
+//! `out[m, n] (+)= bias[n] + sum over terms of  left[m, k] . right[k, n]`, accumulated in f32.
+//!
+//! A product is a sum of *terms*, because a LoRA layer is one: `Y = X W^T + U B^T` forward and
+//! `dX = sum_i dY_i W_i + dU A` backward. Summing inside the product writes the output once.
+//! The right operand may be a frozen [`Weight`], decoded tile by tile while the product runs.
+//!
+//! Every output element is summed in the same order whatever the number of threads and however the
+//! output is cut into tiles, so results depend only on the instruction set.
+
+use crate::tensor::{Device, Tensor};
+use crate::weight::Weight;
+
+pub(crate) mod cpu;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+
+/// A strided read-only view of a tensor as a matrix: element `(i, j)` is at
+/// `offset + i * row_stride + j * col_stride`.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    tensor: &'a Tensor,
+    offset: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> View<'a> {
+    /// A row-major matrix of `cols` columns.
+    pub fn rows(tensor: &'a Tensor, cols: usize) -> Self {
+        View { tensor, offset: 0, row_stride: cols, col_stride: 1 }
+    }
+
+    /// The transposed matrix.
+    pub fn t(self) -> Self {
+        View { row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+    }
+
+    /// The matrix without its first `cols` columns.
+    pub fn from_col(self, col: usize) -> Self {
+        View { offset: self.offset + col * self.col_stride, ..self }
+    }
+
+    /// The matrix without its first `rows` rows.
+    pub fn from_row(self, row: usize) -> Self {
+        View { offset: self.offset + row * self.row_stride, ..self }
+    }
+}
+
+/// The right operand of a term, `[k, n]`.
+#[derive(Clone, Copy, Debug)]
+pub enum Right<'a> {
+    /// `right[k, n] = weight[n, k]`: the forward product `X W^T`.
+    WeightTransposed(&'a Weight),
+    /// `right[k, n] = weight[k, n]`: the input gradient `dY W`.
+    Weight(&'a Weight),
+    /// Values of a tensor (adapter factors, activations).
+    View(View<'a>),
+}
+
+/// One summand of a product, `left[m, k] . right[k, n]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Term<'a> {
+    /// The left operand, `[m, k]`.
+    pub left: View<'a>,
+    /// The right operand, `[k, n]`.
+    pub right: Right<'a>,
+    /// The length of the sum.
+    pub k: usize,
+}
+
+/// One product with its output.
+#[derive(Debug)]
+pub struct Product<'a> {
+    /// Rows of the output.
+    pub m: usize,
+    /// Columns of the output.
+    pub n: usize,
+    /// The summands, added in this order.
+    pub terms: Vec<Term<'a>>,
+    /// Added to every row, `[n]`.
+    pub bias: Option<&'a [f32]>,
+    /// Add to what `out` holds instead of overwriting it.
+    pub accumulate: bool,
+    /// The output; element `(i, j)` is at `out_offset + i * out_stride + j`.
+    pub out: &'a mut Tensor,
+    /// Where the output begins.
+    pub out_offset: usize,
+    /// From one output row to the next.
+    pub out_stride: usize,
+}
+
+impl<'a> Product<'a> {
+    /// A product of one term that overwrites a contiguous `[m, n]` output.
+    pub fn new(m: usize, n: usize, term: Term<'a>, out: &'a mut Tensor) -> Self {
+        Product { m, n, terms: vec![term], bias: None, accumulate: false, out, out_offset: 0, out_stride: n }
+    }
+}
+
+/// Computes all `products`, which share one parallel region.
+///
+/// # Panics
+/// When an operand is smaller than its product's shape asks for.
+pub fn run(products: &mut [Product<'_>]) {
+    let Some(first) = products.first() else { return };
+    match first.out.device() {
+        Device::Cpu => cpu::run(products),
+    }
+}
+
+/// The multiply-add rate of the current rayon pool with operands in registers, in FLOP/s: the ceiling that
+/// [`run`] is measured against.
+pub fn cpu_fma_peak() -> f64 {
+    cpu::fma_peak()
+}

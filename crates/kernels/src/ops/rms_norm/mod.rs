@@ -1,0 +1,33 @@
+//! Root-mean-square normalisation (Zhang and Sennrich 2019).
+//!
+//! `y = x * rstd * weight`, `rstd = 1 / sqrt(mean(x^2) + eps)`, over rows of `width` values; f32 sums.
+//! Frozen: there is no gradient of `weight` here.
+
+use crate::tensor::{Device, Tensor};
+
+mod cpu;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+
+/// Normalises `rows` rows of `x` into `y` (`[rows, width]`, `width = weight.len()`). Saves `rstd` (`[rows]`).
+pub fn forward(x: &Tensor, weight: &Tensor, eps: f32, rows: usize, y: &mut Tensor, rstd: &mut Tensor) {
+    match x.device() {
+        Device::Cpu => cpu::forward(x.cpu(), weight.cpu(), eps, rows, y.cpu_mut(), rstd.cpu_mut()),
+    }
+}
+
+/// As [`forward`] with `rstd` already known, for a normalised input that backward needs again.
+pub fn recompute(x: &Tensor, weight: &Tensor, rstd: &Tensor, rows: usize, y: &mut Tensor) {
+    match x.device() {
+        Device::Cpu => cpu::recompute(x.cpu(), weight.cpu(), rstd.cpu(), rows, y.cpu_mut()),
+    }
+}
+
+/// Adds the gradient of `x` to `d_x`, from `d_y` and what forward saved. All `[rows, width]`.
+pub fn backward(d_y: &Tensor, x: &Tensor, weight: &Tensor, rstd: &Tensor, rows: usize, d_x: &mut Tensor) {
+    match x.device() {
+        Device::Cpu => cpu::backward(d_y.cpu(), x.cpu(), weight.cpu(), rstd.cpu(), rows, d_x.cpu_mut()),
+    }
+}

@@ -1,0 +1,69 @@
+//! Rows in parallel; a row's angles serve all its heads.
+
+use multiversion::multiversion;
+
+use crate::ops::parallel::{Shared, for_row_blocks};
+
+pub(super) fn angles(positions: &[u32], frequencies: &[f32], cos: &mut [f32], sin: &mut [f32]) {
+    let half = frequencies.len();
+    for (t, &position) in positions.iter().enumerate() {
+        for (j, frequency) in frequencies.iter().enumerate() {
+            let angle = position as f32 * frequency;
+            (sin[t * half + j], cos[t * half + j]) = angle.sin_cos();
+        }
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn turn_head(head: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+    let half = cos.len();
+    let (low, high) = head.split_at_mut(half);
+    let (high, sin) = (&mut high[..half], &sin[..half]);
+    for j in 0..half {
+        let (a, b, s) = (low[j], high[j], sin[j] * sign);
+        low[j] = a * cos[j] - b * s;
+        high[j] = b * cos[j] + a * s;
+    }
+}
+
+fn turn_row(row: &mut [f32], cos: &[f32], sin: &[f32], sign: f32, half: usize) {
+    for head in row.chunks_exact_mut(2 * half) {
+        turn_head(head, cos, sin, sign);
+    }
+}
+
+pub(super) fn turn_in_place(
+    x: &mut [f32],
+    cos: &[f32],
+    sin: &[f32],
+    sign: f32,
+    rows: usize,
+    heads: usize,
+    half: usize,
+) {
+    let width = heads * 2 * half;
+    let x = Shared::new(&mut x[..rows * width]);
+    for_row_blocks(rows, width, |block| {
+        for row in block {
+            let at = row * half..(row + 1) * half;
+            // SAFETY: every row is in one block.
+            let x = unsafe { x.part(row * width..(row + 1) * width) };
+            turn_row(x, &cos[at.clone()], &sin[at], sign, half);
+        }
+    });
+}
+
+pub(super) fn turn(
+    x: &[f32],
+    cos: &[f32],
+    sin: &[f32],
+    sign: f32,
+    rows: usize,
+    heads: usize,
+    half: usize,
+    y: &mut [f32],
+) {
+    let len = rows * heads * 2 * half;
+    y[..len].copy_from_slice(&x[..len]);
+    turn_in_place(y, cos, sin, sign, rows, heads, half);
+}

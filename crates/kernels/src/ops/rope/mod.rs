@@ -1,0 +1,79 @@
+//! Rotary position embedding (Su et al. 2021), in the "rotate half" layout of Hugging Face checkpoints.
+//!
+//! Within a head of `d` values, `(x[j], x[j + d/2])` is turned by the angle `position * frequency[j]`.
+//! Backward is the same turn the other way.
+
+use crate::tensor::{Device, Tensor};
+
+mod cpu;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+
+/// The cosines and sines of a batch: one row of `d/2` pairs per token, computed once for all layers.
+#[derive(Debug)]
+pub struct Angles {
+    cos: Tensor,
+    sin: Tensor,
+    half: usize,
+}
+
+impl Angles {
+    /// Room for `tokens` tokens and heads of `2 * frequencies` values.
+    pub fn new(device: Device, tokens: usize, frequencies: usize) -> Self {
+        let len = tokens * frequencies;
+        Angles { cos: Tensor::zeros(device, len), sin: Tensor::zeros(device, len), half: frequencies }
+    }
+
+    /// Values held, for the memory plan.
+    pub fn values(tokens: usize, frequencies: usize) -> usize {
+        2 * tokens * frequencies
+    }
+
+    /// Sets the angles `positions[t] * frequencies[j]`, with the product in f32 as transformers has it.
+    pub fn set(&mut self, positions: &[u32], frequencies: &[f32]) {
+        assert_eq!(frequencies.len(), self.half, "frequencies per head");
+        match self.cos.device() {
+            Device::Cpu => cpu::angles(positions, frequencies, self.cos.cpu_mut(), self.sin.cpu_mut()),
+        }
+    }
+}
+
+/// Turns `rows` rows of `heads` heads from `x` into `y`, both `[rows, heads, d]`.
+pub fn forward(x: &Tensor, angles: &Angles, rows: usize, heads: usize, y: &mut Tensor) {
+    match x.device() {
+        Device::Cpu => {
+            cpu::turn(
+                x.cpu(),
+                angles.cos.cpu(),
+                angles.sin.cpu(),
+                1.0,
+                rows,
+                heads,
+                angles.half,
+                y.cpu_mut(),
+            );
+        }
+    }
+}
+
+/// As [`forward`] in place: overwrites `x`.
+pub fn forward_in_place(x: &mut Tensor, angles: &Angles, rows: usize, heads: usize) {
+    match x.device() {
+        Device::Cpu => {
+            let (cos, sin) = (angles.cos.cpu(), angles.sin.cpu());
+            cpu::turn_in_place(x.cpu_mut(), cos, sin, 1.0, rows, heads, angles.half);
+        }
+    }
+}
+
+/// Overwrites the gradient of the turned values with that of the values before, `[rows, heads, d]`.
+pub fn backward_in_place(d_x: &mut Tensor, angles: &Angles, rows: usize, heads: usize) {
+    match d_x.device() {
+        Device::Cpu => {
+            let (cos, sin) = (angles.cos.cpu(), angles.sin.cpu());
+            cpu::turn_in_place(d_x.cpu_mut(), cos, sin, -1.0, rows, heads, angles.half);
+        }
+    }
+}
