@@ -1,1 +1,17 @@
-//! lorafit model
+//! Transformer language models with explicit forward and backward, adapters, and weight files. Floor 1.
+
+pub mod adapter;
+mod arch;
+mod buffers;
+pub mod config;
+mod generate;
+mod kv_cache;
+mod layers;
+mod load;
+mod model;
+pub mod weights;
+
+pub use buffers::Buffers;
+pub use generate::{Sampling, generate};
+pub use kv_cache::KvCache;
+pub use model::{Model, Stream};

@@ -1,1 +1,17 @@
-//! lorafit train
+//! The training loop, its optimizer and schedules, evaluation, and the run folder. Floor 2.
+
+mod evaluate;
+mod memory;
+mod metrics;
+pub mod optim;
+mod run;
+mod schedule;
+mod stream;
+mod trainer;
+
+pub use evaluate::{Evaluation, ExactMatch, Example, evaluate, exact_match};
+pub use memory::{peak_rss_bytes, rss_bytes};
+pub use metrics::{EvaluationRecord, StepRecord};
+pub use run::{RunError, RunFolder};
+pub use schedule::{Schedule, ScheduleKind};
+pub use trainer::{Duration, Observer, Summary, TrainError, TrainOptions, train};

@@ -1,0 +1,306 @@
+//! The factors of an adapter, laid out for the products of [`crate::layers::linear`].
+//!
+//! The `A` factors of projections that share an input are stacked in one `[total rank, in]` matrix; `B` is
+//! kept transposed, `[rank, out]`. Files have them apart and upright (see [`super::peft`]).
+
+use lorafit_kernels::{Device, Tensor, random};
+
+use regex::Regex;
+
+use super::targets::{Module, Site, TargetError, Targets};
+use crate::config::Config;
+
+/// What an adapter is made of: the part of PEFT's `LoraConfig` that is supported.
+#[derive(Clone, Debug)]
+pub struct LoraConfig {
+    /// Rank of the update, `r`.
+    pub rank: usize,
+    /// The update is scaled by `alpha / rank`.
+    pub alpha: f64,
+    /// Scale by `alpha / sqrt(rank)` instead (Kalajdzievski 2023).
+    pub use_rslora: bool,
+    /// Dropout on the adapter's input while training.
+    pub dropout: f32,
+    /// Which projections.
+    pub targets: Targets,
+    /// In which layers; all when absent.
+    pub layers: Option<Vec<usize>>,
+    /// Other ranks for projections whose path ends with a match of the pattern.
+    pub rank_pattern: Vec<(Regex, usize)>,
+    /// Other alphas, likewise.
+    pub alpha_pattern: Vec<(Regex, f64)>,
+}
+
+impl LoraConfig {
+    /// Rank 8, alpha 16 on the attention projections, without dropout.
+    pub fn new(targets: Targets) -> Self {
+        LoraConfig {
+            rank: 8,
+            alpha: 16.0,
+            use_rslora: false,
+            dropout: 0.0,
+            targets,
+            layers: None,
+            rank_pattern: Vec::new(),
+            alpha_pattern: Vec::new(),
+        }
+    }
+
+    /// The projections of a model that get an adapter, in forward order.
+    ///
+    /// # Errors
+    /// A layer the model does not have, or no projection at all.
+    pub(crate) fn parts(&self, config: &Config) -> Result<Vec<PartShape>, TargetError> {
+        let layers = config.num_hidden_layers;
+        if let Some(outside) = self.layers.iter().flatten().find(|&&l| l >= layers) {
+            return Err(TargetError::no_such_layer(*outside, layers));
+        }
+        let selected = |layer: usize| self.layers.as_ref().is_none_or(|l| l.contains(&layer));
+        let parts: Vec<PartShape> = (0..layers)
+            .filter(|&layer| selected(layer))
+            .flat_map(|layer| Module::ALL.map(|module| (layer, module)))
+            .filter(|&(layer, module)| self.targets.contains(layer, module))
+            .map(|(layer, module)| {
+                let path = module.path(layer);
+                let rank = override_for(&self.rank_pattern, &path).unwrap_or(self.rank);
+                let alpha = override_for(&self.alpha_pattern, &path).unwrap_or(self.alpha);
+                let divisor = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
+                PartShape { layer, module, rank, scale: (alpha / divisor) as f32 }
+            })
+            .collect();
+        if parts.is_empty() { Err(TargetError::nothing_selected()) } else { Ok(parts) }
+    }
+}
+
+fn override_for<T: Copy>(patterns: &[(Regex, T)], path: &str) -> Option<T> {
+    patterns.iter().find(|(pattern, _)| pattern.is_match(path)).map(|(_, value)| *value)
+}
+
+/// The adapter of one projection inside a group.
+#[derive(Debug)]
+pub(crate) struct LoraPart {
+    /// Index of the projection in its group.
+    pub projection: usize,
+    /// First row of the stacked `A` and first column of `U`.
+    pub first: usize,
+    pub rank: usize,
+    pub scale: f32,
+    /// `B` transposed, `[rank, out]`.
+    pub b_t: Tensor,
+}
+
+/// The adapters of the projections that read one input.
+#[derive(Debug)]
+pub(crate) struct LoraGroup {
+    /// Stacked `A`, `[rank, in]`.
+    pub a: Tensor,
+    /// Sum of the parts' ranks.
+    pub rank: usize,
+    pub parts: Vec<LoraPart>,
+}
+
+impl LoraGroup {
+    pub(crate) fn part_of(&self, projection: usize) -> Option<&LoraPart> {
+        self.parts.iter().find(|p| p.projection == projection)
+    }
+}
+
+/// The gradient of a [`LoraGroup`], laid out alike.
+#[derive(Debug)]
+pub(crate) struct GroupGradients {
+    pub a: Tensor,
+    pub b_t: Vec<Tensor>,
+}
+
+/// Shape and scale of one adapted projection, in the order of the parameters.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct PartShape {
+    pub layer: usize,
+    pub module: Module,
+    pub rank: usize,
+    pub scale: f32,
+}
+
+/// The factors of an adapter for one model.
+#[derive(Debug)]
+pub struct Adapter {
+    pub(crate) layers: Vec<[Option<LoraGroup>; 4]>,
+    pub(crate) config: LoraConfig,
+}
+
+/// The gradients of an [`Adapter`], added up over micro-batches.
+#[derive(Debug)]
+pub struct Gradients {
+    pub(crate) layers: Vec<[Option<GroupGradients>; 4]>,
+}
+
+/// `[out, in]` of a projection.
+pub(crate) fn module_shape(config: &Config, module: Module) -> (usize, usize) {
+    let queries = config.num_attention_heads * config.head_dim;
+    let keys = config.num_key_value_heads * config.head_dim;
+    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    match module {
+        Module::QProj => (queries, hidden),
+        Module::KProj | Module::VProj => (keys, hidden),
+        Module::OProj => (hidden, queries),
+        Module::GateProj | Module::UpProj => (inner, hidden),
+        Module::DownProj => (hidden, inner),
+    }
+}
+
+impl Adapter {
+    /// A fresh adapter as PEFT initialises it: `A` Kaiming-uniform with a = sqrt(5), that is uniform in
+    /// `+-1/sqrt(in)`, and `B` zero, so that training starts from the base model.
+    ///
+    /// # Errors
+    /// A selection of layers or modules that the model does not have.
+    pub fn init(config: &Config, lora: &LoraConfig, seed: u64, device: Device) -> Result<Self, TargetError> {
+        let parts = lora.parts(config)?;
+        let mut adapter = Adapter::zeros(config, lora, &parts, device);
+        for part in &parts {
+            let (_, inputs) = module_shape(config, part.module);
+            let bound = 1.0 / (inputs as f32).sqrt();
+            let stream = random::mix(seed) ^ random::mix((part.layer * 16 + part.module as usize) as u64);
+            let values: Vec<f32> = (0..part.rank * inputs)
+                .map(|i| (2.0 * random::uniform(stream, i as u64) - 1.0) * bound)
+                .collect();
+            adapter.write_a(part, inputs, &values);
+        }
+        Ok(adapter)
+    }
+
+    /// An adapter of the given projections (in forward order) with all factors zero.
+    pub(crate) fn zeros(config: &Config, lora: &LoraConfig, shapes: &[PartShape], device: Device) -> Self {
+        let group = |layer: usize, site: Site| {
+            let mut parts = Vec::new();
+            let mut rank = 0;
+            for (projection, &module) in site.modules().iter().enumerate() {
+                if let Some(shape) = shapes.iter().find(|s| s.layer == layer && s.module == module) {
+                    let (outputs, _) = module_shape(config, module);
+                    let b_t = Tensor::zeros(device, shape.rank * outputs);
+                    parts.push(LoraPart {
+                        projection,
+                        first: rank,
+                        rank: shape.rank,
+                        scale: shape.scale,
+                        b_t,
+                    });
+                    rank += shape.rank;
+                }
+            }
+            let (_, inputs) = module_shape(config, site.modules()[0]);
+            (rank > 0).then(|| LoraGroup { a: Tensor::zeros(device, rank * inputs), rank, parts })
+        };
+        let layers =
+            (0..config.num_hidden_layers).map(|layer| Site::ALL.map(|site| group(layer, site))).collect();
+        Adapter { layers, config: lora.clone() }
+    }
+
+    /// What the adapter is made of.
+    pub fn config(&self) -> &LoraConfig {
+        &self.config
+    }
+
+    /// Every adapted projection with its group, in forward order.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (usize, Module, &LoraGroup, &LoraPart)> {
+        self.layers.iter().enumerate().flat_map(|(layer, sites)| {
+            Site::ALL
+                .into_iter()
+                .zip(sites)
+                .filter_map(|(site, group)| Some((site, group.as_ref()?)))
+                .flat_map(move |(site, group)| {
+                    group.parts.iter().map(move |part| (layer, site.modules()[part.projection], group, part))
+                })
+        })
+    }
+
+    fn part_mut(&mut self, layer: usize, module: Module) -> Option<(&mut Tensor, &mut LoraPart)> {
+        let site = Site::ALL.into_iter().find(|s| s.modules().contains(&module))?;
+        let projection = site.modules().iter().position(|&m| m == module)?;
+        let group = self.layers.get_mut(layer)?[site as usize].as_mut()?;
+        let part = group.parts.iter_mut().find(|p| p.projection == projection)?;
+        Some((&mut group.a, part))
+    }
+
+    /// Sets `A` of a projection, `[rank, in]`.
+    pub(crate) fn write_a(&mut self, shape: &PartShape, inputs: usize, values: &[f32]) {
+        let (a, part) = self.part_mut(shape.layer, shape.module).expect("the projection is adapted");
+        a.write(part.first * inputs, values);
+    }
+
+    /// Sets `B` of a projection from its upright form, `[out, rank]`.
+    pub(crate) fn write_b(&mut self, shape: &PartShape, outputs: usize, values: &[f32]) {
+        let (_, part) = self.part_mut(shape.layer, shape.module).expect("the projection is adapted");
+        let mut b_t = vec![0.0; values.len()];
+        for (out, row) in values.chunks_exact(part.rank).enumerate() {
+            for (r, value) in row.iter().enumerate() {
+                b_t[r * outputs + out] = *value;
+            }
+        }
+        part.b_t.write(0, &b_t);
+    }
+
+    /// Number of trainable values.
+    pub fn parameters(&self) -> usize {
+        self.tensors().map(Tensor::len).sum()
+    }
+
+    /// All factors, in the order of [`Gradients::tensors`].
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.layers
+            .iter()
+            .flatten()
+            .flatten()
+            .flat_map(|g| std::iter::once(&g.a).chain(g.parts.iter().map(|p| &p.b_t)))
+    }
+
+    /// As [`Adapter::tensors`], writable.
+    pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        self.layers
+            .iter_mut()
+            .flatten()
+            .flatten()
+            .flat_map(|g| std::iter::once(&mut g.a).chain(g.parts.iter_mut().map(|p| &mut p.b_t)))
+    }
+
+    /// Gradients of the same shape, zero.
+    pub fn zero_gradients(&self) -> Gradients {
+        let like = |t: &Tensor| Tensor::zeros(t.device(), t.len());
+        let group = |g: &LoraGroup| GroupGradients {
+            a: like(&g.a),
+            b_t: g.parts.iter().map(|p| like(&p.b_t)).collect(),
+        };
+        let layers =
+            self.layers.iter().map(|sites| std::array::from_fn(|i| sites[i].as_ref().map(group))).collect();
+        Gradients { layers }
+    }
+
+    /// The first layer and site with an adapter: nothing below it is back-propagated.
+    pub(crate) fn lowest(&self) -> Option<(usize, Site)> {
+        self.layers.iter().enumerate().find_map(|(layer, sites)| {
+            let site =
+                Site::ALL.into_iter().zip(sites).find_map(|(site, group)| group.as_ref().map(|_| site));
+            site.map(|site| (layer, site))
+        })
+    }
+
+    /// The largest total rank of a group.
+    pub(crate) fn max_group_rank(&self) -> usize {
+        self.layers.iter().flatten().flatten().map(|g| g.rank).max().unwrap_or(0)
+    }
+}
+
+impl Gradients {
+    /// All gradients, in the order of [`Adapter::tensors`].
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.layers.iter().flatten().flatten().flat_map(|g| std::iter::once(&g.a).chain(&g.b_t))
+    }
+
+    /// Sets every gradient to zero.
+    pub fn clear(&mut self) {
+        let groups = self.layers.iter_mut().flatten().flatten();
+        for tensor in groups.flat_map(|g| std::iter::once(&mut g.a).chain(&mut g.b_t)) {
+            tensor.fill(tensor.len(), 0.0);
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Low-rank adapters: which projections, their factors and gradients, and PEFT's files.
+
+mod lora;
+mod peft;
+mod targets;
+
+pub use lora::{Adapter, Gradients, LoraConfig};
+pub(crate) use lora::{GroupGradients, LoraGroup, module_shape};
+pub use peft::{AdapterError, NamedTensor, load, named_tensors, save};
+pub use targets::{LayerRange, Module, Site, TargetError, Targets};

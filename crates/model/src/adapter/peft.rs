@@ -1,0 +1,330 @@
+//! Adapters as PEFT writes and reads them: `adapter_config.json` and `adapter_model.safetensors`.
+//!
+//! Tensors are `base_model.model.<path>.lora_A.weight` `[r, in]` and `.lora_B.weight` `[out, r]`, metadata
+//! `{"format": "pt"}`. Loading is strict: a missing or unexpected tensor, another shape, or an option that
+//! would change the result and is not supported here is an error.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use lorafit_kernels::quant::Format;
+use lorafit_kernels::{Device, Tensor};
+use regex::Regex;
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde_json::{Map, Value, json};
+
+use super::lora::{Adapter, LoraConfig, module_shape};
+use super::targets::Targets;
+use crate::config::Config;
+
+const CONFIG_FILE: &str = "adapter_config.json";
+const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+
+/// Why an adapter cannot be read or written.
+#[derive(Debug)]
+pub struct AdapterError {
+    path: PathBuf,
+    problem: String,
+    hint: Option<String>,
+}
+
+impl AdapterError {
+    fn new(path: &Path, problem: impl Into<String>) -> Self {
+        AdapterError { path: path.to_owned(), problem: problem.into(), hint: None }
+    }
+
+    fn with_hint(self, hint: impl Into<String>) -> Self {
+        AdapterError { hint: Some(hint.into()), ..self }
+    }
+
+    /// What the user can do.
+    pub fn hint(&self) -> Option<String> {
+        self.hint.clone()
+    }
+}
+
+impl fmt::Display for AdapterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.problem)
+    }
+}
+
+impl std::error::Error for AdapterError {}
+
+/// Writes `adapter` to the folder `dir`, which is made if needed. Each file is written beside its place and
+/// then renamed, the configuration last, so that an interrupted save leaves the adapter that was there.
+///
+/// # Errors
+/// A file that cannot be written, by name.
+pub fn save(dir: &Path, adapter: &Adapter, base_model: &str) -> Result<(), AdapterError> {
+    fs::create_dir_all(dir).map_err(|e| AdapterError::new(dir, format!("cannot make the folder: {e}")))?;
+    let tensors: Vec<(NamedTensor, Vec<u8>)> = named_tensors(adapter, adapter.tensors())
+        .into_iter()
+        .map(|t| {
+            let bytes = t.values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            (t, bytes)
+        })
+        .collect();
+    let views = tensors.iter().map(|(t, bytes)| {
+        let view = TensorView::new(Dtype::F32, t.shape.to_vec(), bytes).expect("shape and bytes agree");
+        (t.name.as_str(), view)
+    });
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let weights = safetensors::serialize(views, Some(metadata)).expect("names are unique");
+    write_whole(&dir.join(WEIGHTS_FILE), &weights)?;
+    let config =
+        serde_json::to_string_pretty(&config_json(adapter.config(), base_model)).expect("plain values");
+    write_whole(&dir.join(CONFIG_FILE), config.as_bytes())
+}
+
+/// A tensor as a PEFT file has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedTensor {
+    /// Its name in the file.
+    pub name: String,
+    /// `[r, in]` of an `A`, `[out, r]` of a `B`.
+    pub shape: [usize; 2],
+    /// Row-major values.
+    pub values: Vec<f32>,
+}
+
+/// `tensors`, in the order and layout of [`Adapter::tensors`], by their names and in the layout of files: the
+/// factors themselves, or their gradients.
+pub fn named_tensors<'a>(
+    adapter: &Adapter,
+    mut tensors: impl Iterator<Item = &'a Tensor>,
+) -> Vec<NamedTensor> {
+    let mut named = Vec::new();
+    let mut a = Vec::new();
+    for (layer, module, group, part) in adapter.parts() {
+        if part.first == 0 {
+            a = tensors.next().map(|t| t.to_vec(t.len())).unwrap_or_default();
+        }
+        let b_t = tensors.next().map(|t| t.to_vec(t.len())).unwrap_or_default();
+        let inputs = group.a.len() / group.rank;
+        let outputs = part.b_t.len() / part.rank;
+        let rows = part.first * inputs..(part.first + part.rank) * inputs;
+        let b = (0..outputs * part.rank).map(|i| b_t[i % part.rank * outputs + i / part.rank]).collect();
+        let name = |factor| tensor_name(&module.path(layer), factor);
+        named.push(NamedTensor { name: name("A"), shape: [part.rank, inputs], values: a[rows].to_vec() });
+        named.push(NamedTensor { name: name("B"), shape: [outputs, part.rank], values: b });
+    }
+    named
+}
+
+fn tensor_name(path: &str, factor: &str) -> String {
+    format!("base_model.model.{path}.lora_{factor}.weight")
+}
+
+/// The keys every reader knows, and further ones only where they are used: older readers fail on keys they do
+/// not know.
+fn config_json(lora: &LoraConfig, base_model: &str) -> Value {
+    let targets = match &lora.targets {
+        Targets::Names(names) => json!(names),
+        Targets::AllLinear => json!(super::Module::ALL.map(|m| m.name())),
+        Targets::Pattern { pattern, .. } => json!(pattern),
+    };
+    let mut config = json!({
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "r": lora.rank,
+        "lora_alpha": whole(lora.alpha),
+        "lora_dropout": lora.dropout,
+        "target_modules": targets,
+        "bias": "none",
+        "inference_mode": true,
+    });
+    if lora.use_rslora {
+        config["use_rslora"] = json!(true);
+    }
+    if let Some(layers) = &lora.layers {
+        config["layers_to_transform"] = json!(layers);
+    }
+    let source = |pattern: &Regex| {
+        let text = pattern.as_str();
+        text.strip_prefix(PATTERN_START).and_then(|t| t.strip_suffix(PATTERN_END)).unwrap_or(text).to_owned()
+    };
+    if !lora.rank_pattern.is_empty() {
+        config["rank_pattern"] = lora.rank_pattern.iter().map(|(p, rank)| (source(p), json!(rank))).collect();
+    }
+    if !lora.alpha_pattern.is_empty() {
+        config["alpha_pattern"] = lora.alpha_pattern.iter().map(|(p, a)| (source(p), whole(*a))).collect();
+    }
+    config
+}
+
+/// A whole number as an integer, which is what other tools expect of `lora_alpha`.
+fn whole(value: f64) -> Value {
+    if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
+}
+
+/// Writes a file beside its place, syncs it and renames it.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), AdapterError> {
+    let temporary = path.with_extension("tmp");
+    let write = || -> std::io::Result<()> {
+        let mut file = fs::File::create(&temporary)?;
+        std::io::Write::write_all(&mut file, bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().map_err(|e| {
+        let _ = fs::remove_file(&temporary);
+        AdapterError::new(path, format!("cannot write {} bytes: {e}", bytes.len()))
+    })
+}
+
+/// Reads an adapter for a model of shape `config` from the folder `dir`.
+///
+/// # Errors
+/// Files that are missing or malformed, an adapter of another model, an option that is not supported.
+pub fn load(dir: &Path, config: &Config, device: Device) -> Result<Adapter, AdapterError> {
+    let config_path = dir.join(CONFIG_FILE);
+    let text = fs::read_to_string(&config_path).map_err(|e| {
+        AdapterError::new(&config_path, format!("cannot read the adapter's configuration: {e}"))
+            .with_hint("an adapter is a folder with adapter_config.json and adapter_model.safetensors")
+    })?;
+    let json: Map<String, Value> = serde_json::from_str(&text)
+        .map_err(|e| AdapterError::new(&config_path, format!("not an adapter configuration: {e}")))?;
+    let lora = read_config(&json).map_err(|e| AdapterError { path: config_path.clone(), ..e })?;
+    let base =
+        json.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or("another model").to_owned();
+    let parts = lora.parts(config).map_err(|e| {
+        AdapterError::new(&config_path, e.to_string()).with_hint(format!("the adapter was made for {base}"))
+    })?;
+
+    let weights_path = dir.join(WEIGHTS_FILE);
+    let fail = |problem: String| AdapterError::new(&weights_path, problem);
+    let bytes =
+        fs::read(&weights_path).map_err(|e| fail(format!("cannot read the adapter's weights: {e}")))?;
+    let file =
+        SafeTensors::deserialize(&bytes).map_err(|e| fail(format!("not a whole safetensors file: {e}")))?;
+    let mut adapter = Adapter::zeros(config, &lora, &parts, device);
+    let mut unread: Vec<String> = file.names().into_iter().map(|n| n.to_string()).collect();
+    let mut take = |path: &str, factor: &str, expected: [usize; 2]| -> Result<Vec<f32>, AdapterError> {
+        let name = tensor_name(path, factor);
+        let view = file.tensor(&name).map_err(|_| fail(format!("tensor {name} is missing")))?;
+        unread.retain(|n| *n != name);
+        if view.shape() != expected {
+            let problem = format!("{name} is {:?}, the model needs {expected:?}", view.shape());
+            return Err(fail(problem).with_hint(format!("the adapter was made for {base}")));
+        }
+        decode(&view)
+            .ok_or_else(|| fail(format!("{name} is stored as {:?}, expected F32, F16 or BF16", view.dtype())))
+    };
+    for part in &parts {
+        let (outputs, inputs) = module_shape(config, part.module);
+        let path = part.module.path(part.layer);
+        let a = take(&path, "A", [part.rank, inputs])?;
+        let b = take(&path, "B", [outputs, part.rank])?;
+        adapter.write_a(part, inputs, &a);
+        adapter.write_b(part, outputs, &b);
+    }
+    if let Some(name) = unread.iter().min() {
+        return Err(fail(format!("tensor {name} belongs to no projection that adapter_config.json selects")));
+    }
+    Ok(adapter)
+}
+
+fn decode(view: &TensorView<'_>) -> Option<Vec<f32>> {
+    let format = match view.dtype() {
+        Dtype::F32 => Format::F32,
+        Dtype::F16 => Format::F16,
+        Dtype::BF16 => Format::BF16,
+        _ => return None,
+    };
+    let mut values = vec![0.0; view.data().len() / format.block_bytes()];
+    format.decode(view.data(), &mut values);
+    Some(values)
+}
+
+/// PEFT matches a pattern key at the end of a module's path, after a dot or at its start.
+const PATTERN_START: &str = r"(?:^|.*\.)(?:";
+const PATTERN_END: &str = ")$";
+
+fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, AdapterError> {
+    let fail = |problem: String| AdapterError::new(Path::new(""), problem);
+    let wrong = |key: &str, expected: &str| {
+        let found = json.get(key).map_or("nothing".to_owned(), Value::to_string);
+        fail(format!("`{key}` is {found}, expected {expected}"))
+    };
+    match json.get("peft_type").and_then(Value::as_str) {
+        Some("LORA") => {}
+        _ => return Err(wrong("peft_type", "\"LORA\"")),
+    }
+    for (key, plain) in [
+        ("use_dora", json!(false)),
+        ("bias", json!("none")),
+        ("lora_bias", json!(false)),
+        ("fan_in_fan_out", json!(false)),
+        ("modules_to_save", json!(null)),
+        ("layer_replication", json!(null)),
+        ("trainable_token_indices", json!(null)),
+        ("alora_invocation_tokens", json!(null)),
+        ("target_parameters", json!(null)),
+        ("exclude_modules", json!(null)),
+        ("use_qalora", json!(false)),
+        ("use_bdlora", json!(null)),
+    ] {
+        let used = json
+            .get(key)
+            .is_some_and(|v| *v != plain && !v.is_null() && *v != json!(false) && *v != json!([]));
+        if used {
+            return Err(wrong(key, &format!("{plain}")).with_hint("this option of PEFT is not supported"));
+        }
+    }
+    let rank = json.get("r").and_then(Value::as_u64).filter(|r| (1..=65_536).contains(r));
+    let rank = rank.ok_or_else(|| wrong("r", "a rank from 1 to 65536"))? as usize;
+    let alpha =
+        json.get("lora_alpha").and_then(Value::as_f64).ok_or_else(|| wrong("lora_alpha", "a number"))?;
+    let targets = match json.get("target_modules") {
+        Some(Value::String(s)) if s == "all-linear" => Ok(Targets::AllLinear),
+        Some(Value::String(pattern)) => Targets::pattern(pattern),
+        Some(Value::Array(names)) if names.iter().all(Value::is_string) => {
+            let mut names: Vec<&str> = names.iter().filter_map(Value::as_str).collect();
+            names.sort_unstable();
+            Targets::names(names.into_iter())
+        }
+        _ => return Err(wrong("target_modules", "a list of names or a pattern")),
+    };
+    let targets = targets.map_err(|e| AdapterError { hint: e.hint(), ..fail(e.to_string()) })?;
+    let layers = match json.get("layers_to_transform") {
+        None | Some(Value::Null) => None,
+        Some(Value::Number(n)) => n.as_u64().map(|n| vec![n as usize]),
+        Some(Value::Array(list)) => list.iter().map(|v| v.as_u64().map(|n| n as usize)).collect(),
+        Some(_) => return Err(wrong("layers_to_transform", "a list of layer numbers")),
+    };
+    Ok(LoraConfig {
+        rank,
+        alpha,
+        use_rslora: json.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
+        dropout: json.get("lora_dropout").and_then(Value::as_f64).unwrap_or(0.0).clamp(0.0, 0.99) as f32,
+        targets,
+        layers,
+        rank_pattern: patterns(json, "rank_pattern", |v| {
+            v.as_u64().filter(|r| (1..=65_536).contains(r)).map(|r| r as usize)
+        })?,
+        alpha_pattern: patterns(json, "alpha_pattern", Value::as_f64)?,
+    })
+}
+
+fn patterns<T>(
+    json: &Map<String, Value>,
+    key: &str,
+    read: impl Fn(&Value) -> Option<T>,
+) -> Result<Vec<(Regex, T)>, AdapterError> {
+    let fail = |problem: String| AdapterError::new(Path::new(""), problem);
+    let Some(Value::Object(entries)) = json.get(key) else { return Ok(Vec::new()) };
+    entries
+        .iter()
+        .map(|(pattern, value)| {
+            let regex = Regex::new(&format!("{PATTERN_START}{pattern}{PATTERN_END}"))
+                .map_err(|e| fail(format!("`{key}`: `{pattern}` is not a regular expression: {e}")))?;
+            let value =
+                read(value).ok_or_else(|| fail(format!("`{key}`: the value of `{pattern}` is {value}")))?;
+            Ok((regex, value))
+        })
+        .collect()
+}

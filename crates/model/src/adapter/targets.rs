@@ -1,0 +1,294 @@
+//! Which projections of a model get an adapter.
+
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+
+use regex::Regex;
+
+/// The projections of a block that read one input, in the order forward reaches them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Site {
+    /// `q_proj`, `k_proj`, `v_proj`.
+    Qkv,
+    /// `o_proj`.
+    Output,
+    /// `gate_proj`, `up_proj`.
+    GateUp,
+    /// `down_proj`.
+    Down,
+}
+
+impl Site {
+    /// All sites, in forward order.
+    pub const ALL: [Site; 4] = [Site::Qkv, Site::Output, Site::GateUp, Site::Down];
+
+    /// The projections of this site, in the order of their group.
+    pub fn modules(self) -> &'static [Module] {
+        match self {
+            Site::Qkv => &[Module::QProj, Module::KProj, Module::VProj],
+            Site::Output => &[Module::OProj],
+            Site::GateUp => &[Module::GateProj, Module::UpProj],
+            Site::Down => &[Module::DownProj],
+        }
+    }
+}
+
+/// A linear projection of a decoder block, by its checkpoint name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Module {
+    QProj,
+    KProj,
+    VProj,
+    OProj,
+    GateProj,
+    UpProj,
+    DownProj,
+}
+
+impl Module {
+    /// All projections, in forward order.
+    pub const ALL: [Module; 7] = [
+        Module::QProj,
+        Module::KProj,
+        Module::VProj,
+        Module::OProj,
+        Module::GateProj,
+        Module::UpProj,
+        Module::DownProj,
+    ];
+
+    /// `q_proj` and so on.
+    pub fn name(self) -> &'static str {
+        match self {
+            Module::QProj => "q_proj",
+            Module::KProj => "k_proj",
+            Module::VProj => "v_proj",
+            Module::OProj => "o_proj",
+            Module::GateProj => "gate_proj",
+            Module::UpProj => "up_proj",
+            Module::DownProj => "down_proj",
+        }
+    }
+
+    /// The checkpoint path in layer `layer`: `model.layers.3.self_attn.q_proj`.
+    pub fn path(self, layer: usize) -> String {
+        let parent = match self {
+            Module::QProj | Module::KProj | Module::VProj | Module::OProj => "self_attn",
+            Module::GateProj | Module::UpProj | Module::DownProj => "mlp",
+        };
+        format!("model.layers.{layer}.{parent}.{}", self.name())
+    }
+}
+
+/// A selection of projections.
+#[derive(Clone, Debug)]
+pub enum Targets {
+    /// Projections whose path is or ends with one of these names (`q_proj`, `mlp.up_proj`), as in PEFT.
+    Names(Vec<String>),
+    /// Every projection.
+    AllLinear,
+    /// Projections whose whole checkpoint path matches, as PEFT does when `target_modules` is a string.
+    Pattern {
+        /// The pattern as it was written.
+        pattern: String,
+        /// The pattern held to the whole path.
+        matcher: Regex,
+    },
+}
+
+/// Why a selection cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetError {
+    message: String,
+    hint: String,
+}
+
+impl TargetError {
+    pub(crate) fn no_such_layer(layer: usize, layers: usize) -> Self {
+        TargetError {
+            message: format!("layer {layer} does not exist in a model of {layers} layers"),
+            hint: format!("layers are numbered 0 to {}", layers.saturating_sub(1)),
+        }
+    }
+
+    /// A selection that matches no projection of the model.
+    pub(crate) fn nothing_selected() -> Self {
+        TargetError {
+            message: "the target modules match no projection of the model".into(),
+            hint: known_modules(),
+        }
+    }
+
+    /// What the user can do.
+    pub fn hint(&self) -> Option<String> {
+        Some(self.hint.clone())
+    }
+}
+
+impl fmt::Display for TargetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for TargetError {}
+
+fn known_modules() -> String {
+    let names: Vec<&str> = Module::ALL.iter().map(|m| m.name()).collect();
+    format!("known modules: {}; or all-linear, or regex:PATTERN", names.join(", "))
+}
+
+impl FromStr for Targets {
+    type Err = TargetError;
+
+    /// `q_proj,v_proj`, `all-linear` or `regex:PATTERN`.
+    fn from_str(text: &str) -> Result<Self, TargetError> {
+        if text == "all-linear" {
+            return Ok(Targets::AllLinear);
+        }
+        if let Some(pattern) = text.strip_prefix("regex:") {
+            return Targets::pattern(pattern);
+        }
+        let names = text.split(',').map(str::trim).filter(|n| !n.is_empty());
+        Targets::names(names)
+    }
+}
+
+impl Targets {
+    /// Projections by name.
+    ///
+    /// # Errors
+    /// A name that no projection can have, or no name at all.
+    pub fn names<'a>(names: impl Iterator<Item = &'a str>) -> Result<Self, TargetError> {
+        let mut selected: Vec<String> = Vec::new();
+        for name in names {
+            let last = name.rsplit('.').next().unwrap_or(name);
+            if !Module::ALL.iter().any(|m| m.name() == last) {
+                let message = format!("unknown target module `{name}`");
+                return Err(TargetError { message, hint: known_modules() });
+            }
+            if !selected.iter().any(|s| s == name) {
+                selected.push(name.to_owned());
+            }
+        }
+        if selected.is_empty() {
+            return Err(TargetError { message: "no target modules given".into(), hint: known_modules() });
+        }
+        Ok(Targets::Names(selected))
+    }
+
+    /// Projections whose whole path matches `pattern`.
+    ///
+    /// # Errors
+    /// A pattern that is not a regular expression.
+    pub fn pattern(pattern: &str) -> Result<Self, TargetError> {
+        let matcher = Regex::new(&format!("^(?:{pattern})$"));
+        matcher.map(|matcher| Targets::Pattern { pattern: pattern.to_owned(), matcher }).map_err(|e| {
+            TargetError {
+                message: format!("target modules pattern `{pattern}` is not a regular expression: {e}"),
+                hint: "it must match a whole path such as model.layers.3.self_attn.q_proj".into(),
+            }
+        })
+    }
+
+    /// Whether projection `module` of layer `layer` is selected.
+    pub fn contains(&self, layer: usize, module: Module) -> bool {
+        match self {
+            Targets::Names(names) => {
+                let path = module.path(layer);
+                names
+                    .iter()
+                    .any(|n| path.strip_suffix(n.as_str()).is_some_and(|p| p.is_empty() || p.ends_with('.')))
+            }
+            Targets::AllLinear => true,
+            Targets::Pattern { matcher, .. } => matcher.is_match(&module.path(layer)),
+        }
+    }
+}
+
+/// A selection of layers: `0-15`, `8-` or `3`, both ends included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerRange {
+    first: usize,
+    last: Option<usize>,
+}
+
+impl FromStr for LayerRange {
+    type Err = TargetError;
+
+    fn from_str(text: &str) -> Result<Self, TargetError> {
+        let error = || TargetError {
+            message: format!("`{text}` is not a range of layers"),
+            hint: "write 0-15 (both ends included), 8- (from 8 on) or 3".into(),
+        };
+        let number = |t: &str| t.trim().parse::<usize>().map_err(|_| error());
+        let range = match text.split_once('-') {
+            None => number(text).map(|n| LayerRange { first: n, last: Some(n) })?,
+            Some((first, "")) => LayerRange { first: number(first)?, last: None },
+            Some((first, last)) => LayerRange { first: number(first)?, last: Some(number(last)?) },
+        };
+        if range.last.is_some_and(|last| last < range.first) { Err(error()) } else { Ok(range) }
+    }
+}
+
+impl LayerRange {
+    /// The selected layers of a model of `layers` layers.
+    ///
+    /// # Errors
+    /// A range that reaches past the last layer.
+    pub fn resolve(&self, layers: usize) -> Result<Range<usize>, TargetError> {
+        let end = self.last.map_or(layers, |last| last + 1);
+        if self.first >= layers || end > layers {
+            return Err(TargetError {
+                message: format!("layers {self} do not exist in a model of {layers} layers"),
+                hint: format!("layers are numbered 0 to {}", layers.saturating_sub(1)),
+            });
+        }
+        Ok(self.first..end)
+    }
+}
+
+impl fmt::Display for LayerRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.last {
+            Some(last) if last == self.first => write!(f, "{}", self.first),
+            Some(last) => write!(f, "{}-{last}", self.first),
+            None => write!(f, "{}-", self.first),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selections_are_read_and_unknown_names_are_refused() {
+        let some: Targets = "q_proj, v_proj".parse().expect("names");
+        assert!(some.contains(0, Module::VProj) && !some.contains(0, Module::KProj));
+        let pattern: Targets = r"regex:.*\.[01]\.mlp\..*".parse().expect("a pattern");
+        assert!(pattern.contains(1, Module::UpProj));
+        assert!(!pattern.contains(2, Module::UpProj) && !pattern.contains(1, Module::QProj));
+        let error = "q_proj,qproj".parse::<Targets>().expect_err("unknown");
+        assert_eq!(error.to_string(), "unknown target module `qproj`");
+        assert!(error.hint().is_some_and(|h| h.contains("gate_proj")));
+        assert!("".parse::<Targets>().is_err() && "regex:(".parse::<Targets>().is_err());
+    }
+
+    #[test]
+    fn layer_ranges_include_both_ends_and_stay_inside_the_model() {
+        let range = |text: &str| text.parse::<LayerRange>().expect("a range").resolve(12);
+        assert_eq!(range("2-5").expect("inside"), 2..6);
+        assert_eq!(range("8-").expect("inside"), 8..12);
+        assert_eq!(range("3").expect("inside"), 3..4);
+        assert_eq!(
+            range("8-12").expect_err("outside").to_string(),
+            "layers 8-12 do not exist in a model of 12 layers"
+        );
+        for wrong in ["", "a", "5-2", "-3"] {
+            assert!(wrong.parse::<LayerRange>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Text continuation: choosing the next token, and running sequences side by side through their caches.
+
+use lorafit_kernels::random;
+
+use crate::adapter::Adapter;
+use crate::buffers::Buffers;
+use crate::kv_cache::KvCache;
+use crate::model::Model;
+
+/// How the next token is chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0 takes the most likely token; otherwise logits are divided by it.
+    pub temperature: f32,
+    /// Sample from the fewest tokens whose probabilities sum to this much; 1 for all.
+    pub top_p: f32,
+    /// Sample from this many most likely tokens; 0 for all.
+    pub top_k: usize,
+    /// The same seed gives the same text.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, seed: 0 }
+    }
+}
+
+impl Sampling {
+    /// The next token, from its logits; `position` numbers the draws of a sequence.
+    pub fn choose(&self, logits: &[f32], position: u64) -> u32 {
+        let greatest = || {
+            let best = logits
+                .iter()
+                .enumerate()
+                .fold((0, f32::NEG_INFINITY), |best, (i, &l)| if l > best.1 { (i, l) } else { best });
+            best.0 as u32
+        };
+        if self.temperature <= 0.0 {
+            return greatest();
+        }
+        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+        order.sort_unstable_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+        if self.top_k > 0 {
+            order.truncate(self.top_k);
+        }
+        let top = logits[order[0] as usize];
+        let weights: Vec<f64> =
+            order.iter().map(|&i| f64::from((logits[i as usize] - top) / self.temperature).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        let mut kept = 0.0;
+        let mut count = 0;
+        for weight in &weights {
+            kept += weight;
+            count += 1;
+            if kept >= f64::from(self.top_p) * total {
+                break;
+            }
+        }
+        let mut left = f64::from(random::uniform(self.seed, position)) * kept;
+        for (weight, &token) in weights[..count].iter().zip(&order) {
+            left -= weight;
+            if left < 0.0 {
+                return token;
+            }
+        }
+        order[count - 1]
+    }
+}
+
+/// A sequence being continued.
+struct Sequence {
+    /// Tokens not yet in the cache.
+    pending: Vec<u32>,
+    generated: Vec<u32>,
+    finished: bool,
+}
+
+/// Continues each prompt until a token of `stop`, or for `max_new_tokens`. The stop token is not part of the
+/// result. `on_token(sequence, token)` sees every token as it comes; `false` ends that sequence.
+///
+/// # Panics
+/// On an empty prompt, or a token outside the vocabulary.
+pub fn generate(
+    model: &Model,
+    adapter: Option<&Adapter>,
+    prompts: &[&[u32]],
+    stop: &[u32],
+    max_new_tokens: usize,
+    sampling: Sampling,
+    mut on_token: impl FnMut(usize, u32) -> bool,
+) -> Vec<Vec<u32>> {
+    let (config, device) = (model.config(), model.device());
+    assert!(prompts.iter().all(|p| !p.is_empty()), "a prompt has at least one token");
+    let mut caches: Vec<KvCache> =
+        prompts.iter().map(|p| KvCache::new(config, device, p.len() + max_new_tokens)).collect();
+    let longest = prompts.iter().map(|p| p.len()).max().unwrap_or(0);
+    let mut buffers = Buffers::for_evaluation(config, adapter, device, longest.max(prompts.len()));
+    let mut sequences: Vec<Sequence> = prompts
+        .iter()
+        .map(|p| Sequence { pending: p.to_vec(), generated: Vec::new(), finished: max_new_tokens == 0 })
+        .collect();
+    let mut logits = vec![Vec::new(); prompts.len()];
+
+    // Prompts one at a time, which bounds the buffers; afterwards all sequences step together.
+    for (i, sequence) in sequences.iter_mut().enumerate() {
+        let inputs = [std::mem::take(&mut sequence.pending)];
+        let cache = std::slice::from_mut(&mut caches[i]);
+        logits[i] = model.continue_cached(adapter, &[&inputs[0]], cache, &mut buffers);
+    }
+    let mut draw = 0;
+    loop {
+        for (i, sequence) in sequences.iter_mut().enumerate().filter(|(_, s)| !s.finished) {
+            let token = sampling.choose(&logits[i], draw * prompts.len() as u64 + i as u64);
+            if stop.contains(&token) {
+                sequence.finished = true;
+                continue;
+            }
+            sequence.generated.push(token);
+            sequence.finished = !on_token(i, token) || sequence.generated.len() == max_new_tokens;
+            sequence.pending = vec![token];
+        }
+        draw += 1;
+        let active: Vec<usize> = (0..sequences.len()).filter(|&i| !sequences[i].finished).collect();
+        if active.is_empty() {
+            return sequences.into_iter().map(|s| s.generated).collect();
+        }
+        let inputs: Vec<&[u32]> =
+            sequences.iter().map(|s| if s.finished { &[][..] } else { &s.pending[..] }).collect();
+        let all = model.continue_cached(adapter, &inputs, &mut caches, &mut buffers);
+        for (row, &i) in all.chunks_exact(config.vocab_size).zip(&active) {
+            logits[i] = row.to_vec();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn temperature_zero_takes_the_first_of_the_greatest() {
+        assert_eq!(Sampling::default().choose(&[0.0, 3.0, 3.0, -1.0], 0), 1);
+    }
+
+    #[test]
+    fn draws_follow_the_softmax() {
+        let sampling = Sampling { temperature: 2.0, ..Sampling::default() };
+        let logits = [0.0, 2.0 * 3.0f32.ln()];
+        let ones = (0..10_000).filter(|&i| sampling.choose(&logits, i) == 1).count();
+        // Three to one; five standard deviations.
+        assert!((ones as f32 / 10_000.0 - 0.75).abs() < 0.022, "{ones}");
+    }
+
+    #[test]
+    fn top_k_and_top_p_leave_out_the_unlikely() {
+        let logits = [1.0, 5.0, 4.9, 0.0];
+        let k = Sampling { temperature: 1.0, top_k: 2, ..Sampling::default() };
+        assert!((0..500).all(|i| [1, 2].contains(&k.choose(&logits, i))));
+        let p = Sampling { temperature: 1.0, top_p: 0.5, ..Sampling::default() };
+        assert!((0..500).all(|i| p.choose(&logits, i) == 1));
+    }
+}

@@ -1,0 +1,60 @@
+//! Keys and values of the tokens a sequence already has, per layer.
+
+use lorafit_kernels::{Device, Tensor};
+
+use crate::config::Config;
+
+/// The cache of one sequence.
+///
+/// It belongs to the adapter it was filled with: after a swap, start a new one.
+#[derive(Debug)]
+pub struct KvCache {
+    /// Keys and values, each `[capacity, kv_heads, d]`.
+    layers: Vec<(Tensor, Tensor)>,
+    len: usize,
+    capacity: usize,
+}
+
+impl KvCache {
+    /// An empty cache for up to `capacity` tokens.
+    pub fn new(config: &Config, device: Device, capacity: usize) -> Self {
+        let values = capacity * config.num_key_value_heads * config.head_dim;
+        let layer = || (Tensor::zeros(device, values), Tensor::zeros(device, values));
+        KvCache { layers: (0..config.num_hidden_layers).map(|_| layer()).collect(), len: 0, capacity }
+    }
+
+    /// Tokens held.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True before the first token.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Tokens there is room for.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    pub(crate) fn layer_mut(&mut self, layer: usize) -> (&mut Tensor, &mut Tensor) {
+        let (keys, values) = &mut self.layers[layer];
+        (keys, values)
+    }
+
+    pub(crate) fn advance(&mut self, tokens: usize) {
+        self.len += tokens;
+    }
+}
+
+/// Rows of a batch that continue one cached sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// Index of the sequence's cache.
+    pub cache: usize,
+    /// First row of the batch.
+    pub first_row: usize,
+    /// Number of rows.
+    pub rows: usize,
+}

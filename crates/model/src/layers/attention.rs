@@ -1,0 +1,140 @@
+//! Self-attention of a decoder block: projections, optional query and key norms, rotation, attention.
+
+use lorafit_kernels::Tensor;
+use lorafit_kernels::ops::attention::{self, Gradients as AttentionGradients, Heads, Saved, Segments};
+use lorafit_kernels::ops::rope::{self, Angles};
+use lorafit_kernels::ops::{elementwise, rms_norm};
+
+use super::linear::LinearGroup;
+use crate::buffers::{BackwardScratch, SavedBlock, Scratch};
+use crate::kv_cache::{KvCache, Run};
+
+/// The attention half of a block.
+#[derive(Debug)]
+pub(crate) struct SelfAttention {
+    /// `q_proj`, `k_proj`, `v_proj`.
+    pub qkv: LinearGroup,
+    /// `o_proj`.
+    pub output: LinearGroup,
+    /// Weights of the norms over each head of queries and keys (Qwen3), `[d]`.
+    pub qk_norms: Option<(Tensor, Tensor)>,
+    pub heads: Heads,
+    pub eps: f32,
+}
+
+/// What tokens attend to.
+#[derive(Debug)]
+pub(crate) enum Context<'a> {
+    /// Each other, along the segments of the batch.
+    Stream(&'a Segments),
+    /// Sequences whose earlier keys and values lie in caches.
+    Cached { runs: &'a [Run], caches: &'a mut [KvCache], layer: usize },
+}
+
+impl SelfAttention {
+    /// From the projections in `saved.q, k, v` to `saved.attended` and `saved.lse`.
+    pub(crate) fn attend(
+        &self,
+        rows: usize,
+        saved: &mut SavedBlock,
+        scratch: &mut Scratch,
+        context: &mut Context<'_>,
+    ) {
+        self.positioned(rows, saved, &mut scratch.q, &mut scratch.k, &scratch.angles, true);
+        let (q, k) = (&scratch.q, &scratch.k);
+        match context {
+            Context::Stream(segments) => {
+                attention::forward(q, k, &saved.v, segments, self.heads, &mut saved.attended, &mut saved.lse);
+            }
+            Context::Cached { runs, caches, layer } => {
+                let width = self.heads.key_value * self.heads.dim;
+                for run in *runs {
+                    let cache = &mut caches[run.cache];
+                    let past = cache.len();
+                    let (keys, values) = cache.layer_mut(*layer);
+                    elementwise::copy_range(k, run.first_row * width, run.rows * width, keys, past * width);
+                    elementwise::copy_range(
+                        &saved.v,
+                        run.first_row * width,
+                        run.rows * width,
+                        values,
+                        past * width,
+                    );
+                    let out = &mut saved.attended;
+                    attention::forward_cached(
+                        q,
+                        run.first_row,
+                        run.rows,
+                        keys,
+                        values,
+                        past,
+                        self.heads,
+                        out,
+                    );
+                }
+            }
+        }
+    }
+
+    /// Queries and keys after norm and rotation, from the projections. `first` is false when backward computes
+    /// them again and the norms' statistics are known.
+    fn positioned(
+        &self,
+        rows: usize,
+        saved: &mut SavedBlock,
+        q: &mut Tensor,
+        k: &mut Tensor,
+        angles: &Angles,
+        first: bool,
+    ) {
+        let Heads { query, key_value, .. } = self.heads;
+        match &self.qk_norms {
+            None => {
+                rope::forward(&saved.q, angles, rows, query, q);
+                rope::forward(&saved.k, angles, rows, key_value, k);
+            }
+            Some((q_norm, k_norm)) => {
+                if first {
+                    rms_norm::forward(&saved.q, q_norm, self.eps, rows * query, q, &mut saved.q_rstd);
+                    rms_norm::forward(&saved.k, k_norm, self.eps, rows * key_value, k, &mut saved.k_rstd);
+                } else {
+                    rms_norm::recompute(&saved.q, q_norm, &saved.q_rstd, rows * query, q);
+                    rms_norm::recompute(&saved.k, k_norm, &saved.k_rstd, rows * key_value, k);
+                }
+                rope::forward_in_place(q, angles, rows, query);
+                rope::forward_in_place(k, angles, rows, key_value);
+            }
+        }
+    }
+
+    /// From `back.d_attended` to the gradients of the projections' outputs, in `back.d_q, d_k, d_v`.
+    pub(crate) fn attend_backward(
+        &self,
+        rows: usize,
+        saved: &mut SavedBlock,
+        scratch: &mut Scratch,
+        back: &mut BackwardScratch,
+        segments: &Segments,
+    ) {
+        let Heads { query, key_value, dim } = self.heads;
+        self.positioned(rows, saved, &mut scratch.q, &mut scratch.k, &scratch.angles, false);
+        let forward =
+            Saved { q: &scratch.q, k: &scratch.k, v: &saved.v, out: &saved.attended, lse: &saved.lse };
+        let gradients = AttentionGradients { q: &mut back.d_q, k: &mut back.d_k, v: &mut back.d_v };
+        attention::backward(&back.d_attended, forward, segments, self.heads, gradients, &mut back.workspace);
+
+        rope::backward_in_place(&mut back.d_q, &scratch.angles, rows, query);
+        rope::backward_in_place(&mut back.d_k, &scratch.angles, rows, key_value);
+        if let Some((q_norm, k_norm)) = &self.qk_norms {
+            // The rotated queries and keys are no longer needed: their buffers take the gradients.
+            for (d, x, weight, rstd, heads, out) in [
+                (&mut back.d_q, &saved.q, q_norm, &saved.q_rstd, query, &mut scratch.q),
+                (&mut back.d_k, &saved.k, k_norm, &saved.k_rstd, key_value, &mut scratch.k),
+            ] {
+                out.fill(rows * heads * dim, 0.0);
+                rms_norm::backward(d, x, weight, rstd, rows * heads, out);
+                std::mem::swap(d, out);
+            }
+        }
+    }
+}

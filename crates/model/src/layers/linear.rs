@@ -1,0 +1,215 @@
+//! Projections that read the same input, with their adapters: the only place where a base weight and an
+//! adapter meet.
+//!
+//! `Y_i = X W_i^T + bias_i + U_i B_i^T`, `U_i = scale_i drop_i(X) A_i^T` (LoRA, Hu et al. 2021, section 4.1).
+//! q, k, v share an input, and gate and up do: their `A` factors lie stacked in one matrix, so that `U` of a
+//! group is one product and the group's input gradient is one sum,
+//! `dX = sum_i dY_i W_i + dU A`, `dU_i = scale_i dY_i B_i`, `dA = dU^T X`, `dB_i^T = U_i^T dY_i`.
+//!
+//! With dropout every adapter sees its own masked input (as in PEFT), so the parts are computed one by one.
+//! Base weights are frozen: there is no `dW` here.
+
+use lorafit_kernels::ops::dropout::{self, Mask};
+use lorafit_kernels::ops::elementwise::scale_columns;
+use lorafit_kernels::ops::matmul::{self, Product, Right, Term, View};
+use lorafit_kernels::{Tensor, Weight};
+
+use crate::adapter::{GroupGradients, LoraGroup};
+
+/// One frozen projection.
+#[derive(Debug)]
+pub(crate) struct Linear {
+    /// `[out, in]` as stored.
+    pub weight: Weight,
+    /// `[out]`.
+    pub bias: Option<Tensor>,
+}
+
+impl Linear {
+    pub(crate) fn outputs(&self) -> usize {
+        self.weight.rows()
+    }
+}
+
+/// Projections of one input.
+#[derive(Debug)]
+pub(crate) struct LinearGroup {
+    pub projections: Vec<Linear>,
+}
+
+/// What the forward pass of a group leaves for backward, and where both work.
+#[derive(Debug)]
+pub(crate) struct Work<'a> {
+    /// `U`, scaled, `[rows, total rank]`: written by forward, read by backward.
+    pub u: &'a mut Tensor,
+    /// `dU`, `[rows, total rank]`.
+    pub d_u: &'a mut Tensor,
+    /// An input's worth of values, used only with dropout.
+    pub dropped: &'a mut Tensor,
+}
+
+impl LinearGroup {
+    /// Values per input row.
+    pub(crate) fn inputs(&self) -> usize {
+        self.projections[0].weight.cols()
+    }
+
+    /// Writes (or with `accumulate` adds to) `outs[i]`, `[rows, out_i]`, for every projection.
+    pub(crate) fn forward(
+        &self,
+        x: &Tensor,
+        rows: usize,
+        adapter: Option<&LoraGroup>,
+        mask: Option<Mask>,
+        work: &mut Work<'_>,
+        outs: &mut [&mut Tensor],
+        accumulate: bool,
+    ) {
+        if let Some(lora) = adapter {
+            self.low_rank_inputs(x, rows, lora, mask, work);
+        }
+        let inputs = self.inputs();
+        let mut products: Vec<Product<'_>> = self
+            .projections
+            .iter()
+            .zip(outs)
+            .enumerate()
+            .map(|(i, (linear, out))| {
+                let right = Right::WeightTransposed(&linear.weight);
+                let base = Term { left: View::rows(x, inputs), right, k: inputs };
+                let mut product = Product::new(rows, linear.outputs(), base, out);
+                if let Some((lora, part)) = adapter.and_then(|l| Some((l, l.part_of(i)?))) {
+                    product.terms.push(Term {
+                        left: View::rows(work.u, lora.rank).from_col(part.first),
+                        right: Right::View(View::rows(&part.b_t, linear.outputs())),
+                        k: part.rank,
+                    });
+                }
+                product.bias = linear.bias.as_ref();
+                product.accumulate = accumulate;
+                product
+            })
+            .collect();
+        matmul::run(&mut products);
+    }
+
+    /// `U_i = scale_i drop_i(X) A_i^T` for all parts.
+    fn low_rank_inputs(
+        &self,
+        x: &Tensor,
+        rows: usize,
+        lora: &LoraGroup,
+        mask: Option<Mask>,
+        work: &mut Work<'_>,
+    ) {
+        let inputs = self.inputs();
+        let a = View::rows(&lora.a, inputs);
+        match mask {
+            None => {
+                let term = Term { left: View::rows(x, inputs), right: Right::View(a.t()), k: inputs };
+                matmul::run(&mut [Product::new(rows, lora.rank, term, work.u)]);
+            }
+            Some(mask) => {
+                for part in &lora.parts {
+                    dropout::forward(x, mask.derive(part.projection as u64), rows * inputs, work.dropped);
+                    let left = View::rows(work.dropped, inputs);
+                    let term = Term { left, right: Right::View(a.from_row(part.first).t()), k: inputs };
+                    let product = Product::new(rows, part.rank, term, work.u);
+                    matmul::run(&mut [Product { out_offset: part.first, out_stride: lora.rank, ..product }]);
+                }
+            }
+        }
+        for part in &lora.parts {
+            scale_columns(work.u, rows, lora.rank, part.first..part.first + part.rank, part.scale);
+        }
+    }
+
+    /// Adds to `gradients` from `d_outs[i]`, `[rows, out_i]`, and overwrites `d_x`, `[rows, in]`, unless
+    /// nothing below needs it. `x` is forward's input; it is read only if the group is adapted.
+    pub(crate) fn backward(
+        &self,
+        d_outs: &[&Tensor],
+        x: &Tensor,
+        rows: usize,
+        adapter: Option<(&LoraGroup, &mut GroupGradients)>,
+        mask: Option<Mask>,
+        work: &mut Work<'_>,
+        d_x: Option<&mut Tensor>,
+    ) {
+        let lora = adapter.as_ref().map(|(lora, _)| *lora);
+        if let Some((lora, gradients)) = adapter {
+            self.adapter_gradients(d_outs, x, rows, lora, gradients, mask, work);
+        }
+        let Some(d_x) = d_x else { return };
+        let inputs = self.inputs();
+        let mut terms: Vec<Term<'_>> = self
+            .projections
+            .iter()
+            .zip(d_outs)
+            .map(|(linear, d_out)| Term {
+                left: View::rows(d_out, linear.outputs()),
+                right: Right::Weight(&linear.weight),
+                k: linear.outputs(),
+            })
+            .collect();
+        if let (Some(lora), None) = (lora, mask) {
+            let right = Right::View(View::rows(&lora.a, inputs));
+            terms.push(Term { left: View::rows(work.d_u, lora.rank), right, k: lora.rank });
+        }
+        let first = terms[0];
+        matmul::run(&mut [Product { terms, ..Product::new(rows, inputs, first, d_x) }]);
+        if let (Some(lora), Some(mask)) = (lora, mask) {
+            for part in &lora.parts {
+                let left = View::rows(work.d_u, lora.rank).from_col(part.first);
+                let right = Right::View(View::rows(&lora.a, inputs).from_row(part.first));
+                let term = Term { left, right, k: part.rank };
+                matmul::run(&mut [Product::new(rows, inputs, term, work.dropped)]);
+                dropout::backward(work.dropped, mask.derive(part.projection as u64), rows * inputs, d_x);
+            }
+        }
+    }
+
+    /// `dU` into `work`, then adds `dA` and `dB^T` to `gradients`.
+    fn adapter_gradients(
+        &self,
+        d_outs: &[&Tensor],
+        x: &Tensor,
+        rows: usize,
+        lora: &LoraGroup,
+        gradients: &mut GroupGradients,
+        mask: Option<Mask>,
+        work: &mut Work<'_>,
+    ) {
+        let inputs = self.inputs();
+        for (part, d_b_t) in lora.parts.iter().zip(&mut gradients.b_t) {
+            let outputs = self.projections[part.projection].outputs();
+            let d_out = View::rows(d_outs[part.projection], outputs);
+            let right = Right::View(View::rows(&part.b_t, outputs).t());
+            let product = Product::new(rows, part.rank, Term { left: d_out, right, k: outputs }, work.d_u);
+            matmul::run(&mut [Product { out_offset: part.first, out_stride: lora.rank, ..product }]);
+            scale_columns(work.d_u, rows, lora.rank, part.first..part.first + part.rank, part.scale);
+
+            let u_t = View::rows(work.u, lora.rank).from_col(part.first).t();
+            let term = Term { left: u_t, right: Right::View(d_out), k: rows };
+            matmul::run(&mut [Product { accumulate: true, ..Product::new(part.rank, outputs, term, d_b_t) }]);
+        }
+        let d_u_t = View::rows(work.d_u, lora.rank).t();
+        match mask {
+            None => {
+                let term = Term { left: d_u_t, right: Right::View(View::rows(x, inputs)), k: rows };
+                let product = Product::new(lora.rank, inputs, term, &mut gradients.a);
+                matmul::run(&mut [Product { accumulate: true, ..product }]);
+            }
+            Some(mask) => {
+                for part in &lora.parts {
+                    dropout::forward(x, mask.derive(part.projection as u64), rows * inputs, work.dropped);
+                    let right = Right::View(View::rows(work.dropped, inputs));
+                    let term = Term { left: d_u_t.from_row(part.first), right, k: rows };
+                    let product = Product::new(part.rank, inputs, term, &mut gradients.a);
+                    let out_offset = part.first * inputs;
+                    matmul::run(&mut [Product { accumulate: true, out_offset, ..product }]);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! A model from its files, or of a shape with random weights.
+
+use lorafit_kernels::quant::Format;
+use lorafit_kernels::{Device, SharedBytes, Tensor, Weight, random};
+use rayon::prelude::*;
+
+use crate::adapter::{Module, Site, module_shape};
+use crate::arch::decoder::Block;
+use crate::config::Config;
+use crate::layers::attention::SelfAttention;
+use crate::layers::linear::{Linear, LinearGroup};
+use crate::layers::mlp::Mlp;
+use crate::model::Model;
+use crate::weights::{ModelFiles, WeightsError};
+
+impl Model {
+    /// Maps the weights of `files`; nothing large is read before it is used.
+    ///
+    /// # Errors
+    /// A weight that is missing or has another shape than the configuration says.
+    pub fn load(files: &ModelFiles, device: Device) -> Result<Self, WeightsError> {
+        Model::build(files.config(), device, files)
+    }
+
+    /// A model of shape `config` whose weights are random values in `format`: for benchmarks.
+    pub fn random(config: &Config, format: Format, seed: u64, device: Device) -> Self {
+        let Ok(model) = Model::build(config, device, &RandomWeights { format, seed });
+        model
+    }
+
+    fn build<S: WeightSource>(config: &Config, device: Device, source: &S) -> Result<Self, S::Error> {
+        let vector =
+            |name: &str, len: usize| source.vector(name, len).map(|v| Tensor::from_slice(device, &v));
+        let linear = |layer: usize, module: Module| {
+            let (outputs, inputs) = module_shape(config, module);
+            let path = module.path(layer);
+            let has_bias = match module {
+                Module::QProj | Module::KProj | Module::VProj => config.attention_bias,
+                Module::OProj => config.attention_output_bias,
+                Module::GateProj | Module::UpProj | Module::DownProj => config.mlp_bias,
+            };
+            Ok(Linear {
+                weight: source.weight(&format!("{path}.weight"), outputs, inputs)?,
+                bias: if has_bias { Some(vector(&format!("{path}.bias"), outputs)?) } else { None },
+            })
+        };
+        let group = |layer: usize, site: Site| {
+            let projections =
+                site.modules().iter().map(|&m| linear(layer, m)).collect::<Result<_, S::Error>>()?;
+            Ok::<_, S::Error>(LinearGroup { projections })
+        };
+        let block = |layer: usize| {
+            let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+            let head_norm = |part: &str| vector(&name(part), config.head_dim);
+            Ok(Block {
+                input_norm: vector(&name("input_layernorm"), config.hidden_size)?,
+                attention: SelfAttention {
+                    qkv: group(layer, Site::Qkv)?,
+                    output: group(layer, Site::Output)?,
+                    qk_norms: if config.qk_norm {
+                        Some((head_norm("self_attn.q_norm")?, head_norm("self_attn.k_norm")?))
+                    } else {
+                        None
+                    },
+                    heads: config.heads(),
+                    eps: config.rms_norm_eps,
+                },
+                post_norm: vector(&name("post_attention_layernorm"), config.hidden_size)?,
+                mlp: Mlp { gate_up: group(layer, Site::GateUp)?, down: group(layer, Site::Down)? },
+                eps: config.rms_norm_eps,
+            })
+        };
+        let embedding = source.weight("model.embed_tokens.weight", config.vocab_size, config.hidden_size)?;
+        let head = if config.tie_word_embeddings {
+            embedding.clone()
+        } else {
+            source.weight("lm_head.weight", config.vocab_size, config.hidden_size)?
+        };
+        Ok(Model {
+            device,
+            embedding,
+            blocks: (0..config.num_hidden_layers).map(block).collect::<Result<_, S::Error>>()?,
+            norm: vector("model.norm.weight", config.hidden_size)?,
+            head,
+            frequencies: config.rope_frequencies(),
+            config: config.clone(),
+        })
+    }
+}
+
+/// Where a model's weights come from, by checkpoint name.
+trait WeightSource {
+    type Error;
+    fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, Self::Error>;
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Self::Error>;
+}
+
+impl WeightSource for ModelFiles {
+    type Error = WeightsError;
+
+    fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, WeightsError> {
+        ModelFiles::weight(self, name, rows, cols)
+    }
+
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, WeightsError> {
+        ModelFiles::vector(self, name, len)
+    }
+}
+
+/// Uniform values with the spread transformers initialises with (0.02); norms are one, biases zero.
+struct RandomWeights {
+    format: Format,
+    seed: u64,
+}
+
+impl WeightSource for RandomWeights {
+    type Error = std::convert::Infallible;
+
+    fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, Self::Error> {
+        let stream = name.bytes().fold(self.seed, |s, b| random::mix(s ^ u64::from(b)));
+        let bytes = random_bytes(self.format, stream, rows * cols);
+        Ok(Weight::new(rows, cols, self.format, SharedBytes::from_vec(bytes)).expect("sizes agree"))
+    }
+
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Self::Error> {
+        Ok(vec![if name.ends_with(".bias") { 0.0 } else { 1.0 }; len])
+    }
+}
+
+fn random_bytes(format: Format, stream: u64, values: usize) -> Vec<u8> {
+    // A uniform distribution of this half-width has standard deviation 0.02.
+    let half_width = 0.02 * 3.0f32.sqrt();
+    let value = |i: usize| (2.0 * random::uniform(stream, i as u64) - 1.0) * half_width;
+    match format {
+        Format::F32 => encode(values, |i| value(i).to_le_bytes()),
+        Format::BF16 => encode(values, |i| half::bf16::from_f32(value(i)).to_le_bytes()),
+        Format::F16 => encode(values, |i| half::f16::from_f32(value(i)).to_le_bytes()),
+        other => unimplemented!("random weights in {other}"),
+    }
+}
+
+fn encode<const N: usize>(values: usize, value: impl Fn(usize) -> [u8; N] + Sync) -> Vec<u8> {
+    let mut bytes = vec![0; values * N];
+    bytes.par_chunks_exact_mut(N).enumerate().for_each(|(i, to)| to.copy_from_slice(&value(i)));
+    bytes
+}

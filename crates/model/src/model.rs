@@ -1,0 +1,303 @@
+//! A decoder-only language model: embedding, blocks, final norm, head; loss with adapter gradients, and
+//! cached decoding.
+
+use lorafit_kernels::ops::attention::Segments;
+use lorafit_kernels::ops::cross_entropy::{self, Target};
+use lorafit_kernels::ops::dropout::Mask;
+use lorafit_kernels::ops::matmul::{self, Product, Right, Term, View};
+use lorafit_kernels::ops::{elementwise, embedding, rms_norm};
+use lorafit_kernels::{Device, Tensor, Weight};
+
+use crate::adapter::{Adapter, Gradients};
+use crate::arch::decoder::{Block, BlockAdapter};
+use crate::buffers::{Buffers, HeadBuffers};
+use crate::config::Config;
+use crate::kv_cache::{KvCache, Run};
+use crate::layers::attention::Context;
+
+/// A frozen model over weights as their files store them.
+#[derive(Debug)]
+pub struct Model {
+    pub(crate) config: Config,
+    pub(crate) device: Device,
+    /// `[vocab, hidden]`.
+    pub(crate) embedding: Weight,
+    pub(crate) blocks: Vec<Block>,
+    /// `[hidden]`.
+    pub(crate) norm: Tensor,
+    /// `[vocab, hidden]`; the embedding where the two are tied.
+    pub(crate) head: Weight,
+    /// Rotary frequencies of a head's pairs.
+    pub(crate) frequencies: Vec<f32>,
+}
+
+/// A stream of tokens to compute at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Stream<'a> {
+    /// Token ids.
+    pub ids: &'a [u32],
+    /// Position of each token in its sample.
+    pub positions: &'a [u32],
+    /// What attends to what.
+    pub segments: &'a Segments,
+    /// What is predicted, sorted by row.
+    pub targets: &'a [Target],
+}
+
+impl Model {
+    /// The model's shape.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Where the model computes.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// The loss of each target, `-log p(id | what the row sees)`.
+    ///
+    /// # Panics
+    /// When the stream is larger than the buffers or names tokens outside the vocabulary.
+    pub fn loss(&self, adapter: Option<&Adapter>, stream: Stream<'_>, buffers: &mut Buffers) -> Vec<f32> {
+        self.forward(adapter, None, stream, buffers);
+        let mut losses = vec![0.0; stream.targets.len()];
+        for chunk in Chunks::new(stream.targets, buffers.head.rows) {
+            self.logits(&chunk.rows, &buffers.hidden, &mut buffers.head);
+            let of_chunk = &mut losses[chunk.first..chunk.first + chunk.targets.len()];
+            cross_entropy::loss(&buffers.head.logits, self.config.vocab_size, &chunk.targets, of_chunk);
+        }
+        losses
+    }
+
+    /// As [`Model::loss`], and adds the gradient of `scale * sum(weight * loss)` to `gradients`.
+    ///
+    /// `mask` drops values of the adapters' inputs; it differs in every call.
+    ///
+    /// # Panics
+    /// As [`Model::loss`], and when `buffers` were not made for training.
+    pub fn loss_and_gradient(
+        &self,
+        adapter: &Adapter,
+        mask: Option<Mask>,
+        stream: Stream<'_>,
+        scale: f32,
+        buffers: &mut Buffers,
+        gradients: &mut Gradients,
+    ) -> Vec<f32> {
+        self.forward(Some(adapter), mask, stream, buffers);
+        let losses = self.head_backward(stream, scale, buffers);
+        self.blocks_backward(adapter, mask, stream, buffers, gradients);
+        losses
+    }
+
+    /// Runs the blocks and leaves their output in `buffers.hidden`.
+    fn forward(
+        &self,
+        adapter: Option<&Adapter>,
+        mask: Option<Mask>,
+        stream: Stream<'_>,
+        buffers: &mut Buffers,
+    ) {
+        self.run_blocks(
+            adapter,
+            mask,
+            stream.ids,
+            stream.positions,
+            Context::Stream(stream.segments),
+            buffers,
+        );
+    }
+
+    fn run_blocks(
+        &self,
+        adapter: Option<&Adapter>,
+        mask: Option<Mask>,
+        ids: &[u32],
+        positions: &[u32],
+        mut context: Context<'_>,
+        buffers: &mut Buffers,
+    ) {
+        let rows = ids.len();
+        assert!(rows <= buffers.tokens, "{rows} tokens in buffers for {}", buffers.tokens);
+        embedding::forward(&self.embedding, ids, &mut buffers.hidden);
+        buffers.scratch.angles.set(positions, &self.frequencies);
+        for (i, block) in self.blocks.iter().enumerate() {
+            if let Context::Cached { layer, .. } = &mut context {
+                *layer = i;
+            }
+            let saved = match i.checked_sub(buffers.first_saved) {
+                Some(kept) => &mut buffers.saved[kept],
+                None => &mut buffers.shared,
+            };
+            let adapter = adapter.map(|a| block_adapter(a, i, mask));
+            block.forward(&mut buffers.hidden, rows, adapter, &mut context, saved, &mut buffers.scratch);
+        }
+    }
+
+    /// Logits of the given rows of `hidden`, into `head.logits`.
+    fn logits(&self, rows: &[u32], hidden: &Tensor, head: &mut HeadBuffers) {
+        let width = self.config.hidden_size;
+        elementwise::gather_rows(hidden, rows, width, &mut head.hidden);
+        let (normed, rstd) = (&mut head.normed, &mut head.rstd);
+        rms_norm::forward(&head.hidden, &self.norm, self.config.rms_norm_eps, rows.len(), normed, rstd);
+        let right = Right::WeightTransposed(&self.head);
+        let term = Term { left: View::rows(&head.normed, width), right, k: width };
+        matmul::run(&mut [Product::new(rows.len(), self.config.vocab_size, term, &mut head.logits)]);
+    }
+
+    /// Loss, and the gradient of `buffers.hidden` in `back.d_hidden`, a chunk of supervised rows at a time.
+    fn head_backward(&self, stream: Stream<'_>, scale: f32, buffers: &mut Buffers) -> Vec<f32> {
+        let (width, vocab) = (self.config.hidden_size, self.config.vocab_size);
+        let back = buffers.backward.as_mut().expect("buffers made for training");
+        back.d_hidden.fill(stream.ids.len() * width, 0.0);
+        let mut losses = vec![0.0; stream.targets.len()];
+        for chunk in Chunks::new(stream.targets, buffers.head.rows) {
+            let (head, rows) = (&mut buffers.head, chunk.rows.len());
+            self.logits(&chunk.rows, &buffers.hidden, head);
+            let of_chunk = &mut losses[chunk.first..chunk.first + chunk.targets.len()];
+            cross_entropy::loss_and_gradient(&mut head.logits, rows, vocab, &chunk.targets, scale, of_chunk);
+
+            let term =
+                Term { left: View::rows(&head.logits, vocab), right: Right::Weight(&self.head), k: vocab };
+            matmul::run(&mut [Product::new(rows, width, term, &mut head.d_normed)]);
+            head.d_hidden.fill(rows * width, 0.0);
+            rms_norm::backward(
+                &head.d_normed,
+                &head.hidden,
+                &self.norm,
+                &head.rstd,
+                rows,
+                &mut head.d_hidden,
+            );
+            elementwise::scatter_add_rows(&head.d_hidden, &chunk.rows, width, &mut back.d_hidden);
+        }
+        losses
+    }
+
+    /// Goes back through the blocks to the lowest adapted projection.
+    fn blocks_backward(
+        &self,
+        adapter: &Adapter,
+        mask: Option<Mask>,
+        stream: Stream<'_>,
+        buffers: &mut Buffers,
+        gradients: &mut Gradients,
+    ) {
+        let Some((lowest, last)) = adapter.lowest() else { return };
+        let back = buffers.backward.as_mut().expect("buffers made for training");
+        for i in (lowest..self.blocks.len()).rev() {
+            self.blocks[i].backward(
+                stream.ids.len(),
+                block_adapter(adapter, i, mask),
+                &mut gradients.layers[i],
+                stream.segments,
+                &mut buffers.saved[i - buffers.first_saved],
+                &mut buffers.scratch,
+                back,
+                (i == lowest).then_some(last),
+            );
+        }
+    }
+
+    /// Continues cached sequences: `inputs[i]` are the next tokens of the sequence of `caches[i]`. Gives the
+    /// logits after the last token of each, `[inputs, vocab]`; an empty input is passed over and has none.
+    ///
+    /// # Panics
+    /// When the tokens exceed the buffers or a cache, or lie outside the vocabulary.
+    pub fn continue_cached(
+        &self,
+        adapter: Option<&Adapter>,
+        inputs: &[&[u32]],
+        caches: &mut [KvCache],
+        buffers: &mut Buffers,
+    ) -> Vec<f32> {
+        let mut runs = Vec::new();
+        let (mut ids, mut positions) = (Vec::new(), Vec::new());
+        for (cache, tokens) in inputs.iter().enumerate() {
+            let past = caches[cache].len();
+            assert!(past + tokens.len() <= caches[cache].capacity(), "the cache is full");
+            if tokens.is_empty() {
+                continue;
+            }
+            runs.push(Run { cache, first_row: ids.len(), rows: tokens.len() });
+            ids.extend_from_slice(tokens);
+            positions.extend((past..past + tokens.len()).map(|p| p as u32));
+        }
+        let context = Context::Cached { runs: &runs, caches, layer: 0 };
+        self.run_blocks(adapter, None, &ids, &positions, context, buffers);
+        for run in &runs {
+            caches[run.cache].advance(run.rows);
+        }
+        let last: Vec<u32> = runs.iter().map(|r| (r.first_row + r.rows - 1) as u32).collect();
+        self.row_logits(&last, buffers)
+    }
+
+    /// Logits of every token of a stream, `[tokens, vocab]`: for tests and for looking at a model, since the
+    /// loss never needs them all at once.
+    pub fn all_logits(
+        &self,
+        adapter: Option<&Adapter>,
+        stream: Stream<'_>,
+        buffers: &mut Buffers,
+    ) -> Vec<f32> {
+        self.forward(adapter, None, stream, buffers);
+        let rows: Vec<u32> = (0..stream.ids.len() as u32).collect();
+        self.row_logits(&rows, buffers)
+    }
+
+    fn row_logits(&self, rows: &[u32], buffers: &mut Buffers) -> Vec<f32> {
+        let mut logits = Vec::with_capacity(rows.len() * self.config.vocab_size);
+        for rows in rows.chunks(buffers.head.rows) {
+            self.logits(rows, &buffers.hidden, &mut buffers.head);
+            logits.extend(buffers.head.logits.to_vec(rows.len() * self.config.vocab_size));
+        }
+        logits
+    }
+}
+
+fn block_adapter(adapter: &Adapter, layer: usize, mask: Option<Mask>) -> BlockAdapter<'_> {
+    BlockAdapter { groups: &adapter.layers[layer], mask: mask.map(|m| m.derive(layer as u64)) }
+}
+
+/// Targets of a few rows, with rows counted from the chunk's first.
+struct Chunk {
+    /// Place of the first target in the whole list.
+    first: usize,
+    /// The rows of the stream, each once.
+    rows: Vec<u32>,
+    targets: Vec<Target>,
+}
+
+/// Cuts targets into chunks of at most `rows` different rows.
+struct Chunks<'a> {
+    targets: &'a [Target],
+    rows: usize,
+    next: usize,
+}
+
+impl<'a> Chunks<'a> {
+    fn new(targets: &'a [Target], rows: usize) -> Self {
+        assert!(targets.is_sorted_by_key(|t| t.row), "targets are sorted by row");
+        Chunks { targets, rows, next: 0 }
+    }
+}
+
+impl Iterator for Chunks<'_> {
+    type Item = Chunk;
+
+    fn next(&mut self) -> Option<Chunk> {
+        let mut chunk = Chunk { first: self.next, rows: Vec::new(), targets: Vec::new() };
+        while let Some(target) = self.targets.get(self.next) {
+            if chunk.rows.last() != Some(&target.row) {
+                if chunk.rows.len() == self.rows {
+                    break;
+                }
+                chunk.rows.push(target.row);
+            }
+            chunk.targets.push(Target { row: chunk.rows.len() as u32 - 1, ..*target });
+            self.next += 1;
+        }
+        (!chunk.targets.is_empty()).then_some(chunk)
+    }
+}

@@ -1,0 +1,333 @@
+//! Logits, losses and every adapter gradient of tiny models of each architecture against numbers that
+//! transformers and PEFT computed from the same files (`scripts/make_tiny_fixtures.py`).
+
+use std::path::{Path, PathBuf};
+
+use lorafit_kernels::Device;
+use lorafit_kernels::ops::attention::{Segment, Segments};
+use lorafit_kernels::ops::cross_entropy::Target;
+use lorafit_model::adapter::{self, Adapter, LoraConfig, Targets, named_tensors};
+use lorafit_model::weights::ModelFiles;
+use lorafit_model::{Buffers, Model, Sampling, Stream, generate};
+use safetensors::SafeTensors;
+
+/// Two layers in f32 against two layers in f32, each with its own order of summation: relative to the largest
+/// value of a tensor.
+const TOLERANCE: f32 = 3e-5;
+
+const MODELS: [&str; 10] = [
+    "llama",
+    "llama_tied",
+    "llama31",
+    "llama_bias",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "sharded",
+    "llama_bf16",
+    "llama_f16",
+];
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models").join(name)
+}
+
+/// A tiny model, its adapter and what is expected of them.
+struct Case {
+    model: Model,
+    adapter: Adapter,
+    expected: Vec<u8>,
+    ids: Vec<Vec<u32>>,
+    labels: Vec<Vec<i64>>,
+}
+
+impl Case {
+    fn open(name: &str) -> Case {
+        let dir = fixture(name);
+        let files = ModelFiles::open(&dir).expect("the fixture opens");
+        let model = Model::load(&files, Device::Cpu).expect("the fixture loads");
+        let adapter =
+            adapter::load(&dir.join("adapter"), model.config(), Device::Cpu).expect("the adapter loads");
+        let json = std::fs::read_to_string(dir.join("expected.json")).expect("expected.json");
+        let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        Case {
+            model,
+            adapter,
+            expected: std::fs::read(dir.join("expected.safetensors")).expect("expected.safetensors"),
+            ids: serde_json::from_value(json["input_ids"].clone()).expect("ids"),
+            labels: serde_json::from_value(json["labels"].clone()).expect("labels"),
+        }
+    }
+
+    fn expected(&self, name: &str) -> Vec<f32> {
+        let file = SafeTensors::deserialize(&self.expected).expect("safetensors");
+        let data = file.tensor(name).unwrap_or_else(|_| panic!("{name} in the fixture")).data().to_vec();
+        data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+    }
+
+    /// The given sequences packed in one stream.
+    fn packed(&self, sequences: &[usize]) -> Packed {
+        let mut p = Packed::default();
+        let mut segments = Vec::new();
+        for &s in sequences {
+            let start = p.ids.len();
+            segments.push(Segment { start, len: self.ids[s].len(), parent: None });
+            for (i, (&id, &label)) in self.ids[s].iter().zip(&self.labels[s]).enumerate() {
+                p.ids.push(id);
+                p.positions.push(i as u32);
+                if label >= 0 && i > 0 {
+                    p.targets.push(Target { row: (start + i - 1) as u32, id: label as u32, weight: 1.0 });
+                }
+            }
+        }
+        p.segments = Segments::new(segments, p.ids.len()).expect("contiguous");
+        p
+    }
+
+    fn gradients(&self, streams: &[Packed]) -> (f64, Vec<(String, Vec<f32>)>) {
+        let tokens = streams.iter().map(|p| p.ids.len()).max().expect("a stream");
+        let targets: usize = streams.iter().map(|p| p.targets.len()).sum();
+        let mut buffers = Buffers::for_training(self.model.config(), &self.adapter, Device::Cpu, tokens);
+        let mut gradients = self.adapter.zero_gradients();
+        let mut loss = 0.0;
+        for p in streams {
+            let scale = 1.0 / targets as f32;
+            let losses = self.model.loss_and_gradient(
+                &self.adapter,
+                None,
+                p.stream(),
+                scale,
+                &mut buffers,
+                &mut gradients,
+            );
+            loss += losses.iter().map(|&l| f64::from(l)).sum::<f64>() / targets as f64;
+        }
+        let named = named_tensors(&self.adapter, gradients.tensors());
+        (loss, named.into_iter().map(|t| (t.name, t.values)).collect())
+    }
+}
+
+#[derive(Default)]
+struct Packed {
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+    segments: Segments,
+    targets: Vec<Target>,
+}
+
+impl Packed {
+    fn stream(&self) -> Stream<'_> {
+        Stream {
+            ids: &self.ids,
+            positions: &self.positions,
+            segments: &self.segments,
+            targets: &self.targets,
+        }
+    }
+}
+
+#[track_caller]
+fn assert_close(found: &[f32], expected: &[f32], tolerance: f32, what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}: length");
+    let scale = expected.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
+    let worst = found.iter().zip(expected).fold(0.0f32, |m, (f, e)| m.max((f - e).abs() / scale));
+    assert!(worst <= tolerance, "{what}: off by {worst:.2e} of the largest value");
+}
+
+#[test]
+fn logits_equal_transformers_with_and_without_the_adapter() {
+    for name in MODELS {
+        let case = Case::open(name);
+        for s in 0..case.ids.len() {
+            let p = case.packed(&[s]);
+            let mut buffers =
+                Buffers::for_evaluation(case.model.config(), Some(&case.adapter), Device::Cpu, p.ids.len());
+            let base = case.model.all_logits(None, p.stream(), &mut buffers);
+            assert_close(
+                &base,
+                &case.expected(&format!("base_logits.{s}")),
+                TOLERANCE,
+                &format!("{name} base {s}"),
+            );
+            let adapted = case.model.all_logits(Some(&case.adapter), p.stream(), &mut buffers);
+            assert_close(
+                &adapted,
+                &case.expected(&format!("logits.{s}")),
+                TOLERANCE,
+                &format!("{name} LoRA {s}"),
+            );
+        }
+    }
+}
+
+#[test]
+fn loss_and_every_gradient_equal_peft() {
+    for name in MODELS {
+        let case = Case::open(name);
+        let (loss, gradients) = case.gradients(&[case.packed(&[0, 1])]);
+        assert_close(&[loss as f32], &case.expected("loss"), TOLERANCE, &format!("{name} loss"));
+        assert_eq!(gradients.len(), 2 * 7 * case.model.config().num_hidden_layers, "{name}");
+        for (tensor, values) in &gradients {
+            assert_close(
+                values,
+                &case.expected(&format!("grad.{tensor}")),
+                TOLERANCE,
+                &format!("{name} {tensor}"),
+            );
+        }
+    }
+}
+
+#[test]
+fn packed_batch_gradients_equal_unpacked() {
+    let case = Case::open("qwen3");
+    let (loss, packed) = case.gradients(&[case.packed(&[0, 1])]);
+    let (apart_loss, apart) = case.gradients(&[case.packed(&[1]), case.packed(&[0])]);
+    assert!((loss - apart_loss).abs() < 1e-6 * loss);
+    for ((name, packed), (_, apart)) in packed.iter().zip(&apart) {
+        assert_close(packed, apart, 1e-5, name);
+    }
+}
+
+/// What is adapted decides where backward stops; each place must give the gradients that a whole backward
+/// gives.
+#[test]
+fn gradients_do_not_depend_on_where_backward_may_stop() {
+    let mut case = Case::open("llama");
+    let p = case.packed(&[0]);
+    for module in ["q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"] {
+        // Adapters with B zero do not change the loss, so dB of a module is the same whatever else is adapted.
+        let layers = |layers| LoraConfig {
+            layers,
+            ..LoraConfig::new(Targets::names([module].into_iter()).expect("a module"))
+        };
+        let whole = LoraConfig::new(Targets::AllLinear);
+        let mut b_gradients = |lora: &LoraConfig| {
+            case.adapter = Adapter::init(case.model.config(), lora, 3, Device::Cpu).expect("an adapter");
+            let (_, gradients) = case.gradients(std::slice::from_ref(&p));
+            gradients.into_iter().filter(|(name, _)| name.contains("lora_B")).collect::<Vec<_>>()
+        };
+        let all = b_gradients(&whole);
+        for selected in [None, Some(vec![1])] {
+            let some = b_gradients(&layers(selected.clone()));
+            assert_eq!(some.len(), selected.map_or(2, |l| l.len()));
+            for (name, values) in &some {
+                let (_, expected) = all.iter().find(|(n, _)| n == name).expect("adapted there too");
+                assert!(expected.iter().any(|v| *v != 0.0), "{name} has a gradient");
+                assert_close(values, expected, 1e-6, name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_fresh_adapter_changes_nothing() {
+    let case = Case::open("qwen2");
+    let lora = LoraConfig::new(Targets::AllLinear);
+    let fresh = Adapter::init(case.model.config(), &lora, 1, Device::Cpu).expect("an adapter");
+    let p = case.packed(&[0]);
+    let mut buffers = Buffers::for_evaluation(case.model.config(), Some(&fresh), Device::Cpu, p.ids.len());
+    let base = case.model.all_logits(None, p.stream(), &mut buffers);
+    assert_eq!(case.model.all_logits(Some(&fresh), p.stream(), &mut buffers), base);
+}
+
+#[test]
+fn cached_generation_equals_the_whole_computed_again() {
+    for name in ["llama", "qwen3"] {
+        let case = Case::open(name);
+        let prompts = [&case.ids[0][..5], &case.ids[1][..9]];
+        let adapter = Some(&case.adapter);
+        let found = generate(&case.model, adapter, &prompts, &[], 8, Sampling::default(), |_, _| true);
+        for (prompt, found) in prompts.iter().zip(&found) {
+            let mut ids = prompt.to_vec();
+            for &token in found {
+                let positions: Vec<u32> = (0..ids.len() as u32).collect();
+                let segments = Segments::single(ids.len());
+                let stream = Stream { ids: &ids, positions: &positions, segments: &segments, targets: &[] };
+                let mut buffers =
+                    Buffers::for_evaluation(case.model.config(), adapter, Device::Cpu, ids.len());
+                let logits = case.model.all_logits(adapter, stream, &mut buffers);
+                let last = &logits[(ids.len() - 1) * case.model.config().vocab_size..];
+                assert_eq!(Sampling::default().choose(last, 0), token, "{name} after {} tokens", ids.len());
+                ids.push(token);
+            }
+        }
+    }
+}
+
+#[test]
+fn dropout_gradients_equal_finite_differences() {
+    use lorafit_kernels::ops::dropout::Mask;
+    let mut case = Case::open("llama");
+    let p = case.packed(&[0]);
+    let mask = Some(Mask { p: 0.4, seed: 5 });
+    let targets = p.targets.len() as f32;
+    let mut buffers =
+        Buffers::for_training(case.model.config(), &with_dropout(&case), Device::Cpu, p.ids.len());
+    let mut evaluate = |adapter: &Adapter| {
+        let mut gradients = adapter.zero_gradients();
+        let losses = case.model.loss_and_gradient(
+            adapter,
+            mask,
+            p.stream(),
+            1.0 / targets,
+            &mut buffers,
+            &mut gradients,
+        );
+        let loss = losses.iter().map(|&l| f64::from(l)).sum::<f64>() / f64::from(targets);
+        (loss, gradients.tensors().map(|t| t.to_vec(t.len())).collect::<Vec<_>>())
+    };
+    let (_, gradients) = evaluate(&case.adapter);
+    // Along the gradient of one tensor the loss changes by the squared norm; both ends are f32 losses.
+    let tensors = gradients.len();
+    for index in [0, 1, tensors / 2, tensors - 1] {
+        let norm = gradients[index].iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+        let step = 1e-2 / norm as f32;
+        let mut at = |sign: f32| {
+            let tensor = case.adapter.tensors_mut().nth(index).expect("a tensor");
+            let before = tensor.to_vec(tensor.len());
+            let moved: Vec<f32> =
+                before.iter().zip(&gradients[index]).map(|(b, g)| b + sign * step * g).collect();
+            tensor.write(0, &moved);
+            let (loss, _) = evaluate(&case.adapter);
+            case.adapter.tensors_mut().nth(index).expect("a tensor").write(0, &before);
+            loss
+        };
+        let slope = (at(1.0) - at(-1.0)) / (2.0 * 1e-2);
+        // Second-order terms and f32 losses near 5 leave about 1 %.
+        assert!((slope - norm).abs() < 0.01 * norm, "tensor {index}: slope {slope}, gradient norm {norm}");
+    }
+}
+
+/// An adapter of the case's shape whose configuration has dropout on, so that buffers have room for it.
+fn with_dropout(case: &Case) -> Adapter {
+    let config = LoraConfig { dropout: 0.4, ..case.adapter.config().clone() };
+    Adapter::init(case.model.config(), &config, 0, Device::Cpu).expect("an adapter")
+}
+
+#[test]
+fn an_adapter_survives_saving_and_loading_bit_for_bit() {
+    let case = Case::open("mistral");
+    let dir = tempfile::tempdir().expect("a folder");
+    adapter::save(dir.path(), &case.adapter, "some/base").expect("saved");
+    let again = adapter::load(dir.path(), case.model.config(), Device::Cpu).expect("loaded");
+    let values = |a: &Adapter| named_tensors(a, a.tensors());
+    assert_eq!(values(&again), values(&case.adapter));
+    let left: Vec<_> =
+        std::fs::read_dir(dir.path()).expect("listing").map(|e| e.expect("entry").file_name()).collect();
+    assert_eq!(left.len(), 2, "only the two files are left: {left:?}");
+}
+
+#[test]
+fn an_adapter_of_another_model_is_refused_by_name() {
+    let case = Case::open("qwen3");
+    let error =
+        adapter::load(&fixture("llama/adapter"), case.model.config(), Device::Cpu).expect_err("refused");
+    let message = error.to_string();
+    assert!(
+        message
+            .contains("adapter_model.safetensors: base_model.model.model.layers.0.self_attn.q_proj.lora_B")
+    );
+    assert!(message.contains("is [64, 4], the model needs [128, 4]"), "{message}");
+    assert!(error.hint().is_some());
+}

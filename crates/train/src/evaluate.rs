@@ -1,0 +1,113 @@
+//! How good a model with an adapter is on held-out rows: loss, perplexity, exact match of its answers.
+
+use lorafit_data::{Dataset, GenerationRow, Tokenizer, TokenizerError};
+use lorafit_model::adapter::Adapter;
+use lorafit_model::{Buffers, Model, Sampling, generate};
+
+use crate::stream::{cut, largest_micro_batch};
+
+/// Loss over a dataset.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Mean over all supervised tokens.
+    pub loss: f64,
+    /// `exp(loss)`.
+    pub perplexity: f64,
+    /// Supervised tokens.
+    pub supervised_tokens: u64,
+}
+
+/// Evaluates in micro-batches of about `budget` tokens.
+pub fn evaluate(model: &Model, adapter: Option<&Adapter>, data: &Dataset, budget: usize) -> Evaluation {
+    let tokens = largest_micro_batch(&data.samples, budget);
+    let mut buffers = Buffers::for_evaluation(model.config(), adapter, model.device(), tokens);
+    evaluate_in(model, adapter, data, budget, &mut buffers)
+}
+
+/// As [`evaluate`], in buffers that are already there.
+pub(crate) fn evaluate_in(
+    model: &Model,
+    adapter: Option<&Adapter>,
+    data: &Dataset,
+    budget: usize,
+    buffers: &mut Buffers,
+) -> Evaluation {
+    let indices: Vec<usize> = (0..data.samples.len()).collect();
+    let (mut sum, mut count) = (0.0f64, 0u64);
+    for micro in cut(&data.samples, &indices, budget) {
+        let losses = model.loss(adapter, micro.stream(), buffers);
+        sum += losses.iter().map(|&l| f64::from(l)).sum::<f64>();
+        count += losses.len() as u64;
+    }
+    let loss = sum / count as f64;
+    Evaluation { loss, perplexity: loss.exp(), supervised_tokens: count }
+}
+
+/// One generated answer beside the reference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Example {
+    /// Line of the data file.
+    pub row: usize,
+    /// The prompt as the model saw it.
+    pub prompt: String,
+    /// What the row says.
+    pub expected: String,
+    /// What the model wrote.
+    pub found: String,
+}
+
+impl Example {
+    /// Equal but for white space around the answer.
+    pub fn matches(&self) -> bool {
+        self.expected.trim() == self.found.trim()
+    }
+}
+
+/// Greedy answers to every row.
+#[derive(Clone, Debug)]
+pub struct ExactMatch {
+    /// All answers, in file order.
+    pub examples: Vec<Example>,
+}
+
+impl ExactMatch {
+    /// Share of answers equal to the reference.
+    pub fn share(&self) -> f64 {
+        let right = self.examples.iter().filter(|e| e.matches()).count();
+        right as f64 / self.examples.len().max(1) as f64
+    }
+}
+
+/// Sequences generated side by side.
+const SIDE_BY_SIDE: usize = 16;
+
+/// Answers every row greedily, with at most `max_new_tokens` tokens. `on_progress(done)` is told as rows finish.
+///
+/// # Errors
+/// Ids that the tokenizer cannot decode.
+pub fn exact_match(
+    model: &Model,
+    adapter: Option<&Adapter>,
+    tokenizer: &Tokenizer,
+    rows: &[GenerationRow],
+    max_new_tokens: usize,
+    mut on_progress: impl FnMut(usize),
+) -> Result<ExactMatch, TokenizerError> {
+    let mut examples = Vec::with_capacity(rows.len());
+    for batch in rows.chunks(SIDE_BY_SIDE) {
+        let prompts: Vec<&[u32]> = batch.iter().map(|r| &r.prompt_ids[..]).collect();
+        let stop = tokenizer.eos_ids();
+        let answers =
+            generate(model, adapter, &prompts, stop, max_new_tokens, Sampling::default(), |_, _| true);
+        for (row, answer) in batch.iter().zip(answers) {
+            examples.push(Example {
+                row: row.row,
+                prompt: row.prompt.clone(),
+                expected: row.reference.clone(),
+                found: tokenizer.decode(&answer, true)?,
+            });
+        }
+        on_progress(examples.len());
+    }
+    Ok(ExactMatch { examples })
+}

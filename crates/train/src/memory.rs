@@ -1,0 +1,38 @@
+//! Memory of this process, as the operating system counts it.
+
+/// The most resident memory the process has had, in bytes; 0 where the system does not tell.
+pub fn peak_rss_bytes() -> u64 {
+    // SAFETY: an all-zero `rusage` is valid, and `getrusage` fills it.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        if libc::getrusage(libc::RUSAGE_SELF, &mut usage) != 0 {
+            return 0;
+        }
+        usage
+    };
+    let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
+    u64::try_from(usage.ru_maxrss).unwrap_or(0) * unit
+}
+
+/// The resident memory of the process now, in bytes; its peak where the system does not tell.
+pub fn rss_bytes() -> u64 {
+    let resident = || {
+        let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+        let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+        // SAFETY: asks for a constant of the system.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        Some(pages * u64::try_from(page).ok()?)
+    };
+    resident().unwrap_or_else(peak_rss_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_large_buffer_shows_in_the_peak() {
+        let before = super::peak_rss_bytes();
+        let buffer = std::hint::black_box(vec![1u8; 64 << 20]);
+        assert!(super::peak_rss_bytes() >= before.max(buffer.len() as u64));
+        assert!(super::rss_bytes() >= buffer.len() as u64);
+    }
+}

@@ -1,0 +1,41 @@
+//! What a run writes down: one JSON object a line.
+
+use serde::{Deserialize, Serialize};
+
+/// A line of `metrics.jsonl`: one optimizer step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Number of the step, from 1.
+    pub step: u64,
+    /// Mean loss over the step's supervised tokens, before the update.
+    pub loss: f64,
+    /// Norm of all adapter gradients together, before clipping.
+    pub grad_norm: f64,
+    /// Learning rate of the step.
+    pub learning_rate: f64,
+    /// Tokens computed.
+    pub tokens: u64,
+    /// Tokens that count in the loss.
+    pub supervised_tokens: u64,
+    /// Wall time of the step.
+    pub seconds: f64,
+    /// `tokens / seconds`.
+    pub tokens_per_s: f64,
+    /// The most resident memory the process has had.
+    pub peak_rss_bytes: u64,
+}
+
+/// A line of `evaluations.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationRecord {
+    /// Steps done before.
+    pub step: u64,
+    /// Mean loss over the supervised tokens of the evaluation rows.
+    pub loss: f64,
+    /// `exp(loss)`.
+    pub perplexity: f64,
+    /// True if no earlier evaluation of the run had a lower loss.
+    pub best: bool,
+    /// Wall time.
+    pub seconds: f64,
+}

@@ -1,0 +1,278 @@
+//! The one training loop.
+//!
+//! An optimizer step takes `batch_size * gradient_accumulation` samples, cuts them into micro-batches of about
+//! `micro_batch_tokens` tokens, and adds up the gradient of the mean loss over all supervised tokens of the
+//! step. The result does not depend on the cut beyond rounding, so the cut is a choice of memory alone.
+
+use std::time::Instant;
+
+use lorafit_data::{Dataset, Order, Steps};
+use lorafit_kernels::ops::dropout::Mask;
+use lorafit_kernels::ops::elementwise::sum_squares;
+use lorafit_kernels::random;
+use lorafit_model::adapter::{Adapter, Gradients};
+use lorafit_model::{Buffers, Model};
+
+use crate::evaluate::evaluate_in;
+use crate::memory::peak_rss_bytes;
+use crate::metrics::{EvaluationRecord, StepRecord};
+use crate::optim::AdamW;
+use crate::run::{RunError, RunFolder};
+use crate::schedule::{Schedule, ScheduleKind};
+use crate::stream::{cut, largest_micro_batch};
+
+/// How long a run is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Duration {
+    /// So many times over the data; fractions are allowed.
+    Epochs(f64),
+    /// So many optimizer steps.
+    Steps(u64),
+}
+
+/// Settings of the loop.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainOptions {
+    /// How long.
+    pub duration: Duration,
+    /// Samples of a micro-step; times `gradient_accumulation` it gives the samples of an optimizer step.
+    pub batch_size: usize,
+    /// See `batch_size`.
+    pub gradient_accumulation: usize,
+    /// Tokens computed at once, about; see the module.
+    pub micro_batch_tokens: usize,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Its course.
+    pub schedule: ScheduleKind,
+    /// Share of the steps that warm up.
+    pub warmup_ratio: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this norm; `None` leaves them.
+    pub max_grad_norm: Option<f64>,
+    /// File order, or shuffled by a seed.
+    pub order: Order,
+    /// Seed of the dropout masks.
+    pub seed: u64,
+    /// Evaluate every so many steps, and at the end.
+    pub eval_every: Option<u64>,
+}
+
+impl TrainOptions {
+    /// Optimizer steps of a run over `samples` samples.
+    pub fn total_steps(&self, samples: usize) -> u64 {
+        let per_epoch = samples.div_ceil((self.batch_size * self.gradient_accumulation).max(1));
+        match self.duration {
+            Duration::Steps(steps) => steps,
+            Duration::Epochs(epochs) => ((per_epoch as f64 * epochs).ceil() as u64).max(1),
+        }
+    }
+}
+
+/// Sees a run as it goes.
+pub trait Observer {
+    /// After every optimizer step.
+    fn on_step(&mut self, record: &StepRecord, total_steps: u64);
+    /// After every evaluation.
+    fn on_evaluation(&mut self, record: &EvaluationRecord);
+    /// Asked after every step; `true` saves and ends the run.
+    fn should_stop(&mut self) -> bool;
+}
+
+/// Why a run ended without its adapter.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The loss or a gradient is not a number; the adapter in the run folder is that of an earlier save.
+    #[error("step {step}: the {what} is {value} (lines {lines:?} of the training data)")]
+    NonFinite {
+        /// The step.
+        step: u64,
+        /// Loss or gradient norm.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+        /// The rows of the step.
+        lines: Vec<usize>,
+    },
+    /// The run folder cannot be written.
+    #[error(transparent)]
+    Run(#[from] RunError),
+}
+
+impl TrainError {
+    /// What the user can do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            TrainError::NonFinite { .. } => Some("lower --lr, or set --max-grad-norm".into()),
+            TrainError::Run(e) => e.hint(),
+        }
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// Steps done.
+    pub steps: u64,
+    /// True if the observer ended it.
+    pub interrupted: bool,
+    /// The last step's record.
+    pub last: Option<StepRecord>,
+    /// The last evaluation.
+    pub evaluation: Option<EvaluationRecord>,
+    /// The evaluation with the lowest loss, whose adapter is in `best/`.
+    pub best: Option<EvaluationRecord>,
+    /// Wall time of the loop.
+    pub seconds: f64,
+}
+
+/// Trains `adapter` in place on `data` and saves it in `run`.
+///
+/// # Errors
+/// [`TrainError`]; the adapter saved before stays.
+pub fn train(
+    model: &Model,
+    adapter: &mut Adapter,
+    data: &Dataset,
+    evaluation: Option<&Dataset>,
+    options: &TrainOptions,
+    run: &mut RunFolder,
+    observer: &mut dyn Observer,
+) -> Result<Summary, TrainError> {
+    let started = Instant::now();
+    let total_steps = options.total_steps(data.samples.len());
+    let budget = options.micro_batch_tokens;
+    let tokens =
+        std::iter::once(data).chain(evaluation).map(|d| largest_micro_batch(&d.samples, budget)).max();
+    let mut state = State {
+        buffers: Buffers::for_training(model.config(), adapter, model.device(), tokens.unwrap_or(0)),
+        gradients: adapter.zero_gradients(),
+        optimizer: AdamW::new(adapter, options.weight_decay),
+        schedule: Schedule::with_warmup_ratio(
+            options.schedule,
+            options.learning_rate,
+            options.warmup_ratio,
+            total_steps,
+        ),
+    };
+    let mut summary =
+        Summary { steps: 0, interrupted: false, last: None, evaluation: None, best: None, seconds: 0.0 };
+    let steps =
+        Steps::new(data.samples.len(), options.order, options.batch_size, options.gradient_accumulation);
+    for (step, number) in steps.zip(1..=total_steps) {
+        let record = state.step(model, adapter, data, &step.indices, number, options)?;
+        run.record_step(&record)?;
+        observer.on_step(&record, total_steps);
+        summary.steps = number;
+        summary.last = Some(record);
+        summary.interrupted = number < total_steps && observer.should_stop();
+
+        let due = options.eval_every.is_some_and(|every| number % every == 0) || number == total_steps;
+        if let Some(evaluation) = evaluation.filter(|_| due && !summary.interrupted) {
+            let lowest = summary.best.as_ref().map(|b| b.loss);
+            let record = state.evaluation(model, adapter, evaluation, number, budget, lowest);
+            run.record_evaluation(&record)?;
+            observer.on_evaluation(&record);
+            if record.best {
+                run.save_best(adapter)?;
+                summary.best = Some(record.clone());
+            }
+            summary.evaluation = Some(record);
+        }
+        if summary.interrupted {
+            break;
+        }
+    }
+    run.save_adapter(adapter)?;
+    summary.seconds = started.elapsed().as_secs_f64();
+    Ok(summary)
+}
+
+/// What lives from step to step beside the adapter.
+struct State {
+    buffers: Buffers,
+    gradients: Gradients,
+    optimizer: AdamW,
+    schedule: Schedule,
+}
+
+impl State {
+    fn step(
+        &mut self,
+        model: &Model,
+        adapter: &mut Adapter,
+        data: &Dataset,
+        indices: &[usize],
+        number: u64,
+        options: &TrainOptions,
+    ) -> Result<StepRecord, TrainError> {
+        let started = Instant::now();
+        let non_finite = |what, value| TrainError::NonFinite {
+            step: number,
+            what,
+            value,
+            lines: indices.iter().map(|&i| data.samples[i].row).collect(),
+        };
+        let supervised: usize = indices.iter().map(|&i| data.samples[i].supervised_tokens()).sum();
+        let scale = (1.0 / supervised as f64) as f32;
+        let p = adapter.config().dropout;
+        let mask = (p > 0.0).then(|| Mask { p, seed: random::mix(options.seed) }.derive(number));
+
+        self.gradients.clear();
+        let (mut loss_sum, mut tokens) = (0.0f64, 0);
+        for (part, micro) in cut(&data.samples, indices, options.micro_batch_tokens).enumerate() {
+            debug_assert!(micro.targets() > 0, "a sample has a supervised token");
+            let mask = mask.map(|m| m.derive(part as u64));
+            let (buffers, gradients) = (&mut self.buffers, &mut self.gradients);
+            let losses = model.loss_and_gradient(adapter, mask, micro.stream(), scale, buffers, gradients);
+            loss_sum += losses.iter().map(|&l| f64::from(l)).sum::<f64>();
+            tokens += micro.tokens() as u64;
+        }
+        let loss = loss_sum / supervised as f64;
+        if !loss.is_finite() {
+            return Err(non_finite("loss", loss));
+        }
+        let grad_norm = self.gradients.tensors().map(|t| sum_squares(t, t.len())).sum::<f64>().sqrt();
+        if !grad_norm.is_finite() {
+            return Err(non_finite("gradient norm", grad_norm));
+        }
+        // The constant is that of torch.nn.utils.clip_grad_norm_.
+        let clip = options.max_grad_norm.map_or(1.0, |max| (max / (grad_norm + 1e-6)).min(1.0));
+        let learning_rate = self.schedule.rate(number);
+        self.optimizer.step(adapter, &self.gradients, learning_rate, clip);
+
+        let seconds = started.elapsed().as_secs_f64();
+        Ok(StepRecord {
+            step: number,
+            loss,
+            grad_norm,
+            learning_rate,
+            tokens,
+            supervised_tokens: supervised as u64,
+            seconds,
+            tokens_per_s: tokens as f64 / seconds,
+            peak_rss_bytes: peak_rss_bytes(),
+        })
+    }
+
+    fn evaluation(
+        &mut self,
+        model: &Model,
+        adapter: &Adapter,
+        data: &Dataset,
+        step: u64,
+        budget: usize,
+        lowest: Option<f64>,
+    ) -> EvaluationRecord {
+        let started = Instant::now();
+        let found = evaluate_in(model, Some(adapter), data, budget, &mut self.buffers);
+        EvaluationRecord {
+            step,
+            loss: found.loss,
+            perplexity: found.perplexity,
+            best: lowest.is_none_or(|lowest| found.loss < lowest),
+            seconds: started.elapsed().as_secs_f64(),
+        }
+    }
+}
