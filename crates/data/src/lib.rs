@@ -1,1 +1,29 @@
-//! lorafit data
+//! Text to token ids: what will be trained on, token by token. Knows no tensors.
+//!
+//! The way of a row: a line of a file ([`jsonl`]) is recognised as one of the dataset shapes ([`format`](mod@format)),
+//! rendered by the model's chat template ([`template`]), tokenised ([`tokenizer`]), and marked with the tokens that
+//! are trained ([`mask`]); that is a [`Sample`]. [`Dataset::load`] does all of it for a file. [`order`] says which
+//! samples make up which optimizer step, and [`batch`] packs samples into the token stream the model computes on.
+//!
+//! Everything read here is hostile until proven otherwise: every failure is a typed error that names file, line and
+//! reason, and has a [`hint`](DataError::hint) for what to do next.
+
+pub mod batch;
+pub mod dataset;
+pub mod error;
+pub mod format;
+pub mod jsonl;
+pub mod mask;
+pub mod order;
+pub mod sample;
+pub mod template;
+pub mod tokenizer;
+
+pub use batch::{Batch, Segment, Target};
+pub use dataset::{Dataset, GenerationRow, Options, Report, generation_rows};
+pub use error::{DataError, RowProblem};
+pub use format::{Message, Role, Row, Shape};
+pub use order::{Order, Position, Step, Steps, micro_batches};
+pub use sample::{Sample, TrainOn};
+pub use template::{ChatTemplate, SpecialTokens, TemplateError};
+pub use tokenizer::{DecodeStream, Encoding, GgufTokenizer, Tokenizer, TokenizerError};

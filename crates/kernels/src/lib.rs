@@ -3,6 +3,7 @@
 mod bytes;
 pub mod ops;
 pub mod quant;
+pub mod random;
 mod tensor;
 #[cfg(test)]
 mod testing;

@@ -4,6 +4,7 @@ pub mod adapter;
 mod arch;
 mod buffers;
 pub mod config;
+mod error;
 mod generate;
 mod kv_cache;
 mod layers;
@@ -12,6 +13,8 @@ mod model;
 pub mod weights;
 
 pub use buffers::Buffers;
+pub use config::Config;
+pub use error::FileError;
 pub use generate::{Sampling, generate};
 pub use kv_cache::KvCache;
 pub use model::{Model, Stream};

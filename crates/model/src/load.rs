@@ -7,18 +7,19 @@ use rayon::prelude::*;
 use crate::adapter::{Module, Site, module_shape};
 use crate::arch::decoder::Block;
 use crate::config::Config;
+use crate::error::FileError;
 use crate::layers::attention::SelfAttention;
 use crate::layers::linear::{Linear, LinearGroup};
 use crate::layers::mlp::Mlp;
 use crate::model::Model;
-use crate::weights::{ModelFiles, WeightsError};
+use crate::weights::ModelFiles;
 
 impl Model {
     /// Maps the weights of `files`; nothing large is read before it is used.
     ///
     /// # Errors
     /// A weight that is missing or has another shape than the configuration says.
-    pub fn load(files: &ModelFiles, device: Device) -> Result<Self, WeightsError> {
+    pub fn load(files: &ModelFiles, device: Device) -> Result<Self, FileError> {
         Model::build(files.config(), device, files)
     }
 
@@ -96,13 +97,13 @@ trait WeightSource {
 }
 
 impl WeightSource for ModelFiles {
-    type Error = WeightsError;
+    type Error = FileError;
 
-    fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, WeightsError> {
+    fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, FileError> {
         ModelFiles::weight(self, name, rows, cols)
     }
 
-    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, WeightsError> {
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, FileError> {
         ModelFiles::vector(self, name, len)
     }
 }
@@ -135,7 +136,7 @@ fn random_bytes(format: Format, stream: u64, values: usize) -> Vec<u8> {
         Format::F32 => encode(values, |i| value(i).to_le_bytes()),
         Format::BF16 => encode(values, |i| half::bf16::from_f32(value(i)).to_le_bytes()),
         Format::F16 => encode(values, |i| half::f16::from_f32(value(i)).to_le_bytes()),
-        other => unimplemented!("random weights in {other}"),
+        other => unreachable!("random weights come in floating-point formats, not {other}"),
     }
 }
 

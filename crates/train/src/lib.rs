@@ -7,6 +7,7 @@ pub mod optim;
 mod run;
 mod schedule;
 mod stream;
+mod tokenizer;
 mod trainer;
 
 pub use evaluate::{Evaluation, ExactMatch, Example, evaluate, exact_match};
@@ -14,4 +15,5 @@ pub use memory::{peak_rss_bytes, rss_bytes};
 pub use metrics::{EvaluationRecord, StepRecord};
 pub use run::{RunError, RunFolder};
 pub use schedule::{Schedule, ScheduleKind};
+pub use tokenizer::{open_tokenizer, tokenizer_metadata};
 pub use trainer::{Duration, Observer, Summary, TrainError, TrainOptions, train};

@@ -12,7 +12,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use lorafit_model::adapter::{self, Adapter, AdapterError};
+use lorafit_model::FileError;
+use lorafit_model::adapter::{self, Adapter};
 use serde::Serialize;
 
 use crate::metrics::{EvaluationRecord, StepRecord};
@@ -38,7 +39,7 @@ pub enum RunError {
     },
     /// The adapter cannot be saved.
     #[error(transparent)]
-    Adapter(#[from] AdapterError),
+    Adapter(#[from] FileError),
 }
 
 impl RunError {

@@ -1,29 +1,60 @@
-//! Storage formats of frozen weights: one file each, with layout, decoding and source.
+//! Storage formats of frozen weights: layout, decoding and source, one family of formats a file.
 
 use std::fmt;
 
 mod float;
+mod k_quants;
+mod q4;
+mod q5;
+mod q8_0;
+#[cfg(test)]
+mod tests;
 
 /// A storage format of weight values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
 pub enum Format {
-    /// IEEE 754 binary32.
     F32,
-    /// IEEE 754 binary16.
     F16,
-    /// bfloat16.
     BF16,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q4K,
+    Q5K,
+    Q6K,
 }
 
 impl Format {
     /// The longest block of any format, in values.
     pub const MAX_BLOCK_LEN: usize = 256;
 
+    /// All formats.
+    pub const ALL: [Format; 11] = [
+        Format::F32,
+        Format::F16,
+        Format::BF16,
+        Format::Q4_0,
+        Format::Q4_1,
+        Format::Q5_0,
+        Format::Q5_1,
+        Format::Q8_0,
+        Format::Q4K,
+        Format::Q5K,
+        Format::Q6K,
+    ];
+
     /// Values in a block; a row holds whole blocks.
     #[inline(always)]
     pub fn block_len(self) -> usize {
         match self {
             Format::F32 | Format::F16 | Format::BF16 => 1,
+            Format::Q4_0 | Format::Q4_1 => q4::LEN,
+            Format::Q5_0 | Format::Q5_1 => q5::LEN,
+            Format::Q8_0 => q8_0::LEN,
+            Format::Q4K | Format::Q5K | Format::Q6K => k_quants::LEN,
         }
     }
 
@@ -33,6 +64,14 @@ impl Format {
         match self {
             Format::F32 => 4,
             Format::F16 | Format::BF16 => 2,
+            Format::Q4_0 => q4::BYTES_0,
+            Format::Q4_1 => q4::BYTES_1,
+            Format::Q5_0 => q5::BYTES_0,
+            Format::Q5_1 => q5::BYTES_1,
+            Format::Q8_0 => q8_0::BYTES,
+            Format::Q4K => k_quants::Q4_BYTES,
+            Format::Q5K => k_quants::Q5_BYTES,
+            Format::Q6K => k_quants::Q6_BYTES,
         }
     }
 
@@ -43,6 +82,14 @@ impl Format {
             Format::F32 => float::decode_f32(src, dst),
             Format::F16 => float::decode_f16(src, dst),
             Format::BF16 => float::decode_bf16(src, dst),
+            Format::Q4_0 => q4::decode_0(src, dst),
+            Format::Q4_1 => q4::decode_1(src, dst),
+            Format::Q5_0 => q5::decode_0(src, dst),
+            Format::Q5_1 => q5::decode_1(src, dst),
+            Format::Q8_0 => q8_0::decode(src, dst),
+            Format::Q4K => k_quants::decode_q4(src, dst),
+            Format::Q5K => k_quants::decode_q5(src, dst),
+            Format::Q6K => k_quants::decode_q6(src, dst),
         }
     }
 
@@ -52,6 +99,14 @@ impl Format {
             Format::F32 => "F32",
             Format::F16 => "F16",
             Format::BF16 => "BF16",
+            Format::Q4_0 => "Q4_0",
+            Format::Q4_1 => "Q4_1",
+            Format::Q5_0 => "Q5_0",
+            Format::Q5_1 => "Q5_1",
+            Format::Q8_0 => "Q8_0",
+            Format::Q4K => "Q4_K",
+            Format::Q5K => "Q5_K",
+            Format::Q6K => "Q6_K",
         }
     }
 }

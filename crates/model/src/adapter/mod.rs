@@ -6,5 +6,5 @@ mod targets;
 
 pub use lora::{Adapter, Gradients, LoraConfig};
 pub(crate) use lora::{GroupGradients, LoraGroup, module_shape};
-pub use peft::{AdapterError, NamedTensor, load, named_tensors, save};
+pub use peft::{NamedTensor, load, named_tensors, save};
 pub use targets::{LayerRange, Module, Site, TargetError, Targets};

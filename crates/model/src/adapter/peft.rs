@@ -5,9 +5,8 @@
 //! would change the result and is not supported here is an error.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use lorafit_kernels::quant::Format;
 use lorafit_kernels::{Device, Tensor};
@@ -18,48 +17,18 @@ use serde_json::{Map, Value, json};
 use super::lora::{Adapter, LoraConfig, module_shape};
 use super::targets::Targets;
 use crate::config::Config;
+use crate::error::FileError;
 
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
-
-/// Why an adapter cannot be read or written.
-#[derive(Debug)]
-pub struct AdapterError {
-    path: PathBuf,
-    problem: String,
-    hint: Option<String>,
-}
-
-impl AdapterError {
-    fn new(path: &Path, problem: impl Into<String>) -> Self {
-        AdapterError { path: path.to_owned(), problem: problem.into(), hint: None }
-    }
-
-    fn with_hint(self, hint: impl Into<String>) -> Self {
-        AdapterError { hint: Some(hint.into()), ..self }
-    }
-
-    /// What the user can do.
-    pub fn hint(&self) -> Option<String> {
-        self.hint.clone()
-    }
-}
-
-impl fmt::Display for AdapterError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path.display(), self.problem)
-    }
-}
-
-impl std::error::Error for AdapterError {}
 
 /// Writes `adapter` to the folder `dir`, which is made if needed. Each file is written beside its place and
 /// then renamed, the configuration last, so that an interrupted save leaves the adapter that was there.
 ///
 /// # Errors
 /// A file that cannot be written, by name.
-pub fn save(dir: &Path, adapter: &Adapter, base_model: &str) -> Result<(), AdapterError> {
-    fs::create_dir_all(dir).map_err(|e| AdapterError::new(dir, format!("cannot make the folder: {e}")))?;
+pub fn save(dir: &Path, adapter: &Adapter, base_model: &str) -> Result<(), FileError> {
+    fs::create_dir_all(dir).map_err(|e| FileError::new(dir, format!("cannot make the folder: {e}")))?;
     let tensors: Vec<(NamedTensor, Vec<u8>)> = named_tensors(adapter, adapter.tensors())
         .into_iter()
         .map(|t| {
@@ -162,7 +131,7 @@ fn whole(value: f64) -> Value {
 }
 
 /// Writes a file beside its place, syncs it and renames it.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), AdapterError> {
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let temporary = path.with_extension("tmp");
     let write = || -> std::io::Result<()> {
         let mut file = fs::File::create(&temporary)?;
@@ -172,7 +141,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), AdapterError> {
     };
     write().map_err(|e| {
         let _ = fs::remove_file(&temporary);
-        AdapterError::new(path, format!("cannot write {} bytes: {e}", bytes.len()))
+        FileError::new(path, format!("cannot write {} bytes: {e}", bytes.len()))
     })
 }
 
@@ -180,30 +149,30 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), AdapterError> {
 ///
 /// # Errors
 /// Files that are missing or malformed, an adapter of another model, an option that is not supported.
-pub fn load(dir: &Path, config: &Config, device: Device) -> Result<Adapter, AdapterError> {
+pub fn load(dir: &Path, config: &Config, device: Device) -> Result<Adapter, FileError> {
     let config_path = dir.join(CONFIG_FILE);
     let text = fs::read_to_string(&config_path).map_err(|e| {
-        AdapterError::new(&config_path, format!("cannot read the adapter's configuration: {e}"))
+        FileError::new(&config_path, format!("cannot read the adapter's configuration: {e}"))
             .with_hint("an adapter is a folder with adapter_config.json and adapter_model.safetensors")
     })?;
     let json: Map<String, Value> = serde_json::from_str(&text)
-        .map_err(|e| AdapterError::new(&config_path, format!("not an adapter configuration: {e}")))?;
-    let lora = read_config(&json).map_err(|e| AdapterError { path: config_path.clone(), ..e })?;
+        .map_err(|e| FileError::new(&config_path, format!("not an adapter configuration: {e}")))?;
+    let lora = read_config(&json).map_err(|e| e.at(&config_path))?;
     let base =
         json.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or("another model").to_owned();
     let parts = lora.parts(config).map_err(|e| {
-        AdapterError::new(&config_path, e.to_string()).with_hint(format!("the adapter was made for {base}"))
+        FileError::new(&config_path, e.to_string()).with_hint(format!("the adapter was made for {base}"))
     })?;
 
     let weights_path = dir.join(WEIGHTS_FILE);
-    let fail = |problem: String| AdapterError::new(&weights_path, problem);
+    let fail = |problem: String| FileError::new(&weights_path, problem);
     let bytes =
         fs::read(&weights_path).map_err(|e| fail(format!("cannot read the adapter's weights: {e}")))?;
     let file =
         SafeTensors::deserialize(&bytes).map_err(|e| fail(format!("not a whole safetensors file: {e}")))?;
     let mut adapter = Adapter::zeros(config, &lora, &parts, device);
     let mut unread: Vec<String> = file.names().into_iter().map(|n| n.to_string()).collect();
-    let mut take = |path: &str, factor: &str, expected: [usize; 2]| -> Result<Vec<f32>, AdapterError> {
+    let mut take = |path: &str, factor: &str, expected: [usize; 2]| -> Result<Vec<f32>, FileError> {
         let name = tensor_name(path, factor);
         let view = file.tensor(&name).map_err(|_| fail(format!("tensor {name} is missing")))?;
         unread.retain(|n| *n != name);
@@ -244,8 +213,8 @@ fn decode(view: &TensorView<'_>) -> Option<Vec<f32>> {
 const PATTERN_START: &str = r"(?:^|.*\.)(?:";
 const PATTERN_END: &str = ")$";
 
-fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, AdapterError> {
-    let fail = |problem: String| AdapterError::new(Path::new(""), problem);
+fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, FileError> {
+    let fail = |problem: String| FileError::new(Path::new(""), problem);
     let wrong = |key: &str, expected: &str| {
         let found = json.get(key).map_or("nothing".to_owned(), Value::to_string);
         fail(format!("`{key}` is {found}, expected {expected}"))
@@ -289,7 +258,7 @@ fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, AdapterError> {
         }
         _ => return Err(wrong("target_modules", "a list of names or a pattern")),
     };
-    let targets = targets.map_err(|e| AdapterError { hint: e.hint(), ..fail(e.to_string()) })?;
+    let targets = targets.map_err(|e| fail(e.to_string()).with_hint(e.hint().unwrap_or_default()))?;
     let layers = match json.get("layers_to_transform") {
         None | Some(Value::Null) => None,
         Some(Value::Number(n)) => n.as_u64().map(|n| vec![n as usize]),
@@ -314,8 +283,8 @@ fn patterns<T>(
     json: &Map<String, Value>,
     key: &str,
     read: impl Fn(&Value) -> Option<T>,
-) -> Result<Vec<(Regex, T)>, AdapterError> {
-    let fail = |problem: String| AdapterError::new(Path::new(""), problem);
+) -> Result<Vec<(Regex, T)>, FileError> {
+    let fail = |problem: String| FileError::new(Path::new(""), problem);
     let Some(Value::Object(entries)) = json.get(key) else { return Ok(Vec::new()) };
     entries
         .iter()

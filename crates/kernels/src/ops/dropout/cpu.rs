@@ -1,22 +1,13 @@
-//! The mask from SplitMix64 of seed and position (Steele et al. 2014): one hash serves two values.
+//! Elementwise, in parallel blocks.
 
 use super::Mask;
 use crate::ops::parallel::{Shared, for_row_blocks};
-
-/// The finaliser of SplitMix64.
-#[inline(always)]
-pub(super) fn mix(x: u64) -> u64 {
-    let z = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
+use crate::random::uniform;
 
 /// 0 for a dropped value, `1 / (1 - p)` for a kept one.
 #[inline(always)]
 fn factor(mask: Mask, index: usize) -> f32 {
-    let uniform = (mix(mask.seed ^ index as u64) >> 40) as f32 * (1.0 / (1u64 << 24) as f32);
-    if uniform < mask.p { 0.0 } else { 1.0 / (1.0 - mask.p) }
+    if uniform(mask.seed, index as u64) < mask.p { 0.0 } else { 1.0 / (1.0 - mask.p) }
 }
 
 pub(super) fn forward(x: &[f32], mask: Mask, len: usize, y: &mut [f32]) {

@@ -3,6 +3,7 @@
 //! `y = x * keep / (1 - p)`. The mask is a function of a seed and the position, so it is computed again in
 //! backward instead of being stored, and does not depend on the number of threads.
 
+use crate::random::mix;
 use crate::tensor::{Device, Tensor};
 
 mod cpu;
@@ -19,7 +20,7 @@ pub struct Mask {
 impl Mask {
     /// The mask of part number `part` under this one.
     pub fn derive(self, part: u64) -> Mask {
-        Mask { seed: cpu::mix(self.seed ^ cpu::mix(part)), ..self }
+        Mask { seed: mix(self.seed ^ mix(part)), ..self }
     }
 }
 

@@ -82,7 +82,7 @@ pub struct Product<'a> {
     /// The summands, added in this order.
     pub terms: Vec<Term<'a>>,
     /// Added to every row, `[n]`.
-    pub bias: Option<&'a [f32]>,
+    pub bias: Option<&'a Tensor>,
     /// Add to what `out` holds instead of overwriting it.
     pub accumulate: bool,
     /// The output; element `(i, j)` is at `out_offset + i * out_stride + j`.

@@ -11,7 +11,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{Product, Right, View};
-use crate::tensor::AlignedVec;
+use crate::tensor::{AlignedVec, Tensor};
 pub(crate) use pack::{RightCpu, Strided};
 use simd::Simd;
 
@@ -98,7 +98,7 @@ pub(super) fn run(products: &mut [Product<'_>]) {
                 m: p.m,
                 n: p.n,
                 terms,
-                bias: p.bias,
+                bias: p.bias.map(Tensor::cpu),
                 accumulate: p.accumulate,
                 out: &mut p.out.cpu_mut()[p.out_offset..],
                 out_stride,

@@ -1,0 +1,48 @@
+//! A sample: one row as the model sees it.
+
+/// Which tokens are trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum TrainOn {
+    /// What the model is to say: an assistant's replies with their end-of-turn tokens, or a completion with its
+    /// end-of-sequence token.
+    #[default]
+    Replies,
+    /// Every token but the first, which nothing predicts.
+    All,
+}
+
+/// The tokens of one row, and which of them are to be predicted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// The token ids.
+    pub ids: Vec<u32>,
+    /// Whether token `i` is a target: the model is trained to predict it from the tokens before it. Never the first.
+    pub supervised: Vec<bool>,
+    /// The line of the file, counted from 1.
+    pub row: usize,
+}
+
+impl Sample {
+    /// How many tokens the sample has.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether the sample has no tokens.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// How many of its tokens are targets.
+    pub fn supervised_tokens(&self) -> usize {
+        self.supervised.iter().filter(|s| **s).count()
+    }
+
+    /// Cuts the sample after `max_seq_len` tokens; whether there was anything to cut.
+    pub fn truncate(&mut self, max_seq_len: usize) -> bool {
+        let cut = self.ids.len() > max_seq_len;
+        self.ids.truncate(max_seq_len);
+        self.supervised.truncate(max_seq_len);
+        cut
+    }
+}

@@ -1,0 +1,324 @@
+//! Chat templates: a conversation to the text the model was trained on.
+//!
+//! A template is a Jinja program that ships with the model, in Hugging Face's dialect (transformers,
+//! `chat_template_utils.py`): blocks trimmed, loop controls, Python's string methods, `raise_exception`,
+//! `strftime_now`, and a `tojson` that writes as Python's `json.dumps` does. It is a program from the internet, so it
+//! runs with a budget of steps and of output.
+//!
+//! `{% generation %}` marks what an assistant says. Here the marks are taken out and mean nothing: reply spans come
+//! from rendering prefixes ([`crate::mask`]).
+
+mod json;
+
+use std::io::{self, Write};
+use std::sync::LazyLock;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde};
+use minijinja::{Environment, Error, ErrorKind, State, Value};
+use regex::Regex;
+
+use crate::format::Message;
+
+/// The longest template that is read. The longest of the field have about 30 KB.
+const LONGEST_SOURCE: usize = 128 << 10;
+/// Steps a template may take, whatever it renders. A step is an instruction or 64 bytes of data; templates of the
+/// field need about a hundred for each message, and this many take well under 200 ms.
+const BASE_FUEL: u64 = 500_000;
+/// Further steps for each message, and one for so many bytes of the conversation.
+const FUEL_PER_MESSAGE: u64 = 2_000;
+const BYTES_PER_FUEL: u64 = 4;
+/// Never more steps than this: what a template can nest is bounded by them, see [`STACK_BYTES`].
+const MOST_FUEL: u64 = 2_000_000;
+/// Stack to compile and render on. The template engine recurses over long chains in the source (`x.a.a.a`) and over
+/// nested values when it drops them; with the longest source and the most steps above this is enough, where the
+/// usual 2 MiB of a thread are not. It is reserved, not used: memory is taken as the stack grows.
+const STACK_BYTES: usize = 256 << 20;
+/// Bytes a template may write, whatever it renders, and for each byte of the conversation. Templates write every
+/// message about once.
+const BASE_OUTPUT: usize = 1 << 20;
+const OUTPUT_PER_BYTE: usize = 8;
+
+const NAME: &str = "chat_template";
+
+/// The special tokens by name, as templates see them (`bos_token`, ...). One that is `None` is undefined in the
+/// template, which then writes nothing for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SpecialTokens {
+    /// Beginning of sequence.
+    pub bos: Option<String>,
+    /// End of sequence.
+    pub eos: Option<String>,
+    /// Unknown.
+    pub unk: Option<String>,
+    /// Padding.
+    pub pad: Option<String>,
+}
+
+/// Why a chat template could not be read or rendered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    /// The template is not Jinja, or uses what is not supported.
+    #[error("chat template{}: {message}", at(*line))]
+    Syntax {
+        /// Line of the template, counted from 1.
+        line: Option<usize>,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The template is longer than any template has a reason to be.
+    #[error("the chat template has {bytes} bytes, more than the {limit} that are read")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+        /// The most that is read.
+        limit: usize,
+    },
+    /// The template itself refused the conversation (`raise_exception`).
+    #[error("the chat template refuses the conversation: {message}")]
+    Refused {
+        /// The template's words.
+        message: String,
+    },
+    /// The template failed while rendering.
+    #[error("chat template{}: {message}", at(*line))]
+    Failed {
+        /// Line of the template, counted from 1.
+        line: Option<usize>,
+        /// What went wrong.
+        message: String,
+    },
+    /// The template ran longer than any template has a reason to.
+    #[error("the chat template was stopped after {steps} steps; it may loop without end")]
+    TooManySteps {
+        /// The budget.
+        steps: u64,
+    },
+    /// The template wrote more than any template has a reason to.
+    #[error("the chat template was stopped after writing {bytes} bytes; it may grow without bound")]
+    TooMuchOutput {
+        /// The budget.
+        bytes: usize,
+    },
+}
+
+fn at(line: Option<usize>) -> String {
+    line.map(|l| format!(" line {l}")).unwrap_or_default()
+}
+
+impl TemplateError {
+    /// What the user can do next.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Refused { .. } => {
+                "change the row so that the model's template accepts it (many want user and assistant in turn, or no \
+                 system message)"
+            }
+            Self::Syntax { .. } | Self::Failed { .. } => {
+                "put a corrected template into chat_template.jinja in the model folder"
+            }
+            Self::TooLong { .. } | Self::TooManySteps { .. } | Self::TooMuchOutput { .. } => {
+                "the template is broken or malicious; put another into chat_template.jinja in the model folder"
+            }
+        }
+        .to_string())
+    }
+}
+
+/// A compiled chat template.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    special: SpecialTokens,
+    source: String,
+}
+
+impl ChatTemplate {
+    /// Compiles a template. It sees the present moment as now, until [`Self::at`] says otherwise.
+    ///
+    /// # Errors
+    /// When the template has a syntax error.
+    pub fn new(source: &str, special: &SpecialTokens) -> Result<Self, TemplateError> {
+        if source.len() > LONGEST_SOURCE {
+            return Err(TemplateError::TooLong { bytes: source.len(), limit: LONGEST_SOURCE });
+        }
+        let mut environment = Environment::new();
+        // So that errors name the variable that is undefined, in release builds too.
+        environment.set_debug(true);
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.map_err(syntax_error)?);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
+        });
+        environment.add_filter("tojson", tojson);
+        let source_read = without_generation_marks(source);
+        stacker::grow(STACK_BYTES, || environment.add_template_owned(NAME, source_read))
+            .map_err(syntax_error)?;
+        let template = Self { environment, special: special.clone(), source: source.to_string() };
+        Ok(template.at(jiff::Timestamp::now().as_second()))
+    }
+
+    /// The same template, seeing `unix_seconds` as now (`strftime_now`, in the machine's time zone).
+    #[must_use]
+    pub fn at(mut self, unix_seconds: i64) -> Self {
+        self.environment.add_function("strftime_now", move |format: String| -> Result<String, Error> {
+            let wrong = |e: jiff::Error| Error::new(ErrorKind::InvalidOperation, e.to_string());
+            let now = jiff::Timestamp::from_second(unix_seconds).map_err(wrong)?;
+            let now = now.to_zoned(jiff::tz::TimeZone::system());
+            // A width in the format (`%99999999d`) asks for that much memory.
+            if format.len() > 256 || format.bytes().filter(u8::is_ascii_digit).count() > 3 {
+                return Err(Error::new(ErrorKind::InvalidOperation, "strftime_now: unusual format"));
+            }
+            jiff::fmt::strtime::format(&format, &now).map_err(wrong)
+        });
+        self
+    }
+
+    /// The text of a conversation; with `add_generation_prompt` followed by what opens the assistant's reply.
+    ///
+    /// # Errors
+    /// When the template refuses the conversation, fails, or exceeds its budget of steps or output.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TemplateError> {
+        let input: usize = messages.iter().map(Message::size_bytes).sum();
+        let steps = BASE_FUEL
+            .saturating_add(FUEL_PER_MESSAGE.saturating_mul(messages.len() as u64))
+            .saturating_add(input as u64 / BYTES_PER_FUEL)
+            .min(MOST_FUEL);
+        let bytes = BASE_OUTPUT.saturating_add(input.saturating_mul(OUTPUT_PER_BYTE));
+
+        // Fuel belongs to the environment, and a render must not change it for others: a clone shares the rest.
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(steps));
+        let template = environment.get_template(NAME).map_err(syntax_error)?;
+        let mut values = vec![
+            ("messages", Value::from(Serde(messages))),
+            ("add_generation_prompt", Value::from(add_generation_prompt)),
+            // Always given by transformers, so templates may test them without `is defined`.
+            ("tools", Value::from(())),
+            ("documents", Value::from(())),
+        ];
+        let special = [
+            ("bos_token", &self.special.bos),
+            ("eos_token", &self.special.eos),
+            ("unk_token", &self.special.unk),
+            ("pad_token", &self.special.pad),
+        ];
+        values.extend(special.into_iter().filter_map(|(k, v)| Some((k, Value::from(v.as_ref()?.as_str())))));
+        let values = Value::from_pairs(values);
+
+        let mut output = Capped { text: Vec::new(), room: bytes, full: false };
+        // What the template nested, in its variables or in an error, is dropped before the stack is.
+        let result = stacker::grow(STACK_BYTES, || {
+            let rendered = template.render_captured_to(values, &mut output);
+            rendered.map(|_| ()).map_err(|e| render_error(&e, steps))
+        });
+        if output.full {
+            return Err(TemplateError::TooMuchOutput { bytes });
+        }
+        result?;
+        // Only text is ever written.
+        String::from_utf8(output.text)
+            .map_err(|e| TemplateError::Failed { line: None, message: e.to_string() })
+    }
+
+    /// The template as it was given.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+}
+
+/// What `raise_exception` was given, carried through the template engine.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Raised(String);
+
+/// Output that stops at a limit.
+struct Capped {
+    text: Vec<u8>,
+    room: usize,
+    full: bool,
+}
+
+impl Write for Capped {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        if text.len() > self.room {
+            self.full = true;
+            return Err(io::Error::other("output limit"));
+        }
+        self.room -= text.len();
+        self.text.extend_from_slice(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn describe(error: &Error) -> String {
+    let mut text = match error.detail() {
+        Some(detail) => format!("{}: {detail}", error.kind()),
+        None => error.kind().to_string(),
+    };
+    let mut source = std::error::Error::source(error);
+    // A chain is as long as templates nest, which a hostile one decides.
+    for _ in 0..4 {
+        let Some(cause) = source else { break };
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    shortened(&text)
+}
+
+/// A message no longer than one reads: the template decides what is in it.
+fn shortened(text: &str) -> String {
+    text.chars().take(500).collect()
+}
+
+fn syntax_error(error: Error) -> TemplateError {
+    TemplateError::Syntax { line: error.line(), message: describe(&error) }
+}
+
+fn render_error(error: &Error, steps: u64) -> TemplateError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(now) = cause {
+        if let Some(Raised(message)) = now.downcast_ref() {
+            return TemplateError::Refused { message: shortened(message) };
+        }
+        if now.downcast_ref().map(Error::kind) == Some(ErrorKind::OutOfFuel) {
+            return TemplateError::TooManySteps { steps };
+        }
+        cause = now.source();
+    }
+    TemplateError::Failed { line: error.line(), message: describe(error) }
+}
+
+/// Replaces `{% generation %}` and `{% endgeneration %}` with a condition that is always true: whitespace control
+/// and trimming stay what they were.
+fn without_generation_marks(source: &str) -> String {
+    static MARK: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").ok());
+    let Some(mark) = MARK.as_ref() else { return source.to_string() };
+    mark.replace_all(source, |found: &regex::Captures| {
+        let what = if found.get(2).is_some() { "endif" } else { "if true" };
+        format!("{{%{} {what} {}%}}", &found[1], &found[3])
+    })
+    .into_owned()
+}
+
+/// `tojson` as transformers defines it: `json.dumps(value, ensure_ascii=False, indent=...)`.
+fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<Value, Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
+    // json.dumps escapes nothing beyond what JSON wants only without ensure_ascii.
+    if options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false) {
+        return Err(Error::new(ErrorKind::InvalidOperation, "tojson: ensure_ascii is not supported"));
+    }
+    let separators: Option<Vec<String>> = options.get("separators")?;
+    options.assert_all_used()?;
+    let style = json::Style::new(indent, separators.as_deref(), sort_keys)?;
+    let text = json::dumps(state, value, &style)?;
+    Ok(Value::from_safe_string(text))
+}

@@ -1,0 +1,338 @@
+//! Text to ids and back, whatever file the tokenizer came from.
+//!
+//! The arithmetic is the `tokenizers` crate's; what is here is everything around it that decides whether training
+//! sees the ids the model was made for: which special tokens are added and when, which ids end a generation, and
+//! that a corrupt file or a panic inside the library becomes an error.
+//!
+//! Special tokens are added by us and never by the library's post-processor: [`Tokenizer::encode`] with
+//! `add_special = false` (rendered chat text) adds nothing, so a template that writes its own BOS gets exactly one.
+//!
+//! Deliberately absent: truncation and padding (batches are token streams), and token types.
+
+mod folder;
+mod gguf;
+mod stream;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+
+use crate::template::{ChatTemplate, SpecialTokens, TemplateError};
+
+pub use gguf::{GgufTokenizer, PRE_KINDS};
+pub use stream::DecodeStream;
+
+/// Tokens that end a turn in the chat templates of the field. One of them ends a generation only if the model's
+/// vocabulary has it and its template writes it.
+const END_OF_TURN: [&str; 10] = [
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|eot|>",
+    "<end_of_turn>",
+    "<turn|>",
+    "<|end|>",
+    "<|end_of_turn|>",
+    "<|END_OF_TURN_TOKEN|>",
+    "<|return|>",
+];
+
+/// Why a tokenizer could not be loaded or used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// The folder has no `tokenizer.json`.
+    #[error("{} has no tokenizer.json{}", folder.display(), if *sentencepiece { " (only tokenizer.model)" } else { "" })]
+    NoTokenizer {
+        /// The model folder.
+        folder: PathBuf,
+        /// A `tokenizer.model` is there, so the tokenizer exists but in SentencePiece's own format.
+        sentencepiece: bool,
+    },
+    /// A file could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is larger than any tokenizer file has a reason to be.
+    #[error("{} has {bytes} bytes, more than the {limit} a tokenizer file may have", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The most that is read.
+        limit: u64,
+    },
+    /// A file is not the JSON it should be.
+    #[error("{} is not valid: {message}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with its place where known.
+        message: String,
+    },
+    /// A metadata entry of a GGUF file is missing, of the wrong length, or points outside the vocabulary.
+    #[error("GGUF metadata `{key}`: {message}")]
+    Metadata {
+        /// The GGUF key.
+        key: &'static str,
+        /// What was found and what was wanted.
+        message: String,
+    },
+    /// The GGUF names a tokenizer model that is not supported.
+    #[error("GGUF tokenizer model `{model}` is not one of gpt2, llama")]
+    UnknownModel {
+        /// `tokenizer.ggml.model`.
+        model: String,
+    },
+    /// The GGUF names a pre-tokenizer that is not supported.
+    #[error("GGUF pre-tokenizer `{pre}` is not one of {}", PRE_KINDS.join(", "))]
+    UnknownPre {
+        /// `tokenizer.ggml.pre`.
+        pre: String,
+    },
+    /// The tokenizers library failed or panicked.
+    #[error("tokenizer failed to {action}: {message}")]
+    Library {
+        /// What it was asked to do.
+        action: &'static str,
+        /// What it said.
+        message: String,
+    },
+}
+
+impl TokenizerError {
+    /// What the user can do next.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NoTokenizer { sentencepiece: true, .. } => {
+                "convert it once with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+                    .into()
+            }
+            Self::NoTokenizer { .. } => {
+                "give the folder that has config.json and tokenizer.json, or a .gguf file".into()
+            }
+            Self::Io { .. } => "check that the path exists and may be read".into(),
+            Self::TooLarge { .. } | Self::Invalid { .. } => {
+                "the file is damaged or not a tokenizer file; download the model again".into()
+            }
+            Self::Metadata { .. } => {
+                "the GGUF file is damaged or was made by an unusual converter; try another conversion".into()
+            }
+            Self::UnknownModel { .. } | Self::UnknownPre { .. } => {
+                "use the model's Hugging Face folder, whose tokenizer.json says everything".into()
+            }
+            Self::Library { .. } => return None,
+        })
+    }
+}
+
+/// Token ids with the bytes of the text each stands for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Encoding {
+    /// The token ids.
+    pub ids: Vec<u32>,
+    /// For each token the byte range `(start, end)` of the encoded text. Tokens that were added, or that stand for
+    /// nothing in the text, have an empty range. Several tokens of one character each have the character's range
+    /// or a part of it.
+    pub offsets: Vec<(usize, usize)>,
+}
+
+/// A model's tokenizer: text to ids, ids to text, and which ids mean what.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    special: SpecialTokens,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    pad: Option<u32>,
+    eos_ids: Vec<u32>,
+    /// Added in front and behind when special tokens are asked for.
+    prefix: Vec<u32>,
+    suffix: Vec<u32>,
+    chat_template: Option<String>,
+    vocab_size: usize,
+    clock: i64,
+}
+
+/// What a loader found; [`Tokenizer::assemble`] derives the rest.
+struct Parts {
+    inner: tokenizers::Tokenizer,
+    special: SpecialTokens,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    pad: Option<u32>,
+    /// Further ids that end a generation, from the model's configuration.
+    more_eos: Vec<u32>,
+    prefix: Vec<u32>,
+    suffix: Vec<u32>,
+    chat_template: Option<String>,
+    /// Lower bound for the vocabulary's size.
+    vocab_size: usize,
+}
+
+impl Tokenizer {
+    fn assemble(parts: Parts) -> Self {
+        let Parts { inner, special, bos, eos, pad, more_eos, prefix, suffix, chat_template, vocab_size } =
+            parts;
+        let mut eos_ids = more_eos;
+        eos_ids.extend(eos);
+        if let Some(template) = &chat_template {
+            eos_ids.extend(
+                END_OF_TURN.iter().filter(|t| template.contains(**t)).filter_map(|t| inner.token_to_id(t)),
+            );
+        }
+        eos_ids.sort_unstable();
+        eos_ids.dedup();
+        let largest = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        let clock = jiff::Timestamp::now().as_second();
+        Self {
+            inner,
+            special,
+            bos,
+            eos,
+            pad,
+            eos_ids,
+            prefix,
+            suffix,
+            chat_template,
+            vocab_size: vocab_size.max(largest),
+            clock,
+        }
+    }
+
+    /// The ids of `text`. With `add_special` what the model expects around plain text (usually BOS) is added;
+    /// rendered chat text is encoded without, since the template wrote what it wants.
+    ///
+    /// # Errors
+    /// When the tokenizers library fails.
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TokenizerError> {
+        let plain = guarded("encode text", || self.inner.encode_fast(text, false))?;
+        if !add_special {
+            return Ok(plain.get_ids().to_vec());
+        }
+        Ok([&self.prefix, plain.get_ids(), &self.suffix].concat())
+    }
+
+    /// The ids of `text` and the bytes each stands for; `add_special` as in [`Self::encode`].
+    ///
+    /// # Errors
+    /// When the tokenizers library fails.
+    pub fn encode_with_offsets(&self, text: &str, add_special: bool) -> Result<Encoding, TokenizerError> {
+        let plain = guarded("encode text", || self.inner.encode(text, false))?;
+        let mut encoding = Encoding { ids: plain.get_ids().to_vec(), offsets: plain.get_offsets().to_vec() };
+        if add_special {
+            encoding.ids.splice(0..0, self.prefix.iter().copied());
+            encoding.offsets.splice(0..0, self.prefix.iter().map(|_| (0, 0)));
+            encoding.ids.extend(&self.suffix);
+            encoding.offsets.extend(self.suffix.iter().map(|_| (text.len(), text.len())));
+        }
+        Ok(encoding)
+    }
+
+    /// The text of `ids`; ids outside the vocabulary stand for nothing. Bytes that are no UTF-8 become U+FFFD.
+    ///
+    /// # Errors
+    /// When the tokenizers library fails.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TokenizerError> {
+        guarded("decode ids", || self.inner.decode(ids, skip_special))
+    }
+
+    /// Decodes a generation as its ids arrive, see [`DecodeStream`].
+    pub fn decode_stream(&self, skip_special: bool) -> DecodeStream<'_> {
+        DecodeStream::new(self, skip_special)
+    }
+
+    /// Largest id + 1: the embedding needs at least this many rows.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The id of the beginning-of-sequence token.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The id of the end-of-sequence token, which text and completions are closed with.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// The id of the padding token. Training never needs it.
+    pub fn pad(&self) -> Option<u32> {
+        self.pad
+    }
+
+    /// Every id that ends a generation, ascending: the end-of-sequence token, those of the model's configuration,
+    /// and the end-of-turn tokens that the chat template writes.
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.eos_ids
+    }
+
+    /// Whether `id` ends a generation.
+    pub fn is_eos(&self, id: u32) -> bool {
+        self.eos_ids.binary_search(&id).is_ok()
+    }
+
+    /// The id of a token by its exact name, such as `<|im_start|>`.
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The name of a token in the vocabulary's own alphabet (`Ġthe`), for showing ids to people.
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// Source of the model's chat template.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.chat_template.as_deref()
+    }
+
+    /// The special tokens by name, as a chat template sees them.
+    pub fn special_tokens(&self) -> &SpecialTokens {
+        &self.special
+    }
+
+    /// The model's chat template, compiled; `None` when it has none.
+    ///
+    /// # Errors
+    /// When the template has a syntax error.
+    pub fn compile_chat_template(&self) -> Result<Option<ChatTemplate>, TemplateError> {
+        self.chat_template
+            .as_deref()
+            .map(|s| Ok(ChatTemplate::new(s, &self.special)?.at(self.clock)))
+            .transpose()
+    }
+
+    /// The time (seconds since 1970) that templates see as now. It is taken when the tokenizer is loaded and does
+    /// not move, so that a run does not change its data at midnight.
+    pub fn clock(&self) -> i64 {
+        self.clock
+    }
+
+    /// Sets the time that templates see as now; a resumed run sets the time of its first start.
+    pub fn set_clock(&mut self, unix_seconds: i64) {
+        self.clock = unix_seconds;
+    }
+}
+
+/// Runs a call into the tokenizers library; its error or panic becomes ours. Tokenizer files are hostile input and
+/// the library indexes and unwraps in places that they can reach.
+fn guarded<T>(
+    action: &'static str,
+    call: impl FnOnce() -> tokenizers::Result<T>,
+) -> Result<T, TokenizerError> {
+    let message = match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            format!("the tokenizers library panicked: {text}")
+        }
+    };
+    Err(TokenizerError::Library { action, message })
+}

@@ -1,0 +1,198 @@
+//! The tokenizer of a Hugging Face model folder.
+//!
+//! `tokenizer.json` is the tokenizer; the files beside it say what its tokens mean: `tokenizer_config.json` names the
+//! special tokens and may carry the chat template (which `chat_template.jinja` or `chat_template.json` replace), and
+//! `generation_config.json`, else `config.json`, list the ids that end a generation.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+use tokenizers::PostProcessorWrapper;
+
+use super::{Parts, Tokenizer, TokenizerError, guarded};
+use crate::template::SpecialTokens;
+
+/// The largest tokenizer.json of the field is about 35 MB.
+const LIMIT_BYTES: u64 = 256 << 20;
+
+impl Tokenizer {
+    /// Reads the tokenizer of a Hugging Face model folder. Only `tokenizer.json` must be there.
+    ///
+    /// # Errors
+    /// When a file is missing, unreadable or not what it should be.
+    pub fn from_folder(folder: impl AsRef<Path>) -> Result<Self, TokenizerError> {
+        let folder = folder.as_ref();
+        let path = folder.join("tokenizer.json");
+        let Some(text) = read(&path)? else {
+            return Err(TokenizerError::NoTokenizer {
+                folder: folder.to_owned(),
+                sentencepiece: folder.join("tokenizer.model").exists(),
+            });
+        };
+        let mut inner = guarded("load", || tokenizers::Tokenizer::from_bytes(text.as_bytes()))
+            .map_err(|e| TokenizerError::Invalid { path: path.clone(), message: e.to_string() })?;
+        // A batch is a token stream: what the file says about padding and cutting is for other uses.
+        inner.with_padding(None);
+        guarded("load", || inner.with_truncation(None).map(|_| ()))?;
+
+        let settings = Json::read(folder.join("tokenizer_config.json"))?;
+        let older = Json::read(folder.join("special_tokens_map.json"))?;
+        let model = Json::read(folder.join("config.json"))?;
+        let generation = Json::read(folder.join("generation_config.json"))?;
+
+        let named = |key: &str| -> Result<(Option<String>, Option<u32>), TokenizerError> {
+            let mut name = settings.token_name(key)?;
+            if name.is_none() {
+                name = older.token_name(key)?;
+            }
+            // Some folders name their tokens only by id, in config.json.
+            let id = match &name {
+                Some(name) => inner.token_to_id(name),
+                None => model.ids(&format!("{key}_id"))?.first().copied(),
+            };
+            Ok((name.or_else(|| id.and_then(|id| inner.id_to_token(id))), id))
+        };
+        let (bos_name, bos) = named("bos_token")?;
+        let (eos_name, eos) = named("eos_token")?;
+        let (pad_name, pad) = named("pad_token")?;
+        let (unk_name, _) = named("unk_token")?;
+
+        // As transformers does: the generation configuration decides, the model's is for folders without one.
+        let mut more_eos = generation.ids("eos_token_id")?;
+        if more_eos.is_empty() {
+            more_eos = model.ids("eos_token_id")?;
+        }
+
+        let (mut prefix, mut suffix) = added_by_post_processor(&inner)?;
+        adjust(&mut prefix, settings.flag("add_bos_token")?, bos, true);
+        adjust(&mut suffix, settings.flag("add_eos_token")?, eos, false);
+        inner.with_post_processor(None::<PostProcessorWrapper>);
+
+        Ok(Self::assemble(Parts {
+            inner,
+            special: SpecialTokens { bos: bos_name, eos: eos_name, unk: unk_name, pad: pad_name },
+            bos,
+            eos,
+            pad,
+            more_eos,
+            prefix,
+            suffix,
+            chat_template: chat_template(folder, &settings)?,
+            vocab_size: 0,
+        }))
+    }
+}
+
+/// What the file's post-processor puts around a text, found by trying it: templates can hold anything.
+fn added_by_post_processor(inner: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>), TokenizerError> {
+    let with = guarded("encode text", || inner.encode_fast("a", true))?;
+    let without = guarded("encode text", || inner.encode_fast("a", false))?;
+    let (with, without) = (with.get_ids(), without.get_ids());
+    let at = match without.len() {
+        // A vocabulary without the letter: what there is was added.
+        0 => Some(with.len()),
+        n => with.windows(n).position(|w| w == without),
+    };
+    Ok(match at {
+        Some(at) => (with[..at].to_vec(), with[at + without.len()..].to_vec()),
+        None => (Vec::new(), Vec::new()),
+    })
+}
+
+/// `add_bos_token` and `add_eos_token` overrule the post-processor where they are written.
+fn adjust(ids: &mut Vec<u32>, wanted: Option<bool>, id: Option<u32>, front: bool) {
+    let Some(id) = id else { return };
+    let there = if front { ids.first() } else { ids.last() } == Some(&id);
+    match wanted {
+        Some(true) if !there => ids.insert(if front { 0 } else { ids.len() }, id),
+        Some(false) => ids.retain(|&i| i != id),
+        _ => {}
+    }
+}
+
+fn chat_template(folder: &Path, settings: &Json) -> Result<Option<String>, TokenizerError> {
+    if let Some(text) = read(&folder.join("chat_template.jinja"))? {
+        return Ok(Some(text));
+    }
+    let own = Json::read(folder.join("chat_template.json"))?;
+    for file in [&own, settings] {
+        let Some(value) = file.get("chat_template") else { continue };
+        // Several templates by name: the one called default.
+        let named = value.as_array().and_then(|list| {
+            let name = |t: &&Value| t.get("name").and_then(Value::as_str) == Some("default");
+            list.iter().find(name)?.get("template")
+        });
+        return match named.unwrap_or(value).as_str() {
+            Some(text) => Ok(Some(text.to_string())),
+            None => {
+                Err(file
+                    .invalid("`chat_template` is neither text nor a list with a template named `default`"))
+            }
+        };
+    }
+    Ok(None)
+}
+
+/// The text of a file, `None` when there is none.
+fn read(path: &Path) -> Result<Option<String>, TokenizerError> {
+    let io = |source| TokenizerError::Io { path: path.to_owned(), source };
+    let bytes = match std::fs::metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        found => found.map_err(io)?.len(),
+    };
+    if bytes > LIMIT_BYTES {
+        return Err(TokenizerError::TooLarge { path: path.to_owned(), bytes, limit: LIMIT_BYTES });
+    }
+    std::fs::read_to_string(path).map(Some).map_err(io)
+}
+
+/// A configuration file; one that is not there has no keys.
+struct Json {
+    path: std::path::PathBuf,
+    map: Map<String, Value>,
+}
+
+impl Json {
+    fn read(path: std::path::PathBuf) -> Result<Self, TokenizerError> {
+        let map = match read(&path)? {
+            None => Map::new(),
+            Some(text) => serde_json::from_str(&text)
+                .map_err(|e| TokenizerError::Invalid { path: path.clone(), message: e.to_string() })?,
+        };
+        Ok(Self { path, map })
+    }
+
+    fn invalid(&self, message: impl Into<String>) -> TokenizerError {
+        TokenizerError::Invalid { path: self.path.clone(), message: message.into() }
+    }
+
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.map.get(key).filter(|v| !v.is_null())
+    }
+
+    fn flag(&self, key: &str) -> Result<Option<bool>, TokenizerError> {
+        let wrong = || self.invalid(format!("`{key}` is not true or false"));
+        self.get(key).map(|v| v.as_bool().ok_or_else(wrong)).transpose()
+    }
+
+    /// A special token: its text, or an object with its text under `content`.
+    fn token_name(&self, key: &str) -> Result<Option<String>, TokenizerError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        match value.get("content").unwrap_or(value).as_str() {
+            Some(name) => Ok(Some(name.to_string())),
+            None => Err(self.invalid(format!("`{key}` is neither a token nor an object with `content`"))),
+        }
+    }
+
+    /// One id or a list of ids.
+    fn ids(&self, key: &str) -> Result<Vec<u32>, TokenizerError> {
+        let Some(value) = self.get(key) else { return Ok(Vec::new()) };
+        let list = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
+        // Some old configurations write -1 for none.
+        list.iter()
+            .filter(|v| v.as_i64() != Some(-1))
+            .map(|v| id(v).ok_or_else(|| self.invalid(format!("`{key}` has {v}, which is no token id"))))
+            .collect()
+    }
+}

@@ -1,0 +1,393 @@
+//! Dataset shapes, masks, truncation, and files that are not what they should be.
+
+mod common;
+
+use std::io::Write;
+
+use common::{CHATML, names, tiny_chatml, tiny_metadata};
+use lorafit_data::{
+    DataError, Dataset, Options, RowProblem, Sample, Shape, Tokenizer, TrainOn, generation_rows,
+};
+use tempfile::NamedTempFile;
+
+fn file(content: impl AsRef<[u8]>) -> NamedTempFile {
+    let mut file = tempfile::Builder::new().suffix(".jsonl").tempfile().unwrap();
+    file.write_all(content.as_ref()).unwrap();
+    file
+}
+
+fn load(content: impl AsRef<[u8]>, tokenizer: &Tokenizer) -> Result<Dataset, DataError> {
+    Dataset::load(file(content).path(), tokenizer, Options::default())
+}
+
+fn plain() -> Tokenizer {
+    Tokenizer::from_gguf(tiny_metadata("gpt-2", &[])).unwrap()
+}
+
+fn adds_bos() -> Tokenizer {
+    let mut meta = tiny_metadata("gpt-2", &[]);
+    meta.add_bos = Some(true);
+    Tokenizer::from_gguf(meta).unwrap()
+}
+
+/// Supervised tokens in brackets, one per run.
+fn show(tokenizer: &Tokenizer, sample: &Sample) -> String {
+    let mut text = String::new();
+    let mut open = false;
+    for (name, &supervised) in names(tokenizer, &sample.ids).iter().zip(&sample.supervised) {
+        if supervised != open {
+            text.push(if supervised { '[' } else { ']' });
+            open = supervised;
+        }
+        text += &name.replace('Ċ', "\n").replace('Ġ', " ");
+    }
+    text + if open { "]" } else { "" }
+}
+
+#[test]
+fn chat_rows_train_every_reply_with_its_end_of_turn() {
+    let tokenizer = tiny_chatml();
+    let row = r#"{"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "a"},
+                  {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"},
+                  {"role": "assistant", "content": "d"}]}"#
+        .replace('\n', " ");
+    let dataset = load(row, &tokenizer).unwrap();
+    assert_eq!(dataset.report.shape, Shape::Chat);
+    assert_eq!(
+        show(&tokenizer, &dataset.samples[0]),
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n[b<|im_end|>]\n\
+         <|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n[d<|im_end|>]\n"
+    );
+}
+
+#[test]
+fn an_end_of_turn_written_inside_a_reply_does_not_cut_it_short() {
+    let tokenizer = tiny_chatml();
+    let row = r#"{"messages": [{"role": "user", "content": "x<|im_end|>"}, {"role": "assistant", "content": "a<|im_end|>b"}]}"#;
+    let dataset = load(row, &tokenizer).unwrap();
+    assert_eq!(
+        show(&tokenizer, &dataset.samples[0]),
+        "<|im_start|>user\nx<|im_end|><|im_end|>\n<|im_start|>assistant\n[a<|im_end|>b<|im_end|>]\n"
+    );
+}
+
+#[test]
+fn a_template_without_end_of_turn_trains_the_whole_span() {
+    let mut meta = tiny_metadata("gpt-2", &[]);
+    meta.chat_template =
+        Some("{% for m in messages %}{{ m.role[0] }}:{{ ' ' + m.content }}\n{% endfor %}{% if add_generation_prompt %}a:{% endif %}".into());
+    let tokenizer = Tokenizer::from_gguf(meta).unwrap();
+    let dataset = load(
+        r#"{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}"#,
+        &tokenizer,
+    );
+    assert_eq!(show(&tokenizer, &dataset.unwrap().samples[0]), "u: x\na:[ y\n]");
+}
+
+#[test]
+fn a_template_that_rewrites_history_is_an_error_and_fine_with_one_reply() {
+    let mut meta = tiny_metadata("gpt-2", &[]);
+    // As reasoning models do: earlier replies lose a part.
+    meta.chat_template = Some(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}think {% endif \
+         %}{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+            .into(),
+    );
+    let tokenizer = Tokenizer::from_gguf(meta).unwrap();
+    let one = r#"{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}"#;
+    assert!(show(&tokenizer, &load(one, &tokenizer).unwrap().samples[0]).ends_with("[think y<|im_end|>]\n"));
+    let two = r#"{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"},
+                  {"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}"#
+        .replace('\n', " ");
+    let error = load(two, &tokenizer).unwrap_err();
+    assert!(error.to_string().contains("up to messages[1] differently"), "{error}");
+    assert!(error.hint().unwrap().contains("split the conversation"));
+}
+
+#[test]
+fn instruction_rows_become_a_chat_or_alpacas_prompt() {
+    let rows = "{\"instruction\": \"Add\", \"input\": \"1 2\", \"output\": \"3\"}\n\
+                {\"instruction\": \"Greet\", \"output\": \"Hi\", \"input\": null}\n";
+    let chat = tiny_chatml();
+    let dataset = load(rows, &chat).unwrap();
+    assert_eq!(
+        show(&chat, &dataset.samples[0]),
+        "<|im_start|>user\nAdd\n\n1 2<|im_end|>\n<|im_start|>assistant\n[3<|im_end|>]\n"
+    );
+    assert_eq!(
+        show(&chat, &dataset.samples[1]),
+        "<|im_start|>user\nGreet<|im_end|>\n<|im_start|>assistant\n[Hi<|im_end|>]\n"
+    );
+    let plain = plain();
+    let dataset = load(rows, &plain).unwrap();
+    assert_eq!(
+        show(&plain, &dataset.samples[0]),
+        "Below is an instruction that describes a task, paired with an input that provides further context. Write a \
+         response that appropriately completes the request.\n\n### Instruction:\nAdd\n\n### Input:\n1 2\n\n### \
+         Response:\n[3<|im_end|>]"
+    );
+    assert!(
+        show(&plain, &dataset.samples[1])
+            .ends_with("### Instruction:\nGreet\n\n### Response:\n[Hi<|im_end|>]")
+    );
+}
+
+#[test]
+fn completion_and_text_rows_are_closed_once_and_begin_as_the_tokenizer_says() {
+    let completion = r#"{"prompt": "Q: x", "completion": " y"}"#;
+    let text = r#"{"text": "some"}"#;
+    let closed = r#"{"text": "some<|im_end|>"}"#;
+    for (tokenizer, bos) in [(plain(), ""), (adds_bos(), "<s>")] {
+        let get = |row: &str| show(&tokenizer, &load(row, &tokenizer).unwrap().samples[0]);
+        assert_eq!(get(completion), format!("{bos}Q: x[ y<|im_end|>]"));
+        let want = if bos.is_empty() { "s[ome<|im_end|>]" } else { "<s>[some<|im_end|>]" };
+        assert_eq!(get(text), want);
+        assert_eq!(get(closed), want);
+    }
+    let mut meta = tiny_metadata("gpt-2", &[]);
+    meta.add_eos = Some(true);
+    let tokenizer = Tokenizer::from_gguf(meta).unwrap();
+    assert_eq!(show(&tokenizer, &load(completion, &tokenizer).unwrap().samples[0]), "Q: x[ y<|im_end|>]");
+}
+
+#[test]
+fn a_token_across_the_boundary_belongs_to_the_reply() {
+    let tokenizer = Tokenizer::from_gguf(tiny_metadata("gpt-2", &["a b"])).unwrap();
+    let sample = &load(r#"{"prompt": "xa", "completion": "b"}"#, &tokenizer).unwrap().samples[0];
+    assert_eq!(show(&tokenizer, sample), "x[ab<|im_end|>]");
+}
+
+#[test]
+fn characters_of_several_tokens_are_trained_whole() {
+    let tokenizer = plain();
+    let sample =
+        &load("{\"prompt\": \"\u{1F600}\", \"completion\": \"\u{1F600}\"}", &tokenizer).unwrap().samples[0];
+    assert_eq!(sample.supervised, [false, false, false, false, true, true, true, true, true]);
+}
+
+#[test]
+fn truncation_is_counted_and_rows_left_without_a_target_are_dropped() {
+    let tokenizer = plain();
+    // 3 + 2 + eos, 6 + 1 + eos, 1 + 1 + eos tokens.
+    let rows = "{\"prompt\": \"abc\", \"completion\": \"de\"}\n{\"prompt\": \"abcdef\", \"completion\": \"g\"}\n\
+                {\"prompt\": \"a\", \"completion\": \"b\"}\n";
+    let file = file(rows);
+    let load = |max_seq_len| {
+        Dataset::load(file.path(), &tokenizer, Options { max_seq_len, train_on: TrainOn::Replies })
+    };
+    let dataset = load(4).unwrap();
+    let report = dataset.report;
+    assert_eq!((report.rows, report.samples, report.truncated, report.dropped), (3, 2, 1, 1));
+    assert_eq!((report.tokens, report.supervised_tokens, report.longest), (7, 3, 4));
+    assert_eq!(dataset.samples.iter().map(|s| s.row).collect::<Vec<_>>(), [1, 3]);
+
+    let error = load(1).unwrap_err();
+    assert!(
+        error.to_string().ends_with("none of its 3 rows has a trained token within the first 1 tokens"),
+        "{error}"
+    );
+    assert_eq!(error.hint().unwrap(), "--max-seq-len 2 is the least that leaves a row");
+    assert_eq!(load(2).unwrap().report.samples, 1);
+    assert!(load(0).is_err());
+}
+
+#[test]
+fn generation_rows_end_where_the_last_reply_begins() {
+    let tokenizer = tiny_chatml();
+    let row = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]}"#;
+    let rows = generation_rows(file(row).path(), &tokenizer).unwrap();
+    assert_eq!(
+        rows[0].prompt,
+        "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n<|im_start|>user\nc<|im_end|>\n\
+         <|im_start|>assistant\n"
+    );
+    assert_eq!(tokenizer.decode(&rows[0].prompt_ids, false).unwrap(), rows[0].prompt);
+    assert_eq!((rows[0].reference.as_str(), rows[0].row), ("d", 1));
+
+    let bos = adds_bos();
+    let rows = generation_rows(file(r#"{"prompt": "p", "completion": "c"}"#).path(), &bos).unwrap();
+    assert_eq!(names(&bos, &rows[0].prompt_ids), ["<s>", "p"]);
+    let error = generation_rows(file(r#"{"text": "p"}"#).path(), &bos).unwrap_err();
+    assert!(error.to_string().ends_with("line 1: text rows have no prompt to generate from"), "{error}");
+}
+
+#[test]
+fn blank_lines_crlf_and_a_byte_order_mark_are_accepted_and_lines_still_counted() {
+    let tokenizer = plain();
+    let dataset = load(
+        "\u{FEFF}{\"text\": \"ab\"}\r\n\r\n   \n\t{\"text\": \"cd\"}\r\n\n{\"text\": \"ef\"}",
+        &tokenizer,
+    )
+    .unwrap();
+    assert_eq!(dataset.samples.iter().map(|s| s.row).collect::<Vec<_>>(), [1, 4, 6]);
+    assert_eq!(show(&tokenizer, &dataset.samples[0]), "a[b<|im_end|>]");
+}
+
+/// A good row, then a bad one on line 3.
+fn third_line(good: &str, bad: impl AsRef<[u8]>) -> Vec<u8> {
+    [good.as_bytes(), b"\n\n", bad.as_ref(), b"\n", good.as_bytes(), b"\n"].concat()
+}
+
+#[test]
+fn bad_rows_are_errors_that_name_file_line_and_reason() {
+    let chat = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
+    let user = r#"{"role": "user", "content": "a"}"#;
+    let reply = r#"{"role": "assistant", "content": "b"}"#;
+    let row = |messages: &str| format!("{{\"messages\": [{messages}]}}");
+    let cases: Vec<(Vec<u8>, &str)> = vec![
+        (
+            row(&format!("{user}, {{\"role\": \"bot\", \"content\": \"b\"}}")).into(),
+            "role `bot` is not one of system, user, assistant, tool",
+        ),
+        (row("").into(), "the conversation is empty"),
+        (row(user).into(), "no message has the role assistant, so there is no reply to train on"),
+        (
+            row(&format!("{user}, {reply}, {user}")).into(),
+            "the conversation ends with a message of the role user, not with the assistant's reply",
+        ),
+        (
+            row(&format!("{user}, {{\"role\": \"assistant\", \"content\": \" \\n\"}}")).into(),
+            "`messages[1].content` is empty: there is nothing to train on",
+        ),
+        (row("3").into(), "`messages[0]` must be an object, found a number"),
+        (
+            row(&format!("{user}, {{\"role\": \"assistant\"}}")).into(),
+            "the row has no `messages[1].content`, which chat rows have",
+        ),
+        (
+            row(&format!("{user}, {{\"role\": \"assistant\", \"content\": [\"x\"]}}")).into(),
+            "`messages[1].content` must be a string, found a list",
+        ),
+        (
+            row(&format!("{user}, {{\"role\": null, \"content\": \"\"}}")).into(),
+            "`messages[1].role` must be a string, found null",
+        ),
+        (
+            format!("{{\"messages\": [{user}, {reply}], \"tools\": [1]}}").into(),
+            "`tools` is not supported yet",
+        ),
+        (br#"{"messages": "x"}"#.to_vec(), "`messages` must be a list, found a string"),
+        (
+            br#"{"prompt": "x", "completion": "y"}"#.to_vec(),
+            "the row has no `messages`, which chat rows have",
+        ),
+        (br#"{"messages": [}"#.to_vec(), "not valid JSON at column 15: expected value"),
+        (br#"{"messages": "#.to_vec(), "not valid JSON at column 13: EOF while parsing a value"),
+        (b"{\"messages\": [\"\xff\"]}".to_vec(), "not UTF-8 at byte 16 of the line"),
+        (b"[1]".to_vec(), "a row must be an object, found a list"),
+        (b"nope".to_vec(), "not valid JSON at column 2: expected ident"),
+        ("[".repeat(100_000).into_bytes(), "not valid JSON at column 128: recursion limit exceeded"),
+    ];
+    let tokenizer = tiny_chatml();
+    for (bad, want) in cases {
+        let file = file(third_line(chat, &bad));
+        let error = Dataset::load(file.path(), &tokenizer, Options::default()).unwrap_err();
+        assert_eq!(error.to_string(), format!("{} line 3: {want}", file.path().display()));
+        assert!(error.hint().is_some(), "{error}");
+    }
+}
+
+#[test]
+fn issue_42_empty_reply_is_reported() {
+    for (good, bad, want) in [
+        (
+            r#"{"prompt": "a", "completion": "b"}"#,
+            r#"{"prompt": "a", "completion": ""}"#,
+            "`completion` is empty",
+        ),
+        (
+            r#"{"instruction": "a", "output": "b"}"#,
+            r#"{"instruction": "a", "output": ""}"#,
+            "`output` is empty",
+        ),
+        (r#"{"text": "a b"}"#, r#"{"text": " "}"#, "`text` is empty"),
+    ] {
+        let error = load(third_line(good, bad), &plain()).unwrap_err().to_string();
+        assert!(error.contains("line 3: ") && error.contains(want), "{error}");
+    }
+}
+
+#[test]
+fn the_first_row_decides_the_shape_and_an_unknown_one_lists_its_fields() {
+    let error = load(r#"{"question": "x", "answer": "y"}"#, &plain()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with("line 1: the row has none of the known shapes; its fields are: `question`, `answer`")
+    );
+    assert!(error.hint().unwrap().contains("instruction (instruction, output)"));
+    let error = load("{\"text\": \"ab\"}\n{\"prompt\": \"a\", \"completion\": \"b\"}", &plain()).unwrap_err();
+    assert!(error.to_string().ends_with("line 2: the row has no `text`, which text rows have"), "{error}");
+}
+
+#[test]
+fn the_first_bad_row_of_the_file_is_reported_whatever_the_threads_do() {
+    let mut rows = vec![r#"{"text": "ab"}"#; 5000];
+    rows[1500] = "{";
+    rows[1501] = "[]";
+    rows[4000] = "[]";
+    for _ in 0..4 {
+        let error = load(rows.join("\n"), &plain()).unwrap_err();
+        assert!(
+            matches!(error, DataError::Row { line: 1501, problem: RowProblem::Json { .. }, .. }),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn files_without_rows_or_that_cannot_be_read_are_errors() {
+    for content in ["", "\n\n", " \r\n", "\u{FEFF}"] {
+        let error = load(content, &plain()).unwrap_err();
+        assert!(error.to_string().ends_with("has no rows"), "{content:?}: {error}");
+    }
+    let error = Dataset::load("/nonexistent/x.jsonl", &plain(), Options::default()).unwrap_err();
+    assert!(error.to_string().starts_with("cannot read /nonexistent/x.jsonl: "), "{error}");
+    assert!(matches!(Dataset::load("/", &plain(), Options::default()), Err(DataError::Io { .. })));
+}
+
+#[test]
+fn models_that_cannot_do_what_the_rows_need_are_told_apart() {
+    let chat = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
+    let error = load(chat, &plain()).unwrap_err();
+    assert!(
+        error.to_string().ends_with("line 1: the row is a conversation, but the model has no chat template")
+    );
+
+    let mut meta = tiny_metadata("gpt-2", &[]);
+    meta.eos = None;
+    let error = load(r#"{"text": "a b"}"#, &Tokenizer::from_gguf(meta).unwrap()).unwrap_err();
+    assert!(error.to_string().contains("the tokenizer has no end-of-sequence token"), "{error}");
+
+    let mut meta = tiny_metadata("gpt-2", &[]);
+    meta.chat_template = Some("{% for %}".into());
+    let error = load(chat, &Tokenizer::from_gguf(meta).unwrap()).unwrap_err();
+    assert!(matches!(error, DataError::Template(_)), "{error}");
+
+    let mut meta = tiny_metadata("gpt-2", &[]);
+    meta.chat_template = Some(format!(
+        "{{% if messages[0].role == 'user' %}}{{{{ raise_exception('system first') }}}}{{% endif %}}{CHATML}"
+    ));
+    let error = load(chat, &Tokenizer::from_gguf(meta).unwrap()).unwrap_err();
+    assert!(
+        error.to_string().ends_with("line 1: the chat template refuses the conversation: system first"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_line_without_end_is_refused_before_it_fills_the_memory() {
+    use lorafit_data::jsonl::{LineError, Lines};
+    let endless = std::io::BufReader::new(std::io::repeat(b'x'));
+    let mut lines = Lines::with_longest(endless, 1000);
+    let error = lines.next();
+    assert!(
+        matches!(error, Some(Err(LineError::Line(1, RowProblem::LineTooLong { limit: 1000 })))),
+        "{error:?}"
+    );
+    assert!(lines.next().is_none());
+    let exact = format!("\u{FEFF}{}\r\n{}\n{}", "a".repeat(10), "b".repeat(10), "c".repeat(11));
+    let lengths: Vec<_> =
+        Lines::with_longest(exact.as_bytes(), 10).map(|l| l.map(|l| l.bytes.len()).ok()).collect();
+    assert_eq!(lengths, [Some(10), Some(10), None]);
+}

@@ -1,0 +1,134 @@
+//! Chat templates: Hugging Face's dialect, and templates that mean harm.
+
+use std::time::{Duration, Instant};
+
+use lorafit_data::{ChatTemplate, Message, Role, SpecialTokens, TemplateError};
+
+fn chat(turns: &[(Role, &str)]) -> Vec<Message> {
+    turns.iter().map(|(role, text)| Message::new(*role, *text)).collect()
+}
+
+fn render(source: &str) -> Result<String, TemplateError> {
+    let special = SpecialTokens { bos: Some("<s>".into()), eos: Some("</s>".into()), ..Default::default() };
+    ChatTemplate::new(source, &special)?.at(1_700_000_000).render(&chat(&[(Role::User, "Hi")]), true)
+}
+
+#[test]
+fn blocks_are_trimmed_as_transformers_does() {
+    let source = "{{ bos_token }}\n  {% for m in messages %}\n  {{ m.role }}: {{ m['content'] }}\n  {% endfor %}\nend\n";
+    assert_eq!(render(source).unwrap(), "<s>\n  user: Hi\nend");
+}
+
+#[test]
+fn the_dialect_of_hugging_face_is_understood() {
+    for (source, want) in [
+        ("{{ 'a,b'.split(',')[-1].upper().strip() }}", "B"),
+        ("{{ ' x '.rstrip() }}|{{ 'xay'.lstrip('x') }}", " x|ay"),
+        ("{{ messages[0].content.startswith('H') }}", "True"),
+        ("{% for m in messages[::-1] %}{{ m.content }}{% endfor %}", "Hi"),
+        (
+            "{% for i in [1,2,3] %}{% if i == 2 %}{% continue %}{% endif %}{{ i }}{% if i == 3 %}{% break %}{% endif %}{% endfor %}",
+            "13",
+        ),
+        (
+            "{% set ns = namespace(n=0) %}{% for i in [1,2] %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}",
+            "3",
+        ),
+        ("{{ messages[0].items() | list | length }}", "2"),
+        ("{{ messages[0].get('name', 'none') }}", "none"),
+        ("{% if tools is none and not documents %}no tools{% endif %}", "no tools"),
+        ("{{ unk_token }}{{ eos_token }}{% if unk_token is defined %}!{% endif %}", "</s>"),
+        ("{{ strftime_now('%Y') }}", "2023"),
+        ("{%- generation -%}  a {%- endgeneration -%} b", "ab"),
+        ("{% generation %}\nx\n{% endgeneration %}\ny", "x\ny"),
+        ("{% macro f(x) %}<{{ x }}>{% endmacro %}{{ f('a') }}", "<a>"),
+        ("{{ 'yes' if add_generation_prompt else 'no' }}", "yes"),
+    ] {
+        assert_eq!(render(source).unwrap(), want, "{source}");
+    }
+}
+
+#[test]
+fn tojson_writes_as_python_does() {
+    for (source, want) in [
+        (
+            "{{ {'b': 1, 'a': [1.0, true, none, 'é<\"\\n']} | tojson }}",
+            r#"{"b": 1, "a": [1.0, true, null, "é<\"\n"]}"#,
+        ),
+        (
+            "{{ {'a': [1, {}], 'b': []} | tojson(indent=2) }}",
+            "{\n  \"a\": [\n    1,\n    {}\n  ],\n  \"b\": []\n}",
+        ),
+        ("{{ {'b': 1, 'a': 2} | tojson(sort_keys=true, separators=[',', ':']) }}", r#"{"a":2,"b":1}"#),
+        ("{{ messages | tojson(ensure_ascii=false) }}", r#"[{"role": "user", "content": "Hi"}]"#),
+        ("{{ [1e-05, 1e16, 12345678901234567890] | tojson }}", "[1e-05, 1e+16, 12345678901234567890]"),
+    ] {
+        assert_eq!(render(source).unwrap(), want, "{source}");
+    }
+}
+
+#[test]
+fn what_a_template_refuses_is_told_in_its_words() {
+    let error = render("{{ raise_exception('Roles must alternate!') }}").unwrap_err();
+    assert_eq!(error, TemplateError::Refused { message: "Roles must alternate!".into() });
+    // From inside a macro too.
+    let error = render("{% macro f() %}{{ raise_exception('no') }}{% endmacro %}{{ f() }}").unwrap_err();
+    assert_eq!(error, TemplateError::Refused { message: "no".into() });
+}
+
+#[test]
+fn errors_name_the_line() {
+    assert!(matches!(render("a\n{% if %}").unwrap_err(), TemplateError::Syntax { line: Some(2), .. }));
+    assert!(matches!(render("a\n\n{{ 1 + 'x' }}").unwrap_err(), TemplateError::Failed { line: Some(3), .. }));
+    assert!(render("{% include 'x' %}").is_err());
+    assert!(render("{{ {}.a.b }}").is_err());
+}
+
+#[test]
+fn templates_that_loop_or_grow_without_bound_stop_with_an_error() {
+    let deep = "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}";
+    for source in [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}".to_string(),
+        "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}".to_string(),
+        "{% for i in range(99999) %}{{ 'x' * 1000 }}{% endfor %}".to_string(),
+        "{{ 'x' * 99999999999 }}".to_string(),
+        "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}"
+            .to_string(),
+        "{{ range(99999999) | list }}".to_string(),
+        "{{ '%99999999999d' | format(1) }}".to_string(),
+        "{{ strftime_now('%99999999d') }}".to_string(),
+        "{{ 'a'.replace('', 'b' * 100000) * 100000 }}".to_string(),
+        format!("{deep}{{{{ ns.x | tojson }}}}"),
+        format!("{{{{ {}1", "(".repeat(5000)),
+        "{% if 1 %}".repeat(5000),
+        format!("{{{{ x{} }}}}", "|upper".repeat(100_000)),
+    ] {
+        let start = Instant::now();
+        let result = render(&source);
+        let short: String = source.chars().take(60).collect();
+        assert!(result.is_err(), "{short}");
+        // 200 ms is the aim; the machine that runs this may be busy.
+        assert!(start.elapsed() < Duration::from_secs(2), "{short} took {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn deep_values_and_long_chains_do_not_overflow_the_stack() {
+    let deep = "{% set ns = namespace(x=[]) %}{% for i in range(40000) %}{% set ns.x = [ns.x] %}{% endfor %}";
+    assert_eq!(render(deep).unwrap(), "");
+    assert_eq!(render(&format!("{deep}{{{{ ns.x }}}}")).unwrap().len(), 80_002);
+    assert_eq!(render(&format!("{deep}{{{{ ns.x == [[]] }}}}")).unwrap(), "False");
+    // Each as long as a source may be.
+    assert!(render(&format!("{{{{ 1{} }}}}", "+1".repeat(65_000))).is_ok());
+    assert!(render(&format!("{{{{ {}1 }}}}", "not ".repeat(32_000))).is_ok());
+    assert!(render(&format!("{{{{ x{} }}}}", "|e".repeat(65_000))).is_ok());
+    assert!(render(&format!("{{{{ x{} }}}}", ".a".repeat(65_000))).is_err());
+    assert!(render(&format!("{{% if 1 %}}{}{{% endif %}}", "{%elif 1%}".repeat(13_000))).is_ok());
+}
+
+#[test]
+fn every_error_has_a_hint() {
+    for source in ["{% if %}", "{{ 1 + 'x' }}", "{{ raise_exception('x') }}", "{{ 'x' * 9999999999 }}"] {
+        assert!(render(source).unwrap_err().hint().is_some());
+    }
+}

@@ -1,0 +1,96 @@
+//! GGUF Q4_K, Q5_K and Q6_K: super-blocks of 256 values. Source: ggml `block_q4_K`, `block_q5_K`,
+//! `block_q6_K`.
+//!
+//! Q4_K (144 bytes) and Q5_K (176): eight sub-blocks of 32 with a 6-bit scale and a 6-bit minimum each, over
+//! two f16: `x = (d sc) q - (dmin m)`. Q6_K (210 bytes): sixteen sub-blocks of 16 with a signed 8-bit scale over
+//! one f16: `x = (d sc) (q - 32)`.
+
+use super::float::f16_to_f32;
+
+pub(super) const LEN: usize = 256;
+pub(super) const Q4_BYTES: usize = 144;
+pub(super) const Q5_BYTES: usize = 176;
+pub(super) const Q6_BYTES: usize = 210;
+
+/// The scales and minima of the eight sub-blocks, from their 12 packed bytes: four of each in the low six bits
+/// of the first eight bytes, whose top bits are the top bits of the other four.
+#[inline(always)]
+fn scales_and_minima(packed: &[u8]) -> ([f32; 8], [f32; 8]) {
+    let (mut scales, mut minima) = ([0.0; 8], [0.0; 8]);
+    for j in 0..4 {
+        scales[j] = f32::from(packed[j] & 63);
+        minima[j] = f32::from(packed[j + 4] & 63);
+        scales[j + 4] = f32::from(packed[j + 8] & 15 | packed[j] >> 6 << 4);
+        minima[j + 4] = f32::from(packed[j + 8] >> 4 | packed[j + 4] >> 6 << 4);
+    }
+    (scales, minima)
+}
+
+#[inline(always)]
+pub(super) fn decode_q4(src: &[u8], dst: &mut [f32]) {
+    for (block, out) in src.as_chunks::<Q4_BYTES>().0.iter().zip(dst.as_chunks_mut::<LEN>().0) {
+        let d = f16_to_f32([block[0], block[1]]);
+        let d_min = f16_to_f32([block[2], block[3]]);
+        let (scales, minima) = scales_and_minima(&block[4..16]);
+        // 32 bytes hold two sub-blocks: one in their low halves, one in their high halves.
+        for pair in 0..4 {
+            let bytes = &block[16 + pair * 32..][..32];
+            let out = &mut out[pair * 64..][..64];
+            let (low, low_min) = (d * scales[2 * pair], d_min * minima[2 * pair]);
+            let (high, high_min) = (d * scales[2 * pair + 1], d_min * minima[2 * pair + 1]);
+            for j in 0..32 {
+                out[j] = low * f32::from(bytes[j] & 15) - low_min;
+                out[j + 32] = high * f32::from(bytes[j] >> 4) - high_min;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn decode_q5(src: &[u8], dst: &mut [f32]) {
+    for (block, out) in src.as_chunks::<Q5_BYTES>().0.iter().zip(dst.as_chunks_mut::<LEN>().0) {
+        let d = f16_to_f32([block[0], block[1]]);
+        let d_min = f16_to_f32([block[2], block[3]]);
+        let (scales, minima) = scales_and_minima(&block[4..16]);
+        let fifth = &block[16..48];
+        for pair in 0..4 {
+            let bytes = &block[48 + pair * 32..][..32];
+            let out = &mut out[pair * 64..][..64];
+            let (low, low_min) = (d * scales[2 * pair], d_min * minima[2 * pair]);
+            let (high, high_min) = (d * scales[2 * pair + 1], d_min * minima[2 * pair + 1]);
+            for j in 0..32 {
+                // Bit s of byte j is the fifth bit of value j of sub-block s.
+                let low_bit = (fifth[j] >> (2 * pair) & 1) << 4;
+                let high_bit = (fifth[j] >> (2 * pair + 1) & 1) << 4;
+                out[j] = low * f32::from(bytes[j] & 15 | low_bit) - low_min;
+                out[j + 32] = high * f32::from(bytes[j] >> 4 | high_bit) - high_min;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn decode_q6(src: &[u8], dst: &mut [f32]) {
+    for (block, out) in src.as_chunks::<Q6_BYTES>().0.iter().zip(dst.as_chunks_mut::<LEN>().0) {
+        let d = f16_to_f32([block[208], block[209]]);
+        // Each half of 128 values: 64 bytes of low halves, 32 bytes of upper bit pairs, 8 scales.
+        for half in 0..2 {
+            let low = &block[half * 64..][..64];
+            let upper = &block[128 + half * 32..][..32];
+            let scales = &block[192 + half * 8..][..8];
+            let out = &mut out[half * 128..][..128];
+            let scale = |quarter: usize, j: usize| d * f32::from(scales[quarter * 2 + j / 16] as i8);
+            for part in 0..2 {
+                let (s0, s1, s2, s3) =
+                    (scale(0, part * 16), scale(1, part * 16), scale(2, part * 16), scale(3, part * 16));
+                for j in part * 16..part * 16 + 16 {
+                    let value = |bits: u8| (i32::from(bits) - 32) as f32;
+                    out[j] = s0 * value(low[j] & 15 | (upper[j] & 3) << 4);
+                    out[j + 32] = s1 * value(low[j + 32] & 15 | (upper[j] >> 2 & 3) << 4);
+                    out[j + 64] = s2 * value(low[j] >> 4 | (upper[j] >> 4 & 3) << 4);
+                    out[j + 96] = s3 * value(low[j + 32] >> 4 | (upper[j] >> 6 & 3) << 4);
+                }
+            }
+        }
+    }
+}

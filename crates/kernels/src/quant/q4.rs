@@ -1,0 +1,35 @@
+//! GGUF Q4_0 and Q4_1: blocks of 32 values in 4 bits with one f16 scale, and for Q4_1 one f16 minimum.
+//!
+//! Byte `j` holds value `j` in its low half and value `j + 16` in its high half.
+//! Q4_0 (18 bytes): `x = d (q - 8)`. Q4_1 (20 bytes): `x = d q + m`. Source: ggml `block_q4_0`, `block_q4_1`.
+
+use super::float::f16_to_f32;
+
+pub(super) const LEN: usize = 32;
+pub(super) const BYTES_0: usize = 18;
+pub(super) const BYTES_1: usize = 20;
+
+#[inline(always)]
+pub(super) fn decode_0(src: &[u8], dst: &mut [f32]) {
+    for (block, out) in src.as_chunks::<BYTES_0>().0.iter().zip(dst.as_chunks_mut::<LEN>().0) {
+        let d = f16_to_f32([block[0], block[1]]);
+        for j in 0..16 {
+            let byte = block[2 + j];
+            out[j] = (i32::from(byte & 15) - 8) as f32 * d;
+            out[j + 16] = (i32::from(byte >> 4) - 8) as f32 * d;
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn decode_1(src: &[u8], dst: &mut [f32]) {
+    for (block, out) in src.as_chunks::<BYTES_1>().0.iter().zip(dst.as_chunks_mut::<LEN>().0) {
+        let d = f16_to_f32([block[0], block[1]]);
+        let m = f16_to_f32([block[2], block[3]]);
+        for j in 0..16 {
+            let byte = block[4 + j];
+            out[j] = f32::from(byte & 15) * d + m;
+            out[j + 16] = f32::from(byte >> 4) * d + m;
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! GGUF Q5_0 and Q5_1: as Q4_0 and Q4_1 with a fifth bit a value, kept in a 32-bit mask.
+//!
+//! Bit `j` of the mask is the high bit of value `j`. Q5_0 (22 bytes): `x = d (q - 16)`.
+//! Q5_1 (24 bytes): `x = d q + m`. Source: ggml `block_q5_0`, `block_q5_1`.
+
+use super::float::f16_to_f32;
+
+pub(super) const LEN: usize = 32;
+pub(super) const BYTES_0: usize = 22;
+pub(super) const BYTES_1: usize = 24;
+
+/// The 5-bit codes of a block, from its mask and its halves.
+#[inline(always)]
+fn codes(mask: &[u8], halves: &[u8]) -> [i32; LEN] {
+    let mask = u32::from_le_bytes([mask[0], mask[1], mask[2], mask[3]]);
+    let mut codes = [0; LEN];
+    for j in 0..16 {
+        codes[j] = i32::from(halves[j] & 15) | (mask >> j & 1) as i32 * 16;
+        codes[j + 16] = i32::from(halves[j] >> 4) | (mask >> (j + 16) & 1) as i32 * 16;
+    }
+    codes
+}
+
+#[inline(always)]
+pub(super) fn decode_0(src: &[u8], dst: &mut [f32]) {
+    for (block, out) in src.as_chunks::<BYTES_0>().0.iter().zip(dst.as_chunks_mut::<LEN>().0) {
+        let d = f16_to_f32([block[0], block[1]]);
+        let codes = codes(&block[2..6], &block[6..22]);
+        for j in 0..LEN {
+            out[j] = (codes[j] - 16) as f32 * d;
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn decode_1(src: &[u8], dst: &mut [f32]) {
+    for (block, out) in src.as_chunks::<BYTES_1>().0.iter().zip(dst.as_chunks_mut::<LEN>().0) {
+        let d = f16_to_f32([block[0], block[1]]);
+        let m = f16_to_f32([block[2], block[3]]);
+        let codes = codes(&block[4..8], &block[8..24]);
+        for j in 0..LEN {
+            out[j] = codes[j] as f32 * d + m;
+        }
+    }
+}

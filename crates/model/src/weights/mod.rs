@@ -1,0 +1,217 @@
+//! The weights of a model by their checkpoint names, whatever file they lie in.
+
+mod gguf;
+mod safetensors;
+
+use std::path::{Path, PathBuf};
+
+use lorafit_kernels::quant::Format;
+use lorafit_kernels::{RowOrder, SharedBytes, Weight};
+
+pub use gguf::Gguf;
+
+use crate::config::Config;
+use crate::error::FileError;
+use safetensors::Shards;
+
+/// A tensor as its file has it; nothing is decoded yet.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredTensor {
+    /// Row-major, outermost dimension first.
+    pub shape: Vec<usize>,
+    pub format: Format,
+    pub data: SharedBytes,
+}
+
+/// A model's configuration and weights, mapped from its files.
+///
+/// The files must not be changed while they are mapped.
+#[derive(Debug)]
+pub struct ModelFiles {
+    path: PathBuf,
+    config: Config,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Folder { shards: Shards, name: Option<String> },
+    Gguf(Gguf),
+}
+
+impl ModelFiles {
+    /// Opens a Hugging Face model folder or a `.gguf` file.
+    ///
+    /// # Errors
+    /// Files that are missing, damaged or of an unsupported model.
+    pub fn open(path: &Path) -> Result<Self, FileError> {
+        if path.is_dir() { ModelFiles::open_folder(path) } else { ModelFiles::open_gguf(path) }
+    }
+
+    fn open_folder(dir: &Path) -> Result<Self, FileError> {
+        let config_path = dir.join("config.json");
+        let text = std::fs::read_to_string(&config_path).map_err(|e| {
+            FileError::new(&config_path, format!("cannot read the model's configuration: {e}"))
+                .with_hint("a model folder has config.json, *.safetensors and tokenizer.json")
+        })?;
+        let config = Config::from_hf_json(&text).map_err(|e| {
+            let error = FileError::new(&config_path, e.to_string());
+            match e.hint() {
+                Some(hint) => error.with_hint(hint),
+                None => error,
+            }
+        })?;
+        let json: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+        let name =
+            json.and_then(|j| j.get("_name_or_path")?.as_str().map(str::to_owned)).filter(|n| !n.is_empty());
+        let source = Source::Folder { shards: Shards::open(dir)?, name };
+        Ok(ModelFiles { path: dir.to_owned(), config, source })
+    }
+
+    fn open_gguf(path: &Path) -> Result<Self, FileError> {
+        let gguf = Gguf::open(path)?;
+        let config = Config::from_gguf(&gguf).map_err(|e| {
+            let error = FileError::new(path, e.to_string());
+            match e.hint() {
+                Some(hint) => error.with_hint(hint),
+                None => error,
+            }
+        })?;
+        Ok(ModelFiles { path: path.to_owned(), config, source: Source::Gguf(gguf) })
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The folder or file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The GGUF file behind the model, which also holds its tokenizer.
+    pub fn gguf(&self) -> Option<&Gguf> {
+        match &self.source {
+            Source::Gguf(gguf) => Some(gguf),
+            Source::Folder { .. } => None,
+        }
+    }
+
+    /// What an adapter should call its base model.
+    pub fn name(&self) -> String {
+        let stated = match &self.source {
+            Source::Folder { name, .. } => name.clone(),
+            Source::Gguf(gguf) => gguf.text("general.name").map(str::to_owned),
+        };
+        let file = || self.path.file_stem().map(|n| n.to_string_lossy().into_owned());
+        stated.or_else(file).unwrap_or_else(|| self.path.display().to_string())
+    }
+
+    /// Bytes of all tensors as stored.
+    pub fn stored_bytes(&self) -> u64 {
+        match &self.source {
+            Source::Folder { shards, .. } => shards.stored_bytes(),
+            Source::Gguf(gguf) => gguf.stored_bytes(),
+        }
+    }
+
+    /// The matrix `name` (a checkpoint name such as `model.layers.0.self_attn.q_proj.weight`), `[rows, cols]`,
+    /// with its rows in checkpoint order.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape.
+    pub fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, FileError> {
+        let tensor = self.tensor(name, &[rows, cols])?;
+        let weight = Weight::new(rows, cols, tensor.format, tensor.data);
+        let weight = weight.map_err(|e| self.error(format!("{name}: {e}")))?;
+        Ok(weight.with_row_order(self.row_order(name)))
+    }
+
+    /// The vector `name`, decoded.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::weight`].
+    pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, FileError> {
+        let tensor = self.tensor(name, &[len])?;
+        let row = Weight::new(1, len, tensor.format, tensor.data);
+        let stored = row.map_err(|e| self.error(format!("{name}: {e}")))?.to_vec();
+        let order = self.row_order(name);
+        Ok((0..len).map(|i| stored[order.stored_row(i)]).collect())
+    }
+
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<StoredTensor, FileError> {
+        let (stored_name, tensor) = match &self.source {
+            Source::Folder { shards, .. } => (name.to_owned(), shards.tensor(name)?),
+            Source::Gguf(gguf) => {
+                let stored_name = gguf_name(name).unwrap_or_else(|| name.to_owned());
+                let tensor = gguf.tensor(&stored_name).cloned();
+                (stored_name, tensor)
+            }
+        };
+        let tensor = tensor.ok_or_else(|| self.error(format!("the tensor {stored_name} is missing")))?;
+        if tensor.shape != shape {
+            let problem = format!("{stored_name} is {:?}, the configuration says {shape:?}", tensor.shape);
+            return Err(self
+                .error(problem)
+                .with_hint("the files belong to different models, or one is damaged"));
+        }
+        Ok(tensor)
+    }
+
+    fn error(&self, problem: String) -> FileError {
+        FileError::new(&self.path, problem)
+    }
+
+    /// GGUF files of Llama-class models have the rows of queries and keys in another order.
+    fn row_order(&self, name: &str) -> RowOrder {
+        let rotated = name.contains(".q_proj.") || name.contains(".k_proj.");
+        match &self.source {
+            Source::Gguf(_) if rotated && self.config.model_type == "llama" => {
+                RowOrder::RotaryPairs { head_dim: self.config.head_dim }
+            }
+            Source::Gguf(_) | Source::Folder { .. } => RowOrder::Stored,
+        }
+    }
+}
+
+/// The GGUF name of a checkpoint tensor (llama.cpp `gguf-py/gguf/tensor_mapping.py`).
+fn gguf_name(name: &str) -> Option<String> {
+    let whole = match name {
+        "model.embed_tokens.weight" => Some("token_embd.weight"),
+        "model.norm.weight" => Some("output_norm.weight"),
+        "lm_head.weight" => Some("output.weight"),
+        _ => None,
+    };
+    if let Some(whole) = whole {
+        return Some(whole.to_owned());
+    }
+    let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
+    let (part, kind) = rest.rsplit_once('.')?;
+    let part = match part {
+        "input_layernorm" => "attn_norm",
+        "post_attention_layernorm" => "ffn_norm",
+        "self_attn.q_proj" => "attn_q",
+        "self_attn.k_proj" => "attn_k",
+        "self_attn.v_proj" => "attn_v",
+        "self_attn.o_proj" => "attn_output",
+        "self_attn.q_norm" => "attn_q_norm",
+        "self_attn.k_norm" => "attn_k_norm",
+        "mlp.gate_proj" => "ffn_gate",
+        "mlp.up_proj" => "ffn_up",
+        "mlp.down_proj" => "ffn_down",
+        _ => return None,
+    };
+    Some(format!("blk.{layer}.{part}.{kind}"))
+}
+
+/// Maps a file into memory.
+fn map(path: &Path) -> Result<SharedBytes, FileError> {
+    let open = || -> std::io::Result<memmap2::Mmap> {
+        let file = std::fs::File::open(path)?;
+        // SAFETY: the map is read-only; that nobody shortens the file meanwhile is asked of the user.
+        unsafe { memmap2::Mmap::map(&file) }
+    };
+    let map = open().map_err(|e| FileError::new(path, format!("cannot open: {e}")))?;
+    Ok(SharedBytes::new(std::sync::Arc::new(map)))
+}

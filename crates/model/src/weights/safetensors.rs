@@ -1,0 +1,159 @@
+//! Safetensors files: one, or shards named by an index.
+
+use std::collections::HashMap;
+use std::path::{Component, Path, PathBuf};
+
+use lorafit_kernels::SharedBytes;
+use lorafit_kernels::quant::Format;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+
+use super::{StoredTensor, map};
+use crate::error::FileError;
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// The tensors of a model folder.
+#[derive(Debug)]
+pub(super) struct Shards {
+    files: Vec<Shard>,
+    /// The file of each tensor, where an index says so.
+    index: Option<HashMap<String, usize>>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    path: PathBuf,
+    bytes: SharedBytes,
+    entries: HashMap<String, Entry>,
+}
+
+/// Where a tensor lies in its file. The type is looked at only when the tensor is used.
+#[derive(Debug)]
+struct Entry {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    start: usize,
+    end: usize,
+}
+
+impl Shards {
+    pub(super) fn open(dir: &Path) -> Result<Self, FileError> {
+        let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
+        if index.exists() {
+            Shards::open_index(dir, &index)
+        } else if single.exists() {
+            Ok(Shards { files: vec![Shard::open(single)?], index: None })
+        } else {
+            Err(no_weights(dir))
+        }
+    }
+
+    fn open_index(dir: &Path, index: &Path) -> Result<Self, FileError> {
+        let fail = |problem: String| FileError::new(index, problem);
+        let text = std::fs::read_to_string(index).map_err(|e| fail(format!("cannot read: {e}")))?;
+        let json: Value = serde_json::from_str(&text).map_err(|e| fail(format!("not JSON: {e}")))?;
+        let weight_map = json.get("weight_map").and_then(Value::as_object);
+        let weight_map = weight_map.ok_or_else(|| fail("`weight_map` is missing".into()))?;
+        let mut files: Vec<Shard> = Vec::new();
+        let mut numbers: HashMap<&str, usize> = HashMap::new();
+        let mut of_tensor = HashMap::new();
+        for (tensor, file) in weight_map {
+            let file = file
+                .as_str()
+                .ok_or_else(|| fail(format!("the file of {tensor} is {file}, expected a name")))?;
+            let number = match numbers.get(file) {
+                Some(&number) => number,
+                None => {
+                    let plain = Path::new(file).components().collect::<Vec<_>>();
+                    if !matches!(plain[..], [Component::Normal(_)]) {
+                        let problem = format!("`{file}` is not a plain file name");
+                        return Err(fail(problem).with_hint("shards lie in the folder of their index"));
+                    }
+                    let path = dir.join(file);
+                    if !path.exists() {
+                        let problem = format!("names the shard {file}, which the folder lacks");
+                        return Err(fail(problem).with_hint("download the model again; a shard is missing"));
+                    }
+                    files.push(Shard::open(path)?);
+                    numbers.insert(file, files.len() - 1);
+                    files.len() - 1
+                }
+            };
+            of_tensor.insert(tensor.clone(), number);
+        }
+        Ok(Shards { files, index: Some(of_tensor) })
+    }
+
+    /// The tensor `name`; `None` if there is none.
+    pub(super) fn tensor(&self, name: &str) -> Result<Option<StoredTensor>, FileError> {
+        let shard = match &self.index {
+            Some(index) => index.get(name).map(|&number| &self.files[number]),
+            None => self.files.first(),
+        };
+        let Some(shard) = shard else { return Ok(None) };
+        let Some(entry) = shard.entries.get(name) else { return Ok(None) };
+        let format = match entry.dtype {
+            Dtype::F32 => Format::F32,
+            Dtype::F16 => Format::F16,
+            Dtype::BF16 => Format::BF16,
+            other => {
+                let problem = format!("{name} is stored as {other:?}, expected F32, F16 or BF16");
+                return Err(FileError::new(&shard.path, problem));
+            }
+        };
+        let data = shard.bytes.slice(entry.start..entry.end);
+        let data = data.ok_or_else(|| FileError::new(&shard.path, format!("{name} reaches past the end")))?;
+        Ok(Some(StoredTensor { shape: entry.shape.clone(), format, data }))
+    }
+
+    pub(super) fn stored_bytes(&self) -> u64 {
+        self.files.iter().flat_map(|f| f.entries.values()).map(|e| (e.end - e.start) as u64).sum()
+    }
+}
+
+impl Shard {
+    /// Maps a file and reads its header; the crate checks that tensors fill the file without overlap.
+    fn open(path: PathBuf) -> Result<Self, FileError> {
+        let bytes = map(&path)?;
+        let entries = {
+            let fail = |e| {
+                FileError::new(&path, format!("not a whole safetensors file: {e}"))
+                    .with_hint("the file is cut short or damaged; download it again")
+            };
+            let (header_len, metadata) = SafeTensors::read_metadata(bytes.as_slice()).map_err(fail)?;
+            let file = SafeTensors::deserialize(bytes.as_slice()).map_err(fail)?;
+            drop(file);
+            // The header is preceded by its length in 8 bytes.
+            let data = header_len + 8;
+            let tensors = metadata.tensors();
+            let entry = |info: &safetensors::tensor::TensorInfo| Entry {
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                start: data + info.data_offsets.0,
+                end: data + info.data_offsets.1,
+            };
+            tensors.iter().map(|(name, info)| (name.clone(), entry(info))).collect()
+        };
+        Ok(Shard { path, bytes, entries })
+    }
+}
+
+fn no_weights(dir: &Path) -> FileError {
+    let names: Vec<String> = std::fs::read_dir(dir)
+        .map(|entries| entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect())
+        .unwrap_or_default();
+    let pickle = |name: &&String| name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth");
+    match names.iter().find(pickle) {
+        Some(name) => FileError::new(
+            &dir.join(name),
+            "pickle files can run code when they are opened and are refused",
+        )
+        .with_hint(
+            "load the model in transformers once and save it with save_pretrained: it writes safetensors",
+        ),
+        None => FileError::new(dir, format!("has neither {SINGLE} nor {INDEX}"))
+            .with_hint("a model folder has config.json, *.safetensors and tokenizer.json"),
+    }
+}

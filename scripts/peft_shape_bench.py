@@ -1,0 +1,96 @@
+"""Peer of `lorafit bench`: a LoRA training step of PEFT + PyTorch on random weights of a model's shape.
+
+All tokens are supervised (each predicts its successor), rank 8, alpha 16, AdamW on the adapter, SDPA attention, dropout 0;
+f32 or bf16 weights and arithmetic. The base is built once, in its final type, and filled in place. One step of warm-up, then
+the median over --steps. PyTorch at its usual best on a CPU: its own thread pool, logits through the model's own loss.
+
+Usage: .venv/bin/python scripts/peft_shape_bench.py --shape smollm2-135m --batch 4 --seq 256 [--steps 5] [--threads N]
+       [--rank 8] [--targets q_proj,k_proj,v_proj,o_proj | all-linear] [--dtype f32|bf16]
+       SHAPE: smollm2-135m, tinyllama-1.1b, llama-2-7b, or a path to a config.json
+Prints one JSON object.
+"""
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+
+import peft
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+
+LLAMA = dict(rms_norm_eps=1e-5, tie_word_embeddings=False, max_position_embeddings=4096)
+SHAPES = {
+    "smollm2-135m": LLAMA | dict(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+                                 num_key_value_heads=3, vocab_size=49152, tie_word_embeddings=True),
+    "tinyllama-1.1b": LLAMA | dict(hidden_size=2048, intermediate_size=5632, num_hidden_layers=22, num_attention_heads=32,
+                                   num_key_value_heads=4, vocab_size=32000),
+    "llama-2-7b": LLAMA | dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32,
+                               num_key_value_heads=32, vocab_size=32000),
+}
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--shape", required=True)
+    p.add_argument("--batch", type=int, default=4)
+    p.add_argument("--seq", type=int, default=256)
+    p.add_argument("--steps", type=int, default=5)
+    p.add_argument("--threads", type=int, default=os.cpu_count())
+    p.add_argument("--rank", type=int, default=8)
+    p.add_argument("--alpha", type=int, default=16)
+    p.add_argument("--targets", default="q_proj,k_proj,v_proj,o_proj")
+    p.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
+    a = p.parse_args()
+    torch.set_num_threads(a.threads)
+    torch.manual_seed(0)
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[a.dtype]
+    config = LlamaConfig(**SHAPES[a.shape]) if a.shape in SHAPES else AutoConfig.from_pretrained(a.shape)
+    config.use_cache = False
+
+    # from_config would initialise on the way; empty weights filled in place cost nothing beyond themselves.
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    model.to_empty(device="cpu")
+    model.tie_weights()
+    with torch.no_grad():
+        for name, w in model.named_parameters():
+            w.fill_(1.0) if "norm" in name else w.normal_(0, 0.02)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config=config)  # its frequencies are computed, not stored
+    targets = a.targets if a.targets == "all-linear" else a.targets.split(",")
+    model = get_peft_model(model, LoraConfig(r=a.rank, lora_alpha=a.alpha, lora_dropout=0.0, task_type="CAUSAL_LM",
+                                             target_modules=targets))
+    model.train()
+    params = [w for w in model.parameters() if w.requires_grad]
+    optimizer = torch.optim.AdamW(params, lr=2e-4, weight_decay=0.0)
+
+    seconds, losses = [], []
+    for _ in range(1 + a.steps):
+        x = torch.randint(0, config.vocab_size, (a.batch, a.seq))
+        start = time.perf_counter()
+        loss = model(input_ids=x, labels=x).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.item())
+        seconds.append(time.perf_counter() - start)
+        print(f"step {len(seconds) - 1}: loss {losses[-1]:.4f}, {seconds[-1]:.2f} s", file=sys.stderr, flush=True)
+    assert all(x == x for x in losses)
+    median = statistics.median(seconds[1:])
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({
+        "shape": a.shape if a.shape in SHAPES else os.path.basename(a.shape), "batch": a.batch, "seq": a.seq, "dtype": a.dtype,
+        "threads": a.threads, "rank": a.rank, "targets": a.targets, "trainable_parameters": sum(w.numel() for w in params),
+        "tokens_per_s": round(a.batch * a.seq / median, 2), "seconds_per_step": round(median, 4),
+        "step_seconds": [round(s, 4) for s in seconds],
+        "peak_rss_bytes": rss * (1 if platform.system() == "Darwin" else 1024),
+        "torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__,
+    }, indent=1))
+
+
+main()
