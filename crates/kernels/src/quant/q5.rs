@@ -15,8 +15,8 @@ fn codes(mask: &[u8], halves: &[u8]) -> [i32; LEN] {
     let mask = u32::from_le_bytes([mask[0], mask[1], mask[2], mask[3]]);
     let mut codes = [0; LEN];
     for j in 0..16 {
-        codes[j] = i32::from(halves[j] & 15) | (mask >> j & 1) as i32 * 16;
-        codes[j + 16] = i32::from(halves[j] >> 4) | (mask >> (j + 16) & 1) as i32 * 16;
+        codes[j] = i32::from(halves[j] & 15) | ((mask >> j & 1) as i32 * 16);
+        codes[j + 16] = i32::from(halves[j] >> 4) | ((mask >> (j + 16) & 1) as i32 * 16);
     }
     codes
 }
