@@ -2,7 +2,7 @@
 """Shows what base and adapter answered to the same requests; exits 1 when exact match misses its bounds.
 
 Reads base.json, base.jsonl, adapter.json, adapter.jsonl of the folder: what `lorafit eval --json` printed
-and what its --predictions wrote.
+and what its --predictions wrote; and the chat rows they were judged on.
 """
 import argparse
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 
 parser = argparse.ArgumentParser()
 parser.add_argument("folder", type=Path)
+parser.add_argument("rows", type=Path)
 parser.add_argument("--show", type=int, default=6)
 parser.add_argument("--base-at-most", type=float, default=0.05)
 parser.add_argument("--adapter-at-least", type=float, default=0.90)
@@ -31,13 +32,16 @@ def short(text, width=96):
 
 
 base, adapter = answers("base"), answers("adapter")
-if [row["expected"] for row in base] != [row["expected"] for row in adapter]:
-    sys.exit("error: base and adapter were judged on different rows")
+rows = [json.loads(line)["messages"] for line in args.rows.read_text().splitlines()]
+requests, replies = [row[-2]["content"] for row in rows], [row[-1]["content"] for row in rows]
+for name, judged in (("base", base), ("adapter", adapter)):
+    if [row["expected"].strip() for row in judged] != [reply.strip() for reply in replies]:
+        sys.exit(f"error: {name}.jsonl is not about the rows of {args.rows}")
 # Some of each kind: the first of every stretch, and before them what the adapter got wrong.
 step = max(1, len(adapter) // args.show)
 wrong = [i for i, row in enumerate(adapter) if not row["exact"]]
 for i in sorted(set(wrong[:2]) | set(list(range(0, len(adapter), step))[: args.show])):
-    print(f"request  {short(adapter[i]['prompt'])}")
+    print(f"request  {short(requests[i])}")
     print(f"  base     {short(base[i]['answer'])}")
     print(f"  adapter  {short(adapter[i]['answer'])}")
     if not adapter[i]["exact"]:

@@ -14,8 +14,8 @@ fn main() {
     pool.install(|| {
         let peak = cpu_fma_peak();
         println!("multiply-add peak {:.0} GFLOP/s on {} threads", peak / 1e9, rayon::current_num_threads());
-        for (m, n, k) in [(256, 576, 576), (256, 192, 576), (256, 1536, 576), (512, 1536, 576), (256, 576, 1536), (512, 4096, 4096), (128, 49152, 576)] {
-            for format in [Format::F32, Format::BF16] {
+        for (m, n, k) in [(256, 576, 576), (400, 1536, 576), (512, 2048, 2048), (128, 49152, 576)] {
+            for format in Format::ALL.into_iter().filter(|f| k % f.block_len() == 0) {
                 let bytes = vec![0x3cu8; n * k / format.block_len() * format.block_bytes()];
                 let weight = Weight::new(n, k, format, SharedBytes::from_vec(bytes)).expect("shape fits");
                 let x = Tensor::from_slice(Device::Cpu, &vec![0.5; m * k]);

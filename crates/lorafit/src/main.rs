@@ -1,2 +1,19 @@
-//! lorafit
-fn main() {}
+//! lorafit, the command line. This crate is the only one that prints, and the only one that shows hints.
+
+#![expect(dead_code, reason = "progress, chat and interrupt wait for the verbs to be wired to the engine")]
+
+mod chat_repl;
+mod cli;
+mod command;
+mod config_file;
+mod interrupt;
+mod options;
+mod output;
+mod progress;
+mod report_error;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    report_error::exit_code(cli::run())
+}

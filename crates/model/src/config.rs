@@ -205,26 +205,47 @@ impl Config {
                 .ok_or(ConfigError(range))
         };
         let needed = |key: &str| size(key)?.ok_or_else(|| ConfigError(format!("`{arch}.{key}` is missing")));
-        let number = |key: &str| gguf.number(&format!("{arch}.{key}"));
+        let number = |key: &str| -> Result<Option<f64>, ConfigError> {
+            let key = format!("{arch}.{key}");
+            let Some(value) = gguf.number(&key) else { return Ok(None) };
+            let wrong = || ConfigError(format!("`{key}` is {value}, expected a number above zero"));
+            Some(value).filter(|n| n.is_finite() && *n > 0.0).map(Some).ok_or_else(wrong)
+        };
         let hidden_size = needed("embedding_length")?;
         let num_attention_heads = needed("attention.head_count")?;
         let vocab_size = match gguf.shape("token_embd.weight") {
             Some([rows, _]) => *rows,
             _ => return Err(ConfigError("the tensor token_embd.weight is missing".into())),
         };
-        let scaling = match (gguf.text(&format!("{arch}.rope.scaling.type")), number("rope.scaling.factor")) {
+        let scaling = match (gguf.text(&format!("{arch}.rope.scaling.type")), number("rope.scaling.factor")?)
+        {
             (None | Some("none"), _) => RopeScaling::None,
-            (Some("linear"), Some(factor)) if factor > 0.0 => RopeScaling::Linear { factor },
+            (Some("linear"), Some(factor)) => RopeScaling::Linear { factor },
             (Some(other), _) => return Err(ConfigError(format!("rope scaling `{other}` is not supported"))),
         };
         let head_dim = size("attention.key_length")?.unwrap_or(hidden_size / num_attention_heads);
-        let scaling = match gguf.floats("rope_freqs.weight") {
-            Some(divisors) if divisors.len() == head_dim / 2 => RopeScaling::Divisors(divisors),
-            Some(divisors) => {
+        if let Some(rotated) = size("rope.dimension_count")?.filter(|&n| n != head_dim) {
+            return Err(ConfigError(format!(
+                "`{arch}.rope.dimension_count` is {rotated}, expected the whole head of {head_dim}"
+            )));
+        }
+        let divisors = gguf.floats("rope_freqs.weight");
+        if divisors.is_none() && gguf.shape("rope_freqs.weight").is_some() {
+            return Err(ConfigError("rope_freqs.weight is not stored as F32".into()));
+        }
+        let scaling = match divisors {
+            Some(divisors) if divisors.len() != head_dim / 2 => {
                 let message =
                     format!("rope_freqs.weight has {} values, expected {}", divisors.len(), head_dim / 2);
                 return Err(ConfigError(message));
             }
+            Some(divisors) => match divisors.iter().find(|d| !d.is_finite() || **d <= 0.0) {
+                Some(wrong) => {
+                    let message = format!("rope_freqs.weight has {wrong}, expected numbers above zero");
+                    return Err(ConfigError(message));
+                }
+                None => RopeScaling::Divisors(divisors),
+            },
             None => scaling,
         };
         let config = Config {
@@ -236,8 +257,8 @@ impl Config {
             num_key_value_heads: size("attention.head_count_kv")?.unwrap_or(num_attention_heads),
             head_dim,
             vocab_size,
-            rms_norm_eps: number("attention.layer_norm_rms_epsilon").unwrap_or(1e-6) as f32,
-            rope: Rope { theta: number("rope.freq_base").unwrap_or(10_000.0), scaling },
+            rms_norm_eps: number("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-6) as f32,
+            rope: Rope { theta: number("rope.freq_base")?.unwrap_or(10_000.0), scaling },
             tie_word_embeddings: gguf.shape("output.weight").is_none(),
             attention_bias: gguf.shape("blk.0.attn_q.bias").is_some(),
             attention_output_bias: gguf.shape("blk.0.attn_output.bias").is_some(),
@@ -253,6 +274,13 @@ impl Config {
         let Config { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = self;
         if heads % kv_heads != 0 {
             return Err(ConfigError(format!("{kv_heads} key/value heads do not divide {heads} query heads")));
+        }
+        // From GGUF it is a dimension of the embedding, which nothing has looked at yet.
+        if !(1..=MAX_SIZE).contains(&(self.vocab_size as u64)) {
+            return Err(ConfigError(format!(
+                "the vocabulary has {} tokens, expected 1 to {MAX_SIZE}",
+                self.vocab_size
+            )));
         }
         if head_dim == 0 || head_dim % 2 != 0 {
             return Err(ConfigError(format!("`head_dim` is {head_dim}, expected an even number")));

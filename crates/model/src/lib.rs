@@ -10,6 +10,7 @@ mod kv_cache;
 mod layers;
 mod load;
 mod model;
+mod source;
 pub mod weights;
 
 pub use buffers::Buffers;
@@ -18,3 +19,6 @@ pub use error::FileError;
 pub use generate::{Sampling, generate};
 pub use kv_cache::KvCache;
 pub use model::{Model, Stream};
+#[cfg(feature = "hub")]
+pub use source::Hub;
+pub use source::{Source, SourceError};

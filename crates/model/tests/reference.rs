@@ -1,19 +1,13 @@
 //! Logits, losses and every adapter gradient of tiny models of each architecture against numbers that
 //! transformers and PEFT computed from the same files (`scripts/make_tiny_fixtures.py`).
 
-use std::path::{Path, PathBuf};
+mod common;
 
+use common::{Case, assert_close, fixture};
 use lorafit_kernels::Device;
-use lorafit_kernels::ops::attention::{Segment, Segments};
-use lorafit_kernels::ops::cross_entropy::Target;
+use lorafit_kernels::ops::attention::Segments;
 use lorafit_model::adapter::{self, Adapter, LoraConfig, Targets, named_tensors};
-use lorafit_model::weights::ModelFiles;
-use lorafit_model::{Buffers, Model, Sampling, Stream, generate};
-use safetensors::SafeTensors;
-
-/// Two layers in f32 against two layers in f32, each with its own order of summation: relative to the largest
-/// value of a tensor.
-const TOLERANCE: f32 = 3e-5;
+use lorafit_model::{Buffers, Sampling, Stream, generate};
 
 const MODELS: [&str; 10] = [
     "llama",
@@ -28,153 +22,17 @@ const MODELS: [&str; 10] = [
     "llama_f16",
 ];
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models").join(name)
-}
-
-/// A tiny model, its adapter and what is expected of them.
-struct Case {
-    model: Model,
-    adapter: Adapter,
-    expected: Vec<u8>,
-    ids: Vec<Vec<u32>>,
-    labels: Vec<Vec<i64>>,
-}
-
-impl Case {
-    fn open(name: &str) -> Case {
-        let dir = fixture(name);
-        let files = ModelFiles::open(&dir).expect("the fixture opens");
-        let model = Model::load(&files, Device::Cpu).expect("the fixture loads");
-        let adapter =
-            adapter::load(&dir.join("adapter"), model.config(), Device::Cpu).expect("the adapter loads");
-        let json = std::fs::read_to_string(dir.join("expected.json")).expect("expected.json");
-        let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-        Case {
-            model,
-            adapter,
-            expected: std::fs::read(dir.join("expected.safetensors")).expect("expected.safetensors"),
-            ids: serde_json::from_value(json["input_ids"].clone()).expect("ids"),
-            labels: serde_json::from_value(json["labels"].clone()).expect("labels"),
-        }
-    }
-
-    fn expected(&self, name: &str) -> Vec<f32> {
-        let file = SafeTensors::deserialize(&self.expected).expect("safetensors");
-        let data = file.tensor(name).unwrap_or_else(|_| panic!("{name} in the fixture")).data().to_vec();
-        data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
-    }
-
-    /// The given sequences packed in one stream.
-    fn packed(&self, sequences: &[usize]) -> Packed {
-        let mut p = Packed::default();
-        let mut segments = Vec::new();
-        for &s in sequences {
-            let start = p.ids.len();
-            segments.push(Segment { start, len: self.ids[s].len(), parent: None });
-            for (i, (&id, &label)) in self.ids[s].iter().zip(&self.labels[s]).enumerate() {
-                p.ids.push(id);
-                p.positions.push(i as u32);
-                if label >= 0 && i > 0 {
-                    p.targets.push(Target { row: (start + i - 1) as u32, id: label as u32, weight: 1.0 });
-                }
-            }
-        }
-        p.segments = Segments::new(segments, p.ids.len()).expect("contiguous");
-        p
-    }
-
-    fn gradients(&self, streams: &[Packed]) -> (f64, Vec<(String, Vec<f32>)>) {
-        let tokens = streams.iter().map(|p| p.ids.len()).max().expect("a stream");
-        let targets: usize = streams.iter().map(|p| p.targets.len()).sum();
-        let mut buffers = Buffers::for_training(self.model.config(), &self.adapter, Device::Cpu, tokens);
-        let mut gradients = self.adapter.zero_gradients();
-        let mut loss = 0.0;
-        for p in streams {
-            let scale = 1.0 / targets as f32;
-            let losses = self.model.loss_and_gradient(
-                &self.adapter,
-                None,
-                p.stream(),
-                scale,
-                &mut buffers,
-                &mut gradients,
-            );
-            loss += losses.iter().map(|&l| f64::from(l)).sum::<f64>() / targets as f64;
-        }
-        let named = named_tensors(&self.adapter, gradients.tensors());
-        (loss, named.into_iter().map(|t| (t.name, t.values)).collect())
-    }
-}
-
-#[derive(Default)]
-struct Packed {
-    ids: Vec<u32>,
-    positions: Vec<u32>,
-    segments: Segments,
-    targets: Vec<Target>,
-}
-
-impl Packed {
-    fn stream(&self) -> Stream<'_> {
-        Stream {
-            ids: &self.ids,
-            positions: &self.positions,
-            segments: &self.segments,
-            targets: &self.targets,
-        }
-    }
-}
-
-#[track_caller]
-fn assert_close(found: &[f32], expected: &[f32], tolerance: f32, what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}: length");
-    let scale = expected.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
-    let worst = found.iter().zip(expected).fold(0.0f32, |m, (f, e)| m.max((f - e).abs() / scale));
-    assert!(worst <= tolerance, "{what}: off by {worst:.2e} of the largest value");
-}
-
 #[test]
 fn logits_equal_transformers_with_and_without_the_adapter() {
     for name in MODELS {
-        let case = Case::open(name);
-        for s in 0..case.ids.len() {
-            let p = case.packed(&[s]);
-            let mut buffers =
-                Buffers::for_evaluation(case.model.config(), Some(&case.adapter), Device::Cpu, p.ids.len());
-            let base = case.model.all_logits(None, p.stream(), &mut buffers);
-            assert_close(
-                &base,
-                &case.expected(&format!("base_logits.{s}")),
-                TOLERANCE,
-                &format!("{name} base {s}"),
-            );
-            let adapted = case.model.all_logits(Some(&case.adapter), p.stream(), &mut buffers);
-            assert_close(
-                &adapted,
-                &case.expected(&format!("logits.{s}")),
-                TOLERANCE,
-                &format!("{name} LoRA {s}"),
-            );
-        }
+        Case::open(name).assert_logits(name);
     }
 }
 
 #[test]
 fn loss_and_every_gradient_equal_peft() {
     for name in MODELS {
-        let case = Case::open(name);
-        let (loss, gradients) = case.gradients(&[case.packed(&[0, 1])]);
-        assert_close(&[loss as f32], &case.expected("loss"), TOLERANCE, &format!("{name} loss"));
-        assert_eq!(gradients.len(), 2 * 7 * case.model.config().num_hidden_layers, "{name}");
-        for (tensor, values) in &gradients {
-            assert_close(
-                values,
-                &case.expected(&format!("grad.{tensor}")),
-                TOLERANCE,
-                &format!("{name} {tensor}"),
-            );
-        }
+        Case::open(name).assert_loss_and_gradients(name);
     }
 }
 

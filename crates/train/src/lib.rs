@@ -1,5 +1,6 @@
 //! The training loop, its optimizer and schedules, evaluation, and the run folder. Floor 2.
 
+mod bench;
 mod evaluate;
 mod memory;
 mod metrics;
@@ -10,6 +11,7 @@ mod stream;
 mod tokenizer;
 mod trainer;
 
+pub use bench::{BenchError, BenchOptions, BenchResult, bench};
 pub use evaluate::{Evaluation, ExactMatch, Example, evaluate, exact_match};
 pub use memory::{peak_rss_bytes, rss_bytes};
 pub use metrics::{EvaluationRecord, StepRecord};

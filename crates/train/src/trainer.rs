@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use lorafit_data::{Dataset, Order, Steps};
+use lorafit_data::{Dataset, Order, Sample, Steps};
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::elementwise::sum_squares;
 use lorafit_kernels::random;
@@ -145,23 +145,13 @@ pub fn train(
     let budget = options.micro_batch_tokens;
     let tokens =
         std::iter::once(data).chain(evaluation).map(|d| largest_micro_batch(&d.samples, budget)).max();
-    let mut state = State {
-        buffers: Buffers::for_training(model.config(), adapter, model.device(), tokens.unwrap_or(0)),
-        gradients: adapter.zero_gradients(),
-        optimizer: AdamW::new(adapter, options.weight_decay),
-        schedule: Schedule::with_warmup_ratio(
-            options.schedule,
-            options.learning_rate,
-            options.warmup_ratio,
-            total_steps,
-        ),
-    };
+    let mut stepper = Stepper::new(model, adapter, tokens.unwrap_or(0), options, total_steps);
     let mut summary =
         Summary { steps: 0, interrupted: false, last: None, evaluation: None, best: None, seconds: 0.0 };
     let steps =
         Steps::new(data.samples.len(), options.order, options.batch_size, options.gradient_accumulation);
     for (step, number) in steps.zip(1..=total_steps) {
-        let record = state.step(model, adapter, data, &step.indices, number, options)?;
+        let record = stepper.step(model, adapter, &data.samples, &step.indices, number, options)?;
         run.record_step(&record)?;
         observer.on_step(&record, total_steps);
         summary.steps = number;
@@ -171,7 +161,7 @@ pub fn train(
         let due = options.eval_every.is_some_and(|every| number % every == 0) || number == total_steps;
         if let Some(evaluation) = evaluation.filter(|_| due && !summary.interrupted) {
             let lowest = summary.best.as_ref().map(|b| b.loss);
-            let record = state.evaluation(model, adapter, evaluation, number, budget, lowest);
+            let record = stepper.evaluation(model, adapter, evaluation, number, budget, lowest);
             run.record_evaluation(&record)?;
             observer.on_evaluation(&record);
             if record.best {
@@ -189,20 +179,37 @@ pub fn train(
     Ok(summary)
 }
 
-/// What lives from step to step beside the adapter.
-struct State {
+/// One optimizer step after another, and what lives between them beside the adapter.
+pub(crate) struct Stepper {
     buffers: Buffers,
     gradients: Gradients,
     optimizer: AdamW,
     schedule: Schedule,
 }
 
-impl State {
-    fn step(
+impl Stepper {
+    /// For micro-batches of up to `tokens` tokens.
+    pub(crate) fn new(
+        model: &Model,
+        adapter: &Adapter,
+        tokens: usize,
+        options: &TrainOptions,
+        total_steps: u64,
+    ) -> Self {
+        let TrainOptions { schedule, learning_rate, warmup_ratio, weight_decay, .. } = *options;
+        Stepper {
+            buffers: Buffers::for_training(model.config(), adapter, model.device(), tokens),
+            gradients: adapter.zero_gradients(),
+            optimizer: AdamW::new(adapter, weight_decay),
+            schedule: Schedule::with_warmup_ratio(schedule, learning_rate, warmup_ratio, total_steps),
+        }
+    }
+
+    pub(crate) fn step(
         &mut self,
         model: &Model,
         adapter: &mut Adapter,
-        data: &Dataset,
+        samples: &[Sample],
         indices: &[usize],
         number: u64,
         options: &TrainOptions,
@@ -212,16 +219,16 @@ impl State {
             step: number,
             what,
             value,
-            lines: indices.iter().map(|&i| data.samples[i].row).collect(),
+            lines: indices.iter().map(|&i| samples[i].row).collect(),
         };
-        let supervised: usize = indices.iter().map(|&i| data.samples[i].supervised_tokens()).sum();
+        let supervised: usize = indices.iter().map(|&i| samples[i].supervised_tokens()).sum();
         let scale = (1.0 / supervised as f64) as f32;
         let p = adapter.config().dropout;
         let mask = (p > 0.0).then(|| Mask { p, seed: random::mix(options.seed) }.derive(number));
 
         self.gradients.clear();
         let (mut loss_sum, mut tokens) = (0.0f64, 0);
-        for (part, micro) in cut(&data.samples, indices, options.micro_batch_tokens).enumerate() {
+        for (part, micro) in cut(samples, indices, options.micro_batch_tokens).enumerate() {
             debug_assert!(micro.targets() > 0, "a sample has a supervised token");
             let mask = mask.map(|m| m.derive(part as u64));
             let (buffers, gradients) = (&mut self.buffers, &mut self.gradients);

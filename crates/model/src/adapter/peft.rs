@@ -4,7 +4,7 @@
 //! `{"format": "pt"}`. Loading is strict: a missing or unexpected tensor, another shape, or an option that
 //! would change the result and is not supported here is an error.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::Path;
 
@@ -18,6 +18,7 @@ use super::lora::{Adapter, LoraConfig, module_shape};
 use super::targets::Targets;
 use crate::config::Config;
 use crate::error::FileError;
+use crate::weights::{map, read_text};
 
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
@@ -151,7 +152,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 /// Files that are missing or malformed, an adapter of another model, an option that is not supported.
 pub fn load(dir: &Path, config: &Config, device: Device) -> Result<Adapter, FileError> {
     let config_path = dir.join(CONFIG_FILE);
-    let text = fs::read_to_string(&config_path).map_err(|e| {
+    let text = read_text(&config_path).map_err(|e| {
         FileError::new(&config_path, format!("cannot read the adapter's configuration: {e}"))
             .with_hint("an adapter is a folder with adapter_config.json and adapter_model.safetensors")
     })?;
@@ -166,47 +167,59 @@ pub fn load(dir: &Path, config: &Config, device: Device) -> Result<Adapter, File
 
     let weights_path = dir.join(WEIGHTS_FILE);
     let fail = |problem: String| FileError::new(&weights_path, problem);
-    let bytes =
-        fs::read(&weights_path).map_err(|e| fail(format!("cannot read the adapter's weights: {e}")))?;
-    let file =
-        SafeTensors::deserialize(&bytes).map_err(|e| fail(format!("not a whole safetensors file: {e}")))?;
-    let mut adapter = Adapter::zeros(config, &lora, &parts, device);
-    let mut unread: Vec<String> = file.names().into_iter().map(|n| n.to_string()).collect();
-    let mut take = |path: &str, factor: &str, expected: [usize; 2]| -> Result<Vec<f32>, FileError> {
+    let bytes = map(&weights_path)?;
+    let file = SafeTensors::deserialize(bytes.as_slice()).map_err(|e| {
+        fail(format!("not a whole safetensors file: {e}"))
+            .with_hint("the file is cut short or damaged; copy or download it again")
+    })?;
+    let mut unread: BTreeSet<String> = file.names().into_iter().map(|n| n.to_string()).collect();
+    let mut take = |path: &str, factor: &str, expected: [usize; 2]| -> Result<TensorView<'_>, FileError> {
         let name = tensor_name(path, factor);
         let view = file.tensor(&name).map_err(|_| fail(format!("tensor {name} is missing")))?;
-        unread.retain(|n| *n != name);
+        unread.remove(&name);
         if view.shape() != expected {
             let problem = format!("{name} is {:?}, the model needs {expected:?}", view.shape());
             return Err(fail(problem).with_hint(format!("the adapter was made for {base}")));
         }
-        decode(&view)
-            .ok_or_else(|| fail(format!("{name} is stored as {:?}, expected F32, F16 or BF16", view.dtype())))
+        if format_of(&view).is_none() {
+            let problem = format!("{name} is stored as {:?}, expected F32, F16 or BF16", view.dtype());
+            return Err(fail(problem));
+        }
+        Ok(view)
     };
+    // Memory is taken only for factors that the file has: the rank alone is anybody's word.
+    let mut views = Vec::with_capacity(parts.len());
     for part in &parts {
         let (outputs, inputs) = module_shape(config, part.module);
         let path = part.module.path(part.layer);
-        let a = take(&path, "A", [part.rank, inputs])?;
-        let b = take(&path, "B", [outputs, part.rank])?;
-        adapter.write_a(part, inputs, &a);
-        adapter.write_b(part, outputs, &b);
+        views.push((take(&path, "A", [part.rank, inputs])?, take(&path, "B", [outputs, part.rank])?));
     }
-    if let Some(name) = unread.iter().min() {
+    if let Some(name) = unread.first() {
         return Err(fail(format!("tensor {name} belongs to no projection that adapter_config.json selects")));
+    }
+    let mut adapter = Adapter::zeros(config, &lora, &parts, device);
+    for (part, (a, b)) in parts.iter().zip(&views) {
+        let (outputs, inputs) = module_shape(config, part.module);
+        adapter.write_a(part, inputs, &decode(a));
+        adapter.write_b(part, outputs, &decode(b));
     }
     Ok(adapter)
 }
 
-fn decode(view: &TensorView<'_>) -> Option<Vec<f32>> {
-    let format = match view.dtype() {
-        Dtype::F32 => Format::F32,
-        Dtype::F16 => Format::F16,
-        Dtype::BF16 => Format::BF16,
-        _ => return None,
-    };
+fn format_of(view: &TensorView<'_>) -> Option<Format> {
+    match view.dtype() {
+        Dtype::F32 => Some(Format::F32),
+        Dtype::F16 => Some(Format::F16),
+        Dtype::BF16 => Some(Format::BF16),
+        _ => None,
+    }
+}
+
+fn decode(view: &TensorView<'_>) -> Vec<f32> {
+    let format = format_of(view).expect("looked at when the tensor was found");
     let mut values = vec![0.0; view.data().len() / format.block_bytes()];
     format.decode(view.data(), &mut values);
-    Some(values)
+    values
 }
 
 /// PEFT matches a pattern key at the end of a module's path, after a dot or at its start.
@@ -236,6 +249,9 @@ fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, FileError> {
         ("exclude_modules", json!(null)),
         ("use_qalora", json!(false)),
         ("use_bdlora", json!(null)),
+        ("arrow_config", json!(null)),
+        ("kasa_config", json!(null)),
+        ("monteclora_config", json!(null)),
     ] {
         let used = json
             .get(key)
@@ -243,6 +259,13 @@ fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, FileError> {
         if used {
             return Err(wrong(key, &format!("{plain}")).with_hint("this option of PEFT is not supported"));
         }
+    }
+    // These change the base's weights when the adapter is made, so PEFT changes them again on loading.
+    const CHANGING_THE_BASE: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
+    let init = json.get("init_lora_weights").and_then(Value::as_str).unwrap_or_default();
+    if CHANGING_THE_BASE.iter().any(|name| init.starts_with(name)) {
+        return Err(wrong("init_lora_weights", "one that leaves the base as it is")
+            .with_hint("convert it in PEFT: save_pretrained with path_initial_model_for_weight_conversion"));
     }
     let rank = json.get("r").and_then(Value::as_u64).filter(|r| (1..=65_536).contains(r));
     let rank = rank.ok_or_else(|| wrong("r", "a rank from 1 to 65536"))? as usize;
@@ -259,17 +282,33 @@ fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, FileError> {
         _ => return Err(wrong("target_modules", "a list of names or a pattern")),
     };
     let targets = targets.map_err(|e| fail(e.to_string()).with_hint(e.hint().unwrap_or_default()))?;
+    let layer = |value: &Value| {
+        let number = value.as_u64().and_then(|n| usize::try_from(n).ok());
+        number.ok_or_else(|| wrong("layers_to_transform", "a list of layer numbers"))
+    };
     let layers = match json.get("layers_to_transform") {
         None | Some(Value::Null) => None,
-        Some(Value::Number(n)) => n.as_u64().map(|n| vec![n as usize]),
-        Some(Value::Array(list)) => list.iter().map(|v| v.as_u64().map(|n| n as usize)).collect(),
-        Some(_) => return Err(wrong("layers_to_transform", "a list of layer numbers")),
+        // PEFT takes an empty list for all layers.
+        Some(Value::Array(list)) if list.is_empty() => None,
+        Some(Value::Array(list)) => Some(list.iter().map(layer).collect::<Result<_, _>>()?),
+        Some(one) => Some(vec![layer(one)?]),
+    };
+    let use_rslora = match json.get("use_rslora") {
+        None | Some(Value::Null) => false,
+        Some(value) => value.as_bool().ok_or_else(|| wrong("use_rslora", "true or false"))?,
+    };
+    let dropout = match json.get("lora_dropout") {
+        None | Some(Value::Null) => 0.0,
+        Some(value) => {
+            let dropout = value.as_f64().filter(|p| (0.0..1.0).contains(p));
+            dropout.ok_or_else(|| wrong("lora_dropout", "a number from 0 to below 1"))?
+        }
     };
     Ok(LoraConfig {
         rank,
         alpha,
-        use_rslora: json.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
-        dropout: json.get("lora_dropout").and_then(Value::as_f64).unwrap_or(0.0).clamp(0.0, 0.99) as f32,
+        use_rslora,
+        dropout: (dropout as f32).min(0.99),
         targets,
         layers,
         rank_pattern: patterns(json, "rank_pattern", |v| {
@@ -285,7 +324,11 @@ fn patterns<T>(
     read: impl Fn(&Value) -> Option<T>,
 ) -> Result<Vec<(Regex, T)>, FileError> {
     let fail = |problem: String| FileError::new(Path::new(""), problem);
-    let Some(Value::Object(entries)) = json.get(key) else { return Ok(Vec::new()) };
+    let entries = match json.get(key) {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Object(entries)) => entries,
+        Some(other) => return Err(fail(format!("`{key}` is {other}, expected values by pattern"))),
+    };
     entries
         .iter()
         .map(|(pattern, value)| {

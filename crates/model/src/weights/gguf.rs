@@ -36,6 +36,10 @@ pub struct Gguf {
 const MAX_NAME: u64 = 65_535;
 /// Longest text value: a chat template or a token is far shorter.
 const MAX_TEXT: u64 = 16 << 20;
+/// Longest list: the largest vocabularies have some 300 thousand tokens and 600 thousand merges.
+const MAX_LIST: u64 = 1 << 22;
+/// Longest header. Real ones have up to about 20 MiB; what is read of them is kept in memory, several times as large.
+const MAX_HEADER: usize = 256 << 20;
 const DEFAULT_ALIGNMENT: u64 = 32;
 
 impl Gguf {
@@ -147,7 +151,12 @@ impl<'a> Cursor<'a> {
 
     fn take(&mut self, len: u64, what: &str) -> Result<&'a [u8], String> {
         if len > self.left() {
-            return Err(format!("{what} at byte {} needs {len} bytes, {} are left", self.at, self.left()));
+            let end = if self.bytes.len() == MAX_HEADER { " of the longest header that is read" } else { "" };
+            return Err(format!(
+                "{what} at byte {} needs {len} bytes, {} are left{end}",
+                self.at,
+                self.left()
+            ));
         }
         let taken = &self.bytes[self.at..self.at + len as usize];
         self.at += len as usize;
@@ -188,12 +197,23 @@ impl<'a> Cursor<'a> {
         }
         Ok(count as usize)
     }
+
+    /// The length of a list.
+    fn list(&mut self, size: u64, what: &str) -> Result<usize, String> {
+        let at = self.at;
+        let count = self.count(size, what)?;
+        if count as u64 > MAX_LIST {
+            return Err(format!("{count} {what} at byte {at} are more than the {MAX_LIST} that are allowed"));
+        }
+        Ok(count)
+    }
 }
 
 type Contents = (HashMap<String, Value>, HashMap<String, StoredTensor>);
 
 fn read(bytes: &SharedBytes) -> Result<Contents, String> {
-    let mut cursor = Cursor { bytes: bytes.as_slice(), at: 0 };
+    let whole = bytes.as_slice();
+    let mut cursor = Cursor { bytes: &whole[..whole.len().min(MAX_HEADER)], at: 0 };
     if cursor.take(4, "the magic number")? != b"GGUF" {
         return Err("not a GGUF file: it does not begin with GGUF".into());
     }
@@ -307,7 +327,7 @@ fn read_value(cursor: &mut Cursor<'_>, kind: u32, key: &str) -> Result<Value, St
             let kind = cursor.u32(key)?;
             match kind {
                 0..=5 | 7 | 10 | 11 => {
-                    let count = cursor.count(width(kind), &format!("values of {key}"))?;
+                    let count = cursor.list(width(kind), &format!("values of {key}"))?;
                     let read = |_| match kind {
                         7 => Ok(i64::from(cursor.array::<1>(key)? != [0])),
                         kind => read_integer(cursor, kind, key)
@@ -316,12 +336,12 @@ fn read_value(cursor: &mut Cursor<'_>, kind: u32, key: &str) -> Result<Value, St
                     Value::Integers((0..count).map(read).collect::<Result<_, String>>()?)
                 }
                 6 | 12 => {
-                    let count = cursor.count(width(kind), &format!("values of {key}"))?;
+                    let count = cursor.list(width(kind), &format!("values of {key}"))?;
                     let read = |_| Ok(read_float(cursor, kind, key)? as f32);
                     Value::Floats((0..count).map(read).collect::<Result<_, String>>()?)
                 }
                 8 => {
-                    let count = cursor.count(8, &format!("texts of {key}"))?;
+                    let count = cursor.list(8, &format!("texts of {key}"))?;
                     Value::Texts(
                         (0..count).map(|_| cursor.text(MAX_TEXT, key)).collect::<Result<_, String>>()?,
                     )

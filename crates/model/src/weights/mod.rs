@@ -50,7 +50,7 @@ impl ModelFiles {
 
     fn open_folder(dir: &Path) -> Result<Self, FileError> {
         let config_path = dir.join("config.json");
-        let text = std::fs::read_to_string(&config_path).map_err(|e| {
+        let text = read_text(&config_path).map_err(|e| {
             FileError::new(&config_path, format!("cannot read the model's configuration: {e}"))
                 .with_hint("a model folder has config.json, *.safetensors and tokenizer.json")
         })?;
@@ -205,8 +205,21 @@ fn gguf_name(name: &str) -> Option<String> {
     Some(format!("blk.{layer}.{part}.{kind}"))
 }
 
+/// The largest JSON file of a model is an index, with some 100 bytes for a tensor.
+const MAX_TEXT_BYTES: u64 = 64 << 20;
+
+/// The text of a JSON file beside weights.
+pub(crate) fn read_text(path: &Path) -> std::io::Result<String> {
+    let bytes = std::fs::metadata(path)?.len();
+    if bytes > MAX_TEXT_BYTES {
+        let message = format!("it has {bytes} bytes, at most {MAX_TEXT_BYTES} are allowed");
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, message));
+    }
+    std::fs::read_to_string(path)
+}
+
 /// Maps a file into memory.
-fn map(path: &Path) -> Result<SharedBytes, FileError> {
+pub(crate) fn map(path: &Path) -> Result<SharedBytes, FileError> {
     let open = || -> std::io::Result<memmap2::Mmap> {
         let file = std::fs::File::open(path)?;
         // SAFETY: the map is read-only; that nobody shortens the file meanwhile is asked of the user.

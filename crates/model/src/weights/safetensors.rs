@@ -8,7 +8,7 @@ use lorafit_kernels::quant::Format;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use super::{StoredTensor, map};
+use super::{StoredTensor, map, read_text};
 use crate::error::FileError;
 
 const SINGLE: &str = "model.safetensors";
@@ -52,7 +52,7 @@ impl Shards {
 
     fn open_index(dir: &Path, index: &Path) -> Result<Self, FileError> {
         let fail = |problem: String| FileError::new(index, problem);
-        let text = std::fs::read_to_string(index).map_err(|e| fail(format!("cannot read: {e}")))?;
+        let text = read_text(index).map_err(|e| fail(format!("cannot read: {e}")))?;
         let json: Value = serde_json::from_str(&text).map_err(|e| fail(format!("not JSON: {e}")))?;
         let weight_map = json.get("weight_map").and_then(Value::as_object);
         let weight_map = weight_map.ok_or_else(|| fail("`weight_map` is missing".into()))?;

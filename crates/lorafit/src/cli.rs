@@ -1,0 +1,104 @@
+//! The command line as a whole: its verbs and the flags they share. Each verb's own flags stand in
+//! its file under `command/`.
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use serde::{Deserialize, Serialize};
+
+use crate::command::{bench, chat, eval, generate, train};
+use crate::config_file::Given;
+use crate::options::DeviceChoice;
+use crate::report_error::CliError;
+
+/// Fine-tune open language models with LoRA on the machine you have.
+#[derive(Parser)]
+#[command(name = "lorafit", version, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "A first session:
+  lorafit generate --model M --chat --prompt \"Set a timer for ten minutes\"
+  lorafit train    --model M --data train.jsonl --out runs/first
+  lorafit eval     --model M --adapter runs/first --data test.jsonl --generate
+  lorafit chat     --model M --adapter runs/first
+
+M is a Hugging Face model folder, a .gguf file, or a hub id (org/name or org/name@revision).
+`lorafit VERB --help` explains every flag.")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Train a LoRA adapter on your rows
+    Train(Box<train::TrainArgs>),
+    /// Measure loss, perplexity and, with --generate, exact match on rows kept out of training
+    Eval(eval::EvalArgs),
+    /// Continue one prompt and print the result
+    Generate(generate::GenerateArgs),
+    /// Talk to a model; adapters are swapped without loading it again
+    Chat(chat::ChatArgs),
+    /// Measure training speed and memory of a model shape on this machine, without any files
+    Bench(bench::BenchArgs),
+}
+
+/// What every verb takes.
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
+#[command(next_help_heading = "Machine")]
+pub struct Common {
+    /// Threads to compute with [default: all cores]
+    ///
+    /// Results are the same bits for the same number of threads; another number may differ in the last digit.
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Where to compute
+    #[arg(long, value_enum, default_value_t = DeviceChoice::Auto)]
+    pub device: DeviceChoice,
+    /// Print results and errors only: no progress, no summaries
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_value_t = false, default_missing_value = "true", hide_default_value = true)]
+    #[arg(hide_possible_values = true, action = clap::ArgAction::Set)]
+    pub quiet: bool,
+}
+
+impl Common {
+    /// Refuses values no machine can follow.
+    pub fn validate(&self) -> Result<(), CliError> {
+        if self.threads == Some(0) {
+            return Err(CliError::usage("--threads 0: at least one thread is needed")
+                .hint("leave --threads out to use all cores"));
+        }
+        Ok(())
+    }
+}
+
+/// Reads the process's arguments and runs the verb.
+pub fn run() -> anyhow::Result<()> {
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let given = Given::new(matches.subcommand().map(|(_, matches)| matches));
+    match cli.verb {
+        Verb::Train(args) => train::run(*args, &given),
+        Verb::Eval(args) => eval::run(args),
+        Verb::Generate(args) => generate::run(args),
+        Verb::Chat(args) => chat::run(args),
+        Verb::Bench(args) => bench::run(args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_and_verb_is_explained() {
+        for verb in Cli::command().get_subcommands() {
+            assert!(verb.get_about().is_some(), "{} has no help", verb.get_name());
+            for arg in verb.get_arguments() {
+                assert!(arg.get_help().is_some(), "{} {} has no help", verb.get_name(), arg.get_id());
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! `lorafit eval`: how good a model, or a model with an adapter, is on rows it was not trained on.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{not_wired, require};
+use crate::cli::Common;
+use crate::options::TrainOn;
+use crate::report_error::CliError;
+
+/// The flags of `eval`.
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = "\
+Examples:
+  Was training worth it? The same rows with and without the adapter:
+    lorafit eval --model M --data test.jsonl --generate
+    lorafit eval --model M --adapter runs/first --data test.jsonl --generate
+  For a script, with every answer kept:
+    lorafit eval --model M --data test.jsonl --generate --json --predictions answers.jsonl
+
+loss is the mean negative log likelihood of a supervised token, in nats; perplexity is its exponential: 1 is
+certainty, the number of words in the vocabulary a blind guess. exact_match is the share of rows whose greedy
+answer is the reply to the letter, blanks around it aside.")]
+pub struct EvalArgs {
+    /// The base model: a Hugging Face folder, a .gguf file, or a hub id (org/name or org/name@revision)
+    #[arg(long, value_name = "M", help_heading = "Input and output")]
+    pub model: String,
+    /// Adapter to judge (a PEFT folder, or a run folder of train) [default: the base alone]
+    #[arg(long, value_name = "DIR", help_heading = "Input and output")]
+    pub adapter: Option<PathBuf>,
+    /// Rows to judge on, JSONL, in the shapes train takes
+    #[arg(long, value_name = "FILE", help_heading = "Input and output")]
+    pub data: PathBuf,
+    /// Print the result as one JSON object
+    #[arg(long, help_heading = "Input and output")]
+    pub json: bool,
+
+    /// Also answer each row's last prompt and count the answers that equal the reply
+    #[arg(long, help_heading = "Answers")]
+    pub generate: bool,
+    /// Longest answer; an answer that is cut off here does not match
+    #[arg(long, value_name = "N", default_value_t = 256, help_heading = "Answers")]
+    pub max_new_tokens: usize,
+    /// Write one JSON object a row with prompt, expected, answer and exact
+    #[arg(long, value_name = "FILE", requires = "generate", help_heading = "Answers")]
+    pub predictions: Option<PathBuf>,
+
+    /// Longer rows are cut to this many tokens
+    #[arg(long, value_name = "TOKENS", default_value_t = 2048, help_heading = "Data")]
+    pub max_seq_len: usize,
+    /// Tokens whose loss counts
+    #[arg(long, value_enum, default_value_t = TrainOn::Replies, help_heading = "Data")]
+    pub train_on: TrainOn,
+    /// Judge on the first N rows only [default: all]
+    #[arg(long, value_name = "N", help_heading = "Data")]
+    pub limit: Option<usize>,
+
+    /// Tokens computed at once; the knob for memory
+    #[arg(long, value_name = "TOKENS", default_value_t = 1024, help_heading = "Machine")]
+    pub micro_batch_tokens: usize,
+    /// The flags of every verb.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+impl EvalArgs {
+    fn validate(&self) -> Result<(), CliError> {
+        require(self.max_new_tokens > 0, "max-new-tokens", self.max_new_tokens, "must be 1 or more")?;
+        require(self.max_seq_len >= 2, "max-seq-len", self.max_seq_len, "must be 2 or more")?;
+        require(self.limit != Some(0), "limit", 0, "must be 1 or more")?;
+        require(
+            self.micro_batch_tokens > 0,
+            "micro-batch-tokens",
+            self.micro_batch_tokens,
+            "must be 1 or more",
+        )?;
+        self.common.validate()
+    }
+}
+
+/// Judges a model on held-out rows.
+pub fn run(args: EvalArgs) -> anyhow::Result<()> {
+    args.validate()?;
+    Err(not_wired("eval"))
+}

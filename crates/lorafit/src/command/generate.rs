@@ -1,0 +1,105 @@
+//! `lorafit generate`: one prompt, one answer. Its sampling flags are shared with `chat`.
+
+use std::io::Read as _;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::{not_wired, require};
+use crate::cli::Common;
+use crate::report_error::CliError;
+
+/// How the next token is chosen; the same in `generate` and `chat`.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Sampling")]
+pub struct Sampling {
+    /// Longest answer
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub max_new_tokens: usize,
+    /// 0 takes the likeliest token each time; 0.7 varies, above 1 gets wild
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub temperature: f64,
+    /// Choose only among the likeliest tokens that together reach this probability; 1 is all
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub top_p: f64,
+    /// Choose only among this many likeliest tokens; 0 is all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub top_k: usize,
+    /// Where chance comes from: the same seed gives the same answer
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// Refuses what makes no sense.
+    pub fn validate(&self) -> Result<(), CliError> {
+        require(self.max_new_tokens > 0, "max-new-tokens", self.max_new_tokens, "must be 1 or more")?;
+        let temperature = self.temperature;
+        require(
+            temperature >= 0.0 && temperature.is_finite(),
+            "temperature",
+            temperature,
+            "must be 0 or more",
+        )?;
+        require(self.top_p > 0.0 && self.top_p <= 1.0, "top-p", self.top_p, "must be above 0 and at most 1")
+    }
+}
+
+/// The flags of `generate`.
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = "\
+Examples:
+  As a chat model answers:
+    lorafit generate --model M --adapter runs/first --chat --prompt \"Wake me up at 06:45\"
+  Plain continuation of a text:
+    lorafit generate --model M --prompt \"Once upon a time\" --temperature 0.8 --top-p 0.95
+  A long prompt from a file:
+    lorafit generate --model M --chat --prompt - < letter.txt")]
+pub struct GenerateArgs {
+    /// The base model: a Hugging Face folder, a .gguf file, or a hub id (org/name or org/name@revision)
+    #[arg(long, value_name = "M", help_heading = "Input and output")]
+    pub model: String,
+    /// Adapter to use (a PEFT folder, or a run folder of train) [default: the base alone]
+    #[arg(long, value_name = "DIR", help_heading = "Input and output")]
+    pub adapter: Option<PathBuf>,
+    /// What to continue or, with --chat, to answer; - reads it from standard input
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Input and output")]
+    pub prompt: String,
+    /// Put the prompt into the model's chat template, as a user's message
+    #[arg(long, help_heading = "Input and output")]
+    pub chat: bool,
+    /// System message before the prompt [default: the template's own]
+    #[arg(long, value_name = "TEXT", requires = "chat", help_heading = "Input and output")]
+    pub system: Option<String>,
+    /// Print one JSON object: text, token counts, why it stopped, tokens/s
+    #[arg(long, help_heading = "Input and output")]
+    pub json: bool,
+
+    /// How the next token is chosen.
+    #[command(flatten)]
+    pub sampling: Sampling,
+    /// The flags of every verb.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+impl GenerateArgs {
+    fn prompt_text(&self) -> anyhow::Result<String> {
+        if self.prompt != "-" {
+            return Ok(self.prompt.clone());
+        }
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("cannot read the prompt from standard input")?;
+        // The newline that ends the last line of a file is seldom meant.
+        Ok(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))
+    }
+}
+
+/// Answers one prompt.
+pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
+    args.sampling.validate()?;
+    args.common.validate()?;
+    let _prompt = args.prompt_text()?;
+    Err(not_wired("generate"))
+}

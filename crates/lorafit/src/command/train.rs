@@ -1,0 +1,232 @@
+//! `lorafit train`: its flags, which are also the keys of its configuration file.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+use serde::{Deserialize, Serialize};
+
+use super::{not_wired, require};
+use crate::cli::Common;
+use crate::config_file::{self, Given};
+use crate::options::{Layers, Scheduler, TargetModules, TrainOn};
+use crate::output;
+use crate::report_error::CliError;
+
+/// Every flag of a training run. Field by field this is also the configuration file and the
+/// `config.toml` of the run folder.
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(after_long_help = "\
+Examples:
+  The defaults, which suit a few hundred to a few thousand rows:
+    lorafit train --model M --data train.jsonl --out runs/first
+  Watching held-out rows; the best adapter is kept:
+    lorafit train --model M --data train.jsonl --eval-data dev.jsonl --eval-every 50 --out runs/dev
+  Less memory: shorter rows, fewer tokens at once, the upper half of a 30-block model only:
+    lorafit train --model M --data D --out runs/small --max-seq-len 512 --micro-batch-tokens 256 --layers 15-
+  Everything in a file, one thing changed:
+    lorafit train --config run.toml --lr 5e-4 --out runs/hot
+
+A row of --data is one JSON object a line, in one of these shapes:
+  {\"messages\": [{\"role\": \"user\", \"content\": ...}, {\"role\": \"assistant\", \"content\": ...}]}
+  {\"instruction\": ..., \"input\": ..., \"output\": ...}      {\"prompt\": ..., \"completion\": ...}      {\"text\": ...}
+
+Where to look first when it does not learn: --lr (try 3x more, then 3x less), --epochs, then --rank.")]
+pub struct TrainArgs {
+    /// The base model: a Hugging Face folder, a .gguf file, or a hub id (org/name or org/name@revision)
+    ///
+    /// Its weights stay frozen and are read as they are stored: a 4-bit file needs 4-bit memory.
+    #[arg(long, value_name = "M", help_heading = "Input and output")]
+    pub model: Option<String>,
+    /// Training rows, JSONL
+    #[arg(long, value_name = "FILE", help_heading = "Input and output")]
+    pub data: Option<PathBuf>,
+    /// Folder for the run: the adapter, metrics.jsonl and config.toml
+    #[arg(long, value_name = "DIR", help_heading = "Input and output")]
+    pub out: Option<PathBuf>,
+    /// Replace the run that --out already holds, instead of refusing
+    #[arg(long, help_heading = "Input and output")]
+    #[serde(skip)]
+    pub overwrite: bool,
+    /// Read flags from a TOML or YAML file; a flag typed here wins over the file
+    ///
+    /// Keys are the flags' names, in kebab-case or snake_case: `max-steps = 100`. The config.toml of a run folder
+    /// is such a file.
+    #[arg(long, value_name = "FILE", help_heading = "Input and output")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Print the configuration as it would be used, as TOML, and stop
+    #[arg(long, help_heading = "Input and output")]
+    #[serde(skip)]
+    pub print_config: bool,
+    /// A name for the run, told in its progress and kept in its config.toml [default: the last part of --out]
+    #[arg(long, value_name = "NAME", help_heading = "Input and output")]
+    pub name: Option<String>,
+
+    /// Width of the adapter: how much it can learn, 4 to 64
+    ///
+    /// Memory and time grow little with it. 8 to 16 suits one task; more helps with much data.
+    #[arg(long, value_name = "R", default_value_t = 8, help_heading = "Adapter")]
+    pub rank: usize,
+    /// Strength of the adapter: its output is scaled by alpha / rank; usually 1 to 2 times the rank
+    #[arg(long, value_name = "A", default_value_t = 16.0, help_heading = "Adapter")]
+    pub alpha: f64,
+    /// Share of the adapter's input dropped at random while training; 0 to 0.1, more for few rows
+    #[arg(long, value_name = "P", default_value_t = 0.0, help_heading = "Adapter")]
+    pub dropout: f64,
+    /// Modules that get an adapter: all-linear, a comma list, or regex:PATTERN
+    ///
+    /// The list is of q_proj k_proj v_proj o_proj (attention) and gate_proj up_proj down_proj (MLP). All of them learn
+    /// best for their size; attention alone is faster. A pattern has to match a whole name such as
+    /// model.layers.3.mlp.up_proj.
+    #[arg(long, value_name = "MODULES", default_value = "all-linear", help_heading = "Adapter")]
+    pub target_modules: TargetModules,
+    /// Blocks that get an adapter, counted from 0, both ends included: 0-15, or 8- for 8 to the last [default: all]
+    ///
+    /// Nothing below the lowest is back-propagated, so `--layers` with the upper half saves about a quarter of the time.
+    #[arg(long, value_name = "RANGE", help_heading = "Adapter")]
+    pub layers: Option<Layers>,
+    /// Start from an existing adapter (a PEFT folder) instead of a fresh one; it brings its own rank and modules
+    #[arg(long, value_name = "DIR", help_heading = "Adapter")]
+    pub adapter: Option<PathBuf>,
+
+    /// Learning rate at its peak; 1e-4 to 1e-3 for LoRA, ten times what full fine-tuning takes
+    #[arg(long, value_name = "LR", default_value_t = 2e-4, help_heading = "Optimisation")]
+    pub lr: f64,
+    /// How the learning rate goes on after the warm-up
+    #[arg(long, value_enum, default_value_t = Scheduler::Cosine, help_heading = "Optimisation")]
+    pub scheduler: Scheduler,
+    /// Share of the steps over which the learning rate rises from 0; 0 to 0.1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.03, help_heading = "Optimisation")]
+    pub warmup_ratio: f64,
+    /// AdamW's pull of the adapter towards zero; 0 to 0.1
+    #[arg(long, value_name = "W", default_value_t = 0.0, help_heading = "Optimisation")]
+    pub weight_decay: f64,
+    /// Longer gradients are scaled down to this norm; 0 turns it off
+    #[arg(long, value_name = "NORM", default_value_t = 1.0, help_heading = "Optimisation")]
+    pub max_grad_norm: f64,
+    /// Rows per batch; 1 to 32
+    ///
+    /// Memory does not grow with it: what is computed at once is set by --micro-batch-tokens.
+    #[arg(long, value_name = "ROWS", default_value_t = 4, help_heading = "Optimisation")]
+    pub batch_size: usize,
+    /// Batches per optimizer step; a step sees batch-size x gradient-accumulation rows
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Optimisation")]
+    pub gradient_accumulation: usize,
+    /// Times to go through the data; 1 to 5, and 0.5 is half of it [default: 1]
+    #[arg(long, value_name = "N", conflicts_with = "max_steps", help_heading = "Optimisation")]
+    pub epochs: Option<f64>,
+    /// Stop after this many optimizer steps, going through the data as often as it takes; instead of --epochs
+    #[arg(long, value_name = "N", help_heading = "Optimisation")]
+    pub max_steps: Option<usize>,
+    /// Where all chance comes from: adapter init, order of rows, dropout
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Optimisation")]
+    pub seed: u64,
+
+    /// Longer rows are cut to this many tokens; it must hold the prompt and some of the reply
+    #[arg(long, value_name = "TOKENS", default_value_t = 2048, help_heading = "Data")]
+    pub max_seq_len: usize,
+    /// Tokens to learn from: the replies (the model learns to answer) or all (it learns the prompts too)
+    #[arg(long, value_enum, default_value_t = TrainOn::Replies, help_heading = "Data")]
+    pub train_on: TrainOn,
+    /// Keep the rows in file order
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, help_heading = "Data")]
+    #[arg(default_value_t = false, default_missing_value = "true", hide_default_value = true)]
+    #[arg(hide_possible_values = true, action = ArgAction::Set)]
+    pub no_shuffle: bool,
+
+    /// Held-out rows, JSONL: their loss and perplexity are told while training, and the best adapter is kept
+    #[arg(long, value_name = "FILE", help_heading = "Watching")]
+    pub eval_data: Option<PathBuf>,
+    /// Optimizer steps between two looks at --eval-data [default: at the end only]
+    #[arg(long, value_name = "STEPS", help_heading = "Watching")]
+    pub eval_every: Option<usize>,
+    /// Optimizer steps between two lines of progress when it is not shown on a terminal [default: a line every 10 s]
+    #[arg(long, value_name = "STEPS", help_heading = "Watching")]
+    pub log_every: Option<usize>,
+
+    /// Tokens computed at once; the knob for memory, 256 to 8192
+    ///
+    /// A batch is cut into parts of at most this many tokens (a longer row stays whole) and their gradients are added:
+    /// the result is that of the whole batch. Fewer need less memory, more are a little faster.
+    #[arg(long, value_name = "TOKENS", default_value_t = 1024, help_heading = "Machine")]
+    pub micro_batch_tokens: usize,
+    /// The flags of every verb.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub common: Common,
+}
+
+impl TrainArgs {
+    /// Adds the configuration file, fills in what depends on other flags, and refuses what makes no sense.
+    fn resolve(self, given: &Given) -> anyhow::Result<TrainArgs> {
+        let mut resolved = match &self.config {
+            Some(file) => config_file::merge(&self, given, file)?,
+            None => self.clone(),
+        };
+        // What concerns this call only is not in the file.
+        (resolved.overwrite, resolved.print_config) = (self.overwrite, self.print_config);
+        resolved.config = self.config;
+        if resolved.max_steps.is_none() {
+            resolved.epochs.get_or_insert(1.0);
+        }
+        if resolved.name.is_none() {
+            let folder = resolved.out.as_ref().and_then(|out| out.file_name());
+            resolved.name = folder.map(|name| name.to_string_lossy().into_owned());
+        }
+        resolved.validate()?;
+        Ok(resolved)
+    }
+
+    fn validate(&self) -> Result<(), CliError> {
+        for (name, missing) in
+            [("model", self.model.is_none()), ("data", self.data.is_none()), ("out", self.out.is_none())]
+        {
+            if missing {
+                return Err(CliError::usage(format!("--{name} is missing")).hint(format!(
+                    "give --{name}, or `{name}` in the --config file; see lorafit train --help"
+                )));
+            }
+        }
+        let positive =
+            |name, value: f64| require(value > 0.0 && value.is_finite(), name, value, "must be above 0");
+        let natural = |name, value: usize| require(value > 0, name, value, "must be 1 or more");
+        let share = |name, value: f64| {
+            require((0.0..1.0).contains(&value), name, value, "must be 0 or more and below 1")
+        };
+        let not_negative =
+            |name, value: f64| require(value >= 0.0 && value.is_finite(), name, value, "must be 0 or more");
+        natural("rank", self.rank)?;
+        positive("alpha", self.alpha)?;
+        share("dropout", self.dropout)?;
+        positive("lr", self.lr)?;
+        share("warmup-ratio", self.warmup_ratio)?;
+        not_negative("weight-decay", self.weight_decay)?;
+        not_negative("max-grad-norm", self.max_grad_norm)?;
+        natural("batch-size", self.batch_size)?;
+        natural("gradient-accumulation", self.gradient_accumulation)?;
+        positive("epochs", self.epochs.unwrap_or(1.0))?;
+        natural("max-steps", self.max_steps.unwrap_or(1))?;
+        // TOML, in which the configuration is saved, has signed numbers.
+        require(i64::try_from(self.seed).is_ok(), "seed", self.seed, "must be below 2^63")?;
+        require(self.max_seq_len >= 2, "max-seq-len", self.max_seq_len, "must be 2 or more")?;
+        natural("micro-batch-tokens", self.micro_batch_tokens)?;
+        natural("eval-every", self.eval_every.unwrap_or(1))?;
+        natural("log-every", self.log_every.unwrap_or(1))?;
+        if self.eval_every.is_some() && self.eval_data.is_none() {
+            return Err(CliError::usage("--eval-every without --eval-data has no rows to look at")
+                .hint("give held-out rows with --eval-data FILE"));
+        }
+        self.common.validate()
+    }
+}
+
+/// Trains an adapter.
+pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
+    let args = args.resolve(given)?;
+    if args.print_config {
+        output::line(config_file::to_toml(&args)?.trim_end())?;
+        return Ok(());
+    }
+    Err(not_wired("train"))
+}

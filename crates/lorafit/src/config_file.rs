@@ -1,0 +1,207 @@
+//! `--config FILE`: the flags of a verb written down as TOML or YAML.
+//!
+//! A flag is declared once, as a field of the verb's `Args` struct. Clap knows from it the flag's name,
+//! default and conflicts; serde knows its type. So every flag is a key (`max-steps` or `max_steps`), and
+//! this file never names one. What the user typed wins over the file, the file over the defaults.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::options::nearest;
+use crate::report_error::CliError;
+
+/// Which flags the user typed, as opposed to those that have their default.
+pub struct Given(HashSet<String>);
+
+impl Given {
+    /// Reads it off what clap matched for the verb.
+    pub fn new(matches: Option<&ArgMatches>) -> Self {
+        let typed = matches.into_iter().flat_map(|matches| {
+            matches
+                .ids()
+                .map(|id| id.as_str())
+                .filter(|id| matches.value_source(id) == Some(ValueSource::CommandLine))
+                .map(str::to_owned)
+        });
+        Given(typed.collect())
+    }
+}
+
+/// Puts the keys of `file` where `args` has only defaults.
+pub fn merge<T>(args: &T, given: &Given, file: &Path) -> anyhow::Result<T>
+where
+    T: Args + Serialize + DeserializeOwned,
+{
+    let file = ConfigFile::read(file)?;
+    let command = T::augment_args(Command::new("config"));
+    let mut merged = object(args)?;
+    let mut seen: HashSet<String> = HashSet::new();
+    for (key, value) in &file.keys {
+        let flag = file.flag_of_key(&command, key)?;
+        let name = long_name(flag);
+        if !seen.insert(name.clone()) {
+            return Err(file.error(key, format!("`{name}` is set twice")).into());
+        }
+        if given.0.contains(flag.get_id().as_str()) || value.is_null() {
+            continue;
+        }
+        let rivals = rivals(&command, flag);
+        // A typed flag also silences the file's keys that it excludes: `--max-steps 10` over `epochs = 3`.
+        if rivals.iter().any(|rival| given.0.contains(rival.get_id().as_str())) {
+            continue;
+        }
+        if let Some(rival) = rivals.iter().map(|rival| long_name(rival)).find(|rival| seen.contains(rival)) {
+            return Err(file.error(key, format!("`{name}` and `{rival}` exclude each other")).into());
+        }
+        file.check_type::<T>(&object(args)?, key, &name, value)?;
+        merged.insert(name, value.clone());
+    }
+    Ok(serde_json::from_value(Value::Object(merged))?)
+}
+
+/// The configuration as TOML, to be kept beside the results; `--config` reads it back.
+pub fn to_toml(args: &impl Serialize) -> anyhow::Result<String> {
+    Ok(toml::to_string(args)?)
+}
+
+fn object(args: &impl Serialize) -> anyhow::Result<Map<String, Value>> {
+    match serde_json::to_value(args)? {
+        Value::Object(map) => Ok(map),
+        other => anyhow::bail!("arguments serialise to {other}, not to an object"),
+    }
+}
+
+/// The flags that exclude this one. Clap lists a conflict only where it was declared, on one of the two.
+fn rivals<'a>(command: &'a Command, flag: &'a clap::Arg) -> Vec<&'a clap::Arg> {
+    let lists = |flag: &clap::Arg, other: &clap::Arg| {
+        command.get_arg_conflicts_with(flag).iter().any(|rival| rival.get_id() == other.get_id())
+    };
+    command.get_arguments().filter(|other| lists(flag, other) || lists(other, flag)).collect()
+}
+
+fn long_name(flag: &clap::Arg) -> String {
+    flag.get_long().unwrap_or_default().to_owned()
+}
+
+/// Flags that say something about this call, not about the work.
+const NOT_KEYS: [&str; 4] = ["config", "print-config", "overwrite", "help"];
+
+struct ConfigFile {
+    path: PathBuf,
+    text: String,
+    keys: Map<String, Value>,
+}
+
+impl ConfigFile {
+    fn read(path: &Path) -> Result<Self, CliError> {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| CliError::usage(format!("cannot read configuration {shown}: {error}")))?;
+        let keys = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("toml") => toml::from_str(&text).map_err(|error| problem(path, &error))?,
+            // An empty YAML document is a null, not an empty mapping.
+            Some("yaml" | "yml") => serde_saphyr::from_str::<Option<Map<String, Value>>>(&text)
+                .map_err(|error| problem(path, &error))?
+                .unwrap_or_default(),
+            _ => {
+                return Err(CliError::usage(format!(
+                    "{shown}: cannot tell TOML from YAML by this file name"
+                ))
+                .hint("name it .toml, .yaml or .yml"));
+            }
+        };
+        Ok(ConfigFile { path: path.into(), text, keys })
+    }
+
+    fn flag_of_key<'a>(&self, command: &'a Command, key: &str) -> Result<&'a clap::Arg, CliError> {
+        let name = key.replace('_', "-");
+        let flags = || {
+            command
+                .get_arguments()
+                .filter(|flag| flag.get_long().is_some_and(|long| !NOT_KEYS.contains(&long)))
+        };
+        if let Some(flag) = flags().find(|flag| flag.get_long() == Some(name.as_str())) {
+            return Ok(flag);
+        }
+        let error = self.error(key, format!("unknown key `{key}`"));
+        Err(match nearest(&name, flags().filter_map(clap::Arg::get_long)) {
+            Some(known) => error.hint(format!("did you mean `{known}`?")),
+            None => error.hint("the keys are the flags that `lorafit train --help` lists"),
+        })
+    }
+
+    /// Tries the one value among otherwise good ones, so that an error is known to be this key's.
+    fn check_type<T: DeserializeOwned>(
+        &self,
+        good: &Map<String, Value>,
+        key: &str,
+        name: &str,
+        value: &Value,
+    ) -> Result<(), CliError> {
+        let mut trial = good.clone();
+        trial.insert(name.to_owned(), value.clone());
+        match serde_json::from_value::<T>(Value::Object(trial)) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.error(key, format!("`{key}`: {}", expected_found(&error.to_string())))),
+        }
+    }
+
+    fn error(&self, key: &str, what: String) -> CliError {
+        let place = match self.line_of(key) {
+            Some(line) => format!("{} line {line}", self.path.display()),
+            None => self.path.display().to_string(),
+        };
+        CliError::usage(format!("{place}: {what}"))
+    }
+
+    /// Keys stand at the start of a line in both formats; in YAML's `{a: 1}` form there is no line to tell.
+    fn line_of(&self, key: &str) -> Option<usize> {
+        let is_here = |line: &str| {
+            let line = line.trim_start().trim_start_matches(['"', '\'']);
+            line.strip_prefix(key)
+                .is_some_and(|rest| rest.trim_start_matches(['"', '\'', ' ', '\t']).starts_with([':', '=']))
+        };
+        self.text.lines().position(is_here).map(|index| index + 1)
+    }
+}
+
+fn problem(path: &Path, error: &dyn std::fmt::Display) -> CliError {
+    CliError::usage(format!("{} cannot be read as configuration\n{error}", path.display()))
+        .hint("one `key = value` (TOML) or `key: value` (YAML) a line, keys named as the flags")
+}
+
+/// Serde says "invalid type: string "x", expected usize"; we say what was expected first, in plain words.
+fn expected_found(message: &str) -> String {
+    let Some((found, expected)) = message
+        .strip_prefix("invalid type: ")
+        .or_else(|| message.strip_prefix("invalid value: "))
+        .and_then(|rest| rest.rsplit_once(", expected "))
+    else {
+        return message.replace("unknown variant", "unknown value");
+    };
+    let expected = match expected {
+        "usize" | "u64" | "u32" => "a whole number, 0 or more",
+        "f64" | "f32" => "a number",
+        "a boolean" => "true or false",
+        other => other,
+    };
+    format!("expected {expected}, found {found}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn type_errors_are_put_in_plain_words() {
+        let message = serde_json::from_str::<usize>("\"x\"").unwrap_err().to_string();
+        let message = message.split(" at line").next().unwrap();
+        assert_eq!(expected_found(message), "expected a whole number, 0 or more, found string \"x\"");
+    }
+}

@@ -1,0 +1,192 @@
+//! Values that flags and configuration files share: how each is written and read back.
+
+use std::fmt;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use lorafit_model::adapter::{LayerRange, TargetError, Targets};
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// `--device`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceChoice {
+    /// The fastest that works: for now the CPU
+    Auto,
+    /// The processor
+    Cpu,
+}
+
+/// `--train-on`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrainOn {
+    /// The replies only, each up to and including its end-of-turn token
+    Replies,
+    /// Every token of the row, prompts too
+    All,
+}
+
+/// `--scheduler`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scheduler {
+    /// The same learning rate at every step after the warm-up
+    Constant,
+    /// Falls evenly to zero
+    Linear,
+    /// Falls to zero along half a cosine: long near the top, gentle at the end
+    Cosine,
+}
+
+/// `--dtype` of the random weights of `bench`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WeightDtype {
+    /// 4 bytes a weight
+    F32,
+    /// 2 bytes a weight, decoded inside the matmul
+    Bf16,
+}
+
+/// A value of a library with the text it was read from, so that it can be saved as it was typed.
+#[derive(Clone, Debug)]
+pub struct Written<T> {
+    text: String,
+    /// What the text means.
+    pub value: T,
+}
+
+/// `--target-modules`: `all-linear`, names separated by commas, or `regex:PATTERN`.
+pub type TargetModules = Written<Targets>;
+/// `--layers`: `0-15`, `8-` or `3`.
+pub type Layers = Written<LayerRange>;
+
+impl<T: FromStr<Err = TargetError>> FromStr for Written<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(value) => Ok(Written { text: text.to_owned(), value }),
+            // Clap and serde carry one message each, so the hint goes with it.
+            Err(error) => Err(error
+                .hint()
+                .into_iter()
+                .fold(error.to_string(), |message, hint| format!("{message}; {hint}"))),
+        }
+    }
+}
+
+impl<T> fmt::Display for Written<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl<T> Serialize for Written<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
+    }
+}
+
+impl<'de, T: FromStr<Err = TargetError>> Deserialize<'de> for Written<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = deserializer.deserialize_any(TextVisitor)?;
+        text.parse().map_err(|problem: String| de::Error::custom(problem))
+    }
+}
+
+/// Takes a string, a whole number (a single layer) or a list of strings (joined by commas).
+struct TextVisitor;
+
+impl<'de> Visitor<'de> for TextVisitor {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string such as on the command line, or a list of names")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<String, A::Error> {
+        let mut names: Vec<String> = Vec::new();
+        while let Some(name) = seq.next_element()? {
+            names.push(name);
+        }
+        Ok(names.join(","))
+    }
+}
+
+/// An adapter as `chat` takes it: `NAME=DIR`, or `DIR`, which is then named after the folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedAdapter {
+    /// What `/adapter NAME` calls it.
+    pub name: String,
+    /// Its folder.
+    pub dir: std::path::PathBuf,
+}
+
+impl FromStr for NamedAdapter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, dir) = match text.split_once('=') {
+            Some((name, dir)) => (name.to_owned(), dir),
+            None => {
+                let last =
+                    std::path::Path::new(text).file_name().ok_or("the folder has no name: use NAME=DIR")?;
+                (last.to_string_lossy().into_owned(), text)
+            }
+        };
+        if name.is_empty() || name == "none" || name.contains(char::is_whitespace) {
+            return Err(format!("`{name}` cannot name an adapter: use NAME=DIR with a word other than none"));
+        }
+        if dir.is_empty() {
+            return Err(format!("`{text}` has no folder after the equals sign"));
+        }
+        Ok(NamedAdapter { name, dir: dir.into() })
+    }
+}
+
+/// The known name a mistyped one probably meant.
+pub fn nearest<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|name| (strsim::jaro_winkler(typed, name), name))
+        .filter(|(likeness, _)| *likeness > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn target_modules_are_read_as_they_are_written() {
+        for text in ["all-linear", "q_proj,v_proj", r"regex:layers\.\d+\.mlp"] {
+            assert_eq!(text.parse::<TargetModules>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn an_unknown_target_module_lists_the_known() {
+        let problem = "q_proj,v_porj".parse::<TargetModules>().unwrap_err();
+        assert!(problem.contains("`v_porj`") && problem.contains("v_proj"), "{problem}");
+    }
+
+    #[test]
+    fn an_adapter_without_a_name_takes_the_folders() {
+        let adapter: NamedAdapter = "runs/poet".parse().unwrap();
+        assert_eq!((adapter.name.as_str(), adapter.dir.to_str()), ("poet", Some("runs/poet")));
+        assert_eq!("p=runs/x".parse::<NamedAdapter>().unwrap().name, "p");
+        for text in ["none=x", "=x", "a=", ".."] {
+            assert!(text.parse::<NamedAdapter>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! The binary as its users meet it: flags, configuration files, errors and exit codes. No model needed.
+
+use std::fs;
+use std::path::PathBuf;
+
+use assert_cmd::Command;
+use tempfile::TempDir;
+
+struct Outcome {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+fn lorafit(arguments: &[&str]) -> Outcome {
+    let output = Command::cargo_bin("lorafit").unwrap().args(arguments).output().unwrap();
+    Outcome {
+        code: output.status.code().expect("ended by a signal"),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// Runs `train --print-config` with a configuration file of that name and content, and further flags.
+fn configure(file: &str, content: &str, flags: &[&str]) -> Outcome {
+    let folder = TempDir::new().unwrap();
+    let path = write(&folder, file, content);
+    let mut arguments = vec!["train", "--print-config", "--config", path.to_str().unwrap()];
+    arguments.extend(["--model", "m", "--data", "d", "--out", "runs/o"]);
+    arguments.extend(flags);
+    lorafit(&arguments)
+}
+
+fn write(folder: &TempDir, file: &str, content: &str) -> PathBuf {
+    let path = folder.path().join(file);
+    fs::write(&path, content).unwrap();
+    path
+}
+
+fn value<'a>(outcome: &'a Outcome, key: &str) -> &'a str {
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let prefix = format!("{key} = ");
+    outcome.stdout.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap_or("absent")
+}
+
+#[test]
+fn every_verb_has_help_with_examples() {
+    for verb in ["train", "eval", "generate", "chat", "bench"] {
+        let help = lorafit(&[verb, "--help"]);
+        assert_eq!(help.code, 0);
+        assert!(help.stdout.contains("Examples:"), "{verb}");
+        for flag in ["--threads", "--device", "--quiet"] {
+            assert!(help.stdout.contains(flag), "{verb} {flag}");
+        }
+    }
+}
+
+#[test]
+fn train_has_the_flags_others_rely_on() {
+    let help = lorafit(&["train", "--help"]).stdout;
+    let flags = "model data out config rank alpha dropout target-modules lr scheduler warmup-ratio weight-decay \
+        max-grad-norm batch-size gradient-accumulation epochs max-steps max-seq-len no-shuffle seed adapter eval-data \
+        eval-every threads device train-on layers micro-batch-tokens log-every name overwrite";
+    for flag in flags.split_whitespace() {
+        assert!(help.contains(&format!("--{flag}")), "--{flag}");
+    }
+}
+
+#[test]
+fn a_file_wins_over_defaults_and_flags_win_over_the_file() {
+    for (file, content) in [("run.toml", "rank = 32\nlr = 1e-3\n"), ("run.yaml", "rank: 32\nlr: 1e-3\n")] {
+        let outcome = configure(file, content, &["--lr", "0.5"]);
+        assert_eq!(value(&outcome, "rank"), "32", "{file}");
+        assert_eq!(value(&outcome, "lr"), "0.5", "{file}");
+        assert_eq!(value(&outcome, "batch-size"), "4", "{file}");
+    }
+}
+
+#[test]
+fn a_flag_typed_with_its_default_still_wins() {
+    assert_eq!(value(&configure("run.toml", "rank = 32", &["--rank", "8"]), "rank"), "8");
+    assert_eq!(value(&configure("run.toml", "quiet = true", &["--quiet=false"]), "quiet"), "false");
+}
+
+#[test]
+fn keys_may_be_kebab_or_snake_case_but_set_once() {
+    assert_eq!(value(&configure("run.yml", "max_seq_len: 77", &[]), "max-seq-len"), "77");
+    assert_eq!(value(&configure("run.yml", "max-seq-len: 77", &[]), "max-seq-len"), "77");
+    let twice = configure("run.yml", "max-seq-len: 77\nmax_seq_len: 78", &[]);
+    assert!(twice.stderr.contains("line 2: `max-seq-len` is set twice"), "{}", twice.stderr);
+}
+
+#[test]
+fn every_flag_of_train_is_a_key() {
+    let content = r#"
+        model = "m2"
+        data = "d2"
+        out = "o2"
+        name = "n"
+        rank = 4
+        alpha = 8
+        dropout = 0.1
+        target-modules = ["q_proj", "v_proj"]
+        layers = "8-"
+        adapter = "a"
+        lr = 1
+        scheduler = "linear"
+        warmup-ratio = 0
+        weight-decay = 0.01
+        max-grad-norm = 0
+        batch-size = 2
+        gradient-accumulation = 3
+        max-steps = 10
+        seed = 5
+        max-seq-len = 128
+        train-on = "all"
+        no-shuffle = true
+        eval-data = "e"
+        eval-every = 7
+        log-every = 9
+        micro-batch-tokens = 512
+        threads = 2
+        device = "cpu"
+        quiet = true
+    "#;
+    let folder = TempDir::new().unwrap();
+    let path = write(&folder, "all.toml", content);
+    let first = lorafit(&["train", "--print-config", "--config", path.to_str().unwrap()]);
+    assert_eq!(value(&first, "target-modules"), "\"q_proj,v_proj\"");
+    let keys = |text: &str| {
+        let mut keys: Vec<String> =
+            text.lines().filter_map(|line| Some(line.split_once(" = ")?.0.trim().to_owned())).collect();
+        keys.sort();
+        keys
+    };
+    assert_eq!(keys(&first.stdout), keys(content));
+
+    // What is saved in a run folder is itself a configuration file, and says the same.
+    let saved = write(&folder, "config.toml", &first.stdout);
+    let second = lorafit(&["train", "--print-config", "--config", saved.to_str().unwrap()]);
+    assert_eq!(second.stdout, first.stdout);
+    assert_eq!(second.code, 0);
+}
+
+#[test]
+fn the_resolved_defaults_are_a_configuration_file_too() {
+    let first = configure("empty.yaml", "", &[]);
+    assert_eq!(value(&first, "epochs"), "1.0");
+    assert_eq!(value(&first, "name"), "\"o\"");
+    let second = configure("run.toml", &first.stdout, &[]);
+    assert_eq!(second.stdout, first.stdout);
+}
+
+#[test]
+fn an_unknown_key_names_file_line_and_the_nearest() {
+    for (file, content) in [("run.toml", "lr = 1e-3\nrnak = 8\n"), ("run.yaml", "lr: 1e-3\nrnak: 8\n")] {
+        let outcome = configure(file, content, &[]);
+        assert_eq!(outcome.code, 2);
+        assert!(outcome.stderr.contains(&format!("{file} line 2: unknown key `rnak`")), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("hint: did you mean `rank`?"), "{}", outcome.stderr);
+    }
+}
+
+#[test]
+fn a_key_that_is_about_the_call_is_unknown() {
+    assert!(configure("run.toml", "config = 'x.toml'", &[]).stderr.contains("unknown key `config`"));
+}
+
+#[test]
+fn a_wrong_type_names_key_expected_and_found() {
+    for (content, expected) in [
+        ("rank: eight", "line 1: `rank`: expected a whole number, 0 or more, found string \"eight\""),
+        ("rank: -1", "line 1: `rank`: expected a whole number, 0 or more, found integer `-1`"),
+        ("threads: many", "line 1: `threads`: expected a whole number, 0 or more, found string \"many\""),
+        ("lr: [1, 2]", "line 1: `lr`: expected a number, found sequence"),
+        ("no-shuffle: 3", "line 1: `no-shuffle`: expected true or false, found integer `3`"),
+        (
+            "scheduler: cosin",
+            "`scheduler`: unknown value `cosin`, expected one of `constant`, `linear`, `cosine`",
+        ),
+        (
+            "target-modules: [q_porj]",
+            "`target-modules`: unknown target module `q_porj`; known modules: q_proj",
+        ),
+        ("layers: 9-3", "`layers`: `9-3` is not a range of layers; write 0-15"),
+        ("max-steps: 0", "--max-steps 0: must be 1 or more"),
+        ("dropout: 1.5", "--dropout 1.5: must be 0 or more and below 1"),
+    ] {
+        let outcome = configure("run.yaml", content, &[]);
+        assert_eq!(outcome.code, 2, "{content}");
+        assert!(outcome.stderr.contains(expected), "{content}: {}", outcome.stderr);
+    }
+}
+
+#[test]
+fn epochs_and_max_steps_exclude_each_other() {
+    let flags = lorafit(&["train", "--epochs", "1", "--max-steps", "2"]);
+    assert_eq!(flags.code, 2);
+    let file = configure("run.toml", "epochs = 1\nmax-steps = 2", &[]);
+    assert!(file.stderr.contains("line 2: `max-steps` and `epochs` exclude each other"), "{}", file.stderr);
+    // A flag silences the file's rival.
+    let both = configure("run.toml", "epochs = 3", &["--max-steps", "2"]);
+    assert_eq!((value(&both, "max-steps"), value(&both, "epochs")), ("2", "absent"));
+}
+
+#[test]
+fn unreadable_configurations_are_told() {
+    assert!(configure("run.json", "{}", &[]).stderr.contains("cannot tell TOML from YAML"));
+    for (file, content) in
+        [("run.toml", "rank 8"), ("run.yaml", "rank: [8"), ("run.yaml", "- 8"), ("run.yaml", "8")]
+    {
+        let outcome = configure(file, content, &[]);
+        assert_eq!(outcome.code, 2, "{content}");
+        assert!(outcome.stderr.contains("cannot be read as configuration"), "{content}: {}", outcome.stderr);
+    }
+    let missing = lorafit(&["train", "--config", "no/such.toml"]);
+    assert!(missing.stderr.contains("cannot read configuration no/such.toml"), "{}", missing.stderr);
+}
+
+#[test]
+fn a_yaml_alias_bomb_is_refused_quickly() {
+    let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..12 {
+        let before = format!("*a{}", level - 1);
+        bomb += &format!("a{level}: &a{level} [{}]\n", [before.as_str(); 9].join(", "));
+    }
+    assert_eq!(configure("run.yaml", &bomb, &[]).code, 2);
+}
+
+#[test]
+fn a_missing_required_flag_is_named() {
+    let outcome = lorafit(&["train", "--model", "m", "--data", "d"]);
+    assert_eq!(outcome.code, 2);
+    assert!(outcome.stderr.starts_with("error: --out is missing\nhint: "), "{}", outcome.stderr);
+}
+
+#[test]
+fn values_out_of_range_are_usage_errors() {
+    let out_of_range: [(&str, &[&str]); 6] = [
+        ("--rank 0: must be 1 or more", &["train", "--rank", "0"]),
+        ("--lr 0: must be above 0", &["train", "--lr", "0"]),
+        ("--eval-every without --eval-data", &["train", "--eval-every", "5"]),
+        ("--threads 0: at least one", &["train", "--threads", "0"]),
+        ("--top-p 2: must be above 0", &["generate", "--model", "m", "--prompt", "p", "--top-p", "2"]),
+        ("--seq 1: must be 2 or more", &["bench", "--shape", "s", "--seq", "1"]),
+    ];
+    for (message, arguments) in out_of_range {
+        let mut arguments = arguments.to_vec();
+        if arguments[0] == "train" {
+            arguments.extend(["--model", "m", "--data", "d", "--out", "o"]);
+        }
+        let outcome = lorafit(&arguments);
+        assert_eq!(outcome.code, 2, "{message}");
+        assert!(outcome.stderr.starts_with(&format!("error: {message}")), "{}", outcome.stderr);
+    }
+}
+
+#[test]
+fn a_mistyped_flag_is_a_usage_error_with_the_nearest() {
+    let outcome = lorafit(&["train", "--rnk", "8"]);
+    assert_eq!(outcome.code, 2);
+    assert!(outcome.stderr.contains("--rank"), "{}", outcome.stderr);
+}
+
+#[test]
+fn two_adapters_of_one_name_are_refused() {
+    let outcome = lorafit(&["chat", "--model", "m", "--adapter", "x/poet", "--adapter", "y/poet"]);
+    assert_eq!(outcome.code, 2);
+    assert!(outcome.stderr.contains("two adapters are called `poet`"), "{}", outcome.stderr);
+}
+
+#[test]
+fn without_a_terminal_errors_have_no_colour() {
+    assert!(!lorafit(&["train"]).stderr.contains('\x1b'));
+}

@@ -1,0 +1,406 @@
+//! Where a model's files are: turns what a user passes as `--model` into a folder or a `.gguf` file.
+//!
+//! In this order: what exists on this machine, then a hub id. A hub id is `org/name`, or
+//! `org/name/file.gguf` for one GGUF file of a repository, with `@revision` (branch, tag or commit) after
+//! either. Only names and presence are looked at here; what the files say is for those who read them.
+
+#[cfg(feature = "hub")]
+mod hub;
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+#[cfg(feature = "hub")]
+pub use hub::Hub;
+
+const CONFIG: &str = "config.json";
+const ADAPTER_CONFIG: &str = "adapter_config.json";
+
+/// A model on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A Hugging Face model folder: it has a `config.json`.
+    Folder(PathBuf),
+    /// A `.gguf` file.
+    Gguf(PathBuf),
+}
+
+impl Source {
+    /// Finds `model`: a model folder, a `.gguf` file, or a hub id, which is looked up and downloaded as
+    /// `HF_ENDPOINT`, `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` say.
+    ///
+    /// `progress` gets a line of text at most a few times a second, each replacing the one before; none
+    /// when nothing has to be downloaded.
+    ///
+    /// # Errors
+    /// Neither exists, or what exists is not a model; everything that can go wrong with a download.
+    pub fn resolve(model: &str, progress: &mut dyn FnMut(&str)) -> Result<Self, SourceError> {
+        #[cfg(feature = "hub")]
+        return Source::resolve_with(model, &Hub::from_env(), progress);
+        #[cfg(not(feature = "hub"))]
+        {
+            let _ = progress;
+            match Source::local(model)? {
+                Some(source) => Ok(source),
+                None => {
+                    HubId::parse(model)?;
+                    Err(SourceError::NoHubSupport { model: model.to_owned() })
+                }
+            }
+        }
+    }
+
+    /// [`Source::resolve`] with the hub's settings given instead of read from the environment.
+    ///
+    /// # Errors
+    /// As [`Source::resolve`].
+    #[cfg(feature = "hub")]
+    pub fn resolve_with(model: &str, hub: &Hub, progress: &mut dyn FnMut(&str)) -> Result<Self, SourceError> {
+        match Source::local(model)? {
+            Some(source) => Ok(source),
+            None => hub.fetch(&HubId::parse(model)?, progress),
+        }
+    }
+
+    /// The folder or the file.
+    pub fn path(&self) -> &Path {
+        match self {
+            Source::Folder(path) | Source::Gguf(path) => path,
+        }
+    }
+
+    /// `model` as a path of this machine; `None` if there is nothing of that name.
+    fn local(model: &str) -> Result<Option<Self>, SourceError> {
+        let path = PathBuf::from(model);
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => folder(path).map(Some),
+            Ok(_) if is_gguf(model) => Ok(Some(Source::Gguf(path))),
+            Ok(_) => Err(SourceError::NotAModel { path }),
+            Err(error) => match error.kind() {
+                // NotADirectory: `file/name`; InvalidInput: a NUL byte.
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidInput => {
+                    Ok(None)
+                }
+                _ => Err(SourceError::Io { path, source: error }),
+            },
+        }
+    }
+}
+
+fn folder(path: PathBuf) -> Result<Source, SourceError> {
+    if path.join(CONFIG).is_file() {
+        return Ok(Source::Folder(path));
+    }
+    let entries = fs::read_dir(&path).map_err(|source| SourceError::Io { path: path.clone(), source })?;
+    let mut files: Vec<String> =
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    files.sort();
+    Err(SourceError::NoConfig { place: path.display().to_string(), files })
+}
+
+fn is_gguf(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+}
+
+/// A repository of the hub at a revision, and at most one file of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "hub"), allow(dead_code, reason = "without a hub only parsed"))]
+struct HubId {
+    repo: String,
+    revision: String,
+    /// A GGUF file of the repository; `None` asks for the safetensors model.
+    gguf: Option<String>,
+}
+
+impl HubId {
+    /// Reads `org/name[/file.gguf][@revision]`. Whatever else does not exist is a path that was meant.
+    fn parse(model: &str) -> Result<Self, SourceError> {
+        HubId::read(model).ok_or_else(|| SourceError::NotFound { model: model.to_owned() })
+    }
+
+    fn read(model: &str) -> Option<Self> {
+        let (id, revision) = model.split_once('@').unwrap_or((model, "main"));
+        let mut parts = id.splitn(3, '/');
+        let (org, name, file) = (parts.next()?, parts.next()?, parts.next());
+        let part_is_valid = |part: &str| {
+            !part.is_empty()
+                && !part.starts_with('.')
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+        };
+        // Both become paths in the cache and parts of an address.
+        let path_is_valid = |path: &str| path.split('/').all(part_is_valid);
+        let file_is_valid = |file: &str| {
+            // In `runs/base/x.gguf` with a folder `runs` here, a file here was meant.
+            is_gguf(file) && path_is_valid(file) && !Path::new(org).exists()
+        };
+        (part_is_valid(org)
+            && part_is_valid(name)
+            && path_is_valid(revision)
+            && file.is_none_or(file_is_valid))
+        .then(|| HubId {
+            repo: format!("{org}/{name}"),
+            revision: revision.to_owned(),
+            gguf: file.map(str::to_owned),
+        })
+    }
+}
+
+/// A model that cannot be found or fetched: what, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// Neither a path nor a hub id.
+    #[error("{model}: no such file or folder")]
+    NotFound {
+        /// What was asked for.
+        model: String,
+    },
+    /// A file of another kind.
+    #[error("{}: neither a model folder nor a .gguf file", path.display())]
+    NotAModel {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A folder or a repository that is not a model's.
+    #[error("{place}: no {CONFIG}, which every model has")]
+    NoConfig {
+        /// The folder or the repository.
+        place: String,
+        /// The names it has instead.
+        files: Vec<String>,
+    },
+    /// A file or folder of this machine that cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A hub id in a build without the feature `hub`.
+    #[error("{model}: no such file or folder, and this build has no hub support")]
+    NoHubSupport {
+        /// What was asked for.
+        model: String,
+    },
+    /// The hub, or where it keeps the files, does not answer.
+    #[error("{what}: no answer from {endpoint}: {cause}")]
+    Unreachable {
+        /// The repository or file.
+        what: String,
+        /// The hub's address.
+        endpoint: String,
+        /// Why.
+        cause: String,
+    },
+    /// The hub wants somebody else.
+    #[error("{what}: {endpoint} refuses access (HTTP {status})")]
+    Denied {
+        /// The repository or file.
+        what: String,
+        /// The hub's address.
+        endpoint: String,
+        /// 401 or 403.
+        status: u16,
+        /// Whether a token was sent.
+        had_token: bool,
+    },
+    /// The hub has no such repository, revision or file.
+    #[error("{what}: no such {kind} at {endpoint}, nor a file or folder of that name here")]
+    Missing {
+        /// What was asked for.
+        what: String,
+        /// "model", "revision", "file".
+        kind: &'static str,
+        /// The hub's address.
+        endpoint: String,
+    },
+    /// The hub answers, but not what it should.
+    #[error("{what}: unexpected answer from {endpoint}: {answer}")]
+    UnexpectedAnswer {
+        /// The repository or file.
+        what: String,
+        /// The hub's address.
+        endpoint: String,
+        /// The answer.
+        answer: String,
+        /// Whether asking again later may help.
+        passing: bool,
+    },
+    /// Told to stay offline, and the cache does not have it all.
+    #[error("{model}: {missing} is not in the cache {} and HF_HUB_OFFLINE is set", cache.display())]
+    NotCached {
+        /// What was asked for.
+        model: String,
+        /// What the cache lacks.
+        missing: String,
+        /// The cache that was looked at.
+        cache: PathBuf,
+    },
+    /// A repository whose weights have no form that can be read.
+    #[error("{repo}: no safetensors weights, only {}", list(found))]
+    NoSafetensors {
+        /// The repository.
+        repo: String,
+        /// Its files of weights.
+        found: Vec<String>,
+    },
+    /// The index of the shards cannot be followed.
+    #[error("{place}: {problem}")]
+    BadIndex {
+        /// The repository and the name of the index.
+        place: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl SourceError {
+    /// What the user can do.
+    pub fn hint(&self) -> Option<String> {
+        const EXPECTED: &str = "--model takes a Hugging Face model folder (config.json, tokenizer.json, \
+                                *.safetensors), a .gguf file, or a hub id (org/name, org/name@revision)";
+        Some(match self {
+            SourceError::NotFound { .. } => EXPECTED.to_owned(),
+            SourceError::NotAModel { path } => match path.parent().filter(|dir| dir.join(CONFIG).is_file()) {
+                Some(dir) if dir.as_os_str().is_empty() => "pass its folder: .".to_owned(),
+                Some(dir) => format!("pass its folder: {}", dir.display()),
+                None => EXPECTED.to_owned(),
+            },
+            SourceError::NoConfig { place, files } => {
+                let ggufs: Vec<&String> = files.iter().filter(|name| is_gguf(name)).collect();
+                match ggufs.first() {
+                    _ if files.iter().any(|name| name == ADAPTER_CONFIG) => {
+                        format!("this is an adapter ({ADAPTER_CONFIG}): pass its base model as --model")
+                    }
+                    Some(first) => format!("pass the GGUF file itself: {}", joined(place, first)),
+                    None => EXPECTED.to_owned(),
+                }
+            }
+            SourceError::Io { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    "make room, or set HF_HOME to a folder on a larger disk; the download goes on where it \
+                     stopped"
+                        .to_owned()
+                }
+                _ => return None,
+            },
+            SourceError::NoHubSupport { .. } => {
+                "build with the feature `hub`, or download the model and pass its folder".to_owned()
+            }
+            SourceError::Unreachable { .. } => {
+                "check the network, HTTPS_PROXY and HF_ENDPOINT, then run it again: what has arrived is \
+                 kept; if a path was meant, there is nothing of that name here"
+                    .to_owned()
+            }
+            SourceError::Denied { what, endpoint, had_token, .. } => {
+                let page =
+                    format!("{endpoint}/{}", what.splitn(3, '/').take(2).collect::<Vec<_>>().join("/"));
+                match had_token {
+                    false => format!(
+                        "check the name; if the model is private or its licence must be accepted, do that \
+                         at {page} and set HF_TOKEN"
+                    ),
+                    true => format!(
+                        "the token in use (HF_TOKEN, or the one logged in with) may not read it: accept the \
+                         licence at {page}, or use another token"
+                    ),
+                }
+            }
+            SourceError::Missing { kind, .. } => match *kind {
+                "revision" => "check the part after @: a branch, tag or commit".to_owned(),
+                _ => "check the spelling of the name and the revision; a path is looked up from the current \
+                      folder"
+                    .to_owned(),
+            },
+            SourceError::UnexpectedAnswer { passing: true, .. } => "try again later".to_owned(),
+            SourceError::UnexpectedAnswer { passing: false, .. } => {
+                "check HF_ENDPOINT, and that no proxy answers in the hub's place".to_owned()
+            }
+            SourceError::NotCached { .. } => {
+                "unset HF_HUB_OFFLINE once to download it, or set HF_HOME to the cache that has it".to_owned()
+            }
+            SourceError::NoSafetensors { repo, found } => match found.iter().find(|name| is_gguf(name)) {
+                Some(gguf) => format!("name one of its files: --model {repo}/{gguf}"),
+                None => format!(
+                    "pickle files can run code when read, so they are not: look for a safetensors version, or \
+                     convert it once in Python with `AutoModelForCausalLM.from_pretrained(\"{repo}\")\
+                     .save_pretrained(\"FOLDER\")` and pass FOLDER"
+                ),
+            },
+            SourceError::BadIndex { .. } => {
+                "the repository is broken: tell its owner, or try another revision with @".to_owned()
+            }
+        })
+    }
+}
+
+fn joined(place: &str, file: &str) -> String {
+    format!("{}/{file}", place.trim_end_matches('/'))
+}
+
+/// At most a handful of names, the rest counted.
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    match names.len() {
+        0 => "other files".to_owned(),
+        n if n > SHOWN => format!("{} and {} more", names[..SHOWN].join(", "), n - SHOWN),
+        _ => names.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(repo: &str, revision: &str, gguf: Option<&str>) -> Option<HubId> {
+        Some(HubId { repo: repo.into(), revision: revision.into(), gguf: gguf.map(Into::into) })
+    }
+
+    #[test]
+    fn hub_ids_are_told_from_paths() {
+        assert_eq!(HubId::read("Org-1/na.me_2"), id("Org-1/na.me_2", "main", None));
+        assert_eq!(HubId::read("org/name@v1.0"), id("org/name", "v1.0", None));
+        assert_eq!(HubId::read("org/name@refs/pr/3"), id("org/name", "refs/pr/3", None));
+        assert_eq!(
+            HubId::read("org/name/sub/x.Q4_0.gguf@dev"),
+            id("org/name", "dev", Some("sub/x.Q4_0.gguf"))
+        );
+        for path in [
+            "",
+            "name",
+            "./name",
+            "../name",
+            "/name",
+            "/org/name",
+            "~/name",
+            "org/",
+            "/",
+            "org/name/",
+            "org/name/more",
+            "org/name/../x.gguf",
+            "org//x.gguf",
+            "org/..",
+            "org/na me",
+            "org/name?x",
+            "org/name@",
+            "org/name@..",
+            "org/name@../../x",
+            "org/name@/etc/passwd",
+            "org/name@a?b",
+            "src/name/x.gguf",
+            "org\\name/x",
+            "org/name@a@b",
+            "org/a%2e",
+        ] {
+            assert_eq!(HubId::read(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn long_lists_are_counted() {
+        let names: Vec<String> = (0..10).map(|i| i.to_string()).collect();
+        assert_eq!(list(&names), "0, 1, 2, 3, 4, 5, 6, 7 and 2 more");
+        assert_eq!(list(&names[..2]), "0, 1");
+    }
+}

@@ -1,0 +1,165 @@
+//! What the tests on model files share: tiny models with the numbers that transformers and PEFT computed from the
+//! same weights.
+
+// Each test binary uses a part.
+#![allow(dead_code)]
+
+use std::path::{Path, PathBuf};
+
+use lorafit_kernels::Device;
+use lorafit_kernels::ops::attention::{Segment, Segments};
+use lorafit_kernels::ops::cross_entropy::Target;
+use lorafit_model::adapter::{self, Adapter, named_tensors};
+use lorafit_model::weights::ModelFiles;
+use lorafit_model::{Buffers, Model, Stream};
+use safetensors::SafeTensors;
+
+/// Two layers in f32 against two layers in f32, each with its own order of summation: relative to the largest
+/// value of a tensor.
+pub const TOLERANCE: f32 = 3e-5;
+
+/// A folder of `fixtures/models`.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models").join(name)
+}
+
+/// A file of `fixtures/gguf`.
+pub fn gguf_fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/gguf").join(name)
+}
+
+/// A tiny model, its adapter and what is expected of them.
+pub struct Case {
+    pub model: Model,
+    pub adapter: Adapter,
+    expected: Vec<u8>,
+    pub ids: Vec<Vec<u32>>,
+    pub labels: Vec<Vec<i64>>,
+}
+
+impl Case {
+    /// A folder of `fixtures/models`.
+    pub fn open(name: &str) -> Case {
+        let dir = fixture(name);
+        Case::of(&dir, name, &dir.join("expected.safetensors"))
+    }
+
+    /// The model in `path` with the adapter and the samples of the folder `source` of `fixtures/models`.
+    pub fn of(path: &Path, source: &str, expected: &Path) -> Case {
+        let dir = fixture(source);
+        let files = ModelFiles::open(path).expect("the fixture opens");
+        let model = Model::load(&files, Device::Cpu).expect("the fixture loads");
+        let adapter =
+            adapter::load(&dir.join("adapter"), model.config(), Device::Cpu).expect("the adapter loads");
+        let json = std::fs::read_to_string(dir.join("expected.json")).expect("expected.json");
+        let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        Case {
+            model,
+            adapter,
+            expected: std::fs::read(expected).expect("the expected values"),
+            ids: serde_json::from_value(json["input_ids"].clone()).expect("ids"),
+            labels: serde_json::from_value(json["labels"].clone()).expect("labels"),
+        }
+    }
+
+    /// The logits of every sample, of the base and with the adapter, are those of the fixture.
+    pub fn assert_logits(&self, what: &str) {
+        for s in 0..self.ids.len() {
+            let p = self.packed(&[s]);
+            let mut buffers =
+                Buffers::for_evaluation(self.model.config(), Some(&self.adapter), Device::Cpu, p.ids.len());
+            let base = self.model.all_logits(None, p.stream(), &mut buffers);
+            let expected = self.expected(&format!("base_logits.{s}"));
+            assert_close(&base, &expected, TOLERANCE, &format!("{what} base {s}"));
+            let adapted = self.model.all_logits(Some(&self.adapter), p.stream(), &mut buffers);
+            let expected = self.expected(&format!("logits.{s}"));
+            assert_close(&adapted, &expected, TOLERANCE, &format!("{what} LoRA {s}"));
+        }
+    }
+
+    /// The loss of all samples and the gradient of every factor are those of the fixture.
+    pub fn assert_loss_and_gradients(&self, what: &str) {
+        let (loss, gradients) = self.gradients(&[self.packed(&[0, 1])]);
+        assert_close(&[loss as f32], &self.expected("loss"), TOLERANCE, &format!("{what} loss"));
+        assert_eq!(gradients.len(), 2 * 7 * self.model.config().num_hidden_layers, "{what}");
+        for (tensor, values) in &gradients {
+            let expected = self.expected(&format!("grad.{tensor}"));
+            assert_close(values, &expected, TOLERANCE, &format!("{what} {tensor}"));
+        }
+    }
+
+    pub fn expected(&self, name: &str) -> Vec<f32> {
+        let file = SafeTensors::deserialize(&self.expected).expect("safetensors");
+        let data = file.tensor(name).unwrap_or_else(|_| panic!("{name} in the fixture")).data().to_vec();
+        data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+    }
+
+    /// The given sequences packed in one stream.
+    pub fn packed(&self, sequences: &[usize]) -> Packed {
+        let mut p = Packed::default();
+        let mut segments = Vec::new();
+        for &s in sequences {
+            let start = p.ids.len();
+            segments.push(Segment { start, len: self.ids[s].len(), parent: None });
+            for (i, (&id, &label)) in self.ids[s].iter().zip(&self.labels[s]).enumerate() {
+                p.ids.push(id);
+                p.positions.push(i as u32);
+                if label >= 0 && i > 0 {
+                    p.targets.push(Target { row: (start + i - 1) as u32, id: label as u32, weight: 1.0 });
+                }
+            }
+        }
+        p.segments = Segments::new(segments, p.ids.len()).expect("contiguous");
+        p
+    }
+
+    pub fn gradients(&self, streams: &[Packed]) -> (f64, Vec<(String, Vec<f32>)>) {
+        let tokens = streams.iter().map(|p| p.ids.len()).max().expect("a stream");
+        let targets: usize = streams.iter().map(|p| p.targets.len()).sum();
+        let mut buffers = Buffers::for_training(self.model.config(), &self.adapter, Device::Cpu, tokens);
+        let mut gradients = self.adapter.zero_gradients();
+        let mut loss = 0.0;
+        for p in streams {
+            let scale = 1.0 / targets as f32;
+            let losses = self.model.loss_and_gradient(
+                &self.adapter,
+                None,
+                p.stream(),
+                scale,
+                &mut buffers,
+                &mut gradients,
+            );
+            loss += losses.iter().map(|&l| f64::from(l)).sum::<f64>() / targets as f64;
+        }
+        let named = named_tensors(&self.adapter, gradients.tensors());
+        (loss, named.into_iter().map(|t| (t.name, t.values)).collect())
+    }
+}
+
+#[derive(Default)]
+pub struct Packed {
+    pub ids: Vec<u32>,
+    pub positions: Vec<u32>,
+    pub segments: Segments,
+    pub targets: Vec<Target>,
+}
+
+impl Packed {
+    pub fn stream(&self) -> Stream<'_> {
+        Stream {
+            ids: &self.ids,
+            positions: &self.positions,
+            segments: &self.segments,
+            targets: &self.targets,
+        }
+    }
+}
+
+/// Equal within `tolerance` of the largest expected value.
+#[track_caller]
+pub fn assert_close(found: &[f32], expected: &[f32], tolerance: f32, what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}: length");
+    let scale = expected.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
+    let worst = found.iter().zip(expected).fold(0.0f32, |m, (f, e)| m.max((f - e).abs() / scale));
+    assert!(worst <= tolerance, "{what}: off by {worst:.2e} of the largest value");
+}

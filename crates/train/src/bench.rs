@@ -1,0 +1,153 @@
+//! Training speed of a model shape with random weights: the loop's own steps, timed.
+
+use lorafit_data::{Order, Sample};
+use lorafit_kernels::ops::matmul::cpu_fma_peak;
+use lorafit_kernels::quant::Format;
+use lorafit_kernels::{Device, random};
+use lorafit_model::adapter::{Adapter, LoraConfig, TargetError};
+use lorafit_model::{Config, Model};
+use serde::Serialize;
+
+use crate::memory::peak_rss_bytes;
+use crate::schedule::ScheduleKind;
+use crate::stream::largest_micro_batch;
+use crate::trainer::{Duration, Stepper, TrainError, TrainOptions};
+
+/// What to time.
+#[derive(Clone, Debug)]
+pub struct BenchOptions {
+    /// Samples of a step.
+    pub batch: usize,
+    /// Tokens of a sample; all but the first are supervised.
+    pub seq: usize,
+    /// Steps to time, after one that is not.
+    pub steps: usize,
+    /// Storage of the weights.
+    pub format: Format,
+    /// Tokens computed at once, about.
+    pub micro_batch_tokens: usize,
+    /// The adapter.
+    pub lora: LoraConfig,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BenchResult {
+    /// Tokens of a step over its median time.
+    pub tokens_per_s: f64,
+    /// Median time of a step.
+    pub seconds_per_step: f64,
+    /// Useful arithmetic of a step over its median time; what is computed twice counts once.
+    pub gflops: f64,
+    /// Multiply-add rate of the same threads with operands in registers.
+    pub fma_peak_gflops: f64,
+    /// `gflops / fma_peak_gflops`.
+    pub mfu: f64,
+    /// The most resident memory the process has had.
+    pub peak_rss_bytes: u64,
+    /// Threads used.
+    pub threads: usize,
+    /// Trainable parameters.
+    pub trainable_parameters: u64,
+    /// All parameters of the base model.
+    pub parameters: u64,
+}
+
+/// Trains a model of shape `config` on random tokens. `on_step(done, seconds)` is told after every step.
+///
+/// # Errors
+/// A selection of modules that the shape does not have, or a loss that is not finite.
+pub fn bench(
+    config: &Config,
+    options: &BenchOptions,
+    mut on_step: impl FnMut(usize, f64),
+) -> Result<BenchResult, BenchError> {
+    let peak_before = cpu_fma_peak();
+    let mut adapter = Adapter::init(config, &options.lora, 0, Device::Cpu)?;
+    let model = Model::random(config, options.format, 0, Device::Cpu);
+    let samples: Vec<Sample> = (0..options.batch)
+        .map(|row| {
+            let token = |i: usize| {
+                let draw = random::uniform(row as u64, i as u64);
+                (draw * config.vocab_size as f32) as u32
+            };
+            let supervised = (0..options.seq).map(|i| i > 0).collect();
+            Sample { ids: (0..options.seq).map(token).collect(), supervised, row: row + 1 }
+        })
+        .collect();
+    let train = TrainOptions {
+        duration: Duration::Steps(options.steps as u64 + 1),
+        batch_size: options.batch,
+        gradient_accumulation: 1,
+        micro_batch_tokens: options.micro_batch_tokens,
+        learning_rate: 1e-4,
+        schedule: ScheduleKind::Constant,
+        warmup_ratio: 0.0,
+        weight_decay: 0.0,
+        max_grad_norm: None,
+        order: Order::File,
+        seed: 0,
+        eval_every: None,
+    };
+    let tokens = largest_micro_batch(&samples, options.micro_batch_tokens);
+    let mut stepper = Stepper::new(&model, &adapter, tokens, &train, options.steps as u64 + 1);
+    let indices: Vec<usize> = (0..samples.len()).collect();
+    let mut seconds = Vec::new();
+    for number in 1..=options.steps as u64 + 1 {
+        let record = stepper.step(&model, &mut adapter, &samples, &indices, number, &train)?;
+        if number > 1 {
+            seconds.push(record.seconds);
+        }
+        on_step(seconds.len(), record.seconds);
+    }
+    seconds.sort_by(f64::total_cmp);
+    let median = seconds[seconds.len() / 2];
+    let peak = cpu_fma_peak().max(peak_before);
+    let flops = step_flops(config, options, adapter.parameters() as u64);
+    Ok(BenchResult {
+        tokens_per_s: (options.batch * options.seq) as f64 / median,
+        seconds_per_step: median,
+        gflops: flops / median / 1e9,
+        fma_peak_gflops: peak / 1e9,
+        mfu: flops / median / peak,
+        peak_rss_bytes: peak_rss_bytes(),
+        threads: rayon::current_num_threads(),
+        trainable_parameters: adapter.parameters() as u64,
+        parameters: config.parameters(),
+    })
+}
+
+/// Why a benchmark did not run.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// The adapter does not fit the shape.
+    #[error(transparent)]
+    Targets(#[from] TargetError),
+    /// A step failed.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+}
+
+impl BenchError {
+    /// What the user can do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            BenchError::Targets(e) => e.hint(),
+            BenchError::Train(e) => e.hint(),
+        }
+    }
+}
+
+/// Useful floating-point operations of a step: 2 per weight and token forward and 2 for the input gradient,
+/// the head for supervised rows alike, causal attention (two products forward, four backward, half of each),
+/// and the adapter (forward, input gradient, weight gradient).
+fn step_flops(config: &Config, options: &BenchOptions, trainable: u64) -> f64 {
+    let tokens = (options.batch * options.seq) as f64;
+    let supervised = (options.batch * (options.seq - 1)) as f64;
+    let projections = 4.0 * config.projection_parameters() as f64 * tokens;
+    let head = 4.0 * (config.vocab_size * config.hidden_size) as f64 * supervised;
+    let width = (config.num_attention_heads * config.head_dim * config.num_hidden_layers) as f64;
+    let attention = 6.0 * options.seq as f64 * width * tokens;
+    let adapter = 6.0 * trainable as f64 * tokens;
+    projections + head + attention + adapter
+}
