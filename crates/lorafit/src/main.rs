@@ -1,11 +1,10 @@
 //! lorafit, the command line. This crate is the only one that prints, and the only one that shows hints.
 
-#![expect(dead_code, reason = "progress, chat and interrupt wait for the verbs to be wired to the engine")]
-
 mod chat_repl;
 mod cli;
 mod command;
 mod config_file;
+mod engine;
 mod interrupt;
 mod options;
 mod output;

@@ -40,6 +40,25 @@ pub enum Scheduler {
     Cosine,
 }
 
+impl From<TrainOn> for lorafit_data::TrainOn {
+    fn from(choice: TrainOn) -> Self {
+        match choice {
+            TrainOn::Replies => lorafit_data::TrainOn::Replies,
+            TrainOn::All => lorafit_data::TrainOn::All,
+        }
+    }
+}
+
+impl From<Scheduler> for lorafit_train::ScheduleKind {
+    fn from(choice: Scheduler) -> Self {
+        match choice {
+            Scheduler::Constant => lorafit_train::ScheduleKind::Constant,
+            Scheduler::Linear => lorafit_train::ScheduleKind::Linear,
+            Scheduler::Cosine => lorafit_train::ScheduleKind::Cosine,
+        }
+    }
+}
+
 /// `--dtype` of the random weights of `bench`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum WeightDtype {

@@ -50,8 +50,10 @@ fn library_hint(error: &(dyn Error + 'static)) -> Option<String> {
         lorafit_data::TemplateError,
         lorafit_data::TokenizerError,
         lorafit_model::FileError,
+        lorafit_model::SourceError,
         lorafit_model::adapter::TargetError,
         lorafit_model::config::ConfigError,
+        lorafit_train::BenchError,
         lorafit_train::RunError,
         lorafit_train::TrainError,
     );

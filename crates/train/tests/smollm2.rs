@@ -14,7 +14,8 @@ use lorafit_model::adapter::{self, Adapter, named_tensors};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{Buffers, Model, Sampling, Stream, generate};
 use lorafit_train::{
-    Duration, EvaluationRecord, Observer, RunFolder, ScheduleKind, StepRecord, TrainOptions, open_tokenizer, train,
+    Duration, EvaluationRecord, Observer, RunFolder, ScheduleKind, StepRecord, TrainOptions, open_tokenizer,
+    train,
 };
 use serde_json::Value;
 
@@ -153,7 +154,12 @@ fn sixteen_training_steps_equal_peft() {
     let expected = adapter::load(&end, model.config(), Device::Cpu).expect("the adapter loads");
     let errors = relative_errors(&adapter, &expected);
     let beyond: Vec<_> = errors.iter().filter(|(_, e)| *e > 1e-3).collect();
-    println!("final adapter: worst {:?}, {} of {} tensors beyond 1e-3", errors[0], beyond.len(), errors.len());
+    println!(
+        "final adapter: worst {:?}, {} of {} tensors beyond 1e-3",
+        errors[0],
+        beyond.len(),
+        errors.len()
+    );
     // AdamW divides by the root of the second moment, so an element whose gradient is zero up to rounding may
     // step either way: PyTorch itself, run twice on different processors, differs by 3.1e-3 in the worst tensor
     // and by more than 1e-3 in 7 of 240. The median shows that the arithmetic is the same.
@@ -163,8 +169,10 @@ fn sixteen_training_steps_equal_peft() {
 
 /// Frobenius norm of the difference over that of the expected, per tensor, worst first.
 fn relative_errors(found: &Adapter, expected: &Adapter) -> Vec<(String, f64)> {
-    let (found, expected) = (named_tensors(found, found.tensors()), named_tensors(expected, expected.tensors()));
-    let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+    let (found, expected) =
+        (named_tensors(found, found.tensors()), named_tensors(expected, expected.tensors()));
+    let norm =
+        |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
     let mut errors: Vec<(String, f64)> = found
         .iter()
         .zip(&expected)

@@ -2,9 +2,16 @@
 
 use clap::Args;
 
-use super::{not_wired, require};
+use lorafit_kernels::quant::Format;
+use lorafit_model::Config;
+use lorafit_model::adapter::LoraConfig;
+use lorafit_train::{BenchOptions, BenchResult, bench};
+
+use super::require;
 use crate::cli::Common;
+use crate::engine::{grouped, use_threads};
 use crate::options::{TargetModules, WeightDtype};
+use crate::output;
 use crate::report_error::CliError;
 
 /// The flags of `bench`.
@@ -41,6 +48,9 @@ pub struct BenchArgs {
     /// Modules that get an adapter: all-linear, a comma list, or regex:PATTERN
     #[arg(long, value_name = "MODULES", default_value = "all-linear", help_heading = "Work")]
     pub target_modules: TargetModules,
+    /// Tokens computed at once; the knob for memory, as in train
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Work")]
+    pub micro_batch_tokens: usize,
     /// Print the result as one JSON object
     #[arg(long, help_heading = "Work")]
     pub json: bool,
@@ -51,7 +61,12 @@ pub struct BenchArgs {
 
 impl BenchArgs {
     fn validate(&self) -> Result<(), CliError> {
-        for (name, value) in [("batch", self.batch), ("steps", self.steps), ("rank", self.rank)] {
+        for (name, value) in [
+            ("batch", self.batch),
+            ("steps", self.steps),
+            ("rank", self.rank),
+            ("micro-batch-tokens", self.micro_batch_tokens),
+        ] {
             require(value > 0, name, value, "must be 1 or more")?;
         }
         require(self.seq >= 2, "seq", self.seq, "must be 2 or more")?;
@@ -62,5 +77,64 @@ impl BenchArgs {
 /// Times training steps.
 pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     args.validate()?;
-    Err(not_wired("bench"))
+    use_threads(&args.common)?;
+    let config = shape(&args.shape)?;
+    let mut lora = LoraConfig::new(args.target_modules.value.clone());
+    lora.rank = args.rank;
+    lora.alpha = 2.0 * args.rank as f64;
+    let options = BenchOptions {
+        batch: args.batch,
+        seq: args.seq,
+        steps: args.steps,
+        format: match args.dtype {
+            WeightDtype::F32 => Format::F32,
+            WeightDtype::Bf16 => Format::BF16,
+        },
+        micro_batch_tokens: args.micro_batch_tokens,
+        lora,
+    };
+    let told = !args.common.quiet && !args.json;
+    let result = bench(&config, &options, |done, seconds| {
+        if told {
+            let what = if done == 0 { "warm-up".to_owned() } else { format!("step {done}/{}", args.steps) };
+            eprintln!("{what}: {seconds:.2} s");
+        }
+    })?;
+    output::line(if args.json { serde_json::to_string(&result)? } else { table(&args, &result) })?;
+    Ok(())
+}
+
+/// A built-in shape, or that of a `config.json`.
+fn shape(text: &str) -> anyhow::Result<Config> {
+    if let Some(config) = Config::named(text) {
+        return Ok(config);
+    }
+    let known: Vec<&str> = Config::names().collect();
+    let file = std::fs::read_to_string(text).map_err(|e| {
+        CliError::new(format!("--shape {text}: neither a known shape nor a readable config.json: {e}"))
+            .hint(format!("known shapes: {}", known.join(", ")))
+    })?;
+    Ok(Config::from_hf_json(&file)?)
+}
+
+fn table(args: &BenchArgs, r: &BenchResult) -> String {
+    format!(
+        "{shape}, {batch} x {seq} tokens, {parameters} parameters, {trainable} trainable, {threads} threads\n\
+         tokens/s      {tokens:.1}\n\
+         s/step        {seconds:.3}\n\
+         GFLOP/s       {gflops:.1} of {peak:.1} in bare multiply-adds ({mfu:.1} %)\n\
+         peak memory   {memory:.0} MiB",
+        shape = args.shape,
+        batch = args.batch,
+        seq = args.seq,
+        parameters = grouped(r.parameters),
+        trainable = grouped(r.trainable_parameters),
+        threads = r.threads,
+        tokens = r.tokens_per_s,
+        seconds = r.seconds_per_step,
+        gflops = r.gflops,
+        peak = r.fma_peak_gflops,
+        mfu = 100.0 * r.mfu,
+        memory = r.peak_rss_bytes as f64 / (1 << 20) as f64,
+    )
 }

@@ -1,10 +1,17 @@
 //! `lorafit chat`: a conversation in the terminal, or with lines from a pipe.
 
+use std::ops::ControlFlow;
+
 use clap::Args;
 
-use super::generate::Sampling;
-use super::not_wired;
+use lorafit_data::{Message, Role};
+use lorafit_model::adapter::Adapter;
+
+use super::generate::{Sampling, chat_prompt, stream_answer};
+use crate::chat_repl::{ChatEngine, Repl, Turn};
 use crate::cli::Common;
+use crate::engine::{Base, open_adapter, open_base, use_threads};
+use crate::interrupt;
 use crate::options::NamedAdapter;
 use crate::report_error::CliError;
 
@@ -57,5 +64,61 @@ impl ChatArgs {
 /// Holds a conversation.
 pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     args.validate()?;
-    Err(not_wired("chat"))
+    use_threads(&args.common)?;
+    let base = open_base(&args.model, &args.common)?;
+    let open = |a: &NamedAdapter| Ok((a.name.clone(), open_adapter(&base, &a.dir)?));
+    let adapters: Vec<(String, Adapter)> = args.adapters.iter().map(open).collect::<anyhow::Result<_>>()?;
+    let first = adapters.first().map(|(name, _)| name.clone());
+    let greeting = format!("{} - /help tells what you can do", base.name);
+    let engine = Engine { in_use: first.as_ref().map(|_| 0), base, adapters, sampling: args.sampling };
+    Repl::new(engine, first, args.system, interrupt::flag()).run(Some(&greeting))
+}
+
+/// One base in memory, with all adapters at hand.
+struct Engine {
+    base: Base,
+    adapters: Vec<(String, Adapter)>,
+    in_use: Option<usize>,
+    sampling: Sampling,
+}
+
+impl ChatEngine for Engine {
+    fn adapters(&self) -> Vec<String> {
+        self.adapters.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    fn use_adapter(&mut self, name: Option<&str>) -> anyhow::Result<()> {
+        self.in_use = match name {
+            None => None,
+            Some(name) => {
+                let found = self.adapters.iter().position(|(n, _)| n == name);
+                Some(found.ok_or_else(|| CliError::new(format!("there is no adapter `{name}` at hand")))?)
+            }
+        };
+        Ok(())
+    }
+
+    fn reply(
+        &mut self,
+        conversation: &[Turn],
+        piece: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> anyhow::Result<String> {
+        let message = |turn: &Turn| {
+            let role = match turn.role {
+                "system" => Role::System,
+                "assistant" => Role::Assistant,
+                _ => Role::User,
+            };
+            Message::new(role, &turn.content)
+        };
+        let messages: Vec<Message> = conversation.iter().map(message).collect();
+        let ids = chat_prompt(&self.base, &messages)?;
+        let adapter = self.in_use.map(|i| &self.adapters[i].1);
+        let mut text = String::new();
+        stream_answer(&self.base, adapter, &ids, &self.sampling, &mut |new| {
+            text.push_str(new);
+            Ok(piece(new))
+        })?;
+        Ok(text)
+    }
 }

@@ -1,12 +1,20 @@
 //! `lorafit eval`: how good a model, or a model with an adapter, is on rows it was not trained on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use clap::Args;
+use lorafit_model::adapter::Adapter;
 
-use super::{not_wired, require};
+use lorafit_data::{Dataset, Options, generation_rows};
+use lorafit_train::{ExactMatch, evaluate, exact_match};
+use serde_json::json;
+
+use super::require;
 use crate::cli::Common;
+use crate::engine::{Base, grouped, open_base, open_optional_adapter, use_threads};
 use crate::options::TrainOn;
+use crate::output;
 use crate::report_error::CliError;
 
 /// The flags of `eval`.
@@ -82,5 +90,69 @@ impl EvalArgs {
 /// Judges a model on held-out rows.
 pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     args.validate()?;
-    Err(not_wired("eval"))
+    use_threads(&args.common)?;
+    let base = open_base(&args.model, &args.common)?;
+    let adapter = open_optional_adapter(&base, args.adapter.as_ref())?;
+    let options = Options { max_seq_len: args.max_seq_len, train_on: args.train_on.into() };
+    let mut data = Dataset::load(&args.data, &base.tokenizer, options)?;
+    data.samples.truncate(args.limit.unwrap_or(usize::MAX));
+    let found = evaluate(&base.model, adapter.as_ref(), &data, args.micro_batch_tokens);
+
+    let answers = match args.generate {
+        true => Some(answer(&args, &base, adapter.as_ref())?),
+        false => None,
+    };
+    if let (Some(path), Some(answers)) = (&args.predictions, &answers) {
+        write_predictions(path, answers)?;
+    }
+    if args.json {
+        let mut result = json!({
+            "rows": data.samples.len(),
+            "supervised_tokens": found.supervised_tokens,
+            "loss": found.loss,
+            "perplexity": found.perplexity,
+        });
+        if let Some(answers) = &answers {
+            result["exact_match"] = json!(answers.share());
+        }
+        output::line(result.to_string())?;
+    } else {
+        output::line(format!("rows          {}", grouped(data.samples.len() as u64)))?;
+        output::line(format!(
+            "loss          {:.4} over {} tokens",
+            found.loss,
+            grouped(found.supervised_tokens)
+        ))?;
+        output::line(format!("perplexity    {:.3}", found.perplexity))?;
+        if let Some(answers) = &answers {
+            let right = answers.examples.iter().filter(|e| e.matches()).count();
+            let share = 100.0 * answers.share();
+            output::line(format!("exact match   {share:.1} % ({right} of {})", answers.examples.len()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Answers every row's last prompt.
+fn answer(args: &EvalArgs, base: &Base, adapter: Option<&Adapter>) -> anyhow::Result<ExactMatch> {
+    let mut rows = generation_rows(&args.data, &base.tokenizer)?;
+    rows.truncate(args.limit.unwrap_or(usize::MAX));
+    let told = !args.common.quiet;
+    let total = rows.len();
+    let (model, tokenizer) = (&base.model, &base.tokenizer);
+    Ok(exact_match(model, adapter, tokenizer, &rows, args.max_new_tokens, |done| {
+        if told {
+            eprintln!("answered {done} of {total} rows");
+        }
+    })?)
+}
+
+fn write_predictions(path: &Path, answers: &ExactMatch) -> anyhow::Result<()> {
+    let line = |e: &lorafit_train::Example| {
+        let row =
+            json!({"prompt": e.prompt, "expected": e.expected, "answer": e.found, "exact": e.matches()});
+        format!("{row}\n")
+    };
+    let text: String = answers.examples.iter().map(line).collect();
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -1,13 +1,21 @@
 //! `lorafit generate`: one prompt, one answer. Its sampling flags are shared with `chat`.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::Context as _;
 use clap::Args;
+use lorafit_model::adapter::Adapter;
 
-use super::{not_wired, require};
+use lorafit_data::{Message, Role};
+use serde_json::json;
+
+use super::require;
 use crate::cli::Common;
+use crate::engine::{Base, open_base, open_optional_adapter, use_threads};
+use crate::output;
 use crate::report_error::CliError;
 
 /// How the next token is chosen; the same in `generate` and `chat`.
@@ -100,6 +108,91 @@ impl GenerateArgs {
 pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
     args.sampling.validate()?;
     args.common.validate()?;
-    let _prompt = args.prompt_text()?;
-    Err(not_wired("generate"))
+    let prompt = args.prompt_text()?;
+    use_threads(&args.common)?;
+    let base = open_base(&args.model, &args.common)?;
+    let adapter = open_optional_adapter(&base, args.adapter.as_ref())?;
+    let ids = match args.chat {
+        true => {
+            let system = args.system.iter().map(|text| Message::new(Role::System, text));
+            let messages: Vec<Message> = system.chain([Message::new(Role::User, &prompt)]).collect();
+            chat_prompt(&base, &messages)?
+        }
+        false => base.tokenizer.encode(&prompt, true)?,
+    };
+    if ids.is_empty() {
+        return Err(CliError::usage("the prompt has no tokens").hint("give some text with --prompt").into());
+    }
+    let started = Instant::now();
+    let mut out = std::io::stdout().lock();
+    let mut text = String::new();
+    let answer = stream_answer(&base, adapter.as_ref(), &ids, &args.sampling, &mut |piece| {
+        text.push_str(piece);
+        if !args.json {
+            out.write_all(piece.as_bytes())?;
+            out.flush()?;
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    drop(out);
+    if args.json {
+        let seconds = started.elapsed().as_secs_f64();
+        let result = json!({
+            "text": text,
+            "prompt_tokens": ids.len(),
+            "new_tokens": answer,
+            "stopped": if answer == args.sampling.max_new_tokens { "length" } else { "end" },
+            "tokens_per_s": answer as f64 / seconds,
+        });
+        output::line(result.to_string())?;
+    } else {
+        output::line("")?;
+    }
+    Ok(())
+}
+
+/// The token ids of a conversation with the template's prompt for a reply.
+pub fn chat_prompt(base: &Base, messages: &[Message]) -> anyhow::Result<Vec<u32>> {
+    let template = base.tokenizer.compile_chat_template()?.ok_or_else(|| {
+        CliError::new("the model has no chat template")
+            .hint("leave out --chat and give the whole prompt as text")
+    })?;
+    let text = template.render(messages, true)?;
+    // The template writes every special token itself.
+    Ok(base.tokenizer.encode(&text, false)?)
+}
+
+/// Continues `ids`, handing each piece of text on as it comes; gives the number of new tokens.
+pub fn stream_answer(
+    base: &Base,
+    adapter: Option<&Adapter>,
+    ids: &[u32],
+    sampling: &Sampling,
+    piece: &mut dyn FnMut(&str) -> anyhow::Result<ControlFlow<()>>,
+) -> anyhow::Result<usize> {
+    let mut decoder = base.tokenizer.decode_stream(true);
+    let mut failure = None;
+    let mut hand_on = |text: anyhow::Result<String>| match text.and_then(|t| piece(&t)) {
+        Ok(flow) => flow.is_continue(),
+        Err(error) => {
+            failure = Some(error);
+            false
+        }
+    };
+    let settings = lorafit_model::Sampling {
+        temperature: sampling.temperature as f32,
+        top_p: sampling.top_p as f32,
+        top_k: sampling.top_k,
+        seed: sampling.seed,
+    };
+    let (stop, longest) = (base.tokenizer.eos_ids(), sampling.max_new_tokens);
+    let answers =
+        lorafit_model::generate(&base.model, adapter, &[ids], stop, longest, settings, |_, token| {
+            hand_on(decoder.push(token).map_err(Into::into))
+        });
+    hand_on(decoder.finish().map_err(Into::into));
+    match failure {
+        Some(error) => Err(error),
+        None => Ok(answers[0].len()),
+    }
 }

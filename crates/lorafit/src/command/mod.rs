@@ -8,11 +8,6 @@ pub mod train;
 
 use crate::report_error::CliError;
 
-/// Stands in for the engine until the verb is wired to it.
-fn not_wired(verb: &str) -> anyhow::Error {
-    CliError::new(format!("`lorafit {verb}` is not wired to the engine yet")).into()
-}
-
 /// Checks a value a flag or a configuration key was given: `require(rank > 0, "rank", rank, "must be 1 or more")`.
 fn require(holds: bool, name: &str, value: impl std::fmt::Display, rule: &str) -> Result<(), CliError> {
     match holds {

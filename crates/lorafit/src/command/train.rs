@@ -1,15 +1,25 @@
 //! `lorafit train`: its flags, which are also the keys of its configuration file.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use clap::{ArgAction, Args};
 use serde::{Deserialize, Serialize};
 
-use super::{not_wired, require};
+use lorafit_data::{Dataset, Options, Order};
+use lorafit_model::adapter::{Adapter, LoraConfig};
+use lorafit_train::{
+    Duration, EvaluationRecord, Observer, RunFolder, StepRecord, Summary, TrainOptions, rss_bytes, train,
+};
+
+use super::require;
 use crate::cli::Common;
 use crate::config_file::{self, Given};
+use crate::engine::{Base, grouped, open_adapter, open_base, use_threads};
+use crate::interrupt;
 use crate::options::{Layers, Scheduler, TargetModules, TrainOn};
 use crate::output;
+use crate::progress::Progress;
 use crate::report_error::CliError;
 
 /// Every flag of a training run. Field by field this is also the configuration file and the
@@ -228,5 +238,158 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
         output::line(config_file::to_toml(&args)?.trim_end())?;
         return Ok(());
     }
-    Err(not_wired("train"))
+    let (Some(model), Some(data), Some(out)) = (&args.model, &args.data, &args.out) else {
+        unreachable!("resolve asks for them")
+    };
+    if !args.overwrite {
+        RunFolder::check_free(out)?;
+    }
+    use_threads(&args.common)?;
+    let base = open_base(model, &args.common)?;
+    let mut adapter = start_adapter(&args, &base)?;
+    let options = Options { max_seq_len: args.max_seq_len, train_on: args.train_on.into() };
+    let rows = Dataset::load(data, &base.tokenizer, options)?;
+    let held_out =
+        args.eval_data.as_ref().map(|file| Dataset::load(file, &base.tokenizer, options)).transpose()?;
+    check_window(&base, [Some(&rows), held_out.as_ref()])?;
+
+    let loop_options = args.loop_options();
+    let mut watcher = Watcher { progress: Progress::new(args.common.quiet, args.log_every) };
+    tell_setup(&mut watcher.progress, &args, &base, &adapter, &rows, &loop_options);
+    let mut run = RunFolder::create(out, &config_file::to_toml(&args)?, &base.name)?;
+    interrupt::flag();
+    let result =
+        train(&base.model, &mut adapter, &rows, held_out.as_ref(), &loop_options, &mut run, &mut watcher);
+    watcher.progress.finish();
+    let summary = result?;
+    tell_end(&mut watcher.progress, &run, &summary);
+    if summary.interrupted {
+        // The code shells give a program that Ctrl-C ended, so that scripts see it did not run to the end.
+        std::process::exit(130);
+    }
+    Ok(())
+}
+
+/// The adapter to start from: an existing one, or a fresh one.
+fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
+    if let Some(dir) = &args.adapter {
+        return open_adapter(base, dir);
+    }
+    let config = base.model.config();
+    let layers =
+        args.layers.as_ref().map(|range| range.value.resolve(config.num_hidden_layers)).transpose()?;
+    let lora = LoraConfig {
+        rank: args.rank,
+        alpha: args.alpha,
+        dropout: args.dropout as f32,
+        layers: layers.map(Iterator::collect),
+        ..LoraConfig::new(args.target_modules.value.clone())
+    };
+    Ok(Adapter::init(config, &lora, args.seed, base.model.device())?)
+}
+
+/// Attention here always sees the whole row, so rows beyond a model's window would be computed wrongly.
+fn check_window(base: &Base, sets: [Option<&Dataset>; 2]) -> Result<(), CliError> {
+    let Some(window) = base.model.config().sliding_window else { return Ok(()) };
+    let longest = sets.into_iter().flatten().map(|d| d.report.longest).max().unwrap_or(0);
+    if longest <= window {
+        return Ok(());
+    }
+    let text = format!("a row has {longest} tokens, but the model's attention reaches back {window}");
+    Err(CliError::new(text).hint(format!("cut rows with --max-seq-len {window}")))
+}
+
+impl TrainArgs {
+    fn loop_options(&self) -> TrainOptions {
+        let seed = self.seed;
+        TrainOptions {
+            duration: match self.max_steps {
+                Some(steps) => Duration::Steps(steps as u64),
+                None => Duration::Epochs(self.epochs.unwrap_or(1.0)),
+            },
+            batch_size: self.batch_size,
+            gradient_accumulation: self.gradient_accumulation,
+            micro_batch_tokens: self.micro_batch_tokens,
+            learning_rate: self.lr,
+            schedule: self.scheduler.into(),
+            warmup_ratio: self.warmup_ratio,
+            weight_decay: self.weight_decay,
+            max_grad_norm: (self.max_grad_norm > 0.0).then_some(self.max_grad_norm),
+            order: if self.no_shuffle { Order::File } else { Order::Shuffled { seed } },
+            seed,
+            eval_every: self.eval_every.map(|n| n as u64),
+        }
+    }
+}
+
+/// Shows the loop to the user and the user's Ctrl-C to the loop.
+struct Watcher {
+    progress: Progress,
+}
+
+impl Observer for Watcher {
+    fn on_step(&mut self, record: &StepRecord, total_steps: u64) {
+        let (step, total) = (record.step as usize, total_steps as usize);
+        self.progress.step(step, total, record.loss, record.tokens_per_s, rss_bytes());
+    }
+
+    fn on_evaluation(&mut self, record: &EvaluationRecord) {
+        self.progress.eval(record.step as usize, record.loss, record.perplexity, record.best);
+    }
+
+    fn should_stop(&mut self) -> bool {
+        interrupt::flag().load(Ordering::SeqCst)
+    }
+}
+
+fn tell_setup(
+    progress: &mut Progress,
+    args: &TrainArgs,
+    base: &Base,
+    adapter: &Adapter,
+    rows: &Dataset,
+    options: &TrainOptions,
+) {
+    let (trainable, frozen) = (adapter.parameters() as u64, base.model.config().parameters());
+    let all = trainable + frozen;
+    let lora = adapter.config();
+    let report = &rows.report;
+    progress.note(&format!(
+        "trainable parameters {} of {} ({:.3} %), rank {}, alpha {}",
+        grouped(trainable),
+        grouped(all),
+        100.0 * trainable as f64 / all as f64,
+        lora.rank,
+        lora.alpha
+    ));
+    progress.note(&format!(
+        "data {}: {} rows, {} tokens, {} of them trained, longest {}",
+        args.data.as_ref().map(|d| d.display().to_string()).unwrap_or_default(),
+        grouped(report.samples as u64),
+        grouped(report.tokens as u64),
+        grouped(report.supervised_tokens as u64),
+        grouped(report.longest as u64)
+    ));
+    if report.truncated + report.dropped > 0 {
+        progress.note(&format!(
+            "{} rows cut to --max-seq-len {}, {} dropped since the cut left nothing to train",
+            report.truncated, args.max_seq_len, report.dropped
+        ));
+    }
+    progress.note(&format!("{} optimizer steps", grouped(options.total_steps(rows.samples.len()))));
+}
+
+fn tell_end(progress: &mut Progress, run: &RunFolder, summary: &Summary) {
+    let how = if summary.interrupted { "stopped" } else { "done" };
+    progress.note(&format!("{how} after {} steps in {:.1} s", summary.steps, summary.seconds));
+    if let Some(best) = &summary.best {
+        let dir = run.best_dir();
+        progress.note(&format!(
+            "best evaluation loss {:.4} at step {}: {}",
+            best.loss,
+            best.step,
+            dir.display()
+        ));
+    }
+    progress.note(&format!("adapter saved in {}", run.dir().display()));
 }

@@ -1,0 +1,94 @@
+//! From `--model` and `--adapter` to what the verbs work with.
+
+use std::path::{Path, PathBuf};
+
+use lorafit_data::Tokenizer;
+use lorafit_kernels::Device;
+use lorafit_model::adapter::{self, Adapter};
+use lorafit_model::weights::ModelFiles;
+use lorafit_model::{Model, Source};
+use lorafit_train::open_tokenizer;
+
+use crate::cli::Common;
+use crate::options::DeviceChoice;
+use crate::report_error::CliError;
+
+/// A base model, ready to compute.
+pub struct Base {
+    /// What adapters call it.
+    pub name: String,
+    /// The weights.
+    pub model: Model,
+    /// Its tokenizer, with the chat template.
+    pub tokenizer: Tokenizer,
+}
+
+/// Where `common` says to compute.
+pub fn device(common: &Common) -> Device {
+    match common.device {
+        DeviceChoice::Auto | DeviceChoice::Cpu => Device::Cpu,
+    }
+}
+
+/// Takes as many threads as asked for, else one per core. To be called once, before any work.
+pub fn use_threads(common: &Common) -> anyhow::Result<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(common.threads.unwrap_or(0));
+    Ok(pool.build_global()?)
+}
+
+/// Opens a base model: a folder, a GGUF file, or a hub id that is downloaded first.
+pub fn open_base(model: &str, common: &Common) -> anyhow::Result<Base> {
+    let quiet = common.quiet;
+    let source = Source::resolve(model, &mut |text| {
+        if !quiet {
+            eprintln!("{text}");
+        }
+    })?;
+    let files = ModelFiles::open(source.path())?;
+    let tokenizer = open_tokenizer(&files)?;
+    let vocabulary = files.config().vocab_size;
+    if tokenizer.vocab_size() > vocabulary {
+        let text = format!(
+            "{model}: the tokenizer has {} tokens, the model's embedding {vocabulary}",
+            tokenizer.vocab_size()
+        );
+        return Err(CliError::new(text).hint("the tokenizer belongs to another model").into());
+    }
+    // An adapter names its base as the user did where that is a hub id, else as the files do.
+    let name = if Path::new(model).exists() { files.name() } else { model.to_owned() };
+    let model = Model::load(&files, device(common))?;
+    Ok(Base { name, model, tokenizer })
+}
+
+/// Loads an adapter for `base`.
+pub fn open_adapter(base: &Base, dir: &Path) -> anyhow::Result<Adapter> {
+    Ok(adapter::load(dir, base.model.config(), base.model.device())?)
+}
+
+/// Loads the adapter of `--adapter`, if given.
+pub fn open_optional_adapter(base: &Base, dir: Option<&PathBuf>) -> anyhow::Result<Option<Adapter>> {
+    dir.map(|dir| open_adapter(base, dir)).transpose()
+}
+
+/// 1234567 as `1,234,567`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn thousands_are_grouped() {
+        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1234567, "1,234,567")] {
+            assert_eq!(super::grouped(number), text);
+        }
+    }
+}
