@@ -104,6 +104,8 @@ impl Tensor {
 /// A zeroed host buffer aligned to a cache line (and to the widest vector register).
 #[derive(Debug)]
 pub(crate) struct AlignedVec {
+    allocation: NonNull<u8>,
+    /// The first cache line of the allocation.
     values: NonNull<f32>,
     len: usize,
 }
@@ -114,30 +116,31 @@ unsafe impl Send for AlignedVec {}
 unsafe impl Sync for AlignedVec {}
 
 impl AlignedVec {
-    const ALIGN: usize = 64;
+    /// Values of a cache line.
+    const LINE: usize = 16;
 
     pub(crate) fn zeros(len: usize) -> Self {
-        if len == 0 {
-            return AlignedVec { values: NonNull::dangling(), len };
-        }
         let layout = Self::layout(len);
         // SAFETY: the layout has a non-zero size.
-        let values = unsafe { alloc_zeroed(layout) }.cast::<f32>();
-        let values = NonNull::new(values).unwrap_or_else(|| handle_alloc_error(layout));
-        AlignedVec { values, len }
+        let allocation = unsafe { alloc_zeroed(layout) };
+        let allocation = NonNull::new(allocation).unwrap_or_else(|| handle_alloc_error(layout));
+        let skip = allocation.as_ptr().align_offset(Self::LINE * size_of::<f32>());
+        // SAFETY: the layout has one line more than the values need.
+        let values = unsafe { allocation.add(skip) }.cast::<f32>();
+        AlignedVec { allocation, values, len }
     }
 
+    /// One line more than asked for, since the system only gives untouched zero pages (memory that costs nothing
+    /// until it is written) for its own small alignment.
     fn layout(len: usize) -> Layout {
-        Layout::array::<f32>(len).and_then(|l| l.align_to(Self::ALIGN)).expect("buffer size fits an address")
+        Layout::array::<f32>(len + Self::LINE).expect("buffer size fits an address")
     }
 }
 
 impl Drop for AlignedVec {
     fn drop(&mut self) {
-        if self.len > 0 {
-            // SAFETY: allocated in `zeros` with the same layout.
-            unsafe { dealloc(self.values.as_ptr().cast(), Self::layout(self.len)) }
-        }
+        // SAFETY: allocated in `zeros` with the same layout.
+        unsafe { dealloc(self.allocation.as_ptr(), Self::layout(self.len)) }
     }
 }
 

@@ -136,8 +136,8 @@ pub struct Buffers {
     pub(crate) head: HeadBuffers,
 }
 
-/// Logits a chunk of the loss holds at most (32 MiB), unless one batch of rows needs more.
-const CHUNK_LOGITS: usize = 8 << 20;
+/// Logits a chunk of the loss holds at most (64 MiB), unless one row needs more.
+const CHUNK_LOGITS: usize = 16 << 20;
 
 impl Buffers {
     /// Buffers for forward only.

@@ -89,7 +89,7 @@ pub fn bench(
         seed: 0,
         eval_every: None,
     };
-    let tokens = largest_micro_batch(&samples, options.micro_batch_tokens);
+    let tokens = largest_micro_batch(&samples, options.batch, options.micro_batch_tokens);
     let mut stepper = Stepper::new(&model, &adapter, tokens, &train, options.steps as u64 + 1);
     let indices: Vec<usize> = (0..samples.len()).collect();
     let mut seconds = Vec::new();

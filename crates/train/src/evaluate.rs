@@ -19,7 +19,7 @@ pub struct Evaluation {
 
 /// Evaluates in micro-batches of about `budget` tokens.
 pub fn evaluate(model: &Model, adapter: Option<&Adapter>, data: &Dataset, budget: usize) -> Evaluation {
-    let tokens = largest_micro_batch(&data.samples, budget);
+    let tokens = largest_micro_batch(&data.samples, data.samples.len(), budget);
     let mut buffers = Buffers::for_evaluation(model.config(), adapter, model.device(), tokens);
     evaluate_in(model, adapter, data, budget, &mut buffers)
 }

@@ -53,9 +53,9 @@ pub(crate) fn cut<'a>(
     ranges.into_iter().map(move |range| Micro::pack(indices[range].iter().map(|&i| &samples[i])))
 }
 
-/// Tokens of the largest micro-batch that any order of `samples` can give.
-pub(crate) fn largest_micro_batch(samples: &[Sample], budget: usize) -> usize {
+/// A bound on the tokens of a micro-batch, whatever the order of the samples: `group` of them make a step.
+pub(crate) fn largest_micro_batch(samples: &[Sample], group: usize, budget: usize) -> usize {
     let longest = samples.iter().map(Sample::len).max().unwrap_or(0);
     let all: usize = samples.iter().map(Sample::len).sum();
-    budget.max(longest).min(all)
+    budget.max(longest).min(all).min(longest.saturating_mul(group))
 }

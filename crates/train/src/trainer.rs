@@ -143,9 +143,12 @@ pub fn train(
     let started = Instant::now();
     let total_steps = options.total_steps(data.samples.len());
     let budget = options.micro_batch_tokens;
-    let tokens =
-        std::iter::once(data).chain(evaluation).map(|d| largest_micro_batch(&d.samples, budget)).max();
-    let mut stepper = Stepper::new(model, adapter, tokens.unwrap_or(0), options, total_steps);
+    let of_step = options.batch_size * options.gradient_accumulation;
+    let of_training = largest_micro_batch(&data.samples, of_step, budget);
+    // An evaluation takes its rows as one group, in the same buffers.
+    let of_evaluation = evaluation.map_or(0, |d| largest_micro_batch(&d.samples, d.samples.len(), budget));
+    let tokens = of_training.max(of_evaluation);
+    let mut stepper = Stepper::new(model, adapter, tokens, options, total_steps);
     let mut summary =
         Summary { steps: 0, interrupted: false, last: None, evaluation: None, best: None, seconds: 0.0 };
     let steps =

@@ -65,7 +65,7 @@ pub struct EvalArgs {
     pub limit: Option<usize>,
 
     /// Tokens computed at once; the knob for memory
-    #[arg(long, value_name = "TOKENS", default_value_t = 1024, help_heading = "Machine")]
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Machine")]
     pub micro_batch_tokens: usize,
     /// The flags of every verb.
     #[command(flatten)]

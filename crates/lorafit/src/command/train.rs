@@ -159,7 +159,7 @@ pub struct TrainArgs {
     ///
     /// A batch is cut into parts of at most this many tokens (a longer row stays whole) and their gradients are added:
     /// the result is that of the whole batch. Fewer need less memory, more are a little faster.
-    #[arg(long, value_name = "TOKENS", default_value_t = 1024, help_heading = "Machine")]
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Machine")]
     pub micro_batch_tokens: usize,
     /// The flags of every verb.
     #[command(flatten)]
