@@ -10,7 +10,7 @@ use lorafit_kernels::{RowOrder, SharedBytes, Weight};
 
 pub use gguf::Gguf;
 
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::error::FileError;
 use safetensors::Shards;
 
@@ -54,13 +54,7 @@ impl ModelFiles {
             FileError::new(&config_path, format!("cannot read the model's configuration: {e}"))
                 .with_hint("a model folder has config.json, *.safetensors and tokenizer.json")
         })?;
-        let config = Config::from_hf_json(&text).map_err(|e| {
-            let error = FileError::new(&config_path, e.to_string());
-            match e.hint() {
-                Some(hint) => error.with_hint(hint),
-                None => error,
-            }
-        })?;
+        let config = Config::from_hf_json(&text).map_err(|e| config_error(&config_path, &e))?;
         let json: Option<serde_json::Value> = serde_json::from_str(&text).ok();
         let name =
             json.and_then(|j| j.get("_name_or_path")?.as_str().map(str::to_owned)).filter(|n| !n.is_empty());
@@ -70,13 +64,7 @@ impl ModelFiles {
 
     fn open_gguf(path: &Path) -> Result<Self, FileError> {
         let gguf = Gguf::open(path)?;
-        let config = Config::from_gguf(&gguf).map_err(|e| {
-            let error = FileError::new(path, e.to_string());
-            match e.hint() {
-                Some(hint) => error.with_hint(hint),
-                None => error,
-            }
-        })?;
+        let config = Config::from_gguf(&gguf).map_err(|e| config_error(path, &e))?;
         Ok(ModelFiles { path: path.to_owned(), config, source: Source::Gguf(gguf) })
     }
 
@@ -172,6 +160,15 @@ impl ModelFiles {
             }
             Source::Gguf(_) | Source::Folder { .. } => RowOrder::Stored,
         }
+    }
+}
+
+/// A configuration's problem with the file it was found in.
+fn config_error(path: &Path, error: &ConfigError) -> FileError {
+    let found = FileError::new(path, error.to_string());
+    match error.hint() {
+        Some(hint) => found.with_hint(hint),
+        None => found,
     }
 }
 

@@ -52,18 +52,3 @@ pub(super) fn turn_in_place(
         }
     });
 }
-
-pub(super) fn turn(
-    x: &[f32],
-    cos: &[f32],
-    sin: &[f32],
-    sign: f32,
-    rows: usize,
-    heads: usize,
-    half: usize,
-    y: &mut [f32],
-) {
-    let len = rows * heads * 2 * half;
-    y[..len].copy_from_slice(&x[..len]);
-    turn_in_place(y, cos, sin, sign, rows, heads, half);
-}

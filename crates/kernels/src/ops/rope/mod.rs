@@ -3,6 +3,7 @@
 //! Within a head of `d` values, `(x[j], x[j + d/2])` is turned by the angle `position * frequency[j]`.
 //! Backward is the same turn the other way.
 
+use crate::ops::elementwise;
 use crate::tensor::{Device, Tensor};
 
 mod cpu;
@@ -26,11 +27,6 @@ impl Angles {
         Angles { cos: Tensor::zeros(device, len), sin: Tensor::zeros(device, len), half: frequencies }
     }
 
-    /// Values held, for the memory plan.
-    pub fn values(tokens: usize, frequencies: usize) -> usize {
-        2 * tokens * frequencies
-    }
-
     /// Sets the angles `positions[t] * frequencies[j]`, with the product in f32 as transformers has it.
     pub fn set(&mut self, positions: &[u32], frequencies: &[f32]) {
         assert_eq!(frequencies.len(), self.half, "frequencies per head");
@@ -42,20 +38,8 @@ impl Angles {
 
 /// Turns `rows` rows of `heads` heads from `x` into `y`, both `[rows, heads, d]`.
 pub fn forward(x: &Tensor, angles: &Angles, rows: usize, heads: usize, y: &mut Tensor) {
-    match x.device() {
-        Device::Cpu => {
-            cpu::turn(
-                x.cpu(),
-                angles.cos.cpu(),
-                angles.sin.cpu(),
-                1.0,
-                rows,
-                heads,
-                angles.half,
-                y.cpu_mut(),
-            );
-        }
-    }
+    elementwise::copy(x, rows * heads * 2 * angles.half, y);
+    forward_in_place(y, angles, rows, heads);
 }
 
 /// As [`forward`] in place: overwrites `x`.
