@@ -7,7 +7,10 @@ use crate::tensor::{Device, Tensor};
 /// `y = x` over the first `len` values.
 pub fn copy(x: &Tensor, len: usize, y: &mut Tensor) {
     match x.device() {
-        Device::Cpu => y.cpu_mut()[..len].copy_from_slice(&x.cpu()[..len]),
+        Device::Cpu => {
+            let (x, y) = (&x.cpu()[..len], &mut y.cpu_mut()[..len]);
+            y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| y.copy_from_slice(x));
+        }
     }
 }
 

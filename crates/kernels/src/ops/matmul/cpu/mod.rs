@@ -24,14 +24,20 @@ const MAX_K_BLOCK: usize = 512;
 /// Values of the packed right operand of a task, at most: 256 KiB, a part of the second-level cache.
 const PACKED_VALUES: usize = 64 * 1024;
 
-/// How a product is cut: output columns of a task and length of a block of the sum. Their product is
-/// `PACKED_VALUES`.
+/// How a product of `n` columns is cut: output columns of a task, at most, and length of a block of the sum.
+/// Their product is at most `PACKED_VALUES`.
 ///
-/// A weight read along its rows as it is stored (the input gradient) is cut wide and short, so that each row
-/// is read in long pieces; every other operand is cut tall, which loads the output less often.
-fn blocks(terms: &[TermCpu<'_>]) -> (usize, usize) {
+/// A weight read along its rows as it is stored (the input gradient) is cut wide, so that each row is read in
+/// long pieces; every other operand is cut tall, which loads the output less often. The number of threads has
+/// no part in the length of a block, which decides the order of the sum.
+fn blocks(n: usize, terms: &[TermCpu<'_>]) -> (usize, usize) {
     match terms.first().map(|t| t.right) {
-        Some(RightCpu::Weight(_)) => (PACKED_VALUES / 128, 128),
+        Some(RightCpu::Weight(_)) => {
+            let widest = PACKED_VALUES / 128;
+            let n_block = n.div_ceil(n.div_ceil(widest).max(1)).next_multiple_of(MAX_PANEL).max(MAX_PANEL);
+            let k_block = (PACKED_VALUES / n_block).min(MAX_K_BLOCK);
+            (n_block, k_block - k_block % 32)
+        }
         Some(RightCpu::WeightTransposed(_) | RightCpu::Strided(_)) | None => {
             (PACKED_VALUES / MAX_K_BLOCK, MAX_K_BLOCK)
         }
@@ -109,7 +115,7 @@ pub(super) fn run(products: &mut [Product<'_>]) {
     let threads = rayon::current_num_threads();
     let mut tasks = Vec::new();
     for (index, product) in shared.iter().enumerate() {
-        for (rows, cols) in cut(product.m, product.n, blocks(product.terms).0, threads) {
+        for (rows, cols) in cut(product.m, product.n, blocks(product.n, product.terms).0, threads) {
             tasks.push((index, rows, cols));
         }
     }
@@ -121,7 +127,7 @@ pub(super) fn run(products: &mut [Product<'_>]) {
 
 /// Computes one product on the calling thread, for ops that are parallel over something else.
 pub(crate) fn run_serial(product: ProductCpu<'_>) {
-    let (m, n, n_block) = (product.m, product.n, blocks(product.terms).0);
+    let (m, n, n_block) = (product.m, product.n, blocks(product.n, product.terms).0);
     let shared = Shared::new(product);
     let isa = Isa::detect();
     with_scratch(|scratch| {
@@ -216,6 +222,9 @@ struct Scratch {
 /// The widest panel and the tallest strip of any instruction set.
 const MAX_PANEL: usize = 32;
 const MAX_ROWS: usize = 12;
+/// The most panels of a task, each followed by padding: the narrowest panels (a portable one has 8 columns)
+/// over the widest task.
+const MAX_PANELS: usize = PACKED_VALUES / 128 / 8 + 4;
 const STRIP_STRIDE: usize = MAX_K_BLOCK + 16;
 
 fn with_scratch(body: impl FnOnce(&mut Scratch)) {
@@ -224,7 +233,7 @@ fn with_scratch(body: impl FnOnce(&mut Scratch)) {
     }
     SCRATCH.with_borrow_mut(|scratch| {
         body(scratch.get_or_insert_with(|| Scratch {
-            panels: AlignedVec::zeros(PACKED_VALUES + MAX_K_BLOCK * MAX_PANEL),
+            panels: AlignedVec::zeros(PACKED_VALUES + MAX_K_BLOCK * MAX_PANEL + MAX_PANELS * MAX_PANEL),
             rows: AlignedVec::zeros(MAX_PANEL * (MAX_K_BLOCK + RightCpu::ROW_PADDING)),
             left: AlignedVec::zeros(MAX_ROWS * STRIP_STRIDE),
         }));
@@ -382,7 +391,7 @@ unsafe fn task<S: Simd>(product: &Shared<'_>, rows: Range<usize>, cols: Range<us
                 }
             }
         }
-        let (_, k_block) = blocks(product.terms);
+        let (_, k_block) = blocks(product.n, product.terms);
         for term in product.terms {
             // Decided by the whole product, so that the cut into tasks does not change the result.
             let few = product.m <= FEW_ROWS && matches!(term.right, RightCpu::WeightTransposed(_));
@@ -455,7 +464,7 @@ unsafe fn packed<S: Simd>(
                     }
                 }
             }
-            at += k.len() * width;
+            at += pack::panel_values(k.len(), width);
         }
     }
 }
@@ -541,7 +550,7 @@ pub(super) mod testing {
                 let mut result = out.to_vec();
                 let p = ProductCpu { m, n, terms, bias, accumulate, out: &mut result, out_stride: n };
                 let shared = Shared::new(p);
-                for (rows, cols) in cut(m, n, blocks(terms).0, threads) {
+                for (rows, cols) in cut(m, n, blocks(n, terms).0, threads) {
                     with_scratch(|scratch| isa.run_task(&shared, rows, cols, scratch));
                 }
                 (format!("{isa:?}"), result)

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::MAX_PANEL;
 use super::simd::Simd;
 use crate::weight::Weight;
 
@@ -60,15 +61,15 @@ impl RightCpu<'_> {
                     let to = &mut packed[at + i * width..at + (i + 1) * width];
                     to[..n.len()].copy_from_slice(&decoded[n.start - cols.start..n.end - cols.start]);
                     to[n.len()..].fill(0.0);
-                    at += k.len() * width;
+                    at += panel_values(k.len(), width);
                 }
             }
             return;
         }
         let mut packed = packed;
         for (n, width) in panels::<S>(cols) {
-            let (panel, rest) = packed.split_at_mut(k.len() * width);
-            self.pack_panel::<S>(k.clone(), n, width, panel, rows);
+            let (panel, rest) = packed.split_at_mut(panel_values(k.len(), width));
+            self.pack_panel::<S>(k.clone(), n, width, &mut panel[..k.len() * width], rows);
             packed = rest;
         }
     }
@@ -116,6 +117,13 @@ impl RightCpu<'_> {
 
     /// Values between decoded rows, so that rows do not fall on the same cache sets.
     pub(super) const ROW_PADDING: usize = 16;
+}
+
+/// Values from the beginning of one panel to that of the next. A row of weights is written to all panels at
+/// once: a cache line of distance keeps them off the same cache sets.
+#[inline(always)]
+pub(super) fn panel_values(k: usize, width: usize) -> usize {
+    k * width + MAX_PANEL
 }
 
 /// The panels that cover output columns `cols`, with their widths: a last panel that fits one register is
