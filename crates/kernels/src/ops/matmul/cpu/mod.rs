@@ -23,9 +23,11 @@ mod tile;
 const MAX_K_BLOCK: usize = 512;
 /// Values of the packed right operand of a task, at most: 256 KiB, a part of the second-level cache.
 const PACKED_VALUES: usize = 64 * 1024;
+/// Output columns of a task, at most.
+const MAX_N_BLOCK: usize = 512;
 
 /// How a product of `n` columns is cut: output columns of a task, at most, and length of a block of the sum.
-/// Their product is at most `PACKED_VALUES`.
+/// A task's columns by that length are at most `PACKED_VALUES`.
 ///
 /// A weight read along its rows as it is stored (the input gradient) is cut wide, so that each row is read in
 /// long pieces; every other operand is cut tall, which loads the output less often. The number of threads has
@@ -33,10 +35,9 @@ const PACKED_VALUES: usize = 64 * 1024;
 fn blocks(n: usize, terms: &[TermCpu<'_>]) -> (usize, usize) {
     match terms.first().map(|t| t.right) {
         Some(RightCpu::Weight(_)) => {
-            let widest = PACKED_VALUES / 128;
-            let n_block = n.div_ceil(n.div_ceil(widest).max(1)).next_multiple_of(MAX_PANEL).max(MAX_PANEL);
-            let k_block = (PACKED_VALUES / n_block).min(MAX_K_BLOCK);
-            (n_block, k_block - k_block % 32)
+            let width = part_width(n, n.div_ceil(MAX_N_BLOCK));
+            let k_block = (PACKED_VALUES / width).min(MAX_K_BLOCK);
+            (MAX_N_BLOCK, k_block - k_block % 32)
         }
         Some(RightCpu::WeightTransposed(_) | RightCpu::Strided(_)) | None => {
             (PACKED_VALUES / MAX_K_BLOCK, MAX_K_BLOCK)
@@ -137,6 +138,11 @@ pub(crate) fn run_serial(product: ProductCpu<'_>) {
     });
 }
 
+/// The width of one of `parts` even parts of `n` columns, in whole panels.
+fn part_width(n: usize, parts: usize) -> usize {
+    n.div_ceil(parts.max(1)).next_multiple_of(MAX_PANEL).max(MAX_PANEL)
+}
+
 /// Cuts an `[m, n]` output into tasks of at most `n_block` columns: by columns first, as many parts as divide
 /// evenly among the threads; by rows too when that leaves threads idle.
 fn cut(
@@ -146,7 +152,7 @@ fn cut(
     threads: usize,
 ) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
     let parts = n.div_ceil(n_block).next_multiple_of(threads).min(n.div_ceil(MAX_PANEL));
-    let n_block = n.div_ceil(parts.max(1)).next_multiple_of(MAX_PANEL);
+    let n_block = part_width(n, parts);
     let n_parts = n.div_ceil(n_block);
     let m_parts = (threads / n_parts.max(1)).clamp(1, m.div_ceil(2 * MAX_ROWS).max(1));
     let m_block = m.div_ceil(m_parts).next_multiple_of(MAX_ROWS);
@@ -222,9 +228,8 @@ struct Scratch {
 /// The widest panel and the tallest strip of any instruction set.
 const MAX_PANEL: usize = 32;
 const MAX_ROWS: usize = 12;
-/// The most panels of a task, each followed by padding: the narrowest panels (a portable one has 8 columns)
-/// over the widest task.
-const MAX_PANELS: usize = PACKED_VALUES / 128 / 8 + 4;
+/// The most panels of a task: those of the instruction set with the narrowest, over the widest task.
+const MAX_PANELS: usize = MAX_N_BLOCK / (simd::Portable::LANES * simd::Portable::VECTORS);
 const STRIP_STRIDE: usize = MAX_K_BLOCK + 16;
 
 fn with_scratch(body: impl FnOnce(&mut Scratch)) {
@@ -233,7 +238,9 @@ fn with_scratch(body: impl FnOnce(&mut Scratch)) {
     }
     SCRATCH.with_borrow_mut(|scratch| {
         body(scratch.get_or_insert_with(|| Scratch {
-            panels: AlignedVec::zeros(PACKED_VALUES + MAX_K_BLOCK * MAX_PANEL + MAX_PANELS * MAX_PANEL),
+            panels: AlignedVec::zeros(
+                PACKED_VALUES + MAX_K_BLOCK * MAX_PANEL + MAX_PANELS * pack::PANEL_PADDING,
+            ),
             rows: AlignedVec::zeros(MAX_PANEL * (MAX_K_BLOCK + RightCpu::ROW_PADDING)),
             left: AlignedVec::zeros(MAX_ROWS * STRIP_STRIDE),
         }));

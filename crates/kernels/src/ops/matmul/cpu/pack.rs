@@ -119,11 +119,14 @@ impl RightCpu<'_> {
     pub(super) const ROW_PADDING: usize = 16;
 }
 
-/// Values from the beginning of one panel to that of the next. A row of weights is written to all panels at
-/// once: a cache line of distance keeps them off the same cache sets.
+/// Values between panels. A row of weights is written to all panels at once: the length of the longest panel row
+/// between them keeps those writes off the same cache sets.
+pub(super) const PANEL_PADDING: usize = MAX_PANEL;
+
+/// Values from the beginning of one panel to that of the next.
 #[inline(always)]
 pub(super) fn panel_values(k: usize, width: usize) -> usize {
-    k * width + MAX_PANEL
+    k * width + PANEL_PADDING
 }
 
 /// The panels that cover output columns `cols`, with their widths: a last panel that fits one register is
