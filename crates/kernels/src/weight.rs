@@ -6,7 +6,9 @@
 use std::ops::Range;
 
 use crate::bytes::SharedBytes;
-use crate::quant::Format;
+use crate::quant::four_bit::FourBit;
+use crate::quant::int8::Int8;
+use crate::quant::{Format, Quantization};
 
 /// How the rows of a stored matrix relate to the rows of the Hugging Face checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +65,16 @@ pub enum WeightError {
         /// Bytes there are.
         found: usize,
     },
+    /// Codes and scales of a quantised matrix do not fit its shape.
+    #[error("{rows} x {cols} values: {problem}")]
+    Scales {
+        /// Rows of the matrix.
+        rows: usize,
+        /// Values per row.
+        cols: usize,
+        /// What does not fit.
+        problem: String,
+    },
 }
 
 /// A frozen `[rows, cols]` matrix (`[out, in]` for a projection, `[vocab, hidden]` for an embedding),
@@ -71,9 +83,20 @@ pub enum WeightError {
 pub struct Weight {
     rows: usize,
     cols: usize,
-    format: Format,
     row_order: RowOrder,
-    data: SharedBytes,
+    storage: Storage,
+}
+
+/// Where the values are.
+#[derive(Clone, Debug)]
+enum Storage {
+    /// Rows of whole blocks.
+    Blocks {
+        format: Format,
+        data: SharedBytes,
+    },
+    FourBit(FourBit),
+    Int8(Int8),
 }
 
 impl Weight {
@@ -90,7 +113,63 @@ impl Weight {
         if expected != data.len() as u128 {
             return Err(WeightError::Length { rows, cols, format, expected, found: data.len() });
         }
-        Ok(Weight { rows, cols, format, row_order: RowOrder::Stored, data })
+        Ok(Weight { rows, cols, row_order: RowOrder::Stored, storage: Storage::Blocks { format, data } })
+    }
+
+    /// A matrix in a 4-bit code.
+    ///
+    /// # Errors
+    /// [`WeightError::Scales`] when codes or scales are not those of the shape.
+    pub fn from_four_bit(rows: usize, cols: usize, data: FourBit) -> Result<Self, WeightError> {
+        let check = |values| data.check(values);
+        let fits = rows.checked_mul(cols).ok_or("the shape is too large".to_owned()).and_then(check);
+        fits.map_err(|problem| WeightError::Scales { rows, cols, problem })?;
+        Ok(Weight { rows, cols, row_order: RowOrder::Stored, storage: Storage::FourBit(data) })
+    }
+
+    /// A matrix of signed bytes with row scales.
+    ///
+    /// # Errors
+    /// [`WeightError::Scales`] when codes or scales are not those of the shape.
+    pub fn from_int8(rows: usize, cols: usize, data: Int8) -> Result<Self, WeightError> {
+        let (codes, scales) = (data.codes.len(), data.absmax.len());
+        if rows.checked_mul(cols) != Some(codes) || rows.checked_mul(4) != Some(scales) {
+            let problem = format!("{codes} bytes of codes and {scales} of row scales do not fit");
+            return Err(WeightError::Scales { rows, cols, problem });
+        }
+        Ok(Weight { rows, cols, row_order: RowOrder::Stored, storage: Storage::Int8(data) })
+    }
+
+    /// Quantises a matrix piece by piece: `source(range, out)` gives the values of a range in row-major order, on any
+    /// thread and in any order, and nothing but the result and a piece a thread is ever held.
+    pub fn quantized(
+        rows: usize,
+        cols: usize,
+        quantization: Quantization,
+        source: impl Fn(Range<usize>, &mut [f32]) + Sync,
+    ) -> Self {
+        let storage = match quantization {
+            Quantization::FourBit { code, block_len, double } => {
+                Storage::FourBit(FourBit::encode(code, block_len, double, rows * cols, &source))
+            }
+            Quantization::Int8 => Storage::Int8(Int8::encode(rows, cols, &source)),
+        };
+        Weight { rows, cols, row_order: RowOrder::Stored, storage }
+    }
+
+    /// The same matrix quantised; rows come out in checkpoint order.
+    pub fn quantize(&self, quantization: Quantization) -> Self {
+        let cols = self.cols.max(1);
+        Weight::quantized(self.rows, self.cols, quantization, |range, out| {
+            let (mut at, mut out) = (range.start, out);
+            while at < range.end {
+                let (row, col) = (at / cols, at % cols);
+                let count = (cols - col).min(range.end - at);
+                let (now, rest) = std::mem::take(&mut out).split_at_mut(count);
+                self.decode(row, col..col + count, now);
+                (at, out) = (at + count, rest);
+            }
+        })
     }
 
     /// A matrix of `f32` values, for tests and random models.
@@ -116,14 +195,29 @@ impl Weight {
         self.cols
     }
 
-    /// The storage format.
-    pub fn format(&self) -> Format {
-        self.format
-    }
-
     /// Bytes as stored.
     pub fn stored_bytes(&self) -> usize {
-        self.data.len()
+        match &self.storage {
+            Storage::Blocks { data, .. } => data.len(),
+            Storage::FourBit(data) => data.stored_bytes(),
+            Storage::Int8(data) => data.stored_bytes(),
+        }
+    }
+
+    /// The 4-bit data behind the matrix, if that is how it is stored.
+    pub fn four_bit(&self) -> Option<&FourBit> {
+        match &self.storage {
+            Storage::FourBit(data) => Some(data),
+            Storage::Blocks { .. } | Storage::Int8(_) => None,
+        }
+    }
+
+    /// The 8-bit data behind the matrix, if that is how it is stored.
+    pub fn int8(&self) -> Option<&Int8> {
+        match &self.storage {
+            Storage::Int8(data) => Some(data),
+            Storage::Blocks { .. } | Storage::FourBit(_) => None,
+        }
     }
 
     /// Decodes columns `cols` of row `row` into `out` (`out.len() == cols.len()`).
@@ -132,30 +226,18 @@ impl Weight {
     #[inline(always)]
     pub fn decode(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
         debug_assert!(row < self.rows && cols.end <= self.cols && cols.len() == out.len());
-        let (block, bytes) = (self.format.block_len(), self.format.block_bytes());
-        let row_bytes = self.cols / block * bytes;
         let stored = self.row_order.stored_row(row);
-        let source = &self.data.as_slice()[stored * row_bytes..(stored + 1) * row_bytes];
-        let mut col = cols.start;
-        let mut out = out;
-        while col < cols.end {
-            let first = col / block;
-            let skip = col % block;
-            if skip == 0 && cols.end - col >= block {
-                let count = (cols.end - col) / block;
-                let (now, rest) = std::mem::take(&mut out).split_at_mut(count * block);
-                self.format.decode(&source[first * bytes..(first + count) * bytes], now);
-                out = rest;
-                col += count * block;
-            } else {
-                let mut whole = [0.0; Format::MAX_BLOCK_LEN];
-                self.format.decode(&source[first * bytes..(first + 1) * bytes], &mut whole[..block]);
-                let count = (block - skip).min(cols.end - col);
-                let (now, rest) = std::mem::take(&mut out).split_at_mut(count);
-                now.copy_from_slice(&whole[skip..skip + count]);
-                out = rest;
-                col += count;
+        match &self.storage {
+            Storage::Blocks { format, data } => {
+                let row_bytes = self.cols / format.block_len() * format.block_bytes();
+                let source = &data.as_slice()[stored * row_bytes..(stored + 1) * row_bytes];
+                decode_blocks(*format, source, cols, out);
             }
+            Storage::FourBit(data) => {
+                let first = stored * self.cols;
+                data.decode(first + cols.start..first + cols.end, out);
+            }
+            Storage::Int8(data) => data.decode(self.cols, stored, cols, out),
         }
     }
 
@@ -166,5 +248,31 @@ impl Weight {
             self.decode(row, 0..self.cols, values);
         }
         out
+    }
+}
+
+/// Decodes columns `cols` of a row of whole blocks.
+#[inline(always)]
+fn decode_blocks(format: Format, source: &[u8], cols: Range<usize>, out: &mut [f32]) {
+    let (block, bytes) = (format.block_len(), format.block_bytes());
+    let (mut col, mut out) = (cols.start, out);
+    while col < cols.end {
+        let first = col / block;
+        let skip = col % block;
+        if skip == 0 && cols.end - col >= block {
+            let count = (cols.end - col) / block;
+            let (now, rest) = std::mem::take(&mut out).split_at_mut(count * block);
+            format.decode(&source[first * bytes..(first + count) * bytes], now);
+            out = rest;
+            col += count * block;
+        } else {
+            let mut whole = [0.0; Format::MAX_BLOCK_LEN];
+            format.decode(&source[first * bytes..(first + 1) * bytes], &mut whole[..block]);
+            let count = (block - skip).min(cols.end - col);
+            let (now, rest) = std::mem::take(&mut out).split_at_mut(count);
+            now.copy_from_slice(&whole[skip..skip + count]);
+            out = rest;
+            col += count;
+        }
     }
 }

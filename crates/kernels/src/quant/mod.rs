@@ -1,9 +1,16 @@
 //! Storage formats of frozen weights: layout, decoding and source, one family of formats a file.
+//!
+//! A [`Format`] keeps the scale of a block beside its values (or needs none). [`four_bit`] and [`int8`] keep
+//! scales in tensors of their own.
 
 use std::fmt;
 
+pub mod dynamic_map;
 mod float;
+pub mod four_bit;
+pub mod int8;
 mod k_quants;
+mod nibbles;
 mod q4;
 mod q5;
 mod q8_0;
@@ -114,5 +121,44 @@ impl Format {
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// How a base model is quantised on loading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Quantization {
+    /// NF4 or FP4.
+    FourBit {
+        /// The code.
+        code: four_bit::Code,
+        /// Values of a block: a power of two from 32 to 4096.
+        block_len: usize,
+        /// Quantise the scales too.
+        double: bool,
+    },
+    /// Signed bytes, one scale a row.
+    Int8,
+}
+
+impl Quantization {
+    /// Bytes of a matrix.
+    pub fn bytes(self, rows: usize, cols: usize) -> usize {
+        match self {
+            Quantization::FourBit { block_len, double, .. } => {
+                four_bit::FourBit::bytes(rows * cols, block_len, double)
+            }
+            Quantization::Int8 => int8::Int8::bytes(rows, cols),
+        }
+    }
+}
+
+impl fmt::Display for Quantization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Quantization::FourBit { code, double, .. } => {
+                write!(f, "{}{}", code.name(), if *double { "+dq" } else { "" })
+            }
+            Quantization::Int8 => f.write_str("int8"),
+        }
     }
 }

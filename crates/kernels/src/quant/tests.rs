@@ -2,7 +2,9 @@ use std::path::Path;
 
 use safetensors::SafeTensors;
 
-use super::Format;
+use super::four_bit::{Absmax, Code};
+use super::{Format, Quantization};
+use crate::weight::Weight;
 
 /// gguf-py and this decoder do the same f32 arithmetic, so every bit agrees
 /// (`scripts/make_quant_fixtures.py`).
@@ -22,4 +24,88 @@ fn gguf_blocks_decode_to_the_bits_of_gguf_py() {
             assert_eq!(f.to_bits(), e.to_bits(), "{format} value {i}: {f}, expected {e}");
         }
     }
+}
+
+/// The f32 values of a tensor.
+fn floats(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
+    let data = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}")).data().to_vec();
+    data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// Codes, scales and decoded values of bitsandbytes 0.50.2, bit for bit: an outlier, a row of zeros, blocks that end
+/// inside rows, a partial last block.
+#[test]
+fn four_bit_equals_bitsandbytes() {
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/quant/bitsandbytes_reference.safetensors");
+    let bytes = std::fs::read(path).expect("the fixture");
+    let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+    for (case, rows, cols) in [("w", 96, 160), ("tail", 1, 100)] {
+        let values = floats(&file, case);
+        for (kind, code, double) in
+            [("nf4", Code::Nf4, false), ("nf4dq", Code::Nf4, true), ("fp4", Code::Fp4, false)]
+        {
+            let name = |part: &str| format!("{case}.{kind}.{part}");
+            let quantization = Quantization::FourBit { code, block_len: 64, double };
+            let weight = Weight::from_f32(rows, cols, &values).quantize(quantization);
+            let found = weight.four_bit().expect("4-bit");
+            let packed = file.tensor(&name("packed")).expect("codes").data();
+            assert!(found.codes.as_slice() == packed, "{case} {kind} codes");
+            assert_eq!(weight.stored_bytes(), quantization.bytes(rows, cols), "{case} {kind}");
+            let absmax = file.tensor(&name("absmax")).expect("scales").data();
+            match &found.absmax {
+                Absmax::Plain(scales) => assert_eq!(scales.as_slice(), absmax, "{case} {kind}"),
+                Absmax::Double { codes, map, nested, offset } => {
+                    assert!(
+                        bits(&map[..]) == bits(&floats(&file, &name("nested_quant_map"))),
+                        "the dynamic map"
+                    );
+                    assert_eq!(
+                        offset.to_bits(),
+                        floats(&file, &name("offset"))[0].to_bits(),
+                        "{case} offset"
+                    );
+                    assert_eq!(
+                        nested.as_slice(),
+                        file.tensor(&name("nested_absmax")).expect("nested").data()
+                    );
+                    assert_eq!(codes.as_slice(), absmax, "{case} {kind}");
+                }
+            }
+            let expected = floats(&file, &name("dequantised"));
+            assert!(bits(&weight.to_vec()) == bits(&expected), "{case} {kind} decoded");
+            // Any part of a row decodes to the same values, wherever it begins and ends.
+            for row in [0, rows / 2, rows - 1] {
+                for part in [1..2, 0..cols, 3..cols - 1, 7..71, 64..cols, cols - 1..cols] {
+                    let mut out = vec![0.0; part.len()];
+                    weight.decode(row, part.clone(), &mut out);
+                    let expected = &expected[row * cols + part.start..row * cols + part.end];
+                    assert_eq!(bits(&out), bits(expected), "{case} {kind} row {row} columns {part:?}");
+                }
+            }
+        }
+        if case == "w" {
+            assert_eq!(Code::Fp4.table()[..], floats(&file, "fp4.quant_map"));
+        }
+    }
+}
+
+/// Rounding to 127 steps a row: no value moves by more than half a step, and the largest not at all.
+#[test]
+fn int8_stays_within_half_a_step() {
+    let values: Vec<f32> =
+        (0..6 * 40).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.01 * (1 + i / 40) as f32).collect();
+    let weight = Weight::from_f32(6, 40, &values).quantize(Quantization::Int8);
+    for (row, (found, expected)) in weight.to_vec().chunks(40).zip(values.chunks(40)).enumerate() {
+        let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        for (f, e) in found.iter().zip(expected) {
+            // One more rounding in the product with the scale.
+            assert!((f - e).abs() <= largest / 254.0 * 1.0001, "row {row}: {f}, {e}");
+        }
+    }
+    assert_eq!(Weight::from_f32(1, 4, &[0.0; 4]).quantize(Quantization::Int8).to_vec(), [0.0; 4]);
 }
