@@ -4,19 +4,34 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Owns bytes that weights lie in.
+pub trait Owner: Send + Sync {
+    /// All of them.
+    fn bytes(&self) -> &[u8];
+
+    /// Called when `range` will not be read for a while: a mapped file can give its pages back.
+    fn release(&self, _range: Range<usize>) {}
+}
+
+impl Owner for Vec<u8> {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
 /// A cheaply cloned range of bytes in a shared owner (a memory map, or a `Vec<u8>` in tests).
 ///
 /// The owner is kept alive by every clone, so a weight can outlive the reader that found it.
 #[derive(Clone)]
 pub struct SharedBytes {
-    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    owner: Arc<dyn Owner>,
     range: Range<usize>,
 }
 
 impl SharedBytes {
     /// All bytes of `owner`.
-    pub fn new(owner: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
-        let range = 0..(*owner).as_ref().len();
+    pub fn new(owner: Arc<dyn Owner>) -> Self {
+        let range = 0..owner.bytes().len();
         SharedBytes { owner, range }
     }
 
@@ -46,7 +61,12 @@ impl SharedBytes {
 
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
-        &(*self.owner).as_ref()[self.range.clone()]
+        &self.owner.bytes()[self.range.clone()]
+    }
+
+    /// Tells the owner that these bytes will not be read for a while.
+    pub fn release(&self) {
+        self.owner.release(self.range.clone());
     }
 }
 

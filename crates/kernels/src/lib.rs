@@ -9,6 +9,6 @@ mod tensor;
 mod testing;
 mod weight;
 
-pub use bytes::SharedBytes;
+pub use bytes::{Owner, SharedBytes};
 pub use tensor::{Device, Tensor};
 pub use weight::{RowOrder, Weight, WeightError};

@@ -204,6 +204,21 @@ impl Weight {
         }
     }
 
+    /// Tells the owner of the bytes that they will not be read for a while.
+    pub fn release(&self) {
+        if let Storage::Blocks { data, .. } = &self.storage {
+            data.release();
+        }
+    }
+
+    /// The storage format and bytes of a matrix of whole blocks.
+    pub fn blocks(&self) -> Option<(Format, &SharedBytes)> {
+        match &self.storage {
+            Storage::Blocks { format, data } => Some((*format, data)),
+            Storage::FourBit(_) | Storage::Int8(_) => None,
+        }
+    }
+
     /// The 4-bit data behind the matrix, if that is how it is stored.
     pub fn four_bit(&self) -> Option<&FourBit> {
         match &self.storage {

@@ -9,6 +9,7 @@ use lorafit_model::weights::ModelFiles;
 use lorafit_model::{Model, Source};
 use lorafit_train::open_tokenizer;
 
+use crate::base_args::QuantArgs;
 use crate::cli::Common;
 use crate::options::DeviceChoice;
 use crate::report_error::CliError;
@@ -36,8 +37,9 @@ pub fn use_threads(common: &Common) -> anyhow::Result<()> {
     Ok(pool.build_global()?)
 }
 
-/// Opens a base model: a folder, a GGUF file, or a hub id that is downloaded first.
-pub fn open_base(model: &str, common: &Common) -> anyhow::Result<Base> {
+/// Opens a base model: a folder, a GGUF file, or a hub id that is downloaded first; quantised as `quant` says.
+pub fn open_base(model: &str, quant: &QuantArgs, common: &Common) -> anyhow::Result<Base> {
+    let quantization = quant.resolve()?;
     let quiet = common.quiet;
     let source = Source::resolve(model, &mut |text| {
         if !quiet {
@@ -56,7 +58,10 @@ pub fn open_base(model: &str, common: &Common) -> anyhow::Result<Base> {
     }
     // An adapter names its base as the user did where that is a hub id, else as the files do.
     let name = if Path::new(model).exists() { files.name() } else { model.to_owned() };
-    let model = Model::load(&files, device(common))?;
+    let model = match quantization {
+        Some(base) => Model::load_quantized(&files, base, device(common))?,
+        None => Model::load(&files, device(common))?,
+    };
     Ok(Base { name, model, tokenizer })
 }
 

@@ -1,5 +1,6 @@
 //! lorafit, the command line. This crate is the only one that prints, and the only one that shows hints.
 
+mod base_args;
 mod chat_repl;
 mod cli;
 mod command;

@@ -13,11 +13,12 @@ mod model;
 mod source;
 pub mod weights;
 
-pub use buffers::Buffers;
+pub use buffers::{BufferBytes, BufferShape, Buffers, Recompute};
 pub use config::Config;
 pub use error::FileError;
 pub use generate::{Sampling, generate};
 pub use kv_cache::KvCache;
+pub use load::{BaseQuantization, RandomWeights};
 pub use model::{Model, Stream};
 #[cfg(feature = "hub")]
 pub use source::Hub;

@@ -1,6 +1,8 @@
 //! A model from its files, or of a shape with random weights.
 
-use lorafit_kernels::quant::Format;
+use std::ops::Range;
+
+use lorafit_kernels::quant::{Format, Quantization};
 use lorafit_kernels::{Device, SharedBytes, Tensor, Weight, random};
 use rayon::prelude::*;
 
@@ -14,6 +16,23 @@ use crate::layers::mlp::Mlp;
 use crate::model::Model;
 use crate::weights::ModelFiles;
 
+/// How a base model is quantised on loading. Norms and biases never are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BaseQuantization {
+    /// Of the projections of the blocks.
+    pub quantization: Quantization,
+    /// Of the embedding and the head, too.
+    pub head: bool,
+}
+
+impl BaseQuantization {
+    /// The quantisation of the matrix `name`, if it has one.
+    pub fn of(&self, name: &str) -> Option<Quantization> {
+        let block = name.starts_with("model.layers.");
+        (block || self.head).then_some(self.quantization)
+    }
+}
+
 impl Model {
     /// Maps the weights of `files`; nothing large is read before it is used.
     ///
@@ -23,9 +42,21 @@ impl Model {
         Model::build(files.config(), device, files)
     }
 
-    /// A model of shape `config` whose weights are random values in `format`: for benchmarks.
-    pub fn random(config: &Config, format: Format, seed: u64, device: Device) -> Self {
-        let Ok(model) = Model::build(config, device, &RandomWeights { format, seed });
+    /// As [`Model::load`], with weights quantised one after the other: beside the result, a matrix at a time is read.
+    ///
+    /// # Errors
+    /// As [`Model::load`], and a weight that its file has quantised already.
+    pub fn load_quantized(
+        files: &ModelFiles,
+        base: BaseQuantization,
+        device: Device,
+    ) -> Result<Self, FileError> {
+        Model::build(files.config(), device, &QuantizedFiles { files, base })
+    }
+
+    /// A model of shape `config` with random weights: for benchmarks.
+    pub fn random(config: &Config, weights: RandomWeights, device: Device) -> Self {
+        let Ok(model) = Model::build(config, device, &weights);
         model
     }
 
@@ -108,10 +139,33 @@ impl WeightSource for ModelFiles {
     }
 }
 
-/// Uniform values with the spread transformers initialises with (0.02); norms are one, biases zero.
-struct RandomWeights {
-    format: Format,
-    seed: u64,
+/// Files whose matrices are quantised as they are asked for.
+struct QuantizedFiles<'a> {
+    files: &'a ModelFiles,
+    base: BaseQuantization,
+}
+
+impl WeightSource for QuantizedFiles<'_> {
+    type Error = FileError;
+
+    fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, FileError> {
+        self.files.quantized_weight(name, rows, cols, &self.base)
+    }
+
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, FileError> {
+        self.files.vector(name, len)
+    }
+}
+
+/// Uniform random weights with the spread transformers initialises with (0.02); norms are one, biases zero.
+#[derive(Clone, Copy, Debug)]
+pub struct RandomWeights {
+    /// Storage of what is not quantised: F32, F16 or BF16.
+    pub format: Format,
+    /// Storage of what is.
+    pub quantization: Option<BaseQuantization>,
+    /// Where chance comes from.
+    pub seed: u64,
 }
 
 impl WeightSource for RandomWeights {
@@ -119,24 +173,27 @@ impl WeightSource for RandomWeights {
 
     fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, Self::Error> {
         let stream = name.bytes().fold(self.seed, |s, b| random::mix(s ^ u64::from(b)));
-        let bytes = random_bytes(self.format, stream, rows * cols);
+        // A uniform distribution of this half-width has standard deviation 0.02.
+        let half_width = 0.02 * 3.0f32.sqrt();
+        let value = |i: usize| (2.0 * random::uniform(stream, i as u64) - 1.0) * half_width;
+        if let Some(quantization) = self.quantization.and_then(|base| base.of(name)) {
+            let fill = |range: Range<usize>, out: &mut [f32]| {
+                range.zip(out).for_each(|(i, out)| *out = value(i));
+            };
+            return Ok(Weight::quantized(rows, cols, quantization, fill));
+        }
+        let values = rows * cols;
+        let bytes = match self.format {
+            Format::F32 => encode(values, |i| value(i).to_le_bytes()),
+            Format::BF16 => encode(values, |i| half::bf16::from_f32(value(i)).to_le_bytes()),
+            Format::F16 => encode(values, |i| half::f16::from_f32(value(i)).to_le_bytes()),
+            other => unreachable!("random weights come in floating-point formats, not {other}"),
+        };
         Ok(Weight::new(rows, cols, self.format, SharedBytes::from_vec(bytes)).expect("sizes agree"))
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Self::Error> {
         Ok(vec![if name.ends_with(".bias") { 0.0 } else { 1.0 }; len])
-    }
-}
-
-fn random_bytes(format: Format, stream: u64, values: usize) -> Vec<u8> {
-    // A uniform distribution of this half-width has standard deviation 0.02.
-    let half_width = 0.02 * 3.0f32.sqrt();
-    let value = |i: usize| (2.0 * random::uniform(stream, i as u64) - 1.0) * half_width;
-    match format {
-        Format::F32 => encode(values, |i| value(i).to_le_bytes()),
-        Format::BF16 => encode(values, |i| half::bf16::from_f32(value(i)).to_le_bytes()),
-        Format::F16 => encode(values, |i| half::f16::from_f32(value(i)).to_le_bytes()),
-        other => unreachable!("random weights come in floating-point formats, not {other}"),
     }
 }
 

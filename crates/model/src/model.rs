@@ -9,7 +9,7 @@ use lorafit_kernels::ops::{elementwise, embedding, rms_norm};
 use lorafit_kernels::{Device, Tensor, Weight};
 
 use crate::adapter::{Adapter, Gradients};
-use crate::arch::decoder::{Block, BlockAdapter};
+use crate::arch::decoder::{Block, BlockAdapter, Extent};
 use crate::buffers::{Buffers, HeadBuffers};
 use crate::config::Config;
 use crate::kv_cache::{KvCache, Run};
@@ -126,12 +126,17 @@ impl Model {
             if let Context::Cached { layer, .. } = &mut context {
                 *layer = i;
             }
-            let saved = match i.checked_sub(buffers.first_saved) {
+            if (buffers.first_trained..buffers.first_kept).contains(&i) {
+                let input = &mut buffers.inputs[i - buffers.first_trained];
+                elementwise::copy(&buffers.hidden, rows * self.config.hidden_size, input);
+            }
+            let saved = match i.checked_sub(buffers.first_kept) {
                 Some(kept) => &mut buffers.saved[kept],
                 None => &mut buffers.shared,
             };
             let adapter = adapter.map(|a| block_adapter(a, i, mask));
-            block.forward(&mut buffers.hidden, rows, adapter, &mut context, saved, &mut buffers.scratch);
+            let (hidden, scratch) = (&mut buffers.hidden, &mut buffers.scratch);
+            block.forward(hidden, rows, adapter, &mut context, saved, scratch, Extent::Whole);
         }
     }
 
@@ -186,17 +191,24 @@ impl Model {
     ) {
         let Some((lowest, last)) = adapter.lowest() else { return };
         let back = buffers.backward.as_mut().expect("buffers made for training");
+        let rows = stream.ids.len();
         for i in (lowest..self.blocks.len()).rev() {
-            self.blocks[i].backward(
-                stream.ids.len(),
-                block_adapter(adapter, i, mask),
-                &mut gradients.layers[i],
-                stream.segments,
-                &mut buffers.saved[i - buffers.first_saved],
-                &mut buffers.scratch,
-                back,
-                (i == lowest).then_some(last),
-            );
+            let (block, adapter) = (&self.blocks[i], block_adapter(adapter, i, mask));
+            let scratch = &mut buffers.scratch;
+            let saved = match i.checked_sub(buffers.first_kept) {
+                Some(kept) => &mut buffers.saved[kept],
+                None => {
+                    let input = &buffers.inputs[i - buffers.first_trained];
+                    elementwise::copy(input, rows * self.config.hidden_size, &mut buffers.hidden);
+                    let (hidden, saved) = (&mut buffers.hidden, &mut buffers.shared);
+                    let context = &mut Context::Stream(stream.segments);
+                    block.forward(hidden, rows, Some(adapter), context, saved, scratch, Extent::Saved);
+                    saved
+                }
+            };
+            let last = (i == lowest).then_some(last);
+            let gradients = &mut gradients.layers[i];
+            block.backward(rows, adapter, gradients, stream.segments, saved, scratch, back, last);
         }
     }
 

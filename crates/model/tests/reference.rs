@@ -7,7 +7,7 @@ use common::{Case, assert_close, fixture};
 use lorafit_kernels::Device;
 use lorafit_kernels::ops::attention::Segments;
 use lorafit_model::adapter::{self, Adapter, LoraConfig, Targets, named_tensors};
-use lorafit_model::{Buffers, Sampling, Stream, generate};
+use lorafit_model::{Buffers, Recompute, Sampling, Stream, generate};
 
 const MODELS: [&str; 10] = [
     "llama",
@@ -113,6 +113,41 @@ fn cached_generation_equals_the_whole_computed_again() {
     }
 }
 
+/// Running blocks again in backward is the same arithmetic in the same order.
+#[test]
+fn recomputed_gradients_equal_kept_ones_bit_for_bit() {
+    for name in ["llama", "qwen2", "qwen3"] {
+        let case = Case::open(name);
+        let streams = [case.packed(&[0, 1]), case.packed(&[1])];
+        let kept = case.gradients_with(&streams, Recompute::None);
+        for recompute in [Recompute::Full, Recompute::Blocks(1), Recompute::Blocks(99)] {
+            let again = case.gradients_with(&streams, recompute);
+            assert!(again == kept, "{name} {recompute:?}");
+        }
+    }
+}
+
+/// The masks of dropout are drawn from the place of a value, so they are the same the second time.
+#[test]
+fn recomputed_gradients_with_dropout_equal_kept_ones_bit_for_bit() {
+    use lorafit_kernels::ops::dropout::Mask;
+    let case = Case::open("llama");
+    let p = case.packed(&[0, 1]);
+    let dropping = with_dropout(&case);
+    let gradients = |recompute| {
+        let config = case.model.config();
+        let mut buffers = Buffers::for_training(config, &dropping, Device::Cpu, p.ids.len(), recompute);
+        let mut gradients = case.adapter.zero_gradients();
+        let mask = Some(Mask { p: 0.4, seed: 5 });
+        let stream = p.stream();
+        case.model.loss_and_gradient(&case.adapter, mask, stream, 0.1, &mut buffers, &mut gradients);
+        gradients.tensors().map(|t| t.to_vec(t.len())).collect::<Vec<_>>()
+    };
+    let kept = gradients(Recompute::None);
+    assert!(kept.iter().flatten().any(|g| *g != 0.0));
+    assert!(kept == gradients(Recompute::Full));
+}
+
 #[test]
 fn dropout_gradients_equal_finite_differences() {
     use lorafit_kernels::ops::dropout::Mask;
@@ -120,8 +155,13 @@ fn dropout_gradients_equal_finite_differences() {
     let p = case.packed(&[0]);
     let mask = Some(Mask { p: 0.4, seed: 5 });
     let targets = p.targets.len() as f32;
-    let mut buffers =
-        Buffers::for_training(case.model.config(), &with_dropout(&case), Device::Cpu, p.ids.len());
+    let mut buffers = Buffers::for_training(
+        case.model.config(),
+        &with_dropout(&case),
+        Device::Cpu,
+        p.ids.len(),
+        Recompute::None,
+    );
     let mut evaluate = |adapter: &Adapter| {
         let mut gradients = adapter.zero_gradients();
         let losses = case.model.loss_and_gradient(

@@ -2,10 +2,9 @@
 
 use lorafit_data::{Order, Sample};
 use lorafit_kernels::ops::matmul::cpu_fma_peak;
-use lorafit_kernels::quant::Format;
 use lorafit_kernels::{Device, random};
 use lorafit_model::adapter::{Adapter, LoraConfig, TargetError};
-use lorafit_model::{Config, Model};
+use lorafit_model::{Config, Model, RandomWeights, Recompute};
 use serde::Serialize;
 
 use crate::memory::peak_rss_bytes;
@@ -22,8 +21,10 @@ pub struct BenchOptions {
     pub seq: usize,
     /// Steps to time, after one that is not.
     pub steps: usize,
-    /// Storage of the weights.
-    pub format: Format,
+    /// The weights and their storage.
+    pub weights: RandomWeights,
+    /// Which activations backward computes again.
+    pub recompute: Recompute,
     /// Tokens computed at once, about.
     pub micro_batch_tokens: usize,
     /// The adapter.
@@ -64,7 +65,7 @@ pub fn bench(
 ) -> Result<BenchResult, BenchError> {
     let peak_before = cpu_fma_peak();
     let mut adapter = Adapter::init(config, &options.lora, 0, Device::Cpu)?;
-    let model = Model::random(config, options.format, 0, Device::Cpu);
+    let model = Model::random(config, options.weights, Device::Cpu);
     let samples: Vec<Sample> = (0..options.batch)
         .map(|row| {
             let token = |i: usize| {
@@ -80,6 +81,7 @@ pub fn bench(
         batch_size: options.batch,
         gradient_accumulation: 1,
         micro_batch_tokens: options.micro_batch_tokens,
+        recompute: options.recompute,
         learning_rate: 1e-4,
         schedule: ScheduleKind::Constant,
         warmup_ratio: 0.0,

@@ -11,7 +11,7 @@ use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::elementwise::sum_squares;
 use lorafit_kernels::random;
 use lorafit_model::adapter::{Adapter, Gradients};
-use lorafit_model::{Buffers, Model};
+use lorafit_model::{Buffers, Model, Recompute};
 
 use crate::evaluate::evaluate_in;
 use crate::memory::peak_rss_bytes;
@@ -41,6 +41,8 @@ pub struct TrainOptions {
     pub gradient_accumulation: usize,
     /// Tokens computed at once, about; see the module.
     pub micro_batch_tokens: usize,
+    /// Which activations backward computes again.
+    pub recompute: Recompute,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Its course.
@@ -201,7 +203,13 @@ impl Stepper {
     ) -> Self {
         let TrainOptions { schedule, learning_rate, warmup_ratio, weight_decay, .. } = *options;
         Stepper {
-            buffers: Buffers::for_training(model.config(), adapter, model.device(), tokens),
+            buffers: Buffers::for_training(
+                model.config(),
+                adapter,
+                model.device(),
+                tokens,
+                options.recompute,
+            ),
             gradients: adapter.zero_gradients(),
             optimizer: AdamW::new(adapter, weight_decay),
             schedule: Schedule::with_warmup_ratio(schedule, learning_rate, warmup_ratio, total_steps),

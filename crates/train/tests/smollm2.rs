@@ -114,6 +114,7 @@ fn reference_options() -> TrainOptions {
         batch_size: 4,
         gradient_accumulation: 1,
         micro_batch_tokens: 512,
+        recompute: lorafit_model::Recompute::None,
         learning_rate: 2e-4,
         schedule: ScheduleKind::Constant,
         warmup_ratio: 0.0,

@@ -8,6 +8,7 @@ use lorafit_data::{Message, Role};
 use lorafit_model::adapter::Adapter;
 
 use super::generate::{Sampling, chat_prompt, stream_answer};
+use crate::base_args::QuantArgs;
 use crate::chat_repl::{ChatEngine, Repl, Turn};
 use crate::cli::Common;
 use crate::engine::{Base, open_adapter, open_base, use_threads};
@@ -43,6 +44,9 @@ pub struct ChatArgs {
     /// How the next token is chosen.
     #[command(flatten)]
     pub sampling: Sampling,
+    /// How the base is held in memory.
+    #[command(flatten)]
+    pub base: QuantArgs,
     /// The flags of every verb.
     #[command(flatten)]
     pub common: Common,
@@ -57,6 +61,7 @@ impl ChatArgs {
             }
         }
         self.sampling.validate()?;
+        self.base.resolve()?;
         self.common.validate()
     }
 }
@@ -65,7 +70,7 @@ impl ChatArgs {
 pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     args.validate()?;
     use_threads(&args.common)?;
-    let base = open_base(&args.model, &args.common)?;
+    let base = open_base(&args.model, &args.base, &args.common)?;
     let open = |a: &NamedAdapter| Ok((a.name.clone(), open_adapter(&base, &a.dir)?));
     let adapters: Vec<(String, Adapter)> = args.adapters.iter().map(open).collect::<anyhow::Result<_>>()?;
     let first = adapters.first().map(|(name, _)| name.clone());

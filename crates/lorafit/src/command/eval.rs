@@ -11,6 +11,7 @@ use lorafit_train::{ExactMatch, evaluate, exact_match};
 use serde_json::json;
 
 use super::require;
+use crate::base_args::QuantArgs;
 use crate::cli::Common;
 use crate::engine::{Base, grouped, open_base, open_optional_adapter, use_threads};
 use crate::options::TrainOn;
@@ -67,6 +68,9 @@ pub struct EvalArgs {
     /// Tokens computed at once; the knob for memory
     #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Machine")]
     pub micro_batch_tokens: usize,
+    /// How the base is held in memory.
+    #[command(flatten)]
+    pub base: QuantArgs,
     /// The flags of every verb.
     #[command(flatten)]
     pub common: Common,
@@ -83,6 +87,7 @@ impl EvalArgs {
             self.micro_batch_tokens,
             "must be 1 or more",
         )?;
+        self.base.resolve()?;
         self.common.validate()
     }
 }
@@ -91,7 +96,7 @@ impl EvalArgs {
 pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     args.validate()?;
     use_threads(&args.common)?;
-    let base = open_base(&args.model, &args.common)?;
+    let base = open_base(&args.model, &args.base, &args.common)?;
     let adapter = open_optional_adapter(&base, args.adapter.as_ref())?;
     let options = Options { max_seq_len: args.max_seq_len, train_on: args.train_on.into() };
     let mut data = Dataset::load(&args.data, &base.tokenizer, options)?;

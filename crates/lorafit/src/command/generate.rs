@@ -13,6 +13,7 @@ use lorafit_data::{Message, Role};
 use serde_json::json;
 
 use super::require;
+use crate::base_args::QuantArgs;
 use crate::cli::Common;
 use crate::engine::{Base, open_base, open_optional_adapter, use_threads};
 use crate::output;
@@ -87,6 +88,9 @@ pub struct GenerateArgs {
     /// How the next token is chosen.
     #[command(flatten)]
     pub sampling: Sampling,
+    /// How the base is held in memory.
+    #[command(flatten)]
+    pub base: QuantArgs,
     /// The flags of every verb.
     #[command(flatten)]
     pub common: Common,
@@ -110,7 +114,7 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
     args.common.validate()?;
     let prompt = args.prompt_text()?;
     use_threads(&args.common)?;
-    let base = open_base(&args.model, &args.common)?;
+    let base = open_base(&args.model, &args.base, &args.common)?;
     let adapter = open_optional_adapter(&base, args.adapter.as_ref())?;
     let ids = match args.chat {
         true => {

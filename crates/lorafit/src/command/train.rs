@@ -13,6 +13,7 @@ use lorafit_train::{
 };
 
 use super::require;
+use crate::base_args::{QuantArgs, RecomputeChoice, recompute};
 use crate::cli::Common;
 use crate::config_file::{self, Given};
 use crate::engine::{Base, grouped, open_adapter, open_base, use_threads};
@@ -161,6 +162,16 @@ pub struct TrainArgs {
     /// the result is that of the whole batch. Fewer need less memory, more are a little faster.
     #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Machine")]
     pub micro_batch_tokens: usize,
+    /// Activations that backward computes again instead of keeping: none, full, or so many blocks (12-blocks)
+    /// [default: full with --quant, else none]
+    ///
+    /// With full only the input of each block is kept: far less memory, about 1.4 times the time, the same bits.
+    #[arg(long, value_name = "POLICY", help_heading = "Machine")]
+    pub recompute: Option<RecomputeChoice>,
+    /// How the base is held in memory.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub base: QuantArgs,
     /// The flags of every verb.
     #[command(flatten)]
     #[serde(flatten)]
@@ -227,6 +238,7 @@ impl TrainArgs {
             return Err(CliError::usage("--eval-every without --eval-data has no rows to look at")
                 .hint("give held-out rows with --eval-data FILE"));
         }
+        self.base.resolve()?;
         self.common.validate()
     }
 }
@@ -245,7 +257,7 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
         RunFolder::check_free(out)?;
     }
     use_threads(&args.common)?;
-    let base = open_base(model, &args.common)?;
+    let base = open_base(model, &args.base, &args.common)?;
     let mut adapter = start_adapter(&args, &base)?;
     let options = Options { max_seq_len: args.max_seq_len, train_on: args.train_on.into() };
     let rows = Dataset::load(data, &base.tokenizer, options)?;
@@ -310,6 +322,7 @@ impl TrainArgs {
             batch_size: self.batch_size,
             gradient_accumulation: self.gradient_accumulation,
             micro_batch_tokens: self.micro_batch_tokens,
+            recompute: recompute(self.recompute, self.base.quant.is_some()),
             learning_rate: self.lr,
             schedule: self.scheduler.into(),
             warmup_ratio: self.warmup_ratio,

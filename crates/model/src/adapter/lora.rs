@@ -283,11 +283,6 @@ impl Adapter {
             site.map(|site| (layer, site))
         })
     }
-
-    /// The largest total rank of a group.
-    pub(crate) fn max_group_rank(&self) -> usize {
-        self.layers.iter().flatten().flatten().map(|g| g.rank).max().unwrap_or(0)
-    }
 }
 
 impl Gradients {

@@ -26,6 +26,15 @@ pub(crate) struct Block {
     pub eps: f32,
 }
 
+/// How far the forward pass of a block goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// To its output.
+    Whole,
+    /// To what backward reads, which does not need the output.
+    Saved,
+}
+
 /// The adapters of a block, and the dropout of this step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BlockAdapter<'a> {
@@ -45,7 +54,8 @@ impl<'a> BlockAdapter<'a> {
 }
 
 impl Block {
-    /// Overwrites `hidden`, `[rows, hidden]`, with the block's output; leaves in `saved` what backward reads.
+    /// Overwrites `hidden`, `[rows, hidden]`, with the block's output (or with something unfinished, if that is not
+    /// needed); leaves in `saved` what backward reads.
     pub(crate) fn forward(
         &self,
         hidden: &mut Tensor,
@@ -54,6 +64,7 @@ impl Block {
         context: &mut Context<'_>,
         saved: &mut SavedBlock,
         scratch: &mut Scratch,
+        extent: Extent,
     ) {
         let values = rows * self.input_norm.len();
         let lora = |site| (BlockAdapter::group(adapter, site), BlockAdapter::mask(adapter, site));
@@ -78,11 +89,18 @@ impl Block {
         let work = &mut work_of(&mut saved.u, Site::GateUp, &mut scratch.d_u, &mut scratch.dropped);
         self.mlp.gate_up.forward(&scratch.normed, rows, group, mask, work, outs, false);
 
-        swiglu::forward(&saved.gate, &saved.up, rows * self.mlp.down.inputs(), &mut scratch.act);
-
         let (group, mask) = lora(Site::Down);
+        if extent == Extent::Saved && group.is_none() {
+            return;
+        }
+        swiglu::forward(&saved.gate, &saved.up, rows * self.mlp.down.inputs(), &mut scratch.act);
         let work = &mut work_of(&mut saved.u, Site::Down, &mut scratch.d_u, &mut scratch.dropped);
-        self.mlp.down.forward(&scratch.act, rows, group, mask, work, &mut [hidden], true);
+        match (extent, group) {
+            (Extent::Saved, Some(lora)) => {
+                self.mlp.down.low_rank_inputs(&scratch.act, rows, lora, mask, work)
+            }
+            _ => self.mlp.down.forward(&scratch.act, rows, group, mask, work, &mut [hidden], true),
+        }
     }
 
     /// From `back.d_hidden`, the gradient of the block's output, to that of its input, in place; adds to

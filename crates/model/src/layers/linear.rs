@@ -94,7 +94,7 @@ impl LinearGroup {
     }
 
     /// `U_i = scale_i drop_i(X) A_i^T` for all parts.
-    fn low_rank_inputs(
+    pub(crate) fn low_rank_inputs(
         &self,
         x: &Tensor,
         rows: usize,

@@ -3,15 +3,17 @@
 mod gguf;
 mod safetensors;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use lorafit_kernels::quant::Format;
-use lorafit_kernels::{RowOrder, SharedBytes, Weight};
+use lorafit_kernels::{Owner, RowOrder, SharedBytes, Weight};
 
 pub use gguf::Gguf;
 
 use crate::config::{Config, ConfigError};
 use crate::error::FileError;
+use crate::load::BaseQuantization;
 use safetensors::Shards;
 
 /// A tensor as its file has it; nothing is decoded yet.
@@ -116,6 +118,28 @@ impl ModelFiles {
         Ok(weight.with_row_order(self.row_order(name)))
     }
 
+    /// As [`ModelFiles::weight`], quantised if `base` says so.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::weight`], and a matrix that the file has quantised by bitsandbytes already.
+    pub(crate) fn quantized_weight(
+        &self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+        base: &BaseQuantization,
+    ) -> Result<Weight, FileError> {
+        let stored = self.weight(name, rows, cols)?;
+        let Some(quantization) = base.of(name) else { return Ok(stored) };
+        if stored.blocks().is_none() {
+            let problem = format!("{name} is quantised already, so it cannot be quantised to {quantization}");
+            return Err(self.error(problem).with_hint("leave --quant out: the file is used as it is"));
+        }
+        let quantized = stored.quantize(quantization);
+        stored.release();
+        Ok(quantized)
+    }
+
     /// The vector `name`, decoded.
     ///
     /// # Errors
@@ -215,6 +239,27 @@ pub(crate) fn read_text(path: &Path) -> std::io::Result<String> {
     std::fs::read_to_string(path)
 }
 
+/// A file mapped read-only.
+struct Mapped(memmap2::Mmap);
+
+impl Owner for Mapped {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        // SAFETY: the map is read-only and of a file, so that pages given back are read again when needed.
+        // It is advice: nothing is lost if the system does not take it.
+        let _ = unsafe {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            self.0.unchecked_advise_range(advice, range.start, range.len())
+        };
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+}
+
 /// Maps a file into memory.
 pub(crate) fn map(path: &Path) -> Result<SharedBytes, FileError> {
     let open = || -> std::io::Result<memmap2::Mmap> {
@@ -223,5 +268,5 @@ pub(crate) fn map(path: &Path) -> Result<SharedBytes, FileError> {
         unsafe { memmap2::Mmap::map(&file) }
     };
     let map = open().map_err(|e| FileError::new(path, format!("cannot open: {e}")))?;
-    Ok(SharedBytes::new(std::sync::Arc::new(map)))
+    Ok(SharedBytes::new(std::sync::Arc::new(Mapped(map))))
 }

@@ -11,7 +11,7 @@ use lorafit_kernels::ops::attention::{Segment, Segments};
 use lorafit_kernels::ops::cross_entropy::Target;
 use lorafit_model::adapter::{self, Adapter, named_tensors};
 use lorafit_model::weights::ModelFiles;
-use lorafit_model::{Buffers, Model, Stream};
+use lorafit_model::{Buffers, Model, Recompute, Stream};
 use safetensors::SafeTensors;
 
 /// Two layers in f32 against two layers in f32, each with its own order of summation: relative to the largest
@@ -114,9 +114,14 @@ impl Case {
     }
 
     pub fn gradients(&self, streams: &[Packed]) -> (f64, Vec<(String, Vec<f32>)>) {
+        self.gradients_with(streams, Recompute::None)
+    }
+
+    pub fn gradients_with(&self, streams: &[Packed], recompute: Recompute) -> (f64, Vec<(String, Vec<f32>)>) {
         let tokens = streams.iter().map(|p| p.ids.len()).max().expect("a stream");
         let targets: usize = streams.iter().map(|p| p.targets.len()).sum();
-        let mut buffers = Buffers::for_training(self.model.config(), &self.adapter, Device::Cpu, tokens);
+        let mut buffers =
+            Buffers::for_training(self.model.config(), &self.adapter, Device::Cpu, tokens, recompute);
         let mut gradients = self.adapter.zero_gradients();
         let mut loss = 0.0;
         for p in streams {

@@ -14,17 +14,24 @@ mod tests;
 
 /// The cosines and sines of a batch: one row of `d/2` pairs per token, computed once for all layers.
 #[derive(Debug)]
-pub struct Angles {
-    cos: Tensor,
-    sin: Tensor,
+pub struct Angles<T = Tensor> {
+    cos: T,
+    sin: T,
     half: usize,
+}
+
+impl<T> Angles<T> {
+    /// Room for `tokens` tokens and heads of `2 * frequencies` values, in buffers that `make` gives for a length.
+    pub fn laid_out(tokens: usize, frequencies: usize, mut make: impl FnMut(usize) -> T) -> Self {
+        let len = tokens * frequencies;
+        Angles { cos: make(len), sin: make(len), half: frequencies }
+    }
 }
 
 impl Angles {
     /// Room for `tokens` tokens and heads of `2 * frequencies` values.
     pub fn new(device: Device, tokens: usize, frequencies: usize) -> Self {
-        let len = tokens * frequencies;
-        Angles { cos: Tensor::zeros(device, len), sin: Tensor::zeros(device, len), half: frequencies }
+        Angles::laid_out(tokens, frequencies, |len| Tensor::zeros(device, len))
     }
 
     /// Sets the angles `positions[t] * frequencies[j]`, with the product in f32 as transformers has it.

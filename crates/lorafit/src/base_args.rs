@@ -1,0 +1,143 @@
+//! How the frozen base is held in memory: flags that several verbs share.
+
+use std::fmt;
+use std::str::FromStr;
+
+use clap::{ArgAction, Args, ValueEnum};
+use lorafit_kernels::quant::Quantization;
+use lorafit_kernels::quant::four_bit::Code;
+use lorafit_model::{BaseQuantization, Recompute};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::report_error::CliError;
+
+/// `--quant`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum QuantFormat {
+    /// 4 bits, the levels of a normal distribution: what QLoRA trains over
+    Nf4,
+    /// 4 bits, a tiny floating-point number
+    Fp4,
+    /// 8 bits, evenly spaced over each row
+    Int8,
+}
+
+/// What of the base is quantised, and how.
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Base model")]
+pub struct QuantArgs {
+    /// Quantise the base's projections as it is loaded, as bitsandbytes does
+    ///
+    /// Without it weights stay as their file has them, which is best for a GGUF file that is quantised already.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub quant: Option<QuantFormat>,
+    /// Quantise the scales of nf4 or fp4 too: 4.13 instead of 4.5 bits a weight
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_value_t = false, default_missing_value = "true", hide_default_value = true)]
+    #[arg(hide_possible_values = true, action = ArgAction::Set)]
+    pub double_quant: bool,
+    /// Weights that share a scale in nf4 or fp4: a power of two from 32 to 4096
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub quant_block: usize,
+    /// Quantise the embedding and the head too, which stay as their file has them otherwise
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_value_t = false, default_missing_value = "true", hide_default_value = true)]
+    #[arg(hide_possible_values = true, action = ArgAction::Set)]
+    pub quant_head: bool,
+}
+
+impl QuantArgs {
+    /// What the flags ask for, if they go together.
+    pub fn resolve(&self) -> Result<Option<BaseQuantization>, CliError> {
+        let block_len = self.quant_block;
+        if !(32..=4096).contains(&block_len) || !block_len.is_power_of_two() {
+            return Err(CliError::usage(format!(
+                "--quant-block {block_len}: must be a power of two from 32 to 4096"
+            )));
+        }
+        let double = self.double_quant;
+        let needs = |flag: &str, what: &str| {
+            CliError::usage(format!("{flag} without {what} has nothing to quantise"))
+                .hint("--quant nf4 --double-quant is what QLoRA uses")
+        };
+        let quantization = match self.quant {
+            Some(QuantFormat::Nf4) => Quantization::FourBit { code: Code::Nf4, block_len, double },
+            Some(QuantFormat::Fp4) => Quantization::FourBit { code: Code::Fp4, block_len, double },
+            Some(QuantFormat::Int8) if double => {
+                return Err(needs("--double-quant", "--quant nf4 or fp4"));
+            }
+            Some(QuantFormat::Int8) => Quantization::Int8,
+            None if double => return Err(needs("--double-quant", "--quant")),
+            None if self.quant_head => return Err(needs("--quant-head", "--quant")),
+            None => return Ok(None),
+        };
+        Ok(Some(BaseQuantization { quantization, head: self.quant_head }))
+    }
+}
+
+/// `--recompute`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecomputeChoice(pub Recompute);
+
+impl FromStr for RecomputeChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let blocks = text.strip_suffix("-blocks").unwrap_or(text);
+        Ok(RecomputeChoice(match text {
+            "none" => Recompute::None,
+            "full" => Recompute::Full,
+            _ => Recompute::Blocks(blocks.parse().map_err(|_| {
+                format!("`{text}` is not one of none, full, or a number of blocks such as 12-blocks")
+            })?),
+        }))
+    }
+}
+
+impl fmt::Display for RecomputeChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Recompute::None => f.write_str("none"),
+            Recompute::Full => f.write_str("full"),
+            Recompute::Blocks(blocks) => write!(f, "{blocks}-blocks"),
+        }
+    }
+}
+
+impl Serialize for RecomputeChoice {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for RecomputeChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// The policy that is used: what was asked for, else everything is kept over a plain base, and a quantised one,
+/// which is chosen to save memory, is trained with full recomputation.
+pub fn recompute(choice: Option<RecomputeChoice>, quantized: bool) -> Recompute {
+    match choice {
+        Some(RecomputeChoice(recompute)) => recompute,
+        None if quantized => Recompute::Full,
+        None => Recompute::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recompute_is_read_as_it_is_written() {
+        for text in ["none", "full", "12-blocks"] {
+            assert_eq!(text.parse::<RecomputeChoice>().unwrap().to_string(), text);
+        }
+        assert_eq!("3".parse::<RecomputeChoice>().unwrap().0, Recompute::Blocks(3));
+        assert!("some".parse::<RecomputeChoice>().unwrap_err().contains("12-blocks"));
+    }
+}
