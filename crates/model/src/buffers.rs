@@ -47,12 +47,18 @@ pub(crate) struct SavedBlock<T = Tensor> {
 }
 
 impl<T> SavedBlock<T> {
-    fn lay_out(config: &Config, t: usize, ranks: [usize; 4], make: &mut impl FnMut(usize) -> T) -> Self {
+    fn lay_out(
+        config: &Config,
+        t: usize,
+        ranks: [usize; 4],
+        owns_x: bool,
+        make: &mut impl FnMut(usize) -> T,
+    ) -> Self {
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         let norms = usize::from(config.qk_norm);
         let mut tensor = |width: usize| make(t * width);
         SavedBlock {
-            x: tensor(config.hidden_size),
+            x: tensor(if owns_x { config.hidden_size } else { 0 }),
             rstd_in: tensor(1),
             q: tensor(heads * config.head_dim),
             k: tensor(kv_heads * config.head_dim),
@@ -73,7 +79,8 @@ impl<T> SavedBlock<T> {
 /// What every block uses in turn, forward and backward.
 #[derive(Debug)]
 pub(crate) struct Scratch<T = Tensor> {
-    /// Normalised input of a group of projections, `[t, hidden]`.
+    /// Normalised input of a group of projections, `[t, hidden]`; between two of them, backward has the gradient of
+    /// the attention's output here, `[t, heads, d]`.
     pub normed: T,
     /// Queries after norm and rotation.
     pub q: T,
@@ -94,12 +101,9 @@ pub(crate) struct Scratch<T = Tensor> {
 pub(crate) struct BackwardScratch<T = Tensor> {
     /// Gradient of the residual stream, `[t, hidden]`.
     pub d_hidden: T,
-    /// Gradient of a normalised input, `[t, hidden]`.
-    pub d_normed: T,
     pub d_q: T,
     pub d_k: T,
     pub d_v: T,
-    pub d_attended: T,
     pub d_act: T,
     /// Of the attention.
     pub workspace: T,
@@ -246,7 +250,7 @@ enum Part {
 #[derive(Debug)]
 pub struct Buffers<T = Tensor> {
     pub(crate) tokens: usize,
-    /// The residual stream, `[t, hidden]`.
+    /// The residual stream, `[t, hidden]`; in backward, the gradient of a normalised input.
     pub(crate) hidden: T,
     /// Blocks from `first_kept` on: all that backward reads.
     pub(crate) saved: Vec<SavedBlock<T>>,
@@ -254,17 +258,19 @@ pub struct Buffers<T = Tensor> {
     /// Inputs, `[t, hidden]`, of the blocks from `first_trained` to `first_kept`, which backward runs again.
     pub(crate) inputs: Vec<T>,
     pub(crate) first_trained: usize,
-    /// For the blocks that are not kept, in turn.
+    /// For the blocks that are not kept, in turn. Those that are run again bring their place for `x` from `inputs`.
     pub(crate) shared: SavedBlock<T>,
     pub(crate) scratch: Scratch<T>,
     pub(crate) backward: Option<BackwardScratch<T>>,
     pub(crate) head: HeadBuffers<T>,
 }
 
-/// Logits a chunk of the loss holds at most (64 MiB), unless one row needs more.
+/// Logits a chunk of the loss holds (64 MiB), within the bounds of [`CHUNK_ROWS`].
 const CHUNK_LOGITS: usize = 16 << 20;
-/// Rows of a chunk at most: with more, decoding the head costs no less per row.
-const CHUNK_ROWS: usize = 352;
+/// The same in a run that recomputes, and so trades time for memory (8 MiB).
+const SMALL_CHUNK_LOGITS: usize = 2 << 20;
+/// Rows of a chunk: with fewer, decoding the head outweighs the arithmetic; with more, nothing is gained.
+const CHUNK_ROWS: std::ops::RangeInclusive<usize> = 64..=352;
 
 impl Buffers {
     /// Zeroed buffers; the system gives their memory when they are first written.
@@ -313,11 +319,12 @@ impl<T> Buffers<T> {
         let heads = config.heads();
         let mut kept = |len| make(Part::Activations, len);
         let saved = shape.ranks.iter().enumerate().skip(first_kept);
-        let saved = saved.map(|(_, ranks)| SavedBlock::lay_out(config, tokens, *ranks, &mut kept)).collect();
+        let saved =
+            saved.map(|(_, ranks)| SavedBlock::lay_out(config, tokens, *ranks, true, &mut kept)).collect();
         let inputs = (first_trained..first_kept.min(layers)).map(|_| kept(tokens * hidden)).collect();
         let mut tensor = |width: usize| make(Part::Scratch, tokens * width);
         let scratch = Scratch {
-            normed: tensor(hidden),
+            normed: tensor(hidden.max(queries)),
             q: tensor(queries),
             k: tensor(keys),
             act: tensor(inner),
@@ -328,11 +335,9 @@ impl<T> Buffers<T> {
         let mut scratch_values = |len: usize| make(Part::Scratch, len);
         let backward = shape.train.then(|| BackwardScratch {
             d_hidden: scratch_values(tokens * hidden),
-            d_normed: scratch_values(tokens * hidden),
             d_q: scratch_values(tokens * queries),
             d_k: scratch_values(tokens * keys),
             d_v: scratch_values(tokens * keys),
-            d_attended: scratch_values(tokens * queries),
             d_act: scratch_values(tokens * inner),
             workspace: scratch_values(backward_workspace(tokens, heads)),
         });
@@ -343,19 +348,26 @@ impl<T> Buffers<T> {
             first_kept,
             inputs,
             first_trained,
-            shared: SavedBlock::lay_out(config, shared_tokens, most, &mut |len| make(Part::Scratch, len)),
+            shared: SavedBlock::lay_out(config, shared_tokens, most, first_trained > 0, &mut |len| {
+                make(Part::Scratch, len)
+            }),
             scratch,
             backward,
-            head: HeadBuffers::lay_out(config, tokens, shape.train, &mut |len| make(Part::Head, len)),
+            head: HeadBuffers::lay_out(config, shape, &mut |len| make(Part::Head, len)),
         }
     }
 }
 
 impl<T> HeadBuffers<T> {
-    fn lay_out(config: &Config, tokens: usize, train: bool, make: &mut impl FnMut(usize) -> T) -> Self {
-        let rows = (CHUNK_LOGITS / config.vocab_size).clamp(1, tokens.clamp(1, CHUNK_ROWS));
+    fn lay_out(config: &Config, shape: &BufferShape, make: &mut impl FnMut(usize) -> T) -> Self {
+        let logits = match shape.recompute {
+            Recompute::None => CHUNK_LOGITS,
+            Recompute::Full | Recompute::Blocks(_) => SMALL_CHUNK_LOGITS,
+        };
+        let rows = (logits / config.vocab_size).clamp(*CHUNK_ROWS.start(), *CHUNK_ROWS.end());
+        let rows = rows.min(shape.tokens.max(1));
         let mut tensor = |width: usize| make(rows * width);
-        let backward = if train { config.hidden_size } else { 0 };
+        let backward = if shape.train { config.hidden_size } else { 0 };
         HeadBuffers {
             rows,
             hidden: tensor(config.hidden_size),

@@ -126,9 +126,9 @@ impl Model {
             if let Context::Cached { layer, .. } = &mut context {
                 *layer = i;
             }
-            if (buffers.first_trained..buffers.first_kept).contains(&i) {
-                let input = &mut buffers.inputs[i - buffers.first_trained];
-                elementwise::copy(&buffers.hidden, rows * self.config.hidden_size, input);
+            let again = (buffers.first_trained..buffers.first_kept).contains(&i);
+            if again {
+                std::mem::swap(&mut buffers.inputs[i - buffers.first_trained], &mut buffers.shared.x);
             }
             let saved = match i.checked_sub(buffers.first_kept) {
                 Some(kept) => &mut buffers.saved[kept],
@@ -137,6 +137,9 @@ impl Model {
             let adapter = adapter.map(|a| block_adapter(a, i, mask));
             let (hidden, scratch) = (&mut buffers.hidden, &mut buffers.scratch);
             block.forward(hidden, rows, adapter, &mut context, saved, scratch, Extent::Whole);
+            if again {
+                std::mem::swap(&mut buffers.inputs[i - buffers.first_trained], &mut buffers.shared.x);
+            }
         }
     }
 
@@ -198,9 +201,9 @@ impl Model {
             let saved = match i.checked_sub(buffers.first_kept) {
                 Some(kept) => &mut buffers.saved[kept],
                 None => {
-                    let input = &buffers.inputs[i - buffers.first_trained];
-                    elementwise::copy(input, rows * self.config.hidden_size, &mut buffers.hidden);
+                    std::mem::swap(&mut buffers.inputs[i - buffers.first_trained], &mut buffers.shared.x);
                     let (hidden, saved) = (&mut buffers.hidden, &mut buffers.shared);
+                    elementwise::copy(&saved.x, rows * self.config.hidden_size, hidden);
                     let context = &mut Context::Stream(stream.segments);
                     block.forward(hidden, rows, Some(adapter), context, saved, scratch, Extent::Saved);
                     saved
@@ -208,7 +211,11 @@ impl Model {
             };
             let last = (i == lowest).then_some(last);
             let gradients = &mut gradients.layers[i];
-            block.backward(rows, adapter, gradients, stream.segments, saved, scratch, back, last);
+            let d_normed = &mut buffers.hidden;
+            block.backward(rows, adapter, gradients, stream.segments, saved, scratch, back, d_normed, last);
+            if i < buffers.first_kept {
+                std::mem::swap(&mut buffers.inputs[i - buffers.first_trained], &mut buffers.shared.x);
+            }
         }
     }
 
@@ -289,9 +296,13 @@ struct Chunks<'a> {
 }
 
 impl<'a> Chunks<'a> {
+    /// Chunks of even size: a short last one would be computed by the product for few rows, whose sums are rounded
+    /// differently, and the result would depend on the size of the buffers.
     fn new(targets: &'a [Target], rows: usize) -> Self {
         assert!(targets.is_sorted_by_key(|t| t.row), "targets are sorted by row");
-        Chunks { targets, rows, next: 0 }
+        let all = targets.chunk_by(|a, b| a.row == b.row).count();
+        let chunks = all.div_ceil(rows).max(1);
+        Chunks { targets, rows: all.div_ceil(chunks), next: 0 }
     }
 }
 

@@ -106,7 +106,7 @@ impl Block {
     /// From `back.d_hidden`, the gradient of the block's output, to that of its input, in place; adds to
     /// `gradients`. Stops after the parameters of site `last`, if given: nothing below is adapted.
     ///
-    /// Overwrites `saved.gate` and `saved.up`.
+    /// Overwrites `saved.gate` and `saved.up`, and `d_normed`, a place for `[rows, hidden]` values.
     pub(crate) fn backward(
         &self,
         rows: usize,
@@ -116,6 +116,7 @@ impl Block {
         saved: &mut SavedBlock,
         scratch: &mut Scratch,
         back: &mut BackwardScratch,
+        d_normed: &mut Tensor,
         last: Option<Site>,
     ) {
         let inner = rows * self.mlp.down.inputs();
@@ -145,25 +146,18 @@ impl Block {
             rms_norm::recompute(&saved.mid, &self.post_norm, &saved.rstd_mid, rows, &mut scratch.normed);
         }
         let work = &mut work_of(&mut saved.u, Site::GateUp, &mut scratch.d_u, &mut scratch.dropped);
-        let d_normed = unless_last(Site::GateUp, last, &mut back.d_normed);
+        let d_x = unless_last(Site::GateUp, last, d_normed);
         let pair = group.zip(d_gate_up.as_mut());
         let d_outs = [&saved.gate, &saved.up];
-        self.mlp.gate_up.backward(&d_outs, &scratch.normed, rows, pair, mask, work, d_normed);
+        self.mlp.gate_up.backward(&d_outs, &scratch.normed, rows, pair, mask, work, d_x);
         if last == Some(Site::GateUp) {
             return;
         }
-        rms_norm::backward(
-            &back.d_normed,
-            &saved.mid,
-            &self.post_norm,
-            &saved.rstd_mid,
-            rows,
-            &mut back.d_hidden,
-        );
+        rms_norm::backward(d_normed, &saved.mid, &self.post_norm, &saved.rstd_mid, rows, &mut back.d_hidden);
 
         let (group, mask) = lora(Site::Output);
         let work = &mut work_of(&mut saved.u, Site::Output, &mut scratch.d_u, &mut scratch.dropped);
-        let d_attended = unless_last(Site::Output, last, &mut back.d_attended);
+        let d_attended = unless_last(Site::Output, last, &mut scratch.normed);
         let pair = group.zip(d_output.as_mut());
         self.attention.output.backward(
             &[&back.d_hidden],
@@ -185,21 +179,14 @@ impl Block {
             rms_norm::recompute(&saved.x, &self.input_norm, &saved.rstd_in, rows, &mut scratch.normed);
         }
         let work = &mut work_of(&mut saved.u, Site::Qkv, &mut scratch.d_u, &mut scratch.dropped);
-        let d_normed = unless_last(Site::Qkv, last, &mut back.d_normed);
+        let d_x = unless_last(Site::Qkv, last, d_normed);
         let pair = group.zip(d_qkv.as_mut());
         let d_outs = [&back.d_q, &back.d_k, &back.d_v];
-        self.attention.qkv.backward(&d_outs, &scratch.normed, rows, pair, mask, work, d_normed);
+        self.attention.qkv.backward(&d_outs, &scratch.normed, rows, pair, mask, work, d_x);
         if last == Some(Site::Qkv) {
             return;
         }
-        rms_norm::backward(
-            &back.d_normed,
-            &saved.x,
-            &self.input_norm,
-            &saved.rstd_in,
-            rows,
-            &mut back.d_hidden,
-        );
+        rms_norm::backward(d_normed, &saved.x, &self.input_norm, &saved.rstd_in, rows, &mut back.d_hidden);
     }
 }
 

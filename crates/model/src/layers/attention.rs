@@ -107,7 +107,7 @@ impl SelfAttention {
         }
     }
 
-    /// From `back.d_attended` to the gradients of the projections' outputs, in `back.d_q, d_k, d_v`.
+    /// From the gradient of the attention's output, in `scratch.normed`, to the gradients of the projections' outputs, in `back.d_q, d_k, d_v`.
     pub(crate) fn attend_backward(
         &self,
         rows: usize,
@@ -121,7 +121,7 @@ impl SelfAttention {
         let forward =
             Saved { q: &scratch.q, k: &scratch.k, v: &saved.v, out: &saved.attended, lse: &saved.lse };
         let gradients = AttentionGradients { q: &mut back.d_q, k: &mut back.d_k, v: &mut back.d_v };
-        attention::backward(&back.d_attended, forward, segments, self.heads, gradients, &mut back.workspace);
+        attention::backward(&scratch.normed, forward, segments, self.heads, gradients, &mut back.workspace);
 
         rope::backward_in_place(&mut back.d_q, &scratch.angles, rows, query);
         rope::backward_in_place(&mut back.d_k, &scratch.angles, rows, key_value);
