@@ -1,13 +1,10 @@
 //! How the frozen base is held in memory: flags that several verbs share.
 
-use std::fmt;
-use std::str::FromStr;
-
 use clap::{ArgAction, Args, ValueEnum};
 use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::Code;
-use lorafit_model::{BaseQuantization, Recompute};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use lorafit_model::BaseQuantization;
+use serde::{Deserialize, Serialize};
 
 use crate::report_error::CliError;
 
@@ -74,70 +71,5 @@ impl QuantArgs {
             None => return Ok(None),
         };
         Ok(Some(BaseQuantization { quantization, head: self.quant_head }))
-    }
-}
-
-/// `--recompute`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RecomputeChoice(pub Recompute);
-
-impl FromStr for RecomputeChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let blocks = text.strip_suffix("-blocks").unwrap_or(text);
-        Ok(RecomputeChoice(match text {
-            "none" => Recompute::None,
-            "full" => Recompute::Full,
-            _ => Recompute::Blocks(blocks.parse().map_err(|_| {
-                format!("`{text}` is not one of none, full, or a number of blocks such as 12-blocks")
-            })?),
-        }))
-    }
-}
-
-impl fmt::Display for RecomputeChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Recompute::None => f.write_str("none"),
-            Recompute::Full => f.write_str("full"),
-            Recompute::Blocks(blocks) => write!(f, "{blocks}-blocks"),
-        }
-    }
-}
-
-impl Serialize for RecomputeChoice {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for RecomputeChoice {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
-    }
-}
-
-/// The policy that is used: what was asked for, else everything is kept over a plain base, and a quantised one,
-/// which is chosen to save memory, is trained with full recomputation.
-pub fn recompute(choice: Option<RecomputeChoice>, quantized: bool) -> Recompute {
-    match choice {
-        Some(RecomputeChoice(recompute)) => recompute,
-        None if quantized => Recompute::Full,
-        None => Recompute::None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn recompute_is_read_as_it_is_written() {
-        for text in ["none", "full", "12-blocks"] {
-            assert_eq!(text.parse::<RecomputeChoice>().unwrap().to_string(), text);
-        }
-        assert_eq!("3".parse::<RecomputeChoice>().unwrap().0, Recompute::Blocks(3));
-        assert!("some".parse::<RecomputeChoice>().unwrap_err().contains("12-blocks"));
     }
 }

@@ -4,7 +4,7 @@
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{bench, chat, eval, generate, train};
+use crate::command::{bench, chat, eval, generate, plan, train};
 use crate::config_file::Given;
 use crate::options::DeviceChoice;
 use crate::report_error::CliError;
@@ -13,6 +13,7 @@ use crate::report_error::CliError;
 #[derive(Parser)]
 #[command(name = "lorafit", version, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = "A first session:
+  lorafit plan     --model M
   lorafit generate --model M --chat --prompt \"Set a timer for ten minutes\"
   lorafit train    --model M --data train.jsonl --out runs/first
   lorafit eval     --model M --adapter runs/first --data test.jsonl --generate
@@ -27,6 +28,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Tell what fine-tuning a model costs in memory, and what fits
+    Plan(plan::PlanArgs),
     /// Train a LoRA adapter on your rows
     Train(Box<train::TrainArgs>),
     /// Measure loss, perplexity and, with --generate, exact match on rows kept out of training
@@ -75,6 +78,7 @@ pub fn run() -> anyhow::Result<()> {
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let given = Given::new(matches.subcommand().map(|(_, matches)| matches));
     match cli.verb {
+        Verb::Plan(args) => plan::run(args),
         Verb::Train(args) => train::run(*args, &given),
         Verb::Eval(args) => eval::run(args),
         Verb::Generate(args) => generate::run(args),

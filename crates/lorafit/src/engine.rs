@@ -20,6 +20,8 @@ pub struct Base {
     pub name: String,
     /// The weights.
     pub model: Model,
+    /// Bytes of the weights in memory.
+    pub weight_bytes: u64,
     /// Its tokenizer, with the chat template.
     pub tokenizer: Tokenizer,
 }
@@ -58,11 +60,12 @@ pub fn open_base(model: &str, quant: &QuantArgs, common: &Common) -> anyhow::Res
     }
     // An adapter names its base as the user did where that is a hub id, else as the files do.
     let name = if Path::new(model).exists() { files.name() } else { model.to_owned() };
+    let weight_bytes = files.weight_bytes(quantization)?;
     let model = match quantization {
         Some(base) => Model::load_quantized(&files, base, device(common))?,
         None => Model::load(&files, device(common))?,
     };
-    Ok(Base { name, model, tokenizer })
+    Ok(Base { name, model, weight_bytes, tokenizer })
 }
 
 /// Loads an adapter for `base`.

@@ -7,8 +7,10 @@ mod command;
 mod config_file;
 mod engine;
 mod interrupt;
+mod memory_args;
 mod options;
 mod output;
+mod plan_svg;
 mod progress;
 mod report_error;
 

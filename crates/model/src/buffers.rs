@@ -145,6 +145,8 @@ pub enum Recompute {
 pub struct BufferShape {
     /// Tokens of the largest batch.
     pub tokens: usize,
+    /// Rows of the largest batch that predict something: logits are computed of no others.
+    pub targets: usize,
     /// Total rank of the adapter at each site of each layer.
     pub(crate) ranks: Vec<[usize; 4]>,
     /// Whether the adapter's input is dropped at random.
@@ -156,7 +158,7 @@ pub struct BufferShape {
 }
 
 impl BufferShape {
-    /// For training an adapter of `lora` on batches of up to `tokens` tokens.
+    /// For training an adapter of `lora` on batches of up to `tokens` tokens, `targets` of which predict something.
     ///
     /// # Errors
     /// A selection of layers or modules that the model does not have.
@@ -164,6 +166,7 @@ impl BufferShape {
         config: &Config,
         lora: &LoraConfig,
         tokens: usize,
+        targets: usize,
         recompute: Recompute,
     ) -> Result<Self, TargetError> {
         let mut ranks = vec![[0; 4]; config.num_hidden_layers];
@@ -171,7 +174,14 @@ impl BufferShape {
             let site = Site::ALL.into_iter().find(|s| s.modules().contains(&part.module));
             ranks[part.layer][site.expect("every module has a site") as usize] += part.rank;
         }
-        Ok(BufferShape { tokens, ranks, drops: lora.dropout > 0.0, train: true, recompute })
+        Ok(BufferShape { tokens, targets, ranks, drops: lora.dropout > 0.0, train: true, recompute })
+    }
+
+    /// For training every weight: as for an adapter on all modules, without the adapter.
+    pub fn for_full(config: &Config, tokens: usize, targets: usize, recompute: Recompute) -> Self {
+        // A rank of one reaches the lowest block and adds a few values a token.
+        let ranks = vec![[1; 4]; config.num_hidden_layers];
+        BufferShape { tokens, targets, ranks, drops: false, train: true, recompute }
     }
 
     fn of(config: &Config, adapter: Option<&Adapter>, tokens: usize) -> Self {
@@ -182,7 +192,8 @@ impl BufferShape {
             Some(adapter) => adapter.layers.iter().map(ranks_of).collect(),
             None => vec![[0; 4]; config.num_hidden_layers],
         };
-        BufferShape { tokens, ranks, drops: false, train: false, recompute: Recompute::None }
+        let recompute = Recompute::None;
+        BufferShape { tokens, targets: tokens, ranks, drops: false, train: false, recompute }
     }
 
     /// The lowest block that backward reaches, and the lowest whose activations are all kept.
@@ -283,17 +294,23 @@ impl Buffers {
         Buffers::new(config, &BufferShape::of(config, adapter, tokens), device)
     }
 
-    /// Buffers for training `adapter`.
+    /// Buffers for training `adapter` on batches of up to `tokens` tokens, `targets` of which predict something.
     pub fn for_training(
         config: &Config,
         adapter: &Adapter,
         device: Device,
         tokens: usize,
+        targets: usize,
         recompute: Recompute,
     ) -> Self {
         let drops = adapter.config().dropout > 0.0;
-        let shape =
-            BufferShape { train: true, drops, recompute, ..BufferShape::of(config, Some(adapter), tokens) };
+        let shape = BufferShape {
+            train: true,
+            targets,
+            drops,
+            recompute,
+            ..BufferShape::of(config, Some(adapter), tokens)
+        };
         Buffers::new(config, &shape, device)
     }
 
@@ -365,7 +382,7 @@ impl<T> HeadBuffers<T> {
             Recompute::Full | Recompute::Blocks(_) => SMALL_CHUNK_LOGITS,
         };
         let rows = (logits / config.vocab_size).clamp(*CHUNK_ROWS.start(), *CHUNK_ROWS.end());
-        let rows = rows.min(shape.tokens.max(1));
+        let rows = rows.min(shape.targets.max(1));
         let mut tensor = |width: usize| make(rows * width);
         let backward = if shape.train { config.hidden_size } else { 0 };
         HeadBuffers {

@@ -335,7 +335,9 @@ impl Config {
         let biases = u64::from(self.attention_bias) * (queries + 2 * keys)
             + u64::from(self.attention_output_bias) * hidden
             + u64::from(self.mlp_bias) * (2 * inner + hidden);
-        let norms = 2 * hidden + u64::from(self.qk_norm) * 2 * self.head_dim as u64;
+        // Gemma 2 has norms after attention and feed-forward, too.
+        let norms = if self.model_type == "gemma2" { 4 } else { 2 } * hidden
+            + u64::from(self.qk_norm) * 2 * self.head_dim as u64;
         let block = attention + 3 * hidden * inner + biases + norms;
         let embeddings = if self.tie_word_embeddings { 1 } else { 2 } * vocab * hidden;
         layers * block + embeddings + hidden
@@ -380,7 +382,7 @@ type Shape = (usize, usize, usize, usize, usize, usize, usize, f64, usize, bool)
 
 /// Published shapes by name, with their model type.
 #[rustfmt::skip]
-const NAMED: [(&str, &str, Shape); 10] = [
+const NAMED: [(&str, &str, Shape); 12] = [
     ("smollm2-135m", "llama", (576, 1536, 30, 9, 3, 64, 49_152, 1e5, 8192, true)),
     ("smollm2-360m", "llama", (960, 2560, 32, 15, 5, 64, 49_152, 1e5, 8192, true)),
     ("smollm2-1.7b", "llama", (2048, 8192, 24, 32, 32, 64, 49_152, 1.3e5, 8192, true)),
@@ -390,6 +392,8 @@ const NAMED: [(&str, &str, Shape); 10] = [
     ("llama-3.1-8b", "llama", (4096, 14_336, 32, 32, 8, 128, 128_256, 5e5, 131_072, false)),
     ("mistral-7b", "mistral", (4096, 14_336, 32, 32, 8, 128, 32_768, 1e6, 32_768, false)),
     ("qwen2.5-7b", "qwen2", (3584, 18_944, 28, 28, 4, 128, 152_064, 1e6, 32_768, false)),
+    ("gemma-2-9b", "gemma2", (3584, 14_336, 42, 16, 8, 256, 256_000, 1e4, 8192, true)),
+    ("phi-3-mini", "phi3", (3072, 8192, 32, 32, 32, 96, 32_064, 1e4, 4096, false)),
     ("qwen3-8b", "qwen3", (4096, 12_288, 36, 32, 8, 128, 151_936, 1e6, 40_960, false)),
 ];
 
@@ -431,6 +435,11 @@ impl Config {
         })
     }
 
+    /// Whether the model can be computed, and not only planned.
+    pub fn is_supported(&self) -> bool {
+        !matches!(self.model_type.as_str(), "gemma2" | "phi3")
+    }
+
     /// The names [`Config::named`] knows.
     pub fn names() -> impl Iterator<Item = &'static str> {
         NAMED.iter().map(|(name, ..)| *name)
@@ -454,6 +463,8 @@ mod tests {
             ("llama-3.1-8b", 8_030_261_248),
             ("mistral-7b", 7_248_023_552),
             ("qwen2.5-7b", 7_615_616_512),
+            ("gemma-2-9b", 9_241_705_984),
+            ("phi-3-mini", 3_821_079_552),
             ("qwen3-8b", 8_190_735_360),
         ] {
             assert_eq!(Config::named(name).expect("a name").parameters(), parameters, "{name}");

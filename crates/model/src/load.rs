@@ -33,6 +33,59 @@ impl BaseQuantization {
     }
 }
 
+/// The matrices of a model by checkpoint name, `[rows, cols]`; a tied head is the embedding.
+fn matrices(config: &Config) -> impl Iterator<Item = (String, usize, usize)> {
+    let ends = ["model.embed_tokens.weight", "lm_head.weight"];
+    let ends = ends.into_iter().take(if config.tie_word_embeddings { 1 } else { 2 });
+    let ends = ends.map(|name| (name.to_owned(), config.vocab_size, config.hidden_size));
+    let projections = (0..config.num_hidden_layers).flat_map(|layer| {
+        Module::ALL.map(|module| {
+            let (rows, cols) = module_shape(config, module);
+            (format!("{}.weight", module.path(layer)), rows, cols)
+        })
+    });
+    ends.chain(projections)
+}
+
+/// Bytes of a model's weights in memory, when `stored` tells those of a matrix that is not quantised. Norms and biases
+/// are held in f32.
+fn weight_bytes<E>(
+    config: &Config,
+    base: Option<BaseQuantization>,
+    stored: impl Fn(&str, usize, usize) -> Result<u64, E>,
+) -> Result<u64, E> {
+    let (mut bytes, mut values) = (0, 0);
+    for (name, rows, cols) in matrices(config) {
+        values += rows as u64 * cols as u64;
+        bytes += match base.and_then(|base| base.of(&name)) {
+            Some(quantization) => quantization.bytes(rows, cols) as u64,
+            None => stored(&name, rows, cols)?,
+        };
+    }
+    Ok(bytes + 4 * (config.parameters() - values))
+}
+
+impl Config {
+    /// Bytes of the weights in memory, with `value_bytes` for a value that is not quantised.
+    pub fn weight_bytes(&self, value_bytes: u64, base: Option<BaseQuantization>) -> u64 {
+        let stored = |_: &str, rows: usize, cols: usize| Ok(value_bytes * rows as u64 * cols as u64);
+        let Ok(bytes) = weight_bytes::<std::convert::Infallible>(self, base, stored);
+        bytes
+    }
+}
+
+impl ModelFiles {
+    /// Bytes of the weights in memory: those of the file where it is mapped, fewer where `base` quantises.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn weight_bytes(&self, base: Option<BaseQuantization>) -> Result<u64, FileError> {
+        weight_bytes(self.config(), base, |name, rows, cols| {
+            Ok(self.weight(name, rows, cols)?.stored_bytes() as u64)
+        })
+    }
+}
+
 impl Model {
     /// Maps the weights of `files`; nothing large is read before it is used.
     ///

@@ -136,7 +136,8 @@ fn recomputed_gradients_with_dropout_equal_kept_ones_bit_for_bit() {
     let dropping = with_dropout(&case);
     let gradients = |recompute| {
         let config = case.model.config();
-        let mut buffers = Buffers::for_training(config, &dropping, Device::Cpu, p.ids.len(), recompute);
+        let mut buffers =
+            Buffers::for_training(config, &dropping, Device::Cpu, p.ids.len(), p.ids.len(), recompute);
         let mut gradients = case.adapter.zero_gradients();
         let mask = Some(Mask { p: 0.4, seed: 5 });
         let stream = p.stream();
@@ -159,6 +160,7 @@ fn dropout_gradients_equal_finite_differences() {
         case.model.config(),
         &with_dropout(&case),
         Device::Cpu,
+        p.ids.len(),
         p.ids.len(),
         Recompute::None,
     );

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::memory::peak_rss_bytes;
 use crate::schedule::ScheduleKind;
-use crate::stream::largest_micro_batch;
+use crate::stream::MicroBatchSize;
 use crate::trainer::{Duration, Stepper, TrainError, TrainOptions};
 
 /// What to time.
@@ -25,6 +25,8 @@ pub struct BenchOptions {
     pub weights: RandomWeights,
     /// Which activations backward computes again.
     pub recompute: Recompute,
+    /// What the plan says the run takes, to be told beside what it took.
+    pub planned_bytes: u64,
     /// Tokens computed at once, about.
     pub micro_batch_tokens: usize,
     /// The adapter.
@@ -46,6 +48,8 @@ pub struct BenchResult {
     pub mfu: f64,
     /// The most resident memory the process has had.
     pub peak_rss_bytes: u64,
+    /// What was planned for that.
+    pub planned_bytes: u64,
     /// Threads used.
     pub threads: usize,
     /// Trainable parameters.
@@ -91,8 +95,8 @@ pub fn bench(
         seed: 0,
         eval_every: None,
     };
-    let tokens = largest_micro_batch(&samples, options.batch, options.micro_batch_tokens);
-    let mut stepper = Stepper::new(&model, &adapter, tokens, &train, options.steps as u64 + 1);
+    let size = MicroBatchSize::largest(&samples, options.batch, options.micro_batch_tokens);
+    let mut stepper = Stepper::new(&model, &adapter, size, &train, options.steps as u64 + 1);
     let indices: Vec<usize> = (0..samples.len()).collect();
     let mut seconds = Vec::new();
     for number in 1..=options.steps as u64 + 1 {
@@ -113,6 +117,7 @@ pub fn bench(
         fma_peak_gflops: peak / 1e9,
         mfu: flops / median / peak,
         peak_rss_bytes: peak_rss_bytes(),
+        planned_bytes: options.planned_bytes,
         threads: rayon::current_num_threads(),
         trainable_parameters: adapter.parameters() as u64,
         parameters: config.parameters(),

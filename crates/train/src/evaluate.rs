@@ -4,7 +4,7 @@ use lorafit_data::{Dataset, GenerationRow, Tokenizer, TokenizerError};
 use lorafit_model::adapter::Adapter;
 use lorafit_model::{Buffers, Model, Sampling, generate};
 
-use crate::stream::{cut, largest_micro_batch};
+use crate::stream::{MicroBatchSize, cut};
 
 /// Loss over a dataset.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,7 +19,7 @@ pub struct Evaluation {
 
 /// Evaluates in micro-batches of about `budget` tokens.
 pub fn evaluate(model: &Model, adapter: Option<&Adapter>, data: &Dataset, budget: usize) -> Evaluation {
-    let tokens = largest_micro_batch(&data.samples, data.samples.len(), budget);
+    let tokens = MicroBatchSize::largest(&data.samples, data.samples.len(), budget).tokens;
     let mut buffers = Buffers::for_evaluation(model.config(), adapter, model.device(), tokens);
     evaluate_in(model, adapter, data, budget, &mut buffers)
 }

@@ -26,6 +26,14 @@ pub fn rss_bytes() -> u64 {
     resident().unwrap_or_else(peak_rss_bytes)
 }
 
+/// Memory a new buffer could have without anything being swapped out, in bytes, where the system tells.
+pub fn available_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(1024 * kibibytes)
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -4,6 +4,7 @@
 //! RUN/adapter_config.json, adapter_model.safetensors   the adapter, as PEFT reads it
 //! RUN/best/...                                         the adapter of the lowest evaluation loss
 //! RUN/config.toml                                      every setting of the run
+//! RUN/plan.json                                        the memory the run was planned with, in bytes
 //! RUN/metrics.jsonl                                    one object per optimizer step
 //! RUN/evaluations.jsonl                                one object per evaluation
 //! ```
@@ -17,6 +18,7 @@ use lorafit_model::adapter::{self, Adapter};
 use serde::Serialize;
 
 use crate::metrics::{EvaluationRecord, StepRecord};
+use crate::plan::MemoryPlan;
 
 /// Why a run folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +61,7 @@ impl RunError {
 
 const METRICS: &str = "metrics.jsonl";
 const EVALUATIONS: &str = "evaluations.jsonl";
+const PLAN: &str = "plan.json";
 const CONFIG: &str = "config.toml";
 /// What a folder has if a run was there.
 const MARKS: [&str; 3] = [METRICS, "adapter_config.json", "adapter_model.safetensors"];
@@ -108,6 +111,16 @@ impl RunFolder {
     /// Where the run is.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Writes `plan.json`.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn write_plan(&self, plan: &MemoryPlan) -> Result<(), RunError> {
+        let path = self.dir.join(PLAN);
+        let text = serde_json::to_string_pretty(&plan.to_json()).expect("plain values");
+        fs::write(&path, text + "\n").map_err(|source| RunError::Io { path, source })
     }
 
     /// Adds a line to `metrics.jsonl`.

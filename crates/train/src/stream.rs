@@ -53,9 +53,30 @@ pub(crate) fn cut<'a>(
     ranges.into_iter().map(move |range| Micro::pack(indices[range].iter().map(|&i| &samples[i])))
 }
 
-/// A bound on the tokens of a micro-batch, whatever the order of the samples: `group` of them make a step.
-pub(crate) fn largest_micro_batch(samples: &[Sample], group: usize, budget: usize) -> usize {
-    let longest = samples.iter().map(Sample::len).max().unwrap_or(0);
-    let all: usize = samples.iter().map(Sample::len).sum();
-    budget.max(longest).min(all).min(longest.saturating_mul(group))
+/// The size of a micro-batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MicroBatchSize {
+    /// Its tokens.
+    pub tokens: usize,
+    /// How many of them predict something.
+    pub targets: usize,
+}
+
+impl MicroBatchSize {
+    /// A bound for samples in any order, `group` of which make a step: the longest come together.
+    pub(crate) fn largest(samples: &[Sample], group: usize, budget: usize) -> Self {
+        let of_largest = |mut sizes: Vec<usize>| -> usize {
+            sizes.sort_unstable_by(|a, b| b.cmp(a));
+            sizes.iter().take(group).sum()
+        };
+        let longest = samples.iter().map(Sample::len).max().unwrap_or(0);
+        let tokens = of_largest(samples.iter().map(Sample::len).collect()).min(budget.max(longest));
+        let targets = of_largest(samples.iter().map(Sample::supervised_tokens).collect()).min(tokens);
+        MicroBatchSize { tokens, targets }
+    }
+
+    /// Room for both.
+    pub(crate) fn max(self, other: Self) -> Self {
+        MicroBatchSize { tokens: self.tokens.max(other.tokens), targets: self.targets.max(other.targets) }
+    }
 }

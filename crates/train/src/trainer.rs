@@ -19,7 +19,7 @@ use crate::metrics::{EvaluationRecord, StepRecord};
 use crate::optim::AdamW;
 use crate::run::{RunError, RunFolder};
 use crate::schedule::{Schedule, ScheduleKind};
-use crate::stream::{cut, largest_micro_batch};
+use crate::stream::{MicroBatchSize, cut};
 
 /// How long a run is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,6 +69,18 @@ impl TrainOptions {
             Duration::Steps(steps) => steps,
             Duration::Epochs(epochs) => ((per_epoch as f64 * epochs).ceil() as u64).max(1),
         }
+    }
+}
+
+impl TrainOptions {
+    /// A bound on what is computed at once, in training and in evaluation.
+    pub fn micro_batch_size(&self, data: &Dataset, evaluation: Option<&Dataset>) -> MicroBatchSize {
+        let of_step = self.batch_size * self.gradient_accumulation;
+        let of_training = MicroBatchSize::largest(&data.samples, of_step, self.micro_batch_tokens);
+        // An evaluation takes its rows as one group, in the same buffers.
+        let of_evaluation =
+            |d: &Dataset| MicroBatchSize::largest(&d.samples, d.samples.len(), self.micro_batch_tokens);
+        of_training.max(evaluation.map(of_evaluation).unwrap_or_default())
     }
 }
 
@@ -145,12 +157,8 @@ pub fn train(
     let started = Instant::now();
     let total_steps = options.total_steps(data.samples.len());
     let budget = options.micro_batch_tokens;
-    let of_step = options.batch_size * options.gradient_accumulation;
-    let of_training = largest_micro_batch(&data.samples, of_step, budget);
-    // An evaluation takes its rows as one group, in the same buffers.
-    let of_evaluation = evaluation.map_or(0, |d| largest_micro_batch(&d.samples, d.samples.len(), budget));
-    let tokens = of_training.max(of_evaluation);
-    let mut stepper = Stepper::new(model, adapter, tokens, options, total_steps);
+    let size = options.micro_batch_size(data, evaluation);
+    let mut stepper = Stepper::new(model, adapter, size, options, total_steps);
     let mut summary =
         Summary { steps: 0, interrupted: false, last: None, evaluation: None, best: None, seconds: 0.0 };
     let steps =
@@ -193,11 +201,11 @@ pub(crate) struct Stepper {
 }
 
 impl Stepper {
-    /// For micro-batches of up to `tokens` tokens.
+    /// For micro-batches of up to `size`.
     pub(crate) fn new(
         model: &Model,
         adapter: &Adapter,
-        tokens: usize,
+        size: MicroBatchSize,
         options: &TrainOptions,
         total_steps: u64,
     ) -> Self {
@@ -207,7 +215,8 @@ impl Stepper {
                 model.config(),
                 adapter,
                 model.device(),
-                tokens,
+                size.tokens,
+                size.targets,
                 options.recompute,
             ),
             gradients: adapter.zero_gradients(),

@@ -5,12 +5,13 @@ use clap::Args;
 use lorafit_kernels::quant::Format;
 use lorafit_model::adapter::LoraConfig;
 use lorafit_model::{Config, RandomWeights};
-use lorafit_train::{BenchOptions, BenchResult, bench};
+use lorafit_train::{BenchOptions, BenchResult, PlanRequest, bench};
 
 use super::require;
-use crate::base_args::{QuantArgs, RecomputeChoice, recompute};
+use crate::base_args::QuantArgs;
 use crate::cli::Common;
 use crate::engine::{grouped, use_threads};
+use crate::memory_args::MemoryArgs;
 use crate::options::{TargetModules, WeightDtype};
 use crate::output;
 use crate::report_error::CliError;
@@ -28,7 +29,7 @@ Examples:
 tokens_per_s counts whole training steps: forward, backward, optimizer. fma_peak_gflops is what the cores reach in
 bare multiply-adds in the same run; mfu is the step's share of it.")]
 pub struct BenchArgs {
-    /// llama-2-7b, tinyllama-1.1b, smollm2-135m, or the path of a config.json
+    /// llama-2-7b, tinyllama-1.1b, smollm2-135m or another published shape, or the path of a config.json
     #[arg(long, value_name = "SHAPE", help_heading = "Work")]
     pub shape: String,
     /// Rows per step
@@ -55,12 +56,9 @@ pub struct BenchArgs {
     /// Print the result as one JSON object
     #[arg(long, help_heading = "Work")]
     pub json: bool,
-    /// Activations that backward computes again instead of keeping: none, full, or so many blocks (12-blocks)
-    /// [default: full with --quant, else none]
-    ///
-    /// With full only the input of each block is kept: far less memory, about 1.4 times the time, the same bits.
-    #[arg(long, value_name = "POLICY", help_heading = "Machine")]
-    pub recompute: Option<RecomputeChoice>,
+    /// How much memory the run may take.
+    #[command(flatten)]
+    pub memory: MemoryArgs,
     /// How the base is held in memory.
     #[command(flatten)]
     pub base: QuantArgs,
@@ -94,23 +92,39 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let mut lora = LoraConfig::new(args.target_modules.value.clone());
     lora.rank = args.rank;
     lora.alpha = 2.0 * args.rank as f64;
+    if !config.is_supported() {
+        return Err(CliError::new(format!(
+            "{}: this architecture can be planned, but not computed",
+            args.shape
+        ))
+        .hint("lorafit plan tells what it costs")
+        .into());
+    }
+    let format = match args.dtype {
+        Some(WeightDtype::F32) => Format::F32,
+        Some(WeightDtype::Bf16) => Format::BF16,
+        None if quantization.is_some() => Format::BF16,
+        None => Format::F32,
+    };
+    let tokens = (args.batch * args.seq).min(args.micro_batch_tokens.max(args.seq));
+    let request = PlanRequest {
+        config: &config,
+        weights: config.weight_bytes(format.block_bytes() as u64, quantization),
+        lora: &lora,
+        tokens,
+        targets: tokens,
+        threads: rayon::current_num_threads(),
+    };
+    let (recompute, plan) = args.memory.choose(&request, quantization.is_some())?;
     let options = BenchOptions {
         batch: args.batch,
         seq: args.seq,
         steps: args.steps,
-        weights: RandomWeights {
-            format: match args.dtype {
-                Some(WeightDtype::F32) => Format::F32,
-                Some(WeightDtype::Bf16) => Format::BF16,
-                None if quantization.is_some() => Format::BF16,
-                None => Format::F32,
-            },
-            quantization,
-            seed: 0,
-        },
-        recompute: recompute(args.recompute, quantization.is_some()),
+        weights: RandomWeights { format, quantization, seed: 0 },
+        recompute,
+        planned_bytes: plan.total(),
         micro_batch_tokens: args.micro_batch_tokens,
-        lora,
+        lora: lora.clone(),
     };
     let told = !args.common.quiet && !args.json;
     let result = bench(&config, &options, |done, seconds| {
@@ -142,7 +156,7 @@ fn table(args: &BenchArgs, r: &BenchResult) -> String {
          tokens/s      {tokens:.1}\n\
          s/step        {seconds:.3}\n\
          GFLOP/s       {gflops:.1} of {peak:.1} in bare multiply-adds ({mfu:.1} %)\n\
-         peak memory   {memory:.0} MiB",
+         peak memory   {memory:.0} MiB, planned {planned:.0} MiB",
         shape = args.shape,
         batch = args.batch,
         seq = args.seq,
@@ -155,5 +169,6 @@ fn table(args: &BenchArgs, r: &BenchResult) -> String {
         peak = r.fma_peak_gflops,
         mfu = 100.0 * r.mfu,
         memory = r.peak_rss_bytes as f64 / (1 << 20) as f64,
+        planned = r.planned_bytes as f64 / (1 << 20) as f64,
     )
 }

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod chat;
 pub mod eval;
 pub mod generate;
+pub mod plan;
 pub mod train;
 
 use crate::report_error::CliError;

@@ -7,17 +7,20 @@ use clap::{ArgAction, Args};
 use serde::{Deserialize, Serialize};
 
 use lorafit_data::{Dataset, Options, Order};
+use lorafit_model::Recompute;
 use lorafit_model::adapter::{Adapter, LoraConfig};
 use lorafit_train::{
-    Duration, EvaluationRecord, Observer, RunFolder, StepRecord, Summary, TrainOptions, rss_bytes, train,
+    Duration, EvaluationRecord, Observer, PlanRequest, RunFolder, StepRecord, Summary, TrainOptions,
+    rss_bytes, train,
 };
 
 use super::require;
-use crate::base_args::{QuantArgs, RecomputeChoice, recompute};
+use crate::base_args::QuantArgs;
 use crate::cli::Common;
 use crate::config_file::{self, Given};
 use crate::engine::{Base, grouped, open_adapter, open_base, use_threads};
 use crate::interrupt;
+use crate::memory_args::{ByteSize, MemoryArgs, RecomputeChoice, in_one_line};
 use crate::options::{Layers, Scheduler, TargetModules, TrainOn};
 use crate::output;
 use crate::progress::Progress;
@@ -162,12 +165,10 @@ pub struct TrainArgs {
     /// the result is that of the whole batch. Fewer need less memory, more are a little faster.
     #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Machine")]
     pub micro_batch_tokens: usize,
-    /// Activations that backward computes again instead of keeping: none, full, or so many blocks (12-blocks)
-    /// [default: full with --quant, else none]
-    ///
-    /// With full only the input of each block is kept: far less memory, about 1.4 times the time, the same bits.
-    #[arg(long, value_name = "POLICY", help_heading = "Machine")]
-    pub recompute: Option<RecomputeChoice>,
+    /// How much memory the run may take.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub memory: MemoryArgs,
     /// How the base is held in memory.
     #[command(flatten)]
     #[serde(flatten)]
@@ -265,10 +266,28 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
         args.eval_data.as_ref().map(|file| Dataset::load(file, &base.tokenizer, options)).transpose()?;
     check_window(&base, [Some(&rows), held_out.as_ref()])?;
 
-    let loop_options = args.loop_options();
+    let mut loop_options = args.loop_options();
+    let size = loop_options.micro_batch_size(&rows, held_out.as_ref());
+    let request = PlanRequest {
+        config: base.model.config(),
+        weights: base.weight_bytes,
+        lora: adapter.config(),
+        tokens: size.tokens,
+        targets: size.targets,
+        threads: rayon::current_num_threads(),
+    };
+    let (recompute, plan) = args.memory.choose(&request, args.base.quant.is_some())?;
+    loop_options.recompute = recompute;
     let mut watcher = Watcher { progress: Progress::new(args.common.quiet, args.log_every) };
     tell_setup(&mut watcher.progress, &args, &base, &adapter, &rows, &loop_options);
+    watcher.progress.note(&format!(
+        "memory planned {}: {}; recompute {}",
+        ByteSize(plan.total()),
+        in_one_line(&plan),
+        RecomputeChoice::Fixed(recompute)
+    ));
     let mut run = RunFolder::create(out, &config_file::to_toml(&args)?, &base.name)?;
+    run.write_plan(&plan)?;
     interrupt::flag();
     let result =
         train(&base.model, &mut adapter, &rows, held_out.as_ref(), &loop_options, &mut run, &mut watcher);
@@ -322,7 +341,7 @@ impl TrainArgs {
             batch_size: self.batch_size,
             gradient_accumulation: self.gradient_accumulation,
             micro_batch_tokens: self.micro_batch_tokens,
-            recompute: recompute(self.recompute, self.base.quant.is_some()),
+            recompute: Recompute::None,
             learning_rate: self.lr,
             schedule: self.scheduler.into(),
             warmup_ratio: self.warmup_ratio,

@@ -46,6 +46,18 @@ impl LoraConfig {
         }
     }
 
+    /// Parameters of such an adapter for a model: `rank * (in + out)` for every adapted projection.
+    ///
+    /// # Errors
+    /// As [`Adapter::init`].
+    pub fn parameters(&self, config: &Config) -> Result<u64, TargetError> {
+        let of = |part: PartShape| {
+            let (outputs, inputs) = module_shape(config, part.module);
+            (part.rank * (outputs + inputs)) as u64
+        };
+        Ok(self.parts(config)?.into_iter().map(of).sum())
+    }
+
     /// The projections of a model that get an adapter, in forward order.
     ///
     /// # Errors
@@ -135,7 +147,7 @@ pub struct Gradients {
 }
 
 /// `[out, in]` of a projection.
-pub(crate) fn module_shape(config: &Config, module: Module) -> (usize, usize) {
+pub fn module_shape(config: &Config, module: Module) -> (usize, usize) {
     let queries = config.num_attention_heads * config.head_dim;
     let keys = config.num_key_value_heads * config.head_dim;
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);

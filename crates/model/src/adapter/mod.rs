@@ -4,7 +4,8 @@ mod lora;
 mod peft;
 mod targets;
 
+pub use lora::module_shape;
 pub use lora::{Adapter, Gradients, LoraConfig};
-pub(crate) use lora::{GroupGradients, LoraGroup, module_shape};
+pub(crate) use lora::{GroupGradients, LoraGroup};
 pub use peft::{NamedTensor, load, named_tensors, save};
 pub use targets::{LayerRange, Module, Site, TargetError, Targets};

@@ -121,7 +121,7 @@ impl Case {
         let tokens = streams.iter().map(|p| p.ids.len()).max().expect("a stream");
         let targets: usize = streams.iter().map(|p| p.targets.len()).sum();
         let mut buffers =
-            Buffers::for_training(self.model.config(), &self.adapter, Device::Cpu, tokens, recompute);
+            Buffers::for_training(self.model.config(), &self.adapter, Device::Cpu, tokens, tokens, recompute);
         let mut gradients = self.adapter.zero_gradients();
         let mut loss = 0.0;
         for p in streams {

@@ -1,0 +1,417 @@
+//! `lorafit plan`: what fine-tuning a model costs in memory, and what fits.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+use serde::Serialize;
+
+use lorafit_kernels::quant::Quantization;
+use lorafit_kernels::quant::four_bit::Code;
+use lorafit_model::adapter::{LoraConfig, Module, module_shape};
+use lorafit_model::weights::ModelFiles;
+use lorafit_model::{BaseQuantization, BufferBytes, BufferShape, Config, Recompute, Source};
+use lorafit_train::{MemoryPlan, PlanRequest, available_bytes};
+
+use super::require;
+use crate::base_args::QuantArgs;
+use crate::engine::grouped;
+use crate::memory_args::{ByteSize, MemoryArgs, RecomputeChoice};
+use crate::options::TargetModules;
+use crate::output;
+use crate::plan_svg;
+
+/// The flags of `plan`.
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = "\
+Examples:
+  What a 7B model costs, by four methods:
+    lorafit plan --model llama-2-7b
+  What fits in 6 GiB, over a 4-bit base:
+    lorafit plan --model mistral-7b --quant nf4 --double-quant --memory 6GiB
+  What to choose on this machine:
+    lorafit plan --model ./my-model --recommend
+  For a talk, and for a program:
+    lorafit plan --model llama-3.1-8b --svg cost.svg
+    lorafit plan --model llama-3.1-8b --json
+
+Sizes are exact: buffers are counted by the function that makes them in a run. GB are decimal. Full fine-tuning is
+counted as its weights, gradients and two moments of AdamW; a 16-bit run keeps all of them, and its activations, in
+16 bits. LoRA and QLoRA are as lorafit runs them: adapter, its gradients and moments, and activations in f32.")]
+pub struct PlanArgs {
+    /// A published shape (llama-2-7b, qwen3-8b, ...), a config.json, a model folder, a .gguf file, or a hub id
+    #[arg(long, value_name = "M", help_heading = "Work")]
+    pub model: String,
+    /// Rows per batch
+    #[arg(long, value_name = "ROWS", default_value_t = 1, help_heading = "Work")]
+    pub batch_size: usize,
+    /// Tokens of a row
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Work")]
+    pub max_seq_len: usize,
+    /// Tokens computed at once, as in train
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Work")]
+    pub micro_batch_tokens: usize,
+    /// Width of the adapter
+    #[arg(long, value_name = "R", default_value_t = 8, help_heading = "Work")]
+    pub rank: usize,
+    /// Modules that get an adapter: all-linear, a comma list, or regex:PATTERN
+    #[arg(long, value_name = "MODULES", default_value = "all-linear", help_heading = "Work")]
+    pub target_modules: TargetModules,
+    /// Threads that compute [default: all cores]
+    #[arg(long, value_name = "N", help_heading = "Work")]
+    pub threads: Option<usize>,
+    /// How the base is held in memory; QLoRA is nf4 with double quantisation unless this says otherwise.
+    #[command(flatten)]
+    pub base: QuantArgs,
+    /// How much memory the run may take.
+    #[command(flatten)]
+    pub memory: MemoryArgs,
+    /// Say in one paragraph what to choose on this machine, or within --memory
+    #[arg(long, help_heading = "Output")]
+    pub recommend: bool,
+    /// Print everything as one JSON object
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+    /// Draw the comparison as a stacked bar chart
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub svg: Option<PathBuf>,
+}
+
+/// Memory sizes that devices are sold with, in decimal GB.
+const DEVICES: [u64; 8] = [8, 12, 16, 24, 40, 48, 80, 141];
+
+/// What one way of fine-tuning takes, in bytes.
+#[derive(Clone, Debug, Serialize)]
+pub struct MethodCost {
+    /// How it is called.
+    pub method: String,
+    /// The model, and the adapter if there is one.
+    pub weights: u64,
+    /// Of what is trained.
+    pub gradients: u64,
+    /// AdamW's moments.
+    pub optimizer: u64,
+    /// Activations, working buffers and the program.
+    pub activations: u64,
+    /// All together.
+    pub total: u64,
+    /// Memory sizes of devices, in GB, that hold it.
+    pub fits_gb: Vec<u64>,
+}
+
+impl MethodCost {
+    fn new(
+        method: impl Into<String>,
+        weights: u64,
+        gradients: u64,
+        optimizer: u64,
+        activations: u64,
+    ) -> Self {
+        let total = weights + gradients + optimizer + activations;
+        let fits_gb = DEVICES.into_iter().filter(|gb| total <= gb * 1_000_000_000).collect();
+        MethodCost { method: method.into(), weights, gradients, optimizer, activations, total, fits_gb }
+    }
+
+    fn of(method: impl Into<String>, plan: &MemoryPlan) -> Self {
+        let MemoryPlan { weights, adapter, gradients, optimizer, activations, scratch, head, process } =
+            *plan;
+        MethodCost::new(
+            method,
+            weights + adapter,
+            gradients,
+            optimizer,
+            activations + scratch + head + process,
+        )
+    }
+
+    fn fits(&self) -> String {
+        self.fits_gb.first().map_or("none of these".to_owned(), |gb| format!("{gb} GB"))
+    }
+}
+
+/// Full against low-rank parameters of a module.
+#[derive(Clone, Debug, Serialize)]
+struct ModuleCost {
+    module: &'static str,
+    outputs: usize,
+    inputs: usize,
+    full: u64,
+    low_rank: u64,
+    reduction: f64,
+}
+
+/// The most that fits.
+#[derive(Clone, Debug, Serialize)]
+struct Reach {
+    method: String,
+    memory: u64,
+    /// Tokens of the longest row.
+    longest_context: usize,
+    /// Rows of `max_seq_len` tokens that can be computed at once.
+    rows_at_once: usize,
+}
+
+/// Everything that is told.
+#[derive(Clone, Debug, Serialize)]
+struct Report {
+    model: String,
+    parameters: u64,
+    trainable_parameters: u64,
+    rank: usize,
+    tokens_at_once: usize,
+    methods: Vec<MethodCost>,
+    modules: Vec<ModuleCost>,
+    reach: Vec<Reach>,
+    recommendation: String,
+}
+
+/// A model to plan for.
+struct Subject {
+    config: Config,
+    files: Option<ModelFiles>,
+}
+
+impl Subject {
+    fn open(model: &str) -> anyhow::Result<Self> {
+        if let Some(config) = Config::named(model) {
+            return Ok(Subject { config, files: None });
+        }
+        let path = Path::new(model);
+        if path.is_file() && path.extension().is_some_and(|e| e == "json") {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {model}"))?;
+            return Ok(Subject { config: Config::from_hf_json(&text)?, files: None });
+        }
+        let source = Source::resolve(model, &mut |text| eprintln!("{text}")).with_context(|| {
+            format!("{model} is not a published shape either; known are {}", names().join(", "))
+        })?;
+        let files = ModelFiles::open(source.path())?;
+        Ok(Subject { config: files.config().clone(), files: Some(files) })
+    }
+
+    /// Weights in memory: as the files have them or, of a shape alone, in 16 bits.
+    fn weight_bytes(&self, base: Option<BaseQuantization>) -> anyhow::Result<u64> {
+        Ok(match &self.files {
+            Some(files) => files.weight_bytes(base)?,
+            None => self.config.weight_bytes(2, base),
+        })
+    }
+}
+
+fn names() -> Vec<&'static str> {
+    Config::names().collect()
+}
+
+/// Tells what fine-tuning costs.
+pub fn run(args: PlanArgs) -> anyhow::Result<()> {
+    for (name, value) in [
+        ("batch-size", args.batch_size),
+        ("max-seq-len", args.max_seq_len),
+        ("micro-batch-tokens", args.micro_batch_tokens),
+        ("rank", args.rank),
+        ("threads", args.threads.unwrap_or(1)),
+    ] {
+        require(value > 0, name, value, "must be 1 or more")?;
+    }
+    let report = report(&args)?;
+    if let Some(file) = &args.svg {
+        std::fs::write(file, plan_svg::draw(&report.model, &report.methods))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    output::line(match (args.json, args.recommend) {
+        (true, _) => serde_json::to_string(&report)?,
+        (false, true) => report.recommendation,
+        (false, false) => table(&report),
+    })?;
+    Ok(())
+}
+
+fn report(args: &PlanArgs) -> anyhow::Result<Report> {
+    let subject = Subject::open(&args.model)?;
+    let config = &subject.config;
+    let lora = LoraConfig {
+        rank: args.rank,
+        alpha: 2.0 * args.rank as f64,
+        ..LoraConfig::new(args.target_modules.value.clone())
+    };
+    let tokens = (args.batch_size * args.max_seq_len).min(args.micro_batch_tokens.max(args.max_seq_len));
+    let threads = args.threads.or(std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+    let request = |weights| PlanRequest { config, weights, lora: &lora, tokens, targets: tokens, threads };
+    let asked = args.base.resolve()?;
+    let nf4 = Quantization::FourBit { code: Code::Nf4, block_len: 64, double: true };
+    let quantized = asked.unwrap_or(BaseQuantization { quantization: nf4, head: false });
+    let keep = match args.memory.recompute {
+        Some(RecomputeChoice::Fixed(recompute)) => recompute,
+        Some(RecomputeChoice::Auto) | None => Recompute::None,
+    };
+    let plain = request(subject.weight_bytes(None)?);
+    let small = request(subject.weight_bytes(Some(quantized))?);
+
+    let parameters = config.parameters();
+    let full = BufferBytes::of(config, &BufferShape::for_full(config, tokens, tokens, keep)).total();
+    let stored = if subject.files.is_some() { "as stored" } else { "16-bit" };
+    let mut methods = vec![
+        MethodCost::new("full, f32", 4 * parameters, 4 * parameters, 8 * parameters, full),
+        MethodCost::new("full, 16-bit", 2 * parameters, 2 * parameters, 4 * parameters, full / 2),
+        MethodCost::of(format!("LoRA, base {stored}"), &plain.plan(keep)?),
+        MethodCost::of(format!("QLoRA, {}", quantized.quantization), &small.plan(keep)?),
+    ];
+    if keep != Recompute::Full {
+        let recomputed = format!("QLoRA, {}, recompute", quantized.quantization);
+        methods.push(MethodCost::of(recomputed, &small.plan(Recompute::Full)?));
+    }
+    let modules = Module::ALL
+        .into_iter()
+        .filter(|module| lora.targets.contains(0, *module))
+        .map(|module| {
+            let (outputs, inputs) = module_shape(config, module);
+            let (full, low_rank) = ((outputs * inputs) as u64, (lora.rank * (outputs + inputs)) as u64);
+            let reduction = full as f64 / low_rank as f64;
+            ModuleCost { module: module.name(), outputs, inputs, full, low_rank, reduction }
+        })
+        .collect();
+
+    let memory = args.memory.memory.map(|size| size.0);
+    let limit = memory.or_else(|| Some(available_bytes()? / 10 * 9)).unwrap_or(u64::MAX);
+    let mut reach = Vec::new();
+    for (method, request) in [("LoRA", &plain), ("QLoRA", &small)] {
+        for recompute in [Recompute::None, Recompute::Full] {
+            let longest = request.most_tokens(recompute, limit)?;
+            reach.push(Reach {
+                method: format!("{method}, recompute {}", RecomputeChoice::Fixed(recompute)),
+                memory: limit,
+                longest_context: longest.min(config.max_position_embeddings),
+                rows_at_once: longest / args.max_seq_len,
+            });
+        }
+    }
+    Ok(Report {
+        model: args.model.clone(),
+        parameters,
+        trainable_parameters: lora.parameters(config)?,
+        rank: args.rank,
+        tokens_at_once: tokens,
+        recommendation: recommend(args, &plain, &small, quantized, limit)?,
+        methods,
+        modules,
+        reach,
+    })
+}
+
+/// The least change to the base and the least recomputation that fit, in words and as a command.
+fn recommend(
+    args: &PlanArgs,
+    plain: &PlanRequest<'_>,
+    small: &PlanRequest<'_>,
+    quantized: BaseQuantization,
+    limit: u64,
+) -> anyhow::Result<String> {
+    let memory = ByteSize(limit);
+    let stored = (plain, "the base as it is stored", String::new());
+    let flags = match quantized.quantization {
+        Quantization::FourBit { code, double, .. } => {
+            format!(" --quant {}{}", code.name(), if double { " --double-quant" } else { "" })
+        }
+        Quantization::Int8 => " --quant int8".to_owned(),
+    };
+    let reduced = (small, "a quantised base", flags);
+    for (request, base, flags) in [stored, reduced] {
+        let Some((recompute, plan)) = request.fit(limit)? else { continue };
+        let longest =
+            request.most_tokens(Recompute::Full, limit)?.min(request.config.max_position_embeddings);
+        let at_once = request.most_tokens(recompute, limit)?;
+        let at_once = (256..=2048).rev().step_by(256).find(|t| *t <= at_once).unwrap_or(request.tokens);
+        let recompute = RecomputeChoice::Fixed(recompute);
+        return Ok(format!(
+            "Within {memory}, train over {base}: rank {rank} on {targets} with --recompute {recompute} takes {total} \
+             for rows of {seq} tokens. A batch of any size fits, since {at_once} tokens are computed at once; rows may \
+             be up to {longest} tokens long with --recompute full.\n\
+             lorafit train --model {model} --data train.jsonl --out runs/first --rank {rank} --max-seq-len {seq} \
+             --recompute {recompute} --micro-batch-tokens {at_once}{flags}",
+            rank = args.rank,
+            targets = args.target_modules,
+            seq = args.max_seq_len,
+            total = ByteSize(plan.total()),
+            model = args.model,
+        ));
+    }
+    let least = small.plan(Recompute::Full)?;
+    let longest = small.most_tokens(Recompute::Full, limit)?;
+    let way_out = match longest {
+        0 => "choose a smaller model or more memory".to_owned(),
+        tokens => format!("rows of up to {tokens} tokens fit with --max-seq-len {tokens}"),
+    };
+    Ok(format!(
+        "Rows of {} tokens do not fit in {memory}: even over a quantised base with full recomputation they take {}; \
+         {way_out}.",
+        args.max_seq_len,
+        ByteSize(least.total())
+    ))
+}
+
+fn gb(bytes: u64) -> String {
+    format!("{:.2}", bytes as f64 / 1e9)
+}
+
+fn table(report: &Report) -> String {
+    let mut lines = vec![
+        format!(
+            "{}: {} parameters; an adapter of rank {} has {} ({:.3} %); {} tokens at once",
+            report.model,
+            grouped(report.parameters),
+            report.rank,
+            grouped(report.trainable_parameters),
+            100.0 * report.trainable_parameters as f64 / report.parameters as f64,
+            grouped(report.tokens_at_once as u64)
+        ),
+        String::new(),
+        format!(
+            "{:<26}{:>9}{:>11}{:>11}{:>13}{:>9}  fits from",
+            "GB", "weights", "gradients", "optimizer", "activations", "total"
+        ),
+    ];
+    lines.extend(report.methods.iter().map(|m| {
+        format!(
+            "{:<26}{:>9}{:>11}{:>11}{:>13}{:>9}  {}",
+            m.method,
+            gb(m.weights),
+            gb(m.gradients),
+            gb(m.optimizer),
+            gb(m.activations),
+            gb(m.total),
+            m.fits()
+        )
+    }));
+    lines.push(String::new());
+    lines.push(format!("{:<12}{:>15}{:>16}{:>12}{:>9}", "module", "shape", "full", "low-rank", "fewer"));
+    lines.extend(report.modules.iter().map(|m| {
+        format!(
+            "{:<12}{:>15}{:>16}{:>12}{:>8.0}x",
+            m.module,
+            format!("{} x {}", m.outputs, m.inputs),
+            grouped(m.full),
+            grouped(m.low_rank),
+            m.reduction
+        )
+    }));
+    lines.push(String::new());
+    lines.push(match report.reach.first() {
+        Some(reach) => {
+            format!(
+                "{:<26}{:>16}{:>16}",
+                format!("within {}", ByteSize(reach.memory)),
+                "longest row",
+                "rows at once"
+            )
+        }
+        None => String::new(),
+    });
+    lines.extend(report.reach.iter().map(|r| {
+        format!(
+            "{:<26}{:>16}{:>16}",
+            r.method,
+            grouped(r.longest_context as u64),
+            grouped(r.rows_at_once as u64)
+        )
+    }));
+    lines.join("\n")
+}

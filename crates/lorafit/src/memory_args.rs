@@ -1,0 +1,228 @@
+//! How much memory a run may take, and what it recomputes to stay within it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use clap::Args;
+use lorafit_model::Recompute;
+use lorafit_train::{MemoryPlan, PlanRequest, available_bytes, rss_bytes};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::report_error::CliError;
+
+/// The flags of every verb that trains.
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Memory")]
+pub struct MemoryArgs {
+    /// What backward computes again instead of keeping it: none, full, a number of blocks (12-blocks), or auto
+    /// [default: full with --quant and no --memory, else auto]
+    ///
+    /// With full only the input of each block is kept: far less memory, about 1.4 times the time, the same bits. auto
+    /// keeps as many blocks as fit --memory.
+    #[arg(long, value_name = "POLICY")]
+    pub recompute: Option<RecomputeChoice>,
+    /// Memory the run may take, such as 6GiB or 800MB [default: what is free now, less a tenth]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
+}
+
+impl MemoryArgs {
+    /// The bytes the run may take; `None` where nothing is asked for and the system does not tell.
+    pub fn limit(&self) -> Option<u64> {
+        // What this process already has is no longer free, but its own.
+        let free = || Some(available_bytes()? / 10 * 9 + rss_bytes());
+        self.memory.map(|size| size.0).or_else(free)
+    }
+
+    /// The policy to use and the plan of the run.
+    ///
+    /// # Errors
+    /// A run that does not fit, with what would.
+    pub fn choose(
+        &self,
+        request: &PlanRequest<'_>,
+        quantized: bool,
+    ) -> anyhow::Result<(Recompute, MemoryPlan)> {
+        let choice = match (self.recompute, self.memory) {
+            (Some(choice), _) => choice,
+            (None, None) if quantized => RecomputeChoice::Fixed(Recompute::Full),
+            (None, _) => RecomputeChoice::Auto,
+        };
+        let limit = self.limit().unwrap_or(u64::MAX);
+        let (asked, found) = match choice {
+            RecomputeChoice::Fixed(recompute) => {
+                let plan = request.plan(recompute)?;
+                (plan, (plan.total() <= limit).then_some((recompute, plan)))
+            }
+            RecomputeChoice::Auto => (request.plan(Recompute::Full)?, request.fit(limit)?),
+        };
+        if let Some(found) = found {
+            return Ok(found);
+        }
+        let text = format!(
+            "training needs {} but may take {}\n  {}",
+            ByteSize(asked.total()),
+            ByteSize(limit),
+            in_one_line(&asked)
+        );
+        let hint = match request.fit(limit)? {
+            Some((recompute, plan)) => format!(
+                "--recompute {} needs {}",
+                RecomputeChoice::Fixed(recompute),
+                ByteSize(plan.total())
+            ),
+            None => match request.most_tokens(Recompute::Full, limit)? {
+                0 => "the weights and the adapter alone are too much: --quant nf4 --double-quant, or a smaller model"
+                    .to_owned(),
+                tokens => format!(
+                    "--recompute full with at most {tokens} tokens at once fits: lower --max-seq-len (or bench's \
+                     --seq) and --micro-batch-tokens to that"
+                ),
+            },
+        };
+        Err(CliError::new(text).hint(hint).into())
+    }
+}
+
+/// A plan as `weights 0.71, adapter 0.10, ... GiB`.
+pub fn in_one_line(plan: &MemoryPlan) -> String {
+    let parts: Vec<String> = parts(plan)
+        .into_iter()
+        .map(|(name, bytes)| format!("{name} {:.2}", bytes as f64 / (1u64 << 30) as f64))
+        .collect();
+    format!("{} GiB", parts.join(", "))
+}
+
+/// The parts of a plan with their names.
+pub fn parts(plan: &MemoryPlan) -> [(&'static str, u64); 6] {
+    [
+        ("weights", plan.weights),
+        ("adapter", plan.adapter),
+        ("gradients", plan.gradients),
+        ("optimizer", plan.optimizer),
+        ("activations", plan.activations + plan.scratch + plan.head),
+        ("program", plan.process),
+    ]
+}
+
+/// `--recompute`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecomputeChoice {
+    /// As little as the memory allows.
+    Auto,
+    /// This.
+    Fixed(Recompute),
+}
+
+impl FromStr for RecomputeChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let blocks = text.strip_suffix("-blocks").unwrap_or(text);
+        Ok(match text {
+            "auto" => RecomputeChoice::Auto,
+            "none" => RecomputeChoice::Fixed(Recompute::None),
+            "full" => RecomputeChoice::Fixed(Recompute::Full),
+            _ => RecomputeChoice::Fixed(Recompute::Blocks(blocks.parse().map_err(|_| {
+                format!("`{text}` is not one of auto, none, full, or a number of blocks such as 12-blocks")
+            })?)),
+        })
+    }
+}
+
+impl fmt::Display for RecomputeChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RecomputeChoice::Auto => f.write_str("auto"),
+            RecomputeChoice::Fixed(Recompute::None) => f.write_str("none"),
+            RecomputeChoice::Fixed(Recompute::Full) => f.write_str("full"),
+            RecomputeChoice::Fixed(Recompute::Blocks(blocks)) => write!(f, "{blocks}-blocks"),
+        }
+    }
+}
+
+/// A number of bytes, written with a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteSize(pub u64);
+
+const UNITS: [(&str, u64); 8] = [
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+    ("KB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("B", 1),
+];
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a size such as 6GiB, 1.5GB or 800MB");
+        let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+        let (number, unit) = text.split_at(split);
+        let unit = unit.trim();
+        let (_, factor) = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).ok_or_else(wrong)?;
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let bytes = number * *factor as f64;
+        // Beyond this f64 does not count single bytes any more.
+        if (1.0..9e15).contains(&bytes) { Ok(ByteSize(bytes as u64)) } else { Err(wrong()) }
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.0 as f64;
+        match self.0 {
+            n if n >= 1 << 30 => write!(f, "{:.2}GiB", bytes / (1u64 << 30) as f64),
+            n if n >= 1 << 20 => write!(f, "{:.0}MiB", bytes / (1u64 << 20) as f64),
+            n => write!(f, "{n}B"),
+        }
+    }
+}
+
+/// Written to configuration files as to the terminal.
+macro_rules! serde_as_text {
+    ($($kind:ty),*) => {$(
+        impl Serialize for $kind {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $kind {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+            }
+        }
+    )*};
+}
+serde_as_text!(RecomputeChoice, ByteSize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recompute_is_read_as_it_is_written() {
+        for text in ["auto", "none", "full", "12-blocks"] {
+            assert_eq!(text.parse::<RecomputeChoice>().unwrap().to_string(), text);
+        }
+        assert_eq!("3".parse::<RecomputeChoice>().unwrap(), RecomputeChoice::Fixed(Recompute::Blocks(3)));
+        assert!("some".parse::<RecomputeChoice>().unwrap_err().contains("12-blocks"));
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in [("6GiB", 6 << 30), ("1.5 gb", 1_500_000_000), ("800MB", 800_000_000)] {
+            assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
+        }
+        for text in ["6", "GiB", "0GiB", "-1GiB", "1e99GiB", "6GiBs", ""] {
+            assert!(text.parse::<ByteSize>().is_err(), "{text}");
+        }
+        assert_eq!(ByteSize(3 << 29).to_string(), "1.50GiB");
+    }
+}

@@ -1,0 +1,188 @@
+//! The memory of a run before it is made.
+//!
+//! The sizes of buffers come from the function that lays them out for the run itself
+//! ([`lorafit_model::BufferBytes`]), those of weights from their storage; an adapter has a value, a gradient and two
+//! moments of AdamW in f32 for each parameter. What the program itself takes is measured ([`PROCESS_BYTES`]).
+
+use lorafit_model::adapter::{LoraConfig, TargetError};
+use lorafit_model::{BufferBytes, BufferShape, Config, Recompute};
+use serde::Serialize;
+
+/// What the program takes beside everything that is planned: code, tokenizer, allocator. Measured.
+pub const PROCESS_BYTES: u64 = 16 << 20;
+/// Working memory of the products, for each thread.
+const THREAD_BYTES: u64 = 1 << 19;
+
+/// Bytes of a run, by what they are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct MemoryPlan {
+    /// The frozen base as it is held.
+    pub weights: u64,
+    /// The adapter's factors.
+    pub adapter: u64,
+    /// Their gradients.
+    pub gradients: u64,
+    /// The optimizer's moments.
+    pub optimizer: u64,
+    /// What forward leaves for backward.
+    pub activations: u64,
+    /// What the blocks use in turn.
+    pub scratch: u64,
+    /// Final norm, logits of a chunk, and their gradients.
+    pub head: u64,
+    /// The program itself.
+    pub process: u64,
+}
+
+impl MemoryPlan {
+    /// The parts and their sum, `planned_bytes`, as one JSON object.
+    pub fn to_json(&self) -> serde_json::Value {
+        let mut json = serde_json::to_value(self).expect("plain numbers");
+        json["planned_bytes"] = self.total().into();
+        json
+    }
+
+    /// Everything: the most memory the run takes.
+    pub fn total(&self) -> u64 {
+        let MemoryPlan { weights, adapter, gradients, optimizer, activations, scratch, head, process } = self;
+        weights + adapter + gradients + optimizer + activations + scratch + head + process
+    }
+}
+
+/// What a run is planned for.
+#[derive(Clone, Debug)]
+pub struct PlanRequest<'a> {
+    /// The model's shape.
+    pub config: &'a Config,
+    /// Bytes of its weights.
+    pub weights: u64,
+    /// The adapter.
+    pub lora: &'a LoraConfig,
+    /// Tokens computed at once, at most.
+    pub tokens: usize,
+    /// How many of them predict something, at most.
+    pub targets: usize,
+    /// Threads that compute.
+    pub threads: usize,
+}
+
+impl PlanRequest<'_> {
+    /// The memory of the run under a policy.
+    ///
+    /// # Errors
+    /// A selection of layers or modules that the model does not have.
+    pub fn plan(&self, recompute: Recompute) -> Result<MemoryPlan, TargetError> {
+        let factors = 4 * self.lora.parameters(self.config)?;
+        let shape = BufferShape::for_training(self.config, self.lora, self.tokens, self.targets, recompute)?;
+        let BufferBytes { activations, scratch, head } = BufferBytes::of(self.config, &shape);
+        Ok(MemoryPlan {
+            weights: self.weights,
+            adapter: factors,
+            gradients: factors,
+            optimizer: 2 * factors,
+            activations,
+            scratch,
+            head,
+            process: PROCESS_BYTES + THREAD_BYTES * self.threads as u64,
+        })
+    }
+
+    /// The policy that recomputes least within `limit` bytes, with its plan; `None` if none fits.
+    ///
+    /// # Errors
+    /// As [`PlanRequest::plan`].
+    pub fn fit(&self, limit: u64) -> Result<Option<(Recompute, MemoryPlan)>, TargetError> {
+        let shape =
+            BufferShape::for_training(self.config, self.lora, self.tokens, self.targets, Recompute::None)?;
+        let some = (1..shape.trained_blocks()).map(Recompute::Blocks);
+        for recompute in [Recompute::None].into_iter().chain(some).chain([Recompute::Full]) {
+            let plan = self.plan(recompute)?;
+            if plan.total() <= limit {
+                return Ok(Some((recompute, plan)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The most tokens at once, all of which may predict something, that fit in `limit` bytes under a policy; 0 if not even one does.
+    ///
+    /// # Errors
+    /// As [`PlanRequest::plan`].
+    pub fn most_tokens(&self, recompute: Recompute, limit: u64) -> Result<usize, TargetError> {
+        let fits = |tokens: usize| -> Result<bool, TargetError> {
+            let request = PlanRequest { tokens, targets: tokens, ..self.clone() };
+            Ok(request.plan(recompute)?.total() <= limit)
+        };
+        if !fits(1)? {
+            return Ok(0);
+        }
+        let (mut low, mut high) = (1, 1 << 24);
+        while low + 1 < high {
+            let middle = low + (high - low) / 2;
+            if fits(middle)? { low = middle } else { high = middle }
+        }
+        Ok(low)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request<'a>(config: &'a Config, lora: &'a LoraConfig) -> PlanRequest<'a> {
+        PlanRequest {
+            config,
+            weights: config.weight_bytes(2, None),
+            lora,
+            tokens: 512,
+            targets: 512,
+            threads: 2,
+        }
+    }
+
+    #[test]
+    fn a_smaller_limit_recomputes_more() {
+        let config = Config::named("smollm2-135m").expect("a name");
+        let lora = LoraConfig::new("all-linear".parse().expect("targets"));
+        let request = request(&config, &lora);
+        let most = request.plan(Recompute::None).expect("a plan").total();
+        let least = request.plan(Recompute::Full).expect("a plan").total();
+        assert!(least < most);
+        assert_eq!(request.fit(most).expect("valid").expect("fits").0, Recompute::None);
+        let (between, plan) = request.fit((most + least) / 2).expect("valid").expect("fits");
+        assert!(matches!(between, Recompute::Blocks(1..30)), "{between:?}");
+        assert!(plan.total() <= (most + least) / 2);
+        assert_eq!(request.fit(least - 1).expect("valid"), None);
+    }
+
+    #[test]
+    fn most_tokens_is_the_last_that_fits() {
+        let config = Config::named("smollm2-135m").expect("a name");
+        let lora = LoraConfig::new("q_proj".parse().expect("targets"));
+        let request = request(&config, &lora);
+        let limit = 1 << 30;
+        let tokens = request.most_tokens(Recompute::Full, limit).expect("valid");
+        let total = |tokens| {
+            let request = PlanRequest { tokens, targets: tokens, ..request.clone() };
+            request.plan(Recompute::Full).expect("a plan").total()
+        };
+        assert!(total(tokens) <= limit && total(tokens + 1) > limit, "{tokens}");
+        assert_eq!(request.most_tokens(Recompute::Full, 1000).expect("valid"), 0);
+    }
+
+    /// Decimal gigabytes, by hand: 32 * 7 projections at 4.127 bits, embedding and head in 16.
+    #[test]
+    fn llama_2_7b_in_nf4_takes_what_it_takes() {
+        use lorafit_kernels::quant::{Quantization, four_bit::Code};
+        use lorafit_model::BaseQuantization;
+        let config = Config::named("llama-2-7b").expect("a name");
+        let quantization = Quantization::FourBit { code: Code::Nf4, block_len: 64, double: true };
+        let bytes = config.weight_bytes(2, Some(BaseQuantization { quantization, head: false }));
+        let projections = 32.0 * (4.0 * 4096.0 * 4096.0 + 3.0 * 4096.0 * 11008.0);
+        let by_hand = projections * (4.0 + 8.0 / 64.0 + 32.0 / (64.0 * 256.0)) / 8.0
+            + 2.0 * 2.0 * 32000.0 * 4096.0
+            + 4.0 * 65.0 * 4096.0
+            + 4.0 * 224.0;
+        assert_eq!(bytes, by_hand as u64);
+    }
+}

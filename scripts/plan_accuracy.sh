@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# The memory plan against the measured peak of the process, over formats, policies, lengths and two shapes: the table
+# of docs/memory.md. Takes some minutes.
+#   scripts/plan_accuracy.sh > table.md
+set -euo pipefail
+cd "$(dirname "$0")/.."
+lorafit="${LORAFIT:-target/release/lorafit}"
+model="${MODEL:-models/SmolLM2-135M-Instruct.Q4_1.gguf}"
+row() { # name planned measured
+  awk -v n="$1" -v p="$2" -v m="$3" 'BEGIN { printf "| %s | %.0f | %.0f | %+.1f %% |\n", n, p / 1048576, m / 1048576, 100 * (m - p) / p }'
+}
+echo "| run | planned MiB | measured MiB | difference |"
+echo "|---|---|---|---|"
+bench() {
+  local out
+  out=$("$lorafit" bench --json --quiet --steps 1 "$@")
+  row "bench $*" "$(grep -o '"planned_bytes":[0-9]*' <<<"$out" | cut -d: -f2)" "$(grep -o '"peak_rss_bytes":[0-9]*' <<<"$out" | cut -d: -f2)"
+}
+train() {
+  local dir out
+  dir=$(mktemp -d)
+  "$lorafit" train --quiet --model "$model" --data fixtures/data/e2e_train_64.jsonl --out "$dir/run" --max-steps 16 --no-shuffle "$@"
+  out=$(tail -n 1 "$dir/run/metrics.jsonl")
+  row "train, Q4_1 file, E2E rows $*" "$(grep -o '"planned_bytes": *[0-9]*' "$dir/run/plan.json" | cut -d: -f2)" "$(grep -o '"peak_rss_bytes":[0-9]*' <<<"$out" | cut -d: -f2)"
+  rm -r "$dir"
+}
+small="--shape smollm2-135m --batch 2"
+bench $small --seq 256 --recompute none
+bench $small --seq 256 --recompute full
+bench $small --seq 512 --recompute none
+bench $small --seq 512 --dtype bf16 --recompute none
+bench $small --seq 512 --dtype bf16 --memory 600MiB
+bench $small --seq 256 --quant nf4 --double-quant --recompute none
+bench $small --seq 512 --quant nf4 --double-quant --recompute full
+train --recompute none
+train --recompute full
+large="--shape tinyllama-1.1b --batch 1"
+bench $large --seq 256 --recompute full
+bench $large --seq 256 --dtype bf16 --recompute none
+bench $large --seq 512 --dtype bf16 --recompute full
+bench $large --seq 256 --quant nf4 --double-quant --recompute none
+bench $large --seq 512 --quant nf4 --double-quant --recompute full
+bench $large --seq 512 --quant nf4 --double-quant --memory 1.3GiB
