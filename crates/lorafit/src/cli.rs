@@ -4,7 +4,7 @@
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{bench, chat, eval, generate, plan, train};
+use crate::command::{bench, chat, eval, generate, plan, quantize, train};
 use crate::config_file::Given;
 use crate::options::DeviceChoice;
 use crate::report_error::CliError;
@@ -38,6 +38,8 @@ enum Verb {
     Generate(generate::GenerateArgs),
     /// Talk to a model; adapters are swapped without loading it again
     Chat(chat::ChatArgs),
+    /// Write a model folder in 4 or 8 bits, for lorafit and for transformers with bitsandbytes
+    Quantize(quantize::QuantizeArgs),
     /// Measure training speed and memory of a model shape on this machine, without any files
     Bench(bench::BenchArgs),
 }
@@ -83,6 +85,7 @@ pub fn run() -> anyhow::Result<()> {
         Verb::Eval(args) => eval::run(args),
         Verb::Generate(args) => generate::run(args),
         Verb::Chat(args) => chat::run(args),
+        Verb::Quantize(args) => quantize::run(args),
         Verb::Bench(args) => bench::run(args),
     }
 }

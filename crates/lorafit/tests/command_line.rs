@@ -119,6 +119,12 @@ fn every_flag_of_train_is_a_key() {
         eval-every = 7
         log-every = 9
         micro-batch-tokens = 512
+        recompute = "12-blocks"
+        memory = "2.00GiB"
+        quant = "nf4"
+        double-quant = true
+        quant-block = 128
+        quant-head = true
         threads = 2
         device = "cpu"
         quiet = true

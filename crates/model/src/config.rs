@@ -145,10 +145,10 @@ impl Config {
         if !MODEL_TYPES.contains(&model_type) {
             return Err(keys.wrong("model_type", "a supported architecture"));
         }
-        if keys.present("quantization_config").is_some() {
-            return Err(
-                keys.wrong("quantization_config", "none: pre-quantised folders are not supported yet")
-            );
+        let quantized =
+            keys.present("quantization_config").map(|v| v.get("quant_method").and_then(Value::as_str));
+        if !matches!(quantized, None | Some(Some("bitsandbytes"))) {
+            return Err(keys.wrong("quantization_config", "none, or that of bitsandbytes"));
         }
         match keys.present("hidden_act").map(|v| v.as_str()) {
             None | Some(Some("silu")) => {}

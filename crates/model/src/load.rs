@@ -34,7 +34,7 @@ impl BaseQuantization {
 }
 
 /// The matrices of a model by checkpoint name, `[rows, cols]`; a tied head is the embedding.
-fn matrices(config: &Config) -> impl Iterator<Item = (String, usize, usize)> {
+pub(crate) fn matrices(config: &Config) -> impl Iterator<Item = (String, usize, usize)> {
     let ends = ["model.embed_tokens.weight", "lm_head.weight"];
     let ends = ends.into_iter().take(if config.tie_word_embeddings { 1 } else { 2 });
     let ends = ends.map(|name| (name.to_owned(), config.vocab_size, config.hidden_size));

@@ -125,7 +125,7 @@ fn configurations_that_cannot_be_used_are_named_with_key_and_value() {
         (|c| c["num_key_value_heads"] = json!(3), "3 key/value heads do not divide 4 query heads"),
         (|c| c["head_dim"] = json!(7), "`head_dim` is 7, expected an even number"),
         (|c| c["intermediate_size"] = Value::Null, "`intermediate_size` is null, expected a whole number"),
-        (|c| c["quantization_config"] = json!({"bits": 4}), "pre-quantised folders are not supported"),
+        (|c| c["quantization_config"] = json!({"bits": 4}), "expected none, or that of bitsandbytes"),
         (|c| c["rope_scaling"] = json!({"rope_type": "yarn"}), "`rope_type` is \"yarn\", expected"),
         (|c| *c = json!([1]), "not JSON: invalid type"),
     ];

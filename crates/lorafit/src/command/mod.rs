@@ -5,6 +5,7 @@ pub mod chat;
 pub mod eval;
 pub mod generate;
 pub mod plan;
+pub mod quantize;
 pub mod train;
 
 use crate::report_error::CliError;

@@ -1,5 +1,6 @@
 //! The weights of a model by their checkpoint names, whatever file they lie in.
 
+mod bitsandbytes;
 mod gguf;
 mod safetensors;
 
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use lorafit_kernels::quant::Format;
 use lorafit_kernels::{Owner, RowOrder, SharedBytes, Weight};
 
+pub use bitsandbytes::{QuantizedFolder, write_quantized};
 pub use gguf::Gguf;
 
 use crate::config::{Config, ConfigError};
@@ -112,6 +114,11 @@ impl ModelFiles {
     /// # Errors
     /// A tensor that is missing or has another shape.
     pub fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, FileError> {
+        if let Source::Folder { shards, .. } = &self.source
+            && let Some(quantized) = bitsandbytes::weight(shards, name, rows, cols)?
+        {
+            return quantized.map_err(|problem| self.error(problem));
+        }
         let tensor = self.tensor(name, &[rows, cols])?;
         let weight = Weight::new(rows, cols, tensor.format, tensor.data);
         let weight = weight.map_err(|e| self.error(format!("{name}: {e}")))?;

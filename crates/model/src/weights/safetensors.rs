@@ -38,6 +38,14 @@ struct Entry {
     end: usize,
 }
 
+/// A tensor as its file has it, of any type.
+#[derive(Clone, Debug)]
+pub(super) struct RawTensor {
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    pub data: SharedBytes,
+}
+
 impl Shards {
     pub(super) fn open(dir: &Path) -> Result<Self, FileError> {
         let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
@@ -86,26 +94,46 @@ impl Shards {
         Ok(Shards { files, index: Some(of_tensor) })
     }
 
-    /// The tensor `name`; `None` if there is none.
-    pub(super) fn tensor(&self, name: &str) -> Result<Option<StoredTensor>, FileError> {
-        let shard = match &self.index {
+    /// The shard that has the tensor `name`.
+    fn shard(&self, name: &str) -> Option<&Shard> {
+        match &self.index {
             Some(index) => index.get(name).map(|&number| &self.files[number]),
             None => self.files.first(),
-        };
-        let Some(shard) = shard else { return Ok(None) };
+        }
+    }
+
+    /// Names of all tensors, sorted.
+    pub(super) fn names(&self) -> Vec<String> {
+        let all = self.files.iter().flat_map(|file| file.entries.keys());
+        let mut names: Vec<String> = all.filter(|name| self.shard(name).is_some()).cloned().collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// The tensor `name` of any type; `None` if there is none.
+    pub(super) fn raw(&self, name: &str) -> Result<Option<RawTensor>, FileError> {
+        let Some(shard) = self.shard(name) else { return Ok(None) };
         let Some(entry) = shard.entries.get(name) else { return Ok(None) };
-        let format = match entry.dtype {
+        let data = shard.bytes.slice(entry.start..entry.end);
+        let data = data.ok_or_else(|| FileError::new(&shard.path, format!("{name} reaches past the end")))?;
+        Ok(Some(RawTensor { dtype: entry.dtype, shape: entry.shape.clone(), data }))
+    }
+
+    /// The tensor `name` of floating-point numbers; `None` if there is none.
+    pub(super) fn tensor(&self, name: &str) -> Result<Option<StoredTensor>, FileError> {
+        let Some(RawTensor { dtype, shape, data }) = self.raw(name)? else { return Ok(None) };
+        let format = match dtype {
             Dtype::F32 => Format::F32,
             Dtype::F16 => Format::F16,
             Dtype::BF16 => Format::BF16,
             other => {
+                let path = self.shard(name).map(|shard| shard.path.clone()).unwrap_or_default();
                 let problem = format!("{name} is stored as {other:?}, expected F32, F16 or BF16");
-                return Err(FileError::new(&shard.path, problem));
+                return Err(FileError::new(&path, problem));
             }
         };
-        let data = shard.bytes.slice(entry.start..entry.end);
-        let data = data.ok_or_else(|| FileError::new(&shard.path, format!("{name} reaches past the end")))?;
-        Ok(Some(StoredTensor { shape: entry.shape.clone(), format, data }))
+        Ok(Some(StoredTensor { shape, format, data }))
     }
 
     pub(super) fn stored_bytes(&self) -> u64 {
