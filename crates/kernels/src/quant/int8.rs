@@ -1,5 +1,6 @@
 //! LLM.int8() storage (Dettmers et al. 2022): signed bytes with one scale a row, `x = q * absmax / 127`.
-//! Outlier columns are not kept apart: arithmetic here is f32 whatever the storage.
+//! Codes and scales are those of bitsandbytes 0.50. Outlier columns of the input are not kept apart, as its product does:
+//! arithmetic here is f32 whatever the storage.
 
 use std::ops::Range;
 
@@ -49,10 +50,12 @@ impl Int8 {
             || vec![0.0f32; cols],
             |values, (row, (codes, absmax))| {
                 source(row * cols..(row + 1) * cols, values);
+                // bitsandbytes rounds to f16 first.
+                values.iter_mut().for_each(|v| *v = half::f16::from_f32(*v).to_f32());
                 let largest = values.iter().fold(0.0f32, |m, v| m.max(v.abs()));
                 *absmax = largest.to_le_bytes();
                 // A row of zeros has no scale: its codes are zero (the product below is NaN, which casts to 0).
-                let factor = 127.0 / largest;
+                let factor = 1.0 / largest * 127.0;
                 for (code, value) in codes.iter_mut().zip(values) {
                     *code = (*value * factor).round_ties_even() as i8 as u8;
                 }
