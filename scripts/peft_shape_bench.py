@@ -5,7 +5,7 @@ f32 or bf16 weights and arithmetic. The base is built once, in its final type, a
 the median over --steps. PyTorch at its usual best on a CPU: its own thread pool, logits through the model's own loss.
 
 Usage: .venv/bin/python scripts/peft_shape_bench.py --shape smollm2-135m --batch 4 --seq 256 [--steps 5] [--threads N]
-       [--rank 8] [--targets q_proj,k_proj,v_proj,o_proj | all-linear] [--dtype f32|bf16]
+       [--rank 8] [--targets q_proj,k_proj,v_proj,o_proj | all-linear] [--dtype f32|bf16] [--quant nf4]
        SHAPE: smollm2-135m, tinyllama-1.1b, llama-2-7b, or a path to a config.json
 Prints one JSON object.
 """
@@ -35,6 +35,23 @@ SHAPES = {
 }
 
 
+def quantise_blocks(model):
+    """Puts bitsandbytes' 4-bit layers with random weights in place of the blocks' projections, one at a time."""
+    import bitsandbytes
+
+    for block in model.model.layers:
+        for parent in (block.self_attn, block.mlp):
+            for name, linear in list(parent.named_children()):
+                if isinstance(linear, torch.nn.Linear):
+                    quantised = bitsandbytes.nn.Linear4bit(
+                        linear.in_features, linear.out_features, bias=False, compute_dtype=torch.float32,
+                        compress_statistics=True, quant_type="nf4", device="meta")
+                    weight = torch.empty(linear.weight.shape).normal_(0, 0.02)
+                    quantised.weight = bitsandbytes.nn.Params4bit(
+                        weight, requires_grad=False, compress_statistics=True, quant_type="nf4", module=quantised).to("cpu")
+                    setattr(parent, name, quantised)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--shape", required=True)
@@ -46,6 +63,7 @@ def main():
     p.add_argument("--alpha", type=int, default=16)
     p.add_argument("--targets", default="q_proj,k_proj,v_proj,o_proj")
     p.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
+    p.add_argument("--quant", choices=["nf4"], help="projections by bitsandbytes, with double quantisation and f32 arithmetic")
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     torch.manual_seed(0)
@@ -56,11 +74,16 @@ def main():
     # from_config would initialise on the way; empty weights filled in place cost nothing beyond themselves.
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
-    model.to_empty(device="cpu")
+    if a.quant:
+        quantise_blocks(model)
+    for name, module in model.named_modules():
+        for key, w in list(module.named_parameters(recurse=False)):
+            if w.is_meta:  # filled in place: nothing is held beside the model
+                w = torch.empty(w.shape, dtype=dtype)
+                module.register_parameter(key, torch.nn.Parameter(w.fill_(1.0) if "norm" in name else w.normal_(0, 0.02)))
     model.tie_weights()
-    with torch.no_grad():
-        for name, w in model.named_parameters():
-            w.fill_(1.0) if "norm" in name else w.normal_(0, 0.02)
+    for w in model.parameters():
+        w.requires_grad = False
     model.model.rotary_emb = type(model.model.rotary_emb)(config=config)  # its frequencies are computed, not stored
     targets = a.targets if a.targets == "all-linear" else a.targets.split(",")
     model = get_peft_model(model, LoraConfig(r=a.rank, lora_alpha=a.alpha, lora_dropout=0.0, task_type="CAUSAL_LM",
@@ -84,7 +107,7 @@ def main():
     median = statistics.median(seconds[1:])
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps({
-        "shape": a.shape if a.shape in SHAPES else os.path.basename(a.shape), "batch": a.batch, "seq": a.seq, "dtype": a.dtype,
+        "shape": a.shape if a.shape in SHAPES else os.path.basename(a.shape), "batch": a.batch, "seq": a.seq, "dtype": a.dtype, "quant": a.quant,
         "threads": a.threads, "rank": a.rank, "targets": a.targets, "trainable_parameters": sum(w.numel() for w in params),
         "tokens_per_s": round(a.batch * a.seq / median, 2), "seconds_per_step": round(median, 4),
         "step_seconds": [round(s, 4) for s in seconds],

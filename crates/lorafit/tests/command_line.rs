@@ -45,7 +45,7 @@ fn value<'a>(outcome: &'a Outcome, key: &str) -> &'a str {
 
 #[test]
 fn every_verb_has_help_with_examples() {
-    for verb in ["train", "eval", "generate", "chat", "bench"] {
+    for verb in ["train", "eval", "generate", "chat", "quantize", "bench"] {
         let help = lorafit(&[verb, "--help"]);
         assert_eq!(help.code, 0);
         assert!(help.stdout.contains("Examples:"), "{verb}");
@@ -278,4 +278,73 @@ fn two_adapters_of_one_name_are_refused() {
 #[test]
 fn without_a_terminal_errors_have_no_colour() {
     assert!(!lorafit(&["train"]).stderr.contains('\x1b'));
+}
+
+#[test]
+fn the_plan_of_llama_2_7b_has_the_published_sizes() {
+    let folder = TempDir::new().unwrap();
+    let svg = folder.path().join("cost.svg");
+    let told = lorafit(&["plan", "--model", "llama-2-7b", "--json", "--svg", svg.to_str().unwrap()]);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    let plan: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
+    let parameters = 6_738_415_616u64;
+    assert_eq!(plan["parameters"], parameters);
+    let full = &plan["methods"][0];
+    assert_eq!([&full["weights"], &full["gradients"]], [4 * parameters, 4 * parameters]);
+    assert_eq!(full["optimizer"], 8 * parameters);
+    let q_proj = &plan["modules"][0];
+    assert_eq!((&q_proj["full"], &q_proj["low_rank"]), (&16_777_216.into(), &65_536.into()));
+    assert_eq!(q_proj["reduction"], 256.0);
+    // QLoRA with full recomputation is the last and fits the smallest device.
+    assert_eq!(plan["methods"][4]["fits_gb"][0], 8);
+
+    let drawing = std::fs::read_to_string(svg).unwrap();
+    assert!(drawing.starts_with("<svg") && drawing.ends_with("</svg>\n"));
+    for method in plan["methods"].as_array().unwrap() {
+        assert!(drawing.contains(method["method"].as_str().unwrap()), "{method}");
+    }
+}
+
+#[test]
+fn what_the_plan_recommends_fits_what_was_asked() {
+    let told = |memory: &str| {
+        let told = lorafit(&["plan", "--model", "mistral-7b", "--recommend", "--memory", memory]);
+        assert_eq!(told.code, 0, "{}", told.stderr);
+        told.stdout
+    };
+    assert!(told("6GiB").contains("--quant nf4 --double-quant"), "{}", told("6GiB"));
+    assert!(!told("40GiB").contains("--quant"), "{}", told("40GiB"));
+    assert!(told("3GiB").contains("do not fit"), "{}", told("3GiB"));
+}
+
+#[test]
+fn quantisation_flags_that_contradict_each_other_are_usage_errors() {
+    for (flags, problem) in [
+        (vec!["--double-quant"], "--double-quant without --quant"),
+        (vec!["--quant-head"], "--quant-head without --quant"),
+        (vec!["--quant", "int8", "--double-quant"], "--double-quant without --quant nf4 or fp4"),
+        (vec!["--quant", "nf4", "--quant-block", "48"], "--quant-block 48: must be a power of two"),
+        (vec!["--recompute", "some"], "`some` is not one of auto, none, full"),
+        (vec!["--memory", "6"], "`6` is not a size such as 6GiB"),
+    ] {
+        let told = lorafit(&[&["bench", "--shape", "smollm2-135m"], &flags[..]].concat());
+        assert_eq!(told.code, 2, "{flags:?}");
+        assert!(told.stderr.contains(problem), "{flags:?}: {}", told.stderr);
+    }
+}
+
+#[test]
+fn a_run_that_does_not_fit_is_refused_with_what_would() {
+    let told = lorafit(&["bench", "--shape", "llama-2-7b", "--dtype", "bf16", "--memory", "1GiB"]);
+    assert_eq!(told.code, 1);
+    assert!(
+        told.stderr.contains("training needs") && told.stderr.contains("may take 1.00GiB"),
+        "{}",
+        told.stderr
+    );
+    assert!(told.stderr.contains("hint: the weights and the adapter alone are too much"), "{}", told.stderr);
+
+    let told = lorafit(&["bench", "--shape", "smollm2-135m", "--recompute", "none", "--memory", "700MiB"]);
+    assert_eq!(told.code, 1);
+    assert!(told.stderr.contains("hint: --recompute "), "{}", told.stderr);
 }

@@ -9,7 +9,7 @@ use lorafit_model::{BufferBytes, BufferShape, Config, Recompute};
 use serde::Serialize;
 
 /// What the program takes beside everything that is planned: code, tokenizer, allocator. Measured.
-pub const PROCESS_BYTES: u64 = 16 << 20;
+const PROCESS_BYTES: u64 = 24 << 20;
 /// Working memory of the products, for each thread.
 const THREAD_BYTES: u64 = 1 << 19;
 
