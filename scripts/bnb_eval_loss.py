@@ -1,7 +1,6 @@
-"""Peer of `lorafit eval` on a quantised base: mean loss of a Hugging Face folder under bitsandbytes' formats on the CPU.
+"""Peer of `lorafit eval` on a quantised base: loss of a Hugging Face folder in bitsandbytes' formats on the CPU.
 
-Loss = mean over the supervised tokens of all rows (the last reply up to and including its end-of-turn token), no adapter.
-The layers compute as in training: weights decoded to f32, products in f32. With --inference they compute as
+Loss = mean over the supervised tokens of all rows (the last reply with its end-of-turn token), no adapter. The layers compute as in training: weights decoded to f32, products in f32. With --inference they compute as
 bitsandbytes does in eval mode instead: 4-bit weights in bf16 with bf16 scales where the processor has AVX-512 BF16, and
 int8 with inputs rounded to int8.
 
@@ -24,8 +23,8 @@ def load(path, kind):
     if kind == "int8":
         config = BitsAndBytesConfig(load_in_8bit=True)
     else:
-        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind[:3], bnb_4bit_compute_dtype=torch.float32,
-                                    bnb_4bit_use_double_quant=kind.endswith("dq"))
+        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind[:3],
+                                    bnb_4bit_use_double_quant=kind.endswith("dq"), bnb_4bit_compute_dtype=torch.float32)
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, device_map="cpu", quantization_config=config)
 
 
@@ -70,9 +69,11 @@ def main():
             with torch.no_grad():
                 logits = model(input_ids=x, attention_mask=mask).logits[:, :-1].float()
             target = y[:, 1:].reshape(-1)
-            total += torch.nn.functional.cross_entropy(logits.flatten(0, 1), target, ignore_index=-100, reduction="sum").double().item()
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target, ignore_index=-100, reduction="sum")
+            total += loss.item()
             tokens += int((target != -100).sum())
-        plain = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if type(m) in (torch.nn.Linear, torch.nn.Embedding)})
+        plain = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules()
+                        if type(module) in (torch.nn.Linear, torch.nn.Embedding)})
         print(json.dumps({"kind": kind, "loss": total / tokens, "supervised_tokens": tokens, "rows": len(rows),
                           "unquantised": plain, "seconds": round(time.time() - start, 1)}), flush=True)
 

@@ -22,7 +22,7 @@ pub fn draw(model: &str, methods: &[MethodCost]) -> String {
     let scale = (WIDTH - LEFT - 110.0) / most;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" \
-         height=\"{height}\" font-family=\"system-ui, sans-serif\" font-size=\"15\">\n\
+         height=\"{height}\" font-family=\"system-ui, 'DejaVu Sans', Arial, sans-serif\" font-size=\"15\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
          <text x=\"20\" y=\"34\" font-size=\"20\" font-weight=\"600\" fill=\"#222222\">Memory to fine-tune {}</text>\n",
         escape(model)
