@@ -1,8 +1,9 @@
 """Peer of `lorafit eval` on a quantised base: loss of a Hugging Face folder in bitsandbytes' formats on the CPU.
 
-Loss = mean over the supervised tokens of all rows (the last reply with its end-of-turn token), no adapter. The layers compute as in training: weights decoded to f32, products in f32. With --inference they compute as
-bitsandbytes does in eval mode instead: 4-bit weights in bf16 with bf16 scales where the processor has AVX-512 BF16, and
-int8 with inputs rounded to int8.
+Loss = mean over the supervised tokens of all rows (the last reply with its end-of-turn token), no adapter. Layers
+compute as in training: weights decoded to f32, products in f32. With --inference they compute as bitsandbytes does in
+eval mode instead: 4-bit weights in bf16 with bf16 scales where the processor has AVX-512 BF16, and int8 weights with
+inputs rounded to int8.
 
 Needs: scripts/python_env.sh
 Usage: .venv/bin/python scripts/bnb_eval_loss.py MODEL_DIR ROWS.jsonl [--rows 64] [--batch 4] [--threads 1]

@@ -1,15 +1,15 @@
 """Opens a folder that `lorafit quantize` wrote with transformers + bitsandbytes on the CPU.
 
 Usage: .venv/bin/python scripts/check_quantized_folder.py DIR [--ids 1,2,3 | --prompt TEXT] [--against DIR2]
-       [--logits 1e-3] [--threads 1]
+       [--logits 5e-3] [--threads 1]
   DIR      the quantised folder
   --ids    token ids to run, or --prompt, a text for the folder's tokenizer
   DIR2     a folder of the same model: unquantised, and transformers quantises it on loading with DIR's settings, or
            quantised already
 Prints one JSON object: the eight largest logits of the last position, the mean NLL of the tokens after the first, and
-with --against the largest difference of logits and the quantised tensors that differ. Exit code 1 if a tensor is missing
-or too many, or if a logit differs by more than --logits. The tensors that differ are listed, not judged: the offset of
-double quantisation is a sum in f32, whose last bit depends on the order.
+with --against the largest difference of logits and the quantised tensors that differ. Exit code 1 if a tensor is
+missing or too many, or if a logit differs by more than --logits. Tensors that differ are listed, not judged: the offset
+of double quantisation is a sum in f32, whose last bit depends on the order.
 
 Layers compute as in training, in f32: in eval mode bitsandbytes repacks 4-bit weights on a processor with AVX-512 BF16,
 which rounds scales and inputs to bf16, and rounds the inputs of int8 weights to int8.
@@ -73,7 +73,7 @@ def main():
     p.add_argument("--ids")
     p.add_argument("--prompt", default="The old lighthouse keeper walked slowly down the stairs and")
     p.add_argument("--against")
-    p.add_argument("--logits", type=float, default=1e-3)
+    p.add_argument("--logits", type=float, default=5e-3)
     p.add_argument("--threads", type=int, default=1)
     a = p.parse_args()
     torch.set_num_threads(a.threads)
@@ -88,7 +88,8 @@ def main():
     model = load(a.folder, settings)
     tensors = tensors_of(model)
     logits, report = run(model, ids)
-    report = {"folder": os.path.basename(os.path.normpath(a.folder)), "ids": ids.tolist(), "tensors": len(tensors)} | report
+    name = lambda path: os.path.basename(os.path.normpath(path))
+    report = {"folder": name(a.folder), "ids": ids.tolist(), "tensors": len(tensors)} | report
     ok = bool(torch.isfinite(logits).all())
     if a.against:
         del model
@@ -101,11 +102,11 @@ def main():
         difference = (logits - expected).abs().max().item()
         ok = ok and not missing and not unknown and difference <= a.logits
         report["against"] = theirs | {
-            "folder": os.path.basename(os.path.normpath(a.against)), "largest_logit_difference": difference,
+            "folder": name(a.against), "largest_logit_difference": difference,
             "missing": missing[:5], "unknown": unknown[:5],
             "different": len(different), "different_kinds": kinds, "first_different": different[:5],
         }
-    print(json.dumps(report | {"ok": ok}, indent=1))
+    print(json.dumps(report | {"ok": ok}))
     sys.exit(0 if ok else 1)
 
 

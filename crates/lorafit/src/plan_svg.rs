@@ -8,8 +8,8 @@ use crate::command::plan::MethodCost;
 const PARTS: [(&str, &str); 4] =
     [("weights", "#0072b2"), ("gradients", "#e69f00"), ("optimizer", "#cc79a7"), ("activations", "#009e73")];
 
-const WIDTH: f64 = 860.0;
-const LEFT: f64 = 210.0;
+const WIDTH: f64 = 900.0;
+const LEFT: f64 = 250.0;
 const BAR: f64 = 34.0;
 const STEP: f64 = 54.0;
 const TOP: f64 = 84.0;

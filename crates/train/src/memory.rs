@@ -26,16 +26,37 @@ pub fn rss_bytes() -> u64 {
     resident().unwrap_or_else(peak_rss_bytes)
 }
 
-/// Memory a new buffer could have without anything being swapped out, in bytes, where the system tells.
+/// Memory a new buffer could have without anything being swapped out, in bytes, where the system tells: what the
+/// machine has free or, in a container, what the container may still take.
 pub fn available_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(1024 * kibibytes)
+    let of_machine = 1024 * kibibytes;
+    Some(container_bytes().map_or(of_machine, |of_container| of_container.min(of_machine)))
+}
+
+/// What the control group of the process may still take (cgroup version 2); `None` without a limit.
+fn container_bytes() -> Option<u64> {
+    let read = |file: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok();
+    let number = |file: &str| read(file)?.trim().parse::<u64>().ok();
+    // `memory.max` is a word where there is no limit.
+    let (most, now) = (number("memory.max")?, number("memory.current")?);
+    // Pages of files that nobody has used lately are given back on demand.
+    let idle =
+        read("memory.stat")?.lines().find_map(|line| line.strip_prefix("inactive_file ")?.parse().ok());
+    Some(most.saturating_sub(now.saturating_sub(idle.unwrap_or(0))))
 }
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_system_that_tells_has_some_memory_left() {
+        if let Some(bytes) = super::available_bytes() {
+            assert!((1 << 20..1 << 50).contains(&bytes), "{bytes}");
+        }
+    }
+
     #[test]
     fn a_large_buffer_shows_in_the_peak() {
         let before = super::peak_rss_bytes();

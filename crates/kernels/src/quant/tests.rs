@@ -109,3 +109,65 @@ fn int8_stays_within_half_a_step() {
     }
     assert_eq!(Weight::from_f32(1, 4, &[0.0; 4]).quantize(Quantization::Int8).to_vec(), [0.0; 4]);
 }
+
+/// The matrix `case.input` of a fixture.
+fn input(file: &SafeTensors<'_>, case: &str) -> Weight {
+    let tensor = file.tensor(&format!("{case}.input")).expect("the input");
+    let format = match tensor.dtype() {
+        safetensors::Dtype::BF16 => Format::BF16,
+        _ => Format::F32,
+    };
+    let data = crate::bytes::SharedBytes::from_vec(tensor.data().to_vec());
+    Weight::new(tensor.shape()[0], tensor.shape()[1], format, data).expect("a matrix")
+}
+
+/// Hard inputs in all block sizes (`scripts/make_bnb_fixtures.py`): codes that straddle rows, ties, subnormal and huge
+/// scales, bf16 inputs, several nested blocks, rows of int8.
+#[test]
+fn quantising_hard_inputs_equals_bitsandbytes() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/quant/bitsandbytes.safetensors");
+    let bytes = std::fs::read(path).expect("the fixture");
+    let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+    assert_eq!(bits(&super::dynamic_map::signed()[..]), bits(&floats(&file, "dynamic.quant_map")));
+    let mut same_means = 0;
+    for (name, packed) in file.tensors() {
+        let Some(stem) = name.strip_suffix(".packed") else { continue };
+        let [case, kind, block] = stem.split('.').collect::<Vec<_>>()[..] else { panic!("{name}") };
+        let code = if kind.starts_with("nf4") { Code::Nf4 } else { Code::Fp4 };
+        let block_len = block[1..].parse().expect("a number");
+        let quantization = Quantization::FourBit { code, block_len, double: kind.ends_with("dq") };
+        let weight = input(&file, case).quantize(quantization);
+        let found = weight.four_bit().expect("4-bit");
+        assert!(found.codes.as_slice() == packed.data(), "{stem} codes");
+        let data = |part: &str| file.tensor(&format!("{stem}.{part}")).expect(part).data();
+        if let Absmax::Double { codes, nested, offset, .. } = &found.absmax {
+            let expected = floats(&file, &format!("{stem}.offset"))[0];
+            // A mean in f32 depends on the order of its sum: the last bits may differ, and then codes, too.
+            assert!((offset - expected).abs() <= 4.0 * f32::EPSILON * expected.abs(), "{stem} offset");
+            if *offset != expected {
+                continue;
+            }
+            same_means += 1;
+            assert!(nested.as_slice() == data("nested_absmax"), "{stem} nested absmax");
+            assert!(codes.as_slice() == data("absmax"), "{stem} absmax codes");
+        }
+        if let Absmax::Plain(scales) = &found.absmax {
+            assert!(scales.as_slice() == data("absmax"), "{stem} absmax");
+        }
+        if file.tensor(&format!("{stem}.dequantised")).is_ok() {
+            let expected = floats(&file, &format!("{stem}.dequantised"));
+            assert!(bits(&weight.to_vec()) == bits(&expected), "{stem} decoded");
+        }
+    }
+    assert!(same_means >= 15, "only {same_means} cases of double quantisation have PyTorch's mean");
+
+    for case in ["outlier", "bf16", "int8ties"] {
+        let weight = input(&file, case).quantize(Quantization::Int8);
+        let found = weight.int8().expect("int8");
+        let data = |part: &str| file.tensor(&format!("{case}.int8.{part}")).expect(part).data();
+        assert!(found.absmax.as_slice() == data("SCB"), "{case} SCB");
+        assert!(found.codes.as_slice() == data("codes"), "{case} codes");
+        let expected = floats(&file, &format!("{case}.int8.dequantised"));
+        assert!(bits(&weight.to_vec()) == bits(&expected), "{case} decoded");
+    }
+}

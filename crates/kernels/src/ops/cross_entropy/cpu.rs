@@ -13,10 +13,28 @@ fn log_sum_exp(logits: &[f32]) -> f32 {
     largest + sum(logits.len(), |i| exp(logits[i] - largest)).ln()
 }
 
+/// Overwrites each logit with `exp(logit - shift)`.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-fn scaled_softmax(logits: &mut [f32], lse: f32, scale: f32) {
+fn exponentials(logits: &mut [f32], shift: f32) {
     for logit in logits {
-        *logit = exp(*logit - lse) * scale;
+        *logit = exp(*logit - shift);
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn total(values: &[f32]) -> f32 {
+    sum(values.len(), |i| values[i])
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn largest(values: &[f32]) -> f32 {
+    max(values)
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn multiply(values: &mut [f32], factor: f32) {
+    for value in values {
+        *value *= factor;
     }
 }
 
@@ -47,12 +65,16 @@ pub(super) fn loss_and_gradient(
 
 /// Overwrites a row of logits with its gradient, after writing the losses of its targets.
 fn row_gradient(logits: &mut [f32], targets: &[Target], scale: f32, losses: &mut [f32]) {
-    let lse = log_sum_exp(logits);
-    for (target, loss) in targets.iter().zip(losses) {
-        *loss = lse - logits[target.id as usize];
+    let largest = largest(logits);
+    // Each exponential is computed once; the sum turns them into probabilities afterwards.
+    for (target, loss) in targets.iter().zip(losses.iter_mut()) {
+        *loss = -(logits[target.id as usize] - largest);
     }
+    exponentials(logits, largest);
+    let total = total(logits);
+    losses.iter_mut().for_each(|loss| *loss += total.ln());
     let weight: f32 = targets.iter().map(|t| t.weight).sum();
-    scaled_softmax(logits, lse, weight * scale);
+    multiply(logits, weight * scale / total);
     for target in targets {
         logits[target.id as usize] -= target.weight * scale;
     }
