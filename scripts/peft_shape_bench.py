@@ -7,9 +7,12 @@ the median over --steps. PyTorch at its usual best on a CPU: its own thread pool
 Usage: .venv/bin/python scripts/peft_shape_bench.py --shape smollm2-135m --batch 4 --seq 256 [--steps 5] [--threads N]
        [--rank 8] [--targets q_proj,k_proj,v_proj,o_proj | all-linear] [--dtype f32|bf16] [--quant nf4]
        SHAPE: smollm2-135m, tinyllama-1.1b, llama-2-7b, or a path to a config.json
-Prints one JSON object.
+       --quant nf4: the blocks' projections by bitsandbytes, double quantisation, f32 arithmetic
+Prints one JSON object. peak_rss_bytes is the process's largest resident set, PyTorch itself included; built_rss_bytes
+is its value when the model stood and no step had run: where the peak is above it, training set it.
 """
 import argparse
+import copy
 import json
 import os
 import platform
@@ -35,21 +38,33 @@ SHAPES = {
 }
 
 
+def peak_rss():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+
+
 def quantise_blocks(model):
-    """Puts bitsandbytes' 4-bit layers with random weights in place of the blocks' projections, one at a time."""
+    """Puts bitsandbytes' 4-bit layers in place of the blocks' projections: random weights, drawn and quantised once a
+    shape and copied to each layer, so that building takes seconds and never holds an f32 model."""
     import bitsandbytes
 
+    drawn = {}
     for block in model.model.layers:
         for parent in (block.self_attn, block.mlp):
             for name, linear in list(parent.named_children()):
-                if isinstance(linear, torch.nn.Linear):
-                    quantised = bitsandbytes.nn.Linear4bit(
-                        linear.in_features, linear.out_features, bias=False, compute_dtype=torch.float32,
-                        compress_statistics=True, quant_type="nf4", device="meta")
-                    weight = torch.empty(linear.weight.shape).normal_(0, 0.02)
-                    quantised.weight = bitsandbytes.nn.Params4bit(
-                        weight, requires_grad=False, compress_statistics=True, quant_type="nf4", module=quantised).to("cpu")
-                    setattr(parent, name, quantised)
+                if not isinstance(linear, torch.nn.Linear):
+                    continue
+                shape = linear.weight.shape
+                if shape not in drawn:
+                    drawn[shape] = bitsandbytes.nn.Params4bit(
+                        torch.empty(shape).normal_(0, 0.02), requires_grad=False, compress_statistics=True,
+                        quant_type="nf4").to("cpu")
+                quantised = bitsandbytes.nn.Linear4bit(
+                    linear.in_features, linear.out_features, bias=False, compute_dtype=torch.float32,
+                    compress_statistics=True, quant_type="nf4", device="meta")
+                quantised.weight = copy.deepcopy(drawn[shape])
+                quantised.weight.module = quantised
+                quantised.quant_state = quantised.weight.quant_state
+                setattr(parent, name, quantised)
 
 
 def main():
@@ -63,7 +78,7 @@ def main():
     p.add_argument("--alpha", type=int, default=16)
     p.add_argument("--targets", default="q_proj,k_proj,v_proj,o_proj")
     p.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
-    p.add_argument("--quant", choices=["nf4"], help="projections by bitsandbytes, with double quantisation and f32 arithmetic")
+    p.add_argument("--quant", choices=["nf4"])
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     torch.manual_seed(0)
@@ -90,6 +105,7 @@ def main():
                                              target_modules=targets))
     model.train()
     params = [w for w in model.parameters() if w.requires_grad]
+    built_rss = peak_rss()
     optimizer = torch.optim.AdamW(params, lr=2e-4, weight_decay=0.0)
 
     seconds, losses = [], []
@@ -105,13 +121,13 @@ def main():
         print(f"step {len(seconds) - 1}: loss {losses[-1]:.4f}, {seconds[-1]:.2f} s", file=sys.stderr, flush=True)
     assert all(x == x for x in losses)
     median = statistics.median(seconds[1:])
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps({
-        "shape": a.shape if a.shape in SHAPES else os.path.basename(a.shape), "batch": a.batch, "seq": a.seq, "dtype": a.dtype, "quant": a.quant,
+        "shape": a.shape if a.shape in SHAPES else os.path.basename(a.shape), "batch": a.batch, "seq": a.seq,
+        "dtype": a.dtype, "quant": a.quant,
         "threads": a.threads, "rank": a.rank, "targets": a.targets, "trainable_parameters": sum(w.numel() for w in params),
         "tokens_per_s": round(a.batch * a.seq / median, 2), "seconds_per_step": round(median, 4),
         "step_seconds": [round(s, 4) for s in seconds],
-        "peak_rss_bytes": rss * (1 if platform.system() == "Darwin" else 1024),
+        "built_rss_bytes": built_rss, "peak_rss_bytes": peak_rss(),
         "torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__,
     }, indent=1))
 
