@@ -181,7 +181,7 @@ impl FourBit {
     /// Encodes `values` values: `source(range, out)` gives those of a range, on any thread, in any order.
     ///
     /// Bit-equal to bitsandbytes 0.50 on the CPU, except that the mean of the absmax (the offset) is summed in f64,
-    /// where PyTorch's f32 sum depends on the processor.
+    /// where PyTorch sums lanes of f32: its last bit may differ.
     pub fn encode(
         code: Code,
         block_len: usize,
