@@ -180,8 +180,7 @@ impl FourBit {
 
     /// Encodes `values` values: `source(range, out)` gives those of a range, on any thread, in any order.
     ///
-    /// Bit-equal to bitsandbytes 0.50 on the CPU, except that the mean of the absmax (the offset) is summed in f64,
-    /// where PyTorch sums lanes of f32: its last bit may differ.
+    /// Bit-equal to bitsandbytes 0.50 on the CPU with one thread.
     pub fn encode(
         code: Code,
         block_len: usize,
@@ -208,8 +207,7 @@ impl FourBit {
         let absmax = match double {
             false => Absmax::Plain(SharedBytes::from_vec(bytes(&absmax))),
             true => {
-                let sum: f64 = absmax.iter().map(|&v| f64::from(v)).sum();
-                let offset = (sum / absmax.len().max(1) as f64) as f32;
+                let offset = sum(&absmax) / absmax.len().max(1) as f32;
                 let map = dynamic_map::signed();
                 let mut codes = Vec::with_capacity(absmax.len());
                 let mut nested = Vec::new();
@@ -234,6 +232,42 @@ impl FourBit {
         };
         FourBit { code, block_len, codes: SharedBytes::from_vec(codes), absmax }
     }
+}
+
+/// The sum of `values` in f32, in the order of PyTorch on one thread: rows of four vectors of eight lanes are added up
+/// in a cascade of four levels, then vectors, the values that fill no vector, and lanes.
+fn sum(values: &[f32]) -> f32 {
+    const LANES: usize = 8;
+    const ROW: usize = 4 * LANES;
+    let add = |to: &mut [f32; ROW], from: &[f32; ROW]| to.iter_mut().zip(from).for_each(|(to, v)| *to += v);
+    let (rows, rest) = values.as_chunks::<ROW>();
+    // A level holds the sum of so many rows, as a power of two, before it is passed on.
+    let power = (rows.len().max(1).next_power_of_two().ilog2() / 4).max(4);
+    let (step, mask) = (1usize << power, (1usize << power) - 1);
+    let mut levels = [[0.0f32; ROW]; 4];
+    let (whole, last) = rows.split_at(rows.len() / step * step);
+    for (block, rows) in whole.chunks_exact(step).enumerate() {
+        rows.iter().for_each(|row| add(&mut levels[0], row));
+        let done = (block + 1) * step;
+        for j in 1..4 {
+            let below = std::mem::replace(&mut levels[j - 1], [0.0; ROW]);
+            add(&mut levels[j], &below);
+            if done & (mask << (j as u32 * power)) != 0 {
+                break;
+            }
+        }
+    }
+    last.iter().for_each(|row| add(&mut levels[0], row));
+    let [mut total, upper @ ..] = levels;
+    upper.iter().for_each(|level| add(&mut total, level));
+
+    let (vectors, tail) = rest.as_chunks::<LANES>();
+    let (mut lanes, others) = (<[f32; LANES]>::default(), &total[LANES..]);
+    lanes.copy_from_slice(&total[..LANES]);
+    for vector in vectors.iter().chain(others.as_chunks::<LANES>().0) {
+        lanes.iter_mut().zip(vector).for_each(|(lane, v)| *lane += v);
+    }
+    tail.iter().chain(&lanes).fold(0.0, |sum, v| sum + v)
 }
 
 /// How values between -1 and 1 are rounded to a code.
