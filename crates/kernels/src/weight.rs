@@ -211,14 +211,6 @@ impl Weight {
         }
     }
 
-    /// The storage format and bytes of a matrix of whole blocks.
-    pub fn blocks(&self) -> Option<(Format, &SharedBytes)> {
-        match &self.storage {
-            Storage::Blocks { format, data } => Some((*format, data)),
-            Storage::FourBit(_) | Storage::Int8(_) => None,
-        }
-    }
-
     /// The 4-bit data behind the matrix, if that is how it is stored.
     pub fn four_bit(&self) -> Option<&FourBit> {
         match &self.storage {

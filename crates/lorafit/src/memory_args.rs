@@ -95,7 +95,7 @@ pub fn in_one_line(plan: &MemoryPlan) -> String {
 }
 
 /// The parts of a plan with their names.
-pub fn parts(plan: &MemoryPlan) -> [(&'static str, u64); 6] {
+fn parts(plan: &MemoryPlan) -> [(&'static str, u64); 6] {
     [
         ("weights", plan.weights),
         ("adapter", plan.adapter),

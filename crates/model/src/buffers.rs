@@ -323,7 +323,7 @@ impl Buffers {
 impl<T> Buffers<T> {
     /// Every buffer of a run: the one place that knows their sizes. `make` gives a buffer of so many values.
     fn lay_out(config: &Config, shape: &BufferShape, make: &mut impl FnMut(Part, usize) -> T) -> Self {
-        let (tokens, layers) = (shape.tokens, config.num_hidden_layers);
+        let tokens = shape.tokens;
         let (first_trained, first_kept) = shape.first_trained_and_kept();
         let most = shape.ranks.iter().fold([0; 4], |a, b| std::array::from_fn(|i| a[i].max(b[i])));
         let widest = most.into_iter().max().unwrap_or(0);
@@ -335,10 +335,9 @@ impl<T> Buffers<T> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let heads = config.heads();
         let mut kept = |len| make(Part::Activations, len);
-        let saved = shape.ranks.iter().enumerate().skip(first_kept);
-        let saved =
-            saved.map(|(_, ranks)| SavedBlock::lay_out(config, tokens, *ranks, true, &mut kept)).collect();
-        let inputs = (first_trained..first_kept.min(layers)).map(|_| kept(tokens * hidden)).collect();
+        let saved = shape.ranks.iter().skip(first_kept);
+        let saved = saved.map(|ranks| SavedBlock::lay_out(config, tokens, *ranks, true, &mut kept)).collect();
+        let inputs = (first_trained..first_kept).map(|_| kept(tokens * hidden)).collect();
         let mut tensor = |width: usize| make(Part::Scratch, tokens * width);
         let scratch = Scratch {
             normed: tensor(hidden.max(queries)),

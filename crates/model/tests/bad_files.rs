@@ -9,14 +9,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::{Case, fixture, gguf_fixture};
+use common::{Case, FileTensor, edit_safetensors, fixture, gguf_fixture};
 use lorafit_kernels::Device;
 use lorafit_kernels::ops::attention::Segments;
 use lorafit_model::adapter::{self, Adapter, LoraConfig, Targets, named_tensors};
 use lorafit_model::weights::{Gguf, ModelFiles};
 use lorafit_model::{Buffers, FileError, Model, Stream};
 use regex::Regex;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -64,22 +64,6 @@ fn edit_json(path: &Path, edit: impl FnOnce(&mut Value)) {
         serde_json::from_str(&fs::read_to_string(path).expect("a JSON file")).expect("JSON");
     edit(&mut json);
     fs::write(path, json.to_string()).expect("written");
-}
-
-type Tensor = (String, Dtype, Vec<usize>, Vec<u8>);
-
-fn edit_safetensors(path: &Path, edit: impl FnOnce(&mut Vec<Tensor>)) {
-    let bytes = fs::read(path).expect("a safetensors file");
-    let file = SafeTensors::deserialize(&bytes).expect("safetensors");
-    let mut tensors: Vec<Tensor> = file
-        .iter()
-        .map(|(name, view)| (name.to_owned(), view.dtype(), view.shape().to_vec(), view.data().to_vec()))
-        .collect();
-    edit(&mut tensors);
-    let views = tensors.iter().map(|(name, dtype, shape, data)| {
-        (name, TensorView::new(*dtype, shape.clone(), data).expect("shape and data agree"))
-    });
-    fs::write(path, safetensors::serialize(views, None).expect("serialises")).expect("written");
 }
 
 // Model folders.
@@ -648,7 +632,7 @@ fn adapter_configurations_that_cannot_be_used_are_named_with_key_and_value() {
 
 #[test]
 fn adapter_tensors_that_do_not_fit_are_named() {
-    type Edit = fn(&mut Vec<Tensor>);
+    type Edit = fn(&mut Vec<FileTensor>);
     let cases: [(Edit, String); 5] = [
         (|t| t.retain(|t| t.0 != Q_A), format!("tensor {Q_A} is missing")),
         (

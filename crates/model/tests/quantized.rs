@@ -2,16 +2,15 @@
 
 mod common;
 
-use std::fs;
 use std::path::Path;
 
-use common::{Case, fixture};
+use common::{Case, FileTensor, edit_safetensors, fixture};
 use lorafit_kernels::Device;
 use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::Code;
 use lorafit_model::weights::{ModelFiles, write_quantized};
 use lorafit_model::{BaseQuantization, Buffers, Model};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::Dtype;
 
 const FOUR_BIT: Quantization = Quantization::FourBit { code: Code::Nf4, block_len: 64, double: true };
 const ALL: [Quantization; 4] = [
@@ -86,24 +85,11 @@ fn a_quantised_folder_is_not_quantised_again() {
     assert!(error.hint().is_some_and(|h| h.contains("--quant")), "{error}");
 }
 
-type Tensor = (String, Dtype, Vec<usize>, Vec<u8>);
-
 /// What loading says after `change` to the tensors of a quantised folder.
-fn damaged(quantization: Quantization, change: impl FnOnce(&mut Vec<Tensor>)) -> String {
+fn damaged(quantization: Quantization, change: impl FnOnce(&mut Vec<FileTensor>)) -> String {
     let out = tempfile::tempdir().expect("a folder");
     write(quantization, out.path());
-    let path = out.path().join("model.safetensors");
-    let bytes = fs::read(&path).expect("written");
-    let file = SafeTensors::deserialize(&bytes).expect("safetensors");
-    let mut tensors: Vec<Tensor> = file
-        .iter()
-        .map(|(name, view)| (name.to_owned(), view.dtype(), view.shape().to_vec(), view.data().to_vec()))
-        .collect();
-    change(&mut tensors);
-    let views = tensors.iter().map(|(name, dtype, shape, data)| {
-        (name, TensorView::new(*dtype, shape.clone(), data).expect("shape and data agree"))
-    });
-    safetensors::serialize_to_file(views, None, &path).expect("written");
+    edit_safetensors(&out.path().join("model.safetensors"), change);
     let error = ModelFiles::open(out.path()).and_then(|files| Model::load(&files, Device::Cpu));
     let error = error.expect_err("refused").to_string();
     assert!(error.starts_with(&out.path().display().to_string()), "{error}");
@@ -113,21 +99,21 @@ fn damaged(quantization: Quantization, change: impl FnOnce(&mut Vec<Tensor>)) ->
 #[test]
 fn damaged_quantisation_is_named() {
     let module = "model.layers.1.mlp.up_proj.weight";
-    let edit = |part: &'static str, change: fn(&mut Tensor)| {
-        move |tensors: &mut Vec<Tensor>| {
+    let edit = |part: &'static str, change: fn(&mut FileTensor)| {
+        move |tensors: &mut Vec<FileTensor>| {
             change(tensors.iter_mut().find(|t| t.0 == format!("{module}{part}")).expect("the tensor"));
         }
     };
     let drop = |part: &'static str| {
-        move |tensors: &mut Vec<Tensor>| tensors.retain(|t| t.0 != format!("{module}{part}"))
+        move |tensors: &mut Vec<FileTensor>| tensors.retain(|t| t.0 != format!("{module}{part}"))
     };
     let state = ".quant_state.bitsandbytes__nf4";
-    let shorter: fn(&mut Tensor) = |t| {
+    let shorter: fn(&mut FileTensor) = |t| {
         t.3.truncate(t.3.len() / 2);
         t.2 = vec![t.3.len() / if t.1 == Dtype::F32 { 4 } else { 1 }];
     };
     let text = |old: &'static str, new: &'static str| {
-        move |tensors: &mut Vec<Tensor>| {
+        move |tensors: &mut Vec<FileTensor>| {
             let state = tensors.iter_mut().find(|t| t.0 == format!("{module}{state}")).expect("the state");
             let text = String::from_utf8(state.3.clone()).expect("UTF-8").replace(old, new);
             assert_ne!(text.as_bytes(), state.3, "{old} occurs");
@@ -147,7 +133,7 @@ fn damaged_quantisation_is_named() {
     ] {
         assert!(found.contains(module) && found.contains(problem), "found: {found}\nexpected: {problem}");
     }
-    let scales = |tensors: &mut Vec<Tensor>| {
+    let scales = |tensors: &mut Vec<FileTensor>| {
         let name = "model.layers.1.mlp.up_proj.SCB";
         shorter(tensors.iter_mut().find(|t| t.0 == name).expect("scales"));
     };

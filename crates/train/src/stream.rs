@@ -75,6 +75,12 @@ impl MicroBatchSize {
         MicroBatchSize { tokens, targets }
     }
 
+    /// For `rows` rows of `len` tokens each, all of which may predict something.
+    pub fn of_equal_rows(rows: usize, len: usize, budget: usize) -> Self {
+        let tokens = rows.saturating_mul(len).min(budget.max(len));
+        MicroBatchSize { tokens, targets: tokens }
+    }
+
     /// Room for both.
     pub(crate) fn max(self, other: Self) -> Self {
         MicroBatchSize { tokens: self.tokens.max(other.tokens), targets: self.targets.max(other.targets) }

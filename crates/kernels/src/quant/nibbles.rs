@@ -24,6 +24,16 @@ pub(super) fn decode_blocks(
             return unsafe { x86::decode_avx2(table, codes, block_len, scale, out) };
         }
     }
+    decode_portable(table, codes, block_len, scale, out);
+}
+
+fn decode_portable(
+    table: &[f32; 16],
+    codes: &[u8],
+    block_len: usize,
+    scale: impl Fn(usize) -> f32,
+    out: &mut [f32],
+) {
     for (b, (codes, out)) in codes.chunks(block_len / 2).zip(out.chunks_mut(block_len)).enumerate() {
         pairs(table, codes, scale(b), out);
     }
@@ -57,7 +67,8 @@ mod x86 {
             // Each byte comes twice; only the low four bits of an index count.
             let halves = _mm512_set4_epi32(0, 4, 0, 4);
             for (b, (codes, out)) in codes.chunks(block_len / 2).zip(out.chunks_mut(block_len)).enumerate() {
-                let factor = _mm512_set1_ps(scale(b));
+                let scale = scale(b);
+                let factor = _mm512_set1_ps(scale);
                 let (whole, rest) = codes.as_chunks::<8>();
                 for (i, bytes) in whole.iter().enumerate() {
                     let wide = _mm512_cvtepu8_epi64(_mm_loadl_epi64(bytes.as_ptr().cast()));
@@ -65,7 +76,7 @@ mod x86 {
                     let found = _mm512_permutexvar_ps(_mm512_srlv_epi32(twice, halves), values);
                     _mm512_storeu_ps(out.as_mut_ptr().add(16 * i), _mm512_mul_ps(found, factor));
                 }
-                pairs(table, rest, scale(b), &mut out[16 * whole.len()..]);
+                pairs(table, rest, scale, &mut out[16 * whole.len()..]);
             }
         }
     }
@@ -83,7 +94,8 @@ mod x86 {
             let (low, high) = (_mm256_loadu_ps(table.as_ptr()), _mm256_loadu_ps(table.as_ptr().add(8)));
             let halves = _mm256_setr_epi32(4, 0, 4, 0, 4, 0, 4, 0);
             for (b, (codes, out)) in codes.chunks(block_len / 2).zip(out.chunks_mut(block_len)).enumerate() {
-                let factor = _mm256_set1_ps(scale(b));
+                let scale = scale(b);
+                let factor = _mm256_set1_ps(scale);
                 let (whole, rest) = codes.as_chunks::<4>();
                 for (i, bytes) in whole.iter().enumerate() {
                     let wide = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(i32::from_le_bytes(*bytes)));
@@ -98,13 +110,14 @@ mod x86 {
                     );
                     _mm256_storeu_ps(out.as_mut_ptr().add(8 * i), _mm256_mul_ps(found, factor));
                 }
-                pairs(table, rest, scale(b), &mut out[8 * whole.len()..]);
+                pairs(table, rest, scale, &mut out[8 * whole.len()..]);
             }
         }
     }
 
     #[cfg(test)]
     mod tests {
+        use super::super::decode_portable;
         use super::*;
 
         /// Every byte, in blocks that leave a rest for the scalar loop, against that loop, for the instruction sets that
@@ -116,11 +129,7 @@ mod x86 {
             let scale = |b: usize| 0.37 + b as f32;
             for block_len in [6, 32, 64, 100] {
                 let mut expected = vec![0.0; 2 * codes.len()];
-                for (b, (codes, out)) in
-                    codes.chunks(block_len / 2).zip(expected.chunks_mut(block_len)).enumerate()
-                {
-                    pairs(&table, codes, scale(b), out);
-                }
+                decode_portable(&table, &codes, block_len, scale, &mut expected);
                 let mut found = vec![0.0; expected.len()];
                 if is_x86_feature_detected!("avx512f") {
                     // SAFETY: the processor has the feature.

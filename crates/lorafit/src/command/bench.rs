@@ -5,7 +5,7 @@ use clap::Args;
 use lorafit_kernels::quant::Format;
 use lorafit_model::adapter::LoraConfig;
 use lorafit_model::{Config, RandomWeights};
-use lorafit_train::{BenchOptions, BenchResult, PlanRequest, bench};
+use lorafit_train::{BenchOptions, BenchResult, MicroBatchSize, PlanRequest, bench};
 
 use super::require;
 use crate::base_args::QuantArgs;
@@ -106,13 +106,13 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         None if quantization.is_some() => Format::BF16,
         None => Format::F32,
     };
-    let tokens = (args.batch * args.seq).min(args.micro_batch_tokens.max(args.seq));
+    let size = MicroBatchSize::of_equal_rows(args.batch, args.seq, args.micro_batch_tokens);
     let request = PlanRequest {
         config: &config,
         weights: config.weight_bytes(format.block_bytes() as u64, quantization),
         lora: &lora,
-        tokens,
-        targets: tokens,
+        tokens: size.tokens,
+        targets: size.targets,
         threads: rayon::current_num_threads(),
     };
     let (recompute, plan) = args.memory.choose(&request, quantization.is_some())?;

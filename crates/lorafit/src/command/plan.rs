@@ -11,7 +11,7 @@ use lorafit_kernels::quant::four_bit::Code;
 use lorafit_model::adapter::{LoraConfig, Module, module_shape};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{BaseQuantization, BufferBytes, BufferShape, Config, Recompute, Source};
-use lorafit_train::{MemoryPlan, PlanRequest, available_bytes};
+use lorafit_train::{MemoryPlan, MicroBatchSize, PlanRequest, available_bytes};
 
 use super::require;
 use crate::base_args::QuantArgs;
@@ -233,9 +233,10 @@ fn report(args: &PlanArgs) -> anyhow::Result<Report> {
         alpha: 2.0 * args.rank as f64,
         ..LoraConfig::new(args.target_modules.value.clone())
     };
-    let tokens = (args.batch_size * args.max_seq_len).min(args.micro_batch_tokens.max(args.max_seq_len));
+    let MicroBatchSize { tokens, targets } =
+        MicroBatchSize::of_equal_rows(args.batch_size, args.max_seq_len, args.micro_batch_tokens);
     let threads = args.threads.or(std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
-    let request = |weights| PlanRequest { config, weights, lora: &lora, tokens, targets: tokens, threads };
+    let request = |weights| PlanRequest { config, weights, lora: &lora, tokens, targets, threads };
     let asked = args.base.resolve()?;
     let nf4 = Quantization::FourBit { code: Code::Nf4, block_len: 64, double: true };
     let quantized = asked.unwrap_or(BaseQuantization { quantization: nf4, head: false });
@@ -247,7 +248,7 @@ fn report(args: &PlanArgs) -> anyhow::Result<Report> {
     let small = request(subject.weight_bytes(Some(quantized))?);
 
     let parameters = config.parameters();
-    let full = BufferBytes::of(config, &BufferShape::for_full(config, tokens, tokens, keep)).total();
+    let full = BufferBytes::of(config, &BufferShape::for_full(config, tokens, targets, keep)).total();
     let stored = if subject.files.is_some() { "as stored" } else { "16-bit" };
     let mut methods = vec![
         MethodCost::new("full, f32", 4 * parameters, 4 * parameters, 8 * parameters, full),

@@ -138,7 +138,7 @@ impl ModelFiles {
     ) -> Result<Weight, FileError> {
         let stored = self.weight(name, rows, cols)?;
         let Some(quantization) = base.of(name) else { return Ok(stored) };
-        if stored.blocks().is_none() {
+        if stored.four_bit().is_some() || stored.int8().is_some() {
             let problem = format!("{name} is quantised already, so it cannot be quantised to {quantization}");
             return Err(self.error(problem).with_hint("leave --quant out: the file is used as it is"));
         }

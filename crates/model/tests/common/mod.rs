@@ -12,7 +12,7 @@ use lorafit_kernels::ops::cross_entropy::Target;
 use lorafit_model::adapter::{self, Adapter, named_tensors};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{Buffers, Model, Recompute, Stream};
-use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 /// Two layers in f32 against two layers in f32, each with its own order of summation: relative to the largest
 /// value of a tensor.
@@ -26,6 +26,24 @@ pub fn fixture(name: &str) -> PathBuf {
 /// A file of `fixtures/gguf`.
 pub fn gguf_fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/gguf").join(name)
+}
+
+/// A tensor of a file, for tests that damage it.
+pub type FileTensor = (String, Dtype, Vec<usize>, Vec<u8>);
+
+/// Rewrites a safetensors file after `edit` to its tensors.
+pub fn edit_safetensors(path: &Path, edit: impl FnOnce(&mut Vec<FileTensor>)) {
+    let bytes = std::fs::read(path).expect("a safetensors file");
+    let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let mut tensors: Vec<FileTensor> = file
+        .iter()
+        .map(|(name, view)| (name.to_owned(), view.dtype(), view.shape().to_vec(), view.data().to_vec()))
+        .collect();
+    edit(&mut tensors);
+    let views = tensors.iter().map(|(name, dtype, shape, data)| {
+        (name, TensorView::new(*dtype, shape.clone(), data).expect("shape and data agree"))
+    });
+    std::fs::write(path, safetensors::serialize(views, None).expect("serialises")).expect("written");
 }
 
 /// A tiny model, its adapter and what is expected of them.

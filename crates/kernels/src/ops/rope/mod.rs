@@ -29,11 +29,6 @@ impl<T> Angles<T> {
 }
 
 impl Angles {
-    /// Room for `tokens` tokens and heads of `2 * frequencies` values.
-    pub fn new(device: Device, tokens: usize, frequencies: usize) -> Self {
-        Angles::laid_out(tokens, frequencies, |len| Tensor::zeros(device, len))
-    }
-
     /// Sets the angles `positions[t] * frequencies[j]`, with the product in f32 as transformers has it.
     pub fn set(&mut self, positions: &[u32], frequencies: &[f32]) {
         assert_eq!(frequencies.len(), self.half, "frequencies per head");

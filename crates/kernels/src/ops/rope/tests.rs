@@ -8,7 +8,7 @@ fn forward_and_backward_equal_the_reference_and_its_finite_differences() {
     let len = rows * heads * 6;
     let mut random = Random::new(5);
     let (x, d_y) = (random.normal(len), random.normal(len));
-    let mut angles = Angles::new(Device::Cpu, rows + 2, 3);
+    let mut angles = Angles::laid_out(rows + 2, 3, |len| Tensor::zeros(Device::Cpu, len));
     angles.set(&positions, &frequencies);
 
     let input = Tensor::from_slice(Device::Cpu, &x);
