@@ -5,7 +5,13 @@
 //! nothing but speed; samples that begin alike can share an ancestor. The loss is a list of targets: row `r` of the
 //! hidden states predicts token `id`. Only attention reads segments, only the loss reads targets.
 //!
-//! Built here: packing of separate samples. Prefix sharing builds the same structure with parents.
+//! What no target depends on is left out: of a sample, everything from its last supervised token on.
+//!
+//! [`Batch::pack`] puts samples side by side; [`Batch::share`] makes a prefix tree of them, in which what several
+//! samples begin with is one segment. Since a token never sees what follows it, both give every target the same
+//! context, and so the same loss and gradient. [`cut`] decides which samples make up a batch.
+
+use std::ops::Range;
 
 use crate::sample::Sample;
 
@@ -27,7 +33,8 @@ pub struct Target {
     pub row: u32,
     /// The token to predict.
     pub id: u32,
-    /// The term's weight before division by the supervised tokens of the optimizer step.
+    /// How many supervised tokens the term stands for, where samples are equal up to here; not yet divided by the
+    /// supervised tokens of the optimizer step.
     pub weight: f32,
 }
 
@@ -46,26 +53,81 @@ pub struct Batch {
 
 impl Batch {
     /// Puts samples one behind the other, each a root: positions start again at 0 and none sees another. The
-    /// supervised token `j` of a sample is predicted by its row `j - 1`. Samples without tokens are left out.
+    /// supervised token `j` of a sample is predicted by its row `j - 1`. Samples without a supervised token are left
+    /// out.
     ///
     /// A stream holds fewer than 2^32 tokens; the caller's token budget is far below.
     pub fn pack<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Self {
         let mut batch = Self::default();
-        for sample in samples.into_iter().filter(|s| !s.is_empty()) {
-            let start = batch.ids.len();
-            batch.segments.push(Segment { start, len: sample.len(), parent: None });
-            batch.positions.extend((0u32..).take(sample.len()));
-            let targets = sample.ids.iter().zip(&sample.supervised).enumerate().skip(1);
-            batch.targets.extend(
-                targets.filter(|(_, (_, supervised))| **supervised).map(|(j, (&id, _))| Target {
-                    row: (start + j - 1) as u32,
-                    id,
-                    weight: 1.0,
-                }),
-            );
-            batch.ids.extend_from_slice(&sample.ids);
+        for sample in samples {
+            batch.grow(&[sample]);
         }
         batch
+    }
+
+    /// As [`Batch::pack`], but what samples begin with alike is in the stream once, however many they are.
+    pub fn share<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Self {
+        let mut samples: Vec<&Sample> = samples.into_iter().collect();
+        samples.sort_by_key(|s| inputs(s));
+        let mut batch = Self::default();
+        batch.grow(&samples);
+        batch
+    }
+
+    /// Adds the prefix tree of samples that are sorted by their inputs.
+    fn grow(&mut self, samples: &[&Sample]) {
+        /// Samples that agree up to `depth`, where the segment `parent` ends.
+        struct Branch {
+            samples: Range<usize>,
+            depth: usize,
+            parent: Option<usize>,
+        }
+        // A list and not recursion: a tree is as deep as a hostile file makes it.
+        let mut open = vec![Branch { samples: 0..samples.len(), depth: 0, parent: None }];
+        while let Some(Branch { samples: range, depth, mut parent }) = open.pop() {
+            let group = &samples[range.clone()];
+            let (Some(first), Some(last)) = (group.first(), group.last()) else { continue };
+            // Sorted, so that what the first and the last share, all share.
+            let end = depth + common_prefix(&inputs(first)[depth..], &inputs(last)[depth..]);
+            if end > depth {
+                parent = Some(self.push_segment(group, depth..end, parent));
+            }
+            // Those that end here come first; the others go on with different tokens, the last branch opened first.
+            let mut rest =
+                range.start + group.iter().take_while(|s| inputs(s).len() == end).count()..range.end;
+            while !rest.is_empty() {
+                let token = inputs(samples[rest.end - 1])[end];
+                let same = samples[rest.clone()].iter().rev().take_while(|s| inputs(s)[end] == token).count();
+                let branch = rest.end - same..rest.end;
+                rest.end = branch.start;
+                open.push(Branch { samples: branch, depth: end, parent });
+            }
+        }
+    }
+
+    /// Adds the tokens `part` of samples that agree there, with all their targets; the segment's index.
+    fn push_segment(&mut self, samples: &[&Sample], part: Range<usize>, parent: Option<usize>) -> usize {
+        let start = self.ids.len();
+        let mut targets: Vec<Target> = Vec::new();
+        for sample in samples {
+            let supervised = part.clone().filter(|&i| sample.supervised[i + 1]);
+            targets.extend(supervised.map(|i| Target {
+                row: (start + i - part.start) as u32,
+                id: sample.ids[i + 1],
+                weight: 1.0,
+            }));
+        }
+        targets.sort_by_key(|t| (t.row, t.id));
+        targets.dedup_by(|next, kept| {
+            let same = (next.row, next.id) == (kept.row, kept.id);
+            kept.weight += f32::from(u8::from(same));
+            same
+        });
+        self.targets.append(&mut targets);
+        self.positions.extend(part.clone().map(|i| i as u32));
+        self.ids.extend_from_slice(&samples[0].ids[part.clone()]);
+        self.segments.push(Segment { start, len: part.len(), parent });
+        self.segments.len() - 1
     }
 
     /// Tokens in the stream.
@@ -77,4 +139,62 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
+}
+
+/// The tokens of a sample that some target depends on: those before its last supervised one.
+fn inputs(sample: &Sample) -> &[u32] {
+    &sample.ids[..sample.supervised.iter().rposition(|s| *s).unwrap_or(0)]
+}
+
+fn common_prefix(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+/// Cuts the samples `indices` into groups, each a batch of at most `budget` tokens; a longer sample is a group by
+/// itself. As few groups as samples taken in order allow, and then of even size.
+///
+/// With `share` the tokens are those of [`Batch::share`], and samples that begin alike are brought together first.
+/// The result depends on nothing else, so a resumed run cuts the same.
+pub fn cut(samples: &[Sample], indices: &[usize], budget: usize, share: bool) -> Vec<Vec<usize>> {
+    let mut order = indices.to_vec();
+    if share {
+        order.sort_by_key(|&i| inputs(&samples[i]));
+    }
+    // Of each sample its tokens, and how many of them the one before it has too.
+    let sizes: Vec<(usize, usize)> = order
+        .iter()
+        .enumerate()
+        .map(|(at, &i)| {
+            let this = inputs(&samples[i]);
+            let before = at.checked_sub(1).filter(|_| share).map(|at| inputs(&samples[order[at]]));
+            (this.len(), before.map_or(0, |before| common_prefix(before, this)))
+        })
+        .collect();
+    let fewest = greedy_cuts(&sizes, budget).len();
+    // The smallest budget that needs no more groups.
+    let (mut low, mut high) = (0, budget);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if greedy_cuts(&sizes, middle).len() > fewest { low = middle + 1 } else { high = middle }
+    }
+    greedy_cuts(&sizes, high).into_iter().map(|range| order[range].to_vec()).collect()
+}
+
+/// Ranges of `(tokens, shared with the one before)` that are filled in turn up to `budget`.
+fn greedy_cuts(sizes: &[(usize, usize)], budget: usize) -> Vec<Range<usize>> {
+    let mut cuts: Vec<Range<usize>> = Vec::new();
+    let mut used = 0usize;
+    for (at, &(tokens, shared)) in sizes.iter().enumerate() {
+        match cuts.last_mut() {
+            Some(open) if used + (tokens - shared) <= budget => {
+                open.end = at + 1;
+                used += tokens - shared;
+            }
+            _ => {
+                cuts.push(at..at + 1);
+                used = tokens;
+            }
+        }
+    }
+    cuts
 }

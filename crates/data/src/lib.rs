@@ -3,7 +3,7 @@
 //! The way of a row: a line of a file ([`jsonl`]) is recognised as one of the dataset shapes ([`format`](mod@format)),
 //! rendered by the model's chat template ([`template`]), tokenised ([`tokenizer`]), and marked with the tokens that
 //! are trained ([`mask`]); that is a [`Sample`]. [`Dataset::load`] does all of it for a file. [`order`] says which
-//! samples make up which optimizer step, and [`batch`] packs samples into the token stream the model computes on.
+//! samples make up which optimizer step, and [`batch`] makes samples the token stream the model computes on, where what they share is there once.
 //!
 //! Everything read here is hostile until proven otherwise: every failure is a typed error that names file, line and
 //! reason, and has a [`hint`](DataError::hint) for what to do next.
@@ -19,11 +19,11 @@ pub mod sample;
 pub mod template;
 pub mod tokenizer;
 
-pub use batch::{Batch, Segment, Target};
+pub use batch::{Batch, Segment, Target, cut};
 pub use dataset::{Dataset, GenerationRow, Options, Report, generation_rows};
 pub use error::{DataError, RowProblem};
 pub use format::{Message, Role, Row, Shape};
-pub use order::{Order, Position, Step, Steps, micro_batches};
+pub use order::{Order, Position, Step, Steps};
 pub use sample::{Sample, TrainOn};
 pub use template::{ChatTemplate, SpecialTokens, TemplateError};
 pub use tokenizer::{DecodeStream, Encoding, GgufTokenizer, Tokenizer, TokenizerError};

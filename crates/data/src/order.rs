@@ -5,8 +5,6 @@
 //! version. The order of an epoch depends on the seed and the epoch's number only, so a run resumes anywhere without
 //! replaying what came before.
 
-use std::ops::Range;
-
 /// SplitMix64: a 64-bit state stepped by a constant, each state hashed to one output.
 #[derive(Debug, Clone)]
 struct SplitMix64(u64);
@@ -137,31 +135,6 @@ impl Iterator for Steps {
         }
         Some(Step { indices, next: self.position })
     }
-}
-
-/// Cuts a step's samples into micro-batches of at most `token_budget` tokens, in order; a sample that is longer than
-/// the budget is a micro-batch by itself. The result depends on nothing else, so a resumed run cuts the same.
-///
-/// `indices` are the step's samples and `tokens` tells the length of one; the ranges are of `indices`.
-pub fn micro_batches(
-    indices: &[usize],
-    tokens: impl Fn(usize) -> usize,
-    token_budget: usize,
-) -> Vec<Range<usize>> {
-    let mut cuts: Vec<Range<usize>> = Vec::new();
-    let mut used = 0usize;
-    for (at, &index) in indices.iter().enumerate() {
-        let length = tokens(index);
-        used = used.saturating_add(length);
-        match cuts.last_mut() {
-            Some(open) if used <= token_budget => open.end = at + 1,
-            _ => {
-                cuts.push(at..at + 1);
-                used = length;
-            }
-        }
-    }
-    cuts
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! Packing, order, resuming, and cutting steps into micro-batches.
 
-use lorafit_data::{Batch, Order, Position, Sample, Segment, Steps, Target, micro_batches};
+use std::collections::BTreeMap;
+
+use lorafit_data::{Batch, Order, Position, Sample, Segment, Steps, Target, cut};
 
 fn sample(ids: &[u32], supervised: &[usize]) -> Sample {
     let supervised = (0..ids.len()).map(|i| supervised.contains(&i)).collect();
@@ -11,19 +13,20 @@ fn sample(ids: &[u32], supervised: &[usize]) -> Sample {
 fn packed_samples_are_separate_roots_and_targets_sit_one_row_before() {
     let samples = [sample(&[5, 6, 7], &[1, 2]), sample(&[], &[]), sample(&[8, 9], &[1]), sample(&[4], &[])];
     let batch = Batch::pack(&samples);
-    assert_eq!(batch.ids, [5, 6, 7, 8, 9, 4]);
-    assert_eq!(batch.positions, [0, 1, 2, 0, 1, 0]);
+    assert_eq!(batch.ids, [5, 6, 8]);
+    assert_eq!(batch.positions, [0, 1, 0]);
     let root = |start, len| Segment { start, len, parent: None };
-    assert_eq!(batch.segments, [root(0, 3), root(3, 2), root(5, 1)]);
+    assert_eq!(batch.segments, [root(0, 2), root(2, 1)]);
     let target = |row, id| Target { row, id, weight: 1.0 };
-    assert_eq!(batch.targets, [target(0, 6), target(1, 7), target(3, 9)]);
+    assert_eq!(batch.targets, [target(0, 6), target(1, 7), target(2, 9)]);
 }
 
 #[test]
 fn a_supervised_first_token_has_nothing_to_predict_it() {
     let samples = [sample(&[1, 2], &[0]), sample(&[3, 4], &[0, 1])];
     let batch = Batch::pack(&samples);
-    assert_eq!(batch.targets, [Target { row: 2, id: 4, weight: 1.0 }]);
+    assert_eq!(batch.ids, [3]);
+    assert_eq!(batch.targets, [Target { row: 0, id: 4, weight: 1.0 }]);
 }
 
 #[test]
@@ -88,16 +91,154 @@ fn resumed_steps_equal_uninterrupted_ones() {
     assert_eq!(resumed.position(), Position { epoch: 2, sample: 0 });
 }
 
+/// Samples of `lengths` inputs each, which have nothing in common.
+fn unlike(lengths: &[usize]) -> Vec<Sample> {
+    let one = |(i, &len): (usize, &usize)| sample(&vec![i as u32; len + 1], &[len]);
+    lengths.iter().enumerate().map(one).collect()
+}
+
 #[test]
-fn micro_batches_are_greedy_in_order_and_hold_at_least_one_sample() {
-    let lengths = [5, 5, 3, 20, 1, 1];
-    let cut = |budget| micro_batches(&[0, 1, 2, 3, 4, 5], |i| lengths[i], budget);
-    assert_eq!(cut(10), [0..2, 2..3, 3..4, 4..6]);
-    assert_eq!(cut(13), [0..3, 3..4, 4..6]);
-    let whole = cut(1000);
-    assert_eq!((whole.len(), whole[0].clone()), (1, 0..6));
-    assert_eq!(cut(0), [0..1, 1..2, 2..3, 3..4, 4..5, 5..6]);
-    // Lengths are asked by sample, ranges are of the step.
-    assert_eq!(micro_batches(&[3, 0], |i| lengths[i], 10), [0..1, 1..2]);
-    assert!(micro_batches(&[], |_| 1, 10).is_empty());
+fn a_cut_keeps_the_order_and_the_budget_and_is_even() {
+    let samples = unlike(&[5, 5, 3, 20, 1, 1]);
+    for share in [false, true] {
+        let cut = |budget| cut(&samples, &[0, 1, 2, 3, 4, 5], budget, share);
+        assert_eq!(cut(10), [&[0][..], &[1, 2], &[3], &[4, 5]]);
+        assert_eq!(cut(13), [&[0, 1, 2][..], &[3], &[4, 5]]);
+        assert_eq!(cut(1000), [[0, 1, 2, 3, 4, 5]]);
+        assert_eq!(cut(0), [[0], [1], [2], [3], [4], [5]]);
+        assert_eq!(cut(usize::MAX), [[0, 1, 2, 3, 4, 5]]);
+    }
+    let even = unlike(&[4; 6]);
+    assert_eq!(cut(&even, &[0, 1, 2, 3, 4, 5], 20, false), [[0, 1, 2], [3, 4, 5]]);
+    assert_eq!(cut(&samples, &[3, 0], 10, false), [[3], [0]]);
+    assert!(cut(&samples, &[], 10, true).is_empty());
+}
+
+#[test]
+fn a_shared_cut_counts_the_tokens_that_are_computed() {
+    let mut random = Random(1);
+    for _ in 0..200 {
+        let samples = random.tree();
+        let indices: Vec<usize> = (0..samples.len()).collect();
+        for budget in [1, 5, 12, 30] {
+            let groups = cut(&samples, &indices, budget, true);
+            let mut seen: Vec<usize> = groups.concat();
+            seen.sort_unstable();
+            assert_eq!(seen, indices);
+            for group in groups {
+                let batch = Batch::share(group.iter().map(|&i| &samples[i]));
+                assert!(batch.len() <= budget || group.len() == 1, "{} tokens for {budget}", batch.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn shared_beginnings_are_in_the_stream_once() {
+    let samples = [
+        sample(&[1, 2, 3, 4], &[2, 3]),
+        sample(&[1, 2, 5, 6], &[2, 3]),
+        // A prefix of the first, and the first once more.
+        sample(&[1, 2, 3], &[2]),
+        sample(&[1, 2, 3, 4], &[2, 3]),
+        sample(&[7, 8], &[1]),
+    ];
+    let batch = Batch::share(&samples);
+    assert_eq!(batch.ids, [1, 2, 3, 5, 7]);
+    assert_eq!(batch.positions, [0, 1, 2, 2, 0]);
+    let segment = |start, len, parent| Segment { start, len, parent };
+    assert_eq!(
+        batch.segments,
+        [segment(0, 2, None), segment(2, 1, Some(0)), segment(3, 1, Some(0)), segment(4, 1, None)]
+    );
+    let target = |row, id, weight| Target { row, id, weight };
+    let expected = [(1, 3, 3.0), (1, 5, 1.0), (2, 4, 2.0), (3, 6, 1.0), (4, 8, 1.0)];
+    assert_eq!(batch.targets, expected.map(|(row, id, weight)| target(row, id, weight)));
+}
+
+#[test]
+fn a_tree_of_nested_samples_may_be_deep() {
+    let long: Vec<u32> = (0..20_000).collect();
+    let samples: Vec<Sample> = (1..long.len()).step_by(7).map(|len| sample(&long[..=len], &[len])).collect();
+    let batch = Batch::share(&samples);
+    assert_eq!(batch.len(), samples.last().unwrap().len() - 1);
+    assert_eq!(batch.segments.len(), samples.len());
+}
+
+/// What a batch trains: how often which token is to follow which tokens.
+fn trained(batch: &Batch) -> BTreeMap<(Vec<u32>, u32), u32> {
+    let mut seen = BTreeMap::new();
+    for target in &batch.targets {
+        let row = target.row as usize;
+        let mut context = Vec::new();
+        let mut at = batch.segments.iter().position(|s| s.start <= row && row < s.start + s.len);
+        let mut end = row + 1;
+        while let Some(i) = at {
+            let Segment { start, len, parent } = batch.segments[i];
+            assert!(parent.is_none_or(|p| p < i), "a parent comes first");
+            context.splice(0..0, batch.ids[start..end.min(start + len)].iter().copied());
+            (at, end) = (parent, usize::MAX);
+        }
+        assert_eq!(batch.positions[row] as usize, context.len() - 1);
+        *seen.entry((context, target.id)).or_default() += target.weight as u32;
+    }
+    seen
+}
+
+/// A small generator, so that the trees are the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+
+    /// Samples of few different tokens, so that many begin alike, some are equal, and some are part of others.
+    fn tree(&mut self) -> Vec<Sample> {
+        let mut samples: Vec<Sample> = Vec::new();
+        for _ in 0..1 + self.below(8) {
+            let mut ids: Vec<u32> = match self.below(3) {
+                0 if !samples.is_empty() => {
+                    let other = &samples[self.below(samples.len() as u64) as usize].ids;
+                    other[..1 + self.below(other.len() as u64) as usize].to_vec()
+                }
+                _ => vec![],
+            };
+            ids.extend((0..1 + self.below(6)).map(|_| self.below(2) as u32).collect::<Vec<_>>());
+            let mut supervised: Vec<bool> = ids.iter().map(|_| self.below(2) == 0).collect();
+            supervised[0] = false;
+            samples.push(Sample { ids, supervised, row: 1 });
+        }
+        samples
+    }
+}
+
+#[test]
+fn sharing_and_packing_train_the_same_tokens_after_the_same_contexts() {
+    let mut random = Random(0);
+    let mut saved = 0;
+    for _ in 0..2000 {
+        let samples = random.tree();
+        let mut expected = BTreeMap::new();
+        for sample in &samples {
+            for j in (0..sample.len()).filter(|&j| sample.supervised[j]) {
+                *expected.entry((sample.ids[..j].to_vec(), sample.ids[j])).or_default() += 1;
+            }
+        }
+        let (packed, shared) = (Batch::pack(&samples), Batch::share(&samples));
+        assert_eq!(trained(&packed), expected);
+        assert_eq!(trained(&shared), expected);
+        for batch in [&packed, &shared] {
+            assert!(batch.targets.is_sorted_by_key(|t| t.row));
+            let mut next = 0;
+            for segment in &batch.segments {
+                assert_eq!(segment.start, next);
+                next += segment.len;
+            }
+            assert_eq!(next, batch.len());
+        }
+        saved += packed.len() - shared.len();
+    }
+    assert!(saved > 5000, "{saved} tokens shared: the trees are not trees");
 }

@@ -61,7 +61,8 @@ fn masks_of_the_first_64_e2e_rows_equal_peft() {
         let step = steps.next().unwrap();
         let batch = Batch::pack(step.indices.iter().map(|&i| &dataset.samples[i]));
         assert_eq!(batch.targets.len() as u64, want["supervised_tokens"].as_u64().unwrap());
-        assert_eq!(batch.len() as u64, want["real_tokens"].as_u64().unwrap());
+        let tokens: usize = step.indices.iter().map(|&i| dataset.samples[i].len()).sum();
+        assert_eq!(tokens as u64, want["real_tokens"].as_u64().unwrap());
         assert_eq!(batch.segments.len(), 4);
     }
     assert_eq!(dataset.report.rows, 64);

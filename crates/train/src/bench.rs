@@ -1,6 +1,6 @@
 //! Training speed of a model shape with random weights: the loop's own steps, timed.
 
-use lorafit_data::{Order, Sample};
+use lorafit_data::Sample;
 use lorafit_kernels::ops::matmul::cpu_fma_peak;
 use lorafit_kernels::{Device, random};
 use lorafit_model::adapter::{Adapter, LoraConfig, TargetError};
@@ -8,7 +8,6 @@ use lorafit_model::{Config, Model, RandomWeights, Recompute};
 use serde::Serialize;
 
 use crate::memory::peak_rss_bytes;
-use crate::schedule::ScheduleKind;
 use crate::stream::MicroBatchSize;
 use crate::trainer::{Duration, Stepper, TrainError, TrainOptions};
 
@@ -81,19 +80,10 @@ pub fn bench(
         })
         .collect();
     let train = TrainOptions {
-        duration: Duration::Steps(options.steps as u64 + 1),
         batch_size: options.batch,
-        gradient_accumulation: 1,
         micro_batch_tokens: options.micro_batch_tokens,
         recompute: options.recompute,
-        learning_rate: 1e-4,
-        schedule: ScheduleKind::Constant,
-        warmup_ratio: 0.0,
-        weight_decay: 0.0,
-        max_grad_norm: None,
-        order: Order::File,
-        seed: 0,
-        eval_every: None,
+        ..TrainOptions::plain(Duration::Steps(options.steps as u64 + 1), 1e-4)
     };
     let size = MicroBatchSize::largest(&samples, options.batch, options.micro_batch_tokens);
     let mut stepper = Stepper::new(&model, &adapter, size, &train, options.steps as u64 + 1);
@@ -145,14 +135,13 @@ impl BenchError {
     }
 }
 
-/// Useful floating-point operations of a step: 2 per weight and token forward and 2 for the input gradient,
-/// the head for supervised rows alike, causal attention (two products forward, four backward, half of each),
+/// Useful floating-point operations of a step: 2 per weight and token forward and 2 for the input gradient (of a
+/// sample's last token, which only is predicted, none), the head alike, causal attention (two products forward, four backward, half of each),
 /// and the adapter (forward, input gradient, weight gradient).
 fn step_flops(config: &Config, options: &BenchOptions, trainable: u64) -> f64 {
-    let tokens = (options.batch * options.seq) as f64;
-    let supervised = (options.batch * (options.seq - 1)) as f64;
+    let tokens = (options.batch * (options.seq - 1)) as f64;
     let projections = 4.0 * config.projection_parameters() as f64 * tokens;
-    let head = 4.0 * (config.vocab_size * config.hidden_size) as f64 * supervised;
+    let head = 4.0 * (config.vocab_size * config.hidden_size) as f64 * tokens;
     let width = (config.num_attention_heads * config.head_dim * config.num_hidden_layers) as f64;
     let attention = 6.0 * options.seq as f64 * width * tokens;
     let adapter = 6.0 * trainable as f64 * tokens;

@@ -1,6 +1,6 @@
 //! How good a model with an adapter is on held-out rows: loss, perplexity, exact match of its answers.
 
-use lorafit_data::{Dataset, GenerationRow, Tokenizer, TokenizerError};
+use lorafit_data::{GenerationRow, Sample, Tokenizer, TokenizerError};
 use lorafit_model::adapter::Adapter;
 use lorafit_model::{Buffers, Model, Sampling, generate};
 
@@ -17,30 +17,30 @@ pub struct Evaluation {
     pub supervised_tokens: u64,
 }
 
-/// Evaluates in micro-batches of about `budget` tokens.
-pub fn evaluate(model: &Model, adapter: Option<&Adapter>, data: &Dataset, budget: usize) -> Evaluation {
-    let tokens = MicroBatchSize::largest(&data.samples, data.samples.len(), budget).tokens;
+/// Evaluates in micro-batches of about `budget` tokens; what rows of one begin with alike is computed once.
+pub fn evaluate(model: &Model, adapter: Option<&Adapter>, samples: &[Sample], budget: usize) -> Evaluation {
+    let tokens = MicroBatchSize::largest(samples, samples.len(), budget).tokens;
     let mut buffers = Buffers::for_evaluation(model.config(), adapter, model.device(), tokens);
-    evaluate_in(model, adapter, data, budget, &mut buffers)
+    evaluate_in(model, adapter, samples, budget, true, &mut buffers)
 }
 
-/// As [`evaluate`], in buffers that are already there.
+/// As [`evaluate`], in buffers that are already there; beginnings are computed once if rows `share`.
 pub(crate) fn evaluate_in(
     model: &Model,
     adapter: Option<&Adapter>,
-    data: &Dataset,
+    samples: &[Sample],
     budget: usize,
+    share: bool,
     buffers: &mut Buffers,
 ) -> Evaluation {
-    let indices: Vec<usize> = (0..data.samples.len()).collect();
-    let (mut sum, mut count) = (0.0f64, 0u64);
-    for micro in cut(&data.samples, &indices, budget) {
-        let losses = model.loss(adapter, micro.stream(), buffers);
-        sum += losses.iter().map(|&l| f64::from(l)).sum::<f64>();
-        count += losses.len() as u64;
+    let indices: Vec<usize> = (0..samples.len()).collect();
+    let mut sum = 0.0;
+    for micro in cut(samples, &indices, budget, share) {
+        sum += micro.total(&model.loss(adapter, micro.stream(), buffers));
     }
-    let loss = sum / count as f64;
-    Evaluation { loss, perplexity: loss.exp(), supervised_tokens: count }
+    let supervised: usize = samples.iter().map(Sample::supervised_tokens).sum();
+    let loss = sum / supervised as f64;
+    Evaluation { loss, perplexity: loss.exp(), supervised_tokens: supervised as u64 }
 }
 
 /// One generated answer beside the reference.

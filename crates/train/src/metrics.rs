@@ -13,8 +13,10 @@ pub struct StepRecord {
     pub grad_norm: f64,
     /// Learning rate of the step.
     pub learning_rate: f64,
-    /// Tokens computed.
+    /// Tokens of the step's samples.
     pub tokens: u64,
+    /// Tokens that were computed for them: fewer where samples begin alike.
+    pub computed_tokens: u64,
     /// Tokens that count in the loss.
     pub supervised_tokens: u64,
     /// Wall time of the step.

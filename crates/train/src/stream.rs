@@ -1,6 +1,6 @@
-//! From the samples of a micro-batch to the stream the model computes.
+//! From the samples of a step to the streams the model computes.
 
-use lorafit_data::{Batch, Sample, micro_batches};
+use lorafit_data::{self as data, Batch, Sample};
 use lorafit_kernels::ops::attention::{Segment, Segments};
 use lorafit_kernels::ops::cross_entropy::Target;
 use lorafit_model::Stream;
@@ -15,13 +15,11 @@ pub(crate) struct Micro {
 }
 
 impl Micro {
-    /// Packs samples one after the other, each its own root segment.
-    pub(crate) fn pack<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Self {
-        let Batch { ids, positions, segments, targets } = Batch::pack(samples);
+    fn new(Batch { ids, positions, segments, targets }: Batch) -> Self {
         let segments =
             segments.iter().map(|s| Segment { start: s.start, len: s.len, parent: s.parent }).collect();
         let targets = targets.iter().map(|t| Target { row: t.row, id: t.id, weight: t.weight }).collect();
-        let segments = Segments::new(segments, ids.len()).expect("packing gives contiguous segments");
+        let segments = Segments::new(segments, ids.len()).expect("a batch's segments are contiguous");
         Micro { ids, positions, segments, targets }
     }
 
@@ -38,19 +36,24 @@ impl Micro {
         self.ids.len()
     }
 
-    pub(crate) fn targets(&self) -> usize {
-        self.targets.len()
+    /// The sum of the targets' losses, an equal one of several samples counted for each.
+    pub(crate) fn total(&self, losses: &[f32]) -> f64 {
+        self.targets.iter().zip(losses).map(|(t, &loss)| f64::from(t.weight) * f64::from(loss)).sum()
     }
 }
 
-/// Cuts the samples `indices` into micro-batches of about `budget` tokens.
+/// Cuts the samples `indices` into micro-batches of about `budget` tokens; what samples of one begin with alike is
+/// computed once if they `share`.
 pub(crate) fn cut<'a>(
     samples: &'a [Sample],
-    indices: &'a [usize],
+    indices: &[usize],
     budget: usize,
-) -> impl Iterator<Item = Micro> + 'a {
-    let ranges = micro_batches(indices, |i| samples[i].len(), budget);
-    ranges.into_iter().map(move |range| Micro::pack(indices[range].iter().map(|&i| &samples[i])))
+    share: bool,
+) -> impl Iterator<Item = Micro> + use<'a> {
+    data::cut(samples, indices, budget, share).into_iter().map(move |group| {
+        let group = group.into_iter().map(|i| &samples[i]);
+        Micro::new(if share { Batch::share(group) } else { Batch::pack(group) })
+    })
 }
 
 /// The size of a micro-batch.
@@ -63,7 +66,7 @@ pub struct MicroBatchSize {
 }
 
 impl MicroBatchSize {
-    /// A bound for samples in any order, `group` of which make a step: the longest come together.
+    /// A bound for samples in any order, `group` of which make a step: the longest come together, and share nothing.
     pub(crate) fn largest(samples: &[Sample], group: usize, budget: usize) -> Self {
         let of_largest = |mut sizes: Vec<usize>| -> usize {
             sizes.sort_unstable_by(|a, b| b.cmp(a));
@@ -75,7 +78,7 @@ impl MicroBatchSize {
         MicroBatchSize { tokens, targets }
     }
 
-    /// For `rows` rows of `len` tokens each, all of which may predict something.
+    /// For samples that have nothing in common: `rows` rows of `len` tokens each, all of which may predict something.
     pub fn of_equal_rows(rows: usize, len: usize, budget: usize) -> Self {
         let tokens = rows.saturating_mul(len).min(budget.max(len));
         MicroBatchSize { tokens, targets: tokens }

@@ -2,7 +2,9 @@
 //!
 //! An optimizer step takes `batch_size * gradient_accumulation` samples, cuts them into micro-batches of about
 //! `micro_batch_tokens` tokens, and adds up the gradient of the mean loss over all supervised tokens of the
-//! step. The result does not depend on the cut beyond rounding, so the cut is a choice of memory alone.
+//! step. What samples of a micro-batch begin with alike is computed once. The result depends neither on the cut nor on
+//! the sharing beyond rounding, so both are a choice of memory and speed alone. Only dropout makes a difference: the
+//! tokens that samples share are dropped alike.
 
 use std::time::Instant;
 
@@ -20,6 +22,9 @@ use crate::optim::AdamW;
 use crate::run::{RunError, RunFolder};
 use crate::schedule::{Schedule, ScheduleKind};
 use crate::stream::{MicroBatchSize, cut};
+
+#[cfg(test)]
+mod tests;
 
 /// How long a run is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,6 +46,8 @@ pub struct TrainOptions {
     pub gradient_accumulation: usize,
     /// Tokens computed at once, about; see the module.
     pub micro_batch_tokens: usize,
+    /// Compute once what samples of a micro-batch begin with alike.
+    pub prefix_sharing: bool,
     /// Which activations backward computes again.
     pub recompute: Recompute,
     /// Peak learning rate.
@@ -62,6 +69,26 @@ pub struct TrainOptions {
 }
 
 impl TrainOptions {
+    /// AdamW at its plainest: a constant learning rate, no decay, no clipping, rows in file order one at a time.
+    pub fn plain(duration: Duration, learning_rate: f64) -> Self {
+        TrainOptions {
+            duration,
+            batch_size: 1,
+            gradient_accumulation: 1,
+            micro_batch_tokens: 512,
+            prefix_sharing: true,
+            recompute: Recompute::None,
+            learning_rate,
+            schedule: ScheduleKind::Constant,
+            warmup_ratio: 0.0,
+            weight_decay: 0.0,
+            max_grad_norm: None,
+            order: Order::File,
+            seed: 0,
+            eval_every: None,
+        }
+    }
+
     /// Optimizer steps of a run over `samples` samples.
     pub fn total_steps(&self, samples: usize) -> u64 {
         let per_epoch = samples.div_ceil((self.batch_size * self.gradient_accumulation).max(1));
@@ -70,9 +97,7 @@ impl TrainOptions {
             Duration::Epochs(epochs) => ((per_epoch as f64 * epochs).ceil() as u64).max(1),
         }
     }
-}
 
-impl TrainOptions {
     /// A bound on what is computed at once, in training and in evaluation.
     pub fn micro_batch_size(&self, data: &Dataset, evaluation: Option<&Dataset>) -> MicroBatchSize {
         let of_step = self.batch_size * self.gradient_accumulation;
@@ -156,7 +181,6 @@ pub fn train(
 ) -> Result<Summary, TrainError> {
     let started = Instant::now();
     let total_steps = options.total_steps(data.samples.len());
-    let budget = options.micro_batch_tokens;
     let size = options.micro_batch_size(data, evaluation);
     let mut stepper = Stepper::new(model, adapter, size, options, total_steps);
     let mut summary =
@@ -174,7 +198,7 @@ pub fn train(
         let due = options.eval_every.is_some_and(|every| number % every == 0) || number == total_steps;
         if let Some(evaluation) = evaluation.filter(|_| due && !summary.interrupted) {
             let lowest = summary.best.as_ref().map(|b| b.loss);
-            let record = stepper.evaluation(model, adapter, evaluation, number, budget, lowest);
+            let record = stepper.evaluation(model, adapter, evaluation, number, options, lowest);
             run.record_evaluation(&record)?;
             observer.on_evaluation(&record);
             if record.best {
@@ -247,14 +271,14 @@ impl Stepper {
         let mask = (p > 0.0).then(|| Mask { p, seed: random::mix(options.seed) }.derive(number));
 
         self.gradients.clear();
-        let (mut loss_sum, mut tokens) = (0.0f64, 0);
-        for (part, micro) in cut(samples, indices, options.micro_batch_tokens).enumerate() {
-            debug_assert!(micro.targets() > 0, "a sample has a supervised token");
+        let (mut loss_sum, mut computed) = (0.0f64, 0);
+        let micro_batches = cut(samples, indices, options.micro_batch_tokens, options.prefix_sharing);
+        for (part, micro) in micro_batches.enumerate() {
             let mask = mask.map(|m| m.derive(part as u64));
             let (buffers, gradients) = (&mut self.buffers, &mut self.gradients);
             let losses = model.loss_and_gradient(adapter, mask, micro.stream(), scale, buffers, gradients);
-            loss_sum += losses.iter().map(|&l| f64::from(l)).sum::<f64>();
-            tokens += micro.tokens() as u64;
+            loss_sum += micro.total(&losses);
+            computed += micro.tokens() as u64;
         }
         let loss = loss_sum / supervised as f64;
         if !loss.is_finite() {
@@ -270,12 +294,14 @@ impl Stepper {
         self.optimizer.step(adapter, &self.gradients, learning_rate, clip);
 
         let seconds = started.elapsed().as_secs_f64();
+        let tokens = indices.iter().map(|&i| samples[i].len() as u64).sum();
         Ok(StepRecord {
             step: number,
             loss,
             grad_norm,
             learning_rate,
             tokens,
+            computed_tokens: computed,
             supervised_tokens: supervised as u64,
             seconds,
             tokens_per_s: tokens as f64 / seconds,
@@ -289,11 +315,12 @@ impl Stepper {
         adapter: &Adapter,
         data: &Dataset,
         step: u64,
-        budget: usize,
+        options: &TrainOptions,
         lowest: Option<f64>,
     ) -> EvaluationRecord {
         let started = Instant::now();
-        let found = evaluate_in(model, Some(adapter), data, budget, &mut self.buffers);
+        let (budget, share) = (options.micro_batch_tokens, options.prefix_sharing);
+        let found = evaluate_in(model, Some(adapter), &data.samples, budget, share, &mut self.buffers);
         EvaluationRecord {
             step,
             loss: found.loss,

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lorafit_data::{ChatTemplate, Dataset, Message, Options, Order, Role, Tokenizer};
+use lorafit_data::{ChatTemplate, Dataset, Message, Options, Role, Tokenizer};
 use lorafit_kernels::Device;
 use lorafit_kernels::ops::attention::Segments;
 use lorafit_kernels::ops::cross_entropy::Target;
@@ -16,8 +16,7 @@ use lorafit_model::adapter::{self, Adapter, named_tensors};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{BaseQuantization, Buffers, Model, Recompute, Sampling, Stream, generate};
 use lorafit_train::{
-    Duration, EvaluationRecord, Observer, RunFolder, ScheduleKind, StepRecord, TrainOptions, open_tokenizer,
-    train,
+    Duration, EvaluationRecord, Observer, RunFolder, StepRecord, TrainOptions, open_tokenizer, train,
 };
 use serde_json::Value;
 
@@ -120,21 +119,7 @@ impl Observer for Quiet {
 
 /// The settings of `peft_curve.json`.
 fn reference_options() -> TrainOptions {
-    TrainOptions {
-        duration: Duration::Epochs(1.0),
-        batch_size: 4,
-        gradient_accumulation: 1,
-        micro_batch_tokens: 512,
-        recompute: Recompute::None,
-        learning_rate: 2e-4,
-        schedule: ScheduleKind::Constant,
-        warmup_ratio: 0.0,
-        weight_decay: 0.0,
-        max_grad_norm: None,
-        order: Order::File,
-        seed: 0,
-        eval_every: None,
-    }
+    TrainOptions { batch_size: 4, ..TrainOptions::plain(Duration::Epochs(1.0), 2e-4) }
 }
 
 /// Trains sixteen steps from the reference's adapter, and holds every step against the reference `curve`.

@@ -101,7 +101,7 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     let options = Options { max_seq_len: args.max_seq_len, train_on: args.train_on.into() };
     let mut data = Dataset::load(&args.data, &base.tokenizer, options)?;
     data.samples.truncate(args.limit.unwrap_or(usize::MAX));
-    let found = evaluate(&base.model, adapter.as_ref(), &data, args.micro_batch_tokens);
+    let found = evaluate(&base.model, adapter.as_ref(), &data.samples, args.micro_batch_tokens);
 
     let answers = match args.generate {
         true => Some(answer(&args, &base, adapter.as_ref())?),

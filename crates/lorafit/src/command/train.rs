@@ -165,6 +165,14 @@ pub struct TrainArgs {
     /// the result is that of the whole batch. Fewer need less memory, more are a little faster.
     #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Machine")]
     pub micro_batch_tokens: usize,
+    /// Compute every row by itself, even where rows of a batch begin alike
+    ///
+    /// By default what they share is computed once, which changes nothing but the speed; with --dropout the shared
+    /// tokens are dropped alike.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, help_heading = "Machine")]
+    #[arg(default_value_t = false, default_missing_value = "true", hide_default_value = true)]
+    #[arg(hide_possible_values = true, action = ArgAction::Set)]
+    pub no_prefix_sharing: bool,
     /// How much memory the run may take.
     #[command(flatten)]
     #[serde(flatten)]
@@ -341,6 +349,7 @@ impl TrainArgs {
             batch_size: self.batch_size,
             gradient_accumulation: self.gradient_accumulation,
             micro_batch_tokens: self.micro_batch_tokens,
+            prefix_sharing: !self.no_prefix_sharing,
             recompute: Recompute::None,
             learning_rate: self.lr,
             schedule: self.scheduler.into(),

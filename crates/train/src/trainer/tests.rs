@@ -1,0 +1,149 @@
+//! However a step is cut and whatever is shared, its loss and gradient are the same.
+
+use std::path::Path;
+
+use lorafit_kernels::Device;
+use lorafit_model::adapter;
+use lorafit_model::weights::ModelFiles;
+
+use super::*;
+
+/// f32 sums in another order, relative to the largest value of a tensor.
+const TOLERANCE: f64 = 1e-5;
+
+struct Fixture {
+    model: Model,
+    adapter: Adapter,
+}
+
+fn fixture(name: &str) -> Fixture {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models").join(name);
+    let model = Model::load(&ModelFiles::open(&dir).expect("opens"), Device::Cpu).expect("loads");
+    let adapter = adapter::load(&dir.join("adapter"), model.config(), Device::Cpu).expect("loads");
+    Fixture { model, adapter }
+}
+
+/// Draws that are the same in every run.
+struct Draws(u64);
+
+impl Draws {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 += 1;
+        (random::mix(self.0) % bound as u64) as usize
+    }
+
+    /// Samples that begin alike in many ways: they branch inside prompts and replies, are equal, or begin another.
+    fn tree(&mut self, samples: usize) -> Vec<Sample> {
+        let mut made: Vec<Sample> = Vec::new();
+        for row in 1..=samples {
+            let mut ids: Vec<u32> = match self.below(4) {
+                0 | 1 if !made.is_empty() => {
+                    let other = &made[self.below(made.len())].ids;
+                    other[..1 + self.below(other.len())].to_vec()
+                }
+                _ => vec![],
+            };
+            ids.extend((0..2 + self.below(12)).map(|_| 1 + self.below(3) as u32).collect::<Vec<_>>());
+            let mut supervised: Vec<bool> = ids.iter().map(|_| self.below(3) > 0).collect();
+            supervised[0] = false;
+            supervised[1] = true;
+            made.push(Sample { ids, supervised, row });
+        }
+        made
+    }
+}
+
+/// Loss, tokens computed, and gradients of one step over all samples, which leaves the adapter as it is.
+fn step(fixture: &mut Fixture, samples: &[Sample], budget: usize, share: bool) -> (f64, u64, Vec<Vec<f32>>) {
+    let Fixture { model, adapter } = fixture;
+    let options = TrainOptions {
+        batch_size: samples.len(),
+        micro_batch_tokens: budget,
+        prefix_sharing: share,
+        ..TrainOptions::plain(Duration::Steps(1), 0.0)
+    };
+    let size = MicroBatchSize::largest(samples, samples.len(), budget);
+    let mut stepper = Stepper::new(model, adapter, size, &options, 1);
+    let indices: Vec<usize> = (0..samples.len()).collect();
+    let record = stepper.step(model, adapter, samples, &indices, 1, &options).expect("finite");
+    let gradients = stepper.gradients.tensors().map(|t| t.to_vec(t.len())).collect();
+    (record.loss, record.computed_tokens, gradients)
+}
+
+#[test]
+fn one_by_one_packed_and_shared_gradients_agree() {
+    for name in ["llama", "qwen3"] {
+        let mut fixture = fixture(name);
+        let mut draws = Draws(7);
+        let (mut packed_tokens, mut shared_tokens) = (0, 0);
+        for tree in 0..12 {
+            let samples = draws.tree(1 + tree % 7);
+            let (loss, _, gradients) = step(&mut fixture, &samples, 1, false);
+            for (budget, share) in
+                [(10_000, false), (10_000, true), (40, true), (16, true), (16, false), (1, true)]
+            {
+                let what = format!("{name}, tree {tree}, {budget} tokens, shared: {share}");
+                let (found, tokens, found_gradients) = step(&mut fixture, &samples, budget, share);
+                assert!((found - loss).abs() <= TOLERANCE * loss, "{what}: loss {found}, expected {loss}");
+                for (i, (found, expected)) in found_gradients.iter().zip(&gradients).enumerate() {
+                    let largest = expected.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
+                    let apart = found.iter().zip(expected).fold(0.0f32, |m, (f, e)| m.max((f - e).abs()));
+                    let relative = f64::from(apart / largest);
+                    assert!(relative <= TOLERANCE, "{what}: gradient {i} is off by {relative:.1e}");
+                }
+                if budget == 10_000 {
+                    *(if share { &mut shared_tokens } else { &mut packed_tokens }) += tokens;
+                }
+            }
+        }
+        assert!(shared_tokens * 5 < packed_tokens * 4, "{shared_tokens} of {packed_tokens}: hardly a tree");
+    }
+}
+
+/// Seven samples in steps of four: the last step has three, and its mean is over those.
+#[test]
+fn a_partial_last_window_is_shared_and_cut_alike() {
+    let samples = Draws(3).tree(7);
+    let indices: Vec<usize> = (0..7).collect();
+    let run = |budget, share| {
+        let Fixture { model, mut adapter } = fixture("llama");
+        let options = TrainOptions {
+            batch_size: 2,
+            gradient_accumulation: 2,
+            micro_batch_tokens: budget,
+            prefix_sharing: share,
+            ..TrainOptions::plain(Duration::Epochs(1.0), 1e-3)
+        };
+        let size = MicroBatchSize::largest(&samples, 4, budget);
+        let mut stepper = Stepper::new(&model, &adapter, size, &options, 2);
+        let mut step = |part: &[usize], number| {
+            stepper.step(&model, &mut adapter, &samples, part, number, &options).expect("finite")
+        };
+        [step(&indices[..4], 1), step(&indices[4..], 2)]
+    };
+    let whole = run(10_000, false);
+    for (budget, share) in [(10_000, true), (20, true), (1, false)] {
+        for (found, expected) in run(budget, share).iter().zip(&whole) {
+            assert!((found.loss - expected.loss).abs() <= TOLERANCE * expected.loss);
+            assert!((found.grad_norm / expected.grad_norm - 1.0).abs() <= TOLERANCE);
+            assert_eq!(found.supervised_tokens, expected.supervised_tokens);
+            assert_eq!(found.tokens, expected.tokens);
+        }
+    }
+}
+
+#[test]
+fn evaluation_does_not_depend_on_sharing() {
+    let fixture = fixture("qwen3");
+    let samples = Draws(5).tree(20);
+    let mut losses = Vec::new();
+    for (budget, share) in [(1, false), (10_000, false), (10_000, true), (30, true)] {
+        let size = MicroBatchSize::largest(&samples, samples.len(), budget);
+        let (config, adapter) = (fixture.model.config(), Some(&fixture.adapter));
+        let mut buffers = Buffers::for_evaluation(config, adapter, Device::Cpu, size.tokens);
+        losses.push(evaluate_in(&fixture.model, adapter, &samples, budget, share, &mut buffers).loss);
+    }
+    for loss in &losses[1..] {
+        assert!((loss - losses[0]).abs() <= TOLERANCE * losses[0], "{losses:?}");
+    }
+}
