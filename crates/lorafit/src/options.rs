@@ -40,6 +40,27 @@ pub enum Scheduler {
     Cosine,
 }
 
+/// `--optimizer`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Optimizer {
+    /// AdamW with two f32 moments for each parameter
+    Adamw,
+    /// AdamW with moments in 8 bits: a quarter of the memory, and a little rounding
+    #[value(name = "adamw-8bit")]
+    #[serde(rename = "adamw-8bit")]
+    Adamw8bit,
+}
+
+impl From<Optimizer> for lorafit_train::OptimizerKind {
+    fn from(choice: Optimizer) -> Self {
+        match choice {
+            Optimizer::Adamw => lorafit_train::OptimizerKind::AdamW,
+            Optimizer::Adamw8bit => lorafit_train::OptimizerKind::AdamW8bit,
+        }
+    }
+}
+
 impl From<TrainOn> for lorafit_data::TrainOn {
     fn from(choice: TrainOn) -> Self {
         match choice {

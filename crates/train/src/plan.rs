@@ -1,12 +1,14 @@
 //! The memory of a run before it is made.
 //!
 //! The sizes of buffers come from the function that lays them out for the run itself
-//! ([`lorafit_model::BufferBytes`]), those of weights from their storage; an adapter has a value, a gradient and two
-//! moments of AdamW in f32 for each parameter. What the program itself takes is measured ([`PROCESS_BYTES`]).
+//! ([`lorafit_model::BufferBytes`]), those of weights from their storage; an adapter has a value and a gradient in f32
+//! for each parameter, and the moments of its optimizer. What the program itself takes is measured ([`PROCESS_BYTES`]).
 
 use lorafit_model::adapter::{LoraConfig, TargetError};
 use lorafit_model::{BufferBytes, BufferShape, Config, Recompute};
 use serde::Serialize;
+
+use crate::optim::OptimizerKind;
 
 /// What the program takes beside everything that is planned: code, tokenizer, allocator. Measured.
 const PROCESS_BYTES: u64 = 24 << 20;
@@ -58,6 +60,8 @@ pub struct PlanRequest<'a> {
     pub weights: u64,
     /// The adapter.
     pub lora: &'a LoraConfig,
+    /// How its moments are kept.
+    pub optimizer: OptimizerKind,
     /// Tokens computed at once, at most.
     pub tokens: usize,
     /// How many of them predict something, at most.
@@ -79,7 +83,12 @@ impl PlanRequest<'_> {
             weights: self.weights,
             adapter: factors,
             gradients: factors,
-            optimizer: 2 * factors,
+            optimizer: self
+                .lora
+                .tensor_lens(self.config)?
+                .iter()
+                .map(|&l| self.optimizer.state_bytes(l))
+                .sum(),
             activations,
             scratch,
             head,
@@ -134,6 +143,7 @@ mod tests {
             config,
             weights: config.weight_bytes(2, None),
             lora,
+            optimizer: OptimizerKind::AdamW,
             tokens: 512,
             targets: 512,
             threads: 2,
@@ -184,5 +194,19 @@ mod tests {
             + 4.0 * 65.0 * 4096.0
             + 4.0 * 224.0;
         assert_eq!(bytes, by_hand as u64);
+    }
+
+    /// By hand: a block of SmolLM2 has four tensors `A` and seven `B`, of which only `B` of k and v (8 x 192) are small
+    /// enough to stay in f32.
+    #[test]
+    fn moments_in_8_bits_take_a_byte_and_a_scale_for_256() {
+        let config = Config::named("smollm2-135m").expect("a name");
+        let lora = LoraConfig::new("all-linear".parse().expect("targets"));
+        let request = PlanRequest { optimizer: OptimizerKind::AdamW8bit, ..request(&config, &lora) };
+        let (hidden, inner, keys) = (576u64, 1536, 192);
+        let coded = 8 * (3 * hidden + hidden + 2 * hidden + inner + 2 * hidden + 2 * inner + hidden);
+        let whole = 4 * 8 * 2 * keys;
+        let found = request.plan(Recompute::None).expect("a plan").optimizer;
+        assert_eq!(found, 30 * 2 * (coded + coded / 256 * 4 + whole));
     }
 }

@@ -18,7 +18,7 @@ use lorafit_model::{Buffers, Model, Recompute};
 use crate::evaluate::evaluate_in;
 use crate::memory::peak_rss_bytes;
 use crate::metrics::{EvaluationRecord, StepRecord};
-use crate::optim::AdamW;
+use crate::optim::{AdamW, OptimizerKind};
 use crate::run::{RunError, RunFolder};
 use crate::schedule::{Schedule, ScheduleKind};
 use crate::stream::{MicroBatchSize, cut};
@@ -50,6 +50,8 @@ pub struct TrainOptions {
     pub prefix_sharing: bool,
     /// Which activations backward computes again.
     pub recompute: Recompute,
+    /// How the moments are kept.
+    pub optimizer: OptimizerKind,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Its course.
@@ -78,6 +80,7 @@ impl TrainOptions {
             micro_batch_tokens: 512,
             prefix_sharing: true,
             recompute: Recompute::None,
+            optimizer: OptimizerKind::AdamW,
             learning_rate,
             schedule: ScheduleKind::Constant,
             warmup_ratio: 0.0,
@@ -233,7 +236,7 @@ impl Stepper {
         options: &TrainOptions,
         total_steps: u64,
     ) -> Self {
-        let TrainOptions { schedule, learning_rate, warmup_ratio, weight_decay, .. } = *options;
+        let TrainOptions { optimizer, schedule, learning_rate, warmup_ratio, weight_decay, .. } = *options;
         Stepper {
             buffers: Buffers::for_training(
                 model.config(),
@@ -244,7 +247,7 @@ impl Stepper {
                 options.recompute,
             ),
             gradients: adapter.zero_gradients(),
-            optimizer: AdamW::new(adapter, weight_decay),
+            optimizer: AdamW::new(adapter, optimizer, weight_decay),
             schedule: Schedule::with_warmup_ratio(schedule, learning_rate, warmup_ratio, total_steps),
         }
     }

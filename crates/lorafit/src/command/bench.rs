@@ -5,7 +5,7 @@ use clap::Args;
 use lorafit_kernels::quant::Format;
 use lorafit_model::adapter::LoraConfig;
 use lorafit_model::{Config, RandomWeights};
-use lorafit_train::{BenchOptions, BenchResult, MicroBatchSize, PlanRequest, bench};
+use lorafit_train::{BenchOptions, BenchResult, MicroBatchSize, OptimizerKind, PlanRequest, bench};
 
 use super::require;
 use crate::base_args::QuantArgs;
@@ -111,6 +111,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         config: &config,
         weights: config.weight_bytes(format.block_bytes() as u64, quantization),
         lora: &lora,
+        optimizer: OptimizerKind::AdamW,
         tokens: size.tokens,
         targets: size.targets,
         threads: rayon::current_num_threads(),

@@ -17,7 +17,7 @@ use super::require;
 use crate::base_args::QuantArgs;
 use crate::engine::grouped;
 use crate::memory_args::{ByteSize, MemoryArgs, RecomputeChoice};
-use crate::options::TargetModules;
+use crate::options::{Optimizer, TargetModules};
 use crate::output;
 use crate::plan_svg;
 
@@ -57,6 +57,9 @@ pub struct PlanArgs {
     /// Modules that get an adapter: all-linear, a comma list, or regex:PATTERN
     #[arg(long, value_name = "MODULES", default_value = "all-linear", help_heading = "Work")]
     pub target_modules: TargetModules,
+    /// How the optimizer keeps its moments
+    #[arg(long, value_enum, default_value_t = Optimizer::Adamw, help_heading = "Work")]
+    pub optimizer: Optimizer,
     /// Threads that compute [default: all cores]
     #[arg(long, value_name = "N", help_heading = "Work")]
     pub threads: Option<usize>,
@@ -236,7 +239,8 @@ fn report(args: &PlanArgs) -> anyhow::Result<Report> {
     let MicroBatchSize { tokens, targets } =
         MicroBatchSize::of_equal_rows(args.batch_size, args.max_seq_len, args.micro_batch_tokens);
     let threads = args.threads.or(std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
-    let request = |weights| PlanRequest { config, weights, lora: &lora, tokens, targets, threads };
+    let optimizer = args.optimizer.into();
+    let request = |weights| PlanRequest { config, weights, lora: &lora, optimizer, tokens, targets, threads };
     let asked = args.base.resolve()?;
     let nf4 = Quantization::FourBit { code: Code::Nf4, block_len: 64, double: true };
     let quantized = asked.unwrap_or(BaseQuantization { quantization: nf4, head: false });

@@ -21,7 +21,7 @@ use crate::config_file::{self, Given};
 use crate::engine::{Base, grouped, open_adapter, open_base, use_threads};
 use crate::interrupt;
 use crate::memory_args::{ByteSize, MemoryArgs, RecomputeChoice, in_one_line};
-use crate::options::{Layers, Scheduler, TargetModules, TrainOn};
+use crate::options::{Layers, Optimizer, Scheduler, TargetModules, TrainOn};
 use crate::output;
 use crate::progress::Progress;
 use crate::report_error::CliError;
@@ -107,6 +107,9 @@ pub struct TrainArgs {
     /// Learning rate at its peak; 1e-4 to 1e-3 for LoRA, ten times what full fine-tuning takes
     #[arg(long, value_name = "LR", default_value_t = 2e-4, help_heading = "Optimisation")]
     pub lr: f64,
+    /// How the optimizer keeps its moments
+    #[arg(long, value_enum, default_value_t = Optimizer::Adamw, help_heading = "Optimisation")]
+    pub optimizer: Optimizer,
     /// How the learning rate goes on after the warm-up
     #[arg(long, value_enum, default_value_t = Scheduler::Cosine, help_heading = "Optimisation")]
     pub scheduler: Scheduler,
@@ -280,6 +283,7 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
         config: base.model.config(),
         weights: base.weight_bytes,
         lora: adapter.config(),
+        optimizer: args.optimizer.into(),
         tokens: size.tokens,
         targets: size.targets,
         threads: rayon::current_num_threads(),
@@ -351,6 +355,7 @@ impl TrainArgs {
             micro_batch_tokens: self.micro_batch_tokens,
             prefix_sharing: !self.no_prefix_sharing,
             recompute: Recompute::None,
+            optimizer: self.optimizer.into(),
             learning_rate: self.lr,
             schedule: self.scheduler.into(),
             warmup_ratio: self.warmup_ratio,

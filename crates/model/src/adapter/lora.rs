@@ -51,11 +51,23 @@ impl LoraConfig {
     /// # Errors
     /// As [`Adapter::init`].
     pub fn parameters(&self, config: &Config) -> Result<u64, TargetError> {
-        let of = |part: PartShape| {
-            let (outputs, inputs) = module_shape(config, part.module);
-            (part.rank * (outputs + inputs)) as u64
-        };
-        Ok(self.parts(config)?.into_iter().map(of).sum())
+        Ok(self.tensor_lens(config)?.into_iter().map(|len| len as u64).sum())
+    }
+
+    /// Parameters of each of an adapter's tensors, in the order of [`Adapter::tensors`].
+    ///
+    /// # Errors
+    /// As [`LoraConfig::parameters`].
+    pub fn tensor_lens(&self, config: &Config) -> Result<Vec<usize>, TargetError> {
+        let mut lens = Vec::new();
+        // The projections of a site read the same input, so their `A` are one tensor.
+        for group in
+            self.parts(config)?.chunk_by(|a, b| (a.layer, a.module.site()) == (b.layer, b.module.site()))
+        {
+            lens.push(group.iter().map(|part| part.rank * module_shape(config, part.module).1).sum());
+            lens.extend(group.iter().map(|part| part.rank * module_shape(config, part.module).0));
+        }
+        Ok(lens)
     }
 
     /// The projections of a model that get an adapter, in forward order.
@@ -227,7 +239,7 @@ impl Adapter {
     }
 
     fn part_mut(&mut self, layer: usize, module: Module) -> Option<(&mut Tensor, &mut LoraPart)> {
-        let site = Site::ALL.into_iter().find(|s| s.modules().contains(&module))?;
+        let site = module.site();
         let projection = site.modules().iter().position(|&m| m == module)?;
         let group = self.layers.get_mut(layer)?[site as usize].as_mut()?;
         let part = group.parts.iter_mut().find(|p| p.projection == projection)?;

@@ -59,6 +59,16 @@ impl Module {
         Module::DownProj,
     ];
 
+    /// The site whose input it reads.
+    pub fn site(self) -> Site {
+        match self {
+            Module::QProj | Module::KProj | Module::VProj => Site::Qkv,
+            Module::OProj => Site::Output,
+            Module::GateProj | Module::UpProj => Site::GateUp,
+            Module::DownProj => Site::Down,
+        }
+    }
+
     /// `q_proj` and so on.
     pub fn name(self) -> &'static str {
         match self {

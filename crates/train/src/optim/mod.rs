@@ -2,4 +2,4 @@
 
 mod adamw;
 
-pub use adamw::AdamW;
+pub use adamw::{AdamW, OptimizerKind};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use lorafit_kernels::Device;
-use lorafit_model::adapter;
+use lorafit_model::adapter::{self, LoraConfig};
 use lorafit_model::weights::ModelFiles;
 
 use super::*;
@@ -146,4 +146,31 @@ fn evaluation_does_not_depend_on_sharing() {
     for loss in &losses[1..] {
         assert!((loss - losses[0]).abs() <= TOLERANCE * losses[0], "{losses:?}");
     }
+}
+
+/// Eight bits round the moments, which changes the course a little and where it leads not at all.
+#[test]
+fn eight_bit_moments_follow_f32_ones() {
+    let samples = Draws(9).tree(8);
+    let indices: Vec<usize> = (0..8).collect();
+    let run = |optimizer| -> Vec<f64> {
+        let model = fixture("llama").model;
+        // Wide enough for tensors of 4096 parameters, the smallest that are kept in 8 bits.
+        let lora =
+            LoraConfig { rank: 128, alpha: 128.0, ..LoraConfig::new("all-linear".parse().expect("targets")) };
+        let mut adapter = Adapter::init(model.config(), &lora, 0, Device::Cpu).expect("fits");
+        assert!(adapter.tensors().any(|t| t.len() >= 4096), "nothing is kept in 8 bits");
+        let options = TrainOptions { optimizer, ..TrainOptions::plain(Duration::Steps(20), 2e-3) };
+        let size = MicroBatchSize::largest(&samples, 8, 512);
+        let mut stepper = Stepper::new(&model, &adapter, size, &options, 20);
+        let step =
+            |n| stepper.step(&model, &mut adapter, &samples, &indices, n, &options).expect("finite").loss;
+        (1..=20).map(step).collect()
+    };
+    let (whole, coded) = (run(OptimizerKind::AdamW), run(OptimizerKind::AdamW8bit));
+    assert!(whole[19] < 0.8 * whole[0], "{whole:?} does not fall");
+    assert_eq!(whole[0], coded[0]);
+    assert_ne!(whole[19], coded[19]);
+    let apart = whole.iter().zip(&coded).map(|(w, c)| (w - c).abs()).fold(0.0, f64::max);
+    assert!(apart < 0.02 * whole[0], "{whole:?} against {coded:?}");
 }

@@ -1,11 +1,16 @@
 //! AdamW (Loshchilov and Hutter 2019), with the arithmetic of `torch.optim.AdamW`.
 //!
 //! `p -= lr wd p`; `m = b1 m + (1 - b1) g`; `v = b2 v + (1 - b2) g^2`;
-//! `p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)`. All state in f32.
+//! `p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)`.
+//!
+//! The moments are f32 ([`step`]), or 8-bit codes that are decoded, updated and encoded again block by block
+//! ([`step_8bit`]; Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization"), with the arithmetic of
+//! `bitsandbytes.optim.AdamW8bit`.
 
 use crate::tensor::{Device, Tensor};
 
 mod cpu;
+mod cpu_8bit;
 
 /// What a step needs besides the tensors.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,5 +48,48 @@ pub fn step(
             &mut second.cpu_mut()[..len],
             step,
         ),
+    }
+}
+
+/// Values of a block of 8-bit moments, which share a scale.
+pub const BLOCK_LEN: usize = 256;
+
+/// One moment of 8-bit AdamW: codes of [`dynamic_map`](crate::quant::dynamic_map), a scale for each block.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moment8 {
+    codes: Vec<u8>,
+    absmax: Vec<f32>,
+}
+
+impl Moment8 {
+    /// Zeros for `len` parameters.
+    pub fn zeros(len: usize) -> Self {
+        // With a scale of zero every code means zero.
+        Moment8 { codes: vec![0; len], absmax: vec![0.0; len.div_ceil(BLOCK_LEN)] }
+    }
+
+    /// Bytes that it takes for `len` parameters.
+    pub fn bytes(len: usize) -> u64 {
+        (len + len.div_ceil(BLOCK_LEN) * size_of::<f32>()) as u64
+    }
+}
+
+/// One step on the first `len` parameters; overwrites `parameter`, `first` and `second`.
+///
+/// # Panics
+/// When the moments are not for `len` parameters.
+pub fn step_8bit(
+    parameter: &mut Tensor,
+    gradient: &Tensor,
+    first: &mut Moment8,
+    second: &mut Moment8,
+    len: usize,
+    step: &Step,
+) {
+    assert!(first.codes.len() == len && second.codes.len() == len, "moments of other parameters");
+    match parameter.device() {
+        Device::Cpu => {
+            cpu_8bit::step(&mut parameter.cpu_mut()[..len], &gradient.cpu()[..len], first, second, step)
+        }
     }
 }
