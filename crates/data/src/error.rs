@@ -249,7 +249,8 @@ impl RowProblem {
             Self::Template(e) => return e.hint(),
             Self::Tokenizer(e) => return e.hint(),
             Self::NotWritten { field } => format!(
-                "the model's template knows no tools: remove `{field}` from the row, or give another with --template"
+                "the model would learn the row without it: remove `{field}` from the row, or give a template that \
+                 writes it with --template"
             ),
         })
     }

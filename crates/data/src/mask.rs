@@ -55,8 +55,9 @@ impl<'a> Rendered<'a> {
     /// Renders a conversation.
     ///
     /// # Errors
-    /// When the template fails, or leaves out tools or their calls: a row trained without them is not the row that
-    /// was written.
+    /// When the template fails, or leaves out tools, their calls, or what somebody says to the assistant (Mistral
+    /// v0.3 forgets the system message once the assistant has replied): a row trained without them is not the row
+    /// that was written.
     fn new(template: &'a ChatTemplate, conversation: &'a Conversation) -> Result<Self, RowProblem> {
         let Conversation { messages, tools } = conversation;
         let (text, marks) = match template.has_generation_marks() {
@@ -74,6 +75,14 @@ impl<'a> Rendered<'a> {
             if rendered.with(i, message.without_tool_calls()).is_some_and(|without| without == rendered.text)
             {
                 return Err(RowProblem::NotWritten { field: format!("messages[{i}].tool_calls") });
+            }
+        }
+        for (i, message) in messages.iter().enumerate().filter(|(_, m)| m.role != Role::Assistant) {
+            // Templates write nearly everything as it is; the others are asked twice.
+            if !rendered.text.contains(message.text().trim())
+                && rendered.with(i, other_words(message)).is_some_and(|other| other == rendered.text)
+            {
+                return Err(RowProblem::NotWritten { field: format!("messages[{i}].content") });
             }
         }
         Ok(rendered)

@@ -30,13 +30,15 @@ pub(crate) use builtin::read as read_template;
 /// The longest template that is read. The longest of the field have about 30 KB.
 const LONGEST_SOURCE: usize = 128 << 10;
 /// Steps a template may take, whatever it renders. A step is an instruction or 64 bytes of data; templates of the
-/// field need about a hundred for each message, and this many take well under 200 ms.
-const BASE_FUEL: u64 = 500_000;
+/// field need about a hundred for each message. The slowest steps found (`tojson`, splitting strings) take 0.2 us, so
+/// that a short row's template is stopped after 40 ms, and the longest row's ([`MOST_FUEL`]) after 200 ms.
+const BASE_FUEL: u64 = 200_000;
 /// Further steps for each message, and one for so many bytes of the conversation.
 const FUEL_PER_MESSAGE: u64 = 2_000;
 const BYTES_PER_FUEL: u64 = 4;
-/// Never more steps than this: what a template can nest is bounded by them, see [`STACK_BYTES`].
-const MOST_FUEL: u64 = 2_000_000;
+/// Never more steps than this, which a conversation of some 10 MB needs: what a template can nest is bounded by them,
+/// see [`STACK_BYTES`].
+const MOST_FUEL: u64 = 1_000_000;
 /// Stack to compile and render on. The template engine recurses over long chains in the source (`x.a.a.a`) and over
 /// nested values when it drops them; with the longest source and the most steps above this is enough, where the
 /// usual 2 MiB of a thread are not. It is reserved, not used: memory is taken as the stack grows.
