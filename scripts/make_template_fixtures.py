@@ -3,6 +3,7 @@
   FAMILY.jinja         the family's template, written from its public documentation
   FAMILY.marked.jinja  the same with {% generation %} around what the assistant says, up to its end-of-turn token; a line
                        break that the template writes after that token stays outside, since it is never generated
+  edges-*              no family: marks at awkward places
   FAMILY.json          {"tokenizer": "chat_bpe" or "chat_spm" (fixtures/models), "added": [added tokens], "config": bos, eos, ...,
                        "cases": [...]}
 
@@ -35,6 +36,10 @@ QWEN_3 = [t | {"special": False} for t in special("<tool_call>", "</tool_call>",
 MISTRAL = special("[INST]", "[/INST]", "[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]")
 S = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
 IM = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+
+EDGES_MARKS = [("{{ message.role[0] + message.content }}",
+                "{{ message.role[0] }}{% if message.role == 'assistant' %}{% generation %}{{ message.content }}{% endgeneration %}"
+                "{% else %}{{ message.content }}{% endif %}")]
 
 # name: (base tokenizer, added tokens, special tokens by name, what to put into the template to mark it)
 FAMILIES = {
@@ -156,6 +161,8 @@ FAMILIES = {
     "zephyr": ("chat_spm", [], S, [
         ("{{ '<|assistant|>\n'  + message['content'] + eos_token }}",
          "{{ '<|assistant|>\n' }}{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}\n")]),
+    "edges-bpe": ("chat_bpe", [], IM, EDGES_MARKS),
+    "edges-spm": ("chat_spm", [], S, EDGES_MARKS),
 }
 
 
@@ -204,6 +211,9 @@ TOOL_CASES = {
     "tools multi": {"messages": ASKS + MORE, "tools": [WEATHER]}, "ends with a call": {"messages": ASKS[:2], "tools": [WEATHER]},
     "two calls": {"messages": TWO_CALLS, "tools": [WEATHER, CLOCK]},
 }
+# Marks that begin or end inside a token or inside a character of several tokens, and ones that touch.
+EDGES = {"edges": {"messages": [user("the"), reply("nd the cat 👋"), user("🐈"), reply("👋🐈"), reply("t hello"), user("dog "), reply(" 你"),
+                                user("x"), reply("你\u0301"), user("e"), reply("ll"), reply("a")]}}
 WITH_TOOLS = ("llama-3.1", "mistral-v0.3", "qwen2.5", "qwen3")
 
 
@@ -245,7 +255,7 @@ def main():
             marked = marked.replace(plain, with_mark)
         (OUT / f"{family}.marked.jinja").write_text(marked)
         tokenizer = make_tokenizer(base, added, config)
-        rows = CASES | (TOOL_CASES if family in WITH_TOOLS else {}) | ({"reasoning": {"messages": THINKS}} if family == "qwen3" else {})
+        rows = EDGES if family.startswith("edges") else CASES | (TOOL_CASES if family in WITH_TOOLS else {}) | ({"reasoning": {"messages": THINKS}} if family == "qwen3" else {})
         cases = [make_case(tokenizer, template, marked, name, row) for name, row in rows.items()]
         lines = ",\n  ".join(json.dumps(c, ensure_ascii=False) for c in cases)
         head = json.dumps({"tokenizer": base, "added": added, "config": config}, ensure_ascii=False)

@@ -151,6 +151,26 @@ fn masks_equal_transformers_with_marks_and_without() {
 }
 
 #[test]
+fn marks_inside_tokens_and_characters_are_resolved_as_transformers_does() {
+    for family in ["edges-bpe", "edges-spm"].map(family) {
+        let Row::Chat(conversation) =
+            Shape::Chat.parse(family.cases[0].as_object().unwrap().clone()).unwrap()
+        else {
+            unreachable!()
+        };
+        let sample = sample(&family, &family.marked, &conversation, TrainOn::Replies).unwrap();
+        let want = mask_of(&family.cases[0]);
+        assert!(want.iter().any(|m| *m) && want.iter().any(|m| !*m));
+        assert_eq!(
+            show(&family, &sample.ids, &sample.supervised),
+            show(&family, &sample.ids, &want),
+            "{}",
+            family.name
+        );
+    }
+}
+
+#[test]
 fn the_last_reply_is_the_last_run_of_transformers_mask_and_begins_where_the_prompt_ends() {
     for_every_case(|family, case, conversation, place| {
         if case.get("refused").is_some() || case.get("lost").is_some() {
