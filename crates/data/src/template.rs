@@ -31,7 +31,8 @@ pub(crate) use builtin::read as read_template;
 const LONGEST_SOURCE: usize = 128 << 10;
 /// Steps a template may take, whatever it renders. A step is an instruction or 64 bytes of data; templates of the
 /// field need about a hundred for each message. The slowest steps found (`tojson`, splitting strings) take 0.2 us, so
-/// that a short row's template is stopped after 40 ms, and the longest row's ([`MOST_FUEL`]) after 200 ms.
+/// that a short row's template is stopped after 40 ms, and the longest row's ([`MOST_FUEL`]) after 200 ms. Comparing
+/// strings is not counted by the template engine: with a row of several MB that can take longer.
 const BASE_FUEL: u64 = 200_000;
 /// Further steps for each message, and one for so many bytes of the conversation.
 const FUEL_PER_MESSAGE: u64 = 2_000;
@@ -146,6 +147,9 @@ impl TemplateError {
             Self::Syntax { .. } | Self::Failed { .. } => {
                 "give a corrected template with --template FILE, or put it into chat_template.jinja in the model \
                  folder"
+            }
+            Self::TooManySteps { steps } if *steps == MOST_FUEL => {
+                "split the conversation, which is some 10 MB long, or give another template with --template"
             }
             Self::TooLong { .. } | Self::TooManySteps { .. } | Self::TooMuchOutput { .. } => {
                 "the template is broken or malicious; give another with --template, or put it into \

@@ -162,7 +162,7 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
 pub fn chat_prompt(base: &Base, messages: &[Message]) -> anyhow::Result<Vec<u32>> {
     let template = base.tokenizer.compile_chat_template()?.ok_or_else(|| {
         CliError::new("the model has no chat template")
-            .hint("leave out --chat and give the whole prompt as text")
+            .hint("give one with --template, or leave out --chat and give the whole prompt as text")
     })?;
     let text = template.render(messages, true)?;
     // The template writes every special token itself.
