@@ -15,8 +15,8 @@
 //! Phi-3 closes every rendering with an end-of-sequence token), so that a part is no prefix of the whole. Then the
 //! neighbours are found in the whole by rendering it with other words in their place. A reply begins where the text
 //! from the words before it to the end of the generation prompt stands in the whole as it does in the prompt: the
-//! model is trained at the very place where it would generate. It ends with the last end-of-turn token before the
-//! words of the next message. What is trained is the reply as the whole has it. If that fails too, it is an error.
+//! model is trained at the very place where it would generate. It ends with an end-of-turn token before the words
+//! of the next message. What is trained is the reply as the whole has it. If that fails too, it is an error.
 //!
 //! By position and never by id: an end-of-turn token in the prompt is not trained, one after a reply is, and no
 //! padding exists.
@@ -171,7 +171,8 @@ pub struct Masker<'a> {
 }
 
 impl<'a> Masker<'a> {
-    /// A masker for one tokenizer and a template, which need not be the tokenizer's own.
+    /// A masker for one tokenizer and a template, whose end-of-turn tokens the tokenizer must know as its own template's
+    /// ([`Tokenizer::use_chat_template`]).
     pub fn new(tokenizer: &'a Tokenizer, template: Option<&'a ChatTemplate>, train_on: TrainOn) -> Self {
         Self { tokenizer, template, train_on }
     }
@@ -253,12 +254,6 @@ impl<'a> Masker<'a> {
         let Some(first) = encoding.offsets.iter().position(inside) else { return Err(not_written) };
         let last = encoding.offsets.iter().rposition(inside).unwrap_or(first);
         let mut ends = (first..=last).filter(|&i| self.tokenizer.is_eos(encoding.ids[i]));
-        if !exact {
-            return match ends.next_back() {
-                Some(end) => Ok(first..end + 1),
-                None => Err(RowProblem::SpanNotFound { message }),
-            };
-        }
         // The content's own end, so that an end-of-turn token written inside a reply does not cut it short. The
         // first place it is found: a later one may lie inside the end-of-turn token (`d` in `<|im_end|>`).
         let content = rendered.conversation.messages[message].text().trim();
@@ -268,7 +263,11 @@ impl<'a> Masker<'a> {
             // A reply that only calls tools, or whose content the template rewrites (strips its reasoning, say).
             None => ends.next_back(),
         };
-        Ok(first..end.unwrap_or(last) + 1)
+        match end {
+            Some(end) => Ok(first..end + 1),
+            None if exact => Ok(first..last + 1),
+            None => Err(RowProblem::SpanNotFound { message }),
+        }
     }
 
     /// Plain text closed with the end-of-sequence token; trained from byte `from` on.
