@@ -199,6 +199,14 @@ TWO_CALLS = [user("Weather and time?"),
              reply("I look.", tool_calls=[call("get_weather", {"place": "Ulm"}, "abcdefgh1"), call("get_time", {}, "abcdefgh2")]),
              says("tool", "sun", tool_call_id="abcdefgh1"), says("tool", "12:00", tool_call_id="abcdefgh2"), reply("Sun, at noon.")]
 THINKS = [user("2+2?"), reply("<think>\ntwo and two\n</think>\n\n4"), user("3+3?"), reply("6", reasoning_content="three and three")]
+REASONING = {"reasoning": {"messages": THINKS}, "reasoning by another name": {"messages": [user("2+2?"), reply("4", thinking="two")]},
+             "reasoning between calls": {"messages": [ASKS[0], ASKS[1] | {"reasoning": "I look."}, *ASKS[2:], *MORE[:2]], "tools": [WEATHER]}}
+END_OF_TURN = {"gemma-2": "<end_of_turn>", "phi-3": "<|end|>"}
+
+
+def end_of_turn_inside(end):
+    return [user("hello"), reply(f"a {end} b"), user(f"the {end} c"), reply(f"d{end}")]
+
 
 CASES = {
     "single": {"messages": SINGLE}, "single with system": {"messages": [SYSTEM, *SINGLE]},
@@ -255,7 +263,9 @@ def main():
             marked = marked.replace(plain, with_mark)
         (OUT / f"{family}.marked.jinja").write_text(marked)
         tokenizer = make_tokenizer(base, added, config)
-        rows = EDGES if family.startswith("edges") else CASES | (TOOL_CASES if family in WITH_TOOLS else {}) | ({"reasoning": {"messages": THINKS}} if family == "qwen3" else {})
+        rows = EDGES if family.startswith("edges") else CASES | (TOOL_CASES if family in WITH_TOOLS else {}) | (REASONING if family == "qwen3" else {})
+        if not family.startswith("edges"):
+            rows |= {"end of turn inside": {"messages": end_of_turn_inside(END_OF_TURN.get(family, config["eos_token"]))}}
         cases = [make_case(tokenizer, template, marked, name, row) for name, row in rows.items()]
         lines = ",\n  ".join(json.dumps(c, ensure_ascii=False) for c in cases)
         head = json.dumps({"tokenizer": base, "added": added, "config": config}, ensure_ascii=False)
