@@ -295,6 +295,13 @@ fn another_template_takes_the_place_of_the_models_own() {
         "<s>S\n\n### Instruction:\na\n\n### Response:\n[b<|im_end|>]\n\n\
          ### Instruction:\nc\n\n### Response:\n[d<|im_end|>]\n\n"
     );
+    // An instruction becomes what it is for a model without a template, between BOS and a blank line.
+    let row = r#"{"instruction": "a", "output": "b"}"#;
+    let mut tokenizer = plain();
+    let prompt = show(&tokenizer, &load(row, &tokenizer).unwrap().samples[0]);
+    tokenizer.use_chat_template("alpaca").unwrap();
+    let sample = &load(row, &tokenizer).unwrap().samples[0];
+    assert_eq!(show(&tokenizer, sample), format!("<s>{prompt}\n\n"));
     // A file, whose end-of-turn tokens end generations too.
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(Builtin::Chatml.source().as_bytes()).unwrap();

@@ -44,6 +44,7 @@ Examples:
 A row of --data is one JSON object a line, in one of these shapes:
   {\"messages\": [{\"role\": \"user\", \"content\": ...}, {\"role\": \"assistant\", \"content\": ...}]}
   {\"instruction\": ..., \"input\": ..., \"output\": ...}      {\"prompt\": ..., \"completion\": ...}      {\"text\": ...}
+  Beside messages may stand \"tools\"; a message with \"train\": false is not learnt.
 
 Where to look first when it does not learn: --lr (try 3x more, then 3x less), --epochs, then --rank.")]
 pub struct TrainArgs {
