@@ -169,6 +169,12 @@ pub enum RowProblem {
     /// The tokenizer fails on the row.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// The template leaves out something that the row has beside what is said.
+    #[error("the chat template writes nothing for `{field}`")]
+    NotWritten {
+        /// The field.
+        field: String,
+    },
 }
 
 fn list(keys: &[String]) -> String {
@@ -185,7 +191,7 @@ impl DataError {
             Self::Io { .. } => Some("check that the path exists and may be read".into()),
             Self::Row { problem, .. } => problem.hint(),
             Self::NoRows { .. } => Some("give a JSONL file with one row a line".into()),
-            Self::AllDropped { needed: None, .. } => Some("the rows are too short to train on".into()),
+            Self::AllDropped { needed: None, .. } => Some("the rows are too short, or say \"train\": false, or the template marks nothing as the assistant's".into()),
             Self::AllDropped { needed: Some(needed), .. } => {
                 Some(format!("--max-seq-len {needed} is the least that leaves a row"))
             }
@@ -226,22 +232,26 @@ impl RowProblem {
                 "add the reply or remove the row".into()
             }
             Self::NoChatTemplate => {
-                "use the instruct version of the model, put a chat_template.jinja into its folder, or write the rows \
-                 as prompt and completion"
+                "use the instruct version of the model, give a template with --template, or write the rows as prompt \
+                 and completion"
                     .into()
             }
             Self::SpanNotFound { .. } => {
-                "split the conversation into rows that end with the reply to be learnt, or put a template that does \
-                 not rewrite history into chat_template.jinja"
+                "split the conversation into rows that end with the reply to be learnt, or give a template that \
+                 does not rewrite history with --template"
                     .into()
             }
             Self::ReplyNotWritten { .. } => {
-                "the template and the data do not fit each other; put another into chat_template.jinja".into()
+                "the template and the data do not fit each other; give another with --template".into()
             }
             Self::NoPrompt { .. } => "give chat, instruction or completion rows".into(),
             Self::NoEos => "name one in tokenizer_config.json (\"eos_token\")".into(),
             Self::Template(e) => return e.hint(),
             Self::Tokenizer(e) => return e.hint(),
+            Self::NotWritten { field } => format!(
+                "the model would learn the row without it: remove `{field}` from the row, or give a template that \
+                 writes it with --template"
+            ),
         })
     }
 }

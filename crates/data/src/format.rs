@@ -12,7 +12,8 @@ use serde_json::{Map, Value};
 
 use crate::error::RowProblem;
 
-pub use chat::{Message, Role};
+pub(crate) use chat::json_size_bytes;
+pub use chat::{Conversation, Message, Role};
 pub use completion::Completion;
 pub use instruction::Instruction;
 
@@ -85,7 +86,7 @@ impl Shape {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Row {
     /// A conversation that ends with an assistant's reply.
-    Chat(Vec<Message>),
+    Chat(Conversation),
     /// An instruction and its answer.
     Instruction(Instruction),
     /// A prompt and what follows it.
@@ -98,7 +99,7 @@ pub enum Row {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Document {
     /// A conversation that ends with an assistant's reply, rendered by the chat template.
-    Chat(Vec<Message>),
+    Chat(Conversation),
     /// A prompt and what follows it, as plain text.
     Completion(Completion),
     /// Text, all of it trained.
@@ -109,8 +110,8 @@ impl Row {
     /// What the row is trained as, by a model with or without a chat template.
     pub fn into_document(self, has_chat_template: bool) -> Document {
         match self {
-            Self::Chat(messages) => Document::Chat(messages),
-            Self::Instruction(row) if has_chat_template => Document::Chat(row.into_messages()),
+            Self::Chat(conversation) => Document::Chat(conversation),
+            Self::Instruction(row) if has_chat_template => Document::Chat(row.into_messages().into()),
             Self::Instruction(row) => Document::Completion(row.into_alpaca()),
             Self::Completion(row) => Document::Completion(row),
             Self::Text(text) => Document::Text(text),

@@ -7,7 +7,9 @@ pub enum TrainOn {
     /// end-of-sequence token.
     #[default]
     Replies,
-    /// Every token but the first, which nothing predicts.
+    /// The same, but of a conversation's replies only the last.
+    Last,
+    /// Every token but the first, which nothing predicts, and those of replies that say `"train": false`.
     All,
 }
 

@@ -5,12 +5,16 @@
 //! `strftime_now`, and a `tojson` that writes as Python's `json.dumps` does. It is a program from the internet, so it
 //! runs with a budget of steps and of output.
 //!
-//! `{% generation %}` marks what an assistant says. Here the marks are taken out and mean nothing: reply spans come
-//! from rendering prefixes ([`crate::mask`]).
+//! `{% generation %}` … `{% endgeneration %}` marks what an assistant says. The tags become includes of two templates
+//! that write nothing, or, for [`ChatTemplate::render_marked`], one character each that the conversation does not
+//! have; these are taken out again and their places are the spans.
 
+mod builtin;
 mod json;
 
 use std::io::{self, Write};
+use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use minijinja::syntax::SyntaxConfig;
@@ -18,18 +22,24 @@ use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use regex::Regex;
 
-use crate::format::Message;
+use crate::format::{Message, json_size_bytes};
+
+pub use builtin::Builtin;
+pub(crate) use builtin::read as read_template;
 
 /// The longest template that is read. The longest of the field have about 30 KB.
 const LONGEST_SOURCE: usize = 128 << 10;
 /// Steps a template may take, whatever it renders. A step is an instruction or 64 bytes of data; templates of the
-/// field need about a hundred for each message, and this many take well under 200 ms.
-const BASE_FUEL: u64 = 500_000;
+/// field need about a hundred for each message. The slowest steps found (`tojson`, splitting strings) take 0.2 us, so
+/// that a short row's template is stopped after 40 ms, and the longest row's ([`MOST_FUEL`]) after 200 ms. Comparing
+/// strings is not counted by the template engine: with a row of several MB that can take longer.
+const BASE_FUEL: u64 = 200_000;
 /// Further steps for each message, and one for so many bytes of the conversation.
 const FUEL_PER_MESSAGE: u64 = 2_000;
 const BYTES_PER_FUEL: u64 = 4;
-/// Never more steps than this: what a template can nest is bounded by them, see [`STACK_BYTES`].
-const MOST_FUEL: u64 = 2_000_000;
+/// Never more steps than this, which a conversation of some 10 MB needs: what a template can nest is bounded by them,
+/// see [`STACK_BYTES`].
+const MOST_FUEL: u64 = 1_000_000;
 /// Stack to compile and render on. The template engine recurses over long chains in the source (`x.a.a.a`) and over
 /// nested values when it drops them; with the longest source and the most steps above this is enough, where the
 /// usual 2 MiB of a thread are not. It is reserved, not used: memory is taken as the stack grows.
@@ -40,6 +50,10 @@ const BASE_OUTPUT: usize = 1 << 20;
 const OUTPUT_PER_BYTE: usize = 8;
 
 const NAME: &str = "chat_template";
+/// What the two tags of a generation mark include, each named after the variable it writes.
+const MARKS: [&str; 2] = ["generation_begins", "generation_ends"];
+/// Where the characters that stand for the tags are taken from: noncharacters, which text has no reason to hold.
+const MARK_CHARACTERS: Range<u32> = 0xFDD0..0xFDF0;
 
 /// The special tokens by name, as templates see them (`bos_token`, ...). One that is `None` is undefined in the
 /// template, which then writes nothing for it.
@@ -100,6 +114,22 @@ pub enum TemplateError {
         /// The budget.
         bytes: usize,
     },
+    /// A template's file could not be read.
+    #[error("cannot read the chat template {}: {message}", path.display())]
+    Unreadable {
+        /// The file, which is not the name of a built-in template either.
+        path: PathBuf,
+        /// What the system said.
+        message: String,
+    },
+    /// A built-in template ends turns with a token that the model does not know.
+    #[error("the chat template {template} needs the token {token}, which the model's vocabulary has not")]
+    MissingToken {
+        /// The template's name.
+        template: &'static str,
+        /// The token.
+        token: &'static str,
+    },
 }
 
 fn at(line: Option<usize>) -> String {
@@ -115,10 +145,21 @@ impl TemplateError {
                  system message)"
             }
             Self::Syntax { .. } | Self::Failed { .. } => {
-                "put a corrected template into chat_template.jinja in the model folder"
+                "give a corrected template with --template FILE, or put it into chat_template.jinja in the model \
+                 folder"
+            }
+            Self::TooManySteps { steps } if *steps == MOST_FUEL => {
+                "split the conversation, which is some 10 MB long, or give another template with --template"
             }
             Self::TooLong { .. } | Self::TooManySteps { .. } | Self::TooMuchOutput { .. } => {
-                "the template is broken or malicious; put another into chat_template.jinja in the model folder"
+                "the template is broken or malicious; give another with --template, or put it into \
+                 chat_template.jinja in the model folder"
+            }
+            Self::Unreadable { .. } => {
+                "give a Jinja file, or one of chatml, llama-3, mistral, alpaca, which are built in"
+            }
+            Self::MissingToken { .. } => {
+                "the model could not learn where to stop; alpaca and mistral need an end-of-sequence token only"
             }
         }
         .to_string())
@@ -131,6 +172,7 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     special: SpecialTokens,
     source: String,
+    marked: bool,
 }
 
 impl ChatTemplate {
@@ -152,10 +194,13 @@ impl ChatTemplate {
             Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
         });
         environment.add_filter("tojson", tojson);
-        let source_read = without_generation_marks(source);
+        let (source_read, marked) = with_marks_included(source)?;
+        for mark in MARKS {
+            environment.add_template_owned(mark, format!("{{{{ {mark} }}}}")).map_err(syntax_error)?;
+        }
         stacker::grow(STACK_BYTES, || environment.add_template_owned(NAME, source_read))
             .map_err(syntax_error)?;
-        let template = Self { environment, special: special.clone(), source: source.to_string() };
+        let template = Self { environment, special: special.clone(), source: source.to_string(), marked };
         Ok(template.at(jiff::Timestamp::now().as_second()))
     }
 
@@ -180,7 +225,80 @@ impl ChatTemplate {
     /// # Errors
     /// When the template refuses the conversation, fails, or exceeds its budget of steps or output.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TemplateError> {
-        let input: usize = messages.iter().map(Message::size_bytes).sum();
+        self.render_with_tools(messages, None, add_generation_prompt)
+    }
+
+    /// The same with the functions that the assistant may call, each a JSON schema as `transformers` takes them.
+    ///
+    /// # Errors
+    /// As [`Self::render`].
+    pub fn render_with_tools(
+        &self,
+        messages: &[Message],
+        tools: Option<&[serde_json::Value]>,
+        add_generation_prompt: bool,
+    ) -> Result<String, TemplateError> {
+        self.run(messages, tools, add_generation_prompt, None)
+    }
+
+    /// Whether the template marks what the assistant says with `{% generation %}`.
+    pub fn has_generation_marks(&self) -> bool {
+        self.marked
+    }
+
+    /// The text of a conversation, and the bytes of it that the template marks as the assistant's, in order.
+    ///
+    /// # Errors
+    /// As [`Self::render`], and when a mark begins inside another.
+    pub fn render_marked(
+        &self,
+        messages: &[Message],
+        tools: Option<&[serde_json::Value]>,
+    ) -> Result<(String, Vec<Range<usize>>), TemplateError> {
+        let failed = |message: String| TemplateError::Failed { line: None, message };
+        // The characters must not occur otherwise. They are not in a template either, or it would write them.
+        let said = serde_json::to_string(&(messages, tools)).map_err(|e| failed(e.to_string()))?;
+        let mut free = MARK_CHARACTERS
+            .filter_map(char::from_u32)
+            .filter(|&c| !said.contains(c) && !self.source.contains(c));
+        let (Some(begin), Some(end)) = (free.next(), free.next()) else {
+            return Err(failed(
+                "the conversation has nearly every noncharacter from U+FDD0 to U+FDEF".into(),
+            ));
+        };
+        let rendered = self.run(messages, tools, false, Some([begin, end]))?;
+
+        let mut text = String::with_capacity(rendered.len());
+        let mut spans = Vec::new();
+        let mut open = None;
+        for c in rendered.chars() {
+            match open {
+                None if c == begin => open = Some(text.len()),
+                Some(start) if c == end => {
+                    spans.push(start..text.len());
+                    open = None;
+                }
+                _ if c == begin || c == end => {
+                    return Err(failed("the generation marks are not in turn".into()));
+                }
+                _ => text.push(c),
+            }
+        }
+        match open {
+            None => Ok((text, spans)),
+            Some(_) => Err(failed("a generation mark has no end".into())),
+        }
+    }
+
+    fn run(
+        &self,
+        messages: &[Message],
+        tools: Option<&[serde_json::Value]>,
+        add_generation_prompt: bool,
+        marks: Option<[char; 2]>,
+    ) -> Result<String, TemplateError> {
+        let of_tools: usize = tools.unwrap_or_default().iter().map(json_size_bytes).sum();
+        let input = of_tools + messages.iter().map(Message::size_bytes).sum::<usize>();
         let steps = BASE_FUEL
             .saturating_add(FUEL_PER_MESSAGE.saturating_mul(messages.len() as u64))
             .saturating_add(input as u64 / BYTES_PER_FUEL)
@@ -195,7 +313,7 @@ impl ChatTemplate {
             ("messages", Value::from(Serde(messages))),
             ("add_generation_prompt", Value::from(add_generation_prompt)),
             // Always given by transformers, so templates may test them without `is defined`.
-            ("tools", Value::from(())),
+            ("tools", tools.map_or(Value::from(()), |tools| Value::from(Serde(tools)))),
             ("documents", Value::from(())),
         ];
         let special = [
@@ -205,6 +323,9 @@ impl ChatTemplate {
             ("pad_token", &self.special.pad),
         ];
         values.extend(special.into_iter().filter_map(|(k, v)| Some((k, Value::from(v.as_ref()?.as_str())))));
+        if let Some(characters) = marks {
+            values.extend(MARKS.into_iter().zip(characters.map(Value::from)));
+        }
         let values = Value::from_pairs(values);
 
         let mut output = Capped { text: Vec::new(), room: bytes, full: false };
@@ -295,17 +416,34 @@ fn render_error(error: &Error, steps: u64) -> TemplateError {
     TemplateError::Failed { line: error.line(), message: describe(error) }
 }
 
-/// Replaces `{% generation %}` and `{% endgeneration %}` with a condition that is always true: whitespace control
-/// and trimming stay what they were.
-fn without_generation_marks(source: &str) -> String {
+/// Replaces `{% generation %}` and `{% endgeneration %}` with statements that include [`MARKS`], which leaves
+/// whitespace control and trimming what they were; and whether there are any.
+fn with_marks_included(source: &str) -> Result<(String, bool), TemplateError> {
     static MARK: LazyLock<Option<Regex>> =
         LazyLock::new(|| Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").ok());
-    let Some(mark) = MARK.as_ref() else { return source.to_string() };
-    mark.replace_all(source, |found: &regex::Captures| {
-        let what = if found.get(2).is_some() { "endif" } else { "if true" };
-        format!("{{%{} {what} {}%}}", &found[1], &found[3])
-    })
-    .into_owned()
+    let Some(mark) = MARK.as_ref() else { return Ok((source.to_string(), false)) };
+    let mut open = false;
+    for found in mark.captures_iter(source) {
+        let ends = found.get(2).is_some();
+        if ends != open {
+            let at = found.get(0).map_or(0, |tag| tag.start());
+            let message = match ends {
+                true => "endgeneration without generation",
+                false => "a generation mark inside another, or one without its end",
+            };
+            let line = Some(1 + source[..at].matches('\n').count());
+            return Err(TemplateError::Syntax { line, message: message.into() });
+        }
+        open = !ends;
+    }
+    if open {
+        return Err(TemplateError::Syntax { line: None, message: "generation without endgeneration".into() });
+    }
+    let replaced = mark.replace_all(source, |found: &regex::Captures| {
+        let what = MARKS[usize::from(found.get(2).is_some())];
+        format!("{{%{} include '{what}' {}%}}", &found[1], &found[3])
+    });
+    Ok((replaced.into_owned(), mark.is_match(source)))
 }
 
 /// `tojson` as transformers defines it: `json.dumps(value, ensure_ascii=False, indent=...)`.

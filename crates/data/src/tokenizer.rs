@@ -14,9 +14,9 @@ mod gguf;
 mod stream;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::template::{ChatTemplate, SpecialTokens, TemplateError};
+use crate::template::{Builtin, ChatTemplate, SpecialTokens, TemplateError, read_template};
 
 pub use gguf::{GgufTokenizer, PRE_KINDS};
 pub use stream::DecodeStream;
@@ -149,6 +149,8 @@ pub struct Tokenizer {
     eos: Option<u32>,
     pad: Option<u32>,
     eos_ids: Vec<u32>,
+    /// Those of them that do not depend on the chat template.
+    ends: Vec<u32>,
     /// Added in front and behind when special tokens are asked for.
     prefix: Vec<u32>,
     suffix: Vec<u32>,
@@ -177,30 +179,36 @@ impl Tokenizer {
     fn assemble(parts: Parts) -> Self {
         let Parts { inner, special, bos, eos, pad, more_eos, prefix, suffix, chat_template, vocab_size } =
             parts;
-        let mut eos_ids = more_eos;
-        eos_ids.extend(eos);
-        if let Some(template) = &chat_template {
-            eos_ids.extend(
-                END_OF_TURN.iter().filter(|t| template.contains(**t)).filter_map(|t| inner.token_to_id(t)),
-            );
-        }
-        eos_ids.sort_unstable();
-        eos_ids.dedup();
+        let mut ends = more_eos;
+        ends.extend(eos);
         let largest = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         let clock = jiff::Timestamp::now().as_second();
-        Self {
+        let mut tokenizer = Self {
             inner,
             special,
             bos,
             eos,
             pad,
-            eos_ids,
+            eos_ids: Vec::new(),
+            ends,
             prefix,
             suffix,
             chat_template,
             vocab_size: vocab_size.max(largest),
             clock,
-        }
+        };
+        tokenizer.find_eos_ids();
+        tokenizer
+    }
+
+    /// [`Self::eos_ids`] for the present chat template.
+    fn find_eos_ids(&mut self) {
+        let template = self.chat_template.as_deref().unwrap_or_default();
+        let written = END_OF_TURN.iter().filter(|t| template.contains(**t));
+        let written = written.filter_map(|t| self.inner.token_to_id(t));
+        self.eos_ids = self.ends.iter().copied().chain(written).collect();
+        self.eos_ids.sort_unstable();
+        self.eos_ids.dedup();
     }
 
     /// The ids of `text`. With `add_special` what the model expects around plain text (usually BOS) is added;
@@ -286,9 +294,35 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
-    /// Source of the model's chat template.
+    /// Source of the chat template: the model's, unless another was put in its place.
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
+    }
+
+    /// Puts another chat template in the place of the model's own: the name of a [`Builtin`], or a file.
+    ///
+    /// # Errors
+    /// When there is neither a built-in template nor a readable file of that name, when the template has a syntax
+    /// error, or when a built-in one writes tokens that the vocabulary has not.
+    pub fn use_chat_template(&mut self, name_or_file: &str) -> Result<(), TemplateError> {
+        let source = match Builtin::named(name_or_file) {
+            Some(builtin) => {
+                let template = builtin.name();
+                let missing = builtin.tokens().iter().find(|t| self.inner.token_to_id(t).is_none());
+                if let Some(token) = missing {
+                    return Err(TemplateError::MissingToken { template, token });
+                }
+                if self.eos.is_none() {
+                    return Err(TemplateError::MissingToken { template, token: "end of sequence" });
+                }
+                builtin.source().to_string()
+            }
+            None => read_template(Path::new(name_or_file))?,
+        };
+        ChatTemplate::new(&source, &self.special)?;
+        self.chat_template = Some(source);
+        self.find_eos_ids();
+        Ok(())
     }
 
     /// The special tokens by name, as a chat template sees them.
@@ -296,7 +330,7 @@ impl Tokenizer {
         &self.special
     }
 
-    /// The model's chat template, compiled; `None` when it has none.
+    /// The chat template, compiled; `None` when there is none.
     ///
     /// # Errors
     /// When the template has a syntax error.

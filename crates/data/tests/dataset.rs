@@ -6,7 +6,8 @@ use std::io::Write;
 
 use common::{CHATML, names, tiny_chatml, tiny_metadata};
 use lorafit_data::{
-    DataError, Dataset, Options, RowProblem, Sample, Shape, Tokenizer, TrainOn, generation_rows,
+    Builtin, DataError, Dataset, Options, RowProblem, Sample, Shape, TemplateError, Tokenizer, TrainOn,
+    generation_rows,
 };
 use tempfile::NamedTempFile;
 
@@ -84,24 +85,248 @@ fn a_template_without_end_of_turn_trains_the_whole_span() {
     assert_eq!(show(&tokenizer, &dataset.unwrap().samples[0]), "u: x\na:[ y\n]");
 }
 
-#[test]
-fn a_template_that_rewrites_history_is_an_error_and_fine_with_one_reply() {
+/// A template in ChatML's way, whose assistant's messages are written by `reply`.
+fn with_reply(reply: &str, prompt: &str) -> Tokenizer {
     let mut meta = tiny_metadata("gpt-2", &[]);
+    meta.chat_template = Some(format!(
+        "{{% for m in messages %}}{{% if m.role == 'assistant' %}}{reply}{{% else %}}<|im_start|>{{{{ m.role }}}}\n\
+         {{{{ m.content }}}}<|im_end|>\n{{% endif %}}{{% endfor %}}{{% if add_generation_prompt %}}{prompt}{{% endif %}}"
+    ));
+    Tokenizer::from_gguf(meta).unwrap()
+}
+
+const TWO_TURNS: &str = r#"{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}, {"role": "user", "content": "x"}, {"role": "assistant", "content": "z"}]}"#;
+
+#[test]
+fn replies_are_found_though_the_template_rewrites_history() {
     // As reasoning models do: earlier replies lose a part.
+    let tokenizer = with_reply(
+        "<|im_start|>a\n{% if loop.last %}think {% endif %}{{ m.content }}<|im_end|>\n",
+        "<|im_start|>a\n",
+    );
+    let dataset = load(TWO_TURNS, &tokenizer).unwrap();
+    assert_eq!(
+        show(&tokenizer, &dataset.samples[0]),
+        "<|im_start|>user\nx<|im_end|>\n<|im_start|>a\n[y<|im_end|>]\n\
+         <|im_start|>user\nx<|im_end|>\n<|im_start|>a\n[think z<|im_end|>]\n"
+    );
+    // And a template whose prompt has the earlier reply otherwise than the whole conversation.
+    let tokenizer =
+        with_reply("<|im_start|>a\n{{ messages | length }}{{ m.content }}<|im_end|>\n", "<|im_start|>a\n");
+    let dataset = load(TWO_TURNS, &tokenizer).unwrap();
+    assert!(show(&tokenizer, &dataset.samples[0]).ends_with("x<|im_end|>\n<|im_start|>a\n[4z<|im_end|>]\n"));
+}
+
+#[test]
+fn a_reply_that_could_not_be_generated_where_it_stands_is_an_error() {
+    // The prompt opens reasoning that the conversation does not have.
+    let tokenizer = with_reply("<|im_start|>a\n{{ m.content }}<|im_end|>\n", "<|im_start|>a\nthink ");
+    let error = load(TWO_TURNS, &tokenizer).unwrap_err();
+    assert!(error.to_string().contains("up to messages[1] differently"), "{error}");
+    assert!(error.hint().unwrap().contains("split the conversation"));
+    // The next words are not found since they are written twice, and nothing ends a turn.
+    let mut meta = tiny_metadata("gpt-2", &[]);
     meta.chat_template = Some(
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}think {% endif \
-         %}{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+        "{% for m in messages %}{{ m.content }}{{ m.content }}\n{% endfor %}{{ messages | length }}".into(),
+    );
+    let error = load(TWO_TURNS, &Tokenizer::from_gguf(meta).unwrap()).unwrap_err();
+    assert!(
+        matches!(error, DataError::Row { problem: RowProblem::SpanNotFound { message: 1 }, .. }),
+        "{error}"
+    );
+}
+
+fn load_on(train_on: TrainOn, content: &str, tokenizer: &Tokenizer) -> Result<Dataset, DataError> {
+    Dataset::load(file(content).path(), tokenizer, Options { train_on, ..Options::default() })
+}
+
+#[test]
+fn only_the_last_reply_is_trained_where_that_is_asked_for() {
+    let marked = "<|im_start|>a\n{% generation %}{{ m.content }}<|im_end|>\n{% endgeneration %}";
+    let plain = "<|im_start|>a\n{{ m.content }}<|im_end|>\n";
+    for (reply, want) in [(plain, "[z<|im_end|>]\n"), (marked, "[z<|im_end|>\n]")] {
+        let tokenizer = with_reply(reply, "<|im_start|>a\n");
+        let dataset = load_on(TrainOn::Last, TWO_TURNS, &tokenizer).unwrap();
+        assert_eq!(
+            show(&tokenizer, &dataset.samples[0]),
+            format!(
+                "<|im_start|>user\nx<|im_end|>\n<|im_start|>a\ny<|im_end|>\n\
+                 <|im_start|>user\nx<|im_end|>\n<|im_start|>a\n{want}"
+            )
+        );
+    }
+}
+
+#[test]
+fn a_reply_that_says_train_false_is_not_trained_and_templates_do_not_see_that() {
+    let row = |first, last| {
+        format!(
+            "{{\"messages\": [{{\"role\": \"user\", \"content\": \"x\", \"train\": false}}, {{\"role\": \
+             \"assistant\", \"content\": \"y\", \"train\": {first}}}, {{\"role\": \"user\", \"content\": \"x\"}}, \
+             {{\"role\": \"assistant\", \"content\": \"z\", \"train\": {last}}}]}}"
+        )
+    };
+    let marked = "<|im_start|>a\n{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{{ '\\n' }}";
+    let plain = "<|im_start|>a\n{{ m.content }}<|im_end|>\n";
+    for reply in [plain, marked] {
+        let seen =
+            format!("{{% if m.train is defined %}}{{{{ raise_exception('seen') }}}}{{% endif %}}{reply}");
+        let tokenizer = with_reply(&seen, "<|im_start|>a\n");
+        let shown = |train_on, row: String| {
+            show(&tokenizer, &load_on(train_on, &row, &tokenizer).unwrap().samples[0])
+        };
+        let user = "<|im_start|>user\nx<|im_end|>\n<|im_start|>a\n";
+        assert_eq!(
+            shown(TrainOn::Replies, row(true, false)),
+            format!("{user}[y<|im_end|>]\n{user}z<|im_end|>\n")
+        );
+        assert_eq!(
+            shown(TrainOn::Replies, row(false, true)),
+            format!("{user}y<|im_end|>\n{user}[z<|im_end|>]\n")
+        );
+        assert_eq!(
+            shown(TrainOn::All, row(false, true)),
+            format!("<|im_start|>[{}]y<|im_end|>[\n{user}z<|im_end|>\n]", &user["<|im_start|>".len()..])
+        );
+        // A row without a trained token is dropped and counted.
+        for train_on in [TrainOn::Replies, TrainOn::Last] {
+            let rows = format!("{}\n{}\n", row(false, false), row(false, true));
+            let report = load_on(train_on, &rows, &tokenizer).unwrap().report;
+            assert_eq!((report.rows, report.samples, report.dropped), (2, 1, 1));
+        }
+    }
+}
+
+#[test]
+fn marks_decide_which_tokens_are_trained() {
+    let trained = |reply: &str, rows: &str| {
+        let tokenizer = with_reply(reply, "<|im_start|>a\n");
+        show(&tokenizer, &load(rows, &tokenizer).unwrap().samples[0])
+    };
+    let row = |reply: &str| {
+        format!(
+            r#"{{"messages": [{{"role": "user", "content": "x"}}, {{"role": "assistant", "content": "{reply}"}}]}}"#
+        )
+    };
+    let prompt = "<|im_start|>user\nx<|im_end|>\n";
+    // Two spans in a reply, and an empty one.
+    let parts = "a{% generation %}{% endgeneration %}b{% generation %}{{ m.content }}{% endgeneration %}c\
+                 {%- generation -%} d {%- endgeneration -%} e";
+    assert_eq!(trained(parts, &row("yy")), format!("{prompt}ab[yy]c[d]e"));
+    // Inside a macro, which transformers would place wrongly.
+    let in_macro =
+        "{% macro f(x) %}<{% generation %}{{ x }}{% endgeneration %}>{% endmacro %}a{{ f(m.content) }}";
+    assert_eq!(trained(in_macro, &row("y")), format!("{prompt}a<[y]>"));
+    // The conversation has the characters that stand for marks.
+    let own = "{% generation %}{{ m.content | replace('\u{FDD0}', '0') | replace('\u{FDD1}', '1') }}{% endgeneration %}";
+    assert_eq!(trained(own, &row("a\u{FDD0}b\u{FDD1}")), format!("{prompt}[a0b1]"));
+}
+
+const TOOLS: &str = r#"[{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]"#;
+
+#[test]
+fn tools_and_calls_reach_the_template_and_none_is_lost() {
+    let mut meta = tiny_metadata("gpt-2", &[]);
+    meta.chat_template = Some(
+        "{% if tools %}{{ tools | length }}:{{ tools[0].function.name }}\n{% endif %}{% for m in messages %}{{ m.role }}:\
+         {{ m.content if m.content else '' }}{% for c in m.tool_calls or [] %}{{ c.function.arguments | tojson }}\
+         {% endfor %}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
             .into(),
     );
     let tokenizer = Tokenizer::from_gguf(meta).unwrap();
-    let one = r#"{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}"#;
-    assert!(show(&tokenizer, &load(one, &tokenizer).unwrap().samples[0]).ends_with("[think y<|im_end|>]\n"));
-    let two = r#"{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"},
-                  {"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}"#
-        .replace('\n', " ");
-    let error = load(two, &tokenizer).unwrap_err();
-    assert!(error.to_string().contains("up to messages[1] differently"), "{error}");
-    assert!(error.hint().unwrap().contains("split the conversation"));
+    let row = |arguments: &str, tools: &str| {
+        format!(
+            r#"{{"messages": [{{"role": "user", "content": "x"}}, {{"role": "assistant", "content": null, "tool_calls": [{{"type": "function", "function": {{"name": "f", "arguments": {arguments}}}}}]}}, {{"role": "tool", "content": "1"}}, {{"role": "assistant", "content": "y"}}], "tools": {tools}}}"#
+        )
+    };
+    let want = "1:f\nuser:x<|im_end|>assistant:[{\"a\": 2}<|im_end|>]tool:1<|im_end|>assistant:[y<|im_end|>]";
+    // Arguments and tools may be JSON text.
+    let tools_text = serde_json::to_string(TOOLS).unwrap();
+    for (arguments, tools) in
+        [(r#"{"a": 2}"#, TOOLS), (r#""{\"a\":2}""#, TOOLS), (r#"{"a": 2}"#, tools_text.as_str())]
+    {
+        let dataset = load(row(arguments, tools), &tokenizer).unwrap();
+        assert_eq!(show(&tokenizer, &dataset.samples[0]), want);
+    }
+    // The reference of a reply that calls tools is the call.
+    let call = format!(
+        r#"{{"messages": [{{"role": "user", "content": "x"}}, {{"role": "assistant", "tool_calls": [{{"function": {{"name": "f", "arguments": {{"a": 2}}}}}}]}}], "tools": {TOOLS}}}"#
+    );
+    assert_eq!(generation_rows(file(&call).path(), &tokenizer).unwrap()[0].reference, r#"{"a": 2}"#);
+
+    // A template that knows no tools, or no calls.
+    let plain = with_reply("<|im_start|>a\n{{ m.content }}<|im_end|>\n", "<|im_start|>a\n");
+    let chat = r#"{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], "tools": "#;
+    let error = load(format!("{chat}{TOOLS}}}"), &plain).unwrap_err();
+    assert!(error.to_string().ends_with("line 1: the chat template writes nothing for `tools`"), "{error}");
+    assert!(load(format!("{chat}[]}}"), &plain).is_ok() && load(format!("{chat}null}}"), &plain).is_ok());
+    let error = load(row("{}", "null"), &plain).unwrap_err();
+    assert!(error.to_string().ends_with("writes nothing for `messages[1].tool_calls`"), "{error}");
+}
+
+#[test]
+fn another_template_takes_the_place_of_the_models_own() {
+    let row = r#"{"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]}"#;
+    let shown = |name: &str| {
+        let mut meta = tiny_metadata("gpt-2", &[]);
+        // The tiny vocabulary with the tokens of Llama 3, as printable ones.
+        meta.tokens.extend(["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"].map(String::from));
+        meta.token_types.as_mut().unwrap().extend([3, 3, 3]);
+        let mut tokenizer = Tokenizer::from_gguf(meta).unwrap();
+        tokenizer.use_chat_template(name).unwrap();
+        show(&tokenizer, &load(row, &tokenizer).unwrap().samples[0])
+    };
+    assert_eq!(
+        shown("chatml"),
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n[b<|im_end|>]\n\
+         <|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n[d<|im_end|>]\n"
+    );
+    assert_eq!(
+        shown("llama-3"),
+        "<s><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|>\
+         <|start_header_id|>user<|end_header_id|>\n\na<|eot_id|>\
+         <|start_header_id|>assistant<|end_header_id|>\n\n[b<|eot_id|>]\
+         <|start_header_id|>user<|end_header_id|>\n\nc<|eot_id|>\
+         <|start_header_id|>assistant<|end_header_id|>\n\n[d<|eot_id|>]"
+    );
+    assert_eq!(shown("mistral"), "<s>[INST] S\n\na [/INST][ b<|im_end|>][INST] c [/INST][ d<|im_end|>]");
+    assert_eq!(
+        shown("alpaca"),
+        "<s>S\n\n### Instruction:\na\n\n### Response:\n[b<|im_end|>]\n\n\
+         ### Instruction:\nc\n\n### Response:\n[d<|im_end|>]\n\n"
+    );
+    // An instruction becomes what it is for a model without a template, between BOS and a blank line.
+    let row = r#"{"instruction": "a", "output": "b"}"#;
+    let mut tokenizer = plain();
+    let prompt = show(&tokenizer, &load(row, &tokenizer).unwrap().samples[0]);
+    tokenizer.use_chat_template("alpaca").unwrap();
+    let sample = &load(row, &tokenizer).unwrap().samples[0];
+    assert_eq!(show(&tokenizer, sample), format!("<s>{prompt}\n\n"));
+    // A file, whose end-of-turn tokens end generations too.
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(Builtin::Chatml.source().as_bytes()).unwrap();
+    assert_eq!(shown(file.path().to_str().unwrap()), shown("chatml"));
+}
+
+#[test]
+fn a_template_that_cannot_take_the_models_place_is_refused() {
+    let mut tokenizer = plain();
+    let error = tokenizer.use_chat_template("llama-3").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the chat template llama-3 needs the token <|start_header_id|>, which the model's vocabulary has not"
+    );
+    let error = tokenizer.use_chat_template("chatlm").unwrap_err();
+    assert!(error.to_string().starts_with("cannot read the chat template chatlm: "), "{error}");
+    assert!(error.hint().unwrap().contains("chatml"));
+    let mut broken = tempfile::NamedTempFile::new().unwrap();
+    broken.write_all(b"{% for %}").unwrap();
+    let name = broken.path().to_str().unwrap();
+    assert!(matches!(tokenizer.use_chat_template(name), Err(TemplateError::Syntax { .. })));
+    assert!(tokenizer.chat_template().is_none());
+    let mut meta = tiny_metadata("gpt-2", &[]);
+    meta.eos = None;
+    assert!(Tokenizer::from_gguf(meta).unwrap().use_chat_template("alpaca").is_err());
 }
 
 #[test]
@@ -264,7 +489,30 @@ fn bad_rows_are_errors_that_name_file_line_and_reason() {
         ),
         (
             format!("{{\"messages\": [{user}, {reply}], \"tools\": [1]}}").into(),
-            "`tools` is not supported yet",
+            "`tools[0]` must be an object, found a number",
+        ),
+        (
+            format!("{{\"messages\": [{user}, {reply}], \"tools\": \"x\"}}").into(),
+            "`tools` must be a list, found a string",
+        ),
+        (
+            row(&format!("{{\"role\": \"user\", \"content\": \"a\", \"train\": true}}, {reply}")).into(),
+            "`messages[0].train` is not supported yet",
+        ),
+        (
+            row(&format!("{user}, {{\"role\": \"assistant\", \"content\": \"b\", \"train\": 0}}")).into(),
+            "`messages[1].train` must be true or false, found a number",
+        ),
+        (
+            row(&format!("{user}, {{\"role\": \"assistant\", \"tool_calls\": []}}")).into(),
+            "the row has no `messages[1].content`, which chat rows have",
+        ),
+        (
+            row(&format!(
+                "{user}, {{\"role\": \"assistant\", \"tool_calls\": [{{\"function\": {{\"arguments\": \"[1]\"}}}}]}}"
+            ))
+            .into(),
+            "`messages[1].tool_calls[0].function.arguments` must be an object or the JSON text of one, found a string",
         ),
         (br#"{"messages": "x"}"#.to_vec(), "`messages` must be a list, found a string"),
         (

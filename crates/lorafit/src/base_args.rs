@@ -1,6 +1,7 @@
-//! How the frozen base is held in memory: flags that several verbs share.
+//! How the frozen base is held in memory, and how it is spoken to: flags that several verbs share.
 
 use clap::{ArgAction, Args, ValueEnum};
+use lorafit_data::{TemplateError, Tokenizer};
 use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::Code;
 use lorafit_model::BaseQuantization;
@@ -43,6 +44,28 @@ pub struct QuantArgs {
     #[arg(default_value_t = false, default_missing_value = "true", hide_default_value = true)]
     #[arg(hide_possible_values = true, action = ArgAction::Set)]
     pub quant_head: bool,
+}
+
+/// Which chat template conversations are rendered by.
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Base model")]
+pub struct TemplateArgs {
+    /// Chat template: chatml, llama-3, mistral, alpaca, or a Jinja file [default: the model's own]
+    ///
+    /// For a base model that has none, or to train on another. What is trained with a template has to be used with it.
+    #[arg(long, value_name = "NAME|FILE")]
+    pub template: Option<String>,
+}
+
+impl TemplateArgs {
+    /// Gives the tokenizer the template asked for.
+    pub fn apply(&self, tokenizer: &mut Tokenizer) -> Result<(), TemplateError> {
+        match &self.template {
+            Some(template) => tokenizer.use_chat_template(template),
+            None => Ok(()),
+        }
+    }
 }
 
 impl QuantArgs {

@@ -9,7 +9,7 @@ use lorafit_model::weights::ModelFiles;
 use lorafit_model::{Model, Source};
 use lorafit_train::open_tokenizer;
 
-use crate::base_args::QuantArgs;
+use crate::base_args::{QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::options::DeviceChoice;
 use crate::report_error::CliError;
@@ -39,8 +39,14 @@ pub fn use_threads(common: &Common) -> anyhow::Result<()> {
     Ok(pool.build_global()?)
 }
 
-/// Opens a base model: a folder, a GGUF file, or a hub id that is downloaded first; quantised as `quant` says.
-pub fn open_base(model: &str, quant: &QuantArgs, common: &Common) -> anyhow::Result<Base> {
+/// Opens a base model: a folder, a GGUF file, or a hub id that is downloaded first; quantised as `quant` says, and
+/// with the chat template of `template`.
+pub fn open_base(
+    model: &str,
+    quant: &QuantArgs,
+    template: &TemplateArgs,
+    common: &Common,
+) -> anyhow::Result<Base> {
     let quantization = quant.resolve()?;
     let quiet = common.quiet;
     let source = Source::resolve(model, &mut |text| {
@@ -49,7 +55,8 @@ pub fn open_base(model: &str, quant: &QuantArgs, common: &Common) -> anyhow::Res
         }
     })?;
     let files = ModelFiles::open(source.path())?;
-    let tokenizer = open_tokenizer(&files)?;
+    let mut tokenizer = open_tokenizer(&files)?;
+    template.apply(&mut tokenizer)?;
     let vocabulary = files.config().vocab_size;
     if tokenizer.vocab_size() > vocabulary {
         let text = format!(

@@ -24,6 +24,8 @@ pub enum DeviceChoice {
 pub enum TrainOn {
     /// The replies only, each up to and including its end-of-turn token
     Replies,
+    /// The last reply of each conversation only
+    Last,
     /// Every token of the row, prompts too
     All,
 }
@@ -65,6 +67,7 @@ impl From<TrainOn> for lorafit_data::TrainOn {
     fn from(choice: TrainOn) -> Self {
         match choice {
             TrainOn::Replies => lorafit_data::TrainOn::Replies,
+            TrainOn::Last => lorafit_data::TrainOn::Last,
             TrainOn::All => lorafit_data::TrainOn::All,
         }
     }

@@ -60,7 +60,8 @@ fn train_has_the_flags_others_rely_on() {
     let help = lorafit(&["train", "--help"]).stdout;
     let flags = "model data out config rank alpha dropout target-modules lr scheduler warmup-ratio weight-decay \
         max-grad-norm batch-size gradient-accumulation epochs max-steps max-seq-len no-shuffle seed adapter eval-data \
-        eval-every threads device train-on layers micro-batch-tokens log-every name overwrite";
+        eval-every threads device train-on layers micro-batch-tokens log-every name overwrite \
+        template";
     for flag in flags.split_whitespace() {
         assert!(help.contains(&format!("--{flag}")), "--{flag}");
     }
@@ -113,7 +114,8 @@ fn every_flag_of_train_is_a_key() {
         max-steps = 10
         seed = 5
         max-seq-len = 128
-        train-on = "all"
+        train-on = "last"
+        template = "chatml"
         no-shuffle = true
         eval-data = "e"
         eval-every = 7
@@ -315,6 +317,29 @@ fn what_the_plan_recommends_fits_what_was_asked() {
     assert!(told("6GiB").contains("--quant nf4 --double-quant"), "{}", told("6GiB"));
     assert!(!told("40GiB").contains("--quant"), "{}", told("40GiB"));
     assert!(told("3GiB").contains("do not fit"), "{}", told("3GiB"));
+}
+
+#[test]
+fn a_template_takes_the_place_of_the_models_own() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/chat_spm");
+    let answer = |template: &str| {
+        let ask =
+            ["generate", "--model", model, "--chat", "--prompt", "hello", "--max-new-tokens", "2", "--json"];
+        lorafit(&[&ask[..], &["--template", template]].concat())
+    };
+    let tokens = |told: Outcome| {
+        assert_eq!(told.code, 0, "{}", told.stderr);
+        let answer: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
+        answer["prompt_tokens"].as_u64().unwrap()
+    };
+    // Alpaca's preamble is longer than Mistral's brackets.
+    assert!(tokens(answer("alpaca")) > tokens(answer("mistral")) + 20);
+    let told = answer("chatml");
+    assert_eq!(told.code, 1);
+    assert!(told.stderr.contains("chatml needs the token <|im_start|>"), "{}", told.stderr);
+    let told = answer("chatlm");
+    assert!(told.stderr.contains("cannot read the chat template chatlm: "), "{}", told.stderr);
+    assert!(told.stderr.contains("chatml, llama-3, mistral, alpaca"), "{}", told.stderr);
 }
 
 #[test]

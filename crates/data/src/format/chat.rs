@@ -1,7 +1,12 @@
 //! Chat rows: `{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}`.
 //!
-//! Further keys of a message are handed to the template as they are. `tools` and `tool_calls` are refused rather than
-//! ignored: a row trained without them is not the row that was written.
+//! Beside `messages` may stand `tools`, a list of the functions that the assistant may call (JSON schemas, or the
+//! list as JSON text); a message of the assistant then has `tool_calls` and perhaps no content, and one of the role
+//! `tool` has the result. `"train": false` keeps a reply out of what is trained. Further keys of a message are handed
+//! to the template as they are.
+//!
+//! `tool_calls[].function.arguments` is an object for templates (transformers, "Tool use"); data sets often hold it
+//! as JSON text, as OpenAI's interface gives it, which most templates would quote a second time. So text is read here.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -48,8 +53,11 @@ impl Role {
 pub struct Message {
     /// Who says it.
     pub role: Role,
-    /// What is said.
-    pub content: String,
+    /// What is said; `None` for a reply that only calls tools.
+    pub content: Option<String>,
+    /// Whether the model is to learn it, if it is the assistant's. Templates do not see it.
+    #[serde(skip)]
+    pub train: bool,
     /// Further keys, which templates may use.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -58,33 +66,70 @@ pub struct Message {
 impl Message {
     /// A message without further keys.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into(), extra: Map::new() }
+        Self { role, content: Some(content.into()), train: true, extra: Map::new() }
+    }
+
+    /// What is said; nothing for a reply that only calls tools.
+    pub fn text(&self) -> &str {
+        self.content.as_deref().unwrap_or_default()
+    }
+
+    /// Whether the message calls tools.
+    pub fn calls_tools(&self) -> bool {
+        self.extra.get(TOOL_CALLS).and_then(Value::as_array).is_some_and(|calls| !calls.is_empty())
+    }
+
+    /// The message as it would be if it called none.
+    pub(crate) fn without_tool_calls(&self) -> Self {
+        let mut message = self.clone();
+        message.extra.remove(TOOL_CALLS);
+        message
     }
 
     /// Roughly how much text the message holds.
     pub(crate) fn size_bytes(&self) -> usize {
-        let mut bytes = self.content.len();
-        let mut waiting: Vec<&Value> = self.extra.values().collect();
-        while let Some(value) = waiting.pop() {
-            bytes += 8;
-            match value {
-                Value::String(text) => bytes += text.len(),
-                Value::Array(items) => waiting.extend(items),
-                Value::Object(items) => {
-                    bytes += items.keys().map(String::len).sum::<usize>();
-                    waiting.extend(items.values());
-                }
-                Value::Null | Value::Bool(_) | Value::Number(_) => {}
-            }
-        }
-        bytes
+        self.text().len() + self.extra.values().map(json_size_bytes).sum::<usize>()
     }
 }
 
-pub(super) fn parse(mut fields: Fields) -> Result<Vec<Message>, RowProblem> {
-    if fields.get("tools").is_some_and(|t| !t.is_null()) {
-        return Err(RowProblem::Unsupported { field: "tools".into() });
+/// Roughly how much text a value holds.
+pub(crate) fn json_size_bytes(value: &Value) -> usize {
+    let mut bytes = 0;
+    let mut waiting = vec![value];
+    while let Some(value) = waiting.pop() {
+        bytes += 8;
+        match value {
+            Value::String(text) => bytes += text.len(),
+            Value::Array(items) => waiting.extend(items),
+            Value::Object(items) => {
+                bytes += items.keys().map(String::len).sum::<usize>();
+                waiting.extend(items.values());
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
     }
+    bytes
+}
+
+/// A conversation, with the functions that the assistant may call.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Conversation {
+    /// The messages.
+    pub messages: Vec<Message>,
+    /// JSON schemas of the functions; `None` if the row has none.
+    pub tools: Option<Vec<Value>>,
+}
+
+impl From<Vec<Message>> for Conversation {
+    fn from(messages: Vec<Message>) -> Self {
+        Self { messages, tools: None }
+    }
+}
+
+const TOOL_CALLS: &str = "tool_calls";
+
+pub(super) fn parse(mut fields: Fields) -> Result<Conversation, RowProblem> {
+    let tools = fields.remove("tools").map_or(Ok(None), tools)?;
     let list = match fields.remove("messages") {
         Some(Value::Array(list)) => list,
         Some(other) => return Err(wrong("messages".into(), "a list", &other)),
@@ -98,10 +143,25 @@ pub(super) fn parse(mut fields: Fields) -> Result<Vec<Message>, RowProblem> {
     if last.role != Role::Assistant {
         return Err(RowProblem::NoLastReply { role: last.role });
     }
-    for (i, message) in messages.iter().enumerate().filter(|(_, m)| m.role == Role::Assistant) {
-        not_blank(&message.content, &format!("messages[{i}].content"))?;
+    for (i, message) in messages.iter().enumerate() {
+        if message.role == Role::Assistant && !message.calls_tools() {
+            not_blank(message.text(), &format!("messages[{i}].content"))?;
+        }
     }
-    Ok(messages)
+    Ok(Conversation { messages, tools })
+}
+
+fn tools(value: Value) -> Result<Option<Vec<Value>>, RowProblem> {
+    let list = match value {
+        Value::Null => return Ok(None),
+        Value::String(text) => serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        other => other,
+    };
+    let Value::Array(list) = list else { return Err(wrong("tools".into(), "a list", &list)) };
+    match list.iter().position(|tool| !tool.is_object()) {
+        Some(i) => Err(wrong(format!("tools[{i}]"), "an object", &list[i])),
+        None => Ok(Some(list)),
+    }
 }
 
 fn message(i: usize, value: Value) -> Result<Message, RowProblem> {
@@ -110,18 +170,73 @@ fn message(i: usize, value: Value) -> Result<Message, RowProblem> {
         Value::Object(map) => map,
         other => return Err(wrong(format!("messages[{i}]"), "an object", &other)),
     };
-    let mut text = |key: &str| match extra.remove(key) {
-        Some(Value::String(text)) => Ok(text),
-        Some(other) => Err(wrong(place(key), "a string", &other)),
-        None => Err(RowProblem::MissingField { field: place(key), shape: Shape::Chat }),
+    let role = match extra.remove("role") {
+        Some(Value::String(text)) => Role::named(&text).ok_or(RowProblem::UnknownRole { role: text })?,
+        Some(other) => return Err(wrong(place("role"), "a string", &other)),
+        None => return Err(RowProblem::MissingField { field: place("role"), shape: Shape::Chat }),
     };
-    let role = text("role")?;
-    let role = Role::named(&role).ok_or(RowProblem::UnknownRole { role })?;
-    let content = text("content");
-    if extra.get("tool_calls").is_some_and(|t| !t.is_null()) {
-        return Err(RowProblem::Unsupported { field: place("tool_calls") });
+    let train = match extra.remove("train") {
+        None | Some(Value::Null) => true,
+        // What others say is not the model's to learn.
+        Some(Value::Bool(true)) if role != Role::Assistant => {
+            return Err(RowProblem::Unsupported { field: place("train") });
+        }
+        Some(Value::Bool(train)) => train,
+        Some(other) => return Err(wrong(place("train"), "true or false", &other)),
+    };
+    if let Some(calls) = extra.get_mut(TOOL_CALLS) {
+        read_arguments(calls, &place(TOOL_CALLS))?;
     }
-    Ok(Message { role, content: content?, extra })
+    let content = extra.remove("content");
+    let mut message = Message { role, content: None, train, extra };
+    message.content = match content {
+        Some(Value::String(text)) => Some(text),
+        None | Some(Value::Null) if message.calls_tools() => None,
+        Some(other) => return Err(wrong(place("content"), "a string", &other)),
+        None => return Err(RowProblem::MissingField { field: place("content"), shape: Shape::Chat }),
+    };
+    name_reasoning(&mut message.extra);
+    Ok(message)
+}
+
+/// Makes objects of arguments that are JSON text.
+fn read_arguments(calls: &mut Value, place: &str) -> Result<(), RowProblem> {
+    let calls = match calls {
+        Value::Null => return Ok(()),
+        Value::Array(calls) => calls,
+        other => return Err(wrong(place.into(), "a list", other)),
+    };
+    for (i, call) in calls.iter_mut().enumerate() {
+        let Value::Object(call) = call else { return Err(wrong(format!("{place}[{i}]"), "an object", call)) };
+        let function = match call.get_mut("function") {
+            Some(Value::Object(function)) => function,
+            Some(other) => return Err(wrong(format!("{place}[{i}].function"), "an object", other)),
+            None => call,
+        };
+        if let Some(arguments) = function.get_mut("arguments")
+            && let Value::String(text) = arguments
+        {
+            match serde_json::from_str(text) {
+                Ok(Value::Object(read)) => *arguments = Value::Object(read),
+                _ => {
+                    let field = format!("{place}[{i}].function.arguments");
+                    return Err(wrong(field, "an object or the JSON text of one", arguments));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives a message's reasoning the names that templates read it by, whichever the data set chose (transformers,
+/// `_alias_reasoning_fields`).
+fn name_reasoning(extra: &mut Map<String, Value>) {
+    let names = ["reasoning_content", "thinking", "reasoning"];
+    let found = names.into_iter().find_map(|name| extra.get(name).filter(|value| !value.is_null()));
+    if let Some(reasoning) = found.cloned() {
+        extra.entry("thinking").or_insert_with(|| reasoning.clone());
+        extra.insert("reasoning_content".into(), reasoning);
+    }
 }
 
 fn wrong(field: String, want: &'static str, found: &Value) -> RowProblem {

@@ -11,7 +11,7 @@ use lorafit_train::{ExactMatch, evaluate, exact_match};
 use serde_json::json;
 
 use super::require;
-use crate::base_args::QuantArgs;
+use crate::base_args::{QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::engine::{Base, grouped, open_base, open_optional_adapter, use_threads};
 use crate::options::TrainOn;
@@ -71,6 +71,9 @@ pub struct EvalArgs {
     /// How the base is held in memory.
     #[command(flatten)]
     pub base: QuantArgs,
+    /// How conversations are written.
+    #[command(flatten)]
+    pub template: TemplateArgs,
     /// The flags of every verb.
     #[command(flatten)]
     pub common: Common,
@@ -96,7 +99,7 @@ impl EvalArgs {
 pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     args.validate()?;
     use_threads(&args.common)?;
-    let base = open_base(&args.model, &args.base, &args.common)?;
+    let base = open_base(&args.model, &args.base, &args.template, &args.common)?;
     let adapter = open_optional_adapter(&base, args.adapter.as_ref())?;
     let options = Options { max_seq_len: args.max_seq_len, train_on: args.train_on.into() };
     let mut data = Dataset::load(&args.data, &base.tokenizer, options)?;

@@ -13,7 +13,7 @@ use lorafit_data::{Message, Role};
 use serde_json::json;
 
 use super::require;
-use crate::base_args::QuantArgs;
+use crate::base_args::{QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::engine::{Base, open_base, open_optional_adapter, use_threads};
 use crate::output;
@@ -91,6 +91,9 @@ pub struct GenerateArgs {
     /// How the base is held in memory.
     #[command(flatten)]
     pub base: QuantArgs,
+    /// How conversations are written.
+    #[command(flatten)]
+    pub template: TemplateArgs,
     /// The flags of every verb.
     #[command(flatten)]
     pub common: Common,
@@ -114,7 +117,7 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
     args.common.validate()?;
     let prompt = args.prompt_text()?;
     use_threads(&args.common)?;
-    let base = open_base(&args.model, &args.base, &args.common)?;
+    let base = open_base(&args.model, &args.base, &args.template, &args.common)?;
     let adapter = open_optional_adapter(&base, args.adapter.as_ref())?;
     let ids = match args.chat {
         true => {
@@ -159,7 +162,7 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
 pub fn chat_prompt(base: &Base, messages: &[Message]) -> anyhow::Result<Vec<u32>> {
     let template = base.tokenizer.compile_chat_template()?.ok_or_else(|| {
         CliError::new("the model has no chat template")
-            .hint("leave out --chat and give the whole prompt as text")
+            .hint("give one with --template, or leave out --chat and give the whole prompt as text")
     })?;
     let text = template.render(messages, true)?;
     // The template writes every special token itself.

@@ -15,7 +15,7 @@ use lorafit_train::{
 };
 
 use super::require;
-use crate::base_args::QuantArgs;
+use crate::base_args::{QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::config_file::{self, Given};
 use crate::engine::{Base, grouped, open_adapter, open_base, use_threads};
@@ -44,6 +44,7 @@ Examples:
 A row of --data is one JSON object a line, in one of these shapes:
   {\"messages\": [{\"role\": \"user\", \"content\": ...}, {\"role\": \"assistant\", \"content\": ...}]}
   {\"instruction\": ..., \"input\": ..., \"output\": ...}      {\"prompt\": ..., \"completion\": ...}      {\"text\": ...}
+  Beside messages may stand \"tools\"; a message with \"train\": false is not learnt.
 
 Where to look first when it does not learn: --lr (try 3x more, then 3x less), --epochs, then --rank.")]
 pub struct TrainArgs {
@@ -143,7 +144,7 @@ pub struct TrainArgs {
     /// Longer rows are cut to this many tokens; it must hold the prompt and some of the reply
     #[arg(long, value_name = "TOKENS", default_value_t = 2048, help_heading = "Data")]
     pub max_seq_len: usize,
-    /// Tokens to learn from: the replies (the model learns to answer) or all (it learns the prompts too)
+    /// Tokens to learn from: the replies (the model learns to answer), the last one only, or all (it learns the prompts too)
     #[arg(long, value_enum, default_value_t = TrainOn::Replies, help_heading = "Data")]
     pub train_on: TrainOn,
     /// Keep the rows in file order
@@ -184,6 +185,10 @@ pub struct TrainArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub base: QuantArgs,
+    /// How conversations are written.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub template: TemplateArgs,
     /// The flags of every verb.
     #[command(flatten)]
     #[serde(flatten)]
@@ -269,7 +274,7 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
         RunFolder::check_free(out)?;
     }
     use_threads(&args.common)?;
-    let base = open_base(model, &args.base, &args.common)?;
+    let base = open_base(model, &args.base, &args.template, &args.common)?;
     let mut adapter = start_adapter(&args, &base)?;
     let options = Options { max_seq_len: args.max_seq_len, train_on: args.train_on.into() };
     let rows = Dataset::load(data, &base.tokenizer, options)?;
