@@ -16,6 +16,7 @@ pub mod jsonl;
 pub mod mask;
 pub mod order;
 pub mod sample;
+pub mod statistics;
 pub mod template;
 pub mod tokenizer;
 
@@ -25,5 +26,6 @@ pub use error::{DataError, RowProblem};
 pub use format::{Conversation, Message, Role, Row, Shape};
 pub use order::{Order, Position, Step, Steps};
 pub use sample::{Sample, TrainOn};
+pub use statistics::Statistics;
 pub use template::{Builtin, ChatTemplate, SpecialTokens, TemplateError};
 pub use tokenizer::{DecodeStream, Encoding, GgufTokenizer, Tokenizer, TokenizerError};

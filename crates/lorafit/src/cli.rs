@@ -4,7 +4,7 @@
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{bench, chat, eval, generate, plan, quantize, train};
+use crate::command::{bench, chat, data, eval, generate, plan, quantize, train};
 use crate::config_file::Given;
 use crate::options::DeviceChoice;
 use crate::report_error::CliError;
@@ -30,6 +30,8 @@ struct Cli {
 enum Verb {
     /// Tell what fine-tuning a model costs in memory, and what fits
     Plan(plan::PlanArgs),
+    /// Show rows exactly as they are trained, token by token, and what they are like as a whole
+    Data(data::DataArgs),
     /// Train a LoRA adapter on your rows
     Train(Box<train::TrainArgs>),
     /// Measure loss, perplexity and, with --generate, exact match on rows kept out of training
@@ -81,6 +83,7 @@ pub fn run() -> anyhow::Result<()> {
     let given = Given::new(matches.subcommand().map(|(_, matches)| matches));
     match cli.verb {
         Verb::Plan(args) => plan::run(args),
+        Verb::Data(args) => data::run(args),
         Verb::Train(args) => train::run(*args, &given),
         Verb::Eval(args) => eval::run(args),
         Verb::Generate(args) => generate::run(args),

@@ -48,15 +48,7 @@ pub fn open_base(
     common: &Common,
 ) -> anyhow::Result<Base> {
     let quantization = quant.resolve()?;
-    let quiet = common.quiet;
-    let source = Source::resolve(model, &mut |text| {
-        if !quiet {
-            eprintln!("{text}");
-        }
-    })?;
-    let files = ModelFiles::open(source.path())?;
-    let mut tokenizer = open_tokenizer(&files)?;
-    template.apply(&mut tokenizer)?;
+    let (files, tokenizer) = open_files(model, template, common)?;
     let vocabulary = files.config().vocab_size;
     if tokenizer.vocab_size() > vocabulary {
         let text = format!(
@@ -73,6 +65,32 @@ pub fn open_base(
         None => Model::load(&files, device(common))?,
     };
     Ok(Base { name, model, weight_bytes, tokenizer })
+}
+
+/// The files of a model, and its tokenizer with the chat template of `template`.
+fn open_files(
+    model: &str,
+    template: &TemplateArgs,
+    common: &Common,
+) -> anyhow::Result<(ModelFiles, Tokenizer)> {
+    let source = Source::resolve(model, &mut |text| {
+        if !common.quiet {
+            eprintln!("{text}");
+        }
+    })?;
+    let files = ModelFiles::open(source.path())?;
+    let mut tokenizer = open_tokenizer(&files)?;
+    template.apply(&mut tokenizer)?;
+    Ok((files, tokenizer))
+}
+
+/// The tokenizer of a model alone, as [`open_base`] opens it.
+pub fn open_model_tokenizer(
+    model: &str,
+    template: &TemplateArgs,
+    common: &Common,
+) -> anyhow::Result<Tokenizer> {
+    Ok(open_files(model, template, common)?.1)
 }
 
 /// Loads an adapter for `base`.

@@ -45,7 +45,7 @@ fn value<'a>(outcome: &'a Outcome, key: &str) -> &'a str {
 
 #[test]
 fn every_verb_has_help_with_examples() {
-    for verb in ["train", "eval", "generate", "chat", "quantize", "bench"] {
+    for verb in ["data", "train", "eval", "generate", "chat", "quantize", "bench"] {
         let help = lorafit(&[verb, "--help"]);
         assert_eq!(help.code, 0);
         assert!(help.stdout.contains("Examples:"), "{verb}");
@@ -104,6 +104,7 @@ fn every_flag_of_train_is_a_key() {
         target-modules = ["q_proj", "v_proj"]
         layers = "8-"
         adapter = "a"
+        optimizer = "adamw-8bit"
         lr = 1
         scheduler = "linear"
         warmup-ratio = 0
@@ -121,6 +122,7 @@ fn every_flag_of_train_is_a_key() {
         eval-every = 7
         log-every = 9
         micro-batch-tokens = 512
+        no-prefix-sharing = true
         recompute = "12-blocks"
         memory = "2.00GiB"
         quant = "nf4"
@@ -340,6 +342,50 @@ fn a_template_takes_the_place_of_the_models_own() {
     let told = answer("chatlm");
     assert!(told.stderr.contains("cannot read the chat template chatlm: "), "{}", told.stderr);
     assert!(told.stderr.contains("chatml, llama-3, mistral, alpaca"), "{}", told.stderr);
+}
+
+/// The tiny model with a chat template, and rows of two turns of which the first is there twice.
+fn chat_rows(folder: &TempDir) -> (String, PathBuf) {
+    let model = format!("{}/../../fixtures/models/chat_bpe", env!("CARGO_MANIFEST_DIR"));
+    let row = |reply: &str| {
+        format!(
+            r#"{{"messages": [{{"role": "user", "content": "Hi"}}, {{"role": "assistant", "content": "{reply}"}}]}}"#
+        )
+    };
+    let rows = [row("yes"), row("no, not now"), row("yes")].join("\n");
+    (model, write(folder, "rows.jsonl", &rows))
+}
+
+#[test]
+fn data_shows_what_is_trained_in_brackets() {
+    let folder = TempDir::new().unwrap();
+    let (model, rows) = chat_rows(&folder);
+    let found = lorafit(&["data", rows.to_str().unwrap(), "--model", &model, "--rows", "1"]);
+    assert_eq!(found.code, 0, "{}", found.stderr);
+    let (_, after) = found.stdout.split_once('\u{27e6}').expect("something is trained");
+    let (trained, _) = after.split_once('\u{27e7}').expect("and ends");
+    assert!(trained.starts_with("yes"), "{}", found.stdout);
+    assert!(!found.stdout.contains('\x1b') && !found.stdout.contains("not now"), "{}", found.stdout);
+    assert!(found.stdout.contains("1 rows are repetitions; lines 1 = 3"), "{}", found.stdout);
+    let found = lorafit(&["data", rows.to_str().unwrap(), "--model", &model, "--row", "2", "--ids"]);
+    assert!(found.stdout.contains("\u{27e6}no, not now"), "{}", found.stdout);
+    assert!(found.stdout.contains("\nids: "), "{}", found.stdout);
+    let found = lorafit(&["data", rows.to_str().unwrap(), "--model", &model, "--row", "9"]);
+    assert_eq!(found.code, 2);
+    assert!(found.stderr.contains("no trained row on line 9"), "{}", found.stderr);
+}
+
+#[test]
+fn data_gives_its_figures_as_json() {
+    let folder = TempDir::new().unwrap();
+    let (model, rows) = chat_rows(&folder);
+    let found = lorafit(&["data", rows.to_str().unwrap(), "--model", &model, "--json", "--batch-size", "3"]);
+    assert_eq!(found.code, 0, "{}", found.stderr);
+    let json: serde_json::Value = serde_json::from_str(&found.stdout).unwrap();
+    let number = |key: &str| json[key].as_f64().unwrap_or_else(|| panic!("{key} in {json}"));
+    assert_eq!((number("rows"), number("samples"), number("duplicates")), (3.0, 3.0, 1.0));
+    assert!(number("padded_share") > 1.0 && number("computed_share") < 0.8, "{json}");
+    assert!(number("supervised_tokens") > 0.0 && number("supervised_tokens") < number("tokens"));
 }
 
 #[test]
