@@ -8,6 +8,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
+use serde::Serialize;
 
 use crate::error::{DataError, RowProblem};
 use crate::format::{Row, Shape};
@@ -37,7 +38,7 @@ impl Default for Options {
 }
 
 /// What became of a file's rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// The shape of the rows.
     pub shape: Shape,

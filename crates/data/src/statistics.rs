@@ -16,20 +16,9 @@ const NAMED: usize = 5;
 /// Figures of a dataset.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Statistics {
-    /// Shape of the rows.
-    pub shape: &'static str,
-    /// Rows of the file.
-    pub rows: usize,
-    /// Rows that are trained on.
-    pub samples: usize,
-    /// Of those, rows that were cut to the longest length.
-    pub truncated: usize,
-    /// Rows dropped since the cut left them no trained token.
-    pub dropped: usize,
-    /// Tokens of the samples.
-    pub tokens: usize,
-    /// Tokens that are trained.
-    pub supervised_tokens: usize,
+    /// What became of the rows.
+    #[serde(flatten)]
+    pub report: Report,
     /// `supervised_tokens / tokens`.
     pub supervised_share: f64,
     /// Of the tokens of a sample.
@@ -43,7 +32,7 @@ pub struct Statistics {
     /// Lines of the first groups of equal samples.
     pub duplicate_lines: Vec<Vec<usize>>,
     /// The longest samples.
-    pub longest: Vec<Length>,
+    pub longest_rows: Vec<Length>,
     /// Samples of a batch in the two figures below, in file order.
     pub batch_size: usize,
     /// Tokens of batches padded to their longest sample, over tokens.
@@ -86,7 +75,7 @@ pub struct Length {
 impl Statistics {
     /// Of a dataset, whose samples would be trained in batches of `batch_size`.
     pub fn of(data: &Dataset, batch_size: usize) -> Self {
-        let Report { shape, rows, samples, truncated, dropped, tokens, supervised_tokens, .. } = data.report;
+        let Report { tokens, supervised_tokens, .. } = data.report;
         let lengths: Vec<usize> = data.samples.iter().map(Sample::len).collect();
         let duplicate_groups = duplicates(&data.samples);
         let mut longest: Vec<Length> =
@@ -100,20 +89,14 @@ impl Statistics {
         }
         let share = |part: usize| part as f64 / tokens.max(1) as f64;
         Statistics {
-            shape: shape.name(),
-            rows,
-            samples,
-            truncated,
-            dropped,
-            tokens,
-            supervised_tokens,
+            report: data.report,
             supervised_share: share(supervised_tokens),
             length: Percentiles::of(lengths.clone()),
             supervised_length: Percentiles::of(data.samples.iter().map(Sample::supervised_tokens).collect()),
             histogram: histogram(&lengths),
             duplicates: duplicate_groups.iter().map(|lines| lines.len() - 1).sum(),
             duplicate_lines: duplicate_groups.into_iter().take(NAMED).collect(),
-            longest,
+            longest_rows: longest,
             batch_size,
             padded_share: share(padded),
             computed_share: share(computed),
@@ -195,7 +178,7 @@ mod tests {
             longest: 30,
         };
         let found = Statistics::of(&Dataset { samples, report }, 3);
-        assert_eq!((found.rows, found.samples, found.truncated, found.dropped), (6, 4, 1, 2));
+        assert_eq!(found.report, report);
         assert_eq!(found.supervised_share, 6.0 / 41.0);
         let Percentiles { min, p25, median, p75, max, .. } = found.length;
         assert_eq!((min, p25, median, p75, max), (3, 3, 4, 4, 30));
@@ -205,8 +188,8 @@ mod tests {
         assert_eq!(bars[6], (30, 34, 1));
         assert_eq!(bars.len(), 7);
         assert_eq!((found.duplicates, found.duplicate_lines), (1, vec![vec![1, 4]]));
-        assert_eq!(found.longest[0], Length { line: 7, tokens: 30 });
-        assert_eq!(found.longest[1], Length { line: 1, tokens: 4 });
+        assert_eq!(found.longest_rows[0], Length { line: 7, tokens: 30 });
+        assert_eq!(found.longest_rows[1], Length { line: 1, tokens: 4 });
         // Batches of 3 and 1: 3 * 4 + 30 padded. Computed: 1 2 3 of the first three (what comes last only is
         // predicted), and 29.
         assert_eq!(found.padded_share, 42.0 / 41.0);

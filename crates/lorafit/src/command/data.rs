@@ -27,8 +27,9 @@ Examples:
   For a script:
     lorafit data train.jsonl --model M --json
 
-Trained tokens are green on a terminal and stand in \u{27e6}brackets\u{27e7} elsewhere; \u{23ce} is a line break. padded is what a rectangle batch
-would compute for each token, shared what train computes: what rows of a batch begin with alike is computed once.")]
+Trained tokens are green on a terminal and stand in \u{27e6}brackets\u{27e7} elsewhere; \u{23ce} is a line break.
+padded is what a rectangle batch would compute, shared what train computes: what rows of a batch begin
+with alike is computed once.")]
 pub struct DataArgs {
     /// Rows, JSONL, in the shapes train takes
     #[arg(value_name = "FILE")]
@@ -191,19 +192,20 @@ impl Marked {
 
 fn report(s: &Statistics) -> String {
     let number = |n: usize| grouped(n as u64);
+    let found = &s.report;
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let mut lines = vec![format!(
         "{} {} rows: {} trained on, {} of them cut, {} dropped",
-        number(s.rows),
-        s.shape,
-        number(s.samples),
-        number(s.truncated),
-        number(s.dropped)
+        number(found.rows),
+        found.shape.name(),
+        number(found.samples),
+        number(found.truncated),
+        number(found.dropped)
     )];
     lines.push(format!(
         "{} tokens, {} trained ({})",
-        number(s.tokens),
-        number(s.supervised_tokens),
+        number(found.tokens),
+        number(found.supervised_tokens),
         percent(s.supervised_share)
     ));
     lines.push(format!(
@@ -221,7 +223,8 @@ fn report(s: &Statistics) -> String {
         0 => "no row is there twice".to_owned(),
         n => format!("{} rows are repetitions; lines {}", number(n), named(&s.duplicate_lines)),
     });
-    let longest: Vec<String> = s.longest.iter().map(|l| format!("line {} ({})", l.line, l.tokens)).collect();
+    let longest: Vec<String> =
+        s.longest_rows.iter().map(|l| format!("line {} ({})", l.line, l.tokens)).collect();
     lines.push(format!("longest: {}", longest.join(", ")));
     lines.push(String::new());
     lines.push(format!(
