@@ -383,7 +383,13 @@ unsafe fn task<S: Simd>(product: &Shared<'_>, rows: Range<usize>, cols: Range<us
     debug_assert!(rows.end <= product.m && cols.end <= product.n);
     // SAFETY: the tile lies inside the output, whose size `Shared::new` checked.
     unsafe {
-        if !product.accumulate || product.bias.is_some() {
+        // Decided by the whole product, so that the cut into tasks does not change the result.
+        let few =
+            |term: &TermCpu<'_>| product.m <= FEW_ROWS && matches!(term.right, RightCpu::WeightTransposed(_));
+        // The first block of a sum can write the output; any other adds to it.
+        let first = product.terms.iter().find(|t| t.k > 0);
+        let mut overwrite = !product.accumulate && product.bias.is_none() && first.is_some_and(|t| !few(t));
+        if !overwrite && (!product.accumulate || product.bias.is_some()) {
             for i in rows.clone() {
                 let out = product.out.add(i * product.out_stride + cols.start);
                 let out = std::slice::from_raw_parts_mut(out, cols.len());
@@ -400,23 +406,22 @@ unsafe fn task<S: Simd>(product: &Shared<'_>, rows: Range<usize>, cols: Range<us
         }
         let (_, k_block) = blocks(product.n, product.terms);
         for term in product.terms {
-            // Decided by the whole product, so that the cut into tasks does not change the result.
-            let few = product.m <= FEW_ROWS && matches!(term.right, RightCpu::WeightTransposed(_));
             let mut start = 0;
             while start < term.k {
                 let k = start..(start + k_block).min(term.k);
-                if few {
+                if few(term) {
                     dot_rows(product, term, rows.clone(), cols.clone(), k.clone(), scratch);
                 } else {
-                    packed::<S>(product, term, rows.clone(), cols.clone(), k.clone(), scratch);
+                    packed::<S>(product, term, rows.clone(), cols.clone(), k.clone(), !overwrite, scratch);
                 }
+                overwrite = false;
                 start = k.end;
             }
         }
     }
 }
 
-/// Adds one block of the sum by packing the right operand and running tiles.
+/// Adds one block of the sum, or writes it, by packing the right operand and running tiles.
 ///
 /// # Safety
 /// As [`task`].
@@ -427,6 +432,7 @@ unsafe fn packed<S: Simd>(
     rows: Range<usize>,
     cols: Range<usize>,
     k: Range<usize>,
+    accumulate: bool,
     scratch: &mut Scratch,
 ) {
     term.right.pack::<S>(k.clone(), cols.clone(), &mut scratch.panels, &mut scratch.rows);
@@ -455,7 +461,7 @@ unsafe fn packed<S: Simd>(
                     right,
                     out,
                     out_stride: product.out_stride,
-                    accumulate: true,
+                    accumulate,
                 };
                 if n.len() == width {
                     S::tile(strip.len(), width > S::LANES, args);
@@ -466,7 +472,9 @@ unsafe fn packed<S: Simd>(
                     S::tile(strip.len(), width > S::LANES, whole);
                     for r in 0..strip.len() {
                         for c in 0..n.len() {
-                            *out.add(r * product.out_stride + c) += edge[r * width + c];
+                            let to = out.add(r * product.out_stride + c);
+                            let before = if accumulate { *to } else { 0.0 };
+                            *to = before + edge[r * width + c];
                         }
                     }
                 }
