@@ -191,7 +191,11 @@ impl DataError {
             Self::Io { .. } => Some("check that the path exists and may be read".into()),
             Self::Row { problem, .. } => problem.hint(),
             Self::NoRows { .. } => Some("give a JSONL file with one row a line".into()),
-            Self::AllDropped { needed: None, .. } => Some("the rows are too short, or say \"train\": false, or the template marks nothing as the assistant's".into()),
+            Self::AllDropped { needed: None, .. } => {
+                let text = "the rows are too short, or say \"train\": false, or the template marks nothing as the \
+                            assistant's";
+                Some(text.into())
+            }
             Self::AllDropped { needed: Some(needed), .. } => {
                 Some(format!("--max-seq-len {needed} is the least that leaves a row"))
             }

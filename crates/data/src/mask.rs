@@ -209,13 +209,10 @@ impl<'a> Masker<'a> {
                     supervised[self.reply_tokens(&encoding, &rendered, i)?].fill(false);
                 }
             }
-            (TrainOn::Replies, None) => {
-                for (i, _) in replies().filter(|(_, m)| m.train) {
-                    supervised[self.reply_tokens(&encoding, &rendered, i)?].fill(true);
-                }
-            }
-            (TrainOn::Last, None) => {
-                if let Some((i, _)) = replies().next_back().filter(|(_, m)| m.train) {
+            (TrainOn::Replies | TrainOn::Last, None) => {
+                let last_only = self.train_on == TrainOn::Last;
+                let passed = if last_only { replies().count().saturating_sub(1) } else { 0 };
+                for (i, _) in replies().skip(passed).filter(|(_, m)| m.train) {
                     supervised[self.reply_tokens(&encoding, &rendered, i)?].fill(true);
                 }
             }

@@ -1,5 +1,25 @@
 //! What the tests of several ops share.
 
+use std::path::Path;
+
+use safetensors::SafeTensors;
+
+/// The bytes of a file of `fixtures`.
+pub(crate) fn fixture(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name);
+    std::fs::read(path).expect("the fixture")
+}
+
+/// The f32 values of a tensor.
+pub(crate) fn floats(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
+    let data = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}")).data().to_vec();
+    data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
 /// Reproducible values: SplitMix64 with sums of uniforms for a bell shape.
 pub(crate) struct Random(u64);
 

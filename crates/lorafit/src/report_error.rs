@@ -5,8 +5,10 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write as _};
+use std::io::{self, Write as _};
 use std::process::ExitCode;
+
+use crate::output;
 
 /// An error of the command line itself.
 #[derive(Debug, thiserror::Error)]
@@ -67,8 +69,7 @@ pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     if error.chain().any(is_broken_pipe) {
         return ExitCode::SUCCESS;
     }
-    let colour =
-        io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colour = output::has_colour(&io::stderr());
     // With standard error closed there is nobody to tell.
     let _ = io::stderr().write_all(render(&error, colour).as_bytes());
     let usage = error.chain().any(|cause| cause.downcast_ref::<CliError>().is_some_and(|error| error.usage));

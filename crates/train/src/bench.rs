@@ -136,8 +136,8 @@ impl BenchError {
 }
 
 /// Useful floating-point operations of a step: 2 per weight and token forward and 2 for the input gradient (of a
-/// sample's last token, which only is predicted, none), the head alike, causal attention (two products forward, four backward, half of each),
-/// and the adapter (forward, input gradient, weight gradient).
+/// sample's last token, which only is predicted, none), the head alike, causal attention (two products
+/// forward, four backward, half of each), and the adapter (forward, input gradient, weight gradient).
 fn step_flops(config: &Config, options: &BenchOptions, trainable: u64) -> f64 {
     let tokens = (options.batch * (options.seq - 1)) as f64;
     let projections = 4.0 * config.projection_parameters() as f64 * tokens;

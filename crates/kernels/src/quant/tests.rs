@@ -1,17 +1,15 @@
-use std::path::Path;
-
 use safetensors::SafeTensors;
 
 use super::four_bit::{Absmax, Code};
 use super::{Format, Quantization};
+use crate::testing::{bits, fixture, floats};
 use crate::weight::Weight;
 
 /// gguf-py and this decoder do the same f32 arithmetic, so every bit agrees
 /// (`scripts/make_quant_fixtures.py`).
 #[test]
 fn gguf_blocks_decode_to_the_bits_of_gguf_py() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/quant/gguf_blocks.safetensors");
-    let bytes = std::fs::read(path).expect("the fixture");
+    let bytes = fixture("quant/gguf_blocks.safetensors");
     let file = SafeTensors::deserialize(&bytes).expect("safetensors");
     for format in Format::ALL.into_iter().filter(|f| f.block_len() > 1) {
         let raw = file.tensor(&format!("{format}.raw")).expect("raw blocks").data().to_vec();
@@ -26,23 +24,11 @@ fn gguf_blocks_decode_to_the_bits_of_gguf_py() {
     }
 }
 
-/// The f32 values of a tensor.
-fn floats(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
-    let data = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}")).data().to_vec();
-    data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|v| v.to_bits()).collect()
-}
-
 /// Codes, scales and decoded values of bitsandbytes 0.50.2, bit for bit: an outlier, a row of zeros, blocks that end
 /// inside rows, a partial last block.
 #[test]
 fn four_bit_equals_bitsandbytes() {
-    let path =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/quant/bitsandbytes_reference.safetensors");
-    let bytes = std::fs::read(path).expect("the fixture");
+    let bytes = fixture("quant/bitsandbytes_reference.safetensors");
     let file = SafeTensors::deserialize(&bytes).expect("safetensors");
     for (case, rows, cols) in [("w", 96, 160), ("tail", 1, 100)] {
         let values = floats(&file, case);
@@ -125,8 +111,7 @@ fn input(file: &SafeTensors<'_>, case: &str) -> Weight {
 /// scales, bf16 inputs, several nested blocks, rows of int8.
 #[test]
 fn quantising_hard_inputs_equals_bitsandbytes() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/quant/bitsandbytes.safetensors");
-    let bytes = std::fs::read(path).expect("the fixture");
+    let bytes = fixture("quant/bitsandbytes.safetensors");
     let file = SafeTensors::deserialize(&bytes).expect("safetensors");
     assert_eq!(bits(&super::dynamic_map::signed()[..]), bits(&floats(&file, "dynamic.quant_map")));
     for (name, packed) in file.tensors() {

@@ -1,6 +1,6 @@
 //! `lorafit data`: rows exactly as they are trained, and what the whole of them is like.
 
-use std::io::{self, IsTerminal as _};
+use std::io;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -77,9 +77,10 @@ pub fn run(args: DataArgs) -> anyhow::Result<()> {
     let tokenizer = open_model_tokenizer(&args.model, &args.template, &args.common)?;
     let options = Options { max_seq_len: args.max_seq_len, train_on: args.train_on.into() };
     let data = Dataset::load(&args.data, &tokenizer, options)?;
-    let statistics = Statistics::of(&data, args.batch_size);
+    // Not needed to show one row.
+    let statistics = || Statistics::of(&data, args.batch_size);
     if args.json {
-        output::line(serde_json::to_string(&statistics).context("plain numbers")?)?;
+        output::line(serde_json::to_string(&statistics()).context("plain numbers")?)?;
         return Ok(());
     }
     let shown = match args.row {
@@ -100,7 +101,7 @@ pub fn run(args: DataArgs) -> anyhow::Result<()> {
         output::line(row(sample, &tokenizer, args.ids, style)?)?;
     }
     if args.row.is_none() {
-        output::line(report(&statistics))?;
+        output::line(report(&statistics()))?;
     }
     Ok(())
 }
@@ -117,8 +118,7 @@ impl Style {
     const COLOUR: Style = Style { begin: "\x1b[1;32m", end: "\x1b[0m" };
 
     fn of_output() -> Self {
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        if io::stdout().is_terminal() && !plain { Style::COLOUR } else { Style::BRACKETS }
+        if output::has_colour(&io::stdout()) { Style::COLOUR } else { Style::BRACKETS }
     }
 }
 

@@ -6,10 +6,9 @@ use lorafit_model::adapter::{Adapter, Gradients};
 use rayon::prelude::*;
 
 /// How the moments are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OptimizerKind {
     /// In f32: 8 bytes a parameter.
-    #[default]
     AdamW,
     /// In 8 bits, in f32 for tensors of fewer than 4096 parameters (as bitsandbytes): 2 bytes a parameter.
     AdamW8bit,

@@ -4,17 +4,36 @@ use multiversion::multiversion;
 
 use super::Step;
 
+/// A step's settings as both versions use them.
 #[derive(Clone, Copy)]
-struct Constants {
-    keep: f32,
-    beta1: f32,
-    rest1: f32,
-    beta2: f32,
-    rest2: f32,
-    step_size: f32,
-    correction: f32,
-    eps: f32,
-    scale: f32,
+pub(super) struct Constants {
+    pub keep: f32,
+    pub beta1: f32,
+    pub rest1: f32,
+    pub beta2: f32,
+    pub rest2: f32,
+    pub step_size: f32,
+    pub correction: f32,
+    pub eps: f32,
+    pub scale: f32,
+}
+
+impl Constants {
+    pub fn of(step: &Step) -> Self {
+        let correction1 = 1.0 - step.beta1.powf(step.number as f64);
+        let correction2 = 1.0 - step.beta2.powf(step.number as f64);
+        Constants {
+            keep: (1.0 - step.learning_rate * step.weight_decay) as f32,
+            beta1: step.beta1 as f32,
+            rest1: (1.0 - step.beta1) as f32,
+            beta2: step.beta2 as f32,
+            rest2: (1.0 - step.beta2) as f32,
+            step_size: (step.learning_rate / correction1) as f32,
+            correction: correction2.sqrt() as f32,
+            eps: step.eps as f32,
+            scale: step.gradient_scale as f32,
+        }
+    }
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
@@ -36,20 +55,7 @@ pub(super) fn step(
     second: &mut [f32],
     step: &Step,
 ) {
-    let correction1 = 1.0 - step.beta1.powf(step.number as f64);
-    let correction2 = 1.0 - step.beta2.powf(step.number as f64);
-    let constants = Constants {
-        keep: (1.0 - step.learning_rate * step.weight_decay) as f32,
-        beta1: step.beta1 as f32,
-        rest1: (1.0 - step.beta1) as f32,
-        beta2: step.beta2 as f32,
-        rest2: (1.0 - step.beta2) as f32,
-        step_size: (step.learning_rate / correction1) as f32,
-        correction: correction2.sqrt() as f32,
-        eps: step.eps as f32,
-        scale: step.gradient_scale as f32,
-    };
-    block(parameter, gradient, first, second, constants);
+    block(parameter, gradient, first, second, Constants::of(step));
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Block by block: decode both moments, update, step, encode. Where bitsandbytes rounds once (its fused operations),
 //! this rounds once.
 
+use super::cpu::Constants;
 use super::{BLOCK_LEN, Moment8, Step};
 use crate::quant::dynamic_map::{nearest, signed, unsigned};
 
@@ -11,30 +12,20 @@ pub(super) fn step(
     second: &mut Moment8,
     step: &Step,
 ) {
-    let correction1 = 1.0 - step.beta1.powf(step.number as f64);
-    let correction2 = 1.0 - step.beta2.powf(step.number as f64);
-    let keep = (1.0 - step.learning_rate * step.weight_decay) as f32;
-    let (beta1, rest1) = (step.beta1 as f32, (1.0 - step.beta1) as f32);
-    let (beta2, rest2) = (step.beta2 as f32, (1.0 - step.beta2) as f32);
-    let step_size = (-step.learning_rate / correction1) as f32;
-    let (correction, eps) = (correction2.sqrt() as f32, step.eps as f32);
-    let scale = step.gradient_scale as f32;
-
+    let c = Constants::of(step);
     let blocks = parameter.chunks_mut(BLOCK_LEN).zip(gradient.chunks(BLOCK_LEN));
     let firsts = first.codes.chunks_mut(BLOCK_LEN).zip(&mut first.absmax);
     let seconds = second.codes.chunks_mut(BLOCK_LEN).zip(&mut second.absmax);
     let (mut m, mut v) = ([0.0f32; BLOCK_LEN], [0.0f32; BLOCK_LEN]);
     for (((parameter, gradient), (codes1, absmax1)), (codes2, absmax2)) in blocks.zip(firsts).zip(seconds) {
         for (i, (p, g)) in parameter.iter_mut().zip(gradient).enumerate() {
-            let g = g * scale;
+            let g = g * c.scale;
             let (m_old, v_old) =
                 (signed()[codes1[i] as usize] * *absmax1, unsigned()[codes2[i] as usize] * *absmax2);
-            m[i] = g.mul_add(rest1, m_old * beta1);
-            v[i] = (rest2 * g).mul_add(g, v_old * beta2);
-            if step.weight_decay > 0.0 {
-                *p *= keep;
-            }
-            *p += step_size * m[i] / (v[i].sqrt() / correction + eps);
+            m[i] = g.mul_add(c.rest1, m_old * c.beta1);
+            v[i] = (c.rest2 * g).mul_add(g, v_old * c.beta2);
+            // Multiplied before it is divided, as bitsandbytes does.
+            *p = *p * c.keep - c.step_size * m[i] / (v[i].sqrt() / c.correction + c.eps);
         }
         let len = parameter.len();
         encode(signed(), &m[..len], codes1, absmax1);
@@ -51,26 +42,20 @@ fn encode(map: &[f32; 256], values: &[f32], codes: &mut [u8], absmax: &mut f32) 
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use safetensors::SafeTensors;
 
     use super::*;
+    use crate::testing::{bits, fixture, floats};
 
     /// Five steps of bitsandbytes 0.50.2 (`scripts/make_bnb_fixtures.py`): codes and scales bit for bit, a block whose
     /// gradient is zero at first and a partial last block included; the parameters within the ulp by which PyTorch's
     /// square root may be off.
     #[test]
     fn five_steps_equal_bitsandbytes() {
-        let path =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/quant/bitsandbytes.safetensors");
-        let bytes = std::fs::read(path).expect("the fixture");
+        let bytes = fixture("quant/bitsandbytes.safetensors");
         let file = SafeTensors::deserialize(&bytes).expect("safetensors");
         let data = |name: &str| file.tensor(name).expect("in the fixture").data().to_vec();
-        let floats = |name: &str| -> Vec<f32> {
-            data(name).as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
-        };
-        let bits = |values: &[f32]| -> Vec<u32> { values.iter().map(|v| v.to_bits()).collect() };
+        let floats = |name: &str| floats(&file, name);
         assert!(bits(unsigned()) == bits(&floats("udynamic.quant_map")), "the unsigned map");
 
         let mut p = floats("adamw8.p0");
