@@ -1,6 +1,8 @@
 //! How close the CPU product comes to the multiply-add ceiling, per shape, direction and format.
 //!
-//! `cargo run --release -p lorafit-kernels --example matmul_speed [THREADS]`
+//! Weights are taken in turn from more of them than the caches hold, as the layers of a model are.
+//!
+//! `cargo run --release -p lorafit-kernels --example matmul_speed [THREADS [FORMAT]]`
 
 use std::time::Instant;
 
@@ -8,26 +10,48 @@ use lorafit_kernels::ops::matmul::{Product, Right, Term, View, cpu_fma_peak, run
 use lorafit_kernels::quant::Format;
 use lorafit_kernels::{Device, SharedBytes, Tensor, Weight};
 
+/// Bytes of the weights of a shape together: more than the last cache of most machines.
+const WEIGHT_BYTES: usize = 128 << 20;
+
 fn main() {
-    let threads = std::env::args().nth(1).and_then(|t| t.parse().ok()).unwrap_or(0);
+    let mut arguments = std::env::args().skip(1);
+    let threads = arguments.next().and_then(|t| t.parse().ok()).unwrap_or(0);
+    let only = arguments.next();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("thread pool");
     pool.install(|| {
         let peak = cpu_fma_peak();
         println!("multiply-add peak {:.0} GFLOP/s on {} threads", peak / 1e9, rayon::current_num_threads());
-        for (m, n, k) in [(256, 576, 576), (400, 1536, 576), (512, 2048, 2048), (128, 49152, 576)] {
-            for format in Format::ALL.into_iter().filter(|f| k % f.block_len() == 0) {
-                let bytes = vec![0x3cu8; n * k / format.block_len() * format.block_bytes()];
-                let weight = Weight::new(n, k, format, SharedBytes::from_vec(bytes)).expect("shape fits");
+        let shapes = [
+            (512, 576, 576),
+            (512, 192, 576),
+            (512, 1536, 576),
+            (512, 576, 1536),
+            (512, 2048, 2048),
+            (256, 49152, 576),
+        ];
+        for (m, n, k) in shapes {
+            let formats = Format::ALL.into_iter().filter(|f| k % f.block_len() == 0);
+            for format in formats.filter(|f| only.as_ref().is_none_or(|only| *only == f.to_string())) {
+                let bytes = n * k / format.block_len() * format.block_bytes();
+                let weights: Vec<Weight> = (0..WEIGHT_BYTES.div_ceil(bytes))
+                    .map(|_| {
+                        let bytes = SharedBytes::from_vec(vec![0x3cu8; bytes]);
+                        Weight::new(n, k, format, bytes).expect("shape fits")
+                    })
+                    .collect();
+                let mut turn = weights.iter().cycle();
                 let x = Tensor::from_slice(Device::Cpu, &vec![0.5; m * k]);
                 let d_y = Tensor::from_slice(Device::Cpu, &vec![0.5; m * n]);
                 let (mut y, mut d_x) = (Tensor::zeros(Device::Cpu, m * n), Tensor::zeros(Device::Cpu, m * k));
                 let flops = 2.0 * (m * n * k) as f64;
                 let forward = best(|| {
-                    let term = Term { left: View::rows(&x, k), right: Right::WeightTransposed(&weight), k };
+                    let weight = turn.next().expect("endless");
+                    let term = Term { left: View::rows(&x, k), right: Right::WeightTransposed(weight), k };
                     run(&mut [Product::new(m, n, term, &mut y)]);
                 });
                 let backward = best(|| {
-                    let term = Term { left: View::rows(&d_y, n), right: Right::Weight(&weight), k: n };
+                    let weight = turn.next().expect("endless");
+                    let term = Term { left: View::rows(&d_y, n), right: Right::Weight(weight), k: n };
                     run(&mut [Product::new(m, k, term, &mut d_x)]);
                 });
                 println!(
@@ -43,7 +67,7 @@ fn main() {
 /// Seconds of the fastest of several runs.
 fn best(mut body: impl FnMut()) -> f64 {
     body();
-    (0..20)
+    (0..40)
         .map(|_| {
             let start = Instant::now();
             body();

@@ -248,6 +248,38 @@ impl Weight {
         }
     }
 
+    /// The matrix as `f32` values in memory, where it is stored so: in checkpoint order, aligned, little-endian.
+    pub fn as_f32(&self) -> Option<&[f32]> {
+        match (&self.storage, self.row_order) {
+            (Storage::Blocks { format: Format::F32, data }, RowOrder::Stored)
+                if cfg!(target_endian = "little") =>
+            {
+                // SAFETY: every bit pattern is an f32.
+                let (before, values, after) = unsafe { data.as_slice().align_to::<f32>() };
+                (before.is_empty() && after.is_empty()).then_some(values)
+            }
+            _ => None,
+        }
+    }
+
+    /// The stored bytes that columns `cols` of row `row` are decoded from, without their scales where those lie
+    /// apart. The range may be wider by a part of a block at both ends.
+    pub fn stored_bytes_of(&self, row: usize, cols: Range<usize>) -> &[u8] {
+        let stored = self.row_order.stored_row(row);
+        let first = stored * self.cols;
+        match &self.storage {
+            Storage::Blocks { format, data } => {
+                let (block, bytes) = (format.block_len(), format.block_bytes());
+                let blocks = (first + cols.start) / block..(first + cols.end).div_ceil(block);
+                &data.as_slice()[blocks.start * bytes..blocks.end * bytes]
+            }
+            Storage::FourBit(data) => {
+                &data.codes.as_slice()[(first + cols.start) / 2..(first + cols.end).div_ceil(2)]
+            }
+            Storage::Int8(data) => &data.codes.as_slice()[first + cols.start..first + cols.end],
+        }
+    }
+
     /// All values in checkpoint order, row-major. For norms, biases and tests; never for a projection.
     pub fn to_vec(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.rows * self.cols];
@@ -281,5 +313,47 @@ fn decode_blocks(format: Format, source: &[u8], cols: Range<usize>, out: &mut [f
             out = rest;
             col += count;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VALUES: [f32; 6] = [1.0, -2.0, 3.5, 0.0, 5.0, -6.25];
+
+    #[test]
+    fn f32_values_are_read_where_they_lie_if_they_are_aligned_and_in_order() {
+        let weight = Weight::from_f32(3, 2, &VALUES);
+        assert_eq!(weight.as_f32(), Some(&VALUES[..]));
+        assert_eq!(weight.with_row_order(RowOrder::RotaryPairs { head_dim: 3 }).as_f32(), None);
+        assert_eq!(
+            Weight::new(3, 2, Format::BF16, SharedBytes::from_vec(vec![0; 12])).unwrap().as_f32(),
+            None
+        );
+
+        // One of four neighbouring addresses is aligned; the others are decoded, to the same values.
+        let mut bytes = vec![0u8; 4 + VALUES.len() * 4];
+        let read: Vec<bool> = (0..4)
+            .map(|shift| {
+                for (to, value) in bytes[shift..].as_chunks_mut::<4>().0.iter_mut().zip(VALUES) {
+                    *to = value.to_le_bytes();
+                }
+                let data = SharedBytes::from_vec(bytes.clone()).slice(shift..shift + 24).unwrap();
+                let weight = Weight::new(3, 2, Format::F32, data).unwrap();
+                assert_eq!(weight.to_vec(), VALUES);
+                weight.as_f32().is_some()
+            })
+            .collect();
+        assert_eq!(read.iter().filter(|&&read| read).count(), 1, "{read:?}");
+    }
+
+    #[test]
+    fn stored_bytes_cover_the_blocks_of_a_piece_of_a_row() {
+        let bytes: Vec<u8> = (0..2 * 2 * 18).collect();
+        let weight = Weight::new(2, 64, Format::Q4_0, SharedBytes::from_vec(bytes.clone())).unwrap();
+        assert_eq!(weight.stored_bytes_of(1, 0..64), &bytes[36..]);
+        assert_eq!(weight.stored_bytes_of(1, 3..40), &bytes[36..]);
+        assert_eq!(weight.stored_bytes_of(0, 32..33), &bytes[18..36]);
     }
 }

@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
@@ -26,24 +27,33 @@ const PACKED_VALUES: usize = 64 * 1024;
 /// Output columns of a task, at most.
 const MAX_N_BLOCK: usize = 512;
 
-/// How a product of `n` columns is cut: output columns of a task, at most, and length of a block of the sum.
+/// How a product of `n` columns is cut: output columns of a task, at most, and length of a block of the sum, at most.
 /// A task's columns by that length are at most `PACKED_VALUES`.
 ///
-/// A weight read along its rows as it is stored (the input gradient) is cut wide, so that each row is read in
-/// long pieces; every other operand is cut tall, which loads the output less often. The number of threads has
-/// no part in the length of a block, which decides the order of the sum.
+/// A weight that is decoded along its rows (the input gradient) is cut wide, so that each row is read in long pieces,
+/// and so is a left operand that has to be copied, which is then done for more columns at once; every other operand
+/// is cut tall, which loads the output less often. The number of threads has no part in the length of a block, which
+/// decides the order of the sum.
 fn blocks(n: usize, terms: &[TermCpu<'_>]) -> (usize, usize) {
-    match terms.first().map(|t| t.right) {
-        Some(RightCpu::Weight(_)) => {
-            let width = part_width(n, n.div_ceil(MAX_N_BLOCK));
-            let k_block = (PACKED_VALUES / width).min(MAX_K_BLOCK);
-            (MAX_N_BLOCK, k_block - k_block % 32)
-        }
-        Some(RightCpu::WeightTransposed(_) | RightCpu::Strided(_)) | None => {
-            (PACKED_VALUES / MAX_K_BLOCK, MAX_K_BLOCK)
-        }
+    let wide =
+        |t: &TermCpu<'_>| matches!(t.right.in_place(), RightCpu::Weight(_)) || !t.left.is_read_in_place();
+    if terms.first().is_some_and(wide) {
+        let width = part_width(n, n.div_ceil(MAX_N_BLOCK));
+        let k_block = (PACKED_VALUES / width).min(MAX_K_BLOCK);
+        (MAX_N_BLOCK, k_block - k_block % K_STEP)
+    } else {
+        (PACKED_VALUES / MAX_K_BLOCK, MAX_K_BLOCK)
     }
 }
+
+/// Cuts a sum of `k` into even blocks of at most `longest`.
+fn sum_blocks(k: usize, longest: usize) -> impl Iterator<Item = Range<usize>> {
+    let block = k.div_ceil(k.div_ceil(longest).max(1)).next_multiple_of(K_STEP);
+    (0..k).step_by(block.max(1)).map(move |start| start..(start + block).min(k))
+}
+
+/// Blocks of the sum are multiples of this, the block of most quantised formats.
+const K_STEP: usize = 32;
 
 /// Up to this many rows the right operand is read row by row instead of being packed.
 const FEW_ROWS: usize = 4;
@@ -115,25 +125,35 @@ pub(super) fn run(products: &mut [Product<'_>]) {
 
     let threads = rayon::current_num_threads();
     let mut tasks = Vec::new();
-    for (index, product) in shared.iter().enumerate() {
-        for (rows, cols) in cut(product.m, product.n, blocks(product.n, product.terms).0, threads) {
-            tasks.push((index, rows, cols));
-        }
+    for product in &shared {
+        tasks.extend(product.tasks(threads));
     }
+    run_tasks(&tasks, threads);
+}
+
+/// Runs tasks in order, each on the thread that comes for it first.
+fn run_tasks(tasks: &[Task<'_>], threads: usize) {
     let isa = Isa::detect();
-    tasks.into_par_iter().with_max_len(1).for_each(|(index, rows, cols)| {
-        with_scratch(|scratch| isa.run_task(&shared[index], rows, cols, scratch));
+    let taken = AtomicUsize::new(0);
+    (0..threads.min(tasks.len())).into_par_iter().with_max_len(1).for_each(|_| {
+        with_scratch(|scratch| {
+            loop {
+                let index = taken.fetch_add(1, Ordering::Relaxed);
+                let Some(task) = tasks.get(index) else { break };
+                // Threads that keep pace take turns, so this is the one that comes to this thread next.
+                isa.run_task(task, tasks.get(index + threads), scratch);
+            }
+        });
     });
 }
 
 /// Computes one product on the calling thread, for ops that are parallel over something else.
 pub(crate) fn run_serial(product: ProductCpu<'_>) {
-    let (m, n, n_block) = (product.m, product.n, blocks(product.n, product.terms).0);
     let shared = Shared::new(product);
     let isa = Isa::detect();
     with_scratch(|scratch| {
-        for (rows, cols) in cut(m, n, n_block, 1) {
-            isa.run_task(&shared, rows, cols, scratch);
+        for task in shared.tasks(1) {
+            isa.run_task(&task, None, scratch);
         }
     });
 }
@@ -213,6 +233,39 @@ impl<'a> Shared<'a> {
             _out: std::marker::PhantomData,
         }
     }
+
+    fn tasks(&self, threads: usize) -> impl Iterator<Item = Task<'_>> {
+        cut(self.m, self.n, blocks(self.n, self.terms).0, threads).map(|(rows, cols)| Task {
+            product: self,
+            rows,
+            cols,
+        })
+    }
+}
+
+/// A tile of a product's output.
+struct Task<'a> {
+    product: &'a Shared<'a>,
+    rows: Range<usize>,
+    cols: Range<usize>,
+}
+
+impl Task<'_> {
+    /// The blocks of the sum, in order.
+    fn blocks(&self) -> impl Iterator<Item = Block<'_>> {
+        let (_, longest) = blocks(self.product.n, self.product.terms);
+        self.product.terms.iter().flat_map(move |term| {
+            sum_blocks(term.k, longest).map(move |k| Block { term, k, cols: self.cols.clone() })
+        })
+    }
+}
+
+/// A part of a sum, as long as its right operand fits the second-level cache once it is packed.
+#[derive(Clone)]
+struct Block<'a> {
+    term: &'a TermCpu<'a>,
+    k: Range<usize>,
+    cols: Range<usize>,
 }
 
 /// Working memory of a thread, kept from task to task.
@@ -316,17 +369,18 @@ impl Isa {
         }
     }
 
-    fn run_task(self, product: &Shared<'_>, rows: Range<usize>, cols: Range<usize>, scratch: &mut Scratch) {
+    /// Computes `task`; `ahead` is the one that will probably follow on this thread.
+    fn run_task(self, task: &Task<'_>, ahead: Option<&Task<'_>>, scratch: &mut Scratch) {
         match self {
             // SAFETY: plain Rust.
-            Isa::Portable => unsafe { task::<simd::Portable>(product, rows, cols, scratch) },
+            Isa::Portable => unsafe { run_task::<simd::Portable>(task, ahead, scratch) },
             // SAFETY (below): `available` saw the features.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { task_avx2(product, rows, cols, scratch) },
+            Isa::Avx2 => unsafe { run_task_avx2(task, ahead, scratch) },
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { task_avx512(product, rows, cols, scratch) },
+            Isa::Avx512 => unsafe { run_task_avx512(task, ahead, scratch) },
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => unsafe { task::<simd::arm::Neon>(product, rows, cols, scratch) },
+            Isa::Neon => unsafe { run_task::<simd::arm::Neon>(task, ahead, scratch) },
         }
     }
 }
@@ -348,16 +402,16 @@ pub(crate) fn fma_peak() -> f64 {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn task_avx2(product: &Shared<'_>, rows: Range<usize>, cols: Range<usize>, scratch: &mut Scratch) {
+unsafe fn run_task_avx2(task: &Task<'_>, ahead: Option<&Task<'_>>, scratch: &mut Scratch) {
     // SAFETY: the features are enabled here.
-    unsafe { task::<simd::x86::Avx2>(product, rows, cols, scratch) }
+    unsafe { run_task::<simd::x86::Avx2>(task, ahead, scratch) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn task_avx512(product: &Shared<'_>, rows: Range<usize>, cols: Range<usize>, scratch: &mut Scratch) {
+unsafe fn run_task_avx512(task: &Task<'_>, ahead: Option<&Task<'_>>, scratch: &mut Scratch) {
     // SAFETY: the features are enabled here.
-    unsafe { task::<simd::x86::Avx512>(product, rows, cols, scratch) }
+    unsafe { run_task::<simd::x86::Avx512>(task, ahead, scratch) }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -374,12 +428,13 @@ unsafe fn registers_only_avx512(steps: usize) -> f32 {
     unsafe { tile::registers_only::<simd::x86::Avx512>(steps) }
 }
 
-/// Computes the tile `rows` x `cols` of a product.
+/// See [`Isa::run_task`].
 ///
 /// # Safety
-/// The processor has `S`, and no other thread touches this tile.
+/// The processor has `S`, and no other thread touches this task's tile.
 #[inline(always)]
-unsafe fn task<S: Simd>(product: &Shared<'_>, rows: Range<usize>, cols: Range<usize>, scratch: &mut Scratch) {
+unsafe fn run_task<S: Simd>(task: &Task<'_>, ahead: Option<&Task<'_>>, scratch: &mut Scratch) {
+    let Task { product, rows, cols } = task;
     debug_assert!(rows.end <= product.m && cols.end <= product.n);
     // SAFETY: the tile lies inside the output, whose size `Shared::new` checked.
     unsafe {
@@ -404,44 +459,44 @@ unsafe fn task<S: Simd>(product: &Shared<'_>, rows: Range<usize>, cols: Range<us
                 }
             }
         }
-        let (_, k_block) = blocks(product.n, product.terms);
-        for term in product.terms {
-            let mut start = 0;
-            while start < term.k {
-                let k = start..(start + k_block).min(term.k);
-                if few(term) {
-                    dot_rows(product, term, rows.clone(), cols.clone(), k.clone(), scratch);
-                } else {
-                    packed::<S>(product, term, rows.clone(), cols.clone(), k.clone(), !overwrite, scratch);
-                }
-                overwrite = false;
-                start = k.end;
+        let mut blocks = task.blocks().peekable();
+        while let Some(block) = blocks.next() {
+            if few(block.term) {
+                dot_rows(product, rows.clone(), &block, scratch);
+            } else {
+                let next = blocks.peek().cloned().or_else(|| ahead.and_then(|task| task.blocks().next()));
+                packed::<S>(product, rows.clone(), &block, next, !overwrite, scratch);
             }
+            overwrite = false;
         }
     }
 }
 
-/// Adds one block of the sum, or writes it, by packing the right operand and running tiles.
+/// Adds one block of the sum, or writes it, by packing the right operand and running tiles. Meanwhile the right
+/// operand of `next` comes into the cache.
 ///
 /// # Safety
-/// As [`task`].
+/// As [`run_task`].
 #[inline(always)]
 unsafe fn packed<S: Simd>(
     product: &Shared<'_>,
-    term: &TermCpu<'_>,
     rows: Range<usize>,
-    cols: Range<usize>,
-    k: Range<usize>,
+    block: &Block<'_>,
+    next: Option<Block<'_>>,
     accumulate: bool,
     scratch: &mut Scratch,
 ) {
+    let Block { term, k, cols } = block;
     term.right.pack::<S>(k.clone(), cols.clone(), &mut scratch.panels, &mut scratch.rows);
 
     let left = term.left;
-    // Rows a multiple of 2 KiB apart compete for the same few cache sets.
-    let in_place = left.col_stride == 1 && !left.row_stride.is_multiple_of(512);
-    for i in (rows.start..rows.end).step_by(S::ROWS) {
+    let strips = rows.len().div_ceil(S::ROWS);
+    let in_place = left.is_read_in_place();
+    for (number, i) in (rows.start..rows.end).step_by(S::ROWS).enumerate() {
         let strip = i..(i + S::ROWS).min(rows.end);
+        if let Some(Block { term, k, cols }) = &next {
+            term.right.prefetch(k.clone(), cols.clone(), number, strips);
+        }
         let (left_ptr, left_stride) = if in_place {
             (left.values[i * left.row_stride + k.start..].as_ptr(), left.row_stride)
         } else {
@@ -505,20 +560,14 @@ fn copy_strip(left: Strided<'_>, strip: Range<usize>, k: Range<usize>, to: &mut 
 /// Adds one block of the sum for a few left rows: each weight row is decoded and multiplied once.
 ///
 /// # Safety
-/// As [`task`].
+/// As [`run_task`].
 #[inline(always)]
-unsafe fn dot_rows(
-    product: &Shared<'_>,
-    term: &TermCpu<'_>,
-    rows: Range<usize>,
-    cols: Range<usize>,
-    k: Range<usize>,
-    scratch: &mut Scratch,
-) {
+unsafe fn dot_rows(product: &Shared<'_>, rows: Range<usize>, block: &Block<'_>, scratch: &mut Scratch) {
+    let Block { term, k, cols } = block;
     let right = &mut scratch.rows[..k.len()];
     let left = &mut scratch.left;
     copy_strip(term.left, rows.clone(), k.clone(), left);
-    for n in cols {
+    for n in cols.clone() {
         term.right.column(n, k.clone(), right);
         for (i, row) in rows.clone().enumerate() {
             let sum = dot(&left[i * STRIP_STRIDE..i * STRIP_STRIDE + k.len()], right);
@@ -565,8 +614,9 @@ pub(super) mod testing {
                 let mut result = out.to_vec();
                 let p = ProductCpu { m, n, terms, bias, accumulate, out: &mut result, out_stride: n };
                 let shared = Shared::new(p);
-                for (rows, cols) in cut(m, n, blocks(n, terms).0, threads) {
-                    with_scratch(|scratch| isa.run_task(&shared, rows, cols, scratch));
+                let tasks: Vec<Task<'_>> = shared.tasks(threads).collect();
+                for (index, task) in tasks.iter().enumerate() {
+                    with_scratch(|scratch| isa.run_task(task, tasks.get(index + 1), scratch));
                 }
                 (format!("{isa:?}"), result)
             })

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::MAX_PANEL;
-use super::simd::Simd;
+use super::simd::{self, Simd};
 use crate::weight::Weight;
 
 /// A strided matrix on the host; element `(i, j)` is `values[i * row_stride + j * col_stride]`.
@@ -12,6 +12,14 @@ pub(crate) struct Strided<'a> {
     pub values: &'a [f32],
     pub row_stride: usize,
     pub col_stride: usize,
+}
+
+impl Strided<'_> {
+    /// Whether strips of rows can be read where they lie, as a left operand. Rows a multiple of 4 KiB apart cannot: they
+    /// compete for the same sets of the first-level cache.
+    pub(super) fn is_read_in_place(&self) -> bool {
+        self.col_stride == 1 && !self.row_stride.is_multiple_of(1024)
+    }
 }
 
 /// The right operand of a term on the host, `[k, n]`.
@@ -41,6 +49,39 @@ impl RightCpu<'_> {
         }
     }
 
+    /// The operand, read where it lies if that is possible: a weight stored in f32 is a strided matrix.
+    pub(super) fn in_place(self) -> Self {
+        match self {
+            RightCpu::WeightTransposed(weight) => weight.as_f32().map_or(self, |values| {
+                RightCpu::Strided(Strided { values, row_stride: 1, col_stride: weight.cols() })
+            }),
+            RightCpu::Weight(weight) => weight.as_f32().map_or(self, |values| {
+                RightCpu::Strided(Strided { values, row_stride: weight.cols(), col_stride: 1 })
+            }),
+            RightCpu::Strided(_) => self,
+        }
+    }
+
+    /// Asks for part `part` of `parts` of what [`RightCpu::pack`] will read of the block `k` x `cols`, so that it is
+    /// in the second-level cache by then.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, k: Range<usize>, cols: Range<usize>, part: usize, parts: usize) {
+        let share = |all: Range<usize>| {
+            let at = |part: usize| all.start + all.len() * part / parts;
+            at(part)..at(part + 1)
+        };
+        match *self {
+            RightCpu::WeightTransposed(weight) => {
+                share(cols).for_each(|row| prefetch(weight.stored_bytes_of(row, k.clone())));
+            }
+            RightCpu::Weight(weight) => {
+                share(k).for_each(|row| prefetch(weight.stored_bytes_of(row, cols.clone())));
+            }
+            // Factors of an adapter and activations are small or were written just before.
+            RightCpu::Strided(_) => {}
+        }
+    }
+
     /// Packs the operand's block `k` x `cols` into `panels`, one panel after another (see [`panels`]), each
     /// `[k][width]` and padded with zeros to its width. `rows` is scratch for decoded rows.
     #[inline(always)]
@@ -51,7 +92,8 @@ impl RightCpu<'_> {
         packed: &mut [f32],
         rows: &mut [f32],
     ) {
-        if let RightCpu::Weight(weight) = self {
+        let operand = self.in_place();
+        if let RightCpu::Weight(weight) = operand {
             // A row is decoded once for all panels: a quantisation block may be wider than one of them.
             for (i, row) in k.clone().enumerate() {
                 let decoded = &mut rows[..cols.len()];
@@ -59,8 +101,7 @@ impl RightCpu<'_> {
                 let mut at = 0;
                 for (n, width) in panels::<S>(cols.clone()) {
                     let to = &mut packed[at + i * width..at + (i + 1) * width];
-                    to[..n.len()].copy_from_slice(&decoded[n.start - cols.start..n.end - cols.start]);
-                    to[n.len()..].fill(0.0);
+                    copy_row::<S>(&decoded[n.start - cols.start..n.end - cols.start], to);
                     at += panel_values(k.len(), width);
                 }
             }
@@ -69,7 +110,7 @@ impl RightCpu<'_> {
         let mut packed = packed;
         for (n, width) in panels::<S>(cols) {
             let (panel, rest) = packed.split_at_mut(panel_values(k.len(), width));
-            self.pack_panel::<S>(k.clone(), n, width, &mut panel[..k.len() * width], rows);
+            operand.pack_panel::<S>(k.clone(), n, width, &mut panel[..k.len() * width], rows);
             packed = rest;
         }
     }
@@ -96,8 +137,7 @@ impl RightCpu<'_> {
             RightCpu::Strided(s) if s.col_stride == 1 => {
                 for (row, to) in k.zip(panel.chunks_exact_mut(width)) {
                     let from = row * s.row_stride;
-                    to[..n.len()].copy_from_slice(&s.values[from + n.start..from + n.end]);
-                    to[n.len()..].fill(0.0);
+                    copy_row::<S>(&s.values[from + n.start..from + n.end], to);
                 }
             }
             RightCpu::Strided(s) if s.row_stride == 1 && n.len() == width => {
@@ -117,6 +157,15 @@ impl RightCpu<'_> {
 
     /// Values between decoded rows, so that rows do not fall on the same cache sets.
     pub(super) const ROW_PADDING: usize = 16;
+}
+
+/// Asks for the cache lines of `bytes`.
+#[inline(always)]
+fn prefetch(bytes: &[u8]) {
+    const LINE_BYTES: usize = 64;
+    for line in bytes.chunks(LINE_BYTES) {
+        simd::prefetch(line.as_ptr());
+    }
 }
 
 /// Values between panels. A row of weights is written to all panels at once: the length of the longest panel row
@@ -139,6 +188,20 @@ pub(super) fn panels<S: Simd>(cols: Range<usize>) -> impl Iterator<Item = (Range
         let width = if n.len() <= S::LANES { S::LANES } else { full };
         (n, width)
     })
+}
+
+/// Copies a row of a panel, padded with zeros. A whole row goes through registers, which a call would take longer than.
+#[inline(always)]
+fn copy_row<S: Simd>(from: &[f32], to: &mut [f32]) {
+    if from.len() == to.len() && to.len().is_multiple_of(S::LANES) {
+        for (from, to) in from.chunks_exact(S::LANES).zip(to.chunks_exact_mut(S::LANES)) {
+            // SAFETY: both have the lanes; the instruction set is the caller's.
+            unsafe { S::store(to.as_mut_ptr(), S::load(from.as_ptr())) }
+        }
+    } else {
+        to[..from.len()].copy_from_slice(from);
+        to[from.len()..].fill(0.0);
+    }
 }
 
 /// `panel[k][i] = rows[i * stride + k]` for `width` rows of `len` values; `width` is a multiple of the lanes.

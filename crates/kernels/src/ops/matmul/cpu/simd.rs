@@ -37,6 +37,20 @@ pub(super) trait Simd: Copy {
     unsafe fn tile(rows: usize, full: bool, args: Args);
 }
 
+/// Asks for a cache line, to come into the second-level cache. Nothing happens where the processor has no such
+/// instruction.
+#[inline(always)]
+pub(super) fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of x86-64, and a prefetch never faults.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// Implements [`Simd::tile`] by a table over the row counts.
 macro_rules! tile_table {
     ($($rows:literal)*) => {
