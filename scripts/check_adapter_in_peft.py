@@ -1,9 +1,11 @@
 """Loads a base and an adapter that lorafit wrote in PEFT and holds PyTorch's numbers against those lorafit printed.
 
-Usage: .venv/bin/python scripts/check_adapter_in_peft.py MODEL ADAPTER EXPECTED.json
+Usage: lorafit eval --model MODEL --adapter ADAPTER --data ROWS.jsonl --limit 16 --scores EXPECTED
+       .venv/bin/python scripts/check_adapter_in_peft.py MODEL ADAPTER EXPECTED
   MODEL     a Hugging Face folder or a .gguf file (dequantised to f32)
   ADAPTER   a PEFT folder, or "none" for the base alone
-  EXPECTED  {"input_ids": [...], "last_logits_top8": {"ids": [...], "values": [...]}, "next_token_nll": [...]}, or a list of such
+  EXPECTED  a line a row: {"input_ids": [...], "last_logits_top8": {"ids": [...], "values": [...]}, "next_token_nll": [...]};
+            or one JSON list of such, as fixtures/smollm2_e2e/forward.json is
 Prints the largest differences as JSON; exit code 1 if a per-token NLL is off by more than 1e-3 or a logit by more than 5e-3,
 or if the ids of the largest logits differ by more than such a near tie.
 """
@@ -37,10 +39,11 @@ def main():
         model = PeftModel.from_pretrained(model, sys.argv[2])
     model.eval()
     with open(sys.argv[3]) as f:
-        cases = json.load(f)
+        text = f.read()
+    cases = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
     worst_nll = worst_logit = 0.0
     tokens = 0
-    for case in cases if isinstance(cases, list) else [cases]:
+    for case in cases:
         ids = torch.tensor(case["input_ids"])
         with torch.no_grad():
             logits = model(input_ids=ids[None]).logits[0].float()

@@ -265,7 +265,8 @@ impl Model {
         self.row_logits(&rows, buffers)
     }
 
-    fn row_logits(&self, rows: &[u32], buffers: &mut Buffers) -> Vec<f32> {
+    /// Logits of `rows` of the stream that `buffers` were last used for, `[rows, vocab]`.
+    pub fn row_logits(&self, rows: &[u32], buffers: &mut Buffers) -> Vec<f32> {
         let mut logits = Vec::with_capacity(rows.len() * self.config.vocab_size);
         for rows in rows.chunks(buffers.head.rows) {
             self.logits(rows, &buffers.hidden, &mut buffers.head);

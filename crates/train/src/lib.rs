@@ -9,6 +9,7 @@ mod plan;
 mod run;
 mod schedule;
 mod stream;
+mod token_scores;
 mod tokenizer;
 mod trainer;
 
@@ -21,5 +22,6 @@ pub use plan::{MemoryPlan, PlanRequest};
 pub use run::{RunError, RunFolder};
 pub use schedule::{Schedule, ScheduleKind};
 pub use stream::MicroBatchSize;
+pub use token_scores::{TokenScores, token_scores};
 pub use tokenizer::{open_tokenizer, tokenizer_metadata};
 pub use trainer::{Duration, Observer, Summary, TrainError, TrainOptions, train};

@@ -8,15 +8,14 @@ use std::path::{Path, PathBuf};
 
 use lorafit_data::{ChatTemplate, Dataset, Message, Options, Role, Tokenizer};
 use lorafit_kernels::Device;
-use lorafit_kernels::ops::attention::Segments;
-use lorafit_kernels::ops::cross_entropy::Target;
 use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::Code;
 use lorafit_model::adapter::{self, Adapter, named_tensors};
 use lorafit_model::weights::ModelFiles;
-use lorafit_model::{BaseQuantization, Buffers, Model, Recompute, Sampling, Stream, generate};
+use lorafit_model::{BaseQuantization, Model, Recompute, Sampling, generate};
 use lorafit_train::{
-    Duration, EvaluationRecord, Observer, RunFolder, StepRecord, TrainOptions, open_tokenizer, train,
+    Duration, EvaluationRecord, Observer, RunFolder, StepRecord, TrainOptions, open_tokenizer, token_scores,
+    train,
 };
 use serde_json::Value;
 
@@ -77,24 +76,16 @@ fn forward_pass_equals_transformers() {
         let ids = ids(&case["input_ids"]);
         assert_eq!(tokenizer.encode(expected_text, false).expect("encodes"), ids);
 
-        let positions: Vec<u32> = (0..ids.len() as u32).collect();
-        let segments = Segments::single(ids.len());
-        let targets: Vec<Target> = ids[1..]
-            .iter()
-            .enumerate()
-            .map(|(row, &id)| Target { row: row as u32, id, weight: 1.0 })
-            .collect();
-        let stream = Stream { ids: &ids, positions: &positions, segments: &segments, targets: &targets };
-        let mut buffers = Buffers::for_evaluation(model.config(), None, Device::Cpu, ids.len());
-        let losses = model.loss(None, stream, &mut buffers);
-        for (i, (found, expected)) in losses.iter().zip(floats(&case["next_token_nll"])).enumerate() {
+        let scores = token_scores(&model, None, &ids, 8);
+        let expected_nll = floats(&case["next_token_nll"]);
+        assert_eq!(scores.next_token_nll.len(), expected_nll.len());
+        for (i, (found, expected)) in scores.next_token_nll.iter().zip(expected_nll).enumerate() {
             assert!((found - expected).abs() < 1e-3, "loss of token {i}: {found}, expected {expected}");
         }
-        let logits = model.all_logits(None, stream, &mut buffers);
-        let last = &logits[(ids.len() - 1) * model.config().vocab_size..];
         let top = &case["last_logits_top8"];
-        for (id, expected) in self::ids(&top["ids"]).iter().zip(floats(&top["values"])) {
-            let found = last[*id as usize];
+        for (id, expected) in self::ids(&top["ids"]).into_iter().zip(floats(&top["values"])) {
+            let found = scores.top_logits.iter().find(|(found, _)| *found == id);
+            let (_, found) = found.unwrap_or_else(|| panic!("token {id} is not among the largest"));
             assert!((found - expected).abs() < 5e-3, "logit of token {id}: {found}, expected {expected}");
         }
         if let Some(expected) = case["greedy_text"].as_str().or(case["greedy"].as_str()) {

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
+use lorafit_model::Model;
 use lorafit_model::adapter::Adapter;
 
 use lorafit_data::{Dataset, Options, generation_rows};
-use lorafit_train::{ExactMatch, evaluate, exact_match};
+use lorafit_train::{ExactMatch, TokenScores, evaluate, exact_match, token_scores};
 use serde_json::json;
 
 use super::require;
@@ -54,6 +55,10 @@ pub struct EvalArgs {
     /// Write one JSON object a row with prompt, expected, answer and exact
     #[arg(long, value_name = "FILE", requires = "generate", help_heading = "Answers")]
     pub predictions: Option<PathBuf>,
+
+    /// Write one JSON object a row with input_ids, next_token_nll and last_logits_top8, to hold against another program
+    #[arg(long, value_name = "FILE", help_heading = "Answers")]
+    pub scores: Option<PathBuf>,
 
     /// Longer rows are cut to this many tokens
     #[arg(long, value_name = "TOKENS", default_value_t = 2048, help_heading = "Data")]
@@ -113,6 +118,10 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     if let (Some(path), Some(answers)) = (&args.predictions, &answers) {
         write_predictions(path, answers)?;
     }
+    if let Some(path) = &args.scores {
+        let ids = data.samples.iter().map(|sample| &sample.ids[..]);
+        write_scores(path, &base.model, adapter.as_ref(), ids)?;
+    }
     if args.json {
         let mut result = json!({
             "rows": data.samples.len(),
@@ -153,6 +162,28 @@ fn answer(args: &EvalArgs, base: &Base, adapter: Option<&Adapter>) -> anyhow::Re
             eprintln!("answered {done} of {total} rows");
         }
     })?)
+}
+
+/// Writes what the model says of every row's tokens.
+fn write_scores<'a>(
+    path: &Path,
+    model: &Model,
+    adapter: Option<&Adapter>,
+    rows: impl Iterator<Item = &'a [u32]>,
+) -> anyhow::Result<()> {
+    const TOP: usize = 8;
+    let mut text = String::new();
+    for ids in rows {
+        let TokenScores { next_token_nll, top_logits } = token_scores(model, adapter, ids, TOP);
+        let (top, values): (Vec<u32>, Vec<f32>) = top_logits.into_iter().unzip();
+        let row = json!({
+            "input_ids": ids,
+            "next_token_nll": next_token_nll,
+            "last_logits_top8": {"ids": top, "values": values},
+        });
+        text += &format!("{row}\n");
+    }
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn write_predictions(path: &Path, answers: &ExactMatch) -> anyhow::Result<()> {
