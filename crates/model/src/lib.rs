@@ -1,5 +1,6 @@
 //! Transformer language models with explicit forward and backward, adapters, and weight files. Floor 1.
 
+mod activations;
 pub mod adapter;
 mod arch;
 mod buffers;
@@ -13,7 +14,7 @@ mod model;
 mod source;
 pub mod weights;
 
-pub use buffers::{BufferBytes, BufferShape, Buffers, Recompute};
+pub use buffers::{ActivationDtype, ActivationPolicy, BufferBytes, BufferShape, Buffers, Recompute};
 pub use config::Config;
 pub use error::FileError;
 pub use generate::{Sampling, generate};

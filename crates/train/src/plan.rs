@@ -5,7 +5,7 @@
 //! for each parameter, and the moments of its optimizer. What the program itself takes is measured ([`PROCESS_BYTES`]).
 
 use lorafit_model::adapter::{LoraConfig, TargetError};
-use lorafit_model::{BufferBytes, BufferShape, Config, Recompute};
+use lorafit_model::{ActivationDtype, ActivationPolicy, BufferBytes, BufferShape, Config, Recompute};
 use serde::Serialize;
 
 use crate::optim::OptimizerKind;
@@ -62,6 +62,8 @@ pub struct PlanRequest<'a> {
     pub lora: &'a LoraConfig,
     /// How its moments are kept.
     pub optimizer: OptimizerKind,
+    /// How activations are stored.
+    pub activation_dtype: ActivationDtype,
     /// Tokens computed at once, at most.
     pub tokens: usize,
     /// How many of them predict something, at most.
@@ -77,7 +79,7 @@ impl PlanRequest<'_> {
     /// A selection of layers or modules that the model does not have.
     pub fn plan(&self, recompute: Recompute) -> Result<MemoryPlan, TargetError> {
         let factors = 4 * self.lora.parameters(self.config)?;
-        let shape = BufferShape::for_training(self.config, self.lora, self.tokens, self.targets, recompute)?;
+        let shape = self.shape(recompute)?;
         let BufferBytes { activations, scratch, head } = BufferBytes::of(self.config, &shape);
         Ok(MemoryPlan {
             weights: self.weights,
@@ -96,14 +98,17 @@ impl PlanRequest<'_> {
         })
     }
 
+    fn shape(&self, recompute: Recompute) -> Result<BufferShape, TargetError> {
+        let activations = ActivationPolicy { recompute, dtype: self.activation_dtype };
+        BufferShape::for_training(self.config, self.lora, self.tokens, self.targets, activations)
+    }
+
     /// The policy that recomputes least within `limit` bytes, with its plan; `None` if none fits.
     ///
     /// # Errors
     /// As [`PlanRequest::plan`].
     pub fn fit(&self, limit: u64) -> Result<Option<(Recompute, MemoryPlan)>, TargetError> {
-        let shape =
-            BufferShape::for_training(self.config, self.lora, self.tokens, self.targets, Recompute::None)?;
-        let some = (1..shape.trained_blocks()).map(Recompute::Blocks);
+        let some = (1..self.shape(Recompute::None)?.trained_blocks()).map(Recompute::Blocks);
         for recompute in [Recompute::None].into_iter().chain(some).chain([Recompute::Full]) {
             let plan = self.plan(recompute)?;
             if plan.total() <= limit {
@@ -144,6 +149,7 @@ mod tests {
             weights: config.weight_bytes(2, None),
             lora,
             optimizer: OptimizerKind::AdamW,
+            activation_dtype: ActivationDtype::F32,
             tokens: 512,
             targets: 512,
             threads: 2,
@@ -163,6 +169,22 @@ mod tests {
         assert!(matches!(between, Recompute::Blocks(1..30)), "{between:?}");
         assert!(plan.total() <= (most + least) / 2);
         assert_eq!(request.fit(least - 1).expect("valid"), None);
+    }
+
+    /// By hand: a token of a kept block of SmolLM2 has two times hidden, q and the attention's output, k and v, gate and
+    /// up; bf16 halves all of it but the block's input.
+    #[test]
+    fn bf16_halves_what_is_wide() {
+        let config = Config::named("smollm2-135m").expect("a name");
+        let lora = LoraConfig::new("all-linear".parse().expect("targets"));
+        let request = request(&config, &lora);
+        let bytes = |dtype| {
+            let request = PlanRequest { activation_dtype: dtype, ..request.clone() };
+            request.plan(Recompute::None).expect("a plan").activations
+        };
+        let wide = 576 + 2 * 576 + 2 * 192 + 2 * 1536;
+        let saved = bytes(ActivationDtype::F32) - bytes(ActivationDtype::Bf16);
+        assert_eq!(saved, 2 * wide * 30 * 512);
     }
 
     #[test]

@@ -10,7 +10,9 @@ use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::Code;
 use lorafit_model::adapter::{LoraConfig, Module, module_shape};
 use lorafit_model::weights::ModelFiles;
-use lorafit_model::{BaseQuantization, BufferBytes, BufferShape, Config, Recompute, Source};
+use lorafit_model::{
+    ActivationPolicy, BaseQuantization, BufferBytes, BufferShape, Config, Recompute, Source,
+};
 use lorafit_train::{MemoryPlan, MicroBatchSize, PlanRequest, available_bytes};
 
 use super::require;
@@ -240,7 +242,17 @@ fn report(args: &PlanArgs) -> anyhow::Result<Report> {
         MicroBatchSize::of_equal_rows(args.batch_size, args.max_seq_len, args.micro_batch_tokens);
     let threads = args.threads.or(std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
     let optimizer = args.optimizer.into();
-    let request = |weights| PlanRequest { config, weights, lora: &lora, optimizer, tokens, targets, threads };
+    let activation_dtype = args.memory.activation_dtype.into();
+    let request = |weights| PlanRequest {
+        config,
+        weights,
+        lora: &lora,
+        optimizer,
+        activation_dtype,
+        tokens,
+        targets,
+        threads,
+    };
     let asked = args.base.resolve()?;
     let nf4 = Quantization::FourBit { code: Code::Nf4, block_len: 64, double: true };
     let quantized = asked.unwrap_or(BaseQuantization { quantization: nf4, head: false });
@@ -252,7 +264,8 @@ fn report(args: &PlanArgs) -> anyhow::Result<Report> {
     let small = request(subject.weight_bytes(Some(quantized))?);
 
     let parameters = config.parameters();
-    let full = BufferBytes::of(config, &BufferShape::for_full(config, tokens, targets, keep)).total();
+    let of_full = ActivationPolicy { recompute: keep, ..ActivationPolicy::default() };
+    let full = BufferBytes::of(config, &BufferShape::for_full(config, tokens, targets, of_full)).total();
     let stored = if subject.files.is_some() { "as stored" } else { "16-bit" };
     let mut methods = vec![
         MethodCost::new("full, f32", 4 * parameters, 4 * parameters, 8 * parameters, full),
