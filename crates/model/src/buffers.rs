@@ -125,12 +125,23 @@ impl BufferShape {
         targets: usize,
         activations: ActivationPolicy,
     ) -> Result<Self, TargetError> {
-        let mut ranks = vec![[0; 4]; config.num_hidden_layers];
-        for part in lora.parts(config)? {
-            let site = Site::ALL.into_iter().find(|s| s.modules().contains(&part.module));
-            ranks[part.layer][site.expect("every module has a site") as usize] += part.rank;
-        }
+        let ranks = ranks_of(config, lora)?;
         Ok(BufferShape { tokens, targets, ranks, drops: lora.dropout > 0.0, train: true, activations })
+    }
+
+    /// For computing batches of up to `tokens` tokens forward only, with an adapter of `lora` if there is one.
+    ///
+    /// # Errors
+    /// As [`BufferShape::for_training`].
+    pub fn for_evaluation(
+        config: &Config,
+        lora: Option<&LoraConfig>,
+        tokens: usize,
+    ) -> Result<Self, TargetError> {
+        let ranks = lora.map(|lora| ranks_of(config, lora)).transpose()?;
+        let ranks = ranks.unwrap_or_else(|| vec![[0; 4]; config.num_hidden_layers]);
+        let activations = ActivationPolicy::default();
+        Ok(BufferShape { tokens, targets: tokens, ranks, drops: false, train: false, activations })
     }
 
     /// For training every weight: as for an adapter on all modules, without the adapter.
@@ -171,6 +182,16 @@ impl BufferShape {
     pub fn trained_blocks(&self) -> usize {
         self.ranks.len() - self.first_trained_and_kept().0
     }
+}
+
+/// Total rank of an adapter at each site of each layer.
+fn ranks_of(config: &Config, lora: &LoraConfig) -> Result<Vec<[usize; 4]>, TargetError> {
+    let mut ranks = vec![[0; 4]; config.num_hidden_layers];
+    for part in lora.parts(config)? {
+        let site = Site::ALL.into_iter().find(|s| s.modules().contains(&part.module));
+        ranks[part.layer][site.expect("every module has a site") as usize] += part.rank;
+    }
+    Ok(ranks)
 }
 
 /// Bytes of the buffers of a run, by what they are for.

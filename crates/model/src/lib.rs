@@ -17,10 +17,10 @@ pub mod weights;
 pub use buffers::{ActivationDtype, ActivationPolicy, BufferBytes, BufferShape, Buffers, Recompute};
 pub use config::Config;
 pub use error::FileError;
-pub use generate::{Sampling, generate};
+pub use generate::{Sampling, generate, sequence_logits_bytes};
 pub use kv_cache::KvCache;
 pub use load::{BaseQuantization, RandomWeights};
 pub use model::{Model, Stream};
 #[cfg(feature = "hub")]
 pub use source::Hub;
-pub use source::{Source, SourceError};
+pub use source::{ShapeSource, Source, SourceError};
