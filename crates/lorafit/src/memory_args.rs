@@ -8,6 +8,7 @@ use lorafit_model::{ActivationDtype, Recompute};
 use lorafit_train::{MemoryPlan, PlanRequest, available_bytes, rss_bytes};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::memory_table::in_one_line;
 use crate::report_error::CliError;
 
 /// The flags of every verb that trains.
@@ -36,9 +37,7 @@ pub struct MemoryArgs {
 impl MemoryArgs {
     /// The bytes the run may take; `None` where nothing is asked for and the system does not tell.
     pub fn limit(&self) -> Option<u64> {
-        // What this process already has is no longer free, but its own.
-        let free = || Some(available_bytes()? / 10 * 9 + rss_bytes());
-        self.memory.map(|size| size.0).or_else(free)
+        memory_limit(self.memory)
     }
 
     /// The policy to use and the plan of the run.
@@ -110,25 +109,11 @@ impl From<SavedDtype> for ActivationDtype {
     }
 }
 
-/// A plan as `weights 0.71, adapter 0.10, ... GiB`.
-pub fn in_one_line(plan: &MemoryPlan) -> String {
-    let parts: Vec<String> = parts(plan)
-        .into_iter()
-        .map(|(name, bytes)| format!("{name} {:.2}", bytes as f64 / (1u64 << 30) as f64))
-        .collect();
-    format!("{} GiB", parts.join(", "))
-}
-
-/// The parts of a plan with their names.
-fn parts(plan: &MemoryPlan) -> [(&'static str, u64); 6] {
-    [
-        ("weights", plan.weights),
-        ("adapter", plan.adapter),
-        ("gradients", plan.gradients),
-        ("optimizer", plan.optimizer),
-        ("activations", plan.activations + plan.scratch + plan.head),
-        ("program", plan.process),
-    ]
+/// The bytes of `--memory` or, by default, what is free; `None` where the system does not tell.
+pub fn memory_limit(asked: Option<ByteSize>) -> Option<u64> {
+    // What this process already has is no longer free, but its own.
+    let free = || Some(available_bytes()? / 10 * 9 + rss_bytes());
+    asked.map(|size| size.0).or_else(free)
 }
 
 /// `--recompute`.

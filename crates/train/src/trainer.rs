@@ -105,9 +105,8 @@ impl TrainOptions {
     pub fn micro_batch_size(&self, data: &Dataset, evaluation: Option<&Dataset>) -> MicroBatchSize {
         let of_step = self.batch_size * self.gradient_accumulation;
         let of_training = MicroBatchSize::largest(&data.samples, of_step, self.micro_batch_tokens);
-        // An evaluation takes its rows as one group, in the same buffers.
-        let of_evaluation =
-            |d: &Dataset| MicroBatchSize::largest(&d.samples, d.samples.len(), self.micro_batch_tokens);
+        // An evaluation computes in the same buffers.
+        let of_evaluation = |d: &Dataset| MicroBatchSize::of_evaluation(&d.samples, self.micro_batch_tokens);
         of_training.max(evaluation.map(of_evaluation).unwrap_or_default())
     }
 }

@@ -20,7 +20,8 @@ use crate::cli::Common;
 use crate::config_file::{self, Given};
 use crate::engine::{Base, grouped, open_adapter, open_base, use_threads};
 use crate::interrupt;
-use crate::memory_args::{ByteSize, MemoryArgs, RecomputeChoice, in_one_line};
+use crate::memory_args::{MemoryArgs, RecomputeChoice};
+use crate::memory_table;
 use crate::options::{Layers, Optimizer, Scheduler, TargetModules, TrainOn};
 use crate::output;
 use crate::progress::Progress;
@@ -298,12 +299,8 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     loop_options.activations.recompute = recompute;
     let mut watcher = Watcher { progress: Progress::new(args.common.quiet, args.log_every) };
     tell_setup(&mut watcher.progress, &args, &base, &adapter, &rows, &loop_options);
-    watcher.progress.note(&format!(
-        "memory planned {}: {}; recompute {}",
-        ByteSize(plan.total()),
-        in_one_line(&plan),
-        RecomputeChoice::Fixed(recompute)
-    ));
+    let policy = format!("recompute {}", RecomputeChoice::Fixed(recompute));
+    watcher.progress.note(&memory_table::of_run(&policy, &plan, watcher.progress.is_on_terminal()));
     let mut run = RunFolder::create(out, &config_file::to_toml(&args)?, &base.name)?;
     run.write_plan(&plan)?;
     interrupt::flag();
