@@ -26,7 +26,7 @@ pub struct MemoryArgs {
     /// How activations that are kept are stored
     ///
     /// bf16 takes little more than half of f32's memory, which lets more blocks be kept. Computing stays in f32 and so
-    /// does the residual stream between blocks: the loss is that of f32, gradients are off by about 2^-9.
+    /// does the residual stream between blocks: only gradients are rounded, their norm by some 0.2 %.
     #[arg(long, value_enum, value_name = "DTYPE", default_value_t = SavedDtype::F32)]
     pub activation_dtype: SavedDtype,
     /// Memory the run may take, such as 6GiB or 800MB [default: what is free now, less a tenth]

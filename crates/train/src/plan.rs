@@ -213,13 +213,13 @@ impl EvaluationRequest<'_> {
         })
     }
 
-    /// The most answers side by side, up to [`SIDE_BY_SIDE`], that fit in `limit` bytes, with their plan; `None` if not
+    /// The most answers side by side, up to all or [`SIDE_BY_SIDE`], that fit in `limit` bytes, with their plan; `None` if not
     /// even one does.
     ///
     /// # Errors
     /// As [`PlanRequest::plan`].
     pub fn fit(&self, limit: u64) -> Result<Option<(usize, MemoryPlan)>, TargetError> {
-        for side_by_side in (1..=SIDE_BY_SIDE).rev() {
+        for side_by_side in (1..=SIDE_BY_SIDE.min(self.prompts.len().max(1))).rev() {
             let plan = self.plan(side_by_side)?;
             if plan.total() <= limit {
                 return Ok(Some((side_by_side, plan)));
@@ -310,7 +310,7 @@ mod tests {
         let cache = |side_by_side| request.plan(side_by_side).expect("a plan").kv_cache >> 20;
         assert_eq!([cache(16), cache(4), cache(2), cache(1)], [1150, 1150, 650, 500]);
         let total = |side_by_side| request.plan(side_by_side).expect("a plan").total();
-        assert_eq!(request.fit(total(16)).expect("valid").map(|f| f.0), Some(16));
+        assert_eq!(request.fit(total(4)).expect("valid").map(|f| f.0), Some(4));
         assert_eq!(request.fit(total(3) - 1).expect("valid").map(|f| f.0), Some(2));
         assert_eq!(request.fit(total(1) - 1).expect("valid"), None);
         let losses = EvaluationRequest { prompts: &[], ..request.clone() }.plan(1).expect("a plan");

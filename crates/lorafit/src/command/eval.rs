@@ -196,10 +196,10 @@ fn fit_memory(
             .into());
     };
     if !args.common.quiet {
-        let of_answers = match (prompts.is_empty(), side_by_side) {
-            (true, _) => "losses only".to_owned(),
-            (false, SIDE_BY_SIDE) => format!("{SIDE_BY_SIDE} answers side by side"),
-            (false, fewer) => format!("{fewer} answers side by side, as more do not fit"),
+        let of_answers = match (prompts.len(), side_by_side) {
+            (0, _) => "losses only".to_owned(),
+            (all, most) if most == all.min(SIDE_BY_SIDE) => format!("{most} answers side by side"),
+            (_, fewer) => format!("{fewer} answers side by side, as more do not fit"),
         };
         eprintln!("{}", memory_table::of_run(&of_answers, &plan, std::io::stderr().is_terminal()));
     }

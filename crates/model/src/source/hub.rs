@@ -145,7 +145,7 @@ impl Hub {
         };
         let at_commit = Repo::with_revision(id.repo.clone(), RepoType::Model, listing.sha.clone());
         let snapshot = Cache::new(self.cache.clone()).repo(at_commit).pointer_path(&listing.sha);
-        Ok(Found::Listed(Download { hub: self, api, id, listing, snapshot }))
+        Ok(Found::Listed(Box::new(Download { hub: self, api, id, listing, snapshot })))
     }
 
     /// The model `id` as it lies in the cache, all of it.
@@ -321,7 +321,7 @@ impl Listing {
 /// Where a model was found.
 enum Found<'a> {
     Cached(Source),
-    Listed(Download<'a>),
+    Listed(Box<Download<'a>>),
 }
 
 struct Download<'a> {
