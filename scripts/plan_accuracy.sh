@@ -30,14 +30,17 @@ bench $small --seq 256 --recompute full
 bench $small --seq 512 --recompute none
 bench $small --seq 512 --dtype bf16 --recompute none
 bench $small --seq 512 --dtype bf16 --memory 600MiB
+bench $small --seq 256 --dtype bf16 --recompute none --activation-dtype bf16
 bench $small --seq 256 --quant nf4 --double-quant --recompute none
 bench $small --seq 512 --quant nf4 --double-quant --recompute full
 train --recompute none
 train --recompute full
+train --recompute none --activation-dtype bf16
 large="--shape tinyllama-1.1b --batch 1"
 bench $large --seq 256 --recompute full
 bench $large --seq 256 --dtype bf16 --recompute none
 bench $large --seq 512 --dtype bf16 --recompute full
 bench $large --seq 256 --quant nf4 --double-quant --recompute none
 bench $large --seq 512 --quant nf4 --double-quant --recompute full
+bench $large --seq 512 --quant nf4 --double-quant --recompute none --activation-dtype bf16
 bench $large --seq 512 --quant nf4 --double-quant --memory 1.3GiB

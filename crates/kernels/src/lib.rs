@@ -10,5 +10,5 @@ mod testing;
 mod weight;
 
 pub use bytes::{Owner, SharedBytes};
-pub use tensor::{Device, Tensor};
-pub use weight::{RowOrder, Weight, WeightError};
+pub use tensor::{Bf16Tensor, Device, Tensor};
+pub use weight::{RowOrder, UnquantizableValue, Weight, WeightError};

@@ -1,4 +1,4 @@
-//! Buffers of `f32` values on a device.
+//! Buffers of `f32` values on a device, and of `bf16` ones for what is only kept.
 //!
 //! A tensor is a flat buffer: the shape is the business of the op that reads it, which says in its
 //! contract how the values are laid out (row-major `[tokens, width]` unless it says otherwise).
@@ -8,6 +8,8 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+
+use half::bf16;
 
 /// Where tensors live and ops run.
 ///
@@ -101,59 +103,106 @@ impl Tensor {
     }
 }
 
+/// A buffer of `bf16` values on a device: what is kept and not computed with
+/// ([`crate::ops::elementwise::narrow`], [`crate::ops::elementwise::widen`]).
+#[derive(Debug)]
+pub struct Bf16Tensor {
+    storage: Bf16Storage,
+}
+
+/// The memory behind a tensor of `bf16`.
+#[derive(Debug)]
+enum Bf16Storage {
+    Cpu(AlignedVec<bf16>),
+}
+
+impl Bf16Tensor {
+    /// As [`Tensor::zeros`].
+    pub fn zeros(device: Device, len: usize) -> Self {
+        match device {
+            Device::Cpu => Bf16Tensor { storage: Bf16Storage::Cpu(AlignedVec::zeros(len)) },
+        }
+    }
+
+    /// The values of a tensor on the CPU, for the CPU version of an op.
+    pub(crate) fn cpu(&self) -> &[bf16] {
+        match &self.storage {
+            Bf16Storage::Cpu(values) => values,
+        }
+    }
+
+    /// As [`Bf16Tensor::cpu`], writable.
+    pub(crate) fn cpu_mut(&mut self) -> &mut [bf16] {
+        match &mut self.storage {
+            Bf16Storage::Cpu(values) => values,
+        }
+    }
+}
+
+/// A value that all-zero bytes are a zero of.
+///
+/// # Safety
+/// All-zero bytes are a valid value, and dropping one does nothing.
+pub(crate) unsafe trait Zeroed: Copy + Send + Sync {}
+
+// SAFETY: plain numbers.
+unsafe impl Zeroed for f32 {}
+// SAFETY: as above.
+unsafe impl Zeroed for bf16 {}
+
 /// A zeroed host buffer aligned to a cache line (and to the widest vector register).
 #[derive(Debug)]
-pub(crate) struct AlignedVec {
+pub(crate) struct AlignedVec<T: Zeroed = f32> {
     allocation: NonNull<u8>,
     /// The first cache line of the allocation.
-    values: NonNull<f32>,
+    values: NonNull<T>,
     len: usize,
 }
 
-// SAFETY: the buffer is uniquely owned; `f32` is Send and Sync.
-unsafe impl Send for AlignedVec {}
+// SAFETY: the buffer is uniquely owned; its values are Send and Sync.
+unsafe impl<T: Zeroed> Send for AlignedVec<T> {}
 // SAFETY: as above; shared access is read-only through `Deref`.
-unsafe impl Sync for AlignedVec {}
+unsafe impl<T: Zeroed> Sync for AlignedVec<T> {}
 
-impl AlignedVec {
-    /// Values of a cache line.
-    const LINE: usize = 16;
+impl<T: Zeroed> AlignedVec<T> {
+    /// Bytes of a cache line.
+    const LINE_BYTES: usize = 64;
 
     pub(crate) fn zeros(len: usize) -> Self {
         let layout = Self::layout(len);
         // SAFETY: the layout has a non-zero size.
         let allocation = unsafe { alloc_zeroed(layout) };
         let allocation = NonNull::new(allocation).unwrap_or_else(|| handle_alloc_error(layout));
-        let skip = allocation.as_ptr().align_offset(Self::LINE * size_of::<f32>());
+        let skip = allocation.as_ptr().align_offset(Self::LINE_BYTES);
         // SAFETY: the layout has one line more than the values need.
-        let values = unsafe { allocation.add(skip) }.cast::<f32>();
+        let values = unsafe { allocation.add(skip) }.cast::<T>();
         AlignedVec { allocation, values, len }
     }
 
     /// One line more than asked for, since the system only gives untouched zero pages (memory that costs nothing
     /// until it is written) for its own small alignment.
     fn layout(len: usize) -> Layout {
-        Layout::array::<f32>(len + Self::LINE).expect("buffer size fits an address")
+        Layout::array::<T>(len + Self::LINE_BYTES / size_of::<T>()).expect("buffer size fits an address")
     }
 }
 
-impl Drop for AlignedVec {
+impl<T: Zeroed> Drop for AlignedVec<T> {
     fn drop(&mut self) {
         // SAFETY: allocated in `zeros` with the same layout.
         unsafe { dealloc(self.allocation.as_ptr(), Self::layout(self.len)) }
     }
 }
 
-impl Deref for AlignedVec {
-    type Target = [f32];
-    fn deref(&self) -> &[f32] {
+impl<T: Zeroed> Deref for AlignedVec<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
         // SAFETY: `len` initialised values (zeroed at allocation), uniquely owned.
         unsafe { std::slice::from_raw_parts(self.values.as_ptr(), self.len) }
     }
 }
 
-impl DerefMut for AlignedVec {
-    fn deref_mut(&mut self) -> &mut [f32] {
+impl<T: Zeroed> DerefMut for AlignedVec<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as in `deref`, and `self` is borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(self.values.as_ptr(), self.len) }
     }

@@ -4,6 +4,7 @@
 //! segments and keeps them only as long as the tile they belong to is in use.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::bytes::SharedBytes;
 use crate::quant::four_bit::FourBit;
@@ -77,6 +78,20 @@ pub enum WeightError {
     },
 }
 
+/// A value that has no place in a quantised matrix.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[error("row {row}, column {col} is {value}, which cannot be quantised to {quantization}")]
+pub struct UnquantizableValue {
+    /// Row of the first such value in row-major order.
+    pub row: usize,
+    /// Its column.
+    pub col: usize,
+    /// NaN, infinite or, for int8, beyond the 16-bit floats that it rounds to first.
+    pub value: f32,
+    /// What it was to be quantised to.
+    pub quantization: Quantization,
+}
+
 /// A frozen `[rows, cols]` matrix (`[out, in]` for a projection, `[vocab, hidden]` for an embedding),
 /// row-major in its storage format. A vector is a matrix of one row.
 #[derive(Clone, Debug)]
@@ -142,23 +157,54 @@ impl Weight {
 
     /// Quantises a matrix piece by piece: `source(range, out)` gives the values of a range in row-major order, on any
     /// thread and in any order, and nothing but the result and a piece a thread is ever held.
+    ///
+    /// # Errors
+    /// A value that is not finite.
     pub fn quantized(
         rows: usize,
         cols: usize,
         quantization: Quantization,
         source: impl Fn(Range<usize>, &mut [f32]) + Sync,
-    ) -> Self {
+    ) -> Result<Self, UnquantizableValue> {
+        // From here on an f16 is infinite.
+        let limit = match quantization {
+            Quantization::FourBit { .. } => f32::INFINITY,
+            Quantization::Int8 => 65_520.0,
+        };
+        let is_fine = |value: &f32| value.abs() < limit;
+        let first_bad = AtomicUsize::new(usize::MAX);
+        let read = source;
+        let source = |range: Range<usize>, out: &mut [f32]| {
+            read(range.clone(), out);
+            // Without a branch a value, so that the compiler vectorises it.
+            if !out.iter().fold(true, |fine, value| fine & is_fine(value))
+                && let Some(bad) = out.iter().position(|value| !is_fine(value))
+            {
+                first_bad.fetch_min(range.start + bad, Ordering::Relaxed);
+            }
+        };
         let storage = match quantization {
             Quantization::FourBit { code, block_len, double } => {
                 Storage::FourBit(FourBit::encode(code, block_len, double, rows * cols, &source))
             }
             Quantization::Int8 => Storage::Int8(Int8::encode(rows, cols, &source)),
         };
-        Weight { rows, cols, row_order: RowOrder::Stored, storage }
+        match first_bad.into_inner() {
+            usize::MAX => Ok(Weight { rows, cols, row_order: RowOrder::Stored, storage }),
+            bad => {
+                let mut value = [0.0];
+                read(bad..bad + 1, &mut value);
+                let (row, col) = (bad / cols, bad % cols);
+                Err(UnquantizableValue { row, col, value: value[0], quantization })
+            }
+        }
     }
 
     /// The same matrix quantised; rows come out in checkpoint order.
-    pub fn quantize(&self, quantization: Quantization) -> Self {
+    ///
+    /// # Errors
+    /// A value that is not finite.
+    pub fn quantize(&self, quantization: Quantization) -> Result<Self, UnquantizableValue> {
         let cols = self.cols.max(1);
         Weight::quantized(self.rows, self.cols, quantization, |range, out| {
             let (mut at, mut out) = (range.start, out);

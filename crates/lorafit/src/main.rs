@@ -8,6 +8,7 @@ mod config_file;
 mod engine;
 mod interrupt;
 mod memory_args;
+mod memory_table;
 mod options;
 mod output;
 mod plan_svg;

@@ -87,6 +87,11 @@ impl Progress {
         self.note(&format!("step {step}  held-out loss {loss:.4}, perplexity {perplexity:.3}{mark}"));
     }
 
+    /// Whether somebody watches a terminal, where more than a line may be told.
+    pub fn is_on_terminal(&self) -> bool {
+        matches!(self.sink, Sink::Bar(_))
+    }
+
     /// A line of its own, above the bar.
     pub fn note(&mut self, text: &str) {
         match &mut self.sink {

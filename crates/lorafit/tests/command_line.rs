@@ -124,6 +124,7 @@ fn every_flag_of_train_is_a_key() {
         micro-batch-tokens = 512
         no-prefix-sharing = true
         recompute = "12-blocks"
+        activation-dtype = "bf16"
         memory = "2.00GiB"
         quant = "nf4"
         double-quant = true
@@ -307,6 +308,89 @@ fn the_plan_of_llama_2_7b_has_the_published_sizes() {
     for method in plan["methods"].as_array().unwrap() {
         assert!(drawing.contains(method["method"].as_str().unwrap()), "{method}");
     }
+}
+
+#[test]
+fn every_part_of_a_plan_is_told_and_they_sum_to_it() {
+    let told = lorafit(&["plan", "--model", "tinyllama-1.1b", "--memory", "4GiB", "--json"]);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    let plan: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
+    let runs: Vec<_> =
+        plan["methods"].as_array().unwrap().iter().filter(|m| m["parts"].is_object()).collect();
+    assert_eq!(runs.len(), 3);
+    for run in runs {
+        let sum: u64 = run["parts"].as_object().unwrap().values().map(|part| part.as_u64().unwrap()).sum();
+        assert_eq!(run["total"], sum, "{run}");
+    }
+    // 22 layers, 4 heads of 64: keys and values of a token are 45,056 bytes.
+    let answering = &plan["answering"];
+    let held = answering["side_by_side"].as_u64().unwrap() * (512 + 256);
+    assert_eq!(answering["parts"]["kv_cache"], held * 22 * 2 * 4 * 64 * 4);
+
+    let table = lorafit(&["plan", "--model", "tinyllama-1.1b", "--memory", "4GiB"]).stdout;
+    for part in ["weights", "adapter", "gradients", "optimizer", "activations", "logits chunk", "scratch"] {
+        assert!(table.lines().any(|line| line.starts_with(part)), "{part}");
+    }
+    assert!(table.contains("KV cache") && table.contains("program"), "{table}");
+}
+
+#[test]
+fn bf16_activations_leave_room_for_longer_rows() {
+    let longest = |dtype: &str| {
+        let told = lorafit(&[
+            "plan",
+            "--model",
+            "llama-3.1-8b",
+            "--memory",
+            "16GiB",
+            "--json",
+            "--activation-dtype",
+            dtype,
+        ]);
+        assert_eq!(told.code, 0, "{}", told.stderr);
+        let plan: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
+        let reach = plan["reach"].as_array().unwrap();
+        let of =
+            |method: &str| reach.iter().find(|r| r["method"] == method).unwrap()["longest_context"].as_u64();
+        of("QLoRA, recompute none").unwrap()
+    };
+    assert!(longest("bf16") as f64 > 1.5 * longest("f32") as f64, "{} {}", longest("bf16"), longest("f32"));
+}
+
+#[test]
+fn the_header_of_a_gguf_file_is_enough_for_a_plan() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/gguf/llama-mixed.gguf");
+    let folder = TempDir::new().unwrap();
+    let bytes = fs::read(file).unwrap();
+    let cut = folder.path().join("cut.gguf");
+    // The largest tensor is more than the last kilobyte.
+    fs::write(&cut, &bytes[..bytes.len() - 1024]).unwrap();
+    let methods = |model: &str| {
+        let told = lorafit(&["plan", "--model", model, "--json", "--memory", "1GiB"]);
+        assert_eq!(told.code, 0, "{}", told.stderr);
+        serde_json::from_str::<serde_json::Value>(&told.stdout).unwrap()["methods"].clone()
+    };
+    assert_eq!(methods(cut.to_str().unwrap()), methods(file));
+}
+
+#[test]
+fn an_evaluation_that_does_not_fit_is_refused_with_its_parts() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/chat_spm");
+    let folder = TempDir::new().unwrap();
+    let row =
+        r#"{"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello"}]}"#;
+    let data = write(&folder, "rows.jsonl", row);
+    let eval = |memory: &str| {
+        let flags = ["eval", "--model", model, "--generate", "--max-new-tokens", "256", "--memory", memory];
+        lorafit(&[&flags[..], &["--data", data.to_str().unwrap()]].concat())
+    };
+    let told = eval("1GiB");
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    assert!(told.stderr.contains("KV cache"), "{}", told.stderr);
+    let told = eval("1MiB");
+    assert_eq!(told.code, 1);
+    assert!(told.stderr.contains("but may take 1MiB") && told.stderr.contains("weights"), "{}", told.stderr);
+    assert!(told.stdout.is_empty());
 }
 
 #[test]

@@ -1,80 +1,16 @@
 //! Every activation buffer of a run, made once at the size of the largest batch.
 //!
-//! Blocks that are kept have a set of what backward reads each ([`SavedBlock`]); the others share one: those below
-//! the lowest adapted layer, of which nothing is needed again, and those that backward runs once more
-//! ([`Recompute`]).
-//!
-//! The same function lays out the buffers of a run and counts their bytes for the plan ([`BufferBytes`]).
+//! What blocks leave for backward is in `activations.rs`. The same function lays out the buffers of a run and counts
+//! their bytes for the plan ([`BufferBytes`]).
 
 use lorafit_kernels::ops::attention::{Heads, backward_workspace};
 use lorafit_kernels::ops::rope::Angles;
-use lorafit_kernels::{Device, Tensor};
+use lorafit_kernels::{Bf16Tensor, Device, Tensor};
+
+use crate::activations::Activations;
 
 use crate::adapter::{Adapter, LoraConfig, LoraGroup, Site, TargetError};
 use crate::config::Config;
-
-/// What the forward pass of a block leaves for its backward pass. `t` is the number of tokens.
-#[derive(Debug)]
-pub(crate) struct SavedBlock<T = Tensor> {
-    /// Input of the block, `[t, hidden]`.
-    pub x: T,
-    /// Of the first norm, `[t]`.
-    pub rstd_in: T,
-    /// Queries before norm and rotation, `[t, heads, d]`.
-    pub q: T,
-    /// Keys before norm and rotation, `[t, kv_heads, d]`.
-    pub k: T,
-    /// Values, `[t, kv_heads, d]`.
-    pub v: T,
-    /// Of the query norm, `[t, heads]`; empty without one.
-    pub q_rstd: T,
-    /// Of the key norm, `[t, kv_heads]`; empty without one.
-    pub k_rstd: T,
-    /// Output of the attention, `[t, heads, d]`.
-    pub attended: T,
-    /// Log of the softmax denominators, `[t, heads]`.
-    pub lse: T,
-    /// The residual stream between attention and feed-forward, `[t, hidden]`.
-    pub mid: T,
-    /// Of the second norm, `[t]`.
-    pub rstd_mid: T,
-    /// `[t, intermediate]`; backward overwrites it with its gradient.
-    pub gate: T,
-    /// `[t, intermediate]`; backward overwrites it with its gradient.
-    pub up: T,
-    /// Low-rank inputs of the four sites, `[t, total rank of the site]`.
-    pub u: [T; 4],
-}
-
-impl<T> SavedBlock<T> {
-    fn lay_out(
-        config: &Config,
-        t: usize,
-        ranks: [usize; 4],
-        owns_x: bool,
-        make: &mut impl FnMut(usize) -> T,
-    ) -> Self {
-        let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-        let norms = usize::from(config.qk_norm);
-        let mut tensor = |width: usize| make(t * width);
-        SavedBlock {
-            x: tensor(if owns_x { config.hidden_size } else { 0 }),
-            rstd_in: tensor(1),
-            q: tensor(heads * config.head_dim),
-            k: tensor(kv_heads * config.head_dim),
-            v: tensor(kv_heads * config.head_dim),
-            q_rstd: tensor(heads * norms),
-            k_rstd: tensor(kv_heads * norms),
-            attended: tensor(heads * config.head_dim),
-            lse: tensor(heads),
-            mid: tensor(config.hidden_size),
-            rstd_mid: tensor(1),
-            gate: tensor(config.intermediate_size),
-            up: tensor(config.intermediate_size),
-            u: ranks.map(tensor),
-        }
-    }
-}
 
 /// What every block uses in turn, forward and backward.
 #[derive(Debug)]
@@ -140,6 +76,26 @@ pub enum Recompute {
     Blocks(usize),
 }
 
+/// How activations that are kept are stored. Blocks compute in f32 either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ActivationDtype {
+    /// As they were computed.
+    #[default]
+    F32,
+    /// Rounded to 16 bits, but for the residual stream that blocks begin with and what is narrow: the forward pass is
+    /// that of f32, and backward reads what is rounded.
+    Bf16,
+}
+
+/// What is kept from forward to backward, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ActivationPolicy {
+    /// What backward computes again.
+    pub recompute: Recompute,
+    /// How the rest is stored.
+    pub dtype: ActivationDtype,
+}
+
 /// What decides the size of the buffers.
 #[derive(Clone, Debug)]
 pub struct BufferShape {
@@ -153,8 +109,8 @@ pub struct BufferShape {
     pub(crate) drops: bool,
     /// Backward too, or forward only.
     pub train: bool,
-    /// What backward computes again.
-    pub recompute: Recompute,
+    /// What is kept for backward.
+    pub activations: ActivationPolicy,
 }
 
 impl BufferShape {
@@ -167,21 +123,32 @@ impl BufferShape {
         lora: &LoraConfig,
         tokens: usize,
         targets: usize,
-        recompute: Recompute,
+        activations: ActivationPolicy,
     ) -> Result<Self, TargetError> {
-        let mut ranks = vec![[0; 4]; config.num_hidden_layers];
-        for part in lora.parts(config)? {
-            let site = Site::ALL.into_iter().find(|s| s.modules().contains(&part.module));
-            ranks[part.layer][site.expect("every module has a site") as usize] += part.rank;
-        }
-        Ok(BufferShape { tokens, targets, ranks, drops: lora.dropout > 0.0, train: true, recompute })
+        let ranks = ranks_of(config, lora)?;
+        Ok(BufferShape { tokens, targets, ranks, drops: lora.dropout > 0.0, train: true, activations })
+    }
+
+    /// For computing batches of up to `tokens` tokens forward only, with an adapter of `lora` if there is one.
+    ///
+    /// # Errors
+    /// As [`BufferShape::for_training`].
+    pub fn for_evaluation(
+        config: &Config,
+        lora: Option<&LoraConfig>,
+        tokens: usize,
+    ) -> Result<Self, TargetError> {
+        let ranks = lora.map(|lora| ranks_of(config, lora)).transpose()?;
+        let ranks = ranks.unwrap_or_else(|| vec![[0; 4]; config.num_hidden_layers]);
+        let activations = ActivationPolicy::default();
+        Ok(BufferShape { tokens, targets: tokens, ranks, drops: false, train: false, activations })
     }
 
     /// For training every weight: as for an adapter on all modules, without the adapter.
-    pub fn for_full(config: &Config, tokens: usize, targets: usize, recompute: Recompute) -> Self {
+    pub fn for_full(config: &Config, tokens: usize, targets: usize, activations: ActivationPolicy) -> Self {
         // A rank of one reaches the lowest block and adds a few values a token.
         let ranks = vec![[1; 4]; config.num_hidden_layers];
-        BufferShape { tokens, targets, ranks, drops: false, train: true, recompute }
+        BufferShape { tokens, targets, ranks, drops: false, train: true, activations }
     }
 
     fn of(config: &Config, adapter: Option<&Adapter>, tokens: usize) -> Self {
@@ -192,18 +159,18 @@ impl BufferShape {
             Some(adapter) => adapter.layers.iter().map(ranks_of).collect(),
             None => vec![[0; 4]; config.num_hidden_layers],
         };
-        let recompute = Recompute::None;
-        BufferShape { tokens, targets: tokens, ranks, drops: false, train: false, recompute }
+        let activations = ActivationPolicy::default();
+        BufferShape { tokens, targets: tokens, ranks, drops: false, train: false, activations }
     }
 
     /// The lowest block that backward reaches, and the lowest whose activations are all kept.
-    fn first_trained_and_kept(&self) -> (usize, usize) {
+    pub(crate) fn first_trained_and_kept(&self) -> (usize, usize) {
         let layers = self.ranks.len();
         if !self.train {
             return (layers, layers);
         }
         let lowest = self.ranks.iter().position(|r| *r != [0; 4]).unwrap_or(layers);
-        let kept = match self.recompute {
+        let kept = match self.activations.recompute {
             Recompute::None => lowest,
             Recompute::Full => layers,
             Recompute::Blocks(blocks) => lowest.saturating_add(blocks).min(layers),
@@ -215,6 +182,16 @@ impl BufferShape {
     pub fn trained_blocks(&self) -> usize {
         self.ranks.len() - self.first_trained_and_kept().0
     }
+}
+
+/// Total rank of an adapter at each site of each layer.
+fn ranks_of(config: &Config, lora: &LoraConfig) -> Result<Vec<[usize; 4]>, TargetError> {
+    let mut ranks = vec![[0; 4]; config.num_hidden_layers];
+    for part in lora.parts(config)? {
+        let site = Site::ALL.into_iter().find(|s| s.modules().contains(&part.module));
+        ranks[part.layer][site.expect("every module has a site") as usize] += part.rank;
+    }
+    Ok(ranks)
 }
 
 /// Bytes of the buffers of a run, by what they are for.
@@ -232,15 +209,16 @@ impl BufferBytes {
     /// The sizes of [`Buffers::new`] of the same shape: both come from one function.
     pub fn of(config: &Config, shape: &BufferShape) -> Self {
         let mut bytes = BufferBytes::default();
-        Buffers::lay_out(config, shape, &mut |part, len| {
-            let values = 4 * len as u64;
-            match part {
-                Part::Activations => bytes.activations += values,
-                Part::Scratch => bytes.scratch += values,
-                Part::Head => bytes.head += values,
-            }
-        });
+        Buffers::lay_out(config, shape, &mut bytes);
         bytes
+    }
+
+    fn of_part(&mut self, part: Part) -> &mut u64 {
+        match part {
+            Part::Activations => &mut self.activations,
+            Part::Scratch => &mut self.scratch,
+            Part::Head => &mut self.head,
+        }
     }
 
     /// All together.
@@ -251,26 +229,54 @@ impl BufferBytes {
 
 /// What a buffer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+pub(crate) enum Part {
     Activations,
     Scratch,
     Head,
 }
 
-/// The activation buffers of a model for batches of up to `tokens` tokens.
+/// Gives a buffer of so many values, or counts its bytes.
+pub(crate) trait Allocate {
+    type F32;
+    type Bf16;
+    fn f32(&mut self, part: Part, len: usize) -> Self::F32;
+    fn bf16(&mut self, part: Part, len: usize) -> Self::Bf16;
+}
+
+/// Zeros; the system gives their memory when they are first written.
+impl Allocate for Device {
+    type F32 = Tensor;
+    type Bf16 = Bf16Tensor;
+
+    fn f32(&mut self, _: Part, len: usize) -> Tensor {
+        Tensor::zeros(*self, len)
+    }
+
+    fn bf16(&mut self, _: Part, len: usize) -> Bf16Tensor {
+        Bf16Tensor::zeros(*self, len)
+    }
+}
+
+impl Allocate for BufferBytes {
+    type F32 = ();
+    type Bf16 = ();
+
+    fn f32(&mut self, part: Part, len: usize) {
+        *self.of_part(part) += 4 * len as u64;
+    }
+
+    fn bf16(&mut self, part: Part, len: usize) {
+        *self.of_part(part) += 2 * len as u64;
+    }
+}
+
+/// The buffers of a model for batches of up to `tokens` tokens.
 #[derive(Debug)]
-pub struct Buffers<T = Tensor> {
+pub struct Buffers<T = Tensor, N = Bf16Tensor> {
     pub(crate) tokens: usize,
     /// The residual stream, `[t, hidden]`; in backward, the gradient of a normalised input.
     pub(crate) hidden: T,
-    /// Blocks from `first_kept` on: all that backward reads.
-    pub(crate) saved: Vec<SavedBlock<T>>,
-    pub(crate) first_kept: usize,
-    /// Inputs, `[t, hidden]`, of the blocks from `first_trained` to `first_kept`, which backward runs again.
-    pub(crate) inputs: Vec<T>,
-    pub(crate) first_trained: usize,
-    /// For the blocks that are not kept, in turn. Those that are run again bring their place for `x` from `inputs`.
-    pub(crate) shared: SavedBlock<T>,
+    pub(crate) activations: Activations<T, N>,
     pub(crate) scratch: Scratch<T>,
     pub(crate) backward: Option<BackwardScratch<T>>,
     pub(crate) head: HeadBuffers<T>,
@@ -285,8 +291,8 @@ const CHUNK_ROWS: std::ops::RangeInclusive<usize> = 64..=352;
 
 impl Buffers {
     /// Zeroed buffers; the system gives their memory when they are first written.
-    pub fn new(config: &Config, shape: &BufferShape, device: Device) -> Self {
-        Buffers::lay_out(config, shape, &mut |_, len| Tensor::zeros(device, len))
+    pub fn new(config: &Config, shape: &BufferShape, mut device: Device) -> Self {
+        Buffers::lay_out(config, shape, &mut device)
     }
 
     /// Buffers for forward only.
@@ -301,14 +307,14 @@ impl Buffers {
         device: Device,
         tokens: usize,
         targets: usize,
-        recompute: Recompute,
+        activations: ActivationPolicy,
     ) -> Self {
         let drops = adapter.config().dropout > 0.0;
         let shape = BufferShape {
             train: true,
             targets,
             drops,
-            recompute,
+            activations,
             ..BufferShape::of(config, Some(adapter), tokens)
         };
         Buffers::new(config, &shape, device)
@@ -320,63 +326,53 @@ impl Buffers {
     }
 }
 
-impl<T> Buffers<T> {
-    /// Every buffer of a run: the one place that knows their sizes. `make` gives a buffer of so many values.
-    fn lay_out(config: &Config, shape: &BufferShape, make: &mut impl FnMut(Part, usize) -> T) -> Self {
+impl<T, N> Buffers<T, N> {
+    /// Every buffer of a run: the one place that knows their sizes.
+    fn lay_out(
+        config: &Config,
+        shape: &BufferShape,
+        allocate: &mut impl Allocate<F32 = T, Bf16 = N>,
+    ) -> Self {
         let tokens = shape.tokens;
-        let (first_trained, first_kept) = shape.first_trained_and_kept();
         let most = shape.ranks.iter().fold([0; 4], |a, b| std::array::from_fn(|i| a[i].max(b[i])));
         let widest = most.into_iter().max().unwrap_or(0);
-        // A run in which every block is kept has no use for the shared set.
-        let shared_tokens = if first_kept == 0 { 0 } else { tokens };
-
         let queries = config.num_attention_heads * config.head_dim;
         let keys = config.num_key_value_heads * config.head_dim;
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let heads = config.heads();
-        let mut kept = |len| make(Part::Activations, len);
-        let saved = shape.ranks.iter().skip(first_kept);
-        let saved = saved.map(|ranks| SavedBlock::lay_out(config, tokens, *ranks, true, &mut kept)).collect();
-        let inputs = (first_trained..first_kept).map(|_| kept(tokens * hidden)).collect();
-        let mut tensor = |width: usize| make(Part::Scratch, tokens * width);
+
+        let activations = Activations::lay_out(config, shape, most, allocate);
+        let mut values = |len: usize| allocate.f32(Part::Scratch, len);
         let scratch = Scratch {
-            normed: tensor(hidden.max(queries)),
-            q: tensor(queries),
-            k: tensor(keys),
-            act: tensor(inner),
-            d_u: tensor(widest),
-            dropped: tensor(if shape.drops { hidden.max(queries).max(inner) } else { 0 }),
-            angles: Angles::laid_out(tokens, config.head_dim / 2, |len| make(Part::Scratch, len)),
+            normed: values(tokens * hidden.max(queries)),
+            q: values(tokens * queries),
+            k: values(tokens * keys),
+            act: values(tokens * inner),
+            d_u: values(tokens * widest),
+            dropped: values(tokens * if shape.drops { hidden.max(queries).max(inner) } else { 0 }),
+            angles: Angles::laid_out(tokens, config.head_dim / 2, &mut values),
         };
-        let mut scratch_values = |len: usize| make(Part::Scratch, len);
         let backward = shape.train.then(|| BackwardScratch {
-            d_hidden: scratch_values(tokens * hidden),
-            d_q: scratch_values(tokens * queries),
-            d_k: scratch_values(tokens * keys),
-            d_v: scratch_values(tokens * keys),
-            d_act: scratch_values(tokens * inner),
-            workspace: scratch_values(backward_workspace(tokens, heads)),
+            d_hidden: values(tokens * hidden),
+            d_q: values(tokens * queries),
+            d_k: values(tokens * keys),
+            d_v: values(tokens * keys),
+            d_act: values(tokens * inner),
+            workspace: values(backward_workspace(tokens, config.heads())),
         });
         Buffers {
             tokens,
-            hidden: make(Part::Scratch, tokens * hidden),
-            saved,
-            first_kept,
-            inputs,
-            first_trained,
-            shared: SavedBlock::lay_out(config, shared_tokens, most, first_trained > 0, &mut |len| {
-                make(Part::Scratch, len)
-            }),
+            hidden: values(tokens * hidden),
+            activations,
             scratch,
             backward,
-            head: HeadBuffers::lay_out(config, shape, &mut |len| make(Part::Head, len)),
+            head: HeadBuffers::lay_out(config, shape, &mut |len| allocate.f32(Part::Head, len)),
         }
     }
 }
 
 impl<T> HeadBuffers<T> {
     fn lay_out(config: &Config, shape: &BufferShape, make: &mut impl FnMut(usize) -> T) -> Self {
-        let logits = match shape.recompute {
+        let logits = match shape.activations.recompute {
             Recompute::None => CHUNK_LOGITS,
             Recompute::Full | Recompute::Blocks(_) => SMALL_CHUNK_LOGITS,
         };

@@ -3,6 +3,7 @@
 //! Supported are the Llama family (`llama`, `mistral`), `qwen2` and `qwen3`. They share one block composition and
 //! differ in biases, query/key norms and rotation, which this says.
 
+use lorafit_kernels::quant::Format;
 use serde_json::{Map, Value};
 
 use crate::weights::Gguf;
@@ -230,7 +231,8 @@ impl Config {
             )));
         }
         let divisors = gguf.floats("rope_freqs.weight");
-        if divisors.is_none() && gguf.shape("rope_freqs.weight").is_some() {
+        // Of a header alone they are not there, nor asked for.
+        if gguf.tensor("rope_freqs.weight").is_some_and(|t| t.format != Format::F32) {
             return Err(ConfigError("rope_freqs.weight is not stored as F32".into()));
         }
         let scaling = match divisors {

@@ -4,6 +4,7 @@ use lorafit_kernels::random;
 
 use crate::adapter::Adapter;
 use crate::buffers::Buffers;
+use crate::config::Config;
 use crate::kv_cache::KvCache;
 use crate::model::Model;
 
@@ -132,6 +133,11 @@ pub fn generate(
             logits[i] = row.to_vec();
         }
     }
+}
+
+/// Bytes of the logits that [`generate`] holds for `sequences` sequences: as computed, and as chosen from.
+pub fn sequence_logits_bytes(config: &Config, sequences: usize) -> u64 {
+    2 * 4 * (sequences * config.vocab_size) as u64
 }
 
 #[cfg(test)]

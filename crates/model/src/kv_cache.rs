@@ -23,6 +23,12 @@ impl KvCache {
         KvCache { layers: (0..config.num_hidden_layers).map(|_| layer()).collect(), len: 0, capacity }
     }
 
+    /// Bytes of a cache for up to `capacity` tokens.
+    pub fn bytes(config: &Config, capacity: usize) -> u64 {
+        let values = capacity * config.num_key_value_heads * config.head_dim * config.num_hidden_layers;
+        2 * 4 * values as u64
+    }
+
     /// Tokens held.
     pub fn len(&self) -> usize {
         self.len

@@ -1,5 +1,6 @@
 //! Transformer language models with explicit forward and backward, adapters, and weight files. Floor 1.
 
+mod activations;
 pub mod adapter;
 mod arch;
 mod buffers;
@@ -13,13 +14,13 @@ mod model;
 mod source;
 pub mod weights;
 
-pub use buffers::{BufferBytes, BufferShape, Buffers, Recompute};
+pub use buffers::{ActivationDtype, ActivationPolicy, BufferBytes, BufferShape, Buffers, Recompute};
 pub use config::Config;
 pub use error::FileError;
-pub use generate::{Sampling, generate};
+pub use generate::{Sampling, generate, sequence_logits_bytes};
 pub use kv_cache::KvCache;
 pub use load::{BaseQuantization, RandomWeights};
 pub use model::{Model, Stream};
 #[cfg(feature = "hub")]
 pub use source::Hub;
-pub use source::{Source, SourceError};
+pub use source::{ShapeSource, Source, SourceError};

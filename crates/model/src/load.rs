@@ -80,9 +80,7 @@ impl ModelFiles {
     /// # Errors
     /// As [`Model::load`].
     pub fn weight_bytes(&self, base: Option<BaseQuantization>) -> Result<u64, FileError> {
-        weight_bytes(self.config(), base, |name, rows, cols| {
-            Ok(self.weight(name, rows, cols)?.stored_bytes() as u64)
-        })
+        weight_bytes(self.config(), base, |name, rows, cols| self.matrix_bytes(name, rows, cols))
     }
 }
 
@@ -233,7 +231,8 @@ impl WeightSource for RandomWeights {
             let fill = |range: Range<usize>, out: &mut [f32]| {
                 range.zip(out).for_each(|(i, out)| *out = value(i));
             };
-            return Ok(Weight::quantized(rows, cols, quantization, fill));
+            let weight = Weight::quantized(rows, cols, quantization, fill);
+            return Ok(weight.expect("random values are finite"));
         }
         let values = rows * cols;
         let bytes = match self.format {

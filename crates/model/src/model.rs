@@ -126,20 +126,11 @@ impl Model {
             if let Context::Cached { layer, .. } = &mut context {
                 *layer = i;
             }
-            let again = (buffers.first_trained..buffers.first_kept).contains(&i);
-            if again {
-                std::mem::swap(&mut buffers.inputs[i - buffers.first_trained], &mut buffers.shared.x);
-            }
-            let saved = match i.checked_sub(buffers.first_kept) {
-                Some(kept) => &mut buffers.saved[kept],
-                None => &mut buffers.shared,
-            };
             let adapter = adapter.map(|a| block_adapter(a, i, mask));
+            let saved = buffers.activations.for_forward(i);
             let (hidden, scratch) = (&mut buffers.hidden, &mut buffers.scratch);
             block.forward(hidden, rows, adapter, &mut context, saved, scratch, Extent::Whole);
-            if again {
-                std::mem::swap(&mut buffers.inputs[i - buffers.first_trained], &mut buffers.shared.x);
-            }
+            buffers.activations.keep(i, rows);
         }
     }
 
@@ -197,25 +188,21 @@ impl Model {
         let rows = stream.ids.len();
         for i in (lowest..self.blocks.len()).rev() {
             let (block, adapter) = (&self.blocks[i], block_adapter(adapter, i, mask));
-            let scratch = &mut buffers.scratch;
-            let saved = match i.checked_sub(buffers.first_kept) {
-                Some(kept) => &mut buffers.saved[kept],
-                None => {
-                    std::mem::swap(&mut buffers.inputs[i - buffers.first_trained], &mut buffers.shared.x);
-                    let (hidden, saved) = (&mut buffers.hidden, &mut buffers.shared);
-                    elementwise::copy(&saved.x, rows * self.config.hidden_size, hidden);
-                    let context = &mut Context::Stream(stream.segments);
-                    block.forward(hidden, rows, Some(adapter), context, saved, scratch, Extent::Saved);
-                    saved
-                }
-            };
+            let (scratch, activations) = (&mut buffers.scratch, &mut buffers.activations);
+            let again = activations.is_recomputed(i);
+            let mut saved = activations.for_backward(i, rows);
+            if again {
+                let hidden = &mut buffers.hidden;
+                elementwise::copy(&saved.x, rows * self.config.hidden_size, hidden);
+                let context = &mut Context::Stream(stream.segments);
+                block.forward(hidden, rows, Some(adapter), context, saved, scratch, Extent::Saved);
+                saved = activations.round(rows);
+            }
             let last = (i == lowest).then_some(last);
             let gradients = &mut gradients.layers[i];
             let d_normed = &mut buffers.hidden;
             block.backward(rows, adapter, gradients, stream.segments, saved, scratch, back, d_normed, last);
-            if i < buffers.first_kept {
-                std::mem::swap(&mut buffers.inputs[i - buffers.first_trained], &mut buffers.shared.x);
-            }
+            buffers.activations.release(i);
         }
     }
 

@@ -16,6 +16,15 @@ pub use hub::Hub;
 const CONFIG: &str = "config.json";
 const ADAPTER_CONFIG: &str = "adapter_config.json";
 
+/// Where the shape of a model is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ShapeSource {
+    /// All files of the model are on this machine.
+    Model(Source),
+    /// The `config.json` of a model of the hub, without its weights.
+    Config(PathBuf),
+}
+
 /// A model on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -59,6 +68,34 @@ impl Source {
         match Source::local(model)? {
             Some(source) => Ok(source),
             None => hub.fetch(&HubId::parse(model)?, progress),
+        }
+    }
+
+    /// As [`Source::resolve`], for who asks no more than the shape of a model: of one that is only on the hub,
+    /// `config.json` is downloaded and nothing else. (A GGUF file of the hub comes whole: its shape is in its header.)
+    ///
+    /// # Errors
+    /// As [`Source::resolve`].
+    pub fn resolve_shape(model: &str, progress: &mut dyn FnMut(&str)) -> Result<ShapeSource, SourceError> {
+        #[cfg(feature = "hub")]
+        return Source::resolve_shape_with(model, &Hub::from_env(), progress);
+        #[cfg(not(feature = "hub"))]
+        Source::resolve(model, progress).map(ShapeSource::Model)
+    }
+
+    /// [`Source::resolve_shape`] with the hub's settings given instead of read from the environment.
+    ///
+    /// # Errors
+    /// As [`Source::resolve`].
+    #[cfg(feature = "hub")]
+    pub fn resolve_shape_with(
+        model: &str,
+        hub: &Hub,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<ShapeSource, SourceError> {
+        match Source::local(model)? {
+            Some(source) => Ok(ShapeSource::Model(source)),
+            None => hub.fetch_shape(&HubId::parse(model)?, progress),
         }
     }
 

@@ -131,3 +131,25 @@ fn metadata_is_read_by_kind() {
     assert_eq!(gguf.integer("general.architecture"), None);
     assert_eq!(open("llama-f32.gguf").name(), "llama");
 }
+
+#[test]
+fn the_header_of_a_file_tells_shape_and_sizes() {
+    for name in ["llama-mixed.gguf", "llama31-f32.gguf", "qwen3-f32.gguf"] {
+        let whole = open(name);
+        let bytes = std::fs::read(gguf_fixture(name)).expect("the fixture");
+        let data = whole.stored_bytes();
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("header.gguf");
+        // Paddings between tensors may be all that is left of the data.
+        std::fs::write(&path, &bytes[..bytes.len() - data as usize]).expect("written");
+        let header = ModelFiles::open_header(&path).expect("opens");
+        assert_eq!(header.weight_bytes(None).expect("counted"), whole.weight_bytes(None).expect("counted"));
+        assert_eq!(header.config().parameters(), whole.config().parameters());
+
+        assert!(
+            ModelFiles::open(&path).expect_err("cut short").to_string().contains("do not lie in the file")
+        );
+        let error = header.weight("model.embed_tokens.weight", 1, 1).expect_err("another shape").to_string();
+        assert!(error.starts_with(&path.display().to_string()), "{error}");
+    }
+}

@@ -140,3 +140,38 @@ fn damaged_quantisation_is_named() {
     let found = damaged(Quantization::Int8, scales);
     assert!(found.contains("6144 bytes of codes and 192 of row scales do not fit"), "{found}");
 }
+
+/// The folder `llama` with one value of one tensor that is not a number.
+fn with_nan(name: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a folder");
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(fixture("llama").join(file), dir.path().join(file)).expect("copied");
+    }
+    edit_safetensors(&dir.path().join("model.safetensors"), |tensors| {
+        let (_, dtype, shape, data) = tensors.iter_mut().find(|t| t.0 == name).expect("the tensor");
+        assert_eq!(*dtype, Dtype::F32);
+        let at = 4 * (2 * shape[1] + 5);
+        data[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    });
+    dir
+}
+
+#[test]
+fn weights_that_are_not_finite_are_not_quantised() {
+    let name = "model.layers.1.self_attn.k_proj.weight";
+    let dir = with_nan(name);
+    let files = ModelFiles::open(dir.path()).expect("opens");
+    for quantization in ALL {
+        let problem = format!("{name}: row 2, column 5 is NaN, which cannot be quantised to {quantization}");
+        let expected = format!("{}: {problem}", dir.path().display());
+        let base = BaseQuantization { quantization, head: false };
+        let on_load = Model::load_quantized(&files, base, Device::Cpu).expect_err("refused");
+        assert_eq!(on_load.to_string(), expected);
+        assert!(on_load.hint().is_some());
+
+        let out = dir.path().join("out");
+        let written = write_quantized(&files, quantization, &out, &mut |_, _| ()).expect_err("refused");
+        assert_eq!(written.to_string(), expected);
+        assert!(!out.exists(), "something was written");
+    }
+}

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use lorafit_model::{Source, SourceError};
+use lorafit_model::{ShapeSource, Source, SourceError};
 
 /// The error of a `model` that is looked up nowhere but here.
 fn local_error(model: &Path) -> SourceError {
@@ -288,6 +288,42 @@ mod hub {
     fn offline(hub: &Hub) -> Hub {
         // Whoever listens at the discard port, it is no hub.
         Hub { offline: true, endpoint: "http://127.0.0.1:9".to_owned(), ..hub.clone() }
+    }
+
+    #[test]
+    fn for_its_shape_only_the_configuration_of_a_model_is_downloaded() {
+        let (server, home) = (Server::sharded(), TempDir::new().unwrap());
+        let hub = server.hub(&home);
+        let shape = |hub: &Hub| Source::resolve_shape_with("org/name", hub, &mut |_| ());
+        let snapshot = hub.cache.join("models--org--name/snapshots").join(OLD);
+        let config = ShapeSource::Config(snapshot.join("config.json"));
+        assert_eq!(shape(&hub).unwrap(), config);
+        assert_eq!(fs::read_to_string(snapshot.join("config.json")).unwrap(), "{}");
+        let files = |server: &Server| -> Vec<String> {
+            let requests = server.requests().into_iter().map(|request| request.path);
+            requests.filter(|path| !path.starts_with("/api/")).collect()
+        };
+        let asked = files(&server);
+        assert!(!asked.is_empty() && asked.iter().all(|path| path.ends_with("/config.json")), "{asked:?}");
+
+        // What is there is not fetched again, nor taken for the model.
+        assert_eq!(shape(&hub).unwrap(), config);
+        assert_eq!(files(&server), asked);
+        assert!(matches!(resolve("org/name", &offline(&hub)), Err(SourceError::NotCached { .. })));
+
+        // Of a model that is there whole its weights can be told, too.
+        let whole = resolve("org/name", &hub).unwrap();
+        assert_eq!(shape(&hub).unwrap(), ShapeSource::Model(whole.clone()));
+        assert_eq!(shape(&offline(&hub)).unwrap(), ShapeSource::Model(whole));
+    }
+
+    #[test]
+    fn a_repository_without_configuration_has_no_shape() {
+        let server = Server::start(&[("adapter_config.json", "{}")]);
+        let home = TempDir::new().unwrap();
+        let error = Source::resolve_shape_with("org/name", &server.hub(&home), &mut |_| ()).unwrap_err();
+        assert!(matches!(error, SourceError::NoConfig { .. }), "{error}");
+        assert!(hint(&error).contains("adapter"), "{}", hint(&error));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use lorafit_data::Sample;
 use lorafit_kernels::ops::matmul::cpu_fma_peak;
 use lorafit_kernels::{Device, random};
 use lorafit_model::adapter::{Adapter, LoraConfig, TargetError};
-use lorafit_model::{Config, Model, RandomWeights, Recompute};
+use lorafit_model::{ActivationPolicy, Config, Model, RandomWeights};
 use serde::Serialize;
 
 use crate::memory::peak_rss_bytes;
@@ -22,8 +22,8 @@ pub struct BenchOptions {
     pub steps: usize,
     /// The weights and their storage.
     pub weights: RandomWeights,
-    /// Which activations backward computes again.
-    pub recompute: Recompute,
+    /// What is kept for backward.
+    pub activations: ActivationPolicy,
     /// What the plan says the run takes, to be told beside what it took.
     pub planned_bytes: u64,
     /// Tokens computed at once, about.
@@ -82,7 +82,7 @@ pub fn bench(
     let train = TrainOptions {
         batch_size: options.batch,
         micro_batch_tokens: options.micro_batch_tokens,
-        recompute: options.recompute,
+        activations: options.activations,
         ..TrainOptions::plain(Duration::Steps(options.steps as u64 + 1), 1e-4)
     };
     let size = MicroBatchSize::largest(&samples, options.batch, options.micro_batch_tokens);

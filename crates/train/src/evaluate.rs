@@ -19,7 +19,7 @@ pub struct Evaluation {
 
 /// Evaluates in micro-batches of about `budget` tokens; what rows of one begin with alike is computed once.
 pub fn evaluate(model: &Model, adapter: Option<&Adapter>, samples: &[Sample], budget: usize) -> Evaluation {
-    let tokens = MicroBatchSize::largest(samples, samples.len(), budget).tokens;
+    let tokens = MicroBatchSize::of_evaluation(samples, budget).tokens;
     let mut buffers = Buffers::for_evaluation(model.config(), adapter, model.device(), tokens);
     evaluate_in(model, adapter, samples, budget, true, &mut buffers)
 }
@@ -78,10 +78,10 @@ impl ExactMatch {
     }
 }
 
-/// Sequences generated side by side.
-const SIDE_BY_SIDE: usize = 16;
+/// Sequences generated side by side, where memory allows.
+pub const SIDE_BY_SIDE: usize = 16;
 
-/// Answers every row greedily, with at most `max_new_tokens` tokens. `on_progress(done)` is told as rows finish.
+/// Answers every row greedily, `side_by_side` at a time, with at most `max_new_tokens` tokens. `on_progress(done)` is told as rows finish.
 ///
 /// # Errors
 /// Ids that the tokenizer cannot decode.
@@ -91,10 +91,11 @@ pub fn exact_match(
     tokenizer: &Tokenizer,
     rows: &[GenerationRow],
     max_new_tokens: usize,
+    side_by_side: usize,
     mut on_progress: impl FnMut(usize),
 ) -> Result<ExactMatch, TokenizerError> {
     let mut examples = Vec::with_capacity(rows.len());
-    for batch in rows.chunks(SIDE_BY_SIDE) {
+    for batch in rows.chunks(side_by_side) {
         let prompts: Vec<&[u32]> = batch.iter().map(|r| &r.prompt_ids[..]).collect();
         let stop = tokenizer.eos_ids();
         let answers =

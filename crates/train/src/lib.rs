@@ -14,11 +14,11 @@ mod tokenizer;
 mod trainer;
 
 pub use bench::{BenchError, BenchOptions, BenchResult, bench};
-pub use evaluate::{Evaluation, ExactMatch, Example, evaluate, exact_match};
+pub use evaluate::{Evaluation, ExactMatch, Example, SIDE_BY_SIDE, evaluate, exact_match};
 pub use memory::{available_bytes, peak_rss_bytes, rss_bytes};
 pub use metrics::{EvaluationRecord, StepRecord};
 pub use optim::OptimizerKind;
-pub use plan::{MemoryPlan, PlanRequest};
+pub use plan::{EvaluationRequest, MemoryPlan, PlanRequest};
 pub use run::{RunError, RunFolder};
 pub use schedule::{Schedule, ScheduleKind};
 pub use stream::MicroBatchSize;

@@ -5,9 +5,13 @@
 //! for each parameter, and the moments of its optimizer. What the program itself takes is measured ([`PROCESS_BYTES`]).
 
 use lorafit_model::adapter::{LoraConfig, TargetError};
-use lorafit_model::{BufferBytes, BufferShape, Config, Recompute};
+use lorafit_model::{
+    ActivationDtype, ActivationPolicy, BufferBytes, BufferShape, Config, KvCache, Recompute,
+    sequence_logits_bytes,
+};
 use serde::Serialize;
 
+use crate::evaluate::SIDE_BY_SIDE;
 use crate::optim::OptimizerKind;
 
 /// What the program takes beside everything that is planned: code, tokenizer, allocator. Measured.
@@ -16,7 +20,7 @@ const PROCESS_BYTES: u64 = 24 << 20;
 const THREAD_BYTES: u64 = 1 << 19;
 
 /// Bytes of a run, by what they are for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct MemoryPlan {
     /// The frozen base as it is held.
     pub weights: u64,
@@ -32,6 +36,9 @@ pub struct MemoryPlan {
     pub scratch: u64,
     /// Final norm, logits of a chunk, and their gradients.
     pub head: u64,
+    /// Keys and values of the sequences that are generated side by side. Training has none: its evaluations compute
+    /// losses, in the buffers of the training.
+    pub kv_cache: u64,
     /// The program itself.
     pub process: u64,
 }
@@ -46,8 +53,18 @@ impl MemoryPlan {
 
     /// Everything: the most memory the run takes.
     pub fn total(&self) -> u64 {
-        let MemoryPlan { weights, adapter, gradients, optimizer, activations, scratch, head, process } = self;
-        weights + adapter + gradients + optimizer + activations + scratch + head + process
+        let MemoryPlan {
+            weights,
+            adapter,
+            gradients,
+            optimizer,
+            activations,
+            scratch,
+            head,
+            kv_cache,
+            process,
+        } = self;
+        weights + adapter + gradients + optimizer + activations + scratch + head + kv_cache + process
     }
 }
 
@@ -62,6 +79,8 @@ pub struct PlanRequest<'a> {
     pub lora: &'a LoraConfig,
     /// How its moments are kept.
     pub optimizer: OptimizerKind,
+    /// How activations are stored.
+    pub activation_dtype: ActivationDtype,
     /// Tokens computed at once, at most.
     pub tokens: usize,
     /// How many of them predict something, at most.
@@ -77,7 +96,7 @@ impl PlanRequest<'_> {
     /// A selection of layers or modules that the model does not have.
     pub fn plan(&self, recompute: Recompute) -> Result<MemoryPlan, TargetError> {
         let factors = 4 * self.lora.parameters(self.config)?;
-        let shape = BufferShape::for_training(self.config, self.lora, self.tokens, self.targets, recompute)?;
+        let shape = self.shape(recompute)?;
         let BufferBytes { activations, scratch, head } = BufferBytes::of(self.config, &shape);
         Ok(MemoryPlan {
             weights: self.weights,
@@ -92,8 +111,14 @@ impl PlanRequest<'_> {
             activations,
             scratch,
             head,
-            process: PROCESS_BYTES + THREAD_BYTES * self.threads as u64,
+            kv_cache: 0,
+            process: process_bytes(self.threads),
         })
+    }
+
+    fn shape(&self, recompute: Recompute) -> Result<BufferShape, TargetError> {
+        let activations = ActivationPolicy { recompute, dtype: self.activation_dtype };
+        BufferShape::for_training(self.config, self.lora, self.tokens, self.targets, activations)
     }
 
     /// The policy that recomputes least within `limit` bytes, with its plan; `None` if none fits.
@@ -101,9 +126,7 @@ impl PlanRequest<'_> {
     /// # Errors
     /// As [`PlanRequest::plan`].
     pub fn fit(&self, limit: u64) -> Result<Option<(Recompute, MemoryPlan)>, TargetError> {
-        let shape =
-            BufferShape::for_training(self.config, self.lora, self.tokens, self.targets, Recompute::None)?;
-        let some = (1..shape.trained_blocks()).map(Recompute::Blocks);
+        let some = (1..self.shape(Recompute::None)?.trained_blocks()).map(Recompute::Blocks);
         for recompute in [Recompute::None].into_iter().chain(some).chain([Recompute::Full]) {
             let plan = self.plan(recompute)?;
             if plan.total() <= limit {
@@ -134,6 +157,78 @@ impl PlanRequest<'_> {
     }
 }
 
+/// What the program itself takes.
+fn process_bytes(threads: usize) -> u64 {
+    PROCESS_BYTES + THREAD_BYTES * threads as u64
+}
+
+/// What an evaluation is planned for.
+#[derive(Clone, Debug)]
+pub struct EvaluationRequest<'a> {
+    /// The model's shape.
+    pub config: &'a Config,
+    /// Bytes of its weights.
+    pub weights: u64,
+    /// The adapter, if there is one.
+    pub lora: Option<&'a LoraConfig>,
+    /// Tokens whose loss is computed at once, at most.
+    pub tokens: usize,
+    /// Tokens of each prompt that is answered, in order.
+    pub prompts: &'a [usize],
+    /// Longest answer.
+    pub max_new_tokens: usize,
+    /// Threads that compute.
+    pub threads: usize,
+}
+
+impl EvaluationRequest<'_> {
+    /// The memory of the evaluation: of the losses or of the answers, which come one after the other, what takes more.
+    ///
+    /// # Errors
+    /// As [`PlanRequest::plan`].
+    pub fn plan(&self, side_by_side: usize) -> Result<MemoryPlan, TargetError> {
+        let losses = self.plan_for(self.tokens, 0, 0)?;
+        let batches = self.prompts.chunks(side_by_side);
+        let held = batches.map(|batch| batch.iter().map(|prompt| prompt + self.max_new_tokens).sum()).max();
+        let Some(held) = held else { return Ok(losses) };
+        let longest = self.prompts.iter().copied().max().unwrap_or(0);
+        let sequences = side_by_side.min(self.prompts.len());
+        let answers = self.plan_for(longest.max(sequences), held, sequences)?;
+        Ok(if answers.total() > losses.total() { answers } else { losses })
+    }
+
+    fn plan_for(&self, tokens: usize, held: usize, sequences: usize) -> Result<MemoryPlan, TargetError> {
+        let shape = BufferShape::for_evaluation(self.config, self.lora, tokens)?;
+        let BufferBytes { activations, scratch, head } = BufferBytes::of(self.config, &shape);
+        Ok(MemoryPlan {
+            weights: self.weights,
+            adapter: self.lora.map_or(Ok(0), |lora| lora.parameters(self.config))? * 4,
+            gradients: 0,
+            optimizer: 0,
+            activations,
+            scratch,
+            head: head + sequence_logits_bytes(self.config, sequences),
+            kv_cache: KvCache::bytes(self.config, held),
+            process: process_bytes(self.threads),
+        })
+    }
+
+    /// The most answers side by side, up to all or [`SIDE_BY_SIDE`], that fit in `limit` bytes, with their plan; `None` if not
+    /// even one does.
+    ///
+    /// # Errors
+    /// As [`PlanRequest::plan`].
+    pub fn fit(&self, limit: u64) -> Result<Option<(usize, MemoryPlan)>, TargetError> {
+        for side_by_side in (1..=SIDE_BY_SIDE.min(self.prompts.len().max(1))).rev() {
+            let plan = self.plan(side_by_side)?;
+            if plan.total() <= limit {
+                return Ok(Some((side_by_side, plan)));
+            }
+        }
+        Ok(None)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +239,7 @@ mod tests {
             weights: config.weight_bytes(2, None),
             lora,
             optimizer: OptimizerKind::AdamW,
+            activation_dtype: ActivationDtype::F32,
             tokens: 512,
             targets: 512,
             threads: 2,
@@ -165,6 +261,22 @@ mod tests {
         assert_eq!(request.fit(least - 1).expect("valid"), None);
     }
 
+    /// By hand: a token of a kept block of SmolLM2 has two times hidden, q and the attention's output, k and v, gate and
+    /// up; bf16 halves all of it but the block's input.
+    #[test]
+    fn bf16_halves_what_is_wide() {
+        let config = Config::named("smollm2-135m").expect("a name");
+        let lora = LoraConfig::new("all-linear".parse().expect("targets"));
+        let request = request(&config, &lora);
+        let bytes = |dtype| {
+            let request = PlanRequest { activation_dtype: dtype, ..request.clone() };
+            request.plan(Recompute::None).expect("a plan").activations
+        };
+        let wide = 576 + 2 * 576 + 2 * 192 + 2 * 1536;
+        let saved = bytes(ActivationDtype::F32) - bytes(ActivationDtype::Bf16);
+        assert_eq!(saved, 2 * wide * 30 * 512);
+    }
+
     #[test]
     fn most_tokens_is_the_last_that_fits() {
         let config = Config::named("smollm2-135m").expect("a name");
@@ -178,6 +290,31 @@ mod tests {
         };
         assert!(total(tokens) <= limit && total(tokens + 1) > limit, "{tokens}");
         assert_eq!(request.most_tokens(Recompute::Full, 1000).expect("valid"), 0);
+    }
+
+    /// By hand: a token of Llama-2-7B has keys and values of 32 layers of 4096 values each, 1 MiB.
+    #[test]
+    fn an_evaluation_answers_as_many_side_by_side_as_fit() {
+        let config = Config::named("llama-2-7b").expect("a name");
+        let lora = LoraConfig::new("all-linear".parse().expect("targets"));
+        let prompts = [100, 200, 50, 400];
+        let request = EvaluationRequest {
+            config: &config,
+            weights: 1 << 30,
+            lora: Some(&lora),
+            tokens: 512,
+            prompts: &prompts,
+            max_new_tokens: 100,
+            threads: 2,
+        };
+        let cache = |side_by_side| request.plan(side_by_side).expect("a plan").kv_cache >> 20;
+        assert_eq!([cache(16), cache(4), cache(2), cache(1)], [1150, 1150, 650, 500]);
+        let total = |side_by_side| request.plan(side_by_side).expect("a plan").total();
+        assert_eq!(request.fit(total(4)).expect("valid").map(|f| f.0), Some(4));
+        assert_eq!(request.fit(total(3) - 1).expect("valid").map(|f| f.0), Some(2));
+        assert_eq!(request.fit(total(1) - 1).expect("valid"), None);
+        let losses = EvaluationRequest { prompts: &[], ..request.clone() }.plan(1).expect("a plan");
+        assert_eq!((losses.kv_cache, losses.gradients, losses.activations), (0, 0, 0));
     }
 
     /// Decimal gigabytes, by hand: 32 * 7 projections at 4.127 bits, embedding and head in 16.

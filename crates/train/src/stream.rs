@@ -78,6 +78,11 @@ impl MicroBatchSize {
         MicroBatchSize { tokens, targets }
     }
 
+    /// A bound for an evaluation, which takes its samples as one group.
+    pub fn of_evaluation(samples: &[Sample], budget: usize) -> Self {
+        MicroBatchSize::largest(samples, samples.len(), budget)
+    }
+
     /// For samples that have nothing in common: `rows` rows of `len` tokens each, all of which may predict something.
     pub fn of_equal_rows(rows: usize, len: usize, budget: usize) -> Self {
         let tokens = rows.saturating_mul(len).min(budget.max(len));

@@ -13,7 +13,7 @@ use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::elementwise::sum_squares;
 use lorafit_kernels::random;
 use lorafit_model::adapter::{Adapter, Gradients};
-use lorafit_model::{Buffers, Model, Recompute};
+use lorafit_model::{ActivationPolicy, Buffers, Model};
 
 use crate::evaluate::evaluate_in;
 use crate::memory::peak_rss_bytes;
@@ -48,8 +48,8 @@ pub struct TrainOptions {
     pub micro_batch_tokens: usize,
     /// Compute once what samples of a micro-batch begin with alike.
     pub prefix_sharing: bool,
-    /// Which activations backward computes again.
-    pub recompute: Recompute,
+    /// What is kept for backward.
+    pub activations: ActivationPolicy,
     /// How the moments are kept.
     pub optimizer: OptimizerKind,
     /// Peak learning rate.
@@ -79,7 +79,7 @@ impl TrainOptions {
             gradient_accumulation: 1,
             micro_batch_tokens: 512,
             prefix_sharing: true,
-            recompute: Recompute::None,
+            activations: ActivationPolicy::default(),
             optimizer: OptimizerKind::AdamW,
             learning_rate,
             schedule: ScheduleKind::Constant,
@@ -105,9 +105,8 @@ impl TrainOptions {
     pub fn micro_batch_size(&self, data: &Dataset, evaluation: Option<&Dataset>) -> MicroBatchSize {
         let of_step = self.batch_size * self.gradient_accumulation;
         let of_training = MicroBatchSize::largest(&data.samples, of_step, self.micro_batch_tokens);
-        // An evaluation takes its rows as one group, in the same buffers.
-        let of_evaluation =
-            |d: &Dataset| MicroBatchSize::largest(&d.samples, d.samples.len(), self.micro_batch_tokens);
+        // An evaluation computes in the same buffers.
+        let of_evaluation = |d: &Dataset| MicroBatchSize::of_evaluation(&d.samples, self.micro_batch_tokens);
         of_training.max(evaluation.map(of_evaluation).unwrap_or_default())
     }
 }
@@ -244,7 +243,7 @@ impl Stepper {
                 model.device(),
                 size.tokens,
                 size.targets,
-                options.recompute,
+                options.activations,
             ),
             gradients: adapter.zero_gradients(),
             optimizer: AdamW::new(adapter, optimizer, weight_decay),

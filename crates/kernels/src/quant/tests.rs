@@ -37,7 +37,7 @@ fn four_bit_equals_bitsandbytes() {
         {
             let name = |part: &str| format!("{case}.{kind}.{part}");
             let quantization = Quantization::FourBit { code, block_len: 64, double };
-            let weight = Weight::from_f32(rows, cols, &values).quantize(quantization);
+            let weight = Weight::from_f32(rows, cols, &values).quantize(quantization).expect("finite");
             let found = weight.four_bit().expect("4-bit");
             let packed = file.tensor(&name("packed")).expect("codes").data();
             assert!(found.codes.as_slice() == packed, "{case} {kind} codes");
@@ -85,7 +85,7 @@ fn four_bit_equals_bitsandbytes() {
 fn int8_stays_within_half_a_step() {
     let values: Vec<f32> =
         (0..6 * 40).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.01 * (1 + i / 40) as f32).collect();
-    let weight = Weight::from_f32(6, 40, &values).quantize(Quantization::Int8);
+    let weight = Weight::from_f32(6, 40, &values).quantize(Quantization::Int8).expect("finite");
     for (row, (found, expected)) in weight.to_vec().chunks(40).zip(values.chunks(40)).enumerate() {
         let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
         for (f, e) in found.iter().zip(expected) {
@@ -93,7 +93,10 @@ fn int8_stays_within_half_a_step() {
             assert!((f - e).abs() <= largest * (1.0 / 254.0 + 1.0 / 2048.0), "row {row}: {f}, {e}");
         }
     }
-    assert_eq!(Weight::from_f32(1, 4, &[0.0; 4]).quantize(Quantization::Int8).to_vec(), [0.0; 4]);
+    assert_eq!(
+        Weight::from_f32(1, 4, &[0.0; 4]).quantize(Quantization::Int8).expect("finite").to_vec(),
+        [0.0; 4]
+    );
 }
 
 /// The matrix `case.input` of a fixture.
@@ -120,7 +123,7 @@ fn quantising_hard_inputs_equals_bitsandbytes() {
         let code = if kind.starts_with("nf4") { Code::Nf4 } else { Code::Fp4 };
         let block_len = block[1..].parse().expect("a number");
         let quantization = Quantization::FourBit { code, block_len, double: kind.ends_with("dq") };
-        let weight = input(&file, case).quantize(quantization);
+        let weight = input(&file, case).quantize(quantization).expect("finite");
         let found = weight.four_bit().expect("4-bit");
         assert!(found.codes.as_slice() == packed.data(), "{stem} codes");
         let data = |part: &str| file.tensor(&format!("{stem}.{part}")).expect(part).data();
@@ -140,7 +143,7 @@ fn quantising_hard_inputs_equals_bitsandbytes() {
     }
 
     for case in ["outlier", "bf16", "int8ties"] {
-        let weight = input(&file, case).quantize(Quantization::Int8);
+        let weight = input(&file, case).quantize(Quantization::Int8).expect("finite");
         let found = weight.int8().expect("int8");
         let data = |part: &str| file.tensor(&format!("{case}.int8.{part}")).expect(part).data();
         assert!(found.absmax.as_slice() == data("SCB"), "{case} SCB");
@@ -148,4 +151,31 @@ fn quantising_hard_inputs_equals_bitsandbytes() {
         let expected = floats(&file, &format!("{case}.int8.dequantised"));
         assert!(bits(&weight.to_vec()) == bits(&expected), "{case} decoded");
     }
+}
+
+/// bitsandbytes gives a NaN the code 15 and lets an infinite scale make its block NaN.
+#[test]
+fn values_that_are_not_finite_are_refused_where_they_are() {
+    let four_bit = |double| Quantization::FourBit { code: Code::Nf4, block_len: 32, double };
+    for (quantization, value) in [
+        (four_bit(false), f32::NAN),
+        (four_bit(true), f32::INFINITY),
+        (Quantization::Int8, f32::NEG_INFINITY),
+        (Quantization::Int8, f32::NAN),
+        (Quantization::Int8, 65_520.0),
+    ] {
+        // Far enough behind the first that another piece has them.
+        let mut values = vec![0.5; 6000 * 7];
+        for at in [3 * 7 + 2, 5999 * 7] {
+            values[at] = value;
+        }
+        let error = Weight::from_f32(6000, 7, &values).quantize(quantization).expect_err("refused");
+        assert_eq!((error.row, error.col), (3, 2), "{error}");
+        assert_eq!(
+            error.to_string(),
+            format!("row 3, column 2 is {value}, which cannot be quantised to {quantization}")
+        );
+    }
+    assert!(Weight::from_f32(1, 2, &[f32::MAX, f32::MIN]).quantize(four_bit(false)).is_ok());
+    assert!(Weight::from_f32(1, 2, &[65_519.0, -65_519.0]).quantize(Quantization::Int8).is_ok());
 }

@@ -4,7 +4,7 @@ use clap::Args;
 
 use lorafit_kernels::quant::Format;
 use lorafit_model::adapter::LoraConfig;
-use lorafit_model::{Config, RandomWeights};
+use lorafit_model::{ActivationPolicy, Config, RandomWeights};
 use lorafit_train::{BenchOptions, BenchResult, MicroBatchSize, OptimizerKind, PlanRequest, bench};
 
 use super::require;
@@ -112,6 +112,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         weights: config.weight_bytes(format.block_bytes() as u64, quantization),
         lora: &lora,
         optimizer: OptimizerKind::AdamW,
+        activation_dtype: args.memory.activation_dtype.into(),
         tokens: size.tokens,
         targets: size.targets,
         threads: rayon::current_num_threads(),
@@ -122,7 +123,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         seq: args.seq,
         steps: args.steps,
         weights: RandomWeights { format, quantization, seed: 0 },
-        recompute,
+        activations: ActivationPolicy { recompute, dtype: request.activation_dtype },
         planned_bytes: plan.total(),
         micro_batch_tokens: args.micro_batch_tokens,
         lora: lora.clone(),

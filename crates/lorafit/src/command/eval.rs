@@ -1,5 +1,6 @@
 //! `lorafit eval`: how good a model, or a model with an adapter, is on rows it was not trained on.
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -7,14 +8,19 @@ use clap::Args;
 use lorafit_model::Model;
 use lorafit_model::adapter::Adapter;
 
-use lorafit_data::{Dataset, Options, generation_rows};
-use lorafit_train::{ExactMatch, TokenScores, evaluate, exact_match, token_scores};
+use lorafit_data::{Dataset, GenerationRow, Options, generation_rows};
+use lorafit_train::{
+    EvaluationRequest, ExactMatch, MicroBatchSize, SIDE_BY_SIDE, TokenScores, evaluate, exact_match,
+    token_scores,
+};
 use serde_json::json;
 
 use super::require;
 use crate::base_args::{QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::engine::{Base, grouped, open_base, open_optional_adapter, use_threads};
+use crate::memory_args::{ByteSize, memory_limit};
+use crate::memory_table;
 use crate::options::TrainOn;
 use crate::output;
 use crate::report_error::CliError;
@@ -73,6 +79,11 @@ pub struct EvalArgs {
     /// Tokens computed at once; the knob for memory
     #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Machine")]
     pub micro_batch_tokens: usize,
+    /// Memory the evaluation may take, such as 6GiB or 800MB [default: what is free now, less a tenth]
+    ///
+    /// Answers are computed 16 side by side, or as many as fit.
+    #[arg(long, value_name = "SIZE", help_heading = "Machine")]
+    pub memory: Option<ByteSize>,
     /// How the base is held in memory.
     #[command(flatten)]
     pub base: QuantArgs,
@@ -109,10 +120,14 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     let options = Options { max_seq_len: args.max_seq_len, train_on: args.train_on.into() };
     let mut data = Dataset::load(&args.data, &base.tokenizer, options)?;
     data.samples.truncate(args.limit.unwrap_or(usize::MAX));
+    let prompts = match args.generate {
+        true => prompts(&args, &base)?,
+        false => Vec::new(),
+    };
+    let side_by_side = fit_memory(&args, &base, adapter.as_ref(), &data, &prompts)?;
     let found = evaluate(&base.model, adapter.as_ref(), &data.samples, args.micro_batch_tokens);
-
     let answers = match args.generate {
-        true => Some(answer(&args, &base, adapter.as_ref())?),
+        true => Some(answer(&args, &base, adapter.as_ref(), &prompts, side_by_side)?),
         false => None,
     };
     if let (Some(path), Some(answers)) = (&args.predictions, &answers) {
@@ -150,14 +165,71 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Answers every row's last prompt.
-fn answer(args: &EvalArgs, base: &Base, adapter: Option<&Adapter>) -> anyhow::Result<ExactMatch> {
+/// Every row's last prompt.
+fn prompts(args: &EvalArgs, base: &Base) -> anyhow::Result<Vec<GenerationRow>> {
     let mut rows = generation_rows(&args.data, &base.tokenizer)?;
     rows.truncate(args.limit.unwrap_or(usize::MAX));
+    Ok(rows)
+}
+
+/// Plans the evaluation, tells it, and gives how many answers may be computed side by side.
+///
+/// # Errors
+/// An evaluation that does not fit.
+fn fit_memory(
+    args: &EvalArgs,
+    base: &Base,
+    adapter: Option<&Adapter>,
+    data: &Dataset,
+    prompts: &[GenerationRow],
+) -> anyhow::Result<usize> {
+    let prompts: Vec<usize> = prompts.iter().map(|row| row.prompt_ids.len()).collect();
+    let MicroBatchSize { tokens, .. } = MicroBatchSize::of_evaluation(&data.samples, args.micro_batch_tokens);
+    let request = EvaluationRequest {
+        config: base.model.config(),
+        weights: base.weight_bytes,
+        lora: adapter.map(Adapter::config),
+        tokens,
+        prompts: &prompts,
+        max_new_tokens: args.max_new_tokens,
+        threads: rayon::current_num_threads(),
+    };
+    let limit = memory_limit(args.memory).unwrap_or(u64::MAX);
+    let Some((side_by_side, plan)) = request.fit(limit)? else {
+        let least = request.plan(1)?;
+        let text = format!(
+            "evaluation needs {} but may take {}\n  {}",
+            ByteSize(least.total()),
+            ByteSize(limit),
+            memory_table::in_one_line(&least)
+        );
+        return Err(CliError::new(text)
+            .hint("lower --micro-batch-tokens or --max-new-tokens, or use --quant nf4 --double-quant")
+            .into());
+    };
+    if !args.common.quiet {
+        let of_answers = match (prompts.len(), side_by_side) {
+            (0, _) => "losses only".to_owned(),
+            (all, most) if most == all.min(SIDE_BY_SIDE) => format!("{most} answers side by side"),
+            (_, fewer) => format!("{fewer} answers side by side, as more do not fit"),
+        };
+        eprintln!("{}", memory_table::of_run(&of_answers, &plan, std::io::stderr().is_terminal()));
+    }
+    Ok(side_by_side)
+}
+
+/// Answers every prompt.
+fn answer(
+    args: &EvalArgs,
+    base: &Base,
+    adapter: Option<&Adapter>,
+    rows: &[GenerationRow],
+    side_by_side: usize,
+) -> anyhow::Result<ExactMatch> {
     let told = !args.common.quiet;
     let total = rows.len();
     let (model, tokenizer) = (&base.model, &base.tokenizer);
-    Ok(exact_match(model, adapter, tokenizer, &rows, args.max_new_tokens, |done| {
+    Ok(exact_match(model, adapter, tokenizer, rows, args.max_new_tokens, side_by_side, |done| {
         if told {
             eprintln!("answered {done} of {total} rows");
         }

@@ -10,13 +10,18 @@ use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::Code;
 use lorafit_model::adapter::{LoraConfig, Module, module_shape};
 use lorafit_model::weights::ModelFiles;
-use lorafit_model::{BaseQuantization, BufferBytes, BufferShape, Config, Recompute, Source};
-use lorafit_train::{MemoryPlan, MicroBatchSize, PlanRequest, available_bytes};
+use lorafit_model::{
+    ActivationPolicy, BaseQuantization, BufferBytes, BufferShape, Config, Recompute, ShapeSource, Source,
+};
+use lorafit_train::{
+    EvaluationRequest, MemoryPlan, MicroBatchSize, PlanRequest, SIDE_BY_SIDE, available_bytes,
+};
 
 use super::require;
 use crate::base_args::QuantArgs;
 use crate::engine::grouped;
 use crate::memory_args::{ByteSize, MemoryArgs, RecomputeChoice};
+use crate::memory_table;
 use crate::options::{Optimizer, TargetModules};
 use crate::output;
 use crate::plan_svg;
@@ -81,7 +86,7 @@ pub struct PlanArgs {
 }
 
 /// Memory sizes that devices are sold with, in decimal GB.
-const DEVICES: [u64; 8] = [8, 12, 16, 24, 40, 48, 80, 141];
+pub const DEVICES: [u64; 8] = [8, 12, 16, 24, 40, 48, 80, 141];
 
 /// What one way of fine-tuning takes, in bytes.
 #[derive(Clone, Debug, Serialize)]
@@ -100,6 +105,9 @@ pub struct MethodCost {
     pub total: u64,
     /// Memory sizes of devices, in GB, that hold it.
     pub fits_gb: Vec<u64>,
+    /// Its parts, of what lorafit runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parts: Option<MemoryPlan>,
 }
 
 impl MethodCost {
@@ -112,19 +120,23 @@ impl MethodCost {
     ) -> Self {
         let total = weights + gradients + optimizer + activations;
         let fits_gb = DEVICES.into_iter().filter(|gb| total <= gb * 1_000_000_000).collect();
-        MethodCost { method: method.into(), weights, gradients, optimizer, activations, total, fits_gb }
+        MethodCost {
+            method: method.into(),
+            weights,
+            gradients,
+            optimizer,
+            activations,
+            total,
+            fits_gb,
+            parts: None,
+        }
     }
 
     fn of(method: impl Into<String>, plan: &MemoryPlan) -> Self {
-        let MemoryPlan { weights, adapter, gradients, optimizer, activations, scratch, head, process } =
-            *plan;
-        MethodCost::new(
-            method,
-            weights + adapter,
-            gradients,
-            optimizer,
-            activations + scratch + head + process,
-        )
+        let weights = plan.weights + plan.adapter;
+        let rest = plan.total() - weights - plan.gradients - plan.optimizer;
+        let cost = MethodCost::new(method, weights, plan.gradients, plan.optimizer, rest);
+        MethodCost { parts: Some(*plan), ..cost }
     }
 
     fn fits(&self) -> String {
@@ -154,6 +166,23 @@ struct Reach {
     rows_at_once: usize,
 }
 
+/// What `eval --generate` takes.
+#[derive(Clone, Debug, Serialize)]
+struct Answering {
+    /// How the base is held.
+    base: String,
+    /// Answers side by side: as many as fit.
+    side_by_side: usize,
+    /// Longest prompt.
+    prompt_tokens: usize,
+    /// Longest answer.
+    max_new_tokens: usize,
+    parts: MemoryPlan,
+}
+
+/// The longest answer of `eval` unless it is told otherwise.
+const MAX_NEW_TOKENS: usize = 256;
+
 /// Everything that is told.
 #[derive(Clone, Debug, Serialize)]
 struct Report {
@@ -165,6 +194,7 @@ struct Report {
     methods: Vec<MethodCost>,
     modules: Vec<ModuleCost>,
     reach: Vec<Reach>,
+    answering: Answering,
     recommendation: String,
 }
 
@@ -181,14 +211,26 @@ impl Subject {
         }
         let path = Path::new(model);
         if path.is_file() && path.extension().is_some_and(|e| e == "json") {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {model}"))?;
-            return Ok(Subject { config: Config::from_hf_json(&text)?, files: None });
+            return Subject::of_config(path);
         }
-        let source = Source::resolve(model, &mut |text| eprintln!("{text}")).with_context(|| {
+        let source = Source::resolve_shape(model, &mut |text| eprintln!("{text}")).with_context(|| {
             format!("{model} is not a published shape either; known are {}", names().join(", "))
         })?;
-        let files = ModelFiles::open(source.path())?;
-        Ok(Subject { config: files.config().clone(), files: Some(files) })
+        match source {
+            ShapeSource::Config(path) => Subject::of_config(&path),
+            ShapeSource::Model(source) => {
+                let files = ModelFiles::open_header(source.path())?;
+                Ok(Subject { config: files.config().clone(), files: Some(files) })
+            }
+        }
+    }
+
+    /// A shape alone.
+    fn of_config(path: &Path) -> anyhow::Result<Self> {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+        let config = Config::from_hf_json(&text).with_context(|| format!("{shown} cannot be used"))?;
+        Ok(Subject { config, files: None })
     }
 
     /// Weights in memory: as the files have them or, of a shape alone, in 16 bits.
@@ -217,7 +259,7 @@ pub fn run(args: PlanArgs) -> anyhow::Result<()> {
     }
     let report = report(&args)?;
     if let Some(file) = &args.svg {
-        std::fs::write(file, plan_svg::draw(&report.model, &report.methods))
+        std::fs::write(file, plan_svg::draw(&report.model, &subtitle(&report), &report.methods))
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
     output::line(match (args.json, args.recommend) {
@@ -240,7 +282,17 @@ fn report(args: &PlanArgs) -> anyhow::Result<Report> {
         MicroBatchSize::of_equal_rows(args.batch_size, args.max_seq_len, args.micro_batch_tokens);
     let threads = args.threads.or(std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
     let optimizer = args.optimizer.into();
-    let request = |weights| PlanRequest { config, weights, lora: &lora, optimizer, tokens, targets, threads };
+    let activation_dtype = args.memory.activation_dtype.into();
+    let request = |weights| PlanRequest {
+        config,
+        weights,
+        lora: &lora,
+        optimizer,
+        activation_dtype,
+        tokens,
+        targets,
+        threads,
+    };
     let asked = args.base.resolve()?;
     let nf4 = Quantization::FourBit { code: Code::Nf4, block_len: 64, double: true };
     let quantized = asked.unwrap_or(BaseQuantization { quantization: nf4, head: false });
@@ -252,7 +304,8 @@ fn report(args: &PlanArgs) -> anyhow::Result<Report> {
     let small = request(subject.weight_bytes(Some(quantized))?);
 
     let parameters = config.parameters();
-    let full = BufferBytes::of(config, &BufferShape::for_full(config, tokens, targets, keep)).total();
+    let of_full = ActivationPolicy { recompute: keep, ..ActivationPolicy::default() };
+    let full = BufferBytes::of(config, &BufferShape::for_full(config, tokens, targets, of_full)).total();
     let stored = if subject.files.is_some() { "as stored" } else { "16-bit" };
     let mut methods = vec![
         MethodCost::new("full, f32", 4 * parameters, 4 * parameters, 8 * parameters, full),
@@ -289,7 +342,29 @@ fn report(args: &PlanArgs) -> anyhow::Result<Report> {
             });
         }
     }
+    let prompts = [args.max_seq_len; SIDE_BY_SIDE];
+    let evaluation = EvaluationRequest {
+        config,
+        weights: small.weights,
+        lora: Some(&lora),
+        tokens,
+        prompts: &prompts,
+        max_new_tokens: MAX_NEW_TOKENS,
+        threads,
+    };
+    let (side_by_side, parts) = match evaluation.fit(limit)? {
+        Some(found) => found,
+        None => (1, evaluation.plan(1)?),
+    };
+    let answering = Answering {
+        base: quantized.quantization.to_string(),
+        side_by_side,
+        prompt_tokens: args.max_seq_len,
+        max_new_tokens: MAX_NEW_TOKENS,
+        parts,
+    };
     Ok(Report {
+        answering,
         model: args.model.clone(),
         parameters,
         trainable_parameters: lora.parameters(config)?,
@@ -357,6 +432,16 @@ fn gb(bytes: u64) -> String {
     format!("{:.2}", bytes as f64 / 1e9)
 }
 
+/// What the chart is of.
+fn subtitle(report: &Report) -> String {
+    format!(
+        "{:.2} billion parameters, adapter of rank {}, {} tokens at once; GB",
+        report.parameters as f64 / 1e9,
+        report.rank,
+        grouped(report.tokens_at_once as u64)
+    )
+}
+
 fn table(report: &Report) -> String {
     let mut lines = vec![
         format!(
@@ -386,6 +471,18 @@ fn table(report: &Report) -> String {
             m.fits()
         )
     }));
+    lines.push(String::new());
+    let parts = |m: &MethodCost| Some((m.method.clone(), m.parts?));
+    let mut columns: Vec<(String, MemoryPlan)> = report.methods.iter().filter_map(parts).collect();
+    let answering = &report.answering;
+    columns.push((format!("{} answers", answering.side_by_side), answering.parts));
+    lines.push(memory_table::table(&columns));
+    lines.push(format!(
+        "answers: eval --generate over {}, prompts of {} tokens, up to {} new ones",
+        answering.base,
+        grouped(answering.prompt_tokens as u64),
+        answering.max_new_tokens
+    ));
     lines.push(String::new());
     lines.push(format!("{:<12}{:>15}{:>16}{:>12}{:>9}", "module", "shape", "full", "low-rank", "fewer"));
     lines.extend(report.modules.iter().map(|m| {

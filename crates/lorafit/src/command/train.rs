@@ -7,7 +7,7 @@ use clap::{ArgAction, Args};
 use serde::{Deserialize, Serialize};
 
 use lorafit_data::{Dataset, Options, Order};
-use lorafit_model::Recompute;
+use lorafit_model::ActivationPolicy;
 use lorafit_model::adapter::{Adapter, LoraConfig};
 use lorafit_train::{
     Duration, EvaluationRecord, Observer, PlanRequest, RunFolder, StepRecord, Summary, TrainOptions,
@@ -20,7 +20,8 @@ use crate::cli::Common;
 use crate::config_file::{self, Given};
 use crate::engine::{Base, grouped, open_adapter, open_base, use_threads};
 use crate::interrupt;
-use crate::memory_args::{ByteSize, MemoryArgs, RecomputeChoice, in_one_line};
+use crate::memory_args::{MemoryArgs, RecomputeChoice};
+use crate::memory_table;
 use crate::options::{Layers, Optimizer, Scheduler, TargetModules, TrainOn};
 use crate::output;
 use crate::progress::Progress;
@@ -289,20 +290,17 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
         weights: base.weight_bytes,
         lora: adapter.config(),
         optimizer: args.optimizer.into(),
+        activation_dtype: args.memory.activation_dtype.into(),
         tokens: size.tokens,
         targets: size.targets,
         threads: rayon::current_num_threads(),
     };
     let (recompute, plan) = args.memory.choose(&request, args.base.quant.is_some())?;
-    loop_options.recompute = recompute;
+    loop_options.activations.recompute = recompute;
     let mut watcher = Watcher { progress: Progress::new(args.common.quiet, args.log_every) };
     tell_setup(&mut watcher.progress, &args, &base, &adapter, &rows, &loop_options);
-    watcher.progress.note(&format!(
-        "memory planned {}: {}; recompute {}",
-        ByteSize(plan.total()),
-        in_one_line(&plan),
-        RecomputeChoice::Fixed(recompute)
-    ));
+    let policy = format!("recompute {}", RecomputeChoice::Fixed(recompute));
+    watcher.progress.note(&memory_table::of_run(&policy, &plan, watcher.progress.is_on_terminal()));
     let mut run = RunFolder::create(out, &config_file::to_toml(&args)?, &base.name)?;
     run.write_plan(&plan)?;
     interrupt::flag();
@@ -359,7 +357,10 @@ impl TrainArgs {
             gradient_accumulation: self.gradient_accumulation,
             micro_batch_tokens: self.micro_batch_tokens,
             prefix_sharing: !self.no_prefix_sharing,
-            recompute: Recompute::None,
+            activations: ActivationPolicy {
+                dtype: self.memory.activation_dtype.into(),
+                ..ActivationPolicy::default()
+            },
             optimizer: self.optimizer.into(),
             learning_rate: self.lr,
             schedule: self.scheduler.into(),

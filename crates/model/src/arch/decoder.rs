@@ -8,8 +8,9 @@ use lorafit_kernels::ops::attention::Segments;
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::{elementwise, rms_norm, swiglu};
 
+use crate::activations::SavedBlock;
 use crate::adapter::{GroupGradients, LoraGroup, Site};
-use crate::buffers::{BackwardScratch, SavedBlock, Scratch};
+use crate::buffers::{BackwardScratch, Scratch};
 use crate::layers::attention::{Context, SelfAttention};
 use crate::layers::linear::Work;
 use crate::layers::mlp::Mlp;
@@ -72,7 +73,7 @@ impl Block {
         elementwise::copy(hidden, values, &mut saved.x);
         rms_norm::forward(hidden, &self.input_norm, self.eps, rows, &mut scratch.normed, &mut saved.rstd_in);
         let (group, mask) = lora(Site::Qkv);
-        let outs = &mut [&mut saved.q, &mut saved.k, &mut saved.v];
+        let outs = &mut [&mut saved.wide.q, &mut saved.wide.k, &mut saved.wide.v];
         let work = &mut work_of(&mut saved.u, Site::Qkv, &mut scratch.d_u, &mut scratch.dropped);
         self.attention.qkv.forward(&scratch.normed, rows, group, mask, work, outs, false);
 
@@ -80,12 +81,12 @@ impl Block {
 
         let (group, mask) = lora(Site::Output);
         let work = &mut work_of(&mut saved.u, Site::Output, &mut scratch.d_u, &mut scratch.dropped);
-        self.attention.output.forward(&saved.attended, rows, group, mask, work, &mut [hidden], true);
+        self.attention.output.forward(&saved.wide.attended, rows, group, mask, work, &mut [hidden], true);
 
-        elementwise::copy(hidden, values, &mut saved.mid);
+        elementwise::copy(hidden, values, &mut saved.wide.mid);
         rms_norm::forward(hidden, &self.post_norm, self.eps, rows, &mut scratch.normed, &mut saved.rstd_mid);
         let (group, mask) = lora(Site::GateUp);
-        let outs = &mut [&mut saved.gate, &mut saved.up];
+        let outs = &mut [&mut saved.wide.gate, &mut saved.wide.up];
         let work = &mut work_of(&mut saved.u, Site::GateUp, &mut scratch.d_u, &mut scratch.dropped);
         self.mlp.gate_up.forward(&scratch.normed, rows, group, mask, work, outs, false);
 
@@ -93,7 +94,7 @@ impl Block {
         if extent == Extent::Saved && group.is_none() {
             return;
         }
-        swiglu::forward(&saved.gate, &saved.up, rows * self.mlp.down.inputs(), &mut scratch.act);
+        swiglu::forward(&saved.wide.gate, &saved.wide.up, rows * self.mlp.down.inputs(), &mut scratch.act);
         let work = &mut work_of(&mut saved.u, Site::Down, &mut scratch.d_u, &mut scratch.dropped);
         match (extent, group) {
             (Extent::Saved, Some(lora)) => {
@@ -106,7 +107,7 @@ impl Block {
     /// From `back.d_hidden`, the gradient of the block's output, to that of its input, in place; adds to
     /// `gradients`. Stops after the parameters of site `last`, if given: nothing below is adapted.
     ///
-    /// Overwrites `saved.gate` and `saved.up`, and `d_normed`, a place for `[rows, hidden]` values.
+    /// Overwrites `saved.wide.gate` and `saved.wide.up`, and `d_normed`, a place for `[rows, hidden]` values.
     pub(crate) fn backward(
         &self,
         rows: usize,
@@ -129,7 +130,7 @@ impl Block {
 
         let (group, mask) = lora(Site::Down);
         if group.is_some() {
-            swiglu::forward(&saved.gate, &saved.up, inner, &mut scratch.act);
+            swiglu::forward(&saved.wide.gate, &saved.wide.up, inner, &mut scratch.act);
         }
         let work = &mut work_of(&mut saved.u, Site::Down, &mut scratch.d_u, &mut scratch.dropped);
         let d_act = unless_last(Site::Down, last, &mut back.d_act);
@@ -139,21 +140,28 @@ impl Block {
             return;
         }
 
-        swiglu::backward_in_place(&back.d_act, &mut saved.gate, &mut saved.up, inner);
+        swiglu::backward_in_place(&back.d_act, &mut saved.wide.gate, &mut saved.wide.up, inner);
 
         let (group, mask) = lora(Site::GateUp);
         if group.is_some() {
-            rms_norm::recompute(&saved.mid, &self.post_norm, &saved.rstd_mid, rows, &mut scratch.normed);
+            rms_norm::recompute(&saved.wide.mid, &self.post_norm, &saved.rstd_mid, rows, &mut scratch.normed);
         }
         let work = &mut work_of(&mut saved.u, Site::GateUp, &mut scratch.d_u, &mut scratch.dropped);
         let d_x = unless_last(Site::GateUp, last, d_normed);
         let pair = group.zip(d_gate_up.as_mut());
-        let d_outs = [&saved.gate, &saved.up];
+        let d_outs = [&saved.wide.gate, &saved.wide.up];
         self.mlp.gate_up.backward(&d_outs, &scratch.normed, rows, pair, mask, work, d_x);
         if last == Some(Site::GateUp) {
             return;
         }
-        rms_norm::backward(d_normed, &saved.mid, &self.post_norm, &saved.rstd_mid, rows, &mut back.d_hidden);
+        rms_norm::backward(
+            d_normed,
+            &saved.wide.mid,
+            &self.post_norm,
+            &saved.rstd_mid,
+            rows,
+            &mut back.d_hidden,
+        );
 
         let (group, mask) = lora(Site::Output);
         let work = &mut work_of(&mut saved.u, Site::Output, &mut scratch.d_u, &mut scratch.dropped);
@@ -161,7 +169,7 @@ impl Block {
         let pair = group.zip(d_output.as_mut());
         self.attention.output.backward(
             &[&back.d_hidden],
-            &saved.attended,
+            &saved.wide.attended,
             rows,
             pair,
             mask,

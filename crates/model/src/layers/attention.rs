@@ -6,7 +6,8 @@ use lorafit_kernels::ops::rope::{self, Angles};
 use lorafit_kernels::ops::{elementwise, rms_norm};
 
 use super::linear::LinearGroup;
-use crate::buffers::{BackwardScratch, SavedBlock, Scratch};
+use crate::activations::SavedBlock;
+use crate::buffers::{BackwardScratch, Scratch};
 use crate::kv_cache::{KvCache, Run};
 
 /// The attention half of a block.
@@ -32,7 +33,7 @@ pub(crate) enum Context<'a> {
 }
 
 impl SelfAttention {
-    /// From the projections in `saved.q, k, v` to `saved.attended` and `saved.lse`.
+    /// From the projections in `saved.wide.q, k, v` to `saved.wide.attended` and `saved.lse`.
     pub(crate) fn attend(
         &self,
         rows: usize,
@@ -44,7 +45,15 @@ impl SelfAttention {
         let (q, k) = (&scratch.q, &scratch.k);
         match context {
             Context::Stream(segments) => {
-                attention::forward(q, k, &saved.v, segments, self.heads, &mut saved.attended, &mut saved.lse);
+                attention::forward(
+                    q,
+                    k,
+                    &saved.wide.v,
+                    segments,
+                    self.heads,
+                    &mut saved.wide.attended,
+                    &mut saved.lse,
+                );
             }
             Context::Cached { runs, caches, layer } => {
                 let width = self.heads.key_value * self.heads.dim;
@@ -54,13 +63,13 @@ impl SelfAttention {
                     let (keys, values) = cache.layer_mut(*layer);
                     elementwise::copy_range(k, run.first_row * width, run.rows * width, keys, past * width);
                     elementwise::copy_range(
-                        &saved.v,
+                        &saved.wide.v,
                         run.first_row * width,
                         run.rows * width,
                         values,
                         past * width,
                     );
-                    let out = &mut saved.attended;
+                    let out = &mut saved.wide.attended;
                     attention::forward_cached(
                         q,
                         run.first_row,
@@ -90,16 +99,23 @@ impl SelfAttention {
         let Heads { query, key_value, .. } = self.heads;
         match &self.qk_norms {
             None => {
-                rope::forward(&saved.q, angles, rows, query, q);
-                rope::forward(&saved.k, angles, rows, key_value, k);
+                rope::forward(&saved.wide.q, angles, rows, query, q);
+                rope::forward(&saved.wide.k, angles, rows, key_value, k);
             }
             Some((q_norm, k_norm)) => {
                 if first {
-                    rms_norm::forward(&saved.q, q_norm, self.eps, rows * query, q, &mut saved.q_rstd);
-                    rms_norm::forward(&saved.k, k_norm, self.eps, rows * key_value, k, &mut saved.k_rstd);
+                    rms_norm::forward(&saved.wide.q, q_norm, self.eps, rows * query, q, &mut saved.q_rstd);
+                    rms_norm::forward(
+                        &saved.wide.k,
+                        k_norm,
+                        self.eps,
+                        rows * key_value,
+                        k,
+                        &mut saved.k_rstd,
+                    );
                 } else {
-                    rms_norm::recompute(&saved.q, q_norm, &saved.q_rstd, rows * query, q);
-                    rms_norm::recompute(&saved.k, k_norm, &saved.k_rstd, rows * key_value, k);
+                    rms_norm::recompute(&saved.wide.q, q_norm, &saved.q_rstd, rows * query, q);
+                    rms_norm::recompute(&saved.wide.k, k_norm, &saved.k_rstd, rows * key_value, k);
                 }
                 rope::forward_in_place(q, angles, rows, query);
                 rope::forward_in_place(k, angles, rows, key_value);
@@ -118,8 +134,13 @@ impl SelfAttention {
     ) {
         let Heads { query, key_value, dim } = self.heads;
         self.positioned(rows, saved, &mut scratch.q, &mut scratch.k, &scratch.angles, false);
-        let forward =
-            Saved { q: &scratch.q, k: &scratch.k, v: &saved.v, out: &saved.attended, lse: &saved.lse };
+        let forward = Saved {
+            q: &scratch.q,
+            k: &scratch.k,
+            v: &saved.wide.v,
+            out: &saved.wide.attended,
+            lse: &saved.lse,
+        };
         let gradients = AttentionGradients { q: &mut back.d_q, k: &mut back.d_k, v: &mut back.d_v };
         attention::backward(&scratch.normed, forward, segments, self.heads, gradients, &mut back.workspace);
 
@@ -128,8 +149,8 @@ impl SelfAttention {
         if let Some((q_norm, k_norm)) = &self.qk_norms {
             // The rotated queries and keys are no longer needed: their buffers take the gradients.
             for (d, x, weight, rstd, heads, out) in [
-                (&mut back.d_q, &saved.q, q_norm, &saved.q_rstd, query, &mut scratch.q),
-                (&mut back.d_k, &saved.k, k_norm, &saved.k_rstd, key_value, &mut scratch.k),
+                (&mut back.d_q, &saved.wide.q, q_norm, &saved.q_rstd, query, &mut scratch.q),
+                (&mut back.d_k, &saved.wide.k, k_norm, &saved.k_rstd, key_value, &mut scratch.k),
             ] {
                 out.fill(rows * heads * dim, 0.0);
                 rms_norm::backward(d, x, weight, rstd, rows * heads, out);

@@ -18,7 +18,7 @@ use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 
-use super::{ADAPTER_CONFIG, CONFIG, HubId, Source, SourceError, is_gguf};
+use super::{ADAPTER_CONFIG, CONFIG, HubId, ShapeSource, Source, SourceError, is_gguf};
 
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -87,14 +87,41 @@ impl Hub {
 
     /// The model `id`, downloaded as far as the cache lacks it.
     pub(super) fn fetch(&self, id: &HubId, progress: &mut dyn FnMut(&str)) -> Result<Source, SourceError> {
+        match self.find(id, progress)? {
+            Found::Cached(source) => Ok(source),
+            Found::Listed(download) => download.run(progress),
+        }
+    }
+
+    /// The model `id` if the cache has all of it; else its configuration, downloaded if need be.
+    pub(super) fn fetch_shape(
+        &self,
+        id: &HubId,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<ShapeSource, SourceError> {
+        match self.find(id, progress)? {
+            Found::Cached(source) => Ok(ShapeSource::Model(source)),
+            Found::Listed(download) if id.gguf.is_some() => download.run(progress).map(ShapeSource::Model),
+            Found::Listed(download) => {
+                let commit = HubId { revision: download.listing.sha.clone(), ..id.clone() };
+                match self.cached(&commit) {
+                    Ok(source) => Ok(ShapeSource::Model(source)),
+                    Err(_) => download.bring_config(progress).map(ShapeSource::Config),
+                }
+            }
+        }
+    }
+
+    /// The model in the cache, where nothing has to be asked or nobody answers; else what the hub lists.
+    fn find<'a>(&'a self, id: &'a HubId, progress: &mut dyn FnMut(&str)) -> Result<Found<'a>, SourceError> {
         if self.offline {
-            return self.cached(id);
+            return self.cached(id).map(Found::Cached);
         }
         // A commit never changes, so that nothing has to be asked.
         if is_commit(&id.revision)
             && let Ok(source) = self.cached(id)
         {
-            return Ok(source);
+            return Ok(Found::Cached(source));
         }
         let api = ApiBuilder::from_cache(Cache::new(self.cache.clone()))
             .with_endpoint(self.endpoint.clone())
@@ -113,11 +140,12 @@ impl Hub {
                     return Err(error);
                 };
                 progress(&format!("{error}; going on with the copy in the cache"));
-                return Ok(source);
+                return Ok(Found::Cached(source));
             }
         };
-        let download = Download { hub: self, api, id, listing, snapshot: PathBuf::new() };
-        download.run(progress)
+        let at_commit = Repo::with_revision(id.repo.clone(), RepoType::Model, listing.sha.clone());
+        let snapshot = Cache::new(self.cache.clone()).repo(at_commit).pointer_path(&listing.sha);
+        Ok(Found::Listed(Box::new(Download { hub: self, api, id, listing, snapshot })))
     }
 
     /// The model `id` as it lies in the cache, all of it.
@@ -290,6 +318,12 @@ impl Listing {
     }
 }
 
+/// Where a model was found.
+enum Found<'a> {
+    Cached(Source),
+    Listed(Box<Download<'a>>),
+}
+
 struct Download<'a> {
     hub: &'a Hub,
     api: Api,
@@ -300,8 +334,7 @@ struct Download<'a> {
 }
 
 impl Download<'_> {
-    fn run(mut self, progress: &mut dyn FnMut(&str)) -> Result<Source, SourceError> {
-        self.snapshot = Cache::new(self.hub.cache.clone()).repo(self.repo()).pointer_path(&self.listing.sha);
+    fn run(self, progress: &mut dyn FnMut(&str)) -> Result<Source, SourceError> {
         let source = match &self.id.gguf {
             Some(gguf) => {
                 let file = self.listed(gguf)?;
@@ -326,6 +359,16 @@ impl Download<'_> {
     /// The repository at the listed commit.
     fn repo(&self) -> Repo {
         Repo::with_revision(self.id.repo.clone(), RepoType::Model, self.listing.sha.clone())
+    }
+
+    /// The configuration alone. The branch's name is not moved: an older commit may be there whole.
+    fn bring_config(&self, progress: &mut dyn FnMut(&str)) -> Result<PathBuf, SourceError> {
+        let Some(config) = self.listing.get(CONFIG) else {
+            let (place, files) = (self.id.repo.clone(), self.listing.names(|_| true));
+            return Err(SourceError::NoConfig { place, files });
+        };
+        self.bring(config, progress)?;
+        Ok(self.snapshot.join(CONFIG))
     }
 
     fn bring_folder(&self, progress: &mut dyn FnMut(&str)) -> Result<(), SourceError> {

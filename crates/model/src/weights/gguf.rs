@@ -48,8 +48,20 @@ impl Gguf {
     /// # Errors
     /// A file that is not GGUF, is cut short or contradicts itself, or a tensor of an unsupported type.
     pub fn open(path: &Path) -> Result<Self, FileError> {
+        Gguf::read(path, Extent::Whole)
+    }
+
+    /// As [`Gguf::open`] of a file that may end anywhere behind its header. A tensor that it lacks has no bytes.
+    ///
+    /// # Errors
+    /// As [`Gguf::open`].
+    pub(super) fn open_header(path: &Path) -> Result<Self, FileError> {
+        Gguf::read(path, Extent::Header)
+    }
+
+    fn read(path: &Path, extent: Extent) -> Result<Self, FileError> {
         let bytes = map(path)?;
-        let (metadata, tensors) = read(&bytes).map_err(|problem| {
+        let (metadata, tensors) = read(&bytes, extent).map_err(|problem| {
             FileError::new(path, problem)
                 .with_hint("if the file was downloaded, it may be cut short: download it again")
         })?;
@@ -125,7 +137,7 @@ impl Gguf {
 
     /// The values of a small tensor stored in F32.
     pub(crate) fn floats(&self, name: &str) -> Option<Vec<f32>> {
-        let tensor = self.tensors.get(name).filter(|t| t.format == Format::F32)?;
+        let tensor = self.tensors.get(name).filter(|t| t.format == Format::F32 && !t.data.is_empty())?;
         Some(tensor.data.as_slice().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
     }
 
@@ -209,9 +221,16 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// How much of a file there has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    Whole,
+    Header,
+}
+
 type Contents = (HashMap<String, Value>, HashMap<String, StoredTensor>);
 
-fn read(bytes: &SharedBytes) -> Result<Contents, String> {
+fn read(bytes: &SharedBytes, extent: Extent) -> Result<Contents, String> {
     let whole = bytes.as_slice();
     let mut cursor = Cursor { bytes: &whole[..whole.len().min(MAX_HEADER)], at: 0 };
     if cursor.take(4, "the magic number")? != b"GGUF" {
@@ -251,7 +270,11 @@ fn read(bytes: &SharedBytes) -> Result<Contents, String> {
         let start = data_start.checked_add(offset).ok_or_else(problem)?;
         let end = start.checked_add(len).ok_or_else(problem)?;
         let range = usize::try_from(start).ok().zip(usize::try_from(end).ok()).ok_or_else(problem)?;
-        let data = bytes.slice(range.0..range.1).ok_or_else(problem)?;
+        let data = match (bytes.slice(range.0..range.1), extent) {
+            (Some(data), _) => data,
+            (None, Extent::Header) => SharedBytes::from_vec(Vec::new()),
+            (None, Extent::Whole) => return Err(problem()),
+        };
         if tensors.insert(name.clone(), StoredTensor { shape, format, data }).is_some() {
             return Err(format!("the tensor {name} occurs twice"));
         }

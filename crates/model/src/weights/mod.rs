@@ -49,7 +49,20 @@ impl ModelFiles {
     /// # Errors
     /// Files that are missing, damaged or of an unsupported model.
     pub fn open(path: &Path) -> Result<Self, FileError> {
-        if path.is_dir() { ModelFiles::open_folder(path) } else { ModelFiles::open_gguf(path) }
+        if path.is_dir() { ModelFiles::open_folder(path) } else { ModelFiles::of_gguf(Gguf::open(path)?) }
+    }
+
+    /// As [`ModelFiles::open`], for who asks for sizes only: of a `.gguf` file the header is enough. A weight that the
+    /// file lacks is an error when it is asked for.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::open`].
+    pub fn open_header(path: &Path) -> Result<Self, FileError> {
+        if path.is_dir() {
+            ModelFiles::open_folder(path)
+        } else {
+            ModelFiles::of_gguf(Gguf::open_header(path)?)
+        }
     }
 
     fn open_folder(dir: &Path) -> Result<Self, FileError> {
@@ -66,10 +79,10 @@ impl ModelFiles {
         Ok(ModelFiles { path: dir.to_owned(), config, source })
     }
 
-    fn open_gguf(path: &Path) -> Result<Self, FileError> {
-        let gguf = Gguf::open(path)?;
-        let config = Config::from_gguf(&gguf).map_err(|e| config_error(path, &e))?;
-        Ok(ModelFiles { path: path.to_owned(), config, source: Source::Gguf(gguf) })
+    fn of_gguf(gguf: Gguf) -> Result<Self, FileError> {
+        let path = gguf.path().to_owned();
+        let config = Config::from_gguf(&gguf).map_err(|e| config_error(&path, &e))?;
+        Ok(ModelFiles { path, config, source: Source::Gguf(gguf) })
     }
 
     /// The model's shape.
@@ -125,10 +138,25 @@ impl ModelFiles {
         Ok(weight.with_row_order(self.row_order(name)))
     }
 
+    /// Bytes of the matrix `name` as stored, whether or not they are there.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::weight`].
+    pub(crate) fn matrix_bytes(&self, name: &str, rows: usize, cols: usize) -> Result<u64, FileError> {
+        match &self.source {
+            Source::Folder { .. } => Ok(self.weight(name, rows, cols)?.stored_bytes() as u64),
+            Source::Gguf(_) => {
+                let format = self.tensor(name, &[rows, cols])?.format;
+                Ok((rows * cols / format.block_len() * format.block_bytes()) as u64)
+            }
+        }
+    }
+
     /// As [`ModelFiles::weight`], quantised if `base` says so.
     ///
     /// # Errors
-    /// As [`ModelFiles::weight`], and a matrix that the file has quantised by bitsandbytes already.
+    /// As [`ModelFiles::weight`], a matrix that the file has quantised by bitsandbytes already, and a value that is not
+    /// finite.
     pub(crate) fn quantized_weight(
         &self,
         name: &str,
@@ -142,9 +170,12 @@ impl ModelFiles {
             let problem = format!("{name} is quantised already, so it cannot be quantised to {quantization}");
             return Err(self.error(problem).with_hint("leave --quant out: the file is used as it is"));
         }
-        let quantized = stored.quantize(quantization);
+        let quantized = stored.quantize(quantization).map_err(|e| {
+            self.error(format!("{name}: {e}"))
+                .with_hint("the weights are damaged, or of training that diverged: get the model again")
+        });
         stored.release();
-        Ok(quantized)
+        quantized
     }
 
     /// The vector `name`, decoded.

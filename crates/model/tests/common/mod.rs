@@ -11,7 +11,7 @@ use lorafit_kernels::ops::attention::{Segment, Segments};
 use lorafit_kernels::ops::cross_entropy::Target;
 use lorafit_model::adapter::{self, Adapter, named_tensors};
 use lorafit_model::weights::ModelFiles;
-use lorafit_model::{Buffers, Model, Recompute, Stream};
+use lorafit_model::{ActivationPolicy, Buffers, Model, Stream};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 /// Two layers in f32 against two layers in f32, each with its own order of summation: relative to the largest
@@ -132,14 +132,18 @@ impl Case {
     }
 
     pub fn gradients(&self, streams: &[Packed]) -> (f64, Vec<(String, Vec<f32>)>) {
-        self.gradients_with(streams, Recompute::None)
+        self.gradients_with(streams, ActivationPolicy::default())
     }
 
-    pub fn gradients_with(&self, streams: &[Packed], recompute: Recompute) -> (f64, Vec<(String, Vec<f32>)>) {
+    pub fn gradients_with(
+        &self,
+        streams: &[Packed],
+        activations: ActivationPolicy,
+    ) -> (f64, Vec<(String, Vec<f32>)>) {
         let tokens = streams.iter().map(|p| p.ids.len()).max().expect("a stream");
         let targets: usize = streams.iter().map(|p| p.targets.len()).sum();
-        let mut buffers =
-            Buffers::for_training(self.model.config(), &self.adapter, Device::Cpu, tokens, tokens, recompute);
+        let (config, adapter) = (self.model.config(), &self.adapter);
+        let mut buffers = Buffers::for_training(config, adapter, Device::Cpu, tokens, tokens, activations);
         let mut gradients = self.adapter.zero_gradients();
         let mut loss = 0.0;
         for p in streams {

@@ -1,8 +1,10 @@
-//! Small steps between the large ops: copies, sums and scales.
+//! Small steps between the large ops: copies, sums, scales, and changes of precision.
 
 use rayon::prelude::*;
 
-use crate::tensor::{Device, Tensor};
+use crate::tensor::{Bf16Tensor, Device, Tensor};
+
+mod cpu;
 
 /// `y = x` over the first `len` values.
 pub fn copy(x: &Tensor, len: usize, y: &mut Tensor) {
@@ -30,6 +32,33 @@ pub fn add(x: &Tensor, len: usize, y: &mut Tensor) {
                 y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
             });
         }
+    }
+}
+
+/// The first `len` values of `x`, rounded to the nearest `bf16` (to even where two are), into `y`.
+pub fn narrow(x: &Tensor, len: usize, y: &mut Bf16Tensor) {
+    match x.device() {
+        Device::Cpu => {
+            let (x, y) = (&x.cpu()[..len], &mut y.cpu_mut()[..len]);
+            y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| cpu::narrow(x, y));
+        }
+    }
+}
+
+/// The first `len` values of `x` into `y`, exactly.
+pub fn widen(x: &Bf16Tensor, len: usize, y: &mut Tensor) {
+    match y.device() {
+        Device::Cpu => {
+            let (x, y) = (&x.cpu()[..len], &mut y.cpu_mut()[..len]);
+            y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| cpu::widen(x, y));
+        }
+    }
+}
+
+/// The first `len` values become what [`narrow`] and [`widen`] would make of them.
+pub fn round_to_bf16(x: &mut Tensor, len: usize) {
+    match x.device() {
+        Device::Cpu => x.cpu_mut()[..len].par_chunks_mut(CHUNK).for_each(cpu::round_to_bf16),
     }
 }
 
@@ -94,6 +123,35 @@ mod tests {
         let mut back = tensor(&[10.0; 6]);
         scatter_add_rows(&picked, &[2, 0, 2], 2, &mut back);
         assert_eq!(back.to_vec(6), [11.0, 12.0, 10.0, 10.0, 20.0, 22.0]);
+    }
+
+    #[test]
+    fn narrowing_rounds_to_nearest_even_and_widening_is_exact() {
+        let mut values = vec![0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 1e-40, f32::NAN];
+        // Every kind of rest behind every kind of last bit kept: below, at and above the half.
+        for exponent in [1u32, 100, 127, 200, 254] {
+            for rest in [0u32, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+                for last in [0u32, 1, 0x7e, 0x7f] {
+                    for sign in [0, 1 << 31] {
+                        values.push(f32::from_bits(sign | exponent << 23 | last << 16 | rest));
+                    }
+                }
+            }
+        }
+        let (len, x) = (values.len(), tensor(&values));
+        let mut narrowed = Bf16Tensor::zeros(Device::Cpu, len);
+        narrow(&x, len, &mut narrowed);
+        let mut widened = Tensor::zeros(Device::Cpu, len);
+        widen(&narrowed, len, &mut widened);
+        let mut rounded = tensor(&values);
+        round_to_bf16(&mut rounded, len);
+        for (i, value) in values.iter().enumerate() {
+            let expected = half::bf16::from_f32(*value).to_f32();
+            for found in [widened.cpu()[i], rounded.cpu()[i]] {
+                let same = found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
+                assert!(same, "{value:e}: {found:e}, expected {expected:e}");
+            }
+        }
     }
 
     #[test]

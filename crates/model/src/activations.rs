@@ -1,0 +1,227 @@
+//! What blocks leave for their backward pass.
+//!
+//! Blocks that are kept have a set each ([`SavedBlock`]); the others share one: those below the lowest adapted layer, of
+//! which nothing is needed again, and those that backward runs once more ([`Recompute`](crate::Recompute)).
+//!
+//! A block always works in f32. With [`ActivationDtype::Bf16`] the blocks that are kept borrow what is wide of the
+//! shared set and leave it in 16 bits, which backward widens there again; what a block computes a second time is rounded
+//! alike, so that gradients are the same bits under every policy. The input of a block stays in f32: computing it again
+//! begins with it. So does what is narrow.
+
+use std::mem::swap;
+
+use lorafit_kernels::ops::elementwise;
+use lorafit_kernels::{Bf16Tensor, Tensor};
+
+use crate::buffers::{ActivationDtype, Allocate, BufferShape, Part};
+use crate::config::Config;
+
+/// What the forward pass of a block leaves for its backward pass. `t` is the number of tokens.
+#[derive(Debug)]
+pub(crate) struct SavedBlock<T = Tensor> {
+    /// Input of the block, `[t, hidden]`.
+    pub x: T,
+    /// Of the first norm, `[t]`.
+    pub rstd_in: T,
+    /// Of the query norm, `[t, heads]`; empty without one.
+    pub q_rstd: T,
+    /// Of the key norm, `[t, kv_heads]`; empty without one.
+    pub k_rstd: T,
+    /// Log of the softmax denominators, `[t, heads]`.
+    pub lse: T,
+    /// Of the second norm, `[t]`.
+    pub rstd_mid: T,
+    /// Low-rank inputs of the four sites, `[t, total rank of the site]`.
+    pub u: [T; 4],
+    pub wide: Wide<T>,
+}
+
+/// The part of a [`SavedBlock`] that may be stored in 16 bits.
+#[derive(Debug)]
+pub(crate) struct Wide<T = Tensor> {
+    /// Queries before norm and rotation, `[t, heads, d]`.
+    pub q: T,
+    /// Keys before norm and rotation, `[t, kv_heads, d]`.
+    pub k: T,
+    /// Values, `[t, kv_heads, d]`.
+    pub v: T,
+    /// Output of the attention, `[t, heads, d]`.
+    pub attended: T,
+    /// The residual stream between attention and feed-forward, `[t, hidden]`.
+    pub mid: T,
+    /// `[t, intermediate]`; backward overwrites it with its gradient.
+    pub gate: T,
+    /// `[t, intermediate]`; backward overwrites it with its gradient.
+    pub up: T,
+}
+
+impl<T> SavedBlock<T> {
+    /// For `t` tokens, or of nothing but what is wide.
+    fn lay_out(
+        config: &Config,
+        t: usize,
+        ranks: [usize; 4],
+        owns_x: bool,
+        wide: Wide<T>,
+        make: &mut impl FnMut(usize) -> T,
+    ) -> Self {
+        let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
+        let norms = usize::from(config.qk_norm);
+        let mut tensor = |width: usize| make(t * width);
+        SavedBlock {
+            x: tensor(if owns_x { config.hidden_size } else { 0 }),
+            rstd_in: tensor(1),
+            q_rstd: tensor(heads * norms),
+            k_rstd: tensor(kv_heads * norms),
+            lse: tensor(heads),
+            rstd_mid: tensor(1),
+            u: ranks.map(tensor),
+            wide,
+        }
+    }
+}
+
+impl<T> Wide<T> {
+    fn lay_out(config: &Config, t: usize, make: &mut impl FnMut(usize) -> T) -> Self {
+        let queries = t * config.num_attention_heads * config.head_dim;
+        let keys = t * config.num_key_value_heads * config.head_dim;
+        Wide {
+            q: make(queries),
+            k: make(keys),
+            v: make(keys),
+            attended: make(queries),
+            mid: make(t * config.hidden_size),
+            gate: make(t * config.intermediate_size),
+            up: make(t * config.intermediate_size),
+        }
+    }
+
+    fn all(&self) -> [&T; 7] {
+        let Wide { q, k, v, attended, mid, gate, up } = self;
+        [q, k, v, attended, mid, gate, up]
+    }
+
+    fn all_mut(&mut self) -> [&mut T; 7] {
+        let Wide { q, k, v, attended, mid, gate, up } = self;
+        [q, k, v, attended, mid, gate, up]
+    }
+}
+
+/// What all blocks leave for backward.
+#[derive(Debug)]
+pub(crate) struct Activations<T = Tensor, N = Bf16Tensor> {
+    tokens: usize,
+    dtype: ActivationDtype,
+    /// Blocks from `first_kept` on: all that backward reads, without what is wide if that is in `narrow`.
+    kept: Vec<SavedBlock<T>>,
+    narrow: Vec<Wide<N>>,
+    first_kept: usize,
+    /// Inputs, `[t, hidden]`, of the blocks from `first_trained` to `first_kept`, which backward runs again.
+    inputs: Vec<T>,
+    first_trained: usize,
+    /// For the blocks that are not kept, in turn. Those that are run again bring their place for `x` from `inputs`;
+    /// those that are kept in 16 bits take what is wide.
+    shared: SavedBlock<T>,
+}
+
+impl<T, N> Activations<T, N> {
+    /// `most` is the largest rank of any block at each site.
+    pub(crate) fn lay_out(
+        config: &Config,
+        shape: &BufferShape,
+        most: [usize; 4],
+        allocate: &mut impl Allocate<F32 = T, Bf16 = N>,
+    ) -> Self {
+        let (tokens, dtype) = (shape.tokens, shape.activations.dtype);
+        let (first_trained, first_kept) = shape.first_trained_and_kept();
+        // A run in which every block is kept has no use for the shared set, unless blocks borrow of it.
+        let shared_tokens = if first_kept == 0 { 0 } else { tokens };
+        let (kept_wide, shared_wide, narrow_blocks) = match dtype {
+            ActivationDtype::F32 => (tokens, shared_tokens, 0),
+            ActivationDtype::Bf16 => (0, tokens, shape.ranks.len() - first_kept),
+        };
+        let mut bf16 = |len| allocate.bf16(Part::Activations, len);
+        let narrow = (0..narrow_blocks).map(|_| Wide::lay_out(config, tokens, &mut bf16)).collect();
+        let mut kept_values = |len| allocate.f32(Part::Activations, len);
+        let kept = shape.ranks[first_kept..].iter().map(|ranks| {
+            let wide = Wide::lay_out(config, kept_wide, &mut kept_values);
+            SavedBlock::lay_out(config, tokens, *ranks, true, wide, &mut kept_values)
+        });
+        let kept = kept.collect();
+        let inputs = (first_trained..first_kept).map(|_| kept_values(tokens * config.hidden_size)).collect();
+        let mut scratch = |len| allocate.f32(Part::Scratch, len);
+        let wide = Wide::lay_out(config, shared_wide, &mut scratch);
+        let shared = SavedBlock::lay_out(config, shared_tokens, most, first_trained > 0, wide, &mut scratch);
+        Activations { tokens, dtype, kept, narrow, first_kept, inputs, first_trained, shared }
+    }
+}
+
+impl Activations {
+    /// Whether backward runs `block` again.
+    pub(crate) fn is_recomputed(&self, block: usize) -> bool {
+        (self.first_trained..self.first_kept).contains(&block)
+    }
+
+    /// Where the forward pass of `block` leaves what it saves; [`Activations::keep`] comes after it.
+    pub(crate) fn for_forward(&mut self, block: usize) -> &mut SavedBlock {
+        self.exchange(block);
+        match block.checked_sub(self.first_kept) {
+            Some(kept) => &mut self.kept[kept],
+            None => &mut self.shared,
+        }
+    }
+
+    /// Ends the forward pass of `block` over `rows` rows.
+    pub(crate) fn keep(&mut self, block: usize, rows: usize) {
+        self.exchange(block);
+        if let Some(narrow) = block.checked_sub(self.first_kept).and_then(|kept| self.narrow.get_mut(kept)) {
+            for (wide, narrow) in self.shared.wide.all().into_iter().zip(narrow.all_mut()) {
+                elementwise::narrow(wide, wide.len() / self.tokens * rows, narrow);
+            }
+        }
+    }
+
+    /// What the forward pass of `block` over `rows` rows has left: of a block that is run again, its input.
+    /// [`Activations::release`] comes after its backward pass.
+    pub(crate) fn for_backward(&mut self, block: usize, rows: usize) -> &mut SavedBlock {
+        if let Some(narrow) = block.checked_sub(self.first_kept).and_then(|kept| self.narrow.get(kept)) {
+            for (wide, narrow) in self.shared.wide.all_mut().into_iter().zip(narrow.all()) {
+                elementwise::widen(narrow, wide.len() / self.tokens * rows, wide);
+            }
+        }
+        self.for_forward(block)
+    }
+
+    /// Makes of what a block computed again in the shared set what it would be had it been kept.
+    pub(crate) fn round(&mut self, rows: usize) -> &mut SavedBlock {
+        match self.dtype {
+            ActivationDtype::F32 => {}
+            ActivationDtype::Bf16 => {
+                for wide in self.shared.wide.all_mut() {
+                    elementwise::round_to_bf16(wide, wide.len() / self.tokens * rows);
+                }
+            }
+        }
+        &mut self.shared
+    }
+
+    /// Ends the backward pass of `block`.
+    pub(crate) fn release(&mut self, block: usize) {
+        self.exchange(block);
+    }
+
+    /// Lends buffers between the set in which `block` works and the rest, or takes them back.
+    fn exchange(&mut self, block: usize) {
+        match block.checked_sub(self.first_kept) {
+            Some(kept) => match self.dtype {
+                ActivationDtype::F32 => {}
+                ActivationDtype::Bf16 => swap(&mut self.kept[kept].wide, &mut self.shared.wide),
+            },
+            None => {
+                if let Some(input) = block.checked_sub(self.first_trained) {
+                    swap(&mut self.inputs[input], &mut self.shared.x);
+                }
+            }
+        }
+    }
+}
