@@ -16,7 +16,8 @@ use lorafit_model::adapter::{self, Adapter, named_tensors};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{BaseQuantization, Buffers, Model, Recompute, Sampling, Stream, generate};
 use lorafit_train::{
-    Duration, EvaluationRecord, Observer, RunFolder, StepRecord, TrainOptions, open_tokenizer, train,
+    Duration, EvaluationRecord, Observer, RunFolder, RunInfo, RunLock, Start, StepRecord, TrainOptions,
+    open_tokenizer, train,
 };
 use serde_json::Value;
 
@@ -135,9 +136,11 @@ fn assert_steps_equal(
     let start = root().join("fixtures/smollm2_e2e/adapter_init");
     let mut adapter = adapter::load(&start, model.config(), Device::Cpu).expect("the adapter loads");
     let out = tempfile::tempdir().expect("a folder");
-    let mut run = RunFolder::create(&out.path().join("run"), "", "test").expect("a run folder");
+    let mut run = RunLock::take(&out.path().join("run"))
+        .and_then(|lock| RunFolder::create(lock, RunInfo::default()))
+        .expect("a run folder");
     let mut seen = Quiet(Vec::new());
-    train(model, &mut adapter, &data, None, options, &mut run, &mut seen).expect("trains");
+    train(model, &mut adapter, &data, None, options, Start::default(), &mut run, &mut seen).expect("trains");
 
     let curve = json(curve);
     let steps = curve["steps"].as_array().expect("steps");
