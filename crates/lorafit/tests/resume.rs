@@ -146,6 +146,7 @@ fn wait_for<T>(child: &mut Child, mut what: impl FnMut() -> Option<T>) -> Option
         if child.try_wait().expect("waits").is_some() || started.elapsed() > Duration::from_secs(120) {
             return None;
         }
+        std::thread::sleep(Duration::from_micros(50));
     }
 }
 

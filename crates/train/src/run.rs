@@ -327,7 +327,12 @@ impl RunFolder {
 
     fn show(&mut self, step: u64, scalars: &[(&str, f64)]) -> Result<(), RunError> {
         let dir = self.lock.dir().join(TENSORBOARD);
-        self.events.as_mut().map_or(Ok(()), |events| events.scalars(step, scalars)).map_err(io_error(&dir))
+        let shown = self.events.as_mut().map_or(Ok(()), |events| events.scalars(step, scalars));
+        if shown.is_err() {
+            // Nothing can be read behind half a record, so the curves end here.
+            self.events = None;
+        }
+        shown.map_err(io_error(&dir))
     }
 
     /// Returns when all records are on the disk.

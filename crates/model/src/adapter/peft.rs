@@ -105,9 +105,14 @@ fn tensor_name(path: &str, factor: &str) -> String {
 /// The keys every reader knows, and further ones only where they are used: older readers fail on keys they do
 /// not know.
 fn config_json(lora: &LoraConfig, base_model: &str) -> Value {
+    // A set, which is written in one order: an adapter that was loaded is saved as the same bytes.
+    let sorted = |mut names: Vec<&str>| {
+        names.sort_unstable();
+        json!(names)
+    };
     let targets = match &lora.targets {
-        Targets::Names(names) => json!(names),
-        Targets::AllLinear => json!(super::Module::ALL.map(|m| m.name())),
+        Targets::Names(names) => sorted(names.iter().map(String::as_str).collect()),
+        Targets::AllLinear => sorted(super::Module::ALL.map(|m| m.name()).into()),
         Targets::Pattern { pattern, .. } => json!(pattern),
     };
     let mut config = json!({
