@@ -5,6 +5,8 @@
 //! version. The order of an epoch depends on the seed and the epoch's number only, so a run resumes anywhere without
 //! replaying what came before.
 
+use serde::{Deserialize, Serialize};
+
 /// SplitMix64: a 64-bit state stepped by a constant, each state hashed to one output.
 #[derive(Debug, Clone)]
 struct SplitMix64(u64);
@@ -59,7 +61,7 @@ impl Order {
 }
 
 /// A place between two optimizer steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Position {
     /// The epoch, from 0.
     pub epoch: u64,

@@ -325,6 +325,16 @@ impl Tokenizer {
         Ok(())
     }
 
+    /// All that decides which ids a text gets, as text: two tokenizers that are described alike work alike.
+    ///
+    /// # Errors
+    /// When the tokenizers library fails.
+    pub fn description(&self) -> Result<String, TokenizerError> {
+        let json = guarded("describe the tokenizer", || self.inner.to_string(false))?;
+        let Self { special, prefix, suffix, eos_ids, chat_template, .. } = self;
+        Ok(format!("{json}\n{special:?}\n{prefix:?}\n{suffix:?}\n{eos_ids:?}\n{chat_template:?}"))
+    }
+
     /// The special tokens by name, as a chat template sees them.
     pub fn special_tokens(&self) -> &SpecialTokens {
         &self.special

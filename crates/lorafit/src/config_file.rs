@@ -90,7 +90,7 @@ fn long_name(flag: &clap::Arg) -> String {
 }
 
 /// Flags that say something about this call, not about the work.
-const NOT_KEYS: [&str; 4] = ["config", "print-config", "overwrite", "help"];
+const NOT_KEYS: [&str; 6] = ["config", "print-config", "overwrite", "resume", "resume-anyway", "help"];
 
 struct ConfigFile {
     path: PathBuf,

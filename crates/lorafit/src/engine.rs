@@ -18,6 +18,8 @@ use crate::report_error::CliError;
 pub struct Base {
     /// What adapters call it.
     pub name: String,
+    /// The files of its configuration and weights.
+    pub files: Vec<PathBuf>,
     /// The weights.
     pub model: Model,
     /// Bytes of the weights in memory.
@@ -64,7 +66,7 @@ pub fn open_base(
         Some(base) => Model::load_quantized(&files, base, device(common))?,
         None => Model::load(&files, device(common))?,
     };
-    Ok(Base { name, model, weight_bytes, tokenizer })
+    Ok(Base { name, files: files.files(), model, weight_bytes, tokenizer })
 }
 
 /// The files of a model, and its tokenizer with the chat template of `template`.

@@ -14,6 +14,8 @@ mod output;
 mod plan_svg;
 mod progress;
 mod report_error;
+mod resume;
+mod safety_args;
 
 use std::process::ExitCode;
 

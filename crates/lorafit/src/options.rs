@@ -42,6 +42,16 @@ pub enum Scheduler {
     Cosine,
 }
 
+/// `--log`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// A bar on a terminal, lines elsewhere
+    Text,
+    /// One JSON object a line for every step, evaluation and checkpoint
+    Json,
+}
+
 /// `--optimizer`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

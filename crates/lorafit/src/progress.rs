@@ -7,6 +7,10 @@ use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::options::LogFormat;
 
 /// Share of a new loss in the smoothed one: about the mean of the last ten steps.
 const SMOOTHING: f64 = 0.1;
@@ -24,6 +28,7 @@ pub struct Progress {
 enum Sink {
     Bar(ProgressBar),
     Plain(Plain),
+    Json(Box<dyn Write + Send>),
     Quiet,
 }
 
@@ -34,10 +39,14 @@ struct Plain {
 }
 
 impl Progress {
-    /// On a terminal a bar; elsewhere a line every `log_every` steps, or every ten seconds; nothing when `quiet`.
-    pub fn new(quiet: bool, log_every: Option<usize>) -> Self {
+    /// On a terminal a bar; elsewhere a line every `log_every` steps, or every ten seconds; JSON if asked for; nothing when
+    /// `quiet`.
+    pub fn new(quiet: bool, log_every: Option<usize>, format: LogFormat) -> Self {
         if quiet {
             return Progress::with(Sink::Quiet);
+        }
+        if format == LogFormat::Json {
+            return Progress::with(Sink::Json(Box::new(io::stderr())));
         }
         if !io::stderr().is_terminal() {
             return Progress::plain(Box::new(io::stderr()), log_every);
@@ -77,8 +86,20 @@ impl Progress {
                     plain.line(&format!("step {step}/{total}  {message}"));
                 }
             }
-            Sink::Quiet => {}
+            Sink::Json(_) | Sink::Quiet => {}
         }
+    }
+
+    /// A line `{"event": name, ...record}` where the log is JSON; whether it is.
+    pub fn event(&mut self, name: &str, record: &impl Serialize) -> bool {
+        let Sink::Json(out) = &mut self.sink else { return false };
+        let mut line = Map::from_iter([("event".to_owned(), Value::from(name))]);
+        if let Ok(Value::Object(fields)) = serde_json::to_value(record) {
+            line.extend(fields);
+        }
+        // One write a line, so that lines of several processes do not mix.
+        ignore(out.write_all(format!("{}\n", Value::Object(line)).as_bytes()));
+        true
     }
 
     /// Held-out rows were looked at after step `step`; `best` when no earlier look was as good.
@@ -98,6 +119,7 @@ impl Progress {
             // Not `ProgressBar::println`, which shows nothing while the bar is hidden.
             Sink::Bar(bar) => bar.suspend(|| ignore(writeln!(io::stderr(), "{text}"))),
             Sink::Plain(plain) => plain.line(text),
+            Sink::Json(_) => drop(self.event("note", &json!({ "text": text }))),
             Sink::Quiet => {}
         }
     }
@@ -138,7 +160,8 @@ impl Plain {
 /// For writes whose failure changes nothing.
 fn ignore(_result: io::Result<()>) {}
 
-fn duration(time: Duration) -> String {
+/// A time as `2 h 05 min`.
+pub fn duration(time: Duration) -> String {
     let seconds = time.as_secs();
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, seconds) => format!("{seconds} s"),
@@ -203,6 +226,19 @@ mod tests {
     #[test]
     fn piped_progress_by_time_tells_the_first_and_last_step() {
         assert_eq!(lines(None).len(), 2);
+    }
+
+    #[test]
+    fn a_json_log_is_an_object_a_line() {
+        let shared = Shared::default();
+        let mut progress = Progress::with(Sink::Json(Box::new(shared.clone())));
+        progress.note("two \"words\"");
+        assert!(progress.event("step", &json!({ "step": 3, "loss": 0.5 })));
+        let text = String::from_utf8(shared.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let note = json!({ "event": "note", "text": "two \"words\"" });
+        assert_eq!(lines, [note, json!({ "event": "step", "step": 3, "loss": 0.5 })]);
+        assert!(!Progress::plain(Box::new(shared), None).event("step", &json!({})));
     }
 
     #[test]

@@ -61,7 +61,7 @@ fn train_has_the_flags_others_rely_on() {
     let flags = "model data out config rank alpha dropout target-modules lr scheduler warmup-ratio weight-decay \
         max-grad-norm batch-size gradient-accumulation epochs max-steps max-seq-len no-shuffle seed adapter eval-data \
         eval-every threads device train-on layers micro-batch-tokens log-every name overwrite \
-        template";
+        template resume resume-anyway checkpoint-every keep-checkpoints on-nan log tensorboard";
     for flag in flags.split_whitespace() {
         assert!(help.contains(&format!("--{flag}")), "--{flag}");
     }
@@ -121,6 +121,12 @@ fn every_flag_of_train_is_a_key() {
         eval-data = "e"
         eval-every = 7
         log-every = 9
+        checkpoint-every = 50
+        keep-checkpoints = 3
+        on-nan = "skip"
+        skip-loss-spikes = true
+        log = "json"
+        tensorboard = true
         micro-batch-tokens = 512
         no-prefix-sharing = true
         recompute = "12-blocks"

@@ -90,7 +90,8 @@ pub fn bench(
     let indices: Vec<usize> = (0..samples.len()).collect();
     let mut seconds = Vec::new();
     for number in 1..=options.steps as u64 + 1 {
-        let record = stepper.step(&model, &mut adapter, &samples, &indices, number, &train)?;
+        let record = stepper.step(&model, &mut adapter, &samples, &indices, number, &train);
+        let record = record.map_err(TrainError::from)?;
         if number > 1 {
             seconds.push(record.seconds);
         }

@@ -21,10 +21,12 @@ pub struct Evaluation {
 pub fn evaluate(model: &Model, adapter: Option<&Adapter>, samples: &[Sample], budget: usize) -> Evaluation {
     let tokens = MicroBatchSize::of_evaluation(samples, budget).tokens;
     let mut buffers = Buffers::for_evaluation(model.config(), adapter, model.device(), tokens);
-    evaluate_in(model, adapter, samples, budget, true, &mut buffers)
+    let found = evaluate_in(model, adapter, samples, budget, true, &mut buffers, &mut || false);
+    found.expect("nobody stops it")
 }
 
-/// As [`evaluate`], in buffers that are already there; beginnings are computed once if rows `share`.
+/// As [`evaluate`], in buffers that are already there; beginnings are computed once if rows `share`. `None` if it is to
+/// `stop`, which is asked before every micro-batch.
 pub(crate) fn evaluate_in(
     model: &Model,
     adapter: Option<&Adapter>,
@@ -32,15 +34,19 @@ pub(crate) fn evaluate_in(
     budget: usize,
     share: bool,
     buffers: &mut Buffers,
-) -> Evaluation {
+    stop: &mut dyn FnMut() -> bool,
+) -> Option<Evaluation> {
     let indices: Vec<usize> = (0..samples.len()).collect();
     let mut sum = 0.0;
     for micro in cut(samples, &indices, budget, share) {
+        if stop() {
+            return None;
+        }
         sum += micro.total(&model.loss(adapter, micro.stream(), buffers));
     }
     let supervised: usize = samples.iter().map(Sample::supervised_tokens).sum();
     let loss = sum / supervised as f64;
-    Evaluation { loss, perplexity: loss.exp(), supervised_tokens: supervised as u64 }
+    Some(Evaluation { loss, perplexity: loss.exp(), supervised_tokens: supervised as u64 })
 }
 
 /// One generated answer beside the reference.

@@ -1,27 +1,42 @@
 //! The training loop, its optimizer and schedules, evaluation, and the run folder. Floor 2.
 
 mod bench;
+mod cadence;
+mod checkpoint;
 mod evaluate;
+mod guard;
+mod identity;
+mod json_lines;
+mod lock;
 mod memory;
 mod metrics;
 pub mod optim;
 mod plan;
 mod run;
 mod schedule;
+mod status;
+mod storage;
 mod stream;
+mod tensorboard;
 mod token_scores;
 mod tokenizer;
 mod trainer;
 
 pub use bench::{BenchError, BenchOptions, BenchResult, bench};
+pub use cadence::CheckpointEvery;
+pub use checkpoint::{Best, Checkpoint, CheckpointError, Newest, State};
 pub use evaluate::{Evaluation, ExactMatch, Example, SIDE_BY_SIDE, evaluate, exact_match};
+pub use guard::{Culprit, GuardState, OnNan, Refusal};
+pub use identity::{Identity, Mismatch, hash_data, hash_files, hash_text};
+pub use lock::RunLock;
 pub use memory::{available_bytes, peak_rss_bytes, rss_bytes};
-pub use metrics::{EvaluationRecord, StepRecord};
+pub use metrics::{EvaluationRecord, SkipRecord, StepRecord};
 pub use optim::OptimizerKind;
 pub use plan::{EvaluationRequest, MemoryPlan, PlanRequest};
-pub use run::{RunError, RunFolder};
+pub use run::{RunError, RunFolder, RunInfo, RunLength};
 pub use schedule::{Schedule, ScheduleKind};
+pub use status::{CheckpointStatus, RunStatus};
 pub use stream::MicroBatchSize;
 pub use token_scores::{TokenScores, token_scores};
 pub use tokenizer::{open_tokenizer, tokenizer_metadata};
-pub use trainer::{Duration, Observer, Summary, TrainError, TrainOptions, train};
+pub use trainer::{Duration, Observer, Start, Summary, TrainError, TrainOptions, train};

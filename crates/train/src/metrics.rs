@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::guard::{Culprit, Refusal};
+
 /// A line of `metrics.jsonl`: one optimizer step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
@@ -25,6 +27,26 @@ pub struct StepRecord {
     pub tokens_per_s: f64,
     /// The most resident memory the process has had.
     pub peak_rss_bytes: u64,
+}
+
+/// A line of `metrics.jsonl` in place of a [`StepRecord`]: a step that was computed and not taken.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SkipRecord {
+    /// Number of the step.
+    pub step: u64,
+    /// What was wrong.
+    pub skipped: Culprit,
+    /// Its value, as text since JSON has no word for most of them.
+    pub value: String,
+    /// The lines of its rows in the training data.
+    pub lines: Vec<usize>,
+}
+
+impl From<&Refusal> for SkipRecord {
+    fn from(refusal: &Refusal) -> Self {
+        let Refusal { step, culprit, value, lines } = refusal;
+        SkipRecord { step: *step, skipped: *culprit, value: value.to_string(), lines: lines.clone() }
+    }
 }
 
 /// A line of `evaluations.jsonl`.

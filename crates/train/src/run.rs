@@ -1,24 +1,34 @@
-//! The folder of a run: its adapter, configuration and records.
+//! The folder of a run: its adapter, configuration, records and checkpoints.
 //!
 //! ```text
 //! RUN/adapter_config.json, adapter_model.safetensors   the adapter, as PEFT reads it
 //! RUN/best/...                                         the adapter of the lowest evaluation loss
+//! RUN/checkpoints/step-...                             what a run is resumed from
 //! RUN/config.toml                                      every setting of the run
 //! RUN/plan.json                                        the memory the run was planned with, in bytes
+//! RUN/run.json                                         how long the run is
 //! RUN/metrics.jsonl                                    one object per optimizer step
 //! RUN/evaluations.jsonl                                one object per evaluation
+//! RUN/tensorboard/...                                  the same as curves, if asked for
+//! RUN/lock                                             held by the process that writes here
 //! ```
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use lorafit_model::FileError;
 use lorafit_model::adapter::{self, Adapter};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::metrics::{EvaluationRecord, StepRecord};
+use crate::checkpoint::{self, CheckpointError, State};
+use crate::identity::{Identity, Mismatch};
+use crate::json_lines::JsonLines;
+use crate::lock::RunLock;
+use crate::metrics::{EvaluationRecord, SkipRecord, StepRecord};
+use crate::optim::AdamW;
 use crate::plan::MemoryPlan;
+use crate::storage::{Disk, Storage, free_bytes};
+use crate::tensorboard::EventFile;
 
 /// Why a run folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +41,22 @@ pub enum RunError {
         /// The file that shows it.
         file: &'static str,
     },
+    /// The folder holds none.
+    #[error("{} holds no run: {source}", dir.display())]
+    NoRun {
+        /// The folder.
+        dir: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process writes to the folder.
+    #[error("{} is in use by {}", dir.display(), in_words(*process))]
+    Locked {
+        /// The folder.
+        dir: PathBuf,
+        /// The process, if it says.
+        process: Option<u32>,
+    },
     /// A file cannot be made or written.
     #[error("{}: cannot write: {source}", path.display())]
     Io {
@@ -39,40 +65,126 @@ pub enum RunError {
         /// What the system said.
         source: io::Error,
     },
-    /// The adapter cannot be saved.
+    /// A checkpoint or an adapter cannot be saved.
+    #[error(
+        "{}: cannot save: {source} ({} bytes are needed{})",
+        path.display(), needed_bytes, free_bytes.map(|free| format!(", {free} are free")).unwrap_or_default()
+    )]
+    Save {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+        /// What saving takes.
+        needed_bytes: u64,
+        /// What the file system has left, if it tells.
+        free_bytes: Option<u64>,
+    },
+    /// The file system has too little space for the run.
+    #[error("{}: the run needs {needed_bytes} bytes on disk, {free_bytes} are free", dir.display())]
+    NoSpace {
+        /// The folder.
+        dir: PathBuf,
+        /// Checkpoints and adapters.
+        needed_bytes: u64,
+        /// What is left.
+        free_bytes: u64,
+    },
+    /// A checkpoint is damaged.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// No checkpoint is whole.
+    #[error("{} has no checkpoint that can be used", dir.display())]
+    NoCheckpoint {
+        /// The run folder.
+        dir: PathBuf,
+    },
+    /// The checkpoint is of another run.
+    #[error("{} was made by another run:{}", path.display(), listed(mismatches))]
+    Mismatch {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What differs.
+        mismatches: Vec<Mismatch>,
+    },
+    /// The adapter cannot be loaded.
     #[error(transparent)]
     Adapter(#[from] FileError),
+}
+
+fn in_words(process: Option<u32>) -> String {
+    process.map_or("another process".to_owned(), |id| format!("process {id}"))
+}
+
+fn listed(mismatches: &[Mismatch]) -> String {
+    let line = |m: &Mismatch| format!("\n  {}: it has {}, this run has {}", m.name, m.expected, m.found);
+    mismatches.iter().map(line).collect()
 }
 
 impl RunError {
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
-        match self {
+        Some(match self {
             RunError::Taken { .. } => {
-                Some("choose another --out, or replace that run with --overwrite".into())
+                "continue it with --resume, choose another --out, or replace it with --overwrite".into()
             }
-            RunError::Io { .. } => {
-                Some("check that the folder exists, is writable and has space left".into())
+            RunError::NoRun { .. } => "give the folder that --out named".into(),
+            RunError::Locked { .. } => "wait for it, stop it, or choose another --out".into(),
+            RunError::Io { .. } | RunError::Save { .. } => {
+                "check that the folder exists, is writable and has space left".into()
             }
-            RunError::Adapter(e) => e.hint(),
-        }
+            RunError::NoSpace { .. } => {
+                "make space, choose another --out, or lower --keep-checkpoints".into()
+            }
+            RunError::Checkpoint(_) | RunError::NoCheckpoint { .. } => {
+                "start again with --overwrite; --adapter takes an adapter to start from".into()
+            }
+            RunError::Mismatch { .. } => {
+                "give it what it had, or go on all the same with --resume-anyway".into()
+            }
+            RunError::Adapter(e) => return e.hint(),
+        })
     }
 }
 
-const METRICS: &str = "metrics.jsonl";
-const EVALUATIONS: &str = "evaluations.jsonl";
+pub(crate) const METRICS: &str = "metrics.jsonl";
+pub(crate) const EVALUATIONS: &str = "evaluations.jsonl";
 const PLAN: &str = "plan.json";
+pub(crate) const LENGTH: &str = "run.json";
 const CONFIG: &str = "config.toml";
+const TENSORBOARD: &str = "tensorboard";
 /// What a folder has if a run was there.
 const MARKS: [&str; 3] = [METRICS, "adapter_config.json", "adapter_model.safetensors"];
+
+/// What a run says of itself in its checkpoints.
+#[derive(Clone, Debug, Default)]
+pub struct RunInfo {
+    /// What its adapter calls the base.
+    pub base_model: String,
+    /// Every setting, as TOML.
+    pub config: String,
+    /// What decides its arithmetic.
+    pub identity: Identity,
+    /// Seconds since 1970 that chat templates see as now.
+    pub clock: i64,
+}
+
+/// `run.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunLength {
+    /// Optimizer steps of the whole run.
+    pub total_steps: u64,
+}
 
 /// An open run folder.
 #[derive(Debug)]
 pub struct RunFolder {
-    dir: PathBuf,
-    base_model: String,
-    metrics: File,
-    evaluations: File,
+    lock: RunLock,
+    storage: Box<dyn Storage>,
+    info: RunInfo,
+    metrics: JsonLines,
+    evaluations: JsonLines,
+    events: Option<EventFile>,
 }
 
 impl RunFolder {
@@ -87,30 +199,65 @@ impl RunFolder {
         }
     }
 
-    /// Makes the folder and writes `config`, the resolved settings. Records of an earlier run in the folder are
-    /// replaced; its adapter stays until the new one is saved.
+    /// Begins a run in the locked folder. Records and checkpoints of an earlier run in the folder are removed; its
+    /// adapter stays until the new one is saved.
     ///
     /// # Errors
     /// A file that cannot be made.
-    pub fn create(dir: &Path, config: &str, base_model: &str) -> Result<Self, RunError> {
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |source| RunError::Io { path, source }
-        };
-        fs::create_dir_all(dir).map_err(io(dir))?;
-        let config_path = dir.join(CONFIG);
-        fs::write(&config_path, config).map_err(io(&config_path))?;
+    pub fn create(lock: RunLock, info: RunInfo) -> Result<Self, RunError> {
+        Self::create_on(Box::new(Disk), lock, info)
+    }
+
+    /// As [`Self::create`], with other file operations than the system's.
+    pub(crate) fn create_on(
+        storage: Box<dyn Storage>,
+        lock: RunLock,
+        info: RunInfo,
+    ) -> Result<Self, RunError> {
+        let dir = lock.dir();
+        checkpoint::remove_all(&*storage, dir).map_err(io_error(dir))?;
         let open = |name: &str| {
             let path = dir.join(name);
-            OpenOptions::new().create(true).write(true).truncate(true).open(&path).map_err(io(&path))
+            JsonLines::create(&*storage, path.clone()).map_err(io_error(&path))
         };
         let (metrics, evaluations) = (open(METRICS)?, open(EVALUATIONS)?);
-        Ok(RunFolder { dir: dir.to_owned(), base_model: base_model.to_owned(), metrics, evaluations })
+        let run = RunFolder { storage, info, metrics, evaluations, events: None, lock };
+        run.write_config()?;
+        Ok(run)
+    }
+
+    /// Continues the run in the locked folder from `state`: its records are cut to those the state knows of. `damaged`
+    /// checkpoints are renamed.
+    ///
+    /// # Errors
+    /// A file that cannot be opened or cut.
+    pub fn resume(
+        lock: RunLock,
+        info: RunInfo,
+        state: &State,
+        damaged: &[CheckpointError],
+    ) -> Result<Self, RunError> {
+        let storage: Box<dyn Storage> = Box::new(Disk);
+        let dir = lock.dir();
+        checkpoint::set_aside(&*storage, damaged).map_err(io_error(dir))?;
+        let open = |name: &str, lines: u64| {
+            let path = dir.join(name);
+            JsonLines::resume(&*storage, path.clone(), lines).map_err(io_error(&path))
+        };
+        let metrics = open(METRICS, state.metrics_lines)?;
+        let evaluations = open(EVALUATIONS, state.evaluation_lines)?;
+        let run = RunFolder { storage, info, metrics, evaluations, events: None, lock };
+        run.write_config()?;
+        Ok(run)
     }
 
     /// Where the run is.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.lock.dir()
+    }
+
+    fn write_config(&self) -> Result<(), RunError> {
+        self.replace(CONFIG, self.info.config.as_bytes())
     }
 
     /// Writes `plan.json`.
@@ -118,25 +265,85 @@ impl RunFolder {
     /// # Errors
     /// A file that cannot be written.
     pub fn write_plan(&self, plan: &MemoryPlan) -> Result<(), RunError> {
-        let path = self.dir.join(PLAN);
         let text = serde_json::to_string_pretty(&plan.to_json()).expect("plain values");
-        fs::write(&path, text + "\n").map_err(|source| RunError::Io { path, source })
+        self.replace(PLAN, (text + "\n").as_bytes())
+    }
+
+    /// Writes `run.json`.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub(crate) fn write_length(&self, length: RunLength) -> Result<(), RunError> {
+        self.replace(LENGTH, serde_json::to_string(&length).expect("plain values").as_bytes())
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), RunError> {
+        let path = self.dir().join(name);
+        self.storage.replace(&path, bytes).map_err(io_error(&path))
+    }
+
+    /// Writes event files for TensorBoard from here on; the run goes on at step `first`.
+    ///
+    /// # Errors
+    /// A file that cannot be made.
+    pub fn write_events(&mut self, first: u64) -> Result<(), RunError> {
+        let dir = self.dir().join(TENSORBOARD);
+        self.events = Some(EventFile::create(&*self.storage, &dir, first).map_err(io_error(&dir))?);
+        Ok(())
     }
 
     /// Adds a line to `metrics.jsonl`.
     ///
     /// # Errors
-    /// A file that cannot be written.
+    /// A file that cannot be written; the line is then written with the next one.
     pub fn record_step(&mut self, record: &StepRecord) -> Result<(), RunError> {
-        append(&mut self.metrics, &self.dir.join(METRICS), record)
+        let scalars = [
+            ("train/loss", record.loss),
+            ("train/grad_norm", record.grad_norm),
+            ("train/learning_rate", record.learning_rate),
+            ("train/tokens_per_s", record.tokens_per_s),
+        ];
+        self.metrics.append(record).map_err(io_error(self.metrics.path()))?;
+        self.show(record.step, &scalars)
+    }
+
+    /// Adds a line for a step that was not taken to `metrics.jsonl`.
+    ///
+    /// # Errors
+    /// As [`Self::record_step`].
+    pub fn record_skip(&mut self, record: &SkipRecord) -> Result<(), RunError> {
+        self.metrics.append(record).map_err(io_error(self.metrics.path()))
     }
 
     /// Adds a line to `evaluations.jsonl`.
     ///
     /// # Errors
-    /// A file that cannot be written.
+    /// As [`Self::record_step`].
     pub fn record_evaluation(&mut self, record: &EvaluationRecord) -> Result<(), RunError> {
-        append(&mut self.evaluations, &self.dir.join(EVALUATIONS), record)
+        let scalars = [("eval/loss", record.loss), ("eval/perplexity", record.perplexity)];
+        self.evaluations.append(record).map_err(io_error(self.evaluations.path()))?;
+        self.show(record.step, &scalars)
+    }
+
+    fn show(&mut self, step: u64, scalars: &[(&str, f64)]) -> Result<(), RunError> {
+        let dir = self.lock.dir().join(TENSORBOARD);
+        let shown = self.events.as_mut().map_or(Ok(()), |events| events.scalars(step, scalars));
+        if shown.is_err() {
+            // Nothing can be read behind half a record, so the curves end here.
+            self.events = None;
+        }
+        shown.map_err(io_error(&dir))
+    }
+
+    /// Returns when all records are on the disk.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn sync(&mut self) -> Result<(), RunError> {
+        for log in [&mut self.metrics, &mut self.evaluations] {
+            log.sync(&*self.storage).map_err(io_error(log.path()))?;
+        }
+        Ok(())
     }
 
     /// Saves the adapter of the run.
@@ -144,7 +351,7 @@ impl RunFolder {
     /// # Errors
     /// A file that cannot be written.
     pub fn save_adapter(&self, adapter: &Adapter) -> Result<(), RunError> {
-        Ok(adapter::save(&self.dir, adapter, &self.base_model)?)
+        self.save_in(self.dir(), adapter)
     }
 
     /// Saves the best adapter so far, in `best/`.
@@ -152,18 +359,71 @@ impl RunFolder {
     /// # Errors
     /// A file that cannot be written.
     pub fn save_best(&self, adapter: &Adapter) -> Result<(), RunError> {
-        Ok(adapter::save(&self.best_dir(), adapter, &self.base_model)?)
+        self.save_in(&self.best_dir(), adapter)
+    }
+
+    fn save_in(&self, dir: &Path, adapter: &Adapter) -> Result<(), RunError> {
+        let save = || {
+            self.storage.create_dir_all(dir)?;
+            let mut files = adapter::files(adapter, &self.info.base_model).into_iter();
+            files.try_for_each(|(name, bytes)| self.storage.replace(&dir.join(name), &bytes))
+        };
+        save().map_err(|source| save_error(dir, source, 4 * adapter.parameters() as u64))
     }
 
     /// Where the best adapter is.
     pub fn best_dir(&self) -> PathBuf {
-        self.dir.join("best")
+        self.dir().join("best")
+    }
+
+    /// Saves a checkpoint and removes all but the last `keep`. `state` gets the lengths of the records.
+    ///
+    /// # Errors
+    /// A file that cannot be written; the checkpoints before are then as they were.
+    pub(crate) fn save_checkpoint(
+        &mut self,
+        state: &mut State,
+        adapter: &Adapter,
+        optimizer: &AdamW,
+        keep: usize,
+    ) -> Result<PathBuf, RunError> {
+        let needed = checkpoint::bytes(adapter, optimizer);
+        self.storage.create_dir_all(self.lock.dir()).map_err(io_error(self.lock.dir()))?;
+        self.sync()?;
+        (state.metrics_lines, state.evaluation_lines) = (self.metrics.lines(), self.evaluations.lines());
+        let (storage, dir) = (&*self.storage, self.lock.dir());
+        checkpoint::save(storage, dir, keep, state, &self.info, adapter, optimizer)
+            .map_err(|source| save_error(dir, source, needed))
+    }
+
+    /// Fails if the file system has less space than `checkpoints` checkpoints and the adapters take.
+    ///
+    /// # Errors
+    /// [`RunError::NoSpace`].
+    pub(crate) fn check_space(
+        &self,
+        adapter: &Adapter,
+        optimizer: &AdamW,
+        checkpoints: usize,
+    ) -> Result<(), RunError> {
+        // The run's adapter and the best one.
+        let adapters = 2 * 4 * adapter.parameters() as u64;
+        let needed_bytes =
+            checkpoint::bytes(adapter, optimizer).saturating_mul(checkpoints as u64).saturating_add(adapters);
+        match free_bytes(self.dir()) {
+            Some(free_bytes) if free_bytes < needed_bytes => {
+                Err(RunError::NoSpace { dir: self.dir().to_owned(), needed_bytes, free_bytes })
+            }
+            _ => Ok(()),
+        }
     }
 }
 
-/// One write a line, so that a reader never sees half of one while the run goes on.
-fn append(file: &mut File, path: &Path, record: &impl Serialize) -> Result<(), RunError> {
-    let mut line = serde_json::to_vec(record).expect("records are plain values");
-    line.push(b'\n');
-    file.write_all(&line).map_err(|source| RunError::Io { path: path.to_owned(), source })
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> RunError + use<> {
+    let path = path.to_owned();
+    move |source| RunError::Io { path, source }
+}
+
+fn save_error(dir: &Path, source: io::Error, needed_bytes: u64) -> RunError {
+    RunError::Save { path: dir.to_owned(), source, needed_bytes, free_bytes: free_bytes(dir) }
 }

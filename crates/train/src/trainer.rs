@@ -6,6 +6,7 @@
 //! the sharing beyond rounding, so both are a choice of memory and speed alone. Only dropout makes a difference: the
 //! tokens that samples share are dropped alike.
 
+use std::path::Path;
 use std::time::Instant;
 
 use lorafit_data::{Dataset, Order, Sample, Steps};
@@ -15,14 +16,19 @@ use lorafit_kernels::random;
 use lorafit_model::adapter::{Adapter, Gradients};
 use lorafit_model::{ActivationPolicy, Buffers, Model};
 
+use crate::cadence::{Cadence, CheckpointEvery};
+use crate::checkpoint::{self, Best, Checkpoint, State};
 use crate::evaluate::evaluate_in;
+use crate::guard::{Culprit, OnNan, Refusal};
 use crate::memory::peak_rss_bytes;
-use crate::metrics::{EvaluationRecord, StepRecord};
+use crate::metrics::{EvaluationRecord, SkipRecord, StepRecord};
 use crate::optim::{AdamW, OptimizerKind};
-use crate::run::{RunError, RunFolder};
+use crate::run::{RunError, RunFolder, RunLength};
 use crate::schedule::{Schedule, ScheduleKind};
 use crate::stream::{MicroBatchSize, cut};
 
+#[cfg(test)]
+mod resume_tests;
 #[cfg(test)]
 mod tests;
 
@@ -68,6 +74,14 @@ pub struct TrainOptions {
     pub seed: u64,
     /// Evaluate every so many steps, and at the end.
     pub eval_every: Option<u64>,
+    /// How often a checkpoint is saved, beside those that the observer asks for and the last.
+    pub checkpoint_every: CheckpointEvery,
+    /// How many of them are kept.
+    pub keep_checkpoints: usize,
+    /// What is done with a step whose loss or gradient is not finite.
+    pub on_nan: OnNan,
+    /// Refuse steps whose loss is far above the recent ones.
+    pub skip_loss_spikes: bool,
 }
 
 impl TrainOptions {
@@ -89,6 +103,10 @@ impl TrainOptions {
             order: Order::File,
             seed: 0,
             eval_every: None,
+            checkpoint_every: CheckpointEvery::Never,
+            keep_checkpoints: 1,
+            on_nan: OnNan::Stop,
+            skip_loss_spikes: false,
         }
     }
 
@@ -117,24 +135,31 @@ pub trait Observer {
     fn on_step(&mut self, record: &StepRecord, total_steps: u64);
     /// After every evaluation.
     fn on_evaluation(&mut self, record: &EvaluationRecord);
-    /// Asked after every step; `true` saves and ends the run.
+    /// Asked after every step and during evaluations; `true` saves and ends the run.
     fn should_stop(&mut self) -> bool;
+    /// Asked after every step; `true` saves a checkpoint.
+    fn should_save(&mut self) -> bool {
+        false
+    }
+    /// After a step that was computed and not taken.
+    fn on_skip(&mut self, _record: &SkipRecord) {}
+    /// After every checkpoint.
+    fn on_checkpoint(&mut self, _step: u64, _path: &Path) {}
+    /// Something could not be written. The run goes on, and tries again with the next checkpoint.
+    fn on_trouble(&mut self, _error: &RunError) {}
 }
 
 /// Why a run ended without its adapter.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// The loss or a gradient is not a number; the adapter in the run folder is that of an earlier save.
-    #[error("step {step}: the {what} is {value} (lines {lines:?} of the training data)")]
-    NonFinite {
-        /// The step.
+    /// A loss or a gradient is not a number; the last checkpoint is from before the step.
+    #[error("step {}: the {} is {} (lines {:?} of the training data)", .0.step, .0.culprit, .0.value, .0.lines)]
+    NonFinite(Refusal),
+    /// The factors themselves are not finite any more.
+    #[error("the adapter after step {step} is not finite")]
+    Adapter {
+        /// Steps done.
         step: u64,
-        /// Loss or gradient norm.
-        what: &'static str,
-        /// Its value.
-        value: f64,
-        /// The rows of the step.
-        lines: Vec<usize>,
     },
     /// The run folder cannot be written.
     #[error(transparent)]
@@ -145,16 +170,26 @@ impl TrainError {
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            TrainError::NonFinite { .. } => Some("lower --lr, or set --max-grad-norm".into()),
+            TrainError::NonFinite(_) => Some(
+                "look at the rows; lower --lr, or set --max-grad-norm; --resume RUN --on-nan skip goes on without them"
+                    .into(),
+            ),
+            TrainError::Adapter { .. } => Some("lower --lr, or set --max-grad-norm".into()),
             TrainError::Run(e) => e.hint(),
         }
+    }
+}
+
+impl From<Refusal> for TrainError {
+    fn from(refusal: Refusal) -> Self {
+        TrainError::NonFinite(refusal)
     }
 }
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
-    /// Steps done.
+    /// Steps done, those before a resumption included.
     pub steps: u64,
     /// True if the observer ended it.
     pub interrupted: bool,
@@ -163,21 +198,32 @@ pub struct Summary {
     /// The last evaluation.
     pub evaluation: Option<EvaluationRecord>,
     /// The evaluation with the lowest loss, whose adapter is in `best/`.
-    pub best: Option<EvaluationRecord>,
+    pub best: Option<Best>,
+    /// Steps computed and not taken.
+    pub skipped: u64,
     /// Wall time of the loop.
     pub seconds: f64,
+}
+
+/// Where a run begins: at its first step, or where a checkpoint left it. The adapter is handed over by itself.
+#[derive(Debug, Default)]
+pub struct Start<'a> {
+    /// The checkpoint, if any.
+    pub checkpoint: Option<&'a Checkpoint>,
 }
 
 /// Trains `adapter` in place on `data` and saves it in `run`.
 ///
 /// # Errors
-/// [`TrainError`]; the adapter saved before stays.
+/// [`TrainError`]; the adapter and the checkpoints saved before stay. A checkpoint that cannot be written does not end
+/// the run; only if the last one cannot, the run ends with that error, its adapter saved.
 pub fn train(
     model: &Model,
     adapter: &mut Adapter,
     data: &Dataset,
     evaluation: Option<&Dataset>,
     options: &TrainOptions,
+    start: Start<'_>,
     run: &mut RunFolder,
     observer: &mut dyn Observer,
 ) -> Result<Summary, TrainError> {
@@ -185,37 +231,164 @@ pub fn train(
     let total_steps = options.total_steps(data.samples.len());
     let size = options.micro_batch_size(data, evaluation);
     let mut stepper = Stepper::new(model, adapter, size, options, total_steps);
-    let mut summary =
-        Summary { steps: 0, interrupted: false, last: None, evaluation: None, best: None, seconds: 0.0 };
-    let steps =
-        Steps::new(data.samples.len(), options.order, options.batch_size, options.gradient_accumulation);
-    for (step, number) in steps.zip(1..=total_steps) {
-        let record = stepper.step(model, adapter, &data.samples, &step.indices, number, options)?;
-        run.record_step(&record)?;
-        observer.on_step(&record, total_steps);
-        summary.steps = number;
-        summary.last = Some(record);
-        summary.interrupted = number < total_steps && observer.should_stop();
-
-        let due = options.eval_every.is_some_and(|every| number % every == 0) || number == total_steps;
-        if let Some(evaluation) = evaluation.filter(|_| due && !summary.interrupted) {
-            let lowest = summary.best.as_ref().map(|b| b.loss);
-            let record = stepper.evaluation(model, adapter, evaluation, number, options, lowest);
-            run.record_evaluation(&record)?;
-            observer.on_evaluation(&record);
-            if record.best {
-                run.save_best(adapter)?;
-                summary.best = Some(record.clone());
-            }
-            summary.evaluation = Some(record);
+    let mut state = State::default();
+    if let Some(checkpoint) = start.checkpoint {
+        checkpoint.restore(&mut stepper.optimizer).map_err(RunError::from)?;
+        state = checkpoint.state.clone();
+    }
+    run.check_space(adapter, &stepper.optimizer, options.keep_checkpoints + 1)?;
+    run.write_length(RunLength { total_steps })?;
+    let mut steps =
+        Steps::new(data.samples.len(), options.order, options.batch_size, options.gradient_accumulation)
+            .resume(state.position);
+    let mut saver = Saver::new(options, start.checkpoint.map(|checkpoint| &checkpoint.state));
+    let (mut last, mut evaluated) = (None, None);
+    let interrupted = loop {
+        let finished = state.step >= total_steps;
+        let due = state.step > 0 && (finished || options.eval_every.is_some_and(|n| state.step % n == 0));
+        let evaluation = evaluation.filter(|_| due && state.evaluated != Some(state.step));
+        if (!finished || evaluation.is_some()) && observer.should_stop() {
+            break true;
         }
-        if summary.interrupted {
-            break;
+        if let Some(evaluation) = evaluation {
+            let lowest = state.best.map(|best| best.loss);
+            let stop = &mut || observer.should_stop();
+            let found = stepper.evaluation(model, adapter, evaluation, state.step, options, lowest, stop);
+            // Stopped half-way: it is made again when the run is resumed.
+            let Some(mut record) = found else { continue };
+            if record.best {
+                match run.save_best(adapter) {
+                    Ok(()) => state.best = Some(Best { step: record.step, loss: record.loss }),
+                    Err(error) => {
+                        record.best = false;
+                        saver.trouble(error, observer);
+                    }
+                }
+            }
+            saver.recorded(run.record_evaluation(&record), observer);
+            state.evaluated = Some(state.step);
+            observer.on_evaluation(&record);
+            evaluated = Some(record);
+            continue;
+        }
+        if finished {
+            break false;
+        }
+        if observer.should_save() || saver.cadence.is_due(state.step) {
+            saver.save(run, &mut state, adapter, &stepper.optimizer, observer)?;
+        }
+        let Some(step) = steps.next() else { break false };
+        let number = state.step + 1;
+        stepper.spike_above = options.skip_loss_spikes.then(|| state.guard.spike_above()).flatten();
+        match stepper.step(model, adapter, &data.samples, &step.indices, number, options) {
+            Ok(record) => {
+                state.guard.in_a_row = 0;
+                if options.skip_loss_spikes {
+                    state.guard.remember(record.loss);
+                }
+                saver.recorded(run.record_step(&record), observer);
+                observer.on_step(&record, total_steps);
+                last = Some(record);
+            }
+            Err(refusal) => {
+                if refusal.culprit != Culprit::LossSpike && options.on_nan == OnNan::Stop {
+                    saver.save(run, &mut state, adapter, &stepper.optimizer, observer)?;
+                    return Err(refusal.into());
+                }
+                if state.guard.refuse(&refusal) {
+                    return Err(refusal.into());
+                }
+                let record = SkipRecord::from(&refusal);
+                saver.recorded(run.record_skip(&record), observer);
+                observer.on_skip(&record);
+            }
+        }
+        (state.step, state.position) = (number, step.next);
+    };
+    saver.save(run, &mut state, adapter, &stepper.optimizer, observer)?;
+    run.save_adapter(adapter)?;
+    if let Some(error) = saver.failed {
+        return Err(error.into());
+    }
+    Ok(Summary {
+        steps: state.step,
+        interrupted,
+        last,
+        evaluation: evaluated,
+        best: state.best,
+        skipped: state.guard.skipped,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// Saves checkpoints, and remembers what could not be saved.
+struct Saver {
+    cadence: Cadence,
+    keep: usize,
+    /// What the last checkpoint has; saving it again would change nothing.
+    saved: Option<State>,
+    /// Why the last attempt to save failed.
+    failed: Option<RunError>,
+    /// Records wait for space; that is told once.
+    records_wait: bool,
+}
+
+impl Saver {
+    fn new(options: &TrainOptions, saved: Option<&State>) -> Self {
+        Saver {
+            cadence: Cadence::new(options.checkpoint_every, saved.map_or(0, |state| state.step)),
+            keep: options.keep_checkpoints,
+            saved: saved.cloned(),
+            failed: None,
+            records_wait: false,
         }
     }
-    run.save_adapter(adapter)?;
-    summary.seconds = started.elapsed().as_secs_f64();
-    Ok(summary)
+
+    /// Saves a checkpoint; a failure is told and kept.
+    fn save(
+        &mut self,
+        run: &mut RunFolder,
+        state: &mut State,
+        adapter: &Adapter,
+        optimizer: &AdamW,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        self.cadence.saved(state.step);
+        state.updates = optimizer.updates();
+        if self.saved.as_ref() == Some(state) {
+            return Ok(());
+        }
+        if !checkpoint::is_finite(adapter) {
+            return Err(TrainError::Adapter { step: state.step });
+        }
+        match run.save_checkpoint(state, adapter, optimizer, self.keep) {
+            Ok(path) => {
+                self.failed = None;
+                self.records_wait = false;
+                self.saved = Some(state.clone());
+                observer.on_checkpoint(state.step, &path);
+            }
+            Err(error) => self.trouble(error, observer),
+        }
+        Ok(())
+    }
+
+    fn trouble(&mut self, error: RunError, observer: &mut dyn Observer) {
+        observer.on_trouble(&error);
+        self.failed = Some(error);
+    }
+
+    /// Looks at how writing a record went.
+    fn recorded(&mut self, result: Result<(), RunError>, observer: &mut dyn Observer) {
+        match result {
+            Ok(()) => self.records_wait = false,
+            Err(error) if !self.records_wait => {
+                observer.on_trouble(&error);
+                self.records_wait = true;
+            }
+            Err(_) => {}
+        }
+    }
 }
 
 /// One optimizer step after another, and what lives between them beside the adapter.
@@ -224,6 +397,8 @@ pub(crate) struct Stepper {
     gradients: Gradients,
     optimizer: AdamW,
     schedule: Schedule,
+    /// Losses above this are refused.
+    spike_above: Option<f64>,
 }
 
 impl Stepper {
@@ -248,8 +423,11 @@ impl Stepper {
             gradients: adapter.zero_gradients(),
             optimizer: AdamW::new(adapter, optimizer, weight_decay),
             schedule: Schedule::with_warmup_ratio(schedule, learning_rate, warmup_ratio, total_steps),
+            spike_above: None,
         }
     }
+
+    /// Computes and takes step `number`; if it is refused the adapter stays as it was.
 
     pub(crate) fn step(
         &mut self,
@@ -259,13 +437,11 @@ impl Stepper {
         indices: &[usize],
         number: u64,
         options: &TrainOptions,
-    ) -> Result<StepRecord, TrainError> {
+    ) -> Result<StepRecord, Refusal> {
         let started = Instant::now();
-        let non_finite = |what, value| TrainError::NonFinite {
-            step: number,
-            what,
-            value,
-            lines: indices.iter().map(|&i| samples[i].row).collect(),
+        let refusal = |culprit, value| {
+            let lines = indices.iter().map(|&i| samples[i].row).collect();
+            Refusal { step: number, culprit, value, lines }
         };
         let supervised: usize = indices.iter().map(|&i| samples[i].supervised_tokens()).sum();
         let scale = (1.0 / supervised as f64) as f32;
@@ -283,12 +459,19 @@ impl Stepper {
             computed += micro.tokens() as u64;
         }
         let loss = loss_sum / supervised as f64;
+        #[cfg(test)]
+        let loss = resume_tests::spoiled(number, Culprit::Loss, loss);
         if !loss.is_finite() {
-            return Err(non_finite("loss", loss));
+            return Err(refusal(Culprit::Loss, loss));
+        }
+        if self.spike_above.is_some_and(|most| loss > most) {
+            return Err(refusal(Culprit::LossSpike, loss));
         }
         let grad_norm = self.gradients.tensors().map(|t| sum_squares(t, t.len())).sum::<f64>().sqrt();
+        #[cfg(test)]
+        let grad_norm = resume_tests::spoiled(number, Culprit::GradientNorm, grad_norm);
         if !grad_norm.is_finite() {
-            return Err(non_finite("gradient norm", grad_norm));
+            return Err(refusal(Culprit::GradientNorm, grad_norm));
         }
         // The constant is that of torch.nn.utils.clip_grad_norm_.
         let clip = options.max_grad_norm.map_or(1.0, |max| (max / (grad_norm + 1e-6)).min(1.0));
@@ -319,16 +502,18 @@ impl Stepper {
         step: u64,
         options: &TrainOptions,
         lowest: Option<f64>,
-    ) -> EvaluationRecord {
+        stop: &mut dyn FnMut() -> bool,
+    ) -> Option<EvaluationRecord> {
         let started = Instant::now();
         let (budget, share) = (options.micro_batch_tokens, options.prefix_sharing);
-        let found = evaluate_in(model, Some(adapter), &data.samples, budget, share, &mut self.buffers);
-        EvaluationRecord {
+        let (samples, buffers) = (&data.samples, &mut self.buffers);
+        let found = evaluate_in(model, Some(adapter), samples, budget, share, buffers, stop)?;
+        Some(EvaluationRecord {
             step,
             loss: found.loss,
             perplexity: found.perplexity,
-            best: lowest.is_none_or(|lowest| found.loss < lowest),
+            best: found.loss.is_finite() && lowest.is_none_or(|lowest| found.loss < lowest),
             seconds: started.elapsed().as_secs_f64(),
-        }
+        })
     }
 }

@@ -16,8 +16,8 @@ use lorafit_model::{
     ActivationDtype, ActivationPolicy, BaseQuantization, Model, Recompute, Sampling, generate,
 };
 use lorafit_train::{
-    Duration, EvaluationRecord, Observer, RunFolder, StepRecord, TrainOptions, open_tokenizer, token_scores,
-    train,
+    Duration, EvaluationRecord, Observer, RunFolder, RunInfo, RunLock, Start, StepRecord, TrainOptions,
+    open_tokenizer, token_scores, train,
 };
 use serde_json::Value;
 
@@ -128,9 +128,11 @@ fn assert_steps_equal(
     let start = root().join("fixtures/smollm2_e2e/adapter_init");
     let mut adapter = adapter::load(&start, model.config(), Device::Cpu).expect("the adapter loads");
     let out = tempfile::tempdir().expect("a folder");
-    let mut run = RunFolder::create(&out.path().join("run"), "", "test").expect("a run folder");
+    let mut run = RunLock::take(&out.path().join("run"))
+        .and_then(|lock| RunFolder::create(lock, RunInfo::default()))
+        .expect("a run folder");
     let mut seen = Quiet(Vec::new());
-    train(model, &mut adapter, &data, None, options, &mut run, &mut seen).expect("trains");
+    train(model, &mut adapter, &data, None, options, Start::default(), &mut run, &mut seen).expect("trains");
 
     let curve = json(curve);
     let steps = curve["steps"].as_array().expect("steps");

@@ -7,6 +7,7 @@ pub mod eval;
 pub mod generate;
 pub mod plan;
 pub mod quantize;
+pub mod status;
 pub mod train;
 
 use crate::report_error::CliError;

@@ -1,17 +1,18 @@
 //! `lorafit train`: its flags, which are also the keys of its configuration file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use clap::{ArgAction, Args};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use lorafit_data::{Dataset, Options, Order};
 use lorafit_model::ActivationPolicy;
 use lorafit_model::adapter::{Adapter, LoraConfig};
 use lorafit_train::{
-    Duration, EvaluationRecord, Observer, PlanRequest, RunFolder, StepRecord, Summary, TrainOptions,
-    rss_bytes, train,
+    Duration, EvaluationRecord, Observer, PlanRequest, RunError, RunFolder, RunInfo, RunLock, SkipRecord,
+    Start, StepRecord, Summary, TrainOptions, rss_bytes, train,
 };
 
 use super::require;
@@ -26,6 +27,8 @@ use crate::options::{Layers, Optimizer, Scheduler, TargetModules, TrainOn};
 use crate::output;
 use crate::progress::Progress;
 use crate::report_error::CliError;
+use crate::resume::{self, Resumption};
+use crate::safety_args::SafetyArgs;
 
 /// Every flag of a training run. Field by field this is also the configuration file and the
 /// `config.toml` of the run folder.
@@ -39,6 +42,8 @@ Examples:
     lorafit train --model M --data train.jsonl --eval-data dev.jsonl --eval-every 50 --out runs/dev
   Less memory: shorter rows, fewer tokens at once, the upper half of a 30-block model only:
     lorafit train --model M --data D --out runs/small --max-seq-len 512 --micro-batch-tokens 256 --layers 15-
+  A run that was interrupted, or whose machine was, goes on where it stopped:
+    lorafit train --resume runs/first
   Everything in a file, one thing changed:
     lorafit train --config run.toml --lr 5e-4 --out runs/hot
 
@@ -71,6 +76,18 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FILE", help_heading = "Input and output")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
+    /// Go on with the run in this folder, from its newest checkpoint; needs no other flag
+    ///
+    /// The run is the same bits as one that never stopped. Flags that leave the arithmetic as it is (--log-every,
+    /// --threads, --recompute, ...) may be given; any other change is refused by name.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "out", "overwrite"])]
+    #[arg(help_heading = "Input and output")]
+    #[serde(skip)]
+    pub resume: Option<PathBuf>,
+    /// Go on although something differs from the checkpoint, and tell what
+    #[arg(long, requires = "resume", help_heading = "Input and output")]
+    #[serde(skip)]
+    pub resume_anyway: bool,
     /// Print the configuration as it would be used, as TOML, and stop
     #[arg(long, help_heading = "Input and output")]
     #[serde(skip)]
@@ -178,6 +195,10 @@ pub struct TrainArgs {
     #[arg(default_value_t = false, default_missing_value = "true", hide_default_value = true)]
     #[arg(hide_possible_values = true, action = ArgAction::Set)]
     pub no_prefix_sharing: bool,
+    /// What is done so that nothing is lost.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub safety: SafetyArgs,
     /// How much memory the run may take.
     #[command(flatten)]
     #[serde(flatten)]
@@ -199,13 +220,19 @@ pub struct TrainArgs {
 impl TrainArgs {
     /// Adds the configuration file, fills in what depends on other flags, and refuses what makes no sense.
     fn resolve(self, given: &Given) -> anyhow::Result<TrainArgs> {
-        let mut resolved = match &self.config {
-            Some(file) => config_file::merge(&self, given, file)?,
-            None => self.clone(),
+        let mut resolved = match (&self.config, &self.resume) {
+            (Some(file), _) => config_file::merge(&self, given, file)?,
+            (None, Some(run)) => config_file::merge(&self, given, &run.join("config.toml"))?,
+            (None, None) => self.clone(),
         };
         // What concerns this call only is not in the file.
         (resolved.overwrite, resolved.print_config) = (self.overwrite, self.print_config);
         resolved.config = self.config;
+        if self.resume.is_some() {
+            // The folder may have been moved since.
+            resolved.out.clone_from(&self.resume);
+        }
+        (resolved.resume, resolved.resume_anyway) = (self.resume, self.resume_anyway);
         if resolved.max_steps.is_none() {
             resolved.epochs.get_or_insert(1.0);
         }
@@ -252,6 +279,7 @@ impl TrainArgs {
         natural("micro-batch-tokens", self.micro_batch_tokens)?;
         natural("eval-every", self.eval_every.unwrap_or(1))?;
         natural("log-every", self.log_every.unwrap_or(1))?;
+        natural("keep-checkpoints", self.safety.keep_checkpoints)?;
         if self.eval_every.is_some() && self.eval_data.is_none() {
             return Err(CliError::usage("--eval-every without --eval-data has no rows to look at")
                 .hint("give held-out rows with --eval-data FILE"));
@@ -271,18 +299,37 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     let (Some(model), Some(data), Some(out)) = (&args.model, &args.data, &args.out) else {
         unreachable!("resolve asks for them")
     };
-    if !args.overwrite {
+    let lock = RunLock::take(out)?;
+    if !args.overwrite && args.resume.is_none() {
         RunFolder::check_free(out)?;
     }
+    interrupt::save_flag();
     use_threads(&args.common)?;
-    let base = open_base(model, &args.base, &args.template, &args.common)?;
-    let mut adapter = start_adapter(&args, &base)?;
+    let mut progress = Progress::new(args.common.quiet, args.log_every, args.safety.log);
+    let resumption = match &args.resume {
+        Some(run) => Resumption::find(run, &mut progress)?,
+        None => Resumption::default(),
+    };
+    let checkpoint = resumption.checkpoint.as_ref();
+    let mut base = open_base(model, &args.base, &args.template, &args.common)?;
+    if let Some(checkpoint) = checkpoint {
+        base.tokenizer.set_clock(checkpoint.clock);
+    }
+    let fresh = if checkpoint.is_none() { Some(start_adapter(&args, &base)?) } else { None };
     let options = Options { max_seq_len: args.max_seq_len, train_on: args.train_on.into() };
     let rows = Dataset::load(data, &base.tokenizer, options)?;
     let held_out =
         args.eval_data.as_ref().map(|file| Dataset::load(file, &base.tokenizer, options)).transpose()?;
     check_window(&base, [Some(&rows), held_out.as_ref()])?;
 
+    let total_steps = args.loop_options().total_steps(rows.samples.len());
+    let identity = resume::identity(&args, &base, &rows, held_out.as_ref(), total_steps)?;
+    resumption.check(&identity, args.resume_anyway, &mut progress)?;
+    let mut adapter = match (fresh, checkpoint) {
+        (Some(adapter), _) => adapter,
+        (None, Some(checkpoint)) => checkpoint.adapter(base.model.config(), base.model.device())?,
+        (None, None) => unreachable!("a run without a checkpoint has a fresh adapter"),
+    };
     let mut loop_options = args.loop_options();
     let size = loop_options.micro_batch_size(&rows, held_out.as_ref());
     let request = PlanRequest {
@@ -297,21 +344,42 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     };
     let (recompute, plan) = args.memory.choose(&request, args.base.quant.is_some())?;
     loop_options.activations.recompute = recompute;
-    let mut watcher = Watcher { progress: Progress::new(args.common.quiet, args.log_every) };
+    let mut watcher = Watcher { progress };
     tell_setup(&mut watcher.progress, &args, &base, &adapter, &rows, &loop_options);
     let policy = format!("recompute {}", RecomputeChoice::Fixed(recompute));
     watcher.progress.note(&memory_table::of_run(&policy, &plan, watcher.progress.is_on_terminal()));
-    let mut run = RunFolder::create(out, &config_file::to_toml(&args)?, &base.name)?;
+    let info = RunInfo {
+        base_model: base.name.clone(),
+        config: config_file::to_toml(&args)?,
+        identity,
+        clock: base.tokenizer.clock(),
+    };
+    let mut run = match checkpoint {
+        Some(checkpoint) => RunFolder::resume(lock, info, &checkpoint.state, &resumption.damaged)?,
+        None => RunFolder::create(lock, info)?,
+    };
     run.write_plan(&plan)?;
+    if args.safety.tensorboard {
+        run.write_events(checkpoint.map_or(0, |checkpoint| checkpoint.state.step) + 1)?;
+    }
+    watcher.progress.event("start", &json!({ "total_steps": total_steps, "out": out }));
     interrupt::flag();
-    let result =
-        train(&base.model, &mut adapter, &rows, held_out.as_ref(), &loop_options, &mut run, &mut watcher);
+    let result = train(
+        &base.model,
+        &mut adapter,
+        &rows,
+        held_out.as_ref(),
+        &loop_options,
+        Start { checkpoint },
+        &mut run,
+        &mut watcher,
+    );
     watcher.progress.finish();
     let summary = result?;
     tell_end(&mut watcher.progress, &run, &summary);
     if summary.interrupted {
-        // The code shells give a program that Ctrl-C ended, so that scripts see it did not run to the end.
-        std::process::exit(130);
+        // Scripts see by the code that it did not run to the end.
+        std::process::exit(interrupt::exit_code());
     }
     Ok(())
 }
@@ -370,27 +438,59 @@ impl TrainArgs {
             order: if self.no_shuffle { Order::File } else { Order::Shuffled { seed } },
             seed,
             eval_every: self.eval_every.map(|n| n as u64),
+            checkpoint_every: self.safety.checkpoint_every,
+            keep_checkpoints: self.safety.keep_checkpoints,
+            on_nan: self.safety.on_nan,
+            skip_loss_spikes: self.safety.skip_loss_spikes,
         }
     }
 }
 
-/// Shows the loop to the user and the user's Ctrl-C to the loop.
+/// Shows the loop to the user and the user's signals to the loop.
 struct Watcher {
     progress: Progress,
 }
 
 impl Observer for Watcher {
     fn on_step(&mut self, record: &StepRecord, total_steps: u64) {
+        if self.progress.event("step", record) {
+            return;
+        }
         let (step, total) = (record.step as usize, total_steps as usize);
         self.progress.step(step, total, record.loss, record.tokens_per_s, rss_bytes());
     }
 
     fn on_evaluation(&mut self, record: &EvaluationRecord) {
-        self.progress.eval(record.step as usize, record.loss, record.perplexity, record.best);
+        if !self.progress.event("evaluation", record) {
+            self.progress.eval(record.step as usize, record.loss, record.perplexity, record.best);
+        }
+    }
+
+    fn on_skip(&mut self, record: &SkipRecord) {
+        if !self.progress.event("skip", record) {
+            let SkipRecord { step, skipped, value, lines } = record;
+            self.progress.note(&format!("step {step} skipped: the {skipped} is {value} (lines {lines:?})"));
+        }
+    }
+
+    fn on_checkpoint(&mut self, step: u64, path: &Path) {
+        if !self.progress.event("checkpoint", &json!({ "step": step, "path": path })) {
+            self.progress.note(&format!("step {step}  checkpoint saved: {}", path.display()));
+        }
+    }
+
+    fn on_trouble(&mut self, error: &RunError) {
+        if !self.progress.event("trouble", &json!({ "error": error.to_string() })) {
+            self.progress.note(&format!("{error}; training goes on and tries again"));
+        }
     }
 
     fn should_stop(&mut self) -> bool {
         interrupt::flag().load(Ordering::SeqCst)
+    }
+
+    fn should_save(&mut self) -> bool {
+        interrupt::save_flag().swap(false, Ordering::SeqCst)
     }
 }
 
@@ -433,6 +533,9 @@ fn tell_setup(
 
 fn tell_end(progress: &mut Progress, run: &RunFolder, summary: &Summary) {
     let how = if summary.interrupted { "stopped" } else { "done" };
+    if summary.skipped > 0 {
+        progress.note(&format!("{} steps were skipped; metrics.jsonl names their rows", summary.skipped));
+    }
     progress.note(&format!("{how} after {} steps in {:.1} s", summary.steps, summary.seconds));
     if let Some(best) = &summary.best {
         let dir = run.best_dir();
@@ -444,4 +547,7 @@ fn tell_end(progress: &mut Progress, run: &RunFolder, summary: &Summary) {
         ));
     }
     progress.note(&format!("adapter saved in {}", run.dir().display()));
+    if summary.interrupted {
+        progress.note(&format!("go on with lorafit train --resume {}", run.dir().display()));
+    }
 }

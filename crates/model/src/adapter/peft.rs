@@ -4,6 +4,7 @@
 //! `{"format": "pt"}`. Loading is strict: a missing or unexpected tensor, another shape, or an option that
 //! would change the result and is not supported here is an error.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::Path;
@@ -11,7 +12,7 @@ use std::path::Path;
 use lorafit_kernels::quant::Format;
 use lorafit_kernels::{Device, Tensor};
 use regex::Regex;
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::{Dtype, SafeTensors, View, tensor::TensorView};
 use serde_json::{Map, Value, json};
 
 use super::lora::{Adapter, LoraConfig, module_shape};
@@ -30,23 +31,36 @@ const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 /// A file that cannot be written, by name.
 pub fn save(dir: &Path, adapter: &Adapter, base_model: &str) -> Result<(), FileError> {
     fs::create_dir_all(dir).map_err(|e| FileError::new(dir, format!("cannot make the folder: {e}")))?;
-    let tensors: Vec<(NamedTensor, Vec<u8>)> = named_tensors(adapter, adapter.tensors())
-        .into_iter()
-        .map(|t| {
-            let bytes = t.values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            (t, bytes)
-        })
-        .collect();
-    let views = tensors.iter().map(|(t, bytes)| {
-        let view = TensorView::new(Dtype::F32, t.shape.to_vec(), bytes).expect("shape and bytes agree");
-        (t.name.as_str(), view)
-    });
+    files(adapter, base_model).into_iter().try_for_each(|(name, bytes)| write_whole(&dir.join(name), &bytes))
+}
+
+/// The names and contents of the files of `adapter`, the configuration last.
+pub fn files(adapter: &Adapter, base_model: &str) -> [(&'static str, Vec<u8>); 2] {
+    let tensors = named_tensors(adapter, adapter.tensors());
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let weights = safetensors::serialize(views, Some(metadata)).expect("names are unique");
-    write_whole(&dir.join(WEIGHTS_FILE), &weights)?;
+    let weights = safetensors::serialize(tensors.iter().map(|t| (t.name.as_str(), t)), Some(metadata));
     let config =
         serde_json::to_string_pretty(&config_json(adapter.config(), base_model)).expect("plain values");
-    write_whole(&dir.join(CONFIG_FILE), config.as_bytes())
+    [(WEIGHTS_FILE, weights.expect("names are unique")), (CONFIG_FILE, config.into_bytes())]
+}
+
+/// Bytes are made as they are written, a tensor at a time.
+impl View for &NamedTensor {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.values.iter().flat_map(|v| v.to_le_bytes()).collect()
+    }
+
+    fn data_len(&self) -> usize {
+        size_of_val(&self.values[..])
+    }
 }
 
 /// A tensor as a PEFT file has it.
@@ -91,9 +105,14 @@ fn tensor_name(path: &str, factor: &str) -> String {
 /// The keys every reader knows, and further ones only where they are used: older readers fail on keys they do
 /// not know.
 fn config_json(lora: &LoraConfig, base_model: &str) -> Value {
+    // A set, which is written in one order: an adapter that was loaded is saved as the same bytes.
+    let sorted = |mut names: Vec<&str>| {
+        names.sort_unstable();
+        json!(names)
+    };
     let targets = match &lora.targets {
-        Targets::Names(names) => json!(names),
-        Targets::AllLinear => json!(super::Module::ALL.map(|m| m.name())),
+        Targets::Names(names) => sorted(names.iter().map(String::as_str).collect()),
+        Targets::AllLinear => sorted(super::Module::ALL.map(|m| m.name()).into()),
         Targets::Pattern { pattern, .. } => json!(pattern),
     };
     let mut config = json!({

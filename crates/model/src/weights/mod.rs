@@ -103,6 +103,16 @@ impl ModelFiles {
         }
     }
 
+    /// The files that decide what the model computes: its configuration and weights.
+    pub fn files(&self) -> Vec<PathBuf> {
+        match &self.source {
+            Source::Folder { shards, .. } => {
+                std::iter::once(self.path.join("config.json")).chain(shards.paths()).collect()
+            }
+            Source::Gguf(gguf) => vec![gguf.path().to_owned()],
+        }
+    }
+
     /// What an adapter should call its base model.
     pub fn name(&self) -> String {
         let stated = match &self.source {

@@ -102,6 +102,11 @@ impl Shards {
         }
     }
 
+    /// The files.
+    pub(super) fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        self.files.iter().map(|file| file.path.clone())
+    }
+
     /// Names of all tensors, sorted.
     pub(super) fn names(&self) -> Vec<String> {
         let all = self.files.iter().flat_map(|file| file.entries.keys());

@@ -11,12 +11,12 @@ use super::*;
 /// f32 sums in another order, relative to the largest value of a tensor.
 const TOLERANCE: f64 = 1e-5;
 
-struct Fixture {
-    model: Model,
-    adapter: Adapter,
+pub(super) struct Fixture {
+    pub(super) model: Model,
+    pub(super) adapter: Adapter,
 }
 
-fn fixture(name: &str) -> Fixture {
+pub(super) fn fixture(name: &str) -> Fixture {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models").join(name);
     let model = Model::load(&ModelFiles::open(&dir).expect("opens"), Device::Cpu).expect("loads");
     let adapter = adapter::load(&dir.join("adapter"), model.config(), Device::Cpu).expect("loads");
@@ -24,16 +24,16 @@ fn fixture(name: &str) -> Fixture {
 }
 
 /// Draws that are the same in every run.
-struct Draws(u64);
+pub(super) struct Draws(pub(super) u64);
 
 impl Draws {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         self.0 += 1;
         (random::mix(self.0) % bound as u64) as usize
     }
 
     /// Samples that begin alike in many ways: they branch inside prompts and replies, are equal, or begin another.
-    fn tree(&mut self, samples: usize) -> Vec<Sample> {
+    pub(super) fn tree(&mut self, samples: usize) -> Vec<Sample> {
         let mut made: Vec<Sample> = Vec::new();
         for row in 1..=samples {
             let mut ids: Vec<u32> = match self.below(4) {
@@ -141,7 +141,9 @@ fn evaluation_does_not_depend_on_sharing() {
         let size = MicroBatchSize::largest(&samples, samples.len(), budget);
         let (config, adapter) = (fixture.model.config(), Some(&fixture.adapter));
         let mut buffers = Buffers::for_evaluation(config, adapter, Device::Cpu, size.tokens);
-        losses.push(evaluate_in(&fixture.model, adapter, &samples, budget, share, &mut buffers).loss);
+        let (model, buffers) = (&fixture.model, &mut buffers);
+        let found = evaluate_in(model, adapter, &samples, budget, share, buffers, &mut || false);
+        losses.push(found.expect("nobody stops it").loss);
     }
     for loss in &losses[1..] {
         assert!((loss - losses[0]).abs() <= TOLERANCE * losses[0], "{losses:?}");

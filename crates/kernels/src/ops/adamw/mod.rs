@@ -68,6 +68,21 @@ impl Moment8 {
         Moment8 { codes: vec![0; len], absmax: vec![0.0; len.div_ceil(BLOCK_LEN)] }
     }
 
+    /// A moment from its parts, as [`Self::codes`] and [`Self::absmax`] give them; `None` if their lengths disagree.
+    pub fn from_parts(codes: Vec<u8>, absmax: Vec<f32>) -> Option<Self> {
+        (absmax.len() == codes.len().div_ceil(BLOCK_LEN)).then_some(Moment8 { codes, absmax })
+    }
+
+    /// A code for every parameter.
+    pub fn codes(&self) -> &[u8] {
+        &self.codes
+    }
+
+    /// A scale for every block.
+    pub fn absmax(&self) -> &[f32] {
+        &self.absmax
+    }
+
     /// Bytes that it takes for `len` parameters.
     pub fn bytes(len: usize) -> u64 {
         (len + len.div_ceil(BLOCK_LEN) * size_of::<f32>()) as u64

@@ -111,6 +111,12 @@ pub fn run(products: &mut [Product<'_>]) {
     }
 }
 
+/// The instruction set the processor's products run on. The order in which they add, and with it the last bits of their
+/// results, is that of the instruction set.
+pub fn cpu_instruction_set() -> &'static str {
+    cpu::instruction_set()
+}
+
 /// The multiply-add rate of the current rayon pool with operands in registers, in FLOP/s: the ceiling that
 /// [`run`] is measured against.
 pub fn cpu_fma_peak() -> f64 {

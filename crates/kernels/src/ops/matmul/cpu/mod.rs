@@ -387,6 +387,18 @@ impl Isa {
 
 /// Single-precision multiply-add rate of all threads of the current pool with operands in registers, in
 /// FLOP/s: what no product on this machine can exceed.
+pub(crate) fn instruction_set() -> &'static str {
+    match Isa::detect() {
+        Isa::Portable => "portable",
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => "avx2",
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => "avx512",
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => "neon",
+    }
+}
+
 pub(crate) fn fma_peak() -> f64 {
     const STEPS: usize = 2_000_000;
     let isa = Isa::detect();

@@ -1,0 +1,120 @@
+//! `--resume`: the checkpoint a run goes on from, and whether it is the same run.
+
+use std::path::Path;
+
+use lorafit_data::Dataset;
+use lorafit_kernels::ops::matmul::cpu_instruction_set;
+use lorafit_train::{Checkpoint, CheckpointError, Identity, RunError, hash_data, hash_files, hash_text};
+use serde_json::Value;
+
+use crate::command::train::TrainArgs;
+use crate::engine::Base;
+use crate::progress::Progress;
+use crate::report_error::CliError;
+
+/// Flags that leave the arithmetic as it is, or whose meaning is in a hash: a resumed run may change them. Every other
+/// flag is part of the run's identity.
+const FREE: [&str; 20] = [
+    "model",
+    "data",
+    "eval-data",
+    "out",
+    "name",
+    "epochs",
+    "max-steps",
+    "eval-every",
+    "log-every",
+    "checkpoint-every",
+    "keep-checkpoints",
+    "on-nan",
+    "log",
+    "tensorboard",
+    "recompute",
+    "memory",
+    "threads",
+    "device",
+    "quiet",
+    "template",
+];
+
+/// What the checkpoint's adapter and moments decide: not even `--resume-anyway` changes it.
+const FIXED: [&str; 7] = ["rank", "alpha", "dropout", "target-modules", "layers", "adapter", "optimizer"];
+
+/// Where a run goes on.
+#[derive(Default)]
+pub struct Resumption {
+    /// None for a run that begins.
+    pub checkpoint: Option<Checkpoint>,
+    /// Newer ones that cannot be used.
+    pub damaged: Vec<CheckpointError>,
+}
+
+impl Resumption {
+    /// The newest whole checkpoint of a run folder. A run that was ended before its first begins again.
+    pub fn find(run: &Path, progress: &mut Progress) -> Result<Self, RunError> {
+        let newest = Checkpoint::newest(run)?;
+        for error in &newest.damaged {
+            progress.note(&format!("damaged, set aside: {error}"));
+        }
+        match &newest.checkpoint {
+            Some(checkpoint) => progress.note(&format!("resumed from {}", checkpoint.dir().display())),
+            None if newest.damaged.is_empty() => {
+                progress.note(&format!("{} has no checkpoint yet: the run begins again", run.display()));
+            }
+            None => return Err(RunError::NoCheckpoint { dir: run.to_owned() }),
+        }
+        Ok(Resumption { checkpoint: newest.checkpoint, damaged: newest.damaged })
+    }
+
+    /// Refuses a run that is not the checkpoint's, or tells what `anyway` overrides.
+    pub fn check(&self, found: &Identity, anyway: bool, progress: &mut Progress) -> anyhow::Result<()> {
+        let Some(checkpoint) = &self.checkpoint else { return Ok(()) };
+        let mismatches = checkpoint.identity.mismatches(found);
+        if mismatches.is_empty() {
+            return Ok(());
+        }
+        if !anyway {
+            return Err(RunError::Mismatch { path: checkpoint.dir().to_owned(), mismatches }.into());
+        }
+        if let Some(fixed) = mismatches.iter().find(|m| FIXED.contains(&m.name.as_str())) {
+            let text = format!(
+                "--resume-anyway cannot change {} from {} to {}: the checkpoint's adapter has it",
+                fixed.name, fixed.expected, fixed.found
+            );
+            let dir = checkpoint.dir().display();
+            return Err(CliError::new(text).hint(format!("start another run with --adapter {dir}")).into());
+        }
+        for m in mismatches {
+            progress.note(&format!("overridden: {} was {}, is {}", m.name, m.expected, m.found));
+        }
+        Ok(())
+    }
+}
+
+/// What decides the bits of a run.
+pub fn identity(
+    args: &TrainArgs,
+    base: &Base,
+    rows: &Dataset,
+    held_out: Option<&Dataset>,
+    total_steps: u64,
+) -> anyhow::Result<Identity> {
+    let hash = hash_files(&base.files).map_err(|error| {
+        CliError::new(format!("cannot read the model's files again, for their hash: {error}"))
+    })?;
+    let mut identity = Identity::default()
+        .with("lorafit", env!("CARGO_PKG_VERSION"))
+        .with("device", format!("{:?}", base.model.device()).to_lowercase())
+        .with("instruction set", cpu_instruction_set())
+        .with("base", hash)
+        .with("tokenizer", hash_text(&base.tokenizer.description()?))
+        .with("data", hash_data(rows))
+        .with("held-out data", held_out.map(hash_data))
+        .with("steps", total_steps);
+    if let Value::Object(flags) = serde_json::to_value(args)? {
+        for (name, value) in flags.into_iter().filter(|(name, _)| !FREE.contains(&name.as_str())) {
+            identity = identity.with(&name, value);
+        }
+    }
+    Ok(identity)
+}

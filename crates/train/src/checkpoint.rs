@@ -1,0 +1,390 @@
+//! Checkpoints: everything that a run needs to go on as if it had never stopped.
+//!
+//! ```text
+//! RUN/checkpoints/step-00000050/
+//!   adapter_model.safetensors, adapter_config.json   the adapter, as PEFT reads it
+//!   optimizer.safetensors                            the moments of every tensor, in the adapter's order
+//!   state.json                                       the place in the run, and what the run is (Manifest)
+//!   config.toml                                      every setting of the run
+//!   BLAKE3SUMS                                       a hash of each file, as `b3sum --check` reads it
+//! ```
+//!
+//! The folder is written under another name (`.partial`), every file and the folder itself are synced, then it is
+//! renamed: a checkpoint that has its name is whole. Chance needs no state of its own, since dropout and order are
+//! functions of the seed, the step and the epoch. `BLAKE3SUMS` is compared as a whole with what the files hash to, so
+//! that it needs no hash itself. Nothing but `clock` depends on when a run was: equal runs have equal checkpoints.
+
+use std::cmp::Reverse;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use lorafit_data::Position;
+use lorafit_kernels::Device;
+use lorafit_kernels::ops::elementwise::sum_squares;
+use lorafit_model::adapter::{self, Adapter};
+use lorafit_model::{Config, FileError};
+use safetensors::SafeTensors;
+use serde::{Deserialize, Serialize};
+
+use crate::guard::GuardState;
+use crate::identity::Identity;
+use crate::optim::AdamW;
+use crate::run::RunInfo;
+use crate::storage::Storage;
+
+/// The version of the layout above.
+const FORMAT: u32 = 1;
+const FOLDER: &str = "checkpoints";
+const PREFIX: &str = "step-";
+/// What is being written or removed.
+const PARTIAL: &str = "partial";
+/// What is being replaced.
+const OLD: &str = "old.partial";
+/// What was found damaged.
+const CORRUPT: &str = "corrupt";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+const CONFIG: &str = "config.toml";
+const SUMS: &str = "BLAKE3SUMS";
+/// The files with a hash, in the order they are written.
+const FILES: [&str; 5] = ["adapter_model.safetensors", "adapter_config.json", OPTIMIZER, STATE, CONFIG];
+/// More than the small files of a checkpoint ever have.
+const MAX_SMALL_BYTES: u64 = 16 << 20;
+/// Files and folders beside adapter and moments, at most.
+const SMALL_BYTES: u64 = 1 << 16;
+
+/// A place in a run between two steps.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Steps done, refused ones included.
+    pub step: u64,
+    /// Where the next step's samples are.
+    pub position: Position,
+    /// Updates of the optimizer: steps done that were not refused.
+    pub updates: u64,
+    /// Lines of `metrics.jsonl`.
+    pub metrics_lines: u64,
+    /// Lines of `evaluations.jsonl`.
+    pub evaluation_lines: u64,
+    /// The step after which the last evaluation was.
+    pub evaluated: Option<u64>,
+    /// The best evaluation so far.
+    pub best: Option<Best>,
+    /// Refused steps.
+    pub guard: GuardState,
+}
+
+/// The evaluation whose adapter is in `best/`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Steps done before.
+    pub step: u64,
+    /// Its loss.
+    pub loss: f64,
+}
+
+/// `state.json`.
+#[derive(Serialize, Deserialize)]
+struct Manifest {
+    format: u32,
+    /// Seconds since 1970 that chat templates see as now.
+    clock: i64,
+    state: State,
+    identity: Identity,
+}
+
+/// A checkpoint that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("checkpoint {}: {problem}", path.display())]
+pub struct CheckpointError {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What is wrong.
+    pub problem: String,
+}
+
+impl CheckpointError {
+    fn new(path: &Path, problem: impl Into<String>) -> Self {
+        CheckpointError { path: path.to_owned(), problem: problem.into() }
+    }
+}
+
+/// Bytes of a checkpoint, about.
+pub(crate) fn bytes(adapter: &Adapter, optimizer: &AdamW) -> u64 {
+    4 * adapter.parameters() as u64 + optimizer.state_bytes() + SMALL_BYTES
+}
+
+/// Whether all factors are finite: an adapter that is not is never saved as a checkpoint.
+pub(crate) fn is_finite(adapter: &Adapter) -> bool {
+    adapter.tensors().all(|t| sum_squares(t, t.len()).is_finite())
+}
+
+/// Writes the checkpoint of `state` below the run folder `run`, and removes all but the last `keep`.
+///
+/// After an error the checkpoints that were there are as they were.
+pub(crate) fn save(
+    storage: &dyn Storage,
+    run: &Path,
+    keep: usize,
+    state: &State,
+    info: &RunInfo,
+    adapter: &Adapter,
+    optimizer: &AdamW,
+) -> io::Result<PathBuf> {
+    let folder = run.join(FOLDER);
+    let path = folder.join(format!("{PREFIX}{:08}", state.step));
+    let partial = path.with_extension(PARTIAL);
+    let write = || {
+        storage.create_dir_all(&folder)?;
+        if partial.exists() {
+            storage.remove_dir_all(&partial)?;
+        }
+        storage.create_dir_all(&partial)?;
+        write_files(storage, &partial, state, info, adapter, optimizer)?;
+        storage.sync_dir(&partial)?;
+        if path.exists() {
+            replaced(storage, &path)?;
+        }
+        storage.rename(&partial, &path)?;
+        storage.sync_dir(&folder)?;
+        storage.sync_dir(run)
+    };
+    if let Err(error) = write() {
+        // That it fails is told; what is left over is removed before the next attempt.
+        let _ = storage.remove_dir_all(&partial);
+        return Err(error);
+    }
+    prune(storage, &folder, keep);
+    Ok(path)
+}
+
+fn write_files(
+    storage: &dyn Storage,
+    dir: &Path,
+    state: &State,
+    info: &RunInfo,
+    adapter: &Adapter,
+    optimizer: &AdamW,
+) -> io::Result<()> {
+    let mut sums = Vec::new();
+    let mut write = |name: &str, bytes: &[u8]| {
+        sums.push((name.to_owned(), blake3::hash(bytes)));
+        storage.write(&dir.join(name), bytes)
+    };
+    for (name, bytes) in adapter::files(adapter, &info.base_model) {
+        write(name, &bytes)?;
+    }
+    write(OPTIMIZER, &optimizer.to_safetensors())?;
+    let manifest =
+        Manifest { format: FORMAT, clock: info.clock, state: state.clone(), identity: info.identity.clone() };
+    write(STATE, &serde_json::to_vec_pretty(&manifest).expect("plain values"))?;
+    write(CONFIG, info.config.as_bytes())?;
+    let sums: String = sums.iter().map(|(name, hash)| sum_line(name, hash)).collect();
+    storage.write(&dir.join(SUMS), sums.as_bytes())
+}
+
+fn sum_line(name: &str, hash: &blake3::Hash) -> String {
+    format!("{}  {name}\n", hash.to_hex())
+}
+
+/// Gives a checkpoint the name of one that has been replaced, under which it still counts if no other has its step.
+fn replaced(storage: &dyn Storage, path: &Path) -> io::Result<PathBuf> {
+    let old = path.with_extension(OLD);
+    if old.exists() {
+        storage.remove_dir_all(&old)?;
+    }
+    storage.rename(path, &old)?;
+    Ok(old)
+}
+
+/// Removes all but the last `keep` checkpoints, and what interrupted saves left. What fails is tried again next time.
+fn prune(storage: &dyn Storage, folder: &Path, keep: usize) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    for path in entries.filter(|path| path.extension().is_some_and(|e| e == PARTIAL)) {
+        let _ = storage.remove_dir_all(&path);
+    }
+    for (_, path) in steps(folder).into_iter().flatten().skip(keep.max(1)) {
+        // Renamed first, so that a part of a checkpoint never has the name of a whole one.
+        let _ = replaced(storage, &path).and_then(|old| storage.remove_dir_all(&old));
+    }
+}
+
+/// Removes all checkpoints of a run folder.
+pub(crate) fn remove_all(storage: &dyn Storage, run: &Path) -> io::Result<()> {
+    let folder = run.join(FOLDER);
+    if folder.exists() { storage.remove_dir_all(&folder) } else { Ok(()) }
+}
+
+/// Checkpoints by their names, the newest first. One that was being replaced counts behind the one that replaces it.
+fn steps(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let step = |path: &Path| {
+        let name = path.file_name()?.to_str()?.strip_prefix(PREFIX)?;
+        let old = name.strip_suffix(OLD).and_then(|name| name.strip_suffix('.'));
+        Some((Reverse(old.unwrap_or(name).parse::<u64>().ok()?), old.is_some()))
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        found.extend(step(&path).map(|key| (key, path)));
+    }
+    found.sort_unstable();
+    Ok(found.into_iter().map(|((Reverse(step), _), path)| (step, path)).collect())
+}
+
+/// A checkpoint whose files are as they were written.
+#[derive(Debug)]
+pub struct Checkpoint {
+    dir: PathBuf,
+    /// The place in the run.
+    pub state: State,
+    /// What the run is.
+    pub identity: Identity,
+    /// The time that chat templates saw as now, in seconds since 1970.
+    pub clock: i64,
+}
+
+/// The newest whole checkpoint of a run folder, and the damaged ones that are newer.
+#[derive(Debug, Default)]
+pub struct Newest {
+    /// `None` if there is no checkpoint that can be used.
+    pub checkpoint: Option<Checkpoint>,
+    /// Why newer ones cannot be.
+    pub damaged: Vec<CheckpointError>,
+}
+
+/// The step and folder of the newest checkpoint of a run folder, by its name alone.
+pub(crate) fn last_saved(run: &Path) -> Option<(u64, PathBuf)> {
+    steps(&run.join(FOLDER)).ok()?.into_iter().next()
+}
+
+impl Checkpoint {
+    /// Finds the newest checkpoint of the run folder `run` that is as it was written.
+    ///
+    /// # Errors
+    /// A folder that cannot be listed.
+    pub fn newest(run: &Path) -> Result<Newest, CheckpointError> {
+        let folder = run.join(FOLDER);
+        let steps = steps(&folder).map_err(|e| CheckpointError::new(&folder, format!("cannot list: {e}")))?;
+        let mut newest = Newest::default();
+        for (_, path) in steps {
+            match Checkpoint::open(&path) {
+                Ok(checkpoint) => {
+                    newest.checkpoint = Some(checkpoint);
+                    break;
+                }
+                Err(error) => newest.damaged.push(error),
+            }
+        }
+        Ok(newest)
+    }
+
+    /// Opens the checkpoint in `dir`: checks every file against its hash, and reads the state.
+    ///
+    /// # Errors
+    /// A file that is missing or not as it was written.
+    pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
+        verify(dir)?;
+        let path = dir.join(STATE);
+        let text = read_small(&path)?;
+        // The hash is right, so that only another version of lorafit writes what cannot be read.
+        let fail = |problem: String| CheckpointError::new(&path, problem);
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let version: Version =
+            serde_json::from_slice(&text).map_err(|e| fail(format!("not a state: {e}")))?;
+        if version.format != FORMAT {
+            let problem = format!("format {}, this lorafit reads format {FORMAT}", version.format);
+            return Err(fail(problem));
+        }
+        let Manifest { clock, state, identity, .. } =
+            serde_json::from_slice(&text).map_err(|e| fail(format!("not a state: {e}")))?;
+        Ok(Checkpoint { dir: dir.to_owned(), state, identity, clock })
+    }
+
+    /// Its folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its adapter.
+    ///
+    /// # Errors
+    /// An adapter of another model.
+    pub fn adapter(&self, config: &Config, device: Device) -> Result<Adapter, FileError> {
+        adapter::load(&self.dir, config, device)
+    }
+
+    /// Its moments, into an optimizer made for its adapter.
+    ///
+    /// # Errors
+    /// Moments of another adapter or kept otherwise.
+    pub fn restore(&self, optimizer: &mut AdamW) -> Result<(), CheckpointError> {
+        let path = self.dir.join(OPTIMIZER);
+        let fail = |problem: String| CheckpointError::new(&path, problem);
+        let bytes = read_bounded(&path, optimizer.state_bytes() + MAX_SMALL_BYTES)?;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| fail(format!("not safetensors: {e}")))?;
+        optimizer.restore(&tensors, self.state.updates).map_err(fail)
+    }
+}
+
+/// Gives damaged checkpoints another name, so that they are kept for a look and not taken for checkpoints.
+pub(crate) fn set_aside(storage: &dyn Storage, damaged: &[CheckpointError]) -> io::Result<()> {
+    for error in damaged {
+        let dir = error.path.ancestors().find(|dir| {
+            dir.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(PREFIX))
+        });
+        if let Some(dir) = dir.filter(|dir| dir.exists()) {
+            let aside = dir.with_extension(CORRUPT);
+            if aside.exists() {
+                storage.remove_dir_all(&aside)?;
+            }
+            storage.rename(dir, &aside)?;
+        }
+    }
+    Ok(())
+}
+
+/// Compares `BLAKE3SUMS` with what the files hash to; both have to be the same text.
+fn verify(dir: &Path) -> Result<(), CheckpointError> {
+    let sums = read_small(&dir.join(SUMS))?;
+    let written: Vec<&[u8]> = sums.split_inclusive(|b| *b == b'\n').collect();
+    for (i, name) in FILES.into_iter().enumerate() {
+        let path = dir.join(name);
+        let mut hasher = blake3::Hasher::new();
+        let file = File::open(&path).and_then(|file| hasher.update_reader(file).map(drop));
+        file.map_err(|e| CheckpointError::new(&path, format!("cannot read: {e}")))?;
+        if written.get(i) != Some(&sum_line(name, &hasher.finalize()).as_bytes()) {
+            return Err(CheckpointError::new(
+                &path,
+                format!("not as it was written: its hash is not in {SUMS}"),
+            ));
+        }
+    }
+    match written.len() == FILES.len() {
+        true => Ok(()),
+        false => Err(CheckpointError::new(&dir.join(SUMS), "it has more lines than there are files")),
+    }
+}
+
+fn read_small(path: &Path) -> Result<Vec<u8>, CheckpointError> {
+    read_bounded(path, MAX_SMALL_BYTES)
+}
+
+fn read_bounded(path: &Path, most: u64) -> Result<Vec<u8>, CheckpointError> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes));
+    match read {
+        Err(e) => Err(CheckpointError::new(path, format!("cannot read: {e}"))),
+        Ok(read) if read as u64 > most => {
+            Err(CheckpointError::new(path, format!("more than the {most} bytes it can have")))
+        }
+        Ok(_) => Ok(bytes),
+    }
+}

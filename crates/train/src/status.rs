@@ -1,0 +1,113 @@
+//! Where a run is, read from its folder by another process: nothing here writes or disturbs the run.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::last_saved;
+use crate::json_lines::read_last;
+use crate::lock::RunLock;
+use crate::metrics::{EvaluationRecord, SkipRecord, StepRecord};
+use crate::run::{EVALUATIONS, LENGTH, METRICS, RunError, RunLength};
+
+/// Steps that rate and loss are the mean of.
+const RECENT: usize = 20;
+
+/// Where a run is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunStatus {
+    /// Whether a process works on it.
+    pub running: bool,
+    /// That process, if it says.
+    pub process: Option<u32>,
+    /// Steps done.
+    pub step: u64,
+    /// Steps of the whole run, once it has begun.
+    pub total_steps: Option<u64>,
+    /// Mean loss of the last steps.
+    pub loss: Option<f64>,
+    /// Rate over the last steps.
+    pub tokens_per_s: Option<f64>,
+    /// Time to the end at that rate.
+    pub seconds_left: Option<f64>,
+    /// The last evaluation.
+    pub evaluation: Option<EvaluationRecord>,
+    /// The newest checkpoint.
+    pub checkpoint: Option<CheckpointStatus>,
+}
+
+/// A checkpoint as its name and date tell.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CheckpointStatus {
+    /// Steps done when it was saved.
+    pub step: u64,
+    /// Its folder.
+    pub path: PathBuf,
+    /// How long ago that was, if the system tells.
+    pub seconds_ago: Option<f64>,
+}
+
+/// A line of `metrics.jsonl`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Taken(StepRecord),
+    Skipped(SkipRecord),
+}
+
+impl RunStatus {
+    /// Reads the status of the run in `dir`.
+    ///
+    /// # Errors
+    /// A folder without a run.
+    pub fn read(dir: &Path) -> Result<Self, RunError> {
+        let metrics = dir.join(METRICS);
+        let lines: Vec<Line> =
+            read_last(&metrics, RECENT).map_err(|source| RunError::NoRun { dir: dir.to_owned(), source })?;
+        let step = match lines.last() {
+            Some(Line::Taken(record)) => record.step,
+            Some(Line::Skipped(record)) => record.step,
+            None => 0,
+        };
+        let taken: Vec<&StepRecord> = lines
+            .iter()
+            .filter_map(|line| match line {
+                Line::Taken(record) => Some(record),
+                Line::Skipped(_) => None,
+            })
+            .collect();
+        let mean = |value: fn(&StepRecord) -> f64| {
+            let sum: f64 = taken.iter().map(|record| value(record)).sum();
+            (!taken.is_empty()).then(|| sum / taken.len() as f64)
+        };
+        let seconds = mean(|record| record.seconds);
+        let total_steps = read_length(dir).ok().map(|length| length.total_steps);
+        let holder = RunLock::holder(dir);
+        Ok(RunStatus {
+            running: holder.is_some(),
+            process: holder.flatten(),
+            step,
+            total_steps,
+            loss: mean(|record| record.loss),
+            tokens_per_s: mean(|record| record.tokens as f64).zip(seconds).map(|(tokens, s)| tokens / s),
+            seconds_left: total_steps.zip(seconds).map(|(total, s)| total.saturating_sub(step) as f64 * s),
+            evaluation: read_last(&dir.join(EVALUATIONS), 1).ok().and_then(|mut records| records.pop()),
+            checkpoint: last_saved(dir).map(|(step, path)| CheckpointStatus {
+                step,
+                seconds_ago: age(&path),
+                path,
+            }),
+        })
+    }
+}
+
+fn read_length(dir: &Path) -> io::Result<RunLength> {
+    Ok(serde_json::from_str(&std::fs::read_to_string(dir.join(LENGTH))?)?)
+}
+
+fn age(path: &Path) -> Option<f64> {
+    let modified = path.metadata().ok()?.modified().ok()?;
+    Some(SystemTime::now().duration_since(modified).ok()?.as_secs_f64())
+}

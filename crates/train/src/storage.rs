@@ -1,0 +1,119 @@
+//! The file operations of a run folder, one method each, so that a test can let any one of them fail.
+
+use std::fmt::Debug;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+#[cfg(test)]
+pub(crate) mod faulty;
+
+/// A file that is being written.
+pub(crate) trait StorageFile: Write + Debug + Send {
+    /// Returns when the content is on the disk.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+/// What a run does with files.
+pub(crate) trait Storage: Debug + Send {
+    /// Makes a folder and those it lies in, where they are missing.
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+    /// Makes a file, or empties the one that is there.
+    fn create(&self, path: &Path) -> io::Result<Box<dyn StorageFile>>;
+    /// Opens a file to write at its end; it is made if it is missing.
+    fn append(&self, path: &Path) -> io::Result<Box<dyn StorageFile>>;
+    /// Returns when the names in a folder are on the disk.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Gives a file or folder another name; what a file of that name was is gone.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+    /// Removes a folder and what is in it.
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()>;
+}
+
+/// The file system.
+#[derive(Debug)]
+pub(crate) struct Disk;
+
+impl StorageFile for File {
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_all()
+    }
+}
+
+impl Storage for Disk {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        fs::create_dir_all(dir)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn StorageFile>> {
+        Ok(Box::new(File::create(path)?))
+    }
+
+    fn append(&self, path: &Path) -> io::Result<Box<dyn StorageFile>> {
+        Ok(Box::new(OpenOptions::new().create(true).append(true).open(path)?))
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        // Elsewhere a folder cannot be opened as a file, and its names are written with it.
+        if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        fs::remove_dir_all(dir)
+    }
+}
+
+impl dyn Storage + '_ {
+    /// Writes a new file and syncs it.
+    pub(crate) fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut file = self.create(path)?;
+        file.write_all(bytes)?;
+        file.sync()
+    }
+
+    /// Writes a file beside its place, syncs it and renames it: whatever happens, the old content or the new is there.
+    pub(crate) fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let temporary = path.with_extension("tmp");
+        let written = self.write(&temporary, bytes).and_then(|()| self.rename(&temporary, path));
+        if written.is_err() {
+            // That it fails is told; what is left over is replaced by the next attempt.
+            let _ = self.remove_file(&temporary);
+        }
+        written?;
+        self.sync_dir(path.parent().unwrap_or(Path::new(".")))
+    }
+}
+
+/// Bytes that may still be written to the file system of `path`, or of the nearest folder above that exists; `None`
+/// where the system does not tell.
+pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
+    let existing: PathBuf = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new(".")).to_owned();
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt as _;
+        let existing = if existing.as_os_str().is_empty() { PathBuf::from(".") } else { existing };
+        let name = std::ffi::CString::new(existing.as_os_str().as_bytes()).ok()?;
+        // SAFETY: an all-zero `statvfs` is valid, and `statvfs` fills it.
+        let status = unsafe {
+            let mut status: libc::statvfs = std::mem::zeroed();
+            (libc::statvfs(name.as_ptr(), &mut status) == 0).then_some(status)
+        }?;
+        #[allow(clippy::useless_conversion, reason = "the types differ from system to system")]
+        Some(u64::from(status.f_bavail).saturating_mul(u64::from(status.f_frsize)))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = existing;
+        None
+    }
+}

@@ -1,0 +1,480 @@
+//! A run that was stopped, killed or short of disk space goes on as if nothing had happened.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use lorafit_data::{Report, Shape};
+use lorafit_model::adapter::LoraConfig;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::tests::{Draws, Fixture, fixture};
+use super::*;
+use crate::lock::RunLock;
+use crate::run::RunInfo;
+use crate::storage::Storage;
+use crate::storage::faulty::{Fault, Faulty};
+
+fn dataset(samples: Vec<Sample>) -> Dataset {
+    let tokens = samples.iter().map(Sample::len).sum();
+    let supervised_tokens = samples.iter().map(Sample::supervised_tokens).sum();
+    let report = Report {
+        shape: Shape::Text,
+        rows: samples.len(),
+        samples: samples.len(),
+        truncated: 0,
+        dropped: 0,
+        tokens,
+        supervised_tokens,
+        longest: samples.iter().map(Sample::len).max().unwrap_or(0),
+    };
+    Dataset { samples, report }
+}
+
+/// A run of nine steps over three epochs of eleven rows: shuffled, dropout, accumulation, a partial last step, an
+/// evaluation every second step, a checkpoint every fourth.
+struct Case {
+    model: Model,
+    lora: LoraConfig,
+    data: Dataset,
+    held_out: Dataset,
+    options: TrainOptions,
+}
+
+impl Case {
+    fn new(optimizer: OptimizerKind) -> Self {
+        let model = fixture("llama").model;
+        let rank = match optimizer {
+            OptimizerKind::AdamW => 8,
+            // Wide enough for tensors of 4096 parameters, the smallest that are kept in 8 bits.
+            OptimizerKind::AdamW8bit => 128,
+        };
+        let targets = "all-linear".parse().expect("targets");
+        let lora = LoraConfig { rank, dropout: 0.1, ..LoraConfig::new(targets) };
+        let options = TrainOptions {
+            batch_size: 2,
+            gradient_accumulation: 2,
+            micro_batch_tokens: 24,
+            optimizer,
+            schedule: ScheduleKind::Cosine,
+            warmup_ratio: 0.2,
+            weight_decay: 0.01,
+            max_grad_norm: Some(1.0),
+            order: Order::Shuffled { seed: 3 },
+            seed: 5,
+            eval_every: Some(2),
+            checkpoint_every: CheckpointEvery::Steps(4),
+            keep_checkpoints: 2,
+            ..TrainOptions::plain(Duration::Epochs(3.0), 5e-3)
+        };
+        let (data, held_out) = (dataset(Draws(1).tree(11)), dataset(Draws(2).tree(5)));
+        Case { model, lora, data, held_out, options }
+    }
+
+    /// Trains in `dir`, from the newest checkpoint there if there is one.
+    fn train(&self, dir: &Path, observer: &mut dyn Observer) -> Result<Summary, TrainError> {
+        let lock = RunLock::take(dir)?;
+        let newest = Checkpoint::newest(dir).map_err(RunError::from)?;
+        let mut run = match &newest.checkpoint {
+            Some(found) => RunFolder::resume(lock, RunInfo::default(), &found.state, &newest.damaged)?,
+            None => RunFolder::create(lock, RunInfo::default())?,
+        };
+        self.train_in(&mut run, newest.checkpoint.as_ref(), observer)
+    }
+
+    fn train_in(
+        &self,
+        run: &mut RunFolder,
+        checkpoint: Option<&Checkpoint>,
+        observer: &mut dyn Observer,
+    ) -> Result<Summary, TrainError> {
+        let (config, device) = (self.model.config(), self.model.device());
+        let mut adapter = match checkpoint {
+            Some(checkpoint) => checkpoint.adapter(config, device).map_err(RunError::from)?,
+            None => Adapter::init(config, &self.lora, 7, device).expect("fits"),
+        };
+        let start = Start { checkpoint };
+        let (data, held_out) = (&self.data, Some(&self.held_out));
+        train(&self.model, &mut adapter, data, held_out, &self.options, start, run, observer)
+    }
+
+    /// What an uninterrupted run leaves.
+    fn whole(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let dir = TempDir::new().expect("a folder");
+        self.train(dir.path(), &mut StopAt::never()).expect("trains");
+        content(dir.path())
+    }
+}
+
+/// Every file of a run folder but the lock, the records without what depends on time and memory.
+fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(&folder).expect("lists").map(|entry| entry.expect("lists").path()) {
+            let name = path.strip_prefix(dir).expect("below").to_owned();
+            match path.extension().and_then(|e| e.to_str()) {
+                _ if path.is_dir() => folders.push(path),
+                _ if name.ends_with("lock") => {}
+                Some("jsonl") => drop(files.insert(name, timeless(&path))),
+                _ => drop(files.insert(name, fs::read(&path).expect("reads"))),
+            }
+        }
+    }
+    files
+}
+
+fn timeless(path: &Path) -> Vec<u8> {
+    let line = |line: &str| {
+        let mut record: serde_json::Map<String, Value> = serde_json::from_str(line).expect("a whole record");
+        record.retain(|key, _| !["seconds", "tokens_per_s", "peak_rss_bytes"].contains(&&key[..]));
+        Value::Object(record).to_string()
+    };
+    fs::read_to_string(path).expect("reads").lines().map(line).collect::<Vec<_>>().join("\n").into_bytes()
+}
+
+fn assert_same(found: &BTreeMap<PathBuf, Vec<u8>>, expected: &BTreeMap<PathBuf, Vec<u8>>, what: &str) {
+    let names = |files: &BTreeMap<PathBuf, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(found), names(expected), "{what}");
+    for (name, bytes) in found {
+        assert!(*bytes == expected[name], "{what}: {} differs", name.display());
+    }
+}
+
+/// Stops when it is asked for the `left`-th time; keeps what it is told.
+struct StopAt {
+    left: Option<usize>,
+    skipped: Vec<SkipRecord>,
+    troubles: usize,
+}
+
+impl StopAt {
+    fn ask(number: usize) -> Self {
+        StopAt { left: Some(number), ..StopAt::never() }
+    }
+
+    fn never() -> Self {
+        StopAt { left: None, skipped: Vec::new(), troubles: 0 }
+    }
+}
+
+impl Observer for StopAt {
+    fn on_step(&mut self, _: &StepRecord, _: u64) {}
+    fn on_evaluation(&mut self, _: &EvaluationRecord) {}
+    fn should_stop(&mut self) -> bool {
+        let Some(left) = &mut self.left else { return false };
+        let stop = *left == 0;
+        *left = left.saturating_sub(1);
+        stop
+    }
+    fn on_skip(&mut self, record: &SkipRecord) {
+        self.skipped.push(record.clone());
+    }
+    fn on_trouble(&mut self, _: &RunError) {
+        self.troubles += 1;
+    }
+}
+
+/// Stopped wherever a run can be stopped: after every step and before every micro-batch of every evaluation.
+#[test]
+fn resume_reproduces_the_uninterrupted_run_from_every_place() {
+    for optimizer in [OptimizerKind::AdamW, OptimizerKind::AdamW8bit] {
+        let case = Case::new(optimizer);
+        let expected = case.whole();
+        let mut stops = 0;
+        for place in 0.. {
+            let dir = TempDir::new().expect("a folder");
+            let first = case.train(dir.path(), &mut StopAt::ask(place)).expect("trains");
+            if !first.interrupted {
+                break;
+            }
+            stops += 1;
+            let second = case.train(dir.path(), &mut StopAt::never()).expect("trains");
+            assert!(!second.interrupted && second.steps == 9);
+            assert_same(&content(dir.path()), &expected, &format!("{optimizer:?}, stopped at {place}"));
+        }
+        assert!(stops > 9 + 5, "{stops} places");
+    }
+}
+
+/// Stopped again and again: every start gets one step further, or a part of an evaluation.
+#[test]
+fn a_run_resumed_at_every_step_is_the_uninterrupted_one() {
+    let case = Case::new(OptimizerKind::AdamW);
+    let dir = TempDir::new().expect("a folder");
+    // Twelve questions are more than an evaluation and a step ask, so that every start gets further.
+    let runs =
+        (0..100).take_while(|_| case.train(dir.path(), &mut StopAt::ask(6)).expect("trains").interrupted);
+    assert!(runs.count() > 3);
+    assert_same(&content(dir.path()), &case.whole(), "many stops");
+}
+
+/// The bits do not depend on the number of threads, so that a run may go on with another.
+#[test]
+fn a_run_resumed_on_other_threads_is_the_uninterrupted_one() {
+    let case = Case::new(OptimizerKind::AdamW);
+    let dir = TempDir::new().expect("a folder");
+    let on = |threads: usize, stop: Option<usize>| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+        pool.install(|| {
+            case.train(dir.path(), &mut StopAt { left: stop, ..StopAt::never() }).expect("trains")
+        })
+    };
+    assert!(on(1, Some(8)).interrupted);
+    assert!(!on(3, None).interrupted);
+    assert_same(&content(dir.path()), &case.whole(), "other threads");
+}
+
+#[test]
+fn a_damaged_newest_checkpoint_is_reported_and_the_one_before_used() {
+    let case = Case::new(OptimizerKind::AdamW);
+    let dir = TempDir::new().expect("a folder");
+    case.train(dir.path(), &mut StopAt::never()).expect("trains");
+    let newest = dir.path().join("checkpoints/step-00000009");
+    let file = newest.join("optimizer.safetensors");
+    let mut bytes = fs::read(&file).expect("reads");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&file, bytes).expect("writes");
+
+    let found = Checkpoint::newest(dir.path()).expect("lists");
+    assert_eq!(found.checkpoint.expect("the one before").state.step, 8);
+    assert!(
+        found.damaged[0].to_string().contains("step-00000009/optimizer.safetensors"),
+        "{:?}",
+        found.damaged
+    );
+    case.train(dir.path(), &mut StopAt::never()).expect("trains");
+    assert!(newest.with_extension("corrupt").exists());
+    fs::remove_dir_all(newest.with_extension("corrupt")).expect("removes");
+    assert_same(&content(dir.path()), &case.whole(), "from the one before");
+}
+
+#[test]
+fn every_damage_of_a_checkpoint_is_found() {
+    let case = Case::new(OptimizerKind::AdamW);
+    let dir = TempDir::new().expect("a folder");
+    case.train(dir.path(), &mut StopAt::ask(4)).expect("trains");
+    let checkpoint = Checkpoint::newest(dir.path()).expect("lists").checkpoint.expect("one");
+    let files: Vec<PathBuf> =
+        fs::read_dir(checkpoint.dir()).expect("lists").map(|entry| entry.expect("lists").path()).collect();
+    assert_eq!(files.len(), 6);
+    let mut draws = Draws(11);
+    let damage = |file: &Path, damaged: &[u8], what: &str| {
+        let whole = fs::read(file).expect("reads");
+        fs::write(file, damaged).expect("writes");
+        assert!(Checkpoint::open(checkpoint.dir()).is_err(), "{}: {what} was not found", file.display());
+        fs::write(file, whole).expect("writes");
+    };
+    for flip in 0..1000 {
+        // Half of the flips in the small files, which are read and not only hashed.
+        let small: Vec<&PathBuf> = files
+            .iter()
+            .filter(|f| flip % 2 == 0 || fs::metadata(f).expect("there").len() < 10_000)
+            .collect();
+        let file = small[draws.below(small.len())];
+        let mut bytes = fs::read(file).expect("reads");
+        if bytes.is_empty() {
+            continue;
+        }
+        let at = draws.below(bytes.len());
+        bytes[at] ^= 1 << draws.below(8);
+        damage(file, &bytes, &format!("byte {at}"));
+    }
+    for file in &files {
+        let bytes = fs::read(file).expect("reads");
+        damage(file, &[&bytes[..], b"x"].concat(), "a byte more");
+        if !bytes.is_empty() {
+            damage(file, &bytes[..bytes.len() - 1], "a byte less");
+            damage(file, b"", "an empty file");
+        }
+        fs::remove_file(file).expect("removes");
+        assert!(Checkpoint::open(checkpoint.dir()).is_err(), "{} is missing", file.display());
+        fs::write(file, bytes).expect("writes");
+    }
+    Checkpoint::open(checkpoint.dir()).expect("whole again");
+}
+
+/// Saves step 2 beside step 1, and step 2 again over itself, with a fault at every operation in turn.
+#[test]
+fn a_save_interrupted_at_every_operation_leaves_the_old_checkpoint_or_the_new() {
+    let Fixture { model, adapter } = fixture("llama");
+    let optimizer = AdamW::new(&adapter, OptimizerKind::AdamW, 0.0);
+    let save = |storage: &dyn Storage, dir: &Path, step: u64, evaluated: Option<u64>| {
+        let state = State { step, evaluated, ..State::default() };
+        checkpoint::save(storage, dir, 1, &state, &RunInfo::default(), &adapter, &optimizer)
+    };
+    let kinds =
+        [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::ReadOnlyFilesystem, ErrorKind::Other];
+    let mut faults: Vec<Fault> = kinds.map(|kind| Fault::Fails(kind, 0)).into();
+    faults.extend([Fault::Fails(ErrorKind::StorageFull, 1000), Fault::Crash]);
+    for fault in faults {
+        for step in [2, 1] {
+            let mut interrupted = 0;
+            for at in 0.. {
+                let dir = TempDir::new().expect("a folder");
+                save(&crate::storage::Disk, dir.path(), 1, None).expect("saves");
+                let disk = Faulty::new(at, fault);
+                let result = save(&disk, dir.path(), step, Some(1));
+                let what = format!("{fault:?} at operation {at}, step {step}");
+                let newest = Checkpoint::newest(dir.path()).expect("lists");
+                let found = newest.checkpoint.unwrap_or_else(|| panic!("{what}: no checkpoint"));
+                assert!(newest.damaged.is_empty(), "{what}: {:?}", newest.damaged);
+                found.adapter(model.config(), model.device()).expect("loads");
+                let new = found.state == State { step, evaluated: Some(1), ..State::default() };
+                let old = found.state == State { step: 1, ..State::default() };
+                assert!(if result.is_ok() { new } else { new || old }, "{what}: {:?}", found.state);
+                // Whatever was left over does not disturb the next save.
+                save(&crate::storage::Disk, dir.path(), 3, None).expect("saves");
+                let folder = dir.path().join("checkpoints");
+                let names: Vec<_> = fs::read_dir(folder)
+                    .expect("lists")
+                    .map(|entry| entry.expect("lists").file_name())
+                    .collect();
+                assert_eq!(names, ["step-00000003"], "{what}");
+                if !disk.was_met() {
+                    break;
+                }
+                interrupted += 1;
+            }
+            assert!(interrupted > 20, "{fault:?}: {interrupted} operations");
+        }
+    }
+}
+
+/// A whole run on a disk that is full for a while, at every operation in turn: it ends well with everything saved, or
+/// with the error of its last save; a checkpoint that was saved stays.
+#[test]
+fn a_run_goes_on_when_the_disk_is_full_for_a_while() {
+    let mut case = Case::new(OptimizerKind::AdamW);
+    let options = &mut case.options;
+    (options.duration, options.checkpoint_every) = (Duration::Epochs(1.0), CheckpointEvery::Steps(1));
+    let expected = case.whole();
+    let (mut well, mut ill) = (0, 0);
+    for at in 0.. {
+        let dir = TempDir::new().expect("a folder");
+        let disk = Faulty::new(at, Fault::Fails(ErrorKind::StorageFull, 2));
+        let lock = RunLock::take(dir.path()).expect("free");
+        let mut observer = StopAt::never();
+        let result = RunFolder::create_on(Box::new(disk.clone()), lock, RunInfo::default())
+            .map_err(TrainError::from)
+            .and_then(|mut run| case.train_in(&mut run, None, &mut observer));
+        let what = format!("full at operation {at}");
+        match result {
+            Ok(_) => {
+                well += 1;
+                let found = content(dir.path());
+                // A best adapter that could not be saved is no best one in the records.
+                let told = ["metrics.jsonl", "adapter_model.safetensors"].map(PathBuf::from);
+                let names =
+                    if observer.troubles > 0 { told.to_vec() } else { expected.keys().cloned().collect() };
+                for name in names {
+                    assert!(found.get(&name) == expected.get(&name), "{what}: {} differs", name.display());
+                }
+            }
+            Err(error) => {
+                ill += 1;
+                assert!(matches!(error, TrainError::Run(_)), "{what}: {error}");
+                let newest = Checkpoint::newest(dir.path()).expect("lists");
+                assert!(newest.damaged.is_empty(), "{what}: {:?}", newest.damaged);
+                let partial = dir.path().join("checkpoints/step-00000003.partial");
+                assert!(!partial.exists(), "{what}: the temporary folder is left");
+            }
+        }
+        if !disk.was_met() {
+            break;
+        }
+    }
+    assert!(well > 40 && ill > 10, "{well} runs ended well, {ill} with an error");
+}
+
+thread_local! {
+    /// Steps whose loss or gradient is to come out wrong.
+    static SPOILED: std::cell::RefCell<Vec<(u64, Culprit)>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+fn spoil(steps: &[(u64, Culprit)]) {
+    SPOILED.with_borrow_mut(|spoiled| *spoiled = steps.to_vec());
+}
+
+/// `value`, or what a test asked for in its place.
+pub(super) fn spoiled(step: u64, culprit: Culprit, value: f64) -> f64 {
+    if SPOILED.with_borrow(|spoiled| spoiled.contains(&(step, culprit))) { f64::NAN } else { value }
+}
+
+#[test]
+fn what_is_not_finite_stops_the_run_before_it_is_saved() {
+    let case = Case::new(OptimizerKind::AdamW);
+    for culprit in [Culprit::Loss, Culprit::GradientNorm] {
+        let dir = TempDir::new().expect("a folder");
+        spoil(&[(6, culprit)]);
+        let Err(TrainError::NonFinite(refusal)) = case.train(dir.path(), &mut StopAt::never()) else {
+            panic!("the run went on")
+        };
+        assert_eq!((refusal.step, refusal.culprit, refusal.lines.len()), (6, culprit, 3));
+        assert_eq!(Checkpoint::newest(dir.path()).expect("lists").checkpoint.expect("one").state.step, 5);
+        // The cause is gone: it goes on from before the step, and nothing of it is left.
+        spoil(&[]);
+        case.train(dir.path(), &mut StopAt::never()).expect("trains");
+        let metrics = Path::new("metrics.jsonl");
+        assert_eq!(content(dir.path())[metrics], case.whole()[metrics]);
+    }
+}
+
+#[test]
+fn skipped_steps_are_counted_named_and_resumed() {
+    let mut case = Case::new(OptimizerKind::AdamW);
+    case.options.on_nan = OnNan::Skip;
+    spoil(&[(2, Culprit::Loss), (5, Culprit::GradientNorm), (6, Culprit::Loss)]);
+    let whole = TempDir::new().expect("a folder");
+    let mut observer = StopAt::never();
+    let summary = case.train(whole.path(), &mut observer).expect("trains");
+    assert_eq!((summary.steps, summary.skipped), (9, 3));
+    assert_eq!(observer.skipped.iter().map(|s| s.step).collect::<Vec<_>>(), [2, 5, 6]);
+    assert!(observer.skipped.iter().all(|s| s.value == "NaN" && !s.lines.is_empty()));
+    let expected = content(whole.path());
+    assert_eq!(expected[Path::new("metrics.jsonl")].split(|b| *b == b'\n').count(), 9);
+    for place in [3, 9, 15, 20] {
+        let dir = TempDir::new().expect("a folder");
+        assert!(case.train(dir.path(), &mut StopAt::ask(place)).expect("trains").interrupted);
+        case.train(dir.path(), &mut StopAt::never()).expect("trains");
+        assert_same(&content(dir.path()), &expected, &format!("stopped at {place}"));
+    }
+
+    spoil(&[3, 4, 5, 6, 7].map(|step| (step, Culprit::Loss)));
+    let dir = TempDir::new().expect("a folder");
+    let Err(TrainError::NonFinite(refusal)) = case.train(dir.path(), &mut StopAt::never()) else {
+        panic!("five in a row are too many")
+    };
+    assert_eq!(refusal.step, 7);
+    spoil(&[]);
+}
+
+/// 130 rows of usual loss, then one that is far above: it is not trained on.
+#[test]
+fn a_loss_spike_is_skipped() {
+    let mut case = Case::new(OptimizerKind::AdamW);
+    let usual = Sample { ids: vec![1, 2, 3, 4], supervised: vec![false, true, true, true], row: 1 };
+    let mut samples: Vec<Sample> = (1..=130).map(|row| Sample { row, ..usual.clone() }).collect();
+    let loss = |ids: Vec<u32>| {
+        let sample = Sample { ids, ..usual.clone() };
+        crate::evaluate(&case.model, None, &[sample], 64).loss
+    };
+    let worst = (5..60).max_by(|&a, &b| loss(vec![1, a, a, a]).total_cmp(&loss(vec![1, b, b, b])));
+    let ids = worst.map(|id| vec![1, id, id, id]).expect("tokens");
+    samples.push(Sample { ids, row: 131, ..usual.clone() });
+    case.data = dataset(samples);
+    case.lora.dropout = 0.0;
+    case.options =
+        TrainOptions { skip_loss_spikes: true, ..TrainOptions::plain(Duration::Epochs(1.0), 1e-12) };
+    let dir = TempDir::new().expect("a folder");
+    let mut observer = StopAt::never();
+    let summary = case.train(dir.path(), &mut observer).expect("trains");
+    assert_eq!((summary.steps, summary.skipped), (131, 1));
+    assert_eq!(
+        (observer.skipped[0].skipped, &observer.skipped[0].lines[..]),
+        (Culprit::LossSpike, &[131][..])
+    );
+}
