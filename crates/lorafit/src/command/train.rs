@@ -18,6 +18,7 @@ use super::require;
 use crate::base_args::{QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::config_file::{self, Given};
+use crate::data_args::CacheArgs;
 use crate::engine::{Base, grouped, open_adapter, open_base, use_threads};
 use crate::interrupt;
 use crate::memory_args::{ByteSize, MemoryArgs, RecomputeChoice, in_one_line};
@@ -185,6 +186,10 @@ pub struct TrainArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub base: QuantArgs,
+    /// Where tokenised data is kept.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub cache: CacheArgs,
     /// How conversations are written.
     #[command(flatten)]
     #[serde(flatten)]
@@ -277,9 +282,9 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     let base = open_base(model, &args.base, &args.template, &args.common)?;
     let mut adapter = start_adapter(&args, &base)?;
     let options = Options { max_seq_len: args.max_seq_len, train_on: args.train_on.into() };
-    let rows = Dataset::load(data, &base.tokenizer, options)?;
-    let held_out =
-        args.eval_data.as_ref().map(|file| Dataset::load(file, &base.tokenizer, options)).transpose()?;
+    let load = |file: &PathBuf| args.cache.load(file, &base.tokenizer, options, args.common.quiet);
+    let rows = load(data)?;
+    let held_out = args.eval_data.as_ref().map(load).transpose()?;
     check_window(&base, [Some(&rows), held_out.as_ref()])?;
 
     let mut loop_options = args.loop_options();
