@@ -24,8 +24,9 @@ const ROWS_UNTOLD: usize = 64;
 pub struct CacheArgs {
     /// Folder that keeps tokenised data for the next run [default: lorafit in XDG_CACHE_HOME or ~/.cache]
     ///
-    /// Files of 4 MiB and more are tokenised once, and mapped from then on: they may be larger than memory. Rows, tokenizer,
-    /// template or options that have changed are noticed. What was unused for longest goes when it holds more than 32 GiB.
+    /// Files of 4 MiB and more (of any size, if a folder is given) are tokenised once and mapped from then on: they may be
+    /// larger than memory. Rows, tokenizer, template or options that have changed are noticed. What was unused for longest
+    /// goes when the folder holds more than 32 GiB.
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
     /// Tokenise every time, and keep the tokens in memory
@@ -37,12 +38,17 @@ pub struct CacheArgs {
 
 impl CacheArgs {
     fn cache(&self) -> Option<Cache> {
-        let folder = || {
-            // As the XDG base directory specification has it: a relative path is not looked at.
-            let home = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|home| home.is_absolute());
-            home.or_else(|| env::home_dir().map(|home| home.join(".cache"))).map(|home| home.join("lorafit"))
-        };
-        self.cache_dir.clone().or_else(folder).filter(|_| !self.no_cache).map(Cache::new)
+        if self.no_cache {
+            return None;
+        }
+        // Who names a folder wants it used.
+        if let Some(folder) = &self.cache_dir {
+            return Some(Cache::new(folder).of_any_size());
+        }
+        // As the XDG base directory specification has it: a relative path is not looked at.
+        let home = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+        let home = home.or_else(|| env::home_dir().map(|home| home.join(".cache")))?;
+        Some(Cache::new(home.join("lorafit")))
     }
 
     /// Loads a dataset, and shows how it goes unless `quiet`.

@@ -118,6 +118,8 @@ fn every_flag_of_train_is_a_key() {
         train-on = "last"
         template = "chatml"
         no-shuffle = true
+        cache-dir = "c"
+        no-cache = true
         eval-data = "e"
         eval-every = 7
         log-every = 9
@@ -440,11 +442,9 @@ fn a_page_that_cannot_be_written_is_named_and_leaves_nothing() {
 }
 
 #[test]
-fn large_data_is_tokenised_once() {
+fn data_is_kept_in_the_folder_of_the_cache() {
     let folder = TempDir::new().unwrap();
     let (model, rows) = chat_rows(&folder);
-    let small = fs::read_to_string(&rows).unwrap();
-    let rows = write(&folder, "large.jsonl", &format!("{small}\n").repeat((5 << 20) / small.len()));
     let cache = folder.path().join("cache");
     let run = |more: &[&str]| {
         let mut arguments = vec!["data", rows.to_str().unwrap(), "--model", &model, "--json"];

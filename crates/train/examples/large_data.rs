@@ -67,7 +67,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let data = Dataset { samples, report };
     let options = TrainOptions { batch_size: 16, ..TrainOptions::plain(Duration::Epochs(1.0), 1e-4) };
     let size = options.micro_batch_size(&data, None);
-    told(&format!("{} steps, micro-batches of {} tokens", options.total_steps(data.samples.len()), size.tokens));
+    told(&format!(
+        "{} steps, micro-batches of {} tokens",
+        options.total_steps(data.samples.len()),
+        size.tokens
+    ));
     let order = Order::Shuffled { seed: 0 }.epoch(data.samples.len(), 0);
     told("shuffled");
     let read: usize = order.iter().take(1_000_000).map(|i| data.samples.sample(*i).inputs().len()).sum();
