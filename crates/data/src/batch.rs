@@ -13,7 +13,7 @@
 
 use std::ops::Range;
 
-use crate::sample::Sample;
+use crate::samples::{SampleRef, Samples};
 
 /// A run of the stream whose tokens follow each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl Batch {
     /// out.
     ///
     /// A stream holds fewer than 2^32 tokens; the caller's token budget is far below.
-    pub fn pack<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Self {
+    pub fn pack<'a>(samples: impl IntoIterator<Item = SampleRef<'a>>) -> Self {
         let mut batch = Self::default();
         for sample in samples {
             batch.grow(&[sample]);
@@ -66,16 +66,16 @@ impl Batch {
     }
 
     /// As [`Batch::pack`], but what samples begin with alike is in the stream once, however many they are.
-    pub fn share<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Self {
-        let mut samples: Vec<&Sample> = samples.into_iter().collect();
-        samples.sort_by_key(|s| inputs(s));
+    pub fn share<'a>(samples: impl IntoIterator<Item = SampleRef<'a>>) -> Self {
+        let mut samples: Vec<SampleRef> = samples.into_iter().collect();
+        samples.sort_by_key(|s| s.inputs());
         let mut batch = Self::default();
         batch.grow(&samples);
         batch
     }
 
     /// Adds the prefix tree of samples that are sorted by their inputs.
-    fn grow(&mut self, samples: &[&Sample]) {
+    fn grow(&mut self, samples: &[SampleRef]) {
         /// Samples that agree up to `depth`, where the segment `parent` ends.
         struct Branch {
             samples: Range<usize>,
@@ -88,16 +88,17 @@ impl Batch {
             let group = &samples[range.clone()];
             let (Some(first), Some(last)) = (group.first(), group.last()) else { continue };
             // Sorted, so that what the first and the last share, all share.
-            let end = depth + common_prefix(&inputs(first)[depth..], &inputs(last)[depth..]);
+            let end = depth + common_prefix(&first.inputs()[depth..], &last.inputs()[depth..]);
             if end > depth {
                 parent = Some(self.push_segment(group, depth..end, parent));
             }
             // Those that end here come first; the others go on with different tokens, the last branch opened first.
             let mut rest =
-                range.start + group.iter().take_while(|s| inputs(s).len() == end).count()..range.end;
+                range.start + group.iter().take_while(|s| s.inputs().len() == end).count()..range.end;
             while !rest.is_empty() {
-                let token = inputs(samples[rest.end - 1])[end];
-                let same = samples[rest.clone()].iter().rev().take_while(|s| inputs(s)[end] == token).count();
+                let token = samples[rest.end - 1].inputs()[end];
+                let same =
+                    samples[rest.clone()].iter().rev().take_while(|s| s.inputs()[end] == token).count();
                 let branch = rest.end - same..rest.end;
                 rest.end = branch.start;
                 open.push(Branch { samples: branch, depth: end, parent });
@@ -106,14 +107,17 @@ impl Batch {
     }
 
     /// Adds the tokens `part` of samples that agree there, with all their targets; the segment's index.
-    fn push_segment(&mut self, samples: &[&Sample], part: Range<usize>, parent: Option<usize>) -> usize {
+    fn push_segment(&mut self, samples: &[SampleRef], part: Range<usize>, parent: Option<usize>) -> usize {
         let start = self.ids.len();
         let mut targets: Vec<Target> = Vec::new();
         for sample in samples {
-            let supervised = part.clone().filter(|&i| sample.supervised[i + 1]);
-            targets.extend(supervised.map(|i| Target {
-                row: (start + i - part.start) as u32,
-                id: sample.ids[i + 1],
+            // A target's row is that of the token before it.
+            let runs = sample.supervised().map(|run| {
+                run.start.clamp(part.start + 1, part.end + 1)..run.end.clamp(part.start + 1, part.end + 1)
+            });
+            targets.extend(runs.flatten().map(|i| Target {
+                row: (start + i - 1 - part.start) as u32,
+                id: sample.ids[i],
                 weight: 1.0,
             }));
         }
@@ -141,11 +145,6 @@ impl Batch {
     }
 }
 
-/// The tokens of a sample that some target depends on: those before its last supervised one.
-fn inputs(sample: &Sample) -> &[u32] {
-    &sample.ids[..sample.supervised.iter().rposition(|s| *s).unwrap_or(0)]
-}
-
 fn common_prefix(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
@@ -155,18 +154,18 @@ fn common_prefix(a: &[u32], b: &[u32]) -> usize {
 ///
 /// With `share` the tokens are those of [`Batch::share`], and samples that begin alike are brought together first.
 /// The result depends on nothing else, so a resumed run cuts the same.
-pub fn cut(samples: &[Sample], indices: &[usize], budget: usize, share: bool) -> Vec<Vec<usize>> {
+pub fn cut(samples: &Samples, indices: &[usize], budget: usize, share: bool) -> Vec<Vec<usize>> {
     let mut order = indices.to_vec();
     if share {
-        order.sort_by_key(|&i| inputs(&samples[i]));
+        order.sort_by_key(|&i| samples.sample(i).inputs());
     }
     // Of each sample its tokens, and how many of them the one before it has too.
     let sizes: Vec<(usize, usize)> = order
         .iter()
         .enumerate()
         .map(|(at, &i)| {
-            let this = inputs(&samples[i]);
-            let before = at.checked_sub(1).filter(|_| share).map(|at| inputs(&samples[order[at]]));
+            let this = samples.sample(i).inputs();
+            let before = at.checked_sub(1).filter(|_| share).map(|at| samples.sample(order[at]).inputs());
             (this.len(), before.map_or(0, |before| common_prefix(before, this)))
         })
         .collect();

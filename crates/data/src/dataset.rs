@@ -8,13 +8,15 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::cache::{Cache, Key, Stamp};
 use crate::error::{DataError, RowProblem};
 use crate::format::{Row, Shape};
 use crate::jsonl::{self, Line, LineError, Lines};
 use crate::mask::{Masker, prompt_and_reply};
 use crate::sample::{Sample, TrainOn};
+use crate::samples::{Samples, SamplesBuilder};
 use crate::tokenizer::Tokenizer;
 
 /// Rows tokenised together: enough to keep the cores busy, few enough that the text read ahead is small.
@@ -38,7 +40,7 @@ impl Default for Options {
 }
 
 /// What became of a file's rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// The shape of the rows.
     pub shape: Shape,
@@ -62,59 +64,99 @@ pub struct Report {
 #[derive(Debug, Clone)]
 pub struct Dataset {
     /// The samples, each with at least one trained token.
-    pub samples: Vec<Sample>,
+    pub samples: Samples,
     /// What became of the rows.
     pub report: Report,
 }
 
 impl Dataset {
-    /// Reads, tokenises and masks a JSONL file.
+    /// Reads, tokenises and masks a JSONL file, and keeps its samples in memory.
     ///
     /// # Errors
     /// When the file can't be read, has no rows, has a row that is not what its shape wants, or has no row left with
     /// anything to train on.
     pub fn load(path: impl AsRef<Path>, tokenizer: &Tokenizer, options: Options) -> Result<Self, DataError> {
-        let path = path.as_ref();
-        let template = tokenizer.compile_chat_template()?;
-        let masker = Masker::new(tokenizer, template.as_ref(), options.train_on);
-
-        let mut samples = Vec::new();
-        let mut needed: Option<usize> = None;
-        let (mut rows, mut truncated, mut dropped) = (0, 0, 0);
-        let shape = read_rows(
-            path,
-            |row, line| masker.sample(&row.into_document(template.is_some()), line),
-            |mut sample| {
-                rows += 1;
-                let first = sample.supervised.iter().position(|s| *s);
-                needed = needed.into_iter().chain(first.map(|i| i + 1)).min();
-                let cut = sample.truncate(options.max_seq_len);
-                if sample.supervised_tokens() == 0 {
-                    dropped += 1;
-                } else {
-                    truncated += usize::from(cut);
-                    sample.ids.shrink_to_fit();
-                    sample.supervised.shrink_to_fit();
-                    samples.push(sample);
-                }
-            },
-        )?;
-        if samples.is_empty() {
-            let path: PathBuf = path.to_owned();
-            return Err(DataError::AllDropped { path, rows, max_seq_len: options.max_seq_len, needed });
-        }
-        let report = Report {
-            shape,
-            rows,
-            samples: samples.len(),
-            truncated,
-            dropped,
-            tokens: samples.iter().map(Sample::len).sum(),
-            supervised_tokens: samples.iter().map(Sample::supervised_tokens).sum(),
-            longest: samples.iter().map(Sample::len).max().unwrap_or(0),
+        let mut samples = SamplesBuilder::default();
+        let keep = |sample: &Sample| {
+            samples.push(sample);
+            Ok(())
         };
-        Ok(Self { samples, report })
+        let report = tokenise(path.as_ref(), tokenizer, options, keep, &mut |_| ())?;
+        Ok(Self { samples: samples.finish(), report })
     }
+
+    /// As [`Dataset::load`], but a file that is worth it is tokenised into the cache, or found there; memory does not grow
+    /// with it. `on_row` is told how many rows are tokenised.
+    ///
+    /// # Errors
+    /// As [`Dataset::load`], and when the cache cannot be written or the file changes meanwhile.
+    pub fn load_cached(
+        path: impl AsRef<Path>,
+        tokenizer: &Tokenizer,
+        options: Options,
+        cache: &Cache,
+        on_row: &mut dyn FnMut(usize),
+    ) -> Result<Self, DataError> {
+        let path = path.as_ref();
+        if !cache.is_worthwhile(path)? {
+            return Self::load(path, tokenizer, options);
+        }
+        let stamp = Stamp::of(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
+        let mut key = Key::new(tokenizer, &options)?;
+        key.add("source", &cache.content_hash(path)?);
+        if let Some((samples, report)) = cache.open(&key) {
+            return Ok(Self { samples, report });
+        }
+        let mut writer = cache.create()?;
+        let keep = |sample: &Sample| writer.push(sample).map_err(cache.error());
+        let report = tokenise(path, tokenizer, options, keep, on_row)?;
+        stamp.check(path)?;
+        Ok(Self { samples: cache.insert(&key, writer, &report)?, report })
+    }
+}
+
+/// Reads, tokenises and masks a file, hands the samples to `keep` in file order, and tells `on_row` how many rows are
+/// done.
+fn tokenise(
+    path: &Path,
+    tokenizer: &Tokenizer,
+    options: Options,
+    mut keep: impl FnMut(&Sample) -> Result<(), DataError>,
+    on_row: &mut dyn FnMut(usize),
+) -> Result<Report, DataError> {
+    let template = tokenizer.compile_chat_template()?;
+    let masker = Masker::new(tokenizer, template.as_ref(), options.train_on);
+
+    let mut needed: Option<usize> = None;
+    let (mut rows, mut samples, mut truncated, mut dropped) = (0, 0, 0, 0);
+    let (mut tokens, mut supervised_tokens, mut longest) = (0, 0, 0);
+    let shape = read_rows(
+        path,
+        |row, line| masker.sample(&row.into_document(template.is_some()), line),
+        |mut sample| {
+            rows += 1;
+            on_row(rows);
+            let first = sample.supervised.iter().position(|s| *s);
+            needed = needed.into_iter().chain(first.map(|i| i + 1)).min();
+            let cut = sample.truncate(options.max_seq_len);
+            let supervised = sample.supervised_tokens();
+            if supervised == 0 {
+                dropped += 1;
+                return Ok(());
+            }
+            samples += 1;
+            truncated += usize::from(cut);
+            tokens += sample.len();
+            supervised_tokens += supervised;
+            longest = longest.max(sample.len());
+            keep(&sample)
+        },
+    )?;
+    if samples == 0 {
+        let path: PathBuf = path.to_owned();
+        return Err(DataError::AllDropped { path, rows, max_seq_len: options.max_seq_len, needed });
+    }
+    Ok(Report { shape, rows, samples, truncated, dropped, tokens, supervised_tokens, longest })
 }
 
 /// A row to generate from, and what should come out.
@@ -151,7 +193,10 @@ pub fn generation_rows(
                 None => Err(RowProblem::NoPrompt { shape: Shape::Text }),
             }
         },
-        |row| rows.push(row),
+        |row| {
+            rows.push(row);
+            Ok(())
+        },
     )?;
     Ok(rows)
 }
@@ -160,7 +205,7 @@ pub fn generation_rows(
 fn read_rows<T: Send>(
     path: &Path,
     work: impl Fn(Row, usize) -> Result<T, RowProblem> + Sync,
-    mut take: impl FnMut(T),
+    mut take: impl FnMut(T) -> Result<(), DataError>,
 ) -> Result<Shape, DataError> {
     let io = |source| DataError::Io { path: path.to_owned(), source };
     let wrong = |line, problem| DataError::Row { path: path.to_owned(), line, problem };
@@ -198,7 +243,7 @@ fn read_rows<T: Send>(
                 .collect();
             // The first bad row of the file is the one reported, whichever thread met one first.
             for (line, result) in done {
-                take(result.map_err(|problem| wrong(line, problem))?);
+                take(result.map_err(|problem| wrong(line, problem))?)?;
             }
         }
         match stopped {

@@ -51,6 +51,23 @@ pub enum DataError {
     /// The chat template does not compile.
     #[error(transparent)]
     Template(#[from] TemplateError),
+    /// The tokenizer cannot be described, which its part in the cache's key needs.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// Tokenised data could not be written.
+    #[error("cannot write tokenised data to {}: {source}", path.display())]
+    Cache {
+        /// The folder of the cache.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file was changed while it was read.
+    #[error("{} was changed while it was read", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 /// What is wrong with one row.
@@ -200,6 +217,11 @@ impl DataError {
                 Some(format!("--max-seq-len {needed} is the least that leaves a row"))
             }
             Self::Template(e) => e.hint(),
+            Self::Tokenizer(e) => e.hint(),
+            Self::Cache { .. } => {
+                Some("put it elsewhere with --cache-dir DIR, or keep it in memory with --no-cache".into())
+            }
+            Self::Changed { .. } => Some("run it again once nothing writes to the file any more".into()),
         }
     }
 }

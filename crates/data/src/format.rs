@@ -8,7 +8,7 @@ mod completion;
 mod instruction;
 mod text;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::RowProblem;
@@ -22,7 +22,7 @@ pub use instruction::Instruction;
 pub type Fields = Map<String, Value>;
 
 /// The shape of a dataset's rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Shape {
     /// `messages`: a conversation.

@@ -13,7 +13,7 @@ pub enum TrainOn {
     All,
 }
 
-/// The tokens of one row, and which of them are to be predicted.
+/// The tokens of one row, and which of them are to be predicted; [`Samples`](crate::Samples) keeps many.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
     /// The token ids.

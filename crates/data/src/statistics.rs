@@ -1,16 +1,19 @@
 //! What a dataset is like: lengths, what is trained of it, repeated rows, and what padding or sharing would cost.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
 
+use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::batch::Batch;
 use crate::dataset::{Dataset, Report};
-use crate::sample::Sample;
+use crate::samples::{SampleRef, Samples};
 
 /// Bars of the histogram, at most.
 const BINS: usize = 12;
-/// How many of the longest rows, and of the groups of equal ones, are named.
+/// How many of the longest rows, of the groups of equal ones, and of the lines of such a group are named.
 const NAMED: usize = 5;
 
 /// Figures of a dataset.
@@ -29,7 +32,7 @@ pub struct Statistics {
     pub histogram: Vec<Bar>,
     /// Samples that are equal to an earlier one, token for token.
     pub duplicates: usize,
-    /// Lines of the first groups of equal samples.
+    /// The first lines of the first groups of equal samples.
     pub duplicate_lines: Vec<Vec<usize>>,
     /// The longest samples.
     pub longest_rows: Vec<Length>,
@@ -74,42 +77,94 @@ pub struct Length {
 
 impl Statistics {
     /// Of a dataset, whose samples would be trained in batches of `batch_size`.
+    ///
+    /// Needs eight bytes a sample beside the samples.
     pub fn of(data: &Dataset, batch_size: usize) -> Self {
         let Report { tokens, supervised_tokens, .. } = data.report;
-        let lengths: Vec<usize> = data.samples.iter().map(Sample::len).collect();
-        let duplicate_groups = duplicates(&data.samples);
-        let mut longest: Vec<Length> =
-            data.samples.iter().map(|s| Length { line: s.row, tokens: s.len() }).collect();
-        longest.sort_by_key(|l| (std::cmp::Reverse(l.tokens), l.line));
-        longest.truncate(NAMED);
-        let (mut padded, mut computed) = (0, 0);
-        for batch in data.samples.chunks(batch_size.max(1)) {
-            padded += batch.len() * batch.iter().map(Sample::len).max().unwrap_or(0);
-            computed += Batch::share(batch).len();
-        }
+        let samples = data.samples.len();
+        let batch_size = batch_size.max(1);
+        let tally = (0..samples.div_ceil(batch_size))
+            .into_par_iter()
+            .fold(Tally::default, |mut tally, batch| {
+                let range = batch * batch_size..((batch + 1) * batch_size).min(samples);
+                tally.add(range.map(|i| data.samples.sample(i)).collect());
+                tally
+            })
+            .reduce(Tally::default, Tally::merge);
+        let (duplicates, duplicate_lines) = duplicates(&data.samples);
         let share = |part: usize| part as f64 / tokens.max(1) as f64;
         Statistics {
             report: data.report,
             supervised_share: share(supervised_tokens),
-            length: Percentiles::of(lengths.clone()),
-            supervised_length: Percentiles::of(data.samples.iter().map(Sample::supervised_tokens).collect()),
-            histogram: histogram(&lengths),
-            duplicates: duplicate_groups.iter().map(|lines| lines.len() - 1).sum(),
-            duplicate_lines: duplicate_groups.into_iter().take(NAMED).collect(),
-            longest_rows: longest,
+            length: Percentiles::of(&tally.lengths),
+            supervised_length: Percentiles::of(&tally.supervised),
+            histogram: histogram(&tally.lengths),
+            duplicates,
+            duplicate_lines,
+            longest_rows: tally.longest,
             batch_size,
-            padded_share: share(padded),
-            computed_share: share(computed),
+            padded_share: share(tally.padded),
+            computed_share: share(tally.computed),
         }
     }
 }
 
+/// How many samples have a size, for every size there is.
+type Counts = BTreeMap<usize, usize>;
+
+/// What is added up over the batches of a dataset, in any order.
+#[derive(Default)]
+struct Tally {
+    lengths: Counts,
+    supervised: Counts,
+    longest: Vec<Length>,
+    padded: usize,
+    computed: usize,
+}
+
+impl Tally {
+    fn add(&mut self, batch: Vec<SampleRef>) {
+        for sample in &batch {
+            *self.lengths.entry(sample.len()).or_default() += 1;
+            *self.supervised.entry(sample.supervised_tokens()).or_default() += 1;
+            self.longest.push(Length { line: sample.row, tokens: sample.len() });
+        }
+        self.keep_longest();
+        self.padded += batch.len() * batch.iter().map(|s| s.len()).max().unwrap_or(0);
+        self.computed += Batch::share(batch).len();
+    }
+
+    fn merge(mut self, other: Self) -> Self {
+        let add = |counts: &mut Counts, more: Counts| {
+            more.into_iter().for_each(|(size, count)| *counts.entry(size).or_default() += count);
+        };
+        add(&mut self.lengths, other.lengths);
+        add(&mut self.supervised, other.supervised);
+        self.longest.extend(other.longest);
+        self.keep_longest();
+        self.padded += other.padded;
+        self.computed += other.computed;
+        self
+    }
+
+    fn keep_longest(&mut self) {
+        self.longest.sort_by_key(|l| (Reverse(l.tokens), l.line));
+        self.longest.truncate(NAMED);
+    }
+}
+
 impl Percentiles {
-    fn of(mut values: Vec<usize>) -> Self {
-        values.sort_unstable();
-        // The smallest value that so many percent of the values do not exceed.
+    fn of(counts: &Counts) -> Self {
+        let samples: usize = counts.values().sum();
+        // The smallest size that so many percent of the samples do not exceed.
         let at = |percent: usize| {
-            values.get((values.len() * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0)
+            let rank = (samples * percent).div_ceil(100).max(1);
+            let mut below = 0;
+            let reaches = |(_, count): &(&usize, &usize)| {
+                below += **count;
+                below >= rank
+            };
+            counts.iter().find(reaches).map_or(0, |(size, _)| *size)
         };
         Percentiles {
             min: at(0),
@@ -125,35 +180,59 @@ impl Percentiles {
 }
 
 /// Bars of a round width, 1, 2 or 5 times a power of ten, that begins with the shortest length.
-fn histogram(lengths: &[usize]) -> Vec<Bar> {
-    let (Some(&min), Some(&max)) = (lengths.iter().min(), lengths.iter().max()) else { return vec![] };
+fn histogram(lengths: &Counts) -> Vec<Bar> {
+    let (Some((&min, _)), Some((&max, _))) = (lengths.first_key_value(), lengths.last_key_value()) else {
+        return vec![];
+    };
     let widths = (0..).flat_map(|power| [1, 2, 5].map(|digit| digit * 10usize.pow(power)));
     let bars = |width: usize| max / width - min / width + 1;
     let width = widths.into_iter().find(|&w| bars(w) <= BINS).unwrap_or(max);
     let first = min / width;
     let mut found: Vec<Bar> =
         (first..=max / width).map(|i| Bar { from: i * width, to: (i + 1) * width - 1, samples: 0 }).collect();
-    for length in lengths {
-        found[length / width - first].samples += 1;
+    for (length, samples) in lengths {
+        found[length / width - first].samples += samples;
     }
     found
 }
 
-/// The lines of samples that are equal, in the order of their first.
-fn duplicates(samples: &[Sample]) -> Vec<Vec<usize>> {
-    let mut lines: BTreeMap<(&[u32], &[bool]), Vec<usize>> = BTreeMap::new();
-    for sample in samples {
-        lines.entry((&sample.ids, &sample.supervised)).or_default().push(sample.row);
+/// How many samples are equal to an earlier one, and the first lines of the first groups of equal ones.
+fn duplicates(samples: &Samples) -> (usize, Vec<Vec<usize>>) {
+    // A sample is a number: its index below, as much of a hash as there is room for above.
+    let index_bits = usize::BITS - samples.len().leading_zeros();
+    let index = |key: u64| (key & ((1 << index_bits) - 1)) as usize;
+    let state = RandomState::new();
+    let hash = |i: usize| state.hash_one(samples.sample(i).trained()) >> index_bits << index_bits;
+    let mut keys: Vec<u64> = (0..samples.len()).into_par_iter().map(|i| hash(i) | i as u64).collect();
+    keys.par_sort_unstable();
+
+    let mut repeated = 0;
+    let mut named: BTreeSet<Vec<usize>> = BTreeSet::new();
+    for alike in keys.chunk_by(|a, b| a >> index_bits == b >> index_bits).filter(|keys| keys.len() > 1) {
+        // Nearly always one group, since other samples rarely have the same hash.
+        let mut rest = alike.to_vec();
+        while let Some(&first) = rest.first() {
+            let first = samples.sample(index(first)).trained();
+            let (equal, others): (Vec<u64>, Vec<u64>) =
+                rest.iter().partition(|key| samples.sample(index(**key)).trained() == first);
+            if equal.len() > 1 {
+                repeated += equal.len() - 1;
+                named.insert(equal.iter().take(NAMED).map(|key| samples.sample(index(*key)).row).collect());
+                if named.len() > NAMED {
+                    named.pop_last();
+                }
+            }
+            rest = others;
+        }
     }
-    let mut groups: Vec<Vec<usize>> = lines.into_values().filter(|lines| lines.len() > 1).collect();
-    groups.sort_unstable();
-    groups
+    (repeated, named.into_iter().collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::format::Shape;
+    use crate::sample::Sample;
 
     fn sample(ids: &[u32], from: usize, row: usize) -> Sample {
         Sample { ids: ids.to_vec(), supervised: (0..ids.len()).map(|i| i >= from).collect(), row }
@@ -161,7 +240,7 @@ mod tests {
 
     #[test]
     fn figures_are_those_counted_by_hand() {
-        let samples = vec![
+        let samples = [
             sample(&[1, 2, 3, 4], 2, 1),
             sample(&[1, 2, 5], 2, 2),
             sample(&[1, 2, 3, 4], 2, 4),
@@ -177,7 +256,7 @@ mod tests {
             supervised_tokens: 6,
             longest: 30,
         };
-        let found = Statistics::of(&Dataset { samples, report }, 3);
+        let found = Statistics::of(&Dataset { samples: samples.into_iter().collect(), report }, 3);
         assert_eq!(found.report, report);
         assert_eq!(found.supervised_share, 6.0 / 41.0);
         let Percentiles { min, p25, median, p75, max, .. } = found.length;
@@ -199,13 +278,15 @@ mod tests {
     #[test]
     fn a_histogram_counts_every_sample_in_few_bars() {
         for lengths in [vec![1], vec![7; 9], (1..3000).collect(), vec![5, 100_000]] {
-            let bars = histogram(&lengths);
+            let mut counts = Counts::new();
+            lengths.iter().for_each(|length| *counts.entry(*length).or_default() += 1);
+            let bars = histogram(&counts);
             assert!(bars.len() <= BINS, "{} bars", bars.len());
             assert_eq!(bars.iter().map(|b| b.samples).sum::<usize>(), lengths.len());
             for pair in bars.windows(2) {
                 assert_eq!(pair[0].to + 1, pair[1].from);
             }
         }
-        assert!(histogram(&[]).is_empty());
+        assert!(histogram(&Counts::new()).is_empty());
     }
 }

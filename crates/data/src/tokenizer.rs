@@ -15,6 +15,9 @@ mod stream;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use regex::Regex;
 
 use crate::template::{Builtin, ChatTemplate, SpecialTokens, TemplateError, read_template};
 
@@ -156,6 +159,8 @@ pub struct Tokenizer {
     suffix: Vec<u32>,
     chat_template: Option<String>,
     vocab_size: usize,
+    /// Ascending.
+    special_ids: Vec<u32>,
     clock: i64,
 }
 
@@ -182,6 +187,9 @@ impl Tokenizer {
         let mut ends = more_eos;
         ends.extend(eos);
         let largest = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        let added = inner.get_added_tokens_decoder();
+        let mut special_ids: Vec<u32> = added.iter().filter(|(_, t)| t.special).map(|(id, _)| *id).collect();
+        special_ids.sort_unstable();
         let clock = jiff::Timestamp::now().as_second();
         let mut tokenizer = Self {
             inner,
@@ -195,6 +203,7 @@ impl Tokenizer {
             suffix,
             chat_template,
             vocab_size: vocab_size.max(largest),
+            special_ids,
             clock,
         };
         tokenizer.find_eos_ids();
@@ -289,6 +298,11 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// Whether a token is one that text does not have by itself, such as `<|im_start|>`.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special_ids.binary_search(&id).is_ok()
+    }
+
     /// The name of a token in the vocabulary's own alphabet (`Ġthe`), for showing ids to people.
     pub fn id_to_token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
@@ -355,6 +369,19 @@ impl Tokenizer {
     /// not move, so that a run does not change its data at midnight.
     pub fn clock(&self) -> i64 {
         self.clock
+    }
+
+    /// What of [`Self::clock`] the chat template can tell: nothing if it does not ask, the day if it asks for no more.
+    pub fn visible_clock(&self) -> Option<String> {
+        static DIRECTIVE: LazyLock<Regex> =
+            LazyLock::new(|| Regex::new(r"%[-_0^#:.\d]*([A-Za-z])").expect("a constant"));
+        const OF_A_DAY: &str = "aAbBCdDeFgGhjmuUVwWyY";
+        let template =
+            self.chat_template.as_deref().filter(|t| t.contains("strftime_now"))?.replace("{%", "");
+        let only_days = DIRECTIVE.captures_iter(&template).all(|found| OF_A_DAY.contains(&found[1]));
+        let now = jiff::Timestamp::from_second(self.clock).ok().filter(|_| only_days);
+        let day = now.map(|now| now.to_zoned(jiff::tz::TimeZone::system()).date().to_string());
+        Some(day.unwrap_or_else(|| self.clock.to_string()))
     }
 
     /// Sets the time that templates see as now; a resumed run sets the time of its first start.

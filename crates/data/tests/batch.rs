@@ -2,17 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use lorafit_data::{Batch, Order, Position, Sample, Segment, Steps, Target, cut};
+use lorafit_data::{Batch, Order, Position, Sample, SampleRef, Samples, Segment, Steps, Target, cut};
 
 fn sample(ids: &[u32], supervised: &[usize]) -> Sample {
     let supervised = (0..ids.len()).map(|i| supervised.contains(&i)).collect();
     Sample { ids: ids.to_vec(), supervised, row: 1 }
 }
 
+fn stored(samples: &[Sample]) -> Samples {
+    samples.iter().cloned().collect()
+}
+
 #[test]
 fn packed_samples_are_separate_roots_and_targets_sit_one_row_before() {
-    let samples = [sample(&[5, 6, 7], &[1, 2]), sample(&[], &[]), sample(&[8, 9], &[1]), sample(&[4], &[])];
-    let batch = Batch::pack(&samples);
+    let samples =
+        stored(&[sample(&[5, 6, 7], &[1, 2]), sample(&[], &[]), sample(&[8, 9], &[1]), sample(&[4], &[])]);
+    let batch = Batch::pack(samples.iter());
     assert_eq!(batch.ids, [5, 6, 8]);
     assert_eq!(batch.positions, [0, 1, 0]);
     let root = |start, len| Segment { start, len, parent: None };
@@ -23,8 +28,8 @@ fn packed_samples_are_separate_roots_and_targets_sit_one_row_before() {
 
 #[test]
 fn a_supervised_first_token_has_nothing_to_predict_it() {
-    let samples = [sample(&[1, 2], &[0]), sample(&[3, 4], &[0, 1])];
-    let batch = Batch::pack(&samples);
+    let samples = stored(&[sample(&[1, 2], &[0]), sample(&[3, 4], &[0, 1])]);
+    let batch = Batch::pack(samples.iter());
     assert_eq!(batch.ids, [3]);
     assert_eq!(batch.targets, [Target { row: 0, id: 4, weight: 1.0 }]);
 }
@@ -92,7 +97,7 @@ fn resumed_steps_equal_uninterrupted_ones() {
 }
 
 /// Samples of `lengths` inputs each, which have nothing in common.
-fn unlike(lengths: &[usize]) -> Vec<Sample> {
+fn unlike(lengths: &[usize]) -> Samples {
     let one = |(i, &len): (usize, &usize)| sample(&vec![i as u32; len + 1], &[len]);
     lengths.iter().enumerate().map(one).collect()
 }
@@ -126,7 +131,7 @@ fn a_shared_cut_counts_the_tokens_that_are_computed() {
             seen.sort_unstable();
             assert_eq!(seen, indices);
             for group in groups {
-                let batch = Batch::share(group.iter().map(|&i| &samples[i]));
+                let batch = Batch::share(group.iter().map(|&i| samples.sample(i)));
                 assert!(batch.len() <= budget || group.len() == 1, "{} tokens for {budget}", batch.len());
             }
         }
@@ -135,15 +140,15 @@ fn a_shared_cut_counts_the_tokens_that_are_computed() {
 
 #[test]
 fn shared_beginnings_are_in_the_stream_once() {
-    let samples = [
+    let samples = stored(&[
         sample(&[1, 2, 3, 4], &[2, 3]),
         sample(&[1, 2, 5, 6], &[2, 3]),
         // A prefix of the first, and the first once more.
         sample(&[1, 2, 3], &[2]),
         sample(&[1, 2, 3, 4], &[2, 3]),
         sample(&[7, 8], &[1]),
-    ];
-    let batch = Batch::share(&samples);
+    ]);
+    let batch = Batch::share(samples.iter());
     assert_eq!(batch.ids, [1, 2, 3, 5, 7]);
     assert_eq!(batch.positions, [0, 1, 2, 2, 0]);
     let segment = |start, len, parent| Segment { start, len, parent };
@@ -159,9 +164,9 @@ fn shared_beginnings_are_in_the_stream_once() {
 #[test]
 fn a_tree_of_nested_samples_may_be_deep() {
     let long: Vec<u32> = (0..20_000).collect();
-    let samples: Vec<Sample> = (1..long.len()).step_by(7).map(|len| sample(&long[..=len], &[len])).collect();
-    let batch = Batch::share(&samples);
-    assert_eq!(batch.len(), samples.last().unwrap().len() - 1);
+    let samples: Samples = (1..long.len()).step_by(7).map(|len| sample(&long[..=len], &[len])).collect();
+    let batch = Batch::share(samples.iter());
+    assert_eq!(batch.len(), samples.iter().last().unwrap().len() - 1);
     assert_eq!(batch.segments.len(), samples.len());
 }
 
@@ -195,7 +200,7 @@ impl Random {
     }
 
     /// Samples of few different tokens, so that many begin alike, some are equal, and some are part of others.
-    fn tree(&mut self) -> Vec<Sample> {
+    fn tree(&mut self) -> Samples {
         let mut samples: Vec<Sample> = Vec::new();
         for _ in 0..1 + self.below(8) {
             let mut ids: Vec<u32> = match self.below(3) {
@@ -210,7 +215,7 @@ impl Random {
             supervised[0] = false;
             samples.push(Sample { ids, supervised, row: 1 });
         }
-        samples
+        samples.into_iter().collect()
     }
 }
 
@@ -221,12 +226,12 @@ fn sharing_and_packing_train_the_same_tokens_after_the_same_contexts() {
     for _ in 0..2000 {
         let samples = random.tree();
         let mut expected = BTreeMap::new();
-        for sample in &samples {
+        for sample in samples.iter().map(SampleRef::to_sample) {
             for j in (0..sample.len()).filter(|&j| sample.supervised[j]) {
                 *expected.entry((sample.ids[..j].to_vec(), sample.ids[j])).or_default() += 1;
             }
         }
-        let (packed, shared) = (Batch::pack(&samples), Batch::share(&samples));
+        let (packed, shared) = (Batch::pack(samples.iter()), Batch::share(samples.iter()));
         assert_eq!(trained(&packed), expected);
         assert_eq!(trained(&shared), expected);
         for batch in [&packed, &shared] {

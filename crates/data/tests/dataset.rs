@@ -55,7 +55,7 @@ fn chat_rows_train_every_reply_with_its_end_of_turn() {
     let dataset = load(row, &tokenizer).unwrap();
     assert_eq!(dataset.report.shape, Shape::Chat);
     assert_eq!(
-        show(&tokenizer, &dataset.samples[0]),
+        show(&tokenizer, &dataset.samples.sample(0).to_sample()),
         "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n[b<|im_end|>]\n\
          <|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n[d<|im_end|>]\n"
     );
@@ -67,7 +67,7 @@ fn an_end_of_turn_written_inside_a_reply_does_not_cut_it_short() {
     let row = r#"{"messages": [{"role": "user", "content": "x<|im_end|>"}, {"role": "assistant", "content": "a<|im_end|>b"}]}"#;
     let dataset = load(row, &tokenizer).unwrap();
     assert_eq!(
-        show(&tokenizer, &dataset.samples[0]),
+        show(&tokenizer, &dataset.samples.sample(0).to_sample()),
         "<|im_start|>user\nx<|im_end|><|im_end|>\n<|im_start|>assistant\n[a<|im_end|>b<|im_end|>]\n"
     );
 }
@@ -82,7 +82,7 @@ fn a_template_without_end_of_turn_trains_the_whole_span() {
         r#"{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}"#,
         &tokenizer,
     );
-    assert_eq!(show(&tokenizer, &dataset.unwrap().samples[0]), "u: x\na:[ y\n]");
+    assert_eq!(show(&tokenizer, &dataset.unwrap().samples.sample(0).to_sample()), "u: x\na:[ y\n]");
 }
 
 /// A template in ChatML's way, whose assistant's messages are written by `reply`.
@@ -106,7 +106,7 @@ fn replies_are_found_though_the_template_rewrites_history() {
     );
     let dataset = load(TWO_TURNS, &tokenizer).unwrap();
     assert_eq!(
-        show(&tokenizer, &dataset.samples[0]),
+        show(&tokenizer, &dataset.samples.sample(0).to_sample()),
         "<|im_start|>user\nx<|im_end|>\n<|im_start|>a\n[y<|im_end|>]\n\
          <|im_start|>user\nx<|im_end|>\n<|im_start|>a\n[think z<|im_end|>]\n"
     );
@@ -114,7 +114,10 @@ fn replies_are_found_though_the_template_rewrites_history() {
     let tokenizer =
         with_reply("<|im_start|>a\n{{ messages | length }}{{ m.content }}<|im_end|>\n", "<|im_start|>a\n");
     let dataset = load(TWO_TURNS, &tokenizer).unwrap();
-    assert!(show(&tokenizer, &dataset.samples[0]).ends_with("x<|im_end|>\n<|im_start|>a\n[4z<|im_end|>]\n"));
+    assert!(
+        show(&tokenizer, &dataset.samples.sample(0).to_sample())
+            .ends_with("x<|im_end|>\n<|im_start|>a\n[4z<|im_end|>]\n")
+    );
 }
 
 #[test]
@@ -148,7 +151,7 @@ fn only_the_last_reply_is_trained_where_that_is_asked_for() {
         let tokenizer = with_reply(reply, "<|im_start|>a\n");
         let dataset = load_on(TrainOn::Last, TWO_TURNS, &tokenizer).unwrap();
         assert_eq!(
-            show(&tokenizer, &dataset.samples[0]),
+            show(&tokenizer, &dataset.samples.sample(0).to_sample()),
             format!(
                 "<|im_start|>user\nx<|im_end|>\n<|im_start|>a\ny<|im_end|>\n\
                  <|im_start|>user\nx<|im_end|>\n<|im_start|>a\n{want}"
@@ -173,7 +176,7 @@ fn a_reply_that_says_train_false_is_not_trained_and_templates_do_not_see_that() 
             format!("{{% if m.train is defined %}}{{{{ raise_exception('seen') }}}}{{% endif %}}{reply}");
         let tokenizer = with_reply(&seen, "<|im_start|>a\n");
         let shown = |train_on, row: String| {
-            show(&tokenizer, &load_on(train_on, &row, &tokenizer).unwrap().samples[0])
+            show(&tokenizer, &load_on(train_on, &row, &tokenizer).unwrap().samples.sample(0).to_sample())
         };
         let user = "<|im_start|>user\nx<|im_end|>\n<|im_start|>a\n";
         assert_eq!(
@@ -201,7 +204,7 @@ fn a_reply_that_says_train_false_is_not_trained_and_templates_do_not_see_that() 
 fn marks_decide_which_tokens_are_trained() {
     let trained = |reply: &str, rows: &str| {
         let tokenizer = with_reply(reply, "<|im_start|>a\n");
-        show(&tokenizer, &load(rows, &tokenizer).unwrap().samples[0])
+        show(&tokenizer, &load(rows, &tokenizer).unwrap().samples.sample(0).to_sample())
     };
     let row = |reply: &str| {
         format!(
@@ -246,7 +249,7 @@ fn tools_and_calls_reach_the_template_and_none_is_lost() {
         [(r#"{"a": 2}"#, TOOLS), (r#""{\"a\":2}""#, TOOLS), (r#"{"a": 2}"#, tools_text.as_str())]
     {
         let dataset = load(row(arguments, tools), &tokenizer).unwrap();
-        assert_eq!(show(&tokenizer, &dataset.samples[0]), want);
+        assert_eq!(show(&tokenizer, &dataset.samples.sample(0).to_sample()), want);
     }
     // The reference of a reply that calls tools is the call.
     let call = format!(
@@ -274,7 +277,7 @@ fn another_template_takes_the_place_of_the_models_own() {
         meta.token_types.as_mut().unwrap().extend([3, 3, 3]);
         let mut tokenizer = Tokenizer::from_gguf(meta).unwrap();
         tokenizer.use_chat_template(name).unwrap();
-        show(&tokenizer, &load(row, &tokenizer).unwrap().samples[0])
+        show(&tokenizer, &load(row, &tokenizer).unwrap().samples.sample(0).to_sample())
     };
     assert_eq!(
         shown("chatml"),
@@ -298,9 +301,9 @@ fn another_template_takes_the_place_of_the_models_own() {
     // An instruction becomes what it is for a model without a template, between BOS and a blank line.
     let row = r#"{"instruction": "a", "output": "b"}"#;
     let mut tokenizer = plain();
-    let prompt = show(&tokenizer, &load(row, &tokenizer).unwrap().samples[0]);
+    let prompt = show(&tokenizer, &load(row, &tokenizer).unwrap().samples.sample(0).to_sample());
     tokenizer.use_chat_template("alpaca").unwrap();
-    let sample = &load(row, &tokenizer).unwrap().samples[0];
+    let sample = &load(row, &tokenizer).unwrap().samples.sample(0).to_sample();
     assert_eq!(show(&tokenizer, sample), format!("<s>{prompt}\n\n"));
     // A file, whose end-of-turn tokens end generations too.
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -336,23 +339,23 @@ fn instruction_rows_become_a_chat_or_alpacas_prompt() {
     let chat = tiny_chatml();
     let dataset = load(rows, &chat).unwrap();
     assert_eq!(
-        show(&chat, &dataset.samples[0]),
+        show(&chat, &dataset.samples.sample(0).to_sample()),
         "<|im_start|>user\nAdd\n\n1 2<|im_end|>\n<|im_start|>assistant\n[3<|im_end|>]\n"
     );
     assert_eq!(
-        show(&chat, &dataset.samples[1]),
+        show(&chat, &dataset.samples.sample(1).to_sample()),
         "<|im_start|>user\nGreet<|im_end|>\n<|im_start|>assistant\n[Hi<|im_end|>]\n"
     );
     let plain = plain();
     let dataset = load(rows, &plain).unwrap();
     assert_eq!(
-        show(&plain, &dataset.samples[0]),
+        show(&plain, &dataset.samples.sample(0).to_sample()),
         "Below is an instruction that describes a task, paired with an input that provides further context. Write a \
          response that appropriately completes the request.\n\n### Instruction:\nAdd\n\n### Input:\n1 2\n\n### \
          Response:\n[3<|im_end|>]"
     );
     assert!(
-        show(&plain, &dataset.samples[1])
+        show(&plain, &dataset.samples.sample(1).to_sample())
             .ends_with("### Instruction:\nGreet\n\n### Response:\n[Hi<|im_end|>]")
     );
 }
@@ -363,7 +366,7 @@ fn completion_and_text_rows_are_closed_once_and_begin_as_the_tokenizer_says() {
     let text = r#"{"text": "some"}"#;
     let closed = r#"{"text": "some<|im_end|>"}"#;
     for (tokenizer, bos) in [(plain(), ""), (adds_bos(), "<s>")] {
-        let get = |row: &str| show(&tokenizer, &load(row, &tokenizer).unwrap().samples[0]);
+        let get = |row: &str| show(&tokenizer, &load(row, &tokenizer).unwrap().samples.sample(0).to_sample());
         assert_eq!(get(completion), format!("{bos}Q: x[ y<|im_end|>]"));
         let want = if bos.is_empty() { "s[ome<|im_end|>]" } else { "<s>[some<|im_end|>]" };
         assert_eq!(get(text), want);
@@ -372,21 +375,28 @@ fn completion_and_text_rows_are_closed_once_and_begin_as_the_tokenizer_says() {
     let mut meta = tiny_metadata("gpt-2", &[]);
     meta.add_eos = Some(true);
     let tokenizer = Tokenizer::from_gguf(meta).unwrap();
-    assert_eq!(show(&tokenizer, &load(completion, &tokenizer).unwrap().samples[0]), "Q: x[ y<|im_end|>]");
+    assert_eq!(
+        show(&tokenizer, &load(completion, &tokenizer).unwrap().samples.sample(0).to_sample()),
+        "Q: x[ y<|im_end|>]"
+    );
 }
 
 #[test]
 fn a_token_across_the_boundary_belongs_to_the_reply() {
     let tokenizer = Tokenizer::from_gguf(tiny_metadata("gpt-2", &["a b"])).unwrap();
-    let sample = &load(r#"{"prompt": "xa", "completion": "b"}"#, &tokenizer).unwrap().samples[0];
+    let sample =
+        &load(r#"{"prompt": "xa", "completion": "b"}"#, &tokenizer).unwrap().samples.sample(0).to_sample();
     assert_eq!(show(&tokenizer, sample), "x[ab<|im_end|>]");
 }
 
 #[test]
 fn characters_of_several_tokens_are_trained_whole() {
     let tokenizer = plain();
-    let sample =
-        &load("{\"prompt\": \"\u{1F600}\", \"completion\": \"\u{1F600}\"}", &tokenizer).unwrap().samples[0];
+    let sample = &load("{\"prompt\": \"\u{1F600}\", \"completion\": \"\u{1F600}\"}", &tokenizer)
+        .unwrap()
+        .samples
+        .sample(0)
+        .to_sample();
     assert_eq!(sample.supervised, [false, false, false, false, true, true, true, true, true]);
 }
 
@@ -445,7 +455,7 @@ fn blank_lines_crlf_and_a_byte_order_mark_are_accepted_and_lines_still_counted()
     )
     .unwrap();
     assert_eq!(dataset.samples.iter().map(|s| s.row).collect::<Vec<_>>(), [1, 4, 6]);
-    assert_eq!(show(&tokenizer, &dataset.samples[0]), "a[b<|im_end|>]");
+    assert_eq!(show(&tokenizer, &dataset.samples.sample(0).to_sample()), "a[b<|im_end|>]");
 }
 
 /// A good row, then a bad one on line 3.

@@ -4,7 +4,7 @@ mod common;
 
 use common::{fixture, ids, read_json, smollm2};
 use lorafit_data::{
-    Batch, Dataset, Message, Options, Order, Role, Steps, Tokenizer, TrainOn, generation_rows,
+    Batch, Dataset, Message, Options, Order, Role, SampleRef, Steps, Tokenizer, TrainOn, generation_rows,
 };
 
 fn messages(value: &serde_json::Value) -> Vec<Message> {
@@ -59,9 +59,9 @@ fn masks_of_the_first_64_e2e_rows_equal_peft() {
     assert_eq!(steps.steps_per_epoch(), 16);
     for want in want.as_array().unwrap() {
         let step = steps.next().unwrap();
-        let batch = Batch::pack(step.indices.iter().map(|&i| &dataset.samples[i]));
+        let batch = Batch::pack(step.indices.iter().map(|&i| dataset.samples.sample(i)));
         assert_eq!(batch.targets.len() as u64, want["supervised_tokens"].as_u64().unwrap());
-        let tokens: usize = step.indices.iter().map(|&i| dataset.samples[i].len()).sum();
+        let tokens: usize = step.indices.iter().map(|&i| dataset.samples.sample(i).len()).sum();
         assert_eq!(tokens as u64, want["real_tokens"].as_u64().unwrap());
         assert_eq!(batch.segments.len(), 4);
     }
@@ -74,7 +74,7 @@ fn the_end_of_turn_is_trained_and_the_line_break_after_it_is_not() {
     let tokenizer = smollm2();
     let dataset = Dataset::load(fixture("e2e_train_64.jsonl"), &tokenizer, Options::default()).unwrap();
     let rows = generation_rows(fixture("e2e_train_64.jsonl"), &tokenizer).unwrap();
-    for (sample, row) in dataset.samples.iter().zip(&rows) {
+    for (sample, row) in dataset.samples.iter().map(SampleRef::to_sample).zip(&rows) {
         assert_eq!(sample.row, row.row);
         let supervised: Vec<u32> =
             sample.ids.iter().zip(&sample.supervised).filter(|(_, s)| **s).map(|(id, _)| *id).collect();
@@ -93,7 +93,13 @@ fn train_on_all_supervises_everything_but_the_first_token() {
     let options = Options { train_on: TrainOn::All, ..Options::default() };
     let dataset = Dataset::load(fixture("e2e_train_64.jsonl"), &tokenizer, options).unwrap();
     assert_eq!(dataset.report.supervised_tokens, dataset.report.tokens - 64);
-    assert!(dataset.samples.iter().all(|s| !s.supervised[0] && s.supervised[1..].iter().all(|s| *s)));
+    assert!(
+        dataset
+            .samples
+            .iter()
+            .map(SampleRef::to_sample)
+            .all(|s| !s.supervised[0] && s.supervised[1..].iter().all(|s| *s))
+    );
 }
 
 #[test]

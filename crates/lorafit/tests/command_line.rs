@@ -61,7 +61,7 @@ fn train_has_the_flags_others_rely_on() {
     let flags = "model data out config rank alpha dropout target-modules lr scheduler warmup-ratio weight-decay \
         max-grad-norm batch-size gradient-accumulation epochs max-steps max-seq-len no-shuffle seed adapter eval-data \
         eval-every threads device train-on layers micro-batch-tokens log-every name overwrite \
-        template resume resume-anyway checkpoint-every keep-checkpoints on-nan log tensorboard";
+        template resume resume-anyway checkpoint-every keep-checkpoints on-nan log tensorboard cache-dir no-cache";
     for flag in flags.split_whitespace() {
         assert!(help.contains(&format!("--{flag}")), "--{flag}");
     }
@@ -118,6 +118,8 @@ fn every_flag_of_train_is_a_key() {
         train-on = "last"
         template = "chatml"
         no-shuffle = true
+        cache-dir = "c"
+        no-cache = true
         eval-data = "e"
         eval-every = 7
         log-every = 9
@@ -476,6 +478,83 @@ fn data_gives_its_figures_as_json() {
     assert_eq!((number("rows"), number("samples"), number("duplicates")), (3.0, 3.0, 1.0));
     assert!(number("padded_share") > 1.0 && number("computed_share") < 0.8, "{json}");
     assert!(number("supervised_tokens") > 0.0 && number("supervised_tokens") < number("tokens"));
+}
+
+/// The names of the elements that a page opens.
+fn elements(page: &str) -> std::collections::BTreeSet<&str> {
+    let names = page.split('<').skip(1).filter(|tag| !tag.starts_with(['/', '!']));
+    names.map(|tag| tag.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap()).collect()
+}
+
+#[test]
+fn a_page_shows_rows_and_figures_and_a_row_cannot_break_out() {
+    let folder = TempDir::new().unwrap();
+    let (model, harmless) = chat_rows(&folder);
+    let evil =
+        "</i></mark></pre></article><script>window.hacked = 1</script><img src=x onerror='x'> \u{202e}&lt;";
+    let rows = fs::read_to_string(&harmless).unwrap().replace("no, not now", evil);
+    let rows = write(&folder, "a<b>&'x'.jsonl", &rows);
+    let page = folder.path().join("page.html");
+    let draw = |rows: &std::path::Path, more: &[&str]| {
+        let mut arguments = vec!["data", rows.to_str().unwrap(), "--model", &model];
+        arguments.extend(["--html", page.to_str().unwrap()]);
+        arguments.extend(more);
+        let told = lorafit(&arguments);
+        assert_eq!((told.code, told.stdout.as_str()), (0, ""), "{}", told.stderr);
+        fs::read_to_string(&page).unwrap()
+    };
+    let html = draw(&rows, &[]);
+    assert_eq!(elements(&html), elements(&draw(&harmless, &[])), "a row brings no elements");
+    let count = |html: &str, part: &str| html.matches(part).count();
+    assert_eq!((count(&html, "<script"), count(&html, "</script>")), (1, 1));
+    assert_eq!(count(&html, "<article"), 3);
+    assert_eq!(count(&html, "<mark>"), count(&html, "</mark>"));
+    assert!(html.contains("<h1>a&lt;b&gt;&amp;&#39;x&#39;.jsonl</h1>"));
+    assert!(html.contains("\\u{202e}") && !html.contains('\u{202e}'));
+    assert!(html.contains("default-src 'none'") && count(&html, "http") == count(&html, "http-equiv"));
+    assert!(html.contains("class=\"s\" data-i="), "special tokens are set apart");
+    assert!(html.contains("<svg") && html.contains("Longest rows:") && html.contains("lines 1 = 3"));
+    assert!(html.contains("These are all rows"));
+    assert!(draw(&rows, &["--rows", "2"]).contains("the first 2 of 3 rows"));
+    assert_eq!(count(&draw(&rows, &["--row", "2"]), "<article"), 1);
+}
+
+#[test]
+fn a_page_that_cannot_be_written_is_named_and_leaves_nothing() {
+    let folder = TempDir::new().unwrap();
+    let (model, rows) = chat_rows(&folder);
+    let page = folder.path().join("missing/page.html");
+    let told =
+        lorafit(&["data", rows.to_str().unwrap(), "--model", &model, "--html", page.to_str().unwrap()]);
+    assert_eq!(told.code, 1);
+    assert!(told.stderr.contains(&format!("cannot write {}", page.display())), "{}", told.stderr);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn data_is_kept_in_the_folder_of_the_cache() {
+    let folder = TempDir::new().unwrap();
+    let (model, rows) = chat_rows(&folder);
+    let cache = folder.path().join("cache");
+    let run = |more: &[&str]| {
+        let mut arguments = vec!["data", rows.to_str().unwrap(), "--model", &model, "--json"];
+        arguments.extend(["--cache-dir", cache.to_str().unwrap()]);
+        arguments.extend(more);
+        let told = lorafit(&arguments);
+        assert_eq!(told.code, 0, "{}", told.stderr);
+        told.stdout
+    };
+    let kept = || {
+        let entries = fs::read_dir(&cache).map(|entries| entries.map(|e| e.unwrap().path()));
+        let samples = |path: &PathBuf| path.extension() == Some("samples".as_ref());
+        entries.map_or(0, |entries| entries.filter(samples).count())
+    };
+    let uncached = run(&["--no-cache"]);
+    assert_eq!(kept(), 0);
+    assert_eq!((run(&[]), kept()), (uncached.clone(), 1));
+    assert_eq!((run(&[]), kept()), (uncached, 1));
+    run(&["--train-on", "all"]);
+    assert_eq!(kept(), 2);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Training speed of a model shape with random weights: the loop's own steps, timed.
 
-use lorafit_data::Sample;
+use lorafit_data::{Sample, Samples};
 use lorafit_kernels::ops::matmul::cpu_fma_peak;
 use lorafit_kernels::{Device, random};
 use lorafit_model::adapter::{Adapter, LoraConfig, TargetError};
@@ -69,7 +69,7 @@ pub fn bench(
     let peak_before = cpu_fma_peak();
     let mut adapter = Adapter::init(config, &options.lora, 0, Device::Cpu)?;
     let model = Model::random(config, options.weights, Device::Cpu);
-    let samples: Vec<Sample> = (0..options.batch)
+    let samples: Samples = (0..options.batch)
         .map(|row| {
             let token = |i: usize| {
                 let draw = random::uniform(row as u64, i as u64);

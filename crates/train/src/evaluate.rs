@@ -1,6 +1,6 @@
 //! How good a model with an adapter is on held-out rows: loss, perplexity, exact match of its answers.
 
-use lorafit_data::{GenerationRow, Sample, Tokenizer, TokenizerError};
+use lorafit_data::{GenerationRow, SampleRef, Samples, Tokenizer, TokenizerError};
 use lorafit_model::adapter::Adapter;
 use lorafit_model::{Buffers, Model, Sampling, generate};
 
@@ -18,7 +18,7 @@ pub struct Evaluation {
 }
 
 /// Evaluates in micro-batches of about `budget` tokens; what rows of one begin with alike is computed once.
-pub fn evaluate(model: &Model, adapter: Option<&Adapter>, samples: &[Sample], budget: usize) -> Evaluation {
+pub fn evaluate(model: &Model, adapter: Option<&Adapter>, samples: &Samples, budget: usize) -> Evaluation {
     let tokens = MicroBatchSize::of_evaluation(samples, budget).tokens;
     let mut buffers = Buffers::for_evaluation(model.config(), adapter, model.device(), tokens);
     let found = evaluate_in(model, adapter, samples, budget, true, &mut buffers, &mut || false);
@@ -30,7 +30,7 @@ pub fn evaluate(model: &Model, adapter: Option<&Adapter>, samples: &[Sample], bu
 pub(crate) fn evaluate_in(
     model: &Model,
     adapter: Option<&Adapter>,
-    samples: &[Sample],
+    samples: &Samples,
     budget: usize,
     share: bool,
     buffers: &mut Buffers,
@@ -44,7 +44,7 @@ pub(crate) fn evaluate_in(
         }
         sum += micro.total(&model.loss(adapter, micro.stream(), buffers));
     }
-    let supervised: usize = samples.iter().map(Sample::supervised_tokens).sum();
+    let supervised: usize = samples.iter().map(SampleRef::supervised_tokens).sum();
     let loss = sum / supervised as f64;
     Some(Evaluation { loss, perplexity: loss.exp(), supervised_tokens: supervised as u64 })
 }

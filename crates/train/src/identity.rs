@@ -67,9 +67,11 @@ impl Identity {
     }
 }
 
-/// 128 bits of a hash, in hexadecimal digits: enough to tell apart what is not forged.
+/// Hexadecimal digits of a hash, 128 bits: enough to tell apart what is not forged.
+const DIGITS: usize = 32;
+
 fn digest(hasher: &blake3::Hasher) -> String {
-    hasher.finalize().to_hex()[..32].to_owned()
+    hasher.finalize().to_hex()[..DIGITS].to_owned()
 }
 
 /// The hash of a text.
@@ -105,18 +107,9 @@ fn hash_file(hasher: &mut blake3::Hasher, path: &Path, whole: u64, head: u64) ->
     Ok(())
 }
 
-/// The hash of a dataset as it is trained: token ids, which of them are trained, and their order.
+/// The hash of a dataset as it is trained: token ids, which of them are trained, their lines and their order.
 pub fn hash_data(data: &Dataset) -> String {
-    let mut hasher = blake3::Hasher::new();
-    let mut bytes = Vec::new();
-    for sample in &data.samples {
-        bytes.clear();
-        bytes.extend((sample.ids.len() as u64).to_le_bytes());
-        bytes.extend(sample.ids.iter().flat_map(|id| id.to_le_bytes()));
-        bytes.extend(sample.supervised.iter().map(|&s| u8::from(s)));
-        hasher.update(&bytes);
-    }
-    digest(&hasher)
+    blake3::Hash::from_bytes(data.samples.fingerprint()).to_hex()[..DIGITS].to_owned()
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! From the samples of a step to the streams the model computes.
 
-use lorafit_data::{self as data, Batch, Sample};
+use std::collections::BTreeMap;
+
+use lorafit_data::{self as data, Batch, Samples};
 use lorafit_kernels::ops::attention::{Segment, Segments};
 use lorafit_kernels::ops::cross_entropy::Target;
 use lorafit_model::Stream;
@@ -45,13 +47,13 @@ impl Micro {
 /// Cuts the samples `indices` into micro-batches of about `budget` tokens; what samples of one begin with alike is
 /// computed once if they `share`.
 pub(crate) fn cut<'a>(
-    samples: &'a [Sample],
+    samples: &'a Samples,
     indices: &[usize],
     budget: usize,
     share: bool,
 ) -> impl Iterator<Item = Micro> + use<'a> {
     data::cut(samples, indices, budget, share).into_iter().map(move |group| {
-        let group = group.into_iter().map(|i| &samples[i]);
+        let group = group.into_iter().map(|i| samples.sample(i));
         Micro::new(if share { Batch::share(group) } else { Batch::pack(group) })
     })
 }
@@ -67,19 +69,30 @@ pub struct MicroBatchSize {
 
 impl MicroBatchSize {
     /// A bound for samples in any order, `group` of which make a step: the longest come together, and share nothing.
-    pub(crate) fn largest(samples: &[Sample], group: usize, budget: usize) -> Self {
-        let of_largest = |mut sizes: Vec<usize>| -> usize {
-            sizes.sort_unstable_by(|a, b| b.cmp(a));
-            sizes.iter().take(group).sum()
+    pub(crate) fn largest(samples: &Samples, group: usize, budget: usize) -> Self {
+        // Counts by size, of which there are few even where samples are many.
+        let (mut lengths, mut supervised) = (BTreeMap::new(), BTreeMap::new());
+        for sample in samples.iter() {
+            *lengths.entry(sample.len()).or_insert(0) += 1;
+            *supervised.entry(sample.supervised_tokens()).or_insert(0) += 1;
+        }
+        let of_largest = |counts: &BTreeMap<usize, usize>| -> usize {
+            let mut left = group;
+            let taken = counts.iter().rev().map(|(size, count)| {
+                let taken = left.min(*count);
+                left -= taken;
+                size * taken
+            });
+            taken.sum()
         };
-        let longest = samples.iter().map(Sample::len).max().unwrap_or(0);
-        let tokens = of_largest(samples.iter().map(Sample::len).collect()).min(budget.max(longest));
-        let targets = of_largest(samples.iter().map(Sample::supervised_tokens).collect()).min(tokens);
+        let longest = lengths.last_key_value().map_or(0, |(longest, _)| *longest);
+        let tokens = of_largest(&lengths).min(budget.max(longest));
+        let targets = of_largest(&supervised).min(tokens);
         MicroBatchSize { tokens, targets }
     }
 
     /// A bound for an evaluation, which takes its samples as one group.
-    pub fn of_evaluation(samples: &[Sample], budget: usize) -> Self {
+    pub fn of_evaluation(samples: &Samples, budget: usize) -> Self {
         MicroBatchSize::largest(samples, samples.len(), budget)
     }
 

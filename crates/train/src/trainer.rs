@@ -9,7 +9,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use lorafit_data::{Dataset, Order, Sample, Steps};
+use lorafit_data::{Dataset, Order, Samples, Steps};
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::elementwise::sum_squares;
 use lorafit_kernels::random;
@@ -433,17 +433,17 @@ impl Stepper {
         &mut self,
         model: &Model,
         adapter: &mut Adapter,
-        samples: &[Sample],
+        samples: &Samples,
         indices: &[usize],
         number: u64,
         options: &TrainOptions,
     ) -> Result<StepRecord, Refusal> {
         let started = Instant::now();
         let refusal = |culprit, value| {
-            let lines = indices.iter().map(|&i| samples[i].row).collect();
+            let lines = indices.iter().map(|&i| samples.sample(i).row).collect();
             Refusal { step: number, culprit, value, lines }
         };
-        let supervised: usize = indices.iter().map(|&i| samples[i].supervised_tokens()).sum();
+        let supervised: usize = indices.iter().map(|&i| samples.sample(i).supervised_tokens()).sum();
         let scale = (1.0 / supervised as f64) as f32;
         let p = adapter.config().dropout;
         let mask = (p > 0.0).then(|| Mask { p, seed: random::mix(options.seed) }.derive(number));
@@ -479,7 +479,7 @@ impl Stepper {
         self.optimizer.step(adapter, &self.gradients, learning_rate, clip);
 
         let seconds = started.elapsed().as_secs_f64();
-        let tokens = indices.iter().map(|&i| samples[i].len() as u64).sum();
+        let tokens = indices.iter().map(|&i| samples.sample(i).len() as u64).sum();
         Ok(StepRecord {
             step: number,
             loss,

@@ -1,19 +1,23 @@
 //! `lorafit data`: rows exactly as they are trained, and what the whole of them is like.
 
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
 use lorafit_data::statistics::{Percentiles, Statistics};
-use lorafit_data::{Dataset, Options, Sample, Tokenizer};
+use lorafit_data::{Dataset, Options, SampleRef, Tokenizer};
 
 use super::require;
 use crate::base_args::TemplateArgs;
 use crate::cli::Common;
+use crate::data_args::CacheArgs;
+use crate::data_page;
 use crate::engine::{grouped, open_model_tokenizer, use_threads};
 use crate::options::TrainOn;
 use crate::output;
+use crate::pieces::{Piece, pieces};
 use crate::report_error::CliError;
 
 /// The flags of `data`.
@@ -24,10 +28,13 @@ Examples:
     lorafit data train.jsonl --model M
   One row with its token ids:
     lorafit data train.jsonl --model M --row 17 --ids
+  A page to send to a colleague:
+    lorafit data train.jsonl --model M --html train.html
   For a script:
     lorafit data train.jsonl --model M --json
 
-Trained tokens are green on a terminal and stand in \u{27e6}brackets\u{27e7} elsewhere; \u{23ce} is a line break.
+On a terminal trained text is bold green, special tokens are cyan, and bold where they are trained; elsewhere
+what is trained stands in \u{27e6}brackets\u{27e7}. \u{23ce} is a line break.
 padded is what a rectangle batch would compute, shared what train computes: what rows of a batch begin
 with alike is computed once.")]
 pub struct DataArgs {
@@ -40,10 +47,13 @@ pub struct DataArgs {
     /// Print the statistics as one JSON object, and no rows
     #[arg(long, help_heading = "Input and output")]
     pub json: bool,
+    /// Write rows and statistics as a page that needs nothing else, to read in a browser and to send on
+    #[arg(long, value_name = "FILE", conflicts_with = "json", help_heading = "Input and output")]
+    pub html: Option<PathBuf>,
 
-    /// How many rows to show, from the first
-    #[arg(long, value_name = "N", default_value_t = 3, help_heading = "Rows")]
-    pub rows: usize,
+    /// How many rows to show, from the first [default: 3, on a page 200]
+    #[arg(long, value_name = "N", help_heading = "Rows")]
+    pub rows: Option<usize>,
     /// Show the row of this line instead
     #[arg(long, value_name = "LINE", conflicts_with = "rows", help_heading = "Rows")]
     pub row: Option<usize>,
@@ -60,6 +70,9 @@ pub struct DataArgs {
     /// Rows of a batch, for what padding and sharing cost
     #[arg(long, value_name = "ROWS", default_value_t = 8, help_heading = "Data")]
     pub batch_size: usize,
+    /// Where tokenised data is kept.
+    #[command(flatten)]
+    pub cache: CacheArgs,
     /// How conversations are written.
     #[command(flatten)]
     pub template: TemplateArgs,
@@ -76,29 +89,21 @@ pub fn run(args: DataArgs) -> anyhow::Result<()> {
     use_threads(&args.common)?;
     let tokenizer = open_model_tokenizer(&args.model, &args.template, &args.common)?;
     let options = Options { max_seq_len: args.max_seq_len, train_on: args.train_on.into() };
-    let data = Dataset::load(&args.data, &tokenizer, options)?;
+    let data = args.cache.load(&args.data, &tokenizer, options, args.common.quiet)?;
     // Not needed to show one row.
     let statistics = || Statistics::of(&data, args.batch_size);
     if args.json {
         output::line(serde_json::to_string(&statistics()).context("plain numbers")?)?;
         return Ok(());
     }
-    let shown = match args.row {
-        None => &data.samples[..args.rows.min(data.samples.len())],
-        Some(line) => match data.samples.iter().position(|s| s.row == line) {
-            Some(at) => &data.samples[at..=at],
-            None => {
-                let last = data.samples.last().map_or(0, |s| s.row);
-                let text = format!("{} has no trained row on line {line}", args.data.display());
-                let hint =
-                    format!("lines are counted from 1, the last one is {last}; dropped rows are not shown");
-                return Err(CliError::usage(text).hint(hint).into());
-            }
-        },
-    };
+    let shown = shown(&args, &data)?;
+    if let Some(path) = &args.html {
+        let page = data_page::draw(&args, &data, shown, &statistics(), &tokenizer)?;
+        return output::file(path, page.as_bytes());
+    }
     let style = Style::of_output();
-    for sample in shown {
-        output::line(row(sample, &tokenizer, args.ids, style)?)?;
+    for i in shown {
+        output::line(row(data.samples.sample(i), &tokenizer, args.ids, style)?)?;
     }
     if args.row.is_none() {
         output::line(report(&statistics()))?;
@@ -106,36 +111,62 @@ pub fn run(args: DataArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How trained tokens are told from the others.
+/// The samples to show.
+fn shown(args: &DataArgs, data: &Dataset) -> Result<Range<usize>, CliError> {
+    let Some(line) = args.row else {
+        let rows = args.rows.unwrap_or(if args.html.is_some() { data_page::ROWS } else { 3 });
+        return Ok(0..rows.min(data.samples.len()));
+    };
+    match data.samples.iter().position(|s| s.row == line) {
+        Some(at) => Ok(at..at + 1),
+        None => {
+            let last = data.samples.iter().last().map_or(0, |s| s.row);
+            let text = format!("{} has no trained row on line {line}", args.data.display());
+            let hint =
+                format!("lines are counted from 1, the last one is {last}; dropped rows are not shown");
+            Err(CliError::usage(text).hint(hint))
+        }
+    }
+}
+
+/// How trained text and special tokens are told from the rest.
 #[derive(Clone, Copy)]
-struct Style {
-    begin: &'static str,
-    end: &'static str,
+enum Style {
+    /// For files and pipes: trained text in brackets; special tokens stand as what they are.
+    Brackets,
+    /// For terminals: what is trained is bold, text green; special tokens are cyan.
+    Colour,
 }
 
 impl Style {
-    const BRACKETS: Style = Style { begin: "\u{27e6}", end: "\u{27e7}" };
-    const COLOUR: Style = Style { begin: "\x1b[1;32m", end: "\x1b[0m" };
-
     fn of_output() -> Self {
-        if output::has_colour(&io::stdout()) { Style::COLOUR } else { Style::BRACKETS }
+        if output::has_colour(&io::stdout()) { Style::Colour } else { Style::Brackets }
+    }
+
+    /// What stands before and after a run.
+    fn marks(self, trained: bool, special: bool) -> (&'static str, &'static str) {
+        match (self, trained, special) {
+            (Style::Brackets, true, _) => ("\u{27e6}", "\u{27e7}"),
+            (Style::Colour, true, false) => ("\x1b[1;32m", "\x1b[0m"),
+            (Style::Colour, true, true) => ("\x1b[1;36m", "\x1b[0m"),
+            (Style::Colour, false, true) => ("\x1b[36m", "\x1b[0m"),
+            (_, false, _) => ("", ""),
+        }
     }
 }
 
 /// A row as it is trained.
-fn row(sample: &Sample, tokenizer: &Tokenizer, with_ids: bool, style: Style) -> anyhow::Result<String> {
+fn row(sample: SampleRef, tokenizer: &Tokenizer, with_ids: bool, style: Style) -> anyhow::Result<String> {
     let mut text =
         format!("line {}: {} tokens, {} trained\n", sample.row, sample.len(), sample.supervised_tokens());
     let (mut words, mut ids) = (Marked::new(style), Marked::new(style));
-    let mut stream = tokenizer.decode_stream(false);
-    let mut trained = false;
-    for (i, &id) in sample.ids.iter().enumerate() {
-        trained = sample.supervised[i];
-        // A character of several tokens appears with its last.
-        words.push(trained, &visible(&stream.push(id)?));
-        ids.push(trained, &format!("{}{id}", if i == 0 { "" } else { " " }));
+    for Piece { text, ids: of_piece, trained, special } in pieces(sample, tokenizer)? {
+        words.push(trained, special, &text);
+        for id in of_piece {
+            let blank = if ids.text.is_empty() { "" } else { " " };
+            ids.push(trained, special, &format!("{blank}{id}"));
+        }
     }
-    words.push(trained, &visible(&stream.finish()?));
     text.push_str(&words.finish());
     if with_ids {
         text.push_str("\nids: ");
@@ -145,47 +176,33 @@ fn row(sample: &Sample, tokenizer: &Tokenizer, with_ids: bool, style: Style) -> 
     Ok(text)
 }
 
-/// Line breaks shown and made; other control characters shown, so that a row cannot write to the terminal.
-fn visible(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '\n' => shown.push_str("\u{23ce}\n"),
-            '\t' => shown.push('\t'),
-            c if c.is_control() => shown.extend(c.escape_unicode()),
-            c => shown.push(c),
-        }
-    }
-    shown
-}
-
 /// Text of which some runs are marked.
 struct Marked {
     style: Style,
     text: String,
-    open: bool,
+    open: (&'static str, &'static str),
 }
 
 impl Marked {
     fn new(style: Style) -> Self {
-        Marked { style, text: String::new(), open: false }
+        Marked { style, text: String::new(), open: ("", "") }
     }
 
-    fn push(&mut self, marked: bool, text: &str) {
+    fn push(&mut self, trained: bool, special: bool, text: &str) {
         if text.is_empty() {
             return;
         }
-        if marked != self.open {
-            self.text.push_str(if marked { self.style.begin } else { self.style.end });
-            self.open = marked;
+        let marks = self.style.marks(trained, special);
+        if marks != self.open {
+            self.text.push_str(self.open.1);
+            self.text.push_str(marks.0);
+            self.open = marks;
         }
         self.text.push_str(text);
     }
 
     fn finish(mut self) -> String {
-        if self.open {
-            self.text.push_str(self.style.end);
-        }
+        self.text.push_str(self.open.1);
         self.text
     }
 }
@@ -255,18 +272,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_would_write_to_the_terminal_is_shown() {
-        assert_eq!(visible("a\n\x1b[2Jb\r"), "a\u{23ce}\n\\u{1b}[2Jb\\u{d}");
-    }
-
-    #[test]
     fn runs_are_marked_once() {
-        let mut marked = Marked::new(Style::BRACKETS);
+        let mut marked = Marked::new(Style::Brackets);
         for (trained, text) in
             [(false, "a"), (true, "b"), (true, "c"), (false, ""), (false, "d"), (true, "e")]
         {
-            marked.push(trained, text);
+            marked.push(trained, text == "c", text);
         }
         assert_eq!(marked.finish(), "a\u{27e6}bc\u{27e7}d\u{27e6}e\u{27e7}");
+    }
+
+    #[test]
+    fn special_tokens_are_set_apart_from_trained_text() {
+        let mut marked = Marked::new(Style::Colour);
+        for (trained, special, text) in
+            [(false, true, "<s>"), (false, false, "a"), (true, false, "b"), (true, true, "</s>")]
+        {
+            marked.push(trained, special, text);
+        }
+        let expected = "\x1b[36m<s>\x1b[0ma\x1b[1;32mb\x1b[0m\x1b[1;36m</s>\x1b[0m";
+        assert_eq!(marked.finish(), expected);
     }
 }

@@ -18,6 +18,7 @@ use serde_json::json;
 use super::require;
 use crate::base_args::{QuantArgs, TemplateArgs};
 use crate::cli::Common;
+use crate::data_args::CacheArgs;
 use crate::engine::{Base, grouped, open_base, open_optional_adapter, use_threads};
 use crate::memory_args::{ByteSize, memory_limit};
 use crate::memory_table;
@@ -87,6 +88,9 @@ pub struct EvalArgs {
     /// How the base is held in memory.
     #[command(flatten)]
     pub base: QuantArgs,
+    /// Where tokenised data is kept.
+    #[command(flatten)]
+    pub cache: CacheArgs,
     /// How conversations are written.
     #[command(flatten)]
     pub template: TemplateArgs,
@@ -118,7 +122,7 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     let base = open_base(&args.model, &args.base, &args.template, &args.common)?;
     let adapter = open_optional_adapter(&base, args.adapter.as_ref())?;
     let options = Options { max_seq_len: args.max_seq_len, train_on: args.train_on.into() };
-    let mut data = Dataset::load(&args.data, &base.tokenizer, options)?;
+    let mut data = args.cache.load(&args.data, &base.tokenizer, options, args.common.quiet)?;
     data.samples.truncate(args.limit.unwrap_or(usize::MAX));
     let prompts = match args.generate {
         true => prompts(&args, &base)?,

@@ -19,6 +19,7 @@ use super::require;
 use crate::base_args::{QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::config_file::{self, Given};
+use crate::data_args::CacheArgs;
 use crate::engine::{Base, grouped, open_adapter, open_base, use_threads};
 use crate::interrupt;
 use crate::memory_args::{MemoryArgs, RecomputeChoice};
@@ -207,6 +208,10 @@ pub struct TrainArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub base: QuantArgs,
+    /// Where tokenised data is kept.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub cache: CacheArgs,
     /// How conversations are written.
     #[command(flatten)]
     #[serde(flatten)]
@@ -317,9 +322,9 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     }
     let fresh = if checkpoint.is_none() { Some(start_adapter(&args, &base)?) } else { None };
     let options = Options { max_seq_len: args.max_seq_len, train_on: args.train_on.into() };
-    let rows = Dataset::load(data, &base.tokenizer, options)?;
-    let held_out =
-        args.eval_data.as_ref().map(|file| Dataset::load(file, &base.tokenizer, options)).transpose()?;
+    let load = |file: &PathBuf| args.cache.load(file, &base.tokenizer, options, args.common.quiet);
+    let rows = load(data)?;
+    let held_out = args.eval_data.as_ref().map(load).transpose()?;
     check_window(&base, [Some(&rows), held_out.as_ref()])?;
 
     let total_steps = args.loop_options().total_steps(rows.samples.len());

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
-use lorafit_data::{Report, Shape};
+use lorafit_data::{Report, Sample, SampleRef, Samples, Shape};
 use lorafit_model::adapter::LoraConfig;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -17,9 +17,9 @@ use crate::run::RunInfo;
 use crate::storage::Storage;
 use crate::storage::faulty::{Fault, Faulty};
 
-fn dataset(samples: Vec<Sample>) -> Dataset {
-    let tokens = samples.iter().map(Sample::len).sum();
-    let supervised_tokens = samples.iter().map(Sample::supervised_tokens).sum();
+fn dataset(samples: Samples) -> Dataset {
+    let tokens = samples.iter().map(SampleRef::len).sum();
+    let supervised_tokens = samples.iter().map(SampleRef::supervised_tokens).sum();
     let report = Report {
         shape: Shape::Text,
         rows: samples.len(),
@@ -28,7 +28,7 @@ fn dataset(samples: Vec<Sample>) -> Dataset {
         dropped: 0,
         tokens,
         supervised_tokens,
-        longest: samples.iter().map(Sample::len).max().unwrap_or(0),
+        longest: samples.iter().map(SampleRef::len).max().unwrap_or(0),
     };
     Dataset { samples, report }
 }
@@ -460,12 +460,12 @@ fn a_loss_spike_is_skipped() {
     let mut samples: Vec<Sample> = (1..=130).map(|row| Sample { row, ..usual.clone() }).collect();
     let loss = |ids: Vec<u32>| {
         let sample = Sample { ids, ..usual.clone() };
-        crate::evaluate(&case.model, None, &[sample], 64).loss
+        crate::evaluate(&case.model, None, &Samples::from_iter([sample]), 64).loss
     };
     let worst = (5..60).max_by(|&a, &b| loss(vec![1, a, a, a]).total_cmp(&loss(vec![1, b, b, b])));
     let ids = worst.map(|id| vec![1, id, id, id]).expect("tokens");
     samples.push(Sample { ids, row: 131, ..usual.clone() });
-    case.data = dataset(samples);
+    case.data = dataset(samples.into_iter().collect());
     case.lora.dropout = 0.0;
     case.options =
         TrainOptions { skip_loss_spikes: true, ..TrainOptions::plain(Duration::Epochs(1.0), 1e-12) };

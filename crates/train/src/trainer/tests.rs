@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use lorafit_data::Sample;
 use lorafit_kernels::Device;
 use lorafit_model::adapter::{self, LoraConfig};
 use lorafit_model::weights::ModelFiles;
@@ -33,7 +34,7 @@ impl Draws {
     }
 
     /// Samples that begin alike in many ways: they branch inside prompts and replies, are equal, or begin another.
-    pub(super) fn tree(&mut self, samples: usize) -> Vec<Sample> {
+    pub(super) fn tree(&mut self, samples: usize) -> Samples {
         let mut made: Vec<Sample> = Vec::new();
         for row in 1..=samples {
             let mut ids: Vec<u32> = match self.below(4) {
@@ -49,12 +50,12 @@ impl Draws {
             supervised[1] = true;
             made.push(Sample { ids, supervised, row });
         }
-        made
+        made.into_iter().collect()
     }
 }
 
 /// Loss, tokens computed, and gradients of one step over all samples, which leaves the adapter as it is.
-fn step(fixture: &mut Fixture, samples: &[Sample], budget: usize, share: bool) -> (f64, u64, Vec<Vec<f32>>) {
+fn step(fixture: &mut Fixture, samples: &Samples, budget: usize, share: bool) -> (f64, u64, Vec<Vec<f32>>) {
     let Fixture { model, adapter } = fixture;
     let options = TrainOptions {
         batch_size: samples.len(),

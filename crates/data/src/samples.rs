@@ -1,0 +1,313 @@
+//! The samples of a dataset, one behind the other in one run of 32-bit words: four bytes a token and about thirty a
+//! sample. They lie in memory, or in a mapped file ([`file`]), from which they are read as they are needed.
+//!
+//! A sample is a record, and where each record ends stands in a list beside them:
+//!
+//! ```text
+//! row (low, high word) | runs | start end, start end, ... | ids ...
+//! ```
+//!
+//! A run `start..end` is of targets that follow each other. All of a sample is in one place, so that a step on a mapped
+//! file touches one or two pages a sample, and so that a file can be written as the samples come.
+
+pub mod file;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use zerocopy::IntoBytes;
+
+use crate::sample::Sample;
+use file::MappedSamples;
+
+/// Words of a record before its runs.
+const HEAD: usize = 3;
+
+/// Samples by index, in the order of the data. A clone shares them.
+#[derive(Debug, Clone)]
+pub struct Samples {
+    storage: Arc<Storage>,
+    len: usize,
+}
+
+#[derive(Debug)]
+enum Storage {
+    Memory(SamplesBuilder),
+    Mapped(MappedSamples),
+}
+
+impl Samples {
+    fn new(storage: Storage) -> Self {
+        let mut samples = Self { storage: Arc::new(storage), len: 0 };
+        samples.len = samples.parts().1.len();
+        samples
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Sample `i`.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub fn sample(&self, i: usize) -> SampleRef<'_> {
+        assert!(i < self.len, "sample {i} of {}", self.len);
+        let (words, ends) = self.parts();
+        let start = i.checked_sub(1).map_or(0, |before| ends[before] as usize);
+        if let Storage::Mapped(mapped) = &*self.storage {
+            mapped.will_read(start);
+        }
+        SampleRef::of(&words[start..ends[i] as usize])
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = SampleRef<'_>> {
+        (0..self.len).map(|i| self.sample(i))
+    }
+
+    /// Leaves out all but the first `len` samples.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Bytes of the samples and of what finds them, in memory or in the mapped file.
+    pub fn bytes(&self) -> usize {
+        let (words, ends) = self.records();
+        size_of_val(words) + size_of_val(ends)
+    }
+
+    /// A hash (BLAKE3) of the samples, their tokens, targets and lines: the same wherever they lie. It is read from the
+    /// head of a mapped file, and computed for samples in memory at some gigabytes a second.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        match &*self.storage {
+            Storage::Mapped(mapped) if self.len == mapped.ends().len() => mapped.fingerprint(),
+            Storage::Memory(_) | Storage::Mapped(_) => {
+                let (words, ends) = self.records();
+                let mut hasher = blake3::Hasher::new();
+                hasher.update_rayon(words.as_bytes()).update_rayon(ends.as_bytes());
+                *hasher.finalize().as_bytes()
+            }
+        }
+    }
+
+    /// Words and ends of all that is stored.
+    fn parts(&self) -> (&[u32], &[u64]) {
+        match &*self.storage {
+            Storage::Memory(built) => (&built.words, &built.ends),
+            Storage::Mapped(mapped) => (mapped.words(), mapped.ends()),
+        }
+    }
+
+    /// Words and ends of the samples that are not left out.
+    fn records(&self) -> (&[u32], &[u64]) {
+        let (words, ends) = self.parts();
+        let ends = &ends[..self.len];
+        (&words[..ends.last().map_or(0, |end| *end as usize)], ends)
+    }
+}
+
+impl Default for Samples {
+    fn default() -> Self {
+        SamplesBuilder::default().finish()
+    }
+}
+
+impl PartialEq for Samples {
+    fn eq(&self, other: &Self) -> bool {
+        self.records() == other.records()
+    }
+}
+
+impl Eq for Samples {}
+
+impl FromIterator<Sample> for Samples {
+    fn from_iter<T: IntoIterator<Item = Sample>>(samples: T) -> Self {
+        let mut builder = SamplesBuilder::default();
+        samples.into_iter().for_each(|sample| builder.push(&sample));
+        builder.finish()
+    }
+}
+
+/// Samples being gathered in memory.
+#[derive(Debug, Default)]
+pub struct SamplesBuilder {
+    words: Vec<u32>,
+    ends: Vec<u64>,
+}
+
+impl SamplesBuilder {
+    /// Adds a sample.
+    pub fn push(&mut self, sample: &Sample) {
+        write_record(sample, &mut self.words);
+        self.ends.push(self.words.len() as u64);
+    }
+
+    /// The samples.
+    pub fn finish(mut self) -> Samples {
+        self.words.shrink_to_fit();
+        self.ends.shrink_to_fit();
+        Samples::new(Storage::Memory(self))
+    }
+}
+
+/// A sample in a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SampleRef<'a> {
+    /// The token ids.
+    pub ids: &'a [u32],
+    /// Starts and ends of the runs of targets, in turn.
+    runs: &'a [u32],
+    /// The line of the file, counted from 1.
+    pub row: usize,
+}
+
+impl<'a> SampleRef<'a> {
+    fn of(record: &'a [u32]) -> Self {
+        let row = u64::from(record[0]) | u64::from(record[1]) << 32;
+        let (runs, ids) = record[HEAD..].split_at(2 * record[2] as usize);
+        Self { ids, runs, row: row as usize }
+    }
+
+    /// How many tokens the sample has.
+    pub fn len(self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether the sample has no tokens.
+    pub fn is_empty(self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Its targets: runs of tokens that the model is trained to predict, each from those before it.
+    pub fn supervised(self) -> impl DoubleEndedIterator<Item = Range<usize>> + use<'a> {
+        self.runs.chunks_exact(2).map(|run| run[0] as usize..run[1] as usize)
+    }
+
+    /// How many of its tokens are targets.
+    pub fn supervised_tokens(self) -> usize {
+        self.supervised().map(|run| run.len()).sum()
+    }
+
+    /// The tokens that some target depends on: those before the last target.
+    pub fn inputs(self) -> &'a [u32] {
+        &self.ids[..self.supervised().next_back().map_or(0, |last| last.end - 1)]
+    }
+
+    /// What is trained: two samples with the same are equal wherever they stand.
+    pub(crate) fn trained(self) -> (&'a [u32], &'a [u32]) {
+        (self.ids, self.runs)
+    }
+
+    /// A copy.
+    pub fn to_sample(self) -> Sample {
+        let mut supervised = vec![false; self.len()];
+        self.supervised().for_each(|run| supervised[run].fill(true));
+        Sample { ids: self.ids.to_vec(), supervised, row: self.row }
+    }
+}
+
+/// Adds the record of a sample to `words`.
+fn write_record(sample: &Sample, words: &mut Vec<u32>) {
+    let row = sample.row as u64;
+    words.extend([row as u32, (row >> 32) as u32, 0]);
+    let runs = words.len();
+    let mut at = 0;
+    for run in sample.supervised.chunk_by(|a, b| a == b) {
+        if run[0] {
+            words.extend([at as u32, (at + run.len()) as u32]);
+        }
+        at += run.len();
+    }
+    words[runs - 1] = ((words.len() - runs) / 2) as u32;
+    words.extend_from_slice(&sample.ids);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(marks: &[u8], row: usize) -> Sample {
+        let ids = (0..marks.len()).map(|i| (row + i) as u32).collect();
+        Sample { ids, supervised: marks.iter().map(|m| *m == 1).collect(), row }
+    }
+
+    fn samples() -> Vec<Sample> {
+        let marks: [&[u8]; 6] =
+            [&[0, 1, 1, 0, 1], &[0, 0, 0], &[], &[1], &[0, 1, 0, 1, 0, 1, 0], &[1, 1, 0, 0]];
+        let rows = [1, 2, 9, 1 << 40, (1 << 33) - 1, 10];
+        marks.iter().zip(rows).map(|(marks, row)| sample(marks, row)).collect()
+    }
+
+    /// The samples in a file.
+    fn mapped(samples: &[Sample]) -> Samples {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = file::SamplesWriter::new(folder.path()).unwrap();
+        samples.iter().for_each(|sample| writer.push(sample).unwrap());
+        writer.finish(b"{}").unwrap().1
+    }
+
+    #[test]
+    fn what_is_stored_comes_back() {
+        let owned = samples();
+        for stored in [owned.iter().cloned().collect(), mapped(&owned)] {
+            assert_eq!(stored.len(), owned.len());
+            for (view, sample) in stored.iter().zip(&owned) {
+                assert_eq!(view.to_sample(), *sample);
+                assert_eq!((view.len(), view.is_empty()), (sample.len(), sample.is_empty()));
+                assert_eq!(view.supervised_tokens(), sample.supervised_tokens());
+                let last = sample.supervised.iter().rposition(|s| *s).unwrap_or(0);
+                assert_eq!(view.inputs(), &sample.ids[..last]);
+            }
+            assert_eq!(stored.sample(0).supervised().collect::<Vec<_>>(), [1..3, 4..5]);
+        }
+    }
+
+    #[test]
+    fn the_first_samples_stay_as_they_are() {
+        let owned = samples();
+        for len in 0..8 {
+            let expected: Samples = owned.iter().take(len).cloned().collect();
+            for mut stored in [owned.iter().cloned().collect(), mapped(&owned)] {
+                stored.truncate(len);
+                assert_eq!(stored, expected);
+                assert_eq!(stored.fingerprint(), expected.fingerprint());
+            }
+        }
+    }
+
+    #[test]
+    fn a_fingerprint_tells_ids_targets_and_lines_apart() {
+        let owned = samples();
+        let of = |samples: &[Sample]| samples.iter().cloned().collect::<Samples>().fingerprint();
+        let mut seen = vec![of(&owned), of(&owned[1..])];
+        let changes: [fn(&mut Sample); 3] = [|s| s.ids[1] += 1, |s| s.supervised[3] = true, |s| s.row += 1];
+        for change in changes {
+            let mut changed = owned.clone();
+            change(&mut changed[0]);
+            seen.push(of(&changed));
+        }
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), 5);
+    }
+
+    #[test]
+    fn a_token_takes_little_more_than_its_four_bytes() {
+        // Rows like those of E2E: 92 tokens, one reply.
+        let sample = |row| Sample {
+            ids: vec![7; 92],
+            supervised: (0..92).map(|i| (60..90).contains(&i)).collect(),
+            row,
+        };
+        let stored: Samples = (1..=1000).map(sample).collect();
+        let bytes = stored.bytes() as f64 / 92_000.0;
+        assert!(bytes < 4.35, "{bytes} bytes a token");
+    }
+}

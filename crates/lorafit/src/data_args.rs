@@ -1,0 +1,117 @@
+//! How the verbs load data: the flags of the cache, and what is shown while a large file is tokenised.
+
+use std::env;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::{ArgAction, Args};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lorafit_data::{Cache, Dataset, Options, Tokenizer};
+use serde::{Deserialize, Serialize};
+
+use crate::engine::grouped;
+
+/// Tokenising that took less is not worth a word.
+const WORTH_TELLING: Duration = Duration::from_secs(2);
+/// Rows between two looks at the clock.
+const ROWS_UNTOLD: usize = 64;
+
+/// Where tokenised data is kept.
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Data")]
+pub struct CacheArgs {
+    /// Folder that keeps tokenised data for the next run [default: lorafit in XDG_CACHE_HOME or ~/.cache]
+    ///
+    /// Files of 4 MiB and more (of any size, if a folder is given) are tokenised once and mapped from then on: they may be
+    /// larger than memory. Rows, tokenizer, template or options that have changed are noticed. What was unused for longest
+    /// goes when the folder holds more than 32 GiB.
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Tokenise every time, and keep the tokens in memory
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_value_t = false, default_missing_value = "true", hide_default_value = true)]
+    #[arg(hide_possible_values = true, action = ArgAction::Set)]
+    pub no_cache: bool,
+}
+
+impl CacheArgs {
+    fn cache(&self) -> Option<Cache> {
+        if self.no_cache {
+            return None;
+        }
+        // Who names a folder wants it used.
+        if let Some(folder) = &self.cache_dir {
+            return Some(Cache::new(folder).of_any_size());
+        }
+        // As the XDG base directory specification has it: a relative path is not looked at.
+        let home = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+        let home = home.or_else(|| env::home_dir().map(|home| home.join(".cache")))?;
+        Some(Cache::new(home.join("lorafit")))
+    }
+
+    /// Loads a dataset, and shows how it goes unless `quiet`.
+    pub fn load(
+        &self,
+        path: &Path,
+        tokenizer: &Tokenizer,
+        options: Options,
+        quiet: bool,
+    ) -> anyhow::Result<Dataset> {
+        let Some(cache) = self.cache() else { return Ok(Dataset::load(path, tokenizer, options)?) };
+        let mut progress = Progress::new(quiet);
+        let data = Dataset::load_cached(path, tokenizer, options, &cache, &mut |rows| progress.rows(rows));
+        progress.finish();
+        Ok(data?)
+    }
+}
+
+/// Rows as they are tokenised: a line that changes on a terminal, one at the end elsewhere.
+struct Progress {
+    bar: ProgressBar,
+    quiet: bool,
+    started: Instant,
+    rows: usize,
+}
+
+impl Progress {
+    fn new(quiet: bool) -> Self {
+        let hidden = quiet || !io::stderr().is_terminal();
+        let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bar = ProgressBar::with_draw_target(None, target);
+        bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("the template is a constant"));
+        Progress { bar, quiet, started: Instant::now(), rows: 0 }
+    }
+
+    fn rows(&mut self, rows: usize) {
+        // Hashing the file is not part of the rate.
+        if self.rows == 0 {
+            self.started = Instant::now();
+        }
+        self.rows = rows;
+        if rows.is_multiple_of(ROWS_UNTOLD) {
+            self.bar.set_message(format!("tokenising: {}", self.told()));
+            self.bar.tick();
+        }
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+        if !self.quiet && self.rows > 0 && self.started.elapsed() >= WORTH_TELLING {
+            eprintln!("tokenised {}", self.told());
+        }
+    }
+
+    fn told(&self) -> String {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let rate = self.rows as f64 / seconds.max(1e-3);
+        let cores = rayon::current_num_threads();
+        format!(
+            "{} rows in {seconds:.0} s, {} rows/s, {} on each of {cores} cores",
+            grouped(self.rows as u64),
+            grouped(rate as u64),
+            grouped((rate / cores as f64) as u64)
+        )
+    }
+}

@@ -1,0 +1,301 @@
+//! A dataset as a page to send to a colleague: one HTML file that loads nothing and runs nothing but its own script.
+//!
+//! What is shown is hostile: every text is escaped, and a content security policy forbids everything else, so that even
+//! a mistake here would run nothing.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+
+use lorafit_data::statistics::{Percentiles, Statistics};
+use lorafit_data::{Dataset, SampleRef, Tokenizer};
+
+use crate::command::data::DataArgs;
+use crate::engine::grouped;
+use crate::pieces::{Piece, pieces};
+
+/// Rows shown unless the user says how many.
+pub const ROWS: usize = 200;
+/// Tokens of a row shown, at most.
+const ROW_TOKENS: usize = 4096;
+/// No row is begun beyond this size of the page.
+const LARGEST_BYTES: usize = 8 << 20;
+
+const STYLE: &str = include_str!("data_page/page.css");
+const SCRIPT: &str = include_str!("data_page/page.js");
+
+/// The page of the samples `shown` and the figures of all.
+///
+/// # Errors
+/// Ids that the tokenizer cannot decode.
+pub fn draw(
+    args: &DataArgs,
+    data: &Dataset,
+    shown: Range<usize>,
+    statistics: &Statistics,
+    tokenizer: &Tokenizer,
+) -> anyhow::Result<String> {
+    let name = args.data.file_name().unwrap_or(args.data.as_os_str()).to_string_lossy();
+    let nonce = nonce(data);
+    let mut page = head(&name, &nonce);
+    let _ = write!(
+        page,
+        "<header><h1>{}</h1><p>as it is trained, for <code>{}</code></p></header>\n<main>\n",
+        escape(&name),
+        escape(&args.model)
+    );
+    figures(&mut page, args, statistics);
+    page.push_str("<section aria-label=\"Rows\">\n<h2>Rows</h2>\n");
+    page.push_str(CONTROLS);
+    let mut rows = 0;
+    for i in shown.clone() {
+        if page.len() > LARGEST_BYTES {
+            break;
+        }
+        row(&mut page, data.samples.sample(i), tokenizer)?;
+        rows += 1;
+    }
+    let all = data.samples.len();
+    let what = match (rows == all, shown.start) {
+        (true, _) => "These are all rows that are trained on.".to_owned(),
+        (false, 0) if rows > 1 => format!("These are the first {} of {} rows.", number(rows), number(all)),
+        (false, _) => format!("This is one of {} rows.", number(all)),
+    };
+    let _ = write!(page, "<p class=\"note\">{what}");
+    if rows < shown.len() {
+        let _ = write!(page, " The page would be too large with more.");
+    }
+    page.push_str("</p>\n</section>\n</main>\n");
+    let _ = write!(page, "<script nonce=\"{nonce}\">\n{SCRIPT}</script>\n</body>\n</html>\n");
+    Ok(page)
+}
+
+/// What the script and nothing in the data has: a row cannot know the hash of the data it is part of.
+fn nonce(data: &Dataset) -> String {
+    data.samples.fingerprint().iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn head(name: &str, nonce: &str) -> String {
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
+         script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{} · lorafit data</title>\n\
+         <style>\n{STYLE}</style>\n</head>\n<body>\n",
+        escape(name)
+    )
+}
+
+const CONTROLS: &str = "\
+<form id=\"controls\" role=\"search\">
+<input type=\"search\" id=\"query\" placeholder=\"Search rows\" aria-label=\"Search rows\" autocomplete=\"off\">
+<select id=\"where\" aria-label=\"Where to search\">
+<option value=\"all\">in the whole row</option>
+<option value=\"trained\">in trained text</option>
+</select>
+<select id=\"order\" aria-label=\"Order of the rows\">
+<option value=\"file\">in file order</option>
+<option value=\"longest\">longest first</option>
+<option value=\"shortest\">shortest first</option>
+</select>
+<label><input type=\"checkbox\" id=\"ids\"> token ids</label>
+<output id=\"found\"></output>
+</form>
+<p class=\"legend\"><mark>trained text</mark> <i class=\"s\">special token</i> <mark><i class=\"s\">trained special \
+token</i></mark> <span class=\"b\">⏎</span> line break</p>
+";
+
+fn row(page: &mut String, sample: SampleRef, tokenizer: &Tokenizer) -> anyhow::Result<()> {
+    let (line, tokens, trained) = (sample.row, sample.len(), sample.supervised_tokens());
+    let _ = write!(
+        page,
+        "<article data-tokens=\"{tokens}\" data-line=\"{line}\"><h3>line {} <small>{} tokens, {} trained</small></h3><pre>",
+        number(line),
+        number(tokens),
+        number(trained)
+    );
+    let (mut open, mut left) = (false, ROW_TOKENS);
+    for Piece { text, ids, trained, special } in pieces(sample, tokenizer)? {
+        if left < ids.len() {
+            break;
+        }
+        left -= ids.len();
+        if trained != open {
+            page.push_str(if trained { "<mark>" } else { "</mark>" });
+            open = trained;
+        }
+        let ids = ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let text = escape(&text);
+        let _ = match text.strip_suffix("\u{23ce}\n") {
+            // The ids stand behind the sign, and not on the line that it begins.
+            Some(text) => write!(
+                page,
+                "<i>{}<span class=\"b\" data-i=\"{ids}\">\u{23ce}</span>\n</i>",
+                with_breaks(text)
+            ),
+            None if special => write!(page, "<i class=\"s\" data-i=\"{ids}\">{}</i>", with_breaks(&text)),
+            None => write!(page, "<i data-i=\"{ids}\">{}</i>", with_breaks(&text)),
+        };
+    }
+    if open {
+        page.push_str("</mark>");
+    }
+    page.push_str("</pre>");
+    let hidden = tokens.saturating_sub(ROW_TOKENS);
+    if hidden > 0 {
+        let _ = write!(page, "<p class=\"note\">and {} more tokens</p>", number(hidden));
+    }
+    page.push_str("</article>\n");
+    Ok(())
+}
+
+fn figures(page: &mut String, args: &DataArgs, s: &Statistics) {
+    let found = &s.report;
+    page.push_str("<section aria-label=\"Figures\">\n<dl class=\"figures\">\n");
+    let mut figure = |name: &str, value: String, note: String| {
+        let _ = writeln!(page, "<div><dt>{name}</dt><dd>{value}</dd><dd>{note}</dd></div>");
+    };
+    figure("rows", number(found.samples), format!("of {}, {} shape", number(found.rows), found.shape.name()));
+    figure("tokens", number(found.tokens), format!("at most {} in a row", number(found.longest)));
+    figure("trained", percent(s.supervised_share), format!("{} tokens", number(found.supervised_tokens)));
+    figure("cut", number(found.truncated), format!("to {} tokens", number(args.max_seq_len)));
+    figure("dropped", number(found.dropped), "no trained token left by the cut".to_owned());
+    figure("repetitions", number(s.duplicates), "rows equal to an earlier one".to_owned());
+    figure(
+        "padded",
+        percent(s.padded_share),
+        format!("of the tokens, in a rectangle of {} rows", number(s.batch_size)),
+    );
+    figure("computed", percent(s.computed_share), "with shared beginnings computed once".to_owned());
+    page.push_str("</dl>\n<div class=\"columns\">\n<figure>\n");
+    page.push_str(&histogram(s));
+    page.push_str(
+        "<figcaption>Rows by their tokens</figcaption>\n</figure>\n<div>\n<div class=\"wide\"><table>\n\
+         <caption>Tokens</caption>\n<tr><td></td>",
+    );
+    for name in ["min", "5 %", "25 %", "median", "75 %", "95 %", "99 %", "max"] {
+        let _ = write!(page, "<th scope=\"col\">{name}</th>");
+    }
+    page.push_str("</tr>\n");
+    for (name, p) in [("row", s.length), ("trained", s.supervised_length)] {
+        let Percentiles { min, p5, p25, median, p75, p95, p99, max } = p;
+        let _ = write!(page, "<tr><th scope=\"row\">{name}</th>");
+        for value in [min, p5, p25, median, p75, p95, p99, max] {
+            let _ = write!(page, "<td>{}</td>", number(value));
+        }
+        page.push_str("</tr>\n");
+    }
+    page.push_str("</table></div>\n<p><b>Longest rows:</b> ");
+    let longest = s.longest_rows.iter().map(|l| format!("line {} ({})", number(l.line), number(l.tokens)));
+    page.push_str(&longest.collect::<Vec<_>>().join(", "));
+    page.push_str("</p>\n");
+    if s.duplicates > 0 {
+        let groups = s.duplicate_lines.iter().map(|lines| {
+            let lines: Vec<String> = lines.iter().map(|line| number(*line)).collect();
+            lines.join(" = ")
+        });
+        let groups = groups.collect::<Vec<_>>().join("; ");
+        let _ = writeln!(page, "<p><b>Equal rows, the first:</b> lines {groups}</p>");
+    }
+    page.push_str("</div>\n</div>\n</section>\n");
+}
+
+/// Bars beside each other, each with its count above and its first length below.
+fn histogram(s: &Statistics) -> String {
+    const STEP: usize = 52;
+    const HEIGHT: usize = 150;
+    let most = s.histogram.iter().map(|bar| bar.samples).max().unwrap_or(1).max(1);
+    let width = STEP * s.histogram.len().max(4);
+    let described: Vec<String> =
+        s.histogram.iter().map(|bar| format!("{} to {}: {} rows", bar.from, bar.to, bar.samples)).collect();
+    let mut svg = format!(
+        "<svg viewBox=\"0 0 {width} {}\" role=\"img\" aria-label=\"{}\">\n",
+        HEIGHT + 44,
+        described.join("; ")
+    );
+    for (i, bar) in s.histogram.iter().enumerate() {
+        // A row that is there leaves a trace.
+        let height = (bar.samples * HEIGHT).div_ceil(most);
+        let (left, middle, top) = (i * STEP, i * STEP + STEP / 2, HEIGHT + 20 - height);
+        let _ = writeln!(
+            svg,
+            "<g><title>{}</title><rect x=\"{}\" y=\"{top}\" width=\"{}\" height=\"{height}\"/>\
+             <text x=\"{middle}\" y=\"{}\">{}</text><text x=\"{middle}\" y=\"{}\">{}</text></g>",
+            described[i],
+            left + 3,
+            STEP - 6,
+            top - 5,
+            short(bar.samples),
+            HEIGHT + 36,
+            short(bar.from)
+        );
+    }
+    svg.push_str("</svg>\n");
+    svg
+}
+
+/// Escaped text with its signs for line breaks set apart.
+fn with_breaks(text: &str) -> String {
+    text.replace('\u{23ce}', "<span class=\"b\">\u{23ce}</span>")
+}
+
+/// A number in the width of a bar: 15,300 is `15.3k`.
+fn short(n: usize) -> String {
+    match n {
+        0..10_000 => number(n),
+        10_000..1_000_000 => format!("{:.1}k", n as f64 / 1e3),
+        _ => format!("{:.1}M", n as f64 / 1e6),
+    }
+}
+
+fn number(n: usize) -> String {
+    grouped(n as u64)
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
+/// Text as it stands in an element or in a quoted attribute.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn markup_in_text_is_text() {
+        assert_eq!(
+            escape("</script><img src=x onerror='a' \"b\">&amp;"),
+            "&lt;/script&gt;&lt;img src=x onerror=&#39;a&#39; &quot;b&quot;&gt;&amp;amp;"
+        );
+    }
+
+    #[test]
+    fn numbers_fit_a_bar() {
+        assert_eq!([0, 9_999, 15_300, 2_500_000].map(short), ["0", "9,999", "15.3k", "2.5M"]);
+    }
+
+    #[test]
+    fn style_and_script_close_nothing_and_load_nothing() {
+        for part in [STYLE, SCRIPT] {
+            assert!(!part.contains("</") && !part.contains("url(") && !part.contains("http"));
+        }
+    }
+}
