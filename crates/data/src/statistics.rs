@@ -75,7 +75,7 @@ pub struct Length {
 impl Statistics {
     /// Of a dataset, whose samples would be trained in batches of `batch_size`.
     pub fn of(data: &Dataset, batch_size: usize) -> Self {
-        let Report { tokens, supervised_tokens, .. } = data.report;
+        let Report { tokens, supervised_tokens, .. } = &data.report;
         let lengths: Vec<usize> = data.samples.iter().map(Sample::len).collect();
         let duplicate_groups = duplicates(&data.samples);
         let mut longest: Vec<Length> =
@@ -87,10 +87,10 @@ impl Statistics {
             padded += batch.len() * batch.iter().map(Sample::len).max().unwrap_or(0);
             computed += Batch::share(batch).len();
         }
-        let share = |part: usize| part as f64 / tokens.max(1) as f64;
+        let share = |part: usize| part as f64 / (*tokens).max(1) as f64;
         Statistics {
-            report: data.report,
-            supervised_share: share(supervised_tokens),
+            report: data.report.clone(),
+            supervised_share: share(*supervised_tokens),
             length: Percentiles::of(lengths.clone()),
             supervised_length: Percentiles::of(data.samples.iter().map(Sample::supervised_tokens).collect()),
             histogram: histogram(&lengths),
@@ -154,6 +154,7 @@ fn duplicates(samples: &[Sample]) -> Vec<Vec<usize>> {
 mod tests {
     use super::*;
     use crate::format::Shape;
+    use crate::source::Origin;
 
     fn sample(ids: &[u32], from: usize, row: usize) -> Sample {
         Sample { ids: ids.to_vec(), supervised: (0..ids.len()).map(|i| i >= from).collect(), row }
@@ -168,7 +169,7 @@ mod tests {
             sample(&[9; 30], 29, 7),
         ];
         let report = Report {
-            shape: Shape::Chat,
+            shapes: vec![Shape::Chat],
             rows: 6,
             samples: 4,
             truncated: 1,
@@ -176,9 +177,11 @@ mod tests {
             tokens: 41,
             supervised_tokens: 6,
             longest: 30,
+            ..Report::default()
         };
-        let found = Statistics::of(&Dataset { samples, report }, 3);
-        assert_eq!(found.report, report);
+        let data = Dataset { samples, report, origin: Origin::default() };
+        let found = Statistics::of(&data, 3);
+        assert_eq!(found.report, data.report);
         assert_eq!(found.supervised_share, 6.0 / 41.0);
         let Percentiles { min, p25, median, p75, max, .. } = found.length;
         assert_eq!((min, p25, median, p75, max), (3, 3, 4, 4, 30));

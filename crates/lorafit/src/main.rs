@@ -5,6 +5,7 @@ mod chat_repl;
 mod cli;
 mod command;
 mod config_file;
+mod data_set;
 mod engine;
 mod interrupt;
 mod memory_args;
@@ -13,6 +14,7 @@ mod output;
 mod plan_svg;
 mod progress;
 mod report_error;
+mod row_args;
 
 use std::process::ExitCode;
 

@@ -1,24 +1,21 @@
 //! `lorafit data`: rows exactly as they are trained, and what the whole of them is like.
 
 use std::io;
-use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
 use lorafit_data::statistics::{Percentiles, Statistics};
-use lorafit_data::{Dataset, Options, Sample, Tokenizer};
+use lorafit_data::{Dataset, Sample, Tokenizer};
 
 use super::require;
 use crate::base_args::TemplateArgs;
 use crate::cli::Common;
 use crate::engine::{grouped, open_model_tokenizer, use_threads};
-use crate::options::TrainOn;
 use crate::output;
 use crate::report_error::CliError;
+use crate::row_args::{DATA_HELP, RowArgs, shapes, skipped};
 
-/// The flags of `data`.
-#[derive(Args, Clone, Debug)]
-#[command(after_long_help = "\
+const EXAMPLES: &str = "\
 Examples:
   What exactly will be trained, and how long the rows are:
     lorafit data train.jsonl --model M
@@ -29,11 +26,15 @@ Examples:
 
 Trained tokens are green on a terminal and stand in \u{27e6}brackets\u{27e7} elsewhere; \u{23ce} is a line break.
 padded is what a rectangle batch would compute, shared what train computes: what rows of a batch begin
-with alike is computed once.")]
+with alike is computed once.";
+
+/// The flags of `data`.
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = format!("{EXAMPLES}\n\n{DATA_HELP}"))]
 pub struct DataArgs {
-    /// Rows, JSONL, in the shapes train takes
-    #[arg(value_name = "FILE")]
-    pub data: PathBuf,
+    /// Rows, described below
+    #[arg(value_name = "DATA", required = true)]
+    pub data: Vec<String>,
     /// The model whose tokenizer and chat template are used: a folder, a .gguf file, or a hub id
     #[arg(long, value_name = "M", help_heading = "Input and output")]
     pub model: String,
@@ -44,22 +45,19 @@ pub struct DataArgs {
     /// How many rows to show, from the first
     #[arg(long, value_name = "N", default_value_t = 3, help_heading = "Rows")]
     pub rows: usize,
-    /// Show the row of this line instead
-    #[arg(long, value_name = "LINE", conflicts_with = "rows", help_heading = "Rows")]
+    /// Show this row instead: its line in a file of lines, else its number; counted on through several files
+    #[arg(long, value_name = "ROW", conflicts_with = "rows", help_heading = "Rows")]
     pub row: Option<usize>,
     /// Show token ids too
     #[arg(long, help_heading = "Rows")]
     pub ids: bool,
 
-    /// Longer rows are cut to this many tokens
-    #[arg(long, value_name = "TOKENS", default_value_t = 2048, help_heading = "Data")]
-    pub max_seq_len: usize,
-    /// Tokens to learn from
-    #[arg(long, value_enum, default_value_t = TrainOn::Replies, help_heading = "Data")]
-    pub train_on: TrainOn,
     /// Rows of a batch, for what padding and sharing cost
     #[arg(long, value_name = "ROWS", default_value_t = 8, help_heading = "Data")]
     pub batch_size: usize,
+    /// Which rows are read, and how.
+    #[command(flatten)]
+    pub read: RowArgs,
     /// How conversations are written.
     #[command(flatten)]
     pub template: TemplateArgs,
@@ -70,13 +68,13 @@ pub struct DataArgs {
 
 /// Shows rows and statistics.
 pub fn run(args: DataArgs) -> anyhow::Result<()> {
-    require(args.max_seq_len >= 2, "max-seq-len", args.max_seq_len, "must be 2 or more")?;
+    args.read.validate()?;
     require(args.batch_size > 0, "batch-size", args.batch_size, "must be 1 or more")?;
     args.common.validate()?;
     use_threads(&args.common)?;
     let tokenizer = open_model_tokenizer(&args.model, &args.template, &args.common)?;
-    let options = Options { max_seq_len: args.max_seq_len, train_on: args.train_on.into() };
-    let data = Dataset::load(&args.data, &tokenizer, options)?;
+    let source = args.read.source(&args.data, args.read.split.as_deref(), args.common.quiet)?;
+    let data = Dataset::load(source, &tokenizer, args.read.options())?;
     // Not needed to show one row.
     let statistics = || Statistics::of(&data, args.batch_size);
     if args.json {
@@ -89,19 +87,23 @@ pub fn run(args: DataArgs) -> anyhow::Result<()> {
             Some(at) => &data.samples[at..=at],
             None => {
                 let last = data.samples.last().map_or(0, |s| s.row);
-                let text = format!("{} has no trained row on line {line}", args.data.display());
+                let text = format!("{} has no trained {}", args.data.join(", "), data.origin.place(line));
                 let hint =
-                    format!("lines are counted from 1, the last one is {last}; dropped rows are not shown");
+                    format!("rows are counted from 1, the last one is {last}; dropped rows are not shown");
                 return Err(CliError::usage(text).hint(hint).into());
             }
         },
     };
     let style = Style::of_output();
     for sample in shown {
-        output::line(row(sample, &tokenizer, args.ids, style)?)?;
+        let place = data.origin.place(sample.row);
+        output::line(row(sample, &place, &tokenizer, args.ids, style)?)?;
     }
     if args.row.is_none() {
         output::line(report(&statistics()))?;
+        for line in skipped(&data.origin) {
+            output::line(line)?;
+        }
     }
     Ok(())
 }
@@ -123,9 +125,14 @@ impl Style {
 }
 
 /// A row as it is trained.
-fn row(sample: &Sample, tokenizer: &Tokenizer, with_ids: bool, style: Style) -> anyhow::Result<String> {
-    let mut text =
-        format!("line {}: {} tokens, {} trained\n", sample.row, sample.len(), sample.supervised_tokens());
+fn row(
+    sample: &Sample,
+    place: &str,
+    tokenizer: &Tokenizer,
+    with_ids: bool,
+    style: Style,
+) -> anyhow::Result<String> {
+    let mut text = format!("{place}: {} tokens, {} trained\n", sample.len(), sample.supervised_tokens());
     let (mut words, mut ids) = (Marked::new(style), Marked::new(style));
     let mut stream = tokenizer.decode_stream(false);
     let mut trained = false;
@@ -197,11 +204,14 @@ fn report(s: &Statistics) -> String {
     let mut lines = vec![format!(
         "{} {} rows: {} trained on, {} of them cut, {} dropped",
         number(found.rows),
-        found.shape.name(),
+        shapes(found),
         number(found.samples),
         number(found.truncated),
-        number(found.dropped)
+        number(found.dropped + found.overlong)
     )];
+    if found.overlong > 0 {
+        lines.push(format!("{} of those dropped are longer than --max-seq-len", number(found.overlong)));
+    }
     lines.push(format!(
         "{} tokens, {} trained ({})",
         number(found.tokens),
