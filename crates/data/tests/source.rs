@@ -114,7 +114,7 @@ fn every_format_says_the_same_rows() {
         ("a.parquet", parquet.clone(), [1, 2]),
         ("columns", parquet, [1, 2]),
         ("a.jsonl.gz", gzip(lines.as_bytes()), [1, 2]),
-        ("two.jsonl.gz", [gzip(lines[..20].as_bytes()), gzip(lines[20..].as_bytes())].concat(), [1, 2]),
+        ("two.jsonl.gz", [gzip(&lines.as_bytes()[..20]), gzip(&lines.as_bytes()[20..])].concat(), [1, 2]),
         ("a.json.zst", zstd(array.as_bytes()), [1, 2]),
         ("a.csv.gz", gzip(csv.as_bytes()), [2, 4]),
         // The name forgot, or is wrong about it.
