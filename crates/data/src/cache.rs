@@ -92,14 +92,20 @@ impl Cache {
         Self { worthwhile_bytes: 0, ..self }
     }
 
-    /// Whether a source is large enough for the cache.
+    /// Whether the files of a source are large enough for the cache, together.
     ///
     /// # Errors
-    /// When the source cannot be found.
-    pub fn is_worthwhile(&self, source: &Path) -> Result<bool, DataError> {
-        let metadata =
-            fs::metadata(source).map_err(|e| DataError::Io { path: source.to_owned(), source: e })?;
-        Ok(metadata.is_file() && metadata.len() >= self.worthwhile_bytes)
+    /// When one cannot be found.
+    pub fn is_worthwhile(&self, files: &[PathBuf]) -> Result<bool, DataError> {
+        let mut bytes = 0;
+        for path in files {
+            let metadata = fs::metadata(path).map_err(unreadable(path))?;
+            if !metadata.is_file() {
+                return Ok(false);
+            }
+            bytes += metadata.len();
+        }
+        Ok(bytes >= self.worthwhile_bytes)
     }
 
     /// The dataset of a key, with the note it was written with; `None` if it is not there in one piece.
@@ -154,14 +160,13 @@ impl Cache {
     /// # Errors
     /// When the source cannot be read, or the cache cannot be written.
     pub fn content_hash(&self, source: &Path) -> Result<[u8; 32], DataError> {
-        let unreadable = |e| DataError::Io { path: source.to_owned(), source: e };
-        let stamp = Stamp::of(source).map_err(unreadable)?;
+        let stamp = Stamp::of(source)?;
         let known = self.folder.join(format!("{}.hash", blake3::hash(format!("{stamp:?}").as_bytes())));
         if let Some(hash) = fs::read_to_string(&known).ok().and_then(|hex| blake3::Hash::from_hex(hex).ok()) {
             return Ok(*hash.as_bytes());
         }
-        let hash = hash_file(source).map_err(unreadable)?;
-        stamp.check(source)?;
+        let hash = hash_file(source).map_err(unreadable(source))?;
+        stamp.check()?;
         if stamp.modified.elapsed().is_ok_and(|age| age >= SETTLED) {
             let write = || {
                 let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(&self.folder)?;
@@ -225,8 +230,8 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    pub(crate) fn of(path: &Path) -> io::Result<Self> {
-        let metadata = fs::metadata(path)?;
+    pub(crate) fn of(path: &Path) -> Result<Self, DataError> {
+        let metadata = fs::metadata(path).map_err(unreadable(path))?;
         #[cfg(unix)]
         let inode = {
             use std::os::unix::fs::MetadataExt as _;
@@ -235,21 +240,25 @@ impl Stamp {
         #[cfg(not(unix))]
         let inode = None;
         Ok(Self {
-            path: fs::canonicalize(path)?,
+            path: fs::canonicalize(path).map_err(unreadable(path))?,
             bytes: metadata.len(),
-            modified: metadata.modified()?,
+            modified: metadata.modified().map_err(unreadable(path))?,
             inode,
         })
     }
 
     /// Fails if the file was changed.
-    pub(crate) fn check(&self, path: &Path) -> Result<(), DataError> {
-        match Self::of(path) {
-            Ok(now) if now == *self => Ok(()),
-            Ok(_) => Err(DataError::Changed { path: path.to_owned() }),
-            Err(source) => Err(DataError::Io { path: path.to_owned(), source }),
+    pub(crate) fn check(&self) -> Result<(), DataError> {
+        match Self::of(&self.path)? == *self {
+            true => Ok(()),
+            false => Err(DataError::Changed { path: self.path.clone() }),
         }
     }
+}
+
+/// A source that cannot be read.
+fn unreadable(path: &Path) -> impl Fn(io::Error) -> DataError {
+    move |source| DataError::Io { path: path.to_owned(), source }
 }
 
 /// Read and not mapped, so that its pages do not count as memory of the process.
@@ -370,9 +379,9 @@ mod tests {
     fn a_file_that_changes_while_it_is_read_is_an_error() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let stamp = Stamp::of(file.path()).unwrap();
-        stamp.check(file.path()).unwrap();
+        stamp.check().unwrap();
         fs::write(file.path(), "more").unwrap();
-        assert!(matches!(stamp.check(file.path()), Err(DataError::Changed { .. })));
+        assert!(matches!(stamp.check(), Err(DataError::Changed { .. })));
     }
 
     #[test]

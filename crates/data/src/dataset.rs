@@ -1,56 +1,61 @@
-//! A file of rows, tokenised and masked: what a run trains on.
-//!
-//! Rows are read in file order and tokenised in parallel, a block at a time; samples and the first error are the same
-//! for any number of threads.
+//! Rows, tokenised and masked: what a run trains on.
 
-use std::fs::File;
-use std::io::BufReader;
-use std::path::{Path, PathBuf};
-
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, Key, Stamp};
 use crate::error::{DataError, RowProblem};
-use crate::format::{Row, Shape};
-use crate::jsonl::{self, Line, LineError, Lines};
+use crate::format::Shape;
 use crate::mask::{Masker, prompt_and_reply};
 use crate::sample::{Sample, TrainOn};
 use crate::samples::{Samples, SamplesBuilder};
+use crate::source::{Origin, Source, files, rows};
 use crate::tokenizer::Tokenizer;
 
-/// Rows tokenised together: enough to keep the cores busy, few enough that the text read ahead is small.
-const BLOCK_ROWS: usize = 1024;
-/// A block ends early when its lines are long.
-const BLOCK_BYTES: usize = 32 << 20;
+/// What becomes of rows that are longer than the longest sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overlong {
+    /// They are left out.
+    Drop,
+    /// Their end is cut off.
+    #[default]
+    TruncateRight,
+    /// They are an error.
+    Error,
+}
 
 /// How a dataset is turned into samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// Samples are cut after so many tokens.
+    /// The most tokens a sample has.
     pub max_seq_len: usize,
+    /// What becomes of longer rows.
+    pub overlong: Overlong,
     /// Which tokens are trained.
     pub train_on: TrainOn,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_seq_len: 2048, train_on: TrainOn::Replies }
+        Self { max_seq_len: 2048, overlong: Overlong::default(), train_on: TrainOn::Replies }
     }
 }
 
-/// What became of a file's rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What became of the rows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// The shape of the rows.
-    pub shape: Shape,
-    /// Rows in the file.
+    /// The shapes of the rows.
+    pub shapes: Vec<Shape>,
+    /// Rows taken, bad ones not counted; one that is taken twice counts twice.
     pub rows: usize,
+    /// Bad rows that were skipped.
+    pub skipped: usize,
     /// Samples kept.
     pub samples: usize,
     /// Samples kept that were cut to the longest length.
     pub truncated: usize,
-    /// Rows dropped since the cut left them no trained token.
+    /// Rows dropped since they were longer than the longest sample.
+    pub overlong: usize,
+    /// Rows dropped since they had no trained token, or the cut left them none.
     pub dropped: usize,
     /// Tokens of the samples kept.
     pub tokens: usize,
@@ -60,103 +65,128 @@ pub struct Report {
     pub longest: usize,
 }
 
-/// The samples of a file, in file order.
+/// Samples in the order of their rows.
 #[derive(Debug, Clone)]
 pub struct Dataset {
     /// The samples, each with at least one trained token.
     pub samples: Samples,
     /// What became of the rows.
     pub report: Report,
+    /// Where the rows came from.
+    pub origin: Origin,
 }
 
 impl Dataset {
-    /// Reads, tokenises and masks a JSONL file, and keeps its samples in memory.
+    /// Reads, tokenises and masks rows, and keeps their samples in memory.
     ///
     /// # Errors
-    /// When the file can't be read, has no rows, has a row that is not what its shape wants, or has no row left with
-    /// anything to train on.
-    pub fn load(path: impl AsRef<Path>, tokenizer: &Tokenizer, options: Options) -> Result<Self, DataError> {
+    /// When a file can't be read, there are no rows, one is not what its shape wants, or none is left with anything to
+    /// train on.
+    pub fn load(
+        source: impl Into<Source>,
+        tokenizer: &Tokenizer,
+        options: Options,
+    ) -> Result<Self, DataError> {
         let mut samples = SamplesBuilder::default();
         let keep = |sample: &Sample| {
             samples.push(sample);
             Ok(())
         };
-        let report = tokenise(path.as_ref(), tokenizer, options, keep, &mut |_| ())?;
-        Ok(Self { samples: samples.finish(), report })
+        let (report, origin) = tokenise(&source.into(), tokenizer, options, keep, &mut |_| ())?;
+        Ok(Self { samples: samples.finish(), report, origin })
     }
 
-    /// As [`Dataset::load`], but a file that is worth it is tokenised into the cache, or found there; memory does not grow
-    /// with it. `on_row` is told how many rows are tokenised.
+    /// As [`Dataset::load`], but what is worth it is tokenised into the cache, or found there; memory does not grow with
+    /// it. `on_row` is told how many rows are tokenised.
     ///
     /// # Errors
-    /// As [`Dataset::load`], and when the cache cannot be written or the file changes meanwhile.
+    /// As [`Dataset::load`], and when the cache cannot be written or a file changes meanwhile.
     pub fn load_cached(
-        path: impl AsRef<Path>,
+        source: impl Into<Source>,
         tokenizer: &Tokenizer,
         options: Options,
         cache: &Cache,
         on_row: &mut dyn FnMut(usize),
     ) -> Result<Self, DataError> {
-        let path = path.as_ref();
-        if !cache.is_worthwhile(path)? {
-            return Self::load(path, tokenizer, options);
+        let source = source.into();
+        let files = files::of(&source)?.concat();
+        if !cache.is_worthwhile(&files)? {
+            return Self::load(source, tokenizer, options);
         }
-        let stamp = Stamp::of(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
+        let stamps = files.iter().map(|path| Stamp::of(path)).collect::<Result<Vec<_>, _>>()?;
         let mut key = Key::new(tokenizer, &options)?;
-        key.add("source", &cache.content_hash(path)?);
-        if let Some((samples, report)) = cache.open(&key) {
-            return Ok(Self { samples, report });
+        key.add("source", format!("{:?}", source.without_unused_seed()).as_bytes());
+        for path in &files {
+            // The name is told of rows that are shown, and says what a file is.
+            key.add("file", path.as_os_str().as_encoded_bytes());
+            key.add("content", &cache.content_hash(path)?);
+        }
+        if let Some((samples, (report, origin))) = cache.open(&key) {
+            return Ok(Self { samples, report, origin });
         }
         let mut writer = cache.create()?;
         let keep = |sample: &Sample| writer.push(sample).map_err(cache.error());
-        let report = tokenise(path, tokenizer, options, keep, on_row)?;
-        stamp.check(path)?;
-        Ok(Self { samples: cache.insert(&key, writer, &report)?, report })
+        let (report, origin) = tokenise(&source, tokenizer, options, keep, on_row)?;
+        stamps.iter().try_for_each(Stamp::check)?;
+        Ok(Self { samples: cache.insert(&key, writer, &(&report, &origin))?, report, origin })
     }
 }
 
-/// Reads, tokenises and masks a file, hands the samples to `keep` in file order, and tells `on_row` how many rows are
-/// done.
+/// Reads, tokenises and masks rows, hands the samples to `keep` in order, and tells `on_row` how many rows are done.
 fn tokenise(
-    path: &Path,
+    source: &Source,
     tokenizer: &Tokenizer,
     options: Options,
     mut keep: impl FnMut(&Sample) -> Result<(), DataError>,
     on_row: &mut dyn FnMut(usize),
-) -> Result<Report, DataError> {
+) -> Result<(Report, Origin), DataError> {
+    let Options { max_seq_len, overlong, train_on } = options;
     let template = tokenizer.compile_chat_template()?;
-    let masker = Masker::new(tokenizer, template.as_ref(), options.train_on);
+    let masker = Masker::new(tokenizer, template.as_ref(), train_on);
 
     let mut needed: Option<usize> = None;
-    let (mut rows, mut samples, mut truncated, mut dropped) = (0, 0, 0, 0);
-    let (mut tokens, mut supervised_tokens, mut longest) = (0, 0, 0);
-    let shape = read_rows(
-        path,
-        |row, line| masker.sample(&row.into_document(template.is_some()), line),
+    let mut report = Report::default();
+    let origin = rows::read(
+        source,
+        |row, number| {
+            let sample = masker.sample(&row.into_document(template.is_some()), number)?;
+            match overlong {
+                Overlong::Error if sample.len() > max_seq_len => {
+                    Err(RowProblem::Overlong { tokens: sample.len(), max_seq_len })
+                }
+                Overlong::Error | Overlong::Drop | Overlong::TruncateRight => Ok(sample),
+            }
+        },
         |mut sample| {
-            rows += 1;
-            on_row(rows);
+            report.rows += 1;
+            on_row(report.rows);
             let first = sample.supervised.iter().position(|s| *s);
-            needed = needed.into_iter().chain(first.map(|i| i + 1)).min();
-            let cut = sample.truncate(options.max_seq_len);
-            let supervised = sample.supervised_tokens();
-            if supervised == 0 {
-                dropped += 1;
+            if overlong == Overlong::Drop && sample.len() > max_seq_len {
+                needed = needed.into_iter().chain(first.map(|_| sample.len())).min();
+                report.overlong += 1;
                 return Ok(());
             }
-            samples += 1;
-            truncated += usize::from(cut);
-            tokens += sample.len();
-            supervised_tokens += supervised;
-            longest = longest.max(sample.len());
+            needed = needed.into_iter().chain(first.map(|i| i + 1)).min();
+            let cut = sample.truncate(max_seq_len);
+            let supervised = sample.supervised_tokens();
+            if supervised == 0 {
+                report.dropped += 1;
+                return Ok(());
+            }
+            report.samples += 1;
+            report.truncated += usize::from(cut);
+            report.tokens += sample.len();
+            report.supervised_tokens += supervised;
+            report.longest = report.longest.max(sample.len());
             keep(&sample)
         },
     )?;
-    if samples == 0 {
-        let path: PathBuf = path.to_owned();
-        return Err(DataError::AllDropped { path, rows, max_seq_len: options.max_seq_len, needed });
+    if report.samples == 0 {
+        return Err(DataError::AllDropped { data: source.name(), rows: report.rows, max_seq_len, needed });
     }
-    Ok(Report { shape, rows, samples, truncated, dropped, tokens, supervised_tokens, longest })
+    report.shapes = origin.shapes.clone();
+    report.skipped = origin.skipped;
+    Ok((report, origin))
 }
 
 /// A row to generate from, and what should come out.
@@ -168,89 +198,35 @@ pub struct GenerationRow {
     pub prompt_ids: Vec<u32>,
     /// The reply that the row has.
     pub reference: String,
-    /// The line of the file, counted from 1.
+    /// The row's number, as in [`Sample::row`].
     pub row: usize,
 }
 
-/// Reads a JSONL file as prompts and the replies they should get.
+/// Reads rows as prompts and the replies they should get.
 ///
 /// # Errors
 /// As [`Dataset::load`], and for rows that have no prompt.
 pub fn generation_rows(
-    path: impl AsRef<Path>,
+    source: impl Into<Source>,
     tokenizer: &Tokenizer,
 ) -> Result<Vec<GenerationRow>, DataError> {
     let template = tokenizer.compile_chat_template()?;
-    let mut rows = Vec::new();
-    read_rows(
-        path.as_ref(),
-        |row, line| {
+    let mut prompts = Vec::new();
+    rows::read(
+        &source.into(),
+        |row, number| {
             let document = row.into_document(template.is_some());
             match prompt_and_reply(tokenizer, template.as_ref(), &document)? {
                 Some((prompt, prompt_ids, reference)) => {
-                    Ok(GenerationRow { prompt, prompt_ids, reference, row: line })
+                    Ok(GenerationRow { prompt, prompt_ids, reference, row: number })
                 }
                 None => Err(RowProblem::NoPrompt { shape: Shape::Text }),
             }
         },
-        |row| {
-            rows.push(row);
+        |prompt| {
+            prompts.push(prompt);
             Ok(())
         },
     )?;
-    Ok(rows)
-}
-
-/// Reads a file's rows, does `work` on them in parallel, and hands the results to `take` in file order.
-fn read_rows<T: Send>(
-    path: &Path,
-    work: impl Fn(Row, usize) -> Result<T, RowProblem> + Sync,
-    mut take: impl FnMut(T) -> Result<(), DataError>,
-) -> Result<Shape, DataError> {
-    let io = |source| DataError::Io { path: path.to_owned(), source };
-    let wrong = |line, problem| DataError::Row { path: path.to_owned(), line, problem };
-    let mut lines = Lines::new(BufReader::new(File::open(path).map_err(io)?));
-    let mut shape = None;
-    loop {
-        let mut block: Vec<Line> = Vec::new();
-        let mut bytes = 0;
-        let mut stopped = None;
-        while block.len() < BLOCK_ROWS && bytes < BLOCK_BYTES {
-            match lines.next() {
-                Some(Ok(line)) => {
-                    bytes += line.bytes.len();
-                    block.push(line);
-                }
-                Some(Err(error)) => {
-                    stopped = Some(error);
-                    break;
-                }
-                None => break,
-            }
-        }
-        if let (None, Some(first)) = (shape, block.first()) {
-            let recognised = jsonl::fields(&first.bytes).and_then(|fields| Shape::recognise(&fields));
-            shape = Some(recognised.map_err(|problem| wrong(first.number, problem))?);
-        }
-        let full = block.len() == BLOCK_ROWS || bytes >= BLOCK_BYTES;
-        if let Some(shape) = shape {
-            let done: Vec<(usize, Result<T, RowProblem>)> = block
-                .into_par_iter()
-                .map(|Line { number, bytes }| {
-                    let row = jsonl::fields(&bytes).and_then(|fields| shape.parse(fields));
-                    (number, row.and_then(|row| work(row, number)))
-                })
-                .collect();
-            // The first bad row of the file is the one reported, whichever thread met one first.
-            for (line, result) in done {
-                take(result.map_err(|problem| wrong(line, problem))?)?;
-            }
-        }
-        match stopped {
-            Some(LineError::Io(source)) => return Err(io(source)),
-            Some(LineError::Line(line, problem)) => return Err(wrong(line, problem)),
-            None if full => {}
-            None => return shape.ok_or_else(|| DataError::NoRows { path: path.to_owned() }),
-        }
-    }
+    Ok(prompts)
 }

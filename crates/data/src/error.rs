@@ -1,8 +1,9 @@
 //! What can be wrong with a dataset: [`DataError`] says where, [`RowProblem`] what.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::format::{Role, Shape};
+use crate::source::{Place, ReadError, Unit};
 use crate::template::TemplateError;
 use crate::tokenizer::TokenizerError;
 
@@ -18,30 +19,95 @@ pub enum DataError {
         source: std::io::Error,
     },
     /// A row is not what it should be.
-    #[error("{} line {line}: {problem}", path.display())]
+    #[error("{} {place}: {problem}", path.display())]
     Row {
         /// The file.
         path: PathBuf,
-        /// The line, counted from 1.
-        line: usize,
+        /// The row's line, or its number where the file has no lines.
+        place: Place,
         /// What is wrong with it.
         problem: RowProblem,
     },
-    /// The file has no rows.
-    #[error("{} has no rows", path.display())]
-    NoRows {
+    /// The file as a whole is not what it should be.
+    #[error("{} is damaged or not {format}: {message}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What it should be.
+        format: &'static str,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// Neither the name of a file nor its beginning tell its format.
+    #[error("{}: cannot tell what kind of file this is", path.display())]
+    UnknownKind {
         /// The file.
         path: PathBuf,
     },
+    /// A folder or a glob has no files of rows.
+    #[error("{location}: no files with rows")]
+    NoFiles {
+        /// The folder or glob.
+        location: String,
+    },
+    /// A glob that isn't one.
+    #[error("{pattern} is not a pattern of file names: {message}")]
+    BadGlob {
+        /// The glob.
+        pattern: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A folder has files of several formats, which are hardly all meant.
+    #[error("{location} has files of several formats, such as {} and {}", first.display(), other.display())]
+    SeveralKinds {
+        /// The folder.
+        location: String,
+        /// A file.
+        first: PathBuf,
+        /// A file of another format.
+        other: PathBuf,
+    },
+    /// A folder has files of several splits.
+    #[error("{location} has several splits: {}", splits.join(", "))]
+    SeveralSplits {
+        /// The folder.
+        location: String,
+        /// The splits.
+        splits: Vec<String>,
+    },
+    /// No file is of the split asked for.
+    #[error("{location} has no split `{split}`")]
+    NoSuchSplit {
+        /// The folder.
+        location: String,
+        /// The split asked for.
+        split: String,
+        /// Those that are there.
+        splits: Vec<String>,
+    },
+    /// There are no rows.
+    #[error("{data} has no rows")]
+    NoRows {
+        /// The files.
+        data: String,
+    },
+    /// Bad rows are skipped, and no others are there.
+    #[error("{data}: none of its {rows} rows can be read; the first: {first}")]
+    AllBad {
+        /// The files.
+        data: String,
+        /// How many rows they have.
+        rows: usize,
+        /// What is wrong with the first.
+        first: String,
+    },
     /// Truncation left no row anything to train on.
-    #[error(
-        "{}: none of its {rows} rows has a trained token within the first {max_seq_len} tokens",
-        path.display()
-    )]
+    #[error("{data}: none of its {rows} rows has a trained token within the first {max_seq_len} tokens")]
     AllDropped {
-        /// The file.
-        path: PathBuf,
-        /// How many rows it has.
+        /// The files.
+        data: String,
+        /// How many rows they have.
         rows: usize,
         /// The length they were cut to.
         max_seq_len: usize,
@@ -73,25 +139,66 @@ pub enum DataError {
 /// What is wrong with one row.
 #[derive(Debug, thiserror::Error)]
 pub enum RowProblem {
-    /// The line is not UTF-8.
+    /// The text is not UTF-8.
     #[error("not UTF-8 at byte {byte} of the line")]
     NotUtf8 {
         /// The first byte that isn't, counted from 1.
         byte: usize,
     },
-    /// The line is longer than is read.
-    #[error("the line is longer than {limit} bytes")]
-    LineTooLong {
-        /// The longest line that is read.
+    /// The text has a byte that text has no use for.
+    #[error("a NUL byte at byte {byte} of the line")]
+    Nul {
+        /// Its place, counted from 1.
+        byte: usize,
+    },
+    /// The row is longer than is read.
+    #[error("the row is longer than {limit} bytes")]
+    TooLong {
+        /// The longest row that is read.
         limit: usize,
     },
-    /// The line is not JSON.
-    #[error("not valid JSON at column {column}: {message}")]
+    /// The row is not JSON.
+    #[error("not valid JSON at {}column {column}: {message}", of_line(*line))]
     Json {
+        /// The line of the row, counted from 1.
+        line: usize,
         /// The column, counted from 1.
         column: usize,
         /// What the parser said.
         message: String,
+    },
+    /// A row of a table is not as long as the line that names the columns.
+    #[error("the row has {found} values, but the first line names {want} columns")]
+    Ragged {
+        /// Values in the row.
+        found: usize,
+        /// Columns named.
+        want: usize,
+    },
+    /// Two columns have one name.
+    #[error("two columns are named `{}`", column.escape_debug())]
+    ColumnTwice {
+        /// The name.
+        column: String,
+    },
+    /// A column that was to be renamed is not there.
+    #[error("the row has no `{}`, which is to be its `{field}`", column.escape_debug())]
+    NoColumn {
+        /// The column.
+        column: String,
+        /// What it was to be.
+        field: String,
+    },
+    /// The row has a reply that is better and one that is worse.
+    #[error("the rows are preferences (chosen and rejected), and there is no trainer for those yet")]
+    Preference,
+    /// The row is longer than the longest sample, and that is to be an error.
+    #[error("the row has {tokens} tokens, more than {max_seq_len}")]
+    Overlong {
+        /// Its tokens.
+        tokens: usize,
+        /// The most it may have.
+        max_seq_len: usize,
     },
     /// The line is JSON but not an object.
     #[error("a row must be an object, found {found}")]
@@ -194,6 +301,11 @@ pub enum RowProblem {
     },
 }
 
+/// Rows of one line need no line told.
+fn of_line(line: usize) -> String {
+    if line > 1 { format!("its line {line}, ") } else { String::new() }
+}
+
 fn list(keys: &[String]) -> String {
     if keys.is_empty() {
         return "none".into();
@@ -202,12 +314,47 @@ fn list(keys: &[String]) -> String {
 }
 
 impl DataError {
+    /// What went wrong while a file was read.
+    pub(crate) fn reading(path: &Path, unit: Unit, error: ReadError) -> Self {
+        let path = path.to_owned();
+        match error {
+            ReadError::Io(source) => Self::Io { path, source },
+            ReadError::Malformed { format, message } => Self::Malformed { path, format, message },
+            ReadError::Row(number, problem) => Self::Row { path, place: Place { unit, number }, problem },
+        }
+    }
+
     /// What the user can do next.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Io { .. } => Some("check that the path exists and may be read".into()),
+            Self::Io { source, .. } => Some(match source.kind() {
+                std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidData => {
+                    "the file is damaged or not complete; fetch it again".into()
+                }
+                _ => "check that the path exists and may be read".into(),
+            }),
             Self::Row { problem, .. } => problem.hint(),
-            Self::NoRows { .. } => Some("give a JSONL file with one row a line".into()),
+            Self::Malformed { .. } => Some("the file may be incomplete: fetch or write it again".into()),
+            Self::UnknownKind { .. } => Some(
+                "name it after its format: .jsonl, .json, .csv, .tsv, .parquet or .txt, and .gz or .zst behind".into(),
+            ),
+            Self::NoFiles { .. } => Some(
+                "files are recognised by their names: .jsonl, .json, .csv, .tsv, .parquet, .txt, with .gz or .zst".into(),
+            ),
+            Self::BadGlob { .. } => Some("* stands for any text, ? for a character, ** for folders".into()),
+            Self::SeveralKinds { location, first, .. } => {
+                let end = first.extension().map(|end| end.to_string_lossy().into_owned()).unwrap_or_default();
+                Some(format!("name those that are meant: '{location}/*.{end}'"))
+            }
+            Self::SeveralSplits { splits, .. } => {
+                Some(format!("name the one that is meant: --split {}", splits.last().map_or("train", |s| s)))
+            }
+            Self::NoSuchSplit { splits, .. } if splits.is_empty() => {
+                Some("no file name tells a split; leave --split out".into())
+            }
+            Self::NoSuchSplit { splits, .. } => Some(format!("it has: {}", splits.join(", "))),
+            Self::NoRows { .. } => Some("give a file with one row a line, or a table with its columns named".into()),
+            Self::AllBad { .. } => Some("without --skip-bad-rows the first one is explained".into()),
             Self::AllDropped { needed: None, .. } => {
                 let text = "the rows are too short, or say \"train\": false, or the template marks nothing as the \
                             assistant's";
@@ -227,16 +374,45 @@ impl DataError {
 }
 
 impl RowProblem {
+    /// Whether it is the same for every row, so that skipping bad rows is no help.
+    pub(crate) fn is_everywhere(&self) -> bool {
+        let too_slow = matches!(self, Self::Template(TemplateError::TooSlow { .. }));
+        too_slow || matches!(self, Self::NoChatTemplate | Self::NoEos | Self::Preference)
+    }
+
     /// What the user can do next.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NotUtf8 { .. } => "save the file as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8 converts)".into(),
-            Self::LineTooLong { .. } => "a row is one line of JSON; check that the file has line breaks".into(),
+            Self::Nul { .. } => {
+                "the file may be UTF-16 or no text at all; save it as UTF-8 (iconv -f UTF-16 -t UTF-8 converts)".into()
+            }
+            Self::TooLong { .. } => {
+                "check that the file has line breaks, and that no quote or bracket is left open".into()
+            }
+            Self::Ragged { .. } => {
+                "quote values that have the separator or a line break in them, or skip such rows with --skip-bad-rows"
+                    .into()
+            }
+            Self::ColumnTwice { .. } => "rename one of them in the first line".into(),
+            Self::NoColumn { .. } => "check the names in --columns".into(),
+            Self::Preference => {
+                "to train on the chosen replies alone, name them: --columns chosen=messages if they are whole \
+                 conversations, --columns chosen=completion if they follow a prompt"
+                    .into()
+            }
+            Self::Overlong { .. } => {
+                "cut such rows with --overlong truncate-right, leave them out with --overlong drop, or raise --max-seq-len"
+                    .into()
+            }
             Self::Json { .. } | Self::NotAnObject { .. } => "a row is one JSON object on one line".into(),
             Self::UnknownShape { .. } => {
                 let shapes: Vec<String> =
                     Shape::ALL.iter().map(|s| format!("{} ({})", s.name(), s.fields().join(", "))).collect();
-                format!("rename the fields to one of these shapes: {}", shapes.join("; "))
+                format!(
+                    "say what the fields are (--columns question=prompt,answer=completion), in one of these shapes: {}",
+                    shapes.join("; ")
+                )
             }
             Self::MissingField { .. } => {
                 "the first row decides the shape of the file; give every row the same fields, or remove this one"
@@ -247,13 +423,18 @@ impl RowProblem {
             }
             Self::WrongType { .. } => "correct the row or remove it".into(),
             Self::Unsupported { field } => format!("remove `{field}` from the row, or the row"),
-            Self::UnknownRole { role } => match role.to_ascii_lowercase().as_str() {
-                "human" | "person" | "prompter" => format!("rename `{role}` to `user`"),
-                "bot" | "gpt" | "model" | "ai" | "chatbot" | "chatgpt" => format!("rename `{role}` to `assistant`"),
-                "developer" => format!("rename `{role}` to `system`"),
-                "function" | "ipython" | "observation" => format!("rename `{role}` to `tool`"),
-                _ => "rename the role to one of them".into(),
-            },
+            Self::UnknownRole { role } => {
+                let likely = match role.to_ascii_lowercase().as_str() {
+                    "human" | "person" | "prompter" | "question" => "user",
+                    "developer" => "system",
+                    "function" | "ipython" | "observation" | "tool_response" => "tool",
+                    _ => "assistant",
+                };
+                match role.contains(char::is_whitespace) || role.is_empty() {
+                    false => format!("map it with --role {}={likely}", role.escape_debug().take(60).collect::<String>()),
+                    true => "rename the role to one of them".into(),
+                }
+            }
             Self::NoMessages | Self::NoReply | Self::NoLastReply { .. } | Self::EmptyReply { .. } => {
                 "add the reply or remove the row".into()
             }

@@ -6,6 +6,8 @@
 mod chat;
 mod completion;
 mod instruction;
+mod mapping;
+mod sharegpt;
 mod text;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +19,7 @@ pub(crate) use chat::json_size_bytes;
 pub use chat::{Conversation, Message, Role};
 pub use completion::Completion;
 pub use instruction::Instruction;
+pub use mapping::Mapping;
 
 /// A row's fields.
 pub type Fields = Map<String, Value>;
@@ -27,9 +30,11 @@ pub type Fields = Map<String, Value>;
 pub enum Shape {
     /// `messages`: a conversation.
     Chat,
+    /// `conversations`, as ShareGPT has them: a conversation with other names.
+    ShareGpt,
     /// `instruction`, perhaps `input`, and `output`.
     Instruction,
-    /// `prompt` and `completion`.
+    /// `prompt` and `completion`, texts or lists of messages.
     Completion,
     /// `text`, all of it trained.
     Text,
@@ -37,12 +42,13 @@ pub enum Shape {
 
 impl Shape {
     /// Every shape, in the order in which they are tried.
-    pub const ALL: [Self; 4] = [Self::Chat, Self::Instruction, Self::Completion, Self::Text];
+    pub const ALL: [Self; 5] = [Self::Chat, Self::ShareGpt, Self::Instruction, Self::Completion, Self::Text];
 
     /// The fields a row must have.
     pub fn fields(self) -> &'static [&'static str] {
         match self {
             Self::Chat => &["messages"],
+            Self::ShareGpt => &["conversations"],
             Self::Instruction => &["instruction", "output"],
             Self::Completion => &["prompt", "completion"],
             Self::Text => &["text"],
@@ -53,6 +59,7 @@ impl Shape {
     pub fn name(self) -> &'static str {
         match self {
             Self::Chat => "chat",
+            Self::ShareGpt => "sharegpt",
             Self::Instruction => "instruction",
             Self::Completion => "completion",
             Self::Text => "text",
@@ -62,23 +69,28 @@ impl Shape {
     /// Recognises the shape from a row's keys.
     ///
     /// # Errors
-    /// When no shape has all of its fields there.
+    /// When no shape has all of its fields there, or the rows are preferences.
     pub fn recognise(fields: &Fields) -> Result<Self, RowProblem> {
         let fits = |s: &Self| s.fields().iter().all(|f| fields.contains_key(*f));
         // Keys are the file's: few and short ones are enough to recognise it by.
         let keys = || fields.keys().take(12).map(|k| k.chars().take(40).collect()).collect();
-        Self::ALL.into_iter().find(fits).ok_or_else(|| RowProblem::UnknownShape { keys: keys() })
+        let preference = ["chosen", "rejected"].iter().all(|field| fields.contains_key(*field));
+        Self::ALL.into_iter().find(fits).ok_or_else(|| match preference {
+            true => RowProblem::Preference,
+            false => RowProblem::UnknownShape { keys: keys() },
+        })
     }
 
     /// Reads a row of this shape.
     ///
     /// # Errors
     /// When a field is missing or not what it should be.
-    pub fn parse(self, fields: Fields) -> Result<Row, RowProblem> {
+    pub fn parse(self, fields: Fields, mapping: &Mapping) -> Result<Row, RowProblem> {
         match self {
-            Self::Chat => chat::parse(fields).map(Row::Chat),
+            Self::Chat => chat::parse(fields, &chat::MESSAGES, mapping).map(Row::Chat),
+            Self::ShareGpt => sharegpt::parse(fields, mapping).map(Row::Chat),
             Self::Instruction => instruction::parse(fields).map(Row::Instruction),
-            Self::Completion => completion::parse(fields).map(Row::Completion),
+            Self::Completion => completion::parse(fields, mapping),
             Self::Text => text::parse(fields).map(Row::Text),
         }
     }
@@ -130,6 +142,20 @@ pub(crate) fn kind(value: &Value) -> &'static str {
         Value::String(_) => "a string",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
+    }
+}
+
+/// Takes the text of a field that a row may have out of it; nothing for one that is absent, null or blank.
+fn take_optional(
+    fields: &mut Fields,
+    field: &'static str,
+    shape: Shape,
+) -> Result<Option<String>, RowProblem> {
+    match fields.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(_) => {
+            take_string(fields, field, shape).map(|text| Some(text).filter(|text| !text.trim().is_empty()))
+        }
     }
 }
 

@@ -1,11 +1,10 @@
 //! Text to token ids: what will be trained on, token by token. Knows no tensors.
 //!
-//! The way of a row: a line of a file ([`jsonl`]) is recognised as one of the dataset shapes ([`format`](mod@format)),
+//! The way of a row: a record of a file ([`source`]) is recognised as one of the dataset shapes ([`format`](mod@format)),
 //! rendered by the model's chat template ([`template`]), tokenised ([`tokenizer`]), and marked with the tokens that
-//! are trained ([`mask`]); that is a [`Sample`]. [`Dataset::load`] does all of it for a file and keeps the [`samples`]
-//! close together, in memory
-//! or mapped from a [`cache`]. [`order`] says which make up which optimizer step, and [`batch`] makes of them the token stream the
-//! model computes on, where what they share is there once.
+//! are trained ([`mask`]); that is a [`Sample`]. [`Dataset::load`] does all of it, and keeps the [`samples`] close
+//! together, in memory or mapped from a [`cache`]. [`order`] says which make up which optimizer step, and [`batch`] makes
+//! of them the token stream the model computes on, where what they share is there once.
 //!
 //! Everything read here is hostile until proven otherwise: every failure is a typed error that names file, line and
 //! reason, and has a [`hint`](DataError::hint) for what to do next.
@@ -15,23 +14,24 @@ pub mod cache;
 pub mod dataset;
 pub mod error;
 pub mod format;
-pub mod jsonl;
 pub mod mask;
 pub mod order;
 pub mod sample;
 pub mod samples;
+pub mod source;
 pub mod statistics;
 pub mod template;
 pub mod tokenizer;
 
 pub use batch::{Batch, Segment, Target, cut};
 pub use cache::Cache;
-pub use dataset::{Dataset, GenerationRow, Options, Report, generation_rows};
+pub use dataset::{Dataset, GenerationRow, Options, Overlong, Report, generation_rows};
 pub use error::{DataError, RowProblem};
-pub use format::{Conversation, Message, Role, Row, Shape};
+pub use format::{Conversation, Mapping, Message, Role, Row, Shape};
 pub use order::{Order, Position, Step, Steps};
 pub use sample::{Sample, TrainOn};
 pub use samples::{SampleRef, Samples, SamplesBuilder};
+pub use source::{HeldOut, Origin, Part, Source, Subset};
 pub use statistics::Statistics;
 pub use template::{Builtin, ChatTemplate, SpecialTokens, TemplateError};
 pub use tokenizer::{DecodeStream, Encoding, GgufTokenizer, Tokenizer, TokenizerError};

@@ -20,7 +20,8 @@ pub struct Sample {
     pub ids: Vec<u32>,
     /// Whether token `i` is a target: the model is trained to predict it from the tokens before it. Never the first.
     pub supervised: Vec<bool>,
-    /// The line of the file, counted from 1.
+    /// The row's number: its line in its file, or its number where a file has no lines, from 1 and counted on through
+    /// several files ([`Origin::place`](crate::source::Origin::place)).
     pub row: usize,
 }
 

@@ -80,7 +80,7 @@ impl Statistics {
     ///
     /// Needs eight bytes a sample beside the samples.
     pub fn of(data: &Dataset, batch_size: usize) -> Self {
-        let Report { tokens, supervised_tokens, .. } = data.report;
+        let Report { tokens, supervised_tokens, .. } = data.report.clone();
         let samples = data.samples.len();
         let batch_size = batch_size.max(1);
         let tally = (0..samples.div_ceil(batch_size))
@@ -94,7 +94,7 @@ impl Statistics {
         let (duplicates, duplicate_lines) = duplicates(&data.samples);
         let share = |part: usize| part as f64 / tokens.max(1) as f64;
         Statistics {
-            report: data.report,
+            report: data.report.clone(),
             supervised_share: share(supervised_tokens),
             length: Percentiles::of(&tally.lengths),
             supervised_length: Percentiles::of(&tally.supervised),
@@ -233,6 +233,7 @@ mod tests {
     use super::*;
     use crate::format::Shape;
     use crate::sample::Sample;
+    use crate::source::Origin;
 
     fn sample(ids: &[u32], from: usize, row: usize) -> Sample {
         Sample { ids: ids.to_vec(), supervised: (0..ids.len()).map(|i| i >= from).collect(), row }
@@ -247,7 +248,7 @@ mod tests {
             sample(&[9; 30], 29, 7),
         ];
         let report = Report {
-            shape: Shape::Chat,
+            shapes: vec![Shape::Chat],
             rows: 6,
             samples: 4,
             truncated: 1,
@@ -255,9 +256,11 @@ mod tests {
             tokens: 41,
             supervised_tokens: 6,
             longest: 30,
+            ..Report::default()
         };
-        let found = Statistics::of(&Dataset { samples: samples.into_iter().collect(), report }, 3);
-        assert_eq!(found.report, report);
+        let data = Dataset { samples: samples.into_iter().collect(), report, origin: Origin::default() };
+        let found = Statistics::of(&data, 3);
+        assert_eq!(found.report, data.report);
         assert_eq!(found.supervised_share, 6.0 / 41.0);
         let Percentiles { min, p25, median, p75, max, .. } = found.length;
         assert_eq!((min, p25, median, p75, max), (3, 3, 4, 4, 30));

@@ -3,19 +3,21 @@
 //! A template is a Jinja program that ships with the model, in Hugging Face's dialect (transformers,
 //! `chat_template_utils.py`): blocks trimmed, loop controls, Python's string methods, `raise_exception`,
 //! `strftime_now`, and a `tojson` that writes as Python's `json.dumps` does. It is a program from the internet, so it
-//! runs with a budget of steps and of output.
+//! runs with a budget of steps, of output and of time.
 //!
 //! `{% generation %}` … `{% endgeneration %}` marks what an assistant says. The tags become includes of two templates
 //! that write nothing, or, for [`ChatTemplate::render_marked`], one character each that the conversation does not
 //! have; these are taken out again and their places are the spans.
 
 mod builtin;
+mod deadline;
 mod json;
 
 use std::io::{self, Write};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
@@ -30,20 +32,18 @@ pub(crate) use builtin::read as read_template;
 /// The longest template that is read. The longest of the field have about 30 KB.
 const LONGEST_SOURCE: usize = 128 << 10;
 /// Steps a template may take, whatever it renders. A step is an instruction or 64 bytes of data; templates of the
-/// field need about a hundred for each message. The slowest steps found (`tojson`, splitting strings) take 0.2 us, so
-/// that a short row's template is stopped after 40 ms, and the longest row's ([`MOST_FUEL`]) after 200 ms. Comparing
-/// strings is not counted by the template engine: with a row of several MB that can take longer.
+/// field need about a hundred for each message. The same template always takes the same steps, so that this limit is the
+/// one to meet; what the template engine does not count ends at [`LONGEST_RUN`].
 const BASE_FUEL: u64 = 200_000;
 /// Further steps for each message, and one for so many bytes of the conversation.
 const FUEL_PER_MESSAGE: u64 = 2_000;
 const BYTES_PER_FUEL: u64 = 4;
-/// Never more steps than this, which a conversation of some 10 MB needs: what a template can nest is bounded by them,
-/// see [`STACK_BYTES`].
+/// Never more steps than this, which a conversation of some 10 MB needs: what a template can nest is bounded by
+/// them, and so is the stack it needs.
 const MOST_FUEL: u64 = 1_000_000;
-/// Stack to compile and render on. The template engine recurses over long chains in the source (`x.a.a.a`) and over
-/// nested values when it drops them; with the longest source and the most steps above this is enough, where the
-/// usual 2 MiB of a thread are not. It is reserved, not used: memory is taken as the stack grows.
-const STACK_BYTES: usize = 256 << 20;
+/// The longest a template may compute. The steps of the longest conversation take less, unless they are such as to
+/// compare strings of several MB.
+const LONGEST_RUN: Duration = Duration::from_millis(150);
 /// Bytes a template may write, whatever it renders, and for each byte of the conversation. Templates write every
 /// message about once.
 const BASE_OUTPUT: usize = 1 << 20;
@@ -108,6 +108,12 @@ pub enum TemplateError {
         /// The budget.
         steps: u64,
     },
+    /// The template ran for longer than any template has a reason to.
+    #[error("the chat template was stopped after {} ms; it may loop without end", limit.as_millis())]
+    TooSlow {
+        /// The budget.
+        limit: Duration,
+    },
     /// The template wrote more than any template has a reason to.
     #[error("the chat template was stopped after writing {bytes} bytes; it may grow without bound")]
     TooMuchOutput {
@@ -151,7 +157,10 @@ impl TemplateError {
             Self::TooManySteps { steps } if *steps == MOST_FUEL => {
                 "split the conversation, which is some 10 MB long, or give another template with --template"
             }
-            Self::TooLong { .. } | Self::TooManySteps { .. } | Self::TooMuchOutput { .. } => {
+            Self::TooLong { .. }
+            | Self::TooManySteps { .. }
+            | Self::TooSlow { .. }
+            | Self::TooMuchOutput { .. } => {
                 "the template is broken or malicious; give another with --template, or put it into \
                  chat_template.jinja in the model folder"
             }
@@ -198,8 +207,10 @@ impl ChatTemplate {
         for mark in MARKS {
             environment.add_template_owned(mark, format!("{{{{ {mark} }}}}")).map_err(syntax_error)?;
         }
-        stacker::grow(STACK_BYTES, || environment.add_template_owned(NAME, source_read))
-            .map_err(syntax_error)?;
+        let environment = in_time(move || {
+            environment.add_template_owned(NAME, source_read).map_err(syntax_error)?;
+            Ok(environment)
+        })?;
         let template = Self { environment, special: special.clone(), source: source.to_string(), marked };
         Ok(template.at(jiff::Timestamp::now().as_second()))
     }
@@ -308,7 +319,6 @@ impl ChatTemplate {
         // Fuel belongs to the environment, and a render must not change it for others: a clone shares the rest.
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(steps));
-        let template = environment.get_template(NAME).map_err(syntax_error)?;
         let mut values = vec![
             ("messages", Value::from(Serde(messages))),
             ("add_generation_prompt", Value::from(add_generation_prompt)),
@@ -328,25 +338,38 @@ impl ChatTemplate {
         }
         let values = Value::from_pairs(values);
 
-        let mut output = Capped { text: Vec::new(), room: bytes, full: false };
-        // What the template nested, in its variables or in an error, is dropped before the stack is.
-        let result = stacker::grow(STACK_BYTES, || {
-            let rendered = template.render_captured_to(values, &mut output);
-            rendered.map(|_| ()).map_err(|e| render_error(&e, steps))
-        });
-        if output.full {
-            return Err(TemplateError::TooMuchOutput { bytes });
-        }
-        result?;
-        // Only text is ever written.
-        String::from_utf8(output.text)
-            .map_err(|e| TemplateError::Failed { line: None, message: e.to_string() })
+        in_time(move || {
+            let template = environment.get_template(NAME).map_err(syntax_error)?;
+            let mut output = Capped { text: Vec::new(), room: bytes, full: false };
+            let result = template.render_captured_to(values, &mut output);
+            if output.full {
+                return Err(TemplateError::TooMuchOutput { bytes });
+            }
+            result.map_err(|e| render_error(&e, steps))?;
+            // Only text is ever written.
+            String::from_utf8(output.text)
+                .map_err(|e| TemplateError::Failed { line: None, message: e.to_string() })
+        })
     }
 
     /// The template as it was given.
     pub fn source(&self) -> &str {
         &self.source
     }
+}
+
+/// What `work` does within [`LONGEST_RUN`].
+fn in_time<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, TemplateError> + Send + 'static,
+) -> Result<T, TemplateError> {
+    deadline::run(LONGEST_RUN, work).unwrap_or_else(|failure| {
+        Err(match failure {
+            deadline::Failure::TooSlow => TemplateError::TooSlow { limit: LONGEST_RUN },
+            deadline::Failure::Crashed => {
+                TemplateError::Failed { line: None, message: "the template engine crashed".into() }
+            }
+        })
+    })
 }
 
 /// What `raise_exception` was given, carried through the template engine.

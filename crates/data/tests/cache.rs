@@ -36,7 +36,9 @@ impl Fixture {
     fn load(&self, tokenizer: &Tokenizer, options: Options) -> (Dataset, bool) {
         let mut rows = 0;
         let load =
-            Dataset::load_cached(&self.source, tokenizer, options, &self.cache, &mut |done| rows = done);
+            Dataset::load_cached(self.source.as_path(), tokenizer, options, &self.cache, &mut |done| {
+                rows = done
+            });
         assert!(rows == 0 || rows == ROWS, "{rows} rows");
         (load.unwrap(), rows > 0)
     }
@@ -52,7 +54,7 @@ impl Fixture {
 fn cached_samples_are_those_of_memory_and_are_tokenised_once() {
     let fixture = fixture();
     let tokenizer = tiny_chatml();
-    let in_memory = Dataset::load(&fixture.source, &tokenizer, Options::default()).unwrap();
+    let in_memory = Dataset::load(fixture.source.as_path(), &tokenizer, Options::default()).unwrap();
     let (first, tokenised) = fixture.load(&tokenizer, Options::default());
     assert!(tokenised);
     // Another process has its own tokenizer.
@@ -81,13 +83,13 @@ fn another_file_tokenizer_template_or_option_is_tokenised_anew() {
     assert!(!fixture.load(&other(&[], CHATML), options).1);
     assert!(fixture.load(&other(&["x y"], CHATML), options).1);
     assert!(fixture.load(&other(&[], &CHATML.replace('\n', "\n\n")), options).1);
-    let text = fs::read_to_string(&fixture.source).unwrap();
-    fs::write(&fixture.source, text.replacen("xy", "yx", 1)).unwrap();
+    let text = fs::read_to_string(fixture.source.as_path()).unwrap();
+    fs::write(fixture.source.as_path(), text.replacen("xy", "yx", 1)).unwrap();
     assert!(fixture.load(&tokenizer, options).1);
     assert!(!fixture.load(&tokenizer, options).1);
     // The content counts, not the name.
     let renamed = fixture.folder.path().join("renamed");
-    fs::rename(&fixture.source, &renamed).unwrap();
+    fs::rename(fixture.source.as_path(), &renamed).unwrap();
     assert!(!Fixture { source: renamed, ..fixture }.load(&tokenizer, options).1);
 }
 
@@ -114,14 +116,20 @@ fn a_template_that_tells_the_day_is_rendered_anew_each_day() {
 #[test]
 fn a_bad_row_leaves_nothing_in_the_cache() {
     let fixture = fixture();
-    let mut text = fs::read_to_string(&fixture.source).unwrap();
+    let mut text = fs::read_to_string(fixture.source.as_path()).unwrap();
     text.push_str("{\"messages\": 7}\n");
-    fs::write(&fixture.source, text).unwrap();
+    fs::write(fixture.source.as_path(), text).unwrap();
     let load = || {
-        Dataset::load_cached(&fixture.source, &tiny_chatml(), Options::default(), &fixture.cache, &mut |_| ())
+        Dataset::load_cached(
+            fixture.source.as_path(),
+            &tiny_chatml(),
+            Options::default(),
+            &fixture.cache,
+            &mut |_| (),
+        )
     };
     for _ in 0..2 {
-        assert!(matches!(load(), Err(DataError::Row { line, .. }) if line == ROWS + 1));
+        assert!(matches!(load(), Err(DataError::Row { place, .. }) if place.number == ROWS + 1));
         assert!(fixture.files("").iter().all(|f| f.extension() == Some("hash".as_ref())));
     }
 }
@@ -144,7 +152,7 @@ fn a_damaged_file_is_made_again() {
 #[test]
 fn several_at_once_do_not_disturb_each_other() {
     let fixture = fixture();
-    let expected = Dataset::load(&fixture.source, &tiny_chatml(), Options::default()).unwrap();
+    let expected = Dataset::load(fixture.source.as_path(), &tiny_chatml(), Options::default()).unwrap();
     std::thread::scope(|scope| {
         let load = || fixture.load(&tiny_chatml(), Options::default()).0;
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(load)).collect();
@@ -159,7 +167,8 @@ fn several_at_once_do_not_disturb_each_other() {
 fn small_files_are_not_cached() {
     let fixture = fixture();
     let cache = Cache::new(fixture.cache.folder());
-    Dataset::load_cached(&fixture.source, &tiny_chatml(), Options::default(), &cache, &mut |_| ()).unwrap();
+    Dataset::load_cached(fixture.source.as_path(), &tiny_chatml(), Options::default(), &cache, &mut |_| ())
+        .unwrap();
     assert!(!cache.folder().exists());
 }
 
@@ -168,7 +177,13 @@ fn a_folder_that_cannot_be_made_is_named() {
     let fixture = fixture();
     let folder = fixture.source.join("in a file");
     let cache = Cache::new(&folder).of_any_size();
-    let load = Dataset::load_cached(&fixture.source, &tiny_chatml(), Options::default(), &cache, &mut |_| ());
+    let load = Dataset::load_cached(
+        fixture.source.as_path(),
+        &tiny_chatml(),
+        Options::default(),
+        &cache,
+        &mut |_| (),
+    );
     let error = load.unwrap_err();
     assert!(matches!(&error, DataError::Cache { path, .. } if path == &folder), "{error}");
     assert!(error.hint().unwrap().contains("--cache-dir"));

@@ -53,7 +53,7 @@ fn chat_rows_train_every_reply_with_its_end_of_turn() {
                   {"role": "assistant", "content": "d"}]}"#
         .replace('\n', " ");
     let dataset = load(row, &tokenizer).unwrap();
-    assert_eq!(dataset.report.shape, Shape::Chat);
+    assert_eq!(dataset.report.shapes, [Shape::Chat]);
     assert_eq!(
         show(&tokenizer, &dataset.samples.sample(0).to_sample()),
         "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n[b<|im_end|>]\n\
@@ -407,9 +407,8 @@ fn truncation_is_counted_and_rows_left_without_a_target_are_dropped() {
     let rows = "{\"prompt\": \"abc\", \"completion\": \"de\"}\n{\"prompt\": \"abcdef\", \"completion\": \"g\"}\n\
                 {\"prompt\": \"a\", \"completion\": \"b\"}\n";
     let file = file(rows);
-    let load = |max_seq_len| {
-        Dataset::load(file.path(), &tokenizer, Options { max_seq_len, train_on: TrainOn::Replies })
-    };
+    let load =
+        |max_seq_len| Dataset::load(file.path(), &tokenizer, Options { max_seq_len, ..Options::default() });
     let dataset = load(4).unwrap();
     let report = dataset.report;
     assert_eq!((report.rows, report.samples, report.truncated, report.dropped), (3, 2, 1, 1));
@@ -587,7 +586,7 @@ fn the_first_bad_row_of_the_file_is_reported_whatever_the_threads_do() {
     for _ in 0..4 {
         let error = load(rows.join("\n"), &plain()).unwrap_err();
         assert!(
-            matches!(error, DataError::Row { line: 1501, problem: RowProblem::Json { .. }, .. }),
+            matches!(&error, DataError::Row { place, problem: RowProblem::Json { .. }, .. } if place.number == 1501),
             "{error}"
         );
     }
@@ -601,7 +600,11 @@ fn files_without_rows_or_that_cannot_be_read_are_errors() {
     }
     let error = Dataset::load("/nonexistent/x.jsonl", &plain(), Options::default()).unwrap_err();
     assert!(error.to_string().starts_with("cannot read /nonexistent/x.jsonl: "), "{error}");
-    assert!(matches!(Dataset::load("/", &plain(), Options::default()), Err(DataError::Io { .. })));
+    let empty = tempfile::tempdir().unwrap();
+    assert!(matches!(
+        Dataset::load(empty.path(), &plain(), Options::default()),
+        Err(DataError::NoFiles { .. })
+    ));
 }
 
 #[test]
@@ -631,21 +634,4 @@ fn models_that_cannot_do_what_the_rows_need_are_told_apart() {
         error.to_string().ends_with("line 1: the chat template refuses the conversation: system first"),
         "{error}"
     );
-}
-
-#[test]
-fn a_line_without_end_is_refused_before_it_fills_the_memory() {
-    use lorafit_data::jsonl::{LineError, Lines};
-    let endless = std::io::BufReader::new(std::io::repeat(b'x'));
-    let mut lines = Lines::with_longest(endless, 1000);
-    let error = lines.next();
-    assert!(
-        matches!(error, Some(Err(LineError::Line(1, RowProblem::LineTooLong { limit: 1000 })))),
-        "{error:?}"
-    );
-    assert!(lines.next().is_none());
-    let exact = format!("\u{FEFF}{}\r\n{}\n{}", "a".repeat(10), "b".repeat(10), "c".repeat(11));
-    let lengths: Vec<_> =
-        Lines::with_longest(exact.as_bytes(), 10).map(|l| l.map(|l| l.bytes.len()).ok()).collect();
-    assert_eq!(lengths, [Some(10), Some(10), None]);
 }

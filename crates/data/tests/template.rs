@@ -149,6 +149,32 @@ fn templates_that_loop_or_grow_without_bound_stop_with_an_error() {
 }
 
 #[test]
+fn templates_that_compare_long_strings_without_end_stop_too() {
+    // The engine counts a comparison as one step, however long the strings are.
+    let equal = "{% for i in range(99999) %}{% if x == y %}{% endif %}{% endfor %}";
+    let of_message = "{% set x = messages[0].content %}{% set y = messages[1].content %}".to_string() + equal;
+    let own = "{% set x = 'x' * 2000000 %}{% set y = 'x' * 2000000 %}".to_string() + equal;
+    let lists = "{% set s = 'x' * 2000000 %}{% set t = 'x' * 2000000 %}{% set x = [s, s, s, s] %}{% set y = [t, t, t, t] %}"
+        .to_string()
+        + equal;
+    let special = SpecialTokens::default();
+    let long = "x".repeat(6 << 20);
+    for (source, said) in [(of_message, long.as_str()), (own, "Hi"), (lists, "Hi")] {
+        let template = ChatTemplate::new(&source, &special).unwrap();
+        let messages = chat(&[(Role::User, said), (Role::Assistant, said)]);
+        let start = Instant::now();
+        let result = template.render(&messages, false);
+        assert!(matches!(result, Err(TemplateError::TooSlow { .. })), "{result:?}");
+        // 150 ms of computing; the machine that runs this may be busy.
+        assert!(start.elapsed() < Duration::from_secs(2), "{source} took {:?}", start.elapsed());
+    }
+    // A long conversation itself is none the worse.
+    let plain = "{% for m in messages %}{{ m.role }}:{{ m.content | trim }}\n{% endfor %}";
+    let template = ChatTemplate::new(plain, &special).unwrap();
+    assert!(template.render(&chat(&[(Role::User, &long)]), false).unwrap().len() > long.len());
+}
+
+#[test]
 fn deep_values_and_long_chains_do_not_overflow_the_stack() {
     let deep = "{% set ns = namespace(x=[]) %}{% for i in range(16000) %}{% set ns.x = [ns.x] %}{% endfor %}";
     assert_eq!(render(deep).unwrap(), "");

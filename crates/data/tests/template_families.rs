@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use lorafit_data::format::Document;
 use lorafit_data::mask::{Masker, prompt_and_reply};
 use lorafit_data::{
-    ChatTemplate, Conversation, Row, RowProblem, Sample, Shape, TemplateError, Tokenizer, TrainOn,
+    ChatTemplate, Conversation, Mapping, Row, RowProblem, Sample, Shape, TemplateError, Tokenizer, TrainOn,
 };
 use serde_json::{Value, json};
 
@@ -68,7 +68,9 @@ fn for_every_case(check: impl Fn(&Family, &Value, Conversation, &str)) {
         for case in &family.cases {
             let mut fields = case.as_object().unwrap().clone();
             fields.retain(|key, _| ["messages", "tools"].contains(&key.as_str()));
-            let Row::Chat(conversation) = Shape::Chat.parse(fields).unwrap() else { unreachable!() };
+            let Row::Chat(conversation) = Shape::Chat.parse(fields, &Mapping::default()).unwrap() else {
+                unreachable!()
+            };
             let place = format!("{}, {}", family.name, case["name"].as_str().unwrap());
             check(&family, case, conversation, &place);
         }
@@ -154,7 +156,7 @@ fn masks_equal_transformers_with_marks_and_without() {
 fn marks_inside_tokens_and_characters_are_resolved_as_transformers_does() {
     for family in ["edges-bpe", "edges-spm"].map(family) {
         let Row::Chat(conversation) =
-            Shape::Chat.parse(family.cases[0].as_object().unwrap().clone()).unwrap()
+            Shape::Chat.parse(family.cases[0].as_object().unwrap().clone(), &Mapping::default()).unwrap()
         else {
             unreachable!()
         };

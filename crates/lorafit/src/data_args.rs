@@ -2,12 +2,12 @@
 
 use std::env;
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{ArgAction, Args};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lorafit_data::{Cache, Dataset, Options, Tokenizer};
+use lorafit_data::{Cache, Dataset, Options, Source, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::grouped;
@@ -54,14 +54,14 @@ impl CacheArgs {
     /// Loads a dataset, and shows how it goes unless `quiet`.
     pub fn load(
         &self,
-        path: &Path,
+        source: Source,
         tokenizer: &Tokenizer,
         options: Options,
         quiet: bool,
     ) -> anyhow::Result<Dataset> {
-        let Some(cache) = self.cache() else { return Ok(Dataset::load(path, tokenizer, options)?) };
+        let Some(cache) = self.cache() else { return Ok(Dataset::load(source, tokenizer, options)?) };
         let mut progress = Progress::new(quiet);
-        let data = Dataset::load_cached(path, tokenizer, options, &cache, &mut |rows| progress.rows(rows));
+        let data = Dataset::load_cached(source, tokenizer, options, &cache, &mut |rows| progress.rows(rows));
         progress.finish();
         Ok(data?)
     }

@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 use std::ops::Range;
+use std::path::Path;
 
 use lorafit_data::statistics::{Percentiles, Statistics};
 use lorafit_data::{Dataset, SampleRef, Tokenizer};
@@ -12,6 +13,7 @@ use lorafit_data::{Dataset, SampleRef, Tokenizer};
 use crate::command::data::DataArgs;
 use crate::engine::grouped;
 use crate::pieces::{Piece, pieces};
+use crate::row_args::shapes;
 
 /// Rows shown unless the user says how many.
 pub const ROWS: usize = 200;
@@ -34,7 +36,11 @@ pub fn draw(
     statistics: &Statistics,
     tokenizer: &Tokenizer,
 ) -> anyhow::Result<String> {
-    let name = args.data.file_name().unwrap_or(args.data.as_os_str()).to_string_lossy();
+    let file_names = args.data.iter().map(|data| match Path::new(data).file_name() {
+        Some(name) => name.to_string_lossy(),
+        None => data.into(),
+    });
+    let name = file_names.collect::<Vec<_>>().join(", ");
     let nonce = nonce(data);
     let mut page = head(&name, &nonce);
     let _ = write!(
@@ -51,7 +57,8 @@ pub fn draw(
         if page.len() > LARGEST_BYTES {
             break;
         }
-        row(&mut page, data.samples.sample(i), tokenizer)?;
+        let sample = data.samples.sample(i);
+        row(&mut page, sample, &data.origin.place(sample.row), tokenizer)?;
         rows += 1;
     }
     let all = data.samples.len();
@@ -108,12 +115,12 @@ const CONTROLS: &str = "\
 token</i></mark> <span class=\"b\">⏎</span> line break</p>
 ";
 
-fn row(page: &mut String, sample: SampleRef, tokenizer: &Tokenizer) -> anyhow::Result<()> {
+fn row(page: &mut String, sample: SampleRef, place: &str, tokenizer: &Tokenizer) -> anyhow::Result<()> {
     let (line, tokens, trained) = (sample.row, sample.len(), sample.supervised_tokens());
     let _ = write!(
         page,
-        "<article data-tokens=\"{tokens}\" data-line=\"{line}\"><h3>line {} <small>{} tokens, {} trained</small></h3><pre>",
-        number(line),
+        "<article data-tokens=\"{tokens}\" data-line=\"{line}\"><h3>{} <small>{} tokens, {} trained</small></h3><pre>",
+        escape(place),
         number(tokens),
         number(trained)
     );
@@ -158,10 +165,10 @@ fn figures(page: &mut String, args: &DataArgs, s: &Statistics) {
     let mut figure = |name: &str, value: String, note: String| {
         let _ = writeln!(page, "<div><dt>{name}</dt><dd>{value}</dd><dd>{note}</dd></div>");
     };
-    figure("rows", number(found.samples), format!("of {}, {} shape", number(found.rows), found.shape.name()));
+    figure("rows", number(found.samples), format!("of {}, {} shape", number(found.rows), shapes(found)));
     figure("tokens", number(found.tokens), format!("at most {} in a row", number(found.longest)));
     figure("trained", percent(s.supervised_share), format!("{} tokens", number(found.supervised_tokens)));
-    figure("cut", number(found.truncated), format!("to {} tokens", number(args.max_seq_len)));
+    figure("cut", number(found.truncated), format!("to {} tokens", number(args.read.max_seq_len)));
     figure("dropped", number(found.dropped), "no trained token left by the cut".to_owned());
     figure("repetitions", number(s.duplicates), "rows equal to an earlier one".to_owned());
     figure(
@@ -189,7 +196,8 @@ fn figures(page: &mut String, args: &DataArgs, s: &Statistics) {
         page.push_str("</tr>\n");
     }
     page.push_str("</table></div>\n<p><b>Longest rows:</b> ");
-    let longest = s.longest_rows.iter().map(|l| format!("line {} ({})", number(l.line), number(l.tokens)));
+    let longest =
+        s.longest_rows.iter().map(|l| format!("row {} ({} tokens)", number(l.line), number(l.tokens)));
     page.push_str(&longest.collect::<Vec<_>>().join(", "));
     page.push_str("</p>\n");
     if s.duplicates > 0 {

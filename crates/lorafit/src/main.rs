@@ -7,6 +7,7 @@ mod command;
 mod config_file;
 mod data_args;
 mod data_page;
+mod data_set;
 mod engine;
 mod interrupt;
 mod memory_args;
@@ -18,6 +19,7 @@ mod plan_svg;
 mod progress;
 mod report_error;
 mod resume;
+mod row_args;
 mod safety_args;
 
 use std::process::ExitCode;

@@ -149,8 +149,8 @@ impl<'de, T: FromStr<Err = TargetError>> Deserialize<'de> for Written<T> {
     }
 }
 
-/// Takes a string, a whole number (a single layer) or a list of strings (joined by commas).
-struct TextVisitor;
+/// Takes a string, a number (a single layer, a share) or a list of strings (joined by commas).
+pub struct TextVisitor;
 
 impl<'de> Visitor<'de> for TextVisitor {
     type Value = String;
@@ -164,6 +164,10 @@ impl<'de> Visitor<'de> for TextVisitor {
     }
 
     fn visit_u64<E: de::Error>(self, number: u64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<String, E> {
         Ok(number.to_string())
     }
 

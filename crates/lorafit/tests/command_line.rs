@@ -61,7 +61,8 @@ fn train_has_the_flags_others_rely_on() {
     let flags = "model data out config rank alpha dropout target-modules lr scheduler warmup-ratio weight-decay \
         max-grad-norm batch-size gradient-accumulation epochs max-steps max-seq-len no-shuffle seed adapter eval-data \
         eval-every threads device train-on layers micro-batch-tokens log-every name overwrite \
-        template resume resume-anyway checkpoint-every keep-checkpoints on-nan log tensorboard cache-dir no-cache";
+        template resume resume-anyway checkpoint-every keep-checkpoints on-nan log tensorboard cache-dir no-cache \
+        overlong limit split columns role skip-bad-rows eval-split validation";
     for flag in flags.split_whitespace() {
         assert!(help.contains(&format!("--{flag}")), "--{flag}");
     }
@@ -95,7 +96,7 @@ fn keys_may_be_kebab_or_snake_case_but_set_once() {
 fn every_flag_of_train_is_a_key() {
     let content = r#"
         model = "m2"
-        data = "d2"
+        data = ["d2", "d3:0.5"]
         out = "o2"
         name = "n"
         rank = 4
@@ -115,6 +116,13 @@ fn every_flag_of_train_is_a_key() {
         max-steps = 10
         seed = 5
         max-seq-len = 128
+        overlong = "drop"
+        limit = 9
+        split = "train"
+        columns = ["q=prompt", "a=completion"]
+        role = "human=user"
+        skip-bad-rows = true
+        eval-split = "test"
         train-on = "last"
         template = "chatml"
         no-shuffle = true
@@ -258,7 +266,7 @@ fn values_out_of_range_are_usage_errors() {
     let out_of_range: [(&str, &[&str]); 6] = [
         ("--rank 0: must be 1 or more", &["train", "--rank", "0"]),
         ("--lr 0: must be above 0", &["train", "--lr", "0"]),
-        ("--eval-every without --eval-data", &["train", "--eval-every", "5"]),
+        ("--eval-every without --eval-data or --validation", &["train", "--eval-every", "5"]),
         ("--threads 0: at least one", &["train", "--threads", "0"]),
         ("--top-p 2: must be above 0", &["generate", "--model", "m", "--prompt", "p", "--top-p", "2"]),
         ("--seq 1: must be 2 or more", &["bench", "--shape", "s", "--seq", "1"]),
@@ -465,6 +473,51 @@ fn data_shows_what_is_trained_in_brackets() {
     let found = lorafit(&["data", rows.to_str().unwrap(), "--model", &model, "--row", "9"]);
     assert_eq!(found.code, 2);
     assert!(found.stderr.contains("no trained row on line 9"), "{}", found.stderr);
+}
+
+#[test]
+fn rows_of_several_sources_are_told_by_file_and_bad_ones_counted() {
+    let folder = TempDir::new().unwrap();
+    let (model, rows) = chat_rows(&folder);
+    let table = write(&folder, "b.csv", "question,answer\nhow,so\nwhy\n");
+    let (rows, table) = (rows.to_str().unwrap(), table.to_str().unwrap());
+    let columns = ["--columns", "question=prompt,answer=completion"];
+    let data = |flags: &[&str]| lorafit(&[&["data", "--model", &model], flags].concat());
+    let told = data(&[&[table], &columns[..]].concat());
+    assert_eq!(told.code, 1);
+    assert!(told.stderr.contains("b.csv line 3: the row has 1 values"), "{}", told.stderr);
+    let told = data(&[&[table, "--skip-bad-rows"], &columns[..]].concat());
+    assert!(told.stdout.contains("1 completion rows: 1 trained on"), "{}", told.stdout);
+    assert!(
+        told.stdout.contains("1 bad rows skipped:\n  ") && told.stdout.contains("line 3"),
+        "{}",
+        told.stdout
+    );
+    let prompts = write(&folder, "c.csv", "prompt,completion\nhow,so\n");
+    let prompts = prompts.to_str().unwrap();
+    let told = data(&[rows, &format!("{prompts}:2")]);
+    assert!(told.stdout.contains("5 chat and completion rows: 5 trained on"), "{}", told.stdout);
+    let told = data(&[rows, prompts, "--row", "5"]);
+    assert!(told.stdout.contains("row 5, ") && told.stdout.contains("c.csv line 2: "), "{}", told.stdout);
+    let told = data(&[rows, "--limit", "2", "--max-seq-len", "4", "--overlong", "error"]);
+    assert!(told.stderr.contains("line 1: the row has "), "{}", told.stderr);
+}
+
+#[test]
+fn what_says_how_rows_are_read_must_make_sense() {
+    for (flags, problem) in [
+        (vec!["--columns", "a=b"], "`b` is not a field that rows have"),
+        (vec!["--columns", "a"], "--columns: `a` is not of the form NAME=MEANING"),
+        (vec!["--role", "human=person"], "`person` is not a role"),
+        (vec!["--limit", "0"], "--limit 0: must be 1 or more"),
+        (vec!["--validation", "100%"], "`100%` is neither a share"),
+        (vec!["--validation", "5%", "--eval-data", "e"], "cannot be used with"),
+    ] {
+        let train = ["train", "--model", "m", "--data", "d", "--out", "o", "--print-config"];
+        let told = lorafit(&[&train[..], &flags].concat());
+        assert_eq!(told.code, 2, "{flags:?} {}", told.stderr);
+        assert!(told.stderr.contains(problem), "{flags:?} {}", told.stderr);
+    }
 }
 
 #[test]

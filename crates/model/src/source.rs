@@ -139,10 +139,19 @@ fn is_gguf(name: &str) -> bool {
     Path::new(name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
+/// What a repository of the hub holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "hub"), allow(dead_code, reason = "without a hub only parsed"))]
+enum RepoKind {
+    Model,
+    DataSet,
+}
+
 /// A repository of the hub at a revision, and at most one file of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "hub"), allow(dead_code, reason = "without a hub only parsed"))]
 struct HubId {
+    kind: RepoKind,
     repo: String,
     revision: String,
     /// A GGUF file of the repository; `None` asks for the safetensors model.
@@ -175,6 +184,7 @@ impl HubId {
             && path_is_valid(revision)
             && file.is_none_or(file_is_valid))
         .then(|| HubId {
+            kind: RepoKind::Model,
             repo: format!("{org}/{name}"),
             revision: revision.to_owned(),
             gguf: file.map(str::to_owned),
@@ -247,7 +257,7 @@ pub enum SourceError {
     Missing {
         /// What was asked for.
         what: String,
-        /// "model", "revision", "file".
+        /// "model", "data set", "revision", "file".
         kind: &'static str,
         /// The hub's address.
         endpoint: String,
@@ -391,7 +401,12 @@ mod tests {
     use super::*;
 
     fn id(repo: &str, revision: &str, gguf: Option<&str>) -> Option<HubId> {
-        Some(HubId { repo: repo.into(), revision: revision.into(), gguf: gguf.map(Into::into) })
+        Some(HubId {
+            kind: RepoKind::Model,
+            repo: repo.into(),
+            revision: revision.into(),
+            gguf: gguf.map(Into::into),
+        })
     }
 
     #[test]

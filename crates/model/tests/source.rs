@@ -89,6 +89,8 @@ mod hub {
     /// What the hub has and how it behaves.
     #[derive(Default)]
     struct State {
+        /// "models" or "datasets".
+        kind: &'static str,
         commit: &'static str,
         files: BTreeMap<String, Vec<u8>>,
         /// Answered to the listing instead.
@@ -125,7 +127,7 @@ mod hub {
     impl Server {
         fn start(files: &[(&str, &str)]) -> Self {
             let files = files.iter().map(|(name, text)| (name.to_string(), text.as_bytes().to_vec()));
-            let state = State { commit: OLD, files: files.collect(), ..State::default() };
+            let state = State { kind: "models", commit: OLD, files: files.collect(), ..State::default() };
             let state = Arc::new(Mutex::new(state));
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let port = listener.local_addr().unwrap().port();
@@ -198,17 +200,19 @@ mod hub {
                 format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
             [head.as_bytes(), body].concat()
         };
-        let reply: Vec<u8> = if path.starts_with("/api/models/org/name/revision/") {
+        let reply: Vec<u8> = if path.starts_with(&format!("/api/{}/org/name/revision/", state.kind)) {
             match state.status {
                 Some((code, name)) => status(code, &format!("X-Error-Code: {name}\r\n")).into_bytes(),
                 None => whole(listing(&state).as_bytes()),
             }
         } else {
-            let name = path.rsplit('/').next().unwrap().to_owned();
+            let inside = path.split_once(&format!("/resolve/{}/", state.commit)).map(|(_, name)| name);
+            let name = inside.or_else(|| path.strip_prefix("/cdn/")).unwrap().to_owned();
             let large = name.ends_with(".safetensors");
             let commit = state.commit;
-            let expected = [format!("/org/name/resolve/{commit}/{name}"), format!("/cdn/{name}")];
-            assert!(expected.contains(&path), "{path}");
+            let prefix = if state.kind == "models" { "" } else { "/datasets" };
+            let expected = [format!("{prefix}/org/name/resolve/{commit}/"), "/cdn/".to_owned()];
+            assert!(expected.iter().any(|start| path.starts_with(start)), "{path}");
             match (state.file_status.get(&name), state.files.get(&name).cloned()) {
                 (Some(&code), _) => status(code, "").into_bytes(),
                 (None, None) => status(404, "X-Error-Code: EntryNotFound\r\n").into_bytes(),
@@ -575,5 +579,44 @@ mod hub {
         let adapter = error(&Server::start(&files).hub(&home));
         assert!(adapter.to_string().starts_with("org/name: no config.json"), "{adapter}");
         assert!(hint(&adapter).contains("pass its base model"), "{}", hint(&adapter));
+    }
+
+    #[test]
+    fn of_a_data_set_the_files_that_are_chosen_arrive() {
+        let (train, test) = ("data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet");
+        let server = Server::start(&[(train, "rows"), (test, "others"), ("README.md", "about")]);
+        server.set(|state| state.kind = "datasets");
+        let home = TempDir::new().unwrap();
+        let hub = server.hub(&home);
+        let fetch = |hub: &Hub, id: &str, wanted: &str| {
+            let choose = |names: Vec<String>| {
+                assert_eq!(names, ["README.md", test, train]);
+                Ok::<_, SourceError>(vec![wanted.to_owned()])
+            };
+            hub.fetch_data_set(id, choose, &mut |_| ())
+        };
+        let snapshot = hub.cache.join("datasets--org--name/snapshots").join(OLD);
+        assert_eq!(fetch(&hub, "org/name", train).unwrap(), snapshot);
+        assert_eq!(fs::read_to_string(snapshot.join(train)).unwrap(), "rows");
+        assert!(!snapshot.join(test).exists());
+        // Another split joins it, and what is there is not brought again.
+        let before = server.requests().len();
+        assert_eq!(fetch(&hub, "org/name", train).unwrap(), snapshot);
+        assert_eq!(server.requests().len(), before + 1);
+        assert_eq!(fetch(&hub, "org/name@main", test).unwrap(), snapshot);
+        assert_eq!(fs::read_to_string(snapshot.join(test)).unwrap(), "others");
+        // Offline, and when the hub is away, what is there is taken.
+        assert_eq!(fetch(&offline(&hub), "org/name", train).unwrap(), snapshot);
+        assert_eq!(fetch(&Hub { offline: false, ..offline(&hub) }, "org/name", train).unwrap(), snapshot);
+        let elsewhere = TempDir::new().unwrap();
+        let error = fetch(&offline(&server.hub(&elsewhere)), "org/name", train).unwrap_err();
+        assert!(matches!(error, SourceError::NotCached { .. }), "{error}");
+        // What `choose` says goes, and what the hub says.
+        let refuse = |_| Err(SourceError::NotFound { model: "none".into() });
+        let error = hub.fetch_data_set("org/name", refuse, &mut |_| ()).unwrap_err();
+        assert_eq!(error.to_string(), "none: no such file or folder");
+        server.set(|state| state.status = Some((404, "RepoNotFound")));
+        let error = fetch(&hub, "org/name", train).unwrap_err();
+        assert!(error.to_string().starts_with("org/name: no such data set at http://127.0.0.1:"), "{error}");
     }
 }

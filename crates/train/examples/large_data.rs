@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use lorafit_data::samples::file::{SamplesWriter, open};
-use lorafit_data::{Dataset, Order, Report, Sample, Shape, Statistics};
+use lorafit_data::{Dataset, Order, Origin, Report, Sample, Shape, Statistics};
 use lorafit_kernels::random::mix;
 use lorafit_train::{Duration, TrainOptions};
 
@@ -55,16 +55,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let samples = open(file.path())?.0;
     told("opened and checked");
     let report = Report {
-        shape: Shape::Chat,
+        shapes: vec![Shape::Chat],
         rows: row,
         samples: row,
-        truncated: 0,
-        dropped: 0,
         tokens,
         supervised_tokens,
         longest,
+        ..Report::default()
     };
-    let data = Dataset { samples, report };
+    let data = Dataset { samples, report, origin: Origin::default() };
     let options = TrainOptions { batch_size: 16, ..TrainOptions::plain(Duration::Epochs(1.0), 1e-4) };
     let size = options.micro_batch_size(&data, None);
     told(&format!(

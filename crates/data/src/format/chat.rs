@@ -1,7 +1,7 @@
 //! Chat rows: `{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}`.
 //!
-//! Beside `messages` may stand `tools`, a list of the functions that the assistant may call (JSON schemas, or the
-//! list as JSON text); a message of the assistant then has `tool_calls` and perhaps no content, and one of the role
+//! Beside `messages` may stand a `system` prompt, and `tools`, a list of the functions that the assistant may call (JSON
+//! schemas). Tables hold lists as JSON text, so `messages` and `tools` may be that; a message of the assistant then has `tool_calls` and perhaps no content, and one of the role
 //! `tool` has the result. `"train": false` keeps a reply out of what is trained. Further keys of a message are handed
 //! to the template as they are.
 //!
@@ -11,7 +11,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Fields, Shape, kind, not_blank};
+use super::{Fields, Mapping, Shape, kind, not_blank, take_optional};
 use crate::error::RowProblem;
 
 /// Who says a message.
@@ -128,14 +128,33 @@ impl From<Vec<Message>> for Conversation {
 
 const TOOL_CALLS: &str = "tool_calls";
 
-pub(super) fn parse(mut fields: Fields) -> Result<Conversation, RowProblem> {
+/// What a conversation's fields are called.
+pub(super) struct Keys {
+    /// The list of messages.
+    pub list: &'static str,
+    /// Who says a message.
+    pub role: &'static str,
+    /// What is said.
+    pub content: &'static str,
+    /// Further names of roles.
+    pub roles: &'static [(&'static str, Role)],
+    /// The shape that has these names.
+    pub shape: Shape,
+}
+
+pub(super) const MESSAGES: Keys =
+    Keys { list: "messages", role: "role", content: "content", roles: &[], shape: Shape::Chat };
+
+pub(super) fn parse(mut fields: Fields, keys: &Keys, mapping: &Mapping) -> Result<Conversation, RowProblem> {
     let tools = fields.remove("tools").map_or(Ok(None), tools)?;
-    let list = match fields.remove("messages") {
+    let system = take_optional(&mut fields, "system", keys.shape)?;
+    let list = match fields.remove(keys.list).map(from_json_text) {
         Some(Value::Array(list)) => list,
-        Some(other) => return Err(wrong("messages".into(), "a list", &other)),
-        None => return Err(RowProblem::MissingField { field: "messages".into(), shape: Shape::Chat }),
+        Some(other) => return Err(wrong(keys.list.into(), "a list", &other)),
+        None => return Err(RowProblem::MissingField { field: keys.list.into(), shape: keys.shape }),
     };
-    let messages = list.into_iter().enumerate().map(|(i, m)| message(i, m)).collect::<Result<Vec<_>, _>>()?;
+    let messages = list.into_iter().enumerate().map(|(i, m)| message(i, m, keys, mapping));
+    let mut messages = messages.collect::<Result<Vec<_>, _>>()?;
     let Some(last) = messages.last() else { return Err(RowProblem::NoMessages) };
     if !messages.iter().any(|m| m.role == Role::Assistant) {
         return Err(RowProblem::NoReply);
@@ -145,35 +164,49 @@ pub(super) fn parse(mut fields: Fields) -> Result<Conversation, RowProblem> {
     }
     for (i, message) in messages.iter().enumerate() {
         if message.role == Role::Assistant && !message.calls_tools() {
-            not_blank(message.text(), &format!("messages[{i}].content"))?;
+            not_blank(message.text(), &format!("{}[{i}].{}", keys.list, keys.content))?;
         }
+    }
+    if let Some(system) = system.filter(|_| messages[0].role != Role::System) {
+        messages.insert(0, Message::new(Role::System, system));
     }
     Ok(Conversation { messages, tools })
 }
 
+/// What JSON text says, where that is a list or an object; else the value as it is.
+fn from_json_text(value: Value) -> Value {
+    let read = value.as_str().and_then(|text| serde_json::from_str(text).ok());
+    read.filter(|read: &Value| read.is_array() || read.is_object()).unwrap_or(value)
+}
+
 fn tools(value: Value) -> Result<Option<Vec<Value>>, RowProblem> {
-    let list = match value {
+    let list = match from_json_text(value) {
         Value::Null => return Ok(None),
-        Value::String(text) => serde_json::from_str(&text).unwrap_or(Value::String(text)),
-        other => other,
+        // An empty cell of a table.
+        Value::String(text) if text.trim().is_empty() => return Ok(None),
+        Value::Array(list) => list,
+        other => return Err(wrong("tools".into(), "a list", &other)),
     };
-    let Value::Array(list) = list else { return Err(wrong("tools".into(), "a list", &list)) };
     match list.iter().position(|tool| !tool.is_object()) {
         Some(i) => Err(wrong(format!("tools[{i}]"), "an object", &list[i])),
         None => Ok(Some(list)),
     }
 }
 
-fn message(i: usize, value: Value) -> Result<Message, RowProblem> {
-    let place = |key: &str| format!("messages[{i}].{key}");
+fn message(i: usize, value: Value, keys: &Keys, mapping: &Mapping) -> Result<Message, RowProblem> {
+    let place = |key: &str| format!("{}[{i}].{key}", keys.list);
+    let missing = |key| RowProblem::MissingField { field: place(key), shape: keys.shape };
     let mut extra = match value {
         Value::Object(map) => map,
-        other => return Err(wrong(format!("messages[{i}]"), "an object", &other)),
+        other => return Err(wrong(format!("{}[{i}]", keys.list), "an object", &other)),
     };
-    let role = match extra.remove("role") {
-        Some(Value::String(text)) => Role::named(&text).ok_or(RowProblem::UnknownRole { role: text })?,
-        Some(other) => return Err(wrong(place("role"), "a string", &other)),
-        None => return Err(RowProblem::MissingField { field: place("role"), shape: Shape::Chat }),
+    let role = match extra.remove(keys.role) {
+        Some(Value::String(text)) => {
+            let named = || keys.roles.iter().find(|(name, _)| *name == text).map(|(_, role)| *role);
+            mapping.role(&text).or_else(named).ok_or(RowProblem::UnknownRole { role: text })?
+        }
+        Some(other) => return Err(wrong(place(keys.role), "a string", &other)),
+        None => return Err(missing(keys.role)),
     };
     let train = match extra.remove("train") {
         None | Some(Value::Null) => true,
@@ -187,13 +220,13 @@ fn message(i: usize, value: Value) -> Result<Message, RowProblem> {
     if let Some(calls) = extra.get_mut(TOOL_CALLS) {
         read_arguments(calls, &place(TOOL_CALLS))?;
     }
-    let content = extra.remove("content");
+    let content = extra.remove(keys.content);
     let mut message = Message { role, content: None, train, extra };
     message.content = match content {
         Some(Value::String(text)) => Some(text),
         None | Some(Value::Null) if message.calls_tools() => None,
-        Some(other) => return Err(wrong(place("content"), "a string", &other)),
-        None => return Err(RowProblem::MissingField { field: place("content"), shape: Shape::Chat }),
+        Some(other) => return Err(wrong(place(keys.content), "a string", &other)),
+        None => return Err(missing(keys.content)),
     };
     name_reasoning(&mut message.extra);
     Ok(message)

@@ -1,7 +1,12 @@
 //! Prompt and completion rows: `{"prompt": "...", "completion": "..."}`. Both are plain text, joined as they are: a
 //! space between them is the row's to write. The end-of-sequence token follows.
+//!
+//! Both may be lists of messages instead: that is one conversation, of which the completion's replies are trained.
 
-use super::{Fields, Shape, not_blank, take_string};
+use serde_json::Value;
+
+use super::chat::{self, Keys};
+use super::{Fields, Mapping, Row, Shape, not_blank, take_string};
 use crate::error::RowProblem;
 
 /// A prompt and what follows it.
@@ -13,9 +18,22 @@ pub struct Completion {
     pub completion: String,
 }
 
-pub(super) fn parse(mut fields: Fields) -> Result<Completion, RowProblem> {
+const MESSAGES: Keys = Keys { list: "prompt and completion", shape: Shape::Completion, ..chat::MESSAGES };
+
+pub(super) fn parse(mut fields: Fields, mapping: &Mapping) -> Result<Row, RowProblem> {
+    if let (Some(Value::Array(_)), Some(Value::Array(_))) = (fields.get("prompt"), fields.get("completion")) {
+        let [mut prompt, completion] = ["prompt", "completion"].map(|field| match fields.remove(field) {
+            Some(Value::Array(messages)) => messages,
+            _ => Vec::new(),
+        });
+        for message in prompt.iter_mut().filter_map(Value::as_object_mut) {
+            message.insert("train".into(), false.into());
+        }
+        fields.insert(MESSAGES.list.into(), prompt.into_iter().chain(completion).collect());
+        return chat::parse(fields, &MESSAGES, mapping).map(Row::Chat);
+    }
     let prompt = take_string(&mut fields, "prompt", Shape::Completion)?;
     let completion = take_string(&mut fields, "completion", Shape::Completion)?;
     not_blank(&completion, "completion")?;
-    Ok(Completion { prompt, completion })
+    Ok(Row::Completion(Completion { prompt, completion }))
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 use lorafit_data::statistics::{Percentiles, Statistics};
-use lorafit_data::{Dataset, Options, SampleRef, Tokenizer};
+use lorafit_data::{Dataset, SampleRef, Tokenizer};
 
 use super::require;
 use crate::base_args::TemplateArgs;
@@ -15,14 +15,12 @@ use crate::cli::Common;
 use crate::data_args::CacheArgs;
 use crate::data_page;
 use crate::engine::{grouped, open_model_tokenizer, use_threads};
-use crate::options::TrainOn;
 use crate::output;
 use crate::pieces::{Piece, pieces};
 use crate::report_error::CliError;
+use crate::row_args::{DATA_HELP, RowArgs, shapes, skipped};
 
-/// The flags of `data`.
-#[derive(Args, Clone, Debug)]
-#[command(after_long_help = "\
+const EXAMPLES: &str = "\
 Examples:
   What exactly will be trained, and how long the rows are:
     lorafit data train.jsonl --model M
@@ -36,11 +34,15 @@ Examples:
 On a terminal trained text is bold green, special tokens are cyan, and bold where they are trained; elsewhere
 what is trained stands in \u{27e6}brackets\u{27e7}. \u{23ce} is a line break.
 padded is what a rectangle batch would compute, shared what train computes: what rows of a batch begin
-with alike is computed once.")]
+with alike is computed once.";
+
+/// The flags of `data`.
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = format!("{EXAMPLES}\n\n{DATA_HELP}"))]
 pub struct DataArgs {
-    /// Rows, JSONL, in the shapes train takes
-    #[arg(value_name = "FILE")]
-    pub data: PathBuf,
+    /// Rows, described below
+    #[arg(value_name = "DATA", required = true)]
+    pub data: Vec<String>,
     /// The model whose tokenizer and chat template are used: a folder, a .gguf file, or a hub id
     #[arg(long, value_name = "M", help_heading = "Input and output")]
     pub model: String,
@@ -54,22 +56,19 @@ pub struct DataArgs {
     /// How many rows to show, from the first [default: 3, on a page 200]
     #[arg(long, value_name = "N", help_heading = "Rows")]
     pub rows: Option<usize>,
-    /// Show the row of this line instead
-    #[arg(long, value_name = "LINE", conflicts_with = "rows", help_heading = "Rows")]
+    /// Show this row instead: its line in a file of lines, else its number; counted on through several files
+    #[arg(long, value_name = "ROW", conflicts_with = "rows", help_heading = "Rows")]
     pub row: Option<usize>,
     /// Show token ids too
     #[arg(long, help_heading = "Rows")]
     pub ids: bool,
 
-    /// Longer rows are cut to this many tokens
-    #[arg(long, value_name = "TOKENS", default_value_t = 2048, help_heading = "Data")]
-    pub max_seq_len: usize,
-    /// Tokens to learn from
-    #[arg(long, value_enum, default_value_t = TrainOn::Replies, help_heading = "Data")]
-    pub train_on: TrainOn,
     /// Rows of a batch, for what padding and sharing cost
     #[arg(long, value_name = "ROWS", default_value_t = 8, help_heading = "Data")]
     pub batch_size: usize,
+    /// Which rows are read, and how.
+    #[command(flatten)]
+    pub read: RowArgs,
     /// Where tokenised data is kept.
     #[command(flatten)]
     pub cache: CacheArgs,
@@ -83,13 +82,13 @@ pub struct DataArgs {
 
 /// Shows rows and statistics.
 pub fn run(args: DataArgs) -> anyhow::Result<()> {
-    require(args.max_seq_len >= 2, "max-seq-len", args.max_seq_len, "must be 2 or more")?;
+    args.read.validate()?;
     require(args.batch_size > 0, "batch-size", args.batch_size, "must be 1 or more")?;
     args.common.validate()?;
     use_threads(&args.common)?;
     let tokenizer = open_model_tokenizer(&args.model, &args.template, &args.common)?;
-    let options = Options { max_seq_len: args.max_seq_len, train_on: args.train_on.into() };
-    let data = args.cache.load(&args.data, &tokenizer, options, args.common.quiet)?;
+    let source = args.read.source(&args.data, args.read.split.as_deref(), args.common.quiet)?;
+    let data = args.cache.load(source, &tokenizer, args.read.options(), args.common.quiet)?;
     // Not needed to show one row.
     let statistics = || Statistics::of(&data, args.batch_size);
     if args.json {
@@ -102,11 +101,15 @@ pub fn run(args: DataArgs) -> anyhow::Result<()> {
         return output::file(path, page.as_bytes());
     }
     let style = Style::of_output();
-    for i in shown {
-        output::line(row(data.samples.sample(i), &tokenizer, args.ids, style)?)?;
+    for sample in shown.map(|i| data.samples.sample(i)) {
+        let place = data.origin.place(sample.row);
+        output::line(row(sample, &place, &tokenizer, args.ids, style)?)?;
     }
     if args.row.is_none() {
         output::line(report(&statistics()))?;
+        for line in skipped(&data.origin) {
+            output::line(line)?;
+        }
     }
     Ok(())
 }
@@ -121,9 +124,8 @@ fn shown(args: &DataArgs, data: &Dataset) -> Result<Range<usize>, CliError> {
         Some(at) => Ok(at..at + 1),
         None => {
             let last = data.samples.iter().last().map_or(0, |s| s.row);
-            let text = format!("{} has no trained row on line {line}", args.data.display());
-            let hint =
-                format!("lines are counted from 1, the last one is {last}; dropped rows are not shown");
+            let text = format!("{} has no trained {}", args.data.join(", "), data.origin.place(line));
+            let hint = format!("rows are counted from 1, the last one is {last}; dropped rows are not shown");
             Err(CliError::usage(text).hint(hint))
         }
     }
@@ -156,9 +158,14 @@ impl Style {
 }
 
 /// A row as it is trained.
-fn row(sample: SampleRef, tokenizer: &Tokenizer, with_ids: bool, style: Style) -> anyhow::Result<String> {
-    let mut text =
-        format!("line {}: {} tokens, {} trained\n", sample.row, sample.len(), sample.supervised_tokens());
+fn row(
+    sample: SampleRef,
+    place: &str,
+    tokenizer: &Tokenizer,
+    with_ids: bool,
+    style: Style,
+) -> anyhow::Result<String> {
+    let mut text = format!("{place}: {} tokens, {} trained\n", sample.len(), sample.supervised_tokens());
     let (mut words, mut ids) = (Marked::new(style), Marked::new(style));
     for Piece { text, ids: of_piece, trained, special } in pieces(sample, tokenizer)? {
         words.push(trained, special, &text);
@@ -214,11 +221,14 @@ fn report(s: &Statistics) -> String {
     let mut lines = vec![format!(
         "{} {} rows: {} trained on, {} of them cut, {} dropped",
         number(found.rows),
-        found.shape.name(),
+        shapes(found),
         number(found.samples),
         number(found.truncated),
-        number(found.dropped)
+        number(found.dropped + found.overlong)
     )];
+    if found.overlong > 0 {
+        lines.push(format!("{} of those dropped are longer than --max-seq-len", number(found.overlong)));
+    }
     lines.push(format!(
         "{} tokens, {} trained ({})",
         number(found.tokens),

@@ -8,7 +8,7 @@ use clap::Args;
 use lorafit_model::Model;
 use lorafit_model::adapter::Adapter;
 
-use lorafit_data::{Dataset, GenerationRow, Options, generation_rows};
+use lorafit_data::{Dataset, GenerationRow, generation_rows};
 use lorafit_train::{
     EvaluationRequest, ExactMatch, MicroBatchSize, SIDE_BY_SIDE, TokenScores, evaluate, exact_match,
     token_scores,
@@ -22,13 +22,11 @@ use crate::data_args::CacheArgs;
 use crate::engine::{Base, grouped, open_base, open_optional_adapter, use_threads};
 use crate::memory_args::{ByteSize, memory_limit};
 use crate::memory_table;
-use crate::options::TrainOn;
 use crate::output;
 use crate::report_error::CliError;
+use crate::row_args::{DATA_HELP, RowArgs, skipped};
 
-/// The flags of `eval`.
-#[derive(Args, Clone, Debug)]
-#[command(after_long_help = "\
+const EXAMPLES: &str = "\
 Examples:
   Was training worth it? The same rows with and without the adapter:
     lorafit eval --model M --data test.jsonl --generate
@@ -38,7 +36,11 @@ Examples:
 
 loss is the mean negative log likelihood of a supervised token, in nats; perplexity is its exponential: 1 is
 certainty, the number of words in the vocabulary a blind guess. exact_match is the share of rows whose greedy
-answer is the reply to the letter, blanks around it aside.")]
+answer is the reply to the letter, blanks around it aside.";
+
+/// The flags of `eval`.
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = format!("{EXAMPLES}\n\n{DATA_HELP}"))]
 pub struct EvalArgs {
     /// The base model: a Hugging Face folder, a .gguf file, or a hub id (org/name or org/name@revision)
     #[arg(long, value_name = "M", help_heading = "Input and output")]
@@ -46,9 +48,9 @@ pub struct EvalArgs {
     /// Adapter to judge (a PEFT folder, or a run folder of train) [default: the base alone]
     #[arg(long, value_name = "DIR", help_heading = "Input and output")]
     pub adapter: Option<PathBuf>,
-    /// Rows to judge on, JSONL, in the shapes train takes
-    #[arg(long, value_name = "FILE", help_heading = "Input and output")]
-    pub data: PathBuf,
+    /// Rows to judge on, described below; repeated for several sources
+    #[arg(long, value_name = "DATA", required = true, help_heading = "Input and output")]
+    pub data: Vec<String>,
     /// Print the result as one JSON object
     #[arg(long, help_heading = "Input and output")]
     pub json: bool,
@@ -67,15 +69,12 @@ pub struct EvalArgs {
     #[arg(long, value_name = "FILE", help_heading = "Answers")]
     pub scores: Option<PathBuf>,
 
-    /// Longer rows are cut to this many tokens
-    #[arg(long, value_name = "TOKENS", default_value_t = 2048, help_heading = "Data")]
-    pub max_seq_len: usize,
-    /// Tokens whose loss counts
-    #[arg(long, value_enum, default_value_t = TrainOn::Replies, help_heading = "Data")]
-    pub train_on: TrainOn,
-    /// Judge on the first N rows only [default: all]
-    #[arg(long, value_name = "N", help_heading = "Data")]
-    pub limit: Option<usize>,
+    /// Which rows are read, and how.
+    #[command(flatten)]
+    pub rows: RowArgs,
+    /// Where tokenised data is kept.
+    #[command(flatten)]
+    pub cache: CacheArgs,
 
     /// Tokens computed at once; the knob for memory
     #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Machine")]
@@ -88,9 +87,6 @@ pub struct EvalArgs {
     /// How the base is held in memory.
     #[command(flatten)]
     pub base: QuantArgs,
-    /// Where tokenised data is kept.
-    #[command(flatten)]
-    pub cache: CacheArgs,
     /// How conversations are written.
     #[command(flatten)]
     pub template: TemplateArgs,
@@ -102,8 +98,7 @@ pub struct EvalArgs {
 impl EvalArgs {
     fn validate(&self) -> Result<(), CliError> {
         require(self.max_new_tokens > 0, "max-new-tokens", self.max_new_tokens, "must be 1 or more")?;
-        require(self.max_seq_len >= 2, "max-seq-len", self.max_seq_len, "must be 2 or more")?;
-        require(self.limit != Some(0), "limit", 0, "must be 1 or more")?;
+        self.rows.validate()?;
         require(
             self.micro_batch_tokens > 0,
             "micro-batch-tokens",
@@ -121,11 +116,13 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     use_threads(&args.common)?;
     let base = open_base(&args.model, &args.base, &args.template, &args.common)?;
     let adapter = open_optional_adapter(&base, args.adapter.as_ref())?;
-    let options = Options { max_seq_len: args.max_seq_len, train_on: args.train_on.into() };
-    let mut data = args.cache.load(&args.data, &base.tokenizer, options, args.common.quiet)?;
-    data.samples.truncate(args.limit.unwrap_or(usize::MAX));
+    let source = args.rows.source(&args.data, args.rows.split.as_deref(), args.common.quiet)?;
+    let data = args.cache.load(source.clone(), &base.tokenizer, args.rows.options(), args.common.quiet)?;
+    if !args.common.quiet {
+        skipped(&data.origin).iter().for_each(|line| eprintln!("{line}"));
+    }
     let prompts = match args.generate {
-        true => prompts(&args, &base)?,
+        true => generation_rows(source, &base.tokenizer)?,
         false => Vec::new(),
     };
     let side_by_side = fit_memory(&args, &base, adapter.as_ref(), &data, &prompts)?;
@@ -167,13 +164,6 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Every row's last prompt.
-fn prompts(args: &EvalArgs, base: &Base) -> anyhow::Result<Vec<GenerationRow>> {
-    let mut rows = generation_rows(&args.data, &base.tokenizer)?;
-    rows.truncate(args.limit.unwrap_or(usize::MAX));
-    Ok(rows)
 }
 
 /// Plans the evaluation, tells it, and gives how many answers may be computed side by side.

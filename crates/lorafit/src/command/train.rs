@@ -7,7 +7,7 @@ use clap::{ArgAction, Args};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use lorafit_data::{Dataset, Options, Order};
+use lorafit_data::{Dataset, Order, Source, Subset};
 use lorafit_model::ActivationPolicy;
 use lorafit_model::adapter::{Adapter, LoraConfig};
 use lorafit_train::{
@@ -24,18 +24,15 @@ use crate::engine::{Base, grouped, open_adapter, open_base, use_threads};
 use crate::interrupt;
 use crate::memory_args::{MemoryArgs, RecomputeChoice};
 use crate::memory_table;
-use crate::options::{Layers, Optimizer, Scheduler, TargetModules, TrainOn};
+use crate::options::{Layers, Optimizer, Scheduler, TargetModules};
 use crate::output;
 use crate::progress::Progress;
 use crate::report_error::CliError;
 use crate::resume::{self, Resumption};
+use crate::row_args::{DATA_HELP, RowArgs, Validation, one_or_many, shapes, skipped};
 use crate::safety_args::SafetyArgs;
 
-/// Every flag of a training run. Field by field this is also the configuration file and the
-/// `config.toml` of the run folder.
-#[derive(Args, Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[command(after_long_help = "\
+const EXAMPLES: &str = "\
 Examples:
   The defaults, which suit a few hundred to a few thousand rows:
     lorafit train --model M --data train.jsonl --out runs/first
@@ -45,24 +42,28 @@ Examples:
     lorafit train --model M --data D --out runs/small --max-seq-len 512 --micro-batch-tokens 256 --layers 15-
   A run that was interrupted, or whose machine was, goes on where it stopped:
     lorafit train --resume runs/first
+  Two sources, of the second a tenth, and 5 % of all held out to watch:
+    lorafit train --model M --data chats.jsonl --data 'web/*.parquet:0.1' --validation 5% --out runs/mix
   Everything in a file, one thing changed:
     lorafit train --config run.toml --lr 5e-4 --out runs/hot
 
-A row of --data is one JSON object a line, in one of these shapes:
-  {\"messages\": [{\"role\": \"user\", \"content\": ...}, {\"role\": \"assistant\", \"content\": ...}]}
-  {\"instruction\": ..., \"input\": ..., \"output\": ...}      {\"prompt\": ..., \"completion\": ...}      {\"text\": ...}
-  Beside messages may stand \"tools\"; a message with \"train\": false is not learnt.
+Where to look first when it does not learn: --lr (try 3x more, then 3x less), --epochs, then --rank.";
 
-Where to look first when it does not learn: --lr (try 3x more, then 3x less), --epochs, then --rank.")]
+/// Every flag of a training run. Field by field this is also the configuration file and the
+/// `config.toml` of the run folder.
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(after_long_help = format!("{EXAMPLES}\n\n{DATA_HELP}"))]
 pub struct TrainArgs {
     /// The base model: a Hugging Face folder, a .gguf file, or a hub id (org/name or org/name@revision)
     ///
     /// Its weights stay frozen and are read as they are stored: a 4-bit file needs 4-bit memory.
     #[arg(long, value_name = "M", help_heading = "Input and output")]
     pub model: Option<String>,
-    /// Training rows, JSONL
-    #[arg(long, value_name = "FILE", help_heading = "Input and output")]
-    pub data: Option<PathBuf>,
+    /// Training rows, described below; repeated for several sources
+    #[arg(long, value_name = "DATA", help_heading = "Input and output")]
+    #[serde(with = "one_or_many", default, skip_serializing_if = "Vec::is_empty")]
+    pub data: Vec<String>,
     /// Folder for the run: the adapter, metrics.jsonl and config.toml
     #[arg(long, value_name = "DIR", help_heading = "Input and output")]
     pub out: Option<PathBuf>,
@@ -160,22 +161,27 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Optimisation")]
     pub seed: u64,
 
-    /// Longer rows are cut to this many tokens; it must hold the prompt and some of the reply
-    #[arg(long, value_name = "TOKENS", default_value_t = 2048, help_heading = "Data")]
-    pub max_seq_len: usize,
-    /// Tokens to learn from: the replies (the model learns to answer), the last one only, or all (it learns the prompts too)
-    #[arg(long, value_enum, default_value_t = TrainOn::Replies, help_heading = "Data")]
-    pub train_on: TrainOn,
+    /// Which rows are read, and how.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub rows: RowArgs,
     /// Keep the rows in file order
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, help_heading = "Data")]
     #[arg(default_value_t = false, default_missing_value = "true", hide_default_value = true)]
     #[arg(hide_possible_values = true, action = ArgAction::Set)]
     pub no_shuffle: bool,
 
-    /// Held-out rows, JSONL: their loss and perplexity are told while training, and the best adapter is kept
-    #[arg(long, value_name = "FILE", help_heading = "Watching")]
-    pub eval_data: Option<PathBuf>,
-    /// Optimizer steps between two looks at --eval-data [default: at the end only]
+    /// Held-out rows, as --data: their loss and perplexity are told while training, and the best adapter is kept
+    #[arg(long, value_name = "DATA", help_heading = "Watching")]
+    #[serde(with = "one_or_many", default, skip_serializing_if = "Vec::is_empty")]
+    pub eval_data: Vec<String>,
+    /// What --split is for --eval-data
+    #[arg(long, value_name = "NAME", help_heading = "Watching")]
+    pub eval_split: Option<String>,
+    /// Hold out rows of --data instead: a share (5%) or a number of them, chosen by --seed, not trained on
+    #[arg(long, value_name = "SHARE|ROWS", conflicts_with = "eval_data", help_heading = "Watching")]
+    pub validation: Option<Validation>,
+    /// Optimizer steps between two looks at the held-out rows [default: at the end only]
     #[arg(long, value_name = "STEPS", help_heading = "Watching")]
     pub eval_every: Option<usize>,
     /// Optimizer steps between two lines of progress when it is not shown on a terminal [default: a line every 10 s]
@@ -251,7 +257,7 @@ impl TrainArgs {
 
     fn validate(&self) -> Result<(), CliError> {
         for (name, missing) in
-            [("model", self.model.is_none()), ("data", self.data.is_none()), ("out", self.out.is_none())]
+            [("model", self.model.is_none()), ("data", self.data.is_empty()), ("out", self.out.is_none())]
         {
             if missing {
                 return Err(CliError::usage(format!("--{name} is missing")).hint(format!(
@@ -280,14 +286,16 @@ impl TrainArgs {
         natural("max-steps", self.max_steps.unwrap_or(1))?;
         // TOML, in which the configuration is saved, has signed numbers.
         require(i64::try_from(self.seed).is_ok(), "seed", self.seed, "must be below 2^63")?;
-        require(self.max_seq_len >= 2, "max-seq-len", self.max_seq_len, "must be 2 or more")?;
+        self.rows.validate()?;
         natural("micro-batch-tokens", self.micro_batch_tokens)?;
         natural("eval-every", self.eval_every.unwrap_or(1))?;
         natural("log-every", self.log_every.unwrap_or(1))?;
         natural("keep-checkpoints", self.safety.keep_checkpoints)?;
-        if self.eval_every.is_some() && self.eval_data.is_none() {
-            return Err(CliError::usage("--eval-every without --eval-data has no rows to look at")
-                .hint("give held-out rows with --eval-data FILE"));
+        if self.eval_every.is_some() && self.eval_data.is_empty() && self.validation.is_none() {
+            return Err(CliError::usage(
+                "--eval-every without --eval-data or --validation has no rows to look at",
+            )
+            .hint("give held-out rows with --eval-data DATA, or hold some out with --validation 5%"));
         }
         self.base.resolve()?;
         self.common.validate()
@@ -301,9 +309,7 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
         output::line(config_file::to_toml(&args)?.trim_end())?;
         return Ok(());
     }
-    let (Some(model), Some(data), Some(out)) = (&args.model, &args.data, &args.out) else {
-        unreachable!("resolve asks for them")
-    };
+    let (Some(model), Some(out)) = (&args.model, &args.out) else { unreachable!("resolve asks for them") };
     let lock = RunLock::take(out)?;
     if !args.overwrite && args.resume.is_none() {
         RunFolder::check_free(out)?;
@@ -321,10 +327,7 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
         base.tokenizer.set_clock(checkpoint.clock);
     }
     let fresh = if checkpoint.is_none() { Some(start_adapter(&args, &base)?) } else { None };
-    let options = Options { max_seq_len: args.max_seq_len, train_on: args.train_on.into() };
-    let load = |file: &PathBuf| args.cache.load(file, &base.tokenizer, options, args.common.quiet);
-    let rows = load(data)?;
-    let held_out = args.eval_data.as_ref().map(load).transpose()?;
+    let (rows, held_out) = args.load(&base)?;
     check_window(&base, [Some(&rows), held_out.as_ref()])?;
 
     let total_steps = args.loop_options().total_steps(rows.samples.len());
@@ -419,6 +422,23 @@ fn check_window(base: &Base, sets: [Option<&Dataset>; 2]) -> Result<(), CliError
 }
 
 impl TrainArgs {
+    /// The rows to train on, and those held out.
+    fn load(&self, base: &Base) -> anyhow::Result<(Dataset, Option<Dataset>)> {
+        let quiet = self.common.quiet;
+        let load = |source| self.cache.load(source, &base.tokenizer, self.rows.options(), quiet);
+        let source = self.rows.source(&self.data, self.rows.split.as_deref(), quiet)?;
+        let source = Source { seed: self.seed, ..source };
+        if let Some(Validation(held_out)) = self.validation {
+            let side = |subset| load(Source { subset, ..source.clone() });
+            return Ok((side(Subset::Training(held_out))?, Some(side(Subset::Validation(held_out))?)));
+        }
+        let held_out = match self.eval_data.is_empty() {
+            true => None,
+            false => Some(self.rows.source(&self.eval_data, self.eval_split.as_deref(), quiet)?),
+        };
+        Ok((load(source)?, held_out.map(load).transpose()?))
+    }
+
     fn loop_options(&self) -> TrainOptions {
         let seed = self.seed;
         TrainOptions {
@@ -520,19 +540,21 @@ fn tell_setup(
         lora.alpha
     ));
     progress.note(&format!(
-        "data {}: {} rows, {} tokens, {} of them trained, longest {}",
-        args.data.as_ref().map(|d| d.display().to_string()).unwrap_or_default(),
+        "data {}: {} {} rows, {} tokens, {} of them trained, longest {}",
+        args.data.join(", "),
         grouped(report.samples as u64),
+        shapes(report),
         grouped(report.tokens as u64),
         grouped(report.supervised_tokens as u64),
         grouped(report.longest as u64)
     ));
-    if report.truncated + report.dropped > 0 {
+    if report.truncated + report.dropped + report.overlong > 0 {
         progress.note(&format!(
-            "{} rows cut to --max-seq-len {}, {} dropped since the cut left nothing to train",
-            report.truncated, args.max_seq_len, report.dropped
+            "{} rows cut to --max-seq-len {}, {} dropped as longer, {} dropped with nothing to train",
+            report.truncated, args.rows.max_seq_len, report.overlong, report.dropped
         ));
     }
+    skipped(&rows.origin).iter().for_each(|line| progress.note(line));
     progress.note(&format!("{} optimizer steps", grouped(options.total_steps(rows.samples.len()))));
 }
 

@@ -1,4 +1,4 @@
-//! Models from the Hugging Face hub, through the cache that all its tools share.
+//! Models and data sets from the Hugging Face hub, through the cache that all its tools share.
 //!
 //! One request lists the repository at its present commit; all files are then taken from that commit, so
 //! that a push in between cannot mix two versions. Weights come last and the branch's name in the cache is
@@ -18,7 +18,7 @@ use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 
-use super::{ADAPTER_CONFIG, CONFIG, HubId, ShapeSource, Source, SourceError, is_gguf};
+use super::{ADAPTER_CONFIG, CONFIG, HubId, RepoKind, ShapeSource, Source, SourceError, is_gguf};
 
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -114,14 +114,48 @@ impl Hub {
 
     /// The model in the cache, where nothing has to be asked or nobody answers; else what the hub lists.
     fn find<'a>(&'a self, id: &'a HubId, progress: &mut dyn FnMut(&str)) -> Result<Found<'a>, SourceError> {
-        if self.offline {
-            return self.cached(id).map(Found::Cached);
-        }
         // A commit never changes, so that nothing has to be asked.
         if is_commit(&id.revision)
             && let Ok(source) = self.cached(id)
         {
             return Ok(Found::Cached(source));
+        }
+        match self.listed(id, || self.cached(id).is_ok(), progress)? {
+            Some(download) => Ok(Found::Listed(Box::new(download))),
+            None => self.cached(id).map(Found::Cached),
+        }
+    }
+
+    /// The folder with files of the data set `id` (`org/name` or `org/name@revision`), downloaded as far as the cache
+    /// lacks them. `choose` gets the names of all its files and gives back those that are wanted; offline, what is in
+    /// the cache is taken for them.
+    ///
+    /// # Errors
+    /// Those of `choose`; everything that can go wrong with a download.
+    pub fn fetch_data_set<E: From<SourceError>>(
+        &self,
+        id: &str,
+        choose: impl FnOnce(Vec<String>) -> Result<Vec<String>, E>,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<PathBuf, E> {
+        let id = HubId { kind: RepoKind::DataSet, ..HubId::parse(id)? };
+        let Some(download) = self.listed(&id, || self.snapshot(&id).is_ok(), progress)? else {
+            return Ok(self.snapshot(&id)?);
+        };
+        let wanted = choose(download.listing.names(|_| true))?;
+        Ok(download.bring_all(&wanted, progress)?)
+    }
+
+    /// A download of `id`, its files listed; `None` if the cache is to be used: offline, or when the hub does not answer
+    /// and there is something in it.
+    fn listed<'a>(
+        &'a self,
+        id: &'a HubId,
+        is_cached: impl Fn() -> bool,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<Option<Download<'a>>, SourceError> {
+        if self.offline {
+            return Ok(None);
         }
         let api = ApiBuilder::from_cache(Cache::new(self.cache.clone()))
             .with_endpoint(self.endpoint.clone())
@@ -129,40 +163,27 @@ impl Hub {
             .with_progress(false)
             .build()
             .map_err(|error| self.unexpected(&id.repo, error.to_string(), false))?;
-        let listing = match self.listing(&api, id) {
-            Ok(listing) => listing,
-            Err(error) => {
-                let is_outage = matches!(
-                    error,
-                    SourceError::Unreachable { .. } | SourceError::UnexpectedAnswer { passing: true, .. }
-                );
-                let Some(source) = is_outage.then(|| self.cached(id).ok()).flatten() else {
-                    return Err(error);
-                };
-                progress(&format!("{error}; going on with the copy in the cache"));
-                return Ok(Found::Cached(source));
+        match self.listing(&api, id) {
+            Ok(listing) => {
+                let repo = Cache::new(self.cache.clone()).repo(id.at(&listing.sha));
+                let snapshot = repo.pointer_path(&listing.sha);
+                Ok(Some(Download { hub: self, api, id, listing, snapshot }))
             }
-        };
-        let at_commit = Repo::with_revision(id.repo.clone(), RepoType::Model, listing.sha.clone());
-        let snapshot = Cache::new(self.cache.clone()).repo(at_commit).pointer_path(&listing.sha);
-        Ok(Found::Listed(Box::new(Download { hub: self, api, id, listing, snapshot })))
+            Err(
+                error @ (SourceError::Unreachable { .. }
+                | SourceError::UnexpectedAnswer { passing: true, .. }),
+            ) if is_cached() => {
+                progress(&format!("{error}; going on with the copy in the cache"));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The model `id` as it lies in the cache, all of it.
     fn cached(&self, id: &HubId) -> Result<Source, SourceError> {
-        let not_cached = |missing: String| SourceError::NotCached {
-            model: id.to_string(),
-            missing,
-            cache: self.cache.clone(),
-        };
-        let folder = self.cache.join(format!("models--{}", id.repo.replace('/', "--")));
-        let commit = fs::read_to_string(folder.join("refs").join(&id.revision))
-            .map(|commit| commit.trim().to_owned())
-            .ok()
-            .or_else(|| is_commit(&id.revision).then(|| id.revision.clone()))
-            .filter(|commit| is_plain_file_name(commit))
-            .ok_or_else(|| not_cached("it".to_owned()))?;
-        let snapshot = folder.join("snapshots").join(commit);
+        let snapshot = self.snapshot(id)?;
+        let not_cached = |missing: String| self.not_cached(id, missing);
         let lacks = |name: &str| (!snapshot.join(name).is_file()).then(|| not_cached(name.to_owned()));
         if let Some(gguf) = &id.gguf {
             return lacks(gguf).map_or_else(|| Ok(Source::Gguf(snapshot.join(gguf))), Err);
@@ -183,11 +204,26 @@ impl Hub {
         Ok(Source::Folder(snapshot))
     }
 
+    /// The folder of the cache with the files of `id`'s revision that some download brought.
+    fn snapshot(&self, id: &HubId) -> Result<PathBuf, SourceError> {
+        let folder = self.cache.join(id.at(&id.revision).folder_name());
+        let commit = fs::read_to_string(folder.join("refs").join(&id.revision))
+            .map(|commit| commit.trim().to_owned())
+            .ok()
+            .or_else(|| is_commit(&id.revision).then(|| id.revision.clone()))
+            .filter(|commit| is_plain_file_name(commit));
+        let snapshot = commit.map(|commit| folder.join("snapshots").join(commit));
+        snapshot.filter(|folder| folder.is_dir()).ok_or_else(|| self.not_cached(id, "it".to_owned()))
+    }
+
+    fn not_cached(&self, id: &HubId, missing: String) -> SourceError {
+        SourceError::NotCached { model: id.to_string(), missing, cache: self.cache.clone() }
+    }
+
     /// What the repository has at the revision; `blobs` adds sizes and the names they have in the cache.
     fn listing(&self, api: &Api, id: &HubId) -> Result<Listing, SourceError> {
-        let repo = Repo::with_revision(id.repo.clone(), RepoType::Model, id.revision.clone());
         let mut response = api
-            .repo(repo)
+            .repo(id.at(&id.revision))
             .info_request()
             .query("blobs", "true")
             .config()
@@ -201,7 +237,7 @@ impl Hub {
             let code = response.headers().get("x-error-code").and_then(|code| code.to_str().ok());
             return Err(match (response.status().as_u16(), code) {
                 (404, Some("RevisionNotFound")) => self.missing(id.to_string(), "revision"),
-                (404, _) => self.missing(id.to_string(), "model"),
+                (404, _) => self.missing(id.to_string(), id.kind.name()),
                 (status, _) => self.refused(&id.repo, status),
             });
         }
@@ -254,6 +290,26 @@ impl Hub {
             answer,
             passing,
         }
+    }
+}
+
+impl RepoKind {
+    fn name(self) -> &'static str {
+        match self {
+            RepoKind::Model => "model",
+            RepoKind::DataSet => "data set",
+        }
+    }
+}
+
+impl HubId {
+    /// The repository at a revision, as `hf-hub` names it.
+    fn at(&self, revision: &str) -> Repo {
+        let kind = match self.kind {
+            RepoKind::Model => RepoType::Model,
+            RepoKind::DataSet => RepoType::Dataset,
+        };
+        Repo::with_revision(self.repo.clone(), kind, revision.to_owned())
     }
 }
 
@@ -346,19 +402,33 @@ impl Download<'_> {
                 Source::Folder(self.snapshot.clone())
             }
         };
-        if !is_commit(&self.id.revision) {
-            let repo = Repo::with_revision(self.id.repo.clone(), RepoType::Model, self.id.revision.clone());
-            Cache::new(self.hub.cache.clone())
-                .repo(repo)
-                .create_ref(&self.listing.sha)
-                .map_err(|source| SourceError::Io { path: self.hub.cache.clone(), source })?;
-        }
+        self.move_ref()?;
         Ok(source)
+    }
+
+    /// Brings files by their names; the folder they are in.
+    fn bring_all(&self, names: &[String], progress: &mut dyn FnMut(&str)) -> Result<PathBuf, SourceError> {
+        for name in names {
+            self.bring(self.listed(name)?, progress)?;
+        }
+        self.move_ref()?;
+        Ok(self.snapshot.clone())
+    }
+
+    /// Lets the branch's name in the cache mean the listed commit.
+    fn move_ref(&self) -> Result<(), SourceError> {
+        if is_commit(&self.id.revision) {
+            return Ok(());
+        }
+        Cache::new(self.hub.cache.clone())
+            .repo(self.id.at(&self.id.revision))
+            .create_ref(&self.listing.sha)
+            .map_err(|source| SourceError::Io { path: self.hub.cache.clone(), source })
     }
 
     /// The repository at the listed commit.
     fn repo(&self) -> Repo {
-        Repo::with_revision(self.id.repo.clone(), RepoType::Model, self.listing.sha.clone())
+        self.id.at(&self.listing.sha)
     }
 
     /// The configuration alone. The branch's name is not moved: an older commit may be there whole.

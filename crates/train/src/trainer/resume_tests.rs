@@ -5,7 +5,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
-use lorafit_data::{Report, Sample, SampleRef, Samples, Shape};
+use lorafit_data::{Origin, Report, Sample, SampleRef, Samples, Shape};
 use lorafit_model::adapter::LoraConfig;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -21,16 +21,15 @@ fn dataset(samples: Samples) -> Dataset {
     let tokens = samples.iter().map(SampleRef::len).sum();
     let supervised_tokens = samples.iter().map(SampleRef::supervised_tokens).sum();
     let report = Report {
-        shape: Shape::Text,
+        shapes: vec![Shape::Text],
         rows: samples.len(),
         samples: samples.len(),
-        truncated: 0,
-        dropped: 0,
         tokens,
         supervised_tokens,
         longest: samples.iter().map(SampleRef::len).max().unwrap_or(0),
+        ..Report::default()
     };
-    Dataset { samples, report }
+    Dataset { samples, report, origin: Origin::default() }
 }
 
 /// A run of nine steps over three epochs of eleven rows: shuffled, dropout, accumulation, a partial last step, an

@@ -6,11 +6,9 @@
 
 use std::io::{self, BufRead, Read};
 
+use super::{Content, LONGEST_ROW_BYTES, ReadError, Record, text};
 use crate::error::RowProblem;
 use crate::format::{Fields, kind};
-
-/// The longest line that is read.
-pub const LONGEST_LINE_BYTES: usize = 64 << 20;
 
 /// A line that is not blank.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,46 +19,48 @@ pub struct Line {
     pub bytes: Vec<u8>,
 }
 
-/// Why a line could not be read.
-#[derive(Debug)]
-pub enum LineError {
-    /// The file could not be read.
-    Io(io::Error),
-    /// The line, by its number, is not acceptable.
-    Line(usize, RowProblem),
-}
-
 /// The lines of a file that are not blank.
 #[derive(Debug)]
 pub struct Lines<R> {
     reader: R,
     number: usize,
     longest: usize,
+    /// The last line was too long, and its rest is still to come.
+    inside: bool,
     done: bool,
 }
 
 impl<R: BufRead> Lines<R> {
-    /// Reads lines up to [`LONGEST_LINE_BYTES`].
+    /// Reads lines up to [`LONGEST_ROW_BYTES`].
     pub fn new(reader: R) -> Self {
-        Self::with_longest(reader, LONGEST_LINE_BYTES)
+        Self::with_longest(reader, LONGEST_ROW_BYTES)
     }
 
     /// Reads lines up to `longest` bytes, the line end not counted.
     pub fn with_longest(reader: R, longest: usize) -> Self {
-        Self { reader, number: 0, longest, done: false }
+        Self { reader, number: 0, longest, inside: false, done: false }
     }
 
-    fn read(&mut self) -> Result<Option<Line>, LineError> {
+    /// The lines as rows of JSON.
+    pub fn records(self) -> impl Iterator<Item = Result<Record, ReadError>> {
+        self.map(|line| line.map(|Line { number, bytes }| Record { number, content: Content::Json(bytes) }))
+    }
+
+    fn read(&mut self) -> Result<Option<Line>, ReadError> {
+        if std::mem::take(&mut self.inside) {
+            skip_line(&mut self.reader).map_err(ReadError::Io)?;
+        }
         loop {
             let mut bytes = Vec::new();
             // Room for CRLF and a byte-order mark.
             let limit = self.longest as u64 + 5;
             let read =
-                self.reader.by_ref().take(limit).read_until(b'\n', &mut bytes).map_err(LineError::Io)?;
+                self.reader.by_ref().take(limit).read_until(b'\n', &mut bytes).map_err(ReadError::Io)?;
             if read == 0 {
                 return Ok(None);
             }
             self.number += 1;
+            self.inside = bytes.last() != Some(&b'\n');
             for end in [b'\n', b'\r'] {
                 if bytes.last() == Some(&end) {
                     bytes.pop();
@@ -70,7 +70,7 @@ impl<R: BufRead> Lines<R> {
                 bytes.drain(..3);
             }
             if bytes.len() > self.longest {
-                return Err(LineError::Line(self.number, RowProblem::LineTooLong { limit: self.longest }));
+                return Err(ReadError::Row(self.number, RowProblem::TooLong { limit: self.longest }));
             }
             if !bytes.iter().all(u8::is_ascii_whitespace) {
                 return Ok(Some(Line { number: self.number, bytes }));
@@ -79,31 +79,45 @@ impl<R: BufRead> Lines<R> {
     }
 }
 
-impl<R: BufRead> Iterator for Lines<R> {
-    type Item = Result<Line, LineError>;
+/// Reads up to the end of a line and keeps nothing.
+fn skip_line(reader: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let chunk = reader.fill_buf()?;
+        let (read, ended) = match chunk.iter().position(|&b| b == b'\n') {
+            Some(at) => (at + 1, true),
+            None => (chunk.len(), chunk.is_empty()),
+        };
+        reader.consume(read);
+        if ended {
+            return Ok(());
+        }
+    }
+}
 
-    /// After an error there is nothing more: what follows may be the rest of a line.
+impl<R: BufRead> Iterator for Lines<R> {
+    type Item = Result<Line, ReadError>;
+
+    /// A line that is too long is an error, after which the next one follows.
     fn next(&mut self) -> Option<Self::Item> {
         if self.done {
             return None;
         }
         let item = self.read().transpose();
-        self.done = !matches!(item, Some(Ok(_)));
+        self.done = matches!(item, None | Some(Err(ReadError::Io(_))));
         item
     }
 }
 
-/// The fields of a line's JSON object.
+/// The fields of a JSON object.
 ///
 /// # Errors
-/// When the line is not UTF-8, not JSON, or not an object.
-pub fn fields(line: &[u8]) -> Result<Fields, RowProblem> {
-    let text = std::str::from_utf8(line).map_err(|e| RowProblem::NotUtf8 { byte: e.valid_up_to() + 1 })?;
-    let value: serde_json::Value = serde_json::from_str(text).map_err(|e| {
-        // serde_json closes with the place, whose line is always 1 here.
+/// When the text is not UTF-8, not JSON, or not an object.
+pub fn fields(json: &[u8]) -> Result<Fields, RowProblem> {
+    let value: serde_json::Value = serde_json::from_str(text(json)?).map_err(|e| {
+        // serde_json closes with the place.
         let message = e.to_string();
         let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(m, _)| m);
-        RowProblem::Json { column: e.column().max(1), message: message.to_string() }
+        RowProblem::Json { line: e.line(), column: e.column().max(1), message: message.to_string() }
     })?;
     match value {
         serde_json::Value::Object(map) => Ok(map),

@@ -1,0 +1,110 @@
+//! Parquet: rows of columns, with lists and structs for `messages`. Read row by row; what is in memory is a page of
+//! each column.
+//!
+//! A null is an absent field: in a column of structs every message has every key that any message has. Values that are
+//! neither text, number nor truth become text; bytes that are no text are left out, no field that is read is one.
+
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use parquet::errors::ParquetError;
+use parquet::file::reader::SerializedFileReader;
+use parquet::record::reader::RowIter;
+use parquet::record::{Field, Row};
+use serde_json::{Number, Value};
+
+use super::{Content, ReadError, Record};
+use crate::format::Fields;
+
+/// The rows of a file, numbered from 1.
+pub struct Parquet {
+    rows: RowIter<'static>,
+    number: usize,
+    done: bool,
+}
+
+impl Parquet {
+    /// Reads the file's description.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    pub fn new(file: File) -> Result<Self, ReadError> {
+        let rows = guarded(|| SerializedFileReader::new(file).map(|r| RowIter::from_file_into(Box::new(r))))?;
+        Ok(Self { rows, number: 0, done: false })
+    }
+}
+
+impl Iterator for Parquet {
+    type Item = Result<Record, ReadError>;
+
+    /// After an error there is nothing more.
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let row = guarded(|| self.rows.next().transpose()).transpose();
+        self.done = !matches!(row, Some(Ok(_)));
+        self.number += 1;
+        Some(row?.map(|row| Record { number: self.number, content: Content::Fields(object(&row)) }))
+    }
+}
+
+/// A call into the library, which asserts in places that a damaged file can reach.
+fn guarded<T>(call: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ReadError> {
+    let message = match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "its pages do not fit its description".to_owned(),
+    };
+    Err(ReadError::Malformed { format: "Parquet", message })
+}
+
+fn object(row: &Row) -> Fields {
+    row.get_column_iter().filter_map(|(name, field)| Some((name.clone(), value(field)?))).collect()
+}
+
+fn value(field: &Field) -> Option<Value> {
+    Some(match field {
+        Field::Null => return None,
+        Field::Bool(v) => Value::Bool(*v),
+        Field::Byte(v) => (*v).into(),
+        Field::Short(v) => (*v).into(),
+        Field::Int(v) => (*v).into(),
+        Field::Long(v) => (*v).into(),
+        Field::UByte(v) => (*v).into(),
+        Field::UShort(v) => (*v).into(),
+        Field::UInt(v) => (*v).into(),
+        Field::ULong(v) => (*v).into(),
+        Field::Float16(v) => float(f64::from(v.to_f32())),
+        Field::Float(v) => float(f64::from(*v)),
+        Field::Double(v) => float(*v),
+        Field::Str(text) => Value::String(text.clone()),
+        // Strings of writers that do not say so.
+        Field::Bytes(bytes) => Value::String(String::from_utf8(bytes.data().to_vec()).ok()?),
+        Field::Decimal(_)
+        | Field::Date(_)
+        | Field::TimeMillis(_)
+        | Field::TimeMicros(_)
+        | Field::TimestampMillis(_)
+        | Field::TimestampMicros(_) => Value::String(field.to_string()),
+        Field::Group(row) => Value::Object(object(row)),
+        Field::ListInternal(list) => {
+            list.elements().iter().map(|item| value(item).unwrap_or(Value::Null)).collect()
+        }
+        Field::MapInternal(map) => {
+            let entries = map.entries().iter().filter_map(|(key, item)| {
+                let key = match key {
+                    Field::Str(text) => text.clone(),
+                    other => other.to_string(),
+                };
+                Some((key, value(item)?))
+            });
+            Value::Object(entries.collect())
+        }
+    })
+}
+
+/// JSON has no number that is not finite.
+fn float(value: f64) -> Value {
+    Number::from_f64(value).map_or(Value::Null, Value::Number)
+}
