@@ -87,7 +87,8 @@ pub fn run(args: DataArgs) -> anyhow::Result<()> {
             Some(at) => &data.samples[at..=at],
             None => {
                 let last = data.samples.last().map_or(0, |s| s.row);
-                let text = format!("{} has no trained {}", args.data.join(", "), data.origin.place(line));
+                let text =
+                    format!("{} has no trained row on {}", args.data.join(", "), data.origin.place(line));
                 let hint =
                     format!("rows are counted from 1, the last one is {last}; dropped rows are not shown");
                 return Err(CliError::usage(text).hint(hint).into());
