@@ -2,7 +2,7 @@
 //!
 //! A [`Source`] is a list of [`Part`]s; a part is a file, a folder or a glob ([`files`]). A file's format goes by its
 //! name, else by its content ([`kind`]); compression goes by content. Readers give [`Record`]s one at a time, bytes or
-//! fields, and nothing they hold grows with the file. [`rows`] turns records into rows in parallel and hands them on
+//! fields, and nothing they hold grows with the file. `rows` turns records into rows in parallel and hands them on
 //! in order; [`choice`] says how often each is taken.
 
 pub mod choice;

@@ -14,7 +14,7 @@ use crate::report_error::CliError;
 
 /// Flags that leave the arithmetic as it is, or whose meaning is in a hash: a resumed run may change them. Every other
 /// flag is part of the run's identity.
-const FREE: [&str; 20] = [
+const FREE: [&str; 22] = [
     "model",
     "data",
     "eval-data",
@@ -35,6 +35,8 @@ const FREE: [&str; 20] = [
     "device",
     "quiet",
     "template",
+    "cache-dir",
+    "no-cache",
 ];
 
 /// What the checkpoint's adapter and moments decide: not even `--resume-anyway` changes it.

@@ -124,7 +124,7 @@ fn shown(args: &DataArgs, data: &Dataset) -> Result<Range<usize>, CliError> {
         Some(at) => Ok(at..at + 1),
         None => {
             let last = data.samples.iter().last().map_or(0, |s| s.row);
-            let text = format!("{} has no trained {}", args.data.join(", "), data.origin.place(line));
+            let text = format!("{} has no trained row on {}", args.data.join(", "), data.origin.place(line));
             let hint = format!("rows are counted from 1, the last one is {last}; dropped rows are not shown");
             Err(CliError::usage(text).hint(hint))
         }
