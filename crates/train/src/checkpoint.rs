@@ -155,7 +155,7 @@ pub(crate) fn save(
         let _ = storage.remove_dir_all(&partial);
         return Err(error);
     }
-    prune(storage, &folder, keep);
+    prune(storage, run, keep);
     Ok(path)
 }
 
@@ -199,7 +199,8 @@ fn replaced(storage: &dyn Storage, path: &Path) -> io::Result<PathBuf> {
 }
 
 /// Removes all but the last `keep` checkpoints, and what interrupted saves left. What fails is tried again next time.
-fn prune(storage: &dyn Storage, folder: &Path, keep: usize) {
+pub(crate) fn prune(storage: &dyn Storage, run: &Path, keep: usize) {
+    let folder = &run.join(FOLDER);
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     for path in entries.filter(|path| path.extension().is_some_and(|e| e == PARTIAL)) {
         let _ = storage.remove_dir_all(&path);

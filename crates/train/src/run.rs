@@ -396,6 +396,11 @@ impl RunFolder {
             .map_err(|source| save_error(dir, source, needed))
     }
 
+    /// Removes all but the last `keep` checkpoints: what a run that was killed right after saving did not come to.
+    pub(crate) fn prune_checkpoints(&self, keep: usize) {
+        checkpoint::prune(&*self.storage, self.dir(), keep);
+    }
+
     /// Fails if the file system has less space than `checkpoints` checkpoints and the adapters take.
     ///
     /// # Errors

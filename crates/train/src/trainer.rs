@@ -356,6 +356,7 @@ impl Saver {
         self.cadence.saved(state.step);
         state.updates = optimizer.updates();
         if self.saved.as_ref() == Some(state) {
+            run.prune_checkpoints(self.keep);
             return Ok(());
         }
         if !checkpoint::is_finite(adapter) {
@@ -428,7 +429,6 @@ impl Stepper {
     }
 
     /// Computes and takes step `number`; if it is refused the adapter stays as it was.
-
     pub(crate) fn step(
         &mut self,
         model: &Model,
