@@ -1,5 +1,5 @@
 //! The samples of a dataset, one behind the other in one run of 32-bit words: four bytes a token and about thirty a
-//! sample. They lie in memory, or in a mapped file ([`file`]), from which they are read as they are needed.
+//! sample. They lie in memory, or in a mapped file ([`file`](mod@file)), from which they are read as they are needed.
 //!
 //! A sample is a record, and where each record ends stands in a list beside them:
 //!
