@@ -135,7 +135,7 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
         write_predictions(path, answers)?;
     }
     if let Some(path) = &args.scores {
-        let ids = data.samples.iter().map(|sample| &sample.ids[..]);
+        let ids = data.samples.iter().map(|sample| sample.ids);
         write_scores(path, &base.model, adapter.as_ref(), ids)?;
     }
     if args.json {
