@@ -1,5 +1,7 @@
 //! Rows, tokenised and masked: what a run trains on.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, Key, Stamp};
@@ -8,7 +10,7 @@ use crate::format::Shape;
 use crate::mask::{Masker, prompt_and_reply};
 use crate::sample::{Sample, TrainOn};
 use crate::samples::{Samples, SamplesBuilder};
-use crate::source::{Origin, Source, files, rows};
+use crate::source::{Origin, Source, files, kind, rows};
 use crate::tokenizer::Tokenizer;
 
 /// What becomes of rows that are longer than the longest sample.
@@ -109,20 +111,15 @@ impl Dataset {
         on_row: &mut dyn FnMut(usize),
     ) -> Result<Self, DataError> {
         let source = source.into();
-        let files = files::of(&source)?.concat();
+        let parts = files::of(&source)?;
+        let files = parts.concat();
         if !cache.is_worthwhile(&files)? {
             return Self::load(source, tokenizer, options);
         }
         let stamps = files.iter().map(|path| Stamp::of(path)).collect::<Result<Vec<_>, _>>()?;
-        let mut key = Key::new(tokenizer, &options)?;
-        key.add("source", format!("{:?}", source.without_unused_seed()).as_bytes());
-        for path in &files {
-            // The name is told of rows that are shown, and says what a file is.
-            key.add("file", path.as_os_str().as_encoded_bytes());
-            key.add("content", &cache.content_hash(path)?);
-        }
-        if let Some((samples, (report, origin))) = cache.open(&key) {
-            return Ok(Self { samples, report, origin });
+        let key = key(&source, &parts, tokenizer, options, cache)?;
+        if let Some((samples, (report, origin))) = cache.open::<(Report, Origin)>(&key) {
+            return Ok(Self { samples, report, origin: origin.in_files(files) });
         }
         let mut writer = cache.create()?;
         let keep = |sample: &Sample| writer.push(sample).map_err(cache.error());
@@ -130,6 +127,30 @@ impl Dataset {
         stamps.iter().try_for_each(Stamp::check)?;
         Ok(Self { samples: cache.insert(&key, writer, &(&report, &origin))?, report, origin })
     }
+}
+
+/// The key of a source's samples: the content of its files counts, not their names.
+fn key(
+    source: &Source,
+    parts: &[Vec<PathBuf>],
+    tokenizer: &Tokenizer,
+    options: Options,
+    cache: &Cache,
+) -> Result<Key, DataError> {
+    let mut key = Key::new(tokenizer, &options)?;
+    key.add("choice", format!("{:?}", source.without_names()).as_bytes());
+    for (part, files) in source.parts.iter().zip(parts) {
+        key.add("weight", &part.weight.to_le_bytes());
+        for path in files {
+            key.add("kind", format!("{:?}", kind::open(path)?.0).as_bytes());
+            key.add("content", &cache.content_hash(path)?);
+            if source.skip_bad_rows {
+                // What is wrong with rows is told with the file's name.
+                key.add("name", path.as_os_str().as_encoded_bytes());
+            }
+        }
+    }
+    Ok(key)
 }
 
 /// Reads, tokenises and masks rows, hands the samples to `keep` in order, and tells `on_row` how many rows are done.

@@ -79,9 +79,10 @@ impl Source {
         self.subset.needs_count(self.parts.iter().map(|part| part.weight))
     }
 
-    /// The same rows, with the same seed wherever it decides nothing.
-    pub(crate) fn without_unused_seed(&self) -> Self {
-        Self { seed: if self.is_drawn() { self.seed } else { 0 }, ..self.clone() }
+    /// What decides which rows are taken beside the files: the parts are left out, and a seed that decides nothing.
+    pub(crate) fn without_names(&self) -> Self {
+        let seed = if self.is_drawn() { self.seed } else { 0 };
+        Self { parts: Vec::new(), split: None, seed, ..self.clone() }
     }
 
     /// What the user calls it.
@@ -98,6 +99,12 @@ impl From<&Path> for Source {
 
 impl From<PathBuf> for Source {
     fn from(path: PathBuf) -> Self {
+        path.as_path().into()
+    }
+}
+
+impl From<&PathBuf> for Source {
+    fn from(path: &PathBuf) -> Self {
         path.as_path().into()
     }
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::{CHATML, tiny_chatml, tiny_metadata};
-use lorafit_data::{Cache, DataError, Dataset, Options, Tokenizer, TrainOn};
+use lorafit_data::{Cache, DataError, Dataset, Options, Part, Source, Tokenizer, TrainOn};
 
 struct Fixture {
     folder: tempfile::TempDir,
@@ -54,7 +54,7 @@ impl Fixture {
 fn cached_samples_are_those_of_memory_and_are_tokenised_once() {
     let fixture = fixture();
     let tokenizer = tiny_chatml();
-    let in_memory = Dataset::load(fixture.source.as_path(), &tokenizer, Options::default()).unwrap();
+    let in_memory = Dataset::load(&fixture.source, &tokenizer, Options::default()).unwrap();
     let (first, tokenised) = fixture.load(&tokenizer, Options::default());
     assert!(tokenised);
     // Another process has its own tokenizer.
@@ -83,13 +83,13 @@ fn another_file_tokenizer_template_or_option_is_tokenised_anew() {
     assert!(!fixture.load(&other(&[], CHATML), options).1);
     assert!(fixture.load(&other(&["x y"], CHATML), options).1);
     assert!(fixture.load(&other(&[], &CHATML.replace('\n', "\n\n")), options).1);
-    let text = fs::read_to_string(fixture.source.as_path()).unwrap();
-    fs::write(fixture.source.as_path(), text.replacen("xy", "yx", 1)).unwrap();
+    let text = fs::read_to_string(&fixture.source).unwrap();
+    fs::write(&fixture.source, text.replacen("xy", "yx", 1)).unwrap();
     assert!(fixture.load(&tokenizer, options).1);
     assert!(!fixture.load(&tokenizer, options).1);
     // The content counts, not the name.
     let renamed = fixture.folder.path().join("renamed");
-    fs::rename(fixture.source.as_path(), &renamed).unwrap();
+    fs::rename(&fixture.source, &renamed).unwrap();
     assert!(!Fixture { source: renamed, ..fixture }.load(&tokenizer, options).1);
 }
 
@@ -116,17 +116,11 @@ fn a_template_that_tells_the_day_is_rendered_anew_each_day() {
 #[test]
 fn a_bad_row_leaves_nothing_in_the_cache() {
     let fixture = fixture();
-    let mut text = fs::read_to_string(fixture.source.as_path()).unwrap();
+    let mut text = fs::read_to_string(&fixture.source).unwrap();
     text.push_str("{\"messages\": 7}\n");
-    fs::write(fixture.source.as_path(), text).unwrap();
+    fs::write(&fixture.source, text).unwrap();
     let load = || {
-        Dataset::load_cached(
-            fixture.source.as_path(),
-            &tiny_chatml(),
-            Options::default(),
-            &fixture.cache,
-            &mut |_| (),
-        )
+        Dataset::load_cached(&fixture.source, &tiny_chatml(), Options::default(), &fixture.cache, &mut |_| ())
     };
     for _ in 0..2 {
         assert!(matches!(load(), Err(DataError::Row { place, .. }) if place.number == ROWS + 1));
@@ -152,7 +146,7 @@ fn a_damaged_file_is_made_again() {
 #[test]
 fn several_at_once_do_not_disturb_each_other() {
     let fixture = fixture();
-    let expected = Dataset::load(fixture.source.as_path(), &tiny_chatml(), Options::default()).unwrap();
+    let expected = Dataset::load(&fixture.source, &tiny_chatml(), Options::default()).unwrap();
     std::thread::scope(|scope| {
         let load = || fixture.load(&tiny_chatml(), Options::default()).0;
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(load)).collect();
@@ -167,8 +161,7 @@ fn several_at_once_do_not_disturb_each_other() {
 fn small_files_are_not_cached() {
     let fixture = fixture();
     let cache = Cache::new(fixture.cache.folder());
-    Dataset::load_cached(fixture.source.as_path(), &tiny_chatml(), Options::default(), &cache, &mut |_| ())
-        .unwrap();
+    Dataset::load_cached(&fixture.source, &tiny_chatml(), Options::default(), &cache, &mut |_| ()).unwrap();
     assert!(!cache.folder().exists());
 }
 
@@ -177,13 +170,7 @@ fn a_folder_that_cannot_be_made_is_named() {
     let fixture = fixture();
     let folder = fixture.source.join("in a file");
     let cache = Cache::new(&folder).of_any_size();
-    let load = Dataset::load_cached(
-        fixture.source.as_path(),
-        &tiny_chatml(),
-        Options::default(),
-        &cache,
-        &mut |_| (),
-    );
+    let load = Dataset::load_cached(&fixture.source, &tiny_chatml(), Options::default(), &cache, &mut |_| ());
     let error = load.unwrap_err();
     assert!(matches!(&error, DataError::Cache { path, .. } if path == &folder), "{error}");
     assert!(error.hint().unwrap().contains("--cache-dir"));
@@ -195,4 +182,35 @@ fn a_missing_file_is_named() {
     let missing = Path::new("/nonexistent/x.jsonl");
     let load = Dataset::load_cached(missing, &tiny_chatml(), Options::default(), &fixture.cache, &mut |_| ());
     assert!(matches!(load, Err(DataError::Io { path, .. }) if path == missing));
+}
+
+#[test]
+fn rows_from_the_cache_are_told_by_the_files_of_today() {
+    let fixture = fixture();
+    let [first, second, renamed] = ["a.jsonl", "b.jsonl", "c.jsonl"].map(|n| fixture.folder.path().join(n));
+    fs::copy(&fixture.source, &first).unwrap();
+    fs::copy(&fixture.source, &second).unwrap();
+    let load = |paths: [&PathBuf; 2], weight: f64, seed: u64| {
+        let part = |path: &PathBuf| Part { location: path.to_str().unwrap().to_owned(), weight };
+        let source = Source { seed, ..Source::new(paths.map(part).to_vec()) };
+        let mut rows = 0;
+        let options = Options::default();
+        let data =
+            Dataset::load_cached(source, &tiny_chatml(), options, &fixture.cache, &mut |done| rows = done)
+                .unwrap();
+        (data, rows > 0)
+    };
+    let (fresh, tokenised) = load([&first, &second], 1.0, 0);
+    assert!(tokenised);
+    fs::rename(&second, &renamed).unwrap();
+    let (found, tokenised) = load([&first, &renamed], 1.0, 1);
+    assert!(!tokenised, "neither a name nor a seed that decides nothing changes the rows");
+    assert_eq!(found.samples, fresh.samples);
+    let last = found.samples.iter().last().unwrap().row;
+    assert!(fresh.origin.place(last).contains("b.jsonl"), "{}", fresh.origin.place(last));
+    assert!(found.origin.place(last).contains("c.jsonl"), "{}", found.origin.place(last));
+    // A half of the rows is drawn by the seed.
+    assert!(load([&first, &renamed], 0.5, 1).1);
+    assert!(load([&first, &renamed], 0.5, 2).1);
+    assert!(!load([&first, &renamed], 0.5, 2).1);
 }

@@ -50,6 +50,14 @@ impl Origin {
         }
     }
 
+    /// The same rows in files of other names.
+    pub(crate) fn in_files(mut self, names: Vec<PathBuf>) -> Self {
+        for (file, name) in self.files.iter_mut().zip(names) {
+            file.path = name;
+        }
+        self
+    }
+
     fn skip(&mut self, error: &DataError) {
         self.skipped += 1;
         if self.problems.len() < TOLD {
