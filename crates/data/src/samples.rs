@@ -27,7 +27,6 @@ const HEAD: usize = 3;
 #[derive(Debug, Clone)]
 pub struct Samples {
     storage: Arc<Storage>,
-    len: usize,
 }
 
 #[derive(Debug)]
@@ -38,19 +37,17 @@ enum Storage {
 
 impl Samples {
     fn new(storage: Storage) -> Self {
-        let mut samples = Self { storage: Arc::new(storage), len: 0 };
-        samples.len = samples.parts().1.len();
-        samples
+        Self { storage: Arc::new(storage) }
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.len
+        self.records().1.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Sample `i`.
@@ -58,8 +55,8 @@ impl Samples {
     /// # Panics
     /// When there are not so many.
     pub fn sample(&self, i: usize) -> SampleRef<'_> {
-        assert!(i < self.len, "sample {i} of {}", self.len);
-        let (words, ends) = self.parts();
+        let (words, ends) = self.records();
+        assert!(i < ends.len(), "sample {i} of {}", ends.len());
         let start = i.checked_sub(1).map_or(0, |before| ends[before] as usize);
         if let Storage::Mapped(mapped) = &*self.storage {
             mapped.will_read(start);
@@ -69,12 +66,7 @@ impl Samples {
 
     /// All of them.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = SampleRef<'_>> {
-        (0..self.len).map(|i| self.sample(i))
-    }
-
-    /// Leaves out all but the first `len` samples.
-    pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+        (0..self.len()).map(|i| self.sample(i))
     }
 
     /// Bytes of the samples and of what finds them, in memory or in the mapped file.
@@ -87,29 +79,21 @@ impl Samples {
     /// head of a mapped file, and computed for samples in memory at some gigabytes a second.
     pub fn fingerprint(&self) -> [u8; 32] {
         match &*self.storage {
-            Storage::Mapped(mapped) if self.len == mapped.ends().len() => mapped.fingerprint(),
-            Storage::Memory(_) | Storage::Mapped(_) => {
-                let (words, ends) = self.records();
+            Storage::Mapped(mapped) => mapped.fingerprint(),
+            Storage::Memory(built) => {
                 let mut hasher = blake3::Hasher::new();
-                hasher.update_rayon(words.as_bytes()).update_rayon(ends.as_bytes());
+                hasher.update_rayon(built.words.as_bytes()).update_rayon(built.ends.as_bytes());
                 *hasher.finalize().as_bytes()
             }
         }
     }
 
-    /// Words and ends of all that is stored.
-    fn parts(&self) -> (&[u32], &[u64]) {
+    /// Words of all records, and where each ends.
+    fn records(&self) -> (&[u32], &[u64]) {
         match &*self.storage {
             Storage::Memory(built) => (&built.words, &built.ends),
             Storage::Mapped(mapped) => (mapped.words(), mapped.ends()),
         }
-    }
-
-    /// Words and ends of the samples that are not left out.
-    fn records(&self) -> (&[u32], &[u64]) {
-        let (words, ends) = self.parts();
-        let ends = &ends[..self.len];
-        (&words[..ends.last().map_or(0, |end| *end as usize)], ends)
     }
 }
 
@@ -270,15 +254,13 @@ mod tests {
     }
 
     #[test]
-    fn the_first_samples_stay_as_they_are() {
+    fn mapped_samples_equal_those_in_memory() {
         let owned = samples();
-        for len in 0..8 {
+        for len in 0..=owned.len() {
             let expected: Samples = owned.iter().take(len).cloned().collect();
-            for mut stored in [owned.iter().cloned().collect(), mapped(&owned)] {
-                stored.truncate(len);
-                assert_eq!(stored, expected);
-                assert_eq!(stored.fingerprint(), expected.fingerprint());
-            }
+            let stored = mapped(&owned[..len]);
+            assert_eq!(stored, expected);
+            assert_eq!(stored.fingerprint(), expected.fingerprint());
         }
     }
 
