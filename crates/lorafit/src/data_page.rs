@@ -169,7 +169,12 @@ fn figures(page: &mut String, args: &DataArgs, s: &Statistics) {
     figure("tokens", number(found.tokens), format!("at most {} in a row", number(found.longest)));
     figure("trained", percent(s.supervised_share), format!("{} tokens", number(found.supervised_tokens)));
     figure("cut", number(found.truncated), format!("to {} tokens", number(args.read.max_seq_len)));
-    figure("dropped", number(found.dropped), "no trained token left by the cut".to_owned());
+    let (long, empty) = (number(found.overlong), number(found.dropped));
+    let dropped = number(found.overlong + found.dropped);
+    figure("dropped", dropped, format!("{long} too long, {empty} without a trained token"));
+    if found.skipped > 0 {
+        figure("skipped", number(found.skipped), "rows that cannot be read".to_owned());
+    }
     figure("repetitions", number(s.duplicates), "rows equal to an earlier one".to_owned());
     figure(
         "padded",
