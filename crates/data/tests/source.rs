@@ -44,7 +44,7 @@ fn load(source: impl Into<Source>) -> Result<Dataset, DataError> {
 fn texts(data: &Dataset) -> Vec<String> {
     let tokenizer = plain();
     let text = |ids: &[u32]| names(&tokenizer, ids).concat().replace("<|im_end|>", "").replace('Ġ', " ");
-    data.samples.iter().map(|sample| text(&sample.ids)).collect()
+    data.samples.iter().map(|sample| text(sample.ids)).collect()
 }
 
 fn records(path: &Path) -> Vec<(usize, Value)> {
