@@ -14,22 +14,59 @@ pub fn line(text: impl AsRef<str>) -> io::Result<()> {
     out.flush()
 }
 
-/// Writes a file, which is there whole or, after an error, as it was.
+/// Writes a file, which is there whole or, after an error, as it was. What is no file (`/dev/stdout`) is written to, not
+/// replaced.
 pub fn file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || {
+        if path.metadata().is_ok_and(|found| !found.is_file()) {
+            return std::fs::write(path, bytes);
+        }
         let mut builder = tempfile::Builder::new();
         // What any new file has; temporary ones are the user's alone.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let mut file = builder.tempfile_in(folder)?;
         file.write_all(bytes)?;
-        file.persist(path).map_err(|e| e.error)
+        file.persist(path).map(drop).map_err(|e| e.error)
     };
-    write().map(drop).with_context(|| format!("cannot write {}", path.display()))
+    write().with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Whether what is written to `stream` may have colours: it is a terminal, and nobody asked for none (no-color.org).
 pub fn has_colour(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::fs;
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::os::unix::fs::FileTypeExt as _;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_and_a_pipe_is_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        for text in ["longer than the next", "next"] {
+            file(&path, text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left");
+
+        let pipe = dir.path().join("pipe");
+        let name = std::ffi::CString::new(pipe.as_os_str().as_bytes()).unwrap();
+        // SAFETY: the name is a string that ends with zero.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        let (told, read) = mpsc::channel();
+        let reader = pipe.clone();
+        std::thread::spawn(move || told.send(fs::read(reader).unwrap()));
+        file(&pipe, b"through").unwrap();
+        assert_eq!(read.recv_timeout(Duration::from_secs(10)).unwrap(), b"through");
+        assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+    }
 }

@@ -87,7 +87,8 @@ impl ExactMatch {
 /// Sequences generated side by side, where memory allows.
 pub const SIDE_BY_SIDE: usize = 16;
 
-/// Answers every row greedily, `side_by_side` at a time, with at most `max_new_tokens` tokens. `on_progress(done)` is told as rows finish.
+/// Answers every row greedily, `side_by_side` at a time, with at most `max_new_tokens` tokens. `on_progress(done)` is
+/// told as rows finish.
 ///
 /// # Errors
 /// Ids that the tokenizer cannot decode.

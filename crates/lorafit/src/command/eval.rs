@@ -3,7 +3,6 @@
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use clap::Args;
 use lorafit_model::Model;
 use lorafit_model::adapter::Adapter;
@@ -249,7 +248,7 @@ fn write_scores<'a>(
         });
         text += &format!("{row}\n");
     }
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    output::file(path, text.as_bytes())
 }
 
 fn write_predictions(path: &Path, answers: &ExactMatch) -> anyhow::Result<()> {
@@ -259,5 +258,5 @@ fn write_predictions(path: &Path, answers: &ExactMatch) -> anyhow::Result<()> {
         format!("{row}\n")
     };
     let text: String = answers.examples.iter().map(line).collect();
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    output::file(path, text.as_bytes())
 }

@@ -259,8 +259,8 @@ pub fn run(args: PlanArgs) -> anyhow::Result<()> {
     }
     let report = report(&args)?;
     if let Some(file) = &args.svg {
-        std::fs::write(file, plan_svg::draw(&report.model, &subtitle(&report), &report.methods))
-            .with_context(|| format!("cannot write {}", file.display()))?;
+        let chart = plan_svg::draw(&report.model, &subtitle(&report), &report.methods);
+        output::file(file, chart.as_bytes())?;
     }
     output::line(match (args.json, args.recommend) {
         (true, _) => serde_json::to_string(&report)?,
