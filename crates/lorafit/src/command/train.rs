@@ -16,7 +16,7 @@ use lorafit_train::{
 };
 
 use super::require;
-use crate::base_args::{QuantArgs, TemplateArgs};
+use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::config_file::{self, Given};
 use crate::data_args::CacheArgs;
@@ -214,6 +214,10 @@ pub struct TrainArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub base: QuantArgs,
+    /// How the base is multiplied.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub compute: ComputeArgs,
     /// Where tokenised data is kept.
     #[command(flatten)]
     #[serde(flatten)]
@@ -323,6 +327,7 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     };
     let checkpoint = resumption.checkpoint.as_ref();
     let mut base = open_base(model, &args.base, &args.template, &args.common)?;
+    base.model.set_compute_dtype(args.compute.compute_dtype.into());
     if let Some(checkpoint) = checkpoint {
         base.tokenizer.set_clock(checkpoint.clock);
     }
