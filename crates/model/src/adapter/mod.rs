@@ -7,5 +7,5 @@ mod targets;
 pub use lora::module_shape;
 pub use lora::{Adapter, Gradients, LoraConfig};
 pub(crate) use lora::{GroupGradients, LoraGroup};
-pub use peft::{NamedTensor, files, load, named_tensors, save};
+pub use peft::{NamedTensor, files, from_bytes, load, named_tensors, save};
 pub use targets::{LayerRange, Module, Site, TargetError, Targets};

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 
 use lorafit_kernels::quant::Format;
-use lorafit_kernels::{Device, Tensor};
+use lorafit_kernels::{Device, SharedBytes, Tensor};
 use regex::Regex;
 use safetensors::{Dtype, SafeTensors, View, tensor::TensorView};
 use serde_json::{Map, Value, json};
@@ -19,7 +19,7 @@ use super::lora::{Adapter, LoraConfig, module_shape};
 use super::targets::Targets;
 use crate::config::Config;
 use crate::error::FileError;
-use crate::weights::{map, read_text};
+use crate::weights::{MAX_CONFIG_BYTES, inside, map, read_header, read_text};
 
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
@@ -170,12 +170,38 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 /// # Errors
 /// Files that are missing or malformed, an adapter of another model, an option that is not supported.
 pub fn load(dir: &Path, config: &Config, device: Device) -> Result<Adapter, FileError> {
-    let config_path = dir.join(CONFIG_FILE);
-    let text = read_text(&config_path).map_err(|e| {
+    let config_path = inside(dir, CONFIG_FILE)?;
+    let text = read_text(&config_path, MAX_CONFIG_BYTES).map_err(|e| {
         FileError::new(&config_path, format!("cannot read the adapter's configuration: {e}"))
             .with_hint("an adapter is a folder with adapter_config.json and adapter_model.safetensors")
     })?;
-    let json: Map<String, Value> = serde_json::from_str(&text)
+    let weights = inside(dir, WEIGHTS_FILE).and_then(|path| map(&path));
+    read(dir, &text, weights, config, device)
+}
+
+/// As [`load`] of a folder with these two files; errors call it `dir`.
+///
+/// # Errors
+/// As [`load`].
+pub fn from_bytes(
+    dir: &Path,
+    config_json: &str,
+    weights: SharedBytes,
+    config: &Config,
+    device: Device,
+) -> Result<Adapter, FileError> {
+    read(dir, config_json, Ok(weights), config, device)
+}
+
+fn read(
+    dir: &Path,
+    config_json: &str,
+    weights: Result<SharedBytes, FileError>,
+    config: &Config,
+    device: Device,
+) -> Result<Adapter, FileError> {
+    let config_path = dir.join(CONFIG_FILE);
+    let json: Map<String, Value> = serde_json::from_str(config_json)
         .map_err(|e| FileError::new(&config_path, format!("not an adapter configuration: {e}")))?;
     let lora = read_config(&json).map_err(|e| e.at(&config_path))?;
     let base =
@@ -186,11 +212,13 @@ pub fn load(dir: &Path, config: &Config, device: Device) -> Result<Adapter, File
 
     let weights_path = dir.join(WEIGHTS_FILE);
     let fail = |problem: String| FileError::new(&weights_path, problem);
-    let bytes = map(&weights_path)?;
-    let file = SafeTensors::deserialize(bytes.as_slice()).map_err(|e| {
-        fail(format!("not a whole safetensors file: {e}"))
+    let bytes = weights?;
+    let damaged = |problem: String| {
+        fail(format!("not a whole safetensors file: {problem}"))
             .with_hint("the file is cut short or damaged; copy or download it again")
-    })?;
+    };
+    read_header(bytes.as_slice()).map_err(damaged)?;
+    let file = SafeTensors::deserialize(bytes.as_slice()).map_err(|e| damaged(e.to_string()))?;
     let mut unread: BTreeSet<String> = file.names().into_iter().map(|n| n.to_string()).collect();
     let mut take = |path: &str, factor: &str, expected: [usize; 2]| -> Result<TensorView<'_>, FileError> {
         let name = tensor_name(path, factor);
