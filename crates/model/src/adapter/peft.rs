@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lorafit_kernels::quant::Format;
 use lorafit_kernels::{Device, Tensor};
@@ -22,7 +22,7 @@ use crate::error::FileError;
 use crate::weights::{map, read_text};
 
 const CONFIG_FILE: &str = "adapter_config.json";
-const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+pub(super) const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
 /// Writes `adapter` to the folder `dir`, which is made if needed. Each file is written beside its place and
 /// then renamed, the configuration last, so that an interrupted save leaves the adapter that was there.
@@ -165,18 +165,24 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     })
 }
 
-/// Reads an adapter for a model of shape `config` from the folder `dir`.
-///
-/// # Errors
-/// Files that are missing or malformed, an adapter of another model, an option that is not supported.
-pub fn load(dir: &Path, config: &Config, device: Device) -> Result<Adapter, FileError> {
+/// The configuration of the adapter in `dir`, and its path.
+pub(super) fn read_json(dir: &Path) -> Result<(PathBuf, Map<String, Value>), FileError> {
     let config_path = dir.join(CONFIG_FILE);
     let text = read_text(&config_path).map_err(|e| {
         FileError::new(&config_path, format!("cannot read the adapter's configuration: {e}"))
             .with_hint("an adapter is a folder with adapter_config.json and adapter_model.safetensors")
     })?;
-    let json: Map<String, Value> = serde_json::from_str(&text)
+    let json = serde_json::from_str(&text)
         .map_err(|e| FileError::new(&config_path, format!("not an adapter configuration: {e}")))?;
+    Ok((config_path, json))
+}
+
+/// Reads an adapter for a model of shape `config` from the folder `dir`.
+///
+/// # Errors
+/// Files that are missing or malformed, an adapter of another model, an option that is not supported.
+pub fn load(dir: &Path, config: &Config, device: Device) -> Result<Adapter, FileError> {
+    let (config_path, json) = read_json(dir)?;
     let lora = read_config(&json).map_err(|e| e.at(&config_path))?;
     let base =
         json.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or("another model").to_owned();
@@ -225,7 +231,7 @@ pub fn load(dir: &Path, config: &Config, device: Device) -> Result<Adapter, File
     Ok(adapter)
 }
 
-fn format_of(view: &TensorView<'_>) -> Option<Format> {
+pub(super) fn format_of(view: &TensorView<'_>) -> Option<Format> {
     match view.dtype() {
         Dtype::F32 => Some(Format::F32),
         Dtype::F16 => Some(Format::F16),
@@ -234,7 +240,7 @@ fn format_of(view: &TensorView<'_>) -> Option<Format> {
     }
 }
 
-fn decode(view: &TensorView<'_>) -> Vec<f32> {
+pub(super) fn decode(view: &TensorView<'_>) -> Vec<f32> {
     let format = format_of(view).expect("looked at when the tensor was found");
     let mut values = vec![0.0; view.data().len() / format.block_bytes()];
     format.decode(view.data(), &mut values);
@@ -337,7 +343,7 @@ fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, FileError> {
     })
 }
 
-fn patterns<T>(
+pub(super) fn patterns<T>(
     json: &Map<String, Value>,
     key: &str,
     read: impl Fn(&Value) -> Option<T>,
