@@ -1,9 +1,12 @@
-//! Low-rank adapters: which projections, their factors and gradients, and PEFT's files.
+//! Low-rank adapters: which projections, their factors and gradients, PEFT's files, and what an adapter changed.
 
+pub mod analysis;
+mod factors;
 mod lora;
 mod peft;
 mod targets;
 
+pub use factors::{AdapterFile, Factors};
 pub use lora::module_shape;
 pub use lora::{Adapter, Gradients, LoraConfig};
 pub(crate) use lora::{GroupGradients, LoraGroup};
