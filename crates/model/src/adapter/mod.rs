@@ -5,7 +5,7 @@ mod peft;
 mod targets;
 
 pub use lora::module_shape;
-pub use lora::{Adapter, Gradients, LoraConfig};
+pub use lora::{Adapter, LoraConfig};
 pub(crate) use lora::{GroupGradients, LoraGroup};
-pub use peft::{NamedTensor, files, load, named_tensors, save};
+pub use peft::{CONFIG_FILE, NamedTensor, WEIGHTS_FILE, config_file, load, named_tensors, save, sources};
 pub use targets::{LayerRange, Module, Site, TargetError, Targets};

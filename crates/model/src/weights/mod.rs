@@ -3,6 +3,7 @@
 mod bitsandbytes;
 mod gguf;
 mod safetensors;
+mod stream;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use lorafit_kernels::{Owner, RowOrder, SharedBytes, Weight};
 
 pub use bitsandbytes::{QuantizedFolder, write_quantized};
 pub use gguf::Gguf;
+pub use stream::{SaveDtype, TensorData, TensorReader, TensorSource, Values, write_tensors};
 
 use crate::config::{Config, ConfigError};
 use crate::error::FileError;
