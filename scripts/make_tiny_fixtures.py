@@ -13,6 +13,7 @@ expected.safetensors, for each sequence s (they differ in length; each is run al
   base_logits.s  F32 [tokens, vocab]   without
   grad.NAME      F32                   d loss / d NAME for every tensor NAME of adapter/adapter_model.safetensors
 loss (F32 [1], also in expected.json) is the mean over the supervised tokens of all sequences.
+The folders of FULL also have full.safetensors, of the base alone: loss, and grad.NAME for every weight NAME.
 bf16 and f16 folders: weights stored in that type, arithmetic in f32.
 
 Run: .venv/bin/python scripts/make_tiny_fixtures.py        (deterministic; rewrites the folders)
@@ -60,6 +61,10 @@ MODELS = {
     "chat_bpe": (LlamaConfig(**CHAT | dict(tie_word_embeddings=True), rms_norm_eps=1e-5, rope_parameters=rope(100000.0)), True),
     "chat_spm": (LlamaConfig(**CHAT, rms_norm_eps=1e-5, rope_parameters=rope(10000.0)), True),
 }
+
+
+# Tied and untied, with and without biases, with norms of queries and keys.
+FULL = ("llama", "llama_bias", "qwen2", "qwen3")
 
 
 def randomize(model, seed):
@@ -169,6 +174,19 @@ def write_expected(folder, seed):
     print(f"{folder.name:12} loss {loss.item():.4f}  logits std {spread:.2f}  adapter moves them by {moved:.2f}")
 
 
+def write_full(folder, seed):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    total, count = 0.0, 0
+    for ids, labels in samples(model.config.vocab_size, seed):
+        mask = labels[1:] != -100
+        losses = torch.nn.functional.cross_entropy(model(input_ids=ids[None]).logits[0, :-1], ids[1:], reduction="none")
+        total, count = total + losses[mask].sum(), count + int(mask.sum())
+    loss = total / count
+    loss.backward()
+    tensors = {"loss": loss.detach()[None]} | {f"grad.{name}": p.grad for name, p in model.named_parameters()}
+    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "full.safetensors")
+
+
 def fresh(name):
     folder = ROOT / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -194,6 +212,8 @@ def main():
                                          tiny_tokenizers.LLAMA2, add_bos=True, template_file=False)
         write_adapter(folder, 200 + i)
         write_expected(folder, 300 + i)
+        if name in FULL:
+            write_full(folder, 300 + i)
     # The same model stored in 16 bits, same adapter, and (f16) cut into shards.
     for name, dtype, shard in (("llama_bf16", torch.bfloat16, None), ("llama_f16", torch.float16, None), ("sharded", torch.float16, "60KB")):
         folder = fresh(name)

@@ -81,6 +81,13 @@ impl Tensor {
         }
     }
 
+    /// Copies the values from position `offset` on to `out`.
+    pub fn read(&self, offset: usize, out: &mut [f32]) {
+        match &self.storage {
+            Storage::Cpu(values) => out.copy_from_slice(&values[offset..offset + out.len()]),
+        }
+    }
+
     /// Sets the first `len` values to `value`.
     pub fn fill(&mut self, len: usize, value: f32) {
         match &mut self.storage {

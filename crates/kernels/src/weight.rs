@@ -1,15 +1,19 @@
-//! A frozen weight matrix as its file stores it, decoded piece by piece where a product needs it.
+//! A weight matrix: frozen as its file stores it, decoded piece by piece where a product needs it, or f32 values that
+//! are trained.
 //!
-//! There is never a decoded copy of a whole matrix (invariant 2): the matmul asks for short row
+//! There is never a decoded copy of a frozen matrix (invariant 2): the matmul asks for short row
 //! segments and keeps them only as long as the tile they belong to is in use.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rayon::prelude::*;
+
 use crate::bytes::SharedBytes;
 use crate::quant::four_bit::FourBit;
 use crate::quant::int8::Int8;
 use crate::quant::{Format, Quantization};
+use crate::tensor::{Device, Tensor};
 
 /// How the rows of a stored matrix relate to the rows of the Hugging Face checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,9 +108,9 @@ pub struct UnquantizableValue {
     pub quantization: Quantization,
 }
 
-/// A frozen `[rows, cols]` matrix (`[out, in]` for a projection, `[vocab, hidden]` for an embedding),
+/// A `[rows, cols]` matrix (`[out, in]` for a projection, `[vocab, hidden]` for an embedding),
 /// row-major in its storage format. A vector is a matrix of one row.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Weight {
     rows: usize,
     cols: usize,
@@ -116,7 +120,7 @@ pub struct Weight {
 }
 
 /// Where the values are.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Storage {
     /// Rows of whole blocks.
     Blocks {
@@ -125,6 +129,8 @@ enum Storage {
     },
     FourBit(FourBit),
     Int8(Int8),
+    /// The master copy of a matrix that is trained.
+    Trained(Tensor),
 }
 
 impl Weight {
@@ -222,17 +228,44 @@ impl Weight {
     /// # Errors
     /// A value that is not finite.
     pub fn quantize(&self, quantization: Quantization) -> Result<Self, UnquantizableValue> {
-        let cols = self.cols.max(1);
-        Weight::quantized(self.rows, self.cols, quantization, |range, out| {
-            let (mut at, mut out) = (range.start, out);
-            while at < range.end {
-                let (row, col) = (at / cols, at % cols);
-                let count = (cols - col).min(range.end - at);
-                let (now, rest) = std::mem::take(&mut out).split_at_mut(count);
-                self.decode(row, col..col + count, now);
-                (at, out) = (at + count, rest);
-            }
-        })
+        Weight::quantized(self.rows, self.cols, quantization, |range, out| self.decode_range(range, out))
+    }
+
+    /// The same matrix as f32 values that can be trained. Of mapped bytes no page is held afterwards.
+    pub fn to_trained(&self, device: Device) -> Self {
+        const CHUNK: usize = 1 << 20;
+        let len = self.rows * self.cols;
+        let mut values = Tensor::zeros(device, len);
+        let mut chunk = vec![0.0; CHUNK.min(len)];
+        for start in (0..len).step_by(CHUNK) {
+            let range = start..(start + CHUNK).min(len);
+            let chunk = &mut chunk[..range.len()];
+            let piece = (chunk.len() / rayon::current_num_threads()).max(1 << 14);
+            chunk.par_chunks_mut(piece).enumerate().for_each(|(i, out)| {
+                let first = start + i * piece;
+                self.decode_range(first..first + out.len(), out);
+            });
+            values.write(start, chunk);
+        }
+        self.release();
+        let compute_dtype = self.compute_dtype;
+        Weight { compute_dtype, ..Weight::stored(self.rows, self.cols, Storage::Trained(values)) }
+    }
+
+    /// The values of a matrix that is trained.
+    pub fn trained(&self) -> Option<&Tensor> {
+        match &self.storage {
+            Storage::Trained(values) => Some(values),
+            Storage::Blocks { .. } | Storage::FourBit(_) | Storage::Int8(_) => None,
+        }
+    }
+
+    /// As [`Weight::trained`], writable.
+    pub fn trained_mut(&mut self) -> Option<&mut Tensor> {
+        match &mut self.storage {
+            Storage::Trained(values) => Some(values),
+            Storage::Blocks { .. } | Storage::FourBit(_) | Storage::Int8(_) => None,
+        }
     }
 
     /// A matrix of `f32` values, for tests and random models.
@@ -274,6 +307,7 @@ impl Weight {
             Storage::Blocks { data, .. } => data.len(),
             Storage::FourBit(data) => data.stored_bytes(),
             Storage::Int8(data) => data.stored_bytes(),
+            Storage::Trained(values) => 4 * values.len(),
         }
     }
 
@@ -288,7 +322,7 @@ impl Weight {
     pub fn four_bit(&self) -> Option<&FourBit> {
         match &self.storage {
             Storage::FourBit(data) => Some(data),
-            Storage::Blocks { .. } | Storage::Int8(_) => None,
+            Storage::Blocks { .. } | Storage::Int8(_) | Storage::Trained(_) => None,
         }
     }
 
@@ -296,7 +330,7 @@ impl Weight {
     pub fn int8(&self) -> Option<&Int8> {
         match &self.storage {
             Storage::Int8(data) => Some(data),
-            Storage::Blocks { .. } | Storage::FourBit(_) => None,
+            Storage::Blocks { .. } | Storage::FourBit(_) | Storage::Trained(_) => None,
         }
     }
 
@@ -318,6 +352,23 @@ impl Weight {
                 data.decode(first + cols.start..first + cols.end, out);
             }
             Storage::Int8(data) => data.decode(self.cols, stored, cols, out),
+            Storage::Trained(values) => {
+                let first = stored * self.cols;
+                out.copy_from_slice(&values.cpu()[first + cols.start..first + cols.end]);
+            }
+        }
+    }
+
+    /// Decodes the values `range`, counted in row-major checkpoint order, into `out`.
+    pub fn decode_range(&self, range: Range<usize>, out: &mut [f32]) {
+        let cols = self.cols.max(1);
+        let (mut at, mut out) = (range.start, out);
+        while at < range.end {
+            let (row, col) = (at / cols, at % cols);
+            let count = (cols - col).min(range.end - at);
+            let (now, rest) = std::mem::take(&mut out).split_at_mut(count);
+            self.decode(row, col..col + count, now);
+            (at, out) = (at + count, rest);
         }
     }
 
@@ -331,6 +382,7 @@ impl Weight {
                 let (before, values, after) = unsafe { data.as_slice().align_to::<f32>() };
                 (before.is_empty() && after.is_empty()).then_some(values)
             }
+            (Storage::Trained(values), RowOrder::Stored) => Some(values.cpu()),
             _ => None,
         }
     }
@@ -350,6 +402,11 @@ impl Weight {
                 &data.codes.as_slice()[(first + cols.start) / 2..(first + cols.end).div_ceil(2)]
             }
             Storage::Int8(data) => &data.codes.as_slice()[first + cols.start..first + cols.end],
+            Storage::Trained(values) => {
+                let values = &values.cpu()[first + cols.start..first + cols.end];
+                // SAFETY: every f32 is four bytes.
+                unsafe { values.align_to::<u8>().1 }
+            }
         }
     }
 

@@ -11,6 +11,9 @@ use crate::activations::Activations;
 
 use crate::adapter::{Adapter, LoraConfig, LoraGroup, Site, TargetError};
 use crate::config::Config;
+use crate::gradients::{Gradients, Place};
+use crate::model::Model;
+use crate::parameters::Trainable;
 
 /// What every block uses in turn, forward and backward.
 #[derive(Debug)]
@@ -105,6 +108,8 @@ pub struct BufferShape {
     pub targets: usize,
     /// Total rank of the adapter at each site of each layer.
     pub(crate) ranks: Vec<[usize; 4]>,
+    /// The lowest block that backward reaches; the number of blocks if it reaches none.
+    pub(crate) first_trained: usize,
     /// Whether the adapter's input is dropped at random.
     pub(crate) drops: bool,
     /// Backward too, or forward only.
@@ -114,19 +119,35 @@ pub struct BufferShape {
 }
 
 impl BufferShape {
-    /// For training an adapter of `lora` on batches of up to `tokens` tokens, `targets` of which predict something.
+    /// For training on batches of up to `tokens` tokens, `targets` of which predict something.
     ///
     /// # Errors
     /// A selection of layers or modules that the model does not have.
     pub fn for_training(
         config: &Config,
-        lora: &LoraConfig,
+        trainable: Trainable<'_>,
         tokens: usize,
         targets: usize,
         activations: ActivationPolicy,
     ) -> Result<Self, TargetError> {
-        let ranks = ranks_of(config, lora)?;
-        Ok(BufferShape { tokens, targets, ranks, drops: lora.dropout > 0.0, train: true, activations })
+        let layers = config.num_hidden_layers;
+        let (ranks, first_trained, drops) = match trainable {
+            Trainable::Adapter(lora) => {
+                let ranks = ranks_of(config, lora)?;
+                let first = ranks.iter().position(|r| *r != [0; 4]).unwrap_or(layers);
+                (ranks, first, lora.dropout > 0.0)
+            }
+            Trainable::Weights(selection) => {
+                let selected = selection.of(config)?;
+                let embedding = selected.iter().any(|w| w.path() == "model.embed_tokens");
+                let first = match embedding {
+                    true => 0,
+                    false => selected.iter().filter_map(|w| w.layer).min().unwrap_or(layers),
+                };
+                (vec![[0; 4]; layers], first, false)
+            }
+        };
+        Ok(BufferShape { tokens, targets, ranks, first_trained, drops, train: true, activations })
     }
 
     /// For computing batches of up to `tokens` tokens forward only, with an adapter of `lora` if there is one.
@@ -140,15 +161,13 @@ impl BufferShape {
     ) -> Result<Self, TargetError> {
         let ranks = lora.map(|lora| ranks_of(config, lora)).transpose()?;
         let ranks = ranks.unwrap_or_else(|| vec![[0; 4]; config.num_hidden_layers]);
-        let activations = ActivationPolicy::default();
-        Ok(BufferShape { tokens, targets: tokens, ranks, drops: false, train: false, activations })
+        Ok(BufferShape::forward_only(ranks, tokens))
     }
 
-    /// For training every weight: as for an adapter on all modules, without the adapter.
-    pub fn for_full(config: &Config, tokens: usize, targets: usize, activations: ActivationPolicy) -> Self {
-        // A rank of one reaches the lowest block and adds a few values a token.
-        let ranks = vec![[1; 4]; config.num_hidden_layers];
-        BufferShape { tokens, targets, ranks, drops: false, train: true, activations }
+    fn forward_only(ranks: Vec<[usize; 4]>, tokens: usize) -> Self {
+        let activations = ActivationPolicy::default();
+        let first_trained = ranks.len();
+        BufferShape { tokens, targets: tokens, ranks, first_trained, drops: false, train: false, activations }
     }
 
     fn of(config: &Config, adapter: Option<&Adapter>, tokens: usize) -> Self {
@@ -159,8 +178,7 @@ impl BufferShape {
             Some(adapter) => adapter.layers.iter().map(ranks_of).collect(),
             None => vec![[0; 4]; config.num_hidden_layers],
         };
-        let activations = ActivationPolicy::default();
-        BufferShape { tokens, targets: tokens, ranks, drops: false, train: false, activations }
+        BufferShape::forward_only(ranks, tokens)
     }
 
     /// The lowest block that backward reaches, and the lowest whose activations are all kept.
@@ -169,7 +187,7 @@ impl BufferShape {
         if !self.train {
             return (layers, layers);
         }
-        let lowest = self.ranks.iter().position(|r| *r != [0; 4]).unwrap_or(layers);
+        let lowest = self.first_trained;
         let kept = match self.activations.recompute {
             Recompute::None => lowest,
             Recompute::Full => layers,
@@ -300,24 +318,31 @@ impl Buffers {
         Buffers::new(config, &BufferShape::of(config, adapter, tokens), device)
     }
 
-    /// Buffers for training `adapter` on batches of up to `tokens` tokens, `targets` of which predict something.
+    /// Buffers for computing `gradients` of `model` and `adapter` on batches of up to `tokens` tokens, `targets` of which
+    /// predict something.
     pub fn for_training(
-        config: &Config,
-        adapter: &Adapter,
-        device: Device,
+        model: &Model,
+        adapter: Option<&Adapter>,
+        gradients: &Gradients,
         tokens: usize,
         targets: usize,
         activations: ActivationPolicy,
     ) -> Self {
-        let drops = adapter.config().dropout > 0.0;
+        let (config, layers) = (model.config(), model.config().num_hidden_layers);
+        let first_trained = match gradients.lowest() {
+            Some(Place::Embedding) => 0,
+            Some(Place::Block(block, _)) => block,
+            Some(Place::Norm | Place::Head) | None => layers,
+        };
         let shape = BufferShape {
             train: true,
             targets,
-            drops,
+            first_trained,
+            drops: adapter.is_some_and(|adapter| adapter.config().dropout > 0.0),
             activations,
-            ..BufferShape::of(config, Some(adapter), tokens)
+            ..BufferShape::of(config, adapter, tokens)
         };
-        Buffers::new(config, &shape, device)
+        Buffers::new(config, &shape, model.device())
     }
 
     /// The largest batch that fits.

@@ -7,10 +7,14 @@ mod buffers;
 pub mod config;
 mod error;
 mod generate;
+mod gradients;
 mod kv_cache;
 mod layers;
 mod load;
 mod model;
+mod parameters;
+mod selection;
+mod shapes;
 mod source;
 pub mod weights;
 
@@ -18,9 +22,13 @@ pub use buffers::{ActivationDtype, ActivationPolicy, BufferBytes, BufferShape, B
 pub use config::Config;
 pub use error::FileError;
 pub use generate::{Sampling, generate, sequence_logits_bytes};
+pub use gradients::Gradients;
 pub use kv_cache::KvCache;
 pub use load::{BaseQuantization, RandomWeights};
 pub use model::{Model, Stream};
+pub use parameters::{Parameters, Trainable};
+pub use selection::{WeightModules, WeightSelection};
+pub use shapes::{WeightShape, weight_shapes};
 #[cfg(feature = "hub")]
 pub use source::Hub;
 pub use source::{ShapeSource, Source, SourceError};

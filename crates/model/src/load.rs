@@ -13,7 +13,9 @@ use crate::error::FileError;
 use crate::layers::attention::SelfAttention;
 use crate::layers::linear::{Linear, LinearGroup};
 use crate::layers::mlp::Mlp;
+use crate::layers::vector::Vector;
 use crate::model::Model;
+use crate::shapes::weight_shapes;
 use crate::weights::ModelFiles;
 
 /// How a base model is quantised on loading. Norms and biases never are.
@@ -35,16 +37,10 @@ impl BaseQuantization {
 
 /// The matrices of a model by checkpoint name, `[rows, cols]`; a tied head is the embedding.
 pub(crate) fn matrices(config: &Config) -> impl Iterator<Item = (String, usize, usize)> {
-    let ends = ["model.embed_tokens.weight", "lm_head.weight"];
-    let ends = ends.into_iter().take(if config.tie_word_embeddings { 1 } else { 2 });
-    let ends = ends.map(|name| (name.to_owned(), config.vocab_size, config.hidden_size));
-    let projections = (0..config.num_hidden_layers).flat_map(|layer| {
-        Module::ALL.map(|module| {
-            let (rows, cols) = module_shape(config, module);
-            (format!("{}.weight", module.path(layer)), rows, cols)
-        })
-    });
-    ends.chain(projections)
+    weight_shapes(config).into_iter().filter_map(|weight| match weight.dims[..] {
+        [rows, cols] => Some((weight.name, rows, cols)),
+        _ => None,
+    })
 }
 
 /// Bytes of a model's weights in memory, when `stored` tells those of a matrix that is not quantised. Norms and biases
@@ -112,19 +108,19 @@ impl Model {
     }
 
     fn build<S: WeightSource>(config: &Config, device: Device, source: &S) -> Result<Self, S::Error> {
-        let vector =
-            |name: &str, len: usize| source.vector(name, len).map(|v| Tensor::from_slice(device, &v));
+        let vector = |name: &str, len: usize| {
+            source.vector(name, len).map(|v| Vector::frozen(Tensor::from_slice(device, &v)))
+        };
         let linear = |layer: usize, module: Module| {
             let (outputs, inputs) = module_shape(config, module);
             let path = module.path(layer);
-            let has_bias = match module {
-                Module::QProj | Module::KProj | Module::VProj => config.attention_bias,
-                Module::OProj => config.attention_output_bias,
-                Module::GateProj | Module::UpProj | Module::DownProj => config.mlp_bias,
-            };
             Ok(Linear {
                 weight: source.weight(&format!("{path}.weight"), outputs, inputs)?,
-                bias: if has_bias { Some(vector(&format!("{path}.bias"), outputs)?) } else { None },
+                bias: if config.has_bias(module) {
+                    Some(vector(&format!("{path}.bias"), outputs)?)
+                } else {
+                    None
+                },
             })
         };
         let group = |layer: usize, site: Site| {
@@ -154,17 +150,16 @@ impl Model {
             })
         };
         let embedding = source.weight("model.embed_tokens.weight", config.vocab_size, config.hidden_size)?;
-        let head = if config.tie_word_embeddings {
-            embedding.clone()
-        } else {
-            source.weight("lm_head.weight", config.vocab_size, config.hidden_size)?
+        let own_head = match config.tie_word_embeddings {
+            true => None,
+            false => Some(source.weight("lm_head.weight", config.vocab_size, config.hidden_size)?),
         };
         Ok(Model {
             device,
             embedding,
             blocks: (0..config.num_hidden_layers).map(block).collect::<Result<_, S::Error>>()?,
             norm: vector("model.norm.weight", config.hidden_size)?,
-            head,
+            own_head,
             frequencies: config.rope_frequencies(),
             config: config.clone(),
         })

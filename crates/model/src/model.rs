@@ -1,4 +1,4 @@
-//! A decoder-only language model: embedding, blocks, final norm, head; loss with adapter gradients, and
+//! A decoder-only language model: embedding, blocks, final norm, head; loss with gradients of what is trained, and
 //! cached decoding.
 
 use lorafit_kernels::ops::attention::Segments;
@@ -8,14 +8,16 @@ use lorafit_kernels::ops::matmul::{self, Product, Right, Term, View};
 use lorafit_kernels::ops::{elementwise, embedding, rms_norm};
 use lorafit_kernels::{ComputeDtype, Device, Tensor, Weight};
 
-use crate::adapter::{Adapter, Gradients};
+use crate::adapter::Adapter;
 use crate::arch::decoder::{Block, BlockAdapter, Extent};
 use crate::buffers::{Buffers, HeadBuffers};
 use crate::config::Config;
+use crate::gradients::{Gradients, Place};
 use crate::kv_cache::{KvCache, Run};
 use crate::layers::attention::Context;
+use crate::layers::vector::Vector;
 
-/// A frozen model over weights as their files store them.
+/// A model over weights as their files store them, or trained ([`Model::train`]).
 #[derive(Debug)]
 pub struct Model {
     pub(crate) config: Config,
@@ -24,9 +26,9 @@ pub struct Model {
     pub(crate) embedding: Weight,
     pub(crate) blocks: Vec<Block>,
     /// `[hidden]`.
-    pub(crate) norm: Tensor,
-    /// `[vocab, hidden]`; the embedding where the two are tied.
-    pub(crate) head: Weight,
+    pub(crate) norm: Vector,
+    /// `[vocab, hidden]`; none where the embedding is the head.
+    pub(crate) own_head: Option<Weight>,
     /// Rotary frequencies of a head's pairs.
     pub(crate) frequencies: Vec<f32>,
 }
@@ -55,13 +57,18 @@ impl Model {
         self.device
     }
 
-    /// Says how products with the frozen matrices are computed, the head's too. What an adapter adds, attention, norms
-    /// and the loss are always f32.
+    /// Says how products with the matrices are computed, the head's too. What an adapter adds, gradients of weights,
+    /// attention, norms and the loss are always f32.
     pub fn set_compute_dtype(&mut self, dtype: ComputeDtype) {
         for block in &mut self.blocks {
             block.set_compute_dtype(dtype);
         }
-        self.head.set_compute_dtype(dtype);
+        self.own_head.as_mut().unwrap_or(&mut self.embedding).set_compute_dtype(dtype);
+    }
+
+    /// `[vocab, hidden]`.
+    fn head(&self) -> &Weight {
+        self.own_head.as_ref().unwrap_or(&self.embedding)
     }
 
     /// The loss of each target, `-log p(id | what the row sees)`.
@@ -79,7 +86,8 @@ impl Model {
         losses
     }
 
-    /// As [`Model::loss`], and adds the gradient of `scale * sum(weight * loss)` to `gradients`.
+    /// As [`Model::loss`], and adds the gradient of `scale * sum(weight * loss)` to `gradients`, which are of this model
+    /// and this adapter.
     ///
     /// `mask` drops values of the adapters' inputs; it differs in every call.
     ///
@@ -87,16 +95,17 @@ impl Model {
     /// As [`Model::loss`], and when `buffers` were not made for training.
     pub fn loss_and_gradient(
         &self,
-        adapter: &Adapter,
+        adapter: Option<&Adapter>,
         mask: Option<Mask>,
         stream: Stream<'_>,
         scale: f32,
         buffers: &mut Buffers,
         gradients: &mut Gradients,
     ) -> Vec<f32> {
-        self.forward(Some(adapter), mask, stream, buffers);
-        let losses = self.head_backward(stream, scale, buffers);
-        self.blocks_backward(adapter, mask, stream, buffers, gradients);
+        let lowest = gradients.lowest();
+        self.forward(adapter, mask, stream, buffers);
+        let losses = self.head_backward(stream, scale, buffers, gradients, lowest);
+        self.blocks_backward(adapter, mask, stream, buffers, gradients, lowest);
         losses
     }
 
@@ -149,13 +158,25 @@ impl Model {
         elementwise::gather_rows(hidden, rows, width, &mut head.hidden);
         let (normed, rstd) = (&mut head.normed, &mut head.rstd);
         rms_norm::forward(&head.hidden, &self.norm, self.config.rms_norm_eps, rows.len(), normed, rstd);
-        let right = Right::WeightTransposed(&self.head);
+        let right = Right::WeightTransposed(self.head());
         let term = Term { left: View::rows(&head.normed, width), right, k: width };
         matmul::run(&mut [Product::new(rows.len(), self.config.vocab_size, term, &mut head.logits)]);
     }
 
-    /// Loss, and the gradient of `buffers.hidden` in `back.d_hidden`, a chunk of supervised rows at a time.
-    fn head_backward(&self, stream: Stream<'_>, scale: f32, buffers: &mut Buffers) -> Vec<f32> {
+    /// Loss, gradients of head and norm, and the gradient of `buffers.hidden` in `back.d_hidden`, a chunk of supervised
+    /// rows at a time. Goes no further down than `lowest`.
+    fn head_backward(
+        &self,
+        stream: Stream<'_>,
+        scale: f32,
+        buffers: &mut Buffers,
+        gradients: &mut Gradients,
+        lowest: Option<Place>,
+    ) -> Vec<f32> {
+        let d_head = match self.own_head {
+            Some(_) => &mut gradients.head,
+            None => &mut gradients.embedding,
+        };
         let (width, vocab) = (self.config.hidden_size, self.config.vocab_size);
         let back = buffers.backward.as_mut().expect("buffers made for training");
         back.d_hidden.fill(stream.ids.len() * width, 0.0);
@@ -166,9 +187,23 @@ impl Model {
             let of_chunk = &mut losses[chunk.first..chunk.first + chunk.targets.len()];
             cross_entropy::loss_and_gradient(&mut head.logits, rows, vocab, &chunk.targets, scale, of_chunk);
 
-            let term =
-                Term { left: View::rows(&head.logits, vocab), right: Right::Weight(&self.head), k: vocab };
+            let d_logits = View::rows(&head.logits, vocab);
+            if let Some(d_head) = d_head {
+                let right = Right::View(View::rows(&head.normed, width));
+                let term = Term { left: d_logits.t(), right, k: rows };
+                matmul::run(&mut [Product { accumulate: true, ..Product::new(vocab, width, term, d_head) }]);
+            }
+            if lowest == Some(Place::Head) {
+                continue;
+            }
+            let term = Term { left: d_logits, right: Right::Weight(self.head()), k: vocab };
             matmul::run(&mut [Product::new(rows, width, term, &mut head.d_normed)]);
+            if let Some(d_norm) = &mut gradients.norm {
+                rms_norm::backward_weight(&head.d_normed, &head.hidden, &head.rstd, rows, d_norm);
+            }
+            if lowest == Some(Place::Norm) {
+                continue;
+            }
             head.d_hidden.fill(rows * width, 0.0);
             rms_norm::backward(
                 &head.d_normed,
@@ -183,20 +218,25 @@ impl Model {
         losses
     }
 
-    /// Goes back through the blocks to the lowest adapted projection.
+    /// Goes back through the blocks to `lowest`.
     fn blocks_backward(
         &self,
-        adapter: &Adapter,
+        adapter: Option<&Adapter>,
         mask: Option<Mask>,
         stream: Stream<'_>,
         buffers: &mut Buffers,
         gradients: &mut Gradients,
+        lowest: Option<Place>,
     ) {
-        let Some((lowest, last)) = adapter.lowest() else { return };
+        let (lowest, last) = match lowest {
+            Some(Place::Embedding) => (0, None),
+            Some(Place::Block(block, stage)) => (block, Some(stage)),
+            Some(Place::Norm | Place::Head) | None => return,
+        };
         let back = buffers.backward.as_mut().expect("buffers made for training");
         let rows = stream.ids.len();
         for i in (lowest..self.blocks.len()).rev() {
-            let (block, adapter) = (&self.blocks[i], block_adapter(adapter, i, mask));
+            let (block, adapter) = (&self.blocks[i], adapter.map(|a| block_adapter(a, i, mask)));
             let (scratch, activations) = (&mut buffers.scratch, &mut buffers.activations);
             let again = activations.is_recomputed(i);
             let mut saved = activations.for_backward(i, rows);
@@ -204,14 +244,17 @@ impl Model {
                 let hidden = &mut buffers.hidden;
                 elementwise::copy(&saved.x, rows * self.config.hidden_size, hidden);
                 let context = &mut Context::Stream(stream.segments);
-                block.forward(hidden, rows, Some(adapter), context, saved, scratch, Extent::Saved);
+                block.forward(hidden, rows, adapter, context, saved, scratch, Extent::Saved);
                 saved = activations.round(rows);
             }
-            let last = (i == lowest).then_some(last);
-            let gradients = &mut gradients.layers[i];
+            let last = last.filter(|_| i == lowest);
+            let gradients = &mut gradients.blocks[i];
             let d_normed = &mut buffers.hidden;
             block.backward(rows, adapter, gradients, stream.segments, saved, scratch, back, d_normed, last);
             buffers.activations.release(i);
+        }
+        if let Some(d_embedding) = &mut gradients.embedding {
+            embedding::backward(&back.d_hidden, stream.ids, self.config.hidden_size, d_embedding);
         }
     }
 

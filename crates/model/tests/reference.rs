@@ -7,7 +7,9 @@ use common::{Case, assert_close, fixture};
 use lorafit_kernels::Device;
 use lorafit_kernels::ops::attention::Segments;
 use lorafit_model::adapter::{self, Adapter, LoraConfig, Targets, named_tensors};
-use lorafit_model::{ActivationDtype, ActivationPolicy, Buffers, Recompute, Sampling, Stream, generate};
+use lorafit_model::{
+    ActivationDtype, ActivationPolicy, Buffers, Gradients, Recompute, Sampling, Stream, generate,
+};
 
 const MODELS: [&str; 10] = [
     "llama",
@@ -156,13 +158,12 @@ fn recomputed_gradients_with_dropout_equal_kept_ones_bit_for_bit() {
     let dropping = with_dropout(&case);
     let gradients = |recompute| {
         let activations = ActivationPolicy { recompute, ..ActivationPolicy::default() };
-        let config = case.model.config();
+        let (model, adapter, tokens) = (&case.model, Some(&case.adapter), p.ids.len());
+        let mut gradients = Gradients::new(model, adapter);
         let mut buffers =
-            Buffers::for_training(config, &dropping, Device::Cpu, p.ids.len(), p.ids.len(), activations);
-        let mut gradients = case.adapter.zero_gradients();
+            Buffers::for_training(model, Some(&dropping), &gradients, tokens, tokens, activations);
         let mask = Some(Mask { p: 0.4, seed: 5 });
-        let stream = p.stream();
-        case.model.loss_and_gradient(&case.adapter, mask, stream, 0.1, &mut buffers, &mut gradients);
+        model.loss_and_gradient(adapter, mask, p.stream(), 0.1, &mut buffers, &mut gradients);
         gradients.tensors().map(|t| t.to_vec(t.len())).collect::<Vec<_>>()
     };
     let kept = gradients(Recompute::None);
@@ -178,17 +179,17 @@ fn dropout_gradients_equal_finite_differences() {
     let mask = Some(Mask { p: 0.4, seed: 5 });
     let targets = p.targets.len() as f32;
     let mut buffers = Buffers::for_training(
-        case.model.config(),
-        &with_dropout(&case),
-        Device::Cpu,
+        &case.model,
+        Some(&with_dropout(&case)),
+        &Gradients::new(&case.model, Some(&case.adapter)),
         p.ids.len(),
         p.ids.len(),
         ActivationPolicy::default(),
     );
     let mut evaluate = |adapter: &Adapter| {
-        let mut gradients = adapter.zero_gradients();
+        let mut gradients = Gradients::new(&case.model, Some(adapter));
         let losses = case.model.loss_and_gradient(
-            adapter,
+            Some(adapter),
             mask,
             p.stream(),
             1.0 / targets,

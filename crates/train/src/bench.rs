@@ -4,7 +4,7 @@ use lorafit_data::{Sample, Samples};
 use lorafit_kernels::ops::matmul::cpu_fma_peak;
 use lorafit_kernels::{ComputeDtype, Device, random};
 use lorafit_model::adapter::{Adapter, LoraConfig, TargetError};
-use lorafit_model::{ActivationPolicy, Config, Model, RandomWeights};
+use lorafit_model::{ActivationPolicy, Config, Model, Parameters, RandomWeights};
 use serde::Serialize;
 
 use crate::memory::peak_rss_bytes;
@@ -89,11 +89,12 @@ pub fn bench(
         ..TrainOptions::plain(Duration::Steps(options.steps as u64 + 1), 1e-4)
     };
     let size = MicroBatchSize::largest(&samples, options.batch, options.micro_batch_tokens);
-    let mut stepper = Stepper::new(&model, &adapter, size, &train, options.steps as u64 + 1);
+    let mut parameters = Parameters::Adapter { model: &model, adapter: &mut adapter };
+    let mut stepper = Stepper::new(&parameters, size, &train, options.steps as u64 + 1);
     let indices: Vec<usize> = (0..samples.len()).collect();
     let mut seconds = Vec::new();
     for number in 1..=options.steps as u64 + 1 {
-        let record = stepper.step(&model, &mut adapter, &samples, &indices, number, &train);
+        let record = stepper.step(&mut parameters, &samples, &indices, number, &train);
         let record = record.map_err(TrainError::from)?;
         if number > 1 {
             seconds.push(record.seconds);

@@ -3,7 +3,8 @@
 //! ```text
 //! RUN/checkpoints/step-00000050/
 //!   adapter_model.safetensors, adapter_config.json   the adapter, as PEFT reads it
-//!   optimizer.safetensors                            the moments of every tensor, in the adapter's order
+//!   weights.safetensors                              or, of full fine-tuning, the weights that are trained, in f32
+//!   optimizer.safetensors                            the moments of every tensor that is trained, in their order
 //!   state.json                                       the place in the run, and what the run is (Manifest)
 //!   config.toml                                      every setting of the run
 //!   BLAKE3SUMS                                       a hash of each file, as `b3sum --check` reads it
@@ -16,22 +17,23 @@
 
 use std::cmp::Reverse;
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
 
 use lorafit_data::Position;
 use lorafit_kernels::Device;
 use lorafit_kernels::ops::elementwise::sum_squares;
 use lorafit_model::adapter::{self, Adapter};
-use lorafit_model::{Config, FileError};
-use safetensors::SafeTensors;
+use lorafit_model::weights::{TensorReader, write_tensors};
+use lorafit_model::{Config, FileError, Model, Parameters};
 use serde::{Deserialize, Serialize};
 
 use crate::guard::GuardState;
 use crate::identity::Identity;
 use crate::optim::AdamW;
 use crate::run::RunInfo;
-use crate::storage::Storage;
+use crate::saved;
+use crate::storage::{Storage, WriteContent};
 
 /// The version of the layout above.
 const FORMAT: u32 = 1;
@@ -47,13 +49,13 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 const CONFIG: &str = "config.toml";
 const SUMS: &str = "BLAKE3SUMS";
-/// The files with a hash, in the order they are written.
-const FILES: [&str; 5] = ["adapter_model.safetensors", "adapter_config.json", OPTIMIZER, STATE, CONFIG];
+/// The files with a hash that come after those of the parameters, in the order they are written.
+const FILES: [&str; 3] = [OPTIMIZER, STATE, CONFIG];
 /// More than the small files of a checkpoint ever have.
 const MAX_SMALL_BYTES: u64 = 16 << 20;
 /// More than a run ever counts.
 const MOST: u64 = 1 << 53;
-/// Files and folders beside adapter and moments, at most.
+/// Files and folders beside parameters and moments, at most.
 const SMALL_BYTES: u64 = 1 << 16;
 
 /// A place in a run between two steps.
@@ -123,13 +125,13 @@ impl CheckpointError {
 }
 
 /// Bytes of a checkpoint, about.
-pub(crate) fn bytes(adapter: &Adapter, optimizer: &AdamW) -> u64 {
-    4 * adapter.parameters() as u64 + optimizer.state_bytes() + SMALL_BYTES
+pub(crate) fn bytes(parameters: &Parameters<'_>, optimizer: &AdamW) -> u64 {
+    4 * parameters.count() + optimizer.state_bytes() + SMALL_BYTES
 }
 
-/// Whether all factors are finite: an adapter that is not is never saved as a checkpoint.
-pub(crate) fn is_finite(adapter: &Adapter) -> bool {
-    adapter.tensors().all(|t| sum_squares(t, t.len()).is_finite())
+/// Whether all parameters are finite: what is not is never saved as a checkpoint.
+pub(crate) fn is_finite(parameters: &Parameters<'_>) -> bool {
+    parameters.tensors().iter().all(|t| sum_squares(t, t.len()).is_finite())
 }
 
 /// Writes the checkpoint of `state` below the run folder `run`, and removes all but the last `keep`.
@@ -141,7 +143,7 @@ pub(crate) fn save(
     keep: usize,
     state: &State,
     info: &RunInfo,
-    adapter: &Adapter,
+    parameters: &Parameters<'_>,
     optimizer: &AdamW,
 ) -> io::Result<PathBuf> {
     let folder = run.join(FOLDER);
@@ -153,7 +155,7 @@ pub(crate) fn save(
             storage.remove_dir_all(&partial)?;
         }
         storage.create_dir_all(&partial)?;
-        write_files(storage, &partial, state, info, adapter, optimizer)?;
+        write_files(storage, &partial, state, info, parameters, optimizer)?;
         storage.sync_dir(&partial)?;
         if path.exists() {
             replaced(storage, &path)?;
@@ -176,24 +178,44 @@ fn write_files(
     dir: &Path,
     state: &State,
     info: &RunInfo,
-    adapter: &Adapter,
+    parameters: &Parameters<'_>,
     optimizer: &AdamW,
 ) -> io::Result<()> {
-    let mut sums = Vec::new();
-    let mut write = |name: &str, bytes: &[u8]| {
-        sums.push((name.to_owned(), blake3::hash(bytes)));
-        storage.write(&dir.join(name), bytes)
+    let mut sums = String::new();
+    let mut write = |name: &str, content: &mut WriteContent<'_>| {
+        let mut hasher = blake3::Hasher::new();
+        storage.write_with(&dir.join(name), &mut |out| content(&mut Hashed { out, hasher: &mut hasher }))?;
+        sums += &sum_line(name, &hasher.finalize());
+        Ok::<(), io::Error>(())
     };
-    for (name, bytes) in adapter::files(adapter, &info.base_model) {
-        write(name, &bytes)?;
+    for file in saved::in_checkpoint(parameters, info) {
+        write(&file.name, &mut |out| file.write(out))?;
     }
-    write(OPTIMIZER, &optimizer.to_safetensors())?;
+    write(OPTIMIZER, &mut |out| write_tensors(out, optimizer.sources()))?;
     let manifest =
         Manifest { format: FORMAT, clock: info.clock, state: state.clone(), identity: info.identity.clone() };
-    write(STATE, &serde_json::to_vec_pretty(&manifest).expect("plain values"))?;
-    write(CONFIG, info.config.as_bytes())?;
-    let sums: String = sums.iter().map(|(name, hash)| sum_line(name, hash)).collect();
+    let manifest = serde_json::to_vec_pretty(&manifest).expect("plain values");
+    write(STATE, &mut |out| out.write_all(&manifest))?;
+    write(CONFIG, &mut |out| out.write_all(info.config.as_bytes()))?;
     storage.write(&dir.join(SUMS), sums.as_bytes())
+}
+
+/// Hashes what is written.
+struct Hashed<'a> {
+    out: &'a mut dyn Write,
+    hasher: &'a mut blake3::Hasher,
+}
+
+impl Write for Hashed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 fn sum_line(name: &str, hash: &blake3::Hash) -> String {
@@ -317,8 +339,7 @@ impl Checkpoint {
         struct Version {
             format: u32,
         }
-        let version: Version =
-            serde_json::from_slice(text).map_err(|e| fail(format!("not a state: {e}")))?;
+        let version: Version = serde_json::from_slice(text).map_err(|e| fail(format!("not a state: {e}")))?;
         if version.format != FORMAT {
             let problem = format!("format {}, this lorafit reads format {FORMAT}", version.format);
             return Err(fail(problem));
@@ -344,16 +365,25 @@ impl Checkpoint {
         adapter::load(&self.dir, config, device)
     }
 
-    /// Its moments, into an optimizer made for its adapter.
+    /// Its weights, into a model in which the same ones are trained.
     ///
     /// # Errors
-    /// Moments of another adapter or kept otherwise.
+    /// Weights of another model, or an adapter instead.
+    pub fn restore_weights(&self, model: &mut Model) -> Result<(), CheckpointError> {
+        let path = self.dir.join(saved::TRAINED);
+        let restored = TensorReader::open(&path).and_then(|mut file| model.restore_trained(&mut file));
+        restored.map_err(|problem| CheckpointError::new(&path, problem))
+    }
+
+    /// Its moments, into an optimizer made for its parameters.
+    ///
+    /// # Errors
+    /// Moments of other parameters or kept otherwise.
     pub fn restore(&self, optimizer: &mut AdamW) -> Result<(), CheckpointError> {
         let path = self.dir.join(OPTIMIZER);
-        let fail = |problem: String| CheckpointError::new(&path, problem);
-        let bytes = read_bounded(&path, optimizer.state_bytes() + MAX_SMALL_BYTES)?;
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| fail(format!("not safetensors: {e}")))?;
-        optimizer.restore(&tensors, self.state.updates).map_err(fail)
+        let restored =
+            TensorReader::open(&path).and_then(|mut file| optimizer.restore(&mut file, self.state.updates));
+        restored.map_err(|problem| CheckpointError::new(&path, problem))
     }
 }
 
@@ -378,7 +408,8 @@ pub(crate) fn set_aside(storage: &dyn Storage, damaged: &[CheckpointError]) -> i
 fn verify(dir: &Path) -> Result<(), CheckpointError> {
     let sums = read_small(&dir.join(SUMS))?;
     let written: Vec<&[u8]> = sums.split_inclusive(|b| *b == b'\n').collect();
-    for (i, name) in FILES.into_iter().enumerate() {
+    let names = || saved::names(dir).iter().copied().chain(FILES);
+    for (i, name) in names().enumerate() {
         let path = dir.join(name);
         let mut hasher = blake3::Hasher::new();
         let file = open(&path).and_then(|file| hasher.update_reader(file).map(drop));
@@ -390,7 +421,7 @@ fn verify(dir: &Path) -> Result<(), CheckpointError> {
             ));
         }
     }
-    match written.len() == FILES.len() {
+    match written.len() == names().count() {
         true => Ok(()),
         false => Err(CheckpointError::new(&dir.join(SUMS), "it has more lines than there are files")),
     }
@@ -405,16 +436,12 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 fn read_small(path: &Path) -> Result<Vec<u8>, CheckpointError> {
-    read_bounded(path, MAX_SMALL_BYTES)
-}
-
-fn read_bounded(path: &Path, most: u64) -> Result<Vec<u8>, CheckpointError> {
     let mut bytes = Vec::new();
-    let read = open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes));
+    let read = open(path).and_then(|file| file.take(MAX_SMALL_BYTES + 1).read_to_end(&mut bytes));
     match read {
         Err(e) => Err(CheckpointError::new(path, format!("cannot read: {e}"))),
-        Ok(read) if read as u64 > most => {
-            Err(CheckpointError::new(path, format!("more than the {most} bytes it can have")))
+        Ok(read) if read as u64 > MAX_SMALL_BYTES => {
+            Err(CheckpointError::new(path, format!("more than the {MAX_SMALL_BYTES} bytes it can have")))
         }
         Ok(_) => Ok(bytes),
     }

@@ -1,12 +1,12 @@
 //! The memory of a run before it is made.
 //!
 //! The sizes of buffers come from the function that lays them out for the run itself
-//! ([`lorafit_model::BufferBytes`]), those of weights from their storage; an adapter has a value and a gradient in f32
-//! for each parameter, and the moments of its optimizer. What the program itself takes is measured ([`PROCESS_BYTES`]).
+//! ([`lorafit_model::BufferBytes`]), those of weights from their storage; what is trained has a value and a gradient in f32
+//! for each parameter, and the moments of its optimizer. Files are written and read a piece at a time. What the program itself takes is measured ([`PROCESS_BYTES`]).
 
 use lorafit_model::adapter::{LoraConfig, TargetError};
 use lorafit_model::{
-    ActivationDtype, ActivationPolicy, BufferBytes, BufferShape, Config, KvCache, Recompute,
+    ActivationDtype, ActivationPolicy, BufferBytes, BufferShape, Config, KvCache, Recompute, Trainable,
     sequence_logits_bytes,
 };
 use serde::Serialize;
@@ -22,11 +22,11 @@ const THREAD_BYTES: u64 = 1 << 19;
 /// Bytes of a run, by what they are for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct MemoryPlan {
-    /// The frozen base as it is held.
+    /// The base as it is held: frozen weights as they are stored, trained ones in f32.
     pub weights: u64,
     /// The adapter's factors.
     pub adapter: u64,
-    /// Their gradients.
+    /// Gradients of what is trained.
     pub gradients: u64,
     /// The optimizer's moments.
     pub optimizer: u64,
@@ -73,10 +73,10 @@ impl MemoryPlan {
 pub struct PlanRequest<'a> {
     /// The model's shape.
     pub config: &'a Config,
-    /// Bytes of its weights.
+    /// Bytes of its weights, those that are trained in f32.
     pub weights: u64,
-    /// The adapter.
-    pub lora: &'a LoraConfig,
+    /// What is trained.
+    pub trainable: Trainable<'a>,
     /// How its moments are kept.
     pub optimizer: OptimizerKind,
     /// How activations are stored.
@@ -95,19 +95,18 @@ impl PlanRequest<'_> {
     /// # Errors
     /// A selection of layers or modules that the model does not have.
     pub fn plan(&self, recompute: Recompute) -> Result<MemoryPlan, TargetError> {
-        let factors = 4 * self.lora.parameters(self.config)?;
+        let lens = self.trainable.tensor_lens(self.config)?;
+        let trained = 4 * lens.iter().map(|&len| len as u64).sum::<u64>();
         let shape = self.shape(recompute)?;
         let BufferBytes { activations, scratch, head } = BufferBytes::of(self.config, &shape);
         Ok(MemoryPlan {
             weights: self.weights,
-            adapter: factors,
-            gradients: factors,
-            optimizer: self
-                .lora
-                .tensor_lens(self.config)?
-                .iter()
-                .map(|&l| self.optimizer.state_bytes(l))
-                .sum(),
+            adapter: match self.trainable {
+                Trainable::Adapter(_) => trained,
+                Trainable::Weights(_) => 0,
+            },
+            gradients: trained,
+            optimizer: lens.iter().map(|&len| self.optimizer.state_bytes(len)).sum(),
             activations,
             scratch,
             head,
@@ -118,7 +117,7 @@ impl PlanRequest<'_> {
 
     fn shape(&self, recompute: Recompute) -> Result<BufferShape, TargetError> {
         let activations = ActivationPolicy { recompute, dtype: self.activation_dtype };
-        BufferShape::for_training(self.config, self.lora, self.tokens, self.targets, activations)
+        BufferShape::for_training(self.config, self.trainable, self.tokens, self.targets, activations)
     }
 
     /// The policy that recomputes least within `limit` bytes, with its plan; `None` if none fits.
@@ -237,7 +236,7 @@ mod tests {
         PlanRequest {
             config,
             weights: config.weight_bytes(2, None),
-            lora,
+            trainable: Trainable::Adapter(lora),
             optimizer: OptimizerKind::AdamW,
             activation_dtype: ActivationDtype::F32,
             tokens: 512,

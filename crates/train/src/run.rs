@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! RUN/adapter_config.json, adapter_model.safetensors   the adapter, as PEFT reads it
-//! RUN/best/...                                         the adapter of the lowest evaluation loss
+//! RUN/model/...                                        or, of full fine-tuning, the model, as transformers reads it
+//! RUN/best/...                                         the adapter or the model of the lowest evaluation loss
 //! RUN/checkpoints/step-...                             what a run is resumed from
 //! RUN/config.toml                                      every setting of the run
 //! RUN/plan.json                                        the memory the run was planned with, in bytes
@@ -16,8 +17,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use lorafit_model::FileError;
-use lorafit_model::adapter::{self, Adapter};
+use lorafit_model::{FileError, Parameters};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, CheckpointError, State};
@@ -27,6 +27,7 @@ use crate::lock::RunLock;
 use crate::metrics::{EvaluationRecord, SkipRecord, StepRecord};
 use crate::optim::AdamW;
 use crate::plan::MemoryPlan;
+use crate::saved::{self, ModelFolder};
 use crate::storage::{Disk, Storage, free_bytes};
 use crate::tensorboard::EventFile;
 
@@ -167,6 +168,8 @@ pub struct RunInfo {
     pub identity: Identity,
     /// Seconds since 1970 that chat templates see as now.
     pub clock: i64,
+    /// What goes beside the weights of a model.
+    pub folder: ModelFolder,
 }
 
 /// `run.json`.
@@ -346,32 +349,33 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Saves the adapter of the run.
+    /// Saves what the run has trained: an adapter in the run's folder, a model in `model/`.
     ///
     /// # Errors
     /// A file that cannot be written.
-    pub fn save_adapter(&self, adapter: &Adapter) -> Result<(), RunError> {
-        self.save_in(self.dir(), adapter)
+    pub fn save_result(&self, parameters: &Parameters<'_>) -> Result<(), RunError> {
+        self.save_in(self.dir(), &self.model_dir(), parameters)
     }
 
-    /// Saves the best adapter so far, in `best/`.
+    /// Saves the best adapter or model so far, in `best/`.
     ///
     /// # Errors
     /// A file that cannot be written.
-    pub fn save_best(&self, adapter: &Adapter) -> Result<(), RunError> {
-        self.save_in(&self.best_dir(), adapter)
+    pub fn save_best(&self, parameters: &Parameters<'_>) -> Result<(), RunError> {
+        self.save_in(&self.best_dir(), &self.best_dir(), parameters)
     }
 
-    fn save_in(&self, dir: &Path, adapter: &Adapter) -> Result<(), RunError> {
-        let save = || {
-            self.storage.create_dir_all(dir)?;
-            let mut files = adapter::files(adapter, &self.info.base_model).into_iter();
-            files.try_for_each(|(name, bytes)| self.storage.replace(&dir.join(name), &bytes))
-        };
-        save().map_err(|source| save_error(dir, source, 4 * adapter.parameters() as u64))
+    fn save_in(&self, dir: &Path, model_dir: &Path, parameters: &Parameters<'_>) -> Result<(), RunError> {
+        saved::save_result(&*self.storage, dir, model_dir, parameters, &self.info)
+            .map_err(|source| save_error(dir, source, saved::result_bytes(parameters, &self.info)))
     }
 
-    /// Where the best adapter is.
+    /// Where the model of full fine-tuning is.
+    pub fn model_dir(&self) -> PathBuf {
+        self.dir().join(saved::MODEL)
+    }
+
+    /// Where the best adapter or model is.
     pub fn best_dir(&self) -> PathBuf {
         self.dir().join("best")
     }
@@ -383,16 +387,16 @@ impl RunFolder {
     pub(crate) fn save_checkpoint(
         &mut self,
         state: &mut State,
-        adapter: &Adapter,
+        parameters: &Parameters<'_>,
         optimizer: &AdamW,
         keep: usize,
     ) -> Result<PathBuf, RunError> {
-        let needed = checkpoint::bytes(adapter, optimizer);
+        let needed = checkpoint::bytes(parameters, optimizer);
         self.storage.create_dir_all(self.lock.dir()).map_err(io_error(self.lock.dir()))?;
         self.sync()?;
         (state.metrics_lines, state.evaluation_lines) = (self.metrics.lines(), self.evaluations.lines());
         let (storage, dir) = (&*self.storage, self.lock.dir());
-        checkpoint::save(storage, dir, keep, state, &self.info, adapter, optimizer)
+        checkpoint::save(storage, dir, keep, state, &self.info, parameters, optimizer)
             .map_err(|source| save_error(dir, source, needed))
     }
 
@@ -401,20 +405,20 @@ impl RunFolder {
         checkpoint::prune(&*self.storage, self.dir(), keep);
     }
 
-    /// Fails if the file system has less space than `checkpoints` checkpoints and the adapters take.
+    /// Fails if the file system has less space than `checkpoints` checkpoints and the results take.
     ///
     /// # Errors
     /// [`RunError::NoSpace`].
     pub(crate) fn check_space(
         &self,
-        adapter: &Adapter,
+        parameters: &Parameters<'_>,
         optimizer: &AdamW,
         checkpoints: usize,
     ) -> Result<(), RunError> {
-        // The run's adapter and the best one.
-        let adapters = 2 * 4 * adapter.parameters() as u64;
-        let needed_bytes =
-            checkpoint::bytes(adapter, optimizer).saturating_mul(checkpoints as u64).saturating_add(adapters);
+        // That of the run and the best one.
+        let results = 2 * saved::result_bytes(parameters, &self.info);
+        let of_checkpoints = checkpoint::bytes(parameters, optimizer).saturating_mul(checkpoints as u64);
+        let needed_bytes = of_checkpoints.saturating_add(results);
         match free_bytes(self.dir()) {
             Some(free_bytes) if free_bytes < needed_bytes => {
                 Err(RunError::NoSpace { dir: self.dir().to_owned(), needed_bytes, free_bytes })

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, IntoInnerError, Write};
 use std::path::{Path, PathBuf};
 
 #[cfg(test)]
@@ -13,6 +13,12 @@ pub(crate) trait StorageFile: Write + Debug + Send {
     /// Returns when the content is on the disk.
     fn sync(&mut self) -> io::Result<()>;
 }
+
+/// Writes the content of a file.
+pub(crate) type WriteContent<'a> = dyn FnMut(&mut dyn Write) -> io::Result<()> + 'a;
+
+/// What is gathered before it is written.
+const BUFFER_BYTES: usize = 1 << 20;
 
 /// What a run does with files.
 pub(crate) trait Storage: Debug + Send {
@@ -76,15 +82,25 @@ impl Storage for Disk {
 impl dyn Storage + '_ {
     /// Writes a new file and syncs it.
     pub(crate) fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut file = self.create(path)?;
-        file.write_all(bytes)?;
-        file.sync()
+        self.write_with(path, &mut |out| out.write_all(bytes))
+    }
+
+    /// As [`Self::write`], of content that is made as it is written.
+    pub(crate) fn write_with(&self, path: &Path, content: &mut WriteContent<'_>) -> io::Result<()> {
+        let mut file = BufWriter::with_capacity(BUFFER_BYTES, self.create(path)?);
+        content(&mut file)?;
+        file.into_inner().map_err(IntoInnerError::into_error)?.sync()
     }
 
     /// Writes a file beside its place, syncs it and renames it: whatever happens, the old content or the new is there.
     pub(crate) fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.replace_with(path, &mut |out| out.write_all(bytes))
+    }
+
+    /// As [`Self::replace`], of content that is made as it is written.
+    pub(crate) fn replace_with(&self, path: &Path, content: &mut WriteContent<'_>) -> io::Result<()> {
         let temporary = path.with_extension("tmp");
-        let written = self.write(&temporary, bytes).and_then(|()| self.rename(&temporary, path));
+        let written = self.write_with(&temporary, content).and_then(|()| self.rename(&temporary, path));
         if written.is_err() {
             // That it fails is told; what is left over is replaced by the next attempt.
             let _ = self.remove_file(&temporary);

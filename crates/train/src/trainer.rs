@@ -13,8 +13,7 @@ use lorafit_data::{Dataset, Order, Samples, Steps};
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::elementwise::sum_squares;
 use lorafit_kernels::random;
-use lorafit_model::adapter::{Adapter, Gradients};
-use lorafit_model::{ActivationPolicy, Buffers, Model};
+use lorafit_model::{ActivationPolicy, Buffers, Gradients, Parameters};
 
 use crate::cadence::{Cadence, CheckpointEvery};
 use crate::checkpoint::{self, Best, Checkpoint, State};
@@ -149,15 +148,15 @@ pub trait Observer {
     fn on_trouble(&mut self, _error: &RunError) {}
 }
 
-/// Why a run ended without its adapter.
+/// Why a run ended without its result.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// A loss or a gradient is not a number; the last checkpoint is from before the step.
     #[error("step {}: the {} is {} (lines {:?} of the training data)", .0.step, .0.culprit, .0.value, .0.lines)]
     NonFinite(Refusal),
-    /// The factors themselves are not finite any more.
-    #[error("the adapter after step {step} is not finite")]
-    Adapter {
+    /// What is trained is not finite itself any more.
+    #[error("what is trained is not finite after step {step}")]
+    Parameters {
         /// Steps done.
         step: u64,
     },
@@ -174,7 +173,7 @@ impl TrainError {
                 "look at the rows; lower --lr, or set --max-grad-norm; --resume RUN --on-nan skip goes on without them"
                     .into(),
             ),
-            TrainError::Adapter { .. } => Some("lower --lr, or set --max-grad-norm".into()),
+            TrainError::Parameters { .. } => Some("lower --lr, or set --max-grad-norm".into()),
             TrainError::Run(e) => e.hint(),
         }
     }
@@ -197,7 +196,7 @@ pub struct Summary {
     pub last: Option<StepRecord>,
     /// The last evaluation.
     pub evaluation: Option<EvaluationRecord>,
-    /// The evaluation with the lowest loss, whose adapter is in `best/`.
+    /// The evaluation with the lowest loss, whose adapter or model is in `best/`.
     pub best: Option<Best>,
     /// Steps computed and not taken.
     pub skipped: u64,
@@ -205,21 +204,20 @@ pub struct Summary {
     pub seconds: f64,
 }
 
-/// Where a run begins: at its first step, or where a checkpoint left it. The adapter is handed over by itself.
+/// Where a run begins: at its first step, or where a checkpoint left it. The parameters are handed over by themselves.
 #[derive(Debug, Default)]
 pub struct Start<'a> {
     /// The checkpoint, if any.
     pub checkpoint: Option<&'a Checkpoint>,
 }
 
-/// Trains `adapter` in place on `data` and saves it in `run`.
+/// Trains `parameters` in place on `data` and saves them in `run`.
 ///
 /// # Errors
-/// [`TrainError`]; the adapter and the checkpoints saved before stay. A checkpoint that cannot be written does not end
-/// the run; only if the last one cannot, the run ends with that error, its adapter saved.
+/// [`TrainError`]; the results and the checkpoints saved before stay. A checkpoint that cannot be written does not end
+/// the run; only if the last one cannot, the run ends with that error, its result saved.
 pub fn train(
-    model: &Model,
-    adapter: &mut Adapter,
+    parameters: &mut Parameters<'_>,
     data: &Dataset,
     evaluation: Option<&Dataset>,
     options: &TrainOptions,
@@ -230,13 +228,13 @@ pub fn train(
     let started = Instant::now();
     let total_steps = options.total_steps(data.samples.len());
     let size = options.micro_batch_size(data, evaluation);
-    let mut stepper = Stepper::new(model, adapter, size, options, total_steps);
+    let mut stepper = Stepper::new(parameters, size, options, total_steps);
     let mut state = State::default();
     if let Some(checkpoint) = start.checkpoint {
         checkpoint.restore(&mut stepper.optimizer).map_err(RunError::from)?;
         state = checkpoint.state.clone();
     }
-    run.check_space(adapter, &stepper.optimizer, options.keep_checkpoints + 1)?;
+    run.check_space(parameters, &stepper.optimizer, options.keep_checkpoints + 1)?;
     run.write_length(RunLength { total_steps })?;
     let mut steps =
         Steps::new(data.samples.len(), options.order, options.batch_size, options.gradient_accumulation)
@@ -253,11 +251,11 @@ pub fn train(
         if let Some(evaluation) = evaluation {
             let lowest = state.best.map(|best| best.loss);
             let stop = &mut || observer.should_stop();
-            let found = stepper.evaluation(model, adapter, evaluation, state.step, options, lowest, stop);
+            let found = stepper.evaluation(parameters, evaluation, state.step, options, lowest, stop);
             // Stopped half-way: it is made again when the run is resumed.
             let Some(mut record) = found else { continue };
             if record.best {
-                match run.save_best(adapter) {
+                match run.save_best(parameters) {
                     Ok(()) => state.best = Some(Best { step: record.step, loss: record.loss }),
                     Err(error) => {
                         record.best = false;
@@ -275,12 +273,12 @@ pub fn train(
             break false;
         }
         if observer.should_save() || saver.cadence.is_due(state.step) {
-            saver.save(run, &mut state, adapter, &stepper.optimizer, observer)?;
+            saver.save(run, &mut state, parameters, &stepper.optimizer, observer)?;
         }
         let Some(step) = steps.next() else { break false };
         let number = state.step + 1;
         stepper.spike_above = options.skip_loss_spikes.then(|| state.guard.spike_above()).flatten();
-        match stepper.step(model, adapter, &data.samples, &step.indices, number, options) {
+        match stepper.step(parameters, &data.samples, &step.indices, number, options) {
             Ok(record) => {
                 state.guard.in_a_row = 0;
                 if options.skip_loss_spikes {
@@ -292,7 +290,7 @@ pub fn train(
             }
             Err(refusal) => {
                 if refusal.culprit != Culprit::LossSpike && options.on_nan == OnNan::Stop {
-                    saver.save(run, &mut state, adapter, &stepper.optimizer, observer)?;
+                    saver.save(run, &mut state, parameters, &stepper.optimizer, observer)?;
                     return Err(refusal.into());
                 }
                 if state.guard.refuse(&refusal) {
@@ -305,8 +303,8 @@ pub fn train(
         }
         (state.step, state.position) = (number, step.next);
     };
-    saver.save(run, &mut state, adapter, &stepper.optimizer, observer)?;
-    run.save_adapter(adapter)?;
+    saver.save(run, &mut state, parameters, &stepper.optimizer, observer)?;
+    run.save_result(parameters)?;
     if let Some(error) = saver.failed {
         return Err(error.into());
     }
@@ -349,7 +347,7 @@ impl Saver {
         &mut self,
         run: &mut RunFolder,
         state: &mut State,
-        adapter: &Adapter,
+        parameters: &Parameters<'_>,
         optimizer: &AdamW,
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
@@ -359,10 +357,10 @@ impl Saver {
             run.prune_checkpoints(self.keep);
             return Ok(());
         }
-        if !checkpoint::is_finite(adapter) {
-            return Err(TrainError::Adapter { step: state.step });
+        if !checkpoint::is_finite(parameters) {
+            return Err(TrainError::Parameters { step: state.step });
         }
-        match run.save_checkpoint(state, adapter, optimizer, self.keep) {
+        match run.save_checkpoint(state, parameters, optimizer, self.keep) {
             Ok(path) => {
                 self.failed = None;
                 self.records_wait = false;
@@ -392,7 +390,7 @@ impl Saver {
     }
 }
 
-/// One optimizer step after another, and what lives between them beside the adapter.
+/// One optimizer step after another, and what lives between them beside the parameters.
 pub(crate) struct Stepper {
     buffers: Buffers,
     gradients: Gradients,
@@ -405,34 +403,33 @@ pub(crate) struct Stepper {
 impl Stepper {
     /// For micro-batches of up to `size`.
     pub(crate) fn new(
-        model: &Model,
-        adapter: &Adapter,
+        parameters: &Parameters<'_>,
         size: MicroBatchSize,
         options: &TrainOptions,
         total_steps: u64,
     ) -> Self {
         let TrainOptions { optimizer, schedule, learning_rate, warmup_ratio, weight_decay, .. } = *options;
+        let gradients = parameters.zero_gradients();
         Stepper {
             buffers: Buffers::for_training(
-                model.config(),
-                adapter,
-                model.device(),
+                parameters.model(),
+                parameters.adapter(),
+                &gradients,
                 size.tokens,
                 size.targets,
                 options.activations,
             ),
-            gradients: adapter.zero_gradients(),
-            optimizer: AdamW::new(adapter, optimizer, weight_decay),
+            gradients,
+            optimizer: AdamW::new(parameters, optimizer, weight_decay),
             schedule: Schedule::with_warmup_ratio(schedule, learning_rate, warmup_ratio, total_steps),
             spike_above: None,
         }
     }
 
-    /// Computes and takes step `number`; if it is refused the adapter stays as it was.
+    /// Computes and takes step `number`; if it is refused the parameters stay as they were.
     pub(crate) fn step(
         &mut self,
-        model: &Model,
-        adapter: &mut Adapter,
+        parameters: &mut Parameters<'_>,
         samples: &Samples,
         indices: &[usize],
         number: u64,
@@ -445,11 +442,12 @@ impl Stepper {
         };
         let supervised: usize = indices.iter().map(|&i| samples.sample(i).supervised_tokens()).sum();
         let scale = (1.0 / supervised as f64) as f32;
-        let p = adapter.config().dropout;
+        let p = parameters.dropout();
         let mask = (p > 0.0).then(|| Mask { p, seed: random::mix(options.seed) }.derive(number));
 
         self.gradients.clear();
         let (mut loss_sum, mut computed) = (0.0f64, 0);
+        let (model, adapter) = (parameters.model(), parameters.adapter());
         let micro_batches = cut(samples, indices, options.micro_batch_tokens, options.prefix_sharing);
         for (part, micro) in micro_batches.enumerate() {
             let mask = mask.map(|m| m.derive(part as u64));
@@ -476,7 +474,7 @@ impl Stepper {
         // The constant is that of torch.nn.utils.clip_grad_norm_.
         let clip = options.max_grad_norm.map_or(1.0, |max| (max / (grad_norm + 1e-6)).min(1.0));
         let learning_rate = self.schedule.rate(number);
-        self.optimizer.step(adapter, &self.gradients, learning_rate, clip);
+        self.optimizer.step(parameters, &self.gradients, learning_rate, clip);
 
         let seconds = started.elapsed().as_secs_f64();
         let tokens = indices.iter().map(|&i| samples.sample(i).len() as u64).sum();
@@ -496,8 +494,7 @@ impl Stepper {
 
     fn evaluation(
         &mut self,
-        model: &Model,
-        adapter: &Adapter,
+        parameters: &Parameters<'_>,
         data: &Dataset,
         step: u64,
         options: &TrainOptions,
@@ -507,7 +504,8 @@ impl Stepper {
         let started = Instant::now();
         let (budget, share) = (options.micro_batch_tokens, options.prefix_sharing);
         let (samples, buffers) = (&data.samples, &mut self.buffers);
-        let found = evaluate_in(model, Some(adapter), samples, budget, share, buffers, stop)?;
+        let (model, adapter) = (parameters.model(), parameters.adapter());
+        let found = evaluate_in(model, adapter, samples, budget, share, buffers, stop)?;
         Some(EvaluationRecord {
             step,
             loss: found.loss,

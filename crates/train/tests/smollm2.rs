@@ -13,7 +13,8 @@ use lorafit_kernels::{ComputeDtype, Device};
 use lorafit_model::adapter::{self, Adapter, named_tensors};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{
-    ActivationDtype, ActivationPolicy, BaseQuantization, Model, Recompute, Sampling, generate,
+    ActivationDtype, ActivationPolicy, BaseQuantization, Model, Parameters, Recompute, Sampling,
+    WeightSelection, generate,
 };
 use lorafit_train::{
     Duration, EvaluationRecord, Observer, RunFolder, RunInfo, RunLock, Start, StepRecord, TrainOptions,
@@ -115,24 +116,22 @@ fn reference_options() -> TrainOptions {
     TrainOptions { batch_size: 4, ..TrainOptions::plain(Duration::Epochs(1.0), 2e-4) }
 }
 
-/// Trains sixteen steps from the reference's adapter, and holds every step against the reference `curve`.
+/// Trains on the reference's rows, in its order, and holds every step against the reference `curve`.
 fn assert_steps_equal(
-    model: &Model,
+    parameters: &mut Parameters<'_>,
     tokenizer: &Tokenizer,
     options: &TrainOptions,
     curve: &str,
     (loss_tolerance, norm_tolerance): (f64, f64),
-) -> Adapter {
+) {
     let data = Dataset::load(root().join("fixtures/data/e2e_train_64.jsonl"), tokenizer, Options::default());
     let data = data.expect("the data loads");
-    let start = root().join("fixtures/smollm2_e2e/adapter_init");
-    let mut adapter = adapter::load(&start, model.config(), Device::Cpu).expect("the adapter loads");
     let out = tempfile::tempdir().expect("a folder");
     let mut run = RunLock::take(&out.path().join("run"))
         .and_then(|lock| RunFolder::create(lock, RunInfo::default()))
         .expect("a run folder");
     let mut seen = Quiet(Vec::new());
-    train(model, &mut adapter, &data, None, options, Start::default(), &mut run, &mut seen).expect("trains");
+    train(parameters, &data, None, options, Start::default(), &mut run, &mut seen).expect("trains");
 
     let curve = json(curve);
     let steps = curve["steps"].as_array().expect("steps");
@@ -145,7 +144,32 @@ fn assert_steps_equal(
         assert!(norm.abs() < norm_tolerance, "step {}: gradient norm {}", found.step, found.grad_norm);
         assert_eq!(found.supervised_tokens, value("supervised_tokens") as u64);
     }
+}
+
+/// [`assert_steps_equal`], from the reference's adapter; gives the adapter at the end.
+fn assert_adapter_steps_equal(
+    model: &Model,
+    tokenizer: &Tokenizer,
+    options: &TrainOptions,
+    curve: &str,
+    tolerances: (f64, f64),
+) -> Adapter {
+    let start = root().join("fixtures/smollm2_e2e/adapter_init");
+    let mut adapter = adapter::load(&start, model.config(), Device::Cpu).expect("the adapter loads");
+    let mut parameters = Parameters::Adapter { model, adapter: &mut adapter };
+    assert_steps_equal(&mut parameters, tokenizer, options, curve, tolerances);
     adapter
+}
+
+/// All weights, with weight decay, against PyTorch (`scripts/peft_lora_cpu.py --full`).
+#[test]
+fn eight_steps_of_full_fine_tuning_equal_pytorch() {
+    let Some((mut model, tokenizer)) = open() else { return };
+    model.train(&WeightSelection::all()).expect("all");
+    let options =
+        TrainOptions { batch_size: 4, weight_decay: 0.01, ..TrainOptions::plain(Duration::Steps(8), 2e-5) };
+    let curve = "fixtures/smollm2_e2e/full_curve.json";
+    assert_steps_equal(&mut Parameters::Weights(&mut model), &tokenizer, &options, curve, (1e-3, 0.005));
 }
 
 /// Over NF4 with double quantisation, against PEFT over bitsandbytes
@@ -157,20 +181,15 @@ fn sixteen_qlora_steps_equal_peft_and_bitsandbytes() {
     let Some((model, tokenizer)) = open_as(Some(base)) else { return };
     let activations = ActivationPolicy { recompute: Recompute::Full, ..ActivationPolicy::default() };
     let options = TrainOptions { activations, ..reference_options() };
-    assert_steps_equal(
-        &model,
-        &tokenizer,
-        &options,
-        "fixtures/smollm2_e2e/peft_nf4dq_curve.json",
-        (1e-4, 0.005),
-    );
+    let curve = "fixtures/smollm2_e2e/peft_nf4dq_curve.json";
+    assert_adapter_steps_equal(&model, &tokenizer, &options, curve, (1e-4, 0.005));
 }
 
 #[test]
 fn sixteen_training_steps_equal_peft() {
     let Some((model, tokenizer)) = open() else { return };
     let curve = "fixtures/smollm2_e2e/peft_curve.json";
-    let adapter = assert_steps_equal(&model, &tokenizer, &reference_options(), curve, (1e-3, 0.005));
+    let adapter = assert_adapter_steps_equal(&model, &tokenizer, &reference_options(), curve, (1e-3, 0.005));
 
     let end = root().join("fixtures/smollm2_e2e/adapter_final");
     let expected = adapter::load(&end, model.config(), Device::Cpu).expect("the adapter loads");
@@ -196,7 +215,8 @@ fn sixteen_steps_with_bf16_activations_follow_peft() {
     let Some((model, tokenizer)) = open() else { return };
     let activations = ActivationPolicy { dtype: ActivationDtype::Bf16, ..ActivationPolicy::default() };
     let options = TrainOptions { activations, ..reference_options() };
-    assert_steps_equal(&model, &tokenizer, &options, "fixtures/smollm2_e2e/peft_curve.json", (1e-3, 0.005));
+    let curve = "fixtures/smollm2_e2e/peft_curve.json";
+    assert_adapter_steps_equal(&model, &tokenizer, &options, curve, (1e-3, 0.005));
 }
 
 /// With bf16 products every loss is that of a slightly different model: found off by 3.6e-3 at most and the gradient norm by
@@ -206,7 +226,7 @@ fn sixteen_steps_computed_in_bf16_follow_peft() {
     let Some((mut model, tokenizer)) = open() else { return };
     model.set_compute_dtype(ComputeDtype::Bf16);
     let curve = "fixtures/smollm2_e2e/peft_curve.json";
-    assert_steps_equal(&model, &tokenizer, &reference_options(), curve, (8e-3, 0.02));
+    assert_adapter_steps_equal(&model, &tokenizer, &reference_options(), curve, (8e-3, 0.02));
 }
 
 /// Frobenius norm of the difference over that of the expected, per tensor, worst first.

@@ -9,6 +9,7 @@ use regex::Regex;
 
 use super::targets::{Module, Site, TargetError, Targets};
 use crate::config::Config;
+use crate::gradients::like;
 
 /// What an adapter is made of: the part of PEFT's `LoraConfig` that is supported.
 #[derive(Clone, Debug)]
@@ -136,6 +137,13 @@ pub(crate) struct GroupGradients {
     pub b_t: Vec<Tensor>,
 }
 
+impl GroupGradients {
+    /// Zeros for the factors of `group`.
+    pub(crate) fn like(group: &LoraGroup) -> Self {
+        GroupGradients { a: like(&group.a), b_t: group.parts.iter().map(|p| like(&p.b_t)).collect() }
+    }
+}
+
 /// Shape and scale of one adapted projection, in the order of the parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct PartShape {
@@ -150,12 +158,6 @@ pub(crate) struct PartShape {
 pub struct Adapter {
     pub(crate) layers: Vec<[Option<LoraGroup>; 4]>,
     pub(crate) config: LoraConfig,
-}
-
-/// The gradients of an [`Adapter`], added up over micro-batches.
-#[derive(Debug)]
-pub struct Gradients {
-    pub(crate) layers: Vec<[Option<GroupGradients>; 4]>,
 }
 
 /// `[out, in]` of a projection.
@@ -269,7 +271,7 @@ impl Adapter {
         self.tensors().map(Tensor::len).sum()
     }
 
-    /// All factors, in the order of [`Gradients::tensors`].
+    /// All factors, in the order of [`Gradients::tensors`](crate::Gradients::tensors).
     pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
         self.layers
             .iter()
@@ -285,41 +287,5 @@ impl Adapter {
             .flatten()
             .flatten()
             .flat_map(|g| std::iter::once(&mut g.a).chain(g.parts.iter_mut().map(|p| &mut p.b_t)))
-    }
-
-    /// Gradients of the same shape, zero.
-    pub fn zero_gradients(&self) -> Gradients {
-        let like = |t: &Tensor| Tensor::zeros(t.device(), t.len());
-        let group = |g: &LoraGroup| GroupGradients {
-            a: like(&g.a),
-            b_t: g.parts.iter().map(|p| like(&p.b_t)).collect(),
-        };
-        let layers =
-            self.layers.iter().map(|sites| std::array::from_fn(|i| sites[i].as_ref().map(group))).collect();
-        Gradients { layers }
-    }
-
-    /// The first layer and site with an adapter: nothing below it is back-propagated.
-    pub(crate) fn lowest(&self) -> Option<(usize, Site)> {
-        self.layers.iter().enumerate().find_map(|(layer, sites)| {
-            let site =
-                Site::ALL.into_iter().zip(sites).find_map(|(site, group)| group.as_ref().map(|_| site));
-            site.map(|site| (layer, site))
-        })
-    }
-}
-
-impl Gradients {
-    /// All gradients, in the order of [`Adapter::tensors`].
-    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
-        self.layers.iter().flatten().flatten().flat_map(|g| std::iter::once(&g.a).chain(&g.b_t))
-    }
-
-    /// Sets every gradient to zero.
-    pub fn clear(&mut self) {
-        let groups = self.layers.iter_mut().flatten().flatten();
-        for tensor in groups.flat_map(|g| std::iter::once(&mut g.a).chain(&mut g.b_t)) {
-            tensor.fill(tensor.len(), 0.0);
-        }
     }
 }

@@ -8,7 +8,9 @@ mod targets;
 
 pub use factors::{AdapterFile, Factors};
 pub use lora::module_shape;
-pub use lora::{Adapter, Gradients, LoraConfig};
+pub use lora::{Adapter, LoraConfig};
 pub(crate) use lora::{GroupGradients, LoraGroup};
-pub use peft::{NamedTensor, files, from_bytes, load, named_tensors, save};
+pub use peft::{
+    CONFIG_FILE, NamedTensor, WEIGHTS_FILE, config_file, from_bytes, load, named_tensors, save, sources,
+};
 pub use targets::{LayerRange, Module, Site, TargetError, Targets};

@@ -4,25 +4,29 @@
 //! `{"format": "pt"}`. Loading is strict: a missing or unexpected tensor, another shape, or an option that
 //! would change the result and is not supported here is an error.
 
-use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use lorafit_kernels::quant::Format;
 use lorafit_kernels::{Device, SharedBytes, Tensor};
 use regex::Regex;
-use safetensors::{Dtype, SafeTensors, View, tensor::TensorView};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Map, Value, json};
 
 use super::lora::{Adapter, LoraConfig, module_shape};
 use super::targets::Targets;
 use crate::config::Config;
 use crate::error::FileError;
-use crate::weights::{MAX_CONFIG_BYTES, inside, map, read_header, read_text};
+use crate::weights::{
+    MAX_CONFIG_BYTES, TensorData, TensorSource, inside, map, read_header, read_text, write_tensors,
+};
 
-const CONFIG_FILE: &str = "adapter_config.json";
-pub(super) const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+/// The name of an adapter's configuration.
+pub const CONFIG_FILE: &str = "adapter_config.json";
+/// The name of the file of its factors.
+pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
 /// Writes `adapter` to the folder `dir`, which is made if needed. Each file is written beside its place and
 /// then renamed, the configuration last, so that an interrupted save leaves the adapter that was there.
@@ -31,36 +35,33 @@ pub(super) const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 /// A file that cannot be written, by name.
 pub fn save(dir: &Path, adapter: &Adapter, base_model: &str) -> Result<(), FileError> {
     fs::create_dir_all(dir).map_err(|e| FileError::new(dir, format!("cannot make the folder: {e}")))?;
-    files(adapter, base_model).into_iter().try_for_each(|(name, bytes)| write_whole(&dir.join(name), &bytes))
+    write_whole(&dir.join(WEIGHTS_FILE), |out| write_tensors(out, sources(adapter)))?;
+    write_whole(&dir.join(CONFIG_FILE), |out| out.write_all(&config_file(adapter, base_model)))
 }
 
-/// The names and contents of the files of `adapter`, the configuration last.
-pub fn files(adapter: &Adapter, base_model: &str) -> [(&'static str, Vec<u8>); 2] {
-    let tensors = named_tensors(adapter, adapter.tensors());
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let weights = safetensors::serialize(tensors.iter().map(|t| (t.name.as_str(), t)), Some(metadata));
-    let config =
-        serde_json::to_string_pretty(&config_json(adapter.config(), base_model)).expect("plain values");
-    [(WEIGHTS_FILE, weights.expect("names are unique")), (CONFIG_FILE, config.into_bytes())]
+/// The content of [`CONFIG_FILE`].
+pub fn config_file(adapter: &Adapter, base_model: &str) -> Vec<u8> {
+    serde_json::to_vec_pretty(&config_json(adapter.config(), base_model)).expect("plain values")
 }
 
-/// Bytes are made as they are written, a tensor at a time.
-impl View for &NamedTensor {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
+/// The tensors of [`WEIGHTS_FILE`].
+pub fn sources(adapter: &Adapter) -> Vec<TensorSource<'_>> {
+    let mut sources = Vec::new();
+    for (layer, module, group, part) in adapter.parts() {
+        let (inputs, outputs) = (group.a.len() / group.rank, part.b_t.len() / part.rank);
+        let (first, rank) = (part.first * inputs, part.rank);
+        let a = TensorData::f32(move |range, out| group.a.read(first + range.start, out));
+        // A file has `B` upright.
+        let b = TensorData::f32(move |range, out| {
+            let b_t = part.b_t.to_vec(part.b_t.len());
+            range.zip(out).for_each(|(i, out)| *out = b_t[i % rank * outputs + i / rank]);
+        });
+        for (factor, shape, data) in [("A", [rank, inputs], a), ("B", [outputs, rank], b)] {
+            let name = tensor_name(&module.path(layer), factor);
+            sources.push(TensorSource { name, shape: shape.to_vec(), data });
+        }
     }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        self.values.iter().flat_map(|v| v.to_le_bytes()).collect()
-    }
-
-    fn data_len(&self) -> usize {
-        size_of_val(&self.values[..])
-    }
+    sources
 }
 
 /// A tensor as a PEFT file has it.
@@ -151,17 +152,20 @@ fn whole(value: f64) -> Value {
 }
 
 /// Writes a file beside its place, syncs it and renames it.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+fn write_whole(
+    path: &Path,
+    content: impl Fn(&mut dyn Write) -> std::io::Result<()>,
+) -> Result<(), FileError> {
     let temporary = path.with_extension("tmp");
     let write = || -> std::io::Result<()> {
         let mut file = fs::File::create(&temporary)?;
-        std::io::Write::write_all(&mut file, bytes)?;
+        content(&mut file)?;
         file.sync_all()?;
         fs::rename(&temporary, path)
     };
     write().map_err(|e| {
         let _ = fs::remove_file(&temporary);
-        FileError::new(path, format!("cannot write {} bytes: {e}", bytes.len()))
+        FileError::new(path, format!("cannot write: {e}"))
     })
 }
 
@@ -177,8 +181,7 @@ pub(super) fn read_json(dir: &Path) -> Result<(PathBuf, Map<String, Value>), Fil
 }
 
 fn parse_json(path: &Path, text: &str) -> Result<Map<String, Value>, FileError> {
-    serde_json::from_str(text)
-        .map_err(|e| FileError::new(path, format!("not an adapter configuration: {e}")))
+    serde_json::from_str(text).map_err(|e| FileError::new(path, format!("not an adapter configuration: {e}")))
 }
 
 /// Reads an adapter for a model of shape `config` from the folder `dir`.

@@ -116,6 +116,10 @@ pub struct TargetError {
 }
 
 impl TargetError {
+    pub(crate) fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        TargetError { message: message.into(), hint: hint.into() }
+    }
+
     pub(crate) fn no_such_layer(layer: usize, layers: usize) -> Self {
         TargetError {
             message: format!("layer {layer} does not exist in a model of {layers} layers"),

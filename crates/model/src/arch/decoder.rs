@@ -1,7 +1,7 @@
 //! The pre-norm decoder block of the Llama family, forward and backward.
 //!
 //! `mid = x + output(attention(qkv(norm(x))))`, `y = mid + down(swiglu(gate_up(norm(mid))))`.
-//! Backward is the same calls in reverse; it stops where nothing below is adapted.
+//! Backward is the same calls in reverse; it stops where nothing below is trained.
 
 use lorafit_kernels::ops::attention::Segments;
 use lorafit_kernels::ops::dropout::Mask;
@@ -9,22 +9,43 @@ use lorafit_kernels::ops::{elementwise, rms_norm, swiglu};
 use lorafit_kernels::{ComputeDtype, Tensor};
 
 use crate::activations::SavedBlock;
-use crate::adapter::{GroupGradients, LoraGroup, Site};
+use crate::adapter::{LoraGroup, Site};
 use crate::buffers::{BackwardScratch, Scratch};
+use crate::gradients::BlockGradients;
 use crate::layers::attention::{Context, SelfAttention};
 use crate::layers::linear::Work;
 use crate::layers::mlp::Mlp;
+use crate::layers::vector::Vector;
 
 /// One block.
 #[derive(Debug)]
 pub(crate) struct Block {
     /// `input_layernorm`, `[hidden]`.
-    pub input_norm: Tensor,
+    pub input_norm: Vector,
     pub attention: SelfAttention,
     /// `post_attention_layernorm`, `[hidden]`.
-    pub post_norm: Tensor,
+    pub post_norm: Vector,
     pub mlp: Mlp,
     pub eps: f32,
+}
+
+/// What a block has to train, in the order in which forward reaches it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// `input_layernorm`.
+    InputNorm,
+    /// `q_proj`, `k_proj`, `v_proj`.
+    Qkv,
+    /// `q_norm`, `k_norm`.
+    HeadNorms,
+    /// `o_proj`.
+    Output,
+    /// `post_attention_layernorm`.
+    PostNorm,
+    /// `gate_proj`, `up_proj`.
+    GateUp,
+    /// `down_proj`.
+    Down,
 }
 
 /// How far the forward pass of a block goes.
@@ -114,53 +135,58 @@ impl Block {
     }
 
     /// From `back.d_hidden`, the gradient of the block's output, to that of its input, in place; adds to
-    /// `gradients`. Stops after the parameters of site `last`, if given: nothing below is adapted.
+    /// `gradients`. Stops after the parameters of stage `last`, if given: nothing below is trained.
     ///
     /// Overwrites `saved.wide.gate` and `saved.wide.up`, and `d_normed`, a place for `[rows, hidden]` values.
     pub(crate) fn backward(
         &self,
         rows: usize,
-        adapter: BlockAdapter<'_>,
-        gradients: &mut [Option<GroupGradients>; 4],
+        adapter: Option<BlockAdapter<'_>>,
+        gradients: &mut BlockGradients,
         segments: &Segments,
         saved: &mut SavedBlock,
         scratch: &mut Scratch,
         back: &mut BackwardScratch,
         d_normed: &mut Tensor,
-        last: Option<Site>,
+        last: Option<Stage>,
     ) {
         let inner = rows * self.mlp.down.inputs();
-        let [d_qkv, d_output, d_gate_up, d_down] = gradients;
-        let lora = |site| (BlockAdapter::group(Some(adapter), site), BlockAdapter::mask(Some(adapter), site));
-        // The gradient of a site's input, unless the site is where backward ends.
-        fn unless_last(site: Site, last: Option<Site>, d_x: &mut Tensor) -> Option<&mut Tensor> {
-            (last != Some(site)).then_some(d_x)
+        let BlockGradients { sites, q_norm, k_norm, input_norm, post_norm } = gradients;
+        let [of_qkv, of_output, of_gate_up, of_down] = sites;
+        let lora = |site| (BlockAdapter::group(adapter, site), BlockAdapter::mask(adapter, site));
+        // The gradient of a stage's input, unless the stage is where backward ends.
+        fn unless_last(stage: Stage, last: Option<Stage>, d_x: &mut Tensor) -> Option<&mut Tensor> {
+            (last != Some(stage)).then_some(d_x)
         }
 
         let (group, mask) = lora(Site::Down);
-        if group.is_some() {
+        if of_down.reads_input() {
             swiglu::forward(&saved.wide.gate, &saved.wide.up, inner, &mut scratch.act);
         }
         let work = &mut work_of(&mut saved.u, Site::Down, &mut scratch.d_u, &mut scratch.dropped);
-        let d_act = unless_last(Site::Down, last, &mut back.d_act);
-        let pair = group.zip(d_down.as_mut());
-        self.mlp.down.backward(&[&back.d_hidden], &scratch.act, rows, pair, mask, work, d_act);
-        if last == Some(Site::Down) {
+        let d_act = unless_last(Stage::Down, last, &mut back.d_act);
+        self.mlp.down.backward(&[&back.d_hidden], &scratch.act, rows, group, of_down, mask, work, d_act);
+        if last == Some(Stage::Down) {
             return;
         }
 
         swiglu::backward_in_place(&back.d_act, &mut saved.wide.gate, &mut saved.wide.up, inner);
 
         let (group, mask) = lora(Site::GateUp);
-        if group.is_some() {
+        if of_gate_up.reads_input() {
             rms_norm::recompute(&saved.wide.mid, &self.post_norm, &saved.rstd_mid, rows, &mut scratch.normed);
         }
         let work = &mut work_of(&mut saved.u, Site::GateUp, &mut scratch.d_u, &mut scratch.dropped);
-        let d_x = unless_last(Site::GateUp, last, d_normed);
-        let pair = group.zip(d_gate_up.as_mut());
+        let d_x = unless_last(Stage::GateUp, last, d_normed);
         let d_outs = [&saved.wide.gate, &saved.wide.up];
-        self.mlp.gate_up.backward(&d_outs, &scratch.normed, rows, pair, mask, work, d_x);
-        if last == Some(Site::GateUp) {
+        self.mlp.gate_up.backward(&d_outs, &scratch.normed, rows, group, of_gate_up, mask, work, d_x);
+        if last == Some(Stage::GateUp) {
+            return;
+        }
+        if let Some(d_weight) = post_norm {
+            rms_norm::backward_weight(d_normed, &saved.wide.mid, &saved.rstd_mid, rows, d_weight);
+        }
+        if last == Some(Stage::PostNorm) {
             return;
         }
         rms_norm::backward(
@@ -174,33 +200,33 @@ impl Block {
 
         let (group, mask) = lora(Site::Output);
         let work = &mut work_of(&mut saved.u, Site::Output, &mut scratch.d_u, &mut scratch.dropped);
-        let d_attended = unless_last(Site::Output, last, &mut scratch.normed);
-        let pair = group.zip(d_output.as_mut());
-        self.attention.output.backward(
-            &[&back.d_hidden],
-            &saved.wide.attended,
-            rows,
-            pair,
-            mask,
-            work,
-            d_attended,
-        );
-        if last == Some(Site::Output) {
+        let d_attended = unless_last(Stage::Output, last, &mut scratch.normed);
+        let (d_outs, x) = ([&back.d_hidden], &saved.wide.attended);
+        self.attention.output.backward(&d_outs, x, rows, group, of_output, mask, work, d_attended);
+        if last == Some(Stage::Output) {
             return;
         }
 
-        self.attention.attend_backward(rows, saved, scratch, back, segments);
+        self.attention.attend_backward(rows, saved, scratch, back, [q_norm, k_norm], segments);
+        if last == Some(Stage::HeadNorms) {
+            return;
+        }
 
         let (group, mask) = lora(Site::Qkv);
-        if group.is_some() {
+        if of_qkv.reads_input() {
             rms_norm::recompute(&saved.x, &self.input_norm, &saved.rstd_in, rows, &mut scratch.normed);
         }
         let work = &mut work_of(&mut saved.u, Site::Qkv, &mut scratch.d_u, &mut scratch.dropped);
-        let d_x = unless_last(Site::Qkv, last, d_normed);
-        let pair = group.zip(d_qkv.as_mut());
+        let d_x = unless_last(Stage::Qkv, last, d_normed);
         let d_outs = [&back.d_q, &back.d_k, &back.d_v];
-        self.attention.qkv.backward(&d_outs, &scratch.normed, rows, pair, mask, work, d_x);
-        if last == Some(Site::Qkv) {
+        self.attention.qkv.backward(&d_outs, &scratch.normed, rows, group, of_qkv, mask, work, d_x);
+        if last == Some(Stage::Qkv) {
+            return;
+        }
+        if let Some(d_weight) = input_norm {
+            rms_norm::backward_weight(d_normed, &saved.x, &saved.rstd_in, rows, d_weight);
+        }
+        if last == Some(Stage::InputNorm) {
             return;
         }
         rms_norm::backward(d_normed, &saved.x, &self.input_norm, &saved.rstd_in, rows, &mut back.d_hidden);

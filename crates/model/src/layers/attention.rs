@@ -6,6 +6,7 @@ use lorafit_kernels::ops::rope::{self, Angles};
 use lorafit_kernels::ops::{elementwise, rms_norm};
 
 use super::linear::LinearGroup;
+use super::vector::Vector;
 use crate::activations::SavedBlock;
 use crate::buffers::{BackwardScratch, Scratch};
 use crate::kv_cache::{KvCache, Run};
@@ -18,7 +19,7 @@ pub(crate) struct SelfAttention {
     /// `o_proj`.
     pub output: LinearGroup,
     /// Weights of the norms over each head of queries and keys (Qwen3), `[d]`.
-    pub qk_norms: Option<(Tensor, Tensor)>,
+    pub qk_norms: Option<(Vector, Vector)>,
     pub heads: Heads,
     pub eps: f32,
 }
@@ -123,13 +124,15 @@ impl SelfAttention {
         }
     }
 
-    /// From the gradient of the attention's output, in `scratch.normed`, to the gradients of the projections' outputs, in `back.d_q, d_k, d_v`.
+    /// From the gradient of the attention's output, in `scratch.normed`, to the gradients of the projections' outputs, in
+    /// `back.d_q, d_k, d_v`; adds to `d_norms`, those of the query and key norms' weights, where they are trained.
     pub(crate) fn attend_backward(
         &self,
         rows: usize,
         saved: &mut SavedBlock,
         scratch: &mut Scratch,
         back: &mut BackwardScratch,
+        d_norms: [&mut Option<Tensor>; 2],
         segments: &Segments,
     ) {
         let Heads { query, key_value, dim } = self.heads;
@@ -148,10 +151,14 @@ impl SelfAttention {
         rope::backward_in_place(&mut back.d_k, &scratch.angles, rows, key_value);
         if let Some((q_norm, k_norm)) = &self.qk_norms {
             // The rotated queries and keys are no longer needed: their buffers take the gradients.
-            for (d, x, weight, rstd, heads, out) in [
-                (&mut back.d_q, &saved.wide.q, q_norm, &saved.q_rstd, query, &mut scratch.q),
-                (&mut back.d_k, &saved.wide.k, k_norm, &saved.k_rstd, key_value, &mut scratch.k),
+            let [d_q_norm, d_k_norm] = d_norms;
+            for (d, x, weight, d_weight, rstd, heads, out) in [
+                (&mut back.d_q, &saved.wide.q, q_norm, d_q_norm, &saved.q_rstd, query, &mut scratch.q),
+                (&mut back.d_k, &saved.wide.k, k_norm, d_k_norm, &saved.k_rstd, key_value, &mut scratch.k),
             ] {
+                if let Some(d_weight) = d_weight {
+                    rms_norm::backward_weight(d, x, rstd, rows * heads, d_weight);
+                }
                 out.fill(rows * heads * dim, 0.0);
                 rms_norm::backward(d, x, weight, rstd, rows * heads, out);
                 std::mem::swap(d, out);

@@ -7,22 +7,24 @@
 //! `dX = sum_i dY_i W_i + dU A`, `dU_i = scale_i dY_i B_i`, `dA = dU^T X`, `dB_i^T = U_i^T dY_i`.
 //!
 //! With dropout every adapter sees its own masked input (as in PEFT), so the parts are computed one by one.
-//! Base weights are frozen: there is no `dW` here.
+//! Of base weights that are trained, `dW_i = dY_i^T X` and `d bias_i = sum over rows of dY_i`.
 
 use lorafit_kernels::ops::dropout::{self, Mask};
-use lorafit_kernels::ops::elementwise::scale_columns;
+use lorafit_kernels::ops::elementwise::{add_column_sums, scale_columns};
 use lorafit_kernels::ops::matmul::{self, Product, Right, Term, View};
 use lorafit_kernels::{ComputeDtype, Tensor, Weight};
 
+use super::vector::Vector;
 use crate::adapter::{GroupGradients, LoraGroup};
+use crate::gradients::{LinearGradients, SiteGradients};
 
-/// One frozen projection.
+/// One projection.
 #[derive(Debug)]
 pub(crate) struct Linear {
-    /// `[out, in]` as stored.
+    /// `[out, in]`, as stored or trained.
     pub weight: Weight,
     /// `[out]`.
-    pub bias: Option<Tensor>,
+    pub bias: Option<Vector>,
 }
 
 impl Linear {
@@ -90,7 +92,7 @@ impl LinearGroup {
                         k: part.rank,
                     });
                 }
-                product.bias = linear.bias.as_ref();
+                product.bias = linear.bias.as_deref();
                 product.accumulate = accumulate;
                 product
             })
@@ -130,21 +132,22 @@ impl LinearGroup {
     }
 
     /// Adds to `gradients` from `d_outs[i]`, `[rows, out_i]`, and overwrites `d_x`, `[rows, in]`, unless
-    /// nothing below needs it. `x` is forward's input; it is read only if the group is adapted.
+    /// nothing below needs it. `x` is forward's input, which is read as [`SiteGradients::reads_input`] says.
     pub(crate) fn backward(
         &self,
         d_outs: &[&Tensor],
         x: &Tensor,
         rows: usize,
-        adapter: Option<(&LoraGroup, &mut GroupGradients)>,
+        lora: Option<&LoraGroup>,
+        gradients: &mut SiteGradients,
         mask: Option<Mask>,
         work: &mut Work<'_>,
         d_x: Option<&mut Tensor>,
     ) {
-        let lora = adapter.as_ref().map(|(lora, _)| *lora);
-        if let Some((lora, gradients)) = adapter {
+        if let (Some(lora), Some(gradients)) = (lora, &mut gradients.adapter) {
             self.adapter_gradients(d_outs, x, rows, lora, gradients, mask, work);
         }
+        self.weight_gradients(d_outs, x, rows, &mut gradients.projections);
         let Some(d_x) = d_x else { return };
         let inputs = self.inputs();
         let mut terms: Vec<Term<'_>> = self
@@ -172,6 +175,30 @@ impl LinearGroup {
                 dropout::backward(work.dropped, mask.derive(part.projection as u64), rows * inputs, d_x);
             }
         }
+    }
+
+    /// Adds `dY_i^T X` and the column sums of `dY_i` where weights and biases are trained.
+    fn weight_gradients(
+        &self,
+        d_outs: &[&Tensor],
+        x: &Tensor,
+        rows: usize,
+        gradients: &mut [LinearGradients],
+    ) {
+        let inputs = self.inputs();
+        let mut products = Vec::new();
+        for ((linear, d_out), gradients) in self.projections.iter().zip(d_outs).zip(gradients) {
+            let outputs = linear.outputs();
+            if let Some(d_weight) = &mut gradients.weight {
+                let left = View::rows(d_out, outputs).t();
+                let term = Term { left, right: Right::View(View::rows(x, inputs)), k: rows };
+                products.push(Product { accumulate: true, ..Product::new(outputs, inputs, term, d_weight) });
+            }
+            if let Some(d_bias) = &mut gradients.bias {
+                add_column_sums(d_out, rows, outputs, d_bias);
+            }
+        }
+        matmul::run(&mut products);
     }
 
     /// `dU` into `work`, then adds `dA` and `dB^T` to `gradients`.

@@ -4,6 +4,7 @@ mod bitsandbytes;
 mod files;
 mod gguf;
 mod safetensors;
+mod stream;
 
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,7 @@ use lorafit_kernels::{RowOrder, SharedBytes, Weight};
 pub use bitsandbytes::{QuantizedFolder, write_quantized};
 pub(crate) use files::{MAX_CONFIG_BYTES, inside, map, read_text};
 pub use gguf::Gguf;
+pub use stream::{SaveDtype, TensorData, TensorReader, TensorSource, Values, write_tensors};
 
 use crate::config::{Config, ConfigError};
 use crate::error::FileError;

@@ -11,7 +11,7 @@ use lorafit_kernels::ops::attention::{Segment, Segments};
 use lorafit_kernels::ops::cross_entropy::Target;
 use lorafit_model::adapter::{self, Adapter, named_tensors};
 use lorafit_model::weights::ModelFiles;
-use lorafit_model::{ActivationPolicy, Buffers, Model, Stream};
+use lorafit_model::{ActivationPolicy, Buffers, Gradients, Model, Stream};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 /// Two layers in f32 against two layers in f32, each with its own order of summation: relative to the largest
@@ -142,20 +142,14 @@ impl Case {
     ) -> (f64, Vec<(String, Vec<f32>)>) {
         let tokens = streams.iter().map(|p| p.ids.len()).max().expect("a stream");
         let targets: usize = streams.iter().map(|p| p.targets.len()).sum();
-        let (config, adapter) = (self.model.config(), &self.adapter);
-        let mut buffers = Buffers::for_training(config, adapter, Device::Cpu, tokens, tokens, activations);
-        let mut gradients = self.adapter.zero_gradients();
+        let (model, adapter) = (&self.model, Some(&self.adapter));
+        let mut gradients = Gradients::new(model, adapter);
+        let mut buffers = Buffers::for_training(model, adapter, &gradients, tokens, tokens, activations);
         let mut loss = 0.0;
         for p in streams {
             let scale = 1.0 / targets as f32;
-            let losses = self.model.loss_and_gradient(
-                &self.adapter,
-                None,
-                p.stream(),
-                scale,
-                &mut buffers,
-                &mut gradients,
-            );
+            let losses =
+                model.loss_and_gradient(adapter, None, p.stream(), scale, &mut buffers, &mut gradients);
             loss += losses.iter().map(|&l| f64::from(l)).sum::<f64>() / targets as f64;
         }
         let named = named_tensors(&self.adapter, gradients.tensors());

@@ -1,12 +1,10 @@
-//! AdamW on the factors of an adapter; the arithmetic is in `kernels::ops::adamw`.
-
-use std::borrow::Cow;
+//! AdamW on what is trained; the arithmetic is in `kernels::ops::adamw`.
 
 use lorafit_kernels::Tensor;
 use lorafit_kernels::ops::adamw::{self, Moment8, Step};
-use lorafit_model::adapter::{Adapter, Gradients};
+use lorafit_model::weights::{TensorData, TensorReader, TensorSource};
+use lorafit_model::{Gradients, Parameters};
 use rayon::prelude::*;
-use safetensors::{Dtype, SafeTensors, View};
 
 /// How the moments are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,27 +42,31 @@ pub struct AdamW {
     beta1: f64,
     beta2: f64,
     eps: f64,
-    weight_decay: f64,
+    /// Of every tensor, in the order of [`Parameters::tensors`].
+    weight_decay: Vec<f64>,
     steps: u64,
-    /// Of every tensor, in the adapter's order.
+    /// Likewise.
     moments: Vec<Moments>,
 }
 
 impl AdamW {
-    /// PyTorch's constants (0.9, 0.999, 1e-8) and zero moments.
-    pub fn new(adapter: &Adapter, kind: OptimizerKind, weight_decay: f64) -> Self {
+    /// PyTorch's constants (0.9, 0.999, 1e-8) and zero moments. Norms and biases are not decayed, as transformers' Trainer
+    /// does not.
+    pub fn new(parameters: &Parameters<'_>, kind: OptimizerKind, weight_decay: f64) -> Self {
         let zeros = |t: &Tensor| match kind.in_8bit(t.len()) {
             true => Moments::EightBit(Moment8::zeros(t.len()), Moment8::zeros(t.len())),
             false => Moments::F32(Tensor::zeros(t.device(), t.len()), Tensor::zeros(t.device(), t.len())),
         };
-        let moments = adapter.tensors().map(zeros).collect();
+        let moments = parameters.tensors().into_iter().map(zeros).collect();
+        let decay = |decayed: bool| if decayed { weight_decay } else { 0.0 };
+        let weight_decay = parameters.decayed().into_iter().map(decay).collect();
         AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, steps: 0, moments }
     }
 
     /// One update with `gradient_scale * gradients`.
     pub fn step(
         &mut self,
-        adapter: &mut Adapter,
+        parameters: &mut Parameters<'_>,
         gradients: &Gradients,
         learning_rate: f64,
         gradient_scale: f64,
@@ -75,13 +77,14 @@ impl AdamW {
             beta1: self.beta1,
             beta2: self.beta2,
             eps: self.eps,
-            weight_decay: self.weight_decay,
+            weight_decay: 0.0,
             number: self.steps,
             gradient_scale,
         };
-        let tensors: Vec<_> = adapter.tensors_mut().zip(gradients.tensors()).zip(&mut self.moments).collect();
-        tensors.into_par_iter().for_each(|((parameter, gradient), moments)| {
-            let len = parameter.len();
+        let tensors = parameters.tensors_mut().into_iter().zip(gradients.tensors());
+        let tensors: Vec<_> = tensors.zip(&mut self.moments).zip(&self.weight_decay).collect();
+        tensors.into_par_iter().for_each(|(((parameter, gradient), moments), &weight_decay)| {
+            let (len, step) = (parameter.len(), Step { weight_decay, ..step });
             match moments {
                 Moments::F32(first, second) => adamw::step(parameter, gradient, first, second, len, &step),
                 Moments::EightBit(first, second) => {
@@ -93,8 +96,7 @@ impl AdamW {
 
     /// Bytes of the state.
     pub fn state_bytes(&self) -> u64 {
-        let bytes = |(_, part): (_, StatePart<'_>)| part.data_len() as u64;
-        self.parts().into_iter().map(bytes).sum()
+        self.sources().iter().map(TensorSource::bytes).sum()
     }
 
     /// Updates so far.
@@ -102,113 +104,59 @@ impl AdamW {
         self.steps
     }
 
-    /// The moments as a safetensors file: of tensor `i` in the adapter's order `i.first` and `i.second`, F32, or in 8
-    /// bits `i.first.codes`, U8, and `i.first.absmax`, F32, and so on.
-    pub(crate) fn to_safetensors(&self) -> Vec<u8> {
-        safetensors::serialize(self.parts(), None).expect("names are unique")
-    }
-
-    /// Takes the moments of a file that [`Self::to_safetensors`] made after `updates` updates. What is wrong with the
-    /// file otherwise.
-    pub(crate) fn restore(&mut self, file: &SafeTensors<'_>, updates: u64) -> Result<(), String> {
-        let expected = self.parts().len();
-        if file.len() != expected {
-            return Err(format!("it has {} tensors, the adapter needs {expected}", file.len()));
-        }
-        let data = |name: String, dtype: Dtype, len: usize| {
-            let view = file.tensor(&name).map_err(|_| format!("tensor {name} is missing"))?;
-            match (view.dtype(), view.shape()) == (dtype, &[len]) {
-                true => Ok(view.data()),
-                false => Err(format!(
-                    "{name} is {:?} {:?}, the adapter needs {dtype:?} [{len}]",
-                    view.dtype(),
-                    view.shape()
-                )),
-            }
-        };
-        let floats = |name: String, len: usize| -> Result<Vec<f32>, String> {
-            let bytes = data(name, Dtype::F32, len)?;
-            Ok(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
-        };
-        for (i, moments) in self.moments.iter_mut().enumerate() {
+    /// The moments as tensors of a file: of tensor `i` in the order of the parameters `i.first` and `i.second`, F32, or
+    /// in 8 bits `i.first.codes`, U8, and `i.first.absmax`, F32, and so on.
+    pub(crate) fn sources(&self) -> Vec<TensorSource<'_>> {
+        let mut sources = Vec::new();
+        let mut add = |name, len, data| sources.push(TensorSource { name, shape: vec![len], data });
+        for (i, moments) in self.moments.iter().enumerate() {
             match moments {
                 Moments::F32(first, second) => {
                     for (tensor, which) in [(first, "first"), (second, "second")] {
-                        tensor.write(0, &floats(format!("{i}.{which}"), tensor.len())?);
+                        let data = TensorData::f32(|range, out| tensor.read(range.start, out));
+                        add(format!("{i}.{which}"), tensor.len(), data);
                     }
                 }
                 Moments::EightBit(first, second) => {
                     for (moment, which) in [(first, "first"), (second, "second")] {
-                        let codes = data(format!("{i}.{which}.codes"), Dtype::U8, moment.codes().len())?;
-                        let absmax = floats(format!("{i}.{which}.absmax"), moment.absmax().len())?;
-                        *moment = Moment8::from_parts(codes.to_vec(), absmax).expect("lengths were compared");
+                        let (codes, absmax) = (moment.codes(), moment.absmax());
+                        add(format!("{i}.{which}.codes"), codes.len(), TensorData::Bytes(codes));
+                        let data = TensorData::f32(|range, out| out.copy_from_slice(&absmax[range]));
+                        add(format!("{i}.{which}.absmax"), absmax.len(), data);
+                    }
+                }
+            }
+        }
+        sources
+    }
+
+    /// Takes the moments of a file of [`Self::sources`] made after `updates` updates. What is wrong with the file
+    /// otherwise.
+    pub(crate) fn restore(&mut self, file: &mut TensorReader, updates: u64) -> Result<(), String> {
+        let expected = self.sources().len();
+        if file.tensors() != expected {
+            return Err(format!("it has {} tensors, the run needs {expected}", file.tensors()));
+        }
+        for (i, moments) in self.moments.iter_mut().enumerate() {
+            match moments {
+                Moments::F32(first, second) => {
+                    for (tensor, which) in [(first, "first"), (second, "second")] {
+                        let shape = [tensor.len()];
+                        file.read_floats(&format!("{i}.{which}"), &shape, |at, v| tensor.write(at, v))?;
+                    }
+                }
+                Moments::EightBit(first, second) => {
+                    for (moment, which) in [(first, "first"), (second, "second")] {
+                        let codes = file.read_bytes(&format!("{i}.{which}.codes"), moment.codes().len())?;
+                        let mut absmax = Vec::new();
+                        let shape = [moment.absmax().len()];
+                        file.read_floats(&format!("{i}.{which}.absmax"), &shape, |_, v| absmax.extend(v))?;
+                        *moment = Moment8::from_parts(codes, absmax).expect("lengths were compared");
                     }
                 }
             }
         }
         self.steps = updates;
         Ok(())
-    }
-
-    fn parts(&self) -> Vec<(String, StatePart<'_>)> {
-        let mut parts = Vec::new();
-        for (i, moments) in self.moments.iter().enumerate() {
-            match moments {
-                Moments::F32(first, second) => {
-                    for (tensor, which) in [(first, "first"), (second, "second")] {
-                        let part = StatePart { shape: [tensor.len()], values: Values::Tensor(tensor) };
-                        parts.push((format!("{i}.{which}"), part));
-                    }
-                }
-                Moments::EightBit(first, second) => {
-                    for (moment, which) in [(first, "first"), (second, "second")] {
-                        let (codes, absmax) = (moment.codes(), moment.absmax());
-                        let part = StatePart { shape: [codes.len()], values: Values::Codes(codes) };
-                        parts.push((format!("{i}.{which}.codes"), part));
-                        let part = StatePart { shape: [absmax.len()], values: Values::Scales(absmax) };
-                        parts.push((format!("{i}.{which}.absmax"), part));
-                    }
-                }
-            }
-        }
-        parts
-    }
-}
-
-/// A part of the state as its file has it; bytes are made as they are written, a tensor at a time.
-struct StatePart<'a> {
-    shape: [usize; 1],
-    values: Values<'a>,
-}
-
-enum Values<'a> {
-    Tensor(&'a Tensor),
-    Codes(&'a [u8]),
-    Scales(&'a [f32]),
-}
-
-impl View for StatePart<'_> {
-    fn dtype(&self) -> Dtype {
-        match self.values {
-            Values::Tensor(_) | Values::Scales(_) => Dtype::F32,
-            Values::Codes(_) => Dtype::U8,
-        }
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        match self.values {
-            Values::Tensor(tensor) => Cow::Owned(bytes(&tensor.to_vec(tensor.len()))),
-            Values::Scales(scales) => Cow::Owned(bytes(scales)),
-            Values::Codes(codes) => Cow::Borrowed(codes),
-        }
-    }
-
-    fn data_len(&self) -> usize {
-        self.shape[0] * self.dtype().bitsize() / 8
     }
 }

@@ -6,7 +6,8 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use lorafit_data::{Origin, Report, Sample, SampleRef, Samples, Shape};
-use lorafit_model::adapter::LoraConfig;
+use lorafit_model::adapter::{Adapter, LoraConfig};
+use lorafit_model::{Model, WeightSelection};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -37,6 +38,8 @@ fn dataset(samples: Samples) -> Dataset {
 struct Case {
     model: Model,
     lora: LoraConfig,
+    /// The weights that are trained instead of an adapter, if any are.
+    weights: Option<WeightSelection>,
     data: Dataset,
     held_out: Dataset,
     options: TrainOptions,
@@ -69,7 +72,14 @@ impl Case {
             ..TrainOptions::plain(Duration::Epochs(3.0), 5e-3)
         };
         let (data, held_out) = (dataset(Draws(1).tree(11)), dataset(Draws(2).tree(5)));
-        Case { model, lora, data, held_out, options }
+        Case { model, lora, weights: None, data, held_out, options }
+    }
+
+    /// The run with an adapter, and one that trains weights of the upper block and the head.
+    fn of_both(optimizer: OptimizerKind) -> [Self; 2] {
+        let modules = r"regex:model\.layers\.1\..*|model\.norm|lm_head".parse().expect("modules");
+        let weights = Some(WeightSelection { modules, layers: None });
+        [Case::new(optimizer), Case { weights, ..Case::new(optimizer) }]
     }
 
     /// Trains in `dir`, from the newest checkpoint there if there is one.
@@ -89,14 +99,21 @@ impl Case {
         checkpoint: Option<&Checkpoint>,
         observer: &mut dyn Observer,
     ) -> Result<Summary, TrainError> {
+        let (start, data, held_out) = (Start { checkpoint }, &self.data, Some(&self.held_out));
+        if let Some(weights) = &self.weights {
+            let mut model = fixture("llama").model;
+            model.train(weights).expect("fits");
+            checkpoint.map_or(Ok(()), |c| c.restore_weights(&mut model)).map_err(RunError::from)?;
+            let mut parameters = Parameters::Weights(&mut model);
+            return train(&mut parameters, data, held_out, &self.options, start, run, observer);
+        }
         let (config, device) = (self.model.config(), self.model.device());
         let mut adapter = match checkpoint {
             Some(checkpoint) => checkpoint.adapter(config, device).map_err(RunError::from)?,
             None => Adapter::init(config, &self.lora, 7, device).expect("fits"),
         };
-        let start = Start { checkpoint };
-        let (data, held_out) = (&self.data, Some(&self.held_out));
-        train(&self.model, &mut adapter, data, held_out, &self.options, start, run, observer)
+        let mut parameters = Parameters::Adapter { model: &self.model, adapter: &mut adapter };
+        train(&mut parameters, data, held_out, &self.options, start, run, observer)
     }
 
     /// What an uninterrupted run leaves.
@@ -179,8 +196,7 @@ impl Observer for StopAt {
 /// Stopped wherever a run can be stopped: after every step and before every micro-batch of every evaluation.
 #[test]
 fn resume_reproduces_the_uninterrupted_run_from_every_place() {
-    for optimizer in [OptimizerKind::AdamW, OptimizerKind::AdamW8bit] {
-        let case = Case::new(optimizer);
+    for case in [OptimizerKind::AdamW, OptimizerKind::AdamW8bit].into_iter().flat_map(Case::of_both) {
         let expected = case.whole();
         let mut stops = 0;
         for place in 0.. {
@@ -192,7 +208,8 @@ fn resume_reproduces_the_uninterrupted_run_from_every_place() {
             stops += 1;
             let second = case.train(dir.path(), &mut StopAt::never()).expect("trains");
             assert!(!second.interrupted && second.steps == 9);
-            assert_same(&content(dir.path()), &expected, &format!("{optimizer:?}, stopped at {place}"));
+            let what = format!("{:?}, {:?}, stopped at {place}", case.weights, case.options.optimizer);
+            assert_same(&content(dir.path()), &expected, &what);
         }
         assert!(stops > 9 + 5, "{stops} places");
     }
@@ -253,13 +270,18 @@ fn a_damaged_newest_checkpoint_is_reported_and_the_one_before_used() {
 
 #[test]
 fn every_damage_of_a_checkpoint_is_found() {
-    let case = Case::new(OptimizerKind::AdamW);
+    let [adapter, weights] = Case::of_both(OptimizerKind::AdamW);
+    find_every_damage(&adapter, 6);
+    find_every_damage(&weights, 5);
+}
+
+fn find_every_damage(case: &Case, files_expected: usize) {
     let dir = TempDir::new().expect("a folder");
     case.train(dir.path(), &mut StopAt::ask(4)).expect("trains");
     let checkpoint = Checkpoint::newest(dir.path()).expect("lists").checkpoint.expect("one");
     let files: Vec<PathBuf> =
         fs::read_dir(checkpoint.dir()).expect("lists").map(|entry| entry.expect("lists").path()).collect();
-    assert_eq!(files.len(), 6);
+    assert_eq!(files.len(), files_expected);
     let mut draws = Draws(11);
     let damage = |file: &Path, damaged: &[u8], what: &str| {
         let whole = fs::read(file).expect("reads");
@@ -299,11 +321,12 @@ fn every_damage_of_a_checkpoint_is_found() {
 /// Saves step 2 beside step 1, and step 2 again over itself, with a fault at every operation in turn.
 #[test]
 fn a_save_interrupted_at_every_operation_leaves_the_old_checkpoint_or_the_new() {
-    let Fixture { model, adapter } = fixture("llama");
-    let optimizer = AdamW::new(&adapter, OptimizerKind::AdamW, 0.0);
+    let Fixture { model, mut adapter } = fixture("llama");
+    let parameters = Parameters::Adapter { model: &model, adapter: &mut adapter };
+    let optimizer = AdamW::new(&parameters, OptimizerKind::AdamW, 0.0);
     let save = |storage: &dyn Storage, dir: &Path, step: u64, evaluated: Option<u64>| {
         let state = State { step, evaluated, ..State::default() };
-        checkpoint::save(storage, dir, 1, &state, &RunInfo::default(), &adapter, &optimizer)
+        checkpoint::save(storage, dir, 1, &state, &RunInfo::default(), &parameters, &optimizer)
     };
     let kinds =
         [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::ReadOnlyFilesystem, ErrorKind::Other];

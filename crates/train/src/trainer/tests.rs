@@ -4,7 +4,8 @@ use std::path::Path;
 
 use lorafit_data::Sample;
 use lorafit_kernels::Device;
-use lorafit_model::adapter::{self, LoraConfig};
+use lorafit_model::Model;
+use lorafit_model::adapter::{self, Adapter, LoraConfig};
 use lorafit_model::weights::ModelFiles;
 
 use super::*;
@@ -64,9 +65,10 @@ fn step(fixture: &mut Fixture, samples: &Samples, budget: usize, share: bool) ->
         ..TrainOptions::plain(Duration::Steps(1), 0.0)
     };
     let size = MicroBatchSize::largest(samples, samples.len(), budget);
-    let mut stepper = Stepper::new(model, adapter, size, &options, 1);
+    let mut parameters = Parameters::Adapter { model, adapter };
+    let mut stepper = Stepper::new(&parameters, size, &options, 1);
     let indices: Vec<usize> = (0..samples.len()).collect();
-    let record = stepper.step(model, adapter, samples, &indices, 1, &options).expect("finite");
+    let record = stepper.step(&mut parameters, samples, &indices, 1, &options).expect("finite");
     let gradients = stepper.gradients.tensors().map(|t| t.to_vec(t.len())).collect();
     (record.loss, record.computed_tokens, gradients)
 }
@@ -116,9 +118,10 @@ fn a_partial_last_window_is_shared_and_cut_alike() {
             ..TrainOptions::plain(Duration::Epochs(1.0), 1e-3)
         };
         let size = MicroBatchSize::largest(&samples, 4, budget);
-        let mut stepper = Stepper::new(&model, &adapter, size, &options, 2);
+        let mut parameters = Parameters::Adapter { model: &model, adapter: &mut adapter };
+        let mut stepper = Stepper::new(&parameters, size, &options, 2);
         let mut step = |part: &[usize], number| {
-            stepper.step(&model, &mut adapter, &samples, part, number, &options).expect("finite")
+            stepper.step(&mut parameters, &samples, part, number, &options).expect("finite")
         };
         [step(&indices[..4], 1), step(&indices[4..], 2)]
     };
@@ -165,9 +168,9 @@ fn eight_bit_moments_follow_f32_ones() {
         assert!(adapter.tensors().any(|t| t.len() >= 4096), "nothing is kept in 8 bits");
         let options = TrainOptions { optimizer, ..TrainOptions::plain(Duration::Steps(20), 2e-3) };
         let size = MicroBatchSize::largest(&samples, 8, 512);
-        let mut stepper = Stepper::new(&model, &adapter, size, &options, 20);
-        let step =
-            |n| stepper.step(&model, &mut adapter, &samples, &indices, n, &options).expect("finite").loss;
+        let mut parameters = Parameters::Adapter { model: &model, adapter: &mut adapter };
+        let mut stepper = Stepper::new(&parameters, size, &options, 20);
+        let step = |n| stepper.step(&mut parameters, &samples, &indices, n, &options).expect("finite").loss;
         (1..=20).map(step).collect()
     };
     let (whole, coded) = (run(OptimizerKind::AdamW), run(OptimizerKind::AdamW8bit));

@@ -1,8 +1,12 @@
 //! Elementwise; constants are reduced to f32 once, as PyTorch does for f32 parameters.
 
 use multiversion::multiversion;
+use rayon::prelude::*;
 
 use super::Step;
+
+/// Values of a task.
+const CHUNK: usize = 16 * 1024;
 
 /// A step's settings as both versions use them.
 #[derive(Clone, Copy)]
@@ -55,7 +59,10 @@ pub(super) fn step(
     second: &mut [f32],
     step: &Step,
 ) {
-    block(parameter, gradient, first, second, Constants::of(step));
+    let c = Constants::of(step);
+    let values = parameter.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK));
+    let moments = first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK));
+    values.zip(moments).for_each(|((p, g), (m, v))| block(p, g, m, v, c));
 }
 
 #[cfg(test)]

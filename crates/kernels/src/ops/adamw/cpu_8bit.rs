@@ -1,9 +1,14 @@
 //! Block by block: decode both moments, update, step, encode. Where bitsandbytes rounds once (its fused operations),
 //! this rounds once.
 
+use rayon::prelude::*;
+
 use super::cpu::Constants;
 use super::{BLOCK_LEN, Moment8, Step};
 use crate::quant::dynamic_map::{nearest, signed, unsigned};
+
+/// Blocks of a task, at least.
+const TASK_BLOCKS: usize = 16;
 
 pub(super) fn step(
     parameter: &mut [f32],
@@ -13,11 +18,12 @@ pub(super) fn step(
     step: &Step,
 ) {
     let c = Constants::of(step);
-    let blocks = parameter.chunks_mut(BLOCK_LEN).zip(gradient.chunks(BLOCK_LEN));
-    let firsts = first.codes.chunks_mut(BLOCK_LEN).zip(&mut first.absmax);
-    let seconds = second.codes.chunks_mut(BLOCK_LEN).zip(&mut second.absmax);
-    let (mut m, mut v) = ([0.0f32; BLOCK_LEN], [0.0f32; BLOCK_LEN]);
-    for (((parameter, gradient), (codes1, absmax1)), (codes2, absmax2)) in blocks.zip(firsts).zip(seconds) {
+    let blocks = parameter.par_chunks_mut(BLOCK_LEN).zip(gradient.par_chunks(BLOCK_LEN));
+    let firsts = first.codes.par_chunks_mut(BLOCK_LEN).zip(&mut first.absmax);
+    let seconds = second.codes.par_chunks_mut(BLOCK_LEN).zip(&mut second.absmax);
+    let blocks = blocks.zip(firsts).zip(seconds).with_min_len(TASK_BLOCKS);
+    blocks.for_each(|(((parameter, gradient), (codes1, absmax1)), (codes2, absmax2))| {
+        let (mut m, mut v) = ([0.0f32; BLOCK_LEN], [0.0f32; BLOCK_LEN]);
         for (i, (p, g)) in parameter.iter_mut().zip(gradient).enumerate() {
             let g = g * c.scale;
             let (m_old, v_old) =
@@ -30,7 +36,7 @@ pub(super) fn step(
         let len = parameter.len();
         encode(signed(), &m[..len], codes1, absmax1);
         encode(unsigned(), &v[..len], codes2, absmax2);
-    }
+    });
 }
 
 fn encode(map: &[f32; 256], values: &[f32], codes: &mut [u8], absmax: &mut f32) {

@@ -99,10 +99,26 @@ pub fn scatter_add_rows(x: &Tensor, rows: &[u32], width: usize, y: &mut Tensor) 
     }
 }
 
+/// Adds the sum of each column of `x`, `[rows, width]`, to `y`, `[width]`: the gradient of a bias. In f32, in the order
+/// of the rows.
+pub fn add_column_sums(x: &Tensor, rows: usize, width: usize, y: &mut Tensor) {
+    match x.device() {
+        Device::Cpu => {
+            for row in x.cpu()[..rows * width].chunks_exact(width) {
+                y.cpu_mut()[..width].iter_mut().zip(row).for_each(|(y, x)| *y += x);
+            }
+        }
+    }
+}
+
 /// Sum of the squares of the first `len` values, in f64 and in a fixed order.
 pub fn sum_squares(x: &Tensor, len: usize) -> f64 {
     match x.device() {
-        Device::Cpu => x.cpu()[..len].iter().map(|&v| f64::from(v) * f64::from(v)).sum(),
+        Device::Cpu => {
+            let chunk = |x: &[f32]| x.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
+            // The cut does not depend on the number of threads, nor does the order in which the parts are added.
+            x.cpu()[..len].par_chunks(CHUNK).map(chunk).collect::<Vec<f64>>().into_iter().sum()
+        }
     }
 }
 
@@ -162,5 +178,8 @@ mod tests {
         scale_columns(&mut y, 2, 2, 1..2, 0.5);
         assert_eq!(y.to_vec(4), [11.0, 11.0, 3.0, 2.0]);
         assert_eq!(sum_squares(&y, 3), 251.0);
+        let mut sums = tensor(&[1.0, 2.0, 3.0]);
+        add_column_sums(&tensor(&[1.0, 2.0, 4.0, 8.0, 16.0, 32.0]), 2, 2, &mut sums);
+        assert_eq!(sums.to_vec(3), [6.0, 12.0, 3.0]);
     }
 }

@@ -19,7 +19,9 @@ pub(super) fn forward(weight: &Weight, ids: &[u32], y: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Random;
+    use crate::ops::embedding::backward;
+    use crate::tensor::{Device, Tensor};
+    use crate::testing::{Random, assert_close, finite_difference, weighted_sum, widen};
 
     #[test]
     fn rows_are_those_of_the_ids() {
@@ -28,5 +30,24 @@ mod tests {
         let mut y = vec![0.0; 3 * 7];
         forward(&weight, &[4, 0, 4], &mut y);
         assert_eq!(y, [&values[28..], &values[..7], &values[28..]].concat());
+    }
+
+    /// The definition in f64.
+    fn reference(weight: &[f64], ids: &[u32], width: usize) -> Vec<f64> {
+        ids.iter().flat_map(|&id| weight[id as usize * width..][..width].to_vec()).collect()
+    }
+
+    #[test]
+    fn backward_equals_the_finite_differences_of_the_reference() {
+        let mut random = Random::new(2);
+        let (vocab, width, ids) = (5, 7, [4, 0, 4, 2, 4]);
+        let (weight, d_y) = (random.normal(vocab * width), random.normal(ids.len() * width));
+        let before = random.normal(vocab * width);
+        let mut d_weight = Tensor::from_slice(Device::Cpu, &before);
+        backward(&Tensor::from_slice(Device::Cpu, &d_y), &ids, width, &mut d_weight);
+        let mut expected =
+            finite_difference(&widen(&weight), |w| weighted_sum(&reference(w, &ids, width), &d_y));
+        expected.iter_mut().zip(&before).for_each(|(e, &b)| *e += f64::from(b));
+        assert_close(d_weight.cpu(), &expected, 1e-6, "backward");
     }
 }

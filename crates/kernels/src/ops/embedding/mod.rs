@@ -1,5 +1,7 @@
-//! Token embedding: rows of a stored matrix, decoded. Frozen: there is no backward here.
+//! Token embedding: `y[t] = weight[ids[t]]`, rows of a matrix, decoded where it is stored. Backward, where the matrix is
+//! trained: `d_weight[ids[t]] += d_y[t]`, in the order of the tokens, so that equal ids add up alike in every run.
 
+use crate::ops::elementwise;
 use crate::tensor::{Device, Tensor};
 use crate::weight::Weight;
 
@@ -13,4 +15,12 @@ pub fn forward(weight: &Weight, ids: &[u32], y: &mut Tensor) {
     match y.device() {
         Device::Cpu => cpu::forward(weight, ids, y.cpu_mut()),
     }
+}
+
+/// Adds row `t` of `d_y` (`[ids.len(), width]`) to row `ids[t]` of `d_weight` (`[vocab, width]`).
+///
+/// # Panics
+/// As [`forward`].
+pub fn backward(d_y: &Tensor, ids: &[u32], width: usize, d_weight: &mut Tensor) {
+    elementwise::scatter_add_rows(d_y, ids, width, d_weight);
 }

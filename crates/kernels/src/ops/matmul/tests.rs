@@ -31,6 +31,7 @@ fn every_instruction_set_equals_the_reference_on_awkward_shapes() {
         let x = random.normal(m * k);
         let w = Weight::from_f32(n, k, &random.normal(n * k));
         let v = Weight::from_f32(k, n, &random.normal(n * k));
+        let y = random.normal(n * k);
         let (u, b) = (random.normal(m * 5), random.normal(n * 5));
         let bias = random.normal(n);
         let start = random.normal(m * n);
@@ -39,6 +40,8 @@ fn every_instruction_set_equals_the_reference_on_awkward_shapes() {
             vec![TermCpu { left: rows(&x, k), right: RightCpu::WeightTransposed(&w), k }, lora],
             vec![TermCpu { left: rows(&x, k), right: RightCpu::Weight(&v), k }],
             vec![TermCpu { left: transposed(&x, m), right: RightCpu::Weight(&v), k }, lora],
+            // A weight gradient, `dY^T X`.
+            vec![TermCpu { left: transposed(&x, m), right: RightCpu::Strided(rows(&y, n)), k }],
         ];
         for terms in &cases {
             for (accumulate, bias) in

@@ -1,6 +1,7 @@
 //! Rows in parallel, one pass for the sum and one for the values.
 
 use multiversion::multiversion;
+use rayon::prelude::*;
 
 use crate::ops::math::sum;
 use crate::ops::parallel::{Shared, for_row_blocks};
@@ -65,6 +66,27 @@ pub(super) fn backward(d_y: &[f32], x: &[f32], weight: &[f32], rstd: &[f32], row
             let at = row * width..(row + 1) * width;
             // SAFETY: every row is in one block.
             row_backward(&d_y[at.clone()], &x[at.clone()], weight, rstd[row], unsafe { d_x.part(at) });
+        }
+    });
+}
+
+/// Columns of a task of [`backward_weight`]: a few cache lines of each row.
+const WEIGHT_COLUMNS: usize = 128;
+
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn add_scaled_products(d_y: &[f32], x: &[f32], rstd: f32, d_weight: &mut [f32]) {
+    for ((d, d_y), x) in d_weight.iter_mut().zip(d_y).zip(x) {
+        *d += d_y * (x * rstd);
+    }
+}
+
+pub(super) fn backward_weight(d_y: &[f32], x: &[f32], rstd: &[f32], rows: usize, d_weight: &mut [f32]) {
+    let width = d_weight.len();
+    d_weight.par_chunks_mut(WEIGHT_COLUMNS).enumerate().for_each(|(i, d_weight)| {
+        for (row, rstd) in rstd[..rows].iter().enumerate() {
+            let first = row * width + i * WEIGHT_COLUMNS;
+            let at = first..first + d_weight.len();
+            add_scaled_products(&d_y[at.clone()], &x[at], *rstd, d_weight);
         }
     });
 }

@@ -1,7 +1,8 @@
 //! Root-mean-square normalisation (Zhang and Sennrich 2019).
 //!
 //! `y = x * rstd * weight`, `rstd = 1 / sqrt(mean(x^2) + eps)`, over rows of `width` values; f32 sums.
-//! Frozen: there is no gradient of `weight` here.
+//! Backward, of `y`'s gradient `d_y`: `d_x += rstd * (weight d_y - x rstd^2 mean(weight d_y x))`, and where the weight is
+//! trained `d_weight += sum over rows of d_y x rstd`.
 
 use crate::tensor::{Device, Tensor};
 
@@ -29,5 +30,13 @@ pub fn recompute(x: &Tensor, weight: &Tensor, rstd: &Tensor, rows: usize, y: &mu
 pub fn backward(d_y: &Tensor, x: &Tensor, weight: &Tensor, rstd: &Tensor, rows: usize, d_x: &mut Tensor) {
     match x.device() {
         Device::Cpu => cpu::backward(d_y.cpu(), x.cpu(), weight.cpu(), rstd.cpu(), rows, d_x.cpu_mut()),
+    }
+}
+
+/// Adds the gradient of the weight to `d_weight` (`[width]`), from `d_y` and what forward saved: a sum over rows, in f32
+/// and in their order.
+pub fn backward_weight(d_y: &Tensor, x: &Tensor, rstd: &Tensor, rows: usize, d_weight: &mut Tensor) {
+    match x.device() {
+        Device::Cpu => cpu::backward_weight(d_y.cpu(), x.cpu(), rstd.cpu(), rows, d_weight.cpu_mut()),
     }
 }

@@ -1,0 +1,202 @@
+//! What a run trains, as its loop, optimizer and checkpoints see it: a list of f32 tensors in the model they belong to.
+
+use lorafit_kernels::Tensor;
+
+use crate::adapter::{Adapter, LoraConfig, TargetError};
+use crate::config::Config;
+use crate::gradients::Gradients;
+use crate::model::Model;
+use crate::selection::WeightSelection;
+use crate::shapes::{WeightMut, WeightRef, WeightShape, weight_shapes};
+use crate::weights::{SaveDtype, TensorData, TensorReader, TensorSource, Values};
+
+/// What is to be trained, before anything is made.
+#[derive(Clone, Copy, Debug)]
+pub enum Trainable<'a> {
+    /// An adapter over a frozen model.
+    Adapter(&'a LoraConfig),
+    /// Weights of the model.
+    Weights(&'a WeightSelection),
+}
+
+impl Trainable<'_> {
+    /// Values of each tensor that is trained.
+    ///
+    /// # Errors
+    /// A selection of layers or modules that the model does not have.
+    pub fn tensor_lens(&self, config: &Config) -> Result<Vec<usize>, TargetError> {
+        match self {
+            Trainable::Adapter(lora) => lora.tensor_lens(config),
+            Trainable::Weights(selection) => Ok(selection.of(config)?.iter().map(|w| w.len()).collect()),
+        }
+    }
+}
+
+/// Tensors that are trained, with the model that they are trained in.
+#[derive(Debug)]
+pub enum Parameters<'a> {
+    /// The factors of an adapter over a frozen model.
+    Adapter {
+        /// The model.
+        model: &'a Model,
+        /// The adapter.
+        adapter: &'a mut Adapter,
+    },
+    /// Those weights of a model that [`Model::train`] was told.
+    Weights(&'a mut Model),
+}
+
+impl Parameters<'_> {
+    /// The model that computes.
+    pub fn model(&self) -> &Model {
+        match self {
+            Parameters::Adapter { model, .. } => model,
+            Parameters::Weights(model) => model,
+        }
+    }
+
+    /// The adapter that it computes with, if there is one.
+    pub fn adapter(&self) -> Option<&Adapter> {
+        match self {
+            Parameters::Adapter { adapter, .. } => Some(adapter),
+            Parameters::Weights(_) => None,
+        }
+    }
+
+    /// All tensors, in the order of [`Gradients::tensors`].
+    pub fn tensors(&self) -> Vec<&Tensor> {
+        match self {
+            Parameters::Adapter { adapter, .. } => adapter.tensors().collect(),
+            Parameters::Weights(model) => model.trained_tensors().map(|(_, tensor)| tensor).collect(),
+        }
+    }
+
+    /// As [`Parameters::tensors`], writable.
+    pub fn tensors_mut(&mut self) -> Vec<&mut Tensor> {
+        match self {
+            Parameters::Adapter { adapter, .. } => adapter.tensors_mut().collect(),
+            Parameters::Weights(model) => model.trained_tensors_mut().collect(),
+        }
+    }
+
+    /// Of each tensor, whether weight decay applies: to matrices, and not to norms and biases.
+    pub fn decayed(&self) -> Vec<bool> {
+        match self {
+            Parameters::Adapter { adapter, .. } => adapter.tensors().map(|_| true).collect(),
+            Parameters::Weights(model) => {
+                let is_matrix = |(weight, _)| matches!(weight, WeightRef::Matrix(_));
+                model.trained_tensors().map(is_matrix).collect()
+            }
+        }
+    }
+
+    /// Number of trainable values.
+    pub fn count(&self) -> u64 {
+        self.tensors().iter().map(|tensor| tensor.len() as u64).sum()
+    }
+
+    /// Gradients of the same shapes, zero.
+    pub fn zero_gradients(&self) -> Gradients {
+        Gradients::new(self.model(), self.adapter())
+    }
+
+    /// Dropout on the input of what is trained.
+    pub fn dropout(&self) -> f32 {
+        self.adapter().map_or(0.0, |adapter| adapter.config().dropout)
+    }
+}
+
+impl Model {
+    /// Makes weights trainable: each gets a master copy in f32, decoded if it is stored otherwise, one after the other.
+    ///
+    /// # Errors
+    /// As [`WeightSelection::of`].
+    pub fn train(&mut self, selection: &WeightSelection) -> Result<(), TargetError> {
+        let names = selection.names(&self.config)?;
+        let (device, shapes) = (self.device, weight_shapes(&self.config));
+        for (weight, shape) in self.weights_mut().zip(shapes) {
+            match weight {
+                _ if !names.contains(&shape.name) => {}
+                WeightMut::Matrix(matrix) => *matrix = matrix.to_trained(device),
+                WeightMut::Vector(vector) => vector.is_trained = true,
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of the weights in memory once [`Model::train`] has made those of `selection` trainable.
+    ///
+    /// # Errors
+    /// As [`WeightSelection::of`].
+    pub fn weight_bytes(&self, selection: Option<&WeightSelection>) -> Result<u64, TargetError> {
+        let trained = selection.map(|s| s.names(&self.config)).transpose()?.unwrap_or_default();
+        let bytes = |(weight, shape): (WeightRef<'_>, WeightShape)| match weight {
+            WeightRef::Matrix(matrix) if !trained.contains(&shape.name) => matrix.stored_bytes() as u64,
+            WeightRef::Matrix(_) | WeightRef::Vector(_) => 4 * shape.len() as u64,
+        };
+        Ok(self.weights().zip(weight_shapes(&self.config)).map(bytes).sum())
+    }
+
+    /// The weights that are trained, in the order of [`Gradients::tensors`].
+    pub(crate) fn trained_tensors(&self) -> impl Iterator<Item = (WeightRef<'_>, &Tensor)> {
+        self.weights().filter_map(|weight| {
+            let tensor = match weight {
+                WeightRef::Matrix(matrix) => matrix.trained(),
+                WeightRef::Vector(vector) => vector.trained(),
+            };
+            Some((weight, tensor?))
+        })
+    }
+
+    fn trained_tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        self.weights_mut().filter_map(|weight| match weight {
+            WeightMut::Matrix(matrix) => matrix.trained_mut(),
+            WeightMut::Vector(vector) => vector.is_trained.then_some(&mut vector.values),
+        })
+    }
+
+    /// The names and shapes of the weights that are trained, in the order of [`Parameters::tensors`].
+    pub fn trained_shapes(&self) -> Vec<WeightShape> {
+        let is_trained = |weight: WeightRef<'_>| match weight {
+            WeightRef::Matrix(matrix) => matrix.trained().is_some(),
+            WeightRef::Vector(vector) => vector.is_trained,
+        };
+        let weights = self.weights().zip(weight_shapes(&self.config));
+        weights.filter(|(weight, _)| is_trained(*weight)).map(|(_, shape)| shape).collect()
+    }
+
+    /// All weights by checkpoint name, to be written in `dtype`; a tied head is written once, as the embedding.
+    pub fn sources(&self, dtype: SaveDtype) -> Vec<TensorSource<'_>> {
+        let weights = self.weights().zip(weight_shapes(&self.config));
+        weights.map(|(weight, shape)| source(weight, shape, dtype)).collect()
+    }
+
+    /// The weights that are trained, as they are.
+    pub fn trained_sources(&self) -> Vec<TensorSource<'_>> {
+        let weights = self.trained_tensors().zip(self.trained_shapes());
+        weights.map(|((weight, _), shape)| source(weight, shape, SaveDtype::F32)).collect()
+    }
+
+    /// Reads the weights that are trained from a file of [`Model::trained_sources`].
+    ///
+    /// # Errors
+    /// What is wrong with the file: other weights than those that are trained here, or damage.
+    pub fn restore_trained(&mut self, file: &mut TensorReader) -> Result<(), String> {
+        let shapes = self.trained_shapes();
+        if file.tensors() != shapes.len() {
+            return Err(format!("it has {} tensors, the run trains {}", file.tensors(), shapes.len()));
+        }
+        for (tensor, shape) in self.trained_tensors_mut().zip(shapes) {
+            file.read_floats(&shape.name, &shape.dims, |first, values| tensor.write(first, values))?;
+        }
+        Ok(())
+    }
+}
+
+fn source(weight: WeightRef<'_>, shape: WeightShape, dtype: SaveDtype) -> TensorSource<'_> {
+    let values: Values<'_> = match weight {
+        WeightRef::Matrix(matrix) => Box::new(|range, out| matrix.decode_range(range, out)),
+        WeightRef::Vector(vector) => Box::new(|range, out| vector.read(range.start, out)),
+    };
+    TensorSource { name: shape.name, shape: shape.dims, data: TensorData::Floats(dtype, values) }
+}

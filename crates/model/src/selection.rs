@@ -1,0 +1,203 @@
+//! Which weights of a model are trained.
+
+use std::collections::HashSet;
+use std::str::FromStr;
+
+use regex::Regex;
+
+use crate::adapter::TargetError;
+use crate::config::Config;
+use crate::shapes::{WeightShape, weight_shapes};
+
+/// Modules by name, pattern, or all of them.
+#[derive(Clone, Debug)]
+pub enum WeightModules {
+    /// Every weight.
+    All,
+    /// Weights of modules by these names: see [`KNOWN`].
+    Names(Vec<String>),
+    /// Weights of modules whose whole path, such as `model.layers.3.mlp.up_proj`, matches.
+    Pattern(Regex),
+}
+
+/// The names a selection may have: modules and what holds them, as checkpoints call them, all norms, and all biases.
+/// The weights of a projection are its matrix and its bias.
+const KNOWN: [&str; 18] = [
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+    "self_attn",
+    "mlp",
+    "embed_tokens",
+    "lm_head",
+    "norms",
+    "biases",
+    "input_layernorm",
+    "post_attention_layernorm",
+    "q_norm",
+    "k_norm",
+    "norm",
+];
+
+fn known() -> String {
+    format!("known are all, {}, and regex:PATTERN for module paths", KNOWN.join(", "))
+}
+
+impl FromStr for WeightModules {
+    type Err = TargetError;
+
+    /// `all`, `mlp,norms` or `regex:PATTERN`.
+    fn from_str(text: &str) -> Result<Self, TargetError> {
+        if text == "all" {
+            return Ok(WeightModules::All);
+        }
+        if let Some(pattern) = text.strip_prefix("regex:") {
+            return match Regex::new(&format!("^(?:{pattern})$")) {
+                Ok(matcher) => Ok(WeightModules::Pattern(matcher)),
+                Err(e) => Err(TargetError::new(
+                    format!("train modules pattern `{pattern}` is not a regular expression: {e}"),
+                    "it must match a whole path such as model.layers.3.mlp.up_proj or model.embed_tokens",
+                )),
+            };
+        }
+        let names: Vec<String> =
+            text.split(',').map(str::trim).filter(|n| !n.is_empty()).map(str::to_owned).collect();
+        match names.iter().find(|name| !KNOWN.contains(&name.as_str())) {
+            Some(unknown) => Err(TargetError::new(format!("unknown train module `{unknown}`"), known())),
+            None if names.is_empty() => Err(TargetError::new("no train modules given".to_owned(), known())),
+            None => Ok(WeightModules::Names(names)),
+        }
+    }
+}
+
+impl WeightModules {
+    fn contains(&self, weight: &WeightShape) -> bool {
+        match self {
+            WeightModules::All => true,
+            WeightModules::Names(names) => names.iter().any(|name| is_named(weight, name)),
+            WeightModules::Pattern(matcher) => matcher.is_match(weight.path()),
+        }
+    }
+}
+
+fn is_named(weight: &WeightShape, name: &str) -> bool {
+    match name {
+        "norms" => weight.path().ends_with("norm"),
+        "biases" => weight.name.ends_with(".bias"),
+        name => weight.path().split('.').any(|part| part == name),
+    }
+}
+
+/// Modules, in all blocks or in some.
+#[derive(Clone, Debug)]
+pub struct WeightSelection {
+    /// Which modules.
+    pub modules: WeightModules,
+    /// Of which blocks; all when absent. What lies outside of blocks is then selected only by name or pattern.
+    pub layers: Option<Vec<usize>>,
+}
+
+impl WeightSelection {
+    /// Every weight.
+    pub fn all() -> Self {
+        WeightSelection { modules: WeightModules::All, layers: None }
+    }
+
+    /// The selected weights of a model, in the order of [`weight_shapes`].
+    ///
+    /// # Errors
+    /// A layer the model does not have, a name that none of its weights has, or no weight at all.
+    pub fn of(&self, config: &Config) -> Result<Vec<WeightShape>, TargetError> {
+        let layers = config.num_hidden_layers;
+        if let Some(outside) = self.layers.iter().flatten().find(|&&l| l >= layers) {
+            return Err(TargetError::no_such_layer(*outside, layers));
+        }
+        let shapes = weight_shapes(config);
+        if let WeightModules::Names(names) = &self.modules
+            && let Some(missing) = names.iter().find(|name| !shapes.iter().any(|w| is_named(w, name)))
+        {
+            let hint = match missing.as_str() {
+                "lm_head" => "its head is the embedding: name embed_tokens".to_owned(),
+                _ => known(),
+            };
+            return Err(TargetError::new(format!("the model has no weight of `{missing}`"), hint));
+        }
+        let of_layers = |weight: &WeightShape| match (&self.layers, weight.layer) {
+            (None, _) => true,
+            (Some(selected), Some(layer)) => selected.contains(&layer),
+            (Some(_), None) => !matches!(self.modules, WeightModules::All),
+        };
+        let selected: Vec<WeightShape> =
+            shapes.into_iter().filter(|w| of_layers(w) && self.modules.contains(w)).collect();
+        match selected.is_empty() {
+            true => Err(TargetError::new("the train modules match no weight of the model", known())),
+            false => Ok(selected),
+        }
+    }
+
+    /// The names of the selected weights.
+    ///
+    /// # Errors
+    /// As [`WeightSelection::of`].
+    pub(crate) fn names(&self, config: &Config) -> Result<HashSet<String>, TargetError> {
+        Ok(self.of(config)?.into_iter().map(|weight| weight.name).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn selected(modules: &str, layers: Option<Vec<usize>>) -> Vec<String> {
+        let config = Config::named("smollm2-135m").expect("a name");
+        let selection = WeightSelection { modules: modules.parse().expect("modules"), layers };
+        let weights = selection.of(&config).expect("some");
+        weights.into_iter().map(|w| w.name).collect()
+    }
+
+    #[test]
+    fn all_weights_are_as_many_as_the_model_has_parameters() {
+        for name in Config::names() {
+            let config = Config::named(name).expect("a name");
+            let all = WeightSelection::all().of(&config).expect("all");
+            let values: u64 = all.iter().map(|w| w.len() as u64).sum();
+            assert_eq!(values, config.parameters(), "{name}");
+        }
+    }
+
+    #[test]
+    fn weights_are_selected_by_module_and_layer() {
+        assert_eq!(
+            selected("mlp", Some(vec![29])),
+            ["gate", "up", "down"].map(|m| { format!("model.layers.29.mlp.{m}_proj.weight") })
+        );
+        assert_eq!(selected("norms", None).len(), 61);
+        assert_eq!(
+            selected("norm,embed_tokens", Some(vec![1])),
+            ["model.embed_tokens.weight", "model.norm.weight"]
+        );
+        assert_eq!(selected("all", Some(vec![3])).len(), 9);
+        assert_eq!(selected(r"regex:model\.layers\.[12]\.self_attn\..*", None).len(), 8);
+    }
+
+    #[test]
+    fn what_the_model_does_not_have_is_refused_by_name() {
+        let config = Config::named("smollm2-135m").expect("a name");
+        let error = |modules: &str, layers: Option<Vec<usize>>| {
+            let modules = modules.parse().expect("modules");
+            WeightSelection { modules, layers }.of(&config).expect_err("refused")
+        };
+        let tied = error("lm_head", None);
+        assert_eq!(tied.to_string(), "the model has no weight of `lm_head`");
+        assert!(tied.hint().is_some_and(|h| h.contains("embed_tokens")));
+        assert!(error("biases", None).to_string().contains("`biases`"));
+        assert!(error("mlp", Some(vec![30])).to_string().contains("layer 30 does not exist"));
+        assert!(error("regex:nothing", None).to_string().contains("match no weight"));
+        let unknown = "q_porj".parse::<WeightModules>().expect_err("unknown");
+        assert_eq!(unknown.to_string(), "unknown train module `q_porj`");
+    }
+}
