@@ -359,7 +359,7 @@ impl RunFolder {
     /// # Errors
     /// A file that cannot be written.
     pub fn save_best(&self, adapter: &Adapter) -> Result<(), RunError> {
-        self.save_in(&self.best_dir(), adapter)
+        self.save_in(&Self::best_dir(self.dir()), adapter)
     }
 
     fn save_in(&self, dir: &Path, adapter: &Adapter) -> Result<(), RunError> {
@@ -372,8 +372,8 @@ impl RunFolder {
     }
 
     /// Where the best adapter is.
-    pub fn best_dir(&self) -> PathBuf {
-        self.dir().join("best")
+    pub fn best_dir(run: &Path) -> PathBuf {
+        run.join("best")
     }
 
     /// Saves a checkpoint and removes all but the last `keep`. `state` gets the lengths of the records.

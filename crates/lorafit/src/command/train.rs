@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use lorafit_data::{Dataset, Order, Source, Subset};
-use lorafit_model::ActivationPolicy;
 use lorafit_model::adapter::{Adapter, LoraConfig};
+use lorafit_model::{ActivationPolicy, Recompute};
 use lorafit_train::{
-    Duration, EvaluationRecord, Observer, PlanRequest, RunError, RunFolder, RunInfo, RunLock, SkipRecord,
-    Start, StepRecord, Summary, TrainOptions, rss_bytes, train,
+    Duration, EvaluationRecord, Identity, MemoryPlan, Observer, PlanRequest, RunError, RunFolder, RunInfo,
+    RunLock, SkipRecord, Start, StepRecord, Summary, TrainOptions, rss_bytes, train,
 };
 
 use super::require;
@@ -321,70 +321,23 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
         Some(run) => Resumption::find(run, &mut progress)?,
         None => Resumption::default(),
     };
-    let checkpoint = resumption.checkpoint.as_ref();
     let mut base = open_base(model, &args.base, &args.template, &args.common)?;
-    if let Some(checkpoint) = checkpoint {
+    if let Some(checkpoint) = &resumption.checkpoint {
         base.tokenizer.set_clock(checkpoint.clock);
     }
-    let fresh = if checkpoint.is_none() { Some(start_adapter(&args, &base)?) } else { None };
-    let (rows, held_out) = args.load(&base)?;
-    check_window(&base, [Some(&rows), held_out.as_ref()])?;
-
-    let total_steps = args.loop_options().total_steps(rows.samples.len());
-    let identity = resume::identity(&args, &base, &rows, held_out.as_ref(), total_steps)?;
-    resumption.check(&identity, args.resume_anyway, &mut progress)?;
-    let mut adapter = match (fresh, checkpoint) {
-        (Some(adapter), _) => adapter,
-        (None, Some(checkpoint)) => checkpoint.adapter(base.model.config(), base.model.device())?,
-        (None, None) => unreachable!("a run without a checkpoint has a fresh adapter"),
-    };
-    let mut loop_options = args.loop_options();
-    let size = loop_options.micro_batch_size(&rows, held_out.as_ref());
-    let request = PlanRequest {
-        config: base.model.config(),
-        weights: base.weight_bytes,
-        lora: adapter.config(),
-        optimizer: args.optimizer.into(),
-        activation_dtype: args.memory.activation_dtype.into(),
-        tokens: size.tokens,
-        targets: size.targets,
-        threads: rayon::current_num_threads(),
-    };
-    let (recompute, plan) = args.memory.choose(&request, args.base.quant.is_some())?;
-    loop_options.activations.recompute = recompute;
-    let mut watcher = Watcher { progress };
-    tell_setup(&mut watcher.progress, &args, &base, &adapter, &rows, &loop_options);
+    let fresh = resumption.checkpoint.is_none().then(|| start_adapter(&args, &base)).transpose()?;
+    let data = args.load(&base)?;
+    let ready = Ready::new(&args, &base, &data, resumption, fresh, &mut progress)?;
+    let (recompute, plan) = args.memory.choose(&ready.request(), args.base.quant.is_some())?;
+    tell_setup(&mut progress, &ready);
     let policy = format!("recompute {}", RecomputeChoice::Fixed(recompute));
-    watcher.progress.note(&memory_table::of_run(&policy, &plan, watcher.progress.is_on_terminal()));
-    let info = RunInfo {
-        base_model: base.name.clone(),
-        config: config_file::to_toml(&args)?,
-        identity,
-        clock: base.tokenizer.clock(),
-    };
-    let mut run = match checkpoint {
-        Some(checkpoint) => RunFolder::resume(lock, info, &checkpoint.state, &resumption.damaged)?,
-        None => RunFolder::create(lock, info)?,
-    };
-    run.write_plan(&plan)?;
-    if args.safety.tensorboard {
-        run.write_events(checkpoint.map_or(0, |checkpoint| checkpoint.state.step) + 1)?;
-    }
-    watcher.progress.event("start", &json!({ "total_steps": total_steps, "out": out }));
-    interrupt::flag();
-    let result = train(
-        &base.model,
-        &mut adapter,
-        &rows,
-        held_out.as_ref(),
-        &loop_options,
-        Start { checkpoint },
-        &mut run,
-        &mut watcher,
-    );
+    progress.note(&memory_table::of_run(&policy, &plan, progress.is_on_terminal()));
+    progress.event("start", &json!({ "total_steps": ready.total_steps(), "out": out }));
+    let mut watcher = Watcher { progress };
+    let result = ready.train(lock, recompute, &plan, &mut watcher);
     watcher.progress.finish();
     let summary = result?;
-    tell_end(&mut watcher.progress, &run, &summary);
+    tell_end(&mut watcher.progress, out, &summary);
     if summary.interrupted {
         // Scripts see by the code that it did not run to the end.
         std::process::exit(interrupt::exit_code());
@@ -392,8 +345,104 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The rows of a run.
+pub struct Data {
+    /// To train on.
+    pub rows: Dataset,
+    /// To watch.
+    pub held_out: Option<Dataset>,
+}
+
+impl Data {
+    fn sets(&self) -> impl Iterator<Item = &Dataset> {
+        [Some(&self.rows), self.held_out.as_ref()].into_iter().flatten()
+    }
+}
+
+/// A run that could begin: its base and its rows, which other runs may share, and its own adapter.
+pub struct Ready<'a> {
+    args: &'a TrainArgs,
+    base: &'a Base,
+    data: &'a Data,
+    options: TrainOptions,
+    resumption: Resumption,
+    identity: Identity,
+    adapter: Adapter,
+}
+
+impl<'a> Ready<'a> {
+    /// From the checkpoint of `resumption`, if it is this run's, or from the `fresh` adapter.
+    pub fn new(
+        args: &'a TrainArgs,
+        base: &'a Base,
+        data: &'a Data,
+        resumption: Resumption,
+        fresh: Option<Adapter>,
+        progress: &mut Progress,
+    ) -> anyhow::Result<Self> {
+        let options = args.loop_options();
+        let total_steps = options.total_steps(data.rows.samples.len());
+        let identity = resume::identity(args, base, &data.rows, data.held_out.as_ref(), total_steps)?;
+        resumption.check(&identity, args.resume_anyway, progress)?;
+        let adapter = match (fresh, &resumption.checkpoint) {
+            (Some(adapter), _) => adapter,
+            (None, Some(checkpoint)) => checkpoint.adapter(base.model.config(), base.model.device())?,
+            (None, None) => unreachable!("a run without a checkpoint has a fresh adapter"),
+        };
+        Ok(Ready { args, base, data, options, resumption, identity, adapter })
+    }
+
+    /// Optimizer steps of the whole run.
+    pub fn total_steps(&self) -> u64 {
+        self.options.total_steps(self.data.rows.samples.len())
+    }
+
+    /// What its memory is planned for.
+    pub fn request(&self) -> PlanRequest<'_> {
+        self.args.plan_request(self.base, self.data, self.adapter.config())
+    }
+
+    /// Trains in the locked folder, recomputing as planned.
+    pub fn train(
+        mut self,
+        lock: RunLock,
+        recompute: Recompute,
+        plan: &MemoryPlan,
+        observer: &mut dyn Observer,
+    ) -> anyhow::Result<Summary> {
+        let (args, base) = (self.args, self.base);
+        self.options.activations.recompute = recompute;
+        let info = RunInfo {
+            base_model: base.name.clone(),
+            config: config_file::to_toml(args)?,
+            identity: self.identity,
+            clock: base.tokenizer.clock(),
+        };
+        let checkpoint = self.resumption.checkpoint.as_ref();
+        let mut run = match checkpoint {
+            Some(checkpoint) => RunFolder::resume(lock, info, &checkpoint.state, &self.resumption.damaged)?,
+            None => RunFolder::create(lock, info)?,
+        };
+        run.write_plan(plan)?;
+        if args.safety.tensorboard {
+            run.write_events(checkpoint.map_or(0, |checkpoint| checkpoint.state.step) + 1)?;
+        }
+        interrupt::flag();
+        Ok(train(
+            &base.model,
+            &mut self.adapter,
+            &self.data.rows,
+            self.data.held_out.as_ref(),
+            &self.options,
+            Start { checkpoint },
+            &mut run,
+            observer,
+        )?)
+    }
+}
+
 /// The adapter to start from: an existing one, or a fresh one.
-fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
+pub fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
     if let Some(dir) = &args.adapter {
         return open_adapter(base, dir);
     }
@@ -411,9 +460,9 @@ fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
 }
 
 /// Attention here always sees the whole row, so rows beyond a model's window would be computed wrongly.
-fn check_window(base: &Base, sets: [Option<&Dataset>; 2]) -> Result<(), CliError> {
+fn check_window(base: &Base, data: &Data) -> Result<(), CliError> {
     let Some(window) = base.model.config().sliding_window else { return Ok(()) };
-    let longest = sets.into_iter().flatten().map(|d| d.report.longest).max().unwrap_or(0);
+    let longest = data.sets().map(|d| d.report.longest).max().unwrap_or(0);
     if longest <= window {
         return Ok(());
     }
@@ -422,21 +471,45 @@ fn check_window(base: &Base, sets: [Option<&Dataset>; 2]) -> Result<(), CliError
 }
 
 impl TrainArgs {
-    /// The rows to train on, and those held out.
-    fn load(&self, base: &Base) -> anyhow::Result<(Dataset, Option<Dataset>)> {
+    /// Reads the rows to train on, and those held out.
+    pub fn load(&self, base: &Base) -> anyhow::Result<Data> {
+        let data = self.read(base)?;
+        check_window(base, &data)?;
+        Ok(data)
+    }
+
+    fn read(&self, base: &Base) -> anyhow::Result<Data> {
         let quiet = self.common.quiet;
         let load = |source| self.cache.load(source, &base.tokenizer, self.rows.options(), quiet);
         let source = self.rows.source(&self.data, self.rows.split.as_deref(), quiet)?;
         let source = Source { seed: self.seed, ..source };
         if let Some(Validation(held_out)) = self.validation {
             let side = |subset| load(Source { subset, ..source.clone() });
-            return Ok((side(Subset::Training(held_out))?, Some(side(Subset::Validation(held_out))?)));
+            return Ok(Data {
+                rows: side(Subset::Training(held_out))?,
+                held_out: Some(side(Subset::Validation(held_out))?),
+            });
         }
         let held_out = match self.eval_data.is_empty() {
             true => None,
             false => Some(self.rows.source(&self.eval_data, self.eval_split.as_deref(), quiet)?),
         };
-        Ok((load(source)?, held_out.map(load).transpose()?))
+        Ok(Data { rows: load(source)?, held_out: held_out.map(load).transpose()? })
+    }
+
+    /// What a run's memory is planned for.
+    pub fn plan_request<'a>(&self, base: &'a Base, data: &Data, lora: &'a LoraConfig) -> PlanRequest<'a> {
+        let size = self.loop_options().micro_batch_size(&data.rows, data.held_out.as_ref());
+        PlanRequest {
+            config: base.model.config(),
+            weights: base.weight_bytes,
+            lora,
+            optimizer: self.optimizer.into(),
+            activation_dtype: self.memory.activation_dtype.into(),
+            tokens: size.tokens,
+            targets: size.targets,
+            threads: rayon::current_num_threads(),
+        }
     }
 
     fn loop_options(&self) -> TrainOptions {
@@ -519,14 +592,8 @@ impl Observer for Watcher {
     }
 }
 
-fn tell_setup(
-    progress: &mut Progress,
-    args: &TrainArgs,
-    base: &Base,
-    adapter: &Adapter,
-    rows: &Dataset,
-    options: &TrainOptions,
-) {
+fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
+    let Ready { args, base, data: Data { rows, .. }, adapter, .. } = ready;
     let (trainable, frozen) = (adapter.parameters() as u64, base.model.config().parameters());
     let all = trainable + frozen;
     let lora = adapter.config();
@@ -555,17 +622,17 @@ fn tell_setup(
         ));
     }
     skipped(&rows.origin).iter().for_each(|line| progress.note(line));
-    progress.note(&format!("{} optimizer steps", grouped(options.total_steps(rows.samples.len()))));
+    progress.note(&format!("{} optimizer steps", grouped(ready.total_steps())));
 }
 
-fn tell_end(progress: &mut Progress, run: &RunFolder, summary: &Summary) {
+fn tell_end(progress: &mut Progress, run: &Path, summary: &Summary) {
     let how = if summary.interrupted { "stopped" } else { "done" };
     if summary.skipped > 0 {
         progress.note(&format!("{} steps were skipped; metrics.jsonl names their rows", summary.skipped));
     }
     progress.note(&format!("{how} after {} steps in {:.1} s", summary.steps, summary.seconds));
     if let Some(best) = &summary.best {
-        let dir = run.best_dir();
+        let dir = RunFolder::best_dir(run);
         progress.note(&format!(
             "best evaluation loss {:.4} at step {}: {}",
             best.loss,
@@ -573,8 +640,8 @@ fn tell_end(progress: &mut Progress, run: &RunFolder, summary: &Summary) {
             dir.display()
         ));
     }
-    progress.note(&format!("adapter saved in {}", run.dir().display()));
+    progress.note(&format!("adapter saved in {}", run.display()));
     if summary.interrupted {
-        progress.note(&format!("go on with lorafit train --resume {}", run.dir().display()));
+        progress.note(&format!("go on with lorafit train --resume {}", run.display()));
     }
 }
