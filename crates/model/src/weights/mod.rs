@@ -1,6 +1,7 @@
 //! The weights of a model by their checkpoint names, whatever file they lie in.
 
 mod bitsandbytes;
+mod folder;
 mod gguf;
 mod safetensors;
 mod stream;
@@ -12,6 +13,7 @@ use lorafit_kernels::quant::Format;
 use lorafit_kernels::{Owner, RowOrder, SharedBytes, Weight};
 
 pub use bitsandbytes::{QuantizedFolder, write_quantized};
+pub use folder::companions;
 pub use gguf::Gguf;
 pub use stream::{SaveDtype, TensorData, TensorReader, TensorSource, Values, write_tensors};
 
