@@ -36,6 +36,8 @@ bench $small --seq 512 --quant nf4 --double-quant --recompute full
 train --recompute none
 train --recompute full
 train --recompute none --activation-dtype bf16
+train --method full --recompute none
+train --method full --layers 15- --optimizer adamw-8bit --recompute full
 large="--shape tinyllama-1.1b --batch 1"
 bench $large --seq 256 --recompute full
 bench $large --seq 256 --dtype bf16 --recompute none

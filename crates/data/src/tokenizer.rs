@@ -9,6 +9,7 @@
 //!
 //! Deliberately absent: truncation and padding (batches are token streams), and token types.
 
+mod export;
 mod folder;
 mod gguf;
 mod stream;

@@ -4,7 +4,7 @@
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{bench, chat, data, eval, generate, plan, quantize, status, train};
+use crate::command::{bench, chat, compare, data, eval, generate, plan, quantize, status, train};
 use crate::config_file::Given;
 use crate::options::DeviceChoice;
 use crate::report_error::CliError;
@@ -38,6 +38,8 @@ enum Verb {
     Status(status::StatusArgs),
     /// Measure loss, perplexity and, with --generate, exact match on rows kept out of training
     Eval(eval::EvalArgs),
+    /// Judge runs on the same rows, side by side
+    Compare(Box<compare::CompareArgs>),
     /// Continue one prompt and print the result
     Generate(generate::GenerateArgs),
     /// Talk to a model; adapters are swapped without loading it again
@@ -89,6 +91,7 @@ pub fn run() -> anyhow::Result<()> {
         Verb::Train(args) => train::run(*args, &given),
         Verb::Status(args) => status::run(args),
         Verb::Eval(args) => eval::run(args),
+        Verb::Compare(args) => compare::run(*args),
         Verb::Generate(args) => generate::run(args),
         Verb::Chat(args) => chat::run(args),
         Verb::Quantize(args) => quantize::run(args),

@@ -33,6 +33,34 @@ impl Given {
     }
 }
 
+fn defaults<T: Args>() -> anyhow::Result<T> {
+    let matches = T::augment_args(Command::new("defaults")).try_get_matches_from(["defaults"])?;
+    Ok(T::from_arg_matches(&matches)?)
+}
+
+/// What `file` says, over the defaults.
+pub fn read<T: Args + Serialize + DeserializeOwned>(file: &Path) -> anyhow::Result<T> {
+    merge(&defaults::<T>()?, &Given(HashSet::new()), file)
+}
+
+/// The first of `names` that was typed, or that a file has set to something else than its default.
+pub fn set_among<T: Args + Serialize>(
+    args: &T,
+    given: &Given,
+    names: &[&str],
+) -> anyhow::Result<Option<String>> {
+    let command = T::augment_args(Command::new("defaults"));
+    let defaults = object(&defaults::<T>()?)?;
+    let found = object(args)?;
+    let is_set = |name: &&&str| {
+        let typed = command
+            .get_arguments()
+            .any(|flag| flag.get_long() == Some(**name) && given.0.contains(flag.get_id().as_str()));
+        typed || found.get(**name) != defaults.get(**name)
+    };
+    Ok(names.iter().find(is_set).map(|name| (*name).to_owned()))
+}
+
 /// Puts the keys of `file` where `args` has only defaults.
 pub fn merge<T>(args: &T, given: &Given, file: &Path) -> anyhow::Result<T>
 where

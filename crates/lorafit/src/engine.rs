@@ -19,7 +19,7 @@ pub struct Base {
     /// What adapters call it.
     pub name: String,
     /// The files of its configuration and weights.
-    pub files: Vec<PathBuf>,
+    pub weights: ModelFiles,
     /// The weights.
     pub model: Model,
     /// Bytes of the weights in memory.
@@ -66,7 +66,14 @@ pub fn open_base(
         Some(base) => Model::load_quantized(&files, base, device(common))?,
         None => Model::load(&files, device(common))?,
     };
-    Ok(Base { name, files: files.files(), model, weight_bytes, tokenizer })
+    Ok(Base { name, weights: files, model, weight_bytes, tokenizer })
+}
+
+impl Base {
+    /// Another model over the same files, whose weights may be trained.
+    pub fn own_model(&self) -> anyhow::Result<Model> {
+        Ok(Model::load(&self.weights, self.model.device())?)
+    }
 }
 
 /// The files of a model, and its tokenizer with the chat template of `template`.

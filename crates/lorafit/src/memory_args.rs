@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+use lorafit_model::adapter::TargetError;
 use lorafit_model::{ActivationDtype, Recompute};
 use lorafit_train::{MemoryPlan, PlanRequest, available_bytes, rss_bytes};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -43,12 +44,12 @@ impl MemoryArgs {
     /// The policy to use and the plan of the run.
     ///
     /// # Errors
-    /// A run that does not fit, with what would.
+    /// A selection that the model does not have; and, inside, a run that does not fit, with what would.
     pub fn choose(
         &self,
         request: &PlanRequest<'_>,
         quantized: bool,
-    ) -> anyhow::Result<(Recompute, MemoryPlan)> {
+    ) -> Result<Result<(Recompute, MemoryPlan), CliError>, TargetError> {
         let choice = match (self.recompute, self.memory) {
             (Some(choice), _) => choice,
             (None, None) if quantized => RecomputeChoice::Fixed(Recompute::Full),
@@ -63,7 +64,7 @@ impl MemoryArgs {
             RecomputeChoice::Auto => (request.plan(Recompute::Full)?, request.fit(limit)?),
         };
         if let Some(found) = found {
-            return Ok(found);
+            return Ok(Ok(found));
         }
         let text = format!(
             "training needs {} but may take {}\n  {}",
@@ -86,7 +87,7 @@ impl MemoryArgs {
                 ),
             },
         };
-        Err(CliError::new(text).hint(hint).into())
+        Ok(Err(CliError::new(text).hint(hint)))
     }
 }
 

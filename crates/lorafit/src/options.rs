@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use clap::ValueEnum;
+use lorafit_model::WeightModules;
 use lorafit_model::adapter::{LayerRange, TargetError, Targets};
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -16,6 +17,26 @@ pub enum DeviceChoice {
     Auto,
     /// The processor
     Cpu,
+}
+
+/// `--method`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// A low-rank adapter over the frozen base
+    Lora,
+    /// The weights of the model themselves, all or those of --train-modules and --layers
+    Full,
+}
+
+/// `--save-dtype`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SaveChoice {
+    /// As they are trained: 4 bytes a weight
+    F32,
+    /// Rounded: 2 bytes a weight
+    Bf16,
 }
 
 /// `--train-on`.
@@ -112,6 +133,8 @@ pub struct Written<T> {
 
 /// `--target-modules`: `all-linear`, names separated by commas, or `regex:PATTERN`.
 pub type TargetModules = Written<Targets>;
+/// `--train-modules`: `all`, names separated by commas, or `regex:PATTERN`.
+pub type TrainModules = Written<WeightModules>;
 /// `--layers`: `0-15`, `8-` or `3`.
 pub type Layers = Written<LayerRange>;
 

@@ -14,7 +14,7 @@ use crate::report_error::CliError;
 
 /// Flags that leave the arithmetic as it is, or whose meaning is in a hash: a resumed run may change them. Every other
 /// flag is part of the run's identity.
-const FREE: [&str; 22] = [
+const FREE: [&str; 23] = [
     "model",
     "data",
     "eval-data",
@@ -37,10 +37,21 @@ const FREE: [&str; 22] = [
     "template",
     "cache-dir",
     "no-cache",
+    "save-dtype",
 ];
 
-/// What the checkpoint's adapter and moments decide: not even `--resume-anyway` changes it.
-const FIXED: [&str; 7] = ["rank", "alpha", "dropout", "target-modules", "layers", "adapter", "optimizer"];
+/// What the checkpoint's parameters and moments decide: not even `--resume-anyway` changes it.
+const FIXED: [&str; 9] = [
+    "method",
+    "rank",
+    "alpha",
+    "dropout",
+    "target-modules",
+    "train-modules",
+    "layers",
+    "adapter",
+    "optimizer",
+];
 
 /// Where a run goes on.
 #[derive(Default)]
@@ -80,7 +91,7 @@ impl Resumption {
         }
         if let Some(fixed) = mismatches.iter().find(|m| FIXED.contains(&m.name.as_str())) {
             let text = format!(
-                "--resume-anyway cannot change {} from {} to {}: the checkpoint's adapter has it",
+                "--resume-anyway cannot change {} from {} to {}: what the checkpoint holds has it",
                 fixed.name, fixed.expected, fixed.found
             );
             let dir = checkpoint.dir().display();
@@ -101,7 +112,7 @@ pub fn identity(
     held_out: Option<&Dataset>,
     total_steps: u64,
 ) -> anyhow::Result<Identity> {
-    let hash = hash_files(&base.files).map_err(|error| {
+    let hash = hash_files(&base.weights.files()).map_err(|error| {
         CliError::new(format!("cannot read the model's files again, for their hash: {error}"))
     })?;
     let mut identity = Identity::default()

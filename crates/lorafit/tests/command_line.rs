@@ -45,7 +45,7 @@ fn value<'a>(outcome: &'a Outcome, key: &str) -> &'a str {
 
 #[test]
 fn every_verb_has_help_with_examples() {
-    for verb in ["data", "train", "eval", "generate", "chat", "quantize", "bench"] {
+    for verb in ["data", "train", "eval", "compare", "generate", "chat", "quantize", "bench"] {
         let help = lorafit(&[verb, "--help"]);
         assert_eq!(help.code, 0);
         assert!(help.stdout.contains("Examples:"), "{verb}");
@@ -58,7 +58,7 @@ fn every_verb_has_help_with_examples() {
 #[test]
 fn train_has_the_flags_others_rely_on() {
     let help = lorafit(&["train", "--help"]).stdout;
-    let flags = "model data out config rank alpha dropout target-modules lr scheduler warmup-ratio weight-decay \
+    let flags = "model data out config method train-modules save-dtype rank alpha dropout target-modules lr scheduler warmup-ratio weight-decay \
         max-grad-norm batch-size gradient-accumulation epochs max-steps max-seq-len no-shuffle seed adapter eval-data \
         eval-every threads device train-on layers micro-batch-tokens log-every name overwrite \
         template resume resume-anyway checkpoint-every keep-checkpoints on-nan log tensorboard cache-dir no-cache \
@@ -99,6 +99,7 @@ fn every_flag_of_train_is_a_key() {
         data = ["d2", "d3:0.5"]
         out = "o2"
         name = "n"
+        method = "lora"
         rank = 4
         alpha = 8
         dropout = 0.1
@@ -167,6 +168,37 @@ fn every_flag_of_train_is_a_key() {
     let second = lorafit(&["train", "--print-config", "--config", saved.to_str().unwrap()]);
     assert_eq!(second.stdout, first.stdout);
     assert_eq!(second.code, 0);
+}
+
+#[test]
+fn full_fine_tuning_has_flags_and_a_learning_rate_of_its_own() {
+    let content =
+        "method = \"full\"\ntrain-modules = [\"mlp\", \"norms\"]\nsave-dtype = \"bf16\"\nlayers = \"8-\"";
+    let first = configure("full.toml", content, &[]);
+    assert_eq!(value(&first, "train-modules"), "\"mlp,norms\"");
+    assert_eq!(value(&first, "lr"), "0.00002");
+    assert_eq!(value(&configure("lora.toml", "", &[]), "lr"), "0.0002");
+    // What is saved in a run folder says the same, with the defaults of the other method in it.
+    assert_eq!(configure("run.toml", &first.stdout, &[]).stdout, first.stdout);
+}
+
+#[test]
+fn flags_of_the_other_method_are_refused_by_name() {
+    for (content, flags, name, method) in [
+        ("method: full", &["--rank", "8"][..], "rank", "full"),
+        ("method: full\nalpha: 7", &[], "alpha", "full"),
+        ("target-modules: q_proj", &["--method", "full"], "target-modules", "full"),
+        ("", &["--method", "full", "--quant", "nf4"], "quant", "full"),
+        ("", &["--train-modules", "mlp"], "train-modules", "lora"),
+        ("save-dtype: bf16", &[], "save-dtype", "lora"),
+    ] {
+        let outcome = configure("run.yaml", content, flags);
+        let expected = format!("--{name} has no meaning with --method {method}");
+        assert!(outcome.stderr.contains(&expected), "{content} {flags:?}: {}", outcome.stderr);
+        assert_eq!(outcome.code, 2);
+    }
+    let unknown = lorafit(&["train", "--method", "full", "--train-modules", "q_porj"]);
+    assert!(unknown.stderr.contains("unknown train module `q_porj`"), "{}", unknown.stderr);
 }
 
 #[test]

@@ -87,6 +87,10 @@ pub enum RopeScaling {
 pub struct ConfigError(String);
 
 impl ConfigError {
+    pub(crate) fn new(problem: &str) -> Self {
+        ConfigError(problem.to_owned())
+    }
+
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
         self.0.contains("model_type").then(|| format!("supported: {}", MODEL_TYPES.join(", ")))

@@ -137,6 +137,22 @@ impl Model {
         Ok(self.weights().zip(weight_shapes(&self.config)).map(bytes).sum())
     }
 
+    /// Whether matrices are stored in 16 bits.
+    pub fn is_16_bit(&self) -> bool {
+        self.stores(2)
+    }
+
+    /// Whether matrices are stored in 16 or 32 bits, and not quantised.
+    pub fn is_float(&self) -> bool {
+        self.stores(2) || self.stores(4)
+    }
+
+    fn stores(&self, value_bytes: usize) -> bool {
+        let first = self.blocks.first().and_then(|block| block.attention.qkv.projections.first());
+        let matrix = first.map_or(&self.embedding, |linear| &linear.weight);
+        matrix.stored_bytes() == value_bytes * matrix.rows() * matrix.cols()
+    }
+
     /// The weights that are trained, in the order of [`Gradients::tensors`].
     pub(crate) fn trained_tensors(&self) -> impl Iterator<Item = (WeightRef<'_>, &Tensor)> {
         self.weights().filter_map(|weight| {

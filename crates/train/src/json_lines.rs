@@ -102,7 +102,7 @@ pub(crate) fn read_last<T: DeserializeOwned>(path: &Path, most: usize) -> io::Re
     const LINE_BYTES: u64 = 4096;
     let mut file = fs::File::open(path)?;
     let len = file.metadata()?.len();
-    let start = len.saturating_sub(LINE_BYTES * most as u64);
+    let start = len.saturating_sub(LINE_BYTES.saturating_mul(most as u64));
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();
     file.take(len - start).read_to_end(&mut bytes)?;

@@ -230,6 +230,8 @@ impl EvaluationRequest<'_> {
 
 #[cfg(test)]
 mod tests {
+    use lorafit_model::WeightSelection;
+
     use super::*;
 
     fn request<'a>(config: &'a Config, lora: &'a LoraConfig) -> PlanRequest<'a> {
@@ -330,6 +332,44 @@ mod tests {
             + 4.0 * 65.0 * 4096.0
             + 4.0 * 224.0;
         assert_eq!(bytes, by_hand as u64);
+    }
+
+    /// By hand: a value, a gradient and two moments in f32 for each weight, 17.6 GB for TinyLlama; the activations are those
+    /// of LoRA without its low-rank inputs.
+    #[test]
+    fn full_fine_tuning_takes_sixteen_bytes_a_weight() {
+        let config = Config::named("tinyllama-1.1b").expect("a name");
+        let (all, lora) = (WeightSelection::all(), LoraConfig::new("q_proj".parse().expect("targets")));
+        let weights = config.parameters();
+        let adapter = request(&config, &lora);
+        let full =
+            PlanRequest { weights: 4 * weights, trainable: Trainable::Weights(&all), ..adapter.clone() };
+        let plan = full.plan(Recompute::None).expect("a plan");
+        assert_eq!((plan.weights, plan.gradients), (4 * weights, 4 * weights));
+        assert_eq!((plan.optimizer, plan.adapter), (8 * weights, 0));
+        let of_lora = adapter.plan(Recompute::None).expect("a plan").activations;
+        assert_eq!(of_lora - plan.activations, 4 * 8 * 512 * config.num_hidden_layers as u64);
+        // It does not fit in 16 GB whatever is recomputed; with moments in 8 bits it does.
+        assert_eq!(full.fit(16_000_000_000).expect("valid"), None);
+        let coded = PlanRequest { optimizer: OptimizerKind::AdamW8bit, ..full.clone() };
+        assert!(coded.fit(16_000_000_000).expect("valid").is_some());
+    }
+
+    /// Nothing below the lowest trained weight is kept for backward.
+    #[test]
+    fn upper_layers_alone_take_less() {
+        let config = Config::named("smollm2-135m").expect("a name");
+        let lora = LoraConfig::new("q_proj".parse().expect("targets"));
+        let activations = |modules: &str, layers: Option<Vec<usize>>| {
+            let selection = WeightSelection { modules: modules.parse().expect("modules"), layers };
+            let request =
+                PlanRequest { trainable: Trainable::Weights(&selection), ..request(&config, &lora) };
+            request.plan(Recompute::None).expect("a plan").activations
+        };
+        let all = activations("all", None);
+        assert_eq!(activations("embed_tokens", None), all);
+        assert_eq!(activations("all", Some((15..30).collect())), all / 2);
+        assert_eq!(activations("norm", None), 0);
     }
 
     /// By hand: a block of SmolLM2 has four tensors `A` and seven `B`, of which only `B` of k and v (8 x 192) are small

@@ -354,7 +354,7 @@ impl RunFolder {
     /// # Errors
     /// A file that cannot be written.
     pub fn save_result(&self, parameters: &Parameters<'_>) -> Result<(), RunError> {
-        self.save_in(self.dir(), &self.model_dir(), parameters)
+        self.save_in(self.dir(), &Self::model_dir(self.dir()), parameters)
     }
 
     /// Saves the best adapter or model so far, in `best/`.
@@ -362,7 +362,8 @@ impl RunFolder {
     /// # Errors
     /// A file that cannot be written.
     pub fn save_best(&self, parameters: &Parameters<'_>) -> Result<(), RunError> {
-        self.save_in(&self.best_dir(), &self.best_dir(), parameters)
+        let dir = Self::best_dir(self.dir());
+        self.save_in(&dir, &dir, parameters)
     }
 
     fn save_in(&self, dir: &Path, model_dir: &Path, parameters: &Parameters<'_>) -> Result<(), RunError> {
@@ -371,13 +372,13 @@ impl RunFolder {
     }
 
     /// Where the model of full fine-tuning is.
-    pub fn model_dir(&self) -> PathBuf {
-        self.dir().join(saved::MODEL)
+    pub fn model_dir(run: &Path) -> PathBuf {
+        run.join(saved::MODEL)
     }
 
     /// Where the best adapter or model is.
-    pub fn best_dir(&self) -> PathBuf {
-        self.dir().join("best")
+    pub fn best_dir(run: &Path) -> PathBuf {
+        run.join("best")
     }
 
     /// Saves a checkpoint and removes all but the last `keep`. `state` gets the lengths of the records.

@@ -52,9 +52,19 @@ pub struct CheckpointStatus {
 /// A line of `metrics.jsonl`.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Line {
+pub(crate) enum Line {
     Taken(StepRecord),
     Skipped(SkipRecord),
+}
+
+impl Line {
+    /// The record of a step that was taken.
+    pub(crate) fn taken(self) -> Option<StepRecord> {
+        match self {
+            Line::Taken(record) => Some(record),
+            Line::Skipped(_) => None,
+        }
+    }
 }
 
 impl RunStatus {

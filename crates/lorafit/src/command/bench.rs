@@ -4,7 +4,7 @@ use clap::Args;
 
 use lorafit_kernels::quant::Format;
 use lorafit_model::adapter::LoraConfig;
-use lorafit_model::{ActivationPolicy, Config, RandomWeights};
+use lorafit_model::{ActivationPolicy, Config, RandomWeights, Trainable};
 use lorafit_train::{BenchOptions, BenchResult, MicroBatchSize, OptimizerKind, PlanRequest, bench};
 
 use super::require;
@@ -113,14 +113,14 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let request = PlanRequest {
         config: &config,
         weights: config.weight_bytes(format.block_bytes() as u64, quantization),
-        lora: &lora,
+        trainable: Trainable::Adapter(&lora),
         optimizer: OptimizerKind::AdamW,
         activation_dtype: args.memory.activation_dtype.into(),
         tokens: size.tokens,
         targets: size.targets,
         threads: rayon::current_num_threads(),
     };
-    let (recompute, plan) = args.memory.choose(&request, quantization.is_some())?;
+    let (recompute, plan) = args.memory.choose(&request, quantization.is_some())??;
     let options = BenchOptions {
         batch: args.batch,
         seq: args.seq,

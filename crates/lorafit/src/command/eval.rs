@@ -9,8 +9,8 @@ use lorafit_model::adapter::Adapter;
 
 use lorafit_data::{Dataset, GenerationRow, generation_rows};
 use lorafit_train::{
-    EvaluationRequest, ExactMatch, MicroBatchSize, SIDE_BY_SIDE, TokenScores, evaluate, exact_match,
-    token_scores,
+    Evaluation, EvaluationRequest, ExactMatch, MicroBatchSize, SIDE_BY_SIDE, TokenScores, evaluate,
+    exact_match, token_scores,
 };
 use serde_json::json;
 
@@ -119,21 +119,7 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     let mut base = open_base(&args.model, &args.base, &args.template, &args.common)?;
     base.model.set_compute_dtype(args.compute.compute_dtype.into());
     let adapter = open_optional_adapter(&base, args.adapter.as_ref())?;
-    let source = args.rows.source(&args.data, args.rows.split.as_deref(), args.common.quiet)?;
-    let data = args.cache.load(source.clone(), &base.tokenizer, args.rows.options(), args.common.quiet)?;
-    if !args.common.quiet {
-        skipped(&data.origin).iter().for_each(|line| eprintln!("{line}"));
-    }
-    let prompts = match args.generate {
-        true => generation_rows(source, &base.tokenizer)?,
-        false => Vec::new(),
-    };
-    let side_by_side = fit_memory(&args, &base, adapter.as_ref(), &data, &prompts)?;
-    let found = evaluate(&base.model, adapter.as_ref(), &data.samples, args.micro_batch_tokens);
-    let answers = match args.generate {
-        true => Some(answer(&args, &base, adapter.as_ref(), &prompts, side_by_side)?),
-        false => None,
-    };
+    let Measured { data, evaluation: found, answers } = measure(&args, &base, adapter.as_ref())?;
     if let (Some(path), Some(answers)) = (&args.predictions, &answers) {
         write_predictions(path, answers)?;
     }
@@ -167,6 +153,36 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What a model was found to be like.
+pub struct Measured {
+    /// The rows.
+    pub data: Dataset,
+    /// Loss over them.
+    pub evaluation: Evaluation,
+    /// Answers, if they were asked for.
+    pub answers: Option<ExactMatch>,
+}
+
+/// Judges `base` with `adapter` on the rows of `args`.
+pub fn measure(args: &EvalArgs, base: &Base, adapter: Option<&Adapter>) -> anyhow::Result<Measured> {
+    let source = args.rows.source(&args.data, args.rows.split.as_deref(), args.common.quiet)?;
+    let data = args.cache.load(source.clone(), &base.tokenizer, args.rows.options(), args.common.quiet)?;
+    if !args.common.quiet {
+        skipped(&data.origin).iter().for_each(|line| eprintln!("{line}"));
+    }
+    let prompts = match args.generate {
+        true => generation_rows(source, &base.tokenizer)?,
+        false => Vec::new(),
+    };
+    let side_by_side = fit_memory(args, base, adapter, &data, &prompts)?;
+    let evaluation = evaluate(&base.model, adapter, &data.samples, args.micro_batch_tokens);
+    let answers = match args.generate {
+        true => Some(answer(args, base, adapter, &prompts, side_by_side)?),
+        false => None,
+    };
+    Ok(Measured { data, evaluation, answers })
 }
 
 /// Plans the evaluation, tells it, and gives how many answers may be computed side by side.

@@ -10,9 +10,7 @@ use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::Code;
 use lorafit_model::adapter::{LoraConfig, Module, module_shape};
 use lorafit_model::weights::ModelFiles;
-use lorafit_model::{
-    ActivationPolicy, BaseQuantization, BufferBytes, BufferShape, Config, Recompute, ShapeSource, Source,
-};
+use lorafit_model::{BaseQuantization, Config, Recompute, ShapeSource, Source, Trainable, WeightSelection};
 use lorafit_train::{
     EvaluationRequest, MemoryPlan, MicroBatchSize, PlanRequest, SIDE_BY_SIDE, available_bytes,
 };
@@ -40,9 +38,9 @@ Examples:
     lorafit plan --model llama-3.1-8b --svg cost.svg
     lorafit plan --model llama-3.1-8b --json
 
-Sizes are exact: buffers are counted by the function that makes them in a run. GB are decimal. Full fine-tuning is
-counted as its weights, gradients and two moments of AdamW; a 16-bit run keeps all of them, and its activations, in
-16 bits. LoRA and QLoRA are as lorafit runs them: adapter, its gradients and moments, and activations in f32.")]
+Sizes are exact: buffers are counted by the function that makes them in a run. GB are decimal. Full fine-tuning in f32,
+LoRA and QLoRA are as lorafit runs them: what is trained, its gradients and moments, and activations in f32. A 16-bit run
+of full fine-tuning, which lorafit does not have, keeps all of that in 16 bits.")]
 pub struct PlanArgs {
     /// A published shape (llama-2-7b, qwen3-8b, ...), a config.json, a model folder, a .gguf file, or a hub id
     #[arg(long, value_name = "M", help_heading = "Work")]
@@ -286,7 +284,7 @@ fn report(args: &PlanArgs) -> anyhow::Result<Report> {
     let request = |weights| PlanRequest {
         config,
         weights,
-        lora: &lora,
+        trainable: Trainable::Adapter(&lora),
         optimizer,
         activation_dtype,
         tokens,
@@ -304,12 +302,20 @@ fn report(args: &PlanArgs) -> anyhow::Result<Report> {
     let small = request(subject.weight_bytes(Some(quantized))?);
 
     let parameters = config.parameters();
-    let of_full = ActivationPolicy { recompute: keep, ..ActivationPolicy::default() };
-    let full = BufferBytes::of(config, &BufferShape::for_full(config, tokens, targets, of_full)).total();
+    let all = WeightSelection::all();
+    let full = PlanRequest { trainable: Trainable::Weights(&all), ..request(4 * parameters) }.plan(keep)?;
+    let full = MethodCost::of("full, f32", &full);
+    let half = MethodCost::new(
+        "full, 16-bit",
+        full.weights / 2,
+        full.gradients / 2,
+        full.optimizer / 2,
+        full.activations / 2,
+    );
     let stored = if subject.files.is_some() { "as stored" } else { "16-bit" };
     let mut methods = vec![
-        MethodCost::new("full, f32", 4 * parameters, 4 * parameters, 8 * parameters, full),
-        MethodCost::new("full, 16-bit", 2 * parameters, 2 * parameters, 4 * parameters, full / 2),
+        full,
+        half,
         MethodCost::of(format!("LoRA, base {stored}"), &plain.plan(keep)?),
         MethodCost::of(format!("QLoRA, {}", quantized.quantization), &small.plan(keep)?),
     ];

@@ -8,11 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use lorafit_data::{Dataset, Order, Source, Subset};
-use lorafit_model::ActivationPolicy;
-use lorafit_model::adapter::{Adapter, LoraConfig};
+use lorafit_model::{ActivationPolicy, Recompute, Trainable};
 use lorafit_train::{
-    Duration, EvaluationRecord, Observer, PlanRequest, RunError, RunFolder, RunInfo, RunLock, SkipRecord,
-    Start, StepRecord, Summary, TrainOptions, rss_bytes, train,
+    Duration, EvaluationRecord, Identity, MemoryPlan, Observer, PlanRequest, RunError, RunFolder, RunInfo,
+    RunLock, SkipRecord, Start, StepRecord, Summary, TrainOptions, rss_bytes, train,
 };
 
 use super::require;
@@ -20,17 +19,18 @@ use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::config_file::{self, Given};
 use crate::data_args::CacheArgs;
-use crate::engine::{Base, grouped, open_adapter, open_base, use_threads};
+use crate::engine::{Base, grouped, open_base, use_threads};
 use crate::interrupt;
 use crate::memory_args::{MemoryArgs, RecomputeChoice};
 use crate::memory_table;
-use crate::options::{Layers, Optimizer, Scheduler, TargetModules};
+use crate::options::{Layers, Method, Optimizer, SaveChoice, Scheduler, TargetModules, TrainModules};
 use crate::output;
 use crate::progress::Progress;
 use crate::report_error::CliError;
 use crate::resume::{self, Resumption};
 use crate::row_args::{DATA_HELP, RowArgs, Validation, one_or_many, shapes, skipped};
 use crate::safety_args::SafetyArgs;
+use crate::trained::{Trained, alternatives, model_folder};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -42,6 +42,9 @@ Examples:
     lorafit train --model M --data D --out runs/small --max-seq-len 512 --micro-batch-tokens 256 --layers 15-
   A run that was interrupted, or whose machine was, goes on where it stopped:
     lorafit train --resume runs/first
+  Training the weights themselves, or the upper half of them; the result is a model folder, runs/full/model:
+    lorafit train --model M --data train.jsonl --method full --out runs/full
+    lorafit train --model M --data train.jsonl --method full --layers 15- --train-modules mlp,norms --out runs/upper
   Two sources, of the second a tenth, and 5 % of all held out to watch:
     lorafit train --model M --data chats.jsonl --data 'web/*.parquet:0.1' --validation 5% --out runs/mix
   Everything in a file, one thing changed:
@@ -57,14 +60,15 @@ Where to look first when it does not learn: --lr (try 3x more, then 3x less), --
 pub struct TrainArgs {
     /// The base model: a Hugging Face folder, a .gguf file, or a hub id (org/name or org/name@revision)
     ///
-    /// Its weights stay frozen and are read as they are stored: a 4-bit file needs 4-bit memory.
+    /// Its weights stay frozen and are read as they are stored: a 4-bit file needs 4-bit memory. With --method full those
+    /// that are trained are decoded to f32 first.
     #[arg(long, value_name = "M", help_heading = "Input and output")]
     pub model: Option<String>,
     /// Training rows, described below; repeated for several sources
     #[arg(long, value_name = "DATA", help_heading = "Input and output")]
     #[serde(with = "one_or_many", default, skip_serializing_if = "Vec::is_empty")]
     pub data: Vec<String>,
-    /// Folder for the run: the adapter, metrics.jsonl and config.toml
+    /// Folder for the run: the adapter (or the folder model/), metrics.jsonl and config.toml
     #[arg(long, value_name = "DIR", help_heading = "Input and output")]
     pub out: Option<PathBuf>,
     /// Replace the run that --out already holds, instead of refusing
@@ -98,6 +102,28 @@ pub struct TrainArgs {
     #[arg(long, value_name = "NAME", help_heading = "Input and output")]
     pub name: Option<String>,
 
+    /// What is trained
+    ///
+    /// Full fine-tuning takes 16 bytes a weight (value, gradient, two moments) where LoRA takes the base as it is stored
+    /// and little more; `lorafit plan` tells both.
+    #[arg(long, value_enum, default_value_t = Method::Lora, help_heading = "Method")]
+    pub method: Method,
+    /// Weights that --method full trains: all, a comma list, or regex:PATTERN [default: all]
+    ///
+    /// The list is of q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, self_attn, mlp, embed_tokens, lm_head, norms,
+    /// biases. A pattern has to match a whole module path such as model.layers.3.mlp.up_proj. With --layers what lies
+    /// outside of blocks (embed_tokens, lm_head, norm) is trained only if it is named here.
+    #[arg(long, value_name = "MODULES", help_heading = "Method")]
+    pub train_modules: Option<TrainModules>,
+    /// How --method full stores the weights of its result [default: bf16 where the base is 16-bit, else f32]
+    #[arg(long, value_enum, value_name = "DTYPE", help_heading = "Method")]
+    pub save_dtype: Option<SaveChoice>,
+    /// Blocks that are trained, counted from 0, both ends included: 0-15, or 8- for 8 to the last [default: all]
+    ///
+    /// Nothing below the lowest is back-propagated, so `--layers` with the upper half saves about a quarter of the time.
+    #[arg(long, value_name = "RANGE", help_heading = "Method")]
+    pub layers: Option<Layers>,
+
     /// Width of the adapter: how much it can learn, 4 to 64
     ///
     /// Memory and time grow little with it. 8 to 16 suits one task; more helps with much data.
@@ -116,18 +142,14 @@ pub struct TrainArgs {
     /// model.layers.3.mlp.up_proj.
     #[arg(long, value_name = "MODULES", default_value = "all-linear", help_heading = "Adapter")]
     pub target_modules: TargetModules,
-    /// Blocks that get an adapter, counted from 0, both ends included: 0-15, or 8- for 8 to the last [default: all]
-    ///
-    /// Nothing below the lowest is back-propagated, so `--layers` with the upper half saves about a quarter of the time.
-    #[arg(long, value_name = "RANGE", help_heading = "Adapter")]
-    pub layers: Option<Layers>,
     /// Start from an existing adapter (a PEFT folder) instead of a fresh one; it brings its own rank and modules
     #[arg(long, value_name = "DIR", help_heading = "Adapter")]
     pub adapter: Option<PathBuf>,
 
-    /// Learning rate at its peak; 1e-4 to 1e-3 for LoRA, ten times what full fine-tuning takes
-    #[arg(long, value_name = "LR", default_value_t = 2e-4, help_heading = "Optimisation")]
-    pub lr: f64,
+    /// Learning rate at its peak; 1e-4 to 1e-3 for LoRA, ten times what full fine-tuning takes [default: 2e-4, with
+    /// --method full 2e-5]
+    #[arg(long, value_name = "LR", help_heading = "Optimisation")]
+    pub lr: Option<f64>,
     /// How the optimizer keeps its moments
     #[arg(long, value_enum, default_value_t = Optimizer::Adamw, help_heading = "Optimisation")]
     pub optimizer: Optimizer,
@@ -137,7 +159,7 @@ pub struct TrainArgs {
     /// Share of the steps over which the learning rate rises from 0; 0 to 0.1
     #[arg(long, value_name = "SHARE", default_value_t = 0.03, help_heading = "Optimisation")]
     pub warmup_ratio: f64,
-    /// AdamW's pull of the adapter towards zero; 0 to 0.1
+    /// AdamW's pull of matrices towards zero; 0 to 0.1
     #[arg(long, value_name = "W", default_value_t = 0.0, help_heading = "Optimisation")]
     pub weight_decay: f64,
     /// Longer gradients are scaled down to this norm; 0 turns it off
@@ -255,8 +277,30 @@ impl TrainArgs {
             let folder = resolved.out.as_ref().and_then(|out| out.file_name());
             resolved.name = folder.map(|name| name.to_string_lossy().into_owned());
         }
+        resolved.lr.get_or_insert(match resolved.method {
+            Method::Lora => 2e-4,
+            Method::Full => 2e-5,
+        });
+        resolved.check_method(given)?;
         resolved.validate()?;
         Ok(resolved)
+    }
+
+    /// Refuses flags of the other method.
+    fn check_method(&self, given: &Given) -> anyhow::Result<()> {
+        const OF_LORA: [&str; 6] = ["rank", "alpha", "dropout", "target-modules", "adapter", "quant"];
+        const OF_FULL: [&str; 2] = ["train-modules", "save-dtype"];
+        let (others, method, hint) = match self.method {
+            Method::Lora => (&OF_FULL[..], "lora", "it belongs to --method full; LoRA has --target-modules"),
+            Method::Full => (&OF_LORA[..], "full", "it belongs to --method lora; full has --train-modules"),
+        };
+        match config_file::set_among(self, given, others)? {
+            Some(name) => {
+                let text = format!("--{name} has no meaning with --method {method}");
+                Err(CliError::usage(text).hint(hint).into())
+            }
+            None => Ok(()),
+        }
     }
 
     fn validate(&self) -> Result<(), CliError> {
@@ -280,7 +324,7 @@ impl TrainArgs {
         natural("rank", self.rank)?;
         positive("alpha", self.alpha)?;
         share("dropout", self.dropout)?;
-        positive("lr", self.lr)?;
+        positive("lr", self.lr.unwrap_or(1.0))?;
         share("warmup-ratio", self.warmup_ratio)?;
         not_negative("weight-decay", self.weight_decay)?;
         not_negative("max-grad-norm", self.max_grad_norm)?;
@@ -306,7 +350,7 @@ impl TrainArgs {
     }
 }
 
-/// Trains an adapter.
+/// Trains an adapter or a model.
 pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     let args = args.resolve(given)?;
     if args.print_config {
@@ -325,71 +369,24 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
         Some(run) => Resumption::find(run, &mut progress)?,
         None => Resumption::default(),
     };
-    let checkpoint = resumption.checkpoint.as_ref();
     let mut base = open_base(model, &args.base, &args.template, &args.common)?;
     base.model.set_compute_dtype(args.compute.compute_dtype.into());
-    if let Some(checkpoint) = checkpoint {
+    if let Some(checkpoint) = &resumption.checkpoint {
         base.tokenizer.set_clock(checkpoint.clock);
     }
-    let fresh = if checkpoint.is_none() { Some(start_adapter(&args, &base)?) } else { None };
-    let (rows, held_out) = args.load(&base)?;
-    check_window(&base, [Some(&rows), held_out.as_ref()])?;
-
-    let total_steps = args.loop_options().total_steps(rows.samples.len());
-    let identity = resume::identity(&args, &base, &rows, held_out.as_ref(), total_steps)?;
-    resumption.check(&identity, args.resume_anyway, &mut progress)?;
-    let mut adapter = match (fresh, checkpoint) {
-        (Some(adapter), _) => adapter,
-        (None, Some(checkpoint)) => checkpoint.adapter(base.model.config(), base.model.device())?,
-        (None, None) => unreachable!("a run without a checkpoint has a fresh adapter"),
-    };
-    let mut loop_options = args.loop_options();
-    let size = loop_options.micro_batch_size(&rows, held_out.as_ref());
-    let request = PlanRequest {
-        config: base.model.config(),
-        weights: base.weight_bytes,
-        lora: adapter.config(),
-        optimizer: args.optimizer.into(),
-        activation_dtype: args.memory.activation_dtype.into(),
-        tokens: size.tokens,
-        targets: size.targets,
-        threads: rayon::current_num_threads(),
-    };
-    let (recompute, plan) = args.memory.choose(&request, args.base.quant.is_some())?;
-    loop_options.activations.recompute = recompute;
-    let mut watcher = Watcher { progress };
-    tell_setup(&mut watcher.progress, &args, &base, &adapter, &rows, &loop_options);
+    let fresh = resumption.checkpoint.is_none().then(|| Trained::fresh(&args, &base)).transpose()?;
+    let data = args.load(&base)?;
+    let ready = Ready::new(&args, &base, &data, resumption, fresh, &mut progress)?;
+    let (recompute, plan) = ready.choose()?;
+    tell_setup(&mut progress, &ready);
     let policy = format!("recompute {}", RecomputeChoice::Fixed(recompute));
-    watcher.progress.note(&memory_table::of_run(&policy, &plan, watcher.progress.is_on_terminal()));
-    let info = RunInfo {
-        base_model: base.name.clone(),
-        config: config_file::to_toml(&args)?,
-        identity,
-        clock: base.tokenizer.clock(),
-    };
-    let mut run = match checkpoint {
-        Some(checkpoint) => RunFolder::resume(lock, info, &checkpoint.state, &resumption.damaged)?,
-        None => RunFolder::create(lock, info)?,
-    };
-    run.write_plan(&plan)?;
-    if args.safety.tensorboard {
-        run.write_events(checkpoint.map_or(0, |checkpoint| checkpoint.state.step) + 1)?;
-    }
-    watcher.progress.event("start", &json!({ "total_steps": total_steps, "out": out }));
-    interrupt::flag();
-    let result = train(
-        &base.model,
-        &mut adapter,
-        &rows,
-        held_out.as_ref(),
-        &loop_options,
-        Start { checkpoint },
-        &mut run,
-        &mut watcher,
-    );
+    progress.note(&memory_table::of_run(&policy, &plan, progress.is_on_terminal()));
+    progress.event("start", &json!({ "total_steps": ready.total_steps(), "out": out }));
+    let mut watcher = Watcher { progress };
+    let result = ready.train(lock, recompute, &plan, &mut watcher);
     watcher.progress.finish();
     let summary = result?;
-    tell_end(&mut watcher.progress, &run, &summary);
+    tell_end(&mut watcher.progress, out, args.method, &summary);
     if summary.interrupted {
         // Scripts see by the code that it did not run to the end.
         std::process::exit(interrupt::exit_code());
@@ -397,28 +394,122 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The adapter to start from: an existing one, or a fresh one.
-fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
-    if let Some(dir) = &args.adapter {
-        return open_adapter(base, dir);
+/// The rows of a run.
+pub struct Data {
+    /// To train on.
+    pub rows: Dataset,
+    /// To watch.
+    pub held_out: Option<Dataset>,
+}
+
+impl Data {
+    fn sets(&self) -> impl Iterator<Item = &Dataset> {
+        [Some(&self.rows), self.held_out.as_ref()].into_iter().flatten()
     }
-    let config = base.model.config();
-    let layers =
-        args.layers.as_ref().map(|range| range.value.resolve(config.num_hidden_layers)).transpose()?;
-    let lora = LoraConfig {
-        rank: args.rank,
-        alpha: args.alpha,
-        dropout: args.dropout as f32,
-        layers: layers.map(Iterator::collect),
-        ..LoraConfig::new(args.target_modules.value.clone())
-    };
-    Ok(Adapter::init(config, &lora, args.seed, base.model.device())?)
+}
+
+/// A run that could begin: its base and its rows, which other runs may share, and its own parameters.
+pub struct Ready<'a> {
+    args: &'a TrainArgs,
+    base: &'a Base,
+    data: &'a Data,
+    options: TrainOptions,
+    resumption: Resumption,
+    identity: Identity,
+    trained: Trained,
+}
+
+impl<'a> Ready<'a> {
+    /// From the checkpoint of `resumption`, if it is this run's, or from `fresh` parameters.
+    pub fn new(
+        args: &'a TrainArgs,
+        base: &'a Base,
+        data: &'a Data,
+        resumption: Resumption,
+        fresh: Option<Trained>,
+        progress: &mut Progress,
+    ) -> anyhow::Result<Self> {
+        let options = args.loop_options();
+        let total_steps = options.total_steps(data.rows.samples.len());
+        let identity = resume::identity(args, base, &data.rows, data.held_out.as_ref(), total_steps)?;
+        resumption.check(&identity, args.resume_anyway, progress)?;
+        let trained = match (fresh, &resumption.checkpoint) {
+            (Some(trained), _) => trained,
+            (None, Some(checkpoint)) => Trained::resumed(args, base, checkpoint)?,
+            (None, None) => unreachable!("a run without a checkpoint has fresh parameters"),
+        };
+        Ok(Ready { args, base, data, options, resumption, identity, trained })
+    }
+
+    /// Optimizer steps of the whole run.
+    pub fn total_steps(&self) -> u64 {
+        self.options.total_steps(self.data.rows.samples.len())
+    }
+
+    /// What its memory is planned for.
+    pub fn request(&self) -> PlanRequest<'_> {
+        let weights = self.trained.weight_bytes(self.base);
+        self.args.plan_request(self.base, self.data, weights, self.trained.trainable())
+    }
+
+    /// What is recomputed so that it fits, with its plan.
+    fn choose(&self) -> anyhow::Result<(Recompute, MemoryPlan)> {
+        let (request, memory) = (self.request(), &self.args.memory);
+        let chosen = memory.choose(&request, self.args.base.quant.is_some())?;
+        match (chosen, self.args.method) {
+            (Ok(chosen), _) => Ok(chosen),
+            (Err(refused), Method::Lora) => Err(refused.into()),
+            (Err(refused), Method::Full) => {
+                let limit = memory.limit().unwrap_or(u64::MAX);
+                Err(refused.hint(alternatives(&request, self.base, limit)?).into())
+            }
+        }
+    }
+
+    /// Trains in the locked folder, recomputing as planned.
+    pub fn train(
+        mut self,
+        lock: RunLock,
+        recompute: Recompute,
+        plan: &MemoryPlan,
+        observer: &mut dyn Observer,
+    ) -> anyhow::Result<Summary> {
+        let (args, base) = (self.args, self.base);
+        self.options.activations.recompute = recompute;
+        let info = RunInfo {
+            base_model: base.name.clone(),
+            config: config_file::to_toml(args)?,
+            identity: self.identity,
+            clock: base.tokenizer.clock(),
+            folder: model_folder(args, base)?,
+        };
+        let checkpoint = self.resumption.checkpoint.as_ref();
+        let mut run = match checkpoint {
+            Some(checkpoint) => RunFolder::resume(lock, info, &checkpoint.state, &self.resumption.damaged)?,
+            None => RunFolder::create(lock, info)?,
+        };
+        run.write_plan(plan)?;
+        if args.safety.tensorboard {
+            run.write_events(checkpoint.map_or(0, |checkpoint| checkpoint.state.step) + 1)?;
+        }
+        interrupt::flag();
+        self.trained.make(checkpoint)?;
+        Ok(train(
+            &mut self.trained.as_parameters(base),
+            &self.data.rows,
+            self.data.held_out.as_ref(),
+            &self.options,
+            Start { checkpoint },
+            &mut run,
+            observer,
+        )?)
+    }
 }
 
 /// Attention here always sees the whole row, so rows beyond a model's window would be computed wrongly.
-fn check_window(base: &Base, sets: [Option<&Dataset>; 2]) -> Result<(), CliError> {
+fn check_window(base: &Base, data: &Data) -> Result<(), CliError> {
     let Some(window) = base.model.config().sliding_window else { return Ok(()) };
-    let longest = sets.into_iter().flatten().map(|d| d.report.longest).max().unwrap_or(0);
+    let longest = data.sets().map(|d| d.report.longest).max().unwrap_or(0);
     if longest <= window {
         return Ok(());
     }
@@ -427,21 +518,51 @@ fn check_window(base: &Base, sets: [Option<&Dataset>; 2]) -> Result<(), CliError
 }
 
 impl TrainArgs {
-    /// The rows to train on, and those held out.
-    fn load(&self, base: &Base) -> anyhow::Result<(Dataset, Option<Dataset>)> {
+    /// Reads the rows to train on, and those held out.
+    pub fn load(&self, base: &Base) -> anyhow::Result<Data> {
+        let data = self.read(base)?;
+        check_window(base, &data)?;
+        Ok(data)
+    }
+
+    fn read(&self, base: &Base) -> anyhow::Result<Data> {
         let quiet = self.common.quiet;
         let load = |source| self.cache.load(source, &base.tokenizer, self.rows.options(), quiet);
         let source = self.rows.source(&self.data, self.rows.split.as_deref(), quiet)?;
         let source = Source { seed: self.seed, ..source };
         if let Some(Validation(held_out)) = self.validation {
             let side = |subset| load(Source { subset, ..source.clone() });
-            return Ok((side(Subset::Training(held_out))?, Some(side(Subset::Validation(held_out))?)));
+            return Ok(Data {
+                rows: side(Subset::Training(held_out))?,
+                held_out: Some(side(Subset::Validation(held_out))?),
+            });
         }
         let held_out = match self.eval_data.is_empty() {
             true => None,
             false => Some(self.rows.source(&self.eval_data, self.eval_split.as_deref(), quiet)?),
         };
-        Ok((load(source)?, held_out.map(load).transpose()?))
+        Ok(Data { rows: load(source)?, held_out: held_out.map(load).transpose()? })
+    }
+
+    /// What a run's memory is planned for.
+    pub fn plan_request<'a>(
+        &self,
+        base: &'a Base,
+        data: &Data,
+        weights: u64,
+        trainable: Trainable<'a>,
+    ) -> PlanRequest<'a> {
+        let size = self.loop_options().micro_batch_size(&data.rows, data.held_out.as_ref());
+        PlanRequest {
+            config: base.model.config(),
+            weights,
+            trainable,
+            optimizer: self.optimizer.into(),
+            activation_dtype: self.memory.activation_dtype.into(),
+            tokens: size.tokens,
+            targets: size.targets,
+            threads: rayon::current_num_threads(),
+        }
     }
 
     fn loop_options(&self) -> TrainOptions {
@@ -460,7 +581,7 @@ impl TrainArgs {
                 ..ActivationPolicy::default()
             },
             optimizer: self.optimizer.into(),
-            learning_rate: self.lr,
+            learning_rate: self.lr.expect("resolve sets it"),
             schedule: self.scheduler.into(),
             warmup_ratio: self.warmup_ratio,
             weight_decay: self.weight_decay,
@@ -524,26 +645,26 @@ impl Observer for Watcher {
     }
 }
 
-fn tell_setup(
-    progress: &mut Progress,
-    args: &TrainArgs,
-    base: &Base,
-    adapter: &Adapter,
-    rows: &Dataset,
-    options: &TrainOptions,
-) {
-    let (trainable, frozen) = (adapter.parameters() as u64, base.model.config().parameters());
-    let all = trainable + frozen;
-    let lora = adapter.config();
+fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
+    let Ready { args, base, data: Data { rows, .. }, trained, .. } = ready;
+    let (trainable, of_model) = (trained.parameters(base), base.model.config().parameters());
+    let (all, what) = match trained {
+        Trained::Adapter(adapter) => {
+            let lora = adapter.config();
+            (trainable + of_model, format!("rank {}, alpha {}", lora.rank, lora.alpha))
+        }
+        Trained::Weights { .. } => (of_model, "of the model itself".to_owned()),
+    };
     let report = &rows.report;
     progress.note(&format!(
-        "trainable parameters {} of {} ({:.3} %), rank {}, alpha {}",
+        "trainable parameters {} of {} ({:.3} %), {what}",
         grouped(trainable),
         grouped(all),
         100.0 * trainable as f64 / all as f64,
-        lora.rank,
-        lora.alpha
     ));
+    if let (Method::Full, false) = (args.method, base.model.is_float()) {
+        progress.note("the base is quantised: the weights that are trained begin as what it decodes to");
+    }
     progress.note(&format!(
         "data {}: {} {} rows, {} tokens, {} of them trained, longest {}",
         args.data.join(", "),
@@ -560,17 +681,17 @@ fn tell_setup(
         ));
     }
     skipped(&rows.origin).iter().for_each(|line| progress.note(line));
-    progress.note(&format!("{} optimizer steps", grouped(options.total_steps(rows.samples.len()))));
+    progress.note(&format!("{} optimizer steps", grouped(ready.total_steps())));
 }
 
-fn tell_end(progress: &mut Progress, run: &RunFolder, summary: &Summary) {
+fn tell_end(progress: &mut Progress, run: &Path, method: Method, summary: &Summary) {
     let how = if summary.interrupted { "stopped" } else { "done" };
     if summary.skipped > 0 {
         progress.note(&format!("{} steps were skipped; metrics.jsonl names their rows", summary.skipped));
     }
     progress.note(&format!("{how} after {} steps in {:.1} s", summary.steps, summary.seconds));
     if let Some(best) = &summary.best {
-        let dir = run.best_dir();
+        let dir = RunFolder::best_dir(run);
         progress.note(&format!(
             "best evaluation loss {:.4} at step {}: {}",
             best.loss,
@@ -578,8 +699,11 @@ fn tell_end(progress: &mut Progress, run: &RunFolder, summary: &Summary) {
             dir.display()
         ));
     }
-    progress.note(&format!("adapter saved in {}", run.dir().display()));
+    match method {
+        Method::Lora => progress.note(&format!("adapter saved in {}", run.display())),
+        Method::Full => progress.note(&format!("model saved in {}", RunFolder::model_dir(run).display())),
+    }
     if summary.interrupted {
-        progress.note(&format!("go on with lorafit train --resume {}", run.dir().display()));
+        progress.note(&format!("go on with lorafit train --resume {}", run.display()));
     }
 }

@@ -15,7 +15,7 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use super::safetensors::{RawTensor, Shards};
-use super::{MAX_CONFIG_BYTES, ModelFiles, Source, inside, read_text};
+use super::{MAX_CONFIG_BYTES, ModelFiles, Source, companions, read_text};
 use crate::error::FileError;
 use crate::load::BaseQuantization;
 
@@ -276,19 +276,11 @@ pub fn write_quantized(
     Ok(QuantizedFolder { matrices: done, bytes_before: files.stored_bytes(), bytes_after })
 }
 
-/// Copies tokenizer, template and generation settings: every small text file but those that are about the weights.
 fn copy_companions(from: &Path, to: &Path) -> Result<(), FileError> {
-    let fail = |path: &Path, e: std::io::Error| FileError::new(path, format!("cannot copy: {e}"));
-    for entry in std::fs::read_dir(from).map_err(|e| fail(from, e))? {
-        let path = entry.map_err(|e| fail(from, e))?.path();
-        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let kind = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-        let about_weights = name == "config.json" || name.contains(".safetensors") || name.contains(".bin");
-        if path.is_file() && !about_weights && ["json", "jinja", "txt", "model"].contains(&kind) {
-            std::fs::copy(inside(from, &name)?, to.join(&name)).map_err(|e| fail(&path, e))?;
-        }
-    }
-    Ok(())
+    companions(from)?.into_iter().try_for_each(|(name, path)| match std::fs::copy(&path, to.join(name)) {
+        Ok(_) => Ok(()),
+        Err(e) => Err(FileError::new(&path, format!("cannot copy: {e}"))),
+    })
 }
 
 /// The configuration with `quantization_config` as transformers' `BitsAndBytesConfig` writes it.

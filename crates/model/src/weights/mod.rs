@@ -2,6 +2,7 @@
 
 mod bitsandbytes;
 mod files;
+mod folder;
 mod gguf;
 mod safetensors;
 mod stream;
@@ -13,6 +14,7 @@ use lorafit_kernels::{RowOrder, SharedBytes, Weight};
 
 pub use bitsandbytes::{QuantizedFolder, write_quantized};
 pub(crate) use files::{MAX_CONFIG_BYTES, inside, map, read_text};
+pub use folder::companions;
 pub use gguf::Gguf;
 pub use stream::{SaveDtype, TensorData, TensorReader, TensorSource, Values, write_tensors};
 

@@ -1,0 +1,285 @@
+//! `lorafit compare`: runs side by side, on the same rows.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use lorafit_model::adapter::Adapter;
+use lorafit_train::{RunResult, RunSummary};
+use serde::Serialize;
+
+use super::eval::{self, EvalArgs};
+use super::require;
+use super::train::TrainArgs;
+use crate::base_args::{QuantArgs, TemplateArgs};
+use crate::cli::Common;
+use crate::config_file;
+use crate::data_args::CacheArgs;
+use crate::engine::{Base, grouped, open_adapter, open_base, use_threads};
+use crate::memory_args::ByteSize;
+use crate::output;
+use crate::row_args::{DATA_HELP, RowArgs};
+use crate::trained;
+
+const EXAMPLES: &str = "\
+Examples:
+  Was LoRA enough?
+    lorafit compare --runs runs/lora runs/full --data test.jsonl
+  With greedy answers, for a program:
+    lorafit compare --runs runs/* --data test.jsonl --generate --json
+
+loss and perplexity are of the rows given here, computed now; steps, tokens/s, time and peak memory are from the records
+of each run. Every base is opened once, and has a row of its own.";
+
+/// The flags of `compare`.
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = format!("{EXAMPLES}\n\n{DATA_HELP}"))]
+pub struct CompareArgs {
+    /// Run folders of train, of adapters and of full fine-tuning
+    #[arg(long, value_name = "RUN", num_args = 1.., required = true, help_heading = "Input and output")]
+    pub runs: Vec<PathBuf>,
+    /// Rows to judge on, described below; repeated for several sources
+    #[arg(long, value_name = "DATA", required = true, help_heading = "Input and output")]
+    pub data: Vec<String>,
+    /// Print the table as one JSON object
+    #[arg(long, help_heading = "Input and output")]
+    pub json: bool,
+
+    /// Also answer each row's last prompt and count the answers that equal the reply
+    #[arg(long, help_heading = "Answers")]
+    pub generate: bool,
+    /// Longest answer; an answer that is cut off here does not match
+    #[arg(long, value_name = "N", default_value_t = 256, help_heading = "Answers")]
+    pub max_new_tokens: usize,
+
+    /// Which rows are read, and how.
+    #[command(flatten)]
+    pub rows: RowArgs,
+    /// Where tokenised data is kept.
+    #[command(flatten)]
+    pub cache: CacheArgs,
+    /// Tokens computed at once; the knob for memory
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Machine")]
+    pub micro_batch_tokens: usize,
+    /// Memory the evaluations may take, such as 6GiB or 800MB [default: what is free now, less a tenth]
+    #[arg(long, value_name = "SIZE", help_heading = "Machine")]
+    pub memory: Option<ByteSize>,
+    /// The flags of every verb.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// A row of the table.
+#[derive(Clone, Debug, Serialize)]
+struct Compared {
+    /// The run folder, or the base.
+    name: String,
+    /// `base`, `lora` or `full`.
+    method: &'static str,
+    loss: f64,
+    perplexity: f64,
+    exact_match: Option<f64>,
+    trainable_parameters: u64,
+    /// Bytes of what the run left: an adapter or a model.
+    file_bytes: Option<u64>,
+    peak_rss_bytes: Option<u64>,
+    tokens_per_s: Option<f64>,
+    /// Time of the steps together.
+    seconds: Option<f64>,
+    steps: Option<usize>,
+}
+
+/// A run that is to be judged.
+struct Subject {
+    dir: PathBuf,
+    args: TrainArgs,
+    summary: RunSummary,
+}
+
+impl Subject {
+    fn open(dir: &Path) -> anyhow::Result<Self> {
+        let summary = RunSummary::read(dir)?;
+        let args: TrainArgs = config_file::read(&dir.join("config.toml"))?;
+        Ok(Subject { dir: dir.to_owned(), args, summary })
+    }
+
+    /// What tells bases apart.
+    fn base(&self) -> (&str, &QuantArgs, &TemplateArgs) {
+        (self.args.model.as_deref().unwrap_or_default(), &self.args.base, &self.args.template)
+    }
+
+    fn shares_base_with(&self, other: &Subject) -> bool {
+        let key = |subject: &Subject| serde_json::to_string(&subject.base()).expect("plain values");
+        key(self) == key(other)
+    }
+}
+
+/// Judges runs, and tells them side by side.
+pub fn run(args: CompareArgs) -> anyhow::Result<()> {
+    require(args.max_new_tokens > 0, "max-new-tokens", args.max_new_tokens, "must be 1 or more")?;
+    require(args.micro_batch_tokens > 0, "micro-batch-tokens", args.micro_batch_tokens, "must be 1 or more")?;
+    args.rows.validate()?;
+    args.common.validate()?;
+    let subjects: Vec<Subject> = args.runs.iter().map(|dir| Subject::open(dir)).collect::<Result<_, _>>()?;
+    use_threads(&args.common)?;
+    let mut table = Vec::new();
+    for (i, first) in subjects.iter().enumerate() {
+        if subjects[..i].iter().any(|earlier| earlier.shares_base_with(first)) {
+            continue;
+        }
+        let (model, quant, template) = first.base();
+        let base = open_base(model, quant, template, &args.common)?;
+        table.push(args.judge(&base, None, model.to_owned(), None)?);
+        for subject in subjects[i..].iter().filter(|subject| subject.shares_base_with(first)) {
+            table.push(args.judge_run(&base, subject)?);
+        }
+    }
+    output::line(match args.json {
+        true => serde_json::to_string(&table)?,
+        false => in_columns(&table),
+    })?;
+    Ok(())
+}
+
+impl CompareArgs {
+    fn judge_run(&self, base: &Base, subject: &Subject) -> anyhow::Result<Compared> {
+        let (name, summary) = (subject.dir.display().to_string(), Some(&subject.summary));
+        match &subject.summary.result {
+            RunResult::Adapter(dir) => {
+                let adapter = open_adapter(base, dir)?;
+                self.judge(base, Some(&adapter), name, summary)
+            }
+            RunResult::Model(dir) => {
+                // As it was trained: in full, and with the same template.
+                let none = QuantArgs {
+                    quant: None,
+                    double_quant: false,
+                    quant_head: false,
+                    ..subject.args.base.clone()
+                };
+                let model = dir.display().to_string();
+                let own = open_base(&model, &none, &subject.args.template, &self.common)?;
+                let trainable_parameters = trained::selected_parameters(&subject.args, &own)?;
+                Ok(Compared { trainable_parameters, ..self.judge(&own, None, name, summary)? })
+            }
+        }
+    }
+
+    fn judge(
+        &self,
+        base: &Base,
+        adapter: Option<&Adapter>,
+        name: String,
+        run: Option<&RunSummary>,
+    ) -> anyhow::Result<Compared> {
+        if !self.common.quiet {
+            eprintln!("{name}");
+        }
+        let found = eval::measure(&self.eval_args(), base, adapter)?;
+        let method = match run.map(|run| &run.result) {
+            None => "base",
+            Some(RunResult::Adapter(_)) => "lora",
+            Some(RunResult::Model(_)) => "full",
+        };
+        Ok(Compared {
+            name,
+            method,
+            loss: found.evaluation.loss,
+            perplexity: found.evaluation.perplexity,
+            exact_match: found.answers.map(|answers| answers.share()),
+            trainable_parameters: adapter.map_or(0, |adapter| adapter.parameters() as u64),
+            file_bytes: run.map(|run| run.result.weight_bytes()).transpose()?,
+            peak_rss_bytes: run.map(|run| run.peak_rss_bytes),
+            tokens_per_s: run.map(|run| run.tokens_per_s),
+            seconds: run.map(|run| run.seconds),
+            steps: run.map(|run| run.steps),
+        })
+    }
+
+    /// The evaluation of each, as `eval` would be asked for it.
+    fn eval_args(&self) -> EvalArgs {
+        EvalArgs {
+            model: String::new(),
+            adapter: None,
+            data: self.data.clone(),
+            json: self.json,
+            generate: self.generate,
+            max_new_tokens: self.max_new_tokens,
+            predictions: None,
+            scores: None,
+            rows: self.rows.clone(),
+            cache: self.cache.clone(),
+            micro_batch_tokens: self.micro_batch_tokens,
+            memory: self.memory,
+            base: QuantArgs { quant: None, double_quant: false, quant_block: 64, quant_head: false },
+            template: TemplateArgs { template: None },
+            common: self.common.clone(),
+        }
+    }
+}
+
+/// The columns of the table, each with its cell of a row.
+const COLUMNS: [(&str, fn(&Compared) -> Option<String>); 9] = [
+    ("method", |row| Some(row.method.to_owned())),
+    ("loss", |row| Some(format!("{:.4}", row.loss))),
+    ("perplexity", |row| Some(format!("{:.3}", row.perplexity))),
+    ("exact match", |row| row.exact_match.map(|share| format!("{:.1} %", 100.0 * share))),
+    ("trainable", |row| Some(grouped(row.trainable_parameters))),
+    ("file", |row| row.file_bytes.map(|bytes| ByteSize(bytes).to_string())),
+    ("peak memory", |row| row.peak_rss_bytes.map(|bytes| ByteSize(bytes).to_string())),
+    ("tokens/s", |row| row.tokens_per_s.map(|rate| format!("{rate:.0}"))),
+    ("time", |row| row.seconds.map(|seconds| format!("{seconds:.0} s"))),
+];
+
+/// A table for the terminal; what a row has nothing of is a dash.
+fn in_columns(table: &[Compared]) -> String {
+    let mut lines = vec![String::new(); table.len() + 1];
+    let mut add = |cells: Vec<String>, left: bool| {
+        let width = cells.iter().map(|cell| cell.chars().count()).max().unwrap_or(0);
+        for (line, cell) in lines.iter_mut().zip(cells) {
+            *line += &if left { format!("{cell:<width$}") } else { format!("  {cell:>width$}") };
+        }
+    };
+    let names = std::iter::once("run".to_owned()).chain(table.iter().map(|row| row.name.clone()));
+    add(names.collect(), true);
+    for (name, cell) in COLUMNS {
+        let cells = table.iter().map(|row| cell(row).unwrap_or_else(|| "-".to_owned()));
+        add(std::iter::once(name.to_owned()).chain(cells).collect(), false);
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_stand_in_columns_and_a_base_has_no_records() {
+        let base = Compared {
+            name: "m.gguf".into(),
+            method: "base",
+            loss: 2.5,
+            perplexity: 12.1825,
+            exact_match: None,
+            trainable_parameters: 0,
+            file_bytes: None,
+            peak_rss_bytes: None,
+            tokens_per_s: None,
+            seconds: None,
+            steps: None,
+        };
+        let run = Compared {
+            name: "runs/full".into(),
+            method: "full",
+            exact_match: Some(0.25),
+            trainable_parameters: 134_515_008,
+            file_bytes: Some(538 << 20),
+            seconds: Some(61.2),
+            ..base.clone()
+        };
+        let expected = "\
+run        method    loss  perplexity  exact match    trainable    file  peak memory  tokens/s  time
+m.gguf       base  2.5000      12.182            -            0       -            -         -     -
+runs/full    full  2.5000      12.182       25.0 %  134,515,008  538MiB            -         -  61 s";
+        assert_eq!(in_columns(&[base, run]), expected);
+    }
+}
