@@ -21,6 +21,7 @@ mod report_error;
 mod resume;
 mod row_args;
 mod safety_args;
+mod sweep;
 
 use std::process::ExitCode;
 

@@ -244,15 +244,20 @@ impl TrainArgs {
             resolved.out.clone_from(&self.resume);
         }
         (resolved.resume, resolved.resume_anyway) = (self.resume, self.resume_anyway);
-        if resolved.max_steps.is_none() {
-            resolved.epochs.get_or_insert(1.0);
+        Ok(resolved.complete()?)
+    }
+
+    /// Fills in what depends on other flags, and refuses what makes no sense.
+    pub fn complete(mut self) -> Result<Self, CliError> {
+        if self.max_steps.is_none() {
+            self.epochs.get_or_insert(1.0);
         }
-        if resolved.name.is_none() {
-            let folder = resolved.out.as_ref().and_then(|out| out.file_name());
-            resolved.name = folder.map(|name| name.to_string_lossy().into_owned());
+        if self.name.is_none() {
+            let folder = self.out.as_ref().and_then(|out| out.file_name());
+            self.name = folder.map(|name| name.to_string_lossy().into_owned());
         }
-        resolved.validate()?;
-        Ok(resolved)
+        self.validate()?;
+        Ok(self)
     }
 
     fn validate(&self) -> Result<(), CliError> {
@@ -443,20 +448,27 @@ impl<'a> Ready<'a> {
 
 /// The adapter to start from: an existing one, or a fresh one.
 pub fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
-    if let Some(dir) = &args.adapter {
-        return open_adapter(base, dir);
+    match &args.adapter {
+        Some(dir) => open_adapter(base, dir),
+        None => {
+            let lora = fresh_lora(args, base)?;
+            Ok(Adapter::init(base.model.config(), &lora, args.seed, base.model.device())?)
+        }
     }
+}
+
+/// What a fresh adapter is like.
+pub fn fresh_lora(args: &TrainArgs, base: &Base) -> anyhow::Result<LoraConfig> {
     let config = base.model.config();
     let layers =
         args.layers.as_ref().map(|range| range.value.resolve(config.num_hidden_layers)).transpose()?;
-    let lora = LoraConfig {
+    Ok(LoraConfig {
         rank: args.rank,
         alpha: args.alpha,
         dropout: args.dropout as f32,
         layers: layers.map(Iterator::collect),
         ..LoraConfig::new(args.target_modules.value.clone())
-    };
-    Ok(Adapter::init(config, &lora, args.seed, base.model.device())?)
+    })
 }
 
 /// Attention here always sees the whole row, so rows beyond a model's window would be computed wrongly.
@@ -512,7 +524,8 @@ impl TrainArgs {
         }
     }
 
-    fn loop_options(&self) -> TrainOptions {
+    /// What the loop is told.
+    pub fn loop_options(&self) -> TrainOptions {
         let seed = self.seed;
         TrainOptions {
             duration: match self.max_steps {
