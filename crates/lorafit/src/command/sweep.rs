@@ -114,11 +114,11 @@ pub fn run(args: SweepArgs) -> anyhow::Result<()> {
             (record.spec()?, record)
         }
     };
-    let numbers: Vec<usize> = (0..record.trials.len()).filter(|n| args.shard.contains(*n)).collect();
+    let numbers: Vec<usize> = (0..record.options.len()).filter(|n| args.shard.contains(*n)).collect();
     let trials: Vec<TrainArgs> =
-        numbers.iter().map(|&n| trial_args(&spec, &dir, n, &record.trials[n])).collect::<Result<_, _>>()?;
+        numbers.iter().map(|&n| trial_args(&spec, &dir, n, &record.options[n])).collect::<Result<_, _>>()?;
     if trials.is_empty() {
-        let text = format!("part {} of {} trials is empty", args.shard, record.trials.len());
+        let text = format!("part {} of {} trials is empty", args.shard, record.options.len());
         return Err(CliError::usage(text).hint("use fewer parts than trials").into());
     }
     use_threads(&spec.train.common)?;
@@ -226,7 +226,7 @@ fn dry_run(
     let all: f64 = (0..trials.len()).map(seconds).sum();
     if args.json {
         let trial = |(place, number): (usize, &usize)| {
-            let options = &record.trials[*number];
+            let options = &record.options[*number];
             json!({ "trial": number, "options": options, "steps": steps[place], "memory_bytes": plan.own(place),
                 "seconds": seconds(place) })
         };
@@ -239,7 +239,7 @@ fn dry_run(
     let mut lines = vec![["trial", "steps", "memory", "time", "options"].map(str::to_owned).to_vec()];
     lines.extend(numbers.iter().enumerate().map(|(place, &number)| {
         let memory = ByteSize(plan.own(place)).to_string();
-        let options = in_words(&record.trials[number]);
+        let options = in_words(&record.options[number]);
         vec![name(number), steps[place].to_string(), memory, time(seconds(place)), options]
     }));
     output::line(aligned(&lines))?;

@@ -41,7 +41,7 @@ pub struct Record {
     /// The options that all trials have.
     pub train: Map<String, Value>,
     /// The options of each trial, by its number.
-    pub trials: Vec<Options>,
+    pub options: Vec<Options>,
     /// Steps after which successive halving compares trials, the end of a run not included.
     pub rungs: Vec<u64>,
     /// Seconds since 1970 that chat templates of all trials see as now.
@@ -84,12 +84,11 @@ impl Record {
     /// # Errors
     /// Another sweep; what differs is named.
     pub fn of(spec: &Spec, dir: &Path) -> anyhow::Result<Self> {
-        let trials = spec.trials()?;
         let fresh = Record {
             settings: spec.settings.clone(),
             search: spec.search.clone(),
             train: object(&spec.train)?,
-            trials,
+            options: spec.trials()?,
             rungs: Vec::new(),
             clock: None,
         };
@@ -101,8 +100,8 @@ impl Record {
                 "choose another --out, or give the file that it began with; trials may be added, not changed";
             return Err(CliError::new(text).hint(hint).into());
         }
-        let new: Vec<Options> = fresh.trials.into_iter().filter(|t| !record.trials.contains(t)).collect();
-        record.trials.extend(new);
+        let new: Vec<Options> = fresh.options.into_iter().filter(|o| !record.options.contains(o)).collect();
+        record.options.extend(new);
         (record.settings, record.search, record.train) = (fresh.settings, fresh.search, fresh.train);
         Ok(record)
     }
@@ -127,10 +126,10 @@ impl Record {
             found.push(format!("[sweep] seed: it has {}, the file {}", seeds.0, seeds.1));
         }
         let gone = |(number, options): (usize, &Options)| {
-            (!now.trials.contains(options))
+            (!now.options.contains(options))
                 .then(|| format!("trial {} ({}) is not in the file", name(number), in_words(options)))
         };
-        found.extend(self.trials.iter().enumerate().filter_map(gone));
+        found.extend(self.options.iter().enumerate().filter_map(gone));
         Ok(found)
     }
 

@@ -101,7 +101,7 @@ impl Runner<'_> {
     }
 
     fn trials(&self) -> Vec<Trial> {
-        self.numbers.iter().map(|&n| Trial::read(self.dir, n, &self.record.trials[n])).collect()
+        self.numbers.iter().map(|&n| Trial::read(self.dir, n, &self.record.options[n])).collect()
     }
 
     /// Where trial `number` is in the lists of this part.
@@ -120,7 +120,7 @@ impl Runner<'_> {
         let direction = self.record.settings.direction;
         match receiver.recv()? {
             Message::Step(number, record, total) => {
-                let options = in_words(&self.record.trials[number]);
+                let options = in_words(&self.record.options[number]);
                 let StepRecord { step, loss, tokens_per_s, .. } = record;
                 let text = format!(
                     "{}  {options}  step {step}/{total}  loss {loss:.4}  {tokens_per_s:.0} tokens/s",
@@ -225,7 +225,7 @@ fn stopping() -> bool {
 /// All trials of a sweep as their folders tell.
 pub fn rows(dir: &Path, record: &Record) -> Vec<Row> {
     let rungs = record.rungs.len() + 1;
-    let trials = record.trials.iter().enumerate().map(|(n, options)| Trial::read(dir, n, options));
+    let trials = record.options.iter().enumerate().map(|(n, options)| Trial::read(dir, n, options));
     trials.map(|trial| trial.row(rungs)).collect()
 }
 
