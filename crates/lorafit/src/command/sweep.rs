@@ -1,6 +1,7 @@
 //! `lorafit sweep`: trains a model many times with different options and tells which are best.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -151,7 +152,7 @@ pub fn run(args: SweepArgs) -> anyhow::Result<()> {
     result?;
     write_winner(&dir, &spec, &record)?;
     tell(&args, &dir, &record)?;
-    if interrupt::flag().load(std::sync::atomic::Ordering::SeqCst) {
+    if interrupt::flag().load(Ordering::SeqCst) {
         board.note("stopped; the same command goes on from the trials' checkpoints");
         std::process::exit(interrupt::exit_code());
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use lorafit_train::sweep::{Curve, Job, Scheduler, is_losing};
 use lorafit_train::{EvaluationRecord, Observer, RunError, RunLock, StepRecord};
@@ -23,6 +24,10 @@ use crate::sweep::folder::{
     Event, Outcome, Record, Row, StoppedBy, Trial, TrialState, in_words, name, ranked, write_tables,
 };
 use crate::sweep::inputs::{Inputs, SweepPlan};
+
+/// How often a trial's folder is tried, and the time between.
+const LOCK_ATTEMPTS: usize = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// A sweep that may begin.
 pub struct Runner<'a> {
@@ -187,7 +192,7 @@ impl Runner<'_> {
         let place = self.place(job.trial);
         let (args, (base, data)) = (&self.args[place], self.inputs.of(place));
         let Some(out) = &args.out else { unreachable!("every trial has a folder") };
-        let lock = match RunLock::take(out) {
+        let lock = match lock(out) {
             Err(RunError::Locked { .. }) => return Ok(End::Elsewhere),
             lock => lock?,
         };
@@ -216,6 +221,17 @@ impl Runner<'_> {
             None => anyhow::bail!("the loss on held-out rows after step {} is not a number", summary.steps),
         }
     }
+}
+
+/// Takes a run folder. Whoever looks whether it is taken holds it for a moment, too.
+fn lock(dir: &Path) -> Result<RunLock, RunError> {
+    for _ in 0..LOCK_ATTEMPTS {
+        match RunLock::take(dir) {
+            Err(RunError::Locked { .. }) => thread::sleep(LOCK_PAUSE),
+            taken => return taken,
+        }
+    }
+    RunLock::take(dir)
 }
 
 fn stopping() -> bool {
