@@ -4,7 +4,7 @@
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{bench, chat, compare, data, eval, generate, plan, quantize, status, train};
+use crate::command::{bench, chat, compare, data, eval, generate, plan, quantize, status, sweep, train};
 use crate::config_file::Given;
 use crate::options::DeviceChoice;
 use crate::report_error::CliError;
@@ -34,6 +34,8 @@ enum Verb {
     Data(data::DataArgs),
     /// Train a LoRA adapter on your rows
     Train(Box<train::TrainArgs>),
+    /// Train with many different options and tell which are best
+    Sweep(sweep::SweepArgs),
     /// Tell where a run is, also while it is running
     Status(status::StatusArgs),
     /// Measure loss, perplexity and, with --generate, exact match on rows kept out of training
@@ -89,6 +91,7 @@ pub fn run() -> anyhow::Result<()> {
         Verb::Plan(args) => plan::run(args),
         Verb::Data(args) => data::run(args),
         Verb::Train(args) => train::run(*args, &given),
+        Verb::Sweep(args) => sweep::run(args),
         Verb::Status(args) => status::run(args),
         Verb::Eval(args) => eval::run(args),
         Verb::Compare(args) => compare::run(*args),

@@ -17,6 +17,7 @@ use crate::options::nearest;
 use crate::report_error::CliError;
 
 /// Which flags the user typed, as opposed to those that have their default.
+#[derive(Default)]
 pub struct Given(HashSet<String>);
 
 impl Given {
@@ -66,7 +67,14 @@ pub fn merge<T>(args: &T, given: &Given, file: &Path) -> anyhow::Result<T>
 where
     T: Args + Serialize + DeserializeOwned,
 {
-    let file = ConfigFile::read(file)?;
+    merge_keys(args, given, &ConfigFile::read(file)?)
+}
+
+/// As [`merge`], with a file that has been read.
+pub fn merge_keys<T>(args: &T, given: &Given, file: &ConfigFile) -> anyhow::Result<T>
+where
+    T: Args + Serialize + DeserializeOwned,
+{
     let command = T::augment_args(Command::new("config"));
     let mut merged = object(args)?;
     let mut seen: HashSet<String> = HashSet::new();
@@ -98,7 +106,8 @@ pub fn to_toml(args: &impl Serialize) -> anyhow::Result<String> {
     Ok(toml::to_string(args)?)
 }
 
-fn object(args: &impl Serialize) -> anyhow::Result<Map<String, Value>> {
+/// The values of flags by their names.
+pub fn object(args: &impl Serialize) -> anyhow::Result<Map<String, Value>> {
     match serde_json::to_value(args)? {
         Value::Object(map) => Ok(map),
         other => anyhow::bail!("arguments serialise to {other}, not to an object"),
@@ -120,14 +129,16 @@ fn long_name(flag: &clap::Arg) -> String {
 /// Flags that say something about this call, not about the work.
 const NOT_KEYS: [&str; 6] = ["config", "print-config", "overwrite", "resume", "resume-anyway", "help"];
 
-struct ConfigFile {
+/// A configuration file as it was read.
+pub struct ConfigFile {
     path: PathBuf,
     text: String,
     keys: Map<String, Value>,
 }
 
 impl ConfigFile {
-    fn read(path: &Path) -> Result<Self, CliError> {
+    /// Reads TOML or YAML, whatever the keys are.
+    pub fn read(path: &Path) -> Result<Self, CliError> {
         let shown = path.display();
         let text = std::fs::read_to_string(path)
             .map_err(|error| CliError::usage(format!("cannot read configuration {shown}: {error}")))?;
@@ -145,6 +156,27 @@ impl ConfigFile {
             }
         };
         Ok(ConfigFile { path: path.into(), text, keys })
+    }
+
+    /// Takes a table out, so that what is left are flags.
+    pub fn take_table(&mut self, key: &str) -> Result<Map<String, Value>, CliError> {
+        match self.keys.remove(key) {
+            None => Ok(Map::new()),
+            Some(Value::Object(table)) => Ok(table),
+            Some(other) => Err(self.error(key, format!("`{key}` is a table, found {other}"))),
+        }
+    }
+
+    /// The flag of `T` that a key outside of the file's own ones names, and those that exclude it.
+    pub fn flag_and_rivals<T: Args>(&self, key: &str) -> Result<(String, Vec<String>), CliError> {
+        let command = T::augment_args(Command::new("config"));
+        let flag = self.flag_of_key(&command, key)?;
+        Ok((long_name(flag), rivals(&command, flag).into_iter().map(long_name).collect()))
+    }
+
+    /// Whether the file sets a flag.
+    pub fn sets(&self, name: &str) -> bool {
+        self.keys.keys().any(|key| key.replace('_', "-") == name)
     }
 
     fn flag_of_key<'a>(&self, command: &'a Command, key: &str) -> Result<&'a clap::Arg, CliError> {
@@ -165,7 +197,7 @@ impl ConfigFile {
     }
 
     /// Tries the one value among otherwise good ones, so that an error is known to be this key's.
-    fn check_type<T: DeserializeOwned>(
+    pub fn check_type<T: DeserializeOwned>(
         &self,
         good: &Map<String, Value>,
         key: &str,
@@ -180,7 +212,8 @@ impl ConfigFile {
         }
     }
 
-    fn error(&self, key: &str, what: String) -> CliError {
+    /// An error at the line of a key.
+    pub fn error(&self, key: &str, what: String) -> CliError {
         let place = match self.line_of(key) {
             Some(line) => format!("{} line {line}", self.path.display()),
             None => self.path.display().to_string(),

@@ -72,7 +72,9 @@ pub fn open_base(
 impl Base {
     /// Another model over the same files, whose weights may be trained.
     pub fn own_model(&self) -> anyhow::Result<Model> {
-        Ok(Model::load(&self.weights, self.model.device())?)
+        let mut model = Model::load(&self.weights, self.model.device())?;
+        model.set_compute_dtype(self.model.compute_dtype());
+        Ok(model)
     }
 }
 

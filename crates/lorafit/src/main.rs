@@ -22,6 +22,7 @@ mod report_error;
 mod resume;
 mod row_args;
 mod safety_args;
+mod sweep;
 mod trained;
 
 use std::process::ExitCode;

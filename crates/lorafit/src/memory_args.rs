@@ -41,6 +41,15 @@ impl MemoryArgs {
         memory_limit(self.memory)
     }
 
+    /// What is asked for, or the default.
+    pub fn policy(&self, quantized: bool) -> RecomputeChoice {
+        match (self.recompute, self.memory) {
+            (Some(choice), _) => choice,
+            (None, None) if quantized => RecomputeChoice::Fixed(Recompute::Full),
+            (None, _) => RecomputeChoice::Auto,
+        }
+    }
+
     /// The policy to use and the plan of the run.
     ///
     /// # Errors
@@ -50,11 +59,7 @@ impl MemoryArgs {
         request: &PlanRequest<'_>,
         quantized: bool,
     ) -> Result<Result<(Recompute, MemoryPlan), CliError>, TargetError> {
-        let choice = match (self.recompute, self.memory) {
-            (Some(choice), _) => choice,
-            (None, None) if quantized => RecomputeChoice::Fixed(Recompute::Full),
-            (None, _) => RecomputeChoice::Auto,
-        };
+        let choice = self.policy(quantized);
         let limit = self.limit().unwrap_or(u64::MAX);
         let (asked, found) = match choice {
             RecomputeChoice::Fixed(recompute) => {

@@ -66,6 +66,11 @@ impl Model {
         self.own_head.as_mut().unwrap_or(&mut self.embedding).set_compute_dtype(dtype);
     }
 
+    /// How products with the matrices are computed.
+    pub fn compute_dtype(&self) -> ComputeDtype {
+        self.head().compute_dtype()
+    }
+
     /// `[vocab, hidden]`.
     fn head(&self) -> &Weight {
         self.own_head.as_ref().unwrap_or(&self.embedding)

@@ -1,9 +1,11 @@
 //! Where a run is, read from its folder by another process: nothing here writes or disturbs the run.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::last_saved;
@@ -111,6 +113,54 @@ impl RunStatus {
             }),
         })
     }
+}
+
+/// What a run took, of all its steps together, however often it was interrupted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunTotals {
+    /// Steps done.
+    pub step: u64,
+    /// Wall time of the steps.
+    pub seconds: f64,
+    /// Tokens of their samples.
+    pub tokens: u64,
+    /// The most resident memory its process had.
+    pub peak_rss_bytes: u64,
+}
+
+impl RunTotals {
+    /// Adds up the records of the run in `dir`.
+    ///
+    /// # Errors
+    /// A folder without a run.
+    pub fn read(dir: &Path) -> Result<Self, RunError> {
+        let metrics = dir.join(METRICS);
+        let lines = each_line(&metrics).map_err(|source| RunError::NoRun { dir: dir.to_owned(), source })?;
+        let mut totals = RunTotals::default();
+        for line in lines {
+            match line {
+                Line::Taken(record) => {
+                    totals.step = record.step;
+                    totals.seconds += record.seconds;
+                    totals.tokens += record.tokens;
+                    totals.peak_rss_bytes = totals.peak_rss_bytes.max(record.peak_rss_bytes);
+                }
+                Line::Skipped(record) => totals.step = record.step,
+            }
+        }
+        Ok(totals)
+    }
+}
+
+/// The evaluations of the run in `dir`; none if there are none yet.
+pub fn read_evaluations(dir: &Path) -> Vec<EvaluationRecord> {
+    each_line(&dir.join(EVALUATIONS)).map(Iterator::collect).unwrap_or_default()
+}
+
+/// The records of a log one by one; lines that are not such records are left out.
+fn each_line<T: DeserializeOwned>(path: &Path) -> io::Result<impl Iterator<Item = T>> {
+    let lines = BufReader::new(File::open(path)?).lines();
+    Ok(lines.map_while(Result::ok).filter_map(|line| serde_json::from_str(&line).ok()))
 }
 
 fn read_length(dir: &Path) -> io::Result<RunLength> {

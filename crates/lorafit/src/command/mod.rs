@@ -9,6 +9,7 @@ pub mod generate;
 pub mod plan;
 pub mod quantize;
 pub mod status;
+pub mod sweep;
 pub mod train;
 
 use crate::report_error::CliError;

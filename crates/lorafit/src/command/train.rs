@@ -270,20 +270,25 @@ impl TrainArgs {
             resolved.out.clone_from(&self.resume);
         }
         (resolved.resume, resolved.resume_anyway) = (self.resume, self.resume_anyway);
-        if resolved.max_steps.is_none() {
-            resolved.epochs.get_or_insert(1.0);
+        resolved.complete(given)
+    }
+
+    /// Fills in what depends on other flags, and refuses what makes no sense.
+    pub fn complete(mut self, given: &Given) -> anyhow::Result<Self> {
+        if self.max_steps.is_none() {
+            self.epochs.get_or_insert(1.0);
         }
-        if resolved.name.is_none() {
-            let folder = resolved.out.as_ref().and_then(|out| out.file_name());
-            resolved.name = folder.map(|name| name.to_string_lossy().into_owned());
+        if self.name.is_none() {
+            let folder = self.out.as_ref().and_then(|out| out.file_name());
+            self.name = folder.map(|name| name.to_string_lossy().into_owned());
         }
-        resolved.lr.get_or_insert(match resolved.method {
+        self.lr.get_or_insert(match self.method {
             Method::Lora => 2e-4,
             Method::Full => 2e-5,
         });
-        resolved.check_method(given)?;
-        resolved.validate()?;
-        Ok(resolved)
+        self.check_method(given)?;
+        self.validate()?;
+        Ok(self)
     }
 
     /// Refuses flags of the other method.
@@ -357,7 +362,7 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
         output::line(config_file::to_toml(&args)?.trim_end())?;
         return Ok(());
     }
-    let (Some(model), Some(out)) = (&args.model, &args.out) else { unreachable!("resolve asks for them") };
+    let Some(out) = &args.out else { unreachable!("resolve asks for it") };
     let lock = RunLock::take(out)?;
     if !args.overwrite && args.resume.is_none() {
         RunFolder::check_free(out)?;
@@ -369,8 +374,7 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
         Some(run) => Resumption::find(run, &mut progress)?,
         None => Resumption::default(),
     };
-    let mut base = open_base(model, &args.base, &args.template, &args.common)?;
-    base.model.set_compute_dtype(args.compute.compute_dtype.into());
+    let mut base = args.open_base()?;
     if let Some(checkpoint) = &resumption.checkpoint {
         base.tokenizer.set_clock(checkpoint.clock);
     }
@@ -518,6 +522,14 @@ fn check_window(base: &Base, data: &Data) -> Result<(), CliError> {
 }
 
 impl TrainArgs {
+    /// Opens the base.
+    pub fn open_base(&self) -> anyhow::Result<Base> {
+        let Some(model) = &self.model else { unreachable!("resolve asks for it") };
+        let mut base = open_base(model, &self.base, &self.template, &self.common)?;
+        base.model.set_compute_dtype(self.compute.compute_dtype.into());
+        Ok(base)
+    }
+
     /// Reads the rows to train on, and those held out.
     pub fn load(&self, base: &Base) -> anyhow::Result<Data> {
         let data = self.read(base)?;
@@ -565,7 +577,8 @@ impl TrainArgs {
         }
     }
 
-    fn loop_options(&self) -> TrainOptions {
+    /// What the loop is told.
+    pub fn loop_options(&self) -> TrainOptions {
         let seed = self.seed;
         TrainOptions {
             duration: match self.max_steps {

@@ -1,0 +1,294 @@
+//! `lorafit sweep`: trains a model many times with different options and tells which are best.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use lorafit_train::sweep::{Options, Shard, rungs};
+use serde_json::{Value, json};
+
+use super::require;
+use crate::command::train::TrainArgs;
+use crate::config_file::{Given, to_toml};
+use crate::engine::use_threads;
+use crate::interrupt;
+use crate::memory_args::ByteSize;
+use crate::output;
+use crate::progress::duration;
+use crate::report_error::CliError;
+use crate::sweep::board::{self, Board, aligned};
+use crate::sweep::file::{Settings, Spec, Strategy};
+use crate::sweep::folder::{self, Record, Row, TrialState, in_words, name, ranked};
+use crate::sweep::inputs::{Inputs, SweepPlan};
+use crate::sweep::runner::{Runner, rows};
+
+const EXAMPLES: &str = r#"The file (TOML or YAML) has the options of `lorafit train` that all trials share, and what is searched:
+
+  model = "M"
+  data = "train.jsonl"
+  eval-data = "dev.jsonl"
+  max-steps = 200
+
+  [search]                                    any other option of train, by its flag's name
+  rank = [8, 16, 32]                          a list; { choice = [...] } is the same
+  lr = { log-uniform = [1e-4, 2e-3] }         drawn; { uniform = [0.0, 0.1] } too; whole bounds draw whole numbers
+
+  [sweep]
+  strategy = "random"                         "grid" (the default, for lists), "random" or "asha"
+  trials = 20                                 how many are drawn, by `seed`
+  early-stop = true                           give up trials worse than the median of the others (needs eval-every)
+
+"asha" trains all trials for `min-steps`, the best one in `reduction-factor` (3) three times as long, and so on to the run's
+own length. Trials are compared by the loss on held-out rows after their last step (metric = "eval_loss").
+
+Examples:
+  What would be run, with its memory and a guess of its time:
+    lorafit sweep search.toml --out sweeps/first --dry-run
+  Three trials at once over one base; started again after an interruption it repeats nothing that is finished:
+    lorafit sweep search.toml --out sweeps/first --trials-at-once 3
+  One job of an array of four, and the results of all:
+    lorafit sweep search.toml --out sweeps/first --shard 2/4
+    lorafit sweep --out sweeps/first --status"#;
+
+/// The flags of `sweep`.
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = EXAMPLES)]
+pub struct SweepArgs {
+    /// The sweep file; without it the sweep in --out goes on
+    pub file: Option<PathBuf>,
+    /// Folder for the sweep; each trial is a run in its trials/ [default: `out` of the file]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Trials that run side by side; they share the base, and are refused if they do not fit in memory together
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub trials_at_once: usize,
+    /// Run only this part of the trials, such as 1/4: the first of four jobs; all may use the same folder
+    #[arg(long, value_name = "I/N", default_value_t = Shard::WHOLE)]
+    pub shard: Shard,
+    /// Run trials again that have failed
+    #[arg(long)]
+    pub retry_failed: bool,
+    /// List the trials with their memory and a guess of their time, and stop
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Tell where the sweep in --out is, also while it is running, and stop
+    #[arg(long, conflicts_with_all = ["file", "dry_run"])]
+    pub status: bool,
+    /// Print the result as one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Print results and errors only
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+/// Runs a sweep, or tells of one.
+pub fn run(args: SweepArgs) -> anyhow::Result<()> {
+    require(args.trials_at_once > 0, "trials-at-once", args.trials_at_once, "must be 1 or more")?;
+    let spec = args.file.as_deref().map(Spec::read).transpose()?;
+    let out = args.out.clone().or_else(|| spec.as_ref().and_then(|spec| spec.train.out.clone()));
+    let Some(dir) = out else {
+        return Err(CliError::usage("--out is missing")
+            .hint("give --out, or `out` in the sweep file")
+            .into());
+    };
+    let recorded = || -> anyhow::Result<Record> {
+        Record::read(&dir)?.ok_or_else(|| {
+            let error = CliError::usage(format!("{} holds no sweep", dir.display()));
+            error.hint("give a sweep file to begin one; see lorafit sweep --help").into()
+        })
+    };
+    if args.status {
+        let record = recorded()?;
+        return tell(&args, &dir, &record);
+    }
+    let _lock = if args.dry_run { None } else { Some(folder::lock(&dir, args.shard)?) };
+    let (spec, mut record) = match spec {
+        Some(spec) => {
+            let record = Record::of(&spec, &dir)?;
+            (spec, record)
+        }
+        None => {
+            let record = recorded()?;
+            (record.spec()?, record)
+        }
+    };
+    let numbers: Vec<usize> = (0..record.options.len()).filter(|n| args.shard.contains(*n)).collect();
+    let trials: Vec<TrainArgs> =
+        numbers.iter().map(|&n| trial_args(&spec, &dir, n, &record.options[n])).collect::<Result<_, _>>()?;
+    if trials.is_empty() {
+        let text = format!("part {} of {} trials is empty", args.shard, record.options.len());
+        return Err(CliError::usage(text).hint("use fewer parts than trials").into());
+    }
+    use_threads(&spec.train.common)?;
+    let inputs = Inputs::open(&trials, record.clock)?;
+    let steps: Vec<u64> =
+        trials.iter().enumerate().map(|(place, args)| total_steps(&inputs, place, args)).collect();
+    record.rungs = rungs_of(&spec.settings, &steps)?;
+    record.clock = record.clock.or(inputs.clock());
+    let at_once = args.trials_at_once.min(trials.len());
+    let plan = inputs.plan(&trials, at_once, spec.train.memory.limit().unwrap_or(u64::MAX))?;
+    if args.dry_run {
+        return dry_run(&args, &record, &numbers, &trials, &inputs, &plan, &steps);
+    }
+    record.write(&dir)?;
+    interrupt::save_flag();
+    interrupt::flag();
+    let mut board = Board::new(args.quiet || spec.train.common.quiet);
+    board.note(&format!("{} trials, {}", numbers.len(), memory_in_words(&plan)));
+    let runner = Runner {
+        dir: &dir,
+        record: &record,
+        retry: args.retry_failed,
+        numbers: &numbers,
+        args: &trials,
+        inputs: &inputs,
+        plan: &plan,
+    };
+    let result = runner.run(&mut board);
+    board.finish();
+    result?;
+    write_winner(&dir, &spec, &record)?;
+    tell(&args, &dir, &record)?;
+    if interrupt::flag().load(Ordering::SeqCst) {
+        board.note("stopped; the same command goes on from the trials' checkpoints");
+        std::process::exit(interrupt::exit_code());
+    }
+    let failed: Vec<String> = rows(&dir, &record)
+        .iter()
+        .filter(|row| row.state == TrialState::Failed && args.shard.contains(row.trial))
+        .map(|row| row.name.clone())
+        .collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let text = format!("{} of {} trials failed: {}", failed.len(), numbers.len(), failed.join(", "));
+    Err(CliError::new(text).hint("their trial.jsonl tells why; --retry-failed runs them again").into())
+}
+
+/// The command line of a trial.
+fn trial_args(spec: &Spec, dir: &Path, number: usize, options: &Options) -> anyhow::Result<TrainArgs> {
+    let mut args = spec.train_args(options)?;
+    args.out = Some(dir.join("trials").join(name(number)));
+    args.name = Some(name(number));
+    args.complete(&Given::default()).with_context(|| format!("trial {} ({})", name(number), in_words(options)))
+}
+
+fn total_steps(inputs: &Inputs, place: usize, args: &TrainArgs) -> u64 {
+    args.loop_options().total_steps(inputs.of(place).1.rows.samples.len())
+}
+
+/// The steps after which successive halving compares trials, before the end.
+fn rungs_of(settings: &Settings, steps: &[u64]) -> Result<Vec<u64>, CliError> {
+    let (Strategy::Asha, Some(least)) = (settings.strategy, settings.min_steps) else {
+        return Ok(Vec::new());
+    };
+    let most = steps[0];
+    if steps.iter().any(|steps| *steps != most) {
+        return Err(CliError::usage("\"asha\" compares trials of the same number of steps, and they differ")
+            .hint("give `max-steps` instead of `epochs`, and search neither of them"));
+    }
+    let rungs = rungs(least, settings.reduction_factor, most);
+    match rungs.is_empty() {
+        true => Err(CliError::usage(format!("`min-steps` {least} is not below the {most} steps of a run"))),
+        false => Ok(rungs),
+    }
+}
+
+fn memory_in_words(plan: &SweepPlan) -> String {
+    format!(
+        "{} at once: memory planned {}, {} of it base and program",
+        plan.at_once,
+        ByteSize(plan.total()),
+        ByteSize(plan.shared)
+    )
+}
+
+fn dry_run(
+    args: &SweepArgs,
+    record: &Record,
+    numbers: &[usize],
+    trials: &[TrainArgs],
+    inputs: &Inputs,
+    plan: &SweepPlan,
+    steps: &[u64],
+) -> anyhow::Result<()> {
+    let per_token = inputs.seconds_per_token(trials, plan);
+    let seconds = |place: usize| {
+        let (rows, args) = (&inputs.of(place).1.rows, &trials[place]);
+        let tokens = rows.report.tokens as f64 / rows.samples.len().max(1) as f64;
+        steps[place] as f64
+            * tokens
+            * (args.batch_size * args.gradient_accumulation) as f64
+            * per_token[place]
+    };
+    let all: f64 = (0..trials.len()).map(seconds).sum();
+    if args.json {
+        let trial = |(place, number): (usize, &usize)| {
+            let options = &record.options[*number];
+            json!({ "trial": number, "options": options, "steps": steps[place], "memory_bytes": plan.own(place),
+                "seconds": seconds(place) })
+        };
+        let list: Vec<Value> = numbers.iter().enumerate().map(trial).collect();
+        let result = json!({ "trials": list, "rungs": record.rungs, "at_once": plan.at_once,
+            "shared_bytes": plan.shared, "planned_bytes": plan.total(), "seconds": all });
+        return Ok(output::line(result.to_string())?);
+    }
+    let time = |seconds: f64| duration(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+    let mut lines = vec![["trial", "steps", "memory", "time", "options"].map(str::to_owned).to_vec()];
+    lines.extend(numbers.iter().enumerate().map(|(place, &number)| {
+        let memory = ByteSize(plan.own(place)).to_string();
+        let options = in_words(&record.options[number]);
+        vec![name(number), steps[place].to_string(), memory, time(seconds(place)), options]
+    }));
+    output::line(aligned(&lines))?;
+    if !record.rungs.is_empty() {
+        let rungs: Vec<String> = record.rungs.iter().map(u64::to_string).collect();
+        output::line(format!("compared after {} steps; few go on to the end", rungs.join(", ")))?;
+    }
+    output::line(memory_in_words(plan))?;
+    output::line(format!("all of them to their end: about {}, guessed from a forward pass", time(all)))?;
+    Ok(())
+}
+
+/// The options of the best trial, without a folder and a name.
+fn write_winner(dir: &Path, spec: &Spec, record: &Record) -> anyhow::Result<()> {
+    let Some(best) = winner(&rows(dir, record), record) else { return Ok(()) };
+    let mut args = spec.train_args(&best.options)?;
+    (args.out, args.name) = (None, None);
+    let text = format!("# Trial {} of {}.\n{}", best.name, dir.display(), to_toml(&args)?);
+    output::file(&dir.join("winner.toml"), text.as_bytes())
+}
+
+fn winner(rows: &[Row], record: &Record) -> Option<Row> {
+    let ranked = ranked(rows.to_vec(), record.settings.direction);
+    ranked.into_iter().next().filter(|row| row.state == TrialState::Finished)
+}
+
+/// The leader board, and the command that trains with the winner.
+fn tell(args: &SweepArgs, dir: &Path, record: &Record) -> anyhow::Result<()> {
+    let all = rows(dir, record);
+    folder::write_tables(dir, &all)?;
+    let best = winner(&all, record);
+    let config = dir.join("winner.toml");
+    let command =
+        best.as_ref().map(|_| format!("lorafit train --config {} --out runs/winner", config.display()));
+    let rows = ranked(all, record.settings.direction);
+    if args.json {
+        let best = best.map(|row| row.trial);
+        let result = json!({ "best": best, "command": command, "config": config, "trials": rows });
+        return Ok(output::line(result.to_string())?);
+    }
+    output::line(board::table(&rows, "eval_loss", record.settings.direction))?;
+    if let (Some(best), Some(command)) = (best, command) {
+        output::line(format!(
+            "\nbest: trial {}, trained in {}",
+            board::told(&best),
+            dir.join(&best.run).display()
+        ))?;
+        output::line(format!("train with it: {command}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,293 @@
+//! A sweep file: the options of `train` that all trials have, a `[search]` table over any others, and a `[sweep]` table that
+//! says how to search.
+
+use std::path::Path;
+
+use clap::{Args as _, Command, FromArgMatches as _};
+use lorafit_train::sweep::{Axis, Options, Space, SpaceError};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::command::train::TrainArgs;
+use crate::config_file::{ConfigFile, Given, merge_keys, object};
+use crate::options::nearest;
+use crate::report_error::CliError;
+
+/// How trials are chosen and how far they are trained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// Every combination of listed values.
+    #[default]
+    Grid,
+    /// Seeded draws.
+    Random,
+    /// Successive halving: many begin, the best go on.
+    Asha,
+}
+
+/// What trials are compared by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// The last loss on held-out rows.
+    #[default]
+    EvalLoss,
+}
+
+/// Which end of the metric is the good one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// Lower is better.
+    #[default]
+    Minimize,
+    /// Higher is better.
+    Maximize,
+}
+
+impl Direction {
+    /// A metric as a score, of which lower is better.
+    pub fn score(self, metric: f64) -> f64 {
+        match self {
+            Direction::Minimize => metric,
+            Direction::Maximize => -metric,
+        }
+    }
+}
+
+/// The `[sweep]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct Settings {
+    /// What trials are compared by.
+    pub metric: Metric,
+    /// Which end of it is good.
+    pub direction: Direction,
+    /// How trials are chosen.
+    pub strategy: Strategy,
+    /// How many are drawn.
+    pub trials: Option<usize>,
+    /// Where the draws come from; the seed of training is an option of its own.
+    pub seed: u64,
+    /// Give up trials that are worse than the median of the others.
+    pub early_stop: bool,
+    /// Of the trials at a rung one in so many goes on.
+    pub reduction_factor: u64,
+    /// Steps to the first rung.
+    pub min_steps: Option<u64>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            metric: Metric::default(),
+            direction: Direction::default(),
+            strategy: Strategy::default(),
+            trials: None,
+            seed: 0,
+            early_stop: false,
+            reduction_factor: 3,
+            min_steps: None,
+        }
+    }
+}
+
+/// What a sweep file says.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// How to search.
+    pub settings: Settings,
+    /// The `[search]` table as it was written.
+    pub search: Map<String, Value>,
+    /// What is searched.
+    pub space: Space,
+    /// The options that all trials have.
+    pub train: TrainArgs,
+}
+
+/// Options that are of the whole process or of the sweep, not of a trial.
+const NOT_SEARCHED: [&str; 8] = ["out", "name", "threads", "device", "memory", "quiet", "log", "log-every"];
+
+impl Spec {
+    /// Reads a sweep file.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let mut file = ConfigFile::read(path)?;
+        let settings = settings(&file.take_table("sweep")?, &file)?;
+        let table = file.take_table("search")?;
+        let command = TrainArgs::augment_args(Command::new("train"));
+        let defaults = TrainArgs::from_arg_matches(&command.try_get_matches_from(["train"])?)?;
+        let train = merge_keys(&defaults, &Given::default(), &file)?;
+        let (space, search) = space(&table, &object(&train)?, &file)?;
+        let spec = Spec { settings, search, space, train };
+        spec.validate(&file)?;
+        Ok(spec)
+    }
+
+    fn validate(&self, file: &ConfigFile) -> Result<(), CliError> {
+        let Settings { strategy, trials, min_steps, reduction_factor, early_stop, .. } = self.settings;
+        let error = |key: &str, what: &str| Err(file.error(key, what.to_owned()));
+        if trials == Some(0) {
+            return error("trials", "`trials` 0: must be 1 or more");
+        }
+        if reduction_factor < 2 {
+            return error("reduction-factor", "`reduction-factor`: must be 2 or more");
+        }
+        if self.train.eval_data.is_empty() && self.train.validation.is_none() {
+            return Err(CliError::usage(
+                "trials are compared by their loss on held-out rows, and there are none",
+            )
+            .hint("give them with `eval-data`, or hold some out with `validation = \"5%\"`"));
+        }
+        match strategy {
+            Strategy::Grid if trials.is_some() => {
+                return error("trials", "`trials` is for strategy \"random\" or \"asha\"; a grid has all");
+            }
+            Strategy::Random if trials.is_none() => {
+                return error("strategy", "\"random\" needs `trials = N`");
+            }
+            Strategy::Asha if min_steps.is_none_or(|steps| steps == 0) => {
+                return error(
+                    "strategy",
+                    "\"asha\" needs `min-steps = N`, the steps until trials are compared first",
+                );
+            }
+            Strategy::Asha if early_stop => {
+                return error(
+                    "early-stop",
+                    "\"asha\" gives up trials by itself, `early-stop` is for the others",
+                );
+            }
+            Strategy::Grid | Strategy::Random | Strategy::Asha => {}
+        }
+        if let (Strategy::Asha, Some(least), Some(every)) = (strategy, min_steps, self.train.eval_every)
+            && !least.is_multiple_of(every as u64)
+        {
+            return error("eval-every", "`eval-every` has to divide `min-steps`, where trials are compared");
+        }
+        if early_stop && self.train.eval_every.is_none() && !self.search.contains_key("eval-every") {
+            return error("early-stop", "`early-stop` needs `eval-every`, to compare trials while they run");
+        }
+        Ok(())
+    }
+
+    /// The options of every trial.
+    pub fn trials(&self) -> Result<Vec<Options>, CliError> {
+        let Settings { strategy, trials, seed, .. } = self.settings;
+        match (strategy, trials) {
+            (Strategy::Random | Strategy::Asha, Some(trials)) => Ok(self.space.draws(trials, seed)),
+            (Strategy::Grid | Strategy::Random | Strategy::Asha, _) => {
+                self.space.grid().map_err(|error| match &error {
+                    SpaceError::Range { .. } => CliError::usage(error.to_string())
+                        .hint("list its values, or draw them: strategy = \"random\" with trials = N"),
+                    SpaceError::TooMany => CliError::usage(error.to_string())
+                        .hint("draw some of them: strategy = \"random\" with trials = N"),
+                })
+            }
+        }
+    }
+
+    /// The command line of one trial, but for its folder.
+    pub fn train_args(&self, options: &Options) -> anyhow::Result<TrainArgs> {
+        let mut values = object(&self.train)?;
+        values.extend(options.clone());
+        let mut args: TrainArgs = serde_json::from_value(Value::Object(values))?;
+        if let (Strategy::Asha, None, Some(least)) =
+            (self.settings.strategy, args.eval_every, self.settings.min_steps)
+        {
+            args.eval_every = Some(least as usize);
+        }
+        Ok(args)
+    }
+}
+
+/// The keys of the `[sweep]` table.
+const SETTINGS: [&str; 8] =
+    ["strategy", "trials", "seed", "metric", "direction", "early-stop", "reduction-factor", "min-steps"];
+
+fn settings(table: &Map<String, Value>, file: &ConfigFile) -> Result<Settings, CliError> {
+    let mut values = Map::new();
+    for (key, value) in table {
+        let name = key.replace('_', "-");
+        if !SETTINGS.contains(&name.as_str()) {
+            let error = file.error(key, format!("unknown key `{key}` in [sweep]"));
+            return Err(error.hint(match nearest(&name, SETTINGS.into_iter()) {
+                Some(known) => format!("did you mean `{known}`?"),
+                None => format!("known are {}", SETTINGS.join(", ")),
+            }));
+        }
+        values.insert(name, value.clone());
+        serde_json::from_value::<Settings>(Value::Object(values.clone()))
+            .map_err(|error| file.error(key, format!("`{key}`: {error}")))?;
+    }
+    serde_json::from_value(Value::Object(values)).map_err(|error| file.error("sweep", error.to_string()))
+}
+
+/// The `[search]` table, also as it was written but with the flags' names.
+fn space(
+    table: &Map<String, Value>,
+    good: &Map<String, Value>,
+    file: &ConfigFile,
+) -> Result<(Space, Map<String, Value>), CliError> {
+    let (mut space, mut search) = (Space::default(), Map::new());
+    for (key, value) in table {
+        let (name, rivals) = file.flag_and_rivals::<TrainArgs>(key)?;
+        if NOT_SEARCHED.contains(&name.as_str()) {
+            return Err(
+                file.error(key, format!("`{name}` is the same for all trials, it cannot be searched"))
+            );
+        }
+        if let Some(rival) = rivals.iter().find(|rival| file.sets(rival) || search.contains_key(*rival)) {
+            return Err(file.error(key, format!("`{name}` and `{rival}` exclude each other")));
+        }
+        if file.sets(&name) || search.contains_key(&name) {
+            return Err(file.error(key, format!("`{name}` is set twice")));
+        }
+        let axis = axis(key, value, file)?;
+        let ends: Vec<Value> = match &axis {
+            Axis::Choice(values) => values.clone(),
+            Axis::Uniform { low, high } | Axis::LogUniform { low, high } => {
+                vec![Value::Number(low.clone()), Value::Number(high.clone())]
+            }
+        };
+        ends.iter().try_for_each(|value| file.check_type::<TrainArgs>(good, key, &name, value))?;
+        space.0.push((name.clone(), axis));
+        search.insert(name, value.clone());
+    }
+    Ok((space, search))
+}
+
+fn axis(key: &str, value: &Value, file: &ConfigFile) -> Result<Axis, CliError> {
+    let wrong = |what: &str| file.error(key, format!("`{key}`: {what}, found {value}"));
+    let choice = |values: &[Value]| match values.is_empty() {
+        true => Err(wrong("expected one value at least")),
+        false => Ok(Axis::Choice(values.to_vec())),
+    };
+    let form = "expected a list of values, { choice = [...] }, { uniform = [low, high] } or { log-uniform = [low, high] }";
+    let table = match value {
+        Value::Array(values) => return choice(values),
+        Value::Object(table) => table,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => return Err(wrong(form)),
+    };
+    let mut entries = table.iter();
+    let (Some((kind, Value::Array(values))), None) = (entries.next(), entries.next()) else {
+        return Err(wrong(form));
+    };
+    let kind = kind.replace('_', "-");
+    if kind == "choice" {
+        return choice(values);
+    }
+    let range = match &values[..] {
+        [Value::Number(low), Value::Number(high)] if low.as_f64() < high.as_f64() => {
+            Some((low.clone(), high.clone()))
+        }
+        _ => None,
+    };
+    match (kind.as_str(), range) {
+        ("uniform", Some((low, high))) => Ok(Axis::Uniform { low, high }),
+        ("log-uniform", Some((low, high))) if low.as_f64() > Some(0.0) => Ok(Axis::LogUniform { low, high }),
+        ("log-uniform", Some(_)) => Err(wrong("a logarithmic range begins above 0")),
+        ("uniform" | "log-uniform", None) => Err(wrong("expected two numbers, the lower first")),
+        _ => Err(wrong(form)),
+    }
+}

@@ -1,0 +1,455 @@
+//! The folder of a sweep.
+//!
+//! ```text
+//! DIR/sweep.json              how it searches, the options of all trials, and the trials, numbered for good
+//! DIR/trials/003/             an ordinary run
+//! DIR/trials/003/trial.jsonl  what the sweep did with it, one event a line: decisions are a function of these alone
+//! DIR/trials.jsonl, .csv      the trials as a table; written anew from the folders after every event
+//! DIR/winner.toml             the options of the best trial, for `train --config`
+//! DIR/lock, DIR/shards/1-of-4/lock   held by the process that works on it, or on that part
+//! ```
+//!
+//! A part (`--shard`) writes only to the folders of its own trials, and everybody who reads reads all folders.
+
+use std::fs::{self, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use lorafit_train::sweep::{Curve, Options, Shard, TrialRecord};
+use lorafit_train::{RunLock, RunStatus, RunTotals, read_evaluations};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::command::train::TrainArgs;
+use crate::config_file::object;
+use crate::output;
+use crate::report_error::CliError;
+use crate::sweep::file::{Direction, Settings, Spec};
+
+const SWEEP: &str = "sweep.json";
+const EVENTS: &str = "trial.jsonl";
+
+/// `sweep.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// How it searches.
+    #[serde(flatten)]
+    pub settings: Settings,
+    /// The `[search]` table.
+    pub search: Map<String, Value>,
+    /// The options that all trials have.
+    pub train: Map<String, Value>,
+    /// The options of each trial, by its number.
+    pub options: Vec<Options>,
+    /// Steps after which successive halving compares trials, the end of a run not included.
+    pub rungs: Vec<u64>,
+    /// Seconds since 1970 that chat templates of all trials see as now.
+    pub clock: Option<i64>,
+}
+
+/// Options that may differ from start to start: no result depends on them.
+const FREE: [&str; 12] = [
+    "out",
+    "threads",
+    "device",
+    "memory",
+    "recompute",
+    "quiet",
+    "log",
+    "log-every",
+    "checkpoint-every",
+    "keep-checkpoints",
+    "cache-dir",
+    "no-cache",
+];
+
+impl Record {
+    /// Reads the sweep in `dir`; `None` if there is none.
+    pub fn read(dir: &Path) -> anyhow::Result<Option<Self>> {
+        let path = dir.join(SWEEP);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        };
+        let record = serde_json::from_str(&text).map_err(|error| {
+            CliError::new(format!("{} is no sweep: {error}", path.display())).hint("choose another --out")
+        })?;
+        Ok(Some(record))
+    }
+
+    /// The sweep of a file in `dir`: a new one, or the one that is there with more trials.
+    ///
+    /// # Errors
+    /// Another sweep; what differs is named.
+    pub fn of(spec: &Spec, dir: &Path) -> anyhow::Result<Self> {
+        let fresh = Record {
+            settings: spec.settings.clone(),
+            search: spec.search.clone(),
+            train: object(&spec.train)?,
+            options: spec.trials()?,
+            rungs: Vec::new(),
+            clock: None,
+        };
+        let Some(mut record) = Record::read(dir)? else { return Ok(fresh) };
+        let differences = record.differences(&fresh)?;
+        if !differences.is_empty() {
+            let text = format!("{} holds another sweep:\n  {}", dir.display(), differences.join("\n  "));
+            let hint =
+                "choose another --out, or give the file that it began with; trials may be added, not changed";
+            return Err(CliError::new(text).hint(hint).into());
+        }
+        let new: Vec<Options> = fresh.options.into_iter().filter(|o| !record.options.contains(o)).collect();
+        record.options.extend(new);
+        (record.settings, record.search, record.train) = (fresh.settings, fresh.search, fresh.train);
+        Ok(record)
+    }
+
+    fn differences(&self, now: &Record) -> anyhow::Result<Vec<String>> {
+        let (mut before, mut after) = (object(&self.settings)?, object(&now.settings)?);
+        before.extend(self.train.clone());
+        after.extend(now.train.clone());
+        // Two seeds: this is that of the draws; under its name stands that of training.
+        let seeds = (self.settings.seed, now.settings.seed);
+        let names = before.keys().chain(after.keys().filter(|name| !before.contains_key(*name)));
+        let is_bound = |name: &&String| !FREE.contains(&name.as_str()) && name.as_str() != "trials";
+        let value = |map: &Map<String, Value>, name: &str| map.get(name).unwrap_or(&Value::Null).to_string();
+        let mut found: Vec<String> = names
+            .filter(is_bound)
+            .filter(|name| {
+                before.get(*name).unwrap_or(&Value::Null) != after.get(*name).unwrap_or(&Value::Null)
+            })
+            .map(|name| format!("{name}: it has {}, the file {}", value(&before, name), value(&after, name)))
+            .collect();
+        if seeds.0 != seeds.1 {
+            found.push(format!("[sweep] seed: it has {}, the file {}", seeds.0, seeds.1));
+        }
+        let gone = |(number, options): (usize, &Options)| {
+            (!now.options.contains(options))
+                .then(|| format!("trial {} ({}) is not in the file", name(number), in_words(options)))
+        };
+        found.extend(self.options.iter().enumerate().filter_map(gone));
+        Ok(found)
+    }
+
+    /// Writes it.
+    pub fn write(&self, dir: &Path) -> anyhow::Result<()> {
+        output::file(&dir.join(SWEEP), (serde_json::to_string_pretty(self)? + "\n").as_bytes())
+    }
+
+    /// What its file said.
+    pub fn spec(&self) -> anyhow::Result<Spec> {
+        let train: TrainArgs = serde_json::from_value(Value::Object(self.train.clone()))?;
+        let (settings, search) = (self.settings.clone(), self.search.clone());
+        // The trials are numbered already, so that nothing is drawn from a space.
+        Ok(Spec { settings, search, space: Default::default(), train })
+    }
+}
+
+/// The name of a trial.
+pub fn name(number: usize) -> String {
+    format!("{number:03}")
+}
+
+/// `rank=8 alpha=16`.
+pub fn in_words(options: &Options) -> String {
+    let word = |(name, value): (&String, &Value)| match value {
+        Value::String(text) => format!("{name}={text}"),
+        other => format!("{name}={other}"),
+    };
+    options.iter().map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// Takes the sweep, or a part of it.
+pub fn lock(dir: &Path, shard: Shard) -> anyhow::Result<RunLock> {
+    if shard == Shard::WHOLE {
+        let parts = fs::read_dir(dir.join("shards")).into_iter().flatten().flatten();
+        if let Some(part) = parts.map(|entry| entry.path()).find(|part| RunLock::holder(part).is_some()) {
+            let text = format!("{} is being worked on in parts ({})", dir.display(), part.display());
+            return Err(CliError::new(text).hint("wait for the parts, or join them with --shard").into());
+        }
+        return Ok(RunLock::take(dir)?);
+    }
+    if RunLock::holder(dir).is_some() {
+        let text = format!("{} is being worked on as a whole", dir.display());
+        return Err(CliError::new(text).hint("wait for it, stop it, or choose another --out").into());
+    }
+    Ok(RunLock::take(&dir.join("shards").join(shard.to_string().replace('/', "-of-")))?)
+}
+
+/// What a trial came to.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Steps done.
+    pub step: u64,
+    /// The metric there.
+    pub metric: f64,
+    /// Wall time of the steps.
+    pub seconds: f64,
+    /// Tokens of samples in that time.
+    pub tokens_per_s: f64,
+    /// The most resident memory of the process, which has other trials, too.
+    pub peak_rss_bytes: u64,
+}
+
+impl Outcome {
+    /// Reads what the run in `dir` came to; `None` if it was not evaluated after its last step.
+    pub fn read(dir: &Path) -> anyhow::Result<Option<Self>> {
+        let RunTotals { step, seconds, tokens, peak_rss_bytes } = RunTotals::read(dir)?;
+        let evaluation = read_evaluations(dir).pop().filter(|evaluation| evaluation.step == step);
+        Ok(evaluation.map(|evaluation| Outcome {
+            step,
+            metric: evaluation.loss,
+            seconds,
+            tokens_per_s: tokens as f64 / seconds,
+            peak_rss_bytes,
+        }))
+    }
+}
+
+/// Why a trial does not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoppedBy {
+    /// It was worse than the median of the others.
+    Median,
+    /// It was not among those that successive halving lets go on. More trials may change that.
+    Halving,
+}
+
+/// What the sweep did with a trial.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// It was sent to a rung.
+    Started {
+        /// Counted from 0.
+        rung: usize,
+    },
+    /// It came there.
+    Came {
+        /// Counted from 0.
+        rung: usize,
+        /// How.
+        #[serde(flatten)]
+        outcome: Outcome,
+    },
+    /// It was given up.
+    Stopped {
+        /// Why.
+        by: StoppedBy,
+        /// What it had come to.
+        #[serde(flatten)]
+        outcome: Outcome,
+    },
+    /// It cannot go on.
+    Failed {
+        /// Why.
+        error: String,
+    },
+}
+
+/// Where a trial is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrialState {
+    /// Trained to its end.
+    Finished,
+    /// Given up.
+    Stopped,
+    /// Not trained to its end for an error.
+    Failed,
+    /// A process works on it.
+    Running,
+    /// Not begun, or half done.
+    Waiting,
+}
+
+/// A trial as its folder tells.
+#[derive(Clone, Debug)]
+pub struct Trial {
+    /// Its number.
+    pub number: usize,
+    /// Its options.
+    pub options: Options,
+    /// Its run folder.
+    pub dir: PathBuf,
+    events: Vec<Event>,
+}
+
+impl Trial {
+    /// Reads trial `number` of the sweep in `dir`.
+    pub fn read(dir: &Path, number: usize, options: &Options) -> Self {
+        let dir = dir.join("trials").join(name(number));
+        // What is no event is the torn end of a line that was being written when the process ended.
+        let text = fs::read_to_string(dir.join(EVENTS)).unwrap_or_default();
+        let events = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        Trial { number, options: options.clone(), dir, events }
+    }
+
+    /// Adds an event to its log, on the disk.
+    pub fn record(&mut self, event: Event) -> anyhow::Result<()> {
+        let path = self.dir.join(EVENTS);
+        let write = || {
+            fs::create_dir_all(&self.dir)?;
+            let mut file = OpenOptions::new().read(true).create(true).append(true).open(&path)?;
+            let mut line = serde_json::to_string(&event)? + "\n";
+            if file.metadata()?.len() > 0 {
+                let mut last = [0];
+                file.seek(SeekFrom::End(-1))?;
+                file.read_exact(&mut last)?;
+                if last != *b"\n" {
+                    line.insert(0, '\n');
+                }
+            }
+            file.write_all(line.as_bytes())?;
+            file.sync_all()
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))?;
+        self.events.push(event);
+        Ok(())
+    }
+
+    /// What the scheduler has to know. `retry` gives one that failed another chance.
+    pub fn as_record(&self, direction: Direction, retry: bool) -> TrialRecord {
+        let mut record = TrialRecord { number: self.number, ..TrialRecord::default() };
+        for event in &self.events {
+            match event {
+                Event::Started { rung } => record.started = record.started.max(rung + 1),
+                Event::Came { rung, outcome } if *rung == record.scores.len() => {
+                    record.scores.push(direction.score(outcome.metric));
+                }
+                Event::Came { .. } => {}
+                Event::Stopped { by: StoppedBy::Median, .. } => record.over = true,
+                Event::Stopped { by: StoppedBy::Halving, .. } => {}
+                Event::Failed { .. } => record.over = !retry,
+            }
+        }
+        record
+    }
+
+    /// The scores of its evaluations so far.
+    pub fn curve(&self, direction: Direction) -> Curve {
+        read_evaluations(&self.dir).iter().map(|e| (e.step, direction.score(e.loss))).collect()
+    }
+
+    /// The last outcome.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.events.iter().rev().find_map(|event| match event {
+            Event::Came { outcome, .. } | Event::Stopped { outcome, .. } => Some(*outcome),
+            Event::Started { .. } | Event::Failed { .. } => None,
+        })
+    }
+
+    /// Why it failed.
+    pub fn error(&self) -> Option<&str> {
+        match self.events.last() {
+            Some(Event::Failed { error }) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Where it is in a search of so many rungs.
+    pub fn state(&self, rungs: usize) -> TrialState {
+        match self.events.last() {
+            Some(Event::Came { rung, .. }) if rung + 1 == rungs => TrialState::Finished,
+            Some(Event::Stopped { .. }) => TrialState::Stopped,
+            Some(Event::Failed { .. }) => TrialState::Failed,
+            Some(Event::Started { .. }) if RunLock::holder(&self.dir).is_some() => TrialState::Running,
+            Some(Event::Came { .. } | Event::Started { .. }) | None => TrialState::Waiting,
+        }
+    }
+
+    /// Its line of `trials.jsonl`.
+    pub fn row(&self, rungs: usize) -> Row {
+        let state = self.state(rungs);
+        let mut row = Row {
+            trial: self.number,
+            name: name(self.number),
+            run: format!("trials/{}", name(self.number)),
+            state,
+            options: self.options.clone(),
+            metric: self.outcome().map(|o| o.metric),
+            step: self.outcome().map_or(0, |o| o.step),
+            seconds: self.outcome().map(|o| o.seconds),
+            tokens_per_s: self.outcome().map(|o| o.tokens_per_s),
+            peak_rss_bytes: self.outcome().map(|o| o.peak_rss_bytes),
+        };
+        if matches!(state, TrialState::Running | TrialState::Waiting | TrialState::Failed)
+            && let Ok(status) = RunStatus::read(&self.dir)
+        {
+            row.step = status.step;
+            row.tokens_per_s = status.tokens_per_s.or(row.tokens_per_s);
+            row.metric = status.evaluation.map(|evaluation| evaluation.loss).or(row.metric);
+        }
+        row
+    }
+}
+
+/// A line of `trials.jsonl`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// Number.
+    pub trial: usize,
+    /// Its name.
+    pub name: String,
+    /// Its run, below the folder of the sweep.
+    pub run: String,
+    /// Where it is.
+    pub state: TrialState,
+    /// Its options.
+    pub options: Options,
+    /// The last value of the metric.
+    pub metric: Option<f64>,
+    /// Steps done.
+    pub step: u64,
+    /// Wall time of its steps.
+    pub seconds: Option<f64>,
+    /// Tokens of samples in that time.
+    pub tokens_per_s: Option<f64>,
+    /// The most memory of its process.
+    pub peak_rss_bytes: Option<u64>,
+}
+
+/// All trials, the best first: those that were trained to their end, then by their metric as far as they came.
+pub fn ranked(mut rows: Vec<Row>, direction: Direction) -> Vec<Row> {
+    let place = |row: &Row| match row.state {
+        TrialState::Finished => 0,
+        TrialState::Running | TrialState::Stopped => 1,
+        TrialState::Waiting => 2,
+        TrialState::Failed => 3,
+    };
+    let score = |row: &Row| row.metric.map_or(f64::INFINITY, |metric| direction.score(metric));
+    rows.sort_by(|a, b| {
+        place(a).cmp(&place(b)).then(score(a).total_cmp(&score(b))).then(a.trial.cmp(&b.trial))
+    });
+    rows
+}
+
+/// Writes `trials.jsonl` and `trials.csv`.
+pub fn write_tables(dir: &Path, rows: &[Row]) -> anyhow::Result<()> {
+    let mut lines = String::new();
+    for row in rows {
+        lines += &(serde_json::to_string(row)? + "\n");
+    }
+    output::file(&dir.join("trials.jsonl"), lines.as_bytes())?;
+    let names: Vec<&String> = rows.first().map(|row| row.options.keys().collect()).unwrap_or_default();
+    let mut csv = csv::Writer::from_writer(Vec::new());
+    let own = ["trial", "state"].into_iter().chain(names.iter().map(|name| name.as_str()));
+    csv.write_record(own.chain(["metric", "step", "seconds", "tokens_per_s", "peak_rss_bytes", "run"]))?;
+    for row in rows {
+        let Value::Object(values) = serde_json::to_value(row)? else { continue };
+        let text = |value: Option<&Value>| match value {
+            None | Some(Value::Null) => String::new(),
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+        };
+        let of_row = |names: &[&str]| names.iter().map(|name| text(values.get(*name))).collect::<Vec<_>>();
+        let mut record = of_row(&["name", "state"]);
+        record.extend(names.iter().map(|name| text(row.options.get(*name))));
+        record.extend(of_row(&["metric", "step", "seconds", "tokens_per_s", "peak_rss_bytes", "run"]));
+        csv.write_record(record)?;
+    }
+    output::file(&dir.join("trials.csv"), &csv.into_inner().map_err(|error| error.into_error())?)
+}

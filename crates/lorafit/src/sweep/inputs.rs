@@ -1,0 +1,200 @@
+//! What trials share, opened once: bases and tokenised rows; and the memory that several of them take at once.
+
+use std::time::Instant;
+
+use lorafit_data::{Samples, SamplesBuilder};
+use lorafit_model::{Recompute, Trainable};
+use lorafit_train::{MemoryPlan, PlanRequest, evaluate};
+use serde_json::json;
+
+use crate::command::train::{Data, TrainArgs};
+use crate::engine::Base;
+use crate::memory_args::{ByteSize, RecomputeChoice};
+use crate::report_error::CliError;
+use crate::trained::Trained;
+
+/// Bases and rows, each once, and which of them each trial works with.
+#[derive(Default)]
+pub struct Inputs {
+    bases: Vec<(String, Base)>,
+    data: Vec<(String, Data)>,
+    of_trial: Vec<(usize, usize)>,
+}
+
+impl Inputs {
+    /// Opens what the trials need. Chat templates see `clock` as now or, without one, the time of the first opening.
+    pub fn open(trials: &[TrainArgs], clock: Option<i64>) -> anyhow::Result<Self> {
+        let mut inputs = Inputs::default();
+        for args in trials {
+            let base_key = json!([args.model, args.base, args.compute, args.template]).to_string();
+            let base = match inputs.bases.iter().position(|(key, _)| *key == base_key) {
+                Some(base) => base,
+                None => {
+                    let mut base = args.open_base()?;
+                    if let Some(clock) = clock.or_else(|| inputs.clock()) {
+                        base.tokenizer.set_clock(clock);
+                    }
+                    inputs.bases.push((base_key, base));
+                    inputs.bases.len() - 1
+                }
+            };
+            let data_key = data_key(base, args);
+            let data = match inputs.data.iter().position(|(key, _)| *key == data_key) {
+                Some(data) => data,
+                None => {
+                    inputs.data.push((data_key, args.load(&inputs.bases[base].1)?));
+                    inputs.data.len() - 1
+                }
+            };
+            inputs.of_trial.push((base, data));
+        }
+        Ok(inputs)
+    }
+
+    /// Base and rows of the trial at that place.
+    pub fn of(&self, place: usize) -> (&Base, &Data) {
+        let (base, data) = self.of_trial[place];
+        (&self.bases[base].1, &self.data[data].1)
+    }
+
+    /// What chat templates see as now.
+    pub fn clock(&self) -> Option<i64> {
+        self.bases.first().map(|(_, base)| base.tokenizer.clock())
+    }
+
+    /// Plans `at_once` trials at a time in `limit` bytes: each gets a policy of recomputation within its share.
+    ///
+    /// # Errors
+    /// More trials than fit, with how many do.
+    pub fn plan(&self, trials: &[TrainArgs], at_once: usize, limit: u64) -> anyhow::Result<SweepPlan> {
+        let trained = |(i, args)| Trained::fresh(args, self.of(i).0);
+        let trained: Vec<Trained> = trials.iter().enumerate().map(trained).collect::<Result<_, _>>()?;
+        let requests: Vec<(PlanRequest<'_>, RecomputeChoice)> = trials
+            .iter()
+            .enumerate()
+            .map(|(i, args)| {
+                let (base, data) = self.of(i);
+                let (weights, trainable) = (trained[i].weight_bytes(base), trained[i].trainable());
+                let policy = args.memory.policy(args.base.quant.is_some());
+                (args.plan_request(base, data, weights, trainable), policy)
+            })
+            .collect();
+        let weights = self.bases.iter().map(|(_, base)| base.weight_bytes).sum();
+        let asked = SweepPlan::new(&requests, weights, at_once, limit)?;
+        if asked.total() <= limit {
+            return Ok(asked);
+        }
+        let text = format!(
+            "{at_once} trials at once need {} but may take {}\n  base and program {}, largest trial {}",
+            ByteSize(asked.total()),
+            ByteSize(limit),
+            ByteSize(asked.shared),
+            ByteSize(asked.largest()),
+        );
+        for fewer in (1..at_once).rev() {
+            if SweepPlan::new(&requests, weights, fewer, limit)?.total() <= limit {
+                return Err(CliError::new(text).hint(format!("--trials-at-once {fewer} fits")).into());
+            }
+        }
+        let hint = "not even one fits: lower `micro-batch-tokens` or `max-seq-len`, or quantise the base with `quant`";
+        Err(CliError::new(text).hint(hint).into())
+    }
+
+    /// Seconds that a token of each trial takes to train, guessed: twice a forward pass over a few rows, and once more for
+    /// what is recomputed.
+    pub fn seconds_per_token(&self, trials: &[TrainArgs], plan: &SweepPlan) -> Vec<f64> {
+        let mut forward = vec![None; self.bases.len()];
+        let of_trial = |(place, args): (usize, &TrainArgs)| {
+            let (base, data) = self.of(place);
+            let measure = || forward_seconds(base, &data.rows.samples, args.micro_batch_tokens);
+            let forward: f64 = *forward[self.of_trial[place].0].get_or_insert_with(measure);
+            let passes = if plan.trials[place].0 == Recompute::None { 2.0 } else { 3.0 };
+            passes * forward
+        };
+        trials.iter().enumerate().map(of_trial).collect()
+    }
+}
+
+/// Seconds that a token takes in a forward pass over the first few rows.
+fn forward_seconds(base: &Base, samples: &Samples, micro_batch_tokens: usize) -> f64 {
+    let mut few = SamplesBuilder::default();
+    let mut tokens = 0;
+    for sample in samples.iter() {
+        if tokens >= micro_batch_tokens.min(512) {
+            break;
+        }
+        tokens += sample.len();
+        few.push(&sample.to_sample());
+    }
+    let started = Instant::now();
+    evaluate(&base.model, None, &few.finish(), micro_batch_tokens);
+    started.elapsed().as_secs_f64() / tokens.max(1) as f64
+}
+
+/// All that decides the rows and their tokens.
+fn data_key(base: usize, args: &TrainArgs) -> String {
+    // The seed draws what is held out, and which rows a weight (behind a colon) takes; else the rows are the same.
+    let is_drawn = args.validation.is_some() || args.data.iter().any(|data| data.contains(':'));
+    let seed = is_drawn.then_some(args.seed);
+    json!([base, args.data, args.eval_data, args.eval_split, args.validation, seed, args.rows, args.cache])
+        .to_string()
+}
+
+/// The memory of trials side by side.
+#[derive(Clone, Debug)]
+pub struct SweepPlan {
+    /// Bases and program.
+    pub shared: u64,
+    /// How many run at once.
+    pub at_once: usize,
+    /// What each trial recomputes, and its plan as a run by itself.
+    pub trials: Vec<(Recompute, MemoryPlan)>,
+    /// Of the weights in each plan, those that the trial shares with others: none of a model of its own.
+    shared_weights: Vec<u64>,
+}
+
+impl SweepPlan {
+    fn new(
+        requests: &[(PlanRequest<'_>, RecomputeChoice)],
+        weights: u64,
+        at_once: usize,
+        limit: u64,
+    ) -> anyhow::Result<Self> {
+        let mut plan =
+            SweepPlan { shared: weights, at_once, trials: Vec::new(), shared_weights: Vec::new() };
+        for (request, choice) in requests {
+            let full = request.plan(Recompute::Full)?;
+            plan.shared = plan.shared.max(weights + full.process);
+            let share = limit.saturating_sub(weights + full.process) / at_once as u64;
+            let shared_weights = match request.trainable {
+                Trainable::Adapter(_) => full.weights,
+                Trainable::Weights(_) => 0,
+            };
+            plan.shared_weights.push(shared_weights);
+            plan.trials.push(match choice {
+                RecomputeChoice::Fixed(recompute) => (*recompute, request.plan(*recompute)?),
+                RecomputeChoice::Auto => request
+                    .fit(share.saturating_add(shared_weights + full.process))?
+                    .unwrap_or((Recompute::Full, full)),
+            });
+        }
+        Ok(plan)
+    }
+
+    /// What a trial takes beside what all share: adapter or weights, gradients, moments, activations.
+    pub fn own(&self, place: usize) -> u64 {
+        let plan = self.trials[place].1;
+        plan.total() - self.shared_weights[place] - plan.process
+    }
+
+    fn largest(&self) -> u64 {
+        (0..self.trials.len()).map(|place| self.own(place)).max().unwrap_or(0)
+    }
+
+    /// The most memory of the process: what is shared, and the largest trials that may meet.
+    pub fn total(&self) -> u64 {
+        let mut own: Vec<u64> = (0..self.trials.len()).map(|place| self.own(place)).collect();
+        own.sort_unstable_by(|a, b| b.cmp(a));
+        self.shared + own.iter().take(self.at_once).sum::<u64>()
+    }
+}

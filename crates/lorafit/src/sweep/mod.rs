@@ -1,0 +1,7 @@
+//! `lorafit sweep` below its flags: the file it reads, the folder it keeps, what its trials share, and how they run.
+
+pub mod board;
+pub mod file;
+pub mod folder;
+pub mod inputs;
+pub mod runner;

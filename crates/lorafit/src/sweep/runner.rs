@@ -1,0 +1,308 @@
+//! Runs the trials of a sweep: each on a thread of its own, over the bases and rows that all share; what they compute is
+//! spread over the one pool of threads, so that the bits of a trial do not depend on its neighbours.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use lorafit_train::sweep::{Curve, Job, Scheduler, is_losing};
+use lorafit_train::{EvaluationRecord, Observer, RunError, RunLock, StepRecord};
+
+use crate::command::train::{Ready, TrainArgs};
+use crate::interrupt;
+use crate::options::LogFormat;
+use crate::progress::Progress;
+use crate::report_error::render;
+use crate::resume::Resumption;
+use crate::sweep::board::{Board, told};
+use crate::sweep::file::{Direction, Settings};
+use crate::sweep::folder::{
+    Event, Outcome, Record, Row, StoppedBy, Trial, TrialState, in_words, name, ranked, write_tables,
+};
+use crate::sweep::inputs::{Inputs, SweepPlan};
+use crate::trained::Trained;
+
+/// How often a trial's folder is tried, and the time between.
+const LOCK_ATTEMPTS: usize = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// A sweep that may begin.
+pub struct Runner<'a> {
+    /// Its folder.
+    pub dir: &'a Path,
+    /// What is in it.
+    pub record: &'a Record,
+    /// Whether trials that failed are run again.
+    pub retry: bool,
+    /// The numbers of the trials that this process runs, in order.
+    pub numbers: &'a [usize],
+    /// Their command lines.
+    pub args: &'a [TrainArgs],
+    /// What they share.
+    pub inputs: &'a Inputs,
+    /// Their memory.
+    pub plan: &'a SweepPlan,
+}
+
+/// What a trial's thread tells.
+enum Message {
+    Step(usize, StepRecord, u64),
+    Trouble(usize, String),
+    Ended(Job, anyhow::Result<End>),
+}
+
+/// How a trial's thread ended.
+enum End {
+    Came(Outcome),
+    Losing(Outcome),
+    /// A signal stopped it.
+    Interrupted,
+    /// Another process has it.
+    Elsewhere,
+}
+
+impl Runner<'_> {
+    /// Runs what is left to run. Ends early, with checkpoints, when a signal asks.
+    pub fn run(&self, board: &mut Board) -> anyhow::Result<()> {
+        let mut trials = self.trials();
+        let direction = self.record.settings.direction;
+        let records = trials.iter().map(|trial| trial.as_record(direction, self.retry)).collect();
+        let rungs = self.record.rungs.len() + 1;
+        let mut scheduler = Scheduler::new(rungs, self.record.settings.reduction_factor as usize, records);
+        let curves: Mutex<BTreeMap<usize, Curve>> =
+            Mutex::new(trials.iter().map(|trial| (trial.number, trial.curve(direction))).collect());
+        let (sender, receiver) = channel();
+        self.tell(board)?;
+        thread::scope(|scope| {
+            let mut run = || {
+                loop {
+                    while scheduler.running() < self.plan.at_once && !stopping() {
+                        let Some(job) = scheduler.next_job() else { break };
+                        trials[self.place(job.trial)].record(Event::Started { rung: job.rung })?;
+                        let (sender, curves) = (sender.clone(), &curves);
+                        scope.spawn(move || {
+                            let ended = self.trial(job, curves, &sender);
+                            // The receiver lives as long as this scope.
+                            let _ = sender.send(Message::Ended(job, ended));
+                        });
+                    }
+                    if scheduler.running() == 0 {
+                        return anyhow::Ok(());
+                    }
+                    self.follow(&receiver, &mut scheduler, &mut trials, board)?;
+                }
+            };
+            // The scope waits for its threads: a sweep that cannot write stops them, with checkpoints.
+            run().inspect_err(|_| interrupt::flag().store(true, Ordering::SeqCst))
+        })?;
+        if !stopping() {
+            self.stop_the_rest(&mut trials)?;
+        }
+        self.tell(board)?;
+        Ok(())
+    }
+
+    fn trials(&self) -> Vec<Trial> {
+        self.numbers.iter().map(|&n| Trial::read(self.dir, n, &self.record.options[n])).collect()
+    }
+
+    /// Where trial `number` is in the lists of this part.
+    fn place(&self, number: usize) -> usize {
+        self.numbers.iter().position(|n| *n == number).expect("jobs are of this part")
+    }
+
+    /// Takes one message.
+    fn follow(
+        &self,
+        receiver: &Receiver<Message>,
+        scheduler: &mut Scheduler,
+        trials: &mut [Trial],
+        board: &mut Board,
+    ) -> anyhow::Result<()> {
+        let direction = self.record.settings.direction;
+        match receiver.recv()? {
+            Message::Step(number, record, total) => {
+                let options = in_words(&self.record.options[number]);
+                let StepRecord { step, loss, tokens_per_s, .. } = record;
+                let text = format!(
+                    "{}  {options}  step {step}/{total}  loss {loss:.4}  {tokens_per_s:.0} tokens/s",
+                    name(number)
+                );
+                board.running(number, Some(text));
+            }
+            Message::Trouble(number, text) => board.note(&format!("{}: {text}", name(number))),
+            Message::Ended(job, ended) => {
+                let trial = &mut trials[self.place(job.trial)];
+                board.running(job.trial, None);
+                match ended {
+                    Ok(End::Came(outcome)) => {
+                        trial.record(Event::Came { rung: job.rung, outcome })?;
+                        scheduler.came(job, direction.score(outcome.metric));
+                    }
+                    Ok(End::Losing(outcome)) => {
+                        trial.record(Event::Stopped { by: StoppedBy::Median, outcome })?;
+                        scheduler.gave_up(job);
+                    }
+                    Ok(End::Interrupted | End::Elsewhere) => scheduler.gave_up(job),
+                    Err(error) => {
+                        let error = render(&error, false).trim_end().to_owned();
+                        trial.record(Event::Failed { error })?;
+                        scheduler.gave_up(job);
+                    }
+                }
+                let rows = self.tell(board)?;
+                if let Some(row) = rows.iter().find(|row| row.trial == job.trial) {
+                    board.note(&line(row, trial));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the tables anew, of all trials of the sweep, and tells the best.
+    fn tell(&self, board: &mut Board) -> anyhow::Result<Vec<Row>> {
+        let rows = rows(self.dir, self.record);
+        write_tables(self.dir, &rows)?;
+        let ranked = ranked(rows.clone(), self.record.settings.direction);
+        board.summary(&rows, ranked.first().filter(|row| row.state == TrialState::Finished));
+        Ok(rows)
+    }
+
+    /// What successive halving left behind goes nowhere.
+    fn stop_the_rest(&self, trials: &mut [Trial]) -> anyhow::Result<()> {
+        for trial in trials {
+            let waits = trial.state(self.record.rungs.len() + 1) == TrialState::Waiting;
+            if let Some(outcome) = trial.outcome().filter(|_| waits) {
+                trial.record(Event::Stopped { by: StoppedBy::Halving, outcome })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Trains one trial up to a rung, from its checkpoint if it has one.
+    fn trial(
+        &self,
+        job: Job,
+        curves: &Mutex<BTreeMap<usize, Curve>>,
+        sender: &Sender<Message>,
+    ) -> anyhow::Result<End> {
+        let place = self.place(job.trial);
+        let (args, (base, data)) = (&self.args[place], self.inputs.of(place));
+        let Some(out) = &args.out else { unreachable!("every trial has a folder") };
+        let lock = match lock(out) {
+            Err(RunError::Locked { .. }) => return Ok(End::Elsewhere),
+            lock => lock?,
+        };
+        let mut quiet = Progress::new(true, None, LogFormat::Text);
+        let resumption = Resumption::find(out, &mut quiet)?;
+        let milestone = self.record.rungs.get(job.rung).copied();
+        let mut watcher = Watcher {
+            trial: job.trial,
+            sender: sender.clone(),
+            settings: &self.record.settings,
+            curves,
+            milestone,
+            evaluated: resumption.checkpoint.as_ref().and_then(|checkpoint| checkpoint.state.evaluated),
+            is_losing: false,
+        };
+        let fresh = resumption.checkpoint.is_none().then(|| Trained::fresh(args, base)).transpose()?;
+        let ready = Ready::new(args, base, data, resumption, fresh, &mut quiet)?;
+        let (recompute, plan) = &self.plan.trials[place];
+        let summary = ready.train(lock, *recompute, plan, &mut watcher)?;
+        if summary.interrupted && !watcher.is_at_milestone() && !watcher.is_losing {
+            return Ok(End::Interrupted);
+        }
+        match Outcome::read(out)? {
+            Some(outcome) if watcher.is_losing && summary.interrupted => Ok(End::Losing(outcome)),
+            Some(outcome) => Ok(End::Came(outcome)),
+            None => anyhow::bail!("the loss on held-out rows after step {} is not a number", summary.steps),
+        }
+    }
+}
+
+/// Takes a run folder. Whoever looks whether it is taken holds it for a moment, too.
+fn lock(dir: &Path) -> Result<RunLock, RunError> {
+    for _ in 0..LOCK_ATTEMPTS {
+        match RunLock::take(dir) {
+            Err(RunError::Locked { .. }) => thread::sleep(LOCK_PAUSE),
+            taken => return taken,
+        }
+    }
+    RunLock::take(dir)
+}
+
+fn stopping() -> bool {
+    interrupt::flag().load(Ordering::SeqCst)
+}
+
+/// All trials of a sweep as their folders tell.
+pub fn rows(dir: &Path, record: &Record) -> Vec<Row> {
+    let rungs = record.rungs.len() + 1;
+    let trials = record.options.iter().enumerate().map(|(n, options)| Trial::read(dir, n, options));
+    trials.map(|trial| trial.row(rungs)).collect()
+}
+
+fn line(row: &Row, trial: &Trial) -> String {
+    let what = match (row.state, trial.error()) {
+        (_, Some(error)) => format!("failed: {error}"),
+        (TrialState::Finished, None) => "finished".to_owned(),
+        (TrialState::Stopped, None) => format!("given up after step {}", row.step),
+        (TrialState::Running | TrialState::Waiting | TrialState::Failed, None) => {
+            format!("at step {}", row.step)
+        }
+    };
+    format!("{}  {what}", told(row))
+}
+
+/// Sees one trial as it goes.
+struct Watcher<'a> {
+    trial: usize,
+    sender: Sender<Message>,
+    settings: &'a Settings,
+    curves: &'a Mutex<BTreeMap<usize, Curve>>,
+    /// The step to stop after, once it is evaluated there; `None` for the end of the run.
+    milestone: Option<u64>,
+    evaluated: Option<u64>,
+    is_losing: bool,
+}
+
+impl Watcher<'_> {
+    fn is_at_milestone(&self) -> bool {
+        self.milestone.is_some_and(|step| self.evaluated >= Some(step))
+    }
+
+    fn tell(&self, message: Message) {
+        // Nobody listens any more when the sweep itself has failed; the trial is then stopped with the process.
+        let _ = self.sender.send(message);
+    }
+}
+
+impl Observer for Watcher<'_> {
+    fn on_step(&mut self, record: &StepRecord, total_steps: u64) {
+        self.tell(Message::Step(self.trial, record.clone(), total_steps));
+    }
+
+    fn on_evaluation(&mut self, record: &EvaluationRecord) {
+        self.evaluated = Some(record.step);
+        let direction: Direction = self.settings.direction;
+        let mut curves = self.curves.lock().unwrap_or_else(PoisonError::into_inner);
+        let curve = curves.entry(self.trial).or_default();
+        // A trial that was resumed makes its last evaluations again.
+        curve.retain(|&(step, _)| step < record.step);
+        curve.push((record.step, direction.score(record.loss)));
+        let others = curves.iter().filter(|(trial, _)| **trial != self.trial).map(|(_, curve)| curve);
+        self.is_losing = self.settings.early_stop && is_losing(&curves[&self.trial], others);
+    }
+
+    fn should_stop(&mut self) -> bool {
+        stopping() || self.is_at_milestone() || self.is_losing
+    }
+
+    fn on_trouble(&mut self, error: &RunError) {
+        self.tell(Message::Trouble(self.trial, error.to_string()));
+    }
+}

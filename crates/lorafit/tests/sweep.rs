@@ -1,0 +1,375 @@
+//! `lorafit sweep`: trials are ordinary runs, nothing that is finished is repeated, and the winner can be trained again.
+#![cfg(unix)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/chat_bpe");
+const GRID: &str = "[search]\nrank = [2, 4, 8]\nalpha = [8, 16]\n";
+
+/// A folder with rows and a sweep file.
+struct Place {
+    dir: TempDir,
+}
+
+impl Place {
+    /// With a file of the usual training options, `more` of them, and the tables `search`.
+    fn new(more: &str, search: &str) -> Self {
+        let place = Place { dir: TempDir::new().expect("a folder") };
+        for (name, rows) in [("rows.jsonl", 26), ("dev.jsonl", 5)] {
+            let row = |i: usize| {
+                let question = "why ".repeat(1 + i % 5);
+                let chat = serde_json::json!({ "messages": [
+                    { "role": "user", "content": format!("{question}{i}?") },
+                    { "role": "assistant", "content": format!("so {}", i * i) },
+                ] });
+                format!("{chat}\n")
+            };
+            fs::write(place.path(name), (0..rows).map(row).collect::<String>()).expect("written");
+        }
+        place.write_file(more, search);
+        place
+    }
+
+    fn write_file(&self, more: &str, search: &str) {
+        let lr = if search.contains("lr = ") { "" } else { "lr = 5e-3" };
+        let fixed = format!(
+            "model = {MODEL:?}\ndata = \"rows.jsonl\"\neval-data = \"dev.jsonl\"\ndropout = 0.1\n{lr}\nbatch-size = 2\n\
+             threads = 2\n{more}\n{search}"
+        );
+        fs::write(self.path("sweep.toml"), fixed).expect("written");
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lorafit"));
+        command.current_dir(self.dir.path()).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("starts")
+    }
+
+    /// Runs the sweep, with further flags.
+    fn sweep(&self, more: &[&str]) -> Output {
+        self.run(&[&["sweep", "sweep.toml", "--out", "s"], more].concat())
+    }
+
+    fn trial(&self, number: usize) -> PathBuf {
+        self.path("s/trials").join(format!("{number:03}"))
+    }
+
+    /// The lines of `trials.jsonl`.
+    fn rows(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.path("s/trials.jsonl")).expect("the table");
+        text.lines().map(|line| serde_json::from_str(line).expect("a line")).collect()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn assert_ended_well(output: &Output) {
+    assert!(output.status.success(), "{:?}\n{}", output.status, text(&output.stderr));
+}
+
+fn steps(run: &Path) -> Vec<u64> {
+    let lines = fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
+    lines
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("a line")["step"].as_u64().expect("a step"))
+        .collect()
+}
+
+fn adapter(run: &Path) -> Vec<u8> {
+    fs::read(run.join("adapter_model.safetensors")).expect("the adapter")
+}
+
+fn wait_until(child: &mut Child, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < Duration::from_secs(120), "it takes too long");
+        assert!(child.try_wait().expect("waits").is_none(), "it ended before");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn a_trial_side_by_side_has_the_bits_of_the_printed_train_command() {
+    let place = Place::new("max-steps = 8\n", GRID);
+    let output = place.sweep(&["--trials-at-once", "3", "--json"]);
+    assert_ended_well(&output);
+    let result: Value = serde_json::from_str(&text(&output.stdout)).expect("an object");
+    let best = result["best"].as_u64().expect("a winner") as usize;
+    let command = result["command"].as_str().expect("a command");
+    let arguments: Vec<&str> = command.split_whitespace().skip(1).collect();
+    assert_ended_well(&place.run(&arguments));
+    assert!(adapter(&place.path("runs/winner")) == adapter(&place.trial(best)), "{command}");
+
+    let rows = place.rows();
+    assert_eq!(rows.len(), 6);
+    assert!(rows.iter().all(|row| row["state"] == "finished" && row["step"] == 8));
+    let metric = |row: &Value| row["metric"].as_f64().expect("a metric");
+    assert!(rows.iter().all(|row| metric(row) >= metric(&rows[best])), "the winner has the lowest loss");
+    assert_eq!(rows[1]["options"], serde_json::json!({ "alpha": 8, "rank": 4 }));
+    let csv = fs::read_to_string(place.path("s/trials.csv")).expect("the table");
+    assert_eq!(csv.lines().count(), 7);
+    assert!(csv.starts_with("trial,state,alpha,rank,metric,step,"), "{csv}");
+}
+
+#[test]
+fn a_sweep_killed_and_started_again_repeats_nothing_that_was_finished() {
+    let place = Place::new("max-steps = 40\ncheckpoint-every = 1\n", GRID);
+    let mut command = place.command(&["sweep", "sweep.toml", "--out", "s", "--trials-at-once", "2"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+    let finished = |number: usize| {
+        let log = fs::read_to_string(place.trial(number).join("trial.jsonl")).unwrap_or_default();
+        log.contains("\"came\"")
+    };
+    // Two are finished, and another is in the middle.
+    wait_until(&mut child, || {
+        (0..6).filter(|n| finished(*n)).count() >= 2
+            && (0..6).any(|n| (5..30).contains(&steps(&place.trial(n)).len()))
+    });
+    child.kill().expect("sends");
+    child.wait().expect("ends");
+
+    let modified = |number: usize| -> BTreeMap<PathBuf, SystemTime> {
+        let files =
+            fs::read_dir(place.trial(number)).expect("lists").map(|entry| entry.expect("lists").path());
+        // Who looks whether a trial is running opens its lock.
+        files
+            .filter(|path| !path.ends_with("lock"))
+            .map(|path| (path.clone(), path.metadata().expect("a file").modified().expect("a time")))
+            .collect()
+    };
+    let done: Vec<usize> = (0..6).filter(|n| finished(*n)).collect();
+    let before: Vec<_> = done.iter().map(|n| modified(*n)).collect();
+    let half: Vec<(usize, Value)> = (0..6)
+        .filter(|n| !finished(*n) && steps(&place.trial(*n)).len() >= 2)
+        .map(|n| (n, first_record(&place.trial(n))))
+        .collect();
+    assert!(!half.is_empty());
+
+    assert_ended_well(&place.sweep(&[]));
+    let after: Vec<_> = done.iter().map(|n| modified(*n)).collect();
+    assert_eq!(before, after, "finished trials are as they were");
+    for (number, record) in half {
+        assert_eq!(first_record(&place.trial(number)), record, "trial {number} went on from its checkpoint");
+    }
+    for number in 0..6 {
+        assert_eq!(steps(&place.trial(number)), (1..=40).collect::<Vec<u64>>(), "trial {number}");
+    }
+
+    let whole = Place::new("max-steps = 40\ncheckpoint-every = 1\n", GRID);
+    assert_ended_well(&whole.sweep(&[]));
+    for number in 0..6 {
+        assert!(adapter(&place.trial(number)) == adapter(&whole.trial(number)), "trial {number}");
+    }
+}
+
+/// With its wall time, which a second computation would not have again.
+fn first_record(run: &Path) -> Value {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).expect("the log");
+    serde_json::from_str(text.lines().next().expect("a line")).expect("an object")
+}
+
+#[test]
+fn the_first_signal_stops_all_trials_with_a_checkpoint() {
+    let place = Place::new("max-steps = 400\n", GRID);
+    let mut command = place.command(&["sweep", "sweep.toml", "--out", "s", "--trials-at-once", "2"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+    wait_until(&mut child, || (0..2).all(|n| steps(&place.trial(n)).len() >= 3));
+    // SAFETY: sends a signal to a process of ours that has not been waited for.
+    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+    assert_eq!(child.wait().expect("ends").code(), Some(143));
+    for number in 0..2 {
+        let step = steps(&place.trial(number)).len();
+        assert!(
+            place.trial(number).join(format!("checkpoints/step-{step:08}")).is_dir(),
+            "trial {number}, step {step}"
+        );
+    }
+    assert!(!place.trial(2).exists(), "no other began");
+    assert!(place.rows()[..2].iter().all(|row| row["state"] == "waiting"));
+}
+
+#[test]
+fn successive_halving_trains_few_to_the_end_and_goes_on_after_a_kill() {
+    let search = "[search]\nlr = { log-uniform = [1e-4, 1e-1] }\n\
+        [sweep]\nstrategy = \"asha\"\ntrials = 9\nmin-steps = 4\nreduction-factor = 3\n";
+    let place = Place::new("max-steps = 36\ncheckpoint-every = 1\n", search);
+    let mut command = place.command(&["sweep", "sweep.toml", "--out", "s"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+    wait_until(&mut child, || steps(&place.trial(4)).len() >= 2);
+    child.kill().expect("sends");
+    child.wait().expect("ends");
+    assert_ended_well(&place.sweep(&[]));
+
+    let whole = Place::new("max-steps = 36\ncheckpoint-every = 1\n", search);
+    assert_ended_well(&whole.sweep(&[]));
+    let counts = |place: &Place| -> Vec<(String, u64)> {
+        let rows = place.rows();
+        rows.iter()
+            .map(|row| {
+                (row["state"].as_str().expect("a state").to_owned(), row["step"].as_u64().expect("steps"))
+            })
+            .collect()
+    };
+    assert_eq!(counts(&place), counts(&whole), "one worker: the same decisions");
+    let at_least = |steps: u64| counts(&whole).iter().filter(|(_, step)| *step >= steps).count();
+    assert_eq!((at_least(4), at_least(12), at_least(36)), (9, 3, 1));
+    let finished = place.rows().iter().position(|row| row["state"] == "finished").expect("one");
+    assert!(adapter(&place.trial(finished)) == adapter(&whole.trial(finished)));
+    // The winner by itself, without the pauses at rungs.
+    assert_ended_well(&place.run(&["train", "--config", "s/winner.toml", "--out", "w"]));
+    assert!(adapter(&place.path("w")) == adapter(&place.trial(finished)));
+}
+
+#[test]
+fn shards_are_disjoint_and_their_results_are_read_together() {
+    let place = Place::new("max-steps = 3\n", GRID);
+    for (part, done) in [("1/2", 3), ("2/2", 6)] {
+        assert_ended_well(&place.sweep(&["--shard", part]));
+        assert_eq!(place.rows().iter().filter(|row| row["state"] == "finished").count(), done);
+    }
+    let status = place.run(&["sweep", "--out", "s", "--status", "--json"]);
+    assert_ended_well(&status);
+    let result: Value = serde_json::from_str(&text(&status.stdout)).expect("an object");
+    assert_eq!(result["trials"].as_array().expect("a list").len(), 6);
+    let before =
+        fs::metadata(place.trial(3).join("metrics.jsonl")).expect("a file").modified().expect("a time");
+    assert_ended_well(&place.run(&["sweep", "--out", "s"]));
+    let after =
+        fs::metadata(place.trial(3).join("metrics.jsonl")).expect("a file").modified().expect("a time");
+    assert_eq!(before, after, "a start as a whole sees what the parts did");
+}
+
+#[test]
+fn a_file_may_add_trials_but_not_change_the_sweep() {
+    let place = Place::new("max-steps = 2\n", "[search]\nrank = [2, 4]\n");
+    assert_ended_well(&place.sweep(&[]));
+    place.write_file("max-steps = 2\n", "[search]\nrank = [8, 2, 4]\n");
+    assert_ended_well(&place.sweep(&[]));
+    let ranks: Vec<u64> =
+        place.rows().iter().map(|row| row["options"]["rank"].as_u64().expect("a rank")).collect();
+    assert_eq!(ranks, [2, 4, 8], "trials keep their numbers");
+    for (more, search, told) in [
+        ("max-steps = 2\n", "[search]\nrank = [2, 8]\n", "trial 001 (rank=4) is not in the file"),
+        ("max-steps = 2\nalpha = 32\n", "[search]\nrank = [2, 4, 8]\n", "alpha: it has 16.0, the file 32.0"),
+        ("max-steps = 3\n", "[search]\nrank = [2, 4, 8]\n", "max-steps: it has 2, the file 3"),
+    ] {
+        place.write_file(more, search);
+        let refused = place.sweep(&[]);
+        assert_eq!(refused.status.code(), Some(1), "{told}");
+        assert!(text(&refused.stderr).contains(told), "{}", text(&refused.stderr));
+    }
+}
+
+#[test]
+fn a_failed_trial_is_recorded_and_the_others_go_on() {
+    // Such a rate makes the factors infinite after a step.
+    let place = Place::new(
+        "max-steps = 6\nwarmup-ratio = 0\nmax-grad-norm = 0\n",
+        "[search]\nweight-decay = [0.0, 1e300, 0.1]\n",
+    );
+    let output = place.sweep(&[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("1 of 3 trials failed: 001"), "{}", text(&output.stderr));
+    let states: Vec<String> =
+        place.rows().iter().map(|row| row["state"].as_str().expect("a state").to_owned()).collect();
+    assert_eq!(states, ["finished", "failed", "finished"]);
+    let log = fs::read_to_string(place.trial(1).join("trial.jsonl")).expect("the log");
+    assert!(log.lines().last().expect("a line").contains("\"failed\""), "{log}");
+}
+
+#[test]
+fn trials_that_do_not_fit_together_are_refused_with_the_number_that_does() {
+    let place = Place::new("max-steps = 2\nrecompute = \"none\"\n", GRID);
+    let planned = |n: &str| -> u64 {
+        let output = place.sweep(&["--trials-at-once", n, "--dry-run", "--json"]);
+        assert_ended_well(&output);
+        serde_json::from_str::<Value>(&text(&output.stdout)).expect("an object")["planned_bytes"]
+            .as_u64()
+            .expect("bytes")
+    };
+    let (two, three) = (planned("2"), planned("3"));
+    assert!(two < three);
+    assert!(!place.path("s").exists(), "a dry run leaves nothing behind");
+    let limit = format!("max-steps = 2\nrecompute = \"none\"\nmemory = \"{}B\"\n", (two + three) / 2);
+    place.write_file(&limit, GRID);
+    let refused = place.sweep(&["--trials-at-once", "3"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let error = text(&refused.stderr);
+    assert!(error.contains("3 trials at once need") && error.contains("--trials-at-once 2 fits"), "{error}");
+    assert!(!place.path("s/trials").exists(), "refused before the first trial");
+    assert_ended_well(&place.sweep(&["--trials-at-once", "2"]));
+}
+
+#[test]
+fn early_stop_gives_up_trials_that_are_worse_than_the_median() {
+    let search = "[search]\nlr = [5e-3, 6e-3, 7e-3, 1e-9]\n[sweep]\nearly-stop = true\n";
+    let place = Place::new("max-steps = 30\neval-every = 5\n", search);
+    assert_ended_well(&place.sweep(&[]));
+    let last = &place.rows()[3];
+    assert_eq!(last["state"], "stopped");
+    assert!(last["step"].as_u64().expect("steps") < 30);
+}
+
+#[test]
+fn mistakes_in_a_sweep_file_are_named_with_their_line() {
+    for (more, search, told) in [
+        ("", "[search]\nrnak = [2]\n", "line 10: unknown key `rnak`\nhint: did you mean `rank`?"),
+        (
+            "",
+            "[search]\nrank = [2, \"x\"]\n",
+            "line 10: `rank`: expected a whole number, 0 or more, found string \"x\"",
+        ),
+        ("", "[search]\nrank = 2\n", "line 10: `rank`: expected a list of values"),
+        ("", "[search]\nrank = []\n", "line 10: `rank`: expected one value at least"),
+        ("", "[search]\nweight-decay = { log-uniform = [0, 1] }\n", "begins above 0"),
+        ("", "[search]\nweight-decay = { uniform = [1, 0] }\n", "two numbers, the lower first"),
+        ("", "[search]\nweight-decay = { uniform = [0.1, 0.2] }\n", "is a range, which has no grid"),
+        ("rank = 8", "[search]\nrank = [2]\n", "`rank` is set twice"),
+        ("", "[search]\nthreads = [1]\n", "cannot be searched"),
+        ("max-steps = 3", "[search]\nepochs = [1]\n", "`epochs` and `max-steps` exclude each other"),
+        (
+            "",
+            "[sweep]\nstrtegy = \"grid\"\n",
+            "unknown key `strtegy` in [sweep]\nhint: did you mean `strategy`?",
+        ),
+        ("", "[sweep]\nstrategy = \"random\"\n", "needs `trials = N`"),
+        ("", "[sweep]\nstrategy = \"asha\"\n", "needs `min-steps = N`"),
+        ("", "[sweep]\nearly-stop = true\n", "needs `eval-every`"),
+        ("", "[search]\nrank = [0]\n", "trial 000 (rank=0)\n  --rank 0: must be 1 or more"),
+    ] {
+        let place = Place::new(more, search);
+        let refused = place.sweep(&["--dry-run"]);
+        assert_eq!(refused.status.code(), Some(2), "{search}: {}", text(&refused.stderr));
+        assert!(text(&refused.stderr).contains(told), "{search}: {}", text(&refused.stderr));
+    }
+}
+
+#[test]
+fn a_sweep_in_yaml_is_the_same_sweep() {
+    let place = Place::new("max-steps = 2\n", "[search]\nrank = [2, 4]\n");
+    let yaml = format!(
+        "model: {MODEL}\ndata: rows.jsonl\neval_data: dev.jsonl\ndropout: 0.1\nlr: 5e-3\nbatch_size: 2\nthreads: 2\n\
+         max_steps: 2\nsearch:\n  rank: [2, 4]\n"
+    );
+    fs::write(place.path("sweep.yaml"), yaml).expect("written");
+    assert_ended_well(&place.sweep(&[]));
+    // The sweep that is there is found to be the same.
+    assert_ended_well(&place.run(&["sweep", "sweep.yaml", "--out", "s"]));
+}
