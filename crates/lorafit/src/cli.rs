@@ -4,7 +4,7 @@
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{bench, chat, data, eval, generate, plan, quantize, status, train};
+use crate::command::{bench, chat, data, eval, generate, inspect, plan, quantize, report, status, train};
 use crate::config_file::Given;
 use crate::options::DeviceChoice;
 use crate::report_error::CliError;
@@ -38,6 +38,10 @@ enum Verb {
     Status(status::StatusArgs),
     /// Measure loss, perplexity and, with --generate, exact match on rows kept out of training
     Eval(eval::EvalArgs),
+    /// Tell what an adapter is and what it changed, layer by layer
+    Inspect(inspect::InspectArgs),
+    /// Write a page on how runs went and what they changed, or on a sweep
+    Report(report::ReportArgs),
     /// Continue one prompt and print the result
     Generate(generate::GenerateArgs),
     /// Talk to a model; adapters are swapped without loading it again
@@ -89,6 +93,8 @@ pub fn run() -> anyhow::Result<()> {
         Verb::Train(args) => train::run(*args, &given),
         Verb::Status(args) => status::run(args),
         Verb::Eval(args) => eval::run(args),
+        Verb::Inspect(args) => inspect::run(args),
+        Verb::Report(args) => report::run(args),
         Verb::Generate(args) => generate::run(args),
         Verb::Chat(args) => chat::run(args),
         Verb::Quantize(args) => quantize::run(args),

@@ -4,12 +4,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::checkpoint::last_saved;
 use crate::json_lines::read_last;
 use crate::lock::RunLock;
-use crate::metrics::{EvaluationRecord, SkipRecord, StepRecord};
+use crate::metrics::{EvaluationRecord, MetricsLine, StepRecord};
 use crate::run::{EVALUATIONS, LENGTH, METRICS, RunError, RunLength};
 
 /// Steps that rate and loss are the mean of.
@@ -49,14 +49,6 @@ pub struct CheckpointStatus {
     pub seconds_ago: Option<f64>,
 }
 
-/// A line of `metrics.jsonl`.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Line {
-    Taken(StepRecord),
-    Skipped(SkipRecord),
-}
-
 impl RunStatus {
     /// Reads the status of the run in `dir`.
     ///
@@ -64,18 +56,18 @@ impl RunStatus {
     /// A folder without a run.
     pub fn read(dir: &Path) -> Result<Self, RunError> {
         let metrics = dir.join(METRICS);
-        let lines: Vec<Line> =
+        let lines: Vec<MetricsLine> =
             read_last(&metrics, RECENT).map_err(|source| RunError::NoRun { dir: dir.to_owned(), source })?;
         let step = match lines.last() {
-            Some(Line::Taken(record)) => record.step,
-            Some(Line::Skipped(record)) => record.step,
+            Some(MetricsLine::Taken(record)) => record.step,
+            Some(MetricsLine::Skipped(record)) => record.step,
             None => 0,
         };
         let taken: Vec<&StepRecord> = lines
             .iter()
             .filter_map(|line| match line {
-                Line::Taken(record) => Some(record),
-                Line::Skipped(_) => None,
+                MetricsLine::Taken(record) => Some(record),
+                MetricsLine::Skipped(_) => None,
             })
             .collect();
         let mean = |value: fn(&StepRecord) -> f64| {

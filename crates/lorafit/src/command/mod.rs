@@ -5,8 +5,10 @@ pub mod chat;
 pub mod data;
 pub mod eval;
 pub mod generate;
+pub mod inspect;
 pub mod plan;
 pub mod quantize;
+pub mod report;
 pub mod status;
 pub mod train;
 
