@@ -4,7 +4,9 @@
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{bench, chat, compare, data, eval, generate, plan, quantize, status, sweep, train};
+use crate::command::{
+    bench, chat, compare, data, eval, generate, inspect, plan, quantize, report, status, sweep, train,
+};
 use crate::config_file::Given;
 use crate::options::DeviceChoice;
 use crate::report_error::CliError;
@@ -42,6 +44,10 @@ enum Verb {
     Eval(eval::EvalArgs),
     /// Judge runs on the same rows, side by side
     Compare(Box<compare::CompareArgs>),
+    /// Tell what an adapter is and what it changed, layer by layer
+    Inspect(inspect::InspectArgs),
+    /// Write a page on how runs went and what they changed, or on a sweep
+    Report(report::ReportArgs),
     /// Continue one prompt and print the result
     Generate(generate::GenerateArgs),
     /// Talk to a model; adapters are swapped without loading it again
@@ -95,6 +101,8 @@ pub fn run() -> anyhow::Result<()> {
         Verb::Status(args) => status::run(args),
         Verb::Eval(args) => eval::run(args),
         Verb::Compare(args) => compare::run(*args),
+        Verb::Inspect(args) => inspect::run(args),
+        Verb::Report(args) => report::run(args),
         Verb::Generate(args) => generate::run(args),
         Verb::Chat(args) => chat::run(args),
         Verb::Quantize(args) => quantize::run(args),

@@ -1,5 +1,6 @@
 //! lorafit, the command line. This crate is the only one that prints, and the only one that shows hints.
 
+mod adapter_numbers;
 mod base_args;
 mod chat_repl;
 mod cli;
@@ -9,6 +10,7 @@ mod data_args;
 mod data_page;
 mod data_set;
 mod engine;
+mod figure;
 mod interrupt;
 mod memory_args;
 mod memory_table;
@@ -19,6 +21,7 @@ mod pieces;
 mod plan_svg;
 mod progress;
 mod report_error;
+mod report_page;
 mod resume;
 mod row_args;
 mod safety_args;

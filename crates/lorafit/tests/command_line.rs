@@ -673,3 +673,107 @@ fn a_run_that_does_not_fit_is_refused_with_what_would() {
     assert_eq!(told.code, 1);
     assert!(told.stderr.contains("hint: --recompute "), "{}", told.stderr);
 }
+
+fn fixture(name: &str) -> String {
+    format!("{}/../../fixtures/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A run folder with an adapter and `lines` as its log.
+fn run_folder(folder: &TempDir, name: &str, adapter: &str, lines: &[String]) -> PathBuf {
+    let run = folder.path().join(name);
+    fs::create_dir(&run).unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        fs::copy(format!("{}/{file}", fixture(adapter)), run.join(file)).unwrap();
+    }
+    fs::write(run.join("metrics.jsonl"), lines.concat()).unwrap();
+    run
+}
+
+fn step(step: u64) -> String {
+    format!(
+        "{{\"step\":{step},\"loss\":{},\"grad_norm\":1.0,\"learning_rate\":0.001,\"tokens\":10,\"computed_tokens\":9,\
+         \"supervised_tokens\":5,\"seconds\":0.5,\"tokens_per_s\":20.0,\"peak_rss_bytes\":1048576}}\n",
+        5.0 / step as f64
+    )
+}
+
+#[test]
+fn inspect_tells_of_an_adapter_that_peft_wrote() {
+    let (adapter, model) = (fixture("models/llama/adapter"), fixture("models/llama"));
+    let told = lorafit(&["inspect", &adapter, "--model", &model]);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    assert!(told.stdout.contains("rank 4, alpha 8, 14 layers"), "{}", told.stdout);
+    assert_eq!(told.stdout.lines().filter(|line| line.contains("up_proj") && line.contains(" %")).count(), 2);
+
+    let folder = TempDir::new().unwrap();
+    let csv = folder.path().join("layers.csv");
+    let (one, two) = (fixture("adapters/one"), fixture("adapters/two"));
+    let json = lorafit(&["inspect", &one, "--against", &two, "--json", "--csv", csv.to_str().unwrap()]);
+    let value: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(value["layers"].as_array().unwrap().len(), 14);
+    assert!(value["layers"][5]["overlap"]["outputs"]["similarity"].is_number());
+    let csv = fs::read_to_string(csv).unwrap();
+    let columns = csv.lines().next().unwrap().split(',').count();
+    assert!(csv.lines().count() == 15 && csv.lines().all(|line| line.split(',').count() == columns));
+}
+
+#[test]
+fn inspect_names_what_is_no_adapter_of_that_base() {
+    let (adapter, model) = (fixture("adapters/one"), fixture("models/llama"));
+    let told = lorafit(&["inspect", &adapter, "--model", &model]);
+    assert!(told.code == 1 && told.stderr.contains("model.layers.0.mlp.down_proj"), "{}", told.stderr);
+    assert!(lorafit(&["inspect", "/nowhere"]).stderr.contains("adapter_config.json"));
+    let other = lorafit(&["inspect", &adapter, "--against", &fixture("models/llama/adapter")]);
+    assert!(other.code == 1 && other.stderr.contains("in common"), "{}", other.stderr);
+}
+
+#[test]
+fn a_report_of_two_runs_is_one_page_with_every_figure_as_files() {
+    let folder = TempDir::new().unwrap();
+    let steps: Vec<String> = (1..=30).map(step).collect();
+    // One was killed in the middle of a line.
+    let torn = [&steps[..20], &["{\"step\":21,\"lo".to_owned()]].concat();
+    let runs = [
+        run_folder(&folder, "first <b>", "adapters/one", &steps),
+        run_folder(&folder, "second", "adapters/two", &torn),
+    ];
+    let (page, figures) = (folder.path().join("report.html"), folder.path().join("figures"));
+    let mut arguments =
+        vec!["report", "--out", page.to_str().unwrap(), "--figures", figures.to_str().unwrap()];
+    arguments.extend(runs.iter().map(|run| run.to_str().unwrap()));
+    let outcome = lorafit(&arguments);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let html = fs::read_to_string(page).unwrap();
+    assert!(html.contains("first &lt;b&gt;") && !html.contains("<b>") && !html.contains("<script"));
+    assert!(
+        !html.contains("http://")
+            || html.matches("http://").count() == html.matches("http://www.w3.org/2000/svg").count()
+    );
+    let mut drawn = 0;
+    for file in fs::read_dir(figures).unwrap() {
+        let path = file.unwrap().path();
+        let bytes = fs::read(&path).unwrap();
+        match path.extension().and_then(|ending| ending.to_str()) {
+            Some("png") => assert!(bytes.starts_with(b"\x89PNG")),
+            Some("svg") => assert!(bytes.starts_with(b"<svg")),
+            Some("csv") => assert!(bytes.contains(&b',')),
+            other => panic!("{other:?}"),
+        }
+        drawn += 1;
+    }
+    assert_eq!(drawn, 3 * html.matches("<svg").count());
+}
+
+#[test]
+fn a_run_without_an_adapter_is_reported_without_what_needs_one() {
+    let folder = TempDir::new().unwrap();
+    let run = run_folder(&folder, "full", "adapters/one", &[step(1)]);
+    fs::remove_file(run.join("adapter_config.json")).unwrap();
+    let page = folder.path().join("report.html");
+    let outcome = lorafit(&["report", run.to_str().unwrap(), "--out", page.to_str().unwrap()]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let html = fs::read_to_string(page).unwrap();
+    assert!(
+        html.contains("full has no adapter") && html.contains("Learning rate") && !html.contains("Spectrum")
+    );
+}

@@ -42,6 +42,14 @@ pub struct SkipRecord {
     pub lines: Vec<usize>,
 }
 
+/// Any line of `metrics.jsonl`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(crate) enum MetricsLine {
+    Taken(StepRecord),
+    Skipped(SkipRecord),
+}
+
 impl From<&Refusal> for SkipRecord {
     fn from(refusal: &Refusal) -> Self {
         let Refusal { step, culprit, value, lines } = refusal;

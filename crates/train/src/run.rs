@@ -7,6 +7,7 @@
 //! RUN/checkpoints/step-...                             what a run is resumed from
 //! RUN/config.toml                                      every setting of the run
 //! RUN/plan.json                                        the memory the run was planned with, in bytes
+//! RUN/data.json                                        what the training rows are like
 //! RUN/run.json                                         how long the run is
 //! RUN/metrics.jsonl                                    one object per optimizer step
 //! RUN/evaluations.jsonl                                one object per evaluation
@@ -17,6 +18,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use lorafit_data::statistics::Statistics;
 use lorafit_model::{FileError, Parameters};
 use serde::{Deserialize, Serialize};
 
@@ -150,9 +152,10 @@ impl RunError {
 
 pub(crate) const METRICS: &str = "metrics.jsonl";
 pub(crate) const EVALUATIONS: &str = "evaluations.jsonl";
-const PLAN: &str = "plan.json";
+pub(crate) const PLAN: &str = "plan.json";
 pub(crate) const LENGTH: &str = "run.json";
-const CONFIG: &str = "config.toml";
+pub(crate) const DATA: &str = "data.json";
+pub(crate) const CONFIG: &str = "config.toml";
 const TENSORBOARD: &str = "tensorboard";
 /// What a folder has if a run was there.
 const MARKS: [&str; 3] = [METRICS, "adapter_config.json", "adapter_model.safetensors"];
@@ -270,6 +273,15 @@ impl RunFolder {
     pub fn write_plan(&self, plan: &MemoryPlan) -> Result<(), RunError> {
         let text = serde_json::to_string_pretty(&plan.to_json()).expect("plain values");
         self.replace(PLAN, (text + "\n").as_bytes())
+    }
+
+    /// Writes `data.json`.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn write_data(&self, statistics: &Statistics) -> Result<(), RunError> {
+        let text = serde_json::to_string_pretty(statistics).expect("plain values");
+        self.replace(DATA, (text + "\n").as_bytes())
     }
 
     /// Writes `run.json`.

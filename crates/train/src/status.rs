@@ -1,17 +1,15 @@
 //! Where a run is, read from its folder by another process: nothing here writes or disturbs the run.
 
-use std::fs::File;
-use std::io::{self, BufRead as _, BufReader};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::checkpoint::last_saved;
 use crate::json_lines::read_last;
 use crate::lock::RunLock;
-use crate::metrics::{EvaluationRecord, SkipRecord, StepRecord};
+use crate::metrics::{EvaluationRecord, MetricsLine, StepRecord};
 use crate::run::{EVALUATIONS, LENGTH, METRICS, RunError, RunLength};
 
 /// Steps that rate and loss are the mean of.
@@ -51,24 +49,6 @@ pub struct CheckpointStatus {
     pub seconds_ago: Option<f64>,
 }
 
-/// A line of `metrics.jsonl`.
-#[derive(Deserialize)]
-#[serde(untagged)]
-pub(crate) enum Line {
-    Taken(StepRecord),
-    Skipped(SkipRecord),
-}
-
-impl Line {
-    /// The record of a step that was taken.
-    pub(crate) fn taken(self) -> Option<StepRecord> {
-        match self {
-            Line::Taken(record) => Some(record),
-            Line::Skipped(_) => None,
-        }
-    }
-}
-
 impl RunStatus {
     /// Reads the status of the run in `dir`.
     ///
@@ -76,18 +56,18 @@ impl RunStatus {
     /// A folder without a run.
     pub fn read(dir: &Path) -> Result<Self, RunError> {
         let metrics = dir.join(METRICS);
-        let lines: Vec<Line> =
+        let lines: Vec<MetricsLine> =
             read_last(&metrics, RECENT).map_err(|source| RunError::NoRun { dir: dir.to_owned(), source })?;
         let step = match lines.last() {
-            Some(Line::Taken(record)) => record.step,
-            Some(Line::Skipped(record)) => record.step,
+            Some(MetricsLine::Taken(record)) => record.step,
+            Some(MetricsLine::Skipped(record)) => record.step,
             None => 0,
         };
         let taken: Vec<&StepRecord> = lines
             .iter()
             .filter_map(|line| match line {
-                Line::Taken(record) => Some(record),
-                Line::Skipped(_) => None,
+                MetricsLine::Taken(record) => Some(record),
+                MetricsLine::Skipped(_) => None,
             })
             .collect();
         let mean = |value: fn(&StepRecord) -> f64| {
@@ -113,54 +93,6 @@ impl RunStatus {
             }),
         })
     }
-}
-
-/// What a run took, of all its steps together, however often it was interrupted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct RunTotals {
-    /// Steps done.
-    pub step: u64,
-    /// Wall time of the steps.
-    pub seconds: f64,
-    /// Tokens of their samples.
-    pub tokens: u64,
-    /// The most resident memory its process had.
-    pub peak_rss_bytes: u64,
-}
-
-impl RunTotals {
-    /// Adds up the records of the run in `dir`.
-    ///
-    /// # Errors
-    /// A folder without a run.
-    pub fn read(dir: &Path) -> Result<Self, RunError> {
-        let metrics = dir.join(METRICS);
-        let lines = each_line(&metrics).map_err(|source| RunError::NoRun { dir: dir.to_owned(), source })?;
-        let mut totals = RunTotals::default();
-        for line in lines {
-            match line {
-                Line::Taken(record) => {
-                    totals.step = record.step;
-                    totals.seconds += record.seconds;
-                    totals.tokens += record.tokens;
-                    totals.peak_rss_bytes = totals.peak_rss_bytes.max(record.peak_rss_bytes);
-                }
-                Line::Skipped(record) => totals.step = record.step,
-            }
-        }
-        Ok(totals)
-    }
-}
-
-/// The evaluations of the run in `dir`; none if there are none yet.
-pub fn read_evaluations(dir: &Path) -> Vec<EvaluationRecord> {
-    each_line(&dir.join(EVALUATIONS)).map(Iterator::collect).unwrap_or_default()
-}
-
-/// The records of a log one by one; lines that are not such records are left out.
-fn each_line<T: DeserializeOwned>(path: &Path) -> io::Result<impl Iterator<Item = T>> {
-    let lines = BufReader::new(File::open(path)?).lines();
-    Ok(lines.map_while(Result::ok).filter_map(|line| serde_json::from_str(&line).ok()))
 }
 
 fn read_length(dir: &Path) -> io::Result<RunLength> {

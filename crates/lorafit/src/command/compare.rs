@@ -85,7 +85,7 @@ struct Compared {
     tokens_per_s: Option<f64>,
     /// Time of the steps together.
     seconds: Option<f64>,
-    steps: Option<usize>,
+    steps: Option<u64>,
 }
 
 /// A run that is to be judged.
@@ -188,10 +188,10 @@ impl CompareArgs {
             exact_match: found.answers.map(|answers| answers.share()),
             trainable_parameters: adapter.map_or(0, |adapter| adapter.parameters() as u64),
             file_bytes: run.map(|run| run.result.weight_bytes()).transpose()?,
-            peak_rss_bytes: run.map(|run| run.peak_rss_bytes),
-            tokens_per_s: run.map(|run| run.tokens_per_s),
-            seconds: run.map(|run| run.seconds),
-            steps: run.map(|run| run.steps),
+            peak_rss_bytes: run.map(|run| run.totals.peak_rss_bytes),
+            tokens_per_s: run.map(|run| run.totals.tokens_per_s()),
+            seconds: run.map(|run| run.totals.seconds),
+            steps: run.map(|run| run.totals.step),
         })
     }
 

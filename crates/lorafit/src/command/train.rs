@@ -7,6 +7,7 @@ use clap::{ArgAction, Args};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use lorafit_data::statistics::Statistics;
 use lorafit_data::{Dataset, Order, Source, Subset};
 use lorafit_model::{ActivationPolicy, Recompute, Trainable};
 use lorafit_train::{
@@ -493,6 +494,7 @@ impl<'a> Ready<'a> {
             None => RunFolder::create(lock, info)?,
         };
         run.write_plan(plan)?;
+        run.write_data(&Statistics::of(&self.data.rows, args.batch_size))?;
         if args.safety.tensorboard {
             run.write_events(checkpoint.map_or(0, |checkpoint| checkpoint.state.step) + 1)?;
         }

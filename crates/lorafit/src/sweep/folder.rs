@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use lorafit_train::sweep::{Curve, Options, Shard, TrialRecord};
-use lorafit_train::{RunLock, RunStatus, RunTotals, read_evaluations};
+use lorafit_train::{RunHistory, RunLock, RunStatus};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -196,14 +196,15 @@ pub struct Outcome {
 impl Outcome {
     /// Reads what the run in `dir` came to; `None` if it was not evaluated after its last step.
     pub fn read(dir: &Path) -> anyhow::Result<Option<Self>> {
-        let RunTotals { step, seconds, tokens, peak_rss_bytes } = RunTotals::read(dir)?;
-        let evaluation = read_evaluations(dir).pop().filter(|evaluation| evaluation.step == step);
+        let history = RunHistory::read(dir)?;
+        let totals = history.totals();
+        let evaluation = history.evaluations.last().filter(|evaluation| evaluation.step == totals.step);
         Ok(evaluation.map(|evaluation| Outcome {
-            step,
+            step: totals.step,
             metric: evaluation.loss,
-            seconds,
-            tokens_per_s: tokens as f64 / seconds,
-            peak_rss_bytes,
+            seconds: totals.seconds,
+            tokens_per_s: totals.tokens_per_s(),
+            peak_rss_bytes: totals.peak_rss_bytes,
         }))
     }
 }
@@ -331,7 +332,8 @@ impl Trial {
 
     /// The scores of its evaluations so far.
     pub fn curve(&self, direction: Direction) -> Curve {
-        read_evaluations(&self.dir).iter().map(|e| (e.step, direction.score(e.loss))).collect()
+        let evaluations = RunHistory::read(&self.dir).map(|history| history.evaluations).unwrap_or_default();
+        evaluations.iter().map(|e| (e.step, direction.score(e.loss))).collect()
     }
 
     /// The last outcome.

@@ -1,0 +1,240 @@
+//! `lorafit inspect`: what an adapter is, and what it changed, in the terminal.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use lorafit_model::adapter::AdapterFile;
+use serde_json::json;
+
+use crate::adapter_numbers::{self, LayerNumbers, OverlapNumbers, check_overlap, median, modules, verdict};
+use crate::cli::Common;
+use crate::engine::{grouped, use_threads};
+use crate::figure;
+use crate::output;
+
+/// The flags of `inspect`.
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = "\
+Examples:
+    lorafit inspect runs/first
+    lorafit inspect some-peft-adapter --model M        also how large the change is beside the weights
+    lorafit inspect runs/first --against runs/second   whether two runs found the same directions
+    lorafit inspect runs/first --csv layers.csv
+
+dW = scale B A is what the adapter adds to a weight W; it is never formed. effective rank: exp of the entropy of the
+singular values (Roy and Vetterli 2007), how many directions are used. stable rank: ||dW||_F^2 / ||dW||_2^2, how many are
+nearly as strong as the strongest. similarity: ||U_i^T V_j||_F^2 / min(i, j) (Hu et al. 2021, section 7.2), 1 where one
+subspace holds the other. Runs of one --seed begin with the same A and are alike on the side of inputs for that reason.")]
+pub struct InspectArgs {
+    /// Any PEFT LoRA adapter, or a run folder of train
+    pub adapter: PathBuf,
+    /// The base, for ||W||_F: a folder, a .gguf file, or a hub id [default: the one the run or the adapter names, if it is
+    /// on this machine]
+    #[arg(long, value_name = "M")]
+    pub model: Option<String>,
+    /// Another adapter of the same base: similarity and principal angles of the subspaces of both
+    #[arg(long, value_name = "ADAPTER2")]
+    pub against: Option<PathBuf>,
+    /// Print one JSON object, with every singular value and angle
+    #[arg(long)]
+    pub json: bool,
+    /// Write the numbers of every layer to a CSV file
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// The flags of every verb.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Tells what an adapter changed.
+pub fn run(args: InspectArgs) -> anyhow::Result<()> {
+    args.common.validate()?;
+    use_threads(&args.common)?;
+    let adapter = AdapterFile::read(&args.adapter)?;
+    let against = args.against.as_ref().map(|dir| AdapterFile::read(dir)).transpose()?;
+    let base = adapter_numbers::open_base(args.model.as_deref(), &adapter, args.common.quiet)?;
+    let layers = adapter_numbers::of(&adapter, base.as_ref(), against.as_ref())?;
+    if let Some(other) = &args.against {
+        check_overlap(&layers, &args.adapter, other)?;
+    }
+    if let Some(path) = &args.csv {
+        output::file(path, csv(&layers).as_bytes())?;
+    }
+    if args.json {
+        let object = json!({
+            "adapter": adapter.path,
+            "base": adapter.base,
+            "rank": adapter.rank,
+            "alpha": adapter.alpha,
+            "use_rslora": adapter.use_rslora,
+            "dtypes": adapter.dtypes,
+            "file_bytes": adapter.file_bytes,
+            "trainable_parameters": adapter.parameters(),
+            "beside": adapter.beside,
+            "verdict": verdict(&layers),
+            "layers": layers,
+        });
+        return Ok(output::line(object.to_string())?);
+    }
+    for line in summary(&adapter) {
+        output::line(line)?;
+    }
+    output::line("")?;
+    for line in aligned(&table(&layers, base.is_some(), against.is_some())) {
+        output::line(line)?;
+    }
+    output::line("")?;
+    for line in aligned(&medians(&layers)) {
+        output::line(line)?;
+    }
+    output::line(format!("\n{}", verdict(&layers)))?;
+    Ok(())
+}
+
+fn summary(adapter: &AdapterFile) -> Vec<String> {
+    let base = adapter.base.as_deref().unwrap_or("an unnamed base");
+    let rank = adapter.rank.map_or("several".to_owned(), |rank| rank.to_string());
+    let rslora = if adapter.use_rslora { ", rslora" } else { "" };
+    let mut lines = vec![
+        format!("{} for {base}", adapter.path.display()),
+        format!(
+            "rank {rank}, alpha {}{rslora}, {} layers, {} trainable parameters, {} bytes in {}",
+            adapter.alpha,
+            adapter.factors.len(),
+            grouped(adapter.parameters() as u64),
+            grouped(adapter.file_bytes),
+            adapter.dtypes.join(" and ")
+        ),
+    ];
+    lines.extend(adapter.beside.iter().map(|what| format!("also there, and not looked at: {what}")));
+    lines
+}
+
+fn table(layers: &[LayerNumbers], base: bool, against: bool) -> Vec<Vec<String>> {
+    let head = ["layer", "module", "r", "scale", "||dW||", "/ ||W||", "eff. rank", "stable", "strongest"];
+    let overlap = ["alike out", "alike in", "first angle"];
+    let shown =
+        head.iter().filter(|name| base || **name != "/ ||W||").chain(overlap.iter().filter(|_| against));
+    let mut lines: Vec<Vec<String>> = vec![shown.map(|name| (*name).to_owned()).collect()];
+    for layer in layers {
+        let mut line = vec![
+            layer.layer.map_or("-".to_owned(), |number| number.to_string()),
+            layer.module.clone(),
+            layer.rank.to_string(),
+            short(layer.scale),
+            short(layer.norm),
+        ];
+        if base {
+            line.push(layer.relative_norm.map_or("-".to_owned(), |share| format!("{:.2} %", 100.0 * share)));
+        }
+        line.extend([format!("{:.2}", layer.effective_rank), format!("{:.2}", layer.stable_rank)]);
+        line.push(layer.singular_values.iter().take(3).map(|s| short(*s)).collect::<Vec<_>>().join(" "));
+        if against {
+            line.extend(match &layer.overlap {
+                Some(OverlapNumbers { outputs, inputs }) => [
+                    format!("{:.3}", outputs.similarity),
+                    format!("{:.3}", inputs.similarity),
+                    outputs.angles_degrees.first().map_or("-".to_owned(), |angle| format!("{angle:.1}°")),
+                ],
+                None => ["-", "-", "-"].map(str::to_owned),
+            });
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+/// The median of every kind of module.
+fn medians(layers: &[LayerNumbers]) -> Vec<Vec<String>> {
+    let mut lines = vec![["median", "||dW||", "eff. rank", "stable"].map(str::to_owned).to_vec()];
+    for module in modules(layers) {
+        let of = |value: fn(&LayerNumbers) -> f64| {
+            median(layers.iter().filter(|layer| layer.module == module).map(value)).unwrap_or_default()
+        };
+        lines.push(vec![
+            module.to_owned(),
+            short(of(|layer| layer.norm)),
+            format!("{:.2}", of(|layer| layer.effective_rank)),
+            format!("{:.2}", of(|layer| layer.stable_rank)),
+        ]);
+    }
+    lines
+}
+
+/// Columns beside each other, the words to the left and the numbers to the right.
+fn aligned(lines: &[Vec<String>]) -> Vec<String> {
+    let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let is_word = |column: usize| {
+        lines
+            .iter()
+            .skip(1)
+            .filter_map(|line| line.get(column))
+            .any(|c| c.starts_with(|c: char| c.is_alphabetic()))
+    };
+    let words: Vec<bool> = (0..columns).map(is_word).collect();
+    let cell = |(i, cell): (usize, &String)| match words[i] {
+        true => format!("{cell:<width$}", width = widths[i]),
+        false => format!("{cell:>width$}", width = widths[i]),
+    };
+    lines.iter().map(|line| line.iter().enumerate().map(cell).collect::<Vec<_>>().join("  ")).collect()
+}
+
+/// Four digits, in any size.
+fn short(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        size if !(1e-3..1e5).contains(&size) => format!("{value:.2e}"),
+        size => format!("{value:.digits$}", digits = (3 - size.log10().floor() as i32).max(0) as usize),
+    }
+}
+
+/// A line a layer; singular values and angles from the first to the last, beside each other in one cell.
+pub fn csv(layers: &[LayerNumbers]) -> String {
+    let head = [
+        "path",
+        "layer",
+        "module",
+        "rank",
+        "scale",
+        "outputs",
+        "inputs",
+        "norm",
+        "relative_norm",
+        "effective_rank",
+        "stable_rank",
+        "singular_values",
+        "similarity_outputs",
+        "similarity_inputs",
+        "angles_outputs_degrees",
+        "angles_inputs_degrees",
+    ];
+    let list = |values: &[f64]| values.iter().map(f64::to_string).collect::<Vec<_>>().join(" ");
+    let mut lines = vec![head.map(str::to_owned).to_vec()];
+    lines.extend(layers.iter().map(|l| {
+        let overlap = l.overlap.as_ref();
+        let of = |value: &dyn Fn(&OverlapNumbers) -> String| overlap.map(value).unwrap_or_default();
+        vec![
+            l.path.clone(),
+            l.layer.map(|number| number.to_string()).unwrap_or_default(),
+            l.module.clone(),
+            l.rank.to_string(),
+            l.scale.to_string(),
+            l.outputs.to_string(),
+            l.inputs.to_string(),
+            l.norm.to_string(),
+            l.relative_norm.map(|share| share.to_string()).unwrap_or_default(),
+            l.effective_rank.to_string(),
+            l.stable_rank.to_string(),
+            list(&l.singular_values),
+            of(&|o| o.outputs.similarity.to_string()),
+            of(&|o| o.inputs.similarity.to_string()),
+            of(&|o| list(&o.outputs.angles_degrees)),
+            of(&|o| list(&o.inputs.angles_degrees)),
+        ]
+    }));
+    figure::table(&lines)
+}

@@ -1,0 +1,182 @@
+//! `lorafit report`: how runs went and what they changed, as one page.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use lorafit_model::adapter::{self, AdapterFile};
+use lorafit_train::RunHistory;
+
+use super::generate::Sampling;
+use super::require;
+use crate::adapter_numbers::{self, check_overlap};
+use crate::base_args::{QuantArgs, TemplateArgs};
+use crate::cli::Common;
+use crate::engine::{open_base, use_threads};
+use crate::output;
+use crate::report_error::CliError;
+use crate::report_page::sweep::{Sweep, TRIALS};
+use crate::report_page::training::NamedRun;
+use crate::report_page::{Report, adapter as adapter_section, answers, training};
+
+/// The flags of `report`.
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = "\
+Examples:
+    lorafit report runs/first --out report.html
+    lorafit report runs/first runs/second --out report.html --figures figures
+    lorafit report runs/first --out report.html --prompts prompts.txt
+    lorafit report sweeps/first --out report.html
+
+The page loads nothing and runs nothing: it can be sent, printed, and opened in ten years. A run may still be running.")]
+pub struct ReportArgs {
+    /// Run folders of train, or one folder of a sweep
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// The page to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Write each figure to this folder too, as SVG and PNG, and its numbers as CSV
+    #[arg(long, value_name = "DIR")]
+    pub figures: Option<PathBuf>,
+    /// Prompts that the base and each adapter answer, which takes its time: a text file with one a line, or a .jsonl file
+    /// of objects with a `prompt`
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
+    /// Longest answer to a prompt
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub max_new_tokens: usize,
+    /// The base [default: the one the first run names, if it is on this machine]
+    #[arg(long, value_name = "M")]
+    pub model: Option<String>,
+    /// How the base is held in memory while it answers.
+    #[command(flatten)]
+    pub base: QuantArgs,
+    /// How conversations are written.
+    #[command(flatten)]
+    pub template: TemplateArgs,
+    /// The flags of every verb.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Writes a report.
+pub fn run(args: ReportArgs) -> anyhow::Result<()> {
+    args.common.validate()?;
+    require(args.max_new_tokens > 0, "max-new-tokens", args.max_new_tokens, "must be 1 or more")?;
+    use_threads(&args.common)?;
+    let mut report = Report::default();
+    let title = match args.runs.iter().any(|run| run.join(TRIALS).is_file()) {
+        true => add_sweep(&mut report, &args)?,
+        false => add_runs(&mut report, &args)?,
+    };
+    let subtitle = format!("lorafit {}", env!("CARGO_PKG_VERSION"));
+    let page = report.page(&title, &subtitle);
+    if let Some(folder) = &args.figures {
+        report.write_figures(folder)?;
+    }
+    output::file(&args.out, page.as_bytes())?;
+    if !args.common.quiet {
+        output::line(format!("report written to {}", args.out.display()))?;
+    }
+    Ok(())
+}
+
+fn add_sweep(report: &mut Report, args: &ReportArgs) -> anyhow::Result<String> {
+    let [dir] = &args.runs[..] else {
+        let text = "a sweep is reported by itself";
+        return Err(CliError::usage(text)
+            .hint("give its folder alone; its trials are runs: give those together")
+            .into());
+    };
+    if args.prompts.is_some() {
+        let text = "--prompts is for runs, not for a sweep";
+        return Err(CliError::usage(text).hint("give the run of its best trial").into());
+    }
+    Sweep::read(dir)?.add(report);
+    Ok(last_part(dir))
+}
+
+fn add_runs(report: &mut Report, args: &ReportArgs) -> anyhow::Result<String> {
+    let histories = args.runs.iter().map(|dir| RunHistory::read(dir)).collect::<Result<Vec<_>, _>>()?;
+    let names: Vec<String> = args.runs.iter().map(|dir| last_part(dir)).collect();
+    let unique = |i: usize| names.iter().filter(|name| **name == names[i]).count() == 1;
+    let runs: Vec<NamedRun> = histories
+        .into_iter()
+        .enumerate()
+        .map(|(i, history)| {
+            let name = if unique(i) { names[i].clone() } else { args.runs[i].display().to_string() };
+            NamedRun { name, history }
+        })
+        .collect();
+    let prompts = args.prompts.as_deref().map(answers::prompts).transpose()?;
+    training::add(report, &runs);
+    let adapters = add_adapters(report, args, &runs)?;
+    if let Some(prompts) = prompts {
+        add_answers(report, args, &adapters, &prompts)?;
+    }
+    training::add_configuration(report, &runs);
+    Ok(runs.iter().map(|run| run.name.as_str()).collect::<Vec<_>>().join(", "))
+}
+
+/// The runs that have an adapter, each with its folder.
+fn add_adapters(
+    report: &mut Report,
+    args: &ReportArgs,
+    runs: &[NamedRun],
+) -> anyhow::Result<Vec<(String, PathBuf)>> {
+    report.section("What training changed");
+    let (mut found, mut files): (Vec<(String, PathBuf)>, Vec<AdapterFile>) = (Vec::new(), Vec::new());
+    for run in runs {
+        match run.history.adapter_dir() {
+            Some(dir) => {
+                files.push(AdapterFile::read(&dir)?);
+                found.push((run.name.clone(), dir));
+            }
+            None => report.note(&format!(
+                "{} has no adapter: it trains all weights, or has saved none yet. Changes, spectra and directions are left out.",
+                run.name
+            )),
+        }
+    }
+    for (i, ((name, _), file)) in found.iter().zip(&files).enumerate() {
+        let base = adapter_numbers::open_base(args.model.as_deref(), file, args.common.quiet)?;
+        let layers = adapter_numbers::of(file, base.as_ref(), files.get(i + 1))?;
+        adapter_section::add(report, name, file, &layers);
+        if let Some((other, dir)) = found.get(i + 1) {
+            match check_overlap(&layers, &file.path, dir) {
+                Ok(()) => adapter_section::add_overlap(report, name, other, &layers),
+                Err(error) => report.note(&format!("{error}.")),
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn add_answers(
+    report: &mut Report,
+    args: &ReportArgs,
+    adapters: &[(String, PathBuf)],
+    prompts: &[String],
+) -> anyhow::Result<()> {
+    let named = || adapters.iter().find_map(|(_, dir)| adapter_numbers::base_of_run(dir));
+    let model = args.model.clone().or_else(named).ok_or_else(|| {
+        CliError::usage("--prompts needs the base, which no run names").hint("give it with --model")
+    })?;
+    let base = open_base(&model, &args.base, &args.template, &args.common)?;
+    let load = |(name, dir): &(String, PathBuf)| -> anyhow::Result<_> {
+        Ok((name.clone(), adapter::load(dir, base.model.config(), base.model.device())?))
+    };
+    let loaded = adapters.iter().map(load).collect::<anyhow::Result<Vec<_>>>()?;
+    let sampling =
+        Sampling { max_new_tokens: args.max_new_tokens, temperature: 0.0, top_p: 1.0, top_k: 0, seed: 0 };
+    answers::add(report, &base, &loaded, prompts, &sampling, &mut |text| {
+        if !args.common.quiet {
+            eprintln!("{text}");
+        }
+    })
+}
+
+fn last_part(dir: &Path) -> String {
+    let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    whole.file_name().map_or_else(|| dir.display().to_string(), |name| name.to_string_lossy().into_owned())
+}

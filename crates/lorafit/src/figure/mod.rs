@@ -1,0 +1,174 @@
+//! Figures: one description, drawn as SVG for a page (in its colours) or for a file, as PNG, and told as CSV.
+
+mod draw;
+mod numbers;
+mod png;
+mod scale;
+
+pub use numbers::table;
+pub use png::png;
+pub use scale::viridis;
+
+use crate::page::escape;
+
+/// Colours that people with any colour vision tell apart (Okabe and Ito 2008), those with enough contrast on white and on
+/// black first.
+pub const COLOURS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f"];
+
+/// A figure.
+pub struct Figure {
+    /// Its name as a file, without an ending.
+    pub name: String,
+    /// What it shows.
+    pub title: String,
+    /// How it is read, in a sentence or two.
+    pub description: String,
+    /// What is drawn.
+    pub plot: Plot,
+}
+
+/// The kinds of figures.
+pub enum Plot {
+    /// Curves, points and bars over two axes.
+    Lines(Lines),
+    /// A value for each row and column.
+    HeatMap(HeatMap),
+    /// A line for each thing across many axes.
+    Parallel(Parallel),
+}
+
+/// Curves, points and bars.
+pub struct Lines {
+    /// From left to right.
+    pub x: Axis,
+    /// From bottom to top.
+    pub y: Axis,
+    /// What is drawn, the first below.
+    pub series: Vec<Series>,
+}
+
+/// What an axis is called, with its unit, and its scale.
+#[derive(Clone, Debug)]
+pub struct Axis {
+    /// Name and unit.
+    pub label: String,
+    /// Whether equal ratios have equal lengths.
+    pub log: bool,
+}
+
+impl Axis {
+    /// With even steps.
+    pub fn linear(label: &str) -> Self {
+        Axis { label: label.to_owned(), log: false }
+    }
+
+    /// With even ratios.
+    pub fn log(label: &str) -> Self {
+        Axis { label: label.to_owned(), log: true }
+    }
+}
+
+/// Points that belong together.
+pub struct Series {
+    /// For the legend and the CSV; a series without a mark in the legend has one, too.
+    pub name: String,
+    /// A colour of SVG.
+    pub colour: String,
+    /// How it is drawn.
+    pub style: Style,
+    /// Whether the legend names it.
+    pub in_legend: bool,
+    /// By `x`; what is not finite is left out.
+    pub points: Vec<(f64, f64)>,
+}
+
+impl Series {
+    /// A series in the colour of its number.
+    pub fn new(name: &str, number: usize, style: Style, points: Vec<(f64, f64)>) -> Self {
+        let colour = COLOURS[number % COLOURS.len()].to_owned();
+        Series { name: name.to_owned(), colour, style, in_legend: true, points }
+    }
+
+    /// Without a place in the legend.
+    pub fn unnamed(self) -> Self {
+        Series { in_legend: false, ..self }
+    }
+}
+
+/// How a series is drawn.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Style {
+    /// A line.
+    Solid,
+    /// A line behind others.
+    Faint,
+    /// A broken line.
+    Dashed,
+    /// A line with a dot at every point.
+    Dotted,
+    /// Dots alone.
+    Points,
+    /// A bar for every point, so wide.
+    Bars(f64),
+}
+
+/// A value for each row and column.
+pub struct HeatMap {
+    /// What columns are.
+    pub x_label: String,
+    /// Names of the columns.
+    pub columns: Vec<String>,
+    /// Names of the rows and their values, one for each column where there is one.
+    pub rows: Vec<(String, Vec<Option<f64>>)>,
+    /// What the colours tell, with the unit.
+    pub value_label: String,
+}
+
+/// A line for each thing across many axes.
+pub struct Parallel {
+    /// The axes, the last of which decides the colour.
+    pub axes: Vec<ParallelAxis>,
+    /// The things: a name, and a value for each axis where there is one.
+    pub lines: Vec<(String, Vec<Option<f64>>)>,
+    /// Which of them is drawn above all.
+    pub best: Option<usize>,
+}
+
+/// An upright axis.
+pub struct ParallelAxis {
+    /// Its name and scale.
+    pub axis: Axis,
+    /// Names of the values 0, 1, 2 and so on, if they are no numbers.
+    pub names: Vec<String>,
+}
+
+/// Where a figure stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In a page: in its colours, its title beside it.
+    Page,
+    /// In a file: on white, with its title.
+    File,
+}
+
+impl Figure {
+    /// The figure as SVG.
+    pub fn svg(&self, place: Place) -> String {
+        draw::svg(self, place)
+    }
+
+    /// The figure as part of a page.
+    pub fn html(&self) -> String {
+        format!(
+            "<figure>\n<h3>{}</h3>\n{}<figcaption>{}</figcaption>\n</figure>\n",
+            escape(&self.title),
+            self.svg(Place::Page),
+            escape(&self.description)
+        )
+    }
+
+    /// The numbers behind the figure, all of them.
+    pub fn csv(&self) -> String {
+        numbers::csv(&self.plot)
+    }
+}

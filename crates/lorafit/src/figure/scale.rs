@@ -1,0 +1,187 @@
+//! Axes: from values to places, round ticks, and colours for values.
+
+/// A range of values, which is never empty.
+#[derive(Clone, Copy, Debug)]
+pub struct Scale {
+    low: f64,
+    high: f64,
+    log: bool,
+}
+
+impl Scale {
+    /// The range of the values that can be shown.
+    pub fn of(values: impl Iterator<Item = f64>, log: bool) -> Self {
+        let shown = values.filter(|v| v.is_finite() && (!log || *v > 0.0));
+        let (low, high) = shown.fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(v), high.max(v)));
+        match (low <= high, low < high, log) {
+            (false, _, _) => Scale { low: if log { 0.1 } else { 0.0 }, high: 1.0, log },
+            (true, true, _) => Scale { low, high, log },
+            (true, false, true) => Scale { low: low / 2.0, high: high * 2.0, log },
+            (true, false, false) => {
+                let room = if low == 0.0 { 1.0 } else { low.abs() / 2.0 };
+                Scale { low: low - room, high: high + room, log }
+            }
+        }
+    }
+
+    /// With zero and a twentieth of room above, for bars.
+    pub fn from_zero(self) -> Self {
+        let high = self.high.max(0.0);
+        Scale { low: self.low.min(0.0), high: if high > 0.0 { high * 1.05 } else { 1.0 }, ..self }
+    }
+
+    /// With a little room at both ends.
+    pub fn roomy(self) -> Self {
+        let Scale { low, high, log } = self;
+        if log {
+            let room = (high / low).powf(0.04);
+            return Scale { low: low / room, high: high * room, log };
+        }
+        let room = (high - low) * 0.05;
+        // What has nothing below zero shows nothing below zero.
+        let lowest = if low >= 0.0 { 0.0 } else { f64::MIN };
+        Scale { low: (low - room).max(lowest), high: high + room, log }
+    }
+
+    /// Where `value` is between 0 and 1; nowhere if it cannot be shown.
+    pub fn place(&self, value: f64) -> Option<f64> {
+        let place = match self.log {
+            true => (value / self.low).ln() / (self.high / self.low).ln(),
+            false => (value - self.low) / (self.high - self.low),
+        };
+        place.is_finite().then_some(place)
+    }
+
+    /// Round values within the range, about `wanted` of them, with their texts.
+    pub fn ticks(&self, wanted: usize) -> Vec<(f64, String)> {
+        let decades = (self.high / self.low).log10();
+        let values = if self.log && decades >= 1.5 {
+            let (first, last) = (self.low.log10().floor() as i32, self.high.log10().ceil() as i32);
+            let every = ((last - first) as usize).div_ceil(wanted.max(1)).max(1);
+            let digits: &[f64] = if decades < 2.5 { &[1.0, 2.0, 5.0] } else { &[1.0] };
+            let powers = (first..=last).step_by(every).map(|power| 10f64.powi(power));
+            powers.flat_map(|power| digits.iter().map(move |digit| digit * power)).collect()
+        } else {
+            let step = round_step((self.high - self.low) / wanted.max(1) as f64);
+            let (first, last) = ((self.low / step).ceil(), (self.high / step).floor());
+            (0..=(last - first).clamp(0.0, 100.0) as usize)
+                .map(|i| (first + i as f64) * step)
+                .collect::<Vec<_>>()
+        };
+        let inside =
+            |value: &f64| *value >= self.low * (1.0 - 1e-9) - 1e-300 && *value <= self.high * (1.0 + 1e-9);
+        values
+            .into_iter()
+            .filter(|v| self.low < 0.0 || inside(v))
+            .map(|value| (value, short(value)))
+            .collect()
+    }
+
+    /// The ends.
+    pub fn ends(&self) -> (f64, f64) {
+        (self.low, self.high)
+    }
+}
+
+/// 1, 2 or 5 times a power of ten, at least `step`.
+fn round_step(step: f64) -> f64 {
+    let power = 10f64.powf(step.log10().floor());
+    [1.0, 2.0, 5.0]
+        .map(|digit| digit * power)
+        .into_iter()
+        .find(|s| *s >= step * 0.999)
+        .unwrap_or(10.0 * power)
+}
+
+/// A number in little room: `0.25`, `1500`, `20k`, `3e-5`.
+pub fn short(value: f64) -> String {
+    let size = value.abs();
+    if size > 0.0 && !(1e-3..1e9).contains(&size) {
+        let power = size.log10().floor();
+        let digits = format!("{:.2}", value / 10f64.powf(power));
+        return format!("{}e{power}", trimmed(&digits));
+    }
+    match size {
+        1e6.. => format!("{}M", trimmed(&format!("{:.2}", value / 1e6))),
+        1e4.. => format!("{}k", trimmed(&format!("{:.2}", value / 1e3))),
+        100.0.. => trimmed(&format!("{value:.1}")),
+        1.0.. => trimmed(&format!("{value:.3}")),
+        _ => trimmed(&format!("{value:.5}")),
+    }
+}
+
+fn trimmed(digits: &str) -> String {
+    let text = if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { digits };
+    if text == "-0" { "0".to_owned() } else { text.to_owned() }
+}
+
+/// The colour of a place between 0 and 1: viridis (Smith and van der Walt 2015), of nine of its colours.
+pub fn viridis(place: f64) -> String {
+    const STOPS: [[u8; 3]; 9] = [
+        [0x44, 0x01, 0x54],
+        [0x47, 0x2d, 0x7b],
+        [0x3b, 0x52, 0x8b],
+        [0x2c, 0x72, 0x8e],
+        [0x21, 0x91, 0x8c],
+        [0x28, 0xae, 0x80],
+        [0x5e, 0xc9, 0x62],
+        [0xad, 0xdc, 0x30],
+        [0xfd, 0xe7, 0x25],
+    ];
+    let at = place.clamp(0.0, 1.0) * (STOPS.len() - 1) as f64;
+    let (below, share) = ((at as usize).min(STOPS.len() - 2), at - (at as usize).min(STOPS.len() - 2) as f64);
+    let mixed = |i: usize| {
+        let (a, b) = (f64::from(STOPS[below][i]), f64::from(STOPS[below + 1][i]));
+        (a + (b - a) * share).round() as u8
+    };
+    format!("#{:02x}{:02x}{:02x}", mixed(0), mixed(1), mixed(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_take_little_room() {
+        let values = [0.0, 0.25, 3e-5, -0.002, 1.0, 12.5, 1500.0, 20_000.0, 2.5e6, 1e12, -1e-9];
+        let texts = ["0", "0.25", "3e-5", "-0.002", "1", "12.5", "1500", "20k", "2.5M", "1e12", "-1e-9"];
+        assert_eq!(values.map(short), texts);
+    }
+
+    #[test]
+    fn ticks_are_round_few_and_inside() {
+        for (low, high, log) in [
+            (0.0, 1.0, false),
+            (0.013, 0.77, false),
+            (-3.0, 8.0, false),
+            (1.0, 135.0, false),
+            (1e-5, 1e-3, true),
+            (1e-30, 1.0, true),
+            (2.0, 9.0, true),
+            (7.0, 7.0, false),
+            (0.0, 0.0, false),
+        ] {
+            let scale = Scale::of([low, high].into_iter(), log);
+            let ticks = scale.ticks(5);
+            assert!((2..=12).contains(&ticks.len()), "{low} to {high}: {ticks:?}");
+            for (value, _) in ticks {
+                let place = scale.place(value).unwrap();
+                assert!((-1e-6..=1.0 + 1e-6).contains(&place), "{value} of {low} to {high}");
+            }
+        }
+    }
+
+    #[test]
+    fn values_that_cannot_be_shown_have_no_place() {
+        let scale = Scale::of([f64::NAN, -1.0, 1.0, 100.0, f64::INFINITY].into_iter(), true);
+        assert_eq!(scale.ends(), (1.0, 100.0));
+        assert!(scale.place(0.0).is_none() && scale.place(-1.0).is_none() && scale.place(f64::NAN).is_none());
+        assert!((scale.place(10.0).unwrap() - 0.5).abs() < 1e-12);
+        assert!(Scale::of(std::iter::empty(), false).place(0.5).is_some());
+    }
+
+    #[test]
+    fn colours_go_from_dark_to_bright() {
+        assert_eq!([0.0, 0.5, 1.0].map(viridis), ["#440154", "#21918c", "#fde725"]);
+    }
+}

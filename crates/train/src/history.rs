@@ -1,0 +1,194 @@
+//! What a run wrote down, read back whole: also while it is running, and of one that was killed.
+
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::checkpoint::last_saved;
+use crate::metrics::{EvaluationRecord, MetricsLine, SkipRecord, StepRecord};
+use crate::run::{CONFIG, DATA, EVALUATIONS, METRICS, PLAN, RunError};
+
+/// A line longer than this is no record.
+const LONGEST_LINE: u64 = 1 << 20;
+
+/// The records of a run.
+#[derive(Clone, Debug)]
+pub struct RunHistory {
+    /// The run folder.
+    pub dir: PathBuf,
+    /// Steps taken, in order and each once.
+    pub steps: Vec<StepRecord>,
+    /// Steps that were not taken.
+    pub skips: Vec<SkipRecord>,
+    /// Evaluations, in order.
+    pub evaluations: Vec<EvaluationRecord>,
+    /// Lines that are no records; what a process is still writing counts as none.
+    pub unreadable_lines: usize,
+    /// `plan.json`: bytes by their use.
+    pub plan: Option<Value>,
+    /// `data.json`: what the training rows are like.
+    pub data: Option<Value>,
+    /// `config.toml`.
+    pub config: Option<String>,
+}
+
+impl RunHistory {
+    /// Reads the records in the run folder `dir`. Needs some 100 bytes a step.
+    ///
+    /// # Errors
+    /// A folder without `metrics.jsonl`, or one that cannot be read.
+    pub fn read(dir: &Path) -> Result<Self, RunError> {
+        let no_run = |source| RunError::NoRun { dir: dir.to_owned(), source };
+        let (lines, mut unreadable_lines) = read_lines(&dir.join(METRICS)).map_err(no_run)?;
+        let (mut steps, mut skips): (Vec<StepRecord>, Vec<SkipRecord>) = (Vec::new(), Vec::new());
+        for line in lines {
+            match line {
+                MetricsLine::Taken(record) => {
+                    // A run that went on from a checkpoint takes later steps again.
+                    truncate_from(&mut steps, record.step, |step| step.step);
+                    steps.push(record);
+                }
+                MetricsLine::Skipped(record) => skips.push(record),
+            }
+        }
+        let mut evaluations: Vec<EvaluationRecord> = Vec::new();
+        if let Ok((records, unreadable)) = read_lines::<EvaluationRecord>(&dir.join(EVALUATIONS)) {
+            unreadable_lines += unreadable;
+            for record in records {
+                truncate_from(&mut evaluations, record.step, |evaluation| evaluation.step);
+                evaluations.push(record);
+            }
+        }
+        let text = |name: &str| std::fs::read_to_string(dir.join(name)).ok();
+        let json = |name: &str| serde_json::from_str(&text(name)?).ok();
+        let (plan, data, config) = (json(PLAN), json(DATA), text(CONFIG));
+        Ok(RunHistory {
+            dir: dir.to_owned(),
+            steps,
+            skips,
+            evaluations,
+            unreadable_lines,
+            plan,
+            data,
+            config,
+        })
+    }
+
+    /// Adds up the steps.
+    pub fn totals(&self) -> RunTotals {
+        let last = [self.steps.last().map(|s| s.step), self.skips.last().map(|s| s.step)];
+        RunTotals {
+            step: last.into_iter().flatten().max().unwrap_or(0),
+            seconds: self.steps.iter().map(|step| step.seconds).sum(),
+            tokens: self.steps.iter().map(|step| step.tokens).sum(),
+            peak_rss_bytes: self.steps.iter().map(|step| step.peak_rss_bytes).max().unwrap_or(0),
+        }
+    }
+
+    /// Where the adapter of the run is: the one it ended with, else that of its newest checkpoint, else the best.
+    pub fn adapter_dir(&self) -> Option<PathBuf> {
+        let checkpoint = || last_saved(&self.dir).map(|(_, path)| path);
+        [Some(self.dir.clone()), checkpoint(), Some(self.dir.join("best"))]
+            .into_iter()
+            .flatten()
+            .find(|dir| dir.join("adapter_config.json").is_file())
+    }
+}
+
+/// What a run took, of all its steps together, however often it was interrupted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunTotals {
+    /// Steps done.
+    pub step: u64,
+    /// Wall time of the steps.
+    pub seconds: f64,
+    /// Tokens of their samples.
+    pub tokens: u64,
+    /// The most resident memory its process had.
+    pub peak_rss_bytes: u64,
+}
+
+impl RunTotals {
+    /// Tokens over time; 0 without a step.
+    pub fn tokens_per_s(&self) -> f64 {
+        if self.seconds > 0.0 { self.tokens as f64 / self.seconds } else { 0.0 }
+    }
+}
+
+fn truncate_from<T>(records: &mut Vec<T>, step: u64, step_of: impl Fn(&T) -> u64) {
+    while records.last().is_some_and(|last| step_of(last) >= step) {
+        records.pop();
+    }
+}
+
+/// The records of a log, and how many of its whole lines are none.
+fn read_lines<T: DeserializeOwned>(path: &Path) -> io::Result<(Vec<T>, usize)> {
+    let mut reader = BufReader::new(File::open(path)?);
+    let (mut records, mut unreadable, mut line) = (Vec::new(), 0, Vec::new());
+    loop {
+        line.clear();
+        if io::Read::take(&mut reader, LONGEST_LINE).read_until(b'\n', &mut line)? == 0 {
+            return Ok((records, unreadable));
+        }
+        let whole = line.ends_with(b"\n");
+        match serde_json::from_slice(&line) {
+            Ok(record) => records.push(record),
+            Err(_) if whole || line.len() as u64 == LONGEST_LINE => unreadable += 1,
+            Err(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(step: u64, loss: f64) -> String {
+        let record = StepRecord {
+            step,
+            loss,
+            grad_norm: 1.0,
+            learning_rate: 1e-3,
+            tokens: 10,
+            computed_tokens: 9,
+            supervised_tokens: 5,
+            seconds: 0.5,
+            tokens_per_s: 20.0,
+            peak_rss_bytes: 1,
+        };
+        serde_json::to_string(&record).unwrap()
+    }
+
+    #[test]
+    fn steps_that_were_taken_again_count_once_and_a_torn_line_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let skip = r#"{"step":3,"skipped":"loss","value":"NaN","lines":[7]}"#;
+        let lines = [
+            step(1, 5.0),
+            step(2, 4.0),
+            "no record".to_owned(),
+            skip.to_owned(),
+            step(4, 3.0),
+            // Resumed after step 1.
+            step(2, 4.5),
+            step(3, 3.5),
+        ];
+        let log = lines.join("\n") + "\n" + &step(4, 1.0)[..20];
+        std::fs::write(dir.path().join(METRICS), log).unwrap();
+        let history = RunHistory::read(dir.path()).unwrap();
+        let found: Vec<_> = history.steps.iter().map(|s| (s.step, s.loss)).collect();
+        assert_eq!(found, [(1, 5.0), (2, 4.5), (3, 3.5)]);
+        assert_eq!((history.skips.len(), history.unreadable_lines), (1, 1));
+        assert!(history.evaluations.is_empty() && history.plan.is_none() && history.adapter_dir().is_none());
+    }
+
+    #[test]
+    fn a_folder_without_records_is_no_run() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(RunHistory::read(dir.path()), Err(RunError::NoRun { .. })));
+    }
+}
