@@ -317,8 +317,7 @@ impl Checkpoint {
         struct Version {
             format: u32,
         }
-        let version: Version =
-            serde_json::from_slice(text).map_err(|e| fail(format!("not a state: {e}")))?;
+        let version: Version = serde_json::from_slice(text).map_err(|e| fail(format!("not a state: {e}")))?;
         if version.format != FORMAT {
             let problem = format!("format {}, this lorafit reads format {FORMAT}", version.format);
             return Err(fail(problem));
@@ -381,8 +380,13 @@ fn verify(dir: &Path) -> Result<(), CheckpointError> {
     for (i, name) in FILES.into_iter().enumerate() {
         let path = dir.join(name);
         let mut hasher = blake3::Hasher::new();
-        let file = open(&path).and_then(|file| hasher.update_reader(file).map(drop));
-        file.map_err(|e| CheckpointError::new(&path, format!("cannot read: {e}")))?;
+        let most = if name.ends_with(".safetensors") { u64::MAX } else { MAX_SMALL_BYTES };
+        let fail = |e: io::Error| CheckpointError::new(&path, format!("cannot read: {e}"));
+        let file = open(&path).map_err(fail)?;
+        if file.metadata().map_err(fail)?.len() > most {
+            return Err(too_large(&path, most));
+        }
+        hasher.update_reader(file).map_err(fail)?;
         if written.get(i) != Some(&sum_line(name, &hasher.finalize()).as_bytes()) {
             return Err(CheckpointError::new(
                 &path,
@@ -408,14 +412,16 @@ fn read_small(path: &Path) -> Result<Vec<u8>, CheckpointError> {
     read_bounded(path, MAX_SMALL_BYTES)
 }
 
+fn too_large(path: &Path, most: u64) -> CheckpointError {
+    CheckpointError::new(path, format!("more than the {most} bytes it can have"))
+}
+
 fn read_bounded(path: &Path, most: u64) -> Result<Vec<u8>, CheckpointError> {
     let mut bytes = Vec::new();
     let read = open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes));
     match read {
         Err(e) => Err(CheckpointError::new(path, format!("cannot read: {e}"))),
-        Ok(read) if read as u64 > most => {
-            Err(CheckpointError::new(path, format!("more than the {most} bytes it can have")))
-        }
+        Ok(read) if read as u64 > most => Err(too_large(path, most)),
         Ok(_) => Ok(bytes),
     }
 }

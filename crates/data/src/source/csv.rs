@@ -88,7 +88,10 @@ fn values(row: &ByteRecord) -> Vec<&[u8]> {
 
 /// The names in the first line.
 fn columns(first: &ByteRecord) -> Result<Vec<String>, RowProblem> {
-    let names = values(first).into_iter().take(MOST_COLUMNS + 1).map(|name| text(name).map(|name| name.trim().to_owned()));
+    let names = values(first)
+        .into_iter()
+        .take(MOST_COLUMNS + 1)
+        .map(|name| text(name).map(|name| name.trim().to_owned()));
     let names = names.collect::<Result<Vec<_>, _>>()?;
     if names.len() > MOST_COLUMNS {
         return Err(RowProblem::ManyColumns { most: MOST_COLUMNS });
