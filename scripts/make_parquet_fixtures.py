@@ -1,5 +1,6 @@
 """Chat rows with tools as Parquet, as pyarrow (and so the datasets library) writes them: fixtures/data/chat_*.parquet
-in three compressions, and chat_parquet.json with what a reader should find, nulls left out.
+in three compressions, and chat_parquet.json with what a reader should find, nulls left out. bomb_*.parquet are a page of
+128 MiB in few bytes.
 
 Run from the repository: python scripts/make_parquet_fixtures.py
 """
@@ -71,6 +72,11 @@ def main():
     for compression in ["snappy", "zstd", "gzip"]:
         # A row group of two rows and one of one.
         pq.write_table(table, FOLDER / f"chat_{compression}.parquet", compression=compression, row_group_size=2)
+    bomb = pa.table({"text": [" " * (1 << 20)] * 128})
+    for compression in ["zstd", "gzip"]:
+        path = FOLDER / f"bomb_{compression}.parquet"
+        one_page = {"data_page_size": 1 << 30, "write_batch_size": 1 << 20, "use_dictionary": False}
+        pq.write_table(bomb, path, compression=compression, write_statistics=False, **one_page)
     # The picture is no text, and no field that is read.
     found = [{key: value for key, value in row.items() if key != "image"} for row in ROWS]
     (FOLDER / "chat_parquet.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")

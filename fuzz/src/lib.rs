@@ -152,7 +152,8 @@ pub fn adapter(data: &[u8]) {
     };
     // What is saved is what was loaded.
     let [(_, weights), (_, config_json)] = adapter::files(&adapter, HERE);
-    let (config_json, weights) = (String::from_utf8(config_json).expect("JSON"), SharedBytes::from_vec(weights));
+    let (config_json, weights) =
+        (String::from_utf8(config_json).expect("JSON"), SharedBytes::from_vec(weights));
     let again = adapter::from_bytes(Path::new(HERE), &config_json, weights, &config, Device::Cpu);
     assert_eq!(bits(&again.expect("what was saved")), bits(&adapter));
 }

@@ -187,7 +187,10 @@ impl Tokenizer {
             parts;
         let mut ends = more_eos;
         ends.extend(eos);
-        let largest = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        // What is written around a text is named by the file's post-processor and settings, which may know other ids.
+        let written = prefix.iter().chain(&suffix).copied().chain(eos);
+        let largest =
+            inner.get_vocab(true).into_values().chain(written).max().map_or(0, |id| id as usize + 1);
         let added = inner.get_added_tokens_decoder();
         let mut special_ids: Vec<u32> = added.iter().filter(|(_, t)| t.special).map(|(id, _)| *id).collect();
         special_ids.sort_unstable();

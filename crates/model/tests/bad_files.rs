@@ -3,9 +3,8 @@
 
 mod common;
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -134,10 +133,11 @@ fn configurations_that_cannot_be_used_are_named_with_key_and_value() {
 #[test]
 fn text_files_larger_than_any_real_one_are_not_read() {
     let dir = copy_of(&fixture("sharded"));
-    for name in ["model.safetensors.index.json", "config.json"] {
+    for (name, most) in [("model.safetensors.index.json", 4_194_304), ("config.json", 1_048_576)] {
         let path = dir.path().join(name);
         File::create(&path).and_then(|f| f.set_len(1 << 40)).expect("a sparse file");
-        assert_error(load(dir.path()), &path, "it has 1099511627776 bytes, at most 67108864 are allowed");
+        let problem = format!("it has 1099511627776 bytes, at most {most} are allowed");
+        assert_error(load(dir.path()), &path, &problem);
     }
 }
 
@@ -187,13 +187,66 @@ fn shards_that_are_missing_or_outside_the_folder_are_refused() {
     }
 }
 
+/// What a link leads to would be copied into a quantised model, or hashed, or told about in errors.
+#[cfg(unix)]
+#[test]
+fn links_out_of_a_folder_are_refused_and_those_of_the_hubs_cache_are_followed() {
+    use std::os::unix::fs::symlink;
+    for name in ["config.json", "model.safetensors.index.json", "model-00002-of-00003.safetensors"] {
+        let dir = copy_of(&fixture("sharded"));
+        let elsewhere = tempfile::tempdir().expect("a folder");
+        fs::rename(dir.path().join(name), elsewhere.path().join("x")).expect("moved");
+        symlink(elsewhere.path().join("x"), dir.path().join(name)).expect("a link");
+        let error =
+            assert_error(load(dir.path()), &dir.path().join(name), "a link to a file outside of the folder");
+        assert!(error.hint().is_some_and(|h| h.contains("put the file itself there")));
+        // Within the folder it is a name like another.
+        fs::rename(elsewhere.path().join("x"), dir.path().join("x")).expect("moved");
+        fs::remove_file(dir.path().join(name)).expect("removed");
+        symlink("x", dir.path().join(name)).expect("a link");
+        load(dir.path()).expect("loads");
+    }
+    let dir = copy_of(&fixture("llama/adapter"));
+    fs::remove_file(dir.path().join("adapter_config.json")).expect("removed");
+    symlink("/dev/zero", dir.path().join("adapter_config.json")).expect("a link");
+    let config = dir.path().join("adapter_config.json");
+    assert_error(load_adapter(dir.path()), &config, "a link to a file outside of the folder");
+
+    let cache = tempfile::tempdir().expect("a folder");
+    let snapshot = cache.path().join("models--a--b/snapshots/0123");
+    fs::create_dir_all(&snapshot).expect("made");
+    fs::create_dir(cache.path().join("models--a--b/blobs")).expect("made");
+    for name in ["config.json", "model.safetensors"] {
+        let blob = cache.path().join("models--a--b/blobs").join(name.len().to_string());
+        fs::copy(fixture("llama").join(name), &blob).expect("copied");
+        symlink(Path::new("../../blobs").join(name.len().to_string()), snapshot.join(name)).expect("a link");
+    }
+    load(&snapshot).expect("loads");
+}
+
+/// A pipe that nobody writes to would be waited for without end.
+#[cfg(unix)]
+#[test]
+fn pipes_in_the_place_of_files_are_refused() {
+    for name in ["config.json", "model.safetensors"] {
+        let dir = copy_of(&fixture("llama"));
+        let path = dir.path().join(name);
+        fs::remove_file(&path).expect("removed");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().expect("runs").success());
+        assert_error(load(dir.path()), &path, "it is not a plain file");
+    }
+}
+
 #[test]
 fn indexes_that_are_not_indexes_are_named() {
     for (text, problem) in [
-        ("{", "not JSON"),
-        ("{}", "`weight_map` is missing"),
-        (r#"{"weight_map": []}"#, "`weight_map` is missing"),
-        (r#"{"weight_map": {"lm_head.weight": 3}}"#, "the file of lm_head.weight is 3, expected a name"),
+        ("{", "not an index of shards: EOF"),
+        ("{}", "not an index of shards: missing field `weight_map`"),
+        (r#"{"weight_map": []}"#, "not an index of shards: invalid type: sequence, expected a map"),
+        (
+            r#"{"weight_map": {"lm_head.weight": 3}}"#,
+            "invalid type: integer `3`, expected a string at line 1",
+        ),
     ] {
         let dir = copy_of(&fixture("sharded"));
         let index = dir.path().join("model.safetensors.index.json");
@@ -222,50 +275,13 @@ fn weights_at_odd_addresses_are_read() {
     Case::of(dir.path(), "llama", &expected).assert_logits("at odd addresses");
 }
 
-// Cut and damaged files.
+// Damaged files. That every cut and every flipped bit is survived, `lorafit/tests/hostile` shows.
 
 /// Where the header of the fixture ends: after the last offset of its last tensor.
-fn header_len(bytes: &[u8], gguf: bool) -> usize {
-    if !gguf {
-        return 8 + u64::from_le_bytes(*bytes.first_chunk().expect("a length")) as usize;
-    }
+fn header_len(bytes: &[u8]) -> usize {
     let last = bytes.windows(6).rposition(|w| w == b"blk.1.").expect("a tensor name");
     // The rest of a name, a rank, at most two dimensions, a type and an offset.
     last + 32 + 4 + 16 + 4 + 8
-}
-
-fn cut_everywhere(path: &Path, open: &Path, gguf: bool) {
-    let whole = fs::read(path).expect("the fixture");
-    let header = header_len(&whole, gguf);
-    assert!((1000..4000).contains(&header), "the header has {header} bytes");
-    let body = (header..whole.len()).step_by(whole.len() / 23).chain([whole.len() - 1]);
-    let file = OpenOptions::new().write(true).open(path).expect("writable");
-    // From the end, so that each length is a cut of the one before.
-    for len in body.collect::<Vec<_>>().into_iter().rev().chain((0..header).rev()) {
-        file.set_len(len as u64).expect("cut");
-        let result = catch_unwind(|| load(open).map(|_| ()));
-        let error = result.unwrap_or_else(|_| panic!("a panic at {len} bytes"));
-        let error = error.map_or_else(|e| e, |()| panic!("a model of {len} bytes loads"));
-        assert!(error.to_string().starts_with(&path.display().to_string()), "{len} bytes: {error}");
-        assert!(error.hint().is_some(), "{len} bytes: {error}");
-    }
-}
-
-#[test]
-fn a_safetensors_file_cut_anywhere_is_an_error_that_names_it() {
-    let dir = copy_of(&fixture("llama"));
-    let path = dir.path().join("model.safetensors");
-    cut_everywhere(&path, dir.path(), false);
-    assert_error(load(dir.path()), &path, "not a whole safetensors file");
-}
-
-#[test]
-fn a_gguf_file_cut_anywhere_is_an_error_that_names_it() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let path = dir.path().join("model.gguf");
-    fs::copy(gguf_fixture("llama-mixed.gguf"), &path).expect("copied");
-    cut_everywhere(&path, &path, true);
-    assert_error(load(&path), &path, "the magic number at byte 0 needs 4 bytes, 0 are left");
 }
 
 #[test]
@@ -281,55 +297,13 @@ fn what_a_cut_gguf_lacks_is_named() {
     assert_error(load(&path), &path, "not a GGUF file: it does not begin with GGUF");
 }
 
-/// Flips each bit of `range` in turn; what is loaded then is run. Returns how many of the files loaded.
-fn flip_every_bit(path: &Path, open: &Path, range: std::ops::Range<usize>) -> usize {
-    let whole = fs::read(path).expect("the fixture");
-    let mut file = OpenOptions::new().write(true).open(path).expect("writable");
-    let mut put = |at: usize, byte: u8| {
-        file.seek(SeekFrom::Start(at as u64)).and_then(|_| file.write_all(&[byte])).expect("written")
-    };
-    let mut loaded = 0;
-    for at in range {
-        for bit in 0..8 {
-            put(at, whole[at] ^ 1 << bit);
-            match catch_unwind(AssertUnwindSafe(|| load_and_run(open))) {
-                Ok(Ok(())) => loaded += 1,
-                Ok(Err(error)) => assert!(!error.to_string().is_empty()),
-                Err(_) => panic!("a panic with bit {bit} of byte {at} flipped"),
-            }
-        }
-        put(at, whole[at]);
-    }
-    loaded
-}
-
-#[test]
-fn a_gguf_header_with_any_bit_flipped_loads_or_is_an_error() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let path = dir.path().join("model.gguf");
-    fs::copy(gguf_fixture("llama-mixed.gguf"), &path).expect("copied");
-    let header = header_len(&fs::read(&path).expect("the copy"), true);
-    let loaded = flip_every_bit(&path, &path, 0..header);
-    // Most of a header matters; names of the model and unused metadata do not.
-    assert!(loaded > 0 && loaded < header * 8 / 2, "{loaded} of {} load", header * 8);
-}
-
-#[test]
-fn a_safetensors_header_with_any_bit_flipped_loads_or_is_an_error() {
-    let dir = copy_of(&fixture("llama_f16"));
-    let path = dir.path().join("model.safetensors");
-    let header = header_len(&fs::read(&path).expect("the copy"), false);
-    let loaded = flip_every_bit(&path, dir.path(), 0..header);
-    assert!(loaded < header, "{loaded} of {} load", header * 8);
-}
-
 /// Every tensor of these is found by its offset, so any value there must stay inside the file.
 #[test]
 fn damaged_weights_load_and_run() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("model.gguf");
     let mut bytes = fs::read(gguf_fixture("llama-mixed.gguf")).expect("the fixture");
-    let header = header_len(&bytes, true).next_multiple_of(4096);
+    let header = header_len(&bytes).next_multiple_of(4096);
     // All ones are NaN in every float and every block scale.
     bytes[header..].fill(0xff);
     fs::write(&path, bytes).expect("written");
@@ -483,8 +457,8 @@ fn sizes_that_a_gguf_cannot_have_are_refused_at_once() {
 fn lists_that_only_a_sparse_file_has_room_for_are_refused() {
     let list = |kind: u32, count: u64| [&kind.to_le_bytes()[..], &count.to_le_bytes()].concat();
     for (kind, count, problem) in [
-        (U8, 1 << 23, "8388608 values of k at byte 41 are more than the 4194304 that are allowed"),
-        (TEXT, 1 << 23, "8388608 texts of k at byte 41 are more than the 4194304 that are allowed"),
+        (U8, 1 << 23, "8388608 values of k at byte 41 are more than the 1572864 that are allowed"),
+        (TEXT, 1 << 23, "8388608 texts of k at byte 41 are more than the 1572864 that are allowed"),
         (U8, 1 << 33, "8589934592 values of k at byte 41 do not fit in"),
     ] {
         let started = Instant::now();
@@ -694,41 +668,13 @@ fn an_adapter_file_that_is_missing_or_cut_is_named() {
     let dir = copy_of(&fixture("llama/adapter"));
     let weights = dir.path().join("adapter_model.safetensors");
     let whole = fs::read(&weights).expect("the copy");
-    let header = header_len(&whole, false);
-    let file = OpenOptions::new().write(true).open(&weights).expect("writable");
-    for len in
-        (header..whole.len()).step_by(997).collect::<Vec<_>>().into_iter().rev().chain((0..header).rev())
-    {
-        file.set_len(len as u64).expect("cut");
+    for len in [whole.len() - 1, 1000, 8, 0] {
+        fs::write(&weights, &whole[..len]).expect("cut");
         let error = assert_error(load_adapter(dir.path()), &weights, "not a whole safetensors file");
         assert!(error.hint().is_some());
     }
     fs::remove_file(&weights).expect("removed");
     assert_error(load_adapter(dir.path()), &weights, "cannot open: No such file");
-}
-
-#[test]
-fn an_adapter_header_with_any_bit_flipped_loads_or_is_an_error() {
-    let dir = copy_of(&fixture("llama/adapter"));
-    let config = ModelFiles::open(&fixture("llama")).expect("the fixture opens").config().clone();
-    for name in ["adapter_config.json", "adapter_model.safetensors"] {
-        let path = dir.path().join(name);
-        let whole = fs::read(&path).expect("the copy");
-        let header = if name.ends_with(".json") { whole.len() } else { header_len(&whole, false) };
-        let mut file = OpenOptions::new().write(true).open(&path).expect("writable");
-        let mut put = |at: usize, byte: u8| {
-            file.seek(SeekFrom::Start(at as u64)).and_then(|_| file.write_all(&[byte])).expect("written")
-        };
-        for at in 0..header {
-            for bit in 0..8 {
-                put(at, whole[at] ^ 1 << bit);
-                let load = || adapter::load(dir.path(), &config, Device::Cpu).map(|_| ());
-                let result = catch_unwind(AssertUnwindSafe(load));
-                assert!(result.is_ok(), "{name}: a panic with bit {bit} of byte {at} flipped");
-            }
-            put(at, whole[at]);
-        }
-    }
 }
 
 /// The logits of the fixture's base with the adapter in `dir`.

@@ -412,8 +412,13 @@ fn verify(dir: &Path) -> Result<(), CheckpointError> {
     for (i, name) in names().enumerate() {
         let path = dir.join(name);
         let mut hasher = blake3::Hasher::new();
-        let file = open(&path).and_then(|file| hasher.update_reader(file).map(drop));
-        file.map_err(|e| CheckpointError::new(&path, format!("cannot read: {e}")))?;
+        let most = if name.ends_with(".safetensors") { u64::MAX } else { MAX_SMALL_BYTES };
+        let fail = |e: io::Error| CheckpointError::new(&path, format!("cannot read: {e}"));
+        let file = open(&path).map_err(fail)?;
+        if file.metadata().map_err(fail)?.len() > most {
+            return Err(too_large(&path, most));
+        }
+        hasher.update_reader(file).map_err(fail)?;
         if written.get(i) != Some(&sum_line(name, &hasher.finalize()).as_bytes()) {
             return Err(CheckpointError::new(
                 &path,
@@ -435,14 +440,16 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
+fn too_large(path: &Path, most: u64) -> CheckpointError {
+    CheckpointError::new(path, format!("more than the {most} bytes it can have"))
+}
+
 fn read_small(path: &Path) -> Result<Vec<u8>, CheckpointError> {
     let mut bytes = Vec::new();
     let read = open(path).and_then(|file| file.take(MAX_SMALL_BYTES + 1).read_to_end(&mut bytes));
     match read {
         Err(e) => Err(CheckpointError::new(path, format!("cannot read: {e}"))),
-        Ok(read) if read as u64 > MAX_SMALL_BYTES => {
-            Err(CheckpointError::new(path, format!("more than the {MAX_SMALL_BYTES} bytes it can have")))
-        }
+        Ok(read) if read as u64 > MAX_SMALL_BYTES => Err(too_large(path, MAX_SMALL_BYTES)),
         Ok(_) => Ok(bytes),
     }
 }

@@ -36,6 +36,11 @@ pub const PRE_KINDS: [&str; 5] = ["smollm", "llama-bpe", "qwen2", "gpt-2", "defa
 
 /// Longer SentencePiece pieces are refused: deriving merges is quadratic in a piece's length.
 const LONGEST_PIECE: usize = 1024;
+/// Bytes that are hashed for that, about: real vocabularies take some 20 million.
+const MOST_HASHED: usize = 1 << 28;
+/// More tokens that are found in text as they are than any model has (Gemma 3: six thousand). Each takes part in an
+/// automaton.
+const MOST_ADDED: usize = 1 << 16;
 
 /// SentencePiece's mark for a space.
 const SPACE: &str = "\u{2581}";
@@ -260,6 +265,7 @@ impl GgufTokenizer {
             .map(|id| (self.tokens[id].as_str(), id))
             .collect();
         let mut merges: Vec<(usize, usize, usize)> = Vec::new();
+        let mut hashed = 0;
         for (id, piece) in self.tokens.iter().enumerate() {
             if pieces.get(piece.as_str()) != Some(&id) {
                 continue;
@@ -271,6 +277,13 @@ impl GgufTokenizer {
                         "token {id} has {} bytes, more than the {LONGEST_PIECE} a piece may have",
                         piece.len()
                     ),
+                });
+            }
+            hashed += piece.len().pow(2);
+            if hashed > MOST_HASHED {
+                return Err(TokenizerError::Metadata {
+                    key: "tokenizer.ggml.tokens",
+                    message: format!("up to token {id} the pieces are too long to derive merges"),
                 });
             }
             let first = merges.len();
@@ -314,6 +327,12 @@ impl GgufTokenizer {
                 Some(AddedToken::from(token.clone(), special).normalized(false))
             })
             .collect();
+        if added.len() > MOST_ADDED {
+            return Err(TokenizerError::Metadata {
+                key: "tokenizer.ggml.token_type",
+                message: format!("has {} control and user-defined tokens, at most {MOST_ADDED}", added.len()),
+            });
+        }
         guarded("build", || inner.add_tokens(added).map(|_| ()))
     }
 }

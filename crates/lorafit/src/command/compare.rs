@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::eval::{self, EvalArgs};
 use super::require;
 use super::train::TrainArgs;
-use crate::base_args::{QuantArgs, TemplateArgs};
+use crate::base_args::{ComputeArgs, ComputeChoice, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::config_file;
 use crate::data_args::CacheArgs;
@@ -211,6 +211,7 @@ impl CompareArgs {
             micro_batch_tokens: self.micro_batch_tokens,
             memory: self.memory,
             base: QuantArgs { quant: None, double_quant: false, quant_block: 64, quant_head: false },
+            compute: ComputeArgs { compute_dtype: ComputeChoice::F32 },
             template: TemplateArgs { template: None },
             common: self.common.clone(),
         }

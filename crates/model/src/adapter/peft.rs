@@ -16,7 +16,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Map, Value, json};
 
 use super::lora::{Adapter, LoraConfig, module_shape};
-use super::targets::Targets;
+use super::targets::{Targets, path_pattern};
 use crate::config::Config;
 use crate::error::FileError;
 use crate::weights::{
@@ -293,6 +293,11 @@ pub(super) fn decode(view: &TensorView<'_>) -> Vec<f32> {
     values
 }
 
+/// One for each projection of a model of 140 layers.
+const MOST_PATTERNS: usize = 1000;
+/// Layers of the deepest model there can be.
+const MOST_LAYERS: usize = 4096;
+
 /// PEFT matches a pattern key at the end of a module's path, after a dot or at its start.
 const PATTERN_START: &str = r"(?:^|.*\.)(?:";
 const PATTERN_END: &str = ")$";
@@ -361,6 +366,9 @@ fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, FileError> {
         None | Some(Value::Null) => None,
         // PEFT takes an empty list for all layers.
         Some(Value::Array(list)) if list.is_empty() => None,
+        Some(Value::Array(list)) if list.len() > MOST_LAYERS => {
+            return Err(fail(format!("`layers_to_transform` names more than {MOST_LAYERS} layers")));
+        }
         Some(Value::Array(list)) => Some(list.iter().map(layer).collect::<Result<_, _>>()?),
         Some(one) => Some(vec![layer(one)?]),
     };
@@ -400,10 +408,16 @@ pub(super) fn patterns<T>(
         Some(Value::Object(entries)) => entries,
         Some(other) => return Err(fail(format!("`{key}` is {other}, expected values by pattern"))),
     };
+    if entries.len() > MOST_PATTERNS {
+        return Err(fail(format!(
+            "`{key}` has {} patterns, more than the {MOST_PATTERNS} allowed",
+            entries.len()
+        )));
+    }
     entries
         .iter()
         .map(|(pattern, value)| {
-            let regex = Regex::new(&format!("{PATTERN_START}{pattern}{PATTERN_END}"))
+            let regex = path_pattern(&format!("{PATTERN_START}{pattern}{PATTERN_END}"))
                 .map_err(|e| fail(format!("`{key}`: `{pattern}` is not a regular expression: {e}")))?;
             let value =
                 read(value).ok_or_else(|| fail(format!("`{key}`: the value of `{pattern}` is {value}")))?;

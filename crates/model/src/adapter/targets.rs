@@ -4,7 +4,10 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
+
+/// More than names are needed: every projection of a large model by its whole path.
+const MOST_NAMES: usize = 4096;
 
 /// The projections of a block that read one input, in the order forward reaches them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -149,6 +152,14 @@ impl fmt::Display for TargetError {
 
 impl std::error::Error for TargetError {}
 
+/// What a compiled pattern may take; patterns of paths take some 10 KB.
+const PATTERN_BYTES: usize = 64 << 10;
+
+/// A regular expression for paths of modules, which may be anybody's.
+pub(crate) fn path_pattern(pattern: &str) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(pattern).size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES).build()
+}
+
 fn known_modules() -> String {
     let names: Vec<&str> = Module::ALL.iter().map(|m| m.name()).collect();
     format!("known modules: {}; or all-linear, or regex:PATTERN", names.join(", "))
@@ -178,6 +189,10 @@ impl Targets {
     pub fn names<'a>(names: impl Iterator<Item = &'a str>) -> Result<Self, TargetError> {
         let mut selected: Vec<String> = Vec::new();
         for name in names {
+            if selected.len() == MOST_NAMES {
+                let message = format!("more than {MOST_NAMES} target modules");
+                return Err(TargetError { message, hint: known_modules() });
+            }
             let last = name.rsplit('.').next().unwrap_or(name);
             if !Module::ALL.iter().any(|m| m.name() == last) {
                 let message = format!("unknown target module `{name}`");
@@ -198,7 +213,7 @@ impl Targets {
     /// # Errors
     /// A pattern that is not a regular expression.
     pub fn pattern(pattern: &str) -> Result<Self, TargetError> {
-        let matcher = Regex::new(&format!("^(?:{pattern})$"));
+        let matcher = path_pattern(&format!("^(?:{pattern})$"));
         matcher.map(|matcher| Targets::Pattern { pattern: pattern.to_owned(), matcher }).map_err(|e| {
             TargetError {
                 message: format!("target modules pattern `{pattern}` is not a regular expression: {e}"),

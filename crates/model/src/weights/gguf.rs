@@ -36,8 +36,11 @@ pub struct Gguf {
 const MAX_NAME: u64 = 65_535;
 /// Longest text value: a chat template or a token is far shorter.
 const MAX_TEXT: u64 = 16 << 20;
-/// Longest list: the largest vocabularies have some 300 thousand tokens and 600 thousand merges.
-const MAX_LIST: u64 = 1 << 22;
+/// Most items of all lists together: the largest vocabularies have some 300 thousand tokens, with a score and a type each,
+/// and 600 thousand merges. An item takes up to 60 bytes, however short it is.
+const MAX_ITEMS: u64 = 3 << 19;
+/// Most metadata entries, and most tensors: real files have up to a few hundred and two thousand.
+const MAX_ENTRIES: u64 = 1 << 16;
 /// Longest header. Real ones have up to about 20 MiB; what is read of them is kept in memory, several times as large.
 const MAX_HEADER: usize = 256 << 20;
 const DEFAULT_ALIGNMENT: u64 = 32;
@@ -161,6 +164,8 @@ impl Gguf {
 struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Items that lists may still have.
+    items: u64,
 }
 
 impl<'a> Cursor<'a> {
@@ -204,8 +209,8 @@ impl<'a> Cursor<'a> {
         String::from_utf8(bytes.to_vec()).map_err(|_| format!("{what} at byte {at} is not UTF-8"))
     }
 
-    /// A number of things of at least `size` bytes each, which must fit in what is left.
-    fn count(&mut self, size: u64, what: &str) -> Result<usize, String> {
+    /// A number of things of at least `size` bytes each, which must fit in what is left and be at most `most`.
+    fn count(&mut self, size: u64, most: u64, what: &str) -> Result<usize, String> {
         let at = self.at;
         let count = self.u64(what)?;
         if count > self.left() / size {
@@ -214,16 +219,16 @@ impl<'a> Cursor<'a> {
                 self.left()
             ));
         }
+        if count > most {
+            return Err(format!("{count} {what} at byte {at} are more than the {most} that are allowed"));
+        }
         Ok(count as usize)
     }
 
     /// The length of a list.
     fn list(&mut self, size: u64, what: &str) -> Result<usize, String> {
-        let at = self.at;
-        let count = self.count(size, what)?;
-        if count as u64 > MAX_LIST {
-            return Err(format!("{count} {what} at byte {at} are more than the {MAX_LIST} that are allowed"));
-        }
+        let count = self.count(size, self.items, what)?;
+        self.items -= count as u64;
         Ok(count)
     }
 }
@@ -239,7 +244,7 @@ type Contents = (HashMap<String, Value>, HashMap<String, StoredTensor>);
 
 fn read(bytes: &SharedBytes, extent: Extent) -> Result<Contents, String> {
     let whole = bytes.as_slice();
-    let mut cursor = Cursor { bytes: &whole[..whole.len().min(MAX_HEADER)], at: 0 };
+    let mut cursor = Cursor { bytes: &whole[..whole.len().min(MAX_HEADER)], at: 0, items: MAX_ITEMS };
     if cursor.take(4, "the magic number")? != b"GGUF" {
         return Err("not a GGUF file: it does not begin with GGUF".into());
     }
@@ -248,8 +253,8 @@ fn read(bytes: &SharedBytes, extent: Extent) -> Result<Contents, String> {
         return Err(format!("GGUF version {version} is not supported, expected 2 or 3"));
     }
     // A tensor has a name length, a rank, a type and an offset; an entry a name length, a type and a value.
-    let tensor_count = cursor.count(24, "tensors")?;
-    let entry_count = cursor.count(13, "metadata entries")?;
+    let tensor_count = cursor.count(24, MAX_ENTRIES, "tensors")?;
+    let entry_count = cursor.count(13, MAX_ENTRIES, "metadata entries")?;
     let mut metadata = HashMap::new();
     for _ in 0..entry_count {
         let key = cursor.text(MAX_NAME, "a metadata key")?;

@@ -1,9 +1,10 @@
 //! What a Parquet file's pages unfold to, looked at before the library unfolds them: it takes the memory that a page's
-//! header asks for, and with gzip whatever comes out.
+//! header asks for, and with gzip whatever comes out. Strings in a delta encoding are refused, since there it takes the
+//! memory that a number within the page asks for, and ends the process when there is none.
 //!
 //! Pages lie one behind the other in a column chunk, each behind a header in Thrift's compact protocol (`PageHeader` of
-//! parquet-format: 1 `type`, 2 `uncompressed_page_size`, 3 `compressed_page_size`, 8 `data_page_header_v2`); other fields
-//! are skipped.
+//! parquet-format: 1 `type`, 2 `uncompressed_page_size`, 3 `compressed_page_size`, 5 `data_page_header`,
+//! 7 `dictionary_page_header`, 8 `data_page_header_v2`); other fields are skipped.
 
 use std::io::{self, Read};
 
@@ -50,6 +51,12 @@ fn largest(file: &impl ChunkReader, column: &ColumnChunkMetaData) -> Result<Page
     while at < end {
         let mut header = Header { reader: file.get_read(at)?, read: 0 };
         let page = header.page().map_err(|e| damaged(format!("a page header at byte {at}: {e}")))?;
+        if page.delta_strings {
+            return Err(damaged(format!(
+                "column {}: strings in a delta encoding are not read; write it as pyarrow does by default",
+                column.column_path()
+            )));
+        }
         let data = at.saturating_add(header.read);
         let next = data.saturating_add(page.compressed);
         if next > end {
@@ -89,6 +96,8 @@ struct Page {
     uncompressed: u64,
     /// At the beginning of a page of version 2, and not compressed.
     levels: u64,
+    /// `DELTA_LENGTH_BYTE_ARRAY` or `DELTA_BYTE_ARRAY`.
+    delta_strings: bool,
 }
 
 /// Deepest nesting of a header; statistics are one deep.
@@ -103,12 +112,19 @@ struct Header<R> {
 impl<R: Read> Header<R> {
     fn page(&mut self) -> io::Result<Page> {
         let (mut page, mut version, mut levels) = (Page::default(), 0, 0);
+        let mut delta_strings = false;
+        let mut encoding = |number: u64| delta_strings |= matches!(number, 6 | 7);
         self.fields(|header, field, kind| match (field, kind) {
             (1, I32) => header.size().map(|kind| version = kind),
             (2, I32) => header.size().map(|size| page.uncompressed = size),
             (3, I32) => header.size().map(|size| page.compressed = size),
+            (5 | 7, STRUCT) => header.fields(|header, field, kind| match (field, kind) {
+                (2, I32) => header.size().map(&mut encoding),
+                (_, kind) => header.skip(kind, 1),
+            }),
             // 5 and 6 are the lengths of the levels.
             (8, STRUCT) => header.fields(|header, field, kind| match (field, kind) {
+                (4, I32) => header.size().map(&mut encoding),
                 (5 | 6, I32) => header.size().map(|size| levels = size.saturating_add(levels)),
                 (_, kind) => header.skip(kind, 1),
             }),
@@ -117,6 +133,7 @@ impl<R: Read> Header<R> {
         if version == DATA_PAGE_V2 {
             page.levels = levels;
         }
+        page.delta_strings = delta_strings;
         Ok(page)
     }
 
@@ -223,8 +240,10 @@ mod tests {
             0x15, 0x00, 0x15, 0xD8, 0x04, 0x15, 0x28, 0x2C, 0x15, 0x04, 0x4C, 0x28, 0x02, b'a', b'b', 0x00,
             0x19, 0x11, 0x01, 0x00, 0x00, 0x77,
         ];
-        let expected = Page { compressed: 20, uncompressed: 300, levels: 0 };
+        let expected = Page { compressed: 20, uncompressed: 300, levels: 0, delta_strings: false };
         assert_eq!(page(&header).expect("a header"), (expected, header.len() as u64 - 1));
+        // 5: { 2: 7 }
+        assert!(page(&[0x5C, 0x25, 0x0E, 0x00, 0x00]).expect("a header").0.delta_strings);
         for len in 0..header.len() - 1 {
             assert!(page(&header[..len]).is_err(), "{len} bytes");
         }
