@@ -17,7 +17,7 @@ use rayon::prelude::*;
 
 /// Kernels that may use local memory, and why.
 const MAY_USE_LOCAL_MEMORY: [(&str, &str); 1] =
-    [("rope_angles", "sincosf reduces angles above 105615 in local memory; positions are below")];
+    [("rope_angles", "sincosf reduces angles above 105615 there; no other reads it")];
 
 fn main() -> ExitCode {
     let named: Vec<String> = std::env::args().skip(1).collect();

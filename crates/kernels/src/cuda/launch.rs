@@ -94,7 +94,7 @@ pub enum Arg {
 pub struct Launch {
     /// One of the entries of [`super::SOURCES`].
     pub entry: String,
-    /// Blocks along each axis.
+    /// Blocks along each axis; of none there is nothing to run.
     pub grid: [u32; 3],
     /// Threads of a block, along the first axis.
     pub threads: u32,

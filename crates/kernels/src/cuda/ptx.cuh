@@ -9,8 +9,8 @@ typedef int i32;
 typedef unsigned long long u64;
 
 #define DEVICE __device__ __forceinline__
-// A kernel of blocks of at most THREADS threads.
-#define KERNEL(THREADS) __global__ void __launch_bounds__(THREADS)
+// KERNEL(threads[, blocks]): blocks have at most so many threads; so many blocks at least fit a multiprocessor.
+#define KERNEL(...) __global__ void __launch_bounds__(__VA_ARGS__)
 // The shared memory that the launch asks for.
 #define DYNAMIC_SHARED(NAME) extern __shared__ __align__(128) u8 NAME[]
 

@@ -46,7 +46,7 @@ struct bf16 {
 };
 
 #define DEVICE inline
-#define KERNEL(THREADS) void
+#define KERNEL(...) void
 // Blocks run one after the other, so that one copy does.
 #define __shared__ static
 #define DYNAMIC_SHARED(NAME) u8* NAME = shim::dynamic_shared()

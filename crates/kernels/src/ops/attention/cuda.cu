@@ -276,9 +276,10 @@ template <int STAGES, int STEP, class Load, class Use> DEVICE void pipeline(i32 
     }
 }
 
-// Grid: (tiles of query rows, key heads).
+// Grid: (tiles of query rows, key heads). No small device has shared memory for more than two blocks, so that registers
+// need not be spilled for a third.
 template <int DIM>
-KERNEL(128)
+KERNEL(128, 2)
 attention_backward_queries(const bf16* d_out, const bf16* q, const bf16* k, const bf16* v, const float* lse,
                            const float* delta, const Segment* segments, const int2* tiles, u32 heads, u32 kv_heads,
                            float scale, bf16* d_q) {
