@@ -1,6 +1,7 @@
 //! Tensors and the arithmetic of LoRA training. Floor 0: knows no model.
 
 mod bytes;
+pub mod cuda;
 pub mod ops;
 pub mod quant;
 pub mod random;

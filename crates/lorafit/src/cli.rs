@@ -67,7 +67,7 @@ pub struct Common {
     /// Results are the same bits for the same number of threads; another number may differ in the last digit.
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
-    /// Where to compute
+    /// Where to compute; CUDA is not there yet
     #[arg(long, value_enum, default_value_t = DeviceChoice::Auto)]
     pub device: DeviceChoice,
     /// Print results and errors only: no progress, no summaries

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+pub mod cuda;
 pub mod dynamic_map;
 mod float;
 pub mod four_bit;

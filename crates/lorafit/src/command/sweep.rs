@@ -173,7 +173,8 @@ fn trial_args(spec: &Spec, dir: &Path, number: usize, options: &Options) -> anyh
     let mut args = spec.train_args(options)?;
     args.out = Some(dir.join("trials").join(name(number)));
     args.name = Some(name(number));
-    args.complete(&Given::default()).with_context(|| format!("trial {} ({})", name(number), in_words(options)))
+    args.complete(&Given::default())
+        .with_context(|| format!("trial {} ({})", name(number), in_words(options)))
 }
 
 fn total_steps(inputs: &Inputs, place: usize, args: &TrainArgs) -> u64 {

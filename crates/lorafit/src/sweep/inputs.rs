@@ -160,8 +160,7 @@ impl SweepPlan {
         at_once: usize,
         limit: u64,
     ) -> anyhow::Result<Self> {
-        let mut plan =
-            SweepPlan { shared: weights, at_once, trials: Vec::new(), shared_weights: Vec::new() };
+        let mut plan = SweepPlan { shared: weights, at_once, trials: Vec::new(), shared_weights: Vec::new() };
         for (request, choice) in requests {
             let full = request.plan(Recompute::Full)?;
             plan.shared = plan.shared.max(weights + full.process);

@@ -44,7 +44,8 @@ impl ModelFiles {
         let mut config = match &self.source {
             Source::Folder { .. } => {
                 let path = self.path.join("config.json");
-                let text = read_text(&path, MAX_CONFIG_BYTES).map_err(|e| FileError::new(&path, e.to_string()))?;
+                let text =
+                    read_text(&path, MAX_CONFIG_BYTES).map_err(|e| FileError::new(&path, e.to_string()))?;
                 serde_json::from_str(&text).map_err(|e| FileError::new(&path, e.to_string()))?
             }
             Source::Gguf(_) => {

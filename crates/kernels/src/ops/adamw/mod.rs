@@ -11,6 +11,7 @@ use crate::tensor::{Device, Tensor};
 
 mod cpu;
 mod cpu_8bit;
+pub mod cuda;
 
 /// What a step needs besides the tensors.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -11,6 +11,7 @@ use std::fmt;
 use crate::tensor::{Device, Tensor};
 
 mod cpu;
+pub mod cuda;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use crate::random::mix;
 use crate::tensor::{Device, Tensor};
 
 mod cpu;
+pub mod cuda;
 
 /// Which values a call keeps.
 #[derive(Clone, Copy, Debug, PartialEq)]

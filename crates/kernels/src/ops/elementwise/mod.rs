@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use crate::tensor::{Bf16Tensor, Device, Tensor};
 
 mod cpu;
+pub mod cuda;
 
 /// `y = x` over the first `len` values.
 pub fn copy(x: &Tensor, len: usize, y: &mut Tensor) {

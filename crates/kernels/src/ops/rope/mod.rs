@@ -7,6 +7,7 @@ use crate::ops::elementwise;
 use crate::tensor::{Device, Tensor};
 
 mod cpu;
+pub mod cuda;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]

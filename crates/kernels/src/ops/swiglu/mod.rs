@@ -3,6 +3,7 @@
 use crate::tensor::{Device, Tensor};
 
 mod cpu;
+pub mod cuda;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]

@@ -1,0 +1,91 @@
+//! Compiles every kernel for every architecture and prints what each takes; local memory is an error unless it is listed
+//! here with its reason. `scripts/check_cuda.sh` installs the compiler and runs this.
+//!
+//! Sources may be named: `check_cuda attention_forward rope`.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use lorafit_kernels::cuda::nvrtc::{self, ARCHITECTURES, Resources};
+use lorafit_kernels::cuda::{Region, SOURCES};
+use lorafit_kernels::ops::attention::cuda::{
+    DeviceTree, Gradients, HEAD_DIMS, Operands, Tree, backward, forward,
+};
+use lorafit_kernels::ops::attention::{Heads, Segments};
+use rayon::prelude::*;
+
+/// Kernels that may use local memory, and why.
+const MAY_USE_LOCAL_MEMORY: [(&str, &str); 1] =
+    [("rope_angles", "sincosf reduces angles above 105615 there; no other reads it")];
+
+fn main() -> ExitCode {
+    let named: Vec<String> = std::env::args().skip(1).collect();
+    let started = Instant::now();
+    let jobs: Vec<_> = SOURCES
+        .iter()
+        .filter(|source| named.is_empty() || named.iter().any(|name| name == source.name))
+        .flat_map(|source| ARCHITECTURES.map(|architecture| (source, architecture)))
+        .collect();
+    let results: Vec<_> = jobs.par_iter().map(|(source, sm)| nvrtc::compile(source, *sm)).collect();
+
+    let mut failures = Vec::new();
+    let mut kernels: BTreeMap<&str, Vec<Resources>> = BTreeMap::new();
+    for result in results {
+        match result {
+            Ok(compiled) => {
+                for (entry, (_, resources)) in compiled.entries {
+                    kernels.entry(entry).or_default().push(resources);
+                }
+            }
+            Err(error) => failures.push(format!("{error}\nhint: {}", error.hint())),
+        }
+    }
+    let dynamic = dynamic_shared_bytes();
+    println!("{:<36} registers of a thread on sm_{:<11} bytes of local memory and shared memory", "", "");
+    let architectures: String = ARCHITECTURES.iter().map(|sm| format!("{sm:>5}")).collect();
+    println!("{:<36}{architectures}   stack  spilled  static  dynamic", "kernel");
+    for (entry, of_architectures) in &kernels {
+        let most = |part: fn(&Resources) -> u32| of_architectures.iter().map(part).max().unwrap_or(0);
+        let (stack, spilled) = (most(|r| r.stack_bytes), most(|r| r.spill_bytes));
+        let registers: String = of_architectures.iter().map(|r| format!("{:>5}", r.registers)).collect();
+        println!(
+            "{entry:<36}{registers} {stack:>7} {spilled:>8} {:>7} {:>8}",
+            most(|r| r.shared_bytes),
+            dynamic.get(*entry).copied().unwrap_or(0)
+        );
+        if of_architectures.iter().any(|r| r.registers == 0) {
+            failures.push(format!("{entry}: the compiler reports nothing of it"));
+        }
+        match MAY_USE_LOCAL_MEMORY.iter().find(|(name, _)| name == entry) {
+            Some((_, reason)) => println!("    local memory: {reason}"),
+            None if stack + spilled > 0 => {
+                failures.push(format!("{entry} uses {stack} bytes of local memory and spills {spilled}"));
+            }
+            None => (),
+        }
+    }
+    let (count, seconds) = (jobs.len(), started.elapsed().as_secs_f64());
+    println!("{} kernels in {count} modules compiled in {seconds:.1} s", kernels.len() * ARCHITECTURES.len());
+    for failure in &failures {
+        eprintln!("error: {failure}");
+    }
+    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Shared memory that launches ask for; only those of attention do.
+fn dynamic_shared_bytes() -> BTreeMap<String, u32> {
+    let mut found = BTreeMap::new();
+    for dim in HEAD_DIMS {
+        let heads = Heads { query: 1, key_value: 1, dim };
+        let tree = Tree::new(&Segments::single(1), heads);
+        let r = Region { offset: 0, bytes: 1 << 20 };
+        let operands = Operands { q: r, k: r, v: r, out: r, lse: r };
+        let on_device = DeviceTree { tree: &tree, parts: [r; 4] };
+        let launches = backward(r, operands, on_device, heads, Gradients { q: r, k: r, v: r }, r);
+        for launch in launches.into_iter().chain([forward(operands, on_device, heads)]) {
+            found.insert(launch.entry, launch.shared_bytes);
+        }
+    }
+    found
+}

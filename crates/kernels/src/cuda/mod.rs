@@ -1,0 +1,215 @@
+//! CUDA: kernels in CUDA C beside their op (`ops/<op>/cuda.cu`, `quant/cuda.cu`), and what the host says to them.
+//!
+//! A kernel's text is [`Source`]; [`nvrtc`] compiles it for a device. Beside each `cuda.cu` a `cuda.rs` makes the
+//! [`Launch`]es of an op: geometry, sizes and arguments, checked without a device. Kernels use nothing but the wrappers
+//! of `ptx.cuh`, so that tests compile the same text as C++ and run it on the CPU (`tests/cuda_shim`).
+//!
+//! Nothing here was run on a device yet, and there is no device memory or stream: no op calls it.
+
+pub mod launch;
+pub mod nvrtc;
+
+pub use launch::{Arg, Float, Launch, Region};
+
+/// The wrappers around PTX: the first part of a program for a device.
+pub const PTX: &str = include_str!("ptx.cuh");
+
+/// What kernels share: the second part of every program.
+pub const COMMON: &str = include_str!("device.cuh");
+
+/// The kernels of an op.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The op.
+    pub name: &'static str,
+    /// Path from the crate's root.
+    pub path: &'static str,
+    /// Its CUDA C.
+    pub text: &'static str,
+    /// The instances that are compiled, as C++ names them.
+    pub entries: &'static [&'static str],
+}
+
+impl Source {
+    /// The whole program behind `machine`, which is [`PTX`] or what stands for it.
+    pub fn program(&self, machine: &str) -> String {
+        let part = |path: &str, text: &str| format!("#line 1 \"{path}\"\n{text}");
+        [part("ptx.cuh", machine), part("device.cuh", COMMON), part(self.path, self.text)].concat()
+    }
+}
+
+/// A [`Source`] from its name, its path under `src/` and its entries.
+macro_rules! source {
+    ($name:literal, $path:literal, [$($entry:literal),* $(,)?]) => {
+        Source {
+            name: $name,
+            path: concat!("src/", $path),
+            text: include_str!(concat!("../", $path)),
+            entries: &[$($entry),*],
+        }
+    };
+}
+
+/// All kernels. A large op is several sources, which compile side by side.
+pub const SOURCES: &[Source] = &[
+    source!(
+        "elementwise",
+        "ops/elementwise/cuda.cu",
+        [
+            "add<float>",
+            "add<bf16>",
+            "convert<float, bf16>",
+            "convert<bf16, float>",
+            "scale_columns<float>",
+            "scale_columns<bf16>",
+            "gather_rows<float>",
+            "gather_rows<bf16>",
+            "scatter_add_rows<float>",
+            "scatter_add_rows<bf16>",
+            "sum_squares",
+            "sum_partials",
+        ]
+    ),
+    source!(
+        "rms_norm",
+        "ops/rms_norm/cuda.cu",
+        [
+            "rms_norm_forward<float>",
+            "rms_norm_forward<bf16>",
+            "rms_norm_recompute<float>",
+            "rms_norm_recompute<bf16>",
+            "rms_norm_backward<float>",
+            "rms_norm_backward<bf16>",
+        ]
+    ),
+    source!("rope", "ops/rope/cuda.cu", ["rope_angles", "rope_turn<float>", "rope_turn<bf16>"]),
+    source!(
+        "swiglu",
+        "ops/swiglu/cuda.cu",
+        ["swiglu_forward<float>", "swiglu_forward<bf16>", "swiglu_backward<float>", "swiglu_backward<bf16>",]
+    ),
+    source!(
+        "dropout",
+        "ops/dropout/cuda.cu",
+        [
+            "dropout_forward<float>",
+            "dropout_forward<bf16>",
+            "dropout_backward<float>",
+            "dropout_backward<bf16>",
+        ]
+    ),
+    source!(
+        "cross_entropy",
+        "ops/cross_entropy/cuda.cu",
+        [
+            "cross_entropy_loss<float>",
+            "cross_entropy_loss<bf16>",
+            "cross_entropy_gradient<float>",
+            "cross_entropy_gradient<bf16>",
+        ]
+    ),
+    source!(
+        "attention_forward",
+        "ops/attention/cuda.cu",
+        [
+            "attention_forward<64>",
+            "attention_forward<80>",
+            "attention_forward<96>",
+            "attention_forward<128>",
+            "attention_forward<256>",
+        ]
+    ),
+    source!(
+        "attention_backward_queries",
+        "ops/attention/cuda.cu",
+        [
+            "attention_delta<64>",
+            "attention_delta<80>",
+            "attention_delta<96>",
+            "attention_delta<128>",
+            "attention_delta<256>",
+            "attention_backward_queries<64>",
+            "attention_backward_queries<80>",
+            "attention_backward_queries<96>",
+            "attention_backward_queries<128>",
+            "attention_backward_queries<256>",
+        ]
+    ),
+    source!(
+        "attention_backward_keys",
+        "ops/attention/cuda.cu",
+        [
+            "attention_backward_keys<64, 64>",
+            "attention_backward_keys<80, 80>",
+            "attention_backward_keys<96, 96>",
+            "attention_backward_keys<128, 128>",
+            "attention_backward_keys<256, 128>",
+        ]
+    ),
+    source!("adamw", "ops/adamw/cuda.cu", ["adamw"]),
+    source!(
+        "quant",
+        "quant/cuda.cu",
+        [
+            "decode_floats<float, float>",
+            "decode_floats<float, bf16>",
+            "decode_floats<half_bits, float>",
+            "decode_floats<half_bits, bf16>",
+            "decode_floats<bf16, float>",
+            "decode_floats<bf16, bf16>",
+            "decode_blocks<Q4_0, float>",
+            "decode_blocks<Q4_0, bf16>",
+            "decode_blocks<Q4_1, float>",
+            "decode_blocks<Q4_1, bf16>",
+            "decode_blocks<Q5_0, float>",
+            "decode_blocks<Q5_0, bf16>",
+            "decode_blocks<Q5_1, float>",
+            "decode_blocks<Q5_1, bf16>",
+            "decode_blocks<Q8_0, float>",
+            "decode_blocks<Q8_0, bf16>",
+            "decode_blocks<Q4_K, float>",
+            "decode_blocks<Q4_K, bf16>",
+            "decode_blocks<Q5_K, float>",
+            "decode_blocks<Q5_K, bf16>",
+            "decode_blocks<Q6_K, float>",
+            "decode_blocks<Q6_K, bf16>",
+            "decode_int8<float>",
+            "decode_int8<bf16>",
+            "decode_four_bit_plain<float>",
+            "decode_four_bit_plain<bf16>",
+            "decode_four_bit_double<float>",
+            "decode_four_bit_double<bf16>",
+        ]
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{SOURCES, Source};
+
+    /// Whether a source of the same file has an entry of the kernel.
+    fn seen_anywhere(of: &Source, kernel: &str) -> bool {
+        let same_file = SOURCES.iter().filter(|source| source.path == of.path);
+        same_file.flat_map(|source| source.entries).any(|entry| entry.split('<').next() == Some(kernel))
+    }
+
+    #[test]
+    fn every_kernel_of_the_sources_is_an_entry_and_entries_are_unique() {
+        let mut seen = BTreeSet::new();
+        for source in SOURCES {
+            for entry in source.entries {
+                assert!(seen.insert(entry), "{entry} is listed twice");
+            }
+            let kernels = source.text.split("KERNEL(").skip(1).map(|rest| {
+                let signature = rest.split_once(')').expect("threads").1;
+                signature.split_once('(').expect("a name").0.trim()
+            });
+            for kernel in kernels {
+                let listed = seen_anywhere(source, kernel);
+                assert!(listed, "{}: kernel {kernel} is not among the entries", source.path);
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+// Small steps between the large ops. Copies and fills of ranges are the driver's.
+
+template <class T> KERNEL(256) add(const T* x, u64 len, T* y) {
+    const u64 at = unit_start();
+    if (at >= len) return;
+    float a[8], b[8];
+    load(x + at, len - at, a);
+    load(y + at, len - at, b);
+#pragma unroll
+    for (int i = 0; i < 8; i++) b[i] += a[i];
+    store(b, len - at, y + at);
+}
+
+// From one precision to another, to nearest even.
+template <class From, class To> KERNEL(256) convert(const From* x, u64 len, To* y) {
+    const u64 at = unit_start();
+    if (at >= len) return;
+    float v[8];
+    load(x + at, len - at, v);
+    store(v, len - at, y + at);
+}
+
+// x *= scale in `count` columns from `first` on; one value a thread, columns along the first axis of the grid.
+template <class T> KERNEL(256) scale_columns(T* x, u32 rows, u32 width, u32 first, u32 count, float scale) {
+    const u64 index = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= (u64)rows * count) return;
+    T& value = x[index / count * width + first + index % count];
+    value = from_float<T>(to_float(value) * scale);
+}
+
+// Row rows[i] of x becomes row i of y; a block a row.
+template <class T> KERNEL(256) gather_rows(const T* x, const u32* rows, u32 width, T* y) {
+    const T* from = x + (u64)rows[blockIdx.x] * width;
+    T* to = y + (u64)blockIdx.x * width;
+    for (u32 at = threadIdx.x * UNIT; at < width; at += blockDim.x * UNIT) {
+        float v[8];
+        load(from + at, width - at, v);
+        store(v, width - at, to + at);
+    }
+}
+
+// Adds row i of x to row rows[i] of y; a block a row. Of rows that are added to the same one, the block of the first
+// adds them all, in order: no atomics, the same bits every time.
+template <class T> KERNEL(256) scatter_add_rows(const T* x, const u32* rows, u32 count, u32 width, T* y) {
+    const u32 first = blockIdx.x, row = rows[first];
+    bool taken = false;
+    for (u32 i = threadIdx.x; i < first; i += blockDim.x) taken |= rows[i] == row;
+    if (block_any(taken)) return;
+    T* to = y + (u64)row * width;
+    for (u32 at = threadIdx.x * UNIT; at < width; at += blockDim.x * UNIT) {
+        float sum[8];
+        load(to + at, width - at, sum);
+        for (u32 i = first; i < count; i++) {
+            if (rows[i] != row) continue;
+            float v[8];
+            load(x + (u64)i * width + at, width - at, v);
+#pragma unroll
+            for (int j = 0; j < 8; j++) sum[j] += v[j];
+        }
+        store(sum, width - at, to + at);
+    }
+}
+
+// The sum of the threads' values in f64, in thread 0, in a fixed order.
+DEVICE double block_sum(double value) {
+    __shared__ double of_warps[WARP];
+    value = warp_sum(value);
+    if (lane_index() == 0) of_warps[threadIdx.x / WARP] = value;
+    sync_block();
+    return warp_sum(threadIdx.x < blockDim.x / WARP ? of_warps[threadIdx.x] : 0.0);
+}
+
+// Sum of squares in two launches: a partial sum a block, then `sum_partials` in one block.
+KERNEL(256) sum_squares(const float* x, u64 len, double* partial) {
+    double sum = 0.0;
+    for (u64 at = unit_start(); at < len; at += (u64)gridDim.x * blockDim.x * UNIT) {
+        float v[8];
+        load(x + at, len - at, v);
+#pragma unroll
+        for (int i = 0; i < 8; i++) sum += (double)v[i] * (double)v[i];
+    }
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+KERNEL(256) sum_partials(const double* partial, u32 count, double* total) {
+    double sum = 0.0;
+    for (u32 i = threadIdx.x; i < count; i += blockDim.x) sum += partial[i];
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) *total = sum;
+}

@@ -1,0 +1,260 @@
+//! A CPU that takes launches: the kernels, compiled as C++ with sanitizers against `shim.h`, in a process of their own.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use half::bf16;
+use lorafit_kernels::cuda::{Arg, Float, Launch, Region, SOURCES, Source};
+use rayon::prelude::*;
+
+/// Undefined behaviour and accesses outside of a buffer end the run. Arithmetic on the CPU rounds as its source says.
+const FLAGS: [&str; 7] = [
+    "-std=c++17",
+    "-O1",
+    "-g1",
+    "-ffp-contract=off",
+    "-fno-omit-frame-pointer",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+];
+
+/// Kernels that are wrong on purpose.
+const FAULTS: Source = Source {
+    name: "faults",
+    path: "tests/cuda_shim/faults.cu",
+    text: include_str!("faults.cu"),
+    entries: &[
+        "writes_beyond",
+        "misses_a_barrier",
+        "meets_in_two_places",
+        "leaves_a_barrier_out",
+        "does_not_wait",
+        "overflows",
+    ],
+};
+
+/// Device memory in which every region is an allocation of its own, and the program that kernels run in.
+pub struct Machine {
+    program: PathBuf,
+    memory: Vec<u8>,
+}
+
+impl Machine {
+    /// `None`, and "skipped" said, where no C++ compiler with sanitizers is.
+    pub fn new() -> Option<Machine> {
+        static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
+        let program = PROGRAM.get_or_init(build).clone();
+        if program.is_none() {
+            println!("skipped: no C++ compiler with address and undefined-behaviour sanitizers here");
+        }
+        program.map(|program| Machine { program, memory: Vec::new() })
+    }
+
+    /// A region that holds `bytes`.
+    pub fn put(&mut self, bytes: &[u8]) -> Region {
+        let offset = self.memory.len() as u64;
+        self.memory.extend_from_slice(bytes);
+        self.memory.resize(self.memory.len().next_multiple_of(16) + 16, 0);
+        Region { offset, bytes: bytes.len() as u64 }
+    }
+
+    /// A region of values of type `float`.
+    pub fn put_floats(&mut self, float: Float, values: &[f32]) -> Region {
+        match float {
+            Float::F32 => self.put(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>()),
+            Float::Bf16 => {
+                self.put(&values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect::<Vec<_>>())
+            }
+        }
+    }
+
+    /// A region of 32-bit numbers.
+    pub fn put_u32(&mut self, values: &[u32]) -> Region {
+        self.put(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())
+    }
+
+    /// What a region holds.
+    pub fn get(&self, region: Region) -> &[u8] {
+        &self.memory[region.offset as usize..][..region.bytes as usize]
+    }
+
+    /// The values of type `float` that a region holds.
+    pub fn get_floats(&self, float: Float, region: Region) -> Vec<f32> {
+        let bytes = self.get(region);
+        match float {
+            Float::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            Float::Bf16 => {
+                bytes.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect()
+            }
+        }
+    }
+
+    /// Runs a launch, twice with threads in opposite order, and keeps what it wrote.
+    #[track_caller]
+    pub fn run(&mut self, launch: &Launch) {
+        let mut regions: Vec<(Region, bool)> = Vec::new();
+        let mut args = Vec::new();
+        for arg in &launch.args {
+            let (kind, value) = match *arg {
+                Arg::In(region) | Arg::Out(region) => {
+                    let writes = matches!(arg, Arg::Out(_));
+                    let known = regions.iter().position(|(known, _)| known.offset == region.offset);
+                    let index = known.unwrap_or(regions.len());
+                    if known.is_none() {
+                        regions.push((region, writes));
+                    }
+                    assert_eq!(regions[index].0, region, "a region is passed in two sizes");
+                    regions[index].1 |= writes;
+                    (0u32, index as u64)
+                }
+                Arg::U32(value) => (1, u64::from(value)),
+                Arg::F32(value) => (1, u64::from(value.to_bits())),
+                Arg::U64(value) => (2, value),
+                Arg::Null => (3, 0),
+            };
+            args.push((kind, value));
+        }
+
+        let mut request = Vec::new();
+        let words = |values: &[u32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+        request.extend(words(&[launch.entry.len() as u32]));
+        request.extend(launch.entry.as_bytes());
+        request.extend(words(&launch.grid));
+        request.extend(words(&[launch.threads, launch.shared_bytes, regions.len() as u32]));
+        for (region, _) in &regions {
+            request.extend(region.bytes.to_le_bytes());
+            request.extend(self.get(*region));
+        }
+        request.extend(words(&[args.len() as u32]));
+        for (kind, value) in args {
+            request.extend(words(&[kind]));
+            request.extend(value.to_le_bytes());
+        }
+
+        let answer = self.ask(&launch.entry, &request);
+        let mut at = 0;
+        for (region, writes) in regions {
+            let len = region.bytes as usize;
+            let memory = &mut self.memory[region.offset as usize..][..len];
+            assert!(
+                writes || *memory == answer[at..at + len],
+                "{}: writes what it should read",
+                launch.entry
+            );
+            memory.copy_from_slice(&answer[at..at + len]);
+            at += len;
+        }
+        assert_eq!(at, answer.len(), "{}: length of the answer", launch.entry);
+    }
+
+    #[track_caller]
+    fn ask(&self, entry: &str, request: &[u8]) -> Vec<u8> {
+        let mut child = Command::new(&self.program)
+            // Fibers are not known to the leak check.
+            .env("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=0")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the shim runs");
+        // It reads everything before it writes anything; one that ends early is judged by its exit code.
+        let _ = child.stdin.take().expect("piped").write_all(request);
+        let output = child.wait_with_output().expect("the shim ends");
+        assert!(
+            output.status.success(),
+            "{entry} on the CPU: {}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        output.stdout
+    }
+}
+
+/// The program with all kernels, built unless it is there from the same text.
+fn build() -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda_shim");
+    fs::create_dir_all(&folder).expect("a folder for the shim");
+    // Tests are processes that start together: one builds, the others wait.
+    let lock = File::create(folder.join("lock")).expect("a lock file");
+    lock.lock().expect("the lock");
+
+    let compiler = compiler(&folder)?;
+    let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda_shim");
+    let machine = fs::read_to_string(include.join("shim.h")).expect("shim.h");
+    let mut units: Vec<(String, String)> = SOURCES
+        .iter()
+        .chain([&FAULTS])
+        .map(|source| {
+            let mut text = source.program("#include \"shim.h\"\n");
+            for (i, entry) in source.entries.iter().enumerate() {
+                writeln!(text, "static const shim::Register register_{i}(\"{entry}\", {entry});")
+                    .expect("text");
+            }
+            (source.name.to_owned(), text)
+        })
+        .collect();
+    units.push(("harness".to_owned(), fs::read_to_string(include.join("harness.cpp")).expect("harness.cpp")));
+
+    // Small first ones would leave a large last one alone.
+    units.sort_by_key(|(_, text)| std::cmp::Reverse(text.len()));
+    let objects: Vec<(PathBuf, bool)> = units
+        .par_iter()
+        .map(|(name, text)| object(compiler, &folder, &include, &machine, name, text))
+        .collect();
+    let program = folder.join("shim");
+    if !program.exists() || objects.iter().any(|(_, new)| *new) {
+        let inputs = objects.iter().map(|(path, _)| path.as_os_str());
+        run(Command::new(compiler).args(FLAGS).args(inputs).arg("-o").arg(&program));
+    }
+    Some(program)
+}
+
+/// The object file of a unit, and whether it was made now.
+fn object(
+    compiler: &str,
+    folder: &Path,
+    include: &Path,
+    machine: &str,
+    name: &str,
+    text: &str,
+) -> (PathBuf, bool) {
+    let (source, made) = (folder.join(format!("{name}.cpp")), folder.join(format!("{name}.o")));
+    let from = folder.join(format!("{name}.from"));
+    let identity = format!("{compiler} {FLAGS:?}\n{machine}\n{text}");
+    if made.exists() && fs::read_to_string(&from).is_ok_and(|known| known == identity) {
+        return (made, false);
+    }
+    fs::write(&source, text).expect("a source");
+    run(Command::new(compiler)
+        .args(FLAGS)
+        .arg("-I")
+        .arg(include)
+        .arg("-c")
+        .arg(&source)
+        .arg("-o")
+        .arg(&made));
+    fs::write(&from, identity).expect("what it was made from");
+    (made, true)
+}
+
+#[track_caller]
+fn run(command: &mut Command) {
+    let output = command.output().expect("the compiler runs");
+    assert!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The first compiler that makes a program with sanitizers.
+fn compiler(folder: &Path) -> Option<&'static str> {
+    let source = folder.join("probe.cpp");
+    fs::write(&source, "int main() { return 0; }\n").expect("a source");
+    ["g++", "clang++", "c++"].into_iter().find(|compiler| {
+        let program = folder.join("probe");
+        let made = Command::new(compiler).args(FLAGS).arg(&source).arg("-o").arg(&program).output();
+        made.is_ok_and(|made| made.status.success())
+            && Command::new(&program).status().is_ok_and(|status| status.success())
+    })
+}

@@ -1,0 +1,326 @@
+//! Rows, elementwise, loss, optimizer.
+
+use lorafit_kernels::cuda::Float;
+use lorafit_kernels::ops::cross_entropy::Target;
+use lorafit_kernels::ops::dropout::Mask;
+use lorafit_kernels::ops::rope::cuda::Turn;
+use lorafit_kernels::ops::{adamw, cross_entropy, dropout, elementwise, rms_norm, rope, swiglu};
+use lorafit_kernels::{Bf16Tensor, Device, Tensor};
+
+use crate::machine::Machine;
+use crate::{FLOATS, assert_close, tensor, tolerance, values};
+
+#[test]
+fn rms_norm_equals_the_cpu() {
+    let Some(mut machine) = Machine::new() else { return };
+    for float in FLOATS {
+        for (rows, width) in [(1, 1), (3, 7), (9, 64), (17, 300), (2, 1031), (8, 2048)] {
+            let (len, what) = (rows * width, format!("{float:?} {rows} x {width}"));
+            let (x, d_y) = (values(float, 1, len), values(float, 2, len));
+            let (weight, before) = (values(Float::F32, 3, width), values(float, 4, len));
+            let (tx, tw) = (tensor(&x), tensor(&weight));
+            let (mut ty, mut t_rstd) = (tensor(&vec![0.0; len]), tensor(&vec![0.0; rows]));
+            rms_norm::forward(&tx, &tw, 1e-5, rows, &mut ty, &mut t_rstd);
+            let mut t_dx = tensor(&before);
+            rms_norm::backward(&tensor(&d_y), &tx, &tw, &t_rstd, rows, &mut t_dx);
+
+            let shape = (rows as u32, width as u32);
+            let (x, w) = (machine.put_floats(float, &x), machine.put_floats(Float::F32, &weight));
+            let y = machine.put_floats(float, &vec![9.0; len]);
+            let again = machine.put_floats(float, &vec![9.0; len]);
+            let rstd = machine.put_floats(Float::F32, &vec![9.0; rows]);
+            machine.run(&rms_norm::cuda::forward(float, x, w, 1e-5, shape, y, rstd));
+            machine.run(&rms_norm::cuda::recompute(float, x, w, rstd, shape, again));
+            assert_close(&machine.get_floats(float, y), &ty.to_vec(len), tolerance(float), &what);
+            assert_close(&machine.get_floats(Float::F32, rstd), &t_rstd.to_vec(rows), 1e-6, &what);
+            assert_eq!(machine.get(y), machine.get(again), "{what}: recompute gives the same bits");
+
+            let (d_y, d_x) = (machine.put_floats(float, &d_y), machine.put_floats(float, &before));
+            machine.run(&rms_norm::cuda::backward(float, d_y, x, w, rstd, shape, d_x));
+            assert_close(&machine.get_floats(float, d_x), &t_dx.to_vec(len), tolerance(float), &what);
+        }
+    }
+}
+
+#[test]
+fn rope_equals_the_cpu() {
+    let Some(mut machine) = Machine::new() else { return };
+    for float in FLOATS {
+        for (heads, half) in [(1, 1), (3, 5), (4, 32), (2, 40), (1, 128)] {
+            let positions: Vec<u32> = (0..7).map(|i| i * i * 311).collect();
+            let frequencies: Vec<f32> =
+                (0..half).map(|j| 10_000f32.powf(-(j as f32) / half as f32)).collect();
+            let (rows, len) = (positions.len(), positions.len() * heads * 2 * half);
+            let what = format!("{float:?} {heads} heads of {}", 2 * half);
+            let mut t_angles = rope::Angles::laid_out(rows, half, |len| Tensor::zeros(Device::Cpu, len));
+            t_angles.set(&positions, &frequencies);
+            let (x, d) = (values(float, 5, len), values(float, 6, len));
+            let (mut tx, mut td) = (tensor(&x), tensor(&d));
+            rope::forward_in_place(&mut tx, &t_angles, rows, heads);
+            rope::backward_in_place(&mut td, &t_angles, rows, heads);
+
+            let (positions, frequencies) =
+                (machine.put_u32(&positions), machine.put_floats(Float::F32, &frequencies));
+            let [cos, sin] = [0, 1].map(|_| machine.put(&vec![0; 4 * rows * half]));
+            let shape = (rows as u32, heads as u32, half as u32);
+            machine.run(&rope::cuda::angles(positions, frequencies, rows as u32, half as u32, cos, sin));
+            for (values, expected, turn) in [(&x, &tx, Turn::Forward), (&d, &td, Turn::Backward)] {
+                let x = machine.put_floats(float, values);
+                machine.run(&rope::cuda::turn(float, x, (cos, sin), turn, shape));
+                assert_close(&machine.get_floats(float, x), &expected.to_vec(len), tolerance(float), &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn swiglu_equals_the_cpu() {
+    let Some(mut machine) = Machine::new() else { return };
+    for float in FLOATS {
+        for len in [1, 7, 8, 2049, 5000] {
+            let mut gate = values(float, 7, len);
+            for (gate, extreme) in gate.iter_mut().zip([-100.0, 100.0, 0.0, -5.0]) {
+                *gate = extreme;
+            }
+            let (up, d_y) = (values(float, 8, len), values(float, 9, len));
+            let (mut tg, mut tu, mut ty) = (tensor(&gate), tensor(&up), tensor(&vec![0.0; len]));
+            swiglu::forward(&tg, &tu, len, &mut ty);
+            swiglu::backward_in_place(&tensor(&d_y), &mut tg, &mut tu, len);
+
+            let [g, u, d] = [&gate, &up, &d_y].map(|v| machine.put_floats(float, v));
+            let y = machine.put_floats(float, &vec![9.0; len]);
+            machine.run(&swiglu::cuda::forward(float, g, u, len as u64, y));
+            machine.run(&swiglu::cuda::backward_in_place(float, d, g, u, len as u64));
+            for (found, expected, what) in [(y, &ty, "y"), (g, &tg, "gate"), (u, &tu, "up")] {
+                let what = format!("{float:?} {what} of {len}");
+                assert_close(
+                    &machine.get_floats(float, found),
+                    &expected.to_vec(len),
+                    tolerance(float),
+                    &what,
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn dropout_drops_what_the_cpu_drops() {
+    let Some(mut machine) = Machine::new() else { return };
+    for float in FLOATS {
+        for (len, p) in [(1, 0.5), (13, 0.0), (4099, 0.1)] {
+            let mask = Mask { p, seed: 0xfeed_0000_0000_0001 };
+            let (x, before) = (values(float, 10, len), values(float, 11, len));
+            let (mut ty, mut td) = (tensor(&vec![0.0; len]), tensor(&before));
+            dropout::forward(&tensor(&x), mask, len, &mut ty);
+            dropout::backward(&tensor(&x), mask, len, &mut td);
+            let (x, y) = (machine.put_floats(float, &x), machine.put_floats(float, &vec![9.0; len]));
+            let d = machine.put_floats(float, &before);
+            machine.run(&dropout::cuda::forward(float, x, mask, len as u64, y));
+            machine.run(&dropout::cuda::backward(float, x, mask, len as u64, d));
+            let (found, expected) = (machine.get_floats(float, y), ty.to_vec(len));
+            assert!(
+                found.iter().zip(&expected).all(|(f, e)| (*f == 0.0) == (*e == 0.0)),
+                "other values dropped"
+            );
+            assert_close(&found, &expected, tolerance(float), "forward");
+            assert_close(&machine.get_floats(float, d), &td.to_vec(len), tolerance(float), "backward");
+        }
+    }
+}
+
+#[test]
+fn sums_scales_and_rows_equal_the_cpu() {
+    let Some(mut machine) = Machine::new() else { return };
+    for float in FLOATS {
+        for (rows, width) in [(1usize, 1usize), (5, 3), (6, 264), (4, 3000)] {
+            let len = rows * width;
+            let (x, y) = (values(float, 12, len), values(float, 13, len));
+            let mut expected = tensor(&y);
+            elementwise::add(&tensor(&x), len, &mut expected);
+            let (rx, ry) = (machine.put_floats(float, &x), machine.put_floats(float, &y));
+            machine.run(&elementwise::cuda::add(float, rx, len as u64, ry));
+            assert_close(&machine.get_floats(float, ry), &expected.to_vec(len), tolerance(float), "add");
+
+            let (first, last) = (width / 3, width.div_ceil(2));
+            let mut expected = tensor(&x);
+            elementwise::scale_columns(&mut expected, rows, width, first..last, 0.3);
+            let scaled = machine.put_floats(float, &x);
+            let cols = first as u32..last as u32;
+            machine.run(&elementwise::cuda::scale_columns(
+                float,
+                scaled,
+                rows as u32,
+                width as u32,
+                cols,
+                0.3,
+            ));
+            assert_close(
+                &machine.get_floats(float, scaled),
+                &expected.to_vec(len),
+                tolerance(float),
+                "scale",
+            );
+
+            // Some rows several times, some never.
+            let ids: Vec<u32> = [0, rows - 1, rows / 2, 0, rows - 1, 0].map(|row| row as u32).to_vec();
+            let picked = ids.len() * width;
+            let mut gathered = tensor(&vec![0.0; picked]);
+            elementwise::gather_rows(&tensor(&x), &ids, width, &mut gathered);
+            let more = values(float, 14, picked);
+            let mut scattered = tensor(&y);
+            elementwise::scatter_add_rows(&tensor(&more), &ids, width, &mut scattered);
+            let (count, device_ids) = (ids.len() as u32, machine.put_u32(&ids));
+            let to = machine.put_floats(float, &vec![9.0; picked]);
+            machine.run(&elementwise::cuda::gather_rows(float, rx, device_ids, count, width as u32, to));
+            assert_eq!(machine.get_floats(float, to), gathered.to_vec(picked), "gather");
+            let (more, to) = (machine.put_floats(float, &more), machine.put_floats(float, &y));
+            machine.run(&elementwise::cuda::scatter_add_rows(
+                float,
+                more,
+                device_ids,
+                count,
+                width as u32,
+                to,
+            ));
+            assert_close(&machine.get_floats(float, to), &scattered.to_vec(len), tolerance(float), "scatter");
+        }
+    }
+}
+
+#[test]
+fn narrowing_has_the_bits_of_the_cpu_and_widening_is_exact() {
+    let Some(mut machine) = Machine::new() else { return };
+    let mut x = vec![0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 1e-40];
+    for exponent in [1u32, 100, 127, 254] {
+        for rest in [0u32, 1, 0x7fff, 0x8000, 0x8001, 0xffff, 0x1_8000] {
+            x.push(f32::from_bits(exponent << 23 | rest));
+        }
+    }
+    let len = x.len();
+    let (from, to) = (machine.put_floats(Float::F32, &x), machine.put(&vec![0; 2 * len]));
+    let back = machine.put(&vec![0; 4 * len]);
+    machine.run(&elementwise::cuda::narrow(from, len as u64, to));
+    machine.run(&elementwise::cuda::widen(to, len as u64, back));
+    let mut narrowed = Bf16Tensor::zeros(Device::Cpu, len);
+    elementwise::narrow(&tensor(&x), len, &mut narrowed);
+    let mut widened = tensor(&vec![0.0; len]);
+    elementwise::widen(&narrowed, len, &mut widened);
+    let bits = |values: Vec<f32>| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(machine.get_floats(Float::F32, back)), bits(widened.to_vec(len)));
+}
+
+#[test]
+fn the_sum_of_squares_equals_the_cpu_however_many_blocks_there_are() {
+    let Some(mut machine) = Machine::new() else { return };
+    for len in [1usize, 255, 2049, 70_001] {
+        let x = values(Float::F32, 15, len);
+        let expected = elementwise::sum_squares(&tensor(&x), len);
+        let x = machine.put_floats(Float::F32, &x);
+        let partial = machine.put(&vec![0; 8 * elementwise::cuda::MAX_PARTIAL_SUMS as usize]);
+        let total = machine.put(&[0; 8]);
+        for launch in elementwise::cuda::sum_squares(x, len as u64, partial, total) {
+            machine.run(&launch);
+        }
+        let found = f64::from_le_bytes(machine.get(total).try_into().expect("eight bytes"));
+        // Sums of f64 in another order.
+        assert!((found - expected).abs() <= 1e-13 * expected, "{len}: {found}, expected {expected}");
+    }
+}
+
+#[test]
+fn adamw_equals_the_cpu() {
+    let Some(mut machine) = Machine::new() else { return };
+    for len in [1usize, 9, 3001] {
+        let mut on_cpu = [16, 17].map(|seed| tensor(&values(Float::F32, seed, len)));
+        let mut second: Vec<f32> = values(Float::F32, 18, len).iter().map(|v| v * v).collect();
+        second[0] = 0.0;
+        let mut cpu_second = tensor(&second);
+        let [p, m] = [0, 1].map(|i| machine.put_floats(Float::F32, &on_cpu[i].to_vec(len)));
+        let v = machine.put_floats(Float::F32, &second);
+        for number in [1, 2, 1000] {
+            let gradient = values(Float::F32, 20 + number, len);
+            let step = adamw::Step {
+                learning_rate: 1e-3,
+                beta1: 0.9,
+                beta2: 0.999,
+                eps: 1e-8,
+                weight_decay: 0.01,
+                number,
+                gradient_scale: 0.25,
+            };
+            let [cpu_p, cpu_m] = &mut on_cpu;
+            adamw::step(cpu_p, &tensor(&gradient), cpu_m, &mut cpu_second, len, &step);
+            let g = machine.put_floats(Float::F32, &gradient);
+            machine.run(&adamw::cuda::step(p, g, m, v, len as u64, &step));
+        }
+        for (found, expected) in [(p, &on_cpu[0]), (m, &on_cpu[1]), (v, &cpu_second)] {
+            // The compilers fuse other multiplications and additions.
+            assert_close(&machine.get_floats(Float::F32, found), &expected.to_vec(len), 1e-6, "AdamW");
+        }
+    }
+}
+
+#[test]
+fn cross_entropy_equals_the_cpu() {
+    let Some(mut machine) = Machine::new() else { return };
+    for float in FLOATS {
+        for vocab in [1usize, 37, 520, 5003] {
+            let rows = 5;
+            let logits: Vec<f32> = values(float, 30, rows * vocab).iter().map(|v| 4.0 * v).collect();
+            let last = vocab as u32 - 1;
+            let target = |row, id: u32, weight| Target { row, id: id.min(last), weight };
+            // Row 1 has none; row 2 is a branch point with a repeated target.
+            let targets = [
+                target(0, last, 1.0),
+                target(2, 5, 1.0),
+                target(2, 9, 0.5),
+                target(2, 5, 2.0),
+                target(3, 0, 1.0),
+                target(4, 300, 1.0),
+            ];
+            let (scale, count) = (0.25, targets.len());
+            let (mut gradient, mut losses) = (tensor(&logits), vec![0.0; count]);
+            cross_entropy::loss_and_gradient(&mut gradient, rows, vocab, &targets, scale, &mut losses);
+
+            let shape = (rows as u32, vocab as u32);
+            let on_device = machine.put_floats(float, &logits);
+            let records = machine.put(&cross_entropy::cuda::target_bytes(&targets));
+            let [found, again] = [0, 1].map(|_| machine.put(&vec![0xff; 4 * count]));
+            let count = count as u32;
+            machine.run(&cross_entropy::cuda::loss(float, on_device, shape, records, count, found));
+            machine.run(&cross_entropy::cuda::loss_and_gradient(
+                float, on_device, shape, records, count, scale, again,
+            ));
+            let what = format!("{float:?} vocabulary {vocab}");
+            // Logits are read as they are; the sum has another order.
+            assert_close(&machine.get_floats(Float::F32, found), &losses, 3e-6, &what);
+            assert_eq!(machine.get(found), machine.get(again), "{what}: both kernels give the same losses");
+            let gradient = gradient.to_vec(rows * vocab);
+            assert_close(&machine.get_floats(float, on_device), &gradient, tolerance(float), &what);
+        }
+    }
+}
+
+/// A token that is nearly certain: p - 1 is below the resolution of bf16 at 1.
+#[test]
+fn the_gradient_of_a_certain_token_survives_bf16() {
+    let Some(mut machine) = Machine::new() else { return };
+    let mut logits = vec![0.0; 64];
+    logits[3] = 12.0;
+    let p = f64::exp(12.0) / (f64::exp(12.0) + 63.0);
+    let on_device = machine.put_floats(Float::Bf16, &logits);
+    let records = machine.put(&cross_entropy::cuda::target_bytes(&[Target { row: 0, id: 3, weight: 1.0 }]));
+    let losses = machine.put(&[0; 4]);
+    machine.run(&cross_entropy::cuda::loss_and_gradient(
+        Float::Bf16,
+        on_device,
+        (1, 64),
+        records,
+        1,
+        1.0,
+        losses,
+    ));
+    let found = f64::from(machine.get_floats(Float::Bf16, on_device)[3]);
+    assert!((found - (p - 1.0)).abs() < (1.0 - p) / 100.0, "{found}, expected {}", p - 1.0);
+}
