@@ -12,7 +12,7 @@ use lorafit_data::{ChatTemplate, Mapping, Message, Order, Role, Shape, SpecialTo
 use lorafit_kernels::ops::attention::Segments;
 use lorafit_kernels::{Device, SharedBytes};
 use lorafit_model::adapter::{self, Adapter, named_tensors};
-use lorafit_model::weights::{Gguf, ModelFiles};
+use lorafit_model::weights::{Gguf, ModelFiles, write_tensors};
 use lorafit_model::{Buffers, Config, Model, Stream};
 use lorafit_train::{Checkpoint, tokenizer_metadata};
 
@@ -151,9 +151,10 @@ pub fn adapter(data: &[u8]) {
         return;
     };
     // What is saved is what was loaded.
-    let [(_, weights), (_, config_json)] = adapter::files(&adapter, HERE);
-    let (config_json, weights) =
-        (String::from_utf8(config_json).expect("JSON"), SharedBytes::from_vec(weights));
+    let config_json = String::from_utf8(adapter::config_file(&adapter, HERE)).expect("JSON");
+    let mut weights = Vec::new();
+    write_tensors(&mut weights, adapter::sources(&adapter)).expect("memory takes it");
+    let weights = SharedBytes::from_vec(weights);
     let again = adapter::from_bytes(Path::new(HERE), &config_json, weights, &config, Device::Cpu);
     assert_eq!(bits(&again.expect("what was saved")), bits(&adapter));
 }
