@@ -370,7 +370,7 @@ fn a_gguf_written_by_hand_is_read() {
     let header = Header::default()
         .entry("answer", U32, &42u32.to_le_bytes())
         .entry("general.alignment", U32, &64u32.to_le_bytes())
-        .tensor("t", &[32, 2], 0, 64);
+        .tensor("t", &[32, 2], 0, 0);
     let gguf = header.open().2.expect("opens");
     assert_eq!(gguf.integer("answer"), Some(42));
 }
@@ -427,6 +427,8 @@ fn sizes_that_a_gguf_cannot_have_are_refused_at_once() {
             "t: 128 bytes at offset 18446744073709551584 do not lie in the file",
         ),
         (tensor(&[32], 0, 16), "t: offset 16 is not a multiple of the alignment 32"),
+        (tensor(&[32], 0, 0).tensor("u", &[32], 0, 96), "u: offset 96, but the tensors before it end at 128"),
+        (tensor(&[32], 0, 64), "t: offset 64, but the tensors before it end at 0"),
         (tensor(&[33], 8, 0), "t: a row of 33 values does not divide into Q8_0 blocks of 32"),
         (tensor(&[0], 0, 0), "t: a row of 0 values"),
         (tensor(&[], 0, 0), "t has 0 dimensions, expected 1 to 4"),
@@ -457,8 +459,8 @@ fn sizes_that_a_gguf_cannot_have_are_refused_at_once() {
 fn lists_that_only_a_sparse_file_has_room_for_are_refused() {
     let list = |kind: u32, count: u64| [&kind.to_le_bytes()[..], &count.to_le_bytes()].concat();
     for (kind, count, problem) in [
-        (U8, 1 << 23, "8388608 values of k at byte 41 are more than the 1572864 that are allowed"),
-        (TEXT, 1 << 23, "8388608 texts of k at byte 41 are more than the 1572864 that are allowed"),
+        (U8, 1 << 23, "8388608 values of k at byte 41 are more than the 1310720 that are allowed"),
+        (TEXT, 1 << 23, "8388608 texts of k at byte 41 are more than the 1310720 that are allowed"),
         (U8, 1 << 33, "8589934592 values of k at byte 41 do not fit in"),
     ] {
         let started = Instant::now();
@@ -534,11 +536,14 @@ fn gguf_models_that_cannot_be_used_are_named_with_key_and_value() {
             "`llama.attention.head_count_kv` is 0, expected a whole",
         ),
         (
-            metadata(8).tensor("rope_freqs.weight", &[16], 0, 0),
+            metadata(8).tensor("rope_freqs.weight", &[16], 0, 1024),
             "rope_freqs.weight has 0, expected numbers above",
         ),
-        (metadata(8).tensor("rope_freqs.weight", &[16], 1, 0), "rope_freqs.weight is not stored as F32"),
-        (metadata(8).tensor("rope_freqs.weight", &[8], 0, 0), "rope_freqs.weight has 8 values, expected 16"),
+        (metadata(8).tensor("rope_freqs.weight", &[16], 1, 1024), "rope_freqs.weight is not stored as F32"),
+        (
+            metadata(8).tensor("rope_freqs.weight", &[8], 0, 1024),
+            "rope_freqs.weight has 8 values, expected 16",
+        ),
     ];
     for (header, problem) in cases {
         let (_dir, path, result) = header.open();

@@ -86,7 +86,7 @@ pub(crate) fn read<T: Send + Clone>(
             let mut file = OpenFile { path, unit, records, left, last: 0 };
             let mut shape = None;
             loop {
-                let block = file.block(|| choice.times(part))?;
+                let block = file.block(source.skip_bad_rows, || choice.times(part))?;
                 rows += block.len();
                 if shape.is_none() {
                     shape = recognise(&block, source).map_err(|(at, problem)| file.wrong(at, problem))?;
@@ -139,6 +139,11 @@ fn choose(source: &Source, parts: &[Vec<PathBuf>]) -> Result<Choice, DataError> 
                 let (kind, records) = kind::open(path)?;
                 for record in records.take(limit - *rows) {
                     match record {
+                        Err(error @ ReadError::Row(_, RowProblem::TooLong { .. }))
+                            if !source.skip_bad_rows =>
+                        {
+                            return Err(DataError::reading(path, kind.unit(), error));
+                        }
                         Ok(_) | Err(ReadError::Row(..)) => *rows += 1,
                         Err(error) => return Err(DataError::reading(path, kind.unit(), error)),
                     }
@@ -197,8 +202,9 @@ impl OpenFile<'_> {
         DataError::reading(self.path, self.unit, ReadError::Row(number, problem))
     }
 
-    /// The next rows that are taken; none at the end of the file.
-    fn block(&mut self, mut times: impl FnMut() -> usize) -> Result<Vec<Taken>, DataError> {
+    /// The next rows that are taken; none at the end of the file. Behind a row that cannot be read, which ends it all
+    /// unless bad rows are skipped, nothing is looked for: its end may be far.
+    fn block(&mut self, skip_bad: bool, mut times: impl FnMut() -> usize) -> Result<Vec<Taken>, DataError> {
         let mut block = Vec::new();
         let mut bytes = 0;
         while self.left > 0 && block.len() < BLOCK_ROWS && bytes < BLOCK_BYTES {
@@ -213,7 +219,11 @@ impl OpenFile<'_> {
             let times = times();
             if times > 0 {
                 bytes += content.as_ref().map_or(0, Content::size_bytes);
+                let ends = content.is_err() && !skip_bad;
                 block.push(Taken { number, times, content });
+                if ends {
+                    break;
+                }
             }
         }
         Ok(block)

@@ -36,9 +36,9 @@ pub struct Gguf {
 const MAX_NAME: u64 = 65_535;
 /// Longest text value: a chat template or a token is far shorter.
 const MAX_TEXT: u64 = 16 << 20;
-/// Most items of all lists together: the largest vocabularies have some 300 thousand tokens, with a score and a type each,
-/// and 600 thousand merges. An item takes up to 60 bytes, however short it is.
-const MAX_ITEMS: u64 = 3 << 19;
+/// Most items of all lists together: the largest vocabularies have some 260 thousand tokens with a score and a type each, or
+/// 200 thousand with a type and 450 thousand merges. An item takes up to 60 bytes, however short it is.
+const MAX_ITEMS: u64 = 5 << 18;
 /// Most metadata entries, and most tensors: real files have up to a few hundred and two thousand.
 const MAX_ENTRIES: u64 = 1 << 16;
 /// Longest header. Real ones have up to about 20 MiB; what is read of them is kept in memory, several times as large.
@@ -273,6 +273,9 @@ fn read(bytes: &SharedBytes, extent: Extent) -> Result<Contents, String> {
     };
     let infos = (0..tensor_count).map(|_| read_info(&mut cursor)).collect::<Result<Vec<_>, String>>()?;
     let data_start = (cursor.at as u64).next_multiple_of(alignment);
+    let mut places: Vec<(u64, u64, &str)> = infos.iter().map(|i| (i.offset, i.bytes, &i.name[..])).collect();
+    places.sort_unstable();
+    let misplaced = misplaced(&places, alignment);
     let mut tensors = HashMap::new();
     for Info { name, shape, format, bytes: len, offset } in infos {
         let problem = || format!("{name}: {len} bytes at offset {offset} do not lie in the file");
@@ -291,7 +294,23 @@ fn read(bytes: &SharedBytes, extent: Extent) -> Result<Contents, String> {
             return Err(format!("the tensor {name} occurs twice"));
         }
     }
-    Ok((metadata, tensors))
+    match misplaced {
+        Some(problem) => Err(problem),
+        None => Ok((metadata, tensors)),
+    }
+}
+
+/// Tensors fill a file without gap or overlap, each at the next multiple of the alignment: one that does not has another
+/// size than it says. `places` are offset, bytes and name, sorted.
+fn misplaced(places: &[(u64, u64, &str)], alignment: u64) -> Option<String> {
+    let mut expected = 0u64;
+    for (offset, len, name) in places {
+        if *offset != expected {
+            return Some(format!("{name}: offset {offset}, but the tensors before it end at {expected}"));
+        }
+        expected = offset.saturating_add(*len).checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
+    }
+    None
 }
 
 struct Info {

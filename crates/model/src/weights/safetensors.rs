@@ -182,9 +182,9 @@ impl Shard {
     }
 }
 
-/// The longest header that is read: that of some 40 thousand tensors, when the largest supported model has 1200. What is
-/// read of it takes several times the memory.
-const MAX_HEADER: u64 = 4 << 20;
+/// The longest header that is read: that of some 20 thousand tensors, when the largest supported model has 1200 and six
+/// times as many once quantised. What is read of it takes up to twenty times the memory.
+const MAX_HEADER: u64 = 2 << 20;
 
 /// Where the data begins, and what lies there; the crate checks that tensors fill the file without overlap.
 pub(crate) fn read_header(bytes: &[u8]) -> Result<(usize, Metadata), String> {
