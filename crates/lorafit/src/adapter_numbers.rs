@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use lorafit_model::adapter::analysis::{Subspaces, Update, weight_norm};
-use lorafit_model::adapter::{AdapterFile, Factors};
+use lorafit_model::adapter::{AdapterFile, Factors, Module};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{FileError, Source};
 use rayon::prelude::*;
@@ -124,7 +124,10 @@ pub fn of(
             overlap,
         })
     };
-    adapter.factors.par_iter().map(layer).collect()
+    let mut layers: Vec<LayerNumbers> = adapter.factors.par_iter().map(layer).collect::<Result<_, _>>()?;
+    let order: Vec<String> = modules_of(&layers).into_iter().map(str::to_owned).collect();
+    layers.sort_by_key(|layer| (layer.layer, order.iter().position(|module| *module == layer.module)));
+    Ok(layers)
 }
 
 /// The base of the adapter in `dir`: `given`, else one that its run or its configuration names and that is on this machine.
@@ -187,17 +190,22 @@ pub fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     Some(values[middle])
 }
 
-/// The kinds of modules, in the order in which the first layer has them.
-pub fn modules(layers: &[LayerNumbers]) -> Vec<&str> {
-    const ORDER: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-    let mut names: Vec<&str> = Vec::new();
-    for layer in layers {
-        if !names.contains(&layer.module.as_str()) {
-            names.push(&layer.module);
+/// The kinds of modules among `names`, each once, in the order in which a block computes them.
+pub fn modules<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut kinds: Vec<&str> = Vec::new();
+    for name in names {
+        if !kinds.contains(&name) {
+            kinds.push(name);
         }
     }
-    names.sort_by_key(|name| ORDER.iter().position(|known| known == name).unwrap_or(ORDER.len()));
-    names
+    let known = |name: &str| Module::ALL.iter().position(|module| module.name() == name);
+    kinds.sort_by_key(|name| known(name).unwrap_or(Module::ALL.len()));
+    kinds
+}
+
+/// The kinds of modules of `layers`, see [`modules`].
+pub fn modules_of(layers: &[LayerNumbers]) -> Vec<&str> {
+    modules(layers.iter().map(|layer| layer.module.as_str()))
 }
 
 /// Why two adapters cannot be held against each other.

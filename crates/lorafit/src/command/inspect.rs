@@ -6,7 +6,9 @@ use clap::Args;
 use lorafit_model::adapter::AdapterFile;
 use serde_json::json;
 
-use crate::adapter_numbers::{self, LayerNumbers, OverlapNumbers, check_overlap, median, modules, verdict};
+use crate::adapter_numbers::{
+    self, LayerNumbers, OverlapNumbers, check_overlap, median, modules_of, verdict,
+};
 use crate::cli::Common;
 use crate::engine::{grouped, use_threads};
 use crate::figure;
@@ -147,7 +149,7 @@ fn table(layers: &[LayerNumbers], base: bool, against: bool) -> Vec<Vec<String>>
 /// The median of every kind of module.
 fn medians(layers: &[LayerNumbers]) -> Vec<Vec<String>> {
     let mut lines = vec![["median", "||dW||", "eff. rank", "stable"].map(str::to_owned).to_vec()];
-    for module in modules(layers) {
+    for module in modules_of(layers) {
         let of = |value: fn(&LayerNumbers) -> f64| {
             median(layers.iter().filter(|layer| layer.module == module).map(value)).unwrap_or_default()
         };

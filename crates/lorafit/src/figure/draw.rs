@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use super::scale::{Scale, short, viridis};
-use super::{Figure, HeatMap, Lines, Parallel, ParallelAxis, Place, Plot, Series, Style};
+use super::{Axis, Figure, HeatMap, Lines, Parallel, ParallelAxis, Place, Plot, Series, Style};
 use crate::page::escape;
 
 const WIDTH: f64 = 480.0;
@@ -96,21 +96,21 @@ impl Canvas {
         let half = bars.unwrap_or(0.0) / 2.0;
         let xs = Scale::of(points().flat_map(|p| [p.0 - half, p.0 + half]), x.log);
         let ys = Scale::of(points().map(|p| p.1), y.log);
-        let ys = if bars.is_some() { ys.from_zero() } else { ys.roomy() };
+        let ys = if bars.is_some() { ys.with_zero() } else { ys.roomy() };
         let xs = if series.iter().all(|one| one.style == Style::Points) { xs.roomy() } else { xs };
         self.text(8.0, self.top + 12.0, "start", &y.label, "");
         self.top += 22.0;
         let (top, bottom) = (self.top, self.top + HEIGHT);
         let at_x = |value: f64| Some(LEFT + xs.place(value)? * (WIDTH - LEFT - RIGHT));
         let at_y = |value: f64| Some(bottom - ys.place(value)? * HEIGHT);
-        for (value, text) in ys.ticks(5) {
+        for (value, text) in ticks(y, &ys, 5) {
             if let Some(y) = at_y(value) {
                 self.rule((LEFT, y), (WIDTH - RIGHT, y));
                 self.text(LEFT - 6.0, y + 4.0, "end", &text, "");
             }
         }
         let mut free_from = 0.0;
-        for (value, text) in xs.ticks(6) {
+        for (value, text) in ticks(x, &xs, 6) {
             let room = LETTER * text.len() as f64 / 2.0 + 4.0;
             if let Some(x) = at_x(value).filter(|x| x - room >= free_from && x + room <= WIDTH) {
                 self.rule((x, bottom), (x, bottom + 4.0));
@@ -144,7 +144,7 @@ impl Canvas {
             }
             Style::Points => self.dots(colour, places, 3.5),
             Style::Solid => self.curve(colour, places, " stroke-width=\"2\""),
-            Style::Faint => self.curve(colour, places, " stroke-opacity=\".4\""),
+            Style::Faint => self.curve(colour, places, " stroke-opacity=\".55\""),
             Style::Dashed => self.curve(colour, places, " stroke-width=\"1.5\" stroke-dasharray=\"6 4\""),
             Style::Dotted => {
                 self.curve(colour, places, " stroke-width=\"1.5\"");
@@ -270,22 +270,13 @@ impl Canvas {
         let (left, right) = (44.0, WIDTH - 50.0);
         let step = (right - left) / axes.len().saturating_sub(1).max(1) as f64;
         let (top, bottom) = (self.top + 34.0, self.top + 34.0 + HEIGHT);
-        for (i, (axis, scale)) in axes.iter().zip(&scales).enumerate() {
+        for (i, axis) in axes.iter().enumerate() {
             let x = left + i as f64 * step;
             // Names of neighbours stand in two lines.
             let y = self.top + if i % 2 == 0 { 12.0 } else { 26.0 };
             self.text(x, y, "middle", &axis.axis.label, " font-weight=\"600\"");
             let faint = self.faint();
             let _ = writeln!(self.svg, "<path d=\"M{x:.1} {top:.1}V{bottom:.1}\" stroke=\"{faint}\"/>");
-            let ticks = match axis.names.is_empty() {
-                true => scale.ticks(4),
-                false => axis.names.iter().enumerate().map(|(i, n)| (i as f64, n.clone())).collect(),
-            };
-            for (value, text) in ticks {
-                if let Some(place) = scale.place(value) {
-                    self.text(x + 4.0, bottom - place * HEIGHT + 4.0, "start", &text, " font-size=\"11\"");
-                }
-            }
         }
         let last = axes.len().saturating_sub(1);
         let mut order: Vec<usize> = (0..lines.len()).collect();
@@ -311,7 +302,30 @@ impl Canvas {
                 escape(name)
             );
         }
+        // Above the lines, which would cross them out.
+        let paper = if self.place == Place::Page { "var(--paper)" } else { "#fff" };
+        let halo = format!(" font-size=\"11\" stroke=\"{paper}\" stroke-width=\"3\" paint-order=\"stroke\"");
+        for (i, (axis, scale)) in axes.iter().zip(&scales).enumerate() {
+            let x = left + i as f64 * step;
+            let marks = match axis.names.is_empty() {
+                true => ticks(&axis.axis, scale, 4),
+                false => axis.names.iter().enumerate().map(|(i, n)| (i as f64, n.clone())).collect(),
+            };
+            for (value, text) in marks {
+                if let Some(place) = scale.place(value) {
+                    self.text(x + 4.0, bottom - place * HEIGHT + 4.0, "start", &text, &halo);
+                }
+            }
+        }
         self.top = bottom + 14.0;
+    }
+}
+
+/// The values that an axis marks, with their texts.
+fn ticks(axis: &Axis, scale: &Scale, wanted: usize) -> Vec<(f64, String)> {
+    match axis.marks.is_empty() {
+        true => scale.ticks(wanted),
+        false => axis.marks.iter().map(|&value| (value, short(value))).collect(),
     }
 }
 
@@ -336,7 +350,7 @@ fn thinned(places: &[(f64, f64)]) -> Vec<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::figure::{Axis, png};
+    use crate::figure::png;
 
     fn curve(points: Vec<(f64, f64)>) -> Figure {
         let series = vec![

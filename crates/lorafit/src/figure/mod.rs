@@ -7,7 +7,7 @@ mod scale;
 
 pub use numbers::table;
 pub use png::png;
-pub use scale::viridis;
+pub use scale::{short, viridis};
 
 use crate::page::escape;
 
@@ -54,17 +54,19 @@ pub struct Axis {
     pub label: String,
     /// Whether equal ratios have equal lengths.
     pub log: bool,
+    /// The values to mark, in place of round ones.
+    pub marks: Vec<f64>,
 }
 
 impl Axis {
     /// With even steps.
     pub fn linear(label: &str) -> Self {
-        Axis { label: label.to_owned(), log: false }
+        Axis { label: label.to_owned(), log: false, marks: Vec::new() }
     }
 
     /// With even ratios.
     pub fn log(label: &str) -> Self {
-        Axis { label: label.to_owned(), log: true }
+        Axis { label: label.to_owned(), log: true, marks: Vec::new() }
     }
 }
 

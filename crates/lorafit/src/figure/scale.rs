@@ -25,7 +25,7 @@ impl Scale {
     }
 
     /// With zero and a twentieth of room above, for bars.
-    pub fn from_zero(self) -> Self {
+    pub fn with_zero(self) -> Self {
         let high = self.high.max(0.0);
         Scale { low: self.low.min(0.0), high: if high > 0.0 { high * 1.05 } else { 1.0 }, ..self }
     }

@@ -6,7 +6,7 @@ use lorafit_model::adapter::{AdapterFile, Factors};
 use rayon::prelude::*;
 
 use super::{Report, slug};
-use crate::adapter_numbers::{LayerNumbers, OverlapNumbers, median, modules, verdict};
+use crate::adapter_numbers::{LayerNumbers, OverlapNumbers, median, modules, modules_of, verdict};
 use crate::figure::{Axis, Figure, HeatMap, Lines, Plot, Series, Style};
 use crate::page::{escape, table};
 
@@ -40,7 +40,7 @@ pub fn add(report: &mut Report, name: &str, adapter: &AdapterFile, layers: &[Lay
     });
     report.figures(vec![size, used]);
     report.html(&medians(layers));
-    report.figures(modules(layers).into_iter().map(|module| spectrum(name, layers, module)).collect());
+    report.figures(modules_of(layers).into_iter().map(|module| spectrum(name, layers, module)).collect());
     report.figures(distributions(name, adapter));
 }
 
@@ -70,7 +70,7 @@ fn heat_map(
     let map = HeatMap {
         x_label: "layer".to_owned(),
         columns: numbers.iter().map(|number| number.map_or("-".to_owned(), |n| n.to_string())).collect(),
-        rows: modules(layers).into_iter().map(row).collect(),
+        rows: modules_of(layers).into_iter().map(row).collect(),
         value_label: value_label.to_owned(),
     };
     let description = match name {
@@ -99,7 +99,7 @@ fn medians(layers: &[LayerNumbers]) -> String {
         ]
     };
     let columns = ["", "layers", "‖dW‖", "‖dW‖ / ‖W‖", "effective rank", "stable rank"];
-    table("Medians over layers", &columns, modules(layers).into_iter().map(row))
+    table("Medians over layers", &columns, modules_of(layers).into_iter().map(row))
 }
 
 /// The singular values of every dW of a module, a line a layer, the later the brighter.
@@ -129,9 +129,12 @@ fn spectrum(run: &str, layers: &[LayerNumbers], module: &str) -> Figure {
     figure(run, &format!("spectrum-{}", slug(module)), &title, description, plot)
 }
 
+/// Values of factors or of their product.
+type Entries = fn(&Factors) -> Vec<f32>;
+
 /// How often values are how large, by module, of A, of B and of dW.
 fn distributions(run: &str, adapter: &AdapterFile) -> Vec<Figure> {
-    let kinds: [(&str, &str, fn(&Factors) -> Vec<f32>); 3] = [
+    let kinds: [(&str, &str, Entries); 3] = [
         ("A", "All entries of the factors A.", |factors| factors.a.clone()),
         ("B", "All entries of the factors B, which begin at zero.", |factors| factors.b.clone()),
         (
@@ -158,22 +161,8 @@ fn sampled_rows(factors: &Factors) -> Vec<f32> {
     rows
 }
 
-fn distribution(
-    run: &str,
-    adapter: &AdapterFile,
-    name: &str,
-    description: &str,
-    entries: fn(&Factors) -> Vec<f32>,
-) -> Figure {
-    let names: Vec<&str> = {
-        let mut names: Vec<&str> = Vec::new();
-        adapter.factors.iter().for_each(|f| {
-            if !names.contains(&f.module.as_str()) {
-                names.push(&f.module)
-            }
-        });
-        names
-    };
+fn distribution(run: &str, adapter: &AdapterFile, name: &str, description: &str, entries: Entries) -> Figure {
+    let names = modules(adapter.factors.iter().map(|factors| factors.module.as_str()));
     // Four standard deviations of the widest module, so that all stand on one axis.
     let square = |factors: &Factors| {
         let values = entries(factors);
@@ -255,7 +244,7 @@ fn angles(name: &str, layers: &[LayerNumbers]) -> Figure {
         let points = (0..most).filter_map(|n| Some(((n + 1) as f64, at(n)?))).collect();
         Series::new(module, i, Style::Dotted, points)
     };
-    let series = modules(layers).into_iter().enumerate().map(line).collect();
+    let series = modules_of(layers).into_iter().enumerate().map(line).collect();
     let plot = Plot::Lines(Lines {
         x: Axis::linear("number of the angle"),
         y: Axis::linear("principal angle, degrees"),

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{Report, slug};
-use crate::figure::{Axis, Figure, Lines, Parallel, ParallelAxis, Plot, Series, Style};
+use crate::figure::{Axis, Figure, Lines, Parallel, ParallelAxis, Plot, Series, Style, short};
 use crate::page::{Cards, number, table};
 
 /// The records of a sweep.
@@ -16,6 +16,8 @@ pub const TRIALS: &str = "trials.jsonl";
 const SWEEP: &str = "sweep.json";
 /// Values span this ratio before their axis is logarithmic.
 const LOG_RATIO: f64 = 8.0;
+/// An option that has more values is not taken for one of a grid.
+const GRID: usize = 6;
 
 /// What is told of a trial.
 #[derive(Clone, Debug, Deserialize)]
@@ -193,7 +195,11 @@ impl Sweep {
 }
 
 fn in_words(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.as_f64().map_or_else(|| number.to_string(), short),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+    }
 }
 
 /// An axis for an option: logarithmic where its values span much.
@@ -201,7 +207,14 @@ fn axis(option: &str, values: &[Option<f64>]) -> Axis {
     let values = || values.iter().flatten().copied();
     let (low, high) = values().fold((f64::MAX, 0.0_f64), |(low, high), v| (low.min(v), high.max(v)));
     let log = low > 0.0 && (option == "lr" && high > low || high >= LOG_RATIO * low);
-    Axis { label: option.to_owned(), log }
+    // Values of a grid are marked themselves.
+    let mut marks: Vec<f64> = values().collect();
+    marks.sort_by(f64::total_cmp);
+    marks.dedup();
+    if marks.len() > GRID {
+        marks.clear();
+    }
+    Axis { label: option.to_owned(), log, marks }
 }
 
 #[cfg(test)]

@@ -9,6 +9,9 @@ use crate::page::{Cards, escape, number, percent, table};
 
 const GIB: f64 = (1u64 << 30) as f64;
 
+/// Steps that the loss at the end is the mean of.
+const RECENT: usize = 20;
+
 /// A run and what it is called in the report.
 pub struct NamedRun {
     /// The last part of its folder, or all of it where that is not enough.
@@ -69,8 +72,14 @@ fn cards(run: &NamedRun) -> String {
     let of = total_steps.map(|total| format!("of {}, ", number(total as usize))).unwrap_or_default();
     cards.add("steps", &number(done as usize), &format!("{of}{state}"));
     let last = history.steps.last();
-    if let Some(loss) = smoothed(&history.steps, |step| step.loss).last() {
-        cards.add("training loss", &format!("{:.4}", loss.1), "smoothed, at the end");
+    let ending = &history.steps[history.steps.len().saturating_sub(RECENT)..];
+    if !ending.is_empty() {
+        let mean = ending.iter().map(|step| step.loss).sum::<f64>() / ending.len() as f64;
+        cards.add(
+            "training loss",
+            &format!("{mean:.4}"),
+            &format!("mean of the last {} steps", ending.len()),
+        );
     }
     let best = history.evaluations.iter().min_by(|a, b| a.loss.total_cmp(&b.loss));
     if let Some(best) = best {
@@ -101,19 +110,23 @@ fn planned_bytes(history: &RunHistory) -> Option<f64> {
     history.plan.as_ref()?.get("planned_bytes")?.as_f64()
 }
 
-/// Means that follow a curve, each step weighing less the older it is, over about a twentieth of the run (Kingma and Ba
-/// 2015 correct the beginning alike).
+/// Means of what is around each step, over a twentieth of the run: unlike a running mean they do not lag behind.
 fn smoothed(steps: &[StepRecord], value: fn(&StepRecord) -> f64) -> Vec<(f64, f64)> {
-    let kept = 1.0 - 1.0 / (steps.len() as f64 / 20.0).max(1.0);
-    let (mut sum, mut weight) = (0.0, 0.0);
-    let mut follow = |step: &StepRecord| {
-        let value = value(step);
-        if value.is_finite() {
-            (sum, weight) = (kept * sum + (1.0 - kept) * value, kept * weight + (1.0 - kept));
-        }
-        (step.step as f64, sum / weight)
+    let finite: Vec<(f64, f64)> =
+        raw(steps, value).into_iter().filter(|(_, value)| value.is_finite()).collect();
+    let half = finite.len() / 40;
+    let mut sums = vec![0.0];
+    sums.extend(finite.iter().scan(0.0, |sum, (_, value)| {
+        *sum += value;
+        Some(*sum)
+    }));
+    let mean = |(i, (step, _)): (usize, &(f64, f64))| {
+        // As much before as after, so that ends are not pulled to one side.
+        let reach = half.min(i).min(finite.len() - 1 - i);
+        let (from, to) = (i - reach, i + reach + 1);
+        (*step, (sums[to] - sums[from]) / (to - from) as f64)
     };
-    steps.iter().map(&mut follow).collect()
+    finite.iter().enumerate().map(mean).collect()
 }
 
 fn raw(steps: &[StepRecord], value: fn(&StepRecord) -> f64) -> Vec<(f64, f64)> {
@@ -293,4 +306,33 @@ fn lengths(data: &Value, run: &str, i: usize) -> Option<Figure> {
     let name = if i == 0 { "lengths".to_owned() } else { format!("lengths-{}", i + 1) };
     let description = "What is trained on, by length.".to_owned();
     Some(Figure { name, title: "Rows by their tokens".to_owned(), description, plot })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn smoothing_keeps_a_straight_line_and_leaves_out_what_is_no_number() {
+        let step = |step: u64| StepRecord {
+            step,
+            loss: if step == 50 { f64::NAN } else { 3.0 * step as f64 },
+            grad_norm: 1.0,
+            learning_rate: 1.0,
+            tokens: 1,
+            computed_tokens: 1,
+            supervised_tokens: 1,
+            seconds: 1.0,
+            tokens_per_s: 1.0,
+            peak_rss_bytes: 1,
+        };
+        let steps: Vec<StepRecord> = (1..=400).map(step).collect();
+        let smooth = smoothed(&steps, |step| step.loss);
+        assert_eq!(smooth.len(), 399);
+        // Around the gap the steps are not even.
+        for (step, value) in smooth.iter().filter(|(step, _)| (step - 50.0).abs() > 11.0) {
+            assert!((value - 3.0 * step).abs() < 1e-9, "{step}: {value}");
+        }
+        assert!(smoothed(&[], |step| step.loss).is_empty());
+    }
 }
