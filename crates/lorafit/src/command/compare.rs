@@ -218,8 +218,11 @@ impl CompareArgs {
     }
 }
 
-/// The columns of the table, each with its cell of a row.
-const COLUMNS: [(&str, fn(&Compared) -> Option<String>); 9] = [
+/// What a column shows of a row, if the row has it.
+type Cell = fn(&Compared) -> Option<String>;
+
+/// The columns of the table.
+const COLUMNS: [(&str, Cell); 9] = [
     ("method", |row| Some(row.method.to_owned())),
     ("loss", |row| Some(format!("{:.4}", row.loss))),
     ("perplexity", |row| Some(format!("{:.3}", row.perplexity))),
