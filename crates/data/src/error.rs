@@ -157,6 +157,12 @@ pub enum RowProblem {
         /// The longest row that is read.
         limit: usize,
     },
+    /// The first line names more columns than a table has.
+    #[error("the first line names more than {most} columns")]
+    ManyColumns {
+        /// The most that are read.
+        most: usize,
+    },
     /// The row is not JSON.
     #[error("not valid JSON at {}column {column}: {message}", of_line(*line))]
     Json {
@@ -393,6 +399,9 @@ impl RowProblem {
             Self::Ragged { .. } => {
                 "quote values that have the separator or a line break in them, or skip such rows with --skip-bad-rows"
                     .into()
+            }
+            Self::ManyColumns { .. } => {
+                "check that it is a table, and that the name of the file says how its values are separated".into()
             }
             Self::ColumnTwice { .. } => "rename one of them in the first line".into(),
             Self::NoColumn { .. } => "check the names in --columns".into(),

@@ -11,9 +11,11 @@
 
 pub mod batch;
 pub mod cache;
+mod contained;
 pub mod dataset;
 pub mod error;
 pub mod format;
+mod json;
 pub mod mask;
 pub mod order;
 pub mod sample;

@@ -28,7 +28,7 @@ pub use choice::{HeldOut, Subset};
 pub use rows::Origin;
 
 /// The longest row that is read: a file that is one endless line, or unfolds to one, must not fill the memory.
-pub const LONGEST_ROW_BYTES: usize = 64 << 20;
+pub const LONGEST_ROW_BYTES: usize = 16 << 20;
 
 /// Rows to read: from where, how they are understood, and which of them.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -13,12 +13,12 @@ mod folder;
 mod gguf;
 mod stream;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use regex::Regex;
 
+use crate::contained::contained;
 use crate::template::{Builtin, ChatTemplate, SpecialTokens, TemplateError, read_template};
 
 pub use gguf::{GgufTokenizer, PRE_KINDS};
@@ -396,14 +396,10 @@ fn guarded<T>(
     action: &'static str,
     call: impl FnOnce() -> tokenizers::Result<T>,
 ) -> Result<T, TokenizerError> {
-    let message = match catch_unwind(AssertUnwindSafe(call)) {
+    let message = match contained(call) {
         Ok(Ok(value)) => return Ok(value),
         Ok(Err(error)) => error.to_string(),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-            format!("the tokenizers library panicked: {text}")
-        }
+        Err(panic) => format!("the tokenizers library panicked: {panic}"),
     };
     Err(TokenizerError::Library { action, message })
 }

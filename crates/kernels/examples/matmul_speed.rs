@@ -2,13 +2,13 @@
 //!
 //! Weights are taken in turn from more of them than the caches hold, as the layers of a model are.
 //!
-//! `cargo run --release -p lorafit-kernels --example matmul_speed [THREADS [FORMAT]]`
+//! `cargo run --release -p lorafit-kernels --example matmul_speed [THREADS [FORMAT [bf16]]]`
 
 use std::time::Instant;
 
 use lorafit_kernels::ops::matmul::{Product, Right, Term, View, cpu_fma_peak, run};
 use lorafit_kernels::quant::Format;
-use lorafit_kernels::{Device, SharedBytes, Tensor, Weight};
+use lorafit_kernels::{ComputeDtype, Device, SharedBytes, Tensor, Weight};
 
 /// Bytes of the weights of a shape together: more than the last cache of most machines.
 const WEIGHT_BYTES: usize = 128 << 20;
@@ -17,9 +17,14 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let threads = arguments.next().and_then(|t| t.parse().ok()).unwrap_or(0);
     let only = arguments.next();
+    let dtype = match arguments.next().as_deref() {
+        None | Some("f32") => ComputeDtype::F32,
+        Some("bf16") => ComputeDtype::Bf16,
+        Some(other) => panic!("computed in f32 or bf16, not {other}"),
+    };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("thread pool");
     pool.install(|| {
-        let peak = cpu_fma_peak();
+        let peak = cpu_fma_peak(dtype);
         println!("multiply-add peak {:.0} GFLOP/s on {} threads", peak / 1e9, rayon::current_num_threads());
         let shapes = [
             (512, 576, 576),
@@ -36,7 +41,9 @@ fn main() {
                 let weights: Vec<Weight> = (0..WEIGHT_BYTES.div_ceil(bytes))
                     .map(|_| {
                         let bytes = SharedBytes::from_vec(vec![0x3cu8; bytes]);
-                        Weight::new(n, k, format, bytes).expect("shape fits")
+                        let mut weight = Weight::new(n, k, format, bytes).expect("shape fits");
+                        weight.set_compute_dtype(dtype);
+                        weight
                     })
                     .collect();
                 let mut turn = weights.iter().cycle();

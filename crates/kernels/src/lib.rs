@@ -11,4 +11,4 @@ mod weight;
 
 pub use bytes::{Owner, SharedBytes};
 pub use tensor::{Bf16Tensor, Device, Tensor};
-pub use weight::{RowOrder, UnquantizableValue, Weight, WeightError};
+pub use weight::{ComputeDtype, RowOrder, UnquantizableValue, Weight, WeightError};

@@ -2,6 +2,7 @@
 
 use clap::{ArgAction, Args, ValueEnum};
 use lorafit_data::{TemplateError, Tokenizer};
+use lorafit_kernels::ComputeDtype;
 use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::Code;
 use lorafit_model::BaseQuantization;
@@ -44,6 +45,39 @@ pub struct QuantArgs {
     #[arg(default_value_t = false, default_missing_value = "true", hide_default_value = true)]
     #[arg(hide_possible_values = true, action = ArgAction::Set)]
     pub quant_head: bool,
+}
+
+/// How the base is multiplied.
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Base model")]
+pub struct ComputeArgs {
+    /// How the base's weights are multiplied with activations
+    ///
+    /// bf16 rounds both to 16 bits first, as QLoRA does on GPUs, and sums in f32; the adapter, attention and the loss stay
+    /// f32. On processors that multiply bf16 (AVX512-BF16: AMD Zen 4, Intel Cooper Lake and Sapphire Rapids, and later)
+    /// training is up to 1.7 times as fast; on others it brings nothing.
+    #[arg(long, value_enum, value_name = "DTYPE", default_value_t = ComputeChoice::F32)]
+    pub compute_dtype: ComputeChoice,
+}
+
+/// `--compute-dtype`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ComputeChoice {
+    /// As PEFT does by default: equal to it to six digits
+    F32,
+    /// Rounded to 16 bits
+    Bf16,
+}
+
+impl From<ComputeChoice> for ComputeDtype {
+    fn from(choice: ComputeChoice) -> Self {
+        match choice {
+            ComputeChoice::F32 => ComputeDtype::F32,
+            ComputeChoice::Bf16 => ComputeDtype::Bf16,
+        }
+    }
 }
 
 /// Which chat template conversations are rendered by.

@@ -1,7 +1,4 @@
-//! A dataset as a page to send to a colleague: one HTML file that loads nothing and runs nothing but its own script.
-//!
-//! What is shown is hostile: every text is escaped, and a content security policy forbids everything else, so that even
-//! a mistake here would run nothing.
+//! A dataset as a page to send to a colleague, with its rows to search.
 
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -11,7 +8,7 @@ use lorafit_data::statistics::{Percentiles, Statistics};
 use lorafit_data::{Dataset, SampleRef, Tokenizer};
 
 use crate::command::data::DataArgs;
-use crate::engine::grouped;
+use crate::page::{Cards, Page, Script, escape, number, percent, table};
 use crate::pieces::{Piece, pieces};
 use crate::row_args::shapes;
 
@@ -41,15 +38,7 @@ pub fn draw(
         None => data.into(),
     });
     let name = file_names.collect::<Vec<_>>().join(", ");
-    let nonce = nonce(data);
-    let mut page = head(&name, &nonce);
-    let _ = write!(
-        page,
-        "<header><h1>{}</h1><p>as it is trained, for <code>{}</code></p></header>\n<main>\n",
-        escape(&name),
-        escape(&args.model)
-    );
-    figures(&mut page, args, statistics);
+    let mut page = figures(args, statistics);
     page.push_str("<section aria-label=\"Rows\">\n<h2>Rows</h2>\n");
     page.push_str(CONTROLS);
     let mut rows = 0;
@@ -71,9 +60,15 @@ pub fn draw(
     if rows < shown.len() {
         let _ = write!(page, " The page would be too large with more.");
     }
-    page.push_str("</p>\n</section>\n</main>\n");
-    let _ = write!(page, "<script nonce=\"{nonce}\">\n{SCRIPT}</script>\n</body>\n</html>\n");
-    Ok(page)
+    page.push_str("</p>\n</section>\n");
+    let shell = Page {
+        verb: "data",
+        title: &name,
+        subtitle: &format!("as it is trained, for <code>{}</code>", escape(&args.model)),
+        style: STYLE,
+        script: Some(Script { text: SCRIPT, nonce: &nonce(data) }),
+    };
+    Ok(shell.around(&page))
 }
 
 /// What the script and nothing in the data has: a row cannot know the hash of the data it is part of.
@@ -82,18 +77,6 @@ fn nonce(data: &Dataset) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
-}
-
-fn head(name: &str, nonce: &str) -> String {
-    format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
-         script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{} · lorafit data</title>\n\
-         <style>\n{STYLE}</style>\n</head>\n<body>\n",
-        escape(name)
-    )
 }
 
 const CONTROLS: &str = "\
@@ -159,48 +142,14 @@ fn row(page: &mut String, sample: SampleRef, place: &str, tokenizer: &Tokenizer)
     Ok(())
 }
 
-fn figures(page: &mut String, args: &DataArgs, s: &Statistics) {
-    let found = &s.report;
-    page.push_str("<section aria-label=\"Figures\">\n<dl class=\"figures\">\n");
-    let mut figure = |name: &str, value: String, note: String| {
-        let _ = writeln!(page, "<div><dt>{name}</dt><dd>{value}</dd><dd>{note}</dd></div>");
-    };
-    figure("rows", number(found.samples), format!("of {}, {} shape", number(found.rows), shapes(found)));
-    figure("tokens", number(found.tokens), format!("at most {} in a row", number(found.longest)));
-    figure("trained", percent(s.supervised_share), format!("{} tokens", number(found.supervised_tokens)));
-    figure("cut", number(found.truncated), format!("to {} tokens", number(args.read.max_seq_len)));
-    let (long, empty) = (number(found.overlong), number(found.dropped));
-    let dropped = number(found.overlong + found.dropped);
-    figure("dropped", dropped, format!("{long} too long, {empty} without a trained token"));
-    if found.skipped > 0 {
-        figure("skipped", number(found.skipped), "rows that cannot be read".to_owned());
-    }
-    figure("repetitions", number(s.duplicates), "rows equal to an earlier one".to_owned());
-    figure(
-        "padded",
-        percent(s.padded_share),
-        format!("of the tokens, in a rectangle of {} rows", number(s.batch_size)),
-    );
-    figure("computed", percent(s.computed_share), "with shared beginnings computed once".to_owned());
-    page.push_str("</dl>\n<div class=\"columns\">\n<figure>\n");
+fn figures(args: &DataArgs, s: &Statistics) -> String {
+    let mut page = "<section aria-label=\"Figures\">\n".to_owned();
+    page.push_str(&statistics_cards(s, args.read.max_seq_len));
+    page.push_str("<div class=\"columns\">\n<figure>\n");
     page.push_str(&histogram(s));
-    page.push_str(
-        "<figcaption>Rows by their tokens</figcaption>\n</figure>\n<div>\n<div class=\"wide\"><table>\n\
-         <caption>Tokens</caption>\n<tr><td></td>",
-    );
-    for name in ["min", "5 %", "25 %", "median", "75 %", "95 %", "99 %", "max"] {
-        let _ = write!(page, "<th scope=\"col\">{name}</th>");
-    }
-    page.push_str("</tr>\n");
-    for (name, p) in [("row", s.length), ("trained", s.supervised_length)] {
-        let Percentiles { min, p5, p25, median, p75, p95, p99, max } = p;
-        let _ = write!(page, "<tr><th scope=\"row\">{name}</th>");
-        for value in [min, p5, p25, median, p75, p95, p99, max] {
-            let _ = write!(page, "<td>{}</td>", number(value));
-        }
-        page.push_str("</tr>\n");
-    }
-    page.push_str("</table></div>\n<p><b>Longest rows:</b> ");
+    page.push_str("<figcaption>Rows by their tokens</figcaption>\n</figure>\n<div>\n");
+    page.push_str(&lengths(s));
+    page.push_str("<p><b>Longest rows:</b> ");
     let longest =
         s.longest_rows.iter().map(|l| format!("row {} ({} tokens)", number(l.line), number(l.tokens)));
     page.push_str(&longest.collect::<Vec<_>>().join(", "));
@@ -214,6 +163,39 @@ fn figures(page: &mut String, args: &DataArgs, s: &Statistics) {
         let _ = writeln!(page, "<p><b>Equal rows, the first:</b> lines {groups}</p>");
     }
     page.push_str("</div>\n</div>\n</section>\n");
+    page
+}
+
+/// The figures of a dataset as cards.
+fn statistics_cards(s: &Statistics, max_seq_len: usize) -> String {
+    let (found, mut cards) = (&s.report, Cards::default());
+    let mut card = |name, value: String, note: String| cards.add(name, &value, &note);
+    card("rows", number(found.samples), format!("of {}, {} shape", number(found.rows), shapes(found)));
+    card("tokens", number(found.tokens), format!("at most {} in a row", number(found.longest)));
+    card("trained", percent(s.supervised_share), format!("{} tokens", number(found.supervised_tokens)));
+    card("cut", number(found.truncated), format!("to {} tokens", number(max_seq_len)));
+    let (long, empty) = (number(found.overlong), number(found.dropped));
+    let dropped = number(found.overlong + found.dropped);
+    card("dropped", dropped, format!("{long} too long, {empty} without a trained token"));
+    if found.skipped > 0 {
+        card("skipped", number(found.skipped), "rows that cannot be read".to_owned());
+    }
+    card("repetitions", number(s.duplicates), "rows equal to an earlier one".to_owned());
+    let rectangle = format!("of the tokens, in a rectangle of {} rows", number(s.batch_size));
+    card("padded", percent(s.padded_share), rectangle);
+    card("computed", percent(s.computed_share), "with shared beginnings computed once".to_owned());
+    cards.html()
+}
+
+/// The percentiles of rows by their tokens, as a table.
+fn lengths(s: &Statistics) -> String {
+    let columns = ["", "min", "5 %", "25 %", "median", "75 %", "95 %", "99 %", "max"];
+    let rows = [("row", s.length), ("trained", s.supervised_length)].map(|(name, p)| {
+        let Percentiles { min, p5, p25, median, p75, p95, p99, max } = p;
+        let values = [min, p5, p25, median, p75, p95, p99, max].map(number);
+        [name.to_owned()].into_iter().chain(values).collect::<Vec<_>>()
+    });
+    table("Tokens", &columns, rows)
 }
 
 /// Bars beside each other, each with its count above and its first length below.
@@ -264,41 +246,9 @@ fn short(n: usize) -> String {
     }
 }
 
-fn number(n: usize) -> String {
-    grouped(n as u64)
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.1} %", 100.0 * share)
-}
-
-/// Text as it stands in an element or in a quoted attribute.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            c => escaped.push(c),
-        }
-    }
-    escaped
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn markup_in_text_is_text() {
-        assert_eq!(
-            escape("</script><img src=x onerror='a' \"b\">&amp;"),
-            "&lt;/script&gt;&lt;img src=x onerror=&#39;a&#39; &quot;b&quot;&gt;&amp;amp;"
-        );
-    }
 
     #[test]
     fn numbers_fit_a_bar() {

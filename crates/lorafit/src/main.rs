@@ -14,6 +14,7 @@ mod memory_args;
 mod memory_table;
 mod options;
 mod output;
+mod page;
 mod pieces;
 mod plan_svg;
 mod progress;

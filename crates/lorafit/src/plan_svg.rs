@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::command::plan::{DEVICES, MethodCost};
+use crate::page::escape;
 
 /// Colours that people with any colour vision tell apart (Okabe and Ito 2008), each with one for text on it.
 const PARTS: [(&str, &str, &str); 4] = [
@@ -125,8 +126,4 @@ fn bar(svg: &mut String, method: &MethodCost, scale: f64, y: f64) {
         method.total as f64 / 1e9,
         digits = if method.total < 10_000_000_000 { 2 } else { 1 }
     );
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

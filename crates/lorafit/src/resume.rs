@@ -107,7 +107,7 @@ pub fn identity(
     let mut identity = Identity::default()
         .with("lorafit", env!("CARGO_PKG_VERSION"))
         .with("device", format!("{:?}", base.model.device()).to_lowercase())
-        .with("instruction set", cpu_instruction_set())
+        .with("instruction set", cpu_instruction_set(args.compute.compute_dtype.into()))
         .with("base", hash)
         .with("tokenizer", hash_text(&base.tokenizer.description()?))
         .with("data", hash_data(rows))

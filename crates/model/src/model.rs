@@ -6,7 +6,7 @@ use lorafit_kernels::ops::cross_entropy::{self, Target};
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::matmul::{self, Product, Right, Term, View};
 use lorafit_kernels::ops::{elementwise, embedding, rms_norm};
-use lorafit_kernels::{Device, Tensor, Weight};
+use lorafit_kernels::{ComputeDtype, Device, Tensor, Weight};
 
 use crate::adapter::{Adapter, Gradients};
 use crate::arch::decoder::{Block, BlockAdapter, Extent};
@@ -53,6 +53,15 @@ impl Model {
     /// Where the model computes.
     pub fn device(&self) -> Device {
         self.device
+    }
+
+    /// Says how products with the frozen matrices are computed, the head's too. What an adapter adds, attention, norms
+    /// and the loss are always f32.
+    pub fn set_compute_dtype(&mut self, dtype: ComputeDtype) {
+        for block in &mut self.blocks {
+            block.set_compute_dtype(dtype);
+        }
+        self.head.set_compute_dtype(dtype);
     }
 
     /// The loss of each target, `-log p(id | what the row sees)`.

@@ -2,7 +2,7 @@
 
 use lorafit_data::{Sample, Samples};
 use lorafit_kernels::ops::matmul::cpu_fma_peak;
-use lorafit_kernels::{Device, random};
+use lorafit_kernels::{ComputeDtype, Device, random};
 use lorafit_model::adapter::{Adapter, LoraConfig, TargetError};
 use lorafit_model::{ActivationPolicy, Config, Model, RandomWeights};
 use serde::Serialize;
@@ -22,6 +22,8 @@ pub struct BenchOptions {
     pub steps: usize,
     /// The weights and their storage.
     pub weights: RandomWeights,
+    /// How they are multiplied.
+    pub compute_dtype: ComputeDtype,
     /// What is kept for backward.
     pub activations: ActivationPolicy,
     /// What the plan says the run takes, to be told beside what it took.
@@ -41,7 +43,7 @@ pub struct BenchResult {
     pub seconds_per_step: f64,
     /// Useful arithmetic of a step over its median time; what is computed twice counts once.
     pub gflops: f64,
-    /// Multiply-add rate of the same threads with operands in registers.
+    /// Multiply-add rate of the same threads on operands of the compute type in registers.
     pub fma_peak_gflops: f64,
     /// `gflops / fma_peak_gflops`.
     pub mfu: f64,
@@ -66,9 +68,10 @@ pub fn bench(
     options: &BenchOptions,
     mut on_step: impl FnMut(usize, f64),
 ) -> Result<BenchResult, BenchError> {
-    let peak_before = cpu_fma_peak();
+    let peak_before = cpu_fma_peak(options.compute_dtype);
     let mut adapter = Adapter::init(config, &options.lora, 0, Device::Cpu)?;
-    let model = Model::random(config, options.weights, Device::Cpu);
+    let mut model = Model::random(config, options.weights, Device::Cpu);
+    model.set_compute_dtype(options.compute_dtype);
     let samples: Samples = (0..options.batch)
         .map(|row| {
             let token = |i: usize| {
@@ -99,7 +102,7 @@ pub fn bench(
     }
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];
-    let peak = cpu_fma_peak().max(peak_before);
+    let peak = cpu_fma_peak(options.compute_dtype).max(peak_before);
     let flops = step_flops(config, options, adapter.parameters() as u64);
     Ok(BenchResult {
         tokens_per_s: (options.batch * options.seq) as f64 / median,

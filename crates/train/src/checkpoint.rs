@@ -51,6 +51,8 @@ const SUMS: &str = "BLAKE3SUMS";
 const FILES: [&str; 5] = ["adapter_model.safetensors", "adapter_config.json", OPTIMIZER, STATE, CONFIG];
 /// More than the small files of a checkpoint ever have.
 const MAX_SMALL_BYTES: u64 = 16 << 20;
+/// More than a run ever counts.
+const MOST: u64 = 1 << 53;
 /// Files and folders beside adapter and moments, at most.
 const SMALL_BYTES: u64 = 1 << 16;
 
@@ -73,6 +75,16 @@ pub struct State {
     pub best: Option<Best>,
     /// Refused steps.
     pub guard: GuardState,
+}
+
+impl State {
+    /// All that is counted, so that whoever counts on does not overflow.
+    fn counts(&self) -> [u64; 8] {
+        let Position { epoch, sample } = self.position;
+        let GuardState { skipped, in_a_row, .. } = self.guard;
+        let lines = [self.metrics_lines, self.evaluation_lines];
+        [self.step, epoch, sample as u64, self.updates, lines[0], lines[1], skipped, in_a_row]
+    }
 }
 
 /// The evaluation whose adapter is in `best/`.
@@ -291,22 +303,31 @@ impl Checkpoint {
     pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
         verify(dir)?;
         let path = dir.join(STATE);
-        let text = read_small(&path)?;
         // The hash is right, so that only another version of lorafit writes what cannot be read.
-        let fail = |problem: String| CheckpointError::new(&path, problem);
+        Checkpoint::from_state(dir, &read_small(&path)?)
+    }
+
+    /// The checkpoint in `dir` whose `state.json` is `text`; its files are not looked at.
+    ///
+    /// # Errors
+    /// Text that is no state of this version.
+    pub fn from_state(dir: &Path, text: &[u8]) -> Result<Self, CheckpointError> {
+        let fail = |problem: String| CheckpointError::new(&dir.join(STATE), problem);
         #[derive(Deserialize)]
         struct Version {
             format: u32,
         }
-        let version: Version =
-            serde_json::from_slice(&text).map_err(|e| fail(format!("not a state: {e}")))?;
+        let version: Version = serde_json::from_slice(text).map_err(|e| fail(format!("not a state: {e}")))?;
         if version.format != FORMAT {
             let problem = format!("format {}, this lorafit reads format {FORMAT}", version.format);
             return Err(fail(problem));
         }
         let Manifest { clock, state, identity, .. } =
-            serde_json::from_slice(&text).map_err(|e| fail(format!("not a state: {e}")))?;
-        Ok(Checkpoint { dir: dir.to_owned(), state, identity, clock })
+            serde_json::from_slice(text).map_err(|e| fail(format!("not a state: {e}")))?;
+        match state.counts().into_iter().find(|count| *count > MOST) {
+            Some(count) => Err(fail(format!("not a state: no run has counted to {count}"))),
+            None => Ok(Checkpoint { dir: dir.to_owned(), state, identity, clock }),
+        }
     }
 
     /// Its folder.
@@ -359,7 +380,7 @@ fn verify(dir: &Path) -> Result<(), CheckpointError> {
     for (i, name) in FILES.into_iter().enumerate() {
         let path = dir.join(name);
         let mut hasher = blake3::Hasher::new();
-        let file = File::open(&path).and_then(|file| hasher.update_reader(file).map(drop));
+        let file = open(&path).and_then(|file| hasher.update_reader(file).map(drop));
         file.map_err(|e| CheckpointError::new(&path, format!("cannot read: {e}")))?;
         if written.get(i) != Some(&sum_line(name, &hasher.finalize()).as_bytes()) {
             return Err(CheckpointError::new(
@@ -374,13 +395,21 @@ fn verify(dir: &Path) -> Result<(), CheckpointError> {
     }
 }
 
+/// Opens a plain file: a pipe could keep silent, and a device have no end.
+fn open(path: &Path) -> io::Result<File> {
+    match fs::metadata(path)?.is_file() {
+        true => File::open(path),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a plain file")),
+    }
+}
+
 fn read_small(path: &Path) -> Result<Vec<u8>, CheckpointError> {
     read_bounded(path, MAX_SMALL_BYTES)
 }
 
 fn read_bounded(path: &Path, most: u64) -> Result<Vec<u8>, CheckpointError> {
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes));
+    let read = open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes));
     match read {
         Err(e) => Err(CheckpointError::new(path, format!("cannot read: {e}"))),
         Ok(read) if read as u64 > most => {

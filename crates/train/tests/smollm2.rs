@@ -7,9 +7,9 @@
 use std::path::{Path, PathBuf};
 
 use lorafit_data::{ChatTemplate, Dataset, Message, Options, Role, Tokenizer};
-use lorafit_kernels::Device;
 use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::Code;
+use lorafit_kernels::{ComputeDtype, Device};
 use lorafit_model::adapter::{self, Adapter, named_tensors};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{
@@ -121,7 +121,7 @@ fn assert_steps_equal(
     tokenizer: &Tokenizer,
     options: &TrainOptions,
     curve: &str,
-    loss_tolerance: f64,
+    (loss_tolerance, norm_tolerance): (f64, f64),
 ) -> Adapter {
     let data = Dataset::load(root().join("fixtures/data/e2e_train_64.jsonl"), tokenizer, Options::default());
     let data = data.expect("the data loads");
@@ -142,7 +142,7 @@ fn assert_steps_equal(
         let (loss, norm) = (found.loss - value("loss"), found.grad_norm / value("grad_norm") - 1.0);
         println!("step {:>2}: loss {:+.1e}, gradient norm {:+.1e} relative", found.step, loss, norm);
         assert!(loss.abs() < loss_tolerance, "step {}: loss {}", found.step, found.loss);
-        assert!(norm.abs() < 0.005, "step {}: gradient norm {}", found.step, found.grad_norm);
+        assert!(norm.abs() < norm_tolerance, "step {}: gradient norm {}", found.step, found.grad_norm);
         assert_eq!(found.supervised_tokens, value("supervised_tokens") as u64);
     }
     adapter
@@ -157,14 +157,20 @@ fn sixteen_qlora_steps_equal_peft_and_bitsandbytes() {
     let Some((model, tokenizer)) = open_as(Some(base)) else { return };
     let activations = ActivationPolicy { recompute: Recompute::Full, ..ActivationPolicy::default() };
     let options = TrainOptions { activations, ..reference_options() };
-    assert_steps_equal(&model, &tokenizer, &options, "fixtures/smollm2_e2e/peft_nf4dq_curve.json", 1e-4);
+    assert_steps_equal(
+        &model,
+        &tokenizer,
+        &options,
+        "fixtures/smollm2_e2e/peft_nf4dq_curve.json",
+        (1e-4, 0.005),
+    );
 }
 
 #[test]
 fn sixteen_training_steps_equal_peft() {
     let Some((model, tokenizer)) = open() else { return };
     let curve = "fixtures/smollm2_e2e/peft_curve.json";
-    let adapter = assert_steps_equal(&model, &tokenizer, &reference_options(), curve, 1e-3);
+    let adapter = assert_steps_equal(&model, &tokenizer, &reference_options(), curve, (1e-3, 0.005));
 
     let end = root().join("fixtures/smollm2_e2e/adapter_final");
     let expected = adapter::load(&end, model.config(), Device::Cpu).expect("the adapter loads");
@@ -190,7 +196,17 @@ fn sixteen_steps_with_bf16_activations_follow_peft() {
     let Some((model, tokenizer)) = open() else { return };
     let activations = ActivationPolicy { dtype: ActivationDtype::Bf16, ..ActivationPolicy::default() };
     let options = TrainOptions { activations, ..reference_options() };
-    assert_steps_equal(&model, &tokenizer, &options, "fixtures/smollm2_e2e/peft_curve.json", 1e-3);
+    assert_steps_equal(&model, &tokenizer, &options, "fixtures/smollm2_e2e/peft_curve.json", (1e-3, 0.005));
+}
+
+/// With bf16 products every loss is that of a slightly different model: found off by 3.6e-3 at most and the gradient norm by
+/// 0.9 %, without a trend. The tolerances are about twice that.
+#[test]
+fn sixteen_steps_computed_in_bf16_follow_peft() {
+    let Some((mut model, tokenizer)) = open() else { return };
+    model.set_compute_dtype(ComputeDtype::Bf16);
+    let curve = "fixtures/smollm2_e2e/peft_curve.json";
+    assert_steps_equal(&model, &tokenizer, &reference_options(), curve, (8e-3, 0.02));
 }
 
 /// Frobenius norm of the difference over that of the expected, per tensor, worst first.

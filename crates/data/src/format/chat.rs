@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::{Fields, Mapping, Shape, kind, not_blank, take_optional};
 use crate::error::RowProblem;
+use crate::json;
 
 /// Who says a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -175,7 +176,7 @@ pub(super) fn parse(mut fields: Fields, keys: &Keys, mapping: &Mapping) -> Resul
 
 /// What JSON text says, where that is a list or an object; else the value as it is.
 fn from_json_text(value: Value) -> Value {
-    let read = value.as_str().and_then(|text| serde_json::from_str(text).ok());
+    let read = value.as_str().and_then(|text| json::read(text).ok());
     read.filter(|read: &Value| read.is_array() || read.is_object()).unwrap_or(value)
 }
 
@@ -249,7 +250,7 @@ fn read_arguments(calls: &mut Value, place: &str) -> Result<(), RowProblem> {
         if let Some(arguments) = function.get_mut("arguments")
             && let Value::String(text) = arguments
         {
-            match serde_json::from_str(text) {
+            match json::read(text) {
                 Ok(Value::Object(read)) => *arguments = Value::Object(read),
                 _ => {
                     let field = format!("{place}[{i}].function.arguments");

@@ -12,6 +12,9 @@ use serde_json::Value;
 use super::{Content, LONGEST_ROW_BYTES, ReadError, Record, text};
 use crate::error::RowProblem;
 
+/// More than any table has. A row keeps a name and a value for each, however empty.
+const MOST_COLUMNS: usize = 1 << 12;
+
 /// The rows below the first line, numbered by the line they begin on.
 pub struct Csv<R: BufRead> {
     reader: csv::Reader<Budget<R>>,
@@ -85,8 +88,14 @@ fn values(row: &ByteRecord) -> Vec<&[u8]> {
 
 /// The names in the first line.
 fn columns(first: &ByteRecord) -> Result<Vec<String>, RowProblem> {
-    let names = values(first).into_iter().map(|name| text(name).map(|name| name.trim().to_owned()));
+    let names = values(first)
+        .into_iter()
+        .take(MOST_COLUMNS + 1)
+        .map(|name| text(name).map(|name| name.trim().to_owned()));
     let names = names.collect::<Result<Vec<_>, _>>()?;
+    if names.len() > MOST_COLUMNS {
+        return Err(RowProblem::ManyColumns { most: MOST_COLUMNS });
+    }
     let mut seen = HashSet::new();
     match names.iter().find(|name| !seen.insert(*name)) {
         Some(twice) => Err(RowProblem::ColumnTwice { column: twice.clone() }),

@@ -4,16 +4,22 @@
 //! A null is an absent field: in a column of structs every message has every key that any message has. Values that are
 //! neither text, number nor truth become text; bytes that are no text are left out, no field that is read is one.
 
-use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
+use bytes::Bytes;
 use parquet::errors::ParquetError;
-use parquet::file::reader::SerializedFileReader;
+use parquet::file::metadata::ParquetMetaData;
+use parquet::file::reader::{ChunkReader, FileReader, Length, RowGroupReader};
+use parquet::file::serialized_reader::SerializedFileReader;
 use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
+use parquet::schema::types::Type as SchemaType;
 use serde_json::{Number, Value};
 
+mod pages;
+
 use super::{Content, ReadError, Record};
+use crate::contained::contained;
 use crate::format::Fields;
 
 /// The rows of a file, numbered from 1.
@@ -28,8 +34,8 @@ impl Parquet {
     ///
     /// # Errors
     /// When it is damaged.
-    pub fn new(file: File) -> Result<Self, ReadError> {
-        let rows = guarded(|| SerializedFileReader::new(file).map(|r| RowIter::from_file_into(Box::new(r))))?;
+    pub fn new(file: impl ChunkReader + 'static) -> Result<Self, ReadError> {
+        let rows = guarded(|| Checked::new(file).map(|reader| RowIter::from_file_into(Box::new(reader))))?;
         Ok(Self { rows, number: 0, done: false })
     }
 }
@@ -49,9 +55,62 @@ impl Iterator for Parquet {
     }
 }
 
+/// A file whose row groups are looked at before they are read.
+struct Checked<R: ChunkReader> {
+    inner: SerializedFileReader<Shared<R>>,
+    file: Shared<R>,
+}
+
+/// A file with two readers.
+struct Shared<R>(Arc<R>);
+
+impl<R: ChunkReader> Length for Shared<R> {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+}
+
+impl<R: ChunkReader> ChunkReader for Shared<R> {
+    type T = R::T;
+
+    fn get_read(&self, start: u64) -> Result<R::T, ParquetError> {
+        self.0.get_read(start)
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        self.0.get_bytes(start, length)
+    }
+}
+
+impl<R: ChunkReader + 'static> Checked<R> {
+    fn new(file: R) -> Result<Self, ParquetError> {
+        let file = Arc::new(file);
+        Ok(Self { inner: SerializedFileReader::new(Shared(file.clone()))?, file: Shared(file) })
+    }
+}
+
+impl<R: ChunkReader + 'static> FileReader for Checked<R> {
+    fn metadata(&self) -> &ParquetMetaData {
+        self.inner.metadata()
+    }
+
+    fn num_row_groups(&self) -> usize {
+        self.inner.num_row_groups()
+    }
+
+    fn get_row_group(&self, i: usize) -> Result<Box<dyn RowGroupReader + '_>, ParquetError> {
+        pages::check(&self.file, self.metadata().row_group(i))?;
+        self.inner.get_row_group(i)
+    }
+
+    fn get_row_iter(&self, projection: Option<SchemaType>) -> Result<RowIter<'_>, ParquetError> {
+        RowIter::from_file(projection, self)
+    }
+}
+
 /// A call into the library, which asserts in places that a damaged file can reach.
 fn guarded<T>(call: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ReadError> {
-    let message = match catch_unwind(AssertUnwindSafe(call)) {
+    let message = match contained(call) {
         Ok(Ok(value)) => return Ok(value),
         Ok(Err(error)) => error.to_string(),
         Err(_) => "its pages do not fit its description".to_owned(),

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use clock::Clock;
 
+use crate::contained::contained;
+
 /// Stack of the thread. The template engine recurses over long chains in the source (`x.a.a.a`) and over nested values
 /// when it drops them; with the longest source and the most steps this is enough, where the usual 2 MiB of a thread are
 /// not. It is reserved, not used: memory is taken as the stack grows.
@@ -68,15 +70,15 @@ pub fn run<T: Send + 'static>(
     let began = worker.clock.now();
     let job = Box::new(move || {
         // Nobody listens any more if this took too long.
-        let _ = tell.send(work());
+        let _ = tell.send(contained(work));
     });
     worker.jobs.send(job).map_err(|_| Failure::Crashed)?;
     let mut rest = limit;
     loop {
         match result.recv_timeout(rest) {
-            Ok(value) => {
+            Ok(result) => {
                 WORKER.set(Some(worker));
-                return Ok(value);
+                return result.map_err(|_| Failure::Crashed);
             }
             Err(RecvTimeoutError::Disconnected) => return Err(Failure::Crashed),
             Err(RecvTimeoutError::Timeout) => {

@@ -13,7 +13,7 @@ use super::{Parts, Tokenizer, TokenizerError, guarded};
 use crate::template::SpecialTokens;
 
 /// The largest tokenizer.json of the field is about 35 MB.
-const LIMIT_BYTES: u64 = 256 << 20;
+const LIMIT_BYTES: u64 = 64 << 20;
 
 impl Tokenizer {
     /// Reads the tokenizer of a Hugging Face model folder. Only `tokenizer.json` must be there.
@@ -29,17 +29,33 @@ impl Tokenizer {
                 sentencepiece: folder.join("tokenizer.model").exists(),
             });
         };
+        let settings = Json::read(folder.join("tokenizer_config.json"))?;
+        let beside = Beside {
+            chat_template: chat_template(folder, &settings)?,
+            settings,
+            older: Json::read(folder.join("special_tokens_map.json"))?,
+            model: Json::read(folder.join("config.json"))?,
+            generation: Json::read(folder.join("generation_config.json"))?,
+        };
+        Self::from_files(&path, &text, beside)
+    }
+
+    /// The tokenizer of a `tokenizer.json` that has no files beside it; errors call it `path`.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_folder`].
+    pub fn from_json(path: &Path, text: &str) -> Result<Self, TokenizerError> {
+        Self::from_files(path, text, Beside::default())
+    }
+
+    fn from_files(path: &Path, text: &str, beside: Beside) -> Result<Self, TokenizerError> {
         let mut inner = guarded("load", || tokenizers::Tokenizer::from_bytes(text.as_bytes()))
-            .map_err(|e| TokenizerError::Invalid { path: path.clone(), message: e.to_string() })?;
+            .map_err(|e| TokenizerError::Invalid { path: path.to_owned(), message: e.to_string() })?;
         // A batch is a token stream: what the file says about padding and cutting is for other uses.
         inner.with_padding(None);
         guarded("load", || inner.with_truncation(None).map(|_| ()))?;
 
-        let settings = Json::read(folder.join("tokenizer_config.json"))?;
-        let older = Json::read(folder.join("special_tokens_map.json"))?;
-        let model = Json::read(folder.join("config.json"))?;
-        let generation = Json::read(folder.join("generation_config.json"))?;
-
+        let Beside { settings, older, model, generation, chat_template } = beside;
         let named = |key: &str| -> Result<(Option<String>, Option<u32>), TokenizerError> {
             let mut name = settings.token_name(key)?;
             if name.is_none() {
@@ -77,7 +93,7 @@ impl Tokenizer {
             more_eos,
             prefix,
             suffix,
-            chat_template: chat_template(folder, &settings)?,
+            chat_template,
             vocab_size: 0,
         }))
     }
@@ -138,7 +154,14 @@ fn read(path: &Path) -> Result<Option<String>, TokenizerError> {
     let io = |source| TokenizerError::Io { path: path.to_owned(), source };
     let bytes = match std::fs::metadata(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        found => found.map_err(io)?.len(),
+        found => {
+            let found = found.map_err(io)?;
+            if !found.is_file() {
+                // A pipe could keep silent, and a device have no end.
+                return Err(io(std::io::Error::other("it is not a plain file")));
+            }
+            found.len()
+        }
     };
     if bytes > LIMIT_BYTES {
         return Err(TokenizerError::TooLarge { path: path.to_owned(), bytes, limit: LIMIT_BYTES });
@@ -146,7 +169,18 @@ fn read(path: &Path) -> Result<Option<String>, TokenizerError> {
     std::fs::read_to_string(path).map(Some).map_err(io)
 }
 
+/// The files beside a `tokenizer.json`.
+#[derive(Default)]
+struct Beside {
+    settings: Json,
+    older: Json,
+    model: Json,
+    generation: Json,
+    chat_template: Option<String>,
+}
+
 /// A configuration file; one that is not there has no keys.
+#[derive(Default)]
 struct Json {
     path: std::path::PathBuf,
     map: Map<String, Value>,
@@ -156,7 +190,7 @@ impl Json {
     fn read(path: std::path::PathBuf) -> Result<Self, TokenizerError> {
         let map = match read(&path)? {
             None => Map::new(),
-            Some(text) => serde_json::from_str(&text)
+            Some(text) => crate::json::read(&text)
                 .map_err(|e| TokenizerError::Invalid { path: path.clone(), message: e.to_string() })?,
         };
         Ok(Self { path, map })

@@ -8,7 +8,7 @@ use lorafit_model::{ActivationPolicy, Config, RandomWeights};
 use lorafit_train::{BenchOptions, BenchResult, MicroBatchSize, OptimizerKind, PlanRequest, bench};
 
 use super::require;
-use crate::base_args::QuantArgs;
+use crate::base_args::{ComputeArgs, QuantArgs};
 use crate::cli::Common;
 use crate::engine::{grouped, use_threads};
 use crate::memory_args::MemoryArgs;
@@ -27,7 +27,7 @@ Examples:
     lorafit bench --shape some-model/config.json --batch 4 --seq 256 --json
 
 tokens_per_s counts whole training steps: forward, backward, optimizer. fma_peak_gflops is what the cores reach in
-bare multiply-adds in the same run; mfu is the step's share of it.")]
+bare multiply-adds of --compute-dtype in the same run; mfu is the step's share of it.")]
 pub struct BenchArgs {
     /// llama-2-7b, tinyllama-1.1b, smollm2-135m or another published shape, or the path of a config.json
     #[arg(long, value_name = "SHAPE", help_heading = "Work")]
@@ -62,6 +62,9 @@ pub struct BenchArgs {
     /// How the base is held in memory.
     #[command(flatten)]
     pub base: QuantArgs,
+    /// How the base is multiplied.
+    #[command(flatten)]
+    pub compute: ComputeArgs,
     /// The flags of every verb.
     #[command(flatten)]
     pub common: Common,
@@ -123,6 +126,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         seq: args.seq,
         steps: args.steps,
         weights: RandomWeights { format, quantization, seed: 0 },
+        compute_dtype: args.compute.compute_dtype.into(),
         activations: ActivationPolicy { recompute, dtype: request.activation_dtype },
         planned_bytes: plan.total(),
         micro_batch_tokens: args.micro_batch_tokens,

@@ -15,7 +15,7 @@ use lorafit_train::{
 use serde_json::json;
 
 use super::require;
-use crate::base_args::{QuantArgs, TemplateArgs};
+use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::data_args::CacheArgs;
 use crate::engine::{Base, grouped, open_base, open_optional_adapter, use_threads};
@@ -86,6 +86,9 @@ pub struct EvalArgs {
     /// How the base is held in memory.
     #[command(flatten)]
     pub base: QuantArgs,
+    /// How the base is multiplied.
+    #[command(flatten)]
+    pub compute: ComputeArgs,
     /// How conversations are written.
     #[command(flatten)]
     pub template: TemplateArgs,
@@ -113,7 +116,8 @@ impl EvalArgs {
 pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     args.validate()?;
     use_threads(&args.common)?;
-    let base = open_base(&args.model, &args.base, &args.template, &args.common)?;
+    let mut base = open_base(&args.model, &args.base, &args.template, &args.common)?;
+    base.model.set_compute_dtype(args.compute.compute_dtype.into());
     let adapter = open_optional_adapter(&base, args.adapter.as_ref())?;
     let source = args.rows.source(&args.data, args.rows.split.as_deref(), args.common.quiet)?;
     let data = args.cache.load(source.clone(), &base.tokenizer, args.rows.options(), args.common.quiet)?;

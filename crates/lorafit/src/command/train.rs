@@ -16,7 +16,7 @@ use lorafit_train::{
 };
 
 use super::require;
-use crate::base_args::{QuantArgs, TemplateArgs};
+use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::config_file::{self, Given};
 use crate::data_args::CacheArgs;
@@ -214,6 +214,10 @@ pub struct TrainArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub base: QuantArgs,
+    /// How the base is multiplied.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub compute: ComputeArgs,
     /// Where tokenised data is kept.
     #[command(flatten)]
     #[serde(flatten)]
@@ -314,7 +318,7 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
         output::line(config_file::to_toml(&args)?.trim_end())?;
         return Ok(());
     }
-    let (Some(model), Some(out)) = (&args.model, &args.out) else { unreachable!("resolve asks for them") };
+    let Some(out) = &args.out else { unreachable!("resolve asks for it") };
     let lock = RunLock::take(out)?;
     if !args.overwrite && args.resume.is_none() {
         RunFolder::check_free(out)?;
@@ -326,7 +330,7 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
         Some(run) => Resumption::find(run, &mut progress)?,
         None => Resumption::default(),
     };
-    let mut base = open_base(model, &args.base, &args.template, &args.common)?;
+    let mut base = args.open_base()?;
     if let Some(checkpoint) = &resumption.checkpoint {
         base.tokenizer.set_clock(checkpoint.clock);
     }
@@ -483,6 +487,14 @@ fn check_window(base: &Base, data: &Data) -> Result<(), CliError> {
 }
 
 impl TrainArgs {
+    /// Opens the base.
+    pub fn open_base(&self) -> anyhow::Result<Base> {
+        let Some(model) = &self.model else { unreachable!("validate asks for it") };
+        let mut base = open_base(model, &self.base, &self.template, &self.common)?;
+        base.model.set_compute_dtype(self.compute.compute_dtype.into());
+        Ok(base)
+    }
+
     /// Reads the rows to train on, and those held out.
     pub fn load(&self, base: &Base) -> anyhow::Result<Data> {
         let data = self.read(base)?;

@@ -9,7 +9,7 @@ use lorafit_train::{MemoryPlan, PlanRequest, evaluate};
 use serde_json::json;
 
 use crate::command::train::{Data, TrainArgs, fresh_lora};
-use crate::engine::{Base, open_adapter, open_base};
+use crate::engine::{Base, open_adapter};
 use crate::memory_args::{ByteSize, RecomputeChoice};
 use crate::report_error::CliError;
 
@@ -26,12 +26,11 @@ impl Inputs {
     pub fn open(trials: &[TrainArgs], clock: Option<i64>) -> anyhow::Result<Self> {
         let mut inputs = Inputs::default();
         for args in trials {
-            let base_key = json!([args.model, args.base, args.template]).to_string();
+            let base_key = json!([args.model, args.base, args.template, args.compute]).to_string();
             let base = match inputs.bases.iter().position(|(key, _)| *key == base_key) {
                 Some(base) => base,
                 None => {
-                    let model = args.model.as_deref().unwrap_or_default();
-                    let mut base = open_base(model, &args.base, &args.template, &args.common)?;
+                    let mut base = args.open_base()?;
                     if let Some(clock) = clock.or_else(|| inputs.clock()) {
                         base.tokenizer.set_clock(clock);
                     }

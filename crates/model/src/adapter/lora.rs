@@ -96,7 +96,7 @@ impl LoraConfig {
     }
 }
 
-fn override_for<T: Copy>(patterns: &[(Regex, T)], path: &str) -> Option<T> {
+pub(super) fn override_for<T: Copy>(patterns: &[(Regex, T)], path: &str) -> Option<T> {
     patterns.iter().find(|(pattern, _)| pattern.is_match(path)).map(|(_, value)| *value)
 }
 

@@ -7,10 +7,10 @@
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lorafit_kernels::quant::Format;
-use lorafit_kernels::{Device, Tensor};
+use lorafit_kernels::{Device, SharedBytes, Tensor};
 use regex::Regex;
 use safetensors::{Dtype, SafeTensors, View, tensor::TensorView};
 use serde_json::{Map, Value, json};
@@ -19,10 +19,10 @@ use super::lora::{Adapter, LoraConfig, module_shape};
 use super::targets::Targets;
 use crate::config::Config;
 use crate::error::FileError;
-use crate::weights::{map, read_text};
+use crate::weights::{MAX_CONFIG_BYTES, inside, map, read_header, read_text};
 
 const CONFIG_FILE: &str = "adapter_config.json";
-const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+pub(super) const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
 /// Writes `adapter` to the folder `dir`, which is made if needed. Each file is written beside its place and
 /// then renamed, the configuration last, so that an interrupted save leaves the adapter that was there.
@@ -165,19 +165,70 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     })
 }
 
+/// The configuration of the adapter in `dir`, and its path.
+pub(super) fn read_json(dir: &Path) -> Result<(PathBuf, Map<String, Value>), FileError> {
+    let config_path = inside(dir, CONFIG_FILE)?;
+    let text = read_text(&config_path, MAX_CONFIG_BYTES).map_err(|e| {
+        FileError::new(&config_path, format!("cannot read the adapter's configuration: {e}"))
+            .with_hint("an adapter is a folder with adapter_config.json and adapter_model.safetensors")
+    })?;
+    let json = parse_json(&config_path, &text)?;
+    Ok((config_path, json))
+}
+
+fn parse_json(path: &Path, text: &str) -> Result<Map<String, Value>, FileError> {
+    serde_json::from_str(text).map_err(|e| FileError::new(path, format!("not an adapter configuration: {e}")))
+}
+
 /// Reads an adapter for a model of shape `config` from the folder `dir`.
 ///
 /// # Errors
 /// Files that are missing or malformed, an adapter of another model, an option that is not supported.
 pub fn load(dir: &Path, config: &Config, device: Device) -> Result<Adapter, FileError> {
+    let (_, json) = read_json(dir)?;
+    read(dir, &json, map_weights(dir), config, device)
+}
+
+/// The bytes of the factors of the adapter in `dir`.
+pub(super) fn map_weights(dir: &Path) -> Result<SharedBytes, FileError> {
+    inside(dir, WEIGHTS_FILE).and_then(|path| map(&path))
+}
+
+/// The tensors in the file `path` with the content `bytes`.
+pub(super) fn parse_weights<'a>(path: &Path, bytes: &'a SharedBytes) -> Result<SafeTensors<'a>, FileError> {
+    let damaged = |problem: String| {
+        FileError::new(path, format!("not a whole safetensors file: {problem}"))
+            .with_hint("the file is cut short or damaged; copy or download it again")
+    };
+    read_header(bytes.as_slice()).map_err(damaged)?;
+    SafeTensors::deserialize(bytes.as_slice()).map_err(|e| damaged(e.to_string()))
+}
+
+/// As [`load`] of a folder with these two files; errors call it `dir`.
+///
+/// # Errors
+/// As [`load`].
+pub fn from_bytes(
+    dir: &Path,
+    config_json: &str,
+    weights: SharedBytes,
+    config: &Config,
+    device: Device,
+) -> Result<Adapter, FileError> {
+    let json = parse_json(&dir.join(CONFIG_FILE), config_json)?;
+    read(dir, &json, Ok(weights), config, device)
+}
+
+/// `weights` are looked at after the configuration, whose errors come first.
+fn read(
+    dir: &Path,
+    json: &Map<String, Value>,
+    weights: Result<SharedBytes, FileError>,
+    config: &Config,
+    device: Device,
+) -> Result<Adapter, FileError> {
     let config_path = dir.join(CONFIG_FILE);
-    let text = read_text(&config_path).map_err(|e| {
-        FileError::new(&config_path, format!("cannot read the adapter's configuration: {e}"))
-            .with_hint("an adapter is a folder with adapter_config.json and adapter_model.safetensors")
-    })?;
-    let json: Map<String, Value> = serde_json::from_str(&text)
-        .map_err(|e| FileError::new(&config_path, format!("not an adapter configuration: {e}")))?;
-    let lora = read_config(&json).map_err(|e| e.at(&config_path))?;
+    let lora = read_config(json).map_err(|e| e.at(&config_path))?;
     let base =
         json.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or("another model").to_owned();
     let parts = lora.parts(config).map_err(|e| {
@@ -186,11 +237,8 @@ pub fn load(dir: &Path, config: &Config, device: Device) -> Result<Adapter, File
 
     let weights_path = dir.join(WEIGHTS_FILE);
     let fail = |problem: String| FileError::new(&weights_path, problem);
-    let bytes = map(&weights_path)?;
-    let file = SafeTensors::deserialize(bytes.as_slice()).map_err(|e| {
-        fail(format!("not a whole safetensors file: {e}"))
-            .with_hint("the file is cut short or damaged; copy or download it again")
-    })?;
+    let bytes = weights?;
+    let file = parse_weights(&weights_path, &bytes)?;
     let mut unread: BTreeSet<String> = file.names().into_iter().map(|n| n.to_string()).collect();
     let mut take = |path: &str, factor: &str, expected: [usize; 2]| -> Result<TensorView<'_>, FileError> {
         let name = tensor_name(path, factor);
@@ -225,7 +273,7 @@ pub fn load(dir: &Path, config: &Config, device: Device) -> Result<Adapter, File
     Ok(adapter)
 }
 
-fn format_of(view: &TensorView<'_>) -> Option<Format> {
+pub(super) fn format_of(view: &TensorView<'_>) -> Option<Format> {
     match view.dtype() {
         Dtype::F32 => Some(Format::F32),
         Dtype::F16 => Some(Format::F16),
@@ -234,7 +282,7 @@ fn format_of(view: &TensorView<'_>) -> Option<Format> {
     }
 }
 
-fn decode(view: &TensorView<'_>) -> Vec<f32> {
+pub(super) fn decode(view: &TensorView<'_>) -> Vec<f32> {
     let format = format_of(view).expect("looked at when the tensor was found");
     let mut values = vec![0.0; view.data().len() / format.block_bytes()];
     format.decode(view.data(), &mut values);
@@ -337,7 +385,7 @@ fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, FileError> {
     })
 }
 
-fn patterns<T>(
+pub(super) fn patterns<T>(
     json: &Map<String, Value>,
     key: &str,
     read: impl Fn(&Value) -> Option<T>,

@@ -3,10 +3,10 @@
 //! `mid = x + output(attention(qkv(norm(x))))`, `y = mid + down(swiglu(gate_up(norm(mid))))`.
 //! Backward is the same calls in reverse; it stops where nothing below is adapted.
 
-use lorafit_kernels::Tensor;
 use lorafit_kernels::ops::attention::Segments;
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::{elementwise, rms_norm, swiglu};
+use lorafit_kernels::{ComputeDtype, Tensor};
 
 use crate::activations::SavedBlock;
 use crate::adapter::{GroupGradients, LoraGroup, Site};
@@ -55,6 +55,15 @@ impl<'a> BlockAdapter<'a> {
 }
 
 impl Block {
+    /// See [`crate::Model::set_compute_dtype`].
+    pub(crate) fn set_compute_dtype(&mut self, dtype: ComputeDtype) {
+        for group in
+            [&mut self.attention.qkv, &mut self.attention.output, &mut self.mlp.gate_up, &mut self.mlp.down]
+        {
+            group.set_compute_dtype(dtype);
+        }
+    }
+
     /// Overwrites `hidden`, `[rows, hidden]`, with the block's output (or with something unfinished, if that is not
     /// needed); leaves in `saved` what backward reads.
     pub(crate) fn forward(

@@ -12,7 +12,7 @@
 use lorafit_kernels::ops::dropout::{self, Mask};
 use lorafit_kernels::ops::elementwise::scale_columns;
 use lorafit_kernels::ops::matmul::{self, Product, Right, Term, View};
-use lorafit_kernels::{Tensor, Weight};
+use lorafit_kernels::{ComputeDtype, Tensor, Weight};
 
 use crate::adapter::{GroupGradients, LoraGroup};
 
@@ -49,6 +49,11 @@ pub(crate) struct Work<'a> {
 }
 
 impl LinearGroup {
+    /// See [`crate::Model::set_compute_dtype`].
+    pub(crate) fn set_compute_dtype(&mut self, dtype: ComputeDtype) {
+        self.projections.iter_mut().for_each(|linear| linear.weight.set_compute_dtype(dtype));
+    }
+
     /// Values per input row.
     pub(crate) fn inputs(&self) -> usize {
         self.projections[0].weight.cols()

@@ -15,7 +15,7 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use super::safetensors::{RawTensor, Shards};
-use super::{ModelFiles, Source, read_text};
+use super::{MAX_CONFIG_BYTES, ModelFiles, Source, inside, read_text};
 use crate::error::FileError;
 use crate::load::BaseQuantization;
 
@@ -285,7 +285,7 @@ fn copy_companions(from: &Path, to: &Path) -> Result<(), FileError> {
         let kind = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
         let about_weights = name == "config.json" || name.contains(".safetensors") || name.contains(".bin");
         if path.is_file() && !about_weights && ["json", "jinja", "txt", "model"].contains(&kind) {
-            std::fs::copy(&path, to.join(&name)).map_err(|e| fail(&path, e))?;
+            std::fs::copy(inside(from, &name)?, to.join(&name)).map_err(|e| fail(&path, e))?;
         }
     }
     Ok(())
@@ -295,7 +295,7 @@ fn copy_companions(from: &Path, to: &Path) -> Result<(), FileError> {
 fn write_config(from: &Path, to: &Path, quantization: Quantization) -> Result<(), FileError> {
     let path = from.join("config.json");
     let fail = |path: &Path, e: &dyn std::fmt::Display| FileError::new(path, e.to_string());
-    let text = read_text(&path).map_err(|e| fail(&path, &e))?;
+    let text = read_text(&path, MAX_CONFIG_BYTES).map_err(|e| fail(&path, &e))?;
     let mut config: Value = serde_json::from_str(&text).map_err(|e| fail(&path, &e))?;
     let (four, code, double) = match quantization {
         Quantization::FourBit { code, double, .. } => (true, code.name(), double),

@@ -48,7 +48,15 @@ impl Gguf {
     /// # Errors
     /// A file that is not GGUF, is cut short or contradicts itself, or a tensor of an unsupported type.
     pub fn open(path: &Path) -> Result<Self, FileError> {
-        Gguf::read(path, Extent::Whole)
+        Gguf::read(path, map(path)?, Extent::Whole)
+    }
+
+    /// As [`Gguf::open`] of a file that has these bytes; errors call it `path`.
+    ///
+    /// # Errors
+    /// As [`Gguf::open`].
+    pub fn from_bytes(path: &Path, bytes: SharedBytes) -> Result<Self, FileError> {
+        Gguf::read(path, bytes, Extent::Whole)
     }
 
     /// As [`Gguf::open`] of a file that may end anywhere behind its header. A tensor that it lacks has no bytes.
@@ -56,11 +64,10 @@ impl Gguf {
     /// # Errors
     /// As [`Gguf::open`].
     pub(super) fn open_header(path: &Path) -> Result<Self, FileError> {
-        Gguf::read(path, Extent::Header)
+        Gguf::read(path, map(path)?, Extent::Header)
     }
 
-    fn read(path: &Path, extent: Extent) -> Result<Self, FileError> {
-        let bytes = map(path)?;
+    fn read(path: &Path, bytes: SharedBytes, extent: Extent) -> Result<Self, FileError> {
         let (metadata, tensors) = read(&bytes, extent).map_err(|problem| {
             FileError::new(path, problem)
                 .with_hint("if the file was downloaded, it may be cut short: download it again")

@@ -1,22 +1,24 @@
 //! The weights of a model by their checkpoint names, whatever file they lie in.
 
 mod bitsandbytes;
+mod files;
 mod gguf;
 mod safetensors;
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use lorafit_kernels::quant::Format;
-use lorafit_kernels::{Owner, RowOrder, SharedBytes, Weight};
+use lorafit_kernels::{RowOrder, SharedBytes, Weight};
 
 pub use bitsandbytes::{QuantizedFolder, write_quantized};
+pub(crate) use files::{MAX_CONFIG_BYTES, inside, map, read_text};
 pub use gguf::Gguf;
 
 use crate::config::{Config, ConfigError};
 use crate::error::FileError;
 use crate::load::BaseQuantization;
 use safetensors::Shards;
+pub(crate) use safetensors::read_header;
 
 /// A tensor as its file has it; nothing is decoded yet.
 #[derive(Clone, Debug)]
@@ -49,7 +51,7 @@ impl ModelFiles {
     /// # Errors
     /// Files that are missing, damaged or of an unsupported model.
     pub fn open(path: &Path) -> Result<Self, FileError> {
-        if path.is_dir() { ModelFiles::open_folder(path) } else { ModelFiles::of_gguf(Gguf::open(path)?) }
+        if path.is_dir() { ModelFiles::open_folder(path) } else { ModelFiles::from_gguf(Gguf::open(path)?) }
     }
 
     /// As [`ModelFiles::open`], for who asks for sizes only: of a `.gguf` file the header is enough. A weight that the
@@ -61,25 +63,46 @@ impl ModelFiles {
         if path.is_dir() {
             ModelFiles::open_folder(path)
         } else {
-            ModelFiles::of_gguf(Gguf::open_header(path)?)
+            ModelFiles::from_gguf(Gguf::open_header(path)?)
         }
     }
 
     fn open_folder(dir: &Path) -> Result<Self, FileError> {
-        let config_path = dir.join("config.json");
-        let text = read_text(&config_path).map_err(|e| {
+        let config_path = inside(dir, "config.json")?;
+        let text = read_text(&config_path, MAX_CONFIG_BYTES).map_err(|e| {
             FileError::new(&config_path, format!("cannot read the model's configuration: {e}"))
                 .with_hint("a model folder has config.json, *.safetensors and tokenizer.json")
         })?;
-        let config = Config::from_hf_json(&text).map_err(|e| config_error(&config_path, &e))?;
-        let json: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+        ModelFiles::of_folder(dir, &text, || Shards::open(dir))
+    }
+
+    /// As [`ModelFiles::open`] of a folder with this `config.json` and this `model.safetensors`; errors call it `dir`.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::open`].
+    pub fn from_safetensors(dir: &Path, config: &str, weights: SharedBytes) -> Result<Self, FileError> {
+        ModelFiles::of_folder(dir, config, || Shards::single(dir, weights))
+    }
+
+    fn of_folder(
+        dir: &Path,
+        config_json: &str,
+        shards: impl FnOnce() -> Result<Shards, FileError>,
+    ) -> Result<Self, FileError> {
+        let config =
+            Config::from_hf_json(config_json).map_err(|e| config_error(&dir.join("config.json"), &e))?;
+        let json: Option<serde_json::Value> = serde_json::from_str(config_json).ok();
         let name =
             json.and_then(|j| j.get("_name_or_path")?.as_str().map(str::to_owned)).filter(|n| !n.is_empty());
-        let source = Source::Folder { shards: Shards::open(dir)?, name };
+        let source = Source::Folder { shards: shards()?, name };
         Ok(ModelFiles { path: dir.to_owned(), config, source })
     }
 
-    fn of_gguf(gguf: Gguf) -> Result<Self, FileError> {
+    /// The model of a GGUF file that is open.
+    ///
+    /// # Errors
+    /// Metadata of no supported model.
+    pub fn from_gguf(gguf: Gguf) -> Result<Self, FileError> {
         let path = gguf.path().to_owned();
         let config = Config::from_gguf(&gguf).map_err(|e| config_error(&path, &e))?;
         Ok(ModelFiles { path, config, source: Source::Gguf(gguf) })
@@ -272,49 +295,4 @@ fn gguf_name(name: &str) -> Option<String> {
         _ => return None,
     };
     Some(format!("blk.{layer}.{part}.{kind}"))
-}
-
-/// The largest JSON file of a model is an index, with some 100 bytes for a tensor.
-const MAX_TEXT_BYTES: u64 = 64 << 20;
-
-/// The text of a JSON file beside weights.
-pub(crate) fn read_text(path: &Path) -> std::io::Result<String> {
-    let bytes = std::fs::metadata(path)?.len();
-    if bytes > MAX_TEXT_BYTES {
-        let message = format!("it has {bytes} bytes, at most {MAX_TEXT_BYTES} are allowed");
-        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, message));
-    }
-    std::fs::read_to_string(path)
-}
-
-/// A file mapped read-only.
-struct Mapped(memmap2::Mmap);
-
-impl Owner for Mapped {
-    fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    fn release(&self, range: Range<usize>) {
-        #[cfg(unix)]
-        // SAFETY: the map is read-only and of a file, so that pages given back are read again when needed.
-        // It is advice: nothing is lost if the system does not take it.
-        let _ = unsafe {
-            let advice = memmap2::UncheckedAdvice::DontNeed;
-            self.0.unchecked_advise_range(advice, range.start, range.len())
-        };
-        #[cfg(not(unix))]
-        let _ = range;
-    }
-}
-
-/// Maps a file into memory.
-pub(crate) fn map(path: &Path) -> Result<SharedBytes, FileError> {
-    let open = || -> std::io::Result<memmap2::Mmap> {
-        let file = std::fs::File::open(path)?;
-        // SAFETY: the map is read-only; that nobody shortens the file meanwhile is asked of the user.
-        unsafe { memmap2::Mmap::map(&file) }
-    };
-    let map = open().map_err(|e| FileError::new(path, format!("cannot open: {e}")))?;
-    Ok(SharedBytes::new(std::sync::Arc::new(Mapped(map))))
 }

@@ -1,18 +1,29 @@
 //! Safetensors files: one, or shards named by an index.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path, PathBuf};
 
 use lorafit_kernels::SharedBytes;
 use lorafit_kernels::quant::Format;
+use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
-use serde_json::Value;
+use serde::Deserialize;
 
-use super::{StoredTensor, map, read_text};
+use super::{StoredTensor, inside, map, read_text};
 use crate::error::FileError;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+
+/// The largest index that is read: that of some 40 thousand tensors.
+const MAX_INDEX_BYTES: u64 = 4 << 20;
+
+/// `model.safetensors.index.json`; what else it says is passed over.
+#[derive(Deserialize)]
+struct Index {
+    /// The file of each tensor. Sorted, so that the first shard that is wrong is the same each time.
+    weight_map: BTreeMap<String, String>,
+}
 
 /// The tensors of a model folder.
 #[derive(Debug)]
@@ -52,25 +63,29 @@ impl Shards {
         if index.exists() {
             Shards::open_index(dir, &index)
         } else if single.exists() {
-            Ok(Shards { files: vec![Shard::open(single)?], index: None })
+            let bytes = map(&inside(dir, SINGLE)?)?;
+            Shards::single(dir, bytes)
         } else {
             Err(no_weights(dir))
         }
     }
 
+    /// The only file of a folder.
+    pub(super) fn single(dir: &Path, bytes: SharedBytes) -> Result<Self, FileError> {
+        Ok(Shards { files: vec![Shard::read(dir.join(SINGLE), bytes)?], index: None })
+    }
+
     fn open_index(dir: &Path, index: &Path) -> Result<Self, FileError> {
         let fail = |problem: String| FileError::new(index, problem);
-        let text = read_text(index).map_err(|e| fail(format!("cannot read: {e}")))?;
-        let json: Value = serde_json::from_str(&text).map_err(|e| fail(format!("not JSON: {e}")))?;
-        let weight_map = json.get("weight_map").and_then(Value::as_object);
-        let weight_map = weight_map.ok_or_else(|| fail("`weight_map` is missing".into()))?;
+        let text = read_text(&inside(dir, INDEX)?, MAX_INDEX_BYTES)
+            .map_err(|e| fail(format!("cannot read: {e}")))?;
+        let Index { weight_map } =
+            serde_json::from_str(&text).map_err(|e| fail(format!("not an index of shards: {e}")))?;
         let mut files: Vec<Shard> = Vec::new();
         let mut numbers: HashMap<&str, usize> = HashMap::new();
         let mut of_tensor = HashMap::new();
-        for (tensor, file) in weight_map {
-            let file = file
-                .as_str()
-                .ok_or_else(|| fail(format!("the file of {tensor} is {file}, expected a name")))?;
+        for (tensor, file) in &weight_map {
+            let file = file.as_str();
             let number = match numbers.get(file) {
                 Some(&number) => number,
                 None => {
@@ -79,12 +94,13 @@ impl Shards {
                         let problem = format!("`{file}` is not a plain file name");
                         return Err(fail(problem).with_hint("shards lie in the folder of their index"));
                     }
-                    let path = dir.join(file);
+                    let path = inside(dir, file)?;
                     if !path.exists() {
                         let problem = format!("names the shard {file}, which the folder lacks");
                         return Err(fail(problem).with_hint("download the model again; a shard is missing"));
                     }
-                    files.push(Shard::open(path)?);
+                    let bytes = map(&path)?;
+                    files.push(Shard::read(path, bytes)?);
                     numbers.insert(file, files.len() - 1);
                     files.len() - 1
                 }
@@ -147,30 +163,38 @@ impl Shards {
 }
 
 impl Shard {
-    /// Maps a file and reads its header; the crate checks that tensors fill the file without overlap.
-    fn open(path: PathBuf) -> Result<Self, FileError> {
-        let bytes = map(&path)?;
-        let entries = {
-            let fail = |e| {
-                FileError::new(&path, format!("not a whole safetensors file: {e}"))
-                    .with_hint("the file is cut short or damaged; download it again")
-            };
-            let (header_len, metadata) = SafeTensors::read_metadata(bytes.as_slice()).map_err(fail)?;
-            let file = SafeTensors::deserialize(bytes.as_slice()).map_err(fail)?;
-            drop(file);
-            // The header is preceded by its length in 8 bytes.
-            let data = header_len + 8;
-            let tensors = metadata.tensors();
-            let entry = |info: &safetensors::tensor::TensorInfo| Entry {
-                dtype: info.dtype,
-                shape: info.shape.clone(),
-                start: data + info.data_offsets.0,
-                end: data + info.data_offsets.1,
-            };
-            tensors.iter().map(|(name, info)| (name.clone(), entry(info))).collect()
+    /// Reads a file's header.
+    fn read(path: PathBuf, bytes: SharedBytes) -> Result<Self, FileError> {
+        let fail = |problem: String| {
+            FileError::new(&path, format!("not a whole safetensors file: {problem}"))
+                .with_hint("the file is cut short or damaged; download it again")
         };
+        let (data, metadata) = read_header(bytes.as_slice()).map_err(fail)?;
+        let tensors = metadata.tensors();
+        let entry = |info: &safetensors::tensor::TensorInfo| Entry {
+            dtype: info.dtype,
+            shape: info.shape.clone(),
+            start: data + info.data_offsets.0,
+            end: data + info.data_offsets.1,
+        };
+        let entries = tensors.iter().map(|(name, info)| (name.clone(), entry(info))).collect();
         Ok(Shard { path, bytes, entries })
     }
+}
+
+/// The longest header that is read: that of some 40 thousand tensors, when the largest supported model has 1200. What is
+/// read of it takes several times the memory.
+const MAX_HEADER: u64 = 4 << 20;
+
+/// Where the data begins, and what lies there; the crate checks that tensors fill the file without overlap.
+pub(crate) fn read_header(bytes: &[u8]) -> Result<(usize, Metadata), String> {
+    let header_len = bytes.first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
+    if header_len > MAX_HEADER {
+        return Err(format!("the header has {header_len} bytes, at most {MAX_HEADER} are allowed"));
+    }
+    let (header_len, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
+    // The header is preceded by its length in 8 bytes.
+    Ok((header_len + 8, metadata))
 }
 
 fn no_weights(dir: &Path) -> FileError {

@@ -4,13 +4,14 @@
 //!
 //! A product is a sum of *terms*, because a LoRA layer is one: `Y = X W^T + U B^T` forward and
 //! `dX = sum_i dY_i W_i + dU A` backward. Summing inside the product writes the output once.
-//! The right operand may be a frozen [`Weight`], decoded tile by tile while the product runs.
+//! The right operand may be a frozen [`Weight`], decoded tile by tile while the product runs. The weight says whether
+//! both operands are multiplied as f32 or rounded to bf16 first; all else is f32.
 //!
 //! Every output element is summed in the same order whatever the number of threads and however the
 //! output is cut into tiles, so results depend only on the instruction set.
 
 use crate::tensor::{Device, Tensor};
-use crate::weight::Weight;
+use crate::weight::{ComputeDtype, Weight};
 
 pub(crate) mod cpu;
 #[cfg(test)]
@@ -111,14 +112,14 @@ pub fn run(products: &mut [Product<'_>]) {
     }
 }
 
-/// The instruction set the processor's products run on. The order in which they add, and with it the last bits of their
-/// results, is that of the instruction set.
-pub fn cpu_instruction_set() -> &'static str {
-    cpu::instruction_set()
+/// The instruction set the processor's products of `dtype` run on. The order in which they add, and with it the last bits
+/// of their results, is that of the instruction set.
+pub fn cpu_instruction_set(dtype: ComputeDtype) -> &'static str {
+    cpu::instruction_set(dtype)
 }
 
-/// The multiply-add rate of the current rayon pool with operands in registers, in FLOP/s: the ceiling that
+/// The multiply-add rate of the current rayon pool on operands of `dtype` in registers, in FLOP/s: the ceiling that
 /// [`run`] is measured against.
-pub fn cpu_fma_peak() -> f64 {
-    cpu::fma_peak()
+pub fn cpu_fma_peak(dtype: ComputeDtype) -> f64 {
+    cpu::fma_peak(dtype)
 }

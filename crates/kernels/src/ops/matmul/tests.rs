@@ -1,5 +1,7 @@
 use super::cpu::{RightCpu, Strided, TermCpu, testing};
 use super::*;
+use crate::bytes::SharedBytes;
+use crate::quant::Format;
 use crate::testing::{Random, assert_close};
 
 /// Sums of up to 1,200 products of values near 1 in f32: the error grows with sqrt(k) * 2^-24.
@@ -52,12 +54,92 @@ fn every_instruction_set_equals_the_reference_on_awkward_shapes() {
     }
 }
 
+fn bf16(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|&v| half::bf16::from_f32(v).to_f32()).collect()
+}
+
+/// The same weight, to be multiplied as bf16.
+fn computed_in_bf16(mut weight: Weight) -> Weight {
+    weight.set_compute_dtype(ComputeDtype::Bf16);
+    weight
+}
+
+#[test]
+fn bf16_products_are_those_of_rounded_operands_on_every_instruction_set() {
+    let mut random = Random::new(4);
+    for (m, n, k) in [(5, 7, 9), (12, 32, 512), (13, 33, 513), (17, 300, 1), (29, 600, 1100), (50, 16, 64)] {
+        let (x, values) = (random.normal(m * k), random.normal(n * k));
+        let (u, b) = (random.normal(m * 5), random.normal(n * 5));
+        let start = random.normal(m * n);
+        // The adapter's term stays f32.
+        let lora = TermCpu { left: rows(&u, 5), right: RightCpu::Strided(transposed(&b, 5)), k: 5 };
+        let (rounded_x, rounded) = (bf16(&x), bf16(&values));
+        let stored: Vec<u8> = rounded.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect();
+        // From f32, which is read where it lies, and from a format that is decoded.
+        let weight = |rows, cols| {
+            let decoded = Weight::new(rows, cols, Format::BF16, SharedBytes::from_vec(stored.clone()));
+            [Weight::from_f32(rows, cols, &values), decoded.expect("a weight")].map(computed_in_bf16)
+        };
+        let exact = |rows, cols| Weight::from_f32(rows, cols, &rounded);
+        for (forward, backward) in weight(n, k).iter().zip(&weight(k, n)) {
+            let (exact_forward, exact_backward) = (exact(n, k), exact(k, n));
+            let cases = [
+                (
+                    rows(&x, k),
+                    rows(&rounded_x, k),
+                    RightCpu::WeightTransposed(forward),
+                    RightCpu::WeightTransposed(&exact_forward),
+                ),
+                (
+                    rows(&x, k),
+                    rows(&rounded_x, k),
+                    RightCpu::Weight(backward),
+                    RightCpu::Weight(&exact_backward),
+                ),
+                (
+                    transposed(&x, m),
+                    transposed(&rounded_x, m),
+                    RightCpu::Weight(backward),
+                    RightCpu::Weight(&exact_backward),
+                ),
+            ];
+            for (left, rounded_left, right, exact_right) in cases {
+                let expected = [TermCpu { left: rounded_left, right: exact_right, k }, lora];
+                let expected = reference::product(m, n, &expected, None, &start);
+                let terms = [TermCpu { left, right, k }, lora];
+                for (isa, found) in testing::on_every_isa(m, n, &terms, None, true, &start, 3) {
+                    assert_close(&found, &expected, TOLERANCE, &format!("{isa} {m}x{n}x{k}"));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_few_rows_are_multiplied_as_f32() {
+    let mut random = Random::new(5);
+    let (m, n, k) = (4, 40, 600);
+    let (x, values) = (random.normal(m * k), random.normal(n * k));
+    let product = |weight: &Weight| {
+        let terms = [TermCpu { left: rows(&x, k), right: RightCpu::WeightTransposed(weight), k }];
+        testing::on_every_isa(m, n, &terms, None, false, &vec![0.0; m * n], 2)
+    };
+    let weight = Weight::from_f32(n, k, &values);
+    assert_eq!(product(&weight), product(&computed_in_bf16(weight.clone())));
+}
+
 #[test]
 fn the_cut_into_tasks_does_not_change_a_bit() {
     let mut random = Random::new(2);
-    for (m, n, k) in [(1, 300, 100), (40, 576, 576), (101, 192, 700)] {
+    for (m, n, k, dtype) in [
+        (1, 300, 100, ComputeDtype::F32),
+        (40, 576, 576, ComputeDtype::F32),
+        (101, 192, 700, ComputeDtype::F32),
+        (101, 1000, 700, ComputeDtype::Bf16),
+    ] {
         let x = random.normal(m * k);
-        let w = Weight::from_f32(n, k, &random.normal(n * k));
+        let mut w = Weight::from_f32(n, k, &random.normal(n * k));
+        w.set_compute_dtype(dtype);
         let terms = [TermCpu { left: rows(&x, k), right: RightCpu::WeightTransposed(&w), k }];
         let out = vec![0.0; m * n];
         let serial = testing::on_every_isa(m, n, &terms, None, false, &out, 1);

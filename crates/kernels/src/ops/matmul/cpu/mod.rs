@@ -13,37 +13,39 @@ use rayon::prelude::*;
 
 use super::{Product, Right, View};
 use crate::tensor::{AlignedVec, Tensor};
+use crate::weight::ComputeDtype;
+use operand::{Operand, Paired, Rounded, Single};
 pub(crate) use pack::{RightCpu, Strided};
 use simd::Simd;
 
+mod operand;
 mod pack;
 mod simd;
 mod tile;
 
 /// The largest block of the sum, a multiple of every quantisation block.
 const MAX_K_BLOCK: usize = 512;
-/// Values of the packed right operand of a task, at most: 256 KiB, a part of the second-level cache.
-const PACKED_VALUES: usize = 64 * 1024;
+/// Elements of the packed right operand of a task, at most: 256 KiB, a part of the second-level cache.
+const PACKED_ELEMENTS: usize = 64 * 1024;
 /// Output columns of a task, at most.
 const MAX_N_BLOCK: usize = 512;
 
-/// How a product of `n` columns is cut: output columns of a task, at most, and length of a block of the sum, at most.
-/// A task's columns by that length are at most `PACKED_VALUES`.
+/// Output columns of a task, at most, by the first term of a product.
 ///
 /// A weight that is decoded along its rows (the input gradient) is cut wide, so that each row is read in long pieces,
 /// and so is a left operand that has to be copied, which is then done for more columns at once; every other operand
-/// is cut tall, which loads the output less often. The number of threads has no part in the length of a block, which
-/// decides the order of the sum.
-fn blocks(n: usize, terms: &[TermCpu<'_>]) -> (usize, usize) {
-    let wide =
-        |t: &TermCpu<'_>| matches!(t.right.in_place(), RightCpu::Weight(_)) || !t.left.is_read_in_place();
-    if terms.first().is_some_and(wide) {
-        let width = part_width(n, n.div_ceil(MAX_N_BLOCK));
-        let k_block = (PACKED_VALUES / width).min(MAX_K_BLOCK);
-        (MAX_N_BLOCK, k_block - k_block % K_STEP)
-    } else {
-        (PACKED_VALUES / MAX_K_BLOCK, MAX_K_BLOCK)
-    }
+/// is cut tall, which loads the output less often.
+fn columns(term: &TermCpu<'_>, values: usize) -> usize {
+    let wide = matches!(term.right.in_place(), RightCpu::Weight(_)) || !term.left.is_read_in_place();
+    if wide { MAX_N_BLOCK } else { PACKED_ELEMENTS / MAX_K_BLOCK * values }
+}
+
+/// The length of a block of the sum of `term`, at most, in a product of `n` columns whose tasks have at most `columns`,
+/// with `values` in an element. The number of threads has no part in it, since it decides the order of the sum.
+fn longest_block(n: usize, columns: usize, values: usize) -> usize {
+    let width = part_width(n, n.div_ceil(columns));
+    let block = (PACKED_ELEMENTS / width * values).min(MAX_K_BLOCK);
+    block - block % K_STEP
 }
 
 /// Cuts a sum of `k` into even blocks of at most `longest`.
@@ -64,6 +66,13 @@ pub(crate) struct TermCpu<'a> {
     pub left: Strided<'a>,
     pub right: RightCpu<'a>,
     pub k: usize,
+}
+
+impl TermCpu<'_> {
+    /// How the term is multiplied.
+    fn dtype(&self) -> ComputeDtype {
+        self.right.compute_dtype()
+    }
 }
 
 /// A product on the host; see [`super::Product`].
@@ -89,6 +98,7 @@ impl<'a> View<'a> {
 
 /// See [`super::run`].
 pub(super) fn run(products: &mut [Product<'_>]) {
+    let isa = Isa::detect();
     let terms: Vec<Vec<TermCpu<'_>>> = products
         .iter()
         .map(|p| {
@@ -111,7 +121,7 @@ pub(super) fn run(products: &mut [Product<'_>]) {
         .zip(&terms)
         .map(|(p, terms)| {
             let out_stride = p.out_stride;
-            Shared::new(ProductCpu {
+            let product = ProductCpu {
                 m: p.m,
                 n: p.n,
                 terms,
@@ -119,7 +129,8 @@ pub(super) fn run(products: &mut [Product<'_>]) {
                 accumulate: p.accumulate,
                 out: &mut p.out.cpu_mut()[p.out_offset..],
                 out_stride,
-            })
+            };
+            Shared::new(product, isa)
         })
         .collect();
 
@@ -133,7 +144,6 @@ pub(super) fn run(products: &mut [Product<'_>]) {
 
 /// Runs tasks in order, each on the thread that comes for it first.
 fn run_tasks(tasks: &[Task<'_>], threads: usize) {
-    let isa = Isa::detect();
     let taken = AtomicUsize::new(0);
     (0..threads.min(tasks.len())).into_par_iter().with_max_len(1).for_each(|_| {
         with_scratch(|scratch| {
@@ -141,7 +151,7 @@ fn run_tasks(tasks: &[Task<'_>], threads: usize) {
                 let index = taken.fetch_add(1, Ordering::Relaxed);
                 let Some(task) = tasks.get(index) else { break };
                 // Threads that keep pace take turns, so this is the one that comes to this thread next.
-                isa.run_task(task, tasks.get(index + threads), scratch);
+                task.run(tasks.get(index + threads), scratch);
             }
         });
     });
@@ -149,11 +159,10 @@ fn run_tasks(tasks: &[Task<'_>], threads: usize) {
 
 /// Computes one product on the calling thread, for ops that are parallel over something else.
 pub(crate) fn run_serial(product: ProductCpu<'_>) {
-    let shared = Shared::new(product);
-    let isa = Isa::detect();
+    let shared = Shared::new(product, Isa::detect());
     with_scratch(|scratch| {
         for task in shared.tasks(1) {
-            isa.run_task(&task, None, scratch);
+            task.run(None, scratch);
         }
     });
 }
@@ -191,6 +200,7 @@ struct Shared<'a> {
     accumulate: bool,
     out: *mut f32,
     out_stride: usize,
+    isa: Isa,
     _out: std::marker::PhantomData<&'a mut [f32]>,
 }
 
@@ -201,7 +211,7 @@ unsafe impl Send for Shared<'_> {}
 
 impl<'a> Shared<'a> {
     /// Checks that every operand holds what the shape asks for, since tasks use raw pointers.
-    fn new(p: ProductCpu<'a>) -> Self {
+    fn new(p: ProductCpu<'a>, isa: Isa) -> Self {
         if p.m > 0 && p.n > 0 {
             assert!(p.out_stride >= p.n && p.out.len() >= (p.m - 1) * p.out_stride + p.n, "output too small");
             for t in p.terms.iter().filter(|t| t.k > 0) {
@@ -230,16 +240,18 @@ impl<'a> Shared<'a> {
             accumulate: p.accumulate,
             out: p.out.as_mut_ptr(),
             out_stride: p.out_stride,
+            isa,
             _out: std::marker::PhantomData,
         }
     }
 
     fn tasks(&self, threads: usize) -> impl Iterator<Item = Task<'_>> {
-        cut(self.m, self.n, blocks(self.n, self.terms).0, threads).map(|(rows, cols)| Task {
-            product: self,
-            rows,
-            cols,
-        })
+        cut(self.m, self.n, self.columns(), threads).map(|(rows, cols)| Task { product: self, rows, cols })
+    }
+
+    /// Output columns of a task, at most.
+    fn columns(&self) -> usize {
+        self.terms.first().map_or(MAX_N_BLOCK, |term| columns(term, self.isa.values(term.dtype())))
     }
 }
 
@@ -251,10 +263,17 @@ struct Task<'a> {
 }
 
 impl Task<'_> {
+    /// Computes the tile; `ahead` is the task that will probably follow on this thread.
+    fn run(&self, ahead: Option<&Task<'_>>, scratch: &mut Scratch) {
+        self.product.isa.run_task(self, ahead, scratch);
+    }
+
     /// The blocks of the sum, in order.
     fn blocks(&self) -> impl Iterator<Item = Block<'_>> {
-        let (_, longest) = blocks(self.product.n, self.product.terms);
-        self.product.terms.iter().flat_map(move |term| {
+        let Shared { n, terms, isa, .. } = self.product;
+        let columns = self.product.columns();
+        terms.iter().flat_map(move |term| {
+            let longest = longest_block(*n, columns, isa.values(term.dtype()));
             sum_blocks(term.k, longest).map(move |k| Block { term, k, cols: self.cols.clone() })
         })
     }
@@ -292,7 +311,7 @@ fn with_scratch(body: impl FnOnce(&mut Scratch)) {
     SCRATCH.with_borrow_mut(|scratch| {
         body(scratch.get_or_insert_with(|| Scratch {
             panels: AlignedVec::zeros(
-                PACKED_VALUES + MAX_K_BLOCK * MAX_PANEL + MAX_PANELS * pack::PANEL_PADDING,
+                PACKED_ELEMENTS + MAX_K_BLOCK * MAX_PANEL + MAX_PANELS * pack::PANEL_PADDING,
             ),
             rows: AlignedVec::zeros(MAX_PANEL * (MAX_K_BLOCK + RightCpu::ROW_PADDING)),
             left: AlignedVec::zeros(MAX_ROWS * STRIP_STRIDE),
@@ -308,6 +327,9 @@ enum Isa {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// With products of bf16 pairs; everything else is that of `Avx512`.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
     #[cfg(target_arch = "aarch64")]
     Neon,
 }
@@ -335,6 +357,9 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
                 {
                     found.push(Isa::Avx512);
+                    if is_x86_feature_detected!("avx512bf16") {
+                        found.push(Isa::Avx512Bf16);
+                    }
                 }
             }
         }
@@ -350,22 +375,36 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => simd::x86::Avx2::LANES,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => simd::x86::Avx512::LANES,
+            Isa::Avx512 | Isa::Avx512Bf16 => simd::x86::Avx512::LANES,
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => simd::arm::Neon::LANES,
         }
     }
 
-    fn registers_only(self, steps: usize) -> f32 {
-        match self {
+    /// Values in an element of operands that are multiplied as `dtype`.
+    fn values(self, dtype: ComputeDtype) -> usize {
+        match (self, dtype) {
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512Bf16, ComputeDtype::Bf16) => Paired::<simd::x86::Avx512Bf16>::VALUES,
+            _ => 1,
+        }
+    }
+
+    /// See [`tile::registers_only`].
+    fn registers_only(self, dtype: ComputeDtype, steps: usize) -> f32 {
+        match (self, dtype) {
             // SAFETY: as in `run_task`.
-            Isa::Portable => unsafe { tile::registers_only::<simd::Portable>(steps) },
+            (Isa::Portable, _) => unsafe { tile::registers_only::<simd::Portable>(steps) },
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { registers_only_avx2(steps) },
+            (Isa::Avx2, _) => unsafe { registers_only_avx2(steps) },
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { registers_only_avx512(steps) },
+            (Isa::Avx512, _) | (Isa::Avx512Bf16, ComputeDtype::F32) => unsafe {
+                registers_only_avx512(steps)
+            },
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512Bf16, ComputeDtype::Bf16) => unsafe { registers_only_avx512_bf16(steps) },
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => unsafe { tile::registers_only::<simd::arm::Neon>(steps) },
+            (Isa::Neon, _) => unsafe { tile::registers_only::<simd::arm::Neon>(steps) },
         }
     }
 
@@ -373,57 +412,80 @@ impl Isa {
     fn run_task(self, task: &Task<'_>, ahead: Option<&Task<'_>>, scratch: &mut Scratch) {
         match self {
             // SAFETY: plain Rust.
-            Isa::Portable => unsafe { run_task::<simd::Portable>(task, ahead, scratch) },
+            Isa::Portable => unsafe { run_task_rounded::<simd::Portable>(task, ahead, scratch) },
             // SAFETY (below): `available` saw the features.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { run_task_avx2(task, ahead, scratch) },
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe { run_task_avx512(task, ahead, scratch) },
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => unsafe { run_task_avx512_bf16(task, ahead, scratch) },
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => unsafe { run_task::<simd::arm::Neon>(task, ahead, scratch) },
+            Isa::Neon => unsafe { run_task_rounded::<simd::arm::Neon>(task, ahead, scratch) },
         }
     }
 }
 
-/// Single-precision multiply-add rate of all threads of the current pool with operands in registers, in
-/// FLOP/s: what no product on this machine can exceed.
-pub(crate) fn instruction_set() -> &'static str {
-    match Isa::detect() {
-        Isa::Portable => "portable",
+/// The instruction set that products of `dtype` run on.
+pub(crate) fn instruction_set(dtype: ComputeDtype) -> &'static str {
+    match (Isa::detect(), dtype) {
+        (Isa::Portable, _) => "portable",
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => "avx2",
+        (Isa::Avx2, _) => "avx2",
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => "avx512",
+        (Isa::Avx512, _) | (Isa::Avx512Bf16, ComputeDtype::F32) => "avx512",
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512Bf16, ComputeDtype::Bf16) => "avx512bf16",
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon => "neon",
+        (Isa::Neon, _) => "neon",
     }
 }
 
-pub(crate) fn fma_peak() -> f64 {
+/// Multiply-add rate of all threads of the current pool on operands of `dtype` in registers, in FLOP/s: what no product
+/// on this machine can exceed.
+pub(crate) fn fma_peak(dtype: ComputeDtype) -> f64 {
     const STEPS: usize = 2_000_000;
     let isa = Isa::detect();
-    let lanes = isa.lanes();
+    let multiply_adds = 12 * isa.lanes() * isa.values(dtype);
     let round = || {
         let start = std::time::Instant::now();
-        rayon::broadcast(|_| std::hint::black_box(isa.registers_only(STEPS)));
-        let flops = rayon::current_num_threads() * STEPS * 12 * lanes * 2;
+        rayon::broadcast(|_| std::hint::black_box(isa.registers_only(dtype, STEPS)));
+        let flops = rayon::current_num_threads() * STEPS * multiply_adds * 2;
         flops as f64 / start.elapsed().as_secs_f64()
     };
     (0..7).map(|_| round()).fold(0.0, f64::max)
+}
+
+/// For processors that do not multiply bf16: see [`Rounded`].
+///
+/// # Safety
+/// As [`run_task`].
+#[inline(always)]
+unsafe fn run_task_rounded<S: Simd>(task: &Task<'_>, ahead: Option<&Task<'_>>, scratch: &mut Scratch) {
+    // SAFETY: by the caller.
+    unsafe { run_task::<S, Rounded<S>>(task, ahead, scratch) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn run_task_avx2(task: &Task<'_>, ahead: Option<&Task<'_>>, scratch: &mut Scratch) {
     // SAFETY: the features are enabled here.
-    unsafe { run_task::<simd::x86::Avx2>(task, ahead, scratch) }
+    unsafe { run_task_rounded::<simd::x86::Avx2>(task, ahead, scratch) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 unsafe fn run_task_avx512(task: &Task<'_>, ahead: Option<&Task<'_>>, scratch: &mut Scratch) {
     // SAFETY: the features are enabled here.
-    unsafe { run_task::<simd::x86::Avx512>(task, ahead, scratch) }
+    unsafe { run_task_rounded::<simd::x86::Avx512>(task, ahead, scratch) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+unsafe fn run_task_avx512_bf16(task: &Task<'_>, ahead: Option<&Task<'_>>, scratch: &mut Scratch) {
+    use simd::x86::{Avx512, Avx512Bf16};
+    // SAFETY: the features are enabled here.
+    unsafe { run_task::<Avx512, Paired<Avx512Bf16>>(task, ahead, scratch) }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -440,12 +502,19 @@ unsafe fn registers_only_avx512(steps: usize) -> f32 {
     unsafe { tile::registers_only::<simd::x86::Avx512>(steps) }
 }
 
-/// See [`Isa::run_task`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn registers_only_avx512_bf16(steps: usize) -> f32 {
+    // SAFETY: the features are enabled here.
+    unsafe { tile::registers_only::<simd::x86::Avx512Bf16>(steps) }
+}
+
+/// See [`Isa::run_task`]: `S` multiplies f32, `B` bf16.
 ///
 /// # Safety
-/// The processor has `S`, and no other thread touches this task's tile.
+/// The processor has `S` and that of `B`, and no other thread touches this task's tile.
 #[inline(always)]
-unsafe fn run_task<S: Simd>(task: &Task<'_>, ahead: Option<&Task<'_>>, scratch: &mut Scratch) {
+unsafe fn run_task<S: Simd, B: Operand>(task: &Task<'_>, ahead: Option<&Task<'_>>, scratch: &mut Scratch) {
     let Task { product, rows, cols } = task;
     debug_assert!(rows.end <= product.m && cols.end <= product.n);
     // SAFETY: the tile lies inside the output, whose size `Shared::new` checked.
@@ -474,10 +543,16 @@ unsafe fn run_task<S: Simd>(task: &Task<'_>, ahead: Option<&Task<'_>>, scratch: 
         let mut blocks = task.blocks().peekable();
         while let Some(block) = blocks.next() {
             if few(block.term) {
-                dot_rows(product, rows.clone(), &block, scratch);
+                dot_rows::<S>(product, rows.clone(), &block, scratch);
             } else {
                 let next = blocks.peek().cloned().or_else(|| ahead.and_then(|task| task.blocks().next()));
-                packed::<S>(product, rows.clone(), &block, next, !overwrite, scratch);
+                let rows = rows.clone();
+                match block.term.dtype() {
+                    ComputeDtype::F32 => {
+                        packed::<Single<S>>(product, rows, &block, next, !overwrite, scratch);
+                    }
+                    ComputeDtype::Bf16 => packed::<B>(product, rows, &block, next, !overwrite, scratch),
+                }
             }
             overwrite = false;
         }
@@ -490,7 +565,7 @@ unsafe fn run_task<S: Simd>(task: &Task<'_>, ahead: Option<&Task<'_>>, scratch: 
 /// # Safety
 /// As [`run_task`].
 #[inline(always)]
-unsafe fn packed<S: Simd>(
+unsafe fn packed<O: Operand>(
     product: &Shared<'_>,
     rows: Range<usize>,
     block: &Block<'_>,
@@ -499,30 +574,31 @@ unsafe fn packed<S: Simd>(
     scratch: &mut Scratch,
 ) {
     let Block { term, k, cols } = block;
-    term.right.pack::<S>(k.clone(), cols.clone(), &mut scratch.panels, &mut scratch.rows);
+    term.right.pack::<O>(k.clone(), cols.clone(), &mut scratch.panels, &mut scratch.rows);
 
     let left = term.left;
-    let strips = rows.len().div_ceil(S::ROWS);
-    let in_place = left.is_read_in_place();
-    for (number, i) in (rows.start..rows.end).step_by(S::ROWS).enumerate() {
-        let strip = i..(i + S::ROWS).min(rows.end);
+    let elements = O::elements(k.len());
+    let strips = rows.len().div_ceil(O::Simd::ROWS);
+    let in_place = O::AS_THEY_ARE && left.is_read_in_place();
+    for (number, i) in (rows.start..rows.end).step_by(O::Simd::ROWS).enumerate() {
+        let strip = i..(i + O::Simd::ROWS).min(rows.end);
         if let Some(Block { term, k, cols }) = &next {
             term.right.prefetch(k.clone(), cols.clone(), number, strips);
         }
         let (left_ptr, left_stride) = if in_place {
             (left.values[i * left.row_stride + k.start..].as_ptr(), left.row_stride)
         } else {
-            copy_strip(left, strip.clone(), k.clone(), &mut scratch.left);
+            copy_strip::<O>(left, strip.clone(), k.clone(), &mut scratch.left);
             (scratch.left.as_ptr(), STRIP_STRIDE)
         };
         let mut at = 0;
-        for (n, width) in pack::panels::<S>(cols.clone()) {
+        for (n, width) in pack::panels::<O::Simd>(cols.clone()) {
             // SAFETY: the panel was packed above; the output tile is inside this task's.
             unsafe {
                 let right = scratch.panels.as_ptr().add(at);
                 let out = product.out.add(i * product.out_stride + n.start);
                 let args = tile::Args {
-                    k: k.len(),
+                    elements,
                     left: left_ptr,
                     left_stride,
                     right,
@@ -531,12 +607,12 @@ unsafe fn packed<S: Simd>(
                     accumulate,
                 };
                 if n.len() == width {
-                    S::tile(strip.len(), width > S::LANES, args);
+                    O::Simd::tile(strip.len(), width > O::Simd::LANES, args);
                 } else {
                     let mut edge = [0.0f32; MAX_ROWS * MAX_PANEL];
                     let whole =
                         tile::Args { out: edge.as_mut_ptr(), out_stride: width, accumulate: false, ..args };
-                    S::tile(strip.len(), width > S::LANES, whole);
+                    O::Simd::tile(strip.len(), width > O::Simd::LANES, whole);
                     for r in 0..strip.len() {
                         for c in 0..n.len() {
                             let to = out.add(r * product.out_stride + c);
@@ -546,25 +622,32 @@ unsafe fn packed<S: Simd>(
                     }
                 }
             }
-            at += pack::panel_values(k.len(), width);
+            at += pack::panel_values(elements, width);
         }
     }
 }
 
-/// Copies left rows `strip` over `k` to `to[row][STRIP_STRIDE]`.
+/// Makes elements of left rows `strip` over `k`: `to[row][STRIP_STRIDE]`.
 #[inline(always)]
-fn copy_strip(left: Strided<'_>, strip: Range<usize>, k: Range<usize>, to: &mut [f32]) {
+fn copy_strip<O: Operand>(left: Strided<'_>, strip: Range<usize>, k: Range<usize>, to: &mut [f32]) {
     if left.col_stride == 1 {
         for (row, to) in strip.zip(to.chunks_exact_mut(STRIP_STRIDE)) {
             let from = row * left.row_stride;
-            to[..k.len()].copy_from_slice(&left.values[from + k.start..from + k.end]);
+            O::along_sum(&left.values[from + k.start..from + k.end], to);
         }
-    } else {
-        for (column, j) in k.enumerate() {
-            let from = j * left.col_stride;
-            for (i, row) in strip.clone().enumerate() {
-                to[i * STRIP_STRIDE + column] = left.values[from + row * left.row_stride];
-            }
+        return;
+    }
+    for (column, j) in k.clone().enumerate() {
+        let from = j * left.col_stride;
+        for (i, row) in strip.clone().enumerate() {
+            to[i * STRIP_STRIDE + column] = left.values[from + row * left.row_stride];
+        }
+    }
+    if !O::AS_THEY_ARE {
+        let mut values = [0.0; MAX_K_BLOCK];
+        for to in to.chunks_exact_mut(STRIP_STRIDE).take(strip.len()) {
+            values[..k.len()].copy_from_slice(&to[..k.len()]);
+            O::along_sum(&values[..k.len()], to);
         }
     }
 }
@@ -574,11 +657,16 @@ fn copy_strip(left: Strided<'_>, strip: Range<usize>, k: Range<usize>, to: &mut 
 /// # Safety
 /// As [`run_task`].
 #[inline(always)]
-unsafe fn dot_rows(product: &Shared<'_>, rows: Range<usize>, block: &Block<'_>, scratch: &mut Scratch) {
+unsafe fn dot_rows<S: Simd>(
+    product: &Shared<'_>,
+    rows: Range<usize>,
+    block: &Block<'_>,
+    scratch: &mut Scratch,
+) {
     let Block { term, k, cols } = block;
     let right = &mut scratch.rows[..k.len()];
     let left = &mut scratch.left;
-    copy_strip(term.left, rows.clone(), k.clone(), left);
+    copy_strip::<Single<S>>(term.left, rows.clone(), k.clone(), left);
     for n in cols.clone() {
         term.right.column(n, k.clone(), right);
         for (i, row) in rows.clone().enumerate() {
@@ -625,10 +713,10 @@ pub(super) mod testing {
             .map(|isa| {
                 let mut result = out.to_vec();
                 let p = ProductCpu { m, n, terms, bias, accumulate, out: &mut result, out_stride: n };
-                let shared = Shared::new(p);
+                let shared = Shared::new(p, isa);
                 let tasks: Vec<Task<'_>> = shared.tasks(threads).collect();
                 for (index, task) in tasks.iter().enumerate() {
-                    with_scratch(|scratch| isa.run_task(task, tasks.get(index + 1), scratch));
+                    with_scratch(|scratch| task.run(tasks.get(index + 1), scratch));
                 }
                 (format!("{isa:?}"), result)
             })

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use super::MAX_PANEL;
+use super::operand::Operand;
 use super::simd::{self, Simd};
-use crate::weight::Weight;
+use super::{MAX_K_BLOCK, MAX_N_BLOCK, MAX_PANEL};
+use crate::weight::{ComputeDtype, Weight};
 
 /// A strided matrix on the host; element `(i, j)` is `values[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
@@ -41,11 +42,37 @@ impl RightCpu<'_> {
                     weight.decode(row, n..n + 1, std::slice::from_mut(value));
                 }
             }
+            RightCpu::Strided(s) if s.row_stride == 1 => {
+                let first = n * s.col_stride;
+                out.copy_from_slice(&s.values[first + k.start..first + k.end]);
+            }
             RightCpu::Strided(s) => {
                 for (value, row) in out.iter_mut().zip(k) {
                     *value = s.values[row * s.row_stride + n * s.col_stride];
                 }
             }
+        }
+    }
+
+    /// Row `k` of an operand whose rows are contiguous, over columns `cols`, into `out`.
+    #[inline(always)]
+    fn row(&self, k: usize, cols: Range<usize>, out: &mut [f32]) {
+        match self {
+            RightCpu::Weight(weight) => weight.decode(k, cols, out),
+            RightCpu::Strided(s) if s.col_stride == 1 => {
+                let first = k * s.row_stride;
+                out.copy_from_slice(&s.values[first + cols.start..first + cols.end]);
+            }
+            RightCpu::WeightTransposed(_) | RightCpu::Strided(_) => unreachable!("packed by columns"),
+        }
+    }
+
+    /// How the operand is to be multiplied.
+    #[inline(always)]
+    pub(super) fn compute_dtype(&self) -> ComputeDtype {
+        match self {
+            RightCpu::WeightTransposed(weight) | RightCpu::Weight(weight) => weight.compute_dtype(),
+            RightCpu::Strided(_) => ComputeDtype::F32,
         }
     }
 
@@ -83,9 +110,9 @@ impl RightCpu<'_> {
     }
 
     /// Packs the operand's block `k` x `cols` into `panels`, one panel after another (see [`panels`]), each
-    /// `[k][width]` and padded with zeros to its width. `rows` is scratch for decoded rows.
+    /// `[element][width]` and padded with zeros to its width. `rows` is scratch for decoded rows.
     #[inline(always)]
-    pub(super) fn pack<S: Simd>(
+    pub(super) fn pack<O: Operand>(
         &self,
         k: Range<usize>,
         cols: Range<usize>,
@@ -93,66 +120,92 @@ impl RightCpu<'_> {
         rows: &mut [f32],
     ) {
         let operand = self.in_place();
-        if let RightCpu::Weight(weight) = operand {
-            // A row is decoded once for all panels: a quantisation block may be wider than one of them.
-            for (i, row) in k.clone().enumerate() {
-                let decoded = &mut rows[..cols.len()];
-                weight.decode(row, cols.clone(), decoded);
-                let mut at = 0;
-                for (n, width) in panels::<S>(cols.clone()) {
-                    let to = &mut packed[at + i * width..at + (i + 1) * width];
-                    copy_row::<S>(&decoded[n.start - cols.start..n.end - cols.start], to);
-                    at += panel_values(k.len(), width);
+        match operand {
+            RightCpu::Weight(_) => operand.pack_rows::<O>(k, cols, packed, rows),
+            RightCpu::Strided(s) if s.col_stride == 1 => operand.pack_rows::<O>(k, cols, packed, rows),
+            RightCpu::WeightTransposed(_) | RightCpu::Strided(_) => {
+                let mut packed = packed;
+                let elements = O::elements(k.len());
+                for (n, width) in panels::<O::Simd>(cols) {
+                    let (panel, rest) = packed.split_at_mut(panel_values(elements, width));
+                    operand.pack_columns::<O>(k.clone(), n, &mut panel[..elements * width], width, rows);
+                    packed = rest;
                 }
             }
-            return;
-        }
-        let mut packed = packed;
-        for (n, width) in panels::<S>(cols) {
-            let (panel, rest) = packed.split_at_mut(panel_values(k.len(), width));
-            operand.pack_panel::<S>(k.clone(), n, width, &mut panel[..k.len() * width], rows);
-            packed = rest;
         }
     }
 
+    /// Packs an operand whose rows are contiguous. A row is decoded once for all panels, since a quantisation block may be
+    /// wider than one of them.
     #[inline(always)]
-    fn pack_panel<S: Simd>(
+    fn pack_rows<O: Operand>(
+        &self,
+        k: Range<usize>,
+        cols: Range<usize>,
+        packed: &mut [f32],
+        rows: &mut [f32],
+    ) {
+        /// From one decoded row of an element to the next.
+        const STRIDE: usize = MAX_N_BLOCK + RightCpu::ROW_PADDING;
+        let elements = O::elements(k.len());
+        let padded = cols.len().next_multiple_of(MAX_PANEL);
+        // What lies behind the columns, and behind the sum, is zero.
+        rows[..O::VALUES * STRIDE].fill(0.0);
+        for element in 0..elements {
+            let first = k.start + element * O::VALUES;
+            let values = O::VALUES.min(k.end - first);
+            let (from, stride) = match *self {
+                RightCpu::Strided(s) if cols.len() == padded && values == O::VALUES => {
+                    (&s.values[first * s.row_stride + cols.start..], s.row_stride)
+                }
+                _ => {
+                    for value in 0..values {
+                        self.row(first + value, cols.clone(), &mut rows[value * STRIDE..][..cols.len()]);
+                    }
+                    rows[values * STRIDE..O::VALUES * STRIDE].fill(0.0);
+                    (&rows[..], STRIDE)
+                }
+            };
+            let mut at = 0;
+            for (n, width) in panels::<O::Simd>(cols.clone()) {
+                let to = &mut packed[at + element * width..at + (element + 1) * width];
+                O::across_sum(&from[n.start - cols.start..], stride, to);
+                at += panel_values(elements, width);
+            }
+        }
+    }
+
+    /// Packs the columns `n`, which are contiguous along the sum, of one panel.
+    #[inline(always)]
+    fn pack_columns<O: Operand>(
         &self,
         k: Range<usize>,
         n: Range<usize>,
-        width: usize,
         panel: &mut [f32],
+        width: usize,
         rows: &mut [f32],
     ) {
-        match self {
-            RightCpu::WeightTransposed(weight) => {
-                let stride = k.len() + Self::ROW_PADDING;
-                for (i, row) in n.clone().enumerate() {
-                    weight.decode(row, k.clone(), &mut rows[i * stride..i * stride + k.len()]);
-                }
-                rows[n.len() * stride..width * stride].fill(0.0);
-                transpose::<S>(rows, stride, k.len(), width, panel);
-            }
-            RightCpu::Weight(_) => unreachable!("packed row by row in `pack`"),
-            RightCpu::Strided(s) if s.col_stride == 1 => {
-                for (row, to) in k.zip(panel.chunks_exact_mut(width)) {
-                    let from = row * s.row_stride;
-                    copy_row::<S>(&s.values[from + n.start..from + n.end], to);
-                }
-            }
-            RightCpu::Strided(s) if s.row_stride == 1 && n.len() == width => {
-                let first = n.start * s.col_stride + k.start;
-                transpose::<S>(&s.values[first..], s.col_stride, k.len(), width, panel);
-            }
-            RightCpu::Strided(s) => {
-                for (row, to) in k.zip(panel.chunks_exact_mut(width)) {
-                    for (col, value) in n.clone().zip(to.iter_mut()) {
-                        *value = s.values[row * s.row_stride + col * s.col_stride];
-                    }
-                    to[n.len()..].fill(0.0);
-                }
+        let elements = O::elements(k.len());
+        if let RightCpu::Strided(s) = self
+            && (O::AS_THEY_ARE, s.row_stride, n.len()) == (true, 1, width)
+        {
+            let first = n.start * s.col_stride + k.start;
+            return transpose::<O::Simd>(&s.values[first..], s.col_stride, elements, width, panel);
+        }
+        let stride = elements + Self::ROW_PADDING;
+        let mut decoded = [0.0; MAX_K_BLOCK];
+        for (i, col) in n.clone().enumerate() {
+            let to = &mut rows[i * stride..(i + 1) * stride];
+            if O::AS_THEY_ARE {
+                self.column(col, k.clone(), &mut to[..elements]);
+            } else {
+                let decoded = &mut decoded[..k.len()];
+                self.column(col, k.clone(), decoded);
+                O::along_sum(decoded, to);
             }
         }
+        rows[n.len() * stride..width * stride].fill(0.0);
+        transpose::<O::Simd>(rows, stride, elements, width, panel);
     }
 
     /// Values between decoded rows, so that rows do not fall on the same cache sets.
@@ -172,10 +225,10 @@ fn prefetch(bytes: &[u8]) {
 /// between them keeps those writes off the same cache sets.
 pub(super) const PANEL_PADDING: usize = MAX_PANEL;
 
-/// Values from the beginning of one panel to that of the next.
+/// From the beginning of one panel of `elements` rows to that of the next.
 #[inline(always)]
-pub(super) fn panel_values(k: usize, width: usize) -> usize {
-    k * width + PANEL_PADDING
+pub(super) fn panel_values(elements: usize, width: usize) -> usize {
+    elements * width + PANEL_PADDING
 }
 
 /// The panels that cover output columns `cols`, with their widths: a last panel that fits one register is
@@ -188,20 +241,6 @@ pub(super) fn panels<S: Simd>(cols: Range<usize>) -> impl Iterator<Item = (Range
         let width = if n.len() <= S::LANES { S::LANES } else { full };
         (n, width)
     })
-}
-
-/// Copies a row of a panel, padded with zeros. A whole row goes through registers, which a call would take longer than.
-#[inline(always)]
-fn copy_row<S: Simd>(from: &[f32], to: &mut [f32]) {
-    if from.len() == to.len() && to.len().is_multiple_of(S::LANES) {
-        for (from, to) in from.chunks_exact(S::LANES).zip(to.chunks_exact_mut(S::LANES)) {
-            // SAFETY: both have the lanes; the instruction set is the caller's.
-            unsafe { S::store(to.as_mut_ptr(), S::load(from.as_ptr())) }
-        }
-    } else {
-        to[..from.len()].copy_from_slice(from);
-        to[from.len()..].fill(0.0);
-    }
 }
 
 /// `panel[k][i] = rows[i * stride + k]` for `width` rows of `len` values; `width` is a multiple of the lanes.

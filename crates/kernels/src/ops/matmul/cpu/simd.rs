@@ -4,10 +4,13 @@ use super::tile::{Args, tile};
 
 /// A vector instruction set. Every method is `unsafe`: the processor must have it, and pointers must be
 /// valid for the lanes they name.
+///
+/// Operands consist of *elements* of 32 bits, an f32 value or a pair of bf16 values that follow each other in the sum;
+/// sums are f32.
 pub(super) trait Simd: Copy {
-    /// A register of `LANES` values.
+    /// A register of `LANES` elements or sums.
     type V: Copy;
-    /// Values in a register.
+    /// Elements in a register.
     const LANES: usize;
     /// Registers across a tile; a full panel is `LANES * VECTORS` columns wide.
     const VECTORS: usize = 2;
@@ -17,7 +20,7 @@ pub(super) trait Simd: Copy {
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn splat(from: *const f32) -> Self::V;
     unsafe fn zero() -> Self::V;
-    /// `a * b + c`.
+    /// `a * b + c`, where the product of two pairs is the sum of their two products.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn store(to: *mut f32, v: Self::V);
@@ -35,6 +38,15 @@ pub(super) trait Simd: Copy {
 
     /// Runs the tile of `rows` x (`LANES * vectors`); see [`tile`].
     unsafe fn tile(rows: usize, full: bool, args: Args);
+}
+
+/// An instruction set whose elements are pairs of bf16 values, the first in the lower half. Values are rounded to
+/// nearest, halfway cases to even.
+pub(super) trait Pairs: Simd {
+    /// Rounds `2 * LANES` values that follow each other: `LANES` pairs.
+    unsafe fn pair_neighbours(from: *const f32, to: *mut f32);
+    /// Rounds `LANES` values of two rows: pair `j` is `(first[j], second[j])`.
+    unsafe fn pair_rows(first: *const f32, second: *const f32, to: *mut f32);
 }
 
 /// Asks for a cache line, to come into the second-level cache. Nothing happens where the processor has no such
@@ -109,7 +121,7 @@ impl Simd for Portable {
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86 {
-    use super::{Args, Simd, tile};
+    use super::{Args, Pairs, Simd, tile};
     use std::arch::x86_64::*;
 
     /// AVX2 with FMA: 16 registers of 8 values.
@@ -249,6 +261,70 @@ pub(super) mod x86 {
             }
         }
         tile_table!(1 2 3 4 5 6 7 8 9 10 11 12);
+    }
+
+    /// AVX-512 with its bf16 instructions: registers of 16 pairs, two multiply-adds a lane.
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Avx512Bf16;
+
+    impl Simd for Avx512Bf16 {
+        type V = __m512;
+        const LANES: usize = Avx512::LANES;
+        const ROWS: usize = Avx512::ROWS;
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> __m512 {
+            // SAFETY (all methods here): AVX-512F, -BW and -BF16 are there and pointers valid, by the caller.
+            unsafe { Avx512::load(from) }
+        }
+        #[inline(always)]
+        unsafe fn splat(from: *const f32) -> __m512 {
+            unsafe { Avx512::splat(from) }
+        }
+        #[inline(always)]
+        unsafe fn zero() -> __m512 {
+            unsafe { Avx512::zero() }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+            // The same 512 bits under another name.
+            unsafe { _mm512_dpbf16_ps(c, std::mem::transmute(a), std::mem::transmute(b)) }
+        }
+        #[inline(always)]
+        unsafe fn add(a: __m512, b: __m512) -> __m512 {
+            unsafe { Avx512::add(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, v: __m512) {
+            unsafe { Avx512::store(to, v) }
+        }
+        #[inline(always)]
+        unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+            unsafe { Avx512::transpose(from, from_stride, to, to_stride) }
+        }
+        tile_table!(1 2 3 4 5 6 7 8 9 10 11 12);
+    }
+
+    impl Pairs for Avx512Bf16 {
+        #[inline(always)]
+        unsafe fn pair_neighbours(from: *const f32, to: *mut f32) {
+            unsafe {
+                let (low, high) = (_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16)));
+                let pairs = _mm512_cvtne2ps_pbh(high, low);
+                _mm512_storeu_ps(to, std::mem::transmute::<__m512bh, __m512>(pairs));
+            }
+        }
+        #[inline(always)]
+        unsafe fn pair_rows(first: *const f32, second: *const f32, to: *mut f32) {
+            unsafe {
+                let widened = |row| {
+                    let rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(row));
+                    _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(rounded))
+                };
+                let pairs = _mm512_or_si512(widened(first), _mm512_slli_epi32::<16>(widened(second)));
+                _mm512_storeu_ps(to, _mm512_castsi512_ps(pairs));
+            }
+        }
     }
 }
 

@@ -5,13 +5,13 @@ use super::simd::Simd;
 /// Operands of a tile.
 #[derive(Clone, Copy)]
 pub(super) struct Args {
-    /// Length of the sum.
-    pub k: usize,
-    /// Left rows, contiguous along `k`.
+    /// Length of the sum, in elements.
+    pub elements: usize,
+    /// Left rows, contiguous along the sum.
     pub left: *const f32,
     /// From one left row to the next.
     pub left_stride: usize,
-    /// Packed right panel, `[k][tile width]`.
+    /// Packed right panel, `[elements][tile width]`.
     pub right: *const f32,
     /// Output tile.
     pub out: *mut f32,
@@ -34,7 +34,7 @@ pub(super) unsafe fn tile<S: Simd, const R: usize, const V: usize>(args: Args) {
         let mut sums = [[S::zero(); V]; R];
         let mut right = args.right;
         let rows: [*const f32; R] = std::array::from_fn(|i| args.left.add(i * args.left_stride));
-        for k in 0..args.k {
+        for k in 0..args.elements {
             let columns: [S::V; V] = std::array::from_fn(|j| S::load(right.add(j * S::LANES)));
             for i in 0..R {
                 let value = S::splat(rows[i].add(k));

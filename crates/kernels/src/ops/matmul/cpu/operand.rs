@@ -1,0 +1,125 @@
+//! What the values of a term become before they are multiplied: f32 as they are, or rounded to bf16.
+//!
+//! The tile multiplies elements of 32 bits (see [`Simd`]). Where the processor multiplies pairs of bf16 values, two
+//! values that follow each other in the sum lie in one element; where it does not, bf16 values are multiplied as f32,
+//! so that the result is that of rounded operands everywhere, though not to the last bit: the order of the sum differs.
+
+use std::marker::PhantomData;
+
+use super::MAX_K_BLOCK;
+use super::simd::{Pairs, Simd};
+
+/// A kind of elements, with the instruction set that multiplies them.
+pub(super) trait Operand {
+    /// The instruction set.
+    type Simd: Simd;
+    /// Values in an element.
+    const VALUES: usize;
+    /// Whether elements are the values as they are.
+    const AS_THEY_ARE: bool = false;
+
+    /// Elements of a sum of `k` values: the last is filled up with a zero.
+    #[inline(always)]
+    fn elements(k: usize) -> usize {
+        k.div_ceil(Self::VALUES)
+    }
+
+    /// Makes elements of `from`, which follow each other in the sum; `to` holds [`Operand::elements`] of them, and up
+    /// to a register more.
+    fn along_sum(from: &[f32], to: &mut [f32]);
+
+    /// Makes elements of values that lie side by side: `rows` holds [`Operand::VALUES`] rows of `to.len()`
+    /// values, `stride` apart, whose values follow each other in the sum. `to` is a whole number of registers.
+    fn across_sum(rows: &[f32], stride: usize, to: &mut [f32]);
+}
+
+/// Values as they are.
+pub(super) struct Single<S>(PhantomData<S>);
+
+impl<S: Simd> Operand for Single<S> {
+    type Simd = S;
+    const VALUES: usize = 1;
+    const AS_THEY_ARE: bool = true;
+
+    #[inline(always)]
+    fn along_sum(from: &[f32], to: &mut [f32]) {
+        to[..from.len()].copy_from_slice(from);
+    }
+
+    /// Through registers, which a call would take longer than.
+    #[inline(always)]
+    fn across_sum(rows: &[f32], _: usize, to: &mut [f32]) {
+        let rows = &rows[..to.len()];
+        for (from, to) in rows.chunks_exact(S::LANES).zip(to.chunks_exact_mut(S::LANES)) {
+            // SAFETY: both have the lanes; the instruction set is the caller's.
+            unsafe { S::store(to.as_mut_ptr(), S::load(from.as_ptr())) }
+        }
+    }
+}
+
+/// Values rounded to bf16 and multiplied as f32.
+pub(super) struct Rounded<S>(PhantomData<S>);
+
+impl<S: Simd> Operand for Rounded<S> {
+    type Simd = S;
+    const VALUES: usize = 1;
+
+    #[inline(always)]
+    fn along_sum(from: &[f32], to: &mut [f32]) {
+        for (from, to) in from.iter().zip(to) {
+            *to = rounded(*from);
+        }
+    }
+
+    #[inline(always)]
+    fn across_sum(rows: &[f32], _: usize, to: &mut [f32]) {
+        Self::along_sum(&rows[..to.len()], to);
+    }
+}
+
+/// `value` rounded to bf16, to nearest, halfway cases to even. Written so that it vectorises.
+#[inline(always)]
+fn rounded(value: f32) -> f32 {
+    let bits = value.to_bits();
+    let nearest = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) & 0xFFFF_0000;
+    if value.is_nan() { value } else { f32::from_bits(nearest) }
+}
+
+/// Pairs of values rounded to bf16.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+pub(super) struct Paired<P>(PhantomData<P>);
+
+impl<P: Pairs> Operand for Paired<P> {
+    type Simd = P;
+    const VALUES: usize = 2;
+
+    #[inline(always)]
+    fn along_sum(from: &[f32], to: &mut [f32]) {
+        const MAX_LANES: usize = 16;
+        let whole = from.len() / (2 * P::LANES);
+        assert!(from.len() <= MAX_K_BLOCK && to.len() >= from.len().div_ceil(2 * P::LANES) * P::LANES);
+        // SAFETY: whole registers lie inside both; the instruction set is the caller's.
+        unsafe {
+            for i in 0..whole {
+                P::pair_neighbours(from.as_ptr().add(i * 2 * P::LANES), to.as_mut_ptr().add(i * P::LANES));
+            }
+            let rest = &from[whole * 2 * P::LANES..];
+            if !rest.is_empty() {
+                let mut last = [0.0; 2 * MAX_LANES];
+                last[..rest.len()].copy_from_slice(rest);
+                P::pair_neighbours(last.as_ptr(), to.as_mut_ptr().add(whole * P::LANES));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn across_sum(rows: &[f32], stride: usize, to: &mut [f32]) {
+        let (first, second) = (&rows[..to.len()], &rows[stride..stride + to.len()]);
+        for ((first, second), to) in
+            first.chunks_exact(P::LANES).zip(second.chunks_exact(P::LANES)).zip(to.chunks_exact_mut(P::LANES))
+        {
+            // SAFETY: all have the lanes; the instruction set is the caller's.
+            unsafe { P::pair_rows(first.as_ptr(), second.as_ptr(), to.as_mut_ptr()) }
+        }
+    }
+}
