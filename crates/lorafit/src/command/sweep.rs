@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use lorafit_train::give_back_freed_buffers;
 use lorafit_train::sweep::{Options, Shard, rungs};
 use serde_json::{Value, json};
 
@@ -123,6 +124,7 @@ pub fn run(args: SweepArgs) -> anyhow::Result<()> {
         return Err(CliError::usage(text).hint("use fewer parts than trials").into());
     }
     use_threads(&spec.train.common)?;
+    give_back_freed_buffers();
     let inputs = Inputs::open(&trials, record.clock)?;
     let steps: Vec<u64> =
         trials.iter().enumerate().map(|(place, args)| total_steps(&inputs, place, args)).collect();

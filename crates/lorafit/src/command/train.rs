@@ -526,7 +526,7 @@ fn check_window(base: &Base, data: &Data) -> Result<(), CliError> {
 impl TrainArgs {
     /// Opens the base.
     pub fn open_base(&self) -> anyhow::Result<Base> {
-        let Some(model) = &self.model else { unreachable!("resolve asks for it") };
+        let Some(model) = &self.model else { unreachable!("validate asks for it") };
         let mut base = open_base(model, &self.base, &self.template, &self.common)?;
         base.model.set_compute_dtype(self.compute.compute_dtype.into());
         Ok(base)
