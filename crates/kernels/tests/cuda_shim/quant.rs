@@ -17,7 +17,7 @@ use crate::{FLOATS, rounded, tensor, values};
 #[track_caller]
 fn check(
     machine: &mut Machine,
-    weight: &Weight,
+    mut weight: Weight,
     what: &str,
     decode: impl Fn(Float, Tile, Region) -> lorafit_kernels::cuda::Launch,
 ) {
@@ -26,7 +26,7 @@ fn check(
     let neighbours: Vec<u32> = (1..rows as u32).collect();
     let ids = vec![rows as u32 - 1, 0, 2, 2];
     for order in orders {
-        let weight = weight.clone().with_row_order(order);
+        weight = weight.with_row_order(order);
         for (wanted, by_id) in [(&neighbours, false), (&ids, true)] {
             let len = wanted.len() * cols;
             let mut expected = tensor(&vec![0.0; len]);
@@ -87,7 +87,7 @@ fn rows_of_blocks_decode_to_the_bits_of_the_cpu() {
             };
             let data = machine.put(&bytes);
             let weight = Weight::new(rows, cols, format, SharedBytes::from_vec(bytes)).expect("whole blocks");
-            check(&mut machine, &weight, &format!("{format} {cols}"), |float, tile, out| {
+            check(&mut machine, weight, &format!("{format} {cols}"), |float, tile, out| {
                 decode_blocks(format, float, data, tile, out)
             });
         }
@@ -123,7 +123,7 @@ fn four_bit_codes_decode_to_the_bits_of_the_cpu() {
             },
         };
         let what = format!("{code:?} blocks of {block_len}, {cols} columns, double {double}");
-        check(&mut machine, &weight, &what, |float, tile, out| {
+        check(&mut machine, weight, &what, |float, tile, out| {
             decode_four_bit(float, codes, table, scales, block_len as u32, tile, out)
         });
     }
@@ -138,7 +138,7 @@ fn signed_bytes_decode_to_the_bits_of_the_cpu() {
         let weight = Weight::quantized(8, cols, Quantization::Int8, fill).expect("finite");
         let Int8 { codes, absmax } = weight.int8().expect("int8").clone();
         let (codes, absmax) = (machine.put(codes.as_slice()), machine.put(absmax.as_slice()));
-        check(&mut machine, &weight, &format!("{cols} columns"), |float, tile, out| {
+        check(&mut machine, weight, &format!("{cols} columns"), |float, tile, out| {
             decode_int8(float, codes, absmax, tile, out)
         });
     }

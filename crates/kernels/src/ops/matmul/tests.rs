@@ -128,7 +128,8 @@ fn a_few_rows_are_multiplied_as_f32() {
         testing::on_every_isa(m, n, &terms, None, false, &vec![0.0; m * n], 2)
     };
     let weight = Weight::from_f32(n, k, &values);
-    assert_eq!(product(&weight), product(&computed_in_bf16(weight.clone())));
+    let in_f32 = product(&weight);
+    assert_eq!(product(&computed_in_bf16(weight)), in_f32);
 }
 
 #[test]
