@@ -288,7 +288,8 @@ pub(super) mod x86 {
         #[inline(always)]
         unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
             // The same 512 bits under another name.
-            unsafe { _mm512_dpbf16_ps(c, std::mem::transmute(a), std::mem::transmute(b)) }
+            let pairs = |v| unsafe { std::mem::transmute::<__m512, __m512bh>(v) };
+            unsafe { _mm512_dpbf16_ps(c, pairs(a), pairs(b)) }
         }
         #[inline(always)]
         unsafe fn add(a: __m512, b: __m512) -> __m512 {
