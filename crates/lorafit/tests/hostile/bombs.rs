@@ -86,10 +86,10 @@ fn counts(file: &mut File, tensors: u64, entries: u64) -> std::io::Result<()> {
     file.write_all(&[0; 4096])
 }
 
-/// A row that begins and has 10 GiB of blanks, each 16 MiB of which are the same folded bytes again.
+/// A row that begins and has 10 GiB of blanks, each MiB of which are the same folded bytes again.
 fn blanks(file: &mut File, fold: fn(&[u8]) -> Vec<u8>) -> std::io::Result<()> {
     file.write_all(&fold(b"{\"text\": \""))?;
-    file.write_all(&fold(&vec![b' '; 16 << 20]).repeat(640))
+    file.write_all(&fold(&vec![b' '; 1 << 20]).repeat(10 << 10))
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
