@@ -157,8 +157,8 @@ pub enum RowProblem {
         /// The longest row that is read.
         limit: usize,
     },
-    /// The first line names more columns than a table has.
-    #[error("the first line names more than {most} columns")]
+    /// The row has more values than a table has columns.
+    #[error("more than {most} columns")]
     ManyColumns {
         /// The most that are read.
         most: usize,

@@ -61,6 +61,9 @@ impl<R: BufRead> Csv<R> {
             let began = self.reader.position().line() as usize;
             match self.reader.read_byte_record(&mut row) {
                 Ok(false) => return Ok(None),
+                Ok(true) if row.len() > MOST_COLUMNS => {
+                    return Err(ReadError::Row(began, RowProblem::ManyColumns { most: MOST_COLUMNS }));
+                }
                 Ok(true) if row.len() == 1 && values(&row)[0].is_empty() => {}
                 Ok(true) => return Ok(Some((row.position().map_or(began, |p| p.line() as usize), row))),
                 Err(error) => {
@@ -88,14 +91,8 @@ fn values(row: &ByteRecord) -> Vec<&[u8]> {
 
 /// The names in the first line.
 fn columns(first: &ByteRecord) -> Result<Vec<String>, RowProblem> {
-    let names = values(first)
-        .into_iter()
-        .take(MOST_COLUMNS + 1)
-        .map(|name| text(name).map(|name| name.trim().to_owned()));
+    let names = values(first).into_iter().map(|name| text(name).map(|name| name.trim().to_owned()));
     let names = names.collect::<Result<Vec<_>, _>>()?;
-    if names.len() > MOST_COLUMNS {
-        return Err(RowProblem::ManyColumns { most: MOST_COLUMNS });
-    }
     let mut seen = HashSet::new();
     match names.iter().find(|name| !seen.insert(*name)) {
         Some(twice) => Err(RowProblem::ColumnTwice { column: twice.clone() }),

@@ -113,7 +113,7 @@ fn guarded<T>(call: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ReadE
     let message = match contained(call) {
         Ok(Ok(value)) => return Ok(value),
         Ok(Err(error)) => error.to_string(),
-        Err(_) => "its pages do not fit its description".to_owned(),
+        Err(panic) => format!("its pages do not fit its description: {panic}"),
     };
     Err(ReadError::Malformed { format: "Parquet", message })
 }

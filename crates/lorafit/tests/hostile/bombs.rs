@@ -86,10 +86,10 @@ fn counts(file: &mut File, tensors: u64, entries: u64) -> std::io::Result<()> {
     file.write_all(&[0; 4096])
 }
 
-/// A row that begins and has 10 GiB of blanks, each 16 MiB of which are the same folded bytes again.
+/// A row that begins and has 10 GiB of blanks, each MiB of which are the same folded bytes again.
 fn blanks(file: &mut File, fold: fn(&[u8]) -> Vec<u8>) -> std::io::Result<()> {
     file.write_all(&fold(b"{\"text\": \""))?;
-    file.write_all(&fold(&vec![b' '; 16 << 20]).repeat(640))
+    file.write_all(&fold(&vec![b' '; 1 << 20]).repeat(10 << 10))
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -111,7 +111,7 @@ fn parquet(file: &mut File, compression: &str, size: [u8; 5]) -> std::io::Result
 }
 
 /// Sizes of pages: what it is, 2^31-1, and 100.
-const BLANKS: [u8; 5] = [0x8E, 0x80, 0x80, 0x80, 0x01];
+const BLANKS: [u8; 5] = [0x8E, 0x88, 0x80, 0x80, 0x01];
 const MOST: [u8; 5] = [0xFE, 0xFF, 0xFF, 0xFF, 0x0F];
 const HUNDRED: [u8; 5] = [0xC8, 0x81, 0x80, 0x80, 0x00];
 
@@ -314,8 +314,8 @@ fn bombs() -> Vec<Bomb> {
             f.write_all(b"[\"")?;
             f.set_len(1 << 40)
         }),
-        bomb(How::Rows, "8 million columns", "rows.csv", "more than 4096 columns", |f| {
-            f.write_all(&b",".repeat(8_000_000))
+        bomb(How::Rows, "a million columns", "rows.csv", "more than 4096 columns", |f| {
+            f.write_all(&b",".repeat(1_000_000))
         }),
         bomb(How::Rows, "a quote without its end, 1 TB", "rows.csv", "longer than", |f| {
             f.write_all(b"instruction,output\n\"")?;
