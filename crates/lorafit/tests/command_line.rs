@@ -368,7 +368,7 @@ fn every_part_of_a_plan_is_told_and_they_sum_to_it() {
     let plan: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
     let runs: Vec<_> =
         plan["methods"].as_array().unwrap().iter().filter(|m| m["parts"].is_object()).collect();
-    assert_eq!(runs.len(), 3);
+    assert_eq!(runs.len(), 4);
     for run in runs {
         let sum: u64 = run["parts"].as_object().unwrap().values().map(|part| part.as_u64().unwrap()).sum();
         assert_eq!(run["total"], sum, "{run}");
