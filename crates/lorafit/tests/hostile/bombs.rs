@@ -454,6 +454,7 @@ impl Place {
     }
 
     /// Runs the binary to its end.
+    #[expect(clippy::zombie_processes, reason = "`wait` waits for it, by a call that tells its memory")]
     fn run(&self, arguments: &[&str]) -> Cost {
         let stderr = self.path("stderr");
         let started = Instant::now();
