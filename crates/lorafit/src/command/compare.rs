@@ -14,8 +14,9 @@ use crate::base_args::{ComputeArgs, ComputeChoice, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::config_file;
 use crate::data_args::CacheArgs;
-use crate::engine::{Base, grouped, open_adapter, open_base, use_threads};
+use crate::engine::{Base, grouped, open_adapter, open_base, open_shape, use_threads};
 use crate::memory_args::ByteSize;
+use crate::options::Init;
 use crate::output;
 use crate::row_args::{DATA_HELP, RowArgs};
 use crate::trained;
@@ -28,7 +29,7 @@ Examples:
     lorafit compare --runs runs/* --data test.jsonl --generate --json
 
 loss and perplexity are of the rows given here, computed now; steps, tokens/s, time and peak memory are from the records
-of each run. Every base is opened once, and has a row of its own.";
+of each run. Every base is opened once, and has a row of its own; a run with --init random has none.";
 
 /// The flags of `compare`.
 #[derive(Args, Clone, Debug)]
@@ -103,8 +104,9 @@ impl Subject {
     }
 
     /// What tells bases apart.
-    fn base(&self) -> (&str, &QuantArgs, &TemplateArgs) {
-        (self.args.model.as_deref().unwrap_or_default(), &self.args.base, &self.args.template)
+    fn base(&self) -> (&str, Init, &QuantArgs, &TemplateArgs) {
+        let TrainArgs { model, init, base, template, .. } = &self.args;
+        (model.as_deref().unwrap_or_default(), *init, base, template)
     }
 
     fn shares_base_with(&self, other: &Subject) -> bool {
@@ -126,9 +128,15 @@ pub fn run(args: CompareArgs) -> anyhow::Result<()> {
         if subjects[..i].iter().any(|earlier| earlier.shares_base_with(first)) {
             continue;
         }
-        let (model, quant, template) = first.base();
-        let base = open_base(model, quant, template, &args.common)?;
-        table.push(args.judge(&base, None, model.to_owned(), None)?);
+        let base = match first.base() {
+            (model, Init::Model, quant, template) => {
+                let base = open_base(model, quant, template, &args.common)?;
+                table.push(args.judge(&base, None, model.to_owned(), None)?);
+                base
+            }
+            // What began at chance has no base to be compared with.
+            (model, Init::Random, _, template) => open_shape(model, template, &args.common)?,
+        };
         for subject in subjects[i..].iter().filter(|subject| subject.shares_base_with(first)) {
             table.push(args.judge_run(&base, subject)?);
         }
