@@ -115,6 +115,16 @@ fn runs_of_both_methods_are_compared_on_the_same_rows() {
     assert!(of("exact_match").iter().all(Value::is_number) && of("seconds")[1].is_number());
     let text = well(place, &flags);
     assert_eq!(text.lines().count(), 4, "{text}");
+    well(place, &[&flags[..], &["--html", "a.html"]].concat());
+    let page = fs::read_to_string(place.join("a.html")).expect("a page");
+    let of_loss = |row: &Value| format!("{:.4}</strong></td>", row["loss"].as_f64().expect("a loss"));
+    let best =
+        table.iter().min_by(|a, b| a["loss"].as_f64().partial_cmp(&b["loss"].as_f64()).expect("numbers"));
+    for row in &table {
+        assert_eq!(page.contains(&of_loss(row)), Some(row) == best, "{row} in {page}");
+        assert!(page.contains(row["name"].as_str().expect("a name")));
+    }
+    assert!(page.contains("default-src 'none'") && page.matches("<tr>").count() == 4);
     let none = lorafit(place, &["compare", "--runs", ".", "--data", "rows.jsonl"]);
     assert!(String::from_utf8_lossy(&none.stderr).contains("holds no run"));
 }
