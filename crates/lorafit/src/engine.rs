@@ -6,7 +6,7 @@ use lorafit_data::Tokenizer;
 use lorafit_kernels::Device;
 use lorafit_model::adapter::{self, Adapter};
 use lorafit_model::weights::ModelFiles;
-use lorafit_model::{Model, Source};
+use lorafit_model::{FileError, Model, Source};
 use lorafit_train::open_tokenizer;
 
 use crate::base_args::{QuantArgs, TemplateArgs};
@@ -50,37 +50,49 @@ pub fn open_base(
     common: &Common,
 ) -> anyhow::Result<Base> {
     let quantization = quant.resolve()?;
-    let (files, tokenizer) = open_files(model, template, common)?;
-    let vocabulary = files.config().vocab_size;
-    if tokenizer.vocab_size() > vocabulary {
-        let text = format!(
-            "{model}: the tokenizer has {} tokens, the model's embedding {vocabulary}",
-            tokenizer.vocab_size()
-        );
-        return Err(CliError::new(text).hint("the tokenizer belongs to another model").into());
-    }
-    // An adapter names its base as the user did where that is a hub id, else as the files do.
-    let name = if Path::new(model).exists() { files.name() } else { model.to_owned() };
+    let (files, tokenizer) = open_files(model, ModelFiles::open, template, common)?;
     let weight_bytes = files.weight_bytes(quantization)?;
-    let model = match quantization {
-        Some(base) => Model::load_quantized(&files, base, device(common))?,
-        None => Model::load(&files, device(common))?,
-    };
-    Ok(Base { name, weights: files, model, weight_bytes, tokenizer })
+    Base::new(model, files, tokenizer, weight_bytes, |files| match quantization {
+        Some(base) => Model::load_quantized(files, base, device(common)),
+        None => Model::load(files, device(common)),
+    })
+}
+
+/// Opens the shape of a model with its tokenizer, as [`open_base`] does; weights are not read, and its are zeros in f32.
+pub fn open_shape(model: &str, template: &TemplateArgs, common: &Common) -> anyhow::Result<Base> {
+    let (files, tokenizer) = open_files(model, ModelFiles::open_without_weights, template, common)?;
+    let weight_bytes = files.config().weight_bytes(4, None);
+    Base::new(model, files, tokenizer, weight_bytes, |files| Ok(Model::zeros(files.config(), device(common))))
 }
 
 impl Base {
-    /// Another model over the same files, whose weights may be trained.
-    pub fn own_model(&self) -> anyhow::Result<Model> {
-        let mut model = Model::load(&self.weights, self.model.device())?;
-        model.set_compute_dtype(self.model.compute_dtype());
-        Ok(model)
+    /// Puts together what belongs together; `model` is what the user calls it.
+    fn new(
+        model: &str,
+        files: ModelFiles,
+        tokenizer: Tokenizer,
+        weight_bytes: u64,
+        load: impl FnOnce(&ModelFiles) -> Result<Model, FileError>,
+    ) -> anyhow::Result<Self> {
+        let vocabulary = files.config().vocab_size;
+        if tokenizer.vocab_size() > vocabulary {
+            let text = format!(
+                "{model}: the tokenizer has {} tokens, the model's embedding {vocabulary}",
+                tokenizer.vocab_size()
+            );
+            return Err(CliError::new(text).hint("the tokenizer belongs to another model").into());
+        }
+        // An adapter names its base as the user did where that is a hub id, else as the files do.
+        let name = if Path::new(model).exists() { files.name() } else { model.to_owned() };
+        let model = load(&files)?;
+        Ok(Base { name, weights: files, model, weight_bytes, tokenizer })
     }
 }
 
 /// The files of a model, and its tokenizer with the chat template of `template`.
 fn open_files(
     model: &str,
+    open: impl FnOnce(&Path) -> Result<ModelFiles, FileError>,
     template: &TemplateArgs,
     common: &Common,
 ) -> anyhow::Result<(ModelFiles, Tokenizer)> {
@@ -89,7 +101,7 @@ fn open_files(
             eprintln!("{text}");
         }
     })?;
-    let files = ModelFiles::open(source.path())?;
+    let files = open(source.path())?;
     let mut tokenizer = open_tokenizer(&files)?;
     template.apply(&mut tokenizer)?;
     Ok((files, tokenizer))
@@ -101,7 +113,7 @@ pub fn open_model_tokenizer(
     template: &TemplateArgs,
     common: &Common,
 ) -> anyhow::Result<Tokenizer> {
-    Ok(open_files(model, template, common)?.1)
+    Ok(open_files(model, ModelFiles::open, template, common)?.1)
 }
 
 /// Loads an adapter for `base`.

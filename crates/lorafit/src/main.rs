@@ -5,6 +5,7 @@ mod base_args;
 mod chat_repl;
 mod cli;
 mod command;
+mod compare_page;
 mod config_file;
 mod data_args;
 mod data_page;

@@ -29,6 +29,16 @@ pub enum Method {
     Full,
 }
 
+/// `--init`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Init {
+    /// Where the weights of --model are
+    Model,
+    /// At chance: pretraining a model of the shape of --model, whose weights, if it has any, are not read
+    Random,
+}
+
 /// `--save-dtype`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

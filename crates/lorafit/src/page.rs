@@ -75,6 +75,16 @@ pub fn table<R: AsRef<[String]>>(
     columns: &[&str],
     rows: impl IntoIterator<Item = R>,
 ) -> String {
+    table_with_marks(caption, columns, rows, |_, _| false)
+}
+
+/// As [`table`], with the cells marked whose row and column, the names not counted, `is_marked` says.
+pub fn table_with_marks<R: AsRef<[String]>>(
+    caption: &str,
+    columns: &[&str],
+    rows: impl IntoIterator<Item = R>,
+    is_marked: impl Fn(usize, usize) -> bool,
+) -> String {
     let mut html =
         format!("<div class=\"wide\" tabindex=\"0\"><table>\n<caption>{}</caption>\n<tr>", escape(caption));
     for (i, name) in columns.iter().enumerate() {
@@ -85,12 +95,13 @@ pub fn table<R: AsRef<[String]>>(
         };
     }
     html.push_str("</tr>\n");
-    for row in rows {
+    for (number, row) in rows.into_iter().enumerate() {
         html.push_str("<tr>");
         for (i, cell) in row.as_ref().iter().enumerate() {
             let cell = escape(cell);
             let _ = match i {
                 0 => write!(html, "<th scope=\"row\">{cell}</th>"),
+                _ if is_marked(number, i - 1) => write!(html, "<td><strong>{cell}</strong></td>"),
                 _ => write!(html, "<td>{cell}</td>"),
             };
         }

@@ -41,8 +41,9 @@ const FREE: [&str; 23] = [
 ];
 
 /// What the checkpoint's parameters and moments decide: not even `--resume-anyway` changes it.
-const FIXED: [&str; 9] = [
+const FIXED: [&str; 10] = [
     "method",
+    "init",
     "rank",
     "alpha",
     "dropout",

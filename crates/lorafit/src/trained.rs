@@ -1,21 +1,24 @@
 //! What a run trains, by `--method`: an adapter over the base, or weights of a model of its own over the same files.
 
+use lorafit_kernels::quant::Format;
 use lorafit_model::adapter::{Adapter, LoraConfig};
 use lorafit_model::weights::{SaveDtype, companions};
-use lorafit_model::{Model, Parameters, Trainable, WeightModules, WeightSelection};
+use lorafit_model::{
+    Config, Distribution, Model, Parameters, RandomWeights, Trainable, WeightModules, WeightSelection,
+};
 use lorafit_train::{Checkpoint, FolderFile, ModelFolder, PlanRequest, RunError};
 
 use crate::command::train::TrainArgs;
 use crate::engine::{Base, open_adapter};
 use crate::memory_args::{ByteSize, RecomputeChoice};
-use crate::options::{Method, SaveChoice};
+use crate::options::{Init, Method, SaveChoice};
 
 /// The parameters of a run, until they are trained.
 pub enum Trained {
     /// Factors.
     Adapter(Box<Adapter>),
-    /// Weights. The model's are as its files have them until [`Trained::make`].
-    Weights { model: Box<Model>, selection: WeightSelection },
+    /// Weights. The model's are as its files have them until [`Trained::make`]; zeros if random ones are to be drawn.
+    Weights { model: Box<Model>, selection: WeightSelection, random: Option<RandomWeights> },
 }
 
 impl Trained {
@@ -42,7 +45,13 @@ impl Trained {
         let selection = selection(args, base)?;
         // Told before the long work.
         selection.of(base.model.config())?;
-        Ok(Trained::Weights { model: Box::new(base.own_model()?), selection })
+        let (config, device) = (base.model.config(), base.model.device());
+        let (mut model, random) = match args.init {
+            Init::Model => (Model::load(&base.weights, device)?, None),
+            Init::Random => (Model::zeros(config, device), Some(random_weights(args, config))),
+        };
+        model.set_compute_dtype(base.model.compute_dtype());
+        Ok(Trained::Weights { model: Box::new(model), selection, random })
     }
 
     /// What is trained, for the plan.
@@ -57,7 +66,7 @@ impl Trained {
     pub fn weight_bytes(&self, base: &Base) -> u64 {
         match self {
             Trained::Adapter(_) => base.weight_bytes,
-            Trained::Weights { model, selection } => {
+            Trained::Weights { model, selection, .. } => {
                 model.weight_bytes(Some(selection)).expect("the selection was looked at")
             }
         }
@@ -69,9 +78,14 @@ impl Trained {
         lens.into_iter().map(|len| len as u64).sum()
     }
 
-    /// Makes the master copies of weights, as they are stored or from the checkpoint.
+    /// Makes the master copies of weights, as they are stored, at random or from the checkpoint.
     pub fn make(&mut self, checkpoint: Option<&Checkpoint>) -> anyhow::Result<()> {
-        if let Trained::Weights { model, selection } = self {
+        if let Trained::Weights { model, selection, random } = self {
+            if let (Some(random), None) = (random, checkpoint) {
+                let compute_dtype = model.compute_dtype();
+                **model = Model::random(model.config(), *random, model.device());
+                model.set_compute_dtype(compute_dtype);
+            }
             model.train(selection)?;
             checkpoint.map_or(Ok(()), |c| c.restore_weights(model)).map_err(RunError::from)?;
         }
@@ -101,6 +115,12 @@ fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
         ..LoraConfig::new(args.target_modules.value.clone())
     };
     Ok(Adapter::init(config, &lora, args.seed, base.model.device())?)
+}
+
+/// Every weight before the first step of `--init random`.
+fn random_weights(args: &TrainArgs, config: &Config) -> RandomWeights {
+    let distribution = Distribution::Normal { std: config.initializer_range };
+    RandomWeights { distribution, format: Format::F32, quantization: None, seed: args.seed }
 }
 
 fn selection(args: &TrainArgs, base: &Base) -> anyhow::Result<WeightSelection> {
@@ -153,7 +173,12 @@ pub fn model_folder(args: &TrainArgs, base: &Base) -> anyhow::Result<ModelFolder
 }
 
 /// What would fit where full fine-tuning as asked for does not, in words.
-pub fn alternatives(request: &PlanRequest<'_>, base: &Base, limit: u64) -> anyhow::Result<String> {
+pub fn alternatives(
+    request: &PlanRequest<'_>,
+    base: &Base,
+    init: Init,
+    limit: u64,
+) -> anyhow::Result<String> {
     let mut told = Vec::new();
     let mut tell = |flags: &str, request: &PlanRequest<'_>| -> anyhow::Result<bool> {
         let found = request.fit(limit)?;
@@ -165,6 +190,11 @@ pub fn alternatives(request: &PlanRequest<'_>, base: &Base, limit: u64) -> anyho
     };
     let coded = PlanRequest { optimizer: lorafit_train::OptimizerKind::AdamW8bit, ..request.clone() };
     tell("--method full --optimizer adamw-8bit", &coded)?;
+    if init == Init::Random {
+        // Nothing can be left as it is.
+        told.push("a config.json of a smaller model".to_owned());
+        return Ok(format!("what fits: {}", told.join("; ")));
+    }
     let layers = base.model.config().num_hidden_layers;
     for first in 1..layers {
         let selection =

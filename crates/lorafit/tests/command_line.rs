@@ -4,6 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use assert_cmd::Command;
+use lorafit_kernels::ComputeDtype;
+use lorafit_kernels::ops::matmul::cpu_instruction_set;
 use tempfile::TempDir;
 
 struct Outcome {
@@ -456,6 +458,38 @@ fn what_the_plan_recommends_fits_what_was_asked() {
     assert!(told("6GiB").contains("--quant nf4 --double-quant"), "{}", told("6GiB"));
     assert!(!told("40GiB").contains("--quant"), "{}", told("40GiB"));
     assert!(told("3GiB").contains("do not fit"), "{}", told("3GiB"));
+}
+
+#[test]
+fn sixteen_bits_are_recommended_where_they_save_recomputing_or_time() {
+    let plan = |more: &[&str]| {
+        let told = lorafit(&[&["plan", "--model", "mistral-7b", "--threads", "2"][..], more].concat());
+        assert_eq!(told.code, 0, "{}", told.stderr);
+        told.stdout
+    };
+    // LoRA over the base as it is.
+    let total = |more: &[&str]| {
+        let plan: serde_json::Value = serde_json::from_str(&plan(&[&["--json"], more].concat())).unwrap();
+        plan["methods"][2]["total"].as_u64().unwrap()
+    };
+    let (whole, least) = (total(&["--recompute", "none"]), total(&["--recompute", "full"]));
+    let halved = total(&["--recompute", "none", "--activation-dtype", "bf16"]);
+    assert!(least < halved && halved < whole);
+    let within = |bytes: u64| plan(&["--recommend", "--memory", &format!("{bytes}B")]);
+    let is_told = |told: &str| told.contains("--activation-dtype bf16");
+    let told = within(halved);
+    assert!(is_told(&told) && told.contains("--recompute none") && told.contains("0.2 %"), "{told}");
+    // A little less: some blocks are computed twice either way, but fewer.
+    let told = within(halved - 1);
+    assert!(is_told(&told) && told.contains("--recompute 1-blocks"), "{told}");
+    // Nothing to save, and nothing that could be.
+    for bytes in [whole, least] {
+        assert!(!is_told(&within(bytes)), "{}", within(bytes));
+    }
+    let asked = plan(&["--recommend", "--memory", &format!("{whole}B"), "--activation-dtype", "bf16"]);
+    assert!(is_told(&asked) && !asked.contains("0.2 %"), "what is asked for is in the command: {asked}");
+    let has_instructions = cpu_instruction_set(ComputeDtype::Bf16) != cpu_instruction_set(ComputeDtype::F32);
+    assert_eq!(within(whole).contains("--compute-dtype bf16"), has_instructions);
 }
 
 #[test]

@@ -115,6 +115,103 @@ fn runs_of_both_methods_are_compared_on_the_same_rows() {
     assert!(of("exact_match").iter().all(Value::is_number) && of("seconds")[1].is_number());
     let text = well(place, &flags);
     assert_eq!(text.lines().count(), 4, "{text}");
+    well(place, &[&flags[..], &["--html", "a.html"]].concat());
+    let page = fs::read_to_string(place.join("a.html")).expect("a page");
+    let of_loss = |row: &Value| format!("{:.4}</strong></td>", row["loss"].as_f64().expect("a loss"));
+    let best =
+        table.iter().min_by(|a, b| a["loss"].as_f64().partial_cmp(&b["loss"].as_f64()).expect("numbers"));
+    for row in &table {
+        assert_eq!(page.contains(&of_loss(row)), Some(row) == best, "{row} in {page}");
+        assert!(page.contains(row["name"].as_str().expect("a name")));
+    }
+    assert!(page.contains("default-src 'none'") && page.matches("<tr>").count() == 4);
     let none = lorafit(place, &["compare", "--runs", ".", "--data", "rows.jsonl"]);
     assert!(String::from_utf8_lossy(&none.stderr).contains("holds no run"));
+}
+
+/// A folder with configuration and tokenizer and no weights, and rows of text.
+fn place_without_weights() -> TempDir {
+    let dir = place();
+    let model = dir.path().join("tiny");
+    fs::create_dir(&model).expect("made");
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(Path::new(FOLDER).join(name), model.join(name)).expect("copied");
+    }
+    let texts: String = (0..24).map(|i| format!("{{\"text\": \"one two three {}\"}}\n", i % 4)).collect();
+    fs::write(dir.path().join("texts.jsonl"), texts).expect("written");
+    dir
+}
+
+fn pretrain<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let flags = ["train", "--model", "tiny", "--data", "texts.jsonl", "--out", out, "--method", "full"];
+    [&flags[..], &["--init", "random", "--lr", "1e-2", "--max-steps", "20"], more].concat()
+}
+
+#[test]
+fn a_model_is_pretrained_from_a_configuration_and_a_tokenizer() {
+    let place = place_without_weights();
+    let place = place.path();
+    well(place, &pretrain("run", &[]));
+    let metrics = fs::read_to_string(place.join("run/metrics.jsonl")).expect("metrics");
+    let losses: Vec<f64> = metrics
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).expect("JSON")["loss"].as_f64())
+        .collect();
+    // Weights with a spread of 0.02 say next to nothing: every one of 320 tokens is about as likely.
+    let chance = 320f64.ln();
+    assert!((losses[0] - chance).abs() < 0.05, "begins at {}, chance is {chance}", losses[0]);
+    assert!(losses[losses.len() - 1] < 0.4 * chance, "{losses:?}");
+    let config = fs::read_to_string(place.join("run/model/config.json")).expect("a configuration");
+    assert_eq!(serde_json::from_str::<Value>(&config).expect("JSON")["torch_dtype"], "float32");
+    let json = ["eval", "--model", "run/model", "--data", "texts.jsonl", "--json", "--quiet"];
+    let found: Value = serde_json::from_str(&well(place, &json)).expect("JSON");
+    assert!(found["loss"].as_f64().expect("a loss") < 0.4 * chance, "{found}");
+    let compare = ["compare", "--runs", "run", "--data", "texts.jsonl", "--json", "--quiet"];
+    let table: Value = serde_json::from_str(&well(place, &compare)).expect("JSON");
+    assert_eq!(table.as_array().expect("rows").len(), 1, "there is no base: {table}");
+    assert_eq!(table[0]["loss"], found["loss"]);
+}
+
+#[test]
+fn the_seed_decides_random_weights_and_a_resumed_run_has_the_same_bits() {
+    let place = place_without_weights();
+    let place = place.path();
+    let model = |run: &str| fs::read(place.join(run).join("model/model.safetensors")).expect("a model");
+    well(place, &pretrain("one", &["--threads", "1", "--checkpoint-every", "10"]));
+    // Weights that are there are not looked at.
+    fs::write(place.join("tiny/model.safetensors"), "broken").expect("written");
+    well(place, &pretrain("two", &["--threads", "2"]));
+    well(place, &pretrain("other", &["--seed", "1"]));
+    assert!(model("one") == model("two") && model("one") != model("other"));
+    let whole = model("one");
+    fs::remove_dir_all(place.join("one/checkpoints/step-00000020")).expect("removed");
+    fs::remove_dir_all(place.join("one/model")).expect("removed");
+    well(place, &["train", "--resume", "one"]);
+    assert!(model("one") == whole);
+    let told = lorafit(place, &["train", "--resume", "one", "--init", "model"]);
+    assert!(!told.status.success());
+}
+
+#[test]
+fn random_weights_that_would_stay_random_are_refused() {
+    let place = place_without_weights();
+    let place = place.path();
+    for (more, named) in [
+        (&["--method", "lora"][..], "--method lora"),
+        (&["--method", "full", "--layers", "1-"], "--layers"),
+        (&["--method", "full", "--train-modules", "mlp"], "--train-modules"),
+    ] {
+        let flags = ["train", "--model", "tiny", "--data", "texts.jsonl", "--out", "run", "--init", "random"];
+        let refused = lorafit(place, &[&flags[..], more].concat());
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(
+            !refused.status.success() && told.contains(named) && told.contains("--init random"),
+            "{told}"
+        );
+        assert!(!place.join("run").exists(), "nothing has begun");
+    }
+    fs::remove_file(place.join("tiny/tokenizer.json")).expect("removed");
+    let refused = lorafit(place, &pretrain("run", &[]));
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && told.contains("tokenizer.json"), "{told}");
 }

@@ -45,6 +45,8 @@ pub struct Config {
     pub max_position_embeddings: usize,
     /// Tokens that attention reaches back, if limited.
     pub sliding_window: Option<usize>,
+    /// Standard deviation of matrices that begin random.
+    pub initializer_range: f32,
 }
 
 /// Rotary frequencies.
@@ -96,6 +98,9 @@ impl ConfigError {
         self.0.contains("model_type").then(|| format!("supported: {}", MODEL_TYPES.join(", ")))
     }
 }
+
+/// The standard deviation that transformers' configurations have unless they say otherwise.
+const INITIALIZER_RANGE: f32 = 0.02;
 
 const MODEL_TYPES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
 
@@ -184,6 +189,9 @@ impl Config {
             qk_norm: model_type == "qwen3",
             max_position_embeddings: keys.optional_size("max_position_embeddings")?.unwrap_or(2048),
             sliding_window: if windowed { keys.optional_size("sliding_window")? } else { None },
+            initializer_range: keys
+                .number("initializer_range")?
+                .map_or(INITIALIZER_RANGE, |range| range as f32),
         };
         config.checked()
     }
@@ -272,6 +280,7 @@ impl Config {
             qk_norm: gguf.shape("blk.0.attn_q_norm.weight").is_some(),
             max_position_embeddings: size("context_length")?.unwrap_or(2048),
             sliding_window: None,
+            initializer_range: INITIALIZER_RANGE,
         };
         config.checked()
     }
@@ -438,6 +447,7 @@ impl Config {
             qk_norm: *model_type == "qwen3",
             max_position_embeddings: context,
             sliding_window: None,
+            initializer_range: INITIALIZER_RANGE,
         })
     }
 

@@ -101,9 +101,16 @@ impl Model {
         Model::build(files.config(), device, &QuantizedFiles { files, base })
     }
 
-    /// A model of shape `config` with random weights: for benchmarks.
+    /// A model of shape `config` with random weights: for benchmarks, and to train from nothing.
     pub fn random(config: &Config, weights: RandomWeights, device: Device) -> Self {
         let Ok(model) = Model::build(config, device, &weights);
+        model
+    }
+
+    /// A model of shape `config` whose matrices are zeros in f32. They take no memory before they are written to, which
+    /// makes it one for who asks for the shape until there are weights.
+    pub fn zeros(config: &Config, device: Device) -> Self {
+        let Ok(model) = Model::build(config, device, &Zeros);
         model
     }
 
@@ -203,9 +210,56 @@ impl WeightSource for QuantizedFiles<'_> {
     }
 }
 
-/// Uniform random weights with the spread transformers initialises with (0.02); norms are one, biases zero.
+/// Matrices of zeros.
+struct Zeros;
+
+impl WeightSource for Zeros {
+    type Error = std::convert::Infallible;
+
+    fn weight(&self, _: &str, rows: usize, cols: usize) -> Result<Weight, Self::Error> {
+        // Zeroed by the system when it is touched.
+        let bytes = SharedBytes::from_vec(vec![0; 4 * rows * cols]);
+        Ok(Weight::new(rows, cols, Format::F32, bytes).expect("sizes agree"))
+    }
+
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Self::Error> {
+        Ok(initial_vector(name, len))
+    }
+}
+
+/// Norms are one, biases zero.
+fn initial_vector(name: &str, len: usize) -> Vec<f32> {
+    vec![if name.ends_with(".bias") { 0.0 } else { 1.0 }; len]
+}
+
+/// What the values of random matrices are drawn from; mean 0.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Distribution {
+    /// With standard deviation 0.02, quick to draw: for benchmarks.
+    Uniform,
+    /// As transformers initialises (`PreTrainedModel._init_weights`), with [`Config::initializer_range`].
+    Normal {
+        /// Standard deviation.
+        std: f32,
+    },
+}
+
+impl Distribution {
+    /// The value at a position of a stream.
+    fn draw(self, stream: u64, position: u64) -> f32 {
+        match self {
+            // A uniform distribution of half-width h has standard deviation h / sqrt(3).
+            Distribution::Uniform => (2.0 * random::uniform(stream, position) - 1.0) * 0.02 * 3.0f32.sqrt(),
+            Distribution::Normal { std } => std * random::normal(stream, position),
+        }
+    }
+}
+
+/// Random matrices; norms are one, biases zero. The seed, the name and the position decide a value, and no order or thread.
 #[derive(Clone, Copy, Debug)]
 pub struct RandomWeights {
+    /// Of the values.
+    pub distribution: Distribution,
     /// Storage of what is not quantised: F32, F16 or BF16.
     pub format: Format,
     /// Storage of what is.
@@ -219,9 +273,7 @@ impl WeightSource for RandomWeights {
 
     fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, Self::Error> {
         let stream = name.bytes().fold(self.seed, |s, b| random::mix(s ^ u64::from(b)));
-        // A uniform distribution of this half-width has standard deviation 0.02.
-        let half_width = 0.02 * 3.0f32.sqrt();
-        let value = |i: usize| (2.0 * random::uniform(stream, i as u64) - 1.0) * half_width;
+        let value = |i: usize| self.distribution.draw(stream, i as u64);
         if let Some(quantization) = self.quantization.and_then(|base| base.of(name)) {
             let fill = |range: Range<usize>, out: &mut [f32]| {
                 range.zip(out).for_each(|(i, out)| *out = value(i));
@@ -240,7 +292,7 @@ impl WeightSource for RandomWeights {
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Self::Error> {
-        Ok(vec![if name.ends_with(".bias") { 0.0 } else { 1.0 }; len])
+        Ok(initial_vector(name, len))
     }
 }
 
@@ -248,4 +300,41 @@ fn encode<const N: usize>(values: usize, value: impl Fn(usize) -> [u8; N] + Sync
     let mut bytes = vec![0; values * N];
     bytes.par_chunks_exact_mut(N).enumerate().for_each(|(i, to)| to.copy_from_slice(&value(i)));
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn normal(seed: u64) -> RandomWeights {
+        let distribution = Distribution::Normal { std: 0.05 };
+        RandomWeights { distribution, format: Format::F32, quantization: None, seed }
+    }
+
+    #[test]
+    fn random_matrices_are_normal_with_the_standard_deviation_asked_for() {
+        let Ok(weight) = normal(7).weight("model.layers.0.mlp.up_proj.weight", 300, 400);
+        let (values, n) = (weight.to_vec(), 120_000.0);
+        let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
+        let std = (values.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / n).sqrt();
+        let within = values.iter().filter(|v| v.abs() < 0.05).count() as f64 / n;
+        // Five standard errors each; 68.27 % of a normal distribution lie within one standard deviation.
+        assert!(mean.abs() < 7.3e-4 && (std - 0.05).abs() < 5.2e-4, "{mean} {std}");
+        assert!((within - 0.6827).abs() < 0.007, "{within}");
+        let Ok(norm) = normal(7).vector("model.norm.weight", 3);
+        let Ok(bias) = normal(7).vector("model.layers.0.self_attn.q_proj.bias", 2);
+        assert_eq!((norm, bias), (vec![1.0; 3], vec![0.0; 2]));
+    }
+
+    #[test]
+    fn seed_and_name_decide_the_bits_and_threads_do_not() {
+        let bits = |seed: u64, name: &str, threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+            let Ok(weight) = pool.install(|| normal(seed).weight(name, 64, 65));
+            weight.to_vec().iter().map(|value| value.to_bits()).collect::<Vec<_>>()
+        };
+        assert_eq!(bits(1, "a.weight", 1), bits(1, "a.weight", 3));
+        assert_ne!(bits(1, "a.weight", 1), bits(2, "a.weight", 1));
+        assert_ne!(bits(1, "a.weight", 1), bits(1, "b.weight", 1));
+    }
 }

@@ -4,7 +4,7 @@ use clap::Args;
 
 use lorafit_kernels::quant::Format;
 use lorafit_model::adapter::LoraConfig;
-use lorafit_model::{ActivationPolicy, Config, RandomWeights, Trainable};
+use lorafit_model::{ActivationPolicy, Config, Distribution, RandomWeights, Trainable};
 use lorafit_train::{BenchOptions, BenchResult, MicroBatchSize, OptimizerKind, PlanRequest, bench};
 
 use super::require;
@@ -125,7 +125,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         batch: args.batch,
         seq: args.seq,
         steps: args.steps,
-        weights: RandomWeights { format, quantization, seed: 0 },
+        weights: RandomWeights { distribution: Distribution::Uniform, format, quantization, seed: 0 },
         compute_dtype: args.compute.compute_dtype.into(),
         activations: ActivationPolicy { recompute, dtype: request.activation_dtype },
         planned_bytes: plan.total(),

@@ -12,10 +12,12 @@ use super::require;
 use super::train::TrainArgs;
 use crate::base_args::{ComputeArgs, ComputeChoice, QuantArgs, TemplateArgs};
 use crate::cli::Common;
+use crate::compare_page;
 use crate::config_file;
 use crate::data_args::CacheArgs;
-use crate::engine::{Base, grouped, open_adapter, open_base, use_threads};
+use crate::engine::{Base, grouped, open_adapter, open_base, open_shape, use_threads};
 use crate::memory_args::ByteSize;
+use crate::options::Init;
 use crate::output;
 use crate::row_args::{DATA_HELP, RowArgs};
 use crate::trained;
@@ -26,9 +28,11 @@ Examples:
     lorafit compare --runs runs/lora runs/full --data test.jsonl
   With greedy answers, for a program:
     lorafit compare --runs runs/* --data test.jsonl --generate --json
+  As a page to send:
+    lorafit compare --runs runs/* --data test.jsonl --html compare.html
 
 loss and perplexity are of the rows given here, computed now; steps, tokens/s, time and peak memory are from the records
-of each run. Every base is opened once, and has a row of its own.";
+of each run. Every base is opened once, and has a row of its own; a run with --init random has none.";
 
 /// The flags of `compare`.
 #[derive(Args, Clone, Debug)]
@@ -43,6 +47,9 @@ pub struct CompareArgs {
     /// Print the table as one JSON object
     #[arg(long, help_heading = "Input and output")]
     pub json: bool,
+    /// Write the table as one page too, with the best of each column marked
+    #[arg(long, value_name = "FILE", help_heading = "Input and output")]
+    pub html: Option<PathBuf>,
 
     /// Also answer each row's last prompt and count the answers that equal the reply
     #[arg(long, help_heading = "Answers")]
@@ -70,9 +77,9 @@ pub struct CompareArgs {
 
 /// A row of the table.
 #[derive(Clone, Debug, Serialize)]
-struct Compared {
+pub struct Compared {
     /// The run folder, or the base.
-    name: String,
+    pub name: String,
     /// `base`, `lora` or `full`.
     method: &'static str,
     loss: f64,
@@ -103,8 +110,9 @@ impl Subject {
     }
 
     /// What tells bases apart.
-    fn base(&self) -> (&str, &QuantArgs, &TemplateArgs) {
-        (self.args.model.as_deref().unwrap_or_default(), &self.args.base, &self.args.template)
+    fn base(&self) -> (&str, Init, &QuantArgs, &TemplateArgs) {
+        let TrainArgs { model, init, base, template, .. } = &self.args;
+        (model.as_deref().unwrap_or_default(), *init, base, template)
     }
 
     fn shares_base_with(&self, other: &Subject) -> bool {
@@ -126,12 +134,21 @@ pub fn run(args: CompareArgs) -> anyhow::Result<()> {
         if subjects[..i].iter().any(|earlier| earlier.shares_base_with(first)) {
             continue;
         }
-        let (model, quant, template) = first.base();
-        let base = open_base(model, quant, template, &args.common)?;
-        table.push(args.judge(&base, None, model.to_owned(), None)?);
+        let base = match first.base() {
+            (model, Init::Model, quant, template) => {
+                let base = open_base(model, quant, template, &args.common)?;
+                table.push(args.judge(&base, None, model.to_owned(), None)?);
+                base
+            }
+            // What began at chance has no base to be compared with.
+            (model, Init::Random, _, template) => open_shape(model, template, &args.common)?,
+        };
         for subject in subjects[i..].iter().filter(|subject| subject.shares_base_with(first)) {
             table.push(args.judge_run(&base, subject)?);
         }
+    }
+    if let Some(file) = &args.html {
+        output::file(file, compare_page::draw(&args.data, &table).as_bytes())?;
     }
     output::line(match args.json {
         true => serde_json::to_string(&table)?,
@@ -218,23 +235,66 @@ impl CompareArgs {
     }
 }
 
-/// What a column shows of a row, if the row has it.
-type Cell = fn(&Compared) -> Option<String>;
+/// A column of the table.
+pub struct Column {
+    /// Its heading.
+    pub name: &'static str,
+    /// What it shows of a row, if the row has it.
+    show: fn(&Compared) -> Option<String>,
+    /// What the least of is best, where anything is.
+    pub cost: fn(&Compared) -> Option<f64>,
+}
+
+impl Column {
+    /// What it shows of a row; a dash for what the row has nothing of.
+    pub fn cell(&self, row: &Compared) -> String {
+        (self.show)(row).unwrap_or_else(|| "-".to_owned())
+    }
+}
 
 /// The columns of the table.
-const COLUMNS: [(&str, Cell); 9] = [
-    ("method", |row| Some(row.method.to_owned())),
-    ("loss", |row| Some(format!("{:.4}", row.loss))),
-    ("perplexity", |row| Some(format!("{:.3}", row.perplexity))),
-    ("exact match", |row| row.exact_match.map(|share| format!("{:.1} %", 100.0 * share))),
-    ("trainable", |row| Some(grouped(row.trainable_parameters))),
-    ("file", |row| row.file_bytes.map(|bytes| ByteSize(bytes).to_string())),
-    ("peak memory", |row| row.peak_rss_bytes.map(|bytes| ByteSize(bytes).to_string())),
-    ("tokens/s", |row| row.tokens_per_s.map(|rate| format!("{rate:.0}"))),
-    ("time", |row| row.seconds.map(|seconds| format!("{seconds:.0} s"))),
+pub const COLUMNS: [Column; 9] = [
+    Column { name: "method", show: |row| Some(row.method.to_owned()), cost: |_| None },
+    Column { name: "loss", show: |row| Some(format!("{:.4}", row.loss)), cost: |row| Some(row.loss) },
+    Column {
+        name: "perplexity",
+        show: |row| Some(format!("{:.3}", row.perplexity)),
+        cost: |row| Some(row.perplexity),
+    },
+    Column {
+        name: "exact match",
+        show: |row| row.exact_match.map(|share| format!("{:.1} %", 100.0 * share)),
+        cost: |row| row.exact_match.map(|share| -share),
+    },
+    Column {
+        name: "trainable",
+        show: |row| Some(grouped(row.trainable_parameters)),
+        // A base's 0 is no merit.
+        cost: |row| (row.trainable_parameters > 0).then_some(row.trainable_parameters as f64),
+    },
+    Column {
+        name: "file",
+        show: |row| row.file_bytes.map(|bytes| ByteSize(bytes).to_string()),
+        cost: |row| row.file_bytes.map(|bytes| bytes as f64),
+    },
+    Column {
+        name: "peak memory",
+        show: |row| row.peak_rss_bytes.map(|bytes| ByteSize(bytes).to_string()),
+        cost: |row| row.peak_rss_bytes.map(|bytes| bytes as f64),
+    },
+    Column {
+        name: "tokens/s",
+        show: |row| row.tokens_per_s.map(|rate| format!("{rate:.0}")),
+        cost: |row| row.tokens_per_s.map(|rate| -rate),
+    },
+    Column {
+        name: "time",
+        show: |row| row.seconds.map(|seconds| format!("{seconds:.0} s")),
+        cost: |row| row.seconds,
+    },
 ];
 
-/// A table for the terminal; what a row has nothing of is a dash.
+/// A table for the terminal.
 fn in_columns(table: &[Compared]) -> String {
     let mut lines = vec![String::new(); table.len() + 1];
     let mut add = |cells: Vec<String>, left: bool| {
@@ -245,9 +305,9 @@ fn in_columns(table: &[Compared]) -> String {
     };
     let names = std::iter::once("run".to_owned()).chain(table.iter().map(|row| row.name.clone()));
     add(names.collect(), true);
-    for (name, cell) in COLUMNS {
-        let cells = table.iter().map(|row| cell(row).unwrap_or_else(|| "-".to_owned()));
-        add(std::iter::once(name.to_owned()).chain(cells).collect(), false);
+    for column in &COLUMNS {
+        let cells = table.iter().map(|row| column.cell(row));
+        add(std::iter::once(column.name.to_owned()).chain(cells).collect(), false);
     }
     lines.join("\n")
 }

@@ -6,11 +6,15 @@ use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
 
+use lorafit_kernels::ComputeDtype;
+use lorafit_kernels::ops::matmul::cpu_instruction_set;
 use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::Code;
 use lorafit_model::adapter::{LoraConfig, Module, module_shape};
 use lorafit_model::weights::ModelFiles;
-use lorafit_model::{BaseQuantization, Config, Recompute, ShapeSource, Source, Trainable, WeightSelection};
+use lorafit_model::{
+    ActivationDtype, BaseQuantization, Config, Recompute, ShapeSource, Source, Trainable, WeightSelection,
+};
 use lorafit_train::{
     EvaluationRequest, MemoryPlan, MicroBatchSize, PlanRequest, SIDE_BY_SIDE, available_bytes,
 };
@@ -383,6 +387,50 @@ fn report(args: &PlanArgs) -> anyhow::Result<Report> {
     })
 }
 
+/// A run that fits.
+struct Fitted<'a> {
+    request: PlanRequest<'a>,
+    recompute: Recompute,
+    plan: MemoryPlan,
+    /// Why activations are kept in 16 bits, if they are and were not asked to be.
+    kept: String,
+}
+
+/// The least recomputation that fits; with activations in 16 bits where that saves some.
+fn least_recomputed<'a>(request: &PlanRequest<'a>, limit: u64) -> anyhow::Result<Option<Fitted<'a>>> {
+    let Some((recompute, plan)) = request.fit(limit)? else { return Ok(None) };
+    let halved = PlanRequest { activation_dtype: ActivationDtype::Bf16, ..request.clone() };
+    let blocks = request.config.num_hidden_layers;
+    let recomputed = |recompute| match recompute {
+        Recompute::None => 0,
+        Recompute::Blocks(some) => some,
+        Recompute::Full => blocks,
+    };
+    Ok(Some(match halved.fit(limit)? {
+        Some((fewer, plan)) if recomputed(fewer) < recomputed(recompute) => {
+            let kept = format!(
+                " Activations kept in 16 bits take half the memory, so that {} instead of {} of {blocks} blocks are computed \
+                 twice; that rounds gradients, their norm by some 0.2 %.",
+                recomputed(fewer),
+                recomputed(recompute),
+            );
+            Fitted { request: halved, recompute: fewer, plan, kept }
+        }
+        _ => Fitted { request: request.clone(), recompute, plan, kept: String::new() },
+    }))
+}
+
+/// What to say of 16-bit products where this processor has instructions for them.
+fn faster_products() -> &'static str {
+    match cpu_instruction_set(ComputeDtype::Bf16) == cpu_instruction_set(ComputeDtype::F32) {
+        true => "",
+        false => {
+            " This processor multiplies in bf16: with --compute-dtype bf16 it trains up to 1.7 times as fast, from products \
+             of rounded numbers."
+        }
+    }
+}
+
 /// The least change to the base and the least recomputation that fit, in words and as a command.
 fn recommend(
     args: &PlanArgs,
@@ -401,18 +449,25 @@ fn recommend(
     };
     let reduced = (small, "a quantised base", flags);
     for (request, base, flags) in [stored, reduced] {
-        let Some((recompute, plan)) = request.fit(limit)? else { continue };
+        let Some(Fitted { request, recompute, plan, kept }) = least_recomputed(request, limit)? else {
+            continue;
+        };
         let longest =
             request.most_tokens(Recompute::Full, limit)?.min(request.config.max_position_embeddings);
         let at_once = request.most_tokens(recompute, limit)?;
         let at_once = (256..=2048).rev().step_by(256).find(|t| *t <= at_once).unwrap_or(request.tokens);
         let recompute = RecomputeChoice::Fixed(recompute);
+        let dtype = match request.activation_dtype {
+            ActivationDtype::F32 => "",
+            ActivationDtype::Bf16 => " --activation-dtype bf16",
+        };
         return Ok(format!(
             "Within {memory}, train over {base}: rank {rank} on {targets} with --recompute {recompute} takes {total} \
              for rows of {seq} tokens. A batch of any size fits, since {at_once} tokens are computed at once; rows may \
-             be up to {longest} tokens long with --recompute full.\n\
+             be up to {longest} tokens long with --recompute full.{kept}{speed}\n\
              lorafit train --model {model} --data train.jsonl --out runs/first --rank {rank} --max-seq-len {seq} \
-             --recompute {recompute} --micro-batch-tokens {at_once}{flags}",
+             --recompute {recompute} --micro-batch-tokens {at_once}{dtype}{flags}",
+            speed = faster_products(),
             rank = args.rank,
             targets = args.target_modules,
             seq = args.max_seq_len,

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use lorafit_data::statistics::Statistics;
 use lorafit_data::{Dataset, Order, Source, Subset};
-use lorafit_model::{ActivationPolicy, Recompute, Trainable};
+use lorafit_model::{ActivationPolicy, Recompute, Trainable, WeightModules};
 use lorafit_train::{
     Duration, EvaluationRecord, Identity, MemoryPlan, Observer, PlanRequest, RunError, RunFolder, RunInfo,
     RunLock, SkipRecord, Start, StepRecord, Summary, TrainOptions, rss_bytes, train,
@@ -20,11 +20,11 @@ use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::config_file::{self, Given};
 use crate::data_args::CacheArgs;
-use crate::engine::{Base, grouped, open_base, use_threads};
+use crate::engine::{Base, grouped, open_base, open_shape, use_threads};
 use crate::interrupt;
 use crate::memory_args::{MemoryArgs, RecomputeChoice};
 use crate::memory_table;
-use crate::options::{Layers, Method, Optimizer, SaveChoice, Scheduler, TargetModules, TrainModules};
+use crate::options::{Init, Layers, Method, Optimizer, SaveChoice, Scheduler, TargetModules, TrainModules};
 use crate::output;
 use crate::progress::Progress;
 use crate::report_error::CliError;
@@ -46,6 +46,8 @@ Examples:
   Training the weights themselves, or the upper half of them; the result is a model folder, runs/full/model:
     lorafit train --model M --data train.jsonl --method full --out runs/full
     lorafit train --model M --data train.jsonl --method full --layers 15- --train-modules mlp,norms --out runs/upper
+  Pretraining a small model of its own: a folder with config.json and a tokenizer, and text
+    lorafit train --model tiny --data books.txt --method full --init random --out runs/tiny
   Two sources, of the second a tenth, and 5 % of all held out to watch:
     lorafit train --model M --data chats.jsonl --data 'web/*.parquet:0.1' --validation 5% --out runs/mix
   Everything in a file, one thing changed:
@@ -109,6 +111,12 @@ pub struct TrainArgs {
     /// and little more; `lorafit plan` tells both.
     #[arg(long, value_enum, default_value_t = Method::Lora, help_heading = "Method")]
     pub method: Method,
+    /// Where --method full begins
+    ///
+    /// With random, --model is a folder with config.json and a tokenizer (or any other model): weights are drawn as
+    /// transformers does, from a normal distribution with the configuration's `initializer_range`, and norms are 1.
+    #[arg(long, value_enum, default_value_t = Init::Model, help_heading = "Method")]
+    pub init: Init,
     /// Weights that --method full trains: all, a comma list, or regex:PATTERN [default: all]
     ///
     /// The list is of q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, self_attn, mlp, embed_tokens, lm_head, norms,
@@ -148,7 +156,7 @@ pub struct TrainArgs {
     pub adapter: Option<PathBuf>,
 
     /// Learning rate at its peak; 1e-4 to 1e-3 for LoRA, ten times what full fine-tuning takes [default: 2e-4, with
-    /// --method full 2e-5]
+    /// --method full 2e-5, with --init random 1e-3]
     #[arg(long, value_name = "LR", help_heading = "Optimisation")]
     pub lr: Option<f64>,
     /// How the optimizer keeps its moments
@@ -180,7 +188,7 @@ pub struct TrainArgs {
     /// Stop after this many optimizer steps, going through the data as often as it takes; instead of --epochs
     #[arg(long, value_name = "N", help_heading = "Optimisation")]
     pub max_steps: Option<usize>,
-    /// Where all chance comes from: adapter init, order of rows, dropout
+    /// Where all chance comes from: initial adapter or weights, order of rows, dropout
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Optimisation")]
     pub seed: u64,
 
@@ -283,11 +291,13 @@ impl TrainArgs {
             let folder = self.out.as_ref().and_then(|out| out.file_name());
             self.name = folder.map(|name| name.to_string_lossy().into_owned());
         }
-        self.lr.get_or_insert(match self.method {
-            Method::Lora => 2e-4,
-            Method::Full => 2e-5,
+        self.lr.get_or_insert(match (self.method, self.init) {
+            (Method::Lora, _) => 2e-4,
+            (Method::Full, Init::Model) => 2e-5,
+            (Method::Full, Init::Random) => 1e-3,
         });
         self.check_method(given)?;
+        self.check_init()?;
         self.validate()?;
         Ok(self)
     }
@@ -307,6 +317,22 @@ impl TrainArgs {
             }
             None => Ok(()),
         }
+    }
+
+    /// Refuses random weights that would never be trained.
+    fn check_init(&self) -> Result<(), CliError> {
+        let all =
+            self.train_modules.as_ref().is_none_or(|modules| matches!(modules.value, WeightModules::All));
+        let part = match (self.init, self.method) {
+            (Init::Model, _) => return Ok(()),
+            (Init::Random, Method::Lora) => "--method lora",
+            (Init::Random, Method::Full) if !all => "--train-modules",
+            (Init::Random, Method::Full) if self.layers.is_some() => "--layers",
+            (Init::Random, Method::Full) => return Ok(()),
+        };
+        let text = format!("--init random with {part} would leave weights at chance");
+        Err(CliError::usage(text)
+            .hint("train all of them: --method full without --train-modules and --layers"))
     }
 
     fn validate(&self) -> Result<(), CliError> {
@@ -466,7 +492,7 @@ impl<'a> Ready<'a> {
             (Err(refused), Method::Lora) => Err(refused.into()),
             (Err(refused), Method::Full) => {
                 let limit = memory.limit().unwrap_or(u64::MAX);
-                Err(refused.hint(alternatives(&request, self.base, limit)?).into())
+                Err(refused.hint(alternatives(&request, self.base, self.args.init, limit)?).into())
             }
         }
     }
@@ -527,7 +553,10 @@ impl TrainArgs {
     /// Opens the base.
     pub fn open_base(&self) -> anyhow::Result<Base> {
         let Some(model) = &self.model else { unreachable!("validate asks for it") };
-        let mut base = open_base(model, &self.base, &self.template, &self.common)?;
+        let mut base = match self.init {
+            Init::Model => open_base(model, &self.base, &self.template, &self.common)?,
+            Init::Random => open_shape(model, &self.template, &self.common)?,
+        };
         base.model.set_compute_dtype(self.compute.compute_dtype.into());
         Ok(base)
     }
@@ -668,7 +697,8 @@ fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
             let lora = adapter.config();
             (trainable + of_model, format!("rank {}, alpha {}", lora.rank, lora.alpha))
         }
-        Trained::Weights { .. } => (of_model, "of the model itself".to_owned()),
+        Trained::Weights { random: None, .. } => (of_model, "of the model itself".to_owned()),
+        Trained::Weights { random: Some(_), .. } => (of_model, "of a model that begins random".to_owned()),
     };
     let report = &rows.report;
     progress.note(&format!(

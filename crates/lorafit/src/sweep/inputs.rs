@@ -26,7 +26,7 @@ impl Inputs {
     pub fn open(trials: &[TrainArgs], clock: Option<i64>) -> anyhow::Result<Self> {
         let mut inputs = Inputs::default();
         for args in trials {
-            let base_key = json!([args.model, args.base, args.compute, args.template]).to_string();
+            let base_key = json!([args.model, args.init, args.base, args.compute, args.template]).to_string();
             let base = match inputs.bases.iter().position(|(key, _)| *key == base_key) {
                 Some(base) => base,
                 None => {

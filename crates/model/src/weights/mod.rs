@@ -55,7 +55,22 @@ impl ModelFiles {
     /// # Errors
     /// Files that are missing, damaged or of an unsupported model.
     pub fn open(path: &Path) -> Result<Self, FileError> {
-        if path.is_dir() { ModelFiles::open_folder(path) } else { ModelFiles::from_gguf(Gguf::open(path)?) }
+        if path.is_dir() {
+            ModelFiles::open_folder(path, || Shards::open(path))
+        } else {
+            ModelFiles::from_gguf(Gguf::open(path)?)
+        }
+    }
+
+    /// As [`ModelFiles::open`], for who asks for no weights: a folder need not have any, and those it has are not looked at.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::open`].
+    pub fn open_without_weights(path: &Path) -> Result<Self, FileError> {
+        match path.is_dir() {
+            true => ModelFiles::open_folder(path, || Ok(Shards::none())),
+            false => ModelFiles::open(path),
+        }
     }
 
     /// As [`ModelFiles::open`], for who asks for sizes only: of a `.gguf` file the header is enough. A weight that the
@@ -65,19 +80,22 @@ impl ModelFiles {
     /// As [`ModelFiles::open`].
     pub fn open_header(path: &Path) -> Result<Self, FileError> {
         if path.is_dir() {
-            ModelFiles::open_folder(path)
+            ModelFiles::open_folder(path, || Shards::open(path))
         } else {
             ModelFiles::from_gguf(Gguf::open_header(path)?)
         }
     }
 
-    fn open_folder(dir: &Path) -> Result<Self, FileError> {
+    fn open_folder(
+        dir: &Path,
+        shards: impl FnOnce() -> Result<Shards, FileError>,
+    ) -> Result<Self, FileError> {
         let config_path = inside(dir, "config.json")?;
         let text = read_text(&config_path, MAX_CONFIG_BYTES).map_err(|e| {
             FileError::new(&config_path, format!("cannot read the model's configuration: {e}"))
                 .with_hint("a model folder has config.json, *.safetensors and tokenizer.json")
         })?;
-        ModelFiles::of_folder(dir, &text, || Shards::open(dir))
+        ModelFiles::of_folder(dir, &text, shards)
     }
 
     /// As [`ModelFiles::open`] of a folder with this `config.json` and this `model.safetensors`; errors call it `dir`.

@@ -70,6 +70,11 @@ impl Shards {
         }
     }
 
+    /// No file: every tensor is missing.
+    pub(super) fn none() -> Self {
+        Shards { files: Vec::new(), index: None }
+    }
+
     /// The only file of a folder.
     pub(super) fn single(dir: &Path, bytes: SharedBytes) -> Result<Self, FileError> {
         Ok(Shards { files: vec![Shard::read(dir.join(SINGLE), bytes)?], index: None })
