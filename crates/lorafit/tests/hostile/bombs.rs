@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::tiny::{self, Gguf};
 
-/// The longest that a refusal may take. On a machine that does nothing else none takes 100 ms
+/// The longest that a refusal may take. On a machine that does nothing else all but two take less than 100 ms
 /// (`docs/hostile_files.md`); here tests run beside this one and on machines of all kinds.
 const LONGEST: Duration = Duration::from_secs(5);
 const MIB: u64 = 1 << 20;
