@@ -11,6 +11,7 @@ use lorafit_train::open_tokenizer;
 
 use crate::base_args::{QuantArgs, TemplateArgs};
 use crate::cli::Common;
+use crate::memory_args::{ByteSize, memory_limit};
 use crate::options::DeviceChoice;
 use crate::report_error::CliError;
 
@@ -61,7 +62,13 @@ pub fn open_base(
 /// Opens the shape of a model with its tokenizer, as [`open_base`] does; weights are not read, and its are zeros in f32.
 pub fn open_shape(model: &str, template: &TemplateArgs, common: &Common) -> anyhow::Result<Base> {
     let (files, tokenizer) = open_files(model, ModelFiles::open_without_weights, template, common)?;
-    let weight_bytes = files.config().weight_bytes(4, None);
+    let weight_bytes = files.config().parameters().saturating_mul(4);
+    let limit = memory_limit(None).unwrap_or(u64::MAX);
+    if weight_bytes > limit {
+        let (needed, free) = (ByteSize(weight_bytes), ByteSize(limit));
+        let text = format!("{model}: the weights alone take {needed} in f32, and {free} are free");
+        return Err(CliError::new(text).hint("give a config.json of a smaller model").into());
+    }
     Base::new(model, files, tokenizer, weight_bytes, |files| Ok(Model::zeros(files.config(), device(common))))
 }
 

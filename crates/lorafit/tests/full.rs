@@ -193,7 +193,7 @@ fn the_seed_decides_random_weights_and_a_resumed_run_has_the_same_bits() {
 }
 
 #[test]
-fn random_weights_that_would_stay_random_are_refused() {
+fn random_weights_that_would_stay_so_or_fit_no_machine_are_refused() {
     let place = place_without_weights();
     let place = place.path();
     for (more, named) in [
@@ -210,6 +210,18 @@ fn random_weights_that_would_stay_random_are_refused() {
         );
         assert!(!place.join("run").exists(), "nothing has begun");
     }
+    let config = fs::read_to_string(place.join("tiny/config.json")).expect("a configuration");
+    let mut vast: Value = serde_json::from_str(&config).expect("JSON");
+    for key in ["hidden_size", "intermediate_size"] {
+        vast[key] = json!(1 << 24);
+    }
+    vast["num_hidden_layers"] = json!(4096);
+    fs::write(place.join("tiny/config.json"), vast.to_string()).expect("written");
+    let refused = lorafit(place, &pretrain("run", &[]));
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{told}");
+    assert!(told.contains("the weights alone take"), "{told}");
+    fs::write(place.join("tiny/config.json"), config).expect("written");
     fs::remove_file(place.join("tiny/tokenizer.json")).expect("removed");
     let refused = lorafit(place, &pretrain("run", &[]));
     let told = String::from_utf8_lossy(&refused.stderr).into_owned();
