@@ -57,6 +57,15 @@ fn largest(file: &impl ChunkReader, column: &ColumnChunkMetaData) -> Result<Page
                 column.column_path()
             )));
         }
+        // A value has a byte at least, but the library makes room for so many as the header says.
+        if page.dictionary_values > page.uncompressed {
+            return Err(damaged(format!(
+                "column {}: a dictionary says that it has {} values in {} bytes",
+                column.column_path(),
+                page.dictionary_values,
+                page.uncompressed
+            )));
+        }
         let data = at.saturating_add(header.read);
         let next = data.saturating_add(page.compressed);
         if next > end {
@@ -98,6 +107,8 @@ struct Page {
     levels: u64,
     /// `DELTA_LENGTH_BYTE_ARRAY` or `DELTA_BYTE_ARRAY`.
     delta_strings: bool,
+    /// `num_values` of a dictionary.
+    dictionary_values: u64,
 }
 
 /// Deepest nesting of a header; statistics are one deep.
@@ -118,7 +129,12 @@ impl<R: Read> Header<R> {
             (1, I32) => header.size().map(|kind| version = kind),
             (2, I32) => header.size().map(|size| page.uncompressed = size),
             (3, I32) => header.size().map(|size| page.compressed = size),
-            (5 | 7, STRUCT) => header.fields(|header, field, kind| match (field, kind) {
+            (5, STRUCT) => header.fields(|header, field, kind| match (field, kind) {
+                (2, I32) => header.size().map(&mut encoding),
+                (_, kind) => header.skip(kind, 1),
+            }),
+            (7, STRUCT) => header.fields(|header, field, kind| match (field, kind) {
+                (1, I32) => header.size().map(|values| page.dictionary_values = values),
                 (2, I32) => header.size().map(&mut encoding),
                 (_, kind) => header.skip(kind, 1),
             }),
@@ -200,8 +216,13 @@ impl<R: Read> Header<R> {
         Ok((value >> 1) as i64 ^ -((value & 1) as i64))
     }
 
+    /// Of a longer number the library would take the lower half.
     fn size(&mut self) -> io::Result<u64> {
-        u64::try_from(self.signed()?).map_err(|_| invalid("a size is negative"))
+        match u64::try_from(self.signed()?) {
+            Ok(size) if size <= i32::MAX as u64 => Ok(size),
+            Ok(_) => Err(invalid("a size is too large")),
+            Err(_) => Err(invalid("a size is negative")),
+        }
     }
 }
 
@@ -231,8 +252,11 @@ mod tests {
             0x15, 0x00, 0x15, 0xD8, 0x04, 0x15, 0x28, 0x2C, 0x15, 0x04, 0x4C, 0x28, 0x02, b'a', b'b', 0x00,
             0x00, 0x00, 0x77,
         ];
-        let expected = Page { compressed: 20, uncompressed: 300, levels: 0, delta_strings: false };
+        let expected = Page { compressed: 20, uncompressed: 300, ..Page::default() };
         assert_eq!(page(&header).expect("a header"), (expected, header.len() as u64 - 1));
+        // 7: { 1: 40 }
+        assert_eq!(page(&[0x7C, 0x15, 0x50, 0x00, 0x00]).expect("a header").0.dictionary_values, 40);
+        assert!(page(&[0x25, 0xFA, 0xFF, 0xFF, 0xFF, 0x04, 0x00]).is_err(), "a size of 2^33 and more");
         // 5: { 2: 7 }
         assert!(page(&[0x5C, 0x25, 0x0E, 0x00, 0x00]).expect("a header").0.delta_strings);
         for len in 0..header.len() - 1 {
