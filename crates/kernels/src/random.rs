@@ -18,8 +18,8 @@ pub fn uniform(seed: u64, index: u64) -> f32 {
     (mix(seed ^ mix(index)) >> 40) as f32 * (1.0 / (1u64 << 24) as f32)
 }
 
-/// A normally distributed value, mean 0 and standard deviation 1, for position `index` of the stream `seed`, by the transform of
-/// Box and Muller (1958). It lies within 5.8 of zero: its chance has 24 bits.
+/// A normally distributed value, mean 0 and standard deviation 1, for position `index` of the stream `seed`, by the
+/// transform of Box and Muller (1958). It lies within 5.8 of zero: its chance has 24 bits.
 #[inline]
 pub fn normal(seed: u64, index: u64) -> f32 {
     let (radius, angle) = (uniform(seed, 2 * index), uniform(seed, 2 * index + 1));

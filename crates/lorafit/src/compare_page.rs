@@ -5,8 +5,9 @@ use crate::page::{Page, escape, table_with_marks};
 
 const STYLE: &str = "td strong { border-bottom: 2px solid var(--accent); }\n";
 
-const NOTE: &str = "<p class=\"note\">The best of each column is <strong>marked</strong>. Loss, perplexity and exact match are of the \
-    rows that were given to <code>compare</code>; peak memory, tokens/s and time are from the records of each run.</p>\n";
+const NOTE: &str = "<p class=\"note\">The best of each column is <strong>marked</strong>. Loss, perplexity and exact match \
+    are of the rows that were given to <code>compare</code>; peak memory, tokens/s and time are from the records of each \
+    run.</p>\n";
 
 /// The page of rows judged on `data`.
 pub fn draw(data: &[String], judged: &[Compared]) -> String {

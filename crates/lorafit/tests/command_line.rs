@@ -106,6 +106,7 @@ fn every_flag_of_train_is_a_key() {
         out = "o2"
         name = "n"
         method = "lora"
+        init = "model"
         rank = 4
         alpha = 8
         dropout = 0.1

@@ -409,8 +409,8 @@ fn least_recomputed<'a>(request: &PlanRequest<'a>, limit: u64) -> anyhow::Result
     Ok(Some(match halved.fit(limit)? {
         Some((fewer, plan)) if recomputed(fewer) < recomputed(recompute) => {
             let kept = format!(
-                " Activations kept in 16 bits take little more than half the memory, so that {} instead of {} of {blocks} blocks are computed \
-                 twice; that rounds gradients, their norm by some 0.2 %.",
+                " Activations kept in 16 bits take little more than half the memory, so that {} instead of {} of \
+                 {blocks} blocks are computed twice; that rounds gradients, their norm by some 0.2 %.",
                 recomputed(fewer),
                 recomputed(recompute),
             );
