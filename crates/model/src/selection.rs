@@ -14,7 +14,7 @@ use crate::shapes::{WeightShape, weight_shapes};
 pub enum WeightModules {
     /// Every weight.
     All,
-    /// Weights of modules by these names: see [`KNOWN`].
+    /// Weights of modules by these names: a projection, `self_attn`, `mlp`, `embed_tokens`, `lm_head`, `norms`, `biases`.
     Names(Vec<String>),
     /// Weights of modules whose whole path, such as `model.layers.3.mlp.up_proj`, matches.
     Pattern(Regex),
