@@ -256,7 +256,7 @@ mod tests {
         assert_eq!(page(&header).expect("a header"), (expected, header.len() as u64 - 1));
         // 7: { 1: 40 }
         assert_eq!(page(&[0x7C, 0x15, 0x50, 0x00, 0x00]).expect("a header").0.dictionary_values, 40);
-        assert!(page(&[0x25, 0xFA, 0xFF, 0xFF, 0xFF, 0x04, 0x00]).is_err(), "a size of 2^33 and more");
+        assert!(page(&[0x25, 0xFE, 0xFF, 0xFF, 0xFF, 0x1F, 0x00]).is_err(), "a size of 2^32 - 1");
         // 5: { 2: 7 }
         assert!(page(&[0x5C, 0x25, 0x0E, 0x00, 0x00]).expect("a header").0.delta_strings);
         for len in 0..header.len() - 1 {
