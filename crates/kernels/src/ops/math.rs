@@ -63,6 +63,16 @@ pub(crate) fn max(values: &[f32]) -> f32 {
     lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
 }
 
+/// `x` rounded to the nearest bf16, to even where two are; what is not a number stays so. Without a branch, so that loops
+/// over it vectorise.
+#[inline(always)]
+pub(crate) fn rounded_to_bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    let bits = if x.is_nan() { bits | 0x0040_0000 } else { rounded };
+    f32::from_bits(bits & 0xffff_0000)
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

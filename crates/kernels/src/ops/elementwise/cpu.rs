@@ -3,18 +3,12 @@
 use half::bf16;
 use multiversion::multiversion;
 
-/// The upper half of the bits after rounding at their middle; what is not a number stays so.
-#[inline(always)]
-fn rounded_bits(x: f32) -> u32 {
-    let bits = x.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
-    if x.is_nan() { bits | 0x0040_0000 } else { rounded }
-}
+use crate::ops::math::rounded_to_bf16;
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 pub(super) fn narrow(x: &[f32], y: &mut [bf16]) {
     for (y, x) in y.iter_mut().zip(x) {
-        *y = bf16::from_bits((rounded_bits(*x) >> 16) as u16);
+        *y = bf16::from_bits((rounded_to_bf16(*x).to_bits() >> 16) as u16);
     }
 }
 
@@ -28,6 +22,6 @@ pub(super) fn widen(x: &[bf16], y: &mut [f32]) {
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 pub(super) fn round_to_bf16(x: &mut [f32]) {
     for x in x {
-        *x = f32::from_bits(rounded_bits(*x) & 0xffff_0000);
+        *x = rounded_to_bf16(*x);
     }
 }

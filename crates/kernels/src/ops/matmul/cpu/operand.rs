@@ -8,6 +8,7 @@ use std::marker::PhantomData;
 
 use super::MAX_K_BLOCK;
 use super::simd::{Pairs, Simd};
+use crate::ops::math::rounded_to_bf16;
 
 /// A kind of elements, with the instruction set that multiplies them.
 pub(super) trait Operand {
@@ -67,7 +68,7 @@ impl<S: Simd> Operand for Rounded<S> {
     #[inline(always)]
     fn along_sum(from: &[f32], to: &mut [f32]) {
         for (from, to) in from.iter().zip(to) {
-            *to = rounded(*from);
+            *to = rounded_to_bf16(*from);
         }
     }
 
@@ -75,14 +76,6 @@ impl<S: Simd> Operand for Rounded<S> {
     fn across_sum(rows: &[f32], _: usize, to: &mut [f32]) {
         Self::along_sum(&rows[..to.len()], to);
     }
-}
-
-/// `value` rounded to bf16, to nearest, halfway cases to even. Written so that it vectorises.
-#[inline(always)]
-fn rounded(value: f32) -> f32 {
-    let bits = value.to_bits();
-    let nearest = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) & 0xFFFF_0000;
-    if value.is_nan() { value } else { f32::from_bits(nearest) }
 }
 
 /// Pairs of values rounded to bf16.
