@@ -1,4 +1,4 @@
-// What several kernels share: values in units of eight, and sums over a warp.
+// What several kernels share: values in units of eight, and sums over a warp or over the rows of a matrix.
 
 static constexpr int WARP = 32;
 static constexpr u32 UNIT = 8;
@@ -57,6 +57,18 @@ template <class T> DEVICE void store(const float (&from)[8], u64 count, T* to) {
 // The first value of the unit that this thread has in an elementwise kernel: one unit a thread.
 DEVICE u64 unit_start() { return ((u64)blockIdx.x * blockDim.x + threadIdx.x) * UNIT; }
 
+// Where the unit of this thread is in a matrix, in a kernel of one unit of a row a thread.
+struct Unit {
+    u32 row, col, count;
+    bool there;
+};
+DEVICE Unit matrix_unit(u32 rows, u32 cols) {
+    const u32 units = (cols + UNIT - 1) / UNIT;
+    const u64 index = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    const u32 row = (u32)(index / units), col = (u32)(index % units) * UNIT;
+    return {row, col, min(cols - col, UNIT), index < (u64)rows * units};
+}
+
 DEVICE u32 lane_index() { return threadIdx.x % WARP; }
 
 // The row that this warp has in a kernel of one row a warp.
@@ -72,4 +84,20 @@ DEVICE float warp_max(float value) {
 #pragma unroll
     for (int mask = WARP / 2; mask > 0; mask /= 2) value = fmaxf(value, shuffle_xor(value, mask));
     return value;
+}
+
+// Adds to y[column] the sum over rows of `value(row, column)`, in a fixed order. A block of WARP warps has a column a lane;
+// each warp adds every WARP-th row.
+template <class Value> DEVICE void add_sums_of_rows(u32 rows, u32 width, Value value, float* y) {
+    __shared__ float of_warps[WARP][WARP];
+    const u32 lane = lane_index(), warp = threadIdx.x / WARP, column = blockIdx.x * WARP + lane;
+    float sum = 0.0f;
+    if (column < width)
+        for (u32 row = warp; row < rows; row += WARP) sum += value(row, column);
+    of_warps[warp][lane] = sum;
+    sync_block();
+    if (warp > 0 || column >= width) return;
+    sum = 0.0f;
+    for (u32 i = 0; i < WARP; i++) sum += of_warps[i][lane];
+    y[column] += sum;
 }

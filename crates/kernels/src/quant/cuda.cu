@@ -10,18 +10,6 @@ DEVICE u64 stored_row(const u32* ids, u32 first, u32 i, u32 head_dim) {
     return row - within + within % half * 2 + within / half;
 }
 
-// Where this thread's unit is in the tile.
-struct Unit {
-    u32 row, col, count;
-    bool there;
-};
-DEVICE Unit tile_unit(u32 rows, u32 cols) {
-    const u32 units = (cols + UNIT - 1) / UNIT;
-    const u64 index = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    const u32 row = (u32)(index / units), col = (u32)(index % units) * UNIT;
-    return {row, col, min(cols - col, UNIT), index < (u64)rows * units};
-}
-
 DEVICE u32 load_u16(const u8* at) { return *(const u16*)at; }
 DEVICE u32 load_u32(const u8* at) { return load_u16(at) | load_u16(at + 2) << 16; }
 DEVICE float load_half(const u8* at) { return half_to_float((u16)load_u16(at)); }
@@ -146,7 +134,7 @@ struct Q6_K {
 // A matrix whose rows are whole blocks.
 template <class Format, class T>
 KERNEL(256) decode_blocks(const u8* data, const u32* ids, u32 first, u32 head_dim, u32 rows, u32 cols, T* out) {
-    const Unit unit = tile_unit(rows, cols);
+    const Unit unit = matrix_unit(rows, cols);
     if (!unit.there) return;
     const u64 value = stored_row(ids, first, unit.row, head_dim) * cols + unit.col;
     float v[8];
@@ -170,7 +158,7 @@ DEVICE void load_unit(const half_bits* from, float (&to)[8]) {
 }
 template <class From, class T>
 KERNEL(256) decode_floats(const From* data, const u32* ids, u32 first, u32 head_dim, u32 rows, u32 cols, T* out) {
-    const Unit unit = tile_unit(rows, cols);
+    const Unit unit = matrix_unit(rows, cols);
     if (!unit.there) return;
     const u64 value = stored_row(ids, first, unit.row, head_dim) * cols + unit.col;
     float v[8];
@@ -182,7 +170,7 @@ KERNEL(256) decode_floats(const From* data, const u32* ids, u32 first, u32 head_
 template <class T>
 KERNEL(256)
 decode_int8(const i8* codes, const float* absmax, const u32* ids, u32 first, u32 head_dim, u32 rows, u32 cols, T* out) {
-    const Unit unit = tile_unit(rows, cols);
+    const Unit unit = matrix_unit(rows, cols);
     if (!unit.there) return;
     const u64 row = stored_row(ids, first, unit.row, head_dim);
     const i8* from = codes + row * cols + unit.col;
@@ -215,7 +203,7 @@ DEVICE void decode_four_bit(const u8* codes, const float* table, Scales scales, 
     __shared__ float values[16];
     if (threadIdx.x < 16) values[threadIdx.x] = table[threadIdx.x];
     sync_block();
-    const Unit unit = tile_unit(rows, cols);
+    const Unit unit = matrix_unit(rows, cols);
     if (!unit.there) return;
     const u64 start = stored_row(ids, first, unit.row, head_dim) * cols + unit.col;
     float v[8];

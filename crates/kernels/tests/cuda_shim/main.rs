@@ -5,6 +5,7 @@ mod faults;
 mod machine;
 mod ops;
 mod quant;
+mod rows;
 
 use half::bf16;
 use lorafit_kernels::cuda::Float;

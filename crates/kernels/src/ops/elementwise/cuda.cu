@@ -1,4 +1,13 @@
-// Small steps between the large ops. Copies and fills of ranges are the driver's.
+// Small steps between the large ops. Copies of ranges are the driver's.
+
+template <class T> KERNEL(256) fill(T* y, u64 len, float value) {
+    const u64 at = unit_start();
+    if (at >= len) return;
+    float v[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) v[i] = value;
+    store(v, len - at, y + at);
+}
 
 template <class T> KERNEL(256) add(const T* x, u64 len, T* y) {
     const u64 at = unit_start();
@@ -18,6 +27,56 @@ template <class From, class To> KERNEL(256) convert(const From* x, u64 len, To* 
     float v[8];
     load(x + at, len - at, v);
     store(v, len - at, y + at);
+}
+
+// As from f32 to bf16 and back, in place.
+KERNEL(256) round_to_bf16(float* x, u64 len) {
+    const u64 at = unit_start();
+    if (at >= len) return;
+    float v[8];
+    load(x + at, len - at, v);
+#pragma unroll
+    for (int i = 0; i < 8; i++) v[i] = to_float(from_float<bf16>(v[i]));
+    store(v, len - at, x + at);
+}
+
+// y = scale x, from one precision to another; rows are `x_stride` and `y_stride` values apart.
+template <class From, class To>
+KERNEL(256) convert_rows(const From* x, u32 x_stride, u32 rows, u32 width, float scale, To* y, u32 y_stride) {
+    const Unit unit = matrix_unit(rows, width);
+    if (!unit.there) return;
+    float v[8];
+    load(x + (u64)unit.row * x_stride + unit.col, unit.count, v);
+#pragma unroll
+    for (int i = 0; i < 8; i++) v[i] *= scale;
+    store(v, unit.count, y + (u64)unit.row * y_stride + unit.col);
+}
+
+// Every row becomes `row`.
+template <class T> KERNEL(256) fill_rows(const float* row, u32 rows, u32 width, T* y, u32 y_stride) {
+    const Unit unit = matrix_unit(rows, width);
+    if (!unit.there) return;
+    float v[8];
+    load(row + unit.col, unit.count, v);
+    store(v, unit.count, y + (u64)unit.row * y_stride + unit.col);
+}
+
+// Adds `row` to every row.
+template <class T> KERNEL(256) add_to_rows(const float* row, u32 rows, u32 width, T* y, u32 y_stride) {
+    const Unit unit = matrix_unit(rows, width);
+    if (!unit.there) return;
+    T* to = y + (u64)unit.row * y_stride + unit.col;
+    float v[8], sum[8];
+    load(row + unit.col, unit.count, v);
+    load(to, unit.count, sum);
+#pragma unroll
+    for (int i = 0; i < 8; i++) sum[i] += v[i];
+    store(sum, unit.count, to);
+}
+
+// y += the sum of each column of x.
+template <class T> KERNEL(1024) add_column_sums(const T* x, u32 rows, u32 width, float* y) {
+    add_sums_of_rows(rows, width, [=](u32 row, u32 col) { return to_float(x[(u64)row * width + col]); }, y);
 }
 
 // x *= scale in `count` columns from `first` on; one value a thread, columns along the first axis of the grid.
@@ -41,12 +100,13 @@ template <class T> KERNEL(256) gather_rows(const T* x, const u32* rows, u32 widt
 
 // Adds row i of x to row rows[i] of y; a block a row. Of rows that are added to the same one, the block of the first
 // adds them all, in order: no atomics, the same bits every time.
-template <class T> KERNEL(256) scatter_add_rows(const T* x, const u32* rows, u32 count, u32 width, T* y) {
+template <class From, class To>
+KERNEL(256) scatter_add_rows(const From* x, const u32* rows, u32 count, u32 width, To* y) {
     const u32 first = blockIdx.x, row = rows[first];
     bool taken = false;
     for (u32 i = threadIdx.x; i < first; i += blockDim.x) taken |= rows[i] == row;
     if (block_any(taken)) return;
-    T* to = y + (u64)row * width;
+    To* to = y + (u64)row * width;
     for (u32 at = threadIdx.x * UNIT; at < width; at += blockDim.x * UNIT) {
         float sum[8];
         load(to + at, width - at, sum);

@@ -1,9 +1,95 @@
-//! Launches of `cuda.cu`. Copies and fills are the driver's own.
+//! Launches of `cuda.cu`. Copies of ranges are the driver's own.
 
 use std::ops::Range;
 
-use crate::cuda::launch::{THREADS, UNIT};
+use crate::cuda::launch::{THREADS, UNIT, WARP};
 use crate::cuda::{Arg, Float, Launch, Region};
+
+/// Rows in device memory, each a run of values of one type; the width is the business of who reads them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// Type of the values.
+    pub float: Float,
+    /// Where they are.
+    pub region: Region,
+    /// The value of the region that the first row begins with.
+    pub first: u64,
+    /// Values from the beginning of a row to that of the next.
+    pub stride: u32,
+}
+
+impl Rows {
+    /// Rows of `width` values, one after the other.
+    pub fn dense(float: Float, region: Region, width: u32) -> Self {
+        Rows { float, region, first: 0, stride: width }
+    }
+
+    /// What `rows` rows of `width` values span.
+    ///
+    /// # Panics
+    /// When rows overlap or the region is shorter.
+    fn span(self, (rows, width): (u32, u32)) -> Region {
+        assert!(width <= self.stride, "rows of {width} values every {} values", self.stride);
+        let before = self.float.bytes(self.first);
+        let values = u64::from(rows.saturating_sub(1)) * u64::from(self.stride) + u64::from(width);
+        let all = self.region.first(before + self.float.bytes(values));
+        Region { offset: all.offset + before, bytes: all.bytes - before }
+    }
+}
+
+/// One unit of a row a thread.
+fn over_units(entry: String, (rows, width): (u32, u32), args: Vec<Arg>) -> Launch {
+    Launch::over_items(entry, u64::from(rows) * u64::from(width.div_ceil(UNIT)), args)
+}
+
+/// One of `width` columns a lane, and a warp for every 32nd row: kernels of `add_sums_of_rows`.
+pub(crate) fn over_columns(entry: String, width: u32, args: Vec<Arg>) -> Launch {
+    Launch::new(entry, width.div_ceil(WARP).into(), WARP * WARP, args)
+}
+
+/// [`crate::Tensor::fill`] on a device.
+pub fn fill(float: Float, y: Region, len: u64, value: f32) -> Launch {
+    let args = vec![Arg::Out(y.floats(float, len)), Arg::U64(len), Arg::F32(value)];
+    Launch::over_values(format!("fill<{}>", float.name()), len, args)
+}
+
+/// Every row of `y` becomes `row`, `[width]` in f32: where a product with a bias begins that adds to its output. `shape` is
+/// rows and width.
+pub fn fill_rows(row: Region, shape: (u32, u32), y: Rows) -> Launch {
+    with_row("fill_rows", row, shape, y)
+}
+
+/// Adds `row`, `[width]` in f32, to every row of `y`: a bias. `shape` is rows and width.
+pub fn add_to_rows(row: Region, shape: (u32, u32), y: Rows) -> Launch {
+    with_row("add_to_rows", row, shape, y)
+}
+
+fn with_row(kernel: &str, row: Region, shape: (u32, u32), y: Rows) -> Launch {
+    let (rows, width) = shape;
+    let args = vec![
+        Arg::In(row.words(width.into())),
+        Arg::U32(rows),
+        Arg::U32(width),
+        Arg::Out(y.span(shape)),
+        Arg::U32(y.stride),
+    ];
+    over_units(format!("{kernel}<{}>", y.float.name()), shape, args)
+}
+
+/// `y = scale x`, rounded to the type of `y`: operands of products from parts of other matrices. `shape` is rows and width.
+pub fn convert_rows(x: Rows, shape: (u32, u32), scale: f32, y: Rows) -> Launch {
+    let (rows, width) = shape;
+    let args = vec![
+        Arg::In(x.span(shape)),
+        Arg::U32(x.stride),
+        Arg::U32(rows),
+        Arg::U32(width),
+        Arg::F32(scale),
+        Arg::Out(y.span(shape)),
+        Arg::U32(y.stride),
+    ];
+    over_units(format!("convert_rows<{}, {}>", x.float.name(), y.float.name()), shape, args)
+}
 
 /// [`super::add`] on a device.
 pub fn add(float: Float, x: Region, len: u64, y: Region) -> Launch {
@@ -21,6 +107,24 @@ pub fn narrow(x: Region, len: u64, y: Region) -> Launch {
 pub fn widen(x: Region, len: u64, y: Region) -> Launch {
     let args = vec![Arg::In(x.floats(Float::Bf16, len)), Arg::U64(len), Arg::Out(y.floats(Float::F32, len))];
     Launch::over_values("convert<bf16, float>", len, args)
+}
+
+/// [`super::round_to_bf16`] on a device.
+pub fn round_to_bf16(x: Region, len: u64) -> Launch {
+    Launch::over_values("round_to_bf16", len, vec![Arg::Out(x.words(len)), Arg::U64(len)])
+}
+
+/// [`super::add_column_sums`] on a device: `x` `[rows, width]` of type `float`, `y` `[width]` in f32. `shape` is rows and
+/// width.
+pub fn add_column_sums(float: Float, x: Region, shape: (u32, u32), y: Region) -> Launch {
+    let (rows, width) = shape;
+    let args = vec![
+        Arg::In(x.floats(float, u64::from(rows) * u64::from(width))),
+        Arg::U32(rows),
+        Arg::U32(width),
+        Arg::Out(y.words(width.into())),
+    ];
+    over_columns(format!("add_column_sums<{}>", float.name()), width, args)
 }
 
 /// [`super::scale_columns`] on a device.
@@ -51,14 +155,38 @@ pub fn gather_rows(float: Float, x: Region, rows: Region, count: u32, width: u32
 
 /// [`super::scatter_add_rows`] on a device: `count` rows, a block each.
 pub fn scatter_add_rows(float: Float, x: Region, rows: Region, count: u32, width: u32, y: Region) -> Launch {
+    scatter_add_between((float, float), x, rows, count, width, y)
+}
+
+/// As [`scatter_add_rows`] from rows of type `float` to f32: the gradient of an embedding.
+pub fn scatter_add_rows_to_f32(
+    float: Float,
+    x: Region,
+    rows: Region,
+    count: u32,
+    width: u32,
+    y: Region,
+) -> Launch {
+    scatter_add_between((float, Float::F32), x, rows, count, width, y)
+}
+
+fn scatter_add_between(
+    (from, to): (Float, Float),
+    x: Region,
+    rows: Region,
+    count: u32,
+    width: u32,
+    y: Region,
+) -> Launch {
     let args = vec![
-        Arg::In(x.floats(float, u64::from(count) * u64::from(width))),
+        Arg::In(x.floats(from, u64::from(count) * u64::from(width))),
         Arg::In(rows.words(count.into())),
         Arg::U32(count),
         Arg::U32(width),
         Arg::Out(y),
     ];
-    Launch::new(format!("scatter_add_rows<{}>", float.name()), count.into(), THREADS, args)
+    let entry = format!("scatter_add_rows<{}, {}>", from.name(), to.name());
+    Launch::new(entry, count.into(), THREADS, args)
 }
 
 /// The most partial sums of [`sum_squares`]: they depend on the length alone, so that the sum has the same bits on every

@@ -70,3 +70,14 @@ rms_norm_backward(const T* d_y, const T* x, const float* weight, const float* rs
         store(total, width - at, d_x + at);
     }
 }
+
+// d_weight += sum over rows of d_y x rstd
+template <class T>
+KERNEL(1024)
+rms_norm_backward_weight(const T* d_y, const T* x, const float* rstd, u32 rows, u32 width, float* d_weight) {
+    const auto product = [=](u32 row, u32 col) {
+        const u64 at = (u64)row * width + col;
+        return to_float(d_y[at]) * (to_float(x[at]) * rstd[row]);
+    };
+    add_sums_of_rows(rows, width, product, d_weight);
+}

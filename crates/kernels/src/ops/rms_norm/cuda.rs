@@ -1,6 +1,8 @@
-//! Launches of `cuda.cu`: a warp a row. `weight` and `rstd` are f32; `x`, `y` and gradients are of type `float`.
+//! Launches of `cuda.cu`: a warp a row. `weight`, its gradient and `rstd` are f32; `x`, `y` and their gradients are of type
+//! `float`.
 
 use crate::cuda::{Arg, Float, Launch, Region};
+use crate::ops::elementwise::cuda::over_columns;
 
 /// [`super::forward`] on a device.
 pub fn forward(
@@ -70,4 +72,26 @@ pub fn backward(
         Arg::Out(d_x.floats(float, values)),
     ];
     Launch::over_rows(format!("rms_norm_backward<{}>", float.name()), rows, args)
+}
+
+/// [`super::backward_weight`] on a device.
+pub fn backward_weight(
+    float: Float,
+    d_y: Region,
+    x: Region,
+    rstd: Region,
+    shape: (u32, u32),
+    d_weight: Region,
+) -> Launch {
+    let (rows, width) = shape;
+    let values = u64::from(rows) * u64::from(width);
+    let args = vec![
+        Arg::In(d_y.floats(float, values)),
+        Arg::In(x.floats(float, values)),
+        Arg::In(rstd.words(rows.into())),
+        Arg::U32(rows),
+        Arg::U32(width),
+        Arg::Out(d_weight.words(width.into())),
+    ];
+    over_columns(format!("rms_norm_backward_weight<{}>", float.name()), width, args)
 }

@@ -1,0 +1,157 @@
+//! Rows that are filled, converted, summed and scattered.
+
+use lorafit_kernels::cuda::Float;
+use lorafit_kernels::ops::elementwise::cuda::{self, Rows};
+use lorafit_kernels::ops::{elementwise, embedding, rms_norm};
+
+use crate::machine::Machine;
+use crate::{FLOATS, assert_close, rounded, tensor, tolerance, values};
+
+/// Rows and widths: one value, odd ones, units that are full and one that is not.
+const SHAPES: [(usize, usize); 5] = [(1, 1), (5, 3), (33, 37), (70, 264), (4, 3000)];
+
+/// Values between rows, and before the first.
+const GAPS: [(usize, u64); 3] = [(0, 0), (5, 3), (8, 16)];
+
+/// A buffer of `9`s in which `rows` lie at `gap` from each other behind `first`.
+fn spread(rows: &[f32], width: usize, gap: usize, first: u64) -> Vec<f32> {
+    let mut all = vec![9.0; first as usize];
+    for row in rows.chunks_exact(width) {
+        all.extend_from_slice(row);
+        all.extend(vec![9.0; gap]);
+    }
+    all
+}
+
+#[test]
+fn fills_touch_only_what_they_fill() {
+    let Some(mut machine) = Machine::new() else { return };
+    for float in FLOATS {
+        for len in [1usize, 8, 2051] {
+            let y = machine.put_floats(float, &vec![9.0; len + 1]);
+            machine.run(&cuda::fill(float, y.first(float.bytes(len as u64)), len as u64, -0.3));
+            let found = machine.get_floats(float, y);
+            assert!(found[..len].iter().all(|v| *v == rounded(float, -0.3)), "{float:?} {len}");
+            assert_eq!(found[len], 9.0);
+        }
+    }
+}
+
+#[test]
+fn a_row_is_written_or_added_to_every_row_wherever_rows_lie() {
+    let Some(mut machine) = Machine::new() else { return };
+    for float in FLOATS {
+        for ((rows, width), (gap, first)) in SHAPES.into_iter().zip(GAPS.into_iter().cycle()) {
+            let (row, before) = (values(Float::F32, 1, width), values(float, 2, rows * width));
+            let shape = (rows as u32, width as u32);
+            let device_row = machine.put_floats(Float::F32, &row);
+            let stride = (width + gap) as u32;
+            for (adds, launch) in [(0.0, cuda::fill_rows as fn(_, _, _) -> _), (1.0, cuda::add_to_rows)] {
+                let region = machine.put_floats(float, &spread(&before, width, gap, first));
+                machine.run(&launch(device_row, shape, Rows { float, region, first, stride }));
+                let sums = before.iter().enumerate().map(|(i, b)| rounded(float, adds * b + row[i % width]));
+                let expected = spread(&sums.collect::<Vec<f32>>(), width, gap, first);
+                let what = format!("{float:?} {rows} x {width}, gap {gap}, times {adds}");
+                assert_eq!(machine.get_floats(float, region), expected, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_are_scaled_and_rounded_from_and_to_wherever_they_lie() {
+    let Some(mut machine) = Machine::new() else { return };
+    for (from, to) in FLOATS.into_iter().flat_map(|from| FLOATS.map(|to| (from, to))) {
+        for ((rows, width), (gap, first)) in SHAPES.into_iter().zip(GAPS.into_iter().cycle()) {
+            let (x, shape) = (values(from, 3, rows * width), (rows as u32, width as u32));
+            for scale in [1.0, 0.3] {
+                let region = machine.put_floats(from, &spread(&x, width, gap, first));
+                let dense = Rows::dense(to, machine.put_floats(to, &vec![8.0; rows * width]), width as u32);
+                let spaced = Rows { float: from, region, first, stride: (width + gap) as u32 };
+                machine.run(&cuda::convert_rows(spaced, shape, scale, dense));
+                let expected: Vec<f32> = x.iter().map(|x| rounded(to, x * scale)).collect();
+                let what = format!("{from:?} to {to:?}, {rows} x {width}, gap {gap}");
+                assert_eq!(machine.get_floats(to, dense.region), expected, "{what}");
+
+                let region = machine.put_floats(from, &spread(&vec![8.0; rows * width], width, gap, first));
+                machine.run(&cuda::convert_rows(dense, shape, 1.0, Rows { region, ..spaced }));
+                let back: Vec<f32> = expected.iter().map(|x| rounded(from, *x)).collect();
+                assert_eq!(
+                    machine.get_floats(from, region),
+                    spread(&back, width, gap, first),
+                    "back: {what}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "rows of 4 values every 3 values")]
+fn rows_that_overlap_are_refused() {
+    let region = lorafit_kernels::cuda::Region { offset: 0, bytes: 1 << 10 };
+    let rows = Rows { float: Float::F32, region, first: 0, stride: 3 };
+    cuda::fill_rows(region, (2, 4), rows);
+}
+
+#[test]
+fn rounding_in_place_has_the_bits_of_the_cpu() {
+    let Some(mut machine) = Machine::new() else { return };
+    let mut x = values(Float::F32, 4, 2051);
+    x.extend([0.0, -0.0, f32::INFINITY, f32::MAX, 1e-40, f32::from_bits(0x3f80_8000)]);
+    let mut expected = tensor(&x);
+    elementwise::round_to_bf16(&mut expected, x.len());
+    let region = machine.put_floats(Float::F32, &x);
+    machine.run(&cuda::round_to_bf16(region, x.len() as u64));
+    let bits = |values: Vec<f32>| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(machine.get_floats(Float::F32, region)), bits(expected.to_vec(x.len())));
+}
+
+#[test]
+fn sums_over_rows_equal_the_cpu() {
+    let Some(mut machine) = Machine::new() else { return };
+    for float in FLOATS {
+        for (rows, width) in SHAPES {
+            let len = rows * width;
+            let (x, d_y, before) =
+                (values(float, 5, len), values(float, 6, len), values(Float::F32, 7, width));
+            let rstd: Vec<f32> = values(Float::F32, 8, rows).iter().map(|v| 0.5 + v.abs()).collect();
+            let (tx, td) = (tensor(&x), tensor(&d_y));
+            let (mut t_sums, mut t_weight) = (tensor(&before), tensor(&before));
+            elementwise::add_column_sums(&tx, rows, width, &mut t_sums);
+            rms_norm::backward_weight(&td, &tx, &tensor(&rstd), rows, &mut t_weight);
+
+            let shape = (rows as u32, width as u32);
+            let [x, d_y] = [&x, &d_y].map(|values| machine.put_floats(float, values));
+            let [rstd, sums, weight] =
+                [&rstd, &before, &before].map(|values| machine.put_floats(Float::F32, values));
+            machine.run(&cuda::add_column_sums(float, x, shape, sums));
+            machine.run(&rms_norm::cuda::backward_weight(float, d_y, x, rstd, shape, weight));
+            for (found, expected, part) in [(sums, &t_sums, "columns"), (weight, &t_weight, "d_weight")] {
+                let (found, expected) = (machine.get_floats(Float::F32, found), expected.to_vec(width));
+                // The same products; sums in another order.
+                let what = format!("{float:?} {part} of {rows} x {width}");
+                assert_close(&found, &expected, tolerance(Float::F32), &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_gradient_of_an_embedding_has_the_bits_of_the_cpu() {
+    let Some(mut machine) = Machine::new() else { return };
+    for float in FLOATS {
+        for width in [1usize, 37, 264] {
+            // Some tokens many times, some never.
+            let (vocab, ids) = (11, (0..300u32).map(|i| i * i % 11).collect::<Vec<_>>());
+            let (d_y, before) = (values(float, 9, ids.len() * width), values(Float::F32, 10, vocab * width));
+            let mut expected = tensor(&before);
+            embedding::backward(&tensor(&d_y), &ids, width, &mut expected);
+            let (d_y, count) = (machine.put_floats(float, &d_y), ids.len() as u32);
+            let (ids, d_weight) = (machine.put_u32(&ids), machine.put_floats(Float::F32, &before));
+            machine.run(&cuda::scatter_add_rows_to_f32(float, d_y, ids, count, width as u32, d_weight));
+            // In the order of the tokens, as on the CPU.
+            assert_eq!(machine.get_floats(Float::F32, d_weight), expected.to_vec(vocab * width));
+        }
+    }
+}
