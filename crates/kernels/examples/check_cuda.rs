@@ -8,9 +8,10 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use lorafit_kernels::cuda::nvrtc::{self, ARCHITECTURES, Resources};
-use lorafit_kernels::cuda::{Region, SOURCES};
+use lorafit_kernels::cuda::{Float, Region, SOURCES};
 use lorafit_kernels::ops::attention::cuda::{
-    DeviceTree, Gradients, HEAD_DIMS, Operands, Tree, backward, forward,
+    DeviceTree, Gradients, HEAD_DIMS, Operands, Tree, backward, forward, forward_cached, plain_backward,
+    plain_forward,
 };
 use lorafit_kernels::ops::attention::{Heads, Segments};
 use rayon::prelude::*;
@@ -76,16 +77,22 @@ fn main() -> ExitCode {
 /// Shared memory that launches ask for; only those of attention do.
 fn dynamic_shared_bytes() -> BTreeMap<String, u32> {
     let mut found = BTreeMap::new();
+    let r = Region { offset: 0, bytes: 1 << 20 };
+    let operands = Operands { q: r, k: r, v: r, out: r, lse: r };
+    let gradients = Gradients { q: r, k: r, v: r };
+    // Plain kernels have instances of heads up to 64, 128 and 256.
     for dim in HEAD_DIMS {
         let heads = Heads { query: 1, key_value: 1, dim };
         let tree = Tree::new(&Segments::single(1), heads);
-        let r = Region { offset: 0, bytes: 1 << 20 };
-        let operands = Operands { q: r, k: r, v: r, out: r, lse: r };
         let on_device = DeviceTree { tree: &tree, parts: [r; 4] };
-        let launches = backward(r, operands, on_device, heads, Gradients { q: r, k: r, v: r }, r);
-        for launch in launches.into_iter().chain([forward(operands, on_device, heads)]) {
-            found.insert(launch.entry, launch.shared_bytes);
+        let mut launches = backward(r, operands, on_device, heads, gradients, r).to_vec();
+        launches.push(forward(operands, on_device, heads));
+        for float in [Float::F32, Float::Bf16] {
+            launches.push(plain_forward(float, operands, on_device, heads));
+            launches.extend(plain_backward(float, r, operands, on_device, heads, gradients, r));
+            launches.extend(forward_cached(float, r, (r, r), (1, 0), heads, r, r));
         }
+        found.extend(launches.into_iter().map(|launch| (launch.entry, launch.shared_bytes)));
     }
     found
 }

@@ -162,6 +162,46 @@ pub const SOURCES: &[Source] = &[
             "attention_backward_keys<256, 128>",
         ]
     ),
+    source!(
+        "attention_plain",
+        "ops/attention/cuda.cu",
+        [
+            "plain_attention_forward<float, 2>",
+            "plain_attention_forward<float, 4>",
+            "plain_attention_forward<float, 8>",
+            "plain_attention_forward<bf16, 2>",
+            "plain_attention_forward<bf16, 4>",
+            "plain_attention_forward<bf16, 8>",
+            "plain_attention_delta<float>",
+            "plain_attention_delta<bf16>",
+            "plain_attention_backward_queries<float, 2>",
+            "plain_attention_backward_queries<float, 4>",
+            "plain_attention_backward_queries<float, 8>",
+            "plain_attention_backward_queries<bf16, 2>",
+            "plain_attention_backward_queries<bf16, 4>",
+            "plain_attention_backward_queries<bf16, 8>",
+            "plain_attention_backward_keys<float, 2>",
+            "plain_attention_backward_keys<float, 4>",
+            "plain_attention_backward_keys<float, 8>",
+            "plain_attention_backward_keys<bf16, 2>",
+            "plain_attention_backward_keys<bf16, 4>",
+            "plain_attention_backward_keys<bf16, 8>",
+        ]
+    ),
+    source!(
+        "attention_cached",
+        "ops/attention/cuda.cu",
+        [
+            "attention_cached_parts<float, 2>",
+            "attention_cached_parts<float, 4>",
+            "attention_cached_parts<float, 8>",
+            "attention_cached_parts<bf16, 2>",
+            "attention_cached_parts<bf16, 4>",
+            "attention_cached_parts<bf16, 8>",
+            "attention_cached_join<float>",
+            "attention_cached_join<bf16>",
+        ]
+    ),
     source!("adamw", "ops/adamw/cuda.cu", ["adamw"]),
     source!(
         "quant",

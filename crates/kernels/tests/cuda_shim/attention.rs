@@ -1,17 +1,43 @@
-//! Attention, forward and backward, against the f32 version for the CPU on the same (bf16) operands.
+//! Attention, forward and backward, against the f32 version for the CPU on the same operands.
 
-use lorafit_kernels::cuda::Float::{Bf16, F32};
+use lorafit_kernels::cuda::Float::{self, Bf16, F32};
 use lorafit_kernels::ops::attention::cuda::{self, DeviceTree, Operands, Tree};
 use lorafit_kernels::ops::attention::{
-    Gradients, Heads, Saved, Segment, Segments, backward, backward_workspace, forward,
+    Gradients, Heads, Saved, Segment, Segments, backward, backward_workspace, forward, forward_cached,
 };
 
 use crate::machine::Machine;
-use crate::{assert_close, tensor, values};
+use crate::{FLOATS, assert_close, tensor, tolerance, values};
 
-/// Probabilities and score gradients are rounded to bf16 (2^-8) before their products, and the result once more; errors of
+/// Of tensor cores: probabilities and score gradients are rounded to bf16 (2^-8) before their products, and the result once more; errors of
 /// many summands cancel. Relative to the largest value.
 const TOLERANCE: f32 = 1.0 / 128.0;
+
+/// Which kernels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kernels {
+    /// Of tensor cores.
+    Mma,
+    /// Of values of a type.
+    Plain(Float),
+}
+
+impl Kernels {
+    fn float(self) -> Float {
+        match self {
+            Kernels::Mma => Bf16,
+            Kernels::Plain(float) => float,
+        }
+    }
+
+    /// The plain ones sum in another order and round the result once; in bf16, backward reads `out` rounded.
+    fn tolerance(self) -> f32 {
+        match self {
+            Kernels::Plain(F32) => 2.0 * tolerance(F32),
+            Kernels::Mma | Kernels::Plain(Bf16) => TOLERANCE,
+        }
+    }
+}
 
 fn segments(list: &[(usize, Option<usize>)]) -> Segments {
     let mut start = 0;
@@ -24,15 +50,17 @@ fn segments(list: &[(usize, Option<usize>)]) -> Segments {
 }
 
 #[track_caller]
-fn check((query, key_value, dim): (usize, usize, usize), list: &[(usize, Option<usize>)]) {
+fn check(kernels: Kernels, (query, key_value, dim): (usize, usize, usize), list: &[(usize, Option<usize>)]) {
     let Some(mut machine) = Machine::new() else { return };
+    let (float, tolerance) = (kernels.float(), kernels.tolerance());
     let heads = Heads { query, key_value, dim };
     let segments = segments(list);
     let tokens = segments.tokens();
     let (wide, narrow, per_head) = (tokens * query * dim, tokens * key_value * dim, tokens * query);
-    let [q, d_out] = [1, 2].map(|seed| values(Bf16, seed, wide));
-    let [k, v] = [3, 4].map(|seed| values(Bf16, seed, narrow));
-    let what = |part: &str| format!("{part}, heads {query}/{key_value} of {dim}, segments {list:?}");
+    let [q, d_out] = [1, 2].map(|seed| values(float, seed, wide));
+    let [k, v] = [3, 4].map(|seed| values(float, seed, narrow));
+    let what =
+        |part: &str| format!("{part}, {kernels:?}, heads {query}/{key_value} of {dim}, segments {list:?}");
 
     let [tq, tk, tv, td] = [&q, &k, &v, &d_out].map(|values| tensor(values));
     let [mut t_out, mut t_dq] = [0, 1].map(|_| tensor(&vec![0.0; wide]));
@@ -46,40 +74,50 @@ fn check((query, key_value, dim): (usize, usize, usize), list: &[(usize, Option<
 
     let tree = Tree::new(&segments, heads);
     let on_device = DeviceTree { tree: &tree, parts: tree.bytes().map(|bytes| machine.put(&bytes)) };
-    let [q, k, v, d_out] = [&q, &k, &v, &d_out].map(|values| machine.put_floats(Bf16, values));
-    let [out, d_q] = [0, 1].map(|_| machine.put_floats(Bf16, &vec![9.0; wide]));
-    let [d_k, d_v] = [0, 1].map(|_| machine.put_floats(Bf16, &vec![9.0; narrow]));
+    let [q, k, v, d_out] = [&q, &k, &v, &d_out].map(|values| machine.put_floats(float, values));
+    let [out, d_q] = [0, 1].map(|_| machine.put_floats(float, &vec![9.0; wide]));
+    let [d_k, d_v] = [0, 1].map(|_| machine.put_floats(float, &vec![9.0; narrow]));
     let [lse, delta] = [0, 1].map(|_| machine.put_floats(F32, &vec![9.0; per_head]));
     let operands = Operands { q, k, v, out, lse };
-    machine.run(&cuda::forward(operands, on_device, heads));
-    assert_close(&machine.get_floats(Bf16, out), &t_out.to_vec(wide), TOLERANCE, &what("out"));
+    machine.run(&match kernels {
+        Kernels::Mma => cuda::forward(operands, on_device, heads),
+        Kernels::Plain(float) => cuda::plain_forward(float, operands, on_device, heads),
+    });
+    assert_close(&machine.get_floats(float, out), &t_out.to_vec(wide), tolerance, &what("out"));
     // Sums of exact products in f32.
     assert_close(&machine.get_floats(F32, lse), &t_lse.to_vec(per_head), 1e-5, &what("lse"));
 
     let gradients = cuda::Gradients { q: d_q, k: d_k, v: d_v };
-    for launch in cuda::backward(d_out, operands, on_device, heads, gradients, delta) {
+    let launches = match kernels {
+        Kernels::Mma => cuda::backward(d_out, operands, on_device, heads, gradients, delta),
+        Kernels::Plain(float) => {
+            cuda::plain_backward(float, d_out, operands, on_device, heads, gradients, delta)
+        }
+    };
+    for launch in launches {
         machine.run(&launch);
     }
     for (found, expected, len, part) in
         [(d_q, &t_dq, wide, "d_q"), (d_k, &t_dk, narrow, "d_k"), (d_v, &t_dv, narrow, "d_v")]
     {
-        assert_close(&machine.get_floats(Bf16, found), &expected.to_vec(len), TOLERANCE, &what(part));
+        assert_close(&machine.get_floats(float, found), &expected.to_vec(len), tolerance, &what(part));
     }
 }
 
 #[test]
 fn attention_of_one_token_and_of_odd_lengths_equals_the_cpu() {
-    check((1, 1, 64), &[(1, None)]);
-    check((2, 2, 64), &[(67, None)]);
-    check((1, 1, 64), &[(3, None), (129, None), (1, None)]);
+    check(Kernels::Mma, (1, 1, 64), &[(1, None)]);
+    check(Kernels::Mma, (2, 2, 64), &[(67, None)]);
+    check(Kernels::Mma, (1, 1, 64), &[(3, None), (129, None), (1, None)]);
 }
 
 #[test]
 fn attention_over_deep_trees_equals_the_cpu() {
     // A chain, branches of branches, and children that are not behind their parent.
     let chain: Vec<_> = (0..12usize).map(|i| (1 + i * 7 % 5, i.checked_sub(1))).collect();
-    check((2, 1, 64), &chain);
+    check(Kernels::Mma, (2, 1, 64), &chain);
     check(
+        Kernels::Mma,
         (4, 2, 64),
         &[(70, None), (5, Some(0)), (9, None), (66, Some(0)), (3, Some(1)), (2, Some(2)), (33, Some(3))],
     );
@@ -88,13 +126,71 @@ fn attention_over_deep_trees_equals_the_cpu() {
 #[test]
 fn attention_with_every_group_size_equals_the_cpu() {
     for group in 1..=8 {
-        check((2 * group, 2, 64), &[(13, None), (6, Some(0)), (4, Some(0))]);
+        check(Kernels::Mma, (2 * group, 2, 64), &[(13, None), (6, Some(0)), (4, Some(0))]);
     }
 }
 
 #[test]
 fn attention_with_every_head_size_equals_the_cpu() {
     for dim in cuda::HEAD_DIMS {
-        check((3, 1, dim), &[(35, None), (20, Some(0)), (11, Some(0))]);
+        check(Kernels::Mma, (3, 1, dim), &[(35, None), (20, Some(0)), (11, Some(0))]);
+    }
+}
+
+#[test]
+fn plain_attention_equals_the_cpu() {
+    for kernels in FLOATS.map(Kernels::Plain) {
+        check(kernels, (1, 1, 1), &[(1, None)]);
+        check(kernels, (2, 2, 5), &[(67, None)]);
+        check(kernels, (1, 1, 64), &[(3, None), (129, None), (1, None)]);
+        check(
+            kernels,
+            (4, 2, 12),
+            &[(70, None), (5, Some(0)), (9, None), (66, Some(0)), (3, Some(1)), (2, Some(2)), (33, Some(3))],
+        );
+        let chain: Vec<_> = (0..12usize).map(|i| (1 + i * 7 % 5, i.checked_sub(1))).collect();
+        check(kernels, (6, 2, 33), &chain);
+    }
+}
+
+#[test]
+fn plain_attention_with_head_sizes_up_to_the_largest_equals_the_cpu() {
+    for dim in [8, 31, 48, 65, 100, 128, 129, 250, cuda::MAX_HEAD_DIM] {
+        for kernels in FLOATS.map(Kernels::Plain) {
+            check(kernels, (3, 1, dim), &[(35, None), (20, Some(0)), (11, Some(0))]);
+        }
+    }
+}
+
+#[test]
+fn cached_attention_equals_the_cpu_however_its_keys_are_cut() {
+    let Some(mut machine) = Machine::new() else { return };
+    let cases = [
+        // Tokens, earlier ones, query heads, key heads, values a head.
+        (1, 0, 1, 1, 1),
+        (1, 700, 6, 2, 20),
+        (1, 127, 4, 4, 128),
+        (3, 125, 6, 2, 64),
+        // Parts of which the first rows see nothing.
+        (40, 240, 2, 2, 7),
+        (70, 0, 3, 1, 33),
+        (5, 300, 2, 1, 256),
+    ];
+    for (float, (rows, past, query, key_value, dim)) in
+        FLOATS.into_iter().flat_map(|float| cases.map(|case| (float, case)))
+    {
+        let heads = Heads { query, key_value, dim };
+        let (wide, cache) = (rows * query * dim, (past + rows) * key_value * dim);
+        let (q, k, v) = (values(float, 5, wide), values(float, 6, cache), values(float, 7, cache));
+        let mut expected = tensor(&vec![0.0; wide]);
+        forward_cached(&tensor(&q), 0, rows, &tensor(&k), &tensor(&v), past, heads, &mut expected);
+        let [q, k, v] = [&q, &k, &v].map(|values| machine.put_floats(float, values));
+        let out = machine.put_floats(float, &vec![9.0; wide]);
+        let workspace = machine.put(&vec![0xff; cuda::cached_workspace_bytes(rows, heads) as usize]);
+        for launch in cuda::forward_cached(float, q, (k, v), (rows, past), heads, out, workspace) {
+            machine.run(&launch);
+        }
+        let what = format!("{float:?}, {rows} after {past}, heads {query}/{key_value} of {dim}");
+        assert_close(&machine.get_floats(float, out), &expected.to_vec(wide), 2.0 * tolerance(float), &what);
     }
 }

@@ -118,18 +118,19 @@ DEVICE void store_tile(const float (&sums)[N / 8][4], float factor_low, float fa
     }
 }
 
-// 64 rows of queries of one segment and one key head, from row `first` on.
+// Up to 64 rows of queries of one segment and one key head, from row `first` on.
 struct QueryRows {
     Segment segment;
     Heads heads;
     u32 key_head;
     i32 index, first, count;
 
-    DEVICE QueryRows(const Segment* segments, const int2* tiles, Heads heads_) : heads(heads_), key_head(blockIdx.y) {
-        index = tiles[blockIdx.x].x;
-        first = tiles[blockIdx.x].y;
-        segment = segments[index];
-        count = min(ROWS, segment.len * (i32)heads.group() - first);
+    // Of the tile of this block, `most` rows from row `from` on; `count` is not above zero where there are none.
+    DEVICE QueryRows(const Segment* segments, const int2* tiles, Heads heads_, i32 from = 0, i32 most = ROWS)
+        : QueryRows(segments[tiles[blockIdx.x].x], tiles[blockIdx.x].x, tiles[blockIdx.x].y + from, heads_, most) {}
+    DEVICE QueryRows(Segment segment_, i32 index_, i32 first_, Heads heads_, i32 most)
+        : segment(segment_), heads(heads_), key_head(blockIdx.y), index(index_), first(first_) {
+        count = min(most, segment.len * (i32)heads.group() - first);
     }
     // Position of row r of the block.
     DEVICE i32 position(int r) const { return segment.base + (first + r) / (i32)heads.group(); }
@@ -424,4 +425,351 @@ attention_backward_keys(const bf16* d_out, const bf16* q, const bf16* k, const b
     };
     store_tile<DIM, COLS>(sums_k, scale, scale, tile_k + own * STRIDE, to_keys(d_k));
     store_tile<DIM, COLS>(sums_v, 1.0f, 1.0f, tile_v + own * STRIDE, to_keys(d_v));
+}
+
+// The same without tensor cores, for values of any type and heads of any size up to 32 COLUMNS: products in f32. Blocks are
+// bounded to two a multiprocessor, as above, so that registers are not spilled.
+//
+// A block has 4 warps and 16 rows of its own, 4 a warp (a part of a tile of 64: the third axis of the grid), and walks the
+// other operand in tiles of 32. Where a product sums over the columns of a head, a lane has a row of the tile; where it sums
+// over the rows of the tile, a lane has columns lane, lane + 32, ...
+static constexpr int OWN_ROWS = 16, OWN_OF_WARP = 4, INNER_ROWS = WARP;
+
+// Tiles in shared memory, in f32: two of the block's own rows, read by a whole warp at once, and two inner ones, whose rows
+// are padded so that lanes which read the same column of their rows are in different banks; then the weights of a warp.
+struct PlainTiles {
+    i32 dim, width, stride;  // values of a head, rounded up to eight, and from one inner row to the next
+    float* memory;
+    DEVICE PlainTiles(u8* memory_, u32 dim_) : dim(dim_), memory((float*)memory_) {
+        width = (dim + 7) / 8 * 8;
+        stride = width + 4;
+    }
+    DEVICE float* inner(int tile) const { return memory + tile * INNER_ROWS * stride; }
+    DEVICE float4* weights() const { return (float4*)inner(2) + threadIdx.x / WARP * WARP; }
+    DEVICE float* own(int tile) const { return inner(2) + 4 * 4 * WARP + tile * OWN_ROWS * width; }
+    DEVICE const float* own_of_warp(int tile) const { return own(tile) + threadIdx.x / WARP * OWN_OF_WARP * width; }
+    DEVICE const float* inner_of_lane(int tile) const { return inner(tile) + lane_index() * stride; }
+
+    // Loads `rows` rows of values: row r from `row(r)`, or zeros where that is null. Beyond `dim` are zeros.
+    template <class T, class Row> DEVICE void load_rows(float* tile, int rows, int row_stride, Row row) const {
+        const int units = width / 8;
+        for (int i = threadIdx.x; i < rows * units; i += blockDim.x) {
+            const int r = i / units, at = i % units * 8;
+            const T* from = row(r);
+            float v[8] = {};
+            if (from) load(from + at, dim - at, v);
+            store_unit(v, tile + r * row_stride + at);
+        }
+    }
+    template <class T, class Row> DEVICE void load_own(int tile, Row row) const {
+        load_rows<T>(own(tile), OWN_ROWS, width, row);
+    }
+    template <class T, class Row> DEVICE void load_inner(int tile, Row row) const {
+        load_rows<T>(inner(tile), INNER_ROWS, stride, row);
+    }
+
+    // sums[i] = own row i . the lane's row of the inner tile.
+    DEVICE void dot(float (&sums)[OWN_OF_WARP], int own_tile, int inner_tile) const {
+        const float *mine = own_of_warp(own_tile), *row = inner_of_lane(inner_tile);
+#pragma unroll
+        for (int i = 0; i < OWN_OF_WARP; i++) sums[i] = 0.0f;
+        for (int at = 0; at < width; at += 4) {
+            const float4 x = *(const float4*)(row + at);
+#pragma unroll
+            for (int i = 0; i < OWN_OF_WARP; i++) {
+                const float4 y = *(const float4*)(mine + i * width + at);
+                sums[i] += x.x * y.x + x.y * y.y + x.z * y.z + x.w * y.w;
+            }
+        }
+    }
+
+    // sums[i][c] += the sum over rows of the inner tile of own row i's weight for it times its column lane + 32 c. A lane
+    // gives the weights for its row. What is beyond the head is summed too, and never stored.
+    template <int COLUMNS>
+    DEVICE void add_weighted(float (&sums)[OWN_OF_WARP][COLUMNS], const float (&of_lane)[OWN_OF_WARP], int tile) const {
+        sync_warp();
+        weights()[lane_index()] = make_float4(of_lane[0], of_lane[1], of_lane[2], of_lane[3]);
+        sync_warp();
+        for (int r = 0; r < INNER_ROWS; r++) {
+            const float4 weight = weights()[r];
+            const float* row = inner(tile) + r * stride;
+#pragma unroll
+            for (int c = 0; c < COLUMNS; c++) {
+                const float x = row[min((int)lane_index() + c * WARP, width - 1)];
+                sums[0][c] += weight.x * x;
+                sums[1][c] += weight.y * x;
+                sums[2][c] += weight.z * x;
+                sums[3][c] += weight.w * x;
+            }
+        }
+    }
+
+    // Writes sums times the factor of their row to the `dim` values at `row(i)`, or nowhere where that is null.
+    template <class T, int COLUMNS, class Row>
+    DEVICE void store_sums(const float (&sums)[OWN_OF_WARP][COLUMNS], const float (&factors)[OWN_OF_WARP], Row row) const {
+#pragma unroll
+        for (int i = 0; i < OWN_OF_WARP; i++) {
+            T* to = row(i);
+#pragma unroll
+            for (int c = 0; c < COLUMNS; c++) {
+                const int column = lane_index() + c * WARP;
+                if (to && column < dim) to[column] = from_float<T>(sums[i][c] * factors[i]);
+            }
+        }
+    }
+};
+
+template <int COLUMNS> DEVICE void clear_plain(float (&sums)[OWN_OF_WARP][COLUMNS]) {
+#pragma unroll
+    for (int i = 0; i < OWN_OF_WARP; i++)
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++) sums[i][c] = 0.0f;
+}
+
+// Of each own row of a warp, over the keys it has met: the largest score (times log2 e), the sum of powers of two above it,
+// and of values times those.
+template <int COLUMNS> struct PlainSoftmax {
+    float largest[OWN_OF_WARP], total[OWN_OF_WARP], sums[OWN_OF_WARP][COLUMNS];
+};
+
+// Attention of `rows` to positions `first` up to `end`, whose tokens `key(position)` finds.
+template <class T, int COLUMNS, class Key>
+DEVICE PlainSoftmax<COLUMNS> plain_softmax(const T* q, const T* k, const T* v, const PlainTiles& tiles, const QueryRows& rows,
+                                           Key key, i32 first, i32 end, float scale) {
+    const u32 kv_heads = rows.heads.key;
+    const int lane = lane_index(), own = threadIdx.x / WARP * OWN_OF_WARP, dim = tiles.dim;
+    tiles.load_own<T>(0, [&](int r) { return r < rows.count ? q + rows.place(r) * dim : nullptr; });
+
+    const float scale_log2 = scale * LOG2_E;
+    PlainSoftmax<COLUMNS> of;
+    clear_plain(of.sums);
+#pragma unroll
+    // Of a row that sees none of these keys the largest score stays finite, so that powers of two are numbers.
+    for (int i = 0; i < OWN_OF_WARP; i++) of.largest[i] = -1e30f, of.total[i] = 0.0f;
+    for (; first < end; first += INNER_ROWS) {
+        const auto from_keys = [&](const T* from) {
+            return [&, from](int r) -> const T* {
+                return first + r < end ? from + ((u64)key(first + r) * kv_heads + rows.key_head) * dim : nullptr;
+            };
+        };
+        sync_block();
+        tiles.load_inner<T>(0, from_keys(k));
+        tiles.load_inner<T>(1, from_keys(v));
+        sync_block();
+        float p[OWN_OF_WARP];
+        tiles.dot(p, 0, 0);
+#pragma unroll
+        for (int i = 0; i < OWN_OF_WARP; i++) {
+            const bool seen = first + lane < end && first + lane <= rows.position(own + i);
+            const float score = seen ? p[i] * scale_log2 : bits_float(0xff800000u);
+            const float most = fmaxf(of.largest[i], warp_max(score)), shrink = exp2_fast(of.largest[i] - most);
+            of.largest[i] = most;
+            p[i] = exp2_fast(score - most);
+            of.total[i] = of.total[i] * shrink + p[i];
+#pragma unroll
+            for (int c = 0; c < COLUMNS; c++) of.sums[i][c] *= shrink;
+        }
+        tiles.add_weighted(of.sums, p, 1);
+    }
+#pragma unroll
+    for (int i = 0; i < OWN_OF_WARP; i++) of.total[i] = warp_sum(of.total[i]);
+    return of;
+}
+
+// Grid: (tiles of query rows, key heads, parts of a tile).
+template <class T, int COLUMNS>
+KERNEL(128, 2)
+plain_attention_forward(const T* q, const T* k, const T* v, const Segment* segments, const int2* tile_list, u32 heads,
+                        u32 kv_heads, float scale, T* out, float* lse, u32 dim) {
+    const QueryRows rows(segments, tile_list, {heads, kv_heads}, blockIdx.z * OWN_ROWS, OWN_ROWS);
+    if (rows.count <= 0) return;
+    DYNAMIC_SHARED(memory);
+    const PlainTiles tiles(memory, dim);
+    const auto key = [&](i32 position) { return token_at(segments, rows.index, position); };
+    const PlainSoftmax<COLUMNS> of = plain_softmax<T, COLUMNS>(q, k, v, tiles, rows, key, 0, rows.keys(), scale);
+    const int own = threadIdx.x / WARP * OWN_OF_WARP;
+    float factors[OWN_OF_WARP];
+#pragma unroll
+    for (int i = 0; i < OWN_OF_WARP; i++) {
+        factors[i] = 1.0f / of.total[i];
+        if (lane_index() == 0 && own + i < rows.count)
+            lse[rows.place(own + i)] = (of.largest[i] + log2f(of.total[i])) * LN_2;
+    }
+    tiles.store_sums<T>(of.sums, factors, [&](int i) -> T* {
+        return own + i < rows.count ? out + rows.place(own + i) * dim : nullptr;
+    });
+}
+
+// Attention of the newest of `past + tokens` tokens to a cache of all their keys and values; few rows leave most of a device
+// idle, so that the keys are cut into parts of `part_keys`, each over blocks of its own. Writes for each part, token and head
+// the sums of values `[dim]` and their statistics, largest score and total. Grid: (16 rows of queries, key heads, parts).
+template <class T, int COLUMNS>
+KERNEL(128, 2)
+attention_cached_parts(const T* q, const T* k, const T* v, u32 tokens, u32 past, u32 part_keys, u32 heads, u32 kv_heads,
+                       float scale, u32 dim, float* sums, float* statistics) {
+    const Segment segment = {0, (i32)tokens, -1, (i32)past, 0, 0};
+    const QueryRows rows(segment, 0, blockIdx.x * OWN_ROWS, {heads, kv_heads}, OWN_ROWS);
+    DYNAMIC_SHARED(memory);
+    const PlainTiles tiles(memory, dim);
+    const i32 first = blockIdx.z * part_keys, end = min(rows.keys(), first + (i32)part_keys);
+    const PlainSoftmax<COLUMNS> of =
+        plain_softmax<T, COLUMNS>(q, k, v, tiles, rows, [](i32 position) { return (u32)position; }, first, end, scale);
+    const int own = threadIdx.x / WARP * OWN_OF_WARP;
+    const auto place = [&](int i) { return (u64)blockIdx.z * tokens * heads + rows.place(own + i); };
+    const float ones[OWN_OF_WARP] = {1.0f, 1.0f, 1.0f, 1.0f};
+#pragma unroll
+    for (int i = 0; i < OWN_OF_WARP; i++) {
+        if (lane_index() > 0 || own + i >= rows.count) continue;
+        statistics[2 * place(i)] = of.largest[i];
+        statistics[2 * place(i) + 1] = of.total[i];
+    }
+    tiles.store_sums<float>(of.sums, ones,
+                            [&](int i) -> float* { return own + i < rows.count ? sums + place(i) * dim : nullptr; });
+}
+
+// The parts joined, one warp a token and head.
+template <class T>
+KERNEL(256)
+attention_cached_join(const float* sums, const float* statistics, u32 parts, u32 rows, u32 dim, T* out) {
+    const u32 row = warp_row();
+    if (row >= rows) return;
+    const auto largest = [&](u32 part) { return statistics[2 * ((u64)part * rows + row)]; };
+    float most = largest(0), total = 0.0f;
+    for (u32 part = 1; part < parts; part++) most = fmaxf(most, largest(part));
+    for (u32 part = 0; part < parts; part++)
+        total += statistics[2 * ((u64)part * rows + row) + 1] * exp2_fast(largest(part) - most);
+    for (u32 column = lane_index(); column < dim; column += WARP) {
+        float sum = 0.0f;
+        for (u32 part = 0; part < parts; part++)
+            sum += sums[((u64)part * rows + row) * dim + column] * exp2_fast(largest(part) - most);
+        out[(u64)row * dim + column] = from_float<T>(sum / total);
+    }
+}
+
+template <class T> KERNEL(256) plain_attention_delta(const T* d_out, const T* out, u32 rows, float* delta, u32 dim) {
+    const u32 row = warp_row();
+    if (row >= rows) return;
+    const u64 start = (u64)row * dim;
+    float sum = 0.0f;
+    for (u32 at = lane_index(); at < dim; at += WARP) sum += to_float(d_out[start + at]) * to_float(out[start + at]);
+    sum = warp_sum(sum);
+    if (lane_index() == 0) delta[row] = sum;
+}
+
+// Grid: (tiles of query rows, key heads, parts of a tile).
+template <class T, int COLUMNS>
+KERNEL(128, 2)
+plain_attention_backward_queries(const T* d_out, const T* q, const T* k, const T* v, const float* lse, const float* delta,
+                                 const Segment* segments, const int2* tile_list, u32 heads, u32 kv_heads, float scale,
+                                 T* d_q, u32 dim) {
+    const QueryRows rows(segments, tile_list, {heads, kv_heads}, blockIdx.z * OWN_ROWS, OWN_ROWS);
+    if (rows.count <= 0) return;
+    DYNAMIC_SHARED(memory);
+    const PlainTiles tiles(memory, dim);
+    const i32 keys = rows.keys();
+    const int lane = lane_index(), own = threadIdx.x / WARP * OWN_OF_WARP;
+    const auto from_queries = [&](const T* from) {
+        return [&, from](int r) { return r < rows.count ? from + rows.place(r) * dim : nullptr; };
+    };
+    tiles.load_own<T>(0, from_queries(q));
+    tiles.load_own<T>(1, from_queries(d_out));
+
+    const float scale_log2 = scale * LOG2_E;
+    float sums[OWN_OF_WARP][COLUMNS], lse_log2[OWN_OF_WARP], deltas[OWN_OF_WARP], factors[OWN_OF_WARP];
+    clear_plain(sums);
+#pragma unroll
+    for (int i = 0; i < OWN_OF_WARP; i++) {
+        // Rows that are not there have the probability 2^-inf.
+        const bool there = own + i < rows.count;
+        lse_log2[i] = there ? lse[rows.place(own + i)] * LOG2_E : bits_float(0x7f800000u);
+        deltas[i] = there ? delta[rows.place(own + i)] : 0.0f;
+        factors[i] = scale;
+    }
+    for (i32 first = 0; first < keys; first += INNER_ROWS) {
+        const auto from_keys = [&](const T* from) {
+            return [&, from](int r) -> const T* {
+                if (first + r >= keys) return nullptr;
+                return from + ((u64)token_at(segments, rows.index, first + r) * kv_heads + rows.key_head) * dim;
+            };
+        };
+        sync_block();
+        tiles.load_inner<T>(0, from_keys(k));
+        tiles.load_inner<T>(1, from_keys(v));
+        sync_block();
+        float p[OWN_OF_WARP], d_p[OWN_OF_WARP];
+        tiles.dot(p, 0, 0);
+        tiles.dot(d_p, 1, 1);
+#pragma unroll
+        for (int i = 0; i < OWN_OF_WARP; i++) {
+            const bool seen = first + lane <= rows.position(own + i);
+            p[i] = seen ? exp2_fast(p[i] * scale_log2 - lse_log2[i]) * (d_p[i] - deltas[i]) : 0.0f;
+        }
+        tiles.add_weighted(sums, p, 0);
+    }
+    tiles.store_sums<T>(sums, factors, [&](int i) -> T* {
+        return own + i < rows.count ? d_q + rows.place(own + i) * dim : nullptr;
+    });
+}
+
+// Grid: (tiles of keys, key heads, parts of a tile).
+template <class T, int COLUMNS>
+KERNEL(128, 2)
+plain_attention_backward_keys(const T* d_out, const T* q, const T* k, const T* v, const float* lse, const float* delta,
+                              const Segment* segments, const u32* order, const int2* tile_list, u32 heads, u32 kv_heads,
+                              float scale, T* d_k, T* d_v, u32 dim) {
+    const Segment segment = segments[tile_list[blockIdx.x].x];
+    const i32 first_key = tile_list[blockIdx.x].y + (i32)blockIdx.z * OWN_ROWS, count = min(OWN_ROWS, segment.len - first_key);
+    if (count <= 0) return;
+    const i32 group = heads / kv_heads;
+    const u32 key_head = blockIdx.y;
+    // Queries see these keys from the first key's place in the order to the end of the subtree.
+    const u32* queries = order + segment.order + first_key;
+    const i32 query_rows = (segment.subtree - first_key) * group;
+    const auto key_place = [&](int r) { return ((u64)segment.start + first_key + r) * kv_heads + key_head; };
+    const auto query_place = [&](i32 row) { return (u64)queries[row / group] * heads + key_head * group + row % group; };
+
+    DYNAMIC_SHARED(memory);
+    const PlainTiles tiles(memory, dim);
+    const int lane = lane_index(), own = threadIdx.x / WARP * OWN_OF_WARP;
+    const auto from_keys = [&](const T* from) {
+        return [&, from](int r) { return r < count ? from + key_place(r) * dim : nullptr; };
+    };
+    tiles.load_own<T>(0, from_keys(k));
+    tiles.load_own<T>(1, from_keys(v));
+
+    const float scale_log2 = scale * LOG2_E;
+    float sums_k[OWN_OF_WARP][COLUMNS], sums_v[OWN_OF_WARP][COLUMNS];
+    clear_plain(sums_k);
+    clear_plain(sums_v);
+    for (i32 first = 0; first < query_rows; first += INNER_ROWS) {
+        const auto from_queries = [&](const T* from) {
+            return [&, from](int r) { return first + r < query_rows ? from + query_place(first + r) * dim : nullptr; };
+        };
+        sync_block();
+        tiles.load_inner<T>(0, from_queries(q));
+        tiles.load_inner<T>(1, from_queries(d_out));
+        sync_block();
+        const i32 row = first + lane;
+        const bool there = row < query_rows;
+        // A row that is not there has the probability 2^-inf.
+        const float lse_log2 = there ? lse[query_place(row)] * LOG2_E : bits_float(0x7f800000u);
+        const float of_row = there ? delta[query_place(row)] : 0.0f;
+        // Scores transposed: rows are keys, columns queries.
+        float p[OWN_OF_WARP], d_s[OWN_OF_WARP];
+        tiles.dot(p, 0, 0);
+        tiles.dot(d_s, 1, 1);
+#pragma unroll
+        for (int i = 0; i < OWN_OF_WARP; i++) {
+            p[i] = row >= (own + i) * group ? exp2_fast(p[i] * scale_log2 - lse_log2) : 0.0f;
+            d_s[i] = p[i] * (d_s[i] - of_row);
+        }
+        tiles.add_weighted(sums_v, p, 1);
+        tiles.add_weighted(sums_k, d_s, 0);
+    }
+    const float scales[OWN_OF_WARP] = {scale, scale, scale, scale}, ones[OWN_OF_WARP] = {1.0f, 1.0f, 1.0f, 1.0f};
+    const auto to_keys = [&](T* to) {
+        return [&, to](int i) { return own + i < count ? to + key_place(own + i) * dim : nullptr; };
+    };
+    tiles.store_sums<T>(sums_k, scales, to_keys(d_k));
+    tiles.store_sums<T>(sums_v, ones, to_keys(d_v));
 }

@@ -1,18 +1,27 @@
-//! Launches of `cuda.cu`: 128 threads for 64 rows of queries or keys. Operands and gradients are bf16 in the layouts of
-//! [`super`], `lse` and `delta` f32 `[tokens, heads]`. Head sizes are those of [`HEAD_DIMS`].
+//! Launches of `cuda.cu`. Operands and gradients are in the layouts of [`super`], `lse` and `delta` f32 `[tokens, heads]`.
+//!
+//! [`forward`] and [`backward`] run on tensor cores, 128 threads for 64 rows of queries or keys: bf16, heads of
+//! [`HEAD_DIMS`]. [`plain_forward`] and [`plain_backward`] take both types and every head size up to [`MAX_HEAD_DIM`],
+//! 128 threads for 16 rows.
 
 use super::{Heads, Segments};
-use crate::cuda::launch::MAX_SHARED_BYTES;
+use crate::cuda::launch::{MAX_SHARED_BYTES, WARP};
 use crate::cuda::{Arg, Float, Launch, Region};
 
-/// Head sizes that kernels are compiled for.
+/// Head sizes that kernels for tensor cores are compiled for.
 pub const HEAD_DIMS: [usize; 5] = [64, 80, 96, 128, 256];
+
+/// The largest head of the plain kernels.
+pub const MAX_HEAD_DIM: usize = 256;
 
 /// Threads of a block: four warps of 16 rows.
 const THREADS: u32 = 128;
 
 /// Rows of queries or keys that a block owns, and of the keys that forward loops over.
 const ROWS: usize = 64;
+
+/// Rows that a block of the plain kernels owns: a part of those.
+const PLAIN_ROWS: usize = 16;
 
 /// A tree of segments as kernels read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,29 +151,48 @@ pub struct Operands {
 
 /// Regions cut to a stream of tokens.
 struct Sizes {
+    float: Float,
     tokens: u64,
     heads: Heads,
 }
 
 impl Sizes {
+    /// Of tensor cores.
+    ///
     /// # Panics
     /// When there is no kernel for these heads.
-    fn new(tree: &Tree, heads: Heads) -> Self {
+    fn new(tokens: usize, heads: Heads) -> Self {
         assert!(HEAD_DIMS.contains(&heads.dim), "heads of {} values, not one of {HEAD_DIMS:?}", heads.dim);
+        Sizes::plain(Float::Bf16, tokens, heads)
+    }
+
+    /// Of the plain kernels.
+    ///
+    /// # Panics
+    /// When there is no kernel for these heads.
+    fn plain(float: Float, tokens: usize, heads: Heads) -> Self {
+        let known = (1..=MAX_HEAD_DIM).contains(&heads.dim);
+        assert!(known, "heads of {} values, not of 1 to {MAX_HEAD_DIM}", heads.dim);
         assert!(heads.query.is_multiple_of(heads.key_value), "query heads share key heads evenly");
-        Sizes { tokens: tree.tokens as u64, heads }
+        Sizes { float, tokens: tokens as u64, heads }
     }
 
     fn wide(&self, region: Region) -> Region {
-        region.floats(Float::Bf16, self.tokens * (self.heads.query * self.heads.dim) as u64)
+        region.floats(self.float, self.tokens * (self.heads.query * self.heads.dim) as u64)
     }
 
     fn narrow(&self, region: Region) -> Region {
-        region.floats(Float::Bf16, self.tokens * (self.heads.key_value * self.heads.dim) as u64)
+        region.floats(self.float, self.tokens * (self.heads.key_value * self.heads.dim) as u64)
     }
 
     fn per_head(&self, region: Region) -> Region {
         region.words(self.tokens * self.heads.query as u64)
+    }
+
+    /// Tokens times query heads.
+    fn all_heads(&self) -> u32 {
+        let heads = self.tokens * self.heads.query as u64;
+        u32::try_from(heads).expect("a stream has fewer than 2^32 query heads")
     }
 
     fn head_counts(&self) -> [Arg; 2] {
@@ -181,6 +209,26 @@ impl Sizes {
         let launch = Launch::new(entry, tiles as u64, THREADS, args);
         let grid = [launch.grid[0], self.heads.key_value as u32, 1];
         Launch { grid, shared_bytes: shared_bytes as u32, ..launch }
+    }
+
+    /// As [`Self::launch`] of a plain kernel with `tiles` of the block's own rows, 16 of each 64; `dim` is its last argument.
+    fn plain_launch(&self, kernel: &str, tiles: usize, own: usize, mut args: Vec<Arg>) -> Launch {
+        args.push(Arg::U32(self.heads.dim as u32));
+        let launch = self.launch(self.plain_entry(kernel), tiles, self.plain_shared_bytes(own), args);
+        Launch { grid: [launch.grid[0], launch.grid[1], (ROWS / PLAIN_ROWS) as u32], ..launch }
+    }
+
+    /// The instance of a plain kernel with columns enough.
+    fn plain_entry(&self, kernel: &str) -> String {
+        let columns = self.heads.dim.div_ceil(WARP as usize).next_power_of_two().max(2);
+        format!("{kernel}<{}, {columns}>", self.float.name())
+    }
+
+    /// `own` tiles of a block's own rows, two inner ones, and the weights of four warps: f32.
+    fn plain_shared_bytes(&self, own: usize) -> usize {
+        let (width, warp) = (self.heads.dim.next_multiple_of(8), WARP as usize);
+        let inner = 2 * warp * (width + 4);
+        size_of::<f32>() * (own * PLAIN_ROWS * width + inner + 4 * 4 * warp)
     }
 
     /// Bytes of a row in shared memory: padded, so that rows begin in different banks.
@@ -200,9 +248,22 @@ impl Sizes {
     }
 }
 
-/// [`super::forward`] on a device.
+/// [`super::forward`] on a device, on tensor cores.
 pub fn forward(operands: Operands, tree: DeviceTree<'_>, heads: Heads) -> Launch {
-    let sizes = Sizes::new(tree.tree, heads);
+    let sizes = Sizes::new(tree.tree.tokens, heads);
+    let entry = format!("attention_forward<{}>", heads.dim);
+    let args = forward_args(&sizes, operands, tree);
+    sizes.launch(entry, tree.tree.query_tiles.len(), 3 * ROWS * sizes.row_bytes(), args)
+}
+
+/// [`super::forward`] on a device, for both types and any head size up to [`MAX_HEAD_DIM`].
+pub fn plain_forward(float: Float, operands: Operands, tree: DeviceTree<'_>, heads: Heads) -> Launch {
+    let sizes = Sizes::plain(float, tree.tree.tokens, heads);
+    let args = forward_args(&sizes, operands, tree);
+    sizes.plain_launch("plain_attention_forward", tree.tree.query_tiles.len(), 1, args)
+}
+
+fn forward_args(sizes: &Sizes, operands: Operands, tree: DeviceTree<'_>) -> Vec<Arg> {
     let mut args = vec![
         Arg::In(sizes.wide(operands.q)),
         Arg::In(sizes.narrow(operands.k)),
@@ -213,8 +274,7 @@ pub fn forward(operands: Operands, tree: DeviceTree<'_>, heads: Heads) -> Launch
     args.extend(sizes.head_counts());
     args.push(sizes.scale());
     args.extend([Arg::Out(sizes.wide(operands.out)), Arg::Out(sizes.per_head(operands.lse))]);
-    let entry = format!("attention_forward<{}>", heads.dim);
-    sizes.launch(entry, tree.tree.query_tiles.len(), 3 * ROWS * sizes.row_bytes(), args)
+    args
 }
 
 /// The gradients that backward writes.
@@ -228,7 +288,53 @@ pub struct Gradients {
     pub v: Region,
 }
 
-/// [`super::backward`] on a device, in three launches; `delta` is a workspace, f32 `[tokens, heads]`.
+/// Arguments of backward's kernels.
+struct BackwardArgs {
+    delta: Vec<Arg>,
+    queries: Vec<Arg>,
+    keys: Vec<Arg>,
+}
+
+impl BackwardArgs {
+    fn new(
+        sizes: &Sizes,
+        d_out: Region,
+        operands: Operands,
+        tree: DeviceTree<'_>,
+        gradients: Gradients,
+        delta: Region,
+    ) -> Self {
+        let (d_out, delta) = (sizes.wide(d_out), sizes.per_head(delta));
+        let rows = Arg::U32(sizes.all_heads());
+        let delta_args = vec![Arg::In(d_out), Arg::In(sizes.wide(operands.out)), rows, Arg::Out(delta)];
+        let read = [
+            Arg::In(d_out),
+            Arg::In(sizes.wide(operands.q)),
+            Arg::In(sizes.narrow(operands.k)),
+            Arg::In(sizes.narrow(operands.v)),
+            Arg::In(sizes.per_head(operands.lse)),
+            Arg::In(delta),
+            tree.segments(),
+        ];
+
+        let mut queries = read.to_vec();
+        queries.push(tree.query_tiles());
+        queries.extend(sizes.head_counts());
+        queries.extend([sizes.scale(), Arg::Out(sizes.wide(gradients.q))]);
+
+        let mut keys = read.to_vec();
+        keys.extend([tree.order(), tree.key_tiles()]);
+        keys.extend(sizes.head_counts());
+        keys.extend([
+            sizes.scale(),
+            Arg::Out(sizes.narrow(gradients.k)),
+            Arg::Out(sizes.narrow(gradients.v)),
+        ]);
+        BackwardArgs { delta: delta_args, queries, keys }
+    }
+}
+
+/// [`super::backward`] on a device, on tensor cores, in three launches; `delta` is a workspace, f32 `[tokens, heads]`.
 pub fn backward(
     d_out: Region,
     operands: Operands,
@@ -237,33 +343,8 @@ pub fn backward(
     gradients: Gradients,
     delta: Region,
 ) -> [Launch; 3] {
-    let sizes = Sizes::new(tree.tree, heads);
-    let (d_out, delta) = (sizes.wide(d_out), sizes.per_head(delta));
-    let rows = u32::try_from(sizes.tokens * heads.query as u64).expect("checked when the tree was made");
-    let delta_args = vec![Arg::In(d_out), Arg::In(sizes.wide(operands.out)), Arg::U32(rows), Arg::Out(delta)];
-    let read = [
-        Arg::In(d_out),
-        Arg::In(sizes.wide(operands.q)),
-        Arg::In(sizes.narrow(operands.k)),
-        Arg::In(sizes.narrow(operands.v)),
-        Arg::In(sizes.per_head(operands.lse)),
-        Arg::In(delta),
-        tree.segments(),
-    ];
-
-    let mut query_args = read.to_vec();
-    query_args.push(tree.query_tiles());
-    query_args.extend(sizes.head_counts());
-    query_args.extend([sizes.scale(), Arg::Out(sizes.wide(gradients.q))]);
-
-    let mut key_args = read.to_vec();
-    key_args.extend([tree.order(), tree.key_tiles()]);
-    key_args.extend(sizes.head_counts());
-    key_args.extend([
-        sizes.scale(),
-        Arg::Out(sizes.narrow(gradients.k)),
-        Arg::Out(sizes.narrow(gradients.v)),
-    ]);
+    let sizes = Sizes::new(tree.tree.tokens, heads);
+    let args = BackwardArgs::new(&sizes, d_out, operands, tree, gradients, delta);
     // Both gradients of a block's keys are in registers: of 256 columns, half at a time.
     let cols = heads.dim.min(128);
     let (inner, stages) = sizes.inner();
@@ -273,19 +354,111 @@ pub fn backward(
         format!("attention_backward_keys<{}, {cols}>", heads.dim),
         tree.tree.key_tiles.len(),
         shared_bytes + statistics,
-        key_args,
+        args.keys,
     );
     let key_grid = [keys.grid[0], keys.grid[1], (heads.dim / cols) as u32];
     [
-        Launch::over_rows(format!("attention_delta<{}>", heads.dim), rows, delta_args),
+        Launch::over_rows(format!("attention_delta<{}>", heads.dim), sizes.all_heads(), args.delta),
         sizes.launch(
             format!("attention_backward_queries<{}>", heads.dim),
             tree.tree.query_tiles.len(),
             shared_bytes,
-            query_args,
+            args.queries,
         ),
         Launch { grid: key_grid, ..keys },
     ]
+}
+
+/// As [`backward`] for both types and any head size up to [`MAX_HEAD_DIM`].
+pub fn plain_backward(
+    float: Float,
+    d_out: Region,
+    operands: Operands,
+    tree: DeviceTree<'_>,
+    heads: Heads,
+    gradients: Gradients,
+    delta: Region,
+) -> [Launch; 3] {
+    let sizes = Sizes::plain(float, tree.tree.tokens, heads);
+    let mut args = BackwardArgs::new(&sizes, d_out, operands, tree, gradients, delta);
+    args.delta.push(Arg::U32(heads.dim as u32));
+    let delta_entry = format!("plain_attention_delta<{}>", float.name());
+    let (query_tiles, key_tiles) = (tree.tree.query_tiles.len(), tree.tree.key_tiles.len());
+    [
+        Launch::over_rows(delta_entry, sizes.all_heads(), args.delta),
+        sizes.plain_launch("plain_attention_backward_queries", query_tiles, 2, args.queries),
+        sizes.plain_launch("plain_attention_backward_keys", key_tiles, 2, args.keys),
+    ]
+}
+
+/// Blocks that [`forward_cached`] cuts the keys of few rows into, a key head.
+const CACHED_BLOCKS: usize = 64;
+
+/// Keys of a part of [`forward_cached`], at least.
+const CACHED_KEYS: usize = 128;
+
+/// Parts that the keys are cut into: enough to occupy a device, by lengths alone, so that results have the same bits on
+/// every one.
+fn cached_parts(tokens: usize, past: usize, heads: Heads) -> usize {
+    let row_blocks = (tokens * (heads.query / heads.key_value)).div_ceil(PLAIN_ROWS);
+    (past + tokens).div_ceil(CACHED_KEYS).min(CACHED_BLOCKS / row_blocks.max(1)).max(1)
+}
+
+/// Bytes of the workspace that [`forward_cached`] needs for `tokens` new tokens and any number of earlier ones.
+pub fn cached_workspace_bytes(tokens: usize, heads: Heads) -> u64 {
+    cached_bytes(tokens, cached_parts(tokens, usize::MAX - tokens, heads), heads).iter().sum()
+}
+
+/// Bytes of the sums and of the statistics of all parts.
+fn cached_bytes(tokens: usize, parts: usize, heads: Heads) -> [u64; 2] {
+    let rows = (parts * tokens * heads.query) as u64;
+    [Float::F32.bytes(rows * heads.dim as u64).next_multiple_of(16), Float::F32.bytes(2 * rows)]
+}
+
+/// [`super::forward_cached`] on a device, in two launches: `tokens` new tokens in `q` and `out`, whose first row is the
+/// first of the new ones, and `past` earlier ones in the cache. `workspace` has [`cached_workspace_bytes`].
+pub fn forward_cached(
+    float: Float,
+    q: Region,
+    (keys, values): (Region, Region),
+    (tokens, past): (usize, usize),
+    heads: Heads,
+    out: Region,
+    workspace: Region,
+) -> [Launch; 2] {
+    let new = Sizes::plain(float, tokens, heads);
+    let all = Sizes::plain(float, past + tokens, heads);
+    let int = |value: usize| i32::try_from(value).expect("a sequence has fewer than 2^31 tokens") as u32;
+    let parts = cached_parts(tokens, past, heads);
+    let [sums, statistics] = cached_bytes(tokens, parts, heads);
+    let part_keys = (past + tokens).div_ceil(parts).next_multiple_of(WARP as usize);
+    let workspace = workspace.first(sums + statistics);
+    let (sums, statistics) =
+        (workspace.first(sums), Region { offset: workspace.offset + sums, bytes: statistics });
+    let mut args = vec![
+        Arg::In(new.wide(q)),
+        Arg::In(all.narrow(keys)),
+        Arg::In(all.narrow(values)),
+        Arg::U32(int(tokens)),
+        Arg::U32(int(past)),
+        Arg::U32(int(part_keys)),
+    ];
+    args.extend(new.head_counts());
+    args.extend([new.scale(), Arg::U32(heads.dim as u32), Arg::Out(sums), Arg::Out(statistics)]);
+    let row_blocks = (tokens * (heads.query / heads.key_value)).div_ceil(PLAIN_ROWS);
+    let entry = new.plain_entry("attention_cached_parts");
+    let each = new.launch(entry, row_blocks, new.plain_shared_bytes(1), args);
+    let grid = [each.grid[0], each.grid[1], int(parts)];
+    let join = vec![
+        Arg::In(sums),
+        Arg::In(statistics),
+        Arg::U32(int(parts)),
+        Arg::U32(new.all_heads()),
+        Arg::U32(heads.dim as u32),
+        Arg::Out(new.wide(out)),
+    ];
+    let join = Launch::over_rows(format!("attention_cached_join<{}>", float.name()), new.all_heads(), join);
+    [Launch { grid, ..each }, join]
 }
 
 #[cfg(test)]
@@ -325,6 +498,22 @@ mod tests {
         assert_eq!(tree.key_tiles, [[0, 0], [0, 64]]);
     }
 
+    fn largest_plain() -> Sizes {
+        Sizes::plain(Float::F32, 1, Heads { query: 1, key_value: 1, dim: MAX_HEAD_DIM })
+    }
+
+    #[test]
+    fn the_workspace_of_cached_attention_suffices_for_every_past() {
+        for (tokens, query, key_value) in [(1, 1, 1), (1, 32, 8), (3, 6, 2), (17, 8, 8), (700, 9, 3)] {
+            let heads = Heads { query, key_value, dim: 3 };
+            let bytes = cached_workspace_bytes(tokens, heads);
+            for past in [0, 1, 127, 128, 1000, 100_000] {
+                let needed: u64 = cached_bytes(tokens, cached_parts(tokens, past, heads), heads).iter().sum();
+                assert!(needed <= bytes, "{tokens} tokens after {past}: {needed} of {bytes} bytes");
+            }
+        }
+    }
+
     #[test]
     fn every_head_size_fits_the_shared_memory_of_every_device() {
         let tree = Tree::new(&Segments::single(1), Heads { query: 1, key_value: 1, dim: 64 });
@@ -338,5 +527,6 @@ mod tests {
             let backward = backward(r, operands, on_device, heads, Gradients { q: r, k: r, v: r }, r);
             assert!(forward.shared_bytes > 0 && backward.iter().skip(1).all(|l| l.shared_bytes > 0));
         }
+        assert_eq!(largest_plain().plain_shared_bytes(2), MAX_SHARED_BYTES as usize);
     }
 }
