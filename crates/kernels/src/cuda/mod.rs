@@ -202,7 +202,7 @@ pub const SOURCES: &[Source] = &[
             "attention_cached_join<bf16>",
         ]
     ),
-    source!("adamw", "ops/adamw/cuda.cu", ["adamw"]),
+    source!("adamw", "ops/adamw/cuda.cu", ["adamw", "adamw_8bit"]),
     source!(
         "quant",
         "quant/cuda.cu",

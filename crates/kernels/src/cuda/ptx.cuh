@@ -41,6 +41,9 @@ DEVICE float exp2_fast(float x) {
     return value;
 }
 
+// a b, rounded, which the compiler does not fuse with an addition.
+DEVICE float mul_rounded(float a, float b) { return __fmul_rn(a, b); }
+
 template <class T> DEVICE T shuffle_xor(T value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 
 DEVICE void sync_block() { __syncthreads(); }

@@ -262,6 +262,45 @@ fn adamw_equals_the_cpu() {
 }
 
 #[test]
+fn adamw_8bit_has_the_bits_of_the_cpu() {
+    let Some(mut machine) = Machine::new() else { return };
+    let maps = machine.put(&adamw::cuda::map_bytes());
+    for len in [1usize, 256, 300, 5000] {
+        let mut cpu_p = tensor(&values(Float::F32, 40, len));
+        let [mut cpu_m, mut cpu_v] = [0, 1].map(|_| adamw::Moment8::zeros(len));
+        let p = machine.put_floats(Float::F32, &cpu_p.to_vec(len));
+        let [m, v] = [&cpu_m, &cpu_v].map(|moment| adamw::cuda::DeviceMoment8 {
+            codes: machine.put(moment.codes()),
+            absmax: machine.put_floats(Float::F32, moment.absmax()),
+        });
+        for number in 1..=4 {
+            let mut gradient = values(Float::F32, 40 + number, len);
+            // A block without a gradient at first, and values far apart.
+            gradient.iter_mut().take(if number == 1 { 256 } else { 0 }).for_each(|g| *g = 0.0);
+            gradient.iter_mut().step_by(7).for_each(|g| *g *= 1e-4);
+            let step = adamw::Step {
+                learning_rate: 1e-3,
+                beta1: 0.9,
+                beta2: 0.999,
+                eps: 1e-8,
+                weight_decay: 0.01,
+                number,
+                gradient_scale: 0.3,
+            };
+            adamw::step_8bit(&mut cpu_p, &tensor(&gradient), &mut cpu_m, &mut cpu_v, len, &step);
+            let g = machine.put_floats(Float::F32, &gradient);
+            machine.run(&adamw::cuda::step_8bit(p, g, m, v, maps, len as u64, &step));
+            let what = format!("{len} parameters after step {number}");
+            for (found, expected) in [(m, &cpu_m), (v, &cpu_v)] {
+                assert_eq!(machine.get(found.codes), expected.codes(), "codes, {what}");
+                assert_eq!(machine.get_floats(Float::F32, found.absmax), expected.absmax(), "absmax, {what}");
+            }
+            assert_eq!(machine.get_floats(Float::F32, p), cpu_p.to_vec(len), "{what}");
+        }
+    }
+}
+
+#[test]
 fn cross_entropy_equals_the_cpu() {
     let Some(mut machine) = Machine::new() else { return };
     for float in FLOATS {

@@ -104,6 +104,7 @@ inline float half_to_float(u16 half) {
     return sign * (exponent ? std::ldexp(1024.0f + fraction, exponent - 25) : std::ldexp((float)fraction, -24));
 }
 inline float exp2_fast(float x) { return std::exp2(x); }
+inline float mul_rounded(float a, float b) { return a * b; }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 
 inline void sync_block() { shim::barrier("sync_block"); }
