@@ -53,13 +53,13 @@ pub fn fill(float: Float, y: Region, len: u64, value: f32) -> Launch {
     Launch::over_values(format!("fill<{}>", float.name()), len, args)
 }
 
-/// Every row of `y` becomes `row`, `[width]` in f32: where a product with a bias begins that adds to its output. `shape` is
-/// rows and width.
+/// Every row of `y` becomes `row`, `[width]` in f32: a bias, to which a product then adds. `shape` is rows and width.
 pub fn fill_rows(row: Region, shape: (u32, u32), y: Rows) -> Launch {
     with_row("fill_rows", row, shape, y)
 }
 
-/// Adds `row`, `[width]` in f32, to every row of `y`: a bias. `shape` is rows and width.
+/// Adds `row`, `[width]` in f32, to every row of `y`: the bias of a product that adds to its output. `shape` is rows and
+/// width.
 pub fn add_to_rows(row: Region, shape: (u32, u32), y: Rows) -> Launch {
     with_row("add_to_rows", row, shape, y)
 }
