@@ -11,5 +11,5 @@ mod testing;
 mod weight;
 
 pub use bytes::{Owner, SharedBytes};
-pub use tensor::{Bf16Tensor, Device, Tensor};
+pub use tensor::{Bf16Tensor, Device, Placement, Tensor};
 pub use weight::{ComputeDtype, RowOrder, UnquantizableValue, Weight, WeightError};

@@ -1,4 +1,4 @@
-//! Buffers of `f32` values on a device, and of `bf16` ones for what is only kept.
+//! Buffers of values on a device: of `f32`, and of `bf16` where that is what is kept or what a device computes with.
 //!
 //! A tensor is a flat buffer: the shape is the business of the op that reads it, which says in its
 //! contract how the values are laid out (row-major `[tokens, width]` unless it says otherwise).
@@ -11,6 +11,9 @@ use std::ptr::NonNull;
 
 use half::bf16;
 
+use crate::cuda::gpu::{Buffer, Gpu};
+use crate::cuda::{Float, Region, taken};
+
 /// Where tensors live and ops run.
 ///
 /// Ops match on the device of their operands without a wildcard, so that the compiler lists every op that
@@ -19,9 +22,57 @@ use half::bf16;
 pub enum Device {
     /// The processor; ops run on the current rayon pool.
     Cpu,
+    /// A GPU; ops are asked for in order, and wait only where values are read.
+    Cuda(Gpu),
 }
 
-/// A buffer of `f32` values on a device.
+impl Device {
+    /// `cpu`, or what the GPU's maker calls it.
+    pub fn name(self) -> String {
+        match self {
+            Device::Cpu => "cpu".to_owned(),
+            Device::Cuda(gpu) => gpu.info().name,
+        }
+    }
+
+    /// What decides the sizes of buffers there.
+    pub fn placement(self) -> Placement {
+        match self {
+            Device::Cpu => Placement::Cpu,
+            Device::Cuda(gpu) => Placement::Cuda(gpu.float()),
+        }
+    }
+}
+
+/// What of a device decides the sizes of buffers, so that they can be planned where the device is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// The processor.
+    Cpu,
+    /// A GPU with activations of this type.
+    Cuda(Float),
+}
+
+impl Placement {
+    /// The type of activations: `f32` on the processor.
+    pub fn activation_float(self) -> Float {
+        match self {
+            Placement::Cpu => Float::F32,
+            Placement::Cuda(float) => float,
+        }
+    }
+
+    /// Bytes of memory that a buffer of `bytes` bytes takes.
+    pub fn buffer_bytes(self, bytes: u64) -> u64 {
+        match self {
+            Placement::Cpu => bytes,
+            Placement::Cuda(_) => taken(bytes),
+        }
+    }
+}
+
+/// A buffer of values on a device: `f32`, but for activations on a GPU that computes with `bf16`. The host sees `f32`
+/// always.
 #[derive(Debug)]
 pub struct Tensor {
     storage: Storage,
@@ -31,13 +82,68 @@ pub struct Tensor {
 #[derive(Debug)]
 enum Storage {
     Cpu(AlignedVec),
+    Cuda(GpuValues),
+}
+
+/// Values in a device's memory.
+#[derive(Debug)]
+struct GpuValues {
+    buffer: Buffer,
+    float: Float,
+    len: usize,
+}
+
+impl GpuValues {
+    fn zeros(gpu: Gpu, float: Float, len: usize) -> Self {
+        let buffer = gpu.buffer(float.bytes(len as u64));
+        gpu.clear(buffer.region());
+        GpuValues { buffer, float, len }
+    }
+
+    /// The region of values `offset..offset + len`.
+    fn part(&self, offset: usize, len: usize) -> Region {
+        assert!(offset + len <= self.len, "values {offset}..{} of {}", offset + len, self.len);
+        self.buffer.region().part(self.float.bytes(offset as u64), self.float.bytes(len as u64))
+    }
+
+    fn write(&self, offset: usize, values: &[f32]) {
+        let bytes: Vec<u8> = match self.float {
+            Float::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            Float::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+        };
+        self.buffer.gpu().upload(&bytes, self.part(offset, values.len()));
+    }
+
+    fn read(&self, offset: usize, out: &mut [f32]) {
+        let mut bytes = vec![0; self.float.bytes(out.len() as u64) as usize];
+        self.buffer.gpu().download(self.part(offset, out.len()), &mut bytes);
+        match self.float {
+            Float::F32 => {
+                let values = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b));
+                out.iter_mut().zip(values).for_each(|(out, value)| *out = value);
+            }
+            Float::Bf16 => {
+                let values = bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32());
+                out.iter_mut().zip(values).for_each(|(out, value)| *out = value);
+            }
+        }
+    }
 }
 
 impl Tensor {
-    /// `len` zeros. On the CPU the pages are touched only when they are first written.
+    /// `len` zeros in `f32`. On the CPU the pages are touched only when they are first written.
     pub fn zeros(device: Device, len: usize) -> Self {
         match device {
             Device::Cpu => Tensor { storage: Storage::Cpu(AlignedVec::zeros(len)) },
+            Device::Cuda(gpu) => Tensor { storage: Storage::Cuda(GpuValues::zeros(gpu, Float::F32, len)) },
+        }
+    }
+
+    /// `len` zeros of the device's type of activations ([`Placement::activation_float`]).
+    pub fn activation(device: Device, len: usize) -> Self {
+        match device {
+            Device::Cpu => Tensor::zeros(device, len),
+            Device::Cuda(gpu) => Tensor { storage: Storage::Cuda(GpuValues::zeros(gpu, gpu.float(), len)) },
         }
     }
 
@@ -50,8 +156,9 @@ impl Tensor {
 
     /// The device the buffer is on.
     pub fn device(&self) -> Device {
-        match self.storage {
+        match &self.storage {
             Storage::Cpu(_) => Device::Cpu,
+            Storage::Cuda(values) => Device::Cuda(values.buffer.gpu()),
         }
     }
 
@@ -59,6 +166,7 @@ impl Tensor {
     pub fn len(&self) -> usize {
         match &self.storage {
             Storage::Cpu(values) => values.len(),
+            Storage::Cuda(values) => values.len,
         }
     }
 
@@ -71,27 +179,30 @@ impl Tensor {
     pub fn write(&mut self, offset: usize, values: &[f32]) {
         match &mut self.storage {
             Storage::Cpu(buffer) => buffer[offset..offset + values.len()].copy_from_slice(values),
+            Storage::Cuda(buffer) => buffer.write(offset, values),
         }
     }
 
     /// Copies the first `len` values to the host.
     pub fn to_vec(&self, len: usize) -> Vec<f32> {
-        match &self.storage {
-            Storage::Cpu(values) => values[..len].to_vec(),
-        }
+        let mut values = vec![0.0; len];
+        self.read(0, &mut values);
+        values
     }
 
     /// Copies the values from position `offset` on to `out`.
     pub fn read(&self, offset: usize, out: &mut [f32]) {
         match &self.storage {
             Storage::Cpu(values) => out.copy_from_slice(&values[offset..offset + out.len()]),
+            Storage::Cuda(values) => values.read(offset, out),
         }
     }
 
-    /// Sets the first `len` values to `value`.
-    pub fn fill(&mut self, len: usize, value: f32) {
+    /// Sets the first `len` values to zero.
+    pub fn clear(&mut self, len: usize) {
         match &mut self.storage {
-            Storage::Cpu(values) => values[..len].fill(value),
+            Storage::Cpu(values) => values[..len].fill(0.0),
+            Storage::Cuda(values) => values.buffer.gpu().clear(values.part(0, len)),
         }
     }
 
@@ -99,6 +210,7 @@ impl Tensor {
     pub(crate) fn cpu(&self) -> &[f32] {
         match &self.storage {
             Storage::Cpu(values) => values,
+            Storage::Cuda(_) => panic!("{ELSEWHERE}"),
         }
     }
 
@@ -106,9 +218,41 @@ impl Tensor {
     pub(crate) fn cpu_mut(&mut self) -> &mut [f32] {
         match &mut self.storage {
             Storage::Cpu(values) => values,
+            Storage::Cuda(_) => panic!("{ELSEWHERE}"),
+        }
+    }
+
+    /// The type of the values.
+    pub(crate) fn float(&self) -> Float {
+        match &self.storage {
+            Storage::Cpu(_) => Float::F32,
+            Storage::Cuda(values) => values.float,
+        }
+    }
+
+    /// The type of the values, which those of `others` have, too.
+    pub(crate) fn float_with(&self, others: &[&Tensor]) -> Float {
+        let float = self.float();
+        assert!(others.iter().all(|other| other.float() == float), "operands of one op are of one type");
+        float
+    }
+
+    /// The memory of a tensor on a GPU, for the GPU's version of an op.
+    pub(crate) fn region(&self) -> Region {
+        self.part(0, self.len())
+    }
+
+    /// The memory of values `offset..offset + len` of a tensor on a GPU.
+    pub(crate) fn part(&self, offset: usize, len: usize) -> Region {
+        match &self.storage {
+            Storage::Cpu(_) => panic!("{ELSEWHERE}"),
+            Storage::Cuda(values) => values.part(offset, len),
         }
     }
 }
+
+/// A mistake of ours: an op's operands are on one device.
+const ELSEWHERE: &str = "an operand is on another device than the op's others";
 
 /// A buffer of `bf16` values on a device: what is kept and not computed with
 /// ([`crate::ops::elementwise::narrow`], [`crate::ops::elementwise::widen`]).
@@ -121,6 +265,7 @@ pub struct Bf16Tensor {
 #[derive(Debug)]
 enum Bf16Storage {
     Cpu(AlignedVec<bf16>),
+    Cuda(GpuValues),
 }
 
 impl Bf16Tensor {
@@ -128,6 +273,9 @@ impl Bf16Tensor {
     pub fn zeros(device: Device, len: usize) -> Self {
         match device {
             Device::Cpu => Bf16Tensor { storage: Bf16Storage::Cpu(AlignedVec::zeros(len)) },
+            Device::Cuda(gpu) => {
+                Bf16Tensor { storage: Bf16Storage::Cuda(GpuValues::zeros(gpu, Float::Bf16, len)) }
+            }
         }
     }
 
@@ -135,6 +283,7 @@ impl Bf16Tensor {
     pub(crate) fn cpu(&self) -> &[bf16] {
         match &self.storage {
             Bf16Storage::Cpu(values) => values,
+            Bf16Storage::Cuda(_) => panic!("{ELSEWHERE}"),
         }
     }
 
@@ -142,6 +291,15 @@ impl Bf16Tensor {
     pub(crate) fn cpu_mut(&mut self) -> &mut [bf16] {
         match &mut self.storage {
             Bf16Storage::Cpu(values) => values,
+            Bf16Storage::Cuda(_) => panic!("{ELSEWHERE}"),
+        }
+    }
+
+    /// The memory of the first `len` values of a tensor on a GPU.
+    pub(crate) fn region(&self, len: usize) -> Region {
+        match &self.storage {
+            Bf16Storage::Cpu(_) => panic!("{ELSEWHERE}"),
+            Bf16Storage::Cuda(values) => values.part(0, len),
         }
     }
 }

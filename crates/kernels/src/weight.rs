@@ -10,8 +10,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 
 use crate::bytes::SharedBytes;
+use crate::cuda::gpu::Gpu;
+use crate::cuda::{self, Float, Region};
+use crate::quant::cuda::{Rows, Tile, decode_blocks as decode_blocks_on_gpu};
 use crate::quant::four_bit::FourBit;
 use crate::quant::int8::Int8;
+use crate::quant::on_gpu::OnGpu;
 use crate::quant::{Format, Quantization};
 use crate::tensor::{Device, Tensor};
 
@@ -131,6 +135,8 @@ enum Storage {
     Int8(Int8),
     /// The master copy of a matrix that is trained.
     Trained(Tensor),
+    /// In the memory of a device.
+    Gpu(OnGpu),
 }
 
 impl Weight {
@@ -233,9 +239,24 @@ impl Weight {
 
     /// The same matrix as f32 values that can be trained. Of mapped bytes no page is held afterwards.
     pub fn to_trained(&self, device: Device) -> Self {
-        const CHUNK: usize = 1 << 20;
         let len = self.rows * self.cols;
         let mut values = Tensor::zeros(device, len);
+        match (&self.storage, device) {
+            (Storage::Gpu(_), Device::Cuda(gpu)) => {
+                let tile = self.tile(Rows::From(0), cuda::count(self.rows));
+                self.decode_on_gpu(gpu, tile, Float::F32, values.region());
+            }
+            _ => self.decode_to(&mut values),
+        }
+        self.release();
+        let compute_dtype = self.compute_dtype;
+        Weight { compute_dtype, ..Weight::stored(self.rows, self.cols, Storage::Trained(values)) }
+    }
+
+    /// Decodes all values on the host.
+    fn decode_to(&self, values: &mut Tensor) {
+        const CHUNK: usize = 1 << 20;
+        let len = self.rows * self.cols;
         let mut chunk = vec![0.0; CHUNK.min(len)];
         for start in (0..len).step_by(CHUNK) {
             let range = start..(start + CHUNK).min(len);
@@ -247,16 +268,13 @@ impl Weight {
             });
             values.write(start, chunk);
         }
-        self.release();
-        let compute_dtype = self.compute_dtype;
-        Weight { compute_dtype, ..Weight::stored(self.rows, self.cols, Storage::Trained(values)) }
     }
 
     /// The values of a matrix that is trained.
     pub fn trained(&self) -> Option<&Tensor> {
         match &self.storage {
             Storage::Trained(values) => Some(values),
-            Storage::Blocks { .. } | Storage::FourBit(_) | Storage::Int8(_) => None,
+            Storage::Blocks { .. } | Storage::FourBit(_) | Storage::Int8(_) | Storage::Gpu(_) => None,
         }
     }
 
@@ -264,7 +282,7 @@ impl Weight {
     pub fn trained_mut(&mut self) -> Option<&mut Tensor> {
         match &mut self.storage {
             Storage::Trained(values) => Some(values),
-            Storage::Blocks { .. } | Storage::FourBit(_) | Storage::Int8(_) => None,
+            Storage::Blocks { .. } | Storage::FourBit(_) | Storage::Int8(_) | Storage::Gpu(_) => None,
         }
     }
 
@@ -308,6 +326,7 @@ impl Weight {
             Storage::FourBit(data) => data.stored_bytes(),
             Storage::Int8(data) => data.stored_bytes(),
             Storage::Trained(values) => 4 * values.len(),
+            Storage::Gpu(data) => data.stored_bytes(),
         }
     }
 
@@ -322,7 +341,7 @@ impl Weight {
     pub fn four_bit(&self) -> Option<&FourBit> {
         match &self.storage {
             Storage::FourBit(data) => Some(data),
-            Storage::Blocks { .. } | Storage::Int8(_) | Storage::Trained(_) => None,
+            Storage::Blocks { .. } | Storage::Int8(_) | Storage::Trained(_) | Storage::Gpu(_) => None,
         }
     }
 
@@ -330,7 +349,52 @@ impl Weight {
     pub fn int8(&self) -> Option<&Int8> {
         match &self.storage {
             Storage::Int8(data) => Some(data),
-            Storage::Blocks { .. } | Storage::FourBit(_) | Storage::Trained(_) => None,
+            Storage::Blocks { .. } | Storage::FourBit(_) | Storage::Trained(_) | Storage::Gpu(_) => None,
+        }
+    }
+
+    /// The same matrix in the memory of `device`, where it is computed with from then on: of one on a GPU, the host has no
+    /// values. Of mapped bytes no page is held afterwards.
+    pub fn on(self, device: Device) -> Self {
+        let Device::Cuda(gpu) = device else { return self };
+        let Weight { rows, cols, row_order, compute_dtype, storage } = self;
+        let (storage, row_order) = match storage {
+            Storage::Blocks { format, data } => {
+                let (moved, row_order) = OnGpu::blocks(gpu, (rows, cols), format, row_order, &data);
+                data.release();
+                (Storage::Gpu(moved), row_order)
+            }
+            Storage::FourBit(data) => (Storage::Gpu(OnGpu::four_bit(gpu, &data)), row_order),
+            Storage::Int8(data) => (Storage::Gpu(OnGpu::int8(gpu, &data)), row_order),
+            stays @ (Storage::Trained(_) | Storage::Gpu(_)) => (stays, row_order),
+        };
+        Weight { rows, cols, row_order, compute_dtype, storage }
+    }
+
+    /// All values in the memory of a device, `[rows, cols]`, if they are of type `float` and nothing has to be decoded.
+    pub(crate) fn values_on_gpu(&self, float: Float) -> Option<Region> {
+        match (&self.storage, self.row_order) {
+            (Storage::Gpu(data), RowOrder::Stored) => data.values(float),
+            (Storage::Trained(values), RowOrder::Stored) => (float == Float::F32).then(|| values.region()),
+            _ => None,
+        }
+    }
+
+    /// The rows `rows`, of which there are `count`, to be decoded on a device.
+    pub(crate) fn tile(&self, rows: Rows, count: u32) -> Tile {
+        Tile { rows, order: self.row_order, count, cols: cuda::count(self.cols) }
+    }
+
+    /// Decodes rows on a device to `out`.
+    pub(crate) fn decode_on_gpu(&self, gpu: Gpu, tile: Tile, float: Float, out: Region) {
+        match &self.storage {
+            Storage::Gpu(data) => data.decode(gpu, tile, float, out),
+            Storage::Trained(values) => {
+                gpu.run(&decode_blocks_on_gpu(Format::F32, float, values.region(), tile, out));
+            }
+            Storage::Blocks { .. } | Storage::FourBit(_) | Storage::Int8(_) => {
+                panic!("a matrix on the host is decoded there")
+            }
         }
     }
 
@@ -354,8 +418,9 @@ impl Weight {
             Storage::Int8(data) => data.decode(self.cols, stored, cols, out),
             Storage::Trained(values) => {
                 let first = stored * self.cols;
-                out.copy_from_slice(&values.cpu()[first + cols.start..first + cols.end]);
+                values.read(first + cols.start, out);
             }
+            Storage::Gpu(_) => panic!("a frozen matrix on a device is decoded there"),
         }
     }
 
@@ -382,7 +447,9 @@ impl Weight {
                 let (before, values, after) = unsafe { data.as_slice().align_to::<f32>() };
                 (before.is_empty() && after.is_empty()).then_some(values)
             }
-            (Storage::Trained(values), RowOrder::Stored) => Some(values.cpu()),
+            (Storage::Trained(values), RowOrder::Stored) if values.device() == Device::Cpu => {
+                Some(values.cpu())
+            }
             _ => None,
         }
     }
@@ -407,6 +474,7 @@ impl Weight {
                 // SAFETY: every f32 is four bytes.
                 unsafe { values.align_to::<u8>().1 }
             }
+            Storage::Gpu(_) => &[],
         }
     }
 

@@ -1,5 +1,6 @@
 //! How the frozen base is held in memory, and how it is spoken to: flags that several verbs share.
 
+use crate::options::DeviceChoice;
 use clap::{ArgAction, Args, ValueEnum};
 use lorafit_data::{TemplateError, Tokenizer};
 use lorafit_kernels::ComputeDtype;
@@ -48,7 +49,7 @@ pub struct QuantArgs {
 }
 
 /// How the base is multiplied.
-#[derive(Args, Clone, Debug, Serialize, Deserialize)]
+#[derive(Args, Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Base model")]
 pub struct ComputeArgs {
@@ -56,9 +57,24 @@ pub struct ComputeArgs {
     ///
     /// bf16 rounds both to 16 bits first, as QLoRA does on GPUs, and sums in f32; the adapter, attention and the loss stay
     /// f32. On processors that multiply bf16 (AVX512-BF16: AMD Zen 4, Intel Cooper Lake and Sapphire Rapids, and later)
-    /// training is up to 1.7 times as fast; on others it brings nothing.
-    #[arg(long, value_enum, value_name = "DTYPE", default_value_t = ComputeChoice::F32)]
-    pub compute_dtype: ComputeChoice,
+    /// training is up to 1.7 times as fast; on others it brings nothing. On a GPU activations are of this type.
+    /// [default: f32 on the CPU, bf16 on a GPU]
+    #[arg(long, value_enum, value_name = "DTYPE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compute_dtype: Option<ComputeChoice>,
+}
+
+impl ComputeArgs {
+    /// The default.
+    pub const UNSET: ComputeArgs = ComputeArgs { compute_dtype: None };
+
+    /// What is asked for, or the device's default.
+    pub fn on(self, device: DeviceChoice) -> ComputeChoice {
+        self.compute_dtype.unwrap_or(match device {
+            DeviceChoice::Auto | DeviceChoice::Cpu => ComputeChoice::F32,
+            DeviceChoice::Cuda(_) => ComputeChoice::Bf16,
+        })
+    }
 }
 
 /// `--compute-dtype`.

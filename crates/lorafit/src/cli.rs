@@ -67,8 +67,8 @@ pub struct Common {
     /// Results are the same bits for the same number of threads; another number may differ in the last digit.
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
-    /// Where to compute; CUDA is not there yet
-    #[arg(long, value_enum, default_value_t = DeviceChoice::Auto)]
+    /// Where to compute: auto, cpu, or cuda:N for an NVIDIA GPU (not yet run on one; auto is the CPU)
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
     pub device: DeviceChoice,
     /// Print results and errors only: no progress, no summaries
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]

@@ -1,15 +1,17 @@
 //! From `--model` and `--adapter` to what the verbs work with.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use lorafit_data::Tokenizer;
-use lorafit_kernels::Device;
+use lorafit_kernels::cuda::{DeviceError, Float, Gpu};
+use lorafit_kernels::{Device, Placement};
 use lorafit_model::adapter::{self, Adapter};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{FileError, Model, Source};
-use lorafit_train::open_tokenizer;
+use lorafit_train::{MemoryPlan, open_tokenizer};
 
-use crate::base_args::{QuantArgs, TemplateArgs};
+use crate::base_args::{ComputeArgs, ComputeChoice, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::memory_args::{ByteSize, memory_limit};
 use crate::options::DeviceChoice;
@@ -29,10 +31,44 @@ pub struct Base {
     pub tokenizer: Tokenizer,
 }
 
-/// Where `common` says to compute.
-pub fn device(common: &Common) -> Device {
-    match common.device {
-        DeviceChoice::Auto | DeviceChoice::Cpu => Device::Cpu,
+/// Where `common` says to compute. A GPU is opened once, however often it is asked for.
+pub fn device(common: &Common, compute: ComputeArgs) -> anyhow::Result<Device> {
+    static OPEN: Mutex<Vec<((usize, Float), Gpu)>> = Mutex::new(Vec::new());
+    let ordinal = match common.device {
+        DeviceChoice::Auto | DeviceChoice::Cpu => return Ok(Device::Cpu),
+        DeviceChoice::Cuda(ordinal) => ordinal,
+    };
+    let float = activation_float(compute.on(common.device));
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, gpu)) = open.iter().find(|(which, _)| *which == (ordinal, float)) {
+        return Ok(Device::Cuda(*gpu));
+    }
+    let gpu = Gpu::open(ordinal, float)?;
+    open.push(((ordinal, float), gpu));
+    Ok(Device::Cuda(gpu))
+}
+
+/// What decides sizes on `device`, without opening it.
+pub fn placement(device: DeviceChoice, compute: ComputeArgs) -> Placement {
+    match device {
+        DeviceChoice::Auto | DeviceChoice::Cpu => Placement::Cpu,
+        DeviceChoice::Cuda(_) => Placement::Cuda(activation_float(compute.on(device))),
+    }
+}
+
+/// Takes the memory that a run is planned to have on a GPU before it is made; of the system's nothing is taken.
+pub fn reserve(device: Device, plan: &MemoryPlan) -> Result<(), DeviceError> {
+    match device {
+        Device::Cpu => Ok(()),
+        Device::Cuda(gpu) => gpu.reserve(plan.total() - plan.process),
+    }
+}
+
+/// The type of activations on a GPU.
+fn activation_float(choice: ComputeChoice) -> Float {
+    match choice {
+        ComputeChoice::F32 => Float::F32,
+        ComputeChoice::Bf16 => Float::Bf16,
     }
 }
 
@@ -48,28 +84,41 @@ pub fn open_base(
     model: &str,
     quant: &QuantArgs,
     template: &TemplateArgs,
+    compute: ComputeArgs,
     common: &Common,
 ) -> anyhow::Result<Base> {
+    let device = device(common, compute)?;
     let quantization = quant.resolve()?;
     let (files, tokenizer) = open_files(model, ModelFiles::open, template, common)?;
-    let weight_bytes = files.weight_bytes(quantization)?;
-    Base::new(model, files, tokenizer, weight_bytes, |files| match quantization {
-        Some(base) => Model::load_quantized(files, base, device(common)),
-        None => Model::load(files, device(common)),
-    })
+    let weight_bytes = files.weight_bytes(quantization, device.placement())?;
+    let mut base = Base::new(model, files, tokenizer, weight_bytes, |files| match quantization {
+        Some(base) => Model::load_quantized(files, base, device),
+        None => Model::load(files, device),
+    })?;
+    base.model.set_compute_dtype(compute.on(common.device).into());
+    Ok(base)
 }
 
 /// Opens the shape of a model with its tokenizer, as [`open_base`] does; weights are not read, and its are zeros in f32.
-pub fn open_shape(model: &str, template: &TemplateArgs, common: &Common) -> anyhow::Result<Base> {
+pub fn open_shape(
+    model: &str,
+    template: &TemplateArgs,
+    compute: ComputeArgs,
+    common: &Common,
+) -> anyhow::Result<Base> {
+    let device = device(common, compute)?;
     let (files, tokenizer) = open_files(model, ModelFiles::open_without_weights, template, common)?;
     let weight_bytes = files.config().parameters().saturating_mul(4);
-    let limit = memory_limit(None).unwrap_or(u64::MAX);
+    let limit = memory_limit(None, device).unwrap_or(u64::MAX);
     if weight_bytes > limit {
         let (needed, free) = (ByteSize(weight_bytes), ByteSize(limit));
         let text = format!("{model}: the weights alone take {needed} in f32, and {free} are free");
         return Err(CliError::new(text).hint("give a config.json of a smaller model").into());
     }
-    Base::new(model, files, tokenizer, weight_bytes, |files| Ok(Model::zeros(files.config(), device(common))))
+    let zeros = |files: &ModelFiles| Ok(Model::zeros(files.config(), device));
+    let mut base = Base::new(model, files, tokenizer, weight_bytes, zeros)?;
+    base.model.set_compute_dtype(compute.on(common.device).into());
+    Ok(base)
 }
 
 impl Base {

@@ -32,5 +32,5 @@ mod trained;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    report_error::exit_code(cli::run())
+    report_error::exit_code(report_error::with_device_errors(cli::run))
 }

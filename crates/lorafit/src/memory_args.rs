@@ -4,9 +4,11 @@ use std::fmt;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+use lorafit_kernels::cuda::Float;
+use lorafit_kernels::{Device, Placement};
 use lorafit_model::adapter::TargetError;
 use lorafit_model::{ActivationDtype, Recompute};
-use lorafit_train::{MemoryPlan, PlanRequest, available_bytes, rss_bytes};
+use lorafit_train::{MemoryPlan, PlanRequest, available_bytes, device_process_bytes, rss_bytes};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::memory_table::in_one_line;
@@ -36,9 +38,17 @@ pub struct MemoryArgs {
 }
 
 impl MemoryArgs {
-    /// The bytes the run may take; `None` where nothing is asked for and the system does not tell.
-    pub fn limit(&self) -> Option<u64> {
-        memory_limit(self.memory)
+    /// The bytes the run may take on `device`; `None` where nothing is asked for and the system does not tell.
+    pub fn limit(&self, device: Device) -> Option<u64> {
+        memory_limit(self.memory, device)
+    }
+
+    /// How activations that are kept are stored: what is computed in 16 bits is kept as it was computed.
+    pub fn activation_dtype_on(&self, placement: Placement) -> ActivationDtype {
+        match (placement.activation_float(), self.activation_dtype) {
+            (Float::Bf16, _) | (Float::F32, SavedDtype::F32) => ActivationDtype::F32,
+            (Float::F32, SavedDtype::Bf16) => ActivationDtype::Bf16,
+        }
     }
 
     /// What is asked for, or the default.
@@ -58,9 +68,10 @@ impl MemoryArgs {
         &self,
         request: &PlanRequest<'_>,
         quantized: bool,
+        device: Device,
     ) -> Result<Result<(Recompute, MemoryPlan), CliError>, TargetError> {
         let choice = self.policy(quantized);
-        let limit = self.limit().unwrap_or(u64::MAX);
+        let limit = self.limit(device).unwrap_or(u64::MAX);
         let (asked, found) = match choice {
             RecomputeChoice::Fixed(recompute) => {
                 let plan = request.plan(recompute)?;
@@ -106,19 +117,16 @@ pub enum SavedDtype {
     Bf16,
 }
 
-impl From<SavedDtype> for ActivationDtype {
-    fn from(choice: SavedDtype) -> Self {
-        match choice {
-            SavedDtype::F32 => ActivationDtype::F32,
-            SavedDtype::Bf16 => ActivationDtype::Bf16,
-        }
-    }
-}
-
-/// The bytes of `--memory` or, by default, what is free; `None` where the system does not tell.
-pub fn memory_limit(asked: Option<ByteSize>) -> Option<u64> {
+/// The bytes of `--memory` or, by default, what is free where it is computed; `None` where the system does not tell.
+pub fn memory_limit(asked: Option<ByteSize>, device: Device) -> Option<u64> {
     // What this process already has is no longer free, but its own.
-    let free = || Some(available_bytes()? / 10 * 9 + rss_bytes());
+    let free = || match device {
+        Device::Cpu => Some(available_bytes()? / 10 * 9 + rss_bytes()),
+        // Nobody else's needs are to be expected there.
+        Device::Cuda(gpu) => {
+            Some(gpu.info().free_bytes / 50 * 49 + gpu.reserved_bytes() + device_process_bytes())
+        }
+    };
     asked.map(|size| size.0).or_else(free)
 }
 

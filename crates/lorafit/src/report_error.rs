@@ -6,7 +6,10 @@
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
+
+use lorafit_kernels::cuda::DeviceError;
 
 use crate::output;
 
@@ -55,11 +58,29 @@ fn library_hint(error: &(dyn Error + 'static)) -> Option<String> {
         lorafit_model::SourceError,
         lorafit_model::adapter::TargetError,
         lorafit_model::config::ConfigError,
+        DeviceError,
         lorafit_train::BenchError,
         lorafit_train::RunError,
         lorafit_train::TrainError,
     );
     None
+}
+
+/// What `run` returns; a device that fails in the middle of a computation, which unwinds, is an error, too.
+pub fn with_device_errors(run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if !info.payload().is::<DeviceError>() {
+            hook(info);
+        }
+    }));
+    // Nothing is used afterwards but the error.
+    panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
+        match payload.downcast::<DeviceError>() {
+            Ok(error) => Err((*error).into()),
+            Err(other) => panic::resume_unwind(other),
+        }
+    })
 }
 
 /// Shows the error, if any, on standard error; gives the exit code of the process.

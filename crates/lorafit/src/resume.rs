@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use lorafit_data::Dataset;
+use lorafit_kernels::Device;
 use lorafit_kernels::ops::matmul::cpu_instruction_set;
 use lorafit_train::{Checkpoint, CheckpointError, Identity, RunError, hash_data, hash_files, hash_text};
 use serde_json::Value;
 
+use crate::base_args::ComputeChoice;
 use crate::command::train::TrainArgs;
 use crate::engine::Base;
 use crate::progress::Progress;
@@ -118,8 +120,8 @@ pub fn identity(
     })?;
     let mut identity = Identity::default()
         .with("lorafit", env!("CARGO_PKG_VERSION"))
-        .with("device", format!("{:?}", base.model.device()).to_lowercase())
-        .with("instruction set", cpu_instruction_set(args.compute.compute_dtype.into()))
+        .with("device", base.model.device().name())
+        .with("instruction set", instruction_set(base.model.device(), args.compute.on(args.common.device)))
         .with("base", hash)
         .with("tokenizer", hash_text(&base.tokenizer.description()?))
         .with("data", hash_data(rows))
@@ -130,5 +132,14 @@ pub fn identity(
             identity = identity.with(&name, value);
         }
     }
-    Ok(identity)
+    // Of a default, too: what it is depends on the device.
+    Ok(identity.with("compute-dtype", serde_json::to_value(args.compute.on(args.common.device))?))
+}
+
+/// What, of a device, decides the last bits.
+fn instruction_set(device: Device, compute: ComputeChoice) -> String {
+    match device {
+        Device::Cpu => cpu_instruction_set(compute.into()).to_owned(),
+        Device::Cuda(gpu) => format!("sm_{}", gpu.info().architecture),
+    }
 }

@@ -63,19 +63,22 @@ impl<T> SavedBlock<T> {
         ranks: [usize; 4],
         owns_x: bool,
         wide: Wide<T>,
-        make: &mut impl FnMut(usize) -> T,
+        part: Part,
+        allocate: &mut impl Allocate<Values = T>,
     ) -> Self {
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         let norms = usize::from(config.qk_norm);
-        let mut tensor = |width: usize| make(t * width);
+        let x = allocate.activation(part, t * if owns_x { config.hidden_size } else { 0 });
+        let u = ranks.map(|rank| allocate.activation(part, t * rank));
+        let mut tensor = |width: usize| allocate.f32(part, t * width);
         SavedBlock {
-            x: tensor(if owns_x { config.hidden_size } else { 0 }),
+            x,
             rstd_in: tensor(1),
             q_rstd: tensor(heads * norms),
             k_rstd: tensor(kv_heads * norms),
             lse: tensor(heads),
             rstd_mid: tensor(1),
-            u: ranks.map(tensor),
+            u,
             wide,
         }
     }
@@ -130,7 +133,7 @@ impl<T, N> Activations<T, N> {
         config: &Config,
         shape: &BufferShape,
         most: [usize; 4],
-        allocate: &mut impl Allocate<F32 = T, Bf16 = N>,
+        allocate: &mut impl Allocate<Values = T, Bf16 = N>,
     ) -> Self {
         let (tokens, dtype) = (shape.tokens, shape.activations.dtype);
         let (first_trained, first_kept) = shape.first_trained_and_kept();
@@ -142,16 +145,15 @@ impl<T, N> Activations<T, N> {
         };
         let mut bf16 = |len| allocate.bf16(Part::Activations, len);
         let narrow = (0..narrow_blocks).map(|_| Wide::lay_out(config, tokens, &mut bf16)).collect();
-        let mut kept_values = |len| allocate.f32(Part::Activations, len);
-        let kept = shape.ranks[first_kept..].iter().map(|ranks| {
-            let wide = Wide::lay_out(config, kept_wide, &mut kept_values);
-            SavedBlock::lay_out(config, tokens, *ranks, true, wide, &mut kept_values)
-        });
-        let kept = kept.collect();
-        let inputs = (first_trained..first_kept).map(|_| kept_values(tokens * config.hidden_size)).collect();
-        let mut scratch = |len| allocate.f32(Part::Scratch, len);
-        let wide = Wide::lay_out(config, shared_wide, &mut scratch);
-        let shared = SavedBlock::lay_out(config, shared_tokens, most, first_trained > 0, wide, &mut scratch);
+        let mut block = |part, wide, tokens, ranks, owns_x| {
+            let wide = Wide::lay_out(config, wide, &mut |len| allocate.activation(part, len));
+            SavedBlock::lay_out(config, tokens, ranks, owns_x, wide, part, allocate)
+        };
+        let kept = shape.ranks[first_kept..].iter();
+        let kept = kept.map(|ranks| block(Part::Activations, kept_wide, tokens, *ranks, true)).collect();
+        let shared = block(Part::Scratch, shared_wide, shared_tokens, most, first_trained > 0);
+        let mut input = || allocate.activation(Part::Activations, tokens * config.hidden_size);
+        let inputs = (first_trained..first_kept).map(|_| input()).collect();
         Activations { tokens, dtype, kept, narrow, first_kept, inputs, first_trained, shared }
     }
 }

@@ -3,9 +3,10 @@
 //! What blocks leave for backward is in `activations.rs`. The same function lays out the buffers of a run and counts
 //! their bytes for the plan ([`BufferBytes`]).
 
+use lorafit_kernels::cuda::Float;
 use lorafit_kernels::ops::attention::{Heads, backward_workspace};
 use lorafit_kernels::ops::rope::Angles;
-use lorafit_kernels::{Bf16Tensor, Device, Tensor};
+use lorafit_kernels::{Bf16Tensor, Device, Placement, Tensor};
 
 use crate::activations::Activations;
 
@@ -79,7 +80,7 @@ pub enum Recompute {
     Blocks(usize),
 }
 
-/// How activations that are kept are stored. Blocks compute in f32 either way.
+/// How activations that are kept are stored. On the CPU blocks compute in f32 either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ActivationDtype {
     /// As they were computed.
@@ -224,11 +225,11 @@ pub struct BufferBytes {
 }
 
 impl BufferBytes {
-    /// The sizes of [`Buffers::new`] of the same shape: both come from one function.
-    pub fn of(config: &Config, shape: &BufferShape) -> Self {
-        let mut bytes = BufferBytes::default();
-        Buffers::lay_out(config, shape, &mut bytes);
-        bytes
+    /// The sizes of [`Buffers::new`] of the same shape on a device of `placement`: both come from one function.
+    pub fn of(config: &Config, shape: &BufferShape, placement: Placement) -> Self {
+        let mut counter = Counter { bytes: BufferBytes::default(), placement };
+        Buffers::lay_out(config, shape, &mut counter);
+        counter.bytes
     }
 
     fn of_part(&mut self, part: Part) -> &mut u64 {
@@ -255,16 +256,30 @@ pub(crate) enum Part {
 
 /// Gives a buffer of so many values, or counts its bytes.
 pub(crate) trait Allocate {
-    type F32;
+    type Values;
     type Bf16;
-    fn f32(&mut self, part: Part, len: usize) -> Self::F32;
+    /// Where the buffers are.
+    fn placement(&self) -> Placement;
+    /// Of the type that is computed with.
+    fn activation(&mut self, part: Part, len: usize) -> Self::Values;
+    /// In f32 everywhere: statistics and angles.
+    fn f32(&mut self, part: Part, len: usize) -> Self::Values;
+    /// Of what is only kept.
     fn bf16(&mut self, part: Part, len: usize) -> Self::Bf16;
 }
 
 /// Zeros; the system gives their memory when they are first written.
 impl Allocate for Device {
-    type F32 = Tensor;
+    type Values = Tensor;
     type Bf16 = Bf16Tensor;
+
+    fn placement(&self) -> Placement {
+        Device::placement(*self)
+    }
+
+    fn activation(&mut self, _: Part, len: usize) -> Tensor {
+        Tensor::activation(*self, len)
+    }
 
     fn f32(&mut self, _: Part, len: usize) -> Tensor {
         Tensor::zeros(*self, len)
@@ -275,16 +290,36 @@ impl Allocate for Device {
     }
 }
 
-impl Allocate for BufferBytes {
-    type F32 = ();
+/// Counts what it gives.
+struct Counter {
+    bytes: BufferBytes,
+    placement: Placement,
+}
+
+impl Counter {
+    fn add(&mut self, part: Part, float: Float, len: usize) {
+        *self.bytes.of_part(part) += self.placement.buffer_bytes(float.bytes(len as u64));
+    }
+}
+
+impl Allocate for Counter {
+    type Values = ();
     type Bf16 = ();
 
+    fn placement(&self) -> Placement {
+        self.placement
+    }
+
+    fn activation(&mut self, part: Part, len: usize) {
+        self.add(part, self.placement.activation_float(), len);
+    }
+
     fn f32(&mut self, part: Part, len: usize) {
-        *self.of_part(part) += 4 * len as u64;
+        self.add(part, Float::F32, len);
     }
 
     fn bf16(&mut self, part: Part, len: usize) {
-        *self.of_part(part) += 2 * len as u64;
+        self.add(part, Float::Bf16, len);
     }
 }
 
@@ -356,7 +391,7 @@ impl<T, N> Buffers<T, N> {
     fn lay_out(
         config: &Config,
         shape: &BufferShape,
-        allocate: &mut impl Allocate<F32 = T, Bf16 = N>,
+        allocate: &mut impl Allocate<Values = T, Bf16 = N>,
     ) -> Self {
         let tokens = shape.tokens;
         let most = shape.ranks.iter().fold([0; 4], |a, b| std::array::from_fn(|i| a[i].max(b[i])));
@@ -366,7 +401,10 @@ impl<T, N> Buffers<T, N> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
 
         let activations = Activations::lay_out(config, shape, most, allocate);
-        let mut values = |len: usize| allocate.f32(Part::Scratch, len);
+        let angles = Angles::laid_out(tokens, config.head_dim / 2, |len| allocate.f32(Part::Scratch, len));
+        let workspace = backward_workspace(allocate.placement(), tokens, config.heads());
+        let workspace = shape.train.then(|| allocate.f32(Part::Scratch, workspace));
+        let mut values = |len: usize| allocate.activation(Part::Scratch, len);
         let scratch = Scratch {
             normed: values(tokens * hidden.max(queries)),
             q: values(tokens * queries),
@@ -374,15 +412,15 @@ impl<T, N> Buffers<T, N> {
             act: values(tokens * inner),
             d_u: values(tokens * widest),
             dropped: values(tokens * if shape.drops { hidden.max(queries).max(inner) } else { 0 }),
-            angles: Angles::laid_out(tokens, config.head_dim / 2, &mut values),
+            angles,
         };
-        let backward = shape.train.then(|| BackwardScratch {
+        let backward = workspace.map(|workspace| BackwardScratch {
             d_hidden: values(tokens * hidden),
             d_q: values(tokens * queries),
             d_k: values(tokens * keys),
             d_v: values(tokens * keys),
             d_act: values(tokens * inner),
-            workspace: values(backward_workspace(tokens, config.heads())),
+            workspace,
         });
         Buffers {
             tokens,
@@ -390,26 +428,27 @@ impl<T, N> Buffers<T, N> {
             activations,
             scratch,
             backward,
-            head: HeadBuffers::lay_out(config, shape, &mut |len| allocate.f32(Part::Head, len)),
+            head: HeadBuffers::lay_out(config, shape, allocate),
         }
     }
 }
 
 impl<T> HeadBuffers<T> {
-    fn lay_out(config: &Config, shape: &BufferShape, make: &mut impl FnMut(usize) -> T) -> Self {
+    fn lay_out(config: &Config, shape: &BufferShape, allocate: &mut impl Allocate<Values = T>) -> Self {
         let logits = match shape.activations.recompute {
             Recompute::None => CHUNK_LOGITS,
             Recompute::Full | Recompute::Blocks(_) => SMALL_CHUNK_LOGITS,
         };
         let rows = (logits / config.vocab_size).clamp(*CHUNK_ROWS.start(), *CHUNK_ROWS.end());
         let rows = rows.min(shape.targets.max(1));
-        let mut tensor = |width: usize| make(rows * width);
+        let rstd = allocate.f32(Part::Head, rows);
+        let mut tensor = |width: usize| allocate.activation(Part::Head, rows * width);
         let backward = if shape.train { config.hidden_size } else { 0 };
         HeadBuffers {
             rows,
             hidden: tensor(config.hidden_size),
             normed: tensor(config.hidden_size),
-            rstd: tensor(1),
+            rstd,
             logits: tensor(config.vocab_size),
             d_normed: tensor(backward),
             d_hidden: tensor(backward),

@@ -171,7 +171,7 @@ impl Gradients {
         let Gradients { embedding, blocks, norm, head } = self;
         let outer = [embedding, norm, head].into_iter().flatten();
         for tensor in outer.chain(blocks.iter_mut().flat_map(BlockGradients::weights_mut)) {
-            tensor.fill(tensor.len(), 0.0);
+            tensor.clear(tensor.len());
         }
     }
 

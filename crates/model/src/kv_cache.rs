@@ -1,6 +1,6 @@
 //! Keys and values of the tokens a sequence already has, per layer.
 
-use lorafit_kernels::{Device, Tensor};
+use lorafit_kernels::{Device, Placement, Tensor};
 
 use crate::config::Config;
 
@@ -19,14 +19,15 @@ impl KvCache {
     /// An empty cache for up to `capacity` tokens.
     pub fn new(config: &Config, device: Device, capacity: usize) -> Self {
         let values = capacity * config.num_key_value_heads * config.head_dim;
-        let layer = || (Tensor::zeros(device, values), Tensor::zeros(device, values));
+        let layer = || (Tensor::activation(device, values), Tensor::activation(device, values));
         KvCache { layers: (0..config.num_hidden_layers).map(|_| layer()).collect(), len: 0, capacity }
     }
 
-    /// Bytes of a cache for up to `capacity` tokens.
-    pub fn bytes(config: &Config, capacity: usize) -> u64 {
-        let values = capacity * config.num_key_value_heads * config.head_dim * config.num_hidden_layers;
-        2 * 4 * values as u64
+    /// Bytes of a cache for up to `capacity` tokens on a device of `placement`.
+    pub fn bytes(config: &Config, placement: Placement, capacity: usize) -> u64 {
+        let values = capacity * config.num_key_value_heads * config.head_dim;
+        let of_layer = 2 * placement.buffer_bytes(placement.activation_float().bytes(values as u64));
+        of_layer * config.num_hidden_layers as u64
     }
 
     /// Tokens held.

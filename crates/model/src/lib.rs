@@ -25,7 +25,7 @@ pub use generate::{Sampling, generate, sequence_logits_bytes};
 pub use gradients::Gradients;
 pub use kv_cache::KvCache;
 pub use load::{BaseQuantization, Distribution, RandomWeights};
-pub use model::{Model, Stream};
+pub use model::{Losses, Model, Stream};
 pub use parameters::{Parameters, Trainable};
 pub use selection::{WeightModules, WeightSelection};
 pub use shapes::{WeightShape, weight_shapes};

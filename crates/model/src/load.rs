@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use lorafit_kernels::quant::{Format, Quantization};
-use lorafit_kernels::{Device, SharedBytes, Tensor, Weight, random};
+use lorafit_kernels::{Device, Placement, SharedBytes, Tensor, Weight, random};
 use rayon::prelude::*;
 
 use crate::adapter::{Module, Site, module_shape};
@@ -62,6 +62,11 @@ fn weight_bytes<E>(
 }
 
 impl Config {
+    /// Rows and columns of the matrices; a tied head is the embedding.
+    pub fn matrix_shapes(&self) -> impl Iterator<Item = (usize, usize)> {
+        matrices(self).map(|(_, rows, cols)| (rows, cols))
+    }
+
     /// Bytes of the weights in memory, with `value_bytes` for a value that is not quantised.
     pub fn weight_bytes(&self, value_bytes: u64, base: Option<BaseQuantization>) -> u64 {
         let stored = |_: &str, rows: usize, cols: usize| Ok(value_bytes * rows as u64 * cols as u64);
@@ -71,12 +76,21 @@ impl Config {
 }
 
 impl ModelFiles {
-    /// Bytes of the weights in memory: those of the file where it is mapped, fewer where `base` quantises.
+    /// Bytes of the weights in the memory of a device of `placement`: those of the file where it is mapped, fewer where
+    /// `base` quantises, and no more than a GPU computes with.
     ///
     /// # Errors
     /// As [`Model::load`].
-    pub fn weight_bytes(&self, base: Option<BaseQuantization>) -> Result<u64, FileError> {
-        weight_bytes(self.config(), base, |name, rows, cols| self.matrix_bytes(name, rows, cols))
+    pub fn weight_bytes(
+        &self,
+        base: Option<BaseQuantization>,
+        placement: Placement,
+    ) -> Result<u64, FileError> {
+        weight_bytes(self.config(), base, |name, rows, cols| {
+            let stored = self.matrix_bytes(name, rows, cols)?;
+            let widest = placement.activation_float().bytes(rows as u64 * cols as u64);
+            Ok(stored.min(widest))
+        })
     }
 }
 
@@ -118,11 +132,12 @@ impl Model {
         let vector = |name: &str, len: usize| {
             source.vector(name, len).map(|v| Vector::frozen(Tensor::from_slice(device, &v)))
         };
+        let matrix = |name: &str, rows: usize, cols: usize| Ok(source.weight(name, rows, cols)?.on(device));
         let linear = |layer: usize, module: Module| {
             let (outputs, inputs) = module_shape(config, module);
             let path = module.path(layer);
             Ok(Linear {
-                weight: source.weight(&format!("{path}.weight"), outputs, inputs)?,
+                weight: matrix(&format!("{path}.weight"), outputs, inputs)?,
                 bias: if config.has_bias(module) {
                     Some(vector(&format!("{path}.bias"), outputs)?)
                 } else {
@@ -156,10 +171,10 @@ impl Model {
                 eps: config.rms_norm_eps,
             })
         };
-        let embedding = source.weight("model.embed_tokens.weight", config.vocab_size, config.hidden_size)?;
+        let embedding = matrix("model.embed_tokens.weight", config.vocab_size, config.hidden_size)?;
         let own_head = match config.tie_word_embeddings {
             true => None,
-            false => Some(source.weight("lm_head.weight", config.vocab_size, config.hidden_size)?),
+            false => Some(matrix("lm_head.weight", config.vocab_size, config.hidden_size)?),
         };
         Ok(Model {
             device,

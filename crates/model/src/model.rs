@@ -46,6 +46,31 @@ pub struct Stream<'a> {
     pub targets: &'a [Target],
 }
 
+/// The losses of a stream's targets, where they were computed: a GPU may still be at it until they are read.
+#[derive(Debug)]
+pub struct Losses {
+    values: Tensor,
+    weights: Vec<f32>,
+}
+
+impl Losses {
+    fn new(device: Device, targets: &[Target]) -> Self {
+        let weights = targets.iter().map(|target| target.weight).collect();
+        Losses { values: Tensor::zeros(device, targets.len()), weights }
+    }
+
+    /// The loss of each target, not weighted.
+    pub fn to_vec(&self) -> Vec<f32> {
+        self.values.to_vec(self.values.len())
+    }
+
+    /// Their sum, each with the weight of its target: an equal one of several samples is counted for each.
+    pub fn total(&self) -> f64 {
+        let losses = self.to_vec();
+        self.weights.iter().zip(losses).map(|(&weight, loss)| f64::from(weight) * f64::from(loss)).sum()
+    }
+}
+
 impl Model {
     /// The model's shape.
     pub fn config(&self) -> &Config {
@@ -80,13 +105,14 @@ impl Model {
     ///
     /// # Panics
     /// When the stream is larger than the buffers or names tokens outside the vocabulary.
-    pub fn loss(&self, adapter: Option<&Adapter>, stream: Stream<'_>, buffers: &mut Buffers) -> Vec<f32> {
+    pub fn loss(&self, adapter: Option<&Adapter>, stream: Stream<'_>, buffers: &mut Buffers) -> Losses {
         self.forward(adapter, None, stream, buffers);
-        let mut losses = vec![0.0; stream.targets.len()];
-        for chunk in Chunks::new(stream.targets, buffers.head.rows) {
-            self.logits(&chunk.rows, &buffers.hidden, &mut buffers.head);
-            let of_chunk = &mut losses[chunk.first..chunk.first + chunk.targets.len()];
-            cross_entropy::loss(&buffers.head.logits, self.config.vocab_size, &chunk.targets, of_chunk);
+        let vocab = self.config.vocab_size;
+        let mut losses = Losses::new(self.device, stream.targets);
+        for Chunk { first, rows, targets } in Chunks::new(stream.targets, buffers.head.rows) {
+            self.logits(&rows, &buffers.hidden, &mut buffers.head);
+            let logits = &buffers.head.logits;
+            cross_entropy::loss(logits, rows.len(), vocab, &targets, &mut losses.values, first);
         }
         losses
     }
@@ -106,7 +132,7 @@ impl Model {
         scale: f32,
         buffers: &mut Buffers,
         gradients: &mut Gradients,
-    ) -> Vec<f32> {
+    ) -> Losses {
         let lowest = gradients.lowest();
         self.forward(adapter, mask, stream, buffers);
         let losses = self.head_backward(stream, scale, buffers, gradients, lowest);
@@ -177,20 +203,21 @@ impl Model {
         buffers: &mut Buffers,
         gradients: &mut Gradients,
         lowest: Option<Place>,
-    ) -> Vec<f32> {
+    ) -> Losses {
         let d_head = match self.own_head {
             Some(_) => &mut gradients.head,
             None => &mut gradients.embedding,
         };
         let (width, vocab) = (self.config.hidden_size, self.config.vocab_size);
         let back = buffers.backward.as_mut().expect("buffers made for training");
-        back.d_hidden.fill(stream.ids.len() * width, 0.0);
-        let mut losses = vec![0.0; stream.targets.len()];
+        back.d_hidden.clear(stream.ids.len() * width);
+        let mut losses = Losses::new(self.device, stream.targets);
         for chunk in Chunks::new(stream.targets, buffers.head.rows) {
             let (head, rows) = (&mut buffers.head, chunk.rows.len());
             self.logits(&chunk.rows, &buffers.hidden, head);
-            let of_chunk = &mut losses[chunk.first..chunk.first + chunk.targets.len()];
-            cross_entropy::loss_and_gradient(&mut head.logits, rows, vocab, &chunk.targets, scale, of_chunk);
+            let (logits, values) = (&mut head.logits, &mut losses.values);
+            let (targets, first) = (&chunk.targets, chunk.first);
+            cross_entropy::loss_and_gradient(logits, rows, vocab, targets, scale, values, first);
 
             let d_logits = View::rows(&head.logits, vocab);
             if let Some(d_head) = d_head {
@@ -209,7 +236,7 @@ impl Model {
             if lowest == Some(Place::Norm) {
                 continue;
             }
-            head.d_hidden.fill(rows * width, 0.0);
+            head.d_hidden.clear(rows * width);
             rms_norm::backward(
                 &head.d_normed,
                 &head.hidden,

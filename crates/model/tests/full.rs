@@ -36,7 +36,7 @@ fn gradients(case: &Case, activations: ActivationPolicy) -> (f32, BTreeMap<Strin
         case.model.loss_and_gradient(None, None, p.stream(), 1.0 / targets, &mut buffers, &mut found);
     let names = case.model.trained_shapes().into_iter().map(|shape| shape.name);
     let values = found.tensors().map(|t| t.to_vec(t.len()));
-    (losses.iter().sum::<f32>() / targets, names.zip(values).collect())
+    (losses.total() as f32 / targets, names.zip(values).collect())
 }
 
 #[test]

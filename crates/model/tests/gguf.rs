@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Case, fixture, gguf_fixture};
-use lorafit_kernels::Device;
+use lorafit_kernels::{Device, Placement};
 use lorafit_model::adapter::{Adapter, LoraConfig, Targets, named_tensors};
 use lorafit_model::config::RopeScaling;
 use lorafit_model::weights::{Gguf, ModelFiles};
@@ -143,7 +143,10 @@ fn the_header_of_a_file_tells_shape_and_sizes() {
         // Paddings between tensors may be all that is left of the data.
         std::fs::write(&path, &bytes[..bytes.len() - data as usize]).expect("written");
         let header = ModelFiles::open_header(&path).expect("opens");
-        assert_eq!(header.weight_bytes(None).expect("counted"), whole.weight_bytes(None).expect("counted"));
+        assert_eq!(
+            header.weight_bytes(None, Placement::Cpu).expect("counted"),
+            whole.weight_bytes(None, Placement::Cpu).expect("counted")
+        );
         assert_eq!(header.config().parameters(), whole.config().parameters());
 
         assert!(

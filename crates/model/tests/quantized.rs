@@ -5,9 +5,9 @@ mod common;
 use std::path::Path;
 
 use common::{Case, FileTensor, edit_safetensors, fixture};
-use lorafit_kernels::Device;
 use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::Code;
+use lorafit_kernels::{Device, Placement};
 use lorafit_model::weights::{ModelFiles, write_quantized};
 use lorafit_model::{BaseQuantization, Buffers, Model};
 use safetensors::tensor::Dtype;
@@ -52,8 +52,13 @@ fn a_written_folder_computes_what_quantising_on_loading_does() {
         let model = Model::load(&files, Device::Cpu).expect("loads");
         assert!(logits(&model) == logits(&quantized(false, quantization)), "{quantization}");
         let base = BaseQuantization { quantization, head: false };
-        let planned = ModelFiles::open(&fixture("llama")).expect("opens").weight_bytes(Some(base));
-        assert_eq!(files.weight_bytes(None).expect("counted"), planned.expect("counted"), "{quantization}");
+        let planned =
+            ModelFiles::open(&fixture("llama")).expect("opens").weight_bytes(Some(base), Placement::Cpu);
+        assert_eq!(
+            files.weight_bytes(None, Placement::Cpu).expect("counted"),
+            planned.expect("counted"),
+            "{quantization}"
+        );
     }
 }
 

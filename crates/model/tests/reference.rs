@@ -196,7 +196,7 @@ fn dropout_gradients_equal_finite_differences() {
             &mut buffers,
             &mut gradients,
         );
-        let loss = losses.iter().map(|&l| f64::from(l)).sum::<f64>() / f64::from(targets);
+        let loss = losses.total() / f64::from(targets);
         (loss, gradients.tensors().map(|t| t.to_vec(t.len())).collect::<Vec<_>>())
     };
     let (_, gradients) = evaluate(&case.adapter);

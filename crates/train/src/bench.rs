@@ -1,19 +1,21 @@
 //! Training speed of a model shape with random weights: the loop's own steps, timed.
 
 use lorafit_data::{Sample, Samples};
-use lorafit_kernels::ops::matmul::cpu_fma_peak;
+use lorafit_kernels::ops::matmul::{cpu_fma_peak, cuda_product_peak};
 use lorafit_kernels::{ComputeDtype, Device, random};
 use lorafit_model::adapter::{Adapter, LoraConfig, TargetError};
 use lorafit_model::{ActivationPolicy, Config, Model, Parameters, RandomWeights};
 use serde::Serialize;
 
-use crate::memory::peak_rss_bytes;
+use crate::memory::{peak_device_bytes, peak_rss_bytes};
 use crate::stream::MicroBatchSize;
 use crate::trainer::{Duration, Stepper, TrainError, TrainOptions};
 
 /// What to time.
 #[derive(Clone, Debug)]
 pub struct BenchOptions {
+    /// Where to compute.
+    pub device: Device,
     /// Samples of a step.
     pub batch: usize,
     /// Tokens of a sample; all but the first are supervised.
@@ -43,12 +45,18 @@ pub struct BenchResult {
     pub seconds_per_step: f64,
     /// Useful arithmetic of a step over its median time; what is computed twice counts once.
     pub gflops: f64,
-    /// Multiply-add rate of the same threads on operands of the compute type in registers.
-    pub fma_peak_gflops: f64,
-    /// `gflops / fma_peak_gflops`.
+    /// The most that is reached of the same arithmetic: on the CPU multiply-adds of the same threads on operands of the
+    /// compute type in registers, on a GPU a large product of matrices.
+    pub peak_gflops: f64,
+    /// `gflops / peak_gflops`.
     pub mfu: f64,
+    /// What computes.
+    pub device: String,
     /// The most resident memory the process has had.
     pub peak_rss_bytes: u64,
+    /// The most memory the process has had on a GPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_device_bytes: Option<u64>,
     /// What was planned for that.
     pub planned_bytes: u64,
     /// Threads used.
@@ -68,9 +76,9 @@ pub fn bench(
     options: &BenchOptions,
     mut on_step: impl FnMut(usize, f64),
 ) -> Result<BenchResult, BenchError> {
-    let peak_before = cpu_fma_peak(options.compute_dtype);
-    let mut adapter = Adapter::init(config, &options.lora, 0, Device::Cpu)?;
-    let mut model = Model::random(config, options.weights, Device::Cpu);
+    let peak_before = ceiling(options);
+    let mut adapter = Adapter::init(config, &options.lora, 0, options.device)?;
+    let mut model = Model::random(config, options.weights, options.device);
     model.set_compute_dtype(options.compute_dtype);
     let samples: Samples = (0..options.batch)
         .map(|row| {
@@ -103,20 +111,31 @@ pub fn bench(
     }
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];
-    let peak = cpu_fma_peak(options.compute_dtype).max(peak_before);
+    let peak_device_bytes = peak_device_bytes(options.device);
+    let peak = ceiling(options).max(peak_before);
     let flops = step_flops(config, options, adapter.parameters() as u64);
     Ok(BenchResult {
         tokens_per_s: (options.batch * options.seq) as f64 / median,
         seconds_per_step: median,
         gflops: flops / median / 1e9,
-        fma_peak_gflops: peak / 1e9,
+        peak_gflops: peak / 1e9,
         mfu: flops / median / peak,
+        device: options.device.name(),
         peak_rss_bytes: peak_rss_bytes(),
+        peak_device_bytes,
         planned_bytes: options.planned_bytes,
         threads: rayon::current_num_threads(),
         trainable_parameters: adapter.parameters() as u64,
         parameters: config.parameters(),
     })
+}
+
+/// FLOP/s that the device reaches at best.
+fn ceiling(options: &BenchOptions) -> f64 {
+    match options.device {
+        Device::Cpu => cpu_fma_peak(options.compute_dtype),
+        Device::Cuda(gpu) => cuda_product_peak(gpu),
+    }
 }
 
 /// Why a benchmark did not run.

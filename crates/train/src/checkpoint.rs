@@ -131,7 +131,7 @@ pub(crate) fn bytes(parameters: &Parameters<'_>, optimizer: &AdamW) -> u64 {
 
 /// Whether all parameters are finite: what is not is never saved as a checkpoint.
 pub(crate) fn is_finite(parameters: &Parameters<'_>) -> bool {
-    parameters.tensors().iter().all(|t| sum_squares(t, t.len()).is_finite())
+    sum_squares(&parameters.tensors()).is_finite()
 }
 
 /// Writes the checkpoint of `state` below the run folder `run`, and removes all but the last `keep`.

@@ -42,7 +42,7 @@ pub(crate) fn evaluate_in(
         if stop() {
             return None;
         }
-        sum += micro.total(&model.loss(adapter, micro.stream(), buffers));
+        sum += model.loss(adapter, micro.stream(), buffers).total();
     }
     let supervised: usize = samples.iter().map(SampleRef::supervised_tokens).sum();
     let loss = sum / supervised as f64;

@@ -159,6 +159,7 @@ mod tests {
             seconds: 0.5,
             tokens_per_s: 20.0,
             peak_rss_bytes: 1,
+            peak_device_bytes: None,
         };
         serde_json::to_string(&record).unwrap()
     }

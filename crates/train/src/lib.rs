@@ -37,7 +37,7 @@ pub use lock::RunLock;
 pub use memory::{available_bytes, give_back_freed_buffers, peak_rss_bytes, rss_bytes};
 pub use metrics::{EvaluationRecord, SkipRecord, StepRecord};
 pub use optim::OptimizerKind;
-pub use plan::{EvaluationRequest, MemoryPlan, PlanRequest};
+pub use plan::{EvaluationRequest, MemoryPlan, PlanRequest, device_process_bytes};
 pub use run::{RunError, RunFolder, RunInfo, RunLength};
 pub use run_summary::{RunResult, RunSummary};
 pub use saved::{FolderFile, ModelFolder};

@@ -1,5 +1,9 @@
 //! Memory of this process, as the operating system counts it.
 
+use lorafit_kernels::Device;
+
+use crate::plan::device_process_bytes;
+
 /// The most resident memory the process has had, in bytes; 0 where the system does not tell.
 pub fn peak_rss_bytes() -> u64 {
     // SAFETY: an all-zero `rusage` is valid, and `getrusage` fills it.
@@ -12,6 +16,15 @@ pub fn peak_rss_bytes() -> u64 {
     };
     let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
     u64::try_from(usage.ru_maxrss).unwrap_or(0) * unit
+}
+
+/// The most memory the process has had on a GPU, with what the driver takes there ([`device_process_bytes`]); `None` for the
+/// processor.
+pub fn peak_device_bytes(device: Device) -> Option<u64> {
+    match device {
+        Device::Cpu => None,
+        Device::Cuda(gpu) => Some(gpu.peak_bytes() + device_process_bytes()),
+    }
 }
 
 /// The resident memory of the process now, in bytes; its peak where the system does not tell.

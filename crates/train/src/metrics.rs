@@ -27,6 +27,9 @@ pub struct StepRecord {
     pub tokens_per_s: f64,
     /// The most resident memory the process has had.
     pub peak_rss_bytes: u64,
+    /// The most memory the run has had on a GPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_device_bytes: Option<u64>,
 }
 
 /// A line of `metrics.jsonl` in place of a [`StepRecord`]: a step that was computed and not taken.

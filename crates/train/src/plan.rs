@@ -4,6 +4,9 @@
 //! ([`lorafit_model::BufferBytes`]), those of weights from their storage; what is trained has a value and a gradient in f32
 //! for each parameter, and the moments of its optimizer. Files are written and read a piece at a time. What the program itself takes is measured ([`PROCESS_BYTES`]).
 
+use lorafit_kernels::Placement;
+use lorafit_kernels::cuda::cublas;
+use lorafit_kernels::ops::matmul::cuda::decoded_bytes;
 use lorafit_model::adapter::{LoraConfig, TargetError};
 use lorafit_model::{
     ActivationDtype, ActivationPolicy, BufferBytes, BufferShape, Config, KvCache, Recompute, Trainable,
@@ -18,6 +21,9 @@ use crate::optim::OptimizerKind;
 const PROCESS_BYTES: u64 = 24 << 20;
 /// Working memory of the products, for each thread.
 const THREAD_BYTES: u64 = 1 << 19;
+/// What the CUDA context, the code of kernels and cuBLASLt take of a device beside the workspace. What such programs are
+/// known to take; not measured yet.
+const CONTEXT_BYTES: u64 = 480 << 20;
 
 /// Bytes of a run, by what they are for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -32,14 +38,14 @@ pub struct MemoryPlan {
     pub optimizer: u64,
     /// What forward leaves for backward.
     pub activations: u64,
-    /// What the blocks use in turn.
+    /// What the blocks use in turn, and on a GPU what ops need in passing.
     pub scratch: u64,
     /// Final norm, logits of a chunk, and their gradients.
     pub head: u64,
     /// Keys and values of the sequences that are generated side by side. Training has none: its evaluations compute
     /// losses, in the buffers of the training.
     pub kv_cache: u64,
-    /// The program itself.
+    /// The program itself; on a GPU what the driver and its libraries take there.
     pub process: u64,
 }
 
@@ -87,6 +93,8 @@ pub struct PlanRequest<'a> {
     pub targets: usize,
     /// Threads that compute.
     pub threads: usize,
+    /// What computes: the memory that is planned is that of the device.
+    pub placement: Placement,
 }
 
 impl PlanRequest<'_> {
@@ -96,9 +104,10 @@ impl PlanRequest<'_> {
     /// A selection of layers or modules that the model does not have.
     pub fn plan(&self, recompute: Recompute) -> Result<MemoryPlan, TargetError> {
         let lens = self.trainable.tensor_lens(self.config)?;
-        let trained = 4 * lens.iter().map(|&len| len as u64).sum::<u64>();
+        let bytes = |len: usize| self.placement.buffer_bytes(4 * len as u64);
+        let trained = lens.iter().map(|&len| bytes(len)).sum::<u64>();
         let shape = self.shape(recompute)?;
-        let BufferBytes { activations, scratch, head } = BufferBytes::of(self.config, &shape);
+        let BufferBytes { activations, scratch, head } = BufferBytes::of(self.config, &shape, self.placement);
         Ok(MemoryPlan {
             weights: self.weights,
             adapter: match self.trainable {
@@ -106,12 +115,12 @@ impl PlanRequest<'_> {
                 Trainable::Weights(_) => 0,
             },
             gradients: trained,
-            optimizer: lens.iter().map(|&len| self.optimizer.state_bytes(len)).sum(),
+            optimizer: lens.iter().map(|&len| self.optimizer.state_bytes(self.placement, len)).sum(),
             activations,
-            scratch,
+            scratch: scratch + passing_bytes(self.config, lens.iter().copied().max(), self.placement),
             head,
             kv_cache: 0,
-            process: process_bytes(self.threads),
+            process: process_bytes(self.placement, self.threads),
         })
     }
 
@@ -157,8 +166,25 @@ impl PlanRequest<'_> {
 }
 
 /// What the program itself takes.
-fn process_bytes(threads: usize) -> u64 {
-    PROCESS_BYTES + THREAD_BYTES * threads as u64
+fn process_bytes(placement: Placement, threads: usize) -> u64 {
+    match placement {
+        Placement::Cpu => PROCESS_BYTES + THREAD_BYTES * threads as u64,
+        Placement::Cuda(_) => device_process_bytes(),
+    }
+}
+
+/// What of a plan's total is not in the arena of a GPU: the driver's and its libraries' own.
+pub fn device_process_bytes() -> u64 {
+    CONTEXT_BYTES + cublas::WORKSPACE_BYTES
+}
+
+/// What ops need in passing on a GPU: a matrix, or a tile of it, decoded to the type that is computed with, and the largest
+/// trained tensor rounded to it.
+fn passing_bytes(config: &Config, largest_trained: Option<usize>, placement: Placement) -> u64 {
+    let Placement::Cuda(float) = placement else { return 0 };
+    let decoded = config.matrix_shapes().map(|(rows, cols)| decoded_bytes(float, rows, cols)).max();
+    let rounded = placement.buffer_bytes(float.bytes(largest_trained.unwrap_or(0) as u64));
+    decoded.map_or(0, |bytes| placement.buffer_bytes(bytes)) + rounded
 }
 
 /// What an evaluation is planned for.
@@ -178,6 +204,8 @@ pub struct EvaluationRequest<'a> {
     pub max_new_tokens: usize,
     /// Threads that compute.
     pub threads: usize,
+    /// As of [`PlanRequest`].
+    pub placement: Placement,
 }
 
 impl EvaluationRequest<'_> {
@@ -198,17 +226,18 @@ impl EvaluationRequest<'_> {
 
     fn plan_for(&self, tokens: usize, held: usize, sequences: usize) -> Result<MemoryPlan, TargetError> {
         let shape = BufferShape::for_evaluation(self.config, self.lora, tokens)?;
-        let BufferBytes { activations, scratch, head } = BufferBytes::of(self.config, &shape);
+        let BufferBytes { activations, scratch, head } = BufferBytes::of(self.config, &shape, self.placement);
+        let lens = self.lora.map_or(Ok(Vec::new()), |lora| lora.tensor_lens(self.config))?;
         Ok(MemoryPlan {
             weights: self.weights,
-            adapter: self.lora.map_or(Ok(0), |lora| lora.parameters(self.config))? * 4,
+            adapter: lens.iter().map(|&len| self.placement.buffer_bytes(4 * len as u64)).sum(),
             gradients: 0,
             optimizer: 0,
             activations,
-            scratch,
+            scratch: scratch + passing_bytes(self.config, lens.into_iter().max(), self.placement),
             head: head + sequence_logits_bytes(self.config, sequences),
-            kv_cache: KvCache::bytes(self.config, held),
-            process: process_bytes(self.threads),
+            kv_cache: KvCache::bytes(self.config, self.placement, held),
+            process: process_bytes(self.placement, self.threads),
         })
     }
 
@@ -244,6 +273,7 @@ mod tests {
             tokens: 512,
             targets: 512,
             threads: 2,
+            placement: Placement::Cpu,
         }
     }
 
@@ -307,6 +337,7 @@ mod tests {
             prompts: &prompts,
             max_new_tokens: 100,
             threads: 2,
+            placement: Placement::Cpu,
         };
         let cache = |side_by_side| request.plan(side_by_side).expect("a plan").kv_cache >> 20;
         assert_eq!([cache(16), cache(4), cache(2), cache(1)], [1150, 1150, 650, 500]);

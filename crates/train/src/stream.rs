@@ -37,11 +37,6 @@ impl Micro {
     pub(crate) fn tokens(&self) -> usize {
         self.ids.len()
     }
-
-    /// The sum of the targets' losses, an equal one of several samples counted for each.
-    pub(crate) fn total(&self, losses: &[f32]) -> f64 {
-        self.targets.iter().zip(losses).map(|(t, &loss)| f64::from(t.weight) * f64::from(loss)).sum()
-    }
 }
 
 /// Cuts the samples `indices` into micro-batches of about `budget` tokens; what samples of one begin with alike is

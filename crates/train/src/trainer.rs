@@ -13,13 +13,13 @@ use lorafit_data::{Dataset, Order, Samples, Steps};
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::elementwise::sum_squares;
 use lorafit_kernels::random;
-use lorafit_model::{ActivationPolicy, Buffers, Gradients, Parameters};
+use lorafit_model::{ActivationPolicy, Buffers, Gradients, Losses, Parameters};
 
 use crate::cadence::{Cadence, CheckpointEvery};
 use crate::checkpoint::{self, Best, Checkpoint, State};
 use crate::evaluate::evaluate_in;
 use crate::guard::{Culprit, OnNan, Refusal};
-use crate::memory::peak_rss_bytes;
+use crate::memory::{peak_device_bytes, peak_rss_bytes};
 use crate::metrics::{EvaluationRecord, SkipRecord, StepRecord};
 use crate::optim::{AdamW, OptimizerKind};
 use crate::run::{RunError, RunFolder, RunLength};
@@ -446,17 +446,17 @@ impl Stepper {
         let mask = (p > 0.0).then(|| Mask { p, seed: random::mix(options.seed) }.derive(number));
 
         self.gradients.clear();
-        let (mut loss_sum, mut computed) = (0.0f64, 0);
+        let (mut losses, mut computed) = (Vec::new(), 0);
         let (model, adapter) = (parameters.model(), parameters.adapter());
         let micro_batches = cut(samples, indices, options.micro_batch_tokens, options.prefix_sharing);
         for (part, micro) in micro_batches.enumerate() {
             let mask = mask.map(|m| m.derive(part as u64));
             let (buffers, gradients) = (&mut self.buffers, &mut self.gradients);
-            let losses = model.loss_and_gradient(adapter, mask, micro.stream(), scale, buffers, gradients);
-            loss_sum += micro.total(&losses);
+            losses.push(model.loss_and_gradient(adapter, mask, micro.stream(), scale, buffers, gradients));
             computed += micro.tokens() as u64;
         }
-        let loss = loss_sum / supervised as f64;
+        // Not before the last micro-batch: a GPU is waited for where its values are read.
+        let loss = losses.iter().map(Losses::total).sum::<f64>() / supervised as f64;
         #[cfg(test)]
         let loss = resume_tests::spoiled(number, Culprit::Loss, loss);
         if !loss.is_finite() {
@@ -465,7 +465,7 @@ impl Stepper {
         if self.spike_above.is_some_and(|most| loss > most) {
             return Err(refusal(Culprit::LossSpike, loss));
         }
-        let grad_norm = self.gradients.tensors().map(|t| sum_squares(t, t.len())).sum::<f64>().sqrt();
+        let grad_norm = sum_squares(&self.gradients.tensors().collect::<Vec<_>>()).sqrt();
         #[cfg(test)]
         let grad_norm = resume_tests::spoiled(number, Culprit::GradientNorm, grad_norm);
         if !grad_norm.is_finite() {
@@ -489,6 +489,7 @@ impl Stepper {
             seconds,
             tokens_per_s: tokens as f64 / seconds,
             peak_rss_bytes: peak_rss_bytes(),
+            peak_device_bytes: peak_device_bytes(parameters.model().device()),
         })
     }
 

@@ -15,8 +15,16 @@ pub const UNIT: u32 = 8;
 /// Shared memory that a block can have on every device from sm_80 on (sm_86, sm_89 and sm_120 have the least: 99 KiB).
 pub const MAX_SHARED_BYTES: u32 = 99 * 1024;
 
+/// A number of rows, heads or values of a row as kernels take it.
+///
+/// # Panics
+/// From 2^32 on, which no buffer has.
+pub(crate) fn count(number: usize) -> u32 {
+    u32::try_from(number).expect("fewer than 2^32 rows")
+}
+
 /// The type of activations on a device; sums are f32 in both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Float {
     /// As on the CPU.
     F32,
@@ -43,7 +51,7 @@ impl Float {
 }
 
 /// A range of device memory, aligned to 16 bytes at least.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Region {
     /// Its first byte, in the arena.
     pub offset: u64,
@@ -59,6 +67,20 @@ impl Region {
     pub fn first(self, bytes: u64) -> Region {
         assert!(bytes <= self.bytes, "{bytes} bytes asked of a region of {}", self.bytes);
         Region { bytes, ..self }
+    }
+
+    /// `bytes` bytes from byte `offset` on.
+    ///
+    /// # Panics
+    /// As [`Region::first`].
+    pub fn part(self, offset: u64, bytes: u64) -> Region {
+        assert!(
+            offset + bytes <= self.bytes,
+            "bytes {offset}..{} asked of a region of {}",
+            offset + bytes,
+            self.bytes
+        );
+        Region { offset: self.offset + offset, bytes }
     }
 
     /// The first `len` f32 or u32.

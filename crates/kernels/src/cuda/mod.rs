@@ -4,11 +4,24 @@
 //! [`Launch`]es of an op: geometry, sizes and arguments, checked without a device. Kernels use nothing but the wrappers
 //! of `ptx.cuh`, so that tests compile the same text as C++ and run it on the CPU (`tests/cuda_shim`).
 //!
-//! Nothing here was run on a device yet, and there is no device memory or stream: no op calls it.
+//! A [`Gpu`] is a device with its memory, an arena of regions; it hands what ops ask for to a [`Driver`]. That is the CUDA
+//! driver ([`device`]), or in tests the CPU that takes launches, or a [`recorder`] that only checks them.
 
+mod arena;
+pub mod cublas;
+pub mod device;
+pub mod driver;
+pub(crate) mod gpu;
+mod kernel_cache;
 pub mod launch;
 pub mod nvrtc;
+pub mod recorder;
+pub mod staging;
 
+pub use arena::taken;
+pub use driver::{DeviceError, DeviceInfo, Driver, Gemm, Matrix};
+pub use gpu::Gpu;
+pub(crate) use launch::count;
 pub use launch::{Arg, Float, Launch, Region};
 
 /// The wrappers around PTX: the first part of a program for a device.
@@ -56,8 +69,6 @@ pub const SOURCES: &[Source] = &[
         "elementwise",
         "ops/elementwise/cuda.cu",
         [
-            "fill<float>",
-            "fill<bf16>",
             "fill_rows<float>",
             "fill_rows<bf16>",
             "add_to_rows<float>",
@@ -67,10 +78,6 @@ pub const SOURCES: &[Source] = &[
             "convert<float, bf16>",
             "convert<bf16, float>",
             "round_to_bf16",
-            "convert_rows<float, float>",
-            "convert_rows<float, bf16>",
-            "convert_rows<bf16, float>",
-            "convert_rows<bf16, bf16>",
             "add_column_sums<float>",
             "add_column_sums<bf16>",
             "scale_columns<float>",

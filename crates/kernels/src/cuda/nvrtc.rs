@@ -75,6 +75,16 @@ pub fn is_present() -> bool {
     unsafe { sys::is_culib_present() }
 }
 
+/// Version of the library, (12, 9) for 12.9; zeros where it is missing or does not tell.
+pub(super) fn version() -> (i32, i32) {
+    let (mut major, mut minor) = (0, 0);
+    if is_present() {
+        // SAFETY: where the numbers go.
+        let _ = unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
+    }
+    (major, minor)
+}
+
 /// Destroys its program.
 struct Program(sys::nvrtcProgram);
 

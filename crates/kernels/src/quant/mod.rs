@@ -12,6 +12,7 @@ pub mod four_bit;
 pub mod int8;
 mod k_quants;
 mod nibbles;
+pub(crate) mod on_gpu;
 mod q4;
 mod q5;
 mod q8_0;

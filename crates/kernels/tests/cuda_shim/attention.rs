@@ -1,5 +1,6 @@
 //! Attention, forward and backward, against the f32 version for the CPU on the same operands.
 
+use lorafit_kernels::Placement;
 use lorafit_kernels::cuda::Float::{self, Bf16, F32};
 use lorafit_kernels::ops::attention::cuda::{self, DeviceTree, Operands, Tree};
 use lorafit_kernels::ops::attention::{
@@ -68,7 +69,7 @@ fn check(kernels: Kernels, (query, key_value, dim): (usize, usize, usize), list:
     let mut t_lse = tensor(&vec![0.0; per_head]);
     forward(&tq, &tk, &tv, &segments, heads, &mut t_out, &mut t_lse);
     let saved = Saved { q: &tq, k: &tk, v: &tv, out: &t_out, lse: &t_lse };
-    let mut workspace = tensor(&vec![0.0; backward_workspace(tokens, heads)]);
+    let mut workspace = tensor(&vec![0.0; backward_workspace(Placement::Cpu, tokens, heads)]);
     let gradients = Gradients { q: &mut t_dq, k: &mut t_dk, v: &mut t_dv };
     backward(&td, saved, &segments, heads, gradients, &mut workspace);
 

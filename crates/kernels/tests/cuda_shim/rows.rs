@@ -1,4 +1,4 @@
-//! Rows that are filled, converted, summed and scattered.
+//! Rows that are filled, rounded, summed and scattered.
 
 use lorafit_kernels::cuda::Float;
 use lorafit_kernels::ops::elementwise::cuda::{self, Rows};
@@ -24,20 +24,6 @@ fn spread(rows: &[f32], width: usize, gap: usize, first: u64) -> Vec<f32> {
 }
 
 #[test]
-fn fills_touch_only_what_they_fill() {
-    let Some(mut machine) = Machine::new() else { return };
-    for float in FLOATS {
-        for len in [1usize, 8, 2051] {
-            let y = machine.put_floats(float, &vec![9.0; len + 1]);
-            machine.run(&cuda::fill(float, y.first(float.bytes(len as u64)), len as u64, -0.3));
-            let found = machine.get_floats(float, y);
-            assert!(found[..len].iter().all(|v| *v == rounded(float, -0.3)), "{float:?} {len}");
-            assert_eq!(found[len], 9.0);
-        }
-    }
-}
-
-#[test]
 fn a_row_is_written_or_added_to_every_row_wherever_rows_lie() {
     let Some(mut machine) = Machine::new() else { return };
     for float in FLOATS {
@@ -53,34 +39,6 @@ fn a_row_is_written_or_added_to_every_row_wherever_rows_lie() {
                 let expected = spread(&sums.collect::<Vec<f32>>(), width, gap, first);
                 let what = format!("{float:?} {rows} x {width}, gap {gap}, times {adds}");
                 assert_eq!(machine.get_floats(float, region), expected, "{what}");
-            }
-        }
-    }
-}
-
-#[test]
-fn rows_are_scaled_and_rounded_from_and_to_wherever_they_lie() {
-    let Some(mut machine) = Machine::new() else { return };
-    for (from, to) in FLOATS.into_iter().flat_map(|from| FLOATS.map(|to| (from, to))) {
-        for ((rows, width), (gap, first)) in SHAPES.into_iter().zip(GAPS.into_iter().cycle()) {
-            let (x, shape) = (values(from, 3, rows * width), (rows as u32, width as u32));
-            for scale in [1.0, 0.3] {
-                let region = machine.put_floats(from, &spread(&x, width, gap, first));
-                let dense = Rows::dense(to, machine.put_floats(to, &vec![8.0; rows * width]), width as u32);
-                let spaced = Rows { float: from, region, first, stride: (width + gap) as u32 };
-                machine.run(&cuda::convert_rows(spaced, shape, scale, dense));
-                let expected: Vec<f32> = x.iter().map(|x| rounded(to, x * scale)).collect();
-                let what = format!("{from:?} to {to:?}, {rows} x {width}, gap {gap}");
-                assert_eq!(machine.get_floats(to, dense.region), expected, "{what}");
-
-                let region = machine.put_floats(from, &spread(&vec![8.0; rows * width], width, gap, first));
-                machine.run(&cuda::convert_rows(dense, shape, 1.0, Rows { region, ..spaced }));
-                let back: Vec<f32> = expected.iter().map(|x| rounded(from, *x)).collect();
-                assert_eq!(
-                    machine.get_floats(from, region),
-                    spread(&back, width, gap, first),
-                    "back: {what}"
-                );
             }
         }
     }
@@ -149,7 +107,14 @@ fn the_gradient_of_an_embedding_has_the_bits_of_the_cpu() {
             embedding::backward(&tensor(&d_y), &ids, width, &mut expected);
             let (d_y, count) = (machine.put_floats(float, &d_y), ids.len() as u32);
             let (ids, d_weight) = (machine.put_u32(&ids), machine.put_floats(Float::F32, &before));
-            machine.run(&cuda::scatter_add_rows_to_f32(float, d_y, ids, count, width as u32, d_weight));
+            machine.run(&cuda::scatter_add_rows(
+                (float, Float::F32),
+                d_y,
+                ids,
+                count,
+                width as u32,
+                d_weight,
+            ));
             // In the order of the tokens, as on the CPU.
             assert_eq!(machine.get_floats(Float::F32, d_weight), expected.to_vec(vocab * width));
         }

@@ -2,6 +2,8 @@
 
 use clap::Args;
 
+use lorafit_kernels::Placement;
+use lorafit_kernels::cuda::Float;
 use lorafit_kernels::quant::Format;
 use lorafit_model::adapter::LoraConfig;
 use lorafit_model::{ActivationPolicy, Config, Distribution, RandomWeights, Trainable};
@@ -10,7 +12,7 @@ use lorafit_train::{BenchOptions, BenchResult, MicroBatchSize, OptimizerKind, Pl
 use super::require;
 use crate::base_args::{ComputeArgs, QuantArgs};
 use crate::cli::Common;
-use crate::engine::{grouped, use_threads};
+use crate::engine::{device, grouped, reserve, use_threads};
 use crate::memory_args::MemoryArgs;
 use crate::options::{TargetModules, WeightDtype};
 use crate::output;
@@ -26,8 +28,8 @@ Examples:
   The shape of any model by its config.json:
     lorafit bench --shape some-model/config.json --batch 4 --seq 256 --json
 
-tokens_per_s counts whole training steps: forward, backward, optimizer. fma_peak_gflops is what the cores reach in
-bare multiply-adds of --compute-dtype in the same run; mfu is the step's share of it.")]
+tokens_per_s counts whole training steps: forward, backward, optimizer. peak_gflops is what the cores reach in bare
+multiply-adds of --compute-dtype in the same run, or a GPU in a large product; mfu is the step's share of it.")]
 pub struct BenchArgs {
     /// llama-2-7b, tinyllama-1.1b, smollm2-135m or another published shape, or the path of a config.json
     #[arg(long, value_name = "SHAPE", help_heading = "Work")]
@@ -92,6 +94,8 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     use_threads(&args.common)?;
     let config = shape(&args.shape)?;
     let quantization = args.base.resolve()?;
+    let device = device(&args.common, args.compute)?;
+    let (placement, compute) = (device.placement(), args.compute.on(args.common.device));
     let mut lora = LoraConfig::new(args.target_modules.value.clone());
     lora.rank = args.rank;
     lora.alpha = 2.0 * args.rank as f64;
@@ -106,27 +110,33 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let format = match args.dtype {
         Some(WeightDtype::F32) => Format::F32,
         Some(WeightDtype::Bf16) => Format::BF16,
-        None if quantization.is_some() => Format::BF16,
+        None if quantization.is_some() || placement == Placement::Cuda(Float::Bf16) => Format::BF16,
         None => Format::F32,
     };
     let size = MicroBatchSize::of_equal_rows(args.batch, args.seq, args.micro_batch_tokens);
     let request = PlanRequest {
         config: &config,
-        weights: config.weight_bytes(format.block_bytes() as u64, quantization),
+        weights: config.weight_bytes(
+            (format.block_bytes() as u64).min(placement.activation_float().bytes(1)),
+            quantization,
+        ),
         trainable: Trainable::Adapter(&lora),
         optimizer: OptimizerKind::AdamW,
-        activation_dtype: args.memory.activation_dtype.into(),
+        activation_dtype: args.memory.activation_dtype_on(placement),
         tokens: size.tokens,
         targets: size.targets,
         threads: rayon::current_num_threads(),
+        placement,
     };
-    let (recompute, plan) = args.memory.choose(&request, quantization.is_some())??;
+    let (recompute, plan) = args.memory.choose(&request, quantization.is_some(), device)??;
+    reserve(device, &plan)?;
     let options = BenchOptions {
+        device,
         batch: args.batch,
         seq: args.seq,
         steps: args.steps,
         weights: RandomWeights { distribution: Distribution::Uniform, format, quantization, seed: 0 },
-        compute_dtype: args.compute.compute_dtype.into(),
+        compute_dtype: compute.into(),
         activations: ActivationPolicy { recompute, dtype: request.activation_dtype },
         planned_bytes: plan.total(),
         micro_batch_tokens: args.micro_batch_tokens,
@@ -158,23 +168,26 @@ fn shape(text: &str) -> anyhow::Result<Config> {
 
 fn table(args: &BenchArgs, r: &BenchResult) -> String {
     format!(
-        "{shape}, {batch} x {seq} tokens, {parameters} parameters, {trainable} trainable, {threads} threads\n\
+        "{shape}, {batch} x {seq} tokens, {parameters} parameters, {trainable} trainable, {place}\n\
          tokens/s      {tokens:.1}\n\
          s/step        {seconds:.3}\n\
-         GFLOP/s       {gflops:.1} of {peak:.1} in bare multiply-adds ({mfu:.1} %)\n\
+         GFLOP/s       {gflops:.1} of {peak:.1} at best ({mfu:.1} %)\n\
          peak memory   {memory:.0} MiB, planned {planned:.0} MiB",
         shape = args.shape,
         batch = args.batch,
         seq = args.seq,
         parameters = grouped(r.parameters),
         trainable = grouped(r.trainable_parameters),
-        threads = r.threads,
+        place = match r.peak_device_bytes {
+            None => format!("{} threads", r.threads),
+            Some(_) => r.device.clone(),
+        },
         tokens = r.tokens_per_s,
         seconds = r.seconds_per_step,
         gflops = r.gflops,
-        peak = r.fma_peak_gflops,
+        peak = r.peak_gflops,
         mfu = 100.0 * r.mfu,
-        memory = r.peak_rss_bytes as f64 / (1 << 20) as f64,
+        memory = r.peak_device_bytes.unwrap_or(r.peak_rss_bytes) as f64 / (1 << 20) as f64,
         planned = r.planned_bytes as f64 / (1 << 20) as f64,
     )
 }

@@ -8,7 +8,7 @@ use lorafit_data::{Message, Role};
 use lorafit_model::adapter::Adapter;
 
 use super::generate::{Sampling, chat_prompt, stream_answer};
-use crate::base_args::{QuantArgs, TemplateArgs};
+use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::chat_repl::{ChatEngine, Repl, Turn};
 use crate::cli::Common;
 use crate::engine::{Base, open_adapter, open_base, use_threads};
@@ -73,7 +73,7 @@ impl ChatArgs {
 pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     args.validate()?;
     use_threads(&args.common)?;
-    let base = open_base(&args.model, &args.base, &args.template, &args.common)?;
+    let base = open_base(&args.model, &args.base, &args.template, ComputeArgs::UNSET, &args.common)?;
     let open = |a: &NamedAdapter| Ok((a.name.clone(), open_adapter(&base, &a.dir)?));
     let adapters: Vec<(String, Adapter)> = args.adapters.iter().map(open).collect::<anyhow::Result<_>>()?;
     let first = adapters.first().map(|(name, _)| name.clone());

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::eval::{self, EvalArgs};
 use super::require;
 use super::train::TrainArgs;
-use crate::base_args::{ComputeArgs, ComputeChoice, QuantArgs, TemplateArgs};
+use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::compare_page;
 use crate::config_file;
@@ -136,12 +136,14 @@ pub fn run(args: CompareArgs) -> anyhow::Result<()> {
         }
         let base = match first.base() {
             (model, Init::Model, quant, template) => {
-                let base = open_base(model, quant, template, &args.common)?;
+                let base = open_base(model, quant, template, ComputeArgs::UNSET, &args.common)?;
                 table.push(args.judge(&base, None, model.to_owned(), None)?);
                 base
             }
             // What began at chance has no base to be compared with.
-            (model, Init::Random, _, template) => open_shape(model, template, &args.common)?,
+            (model, Init::Random, _, template) => {
+                open_shape(model, template, ComputeArgs::UNSET, &args.common)?
+            }
         };
         for subject in subjects[i..].iter().filter(|subject| subject.shares_base_with(first)) {
             table.push(args.judge_run(&base, subject)?);
@@ -174,7 +176,7 @@ impl CompareArgs {
                     ..subject.args.base.clone()
                 };
                 let model = dir.display().to_string();
-                let own = open_base(&model, &none, &subject.args.template, &self.common)?;
+                let own = open_base(&model, &none, &subject.args.template, ComputeArgs::UNSET, &self.common)?;
                 let trainable_parameters = trained::selected_parameters(&subject.args, &own)?;
                 Ok(Compared { trainable_parameters, ..self.judge(&own, None, name, summary)? })
             }
@@ -228,7 +230,7 @@ impl CompareArgs {
             micro_batch_tokens: self.micro_batch_tokens,
             memory: self.memory,
             base: QuantArgs { quant: None, double_quant: false, quant_block: 64, quant_head: false },
-            compute: ComputeArgs { compute_dtype: ComputeChoice::F32 },
+            compute: ComputeArgs::UNSET,
             template: TemplateArgs { template: None },
             common: self.common.clone(),
         }

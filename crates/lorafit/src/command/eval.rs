@@ -116,8 +116,7 @@ impl EvalArgs {
 pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     args.validate()?;
     use_threads(&args.common)?;
-    let mut base = open_base(&args.model, &args.base, &args.template, &args.common)?;
-    base.model.set_compute_dtype(args.compute.compute_dtype.into());
+    let base = open_base(&args.model, &args.base, &args.template, args.compute, &args.common)?;
     let adapter = open_optional_adapter(&base, args.adapter.as_ref())?;
     let Measured { data, evaluation: found, answers } = measure(&args, &base, adapter.as_ref())?;
     if let (Some(path), Some(answers)) = (&args.predictions, &answers) {
@@ -206,8 +205,9 @@ fn fit_memory(
         prompts: &prompts,
         max_new_tokens: args.max_new_tokens,
         threads: rayon::current_num_threads(),
+        placement: base.model.device().placement(),
     };
-    let limit = memory_limit(args.memory).unwrap_or(u64::MAX);
+    let limit = memory_limit(args.memory, base.model.device()).unwrap_or(u64::MAX);
     let Some((side_by_side, plan)) = request.fit(limit)? else {
         let least = request.plan(1)?;
         let text = format!(

@@ -13,7 +13,7 @@ use lorafit_data::{Message, Role};
 use serde_json::json;
 
 use super::require;
-use crate::base_args::{QuantArgs, TemplateArgs};
+use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::engine::{Base, open_base, open_optional_adapter, use_threads};
 use crate::output;
@@ -117,7 +117,7 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
     args.common.validate()?;
     let prompt = args.prompt_text()?;
     use_threads(&args.common)?;
-    let base = open_base(&args.model, &args.base, &args.template, &args.common)?;
+    let base = open_base(&args.model, &args.base, &args.template, ComputeArgs::UNSET, &args.common)?;
     let adapter = open_optional_adapter(&base, args.adapter.as_ref())?;
     let ids = match args.chat {
         true => {

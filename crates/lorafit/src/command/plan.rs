@@ -6,10 +6,10 @@ use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
 
-use lorafit_kernels::ComputeDtype;
 use lorafit_kernels::ops::matmul::cpu_instruction_set;
 use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::Code;
+use lorafit_kernels::{ComputeDtype, Placement};
 use lorafit_model::adapter::{LoraConfig, Module, module_shape};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{
@@ -20,11 +20,11 @@ use lorafit_train::{
 };
 
 use super::require;
-use crate::base_args::QuantArgs;
-use crate::engine::grouped;
+use crate::base_args::{ComputeArgs, QuantArgs};
+use crate::engine::{self, grouped};
 use crate::memory_args::{ByteSize, MemoryArgs, RecomputeChoice};
 use crate::memory_table;
-use crate::options::{Optimizer, TargetModules};
+use crate::options::{DeviceChoice, Optimizer, TargetModules};
 use crate::output;
 use crate::plan_svg;
 
@@ -70,6 +70,12 @@ pub struct PlanArgs {
     /// Threads that compute [default: all cores]
     #[arg(long, value_name = "N", help_heading = "Work")]
     pub threads: Option<usize>,
+    /// Where it would be computed: cpu, or cuda for the memory of an NVIDIA GPU, which need not be there
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Cpu, help_heading = "Work")]
+    pub device: DeviceChoice,
+    /// How the base is multiplied.
+    #[command(flatten)]
+    pub compute: ComputeArgs,
     /// How the base is held in memory; QLoRA is nf4 with double quantisation unless this says otherwise.
     #[command(flatten)]
     pub base: QuantArgs,
@@ -236,9 +242,9 @@ impl Subject {
     }
 
     /// Weights in memory: as the files have them or, of a shape alone, in 16 bits.
-    fn weight_bytes(&self, base: Option<BaseQuantization>) -> anyhow::Result<u64> {
+    fn weight_bytes(&self, base: Option<BaseQuantization>, placement: Placement) -> anyhow::Result<u64> {
         Ok(match &self.files {
-            Some(files) => files.weight_bytes(base)?,
+            Some(files) => files.weight_bytes(base, placement)?,
             None => self.config.weight_bytes(2, base),
         })
     }
@@ -284,7 +290,8 @@ fn report(args: &PlanArgs) -> anyhow::Result<Report> {
         MicroBatchSize::of_equal_rows(args.batch_size, args.max_seq_len, args.micro_batch_tokens);
     let threads = args.threads.or(std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
     let optimizer = args.optimizer.into();
-    let activation_dtype = args.memory.activation_dtype.into();
+    let placement = engine::placement(args.device, args.compute);
+    let activation_dtype = args.memory.activation_dtype_on(placement);
     let request = |weights| PlanRequest {
         config,
         weights,
@@ -294,6 +301,7 @@ fn report(args: &PlanArgs) -> anyhow::Result<Report> {
         tokens,
         targets,
         threads,
+        placement,
     };
     let asked = args.base.resolve()?;
     let nf4 = Quantization::FourBit { code: Code::Nf4, block_len: 64, double: true };
@@ -302,8 +310,8 @@ fn report(args: &PlanArgs) -> anyhow::Result<Report> {
         Some(RecomputeChoice::Fixed(recompute)) => recompute,
         Some(RecomputeChoice::Auto) | None => Recompute::None,
     };
-    let plain = request(subject.weight_bytes(None)?);
-    let small = request(subject.weight_bytes(Some(quantized))?);
+    let plain = request(subject.weight_bytes(None, placement)?);
+    let small = request(subject.weight_bytes(Some(quantized), placement)?);
 
     let parameters = config.parameters();
     let all = WeightSelection::all();
@@ -361,6 +369,7 @@ fn report(args: &PlanArgs) -> anyhow::Result<Report> {
         prompts: &prompts,
         max_new_tokens: MAX_NEW_TOKENS,
         threads,
+        placement,
     };
     let (side_by_side, parts) = match evaluation.fit(limit)? {
         Some(found) => found,

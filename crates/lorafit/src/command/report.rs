@@ -9,7 +9,7 @@ use lorafit_train::RunHistory;
 use super::generate::Sampling;
 use super::require;
 use crate::adapter_numbers::{self, check_overlap};
-use crate::base_args::{QuantArgs, TemplateArgs};
+use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::engine::{open_base, use_threads};
 use crate::output;
@@ -162,7 +162,7 @@ fn add_answers(
     let model = args.model.clone().or_else(named).ok_or_else(|| {
         CliError::usage("--prompts needs the base, which no run names").hint("give it with --model")
     })?;
-    let base = open_base(&model, &args.base, &args.template, &args.common)?;
+    let base = open_base(&model, &args.base, &args.template, ComputeArgs::UNSET, &args.common)?;
     let load = |(name, dir): &(String, PathBuf)| -> anyhow::Result<_> {
         Ok((name.clone(), adapter::load(dir, base.model.config(), base.model.device())?))
     };

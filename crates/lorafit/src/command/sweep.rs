@@ -131,7 +131,7 @@ pub fn run(args: SweepArgs) -> anyhow::Result<()> {
     record.rungs = rungs_of(&spec.settings, &steps)?;
     record.clock = record.clock.or(inputs.clock());
     let at_once = args.trials_at_once.min(trials.len());
-    let plan = inputs.plan(&trials, at_once, spec.train.memory.limit().unwrap_or(u64::MAX))?;
+    let plan = inputs.plan(&trials, at_once, spec.train.memory.limit(inputs.device()).unwrap_or(u64::MAX))?;
     if args.dry_run {
         return dry_run(&args, &record, &numbers, &trials, &inputs, &plan, &steps);
     }

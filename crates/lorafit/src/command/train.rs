@@ -9,7 +9,7 @@ use serde_json::json;
 
 use lorafit_data::statistics::Statistics;
 use lorafit_data::{Dataset, Order, Source, Subset};
-use lorafit_model::{ActivationPolicy, Recompute, Trainable, WeightModules};
+use lorafit_model::{ActivationDtype, ActivationPolicy, Recompute, Trainable, WeightModules};
 use lorafit_train::{
     Duration, EvaluationRecord, Identity, MemoryPlan, Observer, PlanRequest, RunError, RunFolder, RunInfo,
     RunLock, SkipRecord, Start, StepRecord, Summary, TrainOptions, rss_bytes, train,
@@ -20,11 +20,13 @@ use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::config_file::{self, Given};
 use crate::data_args::CacheArgs;
-use crate::engine::{Base, grouped, open_base, open_shape, use_threads};
+use crate::engine::{Base, grouped, open_base, open_shape, placement, reserve, use_threads};
 use crate::interrupt;
 use crate::memory_args::{MemoryArgs, RecomputeChoice};
 use crate::memory_table;
-use crate::options::{Init, Layers, Method, Optimizer, SaveChoice, Scheduler, TargetModules, TrainModules};
+use crate::options::{
+    DeviceChoice, Init, Layers, Method, Optimizer, SaveChoice, Scheduler, TargetModules, TrainModules,
+};
 use crate::output;
 use crate::progress::Progress;
 use crate::report_error::CliError;
@@ -353,6 +355,13 @@ impl TrainArgs {
         };
         let not_negative =
             |name, value: f64| require(value >= 0.0 && value.is_finite(), name, value, "must be 0 or more");
+        if let (Method::Full, DeviceChoice::Cuda(_)) = (self.method, self.common.device) {
+            let text =
+                format!("--method full --device {}: full fine-tuning is not on GPUs yet", self.common.device);
+            return Err(
+                CliError::usage(text).hint("--device cpu trains all weights; --method lora runs on the GPU")
+            );
+        }
         natural("rank", self.rank)?;
         positive("alpha", self.alpha)?;
         share("dropout", self.dropout)?;
@@ -486,12 +495,16 @@ impl<'a> Ready<'a> {
     /// What is recomputed so that it fits, with its plan.
     fn choose(&self) -> anyhow::Result<(Recompute, MemoryPlan)> {
         let (request, memory) = (self.request(), &self.args.memory);
-        let chosen = memory.choose(&request, self.args.base.quant.is_some())?;
+        let device = self.base.model.device();
+        let chosen = memory.choose(&request, self.args.base.quant.is_some(), device)?;
         match (chosen, self.args.method) {
-            (Ok(chosen), _) => Ok(chosen),
+            (Ok((recompute, plan)), _) => {
+                reserve(device, &plan)?;
+                Ok((recompute, plan))
+            }
             (Err(refused), Method::Lora) => Err(refused.into()),
             (Err(refused), Method::Full) => {
-                let limit = memory.limit().unwrap_or(u64::MAX);
+                let limit = memory.limit(device).unwrap_or(u64::MAX);
                 Err(refused.hint(alternatives(&request, self.base, self.args.init, limit)?).into())
             }
         }
@@ -553,12 +566,10 @@ impl TrainArgs {
     /// Opens the base.
     pub fn open_base(&self) -> anyhow::Result<Base> {
         let Some(model) = &self.model else { unreachable!("validate asks for it") };
-        let mut base = match self.init {
-            Init::Model => open_base(model, &self.base, &self.template, &self.common)?,
-            Init::Random => open_shape(model, &self.template, &self.common)?,
-        };
-        base.model.set_compute_dtype(self.compute.compute_dtype.into());
-        Ok(base)
+        match self.init {
+            Init::Model => open_base(model, &self.base, &self.template, self.compute, &self.common),
+            Init::Random => open_shape(model, &self.template, self.compute, &self.common),
+        }
     }
 
     /// Reads the rows to train on, and those held out.
@@ -601,11 +612,17 @@ impl TrainArgs {
             weights,
             trainable,
             optimizer: self.optimizer.into(),
-            activation_dtype: self.memory.activation_dtype.into(),
+            activation_dtype: self.activation_dtype(),
             tokens: size.tokens,
             targets: size.targets,
             threads: rayon::current_num_threads(),
+            placement: base.model.device().placement(),
         }
+    }
+
+    /// How activations that are kept are stored.
+    fn activation_dtype(&self) -> ActivationDtype {
+        self.memory.activation_dtype_on(placement(self.common.device, self.compute))
     }
 
     /// What the loop is told.
@@ -620,10 +637,7 @@ impl TrainArgs {
             gradient_accumulation: self.gradient_accumulation,
             micro_batch_tokens: self.micro_batch_tokens,
             prefix_sharing: !self.no_prefix_sharing,
-            activations: ActivationPolicy {
-                dtype: self.memory.activation_dtype.into(),
-                ..ActivationPolicy::default()
-            },
+            activations: ActivationPolicy { dtype: self.activation_dtype(), ..ActivationPolicy::default() },
             optimizer: self.optimizer.into(),
             learning_rate: self.lr.expect("resolve sets it"),
             schedule: self.scheduler.into(),

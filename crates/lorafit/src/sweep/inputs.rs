@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use lorafit_data::{Samples, SamplesBuilder};
+use lorafit_kernels::Device;
 use lorafit_model::{Recompute, Trainable};
 use lorafit_train::{MemoryPlan, PlanRequest, evaluate};
 use serde_json::json;
@@ -60,6 +61,11 @@ impl Inputs {
     /// What chat templates see as now.
     pub fn clock(&self) -> Option<i64> {
         self.bases.first().map(|(_, base)| base.tokenizer.clock())
+    }
+
+    /// Where all trials are computed.
+    pub fn device(&self) -> Device {
+        self.bases.first().map_or(Device::Cpu, |(_, base)| base.model.device())
     }
 
     /// Plans `at_once` trials at a time in `limit` bytes: each gets a policy of recomputation within its share.

@@ -159,7 +159,7 @@ impl SelfAttention {
                 if let Some(d_weight) = d_weight {
                     rms_norm::backward_weight(d, x, rstd, rows * heads, d_weight);
                 }
-                out.fill(rows * heads * dim, 0.0);
+                out.clear(rows * heads * dim);
                 rms_norm::backward(d, x, weight, rstd, rows * heads, out);
                 std::mem::swap(d, out);
             }

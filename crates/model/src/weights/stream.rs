@@ -1,6 +1,7 @@
 //! Safetensors files written and read a piece at a time: beside the tensors themselves a few megabytes are held, however
 //! large they are.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write};
 use std::ops::Range;
@@ -49,8 +50,8 @@ pub type Values<'a> = Box<dyn Fn(Range<usize>, &mut [f32]) + 'a>;
 pub enum TensorData<'a> {
     /// Numbers.
     Floats(SaveDtype, Values<'a>),
-    /// Bytes, of dtype U8.
-    Bytes(&'a [u8]),
+    /// Bytes, of dtype U8, asked for when they are written.
+    Bytes(Box<dyn Fn() -> Cow<'a, [u8]> + 'a>),
 }
 
 impl<'a> TensorData<'a> {
@@ -76,7 +77,7 @@ impl TensorSource<'_> {
         let values: usize = self.shape.iter().product();
         match &self.data {
             TensorData::Floats(dtype, _) => dtype.bytes() * values as u64,
-            TensorData::Bytes(bytes) => bytes.len() as u64,
+            TensorData::Bytes(_) => values as u64,
         }
     }
 
@@ -90,7 +91,7 @@ impl TensorSource<'_> {
 
     fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let (dtype, values) = match &self.data {
-            TensorData::Bytes(bytes) => return out.write_all(bytes),
+            TensorData::Bytes(bytes) => return out.write_all(&bytes()),
             TensorData::Floats(dtype, values) => (*dtype, values),
         };
         let len: usize = self.shape.iter().product();
@@ -263,7 +264,7 @@ mod tests {
         };
         let mut found = Vec::new();
         let sources = vec![
-            source("b", &[3], TensorData::Bytes(&codes)),
+            source("b", &[3], TensorData::Bytes(Box::new(|| Cow::Borrowed(&codes)))),
             source("c", &[PIECE + 5], floats(SaveDtype::Bf16)),
             source("d", &[1, PIECE + 5], floats(SaveDtype::F32)),
             source("a", &[2, 2], floats(SaveDtype::F32)),

@@ -150,7 +150,7 @@ impl Case {
             let scale = 1.0 / targets as f32;
             let losses =
                 model.loss_and_gradient(adapter, None, p.stream(), scale, &mut buffers, &mut gradients);
-            loss += losses.iter().map(|&l| f64::from(l)).sum::<f64>() / targets as f64;
+            loss += losses.total() / targets as f64;
         }
         let named = named_tensors(&self.adapter, gradients.tensors());
         (loss, named.into_iter().map(|t| (t.name, t.values)).collect())

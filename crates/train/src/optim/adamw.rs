@@ -1,7 +1,7 @@
 //! AdamW on what is trained; the arithmetic is in `kernels::ops::adamw`.
 
-use lorafit_kernels::Tensor;
 use lorafit_kernels::ops::adamw::{self, Moment8, Step};
+use lorafit_kernels::{Placement, Tensor};
 use lorafit_model::weights::{TensorData, TensorReader, TensorSource};
 use lorafit_model::{Gradients, Parameters};
 use rayon::prelude::*;
@@ -23,9 +23,12 @@ impl OptimizerKind {
         self == OptimizerKind::AdamW8bit && len >= Self::MIN_8BIT_LEN
     }
 
-    /// Bytes of the state of a tensor of `len` parameters.
-    pub fn state_bytes(self, len: usize) -> u64 {
-        2 * if self.in_8bit(len) { Moment8::bytes(len) } else { (len * size_of::<f32>()) as u64 }
+    /// Bytes of the state of a tensor of `len` parameters on a device of `placement`.
+    pub fn state_bytes(self, placement: Placement, len: usize) -> u64 {
+        2 * match self.in_8bit(len) {
+            true => Moment8::bytes(placement, len),
+            false => placement.buffer_bytes((len * size_of::<f32>()) as u64),
+        }
     }
 }
 
@@ -54,7 +57,9 @@ impl AdamW {
     /// does not.
     pub fn new(parameters: &Parameters<'_>, kind: OptimizerKind, weight_decay: f64) -> Self {
         let zeros = |t: &Tensor| match kind.in_8bit(t.len()) {
-            true => Moments::EightBit(Moment8::zeros(t.len()), Moment8::zeros(t.len())),
+            true => {
+                Moments::EightBit(Moment8::zeros(t.device(), t.len()), Moment8::zeros(t.device(), t.len()))
+            }
             false => Moments::F32(Tensor::zeros(t.device(), t.len()), Tensor::zeros(t.device(), t.len())),
         };
         let moments = parameters.tensors().into_iter().map(zeros).collect();
@@ -119,9 +124,10 @@ impl AdamW {
                 }
                 Moments::EightBit(first, second) => {
                     for (moment, which) in [(first, "first"), (second, "second")] {
-                        let (codes, absmax) = (moment.codes(), moment.absmax());
-                        add(format!("{i}.{which}.codes"), codes.len(), TensorData::Bytes(codes));
-                        let data = TensorData::f32(|range, out| out.copy_from_slice(&absmax[range]));
+                        let codes = TensorData::Bytes(Box::new(|| moment.codes()));
+                        add(format!("{i}.{which}.codes"), moment.len(), codes);
+                        let absmax = moment.absmax();
+                        let data = TensorData::f32(|range, out| absmax.read(range.start, out));
                         add(format!("{i}.{which}.absmax"), absmax.len(), data);
                     }
                 }
@@ -147,11 +153,11 @@ impl AdamW {
                 }
                 Moments::EightBit(first, second) => {
                     for (moment, which) in [(first, "first"), (second, "second")] {
-                        let codes = file.read_bytes(&format!("{i}.{which}.codes"), moment.codes().len())?;
-                        let mut absmax = Vec::new();
-                        let shape = [moment.absmax().len()];
-                        file.read_floats(&format!("{i}.{which}.absmax"), &shape, |_, v| absmax.extend(v))?;
-                        *moment = Moment8::from_parts(codes, absmax).expect("lengths were compared");
+                        let codes = file.read_bytes(&format!("{i}.{which}.codes"), moment.len())?;
+                        moment.write_codes(&codes);
+                        let (name, absmax) = (format!("{i}.{which}.absmax"), moment.absmax_mut());
+                        let shape = [absmax.len()];
+                        file.read_floats(&name, &shape, |at, v| absmax.write(at, v))?;
                     }
                 }
             }

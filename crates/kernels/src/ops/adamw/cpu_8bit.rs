@@ -19,8 +19,9 @@ pub(super) fn step(
 ) {
     let c = Constants::of(step);
     let blocks = parameter.par_chunks_mut(BLOCK_LEN).zip(gradient.par_chunks(BLOCK_LEN));
-    let firsts = first.codes.par_chunks_mut(BLOCK_LEN).zip(&mut first.absmax);
-    let seconds = second.codes.par_chunks_mut(BLOCK_LEN).zip(&mut second.absmax);
+    let [(codes1, absmax1), (codes2, absmax2)] = [first.cpu_mut(), second.cpu_mut()];
+    let firsts = codes1.par_chunks_mut(BLOCK_LEN).zip(absmax1);
+    let seconds = codes2.par_chunks_mut(BLOCK_LEN).zip(absmax2);
     let blocks = blocks.zip(firsts).zip(seconds).with_min_len(TASK_BLOCKS);
     blocks.for_each(|(((parameter, gradient), (codes1, absmax1)), (codes2, absmax2))| {
         let (mut m, mut v) = ([0.0f32; BLOCK_LEN], [0.0f32; BLOCK_LEN]);
@@ -51,6 +52,7 @@ mod tests {
     use safetensors::SafeTensors;
 
     use super::*;
+    use crate::tensor::Device;
     use crate::testing::{bits, fixture, floats};
 
     /// Five steps of bitsandbytes 0.50.2 (`scripts/make_bnb_fixtures.py`): codes and scales bit for bit, a block whose
@@ -65,7 +67,7 @@ mod tests {
         assert!(bits(unsigned()) == bits(&floats("udynamic.quant_map")), "the unsigned map");
 
         let mut p = floats("adamw8.p0");
-        let (mut first, mut second) = (Moment8::zeros(p.len()), Moment8::zeros(p.len()));
+        let [mut first, mut second] = [0, 1].map(|_| Moment8::zeros(Device::Cpu, p.len()));
         for number in 1..=5 {
             let name = |part: &str| format!("adamw8.{number}.{part}");
             let settings = Step {
@@ -79,9 +81,12 @@ mod tests {
             };
             step(&mut p, &floats(&name("grad")), &mut first, &mut second, &settings);
             for (moment, codes, absmax) in [(&first, "state1", "absmax1"), (&second, "state2", "absmax2")] {
-                assert!(bits(&moment.absmax) == bits(&floats(&name(absmax))), "{absmax} after step {number}");
+                assert!(
+                    bits(moment.absmax().cpu()) == bits(&floats(&name(absmax))),
+                    "{absmax} after step {number}"
+                );
                 let expected = data(&name(codes));
-                let wrong = moment.codes.iter().zip(&expected).position(|(f, e)| f != e);
+                let wrong = moment.codes().iter().zip(&expected).position(|(f, e)| f != e);
                 assert_eq!(wrong, None, "{codes} after step {number}");
             }
             let expected = floats(&name("p"));

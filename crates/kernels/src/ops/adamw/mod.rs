@@ -12,6 +12,9 @@ use crate::tensor::{Device, Tensor};
 mod cpu;
 mod cpu_8bit;
 pub mod cuda;
+mod moment8;
+
+pub use moment8::{BLOCK_LEN, Moment8};
 
 /// What a step needs besides the tensors.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,44 +52,11 @@ pub fn step(
             &mut second.cpu_mut()[..len],
             step,
         ),
-    }
-}
-
-/// Values of a block of 8-bit moments, which share a scale.
-pub const BLOCK_LEN: usize = 256;
-
-/// One moment of 8-bit AdamW: codes of [`dynamic_map`](crate::quant::dynamic_map), a scale for each block.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Moment8 {
-    codes: Vec<u8>,
-    absmax: Vec<f32>,
-}
-
-impl Moment8 {
-    /// Zeros for `len` parameters.
-    pub fn zeros(len: usize) -> Self {
-        // With a scale of zero every code means zero.
-        Moment8 { codes: vec![0; len], absmax: vec![0.0; len.div_ceil(BLOCK_LEN)] }
-    }
-
-    /// A moment from its parts, as [`Self::codes`] and [`Self::absmax`] give them; `None` if their lengths disagree.
-    pub fn from_parts(codes: Vec<u8>, absmax: Vec<f32>) -> Option<Self> {
-        (absmax.len() == codes.len().div_ceil(BLOCK_LEN)).then_some(Moment8 { codes, absmax })
-    }
-
-    /// A code for every parameter.
-    pub fn codes(&self) -> &[u8] {
-        &self.codes
-    }
-
-    /// A scale for every block.
-    pub fn absmax(&self) -> &[f32] {
-        &self.absmax
-    }
-
-    /// Bytes that it takes for `len` parameters.
-    pub fn bytes(len: usize) -> u64 {
-        (len + len.div_ceil(BLOCK_LEN) * size_of::<f32>()) as u64
+        Device::Cuda(gpu) => {
+            let (parameter, gradient) = (parameter.region(), gradient.region());
+            let (first, second) = (first.region(), second.region());
+            gpu.run(&cuda::step(parameter, gradient, first, second, len as u64, step));
+        }
     }
 }
 
@@ -102,10 +72,16 @@ pub fn step_8bit(
     len: usize,
     step: &Step,
 ) {
-    assert!(first.codes.len() == len && second.codes.len() == len, "moments of other parameters");
+    assert!(first.len() == len && second.len() == len, "moments of other parameters");
     match parameter.device() {
         Device::Cpu => {
             cpu_8bit::step(&mut parameter.cpu_mut()[..len], &gradient.cpu()[..len], first, second, step)
+        }
+        Device::Cuda(gpu) => {
+            let maps = gpu.buffer_of(&cuda::map_bytes());
+            let (first, second) = (first.on_gpu(), second.on_gpu());
+            let (parameter, gradient, maps) = (parameter.region(), gradient.region(), maps.region());
+            gpu.run(&cuda::step_8bit(parameter, gradient, first, second, maps, len as u64, step));
         }
     }
 }

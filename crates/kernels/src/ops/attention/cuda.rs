@@ -11,6 +11,11 @@ use crate::cuda::{Arg, Float, Launch, Region};
 /// Head sizes that kernels for tensor cores are compiled for.
 pub const HEAD_DIMS: [usize; 5] = [64, 80, 96, 128, 256];
 
+/// Whether tensor cores compute heads of this type and size; the plain kernels compute all others.
+pub(super) fn on_tensor_cores(float: Float, heads: Heads) -> bool {
+    float == Float::Bf16 && HEAD_DIMS.contains(&heads.dim)
+}
+
 /// The largest head of the plain kernels.
 pub const MAX_HEAD_DIM: usize = 256;
 

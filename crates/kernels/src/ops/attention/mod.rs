@@ -8,10 +8,11 @@
 
 use std::fmt;
 
-use crate::tensor::{Device, Tensor};
+use crate::tensor::{Device, Placement, Tensor};
 
 mod cpu;
 pub mod cuda;
+mod on_gpu;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
@@ -42,10 +43,31 @@ impl fmt::Display for SegmentError {
 impl std::error::Error for SegmentError {}
 
 /// The segments of a stream of tokens: contiguous, in order, each after its parent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Segments(Vec<Segment>);
+#[derive(Debug, Default)]
+pub struct Segments {
+    list: Vec<Segment>,
+    on_gpu: on_gpu::Kept,
+}
+
+impl Clone for Segments {
+    fn clone(&self) -> Self {
+        Segments::of(self.list.clone())
+    }
+}
+
+impl PartialEq for Segments {
+    fn eq(&self, other: &Self) -> bool {
+        self.list == other.list
+    }
+}
+
+impl Eq for Segments {}
 
 impl Segments {
+    fn of(list: Vec<Segment>) -> Self {
+        Segments { list, on_gpu: on_gpu::Kept::default() }
+    }
+
     /// Checks that `segments` cover `0..tokens` without gaps and that parents precede their children.
     ///
     /// # Errors
@@ -67,22 +89,22 @@ impl Segments {
         if next != tokens {
             return Err(SegmentError(format!("segments cover {next} of {tokens} tokens")));
         }
-        Ok(Segments(segments))
+        Ok(Segments::of(segments))
     }
 
     /// One segment of `tokens` tokens.
     pub fn single(tokens: usize) -> Self {
-        Segments(if tokens == 0 { vec![] } else { vec![Segment { start: 0, len: tokens, parent: None }] })
+        Segments::of(if tokens == 0 { vec![] } else { vec![Segment { start: 0, len: tokens, parent: None }] })
     }
 
     /// The segments in order.
     pub fn as_slice(&self) -> &[Segment] {
-        &self.0
+        &self.list
     }
 
     /// Number of tokens covered.
     pub fn tokens(&self) -> usize {
-        self.0.last().map_or(0, |s| s.start + s.len)
+        self.list.last().map_or(0, |s| s.start + s.len)
     }
 }
 
@@ -135,12 +157,24 @@ pub fn forward(
 ) {
     match q.device() {
         Device::Cpu => cpu::forward(q.cpu(), k.cpu(), v.cpu(), segments, heads, out.cpu_mut(), lse.cpu_mut()),
+        Device::Cuda(gpu) => {
+            let (float, tree) = (q.float_with(&[k, v, out]), segments.on_gpu.tree(gpu, segments, heads));
+            let (q, k, v, out, lse) = (q.region(), k.region(), v.region(), out.region(), lse.region());
+            let operands = cuda::Operands { q, k, v, out, lse };
+            gpu.run(&match cuda::on_tensor_cores(float, heads) {
+                true => cuda::forward(operands, tree.on_device(), heads),
+                false => cuda::plain_forward(float, operands, tree.on_device(), heads),
+            });
+        }
     }
 }
 
-/// Values of the workspace that [`backward`] needs for `tokens` tokens.
-pub fn backward_workspace(tokens: usize, heads: Heads) -> usize {
-    2 * tokens * heads.query * heads.dim
+/// Values, in f32, of the workspace that [`backward`] needs for `tokens` tokens.
+pub fn backward_workspace(placement: Placement, tokens: usize, heads: Heads) -> usize {
+    match placement {
+        Placement::Cpu => 2 * tokens * heads.query * heads.dim,
+        Placement::Cuda(_) => tokens * heads.query,
+    }
 }
 
 /// Overwrites `gradients` from `d_out`, the gradient of the output. Overwrites `workspace`.
@@ -154,6 +188,26 @@ pub fn backward(
 ) {
     match d_out.device() {
         Device::Cpu => cpu::backward(d_out.cpu(), saved, segments, heads, gradients, workspace.cpu_mut()),
+        Device::Cuda(gpu) => {
+            let tree = segments.on_gpu.tree(gpu, segments, heads);
+            let Saved { q, k, v, out, lse } = saved;
+            let float = d_out.float_with(&[q, k, v, out, gradients.q, gradients.k, gradients.v]);
+            let operands = cuda::Operands {
+                q: q.region(),
+                k: k.region(),
+                v: v.region(),
+                out: out.region(),
+                lse: lse.region(),
+            };
+            let Gradients { q, k, v } = gradients;
+            let gradients = cuda::Gradients { q: q.region(), k: k.region(), v: v.region() };
+            let (d_out, tree, delta) = (d_out.region(), tree.on_device(), workspace.region());
+            let launches = match cuda::on_tensor_cores(float, heads) {
+                true => cuda::backward(d_out, operands, tree, heads, gradients, delta),
+                false => cuda::plain_backward(float, d_out, operands, tree, heads, gradients, delta),
+            };
+            launches.iter().for_each(|launch| gpu.run(launch));
+        }
     }
 }
 
@@ -177,6 +231,16 @@ pub fn forward_cached(
             let at = first_row * width..(first_row + rows) * width;
             let out = &mut out.cpu_mut()[at.clone()];
             cpu::forward_cached(&q.cpu()[at], keys.cpu(), values.cpu(), past, heads, out);
+        }
+        Device::Cuda(gpu) => {
+            let (float, width) = (q.float_with(&[keys, values, out]), heads.query * heads.dim);
+            let new = |tensor: &Tensor| tensor.part(first_row * width, rows * width);
+            let workspace = gpu.buffer(cuda::cached_workspace_bytes(rows, heads));
+            let cache = (keys.region(), values.region());
+            let (q, out, workspace) = (new(q), new(out), workspace.region());
+            for launch in cuda::forward_cached(float, q, cache, (rows, past), heads, out, workspace) {
+                gpu.run(&launch);
+            }
         }
     }
 }

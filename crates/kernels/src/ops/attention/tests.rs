@@ -71,7 +71,8 @@ fn backward_equals_finite_differences_of_the_reference() {
         let (q, k, v) = (tensor(&c.q), tensor(&c.k), tensor(&c.v));
         let mut d =
             [tensor(&vec![7.0; c.q.len()]), tensor(&vec![7.0; c.k.len()]), tensor(&vec![7.0; c.k.len()])];
-        let mut workspace = Tensor::zeros(Device::Cpu, backward_workspace(c.segments.tokens(), c.heads));
+        let mut workspace =
+            Tensor::zeros(Device::Cpu, backward_workspace(Placement::Cpu, c.segments.tokens(), c.heads));
         let [d_q, d_k, d_v] = &mut d;
         backward(
             &tensor(&d_out),

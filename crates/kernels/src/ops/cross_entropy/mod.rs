@@ -4,6 +4,7 @@
 //! `scale * sum_i w_i loss_i` is `scale * (sum_i w_i softmax - sum_i w_i onehot(id_i))`. A branch point of a
 //! segment tree has several targets. Sums in f32 over a row.
 
+use crate::cuda::count;
 use crate::tensor::{Device, Tensor};
 
 mod cpu;
@@ -24,10 +25,26 @@ pub struct Target {
     pub weight: f32,
 }
 
-/// Writes each target's unweighted loss to `losses`. `logits` is `[rows, vocab]`; targets are sorted by row.
-pub fn loss(logits: &Tensor, vocab: usize, targets: &[Target], losses: &mut [f32]) {
+/// Writes each target's unweighted loss to `losses` (f32), from place `first` on. `logits` is `[rows, vocab]`; targets are
+/// sorted by row.
+pub fn loss(
+    logits: &Tensor,
+    rows: usize,
+    vocab: usize,
+    targets: &[Target],
+    losses: &mut Tensor,
+    first: usize,
+) {
     match logits.device() {
-        Device::Cpu => cpu::loss(logits.cpu(), vocab, targets, losses),
+        Device::Cpu => {
+            cpu::loss(logits.cpu(), vocab, targets, &mut losses.cpu_mut()[first..first + targets.len()]);
+        }
+        Device::Cuda(gpu) => {
+            let records = gpu.buffer_of(&cuda::target_bytes(targets));
+            let (shape, losses) = ((count(rows), count(vocab)), losses.part(first, targets.len()));
+            let (float, logits) = (logits.float(), logits.region());
+            gpu.run(&cuda::loss(float, logits, shape, records.region(), count(targets.len()), losses));
+        }
     }
 }
 
@@ -39,9 +56,20 @@ pub fn loss_and_gradient(
     vocab: usize,
     targets: &[Target],
     scale: f32,
-    losses: &mut [f32],
+    losses: &mut Tensor,
+    first: usize,
 ) {
     match logits.device() {
-        Device::Cpu => cpu::loss_and_gradient(logits.cpu_mut(), rows, vocab, targets, scale, losses),
+        Device::Cpu => {
+            let losses = &mut losses.cpu_mut()[first..first + targets.len()];
+            cpu::loss_and_gradient(logits.cpu_mut(), rows, vocab, targets, scale, losses);
+        }
+        Device::Cuda(gpu) => {
+            let records = gpu.buffer_of(&cuda::target_bytes(targets));
+            let (shape, losses) = ((count(rows), count(vocab)), losses.part(first, targets.len()));
+            let (float, logits, records) = (logits.float(), logits.region(), records.region());
+            let targets = count(targets.len());
+            gpu.run(&cuda::loss_and_gradient(float, logits, shape, records, targets, scale, losses));
+        }
     }
 }

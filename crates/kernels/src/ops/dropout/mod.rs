@@ -29,6 +29,9 @@ impl Mask {
 pub fn forward(x: &Tensor, mask: Mask, len: usize, y: &mut Tensor) {
     match x.device() {
         Device::Cpu => cpu::forward(x.cpu(), mask, len, y.cpu_mut()),
+        Device::Cuda(gpu) => {
+            gpu.run(&cuda::forward(x.float_with(&[y]), x.region(), mask, len as u64, y.region()));
+        }
     }
 }
 
@@ -36,5 +39,8 @@ pub fn forward(x: &Tensor, mask: Mask, len: usize, y: &mut Tensor) {
 pub fn backward(d_y: &Tensor, mask: Mask, len: usize, d_x: &mut Tensor) {
     match d_y.device() {
         Device::Cpu => cpu::backward(d_y.cpu(), mask, len, d_x.cpu_mut()),
+        Device::Cuda(gpu) => {
+            gpu.run(&cuda::backward(d_y.float_with(&[d_x]), d_y.region(), mask, len as u64, d_x.region()));
+        }
     }
 }

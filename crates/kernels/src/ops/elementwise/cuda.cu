@@ -1,14 +1,5 @@
 // Small steps between the large ops. Copies of ranges are the driver's.
 
-template <class T> KERNEL(256) fill(T* y, u64 len, float value) {
-    const u64 at = unit_start();
-    if (at >= len) return;
-    float v[8];
-#pragma unroll
-    for (int i = 0; i < 8; i++) v[i] = value;
-    store(v, len - at, y + at);
-}
-
 template <class T> KERNEL(256) add(const T* x, u64 len, T* y) {
     const u64 at = unit_start();
     if (at >= len) return;
@@ -38,18 +29,6 @@ KERNEL(256) round_to_bf16(float* x, u64 len) {
 #pragma unroll
     for (int i = 0; i < 8; i++) v[i] = to_float(from_float<bf16>(v[i]));
     store(v, len - at, x + at);
-}
-
-// y = scale x, from one precision to another; rows are `x_stride` and `y_stride` values apart.
-template <class From, class To>
-KERNEL(256) convert_rows(const From* x, u32 x_stride, u32 rows, u32 width, float scale, To* y, u32 y_stride) {
-    const Unit unit = matrix_unit(rows, width);
-    if (!unit.there) return;
-    float v[8];
-    load(x + (u64)unit.row * x_stride + unit.col, unit.count, v);
-#pragma unroll
-    for (int i = 0; i < 8; i++) v[i] *= scale;
-    store(v, unit.count, y + (u64)unit.row * y_stride + unit.col);
 }
 
 // Every row becomes `row`.

@@ -19,11 +19,6 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Rows of `width` values, one after the other.
-    pub fn dense(float: Float, region: Region, width: u32) -> Self {
-        Rows { float, region, first: 0, stride: width }
-    }
-
     /// What `rows` rows of `width` values span.
     ///
     /// # Panics
@@ -47,12 +42,6 @@ pub(crate) fn over_columns(entry: String, width: u32, args: Vec<Arg>) -> Launch 
     Launch::new(entry, width.div_ceil(WARP).into(), WARP * WARP, args)
 }
 
-/// [`crate::Tensor::fill`] on a device.
-pub fn fill(float: Float, y: Region, len: u64, value: f32) -> Launch {
-    let args = vec![Arg::Out(y.floats(float, len)), Arg::U64(len), Arg::F32(value)];
-    Launch::over_values(format!("fill<{}>", float.name()), len, args)
-}
-
 /// Every row of `y` becomes `row`, `[width]` in f32: a bias, to which a product then adds. `shape` is rows and width.
 pub fn fill_rows(row: Region, shape: (u32, u32), y: Rows) -> Launch {
     with_row("fill_rows", row, shape, y)
@@ -74,21 +63,6 @@ fn with_row(kernel: &str, row: Region, shape: (u32, u32), y: Rows) -> Launch {
         Arg::U32(y.stride),
     ];
     over_units(format!("{kernel}<{}>", y.float.name()), shape, args)
-}
-
-/// `y = scale x`, rounded to the type of `y`: operands of products from parts of other matrices. `shape` is rows and width.
-pub fn convert_rows(x: Rows, shape: (u32, u32), scale: f32, y: Rows) -> Launch {
-    let (rows, width) = shape;
-    let args = vec![
-        Arg::In(x.span(shape)),
-        Arg::U32(x.stride),
-        Arg::U32(rows),
-        Arg::U32(width),
-        Arg::F32(scale),
-        Arg::Out(y.span(shape)),
-        Arg::U32(y.stride),
-    ];
-    over_units(format!("convert_rows<{}, {}>", x.float.name(), y.float.name()), shape, args)
 }
 
 /// [`super::add`] on a device.
@@ -153,24 +127,9 @@ pub fn gather_rows(float: Float, x: Region, rows: Region, count: u32, width: u32
     Launch::new(format!("gather_rows<{}>", float.name()), count.into(), THREADS, args)
 }
 
-/// [`super::scatter_add_rows`] on a device: `count` rows, a block each.
-pub fn scatter_add_rows(float: Float, x: Region, rows: Region, count: u32, width: u32, y: Region) -> Launch {
-    scatter_add_between((float, float), x, rows, count, width, y)
-}
-
-/// As [`scatter_add_rows`] from rows of type `float` to f32: the gradient of an embedding.
-pub fn scatter_add_rows_to_f32(
-    float: Float,
-    x: Region,
-    rows: Region,
-    count: u32,
-    width: u32,
-    y: Region,
-) -> Launch {
-    scatter_add_between((float, Float::F32), x, rows, count, width, y)
-}
-
-fn scatter_add_between(
+/// [`super::scatter_add_rows`] on a device: `count` rows, a block each, of type `from` added to some of type `to`. They differ
+/// where the gradient of an embedding, in f32, takes rows in bf16.
+pub fn scatter_add_rows(
     (from, to): (Float, Float),
     x: Region,
     rows: Region,

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::cuda::count;
 use crate::tensor::{Bf16Tensor, Device, Tensor};
 
 mod cpu;
@@ -14,6 +15,7 @@ pub fn copy(x: &Tensor, len: usize, y: &mut Tensor) {
             let (x, y) = (&x.cpu()[..len], &mut y.cpu_mut()[..len]);
             y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| y.copy_from_slice(x));
         }
+        Device::Cuda(_) => copy_range(x, 0, len, y, 0),
     }
 }
 
@@ -21,6 +23,10 @@ pub fn copy(x: &Tensor, len: usize, y: &mut Tensor) {
 pub fn copy_range(x: &Tensor, from: usize, len: usize, y: &mut Tensor, to: usize) {
     match x.device() {
         Device::Cpu => y.cpu_mut()[to..to + len].copy_from_slice(&x.cpu()[from..from + len]),
+        Device::Cuda(gpu) => {
+            x.float_with(&[y]);
+            gpu.copy(x.part(from, len), y.part(to, len));
+        }
     }
 }
 
@@ -33,6 +39,7 @@ pub fn add(x: &Tensor, len: usize, y: &mut Tensor) {
                 y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
             });
         }
+        Device::Cuda(gpu) => gpu.run(&cuda::add(x.float_with(&[y]), x.region(), len as u64, y.region())),
     }
 }
 
@@ -43,6 +50,7 @@ pub fn narrow(x: &Tensor, len: usize, y: &mut Bf16Tensor) {
             let (x, y) = (&x.cpu()[..len], &mut y.cpu_mut()[..len]);
             y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| cpu::narrow(x, y));
         }
+        Device::Cuda(gpu) => gpu.run(&cuda::narrow(x.region(), len as u64, y.region(len))),
     }
 }
 
@@ -53,6 +61,7 @@ pub fn widen(x: &Bf16Tensor, len: usize, y: &mut Tensor) {
             let (x, y) = (&x.cpu()[..len], &mut y.cpu_mut()[..len]);
             y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| cpu::widen(x, y));
         }
+        Device::Cuda(gpu) => gpu.run(&cuda::widen(x.region(len), len as u64, y.region())),
     }
 }
 
@@ -60,6 +69,7 @@ pub fn widen(x: &Bf16Tensor, len: usize, y: &mut Tensor) {
 pub fn round_to_bf16(x: &mut Tensor, len: usize) {
     match x.device() {
         Device::Cpu => x.cpu_mut()[..len].par_chunks_mut(CHUNK).for_each(cpu::round_to_bf16),
+        Device::Cuda(gpu) => gpu.run(&cuda::round_to_bf16(x.region(), len as u64)),
     }
 }
 
@@ -74,6 +84,10 @@ pub fn scale_columns(x: &mut Tensor, rows: usize, width: usize, cols: std::ops::
                 row[cols.clone()].iter_mut().for_each(|v| *v *= scale);
             }
         }
+        Device::Cuda(gpu) => {
+            let (shape, cols) = ((count(rows), count(width)), count(cols.start)..count(cols.end));
+            gpu.run(&cuda::scale_columns(x.float(), x.region(), shape.0, shape.1, cols, scale));
+        }
     }
 }
 
@@ -84,6 +98,11 @@ pub fn gather_rows(x: &Tensor, rows: &[u32], width: usize, y: &mut Tensor) {
             for (to, &row) in y.cpu_mut().chunks_exact_mut(width).zip(rows) {
                 to.copy_from_slice(&x.cpu()[row as usize * width..(row as usize + 1) * width]);
             }
+        }
+        Device::Cuda(gpu) => {
+            let (float, ids) = (x.float_with(&[y]), gpu.buffer_of_words(rows));
+            let (rows, width) = (count(rows.len()), count(width));
+            gpu.run(&cuda::gather_rows(float, x.region(), ids.region(), rows, width, y.region()));
         }
     }
 }
@@ -97,6 +116,11 @@ pub fn scatter_add_rows(x: &Tensor, rows: &[u32], width: usize, y: &mut Tensor) 
                 to.iter_mut().zip(from).for_each(|(y, x)| *y += x);
             }
         }
+        Device::Cuda(gpu) => {
+            let (floats, ids) = ((x.float(), y.float()), gpu.buffer_of_words(rows));
+            let (rows, width) = (count(rows.len()), count(width));
+            gpu.run(&cuda::scatter_add_rows(floats, x.region(), ids.region(), rows, width, y.region()));
+        }
     }
 }
 
@@ -109,16 +133,37 @@ pub fn add_column_sums(x: &Tensor, rows: usize, width: usize, y: &mut Tensor) {
                 y.cpu_mut()[..width].iter_mut().zip(row).for_each(|(y, x)| *y += x);
             }
         }
+        Device::Cuda(gpu) => {
+            let shape = (count(rows), count(width));
+            gpu.run(&cuda::add_column_sums(x.float(), x.region(), shape, y.region()));
+        }
     }
 }
 
-/// Sum of the squares of the first `len` values, in f64 and in a fixed order.
-pub fn sum_squares(x: &Tensor, len: usize) -> f64 {
-    match x.device() {
+/// Sum of the squares of all values of f32 tensors of one device, in f64 and in a fixed order.
+pub fn sum_squares(tensors: &[&Tensor]) -> f64 {
+    let Some(first) = tensors.first() else { return 0.0 };
+    match first.device() {
         Device::Cpu => {
             let chunk = |x: &[f32]| x.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
             // The cut does not depend on the number of threads, nor does the order in which the parts are added.
-            x.cpu()[..len].par_chunks(CHUNK).map(chunk).collect::<Vec<f64>>().into_iter().sum()
+            let of_tensor = |x: &&Tensor| -> f64 {
+                x.cpu().par_chunks(CHUNK).map(chunk).collect::<Vec<f64>>().into_iter().sum()
+            };
+            tensors.iter().map(of_tensor).sum()
+        }
+        Device::Cuda(gpu) => {
+            let partial = gpu.buffer(8 * cuda::MAX_PARTIAL_SUMS);
+            let totals = gpu.buffer(8 * tensors.len() as u64);
+            for (i, x) in tensors.iter().enumerate() {
+                let total = totals.region().part(8 * i as u64, 8);
+                for launch in cuda::sum_squares(x.region(), x.len() as u64, partial.region(), total) {
+                    gpu.run(&launch);
+                }
+            }
+            let mut bytes = vec![0; 8 * tensors.len()];
+            gpu.download(totals.region(), &mut bytes);
+            bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).sum()
         }
     }
 }
@@ -178,7 +223,7 @@ mod tests {
         assert_eq!(y.to_vec(4), [11.0, 22.0, 3.0, 4.0]);
         scale_columns(&mut y, 2, 2, 1..2, 0.5);
         assert_eq!(y.to_vec(4), [11.0, 11.0, 3.0, 2.0]);
-        assert_eq!(sum_squares(&y, 3), 251.0);
+        assert_eq!(sum_squares(&[&tensor(&[11.0, 11.0, 3.0]), &tensor(&[2.0])]), 255.0);
         let mut sums = tensor(&[1.0, 2.0, 3.0]);
         add_column_sums(&tensor(&[1.0, 2.0, 4.0, 8.0, 16.0, 32.0]), 2, 2, &mut sums);
         assert_eq!(sums.to_vec(3), [6.0, 12.0, 3.0]);

@@ -1,7 +1,9 @@
 //! Token embedding: `y[t] = weight[ids[t]]`, rows of a matrix, decoded where it is stored. Backward, where the matrix is
 //! trained: `d_weight[ids[t]] += d_y[t]`, in the order of the tokens, so that equal ids add up alike in every run.
 
+use crate::cuda::count;
 use crate::ops::elementwise;
+use crate::quant::cuda::Rows;
 use crate::tensor::{Device, Tensor};
 use crate::weight::Weight;
 
@@ -14,6 +16,13 @@ mod cpu;
 pub fn forward(weight: &Weight, ids: &[u32], y: &mut Tensor) {
     match y.device() {
         Device::Cpu => cpu::forward(weight, ids, y.cpu_mut()),
+        Device::Cuda(gpu) => {
+            let largest = ids.iter().max().map_or(0, |id| *id as usize);
+            assert!(largest < weight.rows(), "token id {largest} outside the vocabulary");
+            let rows = gpu.buffer_of_words(ids);
+            let tile = weight.tile(Rows::Ids(rows.region()), count(ids.len()));
+            weight.decode_on_gpu(gpu, tile, y.float(), y.region());
+        }
     }
 }
 

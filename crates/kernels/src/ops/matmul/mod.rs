@@ -10,10 +10,12 @@
 //! Every output element is summed in the same order whatever the number of threads and however the
 //! output is cut into tiles, so results depend only on the instruction set.
 
+use crate::cuda::Gpu;
 use crate::tensor::{Device, Tensor};
 use crate::weight::{ComputeDtype, Weight};
 
 pub(crate) mod cpu;
+pub mod cuda;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
@@ -109,6 +111,7 @@ pub fn run(products: &mut [Product<'_>]) {
     let Some(first) = products.first() else { return };
     match first.out.device() {
         Device::Cpu => cpu::run(products),
+        Device::Cuda(gpu) => cuda::run(gpu, products),
     }
 }
 
@@ -116,6 +119,12 @@ pub fn run(products: &mut [Product<'_>]) {
 /// of their results, is that of the instruction set.
 pub fn cpu_instruction_set(dtype: ComputeDtype) -> &'static str {
     cpu::instruction_set(dtype)
+}
+
+/// The rate of a large product of square matrices on a GPU, of its type of activations, in FLOP/s: the ceiling that its
+/// products are measured against.
+pub fn cuda_product_peak(gpu: Gpu) -> f64 {
+    cuda::product_peak(gpu)
 }
 
 /// The multiply-add rate of the current rayon pool on operands of `dtype` in registers, in FLOP/s: the ceiling that

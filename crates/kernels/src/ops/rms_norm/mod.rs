@@ -4,6 +4,7 @@
 //! Backward, of `y`'s gradient `d_y`: `d_x += rstd * (weight d_y - x rstd^2 mean(weight d_y x))`, and where the weight is
 //! trained `d_weight += sum over rows of d_y x rstd`.
 
+use crate::cuda::count;
 use crate::tensor::{Device, Tensor};
 
 mod cpu;
@@ -17,6 +18,11 @@ mod tests;
 pub fn forward(x: &Tensor, weight: &Tensor, eps: f32, rows: usize, y: &mut Tensor, rstd: &mut Tensor) {
     match x.device() {
         Device::Cpu => cpu::forward(x.cpu(), weight.cpu(), eps, rows, y.cpu_mut(), rstd.cpu_mut()),
+        Device::Cuda(gpu) => {
+            let (float, shape) = (x.float_with(&[y]), (count(rows), count(weight.len())));
+            let (x, weight, y, rstd) = (x.region(), weight.region(), y.region(), rstd.region());
+            gpu.run(&cuda::forward(float, x, weight, eps, shape, y, rstd));
+        }
     }
 }
 
@@ -24,6 +30,11 @@ pub fn forward(x: &Tensor, weight: &Tensor, eps: f32, rows: usize, y: &mut Tenso
 pub fn recompute(x: &Tensor, weight: &Tensor, rstd: &Tensor, rows: usize, y: &mut Tensor) {
     match x.device() {
         Device::Cpu => cpu::recompute(x.cpu(), weight.cpu(), rstd.cpu(), rows, y.cpu_mut()),
+        Device::Cuda(gpu) => {
+            let (float, shape) = (x.float_with(&[y]), (count(rows), count(weight.len())));
+            let (x, weight, rstd, y) = (x.region(), weight.region(), rstd.region(), y.region());
+            gpu.run(&cuda::recompute(float, x, weight, rstd, shape, y));
+        }
     }
 }
 
@@ -31,6 +42,11 @@ pub fn recompute(x: &Tensor, weight: &Tensor, rstd: &Tensor, rows: usize, y: &mu
 pub fn backward(d_y: &Tensor, x: &Tensor, weight: &Tensor, rstd: &Tensor, rows: usize, d_x: &mut Tensor) {
     match x.device() {
         Device::Cpu => cpu::backward(d_y.cpu(), x.cpu(), weight.cpu(), rstd.cpu(), rows, d_x.cpu_mut()),
+        Device::Cuda(gpu) => {
+            let (float, shape) = (x.float_with(&[d_y, d_x]), (count(rows), count(weight.len())));
+            let (d_y, x, weight) = (d_y.region(), x.region(), weight.region());
+            gpu.run(&cuda::backward(float, d_y, x, weight, rstd.region(), shape, d_x.region()));
+        }
     }
 }
 
@@ -39,5 +55,10 @@ pub fn backward(d_y: &Tensor, x: &Tensor, weight: &Tensor, rstd: &Tensor, rows: 
 pub fn backward_weight(d_y: &Tensor, x: &Tensor, rstd: &Tensor, rows: usize, d_weight: &mut Tensor) {
     match x.device() {
         Device::Cpu => cpu::backward_weight(d_y.cpu(), x.cpu(), rstd.cpu(), rows, d_weight.cpu_mut()),
+        Device::Cuda(gpu) => {
+            let (float, shape) = (x.float_with(&[d_y]), (count(rows), count(d_weight.len())));
+            let (d_y, x, rstd) = (d_y.region(), x.region(), rstd.region());
+            gpu.run(&cuda::backward_weight(float, d_y, x, rstd, shape, d_weight.region()));
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Launches of `cuda.cu`. Angles are f32; a thread turns eight neighbouring pairs of a head.
 
+use super::Turn;
 use crate::cuda::launch::UNIT;
 use crate::cuda::{Arg, Float, Launch, Region};
 
@@ -24,15 +25,6 @@ pub fn angles(
     Launch::over_items("rope_angles", pairs, args)
 }
 
-/// Which way to turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// [`super::forward_in_place`].
-    Forward,
-    /// [`super::backward_in_place`].
-    Backward,
-}
-
 /// Turns `rows` rows of `heads` heads of `2 * half` values in place.
 pub fn turn(
     float: Float,
@@ -43,15 +35,11 @@ pub fn turn(
 ) -> Launch {
     let all_heads = u64::from(rows) * u64::from(heads);
     let angles = u64::from(rows) * u64::from(half);
-    let sign = match turn {
-        Turn::Forward => 1.0,
-        Turn::Backward => -1.0,
-    };
     let args = vec![
         Arg::Out(x.floats(float, all_heads * 2 * u64::from(half))),
         Arg::In(cos.words(angles)),
         Arg::In(sin.words(angles)),
-        Arg::F32(sign),
+        Arg::F32(turn.sign()),
         Arg::U32(rows),
         Arg::U32(heads),
         Arg::U32(half),

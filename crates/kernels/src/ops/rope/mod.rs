@@ -3,6 +3,7 @@
 //! Within a head of `d` values, `(x[j], x[j + d/2])` is turned by the angle `position * frequency[j]`.
 //! Backward is the same turn the other way.
 
+use crate::cuda::count;
 use crate::ops::elementwise;
 use crate::tensor::{Device, Tensor};
 
@@ -35,6 +36,14 @@ impl Angles {
         assert_eq!(frequencies.len(), self.half, "frequencies per head");
         match self.cos.device() {
             Device::Cpu => cpu::angles(positions, frequencies, self.cos.cpu_mut(), self.sin.cpu_mut()),
+            Device::Cuda(gpu) => {
+                let bits: Vec<u32> = frequencies.iter().map(|f| f.to_bits()).collect();
+                let frequencies = gpu.buffer_of_words(&bits);
+                let (tokens, positions) = (count(positions.len()), gpu.buffer_of_words(positions));
+                let (positions, frequencies) = (positions.region(), frequencies.region());
+                let (cos, sin) = (self.cos.region(), self.sin.region());
+                gpu.run(&cuda::angles(positions, frequencies, tokens, count(self.half), cos, sin));
+            }
         }
     }
 }
@@ -47,20 +56,43 @@ pub fn forward(x: &Tensor, angles: &Angles, rows: usize, heads: usize, y: &mut T
 
 /// As [`forward`] in place: overwrites `x`.
 pub fn forward_in_place(x: &mut Tensor, angles: &Angles, rows: usize, heads: usize) {
-    match x.device() {
-        Device::Cpu => {
-            let (cos, sin) = (angles.cos.cpu(), angles.sin.cpu());
-            cpu::turn_in_place(x.cpu_mut(), cos, sin, 1.0, rows, heads, angles.half);
-        }
-    }
+    turn(x, angles, rows, heads, Turn::Forward);
 }
 
 /// Overwrites the gradient of the turned values with that of the values before, `[rows, heads, d]`.
 pub fn backward_in_place(d_x: &mut Tensor, angles: &Angles, rows: usize, heads: usize) {
-    match d_x.device() {
+    turn(d_x, angles, rows, heads, Turn::Backward);
+}
+
+fn turn(x: &mut Tensor, angles: &Angles, rows: usize, heads: usize, turn: Turn) {
+    match x.device() {
         Device::Cpu => {
             let (cos, sin) = (angles.cos.cpu(), angles.sin.cpu());
-            cpu::turn_in_place(d_x.cpu_mut(), cos, sin, -1.0, rows, heads, angles.half);
+            cpu::turn_in_place(x.cpu_mut(), cos, sin, turn.sign(), rows, heads, angles.half);
+        }
+        Device::Cuda(gpu) => {
+            let (turned, shape) =
+                ((angles.cos.region(), angles.sin.region()), (count(rows), count(heads), count(angles.half)));
+            gpu.run(&cuda::turn(x.float(), x.region(), turned, turn, shape));
+        }
+    }
+}
+
+/// Which way to turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// [`forward_in_place`].
+    Forward,
+    /// [`backward_in_place`].
+    Backward,
+}
+
+impl Turn {
+    /// What the angles are multiplied with.
+    fn sign(self) -> f32 {
+        match self {
+            Turn::Forward => 1.0,
+            Turn::Backward => -1.0,
         }
     }
 }

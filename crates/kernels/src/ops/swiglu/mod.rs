@@ -13,6 +13,10 @@ mod tests;
 pub fn forward(gate: &Tensor, up: &Tensor, len: usize, y: &mut Tensor) {
     match gate.device() {
         Device::Cpu => cpu::forward(gate.cpu(), up.cpu(), len, y.cpu_mut()),
+        Device::Cuda(gpu) => {
+            let float = gate.float_with(&[up, y]);
+            gpu.run(&cuda::forward(float, gate.region(), up.region(), len as u64, y.region()));
+        }
     }
 }
 
@@ -20,5 +24,9 @@ pub fn forward(gate: &Tensor, up: &Tensor, len: usize, y: &mut Tensor) {
 pub fn backward_in_place(d_y: &Tensor, gate: &mut Tensor, up: &mut Tensor, len: usize) {
     match d_y.device() {
         Device::Cpu => cpu::backward_in_place(d_y.cpu(), gate.cpu_mut(), up.cpu_mut(), len),
+        Device::Cuda(gpu) => {
+            let float = gate.float_with(&[up, d_y]);
+            gpu.run(&cuda::backward_in_place(float, d_y.region(), gate.region(), up.region(), len as u64));
+        }
     }
 }

@@ -1,0 +1,178 @@
+//! What runs the work that ops ask of a device: the CUDA driver, or in tests whoever checks it.
+
+use std::fmt;
+
+use super::nvrtc::CompileError;
+use super::{Float, Launch, Region};
+
+/// A matrix in device memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Matrix {
+    /// From its first value to its last.
+    pub region: Region,
+    /// The type of its values.
+    pub float: Float,
+    /// Values from one stored row to the next.
+    pub stride: u64,
+    /// Whether stored rows are columns of the matrix.
+    pub transposed: bool,
+}
+
+/// `out[m, n] (+)= left[m, k] . right[k, n]`, with f32 sums. The operands are of one type; a result of another than theirs
+/// is f32, and one of bf16 is rounded once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Gemm {
+    /// Rows of the output.
+    pub m: u64,
+    /// Columns of the output.
+    pub n: u64,
+    /// Length of the sums.
+    pub k: u64,
+    /// `[m, k]`.
+    pub left: Matrix,
+    /// `[k, n]`.
+    pub right: Matrix,
+    /// `[m, n]`, not transposed.
+    pub out: Matrix,
+    /// Add to what `out` holds.
+    pub accumulate: bool,
+}
+
+/// Runs what it is told in order; only [`Driver::download`] waits. Regions are parts of one address range that begins at 0
+/// and is as long as [`Driver::map`] made it.
+pub trait Driver: fmt::Debug + Send + Sync {
+    /// Gives the address range `from..from + bytes` memory; all before it has some.
+    ///
+    /// # Errors
+    /// [`DeviceError::Memory`] when there is not enough.
+    fn map(&self, from: u64, bytes: u64) -> Result<(), DeviceError>;
+
+    /// A region is used from now on; its bytes are anything.
+    fn allocated(&self, _region: Region) {}
+
+    /// A region is not used any more by what comes next.
+    fn released(&self, _region: Region) {}
+
+    /// Runs a kernel.
+    ///
+    /// # Errors
+    /// As all that follow, [`DeviceError::Failed`], maybe of work that was asked for before.
+    fn launch(&self, launch: &Launch) -> Result<(), DeviceError>;
+
+    /// Multiplies matrices.
+    #[allow(missing_docs, clippy::missing_errors_doc)]
+    fn multiply(&self, gemm: &Gemm) -> Result<(), DeviceError>;
+
+    /// Sets every byte to zero.
+    #[allow(clippy::missing_errors_doc)]
+    fn clear(&self, region: Region) -> Result<(), DeviceError>;
+
+    /// Copies a region to another of the same length.
+    #[allow(clippy::missing_errors_doc)]
+    fn copy(&self, from: Region, to: Region) -> Result<(), DeviceError>;
+
+    /// Copies from the host, which may change `bytes` once this returns.
+    #[allow(clippy::missing_errors_doc)]
+    fn upload(&self, bytes: &[u8], to: Region) -> Result<(), DeviceError>;
+
+    /// Waits for all that was asked for, and copies to the host.
+    #[allow(clippy::missing_errors_doc)]
+    fn download(&self, from: Region, bytes: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// What the device is.
+    fn info(&self) -> DeviceInfo;
+}
+
+/// What a device is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// As its maker calls it.
+    pub name: String,
+    /// Compute capability: 90 is sm_90.
+    pub architecture: u32,
+    /// Version of the driver, 12080 for 12.8.
+    pub driver_version: u32,
+    /// Bytes of its memory.
+    pub total_bytes: u64,
+    /// Bytes that nobody uses now.
+    pub free_bytes: u64,
+}
+
+/// Why a device does not do what it is asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// A library is not on this machine.
+    #[error("{library} was not found; looked for {} on the library path (LD_LIBRARY_PATH) and in the system's folders", looked_for.join(", "))]
+    Library {
+        /// What it is.
+        library: &'static str,
+        /// Its file names.
+        looked_for: Vec<String>,
+        /// What the user can do.
+        hint: &'static str,
+    },
+    /// There is no such device.
+    #[error("there is no device cuda:{ordinal}: the driver has {found}")]
+    Ordinal {
+        /// The one asked for.
+        ordinal: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// The device is too old.
+    #[error("cuda:{ordinal}, {name}, is sm_{architecture}; kernels need sm_80 (Ampere) or later")]
+    Architecture {
+        /// The one asked for.
+        ordinal: usize,
+        /// What it is.
+        name: String,
+        /// Its compute capability.
+        architecture: u32,
+    },
+    /// A kernel has no machine code.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// Not enough memory.
+    #[error("{wanted} MiB more of device memory are wanted, of which {free} MiB are free (the run has {held} MiB)", wanted = wanted >> 20, free = free >> 20, held = held >> 20)]
+    Memory {
+        /// Bytes asked for.
+        wanted: u64,
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that this process has already.
+        held: u64,
+    },
+    /// The driver or the device does not go on.
+    #[error("the device failed at {doing}: {error}")]
+    Failed {
+        /// What was asked of it.
+        doing: String,
+        /// What the driver says.
+        error: String,
+    },
+}
+
+impl DeviceError {
+    /// What the user can do.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            DeviceError::Library { hint, .. } => hint,
+            DeviceError::Ordinal { .. } => "nvidia-smi -L lists devices; CUDA_VISIBLE_DEVICES may hide some",
+            DeviceError::Architecture { .. } => "--device cpu works everywhere",
+            DeviceError::Compile(error) => error.hint(),
+            DeviceError::Memory { .. } => {
+                "fewer --micro-batch-tokens, --recompute full or --quant nf4 take less; lorafit plan --device cuda tells"
+            }
+            DeviceError::Failed { .. } => {
+                "resume from the last checkpoint; nvidia-smi and dmesg tell whether the device is well"
+            }
+        };
+        Some(hint.to_owned())
+    }
+
+    /// Unwinds: in the middle of a computation there is nothing to go on with. The value is what the unwinding carries, for
+    /// the program to say.
+    pub fn raise(self) -> ! {
+        std::panic::panic_any(self)
+    }
+}

@@ -1,0 +1,170 @@
+//! Products on a device: matrices of the type that it computes with, decoded or rounded to it tile by tile, for cuBLASLt.
+//!
+//! All operands are of the device's type of activations, sums are f32. Terms are added to the output one after the other, so
+//! that an output in bf16 is rounded after each; so it is where a weight is decoded in several tiles along the sum.
+
+use std::time::Instant;
+
+use super::{Product, Right, Term, View};
+use crate::cuda::gpu::{Buffer, Gpu};
+use crate::cuda::{Float, Gemm, Matrix, count};
+use crate::ops::elementwise::cuda::{Rows, add_to_rows, fill_rows, narrow};
+use crate::quant::cuda::Rows as WeightRows;
+use crate::tensor::{Device, Tensor};
+use crate::weight::Weight;
+
+/// Values of a tile that a weight is decoded to: enough that products keep a large device busy, and no more than some
+/// hundredths of its memory.
+const TILE_VALUES: usize = 1 << 24;
+
+/// Rows of a tile of a matrix with rows of `cols` values.
+fn tile_rows(cols: usize) -> usize {
+    (TILE_VALUES / cols.max(1)).max(1)
+}
+
+/// Bytes that products with a matrix of `rows` rows of `cols` values take in passing, where its values are not of type
+/// `float` already.
+pub fn decoded_bytes(float: Float, rows: usize, cols: usize) -> u64 {
+    float.bytes((rows.min(tile_rows(cols)) * cols) as u64)
+}
+
+pub(super) fn run(gpu: Gpu, products: &mut [Product<'_>]) {
+    products.iter_mut().for_each(|product| run_one(gpu, product));
+}
+
+fn run_one(gpu: Gpu, product: &mut Product<'_>) {
+    let Product { m, n, bias, ref mut accumulate, .. } = *product;
+    if m == 0 || n == 0 {
+        return;
+    }
+    if let Some(bias) = bias {
+        let rows = Rows {
+            float: product.out.float(),
+            region: product.out.region(),
+            first: product.out_offset as u64,
+            stride: count(product.out_stride),
+        };
+        let (row, shape) = (bias.region(), (count(m), count(n)));
+        gpu.run(&if *accumulate { add_to_rows(row, shape, rows) } else { fill_rows(row, shape, rows) });
+        *accumulate = true;
+    }
+    for term in std::mem::take(&mut product.terms) {
+        add(gpu, product, term);
+        product.accumulate = true;
+    }
+}
+
+/// Adds a term to the output, or overwrites it.
+fn add(gpu: Gpu, product: &mut Product<'_>, term: Term<'_>) {
+    let (m, n, k) = (product.m, product.n, term.k);
+    let left = Operand::of_view(gpu, term.left, m, k);
+    match term.right {
+        Right::View(view) => {
+            let right = Operand::of_view(gpu, view, k, n);
+            multiply(gpu, product, (left.matrix, right.matrix), 0..n, k);
+        }
+        // Of the weight's rows each tile is some columns of the output.
+        Right::WeightTransposed(weight) => for_tiles(gpu, weight, |first, rows, tile| {
+            multiply(gpu, product, (left.matrix, transposed(tile)), first..first + rows, k);
+        }),
+        // Of the weight's rows each tile is a part of the sum.
+        Right::Weight(weight) => for_tiles(gpu, weight, |first, rows, tile| {
+            let part = Operand::of_view(gpu, term.left.from_col(first), m, rows);
+            multiply(gpu, product, (part.matrix, tile), 0..n, rows);
+            product.accumulate = true;
+        }),
+    }
+}
+
+fn transposed(matrix: Matrix) -> Matrix {
+    Matrix { transposed: !matrix.transposed, ..matrix }
+}
+
+/// `out[:, cols] (+)= left . right`.
+fn multiply(
+    gpu: Gpu,
+    product: &Product<'_>,
+    (left, right): (Matrix, Matrix),
+    cols: std::ops::Range<usize>,
+    k: usize,
+) {
+    let (m, n) = (product.m, cols.len());
+    let (first, stride) = (product.out_offset + cols.start, product.out_stride);
+    let out = Matrix {
+        region: product.out.part(first, (m - 1) * stride + n),
+        float: product.out.float(),
+        stride: stride as u64,
+        transposed: false,
+    };
+    let (m, n, k) = (m as u64, n as u64, k as u64);
+    gpu.multiply(&Gemm { m, n, k, left, right, out, accumulate: product.accumulate });
+}
+
+/// The tiles of a weight, `work(first row, rows, [rows, cols])` each.
+fn for_tiles(gpu: Gpu, weight: &Weight, mut work: impl FnMut(usize, usize, Matrix)) {
+    let (rows, cols, float) = (weight.rows(), weight.cols(), gpu.float());
+    let matrix = |region| Matrix { region, float, stride: cols as u64, transposed: false };
+    if let Some(values) = weight.values_on_gpu(float) {
+        return work(0, rows, matrix(values));
+    }
+    for first in (0..rows).step_by(tile_rows(cols)) {
+        let rows = tile_rows(cols).min(rows - first);
+        let decoded = gpu.buffer(float.bytes((rows * cols) as u64));
+        let tile = weight.tile(WeightRows::From(count(first)), count(rows));
+        weight.decode_on_gpu(gpu, tile, float, decoded.region());
+        work(first, rows, matrix(decoded.region()));
+    }
+}
+
+/// An operand of the type that the device computes with.
+struct Operand {
+    matrix: Matrix,
+    /// Where its values are rounded ones of a tensor in f32.
+    _rounded: Option<Buffer>,
+}
+
+impl Operand {
+    /// The `[rows, cols]` matrix that `view` sees.
+    fn of_view(gpu: Gpu, view: View<'_>, rows: usize, cols: usize) -> Self {
+        let (transposed, stride, stored_rows, stored_cols) = match view.col_stride {
+            1 => (false, view.row_stride, rows, cols),
+            stride => {
+                assert_eq!(view.row_stride, 1, "a view has rows or columns of neighbouring values");
+                (true, stride, cols, rows)
+            }
+        };
+        let len = (stored_rows - 1) * stride + stored_cols;
+        let region = view.tensor.part(view.offset, len);
+        let matrix = |region| Matrix { region, float: gpu.float(), stride: stride as u64, transposed };
+        match (view.tensor.float(), gpu.float()) {
+            (Float::F32, Float::Bf16) => {
+                let rounded = gpu.buffer(Float::Bf16.bytes(len as u64));
+                gpu.run(&narrow(region, len as u64, rounded.region()));
+                Operand { matrix: matrix(rounded.region()), _rounded: Some(rounded) }
+            }
+            (from, to) => {
+                assert_eq!(from, to, "activations are of the device's type");
+                Operand { matrix: matrix(region), _rounded: None }
+            }
+        }
+    }
+}
+
+/// See [`super::cuda_product_peak`].
+pub(super) fn product_peak(gpu: Gpu) -> f64 {
+    const SIZE: usize = 8192;
+    const RUNS: u32 = 20;
+    let device = Device::Cuda(gpu);
+    let [left, right, mut out] = [0; 3].map(|_| Tensor::activation(device, SIZE * SIZE));
+    let mut multiply = || {
+        let right = Right::View(View::rows(&right, SIZE).t());
+        let term = Term { left: View::rows(&left, SIZE), right, k: SIZE };
+        run(gpu, &mut [Product::new(SIZE, SIZE, term, &mut out)]);
+    };
+    multiply();
+    gpu.wait();
+    let started = Instant::now();
+    (0..RUNS).for_each(|_| multiply());
+    gpu.wait();
+    f64::from(RUNS) * 2.0 * (SIZE as f64).powi(3) / started.elapsed().as_secs_f64()
+}

@@ -1,0 +1,123 @@
+//! Frozen matrices in the memory of a device.
+
+use super::cuda::{Scales, Tile, decode_blocks, decode_four_bit, decode_int8};
+use super::four_bit::{Absmax, FourBit};
+use super::int8::Int8;
+use super::{Format, cuda::Rows};
+use crate::bytes::SharedBytes;
+use crate::cuda::gpu::{Buffer, Gpu};
+use crate::cuda::{Float, Region, count};
+use crate::weight::RowOrder;
+
+/// A stored matrix, as [`crate::Weight`] has it on the host.
+#[derive(Debug)]
+pub(crate) enum OnGpu {
+    Blocks { format: Format, data: Buffer },
+    FourBit { codes: Buffer, table: Buffer, scales: GpuScales, block_len: u32 },
+    Int8 { codes: Buffer, absmax: Buffer },
+}
+
+/// The scales of 4-bit blocks.
+#[derive(Debug)]
+pub(crate) enum GpuScales {
+    Plain(Buffer),
+    Double { codes: Buffer, map: Buffer, nested: Buffer, offset: f32 },
+}
+
+/// The format in which a device that computes with `float` holds a matrix of floats: none is wider than what is computed
+/// with, so that it is rounded once and not in every product.
+pub(crate) fn held_format(format: Format, float: Float) -> Format {
+    match (format, float) {
+        (Format::F32 | Format::F16, Float::Bf16) => Format::BF16,
+        _ => format,
+    }
+}
+
+impl OnGpu {
+    /// A matrix of whole blocks, and the order its rows are in then: a matrix that is held in another format than it was
+    /// stored in is sorted on the way.
+    pub(crate) fn blocks(
+        gpu: Gpu,
+        (rows, cols): (usize, usize),
+        format: Format,
+        order: RowOrder,
+        data: &SharedBytes,
+    ) -> (Self, RowOrder) {
+        let stored = gpu.buffer_of(data.as_slice());
+        let held = held_format(format, gpu.float());
+        let data = if held == format {
+            return (OnGpu::Blocks { format, data: stored }, order);
+        } else {
+            gpu.buffer((rows * cols * held.block_bytes()) as u64)
+        };
+        let tile = Tile { rows: Rows::From(0), order, count: count(rows), cols: count(cols) };
+        gpu.run(&decode_blocks(format, gpu.float(), stored.region(), tile, data.region()));
+        (OnGpu::Blocks { format: held, data }, RowOrder::Stored)
+    }
+
+    pub(crate) fn four_bit(gpu: Gpu, data: &FourBit) -> Self {
+        let floats =
+            |values: &[f32]| gpu.buffer_of_words(&values.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
+        let bytes = |bytes: &SharedBytes| gpu.buffer_of(bytes.as_slice());
+        let scales = match &data.absmax {
+            Absmax::Plain(scales) => GpuScales::Plain(bytes(scales)),
+            Absmax::Double { codes, map, nested, offset } => GpuScales::Double {
+                codes: bytes(codes),
+                map: floats(&map[..]),
+                nested: bytes(nested),
+                offset: *offset,
+            },
+        };
+        let table = floats(data.code.table());
+        OnGpu::FourBit { codes: bytes(&data.codes), table, scales, block_len: count(data.block_len) }
+    }
+
+    pub(crate) fn int8(gpu: Gpu, data: &Int8) -> Self {
+        OnGpu::Int8 {
+            codes: gpu.buffer_of(data.codes.as_slice()),
+            absmax: gpu.buffer_of(data.absmax.as_slice()),
+        }
+    }
+
+    /// Bytes as stored, without tables.
+    pub(crate) fn stored_bytes(&self) -> usize {
+        let bytes = |buffer: &Buffer| buffer.region().bytes as usize;
+        match self {
+            OnGpu::Blocks { data, .. } => bytes(data),
+            OnGpu::FourBit { codes, scales: GpuScales::Plain(scales), .. } => bytes(codes) + bytes(scales),
+            OnGpu::FourBit { codes, scales: GpuScales::Double { codes: scales, nested, .. }, .. } => {
+                bytes(codes) + bytes(scales) + bytes(nested) + 4
+            }
+            OnGpu::Int8 { codes, absmax } => bytes(codes) + bytes(absmax),
+        }
+    }
+
+    /// All values, if they are of type `float` and nothing has to be decoded.
+    pub(crate) fn values(&self, float: Float) -> Option<Region> {
+        match (self, float) {
+            (OnGpu::Blocks { format: Format::F32, data }, Float::F32)
+            | (OnGpu::Blocks { format: Format::BF16, data }, Float::Bf16) => Some(data.region()),
+            (OnGpu::Blocks { .. } | OnGpu::FourBit { .. } | OnGpu::Int8 { .. }, _) => None,
+        }
+    }
+
+    /// Decodes rows to `out`.
+    pub(crate) fn decode(&self, gpu: Gpu, tile: Tile, float: Float, out: Region) {
+        gpu.run(&match self {
+            OnGpu::Blocks { format, data } => decode_blocks(*format, float, data.region(), tile, out),
+            OnGpu::FourBit { codes, table, scales, block_len } => {
+                let scales = match scales {
+                    GpuScales::Plain(absmax) => Scales::Plain(absmax.region()),
+                    GpuScales::Double { codes, map, nested, offset } => Scales::Double {
+                        codes: codes.region(),
+                        map: map.region(),
+                        nested: nested.region(),
+                        offset: *offset,
+                    },
+                };
+                decode_four_bit(float, codes.region(), table.region(), scales, *block_len, tile, out)
+            }
+            OnGpu::Int8 { codes, absmax } => decode_int8(float, codes.region(), absmax.region(), tile, out),
+        });
+    }
+}
