@@ -16,6 +16,8 @@ const RIGHT: f64 = 14.0;
 const HEIGHT: f64 = 210.0;
 const LETTER: f64 = 6.6;
 const LINE: f64 = 18.0;
+/// Height that the name of a row takes.
+const ROW_NAME: f64 = 13.0;
 
 /// A drawing as it grows downwards.
 struct Canvas {
@@ -199,15 +201,26 @@ impl Canvas {
     }
 
     fn heat_map(&mut self, map: &HeatMap) {
-        let HeatMap { x_label, columns, rows, value_label } = map;
+        let HeatMap { x_label, y_label, columns, rows, value_label, range } = map;
         let longest = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
         let left = (LETTER * longest as f64 + 14.0).clamp(LEFT, WIDTH / 3.0);
-        let scale = Scale::of(rows.iter().flat_map(|(_, values)| values).filter_map(|v| *v), false);
+        let values = rows.iter().flat_map(|(_, values)| values).filter_map(|v| *v);
+        let scale = match range {
+            Some(ends) => Scale::of(ends.iter().copied(), false),
+            None => Scale::of(values, false),
+        };
+        self.text(8.0, self.top + 12.0, "start", y_label, "");
+        self.top += 22.0;
         let width = (WIDTH - left - RIGHT) / columns.len().max(1) as f64;
         let height = (HEIGHT / rows.len().max(1) as f64).clamp(8.0, 26.0);
+        let mut named_to = 0.0;
         for (i, (name, values)) in rows.iter().enumerate() {
             let y = self.top + i as f64 * height;
-            self.text(left - 6.0, y + height / 2.0 + 4.0, "end", name, "");
+            let middle = y + height / 2.0;
+            if middle - ROW_NAME / 2.0 >= named_to {
+                self.text(left - 6.0, middle + 4.0, "end", name, "");
+                named_to = middle + ROW_NAME / 2.0;
+            }
             for (j, value) in values.iter().enumerate() {
                 let Some((value, place)) = value.and_then(|v| Some((v, scale.place(v)?))) else { continue };
                 let _ = write!(
@@ -365,7 +378,14 @@ mod tests {
         let rows =
             vec![("q_proj".to_owned(), vec![Some(0.1), None]), ("v".to_owned(), vec![Some(0.2), Some(0.3)])];
         let columns = vec!["0".to_owned(), "1".to_owned()];
-        let map = HeatMap { x_label: "layer".into(), columns, rows, value_label: "norm".into() };
+        let map = HeatMap {
+            x_label: "layer".into(),
+            y_label: "module".into(),
+            columns,
+            rows,
+            value_label: "norm".into(),
+            range: None,
+        };
         Figure { name: "m".into(), title: "Map".into(), description: "d".into(), plot: Plot::HeatMap(map) }
     }
 

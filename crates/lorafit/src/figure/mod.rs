@@ -118,12 +118,16 @@ pub enum Style {
 pub struct HeatMap {
     /// What columns are.
     pub x_label: String,
+    /// What rows are.
+    pub y_label: String,
     /// Names of the columns.
     pub columns: Vec<String>,
     /// Names of the rows and their values, one for each column where there is one.
     pub rows: Vec<(String, Vec<Option<f64>>)>,
     /// What the colours tell, with the unit.
     pub value_label: String,
+    /// What the colours span, if that is not the values' own range.
+    pub range: Option<[f64; 2]>,
 }
 
 /// A line for each thing across many axes.

@@ -13,8 +13,8 @@ pub fn csv(plot: &Plot) -> String {
                 lines.extend(one.points.iter().map(point));
             }
         }
-        Plot::HeatMap(HeatMap { x_label, columns, rows, value_label }) => {
-            lines.push(vec!["module".to_owned(), x_label.clone(), value_label.clone()]);
+        Plot::HeatMap(HeatMap { x_label, y_label, columns, rows, value_label, .. }) => {
+            lines.push(vec![y_label.clone(), x_label.clone(), value_label.clone()]);
             for (name, values) in rows {
                 let cells =
                     columns.iter().zip(values).filter_map(|(column, value)| Some((column, (*value)?)));
