@@ -364,6 +364,12 @@ fn the_plan_of_llama_2_7b_has_the_published_sizes() {
     for method in plan["methods"].as_array().unwrap() {
         assert!(drawing.contains(method["method"].as_str().unwrap()), "{method}");
     }
+    for (name, begin) in [("cost.png", &b"\x89PNG"[..]), ("cost.csv", b"\"6.74 billion")] {
+        let file = folder.path().join(name);
+        let told = lorafit(&["plan", "--model", "llama-2-7b", "--svg", file.to_str().unwrap()]);
+        assert_eq!(told.code, 0, "{}", told.stderr);
+        assert!(std::fs::read(file).unwrap().starts_with(begin), "{name}");
+    }
 }
 
 #[test]

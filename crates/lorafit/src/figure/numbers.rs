@@ -1,6 +1,6 @@
 //! The numbers behind a figure as CSV: a line a point.
 
-use super::{HeatMap, Lines, Parallel, Plot};
+use super::{HeatMap, Lines, Parallel, Plot, StackedBars};
 
 /// The table of `plot`, with a line of names.
 pub fn csv(plot: &Plot) -> String {
@@ -21,6 +21,14 @@ pub fn csv(plot: &Plot) -> String {
                 lines.extend(
                     cells.map(|(column, value)| vec![name.clone(), column.clone(), value.to_string()]),
                 );
+            }
+        }
+        Plot::StackedBars(StackedBars { x, y_label, parts, bars }) => {
+            lines.push(vec![y_label.clone(), "part".to_owned(), x.label.clone()]);
+            for (name, lengths) in bars {
+                let part =
+                    |(part, length): (&String, &f64)| vec![name.clone(), part.clone(), length.to_string()];
+                lines.extend(parts.iter().zip(lengths).map(part));
             }
         }
         Plot::Parallel(Parallel { axes, lines: things, .. }) => {
