@@ -66,12 +66,12 @@ impl Board {
     }
 
     /// Tells where the sweep is as a whole.
-    pub fn summary(&mut self, rows: &[Row], best: Option<&Row>) {
+    pub fn summary(&mut self, rows: &[Row], best: Option<&Row>, metric: &str) {
         let done =
             rows.iter().filter(|r| !matches!(r.state, TrialState::Running | TrialState::Waiting)).count();
         let best = match best {
-            Some(row) => format!("best so far {}", told(row)),
-            None => "none at its end yet".to_owned(),
+            Some(row) => format!("best {metric} so far {}", told(row)),
+            None => format!("no {metric} at an end yet"),
         };
         self.summary = format!("{done} of {} trials done, {best}", rows.len());
         self.draw();
@@ -123,11 +123,7 @@ pub fn table(rows: &[Row], metric: &str, direction: Direction) -> String {
         line.push(state_name(row.state).to_owned());
         lines.push(line);
     }
-    let best = match direction {
-        Direction::Minimize => "lowest",
-        Direction::Maximize => "highest",
-    };
-    format!("{}\n{metric}: {best} is best", aligned(&lines))
+    format!("{}\n{metric}: {} is best", aligned(&lines), direction.best())
 }
 
 fn state_name(state: TrialState) -> &'static str {
