@@ -139,7 +139,7 @@ pub fn run(args: SweepArgs) -> anyhow::Result<()> {
     record.write(&dir)?;
     interrupt::save_flag();
     interrupt::flag();
-    let mut board = Board::new(args.quiet || spec.train.common.quiet);
+    let mut board = Board::new(args.quiet || spec.train.common.quiet, &record.options[0]);
     board.note(&format!("{} trials, {}", numbers.len(), memory_in_words(&plan)));
     let runner = Runner {
         dir: &dir,

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use super::scale::{Scale, short, viridis};
+use super::scale::{Scale, line_colour, short, viridis};
 use super::{Axis, Figure, HeatMap, Lines, Parallel, ParallelAxis, Place, Plot, Series, StackedBars, Style};
 use crate::page::escape;
 
@@ -372,7 +372,7 @@ impl Canvas {
             let place = values.get(last).copied().flatten().and_then(|value| scales[last].place(value));
             let (colour, width) = match (Some(i) == *best, place) {
                 (true, _) => ("#d55e00".to_owned(), 3.5),
-                (false, Some(place)) => (viridis(place), 1.5),
+                (false, Some(place)) => (line_colour(place), 1.5),
                 (false, None) => (self.faint().to_owned(), 1.0),
             };
             let _ = writeln!(

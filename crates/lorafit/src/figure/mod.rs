@@ -6,7 +6,7 @@ mod png;
 mod scale;
 
 pub use numbers::table;
-pub use scale::{short, viridis};
+pub use scale::{line_colour, short};
 
 use std::path::Path;
 

@@ -137,6 +137,12 @@ pub fn viridis(place: f64) -> String {
     format!("#{:02x}{:02x}{:02x}", mixed(0), mixed(1), mixed(2))
 }
 
+/// The colour of a line at a place between 0 and 1: [`viridis`] without its ends, of which one is not seen on dark pages and
+/// the other not on white.
+pub fn line_colour(place: f64) -> String {
+    viridis(0.3 + 0.4 * place.clamp(0.0, 1.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

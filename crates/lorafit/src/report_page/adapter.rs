@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{Report, slug};
 use crate::adapter_numbers::{LayerNumbers, OverlapNumbers, median, modules, modules_of, verdict};
-use crate::figure::{Axis, Figure, HeatMap, Lines, Plot, Series, Style};
+use crate::figure::{Axis, Figure, HeatMap, Lines, Plot, Series, Style, line_colour};
 use crate::page::{escape, table};
 
 /// Bars of a distribution.
@@ -70,20 +70,21 @@ fn heat_map(
         let values = numbers.iter().map(|number| cells.get(&(module, *number)).copied().flatten());
         (module.to_owned(), values.collect())
     };
+    let (description, range) = match name {
+        "change" => ("Frobenius norm of the update of each weight; the brighter, the larger.", None),
+        "effective_rank" => ("exp of the entropy of the singular values (Roy and Vetterli 2007).", None),
+        _ => (
+            "Similarity of Hu et al. 2021, section 7.2: 1 where one subspace holds the other, near 0 by chance.",
+            Some([0.0, 1.0]),
+        ),
+    };
     let map = HeatMap {
         x_label: "layer".to_owned(),
         y_label: "module".to_owned(),
         columns: numbers.iter().map(|number| number.map_or("-".to_owned(), |n| n.to_string())).collect(),
         rows: modules_of(layers).into_iter().map(row).collect(),
         value_label: value_label.to_owned(),
-        range: None,
-    };
-    let description = match name {
-        "change" => "Frobenius norm of the update of each weight; the brighter, the larger.",
-        "effective_rank" => "exp of the entropy of the singular values (Roy and Vetterli 2007).",
-        _ => {
-            "Similarity of Hu et al. 2021, section 7.2: 1 where one subspace holds the other, near 0 by chance."
-        }
+        range,
     };
     figure(run, name, title, description, Plot::HeatMap(map))
 }
@@ -118,7 +119,7 @@ fn spectrum(run: &str, layers: &[LayerNumbers], module: &str) -> Figure {
         let points = kept.enumerate().map(|(i, s)| ((i + 1) as f64, *s)).collect();
         let name = layer.layer.map_or(layer.path.clone(), |number| format!("layer {number}"));
         Series {
-            colour: crate::figure::viridis(0.9 * i as f64 / last as f64),
+            colour: line_colour(i as f64 / last as f64),
             in_legend: i == 0 || i + 1 == of_module.len(),
             ..Series::new(&name, 0, Style::Solid, points)
         }

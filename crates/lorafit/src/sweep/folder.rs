@@ -154,11 +154,16 @@ pub fn name(number: usize) -> String {
 
 /// `rank=8 alpha=16`.
 pub fn in_words(options: &Options) -> String {
-    let word = |(name, value): (&String, &Value)| match value {
-        Value::String(text) => format!("{name}={text}"),
-        other => format!("{name}={other}"),
-    };
+    let word = |(name, value): (&String, &Value)| format!("{name}={}", value_in_words(value));
     options.iter().map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// The value of an option, without the quotes of JSON.
+pub fn value_in_words(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
 }
 
 /// Takes the sweep, or a part of it.
@@ -176,6 +181,11 @@ pub fn lock(dir: &Path, shard: Shard) -> anyhow::Result<RunLock> {
         return Err(CliError::new(text).hint("wait for it, stop it, or choose another --out").into());
     }
     Ok(RunLock::take(&dir.join("shards").join(shard.to_string().replace('/', "-of-")))?)
+}
+
+/// Whether the run in `dir` is a trial of a sweep.
+pub fn is_trial(dir: &Path) -> bool {
+    dir.join(EVENTS).is_file()
 }
 
 /// What a trial came to.

@@ -21,7 +21,7 @@ use crate::resume::Resumption;
 use crate::sweep::board::{Board, told};
 use crate::sweep::file::{Metric, Settings};
 use crate::sweep::folder::{
-    Event, Outcome, Record, Row, StoppedBy, Trial, TrialState, in_words, name, ranked, write_tables,
+    Event, Outcome, Record, Row, StoppedBy, Trial, TrialState, name, ranked, write_tables,
 };
 use crate::sweep::inputs::{Inputs, SweepPlan};
 use crate::trained::Trained;
@@ -127,13 +127,12 @@ impl Runner<'_> {
         let direction = self.record.settings.direction;
         match receiver.recv()? {
             Message::Doing(number, what) => {
-                let options = in_words(&self.record.options[number]);
-                board.running(number, Some(format!("{}  {options}  {what}", name(number))));
+                board.running(number, &self.record.options[number], what);
             }
             Message::Trouble(number, text) => board.note(&format!("{}: {text}", name(number))),
             Message::Ended(job, ended) => {
                 let trial = &mut trials[self.place(job.trial)];
-                board.running(job.trial, None);
+                board.ended(job.trial);
                 match ended {
                     Ok(End::Came(outcome)) => {
                         trial.record(Event::Came { rung: job.rung, outcome })?;
