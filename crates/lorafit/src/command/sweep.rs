@@ -140,7 +140,8 @@ pub fn run(args: SweepArgs) -> anyhow::Result<()> {
     interrupt::save_flag();
     interrupt::flag();
     let mut board = Board::new(args.quiet || spec.train.common.quiet, &record.options[0]);
-    board.note(&format!("{} trials, {}", numbers.len(), memory_in_words(&plan)));
+    let metric = record.settings.metric.name();
+    board.note(&format!("{} trials by {metric}, {}", numbers.len(), memory_in_words(&plan)));
     let runner = Runner {
         dir: &dir,
         record: &record,
