@@ -219,11 +219,11 @@ pub fn check_overlap(layers: &[LayerNumbers], one: &Path, other: &Path) -> Resul
     Err(CliError::new(text).hint("only adapters of one base can be held against each other"))
 }
 
-/// The layer at which two adapters are compared direction by direction: the one of the path `asked`, else the one that
-/// changed most (beside its weight, with the base at hand). It is one that both have, see [`check_overlap`].
+/// The layer at which two adapters are compared direction by direction: the one of the path `asked`, else, of those that
+/// both have, the one that the first changed most (beside its weight, with the base at hand).
 ///
 /// # Errors
-/// A path that is none of both.
+/// A path that not both have; adapters with nothing in common, see [`check_overlap`].
 pub fn compared_layer<'a>(
     layers: &'a [LayerNumbers],
     asked: Option<&str>,

@@ -114,7 +114,8 @@ pub struct TrainArgs {
     /// Where --method full begins
     ///
     /// With random, --model is a folder or a hub id with config.json and a tokenizer (or any other model), whose weights are
-    /// not read nor fetched: they are drawn as transformers does, from a normal distribution with the configuration's `initializer_range`, and norms are 1.
+    /// not read nor fetched: they are drawn as transformers does, from a normal distribution with the configuration's
+    /// `initializer_range`, and norms are 1.
     #[arg(long, value_enum, default_value_t = Init::Model, help_heading = "Method")]
     pub init: Init,
     /// Weights that --method full trains: all, a comma list, or regex:PATTERN [default: all]

@@ -107,6 +107,7 @@ impl Inputs {
                             Trainable::Adapter(lora) => Some(lora),
                             Trainable::Weights(_) => None,
                         },
+                        // The loss was computed in the buffers of the training.
                         tokens: 1,
                         prompts: &prompts[i],
                         max_new_tokens: self.max_new_tokens,
