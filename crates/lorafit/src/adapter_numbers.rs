@@ -9,6 +9,7 @@ use lorafit_model::{FileError, Source};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::options::nearest;
 use crate::report_error::CliError;
 
 /// The change of one linear layer.
@@ -216,6 +217,33 @@ pub fn check_overlap(layers: &[LayerNumbers], one: &Path, other: &Path) -> Resul
     let text =
         format!("{} and {} have no layer of one name and shape in common", one.display(), other.display());
     Err(CliError::new(text).hint("only adapters of one base can be held against each other"))
+}
+
+/// The layer at which two adapters are compared direction by direction: the one of the path `asked`, else, of those that
+/// both have, the one that the first changed most (beside its weight, with the base at hand).
+///
+/// # Errors
+/// A path that not both have; adapters with nothing in common, see [`check_overlap`].
+pub fn compared_layer<'a>(
+    layers: &'a [LayerNumbers],
+    asked: Option<&str>,
+) -> Result<&'a LayerNumbers, CliError> {
+    let shared = || layers.iter().filter(|layer| layer.overlap.is_some());
+    let change = |layer: &LayerNumbers| (layer.relative_norm.unwrap_or(0.0), layer.norm);
+    let most = |a: &&LayerNumbers, b: &&LayerNumbers| {
+        let (a, b) = (change(a), change(b));
+        a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1))
+    };
+    let Some(path) = asked else {
+        return shared().max_by(most).ok_or_else(|| CliError::new("no layer is in both adapters"));
+    };
+    shared().find(|layer| layer.path == path).ok_or_else(|| {
+        let error = CliError::usage(format!("--layer {path}: no such layer in both adapters"));
+        match nearest(path, shared().map(|layer| layer.path.as_str())) {
+            Some(known) => error.hint(format!("did you mean {known}?")),
+            None => error.hint("give a path such as model.layers.0.self_attn.q_proj"),
+        }
+    })
 }
 
 #[cfg(test)]

@@ -89,7 +89,8 @@ pub fn open_base(
 ) -> anyhow::Result<Base> {
     let device = device(common, compute)?;
     let quantization = quant.resolve()?;
-    let (files, tokenizer) = open_files(model, ModelFiles::open, template, common)?;
+    let source = Source::resolve(model, &mut |text| tell(text, common))?;
+    let (files, tokenizer) = with_tokenizer(ModelFiles::open(source.path())?, template)?;
     let weight_bytes = files.weight_bytes(quantization, device.placement())?;
     let mut base = Base::new(model, files, tokenizer, weight_bytes, |files| match quantization {
         Some(base) => Model::load_quantized(files, base, device),
@@ -107,7 +108,7 @@ pub fn open_shape(
     common: &Common,
 ) -> anyhow::Result<Base> {
     let device = device(common, compute)?;
-    let (files, tokenizer) = open_files(model, ModelFiles::open_without_weights, template, common)?;
+    let (files, tokenizer) = open_without_weights(model, template, common)?;
     let weight_bytes = files.config().parameters().saturating_mul(4);
     let limit = memory_limit(None, device).unwrap_or(u64::MAX);
     if weight_bytes > limit {
@@ -145,22 +146,27 @@ impl Base {
     }
 }
 
-/// The files of a model, and its tokenizer with the chat template of `template`.
-fn open_files(
+/// The files of a model that are not its weights, which may be missing; and its tokenizer.
+fn open_without_weights(
     model: &str,
-    open: impl FnOnce(&Path) -> Result<ModelFiles, FileError>,
     template: &TemplateArgs,
     common: &Common,
 ) -> anyhow::Result<(ModelFiles, Tokenizer)> {
-    let source = Source::resolve(model, &mut |text| {
-        if !common.quiet {
-            eprintln!("{text}");
-        }
-    })?;
-    let files = open(source.path())?;
+    let source = Source::resolve_without_weights(model, &mut |text| tell(text, common))?;
+    with_tokenizer(ModelFiles::open_without_weights(source.path())?, template)
+}
+
+/// `files` with their tokenizer, which has the chat template of `template`.
+fn with_tokenizer(files: ModelFiles, template: &TemplateArgs) -> anyhow::Result<(ModelFiles, Tokenizer)> {
     let mut tokenizer = open_tokenizer(&files)?;
     template.apply(&mut tokenizer)?;
     Ok((files, tokenizer))
+}
+
+fn tell(text: &str, common: &Common) {
+    if !common.quiet {
+        eprintln!("{text}");
+    }
 }
 
 /// The tokenizer of a model alone, as [`open_base`] opens it.
@@ -169,7 +175,7 @@ pub fn open_model_tokenizer(
     template: &TemplateArgs,
     common: &Common,
 ) -> anyhow::Result<Tokenizer> {
-    Ok(open_files(model, ModelFiles::open, template, common)?.1)
+    Ok(open_without_weights(model, template, common)?.1)
 }
 
 /// Loads an adapter for `base`.

@@ -19,7 +19,6 @@ mod options;
 mod output;
 mod page;
 mod pieces;
-mod plan_svg;
 mod progress;
 mod report_error;
 mod report_page;

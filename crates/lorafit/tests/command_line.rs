@@ -364,6 +364,12 @@ fn the_plan_of_llama_2_7b_has_the_published_sizes() {
     for method in plan["methods"].as_array().unwrap() {
         assert!(drawing.contains(method["method"].as_str().unwrap()), "{method}");
     }
+    for (name, begin) in [("cost.png", &b"\x89PNG"[..]), ("cost.csv", b"\"6.74 billion")] {
+        let file = folder.path().join(name);
+        let told = lorafit(&["plan", "--model", "llama-2-7b", "--svg", file.to_str().unwrap()]);
+        assert_eq!(told.code, 0, "{}", told.stderr);
+        assert!(std::fs::read(file).unwrap().starts_with(begin), "{name}");
+    }
 }
 
 #[test]
@@ -802,6 +808,53 @@ fn a_report_of_two_runs_is_one_page_with_every_figure_as_files() {
         drawn += 1;
     }
     assert_eq!(drawn, 3 * html.matches("<svg").count());
+}
+
+/// Of numpy, which forms each dW (scripts/make_analysis_fixtures.py); printed digits and f64 leave nothing of 1e-9.
+#[test]
+fn directions_of_two_runs_are_as_alike_as_numpy_finds_them() {
+    let folder = TempDir::new().unwrap();
+    let runs = ["one", "two"].map(|name| run_folder(&folder, name, &format!("adapters/{name}"), &[step(1)]));
+    let [one, two] = runs.each_ref().map(|run| run.to_str().unwrap());
+    let (page, figures) = (folder.path().join("report.html"), folder.path().join("figures"));
+    let (page, figures) = (page.to_str().unwrap(), figures.to_str().unwrap());
+    let report = |runs: &[&str], more: &[&str]| {
+        lorafit(&[&["report", "--out", page, "--figures", figures][..], runs, more].concat())
+    };
+    let expected = fs::read_to_string(fixture("adapters/expected.json")).unwrap();
+    let expected: serde_json::Value = serde_json::from_str(&expected).unwrap();
+    // By default the layer of the largest norm; of rank 8 and 3 the one that is asked for.
+    let (largest, asked) = ("model.layers.1.mlp.up_proj", "model.layers.1.self_attn.k_proj");
+    for (layer, more) in [(largest, &[][..]), (asked, &["--layer", asked])] {
+        let told = report(&[one, two], more);
+        assert_eq!(told.code, 0, "{}", told.stderr);
+        assert!(fs::read_to_string(page).unwrap().contains(&format!("{layer}: similarity of the first")));
+        for (side, vectors) in [("output", "left"), ("input", "right")] {
+            let numpy = &expected["overlap"][layer][vectors]["similarity"];
+            let csv = fs::read_to_string(format!("{figures}/one-two-directions_{side}.csv")).unwrap();
+            let mut cells = 0;
+            for line in csv.lines().skip(1) {
+                let numbers: Vec<f64> = line.split(',').map(|cell| cell.parse().unwrap()).collect();
+                let (i, j) = (numbers[0] as usize, numbers[1] as usize);
+                let numpy = numpy[i - 1][j - 1].as_f64().unwrap();
+                assert!((numbers[2] - numpy).abs() < 1e-9, "{layer} {side} {line}: numpy {numpy}");
+                cells += 1;
+            }
+            assert_eq!(cells, numpy.as_array().unwrap().len() * numpy[0].as_array().unwrap().len());
+        }
+    }
+    let told = report(&[one, two], &["--layer", "model.layers.1.self_attn.k_porj"]);
+    assert!(told.code == 2 && told.stderr.contains(&format!("did you mean {asked}?")), "{}", told.stderr);
+    let told = report(&[one], &["--layer", asked]);
+    assert!(
+        told.code == 2 && told.stderr.contains("--layer is for the adapters of two runs"),
+        "{}",
+        told.stderr
+    );
+    // Its B is zero in one of both.
+    let told = report(&[one, two], &["--layer", "model.layers.0.self_attn.q_proj"]);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    assert!(fs::read_to_string(page).unwrap().contains("q_proj has no directions to compare"));
 }
 
 #[test]

@@ -151,6 +151,10 @@ fn pretrain<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 fn a_model_is_pretrained_from_a_configuration_and_a_tokenizer() {
     let place = place_without_weights();
     let place = place.path();
+    let planned: Value =
+        serde_json::from_str(&well(place, &["plan", "--model", "tiny", "--json"])).expect("JSON");
+    assert!(planned["parameters"].as_u64() > Some(0));
+    well(place, &["data", "texts.jsonl", "--model", "tiny"]);
     well(place, &pretrain("run", &[]));
     let metrics = fs::read_to_string(place.join("run/metrics.jsonl")).expect("metrics");
     let losses: Vec<f64> = metrics

@@ -328,6 +328,80 @@ fn early_stop_gives_up_trials_that_are_worse_than_the_median() {
 }
 
 #[test]
+fn trials_are_compared_by_the_answers_that_eval_counts() {
+    let search = "[search]\nlr = [1e-9, 1e-2]\n[sweep]\nmetric = \"exact_match\"\nmax-new-tokens = 16\n";
+    let place = Place::new("max-steps = 400\n", search);
+    let output = place.sweep(&["--trials-at-once", "2"]);
+    assert_ended_well(&output);
+    assert!(text(&output.stdout).contains("exact_match: highest is best"), "{}", text(&output.stdout));
+    let shares: Vec<f64> = place.rows().iter().map(|row| row["metric"].as_f64().expect("a share")).collect();
+    for (number, share) in shares.iter().enumerate() {
+        let trial = place.trial(number);
+        let arguments =
+            ["eval", "--model", MODEL, "--adapter", trial.to_str().expect("a path"), "--data", "dev.jsonl"];
+        let more = ["--generate", "--max-new-tokens", "16", "--json", "--threads", "2"];
+        let output = place.run(&[&arguments[..], &more].concat());
+        assert_ended_well(&output);
+        let found: Value = serde_json::from_str(&text(&output.stdout)).expect("an object");
+        assert_eq!(found["exact_match"].as_f64(), Some(*share), "trial {number}");
+    }
+    assert!(shares[0] == 0.0 && shares[1] > 0.5, "the one that learns knows its rows by heart: {shares:?}");
+    let winner = fs::read_to_string(place.path("s/winner.toml")).expect("the winner");
+    assert!(winner.contains("lr = 0.01"), "the highest is the best: {winner}");
+    let told = place.run(&["report", "s", "--out", "page.html"]);
+    assert_ended_well(&told);
+    assert!(fs::read_to_string(place.path("page.html")).expect("the page").contains("exact_match over lr"));
+}
+
+#[test]
+fn a_signal_while_answering_stops_at_once_and_no_step_is_taken_again() {
+    // So little learnt that no answer ends by itself: some seconds of answering.
+    let search = "[search]\nlr = [1e-9]\n[sweep]\nmetric = \"exact_match\"\nmax-new-tokens = 3000\n";
+    let place = Place::new("max-steps = 4\ncheckpoint-every = 1\n", search);
+    let mut command = place.command(&["sweep", "sweep.toml", "--out", "s"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+    let trial = place.trial(0);
+    // The result is saved when the training is over.
+    wait_until(&mut child, || trial.join("adapter_model.safetensors").exists());
+    std::thread::sleep(Duration::from_millis(100));
+    let refused = place.run(&["train", "--resume", trial.to_str().expect("a path")]);
+    assert!(text(&refused.stderr).contains("process"), "it is locked: {}", text(&refused.stderr));
+    let signalled = Instant::now();
+    // SAFETY: sends a signal to a process of ours that has not been waited for.
+    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    assert_eq!(child.wait().expect("ends").code(), Some(130));
+    // A token takes a millisecond; all of them several seconds.
+    assert!(signalled.elapsed() < Duration::from_secs(1), "{:?}", signalled.elapsed());
+    assert_eq!(place.rows()[0]["metric"], Value::Null, "a loss is not taken for the metric");
+    let log = || fs::read_to_string(trial.join("trial.jsonl")).expect("the log");
+    assert!(!log().contains("came"), "{}", log());
+    let metrics = fs::read(trial.join("metrics.jsonl")).expect("the log");
+
+    assert_ended_well(&place.sweep(&[]));
+    assert!(log().contains("\"metric\":0.0"), "{}", log());
+    assert!(fs::read(trial.join("metrics.jsonl")).expect("the log") == metrics, "no step was taken again");
+}
+
+/// Keys and values of one answer of 60,000 tokens: 2 layers of 2 heads of 8 values each (fixtures/models/chat_bpe), in f32,
+/// 15 MB. The training takes less than 2 MB, and is over by then.
+#[test]
+fn the_memory_of_answers_is_planned() {
+    let planned = |metric: &str| -> u64 {
+        let search =
+            format!("[search]\nrank = [2]\n[sweep]\nmetric = \"{metric}\"\nmax-new-tokens = 60000\n");
+        let place = Place::new("max-steps = 2\n", &search);
+        let output = place.sweep(&["--dry-run", "--json"]);
+        assert_ended_well(&output);
+        serde_json::from_str::<Value>(&text(&output.stdout)).expect("an object")["planned_bytes"]
+            .as_u64()
+            .expect("bytes")
+    };
+    let cache = 60_000 * 2 * 4 * 2 * 2 * 8;
+    let more = planned("exact_match") - planned("eval_loss");
+    assert!((cache - (2 << 20)..cache + (2 << 20)).contains(&more), "{more} bytes for a cache of {cache}");
+}
+
+#[test]
 fn mistakes_in_a_sweep_file_are_named_with_their_line() {
     for (more, search, told) in [
         ("", "[search]\nrnak = [2]\n", "line 10: unknown key `rnak`\nhint: did you mean `rank`?"),
@@ -352,6 +426,12 @@ fn mistakes_in_a_sweep_file_are_named_with_their_line() {
         ("", "[sweep]\nstrategy = \"random\"\n", "needs `trials = N`"),
         ("", "[sweep]\nstrategy = \"asha\"\n", "needs `min-steps = N`"),
         ("", "[sweep]\nearly-stop = true\n", "needs `eval-every`"),
+        (
+            "",
+            "[sweep]\nmetric = \"exact_match\"\ndirection = \"minimize\"\n",
+            "line 11: `direction`: exact_match is best where it is highest",
+        ),
+        ("", "[sweep]\nmax-new-tokens = 0\n", "`max-new-tokens` 0: must be 1 or more"),
         ("", "[search]\nrank = [0]\n", "trial 000 (rank=0)\n  --rank 0: must be 1 or more"),
     ] {
         let place = Place::new(more, search);

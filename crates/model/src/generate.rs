@@ -78,7 +78,8 @@ struct Sequence {
 }
 
 /// Continues each prompt until a token of `stop`, or for `max_new_tokens`. The stop token is not part of the
-/// result. `on_token(sequence, token)` sees every token as it comes; `false` ends that sequence.
+/// result. `on_token(sequence, token)` sees every token as it comes; `false` ends that sequence. `interrupted` is asked before
+/// every prompt and every round of tokens; `true` ends all sequences where they are.
 ///
 /// # Panics
 /// On an empty prompt, or a token outside the vocabulary.
@@ -90,6 +91,7 @@ pub fn generate(
     max_new_tokens: usize,
     sampling: Sampling,
     mut on_token: impl FnMut(usize, u32) -> bool,
+    interrupted: &mut dyn FnMut() -> bool,
 ) -> Vec<Vec<u32>> {
     let (config, device) = (model.config(), model.device());
     assert!(prompts.iter().all(|p| !p.is_empty()), "a prompt has at least one token");
@@ -105,6 +107,9 @@ pub fn generate(
 
     // Prompts one at a time, which bounds the buffers; afterwards all sequences step together.
     for (i, sequence) in sequences.iter_mut().enumerate() {
+        if interrupted() {
+            return vec![Vec::new(); prompts.len()];
+        }
         let inputs = [std::mem::take(&mut sequence.pending)];
         let cache = std::slice::from_mut(&mut caches[i]);
         logits[i] = model.continue_cached(adapter, &[&inputs[0]], cache, &mut buffers);
@@ -123,7 +128,7 @@ pub fn generate(
         }
         draw += 1;
         let active: Vec<usize> = (0..sequences.len()).filter(|&i| !sequences[i].finished).collect();
-        if active.is_empty() {
+        if active.is_empty() || interrupted() {
             return sequences.into_iter().map(|s| s.generated).collect();
         }
         let inputs: Vec<&[u32]> =

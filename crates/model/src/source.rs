@@ -14,6 +14,8 @@ use std::{fs, io};
 pub use hub::Hub;
 
 const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
 const ADAPTER_CONFIG: &str = "adapter_config.json";
 
 /// Where the shape of a model is told.
@@ -21,7 +23,7 @@ const ADAPTER_CONFIG: &str = "adapter_config.json";
 pub enum ShapeSource {
     /// All files of the model are on this machine.
     Model(Source),
-    /// The `config.json` of a model of the hub, without its weights.
+    /// The `config.json` of a model without its weights: of a folder that has none, or of the hub.
     Config(PathBuf),
 }
 
@@ -80,7 +82,7 @@ impl Source {
         #[cfg(feature = "hub")]
         return Source::resolve_shape_with(model, &Hub::from_env(), progress);
         #[cfg(not(feature = "hub"))]
-        Source::resolve(model, progress).map(ShapeSource::Model)
+        Source::resolve(model, progress).map(Source::shape)
     }
 
     /// [`Source::resolve_shape`] with the hub's settings given instead of read from the environment.
@@ -94,8 +96,46 @@ impl Source {
         progress: &mut dyn FnMut(&str),
     ) -> Result<ShapeSource, SourceError> {
         match Source::local(model)? {
-            Some(source) => Ok(ShapeSource::Model(source)),
+            Some(source) => Ok(source.shape()),
             None => hub.fetch_shape(&HubId::parse(model)?, progress),
+        }
+    }
+
+    /// As [`Source::resolve`], for who needs no weights: the folder may lack them, and of a model that is only on the hub
+    /// configuration and tokenizer are downloaded. (A GGUF file of the hub comes whole.)
+    ///
+    /// # Errors
+    /// As [`Source::resolve`].
+    pub fn resolve_without_weights(model: &str, progress: &mut dyn FnMut(&str)) -> Result<Self, SourceError> {
+        #[cfg(feature = "hub")]
+        return Source::resolve_without_weights_with(model, &Hub::from_env(), progress);
+        #[cfg(not(feature = "hub"))]
+        Source::resolve(model, progress)
+    }
+
+    /// [`Source::resolve_without_weights`] with the hub's settings given instead of read from the environment.
+    ///
+    /// # Errors
+    /// As [`Source::resolve`].
+    #[cfg(feature = "hub")]
+    pub fn resolve_without_weights_with(
+        model: &str,
+        hub: &Hub,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<Self, SourceError> {
+        match Source::local(model)? {
+            Some(source) => Ok(source),
+            None => hub.fetch_without_weights(&HubId::parse(model)?, progress),
+        }
+    }
+
+    /// Where its shape is told.
+    fn shape(self) -> ShapeSource {
+        match &self {
+            Source::Folder(path) if !path.join(WEIGHTS).is_file() && !path.join(INDEX).is_file() => {
+                ShapeSource::Config(path.join(CONFIG))
+            }
+            Source::Folder(_) | Source::Gguf(_) => ShapeSource::Model(self),
         }
     }
 

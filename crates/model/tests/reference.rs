@@ -97,7 +97,8 @@ fn cached_generation_equals_the_whole_computed_again() {
         let case = Case::open(name);
         let prompts = [&case.ids[0][..5], &case.ids[1][..9]];
         let adapter = Some(&case.adapter);
-        let found = generate(&case.model, adapter, &prompts, &[], 8, Sampling::default(), |_, _| true);
+        let found =
+            generate(&case.model, adapter, &prompts, &[], 8, Sampling::default(), |_, _| true, &mut || false);
         for (prompt, found) in prompts.iter().zip(&found) {
             let mut ids = prompt.to_vec();
             for &token in found {

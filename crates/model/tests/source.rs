@@ -26,6 +26,17 @@ fn folders_and_gguf_files_are_taken_as_they_are() {
 }
 
 #[test]
+fn a_folder_without_weights_has_a_shape() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, weights) = (dir.path().join("config.json"), dir.path().join("model.safetensors"));
+    fs::write(&config, "{}").unwrap();
+    let shape = || Source::resolve_shape(dir.path().to_str().unwrap(), &mut |_| panic!("no download"));
+    assert_eq!(shape().unwrap(), ShapeSource::Config(config));
+    fs::write(weights, "").unwrap();
+    assert_eq!(shape().unwrap(), ShapeSource::Model(Source::Folder(dir.path().to_owned())));
+}
+
+#[test]
 fn a_folder_without_config_says_what_it_is_instead() {
     let dir = tempfile::tempdir().unwrap();
     let error = local_error(dir.path());
@@ -319,6 +330,30 @@ mod hub {
         let whole = resolve("org/name", &hub).unwrap();
         assert_eq!(shape(&hub).unwrap(), ShapeSource::Model(whole.clone()));
         assert_eq!(shape(&offline(&hub)).unwrap(), ShapeSource::Model(whole));
+    }
+
+    #[test]
+    fn who_needs_no_weights_fetches_configuration_and_tokenizer() {
+        // A repository whose weights nobody here can read.
+        let files = [("config.json", "{}"), ("tokenizer.json", "{\"a\": 1}"), ("pytorch_model.bin", "code")];
+        let (server, home) = (Server::start(&files), TempDir::new().unwrap());
+        let hub = server.hub(&home);
+        let bare = |hub: &Hub| Source::resolve_without_weights_with("org/name", hub, &mut |_| ());
+        assert!(matches!(error(&hub), SourceError::NoSafetensors { .. }));
+        let snapshot = hub.cache.join("models--org--name/snapshots").join(OLD);
+        let source = Source::Folder(snapshot.clone());
+        assert_eq!(bare(&hub).unwrap(), source);
+        let is_there = |name: &str| snapshot.join(name).is_file();
+        assert!(is_there("config.json") && is_there("tokenizer.json") && !is_there("pytorch_model.bin"));
+        assert_eq!(bare(&offline(&hub)).unwrap(), source, "and is found again where there is no net");
+
+        // What is there whole goes on to be what the branch means.
+        let (server, home) = (Server::sharded(), TempDir::new().unwrap());
+        let hub = server.hub(&home);
+        let whole = resolve("org/name", &hub).unwrap();
+        server.set(|state| state.commit = NEW);
+        assert_ne!(bare(&hub).unwrap(), whole);
+        assert_eq!(resolve("org/name", &offline(&hub)).unwrap(), whole);
     }
 
     #[test]

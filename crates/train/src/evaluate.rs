@@ -88,7 +88,7 @@ impl ExactMatch {
 pub const SIDE_BY_SIDE: usize = 16;
 
 /// Answers every row greedily, `side_by_side` at a time, with at most `max_new_tokens` tokens. `on_progress(done)` is
-/// told as rows finish.
+/// told as rows finish. `None` if it is `interrupted`, which is asked before every prompt and every round of tokens.
 ///
 /// # Errors
 /// Ids that the tokenizer cannot decode.
@@ -100,13 +100,18 @@ pub fn exact_match(
     max_new_tokens: usize,
     side_by_side: usize,
     mut on_progress: impl FnMut(usize),
-) -> Result<ExactMatch, TokenizerError> {
+    interrupted: &mut dyn FnMut() -> bool,
+) -> Result<Option<ExactMatch>, TokenizerError> {
     let mut examples = Vec::with_capacity(rows.len());
     for batch in rows.chunks(side_by_side) {
         let prompts: Vec<&[u32]> = batch.iter().map(|r| &r.prompt_ids[..]).collect();
         let stop = tokenizer.eos_ids();
+        let (sampling, on_token) = (Sampling::default(), |_, _| true);
         let answers =
-            generate(model, adapter, &prompts, stop, max_new_tokens, Sampling::default(), |_, _| true);
+            generate(model, adapter, &prompts, stop, max_new_tokens, sampling, on_token, interrupted);
+        if interrupted() {
+            return Ok(None);
+        }
         for (row, answer) in batch.iter().zip(answers) {
             examples.push(Example {
                 row: row.row,
@@ -117,5 +122,5 @@ pub fn exact_match(
         }
         on_progress(examples.len());
     }
-    Ok(ExactMatch { examples })
+    Ok(Some(ExactMatch { examples }))
 }

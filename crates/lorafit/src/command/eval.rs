@@ -242,11 +242,14 @@ fn answer(
     let told = !args.common.quiet;
     let total = rows.len();
     let (model, tokenizer) = (&base.model, &base.tokenizer);
-    Ok(exact_match(model, adapter, tokenizer, rows, args.max_new_tokens, side_by_side, |done| {
+    let on_progress = |done| {
         if told {
             eprintln!("answered {done} of {total} rows");
         }
-    })?)
+    };
+    let (longest, never) = (args.max_new_tokens, &mut || false);
+    let found = exact_match(model, adapter, tokenizer, rows, longest, side_by_side, on_progress, never)?;
+    Ok(found.expect("nobody interrupts it"))
 }
 
 /// Writes what the model says of every row's tokens.

@@ -193,10 +193,10 @@ pub fn stream_answer(
         seed: sampling.seed,
     };
     let (stop, longest) = (base.tokenizer.eos_ids(), sampling.max_new_tokens);
+    let on_token = |_, token| hand_on(decoder.push(token).map_err(Into::into));
+    let never = &mut || false;
     let answers =
-        lorafit_model::generate(&base.model, adapter, &[ids], stop, longest, settings, |_, token| {
-            hand_on(decoder.push(token).map_err(Into::into))
-        });
+        lorafit_model::generate(&base.model, adapter, &[ids], stop, longest, settings, on_token, never);
     hand_on(decoder.finish().map_err(Into::into));
     match failure {
         Some(error) => Err(error),

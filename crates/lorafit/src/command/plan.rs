@@ -22,11 +22,11 @@ use lorafit_train::{
 use super::require;
 use crate::base_args::{ComputeArgs, QuantArgs};
 use crate::engine::{self, grouped};
+use crate::figure::{Axis, Figure, Plot, StackedBars};
 use crate::memory_args::{ByteSize, MemoryArgs, RecomputeChoice};
 use crate::memory_table;
 use crate::options::{DeviceChoice, Optimizer, TargetModules};
 use crate::output;
-use crate::plan_svg;
 
 /// The flags of `plan`.
 #[derive(Args, Clone, Debug)]
@@ -88,34 +88,34 @@ pub struct PlanArgs {
     /// Print everything as one JSON object
     #[arg(long, help_heading = "Output")]
     pub json: bool,
-    /// Draw the comparison as a stacked bar chart
+    /// Draw the comparison as a stacked bar chart; a FILE.png is a picture, a FILE.csv the numbers behind it
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub svg: Option<PathBuf>,
 }
 
 /// Memory sizes that devices are sold with, in decimal GB.
-pub const DEVICES: [u64; 8] = [8, 12, 16, 24, 40, 48, 80, 141];
+const DEVICES: [u64; 8] = [8, 12, 16, 24, 40, 48, 80, 141];
 
 /// What one way of fine-tuning takes, in bytes.
 #[derive(Clone, Debug, Serialize)]
-pub struct MethodCost {
+struct MethodCost {
     /// How it is called.
-    pub method: String,
+    method: String,
     /// The model, and the adapter if there is one.
-    pub weights: u64,
+    weights: u64,
     /// Of what is trained.
-    pub gradients: u64,
+    gradients: u64,
     /// AdamW's moments.
-    pub optimizer: u64,
+    optimizer: u64,
     /// Activations, working buffers and the program.
-    pub activations: u64,
+    activations: u64,
     /// All together.
-    pub total: u64,
+    total: u64,
     /// Memory sizes of devices, in GB, that hold it.
-    pub fits_gb: Vec<u64>,
+    fits_gb: Vec<u64>,
     /// Its parts, of what lorafit runs.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub parts: Option<MemoryPlan>,
+    parts: Option<MemoryPlan>,
 }
 
 impl MethodCost {
@@ -267,8 +267,7 @@ pub fn run(args: PlanArgs) -> anyhow::Result<()> {
     }
     let report = report(&args)?;
     if let Some(file) = &args.svg {
-        let chart = plan_svg::draw(&report.model, &subtitle(&report), &report.methods);
-        output::file(file, chart.as_bytes())?;
+        chart(&report).write(file)?;
     }
     output::line(match (args.json, args.recommend) {
         (true, _) => serde_json::to_string(&report)?,
@@ -502,14 +501,37 @@ fn gb(bytes: u64) -> String {
     format!("{:.2}", bytes as f64 / 1e9)
 }
 
-/// What the chart is of.
-fn subtitle(report: &Report) -> String {
-    format!(
-        "{:.2} billion parameters, adapter of rank {}, {} tokens at once; GB",
-        report.parameters as f64 / 1e9,
-        report.rank,
-        grouped(report.tokens_at_once as u64)
-    )
+/// The methods as stacked bars, against the memory that devices have.
+fn chart(report: &Report) -> Figure {
+    let bar = |cost: &MethodCost| {
+        let parts = [cost.weights, cost.gradients, cost.optimizer, cost.activations];
+        (cost.method.clone(), parts.map(|bytes| bytes as f64 / 1e9).to_vec())
+    };
+    // Where everything fits the smallest device, lines of devices would be outside.
+    let x = match report.methods.iter().all(|cost| cost.fits_gb.contains(&DEVICES[0])) {
+        true => Axis::linear("GB"),
+        false => Axis {
+            marks: DEVICES.map(|gb| gb as f64).to_vec(),
+            ..Axis::linear("GB; upright lines: memory of devices")
+        },
+    };
+    let stacked = StackedBars {
+        x,
+        y_label: format!(
+            "{:.2} billion parameters, rank {}, {} tokens at once",
+            report.parameters as f64 / 1e9,
+            report.rank,
+            grouped(report.tokens_at_once as u64)
+        ),
+        parts: ["weights", "gradients", "optimizer", "activations"].map(str::to_owned).to_vec(),
+        bars: report.methods.iter().map(bar).collect(),
+    };
+    Figure {
+        name: "plan".to_owned(),
+        title: format!("Memory to fine-tune {}", report.model),
+        description: "What each way of fine-tuning takes, by its parts.".to_owned(),
+        plot: Plot::StackedBars(stacked),
+    }
 }
 
 fn table(report: &Report) -> String {

@@ -8,7 +8,7 @@ use lorafit_train::RunHistory;
 
 use super::generate::Sampling;
 use super::require;
-use crate::adapter_numbers::{self, check_overlap};
+use crate::adapter_numbers::{self, check_overlap, compared_layer};
 use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::engine::{open_base, use_threads};
@@ -38,6 +38,10 @@ pub struct ReportArgs {
     /// Write each figure to this folder too, as SVG and PNG, and its numbers as CSV
     #[arg(long, value_name = "DIR")]
     pub figures: Option<PathBuf>,
+    /// The layer at which the directions of two runs are compared one by one, such as model.layers.3.self_attn.q_proj
+    /// [default: the one that changed most]
+    #[arg(long, value_name = "PATH")]
+    pub layer: Option<String>,
     /// Prompts that the base and each adapter answer, which takes its time: a text file with one a line, or a .jsonl file
     /// of objects with a `prompt`
     #[arg(long, value_name = "FILE")]
@@ -88,9 +92,11 @@ fn add_sweep(report: &mut Report, args: &ReportArgs) -> anyhow::Result<String> {
             .hint("give its folder alone; its trials are runs: give those together")
             .into());
     };
-    if args.prompts.is_some() {
-        let text = "--prompts is for runs, not for a sweep";
-        return Err(CliError::usage(text).hint("give the run of its best trial").into());
+    for (flag, given) in [("prompts", args.prompts.is_some()), ("layer", args.layer.is_some())] {
+        if given {
+            let error = CliError::usage(format!("--{flag} is for runs, not for a sweep"));
+            return Err(error.hint("give the run of its best trial").into());
+        }
     }
     Sweep::read(dir)?.add(report);
     Ok(last_part(dir))
@@ -138,13 +144,26 @@ fn add_adapters(
             )),
         }
     }
+    if args.layer.is_some() && found.len() < 2 {
+        let text = "--layer is for the adapters of two runs or more";
+        return Err(CliError::usage(text).hint("give another run to compare with").into());
+    }
     for (i, ((name, _), file)) in found.iter().zip(&files).enumerate() {
         let base = adapter_numbers::open_base(args.model.as_deref(), file, args.common.quiet)?;
         let layers = adapter_numbers::of(file, base.as_ref(), files.get(i + 1))?;
         adapter_section::add(report, name, file, &layers);
         if let Some((other, dir)) = found.get(i + 1) {
             match check_overlap(&layers, &file.path, dir) {
-                Ok(()) => adapter_section::add_overlap(report, name, other, &layers),
+                Ok(()) => {
+                    adapter_section::add_overlap(report, name, other, &layers);
+                    let layer = compared_layer(&layers, args.layer.as_deref())?;
+                    adapter_section::add_directions(
+                        report,
+                        (name, file),
+                        (other, &files[i + 1]),
+                        &layer.path,
+                    );
+                }
                 Err(error) => report.note(&format!("{error}.")),
             }
         }

@@ -20,7 +20,7 @@ use crate::output;
 use crate::progress::duration;
 use crate::report_error::CliError;
 use crate::sweep::board::{self, Board, aligned};
-use crate::sweep::file::{Settings, Spec, Strategy};
+use crate::sweep::file::{Metric, Settings, Spec, Strategy};
 use crate::sweep::folder::{self, Record, Row, TrialState, in_words, name, ranked};
 use crate::sweep::inputs::{Inputs, SweepPlan};
 use crate::sweep::runner::{Runner, rows};
@@ -42,7 +42,8 @@ const EXAMPLES: &str = r#"The file (TOML or YAML) has the options of `lorafit tr
   early-stop = true                           give up trials worse than the median of the others (needs eval-every)
 
 "asha" trains all trials for `min-steps`, the best one in `reduction-factor` (3) three times as long, and so on to the run's
-own length. Trials are compared by the loss on held-out rows after their last step (metric = "eval_loss").
+own length. Trials are compared by the loss on held-out rows after their last step or, with metric = "exact_match", by the
+share of these rows whose greedy answer is the reply to the letter.
 
 Examples:
   What would be run, with its memory and a guess of its time:
@@ -125,7 +126,7 @@ pub fn run(args: SweepArgs) -> anyhow::Result<()> {
     }
     use_threads(&spec.train.common)?;
     give_back_freed_buffers();
-    let inputs = Inputs::open(&trials, record.clock)?;
+    let inputs = Inputs::open(&trials, &spec.settings, record.clock)?;
     let steps: Vec<u64> =
         trials.iter().enumerate().map(|(place, args)| total_steps(&inputs, place, args)).collect();
     record.rungs = rungs_of(&spec.settings, &steps)?;
@@ -138,8 +139,9 @@ pub fn run(args: SweepArgs) -> anyhow::Result<()> {
     record.write(&dir)?;
     interrupt::save_flag();
     interrupt::flag();
-    let mut board = Board::new(args.quiet || spec.train.common.quiet);
-    board.note(&format!("{} trials, {}", numbers.len(), memory_in_words(&plan)));
+    let mut board = Board::new(args.quiet || spec.train.common.quiet, &record.options[0]);
+    let metric = record.settings.metric.name();
+    board.note(&format!("{} trials by {metric}, {}", numbers.len(), memory_in_words(&plan)));
     let runner = Runner {
         dir: &dir,
         record: &record,
@@ -231,7 +233,7 @@ fn dry_run(
     if args.json {
         let trial = |(place, number): (usize, &usize)| {
             let options = &record.options[*number];
-            json!({ "trial": number, "options": options, "steps": steps[place], "memory_bytes": plan.own(place),
+            json!({ "trial": number, "options": options, "steps": steps[place], "memory_bytes": plan.trials[place].own,
                 "seconds": seconds(place) })
         };
         let list: Vec<Value> = numbers.iter().enumerate().map(trial).collect();
@@ -242,7 +244,7 @@ fn dry_run(
     let time = |seconds: f64| duration(Duration::try_from_secs_f64(seconds).unwrap_or_default());
     let mut lines = vec![["trial", "steps", "memory", "time", "options"].map(str::to_owned).to_vec()];
     lines.extend(numbers.iter().enumerate().map(|(place, &number)| {
-        let memory = ByteSize(plan.own(place)).to_string();
+        let memory = ByteSize(plan.trials[place].own).to_string();
         let options = in_words(&record.options[number]);
         vec![name(number), steps[place].to_string(), memory, time(seconds(place)), options]
     }));
@@ -252,7 +254,11 @@ fn dry_run(
         output::line(format!("compared after {} steps; few go on to the end", rungs.join(", ")))?;
     }
     output::line(memory_in_words(plan))?;
-    output::line(format!("all of them to their end: about {}, guessed from a forward pass", time(all)))?;
+    let answers = if record.settings.metric == Metric::ExactMatch { ", without the answers" } else { "" };
+    output::line(format!(
+        "all of them to their end: about {}, guessed from a forward pass{answers}",
+        time(all)
+    ))?;
     Ok(())
 }
 
@@ -284,7 +290,7 @@ fn tell(args: &SweepArgs, dir: &Path, record: &Record) -> anyhow::Result<()> {
         let result = json!({ "best": best, "command": command, "config": config, "trials": rows });
         return Ok(output::line(result.to_string())?);
     }
-    output::line(board::table(&rows, "eval_loss", record.settings.direction))?;
+    output::line(board::table(&rows, record.settings.metric.name(), record.settings.direction))?;
     if let (Some(best), Some(command)) = (best, command) {
         output::line(format!(
             "\nbest: trial {}, trained in {}",

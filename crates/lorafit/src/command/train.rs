@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use lorafit_data::statistics::Statistics;
-use lorafit_data::{Dataset, Order, Source, Subset};
-use lorafit_model::{ActivationDtype, ActivationPolicy, Recompute, Trainable, WeightModules};
+use lorafit_data::{Dataset, GenerationRow, Order, Source, Subset, generation_rows};
+use lorafit_model::{ActivationDtype, ActivationPolicy, Parameters, Recompute, Trainable, WeightModules};
 use lorafit_train::{
     Duration, EvaluationRecord, Identity, MemoryPlan, Observer, PlanRequest, RunError, RunFolder, RunInfo,
     RunLock, SkipRecord, Start, StepRecord, Summary, TrainOptions, rss_bytes, train,
@@ -115,8 +115,9 @@ pub struct TrainArgs {
     pub method: Method,
     /// Where --method full begins
     ///
-    /// With random, --model is a folder with config.json and a tokenizer (or any other model): weights are drawn as
-    /// transformers does, from a normal distribution with the configuration's `initializer_range`, and norms are 1.
+    /// With random, --model is a folder or a hub id with config.json and a tokenizer (or any other model), whose weights are
+    /// not read nor fetched: they are drawn as transformers does, from a normal distribution with the configuration's
+    /// `initializer_range`, and norms are 1.
     #[arg(long, value_enum, default_value_t = Init::Model, help_heading = "Method")]
     pub init: Init,
     /// Weights that --method full trains: all, a comma list, or regex:PATTERN [default: all]
@@ -416,7 +417,7 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     }
     let fresh = resumption.checkpoint.is_none().then(|| Trained::fresh(&args, &base)).transpose()?;
     let data = args.load(&base)?;
-    let ready = Ready::new(&args, &base, &data, resumption, fresh, &mut progress)?;
+    let mut ready = Ready::new(&args, &base, &data, resumption, fresh, &mut progress)?;
     let (recompute, plan) = ready.choose()?;
     tell_setup(&mut progress, &ready);
     let policy = format!("recompute {}", RecomputeChoice::Fixed(recompute));
@@ -425,7 +426,7 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     let mut watcher = Watcher { progress };
     let result = ready.train(lock, recompute, &plan, &mut watcher);
     watcher.progress.finish();
-    let summary = result?;
+    let (summary, _) = result?;
     tell_end(&mut watcher.progress, out, args.method, &summary);
     if summary.interrupted {
         // Scripts see by the code that it did not run to the end.
@@ -510,20 +511,25 @@ impl<'a> Ready<'a> {
         }
     }
 
-    /// Trains in the locked folder, recomputing as planned.
+    /// What is trained, with the base it is trained over.
+    pub fn parameters(&mut self) -> Parameters<'_> {
+        self.trained.as_parameters(self.base)
+    }
+
+    /// Trains in the locked folder, recomputing as planned. The folder is locked until what is given back is dropped.
     pub fn train(
-        mut self,
+        &mut self,
         lock: RunLock,
         recompute: Recompute,
         plan: &MemoryPlan,
         observer: &mut dyn Observer,
-    ) -> anyhow::Result<Summary> {
+    ) -> anyhow::Result<(Summary, RunFolder)> {
         let (args, base) = (self.args, self.base);
         self.options.activations.recompute = recompute;
         let info = RunInfo {
             base_model: base.name.clone(),
             config: config_file::to_toml(args)?,
-            identity: self.identity,
+            identity: self.identity.clone(),
             clock: base.tokenizer.clock(),
             folder: model_folder(args, base)?,
         };
@@ -539,7 +545,7 @@ impl<'a> Ready<'a> {
         }
         interrupt::flag();
         self.trained.make(checkpoint)?;
-        Ok(train(
+        let summary = train(
             &mut self.trained.as_parameters(base),
             &self.data.rows,
             self.data.held_out.as_ref(),
@@ -547,7 +553,8 @@ impl<'a> Ready<'a> {
             Start { checkpoint },
             &mut run,
             observer,
-        )?)
+        )?;
+        Ok((summary, run))
     }
 }
 
@@ -582,20 +589,34 @@ impl TrainArgs {
     fn read(&self, base: &Base) -> anyhow::Result<Data> {
         let quiet = self.common.quiet;
         let load = |source| self.cache.load(source, &base.tokenizer, self.rows.options(), quiet);
-        let source = self.rows.source(&self.data, self.rows.split.as_deref(), quiet)?;
-        let source = Source { seed: self.seed, ..source };
-        if let Some(Validation(held_out)) = self.validation {
-            let side = |subset| load(Source { subset, ..source.clone() });
-            return Ok(Data {
-                rows: side(Subset::Training(held_out))?,
-                held_out: Some(side(Subset::Validation(held_out))?),
-            });
-        }
-        let held_out = match self.eval_data.is_empty() {
-            true => None,
-            false => Some(self.rows.source(&self.eval_data, self.eval_split.as_deref(), quiet)?),
-        };
+        let source = self.to_train_on()?;
+        let held_out = self.held_out(&source)?;
         Ok(Data { rows: load(source)?, held_out: held_out.map(load).transpose()? })
+    }
+
+    /// Where the rows to train on are.
+    fn to_train_on(&self) -> anyhow::Result<Source> {
+        let source = self.rows.source(&self.data, self.rows.split.as_deref(), self.common.quiet)?;
+        let subset = self.validation.map_or(source.subset, |Validation(held_out)| Subset::Training(held_out));
+        Ok(Source { seed: self.seed, subset, ..source })
+    }
+
+    /// Where the rows that are held out are, if there are any; beside those `to_train_on`.
+    fn held_out(&self, to_train_on: &Source) -> anyhow::Result<Option<Source>> {
+        if let Some(Validation(held_out)) = self.validation {
+            return Ok(Some(Source { subset: Subset::Validation(held_out), ..to_train_on.clone() }));
+        }
+        if self.eval_data.is_empty() {
+            return Ok(None);
+        }
+        let quiet = self.common.quiet;
+        Ok(Some(self.rows.source(&self.eval_data, self.eval_split.as_deref(), quiet)?))
+    }
+
+    /// The rows that are held out as prompts and the replies they should get.
+    pub fn prompts(&self, base: &Base) -> anyhow::Result<Vec<GenerationRow>> {
+        let held_out = self.held_out(&self.to_train_on()?)?;
+        held_out.map_or(Ok(Vec::new()), |source| Ok(generation_rows(source, &base.tokenizer)?))
     }
 
     /// What a run's memory is planned for.

@@ -5,8 +5,8 @@
 
 use std::fmt::Write as _;
 
-use super::scale::{Scale, short, viridis};
-use super::{Axis, Figure, HeatMap, Lines, Parallel, ParallelAxis, Place, Plot, Series, Style};
+use super::scale::{Scale, line_colour, short, viridis};
+use super::{Axis, Figure, HeatMap, Lines, Parallel, ParallelAxis, Place, Plot, Series, StackedBars, Style};
 use crate::page::escape;
 
 const WIDTH: f64 = 480.0;
@@ -16,6 +16,11 @@ const RIGHT: f64 = 14.0;
 const HEIGHT: f64 = 210.0;
 const LETTER: f64 = 6.6;
 const LINE: f64 = 18.0;
+/// Height that the name of a row takes.
+const ROW_NAME: f64 = 13.0;
+/// Height of a stacked bar, and from one to the next with the name between.
+const BAR: f64 = 22.0;
+const BAR_STEP: f64 = 48.0;
 
 /// A drawing as it grows downwards.
 struct Canvas {
@@ -37,6 +42,7 @@ pub fn svg(figure: &Figure, place: Place) -> String {
         Plot::Lines(lines) => canvas.lines(lines),
         Plot::HeatMap(map) => canvas.heat_map(map),
         Plot::Parallel(parallel) => canvas.parallel(parallel),
+        Plot::StackedBars(bars) => canvas.stacked_bars(bars),
     }
     let Canvas { svg, top: height, .. } = canvas;
     let (title, description) = (escape(&figure.title), escape(&figure.description));
@@ -109,23 +115,85 @@ impl Canvas {
                 self.text(LEFT - 6.0, y + 4.0, "end", &text, "");
             }
         }
-        let mut free_from = 0.0;
-        for (value, text) in ticks(x, &xs, 6) {
-            let room = LETTER * text.len() as f64 / 2.0 + 4.0;
-            if let Some(x) = at_x(value).filter(|x| x - room >= free_from && x + room <= WIDTH) {
-                self.rule((x, bottom), (x, bottom + 4.0));
-                self.text(x, bottom + 18.0, "middle", &text, "");
-                free_from = x + room;
-            }
-        }
-        self.rule((LEFT, bottom), (WIDTH - RIGHT, bottom));
-        self.text((LEFT + WIDTH - RIGHT) / 2.0, bottom + 36.0, "middle", &x.label, "");
+        self.x_axis(x, &xs, (LEFT, WIDTH - RIGHT), (bottom, bottom));
         for one in series {
             let places: Vec<(f64, f64)> =
                 one.points.iter().filter_map(|&(x, y)| Some((at_x(x)?, at_y(y)?))).collect();
             self.series(one, &places, bottom, half * (WIDTH - LEFT - RIGHT) / (xs.ends().1 - xs.ends().0));
         }
         self.top = top + HEIGHT + 46.0;
+    }
+
+    /// An axis at `bottom` from `left` to `right`, whose marks begin at `top`.
+    fn x_axis(&mut self, axis: &Axis, scale: &Scale, (left, right): (f64, f64), (top, bottom): (f64, f64)) {
+        let at = |value: f64| Some(left + scale.place(value)? * (right - left)).filter(|x| *x <= right + 0.1);
+        let mut free_from = 0.0;
+        for (value, text) in ticks(axis, scale, 6) {
+            let Some(x) = at(value) else { continue };
+            let room = LETTER * text.len() as f64 / 2.0 + 4.0;
+            let is_named = x - room >= free_from && x + room <= WIDTH;
+            if is_named || top < bottom {
+                self.rule((x, top), (x, bottom + 4.0));
+            }
+            if is_named {
+                self.text(x, bottom + 18.0, "middle", &text, "");
+                free_from = x + room;
+            }
+        }
+        self.rule((left, bottom), (right, bottom));
+        self.text((left + right) / 2.0, bottom + 36.0, "middle", &axis.label, "");
+    }
+
+    fn stacked_bars(&mut self, stacked: &StackedBars) {
+        let StackedBars { x, y_label, parts, bars } = stacked;
+        let part = |(i, name): (usize, &String)| Series::new(name, i, Style::Points, Vec::new());
+        let parts: Vec<Series> = parts.iter().enumerate().map(part).collect();
+        self.legend(&parts);
+        self.text(8.0, self.top + 12.0, "start", y_label, "");
+        self.top += 22.0;
+        // Beside the longest bar there is room for its sum.
+        let (left, right) = (8.0, WIDTH - 62.0);
+        let sum = |lengths: &[f64]| lengths.iter().sum::<f64>();
+        let scale = Scale::of(bars.iter().map(|(_, lengths)| sum(lengths)), false).with_zero();
+        let bottom = self.top + BAR_STEP * bars.len() as f64 + 6.0;
+        self.x_axis(x, &scale, (left, right), (self.top, bottom));
+        let at = |length: f64| left + scale.place(length).unwrap_or(0.0) * (right - left);
+        for (name, lengths) in bars {
+            self.text(left, self.top + 14.0, "start", name, &self.halo());
+            let (top, middle) = (self.top + 20.0, self.top + 20.0 + BAR / 2.0 + 4.0);
+            let mut before = 0.0;
+            for (part, length) in parts.iter().zip(lengths) {
+                let (from, to, text) = (at(before), at(before + length), short_length(*length));
+                let _ = writeln!(
+                    self.svg,
+                    "<rect x=\"{from:.1}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{BAR}\" fill=\"{}\"><title>{} \
+                     {text}</title></rect>",
+                    to - from,
+                    part.colour,
+                    escape(&part.name)
+                );
+                if to - from > LETTER * text.len() as f64 + 6.0 {
+                    let _ = writeln!(
+                        self.svg,
+                        "<text x=\"{:.1}\" y=\"{middle:.1}\" text-anchor=\"middle\" fill=\"{}\">{text}</text>",
+                        (from + to) / 2.0,
+                        ink_on(&part.colour)
+                    );
+                }
+                before += length;
+            }
+            let text = short_length(before);
+            let bold = format!("{} font-weight=\"600\"", self.halo());
+            self.text(at(before) + 6.0, middle, "start", &text, &bold);
+            self.top += BAR_STEP;
+        }
+        self.top = bottom + 46.0;
+    }
+
+    /// Letters that are read where lines cross them.
+    fn halo(&self) -> String {
+        let paper = if self.place == Place::Page { "var(--paper)" } else { "#fff" };
+        format!(" stroke=\"{paper}\" stroke-width=\"3\" paint-order=\"stroke\"")
     }
 
     fn series(&mut self, series: &Series, places: &[(f64, f64)], bottom: f64, half: f64) {
@@ -199,15 +267,26 @@ impl Canvas {
     }
 
     fn heat_map(&mut self, map: &HeatMap) {
-        let HeatMap { x_label, columns, rows, value_label } = map;
+        let HeatMap { x_label, y_label, columns, rows, value_label, range } = map;
         let longest = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
         let left = (LETTER * longest as f64 + 14.0).clamp(LEFT, WIDTH / 3.0);
-        let scale = Scale::of(rows.iter().flat_map(|(_, values)| values).filter_map(|v| *v), false);
+        let values = rows.iter().flat_map(|(_, values)| values).filter_map(|v| *v);
+        let scale = match range {
+            Some(ends) => Scale::of(ends.iter().copied(), false),
+            None => Scale::of(values, false),
+        };
+        self.text(8.0, self.top + 12.0, "start", y_label, "");
+        self.top += 22.0;
         let width = (WIDTH - left - RIGHT) / columns.len().max(1) as f64;
         let height = (HEIGHT / rows.len().max(1) as f64).clamp(8.0, 26.0);
+        let mut named_to = 0.0;
         for (i, (name, values)) in rows.iter().enumerate() {
             let y = self.top + i as f64 * height;
-            self.text(left - 6.0, y + height / 2.0 + 4.0, "end", name, "");
+            let middle = y + height / 2.0;
+            if middle - ROW_NAME / 2.0 >= named_to {
+                self.text(left - 6.0, middle + 4.0, "end", name, "");
+                named_to = middle + ROW_NAME / 2.0;
+            }
             for (j, value) in values.iter().enumerate() {
                 let Some((value, place)) = value.and_then(|v| Some((v, scale.place(v)?))) else { continue };
                 let _ = write!(
@@ -293,7 +372,7 @@ impl Canvas {
             let place = values.get(last).copied().flatten().and_then(|value| scales[last].place(value));
             let (colour, width) = match (Some(i) == *best, place) {
                 (true, _) => ("#d55e00".to_owned(), 3.5),
-                (false, Some(place)) => (viridis(place), 1.5),
+                (false, Some(place)) => (line_colour(place), 1.5),
                 (false, None) => (self.faint().to_owned(), 1.0),
             };
             let _ = writeln!(
@@ -303,8 +382,7 @@ impl Canvas {
             );
         }
         // Above the lines, which would cross them out.
-        let paper = if self.place == Place::Page { "var(--paper)" } else { "#fff" };
-        let halo = format!(" font-size=\"11\" stroke=\"{paper}\" stroke-width=\"3\" paint-order=\"stroke\"");
+        let halo = format!(" font-size=\"11\"{}", self.halo());
         for (i, (axis, scale)) in axes.iter().zip(&scales).enumerate() {
             let x = left + i as f64 * step;
             let marks = match axis.names.is_empty() {
@@ -318,6 +396,23 @@ impl Canvas {
             }
         }
         self.top = bottom + 14.0;
+    }
+}
+
+/// White or nearly black, whichever is read better on `colour`, of the form `#rrggbb`.
+fn ink_on(colour: &str) -> &'static str {
+    let part = |from: usize| colour.get(from..from + 2).and_then(|hex| u32::from_str_radix(hex, 16).ok());
+    let [red, green, blue] = [1, 3, 5].map(|from| part(from).unwrap_or(0));
+    // The brightness of ITU-R BT.601, of 255,000.
+    if 299 * red + 587 * green + 114 * blue > 100_000 { "#1d1f21" } else { "#fff" }
+}
+
+/// The length of a bar, with three digits.
+fn short_length(length: f64) -> String {
+    match length {
+        100.0.. => format!("{length:.0}"),
+        10.0.. => format!("{length:.1}"),
+        _ => format!("{length:.2}"),
     }
 }
 
@@ -350,7 +445,7 @@ fn thinned(places: &[(f64, f64)]) -> Vec<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::figure::png;
+    use crate::figure::png::png;
 
     fn curve(points: Vec<(f64, f64)>) -> Figure {
         let series = vec![
@@ -365,7 +460,14 @@ mod tests {
         let rows =
             vec![("q_proj".to_owned(), vec![Some(0.1), None]), ("v".to_owned(), vec![Some(0.2), Some(0.3)])];
         let columns = vec!["0".to_owned(), "1".to_owned()];
-        let map = HeatMap { x_label: "layer".into(), columns, rows, value_label: "norm".into() };
+        let map = HeatMap {
+            x_label: "layer".into(),
+            y_label: "module".into(),
+            columns,
+            rows,
+            value_label: "norm".into(),
+            range: None,
+        };
         Figure { name: "m".into(), title: "Map".into(), description: "d".into(), plot: Plot::HeatMap(map) }
     }
 
@@ -381,9 +483,19 @@ mod tests {
         Figure { name: "p".into(), title: "P".into(), description: "d".into(), plot }
     }
 
+    fn stacked_bars() -> Figure {
+        let bars = vec![("full".to_owned(), vec![2.0, 0.5]), ("nothing".to_owned(), vec![0.0, 0.0])];
+        let x = Axis { marks: vec![1.0, 2.0, 400.0], ..Axis::linear("GB") };
+        let parts = ["weights", "rest"].map(str::to_owned).to_vec();
+        let plot = Plot::StackedBars(StackedBars { x, y_label: "method".into(), parts, bars });
+        Figure { name: "b".into(), title: "B".into(), description: "d".into(), plot }
+    }
+
     #[test]
     fn every_kind_of_figure_is_a_picture_with_ink_in_it() {
-        for figure in [curve(vec![(1.0, 2.0), (2.0, 1.0)]), curve(vec![]), heat_map(), parallel()] {
+        let all =
+            [curve(vec![(1.0, 2.0), (2.0, 1.0)]), curve(vec![]), heat_map(), parallel(), stacked_bars()];
+        for figure in all {
             let picture = png(&figure.svg(Place::File)).expect("a picture");
             let pixels = resvg::tiny_skia::Pixmap::decode_png(&picture).expect("a PNG");
             let dark = pixels.pixels().iter().filter(|pixel| pixel.red() < 128).count();

@@ -6,9 +6,11 @@ mod png;
 mod scale;
 
 pub use numbers::table;
-pub use png::png;
-pub use scale::{short, viridis};
+pub use scale::{line_colour, short};
 
+use std::path::Path;
+
+use crate::output;
 use crate::page::escape;
 
 /// Colours that people with any colour vision tell apart (Okabe and Ito 2008), those with enough contrast on white and on
@@ -35,6 +37,8 @@ pub enum Plot {
     HeatMap(HeatMap),
     /// A line for each thing across many axes.
     Parallel(Parallel),
+    /// Bars of several parts.
+    StackedBars(StackedBars),
 }
 
 /// Curves, points and bars.
@@ -118,12 +122,16 @@ pub enum Style {
 pub struct HeatMap {
     /// What columns are.
     pub x_label: String,
+    /// What rows are.
+    pub y_label: String,
     /// Names of the columns.
     pub columns: Vec<String>,
     /// Names of the rows and their values, one for each column where there is one.
     pub rows: Vec<(String, Vec<Option<f64>>)>,
     /// What the colours tell, with the unit.
     pub value_label: String,
+    /// What the colours span, if that is not the values' own range.
+    pub range: Option<[f64; 2]>,
 }
 
 /// A line for each thing across many axes.
@@ -142,6 +150,18 @@ pub struct ParallelAxis {
     pub axis: Axis,
     /// Names of the values 0, 1, 2 and so on, if they are no numbers.
     pub names: Vec<String>,
+}
+
+/// Bars of several parts, one below the other.
+pub struct StackedBars {
+    /// What lengths are, with the unit; its marks are lines across all bars.
+    pub x: Axis,
+    /// What bars are.
+    pub y_label: String,
+    /// Names of the parts.
+    pub parts: Vec<String>,
+    /// Names of the bars and the lengths of their parts.
+    pub bars: Vec<(String, Vec<f64>)>,
 }
 
 /// Where a figure stands.
@@ -172,5 +192,18 @@ impl Figure {
     /// The numbers behind the figure, all of them.
     pub fn csv(&self) -> String {
         numbers::csv(&self.plot)
+    }
+
+    /// Writes it as PNG or CSV, where the name ends so, else as SVG.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn write(&self, path: &Path) -> anyhow::Result<()> {
+        let svg = self.svg(Place::File);
+        match path.extension().and_then(|ending| ending.to_str()) {
+            Some("png") => output::file(path, &png::png(&svg)?),
+            Some("csv") => output::file(path, self.csv().as_bytes()),
+            _ => output::file(path, svg.as_bytes()),
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The numbers behind a figure as CSV: a line a point.
 
-use super::{HeatMap, Lines, Parallel, Plot};
+use super::{HeatMap, Lines, Parallel, Plot, StackedBars};
 
 /// The table of `plot`, with a line of names.
 pub fn csv(plot: &Plot) -> String {
@@ -13,14 +13,22 @@ pub fn csv(plot: &Plot) -> String {
                 lines.extend(one.points.iter().map(point));
             }
         }
-        Plot::HeatMap(HeatMap { x_label, columns, rows, value_label }) => {
-            lines.push(vec!["module".to_owned(), x_label.clone(), value_label.clone()]);
+        Plot::HeatMap(HeatMap { x_label, y_label, columns, rows, value_label, .. }) => {
+            lines.push(vec![y_label.clone(), x_label.clone(), value_label.clone()]);
             for (name, values) in rows {
                 let cells =
                     columns.iter().zip(values).filter_map(|(column, value)| Some((column, (*value)?)));
                 lines.extend(
                     cells.map(|(column, value)| vec![name.clone(), column.clone(), value.to_string()]),
                 );
+            }
+        }
+        Plot::StackedBars(StackedBars { x, y_label, parts, bars }) => {
+            lines.push(vec![y_label.clone(), "part".to_owned(), x.label.clone()]);
+            for (name, lengths) in bars {
+                let part =
+                    |(part, length): (&String, &f64)| vec![name.clone(), part.clone(), length.to_string()];
+                lines.extend(parts.iter().zip(lengths).map(part));
             }
         }
         Plot::Parallel(Parallel { axes, lines: things, .. }) => {

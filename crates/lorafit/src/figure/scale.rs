@@ -55,7 +55,8 @@ impl Scale {
     /// Round values within the range, about `wanted` of them, with their texts.
     pub fn ticks(&self, wanted: usize) -> Vec<(f64, String)> {
         let decades = (self.high / self.low).log10();
-        let values = if self.log && decades >= 1.5 {
+        // Even steps would leave the lower part of a longer logarithmic axis bare.
+        let values = if self.log && decades >= 0.8 {
             let (first, last) = (self.low.log10().floor() as i32, self.high.log10().ceil() as i32);
             let every = ((last - first) as usize).div_ceil(wanted.max(1)).max(1);
             let digits: &[f64] = if decades < 2.5 { &[1.0, 2.0, 5.0] } else { &[1.0] };
@@ -137,6 +138,12 @@ pub fn viridis(place: f64) -> String {
     format!("#{:02x}{:02x}{:02x}", mixed(0), mixed(1), mixed(2))
 }
 
+/// The colour of a line at a place between 0 and 1: [`viridis`] without its ends, of which one is not seen on dark pages and
+/// the other not on white.
+pub fn line_colour(place: f64) -> String {
+    viridis(0.3 + 0.4 * place.clamp(0.0, 1.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,6 +165,8 @@ mod tests {
             (1e-5, 1e-3, true),
             (1e-30, 1.0, true),
             (2.0, 9.0, true),
+            (0.08, 1.1, true),
+            (2.1, 13.5, true),
             (7.0, 7.0, false),
             (0.0, 0.0, false),
         ] {
@@ -169,6 +178,13 @@ mod tests {
                 assert!((-1e-6..=1.0 + 1e-6).contains(&place), "{value} of {low} to {high}");
             }
         }
+    }
+
+    #[test]
+    fn a_logarithmic_axis_is_marked_at_both_ends() {
+        let texts: Vec<String> =
+            Scale::of([0.08, 1.1].into_iter(), true).ticks(5).into_iter().map(|(_, text)| text).collect();
+        assert_eq!(texts, ["0.1", "0.2", "0.5", "1"]);
     }
 
     #[test]

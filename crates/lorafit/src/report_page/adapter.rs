@@ -2,18 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use lorafit_model::adapter::analysis::{Subspaces, Update};
 use lorafit_model::adapter::{AdapterFile, Factors};
 use rayon::prelude::*;
 
 use super::{Report, slug};
 use crate::adapter_numbers::{LayerNumbers, OverlapNumbers, median, modules, modules_of, verdict};
-use crate::figure::{Axis, Figure, HeatMap, Lines, Plot, Series, Style};
+use crate::figure::{Axis, Figure, HeatMap, Lines, Plot, Series, Style, line_colour};
 use crate::page::{escape, table};
 
 /// Bars of a distribution.
 const BINS: usize = 61;
 /// Rows of dW that are computed of each layer.
 const SAMPLED_ROWS: usize = 8;
+/// Directions of an update that are told one by one.
+const DIRECTIONS: usize = 32;
 
 /// Adds the figures of one adapter, called `name`.
 pub fn add(report: &mut Report, name: &str, adapter: &AdapterFile, layers: &[LayerNumbers]) {
@@ -67,18 +70,21 @@ fn heat_map(
         let values = numbers.iter().map(|number| cells.get(&(module, *number)).copied().flatten());
         (module.to_owned(), values.collect())
     };
+    let (description, range) = match name {
+        "change" => ("Frobenius norm of the update of each weight; the brighter, the larger.", None),
+        "effective_rank" => ("exp of the entropy of the singular values (Roy and Vetterli 2007).", None),
+        _ => (
+            "Similarity of Hu et al. 2021, section 7.2: 1 where one subspace holds the other, near 0 by chance.",
+            Some([0.0, 1.0]),
+        ),
+    };
     let map = HeatMap {
         x_label: "layer".to_owned(),
+        y_label: "module".to_owned(),
         columns: numbers.iter().map(|number| number.map_or("-".to_owned(), |n| n.to_string())).collect(),
         rows: modules_of(layers).into_iter().map(row).collect(),
         value_label: value_label.to_owned(),
-    };
-    let description = match name {
-        "change" => "Frobenius norm of the update of each weight; the brighter, the larger.",
-        "effective_rank" => "exp of the entropy of the singular values (Roy and Vetterli 2007).",
-        _ => {
-            "Similarity of Hu et al. 2021, section 7.2: 1 where one subspace holds the other, near 0 by chance."
-        }
+        range,
     };
     figure(run, name, title, description, Plot::HeatMap(map))
 }
@@ -113,7 +119,7 @@ fn spectrum(run: &str, layers: &[LayerNumbers], module: &str) -> Figure {
         let points = kept.enumerate().map(|(i, s)| ((i + 1) as f64, *s)).collect();
         let name = layer.layer.map_or(layer.path.clone(), |number| format!("layer {number}"));
         Series {
-            colour: crate::figure::viridis(0.9 * i as f64 / last as f64),
+            colour: line_colour(i as f64 / last as f64),
             in_legend: i == 0 || i + 1 == of_module.len(),
             ..Series::new(&name, 0, Style::Solid, points)
         }
@@ -234,6 +240,45 @@ pub fn add_overlap(report: &mut Report, one: &str, other: &str, layers: &[LayerN
         ),
         angles(&name, layers),
     ]);
+}
+
+/// Adds how alike the directions of two updates of one layer are, by how many of each are taken.
+pub fn add_directions(
+    report: &mut Report,
+    (one, file): (&str, &AdapterFile),
+    (other, other_file): (&str, &AdapterFile),
+    layer: &str,
+) {
+    let update = |file: &AdapterFile| file.factors.iter().find(|f| f.path == layer).map(Update::of);
+    let changed = |file| update(file).filter(|update| update.rank() > 0);
+    let (Some(first), Some(second)) = (changed(file), changed(other_file)) else {
+        report.note(&format!("{layer} has no directions to compare: it is as it was in one of both."));
+        return;
+    };
+    let overlap = first.overlap(&second);
+    let figure = |side, subspaces| directions((one, other), layer, side, subspaces);
+    report.figures(vec![figure("output", &overlap.outputs), figure("input", &overlap.inputs)]);
+}
+
+/// Hu et al. 2021, figure 3.
+fn directions((one, other): (&str, &str), layer: &str, side: &str, subspaces: &Subspaces) -> Figure {
+    let (rows, columns) = subspaces.sizes();
+    let counts = |most: usize| 1..=most.min(DIRECTIONS);
+    let row = |i: usize| (i.to_string(), counts(columns).map(|j| Some(subspaces.similarity(i, j))).collect());
+    let map = HeatMap {
+        x_label: format!("j, strongest directions of {other}"),
+        y_label: format!("i, strongest directions of {one}"),
+        columns: counts(columns).map(|j| j.to_string()).collect(),
+        rows: counts(rows).map(row).collect(),
+        value_label: "similarity".to_owned(),
+        range: Some([0.0, 1.0]),
+    };
+    let title = format!("Alike: first directions of the {side}");
+    let description = format!(
+        "{layer}: similarity of the first i directions of one and the first j of the other (Hu et al. 2021, section 7.2), 1 \
+         where one subspace holds the other. --layer chooses another layer."
+    );
+    figure(&format!("{one}-{other}"), &format!("directions_{side}"), &title, &description, Plot::HeatMap(map))
 }
 
 fn angles(name: &str, layers: &[LayerNumbers]) -> Figure {

@@ -9,8 +9,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use crate::figure::{Figure, Place, png};
-use crate::output;
+use crate::figure::Figure;
 use crate::page::{Page, escape};
 
 const STYLE: &str = include_str!("page.css");
@@ -59,11 +58,9 @@ impl Report {
     pub fn write_figures(&self, folder: &Path) -> anyhow::Result<()> {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         for figure in &self.figures {
-            let svg = figure.svg(Place::File);
-            let file = |ending: &str| folder.join(format!("{}.{ending}", figure.name));
-            output::file(&file("png"), &png(&svg)?)?;
-            output::file(&file("svg"), svg.as_bytes())?;
-            output::file(&file("csv"), figure.csv().as_bytes())?;
+            for ending in ["svg", "png", "csv"] {
+                figure.write(&folder.join(format!("{}.{ending}", figure.name)))?;
+            }
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::Report;
 use crate::figure::{Axis, COLOURS, Figure, Lines, Plot, Series, Style};
 use crate::page::{Cards, escape, number, percent, table};
+use crate::sweep::folder::is_trial;
 
 const GIB: f64 = (1u64 << 30) as f64;
 
@@ -93,12 +94,15 @@ fn cards(run: &NamedRun) -> String {
         cards.add("tokens/s", &format!("{:.0}", tokens as f64 / seconds), &note);
     }
     if let Some(step) = last {
-        let planned = planned_bytes(history).map(|planned| {
-            let share = percent(step.peak_rss_bytes as f64 / planned);
-            format!("GiB, {share} of the {:.2} planned", planned / GIB)
-        });
-        let peak = format!("{:.2}", step.peak_rss_bytes as f64 / GIB);
-        cards.add("peak memory", &peak, planned.as_deref().unwrap_or("GiB"));
+        let note = match planned_bytes(history) {
+            _ if is_trial(&history.dir) => "GiB, of all trials at once".to_owned(),
+            Some(planned) => {
+                let share = percent(step.peak_rss_bytes as f64 / planned);
+                format!("GiB, {share} of the {:.2} planned", planned / GIB)
+            }
+            None => "GiB".to_owned(),
+        };
+        cards.add("peak memory", &format!("{:.2}", step.peak_rss_bytes as f64 / GIB), &note);
     }
     if !history.skips.is_empty() {
         cards.add("skipped steps", &number(history.skips.len()), "their rows are in metrics.jsonl");
@@ -233,6 +237,15 @@ fn memory(runs: &[NamedRun]) -> Figure {
 
 /// The parts of every plan, and what was used.
 fn plans(report: &mut Report, runs: &[NamedRun]) {
+    let trials: Vec<&str> =
+        runs.iter().filter(|run| is_trial(&run.history.dir)).map(|run| run.name.as_str()).collect();
+    if !trials.is_empty() {
+        report.note(&format!(
+            "Trials of a sweep: {}. Each is planned as a run by itself; what was used is of the process, which had other trials \
+             beside it.",
+            trials.join(", ")
+        ));
+    }
     let mut columns = vec!["MiB".to_owned()];
     columns.extend(runs.iter().filter(|run| run.history.plan.is_some()).map(|run| run.name.clone()));
     let planned: Vec<&NamedRun> = runs.iter().filter(|run| run.history.plan.is_some()).collect();

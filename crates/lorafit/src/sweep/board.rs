@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
+use console::{Term, truncate_str};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lorafit_train::sweep::Options;
 
 use crate::progress::duration;
 use crate::sweep::file::Direction;
-use crate::sweep::folder::{Row, TrialState, in_words};
+use crate::sweep::folder::{Row, TrialState, in_words, name, value_in_words};
 
 /// Time between two drawings.
 const DRAW_EVERY: Duration = Duration::from_millis(200);
@@ -16,7 +18,9 @@ const DRAW_EVERY: Duration = Duration::from_millis(200);
 /// The live table.
 pub struct Board {
     sink: Sink,
-    running: BTreeMap<usize, String>,
+    /// Names of the columns of the running trials.
+    head: Vec<String>,
+    running: BTreeMap<usize, Vec<String>>,
     /// What stands above the running trials.
     summary: String,
     drawn: Instant,
@@ -29,8 +33,8 @@ enum Sink {
 }
 
 impl Board {
-    /// A table on a terminal, lines elsewhere, nothing when `quiet`.
-    pub fn new(quiet: bool) -> Self {
+    /// A table on a terminal, lines elsewhere, nothing when `quiet`. The options are those of any trial.
+    pub fn new(quiet: bool, options: &Options) -> Self {
         let sink = match (quiet, io::stderr().is_terminal()) {
             (true, _) => Sink::Quiet,
             (false, false) => Sink::Lines,
@@ -40,7 +44,10 @@ impl Board {
                 Sink::Table(bar)
             }
         };
-        Board { sink, running: BTreeMap::new(), summary: String::new(), drawn: Instant::now() }
+        let mut head = vec!["trial".to_owned()];
+        head.extend(options.keys().cloned());
+        head.push("now".to_owned());
+        Board { sink, head, running: BTreeMap::new(), summary: String::new(), drawn: Instant::now() }
     }
 
     /// A line that stays.
@@ -54,24 +61,32 @@ impl Board {
         }
     }
 
-    /// A running trial has something new; `None` takes it off the table.
-    pub fn running(&mut self, trial: usize, text: Option<String>) {
-        match text {
-            Some(text) => drop(self.running.insert(trial, text)),
-            None => drop(self.running.remove(&trial)),
-        }
+    /// What a running trial does now.
+    pub fn running(&mut self, trial: usize, options: &Options, doing: String) {
+        let mut cells = vec![name(trial)];
+        cells.extend(options.values().map(value_in_words));
+        cells.push(doing);
+        self.running.insert(trial, cells);
         if self.drawn.elapsed() >= DRAW_EVERY {
             self.draw();
         }
     }
 
+    /// A trial does not run any more.
+    pub fn ended(&mut self, trial: usize) {
+        self.running.remove(&trial);
+    }
+
     /// Tells where the sweep is as a whole.
-    pub fn summary(&mut self, rows: &[Row], best: Option<&Row>) {
+    pub fn summary(&mut self, rows: &[Row], best: Option<&Row>, metric: &str) {
         let done =
             rows.iter().filter(|r| !matches!(r.state, TrialState::Running | TrialState::Waiting)).count();
         let best = match best {
-            Some(row) => format!("best so far {}", told(row)),
-            None => "none at its end yet".to_owned(),
+            Some(row) => {
+                let value = row.metric.unwrap_or(f64::NAN);
+                format!("best {metric} {value:.4}: {} {}", row.name, in_words(&row.options))
+            }
+            None => format!("no {metric} at an end yet"),
         };
         self.summary = format!("{done} of {} trials done, {best}", rows.len());
         self.draw();
@@ -80,8 +95,15 @@ impl Board {
     fn draw(&mut self) {
         self.drawn = Instant::now();
         if let Sink::Table(bar) = &self.sink {
-            let lines = [&self.summary].into_iter().chain(self.running.values());
-            bar.set_message(lines.map(String::as_str).collect::<Vec<_>>().join("\n"));
+            let mut text = self.summary.clone();
+            if !self.running.is_empty() {
+                let lines: Vec<_> = [&self.head].into_iter().chain(self.running.values()).cloned().collect();
+                text = format!("{text}\n{}", aligned(&lines));
+            }
+            // Columns are columns only where no line is broken.
+            let width = usize::from(Term::stderr().size().1);
+            let lines: Vec<_> = text.lines().map(|line| truncate_str(line, width, "…")).collect();
+            bar.set_message(lines.join("\n"));
             bar.tick();
         }
     }
@@ -110,11 +132,8 @@ pub fn table(rows: &[Row], metric: &str, direction: Direction) -> String {
     lines.push(head);
     for row in rows {
         let mut line = vec![row.name.clone()];
-        line.extend(names.iter().map(|name| match row.options.get(*name) {
-            Some(serde_json::Value::String(text)) => text.clone(),
-            Some(value) => value.to_string(),
-            None => "-".to_owned(),
-        }));
+        let option = |name: &&String| row.options.get(*name).map_or("-".to_owned(), value_in_words);
+        line.extend(names.iter().map(option));
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         line.push(or_dash(row.metric.map(|metric| format!("{metric:.4}"))));
         line.push(row.step.to_string());
@@ -123,11 +142,7 @@ pub fn table(rows: &[Row], metric: &str, direction: Direction) -> String {
         line.push(state_name(row.state).to_owned());
         lines.push(line);
     }
-    let best = match direction {
-        Direction::Minimize => "lowest",
-        Direction::Maximize => "highest",
-    };
-    format!("{}\n{metric}: {best} is best", aligned(&lines))
+    format!("{}\n{metric}: {} is best", aligned(&lines), direction.best())
 }
 
 fn state_name(state: TrialState) -> &'static str {

@@ -33,6 +33,26 @@ pub enum Metric {
     /// The last loss on held-out rows.
     #[default]
     EvalLoss,
+    /// The share of held-out rows whose greedy answer is the reply to the letter.
+    ExactMatch,
+}
+
+impl Metric {
+    /// As files and tables call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Metric::EvalLoss => "eval_loss",
+            Metric::ExactMatch => "exact_match",
+        }
+    }
+
+    /// Which end of it is good.
+    fn direction(self) -> Direction {
+        match self {
+            Metric::EvalLoss => Direction::Minimize,
+            Metric::ExactMatch => Direction::Maximize,
+        }
+    }
 }
 
 /// Which end of the metric is the good one.
@@ -47,6 +67,14 @@ pub enum Direction {
 }
 
 impl Direction {
+    /// How the best value lies to the others.
+    pub fn best(self) -> &'static str {
+        match self {
+            Direction::Minimize => "lowest",
+            Direction::Maximize => "highest",
+        }
+    }
+
     /// A metric as a score, of which lower is better.
     pub fn score(self, metric: f64) -> f64 {
         match self {
@@ -62,8 +90,10 @@ impl Direction {
 pub struct Settings {
     /// What trials are compared by.
     pub metric: Metric,
-    /// Which end of it is good.
+    /// Which end of it is good; it goes with the metric.
     pub direction: Direction,
+    /// Longest answer, where trials are compared by answers.
+    pub max_new_tokens: usize,
     /// How trials are chosen.
     pub strategy: Strategy,
     /// How many are drawn.
@@ -83,6 +113,7 @@ impl Default for Settings {
         Settings {
             metric: Metric::default(),
             direction: Direction::default(),
+            max_new_tokens: 256,
             strategy: Strategy::default(),
             trials: None,
             seed: 0,
@@ -125,8 +156,17 @@ impl Spec {
     }
 
     fn validate(&self, file: &ConfigFile) -> Result<(), CliError> {
-        let Settings { strategy, trials, min_steps, reduction_factor, early_stop, .. } = self.settings;
+        let Settings { metric, strategy, trials, min_steps, reduction_factor, early_stop, .. } =
+            self.settings;
         let error = |key: &str, what: &str| Err(file.error(key, what.to_owned()));
+        let direction = metric.direction();
+        if self.settings.direction != direction {
+            let (metric, best) = (metric.name(), direction.best());
+            return error("direction", &format!("`direction`: {metric} is best where it is {best}"));
+        }
+        if self.settings.max_new_tokens == 0 {
+            return error("max-new-tokens", "`max-new-tokens` 0: must be 1 or more");
+        }
         if trials == Some(0) {
             return error("trials", "`trials` 0: must be 1 or more");
         }
@@ -134,10 +174,8 @@ impl Spec {
             return error("reduction-factor", "`reduction-factor`: must be 2 or more");
         }
         if self.train.eval_data.is_empty() && self.train.validation.is_none() {
-            return Err(CliError::usage(
-                "trials are compared by their loss on held-out rows, and there are none",
-            )
-            .hint("give them with `eval-data`, or hold some out with `validation = \"5%\"`"));
+            return Err(CliError::usage("trials are compared by held-out rows, and there are none")
+                .hint("give them with `eval-data`, or hold some out with `validation = \"5%\"`"));
         }
         match strategy {
             Strategy::Grid if trials.is_some() => {
@@ -202,8 +240,17 @@ impl Spec {
 }
 
 /// The keys of the `[sweep]` table.
-const SETTINGS: [&str; 8] =
-    ["strategy", "trials", "seed", "metric", "direction", "early-stop", "reduction-factor", "min-steps"];
+const SETTINGS: [&str; 9] = [
+    "strategy",
+    "trials",
+    "seed",
+    "metric",
+    "direction",
+    "max-new-tokens",
+    "early-stop",
+    "reduction-factor",
+    "min-steps",
+];
 
 fn settings(table: &Map<String, Value>, file: &ConfigFile) -> Result<Settings, CliError> {
     let mut values = Map::new();
@@ -220,7 +267,13 @@ fn settings(table: &Map<String, Value>, file: &ConfigFile) -> Result<Settings, C
         serde_json::from_value::<Settings>(Value::Object(values.clone()))
             .map_err(|error| file.error(key, format!("`{key}`: {error}")))?;
     }
-    serde_json::from_value(Value::Object(values)).map_err(|error| file.error("sweep", error.to_string()))
+    let is_directed = values.contains_key("direction");
+    let mut settings: Settings = serde_json::from_value(Value::Object(values))
+        .map_err(|error| file.error("sweep", error.to_string()))?;
+    if !is_directed {
+        settings.direction = settings.metric.direction();
+    }
+    Ok(settings)
 }
 
 /// The `[search]` table, also as it was written but with the flags' names.

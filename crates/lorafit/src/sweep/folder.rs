@@ -25,7 +25,7 @@ use crate::command::train::TrainArgs;
 use crate::config_file::object;
 use crate::output;
 use crate::report_error::CliError;
-use crate::sweep::file::{Direction, Settings, Spec};
+use crate::sweep::file::{Direction, Metric, Settings, Spec};
 
 const SWEEP: &str = "sweep.json";
 const EVENTS: &str = "trial.jsonl";
@@ -154,11 +154,16 @@ pub fn name(number: usize) -> String {
 
 /// `rank=8 alpha=16`.
 pub fn in_words(options: &Options) -> String {
-    let word = |(name, value): (&String, &Value)| match value {
-        Value::String(text) => format!("{name}={text}"),
-        other => format!("{name}={other}"),
-    };
+    let word = |(name, value): (&String, &Value)| format!("{name}={}", value_in_words(value));
     options.iter().map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// The value of an option, without the quotes of JSON.
+pub fn value_in_words(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
 }
 
 /// Takes the sweep, or a part of it.
@@ -178,6 +183,11 @@ pub fn lock(dir: &Path, shard: Shard) -> anyhow::Result<RunLock> {
     Ok(RunLock::take(&dir.join("shards").join(shard.to_string().replace('/', "-of-")))?)
 }
 
+/// Whether the run in `dir` is a trial of a sweep.
+pub fn is_trial(dir: &Path) -> bool {
+    dir.join(EVENTS).is_file()
+}
+
 /// What a trial came to.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
@@ -194,7 +204,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Reads what the run in `dir` came to; `None` if it was not evaluated after its last step.
+    /// Reads what the run in `dir` came to, with its loss as the metric; `None` if it was not evaluated after its last step.
     pub fn read(dir: &Path) -> anyhow::Result<Option<Self>> {
         let history = RunHistory::read(dir)?;
         let totals = history.totals();
@@ -330,10 +340,10 @@ impl Trial {
         record
     }
 
-    /// The scores of its evaluations so far.
-    pub fn curve(&self, direction: Direction) -> Curve {
+    /// The losses of its evaluations so far.
+    pub fn curve(&self) -> Curve {
         let evaluations = RunHistory::read(&self.dir).map(|history| history.evaluations).unwrap_or_default();
-        evaluations.iter().map(|e| (e.step, direction.score(e.loss))).collect()
+        evaluations.iter().map(|e| (e.step, e.loss)).collect()
     }
 
     /// The last outcome.
@@ -363,8 +373,8 @@ impl Trial {
         }
     }
 
-    /// Its line of `trials.jsonl`.
-    pub fn row(&self, rungs: usize) -> Row {
+    /// Its line of `trials.jsonl`, in a search of so many rungs that compares by `metric`.
+    pub fn row(&self, rungs: usize, metric: Metric) -> Row {
         let state = self.state(rungs);
         let mut row = Row {
             trial: self.number,
@@ -383,7 +393,9 @@ impl Trial {
         {
             row.step = status.step;
             row.tokens_per_s = status.tokens_per_s.or(row.tokens_per_s);
-            row.metric = status.evaluation.map(|evaluation| evaluation.loss).or(row.metric);
+            if metric == Metric::EvalLoss {
+                row.metric = status.evaluation.map(|evaluation| evaluation.loss).or(row.metric);
+            }
         }
         row
     }
@@ -454,4 +466,35 @@ pub fn write_tables(dir: &Path, rows: &[Row]) -> anyhow::Result<()> {
         csv.write_record(record)?;
     }
     output::file(&dir.join("trials.csv"), &csv.into_inner().map_err(|error| error.into_error())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What lorafit wrote in November 2026.
+    #[test]
+    fn events_of_older_sweeps_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = r#"{"event":"started","rung":0}
+{"event":"came","rung":0,"step":20,"metric":0.45193146759609004,"seconds":39.662800514,"tokens_per_s":116.02811552289674,"peak_rss_bytes":983498752}
+{"event":"stopped","by":"median","step":30,"metric":0.5,"seconds":50.5,"tokens_per_s":100.25,"peak_rss_bytes":983498752}
+{"event":"failed","error":"it broke"}
+"#;
+        fs::create_dir_all(dir.path().join("trials/007")).unwrap();
+        for (lines, state, metric) in [
+            (1, TrialState::Waiting, None),
+            (2, TrialState::Finished, Some(0.45193146759609004)),
+            (3, TrialState::Stopped, Some(0.5)),
+            (4, TrialState::Failed, Some(0.5)),
+        ] {
+            let text: String = log.split_inclusive('\n').take(lines).collect();
+            fs::write(dir.path().join("trials/007").join(EVENTS), text).unwrap();
+            let row = Trial::read(dir.path(), 7, &Options::default()).row(1, Metric::EvalLoss);
+            assert_eq!((row.state, row.metric), (state, metric), "{lines} lines");
+        }
+        let settings = r#"{"metric":"eval_loss","direction":"minimize","strategy":"grid","trials":null,"seed":0,
+            "early-stop":false,"reduction-factor":3,"min-steps":null}"#;
+        assert_eq!(serde_json::from_str::<Settings>(settings).unwrap(), Settings::default());
+    }
 }

@@ -2,30 +2,40 @@
 
 use std::time::Instant;
 
-use lorafit_data::{Samples, SamplesBuilder};
+use lorafit_data::{GenerationRow, Samples, SamplesBuilder};
 use lorafit_kernels::Device;
 use lorafit_model::{Recompute, Trainable};
-use lorafit_train::{MemoryPlan, PlanRequest, evaluate};
+use lorafit_train::{EvaluationRequest, MemoryPlan, PlanRequest, evaluate};
 use serde_json::json;
 
 use crate::command::train::{Data, TrainArgs};
 use crate::engine::Base;
 use crate::memory_args::{ByteSize, RecomputeChoice};
 use crate::report_error::CliError;
+use crate::sweep::file::{Metric, Settings};
 use crate::trained::Trained;
 
 /// Bases and rows, each once, and which of them each trial works with.
 #[derive(Default)]
 pub struct Inputs {
     bases: Vec<(String, Base)>,
-    data: Vec<(String, Data)>,
+    data: Vec<(String, Rows)>,
     of_trial: Vec<(usize, usize)>,
+    /// Longest answer.
+    max_new_tokens: usize,
+}
+
+/// Rows, tokenised once.
+struct Rows {
+    data: Data,
+    /// Those that are held out as they are answered, where trials are compared by answers.
+    prompts: Vec<GenerationRow>,
 }
 
 impl Inputs {
     /// Opens what the trials need. Chat templates see `clock` as now or, without one, the time of the first opening.
-    pub fn open(trials: &[TrainArgs], clock: Option<i64>) -> anyhow::Result<Self> {
-        let mut inputs = Inputs::default();
+    pub fn open(trials: &[TrainArgs], settings: &Settings, clock: Option<i64>) -> anyhow::Result<Self> {
+        let mut inputs = Inputs { max_new_tokens: settings.max_new_tokens, ..Inputs::default() };
         for args in trials {
             let base_key = json!([args.model, args.init, args.base, args.compute, args.template]).to_string();
             let base = match inputs.bases.iter().position(|(key, _)| *key == base_key) {
@@ -43,7 +53,12 @@ impl Inputs {
             let data = match inputs.data.iter().position(|(key, _)| *key == data_key) {
                 Some(data) => data,
                 None => {
-                    inputs.data.push((data_key, args.load(&inputs.bases[base].1)?));
+                    let base = &inputs.bases[base].1;
+                    let prompts = match settings.metric {
+                        Metric::EvalLoss => Vec::new(),
+                        Metric::ExactMatch => args.prompts(base)?,
+                    };
+                    inputs.data.push((data_key, Rows { data: args.load(base)?, prompts }));
                     inputs.data.len() - 1
                 }
             };
@@ -55,7 +70,12 @@ impl Inputs {
     /// Base and rows of the trial at that place.
     pub fn of(&self, place: usize) -> (&Base, &Data) {
         let (base, data) = self.of_trial[place];
-        (&self.bases[base].1, &self.data[data].1)
+        (&self.bases[base].1, &self.data[data].1.data)
+    }
+
+    /// What the trial at that place is to answer: nothing where trials are compared by their loss.
+    pub fn prompts(&self, place: usize) -> &[GenerationRow] {
+        &self.data[self.of_trial[place].1].1.prompts
     }
 
     /// What chat templates see as now.
@@ -75,14 +95,33 @@ impl Inputs {
     pub fn plan(&self, trials: &[TrainArgs], at_once: usize, limit: u64) -> anyhow::Result<SweepPlan> {
         let trained = |(i, args)| Trained::fresh(args, self.of(i).0);
         let trained: Vec<Trained> = trials.iter().enumerate().map(trained).collect::<Result<_, _>>()?;
-        let requests: Vec<(PlanRequest<'_>, RecomputeChoice)> = trials
+        let lens = |rows: &[GenerationRow]| rows.iter().map(|row| row.prompt_ids.len()).collect();
+        let prompts: Vec<Vec<usize>> = (0..trials.len()).map(|i| lens(self.prompts(i))).collect();
+        let requests: Vec<TrialRequest<'_>> = trials
             .iter()
             .enumerate()
             .map(|(i, args)| {
                 let (base, data) = self.of(i);
                 let (weights, trainable) = (trained[i].weight_bytes(base), trained[i].trainable());
-                let policy = args.memory.policy(args.base.quant.is_some());
-                (args.plan_request(base, data, weights, trainable), policy)
+                let training = args.plan_request(base, data, weights, trainable);
+                TrialRequest {
+                    recompute: args.memory.policy(args.base.quant.is_some()),
+                    answering: EvaluationRequest {
+                        config: training.config,
+                        weights,
+                        lora: match trainable {
+                            Trainable::Adapter(lora) => Some(lora),
+                            Trainable::Weights(_) => None,
+                        },
+                        // The loss was computed in the buffers of the training.
+                        tokens: 1,
+                        prompts: &prompts[i],
+                        max_new_tokens: self.max_new_tokens,
+                        threads: training.threads,
+                        placement: base.model.device().placement(),
+                    },
+                    training,
+                }
             })
             .collect();
         let weights = self.bases.iter().map(|(_, base)| base.weight_bytes).sum();
@@ -114,7 +153,7 @@ impl Inputs {
             let (base, data) = self.of(place);
             let measure = || forward_seconds(base, &data.rows.samples, args.micro_batch_tokens);
             let forward: f64 = *forward[self.of_trial[place].0].get_or_insert_with(measure);
-            let passes = if plan.trials[place].0 == Recompute::None { 2.0 } else { 3.0 };
+            let passes = if plan.trials[place].recompute == Recompute::None { 2.0 } else { 3.0 };
             passes * forward
         };
         trials.iter().enumerate().map(of_trial).collect()
@@ -146,6 +185,27 @@ fn data_key(base: usize, args: &TrainArgs) -> String {
         .to_string()
 }
 
+/// What the memory of a trial is planned for.
+struct TrialRequest<'a> {
+    training: PlanRequest<'a>,
+    recompute: RecomputeChoice,
+    answering: EvaluationRequest<'a>,
+}
+
+/// The memory of a trial.
+#[derive(Clone, Debug)]
+pub struct TrialPlan {
+    /// What it recomputes.
+    pub recompute: Recompute,
+    /// Its training as a run by itself.
+    pub plan: MemoryPlan,
+    /// Answers side by side after the training: as many as fit where its gradients, moments and activations were.
+    pub side_by_side: usize,
+    /// What it takes beside what all share: adapter or weights, gradients, moments, activations; or the answers, where
+    /// those take more.
+    pub own: u64,
+}
+
 /// The memory of trials side by side.
 #[derive(Clone, Debug)]
 pub struct SweepPlan {
@@ -153,52 +213,46 @@ pub struct SweepPlan {
     pub shared: u64,
     /// How many run at once.
     pub at_once: usize,
-    /// What each trial recomputes, and its plan as a run by itself.
-    pub trials: Vec<(Recompute, MemoryPlan)>,
-    /// Of the weights in each plan, those that the trial shares with others: none of a model of its own.
-    shared_weights: Vec<u64>,
+    /// The trials.
+    pub trials: Vec<TrialPlan>,
 }
 
 impl SweepPlan {
-    fn new(
-        requests: &[(PlanRequest<'_>, RecomputeChoice)],
-        weights: u64,
-        at_once: usize,
-        limit: u64,
-    ) -> anyhow::Result<Self> {
-        let mut plan = SweepPlan { shared: weights, at_once, trials: Vec::new(), shared_weights: Vec::new() };
-        for (request, choice) in requests {
+    fn new(requests: &[TrialRequest<'_>], weights: u64, at_once: usize, limit: u64) -> anyhow::Result<Self> {
+        let mut plan = SweepPlan { shared: weights, at_once, trials: Vec::new() };
+        for TrialRequest { training: request, recompute, answering } in requests {
             let full = request.plan(Recompute::Full)?;
             plan.shared = plan.shared.max(weights + full.process);
             let share = limit.saturating_sub(weights + full.process) / at_once as u64;
+            // A model of its own shares no weights.
             let shared_weights = match request.trainable {
                 Trainable::Adapter(_) => full.weights,
                 Trainable::Weights(_) => 0,
             };
-            plan.shared_weights.push(shared_weights);
-            plan.trials.push(match choice {
+            let (recompute, training) = match recompute {
                 RecomputeChoice::Fixed(recompute) => (*recompute, request.plan(*recompute)?),
                 RecomputeChoice::Auto => request
                     .fit(share.saturating_add(shared_weights + full.process))?
                     .unwrap_or((Recompute::Full, full)),
-            });
+            };
+            let (side_by_side, answers) = match answering.fit(training.total())? {
+                Some(fits) => fits,
+                None => (1, answering.plan(1)?),
+            };
+            let most = training.total().max(answers.total());
+            let own = most - shared_weights - training.process;
+            plan.trials.push(TrialPlan { recompute, plan: training, side_by_side, own });
         }
         Ok(plan)
     }
 
-    /// What a trial takes beside what all share: adapter or weights, gradients, moments, activations.
-    pub fn own(&self, place: usize) -> u64 {
-        let plan = self.trials[place].1;
-        plan.total() - self.shared_weights[place] - plan.process
-    }
-
     fn largest(&self) -> u64 {
-        (0..self.trials.len()).map(|place| self.own(place)).max().unwrap_or(0)
+        self.trials.iter().map(|trial| trial.own).max().unwrap_or(0)
     }
 
     /// The most memory of the process: what is shared, and the largest trials that may meet.
     pub fn total(&self) -> u64 {
-        let mut own: Vec<u64> = (0..self.trials.len()).map(|place| self.own(place)).collect();
+        let mut own: Vec<u64> = self.trials.iter().map(|trial| trial.own).collect();
         own.sort_unstable_by(|a, b| b.cmp(a));
         self.shared + own.iter().take(self.at_once).sum::<u64>()
     }

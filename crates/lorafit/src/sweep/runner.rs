@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use lorafit_train::sweep::{Curve, Job, Scheduler, is_losing};
-use lorafit_train::{EvaluationRecord, Observer, RunError, RunLock, StepRecord};
+use lorafit_train::{EvaluationRecord, Observer, RunError, RunLock, StepRecord, exact_match};
 
 use crate::command::train::{Ready, TrainArgs};
 use crate::interrupt;
@@ -19,9 +19,9 @@ use crate::progress::Progress;
 use crate::report_error::render;
 use crate::resume::Resumption;
 use crate::sweep::board::{Board, told};
-use crate::sweep::file::{Direction, Settings};
+use crate::sweep::file::{Metric, Settings};
 use crate::sweep::folder::{
-    Event, Outcome, Record, Row, StoppedBy, Trial, TrialState, in_words, name, ranked, write_tables,
+    Event, Outcome, Record, Row, StoppedBy, Trial, TrialState, name, ranked, write_tables,
 };
 use crate::sweep::inputs::{Inputs, SweepPlan};
 use crate::trained::Trained;
@@ -50,7 +50,8 @@ pub struct Runner<'a> {
 
 /// What a trial's thread tells.
 enum Message {
-    Step(usize, StepRecord, u64),
+    /// What it is doing now.
+    Doing(usize, String),
     Trouble(usize, String),
     Ended(Job, anyhow::Result<End>),
 }
@@ -69,12 +70,12 @@ impl Runner<'_> {
     /// Runs what is left to run. Ends early, with checkpoints, when a signal asks.
     pub fn run(&self, board: &mut Board) -> anyhow::Result<()> {
         let mut trials = self.trials();
-        let direction = self.record.settings.direction;
+        let Settings { direction, reduction_factor, .. } = self.record.settings;
         let records = trials.iter().map(|trial| trial.as_record(direction, self.retry)).collect();
         let rungs = self.record.rungs.len() + 1;
-        let mut scheduler = Scheduler::new(rungs, self.record.settings.reduction_factor as usize, records);
+        let mut scheduler = Scheduler::new(rungs, reduction_factor as usize, records);
         let curves: Mutex<BTreeMap<usize, Curve>> =
-            Mutex::new(trials.iter().map(|trial| (trial.number, trial.curve(direction))).collect());
+            Mutex::new(trials.iter().map(|trial| (trial.number, trial.curve())).collect());
         let (sender, receiver) = channel();
         self.tell(board)?;
         thread::scope(|scope| {
@@ -125,19 +126,13 @@ impl Runner<'_> {
     ) -> anyhow::Result<()> {
         let direction = self.record.settings.direction;
         match receiver.recv()? {
-            Message::Step(number, record, total) => {
-                let options = in_words(&self.record.options[number]);
-                let StepRecord { step, loss, tokens_per_s, .. } = record;
-                let text = format!(
-                    "{}  {options}  step {step}/{total}  loss {loss:.4}  {tokens_per_s:.0} tokens/s",
-                    name(number)
-                );
-                board.running(number, Some(text));
+            Message::Doing(number, what) => {
+                board.running(number, &self.record.options[number], what);
             }
             Message::Trouble(number, text) => board.note(&format!("{}: {text}", name(number))),
             Message::Ended(job, ended) => {
                 let trial = &mut trials[self.place(job.trial)];
-                board.running(job.trial, None);
+                board.ended(job.trial);
                 match ended {
                     Ok(End::Came(outcome)) => {
                         trial.record(Event::Came { rung: job.rung, outcome })?;
@@ -168,7 +163,8 @@ impl Runner<'_> {
         let rows = rows(self.dir, self.record);
         write_tables(self.dir, &rows)?;
         let ranked = ranked(rows.clone(), self.record.settings.direction);
-        board.summary(&rows, ranked.first().filter(|row| row.state == TrialState::Finished));
+        let best = ranked.first().filter(|row| row.state == TrialState::Finished);
+        board.summary(&rows, best, self.record.settings.metric.name());
         Ok(rows)
     }
 
@@ -183,7 +179,7 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// Trains one trial up to a rung, from its checkpoint if it has one.
+    /// Trains one trial up to a rung, from its checkpoint if it has one, and judges it there.
     fn trial(
         &self,
         job: Job,
@@ -210,16 +206,33 @@ impl Runner<'_> {
             is_losing: false,
         };
         let fresh = resumption.checkpoint.is_none().then(|| Trained::fresh(args, base)).transpose()?;
-        let ready = Ready::new(args, base, data, resumption, fresh, &mut quiet)?;
-        let (recompute, plan) = &self.plan.trials[place];
-        let summary = ready.train(lock, *recompute, plan, &mut watcher)?;
+        let mut ready = Ready::new(args, base, data, resumption, fresh, &mut quiet)?;
+        let planned = &self.plan.trials[place];
+        let (summary, _locked) = ready.train(lock, planned.recompute, &planned.plan, &mut watcher)?;
         if summary.interrupted && !watcher.is_at_milestone() && !watcher.is_losing {
             return Ok(End::Interrupted);
         }
-        match Outcome::read(out)? {
-            Some(outcome) if watcher.is_losing && summary.interrupted => Ok(End::Losing(outcome)),
-            Some(outcome) => Ok(End::Came(outcome)),
-            None => anyhow::bail!("the loss on held-out rows after step {} is not a number", summary.steps),
+        let Some(mut outcome) = Outcome::read(out)? else {
+            anyhow::bail!("the loss on held-out rows after step {} is not a number", summary.steps)
+        };
+        if self.record.settings.metric == Metric::ExactMatch {
+            let parameters = ready.parameters();
+            let (model, adapter) = (parameters.model(), parameters.adapter());
+            let (prompts, longest) = (self.inputs.prompts(place), self.record.settings.max_new_tokens);
+            let tell = |done| {
+                watcher.tell(Message::Doing(job.trial, format!("answered {done} of {} rows", prompts.len())));
+            };
+            tell(0);
+            let (tokenizer, side_by_side) = (&base.tokenizer, planned.side_by_side);
+            let found =
+                exact_match(model, adapter, tokenizer, prompts, longest, side_by_side, tell, &mut stopping)?;
+            // What was answered is answered again; the training is not.
+            let Some(found) = found else { return Ok(End::Interrupted) };
+            outcome.metric = found.share();
+        }
+        match watcher.is_losing && summary.interrupted {
+            true => Ok(End::Losing(outcome)),
+            false => Ok(End::Came(outcome)),
         }
     }
 }
@@ -243,7 +256,7 @@ fn stopping() -> bool {
 pub fn rows(dir: &Path, record: &Record) -> Vec<Row> {
     let rungs = record.rungs.len() + 1;
     let trials = record.options.iter().enumerate().map(|(n, options)| Trial::read(dir, n, options));
-    trials.map(|trial| trial.row(rungs)).collect()
+    trials.map(|trial| trial.row(rungs, record.settings.metric)).collect()
 }
 
 fn line(row: &Row, trial: &Trial) -> String {
@@ -283,17 +296,18 @@ impl Watcher<'_> {
 
 impl Observer for Watcher<'_> {
     fn on_step(&mut self, record: &StepRecord, total_steps: u64) {
-        self.tell(Message::Step(self.trial, record.clone(), total_steps));
+        let StepRecord { step, loss, tokens_per_s, .. } = record;
+        let what = format!("step {step}/{total_steps}  loss {loss:.4}  {tokens_per_s:.0} tokens/s");
+        self.tell(Message::Doing(self.trial, what));
     }
 
     fn on_evaluation(&mut self, record: &EvaluationRecord) {
         self.evaluated = Some(record.step);
-        let direction: Direction = self.settings.direction;
         let mut curves = self.curves.lock().unwrap_or_else(PoisonError::into_inner);
         let curve = curves.entry(self.trial).or_default();
         // A trial that was resumed makes its last evaluations again.
         curve.retain(|&(step, _)| step < record.step);
-        curve.push((record.step, direction.score(record.loss)));
+        curve.push((record.step, record.loss));
         let others = curves.iter().filter(|(trial, _)| **trial != self.trial).map(|(_, curve)| curve);
         self.is_losing = self.settings.early_stop && is_losing(&curves[&self.trial], others);
     }

@@ -18,10 +18,10 @@ use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 
-use super::{ADAPTER_CONFIG, CONFIG, HubId, RepoKind, ShapeSource, Source, SourceError, is_gguf};
+use super::{
+    ADAPTER_CONFIG, CONFIG, HubId, INDEX, RepoKind, ShapeSource, Source, SourceError, WEIGHTS, is_gguf,
+};
 
-const WEIGHTS: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
 /// What belongs to a model besides its configuration and weights; a repository may lack any of them.
 const OPTIONAL: [&str; 5] = [
     "generation_config.json",
@@ -109,6 +109,35 @@ impl Hub {
                     Err(_) => download.bring_config(progress).map(ShapeSource::Config),
                 }
             }
+        }
+    }
+
+    /// Configuration and tokenizer of the model `id`, downloaded as far as the cache lacks them; of a GGUF file all.
+    pub(super) fn fetch_without_weights(
+        &self,
+        id: &HubId,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<Source, SourceError> {
+        if id.gguf.is_some() {
+            return self.fetch(id, progress);
+        }
+        let Some(download) = self.listed(id, || self.configured(id).is_ok(), progress)? else {
+            return self.configured(id);
+        };
+        download.bring_companions(progress)?;
+        // Where an older commit is there whole, the branch's name goes on to mean it.
+        if self.configured(id).is_err() {
+            download.move_ref()?;
+        }
+        Ok(Source::Folder(download.snapshot))
+    }
+
+    /// The model `id` as it lies in the cache, with or without weights.
+    fn configured(&self, id: &HubId) -> Result<Source, SourceError> {
+        let snapshot = self.snapshot(id)?;
+        match snapshot.join(CONFIG).is_file() {
+            true => Ok(Source::Folder(snapshot)),
+            false => Err(self.not_cached(id, CONFIG.to_owned())),
         }
     }
 
@@ -441,12 +470,26 @@ impl Download<'_> {
         Ok(self.snapshot.join(CONFIG))
     }
 
+    /// All of a model but its weights.
+    fn bring_companions(&self, progress: &mut dyn FnMut(&str)) -> Result<(), SourceError> {
+        self.bring_config(progress)?;
+        for optional in OPTIONAL.iter().filter_map(|name| self.listing.get(name)) {
+            match self.bring(optional, progress) {
+                // Listed and not there, or empty: as good as not listed.
+                Err(SourceError::Missing { .. }) => (),
+                Err(SourceError::UnexpectedAnswer { .. }) if optional.size == Some(0) => (),
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
     fn bring_folder(&self, progress: &mut dyn FnMut(&str)) -> Result<(), SourceError> {
         let repo = &self.id.repo;
         let listing = &self.listing;
         let weights = listing.get(WEIGHTS).or_else(|| listing.get(INDEX));
-        let (weights, config) = match (weights, listing.get(CONFIG)) {
-            (Some(weights), Some(config)) => (weights, config),
+        let weights = match (weights, listing.get(CONFIG)) {
+            (Some(weights), Some(_)) => weights,
             (None, _) if listing.get(ADAPTER_CONFIG).is_none() => {
                 return Err(SourceError::NoSafetensors { repo: repo.clone(), found: self.other_weights() });
             }
@@ -455,15 +498,7 @@ impl Download<'_> {
                 return Err(SourceError::NoConfig { place: repo.clone(), files });
             }
         };
-        self.bring(config, progress)?;
-        for optional in OPTIONAL.iter().filter_map(|name| listing.get(name)) {
-            match self.bring(optional, progress) {
-                // Listed and not there, or empty: as good as not listed.
-                Err(SourceError::Missing { .. }) => (),
-                Err(SourceError::UnexpectedAnswer { .. }) if optional.size == Some(0) => (),
-                result => result?,
-            }
-        }
+        self.bring_companions(progress)?;
         self.bring(weights, progress)?;
         if weights.rfilename == INDEX {
             let shards = shards(&self.snapshot.join(INDEX), repo)?;
