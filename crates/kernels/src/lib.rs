@@ -5,6 +5,7 @@ pub mod cuda;
 pub mod ops;
 pub mod quant;
 pub mod random;
+pub mod selfcheck;
 mod tensor;
 #[cfg(test)]
 mod testing;

@@ -1,0 +1,381 @@
+//! The cases: every op that layers call, over one token, odd lengths, deep trees and shared key heads.
+
+use super::{Accuracy, Case, Outputs, Place, all};
+use crate::bytes::SharedBytes;
+use crate::cuda::Float;
+use crate::ops::attention::{self, Gradients, Heads, Saved, Segment, Segments};
+use crate::ops::cross_entropy::{self, Target};
+use crate::ops::dropout::{self, Mask};
+use crate::ops::matmul::{self, Product, Right, Term, View};
+use crate::ops::rope::{self, Angles};
+use crate::ops::{adamw, elementwise, embedding, rms_norm, swiglu};
+use crate::quant::four_bit::Code;
+use crate::quant::{Format, Quantization};
+use crate::random::mix;
+use crate::tensor::Bf16Tensor;
+use crate::weight::{ComputeDtype, RowOrder, Weight};
+
+/// Every case.
+pub(super) fn all_cases() -> Vec<Case> {
+    let mut cases = elementwise_cases();
+    cases.extend(row_cases());
+    cases.extend(product_cases());
+    cases.extend(attention_cases());
+    cases.extend(loss_and_step_cases());
+    cases
+}
+
+fn elementwise_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for len in [1usize, 9, 2051] {
+        cases.push(Case::new(format!("add, {len} values"), Accuracy::Rounded, move |on| {
+            let (x, mut y) = (on.activation(1, len), on.activation(2, len));
+            elementwise::add(&x, len, &mut y);
+            vec![all(&y)]
+        }));
+        cases.push(Case::new(format!("copies, {len} values"), Accuracy::Exact, move |on| {
+            let (x, mut y) = (on.activation(3, len + 8), on.output(len + 16));
+            elementwise::copy_range(&x, 8, len, &mut y, 16);
+            elementwise::copy(&x, 8, &mut y);
+            vec![all(&y)]
+        }));
+        cases.push(Case::new(format!("swiglu, {len} values"), Accuracy::Rounded, move |on| {
+            let (mut gate, mut up, d_y) =
+                (on.activation(4, len), on.activation(5, len), on.activation(6, len));
+            let mut y = on.output(len);
+            swiglu::forward(&gate, &up, len, &mut y);
+            swiglu::backward_in_place(&d_y, &mut gate, &mut up, len);
+            vec![all(&y), all(&gate), all(&up)]
+        }));
+        cases.push(Case::new(format!("dropout, {len} values"), Accuracy::Rounded, move |on| {
+            let mask = Mask { p: 0.3, seed: 7 };
+            let (x, mut y, mut d_x) = (on.activation(7, len), on.output(len), on.activation(8, len));
+            dropout::forward(&x, mask, len, &mut y);
+            dropout::backward(&x, mask, len, &mut d_x);
+            vec![all(&y), all(&d_x)]
+        }));
+        cases.push(Case::new(format!("bf16 and back, {len} values"), Accuracy::Exact, move |on| {
+            let (x, mut wide, mut rounded) = (on.parameter(9, len), on.statistic(len), on.parameter(9, len));
+            let mut narrow = Bf16Tensor::zeros(on.device, len);
+            elementwise::narrow(&x, len, &mut narrow);
+            elementwise::widen(&narrow, len, &mut wide);
+            elementwise::round_to_bf16(&mut rounded, len);
+            vec![all(&wide), all(&rounded)]
+        }));
+        cases.push(Case::new(format!("sum of squares, {len} values"), Accuracy::Rounded, move |on| {
+            let total = elementwise::sum_squares(&[&on.parameter(10, len), &on.parameter(11, 2 * len)]);
+            vec![vec![total as f32]]
+        }));
+    }
+    cases
+}
+
+fn row_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (rows, width) in [(1usize, 3usize), (5, 64), (33, 96), (7, 1000)] {
+        let shape = format!("{rows} x {width}");
+        cases.push(Case::new(format!("rms_norm, {shape}"), Accuracy::Rounded, move |on| {
+            let (x, weight, d_y) =
+                (on.activation(20, rows * width), on.parameter(21, width), on.activation(22, rows * width));
+            let (mut y, mut again, mut rstd) =
+                (on.output(rows * width), on.output(rows * width), on.statistic(rows));
+            let (mut d_x, mut d_weight) = (on.activation(23, rows * width), on.parameter(24, width));
+            rms_norm::forward(&x, &weight, 1e-5, rows, &mut y, &mut rstd);
+            rms_norm::recompute(&x, &weight, &rstd, rows, &mut again);
+            rms_norm::backward(&d_y, &x, &weight, &rstd, rows, &mut d_x);
+            rms_norm::backward_weight(&d_y, &x, &rstd, rows, &mut d_weight);
+            vec![all(&y), all(&again), all(&rstd), all(&d_x), all(&d_weight)]
+        }));
+        cases.push(Case::new(
+            format!("rows picked, added and summed, {shape}"),
+            Accuracy::Rounded,
+            move |on| {
+                let x = on.activation(25, rows * width);
+                let ids: Vec<u32> = [0, rows - 1, rows / 2, 0].map(|row| row as u32).to_vec();
+                let mut picked = on.output(ids.len() * width);
+                elementwise::gather_rows(&x, &ids, width, &mut picked);
+                let (mut scattered, mut sums) = (on.activation(26, rows * width), on.parameter(27, width));
+                elementwise::scatter_add_rows(&picked, &ids, width, &mut scattered);
+                elementwise::add_column_sums(&x, rows, width, &mut sums);
+                let (first, mut scaled) = (width / 3, on.activation(28, rows * width));
+                elementwise::scale_columns(&mut scaled, rows, width, first..width, 0.37);
+                vec![all(&picked), all(&scattered), all(&sums), all(&scaled)]
+            },
+        ));
+        cases.push(Case::new(format!("embedding, {shape}"), Accuracy::Rounded, move |on| {
+            let weight = Weight::from_f32(rows, width, &on.values(29, rows * width)).on(on.device);
+            let ids = [rows - 1, 0, rows - 1].map(|row| row as u32);
+            let (mut y, mut d_weight) = (on.output(3 * width), on.parameter(30, rows * width));
+            embedding::forward(&weight, &ids, &mut y);
+            embedding::backward(&y, &ids, width, &mut d_weight);
+            vec![all(&y), all(&d_weight)]
+        }));
+    }
+    for (rows, heads, half) in [(1usize, 1usize, 5usize), (7, 3, 32), (19, 2, 64)] {
+        let name = format!("rope, {rows} x {heads} heads of {}", 2 * half);
+        cases.push(Case::new(name, Accuracy::Rounded, move |on| {
+            let positions: Vec<u32> = (0..rows as u32).map(|row| row * row * 9).collect();
+            let frequencies: Vec<f32> = (0..half).map(|j| 1e4f32.powf(-(j as f32) / half as f32)).collect();
+            let mut angles = Angles::laid_out(rows, half, |len| on.statistic(len));
+            angles.set(&positions, &frequencies);
+            let len = rows * heads * 2 * half;
+            let (x, mut y, mut d_x) = (on.activation(31, len), on.output(len), on.activation(32, len));
+            rope::forward(&x, &angles, rows, heads, &mut y);
+            rope::backward_in_place(&mut d_x, &angles, rows, heads);
+            vec![all(&y), all(&d_x)]
+        }));
+    }
+    cases
+}
+
+/// How a weight of a product is stored.
+#[derive(Clone, Copy, Debug)]
+enum Stored {
+    Blocks(Format),
+    Quantized(Quantization),
+    Pairs,
+    Trained,
+}
+
+/// A weight of `rows` x `cols` where the case runs, multiplied as there.
+fn weight(on: &Place, stored: Stored, rows: usize, cols: usize) -> Weight {
+    let values = on.values(40, rows * cols);
+    let f32s = || Weight::from_f32(rows, cols, &values);
+    let mut weight = match stored {
+        Stored::Blocks(format) => {
+            let bytes = SharedBytes::from_vec(blocks(format, rows * cols / format.block_len()));
+            Weight::new(rows, cols, format, bytes).expect("whole blocks")
+        }
+        Stored::Quantized(quantization) => f32s().quantize(quantization).expect("finite values"),
+        Stored::Pairs => f32s().with_row_order(RowOrder::RotaryPairs { head_dim: rows / 2 }),
+        Stored::Trained => f32s().to_trained(on.device),
+    };
+    weight.set_compute_dtype(match on.float {
+        Float::F32 => ComputeDtype::F32,
+        Float::Bf16 => ComputeDtype::Bf16,
+    });
+    weight.on(on.device)
+}
+
+/// Random blocks whose values are all below 8 in magnitude.
+fn blocks(format: Format, count: usize) -> Vec<u8> {
+    let (len, bytes) = (format.block_len(), format.block_bytes());
+    let (mut all, mut values, mut draw) = (Vec::with_capacity(count * bytes), vec![0.0; len], 0);
+    while all.len() < count * bytes {
+        let block: Vec<u8> = (0..bytes as u64).map(|i| mix(mix(draw) ^ i) as u8).collect();
+        draw += 1;
+        format.decode(&block, &mut values);
+        if values.iter().all(|v| v.abs() < 8.0) {
+            all.extend(block);
+        }
+    }
+    all
+}
+
+/// A weight forward and backward: `X W^T + bias`, added to what was there, and `dY W`.
+fn weight_case(stored: Stored, m: usize, rows: usize, cols: usize) -> Case {
+    let name = match stored {
+        Stored::Blocks(format) => format!("product with {format}"),
+        Stored::Quantized(quantization) => format!("product with {quantization}"),
+        Stored::Pairs => "product with rows in rotary pairs".to_owned(),
+        Stored::Trained => "product with a trained weight".to_owned(),
+    };
+    Case::new(format!("{name}, {m} x {rows} x {cols}"), Accuracy::Composed, move |on| {
+        let weight = weight(on, stored, rows, cols);
+        let (x, d_y, bias) =
+            (on.activation(41, m * cols), on.activation(42, m * rows), on.parameter(43, rows));
+        let (mut y, mut added, mut d_x) =
+            (on.output(m * rows), on.activation(44, m * rows), on.output(m * cols));
+        let forward = Term { left: View::rows(&x, cols), right: Right::WeightTransposed(&weight), k: cols };
+        let backward = Term { left: View::rows(&d_y, rows), right: Right::Weight(&weight), k: rows };
+        matmul::run(&mut [
+            Product { bias: Some(&bias), ..Product::new(m, rows, forward, &mut y) },
+            Product { bias: Some(&bias), accumulate: true, ..Product::new(m, rows, forward, &mut added) },
+            Product::new(m, cols, backward, &mut d_x),
+        ]);
+        vec![all(&y), all(&added), all(&d_x)]
+    })
+}
+
+fn product_cases() -> Vec<Case> {
+    let four_bit = |code, double| Stored::Quantized(Quantization::FourBit { code, block_len: 64, double });
+    let stored = Format::ALL.map(Stored::Blocks).into_iter().chain([
+        four_bit(Code::Nf4, false),
+        four_bit(Code::Nf4, true),
+        four_bit(Code::Fp4, true),
+        Stored::Quantized(Quantization::Int8),
+        Stored::Pairs,
+        Stored::Trained,
+    ]);
+    let mut cases: Vec<Case> = stored.map(|stored| weight_case(stored, 5, 48, 256)).collect();
+    cases.push(weight_case(four_bit(Code::Nf4, true), 1, 130, 66));
+    cases.push(weight_case(Stored::Blocks(Format::BF16), 65, 33, 70));
+    for (tokens, rank) in [(1usize, 8usize), (37, 16)] {
+        let name = format!("LoRA products, {tokens} tokens, rank {rank}");
+        cases.push(Case::new(name, Accuracy::Composed, move |on| lora_products(on, tokens, rank)));
+    }
+    cases
+}
+
+/// The products of a layer with two stacked adapters: `Y = X W^T + U B^T`, `U = X A^T` in columns, and the gradients
+/// `dA = dU^T X` and `dB^T = U^T dY` in f32, added to what was there.
+fn lora_products(on: &Place, tokens: usize, rank: usize) -> Outputs {
+    let (inputs, outputs, all_ranks) = (64, 40, 2 * rank);
+    let base = weight(on, Stored::Blocks(Format::BF16), outputs, inputs);
+    let (x, d_y) = (on.activation(50, tokens * inputs), on.activation(51, tokens * outputs));
+    let (a, b_t) = (on.parameter(52, all_ranks * inputs), on.parameter(53, rank * outputs));
+    let (mut u, mut second, mut y) =
+        (on.output(tokens * all_ranks), on.output(tokens * all_ranks), on.output(tokens * outputs));
+    let x_view = View::rows(&x, inputs);
+    let stacked = View::rows(&a, inputs);
+    let term = Term { left: x_view, right: Right::View(stacked.t()), k: inputs };
+    matmul::run(&mut [Product::new(tokens, all_ranks, term, &mut u)]);
+    let term = Term { left: x_view, right: Right::View(stacked.from_row(rank).t()), k: inputs };
+    let product = Product::new(tokens, rank, term, &mut second);
+    matmul::run(&mut [Product { out_offset: rank, out_stride: all_ranks, ..product }]);
+
+    let part = View::rows(&u, all_ranks).from_col(rank);
+    let terms = vec![
+        Term { left: x_view, right: Right::WeightTransposed(&base), k: inputs },
+        Term { left: part, right: Right::View(View::rows(&b_t, outputs)), k: rank },
+    ];
+    let first = terms[0];
+    matmul::run(&mut [Product { terms, ..Product::new(tokens, outputs, first, &mut y) }]);
+
+    let (mut d_a, mut d_b_t) = (on.parameter(54, all_ranks * inputs), on.parameter(55, rank * outputs));
+    let of_a = Term { left: View::rows(&u, all_ranks).t(), right: Right::View(x_view), k: tokens };
+    let of_b = Term { left: part.t(), right: Right::View(View::rows(&d_y, outputs)), k: tokens };
+    matmul::run(&mut [
+        Product { accumulate: true, ..Product::new(all_ranks, inputs, of_a, &mut d_a) },
+        Product { accumulate: true, ..Product::new(rank, outputs, of_b, &mut d_b_t) },
+    ]);
+    vec![all(&u), all(&second), all(&y), all(&d_a), all(&d_b_t)]
+}
+
+/// Streams of segments, each its tokens and what it continues.
+fn trees() -> [(&'static str, Vec<(usize, Option<usize>)>); 5] {
+    [
+        ("one token", vec![(1, None)]),
+        ("65 tokens", vec![(65, None)]),
+        ("two rows", vec![(3, None), (33, None)]),
+        ("a branch", vec![(17, None), (5, Some(0)), (1, Some(0)), (9, Some(1))]),
+        (
+            "a deep tree",
+            (0..12).map(|i: usize| (1 + i % 3, (i > 0).then(|| i.saturating_sub(1 + i % 2)))).collect(),
+        ),
+    ]
+}
+
+fn attention_cases() -> Vec<Case> {
+    let heads = |query, key_value, dim| Heads { query, key_value, dim };
+    let mut shapes = vec![];
+    for (name, tree) in trees() {
+        shapes.push((heads(2, 1, 64), name, tree));
+    }
+    let [.., branch, _] = trees();
+    // Of the last three sizes there are none for tensor cores.
+    let sizes = [80, 96, 128, 256, 20, 100, 200].into_iter().zip([
+        (1, 1),
+        (4, 4),
+        (8, 1),
+        (3, 3),
+        (6, 2),
+        (2, 2),
+        (5, 1),
+    ]);
+    for of in sizes.map(|(dim, (query, key_value))| heads(query, key_value, dim)) {
+        shapes.push((of, branch.0, branch.1.clone()));
+    }
+    let mut cases = Vec::new();
+    for (heads, name, tree) in shapes {
+        let Heads { query, key_value, dim } = heads;
+        let name = format!("attention, {query} heads of {dim} over {key_value}, {name}");
+        cases.push(Case::new(name, Accuracy::Composed, move |on| attention_case(on, heads, &tree)));
+    }
+    for (heads, rows, past) in [
+        (heads(4, 2, 64), 1, 0),
+        (heads(4, 2, 64), 1, 300),
+        (heads(3, 1, 80), 5, 70),
+        (heads(2, 2, 256), 2, 9),
+    ] {
+        let Heads { query, key_value, dim } = heads;
+        let name =
+            format!("attention to a cache of {past}, {rows} rows of {query} heads of {dim} over {key_value}");
+        cases.push(Case::new(name, Accuracy::Composed, move |on| {
+            let (width, keys) = (query * dim, (past + rows) * key_value * dim);
+            // The rows are not the first of their batch.
+            let (q, k, v) =
+                (on.activation(60, (rows + 2) * width), on.activation(61, keys), on.activation(62, keys));
+            let mut out = on.output((rows + 2) * width);
+            attention::forward_cached(&q, 2, rows, &k, &v, past, heads, &mut out);
+            vec![all(&out)]
+        }));
+    }
+    cases
+}
+
+fn attention_case(on: &Place, heads: Heads, tree: &[(usize, Option<usize>)]) -> Outputs {
+    let mut start = 0;
+    let list = tree.iter().map(|&(len, parent)| {
+        start += len;
+        Segment { start: start - len, len, parent }
+    });
+    let list: Vec<Segment> = list.collect();
+    let tokens = start;
+    let segments = Segments::new(list, tokens).expect("a stream");
+    let (wide, narrow) = (tokens * heads.query * heads.dim, tokens * heads.key_value * heads.dim);
+    let (q, k, v) = (on.activation(63, wide), on.activation(64, narrow), on.activation(65, narrow));
+    let (mut out, mut lse, d_out) =
+        (on.output(wide), on.statistic(tokens * heads.query), on.activation(66, wide));
+    attention::forward(&q, &k, &v, &segments, heads, &mut out, &mut lse);
+    let workspace = attention::backward_workspace(on.device.placement(), tokens, heads);
+    let mut workspace = on.statistic(workspace);
+    let (mut d_q, mut d_k, mut d_v) = (on.output(wide), on.output(narrow), on.output(narrow));
+    let saved = Saved { q: &q, k: &k, v: &v, out: &out, lse: &lse };
+    let gradients = Gradients { q: &mut d_q, k: &mut d_k, v: &mut d_v };
+    attention::backward(&d_out, saved, &segments, heads, gradients, &mut workspace);
+    vec![all(&out), all(&lse), all(&d_q), all(&d_k), all(&d_v)]
+}
+
+fn loss_and_step_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for vocab in [1usize, 37, 5003] {
+        cases.push(Case::new(format!("cross entropy, vocabulary {vocab}"), Accuracy::Rounded, move |on| {
+            let target = |row, id: usize, weight| Target { row, id: id.min(vocab - 1) as u32, weight };
+            // Row 1 has none; row 2 is a branch point with a repeated target.
+            let targets = [target(0, 36, 1.0), target(2, 5, 1.0), target(2, 5, 0.5), target(3, 0, 2.0)];
+            let (mut logits, mut losses) = (on.activation(70, 4 * vocab), on.statistic(9));
+            cross_entropy::loss(&logits, 4, vocab, &targets, &mut losses, 0);
+            cross_entropy::loss_and_gradient(&mut logits, 4, vocab, &targets, 0.25, &mut losses, 5);
+            vec![all(&losses), all(&logits)]
+        }));
+    }
+    let step = |number| adamw::Step {
+        learning_rate: 1e-3,
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        weight_decay: 0.01,
+        number,
+        gradient_scale: 0.3,
+    };
+    for len in [1usize, 255, 5001] {
+        cases.push(Case::new(format!("AdamW, {len} parameters"), Accuracy::Rounded, move |on| {
+            let (mut p, mut m, mut v) = (on.parameter(71, len), on.statistic(len), on.statistic(len));
+            for number in 1..=3 {
+                adamw::step(&mut p, &on.parameter(72 + number, len), &mut m, &mut v, len, &step(number));
+            }
+            vec![all(&p), all(&m), all(&v)]
+        }));
+        cases.push(Case::new(format!("8-bit AdamW, {len} parameters"), Accuracy::Rounded, move |on| {
+            let (mut p, [mut m, mut v]) =
+                (on.parameter(80, len), [0, 1].map(|_| adamw::Moment8::zeros(on.device, len)));
+            for number in 1..=3 {
+                adamw::step_8bit(&mut p, &on.parameter(80 + number, len), &mut m, &mut v, len, &step(number));
+            }
+            let scales = |moment: &adamw::Moment8| all(moment.absmax());
+            vec![all(&p), scales(&m), scales(&v)]
+        }));
+    }
+    cases
+}

@@ -1,0 +1,167 @@
+//! How fast a device is: bare work as the ceiling, and the ops of training beside it.
+
+use std::time::Instant;
+
+use crate::cuda::{Float, Gpu};
+use crate::ops::attention::{self, Heads, Segments};
+use crate::ops::matmul::{self, Product, Right, Term, View};
+use crate::ops::{elementwise, rms_norm, swiglu};
+use crate::quant::four_bit::Code;
+use crate::quant::{Format, Quantization};
+use crate::tensor::{Device, Tensor};
+use crate::weight::Weight;
+
+/// What an op is measured by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Work {
+    /// Floating-point operations.
+    Flops(f64),
+    /// Bytes that are read and written.
+    Bytes(f64),
+}
+
+/// The time of an op.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Speed {
+    /// The op and its shape.
+    pub name: &'static str,
+    /// What it does.
+    pub work: Work,
+    /// The mean time of a run.
+    pub seconds: f64,
+}
+
+impl Speed {
+    /// FLOP/s or bytes/s.
+    pub fn rate(&self) -> f64 {
+        match self.work {
+            Work::Flops(amount) | Work::Bytes(amount) => amount / self.seconds,
+        }
+    }
+}
+
+/// Tokens of a measured batch, and the shape of a layer of Llama-2-7B.
+const TOKENS: usize = 4096;
+const HIDDEN: usize = 4096;
+const INNER: usize = 11008;
+const HEADS: Heads = Heads { query: 32, key_value: 32, dim: 128 };
+
+/// Times ops of the shape of Llama-2-7B, the ceilings first: a product that nothing is decoded for, and a copy.
+pub fn measure(gpu: Gpu) -> Vec<Speed> {
+    let device = Device::Cuda(gpu);
+    let value_bytes = gpu.float().bytes(1) as f64;
+    let activation = |width: usize| Tensor::activation(device, TOKENS * width);
+    let (x, mut y) = (activation(HIDDEN), activation(HIDDEN));
+    let (mut gate, mut up, mut inner) = (activation(INNER), activation(INNER), activation(INNER));
+    let mut found = Vec::new();
+    let mut time = |name, work, run: &mut dyn FnMut()| {
+        found.push(Speed { name, work, seconds: seconds(gpu, run) });
+    };
+
+    let product = Work::Flops(2.0 * (TOKENS * HIDDEN * INNER) as f64);
+    let dense = weight(device, None);
+    time("product, 4096 x 11008 x 4096, nothing to decode", product, &mut || forward(&x, &dense, &mut inner));
+    let bytes = |values: usize, times: f64| Work::Bytes(times * value_bytes * values as f64);
+    let (wide, narrow) = (TOKENS * INNER, TOKENS * HIDDEN);
+    time("copy on the device", bytes(wide, 2.0), &mut || elementwise::copy(&gate, wide, &mut up));
+
+    let nf4 = Quantization::FourBit { code: Code::Nf4, block_len: 64, double: true };
+    for (name, quantization) in [("product with nf4+dq", nf4), ("product with int8", Quantization::Int8)] {
+        let stored = weight(device, Some(quantization));
+        time(name, product, &mut || forward(&x, &stored, &mut inner));
+    }
+    let norm = Tensor::from_slice(device, &vec![1.0; HIDDEN]);
+    let mut rstd = Tensor::zeros(device, TOKENS);
+    time("rms_norm", bytes(narrow, 2.0), &mut || {
+        rms_norm::forward(&x, &norm, 1e-5, TOKENS, &mut y, &mut rstd);
+    });
+    time("swiglu", bytes(wide, 3.0), &mut || swiglu::forward(&gate, &up, wide, &mut inner));
+    time("swiglu backward", bytes(wide, 5.0), &mut || {
+        swiglu::backward_in_place(&inner, &mut gate, &mut up, wide);
+    });
+
+    let segments = Segments::single(TOKENS);
+    let (k, v, d_out) = (activation(HIDDEN), activation(HIDDEN), activation(HIDDEN));
+    let mut lse = Tensor::zeros(device, TOKENS * HEADS.query);
+    // Half of each product is behind the diagonal.
+    let scores = (TOKENS * TOKENS * HIDDEN) as f64;
+    time("attention, 4096 tokens, causal", Work::Flops(2.0 * scores), &mut || {
+        attention::forward(&x, &k, &v, &segments, HEADS, &mut y, &mut lse);
+    });
+    let mut workspace =
+        Tensor::zeros(device, attention::backward_workspace(device.placement(), TOKENS, HEADS));
+    let [mut d_q, mut d_k, mut d_v] = [0; 3].map(|_| activation(HIDDEN));
+    time("attention backward", Work::Flops(5.0 * scores), &mut || {
+        let saved = attention::Saved { q: &x, k: &k, v: &v, out: &y, lse: &lse };
+        let gradients = attention::Gradients { q: &mut d_q, k: &mut d_k, v: &mut d_v };
+        attention::backward(&d_out, saved, &segments, HEADS, gradients, &mut workspace);
+    });
+    found
+}
+
+/// An up-projection, quantised or of the device's type.
+fn weight(device: Device, quantization: Option<Quantization>) -> Weight {
+    let values = |range: std::ops::Range<usize>, out: &mut [f32]| {
+        range.zip(out).for_each(|(i, out)| *out = (i % 251) as f32 / 4000.0 - 0.03);
+    };
+    let quantized = quantization
+        .map(|quantization| Weight::quantized(INNER, HIDDEN, quantization, values).expect("finite values"));
+    quantized
+        .unwrap_or_else(|| {
+            let mut row = vec![0.0; INNER * HIDDEN];
+            values(0..row.len(), &mut row);
+            let (format, bytes) = match device.placement().activation_float() {
+                Float::F32 => (Format::F32, row.iter().flat_map(|v| v.to_le_bytes()).collect()),
+                Float::Bf16 => {
+                    let bits = row.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes());
+                    (Format::BF16, bits.collect())
+                }
+            };
+            let bytes = crate::bytes::SharedBytes::from_vec(bytes);
+            Weight::new(INNER, HIDDEN, format, bytes).expect("the bytes of the shape")
+        })
+        .on(device)
+}
+
+fn forward(x: &Tensor, weight: &Weight, y: &mut Tensor) {
+    let term = Term { left: View::rows(x, HIDDEN), right: Right::WeightTransposed(weight), k: HIDDEN };
+    matmul::run(&mut [Product::new(TOKENS, INNER, term, y)]);
+}
+
+/// The mean time of a run, of as many as take some tenths of a second, after one that is not counted.
+fn seconds(gpu: Gpu, run: &mut dyn FnMut()) -> f64 {
+    const ENOUGH: f64 = 0.2;
+    const MOST: u32 = 200;
+    run();
+    gpu.wait();
+    let started = Instant::now();
+    run();
+    gpu.wait();
+    let one = started.elapsed().as_secs_f64();
+    let runs = ((ENOUGH / one.max(1e-6)) as u32).clamp(1, MOST);
+    let started = Instant::now();
+    (0..runs).for_each(|_| run());
+    gpu.wait();
+    started.elapsed().as_secs_f64() / f64::from(runs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::recorder::Recorder;
+
+    /// On a device that computes nothing: the calls keep its rules, and what is counted is what is multiplied.
+    #[test]
+    fn what_is_timed_is_what_is_counted() {
+        let recorder = Recorder::new(8 << 30);
+        let gpu = Gpu::over(recorder.clone(), Float::Bf16);
+        let x = Tensor::activation(Device::Cuda(gpu), TOKENS * HIDDEN);
+        let mut y = Tensor::activation(Device::Cuda(gpu), TOKENS * INNER);
+        let dense = weight(Device::Cuda(gpu), None);
+        recorder.take_counts();
+        forward(&x, &dense, &mut y);
+        let counts = recorder.take_counts();
+        assert_eq!(counts.product_flops as f64, 2.0 * (TOKENS * HIDDEN * INNER) as f64);
+        assert!(counts.launches.is_empty(), "nothing is decoded");
+    }
+}
