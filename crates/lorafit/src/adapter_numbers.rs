@@ -125,7 +125,9 @@ pub fn of(
             overlap,
         })
     };
-    let mut layers: Vec<LayerNumbers> = adapter.factors.par_iter().map(layer).collect::<Result<_, _>>()?;
+    // All of them first, so that the error is that of the first layer whatever the threads do.
+    let layers: Vec<Result<LayerNumbers, _>> = adapter.factors.par_iter().map(layer).collect();
+    let mut layers: Vec<LayerNumbers> = layers.into_iter().collect::<Result<_, _>>()?;
     let order: Vec<String> = modules_of(&layers).into_iter().map(str::to_owned).collect();
     layers.sort_by_key(|layer| (layer.layer, order.iter().position(|module| *module == layer.module)));
     Ok(layers)

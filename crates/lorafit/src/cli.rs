@@ -5,7 +5,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{
-    bench, chat, compare, data, eval, generate, inspect, plan, quantize, report, status, sweep, train,
+    bench, chat, compare, data, eval, generate, inspect, plan, quantize, report, selfcheck, status, sweep,
+    train,
 };
 use crate::config_file::Given;
 use crate::options::DeviceChoice;
@@ -56,6 +57,8 @@ enum Verb {
     Quantize(quantize::QuantizeArgs),
     /// Measure training speed and memory of a model shape on this machine, without any files
     Bench(bench::BenchArgs),
+    /// Check that a GPU computes as the processor does, op by op and in whole steps, and tell what it reaches
+    Selfcheck(selfcheck::SelfcheckArgs),
 }
 
 /// What every verb takes.
@@ -107,6 +110,7 @@ pub fn run() -> anyhow::Result<()> {
         Verb::Chat(args) => chat::run(args),
         Verb::Quantize(args) => quantize::run(args),
         Verb::Bench(args) => bench::run(args),
+        Verb::Selfcheck(args) => selfcheck::run(args),
     }
 }
 

@@ -5,7 +5,7 @@
 //! for each parameter, and the moments of its optimizer. Files are written and read a piece at a time. What the program itself takes is measured ([`PROCESS_BYTES`]).
 
 use lorafit_kernels::Placement;
-use lorafit_kernels::cuda::cublas;
+use lorafit_kernels::cuda::{Float, cublas};
 use lorafit_kernels::ops::matmul::cuda::decoded_bytes;
 use lorafit_model::adapter::{LoraConfig, TargetError};
 use lorafit_model::{
@@ -117,7 +117,14 @@ impl PlanRequest<'_> {
             gradients: trained,
             optimizer: lens.iter().map(|&len| self.optimizer.state_bytes(self.placement, len)).sum(),
             activations,
-            scratch: scratch + passing_bytes(self.config, lens.iter().copied().max(), self.placement),
+            scratch: scratch
+                + passing_bytes(
+                    self.config,
+                    self.weights,
+                    self.tokens,
+                    lens.iter().copied().max(),
+                    self.placement,
+                ),
             head,
             kv_cache: 0,
             process: process_bytes(self.placement, self.threads),
@@ -179,12 +186,30 @@ pub fn device_process_bytes() -> u64 {
 }
 
 /// What ops need in passing on a GPU: a matrix, or a tile of it, decoded to the type that is computed with, and the largest
-/// trained tensor rounded to it.
-fn passing_bytes(config: &Config, largest_trained: Option<usize>, placement: Placement) -> u64 {
+/// trained tensor rounded to it, and the lists of a batch. `weights` that take as much as values of that type are not decoded; of others the largest
+/// matrix is counted, whether or not it is the one.
+fn passing_bytes(
+    config: &Config,
+    weights: u64,
+    tokens: usize,
+    largest_trained: Option<usize>,
+    placement: Placement,
+) -> u64 {
     let Placement::Cuda(float) = placement else { return 0 };
-    let decoded = config.matrix_shapes().map(|(rows, cols)| decoded_bytes(float, rows, cols)).max();
-    let rounded = placement.buffer_bytes(float.bytes(largest_trained.unwrap_or(0) as u64));
-    decoded.map_or(0, |bytes| placement.buffer_bytes(bytes)) + rounded
+    let largest = config.matrix_shapes().map(|(rows, cols)| decoded_bytes(float, rows, cols)).max();
+    let decoded = match weights < config.weight_bytes(float.bytes(1), None) {
+        true => largest.map_or(0, |bytes| placement.buffer_bytes(bytes)),
+        false => 0,
+    };
+    let rounded = match float {
+        Float::F32 => 0,
+        Float::Bf16 => placement.buffer_bytes(float.bytes(largest_trained.unwrap_or(0) as u64)),
+    };
+    // Ids, positions, targets with their rows and losses, and the tree, a segment for every other token.
+    let lists = (1 << 14) + 64 * tokens as u64;
+    // What regions of quantised weights are rounded up by, and their codes.
+    let tables = if decoded > 0 { 2048 * config.matrix_shapes().count() as u64 } else { 0 };
+    decoded + rounded + lists + tables
 }
 
 /// What an evaluation is planned for.
@@ -234,7 +259,8 @@ impl EvaluationRequest<'_> {
             gradients: 0,
             optimizer: 0,
             activations,
-            scratch: scratch + passing_bytes(self.config, lens.into_iter().max(), self.placement),
+            scratch: scratch
+                + passing_bytes(self.config, self.weights, tokens, lens.into_iter().max(), self.placement),
             head: head + sequence_logits_bytes(self.config, sequences),
             kv_cache: KvCache::bytes(self.config, self.placement, held),
             process: process_bytes(self.placement, self.threads),

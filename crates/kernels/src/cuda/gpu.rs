@@ -88,7 +88,7 @@ impl Gpu {
 
     /// Waits for all that was asked for.
     pub fn wait(&self) {
-        let one = self.buffer(1);
+        let one = self.buffer_of(&[0]);
         self.download(one.region(), &mut [0]);
     }
 

@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod plan;
 pub mod quantize;
 pub mod report;
+pub mod selfcheck;
 pub mod status;
 pub mod sweep;
 pub mod train;

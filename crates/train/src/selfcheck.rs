@@ -1,0 +1,186 @@
+//! Whether a device trains as the processor does: whole steps of small models on both.
+
+use lorafit_kernels::cuda::Float;
+use lorafit_kernels::ops::attention::{Segment, Segments};
+use lorafit_kernels::ops::cross_entropy::Target;
+use lorafit_kernels::quant::four_bit::Code;
+use lorafit_kernels::quant::{Format, Quantization};
+use lorafit_kernels::selfcheck::Outcome;
+use lorafit_kernels::{ComputeDtype, Device, random};
+use lorafit_model::adapter::{Adapter, LoraConfig};
+use lorafit_model::{
+    ActivationPolicy, BaseQuantization, Buffers, Config, Distribution, Model, Parameters, RandomWeights,
+    Recompute, Sampling, Stream, generate,
+};
+
+use crate::optim::{AdamW, OptimizerKind};
+
+/// Models that differ in what their blocks are made of.
+fn models() -> [(&'static str, Config, Option<BaseQuantization>); 3] {
+    let small = |config: Config| Config {
+        hidden_size: 128,
+        intermediate_size: 208,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 64,
+        vocab_size: 515,
+        ..config
+    };
+    let named = |name: &str| small(Config::named(name).expect("a shape that is known"));
+    let nf4 = Quantization::FourBit { code: Code::Nf4, block_len: 64, double: true };
+    [
+        ("Llama", named("tinyllama-1.1b"), None),
+        ("Qwen", Config { attention_bias: true, ..named("qwen3-8b") }, None),
+        (
+            "Llama in nf4+dq",
+            named("tinyllama-1.1b"),
+            Some(BaseQuantization { quantization: nf4, head: false }),
+        ),
+    ]
+}
+
+/// What a step gives.
+#[derive(PartialEq)]
+struct StepResult {
+    loss: f64,
+    gradients: Vec<f32>,
+    /// What was trained, after the step.
+    parameters: Vec<f32>,
+    /// A text that is continued.
+    answer: Vec<u32>,
+}
+
+/// A step of AdamW over a stream with a branch, on `device`.
+fn step(
+    config: &Config,
+    quantization: Option<BaseQuantization>,
+    device: Device,
+    recompute: Recompute,
+) -> StepResult {
+    let std = 0.08;
+    let weights = RandomWeights {
+        distribution: Distribution::Normal { std },
+        format: Format::BF16,
+        quantization,
+        seed: 3,
+    };
+    let mut model = Model::random(config, weights, device);
+    if device.placement().activation_float() == Float::Bf16 {
+        model.set_compute_dtype(ComputeDtype::Bf16);
+    }
+    let lora = LoraConfig::new("all-linear".parse().expect("targets"));
+    let mut adapter = Adapter::init(config, &lora, 1, device).expect("every model has these modules");
+    for (seed, tensor) in (10..).zip(adapter.tensors_mut()) {
+        let values: Vec<f32> = (0..tensor.len() as u64).map(|i| 0.1 * random::normal(seed, i)).collect();
+        tensor.write(0, &values);
+    }
+
+    let segment = |start, len, parent| Segment { start, len, parent };
+    let list =
+        vec![segment(0, 19, None), segment(19, 6, Some(0)), segment(25, 1, Some(0)), segment(26, 33, None)];
+    let positions: Vec<u32> = (0..19).chain(19..25).chain(19..20).chain(0..33).collect();
+    let tokens = positions.len();
+    let segments = Segments::new(list, tokens).expect("a stream");
+    let id = |i: usize| (random::uniform(5, i as u64) * config.vocab_size as f32) as u32;
+    let ids: Vec<u32> = (0..tokens).map(id).collect();
+    let target = |row: usize| Target { row: row as u32, id: id(row + 100), weight: 1.0 };
+    let targets: Vec<Target> = (5..tokens).map(target).collect();
+    let stream = Stream { ids: &ids, positions: &positions, segments: &segments, targets: &targets };
+
+    let mut parameters = Parameters::Adapter { model: &model, adapter: &mut adapter };
+    let mut gradients = parameters.zero_gradients();
+    let activations = ActivationPolicy { recompute, ..ActivationPolicy::default() };
+    let mut buffers =
+        Buffers::for_training(&model, parameters.adapter(), &gradients, tokens, targets.len(), activations);
+    let scale = 1.0 / targets.len() as f32;
+    let losses =
+        model.loss_and_gradient(parameters.adapter(), None, stream, scale, &mut buffers, &mut gradients);
+    let mut optimizer = AdamW::new(&parameters, OptimizerKind::AdamW, 0.01);
+    optimizer.step(&mut parameters, &gradients, 1e-3, 1.0);
+    let values = |tensors: Vec<&lorafit_kernels::Tensor>| {
+        tensors.into_iter().flat_map(|tensor| tensor.to_vec(tensor.len())).collect()
+    };
+    let trained = values(parameters.tensors());
+    let prompt = &ids[..19];
+    let answer =
+        generate(&model, Some(&adapter), &[prompt], &[], 8, Sampling::default(), |_, _| true, &mut || false);
+    StepResult {
+        loss: losses.total() * f64::from(scale),
+        gradients: values(gradients.tensors().collect()),
+        parameters: trained,
+        answer: answer.concat(),
+    }
+}
+
+/// The norm of the difference relative to the norm.
+fn distance(found: &[f32], expected: &[f32]) -> f32 {
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let difference = norm(&mut found.iter().zip(expected).map(|(f, e)| f64::from(*f) - f64::from(*e)));
+    (difference / norm(&mut expected.iter().map(|e| f64::from(*e)))) as f32
+}
+
+/// Runs the steps on `device` and tells what was found of each.
+pub fn check_steps(device: Device, mut on_outcome: impl FnMut(Outcome)) {
+    let float = device.placement().activation_float();
+    // In f32 sums differ in their order. In bf16 every activation is rounded to 2^-9, some dozens one after the other.
+    let (of_loss, of_gradients) = match float {
+        Float::F32 => (1e-5, 1e-4),
+        Float::Bf16 => (1e-2, 5e-2),
+    };
+    for (name, config, quantization) in models() {
+        let run = |device, recompute| step(&config, quantization, device, recompute);
+        let expected = run(Device::Cpu, Recompute::None);
+        let (found, again) = (run(device, Recompute::None), run(device, Recompute::Full));
+        let repeats = found == again;
+        let relative = ((found.loss - expected.loss).abs() / expected.loss) as f32;
+        let mut tell = |what: &str, error: f32, tolerance: f32| {
+            let error = if error.is_nan() { f32::INFINITY } else { error };
+            on_outcome(Outcome {
+                name: format!("{name} ({}), {what}", float.name()),
+                error,
+                tolerance,
+                repeats,
+            });
+        };
+        tell("loss of a step", relative, of_loss);
+        tell("gradients", distance(&found.gradients, &expected.gradients), of_gradients);
+        tell("adapter after the step", distance(&found.parameters, &expected.parameters), of_gradients);
+        if float == Float::F32 {
+            let same = if found.answer == expected.answer { 0.0 } else { f32::INFINITY };
+            tell("tokens of an answer", same, 0.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lorafit_kernels::cuda::Gpu;
+    use lorafit_kernels::cuda::recorder::Recorder;
+
+    use super::*;
+
+    #[test]
+    fn the_processor_agrees_with_itself() {
+        let mut count = 0;
+        check_steps(Device::Cpu, |outcome| {
+            assert!(outcome.passed() && outcome.error == 0.0, "{outcome}");
+            count += 1;
+        });
+        assert_eq!(count, 12);
+        let [(_, config, quantization), ..] = models();
+        assert_eq!(step(&config, quantization, Device::Cpu, Recompute::None).answer.len(), 8);
+    }
+
+    /// Of a device that computes nothing: what whole steps and generation ask of it keeps its rules, and it is found out.
+    #[test]
+    fn every_call_of_a_step_keeps_the_rules_of_a_device() {
+        for float in [Float::F32, Float::Bf16] {
+            let gpu = Gpu::over(Recorder::new(1 << 30), float);
+            let mut failed = 0;
+            check_steps(Device::Cuda(gpu), |outcome| failed += u32::from(!outcome.passed()));
+            assert!(failed >= 6, "{failed} outcomes are seen to be wrong");
+            assert_eq!(gpu.bytes_in_use(), 0, "everything is given back");
+        }
+    }
+}
