@@ -101,7 +101,7 @@ mod tests {
         arena.extend(1 << 16);
         let (mut held, mut refused): (Vec<Region>, u32) = (Vec::new(), 0);
         for i in 0..2000u64 {
-            if mix(i) % 3 == 0 && !held.is_empty() {
+            if mix(i).is_multiple_of(3) && !held.is_empty() {
                 arena.release(held.swap_remove((mix(i ^ 7) % held.len() as u64) as usize));
             }
             let Some(new) = arena.allocate(mix(i ^ 1) % 5000) else {

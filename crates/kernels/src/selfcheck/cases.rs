@@ -133,7 +133,7 @@ fn row_cases() -> Vec<Case> {
 enum Stored {
     Blocks(Format),
     Quantized(Quantization),
-    Pairs,
+    Pairs(Format),
     Trained,
 }
 
@@ -141,14 +141,17 @@ enum Stored {
 fn weight(on: &Place, stored: Stored, rows: usize, cols: usize) -> Weight {
     let values = on.values(40, rows * cols);
     let f32s = || Weight::from_f32(rows, cols, &values);
+    let of_blocks = |format: Format| {
+        let bytes = SharedBytes::from_vec(blocks(format, rows * cols / format.block_len()));
+        Weight::new(rows, cols, format, bytes).expect("whole blocks")
+    };
     let mut weight = match stored {
-        Stored::Blocks(format) => {
-            let bytes = SharedBytes::from_vec(blocks(format, rows * cols / format.block_len()));
-            Weight::new(rows, cols, format, bytes).expect("whole blocks")
-        }
+        Stored::Blocks(format) => of_blocks(format),
         Stored::Quantized(quantization) => f32s().quantize(quantization).expect("finite values"),
-        Stored::Pairs => f32s().with_row_order(RowOrder::RotaryPairs { head_dim: rows / 2 }),
-        Stored::Trained => f32s().to_trained(on.device),
+        Stored::Pairs(format) => {
+            of_blocks(format).with_row_order(RowOrder::RotaryPairs { head_dim: rows / 2 })
+        }
+        Stored::Trained => f32s().on(on.device).to_trained(on.device),
     };
     weight.set_compute_dtype(match on.float {
         Float::F32 => ComputeDtype::F32,
@@ -172,12 +175,12 @@ fn blocks(format: Format, count: usize) -> Vec<u8> {
     all
 }
 
-/// A weight forward and backward: `X W^T + bias`, added to what was there, and `dY W`.
+/// A weight forward and backward: `X W^T + bias`, added to what was there, and `dY W`; and some of its rows.
 fn weight_case(stored: Stored, m: usize, rows: usize, cols: usize) -> Case {
     let name = match stored {
         Stored::Blocks(format) => format!("product with {format}"),
         Stored::Quantized(quantization) => format!("product with {quantization}"),
-        Stored::Pairs => "product with rows in rotary pairs".to_owned(),
+        Stored::Pairs(format) => format!("product with {format} in rotary pairs"),
         Stored::Trained => "product with a trained weight".to_owned(),
     };
     Case::new(format!("{name}, {m} x {rows} x {cols}"), Accuracy::Composed, move |on| {
@@ -193,7 +196,9 @@ fn weight_case(stored: Stored, m: usize, rows: usize, cols: usize) -> Case {
             Product { bias: Some(&bias), accumulate: true, ..Product::new(m, rows, forward, &mut added) },
             Product::new(m, cols, backward, &mut d_x),
         ]);
-        vec![all(&y), all(&added), all(&d_x)]
+        let (ids, mut picked) = ([rows - 1, 0, rows - 1].map(|row| row as u32), on.output(3 * cols));
+        embedding::forward(&weight, &ids, &mut picked);
+        vec![all(&y), all(&added), all(&d_x), all(&picked)]
     })
 }
 
@@ -202,9 +207,14 @@ fn product_cases() -> Vec<Case> {
     let stored = Format::ALL.map(Stored::Blocks).into_iter().chain([
         four_bit(Code::Nf4, false),
         four_bit(Code::Nf4, true),
+        four_bit(Code::Fp4, false),
         four_bit(Code::Fp4, true),
         Stored::Quantized(Quantization::Int8),
-        Stored::Pairs,
+        // Held as they are stored, or sorted on the way to another type.
+        Stored::Pairs(Format::F32),
+        Stored::Pairs(Format::F16),
+        Stored::Pairs(Format::BF16),
+        Stored::Pairs(Format::Q5_1),
         Stored::Trained,
     ]);
     let mut cases: Vec<Case> = stored.map(|stored| weight_case(stored, 5, 48, 256)).collect();
@@ -217,15 +227,19 @@ fn product_cases() -> Vec<Case> {
     cases
 }
 
-/// The products of a layer with two stacked adapters: `Y = X W^T + U B^T`, `U = X A^T` in columns, and the gradients
-/// `dA = dU^T X` and `dB^T = U^T dY` in f32, added to what was there.
+/// The products of a layer with two stacked adapters: `Y = X W^T + bias + U B^T` in a part of a wider matrix, `U = X A^T` in
+/// columns, and the gradients `dA = dU^T X` and `dB^T = U^T dY` in f32, added to what was there.
 fn lora_products(on: &Place, tokens: usize, rank: usize) -> Outputs {
     let (inputs, outputs, all_ranks) = (64, 40, 2 * rank);
     let base = weight(on, Stored::Blocks(Format::BF16), outputs, inputs);
     let (x, d_y) = (on.activation(50, tokens * inputs), on.activation(51, tokens * outputs));
     let (a, b_t) = (on.parameter(52, all_ranks * inputs), on.parameter(53, rank * outputs));
-    let (mut u, mut second, mut y) =
-        (on.output(tokens * all_ranks), on.output(tokens * all_ranks), on.output(tokens * outputs));
+    let (bias, out_offset, out_stride) = (on.parameter(56, outputs), 3, outputs + 5);
+    let (mut u, mut second, mut y) = (
+        on.output(tokens * all_ranks),
+        on.output(tokens * all_ranks),
+        on.activation(57, 3 + tokens * out_stride),
+    );
     let x_view = View::rows(&x, inputs);
     let stacked = View::rows(&a, inputs);
     let term = Term { left: x_view, right: Right::View(stacked.t()), k: inputs };
@@ -240,7 +254,8 @@ fn lora_products(on: &Place, tokens: usize, rank: usize) -> Outputs {
         Term { left: part, right: Right::View(View::rows(&b_t, outputs)), k: rank },
     ];
     let first = terms[0];
-    matmul::run(&mut [Product { terms, ..Product::new(tokens, outputs, first, &mut y) }]);
+    let product = Product::new(tokens, outputs, first, &mut y);
+    matmul::run(&mut [Product { terms, bias: Some(&bias), out_offset, out_stride, ..product }]);
 
     let (mut d_a, mut d_b_t) = (on.parameter(54, all_ranks * inputs), on.parameter(55, rank * outputs));
     let of_a = Term { left: View::rows(&u, all_ranks).t(), right: Right::View(x_view), k: tokens };
@@ -252,8 +267,10 @@ fn lora_products(on: &Place, tokens: usize, rank: usize) -> Outputs {
     vec![all(&u), all(&second), all(&y), all(&d_a), all(&d_b_t)]
 }
 
-/// Streams of segments, each its tokens and what it continues.
-fn trees() -> [(&'static str, Vec<(usize, Option<usize>)>); 5] {
+/// A stream of segments, each its tokens and what it continues.
+type Tree = Vec<(usize, Option<usize>)>;
+
+fn trees() -> [(&'static str, Tree); 5] {
     [
         ("one token", vec![(1, None)]),
         ("65 tokens", vec![(65, None)]),

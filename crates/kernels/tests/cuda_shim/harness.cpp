@@ -1,15 +1,17 @@
-// Runs one launch: reads it from standard input, writes the written buffers to standard output.
+// Runs launches, one after the other, until its standard input ends: reads one from there, writes the buffers as it
+// leaves them to standard output.
 //
-// In (little-endian): u32 length and entry name; u32 grid x, y, z; u32 threads; u32 shared bytes; u32 buffers, each
-// u64 bytes and the bytes; u32 arguments, each u32 kind (0 buffer, 1 four-byte value, 2 eight-byte value, 3 null) and
-// u64 value. Out: all buffers, in order. Every buffer is an allocation of its own, so that the sanitizer sees every
-// access beyond it.
+// In (little-endian): u32 length and entry name; u32 order of threads (0 ascending, 1 descending, 2 both, which must
+// agree); u32 grid x, y, z; u32 threads; u32 shared bytes; u32 buffers, each u32 address modulo 16, u64 bytes and the
+// bytes; u32 arguments, each u32 kind (0 buffer, 1 four-byte value, 2 eight-byte value, 3 null) and u64 value. Out: all
+// buffers, in order. Every buffer is an allocation of its own, so that the sanitizer sees every access beyond it.
 #include "shim.h"
 
 #include <ucontext.h>
 #include <unistd.h>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #define SANITIZED 1
 #else
@@ -170,21 +172,27 @@ struct Argument {
     u32 kind;
     u64 value;
 };
+struct Buffer {
+    // Of the address modulo 16: what lies before is no part of the buffer.
+    u32 skip;
+    std::string bytes;
+};
 struct Request {
     std::string name;
+    u32 order;
     uint3 grid;
     u32 threads, shared;
-    std::vector<std::string> buffers;
+    std::vector<Buffer> buffers;
     std::vector<Argument> arguments;
 };
 
 // The buffers after a run in which threads begin in ascending or descending order.
 std::vector<std::string> run(const Request& request) {
     std::vector<u8*> memory;
-    for (auto& bytes : request.buffers) {
-        // malloc aligns to 16 bytes, as kernels ask for at least.
-        memory.push_back((u8*)malloc(bytes.size()));
-        memcpy(memory.back(), bytes.data(), bytes.size());
+    for (auto& buffer : request.buffers) {
+        // malloc aligns to 16 bytes, as kernels ask for at most.
+        memory.push_back((u8*)malloc(buffer.skip + buffer.bytes.size()) + buffer.skip);
+        memcpy(memory.back(), buffer.bytes.data(), buffer.bytes.size());
     }
     std::vector<u64> values;
     for (auto& argument : request.arguments)
@@ -206,22 +214,38 @@ std::vector<std::string> run(const Request& request) {
             }
     std::vector<std::string> out;
     for (size_t i = 0; i < memory.size(); i++) {
-        out.emplace_back((char*)memory[i], request.buffers[i].size());
-        free(memory[i]);
+        out.emplace_back((char*)memory[i], request.buffers[i].bytes.size());
+        free(memory[i] - request.buffers[i].skip);
     }
     return out;
 }
 
-int serve() {
+// Memory for the threads of a block, none of which runs.
+void make_fibers(u32 threads) {
+    for (u32 i = fibers.size(); i < threads; i++) {
+        fibers.emplace_back();
+        fibers[i].stack = (u8*)malloc(STACK);
+    }
+#if SANITIZED
+    // Threads end without returning, so that guards around what an earlier kernel had there would be left.
+    for (u32 i = 0; i < threads; i++) ASAN_UNPOISON_MEMORY_REGION(fibers[i].stack, STACK);
+#endif
+}
+
+void serve(u32 name_bytes) {
     Request request;
-    request.name = read_bytes(read_number<u32>());
+    request.name = read_bytes(name_bytes);
+    request.order = read_number<u32>();
     request.grid.x = read_number<u32>();
     request.grid.y = read_number<u32>();
     request.grid.z = read_number<u32>();
     request.threads = read_number<u32>();
     request.shared = read_number<u32>();
     request.buffers.resize(read_number<u32>());
-    for (auto& buffer : request.buffers) buffer = read_bytes(read_number<u64>());
+    for (auto& buffer : request.buffers) {
+        buffer.skip = read_number<u32>();
+        buffer.bytes = read_bytes(read_number<u64>());
+    }
     request.arguments.resize(read_number<u32>());
     for (auto& argument : request.arguments) {
         argument.kind = read_number<u32>();
@@ -230,14 +254,15 @@ int serve() {
     auto found = entries().find(request.name);
     if (found == entries().end()) fail("no kernel is called " + request.name);
     entry = &found->second;
-    fibers.resize(request.threads);
-    for (auto& fiber : fibers) fiber.stack = (u8*)malloc(STACK);
+    make_fibers(request.threads);
+    descending = request.order == 1;
     auto result = run(request);
-    descending = true;
-    if (result != run(request)) fail("the result depends on the order of threads: a barrier is missing");
-    for (auto& fiber : fibers) free(fiber.stack);
+    if (request.order == 2) {
+        descending = true;
+        if (result != run(request)) fail("the result depends on the order of threads: a barrier is missing");
+    }
     for (auto& buffer : result) fwrite(buffer.data(), 1, buffer.size(), stdout);
-    return fflush(stdout) == 0 ? 0 : 1;
+    if (fflush(stdout) != 0) fail("the result cannot be written");
 }
 }  // namespace
 
@@ -286,4 +311,7 @@ void copy_wait(int groups) {
 }
 }  // namespace shim
 
-int main() { return shim::serve(); }
+int main() {
+    u32 name_bytes;
+    while (fread(&name_bytes, sizeof name_bytes, 1, stdin) == 1) shim::serve(name_bytes);
+}

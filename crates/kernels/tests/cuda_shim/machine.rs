@@ -1,10 +1,13 @@
 //! A CPU that takes launches: the kernels, compiled as C++ with sanitizers against `shim.h`, in a process of their own.
 
+// Each test binary uses a part.
+#![allow(dead_code)]
+
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use half::bf16;
@@ -37,9 +40,19 @@ const FAULTS: Source = Source {
     ],
 };
 
-/// Device memory in which every region is an allocation of its own, and the program that kernels run in.
+/// In which order the threads of a block begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    Ascending,
+    Descending,
+    /// The launch runs twice, and both runs must agree.
+    Both,
+}
+
+/// Device memory, and the process that kernels run in. A launch gets every region as an allocation of its own.
+#[derive(Debug)]
 pub struct Machine {
-    program: PathBuf,
+    process: Process,
     memory: Vec<u8>,
 }
 
@@ -47,11 +60,16 @@ impl Machine {
     /// `None`, and "skipped" said, where no C++ compiler with sanitizers is.
     pub fn new() -> Option<Machine> {
         static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
-        let program = PROGRAM.get_or_init(build).clone();
+        let program = PROGRAM.get_or_init(build).as_deref();
         if program.is_none() {
             println!("skipped: no C++ compiler with address and undefined-behaviour sanitizers here");
         }
-        program.map(|program| Machine { program, memory: Vec::new() })
+        program.map(|program| Machine { process: Process::start(program), memory: Vec::new() })
+    }
+
+    /// Makes the memory longer, by zeros.
+    pub fn extend(&mut self, bytes: usize) {
+        self.memory.resize(self.memory.len() + bytes, 0);
     }
 
     /// A region that holds `bytes`.
@@ -82,6 +100,11 @@ impl Machine {
         &self.memory[region.offset as usize..][..region.bytes as usize]
     }
 
+    /// As [`Machine::get`], writable.
+    pub fn get_mut(&mut self, region: Region) -> &mut [u8] {
+        &mut self.memory[region.offset as usize..][..region.bytes as usize]
+    }
+
     /// The values of type `float` that a region holds.
     pub fn get_floats(&self, float: Float, region: Region) -> Vec<f32> {
         let bytes = self.get(region);
@@ -96,6 +119,12 @@ impl Machine {
     /// Runs a launch, twice with threads in opposite order, and keeps what it wrote.
     #[track_caller]
     pub fn run(&mut self, launch: &Launch) {
+        self.run_in(Order::Both, launch);
+    }
+
+    /// Runs a launch and keeps what it wrote.
+    #[track_caller]
+    pub fn run_in(&mut self, order: Order, launch: &Launch) {
         let mut regions: Vec<(Region, bool)> = Vec::new();
         let mut args = Vec::new();
         for arg in &launch.args {
@@ -123,9 +152,11 @@ impl Machine {
         let words = |values: &[u32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
         request.extend(words(&[launch.entry.len() as u32]));
         request.extend(launch.entry.as_bytes());
+        request.extend(words(&[order as u32]));
         request.extend(words(&launch.grid));
         request.extend(words(&[launch.threads, launch.shared_bytes, regions.len() as u32]));
         for (region, _) in &regions {
+            request.extend(words(&[(region.offset % 16) as u32]));
             request.extend(region.bytes.to_le_bytes());
             request.extend(self.get(*region));
         }
@@ -135,42 +166,67 @@ impl Machine {
             request.extend(value.to_le_bytes());
         }
 
-        let answer = self.ask(&launch.entry, &request);
+        let len = regions.iter().map(|(region, _)| region.bytes as usize).sum();
+        let answer = self.process.ask(&launch.entry, &request, len);
         let mut at = 0;
         for (region, writes) in regions {
-            let len = region.bytes as usize;
-            let memory = &mut self.memory[region.offset as usize..][..len];
-            assert!(
-                writes || *memory == answer[at..at + len],
-                "{}: writes what it should read",
-                launch.entry
-            );
-            memory.copy_from_slice(&answer[at..at + len]);
-            at += len;
+            let (memory, answer) = (self.get_mut(region), &answer[at..][..region.bytes as usize]);
+            assert!(writes || memory == answer, "{}: writes what it should read", launch.entry);
+            memory.copy_from_slice(answer);
+            at += answer.len();
         }
-        assert_eq!(at, answer.len(), "{}: length of the answer", launch.entry);
     }
+}
 
-    #[track_caller]
-    fn ask(&self, entry: &str, request: &[u8]) -> Vec<u8> {
-        let mut child = Command::new(&self.program)
+/// The program with the kernels, running.
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    stderr: File,
+}
+
+impl Process {
+    fn start(program: &Path) -> Self {
+        let stderr = tempfile::tempfile().expect("a file");
+        let child = Command::new(program)
             // Fibers are not known to the leak check.
             .env("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=0")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(stderr.try_clone().expect("a file"))
             .spawn()
             .expect("the shim runs");
-        // It reads everything before it writes anything; one that ends early is judged by its exit code.
-        let _ = child.stdin.take().expect("piped").write_all(request);
-        let output = child.wait_with_output().expect("the shim ends");
-        assert!(
-            output.status.success(),
-            "{entry} on the CPU: {}\n{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-        output.stdout
+        Process { child, stderr }
+    }
+
+    /// The `len` bytes that it answers to a request for `entry`. It reads all of a request before it writes anything.
+    #[track_caller]
+    fn ask(&mut self, entry: &str, request: &[u8], len: usize) -> Vec<u8> {
+        let (stdin, stdout) = (self.child.stdin.as_mut(), self.child.stdout.as_mut());
+        let mut answer = vec![0; len];
+        let asked = stdin.expect("piped").write_all(request);
+        let answered = asked.and_then(|()| stdout.expect("piped").read_exact(&mut answer));
+        if answered.is_err() {
+            let status = self.child.wait().expect("the shim ends");
+            panic!("{entry} on the CPU: {status}\n{}", self.said().expect("its errors"));
+        }
+        answer
+    }
+
+    /// What it wrote to its standard error.
+    fn said(&mut self) -> io::Result<String> {
+        let mut said = Vec::new();
+        self.stderr.rewind()?;
+        self.stderr.read_to_end(&mut said)?;
+        Ok(String::from_utf8_lossy(&said).into_owned())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It ends with its input.
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
     }
 }
 
@@ -183,7 +239,8 @@ fn build() -> Option<PathBuf> {
     lock.lock().expect("the lock");
 
     let compiler = compiler(&folder)?;
-    let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda_shim");
+    // The manifest is that of whichever crate's test this is a part of.
+    let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels/tests/cuda_shim");
     let machine = fs::read_to_string(include.join("shim.h")).expect("shim.h");
     let mut units: Vec<(String, String)> = SOURCES
         .iter()

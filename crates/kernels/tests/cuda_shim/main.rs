@@ -1,6 +1,8 @@
 //! Every CUDA kernel, compiled as C++ and run on the CPU with sanitizers, against the CPU version of its op.
 
 mod attention;
+mod devices;
+mod driver;
 mod faults;
 mod machine;
 mod ops;

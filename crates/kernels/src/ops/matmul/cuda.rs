@@ -17,22 +17,27 @@ use crate::weight::Weight;
 /// hundredths of its memory.
 const TILE_VALUES: usize = 1 << 24;
 
-/// Rows of a tile of a matrix with rows of `cols` values.
-fn tile_rows(cols: usize) -> usize {
-    (TILE_VALUES / cols.max(1)).max(1)
+/// Rows of a tile of `tile_values` values of a matrix with rows of `cols` values.
+fn tile_rows(tile_values: usize, cols: usize) -> usize {
+    (tile_values / cols.max(1)).max(1)
 }
 
 /// Bytes that products with a matrix of `rows` rows of `cols` values take in passing, where its values are not of type
 /// `float` already.
 pub fn decoded_bytes(float: Float, rows: usize, cols: usize) -> u64 {
-    float.bytes((rows.min(tile_rows(cols)) * cols) as u64)
+    float.bytes((rows.min(tile_rows(TILE_VALUES, cols)) * cols) as u64)
 }
 
 pub(super) fn run(gpu: Gpu, products: &mut [Product<'_>]) {
-    products.iter_mut().for_each(|product| run_one(gpu, product));
+    run_in_tiles(gpu, products, TILE_VALUES);
 }
 
-fn run_one(gpu: Gpu, product: &mut Product<'_>) {
+/// As [`super::run`], with weights decoded to tiles of about `tile_values` values: only tests have a reason for another size.
+pub fn run_in_tiles(gpu: Gpu, products: &mut [Product<'_>], tile_values: usize) {
+    products.iter_mut().for_each(|product| run_one(gpu, product, tile_values));
+}
+
+fn run_one(gpu: Gpu, product: &mut Product<'_>, tile_values: usize) {
     let Product { m, n, bias, ref mut accumulate, .. } = *product;
     if m == 0 || n == 0 {
         return;
@@ -49,13 +54,13 @@ fn run_one(gpu: Gpu, product: &mut Product<'_>) {
         *accumulate = true;
     }
     for term in std::mem::take(&mut product.terms) {
-        add(gpu, product, term);
+        add(gpu, product, term, tile_values);
         product.accumulate = true;
     }
 }
 
 /// Adds a term to the output, or overwrites it.
-fn add(gpu: Gpu, product: &mut Product<'_>, term: Term<'_>) {
+fn add(gpu: Gpu, product: &mut Product<'_>, term: Term<'_>, tile_values: usize) {
     let (m, n, k) = (product.m, product.n, term.k);
     let left = Operand::of_view(gpu, term.left, m, k);
     match term.right {
@@ -64,11 +69,11 @@ fn add(gpu: Gpu, product: &mut Product<'_>, term: Term<'_>) {
             multiply(gpu, product, (left.matrix, right.matrix), 0..n, k);
         }
         // Of the weight's rows each tile is some columns of the output.
-        Right::WeightTransposed(weight) => for_tiles(gpu, weight, |first, rows, tile| {
+        Right::WeightTransposed(weight) => for_tiles(gpu, weight, tile_values, |first, rows, tile| {
             multiply(gpu, product, (left.matrix, transposed(tile)), first..first + rows, k);
         }),
         // Of the weight's rows each tile is a part of the sum.
-        Right::Weight(weight) => for_tiles(gpu, weight, |first, rows, tile| {
+        Right::Weight(weight) => for_tiles(gpu, weight, tile_values, |first, rows, tile| {
             let part = Operand::of_view(gpu, term.left.from_col(first), m, rows);
             multiply(gpu, product, (part.matrix, tile), 0..n, rows);
             product.accumulate = true;
@@ -101,14 +106,15 @@ fn multiply(
 }
 
 /// The tiles of a weight, `work(first row, rows, [rows, cols])` each.
-fn for_tiles(gpu: Gpu, weight: &Weight, mut work: impl FnMut(usize, usize, Matrix)) {
+fn for_tiles(gpu: Gpu, weight: &Weight, tile_values: usize, mut work: impl FnMut(usize, usize, Matrix)) {
     let (rows, cols, float) = (weight.rows(), weight.cols(), gpu.float());
     let matrix = |region| Matrix { region, float, stride: cols as u64, transposed: false };
     if let Some(values) = weight.values_on_gpu(float) {
         return work(0, rows, matrix(values));
     }
-    for first in (0..rows).step_by(tile_rows(cols)) {
-        let rows = tile_rows(cols).min(rows - first);
+    let tile_rows = tile_rows(tile_values, cols);
+    for first in (0..rows).step_by(tile_rows) {
+        let rows = tile_rows.min(rows - first);
         let decoded = gpu.buffer(float.bytes((rows * cols) as u64));
         let tile = weight.tile(WeightRows::From(count(first)), count(rows));
         weight.decode_on_gpu(gpu, tile, float, decoded.region());

@@ -1,0 +1,61 @@
+//! The self-check of a device, on one whose kernels the CPU runs: what the host asks of a device (regions, tiles, conversions,
+//! what is kept) computes what the CPU computes, and the same bits again.
+
+use lorafit_kernels::cuda::Float;
+use lorafit_kernels::ops::matmul::{Product, Right, Term, View, cuda, run};
+use lorafit_kernels::quant::Quantization;
+use lorafit_kernels::{Device, RowOrder, Tensor, Weight, selfcheck};
+
+use crate::driver::gpu;
+use crate::{FLOATS, assert_close, tolerance, values};
+
+fn check(float: Float) {
+    let Some(gpu) = gpu(float) else { return };
+    let (mut cases, mut failed) = (0, Vec::new());
+    selfcheck::run(Device::Cuda(gpu), |outcome| {
+        cases += 1;
+        failed.extend((!outcome.passed()).then(|| outcome.to_string()));
+    });
+    assert!(failed.is_empty() && cases > 50, "{cases} cases, failed:\n{}", failed.join("\n"));
+    assert_eq!(gpu.bytes_in_use(), 0, "everything is given back");
+}
+
+#[test]
+fn every_op_equals_the_processor_in_f32() {
+    check(Float::F32);
+}
+
+#[test]
+fn every_op_equals_the_processor_in_bf16() {
+    check(Float::Bf16);
+}
+
+/// A large weight is decoded in several tiles: forward each is some columns of the output, backward a part of the sum.
+#[test]
+fn products_in_several_tiles_equal_those_in_one() {
+    let (m, rows, cols) = (3, 20, 24);
+    for float in FLOATS {
+        let Some(gpu) = gpu(float) else { return };
+        let source = Weight::from_f32(rows, cols, &values(float, 1, rows * cols));
+        let stored = source.with_row_order(RowOrder::RotaryPairs { head_dim: 10 });
+        let weights = [stored.quantize(Quantization::Int8).expect("finite"), stored];
+        for weight in weights.map(|weight| weight.on(Device::Cuda(gpu))) {
+            for (n, k, right) in
+                [(rows, cols, Right::WeightTransposed(&weight)), (cols, rows, Right::Weight(&weight))]
+            {
+                let [x, mut whole, mut in_tiles] = [m * k, m * n, m * n].map(|len| {
+                    let mut tensor = Tensor::activation(Device::Cuda(gpu), len);
+                    tensor.write(0, &values(float, 2, len));
+                    tensor
+                });
+                let term = Term { left: View::rows(&x, k), right, k };
+                run(&mut [Product::new(m, n, term, &mut whole)]);
+                // Eight rows a tile, and four in the last.
+                cuda::run_in_tiles(gpu, &mut [Product::new(m, n, term, &mut in_tiles)], 8 * cols + 1);
+                // Sums of three parts, each rounded.
+                let (found, expected) = (in_tiles.to_vec(m * n), whole.to_vec(m * n));
+                assert_close(&found, &expected, 2.0 * tolerance(float), &format!("{float:?}, {n} columns"));
+            }
+        }
+    }
+}
