@@ -3,14 +3,10 @@
 
 mod common;
 
-use std::collections::BTreeMap;
-
-use common::{Case, TOLERANCE, assert_close, fixture, gguf_fixture};
+use common::{Case, assert_close, fixture, gguf_fixture};
 use lorafit_kernels::Device;
 use lorafit_model::weights::ModelFiles;
-use lorafit_model::{
-    ActivationDtype, ActivationPolicy, Buffers, Gradients, Model, Parameters, Recompute, WeightSelection,
-};
+use lorafit_model::{ActivationDtype, ActivationPolicy, Model, Parameters, Recompute, WeightSelection};
 
 const MODELS: [&str; 4] = ["llama", "llama_bias", "qwen2", "qwen3"];
 
@@ -20,38 +16,13 @@ fn select(modules: &str, layers: Option<Vec<usize>>) -> WeightSelection {
 
 /// A model whose selected weights are trained, with the samples of its folder.
 fn open(name: &str, selection: &WeightSelection) -> Case {
-    let dir = fixture(name);
-    let mut case = Case::of(&dir, name, &dir.join("full.safetensors"));
-    case.model.train(selection).expect("the model has them");
-    case
-}
-
-/// Loss and gradients by name, of both samples.
-fn gradients(case: &Case, activations: ActivationPolicy) -> (f32, BTreeMap<String, Vec<f32>>) {
-    let p = case.packed(&[0, 1]);
-    let (tokens, targets) = (p.ids.len(), p.targets.len() as f32);
-    let mut found = Gradients::new(&case.model, None);
-    let mut buffers = Buffers::for_training(&case.model, None, &found, tokens, tokens, activations);
-    let losses =
-        case.model.loss_and_gradient(None, None, p.stream(), 1.0 / targets, &mut buffers, &mut found);
-    let names = case.model.trained_shapes().into_iter().map(|shape| shape.name);
-    let values = found.tensors().map(|t| t.to_vec(t.len()));
-    (losses.total() as f32 / targets, names.zip(values).collect())
+    Case::trained_on(Device::Cpu, name, selection)
 }
 
 #[test]
 fn loss_and_gradient_of_every_weight_equal_pytorch() {
     for name in MODELS {
-        let case = open(name, &WeightSelection::all());
-        let (loss, found) = gradients(&case, ActivationPolicy::default());
-        assert_close(&[loss], &case.expected("loss"), TOLERANCE, &format!("{name} loss"));
-        let all = WeightSelection::all().of(case.model.config()).expect("all");
-        assert_eq!(found.len(), all.len(), "{name}");
-        for (weight, values) in &found {
-            let expected = case.expected(&format!("grad.{weight}"));
-            assert!(expected.iter().any(|g| *g != 0.0), "{name} {weight} has a gradient");
-            assert_close(values, &expected, TOLERANCE, &format!("{name} {weight}"));
-        }
+        open(name, &WeightSelection::all()).assert_loss_and_weight_gradients(name);
     }
 }
 
@@ -59,7 +30,7 @@ fn loss_and_gradient_of_every_weight_equal_pytorch() {
 #[test]
 fn gradients_of_a_selection_are_those_of_all_weights() {
     for name in MODELS {
-        let (_, all) = gradients(&open(name, &WeightSelection::all()), ActivationPolicy::default());
+        let (_, all) = open(name, &WeightSelection::all()).weight_gradients(ActivationPolicy::default());
         let own_head = all.contains_key("lm_head.weight");
         let biased = all.keys().any(|weight| weight.ends_with(".bias"));
         let head_norms = all.keys().any(|weight| weight.ends_with("q_norm.weight"));
@@ -88,7 +59,8 @@ fn gradients_of_a_selection_are_those_of_all_weights() {
                 continue;
             }
             for layers in [None, Some(vec![1])] {
-                let (_, some) = gradients(&open(name, &select(modules, layers)), ActivationPolicy::default());
+                let (_, some) =
+                    open(name, &select(modules, layers)).weight_gradients(ActivationPolicy::default());
                 for (weight, found) in &some {
                     // Sums over weights that lie in f32 and in order are cut as those over trained ones are.
                     assert_close(found, &all[weight], 1e-5, &format!("{name} {modules}: {weight}"));
@@ -104,7 +76,7 @@ fn recomputed_gradients_equal_kept_ones_bit_for_bit() {
         for selection in [WeightSelection::all(), select("down_proj,norm", Some(vec![1]))] {
             let case = open(name, &selection);
             for dtype in [ActivationDtype::F32, ActivationDtype::Bf16] {
-                let of = |recompute| gradients(&case, ActivationPolicy { recompute, dtype });
+                let of = |recompute| case.weight_gradients(ActivationPolicy { recompute, dtype });
                 assert!(of(Recompute::None) == of(Recompute::Full), "{name} {dtype:?}");
             }
         }

@@ -156,7 +156,7 @@ fn recomputed_gradients_with_dropout_equal_kept_ones_bit_for_bit() {
     use lorafit_kernels::ops::dropout::Mask;
     let case = Case::open("llama");
     let p = case.packed(&[0, 1]);
-    let dropping = with_dropout(&case);
+    let dropping = case.adapter_with_dropout();
     let gradients = |recompute| {
         let activations = ActivationPolicy { recompute, ..ActivationPolicy::default() };
         let (model, adapter, tokens) = (&case.model, Some(&case.adapter), p.ids.len());
@@ -181,7 +181,7 @@ fn dropout_gradients_equal_finite_differences() {
     let targets = p.targets.len() as f32;
     let mut buffers = Buffers::for_training(
         &case.model,
-        Some(&with_dropout(&case)),
+        Some(&case.adapter_with_dropout()),
         &Gradients::new(&case.model, Some(&case.adapter)),
         p.ids.len(),
         p.ids.len(),
@@ -220,12 +220,6 @@ fn dropout_gradients_equal_finite_differences() {
         // Second-order terms and f32 losses near 5 leave about 1 %.
         assert!((slope - norm).abs() < 0.01 * norm, "tensor {index}: slope {slope}, gradient norm {norm}");
     }
-}
-
-/// An adapter of the case's shape whose configuration has dropout on, so that buffers have room for it.
-fn with_dropout(case: &Case) -> Adapter {
-    let config = LoraConfig { dropout: 0.4, ..case.adapter.config().clone() };
-    Adapter::init(case.model.config(), &config, 0, Device::Cpu).expect("an adapter")
 }
 
 #[test]

@@ -4,14 +4,15 @@
 // Each test binary uses a part.
 #![allow(dead_code)]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use lorafit_kernels::Device;
 use lorafit_kernels::ops::attention::{Segment, Segments};
 use lorafit_kernels::ops::cross_entropy::Target;
-use lorafit_model::adapter::{self, Adapter, named_tensors};
+use lorafit_model::adapter::{self, Adapter, LoraConfig, named_tensors};
 use lorafit_model::weights::ModelFiles;
-use lorafit_model::{ActivationPolicy, Buffers, Gradients, Model, Stream};
+use lorafit_model::{ActivationPolicy, Buffers, Gradients, Model, Stream, WeightSelection};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 /// Two layers in f32 against two layers in f32, each with its own order of summation: relative to the largest
@@ -58,17 +59,28 @@ pub struct Case {
 impl Case {
     /// A folder of `fixtures/models`.
     pub fn open(name: &str) -> Case {
+        Case::on(Device::Cpu, name)
+    }
+
+    /// As [`Case::open`], on a device.
+    pub fn on(device: Device, name: &str) -> Case {
         let dir = fixture(name);
-        Case::of(&dir, name, &dir.join("expected.safetensors"))
+        let files = ModelFiles::open(&dir).expect("the fixture opens");
+        let model = Model::load(&files, device).expect("the fixture loads");
+        Case::with(model, name, &dir.join("expected.safetensors"))
     }
 
     /// The model in `path` with the adapter and the samples of the folder `source` of `fixtures/models`.
     pub fn of(path: &Path, source: &str, expected: &Path) -> Case {
-        let dir = fixture(source);
         let files = ModelFiles::open(path).expect("the fixture opens");
-        let model = Model::load(&files, Device::Cpu).expect("the fixture loads");
-        let adapter =
-            adapter::load(&dir.join("adapter"), model.config(), Device::Cpu).expect("the adapter loads");
+        Case::with(Model::load(&files, Device::Cpu).expect("the fixture loads"), source, expected)
+    }
+
+    /// A model with the adapter and the samples of the folder `source` of `fixtures/models`.
+    pub fn with(model: Model, source: &str, expected: &Path) -> Case {
+        let dir = fixture(source);
+        let adapter = adapter::load(&dir.join("adapter"), model.config(), model.device());
+        let adapter = adapter.expect("the adapter loads");
         let json = std::fs::read_to_string(dir.join("expected.json")).expect("expected.json");
         let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         Case {
@@ -80,12 +92,27 @@ impl Case {
         }
     }
 
+    /// A folder of `fixtures/models` with those of its weights that are trained, on a device.
+    pub fn trained_on(device: Device, name: &str, selection: &WeightSelection) -> Case {
+        let dir = fixture(name);
+        let files = ModelFiles::open(&dir).expect("the fixture opens");
+        let mut model = Model::load(&files, device).expect("the fixture loads");
+        model.train(selection).expect("the model has them");
+        Case::with(model, name, &dir.join("full.safetensors"))
+    }
+
+    /// An adapter of the case's shape whose configuration has dropout on, so that buffers have room for it.
+    pub fn adapter_with_dropout(&self) -> Adapter {
+        let config = LoraConfig { dropout: 0.4, ..self.adapter.config().clone() };
+        Adapter::init(self.model.config(), &config, 0, self.model.device()).expect("an adapter")
+    }
+
     /// The logits of every sample, of the base and with the adapter, are those of the fixture.
     pub fn assert_logits(&self, what: &str) {
         for s in 0..self.ids.len() {
             let p = self.packed(&[s]);
-            let mut buffers =
-                Buffers::for_evaluation(self.model.config(), Some(&self.adapter), Device::Cpu, p.ids.len());
+            let (config, device) = (self.model.config(), self.model.device());
+            let mut buffers = Buffers::for_evaluation(config, Some(&self.adapter), device, p.ids.len());
             let base = self.model.all_logits(None, p.stream(), &mut buffers);
             let expected = self.expected(&format!("base_logits.{s}"));
             assert_close(&base, &expected, TOLERANCE, &format!("{what} base {s}"));
@@ -104,6 +131,32 @@ impl Case {
             let expected = self.expected(&format!("grad.{tensor}"));
             assert_close(values, &expected, TOLERANCE, &format!("{what} {tensor}"));
         }
+    }
+
+    /// The loss of all samples and the gradient of every weight are those of the fixture.
+    pub fn assert_loss_and_weight_gradients(&self, what: &str) {
+        let (loss, found) = self.weight_gradients(ActivationPolicy::default());
+        assert_close(&[loss], &self.expected("loss"), TOLERANCE, &format!("{what} loss"));
+        let all = WeightSelection::all().of(self.model.config()).expect("all");
+        assert_eq!(found.len(), all.len(), "{what}");
+        for (weight, values) in &found {
+            let expected = self.expected(&format!("grad.{weight}"));
+            assert!(expected.iter().any(|g| *g != 0.0), "{what} {weight} has a gradient");
+            assert_close(values, &expected, TOLERANCE, &format!("{what} {weight}"));
+        }
+    }
+
+    /// The loss of both samples and its gradients by the names of the weights that are trained.
+    pub fn weight_gradients(&self, activations: ActivationPolicy) -> (f32, BTreeMap<String, Vec<f32>>) {
+        let p = self.packed(&[0, 1]);
+        let (tokens, targets) = (p.ids.len(), p.targets.len() as f32);
+        let mut found = Gradients::new(&self.model, None);
+        let mut buffers = Buffers::for_training(&self.model, None, &found, tokens, tokens, activations);
+        let losses =
+            self.model.loss_and_gradient(None, None, p.stream(), 1.0 / targets, &mut buffers, &mut found);
+        let names = self.model.trained_shapes().into_iter().map(|shape| shape.name);
+        let values = found.tensors().map(|t| t.to_vec(t.len()));
+        (losses.total() as f32 / targets, names.zip(values).collect())
     }
 
     pub fn expected(&self, name: &str) -> Vec<f32> {
