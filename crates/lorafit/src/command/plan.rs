@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
 
+use lorafit_kernels::cuda::Float;
 use lorafit_kernels::ops::matmul::cpu_instruction_set;
 use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::Code;
@@ -92,6 +93,9 @@ pub struct PlanArgs {
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub svg: Option<PathBuf>,
 }
+
+/// Memory of the GPU that is planned for without --memory: that of the largest cards for desktop machines.
+const GPU_BYTES: u64 = 24_000_000_000;
 
 /// Memory sizes that devices are sold with, in decimal GB.
 const DEVICES: [u64; 8] = [8, 12, 16, 24, 40, 48, 80, 141];
@@ -346,7 +350,11 @@ fn report(args: &PlanArgs) -> anyhow::Result<Report> {
         .collect();
 
     let memory = args.memory.memory.map(|size| size.0);
-    let limit = memory.or_else(|| Some(available_bytes()? / 10 * 9)).unwrap_or(u64::MAX);
+    let limit = memory.or_else(|| match args.device {
+        DeviceChoice::Auto | DeviceChoice::Cpu => Some(available_bytes()? / 10 * 9),
+        DeviceChoice::Cuda(_) => Some(GPU_BYTES),
+    });
+    let limit = limit.unwrap_or(u64::MAX);
     let mut reach = Vec::new();
     for (method, request) in [("LoRA", &plain), ("QLoRA", &small)] {
         for recompute in [Recompute::None, Recompute::Full] {
@@ -414,8 +422,10 @@ fn least_recomputed<'a>(request: &PlanRequest<'a>, limit: u64) -> anyhow::Result
         Recompute::Blocks(some) => some,
         Recompute::Full => blocks,
     };
+    // What a GPU computes in 16 bits is kept so anyway.
+    let in_16_bits = request.placement.activation_float() == Float::Bf16;
     Ok(Some(match halved.fit(limit)? {
-        Some((fewer, plan)) if recomputed(fewer) < recomputed(recompute) => {
+        Some((fewer, plan)) if !in_16_bits && recomputed(fewer) < recomputed(recompute) => {
             let kept = format!(
                 " Activations kept in 16 bits take little more than half the memory, so that {} instead of {} of \
                  {blocks} blocks are computed twice; that rounds gradients, their norm by some 0.2 %.",
@@ -428,8 +438,11 @@ fn least_recomputed<'a>(request: &PlanRequest<'a>, limit: u64) -> anyhow::Result
     }))
 }
 
-/// What to say of 16-bit products where this processor has instructions for them.
-fn faster_products() -> &'static str {
+/// What to say of 16-bit products where the processor computes and has instructions for them.
+fn faster_products(device: DeviceChoice) -> &'static str {
+    if let DeviceChoice::Cuda(_) = device {
+        return "";
+    }
     match cpu_instruction_set(ComputeDtype::Bf16) == cpu_instruction_set(ComputeDtype::F32) {
         true => "",
         false => {
@@ -474,8 +487,12 @@ fn recommend(
              for rows of {seq} tokens. A batch of any size fits, since {at_once} tokens are computed at once; rows may \
              be up to {longest} tokens long with --recompute full.{kept}{speed}\n\
              lorafit train --model {model} --data train.jsonl --out runs/first --rank {rank} --max-seq-len {seq} \
-             --recompute {recompute} --micro-batch-tokens {at_once}{dtype}{flags}",
-            speed = faster_products(),
+             --recompute {recompute} --micro-batch-tokens {at_once}{dtype}{flags}{device}",
+            device = match args.device {
+                DeviceChoice::Auto | DeviceChoice::Cpu => String::new(),
+                DeviceChoice::Cuda(_) => format!(" --device {}", args.device),
+            },
+            speed = faster_products(args.device),
             rank = args.rank,
             targets = args.target_modules,
             seq = args.max_seq_len,
