@@ -6,28 +6,17 @@ use lorafit_kernels::ops::matmul::{Product, Right, Term, View, cuda, run};
 use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::{Device, RowOrder, Tensor, Weight, selfcheck};
 
-use crate::driver::gpu;
+use crate::driver::{check, gpu};
 use crate::{FLOATS, assert_close, tolerance, values};
-
-fn check(float: Float) {
-    let Some(gpu) = gpu(float) else { return };
-    let (mut cases, mut failed) = (0, Vec::new());
-    selfcheck::run(Device::Cuda(gpu), |outcome| {
-        cases += 1;
-        failed.extend((!outcome.passed()).then(|| outcome.to_string()));
-    });
-    assert!(failed.is_empty() && cases > 50, "{cases} cases, failed:\n{}", failed.join("\n"));
-    assert_eq!(gpu.bytes_in_use(), 0, "everything is given back");
-}
 
 #[test]
 fn every_op_equals_the_processor_in_f32() {
-    check(Float::F32);
+    check(Float::F32, 80, |device, tell| selfcheck::run(device, tell));
 }
 
 #[test]
 fn every_op_equals_the_processor_in_bf16() {
-    check(Float::Bf16);
+    check(Float::Bf16, 80, |device, tell| selfcheck::run(device, tell));
 }
 
 /// A large weight is decoded in several tiles: forward each is some columns of the output, backward a part of the sum.

@@ -1,10 +1,15 @@
 //! The CPU that takes launches as a device: whole ops and models run on the kernels' text where no GPU is.
 
+// Each test binary uses a part.
+#![allow(dead_code)]
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use half::bf16;
+use lorafit_kernels::Device;
 use lorafit_kernels::cuda::recorder::Recorder;
 use lorafit_kernels::cuda::{DeviceError, DeviceInfo, Driver, Float, Gemm, Gpu, Launch, Matrix, Region};
+use lorafit_kernels::selfcheck::Outcome;
 
 use crate::machine::{Machine, Order};
 
@@ -28,6 +33,19 @@ struct State {
 /// A device of its own with activations in `float`; `None`, and "skipped" said, where kernels cannot be compiled.
 pub fn gpu(float: Float) -> Option<Gpu> {
     ShimDriver::new().map(|driver| Gpu::over(driver, float))
+}
+
+/// Runs a self-check on such a device, which tells each of its outcomes: `least` at least, and all pass.
+#[track_caller]
+pub fn check(float: Float, least: usize, run: impl FnOnce(Device, &mut dyn FnMut(Outcome))) {
+    let Some(gpu) = gpu(float) else { return };
+    let (mut outcomes, mut failed) = (0, Vec::new());
+    run(Device::Cuda(gpu), &mut |outcome| {
+        outcomes += 1;
+        failed.extend((!outcome.passed()).then(|| outcome.to_string()));
+    });
+    assert!(failed.is_empty() && outcomes >= least, "{outcomes} outcomes, failed:\n{}", failed.join("\n"));
+    assert_eq!(gpu.bytes_in_use(), 0, "everything is given back");
 }
 
 impl ShimDriver {
