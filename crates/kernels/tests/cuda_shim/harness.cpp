@@ -136,6 +136,8 @@ void run_block(u32 threads) {
         fiber.context.uc_stack.ss_size = STACK;
         fiber.context.uc_link = nullptr;
         makecontext(&fiber.context, run_fiber, 0);
+        // It is in the registers now. The sanitizer would forget its guards on so many bytes at every switch.
+        fiber.context.uc_stack.ss_size = 0;
         ready.push_back(descending ? threads - 1 - i : i);
     }
     while (next_ready < ready.size()) {
