@@ -16,7 +16,7 @@ mod kernel_cache;
 pub mod launch;
 pub mod nvrtc;
 pub mod recorder;
-pub mod staging;
+mod staging;
 
 pub use arena::taken;
 pub use driver::{DeviceError, DeviceInfo, Driver, Gemm, Matrix};

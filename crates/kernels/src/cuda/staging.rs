@@ -11,9 +11,6 @@ const SLOT_BYTES: usize = 16 << 20;
 /// Slots: while one is copied, the next is filled.
 const SLOTS: usize = 2;
 
-/// Pinned memory of the staging area.
-pub const STAGING_BYTES: usize = SLOTS * SLOT_BYTES;
-
 /// A ring of slots in pinned host memory.
 pub(super) struct Staging {
     slots: Vec<Slot>,
