@@ -1,6 +1,5 @@
 //! How the frozen base is held in memory, and how it is spoken to: flags that several verbs share.
 
-use crate::options::DeviceChoice;
 use clap::{ArgAction, Args, ValueEnum};
 use lorafit_data::{TemplateError, Tokenizer};
 use lorafit_kernels::ComputeDtype;
@@ -9,6 +8,7 @@ use lorafit_kernels::quant::four_bit::Code;
 use lorafit_model::BaseQuantization;
 use serde::{Deserialize, Serialize};
 
+use crate::options::DeviceChoice;
 use crate::report_error::CliError;
 
 /// `--quant`.

@@ -9,9 +9,10 @@ use lorafit_kernels::{Device, Placement};
 use lorafit_model::adapter::TargetError;
 use lorafit_model::{ActivationDtype, Recompute};
 use lorafit_train::{MemoryPlan, PlanRequest, available_bytes, device_process_bytes, rss_bytes};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize};
 
 use crate::memory_table::in_one_line;
+use crate::options::serde_as_text;
 use crate::report_error::CliError;
 
 /// The flags of every verb that trains.
@@ -208,22 +209,6 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// Written to configuration files as to the terminal.
-macro_rules! serde_as_text {
-    ($($kind:ty),*) => {$(
-        impl Serialize for $kind {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $kind {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
-            }
-        }
-    )*};
-}
 serde_as_text!(RecomputeChoice, ByteSize);
 
 #[cfg(test)]

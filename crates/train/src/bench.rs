@@ -1,7 +1,8 @@
 //! Training speed of a model shape with random weights: the loop's own steps, timed.
 
 use lorafit_data::{Sample, Samples};
-use lorafit_kernels::ops::matmul::{cpu_fma_peak, cuda_product_peak};
+use lorafit_kernels::ops::matmul::cpu_fma_peak;
+use lorafit_kernels::selfcheck::product_peak;
 use lorafit_kernels::{ComputeDtype, Device, random};
 use lorafit_model::adapter::{Adapter, LoraConfig, TargetError};
 use lorafit_model::{ActivationPolicy, Config, Model, Parameters, RandomWeights};
@@ -136,7 +137,7 @@ pub fn bench(
 fn ceiling(options: &BenchOptions, before: Option<f64>) -> f64 {
     match options.device {
         Device::Cpu => cpu_fma_peak(options.compute_dtype).max(before.unwrap_or(0.0)),
-        Device::Cuda(gpu) => cuda_product_peak(gpu),
+        Device::Cuda(gpu) => product_peak(gpu),
     }
 }
 

@@ -133,6 +133,11 @@ impl Gpu {
         self.buffer_of(&words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>())
     }
 
+    /// A buffer of f32.
+    pub(crate) fn buffer_of_floats(&self, values: &[f32]) -> Buffer {
+        self.buffer_of(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>())
+    }
+
     /// Runs a kernel; of an empty grid nothing.
     pub(crate) fn run(&self, launch: &Launch) {
         if launch.grid.iter().all(|&blocks| blocks > 0) {

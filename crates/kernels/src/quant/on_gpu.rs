@@ -56,19 +56,17 @@ impl OnGpu {
     }
 
     pub(crate) fn four_bit(gpu: Gpu, data: &FourBit) -> Self {
-        let floats =
-            |values: &[f32]| gpu.buffer_of_words(&values.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
         let bytes = |bytes: &SharedBytes| gpu.buffer_of(bytes.as_slice());
         let scales = match &data.absmax {
             Absmax::Plain(scales) => GpuScales::Plain(bytes(scales)),
             Absmax::Double { codes, map, nested, offset } => GpuScales::Double {
                 codes: bytes(codes),
-                map: floats(&map[..]),
+                map: gpu.buffer_of_floats(&map[..]),
                 nested: bytes(nested),
                 offset: *offset,
             },
         };
-        let table = floats(data.code.table());
+        let table = gpu.buffer_of_floats(data.code.table());
         OnGpu::FourBit { codes: bytes(&data.codes), table, scales, block_len: count(data.block_len) }
     }
 

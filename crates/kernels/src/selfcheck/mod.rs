@@ -13,7 +13,7 @@ use crate::cuda::Float;
 use crate::random::uniform;
 use crate::tensor::{Device, Tensor};
 
-pub use speed::{Speed, Work, measure};
+pub use speed::{Speed, Work, measure, product_peak};
 
 /// What was found of a case.
 #[derive(Clone, Debug, PartialEq)]

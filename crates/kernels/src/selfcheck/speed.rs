@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use crate::cuda::{Float, Gpu};
+use crate::cuda::Gpu;
 use crate::ops::attention::{self, Heads, Segments};
 use crate::ops::matmul::{self, Product, Right, Term, View};
 use crate::ops::{elementwise, rms_norm, swiglu};
+use crate::quant::Quantization;
 use crate::quant::four_bit::Code;
-use crate::quant::{Format, Quantization};
 use crate::tensor::{Device, Tensor};
 use crate::weight::Weight;
 
@@ -99,6 +99,20 @@ pub fn measure(gpu: Gpu) -> Vec<Speed> {
     found
 }
 
+/// The rate of a large product of square matrices, of the device's type of activations, in FLOP/s: the ceiling that products
+/// are measured against.
+pub fn product_peak(gpu: Gpu) -> f64 {
+    const SIZE: usize = 8192;
+    let device = Device::Cuda(gpu);
+    let [left, right, mut out] = [0; 3].map(|_| Tensor::activation(device, SIZE * SIZE));
+    let of_one = seconds(gpu, &mut || {
+        let right = Right::View(View::rows(&right, SIZE).t());
+        let term = Term { left: View::rows(&left, SIZE), right, k: SIZE };
+        matmul::run(&mut [Product::new(SIZE, SIZE, term, &mut out)]);
+    });
+    2.0 * (SIZE as f64).powi(3) / of_one
+}
+
 /// An up-projection, quantised or of the device's type.
 fn weight(device: Device, quantization: Option<Quantization>) -> Weight {
     let values = |range: std::ops::Range<usize>, out: &mut [f32]| {
@@ -110,15 +124,7 @@ fn weight(device: Device, quantization: Option<Quantization>) -> Weight {
         .unwrap_or_else(|| {
             let mut row = vec![0.0; INNER * HIDDEN];
             values(0..row.len(), &mut row);
-            let (format, bytes) = match device.placement().activation_float() {
-                Float::F32 => (Format::F32, row.iter().flat_map(|v| v.to_le_bytes()).collect()),
-                Float::Bf16 => {
-                    let bits = row.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes());
-                    (Format::BF16, bits.collect())
-                }
-            };
-            let bytes = crate::bytes::SharedBytes::from_vec(bytes);
-            Weight::new(INNER, HIDDEN, format, bytes).expect("the bytes of the shape")
+            Weight::from_f32(INNER, HIDDEN, &row)
         })
         .on(device)
 }
@@ -148,6 +154,7 @@ fn seconds(gpu: Gpu, run: &mut dyn FnMut()) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cuda::Float;
     use crate::cuda::recorder::Recorder;
 
     /// On a device that computes nothing: the calls keep its rules, and what is counted is what is multiplied.

@@ -228,6 +228,19 @@ fn the_sum_of_squares_equals_the_cpu_however_many_blocks_there_are() {
     }
 }
 
+/// Step `number` of AdamW.
+fn step(number: u64, gradient_scale: f64) -> adamw::Step {
+    adamw::Step {
+        learning_rate: 1e-3,
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        weight_decay: 0.01,
+        number,
+        gradient_scale,
+    }
+}
+
 #[test]
 fn adamw_equals_the_cpu() {
     let Some(mut machine) = Machine::new() else { return };
@@ -240,15 +253,7 @@ fn adamw_equals_the_cpu() {
         let v = machine.put_floats(Float::F32, &second);
         for number in [1, 2, 1000] {
             let gradient = values(Float::F32, 20 + number, len);
-            let step = adamw::Step {
-                learning_rate: 1e-3,
-                beta1: 0.9,
-                beta2: 0.999,
-                eps: 1e-8,
-                weight_decay: 0.01,
-                number,
-                gradient_scale: 0.25,
-            };
+            let step = step(number, 0.25);
             let [cpu_p, cpu_m] = &mut on_cpu;
             adamw::step(cpu_p, &tensor(&gradient), cpu_m, &mut cpu_second, len, &step);
             let g = machine.put_floats(Float::F32, &gradient);
@@ -279,15 +284,7 @@ fn adamw_8bit_has_the_bits_of_the_cpu() {
             // A block without a gradient at first, and values far apart.
             gradient.iter_mut().take(if number == 1 { 256 } else { 0 }).for_each(|g| *g = 0.0);
             gradient.iter_mut().step_by(7).for_each(|g| *g *= 1e-4);
-            let step = adamw::Step {
-                learning_rate: 1e-3,
-                beta1: 0.9,
-                beta2: 0.999,
-                eps: 1e-8,
-                weight_decay: 0.01,
-                number,
-                gradient_scale: 0.3,
-            };
+            let step = step(number, 0.3);
             adamw::step_8bit(&mut cpu_p, &tensor(&gradient), &mut cpu_m, &mut cpu_v, len, &step);
             let g = machine.put_floats(Float::F32, &gradient);
             machine.run(&adamw::cuda::step_8bit(p, g, m, v, maps, len as u64, &step));

@@ -3,14 +3,11 @@
 //! All operands are of the device's type of activations, sums are f32. Terms are added to the output one after the other, so
 //! that an output in bf16 is rounded after each; so it is where a weight is decoded in several tiles along the sum.
 
-use std::time::Instant;
-
 use super::{Product, Right, Term, View};
 use crate::cuda::gpu::{Buffer, Gpu};
 use crate::cuda::{Float, Gemm, Matrix, count};
 use crate::ops::elementwise::cuda::{Rows, add_to_rows, fill_rows, narrow};
 use crate::quant::cuda::Rows as WeightRows;
-use crate::tensor::{Device, Tensor};
 use crate::weight::Weight;
 
 /// Values of a tile that a weight is decoded to: enough that products keep a large device busy, and no more than some
@@ -154,23 +151,4 @@ impl Operand {
             }
         }
     }
-}
-
-/// See [`super::cuda_product_peak`].
-pub(super) fn product_peak(gpu: Gpu) -> f64 {
-    const SIZE: usize = 8192;
-    const RUNS: u32 = 20;
-    let device = Device::Cuda(gpu);
-    let [left, right, mut out] = [0; 3].map(|_| Tensor::activation(device, SIZE * SIZE));
-    let mut multiply = || {
-        let right = Right::View(View::rows(&right, SIZE).t());
-        let term = Term { left: View::rows(&left, SIZE), right, k: SIZE };
-        run(gpu, &mut [Product::new(SIZE, SIZE, term, &mut out)]);
-    };
-    multiply();
-    gpu.wait();
-    let started = Instant::now();
-    (0..RUNS).for_each(|_| multiply());
-    gpu.wait();
-    f64::from(RUNS) * 2.0 * (SIZE as f64).powi(3) / started.elapsed().as_secs_f64()
 }

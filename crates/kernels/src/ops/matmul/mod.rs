@@ -10,7 +10,6 @@
 //! Every output element is summed in the same order whatever the number of threads and however the
 //! output is cut into tiles, so results depend only on the instruction set.
 
-use crate::cuda::Gpu;
 use crate::tensor::{Device, Tensor};
 use crate::weight::{ComputeDtype, Weight};
 
@@ -119,12 +118,6 @@ pub fn run(products: &mut [Product<'_>]) {
 /// of their results, is that of the instruction set.
 pub fn cpu_instruction_set(dtype: ComputeDtype) -> &'static str {
     cpu::instruction_set(dtype)
-}
-
-/// The rate of a large product of square matrices on a GPU, of its type of activations, in FLOP/s: the ceiling that its
-/// products are measured against.
-pub fn cuda_product_peak(gpu: Gpu) -> f64 {
-    cuda::product_peak(gpu)
 }
 
 /// The multiply-add rate of the current rayon pool on operands of `dtype` in registers, in FLOP/s: the ceiling that

@@ -37,8 +37,7 @@ impl Angles {
         match self.cos.device() {
             Device::Cpu => cpu::angles(positions, frequencies, self.cos.cpu_mut(), self.sin.cpu_mut()),
             Device::Cuda(gpu) => {
-                let bits: Vec<u32> = frequencies.iter().map(|f| f.to_bits()).collect();
-                let frequencies = gpu.buffer_of_words(&bits);
+                let frequencies = gpu.buffer_of_floats(frequencies);
                 let (tokens, positions) = (count(positions.len()), gpu.buffer_of_words(positions));
                 let (positions, frequencies) = (positions.region(), frequencies.region());
                 let (cos, sin) = (self.cos.region(), self.sin.region());
