@@ -128,16 +128,22 @@ impl FourBit {
         }
     }
 
-    /// The scale of block `block`.
+    /// The scale of each block.
     #[inline(always)]
-    fn scale(&self, block: usize) -> f32 {
-        let float = |bytes: &SharedBytes, i: usize| {
-            f32::from_le_bytes(bytes.as_slice()[4 * i..4 * i + 4].try_into().expect("four bytes"))
+    fn scales(&self) -> impl Fn(usize) -> f32 {
+        let double = match &self.absmax {
+            Absmax::Plain(_) => None,
+            Absmax::Double { codes, map, offset, .. } => Some((codes.as_slice(), &**map, *offset)),
         };
-        match &self.absmax {
-            Absmax::Plain(scales) => float(scales, block),
-            Absmax::Double { codes, map, nested, offset } => {
-                map[usize::from(codes.as_slice()[block])] * float(nested, block / NESTED_LEN) + offset
+        let floats = match &self.absmax {
+            Absmax::Plain(floats) | Absmax::Double { nested: floats, .. } => {
+                floats.as_slice().as_chunks::<4>().0
+            }
+        };
+        move |block| match double {
+            None => f32::from_le_bytes(floats[block]),
+            Some((codes, map, offset)) => {
+                map[usize::from(codes[block])] * f32::from_le_bytes(floats[block / NESTED_LEN]) + offset
             }
         }
     }
@@ -148,10 +154,12 @@ impl FourBit {
         debug_assert_eq!(range.len(), out.len());
         let codes = self.codes.as_slice();
         let table = self.code.table();
+        let scale = self.scales();
+        let block_of = |value: usize| value >> self.block_len.trailing_zeros();
         let single = |i: usize| {
             let byte = codes[i / 2];
             let code = if i.is_multiple_of(2) { byte >> 4 } else { byte & 15 };
-            table[usize::from(code)] * self.scale(i / self.block_len)
+            table[usize::from(code)] * scale(block_of(i))
         };
         let (mut at, mut out) = (range.start, out);
         if at < range.end && !at.is_multiple_of(2) {
@@ -168,13 +176,13 @@ impl FourBit {
         let (head, body) = out.split_at_mut(begun);
         let bytes = |at: usize, len: usize| &codes[at / 2..(at + len) / 2];
         if !head.is_empty() {
-            let scale = self.scale(at / self.block_len);
+            let scale = scale(block_of(at));
             nibbles::decode_blocks(table, bytes(at, begun), self.block_len, |_| scale, head);
         }
         if !body.is_empty() {
-            let first = (at + begun) / self.block_len;
+            let first = block_of(at + begun);
             let codes = bytes(at + begun, body.len());
-            nibbles::decode_blocks(table, codes, self.block_len, |b| self.scale(first + b), body);
+            nibbles::decode_blocks(table, codes, self.block_len, |b| scale(first + b), body);
         }
     }
 

@@ -25,28 +25,10 @@ mod tile;
 
 /// The largest block of the sum, a multiple of every quantisation block.
 const MAX_K_BLOCK: usize = 512;
-/// Elements of the packed right operand of a task, at most: 256 KiB, a part of the second-level cache.
-const PACKED_ELEMENTS: usize = 64 * 1024;
+/// Elements of the packed right operand of a task, at most, of any instruction set.
+const MAX_PACKED_ELEMENTS: usize = 128 * 1024;
 /// Output columns of a task, at most.
 const MAX_N_BLOCK: usize = 512;
-
-/// Output columns of a task, at most, by the first term of a product.
-///
-/// A weight that is decoded along its rows (the input gradient) is cut wide, so that each row is read in long pieces,
-/// and so is a left operand that has to be copied, which is then done for more columns at once; every other operand
-/// is cut tall, which loads the output less often.
-fn columns(term: &TermCpu<'_>, values: usize) -> usize {
-    let wide = matches!(term.right.in_place(), RightCpu::Weight(_)) || !term.left.is_read_in_place();
-    if wide { MAX_N_BLOCK } else { PACKED_ELEMENTS / MAX_K_BLOCK * values }
-}
-
-/// The length of a block of the sum of `term`, at most, in a product of `n` columns whose tasks have at most `columns`,
-/// with `values` in an element. The number of threads has no part in it, since it decides the order of the sum.
-fn longest_block(n: usize, columns: usize, values: usize) -> usize {
-    let width = part_width(n, n.div_ceil(columns));
-    let block = (PACKED_ELEMENTS / width * values).min(MAX_K_BLOCK);
-    block - block % K_STEP
-}
 
 /// Cuts a sum of `k` into even blocks of at most `longest`.
 fn sum_blocks(k: usize, longest: usize) -> impl Iterator<Item = Range<usize>> {
@@ -172,7 +154,7 @@ fn part_width(n: usize, parts: usize) -> usize {
     n.div_ceil(parts.max(1)).next_multiple_of(MAX_PANEL).max(MAX_PANEL)
 }
 
-/// Cuts an `[m, n]` output into tasks of at most `n_block` columns: by columns first, as many parts as divide
+/// Cuts an `[m, n]` output into tasks of at most `n_block` columns: by columns first, into as many parts as divide
 /// evenly among the threads; by rows too when that leaves threads idle.
 fn cut(
     m: usize,
@@ -180,8 +162,7 @@ fn cut(
     n_block: usize,
     threads: usize,
 ) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
-    let parts = n.div_ceil(n_block).next_multiple_of(threads).min(n.div_ceil(MAX_PANEL));
-    let n_block = part_width(n, parts);
+    let n_block = part_width(n, even_parts(n, n_block, threads));
     let n_parts = n.div_ceil(n_block);
     let m_parts = (threads / n_parts.max(1)).clamp(1, m.div_ceil(2 * MAX_ROWS).max(1));
     let m_block = m.div_ceil(m_parts).next_multiple_of(MAX_ROWS);
@@ -189,6 +170,16 @@ fn cut(
         (0..m.div_ceil(m_block.max(1)))
             .map(move |i| (i * m_block..((i + 1) * m_block).min(m), j * n_block..((j + 1) * n_block).min(n)))
     })
+}
+
+/// Parts of `n` columns with at most `n_block` each: the fewest that give every thread as many, unless whole panels make
+/// the last of them much narrower and up to twice as many share the work better.
+fn even_parts(n: usize, n_block: usize, threads: usize) -> usize {
+    let panels = n.div_ceil(MAX_PANEL);
+    let fewest = n.div_ceil(n_block).next_multiple_of(threads);
+    // The columns of the thread that has most to do.
+    let most = |parts: &usize| part_width(n, *parts) * parts.div_ceil(threads);
+    (fewest..=2 * fewest).step_by(threads).filter(|parts| *parts <= panels).min_by_key(most).unwrap_or(panels)
 }
 
 /// A product whose output several tasks write, each its own tile.
@@ -249,9 +240,9 @@ impl<'a> Shared<'a> {
         cut(self.m, self.n, self.columns(), threads).map(|(rows, cols)| Task { product: self, rows, cols })
     }
 
-    /// Output columns of a task, at most.
+    /// Output columns of a task, at most, by the first term.
     fn columns(&self) -> usize {
-        self.terms.first().map_or(MAX_N_BLOCK, |term| columns(term, self.isa.values(term.dtype())))
+        self.terms.first().map_or(MAX_N_BLOCK, |term| self.isa.columns(term))
     }
 }
 
@@ -273,7 +264,7 @@ impl Task<'_> {
         let Shared { n, terms, isa, .. } = self.product;
         let columns = self.product.columns();
         terms.iter().flat_map(move |term| {
-            let longest = longest_block(*n, columns, isa.values(term.dtype()));
+            let longest = isa.longest_block(*n, columns, term.dtype());
             sum_blocks(term.k, longest).map(move |k| Block { term, k, cols: self.cols.clone() })
         })
     }
@@ -311,7 +302,7 @@ fn with_scratch(body: impl FnOnce(&mut Scratch)) {
     SCRATCH.with_borrow_mut(|scratch| {
         body(scratch.get_or_insert_with(|| Scratch {
             panels: AlignedVec::zeros(
-                PACKED_ELEMENTS + MAX_K_BLOCK * MAX_PANEL + MAX_PANELS * pack::PANEL_PADDING,
+                MAX_PACKED_ELEMENTS + MAX_K_BLOCK * MAX_PANEL + MAX_PANELS * pack::PANEL_PADDING,
             ),
             rows: AlignedVec::zeros(MAX_PANEL * (MAX_K_BLOCK + RightCpu::ROW_PADDING)),
             left: AlignedVec::zeros(MAX_ROWS * STRIP_STRIDE),
@@ -388,6 +379,35 @@ impl Isa {
             (Isa::Avx512Bf16, ComputeDtype::Bf16) => Paired::<simd::x86::Avx512Bf16>::VALUES,
             _ => 1,
         }
+    }
+
+    /// Elements of the packed right operand of a task, at most: about half of the smallest second-level cache of the
+    /// processors that have the instruction set (1 MiB with AVX-512, 512 KiB with the others).
+    fn packed_elements(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx512Bf16 => MAX_PACKED_ELEMENTS,
+            _ => MAX_PACKED_ELEMENTS / 2,
+        }
+    }
+
+    /// Output columns of a task, at most, in a product whose first term is `term`.
+    ///
+    /// A weight that is decoded along its rows (the input gradient) is cut wide, so that each row is read in long pieces,
+    /// and so is a left operand that has to be copied, which is then done for more columns at once; every other operand
+    /// is cut tall, which loads the output less often.
+    fn columns(self, term: &TermCpu<'_>) -> usize {
+        let wide = matches!(term.right.in_place(), RightCpu::Weight(_)) || !term.left.is_read_in_place();
+        let tall = self.packed_elements() / MAX_K_BLOCK * self.values(term.dtype());
+        if wide { MAX_N_BLOCK } else { tall.min(MAX_N_BLOCK) }
+    }
+
+    /// The length of a block of the sum, at most, in a product of `n` columns whose tasks have at most `columns`, with
+    /// operands of `dtype`. The number of threads has no part in it, since it decides the order of the sum.
+    fn longest_block(self, n: usize, columns: usize, dtype: ComputeDtype) -> usize {
+        let width = part_width(n, n.div_ceil(columns));
+        let block = (self.packed_elements() / width * self.values(dtype)).min(MAX_K_BLOCK);
+        block - block % K_STEP
     }
 
     /// See [`tile::registers_only`].

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::operand::Operand;
-use super::simd::{self, Simd};
+use super::simd::{self, Cache, Simd};
 use super::{MAX_K_BLOCK, MAX_N_BLOCK, MAX_PANEL};
 use crate::weight::{ComputeDtype, Weight};
 
@@ -67,6 +67,21 @@ impl RightCpu<'_> {
         }
     }
 
+    /// Asks for what [`RightCpu::row`] will read.
+    #[inline(always)]
+    fn prefetch_row(&self, k: usize, cols: Range<usize>) {
+        match self {
+            RightCpu::Weight(weight) => prefetch(weight.stored_bytes_of(k, cols), Cache::First),
+            RightCpu::Strided(s) => {
+                let first = k * s.row_stride;
+                let values = &s.values[first + cols.start..first + cols.end];
+                // SAFETY: every f32 is four bytes.
+                prefetch(unsafe { values.align_to::<u8>().1 }, Cache::First);
+            }
+            RightCpu::WeightTransposed(_) => {}
+        }
+    }
+
     /// How the operand is to be multiplied.
     #[inline(always)]
     pub(super) fn compute_dtype(&self) -> ComputeDtype {
@@ -99,10 +114,10 @@ impl RightCpu<'_> {
         };
         match *self {
             RightCpu::WeightTransposed(weight) => {
-                share(cols).for_each(|row| prefetch(weight.stored_bytes_of(row, k.clone())));
+                share(cols).for_each(|row| prefetch(weight.stored_bytes_of(row, k.clone()), Cache::Second));
             }
             RightCpu::Weight(weight) => {
-                share(k).for_each(|row| prefetch(weight.stored_bytes_of(row, cols.clone())));
+                share(k).for_each(|row| prefetch(weight.stored_bytes_of(row, cols.clone()), Cache::Second));
             }
             // Factors of an adapter and activations are small or were written just before.
             RightCpu::Strided(_) => {}
@@ -154,6 +169,8 @@ impl RightCpu<'_> {
         for element in 0..elements {
             let first = k.start + element * O::VALUES;
             let values = O::VALUES.min(k.end - first);
+            let ahead = (first + Self::ROWS_AHEAD)..(first + Self::ROWS_AHEAD + values).min(k.end);
+            ahead.for_each(|row| self.prefetch_row(row, cols.clone()));
             let (from, stride) = match *self {
                 RightCpu::Strided(s) if cols.len() == padded && values == O::VALUES => {
                     (&s.values[first * s.row_stride + cols.start..], s.row_stride)
@@ -195,6 +212,11 @@ impl RightCpu<'_> {
         let stride = elements + Self::ROW_PADDING;
         let mut decoded = [0.0; MAX_K_BLOCK];
         for (i, col) in n.clone().enumerate() {
+            if let RightCpu::WeightTransposed(weight) = self
+                && col + Self::ROWS_AHEAD < weight.rows()
+            {
+                prefetch(weight.stored_bytes_of(col + Self::ROWS_AHEAD, k.clone()), Cache::First);
+            }
             let to = &mut rows[i * stride..(i + 1) * stride];
             if O::AS_THEY_ARE {
                 self.column(col, k.clone(), &mut to[..elements]);
@@ -208,16 +230,20 @@ impl RightCpu<'_> {
         transpose::<O::Simd>(rows, stride, elements, width, panel);
     }
 
+    /// Rows of what is packed that are on their way from memory while one is packed: what the block before has asked into
+    /// the second-level cache may have left it by now.
+    const ROWS_AHEAD: usize = 4;
+
     /// Values between decoded rows, so that rows do not fall on the same cache sets.
     pub(super) const ROW_PADDING: usize = 16;
 }
 
 /// Asks for the cache lines of `bytes`.
 #[inline(always)]
-fn prefetch(bytes: &[u8]) {
+fn prefetch(bytes: &[u8], cache: Cache) {
     const LINE_BYTES: usize = 64;
     for line in bytes.chunks(LINE_BYTES) {
-        simd::prefetch(line.as_ptr());
+        simd::prefetch(line.as_ptr(), cache);
     }
 }
 

@@ -49,18 +49,29 @@ pub(super) trait Pairs: Simd {
     unsafe fn pair_rows(first: *const f32, second: *const f32, to: *mut f32);
 }
 
-/// Asks for a cache line, to come into the second-level cache. Nothing happens where the processor has no such
-/// instruction.
+/// A cache that a line is asked into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cache {
+    /// For what is read at once.
+    First,
+    /// For what is read after some thousands of cycles.
+    Second,
+}
+
+/// Asks for a cache line, to come into `cache`. Nothing happens where the processor has no such instruction.
 #[inline(always)]
-pub(super) fn prefetch(at: *const u8) {
+pub(super) fn prefetch(at: *const u8, cache: Cache) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: SSE is part of x86-64, and a prefetch never faults.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        match cache {
+            Cache::First => _mm_prefetch::<_MM_HINT_T0>(at.cast()),
+            Cache::Second => _mm_prefetch::<_MM_HINT_T1>(at.cast()),
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
+    let _ = (at, cache);
 }
 
 /// Implements [`Simd::tile`] by a table over the row counts.
