@@ -3,6 +3,7 @@
 use clap::{ArgAction, Args, ValueEnum};
 use lorafit_data::{TemplateError, Tokenizer};
 use lorafit_kernels::ComputeDtype;
+use lorafit_kernels::ops::matmul::cpu_instruction_set;
 use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::Code;
 use lorafit_model::BaseQuantization;
@@ -58,7 +59,7 @@ pub struct ComputeArgs {
     /// bf16 rounds both to 16 bits first, as QLoRA does on GPUs, and sums in f32; the adapter, attention and the loss stay
     /// f32. On processors that multiply bf16 (AVX512-BF16: AMD Zen 4, Intel Cooper Lake and Sapphire Rapids, and later)
     /// training is up to 1.7 times as fast; on others it brings nothing. On a GPU activations are of this type.
-    /// [default: f32 on the CPU, bf16 on a GPU]
+    /// [default: bf16 on a GPU, and with --quant on processors that multiply bf16; else f32]
     #[arg(long, value_enum, value_name = "DTYPE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compute_dtype: Option<ComputeChoice>,
@@ -68,13 +69,20 @@ impl ComputeArgs {
     /// The default.
     pub const UNSET: ComputeArgs = ComputeArgs { compute_dtype: None };
 
-    /// What is asked for, or the device's default.
-    pub fn on(self, device: DeviceChoice) -> ComputeChoice {
+    /// What is asked for, or the default on `device` for a base that is `quantized` as it is loaded: what rounding to
+    /// bf16 changes is little beside that.
+    pub fn on(self, device: DeviceChoice, quantized: bool) -> ComputeChoice {
         self.compute_dtype.unwrap_or(match device {
-            DeviceChoice::Auto | DeviceChoice::Cpu => ComputeChoice::F32,
             DeviceChoice::Cuda(_) => ComputeChoice::Bf16,
+            DeviceChoice::Auto | DeviceChoice::Cpu if quantized && multiplies_bf16() => ComputeChoice::Bf16,
+            DeviceChoice::Auto | DeviceChoice::Cpu => ComputeChoice::F32,
         })
     }
+}
+
+/// Whether this processor has instructions for products in bf16.
+pub fn multiplies_bf16() -> bool {
+    cpu_instruction_set(ComputeDtype::Bf16) != cpu_instruction_set(ComputeDtype::F32)
 }
 
 /// `--compute-dtype`.

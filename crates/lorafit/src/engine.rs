@@ -38,7 +38,7 @@ pub fn device(common: &Common, compute: ComputeArgs) -> anyhow::Result<Device> {
         DeviceChoice::Auto | DeviceChoice::Cpu => return Ok(Device::Cpu),
         DeviceChoice::Cuda(ordinal) => ordinal,
     };
-    let float = activation_float(compute.on(common.device));
+    let float = activation_float(compute.on(common.device, false));
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, gpu)) = open.iter().find(|(which, _)| *which == (ordinal, float)) {
         return Ok(Device::Cuda(*gpu));
@@ -52,7 +52,7 @@ pub fn device(common: &Common, compute: ComputeArgs) -> anyhow::Result<Device> {
 pub fn placement(device: DeviceChoice, compute: ComputeArgs) -> Placement {
     match device {
         DeviceChoice::Auto | DeviceChoice::Cpu => Placement::Cpu,
-        DeviceChoice::Cuda(_) => Placement::Cuda(activation_float(compute.on(device))),
+        DeviceChoice::Cuda(_) => Placement::Cuda(activation_float(compute.on(device, false))),
     }
 }
 
@@ -96,7 +96,7 @@ pub fn open_base(
         Some(base) => Model::load_quantized(files, base, device),
         None => Model::load(files, device),
     })?;
-    base.model.set_compute_dtype(compute.on(common.device).into());
+    base.model.set_compute_dtype(compute.on(common.device, quantization.is_some()).into());
     Ok(base)
 }
 
@@ -118,7 +118,7 @@ pub fn open_shape(
     }
     let zeros = |files: &ModelFiles| Ok(Model::zeros(files.config(), device));
     let mut base = Base::new(model, files, tokenizer, weight_bytes, zeros)?;
-    base.model.set_compute_dtype(compute.on(common.device).into());
+    base.model.set_compute_dtype(compute.on(common.device, false).into());
     Ok(base)
 }
 

@@ -118,10 +118,11 @@ pub fn identity(
     let hash = hash_files(&base.weights.files()).map_err(|error| {
         CliError::new(format!("cannot read the model's files again, for their hash: {error}"))
     })?;
+    let compute = args.compute.on(args.common.device, args.base.quant.is_some());
     let mut identity = Identity::default()
         .with("lorafit", env!("CARGO_PKG_VERSION"))
         .with("device", base.model.device().name())
-        .with("instruction set", instruction_set(base.model.device(), args.compute.on(args.common.device)))
+        .with("instruction set", instruction_set(base.model.device(), compute))
         .with("base", hash)
         .with("tokenizer", hash_text(&base.tokenizer.description()?))
         .with("data", hash_data(rows))
@@ -133,7 +134,7 @@ pub fn identity(
         }
     }
     // Of a default, too: what it is depends on the device.
-    Ok(identity.with("compute-dtype", serde_json::to_value(args.compute.on(args.common.device))?))
+    Ok(identity.with("compute-dtype", serde_json::to_value(compute)?))
 }
 
 /// What, of a device, decides the last bits.

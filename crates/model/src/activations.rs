@@ -125,6 +125,9 @@ pub(crate) struct Activations<T = Tensor, N = Bf16Tensor> {
     /// For the blocks that are not kept, in turn. Those that are run again bring their place for `x` from `inputs`;
     /// those that are kept in 16 bits take what is wide.
     shared: SavedBlock<T>,
+    /// The block whose forward pass has left what it saves in the shared set, whole: the last that would be run again
+    /// need not be.
+    in_shared: Option<usize>,
 }
 
 impl<T, N> Activations<T, N> {
@@ -154,14 +157,29 @@ impl<T, N> Activations<T, N> {
         let shared = block(Part::Scratch, shared_wide, shared_tokens, most, first_trained > 0);
         let mut input = || allocate.activation(Part::Activations, tokens * config.hidden_size);
         let inputs = (first_trained..first_kept).map(|_| input()).collect();
-        Activations { tokens, dtype, kept, narrow, first_kept, inputs, first_trained, shared }
+        Activations {
+            tokens,
+            dtype,
+            kept,
+            narrow,
+            first_kept,
+            inputs,
+            first_trained,
+            shared,
+            in_shared: None,
+        }
     }
 }
 
 impl Activations {
-    /// Whether backward runs `block` again.
+    /// Whether backward has of `block` but its input, unless [`Activations::is_in_shared`].
     pub(crate) fn is_recomputed(&self, block: usize) -> bool {
         (self.first_trained..self.first_kept).contains(&block)
+    }
+
+    /// Whether no block has used the shared set since the forward pass of `block`, so that it need not run again.
+    pub(crate) fn is_in_shared(&self, block: usize) -> bool {
+        self.in_shared == Some(block)
     }
 
     /// Where the forward pass of `block` leaves what it saves; [`Activations::keep`] comes after it.
@@ -176,6 +194,12 @@ impl Activations {
     /// Ends the forward pass of `block` over `rows` rows.
     pub(crate) fn keep(&mut self, block: usize, rows: usize) {
         self.exchange(block);
+        if block < self.first_kept {
+            self.in_shared = Some(block);
+        } else if self.dtype == ActivationDtype::Bf16 {
+            // It has borrowed what is wide.
+            self.in_shared = None;
+        }
         if let Some(narrow) = block.checked_sub(self.first_kept).and_then(|kept| self.narrow.get_mut(kept)) {
             for (wide, narrow) in self.shared.wide.all().into_iter().zip(narrow.all_mut()) {
                 elementwise::narrow(wide, wide.len() / self.tokens * rows, narrow);
@@ -194,7 +218,7 @@ impl Activations {
         self.for_forward(block)
     }
 
-    /// Makes of what a block computed again in the shared set what it would be had it been kept.
+    /// Makes of what a block has computed in the shared set what it would be had it been kept.
     pub(crate) fn round(&mut self, rows: usize) -> &mut SavedBlock {
         match self.dtype {
             ActivationDtype::F32 => {}
@@ -207,9 +231,12 @@ impl Activations {
         &mut self.shared
     }
 
-    /// Ends the backward pass of `block`.
+    /// Ends the backward pass of `block`, which has overwritten a part of what was saved.
     pub(crate) fn release(&mut self, block: usize) {
         self.exchange(block);
+        if self.in_shared == Some(block) {
+            self.in_shared = None;
+        }
     }
 
     /// Lends buffers between the set in which `block` works and the rest, or takes them back.

@@ -26,7 +26,7 @@ pub(crate) struct Scratch<T = Tensor> {
     pub q: T,
     /// Keys after norm and rotation.
     pub k: T,
-    /// `silu(gate) * up`, `[t, intermediate]`.
+    /// `silu(gate) * up`, `[t, intermediate]`; in backward, its gradient takes its place.
     pub act: T,
     /// See [`crate::layers::linear::Work`].
     pub d_u: T,
@@ -44,7 +44,6 @@ pub(crate) struct BackwardScratch<T = Tensor> {
     pub d_q: T,
     pub d_k: T,
     pub d_v: T,
-    pub d_act: T,
     /// Of the attention.
     pub workspace: T,
 }
@@ -419,7 +418,6 @@ impl<T, N> Buffers<T, N> {
             d_q: values(tokens * queries),
             d_k: values(tokens * keys),
             d_v: values(tokens * keys),
-            d_act: values(tokens * inner),
             workspace,
         });
         Buffers {

@@ -270,13 +270,15 @@ impl Model {
         for i in (lowest..self.blocks.len()).rev() {
             let (block, adapter) = (&self.blocks[i], adapter.map(|a| block_adapter(a, i, mask)));
             let (scratch, activations) = (&mut buffers.scratch, &mut buffers.activations);
-            let again = activations.is_recomputed(i);
+            let (recomputed, in_shared) = (activations.is_recomputed(i), activations.is_in_shared(i));
             let mut saved = activations.for_backward(i, rows);
-            if again {
+            if recomputed && !in_shared {
                 let hidden = &mut buffers.hidden;
                 elementwise::copy(&saved.x, rows * self.config.hidden_size, hidden);
                 let context = &mut Context::Stream(stream.segments);
                 block.forward(hidden, rows, adapter, context, saved, scratch, Extent::Saved);
+            }
+            if recomputed {
                 saved = activations.round(rows);
             }
             let last = last.filter(|_| i == lowest);

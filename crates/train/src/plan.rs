@@ -6,6 +6,7 @@
 
 use lorafit_kernels::Placement;
 use lorafit_kernels::cuda::{Float, cublas};
+use lorafit_kernels::ops::matmul::cpu_workspace_bytes;
 use lorafit_kernels::ops::matmul::cuda::decoded_bytes;
 use lorafit_model::adapter::{LoraConfig, TargetError};
 use lorafit_model::{
@@ -185,9 +186,12 @@ pub fn device_process_bytes() -> u64 {
     CONTEXT_BYTES + cublas::WORKSPACE_BYTES
 }
 
-/// What ops need in passing on a GPU: a matrix, or a tile of it, decoded to the type that is computed with, and the largest
-/// trained tensor rounded to it, and the lists of a batch. `weights` that take as much as values of that type are not decoded; of others the largest
-/// matrix is counted, whether or not it is the one.
+/// What ops need in passing.
+///
+/// On the CPU the operands of a product in bf16, whether or not that is what is computed in. On a GPU a matrix, or a tile
+/// of it, decoded to the type that is computed with, the largest trained tensor rounded to it, and the lists of a batch.
+/// `weights` that take as much as values of that type are not decoded; of others the largest matrix is counted, whether
+/// or not it is the one.
 fn passing_bytes(
     config: &Config,
     weights: u64,
@@ -195,7 +199,10 @@ fn passing_bytes(
     largest_trained: Option<usize>,
     placement: Placement,
 ) -> u64 {
-    let Placement::Cuda(float) = placement else { return 0 };
+    let Placement::Cuda(float) = placement else {
+        let attention = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim;
+        return cpu_workspace_bytes(tokens, attention.max(2 * config.intermediate_size));
+    };
     let largest = config.matrix_shapes().map(|(rows, cols)| decoded_bytes(float, rows, cols)).max();
     let decoded = match weights < config.weight_bytes(float.bytes(1), None) {
         true => largest.map_or(0, |bytes| placement.buffer_bytes(bytes)),

@@ -95,7 +95,8 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let config = shape(&args.shape)?;
     let quantization = args.base.resolve()?;
     let device = device(&args.common, args.compute)?;
-    let (placement, compute) = (device.placement(), args.compute.on(args.common.device));
+    let placement = device.placement();
+    let compute = args.compute.on(args.common.device, quantization.is_some());
     let mut lora = LoraConfig::new(args.target_modules.value.clone());
     lora.rank = args.rank;
     lora.alpha = 2.0 * args.rank as f64;

@@ -154,35 +154,33 @@ impl Block {
         let BlockGradients { sites, q_norm, k_norm, input_norm, post_norm } = gradients;
         let [of_qkv, of_output, of_gate_up, of_down] = sites;
         let lora = |site| (BlockAdapter::group(adapter, site), BlockAdapter::mask(adapter, site));
-        // The gradient of a stage's input, unless the stage is where backward ends.
-        fn unless_last(stage: Stage, last: Option<Stage>, d_x: &mut Tensor) -> Option<&mut Tensor> {
-            (last != Some(stage)).then_some(d_x)
-        }
 
         let (group, mask) = lora(Site::Down);
         if of_down.reads_input() {
             swiglu::forward(&saved.wide.gate, &saved.wide.up, inner, &mut scratch.act);
         }
         let work = &mut work_of(&mut saved.u, Site::Down, &mut scratch.d_u, &mut scratch.dropped);
-        let d_act = unless_last(Stage::Down, last, &mut back.d_act);
-        self.mlp.down.backward(&[&back.d_hidden], &scratch.act, rows, group, of_down, mask, work, d_act);
+        let d_outs = [&back.d_hidden];
+        self.mlp.down.parameter_gradients(&d_outs, &scratch.act, rows, group, of_down, mask, work);
         if last == Some(Stage::Down) {
             return;
         }
-
-        swiglu::backward_in_place(&back.d_act, &mut saved.wide.gate, &mut saved.wide.up, inner);
+        // The gradient takes the place of its value.
+        let d_act = &mut scratch.act;
+        self.mlp.down.input_gradient(&d_outs, rows, group, mask, work, d_act);
+        swiglu::backward_in_place(d_act, &mut saved.wide.gate, &mut saved.wide.up, inner);
 
         let (group, mask) = lora(Site::GateUp);
         if of_gate_up.reads_input() {
             rms_norm::recompute(&saved.wide.mid, &self.post_norm, &saved.rstd_mid, rows, &mut scratch.normed);
         }
         let work = &mut work_of(&mut saved.u, Site::GateUp, &mut scratch.d_u, &mut scratch.dropped);
-        let d_x = unless_last(Stage::GateUp, last, d_normed);
         let d_outs = [&saved.wide.gate, &saved.wide.up];
-        self.mlp.gate_up.backward(&d_outs, &scratch.normed, rows, group, of_gate_up, mask, work, d_x);
+        self.mlp.gate_up.parameter_gradients(&d_outs, &scratch.normed, rows, group, of_gate_up, mask, work);
         if last == Some(Stage::GateUp) {
             return;
         }
+        self.mlp.gate_up.input_gradient(&d_outs, rows, group, mask, work, d_normed);
         if let Some(d_weight) = post_norm {
             rms_norm::backward_weight(d_normed, &saved.wide.mid, &saved.rstd_mid, rows, d_weight);
         }
@@ -200,12 +198,12 @@ impl Block {
 
         let (group, mask) = lora(Site::Output);
         let work = &mut work_of(&mut saved.u, Site::Output, &mut scratch.d_u, &mut scratch.dropped);
-        let d_attended = unless_last(Stage::Output, last, &mut scratch.normed);
         let (d_outs, x) = ([&back.d_hidden], &saved.wide.attended);
-        self.attention.output.backward(&d_outs, x, rows, group, of_output, mask, work, d_attended);
+        self.attention.output.parameter_gradients(&d_outs, x, rows, group, of_output, mask, work);
         if last == Some(Stage::Output) {
             return;
         }
+        self.attention.output.input_gradient(&d_outs, rows, group, mask, work, &mut scratch.normed);
 
         self.attention.attend_backward(rows, saved, scratch, back, [q_norm, k_norm], segments);
         if last == Some(Stage::HeadNorms) {
@@ -217,12 +215,12 @@ impl Block {
             rms_norm::recompute(&saved.x, &self.input_norm, &saved.rstd_in, rows, &mut scratch.normed);
         }
         let work = &mut work_of(&mut saved.u, Site::Qkv, &mut scratch.d_u, &mut scratch.dropped);
-        let d_x = unless_last(Stage::Qkv, last, d_normed);
         let d_outs = [&back.d_q, &back.d_k, &back.d_v];
-        self.attention.qkv.backward(&d_outs, &scratch.normed, rows, group, of_qkv, mask, work, d_x);
+        self.attention.qkv.parameter_gradients(&d_outs, &scratch.normed, rows, group, of_qkv, mask, work);
         if last == Some(Stage::Qkv) {
             return;
         }
+        self.attention.qkv.input_gradient(&d_outs, rows, group, mask, work, d_normed);
         if let Some(d_weight) = input_norm {
             rms_norm::backward_weight(d_normed, &saved.x, &saved.rstd_in, rows, d_weight);
         }

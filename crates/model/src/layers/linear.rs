@@ -131,9 +131,9 @@ impl LinearGroup {
         }
     }
 
-    /// Adds to `gradients` from `d_outs[i]`, `[rows, out_i]`, and overwrites `d_x`, `[rows, in]`, unless
-    /// nothing below needs it. `x` is forward's input, which is read as [`SiteGradients::reads_input`] says.
-    pub(crate) fn backward(
+    /// Adds to `gradients` from `d_outs[i]`, `[rows, out_i]`, and leaves `dU` in `work`. `x` is forward's input, which
+    /// is read as [`SiteGradients::reads_input`] says.
+    pub(crate) fn parameter_gradients(
         &self,
         d_outs: &[&Tensor],
         x: &Tensor,
@@ -142,13 +142,23 @@ impl LinearGroup {
         gradients: &mut SiteGradients,
         mask: Option<Mask>,
         work: &mut Work<'_>,
-        d_x: Option<&mut Tensor>,
     ) {
         if let (Some(lora), Some(gradients)) = (lora, &mut gradients.adapter) {
             self.adapter_gradients(d_outs, x, rows, lora, gradients, mask, work);
         }
         self.weight_gradients(d_outs, x, rows, &mut gradients.projections);
-        let Some(d_x) = d_x else { return };
+    }
+
+    /// Overwrites `d_x`, `[rows, in]`, after [`LinearGroup::parameter_gradients`] of the same `d_outs`.
+    pub(crate) fn input_gradient(
+        &self,
+        d_outs: &[&Tensor],
+        rows: usize,
+        lora: Option<&LoraGroup>,
+        mask: Option<Mask>,
+        work: &mut Work<'_>,
+        d_x: &mut Tensor,
+    ) {
         let inputs = self.inputs();
         let mut terms: Vec<Term<'_>> = self
             .projections

@@ -125,3 +125,9 @@ pub fn cpu_instruction_set(dtype: ComputeDtype) -> &'static str {
 pub fn cpu_fma_peak(dtype: ComputeDtype) -> f64 {
     cpu::fma_peak(dtype)
 }
+
+/// Bytes that [`run`] takes in passing on the CPU for products of `rows` rows, whose sums over weights have `k` values
+/// together, if weights are multiplied in bf16.
+pub fn cpu_workspace_bytes(rows: usize, k: usize) -> u64 {
+    cpu::left_bytes(rows, k)
+}

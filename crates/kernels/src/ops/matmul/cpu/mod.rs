@@ -14,10 +14,13 @@ use rayon::prelude::*;
 use super::{Product, Right, View};
 use crate::tensor::{AlignedVec, Tensor};
 use crate::weight::ComputeDtype;
+pub(crate) use left::bytes as left_bytes;
+use left::{Elements, Lefts, STRIP_STRIDE, copy_strip};
 use operand::{Operand, Paired, Rounded, Single};
 pub(crate) use pack::{RightCpu, Strided};
 use simd::Simd;
 
+mod left;
 mod operand;
 mod pack;
 mod simd;
@@ -98,6 +101,7 @@ pub(super) fn run(products: &mut [Product<'_>]) {
                 .collect()
         })
         .collect();
+    let lefts = Lefts::make(isa, products.iter().zip(&terms).map(|(p, terms)| (p.m, &terms[..])));
     let shared: Vec<Shared<'_>> = products
         .iter_mut()
         .zip(&terms)
@@ -112,7 +116,7 @@ pub(super) fn run(products: &mut [Product<'_>]) {
                 out: &mut p.out.cpu_mut()[p.out_offset..],
                 out_stride,
             };
-            Shared::new(product, isa)
+            Shared::new(product, isa, &lefts)
         })
         .collect();
 
@@ -141,7 +145,8 @@ fn run_tasks(tasks: &[Task<'_>], threads: usize) {
 
 /// Computes one product on the calling thread, for ops that are parallel over something else.
 pub(crate) fn run_serial(product: ProductCpu<'_>) {
-    let shared = Shared::new(product, Isa::detect());
+    let lefts = Lefts::default();
+    let shared = Shared::new(product, Isa::detect(), &lefts);
     with_scratch(|scratch| {
         for task in shared.tasks(1) {
             task.run(None, scratch);
@@ -192,6 +197,7 @@ struct Shared<'a> {
     out: *mut f32,
     out_stride: usize,
     isa: Isa,
+    lefts: &'a Lefts,
     _out: std::marker::PhantomData<&'a mut [f32]>,
 }
 
@@ -202,7 +208,7 @@ unsafe impl Send for Shared<'_> {}
 
 impl<'a> Shared<'a> {
     /// Checks that every operand holds what the shape asks for, since tasks use raw pointers.
-    fn new(p: ProductCpu<'a>, isa: Isa) -> Self {
+    fn new(p: ProductCpu<'a>, isa: Isa, lefts: &'a Lefts) -> Self {
         if p.m > 0 && p.n > 0 {
             assert!(p.out_stride >= p.n && p.out.len() >= (p.m - 1) * p.out_stride + p.n, "output too small");
             for t in p.terms.iter().filter(|t| t.k > 0) {
@@ -232,6 +238,7 @@ impl<'a> Shared<'a> {
             out: p.out.as_mut_ptr(),
             out_stride: p.out_stride,
             isa,
+            lefts,
             _out: std::marker::PhantomData,
         }
     }
@@ -261,11 +268,12 @@ impl Task<'_> {
 
     /// The blocks of the sum, in order.
     fn blocks(&self) -> impl Iterator<Item = Block<'_>> {
-        let Shared { n, terms, isa, .. } = self.product;
+        let Shared { m, n, terms, isa, lefts, .. } = self.product;
         let columns = self.product.columns();
         terms.iter().flat_map(move |term| {
             let longest = isa.longest_block(*n, columns, term.dtype());
-            sum_blocks(term.k, longest).map(move |k| Block { term, k, cols: self.cols.clone() })
+            let left = lefts.of(*m, term, isa.values(term.dtype()));
+            sum_blocks(term.k, longest).map(move |k| Block { term, left, k, cols: self.cols.clone() })
         })
     }
 }
@@ -274,6 +282,8 @@ impl Task<'_> {
 #[derive(Clone)]
 struct Block<'a> {
     term: &'a TermCpu<'a>,
+    /// The elements of the left operand, if they were made before.
+    left: Option<Elements<'a>>,
     k: Range<usize>,
     cols: Range<usize>,
 }
@@ -293,7 +303,6 @@ const MAX_PANEL: usize = 32;
 const MAX_ROWS: usize = 12;
 /// The most panels of a task: those of the instruction set with the narrowest, over the widest task.
 const MAX_PANELS: usize = MAX_N_BLOCK / (simd::Portable::LANES * simd::Portable::VECTORS);
-const STRIP_STRIDE: usize = MAX_K_BLOCK + 16;
 
 fn with_scratch(body: impl FnOnce(&mut Scratch)) {
     thread_local! {
@@ -410,6 +419,16 @@ impl Isa {
         block - block % K_STEP
     }
 
+    /// Makes elements of `from` for [`ComputeDtype::Bf16`], where [`Isa::values`] are two; see [`Operand::along_sum`].
+    fn pairs_along_sum(self, from: &[f32], to: &mut [f32]) {
+        match self {
+            // SAFETY: `available` saw the features.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => unsafe { pairs_along_sum_avx512_bf16(from, to) },
+            _ => unreachable!("{self:?} multiplies no pairs, given {} values for {}", from.len(), to.len()),
+        }
+    }
+
     /// See [`tile::registers_only`].
     fn registers_only(self, dtype: ComputeDtype, steps: usize) -> f32 {
         match (self, dtype) {
@@ -509,6 +528,16 @@ unsafe fn run_task_avx512_bf16(task: &Task<'_>, ahead: Option<&Task<'_>>, scratc
 }
 
 #[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn pairs_along_sum_avx512_bf16(from: &[f32], to: &mut [f32]) {
+    type Pairs = Paired<simd::x86::Avx512Bf16>;
+    let elements = MAX_K_BLOCK / Pairs::VALUES;
+    for (i, from) in from.chunks(MAX_K_BLOCK).enumerate() {
+        Pairs::along_sum(from, &mut to[i * elements..]);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn registers_only_avx2(steps: usize) -> f32 {
     // SAFETY: the features are enabled here.
@@ -593,7 +622,7 @@ unsafe fn packed<O: Operand>(
     accumulate: bool,
     scratch: &mut Scratch,
 ) {
-    let Block { term, k, cols } = block;
+    let Block { term, left: made, k, cols } = block;
     term.right.pack::<O>(k.clone(), cols.clone(), &mut scratch.panels, &mut scratch.rows);
 
     let left = term.left;
@@ -602,10 +631,15 @@ unsafe fn packed<O: Operand>(
     let in_place = O::AS_THEY_ARE && left.is_read_in_place();
     for (number, i) in (rows.start..rows.end).step_by(O::Simd::ROWS).enumerate() {
         let strip = i..(i + O::Simd::ROWS).min(rows.end);
-        if let Some(Block { term, k, cols }) = &next {
+        if let Some(Block { term, k, cols, .. }) = &next {
             term.right.prefetch(k.clone(), cols.clone(), number, strips);
         }
-        let (left_ptr, left_stride) = if in_place {
+        let (left_ptr, left_stride) = if let Some(made) = made {
+            let first = k.start / O::VALUES;
+            let next_strip = strip.end..(strip.end + O::Simd::ROWS).min(rows.end);
+            made.prefetch(next_strip, first..first + elements);
+            made.from(i, first)
+        } else if in_place {
             (left.values[i * left.row_stride + k.start..].as_ptr(), left.row_stride)
         } else {
             copy_strip::<O>(left, strip.clone(), k.clone(), &mut scratch.left);
@@ -647,31 +681,6 @@ unsafe fn packed<O: Operand>(
     }
 }
 
-/// Makes elements of left rows `strip` over `k`: `to[row][STRIP_STRIDE]`.
-#[inline(always)]
-fn copy_strip<O: Operand>(left: Strided<'_>, strip: Range<usize>, k: Range<usize>, to: &mut [f32]) {
-    if left.col_stride == 1 {
-        for (row, to) in strip.zip(to.chunks_exact_mut(STRIP_STRIDE)) {
-            let from = row * left.row_stride;
-            O::along_sum(&left.values[from + k.start..from + k.end], to);
-        }
-        return;
-    }
-    for (column, j) in k.clone().enumerate() {
-        let from = j * left.col_stride;
-        for (i, row) in strip.clone().enumerate() {
-            to[i * STRIP_STRIDE + column] = left.values[from + row * left.row_stride];
-        }
-    }
-    if !O::AS_THEY_ARE {
-        let mut values = [0.0; MAX_K_BLOCK];
-        for to in to.chunks_exact_mut(STRIP_STRIDE).take(strip.len()) {
-            values[..k.len()].copy_from_slice(&to[..k.len()]);
-            O::along_sum(&values[..k.len()], to);
-        }
-    }
-}
-
 /// Adds one block of the sum for a few left rows: each weight row is decoded and multiplied once.
 ///
 /// # Safety
@@ -683,7 +692,7 @@ unsafe fn dot_rows<S: Simd>(
     block: &Block<'_>,
     scratch: &mut Scratch,
 ) {
-    let Block { term, k, cols } = block;
+    let Block { term, k, cols, .. } = block;
     let right = &mut scratch.rows[..k.len()];
     let left = &mut scratch.left;
     copy_strip::<Single<S>>(term.left, rows.clone(), k.clone(), left);
@@ -733,7 +742,8 @@ pub(super) mod testing {
             .map(|isa| {
                 let mut result = out.to_vec();
                 let p = ProductCpu { m, n, terms, bias, accumulate, out: &mut result, out_stride: n };
-                let shared = Shared::new(p, isa);
+                let lefts = Lefts::make(isa, std::iter::once((m, terms)));
+                let shared = Shared::new(p, isa, &lefts);
                 let tasks: Vec<Task<'_>> = shared.tasks(threads).collect();
                 for (index, task) in tasks.iter().enumerate() {
                     with_scratch(|scratch| task.run(tasks.get(index + 1), scratch));

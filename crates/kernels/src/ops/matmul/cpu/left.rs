@@ -1,0 +1,227 @@
+//! Left operands that the tile cannot read where they lie: made into elements once for all tasks, or a strip of rows at a
+//! time in every task.
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::operand::Operand;
+use super::pack::Strided;
+use super::simd::{self, Cache};
+use super::{FEW_ROWS, Isa, MAX_K_BLOCK, TermCpu};
+use crate::tensor::AlignedVec;
+
+/// From one row of a copied strip to the next.
+pub(super) const STRIP_STRIDE: usize = MAX_K_BLOCK + ROW_PADDING;
+/// Between rows of elements: a register that the last of a row may reach into, and what keeps rows off the same cache sets.
+const ROW_PADDING: usize = 16;
+
+/// Left operands of some products as elements, row after row.
+///
+/// A product whose values are paired would otherwise round its left operand again for every task of other columns.
+#[derive(Debug, Default)]
+pub(super) struct Lefts {
+    /// None where nothing was made.
+    values: Option<AlignedVec>,
+    made: Vec<Made>,
+}
+
+/// A left operand, and where its elements begin.
+#[derive(Clone, Copy, Debug)]
+struct Made {
+    values: *const f32,
+    row_stride: usize,
+    rows: usize,
+    k: usize,
+    first: usize,
+}
+
+// SAFETY: the pointers are compared and never read.
+unsafe impl Sync for Lefts {}
+
+/// Rows of elements.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Elements<'a> {
+    values: &'a [f32],
+    stride: usize,
+}
+
+impl Elements<'_> {
+    /// The elements of row `row` from `element` on, and from one row to the next.
+    #[inline(always)]
+    pub(super) fn from(&self, row: usize, element: usize) -> (*const f32, usize) {
+        (self.values[row * self.stride + element..].as_ptr(), self.stride)
+    }
+
+    /// Asks for `elements` of the rows, to come into the second-level cache.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, rows: Range<usize>, elements: Range<usize>) {
+        for row in rows {
+            let row = &self.values[row * self.stride..][elements.clone()];
+            row.chunks(LINE_ELEMENTS).for_each(|line| simd::prefetch(line.as_ptr().cast(), Cache::Second));
+        }
+    }
+}
+
+/// Elements in a cache line.
+const LINE_ELEMENTS: usize = 16;
+
+thread_local! {
+    /// Kept from product to product.
+    static BUFFER: Cell<Option<AlignedVec>> = const { Cell::new(None) };
+}
+
+impl Drop for Lefts {
+    fn drop(&mut self) {
+        if let Some(values) = self.values.take() {
+            BUFFER.set(Some(values));
+        }
+    }
+}
+
+/// Elements of `k` values of a row, with what lies between rows.
+fn row_len(k: usize, values: usize) -> usize {
+    k.div_ceil(values).next_multiple_of(ROW_PADDING) + ROW_PADDING
+}
+
+/// Elements that are made at most (8 MiB); further operands are copied strip by strip.
+const MAX_ELEMENTS: usize = 2 << 20;
+
+/// Bytes of the elements of products of `rows` rows whose sums have `k` values together, at most.
+pub(crate) fn bytes(rows: usize, k: usize) -> u64 {
+    const FEWEST_VALUES_PAIRED: usize = 2;
+    4 * (rows * row_len(k, FEWEST_VALUES_PAIRED)).min(MAX_ELEMENTS) as u64
+}
+
+impl Lefts {
+    /// Makes elements, on the threads of the current pool, for those terms of products (rows, terms) that pair values.
+    pub(super) fn make<'a>(isa: Isa, products: impl Iterator<Item = (usize, &'a [TermCpu<'a>])>) -> Self {
+        let mut lefts = Lefts::default();
+        let mut sources = Vec::new();
+        let mut len = 0;
+        for (rows, terms) in products {
+            for term in terms {
+                let values = isa.values(term.dtype());
+                if values == 1
+                    || rows <= FEW_ROWS
+                    || term.left.col_stride != 1
+                    || lefts.find(rows, term).is_some()
+                {
+                    continue;
+                }
+                let TermCpu { left: Strided { values: from, row_stride, .. }, k, .. } = *term;
+                let stride = row_len(k, values);
+                if len + rows * stride > MAX_ELEMENTS {
+                    continue;
+                }
+                lefts.made.push(Made { values: from.as_ptr(), row_stride, rows, k, first: len });
+                sources.push((term.left, rows, k, stride));
+                len += rows * stride;
+            }
+        }
+        if len == 0 {
+            return lefts;
+        }
+        let kept = BUFFER.take().filter(|kept| kept.len() >= len);
+        let mut to = &mut lefts.values.insert(kept.unwrap_or_else(|| AlignedVec::zeros(len)))[..len];
+        for (left, rows, k, stride) in sources {
+            let (these, rest) = to.split_at_mut(rows * stride);
+            these.par_chunks_exact_mut(stride).with_min_len(16).enumerate().for_each(|(row, to)| {
+                let from = &left.values[row * left.row_stride..][..k];
+                isa.pairs_along_sum(from, to);
+            });
+            to = rest;
+        }
+        lefts
+    }
+
+    fn find(&self, rows: usize, term: &TermCpu<'_>) -> Option<&Made> {
+        let TermCpu { left, k, .. } = term;
+        let key = (left.values.as_ptr(), left.row_stride, rows, *k);
+        self.made.iter().find(|made| (made.values, made.row_stride, made.rows, made.k) == key)
+    }
+
+    /// The elements of the left operand of `term` in a product of `rows` rows, which pairs `values`, if they were made.
+    pub(super) fn of(&self, rows: usize, term: &TermCpu<'_>, values: usize) -> Option<Elements<'_>> {
+        // Which operand was made says nothing about how another term reads it.
+        if values == 1 {
+            return None;
+        }
+        let made = self.find(rows, term)?;
+        let stride = row_len(made.k, values);
+        let values = self.values.as_ref()?;
+        Some(Elements { values: &values[made.first..made.first + rows * stride], stride })
+    }
+}
+
+/// Makes elements of left rows `strip` over `k`: `to[row][STRIP_STRIDE]`.
+#[inline(always)]
+pub(super) fn copy_strip<O: Operand>(
+    left: Strided<'_>,
+    strip: Range<usize>,
+    k: Range<usize>,
+    to: &mut [f32],
+) {
+    if left.col_stride == 1 {
+        for (row, to) in strip.zip(to.chunks_exact_mut(STRIP_STRIDE)) {
+            let from = row * left.row_stride;
+            O::along_sum(&left.values[from + k.start..from + k.end], to);
+        }
+        return;
+    }
+    for (column, j) in k.clone().enumerate() {
+        let from = j * left.col_stride;
+        for (i, row) in strip.clone().enumerate() {
+            to[i * STRIP_STRIDE + column] = left.values[from + row * left.row_stride];
+        }
+    }
+    if !O::AS_THEY_ARE {
+        let mut values = [0.0; MAX_K_BLOCK];
+        for to in to.chunks_exact_mut(STRIP_STRIDE).take(strip.len()) {
+            values[..k.len()].copy_from_slice(&to[..k.len()]);
+            O::along_sum(&values[..k.len()], to);
+        }
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use half::bf16;
+
+    use super::super::RightCpu;
+    use super::*;
+    use crate::weight::{ComputeDtype, Weight};
+
+    #[test]
+    fn an_operand_of_several_products_is_rounded_once_and_one_that_is_too_large_not_at_all() {
+        if !Isa::available().contains(&Isa::Avx512Bf16) {
+            eprintln!("skipped: this processor does not multiply pairs of bf16");
+            return;
+        }
+        let (rows, k) = (7, 545);
+        let x: Vec<f32> = (0..rows * k).map(|i| (i as f32).sin()).collect();
+        let mut weight = Weight::from_f32(3, k, &vec![1.0; 3 * k]);
+        weight.set_compute_dtype(ComputeDtype::Bf16);
+        let left = Strided { values: &x, row_stride: k, col_stride: 1 };
+        let term = TermCpu { left, right: RightCpu::WeightTransposed(&weight), k };
+        let twice = [term, TermCpu { left, right: RightCpu::Strided(left), k }, term];
+        let lefts = Lefts::make(Isa::Avx512Bf16, [(rows, &twice[..]), (rows, &twice[..1])].into_iter());
+        assert_eq!(lefts.made.len(), 1);
+        assert!(lefts.of(rows, &twice[1], 1).is_none(), "what is multiplied as f32 is read where it lies");
+        let elements = lefts.of(rows, &term, 2).expect("made");
+        for (i, row) in x.chunks_exact(k).enumerate() {
+            let found = &elements.values[i * elements.stride..][..k.div_ceil(2)];
+            for (pair, found) in row.chunks(2).zip(found) {
+                let half = |value: Option<&f32>| u32::from(bf16::from_f32(*value.unwrap_or(&0.0)).to_bits());
+                assert_eq!(found.to_bits(), half(pair.get(1)) << 16 | half(pair.first()), "row {i}");
+            }
+        }
+
+        let rows = MAX_ELEMENTS / row_len(64, 2) + 1;
+        let x = vec![0.0; rows * 64];
+        let left = Strided { values: &x, row_stride: 64, col_stride: 1 };
+        let terms = [TermCpu { left, k: 64, ..term }];
+        assert!(Lefts::make(Isa::Avx512Bf16, [(rows, &terms[..])].into_iter()).made.is_empty());
+    }
+}
