@@ -24,6 +24,11 @@ train() {
   row "train, Q4_1 file, E2E rows $*" "$(grep -o '"planned_bytes": *[0-9]*' "$dir/run/plan.json" | cut -d: -f2)" "$(grep -o '"peak_rss_bytes":[0-9]*' <<<"$out" | cut -d: -f2)"
   rm -r "$dir"
 }
+evaluate() {
+  local out
+  out=$("$lorafit" eval --json --quiet --model "$model" --data fixtures/data/e2e_train_64.jsonl "$@")
+  row "eval, Q4_1 file, E2E rows $*" "$(grep -o '"planned_bytes":[0-9]*' <<<"$out" | cut -d: -f2)" "$(grep -o '"peak_rss_bytes":[0-9]*' <<<"$out" | cut -d: -f2)"
+}
 small="--shape smollm2-135m --batch 2"
 bench $small --seq 256 --recompute none
 bench $small --seq 256 --recompute full
@@ -38,6 +43,11 @@ train --recompute full
 train --recompute none --activation-dtype bf16
 train --method full --recompute none
 train --method full --layers 15- --optimizer adamw-8bit --recompute full
+evaluate
+evaluate --micro-batch-tokens 2048
+evaluate --generate --max-new-tokens 48
+evaluate --generate --max-new-tokens 1500
+evaluate --generate --max-new-tokens 48 --memory 200MiB
 large="--shape tinyllama-1.1b --batch 1"
 bench $large --seq 256 --recompute full
 bench $large --seq 256 --dtype bf16 --recompute none

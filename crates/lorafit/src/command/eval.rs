@@ -9,8 +9,8 @@ use lorafit_model::adapter::Adapter;
 
 use lorafit_data::{Dataset, GenerationRow, generation_rows};
 use lorafit_train::{
-    Evaluation, EvaluationRequest, ExactMatch, MicroBatchSize, SIDE_BY_SIDE, TokenScores, evaluate,
-    exact_match, token_scores,
+    Evaluation, EvaluationRequest, ExactMatch, MemoryPlan, MicroBatchSize, SIDE_BY_SIDE, TokenScores,
+    evaluate, exact_match, peak_rss_bytes, token_scores,
 };
 use serde_json::json;
 
@@ -18,7 +18,7 @@ use super::require;
 use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::data_args::CacheArgs;
-use crate::engine::{Base, grouped, open_base, open_optional_adapter, use_threads};
+use crate::engine::{Base, grouped, open_base, open_optional_adapter, reserve, use_threads};
 use crate::memory_args::{ByteSize, memory_limit};
 use crate::memory_table;
 use crate::output;
@@ -118,7 +118,8 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     use_threads(&args.common)?;
     let base = open_base(&args.model, &args.base, &args.template, args.compute, &args.common)?;
     let adapter = open_optional_adapter(&base, args.adapter.as_ref())?;
-    let Measured { data, evaluation: found, answers } = measure(&args, &base, adapter.as_ref())?;
+    let Measured { data, evaluation: found, answers, planned_bytes } =
+        measure(&args, &base, adapter.as_ref())?;
     if let (Some(path), Some(answers)) = (&args.predictions, &answers) {
         write_predictions(path, answers)?;
     }
@@ -132,6 +133,8 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
             "supervised_tokens": found.supervised_tokens,
             "loss": found.loss,
             "perplexity": found.perplexity,
+            "planned_bytes": planned_bytes,
+            "peak_rss_bytes": peak_rss_bytes(),
         });
         if let Some(answers) = &answers {
             result["exact_match"] = json!(answers.share());
@@ -162,6 +165,8 @@ pub struct Measured {
     pub evaluation: Evaluation,
     /// Answers, if they were asked for.
     pub answers: Option<ExactMatch>,
+    /// The memory that was planned for both.
+    pub planned_bytes: u64,
 }
 
 /// Judges `base` with `adapter` on the rows of `args`.
@@ -175,13 +180,14 @@ pub fn measure(args: &EvalArgs, base: &Base, adapter: Option<&Adapter>) -> anyho
         true => generation_rows(source, &base.tokenizer)?,
         false => Vec::new(),
     };
-    let side_by_side = fit_memory(args, base, adapter, &data, &prompts)?;
+    let (side_by_side, plan) = fit_memory(args, base, adapter, &data, &prompts)?;
+    reserve(base.model.device(), &plan)?;
     let evaluation = evaluate(&base.model, adapter, &data.samples, args.micro_batch_tokens);
     let answers = match args.generate {
         true => Some(answer(args, base, adapter, &prompts, side_by_side)?),
         false => None,
     };
-    Ok(Measured { data, evaluation, answers })
+    Ok(Measured { data, evaluation, answers, planned_bytes: plan.total() })
 }
 
 /// Plans the evaluation, tells it, and gives how many answers may be computed side by side.
@@ -194,7 +200,7 @@ fn fit_memory(
     adapter: Option<&Adapter>,
     data: &Dataset,
     prompts: &[GenerationRow],
-) -> anyhow::Result<usize> {
+) -> anyhow::Result<(usize, MemoryPlan)> {
     let prompts: Vec<usize> = prompts.iter().map(|row| row.prompt_ids.len()).collect();
     let MicroBatchSize { tokens, .. } = MicroBatchSize::of_evaluation(&data.samples, args.micro_batch_tokens);
     let request = EvaluationRequest {
@@ -228,7 +234,7 @@ fn fit_memory(
         };
         eprintln!("{}", memory_table::of_run(&of_answers, &plan, std::io::stderr().is_terminal()));
     }
-    Ok(side_by_side)
+    Ok((side_by_side, plan))
 }
 
 /// Answers every prompt.
