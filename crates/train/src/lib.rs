@@ -35,7 +35,7 @@ pub use guard::{Culprit, GuardState, OnNan, Refusal};
 pub use history::{RunHistory, RunTotals};
 pub use identity::{Identity, Mismatch, hash_data, hash_files, hash_text};
 pub use lock::RunLock;
-pub use memory::{available_bytes, give_back_freed_buffers, peak_rss_bytes, rss_bytes};
+pub use memory::{available_bytes, give_back_freed_buffers, peak_device_bytes, peak_rss_bytes, rss_bytes};
 pub use metrics::{EvaluationRecord, SkipRecord, StepRecord};
 pub use optim::OptimizerKind;
 pub use plan::{EvaluationRequest, MemoryPlan, PlanRequest, device_process_bytes};

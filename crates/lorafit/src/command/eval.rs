@@ -10,7 +10,7 @@ use lorafit_model::adapter::Adapter;
 use lorafit_data::{Dataset, GenerationRow, generation_rows};
 use lorafit_train::{
     Evaluation, EvaluationRequest, ExactMatch, MemoryPlan, MicroBatchSize, SIDE_BY_SIDE, TokenScores,
-    evaluate, exact_match, peak_rss_bytes, token_scores,
+    evaluate, exact_match, peak_device_bytes, peak_rss_bytes, token_scores,
 };
 use serde_json::json;
 
@@ -136,6 +136,9 @@ pub fn run(args: EvalArgs) -> anyhow::Result<()> {
             "planned_bytes": planned_bytes,
             "peak_rss_bytes": peak_rss_bytes(),
         });
+        if let Some(bytes) = peak_device_bytes(base.model.device()) {
+            result["peak_device_bytes"] = json!(bytes);
+        }
         if let Some(answers) = &answers {
             result["exact_match"] = json!(answers.share());
         }

@@ -103,11 +103,8 @@ impl Lefts {
         for (rows, terms) in products {
             for term in terms {
                 let values = isa.values(term.dtype());
-                if values == 1
-                    || rows <= FEW_ROWS
-                    || term.left.col_stride != 1
-                    || lefts.find(rows, term).is_some()
-                {
+                let is_paired = values > 1 && rows > FEW_ROWS && term.left.col_stride == 1;
+                if !is_paired || lefts.find(rows, term).is_some() {
                     continue;
                 }
                 let TermCpu { left: Strided { values: from, row_stride, .. }, k, .. } = *term;
@@ -144,8 +141,8 @@ impl Lefts {
 
     /// The elements of the left operand of `term` in a product of `rows` rows, which pairs `values`, if they were made.
     pub(super) fn of(&self, rows: usize, term: &TermCpu<'_>, values: usize) -> Option<Elements<'_>> {
-        // Which operand was made says nothing about how another term reads it.
-        if values == 1 {
+        // Another term may read the same operand as f32, or along its columns.
+        if values == 1 || term.left.col_stride != 1 {
             return None;
         }
         let made = self.find(rows, term)?;

@@ -390,8 +390,8 @@ impl Isa {
         }
     }
 
-    /// Elements of the packed right operand of a task, at most: about half of the smallest second-level cache of the
-    /// processors that have the instruction set (1 MiB with AVX-512, 512 KiB with the others).
+    /// Elements of the packed right operand of a task, at most: half of the second-level cache that most
+    /// processors with the instruction set have at least (1 MiB with AVX-512, 512 KiB with the others).
     fn packed_elements(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
