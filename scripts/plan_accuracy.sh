@@ -46,8 +46,7 @@ train --method full --layers 15- --optimizer adamw-8bit --recompute full
 evaluate
 evaluate --micro-batch-tokens 2048
 evaluate --generate --max-new-tokens 48
-evaluate --generate --max-new-tokens 1500
-evaluate --generate --max-new-tokens 48 --memory 200MiB
+evaluate --generate --max-new-tokens 48 --memory 210MiB
 large="--shape tinyllama-1.1b --batch 1"
 bench $large --seq 256 --recompute full
 bench $large --seq 256 --dtype bf16 --recompute none
