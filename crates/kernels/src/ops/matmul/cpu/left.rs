@@ -11,6 +11,7 @@ use super::pack::Strided;
 use super::simd::{self, Cache};
 use super::{FEW_ROWS, Isa, MAX_K_BLOCK, TermCpu};
 use crate::tensor::AlignedVec;
+use crate::weight::ComputeDtype;
 
 /// From one row of a copied strip to the next.
 pub(super) const STRIP_STRIDE: usize = MAX_K_BLOCK + ROW_PADDING;
@@ -27,18 +28,36 @@ pub(super) struct Lefts {
     made: Vec<Made>,
 }
 
-/// A left operand, and where its elements begin.
+/// A left operand that was made into elements.
 #[derive(Clone, Copy, Debug)]
 struct Made {
+    key: LeftKey,
+    /// Where its elements begin.
+    first: usize,
+    /// From one row of them to the next.
+    stride: usize,
+}
+
+/// What tells left operands apart whose values are paired along their rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct LeftKey {
     values: *const f32,
     row_stride: usize,
     rows: usize,
     k: usize,
-    first: usize,
 }
 
-// SAFETY: the pointers are compared and never read.
-unsafe impl Sync for Lefts {}
+// SAFETY: the pointer is compared and never read.
+unsafe impl Sync for LeftKey {}
+
+impl LeftKey {
+    /// That of `term` in a product of `rows` rows; none if it is multiplied as f32, or read along its columns.
+    fn of(rows: usize, term: &TermCpu<'_>) -> Option<Self> {
+        let TermCpu { left, k, .. } = *term;
+        let is_paired = term.dtype() == ComputeDtype::Bf16 && left.col_stride == 1;
+        is_paired.then_some(LeftKey { values: left.values.as_ptr(), row_stride: left.row_stride, rows, k })
+    }
+}
 
 /// Rows of elements.
 #[derive(Clone, Copy, Debug)]
@@ -98,22 +117,21 @@ impl Lefts {
     /// Makes elements, on the threads of the current pool, for those terms of products (rows, terms) that pair values.
     pub(super) fn make<'a>(isa: Isa, products: impl Iterator<Item = (usize, &'a [TermCpu<'a>])>) -> Self {
         let mut lefts = Lefts::default();
+        let values = isa.values(ComputeDtype::Bf16);
+        if values == 1 {
+            return lefts;
+        }
         let mut sources = Vec::new();
         let mut len = 0;
-        for (rows, terms) in products {
+        for (rows, terms) in products.filter(|(rows, _)| *rows > FEW_ROWS) {
             for term in terms {
-                let values = isa.values(term.dtype());
-                let is_paired = values > 1 && rows > FEW_ROWS && term.left.col_stride == 1;
-                if !is_paired || lefts.find(rows, term).is_some() {
+                let Some(key) = LeftKey::of(rows, term) else { continue };
+                let stride = row_len(term.k, values);
+                if lefts.find(rows, term).is_some() || len + rows * stride > MAX_ELEMENTS {
                     continue;
                 }
-                let TermCpu { left: Strided { values: from, row_stride, .. }, k, .. } = *term;
-                let stride = row_len(k, values);
-                if len + rows * stride > MAX_ELEMENTS {
-                    continue;
-                }
-                lefts.made.push(Made { values: from.as_ptr(), row_stride, rows, k, first: len });
-                sources.push((term.left, rows, k, stride));
+                lefts.made.push(Made { key, first: len, stride });
+                sources.push(term.left);
                 len += rows * stride;
             }
         }
@@ -122,10 +140,10 @@ impl Lefts {
         }
         let kept = BUFFER.take().filter(|kept| kept.len() >= len);
         let mut to = &mut lefts.values.insert(kept.unwrap_or_else(|| AlignedVec::zeros(len)))[..len];
-        for (left, rows, k, stride) in sources {
-            let (these, rest) = to.split_at_mut(rows * stride);
-            these.par_chunks_exact_mut(stride).with_min_len(16).enumerate().for_each(|(row, to)| {
-                let from = &left.values[row * left.row_stride..][..k];
+        for (left, Made { key, stride, .. }) in sources.iter().zip(&lefts.made) {
+            let (these, rest) = to.split_at_mut(key.rows * stride);
+            these.par_chunks_exact_mut(*stride).with_min_len(16).enumerate().for_each(|(row, to)| {
+                let from = &left.values[row * left.row_stride..][..key.k];
                 isa.pairs_along_sum(from, to);
             });
             to = rest;
@@ -134,21 +152,14 @@ impl Lefts {
     }
 
     fn find(&self, rows: usize, term: &TermCpu<'_>) -> Option<&Made> {
-        let TermCpu { left, k, .. } = term;
-        let key = (left.values.as_ptr(), left.row_stride, rows, *k);
-        self.made.iter().find(|made| (made.values, made.row_stride, made.rows, made.k) == key)
+        let key = LeftKey::of(rows, term)?;
+        self.made.iter().find(|made| made.key == key)
     }
 
-    /// The elements of the left operand of `term` in a product of `rows` rows, which pairs `values`, if they were made.
-    pub(super) fn of(&self, rows: usize, term: &TermCpu<'_>, values: usize) -> Option<Elements<'_>> {
-        // Another term may read the same operand as f32, or along its columns.
-        if values == 1 || term.left.col_stride != 1 {
-            return None;
-        }
-        let made = self.find(rows, term)?;
-        let stride = row_len(made.k, values);
-        let values = self.values.as_ref()?;
-        Some(Elements { values: &values[made.first..made.first + rows * stride], stride })
+    /// The elements of the left operand of `term` in a product of `rows` rows, if they were made.
+    pub(super) fn of(&self, rows: usize, term: &TermCpu<'_>) -> Option<Elements<'_>> {
+        let Made { first, stride, .. } = *self.find(rows, term)?;
+        Some(Elements { values: &self.values.as_ref()?[first..first + rows * stride], stride })
     }
 }
 
@@ -188,7 +199,7 @@ mod tests {
 
     use super::super::RightCpu;
     use super::*;
-    use crate::weight::{ComputeDtype, Weight};
+    use crate::weight::Weight;
 
     #[test]
     fn an_operand_of_several_products_is_rounded_once_and_one_that_is_too_large_not_at_all() {
@@ -205,8 +216,8 @@ mod tests {
             return;
         }
         assert_eq!(lefts.made.len(), 1);
-        assert!(lefts.of(rows, &twice[1], 1).is_none(), "what is multiplied as f32 is read where it lies");
-        let elements = lefts.of(rows, &term, 2).expect("made");
+        assert!(lefts.of(rows, &twice[1]).is_none(), "what is multiplied as f32 is read where it lies");
+        let elements = lefts.of(rows, &term).expect("made");
         for (i, row) in x.chunks_exact(k).enumerate() {
             let found = &elements.values[i * elements.stride..][..k.div_ceil(2)];
             for (pair, found) in row.chunks(2).zip(found) {

@@ -272,7 +272,7 @@ impl Task<'_> {
         let columns = self.product.columns();
         terms.iter().flat_map(move |term| {
             let longest = isa.longest_block(*n, columns, term.dtype());
-            let left = lefts.of(*m, term, isa.values(term.dtype()));
+            let left = lefts.of(*m, term);
             sum_blocks(term.k, longest).map(move |k| Block { term, left, k, cols: self.cols.clone() })
         })
     }

@@ -67,18 +67,21 @@ impl RightCpu<'_> {
         }
     }
 
-    /// Asks for what [`RightCpu::row`] will read.
+    /// Asks for the values `along` row `row` of a matrix as it is stored, if it has that row; of a strided matrix only
+    /// where a row is contiguous.
     #[inline(always)]
-    fn prefetch_row(&self, k: usize, cols: Range<usize>) {
+    fn prefetch_row(&self, row: usize, along: Range<usize>, cache: Cache) {
         match self {
-            RightCpu::Weight(weight) => prefetch(weight.stored_bytes_of(k, cols), Cache::First),
-            RightCpu::Strided(s) => {
-                let first = k * s.row_stride;
-                let values = &s.values[first + cols.start..first + cols.end];
-                // SAFETY: every f32 is four bytes.
-                prefetch(unsafe { values.align_to::<u8>().1 }, Cache::First);
+            RightCpu::WeightTransposed(weight) | RightCpu::Weight(weight) if row < weight.rows() => {
+                prefetch(weight.stored_bytes_of(row, along), cache);
             }
-            RightCpu::WeightTransposed(_) => {}
+            RightCpu::Strided(s) if s.col_stride == 1 => {
+                let first = row * s.row_stride;
+                let values = &s.values[first + along.start..first + along.end];
+                // SAFETY: every f32 is four bytes.
+                prefetch(unsafe { values.align_to::<u8>().1 }, cache);
+            }
+            _ => {}
         }
     }
 
@@ -112,16 +115,13 @@ impl RightCpu<'_> {
             let at = |part: usize| all.start + all.len() * part / parts;
             at(part)..at(part + 1)
         };
-        match *self {
-            RightCpu::WeightTransposed(weight) => {
-                share(cols).for_each(|row| prefetch(weight.stored_bytes_of(row, k.clone()), Cache::Second));
-            }
-            RightCpu::Weight(weight) => {
-                share(k).for_each(|row| prefetch(weight.stored_bytes_of(row, cols.clone()), Cache::Second));
-            }
+        let (rows, along) = match self {
+            RightCpu::WeightTransposed(_) => (cols, k),
+            RightCpu::Weight(_) => (k, cols),
             // Factors of an adapter and activations are small or were written just before.
-            RightCpu::Strided(_) => {}
-        }
+            RightCpu::Strided(_) => return,
+        };
+        share(rows).for_each(|row| self.prefetch_row(row, along.clone(), Cache::Second));
     }
 
     /// Packs the operand's block `k` x `cols` into `panels`, one panel after another (see [`panels`]), each
@@ -170,7 +170,7 @@ impl RightCpu<'_> {
             let first = k.start + element * O::VALUES;
             let values = O::VALUES.min(k.end - first);
             let ahead = (first + Self::ROWS_AHEAD)..(first + Self::ROWS_AHEAD + values).min(k.end);
-            ahead.for_each(|row| self.prefetch_row(row, cols.clone()));
+            ahead.for_each(|row| self.prefetch_row(row, cols.clone(), Cache::First));
             let (from, stride) = match *self {
                 RightCpu::Strided(s) if cols.len() == padded && values == O::VALUES => {
                     (&s.values[first * s.row_stride + cols.start..], s.row_stride)
@@ -212,11 +212,7 @@ impl RightCpu<'_> {
         let stride = elements + Self::ROW_PADDING;
         let mut decoded = [0.0; MAX_K_BLOCK];
         for (i, col) in n.clone().enumerate() {
-            if let RightCpu::WeightTransposed(weight) = self
-                && col + Self::ROWS_AHEAD < weight.rows()
-            {
-                prefetch(weight.stored_bytes_of(col + Self::ROWS_AHEAD, k.clone()), Cache::First);
-            }
+            self.prefetch_row(col + Self::ROWS_AHEAD, k.clone(), Cache::First);
             let to = &mut rows[i * stride..(i + 1) * stride];
             if O::AS_THEY_ARE {
                 self.column(col, k.clone(), &mut to[..elements]);
