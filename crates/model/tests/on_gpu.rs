@@ -198,14 +198,11 @@ fn generated_tokens_are_those_of_the_cpu() {
 fn a_step_with_dropout_equals_the_cpu() {
     let Some(device) = device(Float::F32) else { return };
     let step = adamw::Step {
-        learning_rate: 1e-2,
-        beta1: 0.9,
-        beta2: 0.999,
         // Beside it, gradients that are all but zero are not made large.
         eps: 1e-3,
         weight_decay: 0.01,
-        number: 1,
         gradient_scale: 0.5,
+        ..adamw::Step::new(1, 1e-2)
     };
     let stepped = |device| {
         let (mut case, p, policy) = (Case::on(device, "llama"), tree(), ActivationPolicy::default());

@@ -367,15 +367,8 @@ fn loss_and_step_cases() -> Vec<Case> {
             vec![all(&losses), all(&logits)]
         }));
     }
-    let step = |number| adamw::Step {
-        learning_rate: 1e-3,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        weight_decay: 0.01,
-        number,
-        gradient_scale: 0.3,
-    };
+    let step =
+        |number| adamw::Step { weight_decay: 0.01, gradient_scale: 0.3, ..adamw::Step::new(number, 1e-3) };
     for len in [1usize, 255, 5001] {
         cases.push(Case::new(format!("AdamW, {len} parameters"), Accuracy::Rounded, move |on| {
             let (mut p, mut m, mut v) = (on.parameter(71, len), on.statistic(len), on.statistic(len));

@@ -230,15 +230,7 @@ fn the_sum_of_squares_equals_the_cpu_however_many_blocks_there_are() {
 
 /// Step `number` of AdamW.
 fn step(number: u64, gradient_scale: f64) -> adamw::Step {
-    adamw::Step {
-        learning_rate: 1e-3,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        weight_decay: 0.01,
-        number,
-        gradient_scale,
-    }
+    adamw::Step { weight_decay: 0.01, gradient_scale, ..adamw::Step::new(number, 1e-3) }
 }
 
 #[test]

@@ -42,9 +42,6 @@ enum Moments {
 /// The optimizer's state: two moments a parameter.
 #[derive(Debug)]
 pub struct AdamW {
-    beta1: f64,
-    beta2: f64,
-    eps: f64,
     /// Of every tensor, in the order of [`Parameters::tensors`].
     weight_decay: Vec<f64>,
     steps: u64,
@@ -65,7 +62,7 @@ impl AdamW {
         let moments = parameters.tensors().into_iter().map(zeros).collect();
         let decay = |decayed: bool| if decayed { weight_decay } else { 0.0 };
         let weight_decay = parameters.decayed().into_iter().map(decay).collect();
-        AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, steps: 0, moments }
+        AdamW { weight_decay, steps: 0, moments }
     }
 
     /// One update with `gradient_scale * gradients`.
@@ -77,15 +74,7 @@ impl AdamW {
         gradient_scale: f64,
     ) {
         self.steps += 1;
-        let step = Step {
-            learning_rate,
-            beta1: self.beta1,
-            beta2: self.beta2,
-            eps: self.eps,
-            weight_decay: 0.0,
-            number: self.steps,
-            gradient_scale,
-        };
+        let step = Step { gradient_scale, ..Step::new(self.steps, learning_rate) };
         let tensors = parameters.tensors_mut().into_iter().zip(gradients.tensors());
         let tensors: Vec<_> = tensors.zip(&mut self.moments).zip(&self.weight_decay).collect();
         tensors.into_par_iter().for_each(|(((parameter, gradient), moments), &weight_decay)| {

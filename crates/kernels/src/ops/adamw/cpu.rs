@@ -77,15 +77,7 @@ mod tests {
         let (mut ep, mut em, mut ev) = ([1.0f64, f64::from(-0.3f32), 0.0], [0.0f64; 3], [0.0f64; 3]);
         for (t, gradient) in gradients.iter().enumerate() {
             let number = t as u64 + 1;
-            let s = Step {
-                learning_rate: 0.01,
-                beta1: 0.9,
-                beta2: 0.999,
-                eps: 1e-8,
-                weight_decay: 0.1,
-                number,
-                gradient_scale: 0.5,
-            };
+            let s = Step { weight_decay: 0.1, gradient_scale: 0.5, ..Step::new(number, 0.01) };
             step(&mut p, gradient, &mut m, &mut v, &s);
             for i in 0..3 {
                 let g = f64::from(gradient[i]) * 0.5;

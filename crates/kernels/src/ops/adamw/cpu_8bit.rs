@@ -70,15 +70,7 @@ mod tests {
         let [mut first, mut second] = [0, 1].map(|_| Moment8::zeros(Device::Cpu, p.len()));
         for number in 1..=5 {
             let name = |part: &str| format!("adamw8.{number}.{part}");
-            let settings = Step {
-                learning_rate: 2e-4,
-                beta1: 0.9,
-                beta2: 0.999,
-                eps: 1e-8,
-                weight_decay: 0.01,
-                number,
-                gradient_scale: 1.0,
-            };
+            let settings = Step { weight_decay: 0.01, ..Step::new(number, 2e-4) };
             step(&mut p, &floats(&name("grad")), &mut first, &mut second, &settings);
             for (moment, codes, absmax) in [(&first, "state1", "absmax1"), (&second, "state2", "absmax2")] {
                 assert!(

@@ -35,6 +35,15 @@ pub struct Step {
     pub gradient_scale: f64,
 }
 
+impl Step {
+    /// Step `number` with the constants of `torch.optim.AdamW` (betas 0.9 and 0.999, eps 1e-8), no weight decay, and
+    /// gradients as they are.
+    pub fn new(number: u64, learning_rate: f64) -> Self {
+        let (beta1, beta2, eps) = (0.9, 0.999, 1e-8);
+        Step { learning_rate, beta1, beta2, eps, weight_decay: 0.0, number, gradient_scale: 1.0 }
+    }
+}
+
 /// One step on the first `len` parameters; overwrites `parameter`, `first` and `second`.
 pub fn step(
     parameter: &mut Tensor,
