@@ -8,11 +8,13 @@ use rayon::prelude::*;
 
 use super::operand::Operand;
 use super::pack::Strided;
-use super::simd::{self, Cache};
+use super::simd::{self, Cache, Simd};
 use super::{FEW_ROWS, Isa, MAX_K_BLOCK, TermCpu};
 use crate::tensor::AlignedVec;
 use crate::weight::ComputeDtype;
 
+/// Rows of a copied strip: a square of the widest register may reach below the tallest.
+pub(super) const STRIP_ROWS: usize = 16;
 /// From one row of a copied strip to the next.
 pub(super) const STRIP_STRIDE: usize = MAX_K_BLOCK + ROW_PADDING;
 /// Between rows of elements: a register that the last of a row may reach into, and what keeps rows off the same cache sets.
@@ -178,17 +180,43 @@ pub(super) fn copy_strip<O: Operand>(
         }
         return;
     }
-    for (column, j) in k.clone().enumerate() {
-        let from = j * left.col_stride;
-        for (i, row) in strip.clone().enumerate() {
-            to[i * STRIP_STRIDE + column] = left.values[from + row * left.row_stride];
-        }
-    }
+    copy_columns::<O::Simd>(left, strip.clone(), k.clone(), to);
     if !O::AS_THEY_ARE {
         let mut values = [0.0; MAX_K_BLOCK];
         for to in to.chunks_exact_mut(STRIP_STRIDE).take(strip.len()) {
             values[..k.len()].copy_from_slice(&to[..k.len()]);
             O::along_sum(&values[..k.len()], to);
+        }
+    }
+}
+
+/// Copies left rows `strip` over `k` of an operand that is contiguous down its columns.
+#[inline(always)]
+fn copy_columns<S: Simd>(left: Strided<'_>, strip: Range<usize>, k: Range<usize>, to: &mut [f32]) {
+    let Strided { values, row_stride, col_stride } = left;
+    // Squares through registers, as far as they lie in the operand.
+    let mut copied = 0;
+    if row_stride == 1 {
+        let rows = strip.len().next_multiple_of(S::LANES);
+        assert!(to.len() >= rows * STRIP_STRIDE && k.len() <= STRIP_STRIDE);
+        let end = |copied: usize| (k.start + copied + S::LANES - 1) * col_stride + strip.start + rows;
+        while copied + S::LANES <= k.len() && end(copied) <= values.len() {
+            for row in (0..rows).step_by(S::LANES) {
+                let from = &values[(k.start + copied) * col_stride + strip.start + row..];
+                // SAFETY: the last row of the square ends before `end`; the square of the copy lies in its rows, by the
+                // lengths asserted above; the instruction set is the caller's.
+                unsafe {
+                    let to = to.as_mut_ptr().add(row * STRIP_STRIDE + copied);
+                    S::transpose(from.as_ptr(), col_stride, to, STRIP_STRIDE);
+                }
+            }
+            copied += S::LANES;
+        }
+    }
+    for column in copied..k.len() {
+        let from = (k.start + column) * col_stride;
+        for (i, row) in strip.clone().enumerate() {
+            to[i * STRIP_STRIDE + column] = values[from + row * row_stride];
         }
     }
 }

@@ -15,7 +15,7 @@ use super::{Product, Right, View};
 use crate::tensor::{AlignedVec, Tensor};
 use crate::weight::ComputeDtype;
 pub(crate) use left::bytes as left_bytes;
-use left::{Elements, Lefts, STRIP_STRIDE, copy_strip};
+use left::{Elements, Lefts, STRIP_ROWS, STRIP_STRIDE, copy_strip};
 use operand::{Operand, Paired, Rounded, Single};
 pub(crate) use pack::{RightCpu, Strided};
 use simd::Simd;
@@ -314,7 +314,7 @@ fn with_scratch(body: impl FnOnce(&mut Scratch)) {
                 MAX_PACKED_ELEMENTS + MAX_K_BLOCK * MAX_PANEL + MAX_PANELS * pack::PANEL_PADDING,
             ),
             rows: AlignedVec::zeros(MAX_PANEL * (MAX_K_BLOCK + RightCpu::ROW_PADDING)),
-            left: AlignedVec::zeros(MAX_ROWS * STRIP_STRIDE),
+            left: AlignedVec::zeros(STRIP_ROWS * STRIP_STRIDE),
         }));
     });
 }
@@ -628,12 +628,10 @@ unsafe fn packed<O: Operand>(
     let left = term.left;
     let elements = O::elements(k.len());
     let strips = rows.len().div_ceil(O::Simd::ROWS);
+    let panels = pack::panels::<O::Simd>(cols.clone()).count();
     let in_place = O::AS_THEY_ARE && left.is_read_in_place();
     for (number, i) in (rows.start..rows.end).step_by(O::Simd::ROWS).enumerate() {
         let strip = i..(i + O::Simd::ROWS).min(rows.end);
-        if let Some(Block { term, k, cols, .. }) = &next {
-            term.right.prefetch(k.clone(), cols.clone(), number, strips);
-        }
         let (left_ptr, left_stride) = if let Some(made) = made {
             let first = k.start / O::VALUES;
             let next_strip = strip.end..(strip.end + O::Simd::ROWS).min(rows.end);
@@ -646,7 +644,11 @@ unsafe fn packed<O: Operand>(
             (scratch.left.as_ptr(), STRIP_STRIDE)
         };
         let mut at = 0;
-        for (n, width) in pack::panels::<O::Simd>(cols.clone()) {
+        for (panel, (n, width)) in pack::panels::<O::Simd>(cols.clone()).enumerate() {
+            // A little at a time: what is asked for at once has to wait for free line buffers.
+            if let Some(Block { term, k, cols, .. }) = &next {
+                term.right.prefetch(k.clone(), cols.clone(), number * panels + panel, strips * panels);
+            }
             // SAFETY: the panel was packed above; the output tile is inside this task's.
             unsafe {
                 let right = scratch.panels.as_ptr().add(at);

@@ -172,7 +172,10 @@ pub(super) mod x86 {
         #[inline(always)]
         unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
             unsafe {
-                let r: [__m256; 8] = std::array::from_fn(|i| _mm256_loadu_ps(from.add(i * from_stride)));
+                let mut r = [_mm256_setzero_ps(); 8];
+                for (i, r) in r.iter_mut().enumerate() {
+                    *r = _mm256_loadu_ps(from.add(i * from_stride));
+                }
                 // Pairs of rows interleaved, then pairs of pairs, then the 128-bit halves exchanged.
                 let mut s = [_mm256_setzero_ps(); 8];
                 for i in 0..2 {
@@ -237,7 +240,10 @@ pub(super) mod x86 {
         #[inline(always)]
         unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
             unsafe {
-                let r: [__m512; 16] = std::array::from_fn(|i| _mm512_loadu_ps(from.add(i * from_stride)));
+                let mut r = [_mm512_setzero_ps(); 16];
+                for (i, r) in r.iter_mut().enumerate() {
+                    *r = _mm512_loadu_ps(from.add(i * from_stride));
+                }
                 // Within each 128-bit lane l: s[4 i + j] holds rows 4i..4i+4 of column 4 l + j.
                 let mut s = [_mm512_setzero_ps(); 16];
                 for i in 0..4 {
