@@ -351,6 +351,12 @@ impl<T: Zeroed> AlignedVec<T> {
     }
 }
 
+impl<T: Zeroed> Default for AlignedVec<T> {
+    fn default() -> Self {
+        AlignedVec::zeros(0)
+    }
+}
+
 impl<T: Zeroed> Drop for AlignedVec<T> {
     fn drop(&mut self) {
         // SAFETY: allocated in `zeros` with the same layout.

@@ -60,6 +60,7 @@ fn check(kernels: Kernels, (query, key_value, dim): (usize, usize, usize), list:
     let (wide, narrow, per_head) = (tokens * query * dim, tokens * key_value * dim, tokens * query);
     let [q, d_out] = [1, 2].map(|seed| values(float, seed, wide));
     let [k, v] = [3, 4].map(|seed| values(float, seed, narrow));
+    let largest_d_out = d_out.iter().fold(0.0f32, |largest, v| largest.max(v.abs()));
     let what =
         |part: &str| format!("{part}, {kernels:?}, heads {query}/{key_value} of {dim}, segments {list:?}");
 
@@ -101,7 +102,14 @@ fn check(kernels: Kernels, (query, key_value, dim): (usize, usize, usize), list:
     for (found, expected, len, part) in
         [(d_q, &t_dq, wide, "d_q"), (d_k, &t_dk, narrow, "d_k"), (d_v, &t_dv, narrow, "d_v")]
     {
-        assert_close(&machine.get_floats(float, found), &expected.to_vec(len), tolerance, &what(part));
+        let (mut found, mut expected) = (machine.get_floats(float, found), expected.to_vec(len));
+        if tokens == 1 && part != "d_v" {
+            // A token that sees only itself has a probability of one: what remains of these gradients is the rounding of
+            // sums of products with `d_out`, so they are held against its size.
+            found.push(largest_d_out);
+            expected.push(largest_d_out);
+        }
+        assert_close(&found, &expected, tolerance, &what(part));
     }
 }
 

@@ -1,43 +1,59 @@
 //! Blocks of query rows against all keys they see, with the products of `matmul` inside a task.
 //!
-//! Forward is parallel over (segment, head, block of rows). Backward is parallel over (tree, query head): a
-//! task adds into its own copy of the key and value gradients, and the copies of a group are summed at the
-//! end, in order.
+//! The query heads that share a key head are stacked: their rows of a block are one left operand, so that keys and values
+//! are packed once for all of them. Forward is parallel over (segment, block of rows, key head). Backward is parallel over
+//! (tree, key head, share of the blocks): a task adds into its own copy of the key and value gradients, of which there are
+//! as many as heads in a group, and the copies are summed at the end, in order.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
 use multiversion::multiversion;
+use multiversion::target::target_cfg_f;
 use rayon::prelude::*;
 
 use super::{Gradients, Heads, Saved, Segments};
-use crate::ops::math::{exp, max, sum};
+use crate::ops::math::{exp, max, sum, sum_of_mapped};
 use crate::ops::matmul::cpu::{ProductCpu, RightCpu, Strided, TermCpu, run_serial};
 use crate::ops::parallel::{Shared, for_row_blocks};
+use crate::tensor::AlignedVec;
 
-/// Query rows of a block.
-const ROWS: usize = 48;
+/// Rows of a stack, about: as many as share the packing of keys well while their scores stay in the second-level cache.
+const STACKED_ROWS: usize = 96;
+/// Query rows of a block, at most: more of them would compute more scores that causality hides.
+const MAX_ROWS: usize = 48;
+/// Values between rows of scores are a multiple of this, so that loops over them have no remainder.
+const SCORE_LANES: usize = 16;
 
 /// Working memory of a thread.
 #[derive(Default)]
 struct Scratch {
-    /// Scores, then probabilities: `[ROWS, keys]`.
-    p: Vec<f32>,
+    /// Stacked queries, `[stacked rows, d]`.
+    q: AlignedVec,
+    /// Stacked gradients of the output.
+    d_out: AlignedVec,
+    /// Scores, then probabilities: `[stacked rows, score stride]`.
+    p: AlignedVec,
     /// Gradient of the probabilities, then of the scores.
-    d_p: Vec<f32>,
-    /// An output block `[ROWS, d]`.
-    out: Vec<f32>,
+    d_p: AlignedVec,
+    /// Stacked outputs, or gradients of the queries.
+    out: AlignedVec,
+    /// Sums of the exponentials of each row.
+    totals: Vec<f32>,
 }
 
-fn with_scratch(keys: usize, dim: usize, body: impl FnOnce(&mut Scratch)) {
+fn with_scratch(stack: Stack<'_>, body: impl FnOnce(&mut Scratch)) {
     thread_local! {
         static SCRATCH: RefCell<Scratch> = RefCell::default();
     }
     SCRATCH.with_borrow_mut(|scratch| {
-        let grow = |values: &mut Vec<f32>, len| values.resize(values.len().max(len), 0.0);
-        grow(&mut scratch.p, ROWS * keys);
-        grow(&mut scratch.d_p, ROWS * keys);
-        grow(&mut scratch.out, ROWS * dim);
+        let Scratch { q, d_out, p, d_p, out, totals: _ } = scratch;
+        let (values, scores) = (stack.len() * stack.heads.dim, stack.len() * stack.block.score_stride());
+        for (buffer, len) in [(q, values), (d_out, values), (p, scores), (d_p, scores), (out, values)] {
+            if buffer.len() < len {
+                *buffer = AlignedVec::zeros(len);
+            }
+        }
         body(scratch);
     });
 }
@@ -51,8 +67,9 @@ struct Block {
 }
 
 impl Block {
-    fn keys_len(&self) -> usize {
-        self.keys.iter().map(Range::len).sum()
+    /// From one row of scores to the next.
+    fn score_stride(&self) -> usize {
+        self.keys.iter().map(Range::len).sum::<usize>().next_multiple_of(SCORE_LANES)
     }
 
     /// Ranges of keys with their place in a row of scores.
@@ -66,8 +83,18 @@ impl Block {
     }
 }
 
+/// Query heads of a key head.
+fn group(heads: Heads) -> usize {
+    heads.query / heads.key_value
+}
+
+/// Query rows of a block.
+fn block_rows(heads: Heads) -> usize {
+    (STACKED_ROWS / group(heads)).clamp(1, MAX_ROWS)
+}
+
 /// The blocks of segment `index`.
-fn blocks(segments: &Segments, index: usize) -> impl Iterator<Item = Block> {
+fn blocks(segments: &Segments, index: usize, heads: Heads) -> impl Iterator<Item = Block> {
     let list = segments.as_slice();
     let own = list[index];
     let mut path = Vec::new();
@@ -78,18 +105,130 @@ fn blocks(segments: &Segments, index: usize) -> impl Iterator<Item = Block> {
     }
     path.reverse();
     let before: usize = path.iter().map(Range::len).sum();
-    (0..own.len).step_by(ROWS).map(move |first| {
-        let rows = own.start + first..own.start + (first + ROWS).min(own.len);
+    let rows = block_rows(heads);
+    (0..own.len).step_by(rows).map(move |first| {
+        let rows = own.start + first..own.start + (first + rows).min(own.len);
         let mut keys = path.clone();
         keys.push(own.start..rows.end);
         Block { rows, keys, first_sees: before + first + 1 }
     })
 }
 
-/// Rows of head `head` in a `[tokens, heads, d]` buffer, from token `token` on.
-fn head_rows(values: &[f32], token: usize, head: usize, heads: usize, dim: usize) -> Strided<'_> {
-    let width = heads * dim;
-    Strided { values: &values[token * width + head * dim..], row_stride: width, col_stride: 1 }
+/// The rows of a block of all query heads that read one key head, one head after another.
+#[derive(Clone, Copy)]
+struct Stack<'a> {
+    block: &'a Block,
+    kv_head: usize,
+    heads: Heads,
+}
+
+/// A row of a stack.
+struct Row {
+    token: usize,
+    head: usize,
+    /// Keys that it sees.
+    sees: usize,
+}
+
+impl Row {
+    /// Where its values are in a `[tokens, heads, d]` buffer.
+    fn values(&self, heads: Heads) -> Range<usize> {
+        let first = (self.token * heads.query + self.head) * heads.dim;
+        first..first + heads.dim
+    }
+
+    /// Where its value is in a `[tokens, heads]` buffer.
+    fn value(&self, heads: Heads) -> usize {
+        self.token * heads.query + self.head
+    }
+}
+
+impl<'a> Stack<'a> {
+    fn len(&self) -> usize {
+        self.block.rows.len() * group(self.heads)
+    }
+
+    fn rows(self) -> impl Iterator<Item = Row> + 'a {
+        let (Block { rows, first_sees, .. }, group) = (self.block, group(self.heads));
+        (self.kv_head * group..(self.kv_head + 1) * group).flat_map(move |head| {
+            rows.clone().zip(*first_sees..).map(move |(token, sees)| Row { token, head, sees })
+        })
+    }
+
+    /// Copies the rows of `values`, `[tokens, heads, d]`, together.
+    fn gather(self, values: &[f32], to: &mut [f32]) {
+        for (row, to) in self.rows().zip(to.chunks_exact_mut(self.heads.dim)) {
+            to.copy_from_slice(&values[row.values(self.heads)]);
+        }
+    }
+
+    /// Copies rows back to where they belong.
+    ///
+    /// # Safety
+    /// No other task has these (token, head) of `values`.
+    unsafe fn scatter(self, from: &[f32], values: &Shared<'_>) {
+        for (row, from) in self.rows().zip(from.chunks_exact(self.heads.dim)) {
+            // SAFETY: by the caller.
+            unsafe { values.part(row.values(self.heads)) }.copy_from_slice(from);
+        }
+    }
+
+    /// This stack's rows of keys or values, `[tokens, kv_heads, d]`, from token `token` on.
+    fn of_keys(self, values: &[f32], token: usize) -> Strided<'_> {
+        let Heads { key_value, dim, .. } = self.heads;
+        let width = key_value * dim;
+        Strided { values: &values[token * width + self.kv_head * dim..], row_stride: width, col_stride: 1 }
+    }
+
+    /// `scores[i][key] = rows[i] . keys[key]`, for stacked queries or output gradients.
+    fn row_key_products(self, rows: &[f32], keys: &[f32], scores: &mut [f32]) {
+        let (dim, stride) = (self.heads.dim, self.block.score_stride());
+        for (at, range) in self.block.placed_keys() {
+            let keys = transposed(self.of_keys(keys, range.start));
+            let shape = (self.len(), range.len(), dim);
+            product(shape, contiguous(rows, dim), keys, false, &mut scores[at..], stride);
+        }
+    }
+
+    /// `out[i] = sum over keys of weights[i][key] * values[key]`, stacked.
+    fn weighted_values(self, weights: &[f32], values: &[f32], out: &mut [f32]) {
+        let (dim, stride) = (self.heads.dim, self.block.score_stride());
+        for (i, (at, range)) in self.block.placed_keys().enumerate() {
+            let values = self.of_keys(values, range.start);
+            let shape = (self.len(), dim, range.len());
+            product(shape, contiguous(&weights[at..], stride), values, i > 0, out, dim);
+        }
+    }
+
+    /// Attends and leaves the outputs in `scratch.out`; gives each row's `lse`.
+    fn attend(
+        self,
+        q: &[f32],
+        keys: &[f32],
+        values: &[f32],
+        scratch: &mut Scratch,
+        mut lse: impl FnMut(Row, f32),
+    ) {
+        let Scratch { q: queries, p, out, totals, .. } = scratch;
+        self.gather(q, queries);
+        self.row_key_products(queries, keys, p);
+        totals.clear();
+        for (row, scores) in self.rows().zip(p.chunks_exact_mut(self.block.score_stride())) {
+            let (value, total) = exponentials(scores, row.sees, scale(self.heads));
+            totals.push(total);
+            lse(row, value);
+        }
+        self.weighted_values(p, values, out);
+        // An output has fewer values than a row has scores.
+        for (total, out) in totals.iter().zip(out.chunks_exact_mut(self.heads.dim)) {
+            out.iter_mut().for_each(|value| *value /= total);
+        }
+    }
+}
+
+/// A matrix with rows of `stride` values.
+fn contiguous(values: &[f32], stride: usize) -> Strided<'_> {
+    Strided { values, row_stride: stride, col_stride: 1 }
 }
 
 fn transposed(matrix: Strided<'_>) -> Strided<'_> {
@@ -109,97 +248,32 @@ fn product(
     run_serial(ProductCpu { m, n, terms: &terms, bias: None, accumulate, out, out_stride });
 }
 
-/// `scores[i][key] = rows[i] . keys[key]` of one head, for query or output-gradient rows.
-fn row_key_products(
-    block: &Block,
-    rows: Strided<'_>,
-    keys: &[f32],
-    kv: (usize, usize),
-    dim: usize,
-    scores: &mut [f32],
-) {
-    let (kv_head, kv_heads) = kv;
-    let stride = block.keys_len();
-    for (at, range) in block.placed_keys() {
-        let keys = transposed(head_rows(keys, range.start, kv_head, kv_heads, dim));
-        product((block.rows.len(), range.len(), dim), rows, keys, false, &mut scores[at..], stride);
-    }
-}
-
-/// `out[i] = sum over keys of weights[i][key] * values[key]`, `[rows, dim]`.
-fn weighted_values(
-    block: &Block,
-    weights: &[f32],
-    values: &[f32],
-    kv: (usize, usize),
-    dim: usize,
-    out: &mut [f32],
-) {
-    let (kv_head, kv_heads) = kv;
-    let stride = block.keys_len();
-    for (i, (at, range)) in block.placed_keys().enumerate() {
-        let weights = Strided { values: &weights[at..], row_stride: stride, col_stride: 1 };
-        let values = head_rows(values, range.start, kv_head, kv_heads, dim);
-        product((block.rows.len(), dim, range.len()), weights, values, i > 0, out, dim);
-    }
-}
-
-/// Scores to probabilities: `p = exp(scale s - lse)`; zero beyond the keys the row sees. Returns `lse`.
+/// Of a whole row of scores, to `exp(scale (s - largest))`; zero beyond the keys the row sees. Returns `lse`, and the sum
+/// that would make probabilities of them.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-fn softmax(scores: &mut [f32], sees: usize, scale: f32) -> f32 {
-    let (seen, rest) = scores.split_at_mut(sees);
-    let largest = max(seen) * scale;
-    for s in seen.iter_mut() {
-        *s = exp(*s * scale - largest);
-    }
-    let total = sum(seen.len(), |i| seen[i]);
-    let inverse = 1.0 / total;
-    for s in seen.iter_mut() {
-        *s *= inverse;
-    }
-    rest.fill(0.0);
-    largest + total.ln()
+fn exponentials(scores: &mut [f32], sees: usize, scale: f32) -> (f32, f32) {
+    const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
+    scores[sees..].fill(f32::NEG_INFINITY);
+    let largest = max(scores) * scale;
+    let total = sum_of_mapped(scores, |s| exp::<FUSED>(s * scale - largest));
+    (largest + total.ln(), total)
 }
 
-/// As [`softmax`] with the denominator known.
+/// A whole row of scores to probabilities, `p = exp(scale s - lse)`, zero beyond the keys the row sees; and of `d_p`, the
+/// gradient of the probabilities, to the gradient of the scores, `p (d_p - delta) scale`.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-fn probabilities(scores: &mut [f32], sees: usize, scale: f32, lse: f32) {
-    let (seen, rest) = scores.split_at_mut(sees);
-    for s in seen.iter_mut() {
-        *s = exp(*s * scale - lse);
-    }
-    rest.fill(0.0);
-}
-
-/// Gradient of the scores into `d_p`: `p (d_p - delta) scale`.
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-fn score_gradient(p: &[f32], d_p: &mut [f32], delta: f32, scale: f32) {
-    for (d, p) in d_p.iter_mut().zip(p) {
-        *d = p * (*d - delta) * scale;
+fn softmax_backward(scores: &mut [f32], d_p: &mut [f32], sees: usize, scale: f32, lse: f32, delta: f32) {
+    const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
+    scores[sees..].fill(f32::NEG_INFINITY);
+    d_p[sees..].fill(0.0);
+    for (s, d) in scores.iter_mut().zip(d_p) {
+        let p = exp::<FUSED>(*s * scale - lse);
+        (*s, *d) = (p, p * (*d - delta) * scale);
     }
 }
 
 fn scale(heads: Heads) -> f32 {
     1.0 / (heads.dim as f32).sqrt()
-}
-
-/// Attends one block of one head and leaves the outputs in `scratch.out`, `[rows, d]`; gives each `lse`.
-fn attend(
-    block: &Block,
-    queries: Strided<'_>,
-    keys: &[f32],
-    values: &[f32],
-    kv_head: usize,
-    heads: Heads,
-    scratch: &mut Scratch,
-    mut lse: impl FnMut(usize, f32),
-) {
-    let (kv, len) = ((kv_head, heads.key_value), block.keys_len());
-    row_key_products(block, queries, keys, kv, heads.dim, &mut scratch.p);
-    for (i, scores) in scratch.p.chunks_exact_mut(len).take(block.rows.len()).enumerate() {
-        lse(i, softmax(scores, block.first_sees + i, scale(heads)));
-    }
-    weighted_values(block, &scratch.p, values, kv, heads.dim, &mut scratch.out);
 }
 
 pub(super) fn forward(
@@ -211,24 +285,18 @@ pub(super) fn forward(
     out: &mut [f32],
     lse: &mut [f32],
 ) {
-    let (width, dim) = (heads.query * heads.dim, heads.dim);
     let (out, lse) = (Shared::new(out), Shared::new(lse));
-    let all: Vec<Block> = (0..segments.as_slice().len()).flat_map(|i| blocks(segments, i)).collect();
-    (0..all.len() * heads.query).into_par_iter().with_max_len(1).for_each(|task| {
-        let (block, head) = (&all[task / heads.query], task % heads.query);
-        let kv_head = head / (heads.query / heads.key_value);
-        with_scratch(block.keys_len(), dim, |scratch| {
-            let queries = head_rows(q, block.rows.start, head, heads.query, dim);
-            attend(block, queries, k, v, kv_head, heads, scratch, |i, value| {
-                let at = (block.rows.start + i) * heads.query + head;
+    let all: Vec<Block> = (0..segments.as_slice().len()).flat_map(|i| blocks(segments, i, heads)).collect();
+    (0..all.len() * heads.key_value).into_par_iter().with_max_len(1).for_each(|task| {
+        let stack = Stack { block: &all[task / heads.key_value], kv_head: task % heads.key_value, heads };
+        with_scratch(stack, |scratch| {
+            stack.attend(q, k, v, scratch, |row, value| {
+                let at = row.value(heads);
                 // SAFETY: a (token, head) belongs to one task.
                 unsafe { lse.part(at..at + 1)[0] = value };
             });
-            for (row, from) in block.rows.clone().zip(scratch.out.chunks_exact(dim)) {
-                let at = row * width + head * dim;
-                // SAFETY: a (token, head) belongs to one task.
-                unsafe { out.part(at..at + dim) }.copy_from_slice(from);
-            }
+            // SAFETY: as above.
+            unsafe { stack.scatter(&scratch.out, &out) };
         });
     });
 }
@@ -241,25 +309,19 @@ pub(super) fn forward_cached(
     heads: Heads,
     out: &mut [f32],
 ) {
-    let (width, dim) = (heads.query * heads.dim, heads.dim);
-    let rows = q.len() / width;
+    let (rows, of_block) = (q.len() / (heads.query * heads.dim), block_rows(heads));
     let out = Shared::new(out);
-    let first_rows: Vec<usize> = (0..rows).step_by(ROWS).collect();
-    (0..first_rows.len() * heads.query).into_par_iter().for_each(|task| {
-        let (first, head) = (first_rows[task / heads.query], task % heads.query);
-        let kv_head = head / (heads.query / heads.key_value);
-        let rows = first..(first + ROWS).min(rows);
+    (0..rows.div_ceil(of_block) * heads.key_value).into_par_iter().for_each(|task| {
+        let first = task / heads.key_value * of_block;
+        let rows = first..(first + of_block).min(rows);
         // The cache is one range of keys, whatever segments the tokens came from.
         #[allow(clippy::single_range_in_vec_init)]
         let block = Block { keys: vec![0..past + rows.end], first_sees: past + first + 1, rows };
-        with_scratch(block.keys_len(), dim, |scratch| {
-            let queries = head_rows(q, first, head, heads.query, dim);
-            attend(&block, queries, keys, values, kv_head, heads, scratch, |_, _| {});
-            for (row, from) in block.rows.clone().zip(scratch.out.chunks_exact(dim)) {
-                let at = row * width + head * dim;
-                // SAFETY: a (token, head) belongs to one task.
-                unsafe { out.part(at..at + dim) }.copy_from_slice(from);
-            }
+        let stack = Stack { block: &block, kv_head: task % heads.key_value, heads };
+        with_scratch(stack, |scratch| {
+            stack.attend(q, keys, values, scratch, |_, _| {});
+            // SAFETY: a (token, head) belongs to one task.
+            unsafe { stack.scatter(&scratch.out, &out) };
         });
     });
 }
@@ -290,72 +352,70 @@ pub(super) fn backward(
     gradients: Gradients<'_>,
     workspace: &mut [f32],
 ) {
-    let Heads { query, key_value, dim } = heads;
-    let tokens = segments.tokens();
+    let Heads { query, dim, .. } = heads;
+    let (tokens, group) = (segments.tokens(), group(heads));
     let width = query * dim;
     let (q, k, v) = (saved.q.cpu(), saved.k.cpu(), saved.v.cpu());
     let (out, lse) = (saved.out.cpu(), saved.lse.cpu());
     let d_q = Shared::new(gradients.q.cpu_mut());
-    // Per query head `[tokens, d]`: first all key gradients, then all value gradients.
-    let (d_k_heads, d_v_heads) = workspace[..2 * tokens * width].split_at_mut(tokens * width);
+    // Copies `[tokens, d]`, a group's worth of each key head: first of all key gradients, then of all value gradients.
+    let (d_k_copies, d_v_copies) = workspace[..2 * tokens * width].split_at_mut(tokens * width);
     {
-        let (d_k, d_v) = (Shared::new(d_k_heads), Shared::new(d_v_heads));
+        let (d_k, d_v) = (Shared::new(d_k_copies), Shared::new(d_v_copies));
         let trees = trees(segments);
         (0..trees.len() * query).into_par_iter().with_max_len(1).for_each(|task| {
-            let (tree, head) = (&trees[task / query], task % query);
-            let kv = (head / (query / key_value), key_value);
+            let (tree, copy) = (&trees[task / query], task % query);
+            let (kv_head, share) = (copy / group, copy % group);
             let part = |range: &Range<usize>| {
-                let first = head * tokens;
+                let first = copy * tokens;
                 (first + range.start) * dim..(first + range.end) * dim
             };
             for &index in tree {
                 let own = segments.as_slice()[index];
                 let range = part(&(own.start..own.start + own.len));
-                // SAFETY (all parts here): a (token of a tree, head) belongs to one task.
+                // SAFETY (all parts here): a (token of a tree, copy) belongs to one task.
                 unsafe {
                     d_k.part(range.clone()).fill(0.0);
                     d_v.part(range).fill(0.0);
                 }
-                for block in blocks(segments, index) {
-                    let (rows, len) = (block.rows.len(), block.keys_len());
-                    with_scratch(len, dim, |scratch| {
-                        let Scratch { p, d_p, out: block_out } = scratch;
-                        let queries = head_rows(q, block.rows.start, head, query, dim);
-                        let d_rows = head_rows(d_out, block.rows.start, head, query, dim);
-                        row_key_products(&block, queries, k, kv, dim, p);
-                        row_key_products(&block, d_rows, v, kv, dim, d_p);
-                        for (i, row) in block.rows.clone().enumerate() {
-                            let at = row * width + head * dim;
-                            let (o, d_o) = (&out[at..at + dim], &d_out[at..at + dim]);
-                            let delta = sum(dim, |j| o[j] * d_o[j]);
-                            let p = &mut p[i * len..(i + 1) * len];
-                            probabilities(p, block.first_sees + i, scale(heads), lse[row * query + head]);
-                            score_gradient(p, &mut d_p[i * len..(i + 1) * len], delta, scale(heads));
-                        }
-                        weighted_values(&block, d_p, k, kv, dim, block_out);
-                        for (row, from) in block.rows.clone().zip(block_out.chunks_exact(dim)) {
-                            let at = row * width + head * dim;
-                            unsafe { d_q.part(at..at + dim) }.copy_from_slice(from);
-                        }
-                        for (at, range) in block.placed_keys() {
-                            let column = |values| Strided { values, row_stride: 1, col_stride: len };
-                            let shape = (range.len(), dim, rows);
-                            let (to_k, to_v) = unsafe { (d_k.part(part(&range)), d_v.part(part(&range))) };
-                            product(shape, column(&d_p[at..]), queries, true, to_k, dim);
-                            product(shape, column(&p[at..]), d_rows, true, to_v, dim);
-                        }
-                    });
-                }
+            }
+            let blocks = tree.iter().flat_map(|&index| blocks(segments, index, heads));
+            for block in blocks.skip(share).step_by(group) {
+                let (stack, stride) = (Stack { block: &block, kv_head, heads }, block.score_stride());
+                with_scratch(stack, |scratch| {
+                    let Scratch { q: queries, d_out: d_rows, p, d_p, out: d_queries, totals: _ } = scratch;
+                    stack.gather(q, queries);
+                    stack.gather(d_out, d_rows);
+                    stack.row_key_products(queries, k, p);
+                    stack.row_key_products(d_rows, v, d_p);
+                    for ((row, p), d_p) in
+                        stack.rows().zip(p.chunks_exact_mut(stride)).zip(d_p.chunks_exact_mut(stride))
+                    {
+                        let (o, d_o) = (&out[row.values(heads)], &d_out[row.values(heads)]);
+                        let delta = sum(dim, |j| o[j] * d_o[j]);
+                        softmax_backward(p, d_p, row.sees, scale(heads), lse[row.value(heads)], delta);
+                    }
+                    stack.weighted_values(d_p, k, d_queries);
+                    // SAFETY: a block and its heads belong to one task.
+                    unsafe { stack.scatter(d_queries, &d_q) };
+                    for (at, range) in block.placed_keys() {
+                        let shape = (range.len(), dim, stack.len());
+                        let (to_k, to_v) = unsafe { (d_k.part(part(&range)), d_v.part(part(&range))) };
+                        let left = |scores| transposed(contiguous(scores, stride));
+                        product(shape, left(&d_p[at..]), contiguous(queries, dim), true, to_k, dim);
+                        product(shape, left(&p[at..]), contiguous(d_rows, dim), true, to_v, dim);
+                    }
+                });
             }
         });
     }
-    sum_groups(d_k_heads, tokens, heads, gradients.k.cpu_mut());
-    sum_groups(d_v_heads, tokens, heads, gradients.v.cpu_mut());
+    sum_copies(d_k_copies, tokens, heads, gradients.k.cpu_mut());
+    sum_copies(d_v_copies, tokens, heads, gradients.v.cpu_mut());
 }
 
-/// `sums[token, kv_head] = ` the sum over the group's query heads of `parts[head, token]`.
-fn sum_groups(parts: &[f32], tokens: usize, heads: Heads, sums: &mut [f32]) {
-    let (dim, group) = (heads.dim, heads.query / heads.key_value);
+/// `sums[token, kv_head] = ` the sum over its copies of `parts[copy, token]`.
+fn sum_copies(parts: &[f32], tokens: usize, heads: Heads, sums: &mut [f32]) {
+    let (dim, group) = (heads.dim, group(heads));
     let width = heads.key_value * dim;
     let sums = Shared::new(&mut sums[..tokens * width]);
     for_row_blocks(tokens, width * group, |block| {
@@ -365,8 +425,8 @@ fn sum_groups(parts: &[f32], tokens: usize, heads: Heads, sums: &mut [f32]) {
                 // SAFETY: every token is in one block.
                 let sum = unsafe { sums.part(at..at + dim) };
                 sum.fill(0.0);
-                for head in kv_head * group..(kv_head + 1) * group {
-                    let part = &parts[(head * tokens + token) * dim..][..dim];
+                for copy in kv_head * group..(kv_head + 1) * group {
+                    let part = &parts[(copy * tokens + token) * dim..][..dim];
                     sum.iter_mut().zip(part).for_each(|(s, p)| *s += p);
                 }
             }

@@ -1,29 +1,25 @@
 //! Rows in parallel.
 
 use multiversion::multiversion;
+use multiversion::target::target_cfg_f;
 use rayon::prelude::*;
 
 use super::Target;
-use crate::ops::math::{exp, max, sum};
+use crate::ops::math::{exp, max, sum, sum_of_mapped};
 use crate::ops::parallel::Shared;
 
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 fn log_sum_exp(logits: &[f32]) -> f32 {
+    const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
     let largest = max(logits);
-    largest + sum(logits.len(), |i| exp(logits[i] - largest)).ln()
+    largest + sum(logits.len(), |i| exp::<FUSED>(logits[i] - largest)).ln()
 }
 
-/// Overwrites each logit with `exp(logit - shift)`.
+/// Overwrites each logit with `exp(logit - shift)`; gives their sum.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-fn exponentials(logits: &mut [f32], shift: f32) {
-    for logit in logits {
-        *logit = exp(*logit - shift);
-    }
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-fn total(values: &[f32]) -> f32 {
-    sum(values.len(), |i| values[i])
+fn exponentials(logits: &mut [f32], shift: f32) -> f32 {
+    const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
+    sum_of_mapped(logits, |logit| exp::<FUSED>(logit - shift))
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
@@ -70,8 +66,7 @@ fn row_gradient(logits: &mut [f32], targets: &[Target], scale: f32, losses: &mut
     for (target, loss) in targets.iter().zip(losses.iter_mut()) {
         *loss = -(logits[target.id as usize] - largest);
     }
-    exponentials(logits, largest);
-    let total = total(logits);
+    let total = exponentials(logits, largest);
     losses.iter_mut().for_each(|loss| *loss += total.ln());
     let weight: f32 = targets.iter().map(|t| t.weight).sum();
     multiply(logits, weight * scale / total);
