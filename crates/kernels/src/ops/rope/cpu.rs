@@ -32,6 +32,29 @@ fn turn_row(row: &mut [f32], cos: &[f32], sin: &[f32], sign: f32, half: usize) {
     }
 }
 
+pub(super) fn turn(
+    x: &[f32],
+    cos: &[f32],
+    sin: &[f32],
+    sign: f32,
+    rows: usize,
+    heads: usize,
+    half: usize,
+    y: &mut [f32],
+) {
+    let width = heads * 2 * half;
+    let y = Shared::new(&mut y[..rows * width]);
+    for_row_blocks(rows, width, |block| {
+        for row in block {
+            let (at, values) = (row * half..(row + 1) * half, row * width..(row + 1) * width);
+            // SAFETY: every row is in one block.
+            let y = unsafe { y.part(values.clone()) };
+            y.copy_from_slice(&x[values]);
+            turn_row(y, &cos[at.clone()], &sin[at], sign, half);
+        }
+    });
+}
+
 pub(super) fn turn_in_place(
     x: &mut [f32],
     cos: &[f32],

@@ -49,8 +49,16 @@ impl Angles {
 
 /// Turns `rows` rows of `heads` heads from `x` into `y`, both `[rows, heads, d]`.
 pub fn forward(x: &Tensor, angles: &Angles, rows: usize, heads: usize, y: &mut Tensor) {
-    elementwise::copy(x, rows * heads * 2 * angles.half, y);
-    forward_in_place(y, angles, rows, heads);
+    match x.device() {
+        Device::Cpu => {
+            let (cos, sin) = (angles.cos.cpu(), angles.sin.cpu());
+            cpu::turn(x.cpu(), cos, sin, Turn::Forward.sign(), rows, heads, angles.half, y.cpu_mut());
+        }
+        Device::Cuda(_) => {
+            elementwise::copy(x, rows * heads * 2 * angles.half, y);
+            forward_in_place(y, angles, rows, heads);
+        }
+    }
 }
 
 /// As [`forward`] in place: overwrites `x`.

@@ -45,6 +45,12 @@ const K_STEP: usize = 32;
 /// Up to this many rows the right operand is read row by row instead of being packed.
 const FEW_ROWS: usize = 4;
 
+/// Up to this many rows a right operand that can be read where it lies is not packed.
+const UNPACKED_ROWS: usize = 24;
+/// Rows of an unpacked right operand that are read for one panel after another: few enough for their pages to stay known
+/// to the first-level translation buffer.
+const UNPACKED_SUM: usize = 64;
+
 /// One summand on the host.
 #[derive(Clone, Copy)]
 pub(crate) struct TermCpu<'a> {
@@ -593,6 +599,8 @@ unsafe fn run_task<S: Simd, B: Operand>(task: &Task<'_>, ahead: Option<&Task<'_>
         while let Some(block) = blocks.next() {
             if few(block.term) {
                 dot_rows::<S>(product, rows.clone(), &block, scratch);
+            } else if let Some(right) = unpacked_right(product, &block) {
+                unpacked::<S>(product, rows.clone(), &block, right, !overwrite, scratch);
             } else {
                 let next = blocks.peek().cloned().or_else(|| ahead.and_then(|task| task.blocks().next()));
                 let rows = rows.clone();
@@ -658,6 +666,8 @@ unsafe fn packed<O: Operand>(
                     left: left_ptr,
                     left_stride,
                     right,
+                    right_stride: width,
+                    right_ahead: None,
                     out,
                     out_stride: product.out_stride,
                     accumulate,
@@ -679,6 +689,63 @@ unsafe fn packed<O: Operand>(
                 }
             }
             at += pack::panel_values(elements, width);
+        }
+    }
+}
+
+/// The right operand of `block`, if it is better read where it lies than packed: it is a matrix of whole panels, and so few
+/// rows are multiplied by it that packing it would take as long. Decided by the whole product, as in [`run_task`].
+#[inline(always)]
+fn unpacked_right<'a>(product: &Shared<'_>, block: &Block<'a>) -> Option<Strided<'a>> {
+    let few = product.m <= UNPACKED_ROWS && block.term.dtype() == ComputeDtype::F32;
+    match block.term.right.in_place() {
+        RightCpu::Strided(s) if s.is_read_in_place() && few && product.n.is_multiple_of(MAX_PANEL) => Some(s),
+        _ => None,
+    }
+}
+
+/// Adds one block of the sum, or writes it, with the right operand read where it lies.
+///
+/// # Safety
+/// As [`run_task`].
+#[inline(always)]
+unsafe fn unpacked<S: Simd>(
+    product: &Shared<'_>,
+    rows: Range<usize>,
+    block: &Block<'_>,
+    right: Strided<'_>,
+    accumulate: bool,
+    scratch: &mut Scratch,
+) {
+    let Block { term, k, cols, .. } = block;
+    let strips = || (rows.start..rows.end).step_by(S::ROWS).map(|i| i..(i + S::ROWS).min(rows.end));
+    let lefts = &mut scratch.panels;
+    for (strip, to) in strips().zip(lefts.chunks_exact_mut(STRIP_ROWS * STRIP_STRIDE)) {
+        copy_strip::<Single<S>>(term.left, strip, k.clone(), to);
+    }
+    for first in k.clone().step_by(UNPACKED_SUM) {
+        let elements = UNPACKED_SUM.min(k.end - first);
+        for (n, width) in pack::panels::<S>(cols.clone()) {
+            for (number, strip) in strips().enumerate() {
+                let left = &lefts[number * STRIP_ROWS * STRIP_STRIDE + first - k.start..];
+                let right_values = &right.values[first * right.row_stride + n.start..];
+                // SAFETY: the output tile is inside this task's; `Shared::new` checked the right operand.
+                unsafe {
+                    let args = tile::Args {
+                        elements,
+                        left: left.as_ptr(),
+                        left_stride: STRIP_STRIDE,
+                        right: right_values.as_ptr(),
+                        right_stride: right.row_stride,
+                        // The next panel's part of the row.
+                        right_ahead: Some(width),
+                        out: product.out.add(strip.start * product.out_stride + n.start),
+                        out_stride: product.out_stride,
+                        accumulate: accumulate || first > k.start,
+                    };
+                    S::tile(strip.len(), width > S::LANES, args);
+                }
+            }
         }
     }
 }

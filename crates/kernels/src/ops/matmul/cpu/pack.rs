@@ -16,8 +16,8 @@ pub(crate) struct Strided<'a> {
 }
 
 impl Strided<'_> {
-    /// Whether strips of rows can be read where they lie, as a left operand. Rows a multiple of 4 KiB apart cannot: they
-    /// compete for the same sets of the first-level cache.
+    /// Whether several rows can be read at once where they lie. Rows a multiple of 4 KiB apart cannot: they compete for the
+    /// same sets of the first-level cache.
     pub(super) fn is_read_in_place(&self) -> bool {
         self.col_stride == 1 && !self.row_stride.is_multiple_of(1024)
     }

@@ -1,6 +1,6 @@
 //! The innermost product: one register tile of the output.
 
-use super::simd::Simd;
+use super::simd::{Cache, Simd, prefetch};
 
 /// Operands of a tile.
 #[derive(Clone, Copy)]
@@ -11,8 +11,13 @@ pub(super) struct Args {
     pub left: *const f32,
     /// From one left row to the next.
     pub left_stride: usize,
-    /// Packed right panel, `[elements][tile width]`.
+    /// Right columns: a packed panel, `[elements][tile width]`, or part of a matrix.
     pub right: *const f32,
+    /// From one right row to the next.
+    pub right_stride: usize,
+    /// From a right row to what of it is to come into the first-level cache meanwhile, where the processor does not foresee
+    /// that by itself, as it does in a packed panel.
+    pub right_ahead: Option<usize>,
     /// Output tile.
     pub out: *mut f32,
     /// From one output row to the next.
@@ -31,6 +36,35 @@ pub(super) struct Args {
 pub(super) unsafe fn tile<S: Simd, const R: usize, const V: usize>(args: Args) {
     // SAFETY: by the caller.
     unsafe {
+        let sums = match args.right_ahead {
+            None => sums::<S, R, V>(args, |_| {}),
+            Some(ahead) => sums::<S, R, V>(args, |right| {
+                for j in 0..V {
+                    prefetch(right.wrapping_add(ahead + j * S::LANES).cast(), Cache::First);
+                }
+            }),
+        };
+        for i in 0..R {
+            for j in 0..V {
+                let to = args.out.add(i * args.out_stride + j * S::LANES);
+                let sum = if args.accumulate { S::add(S::load(to), sums[i][j]) } else { sums[i][j] };
+                S::store(to, sum);
+            }
+        }
+    }
+}
+
+/// The sums of a tile; `meanwhile` is called with every right row.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn sums<S: Simd, const R: usize, const V: usize>(
+    args: Args,
+    meanwhile: impl Fn(*const f32),
+) -> [[S::V; V]; R] {
+    // SAFETY: by the caller.
+    unsafe {
         let mut sums = [[S::zero(); V]; R];
         let mut right = args.right;
         let rows: [*const f32; R] = std::array::from_fn(|i| args.left.add(i * args.left_stride));
@@ -42,15 +76,10 @@ pub(super) unsafe fn tile<S: Simd, const R: usize, const V: usize>(args: Args) {
                     sums[i][j] = S::fma(value, columns[j], sums[i][j]);
                 }
             }
-            right = right.add(V * S::LANES);
+            meanwhile(right);
+            right = right.wrapping_add(args.right_stride);
         }
-        for i in 0..R {
-            for j in 0..V {
-                let to = args.out.add(i * args.out_stride + j * S::LANES);
-                let sum = if args.accumulate { S::add(S::load(to), sums[i][j]) } else { sums[i][j] };
-                S::store(to, sum);
-            }
-        }
+        sums
     }
 }
 
