@@ -32,8 +32,9 @@ fn turn_row(row: &mut [f32], cos: &[f32], sin: &[f32], sign: f32, half: usize) {
     }
 }
 
+/// Turns rows of `y`, which first become those of `x` where that is given.
 pub(super) fn turn(
-    x: &[f32],
+    x: Option<&[f32]>,
     cos: &[f32],
     sin: &[f32],
     sign: f32,
@@ -49,29 +50,10 @@ pub(super) fn turn(
             let (at, values) = (row * half..(row + 1) * half, row * width..(row + 1) * width);
             // SAFETY: every row is in one block.
             let y = unsafe { y.part(values.clone()) };
-            y.copy_from_slice(&x[values]);
+            if let Some(x) = x {
+                y.copy_from_slice(&x[values]);
+            }
             turn_row(y, &cos[at.clone()], &sin[at], sign, half);
-        }
-    });
-}
-
-pub(super) fn turn_in_place(
-    x: &mut [f32],
-    cos: &[f32],
-    sin: &[f32],
-    sign: f32,
-    rows: usize,
-    heads: usize,
-    half: usize,
-) {
-    let width = heads * 2 * half;
-    let x = Shared::new(&mut x[..rows * width]);
-    for_row_blocks(rows, width, |block| {
-        for row in block {
-            let at = row * half..(row + 1) * half;
-            // SAFETY: every row is in one block.
-            let x = unsafe { x.part(row * width..(row + 1) * width) };
-            turn_row(x, &cos[at.clone()], &sin[at], sign, half);
         }
     });
 }

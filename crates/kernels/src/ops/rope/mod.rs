@@ -52,7 +52,7 @@ pub fn forward(x: &Tensor, angles: &Angles, rows: usize, heads: usize, y: &mut T
     match x.device() {
         Device::Cpu => {
             let (cos, sin) = (angles.cos.cpu(), angles.sin.cpu());
-            cpu::turn(x.cpu(), cos, sin, Turn::Forward.sign(), rows, heads, angles.half, y.cpu_mut());
+            cpu::turn(Some(x.cpu()), cos, sin, Turn::Forward.sign(), rows, heads, angles.half, y.cpu_mut());
         }
         Device::Cuda(_) => {
             elementwise::copy(x, rows * heads * 2 * angles.half, y);
@@ -75,7 +75,7 @@ fn turn(x: &mut Tensor, angles: &Angles, rows: usize, heads: usize, turn: Turn) 
     match x.device() {
         Device::Cpu => {
             let (cos, sin) = (angles.cos.cpu(), angles.sin.cpu());
-            cpu::turn_in_place(x.cpu_mut(), cos, sin, turn.sign(), rows, heads, angles.half);
+            cpu::turn(None, cos, sin, turn.sign(), rows, heads, angles.half, x.cpu_mut());
         }
         Device::Cuda(gpu) => {
             let (turned, shape) =
