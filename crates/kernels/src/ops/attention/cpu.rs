@@ -133,7 +133,7 @@ struct Row {
 impl Row {
     /// Where its values are in a `[tokens, heads, d]` buffer.
     fn values(&self, heads: Heads) -> Range<usize> {
-        let first = (self.token * heads.query + self.head) * heads.dim;
+        let first = self.value(heads) * heads.dim;
         first..first + heads.dim
     }
 

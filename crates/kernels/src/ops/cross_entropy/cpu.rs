@@ -8,11 +8,12 @@ use super::Target;
 use crate::ops::math::{exp, max, sum, sum_of_mapped};
 use crate::ops::parallel::Shared;
 
+/// The largest logit, and the logarithm of the sum of `exp(logit - largest)`.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-fn log_sum_exp(logits: &[f32]) -> f32 {
+fn log_sum_exp(logits: &[f32]) -> (f32, f32) {
     const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
     let largest = max(logits);
-    largest + sum(logits.len(), |i| exp::<FUSED>(logits[i] - largest)).ln()
+    (largest, sum(logits.len(), |i| exp::<FUSED>(logits[i] - largest)).ln())
 }
 
 /// Overwrites each logit with `exp(logit - shift)`; gives their sum.
@@ -37,7 +38,8 @@ fn multiply(values: &mut [f32], factor: f32) {
 pub(super) fn loss(logits: &[f32], vocab: usize, targets: &[Target], losses: &mut [f32]) {
     targets.par_iter().zip(losses).for_each(|(target, loss)| {
         let row = &logits[target.row as usize * vocab..][..vocab];
-        *loss = log_sum_exp(row) - row[target.id as usize];
+        let (largest, log_sum) = log_sum_exp(row);
+        *loss = -(row[target.id as usize] - largest) + log_sum;
     });
 }
 

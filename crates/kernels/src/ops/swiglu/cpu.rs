@@ -14,7 +14,7 @@ fn block_forward(gate: &[f32], up: &[f32], y: &mut [f32]) {
     }
 }
 
-/// `d_gate = d_y up s (1 + gate (1 - s))`, `d_up = d_y gate s`, `s = sigmoid::<FUSED>(gate)`.
+/// `d_gate = d_y up s (1 + gate (1 - s))`, `d_up = d_y gate s`, `s = sigmoid(gate)`.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 fn block_backward(d_y: &[f32], gate: &mut [f32], up: &mut [f32]) {
     const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
