@@ -14,16 +14,21 @@ use rayon::prelude::*;
 use super::{Product, Right, View};
 use crate::tensor::{AlignedVec, Tensor};
 use crate::weight::ComputeDtype;
+use isa::Isa;
+pub(crate) use isa::{fma_peak, instruction_set};
 pub(crate) use left::bytes as left_bytes;
 use left::{Elements, Lefts, STRIP_ROWS, STRIP_STRIDE, copy_strip};
-use operand::{Operand, Paired, Rounded, Single};
+use operand::{Operand, Single};
 pub(crate) use pack::{RightCpu, Strided};
 use simd::Simd;
+use strips::{Offer, Strips, Tile, packed};
 
+mod isa;
 mod left;
 mod operand;
 mod pack;
 mod simd;
+mod strips;
 mod tile;
 
 /// The largest block of the sum, a multiple of every quantisation block.
@@ -134,30 +139,59 @@ pub(super) fn run(products: &mut [Product<'_>]) {
     run_tasks(&tasks, threads);
 }
 
-/// Runs tasks in order, each on the thread that comes for it first.
+/// Runs tasks in order, each on the thread that comes for it first. A thread that finds none left helps those that still
+/// run one.
 fn run_tasks(tasks: &[Task<'_>], threads: usize) {
+    let threads_used = threads.min(tasks.len());
     let taken = AtomicUsize::new(0);
-    (0..threads.min(tasks.len())).into_par_iter().with_max_len(1).for_each(|_| {
+    let unfinished = Unfinished(AtomicUsize::new(tasks.len()));
+    let offers: Vec<Offer<'_>> = (0..threads_used).map(|_| Offer::default()).collect();
+    offers.par_iter().with_max_len(1).for_each(|offer| {
         with_scratch(|scratch| {
             loop {
                 let index = taken.fetch_add(1, Ordering::Relaxed);
                 let Some(task) = tasks.get(index) else { break };
+                let _finished = unfinished.one();
                 // Threads that keep pace take turns, so this is the one that comes to this thread next.
-                task.run(tasks.get(index + threads), scratch);
+                task.run(tasks.get(index + threads), offer, scratch);
+            }
+            while unfinished.any() {
+                let helped = offers.iter().filter(|offer| offer.help(scratch)).count();
+                if helped == 0 {
+                    std::thread::yield_now();
+                }
             }
         });
     });
+}
+
+/// How many tasks are not yet finished.
+struct Unfinished(AtomicUsize);
+
+impl Unfinished {
+    fn any(&self) -> bool {
+        self.0.load(Ordering::Acquire) > 0
+    }
+
+    /// Counts one as finished when the result is dropped, which happens in a panic, too.
+    fn one(&self) -> impl Drop + '_ {
+        struct One<'a>(&'a AtomicUsize);
+        impl Drop for One<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Release);
+            }
+        }
+        One(&self.0)
+    }
 }
 
 /// Computes one product on the calling thread, for ops that are parallel over something else.
 pub(crate) fn run_serial(product: ProductCpu<'_>) {
     let lefts = Lefts::default();
     let shared = Shared::new(product, Isa::detect(), &lefts);
-    with_scratch(|scratch| {
-        for task in shared.tasks(1) {
-            task.run(None, scratch);
-        }
-    });
+    let tasks: Vec<Task<'_>> = shared.tasks(1).collect();
+    let offer = Offer::default();
+    with_scratch(|scratch| tasks.iter().for_each(|task| task.run(None, &offer, scratch)));
 }
 
 /// The width of one of `parts` even parts of `n` columns, in whole panels.
@@ -266,20 +300,23 @@ struct Task<'a> {
     cols: Range<usize>,
 }
 
-impl Task<'_> {
-    /// Computes the tile; `ahead` is the task that will probably follow on this thread.
-    fn run(&self, ahead: Option<&Task<'_>>, scratch: &mut Scratch) {
-        self.product.isa.run_task(self, ahead, scratch);
+impl<'a> Task<'a> {
+    /// Computes the tile; `ahead` is the task that will probably follow on this thread. Threads without a task find in
+    /// `offer` what they can help with.
+    fn run(&self, ahead: Option<&Task<'a>>, offer: &Offer<'a>, scratch: &mut Scratch) {
+        self.product.isa.run(Job::Task { task: self, ahead, offer }, scratch);
     }
 
     /// The blocks of the sum, in order.
-    fn blocks(&self) -> impl Iterator<Item = Block<'_>> {
+    fn blocks(&self) -> impl Iterator<Item = Block<'a>> + use<'a> {
         let Shared { m, n, terms, isa, lefts, .. } = self.product;
         let columns = self.product.columns();
+        let cols = self.cols.clone();
         terms.iter().flat_map(move |term| {
             let longest = isa.longest_block(*n, columns, term.dtype());
             let left = lefts.of(*m, term);
-            sum_blocks(term.k, longest).map(move |k| Block { term, left, k, cols: self.cols.clone() })
+            let cols = cols.clone();
+            sum_blocks(term.k, longest).map(move |k| Block { term, left, k, cols: cols.clone() })
         })
     }
 }
@@ -325,251 +362,41 @@ fn with_scratch(body: impl FnOnce(&mut Scratch)) {
     });
 }
 
-/// The instruction sets there is a version for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Isa {
-    Portable,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    /// With products of bf16 pairs; everything else is that of `Avx512`.
-    #[cfg(target_arch = "x86_64")]
-    Avx512Bf16,
-    #[cfg(target_arch = "aarch64")]
-    Neon,
+/// Something to do for a product.
+enum Job<'j, 'a> {
+    /// See [`Task::run`].
+    Task { task: &'j Task<'a>, ahead: Option<&'j Task<'a>>, offer: &'j Offer<'a> },
+    /// Strips of a block that another thread has packed.
+    Strips(&'j Strips<'a>),
 }
 
-impl Isa {
-    /// The best this processor has.
-    fn detect() -> Isa {
-        *Isa::available().last().expect("portable is always there")
-    }
-
-    /// All this processor has, worst first.
-    fn available() -> Vec<Isa> {
-        #[allow(unused_mut)]
-        let mut found = vec![Isa::Portable];
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c")
-            {
-                found.push(Isa::Avx2);
-                if is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vl")
-                {
-                    found.push(Isa::Avx512);
-                    if is_x86_feature_detected!("avx512bf16") {
-                        found.push(Isa::Avx512Bf16);
-                    }
-                }
-            }
-        }
-        #[cfg(target_arch = "aarch64")]
-        found.push(Isa::Neon);
-        found
-    }
-
-    /// Values in a register.
-    fn lanes(self) -> usize {
-        match self {
-            Isa::Portable => simd::Portable::LANES,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => simd::x86::Avx2::LANES,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 => simd::x86::Avx512::LANES,
-            #[cfg(target_arch = "aarch64")]
-            Isa::Neon => simd::arm::Neon::LANES,
-        }
-    }
-
-    /// Values in an element of operands that are multiplied as `dtype`.
-    fn values(self, dtype: ComputeDtype) -> usize {
-        match (self, dtype) {
-            #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Bf16, ComputeDtype::Bf16) => Paired::<simd::x86::Avx512Bf16>::VALUES,
-            _ => 1,
-        }
-    }
-
-    /// Elements of the packed right operand of a task, at most: half of the second-level cache that most
-    /// processors with the instruction set have at least (1 MiB with AVX-512, 512 KiB with the others).
-    fn packed_elements(self) -> usize {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 => MAX_PACKED_ELEMENTS,
-            _ => MAX_PACKED_ELEMENTS / 2,
-        }
-    }
-
-    /// Output columns of a task, at most, in a product whose first term is `term`.
-    ///
-    /// A weight that is decoded along its rows (the input gradient) is cut wide, so that each row is read in long pieces,
-    /// and so is a left operand that has to be copied, which is then done for more columns at once; every other operand
-    /// is cut tall, which loads the output less often.
-    fn columns(self, term: &TermCpu<'_>) -> usize {
-        let wide = matches!(term.right.in_place(), RightCpu::Weight(_)) || !term.left.is_read_in_place();
-        let tall = self.packed_elements() / MAX_K_BLOCK * self.values(term.dtype());
-        if wide { MAX_N_BLOCK } else { tall.min(MAX_N_BLOCK) }
-    }
-
-    /// The length of a block of the sum, at most, in a product of `n` columns whose tasks have at most `columns`, with
-    /// operands of `dtype`. The number of threads has no part in it, since it decides the order of the sum.
-    fn longest_block(self, n: usize, columns: usize, dtype: ComputeDtype) -> usize {
-        let width = part_width(n, n.div_ceil(columns));
-        let block = (self.packed_elements() / width * self.values(dtype)).min(MAX_K_BLOCK);
-        block - block % K_STEP
-    }
-
-    /// Makes elements of `from` for [`ComputeDtype::Bf16`], where [`Isa::values`] are two; see [`Operand::along_sum`].
-    fn pairs_along_sum(self, from: &[f32], to: &mut [f32]) {
-        match self {
-            // SAFETY: `available` saw the features.
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => unsafe { pairs_along_sum_avx512_bf16(from, to) },
-            _ => unreachable!("{self:?} multiplies no pairs, given {} values for {}", from.len(), to.len()),
-        }
-    }
-
-    /// See [`tile::registers_only`].
-    fn registers_only(self, dtype: ComputeDtype, steps: usize) -> f32 {
-        match (self, dtype) {
-            // SAFETY: as in `run_task`.
-            (Isa::Portable, _) => unsafe { tile::registers_only::<simd::Portable>(steps) },
-            #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, _) => unsafe { registers_only_avx2(steps) },
-            #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, _) | (Isa::Avx512Bf16, ComputeDtype::F32) => unsafe {
-                registers_only_avx512(steps)
-            },
-            #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Bf16, ComputeDtype::Bf16) => unsafe { registers_only_avx512_bf16(steps) },
-            #[cfg(target_arch = "aarch64")]
-            (Isa::Neon, _) => unsafe { tile::registers_only::<simd::arm::Neon>(steps) },
-        }
-    }
-
-    /// Computes `task`; `ahead` is the one that will probably follow on this thread.
-    fn run_task(self, task: &Task<'_>, ahead: Option<&Task<'_>>, scratch: &mut Scratch) {
-        match self {
-            // SAFETY: plain Rust.
-            Isa::Portable => unsafe { run_task_rounded::<simd::Portable>(task, ahead, scratch) },
-            // SAFETY (below): `available` saw the features.
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { run_task_avx2(task, ahead, scratch) },
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { run_task_avx512(task, ahead, scratch) },
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => unsafe { run_task_avx512_bf16(task, ahead, scratch) },
-            #[cfg(target_arch = "aarch64")]
-            Isa::Neon => unsafe { run_task_rounded::<simd::arm::Neon>(task, ahead, scratch) },
-        }
-    }
-}
-
-/// The instruction set that products of `dtype` run on.
-pub(crate) fn instruction_set(dtype: ComputeDtype) -> &'static str {
-    match (Isa::detect(), dtype) {
-        (Isa::Portable, _) => "portable",
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, _) => "avx2",
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, _) | (Isa::Avx512Bf16, ComputeDtype::F32) => "avx512",
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512Bf16, ComputeDtype::Bf16) => "avx512bf16",
-        #[cfg(target_arch = "aarch64")]
-        (Isa::Neon, _) => "neon",
-    }
-}
-
-/// Multiply-add rate of all threads of the current pool on operands of `dtype` in registers, in FLOP/s: what no product
-/// on this machine can exceed.
-pub(crate) fn fma_peak(dtype: ComputeDtype) -> f64 {
-    const STEPS: usize = 2_000_000;
-    let isa = Isa::detect();
-    let multiply_adds = 12 * isa.lanes() * isa.values(dtype);
-    let round = || {
-        let start = std::time::Instant::now();
-        rayon::broadcast(|_| std::hint::black_box(isa.registers_only(dtype, STEPS)));
-        let flops = rayon::current_num_threads() * STEPS * multiply_adds * 2;
-        flops as f64 / start.elapsed().as_secs_f64()
-    };
-    (0..7).map(|_| round()).fold(0.0, f64::max)
-}
-
-/// For processors that do not multiply bf16: see [`Rounded`].
+/// See [`Isa::run`]: `S` multiplies f32, `B` bf16.
 ///
 /// # Safety
-/// As [`run_task`].
+/// The processor has `S` and that of `B`, and no other thread touches the tile of a task.
 #[inline(always)]
-unsafe fn run_task_rounded<S: Simd>(task: &Task<'_>, ahead: Option<&Task<'_>>, scratch: &mut Scratch) {
-    // SAFETY: by the caller.
-    unsafe { run_task::<S, Rounded<S>>(task, ahead, scratch) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn run_task_avx2(task: &Task<'_>, ahead: Option<&Task<'_>>, scratch: &mut Scratch) {
-    // SAFETY: the features are enabled here.
-    unsafe { run_task_rounded::<simd::x86::Avx2>(task, ahead, scratch) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn run_task_avx512(task: &Task<'_>, ahead: Option<&Task<'_>>, scratch: &mut Scratch) {
-    // SAFETY: the features are enabled here.
-    unsafe { run_task_rounded::<simd::x86::Avx512>(task, ahead, scratch) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
-unsafe fn run_task_avx512_bf16(task: &Task<'_>, ahead: Option<&Task<'_>>, scratch: &mut Scratch) {
-    use simd::x86::{Avx512, Avx512Bf16};
-    // SAFETY: the features are enabled here.
-    unsafe { run_task::<Avx512, Paired<Avx512Bf16>>(task, ahead, scratch) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn pairs_along_sum_avx512_bf16(from: &[f32], to: &mut [f32]) {
-    type Pairs = Paired<simd::x86::Avx512Bf16>;
-    let elements = MAX_K_BLOCK / Pairs::VALUES;
-    for (i, from) in from.chunks(MAX_K_BLOCK).enumerate() {
-        Pairs::along_sum(from, &mut to[i * elements..]);
+unsafe fn run_job<S: Simd, B: Operand>(job: Job<'_, '_>, scratch: &mut Scratch) {
+    match job {
+        // SAFETY: by the caller.
+        Job::Task { task, ahead, offer } => unsafe { run_task::<S, B>(task, ahead, offer, scratch) },
+        Job::Strips(strips) => match strips.block.term.dtype() {
+            // SAFETY: by the caller.
+            ComputeDtype::F32 => unsafe { strips.run::<Single<S>>(&mut scratch.left) },
+            // SAFETY: by the caller.
+            ComputeDtype::Bf16 => unsafe { strips.run::<B>(&mut scratch.left) },
+        },
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn registers_only_avx2(steps: usize) -> f32 {
-    // SAFETY: the features are enabled here.
-    unsafe { tile::registers_only::<simd::x86::Avx2>(steps) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-unsafe fn registers_only_avx512(steps: usize) -> f32 {
-    // SAFETY: the features are enabled here.
-    unsafe { tile::registers_only::<simd::x86::Avx512>(steps) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn registers_only_avx512_bf16(steps: usize) -> f32 {
-    // SAFETY: the features are enabled here.
-    unsafe { tile::registers_only::<simd::x86::Avx512Bf16>(steps) }
-}
-
-/// See [`Isa::run_task`]: `S` multiplies f32, `B` bf16.
-///
 /// # Safety
-/// The processor has `S` and that of `B`, and no other thread touches this task's tile.
+/// As [`run_job`].
 #[inline(always)]
-unsafe fn run_task<S: Simd, B: Operand>(task: &Task<'_>, ahead: Option<&Task<'_>>, scratch: &mut Scratch) {
+unsafe fn run_task<'a, S: Simd, B: Operand>(
+    task: &Task<'a>,
+    ahead: Option<&Task<'a>>,
+    offer: &Offer<'a>,
+    scratch: &mut Scratch,
+) {
     let Task { product, rows, cols } = task;
     debug_assert!(rows.end <= product.m && cols.end <= product.n);
     // SAFETY: the tile lies inside the output, whose size `Shared::new` checked.
@@ -603,92 +430,13 @@ unsafe fn run_task<S: Simd, B: Operand>(task: &Task<'_>, ahead: Option<&Task<'_>
                 unpacked::<S>(product, rows.clone(), &block, right, !overwrite, scratch);
             } else {
                 let next = blocks.peek().cloned().or_else(|| ahead.and_then(|task| task.blocks().next()));
-                let rows = rows.clone();
+                let to = Tile { product, rows: rows.clone(), accumulate: !overwrite };
                 match block.term.dtype() {
-                    ComputeDtype::F32 => {
-                        packed::<Single<S>>(product, rows, &block, next, !overwrite, scratch);
-                    }
-                    ComputeDtype::Bf16 => packed::<B>(product, rows, &block, next, !overwrite, scratch),
+                    ComputeDtype::F32 => packed::<Single<S>>(to, block, next, offer, scratch),
+                    ComputeDtype::Bf16 => packed::<B>(to, block, next, offer, scratch),
                 }
             }
             overwrite = false;
-        }
-    }
-}
-
-/// Adds one block of the sum, or writes it, by packing the right operand and running tiles. Meanwhile the right
-/// operand of `next` comes into the cache.
-///
-/// # Safety
-/// As [`run_task`].
-#[inline(always)]
-unsafe fn packed<O: Operand>(
-    product: &Shared<'_>,
-    rows: Range<usize>,
-    block: &Block<'_>,
-    next: Option<Block<'_>>,
-    accumulate: bool,
-    scratch: &mut Scratch,
-) {
-    let Block { term, left: made, k, cols } = block;
-    term.right.pack::<O>(k.clone(), cols.clone(), &mut scratch.panels, &mut scratch.rows);
-
-    let left = term.left;
-    let elements = O::elements(k.len());
-    let strips = rows.len().div_ceil(O::Simd::ROWS);
-    let panels = pack::panels::<O::Simd>(cols.clone()).count();
-    let in_place = O::AS_THEY_ARE && left.is_read_in_place();
-    for (number, i) in (rows.start..rows.end).step_by(O::Simd::ROWS).enumerate() {
-        let strip = i..(i + O::Simd::ROWS).min(rows.end);
-        let (left_ptr, left_stride) = if let Some(made) = made {
-            let first = k.start / O::VALUES;
-            let next_strip = strip.end..(strip.end + O::Simd::ROWS).min(rows.end);
-            made.prefetch(next_strip, first..first + elements);
-            made.from(i, first)
-        } else if in_place {
-            (left.values[i * left.row_stride + k.start..].as_ptr(), left.row_stride)
-        } else {
-            copy_strip::<O>(left, strip.clone(), k.clone(), &mut scratch.left);
-            (scratch.left.as_ptr(), STRIP_STRIDE)
-        };
-        let mut at = 0;
-        for (panel, (n, width)) in pack::panels::<O::Simd>(cols.clone()).enumerate() {
-            // A little at a time: what is asked for at once has to wait for free line buffers.
-            if let Some(Block { term, k, cols, .. }) = &next {
-                term.right.prefetch(k.clone(), cols.clone(), number * panels + panel, strips * panels);
-            }
-            // SAFETY: the panel was packed above; the output tile is inside this task's.
-            unsafe {
-                let right = scratch.panels.as_ptr().add(at);
-                let out = product.out.add(i * product.out_stride + n.start);
-                let args = tile::Args {
-                    elements,
-                    left: left_ptr,
-                    left_stride,
-                    right,
-                    right_stride: width,
-                    right_ahead: None,
-                    out,
-                    out_stride: product.out_stride,
-                    accumulate,
-                };
-                if n.len() == width {
-                    O::Simd::tile(strip.len(), width > O::Simd::LANES, args);
-                } else {
-                    let mut edge = [0.0f32; MAX_ROWS * MAX_PANEL];
-                    let whole =
-                        tile::Args { out: edge.as_mut_ptr(), out_stride: width, accumulate: false, ..args };
-                    O::Simd::tile(strip.len(), width > O::Simd::LANES, whole);
-                    for r in 0..strip.len() {
-                        for c in 0..n.len() {
-                            let to = out.add(r * product.out_stride + c);
-                            let before = if accumulate { *to } else { 0.0 };
-                            *to = before + edge[r * width + c];
-                        }
-                    }
-                }
-            }
-            at += pack::panel_values(elements, width);
         }
     }
 }
@@ -814,8 +562,9 @@ pub(super) mod testing {
                 let lefts = Lefts::make(isa, std::iter::once((m, terms)));
                 let shared = Shared::new(p, isa, &lefts);
                 let tasks: Vec<Task<'_>> = shared.tasks(threads).collect();
+                let offer = Offer::default();
                 for (index, task) in tasks.iter().enumerate() {
-                    with_scratch(|scratch| task.run(tasks.get(index + 1), scratch));
+                    with_scratch(|scratch| task.run(tasks.get(index + 1), &offer, scratch));
                 }
                 (format!("{isa:?}"), result)
             })

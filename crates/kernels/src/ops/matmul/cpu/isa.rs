@@ -1,0 +1,248 @@
+//! The instruction sets products run on, what each likes, and the way into code that was compiled for it.
+
+use super::operand::{Operand, Paired, Rounded};
+use super::simd::{self, Simd};
+use super::{
+    Job, K_STEP, MAX_K_BLOCK, MAX_N_BLOCK, MAX_PACKED_ELEMENTS, RightCpu, Scratch, TermCpu, part_width,
+    run_job, tile,
+};
+use crate::weight::ComputeDtype;
+
+/// The instruction sets there is a version for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Isa {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// With products of bf16 pairs; everything else is that of `Avx512`.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+}
+
+impl Isa {
+    /// The best this processor has.
+    pub(super) fn detect() -> Isa {
+        *Isa::available().last().expect("portable is always there")
+    }
+
+    /// All this processor has, worst first.
+    pub(super) fn available() -> Vec<Isa> {
+        #[allow(unused_mut)]
+        let mut found = vec![Isa::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+            {
+                found.push(Isa::Avx2);
+                if is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                {
+                    found.push(Isa::Avx512);
+                    if is_x86_feature_detected!("avx512bf16") {
+                        found.push(Isa::Avx512Bf16);
+                    }
+                }
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        found.push(Isa::Neon);
+        found
+    }
+
+    /// Values in a register.
+    fn lanes(self) -> usize {
+        match self {
+            Isa::Portable => simd::Portable::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => simd::x86::Avx2::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx512Bf16 => simd::x86::Avx512::LANES,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => simd::arm::Neon::LANES,
+        }
+    }
+
+    /// Values in an element of operands that are multiplied as `dtype`.
+    pub(super) fn values(self, dtype: ComputeDtype) -> usize {
+        match (self, dtype) {
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512Bf16, ComputeDtype::Bf16) => Paired::<simd::x86::Avx512Bf16>::VALUES,
+            _ => 1,
+        }
+    }
+
+    /// Elements of the packed right operand of a task, at most: half of the second-level cache that most
+    /// processors with the instruction set have at least (1 MiB with AVX-512, 512 KiB with the others).
+    fn packed_elements(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx512Bf16 => MAX_PACKED_ELEMENTS,
+            _ => MAX_PACKED_ELEMENTS / 2,
+        }
+    }
+
+    /// Output columns of a task, at most, in a product whose first term is `term`.
+    ///
+    /// A weight that is decoded along its rows (the input gradient) is cut wide, so that each row is read in long pieces,
+    /// and so is a left operand that has to be copied, which is then done for more columns at once; every other operand
+    /// is cut tall, which loads the output less often.
+    pub(super) fn columns(self, term: &TermCpu<'_>) -> usize {
+        let wide = matches!(term.right.in_place(), RightCpu::Weight(_)) || !term.left.is_read_in_place();
+        let tall = self.packed_elements() / MAX_K_BLOCK * self.values(term.dtype());
+        if wide { MAX_N_BLOCK } else { tall.min(MAX_N_BLOCK) }
+    }
+
+    /// The length of a block of the sum, at most, in a product of `n` columns whose tasks have at most `columns`, with
+    /// operands of `dtype`. The number of threads has no part in it, since it decides the order of the sum.
+    pub(super) fn longest_block(self, n: usize, columns: usize, dtype: ComputeDtype) -> usize {
+        let width = part_width(n, n.div_ceil(columns));
+        let block = (self.packed_elements() / width * self.values(dtype)).min(MAX_K_BLOCK);
+        block - block % K_STEP
+    }
+
+    /// Makes elements of `from` for [`ComputeDtype::Bf16`], where [`Isa::values`] are two; see [`Operand::along_sum`].
+    pub(super) fn pairs_along_sum(self, from: &[f32], to: &mut [f32]) {
+        match self {
+            // SAFETY: `available` saw the features.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => unsafe { pairs_along_sum_avx512_bf16(from, to) },
+            _ => unreachable!("{self:?} multiplies no pairs, given {} values for {}", from.len(), to.len()),
+        }
+    }
+
+    /// See [`tile::registers_only`].
+    fn registers_only(self, dtype: ComputeDtype, steps: usize) -> f32 {
+        match (self, dtype) {
+            // SAFETY: as in `run`.
+            (Isa::Portable, _) => unsafe { tile::registers_only::<simd::Portable>(steps) },
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, _) => unsafe { registers_only_avx2(steps) },
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, _) | (Isa::Avx512Bf16, ComputeDtype::F32) => unsafe {
+                registers_only_avx512(steps)
+            },
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512Bf16, ComputeDtype::Bf16) => unsafe { registers_only_avx512_bf16(steps) },
+            #[cfg(target_arch = "aarch64")]
+            (Isa::Neon, _) => unsafe { tile::registers_only::<simd::arm::Neon>(steps) },
+        }
+    }
+
+    /// Does `job`.
+    pub(super) fn run(self, job: Job<'_, '_>, scratch: &mut Scratch) {
+        match self {
+            // SAFETY: plain Rust.
+            Isa::Portable => unsafe { run_rounded::<simd::Portable>(job, scratch) },
+            // SAFETY (below): `available` saw the features.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { run_avx2(job, scratch) },
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { run_avx512(job, scratch) },
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => unsafe { run_avx512_bf16(job, scratch) },
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => unsafe { run_rounded::<simd::arm::Neon>(job, scratch) },
+        }
+    }
+}
+
+/// The instruction set that products of `dtype` run on.
+pub(crate) fn instruction_set(dtype: ComputeDtype) -> &'static str {
+    match (Isa::detect(), dtype) {
+        (Isa::Portable, _) => "portable",
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, _) => "avx2",
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, _) | (Isa::Avx512Bf16, ComputeDtype::F32) => "avx512",
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512Bf16, ComputeDtype::Bf16) => "avx512bf16",
+        #[cfg(target_arch = "aarch64")]
+        (Isa::Neon, _) => "neon",
+    }
+}
+
+/// Multiply-add rate of all threads of the current pool on operands of `dtype` in registers, in FLOP/s: what no product
+/// on this machine can exceed.
+pub(crate) fn fma_peak(dtype: ComputeDtype) -> f64 {
+    const STEPS: usize = 2_000_000;
+    let isa = Isa::detect();
+    let multiply_adds = 12 * isa.lanes() * isa.values(dtype);
+    let round = || {
+        let start = std::time::Instant::now();
+        rayon::broadcast(|_| std::hint::black_box(isa.registers_only(dtype, STEPS)));
+        let flops = rayon::current_num_threads() * STEPS * multiply_adds * 2;
+        flops as f64 / start.elapsed().as_secs_f64()
+    };
+    (0..7).map(|_| round()).fold(0.0, f64::max)
+}
+
+/// For processors that do not multiply bf16: see [`Rounded`].
+///
+/// # Safety
+/// As [`run_job`].
+#[inline(always)]
+unsafe fn run_rounded<S: Simd>(job: Job<'_, '_>, scratch: &mut Scratch) {
+    // SAFETY: by the caller.
+    unsafe { run_job::<S, Rounded<S>>(job, scratch) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn run_avx2(job: Job<'_, '_>, scratch: &mut Scratch) {
+    // SAFETY: the features are enabled here.
+    unsafe { run_rounded::<simd::x86::Avx2>(job, scratch) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+unsafe fn run_avx512(job: Job<'_, '_>, scratch: &mut Scratch) {
+    // SAFETY: the features are enabled here.
+    unsafe { run_rounded::<simd::x86::Avx512>(job, scratch) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+unsafe fn run_avx512_bf16(job: Job<'_, '_>, scratch: &mut Scratch) {
+    use simd::x86::{Avx512, Avx512Bf16};
+    // SAFETY: the features are enabled here.
+    unsafe { run_job::<Avx512, Paired<Avx512Bf16>>(job, scratch) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn pairs_along_sum_avx512_bf16(from: &[f32], to: &mut [f32]) {
+    type Pairs = Paired<simd::x86::Avx512Bf16>;
+    let elements = MAX_K_BLOCK / Pairs::VALUES;
+    for (i, from) in from.chunks(MAX_K_BLOCK).enumerate() {
+        Pairs::along_sum(from, &mut to[i * elements..]);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn registers_only_avx2(steps: usize) -> f32 {
+    // SAFETY: the features are enabled here.
+    unsafe { tile::registers_only::<simd::x86::Avx2>(steps) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn registers_only_avx512(steps: usize) -> f32 {
+    // SAFETY: the features are enabled here.
+    unsafe { tile::registers_only::<simd::x86::Avx512>(steps) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn registers_only_avx512_bf16(steps: usize) -> f32 {
+    // SAFETY: the features are enabled here.
+    unsafe { tile::registers_only::<simd::x86::Avx512Bf16>(steps) }
+}
