@@ -31,8 +31,8 @@ mod simd;
 mod strips;
 mod tile;
 
-/// The largest block of the sum, a multiple of every quantisation block.
-const MAX_K_BLOCK: usize = 512;
+/// The largest block of the sum, a multiple of every quantisation block. The output is read and written once a block.
+const MAX_K_BLOCK: usize = 768;
 /// Elements of the packed right operand of a task, at most, of any instruction set.
 const MAX_PACKED_ELEMENTS: usize = 128 * 1024;
 /// Output columns of a task, at most.
