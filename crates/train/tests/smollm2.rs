@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use lorafit_data::{ChatTemplate, Dataset, Message, Options, Role, Tokenizer};
+use lorafit_kernels::ops::matmul::cpu_instruction_set;
 use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::Code;
 use lorafit_kernels::{ComputeDtype, Device};
@@ -192,21 +193,27 @@ fn sixteen_training_steps_equal_peft() {
     let curve = "fixtures/smollm2_e2e/peft_curve.json";
     let adapter = assert_adapter_steps_equal(&model, &tokenizer, &reference_options(), curve, (1e-3, 0.005));
 
-    let end = root().join("fixtures/smollm2_e2e/adapter_final");
-    let expected = adapter::load(&end, model.config(), Device::Cpu).expect("the adapter loads");
-    let errors = relative_errors(&adapter, &expected);
-    let beyond: Vec<_> = errors.iter().filter(|(_, e)| *e > 1e-3).collect();
-    println!(
-        "final adapter: worst {:?}, {} of {} tensors beyond 1e-3",
-        errors[0],
-        beyond.len(),
-        errors.len()
-    );
-    // AdamW divides by the root of the second moment, so an element whose gradient is zero up to rounding may
-    // step either way: PyTorch itself, run twice on different processors, differs by 3.1e-3 in the worst tensor
-    // and by more than 1e-3 in 7 of 240. The median shows that the arithmetic is the same.
-    assert!(errors[0].1 < 4e-3 && beyond.len() <= 8, "beyond 1e-3: {beyond:?}");
-    assert!(errors[errors.len() / 2].1 < 2e-4, "median {:?}", errors[errors.len() / 2]);
+    // AdamW divides by the root of the second moment, so an element whose gradient is zero up to rounding may step either
+    // way, and what PyTorch arrives at depends on its instructions. `adapter_final` is what it computes with AVX2, to the
+    // bit; with AVX-512 it differs from that by 3.1e-3 in the worst tensor and by more than 1e-3 in 7 of 240 (and
+    // `adapter_final` from its own result in f64 by 4.6e-3 and in 12).
+    let final_errors = |folder: &str| {
+        let expected =
+            adapter::load(&root().join(folder), model.config(), Device::Cpu).expect("the adapter loads");
+        let errors = relative_errors(&adapter, &expected);
+        let beyond: Vec<_> = errors.iter().filter(|(_, e)| *e > 1e-3).cloned().collect();
+        println!("{folder}: worst {:?}, {} of {} tensors beyond 1e-3", errors[0], beyond.len(), errors.len());
+        assert!(errors[errors.len() / 2].1 < 2e-4, "{folder}: median {:?}", errors[errors.len() / 2]);
+        beyond
+    };
+    let beyond = final_errors("fixtures/smollm2_e2e/adapter_final");
+    assert!(beyond.len() <= 8 && beyond.iter().all(|(_, e)| *e < 4e-3), "beyond 1e-3: {beyond:?}");
+    if cpu_instruction_set(ComputeDtype::F32) == "avx512" {
+        let beyond = final_errors("fixtures/smollm2_e2e/adapter_final_avx512");
+        assert!(beyond.is_empty(), "beyond 1e-3: {beyond:?}");
+    } else {
+        println!("skipped: adapter_final_avx512 is of processors with AVX-512");
+    }
 }
 
 /// The forward pass of bf16 activations is that of f32, so only what the rounded gradients did to the adapter tells in
