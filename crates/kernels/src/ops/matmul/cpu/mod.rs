@@ -155,15 +155,23 @@ fn run_tasks(tasks: &[Task<'_>], threads: usize) {
                 // Threads that keep pace take turns, so this is the one that comes to this thread next.
                 task.run(tasks.get(index + threads), offer, scratch);
             }
-            while unfinished.any() {
+            let mut in_vain = 0;
+            while unfinished.any() && in_vain < PATIENCE {
                 let helped = offers.iter().filter(|offer| offer.help(scratch)).count();
-                if helped == 0 {
+                if helped > 0 {
+                    in_vain = 0;
+                } else {
+                    in_vain += 1;
                     std::thread::yield_now();
                 }
             }
         });
     });
 }
+
+/// How often a thread looks in vain for something to help with before it leaves: some times as long as it takes to pack a
+/// block.
+const PATIENCE: usize = 1000;
 
 /// How many tasks are not yet finished.
 struct Unfinished(AtomicUsize);

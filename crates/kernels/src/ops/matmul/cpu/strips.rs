@@ -151,13 +151,14 @@ impl<'a> Offer<'a> {
     /// Changes the offer. Waits for those that help with the one before.
     fn set(&self, strips: Option<Strips<'a>>) {
         loop {
-            // Somebody helps for the time of a strip at most, which is shorter than to sleep and be woken.
+            // Somebody helps for the time of a strip at most, which is shorter than to sleep and be woken; where threads
+            // outnumber cores, the helper may be waiting for this one.
             match self.0.try_write() {
                 Ok(mut offer) => {
                     *offer = strips;
                     break;
                 }
-                Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+                Err(TryLockError::WouldBlock) => std::thread::yield_now(),
                 Err(TryLockError::Poisoned(_)) => panic!("another thread panicked in this product"),
             }
         }
