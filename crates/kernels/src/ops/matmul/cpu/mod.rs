@@ -197,9 +197,8 @@ impl Unfinished {
 pub(crate) fn run_serial(product: ProductCpu<'_>) {
     let lefts = Lefts::default();
     let shared = Shared::new(product, Isa::detect(), &lefts);
-    let tasks: Vec<Task<'_>> = shared.tasks(1).collect();
     let offer = Offer::default();
-    with_scratch(|scratch| tasks.iter().for_each(|task| task.run(None, &offer, scratch)));
+    with_scratch(|scratch| shared.tasks(1).for_each(|task| task.run(None, &offer, scratch)));
 }
 
 /// The width of one of `parts` even parts of `n` columns, in whole panels.

@@ -28,9 +28,9 @@ pub(super) struct Strips<'a> {
     next: Option<Block<'a>>,
     /// The packed right operand; see [`pack::RightCpu::pack`].
     panels: *const f32,
-    /// Rows in a strip, of the instruction set.
-    height: usize,
-    /// How many strips threads have come for.
+    /// How many strips there are.
+    count: usize,
+    /// How many of them threads have come for.
     taken: AtomicUsize,
 }
 
@@ -40,11 +40,6 @@ unsafe impl Sync for Strips<'_> {}
 unsafe impl Send for Strips<'_> {}
 
 impl Strips<'_> {
-    /// How many there are.
-    fn count(&self) -> usize {
-        self.to.rows.len().div_ceil(self.height)
-    }
-
     /// Multiplies strips until none is left. `left` is working memory of the thread.
     ///
     /// # Safety
@@ -54,7 +49,7 @@ impl Strips<'_> {
     pub(super) unsafe fn run<O: Operand>(&self, left: &mut [f32]) {
         loop {
             let number = self.taken.fetch_add(1, Ordering::Relaxed);
-            if number >= self.count() {
+            if number >= self.count {
                 break;
             }
             // SAFETY: by the caller; this thread alone has taken the strip.
@@ -94,7 +89,7 @@ impl Strips<'_> {
             // A little at a time: what is asked for at once has to wait for free line buffers.
             if let Some(Block { term, k, cols, .. }) = next {
                 let part = number * panel_count + panel;
-                term.right.prefetch(k.clone(), cols.clone(), part, self.count() * panel_count);
+                term.right.prefetch(k.clone(), cols.clone(), part, self.count * panel_count);
             }
             // SAFETY: the panels were packed; the output tile is inside this task's.
             unsafe {
@@ -141,7 +136,7 @@ impl<'a> Offer<'a> {
         // While it is locked for writing there is nothing to do; after a panic there is no use.
         let Ok(offer) = self.0.try_read() else { return false };
         let Some(strips) = &*offer else { return false };
-        let any = strips.taken.load(Ordering::Relaxed) < strips.count();
+        let any = strips.taken.load(Ordering::Relaxed) < strips.count;
         if any {
             strips.to.product.isa.run(Job::Strips(strips), scratch);
         }
@@ -179,7 +174,8 @@ pub(super) unsafe fn packed<'a, O: Operand>(
 ) {
     block.term.right.pack::<O>(block.k.clone(), block.cols.clone(), &mut scratch.panels, &mut scratch.rows);
     let panels = scratch.panels.as_ptr();
-    offer.set(Some(Strips { block, to, next, panels, height: O::Simd::ROWS, taken: AtomicUsize::new(0) }));
+    let count = to.rows.len().div_ceil(O::Simd::ROWS);
+    offer.set(Some(Strips { block, to, next, panels, count, taken: AtomicUsize::new(0) }));
     if let Some(strips) = &*offer.0.read().expect("nobody panicked") {
         // SAFETY: by the caller.
         unsafe { strips.run::<O>(&mut scratch.left) };
