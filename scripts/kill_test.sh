@@ -4,5 +4,5 @@
 # usage: scripts/kill_test.sh [KILLS [SEED]]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-LORAFIT_KILLS="${1:-200}" LORAFIT_KILL_SEED="${2:-1}" cargo test --release --locked -p lorafit --test resume \
+LORAFIT_KILLS="${1:-200}" LORAFIT_KILL_SEED="${2:-1}" cargo test --release --locked -p lorafit --test integration \
   a_run_killed_at_random_moments -- --nocapture

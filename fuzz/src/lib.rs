@@ -1,5 +1,5 @@
 //! What the fuzz targets run, one function each. `cargo fuzz` feeds them what it makes up, and the tests of the binary
-//! (`crates/lorafit/tests/hostile`) the committed corpora.
+//! (`crates/lorafit/tests/integration/hostile`) the committed corpora.
 //!
 //! None may panic, and what is accepted has to be usable: a model that loads is run, a tokenizer encodes and decodes, a
 //! template renders, an adapter has the shapes that its model asks for.

@@ -401,7 +401,6 @@ impl Weight {
     /// Decodes columns `cols` of row `row` into `out` (`out.len() == cols.len()`).
     ///
     /// The range may start and end inside a block; whole blocks in between are decoded in place.
-    #[inline(always)]
     pub fn decode(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
         debug_assert!(row < self.rows && cols.end <= self.cols && cols.len() == out.len());
         let stored = self.row_order.stored_row(row);
@@ -489,7 +488,6 @@ impl Weight {
 }
 
 /// Decodes columns `cols` of a row of whole blocks.
-#[inline(always)]
 fn decode_blocks(format: Format, source: &[u8], cols: Range<usize>, out: &mut [f32]) {
     let (block, bytes) = (format.block_len(), format.block_bytes());
     let (mut col, mut out) = (cols.start, out);

@@ -149,7 +149,6 @@ impl FourBit {
     }
 
     /// Decodes values `range`, counted in row-major order.
-    #[inline]
     pub fn decode(&self, range: Range<usize>, out: &mut [f32]) {
         debug_assert_eq!(range.len(), out.len());
         let codes = self.codes.as_slice();

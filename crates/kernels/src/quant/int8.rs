@@ -4,12 +4,21 @@
 
 use std::ops::Range;
 
+use multiversion::multiversion;
 use rayon::prelude::*;
 
 use crate::bytes::SharedBytes;
 
 /// 1 / 127 as bitsandbytes writes it.
 const STEP: f32 = 7.874_016e-3;
+
+/// `out = codes * absmax / 127`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn decode_row(codes: &[u8], absmax: f32, out: &mut [f32]) {
+    for (code, out) in codes.iter().zip(out) {
+        *out = f32::from(*code as i8) * absmax * STEP;
+    }
+}
 
 /// A matrix of signed bytes with one scale a row.
 #[derive(Clone, Debug)]
@@ -32,14 +41,11 @@ impl Int8 {
     }
 
     /// Decodes columns `cols` of row `row`; `width` is the length of a row.
-    #[inline(always)]
     pub fn decode(&self, width: usize, row: usize, cols: Range<usize>, out: &mut [f32]) {
         let absmax =
             f32::from_le_bytes(self.absmax.as_slice()[4 * row..4 * row + 4].try_into().expect("four bytes"));
         let codes = &self.codes.as_slice()[row * width + cols.start..row * width + cols.end];
-        for (code, out) in codes.iter().zip(out) {
-            *out = f32::from(*code as i8) * absmax * STEP;
-        }
+        decode_row(codes, absmax, out);
     }
 
     /// Encodes a matrix: `source(range, out)` gives the values of a range in row-major order.

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use multiversion::multiversion;
+
 pub mod cuda;
 pub mod dynamic_map;
 mod float;
@@ -84,22 +86,10 @@ impl Format {
         }
     }
 
-    /// Decodes whole blocks: `src` holds `dst.len() / block_len` of them.
-    #[inline(always)]
+    /// Decodes whole blocks: `src` holds `dst.len() / block_len` of them. Every instruction set gives the same bits, since
+    /// a value takes the same roundings on each.
     pub fn decode(self, src: &[u8], dst: &mut [f32]) {
-        match self {
-            Format::F32 => float::decode_f32(src, dst),
-            Format::F16 => float::decode_f16(src, dst),
-            Format::BF16 => float::decode_bf16(src, dst),
-            Format::Q4_0 => q4::decode_0(src, dst),
-            Format::Q4_1 => q4::decode_1(src, dst),
-            Format::Q5_0 => q5::decode_0(src, dst),
-            Format::Q5_1 => q5::decode_1(src, dst),
-            Format::Q8_0 => q8_0::decode(src, dst),
-            Format::Q4K => k_quants::decode_q4(src, dst),
-            Format::Q5K => k_quants::decode_q5(src, dst),
-            Format::Q6K => k_quants::decode_q6(src, dst),
-        }
+        decode(self, src, dst);
     }
 
     /// The name files and users know the format by.
@@ -117,6 +107,25 @@ impl Format {
             Format::Q5K => "Q5_K",
             Format::Q6K => "Q6_K",
         }
+    }
+}
+
+/// See [`Format::decode`]. All formats in one function, so that each is compiled once an instruction set and not in every
+/// product that reads it.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma+f16c", "x86_64+avx2+fma+f16c"))]
+fn decode(format: Format, src: &[u8], dst: &mut [f32]) {
+    match format {
+        Format::F32 => float::decode_f32(src, dst),
+        Format::F16 => float::decode_f16(src, dst),
+        Format::BF16 => float::decode_bf16(src, dst),
+        Format::Q4_0 => q4::decode_0(src, dst),
+        Format::Q4_1 => q4::decode_1(src, dst),
+        Format::Q5_0 => q5::decode_0(src, dst),
+        Format::Q5_1 => q5::decode_1(src, dst),
+        Format::Q8_0 => q8_0::decode(src, dst),
+        Format::Q4K => k_quants::decode_q4(src, dst),
+        Format::Q5K => k_quants::decode_q5(src, dst),
+        Format::Q6K => k_quants::decode_q6(src, dst),
     }
 }
 

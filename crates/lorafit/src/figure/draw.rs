@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use super::letters::{self, Anchor, Look};
 use super::scale::{Scale, line_colour, short, viridis};
 use super::{Axis, Figure, HeatMap, Lines, Parallel, ParallelAxis, Place, Plot, Series, StackedBars, Style};
 use crate::page::escape;
@@ -33,9 +34,10 @@ struct Canvas {
 /// The figure as a drawing.
 pub fn svg(figure: &Figure, place: Place) -> String {
     let mut canvas = Canvas { svg: String::new(), place, top: 8.0 };
-    if place == Place::File {
+    if place != Place::Page {
         canvas.top += 16.0;
-        canvas.text(8.0, canvas.top, "start", &figure.title, " font-weight=\"600\" font-size=\"15\"");
+        let look = Look { size: Some(15.0), bold: true, ..canvas.plain() };
+        canvas.text(8.0, canvas.top, Anchor::Start, look, &figure.title);
         canvas.top += 10.0;
     }
     match &figure.plot {
@@ -48,15 +50,16 @@ pub fn svg(figure: &Figure, place: Place) -> String {
     let (title, description) = (escape(&figure.title), escape(&figure.description));
     let (size, background) = match place {
         Place::Page => (String::new(), String::new()),
-        Place::File => (
+        Place::File | Place::Picture => (
             format!(" width=\"{WIDTH}\" height=\"{height:.0}\""),
             "<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n".to_owned(),
         ),
     };
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height:.0}\"{size} role=\"img\" \
-         font-family=\"system-ui, 'DejaVu Sans', Arial, sans-serif\" font-size=\"12\">\n\
-         <title>{title}</title><desc>{description}</desc>\n{background}{svg}</svg>\n"
+         font-family=\"system-ui, 'DejaVu Sans', Arial, sans-serif\" font-size=\"{}\">\n\
+         <title>{title}</title><desc>{description}</desc>\n{background}{svg}</svg>\n",
+        letters::SIZE
     )
 }
 
@@ -73,13 +76,19 @@ impl Canvas {
         if self.place == Place::Page { "var(--line)" } else { "#d8dbde" }
     }
 
-    fn text(&mut self, x: f64, y: f64, anchor: &str, text: &str, more: &str) {
-        let ink = self.ink();
-        let _ = writeln!(
-            self.svg,
-            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" fill=\"{ink}\"{more}>{}</text>",
-            escape(text)
-        );
+    /// Letters as most are.
+    fn plain(&self) -> Look {
+        Look { fill: self.ink(), size: None, bold: false, halo: None }
+    }
+
+    /// Letters that are read where lines cross them.
+    fn haloed(&self) -> Look {
+        let paper = if self.place == Place::Page { "var(--paper)" } else { "#fff" };
+        Look { halo: Some(paper), ..self.plain() }
+    }
+
+    fn text(&mut self, x: f64, y: f64, anchor: Anchor, look: Look, text: &str) {
+        self.svg.push_str(&letters::element(self.place, (x, y), anchor, look, text));
     }
 
     fn rule(&mut self, from: (f64, f64), to: (f64, f64)) {
@@ -104,7 +113,7 @@ impl Canvas {
         let ys = Scale::of(points().map(|p| p.1), y.log);
         let ys = if bars.is_some() { ys.with_zero() } else { ys.roomy() };
         let xs = if series.iter().all(|one| one.style == Style::Points) { xs.roomy() } else { xs };
-        self.text(8.0, self.top + 12.0, "start", &y.label, "");
+        self.text(8.0, self.top + 12.0, Anchor::Start, self.plain(), &y.label);
         self.top += 22.0;
         let (top, bottom) = (self.top, self.top + HEIGHT);
         let at_x = |value: f64| Some(LEFT + xs.place(value)? * (WIDTH - LEFT - RIGHT));
@@ -112,7 +121,7 @@ impl Canvas {
         for (value, text) in ticks(y, &ys, 5) {
             if let Some(y) = at_y(value) {
                 self.rule((LEFT, y), (WIDTH - RIGHT, y));
-                self.text(LEFT - 6.0, y + 4.0, "end", &text, "");
+                self.text(LEFT - 6.0, y + 4.0, Anchor::End, self.plain(), &text);
             }
         }
         self.x_axis(x, &xs, (LEFT, WIDTH - RIGHT), (bottom, bottom));
@@ -136,12 +145,12 @@ impl Canvas {
                 self.rule((x, top), (x, bottom + 4.0));
             }
             if is_named {
-                self.text(x, bottom + 18.0, "middle", &text, "");
+                self.text(x, bottom + 18.0, Anchor::Middle, self.plain(), &text);
                 free_from = x + room;
             }
         }
         self.rule((left, bottom), (right, bottom));
-        self.text((left + right) / 2.0, bottom + 36.0, "middle", &axis.label, "");
+        self.text((left + right) / 2.0, bottom + 36.0, Anchor::Middle, self.plain(), &axis.label);
     }
 
     fn stacked_bars(&mut self, stacked: &StackedBars) {
@@ -149,7 +158,7 @@ impl Canvas {
         let part = |(i, name): (usize, &String)| Series::new(name, i, Style::Points, Vec::new());
         let parts: Vec<Series> = parts.iter().enumerate().map(part).collect();
         self.legend(&parts);
-        self.text(8.0, self.top + 12.0, "start", y_label, "");
+        self.text(8.0, self.top + 12.0, Anchor::Start, self.plain(), y_label);
         self.top += 22.0;
         // Beside the longest bar there is room for its sum.
         let (left, right) = (8.0, WIDTH - 62.0);
@@ -159,7 +168,7 @@ impl Canvas {
         self.x_axis(x, &scale, (left, right), (self.top, bottom));
         let at = |length: f64| left + scale.place(length).unwrap_or(0.0) * (right - left);
         for (name, lengths) in bars {
-            self.text(left, self.top + 14.0, "start", name, &self.halo());
+            self.text(left, self.top + 14.0, Anchor::Start, self.haloed(), name);
             let (top, middle) = (self.top + 20.0, self.top + 20.0 + BAR / 2.0 + 4.0);
             let mut before = 0.0;
             for (part, length) in parts.iter().zip(lengths) {
@@ -173,27 +182,17 @@ impl Canvas {
                     escape(&part.name)
                 );
                 if to - from > LETTER * text.len() as f64 + 6.0 {
-                    let _ = writeln!(
-                        self.svg,
-                        "<text x=\"{:.1}\" y=\"{middle:.1}\" text-anchor=\"middle\" fill=\"{}\">{text}</text>",
-                        (from + to) / 2.0,
-                        ink_on(&part.colour)
-                    );
+                    let look = Look { fill: ink_on(&part.colour), ..self.plain() };
+                    self.text((from + to) / 2.0, middle, Anchor::Middle, look, &text);
                 }
                 before += length;
             }
             let text = short_length(before);
-            let bold = format!("{} font-weight=\"600\"", self.halo());
-            self.text(at(before) + 6.0, middle, "start", &text, &bold);
+            let look = Look { bold: true, ..self.haloed() };
+            self.text(at(before) + 6.0, middle, Anchor::Start, look, &text);
             self.top += BAR_STEP;
         }
         self.top = bottom + 46.0;
-    }
-
-    /// Letters that are read where lines cross them.
-    fn halo(&self) -> String {
-        let paper = if self.place == Place::Page { "var(--paper)" } else { "#fff" };
-        format!(" stroke=\"{paper}\" stroke-width=\"3\" paint-order=\"stroke\"")
     }
 
     fn series(&mut self, series: &Series, places: &[(f64, f64)], bottom: f64, half: f64) {
@@ -260,7 +259,7 @@ impl Canvas {
                     self.series(one, &[(x, middle), (x + 24.0, middle)], middle, 0.0);
                 }
             }
-            self.text(x + 30.0, self.top, "start", &one.name, "");
+            self.text(x + 30.0, self.top, Anchor::Start, self.plain(), &one.name);
             x += width;
         }
         self.top += 8.0;
@@ -275,7 +274,7 @@ impl Canvas {
             Some(ends) => Scale::of(ends.iter().copied(), false),
             None => Scale::of(values, false),
         };
-        self.text(8.0, self.top + 12.0, "start", y_label, "");
+        self.text(8.0, self.top + 12.0, Anchor::Start, self.plain(), y_label);
         self.top += 22.0;
         let width = (WIDTH - left - RIGHT) / columns.len().max(1) as f64;
         let height = (HEIGHT / rows.len().max(1) as f64).clamp(8.0, 26.0);
@@ -284,7 +283,7 @@ impl Canvas {
             let y = self.top + i as f64 * height;
             let middle = y + height / 2.0;
             if middle - ROW_NAME / 2.0 >= named_to {
-                self.text(left - 6.0, middle + 4.0, "end", name, "");
+                self.text(left - 6.0, middle + 4.0, Anchor::End, self.plain(), name);
                 named_to = middle + ROW_NAME / 2.0;
             }
             for (j, value) in values.iter().enumerate() {
@@ -308,11 +307,11 @@ impl Canvas {
         for (j, column) in columns.iter().enumerate() {
             let (x, room) = (left + (j as f64 + 0.5) * width, LETTER * column.len() as f64 / 2.0 + 4.0);
             if x - room >= free_from {
-                self.text(x, bottom + 16.0, "middle", column, "");
+                self.text(x, bottom + 16.0, Anchor::Middle, self.plain(), column);
                 free_from = x + room;
             }
         }
-        self.text((left + WIDTH - RIGHT) / 2.0, bottom + 34.0, "middle", x_label, "");
+        self.text((left + WIDTH - RIGHT) / 2.0, bottom + 34.0, Anchor::Middle, self.plain(), x_label);
         self.top = bottom + 48.0;
         self.colour_bar(&scale, value_label, left);
     }
@@ -333,9 +332,9 @@ impl Canvas {
         }
         self.svg.push('\n');
         let (low, high) = scale.ends();
-        self.text(left, self.top + 25.0, "start", &short(low), "");
-        self.text((left + WIDTH - RIGHT) / 2.0, self.top + 25.0, "middle", label, "");
-        self.text(WIDTH - RIGHT, self.top + 25.0, "end", &short(high), "");
+        self.text(left, self.top + 25.0, Anchor::Start, self.plain(), &short(low));
+        self.text((left + WIDTH - RIGHT) / 2.0, self.top + 25.0, Anchor::Middle, self.plain(), label);
+        self.text(WIDTH - RIGHT, self.top + 25.0, Anchor::End, self.plain(), &short(high));
         self.top += 36.0;
     }
 
@@ -353,7 +352,7 @@ impl Canvas {
             let x = left + i as f64 * step;
             // Names of neighbours stand in two lines.
             let y = self.top + if i % 2 == 0 { 12.0 } else { 26.0 };
-            self.text(x, y, "middle", &axis.axis.label, " font-weight=\"600\"");
+            self.text(x, y, Anchor::Middle, Look { bold: true, ..self.plain() }, &axis.axis.label);
             let faint = self.faint();
             let _ = writeln!(self.svg, "<path d=\"M{x:.1} {top:.1}V{bottom:.1}\" stroke=\"{faint}\"/>");
         }
@@ -382,7 +381,7 @@ impl Canvas {
             );
         }
         // Above the lines, which would cross them out.
-        let halo = format!(" font-size=\"11\"{}", self.halo());
+        let look = Look { size: Some(11.0), ..self.haloed() };
         for (i, (axis, scale)) in axes.iter().zip(&scales).enumerate() {
             let x = left + i as f64 * step;
             let marks = match axis.names.is_empty() {
@@ -391,7 +390,7 @@ impl Canvas {
             };
             for (value, text) in marks {
                 if let Some(place) = scale.place(value) {
-                    self.text(x + 4.0, bottom - place * HEIGHT + 4.0, "start", &text, &halo);
+                    self.text(x + 4.0, bottom - place * HEIGHT + 4.0, Anchor::Start, look, &text);
                 }
             }
         }
@@ -496,7 +495,7 @@ mod tests {
         let all =
             [curve(vec![(1.0, 2.0), (2.0, 1.0)]), curve(vec![]), heat_map(), parallel(), stacked_bars()];
         for figure in all {
-            let picture = png(&figure.svg(Place::File)).expect("a picture");
+            let picture = png(&figure.svg(Place::Picture)).expect("a picture");
             let pixels = resvg::tiny_skia::Pixmap::decode_png(&picture).expect("a PNG");
             let dark = pixels.pixels().iter().filter(|pixel| pixel.red() < 128).count();
             assert!(pixels.width() == 960 && dark > 100, "{}: {dark} dark pixels", figure.name);

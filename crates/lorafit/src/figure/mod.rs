@@ -1,6 +1,7 @@
 //! Figures: one description, drawn as SVG for a page (in its colours) or for a file, as PNG, and told as CSV.
 
 mod draw;
+mod letters;
 mod numbers;
 mod png;
 mod scale;
@@ -171,6 +172,8 @@ pub enum Place {
     Page,
     /// In a file: on white, with its title.
     File,
+    /// As in a file, for a program without fonts: letters are outlines.
+    Picture,
 }
 
 impl Figure {
@@ -199,11 +202,10 @@ impl Figure {
     /// # Errors
     /// A file that cannot be written.
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
-        let svg = self.svg(Place::File);
         match path.extension().and_then(|ending| ending.to_str()) {
-            Some("png") => output::file(path, &png::png(&svg)?),
+            Some("png") => output::file(path, &png::png(&self.svg(Place::Picture))?),
             Some("csv") => output::file(path, self.csv().as_bytes()),
-            _ => output::file(path, svg.as_bytes()),
+            _ => output::file(path, self.svg(Place::File).as_bytes()),
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The instruction sets products run on, what each likes, and the way into code that was compiled for it.
 
-use super::operand::{Operand, Paired, Rounded};
-use super::simd::{self, Simd};
+use super::operand::{Operand, Paired, Rounded, Single};
+use super::pack::Strided;
+use super::simd::{self, Simd, compiled_for};
+use super::strips::{Strips, Tile};
 use super::{
-    Job, K_STEP, MAX_K_BLOCK, MAX_N_BLOCK, MAX_PACKED_ELEMENTS, RightCpu, Scratch, TermCpu, part_width,
-    run_job, tile,
+    Block, K_STEP, MAX_K_BLOCK, MAX_N_BLOCK, MAX_PACKED_ELEMENTS, RightCpu, Scratch, TermCpu, part_width,
+    tile,
 };
 use crate::weight::ComputeDtype;
 
@@ -136,22 +138,58 @@ impl Isa {
         }
     }
 
-    /// Does `job`.
-    pub(super) fn run(self, job: Job<'_, '_>, scratch: &mut Scratch) {
-        match self {
-            // SAFETY: plain Rust.
-            Isa::Portable => unsafe { run_rounded::<simd::Portable>(job, scratch) },
-            // SAFETY (below): `available` saw the features.
+    /// What multiplies operands of `dtype`.
+    pub(super) fn kernels(self, dtype: ComputeDtype) -> &'static Kernels {
+        match (self, dtype) {
+            (Isa::Portable, ComputeDtype::F32) => &portable::SINGLE,
+            (Isa::Portable, ComputeDtype::Bf16) => &portable::ROUNDED,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { run_avx2(job, scratch) },
+            (Isa::Avx2, ComputeDtype::F32) => &avx2::SINGLE,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { run_avx512(job, scratch) },
+            (Isa::Avx2, ComputeDtype::Bf16) => &avx2::ROUNDED,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => unsafe { run_avx512_bf16(job, scratch) },
+            (Isa::Avx512 | Isa::Avx512Bf16, ComputeDtype::F32) => &avx512::SINGLE,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, ComputeDtype::Bf16) => &avx512::ROUNDED,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512Bf16, ComputeDtype::Bf16) => &avx512_bf16::PAIRED,
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => unsafe { run_rounded::<simd::arm::Neon>(job, scratch) },
+            (Isa::Neon, ComputeDtype::F32) => &neon::SINGLE,
+            #[cfg(target_arch = "aarch64")]
+            (Isa::Neon, ComputeDtype::Bf16) => &neon::ROUNDED,
         }
     }
+
+    /// What multiplies a few rows, as f32.
+    pub(super) fn few_rows(self) -> &'static FewRows {
+        match self {
+            Isa::Portable => &portable::FEW_ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => &avx2::FEW_ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx512Bf16 => &avx512::FEW_ROWS,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => &neon::FEW_ROWS,
+        }
+    }
+}
+
+/// The steps of a product, compiled for one instruction set and one kind of operand, so that each is compiled once.
+pub(super) struct Kernels {
+    /// Rows of the largest tile.
+    pub(super) rows: usize,
+    /// Packs the right operand of a block into the scratch memory's panels.
+    pub(super) pack: fn(&Block<'_>, &mut Scratch),
+    /// Multiplies strips until none is left; the slice is working memory.
+    pub(super) strips: fn(&Strips<'_>, &mut [f32]),
+}
+
+/// The steps of a product of a few rows, compiled for one instruction set.
+pub(super) struct FewRows {
+    /// See [`super::unpacked`].
+    pub(super) unpacked: fn(&Tile<'_>, &Block<'_>, Strided<'_>, &mut Scratch),
+    /// See [`super::dot_rows`].
+    pub(super) dot_rows: fn(&Tile<'_>, &Block<'_>, &mut Scratch),
 }
 
 /// The instruction set that products of `dtype` run on.
@@ -184,36 +222,80 @@ pub(crate) fn fma_peak(dtype: ComputeDtype) -> f64 {
     (0..7).map(|_| round()).fold(0.0, f64::max)
 }
 
-/// For processors that do not multiply bf16: see [`Rounded`].
+/// [`Kernels`] of operands of kind `$operand`.
 ///
-/// # Safety
-/// As [`run_job`].
-#[inline(always)]
-unsafe fn run_rounded<S: Simd>(job: Job<'_, '_>, scratch: &mut Scratch) {
-    // SAFETY: by the caller.
-    unsafe { run_job::<S, Rounded<S>>(job, scratch) }
+/// Their functions ask for nothing that the type does not say but the features, which [`Isa::available`] saw, and a tile of
+/// the output that no other thread touches, which the cut into tasks gives.
+macro_rules! kernels {
+    ($name:ident, $features:ident, $operand:ty) => {
+        pub(super) static $name: Kernels = {
+            compiled_for!($features {
+                unsafe fn pack(block: &Block<'_>, scratch: &mut Scratch) {
+                    let Block { term, k, cols, .. } = block;
+                    let Scratch { panels, rows, .. } = scratch;
+                    term.right.pack::<$operand>(k.clone(), cols.clone(), panels, rows);
+                }
+                unsafe fn strips(strips: &Strips<'_>, left: &mut [f32]) {
+                    // SAFETY: the features are enabled here.
+                    unsafe { strips.run::<$operand>(left) }
+                }
+            });
+            Kernels {
+                rows: <$operand as Operand>::Simd::ROWS,
+                // SAFETY (both): see `kernels`.
+                pack: |block, scratch| unsafe { pack(block, scratch) },
+                strips: |these, left| unsafe { strips(these, left) },
+            }
+        };
+    };
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn run_avx2(job: Job<'_, '_>, scratch: &mut Scratch) {
-    // SAFETY: the features are enabled here.
-    unsafe { run_rounded::<simd::x86::Avx2>(job, scratch) }
+/// [`FewRows`] of an instruction set; as [`kernels`].
+macro_rules! few_rows {
+    ($features:ident, $simd:ty) => {
+        pub(super) static FEW_ROWS: FewRows = {
+            compiled_for!($features {
+                unsafe fn unpacked(to: &Tile<'_>, block: &Block<'_>, right: Strided<'_>, scratch: &mut Scratch) {
+                    // SAFETY: the features are enabled here.
+                    unsafe { super::super::unpacked::<$simd>(to, block, right, scratch) }
+                }
+                unsafe fn dot_rows(to: &Tile<'_>, block: &Block<'_>, scratch: &mut Scratch) {
+                    // SAFETY: as above.
+                    unsafe { super::super::dot_rows::<$simd>(to, block, scratch) }
+                }
+            });
+            FewRows {
+                // SAFETY (both): see `kernels`.
+                unpacked: |to, block, right, scratch| unsafe { unpacked(to, block, right, scratch) },
+                dot_rows: |to, block, scratch| unsafe { dot_rows(to, block, scratch) },
+            }
+        };
+    };
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn run_avx512(job: Job<'_, '_>, scratch: &mut Scratch) {
-    // SAFETY: the features are enabled here.
-    unsafe { run_rounded::<simd::x86::Avx512>(job, scratch) }
+/// A module of what is compiled for an instruction set that does not multiply bf16.
+macro_rules! instruction_set {
+    ($module:ident, $features:ident, $simd:ty) => {
+        mod $module {
+            use super::*;
+            kernels!(SINGLE, $features, Single<$simd>);
+            kernels!(ROUNDED, $features, Rounded<$simd>);
+            few_rows!($features, $simd);
+        }
+    };
 }
 
+instruction_set!(portable, baseline, simd::Portable);
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
-unsafe fn run_avx512_bf16(job: Job<'_, '_>, scratch: &mut Scratch) {
-    use simd::x86::{Avx512, Avx512Bf16};
-    // SAFETY: the features are enabled here.
-    unsafe { run_job::<Avx512, Paired<Avx512Bf16>>(job, scratch) }
+instruction_set!(avx2, avx2, simd::x86::Avx2);
+#[cfg(target_arch = "x86_64")]
+instruction_set!(avx512, avx512, simd::x86::Avx512);
+#[cfg(target_arch = "aarch64")]
+instruction_set!(neon, baseline, simd::arm::Neon);
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16 {
+    use super::*;
+    kernels!(PAIRED, avx512_bf16, Paired<simd::x86::Avx512Bf16>);
 }
 
 #[cfg(target_arch = "x86_64")]

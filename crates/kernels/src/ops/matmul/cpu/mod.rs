@@ -18,10 +18,11 @@ use isa::Isa;
 pub(crate) use isa::{fma_peak, instruction_set};
 pub(crate) use left::bytes as left_bytes;
 use left::{Elements, Lefts, STRIP_ROWS, STRIP_STRIDE, copy_strip};
-use operand::{Operand, Single};
+use operand::Single;
 pub(crate) use pack::{RightCpu, Strided};
 use simd::Simd;
-use strips::{Offer, Strips, Tile, packed};
+use strips::{Offer, Tile, packed};
+use tile::Columns;
 
 mod isa;
 mod left;
@@ -311,7 +312,51 @@ impl<'a> Task<'a> {
     /// Computes the tile; `ahead` is the task that will probably follow on this thread. Threads without a task find in
     /// `offer` what they can help with.
     fn run(&self, ahead: Option<&Task<'a>>, offer: &Offer<'a>, scratch: &mut Scratch) {
-        self.product.isa.run(Job::Task { task: self, ahead, offer }, scratch);
+        let Task { product, rows, cols } = self;
+        debug_assert!(rows.end <= product.m && cols.end <= product.n);
+        // Decided by the whole product, so that the cut into tasks does not change the result.
+        let few =
+            |term: &TermCpu<'_>| product.m <= FEW_ROWS && matches!(term.right, RightCpu::WeightTransposed(_));
+        // The first block of a sum can write the output; any other adds to it.
+        let first = product.terms.iter().find(|t| t.k > 0);
+        let mut overwrite = !product.accumulate && product.bias.is_none() && first.is_some_and(|t| !few(t));
+        if !overwrite && (!product.accumulate || product.bias.is_some()) {
+            self.begin();
+        }
+        let mut blocks = self.blocks().peekable();
+        while let Some(block) = blocks.next() {
+            let to = Tile { product, rows: rows.clone(), accumulate: !overwrite };
+            if few(block.term) {
+                (product.isa.few_rows().dot_rows)(&to, &block, scratch);
+            } else if let Some(right) = unpacked_right(product, &block) {
+                (product.isa.few_rows().unpacked)(&to, &block, right, scratch);
+            } else {
+                let next = blocks.peek().cloned().or_else(|| ahead.and_then(|task| task.blocks().next()));
+                packed(to, block, next, offer, scratch);
+            }
+            overwrite = false;
+        }
+    }
+
+    /// Writes what the sum is added to where its first block does not write the output itself: the bias or zero.
+    fn begin(&self) {
+        let Task { product, rows, cols } = self;
+        for i in rows.clone() {
+            // SAFETY: the tile lies inside the output, whose size `Shared::new` checked, and is this task's alone.
+            let out = unsafe {
+                let out = product.out.add(i * product.out_stride + cols.start);
+                std::slice::from_raw_parts_mut(out, cols.len())
+            };
+            match (product.bias, product.accumulate) {
+                (Some(bias), false) => out.copy_from_slice(&bias[cols.clone()]),
+                (Some(bias), true) => {
+                    for (o, b) in out.iter_mut().zip(&bias[cols.clone()]) {
+                        *o += b;
+                    }
+                }
+                (None, _) => out.fill(0.0),
+            }
+        }
     }
 
     /// The blocks of the sum, in order.
@@ -369,88 +414,8 @@ fn with_scratch(body: impl FnOnce(&mut Scratch)) {
     });
 }
 
-/// Something to do for a product.
-enum Job<'j, 'a> {
-    /// See [`Task::run`].
-    Task { task: &'j Task<'a>, ahead: Option<&'j Task<'a>>, offer: &'j Offer<'a> },
-    /// Strips of a block that another thread has packed.
-    Strips(&'j Strips<'a>),
-}
-
-/// See [`Isa::run`]: `S` multiplies f32, `B` bf16.
-///
-/// # Safety
-/// The processor has `S` and that of `B`, and no other thread touches the tile of a task.
-#[inline(always)]
-unsafe fn run_job<S: Simd, B: Operand>(job: Job<'_, '_>, scratch: &mut Scratch) {
-    match job {
-        // SAFETY: by the caller.
-        Job::Task { task, ahead, offer } => unsafe { run_task::<S, B>(task, ahead, offer, scratch) },
-        Job::Strips(strips) => match strips.block.term.dtype() {
-            // SAFETY: by the caller.
-            ComputeDtype::F32 => unsafe { strips.run::<Single<S>>(&mut scratch.left) },
-            // SAFETY: by the caller.
-            ComputeDtype::Bf16 => unsafe { strips.run::<B>(&mut scratch.left) },
-        },
-    }
-}
-
-/// # Safety
-/// As [`run_job`].
-#[inline(always)]
-unsafe fn run_task<'a, S: Simd, B: Operand>(
-    task: &Task<'a>,
-    ahead: Option<&Task<'a>>,
-    offer: &Offer<'a>,
-    scratch: &mut Scratch,
-) {
-    let Task { product, rows, cols } = task;
-    debug_assert!(rows.end <= product.m && cols.end <= product.n);
-    // SAFETY: the tile lies inside the output, whose size `Shared::new` checked.
-    unsafe {
-        // Decided by the whole product, so that the cut into tasks does not change the result.
-        let few =
-            |term: &TermCpu<'_>| product.m <= FEW_ROWS && matches!(term.right, RightCpu::WeightTransposed(_));
-        // The first block of a sum can write the output; any other adds to it.
-        let first = product.terms.iter().find(|t| t.k > 0);
-        let mut overwrite = !product.accumulate && product.bias.is_none() && first.is_some_and(|t| !few(t));
-        if !overwrite && (!product.accumulate || product.bias.is_some()) {
-            for i in rows.clone() {
-                let out = product.out.add(i * product.out_stride + cols.start);
-                let out = std::slice::from_raw_parts_mut(out, cols.len());
-                match (product.bias, product.accumulate) {
-                    (Some(bias), false) => out.copy_from_slice(&bias[cols.clone()]),
-                    (Some(bias), true) => {
-                        for (o, b) in out.iter_mut().zip(&bias[cols.clone()]) {
-                            *o += b;
-                        }
-                    }
-                    (None, _) => out.fill(0.0),
-                }
-            }
-        }
-        let mut blocks = task.blocks().peekable();
-        while let Some(block) = blocks.next() {
-            if few(block.term) {
-                dot_rows::<S>(product, rows.clone(), &block, scratch);
-            } else if let Some(right) = unpacked_right(product, &block) {
-                unpacked::<S>(product, rows.clone(), &block, right, !overwrite, scratch);
-            } else {
-                let next = blocks.peek().cloned().or_else(|| ahead.and_then(|task| task.blocks().next()));
-                let to = Tile { product, rows: rows.clone(), accumulate: !overwrite };
-                match block.term.dtype() {
-                    ComputeDtype::F32 => packed::<Single<S>>(to, block, next, offer, scratch),
-                    ComputeDtype::Bf16 => packed::<B>(to, block, next, offer, scratch),
-                }
-            }
-            overwrite = false;
-        }
-    }
-}
-
 /// The right operand of `block`, if it is better read where it lies than packed: it is a matrix of whole panels, and so few
-/// rows are multiplied by it that packing it would take as long. Decided by the whole product, as in [`run_task`].
-#[inline(always)]
+/// rows are multiplied by it that packing it would take as long. Decided by the whole product, as in [`Task::run`].
 fn unpacked_right<'a>(product: &Shared<'_>, block: &Block<'a>) -> Option<Strided<'a>> {
     let few = product.m <= UNPACKED_ROWS && block.term.dtype() == ComputeDtype::F32;
     match block.term.right.in_place() {
@@ -462,17 +427,10 @@ fn unpacked_right<'a>(product: &Shared<'_>, block: &Block<'a>) -> Option<Strided
 /// Adds one block of the sum, or writes it, with the right operand read where it lies.
 ///
 /// # Safety
-/// As [`run_task`].
+/// The processor has `S`, and no other thread touches the tile.
 #[inline(always)]
-unsafe fn unpacked<S: Simd>(
-    product: &Shared<'_>,
-    rows: Range<usize>,
-    block: &Block<'_>,
-    right: Strided<'_>,
-    accumulate: bool,
-    scratch: &mut Scratch,
-) {
-    let Block { term, k, cols, .. } = block;
+unsafe fn unpacked<S: Simd>(to: &Tile<'_>, block: &Block<'_>, right: Strided<'_>, scratch: &mut Scratch) {
+    let (Tile { product, rows, accumulate }, Block { term, k, cols, .. }) = (to, block);
     let strips = || (rows.start..rows.end).step_by(S::ROWS).map(|i| i..(i + S::ROWS).min(rows.end));
     let lefts = &mut scratch.panels;
     for (strip, to) in strips().zip(lefts.chunks_exact_mut(STRIP_ROWS * STRIP_STRIDE)) {
@@ -492,13 +450,11 @@ unsafe fn unpacked<S: Simd>(
                         left_stride: STRIP_STRIDE,
                         right: right_values.as_ptr(),
                         right_stride: right.row_stride,
-                        // The next panel's part of the row.
-                        right_ahead: Some(width),
                         out: product.out.add(strip.start * product.out_stride + n.start),
                         out_stride: product.out_stride,
-                        accumulate: accumulate || first > k.start,
+                        accumulate: *accumulate || first > k.start,
                     };
-                    S::tile(strip.len(), width > S::LANES, args);
+                    S::tile(strip.len(), Columns::InPlace { ahead: width }, &args);
                 }
             }
         }
@@ -508,15 +464,10 @@ unsafe fn unpacked<S: Simd>(
 /// Adds one block of the sum for a few left rows: each weight row is decoded and multiplied once.
 ///
 /// # Safety
-/// As [`run_task`].
+/// As [`unpacked`].
 #[inline(always)]
-unsafe fn dot_rows<S: Simd>(
-    product: &Shared<'_>,
-    rows: Range<usize>,
-    block: &Block<'_>,
-    scratch: &mut Scratch,
-) {
-    let Block { term, k, cols, .. } = block;
+unsafe fn dot_rows<S: Simd>(to: &Tile<'_>, block: &Block<'_>, scratch: &mut Scratch) {
+    let (Tile { product, rows, .. }, Block { term, k, cols, .. }) = (to, block);
     let right = &mut scratch.rows[..k.len()];
     let left = &mut scratch.left;
     copy_strip::<Single<S>>(term.left, rows.clone(), k.clone(), left);

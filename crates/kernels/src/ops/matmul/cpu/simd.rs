@@ -1,6 +1,6 @@
 //! The vector instructions the CPU product needs, one type per instruction set.
 
-use super::tile::{Args, tile};
+use super::tile::{Args, Columns, ask_ahead, tile};
 
 /// A vector instruction set. Every method is `unsafe`: the processor must have it, and pointers must be
 /// valid for the lanes they name.
@@ -36,8 +36,8 @@ pub(super) trait Simd: Copy {
         }
     }
 
-    /// Runs the tile of `rows` x (`LANES * vectors`); see [`tile`].
-    unsafe fn tile(rows: usize, full: bool, args: Args);
+    /// Runs the tile of `rows` rows and `columns`; see [`tile`].
+    unsafe fn tile(rows: usize, columns: Columns, args: &Args);
 }
 
 /// An instruction set whose elements are pairs of bf16 values, the first in the lower half. Values are rounded to
@@ -74,17 +74,44 @@ pub(super) fn prefetch(at: *const u8, cache: Cache) {
     let _ = (at, cache);
 }
 
-/// Implements [`Simd::tile`] by a table over the row counts.
+/// Compiles functions with the features of an instruction set, which are listed here alone.
+macro_rules! compiled_for {
+    (baseline { $($function:item)* }) => { $($function)* };
+    (avx2 { $($function:item)* }) => {
+        $(#[target_feature(enable = "avx2,fma,f16c")] $function)*
+    };
+    (avx512 { $($function:item)* }) => {
+        $(#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")] $function)*
+    };
+    (avx512_bf16 { $($function:item)* }) => {
+        $(#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")] $function)*
+    };
+}
+pub(super) use compiled_for;
+
+/// Implements [`Simd::tile`] for a type by a table over the row counts. Every tile is a function of its own, so that it is
+/// compiled once, wherever it is called from.
 macro_rules! tile_table {
-    ($($rows:literal)*) => {
-        #[inline(always)]
-        unsafe fn tile(rows: usize, full: bool, args: Args) {
+    ($simd:ident, $features:ident, $($rows:literal)*) => {
+        unsafe fn tile(rows: usize, columns: Columns, args: &Args) {
+            const VECTORS: usize = $simd::VECTORS;
+            compiled_for!($features {
+                unsafe fn panel<const R: usize, const V: usize>(args: &Args) {
+                    // SAFETY: the features are enabled here; pointers are valid by the caller.
+                    unsafe { tile::<$simd, R, V>(args, |_| {}) }
+                }
+                unsafe fn in_place<const R: usize>(args: &Args, ahead: usize) {
+                    // SAFETY: as above.
+                    unsafe { tile::<$simd, R, VECTORS>(args, |right| ask_ahead::<$simd, VECTORS>(right, ahead)) }
+                }
+            });
             // SAFETY: passed on from the caller.
             unsafe {
-                match (rows, full) {
-                    $(($rows, true) => tile::<Self, $rows, 2>(args),
-                      ($rows, false) => tile::<Self, $rows, 1>(args),)*
-                    _ => unreachable!("a tile has 1 to {} rows", Self::ROWS),
+                match (rows, columns) {
+                    $(($rows, Columns::Narrow) => panel::<$rows, 1>(args),
+                      ($rows, Columns::Full) => panel::<$rows, VECTORS>(args),
+                      ($rows, Columns::InPlace { ahead }) => in_place::<$rows>(args, ahead),)*
+                    _ => unreachable!("a tile has 1 to {} rows", $simd::ROWS),
                 }
             }
         }
@@ -127,12 +154,12 @@ impl Simd for Portable {
         // SAFETY: four values, by the caller.
         unsafe { to.cast::<[f32; 4]>().write_unaligned(v) }
     }
-    tile_table!(1 2 3 4);
+    tile_table!(Portable, baseline, 1 2 3 4);
 }
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86 {
-    use super::{Args, Pairs, Simd, tile};
+    use super::{Args, Columns, Pairs, Simd, ask_ahead, tile};
     use std::arch::x86_64::*;
 
     /// AVX2 with FMA: 16 registers of 8 values.
@@ -200,7 +227,7 @@ pub(super) mod x86 {
                 }
             }
         }
-        tile_table!(1 2 3 4 5 6);
+        tile_table!(Avx2, avx2, 1 2 3 4 5 6);
     }
 
     /// AVX-512: 32 registers of 16 values.
@@ -277,7 +304,7 @@ pub(super) mod x86 {
                 }
             }
         }
-        tile_table!(1 2 3 4 5 6 7 8 9 10 11 12);
+        tile_table!(Avx512, avx512, 1 2 3 4 5 6 7 8 9 10 11 12);
     }
 
     /// AVX-512 with its bf16 instructions: registers of 16 pairs, two multiply-adds a lane.
@@ -320,7 +347,7 @@ pub(super) mod x86 {
         unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
             unsafe { Avx512::transpose(from, from_stride, to, to_stride) }
         }
-        tile_table!(1 2 3 4 5 6 7 8 9 10 11 12);
+        tile_table!(Avx512Bf16, avx512_bf16, 1 2 3 4 5 6 7 8 9 10 11 12);
     }
 
     impl Pairs for Avx512Bf16 {
@@ -348,7 +375,7 @@ pub(super) mod x86 {
 
 #[cfg(target_arch = "aarch64")]
 pub(super) mod arm {
-    use super::{Args, Simd, tile};
+    use super::{Args, Columns, Simd, ask_ahead, tile};
     use std::arch::aarch64::*;
 
     /// NEON: 32 registers of 4 values.
@@ -385,6 +412,6 @@ pub(super) mod arm {
         unsafe fn store(to: *mut f32, v: float32x4_t) {
             unsafe { vst1q_f32(to, v) }
         }
-        tile_table!(1 2 3 4 5 6 7 8 9 10 11 12);
+        tile_table!(Neon, baseline, 1 2 3 4 5 6 7 8 9 10 11 12);
     }
 }

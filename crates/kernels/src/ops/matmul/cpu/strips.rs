@@ -7,10 +7,12 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{RwLock, TryLockError};
 
+use super::isa::Kernels;
 use super::left::{STRIP_STRIDE, copy_strip};
 use super::operand::Operand;
 use super::simd::Simd;
-use super::{Block, Job, MAX_PANEL, MAX_ROWS, Scratch, Shared, pack, tile};
+use super::tile::Columns;
+use super::{Block, MAX_PANEL, MAX_ROWS, Scratch, Shared, pack, tile};
 
 /// Where the product of a block goes.
 pub(super) struct Tile<'a> {
@@ -41,6 +43,16 @@ unsafe impl Send for Strips<'_> {}
 
 impl Strips<'_> {
     /// Multiplies strips until none is left. `left` is working memory of the thread.
+    fn multiply_all(&self, left: &mut [f32]) {
+        (self.kernels().strips)(self, left);
+    }
+
+    /// What multiplies them.
+    fn kernels(&self) -> &'static Kernels {
+        self.to.product.isa.kernels(self.block.term.dtype())
+    }
+
+    /// See [`Strips::multiply_all`].
     ///
     /// # Safety
     /// The processor has the instruction set of `O`, which packed the block, and no other thread writes this tile but
@@ -94,24 +106,24 @@ impl Strips<'_> {
             // SAFETY: the panels were packed; the output tile is inside this task's.
             unsafe {
                 let out = product.out.add(strip.start * product.out_stride + n.start);
+                let columns = if width > O::Simd::LANES { Columns::Full } else { Columns::Narrow };
                 let args = tile::Args {
                     elements,
                     left: left_ptr,
                     left_stride,
                     right: panels.add(at),
                     right_stride: width,
-                    right_ahead: None,
                     out,
                     out_stride: product.out_stride,
                     accumulate: *accumulate,
                 };
                 if n.len() == width {
-                    O::Simd::tile(strip.len(), width > O::Simd::LANES, args);
+                    O::Simd::tile(strip.len(), columns, &args);
                 } else {
                     let mut edge = [0.0f32; MAX_ROWS * MAX_PANEL];
                     let whole =
                         tile::Args { out: edge.as_mut_ptr(), out_stride: width, accumulate: false, ..args };
-                    O::Simd::tile(strip.len(), width > O::Simd::LANES, whole);
+                    O::Simd::tile(strip.len(), columns, &whole);
                     for r in 0..strip.len() {
                         for c in 0..n.len() {
                             let to = out.add(r * product.out_stride + c);
@@ -138,7 +150,7 @@ impl<'a> Offer<'a> {
         let Some(strips) = &*offer else { return false };
         let any = strips.taken.load(Ordering::Relaxed) < strips.count;
         if any {
-            strips.to.product.isa.run(Job::Strips(strips), scratch);
+            strips.multiply_all(&mut scratch.left);
         }
         any
     }
@@ -160,25 +172,22 @@ impl<'a> Offer<'a> {
     }
 }
 
-/// Adds one block of the sum, or writes it, by packing the right operand and running tiles, with whoever helps.
-///
-/// # Safety
-/// As [`Strips::run`].
-#[inline(always)]
-pub(super) unsafe fn packed<'a, O: Operand>(
+/// Adds one block of the sum, or writes it, by packing the right operand and running tiles, with whoever helps. The tile
+/// of the output belongs to the calling thread.
+pub(super) fn packed<'a>(
     to: Tile<'a>,
     block: Block<'a>,
     next: Option<Block<'a>>,
     offer: &Offer<'a>,
     scratch: &mut Scratch,
 ) {
-    block.term.right.pack::<O>(block.k.clone(), block.cols.clone(), &mut scratch.panels, &mut scratch.rows);
+    let kernels = to.product.isa.kernels(block.term.dtype());
+    (kernels.pack)(&block, scratch);
     let panels = scratch.panels.as_ptr();
-    let count = to.rows.len().div_ceil(O::Simd::ROWS);
+    let count = to.rows.len().div_ceil(kernels.rows);
     offer.set(Some(Strips { block, to, next, panels, count, taken: AtomicUsize::new(0) }));
     if let Some(strips) = &*offer.0.read().expect("nobody panicked") {
-        // SAFETY: by the caller.
-        unsafe { strips.run::<O>(&mut scratch.left) };
+        strips.multiply_all(&mut scratch.left);
     }
     // The panels are packed anew after this.
     offer.set(None);

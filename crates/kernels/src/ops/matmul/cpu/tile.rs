@@ -15,9 +15,6 @@ pub(super) struct Args {
     pub right: *const f32,
     /// From one right row to the next.
     pub right_stride: usize,
-    /// From a right row to what of it is to come into the first-level cache meanwhile, where the processor does not foresee
-    /// that by itself, as it does in a packed panel.
-    pub right_ahead: Option<usize>,
     /// Output tile.
     pub out: *mut f32,
     /// From one output row to the next.
@@ -26,24 +23,33 @@ pub(super) struct Args {
     pub accumulate: bool,
 }
 
-/// `out[i][j] (+)= sum_k left[i][k] * right[k][j]` for `R` rows and `V` registers of columns.
+/// Where a tile reads its right columns, and how many.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Columns {
+    /// A packed panel of one register.
+    Narrow,
+    /// A packed panel of [`Simd::VECTORS`] registers.
+    Full,
+    /// As many columns of a matrix, read where it lies. The processor does not foresee what is read after them, so each
+    /// right row asks for the values `ahead` of its own to come into the first-level cache meanwhile.
+    InPlace { ahead: usize },
+}
+
+/// `out[i][j] (+)= sum_k left[i][k] * right[k][j]` for `R` rows and `V` registers of columns; `meanwhile` is called with
+/// every right row.
 ///
 /// The sum runs over `k` in order in one accumulator per element; what `out` held is added last.
 ///
 /// # Safety
 /// The processor has `S`; all pointers are valid for the tile.
 #[inline(always)]
-pub(super) unsafe fn tile<S: Simd, const R: usize, const V: usize>(args: Args) {
+pub(super) unsafe fn tile<S: Simd, const R: usize, const V: usize>(
+    args: &Args,
+    meanwhile: impl Fn(*const f32),
+) {
     // SAFETY: by the caller.
     unsafe {
-        let sums = match args.right_ahead {
-            None => sums::<S, R, V>(args, |_| {}),
-            Some(ahead) => sums::<S, R, V>(args, |right| {
-                for j in 0..V {
-                    prefetch(right.wrapping_add(ahead + j * S::LANES).cast(), Cache::First);
-                }
-            }),
-        };
+        let sums = sums::<S, R, V>(args, meanwhile);
         for i in 0..R {
             for j in 0..V {
                 let to = args.out.add(i * args.out_stride + j * S::LANES);
@@ -54,13 +60,21 @@ pub(super) unsafe fn tile<S: Simd, const R: usize, const V: usize>(args: Args) {
     }
 }
 
-/// The sums of a tile; `meanwhile` is called with every right row.
+/// Asks for the `V` registers of a right row that lie `ahead`.
+#[inline(always)]
+pub(super) fn ask_ahead<S: Simd, const V: usize>(right: *const f32, ahead: usize) {
+    for j in 0..V {
+        prefetch(right.wrapping_add(ahead + j * S::LANES).cast(), Cache::First);
+    }
+}
+
+/// The sums of a tile.
 ///
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
 unsafe fn sums<S: Simd, const R: usize, const V: usize>(
-    args: Args,
+    args: &Args,
     meanwhile: impl Fn(*const f32),
 ) -> [[S::V; V]; R] {
     // SAFETY: by the caller.

@@ -1,11 +1,9 @@
 //! Tokenised data that is kept: the same samples as without, found again only where everything is the same.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{CHATML, tiny_chatml, tiny_metadata};
+use crate::common::{CHATML, tiny_chatml, tiny_metadata};
 use lorafit_data::{Cache, DataError, Dataset, Options, Part, Source, Tokenizer, TrainOn};
 
 struct Fixture {

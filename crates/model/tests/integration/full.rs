@@ -1,9 +1,7 @@
 //! Gradients of every weight of tiny models of each architecture against those that PyTorch computed from the same
 //! files (`scripts/make_tiny_fixtures.py`, `full.safetensors`), and what is left out of them.
 
-mod common;
-
-use common::{Case, assert_close, fixture, gguf_fixture};
+use crate::common::{Case, assert_close, fixture, gguf_fixture};
 use lorafit_kernels::Device;
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{ActivationDtype, ActivationPolicy, Model, Parameters, Recompute, WeightSelection};

@@ -1,10 +1,8 @@
 //! Pre-tokenizers, and tokenizer files that are not what they should be.
 
-mod common;
-
 use std::fs;
 
-use common::{names, tiny_chatml, tiny_metadata};
+use crate::common::{names, tiny_chatml, tiny_metadata};
 use lorafit_data::{GgufTokenizer, Tokenizer, TokenizerError};
 
 fn split(pre: &str, merges: &[&str], text: &str) -> Vec<String> {
@@ -90,7 +88,7 @@ fn end_of_turn_counts_only_if_the_template_writes_it() {
     let mut meta = tiny_metadata("gpt-2", &[]);
     meta.eos = Some(2);
     assert_eq!(Tokenizer::from_gguf(meta.clone()).unwrap().eos_ids(), [2]);
-    meta.chat_template = Some(common::CHATML.into());
+    meta.chat_template = Some(crate::common::CHATML.into());
     let tokenizer = Tokenizer::from_gguf(meta).unwrap();
     assert_eq!(tokenizer.eos_ids(), [1, 2]);
     assert!(tokenizer.is_eos(1) && !tokenizer.is_eos(0));

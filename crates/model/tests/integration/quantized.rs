@@ -1,10 +1,8 @@
 //! Quantised bases: on loading, and as folders that bitsandbytes reads.
 
-mod common;
-
 use std::path::Path;
 
-use common::{Case, FileTensor, edit_safetensors, fixture};
+use crate::common::{Case, FileTensor, edit_safetensors, fixture};
 use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::Code;
 use lorafit_kernels::{Device, Placement};

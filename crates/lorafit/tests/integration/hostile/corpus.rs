@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::targets::TARGETS;
+use super::targets::TARGETS;
 
 #[test]
 fn the_corpora_of_the_fuzz_targets_are_read_without_a_panic() {

@@ -1,10 +1,8 @@
 //! Dataset shapes, masks, truncation, and files that are not what they should be.
 
-mod common;
-
 use std::io::Write;
 
-use common::{CHATML, names, tiny_chatml, tiny_metadata};
+use crate::common::{CHATML, names, tiny_chatml, tiny_metadata};
 use lorafit_data::{
     Builtin, DataError, Dataset, Options, RowProblem, Sample, Shape, TemplateError, Tokenizer, TrainOn,
     generation_rows,

@@ -2,14 +2,8 @@
 //! (`kernels/tests/cuda_shim`): logits, losses and gradients of tiny models against those of transformers and PEFT, and what
 //! else a run asks of a device against the CPU.
 
-mod common;
-#[path = "../../kernels/tests/cuda_shim/driver.rs"]
-mod driver;
-#[path = "../../kernels/tests/cuda_shim/machine.rs"]
-mod machine;
-
-use common::{Case, Packed, TOLERANCE, assert_close, fixture, gguf_fixture};
-use driver::gpu;
+use crate::common::{Case, Packed, TOLERANCE, assert_close, fixture, gguf_fixture};
+use crate::driver::gpu;
 use lorafit_kernels::cuda::Float;
 use lorafit_kernels::ops::adamw;
 use lorafit_kernels::ops::attention::{Segment, Segments};

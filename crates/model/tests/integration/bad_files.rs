@@ -1,14 +1,12 @@
 //! Broken and hostile files: each is an error that names the file, what is wrong in it and what was expected; none
 //! panics, takes memory that the file does not have, or reads outside the file.
 
-mod common;
-
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::{Case, FileTensor, edit_safetensors, fixture, gguf_fixture};
+use crate::common::{Case, FileTensor, edit_safetensors, fixture, gguf_fixture};
 use lorafit_kernels::Device;
 use lorafit_kernels::ops::attention::Segments;
 use lorafit_model::adapter::{self, Adapter, LoraConfig, Targets, named_tensors};
@@ -275,7 +273,7 @@ fn weights_at_odd_addresses_are_read() {
     Case::of(dir.path(), "llama", &expected).assert_logits("at odd addresses");
 }
 
-// Damaged files. That every cut and every flipped bit is survived, `lorafit/tests/hostile` shows.
+// Damaged files. That every cut and every flipped bit is survived, `lorafit/tests/integration/hostile` shows.
 
 /// Where the header of the fixture ends: after the last offset of its last tensor.
 fn header_len(bytes: &[u8]) -> usize {

@@ -1,9 +1,7 @@
 //! Logits, losses and every adapter gradient of tiny models of each architecture against numbers that
 //! transformers and PEFT computed from the same files (`scripts/make_tiny_fixtures.py`).
 
-mod common;
-
-use common::{Case, assert_close, fixture};
+use crate::common::{Case, assert_close, fixture};
 use lorafit_kernels::Device;
 use lorafit_kernels::ops::attention::Segments;
 use lorafit_model::adapter::{self, Adapter, LoraConfig, Targets, named_tensors};

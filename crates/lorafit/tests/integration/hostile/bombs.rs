@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::tiny::{self, Gguf};
+use super::tiny::{self, Gguf};
 
 /// The longest that a refusal may take. On a machine that does nothing else all but two take less than 100 ms
 /// (`docs/hostile_files.md`); here tests run beside this one and on machines of all kinds.

@@ -1,8 +1,6 @@
 //! SentencePiece vocabularies against SentencePiece itself.
 
-mod common;
-
-use common::{ids, names, read_json, sentencepiece_metadata};
+use crate::common::{ids, names, read_json, sentencepiece_metadata};
 use lorafit_data::{GgufTokenizer, Tokenizer};
 
 #[test]

@@ -1,13 +1,11 @@
 //! Where rows come from: every format says the same rows, and files that are not what they should be are errors that
 //! name file and row.
 
-mod common;
-
 use std::fs::{self, File};
 use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
-use common::{names, tiny_chatml, tiny_metadata};
+use crate::common::{names, tiny_chatml, tiny_metadata};
 use flate2::{Compression, write::GzEncoder};
 use lorafit_data::source::{
     LONGEST_ROW_BYTES, ReadError, Record,
@@ -142,11 +140,11 @@ fn a_paragraph_of_plain_text_is_a_row() {
 fn parquet_files_of_a_python_writer_have_lists_of_structs_and_no_nulls() {
     // scripts/make_parquet_fixtures.py: messages with tools, of which some have keys that others lack.
     for name in ["chat_snappy.parquet", "chat_zstd.parquet", "chat_gzip.parquet"] {
-        let rows = records(&common::fixture(name));
-        let want: Value = common::read_json("chat_parquet.json");
+        let rows = records(&crate::common::fixture(name));
+        let want: Value = crate::common::read_json("chat_parquet.json");
         let rows: Vec<Value> = rows.into_iter().map(|(_, row)| row).collect();
         assert_eq!(Value::Array(rows), want, "{name}");
-        let data = Dataset::load(common::fixture(name), &tiny_chatml(), Options::default()).unwrap();
+        let data = Dataset::load(crate::common::fixture(name), &tiny_chatml(), Options::default()).unwrap();
         assert_eq!((data.report.rows, data.report.shapes), (3, vec![Shape::Chat]));
     }
 }

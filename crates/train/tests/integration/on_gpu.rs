@@ -1,11 +1,6 @@
 //! The self-check of whole steps, on a device whose kernels the CPU runs (`kernels/tests/cuda_shim`).
 
-#[path = "../../kernels/tests/cuda_shim/driver.rs"]
-mod driver;
-#[path = "../../kernels/tests/cuda_shim/machine.rs"]
-mod machine;
-
-use driver::check;
+use crate::driver::check;
 use lorafit_kernels::cuda::Float;
 use lorafit_train::check_steps;
 

@@ -9,5 +9,5 @@ mod mutations;
 mod tiny;
 
 /// What the fuzz targets run, which is no crate of this workspace.
-#[path = "../../../../fuzz/src/lib.rs"]
+#[path = "../../../../../fuzz/src/lib.rs"]
 mod targets;

@@ -1,8 +1,6 @@
 //! The real model's tokenizer, template and masks against transformers and PEFT.
 
-mod common;
-
-use common::{fixture, ids, read_json, smollm2};
+use crate::common::{fixture, ids, read_json, smollm2};
 use lorafit_data::{
     Batch, Dataset, Message, Options, Order, Role, SampleRef, Steps, Tokenizer, TrainOn, generation_rows,
 };
@@ -45,7 +43,7 @@ fn special_ids_are_the_models() {
     assert_eq!(tokenizer.encode("user", true).unwrap(), [4093]);
     // Digits stand alone, the space before them too.
     assert_eq!(
-        common::names(&tokenizer, &tokenizer.encode("in 1234", false).unwrap()),
+        crate::common::names(&tokenizer, &tokenizer.encode("in 1234", false).unwrap()),
         ["in", "Ġ", "1", "2", "3", "4"]
     );
 }
@@ -105,7 +103,7 @@ fn train_on_all_supervises_everything_but_the_first_token() {
 #[test]
 fn a_folder_saved_from_the_same_vocabulary_gives_the_same_samples() {
     let gguf = smollm2();
-    let meta = common::smollm2_metadata();
+    let meta = crate::common::smollm2_metadata();
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
     let vocab: serde_json::Map<String, serde_json::Value> =

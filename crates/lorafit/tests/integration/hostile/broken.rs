@@ -14,8 +14,8 @@ use lorafit_model::{Buffers, Config, FileError, Model, Stream};
 use lorafit_train::Checkpoint;
 use tempfile::TempDir;
 
-use crate::mutations::{Accepted, Change, judge};
-use crate::tiny;
+use super::mutations::{Accepted, Change, judge};
+use super::tiny;
 
 const HERE: &str = "folder";
 

@@ -2,9 +2,7 @@
 //! (`scripts/make_gguf_fixtures.py`). The adapters are PEFT's, made for the folders, so the rows of queries and keys
 //! that GGUF keeps in another order must be put back.
 
-mod common;
-
-use common::{Case, fixture, gguf_fixture};
+use crate::common::{Case, fixture, gguf_fixture};
 use lorafit_kernels::{Device, Placement};
 use lorafit_model::adapter::{Adapter, LoraConfig, Targets, named_tensors};
 use lorafit_model::config::RopeScaling;

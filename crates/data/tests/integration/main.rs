@@ -1,0 +1,12 @@
+//! Text to token ids, from outside the crate: one program, so that what its parts share is compiled and linked once.
+
+mod batch;
+mod cache;
+mod common;
+mod dataset;
+mod sentencepiece;
+mod smollm2;
+mod source;
+mod template;
+mod template_families;
+mod tokenizer;

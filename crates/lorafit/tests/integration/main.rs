@@ -1,0 +1,8 @@
+//! The command line, as people type it: one program, so that what its parts share is compiled and linked once.
+
+mod architecture;
+mod command_line;
+mod full;
+mod hostile;
+mod resume;
+mod sweep;

@@ -1,0 +1,16 @@
+//! Models, adapters and their files, from outside the crate: one program, so that what its parts share is compiled and linked once.
+
+#[path = "../../../kernels/tests/cuda_shim/driver.rs"]
+mod driver;
+#[path = "../../../kernels/tests/cuda_shim/machine.rs"]
+mod machine;
+
+mod analysis;
+mod bad_files;
+mod common;
+mod full;
+mod gguf;
+mod on_gpu;
+mod quantized;
+mod reference;
+mod source;
