@@ -7,4 +7,6 @@ cd "$(dirname "$0")/.."
 .venv-cuda/bin/pip install --quiet --disable-pip-version-check -r scripts/requirements-cuda.txt
 lib="$(.venv-cuda/bin/python -c 'import nvidia.cuda_nvrtc as m; print(m.__path__[0] + "/lib")')"
 export LD_LIBRARY_PATH="$lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
-cargo run --quiet --locked -p lorafit-kernels --example check_cuda -- "$@"
+# With the features of the whole workspace, as the tests are built, so that nothing is compiled twice.
+cargo build --quiet --locked --workspace --example check_cuda
+"${CARGO_TARGET_DIR:-target}/debug/examples/check_cuda" "$@"

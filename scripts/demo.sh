@@ -2,28 +2,31 @@
 # The demo: teaches a real 135M chat model to answer plain requests with JSON commands, then holds the
 # adapter against the base on requests it has not seen. Fails when the adapter is below 90 % or the base
 # above 5 % exact answers. Writes runs/demo.
+#
+# It runs the program that the tests run (Cargo's dev profile: optimised, with checks), so that `make test && make demo`
+# compile every crate once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-lorafit=target/release/lorafit
+lorafit="${CARGO_TARGET_DIR:-target}/debug/lorafit"
 model=models/SmolLM2-135M-Instruct.Q4_1.gguf
 run=runs/demo
 
 say() { printf '\n== %s\n' "$*"; }
 call() { printf '$ %s\n' "$*"; "$@"; }
 
-say "build and fetch"
-call cargo build --release --locked -p lorafit
+say "1 of 3: build lorafit and fetch the model (on 2 cores MINUTES_BUILD the first time)"
+call cargo build --locked -p lorafit
 call scripts/fetch_model.sh
 [ -x "$lorafit" ]
 started=$SECONDS
 
-say "train"
+say "2 of 3: train an adapter on 360 requests (MINUTES_TRAIN)"
 rm -rf "$run" # the run of an earlier demo
 mkdir -p runs
 call "$lorafit" train --model "$model" --data demo/train.jsonl --out "$run" --config demo/train.toml
 trained=$SECONDS
 
-say "the base alone, then with the adapter, on requests unseen in training"
+say "3 of 3: answer 64 requests unseen in training, with the base alone and with the adapter (MINUTES_EVAL)"
 judge() { # NAME FLAGS...
   local name="$1"
   shift

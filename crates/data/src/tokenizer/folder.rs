@@ -49,7 +49,8 @@ impl Tokenizer {
     }
 
     fn from_files(path: &Path, text: &str, beside: Beside) -> Result<Self, TokenizerError> {
-        let mut inner = guarded("load", || tokenizers::Tokenizer::from_bytes(text.as_bytes()))
+        // Through `FromStr`, which the library has compiled; its generic functions would be compiled here once more.
+        let mut inner = guarded("load", || text.parse::<tokenizers::Tokenizer>())
             .map_err(|e| TokenizerError::Invalid { path: path.to_owned(), message: e.to_string() })?;
         // A batch is a token stream: what the file says about padding and cutting is for other uses.
         inner.with_padding(None);

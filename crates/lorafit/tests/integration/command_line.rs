@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
-use assert_cmd::Command;
 use lorafit_kernels::ComputeDtype;
 use lorafit_kernels::ops::matmul::cpu_instruction_set;
 use tempfile::TempDir;
@@ -15,7 +15,7 @@ struct Outcome {
 }
 
 fn lorafit(arguments: &[&str]) -> Outcome {
-    let output = Command::cargo_bin("lorafit").unwrap().args(arguments).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_lorafit")).args(arguments).output().unwrap();
     Outcome {
         code: output.status.code().expect("ended by a signal"),
         stdout: String::from_utf8(output.stdout).unwrap(),
