@@ -120,6 +120,13 @@ impl TokenizerError {
                 "give the folder that has config.json and tokenizer.json, or a .gguf file".into()
             }
             Self::Io { .. } => "check that the path exists and may be read".into(),
+            Self::Invalid { message, .. } if message.contains("git-lfs") => {
+                "run git lfs pull in the folder it was cloned to, or download the file again".into()
+            }
+            // What names a key is about what somebody wrote there.
+            Self::Invalid { message, .. } if message.starts_with('`') => {
+                "correct the entry, or take the file from where the model came from".into()
+            }
             Self::TooLarge { .. } | Self::Invalid { .. } => {
                 "the file is damaged or not a tokenizer file; download the model again".into()
             }

@@ -195,8 +195,18 @@ fn read(path: &Path) -> Result<Option<String>, TokenizerError> {
     if bytes > LIMIT_BYTES {
         return Err(TokenizerError::TooLarge { path: path.to_owned(), bytes, limit: LIMIT_BYTES });
     }
-    std::fs::read_to_string(path).map(Some).map_err(io)
+    let text = std::fs::read_to_string(path).map_err(io)?;
+    match text.starts_with(LFS) {
+        false => Ok(Some(text)),
+        true => {
+            let message = "it is a pointer of git-lfs and not the file itself".to_owned();
+            Err(TokenizerError::Invalid { path: path.to_owned(), message })
+        }
+    }
 }
+
+/// How a pointer of git-lfs begins.
+const LFS: &str = "version https://git-lfs";
 
 /// The files beside a `tokenizer.json`.
 #[derive(Default)]

@@ -49,8 +49,8 @@ const CASES: [Case; 15] = [
     read("model_bnb_storage", &["loss"]),
     refused("model_sliding_window", &["the model's attention reaches back 4"], &[]),
     read("model_stale_index", &["loss"]),
-    read("tokenizer_add_bos_false", &["0:<|endoftext|>"]),
-    read("tokenizer_added_in_settings", &["320:<|tool|>"]),
+    read("tokenizer_add_bos_false", &["ids: 0⟦ 42 71"]),
+    read("tokenizer_added_in_settings", &["ids: 67⟦ 320 68 2⟧"]),
     read("tokenizer_longer_than_embedding", &["loss"]),
     read("tokenizer_tool_use_template", &["Tools: [{"]),
 ];
@@ -102,6 +102,15 @@ fn cases_go_as_their_readme_says() {
 fn lorafit(place: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lorafit"));
     command.current_dir(place).args(arguments).args(["--threads", "1"]).output().expect("starts")
+}
+
+/// What is told, to either output, by a command with lines to read.
+fn lorafit_with_input(place: &Path, arguments: &[&str], input: &str) -> String {
+    fs::write(place.join("input"), input).expect("written");
+    let stdin = fs::File::open(place.join("input")).expect("it is there");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lorafit"));
+    let output = command.current_dir(place).args(arguments).stdin(stdin).output().expect("starts");
+    [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat()
 }
 
 fn well(place: &Path, arguments: &[&str]) -> String {
@@ -580,17 +589,18 @@ fn weights_under_other_prefixes_are_read_or_told() {
     let file = at.join("model/model.safetensors");
     let whole = tensors(&file);
     let loss = loss_of(at, &["--model", "model"]);
-    for prefix in ["", "_orig_mod.model.", "module.model.", "language_model.model.", "model.language_model."]
+    for prefix in
+        ["", "_orig_mod.model.", "module.model.", "language_model.model.", "model.language_model.", "gpt."]
     {
         // A prefix that does not end as the decoder's own is not taken for one.
-        let is_read = prefix != "model.language_model.";
+        let is_read = prefix != "gpt.";
         write_tensors(&file, &whole);
         rename(&file, |name| name.replacen("model.", prefix, 1));
         match is_read {
             true => assert_eq!(loss_of(at, &["--model", "model"]), loss, "{prefix}"),
             false => says(
                 &error(at, &["eval", "--data", "rows.jsonl", "--model", "model"]),
-                &["model.embed_tokens.weight is missing", "such as model.language_model."],
+                &["model.embed_tokens.weight is missing", "such as gpt."],
             ),
         }
     }
@@ -658,7 +668,7 @@ fn tokens_are_added_as_transformers_adds_them() {
     let dir = place("tokenizer_added_in_settings");
     let at = dir.path();
     let settings = at.join("model/tokenizer_config.json");
-    let is_added = |how: &str| assert!(ids(at).contains("320:<|tool|>"), "{how}: {}", ids(at));
+    let is_added = |how: &str| assert!(ids(at).contains("ids: 67⟦ 320 68 2⟧"), "{how}: {}", ids(at));
     let without = |edit: &dyn Fn(&mut serde_json::Map<String, Value>)| {
         edit_json(&settings, |json| {
             let map = json.as_object_mut().expect("an object");
@@ -706,7 +716,7 @@ fn settings_do_not_add_what_the_post_processor_does_not() {
         assert_eq!(ids(at), expected);
     }
     edit_json(&at.join("model/tokenizer.json"), |json| json["post_processor"] = Value::Null);
-    assert!(!ids(at).contains("0:<|endoftext|>"), "{}", ids(at));
+    assert!(ids(at).contains("ids: 42⟦ 71"), "{}", ids(at));
 }
 
 /// A template for tools is taken for rows with tools, and for no others.
@@ -767,7 +777,7 @@ fn every_verb_refuses_tokens_beyond_the_embedding() {
         &["train", "--model", "model", "--data", "rows.jsonl", "--eval-data", "bad.jsonl", "--out", "bad"],
         &["eval", "--model", "model", "--data", "bad.jsonl"],
         &["eval", "--model", "model", "--data", "bad.jsonl", "--no-cache"],
-        &["compare", "--model", "model", "--data", "bad.jsonl", "--adapter", "run"],
+        &["compare", "--runs", "run", "--data", "bad.jsonl"],
         &["generate", "--model", "model", "--prompt", "a[PAD]b"],
         &["generate", "--model", "model", "--prompt", "a[PAD]b", "--chat"],
     ] {
@@ -803,13 +813,20 @@ fn every_verb_refuses_rows_beyond_the_window() {
         ],
         &["eval", "--model", "model", "--data", "rows.jsonl"],
         &["eval", "--model", "model", "--data", "rows.jsonl", "--scores", "s.json"],
-        &["compare", "--model", "model", "--data", "rows.jsonl", "--adapter", "run"],
+        &["compare", "--runs", "run", "--data", "rows.jsonl"],
         &["generate", "--model", "model", "--prompt", "one two three"],
         &["generate", "--model", "model", "--prompt", "a", "--max-new-tokens", "4"],
     ] {
         says(&error(at, arguments), &["the model's attention reaches back 4"]);
     }
-    assert!(!at.join("no").exists() && !at.join("s.json").exists(), "what is refused leaves nothing");
+    let told = lorafit_with_input(at, &["sweep", "sweep.toml", "--out", "no/such/sweep"], "");
+    says(&told, &["the model's attention reaches back 4"]);
+    let told = lorafit_with_input(at, &["chat", "--model", "model"], "one two three\n");
+    says(&told, &["the model's attention reaches back 4"]);
+    assert!(
+        !at.join("no/such/run").exists() && !at.join("s.json").exists(),
+        "what is refused leaves nothing"
+    );
     let told = well(at, &["plan", "--model", "model", "--recommend"]);
     assert!(told.contains("--max-seq-len 4") && !told.contains("lorafit train"), "{told}");
     let told = well(at, &["plan", "--model", "model", "--recommend", "--max-seq-len", "4"]);

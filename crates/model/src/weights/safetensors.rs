@@ -137,9 +137,16 @@ impl Shards {
         Shards { files, index, prefix }
     }
 
+    /// What stands before the names of what lies beside the decoder, its head.
+    fn outside(&self) -> &str {
+        let outside = self.prefix.strip_suffix(PREFIX).unwrap_or_default();
+        // In `model.language_model.` the decoder is one model of several, and the head lies beside all.
+        if outside.is_empty() || outside.ends_with('.') { outside } else { "" }
+    }
+
     /// What the files call the tensor with the checkpoint name `name`.
     fn stored(&self, name: &str) -> Cow<'_, str> {
-        let outside = self.prefix.strip_suffix(PREFIX).unwrap_or_default();
+        let outside = self.outside();
         match name.strip_prefix(PREFIX) {
             Some(rest) => format!("{}{rest}", self.prefix).into(),
             None => format!("{outside}{name}").into(),
@@ -148,7 +155,7 @@ impl Shards {
 
     /// The checkpoint name of the tensor that the files call `stored`.
     fn canonical(&self, stored: &str) -> String {
-        let outside = self.prefix.strip_suffix(PREFIX).unwrap_or_default();
+        let outside = self.outside();
         match stored.strip_prefix(self.prefix.as_str()) {
             // With no prefix at all what lies beside the decoder cannot be told by it.
             Some(rest) if !self.prefix.is_empty() || !rest.starts_with("lm_head.") => {
