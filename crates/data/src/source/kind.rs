@@ -138,6 +138,10 @@ fn json(path: &Path, mut reader: Box<dyn BufRead>) -> Result<(Kind, Records), Da
         told.join(", ")
     };
     match json_object::outline(reader).map_err(io)? {
+        // One row, which may have a list of objects by a name of its own.
+        _ if Kind::by_name(path) == [Kind::JsonLines] && is_one_line(again()?).map_err(io)? => {
+            Ok((Kind::JsonLines, Box::new(Lines::new(again()?).records())))
+        }
         Outline::List(list) => {
             let mut reader = again()?;
             json_object::skip_to(&mut reader, &list).map_err(io)?;

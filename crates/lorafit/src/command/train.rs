@@ -31,7 +31,7 @@ use crate::output;
 use crate::progress::Progress;
 use crate::report_error::CliError;
 use crate::resume::{self, Resumption};
-use crate::row_args::{DATA_HELP, RowArgs, Validation, one_or_many, shapes, skipped};
+use crate::row_args::{data_help, RowArgs, Validation, one_or_many, shapes, skipped, treated};
 use crate::safety_args::SafetyArgs;
 use crate::trained::{Trained, alternatives, model_folder};
 
@@ -61,7 +61,7 @@ Where to look first when it does not learn: --lr (try 3x more, then 3x less), --
 /// `config.toml` of the run folder.
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[command(after_long_help = format!("{EXAMPLES}\n\n{DATA_HELP}"))]
+#[command(after_long_help = format!("{EXAMPLES}\n\n{}", data_help()))]
 pub struct TrainArgs {
     /// The base model: a Hugging Face folder, a .gguf file, or a hub id (org/name or org/name@revision)
     ///
@@ -760,7 +760,7 @@ fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
             report.truncated, args.rows.max_seq_len, report.overlong, report.dropped
         ));
     }
-    skipped(&rows.origin).iter().for_each(|line| progress.note(line));
+    skipped(&rows.origin).iter().chain(&treated(rows)).for_each(|line| progress.note(line));
     progress.note(&format!("{} optimizer steps", grouped(ready.total_steps())));
 }
 
