@@ -352,7 +352,10 @@ impl DataError {
         match error {
             ReadError::Io(source) => Self::Io { path, source },
             ReadError::Malformed { format, message } => Self::Malformed { path, format, message },
-            ReadError::Unread { what, hint } => Self::Unread { path, what, hint },
+            ReadError::Unread { what, hint } => {
+                let hint = hint.replace("FILE", &path.to_string_lossy());
+                Self::Unread { path, what, hint }
+            }
             ReadError::Row(number, problem) => Self::Row { path, place: Place { unit, number }, problem },
         }
     }

@@ -184,11 +184,7 @@ pub(crate) fn kind(value: &Value) -> &'static str {
 }
 
 /// Takes the text of a field that a row may have out of it; nothing for one that is absent, null or blank.
-fn take_optional(
-    fields: &mut Fields,
-    field: &str,
-    shape: Shape,
-) -> Result<Option<String>, RowProblem> {
+fn take_optional(fields: &mut Fields, field: &str, shape: Shape) -> Result<Option<String>, RowProblem> {
     match fields.get(field) {
         None | Some(Value::Null) => Ok(None),
         // What pandas writes for an empty cell.

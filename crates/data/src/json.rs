@@ -109,7 +109,9 @@ fn rewritten(text: &str, how: Rewriting) -> Option<String> {
         if let Some(literal) = odd_literal(&text[at..at + length]) {
             new.push_str(&text[taken..at]);
             match how {
-                Rewriting::Blank => new.extend(std::iter::once('0').chain(std::iter::repeat_n(' ', length - 1))),
+                Rewriting::Blank => {
+                    new.extend(std::iter::once('0').chain(std::iter::repeat_n(' ', length - 1)))
+                }
                 Rewriting::Mark if literal == "0" => new.push('0'),
                 Rewriting::Mark => new.extend(["\"", NUMBER, &literal, "\""]),
             }
@@ -217,9 +219,13 @@ mod tests {
 
     #[test]
     fn what_python_does_not_read_is_an_error_at_its_place() {
-        for (text, column) in
-            [(r#"{"a":NaN,"v": }"#, 15), ("[Nan]", 2), ("[-NaN]", 3), ("[00000000000000000000000]", 3), ("NaN NaN", 5)]
-        {
+        for (text, column) in [
+            (r#"{"a":NaN,"v": }"#, 15),
+            ("[Nan]", 2),
+            ("[-NaN]", 3),
+            ("[00000000000000000000000]", 3),
+            ("NaN NaN", 5),
+        ] {
             let error = value(text).expect_err(text);
             assert_eq!(error.column(), column, "{text}: {error}");
         }

@@ -111,7 +111,10 @@ pub(crate) fn of_conversation(
         notes.rewritten += usize::from(!text.contains(words));
         let unread = |(name, value): &(&String, &serde_json::Value)| {
             let counts = !matches!(keys::of_message(name), Some(Use::Harmless));
-            counts && !keys::is_empty(value) && !keys::REASONING.contains(&name.as_str()) && !template.names(name)
+            counts
+                && !keys::is_empty(value)
+                && !keys::REASONING.contains(&name.as_str())
+                && !template.names(name)
         };
         for (name, _) in message.extra.iter().filter(unread) {
             let name = format!("messages[].{name}");
@@ -141,7 +144,12 @@ fn loses_reasoning(
     let message = &conversation.messages[i];
     let has = |name: &&&str| message.extra.get(**name).is_some_and(|value| !keys::is_empty(value));
     let Some(name) = keys::REASONING.iter().find(has) else { return Ok(false) };
-    if message.extra.get(*name).and_then(serde_json::Value::as_str).is_some_and(|words| text.contains(words.trim())) {
+    if message
+        .extra
+        .get(*name)
+        .and_then(serde_json::Value::as_str)
+        .is_some_and(|words| text.contains(words.trim()))
+    {
         return Ok(false);
     }
     let tools = conversation.tools.as_deref();
@@ -242,8 +250,14 @@ impl FirstAsText {
     pub fn shown(self, template: Option<&ChatTemplate>) -> Option<AsText> {
         let (row, Completion { prompt, completion }) = self.found.into_inner().ok()??;
         let cut = |text: &str| text.chars().take(SHOWN).collect::<String>();
-        let turn = [Message::new(Role::User, prompt.trim()), Message::new(Role::Assistant, completion.trim())];
+        let turn =
+            [Message::new(Role::User, prompt.trim()), Message::new(Role::Assistant, completion.trim())];
         let conversation = template?.render(&turn, false).ok()?;
-        Some(AsText { row, prompt: cut(&prompt), completion: cut(&completion), conversation: cut(&conversation) })
+        Some(AsText {
+            row,
+            prompt: cut(&prompt),
+            completion: cut(&completion),
+            conversation: cut(&conversation),
+        })
     }
 }

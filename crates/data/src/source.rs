@@ -198,9 +198,9 @@ pub enum ReadError {
     },
     /// The file is whole, and nothing here reads it.
     Unread {
-        /// What it is, after "it is" or "it holds".
+        /// What it is, as it follows the file's name.
         what: String,
-        /// What the user can do.
+        /// What the user can do; `FILE` stands for the file.
         hint: String,
     },
     /// The row of this number is not acceptable; others may follow.

@@ -337,14 +337,20 @@ impl ChatTemplate {
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(steps));
         let mut values = vec![
-            ("messages", numbers::restored(Value::from(Serde(messages)), || {
-                messages.iter().any(|message| message.extra.values().any(has_odd_number))
-            })),
+            (
+                "messages",
+                numbers::restored(Value::from(Serde(messages)), || {
+                    messages.iter().any(|message| message.extra.values().any(has_odd_number))
+                }),
+            ),
             ("add_generation_prompt", Value::from(add_generation_prompt)),
             // Always given by transformers, so templates may test them without `is defined`.
-            ("tools", tools.map_or(Value::from(()), |tools| {
-                numbers::restored(Value::from(Serde(tools)), || tools.iter().any(has_odd_number))
-            })),
+            (
+                "tools",
+                tools.map_or(Value::from(()), |tools| {
+                    numbers::restored(Value::from(Serde(tools)), || tools.iter().any(has_odd_number))
+                }),
+            ),
             ("documents", Value::from(())),
         ];
         let special = [
@@ -355,7 +361,10 @@ impl ChatTemplate {
         ];
         values.extend(special.into_iter().filter_map(|(k, v)| Some((k, Value::from(v.as_ref()?.as_str())))));
         for (name, value) in &self.variables {
-            values.push((name.as_str(), numbers::restored(Value::from(Serde(value)), || has_odd_number(value))));
+            values.push((
+                name.as_str(),
+                numbers::restored(Value::from(Serde(value)), || has_odd_number(value)),
+            ));
         }
         if let Some(characters) = marks {
             values.extend(MARKS.into_iter().zip(characters.map(Value::from)));

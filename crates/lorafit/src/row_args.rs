@@ -265,7 +265,10 @@ pub fn treated(data: &Dataset) -> Vec<String> {
     if let Some(AsText { row, prompt, completion, conversation }) = &notes.as_text {
         let line = |text: &str| text.replace('\n', "\u{23ce}");
         let place = data.origin.place(*row);
-        lines.push("rows of prompt and completion are trained as plain text, though the model has a chat template:".into());
+        lines.push(
+            "rows of prompt and completion are trained as plain text, though the model has a chat template:"
+                .into(),
+        );
         lines.push(format!("  {place} is {}\u{27e6}{}\u{27e7}", line(prompt), line(completion)));
         lines.push(format!("  as a conversation it would be {}", line(conversation)));
         lines.push("  with --columns prompt=instruction,completion=output they are conversations".into());

@@ -167,8 +167,13 @@ pub(super) struct Keys {
     pub shape: Shape,
 }
 
-pub(super) const MESSAGES: Keys =
-    Keys { list: "messages", role: "role", content: "content", roles: &[("function", Role::Tool)], shape: Shape::Chat };
+pub(super) const MESSAGES: Keys = Keys {
+    list: "messages",
+    role: "role",
+    content: "content",
+    roles: &[("function", Role::Tool)],
+    shape: Shape::Chat,
+};
 
 pub(super) fn parse(mut fields: Fields, keys: &Keys, mapping: &Mapping) -> Result<Conversation, RowProblem> {
     let tools = tools(&mut fields)?;
@@ -339,7 +344,10 @@ fn name_calls(extra: &mut Map<String, Value>, place: &impl Fn(&str) -> String) -
         Some(other) => return Err(wrong(place(FUNCTION_CALL), "an object", &other)),
     };
     if extra.get(TOOL_CALLS).is_some_and(|calls| !is_empty(calls)) {
-        return Err(RowProblem::Refused { field: place(FUNCTION_CALL), why: "the message has tool_calls, too" });
+        return Err(RowProblem::Refused {
+            field: place(FUNCTION_CALL),
+            why: "the message has tool_calls, too",
+        });
     }
     extra.insert(TOOL_CALLS.into(), serde_json::json!([{"type": "function", "function": call}]));
     Ok(())

@@ -74,7 +74,8 @@ pub(super) fn history(fields: &mut Fields, shape: Shape) -> Result<Vec<(String, 
         Some(Value::String(text)) => json::value(&text).unwrap_or(Value::String(text)),
         Some(value) => value,
     };
-    let wrong = |field: String, want, found: &Value| RowProblem::WrongType { field, want, found: kind(found) };
+    let wrong =
+        |field: String, want, found: &Value| RowProblem::WrongType { field, want, found: kind(found) };
     let Value::Array(pairs) = value else { return Err(wrong("history".into(), "a list", &value)) };
     let pair = |(i, pair): (usize, Value)| {
         let mut texts = match pair {

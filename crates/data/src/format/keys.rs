@@ -59,8 +59,15 @@ pub const ANSWERS: &[&str] =
 /// first, nothing is lost.
 pub const SWITCHES: &[&str] = &["enable_thinking", "reasoning_effort", "thinking_budget"];
 /// The rest, which the template has to write.
-pub const MATERIAL: &[&str] =
-    &["documents", "model_identity", "builtin_tools", "custom_tools", "xml_tools", "python_tools", "date_string"];
+pub const MATERIAL: &[&str] = &[
+    "documents",
+    "model_identity",
+    "builtin_tools",
+    "custom_tools",
+    "xml_tools",
+    "python_tools",
+    "date_string",
+];
 /// What templates know a message's reasoning by.
 pub const REASONING: &[&str] = &["reasoning_content", "thinking", "reasoning"];
 /// Names of what stands before a conversation.
@@ -95,17 +102,29 @@ pub const LIST: &[Keys] = &[
     row(&["chat_template_kwargs"], CONVERSATIONS, Use::Honoured("variables of the chat template")),
     row(SWITCHES, CONVERSATIONS, Use::Honoured("variables of the chat template")),
     row(MATERIAL, CONVERSATIONS, Use::Honoured("variables of the chat template")),
-    row(&["history"], TURNS, Use::Honoured("turns before the row's own, [[question, answer], ...], trained too")),
+    row(
+        &["history"],
+        TURNS,
+        Use::Honoured("turns before the row's own, [[question, answer], ...], trained too"),
+    ),
     row(&["weight"], ALL, Use::Honoured("1; another is refused, since rows are weighted by file: b.csv:0.5")),
     row(REASONING, &[Shape::Question], Use::Template),
     row(REASONING, ALL, Use::Refused("reasoning belongs into the assistant's message, as reasoning_content")),
     row(SYSTEM, ALL, Use::Refused("text is trained as it is; conversations have a system prompt")),
-    row(&["tools", "functions"], ALL, Use::Refused("only conversations have tools: write the row as messages")),
+    row(
+        &["tools", "functions"],
+        ALL,
+        Use::Refused("only conversations have tools: write the row as messages"),
+    ),
     row(&["chat_template_kwargs"], ALL, Use::Refused("only conversations are written by the chat template")),
     row(SWITCHES, ALL, Use::Refused("only conversations are written by the chat template")),
     row(MATERIAL, ALL, Use::Refused("only conversations are written by the chat template")),
     row(&["history"], ALL, Use::Refused("write the earlier turns as messages")),
-    row(&["context"], TURNS, Use::Refused("say where it goes: --columns context=input sets it below the instruction")),
+    row(
+        &["context"],
+        TURNS,
+        Use::Refused("say where it goes: --columns context=input sets it below the instruction"),
+    ),
     row(
         &["images", "image", "audio", "audios", "video", "videos", "image_url"],
         ALL,
@@ -117,7 +136,11 @@ pub const LIST: &[Keys] = &[
         ALL,
         Use::Refused("rows are tokenised and masked here"),
     ),
-    row(&["train", "loss_weight", "sample_weight"], ALL, Use::Refused("rows are weighted by file: b.csv:0.5")),
+    row(
+        &["train", "loss_weight", "sample_weight"],
+        ALL,
+        Use::Refused("rows are weighted by file: b.csv:0.5"),
+    ),
     message(&["role", "content"], Use::Read),
     message(&["from", "value"], Use::Read),
     message(&["train"], Use::Honoured("false: not trained")),
@@ -140,9 +163,33 @@ pub const LIST: &[Keys] = &[
 
 /// What rows carry along.
 const METADATA: &[&str] = &[
-    "id", "idx", "index", "uuid", "source", "url", "dataset", "split", "category", "language", "lang", "license",
-    "author", "date", "timestamp", "created", "created_at", "model", "metadata", "meta", "tags", "topic",
-    "conversation_id", "message_id", "prompt_id", "hash", "md5",
+    "id",
+    "idx",
+    "index",
+    "uuid",
+    "source",
+    "url",
+    "dataset",
+    "split",
+    "category",
+    "language",
+    "lang",
+    "license",
+    "author",
+    "date",
+    "timestamp",
+    "created",
+    "created_at",
+    "model",
+    "metadata",
+    "meta",
+    "tags",
+    "topic",
+    "conversation_id",
+    "message_id",
+    "prompt_id",
+    "hash",
+    "md5",
 ];
 
 /// What becomes of a row's key; `None` for one that nobody knows.
@@ -175,12 +222,18 @@ pub(crate) fn is_empty(value: &Value) -> bool {
     }
 }
 
+/// Whether a value is the number 1, which tables have as text.
+fn is_one(value: &Value) -> bool {
+    let number = value.as_str().map_or_else(|| value.as_f64(), |text| text.trim().parse().ok());
+    number == Some(1.0)
+}
+
 /// Refuses what is to be refused of a row, and names in `passed_over` what nobody knows.
 pub(super) fn check(shape: Shape, fields: &Fields, passed_over: &mut Vec<String>) -> Result<(), RowProblem> {
     for (name, value) in fields.iter().filter(|(_, value)| !is_empty(value)) {
         match of_row(shape, name) {
             Some(Use::Refused(why)) => return Err(RowProblem::Refused { field: name.clone(), why }),
-            Some(Use::Honoured(why)) if name == "weight" && value.as_f64() != Some(1.0) && value != "1" => {
+            Some(Use::Honoured(why)) if name.eq_ignore_ascii_case("weight") && !is_one(value) => {
                 return Err(RowProblem::Refused { field: name.clone(), why });
             }
             None => passed_over.push(name.clone()),
@@ -217,7 +270,8 @@ pub(super) fn check_message<'a>(
 
 /// The list for people: a line for each entry, of at most `width` characters where words allow it.
 pub fn told(width: usize) -> String {
-    let mut lines = vec!["Keys of rows, and what becomes of them (all others are passed over and counted):".to_owned()];
+    let mut lines =
+        vec!["Keys of rows, and what becomes of them (all others are passed over and counted):".to_owned()];
     for keys in LIST {
         let place = match keys.place {
             Place::Row => "",

@@ -49,11 +49,17 @@ struct Names {
 fn names(fields: &Fields) -> Option<Names> {
     let among = |known: &[&str]| -> Vec<String> {
         let is = |name: &str| known.iter().any(|known| known.eq_ignore_ascii_case(name.trim()));
-        fields.iter().filter(|(name, value)| is(name) && !value.is_null()).map(|(name, _)| name.clone()).collect()
+        let mut found: Vec<_> = fields.iter().filter(|(name, value)| is(name) && !value.is_null()).collect();
+        // Of several, those that say something.
+        if found.len() > 1 {
+            found.retain(|(_, value)| !keys::is_empty(value));
+        }
+        found.into_iter().map(|(name, _)| name.clone()).collect()
     };
     let [answer] = among(keys::ANSWERS).try_into().ok()?;
     let questions = among(keys::QUESTIONS);
-    let named = |wanted: &str| questions.iter().find(|name| name.trim().eq_ignore_ascii_case(wanted)).cloned();
+    let named =
+        |wanted: &str| questions.iter().find(|name| name.trim().eq_ignore_ascii_case(wanted)).cloned();
     match (questions.len(), named("instruction"), named("input")) {
         (1, ..) => Some(Names { question: questions[0].clone(), input: None, answer }),
         (2, Some(question), Some(input)) => Some(Names { question, input: Some(input), answer }),
@@ -66,8 +72,16 @@ pub(super) fn fits(fields: &Fields) -> bool {
     names(fields).is_some()
 }
 
-pub(super) fn parse(mut fields: Fields) -> Result<Question, RowProblem> {
+pub(super) fn parse(fields: Fields) -> Result<Question, RowProblem> {
     let shape = Shape::Question;
+    // People write names as they like.
+    let plain = |name: &String| {
+        let lower = name.trim().to_ascii_lowercase();
+        let is_ours =
+            keys::SYSTEM.iter().chain(keys::REASONING).chain(&["history"]).any(|known| *known == lower);
+        if is_ours { lower } else { name.clone() }
+    };
+    let mut fields: Fields = fields.into_iter().map(|(name, value)| (plain(&name), value)).collect();
     let keys = fields.keys().take(12).map(|key| key.chars().take(40).collect()).collect();
     let Some(Names { question, input, answer }) = names(&fields) else {
         return Err(RowProblem::MissingField { field: "question` and one `answer".into(), shape });

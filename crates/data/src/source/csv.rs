@@ -81,7 +81,8 @@ impl<R: BufRead> Csv<R> {
             match self.row()? {
                 None => return Ok(None),
                 // An empty row of a spreadsheet.
-                Some((_, row)) if row.len() > 1 && values(&row).iter().all(|value| value.trim_ascii().is_empty()) => {}
+                Some((_, row))
+                    if row.len() > 1 && values(&row).iter().all(|value| value.trim_ascii().is_empty()) => {}
                 Some(row) => break row,
             }
         };
@@ -90,9 +91,7 @@ impl<R: BufRead> Csv<R> {
         if values.len() != self.columns.len() {
             return Err(problem(RowProblem::Ragged { found: values.len(), want: self.columns.len() }));
         }
-        let is_there = |(column, value): &(&String, &[u8])| {
-            !value.is_empty() || !column.starts_with(UNNAMED)
-        };
+        let is_there = |(column, value): &(&String, &[u8])| !value.is_empty() || !column.starts_with(UNNAMED);
         let fields = self.columns.iter().zip(values).filter(is_there).map(|(column, value)| {
             let value = text(value).map_err(problem)?;
             Ok((column.clone(), Value::String(value.to_owned())))

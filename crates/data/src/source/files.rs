@@ -21,7 +21,8 @@ const SPLITS: [(&str, &[&str]); 3] = [
     ("test", &["test", "testing", "eval", "evaluation"]),
 ];
 /// Files beside the rows that describe them.
-const DESCRIPTIONS: [&str; 4] = ["dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"];
+const DESCRIPTIONS: [&str; 4] =
+    ["dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"];
 
 /// The files of each part of a source.
 ///
@@ -99,6 +100,20 @@ fn saved_to_disk(folder: &Path, arrow: &Path) -> DataError {
     // What is below the folder is a split.
     let split = arrow.parent().and_then(|parent| parent.strip_prefix(folder).ok());
     let split = split.and_then(|split| split.iter().next()).map(|split| split.to_string_lossy().into_owned());
+    let what =
+        "holds Arrow files of the datasets library (save_to_disk), which are not read; they are not damaged";
+    // Only what was saved has a description of its state; the library's own cache has none.
+    if folder.is_dir() && !arrow.with_file_name("state.json").exists() {
+        let arrow = arrow.display();
+        return DataError::Unread {
+            path: folder.to_owned(),
+            what: what.into(),
+            hint: format!(
+                "write them as Parquet: python -c \"from datasets import Dataset; \
+                 Dataset.from_file('{arrow}').to_parquet('rows.parquet')\""
+            ),
+        };
+    }
     let folder_name = folder.display();
     let (chosen, file) = match &split {
         Some(split) => (format!("['{split}']"), format!("{split}.parquet")),
@@ -106,7 +121,7 @@ fn saved_to_disk(folder: &Path, arrow: &Path) -> DataError {
     };
     DataError::Unread {
         path: folder.to_owned(),
-        what: "holds Arrow files of the datasets library (save_to_disk), which are not read; they are not damaged".into(),
+        what: what.into(),
         hint: format!(
             "write them as Parquet: python -c \"from datasets import load_from_disk; \
              load_from_disk('{folder_name}'){chosen}.to_parquet('{file}')\""

@@ -9,8 +9,17 @@ use std::io::{self, BufRead};
 const LONGEST_NAME: usize = 80;
 const MOST_NAMES: usize = 64;
 /// Lists that a row has, so that the object is a row.
-const OF_A_ROW: [&str; 9] =
-    ["messages", "conversations", "prompt", "completion", "chosen", "rejected", "tools", "functions", "history"];
+const OF_A_ROW: [&str; 9] = [
+    "messages",
+    "conversations",
+    "prompt",
+    "completion",
+    "chosen",
+    "rejected",
+    "tools",
+    "functions",
+    "history",
+];
 
 /// What a file that begins with `{` holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,7 +127,8 @@ impl Scan {
         if self.string.takes(byte) {
             if self.depth == 1 && !was_inside && self.in_name {
                 self.name.clear();
-            } else if self.depth == 1 && self.in_name && self.string.inside && self.name.len() < LONGEST_NAME {
+            } else if self.depth == 1 && self.in_name && self.string.inside && self.name.len() < LONGEST_NAME
+            {
                 self.name.push(byte);
             }
             self.opened = false;
@@ -166,7 +176,9 @@ impl Scan {
         if !closed {
             return Outline::Cut;
         }
-        if names.iter().any(|name| OF_A_ROW.contains(&name.as_str())) || names.iter().any(|name| name == "text") {
+        if names.iter().any(|name| OF_A_ROW.contains(&name.as_str()))
+            || names.iter().any(|name| name == "text")
+        {
             return Outline::Row;
         }
         match <[String; 1]>::try_from(lists) {
@@ -215,10 +227,16 @@ mod tests {
         let of = |text: &str| outline(text.as_bytes()).expect("memory");
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         for (text, want) in [
-            (r#"{"version": "1.0", "data": [ {"prompt": "["}, {"a": {}}], "n": [1]}"#, Outline::List("data".into())),
+            (
+                r#"{"version": "1.0", "data": [ {"prompt": "["}, {"a": {}}], "n": [1]}"#,
+                Outline::List("data".into()),
+            ),
             (r#"{"a": "[{", "rows": [{"x": "\"}]"}]}"#, Outline::List("rows".into())),
             (r#"{"train": [{}], "test": [{}]}"#, Outline::Lists(names(&["train", "test"]))),
-            (r#"{"prompts": ["a"], "completions": ["b"]}"#, Outline::None(names(&["prompts", "completions"]))),
+            (
+                r#"{"prompts": ["a"], "completions": ["b"]}"#,
+                Outline::None(names(&["prompts", "completions"])),
+            ),
             ("{\n\"messages\": [{}]\n}", Outline::Row),
             ("{\"a\": 1}\n{\"a\": 2}", Outline::Objects),
             (r#"{"data": [{"#, Outline::Cut),

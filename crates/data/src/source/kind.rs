@@ -85,20 +85,22 @@ pub fn open(path: &Path) -> Result<(Kind, Records), DataError> {
     (&mut file).take(4).read_to_end(&mut magic).map_err(io)?;
     file.rewind().map_err(io)?;
     let named = Kind::by_name(path);
+    if let Some(error) = unread(&magic) {
+        return Err(DataError::reading(path, Unit::Row, error));
+    }
     if magic == PARQUET || (named == [Kind::Parquet] && !is_compressed(&magic)) {
         let rows = Parquet::new(file).map_err(|e| DataError::reading(path, Unit::Row, e))?;
         return Ok((Kind::Parquet, Box::new(rows)));
     }
-    if let Some(error) = unread(&magic) {
-        return Err(DataError::reading(path, Unit::Row, error));
-    }
     let mut reader = decompressed(file, &magic).map_err(io)?;
     let kind = match named {
-        [Kind::JsonLines] | [] | [_, _, ..] => match (Kind::by_content(beginning(&mut *reader).map_err(io)?), named) {
-            (Some(kind), _) => kind,
-            (None, [kind]) => *kind,
-            (None, _) => return Err(DataError::UnknownKind { path: path.to_owned() }),
-        },
+        [Kind::JsonLines] | [] | [_, _, ..] => {
+            match (Kind::by_content(beginning(&mut *reader).map_err(io)?), named) {
+                (Some(kind), _) => kind,
+                (None, [kind]) => *kind,
+                (None, _) => return Err(DataError::UnknownKind { path: path.to_owned() }),
+            }
+        }
         [kind] => *kind,
     };
     let rows: Records = match kind {
@@ -134,7 +136,8 @@ fn json(path: &Path, mut reader: Box<dyn BufRead>) -> Result<(Kind, Records), Da
         Err(DataError::reading(path, Unit::Row, ReadError::Unread { what, hint }))
     };
     let named = |names: &[String]| {
-        let told: Vec<String> = names.iter().take(8).map(|name| format!("`{}`", name.escape_debug())).collect();
+        let told: Vec<String> =
+            names.iter().take(8).map(|name| format!("`{}`", name.escape_debug())).collect();
         told.join(", ")
     };
     match json_object::outline(reader).map_err(io)? {
@@ -149,7 +152,10 @@ fn json(path: &Path, mut reader: Box<dyn BufRead>) -> Result<(Kind, Records), Da
         }
         Outline::Lists(lists) => unread(
             format!("is one JSON object with several lists of rows: {}", named(&lists)),
-            format!("write the one that is meant to a file of its own: jq .{} FILE > rows.json", lists[0].escape_debug()),
+            format!(
+                "write the one that is meant to a file of its own: jq .{} FILE > rows.json",
+                lists[0].escape_debug()
+            ),
         ),
         Outline::None(names) if !is_one_line(again()?).map_err(io)? => unread(
             format!("is one JSON object ({}), and none of its values is a list of rows", named(&names)),
@@ -209,9 +215,13 @@ fn unread(magic: &[u8]) -> Option<ReadError> {
              Dataset.from_file('FILE').to_parquet('rows.parquet')\"",
         ),
         b"PARE" => ("is encrypted Parquet, which is not read", "write it without encryption"),
-        b"PK\x03\x04" => ("is a ZIP archive or a spreadsheet, which is not read", "unpack it, or save the table as CSV"),
+        b"PK\x03\x04" => {
+            ("is a ZIP archive or a spreadsheet, which is not read", "unpack it, or save the table as CSV")
+        }
         [b'O', b'R', b'C', ..] => ("is an ORC file, which is not read", "write it as Parquet"),
-        b"SQLi" => ("is a database of SQLite, which is not read", "write the table as CSV: sqlite3 -csv -header"),
+        b"SQLi" => {
+            ("is a database of SQLite, which is not read", "write the table as CSV: sqlite3 -csv -header")
+        }
         magic if utf16::is_utf32(magic) => {
             ("is UTF-32, which is not read", "save the file as UTF-8 (iconv -f UTF-32 -t UTF-8 converts)")
         }

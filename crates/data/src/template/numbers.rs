@@ -31,9 +31,9 @@ pub(super) fn restored(value: Value, has_any: impl FnOnce() -> bool) -> Value {
 fn restore(value: &Value) -> Value {
     match value.kind() {
         ValueKind::String => value.as_str().and_then(odd_number).map_or_else(|| value.clone(), number),
-        ValueKind::Seq => {
-            value.try_iter().map_or_else(|_| value.clone(), |items| items.map(|item| restore(&item)).collect())
-        }
+        ValueKind::Seq => value
+            .try_iter()
+            .map_or_else(|_| value.clone(), |items| items.map(|item| restore(&item)).collect()),
         ValueKind::Map => value.try_iter().map_or_else(
             |_| value.clone(),
             |keys| {

@@ -19,7 +19,7 @@ use crate::engine::{Base, grouped, open_adapter, open_base, open_shape, use_thre
 use crate::memory_args::ByteSize;
 use crate::options::Init;
 use crate::output;
-use crate::row_args::{data_help, RowArgs};
+use crate::row_args::{RowArgs, data_help};
 use crate::trained;
 
 const EXAMPLES: &str = "\

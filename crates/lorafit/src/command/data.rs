@@ -18,7 +18,7 @@ use crate::engine::{grouped, open_model_tokenizer, use_threads};
 use crate::output;
 use crate::pieces::{Piece, pieces};
 use crate::report_error::CliError;
-use crate::row_args::{data_help, RowArgs, shapes, skipped, treated};
+use crate::row_args::{RowArgs, data_help, shapes, skipped, treated};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -126,7 +126,10 @@ fn done(data: &Dataset, max_seq_len: usize) -> Vec<String> {
         lines.push(format!("{} rows dropped with nothing to train", grouped(found.dropped as u64)));
     }
     match lines.is_empty() {
-        true => vec![String::new(), "rows are trained as they are: nothing of them is passed over or rewritten".into()],
+        true => vec![
+            String::new(),
+            "rows are trained as they are: nothing of them is passed over or rewritten".into(),
+        ],
         false => [String::new(), "what was done to rows:".into()].into_iter().chain(lines).collect(),
     }
 }

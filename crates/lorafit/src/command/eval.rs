@@ -23,7 +23,7 @@ use crate::memory_args::{ByteSize, memory_limit};
 use crate::memory_table;
 use crate::output;
 use crate::report_error::CliError;
-use crate::row_args::{data_help, RowArgs, skipped, treated};
+use crate::row_args::{RowArgs, data_help, skipped, treated};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -31,7 +31,7 @@ use crate::output;
 use crate::progress::Progress;
 use crate::report_error::CliError;
 use crate::resume::{self, Resumption};
-use crate::row_args::{data_help, RowArgs, Validation, one_or_many, shapes, skipped, treated};
+use crate::row_args::{RowArgs, Validation, data_help, one_or_many, shapes, skipped, treated};
 use crate::safety_args::SafetyArgs;
 use crate::trained::{Trained, alternatives, model_folder};
 

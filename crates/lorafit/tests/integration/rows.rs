@@ -28,8 +28,7 @@ struct Told {
 }
 
 fn lorafit(folder: &Path, arguments: &[&str]) -> Told {
-    let output =
-        Command::cargo_bin("lorafit").unwrap().current_dir(folder).args(arguments).output().unwrap();
+    let output = Command::cargo_bin("lorafit").unwrap().current_dir(folder).args(arguments).output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     Told { code: output.status.code().unwrap(), text: String::from_utf8(text).unwrap() }
 }
@@ -101,7 +100,10 @@ fn integers_of_any_size_are_read_as_python_reads_them() {
     for (arguments, want) in [
         (format!(r#"{{"v": [{digits}, -{digits}]}}"#), format!(r#"{{"v": [{digits}, -{digits}]}}"#)),
         (r#"{"v": 18446744073709551616}"#.into(), r#"{"v": 18446744073709551616}"#.into()),
-        (r#"{"v": [NaN, -Infinity, 1e999, -0, 1E400]}"#.into(), r#"{"v": [NaN, -Infinity, Infinity, 0, Infinity]}"#.into()),
+        (
+            r#"{"v": [NaN, -Infinity, 1e999, -0, 1E400]}"#.into(),
+            r#"{"v": [NaN, -Infinity, Infinity, 0, Infinity]}"#.into(),
+        ),
         (r#"{"v": [1e30, 0.1, -0.0]}"#.into(), r#"{"v": [1e+30, 0.1, -0.0]}"#.into()),
     ] {
         // As JSON, and as the text of JSON.
@@ -111,7 +113,10 @@ fn integers_of_any_size_are_read_as_python_reads_them() {
             );
             fs::write(folder.path().join("rows.jsonl"), row).unwrap();
             let template = ["--template", "t.jinja", "--no-cache"];
-            let told = lorafit(folder.path(), &[&["data", "rows.jsonl", "--model", &chat_bpe()], &template[..]].concat());
+            let told = lorafit(
+                folder.path(),
+                &[&["data", "rows.jsonl", "--model", &chat_bpe()], &template[..]].concat(),
+            );
             says(&told, &[&want]);
         }
     }
@@ -122,7 +127,10 @@ fn not_a_number_is_read_and_is_no_text() {
     says(&case("row_nan")[0], &["2+2=\u{27e6} 4", "`score` (1)"]);
     // As pandas writes an empty cell.
     let row = r#"{"instruction": "add", "input": NaN, "system": NaN, "output": "four"}"#;
-    says(&data("rows.jsonl", row, &[]), &["<|im_start|>user\u{23ce}\nadd<|im_end|>", "\u{27e6}four<|im_end|>\u{27e7}"]);
+    says(
+        &data("rows.jsonl", row, &[]),
+        &["<|im_start|>user\u{23ce}\nadd<|im_end|>", "\u{27e6}four<|im_end|>\u{27e7}"],
+    );
     let list = r#"[{"prompt": "a", "completion": "b", "x": [-Infinity, {"y": NaN}]}]"#;
     says(&data("rows.json", list, &[]), &["a\u{27e6}b"]);
     let row = r#"{"prompt": "a", "completion": NaN}"#;
@@ -133,11 +141,19 @@ fn not_a_number_is_read_and_is_no_text() {
 
 #[test]
 fn parts_of_text_are_joined_and_others_refused() {
-    says(&case("row_content_parts")[0], &["Which colour has the sea?<|im_end|>", "\u{27e6}Blue, mostly.<|im_end|>\u{27e7}"]);
+    says(
+        &case("row_content_parts")[0],
+        &["Which colour has the sea?<|im_end|>", "\u{27e6}Blue, mostly.<|im_end|>\u{27e7}"],
+    );
     let row = |parts: Value| {
-        json!({"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "so"}]}).to_string()
+        json!({"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "so"}]})
+            .to_string()
     };
-    let told = data("r.jsonl", row(json!([{"type": "text", "text": "a "}, {"type": "input_text", "text": "b"}])), &[]);
+    let told = data(
+        "r.jsonl",
+        row(json!([{"type": "text", "text": "a "}, {"type": "input_text", "text": "b"}])),
+        &[],
+    );
     says(&told, &["user\u{23ce}\na b<|im_end|>"]);
     says(&data("r.jsonl", row(json!([{"text": "plain"}])), &[]), &["user\u{23ce}\nplain<|im_end|>"]);
     for part in [json!({"type": "image_url", "image_url": {"url": "x"}}), json!({"type": "audio"})] {
@@ -191,7 +207,10 @@ fn a_weight_says_whether_a_reply_is_trained() {
     ] {
         refuses(&data("r.jsonl", chat(json!({}), of_reply), &[]), &[want]);
     }
-    refuses(&data("r.jsonl", chat(json!({"weight": 2}), json!({})), &[]), &["`weight` is not read", "b.csv:0.5"]);
+    refuses(
+        &data("r.jsonl", chat(json!({"weight": 2}), json!({})), &[]),
+        &["`weight` is not read", "b.csv:0.5"],
+    );
     says(&data("r.jsonl", chat(json!({"weight": 1}), json!({})), &[]), &["\u{27e6}Two."]);
     let asked = json!({"messages": [{"role": "user", "content": "a", "weight": 1}, {"role": "assistant", "content": "b"}]});
     refuses(&data("r.jsonl", asked.to_string(), &[]), &["messages[0].weight"]);
@@ -214,7 +233,8 @@ fn text_that_was_rendered_gets_no_second_beginning() {
     says(&told, &["ids: 0 "]);
     assert!(!told.text.contains("rendered before"), "{}", told.text);
     // Rendered text as the words of a message.
-    let row = json!({"messages": [{"role": "user", "content": rendered}, {"role": "assistant", "content": "b"}]});
+    let row =
+        json!({"messages": [{"role": "user", "content": rendered}, {"role": "assistant", "content": "b"}]});
     says(&data("r.jsonl", row.to_string(), &[]), &["1 rows have the marks of the chat template"]);
 }
 
@@ -246,11 +266,18 @@ fn an_object_around_the_list_is_read_or_told() {
 
 #[test]
 fn a_kind_of_file_that_is_not_read_is_told_with_the_way_out() {
-    refuses(&case("file_parquet_brotli")[0], &["is compressed with Brotli, which is not read; the file is not damaged", "compression='zstd'"]);
+    refuses(
+        &case("file_parquet_brotli")[0],
+        &["is compressed with Brotli, which is not read; the file is not damaged", "compression='zstd'"],
+    );
     refuses(&case("file_save_to_disk")[0], &["save_to_disk", "load_from_disk('saved')['train'].to_parquet"]);
-    let lz4 = root().join("fixtures/cases/file_parquet_brotli/lz4.parquet");
-    for (name, file) in [("lz4.parquet", lz4)] {
-        refuses(&data(name, fs::read(file).unwrap(), &[]), &["is compressed with LZ4, which is not read"]);
+    for (name, codec) in [("lz4.parquet", "LZ4"), ("mixed.parquet", "Brotli")] {
+        let file = root().join("fixtures/cases/file_parquet_brotli").join(name);
+        let told = data(name, fs::read(file).unwrap(), &[]);
+        refuses(
+            &told,
+            &[&format!("{name} is compressed with {codec}, which is not read; the file is not damaged")],
+        );
     }
     let arrow = root().join("fixtures/cases/file_save_to_disk/saved/train/data-00000-of-00001.arrow");
     refuses(&data("x.arrow", fs::read(&arrow).unwrap(), &[]), &["is an Arrow file", "to_parquet"]);
@@ -327,8 +354,14 @@ fn a_history_is_turns_before_the_row() {
     says(&data("r.jsonl", row("[[\"a\", \"b\"]]".into()), &[]), &["\u{27e6}b<|im_end|>\u{27e7}"]);
     says(&data("r.jsonl", row(json!([])), &[]), &["\u{27e6}d<|im_end|>\u{27e7}"]);
     refuses(&data("r.jsonl", row(json!([["a"]])), &[]), &["`history[0]` must be a pair"]);
-    refuses(&data("r.jsonl", row(json!([["a", 3]])), &[]), &["`history[0][1]` must be a string, found a number"]);
-    refuses(&data("r.jsonl", chat(json!({"history": [["a", "b"]]}), json!({})), &[]), &["`history` is not read"]);
+    refuses(
+        &data("r.jsonl", row(json!([["a", 3]])), &[]),
+        &["`history[0][1]` must be a string, found a number"],
+    );
+    refuses(
+        &data("r.jsonl", chat(json!({"history": [["a", "b"]]}), json!({})), &[]),
+        &["`history` is not read"],
+    );
     let row = json!({"prompt": "c", "completion": "d", "history": [["a", "b"]]});
     refuses(&data("r.jsonl", row.to_string(), &[]), &["`history` is not read"]);
 }
@@ -338,7 +371,10 @@ fn what_a_row_sets_reaches_the_template() {
     let folder = TempDir::new().unwrap();
     let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
         {% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking is false %}<t>{% endif %}{% endif %}";
-    let template = template.replace("{{ m.content }}", "{% if m.role == 'assistant' and enable_thinking is false %}<t>{% endif %}{{ m.content }}");
+    let template = template.replace(
+        "{{ m.content }}",
+        "{% if m.role == 'assistant' and enable_thinking is false %}<t>{% endif %}{{ m.content }}",
+    );
     fs::write(folder.path().join("t.jinja"), template).unwrap();
     let model = chat_bpe();
     let run = |row: String| {
@@ -355,14 +391,18 @@ fn what_a_row_sets_reaches_the_template() {
     }
     says(&run(chat(json!({"enable_thinking": true}), json!({}))), &["\u{27e6}Two."]);
     for (of_row, want) in [
-        (json!({"chat_template_kwargs": {"enable_thinking": false}, "enable_thinking": true}), "`enable_thinking` is not read: chat_template_kwargs says otherwise"),
+        (
+            json!({"chat_template_kwargs": {"enable_thinking": false}, "enable_thinking": true}),
+            "`enable_thinking` is not read: chat_template_kwargs says otherwise",
+        ),
         (json!({"chat_template_kwargs": {"messages": []}}), "chat_template_kwargs[messages]"),
         (json!({"chat_template_kwargs": 3}), "`chat_template_kwargs` must be an object"),
         (json!({"documents": [{"text": "x"}]}), "the chat template writes nothing for `documents`"),
     ] {
         refuses(&run(chat(of_row, json!({}))), &[want]);
     }
-    let told = run(chat(json!({"chat_template_kwargs": {"verbose": true}, "reasoning_effort": "low"}), json!({})));
+    let told =
+        run(chat(json!({"chat_template_kwargs": {"verbose": true}, "reasoning_effort": "low"}), json!({})));
     says(&told, &["`reasoning_effort` (1)", "`verbose` (1)"]);
     let text = json!({"text": "a b", "enable_thinking": false}).to_string();
     refuses(&run(text), &["`enable_thinking` is not read: only conversations"]);
@@ -385,7 +425,10 @@ fn reasoning_that_the_template_drops_is_refused_and_in_history_counted() {
     let row = json!({"messages": [asked, reply, asked, reply]}).to_string();
     fs::write(folder.path().join("r.jsonl"), row).unwrap();
     let told = lorafit(folder.path(), &["data", "r.jsonl", "--model", &chat_bpe(), "--template", "t.jinja"]);
-    says(&told, &["\u{27e6}b<|im_end|>", "\u{27e6}<think>hm</think>b<|im_end|>", "1 messages are written otherwise"]);
+    says(
+        &told,
+        &["\u{27e6}b<|im_end|>", "\u{27e6}<think>hm</think>b<|im_end|>", "1 messages are written otherwise"],
+    );
     let row = json!({"question": "a", "answer": "b", "reasoning": "hm"}).to_string();
     fs::write(folder.path().join("r.jsonl"), row).unwrap();
     let told = lorafit(folder.path(), &["data", "r.jsonl", "--model", &chat_bpe(), "--template", "t.jinja"]);
@@ -396,12 +439,15 @@ fn reasoning_that_the_template_drops_is_refused_and_in_history_counted() {
 fn text_over_a_template_is_told_with_both_renderings() {
     let row = json!({"prompt": "2+2=", "completion": " 4"}).to_string();
     let told = data("r.jsonl", &row, &[]);
-    says(&told, &[
-        "rows of prompt and completion are trained as plain text",
-        "line 1 is 2+2=\u{27e6} 4\u{27e7}",
-        "as a conversation it would be <|im_start|>user\u{23ce}2+2=<|im_end|>",
-        "--columns prompt=instruction,completion=output",
-    ]);
+    says(
+        &told,
+        &[
+            "rows of prompt and completion are trained as plain text",
+            "line 1 is 2+2=\u{27e6} 4\u{27e7}",
+            "as a conversation it would be <|im_start|>user\u{23ce}2+2=<|im_end|>",
+            "--columns prompt=instruction,completion=output",
+        ],
+    );
     let told = data("r.jsonl", &row, &["--columns", "prompt=instruction,completion=output"]);
     says(&told, &["\u{27e6} 4<|im_end|>\u{27e7}"]);
     assert!(!told.text.contains("plain text"), "{}", told.text);
@@ -415,7 +461,10 @@ fn text_over_a_template_is_told_with_both_renderings() {
 fn the_report_ends_with_what_was_done_to_rows() {
     let told = data("r.jsonl", chat(json!({"id": 3}), json!({})), &[]);
     assert!(told.text.trim_end().ends_with("nothing of them is passed over or rewritten"), "{}", told.text);
-    let rows = [chat(json!({"colour": 1, "id": 1}), json!({"mood": "x"})), chat(json!({"colour": null}), json!({"mood": "y"}))];
+    let rows = [
+        chat(json!({"colour": 1, "id": 1}), json!({"mood": "x"})),
+        chat(json!({"colour": null}), json!({"mood": "y"})),
+    ];
     let told = data("r.jsonl", rows.concat(), &["--max-seq-len", "35"]);
     let end = told.text.split_once("what was done to rows:").expect(&told.text).1;
     assert!(end.contains("`messages[].mood` (2), `colour` (1)") && !end.contains("`id`"), "{end}");
@@ -456,8 +505,12 @@ impl Random {
 /// A row of a shape with what it must have.
 fn least(shape: Shape) -> Value {
     match shape {
-        Shape::Chat => json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}),
-        Shape::ShareGpt => json!({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}),
+        Shape::Chat => {
+            json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})
+        }
+        Shape::ShareGpt => {
+            json!({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]})
+        }
         Shape::Instruction => json!({"instruction": "a", "output": "b"}),
         Shape::Completion => json!({"prompt": "a", "completion": "b"}),
         Shape::Text => json!({"text": "a b"}),
@@ -467,9 +520,30 @@ fn least(shape: Shape) -> Value {
 
 /// Keys that rows of the field have and nobody here knows, and some of no field.
 const UNKNOWN: [&str; 24] = [
-    "score", "rating", "difficulty", "embedding", "num_turns", "turn", "toxic", "annotator", "reward", "chosen", "rejected",
-    "explanation", "rationale", "cot", "notes", "k1", "k2", "Zeile", "x y", "\u{e4}\u{f6}", "feature.1", "level",
-    "quality", "parent_id",
+    "score",
+    "rating",
+    "difficulty",
+    "embedding",
+    "num_turns",
+    "turn",
+    "toxic",
+    "annotator",
+    "reward",
+    "chosen",
+    "rejected",
+    "explanation",
+    "rationale",
+    "cot",
+    "notes",
+    "k1",
+    "k2",
+    "Zeile",
+    "x y",
+    "\u{e4}\u{f6}",
+    "feature.1",
+    "level",
+    "quality",
+    "parent_id",
 ];
 
 #[test]
@@ -508,7 +582,8 @@ fn every_key_of_two_thousand_rows_is_known_refused_or_counted() {
         let told = data("rows.jsonl", &text, &["--json"]);
         assert_eq!(told.code, 0, "{shape:?} {}", told.text);
         let told: Value = serde_json::from_str(&told.text).unwrap();
-        let found: BTreeMap<String, u64> = serde_json::from_value(told["notes"]["passed_over"].clone()).unwrap();
+        let found: BTreeMap<String, u64> =
+            serde_json::from_value(told["notes"]["passed_over"].clone()).unwrap();
         assert_eq!(found, want, "{shape:?}");
     }
 }
@@ -516,7 +591,9 @@ fn every_key_of_two_thousand_rows_is_known_refused_or_counted() {
 #[test]
 fn every_key_that_is_refused_is_named_and_can_be_passed_over() {
     for entry in keys::LIST.iter().filter(|entry| matches!(entry.meaning, Use::Refused(_))) {
-        for (&shape, &name) in entry.shapes.iter().flat_map(|shape| entry.names.iter().map(move |name| (shape, name))) {
+        for (&shape, &name) in
+            entry.shapes.iter().flat_map(|shape| entry.names.iter().map(move |name| (shape, name)))
+        {
             if entry.place == Place::Message {
                 if shape == Shape::Chat {
                     let told = data("r.jsonl", chat(json!({}), json!({name: "x"})), &[]);
@@ -530,7 +607,10 @@ fn every_key_that_is_refused_is_named_and_can_be_passed_over() {
             let mut row = least(shape);
             row[name] = json!({"x": 1});
             let row = row.to_string();
-            refuses(&data("r.jsonl", &row, &[]), &[&format!("`{name}` is not read"), &format!("{name}=ignore")]);
+            refuses(
+                &data("r.jsonl", &row, &[]),
+                &[&format!("`{name}` is not read"), &format!("{name}=ignore")],
+            );
             says(&data("r.jsonl", &row, &["--columns", &format!("{name}=ignore")]), &["1 trained on"]);
         }
     }
