@@ -20,6 +20,8 @@ const LONGEST_NAME: usize = 80;
 const OTHERS: &str = "(others)";
 /// How much of a text is shown.
 const SHOWN: usize = 300;
+/// Words so long stand nowhere by chance.
+const LONG_ENOUGH: usize = 24;
 /// Stand for the words of a conversation while its template is asked what it writes around them. They end in no blank,
 /// which templates strip.
 const ASKED: &str = "\u{FDD6}q\u{FDD6}";
@@ -144,13 +146,15 @@ fn loses_reasoning(
     let message = &conversation.messages[i];
     let has = |name: &&&str| message.extra.get(**name).is_some_and(|value| !keys::is_empty(value));
     let Some(name) = keys::REASONING.iter().find(has) else { return Ok(false) };
-    if message
-        .extra
-        .get(*name)
-        .and_then(serde_json::Value::as_str)
-        .is_some_and(|words| text.contains(words.trim()))
-    {
-        return Ok(false);
+    // Words that are long, and there as often as messages have them, need no second look.
+    let words = |message: &Message| {
+        message.extra.get(*name).and_then(serde_json::Value::as_str).map(|words| words.trim().to_owned())
+    };
+    if let Some(own) = words(message).filter(|words| words.len() >= LONG_ENOUGH) {
+        let wanted = conversation.messages.iter().filter(|other| words(other).as_ref() == Some(&own)).count();
+        if text.matches(own.as_str()).take(wanted).count() == wanted {
+            return Ok(false);
+        }
     }
     let tools = conversation.tools.as_deref();
     let mut without = conversation.messages.clone();

@@ -34,13 +34,11 @@ fn restore(value: &Value) -> Value {
         ValueKind::Seq => value
             .try_iter()
             .map_or_else(|_| value.clone(), |items| items.map(|item| restore(&item)).collect()),
-        ValueKind::Map => value.try_iter().map_or_else(
-            |_| value.clone(),
-            |keys| {
-                let entry = |key: Value| value.get_item(&key).map(|item| (key, restore(&item)));
-                keys.filter_map(|key| entry(key).ok()).collect()
-            },
-        ),
+        ValueKind::Map => {
+            let entry = |key: Value| Some((key.clone(), restore(&value.get_item(&key).ok()?)));
+            let entries = |keys: minijinja::value::ValueIter| Value::from_pairs(keys.filter_map(entry));
+            value.try_iter().map_or_else(|_| value.clone(), entries)
+        }
         _ => value.clone(),
     }
 }

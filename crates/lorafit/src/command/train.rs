@@ -725,7 +725,7 @@ impl Observer for Watcher {
 }
 
 fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
-    let Ready { args, base, data: Data { rows, .. }, trained, .. } = ready;
+    let Ready { args, base, data: Data { rows, held_out }, trained, .. } = ready;
     let (trainable, of_model) = (trained.parameters(base), base.model.config().parameters());
     let (all, what) = match trained {
         Trained::Adapter(adapter) => {
@@ -761,6 +761,11 @@ fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
         ));
     }
     skipped(&rows.origin).iter().chain(&treated(rows)).for_each(|line| progress.note(line));
+    // Held-out rows of the same files are told already.
+    if let Some(data) = held_out.as_ref().filter(|_| !args.eval_data.is_empty()) {
+        let lines = skipped(&data.origin).into_iter().chain(treated(data));
+        lines.for_each(|line| progress.note(&format!("evaluation: {line}")));
+    }
     progress.note(&format!("{} optimizer steps", grouped(ready.total_steps())));
 }
 

@@ -124,7 +124,7 @@ fn integers_of_any_size_are_read_as_python_reads_them() {
 
 #[test]
 fn not_a_number_is_read_and_is_no_text() {
-    says(&case("row_nan")[0], &["2+2=\u{27e6} 4", "`score` (1)"]);
+    says(&case("row_nan")[0], &["2+2=\u{27e6} 4<|im_end|>\u{27e7}"]);
     // As pandas writes an empty cell.
     let row = r#"{"instruction": "add", "input": NaN, "system": NaN, "output": "four"}"#;
     says(
@@ -220,8 +220,8 @@ fn a_weight_says_whether_a_reply_is_trained() {
 fn text_that_was_rendered_gets_no_second_beginning() {
     let told = case("double_bos");
     for told in &told {
-        says(told, &["ids: 0 ", "rows begin with the beginning-of-sequence token"]);
-        assert!(!told.text.contains("ids: 0 0 "), "{}", told.text);
+        says(told, &["ids: 0", "rows begin with the beginning-of-sequence token"]);
+        assert!(!told.text.contains("ids: 0 0") && !told.text.contains("ids: 0\u{27e6} 0"), "{}", told.text);
     }
     let model = root().join("fixtures/cases/double_bos/model").to_string_lossy().into_owned();
     // The template writes no beginning, so neither do its renderings have one.
@@ -230,7 +230,7 @@ fn text_that_was_rendered_gets_no_second_beginning() {
     let told = data_over(&model, "r.jsonl", row, &["--ids"]);
     says(&told, &["ids: 1 ", "they were rendered before"]);
     let told = data_over(&model, "r.jsonl", json!({"text": "plain words"}).to_string(), &["--ids"]);
-    says(&told, &["ids: 0 "]);
+    says(&told, &["ids: 0"]);
     assert!(!told.text.contains("rendered before"), "{}", told.text);
     // Rendered text as the words of a message.
     let row =
@@ -465,10 +465,11 @@ fn the_report_ends_with_what_was_done_to_rows() {
         chat(json!({"colour": 1, "id": 1}), json!({"mood": "x"})),
         chat(json!({"colour": null}), json!({"mood": "y"})),
     ];
-    let told = data("r.jsonl", rows.concat(), &["--max-seq-len", "35"]);
+    let rows = [rows.concat(), chat(json!({}), json!({"content": "Two. ".repeat(40)}))];
+    let told = data("r.jsonl", rows.concat(), &["--max-seq-len", "60"]);
     let end = told.text.split_once("what was done to rows:").expect(&told.text).1;
     assert!(end.contains("`messages[].mood` (2), `colour` (1)") && !end.contains("`id`"), "{end}");
-    assert!(end.contains("rows cut to --max-seq-len 35") || end.contains("dropped"), "{end}");
+    assert!(end.contains("1 rows cut to --max-seq-len 60, 0 dropped as longer"), "{end}");
 }
 
 #[test]
