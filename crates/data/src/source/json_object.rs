@@ -9,9 +9,14 @@ use std::io::{self, BufRead};
 const LONGEST_NAME: usize = 80;
 const MOST_NAMES: usize = 64;
 /// Lists that a row has, so that the object is a row.
-const OF_A_ROW: [&str; 9] = [
+const OF_A_ROW: [&str; 14] = [
     "messages",
     "conversations",
+    "conversation",
+    "dialogue",
+    "dialog",
+    "turns",
+    "chat",
     "prompt",
     "completion",
     "chosen",
@@ -38,7 +43,7 @@ pub enum Outline {
     Cut,
 }
 
-/// Whether the text up to the first line break is an object by itself; `None` where `beginning` does not tell.
+/// Whether the text begins with an object on a line of its own and another follows; `None` where `beginning` does not tell.
 pub(super) fn first_line_is_object(beginning: &[u8]) -> Option<bool> {
     let start = beginning.iter().position(|&byte| byte == b'{')?;
     let (mut depth, mut string) = (0usize, InString::default());
@@ -51,10 +56,9 @@ pub(super) fn first_line_is_object(beginning: &[u8]) -> Option<bool> {
             _ => {}
         }
         if depth == 0 && !string.inside {
-            // Blanks and the line's end, or another object.
-            let rest = &beginning[at + 1..];
-            let next = rest.iter().find(|byte| !b" \t\r".contains(byte));
-            return Some(matches!(next, Some(b'\n' | b'{')));
+            // An object alone may hold the rows, on one line too.
+            let next = beginning[at + 1..].iter().find(|byte| !byte.is_ascii_whitespace());
+            return Some(next.is_some_and(|next| *next == b'{'));
         }
     }
     None
@@ -257,6 +261,7 @@ mod tests {
             ("{\"a\": 1}{\"a\": 2}", Some(true)),
             ("{\n\"a\": 1}", Some(false)),
             ("{\"a\": 1}", Some(false)),
+            ("{\"rows\": [{}]}\n", Some(false)),
             ("{\"a\": [1", None),
         ] {
             assert_eq!(first_line_is_object(text.as_bytes()), want, "{text}");

@@ -244,6 +244,7 @@ fn an_object_around_the_list_is_read_or_told() {
     let row = r#"{"prompt": "a", "completion": "b"}"#;
     for (name, text) in [
         ("one_line.json", format!(r#"{{"rows": [{row}], "note": "x"}}"#)),
+        ("one_line.json", format!("{{\"rows\": [{row}]}}\n")),
         ("lines.jsonl", format!("{{\n \"meta\": {{\"data\": [1]}},\n \"examples\": [\n{row},\n{row}]\n}}")),
         ("bom.json", format!("\u{feff}{{\n\"data\": [{row}]}}")),
         ("row.json", row.replace(", ", ",\n")),
