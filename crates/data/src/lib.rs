@@ -18,6 +18,7 @@ pub mod format;
 mod json;
 pub mod mask;
 pub mod order;
+mod reply;
 pub mod sample;
 pub mod samples;
 pub mod source;

@@ -1,0 +1,437 @@
+//! Where a reply stands in the text of its conversation.
+//!
+//! A reply begins where its generation prompt and the text part: the model is trained at the very place where it would
+//! generate. The prompt may have more than the finished turn (`<think>\n`), and what it has more must then be a mark.
+//! It ends with the token that ends a generation and follows its words.
+//!
+//! Ordinary templates write the prompt, the words and that token one after the other. Which token that is, and what
+//! they write between prompt and words, is learnt once from conversations of [`WORDS`] ([`Habits`]); where a reply stands
+//! like that in its row, nothing more is asked. Else the conversation is rendered with [`OTHER_WORDS`] in the reply's
+//! place: what stands before and after them is not the reply. A reply that is still ambiguous (written twice, or
+//! before what it answers; begun by another header; ended by no token, though something stands behind the words) is an
+//! error, since a wrong guess would train something else than what will be generated.
+//!
+//! No conversation without messages is ever rendered: templates ask for `messages[0]`.
+
+use std::ops::Range;
+
+use serde_json::{Value, json};
+
+use crate::error::RowProblem;
+use crate::format::{Conversation, Message, Role};
+use crate::template::ChatTemplate;
+use crate::tokenizer::{Encoding, Tokenizer};
+
+/// Stands for a message's words while their place is looked for. Noncharacters, which no template looks for; a
+/// conversation that has them itself is one whose replies are not found. First and last character differ, so that
+/// neither end of it is found in the other.
+const OTHER_WORDS: &str = "\u{FDD8}\u{FDD9}";
+/// What is said in the conversations that [`Habits`] are learnt from.
+const WORDS: [&str; 4] = ["\u{FDDA}\u{FDDB}", "\u{FDDC}\u{FDDD}", "\u{FDDE}\u{FDDF}", "\u{FDE0}\u{FDE1}"];
+/// Keys of a message that hold reasoning.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+/// What a template writes around what is said.
+#[derive(Debug, Default)]
+pub(crate) struct Habits {
+    /// The generation prompt without the conversation before it. Empty where users' turns end with the header.
+    prompt: String,
+    /// So many bytes of it, at least, stand before every reply.
+    shared: usize,
+    /// Between the user's words and the end of the generation prompt.
+    after_user: String,
+    /// Before the first user's words.
+    before_user: String,
+    /// Between the beginning of a reply and its words: for the last reply, and for earlier ones.
+    leads: [String; 2],
+    /// Behind the words of an earlier reply, up to the next words.
+    after_reply: String,
+    /// The token that follows the words of every reply.
+    close: Option<String>,
+}
+
+impl Habits {
+    /// What the template makes of two questions and replies; `None` if it will not have them, or is too unusual.
+    pub(crate) fn of(template: &ChatTemplate, tokenizer: &Tokenizer) -> Option<Self> {
+        let [asked, replied, asked_again, replied_again] = WORDS;
+        let talk = [asked, replied, asked_again, replied_again].into_iter().enumerate();
+        let talk: Vec<_> = talk
+            .map(|(i, words)| Message::new([Role::User, Role::Assistant][i % 2], words))
+            .collect();
+        let render = |n: usize, prompt| template.render(&talk[..n], prompt).ok();
+        let (question, prompt) = (render(1, false)?, render(1, true)?);
+        let (single, double) = (render(2, false)?, render(4, false)?);
+
+        let (before_user, after_user) = around(&prompt, asked)?;
+        let (before_reply, after_single) = around(&single, replied)?;
+        let (before_first, after_first) = around(&double, replied)?;
+        let (_, after_second) = around(&double, replied_again)?;
+        let begins = part_at(&prompt, &question);
+        let (in_single, in_double) = (part_at(&prompt, &single), part_at(&prompt, &double));
+        let shared = in_single.min(in_double).checked_sub(begins)?;
+        let closes = |text: &&str| [after_single, after_first, after_second].iter().all(|t| t.starts_with(*text));
+        let ends: Vec<String> =
+            tokenizer.eos_ids().iter().filter_map(|id| tokenizer.id_to_token(*id)).collect();
+        let close = ends.iter().map(String::as_str).filter(|end| !end.is_empty()).find(closes);
+        Some(Self {
+            shared,
+            before_user: before_user.into(),
+            after_user: after_user.into(),
+            leads: [before_reply.get(in_single..)?.into(), before_first.get(in_double..)?.into()],
+            after_reply: after_first.split(asked_again).next().unwrap_or_default().into(),
+            close: close.map(Into::into),
+            prompt: prompt[begins..].into(),
+        })
+    }
+
+    /// What of the generation prompt every finished turn has.
+    fn header(&self) -> &str {
+        &self.prompt[..self.shared]
+    }
+
+    /// Whether replies have `text` between their beginning and their words, or its first part.
+    fn leads_with(&self, text: &str) -> bool {
+        self.leads.iter().any(|lead| lead.starts_with(text))
+    }
+}
+
+/// A conversation in the hands of its template.
+pub(crate) struct Rendered<'a> {
+    template: &'a ChatTemplate,
+    pub(crate) conversation: &'a Conversation,
+    pub(crate) text: String,
+    /// What the template marks as the assistant's; `None` if it marks nothing in any conversation.
+    pub(crate) marks: Option<Vec<Range<usize>>>,
+}
+
+impl<'a> Rendered<'a> {
+    /// Renders a conversation.
+    ///
+    /// # Errors
+    /// When the template fails, or leaves out tools, their calls, or what somebody says (Mistral v0.3 forgets the
+    /// system message once the assistant has replied): a row trained without them is not the row that was written.
+    pub(crate) fn new(
+        template: &'a ChatTemplate,
+        conversation: &'a Conversation,
+    ) -> Result<Self, RowProblem> {
+        let Conversation { messages, tools } = conversation;
+        let (text, marks) = match template.has_generation_marks() {
+            true => template.render_marked(messages, tools.as_deref()).map(|(text, m)| (text, Some(m)))?,
+            false => (template.render_with_tools(messages, tools.as_deref(), false)?, None),
+        };
+        let rendered = Self { template, conversation, text, marks };
+
+        if tools.as_ref().is_some_and(|t| !t.is_empty())
+            && template.render(messages, false).is_ok_and(|without| without == rendered.text)
+        {
+            return Err(RowProblem::NotWritten { field: "tools".into() });
+        }
+        for (i, message) in messages.iter().enumerate().filter(|(_, m)| m.calls_tools()) {
+            if rendered.with(i, message.without_tool_calls()).is_some_and(|without| without == rendered.text)
+            {
+                return Err(RowProblem::NotWritten { field: format!("messages[{i}].tool_calls") });
+            }
+        }
+        for (i, message) in messages.iter().enumerate() {
+            // Templates write nearly everything as it is; the others are asked twice.
+            if !rendered.text.contains(message.text().trim())
+                && rendered.with(i, other_words(message)).is_some_and(|other| other == rendered.text)
+            {
+                return Err(RowProblem::NotWritten { field: format!("messages[{i}].content") });
+            }
+        }
+        Ok(rendered)
+    }
+
+    /// The first messages, with or without a generation prompt.
+    pub(crate) fn part(&self, messages: usize, generation_prompt: bool) -> Result<String, RowProblem> {
+        let Conversation { messages: all, tools } = self.conversation;
+        Ok(self.template.render_with_tools(&all[..messages], tools.as_deref(), generation_prompt)?)
+    }
+
+    /// The text with another message `i`; `None` if the template will not have it.
+    fn with(&self, i: usize, message: Message) -> Option<String> {
+        let mut messages = self.conversation.messages.clone();
+        messages[i] = message;
+        self.template.render_with_tools(&messages, self.conversation.tools.as_deref(), false).ok()
+    }
+
+    /// The place of a message's words in the text: what changes when they do.
+    fn words(&self, i: usize) -> Option<Range<usize>> {
+        let changed = self.with(i, other_words(&self.conversation.messages[i]))?;
+        let (before, after) = around(&changed, OTHER_WORDS)?;
+        let fits = self.text.starts_with(before)
+            && self.text.ends_with(after)
+            && before.len() + after.len() <= self.text.len();
+        fits.then(|| before.len()..self.text.len() - after.len())
+    }
+}
+
+/// Finds the replies of one conversation.
+pub(crate) struct Finder<'a> {
+    pub(crate) rendered: &'a Rendered<'a>,
+    pub(crate) encoding: &'a Encoding,
+    pub(crate) tokenizer: &'a Tokenizer,
+    pub(crate) habits: Option<&'a Habits>,
+}
+
+impl Finder<'_> {
+    /// The bytes of the text that reply `i` has, its end-of-turn token the last of them.
+    ///
+    /// # Errors
+    /// When the template fails on a part of the conversation, or the place cannot be found.
+    pub(crate) fn find(&self, i: usize) -> Result<Range<usize>, RowProblem> {
+        // Without the messages before it, the prompt of an ordinary template is the text up to the reply.
+        let prompt = if i > 0 { self.rendered.part(i, true).ok() } else { None };
+        if let Some(place) = prompt.as_deref().and_then(|prompt| self.ordinary(i, prompt)) {
+            return Ok(place);
+        }
+        let words = self.words(i)?;
+        let start = match prompt {
+            _ if i == 0 => self.first_start(words.start),
+            Some(prompt) => self.start(i, &prompt, words.start)?,
+            None => self.behind_header(0, words.start),
+        };
+        let start = start
+            .filter(|start| *start <= words.start && self.begins_as_usual(i, *start..words.start))
+            .ok_or(RowProblem::SpanNotFound { message: i })?;
+        Ok(start..self.end(i, words.end)?)
+    }
+
+    fn message(&self, i: usize) -> &Message {
+        &self.rendered.conversation.messages[i]
+    }
+
+    /// Whether a message is nothing but its content.
+    fn is_plain(&self, i: usize) -> bool {
+        let message = self.message(i);
+        !message.calls_tools() && !REASONING.iter().any(|key| message.extra.contains_key(*key))
+    }
+
+    /// The place of a reply that stands as nearly all do: the prompt, the words, the token that closes them.
+    fn ordinary(&self, i: usize, prompt: &str) -> Option<Range<usize>> {
+        let habits = self.habits?;
+        let close = habits.close.as_deref()?;
+        let usual = if habits.prompt.is_empty() { &habits.after_user } else { &habits.prompt };
+        let written = self.rendered.text.strip_prefix(prompt)?;
+        if !prompt.ends_with(usual.as_str()) || usual.is_empty() || !self.is_plain(i) {
+            return None;
+        }
+        let words = self.message(i).text().trim();
+        habits.leads.iter().find_map(|lead| {
+            let rest = written.strip_prefix(lead.as_str())?.trim_start().strip_prefix(words)?;
+            let rest = rest.trim_start().strip_prefix(close)?;
+            (!words.is_empty()).then(|| prompt.len()..self.rendered.text.len() - rest.len())
+        })
+    }
+
+    /// The place of a reply's words: reasoning, content and calls, as far as they change with other ones.
+    fn words(&self, i: usize) -> Result<Range<usize>, RowProblem> {
+        let text = &self.rendered.text;
+        let not_found = RowProblem::SpanNotFound { message: i };
+        let message = self.message(i);
+        let Some(changed) = self.rendered.with(i, other_reply(message)) else { return Err(not_found) };
+        let mut places = changed.match_indices(OTHER_WORDS).map(|(at, _)| at);
+        let Some(first) = places.next() else { return Err(RowProblem::ReplyNotWritten { message: i }) };
+        let last = places.last().unwrap_or(first);
+        if text.contains(OTHER_WORDS) {
+            return Err(not_found);
+        }
+        if first < last && self.is_plain(i) {
+            return Err(RowProblem::ReplyRepeated { message: i });
+        }
+        let after = &changed[last + OTHER_WORDS.len()..];
+        let same_after = common_suffix(text, after);
+        // Calls have no one form: their last words may be a number where the others are a string.
+        if same_after < after.len() && !message.calls_tools() {
+            return Err(not_found);
+        }
+        let start = common_prefix(text, &changed[..first]);
+        let end = text.len() - same_after;
+        if start <= end { Ok(start..end) } else { Err(not_found) }
+    }
+
+    /// Where reply `i` begins, whose generation prompt is `prompt` and whose words begin at `words`.
+    fn start(&self, i: usize, prompt: &str, words: usize) -> Result<Option<usize>, RowProblem> {
+        let text = &self.rendered.text;
+        let parted = part_at(prompt, text);
+        let before = self.rendered.part(i, false).ok();
+        // Where the prompt has no more than the conversation before it.
+        let opens = before.map(|before| part_at(prompt, &before));
+        let header = self.habits.map(Habits::header);
+        if let Some(opens) = opens.filter(|opens| *opens <= parted) {
+            let opened = header.is_none_or(|header| prompt[opens..parted].starts_with(header));
+            if opened && is_mark_or_nothing(&prompt[parted..]) {
+                return Ok(Some(parted));
+            }
+            // Some write no header here: results of tools and what the assistant makes of them are one turn.
+            let headed = self.behind_header(parted.min(words), words);
+            let goes_on = parted == prompt.len();
+            return Ok(headed.or(goes_on.then_some(parted)));
+        }
+        // The text has what is before the reply in another form: begin with the words before it.
+        let Some(said) = self.rendered.words(i - 1) else { return Ok(self.behind_header(0, words)) };
+        if said.end > words {
+            return Err(RowProblem::ReplyBeforeQuestion { message: i });
+        }
+        let mut messages = self.rendered.conversation.messages[..i].to_vec();
+        messages[i - 1] = other_words(&messages[i - 1]);
+        let tools = self.rendered.conversation.tools.as_deref();
+        let prompt = self.rendered.template.render_with_tools(&messages, tools, true);
+        let after = prompt.as_deref().ok().and_then(|p| around(p, OTHER_WORDS)).map(|(_, after)| after);
+        let found = after.and_then(|after| {
+            let parted = part_at(after, &text[said.end..]);
+            let more = self.habits.filter(|h| after.ends_with(&h.prompt)).map_or(0, |h| h.prompt.len() - h.shared);
+            let enough = parted + more >= after.len() && is_mark_or_nothing(&after[parted..]);
+            enough.then_some(said.end + parted)
+        });
+        Ok(found.or_else(|| self.behind_header(said.end, words)))
+    }
+
+    /// Where a reply begins that no message stands before.
+    fn first_start(&self, words: usize) -> Option<usize> {
+        let habits = self.habits?;
+        if !habits.prompt.is_empty() {
+            return self.behind_header(0, words);
+        }
+        // Users' turns end with the header, so there is none.
+        let text = &self.rendered.text[..words];
+        let lead = habits.leads.iter().find(|lead| text.ends_with(lead.as_str()))?;
+        let start = words - lead.len();
+        habits.before_user.starts_with(&text[..start]).then_some(start)
+    }
+
+    /// The end of the last header of a reply from `from` to `words`.
+    fn behind_header(&self, from: usize, words: usize) -> Option<usize> {
+        let habits = self.habits.filter(|habits| habits.shared > 0)?;
+        let text = &self.rendered.text;
+        let at = from + text.get(from..words)?.rfind(habits.header())?;
+        let parted = part_at(&habits.prompt, &text[at..]);
+        is_mark_or_nothing(&habits.prompt[parted..]).then_some(at + parted)
+    }
+
+    /// Whether nothing but what the template always writes there stands between a reply's beginning and its words.
+    fn begins_as_usual(&self, i: usize, lead: Range<usize>) -> bool {
+        let lead = &self.rendered.text[lead];
+        !self.is_plain(i) || lead.trim().is_empty() || self.habits.is_none_or(|h| h.leads_with(lead))
+    }
+
+    /// The end of reply `i`, whose words end at `words`.
+    fn end(&self, i: usize, words: usize) -> Result<usize, RowProblem> {
+        let text = &self.rendered.text;
+        let last = i + 1 == self.rendered.conversation.messages.len();
+        let unclear = |found: &str| RowProblem::EndUnclear { message: i, found: found.chars().take(40).collect() };
+        let part = if last { None } else { self.rendered.part(i + 1, false).ok() };
+        let limit = match &part {
+            _ if last => text.len(),
+            part => {
+                let asked = self.rendered.part(i + 1, true).ok();
+                let of = |part: &Option<String>| part.as_deref().map_or(0, |p| common_prefix(p, text));
+                let common = of(part).max(of(&asked));
+                let next = || self.rendered.words(i + 1).map(|words| words.start);
+                if common >= words { common } else { next().unwrap_or(common) }
+            }
+        };
+        let ends = |token: &usize| {
+            let (start, end) = self.encoding.offsets[*token];
+            let begins = start >= words || text.get(start..words).is_some_and(|t| t.trim().is_empty());
+            begins && end > words && start < limit && self.tokenizer.is_eos(self.encoding.ids[*token])
+        };
+        if let Some(token) = (0..self.encoding.ids.len()).find(ends) {
+            let (start, end) = self.encoding.offsets[token];
+            let between = text.get(words..start).unwrap_or_default();
+            let usual = self.habits.map_or(between.trim().is_empty(), |h| h.after_reply.starts_with(between));
+            return match usual || self.message(i).calls_tools() {
+                true => Ok(end),
+                false => Err(unclear(between)),
+            };
+        }
+        let behind = match &part {
+            _ if last => &text[words..],
+            // The text goes on otherwise than a row that ends here.
+            Some(part) if part.get(..words) == text.get(..words) => &part[words..],
+            _ => return Err(RowProblem::SpanNotFound { message: i }),
+        };
+        match self.message(i).calls_tools() {
+            true if text[words..].starts_with(behind.trim_end()) => Ok(words + behind.trim_end().len()),
+            false if behind.is_empty() => Ok(words),
+            _ => Err(unclear(behind)),
+        }
+    }
+}
+
+fn other_words(message: &Message) -> Message {
+    Message { content: Some(OTHER_WORDS.into()), ..message.clone() }
+}
+
+/// A reply of the same form that says other words.
+fn other_reply(message: &Message) -> Message {
+    let mut other = message.clone();
+    if message.content.is_some() || !message.calls_tools() {
+        other.content = Some(OTHER_WORDS.into());
+    }
+    for key in REASONING {
+        if let Some(Value::String(text)) = other.extra.get_mut(key) {
+            *text = OTHER_WORDS.into();
+        }
+    }
+    if let Some(Value::Array(calls)) = other.extra.get_mut("tool_calls") {
+        for call in calls {
+            let call = if call.get("function").is_some() { &mut call["function"] } else { call };
+            if let Value::Object(call) = call {
+                call.insert("name".into(), json!(OTHER_WORDS));
+                call.insert("arguments".into(), json!({ OTHER_WORDS: OTHER_WORDS }));
+            }
+        }
+    }
+    other
+}
+
+/// What stands before and after `words`, if they stand once.
+fn around<'t>(text: &'t str, words: &str) -> Option<(&'t str, &'t str)> {
+    text.split_once(words).filter(|(_, after)| !after.contains(words))
+}
+
+/// Bytes that two texts begin with alike, whole characters.
+fn common_prefix(a: &str, b: &str) -> usize {
+    let mut same = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
+    while !a.is_char_boundary(same) {
+        same -= 1;
+    }
+    same
+}
+
+/// Bytes that two texts end with alike, whole characters.
+fn common_suffix(a: &str, b: &str) -> usize {
+    let mut same = a.bytes().rev().zip(b.bytes().rev()).take_while(|(a, b)| a == b).count();
+    while !a.is_char_boundary(a.len() - same) {
+        same -= 1;
+    }
+    same
+}
+
+/// Where a prompt and a text part, never inside a mark: `<think>` and `</think>` have nothing in common.
+fn part_at(prompt: &str, text: &str) -> usize {
+    let same = common_prefix(prompt, text);
+    if same == prompt.len() && same == text.len() {
+        return same;
+    }
+    let common = &prompt[..same];
+    let open = common.rfind(['<', '[']).filter(|at| {
+        let mark = &common[*at..];
+        let closed = if mark.starts_with('<') { '>' } else { ']' };
+        // A mark has no room in it, but for that of Gemma and its like.
+        !mark.contains(closed) && !mark.contains(char::is_whitespace)
+    });
+    let is_mark = |at: &usize| {
+        let closed = if prompt[*at..].starts_with('<') { '>' } else { ']' };
+        let whole = |t: &str| t[*at..].find(|c: char| c == closed || c.is_whitespace()).is_some_and(|n| t[*at + n..].starts_with(closed));
+        whole(prompt) || whole(text)
+    };
+    open.filter(is_mark).unwrap_or(same)
+}
+
+/// Whether what a prompt has more than the finished turn is a mark. Words would be the reply's own.
+fn is_mark_or_nothing(more: &str) -> bool {
+    more.is_empty() || more.starts_with(['<', '['])
+}
