@@ -293,12 +293,6 @@ pub enum RowProblem {
         /// The assistant's message.
         message: usize,
     },
-    /// The template writes a reply before what it answers.
-    #[error("the chat template writes the reply messages[{message}] before the message that it answers")]
-    ReplyBeforeQuestion {
-        /// The assistant's message.
-        message: usize,
-    },
     /// The template writes something behind a reply, but not a token that ends a generation.
     #[error(
         "the chat template writes \"{}\" behind the reply messages[{message}] where a token that ends a generation \
@@ -484,7 +478,7 @@ impl RowProblem {
             Self::ReplyNotWritten { .. } => {
                 "the template and the data do not fit each other; give another with --template".into()
             }
-            Self::ReplyRepeated { .. } | Self::ReplyBeforeQuestion { .. } => {
+            Self::ReplyRepeated { .. } => {
                 "give another template with --template, or put {% generation %} and {% endgeneration %} around what \
                  the assistant generates"
                     .into()

@@ -48,6 +48,8 @@ pub(crate) struct Habits {
     after_reply: String,
     /// The token that follows the words of every reply.
     close: Option<String>,
+    /// Whether some token that ends a generation follows the words of every reply.
+    closes: bool,
 }
 
 impl Habits {
@@ -69,18 +71,22 @@ impl Habits {
         let begins = part_at(&prompt, &question);
         let (in_single, in_double) = (part_at(&prompt, &single), part_at(&prompt, &double));
         let shared = in_single.min(in_double).checked_sub(begins)?;
-        let closes = |text: &&str| [after_single, after_first, after_second].iter().all(|t| t.starts_with(*text));
         let ends: Vec<String> =
             tokenizer.eos_ids().iter().filter_map(|id| tokenizer.id_to_token(*id)).collect();
-        let close = ends.iter().map(String::as_str).filter(|end| !end.is_empty()).find(closes);
+        let end_of = |text: &str| ends.iter().find(|end| !end.is_empty() && text.starts_with(end.as_str()));
+        let (closes, again) = (end_of(after_single), [after_first, after_second].map(end_of));
+        // A line break that the conversation lacks where no prompt follows belongs to what is before.
+        let opening = prompt[begins..].trim_start();
+        let room = prompt.len() - begins - opening.len();
         Some(Self {
-            shared,
+            shared: shared.saturating_sub(room),
             before_user: before_user.into(),
             after_user: after_user.into(),
             leads: [before_reply.get(in_single..)?.into(), before_first.get(in_double..)?.into()],
             after_reply: after_first.split(asked_again).next().unwrap_or_default().into(),
-            close: close.map(Into::into),
-            prompt: prompt[begins..].into(),
+            close: closes.filter(|_| again == [closes; 2]).cloned(),
+            closes: closes.is_some() && again.iter().all(Option::is_some),
+            prompt: opening.into(),
         })
     }
 
@@ -175,6 +181,15 @@ pub(crate) struct Finder<'a> {
     pub(crate) habits: Option<&'a Habits>,
 }
 
+/// The place of a reply's words.
+struct Words {
+    range: Range<usize>,
+    /// The reply with [`OTHER_WORDS`].
+    other: Message,
+    /// So many bytes behind the last of those are still words, by another form of calls.
+    more: usize,
+}
+
 impl Finder<'_> {
     /// The bytes of the text that reply `i` has, its end-of-turn token the last of them.
     ///
@@ -188,14 +203,15 @@ impl Finder<'_> {
         }
         let words = self.words(i)?;
         let start = match prompt {
-            _ if i == 0 => self.first_start(words.start),
-            Some(prompt) => self.start(i, &prompt, words.start)?,
-            None => self.behind_header(0, words.start),
+            _ if i == 0 => self.first_start(words.range.start),
+            Some(prompt) => self.start(i, &prompt, words.range.start),
+            None => self.behind_header(0, words.range.start),
         };
+        // Where the prompt opens reasoning that the content has, a reply begins inside its words.
         let start = start
-            .filter(|start| *start <= words.start && self.begins_as_usual(i, *start..words.start))
+            .filter(|start| *start <= words.range.end && self.begins_as_usual(i, *start..words.range.start))
             .ok_or(RowProblem::SpanNotFound { message: i })?;
-        Ok(start..self.end(i, words.end)?)
+        Ok(start..self.end(i, words)?)
     }
 
     fn message(&self, i: usize) -> &Message {
@@ -226,11 +242,12 @@ impl Finder<'_> {
     }
 
     /// The place of a reply's words: reasoning, content and calls, as far as they change with other ones.
-    fn words(&self, i: usize) -> Result<Range<usize>, RowProblem> {
+    fn words(&self, i: usize) -> Result<Words, RowProblem> {
         let text = &self.rendered.text;
         let not_found = RowProblem::SpanNotFound { message: i };
         let message = self.message(i);
-        let Some(changed) = self.rendered.with(i, other_reply(message)) else { return Err(not_found) };
+        let other = other_reply(message);
+        let Some(changed) = self.rendered.with(i, other.clone()) else { return Err(not_found) };
         let mut places = changed.match_indices(OTHER_WORDS).map(|(at, _)| at);
         let Some(first) = places.next() else { return Err(RowProblem::ReplyNotWritten { message: i }) };
         let last = places.last().unwrap_or(first);
@@ -248,11 +265,12 @@ impl Finder<'_> {
         }
         let start = common_prefix(text, &changed[..first]);
         let end = text.len() - same_after;
-        if start <= end { Ok(start..end) } else { Err(not_found) }
+        let fits = start <= end;
+        fits.then(|| Words { range: start..end, other, more: after.len() - same_after }).ok_or(not_found)
     }
 
     /// Where reply `i` begins, whose generation prompt is `prompt` and whose words begin at `words`.
-    fn start(&self, i: usize, prompt: &str, words: usize) -> Result<Option<usize>, RowProblem> {
+    fn start(&self, i: usize, prompt: &str, words: usize) -> Option<usize> {
         let text = &self.rendered.text;
         let parted = part_at(prompt, text);
         let before = self.rendered.part(i, false).ok();
@@ -260,20 +278,17 @@ impl Finder<'_> {
         let opens = before.map(|before| part_at(prompt, &before));
         let header = self.habits.map(Habits::header);
         if let Some(opens) = opens.filter(|opens| *opens <= parted) {
-            let opened = header.is_none_or(|header| prompt[opens..parted].starts_with(header));
+            let opened = header.is_none_or(|header| prompt[opens..parted].trim_start().starts_with(header));
             if opened && is_mark_or_nothing(&prompt[parted..]) {
-                return Ok(Some(parted));
+                return Some(parted);
             }
             // Some write no header here: results of tools and what the assistant makes of them are one turn.
-            let headed = self.behind_header(parted.min(words), words);
-            let goes_on = parted == prompt.len();
-            return Ok(headed.or(goes_on.then_some(parted)));
+            let headed = self.behind_header(opens.min(words), words);
+            let goes_on = parted == prompt.len() && parted <= words;
+            return headed.or(goes_on.then_some(parted));
         }
         // The text has what is before the reply in another form: begin with the words before it.
-        let Some(said) = self.rendered.words(i - 1) else { return Ok(self.behind_header(0, words)) };
-        if said.end > words {
-            return Err(RowProblem::ReplyBeforeQuestion { message: i });
-        }
+        let Some(said) = self.rendered.words(i - 1) else { return self.behind_header(0, words) };
         let mut messages = self.rendered.conversation.messages[..i].to_vec();
         messages[i - 1] = other_words(&messages[i - 1]);
         let tools = self.rendered.conversation.tools.as_deref();
@@ -283,22 +298,23 @@ impl Finder<'_> {
             let parted = part_at(after, &text[said.end..]);
             let more = self.habits.filter(|h| after.ends_with(&h.prompt)).map_or(0, |h| h.prompt.len() - h.shared);
             let enough = parted + more >= after.len() && is_mark_or_nothing(&after[parted..]);
-            enough.then_some(said.end + parted)
+            (enough && said.end + parted <= words).then_some(said.end + parted)
         });
-        Ok(found.or_else(|| self.behind_header(said.end, words)))
+        found.or_else(|| self.behind_header(said.end, words))
     }
 
     /// Where a reply begins that no message stands before.
     fn first_start(&self, words: usize) -> Option<usize> {
         let habits = self.habits?;
-        if !habits.prompt.is_empty() {
-            return self.behind_header(0, words);
-        }
-        // Users' turns end with the header, so there is none.
-        let text = &self.rendered.text[..words];
-        let lead = habits.leads.iter().find(|lead| text.ends_with(lead.as_str()))?;
-        let start = words - lead.len();
-        habits.before_user.starts_with(&text[..start]).then_some(start)
+        let without_header = || {
+            // What stands before a user's first words, or a part of it, and a header that users' turns end with.
+            let text = &self.rendered.text[..words];
+            let lead = habits.leads.iter().find(|lead| text.ends_with(lead.as_str()))?;
+            let text = &text[..words - lead.len()];
+            let header = &text[common_prefix(text, &habits.before_user)..];
+            habits.after_user.ends_with(header).then_some(text.len())
+        };
+        self.behind_header(0, words).or_else(without_header)
     }
 
     /// The end of the last header of a reply from `from` to `words`.
@@ -312,51 +328,72 @@ impl Finder<'_> {
 
     /// Whether nothing but what the template always writes there stands between a reply's beginning and its words.
     fn begins_as_usual(&self, i: usize, lead: Range<usize>) -> bool {
-        let lead = &self.rendered.text[lead];
+        let lead = self.rendered.text.get(lead).unwrap_or_default();
         !self.is_plain(i) || lead.trim().is_empty() || self.habits.is_none_or(|h| h.leads_with(lead))
     }
 
-    /// The end of reply `i`, whose words end at `words`.
-    fn end(&self, i: usize, words: usize) -> Result<usize, RowProblem> {
-        let text = &self.rendered.text;
-        let last = i + 1 == self.rendered.conversation.messages.len();
+    /// The end of reply `i`.
+    fn end(&self, i: usize, words: Words) -> Result<usize, RowProblem> {
+        let Words { range: Range { end: words, .. }, other, more } = words;
+        let behind = &self.rendered.text[words..];
+        let plain = self.is_plain(i);
         let unclear = |found: &str| RowProblem::EndUnclear { message: i, found: found.chars().take(40).collect() };
-        let part = if last { None } else { self.rendered.part(i + 1, false).ok() };
-        let limit = match &part {
-            _ if last => text.len(),
-            part => {
-                let asked = self.rendered.part(i + 1, true).ok();
-                let of = |part: &Option<String>| part.as_deref().map_or(0, |p| common_prefix(p, text));
-                let common = of(part).max(of(&asked));
-                let next = || self.rendered.words(i + 1).map(|words| words.start);
-                if common >= words { common } else { next().unwrap_or(common) }
+        let close = self.habits.and_then(|habits| habits.close.as_deref());
+        if let Some(close) = close.filter(|close| plain && behind.starts_with(*close)) {
+            return Ok(words + close.len());
+        }
+
+        // What stands behind the words if nothing follows, and before a next reply: what the text has of that is the
+        // reply's. What it has more may be the header of the next turn, which may be a token that ends a generation.
+        let last = i + 1 == self.rendered.conversation.messages.len();
+        let alone = |prompt| {
+            let mut messages = self.rendered.conversation.messages[..i].to_vec();
+            messages.push(other.clone());
+            let tools = self.rendered.conversation.tools.as_deref();
+            let text = self.rendered.template.render_with_tools(&messages, tools, prompt).ok()?;
+            let end = text.rfind(OTHER_WORDS)? + OTHER_WORDS.len() + more;
+            text.get(end..).map(str::to_string)
+        };
+        let (ends, goes_on) = if last { (Some(behind.to_string()), None) } else { (alone(false), alone(true)) };
+        let own = [&ends, &goes_on].map(|t| t.as_deref().map_or(0, |t| common_prefix(t, behind)));
+        let own = words + own[0].max(own[1]);
+
+        if let Some((start, end)) = self.first_end(words) {
+            let whole = self.rendered.text[..end].trim_end().len();
+            let between = self.rendered.text.get(words..start).unwrap_or_default();
+            let closed = self.rendered.text.get(words..whole).unwrap_or_default();
+            let habit = |h: &Habits| h.closes && between.is_empty() || h.after_reply.starts_with(closed);
+            let usual = self.habits.map_or(between.trim().is_empty(), |h| between.is_empty() || habit(h));
+            if whole <= own && !plain {
+                // A turn may end behind the token that hands over to the tool.
+                let more = close.filter(|close| last && self.rendered.text[end..].starts_with(*close));
+                return Ok(end + more.map_or(0, str::len));
             }
-        };
-        let ends = |token: &usize| {
-            let (start, end) = self.encoding.offsets[*token];
-            let begins = start >= words || text.get(start..words).is_some_and(|t| t.trim().is_empty());
-            begins && end > words && start < limit && self.tokenizer.is_eos(self.encoding.ids[*token])
-        };
-        if let Some(token) = (0..self.encoding.ids.len()).find(ends) {
-            let (start, end) = self.encoding.offsets[token];
-            let between = text.get(words..start).unwrap_or_default();
-            let usual = self.habits.map_or(between.trim().is_empty(), |h| h.after_reply.starts_with(between));
-            return match usual || self.message(i).calls_tools() {
-                true => Ok(end),
-                false => Err(unclear(between)),
-            };
+            if whole <= own {
+                return if usual { Ok(end) } else { Err(unclear(between)) };
+            }
+            if plain && between.is_empty() && self.habits.is_some_and(|h| h.closes) {
+                return Ok(end);
+            }
         }
-        let behind = match &part {
-            _ if last => &text[words..],
-            // The text goes on otherwise than a row that ends here.
-            Some(part) if part.get(..words) == text.get(..words) => &part[words..],
-            _ => return Err(RowProblem::SpanNotFound { message: i }),
-        };
+        let Some(ends) = ends else { return Err(RowProblem::SpanNotFound { message: i }) };
         match self.message(i).calls_tools() {
-            true if text[words..].starts_with(behind.trim_end()) => Ok(words + behind.trim_end().len()),
-            false if behind.is_empty() => Ok(words),
-            _ => Err(unclear(behind)),
+            true if behind.starts_with(ends.trim_end()) => Ok(words + ends.trim_end().len()),
+            false if ends.is_empty() => Ok(words),
+            _ => Err(unclear(&ends)),
         }
+    }
+
+    /// The bytes of the first token from `words` on that ends a generation.
+    fn first_end(&self, words: usize) -> Option<(usize, usize)> {
+        let tokens = self.encoding.offsets.iter().zip(&self.encoding.ids);
+        let ends = |&(&(start, end), &id): &(&(usize, usize), &u32)| {
+            // Some tokens take the room before them.
+            let room = self.rendered.text.get(start..words);
+            let begins = start >= words || room.is_some_and(|room| room.trim().is_empty());
+            begins && end > words && self.tokenizer.is_eos(id)
+        };
+        tokens.into_iter().find(ends).map(|(bytes, _)| *bytes)
     }
 }
 
@@ -433,5 +470,5 @@ fn part_at(prompt: &str, text: &str) -> usize {
 
 /// Whether what a prompt has more than the finished turn is a mark. Words would be the reply's own.
 fn is_mark_or_nothing(more: &str) -> bool {
-    more.is_empty() || more.starts_with(['<', '['])
+    more.is_empty() || more.trim_start().starts_with(['<', '['])
 }
