@@ -48,8 +48,6 @@ pub(crate) struct Habits {
     after_reply: String,
     /// The token that follows the words of every reply.
     close: Option<String>,
-    /// Whether some token that ends a generation follows the words of every reply.
-    closes: bool,
 }
 
 impl Habits {
@@ -57,9 +55,8 @@ impl Habits {
     pub(crate) fn of(template: &ChatTemplate, tokenizer: &Tokenizer) -> Option<Self> {
         let [asked, replied, asked_again, replied_again] = WORDS;
         let talk = [asked, replied, asked_again, replied_again].into_iter().enumerate();
-        let talk: Vec<_> = talk
-            .map(|(i, words)| Message::new([Role::User, Role::Assistant][i % 2], words))
-            .collect();
+        let talk: Vec<_> =
+            talk.map(|(i, words)| Message::new([Role::User, Role::Assistant][i % 2], words)).collect();
         let render = |n: usize, prompt| template.render(&talk[..n], prompt).ok();
         let (question, prompt) = (render(1, false)?, render(1, true)?);
         let (single, double) = (render(2, false)?, render(4, false)?);
@@ -71,10 +68,9 @@ impl Habits {
         let begins = part_at(&prompt, &question);
         let (in_single, in_double) = (part_at(&prompt, &single), part_at(&prompt, &double));
         let shared = in_single.min(in_double).checked_sub(begins)?;
-        let ends: Vec<String> =
-            tokenizer.eos_ids().iter().filter_map(|id| tokenizer.id_to_token(*id)).collect();
-        let end_of = |text: &str| ends.iter().find(|end| !end.is_empty() && text.starts_with(end.as_str()));
-        let (closes, again) = (end_of(after_single), [after_first, after_second].map(end_of));
+        let close = end_of(tokenizer, after_single);
+        let always =
+            [after_first, after_second].iter().all(|t| close.as_ref().is_some_and(|c| t.starts_with(c)));
         // A line break that the conversation lacks where no prompt follows belongs to what is before.
         let opening = prompt[begins..].trim_start();
         let room = prompt.len() - begins - opening.len();
@@ -84,8 +80,7 @@ impl Habits {
             after_user: after_user.into(),
             leads: [before_reply.get(in_single..)?.into(), before_first.get(in_double..)?.into()],
             after_reply: after_first.split(asked_again).next().unwrap_or_default().into(),
-            close: closes.filter(|_| again == [closes; 2]).cloned(),
-            closes: closes.is_some() && again.iter().all(Option::is_some),
+            close: close.filter(|_| always),
             prompt: opening.into(),
         })
     }
@@ -279,7 +274,7 @@ impl Finder<'_> {
         let header = self.habits.map(Habits::header);
         if let Some(opens) = opens.filter(|opens| *opens <= parted) {
             let opened = header.is_none_or(|header| prompt[opens..parted].trim_start().starts_with(header));
-            if opened && is_mark_or_nothing(&prompt[parted..]) {
+            if (opened || parted >= words) && is_mark_or_nothing(&prompt[parted..]) {
                 return Some(parted);
             }
             // Some write no header here: results of tools and what the assistant makes of them are one turn.
@@ -293,10 +288,12 @@ impl Finder<'_> {
         messages[i - 1] = other_words(&messages[i - 1]);
         let tools = self.rendered.conversation.tools.as_deref();
         let prompt = self.rendered.template.render_with_tools(&messages, tools, true);
-        let after = prompt.as_deref().ok().and_then(|p| around(p, OTHER_WORDS)).map(|(_, after)| after);
+        // A template may say them before as well.
+        let after = prompt.as_deref().ok().and_then(|p| p.rsplit_once(OTHER_WORDS)).map(|(_, after)| after);
         let found = after.and_then(|after| {
             let parted = part_at(after, &text[said.end..]);
-            let more = self.habits.filter(|h| after.ends_with(&h.prompt)).map_or(0, |h| h.prompt.len() - h.shared);
+            let more =
+                self.habits.filter(|h| after.ends_with(&h.prompt)).map_or(0, |h| h.prompt.len() - h.shared);
             let enough = parted + more >= after.len() && is_mark_or_nothing(&after[parted..]);
             (enough && said.end + parted <= words).then_some(said.end + parted)
         });
@@ -329,7 +326,11 @@ impl Finder<'_> {
     /// Whether nothing but what the template always writes there stands between a reply's beginning and its words.
     fn begins_as_usual(&self, i: usize, lead: Range<usize>) -> bool {
         let lead = self.rendered.text.get(lead).unwrap_or_default();
-        !self.is_plain(i) || lead.trim().is_empty() || self.habits.is_none_or(|h| h.leads_with(lead))
+        let usual = |habits: &Habits| match self.is_plain(i) {
+            true => habits.leads_with(lead),
+            false => habits.shared == 0 || !lead.contains(habits.header()),
+        };
+        lead.trim().is_empty() || self.habits.is_some_and(usual)
     }
 
     /// The end of reply `i`.
@@ -337,7 +338,8 @@ impl Finder<'_> {
         let Words { range: Range { end: words, .. }, other, more } = words;
         let behind = &self.rendered.text[words..];
         let plain = self.is_plain(i);
-        let unclear = |found: &str| RowProblem::EndUnclear { message: i, found: found.chars().take(40).collect() };
+        let unclear =
+            |found: &str| RowProblem::EndUnclear { message: i, found: found.chars().take(40).collect() };
         let close = self.habits.and_then(|habits| habits.close.as_deref());
         if let Some(close) = close.filter(|close| plain && behind.starts_with(*close)) {
             return Ok(words + close.len());
@@ -354,7 +356,8 @@ impl Finder<'_> {
             let end = text.rfind(OTHER_WORDS)? + OTHER_WORDS.len() + more;
             text.get(end..).map(str::to_string)
         };
-        let (ends, goes_on) = if last { (Some(behind.to_string()), None) } else { (alone(false), alone(true)) };
+        let (ends, goes_on) =
+            if last { (Some(behind.to_string()), None) } else { (alone(false), alone(true)) };
         let own = [&ends, &goes_on].map(|t| t.as_deref().map_or(0, |t| common_prefix(t, behind)));
         let own = words + own[0].max(own[1]);
 
@@ -362,18 +365,18 @@ impl Finder<'_> {
             let whole = self.rendered.text[..end].trim_end().len();
             let between = self.rendered.text.get(words..start).unwrap_or_default();
             let closed = self.rendered.text.get(words..whole).unwrap_or_default();
-            let habit = |h: &Habits| h.closes && between.is_empty() || h.after_reply.starts_with(closed);
-            let usual = self.habits.map_or(between.trim().is_empty(), |h| between.is_empty() || habit(h));
-            if whole <= own && !plain {
-                // A turn may end behind the token that hands over to the tool.
-                let more = close.filter(|close| last && self.rendered.text[end..].starts_with(*close));
-                return Ok(end + more.map_or(0, str::len));
-            }
-            if whole <= own {
-                return if usual { Ok(end) } else { Err(unclear(between)) };
-            }
-            if plain && between.is_empty() && self.habits.is_some_and(|h| h.closes) {
-                return Ok(end);
+            // Some end the last reply with another token.
+            let other_end =
+                ends.as_deref().and_then(|t| t.strip_prefix(between)).and_then(|t| end_of(self.tokenizer, t));
+            if whole <= own || other_end.is_some() {
+                if !plain {
+                    // A turn may end behind the token that hands over to the tool.
+                    let more = close.filter(|close| last && self.rendered.text[end..].starts_with(*close));
+                    return Ok(end + more.map_or(0, str::len));
+                }
+                let usual = between.trim().is_empty() && self.habits.is_none();
+                let usual = usual || self.habits.is_some_and(|h| h.after_reply.starts_with(closed));
+                return if between.is_empty() || usual { Ok(end) } else { Err(unclear(between)) };
             }
         }
         let Some(ends) = ends else { return Err(RowProblem::SpanNotFound { message: i }) };
@@ -395,6 +398,12 @@ impl Finder<'_> {
         };
         tokens.into_iter().find(ends).map(|(bytes, _)| *bytes)
     }
+}
+
+/// The token that ends a generation and stands at the beginning of a text.
+fn end_of(tokenizer: &Tokenizer, text: &str) -> Option<String> {
+    let names = tokenizer.eos_ids().iter().filter_map(|id| tokenizer.id_to_token(*id));
+    names.filter(|name| !name.is_empty()).find(|name| text.starts_with(name.as_str()))
 }
 
 fn other_words(message: &Message) -> Message {
@@ -462,7 +471,11 @@ fn part_at(prompt: &str, text: &str) -> usize {
     });
     let is_mark = |at: &usize| {
         let closed = if prompt[*at..].starts_with('<') { '>' } else { ']' };
-        let whole = |t: &str| t[*at..].find(|c: char| c == closed || c.is_whitespace()).is_some_and(|n| t[*at + n..].starts_with(closed));
+        let whole = |t: &str| {
+            t[*at..]
+                .find(|c: char| c == closed || c.is_whitespace())
+                .is_some_and(|n| t[*at + n..].starts_with(closed))
+        };
         whole(prompt) || whole(text)
     };
     open.filter(is_mark).unwrap_or(same)

@@ -29,7 +29,9 @@ fn family(name: &str, about: &Value) -> (Tokenizer, ChatTemplate) {
     let mut added = about["added"].as_array().unwrap().clone();
     // As transformers does with a token of the configuration that the tokenizer has not.
     let known = tokenizer["added_tokens"].as_array().unwrap().iter().chain(&added);
-    if let Some(bos) = about["config"].get("bos_token").filter(|bos| known.clone().all(|t| t["content"] != **bos)) {
+    if let Some(bos) =
+        about["config"].get("bos_token").filter(|bos| known.clone().all(|t| t["content"] != **bos))
+    {
         added.push(json!({"content": bos, "special": true, "lstrip": false, "rstrip": false}));
     }
     let first = tokenizer["model"]["vocab"].as_object().unwrap().len();
@@ -42,7 +44,8 @@ fn family(name: &str, about: &Value) -> (Tokenizer, ChatTemplate) {
     }
     let id = |token: &Value| {
         let added = tokenizer["added_tokens"].as_array().unwrap().iter().find(|t| t["content"] == *token);
-        added.map_or_else(|| tokenizer["model"]["vocab"][token.as_str().unwrap()].clone(), |t| t["id"].clone())
+        added
+            .map_or_else(|| tokenizer["model"]["vocab"][token.as_str().unwrap()].clone(), |t| t["id"].clone())
     };
     let mut ends = vec![id(&about["config"]["eos_token"])];
     ends.extend(about["ends"].as_array().into_iter().flatten().map(id));
@@ -71,7 +74,8 @@ fn conversation(row: &Value) -> Conversation {
     let blank = |m: &&Value| m["content"].as_str().is_some_and(|text| text.trim().is_empty());
     if messages.iter().any(|m| blank(&m)) {
         let role = |m: &Value| Role::named(m["role"].as_str().unwrap()).unwrap();
-        let all: Vec<_> = messages.iter().map(|m| Message::new(role(m), m["content"].as_str().unwrap())).collect();
+        let all: Vec<_> =
+            messages.iter().map(|m| Message::new(role(m), m["content"].as_str().unwrap())).collect();
         return all.into();
     }
     let mut fields = row.as_object().unwrap().clone();
@@ -161,7 +165,9 @@ fn outcome(tokenizer: &Tokenizer, template: &ChatTemplate, case: &Value, row: &V
                 false => Outcome::Different(format!("`{field}` is written")),
             }
         }
-        Err(problem) => Outcome::Refused(format!("{problem:?}").chars().take_while(|c| c.is_alphanumeric()).collect()),
+        Err(problem) => {
+            Outcome::Refused(format!("{problem:?}").chars().take_while(|c| c.is_alphanumeric()).collect())
+        }
     }
 }
 
