@@ -191,7 +191,7 @@ impl Finder<'_> {
     /// # Errors
     /// When the template fails on a part of the conversation, or the place cannot be found.
     pub(crate) fn find(&self, i: usize) -> Result<Range<usize>, RowProblem> {
-        // Without the messages before it, the prompt of an ordinary template is the text up to the reply.
+        // Templates ask for the first message: there is no prompt before it.
         let prompt = if i > 0 { self.rendered.part(i, true).ok() } else { None };
         if let Some(place) = prompt.as_deref().and_then(|prompt| self.ordinary(i, prompt)) {
             return Ok(place);

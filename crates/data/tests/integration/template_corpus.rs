@@ -215,3 +215,76 @@ fn every_case_equals_transformers_or_is_refused_by_name() {
     println!("{report}");
     assert!(different.is_empty(), "{report}\n{}", different.join("\n"));
 }
+
+/// What of the replies is trained, by a template of the `chat_bpe` model.
+fn trained(template: &str, turns: &[(Role, &str)]) -> Result<String, RowProblem> {
+    let tokenizer = Tokenizer::from_folder(&fixtures().join("models/chat_bpe")).unwrap();
+    let template = ChatTemplate::new(template, tokenizer.special_tokens()).unwrap();
+    let messages: Vec<_> = turns.iter().map(|(role, text)| Message::new(*role, *text)).collect();
+    let masker = Masker::new(&tokenizer, Some(&template), TrainOn::Replies);
+    let sample = masker.sample(&Document::Chat(messages.into()), 1)?;
+    let trained: Vec<_> =
+        sample.ids.iter().zip(&sample.supervised).filter(|(_, s)| **s).map(|(id, _)| *id).collect();
+    Ok(tokenizer.decode(&trained, false).unwrap())
+}
+
+const TURNS: &str =
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{{ '\n' }}{% endfor %}";
+
+#[test]
+fn a_reply_begins_where_the_prompt_that_opens_reasoning_and_the_text_part() {
+    let turns =
+        [(Role::User, "2+2?"), (Role::Assistant, "Four."), (Role::User, "3+3?"), (Role::Assistant, "Six.")];
+    for more in ["<think>\\n", "<think>", "<think>\\n\\n</think>\\n\\n", "[THINK]", "</think>"] {
+        let template = format!(
+            "{TURNS}{{% if add_generation_prompt %}}{{{{ '<|im_start|>assistant\\n{more}' }}}}{{% endif %}}"
+        );
+        assert_eq!(trained(&template, &turns).unwrap(), "Four.<|im_end|>Six.<|im_end|>", "{template}");
+        // What the reply has of it is the prompt's.
+        let reply = format!("{}why</think>Four.", more.replace("\\n", "\n"));
+        let turns = [(Role::User, "2+2?"), (Role::Assistant, reply.as_str())];
+        assert_eq!(trained(&template, &turns).unwrap(), "why</think>Four.<|im_end|>", "{template}");
+    }
+    // Words are the reply's own: a model that is to begin with them would not learn what it says instead.
+    let template =
+        format!("{TURNS}{{% if add_generation_prompt %}}<|im_start|>assistant\nSure: {{% endif %}}");
+    let problem = trained(&template, &turns).unwrap_err();
+    assert!(matches!(problem, RowProblem::SpanNotFound { message: 1 }), "{problem}");
+}
+
+#[test]
+fn the_assistant_may_speak_first_whatever_the_template_asks_of_the_first_message() {
+    let prompt = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    let in_loop =
+        TURNS.replace("{% endfor %}", &format!("{{% if loop.last %}}{prompt}{{% endif %}}{{% endfor %}}"));
+    for template in [
+        format!("{TURNS}{prompt}"),
+        format!(
+            "{{% if messages[0].role != 'system' %}}<|im_start|>system\nYou help.<|im_end|>\n{{% endif %}}{TURNS}{prompt}"
+        ),
+        format!("{{% if messages[-1].role == 'tool' %}}tool{{% endif %}}{TURNS}{prompt}"),
+        in_loop,
+    ] {
+        let turns = [
+            (Role::Assistant, "Welcome to the shop."),
+            (Role::User, "Hi"),
+            (Role::Assistant, "What do you need?"),
+        ];
+        let want = "Welcome to the shop.<|im_end|>What do you need?<|im_end|>";
+        assert_eq!(trained(&template, &turns).unwrap(), want, "{template}");
+        let turns = [(Role::System, "Be brief."), (Role::Assistant, "Welcome."), (Role::Assistant, "Well?")];
+        assert_eq!(trained(&template, &turns).unwrap(), "Welcome.<|im_end|>Well?<|im_end|>", "{template}");
+    }
+}
+
+#[test]
+fn an_end_that_is_not_known_is_an_error_that_quotes_what_stands_there() {
+    let turns = [(Role::User, "Hi"), (Role::Assistant, "Yes.")];
+    let problem =
+        trained("{% for m in messages %}{{ m.role }}: {{ m.content }}\n;\n{% endfor %}", &turns).unwrap_err();
+    assert!(problem.to_string().contains("writes \"\\n;\\n\" behind the reply messages[1]"), "{problem}");
+    assert!(problem.hint().unwrap().contains("eos_token"));
+    let twice = format!("{TURNS}{{{{ messages[-1].content }}}}");
+    let problem = trained(&twice, &turns).unwrap_err();
+    assert!(matches!(problem, RowProblem::ReplyRepeated { message: 1 }), "{problem}");
+}
