@@ -295,6 +295,9 @@ fn filesizeformat(_: &mut State, value: &Value, args: &[Value]) -> Result<Value,
 }
 
 fn format_filter(state: &mut State, value: &Value, args: &[Value]) -> Result<Value, Error> {
+    if value.is_safe() {
+        return Err(unsupported("format of escaped text"));
+    }
     let (by_place, by_name) = split(args);
     let pattern = soft(state, value)?;
     let args = match (by_place, by_name.is_empty()) {
@@ -302,7 +305,7 @@ fn format_filter(state: &mut State, value: &Value, args: &[Value]) -> Result<Val
         ([], false) => Value::from_pairs(by_name),
         _ => return Err(error("format takes arguments by place or by name, not both")),
     };
-    format::percent(state, &pattern, &args).map(|text| like(value, text))
+    format::percent(state, &pattern, &args).map(Value::from)
 }
 
 fn indent(state: &mut State, value: &Value, args: &[Value]) -> Result<Value, Error> {
@@ -419,7 +422,15 @@ fn round(_: &mut State, value: &Value, args: &[Value]) -> Result<Value, Error> {
             let text = format!("{x:.*}", precision as usize);
             Ok(Value::from(text.parse::<f64>().unwrap_or(x)))
         }
-        ("common", _) => Err(unsupported("round to tens")),
+        // To tens and the like, of two the even one.
+        ("common", Number::Integer(x)) if (-15..0).contains(&precision) && x.abs() < 1 << 52 => {
+            let rounded = (x as f64 * scale).round_ties_even() / scale;
+            Ok(Value::from(rounded.round() as i128))
+        }
+        ("common", Number::Float(x)) if x.is_finite() => {
+            Ok(Value::from((x * scale).round_ties_even() / scale))
+        }
+        ("common", _) => Err(unsupported("rounding a number this large")),
         ("ceil", x) => Ok(Value::from((x.to_float() * scale).ceil() / scale)),
         ("floor", x) => Ok(Value::from((x.to_float() * scale).floor() / scale)),
         _ => Err(error("method must be common, ceil or floor")),
@@ -630,6 +641,10 @@ fn join(state: &mut State, value: &Value, args: &[Value]) -> Result<Value, Error
 }
 
 fn map(state: &mut State, value: &Value, args: &[Value]) -> Result<Value, Error> {
+    // What is false has no items, whatever it is.
+    if !value.is_true() {
+        return Ok(Generator::of(Vec::new()));
+    }
     let (by_place, by_name) = split(args);
     let all = items(state, value)?;
     let results = match by_place {
@@ -683,6 +698,9 @@ fn chosen(
     by_attribute: bool,
     wanted: bool,
 ) -> Result<Value, Error> {
+    if !value.is_true() {
+        return Ok(Generator::of(Vec::new()));
+    }
     let (mut by_place, by_name) = split(args);
     let mut getter = Getter::new(None, false)?;
     if by_attribute {

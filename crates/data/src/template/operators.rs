@@ -41,18 +41,18 @@ pub(super) fn add_to(environment: &mut Environment) {
     let compare = |wanted: fn(Ordering) -> bool| {
         move |state: &State, a: &Value, b: &Value| Ok::<_, Error>(order(state, a, b)?.is_some_and(wanted))
     };
-    for (names, wanted) in [
-        (["py_lt", "lt", "lessthan"], Ordering::is_lt as fn(Ordering) -> bool),
-        (["py_le", "le", "<="], Ordering::is_le),
-        (["py_gt", "gt", "greaterthan"], Ordering::is_gt),
-        (["py_ge", "ge", ">="], Ordering::is_ge),
-        (["<", ">", "<"], Ordering::is_lt),
-    ] {
-        for name in names.into_iter().filter(|name| *name != ">") {
-            environment.add_test(name, compare(wanted));
-        }
+    for name in ["py_lt", "lt", "lessthan", "<"] {
+        environment.add_test(name, compare(Ordering::is_lt));
     }
-    environment.add_test(">", compare(Ordering::is_gt));
+    for name in ["py_le", "le", "<="] {
+        environment.add_test(name, compare(Ordering::is_le));
+    }
+    for name in ["py_gt", "gt", "greaterthan", ">"] {
+        environment.add_test(name, compare(Ordering::is_gt));
+    }
+    for name in ["py_ge", "ge", ">="] {
+        environment.add_test(name, compare(Ordering::is_ge));
+    }
     environment.add_test("py_eq", |a: &Value, b: &Value| equal(a, b));
     environment.add_test("py_in", |state: &State, a: &Value, b: &Value| contains(state, b, a));
     environment.add_test("in", |state: &State, a: &Value, b: &Value| contains(state, b, a));
@@ -158,7 +158,7 @@ fn attribute(value: &Value, name: &str) -> Result<Value, Error> {
         return Err(undefined_or(value, || error("")));
     }
     match attribute_only(value, name)? {
-        found if found.is_undefined() => value.get_attr(name),
+        found if found.is_undefined() && !methods::changes(value, name) => value.get_attr(name),
         found => Ok(found),
     }
 }
@@ -221,13 +221,11 @@ fn joined(state: &State, first: &Value, rest: minijinja::value::Rest<Value>) -> 
     let bytes: usize = all().map(|value| value.as_str().map_or(8, str::len)).sum();
     // Paid for before it is made.
     state.consume_fuel(bytes as u64 / 64)?;
-    let escaped = all().any(Value::is_safe);
     let mut text = String::with_capacity(bytes);
     for value in all() {
         match value.as_str() {
-            Some(part) if !escaped || value.is_safe() => text.push_str(part),
-            _ if escaped => text.push_str(&filters::escaped(&printing::text(state, value)?)),
-            _ => match Number::of(value) {
+            Some(part) => text.push_str(part),
+            None => match Number::of(value) {
                 Some(Number::Integer(x)) if value.is_number() => {
                     let _ = write!(text, "{x}");
                 }
@@ -235,7 +233,7 @@ fn joined(state: &State, first: &Value, rest: minijinja::value::Rest<Value>) -> 
             },
         }
     }
-    Ok(if escaped { Value::from_safe_string(text) } else { Value::from(text) })
+    Ok(Value::from(text))
 }
 
 /// `a + b`.
