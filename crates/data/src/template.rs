@@ -39,7 +39,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, Error, ErrorKind, Value, machinery};
 
-use crate::format::{Message, json_size_bytes};
+use crate::format::{Message, TOOL_CALLS, json_size_bytes, with_arguments_read};
 
 pub use builtin::Builtin;
 pub(crate) use builtin::read as read_template;
@@ -329,8 +329,32 @@ impl ChatTemplate {
     ) -> Result<String, TemplateError> {
         let of_tools: usize = tools.unwrap_or_default().iter().map(json_size_bytes).sum();
         let input = of_tools + messages.iter().map(Message::size_bytes).sum::<usize>();
+        let read: Vec<_> = messages.iter().map(with_arguments_read).collect();
+        let values = |calls: &[Option<serde_json::Value>]| {
+            let calls = calls.iter().map(Option::as_ref).chain(std::iter::repeat(None));
+            let messages =
+                messages.iter().zip(calls).map(|(message, calls)| message_value(message, calls)).collect();
+            self.values(messages, tools, add_generation_prompt, marks)
+        };
+        match self.run_with(values(&read), messages.len(), input) {
+            // A template that wants the text of arguments.
+            Err(failed @ TemplateError::Failed { .. }) if read.iter().any(Option::is_some) => {
+                self.run_with(values(&[]), messages.len(), input).map_err(|_| failed)
+            }
+            result => result,
+        }
+    }
+
+    /// What the template sees.
+    fn values(
+        &self,
+        messages: Value,
+        tools: Option<&[serde_json::Value]>,
+        add_generation_prompt: bool,
+        marks: Option<[char; 2]>,
+    ) -> Value {
         let mut values = vec![
-            ("messages", messages.iter().map(message_value).collect()),
+            ("messages", messages),
             ("add_generation_prompt", Value::from(add_generation_prompt)),
             // Always given by transformers, so templates may test them without `is defined`.
             ("tools", tools.map_or(Value::from(()), |tools| Value::from(Serde(tools)))),
@@ -346,7 +370,7 @@ impl ChatTemplate {
         if let Some(characters) = marks {
             values.extend(MARKS.into_iter().zip(characters.map(Value::from)));
         }
-        self.run_with(Value::from_pairs(values), messages.len(), input)
+        Value::from_pairs(values)
     }
 
     /// The text that the template gives where it sees these values and nothing else, not even special tokens.
@@ -471,13 +495,15 @@ fn render_error(error: &Error, steps: u64) -> TemplateError {
     TemplateError::Failed { line: error.line(), message: describe(error) }
 }
 
-/// A message as templates see it. What is none is not there, as in transformers (`apply_chat_template` drops it): many
+/// A message as templates see it, perhaps with other calls. What is none is not there, as in transformers (`apply_chat_template` drops it): many
 /// templates write "None" for it and do well without it.
-fn message_value(message: &Message) -> Value {
+fn message_value(message: &Message, calls: Option<&serde_json::Value>) -> Value {
     let role = Some(("role", Value::from(message.role.name())));
     let content = message.content.as_deref().map(|text| ("content", Value::from(text)));
-    let extra = message.extra.iter().filter(|(_, value)| !value.is_null());
-    let extra = extra.map(|(key, value)| (key.as_str(), Value::from(Serde(value))));
+    let extra = message.extra.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| {
+        let value = calls.filter(|_| key == TOOL_CALLS).unwrap_or(value);
+        (key.as_str(), Value::from(Serde(value)))
+    });
     Value::from_pairs(role.into_iter().chain(content).chain(extra))
 }
 
