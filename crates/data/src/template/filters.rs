@@ -438,6 +438,9 @@ fn round(_: &mut State, value: &Value, args: &[Value]) -> Result<Value, Error> {
 }
 
 fn trim(state: &mut State, value: &Value, args: &[Value]) -> Result<Value, Error> {
+    if let (true, false, Some(text)) = (args.is_empty(), value.is_safe(), value.as_str()) {
+        return Ok(Value::from(methods::stripped(text, None, true, true)));
+    }
     let args = bind("trim", &["chars"], 0, args)?;
     let text = soft(state, value)?;
     let chars = given(&args[0]).map(|chars| as_text(chars, "trim: chars")).transpose()?;

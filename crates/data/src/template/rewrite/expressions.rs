@@ -214,6 +214,7 @@ impl<'a> Writer<'a> {
             BinOpKind::Concat => return self.concat(op),
             BinOpKind::Add if self.escapes => return self.operator(left, "py_add", right),
             BinOpKind::Mul => return self.operator(left, "py_mul", right),
+            BinOpKind::Rem if is_native(op) => return self.infix(left, " % ", right, level::PRODUCT),
             BinOpKind::Rem => return self.operator(left, "py_mod", right),
             BinOpKind::Pow => return self.operator(left, "py_pow", right),
             BinOpKind::ScAnd => return self.infix(left, " and ", right, level::AND),
@@ -223,6 +224,19 @@ impl<'a> Writer<'a> {
             BinOpKind::Div => return self.infix(left, " / ", right, level::PRODUCT),
             BinOpKind::FloorDiv => return self.infix(left, " // ", right, level::PRODUCT),
         };
+        if is_native(op) {
+            let operator = match comparison {
+                CompareOpKind::Ne => " != ",
+                CompareOpKind::Lt => " < ",
+                CompareOpKind::Lte => " <= ",
+                CompareOpKind::Gt => " > ",
+                CompareOpKind::Gte => " >= ",
+                _ => " == ",
+            };
+            self.expr(left, level::SUM)?;
+            self.push(operator);
+            return self.expr(right, level::SUM);
+        }
         self.compare(comparison, left, right)
     }
 
@@ -242,12 +256,6 @@ impl<'a> Writer<'a> {
 
     fn compare(&mut self, op: CompareOpKind, left: &Expr<'a>, right: &Expr<'a>) -> Result {
         let name = match op {
-            CompareOpKind::Eq | CompareOpKind::Ne if is_plain(left) || is_plain(right) => {
-                let operator = if matches!(op, CompareOpKind::Eq) { " == " } else { " != " };
-                self.expr(left, level::SUM)?;
-                self.push(operator);
-                return self.expr(right, level::SUM);
-            }
             CompareOpKind::Eq => "py_eq",
             CompareOpKind::Ne => "not py_eq",
             CompareOpKind::Lt => "py_lt",
@@ -417,9 +425,51 @@ fn at_line(error: Error, span: Span) -> TemplateError {
     TemplateError::Syntax { line: Some(span.start_line.into()), message: describe(&error) }
 }
 
-/// A constant that equals what it equals in Python too.
+/// Whether the engine does an operator as Python does, as far as can be seen: it is faster than a call of ours.
+fn is_native(op: &ast::BinOp) -> bool {
+    match op.op {
+        BinOpKind::Eq | BinOpKind::Ne => is_plain(&op.left) || is_plain(&op.right),
+        BinOpKind::Lt | BinOpKind::Lte | BinOpKind::Gt | BinOpKind::Gte => {
+            is_number(&op.left) && is_number(&op.right)
+        }
+        BinOpKind::Rem => {
+            let by = match &op.right {
+                Expr::Const(by) if by.value.is_integer() => by.value.is_true(),
+                _ => false,
+            };
+            is_number(&op.left) && by
+        }
+        _ => false,
+    }
+}
+
+/// What is a constant, true or false equals what it equals in Python too.
 fn is_plain(expr: &Expr) -> bool {
-    matches!(expr, Expr::Const(_))
+    match expr {
+        Expr::Const(_) | Expr::Test(_) | Expr::Compare(_) => true,
+        Expr::UnaryOp(op) => matches!(op.op, UnaryOpKind::Not),
+        Expr::BinOp(op) => {
+            use BinOpKind::{Eq, Gt, Gte, In, Lt, Lte, Ne};
+            matches!(op.op, Eq | Ne | Lt | Lte | Gt | Gte | In)
+        }
+        _ => false,
+    }
+}
+
+/// What is a number whatever a template is given.
+fn is_number(expr: &Expr) -> bool {
+    match expr {
+        Expr::Const(value) => value.value.is_number(),
+        Expr::GetAttr(attribute) => {
+            matches!(&attribute.expr, Expr::Var(var) if var.id == "loop")
+                && matches!(attribute.name, "index" | "index0" | "revindex" | "revindex0")
+        }
+        Expr::Filter(filter) => matches!(filter.name, "length" | "count"),
+        Expr::BinOp(op) => {
+            matches!(op.op, BinOpKind::Add | BinOpKind::Sub) && is_number(&op.left) && is_number(&op.right)
+        }
+        _ => false,
+    }
 }
 
 /// How closely what is written for an expression binds.
@@ -435,7 +485,8 @@ fn level_of(expr: &Expr, escapes: bool) -> u8 {
         Expr::BinOp(op) => match op.op {
             BinOpKind::ScOr => level::OR,
             BinOpKind::ScAnd => level::AND,
-            BinOpKind::Eq | BinOpKind::Ne if is_plain(&op.left) || is_plain(&op.right) => level::COMPARE,
+            BinOpKind::Rem if is_native(op) => level::PRODUCT,
+            _ if is_native(op) => level::COMPARE,
             BinOpKind::Eq
             | BinOpKind::Ne
             | BinOpKind::Lt
