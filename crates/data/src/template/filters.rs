@@ -613,12 +613,14 @@ impl Getter {
     }
 
     fn of(&self, state: &State, item: &Value) -> Result<Value, Error> {
-        let mut value = item.clone();
-        for part in &self.parts {
-            value = operators::item(state, &value, part)?;
-            if let Some(default) = self.default.as_ref().filter(|_| value.is_undefined()) {
-                value = default.clone();
-            }
+        let (first, rest) = match self.parts.split_first() {
+            Some((first, rest)) => (operators::item(state, item, first)?, rest),
+            None => (item.clone(), [].as_slice()),
+        };
+        let default = |value: Value| self.default.clone().filter(|_| value.is_undefined()).unwrap_or(value);
+        let mut value = if self.parts.is_empty() { first } else { default(first) };
+        for part in rest {
+            value = default(operators::item(state, &value, part)?);
         }
         match value.as_str().filter(|_| self.ignore_case) {
             Some(text) => Ok(Value::from(text.to_lowercase())),

@@ -154,6 +154,9 @@ pub(super) fn item(_: &State, value: &Value, key: &Value) -> Result<Value, Error
 
 /// `value.name`: an attribute, else an item, else undefined.
 fn attribute(value: &Value, name: &str) -> Result<Value, Error> {
+    if let Some(namespace) = value.downcast_object_ref::<Namespace>() {
+        return Ok(namespace.get(name).unwrap_or_default());
+    }
     if value.is_undefined() {
         return Err(undefined_or(value, || error("")));
     }
@@ -297,6 +300,12 @@ fn multiplied(state: &State, a: &Value, b: &Value) -> Result<Value, Error> {
 
 /// `a % b`: a remainder, or text by a pattern.
 fn modulo(state: &State, a: &Value, b: &Value) -> Result<Value, Error> {
+    if a.is_integer()
+        && b.is_integer()
+        && let (Some(x), Some(y @ 1..)) = (a.as_i64(), b.as_i64())
+    {
+        return Ok(Value::from(x.rem_euclid(y)));
+    }
     if let Some(pattern) = a.as_str() {
         if a.is_safe() {
             return Err(python::unsupported("'%' after escaped text"));

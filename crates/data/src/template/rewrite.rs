@@ -12,7 +12,7 @@
 mod expressions;
 mod names;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use ast::{Expr, Stmt};
 use minijinja::Error;
@@ -20,7 +20,7 @@ use minijinja::machinery::{Span, ast};
 use minijinja::syntax::SyntaxConfig;
 
 use self::expressions::level;
-use self::names::{collect_macros, names_of, names_of_expr, sets};
+use self::names::{collect_macros, names_of, names_of_expr, namespaces, sets};
 use super::{MARKS, TemplateError};
 
 /// What operators and the like are named with; no template has such names.
@@ -40,8 +40,15 @@ type Result<T = ()> = std::result::Result<T, TemplateError>;
 /// # Errors
 /// When the template uses what is not supported.
 pub(super) fn rewrite<'a>(template: &Stmt<'a>, mark: char, escapes: bool) -> Result<String> {
-    let mut writer =
-        Writer { out: String::new(), line: 1, mark, escapes, macros: HashMap::new(), places: Vec::new() };
+    let mut writer = Writer {
+        out: String::new(),
+        line: 1,
+        mark,
+        escapes,
+        macros: HashMap::new(),
+        namespaces: namespaces(template),
+        places: Vec::new(),
+    };
     collect_macros(std::slice::from_ref(template), &mut writer.macros);
     writer.statement(template)?;
     Ok(writer.out)
@@ -69,6 +76,8 @@ struct Writer<'a> {
     mark: char,
     escapes: bool,
     macros: HashMap<&'a str, Signature<'a>>,
+    /// Variables that hold a namespace, which has no methods.
+    namespaces: HashSet<&'a str>,
     places: Vec<Place>,
 }
 

@@ -303,7 +303,8 @@ impl<'a> Writer<'a> {
         {
             return refused(format!("the attribute {name} of a macro"), attribute.expr.span());
         }
-        if methods::is_name(name) {
+        let of_namespace = matches!(&attribute.expr, Expr::Var(var) if self.namespaces.contains(var.id));
+        if methods::is_name(name) && !of_namespace {
             self.expr(&attribute.expr, level::FILTER)?;
             self.push(&format!("|py_attr('{name}')"));
         } else {

@@ -1,6 +1,6 @@
 //! Which names, macros and bodies a part of a template has.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use ast::{CallArg, Expr, Stmt};
 use minijinja::machinery::ast;
@@ -28,6 +28,42 @@ pub(super) fn collect_macros<'a>(body: &[Stmt<'a>], macros: &mut HashMap<&'a str
             let parameters = stmt.args.iter().filter_map(name).collect();
             macros.insert(stmt.name, Signature { parameters, defaults: stmt.defaults.len() });
         }
+    }
+}
+
+/// The variables that are only ever set to a namespace.
+pub(super) fn namespaces<'a>(template: &Stmt<'a>) -> HashSet<&'a str> {
+    let (mut set, mut other) = (HashSet::new(), BTreeSet::new());
+    assigned(std::slice::from_ref(template), &mut set, &mut other);
+    set.retain(|name| !other.contains(name));
+    set
+}
+
+fn assigned<'a>(body: &[Stmt<'a>], namespaces: &mut HashSet<&'a str>, other: &mut BTreeSet<&'a str>) {
+    for statement in body {
+        match statement {
+            Stmt::Set(set) => match (&set.target, &set.expr) {
+                (Expr::Var(name), Expr::Call(call)) if matches!(&call.expr, Expr::Var(f) if f.id == "namespace") =>
+                {
+                    namespaces.insert(name.id);
+                }
+                (Expr::GetAttr(_), _) => {}
+                (target, _) => names_of_expr(target, other),
+            },
+            Stmt::SetBlock(set) if !matches!(set.target, Expr::GetAttr(_)) => {
+                names_of_expr(&set.target, other)
+            }
+            Stmt::ForLoop(stmt) => names_of_expr(&stmt.target, other),
+            Stmt::WithBlock(stmt) => {
+                stmt.assignments.iter().for_each(|(target, _)| names_of_expr(target, other))
+            }
+            Stmt::Macro(stmt) => stmt.args.iter().for_each(|parameter| names_of_expr(parameter, other)),
+            Stmt::CallBlock(block) => {
+                block.macro_decl.args.iter().for_each(|parameter| names_of_expr(parameter, other));
+            }
+            _ => {}
+        }
+        each_body(statement, &mut |body| assigned(body, namespaces, other));
     }
 }
 
