@@ -178,10 +178,10 @@ fn part(length: usize, start: &Option<Value>, stop: &Option<Value>) -> Result<(u
 }
 
 fn text(state: &State, of: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
-    if args.is_empty() {
-        if let Some(result) = letters::plain(of, name)? {
-            return Ok(result);
-        }
+    if args.is_empty()
+        && let Some(result) = letters::plain(of, name)?
+    {
+        return Ok(result);
     }
     match name {
         "strip" | "lstrip" | "rstrip" => {

@@ -241,17 +241,14 @@ fn joined(state: &State, first: &Value, rest: minijinja::value::Rest<Value>) -> 
 
 /// `a + b`.
 pub(super) fn add(state: &State, a: &Value, b: &Value) -> Result<Value, Error> {
-    match (a.as_str(), b.as_str()) {
-        (Some(x), Some(y)) => {
-            state.consume_fuel((x.len() + y.len()) as u64 / 64)?;
-            return Ok(match (a.is_safe(), b.is_safe()) {
-                (false, false) => Value::from(format!("{x}{y}")),
-                (true, true) => Value::from_safe_string(format!("{x}{y}")),
-                (true, false) => Value::from_safe_string(x.to_string() + &filters::escaped(y)),
-                (false, true) => Value::from_safe_string(filters::escaped(x) + y),
-            });
-        }
-        _ => {}
+    if let (Some(x), Some(y)) = (a.as_str(), b.as_str()) {
+        state.consume_fuel((x.len() + y.len()) as u64 / 64)?;
+        return Ok(match (a.is_safe(), b.is_safe()) {
+            (false, false) => Value::from(format!("{x}{y}")),
+            (true, true) => Value::from_safe_string(format!("{x}{y}")),
+            (true, false) => Value::from_safe_string(x.to_string() + &filters::escaped(y)),
+            (false, true) => Value::from_safe_string(filters::escaped(x) + y),
+        });
     }
     match (Number::of(a), Number::of(b)) {
         (Some(Number::Integer(x)), Some(Number::Integer(y))) => return integer(x.checked_add(y)),

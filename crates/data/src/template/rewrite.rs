@@ -102,7 +102,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Goes on to a line, so that errors name the line of the template.
-    fn to_line(&mut self, span: Span) {
+    fn go_to_line(&mut self, span: Span) {
         while self.line < span.start_line.into() {
             self.push("\n");
         }
@@ -117,7 +117,7 @@ impl<'a> Writer<'a> {
     fn open(&mut self, span: Span, text: &str) {
         let mark = self.mark;
         self.push(&format!("{mark}% "));
-        self.to_line(span);
+        self.go_to_line(span);
         self.push(text);
     }
 
@@ -130,7 +130,7 @@ impl<'a> Writer<'a> {
     fn print(&mut self, span: Span, write: impl FnOnce(&mut Self) -> Result) -> Result {
         let mark = self.mark;
         self.push(&format!("{mark}{{ "));
-        self.to_line(span);
+        self.go_to_line(span);
         write(self)?;
         self.push(&format!(" }}{mark}"));
         Ok(())

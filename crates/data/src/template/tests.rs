@@ -56,10 +56,9 @@ pub(super) fn add_to(environment: &mut Environment) {
     for name in ["safe", "int", "startingwith", "endingwith"] {
         environment.remove_test(name);
     }
-    environment.add_test("iterable", |value: &Value| match value.kind() {
-        ValueKind::Undefined | ValueKind::String => true,
-        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => true,
-        _ => false,
+    environment.add_test("iterable", |value: &Value| {
+        use ValueKind::{Iterable, Map, Seq, String, Undefined};
+        matches!(value.kind(), Undefined | String | Seq | Map | Iterable)
     });
     environment.add_test("sequence", |value: &Value| match value.kind() {
         ValueKind::Undefined | ValueKind::String | ValueKind::Seq | ValueKind::Map => true,

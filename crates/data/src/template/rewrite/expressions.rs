@@ -42,7 +42,7 @@ impl<'a> Writer<'a> {
 
     /// An expression, in brackets where it binds less than `least`.
     pub(super) fn expr(&mut self, expr: &Expr<'a>, least: u8) -> Result {
-        self.to_line(expr.span());
+        self.go_to_line(expr.span());
         let brackets = level_of(expr, self.escapes) < least;
         self.push(if brackets { "(" } else { "" });
         self.bare(expr)?;
