@@ -109,8 +109,8 @@ impl<'a> Rendered<'a> {
     /// Renders a conversation.
     ///
     /// # Errors
-    /// When the template fails, or leaves out tools, their calls, or what somebody says (Mistral v0.3 forgets the
-    /// system message once the assistant has replied): a row trained without them is not the row that was written.
+    /// When the template fails, or leaves out tools, their calls, or what somebody says to the assistant (Mistral
+    /// v0.3 forgets the system message once the assistant has replied): a row trained without them is not the row that was written.
     pub(crate) fn new(
         template: &'a ChatTemplate,
         conversation: &'a Conversation,
@@ -133,7 +133,7 @@ impl<'a> Rendered<'a> {
                 return Err(RowProblem::NotWritten { field: format!("messages[{i}].tool_calls") });
             }
         }
-        for (i, message) in messages.iter().enumerate() {
+        for (i, message) in messages.iter().enumerate().filter(|(_, m)| m.role != Role::Assistant) {
             // Templates write nearly everything as it is; the others are asked twice.
             if !rendered.text.contains(message.text().trim())
                 && rendered.with(i, other_words(message)).is_some_and(|other| other == rendered.text)
@@ -206,7 +206,24 @@ impl Finder<'_> {
         let start = start
             .filter(|start| *start <= words.range.end && self.begins_as_usual(i, *start..words.range.start))
             .ok_or(RowProblem::SpanNotFound { message: i })?;
-        Ok(start..self.end(i, words)?)
+        let end = self.end(i, words)?;
+        match self.has_header_inside(i, start..end) {
+            true => Err(RowProblem::SpanNotFound { message: i }),
+            false => Ok(start..end),
+        }
+    }
+
+    /// Whether calls of a reply are turns of their own, with headers that are not generated. Behind a token that ends a
+    /// message (`<|end|>` of gpt-oss) a header is.
+    fn has_header_inside(&self, i: usize, reply: Range<usize>) -> bool {
+        let header =
+            self.habits.map(Habits::header).filter(|h| !h.is_empty() && self.message(i).calls_tools());
+        let inside = header.and_then(|header| self.rendered.text[reply.clone()].find(header));
+        inside.is_some_and(|at| {
+            let before = self.rendered.text[reply.start..reply.start + at].trim_end();
+            let mut names = self.tokenizer.eos_ids().iter().filter_map(|id| self.tokenizer.id_to_token(*id));
+            !names.any(|name| !name.is_empty() && before.ends_with(name.as_str()))
+        })
     }
 
     fn message(&self, i: usize) -> &Message {
@@ -250,7 +267,11 @@ impl Finder<'_> {
             return Err(not_found);
         }
         if first < last && self.is_plain(i) {
-            return Err(RowProblem::ReplyRepeated { message: i });
+            // Where what it answers is repeated as well, the place of the prompt is not known either.
+            let before = || self.rendered.with(i - 1, other_words(self.message(i - 1)));
+            let question = if i > 0 { before() } else { None };
+            let repeated = question.is_none_or(|text| around(&text, OTHER_WORDS).is_some());
+            return Err(if repeated { RowProblem::ReplyRepeated { message: i } } else { not_found });
         }
         let after = &changed[last + OTHER_WORDS.len()..];
         let same_after = common_suffix(text, after);
@@ -382,7 +403,10 @@ impl Finder<'_> {
         let Some(ends) = ends else { return Err(RowProblem::SpanNotFound { message: i }) };
         match self.message(i).calls_tools() {
             true if behind.starts_with(ends.trim_end()) => Ok(words + ends.trim_end().len()),
-            false if ends.is_empty() => Ok(words),
+            // A line break ends what has no other end. Blank lines may do so as well, or set turns apart.
+            false if ["", "\n"].contains(&ends.as_str()) && behind.starts_with(&ends) => {
+                Ok(words + ends.len())
+            }
             _ => Err(unclear(&ends)),
         }
     }

@@ -148,23 +148,29 @@ fn outcome(tokenizer: &Tokenizer, template: &ChatTemplate, case: &Value, row: &V
     if let Some(first) = want.first_mut() {
         *first = false;
     }
+    let lost: Vec<_> =
+        case["lost"].as_array().into_iter().flatten().map(|field| field.as_str().unwrap()).collect();
+    // Some templates write no content beside calls: the reply is trained as it is written.
+    let of_assistant = |field: &str| {
+        let index = field.strip_prefix("messages[").and_then(|f| f.strip_suffix("].content"));
+        index.is_some_and(|i| messages[i.parse::<usize>().unwrap()].role == Role::Assistant)
+    };
     let masker = Masker::new(tokenizer, Some(template), TrainOn::Replies);
     match masker.sample(&Document::Chat(conversation.clone()), 1) {
         Ok(sample) if sample.ids != want_ids => Outcome::Different("ids".into()),
-        Ok(_) if case.get("lost").is_some() => Outcome::Different(format!("not refused: {}", case["lost"])),
+        Ok(_) if lost.iter().any(|field| !of_assistant(field)) => {
+            Outcome::Different(format!("not refused: {lost:?}"))
+        }
         Ok(sample) if sample.supervised == want => Outcome::Equal,
         Ok(sample) => Outcome::Different(format!(
             "mask\n  found {:?}\n  want  {:?}",
             show(tokenizer, &sample.ids, &sample.supervised),
             show(tokenizer, &want_ids, &want)
         )),
-        Err(RowProblem::NotWritten { field }) => {
-            let lost = case["lost"].as_array().into_iter().flatten().any(|lost| *lost == field);
-            match lost {
-                true => Outcome::Refused("the template does not write a field".into()),
-                false => Outcome::Different(format!("`{field}` is written")),
-            }
-        }
+        Err(RowProblem::NotWritten { field }) => match lost.contains(&field.as_str()) {
+            true => Outcome::Refused("the template does not write a field".into()),
+            false => Outcome::Different(format!("`{field}` is written")),
+        },
         Err(problem) => {
             Outcome::Refused(format!("{problem:?}").chars().take_while(|c| c.is_alphanumeric()).collect())
         }
@@ -284,7 +290,10 @@ fn an_end_that_is_not_known_is_an_error_that_quotes_what_stands_there() {
         trained("{% for m in messages %}{{ m.role }}: {{ m.content }}\n;\n{% endfor %}", &turns).unwrap_err();
     assert!(problem.to_string().contains("writes \"\\n;\\n\" behind the reply messages[1]"), "{problem}");
     assert!(problem.hint().unwrap().contains("eos_token"));
-    let twice = format!("{TURNS}{{{{ messages[-1].content }}}}");
+    let twice = TURNS.replace(
+        "{% endfor %}",
+        "{% if m.role == 'assistant' %}It said {{ m.content }}{% endif %}{% endfor %}",
+    );
     let problem = trained(&twice, &turns).unwrap_err();
     assert!(matches!(problem, RowProblem::ReplyRepeated { message: 1 }), "{problem}");
 }
