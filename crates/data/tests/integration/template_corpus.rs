@@ -224,7 +224,7 @@ fn every_case_equals_transformers_or_is_refused_by_name() {
 
 /// What of the replies is trained, by a template of the `chat_bpe` model.
 fn trained(template: &str, turns: &[(Role, &str)]) -> Result<String, RowProblem> {
-    let tokenizer = Tokenizer::from_folder(&fixtures().join("models/chat_bpe")).unwrap();
+    let tokenizer = Tokenizer::from_folder(fixtures().join("models/chat_bpe")).unwrap();
     let template = ChatTemplate::new(template, tokenizer.special_tokens()).unwrap();
     let messages: Vec<_> = turns.iter().map(|(role, text)| Message::new(*role, *text)).collect();
     let masker = Masker::new(&tokenizer, Some(&template), TrainOn::Replies);
