@@ -197,6 +197,7 @@ impl<'a> Masker<'a> {
 
     fn chat(&self, conversation: &Conversation) -> Result<(Vec<u32>, Vec<bool>), RowProblem> {
         let template = self.template.ok_or(RowProblem::NoChatTemplate)?;
+        let template = template.for_tools(conversation.tools.is_some());
         let rendered = Rendered::new(template, conversation)?;
         let encoding = self.tokenizer.encode_with_offsets(&rendered.text, false)?;
 
@@ -311,6 +312,7 @@ pub fn prompt_and_reply(
     match document {
         Document::Chat(conversation) => {
             let template = template.ok_or(RowProblem::NoChatTemplate)?;
+            let template = template.for_tools(conversation.tools.is_some());
             let Some(before) = conversation.messages.len().checked_sub(1) else {
                 return Err(RowProblem::NoMessages);
             };

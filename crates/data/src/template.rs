@@ -182,6 +182,8 @@ pub struct ChatTemplate {
     special: SpecialTokens,
     source: String,
     marked: bool,
+    /// In its place for conversations with tools.
+    tool_use: Option<Box<ChatTemplate>>,
 }
 
 impl ChatTemplate {
@@ -211,8 +213,25 @@ impl ChatTemplate {
             environment.add_template_owned(NAME, source_read).map_err(syntax_error)?;
             Ok(environment)
         })?;
-        let template = Self { environment, special: special.clone(), source: source.to_string(), marked };
+        let template = Self {
+            environment,
+            special: special.clone(),
+            source: source.to_string(),
+            marked,
+            tool_use: None,
+        };
         Ok(template.at(jiff::Timestamp::now().as_second()))
+    }
+
+    /// The same template, with another in its place for conversations with tools.
+    #[must_use]
+    pub fn with_tool_use(self, template: Option<ChatTemplate>) -> Self {
+        Self { tool_use: template.map(Box::new), ..self }
+    }
+
+    /// The template of a conversation that has tools, or has none; an empty list is one, as in transformers.
+    pub fn for_tools(&self, has_tools: bool) -> &ChatTemplate {
+        self.tool_use.as_deref().filter(|_| has_tools).unwrap_or(self)
     }
 
     /// The same template, seeing `unix_seconds` as now (`strftime_now`, in the machine's time zone).

@@ -152,6 +152,18 @@ fn part(text: &str) -> Result<Part, CliError> {
     }
 }
 
+/// `LOCATION` or `LOCATION:WEIGHT` with a path or glob that is found from any folder.
+pub fn from_anywhere(text: &str) -> String {
+    let Ok(Part { location, .. }) = part(text) else { return text.to_owned() };
+    let is_local = Path::new(&location).exists() || location.contains(['*', '?', '[']);
+    match std::path::absolute(&location) {
+        Ok(path) if is_local => {
+            format!("{}{}", path.display(), text.strip_prefix(&location).unwrap_or_default())
+        }
+        _ => text.to_owned(),
+    }
+}
+
 /// `--validation`: `5%`, `0.05`, or a number of rows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Validation(pub HeldOut);

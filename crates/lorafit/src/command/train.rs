@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use lorafit_data::statistics::Statistics;
-use lorafit_data::{Dataset, GenerationRow, Order, Source, Subset, generation_rows};
+use lorafit_data::{DataError, Dataset, GenerationRow, Order, Source, Subset, generation_rows};
 use lorafit_model::{ActivationDtype, ActivationPolicy, Parameters, Recompute, Trainable, WeightModules};
 use lorafit_train::{
     Duration, EvaluationRecord, Identity, MemoryPlan, Observer, PlanRequest, RunError, RunFolder, RunInfo,
@@ -22,6 +22,7 @@ use crate::config_file::{self, Given};
 use crate::data_args::CacheArgs;
 use crate::engine::{Base, grouped, open_base, open_shape, placement, reserve, use_threads};
 use crate::interrupt;
+use crate::limits::check_rows;
 use crate::memory_args::{MemoryArgs, RecomputeChoice};
 use crate::memory_table;
 use crate::options::{
@@ -31,7 +32,7 @@ use crate::output;
 use crate::progress::Progress;
 use crate::report_error::CliError;
 use crate::resume::{self, Resumption};
-use crate::row_args::{DATA_HELP, RowArgs, Validation, one_or_many, shapes, skipped};
+use crate::row_args::{self, DATA_HELP, RowArgs, Validation, one_or_many, shapes, skipped};
 use crate::safety_args::SafetyArgs;
 use crate::trained::{Trained, alternatives, model_folder};
 
@@ -300,6 +301,7 @@ impl TrainArgs {
             (Method::Full, Init::Random) => 1e-3,
         });
         self.check_method(given)?;
+        self.check_adapter(given)?;
         self.check_init()?;
         self.validate()?;
         Ok(self)
@@ -316,6 +318,21 @@ impl TrainArgs {
         match config_file::set_among(self, given, others)? {
             Some(name) => {
                 let text = format!("--{name} has no meaning with --method {method}");
+                Err(CliError::usage(text).hint(hint).into())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses flags that an adapter brings itself: they would change nothing.
+    fn check_adapter(&self, given: &Given) -> anyhow::Result<()> {
+        const BROUGHT: [&str; 5] = ["rank", "alpha", "dropout", "target-modules", "layers"];
+        let Some(adapter) = &self.adapter else { return Ok(()) };
+        match config_file::set_among(self, given, &BROUGHT)? {
+            Some(name) => {
+                let text = format!("--{name} has no meaning with --adapter, which brings its own");
+                let hint =
+                    format!("leave it out to train {} as it is, or leave out --adapter", adapter.display());
                 Err(CliError::usage(text).hint(hint).into())
             }
             None => Ok(()),
@@ -387,8 +404,30 @@ impl TrainArgs {
             )
             .hint("give held-out rows with --eval-data DATA, or hold some out with --validation 5%"));
         }
+        if self.eval_split.is_some() && self.eval_data.is_empty() {
+            return Err(CliError::usage("--eval-split without --eval-data has no files to choose from")
+                .hint("give held-out rows with --eval-data DATA; --split is for --data"));
+        }
         self.base.resolve()?;
         self.common.validate()
+    }
+
+    /// The same with paths that are found from any folder: a run may be resumed from another one.
+    fn from_anywhere(&self) -> Self {
+        let place = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let if_there = |text: &String| match Path::new(text).exists() {
+            true => place(Path::new(text)).to_string_lossy().into_owned(),
+            false => text.clone(),
+        };
+        let mut args = self.clone();
+        args.model = self.model.as_ref().map(if_there);
+        args.data = self.data.iter().map(|data| row_args::from_anywhere(data)).collect();
+        args.eval_data = self.eval_data.iter().map(|data| row_args::from_anywhere(data)).collect();
+        args.out = self.out.as_deref().map(place);
+        args.adapter = self.adapter.as_deref().map(place);
+        args.cache.cache_dir = self.cache.cache_dir.as_deref().map(place);
+        args.template.template = self.template.template.as_ref().map(if_there);
+        args
     }
 }
 
@@ -527,8 +566,12 @@ impl<'a> Ready<'a> {
         let (args, base) = (self.args, self.base);
         self.options.activations.recompute = recompute;
         let info = RunInfo {
-            base_model: base.name.clone(),
-            config: config_file::to_toml(args)?,
+            base_model: match &self.resumption.checkpoint {
+                // As the run was begun, from whatever folder it is resumed.
+                Some(checkpoint) => checkpoint.base_model().unwrap_or_else(|| base.name.clone()),
+                None => base.name.clone(),
+            },
+            config: config_file::to_toml(&args.from_anywhere())?,
             identity: self.identity.clone(),
             clock: base.tokenizer.clock(),
             folder: model_folder(args, base)?,
@@ -558,17 +601,6 @@ impl<'a> Ready<'a> {
     }
 }
 
-/// Attention here always sees the whole row, so rows beyond a model's window would be computed wrongly.
-fn check_window(base: &Base, data: &Data) -> Result<(), CliError> {
-    let Some(window) = base.model.config().sliding_window else { return Ok(()) };
-    let longest = data.sets().map(|d| d.report.longest).max().unwrap_or(0);
-    if longest <= window {
-        return Ok(());
-    }
-    let text = format!("a row has {longest} tokens, but the model's attention reaches back {window}");
-    Err(CliError::new(text).hint(format!("cut rows with --max-seq-len {window}")))
-}
-
 impl TrainArgs {
     /// Opens the base.
     pub fn open_base(&self) -> anyhow::Result<Base> {
@@ -582,7 +614,7 @@ impl TrainArgs {
     /// Reads the rows to train on, and those held out.
     pub fn load(&self, base: &Base) -> anyhow::Result<Data> {
         let data = self.read(base)?;
-        check_window(base, &data)?;
+        data.sets().try_for_each(|rows| check_rows(base, rows))?;
         Ok(data)
     }
 
@@ -591,7 +623,32 @@ impl TrainArgs {
         let load = |source| self.cache.load(source, &base.tokenizer, self.rows.options(), quiet);
         let source = self.to_train_on()?;
         let held_out = self.held_out(&source)?;
-        Ok(Data { rows: load(source)?, held_out: held_out.map(load).transpose()? })
+        let rows = load(source);
+        let held_out = held_out.map(load).transpose();
+        if let Some(validation) = self.validation {
+            let is_empty = |loaded: &anyhow::Error| {
+                matches!(loaded.downcast_ref::<DataError>(), Some(DataError::NoRows { .. }))
+            };
+            let refused =
+                |text: String| CliError::new(text).hint("give a number of rows, --validation 1 for example");
+            match (&rows, &held_out) {
+                (Ok(rows), Err(error)) if is_empty(error) => {
+                    let all = grouped(rows.report.rows as u64);
+                    return Err(
+                        refused(format!("--validation {validation} holds out none of {all} rows")).into()
+                    );
+                }
+                (Err(error), Ok(Some(held_out))) if is_empty(error) => {
+                    let all = grouped(held_out.report.rows as u64);
+                    let text = format!(
+                        "--validation {validation} holds out all {all} rows, and none is left to train on"
+                    );
+                    return Err(refused(text).into());
+                }
+                _ => {}
+            }
+        }
+        Ok(Data { rows: rows?, held_out: held_out? })
     }
 
     /// Where the rows to train on are.
