@@ -21,13 +21,15 @@
 //! By position and never by id: an end-of-turn token in the prompt is not trained, one after a reply is, and no
 //! padding exists.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::error::RowProblem;
 use crate::format::{Completion, Conversation, Document, Message, Role};
+use crate::notes::{self, PlainText, RowNotes};
 use crate::sample::{Sample, TrainOn};
 use crate::template::ChatTemplate;
-use crate::tokenizer::{Encoding, Tokenizer, TokenizerError};
+use crate::tokenizer::{Encoding, Tokenizer};
 
 /// Stands for a message's words while their place is looked for. Noncharacters, which no template looks for; a
 /// conversation that has them itself is one whose replies are not found.
@@ -59,7 +61,7 @@ impl<'a> Rendered<'a> {
     /// v0.3 forgets the system message once the assistant has replied): a row trained without them is not the row
     /// that was written.
     fn new(template: &'a ChatTemplate, conversation: &'a Conversation) -> Result<Self, RowProblem> {
-        let Conversation { messages, tools } = conversation;
+        let Conversation { messages, tools, .. } = conversation;
         let (text, marks) = match template.has_generation_marks() {
             true => template.render_marked(messages, tools.as_deref()).map(|(text, m)| (text, Some(m)))?,
             false => (template.render_with_tools(messages, tools.as_deref(), false)?, None),
@@ -90,7 +92,7 @@ impl<'a> Rendered<'a> {
 
     /// The first messages, with or without a generation prompt.
     fn part(&self, messages: usize, generation_prompt: bool) -> Result<String, RowProblem> {
-        let Conversation { messages: all, tools } = self.conversation;
+        let Conversation { messages: all, tools, .. } = self.conversation;
         Ok(self.template.render_with_tools(&all[..messages], tools.as_deref(), generation_prompt)?)
     }
 
@@ -168,13 +170,19 @@ pub struct Masker<'a> {
     tokenizer: &'a Tokenizer,
     template: Option<&'a ChatTemplate>,
     train_on: TrainOn,
+    plain: PlainText,
 }
 
 impl<'a> Masker<'a> {
     /// A masker for one tokenizer and a template, whose end-of-turn tokens the tokenizer must know as its own template's
     /// ([`Tokenizer::use_chat_template`]).
     pub fn new(tokenizer: &'a Tokenizer, template: Option<&'a ChatTemplate>, train_on: TrainOn) -> Self {
-        Self { tokenizer, template, train_on }
+        Self { tokenizer, template, train_on, plain: PlainText::new(tokenizer, template) }
+    }
+
+    /// Whether a text was rendered by the chat template before.
+    pub(crate) fn was_rendered(&self, text: &str) -> bool {
+        self.plain.was_rendered(text)
     }
 
     /// The sample of a document; `row` is its line.
@@ -182,12 +190,25 @@ impl<'a> Masker<'a> {
     /// # Errors
     /// When the row cannot be rendered or tokenised, or its replies cannot be found.
     pub fn sample(&self, document: &Document, row: usize) -> Result<Sample, RowProblem> {
+        self.sample_noted(document, row, &mut RowNotes::default())
+    }
+
+    /// As [`Self::sample`], with notes of what was done to the row.
+    ///
+    /// # Errors
+    /// As [`Self::sample`].
+    pub fn sample_noted(
+        &self,
+        document: &Document,
+        row: usize,
+        notes: &mut RowNotes,
+    ) -> Result<Sample, RowProblem> {
         let (ids, mut supervised) = match document {
-            Document::Chat(conversation) => self.chat(conversation)?,
+            Document::Chat(conversation) => self.chat(conversation, notes)?,
             Document::Completion(Completion { prompt, completion }) => {
-                self.closed(&format!("{prompt}{completion}"), prompt.len())?
+                self.closed(&format!("{prompt}{completion}"), prompt.len(), notes)?
             }
-            Document::Text(text) => self.closed(text, 0)?,
+            Document::Text(text) => self.closed(text, 0, notes)?,
         };
         if let Some(first) = supervised.first_mut() {
             *first = false;
@@ -195,10 +216,15 @@ impl<'a> Masker<'a> {
         Ok(Sample { ids, supervised, row })
     }
 
-    fn chat(&self, conversation: &Conversation) -> Result<(Vec<u32>, Vec<bool>), RowProblem> {
-        let template = self.template.ok_or(RowProblem::NoChatTemplate)?;
-        let template = template.for_tools(conversation.tools.is_some());
-        let rendered = Rendered::new(template, conversation)?;
+    fn chat(
+        &self,
+        conversation: &Conversation,
+        notes: &mut RowNotes,
+    ) -> Result<(Vec<u32>, Vec<bool>), RowProblem> {
+        let template = for_row(self.template.ok_or(RowProblem::NoChatTemplate)?, conversation);
+        let rendered = Rendered::new(&template, conversation)?;
+        notes::of_conversation(&template, conversation, &rendered.text, notes)?;
+        notes.rendered_before |= conversation.messages.iter().any(|m| self.plain.was_rendered(m.text()));
         let encoding = self.tokenizer.encode_with_offsets(&rendered.text, false)?;
 
         let replies = || conversation.messages.iter().enumerate().filter(|(_, m)| m.role == Role::Assistant);
@@ -269,9 +295,14 @@ impl<'a> Masker<'a> {
     }
 
     /// Plain text closed with the end-of-sequence token; trained from byte `from` on.
-    fn closed(&self, text: &str, from: usize) -> Result<(Vec<u32>, Vec<bool>), RowProblem> {
+    fn closed(
+        &self,
+        text: &str,
+        from: usize,
+        notes: &mut RowNotes,
+    ) -> Result<(Vec<u32>, Vec<bool>), RowProblem> {
         let eos = self.tokenizer.eos().ok_or(RowProblem::NoEos)?;
-        let Encoding { mut ids, offsets } = self.tokenizer.encode_with_offsets(text, true)?;
+        let Encoding { mut ids, offsets } = self.plain.encode(self.tokenizer, text, notes)?;
         let mut supervised: Vec<bool> =
             offsets.iter().map(|&(start, end)| end > from || (start > 0 && start >= from)).collect();
         if self.train_on == TrainOn::All {
@@ -283,6 +314,15 @@ impl<'a> Masker<'a> {
             supervised.push(true);
         }
         Ok((ids, supervised))
+    }
+}
+
+/// The template with the variables that a row sets.
+fn for_row<'a>(template: &'a ChatTemplate, conversation: &Conversation) -> Cow<'a, ChatTemplate> {
+    let template = template.for_tools(conversation.tools.is_some());
+    match conversation.variables.is_empty() {
+        true => Cow::Borrowed(template),
+        false => Cow::Owned(template.with_variables(&conversation.variables)),
     }
 }
 
@@ -308,11 +348,9 @@ pub fn prompt_and_reply(
     template: Option<&ChatTemplate>,
     document: &Document,
 ) -> Result<Option<(String, Vec<u32>, String)>, RowProblem> {
-    let ids = |text: &str, special| -> Result<Vec<u32>, TokenizerError> { tokenizer.encode(text, special) };
     match document {
         Document::Chat(conversation) => {
-            let template = template.ok_or(RowProblem::NoChatTemplate)?;
-            let template = template.for_tools(conversation.tools.is_some());
+            let template = &*for_row(template.ok_or(RowProblem::NoChatTemplate)?, conversation);
             let Some(before) = conversation.messages.len().checked_sub(1) else {
                 return Err(RowProblem::NoMessages);
             };
@@ -329,10 +367,13 @@ pub fn prompt_and_reply(
                     tokenizer.decode(&encoding.ids[tokens], true)?.trim().to_string()
                 }
             };
-            Ok(Some((prompt.clone(), ids(&prompt, false)?, reply)))
+            let prompt_ids = tokenizer.encode(&prompt, false)?;
+            Ok(Some((prompt, prompt_ids, reply)))
         }
         Document::Completion(Completion { prompt, completion }) => {
-            Ok(Some((prompt.clone(), ids(prompt, true)?, completion.clone())))
+            let plain = PlainText::new(tokenizer, template);
+            let prompt_ids = plain.encode(tokenizer, prompt, &mut RowNotes::default())?.ids;
+            Ok(Some((prompt.clone(), prompt_ids, completion.clone())))
         }
         Document::Text(_) => Ok(None),
     }

@@ -12,6 +12,7 @@
 mod builtin;
 mod deadline;
 mod json;
+mod numbers;
 
 use std::io::{self, Write};
 use std::ops::Range;
@@ -25,6 +26,7 @@ use minijinja::{Environment, Error, ErrorKind, State, Value};
 use regex::Regex;
 
 use crate::format::{Message, json_size_bytes};
+use crate::json::has_odd_number;
 
 pub use builtin::Builtin;
 pub(crate) use builtin::read as read_template;
@@ -175,8 +177,8 @@ impl TemplateError {
     }
 }
 
-/// A compiled chat template.
-#[derive(Debug)]
+/// A compiled chat template. A clone shares what was compiled.
+#[derive(Debug, Clone)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
     special: SpecialTokens,
@@ -184,6 +186,8 @@ pub struct ChatTemplate {
     marked: bool,
     /// In its place for conversations with tools.
     tool_use: Option<Box<ChatTemplate>>,
+    /// Further variables, of one row.
+    variables: serde_json::Map<String, serde_json::Value>,
 }
 
 impl ChatTemplate {
@@ -219,6 +223,7 @@ impl ChatTemplate {
             source: source.to_string(),
             marked,
             tool_use: None,
+            variables: serde_json::Map::new(),
         };
         Ok(template.at(jiff::Timestamp::now().as_second()))
     }
@@ -248,6 +253,17 @@ impl ChatTemplate {
             jiff::fmt::strtime::format(&format, &now).map_err(wrong)
         });
         self
+    }
+
+    /// The same template with further variables, as transformers takes them from a row's `chat_template_kwargs`.
+    #[must_use]
+    pub fn with_variables(&self, variables: &serde_json::Map<String, serde_json::Value>) -> Self {
+        Self { variables: variables.clone(), ..self.clone() }
+    }
+
+    /// Whether the template's source has a name anywhere. If not, it cannot ask for what is called so by that name.
+    pub fn names(&self, name: &str) -> bool {
+        self.source.contains(name)
     }
 
     /// The text of a conversation; with `add_generation_prompt` followed by what opens the assistant's reply.
@@ -327,7 +343,8 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         marks: Option<[char; 2]>,
     ) -> Result<String, TemplateError> {
-        let of_tools: usize = tools.unwrap_or_default().iter().map(json_size_bytes).sum();
+        let of_tools: usize =
+            tools.unwrap_or_default().iter().chain(self.variables.values()).map(json_size_bytes).sum();
         let input = of_tools + messages.iter().map(Message::size_bytes).sum::<usize>();
         let steps = BASE_FUEL
             .saturating_add(FUEL_PER_MESSAGE.saturating_mul(messages.len() as u64))
@@ -339,10 +356,20 @@ impl ChatTemplate {
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(steps));
         let mut values = vec![
-            ("messages", Value::from(Serde(messages))),
+            (
+                "messages",
+                numbers::restored(Value::from(Serde(messages)), || {
+                    messages.iter().any(|message| message.extra.values().any(has_odd_number))
+                }),
+            ),
             ("add_generation_prompt", Value::from(add_generation_prompt)),
             // Always given by transformers, so templates may test them without `is defined`.
-            ("tools", tools.map_or(Value::from(()), |tools| Value::from(Serde(tools)))),
+            (
+                "tools",
+                tools.map_or(Value::from(()), |tools| {
+                    numbers::restored(Value::from(Serde(tools)), || tools.iter().any(has_odd_number))
+                }),
+            ),
             ("documents", Value::from(())),
         ];
         let special = [
@@ -352,6 +379,12 @@ impl ChatTemplate {
             ("pad_token", &self.special.pad),
         ];
         values.extend(special.into_iter().filter_map(|(k, v)| Some((k, Value::from(v.as_ref()?.as_str())))));
+        for (name, value) in &self.variables {
+            values.push((
+                name.as_str(),
+                numbers::restored(Value::from(Serde(value)), || has_odd_number(value)),
+            ));
+        }
         if let Some(characters) = marks {
             values.extend(MARKS.into_iter().zip(characters.map(Value::from)));
         }

@@ -305,6 +305,11 @@ impl Tokenizer {
         self.bos
     }
 
+    /// The ids that are added in front when special tokens are asked for.
+    pub(crate) fn prefix(&self) -> &[u32] {
+        &self.prefix
+    }
+
     /// The id of the end-of-sequence token, which text and completions are closed with.
     pub fn eos(&self) -> Option<u32> {
         self.eos

@@ -6,6 +6,8 @@ use std::fmt::Write;
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, State, Value};
 
+use super::numbers::BigInteger;
+
 /// Deeper values are refused: writing them takes stack.
 const DEEPEST: usize = 64;
 
@@ -46,6 +48,10 @@ fn write(state: &State, text: &mut String, value: &Value, style: &Style, depth: 
         return refuse("value is nested too deeply");
     }
     state.consume_fuel(1)?;
+    if let Some(BigInteger(digits)) = value.downcast_object_ref() {
+        text.push_str(digits);
+        return Ok(());
+    }
     match value.kind() {
         ValueKind::None => text.push_str("null"),
         ValueKind::Bool => text.push_str(if value.is_true() { "true" } else { "false" }),

@@ -32,7 +32,7 @@ use crate::output;
 use crate::progress::Progress;
 use crate::report_error::CliError;
 use crate::resume::{self, Resumption};
-use crate::row_args::{self, DATA_HELP, RowArgs, Validation, one_or_many, shapes, skipped};
+use crate::row_args::{self, RowArgs, Validation, data_help, one_or_many, shapes, skipped, treated};
 use crate::safety_args::SafetyArgs;
 use crate::trained::{Trained, alternatives, model_folder};
 
@@ -62,7 +62,7 @@ Where to look first when it does not learn: --lr (try 3x more, then 3x less), --
 /// `config.toml` of the run folder.
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[command(after_long_help = format!("{EXAMPLES}\n\n{DATA_HELP}"))]
+#[command(after_long_help = format!("{EXAMPLES}\n\n{}", data_help()))]
 pub struct TrainArgs {
     /// The base model: a Hugging Face folder, a .gguf file, or a hub id (org/name or org/name@revision)
     ///
@@ -782,7 +782,7 @@ impl Observer for Watcher {
 }
 
 fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
-    let Ready { args, base, data: Data { rows, .. }, trained, .. } = ready;
+    let Ready { args, base, data: Data { rows, held_out }, trained, .. } = ready;
     let (trainable, of_model) = (trained.parameters(base), base.model.config().parameters());
     let (all, what) = match trained {
         Trained::Adapter(adapter) => {
@@ -817,7 +817,12 @@ fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
             report.truncated, args.rows.max_seq_len, report.overlong, report.dropped
         ));
     }
-    skipped(&rows.origin).iter().for_each(|line| progress.note(line));
+    skipped(&rows.origin).iter().chain(&treated(rows)).for_each(|line| progress.note(line));
+    // Held-out rows of the same files are told already.
+    if let Some(data) = held_out.as_ref().filter(|_| !args.eval_data.is_empty()) {
+        let lines = skipped(&data.origin).into_iter().chain(treated(data));
+        lines.for_each(|line| progress.note(&format!("evaluation: {line}")));
+    }
     progress.note(&format!("{} optimizer steps", grouped(ready.total_steps())));
 }
 

@@ -6,4 +6,5 @@ mod command_line;
 mod full;
 mod hostile;
 mod resume;
+mod rows;
 mod sweep;
