@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use assert_cmd::Command;
+use std::process::Command;
 use lorafit_data::Shape;
 use lorafit_data::format::keys::{self, Place, Use};
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ struct Told {
 }
 
 fn lorafit(folder: &Path, arguments: &[&str]) -> Told {
-    let output = Command::cargo_bin("lorafit").unwrap().current_dir(folder).args(arguments).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_lorafit")).current_dir(folder).args(arguments).output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     Told { code: output.status.code().unwrap(), text: String::from_utf8(text).unwrap() }
 }
