@@ -6,7 +6,7 @@ use lorafit_data::Dataset;
 use lorafit_kernels::Device;
 use lorafit_kernels::ops::matmul::cpu_instruction_set;
 use lorafit_train::{Checkpoint, CheckpointError, Identity, RunError, hash_data, hash_files, hash_text};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::base_args::ComputeChoice;
 use crate::command::train::TrainArgs;
@@ -128,12 +128,7 @@ pub fn identity(
         .with("data", hash_data(rows))
         .with("held-out data", held_out.map(hash_data))
         .with("steps", total_steps);
-    if let Value::Object(mut flags) = serde_json::to_value(args)? {
-        // The same one, however it is called from where the run is resumed.
-        if let Some(adapter) = &args.adapter {
-            let path = std::path::absolute(adapter).unwrap_or_else(|_| adapter.clone());
-            flags.insert("adapter".to_owned(), json!(path));
-        }
+    if let Value::Object(flags) = serde_json::to_value(args)? {
         for (name, value) in flags.into_iter().filter(|(name, _)| !FREE.contains(&name.as_str())) {
             identity = identity.with(&name, value);
         }

@@ -163,15 +163,15 @@ fn part(text: &str) -> Result<Part, CliError> {
     }
 }
 
-/// `LOCATION` or `LOCATION:WEIGHT` with a path or glob that is found from any folder.
-pub fn from_anywhere(text: &str) -> String {
-    let Ok(Part { location, .. }) = part(text) else { return text.to_owned() };
-    let is_local = Path::new(&location).exists() || location.contains(['*', '?', '[']);
-    match std::path::absolute(&location) {
-        Ok(path) if is_local => {
-            format!("{}{}", path.display(), text.strip_prefix(&location).unwrap_or_default())
-        }
-        _ => text.to_owned(),
+/// `LOCATION` or `LOCATION:WEIGHT` with a whole path, if it is a file or folder in `folder`, or a glob.
+pub fn placed_in(folder: &Path, text: &str) -> String {
+    let is_local = |location: &str| folder.join(location).exists() || location.contains(['*', '?', '[']);
+    let weighted = text.rsplit_once(':').filter(|(_, weight)| weight.parse::<f64>().is_ok());
+    let location = weighted.map_or(text, |(location, _)| location);
+    let location = if folder.join(text).exists() { text } else { location };
+    match is_local(location) {
+        true => format!("{}{}", folder.join(location).display(), &text[location.len()..]),
+        false => text.to_owned(),
     }
 }
 

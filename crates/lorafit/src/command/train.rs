@@ -1,6 +1,6 @@
 //! `lorafit train`: its flags, which are also the keys of its configuration file.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use clap::{ArgAction, Args};
@@ -11,8 +11,8 @@ use lorafit_data::statistics::Statistics;
 use lorafit_data::{DataError, Dataset, GenerationRow, Order, Source, Subset, generation_rows};
 use lorafit_model::{ActivationDtype, ActivationPolicy, Parameters, Recompute, Trainable, WeightModules};
 use lorafit_train::{
-    Duration, EvaluationRecord, Identity, MemoryPlan, Observer, PlanRequest, RunError, RunFolder, RunInfo,
-    RunLock, SkipRecord, Start, StepRecord, Summary, TrainOptions, rss_bytes, train,
+    Checkpoint, Duration, EvaluationRecord, Identity, MemoryPlan, Observer, PlanRequest, RunError, RunFolder,
+    RunInfo, RunLock, SkipRecord, Start, StepRecord, Summary, TrainOptions, rss_bytes, train,
 };
 
 use super::require;
@@ -275,6 +275,19 @@ impl TrainArgs {
             (None, Some(run)) => config_file::merge(&self, given, &run.join("config.toml"))?,
             (None, None) => self.clone(),
         };
+        // Typed paths are meant from here, those of a run from where it was begun.
+        if let Some(run) = &self.resume
+            && let Some(folder) = resolved.begun_in(run)
+            && !std::env::current_dir().is_ok_and(|here| here.canonicalize().is_ok_and(|here| here == folder))
+        {
+            let (typed, adapter) = (resolved.clone(), resolved.adapter.clone());
+            let kept = resolved.with_paths_from(&folder);
+            resolved = config_file::typed_over(kept, &typed, given)?;
+            // With a checkpoint it is a name in the run's identity, and is not opened.
+            if Checkpoint::newest(run).is_ok_and(|newest| newest.checkpoint.is_some()) {
+                resolved.adapter = adapter;
+            }
+        }
         // What concerns this call only is not in the file.
         (resolved.overwrite, resolved.print_config) = (self.overwrite, self.print_config);
         resolved.config = self.config;
@@ -301,7 +314,6 @@ impl TrainArgs {
             (Method::Full, Init::Random) => 1e-3,
         });
         self.check_method(given)?;
-        self.check_adapter(given)?;
         self.check_init()?;
         self.validate()?;
         Ok(self)
@@ -325,9 +337,10 @@ impl TrainArgs {
     }
 
     /// Refuses flags that an adapter brings itself: they would change nothing.
-    fn check_adapter(&self, given: &Given) -> anyhow::Result<()> {
+    pub fn check_adapter(&self, given: &Given) -> anyhow::Result<()> {
         const BROUGHT: [&str; 5] = ["rank", "alpha", "dropout", "target-modules", "layers"];
-        let Some(adapter) = &self.adapter else { return Ok(()) };
+        // Of a run that is resumed the checkpoint decides.
+        let Some(adapter) = self.adapter.as_ref().filter(|_| self.resume.is_none()) else { return Ok(()) };
         match config_file::set_among(self, given, &BROUGHT)? {
             Some(name) => {
                 let text = format!("--{name} has no meaning with --adapter, which brings its own");
@@ -412,23 +425,44 @@ impl TrainArgs {
         self.common.validate()
     }
 
-    /// The same with paths that are found from any folder: a run may be resumed from another one.
-    fn from_anywhere(&self) -> Self {
-        let place = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let if_there = |text: &String| match Path::new(text).exists() {
+    /// As it is kept in the run's folder: a run may be resumed from another folder than it was begun in. Where that was
+    /// is told by the folder of a run whose `out` was below it ([`TrainArgs::begun_in`]); of others paths are kept whole.
+    fn to_keep(&self) -> Self {
+        let here = std::env::current_dir().ok().filter(|_| !self.out.as_deref().is_some_and(is_below));
+        here.map_or_else(|| self.clone(), |here| self.with_paths_from(&here))
+    }
+
+    /// The folder in which the run in the folder `run` was begun, if `out` tells.
+    fn begun_in(&self, run: &Path) -> Option<PathBuf> {
+        let out: PathBuf = self.out.as_deref().filter(|out| is_below(out))?.components().collect();
+        let run = run.canonicalize().ok()?;
+        let depth = out.components().filter(|part| matches!(part, Component::Normal(_))).count();
+        run.ends_with(out.strip_prefix(".").unwrap_or(&out))
+            .then(|| run.ancestors().nth(depth).map(Path::to_owned))?
+    }
+
+    /// The same with whole paths for those that are in `folder`.
+    fn with_paths_from(&self, folder: &Path) -> Self {
+        let place = |path: &Path| folder.join(path);
+        let if_there = |text: &String| match folder.join(text).exists() {
             true => place(Path::new(text)).to_string_lossy().into_owned(),
             false => text.clone(),
         };
+        let rows = |data: &[String]| data.iter().map(|text| row_args::placed_in(folder, text)).collect();
         let mut args = self.clone();
         args.model = self.model.as_ref().map(if_there);
-        args.data = self.data.iter().map(|data| row_args::from_anywhere(data)).collect();
-        args.eval_data = self.eval_data.iter().map(|data| row_args::from_anywhere(data)).collect();
+        (args.data, args.eval_data) = (rows(&self.data), rows(&self.eval_data));
         args.out = self.out.as_deref().map(place);
         args.adapter = self.adapter.as_deref().map(place);
         args.cache.cache_dir = self.cache.cache_dir.as_deref().map(place);
         args.template.template = self.template.template.as_ref().map(if_there);
         args
     }
+}
+
+/// Whether a path leads down from where it begins.
+fn is_below(path: &Path) -> bool {
+    path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
 }
 
 /// Trains an adapter or a model.
@@ -438,6 +472,7 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
         output::line(config_file::to_toml(&args)?.trim_end())?;
         return Ok(());
     }
+    args.check_adapter(given)?;
     let Some(out) = &args.out else { unreachable!("resolve asks for it") };
     let lock = RunLock::take(out)?;
     if !args.overwrite && args.resume.is_none() {
@@ -571,7 +606,7 @@ impl<'a> Ready<'a> {
                 Some(checkpoint) => checkpoint.base_model().unwrap_or_else(|| base.name.clone()),
                 None => base.name.clone(),
             },
-            config: config_file::to_toml(&args.from_anywhere())?,
+            config: config_file::to_toml(&args.to_keep())?,
             identity: self.identity.clone(),
             clock: base.tokenizer.clock(),
             folder: model_folder(args, base)?,
