@@ -71,7 +71,7 @@ def relative(crates):
 def add(entries, folder):
     folder = pathlib.Path(folder)
     release, _ = build(folder, "release")
-    release["program_bytes"] = (folder / "target/release/lorafit").stat().st_size
+    release["program_bytes"] = (folder / "lorafit").stat().st_size
     tests, crates = build(folder, "tests")
     tests["text_bytes"] = text_bytes(folder / "target/debug/lorafit")
     tests["relative"] = relative(crates)
