@@ -3,7 +3,7 @@
 
 help:
 	@echo "make build   the program to install: target/release/lorafit"
-	@echo "make demo    train an adapter on a real model and hold it against the base (DEMO_NEXT minutes on 2 cores, after the first build)"
+	@echo "make demo    train an adapter on a real model and hold it against the base (3 minutes on 2 cores, after the first build)"
 	@echo "make test    all tests; fetches the demo model for those that need it"
 	@echo "make lint    formatting, clippy and documentation, warnings denied"
 	@echo "make bench   training speed of three model shapes on this machine"

@@ -23,8 +23,9 @@ import sys
 
 # Dependencies that take long enough to be measured well. Their versions are those of Cargo.lock.
 YARDSTICK = ["clap_builder", "minijinja", "parquet", "regex_automata", "rustls", "serde_json", "tokenizers"]
-# What a build may cost more than the newest entry before CI asks for another.
-ALLOWED = 1.10
+# What a build may cost, as a multiple of the newest entry, before CI asks for another. Machine code is the same wherever it
+# is compiled. Times are not: on a machine that is busy with something else `relative` was 4.6 to 5.4 for the same code.
+ALLOWED = {"relative": 1.25, "text_bytes": 1.10}
 
 
 def compiler():
@@ -109,21 +110,26 @@ def check(entries, times, program):
     if compiler() != entry["compiler"]:
         print(f"skipped: the newest entry is of {entry['compiler']}, this is {compiler()}")
         return 0
+    if not pathlib.Path(program).exists():
+        print(f"error: {program} is not there")
+        print("hint: build the tests first: cargo test --workspace --locked --no-run")
+        return 1
     now = {"relative": relative(crates), "text_bytes": text_bytes(program)}
     if now["relative"] is None:
         print("skipped: not everything was compiled, so the times cannot be compared")
         return 0
     words = {"relative": "CPU seconds, as a multiple of the yardstick's", "text_bytes": "bytes of machine code"}
-    worse = False
+    worse = []
     for key, value in now.items():
         before = entry["tests"][key]
         ratio = value / before
-        worse |= ratio > ALLOWED
-        print(f"{words[key]}: {value:,}, {before:,} on {entry['date']}, ratio {ratio:.3f}")
+        worse += [key] if ratio > ALLOWED[key] else []
+        print(f"{words[key]}: {value:,}, {before:,} on {entry['date']}, ratio {ratio:.3f} of at most {ALLOWED[key]:.2f}")
+    for key in worse:
+        print(f"error: {words[key]}: over {ALLOWED[key] - 1:.0%} more than the newest entry of {entries}")
     if worse:
-        print(f"error: building costs over {ALLOWED - 1:.0%} more than the newest entry of {entries}")
         print("hint: see what grew in the table above; if it is worth it, run scripts/build_times.sh and commit the new entry")
-    return int(worse)
+    return int(bool(worse))
 
 
 if __name__ == "__main__":

@@ -14,19 +14,19 @@ run=runs/demo
 say() { printf '\n== %s\n' "$*"; }
 call() { printf '$ %s\n' "$*"; "$@"; }
 
-say "1 of 3: build lorafit and fetch the model (on 2 cores MINUTES_BUILD the first time)"
+say "1 of 3: build lorafit and fetch the model (the first time about 5 minutes on 2 cores)"
 call cargo build --locked -p lorafit
 call scripts/fetch_model.sh
 [ -x "$lorafit" ]
 started=$SECONDS
 
-say "2 of 3: train an adapter on 360 requests (MINUTES_TRAIN)"
+say "2 of 3: train an adapter on 360 requests (1 to 2 minutes)"
 rm -rf "$run" # the run of an earlier demo
 mkdir -p runs
 call "$lorafit" train --model "$model" --data demo/train.jsonl --out "$run" --config demo/train.toml
 trained=$SECONDS
 
-say "3 of 3: answer 64 requests unseen in training, with the base alone and with the adapter (MINUTES_EVAL)"
+say "3 of 3: answer 64 requests unseen in training, with the base alone and with the adapter (1 minute)"
 judge() { # NAME FLAGS...
   local name="$1"
   shift
