@@ -277,7 +277,7 @@ impl TrainArgs {
         };
         // Typed paths are meant from here, those of a run from where it was begun.
         if let Some(run) = &self.resume
-            && let Some(folder) = resolved.begun_in(run)
+            && let Some(folder) = config_file::read::<TrainArgs>(&run.join("config.toml"))?.begun_in(run)
             && !std::env::current_dir().is_ok_and(|here| here.canonicalize().is_ok_and(|here| here == folder))
         {
             let (typed, adapter) = (resolved.clone(), resolved.adapter.clone());

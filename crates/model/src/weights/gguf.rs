@@ -477,8 +477,8 @@ const TYPE_NAMES: [&str; 41] = [
     "F16",
     "Q4_0",
     "Q4_1",
-    "Q4_2",
-    "Q4_3",
+    "",
+    "",
     "Q5_0",
     "Q5_1",
     "Q8_0",
@@ -520,7 +520,7 @@ const TYPE_NAMES: [&str; 41] = [
 fn unsupported_type(number: u32, tensor: &str) -> Problem {
     let known: Vec<&str> = Format::ALL.iter().map(|f| f.name()).collect();
     let known = known.join(", ");
-    match TYPE_NAMES.get(number as usize) {
+    match TYPE_NAMES.get(number as usize).filter(|name| !name.is_empty()) {
         Some(name) => Problem::from(format!("{tensor} is stored as {name}, which is not supported, only {known}"))
             .with_hint(
                 "take another file of the same model: Q4_K_M is about as small as IQ4 types and MXFP4, Q8_0 is nearest to the \

@@ -330,7 +330,9 @@ fn no_weights(dir: &Path) -> FileError {
                     error.with_hint(format!("it has {name}: pass it as --adapter, and its base as --model"))
                 }
                 Some(name) => {
-                    error.with_hint(format!("it has {name}: if that is the model, call it {SINGLE}"))
+                    error.with_hint(format!(
+                    "a model folder has config.json, *.safetensors and tokenizer.json; if {name} is the model, call it {SINGLE}"
+                ))
                 }
                 None => error.with_hint("a model folder has config.json, *.safetensors and tokenizer.json"),
             }
