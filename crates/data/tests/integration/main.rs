@@ -8,5 +8,6 @@ mod sentencepiece;
 mod smollm2;
 mod source;
 mod template;
+mod template_corpus;
 mod template_families;
 mod tokenizer;
