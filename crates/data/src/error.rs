@@ -313,6 +313,24 @@ pub enum RowProblem {
         /// The assistant's message.
         message: usize,
     },
+    /// The template writes a reply twice.
+    #[error("the chat template writes the reply messages[{message}] more than once, so which is generated is not known")]
+    ReplyRepeated {
+        /// The assistant's message.
+        message: usize,
+    },
+    /// The template writes something behind a reply, but not a token that ends a generation.
+    #[error(
+        "the chat template writes \"{}\" behind the reply messages[{message}] where a token that ends a generation \
+         is wanted, so where the reply ends is not known",
+        found.escape_debug()
+    )]
+    EndUnclear {
+        /// The assistant's message.
+        message: usize,
+        /// What stands behind it.
+        found: String,
+    },
     /// The row has no prompt, which generation needs.
     #[error("{} rows have no prompt to generate from", shape.name())]
     NoPrompt {
@@ -497,6 +515,16 @@ impl RowProblem {
             }
             Self::ReplyNotWritten { .. } => {
                 "the template and the data do not fit each other; give another with --template".into()
+            }
+            Self::ReplyRepeated { .. } => {
+                "give another template with --template, or put {% generation %} and {% endgeneration %} around what \
+                 the assistant generates"
+                    .into()
+            }
+            Self::EndUnclear { .. } => {
+                "give a template with --template that writes eos_token behind replies, or puts {% generation %} and \
+                 {% endgeneration %} around what the assistant generates"
+                    .into()
             }
             Self::NoPrompt { .. } => "give chat, instruction or completion rows".into(),
             Self::NoEos => "name one in tokenizer_config.json (\"eos_token\")".into(),

@@ -19,6 +19,7 @@ mod json;
 pub mod mask;
 pub mod notes;
 pub mod order;
+mod reply;
 pub mod sample;
 pub mod samples;
 pub mod source;
