@@ -314,7 +314,9 @@ pub enum RowProblem {
         message: usize,
     },
     /// The template writes a reply twice.
-    #[error("the chat template writes the reply messages[{message}] more than once, so which is generated is not known")]
+    #[error(
+        "the chat template writes the reply messages[{message}] more than once, so which is generated is not known"
+    )]
     ReplyRepeated {
         /// The assistant's message.
         message: usize,

@@ -104,12 +104,21 @@ impl<'a> Masker<'a> {
             (TrainOn::Replies | TrainOn::Last, None) => {
                 let last_only = self.train_on == TrainOn::Last;
                 let passed = if last_only { replies().count().saturating_sub(1) } else { 0 };
+                let mut end = 0;
                 for (i, _) in replies().skip(passed).filter(|(_, m)| m.train) {
-                    supervised[self.reply_tokens(&encoding, &rendered, i)?].fill(true);
+                    let tokens = self.reply_tokens(&encoding, &rendered, i)?;
+                    // Replies that stand in another order, or in one another, are not understood.
+                    if tokens.start < end {
+                        return Err(RowProblem::SpanNotFound { message: i });
+                    }
+                    end = tokens.end;
+                    supervised[tokens].fill(true);
                 }
             }
             (TrainOn::Replies, Some(marks)) => {
-                let untrained = untrained().map(|(i, _)| self.reply(&encoding, &rendered, i)).collect::<Result<Vec<_>, _>>()?;
+                let untrained = untrained()
+                    .map(|(i, _)| self.reply(&encoding, &rendered, i))
+                    .collect::<Result<Vec<_>, _>>()?;
                 let trained = marks.iter().filter(|m| !untrained.iter().any(|r| r.contains(&m.start)));
                 for mark in trained {
                     supervised[marked_tokens(&encoding, &rendered.text, mark)].fill(true);

@@ -48,8 +48,6 @@ pub(crate) struct Habits {
     after_reply: String,
     /// The token that follows the words of every reply.
     close: Option<String>,
-    /// Whether some token that ends a generation follows the words of every reply.
-    closes: bool,
 }
 
 impl Habits {
@@ -57,9 +55,8 @@ impl Habits {
     pub(crate) fn of(template: &ChatTemplate, tokenizer: &Tokenizer) -> Option<Self> {
         let [asked, replied, asked_again, replied_again] = WORDS;
         let talk = [asked, replied, asked_again, replied_again].into_iter().enumerate();
-        let talk: Vec<_> = talk
-            .map(|(i, words)| Message::new([Role::User, Role::Assistant][i % 2], words))
-            .collect();
+        let talk: Vec<_> =
+            talk.map(|(i, words)| Message::new([Role::User, Role::Assistant][i % 2], words)).collect();
         let render = |n: usize, prompt| template.render(&talk[..n], prompt).ok();
         let (question, prompt) = (render(1, false)?, render(1, true)?);
         let (single, double) = (render(2, false)?, render(4, false)?);
@@ -71,10 +68,9 @@ impl Habits {
         let begins = part_at(&prompt, &question);
         let (in_single, in_double) = (part_at(&prompt, &single), part_at(&prompt, &double));
         let shared = in_single.min(in_double).checked_sub(begins)?;
-        let ends: Vec<String> =
-            tokenizer.eos_ids().iter().filter_map(|id| tokenizer.id_to_token(*id)).collect();
-        let end_of = |text: &str| ends.iter().find(|end| !end.is_empty() && text.starts_with(end.as_str()));
-        let (closes, again) = (end_of(after_single), [after_first, after_second].map(end_of));
+        let close = end_of(tokenizer, after_single);
+        let always =
+            [after_first, after_second].iter().all(|t| close.as_ref().is_some_and(|c| t.starts_with(c)));
         // A line break that the conversation lacks where no prompt follows belongs to what is before.
         let opening = prompt[begins..].trim_start();
         let room = prompt.len() - begins - opening.len();
@@ -84,8 +80,7 @@ impl Habits {
             after_user: after_user.into(),
             leads: [before_reply.get(in_single..)?.into(), before_first.get(in_double..)?.into()],
             after_reply: after_first.split(asked_again).next().unwrap_or_default().into(),
-            close: closes.filter(|_| again == [closes; 2]).cloned(),
-            closes: closes.is_some() && again.iter().all(Option::is_some),
+            close: close.filter(|_| always),
             prompt: opening.into(),
         })
     }
@@ -114,8 +109,8 @@ impl<'a> Rendered<'a> {
     /// Renders a conversation.
     ///
     /// # Errors
-    /// When the template fails, or leaves out tools, their calls, or what somebody says (Mistral v0.3 forgets the
-    /// system message once the assistant has replied): a row trained without them is not the row that was written.
+    /// When the template fails, or leaves out tools, their calls, or what somebody says to the assistant (Mistral
+    /// v0.3 forgets the system message once the assistant has replied): a row trained without them is not the row that was written.
     pub(crate) fn new(
         template: &'a ChatTemplate,
         conversation: &'a Conversation,
@@ -138,7 +133,7 @@ impl<'a> Rendered<'a> {
                 return Err(RowProblem::NotWritten { field: format!("messages[{i}].tool_calls") });
             }
         }
-        for (i, message) in messages.iter().enumerate() {
+        for (i, message) in messages.iter().enumerate().filter(|(_, m)| m.role != Role::Assistant) {
             // Templates write nearly everything as it is; the others are asked twice.
             if !rendered.text.contains(message.text().trim())
                 && rendered.with(i, other_words(message)).is_some_and(|other| other == rendered.text)
@@ -196,7 +191,7 @@ impl Finder<'_> {
     /// # Errors
     /// When the template fails on a part of the conversation, or the place cannot be found.
     pub(crate) fn find(&self, i: usize) -> Result<Range<usize>, RowProblem> {
-        // Without the messages before it, the prompt of an ordinary template is the text up to the reply.
+        // Templates ask for the first message: there is no prompt before it.
         let prompt = if i > 0 { self.rendered.part(i, true).ok() } else { None };
         if let Some(place) = prompt.as_deref().and_then(|prompt| self.ordinary(i, prompt)) {
             return Ok(place);
@@ -211,7 +206,24 @@ impl Finder<'_> {
         let start = start
             .filter(|start| *start <= words.range.end && self.begins_as_usual(i, *start..words.range.start))
             .ok_or(RowProblem::SpanNotFound { message: i })?;
-        Ok(start..self.end(i, words)?)
+        let end = self.end(i, words)?;
+        match self.has_header_inside(i, start..end) {
+            true => Err(RowProblem::SpanNotFound { message: i }),
+            false => Ok(start..end),
+        }
+    }
+
+    /// Whether calls of a reply are turns of their own, with headers that are not generated. Behind a token that ends a
+    /// message (`<|end|>` of gpt-oss) a header is.
+    fn has_header_inside(&self, i: usize, reply: Range<usize>) -> bool {
+        let header =
+            self.habits.map(Habits::header).filter(|h| !h.is_empty() && self.message(i).calls_tools());
+        let inside = header.and_then(|header| self.rendered.text[reply.clone()].find(header));
+        inside.is_some_and(|at| {
+            let before = self.rendered.text[reply.start..reply.start + at].trim_end();
+            let mut names = self.tokenizer.eos_ids().iter().filter_map(|id| self.tokenizer.id_to_token(*id));
+            !names.any(|name| !name.is_empty() && before.ends_with(name.as_str()))
+        })
     }
 
     fn message(&self, i: usize) -> &Message {
@@ -255,7 +267,11 @@ impl Finder<'_> {
             return Err(not_found);
         }
         if first < last && self.is_plain(i) {
-            return Err(RowProblem::ReplyRepeated { message: i });
+            // Where what it answers is repeated as well, the place of the prompt is not known either.
+            let before = || self.rendered.with(i - 1, other_words(self.message(i - 1)));
+            let question = if i > 0 { before() } else { None };
+            let repeated = question.is_none_or(|text| around(&text, OTHER_WORDS).is_some());
+            return Err(if repeated { RowProblem::ReplyRepeated { message: i } } else { not_found });
         }
         let after = &changed[last + OTHER_WORDS.len()..];
         let same_after = common_suffix(text, after);
@@ -279,7 +295,7 @@ impl Finder<'_> {
         let header = self.habits.map(Habits::header);
         if let Some(opens) = opens.filter(|opens| *opens <= parted) {
             let opened = header.is_none_or(|header| prompt[opens..parted].trim_start().starts_with(header));
-            if opened && is_mark_or_nothing(&prompt[parted..]) {
+            if (opened || parted >= words) && is_mark_or_nothing(&prompt[parted..]) {
                 return Some(parted);
             }
             // Some write no header here: results of tools and what the assistant makes of them are one turn.
@@ -293,10 +309,12 @@ impl Finder<'_> {
         messages[i - 1] = other_words(&messages[i - 1]);
         let tools = self.rendered.conversation.tools.as_deref();
         let prompt = self.rendered.template.render_with_tools(&messages, tools, true);
-        let after = prompt.as_deref().ok().and_then(|p| around(p, OTHER_WORDS)).map(|(_, after)| after);
+        // A template may say them before as well.
+        let after = prompt.as_deref().ok().and_then(|p| p.rsplit_once(OTHER_WORDS)).map(|(_, after)| after);
         let found = after.and_then(|after| {
             let parted = part_at(after, &text[said.end..]);
-            let more = self.habits.filter(|h| after.ends_with(&h.prompt)).map_or(0, |h| h.prompt.len() - h.shared);
+            let more =
+                self.habits.filter(|h| after.ends_with(&h.prompt)).map_or(0, |h| h.prompt.len() - h.shared);
             let enough = parted + more >= after.len() && is_mark_or_nothing(&after[parted..]);
             (enough && said.end + parted <= words).then_some(said.end + parted)
         });
@@ -329,7 +347,11 @@ impl Finder<'_> {
     /// Whether nothing but what the template always writes there stands between a reply's beginning and its words.
     fn begins_as_usual(&self, i: usize, lead: Range<usize>) -> bool {
         let lead = self.rendered.text.get(lead).unwrap_or_default();
-        !self.is_plain(i) || lead.trim().is_empty() || self.habits.is_none_or(|h| h.leads_with(lead))
+        let usual = |habits: &Habits| match self.is_plain(i) {
+            true => habits.leads_with(lead),
+            false => habits.shared == 0 || !lead.contains(habits.header()),
+        };
+        lead.trim().is_empty() || self.habits.is_some_and(usual)
     }
 
     /// The end of reply `i`.
@@ -337,7 +359,8 @@ impl Finder<'_> {
         let Words { range: Range { end: words, .. }, other, more } = words;
         let behind = &self.rendered.text[words..];
         let plain = self.is_plain(i);
-        let unclear = |found: &str| RowProblem::EndUnclear { message: i, found: found.chars().take(40).collect() };
+        let unclear =
+            |found: &str| RowProblem::EndUnclear { message: i, found: found.chars().take(40).collect() };
         let close = self.habits.and_then(|habits| habits.close.as_deref());
         if let Some(close) = close.filter(|close| plain && behind.starts_with(*close)) {
             return Ok(words + close.len());
@@ -354,7 +377,8 @@ impl Finder<'_> {
             let end = text.rfind(OTHER_WORDS)? + OTHER_WORDS.len() + more;
             text.get(end..).map(str::to_string)
         };
-        let (ends, goes_on) = if last { (Some(behind.to_string()), None) } else { (alone(false), alone(true)) };
+        let (ends, goes_on) =
+            if last { (Some(behind.to_string()), None) } else { (alone(false), alone(true)) };
         let own = [&ends, &goes_on].map(|t| t.as_deref().map_or(0, |t| common_prefix(t, behind)));
         let own = words + own[0].max(own[1]);
 
@@ -362,24 +386,27 @@ impl Finder<'_> {
             let whole = self.rendered.text[..end].trim_end().len();
             let between = self.rendered.text.get(words..start).unwrap_or_default();
             let closed = self.rendered.text.get(words..whole).unwrap_or_default();
-            let habit = |h: &Habits| h.closes && between.is_empty() || h.after_reply.starts_with(closed);
-            let usual = self.habits.map_or(between.trim().is_empty(), |h| between.is_empty() || habit(h));
-            if whole <= own && !plain {
-                // A turn may end behind the token that hands over to the tool.
-                let more = close.filter(|close| last && self.rendered.text[end..].starts_with(*close));
-                return Ok(end + more.map_or(0, str::len));
-            }
-            if whole <= own {
-                return if usual { Ok(end) } else { Err(unclear(between)) };
-            }
-            if plain && between.is_empty() && self.habits.is_some_and(|h| h.closes) {
-                return Ok(end);
+            // Some end the last reply with another token.
+            let other_end =
+                ends.as_deref().and_then(|t| t.strip_prefix(between)).and_then(|t| end_of(self.tokenizer, t));
+            if whole <= own || other_end.is_some() {
+                if !plain {
+                    // A turn may end behind the token that hands over to the tool.
+                    let more = close.filter(|close| last && self.rendered.text[end..].starts_with(*close));
+                    return Ok(end + more.map_or(0, str::len));
+                }
+                let usual = between.trim().is_empty() && self.habits.is_none();
+                let usual = usual || self.habits.is_some_and(|h| h.after_reply.starts_with(closed));
+                return if between.is_empty() || usual { Ok(end) } else { Err(unclear(between)) };
             }
         }
         let Some(ends) = ends else { return Err(RowProblem::SpanNotFound { message: i }) };
         match self.message(i).calls_tools() {
             true if behind.starts_with(ends.trim_end()) => Ok(words + ends.trim_end().len()),
-            false if ends.is_empty() => Ok(words),
+            // A line break ends what has no other end. Blank lines may do so as well, or set turns apart.
+            false if ["", "\n"].contains(&ends.as_str()) && behind.starts_with(&ends) => {
+                Ok(words + ends.len())
+            }
             _ => Err(unclear(&ends)),
         }
     }
@@ -395,6 +422,12 @@ impl Finder<'_> {
         };
         tokens.into_iter().find(ends).map(|(bytes, _)| *bytes)
     }
+}
+
+/// The token that ends a generation and stands at the beginning of a text.
+fn end_of(tokenizer: &Tokenizer, text: &str) -> Option<String> {
+    let names = tokenizer.eos_ids().iter().filter_map(|id| tokenizer.id_to_token(*id));
+    names.filter(|name| !name.is_empty()).find(|name| text.starts_with(name.as_str()))
 }
 
 fn other_words(message: &Message) -> Message {
@@ -462,7 +495,11 @@ fn part_at(prompt: &str, text: &str) -> usize {
     });
     let is_mark = |at: &usize| {
         let closed = if prompt[*at..].starts_with('<') { '>' } else { ']' };
-        let whole = |t: &str| t[*at..].find(|c: char| c == closed || c.is_whitespace()).is_some_and(|n| t[*at + n..].starts_with(closed));
+        let whole = |t: &str| {
+            t[*at..]
+                .find(|c: char| c == closed || c.is_whitespace())
+                .is_some_and(|n| t[*at + n..].starts_with(closed))
+        };
         whole(prompt) || whole(text)
     };
     open.filter(is_mark).unwrap_or(same)

@@ -29,7 +29,9 @@ fn family(name: &str, about: &Value) -> (Tokenizer, ChatTemplate) {
     let mut added = about["added"].as_array().unwrap().clone();
     // As transformers does with a token of the configuration that the tokenizer has not.
     let known = tokenizer["added_tokens"].as_array().unwrap().iter().chain(&added);
-    if let Some(bos) = about["config"].get("bos_token").filter(|bos| known.clone().all(|t| t["content"] != **bos)) {
+    if let Some(bos) =
+        about["config"].get("bos_token").filter(|bos| known.clone().all(|t| t["content"] != **bos))
+    {
         added.push(json!({"content": bos, "special": true, "lstrip": false, "rstrip": false}));
     }
     let first = tokenizer["model"]["vocab"].as_object().unwrap().len();
@@ -42,7 +44,8 @@ fn family(name: &str, about: &Value) -> (Tokenizer, ChatTemplate) {
     }
     let id = |token: &Value| {
         let added = tokenizer["added_tokens"].as_array().unwrap().iter().find(|t| t["content"] == *token);
-        added.map_or_else(|| tokenizer["model"]["vocab"][token.as_str().unwrap()].clone(), |t| t["id"].clone())
+        added
+            .map_or_else(|| tokenizer["model"]["vocab"][token.as_str().unwrap()].clone(), |t| t["id"].clone())
     };
     let mut ends = vec![id(&about["config"]["eos_token"])];
     ends.extend(about["ends"].as_array().into_iter().flatten().map(id));
@@ -71,7 +74,8 @@ fn conversation(row: &Value) -> Conversation {
     let blank = |m: &&Value| m["content"].as_str().is_some_and(|text| text.trim().is_empty());
     if messages.iter().any(|m| blank(&m)) {
         let role = |m: &Value| Role::named(m["role"].as_str().unwrap()).unwrap();
-        let all: Vec<_> = messages.iter().map(|m| Message::new(role(m), m["content"].as_str().unwrap())).collect();
+        let all: Vec<_> =
+            messages.iter().map(|m| Message::new(role(m), m["content"].as_str().unwrap())).collect();
         return all.into();
     }
     let mut fields = row.as_object().unwrap().clone();
@@ -144,24 +148,32 @@ fn outcome(tokenizer: &Tokenizer, template: &ChatTemplate, case: &Value, row: &V
     if let Some(first) = want.first_mut() {
         *first = false;
     }
+    let lost: Vec<_> =
+        case["lost"].as_array().into_iter().flatten().map(|field| field.as_str().unwrap()).collect();
+    // Some templates write no content beside calls: the reply is trained as it is written.
+    let of_assistant = |field: &str| {
+        let index = field.strip_prefix("messages[").and_then(|f| f.strip_suffix("].content"));
+        index.is_some_and(|i| messages[i.parse::<usize>().unwrap()].role == Role::Assistant)
+    };
     let masker = Masker::new(tokenizer, Some(template), TrainOn::Replies);
     match masker.sample(&Document::Chat(conversation.clone()), 1) {
         Ok(sample) if sample.ids != want_ids => Outcome::Different("ids".into()),
-        Ok(_) if case.get("lost").is_some() => Outcome::Different(format!("not refused: {}", case["lost"])),
+        Ok(_) if lost.iter().any(|field| !of_assistant(field)) => {
+            Outcome::Different(format!("not refused: {lost:?}"))
+        }
         Ok(sample) if sample.supervised == want => Outcome::Equal,
         Ok(sample) => Outcome::Different(format!(
             "mask\n  found {:?}\n  want  {:?}",
             show(tokenizer, &sample.ids, &sample.supervised),
             show(tokenizer, &want_ids, &want)
         )),
-        Err(RowProblem::NotWritten { field }) => {
-            let lost = case["lost"].as_array().into_iter().flatten().any(|lost| *lost == field);
-            match lost {
-                true => Outcome::Refused("the template does not write a field".into()),
-                false => Outcome::Different(format!("`{field}` is written")),
-            }
+        Err(RowProblem::NotWritten { field }) => match lost.contains(&field.as_str()) {
+            true => Outcome::Refused("the template does not write a field".into()),
+            false => Outcome::Different(format!("`{field}` is written")),
+        },
+        Err(problem) => {
+            Outcome::Refused(format!("{problem:?}").chars().take_while(|c| c.is_alphanumeric()).collect())
         }
-        Err(problem) => Outcome::Refused(format!("{problem:?}").chars().take_while(|c| c.is_alphanumeric()).collect()),
     }
 }
 
@@ -208,4 +220,80 @@ fn every_case_equals_transformers_or_is_refused_by_name() {
     }
     println!("{report}");
     assert!(different.is_empty(), "{report}\n{}", different.join("\n"));
+}
+
+/// What of the replies is trained, by a template of the `chat_bpe` model.
+fn trained(template: &str, turns: &[(Role, &str)]) -> Result<String, RowProblem> {
+    let tokenizer = Tokenizer::from_folder(fixtures().join("models/chat_bpe")).unwrap();
+    let template = ChatTemplate::new(template, tokenizer.special_tokens()).unwrap();
+    let messages: Vec<_> = turns.iter().map(|(role, text)| Message::new(*role, *text)).collect();
+    let masker = Masker::new(&tokenizer, Some(&template), TrainOn::Replies);
+    let sample = masker.sample(&Document::Chat(messages.into()), 1)?;
+    let trained: Vec<_> =
+        sample.ids.iter().zip(&sample.supervised).filter(|(_, s)| **s).map(|(id, _)| *id).collect();
+    Ok(tokenizer.decode(&trained, false).unwrap())
+}
+
+const TURNS: &str =
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{{ '\n' }}{% endfor %}";
+
+#[test]
+fn a_reply_begins_where_the_prompt_that_opens_reasoning_and_the_text_part() {
+    let turns =
+        [(Role::User, "2+2?"), (Role::Assistant, "Four."), (Role::User, "3+3?"), (Role::Assistant, "Six.")];
+    for more in ["<think>\\n", "<think>", "<think>\\n\\n</think>\\n\\n", "[THINK]", "</think>"] {
+        let template = format!(
+            "{TURNS}{{% if add_generation_prompt %}}{{{{ '<|im_start|>assistant\\n{more}' }}}}{{% endif %}}"
+        );
+        assert_eq!(trained(&template, &turns).unwrap(), "Four.<|im_end|>Six.<|im_end|>", "{template}");
+        // What the reply has of it is the prompt's.
+        let reply = format!("{}why</think>Four.", more.replace("\\n", "\n"));
+        let turns = [(Role::User, "2+2?"), (Role::Assistant, reply.as_str())];
+        assert_eq!(trained(&template, &turns).unwrap(), "why</think>Four.<|im_end|>", "{template}");
+    }
+    // Words are the reply's own: a model that is to begin with them would not learn what it says instead.
+    let template =
+        format!("{TURNS}{{% if add_generation_prompt %}}<|im_start|>assistant\nSure: {{% endif %}}");
+    let problem = trained(&template, &turns).unwrap_err();
+    assert!(matches!(problem, RowProblem::SpanNotFound { message: 1 }), "{problem}");
+}
+
+#[test]
+fn the_assistant_may_speak_first_whatever_the_template_asks_of_the_first_message() {
+    let prompt = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    let in_loop =
+        TURNS.replace("{% endfor %}", &format!("{{% if loop.last %}}{prompt}{{% endif %}}{{% endfor %}}"));
+    for template in [
+        format!("{TURNS}{prompt}"),
+        format!(
+            "{{% if messages[0].role != 'system' %}}<|im_start|>system\nYou help.<|im_end|>\n{{% endif %}}{TURNS}{prompt}"
+        ),
+        format!("{{% if messages[-1].role == 'tool' %}}tool{{% endif %}}{TURNS}{prompt}"),
+        in_loop,
+    ] {
+        let turns = [
+            (Role::Assistant, "Welcome to the shop."),
+            (Role::User, "Hi"),
+            (Role::Assistant, "What do you need?"),
+        ];
+        let want = "Welcome to the shop.<|im_end|>What do you need?<|im_end|>";
+        assert_eq!(trained(&template, &turns).unwrap(), want, "{template}");
+        let turns = [(Role::System, "Be brief."), (Role::Assistant, "Welcome."), (Role::Assistant, "Well?")];
+        assert_eq!(trained(&template, &turns).unwrap(), "Welcome.<|im_end|>Well?<|im_end|>", "{template}");
+    }
+}
+
+#[test]
+fn an_end_that_is_not_known_is_an_error_that_quotes_what_stands_there() {
+    let turns = [(Role::User, "Hi"), (Role::Assistant, "Yes.")];
+    let problem =
+        trained("{% for m in messages %}{{ m.role }}: {{ m.content }}\n;\n{% endfor %}", &turns).unwrap_err();
+    assert!(problem.to_string().contains("writes \"\\n;\\n\" behind the reply messages[1]"), "{problem}");
+    assert!(problem.hint().unwrap().contains("eos_token"));
+    let twice = TURNS.replace(
+        "{% endfor %}",
+        "{% if m.role == 'assistant' %}It said {{ m.content }}{% endif %}{% endfor %}",
+    );
+    let problem = trained(&twice, &turns).unwrap_err();
+    assert!(matches!(problem, RowProblem::ReplyRepeated { message: 1 }), "{problem}");
 }
