@@ -18,8 +18,8 @@ use serde_json::{Map, Value};
 use crate::error::RowProblem;
 use crate::json;
 
-pub(crate) use chat::json_size_bytes;
 pub use chat::{Conversation, Message, Role};
+pub(crate) use chat::{TOOL_CALLS, json_size_bytes, with_arguments_read};
 pub use completion::Completion;
 pub use instruction::Instruction;
 pub use mapping::Mapping;

@@ -40,7 +40,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, Error, ErrorKind, Value, machinery};
 
-use crate::format::{Message, json_size_bytes};
+use crate::format::{Message, TOOL_CALLS, json_size_bytes, with_arguments_read};
 use crate::json::has_odd_number;
 
 pub use builtin::Builtin;
@@ -365,13 +365,36 @@ impl ChatTemplate {
         let of_tools: usize =
             tools.unwrap_or_default().iter().chain(self.variables.values()).map(json_size_bytes).sum();
         let input = of_tools + messages.iter().map(Message::size_bytes).sum::<usize>();
+        let read: Vec<_> = messages.iter().map(with_arguments_read).collect();
+        let values = |calls: &[Option<serde_json::Value>]| {
+            let calls = calls.iter().map(Option::as_ref).chain(std::iter::repeat(None));
+            let odd = || {
+                let read = calls.clone().take(messages.len()).flatten();
+                messages.iter().flat_map(|message| message.extra.values()).chain(read).any(has_odd_number)
+            };
+            let values = messages.iter().zip(calls.clone());
+            let values = values.map(|(message, calls)| message_value(message, calls)).collect();
+            self.values(numbers::restored(values, odd), tools, add_generation_prompt, marks)
+        };
+        match self.run_with(values(&read), messages.len(), input) {
+            // A template that wants the text of arguments.
+            Err(failed @ TemplateError::Failed { .. }) if read.iter().any(Option::is_some) => {
+                self.run_with(values(&[]), messages.len(), input).map_err(|_| failed)
+            }
+            result => result,
+        }
+    }
+
+    /// What the template sees.
+    fn values(
+        &self,
+        messages: Value,
+        tools: Option<&[serde_json::Value]>,
+        add_generation_prompt: bool,
+        marks: Option<[char; 2]>,
+    ) -> Value {
         let mut values = vec![
-            (
-                "messages",
-                numbers::restored(messages.iter().map(message_value).collect(), || {
-                    messages.iter().any(|message| message.extra.values().any(has_odd_number))
-                }),
-            ),
+            ("messages", messages),
             ("add_generation_prompt", Value::from(add_generation_prompt)),
             // Always given by transformers, so templates may test them without `is defined`.
             (
@@ -398,7 +421,7 @@ impl ChatTemplate {
         if let Some(characters) = marks {
             values.extend(MARKS.into_iter().zip(characters.map(Value::from)));
         }
-        self.run_with(Value::from_pairs(values), messages.len(), input)
+        Value::from_pairs(values)
     }
 
     /// The text that the template gives where it sees these values and nothing else, not even special tokens.
@@ -409,7 +432,8 @@ impl ChatTemplate {
         &self,
         values: &serde_json::Map<String, serde_json::Value>,
     ) -> Result<String, TemplateError> {
-        self.run_with(Value::from(Serde(values)), 0, values.values().map(json_size_bytes).sum())
+        let given = numbers::restored(Value::from(Serde(values)), || values.values().any(has_odd_number));
+        self.run_with(given, 0, values.values().map(json_size_bytes).sum())
     }
 
     fn run_with(&self, values: Value, messages: usize, input: usize) -> Result<String, TemplateError> {
@@ -523,13 +547,15 @@ fn render_error(error: &Error, steps: u64) -> TemplateError {
     TemplateError::Failed { line: error.line(), message: describe(error) }
 }
 
-/// A message as templates see it. What is none is not there, as in transformers (`apply_chat_template` drops it): many
+/// A message as templates see it, perhaps with other calls. What is none is not there, as in transformers (`apply_chat_template` drops it): many
 /// templates write "None" for it and do well without it.
-fn message_value(message: &Message) -> Value {
+fn message_value(message: &Message, calls: Option<&serde_json::Value>) -> Value {
     let role = Some(("role", Value::from(message.role.name())));
     let content = message.content.as_deref().map(|text| ("content", Value::from(text)));
-    let extra = message.extra.iter().filter(|(_, value)| !value.is_null());
-    let extra = extra.map(|(key, value)| (key.as_str(), Value::from(Serde(value))));
+    let extra = message.extra.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| {
+        let value = calls.filter(|_| key == TOOL_CALLS).unwrap_or(value);
+        (key.as_str(), Value::from(Serde(value)))
+    });
     Value::from_pairs(role.into_iter().chain(content).chain(extra))
 }
 

@@ -10,7 +10,8 @@
 //! of the chat template (`chat_template_kwargs`, `enable_thinking`).
 //!
 //! `tool_calls[].function.arguments` is an object for templates (transformers, "Tool use"); data sets often hold it
-//! as JSON text, as OpenAI's interface gives it, which most templates would quote a second time. So text is read here.
+//! as JSON text, as OpenAI's interface gives it, which most templates would quote a second time. So templates are given
+//! the object that the text says, and those that fail with one the text as it stands.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -134,7 +135,8 @@ impl From<Vec<Message>> for Conversation {
     }
 }
 
-const TOOL_CALLS: &str = "tool_calls";
+/// The calls of a message.
+pub(crate) const TOOL_CALLS: &str = "tool_calls";
 const FUNCTION_CALL: &str = "function_call";
 /// Variables that templates are given anyhow, which a row must not set.
 const NOT_VARIABLES: [&str; 11] = [
@@ -284,8 +286,8 @@ fn message(i: usize, value: Value, keys: &Keys, mapping: &Mapping) -> Result<Mes
     };
     let train = is_trained(&mut extra, role, &place)?;
     name_calls(&mut extra, &place)?;
-    if let Some(calls) = extra.get_mut(TOOL_CALLS) {
-        read_arguments(calls, &place(TOOL_CALLS))?;
+    if let Some(calls) = extra.get(TOOL_CALLS) {
+        check_arguments(calls, &place(TOOL_CALLS))?;
     }
     let content = extra.remove(keys.content);
     keys::check_message(extra.iter(), &place)?;
@@ -372,33 +374,48 @@ fn joined(parts: Vec<Value>, place: &str) -> Result<String, RowProblem> {
     Ok(joined)
 }
 
-/// Makes objects of arguments that are JSON text.
-fn read_arguments(calls: &mut Value, place: &str) -> Result<(), RowProblem> {
+/// Refuses arguments that are neither an object nor the JSON text of one.
+fn check_arguments(calls: &Value, place: &str) -> Result<(), RowProblem> {
     let calls = match calls {
         Value::Null => return Ok(()),
         Value::Array(calls) => calls,
         other => return Err(wrong(place.into(), "a list", other)),
     };
-    for (i, call) in calls.iter_mut().enumerate() {
+    for (i, call) in calls.iter().enumerate() {
         let Value::Object(call) = call else { return Err(wrong(format!("{place}[{i}]"), "an object", call)) };
-        let function = match call.get_mut("function") {
+        let function = match call.get("function") {
             Some(Value::Object(function)) => function,
             Some(other) => return Err(wrong(format!("{place}[{i}].function"), "an object", other)),
             None => call,
         };
-        if let Some(arguments) = function.get_mut("arguments")
+        if let Some(arguments) = function.get("arguments")
             && let Value::String(text) = arguments
+            && read_object(text).is_none()
         {
-            match json::value(text) {
-                Ok(Value::Object(read)) => *arguments = Value::Object(read),
-                _ => {
-                    let field = format!("{place}[{i}].function.arguments");
-                    return Err(wrong(field, "an object or the JSON text of one", arguments));
-                }
-            }
+            let field = format!("{place}[{i}].function.arguments");
+            return Err(wrong(field, "an object or the JSON text of one", arguments));
         }
     }
     Ok(())
+}
+
+fn read_object(text: &str) -> Option<Value> {
+    json::value(text).ok().filter(Value::is_object)
+}
+
+/// A message's calls with objects for arguments that are JSON text; nothing if none is.
+pub(crate) fn with_arguments_read(message: &Message) -> Option<Value> {
+    let mut calls = message.extra.get(TOOL_CALLS)?.clone();
+    let mut found = false;
+    for call in calls.as_array_mut()? {
+        let function = if call.get("function").is_some() { call.get_mut("function") } else { Some(call) };
+        let Some(arguments) = function.and_then(|function| function.get_mut("arguments")) else { continue };
+        if let Some(read) = arguments.as_str().and_then(read_object) {
+            *arguments = read;
+            found = true;
+        }
+    }
+    found.then_some(calls)
 }
 
 /// Gives a message's reasoning the names that templates read it by, whichever the data set chose (transformers,

@@ -295,6 +295,9 @@ fn filesizeformat(_: &mut State, value: &Value, args: &[Value]) -> Result<Value,
 }
 
 fn format_filter(state: &mut State, value: &Value, args: &[Value]) -> Result<Value, Error> {
+    if value.is_safe() {
+        return Err(unsupported("format of escaped text"));
+    }
     let (by_place, by_name) = split(args);
     let pattern = soft(state, value)?;
     let args = match (by_place, by_name.is_empty()) {
@@ -302,7 +305,7 @@ fn format_filter(state: &mut State, value: &Value, args: &[Value]) -> Result<Val
         ([], false) => Value::from_pairs(by_name),
         _ => return Err(error("format takes arguments by place or by name, not both")),
     };
-    format::percent(state, &pattern, &args).map(|text| like(value, text))
+    format::percent(state, &pattern, &args).map(Value::from)
 }
 
 fn indent(state: &mut State, value: &Value, args: &[Value]) -> Result<Value, Error> {
@@ -419,7 +422,15 @@ fn round(_: &mut State, value: &Value, args: &[Value]) -> Result<Value, Error> {
             let text = format!("{x:.*}", precision as usize);
             Ok(Value::from(text.parse::<f64>().unwrap_or(x)))
         }
-        ("common", _) => Err(unsupported("round to tens")),
+        // To tens and the like, of two the even one.
+        ("common", Number::Integer(x)) if (-15..0).contains(&precision) && x.abs() < 1 << 52 => {
+            let rounded = (x as f64 * scale).round_ties_even() / scale;
+            Ok(Value::from(rounded.round() as i128))
+        }
+        ("common", Number::Float(x)) if x.is_finite() => {
+            Ok(Value::from((x * scale).round_ties_even() / scale))
+        }
+        ("common", _) => Err(unsupported("rounding a number this large")),
         ("ceil", x) => Ok(Value::from((x.to_float() * scale).ceil() / scale)),
         ("floor", x) => Ok(Value::from((x.to_float() * scale).floor() / scale)),
         _ => Err(error("method must be common, ceil or floor")),
@@ -427,6 +438,9 @@ fn round(_: &mut State, value: &Value, args: &[Value]) -> Result<Value, Error> {
 }
 
 fn trim(state: &mut State, value: &Value, args: &[Value]) -> Result<Value, Error> {
+    if let (true, false, Some(text)) = (args.is_empty(), value.is_safe(), value.as_str()) {
+        return Ok(Value::from(methods::stripped(text, None, true, true)));
+    }
     let args = bind("trim", &["chars"], 0, args)?;
     let text = soft(state, value)?;
     let chars = given(&args[0]).map(|chars| as_text(chars, "trim: chars")).transpose()?;
@@ -599,12 +613,14 @@ impl Getter {
     }
 
     fn of(&self, state: &State, item: &Value) -> Result<Value, Error> {
-        let mut value = item.clone();
-        for part in &self.parts {
-            value = operators::item(state, &value, part)?;
-            if let Some(default) = self.default.as_ref().filter(|_| value.is_undefined()) {
-                value = default.clone();
-            }
+        let (first, rest) = match self.parts.split_first() {
+            Some((first, rest)) => (operators::item(state, item, first)?, rest),
+            None => (item.clone(), [].as_slice()),
+        };
+        let default = |value: Value| self.default.clone().filter(|_| value.is_undefined()).unwrap_or(value);
+        let mut value = if self.parts.is_empty() { first } else { default(first) };
+        for part in rest {
+            value = default(operators::item(state, &value, part)?);
         }
         match value.as_str().filter(|_| self.ignore_case) {
             Some(text) => Ok(Value::from(text.to_lowercase())),
@@ -630,6 +646,10 @@ fn join(state: &mut State, value: &Value, args: &[Value]) -> Result<Value, Error
 }
 
 fn map(state: &mut State, value: &Value, args: &[Value]) -> Result<Value, Error> {
+    // What is false has no items, whatever it is.
+    if !value.is_true() {
+        return Ok(Generator::of(Vec::new()));
+    }
     let (by_place, by_name) = split(args);
     let all = items(state, value)?;
     let results = match by_place {
@@ -683,6 +703,9 @@ fn chosen(
     by_attribute: bool,
     wanted: bool,
 ) -> Result<Value, Error> {
+    if !value.is_true() {
+        return Ok(Generator::of(Vec::new()));
+    }
     let (mut by_place, by_name) = split(args);
     let mut getter = Getter::new(None, false)?;
     if by_attribute {

@@ -61,10 +61,11 @@ const OF_TEXT: [&str; 45] = [
     "zfill",
 ];
 const OF_TEXT_TOO: [&str; 2] = ["upper", "maketrans"];
-const OF_DICT: [&str; 11] =
-    ["clear", "copy", "fromkeys", "get", "items", "keys", "pop", "popitem", "setdefault", "update", "values"];
-const OF_LIST: [&str; 11] =
-    ["append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort"];
+const OF_DICT: [&str; 6] = ["copy", "fromkeys", "get", "items", "keys", "values"];
+const OF_LIST: [&str; 3] = ["copy", "count", "index"];
+/// What changes a dict or a list: the sandbox hides it.
+const CHANGES_DICT: [&str; 5] = ["clear", "pop", "popitem", "setdefault", "update"];
+const CHANGES_LIST: [&str; 8] = ["append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"];
 
 /// Whether some value of Python has a method of that name.
 pub(super) fn is_name(name: &str) -> bool {
@@ -72,6 +73,17 @@ pub(super) fn is_name(name: &str) -> bool {
         || OF_TEXT_TOO.contains(&name)
         || OF_DICT.contains(&name)
         || OF_LIST.contains(&name)
+        || CHANGES_DICT.contains(&name)
+        || CHANGES_LIST.contains(&name)
+}
+
+/// Whether a value has a method of that name in Python that the sandbox hides, as it changes the value.
+pub(super) fn changes(value: &Value, name: &str) -> bool {
+    match type_name(value) {
+        "dict" => CHANGES_DICT.contains(&name),
+        "list" => CHANGES_LIST.contains(&name),
+        _ => false,
+    }
 }
 
 /// Whether a value has a method of that name in Python.
@@ -129,7 +141,7 @@ fn dict(value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
         "keys" => bind(name, &[], 0, args).map(|_| View::of(value, Part::Keys)),
         "values" => bind(name, &[], 0, args).map(|_| View::of(value, Part::Values)),
         "copy" => bind(name, &[], 0, args).map(|_| value.clone()),
-        name if OF_DICT.contains(&name) => {
+        name if CHANGES_DICT.contains(&name) => {
             Err(error(format!("dict.{name} is not for templates, which change nothing")))
         }
         _ => Err(Error::from(ErrorKind::UnknownMethod)),
@@ -150,7 +162,7 @@ fn sequence(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<
             at.map(|at| Value::from(from + at)).ok_or_else(|| error("the value is not in the list"))
         }
         "copy" if python::is_list(value) => bind(name, &[], 0, args).map(|_| value.clone()),
-        name if OF_LIST.contains(&name) => {
+        name if CHANGES_LIST.contains(&name) => {
             Err(error(format!("list.{name} is not for templates, which change nothing")))
         }
         _ => Err(Error::from(ErrorKind::UnknownMethod)),
@@ -166,10 +178,10 @@ fn part(length: usize, start: &Option<Value>, stop: &Option<Value>) -> Result<(u
 }
 
 fn text(state: &State, of: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
-    if args.is_empty() {
-        if let Some(result) = letters::plain(of, name)? {
-            return Ok(result);
-        }
+    if args.is_empty()
+        && let Some(result) = letters::plain(of, name)?
+    {
+        return Ok(result);
     }
     match name {
         "strip" | "lstrip" | "rstrip" => {
@@ -224,30 +236,7 @@ fn text(state: &State, of: &str, name: &str, args: &[Value]) -> Result<Value, Er
             format::format_map(state, of, args[0].as_ref().unwrap_or(&Value::UNDEFINED)).map(Value::from)
         }
         "center" | "ljust" | "rjust" | "zfill" | "expandtabs" => filled(state, of, name, args),
-        "translate" => {
-            let args = bind(name, &[" table"], 1, args)?;
-            let table = args[0].clone().unwrap_or_default();
-            let table = table
-                .as_object()
-                .filter(|_| table.kind() == ValueKind::Map)
-                .ok_or_else(|| unsupported("translate by what is no dict"))?;
-            let mut out = String::new();
-            for c in of.chars() {
-                match table.get_value(&Value::from(u32::from(c))) {
-                    None => out.push(c),
-                    Some(value) if value.is_none() => {}
-                    Some(value) => match (
-                        value.as_str(),
-                        integer(&value).and_then(|code| char::from_u32(u32::try_from(code).ok()?)),
-                    ) {
-                        (Some(text), _) => out.push_str(text),
-                        (None, Some(c)) => out.push(c),
-                        _ => return Err(error("character mapping must return integer, None or str")),
-                    },
-                }
-            }
-            Ok(Value::from(out))
-        }
+        "translate" => translated(of, args),
         name if OF_TEXT.contains(&name) || OF_TEXT_TOO.contains(&name) => match args.is_empty() {
             true => Err(unsupported(&format!("str.{name}"))),
             false => Err(unsupported(&format!("str.{name} with these arguments"))),
@@ -422,4 +411,29 @@ fn filled(state: &State, of: &str, name: &str, args: &[Value]) -> Result<Value, 
     }
     let fill = |n| std::iter::repeat_n(fill, n).collect::<String>();
     Ok(Value::from(format!("{}{of}{}", fill(left), fill(right))))
+}
+
+fn translated(of: &str, args: &[Value]) -> Result<Value, Error> {
+    let args = bind("translate", &[" table"], 1, args)?;
+    let table = args[0].clone().unwrap_or_default();
+    let table = table
+        .as_object()
+        .filter(|_| table.kind() == ValueKind::Map)
+        .ok_or_else(|| unsupported("translate by what is no dict"))?;
+    let mut out = String::new();
+    for c in of.chars() {
+        match table.get_value(&Value::from(u32::from(c))) {
+            None => out.push(c),
+            Some(value) if value.is_none() => {}
+            Some(value) => match (
+                value.as_str(),
+                integer(&value).and_then(|code| char::from_u32(u32::try_from(code).ok()?)),
+            ) {
+                (Some(text), _) => out.push_str(text),
+                (None, Some(c)) => out.push(c),
+                _ => return Err(error("character mapping must return integer, None or str")),
+            },
+        }
+    }
+    Ok(Value::from(out))
 }

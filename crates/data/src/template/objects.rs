@@ -175,6 +175,10 @@ impl Namespace {
         Ok(())
     }
 
+    pub(super) fn get(&self, name: &str) -> Option<Value> {
+        locked(&self.0).iter().find(|(known, _)| &**known == name).map(|(_, value)| value.clone())
+    }
+
     pub(super) fn pairs(&self) -> Vec<(Arc<str>, Value)> {
         locked(&self.0).clone()
     }
@@ -190,7 +194,7 @@ impl Object for Namespace {
     }
 
     fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
-        locked(&self.0).iter().find(|(name, _)| &**name == key).map(|(_, value)| value.clone())
+        self.get(key)
     }
 }
 

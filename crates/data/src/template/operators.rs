@@ -41,18 +41,18 @@ pub(super) fn add_to(environment: &mut Environment) {
     let compare = |wanted: fn(Ordering) -> bool| {
         move |state: &State, a: &Value, b: &Value| Ok::<_, Error>(order(state, a, b)?.is_some_and(wanted))
     };
-    for (names, wanted) in [
-        (["py_lt", "lt", "lessthan"], Ordering::is_lt as fn(Ordering) -> bool),
-        (["py_le", "le", "<="], Ordering::is_le),
-        (["py_gt", "gt", "greaterthan"], Ordering::is_gt),
-        (["py_ge", "ge", ">="], Ordering::is_ge),
-        (["<", ">", "<"], Ordering::is_lt),
-    ] {
-        for name in names.into_iter().filter(|name| *name != ">") {
-            environment.add_test(name, compare(wanted));
-        }
+    for name in ["py_lt", "lt", "lessthan", "<"] {
+        environment.add_test(name, compare(Ordering::is_lt));
     }
-    environment.add_test(">", compare(Ordering::is_gt));
+    for name in ["py_le", "le", "<="] {
+        environment.add_test(name, compare(Ordering::is_le));
+    }
+    for name in ["py_gt", "gt", "greaterthan", ">"] {
+        environment.add_test(name, compare(Ordering::is_gt));
+    }
+    for name in ["py_ge", "ge", ">="] {
+        environment.add_test(name, compare(Ordering::is_ge));
+    }
     environment.add_test("py_eq", |a: &Value, b: &Value| equal(a, b));
     environment.add_test("py_in", |state: &State, a: &Value, b: &Value| contains(state, b, a));
     environment.add_test("in", |state: &State, a: &Value, b: &Value| contains(state, b, a));
@@ -154,11 +154,14 @@ pub(super) fn item(_: &State, value: &Value, key: &Value) -> Result<Value, Error
 
 /// `value.name`: an attribute, else an item, else undefined.
 fn attribute(value: &Value, name: &str) -> Result<Value, Error> {
+    if let Some(namespace) = value.downcast_object_ref::<Namespace>() {
+        return Ok(namespace.get(name).unwrap_or_default());
+    }
     if value.is_undefined() {
         return Err(undefined_or(value, || error("")));
     }
     match attribute_only(value, name)? {
-        found if found.is_undefined() => value.get_attr(name),
+        found if found.is_undefined() && !methods::changes(value, name) => value.get_attr(name),
         found => Ok(found),
     }
 }
@@ -221,13 +224,11 @@ fn joined(state: &State, first: &Value, rest: minijinja::value::Rest<Value>) -> 
     let bytes: usize = all().map(|value| value.as_str().map_or(8, str::len)).sum();
     // Paid for before it is made.
     state.consume_fuel(bytes as u64 / 64)?;
-    let escaped = all().any(Value::is_safe);
     let mut text = String::with_capacity(bytes);
     for value in all() {
         match value.as_str() {
-            Some(part) if !escaped || value.is_safe() => text.push_str(part),
-            _ if escaped => text.push_str(&filters::escaped(&printing::text(state, value)?)),
-            _ => match Number::of(value) {
+            Some(part) => text.push_str(part),
+            None => match Number::of(value) {
                 Some(Number::Integer(x)) if value.is_number() => {
                     let _ = write!(text, "{x}");
                 }
@@ -235,22 +236,19 @@ fn joined(state: &State, first: &Value, rest: minijinja::value::Rest<Value>) -> 
             },
         }
     }
-    Ok(if escaped { Value::from_safe_string(text) } else { Value::from(text) })
+    Ok(Value::from(text))
 }
 
 /// `a + b`.
 pub(super) fn add(state: &State, a: &Value, b: &Value) -> Result<Value, Error> {
-    match (a.as_str(), b.as_str()) {
-        (Some(x), Some(y)) => {
-            state.consume_fuel((x.len() + y.len()) as u64 / 64)?;
-            return Ok(match (a.is_safe(), b.is_safe()) {
-                (false, false) => Value::from(format!("{x}{y}")),
-                (true, true) => Value::from_safe_string(format!("{x}{y}")),
-                (true, false) => Value::from_safe_string(x.to_string() + &filters::escaped(y)),
-                (false, true) => Value::from_safe_string(filters::escaped(x) + y),
-            });
-        }
-        _ => {}
+    if let (Some(x), Some(y)) = (a.as_str(), b.as_str()) {
+        state.consume_fuel((x.len() + y.len()) as u64 / 64)?;
+        return Ok(match (a.is_safe(), b.is_safe()) {
+            (false, false) => Value::from(format!("{x}{y}")),
+            (true, true) => Value::from_safe_string(format!("{x}{y}")),
+            (true, false) => Value::from_safe_string(x.to_string() + &filters::escaped(y)),
+            (false, true) => Value::from_safe_string(filters::escaped(x) + y),
+        });
     }
     match (Number::of(a), Number::of(b)) {
         (Some(Number::Integer(x)), Some(Number::Integer(y))) => return integer(x.checked_add(y)),
@@ -299,6 +297,12 @@ fn multiplied(state: &State, a: &Value, b: &Value) -> Result<Value, Error> {
 
 /// `a % b`: a remainder, or text by a pattern.
 fn modulo(state: &State, a: &Value, b: &Value) -> Result<Value, Error> {
+    if a.is_integer()
+        && b.is_integer()
+        && let (Some(x), Some(y @ 1..)) = (a.as_i64(), b.as_i64())
+    {
+        return Ok(Value::from(x.rem_euclid(y)));
+    }
     if let Some(pattern) = a.as_str() {
         if a.is_safe() {
             return Err(python::unsupported("'%' after escaped text"));

@@ -198,6 +198,13 @@ impl<'a> Scanner<'a> {
         if !after_dot && is_float && behind.starts_with('.') {
             self.copy(1 + word(&behind[1..]).len());
         }
+        // The sign of an exponent and its digits.
+        let rest = self.rest();
+        let exponent =
+            is_float && self.source[..self.at].ends_with(['e', 'E']) && rest.starts_with(['+', '-']);
+        if !after_dot && !has_radix && exponent {
+            self.copy(1 + word(&rest[1..]).len());
+        }
         Ok(())
     }
 

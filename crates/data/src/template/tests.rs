@@ -5,7 +5,7 @@ use minijinja::{Environment, Error, State, Value};
 
 use super::objects::{Cycler, Joiner, Method, Namespace};
 use super::operators::undefined_or;
-use super::python::{Number, as_integer, error, is_generator, is_view, type_name};
+use super::python::{Number, error, is_generator, is_view, type_name};
 use super::{letters, printing};
 
 /// Every test of Jinja.
@@ -56,10 +56,9 @@ pub(super) fn add_to(environment: &mut Environment) {
     for name in ["safe", "int", "startingwith", "endingwith"] {
         environment.remove_test(name);
     }
-    environment.add_test("iterable", |value: &Value| match value.kind() {
-        ValueKind::Undefined | ValueKind::String => true,
-        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => true,
-        _ => false,
+    environment.add_test("iterable", |value: &Value| {
+        use ValueKind::{Iterable, Map, Seq, String, Undefined};
+        matches!(value.kind(), Undefined | String | Seq | Map | Iterable)
     });
     environment.add_test("sequence", |value: &Value| match value.kind() {
         ValueKind::Undefined | ValueKind::String | ValueKind::Seq | ValueKind::Map => true,
@@ -71,15 +70,10 @@ pub(super) fn add_to(environment: &mut Environment) {
     environment.add_test("callable", is_callable);
     environment.add_test("lower", |state: &State, value: &Value| has_case(state, value, "islower"));
     environment.add_test("upper", |state: &State, value: &Value| has_case(state, value, "isupper"));
-    environment.add_test("odd", |value: &Value| remainder(value, 2.0).map(|rest| rest == 1.0));
-    environment.add_test("even", |value: &Value| remainder(value, 2.0).map(|rest| rest == 0.0));
-    environment.add_test("divisibleby", |value: &Value, by: &Value| {
-        let by = Number::of(by).ok_or_else(|| error("divisibleby wants a number"))?.to_float();
-        match by == 0.0 {
-            true => Err(error("integer division or modulo by zero")),
-            false => remainder(value, by).map(|rest| rest == 0.0),
-        }
-    });
+    environment.add_test("odd", |value: &Value| Ok::<_, Error>(remainder(value, &Value::from(2))? == 1.0));
+    environment.add_test("even", |value: &Value| Ok::<_, Error>(remainder(value, &Value::from(2))? == 0.0));
+    environment
+        .add_test("divisibleby", |value: &Value, by: &Value| Ok::<_, Error>(remainder(value, by)? == 0.0));
 }
 
 fn is_callable(value: &Value) -> bool {
@@ -101,17 +95,17 @@ fn has_case(state: &State, value: &Value, method: &str) -> Result<bool, Error> {
     Ok(letters::plain(&text, method)?.is_some_and(|found| found.is_true()))
 }
 
-fn remainder(value: &Value, by: f64) -> Result<f64, Error> {
-    match Number::of(value) {
-        Some(Number::Integer(x)) => {
-            let by = by as i128;
-            x.checked_rem_euclid(by)
-                .map(|rest| rest as f64)
-                .ok_or_else(|| error("integer division or modulo by zero"))
+/// What is left of a number after division, where zero and one are told apart.
+fn remainder(value: &Value, by: &Value) -> Result<f64, Error> {
+    match (Number::of(value), Number::of(by)) {
+        (Some(_), Some(by)) if by.to_float() == 0.0 => Err(error("integer division or modulo by zero")),
+        (Some(Number::Integer(x)), Some(Number::Integer(by))) => {
+            Ok(x.checked_rem_euclid(by).unwrap_or(0) as f64)
         }
-        Some(Number::Float(x)) => Ok(x.rem_euclid(by.abs())),
-        None => Err(undefined_or(value, || {
-            error(format!("a {} has no remainder", type_name(as_integer(value).map_or(value, |_| value))))
-        })),
+        (Some(x), Some(by)) => Ok(x.to_float().rem_euclid(by.to_float().abs())),
+        _ => {
+            let other = if value.is_undefined() { value } else { by };
+            Err(undefined_or(other, || error(format!("a {} has no remainder", type_name(value)))))
+        }
     }
 }

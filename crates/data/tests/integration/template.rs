@@ -228,6 +228,27 @@ fn what_is_not_supported_is_refused_by_its_name_and_line() {
 }
 
 #[test]
+fn arguments_are_objects_for_templates_and_text_for_those_that_want_it() {
+    let mut message = Message::new(Role::Assistant, "");
+    let calls =
+        r#"[{"function": {"name": "f", "arguments": "{\"a\":1}"}}, {"name": "g", "arguments": {"b": 2}}]"#;
+    message.extra.insert("tool_calls".into(), serde_json::from_str(calls).unwrap());
+    let said = |source: &str| {
+        ChatTemplate::new(source, &SpecialTokens::default())
+            .unwrap()
+            .render(std::slice::from_ref(&message), false)
+    };
+    let call = "{% set c = messages[0].tool_calls[0].function %}";
+    assert_eq!(said(&format!("{call}{{{{ c.arguments | tojson }}}}")).unwrap(), r#"{"a": 1}"#);
+    // As the row has it, to the blank.
+    assert_eq!(said(&format!("{call}{{{{ '<' + c.arguments + '>' }}}}")).unwrap(), r#"<{"a":1}>"#);
+    assert_eq!(said("{{ messages[0].tool_calls[1].arguments | tojson }}").unwrap(), r#"{"b": 2}"#);
+    // What fails either way fails with the object.
+    let error = said(&format!("{call}{{{{ c.arguments + 1 }}}}")).unwrap_err().to_string();
+    assert!(error.contains("map"), "{error}");
+}
+
+#[test]
 fn every_error_has_a_hint() {
     for source in ["{% if %}", "{{ 1 + 'x' }}", "{{ raise_exception('x') }}", "{{ 'x' * 9999999999 }}"] {
         assert!(render(source).unwrap_err().hint().is_some());
