@@ -5,6 +5,8 @@
 
 use std::io::{self, BufRead};
 
+use super::LONGEST_ROW_BYTES;
+
 /// So much of a name is kept, and so many names.
 const LONGEST_NAME: usize = 80;
 const MOST_NAMES: usize = 64;
@@ -89,24 +91,33 @@ impl InString {
     }
 }
 
-/// Reads a file's outline.
+/// Reads a file's outline. A value that is longer than a row may be ends it, as the file's end would: what unfolds to
+/// more than anyone reads is not gone through.
 ///
 /// # Errors
 /// When it cannot be read.
-pub(super) fn outline(mut reader: impl BufRead) -> io::Result<Outline> {
+pub(super) fn outline(reader: impl BufRead) -> io::Result<Outline> {
+    outline_with_longest(reader, LONGEST_ROW_BYTES)
+}
+
+fn outline_with_longest(mut reader: impl BufRead, longest: usize) -> io::Result<Outline> {
     let mut scan = Scan::default();
+    // Since a value of the object, or of a list in it, began.
+    let mut length = 0;
     loop {
         let chunk = reader.fill_buf()?;
-        if chunk.is_empty() {
+        if chunk.is_empty() || length > longest {
             return Ok(scan.finish());
         }
-        let length = chunk.len();
+        let read = chunk.len();
         for &byte in chunk {
             if scan.byte(byte) {
                 return Ok(Outline::Objects);
             }
+            let between = byte == b',' && scan.depth <= 2 && !scan.string.inside;
+            length = if between { 0 } else { length + 1 };
         }
-        reader.consume(length);
+        reader.consume(read);
     }
 }
 
@@ -248,6 +259,11 @@ mod tests {
         ] {
             assert_eq!(of(text), want, "{text}");
         }
+        let values = r#"{"a": "12345", "data": [{"b": 1}, {"b": 2}]}"#.as_bytes();
+        let within = |longest| outline_with_longest(io::BufReader::with_capacity(4, values), longest);
+        assert_eq!(within(16).expect("memory"), Outline::List("data".into()));
+        assert_eq!(within(8).expect("memory"), Outline::Cut);
+
         let text = r#"{"a": "[", "b": {"data": [1]}, "c": "data", "data": [{"x": 1}]}"#;
         let mut reader = text.as_bytes();
         skip_to(&mut reader, "data").expect("it is there");

@@ -181,10 +181,10 @@ fn json(path: &Path, mut reader: Box<dyn BufRead>) -> Result<(Kind, Records), Da
     }
 }
 
-/// Whether there is one line that is not blank.
+/// Whether there is one line that is not blank, of a length that is read.
 fn is_one_line(reader: Box<dyn BufRead>) -> std::io::Result<bool> {
     let mut lines = Lines::new(reader);
-    Ok(lines.next().is_some() && lines.next().is_none())
+    Ok(matches!(lines.next(), Some(Ok(_))) && lines.next().is_none())
 }
 
 /// Whether the first line that is not blank is an object by itself.

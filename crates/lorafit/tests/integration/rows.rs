@@ -136,7 +136,7 @@ fn not_a_number_is_read_and_is_no_text() {
     let row = r#"{"prompt": "a", "completion": NaN}"#;
     refuses(&data("rows.jsonl", row, &[]), &["line 1: `completion` must be a string, found a number"]);
     let row = r#"{"prompt": "a", "completion": nan}"#;
-    refuses(&data("rows.jsonl", row, &[]), &["not valid JSON at column 30"]);
+    refuses(&data("rows.jsonl", row, &[]), &["not valid JSON at column 32"]);
 }
 
 #[test]
