@@ -33,7 +33,7 @@ const fn refused(name: &'static str, says: &'static [&'static str], never: &'sta
     Case { name, refused: true, says, never }
 }
 
-const CASES: [Case; 15] = [
+const CASES: [Case; 30] = [
     read("adapter_base_name", &["\"base_model_name_or_path\": \"Qwen2.5-0.5B-Instruct\""]),
     refused("adapter_bin", &["adapter_model.bin: pickle files", "save_pretrained"], &["No such file"]),
     read("adapter_foreign_names", &["loss"]),
@@ -41,6 +41,18 @@ const CASES: [Case; 15] = [
     read("adapter_look_around", &["loss", "was not checked"]),
     refused("adapter_mlx", &["an adapter of mlx-lm", "mlx_lm.fuse"], &["peft_type"]),
     read("adapter_saved_embeddings", &["loss", "embed_tokens.weight is the model's own and was passed over"]),
+    Case {
+        never: &["ids: 0 0", "ids: 0⟦ 0"],
+        ..read("double_bos", &["ids: 0", "rows begin with the beginning-of-sequence token"])
+    },
+    read("file_json_object", &["2+2=⟦ 4", "2+3=⟦ 5", "2 completion rows"]),
+    refused(
+        "file_parquet_brotli",
+        &["is compressed with Brotli, which is not read; the file is not damaged", "compression='zstd'"],
+        &[],
+    ),
+    refused("file_save_to_disk", &["save_to_disk", "load_from_disk('saved')['train'].to_parquet"], &[]),
+    read("file_utf16", &["2+2=⟦ 4"]),
     refused(
         "gguf_iq4_nl",
         &["IQ4_NL, which is not supported", "Q4_K_M"],
@@ -49,6 +61,16 @@ const CASES: [Case; 15] = [
     read("model_bnb_storage", &["loss"]),
     refused("model_sliding_window", &["the model's attention reaches back 4"], &[]),
     read("model_stale_index", &["loss"]),
+    read("row_assistant_first", &["⟦Welcome to the shop.<|im_end|>⟧", "⟦What do you need?<|im_end|>⟧"]),
+    read("row_big_integer", &[r#"{"v": 123456789012345678901234567890}"#]),
+    read("row_content_parts", &["Which colour has the sea?<|im_end|>", "⟦Blue, mostly.<|im_end|>⟧"]),
+    refused("row_function_call", &["the chat template writes nothing for `tools`", "functions"], &[]),
+    read("row_nan", &["2+2=⟦ 4<|im_end|>⟧"]),
+    Case { never: &["⟦Three."], ..read("row_weight_zero", &["⟦Two.<|im_end|>⟧"]) },
+    read("template_argument_text", &[r#"{"city": "Bonn", "days": 3}"#]),
+    read("template_is_sequence", &["user⏎\nseqitHello to you", "⟦seqitHo ho o<|im_end|>⟧"]),
+    Case { never: &["Tools:"], ..read("template_none_iterable", &["⟦Ho ho o<|im_end|>⟧"]) },
+    Case { never: &["<think>"], ..read("template_think_prompt", &["⟦Four.<|im_end|>⟧"]) },
     read("tokenizer_add_bos_false", &["ids: 0⟦ 42 71"]),
     read("tokenizer_added_in_settings", &["ids: 67⟦ 320 68 2⟧"]),
     read("tokenizer_longer_than_embedding", &["loss"]),
@@ -79,14 +101,22 @@ fn cases_go_as_their_readme_says() {
         std::iter::once(bin).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
     );
     let path = path.expect("a path");
+    let folders = fs::read_dir(Path::new(ROOT).join("fixtures/cases")).expect("the folder");
+    let folders = folders.map(|entry| entry.expect("an entry").file_name().into_string().expect("text"));
+    assert_eq!(
+        folders.collect::<std::collections::BTreeSet<_>>(),
+        CASES.iter().map(|case| case.name.to_owned()).collect()
+    );
     for Case { name, refused, says, never } in CASES {
         let dir = place(name);
         let readme = fs::read_to_string(dir.path().join("README")).expect("a README");
         let command = readme.lines().find_map(|line| line.strip_prefix("command: ")).expect("a command");
         let mut shell = Command::new("sh");
         let shell = shell.args(["-c", command]).current_dir(dir.path()).env("ROOT", ROOT).env("PATH", &path);
+        let shell = shell.env("XDG_CACHE_HOME", dir.path().join("cache"));
         let Output { stdout, stderr, .. } = shell.output().expect("starts");
         let told = [stdout, stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        assert!(!told.contains("panicked"), "{name}: {told}");
         let errors = told.lines().filter(|line| line.starts_with("error: ")).count();
         let expected = if refused { command.matches("lorafit ").count() } else { 0 };
         assert_eq!(errors, expected, "{name}: {told}");

@@ -1,13 +1,12 @@
 //! Rows and their files as strangers write them: read, or refused by name; nothing is lost without a word.
 //!
-//! `fixtures/cases/` has one folder for each fault that was reported, with the command and what is right in its `README`.
-//! Beside each case stand further inputs of its kind.
+//! Further inputs of the kinds of the reported ones (`cases.rs`).
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-
 use std::process::Command;
+
 use lorafit_data::Shape;
 use lorafit_data::format::keys::{self, Place, Use};
 use serde_json::{Value, json};
@@ -31,19 +30,6 @@ fn lorafit(folder: &Path, arguments: &[&str]) -> Told {
     let output = Command::new(env!("CARGO_BIN_EXE_lorafit")).current_dir(folder).args(arguments).output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     Told { code: output.status.code().unwrap(), text: String::from_utf8(text).unwrap() }
-}
-
-/// What the commands of a case print, one after the other.
-fn case(name: &str) -> Vec<Told> {
-    let folder = root().join("fixtures/cases").join(name);
-    let readme = fs::read_to_string(folder.join("README")).unwrap();
-    let commands = readme.lines().find_map(|line| line.strip_prefix("command: ")).unwrap();
-    let run = |command: &str| {
-        let command = command.replace("$ROOT", &root().to_string_lossy());
-        let words: Vec<&str> = command.split_whitespace().collect();
-        lorafit(&folder, &[&words[1..], &["--no-cache"]].concat())
-    };
-    commands.split("; ").map(run).collect()
 }
 
 /// What `data` says of a file of that name and content.
@@ -92,7 +78,6 @@ fn merge(into: &mut Value, more: Value) {
 
 #[test]
 fn integers_of_any_size_are_read_as_python_reads_them() {
-    says(&case("row_big_integer")[0], &[r#"{"v": 123456789012345678901234567890}"#]);
     let template = fs::read_to_string(root().join("fixtures/cases/row_big_integer/t.jinja")).unwrap();
     let folder = TempDir::new().unwrap();
     fs::write(folder.path().join("t.jinja"), template).unwrap();
@@ -124,7 +109,6 @@ fn integers_of_any_size_are_read_as_python_reads_them() {
 
 #[test]
 fn not_a_number_is_read_and_is_no_text() {
-    says(&case("row_nan")[0], &["2+2=\u{27e6} 4<|im_end|>\u{27e7}"]);
     // As pandas writes an empty cell.
     let row = r#"{"instruction": "add", "input": NaN, "system": NaN, "output": "four"}"#;
     says(
@@ -141,10 +125,6 @@ fn not_a_number_is_read_and_is_no_text() {
 
 #[test]
 fn parts_of_text_are_joined_and_others_refused() {
-    says(
-        &case("row_content_parts")[0],
-        &["Which colour has the sea?<|im_end|>", "\u{27e6}Blue, mostly.<|im_end|>\u{27e7}"],
-    );
     let row = |parts: Value| {
         json!({"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "so"}]})
             .to_string()
@@ -167,7 +147,6 @@ fn parts_of_text_are_joined_and_others_refused() {
 
 #[test]
 fn functions_are_tools_by_another_name() {
-    refuses(&case("row_function_call")[0], &["the chat template writes nothing for `tools`", "functions"]);
     let folder = TempDir::new().unwrap();
     let template = "{% for t in tools or [] %}<|im_start|>system\n{{ t.function.name }}<|im_end|>\n{% endfor %}\
         {% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}{% for c in m.tool_calls or [] %}\
@@ -196,9 +175,6 @@ fn functions_are_tools_by_another_name() {
 
 #[test]
 fn a_weight_says_whether_a_reply_is_trained() {
-    let told = &case("row_weight_zero")[0];
-    says(told, &["\u{27e6}Two.<|im_end|>\u{27e7}"]);
-    assert!(!told.text.contains("\u{27e6}Three."), "{}", told.text);
     says(&data("r.jsonl", chat(json!({}), json!({"weight": 1.0, "train": true})), &[]), &["\u{27e6}Two."]);
     for (of_reply, want) in [
         (json!({"weight": 0.5}), "`messages[1].weight` is not read: replies are trained or not"),
@@ -218,11 +194,6 @@ fn a_weight_says_whether_a_reply_is_trained() {
 
 #[test]
 fn text_that_was_rendered_gets_no_second_beginning() {
-    let told = case("double_bos");
-    for told in &told {
-        says(told, &["ids: 0", "rows begin with the beginning-of-sequence token"]);
-        assert!(!told.text.contains("ids: 0 0") && !told.text.contains("ids: 0\u{27e6} 0"), "{}", told.text);
-    }
     let model = root().join("fixtures/cases/double_bos/model").to_string_lossy().into_owned();
     // The template writes no beginning, so neither do its renderings have one.
     let rendered = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
@@ -240,7 +211,6 @@ fn text_that_was_rendered_gets_no_second_beginning() {
 
 #[test]
 fn an_object_around_the_list_is_read_or_told() {
-    says(&case("file_json_object")[0], &["2+2=\u{27e6} 4", "2+3=\u{27e6} 5", "2 completion rows"]);
     let row = r#"{"prompt": "a", "completion": "b"}"#;
     for (name, text) in [
         ("one_line.json", format!(r#"{{"rows": [{row}], "note": "x"}}"#)),
@@ -267,11 +237,6 @@ fn an_object_around_the_list_is_read_or_told() {
 
 #[test]
 fn a_kind_of_file_that_is_not_read_is_told_with_the_way_out() {
-    refuses(
-        &case("file_parquet_brotli")[0],
-        &["is compressed with Brotli, which is not read; the file is not damaged", "compression='zstd'"],
-    );
-    refuses(&case("file_save_to_disk")[0], &["save_to_disk", "load_from_disk('saved')['train'].to_parquet"]);
     for (name, codec) in [("lz4.parquet", "LZ4"), ("mixed.parquet", "Brotli")] {
         let file = root().join("fixtures/cases/file_parquet_brotli").join(name);
         let told = data(name, fs::read(file).unwrap(), &[]);
@@ -297,7 +262,6 @@ fn utf16(text: &str, little: bool) -> Vec<u8> {
 
 #[test]
 fn utf16_is_read() {
-    says(&case("file_utf16")[0], &["2+2=\u{27e6} 4"]);
     let row = "{\"prompt\": \"ä=\", \"completion\": \"ö\"}\n";
     for little in [true, false] {
         for bom in ["\u{feff}", ""] {
