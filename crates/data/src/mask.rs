@@ -13,8 +13,11 @@
 //! padding exists.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use serde_json::json;
 
 use crate::error::RowProblem;
 use crate::format::{Completion, Conversation, Document, Role};
@@ -24,17 +27,27 @@ use crate::sample::{Sample, TrainOn};
 use crate::template::ChatTemplate;
 use crate::tokenizer::{Encoding, Tokenizer};
 
+/// So many choices of a row's variables are remembered, of so many bytes each; rows of a dataset make few.
+const MOST_VARIANTS: usize = 64;
+const LONGEST_VARIABLES: usize = 4096;
+
 /// Turns documents into samples. Made once for a dataset, used from many threads.
 #[derive(Debug)]
 pub struct Masker<'a> {
     tokenizer: &'a Tokenizer,
     template: Option<&'a ChatTemplate>,
     train_on: TrainOn,
-    /// Of the template, learnt when they are first needed.
-    habits: OnceLock<Option<Habits>>,
-    /// Of the template that the model has for rows with tools.
-    tool_habits: OnceLock<Option<Habits>>,
+    /// By whether the row has tools, and the JSON of its variables.
+    variants: Mutex<HashMap<(bool, String), Arc<Variant<'a>>>>,
     plain: PlainText,
+}
+
+/// The template of some rows: the one for rows with tools or for others, with the variables that they set.
+#[derive(Debug)]
+struct Variant<'a> {
+    template: Cow<'a, ChatTemplate>,
+    /// Learnt when they are first needed.
+    habits: OnceLock<Option<Habits>>,
 }
 
 impl<'a> Masker<'a> {
@@ -42,7 +55,7 @@ impl<'a> Masker<'a> {
     /// ([`Tokenizer::use_chat_template`]).
     pub fn new(tokenizer: &'a Tokenizer, template: Option<&'a ChatTemplate>, train_on: TrainOn) -> Self {
         let plain = PlainText::new(tokenizer, template);
-        Self { tokenizer, template, train_on, habits: OnceLock::new(), tool_habits: OnceLock::new(), plain }
+        Self { tokenizer, template, train_on, variants: Mutex::default(), plain }
     }
 
     /// Whether a text was rendered by the chat template before.
@@ -86,9 +99,9 @@ impl<'a> Masker<'a> {
         conversation: &Conversation,
         notes: &mut RowNotes,
     ) -> Result<(Vec<u32>, Vec<bool>), RowProblem> {
-        let template = for_row(self.template.ok_or(RowProblem::NoChatTemplate)?, conversation);
-        let rendered = Rendered::new(&template, conversation)?;
-        notes::of_conversation(&template, conversation, &rendered.text, notes)?;
+        let variant = self.variant(conversation)?;
+        let rendered = Rendered::new(&variant.template, conversation)?;
+        notes::of_conversation(&variant.template, conversation, &rendered.text, notes)?;
         notes.rendered_before |= conversation.messages.iter().any(|m| self.plain.was_rendered(m.text()));
         let encoding = self.tokenizer.encode_with_offsets(&rendered.text, false)?;
 
@@ -98,7 +111,7 @@ impl<'a> Masker<'a> {
         match (self.train_on, &rendered.marks) {
             (TrainOn::All, _) => {
                 for (i, _) in untrained() {
-                    supervised[self.reply_tokens(&encoding, &rendered, i)?].fill(false);
+                    supervised[self.reply_tokens(&encoding, &variant, &rendered, i)?].fill(false);
                 }
             }
             (TrainOn::Replies | TrainOn::Last, None) => {
@@ -106,7 +119,7 @@ impl<'a> Masker<'a> {
                 let passed = if last_only { replies().count().saturating_sub(1) } else { 0 };
                 let mut end = 0;
                 for (i, _) in replies().skip(passed).filter(|(_, m)| m.train) {
-                    let tokens = self.reply_tokens(&encoding, &rendered, i)?;
+                    let tokens = self.reply_tokens(&encoding, &variant, &rendered, i)?;
                     // Replies that stand in another order, or in one another, are not understood.
                     if tokens.start < end {
                         return Err(RowProblem::SpanNotFound { message: i });
@@ -117,7 +130,7 @@ impl<'a> Masker<'a> {
             }
             (TrainOn::Replies, Some(marks)) => {
                 let untrained = untrained()
-                    .map(|(i, _)| self.reply(&encoding, &rendered, i))
+                    .map(|(i, _)| self.reply(&encoding, &variant, &rendered, i))
                     .collect::<Result<Vec<_>, _>>()?;
                 let trained = marks.iter().filter(|m| !untrained.iter().any(|r| r.contains(&m.start)));
                 for mark in trained {
@@ -126,7 +139,7 @@ impl<'a> Masker<'a> {
             }
             (TrainOn::Last, Some(marks)) => {
                 if let Some((i, _)) = replies().next_back().filter(|(_, m)| m.train) {
-                    let last = self.reply(&encoding, &rendered, i)?;
+                    let last = self.reply(&encoding, &variant, &rendered, i)?;
                     for mark in marks.iter().filter(|m| last.contains(&m.start)) {
                         supervised[marked_tokens(&encoding, &rendered.text, mark)].fill(true);
                     }
@@ -136,21 +149,38 @@ impl<'a> Masker<'a> {
         Ok((encoding.ids, supervised))
     }
 
-    /// The bytes of a reply in its conversation's text.
-    fn reply(&self, encoding: &Encoding, rendered: &Rendered, message: usize) -> Result<Range<usize>, RowProblem> {
-        let template = rendered.template;
-        let learn = || Habits::of(template, self.tokenizer);
-        let is = |has_tools| self.template.is_some_and(|own| std::ptr::eq(own.for_tools(has_tools), template));
-        let of_this_row;
-        let habits = if is(false) {
-            self.habits.get_or_init(learn).as_ref()
-        } else if is(true) {
-            self.tool_habits.get_or_init(learn).as_ref()
-        } else {
-            // The row sets variables, which may change what the template writes around replies.
-            of_this_row = learn();
-            of_this_row.as_ref()
+    /// The template of a conversation.
+    fn variant(&self, conversation: &Conversation) -> Result<Arc<Variant<'a>>, RowProblem> {
+        let template = self.template.ok_or(RowProblem::NoChatTemplate)?;
+        let variables = &conversation.variables;
+        let has_tools = conversation.tools.is_some();
+        let key = if variables.is_empty() { String::new() } else { json!(variables).to_string() };
+        let mut variants = self.variants.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = variants.get(&(has_tools, key.clone())) {
+            return Ok(known.clone());
+        }
+        let template = template.for_tools(has_tools);
+        let template = match variables.is_empty() {
+            true => Cow::Borrowed(template),
+            false => Cow::Owned(template.with_variables(variables)),
         };
+        let variant = Arc::new(Variant { template, habits: OnceLock::new() });
+        if variants.len() < MOST_VARIANTS && key.len() <= LONGEST_VARIABLES {
+            variants.insert((has_tools, key), variant.clone());
+        }
+        Ok(variant)
+    }
+
+    /// The bytes of a reply in its conversation's text.
+    fn reply(
+        &self,
+        encoding: &Encoding,
+        variant: &Variant,
+        rendered: &Rendered,
+        message: usize,
+    ) -> Result<Range<usize>, RowProblem> {
+        let learn = || Habits::of(&variant.template, self.tokenizer);
+        let habits = variant.habits.get_or_init(learn).as_ref();
         Finder { rendered, encoding, tokenizer: self.tokenizer, habits }.find(message)
     }
 
@@ -158,10 +188,11 @@ impl<'a> Masker<'a> {
     fn reply_tokens(
         &self,
         encoding: &Encoding,
+        variant: &Variant,
         rendered: &Rendered,
         message: usize,
     ) -> Result<Range<usize>, RowProblem> {
-        let bytes = self.reply(encoding, rendered, message)?;
+        let bytes = self.reply(encoding, variant, rendered, message)?;
         let inside = |&(start, end): &(usize, usize)| match start == end {
             true => bytes.contains(&start),
             false => start < bytes.end && end > bytes.start,
@@ -196,15 +227,6 @@ impl<'a> Masker<'a> {
     }
 }
 
-/// The template of a conversation, with the variables that the row sets.
-fn for_row<'a>(template: &'a ChatTemplate, conversation: &Conversation) -> Cow<'a, ChatTemplate> {
-    let template = template.for_tools(conversation.tools.is_some());
-    match conversation.variables.is_empty() {
-        true => Cow::Borrowed(template),
-        false => Cow::Owned(template.with_variables(&conversation.variables)),
-    }
-}
-
 /// The tokens of a span that the template marks, by transformers' rule; none for an empty one.
 fn marked_tokens(encoding: &Encoding, text: &str, mark: &Range<usize>) -> Range<usize> {
     let marked = &text[mark.clone()];
@@ -229,17 +251,17 @@ pub fn prompt_and_reply(
 ) -> Result<Option<(String, Vec<u32>, String)>, RowProblem> {
     match document {
         Document::Chat(conversation) => {
-            let template = &*for_row(template.ok_or(RowProblem::NoChatTemplate)?, conversation);
+            let masker = Masker::new(tokenizer, template, TrainOn::Last);
+            let variant = masker.variant(conversation)?;
             let Some(before) = conversation.messages.len().checked_sub(1) else {
                 return Err(RowProblem::NoMessages);
             };
-            let rendered = Rendered::new(template, conversation)?;
+            let rendered = Rendered::new(&variant.template, conversation)?;
             let last = &conversation.messages[before];
             let encoding = || tokenizer.encode_with_offsets(&rendered.text, false);
-            let masker = Masker::new(tokenizer, Some(template), TrainOn::Last);
             let prompt = match before {
                 // Nothing was said: what the template writes before the reply.
-                0 => rendered.text[..masker.reply(&encoding()?, &rendered, 0)?.start].to_string(),
+                0 => rendered.text[..masker.reply(&encoding()?, &variant, &rendered, 0)?.start].to_string(),
                 _ => rendered.part(before, true)?,
             };
             let reply = match last.calls_tools() {
@@ -247,7 +269,7 @@ pub fn prompt_and_reply(
                 // What the model is to generate, as the template writes it.
                 true => {
                     let encoding = encoding()?;
-                    let tokens = masker.reply_tokens(&encoding, &rendered, before)?;
+                    let tokens = masker.reply_tokens(&encoding, &variant, &rendered, before)?;
                     tokenizer.decode(&encoding.ids[tokens], true)?.trim().to_string()
                 }
             };

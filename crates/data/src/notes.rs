@@ -215,11 +215,12 @@ impl PlainText {
     ) -> Result<Encoding, TokenizerError> {
         let mut encoding = tokenizer.encode_with_offsets(text, true)?;
         let prefix = tokenizer.prefix();
-        let begins = !prefix.is_empty() && encoding.ids[prefix.len()..].starts_with(prefix);
+        let text_ids = encoding.ids.strip_prefix(prefix).unwrap_or_default();
+        let begins = !prefix.is_empty() && text_ids.starts_with(prefix);
         let rendered = self.was_rendered(text);
         notes.bos_present |= begins;
         notes.rendered_before |= rendered;
-        if begins || (rendered && !self.template_begins) {
+        if begins || (rendered && !self.template_begins && encoding.ids.starts_with(prefix)) {
             encoding.ids.drain(..prefix.len());
             encoding.offsets.drain(..prefix.len());
         }
