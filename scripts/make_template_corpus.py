@@ -430,6 +430,9 @@ def mask_of(tokenizer, text, spans, whole):
     return mask
 
 
+REASONING = {"reasoning_content", "thinking", "reasoning"}
+
+
 def lost_fields(tokenizer, plain, row, text):
     """What may be left out or said otherwise, and the text is the same."""
     def same(row):
@@ -441,6 +444,9 @@ def lost_fields(tokenizer, plain, row, text):
             return row | {"messages": row["messages"][:i] + [message] + row["messages"][i + 1:]}
         if "tool_calls" in message and same(other({k: v for k, v in message.items() if k != "tool_calls"})):
             yield f"messages[{i}].tool_calls"
+        reasoning = REASONING & message.keys()
+        if reasoning and same(other({k: v for k, v in message.items() if k not in reasoning})):
+            yield f"messages[{i}].reasoning_content"
         words = "\ue002" if isinstance(message["content"], str) else parts("\ue002")
         if message["content"] and same(other(message | {"content": words})):
             yield f"messages[{i}].content"

@@ -29,11 +29,12 @@ pub(crate) fn read<T: DeserializeOwned>(text: &str) -> serde_json::Result<T> {
     }
 }
 
-/// Reads a value as Python's `json.loads` does.
+/// Reads a value as Python's `json.loads` does. A number that [`Value`] does not hold is a text with a mark in front,
+/// which templates get back as a number.
 ///
 /// # Errors
-/// As [`read`]; columns are those of `text`.
-pub(crate) fn value(text: &str) -> serde_json::Result<Value> {
+/// What is not JSON, nested deeper than 128, or holds more than 262,144 values; columns are those of `text`.
+pub fn value(text: &str) -> serde_json::Result<Value> {
     let read_plainly = read::<Value>(text);
     let is_plain = match &read_plainly {
         Ok(value) => !any(value, &mut |value| value.as_f64().is_some_and(is_suspicious)),

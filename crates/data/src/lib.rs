@@ -32,6 +32,7 @@ pub use cache::Cache;
 pub use dataset::{Dataset, GenerationRow, Options, Overlong, Report, generation_rows};
 pub use error::{DataError, RowProblem};
 pub use format::{Conversation, Mapping, Message, Role, Row, Shape};
+pub use json::value as read_json;
 pub use notes::{AsText, Notes};
 pub use order::{Order, Position, Step, Steps};
 pub use sample::{Sample, TrainOn};

@@ -18,7 +18,7 @@ use std::ops::Range;
 use serde_json::{Value, json};
 
 use crate::error::RowProblem;
-use crate::format::{Conversation, Message, Role};
+use crate::format::{Conversation, Message, Role, TOOL_CALLS};
 use crate::template::ChatTemplate;
 use crate::tokenizer::{Encoding, Tokenizer};
 
@@ -445,12 +445,15 @@ fn other_reply(message: &Message) -> Message {
             *text = OTHER_WORDS.into();
         }
     }
-    if let Some(Value::Array(calls)) = other.extra.get_mut("tool_calls") {
+    if let Some(Value::Array(calls)) = other.extra.get_mut(TOOL_CALLS) {
         for call in calls {
             let call = if call.get("function").is_some() { &mut call["function"] } else { call };
             if let Value::Object(call) = call {
                 call.insert("name".into(), json!(OTHER_WORDS));
-                call.insert("arguments".into(), json!({ OTHER_WORDS: OTHER_WORDS }));
+                // Where it is text, the template may want text.
+                let other = json!({ OTHER_WORDS: OTHER_WORDS });
+                let is_text = call.get("arguments").is_some_and(Value::is_string);
+                call.insert("arguments".into(), if is_text { json!(other.to_string()) } else { other });
             }
         }
     }

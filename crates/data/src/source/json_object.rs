@@ -261,7 +261,7 @@ mod tests {
         }
         let values = r#"{"a": "12345", "data": [{"b": 1}, {"b": 2}]}"#.as_bytes();
         let within = |longest| outline_with_longest(io::BufReader::with_capacity(4, values), longest);
-        assert_eq!(within(16).expect("memory"), Outline::List("data".into()));
+        assert_eq!(within(24).expect("memory"), Outline::List("data".into()));
         assert_eq!(within(8).expect("memory"), Outline::Cut);
 
         let text = r#"{"a": "[", "b": {"data": [1]}, "c": "data", "data": [{"x": 1}]}"#;

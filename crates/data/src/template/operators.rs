@@ -1,5 +1,5 @@
 //! What operators do where the template engine does otherwise than Python. A template is rewritten to call these
-//! (`rewrite.rs`); their names begin with `py_`.
+//! (`rewrite.rs`); their names begin with `lorafit_`.
 
 use std::cmp::Ordering;
 use std::fmt::Write;
@@ -13,25 +13,27 @@ use super::{filters, format, methods, printing};
 
 /// Makes the operators known to an environment.
 pub(super) fn add_to(environment: &mut Environment) {
-    environment.add_filter("py_iter", iterated);
-    environment.add_filter("py_rows", rows);
+    environment.add_filter("lorafit_iter", iterated);
+    environment.add_filter("lorafit_rows", rows);
+    environment.add_filter("lorafit_unpack", |state: &State, value: &Value, count: usize| {
+        unpacked(state, value, count)
+    });
+    environment.add_filter("lorafit_slice", sliced);
     environment
-        .add_filter("py_unpack", |state: &State, value: &Value, count: usize| unpacked(state, value, count));
-    environment.add_filter("py_slice", sliced);
-    environment.add_filter("py_item", |state: &State, value: &Value, key: &Value| item(state, value, key));
-    environment.add_filter("py_attr", |value: &Value, name: &str| attribute(value, name));
-    environment.add_filter("py_set", |value: &Value, name: &str, new: Value| {
+        .add_filter("lorafit_item", |state: &State, value: &Value, key: &Value| item(state, value, key));
+    environment.add_filter("lorafit_attr", |value: &Value, name: &str| attribute(value, name));
+    environment.add_filter("lorafit_set", |value: &Value, name: &str, new: Value| {
         match value.downcast_object_ref::<Namespace>() {
             Some(namespace) => namespace.set(name, new).map(|()| Value::from("")),
             None => Err(error("cannot assign attribute on non-namespace object")),
         }
     });
-    environment.add_filter("py_cat", joined);
-    environment.add_filter("py_add", add);
-    environment.add_filter("py_mul", multiplied);
-    environment.add_filter("py_mod", modulo);
-    environment.add_filter("py_pow", power);
-    environment.add_filter("py_neg", |value: &Value| match Number::of(value) {
+    environment.add_filter("lorafit_cat", joined);
+    environment.add_filter("lorafit_add", add);
+    environment.add_filter("lorafit_mul", multiplied);
+    environment.add_filter("lorafit_mod", modulo);
+    environment.add_filter("lorafit_pow", power);
+    environment.add_filter("lorafit_neg", |value: &Value| match Number::of(value) {
         Some(Number::Integer(x)) => integer(x.checked_neg()),
         Some(Number::Float(x)) => Ok(Value::from(-x)),
         None => Err(undefined_or(value, || {
@@ -41,22 +43,22 @@ pub(super) fn add_to(environment: &mut Environment) {
     let compare = |wanted: fn(Ordering) -> bool| {
         move |state: &State, a: &Value, b: &Value| Ok::<_, Error>(order(state, a, b)?.is_some_and(wanted))
     };
-    for name in ["py_lt", "lt", "lessthan", "<"] {
+    for name in ["lorafit_lt", "lt", "lessthan", "<"] {
         environment.add_test(name, compare(Ordering::is_lt));
     }
-    for name in ["py_le", "le", "<="] {
+    for name in ["lorafit_le", "le", "<="] {
         environment.add_test(name, compare(Ordering::is_le));
     }
-    for name in ["py_gt", "gt", "greaterthan", ">"] {
+    for name in ["lorafit_gt", "gt", "greaterthan", ">"] {
         environment.add_test(name, compare(Ordering::is_gt));
     }
-    for name in ["py_ge", "ge", ">="] {
+    for name in ["lorafit_ge", "ge", ">="] {
         environment.add_test(name, compare(Ordering::is_ge));
     }
-    environment.add_test("py_eq", |a: &Value, b: &Value| equal(a, b));
-    environment.add_test("py_in", |state: &State, a: &Value, b: &Value| contains(state, b, a));
+    environment.add_test("lorafit_eq", |a: &Value, b: &Value| equal(a, b));
+    environment.add_test("lorafit_in", |state: &State, a: &Value, b: &Value| contains(state, b, a));
     environment.add_test("in", |state: &State, a: &Value, b: &Value| contains(state, b, a));
-    environment.add_test("py_gives", |given: &Value, name: &Value, value: &Value| {
+    environment.add_test("lorafit_gives", |given: &Value, name: &Value, value: &Value| {
         match given.is_undefined() {
             true => !value.is_undefined(),
             false => given.try_iter().is_ok_and(|mut names| names.any(|given| given == *name)),

@@ -24,7 +24,7 @@ use self::names::{collect_macros, names_of, names_of_expr, namespaces, sets};
 use super::{MARKS, TemplateError};
 
 /// What operators and the like are named with; no template has such names.
-const OURS: &str = "py_";
+const OURS: &str = "lorafit_";
 
 /// Where a break or a continue may be: what it must leave first.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -263,7 +263,7 @@ impl<'a> Writer<'a> {
             self.expr(&stmt.iter, level::OR)?;
         } else {
             self.expr(&stmt.iter, level::FILTER)?;
-            self.push(if names > 1 { "|py_rows" } else { "|py_iter" });
+            self.push(if names > 1 { "|lorafit_rows" } else { "|lorafit_iter" });
         }
         if let Some(condition) = &stmt.filter_expr {
             self.push(" if ");
@@ -312,7 +312,7 @@ impl<'a> Writer<'a> {
         if apart {
             self.open(span, "with ");
             for (i, (_, value)) in with.assignments.iter().enumerate() {
-                self.push(&format!("{}py_with{i} = ", if i > 0 { ", " } else { "" }));
+                self.push(&format!("{}lorafit_with{i} = ", if i > 0 { ", " } else { "" }));
                 self.expr(value, level::ANY)?;
             }
             self.close();
@@ -325,12 +325,12 @@ impl<'a> Writer<'a> {
             let names = self.target(target)?;
             self.push(if brackets { ") = " } else { " = " });
             if apart {
-                self.push(&format!("py_with{i}"));
+                self.push(&format!("lorafit_with{i}"));
             } else {
                 self.expr(value, if names > 1 { level::FILTER } else { level::ANY })?;
             }
             if names > 1 {
-                self.push(&format!("|py_unpack({names})"));
+                self.push(&format!("|lorafit_unpack({names})"));
             }
         }
         self.close();
@@ -351,7 +351,7 @@ impl<'a> Writer<'a> {
         self.push(" = ");
         self.expr(&set.expr, if names > 1 { level::FILTER } else { level::ANY })?;
         if names > 1 {
-            self.push(&format!("|py_unpack({names})"));
+            self.push(&format!("|lorafit_unpack({names})"));
         }
         self.close();
         Ok(())
@@ -365,7 +365,7 @@ impl<'a> Writer<'a> {
     ) -> Result {
         self.print(span, |w| {
             w.expr(&target.expr, level::FILTER)?;
-            w.push(&format!("|py_set('{}', ", target.name));
+            w.push(&format!("|lorafit_set('{}', ", target.name));
             value(w)?;
             w.push(")");
             Ok(())
@@ -376,7 +376,7 @@ impl<'a> Writer<'a> {
         self.open(span, "set ");
         let attribute = match &set.target {
             Expr::GetAttr(target) => {
-                self.push("py_text");
+                self.push("lorafit_text");
                 Some(target)
             }
             target => {
@@ -395,7 +395,7 @@ impl<'a> Writer<'a> {
         self.tag("endset");
         match attribute {
             Some(target) => self.set_attribute(target, span, |w| {
-                w.push("py_text");
+                w.push("lorafit_text");
                 Ok(())
             }),
             None => Ok(()),
@@ -441,7 +441,7 @@ impl<'a> Writer<'a> {
             }
         }
         if is_macro && !stmt.defaults.is_empty() {
-            self.push(", py_given");
+            self.push(", lorafit_given");
         }
         self.push(")");
         let mut read = BTreeSet::new();
@@ -461,7 +461,7 @@ impl<'a> Writer<'a> {
         for (parameter, default) in stmt.args[plain..].iter().zip(&stmt.defaults) {
             let Expr::Var(name) = parameter else { continue };
             let id = name.id;
-            self.tag(&format!("if not py_given is py_gives('{id}', {id})"));
+            self.tag(&format!("if not lorafit_given is lorafit_gives('{id}', {id})"));
             self.open(span, &format!("set {id} = "));
             self.expr(default, level::ANY)?;
             self.close();
@@ -486,7 +486,7 @@ impl<'a> Writer<'a> {
         if !read.is_empty() {
             self.tag("if false");
             let names = read.into_iter().collect::<Vec<_>>().join(", ");
-            self.tag(&format!("set py_read = [{names}]"));
+            self.tag(&format!("set lorafit_read = [{names}]"));
             self.tag("endif");
         }
         Ok(())

@@ -18,16 +18,17 @@ struct PythonError {
     message: String,
 }
 
-/// Constructs that give something else than in Python, each with the reason.
-const DIFFERENT: [(&str, &str); 1] = [(
-    "printing: integer of 23 digits from the context",
-    "the JSON of a row is read with such an integer as a float, before a template sees it",
-)];
-
 #[test]
 fn a_construct_gives_what_python_gives_or_is_refused() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/jinja/constructs.json");
-    let all: Vec<Construct> = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let text = std::fs::read_to_string(path).unwrap();
+    // One a line, read as rows are, so that numbers are Python's.
+    let constructs = text.lines().filter(|line| line.starts_with('{')).map(|line| {
+        let value = lorafit_data::read_json(line.trim_end_matches(',')).unwrap();
+        serde_json::from_value::<Construct>(value).unwrap()
+    });
+    let all: Vec<Construct> = constructs.collect();
+    assert!(all.len() > 900);
     let (mut equal, mut refused, mut different) = (0, Vec::new(), Vec::new());
     for construct in &all {
         let template = ChatTemplate::new(&construct.template, &SpecialTokens::default());
@@ -51,6 +52,5 @@ fn a_construct_gives_what_python_gives_or_is_refused() {
     }
     println!("{}", refused.join("\n"));
     println!("{equal} equal, {} refused, {} different of {}", refused.len(), different.len(), all.len());
-    let known: Vec<_> = DIFFERENT.iter().map(|(name, _)| *name).collect();
-    assert_eq!(different, known);
+    assert!(different.is_empty(), "{different:?}");
 }

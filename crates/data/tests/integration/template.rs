@@ -214,7 +214,7 @@ fn what_is_not_supported_is_refused_by_its_name_and_line() {
             2,
             "continue in a loop that has an else",
         ),
-        ("{{ py_x }}", 1, "py_x"),
+        ("{{ lorafit_x }}", 1, "lorafit_x"),
         ("{{ '\n\n' }}{{ '\\N{BULLET}' }}", 3, "\\N"),
         ("{% autoescape true %}{% endautoescape %}", 1, "autoescape"),
     ] {

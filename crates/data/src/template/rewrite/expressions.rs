@@ -75,7 +75,7 @@ impl<'a> Writer<'a> {
                 }
                 (UnaryOpKind::Neg, inner) => {
                     self.expr(inner, level::FILTER)?;
-                    self.push("|py_neg");
+                    self.push("|lorafit_neg");
                     Ok(())
                 }
             },
@@ -130,7 +130,7 @@ impl<'a> Writer<'a> {
 
     fn slice(&mut self, slice: &ast::Slice<'a>) -> Result {
         self.expr(&slice.expr, level::FILTER)?;
-        self.push("|py_slice(");
+        self.push("|lorafit_slice(");
         for (i, bound) in [&slice.start, &slice.stop, &slice.step].into_iter().enumerate() {
             self.push(if i > 0 { ", " } else { "" });
             match bound {
@@ -212,11 +212,11 @@ impl<'a> Writer<'a> {
             BinOpKind::Gte => CompareOpKind::Gte,
             BinOpKind::In => CompareOpKind::In,
             BinOpKind::Concat => return self.concat(op),
-            BinOpKind::Add if self.escapes => return self.operator(left, "py_add", right),
-            BinOpKind::Mul => return self.operator(left, "py_mul", right),
+            BinOpKind::Add if self.escapes => return self.operator(left, "lorafit_add", right),
+            BinOpKind::Mul => return self.operator(left, "lorafit_mul", right),
             BinOpKind::Rem if is_native(op) => return self.infix(left, " % ", right, level::PRODUCT),
-            BinOpKind::Rem => return self.operator(left, "py_mod", right),
-            BinOpKind::Pow => return self.operator(left, "py_pow", right),
+            BinOpKind::Rem => return self.operator(left, "lorafit_mod", right),
+            BinOpKind::Pow => return self.operator(left, "lorafit_pow", right),
             BinOpKind::ScAnd => return self.infix(left, " and ", right, level::AND),
             BinOpKind::ScOr => return self.infix(left, " or ", right, level::OR),
             BinOpKind::Add => return self.infix(left, " + ", right, level::SUM),
@@ -256,14 +256,14 @@ impl<'a> Writer<'a> {
 
     fn compare(&mut self, op: CompareOpKind, left: &Expr<'a>, right: &Expr<'a>) -> Result {
         let name = match op {
-            CompareOpKind::Eq => "py_eq",
-            CompareOpKind::Ne => "not py_eq",
-            CompareOpKind::Lt => "py_lt",
-            CompareOpKind::Lte => "py_le",
-            CompareOpKind::Gt => "py_gt",
-            CompareOpKind::Gte => "py_ge",
-            CompareOpKind::In => "py_in",
-            CompareOpKind::NotIn => "not py_in",
+            CompareOpKind::Eq => "lorafit_eq",
+            CompareOpKind::Ne => "not lorafit_eq",
+            CompareOpKind::Lt => "lorafit_lt",
+            CompareOpKind::Lte => "lorafit_le",
+            CompareOpKind::Gt => "lorafit_gt",
+            CompareOpKind::Gte => "lorafit_ge",
+            CompareOpKind::In => "lorafit_in",
+            CompareOpKind::NotIn => "not lorafit_in",
         };
         self.expr(left, level::FILTER)?;
         self.push(&format!(" is {name}("));
@@ -286,7 +286,7 @@ impl<'a> Writer<'a> {
         self.expr(first, level::FILTER)?;
         // The engine takes so many arguments and not many more.
         for parts in parts.chunks(500) {
-            self.push("|py_cat(");
+            self.push("|lorafit_cat(");
             for (i, part) in parts.iter().enumerate() {
                 self.push(if i > 0 { ", " } else { "" });
                 self.expr(part, level::ANY)?;
@@ -306,7 +306,7 @@ impl<'a> Writer<'a> {
         let of_namespace = matches!(&attribute.expr, Expr::Var(var) if self.namespaces.contains(var.id));
         if methods::is_name(name) && !of_namespace {
             self.expr(&attribute.expr, level::FILTER)?;
-            self.push(&format!("|py_attr('{name}')"));
+            self.push(&format!("|lorafit_attr('{name}')"));
         } else {
             self.expr(&attribute.expr, level::PRIMARY)?;
             self.push(&format!(".{name}"));
@@ -326,7 +326,7 @@ impl<'a> Writer<'a> {
             _ => false,
         };
         if !is_simple {
-            return self.operator(&item.expr, "py_item", &item.subscript_expr);
+            return self.operator(&item.expr, "lorafit_item", &item.subscript_expr);
         }
         self.expr(&item.expr, level::PRIMARY)?;
         self.push("[");
@@ -345,7 +345,7 @@ impl<'a> Writer<'a> {
                     [CallArg::Pos(over)] => self.expr(over, level::FILTER)?,
                     _ => return refused("loop with other than one argument", call.expr.span()),
                 }
-                self.push("|py_iter)");
+                self.push("|lorafit_iter)");
                 return Ok(());
             }
             Expr::Var(var) => {
@@ -380,7 +380,7 @@ impl<'a> Writer<'a> {
                 CallArg::PosSplat(_) | CallArg::KwargSplat(_) => return None,
             }
         }
-        Some(format!("py_given=[{}]", names.join(", ")))
+        Some(format!("lorafit_given=[{}]", names.join(", ")))
     }
 
     fn arguments(&mut self, args: &[CallArg<'a>], more: Option<&str>) -> Result {
