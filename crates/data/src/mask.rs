@@ -5,7 +5,7 @@
 //! that holds any of its first character up to the first token that holds any of its last one. Where a tokenizer
 //! drops that character, transformers trains all the rest of the row; here the span ends before it.
 //!
-//! Without marks a reply's place is found in the rendered text ([`crate::reply`]). A token is trained when it stands for
+//! Without marks a reply's place is found in the rendered text (`reply.rs`). A token is trained when it stands for
 //! any of the reply's bytes, up to and including the end-of-turn token that follows the reply's words; what the template
 //! writes after that (a line break) is never generated, so never trained.
 //!

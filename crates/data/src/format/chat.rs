@@ -290,7 +290,7 @@ fn message(i: usize, value: Value, keys: &Keys, mapping: &Mapping) -> Result<Mes
         check_arguments(calls, &place(TOOL_CALLS))?;
     }
     let content = extra.remove(keys.content);
-    keys::check_message(extra.iter(), &place)?;
+    keys::check_message(extra.iter(), place)?;
     let mut message = Message { role, content: None, train, extra };
     message.content = match content {
         Some(Value::String(text)) if json::odd_number(&text).is_none() => Some(text),

@@ -201,7 +201,7 @@ pub fn of_row(shape: Shape, name: &str) -> Option<Use> {
     };
     LIST.iter()
         .filter(|keys| keys.place == Place::Row && keys.shapes.contains(&shape))
-        .find(|keys| keys.names.iter().any(|known| is(&known)))
+        .find(|keys| keys.names.iter().any(is))
         .map(|keys| keys.meaning)
 }
 

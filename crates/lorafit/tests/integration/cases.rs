@@ -175,8 +175,10 @@ fn edit_json(path: &Path, edit: impl FnOnce(&mut Value)) {
     fs::write(path, json.to_string()).expect("written");
 }
 
-/// Type, shape and bytes of tensors by name.
-type Tensors = BTreeMap<String, (String, Vec<usize>, Vec<u8>)>;
+/// Type, shape and bytes of a tensor.
+type Tensor = (String, Vec<usize>, Vec<u8>);
+/// By name.
+type Tensors = BTreeMap<String, Tensor>;
 
 fn tensors(path: &Path) -> Tensors {
     let bytes = fs::read(path).expect("a file");
@@ -367,7 +369,7 @@ fn saved_embeddings_are_the_bases_or_an_error() {
     write_tensors(&file, &rounded);
     assert_eq!(loss_of(dir.path(), &flags), loss);
 
-    let refused = |edit: &dyn Fn(&mut (String, Vec<usize>, Vec<u8>)), part: &str| {
+    let refused = |edit: &dyn Fn(&mut Tensor), part: &str| {
         let mut other = whole.clone();
         edit(other.get_mut(NAME).expect("saved"));
         write_tensors(&file, &other);
