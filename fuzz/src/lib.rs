@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use lorafit_data::source::{ReadError, Record, csv::Csv, json_array::JsonArray, jsonl::Lines};
-use lorafit_data::source::{paragraphs::Paragraphs, parquet::Parquet};
+use lorafit_data::source::{paragraphs::Paragraphs, parquet::Parquet, utf16};
 use lorafit_data::{ChatTemplate, Mapping, Message, Order, Role, Shape, SpecialTokens, Steps, Tokenizer};
 use lorafit_kernels::ops::attention::Segments;
 use lorafit_kernels::{Device, SharedBytes};
@@ -117,6 +117,12 @@ pub fn rows(data: &[u8]) {
         b'A' => each_row(JsonArray::new(rest)),
         b'C' => each_row(Csv::new(rest, b',')),
         b'T' => each_row(Csv::new(rest, b'\t')),
+        b'S' => {
+            if let Ok(rows) = Csv::sniffed(rest, b',') {
+                each_row(rows);
+            }
+        }
+        b'U' => each_row(Lines::new(utf16::Utf16::new(rest, utf16::Order::Little)).records()),
         b'X' => each_row(Paragraphs::new(rest)),
         b'P' => {
             if let Ok(rows) = Parquet::new(bytes::Bytes::copy_from_slice(rest)) {

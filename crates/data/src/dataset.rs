@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, Key, Stamp};
 use crate::error::{DataError, RowProblem};
-use crate::format::Shape;
+use crate::format::{Document, Shape};
 use crate::mask::{Masker, prompt_and_reply};
+use crate::notes::{FirstAsText, Notes, RowNotes};
 use crate::sample::{Sample, TrainOn};
 use crate::samples::{Samples, SamplesBuilder};
 use crate::source::{Origin, Source, files, kind, rows};
@@ -65,6 +66,8 @@ pub struct Report {
     pub supervised_tokens: usize,
     /// Tokens of the longest sample kept.
     pub longest: usize,
+    /// What was done to the rows; counts are of rows taken.
+    pub notes: Notes,
 }
 
 /// Samples in the order of their rows.
@@ -167,19 +170,29 @@ fn tokenise(
 
     let mut needed: Option<usize> = None;
     let mut report = Report::default();
+    let as_text = FirstAsText::new();
     let origin = rows::read(
         source,
         |row, number| {
-            let sample = masker.sample(&row.into_document(template.is_some()), number)?;
+            let document = row.into_document(template.is_some())?;
+            let mut notes = RowNotes::default();
+            let sample = masker.sample_noted(&document, number, &mut notes)?;
+            match &document {
+                Document::Completion(row) if template.is_some() && !masker.was_rendered(&row.prompt) => {
+                    as_text.offer(number, row);
+                }
+                Document::Completion(_) | Document::Chat(_) | Document::Text(_) => {}
+            }
             match overlong {
                 Overlong::Error if sample.len() > max_seq_len => {
                     Err(RowProblem::Overlong { tokens: sample.len(), max_seq_len })
                 }
-                Overlong::Error | Overlong::Drop | Overlong::TruncateRight => Ok(sample),
+                Overlong::Error | Overlong::Drop | Overlong::TruncateRight => Ok((sample, notes)),
             }
         },
-        |mut sample| {
+        |(mut sample, notes)| {
             report.rows += 1;
+            report.notes.add(&notes);
             on_row(report.rows);
             let first = sample.supervised.iter().position(|s| *s);
             if overlong == Overlong::Drop && sample.len() > max_seq_len {
@@ -207,6 +220,8 @@ fn tokenise(
     }
     report.shapes = origin.shapes.clone();
     report.skipped = origin.skipped;
+    report.notes.passed_over.extend(origin.passed_over.clone());
+    report.notes.as_text = as_text.shown(template.as_ref());
     Ok((report, origin))
 }
 
@@ -236,7 +251,7 @@ pub fn generation_rows(
     rows::read(
         &source.into(),
         |row, number| {
-            let document = row.into_document(template.is_some());
+            let document = row.into_document(template.is_some())?;
             match prompt_and_reply(tokenizer, template.as_ref(), &document)? {
                 Some((prompt, prompt_ids, reference)) => {
                     Ok(GenerationRow { prompt, prompt_ids, reference, row: number })

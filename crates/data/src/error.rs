@@ -38,6 +38,16 @@ pub enum DataError {
         /// What is wrong with it.
         message: String,
     },
+    /// A file that is whole, but of a kind that is not read.
+    #[error("{} {what}", path.display())]
+    Unread {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and that it is not damaged.
+        what: String,
+        /// What the user can do.
+        hint: String,
+    },
     /// Neither the name of a file nor its beginning tell its format.
     #[error("{}: cannot tell what kind of file this is", path.display())]
     UnknownKind {
@@ -242,6 +252,22 @@ pub enum RowProblem {
         /// The field.
         field: String,
     },
+    /// A field that would change what is trained, and that is not read here.
+    #[error("`{}` is not read: {why}", field.escape_debug())]
+    Refused {
+        /// The field.
+        field: String,
+        /// Why not, or what to do instead.
+        why: &'static str,
+    },
+    /// A message has a part that is no text.
+    #[error("`{field}` is not text but {}", kind.escape_debug().take(60).collect::<String>())]
+    NotText {
+        /// The part.
+        field: String,
+        /// What it says it is.
+        kind: String,
+    },
     /// A message's role is unknown.
     #[error("role `{}` is not one of system, user, assistant, tool", role.escape_debug().take(60).collect::<String>())]
     UnknownRole {
@@ -287,6 +313,26 @@ pub enum RowProblem {
         /// The assistant's message.
         message: usize,
     },
+    /// The template writes a reply twice.
+    #[error(
+        "the chat template writes the reply messages[{message}] more than once, so which is generated is not known"
+    )]
+    ReplyRepeated {
+        /// The assistant's message.
+        message: usize,
+    },
+    /// The template writes something behind a reply, but not a token that ends a generation.
+    #[error(
+        "the chat template writes \"{}\" behind the reply messages[{message}] where a token that ends a generation \
+         is wanted, so where the reply ends is not known",
+        found.escape_debug()
+    )]
+    EndUnclear {
+        /// The assistant's message.
+        message: usize,
+        /// What stands behind it.
+        found: String,
+    },
     /// The row has no prompt, which generation needs.
     #[error("{} rows have no prompt to generate from", shape.name())]
     NoPrompt {
@@ -326,6 +372,10 @@ impl DataError {
         match error {
             ReadError::Io(source) => Self::Io { path, source },
             ReadError::Malformed { format, message } => Self::Malformed { path, format, message },
+            ReadError::Unread { what, hint } => {
+                let hint = hint.replace("FILE", &path.to_string_lossy());
+                Self::Unread { path, what, hint }
+            }
             ReadError::Row(number, problem) => Self::Row { path, place: Place { unit, number }, problem },
         }
     }
@@ -341,6 +391,7 @@ impl DataError {
             }),
             Self::Row { problem, .. } => problem.hint(),
             Self::Malformed { .. } => Some("the file may be incomplete: fetch or write it again".into()),
+            Self::Unread { hint, .. } => Some(hint.clone()),
             Self::UnknownKind { .. } => Some(
                 "name it after its format: .jsonl, .json, .csv, .tsv, .parquet or .txt, and .gz or .zst behind".into(),
             ),
@@ -419,7 +470,7 @@ impl RowProblem {
                 let shapes: Vec<String> =
                     Shape::ALL.iter().map(|s| format!("{} ({})", s.name(), s.fields().join(", "))).collect();
                 format!(
-                    "say what the fields are (--columns question=prompt,answer=completion), in one of these shapes: {}",
+                    "say what the fields are (--columns topic=instruction,essay=output), in one of these shapes: {}",
                     shapes.join("; ")
                 )
             }
@@ -431,6 +482,13 @@ impl RowProblem {
                 "join the text parts of the message into one string; images are not supported".into()
             }
             Self::WrongType { .. } => "correct the row or remove it".into(),
+            Self::Refused { field, .. } if field.contains(['[', ',']) => {
+                format!("remove `{field}` from the row, or the row")
+            }
+            Self::Refused { field, .. } => {
+                format!("remove `{0}` from the rows, or say that it does not matter: --columns {0}=ignore", field.escape_debug())
+            }
+            Self::NotText { .. } => "only text is trained: remove the part, or the row".into(),
             Self::Unsupported { field } => format!("remove `{field}` from the row, or the row"),
             Self::UnknownRole { role } => {
                 let likely = match role.to_ascii_lowercase().as_str() {
@@ -460,10 +518,24 @@ impl RowProblem {
             Self::ReplyNotWritten { .. } => {
                 "the template and the data do not fit each other; give another with --template".into()
             }
+            Self::ReplyRepeated { .. } => {
+                "give another template with --template, or put {% generation %} and {% endgeneration %} around what \
+                 the assistant generates"
+                    .into()
+            }
+            Self::EndUnclear { .. } => {
+                "give a template with --template that writes eos_token behind replies, or puts {% generation %} and \
+                 {% endgeneration %} around what the assistant generates"
+                    .into()
+            }
             Self::NoPrompt { .. } => "give chat, instruction or completion rows".into(),
             Self::NoEos => "name one in tokenizer_config.json (\"eos_token\")".into(),
             Self::Template(e) => return e.hint(),
             Self::Tokenizer(e) => return e.hint(),
+            Self::NotWritten { field } if field.ends_with("tools") || field.ends_with("tool_calls") => format!(
+                "the model would learn the row without it: remove `{field}` (also called functions and function_call) \
+                 from the row, or give a template that writes it with --template"
+            ),
             Self::NotWritten { field } => format!(
                 "the model would learn the row without it: remove `{field}` from the row, or give a template that \
                  writes it with --template"

@@ -6,7 +6,9 @@
 mod chat;
 mod completion;
 mod instruction;
+pub mod keys;
 mod mapping;
+mod question;
 mod sharegpt;
 mod text;
 
@@ -14,12 +16,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::RowProblem;
+use crate::json;
 
-pub(crate) use chat::json_size_bytes;
 pub use chat::{Conversation, Message, Role};
+pub(crate) use chat::{TOOL_CALLS, json_size_bytes, with_arguments_read};
 pub use completion::Completion;
 pub use instruction::Instruction;
 pub use mapping::Mapping;
+pub use question::Question;
 
 /// A row's fields.
 pub type Fields = Map<String, Value>;
@@ -38,11 +42,14 @@ pub enum Shape {
     Completion,
     /// `text`, all of it trained.
     Text,
+    /// A column that asks and one that answers, under one of many names.
+    Question,
 }
 
 impl Shape {
     /// Every shape, in the order in which they are tried.
-    pub const ALL: [Self; 5] = [Self::Chat, Self::ShareGpt, Self::Instruction, Self::Completion, Self::Text];
+    pub const ALL: [Self; 6] =
+        [Self::Chat, Self::ShareGpt, Self::Instruction, Self::Completion, Self::Text, Self::Question];
 
     /// The fields a row must have.
     pub fn fields(self) -> &'static [&'static str] {
@@ -52,6 +59,7 @@ impl Shape {
             Self::Instruction => &["instruction", "output"],
             Self::Completion => &["prompt", "completion"],
             Self::Text => &["text"],
+            Self::Question => &["question", "answer"],
         }
     }
 
@@ -63,6 +71,7 @@ impl Shape {
             Self::Instruction => "instruction",
             Self::Completion => "completion",
             Self::Text => "text",
+            Self::Question => "question",
         }
     }
 
@@ -71,27 +80,48 @@ impl Shape {
     /// # Errors
     /// When no shape has all of its fields there, or the rows are preferences.
     pub fn recognise(fields: &Fields) -> Result<Self, RowProblem> {
-        let fits = |s: &Self| s.fields().iter().all(|f| fields.contains_key(*f));
+        let fits = |s: &Self| match s {
+            Self::Question => question::fits(fields),
+            _ => s.fields().iter().all(|f| fields.contains_key(*f)),
+        };
         // Keys are the file's: few and short ones are enough to recognise it by.
         let keys = || fields.keys().take(12).map(|k| k.chars().take(40).collect()).collect();
         let preference = ["chosen", "rejected"].iter().all(|field| fields.contains_key(*field));
-        Self::ALL.into_iter().find(fits).ok_or_else(|| match preference {
-            true => RowProblem::Preference,
-            false => RowProblem::UnknownShape { keys: keys() },
-        })
+        // Of preferences, `prompt` and `chosen` or `input` and `output` say what is meant.
+        match Self::ALL.into_iter().find(fits) {
+            Some(Self::Question) | None if preference => Err(RowProblem::Preference),
+            Some(shape) => Ok(shape),
+            None => Err(RowProblem::UnknownShape { keys: keys() }),
+        }
     }
 
     /// Reads a row of this shape.
     ///
     /// # Errors
-    /// When a field is missing or not what it should be.
+    /// When a field is missing or not what it should be, or one is there that would have to change what is trained
+    /// ([`keys`]).
     pub fn parse(self, fields: Fields, mapping: &Mapping) -> Result<Row, RowProblem> {
+        self.read(fields, mapping, &mut Vec::new())
+    }
+
+    /// As [`Self::parse`]; `passed_over` gets the names of the keys that nothing reads.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn read(
+        self,
+        fields: Fields,
+        mapping: &Mapping,
+        passed_over: &mut Vec<String>,
+    ) -> Result<Row, RowProblem> {
+        keys::check(self, &fields, passed_over)?;
         match self {
             Self::Chat => chat::parse(fields, &chat::MESSAGES, mapping).map(Row::Chat),
             Self::ShareGpt => sharegpt::parse(fields, mapping).map(Row::Chat),
             Self::Instruction => instruction::parse(fields).map(Row::Instruction),
             Self::Completion => completion::parse(fields, mapping),
             Self::Text => text::parse(fields).map(Row::Text),
+            Self::Question => question::parse(fields).map(Row::Question),
         }
     }
 }
@@ -107,6 +137,8 @@ pub enum Row {
     Completion(Completion),
     /// Text.
     Text(String),
+    /// A question and its answer.
+    Question(Question),
 }
 
 /// What a row is trained as.
@@ -122,14 +154,19 @@ pub enum Document {
 
 impl Row {
     /// What the row is trained as, by a model with or without a chat template.
-    pub fn into_document(self, has_chat_template: bool) -> Document {
-        match self {
+    ///
+    /// # Errors
+    /// When a model without one cannot be given the row as it was meant.
+    pub fn into_document(self, has_chat_template: bool) -> Result<Document, RowProblem> {
+        Ok(match self {
             Self::Chat(conversation) => Document::Chat(conversation),
             Self::Instruction(row) if has_chat_template => Document::Chat(row.into_messages().into()),
-            Self::Instruction(row) => Document::Completion(row.into_alpaca()),
+            Self::Instruction(row) => Document::Completion(row.into_alpaca()?),
             Self::Completion(row) => Document::Completion(row),
             Self::Text(text) => Document::Text(text),
-        }
+            Self::Question(row) if has_chat_template => Document::Chat(row.into_conversation()),
+            Self::Question(row) => return Err(RowProblem::UnknownShape { keys: row.keys }),
+        })
     }
 }
 
@@ -139,6 +176,7 @@ pub(crate) fn kind(value: &Value) -> &'static str {
         Value::Null => "null",
         Value::Bool(_) => "true or false",
         Value::Number(_) => "a number",
+        Value::String(text) if json::odd_number(text).is_some() => "a number",
         Value::String(_) => "a string",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
@@ -146,13 +184,11 @@ pub(crate) fn kind(value: &Value) -> &'static str {
 }
 
 /// Takes the text of a field that a row may have out of it; nothing for one that is absent, null or blank.
-fn take_optional(
-    fields: &mut Fields,
-    field: &'static str,
-    shape: Shape,
-) -> Result<Option<String>, RowProblem> {
+fn take_optional(fields: &mut Fields, field: &str, shape: Shape) -> Result<Option<String>, RowProblem> {
     match fields.get(field) {
         None | Some(Value::Null) => Ok(None),
+        // What pandas writes for an empty cell.
+        Some(value) if json::is_nan(value) => Ok(None),
         Some(_) => {
             take_string(fields, field, shape).map(|text| Some(text).filter(|text| !text.trim().is_empty()))
         }
@@ -160,9 +196,9 @@ fn take_optional(
 }
 
 /// Takes a field that must be a string out of a row.
-fn take_string(fields: &mut Fields, field: &'static str, shape: Shape) -> Result<String, RowProblem> {
+fn take_string(fields: &mut Fields, field: &str, shape: Shape) -> Result<String, RowProblem> {
     match fields.remove(field) {
-        Some(Value::String(text)) => Ok(text),
+        Some(Value::String(text)) if json::odd_number(&text).is_none() => Ok(text),
         Some(other) => {
             Err(RowProblem::WrongType { field: field.into(), want: "a string", found: kind(&other) })
         }

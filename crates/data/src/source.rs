@@ -9,11 +9,13 @@ pub mod choice;
 pub mod csv;
 pub mod files;
 pub mod json_array;
+pub mod json_object;
 pub mod jsonl;
 pub mod kind;
 pub mod paragraphs;
 pub mod parquet;
 pub(crate) mod rows;
+pub mod utf16;
 
 use std::fmt;
 use std::io;
@@ -193,6 +195,13 @@ pub enum ReadError {
         format: &'static str,
         /// What is wrong.
         message: String,
+    },
+    /// The file is whole, and nothing here reads it.
+    Unread {
+        /// What it is, as it follows the file's name.
+        what: String,
+        /// What the user can do; `FILE` stands for the file.
+        hint: String,
     },
     /// The row of this number is not acceptable; others may follow.
     Row(usize, RowProblem),

@@ -5,26 +5,43 @@
 //! `strftime_now`, and a `tojson` that writes as Python's `json.dumps` does. It is a program from the internet, so it
 //! runs with a budget of steps, of output and of time.
 //!
-//! `{% generation %}` … `{% endgeneration %}` marks what an assistant says. The tags become includes of two templates
-//! that write nothing, or, for [`ChatTemplate::render_marked`], one character each that the conversation does not
-//! have; these are taken out again and their places are the spans.
+//! The engine, minijinja, follows jinja2 in most and not in all. So a template's text is prepared (`source.rs`), parsed by
+//! the engine and written again in terms that the engine does as jinja2 does (`rewrite.rs`), and filters, tests, methods
+//! and the text of values are our own. What is not supported is refused by its name; `fixtures/jinja` judges it.
+//!
+//! `{% generation %}` … `{% endgeneration %}` marks what an assistant says. The tags write nothing, or, for
+//! [`ChatTemplate::render_marked`], one character each that the conversation does not have; these are taken out again
+//! and their places are the spans.
 
+mod arguments;
 mod builtin;
 mod deadline;
+mod filters;
+mod format;
+mod functions;
 mod json;
+mod letters;
+mod methods;
+mod numbers;
+mod objects;
+mod operators;
+mod printing;
+mod python;
+mod rewrite;
+mod source;
+mod tests;
 
 use std::io::{self, Write};
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde};
-use minijinja::{Environment, Error, ErrorKind, State, Value};
-use regex::Regex;
+use minijinja::value::Serde;
+use minijinja::{Environment, Error, ErrorKind, Value, machinery};
 
-use crate::format::{Message, json_size_bytes};
+use crate::format::{Message, TOOL_CALLS, json_size_bytes, with_arguments_read};
+use crate::json::has_odd_number;
 
 pub use builtin::Builtin;
 pub(crate) use builtin::read as read_template;
@@ -50,8 +67,8 @@ const BASE_OUTPUT: usize = 1 << 20;
 const OUTPUT_PER_BYTE: usize = 8;
 
 const NAME: &str = "chat_template";
-/// What the two tags of a generation mark include, each named after the variable it writes.
-const MARKS: [&str; 2] = ["generation_begins", "generation_ends"];
+/// The variables that the two tags of a generation mark write.
+const MARKS: [&str; 2] = ["py_generation_begins", "py_generation_ends"];
 /// Where the characters that stand for the tags are taken from: noncharacters, which text has no reason to hold.
 const MARK_CHARACTERS: Range<u32> = 0xFDD0..0xFDF0;
 
@@ -175,13 +192,17 @@ impl TemplateError {
     }
 }
 
-/// A compiled chat template.
-#[derive(Debug)]
+/// A compiled chat template. A clone shares what was compiled.
+#[derive(Debug, Clone)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
     special: SpecialTokens,
     source: String,
     marked: bool,
+    /// In its place for conversations with tools.
+    tool_use: Option<Box<ChatTemplate>>,
+    /// Further variables, of one row.
+    variables: serde_json::Map<String, serde_json::Value>,
 }
 
 impl ChatTemplate {
@@ -193,32 +214,51 @@ impl ChatTemplate {
         if source.len() > LONGEST_SOURCE {
             return Err(TemplateError::TooLong { bytes: source.len(), limit: LONGEST_SOURCE });
         }
-        let mut environment = Environment::new();
-        // So that errors name the variable that is undefined, in release builds too.
-        environment.set_debug(true);
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(syntax_error)?);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
-        });
-        environment.add_filter("tojson", tojson);
-        let (source_read, marked) = with_marks_included(source)?;
-        for mark in MARKS {
-            environment.add_template_owned(mark, format!("{{{{ {mark} }}}}")).map_err(syntax_error)?;
-        }
+        let prepared = source::prepare(source)?;
+        let marked = prepared.marked;
+        // Stands where tags begin and end in what the engine compiles.
+        let mark = MARK_CHARACTERS.rev().filter_map(char::from_u32).find(|c| !prepared.text.contains(*c));
+        let mark = mark.ok_or(TemplateError::Syntax {
+            line: None,
+            message: "the template has every noncharacter from U+FDD0 to U+FDEF".into(),
+        })?;
         let environment = in_time(move || {
-            environment.add_template_owned(NAME, source_read).map_err(syntax_error)?;
+            let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+            let parsed = machinery::parse(&prepared.text, NAME, syntax.map_err(syntax_error)?)
+                .map_err(syntax_error)?;
+            let rewritten = rewrite::rewrite(&parsed, mark, prepared.escapes)?;
+            let mut environment = environment();
+            environment.set_syntax(rewrite::syntax(mark).map_err(syntax_error)?);
+            environment.add_template_owned(NAME, rewritten).map_err(syntax_error)?;
             Ok(environment)
         })?;
-        let template = Self { environment, special: special.clone(), source: source.to_string(), marked };
+        let template = Self {
+            environment,
+            special: special.clone(),
+            source: source.to_string(),
+            marked,
+            tool_use: None,
+            variables: serde_json::Map::new(),
+        };
         Ok(template.at(jiff::Timestamp::now().as_second()))
+    }
+
+    /// The same template, with another in its place for conversations with tools.
+    #[must_use]
+    pub fn with_tool_use(self, template: Option<ChatTemplate>) -> Self {
+        Self { tool_use: template.map(Box::new), ..self }
+    }
+
+    /// The template of a conversation that has tools, or has none; an empty list is one, as in transformers.
+    pub fn for_tools(&self, has_tools: bool) -> &ChatTemplate {
+        self.tool_use.as_deref().filter(|_| has_tools).unwrap_or(self)
     }
 
     /// The same template, seeing `unix_seconds` as now (`strftime_now`, in the machine's time zone).
     #[must_use]
     pub fn at(mut self, unix_seconds: i64) -> Self {
-        self.environment.add_function("strftime_now", move |format: String| -> Result<String, Error> {
+        let environment = &mut self.environment;
+        environment.add_function("strftime_now", move |format: String| -> Result<String, Error> {
             let wrong = |e: jiff::Error| Error::new(ErrorKind::InvalidOperation, e.to_string());
             let now = jiff::Timestamp::from_second(unix_seconds).map_err(wrong)?;
             let now = now.to_zoned(jiff::tz::TimeZone::system());
@@ -229,6 +269,17 @@ impl ChatTemplate {
             jiff::fmt::strtime::format(&format, &now).map_err(wrong)
         });
         self
+    }
+
+    /// The same template with further variables, as transformers takes them from a row's `chat_template_kwargs`.
+    #[must_use]
+    pub fn with_variables(&self, variables: &serde_json::Map<String, serde_json::Value>) -> Self {
+        Self { variables: variables.clone(), ..self.clone() }
+    }
+
+    /// Whether the template's source has a name anywhere. If not, it cannot ask for what is called so by that name.
+    pub fn names(&self, name: &str) -> bool {
+        self.source.contains(name)
     }
 
     /// The text of a conversation; with `add_generation_prompt` followed by what opens the assistant's reply.
@@ -260,7 +311,7 @@ impl ChatTemplate {
     /// The text of a conversation, and the bytes of it that the template marks as the assistant's, in order.
     ///
     /// # Errors
-    /// As [`Self::render`], and when a mark begins inside another.
+    /// As [`Self::render`], and when a mark is open at the end.
     pub fn render_marked(
         &self,
         messages: &[Message],
@@ -281,23 +332,26 @@ impl ChatTemplate {
 
         let mut text = String::with_capacity(rendered.len());
         let mut spans = Vec::new();
-        let mut open = None;
+        // Where the outermost mark began, and how many are open.
+        let (mut start, mut depth) = (0, 0_usize);
         for c in rendered.chars() {
-            match open {
-                None if c == begin => open = Some(text.len()),
-                Some(start) if c == end => {
+            if c == begin {
+                start = if depth == 0 { text.len() } else { start };
+                depth += 1;
+            } else if c == end {
+                depth = depth
+                    .checked_sub(1)
+                    .ok_or_else(|| failed("a generation mark ends before it begins".into()))?;
+                if depth == 0 {
                     spans.push(start..text.len());
-                    open = None;
                 }
-                _ if c == begin || c == end => {
-                    return Err(failed("the generation marks are not in turn".into()));
-                }
-                _ => text.push(c),
+            } else {
+                text.push(c);
             }
         }
-        match open {
-            None => Ok((text, spans)),
-            Some(_) => Err(failed("a generation mark has no end".into())),
+        match depth {
+            0 => Ok((text, spans)),
+            _ => Err(failed("a generation mark has no end".into())),
         }
     }
 
@@ -308,22 +362,47 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         marks: Option<[char; 2]>,
     ) -> Result<String, TemplateError> {
-        let of_tools: usize = tools.unwrap_or_default().iter().map(json_size_bytes).sum();
+        let of_tools: usize =
+            tools.unwrap_or_default().iter().chain(self.variables.values()).map(json_size_bytes).sum();
         let input = of_tools + messages.iter().map(Message::size_bytes).sum::<usize>();
-        let steps = BASE_FUEL
-            .saturating_add(FUEL_PER_MESSAGE.saturating_mul(messages.len() as u64))
-            .saturating_add(input as u64 / BYTES_PER_FUEL)
-            .min(MOST_FUEL);
-        let bytes = BASE_OUTPUT.saturating_add(input.saturating_mul(OUTPUT_PER_BYTE));
+        let read: Vec<_> = messages.iter().map(with_arguments_read).collect();
+        let values = |calls: &[Option<serde_json::Value>]| {
+            let calls = calls.iter().map(Option::as_ref).chain(std::iter::repeat(None));
+            let odd = || {
+                let read = calls.clone().take(messages.len()).flatten();
+                messages.iter().flat_map(|message| message.extra.values()).chain(read).any(has_odd_number)
+            };
+            let values = messages.iter().zip(calls.clone());
+            let values = values.map(|(message, calls)| message_value(message, calls)).collect();
+            self.values(numbers::restored(values, odd), tools, add_generation_prompt, marks)
+        };
+        match self.run_with(values(&read), messages.len(), input) {
+            // A template that wants the text of arguments.
+            Err(failed @ TemplateError::Failed { .. }) if read.iter().any(Option::is_some) => {
+                self.run_with(values(&[]), messages.len(), input).map_err(|_| failed)
+            }
+            result => result,
+        }
+    }
 
-        // Fuel belongs to the environment, and a render must not change it for others: a clone shares the rest.
-        let mut environment = self.environment.clone();
-        environment.set_fuel(Some(steps));
+    /// What the template sees.
+    fn values(
+        &self,
+        messages: Value,
+        tools: Option<&[serde_json::Value]>,
+        add_generation_prompt: bool,
+        marks: Option<[char; 2]>,
+    ) -> Value {
         let mut values = vec![
-            ("messages", Value::from(Serde(messages))),
+            ("messages", messages),
             ("add_generation_prompt", Value::from(add_generation_prompt)),
             // Always given by transformers, so templates may test them without `is defined`.
-            ("tools", tools.map_or(Value::from(()), |tools| Value::from(Serde(tools)))),
+            (
+                "tools",
+                tools.map_or(Value::from(()), |tools| {
+                    numbers::restored(Value::from(Serde(tools)), || tools.iter().any(has_odd_number))
+                }),
+            ),
             ("documents", Value::from(())),
         ];
         let special = [
@@ -333,11 +412,40 @@ impl ChatTemplate {
             ("pad_token", &self.special.pad),
         ];
         values.extend(special.into_iter().filter_map(|(k, v)| Some((k, Value::from(v.as_ref()?.as_str())))));
+        for (name, value) in &self.variables {
+            values.push((
+                name.as_str(),
+                numbers::restored(Value::from(Serde(value)), || has_odd_number(value)),
+            ));
+        }
         if let Some(characters) = marks {
             values.extend(MARKS.into_iter().zip(characters.map(Value::from)));
         }
-        let values = Value::from_pairs(values);
+        Value::from_pairs(values)
+    }
 
+    /// The text that the template gives where it sees these values and nothing else, not even special tokens.
+    ///
+    /// # Errors
+    /// As [`Self::render`].
+    pub fn render_values(
+        &self,
+        values: &serde_json::Map<String, serde_json::Value>,
+    ) -> Result<String, TemplateError> {
+        let given = numbers::restored(Value::from(Serde(values)), || values.values().any(has_odd_number));
+        self.run_with(given, 0, values.values().map(json_size_bytes).sum())
+    }
+
+    fn run_with(&self, values: Value, messages: usize, input: usize) -> Result<String, TemplateError> {
+        let steps = BASE_FUEL
+            .saturating_add(FUEL_PER_MESSAGE.saturating_mul(messages as u64))
+            .saturating_add(input as u64 / BYTES_PER_FUEL)
+            .min(MOST_FUEL);
+        let bytes = BASE_OUTPUT.saturating_add(input.saturating_mul(OUTPUT_PER_BYTE));
+
+        // Fuel belongs to the environment, and a render must not change it for others: a clone shares the rest.
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(steps));
         in_time(move || {
             let template = environment.get_template(NAME).map_err(syntax_error)?;
             let mut output = Capped { text: Vec::new(), room: bytes, full: false };
@@ -439,47 +547,28 @@ fn render_error(error: &Error, steps: u64) -> TemplateError {
     TemplateError::Failed { line: error.line(), message: describe(error) }
 }
 
-/// Replaces `{% generation %}` and `{% endgeneration %}` with statements that include [`MARKS`], which leaves
-/// whitespace control and trimming what they were; and whether there are any.
-fn with_marks_included(source: &str) -> Result<(String, bool), TemplateError> {
-    static MARK: LazyLock<Option<Regex>> =
-        LazyLock::new(|| Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").ok());
-    let Some(mark) = MARK.as_ref() else { return Ok((source.to_string(), false)) };
-    let mut open = false;
-    for found in mark.captures_iter(source) {
-        let ends = found.get(2).is_some();
-        if ends != open {
-            let at = found.get(0).map_or(0, |tag| tag.start());
-            let message = match ends {
-                true => "endgeneration without generation",
-                false => "a generation mark inside another, or one without its end",
-            };
-            let line = Some(1 + source[..at].matches('\n').count());
-            return Err(TemplateError::Syntax { line, message: message.into() });
-        }
-        open = !ends;
-    }
-    if open {
-        return Err(TemplateError::Syntax { line: None, message: "generation without endgeneration".into() });
-    }
-    let replaced = mark.replace_all(source, |found: &regex::Captures| {
-        let what = MARKS[usize::from(found.get(2).is_some())];
-        format!("{{%{} include '{what}' {}%}}", &found[1], &found[3])
+/// A message as templates see it, perhaps with other calls. What is none is not there, as in transformers (`apply_chat_template` drops it): many
+/// templates write "None" for it and do well without it.
+fn message_value(message: &Message, calls: Option<&serde_json::Value>) -> Value {
+    let role = Some(("role", Value::from(message.role.name())));
+    let content = message.content.as_deref().map(|text| ("content", Value::from(text)));
+    let extra = message.extra.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| {
+        let value = calls.filter(|_| key == TOOL_CALLS).unwrap_or(value);
+        (key.as_str(), Value::from(Serde(value)))
     });
-    Ok((replaced.into_owned(), mark.is_match(source)))
+    Value::from_pairs(role.into_iter().chain(content).chain(extra))
 }
 
-/// `tojson` as transformers defines it: `json.dumps(value, ensure_ascii=False, indent=...)`.
-fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<Value, Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
-    // json.dumps escapes nothing beyond what JSON wants only without ensure_ascii.
-    if options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false) {
-        return Err(Error::new(ErrorKind::InvalidOperation, "tojson: ensure_ascii is not supported"));
-    }
-    let separators: Option<Vec<String>> = options.get("separators")?;
-    options.assert_all_used()?;
-    let style = json::Style::new(indent, separators.as_deref(), sort_keys)?;
-    let text = json::dumps(state, value, &style)?;
-    Ok(Value::from_safe_string(text))
+/// The engine with Python's values, filters, tests and functions.
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    // So that errors name the variable that is undefined, in release builds too.
+    environment.set_debug(true);
+    environment.set_formatter(printing::write);
+    environment.set_unknown_method_callback(methods::call);
+    filters::add_to(&mut environment);
+    tests::add_to(&mut environment);
+    operators::add_to(&mut environment);
+    functions::add_to(&mut environment);
+    environment
 }

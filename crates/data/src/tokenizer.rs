@@ -9,6 +9,7 @@
 //!
 //! Deliberately absent: truncation and padding (batches are token streams), and token types.
 
+mod added;
 mod export;
 mod folder;
 mod gguf;
@@ -119,6 +120,13 @@ impl TokenizerError {
                 "give the folder that has config.json and tokenizer.json, or a .gguf file".into()
             }
             Self::Io { .. } => "check that the path exists and may be read".into(),
+            Self::Invalid { message, .. } if message.contains("git-lfs") => {
+                "run git lfs pull in the folder it was cloned to, or download the file again".into()
+            }
+            // What names a key is about what somebody wrote there.
+            Self::Invalid { message, .. } if message.starts_with('`') => {
+                "correct the entry, or take the file from where the model came from".into()
+            }
             Self::TooLarge { .. } | Self::Invalid { .. } => {
                 "the file is damaged or not a tokenizer file; download the model again".into()
             }
@@ -159,6 +167,8 @@ pub struct Tokenizer {
     prefix: Vec<u32>,
     suffix: Vec<u32>,
     chat_template: Option<String>,
+    /// In its place for rows with tools.
+    tool_template: Option<String>,
     vocab_size: usize,
     /// Ascending.
     special_ids: Vec<u32>,
@@ -177,14 +187,27 @@ struct Parts {
     prefix: Vec<u32>,
     suffix: Vec<u32>,
     chat_template: Option<String>,
+    /// In its place for rows with tools.
+    tool_template: Option<String>,
     /// Lower bound for the vocabulary's size.
     vocab_size: usize,
 }
 
 impl Tokenizer {
     fn assemble(parts: Parts) -> Self {
-        let Parts { inner, special, bos, eos, pad, more_eos, prefix, suffix, chat_template, vocab_size } =
-            parts;
+        let Parts {
+            inner,
+            special,
+            bos,
+            eos,
+            pad,
+            more_eos,
+            prefix,
+            suffix,
+            chat_template,
+            tool_template,
+            vocab_size,
+        } = parts;
         let mut ends = more_eos;
         ends.extend(eos);
         // What is written around a text is named by the file's post-processor and settings, which may know other ids.
@@ -206,6 +229,7 @@ impl Tokenizer {
             prefix,
             suffix,
             chat_template,
+            tool_template,
             vocab_size: vocab_size.max(largest),
             special_ids,
             clock,
@@ -214,10 +238,15 @@ impl Tokenizer {
         tokenizer
     }
 
-    /// [`Self::eos_ids`] for the present chat template.
+    /// The sources of the templates that rows may be written by.
+    fn templates(&self) -> impl Iterator<Item = &str> {
+        [&self.chat_template, &self.tool_template].into_iter().filter_map(Option::as_deref)
+    }
+
+    /// [`Self::eos_ids`] for the present chat templates.
     fn find_eos_ids(&mut self) {
-        let template = self.chat_template.as_deref().unwrap_or_default();
-        let written = END_OF_TURN.iter().filter(|t| template.contains(**t));
+        let templates = || self.templates();
+        let written = END_OF_TURN.iter().filter(|token| templates().any(|text| text.contains(**token)));
         let written = written.filter_map(|t| self.inner.token_to_id(t));
         self.eos_ids = self.ends.iter().copied().chain(written).collect();
         self.eos_ids.sort_unstable();
@@ -276,6 +305,11 @@ impl Tokenizer {
         self.bos
     }
 
+    /// The ids that are added in front when special tokens are asked for.
+    pub(crate) fn prefix(&self) -> &[u32] {
+        &self.prefix
+    }
+
     /// The id of the end-of-sequence token, which text and completions are closed with.
     pub fn eos(&self) -> Option<u32> {
         self.eos
@@ -317,6 +351,11 @@ impl Tokenizer {
         self.chat_template.as_deref()
     }
 
+    /// Source of the template that the model has for rows with tools (transformers' `tool_use`), where that is another.
+    pub fn tool_template(&self) -> Option<&str> {
+        self.tool_template.as_deref()
+    }
+
     /// Puts another chat template in the place of the model's own: the name of a [`Builtin`], or a file.
     ///
     /// # Errors
@@ -339,6 +378,7 @@ impl Tokenizer {
         };
         ChatTemplate::new(&source, &self.special)?;
         self.chat_template = Some(source);
+        self.tool_template = None;
         self.find_eos_ids();
         Ok(())
     }
@@ -350,7 +390,8 @@ impl Tokenizer {
     pub fn description(&self) -> Result<String, TokenizerError> {
         let json = guarded("describe the tokenizer", || self.inner.to_string(false))?;
         let Self { special, prefix, suffix, eos_ids, chat_template, .. } = self;
-        Ok(format!("{json}\n{special:?}\n{prefix:?}\n{suffix:?}\n{eos_ids:?}\n{chat_template:?}"))
+        let tools = self.tool_template.iter().map(|text| format!("\n{text:?}")).collect::<String>();
+        Ok(format!("{json}\n{special:?}\n{prefix:?}\n{suffix:?}\n{eos_ids:?}\n{chat_template:?}{tools}"))
     }
 
     /// The special tokens by name, as a chat template sees them.
@@ -363,10 +404,10 @@ impl Tokenizer {
     /// # Errors
     /// When the template has a syntax error.
     pub fn compile_chat_template(&self) -> Result<Option<ChatTemplate>, TemplateError> {
-        self.chat_template
-            .as_deref()
-            .map(|s| Ok(ChatTemplate::new(s, &self.special)?.at(self.clock)))
-            .transpose()
+        let compile = |source: &str| Ok(ChatTemplate::new(source, &self.special)?.at(self.clock));
+        let Some(template) = self.chat_template.as_deref().map(compile).transpose()? else { return Ok(None) };
+        let of_tools = self.tool_template.as_deref().map(compile).transpose()?;
+        Ok(Some(template.with_tool_use(of_tools)))
     }
 
     /// The time (seconds since 1970) that templates see as now. It is taken when the tokenizer is loaded and does
@@ -380,8 +421,8 @@ impl Tokenizer {
         static DIRECTIVE: LazyLock<Regex> =
             LazyLock::new(|| Regex::new(r"%[-_0^#:.\d]*([A-Za-z])").expect("a constant"));
         const OF_A_DAY: &str = "aAbBCdDeFgGhjmuUVwWyY";
-        let template =
-            self.chat_template.as_deref().filter(|t| t.contains("strftime_now"))?.replace("{%", "");
+        let all: String = self.templates().collect();
+        let template = Some(all).filter(|t| t.contains("strftime_now"))?.replace("{%", "");
         let only_days = DIRECTIVE.captures_iter(&template).all(|found| OF_A_DAY.contains(&found[1]));
         let now = jiff::Timestamp::from_second(self.clock).ok().filter(|_| only_days);
         let day = now.map(|now| now.to_zoned(jiff::tz::TimeZone::system()).date().to_string());

@@ -62,6 +62,22 @@ pub fn set_among<T: Args + Serialize>(
     Ok(names.iter().find(is_set).map(|name| (*name).to_owned()))
 }
 
+/// `args`, but with what was typed as `typed` has it.
+pub fn typed_over<T>(args: T, typed: &T, given: &Given) -> anyhow::Result<T>
+where
+    T: Args + Serialize + DeserializeOwned,
+{
+    let command = T::augment_args(Command::new("typed"));
+    let (mut merged, typed) = (object(&args)?, object(typed)?);
+    for flag in command.get_arguments().filter(|flag| given.0.contains(flag.get_id().as_str())) {
+        let name = long_name(flag);
+        if let Some(value) = typed.get(&name) {
+            merged.insert(name, value.clone());
+        }
+    }
+    Ok(serde_json::from_value(Value::Object(merged))?)
+}
+
 /// Puts the keys of `file` where `args` has only defaults.
 pub fn merge<T>(args: &T, given: &Given, file: &Path) -> anyhow::Result<T>
 where

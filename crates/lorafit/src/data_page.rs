@@ -10,7 +10,7 @@ use lorafit_data::{Dataset, SampleRef, Tokenizer};
 use crate::command::data::DataArgs;
 use crate::page::{Cards, Page, Script, escape, number, percent, table};
 use crate::pieces::{Piece, pieces};
-use crate::row_args::shapes;
+use crate::row_args::{shapes, treated};
 
 /// Rows shown unless the user says how many.
 pub const ROWS: usize = 200;
@@ -39,6 +39,9 @@ pub fn draw(
     });
     let name = file_names.collect::<Vec<_>>().join(", ");
     let mut page = figures(args, statistics);
+    for line in treated(data) {
+        let _ = writeln!(page, "<p class=\"note\">{}</p>", escape(&line));
+    }
     page.push_str("<section aria-label=\"Rows\">\n<h2>Rows</h2>\n");
     page.push_str(CONTROLS);
     let mut rows = 0;

@@ -21,6 +21,8 @@ use crate::report_error::CliError;
 pub struct Base {
     /// What adapters call it.
     pub name: String,
+    /// Whether nothing is told but errors.
+    pub quiet: bool,
     /// The files of its configuration and weights.
     pub weights: ModelFiles,
     /// The weights.
@@ -92,10 +94,11 @@ pub fn open_base(
     let source = Source::resolve(model, &mut |text| tell(text, common))?;
     let (files, tokenizer) = with_tokenizer(ModelFiles::open(source.path())?, template)?;
     let weight_bytes = files.weight_bytes(quantization, device.placement())?;
-    let mut base = Base::new(model, files, tokenizer, weight_bytes, |files| match quantization {
-        Some(base) => Model::load_quantized(files, base, device),
-        None => Model::load(files, device),
-    })?;
+    let mut base =
+        Base::new(model, files, tokenizer, weight_bytes, common.quiet, |files| match quantization {
+            Some(base) => Model::load_quantized(files, base, device),
+            None => Model::load(files, device),
+        })?;
     base.model.set_compute_dtype(compute.on(common.device, quantization.is_some()).into());
     Ok(base)
 }
@@ -117,7 +120,7 @@ pub fn open_shape(
         return Err(CliError::new(text).hint("give a config.json of a smaller model").into());
     }
     let zeros = |files: &ModelFiles| Ok(Model::zeros(files.config(), device));
-    let mut base = Base::new(model, files, tokenizer, weight_bytes, zeros)?;
+    let mut base = Base::new(model, files, tokenizer, weight_bytes, common.quiet, zeros)?;
     base.model.set_compute_dtype(compute.on(common.device, false).into());
     Ok(base)
 }
@@ -129,20 +132,13 @@ impl Base {
         files: ModelFiles,
         tokenizer: Tokenizer,
         weight_bytes: u64,
+        quiet: bool,
         load: impl FnOnce(&ModelFiles) -> Result<Model, FileError>,
     ) -> anyhow::Result<Self> {
-        let vocabulary = files.config().vocab_size;
-        if tokenizer.vocab_size() > vocabulary {
-            let text = format!(
-                "{model}: the tokenizer has {} tokens, the model's embedding {vocabulary}",
-                tokenizer.vocab_size()
-            );
-            return Err(CliError::new(text).hint("the tokenizer belongs to another model").into());
-        }
-        // An adapter names its base as the user did where that is a hub id, else as the files do.
-        let name = if Path::new(model).exists() { files.name() } else { model.to_owned() };
+        // As PEFT has it, so that whoever opens the adapter finds its base: the path or hub id that was given.
+        let name = model.to_owned();
         let model = load(&files)?;
-        Ok(Base { name, weights: files, model, weight_bytes, tokenizer })
+        Ok(Base { name, quiet, weights: files, model, weight_bytes, tokenizer })
     }
 }
 
@@ -178,9 +174,13 @@ pub fn open_model_tokenizer(
     Ok(open_without_weights(model, template, common)?.1)
 }
 
-/// Loads an adapter for `base`.
+/// Loads an adapter for `base`, and tells what of it was passed over.
 pub fn open_adapter(base: &Base, dir: &Path) -> anyhow::Result<Adapter> {
-    Ok(adapter::load(dir, base.model.config(), base.model.device())?)
+    let adapter = adapter::load_over(dir, &base.weights, base.model.device())?;
+    if !base.quiet {
+        adapter.notes().iter().for_each(|note| eprintln!("{note}"));
+    }
+    Ok(adapter)
 }
 
 /// Loads the adapter of `--adapter`, if given.

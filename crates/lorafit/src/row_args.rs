@@ -5,7 +5,8 @@ use std::path::Path;
 use std::str::FromStr;
 
 use clap::{ArgAction, Args, ValueEnum};
-use lorafit_data::{HeldOut, Mapping, Options, Origin, Part, Report, Role, Source};
+use lorafit_data::format::keys;
+use lorafit_data::{AsText, Dataset, HeldOut, Mapping, Options, Origin, Part, Report, Role, Source};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::command::require;
@@ -14,15 +15,25 @@ use crate::engine::grouped;
 use crate::options::{TextVisitor, TrainOn};
 use crate::report_error::CliError;
 
-/// Told by the help of every verb that reads data.
-pub const DATA_HELP: &str = "\
+/// Told by the help of every verb that reads data, from the list by which rows are read.
+pub fn data_help() -> String {
+    format!("{DATA_HELP}\n\n{}", keys::told(HELP_WIDTH))
+}
+
+/// Characters of a line of help.
+const HELP_WIDTH: usize = 118;
+const DATA_HELP: &str = "\
 DATA is a file, a folder, a 'glob', or a data set on the hub (org/name, org/name/folder, either with @revision),
-perhaps with a weight: b.csv:0.5 takes half of its rows, chosen by the seed, b.csv:2 takes each twice. Formats: JSONL, a JSON list, CSV, TSV, Parquet, and plain text, of which a paragraph is a
-row; .gz and .zst are unfolded. Rows have one of these shapes:
+perhaps with a weight: b.csv:0.5 takes half of its rows, chosen by the seed, b.csv:2 takes each twice. Formats: JSONL, a
+JSON list or an object around one, CSV (separated by comma, semicolon, tab or bar), Parquet, and plain text, of which a
+paragraph is a row; .gz and .zst are unfolded. Rows have one of these shapes:
   {\"messages\": [{\"role\": \"user\", \"content\": ...}, {\"role\": \"assistant\", \"content\": ...}]}
   {\"conversations\": [{\"from\": \"human\", \"value\": ...}, {\"from\": \"gpt\", \"value\": ...}]}
   {\"instruction\": ..., \"input\": ..., \"output\": ...}      {\"prompt\": ..., \"completion\": ...}      {\"text\": ...}
-Beside messages may stand \"tools\" and \"system\"; a message with \"train\": false is not learnt.";
+  a column that asks and one that answers (question and answer, input and output, ...): a conversation of the two
+prompt and completion are plain text, without the chat template; instruction and output are a conversation.
+Beside messages may stand \"tools\" and \"system\"; a message with \"train\": false is not learnt.
+Keys that would change what is trained are read or refused; --columns NAME=ignore passes one over.";
 
 /// `--overlong`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -66,7 +77,7 @@ pub struct RowArgs {
     /// Of folders and data sets only the files of this split: train, validation, test, or as it is named
     #[arg(long, value_name = "NAME")]
     pub split: Option<String>,
-    /// What columns are, where they have other names: question=prompt,answer=completion
+    /// What columns are, where they have other names: topic=instruction,essay=output; NAME=ignore passes one over
     #[arg(long, value_name = "COLUMN=FIELD,...")]
     #[serde(with = "one_or_many", default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
@@ -152,6 +163,18 @@ fn part(text: &str) -> Result<Part, CliError> {
     }
 }
 
+/// `LOCATION` or `LOCATION:WEIGHT` with a whole path, if it is a file or folder in `folder`, or a glob.
+pub fn placed_in(folder: &Path, text: &str) -> String {
+    let is_local = |location: &str| folder.join(location).exists() || location.contains(['*', '?', '[']);
+    let weighted = text.rsplit_once(':').filter(|(_, weight)| weight.parse::<f64>().is_ok());
+    let location = weighted.map_or(text, |(location, _)| location);
+    let location = if folder.join(text).exists() { text } else { location };
+    match is_local(location) {
+        true => format!("{}{}", folder.join(location).display(), &text[location.len()..]),
+        false => text.to_owned(),
+    }
+}
+
 /// `--validation`: `5%`, `0.05`, or a number of rows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Validation(pub HeldOut);
@@ -225,6 +248,44 @@ pub mod one_or_many {
 /// The shapes of a report: `chat and text`.
 pub fn shapes(report: &Report) -> String {
     report.shapes.iter().map(|shape| shape.name()).collect::<Vec<_>>().join(" and ")
+}
+
+/// Lines about what was done to rows, so that nothing of them is lost without a word; none if nothing was.
+pub fn treated(data: &Dataset) -> Vec<String> {
+    let notes = &data.report.notes;
+    let count = |n: usize| grouped(n as u64);
+    let mut lines = Vec::new();
+    if !notes.passed_over.is_empty() {
+        let mut keys: Vec<(&String, &usize)> = notes.passed_over.iter().collect();
+        keys.sort_by_key(|(name, rows)| (std::cmp::Reverse(**rows), (*name).clone()));
+        let told = keys.iter().map(|(name, rows)| format!("`{}` ({})", name.escape_debug(), count(**rows)));
+        let told: Vec<String> = told.collect();
+        lines.push(format!("keys passed over, with the rows that have them: {}", told.join(", ")));
+    }
+    if notes.rewritten > 0 {
+        let what = "messages are written otherwise by the chat template than the rows have them";
+        lines.push(format!("{} {what}, or without their reasoning", count(notes.rewritten)));
+    }
+    if notes.rendered_before > 0 {
+        let what = "rows have the marks of the chat template in their text: they were rendered before";
+        lines.push(format!("{} {what}", count(notes.rendered_before)));
+    }
+    if notes.bos_present > 0 {
+        let what = "rows begin with the beginning-of-sequence token, and were given no second one";
+        lines.push(format!("{} {what}", count(notes.bos_present)));
+    }
+    if let Some(AsText { row, prompt, completion, conversation }) = &notes.as_text {
+        let line = |text: &str| text.replace('\n', "\u{23ce}");
+        let place = data.origin.place(*row);
+        lines.push(
+            "rows of prompt and completion are trained as plain text, though the model has a chat template:"
+                .into(),
+        );
+        lines.push(format!("  {place} is {}\u{27e6}{}\u{27e7}", line(prompt), line(completion)));
+        lines.push(format!("  as a conversation it would be {}", line(conversation)));
+        lines.push("  with --columns prompt=instruction,completion=output they are conversations".into());
+    }
+    lines
 }
 
 /// Lines about bad rows that were left out; none if there are none.

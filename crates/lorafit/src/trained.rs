@@ -159,7 +159,7 @@ pub fn model_folder(args: &TrainArgs, base: &Base) -> anyhow::Result<ModelFolder
             let copy = |(name, path)| (name, FolderFile::Copy(path));
             files.extend(companions(base.weights.path())?.into_iter().map(copy));
             if let (Some(_), Some(template)) = (&args.template.template, tokenizer.chat_template()) {
-                files.retain(|(name, _)| name != "chat_template.jinja");
+                files.retain(|(name, _)| !name.ends_with(".jinja"));
                 let content = FolderFile::Content(template.as_bytes().to_vec());
                 files.push(("chat_template.jinja".to_owned(), content));
             }

@@ -95,6 +95,12 @@ impl ConfigError {
 
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
+        if self.0.starts_with("`quantization_config`") {
+            return Some(
+                "take the model it was made from, in BF16, with --quant nf4 or int8; or a GGUF file of it"
+                    .to_owned(),
+            );
+        }
         self.0.contains("model_type").then(|| format!("supported: {}", MODEL_TYPES.join(", ")))
     }
 }
@@ -155,10 +161,14 @@ impl Config {
         if !MODEL_TYPES.contains(&model_type) {
             return Err(keys.wrong("model_type", "a supported architecture"));
         }
-        let quantized =
-            keys.present("quantization_config").map(|v| v.get("quant_method").and_then(Value::as_str));
-        if !matches!(quantized, None | Some(Some("bitsandbytes"))) {
-            return Err(keys.wrong("quantization_config", "none, or that of bitsandbytes"));
+        if let Some(quantized) = keys.present("quantization_config") {
+            // Early configurations of bitsandbytes do not say whose they are.
+            let early = ["load_in_4bit", "load_in_8bit"].iter().any(|key| quantized.get(*key).is_some());
+            match quantized.get("quant_method").and_then(Value::as_str) {
+                Some("bitsandbytes") => {}
+                None if early => {}
+                _ => return Err(keys.wrong("quantization_config", "none, or that of bitsandbytes")),
+            }
         }
         match keys.present("hidden_act").map(|v| v.as_str()) {
             None | Some(Some("silu")) => {}

@@ -219,8 +219,10 @@ impl HubId {
             // In `runs/base/x.gguf` with a folder `runs` here, a file here was meant.
             is_gguf(file) && path_is_valid(file) && !Path::new(org).exists()
         };
+        // `models/x.gguf` is a file that is not here, never a repository.
         (part_is_valid(org)
             && part_is_valid(name)
+            && (file.is_some() || !is_gguf(name))
             && path_is_valid(revision)
             && file.is_none_or(file_is_valid))
         .then(|| HubId {
@@ -348,6 +350,11 @@ impl SourceError {
         const EXPECTED: &str = "--model takes a Hugging Face model folder (config.json, tokenizer.json, \
                                 *.safetensors), a .gguf file, or a hub id (org/name, org/name@revision)";
         Some(match self {
+            SourceError::NotFound { model } if is_gguf(model) => {
+                "check the path, which is looked up from the current folder; a file of the hub is \
+                 org/name/file.gguf"
+                    .to_owned()
+            }
             SourceError::NotFound { .. } => EXPECTED.to_owned(),
             SourceError::NotAModel { path } => match path.parent().filter(|dir| dir.join(CONFIG).is_file()) {
                 Some(dir) if dir.as_os_str().is_empty() => "pass its folder: .".to_owned(),
@@ -481,6 +488,8 @@ mod tests {
             "org/name@/etc/passwd",
             "org/name@a?b",
             "src/name/x.gguf",
+            "models/x.gguf",
+            "models/x.GGUF@v1",
             "org\\name/x",
             "org/name@a@b",
             "org/a%2e",

@@ -365,6 +365,18 @@ impl Checkpoint {
         adapter::load(&self.dir, config, device)
     }
 
+    /// What its adapter calls the base model, as a run was told it: with the revision behind `@`. `None` if it has no
+    /// adapter.
+    pub fn base_model(&self) -> Option<String> {
+        let text = read_small(&self.dir.join(adapter::CONFIG_FILE)).ok()?;
+        let json: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        let name = json.get("base_model_name_or_path")?.as_str()?;
+        Some(match json.get("revision").and_then(serde_json::Value::as_str) {
+            Some(revision) => format!("{name}@{revision}"),
+            None => name.to_owned(),
+        })
+    }
+
     /// Its weights, into a model in which the same ones are trained.
     ///
     /// # Errors

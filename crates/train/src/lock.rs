@@ -13,18 +13,44 @@ const LOCK: &str = "lock";
 #[derive(Debug)]
 pub struct RunLock {
     dir: PathBuf,
+    /// What was made for it, and goes with it if nothing else is written: the file, and the topmost folder.
+    made: (bool, Option<PathBuf>),
     /// Holds the lock as long as it is open.
     _file: File,
 }
 
+/// A run that was refused before it began leaves nothing.
+impl Drop for RunLock {
+    fn drop(&mut self) {
+        let (file, folder) = &self.made;
+        let mut entries = fs::read_dir(&self.dir).into_iter().flatten();
+        let is_alone = entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOCK));
+        if !(*file && is_alone) || fs::remove_file(self.dir.join(LOCK)).is_err() {
+            return;
+        }
+        let Some(top) = folder else { return };
+        for dir in self.dir.ancestors().take_while(|dir| dir.starts_with(top)) {
+            // One that is not empty stays, and all above it.
+            if fs::remove_dir(dir).is_err() {
+                break;
+            }
+        }
+    }
+}
+
 impl RunLock {
-    /// Makes the folder `dir` if needed and takes it.
+    /// Makes the folder `dir` if needed and takes it. What was made for it is removed when the lock is dropped and nothing
+    /// has been written.
     ///
     /// # Errors
     /// [`RunError::Locked`] when another process has it; a folder that cannot be written.
     pub fn take(dir: &Path) -> Result<Self, RunError> {
         let path = dir.join(LOCK);
         let io = |source| RunError::Io { path: path.clone(), source };
+        let top =
+            dir.ancestors().filter(|dir| !dir.as_os_str().is_empty()).take_while(|dir| !dir.exists()).last();
+        let top = top.map(Path::to_owned);
+        let made_file = !path.exists();
         fs::create_dir_all(dir).map_err(|source| RunError::Io { path: dir.to_owned(), source })?;
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false);
@@ -38,7 +64,7 @@ impl RunLock {
         }
         // Who holds it is a help to people alone, so that a full disk is no reason to stop here.
         let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
-        Ok(RunLock { dir: dir.to_owned(), _file: file })
+        Ok(RunLock { dir: dir.to_owned(), made: (made_file, top), _file: file })
     }
 
     /// The folder.
@@ -67,6 +93,22 @@ fn read_process(file: &mut File) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_without_a_run_leaves_what_was_there() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let there = dir.path().join("there");
+        fs::create_dir(&there).expect("made");
+        drop(RunLock::take(&there.join("a/b/run")).expect("free"));
+        assert_eq!(fs::read_dir(&there).expect("it stays").count(), 0);
+        drop(RunLock::take(&there).expect("free"));
+        assert_eq!(fs::read_dir(&there).expect("it stays").count(), 0);
+        let run = there.join("run");
+        let lock = RunLock::take(&run).expect("free");
+        fs::write(run.join("config.toml"), "").expect("written");
+        drop(lock);
+        assert!(run.join("config.toml").exists() && run.join("lock").exists());
+    }
 
     #[test]
     fn a_second_run_on_a_folder_is_refused_until_the_first_ends() {

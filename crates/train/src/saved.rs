@@ -180,7 +180,11 @@ fn save_model(
         remove(&partial)?;
         storage.create_dir_all(&partial)?;
         for file in of_model(model, folder, shard_bytes) {
-            storage.write_with(&partial.join(&file.name), &mut |out| file.write(out))?;
+            let path = partial.join(&file.name);
+            if let Some(folder) = path.parent().filter(|folder| *folder != partial) {
+                storage.create_dir_all(folder)?;
+            }
+            storage.write_with(&path, &mut |out| file.write(out))?;
         }
         storage.sync_dir(&partial)?;
         if dir.exists() {

@@ -33,5 +33,6 @@ pub fn tokenizer_metadata(gguf: &Gguf) -> GgufTokenizer {
         add_eos: gguf.flag(&key("add_eos_token")),
         add_space_prefix: gguf.flag(&key("add_space_prefix")),
         chat_template: gguf.text("tokenizer.chat_template").map(str::to_owned),
+        tool_template: gguf.text("tokenizer.chat_template.tool_use").map(str::to_owned),
     }
 }

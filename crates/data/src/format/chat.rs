@@ -5,13 +5,19 @@
 //! `tool` has the result. `"train": false` keeps a reply out of what is trained. Further keys of a message are handed
 //! to the template as they are.
 //!
+//! OpenAI's older names are read as the newer ones: `functions` as `tools`, `function_call` as `tool_calls`, and its
+//! `"weight": 0` as `"train": false`. `content` may be a list of parts, of which only text is read. A row may set variables
+//! of the chat template (`chat_template_kwargs`, `enable_thinking`).
+//!
 //! `tool_calls[].function.arguments` is an object for templates (transformers, "Tool use"); data sets often hold it
-//! as JSON text, as OpenAI's interface gives it, which most templates would quote a second time. So text is read here.
+//! as JSON text, as OpenAI's interface gives it, which most templates would quote a second time. So templates are given
+//! the object that the text says, and those that fail with one the text as it stands.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Fields, Mapping, Shape, kind, not_blank, take_optional};
+use super::keys::{self, is_empty};
+use super::{Fields, Mapping, Shape, kind, not_blank, question};
 use crate::error::RowProblem;
 use crate::json;
 
@@ -119,15 +125,35 @@ pub struct Conversation {
     pub messages: Vec<Message>,
     /// JSON schemas of the functions; `None` if the row has none.
     pub tools: Option<Vec<Value>>,
+    /// Variables of the chat template that the row sets.
+    pub variables: Map<String, Value>,
 }
 
 impl From<Vec<Message>> for Conversation {
     fn from(messages: Vec<Message>) -> Self {
-        Self { messages, tools: None }
+        Self { messages, ..Self::default() }
     }
 }
 
-const TOOL_CALLS: &str = "tool_calls";
+/// The calls of a message.
+pub(crate) const TOOL_CALLS: &str = "tool_calls";
+const FUNCTION_CALL: &str = "function_call";
+/// Variables that templates are given anyhow, which a row must not set.
+const NOT_VARIABLES: [&str; 11] = [
+    "messages",
+    "tools",
+    "add_generation_prompt",
+    "continue_final_message",
+    "chat_template",
+    "tokenize",
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "pad_token",
+    "return_assistant_tokens_mask",
+];
+/// What parts of a message that are text say they are.
+const TEXT_PARTS: [&str; 3] = ["text", "input_text", "output_text"];
 
 /// What a conversation's fields are called.
 pub(super) struct Keys {
@@ -143,12 +169,18 @@ pub(super) struct Keys {
     pub shape: Shape,
 }
 
-pub(super) const MESSAGES: Keys =
-    Keys { list: "messages", role: "role", content: "content", roles: &[], shape: Shape::Chat };
+pub(super) const MESSAGES: Keys = Keys {
+    list: "messages",
+    role: "role",
+    content: "content",
+    roles: &[("function", Role::Tool)],
+    shape: Shape::Chat,
+};
 
 pub(super) fn parse(mut fields: Fields, keys: &Keys, mapping: &Mapping) -> Result<Conversation, RowProblem> {
-    let tools = fields.remove("tools").map_or(Ok(None), tools)?;
-    let system = take_optional(&mut fields, "system", keys.shape)?;
+    let tools = tools(&mut fields)?;
+    let variables = variables(&mut fields)?;
+    let system = question::system(&mut fields, keys.shape)?;
     let list = match fields.remove(keys.list).map(from_json_text) {
         Some(Value::Array(list)) => list,
         Some(other) => return Err(wrong(keys.list.into(), "a list", &other)),
@@ -171,25 +203,68 @@ pub(super) fn parse(mut fields: Fields, keys: &Keys, mapping: &Mapping) -> Resul
     if let Some(system) = system.filter(|_| messages[0].role != Role::System) {
         messages.insert(0, Message::new(Role::System, system));
     }
-    Ok(Conversation { messages, tools })
+    Ok(Conversation { messages, tools, variables })
+}
+
+/// The variables of the template that a row sets.
+fn variables(fields: &mut Fields) -> Result<Map<String, Value>, RowProblem> {
+    const KWARGS: &str = "chat_template_kwargs";
+    let mut found = match fields.remove(KWARGS).map(from_json_text).filter(|value| !is_empty(value)) {
+        None => Map::new(),
+        Some(Value::Object(found)) => found,
+        Some(other) => return Err(wrong(KWARGS.into(), "an object", &other)),
+    };
+    // In Parquet every row has every key that any has.
+    found.retain(|_, value| !value.is_null());
+    if let Some(name) = found.keys().find(|name| NOT_VARIABLES.contains(&name.as_str())) {
+        let why = "the template gets it from elsewhere";
+        return Err(RowProblem::Refused { field: format!("{KWARGS}[{name}]"), why });
+    }
+    for name in keys::SWITCHES.iter().chain(keys::MATERIAL) {
+        let Some(value) = fields.remove(*name).filter(|value| !is_empty(value)) else { continue };
+        if found.get(*name).is_some_and(|other| *other != value) {
+            let why = "chat_template_kwargs says otherwise";
+            return Err(RowProblem::Refused { field: (*name).into(), why });
+        }
+        found.insert((*name).into(), value);
+    }
+    Ok(found)
 }
 
 /// What JSON text says, where that is a list or an object; else the value as it is.
 fn from_json_text(value: Value) -> Value {
-    let read = value.as_str().and_then(|text| json::read(text).ok());
+    let read = value.as_str().and_then(|text| json::value(text).ok());
     read.filter(|read: &Value| read.is_array() || read.is_object()).unwrap_or(value)
 }
 
-fn tools(value: Value) -> Result<Option<Vec<Value>>, RowProblem> {
+/// The functions that the assistant may call, whichever name they have.
+fn tools(fields: &mut Fields) -> Result<Option<Vec<Value>>, RowProblem> {
+    let tools = fields.remove("tools").map_or(Ok(None), |value| objects("tools", value))?;
+    let functions = fields.remove("functions").map_or(Ok(None), |value| objects("functions", value))?;
+    let functions = functions.filter(|functions| !functions.is_empty());
+    match (tools.as_ref().is_some_and(|tools| !tools.is_empty()), functions) {
+        (_, None) => Ok(tools),
+        (true, Some(_)) => {
+            Err(RowProblem::Refused { field: "functions".into(), why: "the row has tools, too" })
+        }
+        (false, Some(functions)) => {
+            let tool = |function| serde_json::json!({"type": "function", "function": function});
+            Ok(Some(functions.into_iter().map(tool).collect()))
+        }
+    }
+}
+
+/// A list of objects, or the JSON text of one.
+fn objects(field: &str, value: Value) -> Result<Option<Vec<Value>>, RowProblem> {
     let list = match from_json_text(value) {
         Value::Null => return Ok(None),
         // An empty cell of a table.
-        Value::String(text) if text.trim().is_empty() => return Ok(None),
+        value @ Value::String(_) if is_empty(&value) => return Ok(None),
         Value::Array(list) => list,
-        other => return Err(wrong("tools".into(), "a list", &other)),
+        other => return Err(wrong(field.into(), "a list", &other)),
     };
     match list.iter().position(|tool| !tool.is_object()) {
-        Some(i) => Err(wrong(format!("tools[{i}]"), "an object", &list[i])),
+        Some(i) => Err(wrong(format!("{field}[{i}]"), "an object", &list[i])),
         None => Ok(Some(list)),
     }
 }
@@ -202,29 +277,26 @@ fn message(i: usize, value: Value, keys: &Keys, mapping: &Mapping) -> Result<Mes
         other => return Err(wrong(format!("{}[{i}]", keys.list), "an object", &other)),
     };
     let role = match extra.remove(keys.role) {
-        Some(Value::String(text)) => {
+        Some(Value::String(text)) if json::odd_number(&text).is_none() => {
             let named = || keys.roles.iter().find(|(name, _)| *name == text).map(|(_, role)| *role);
             mapping.role(&text).or_else(named).ok_or(RowProblem::UnknownRole { role: text })?
         }
         Some(other) => return Err(wrong(place(keys.role), "a string", &other)),
         None => return Err(missing(keys.role)),
     };
-    let train = match extra.remove("train") {
-        None | Some(Value::Null) => true,
-        // What others say is not the model's to learn.
-        Some(Value::Bool(true)) if role != Role::Assistant => {
-            return Err(RowProblem::Unsupported { field: place("train") });
-        }
-        Some(Value::Bool(train)) => train,
-        Some(other) => return Err(wrong(place("train"), "true or false", &other)),
-    };
-    if let Some(calls) = extra.get_mut(TOOL_CALLS) {
-        read_arguments(calls, &place(TOOL_CALLS))?;
+    let train = is_trained(&mut extra, role, &place)?;
+    name_calls(&mut extra, &place)?;
+    if let Some(calls) = extra.get(TOOL_CALLS) {
+        check_arguments(calls, &place(TOOL_CALLS))?;
     }
     let content = extra.remove(keys.content);
+    keys::check_message(extra.iter(), place)?;
     let mut message = Message { role, content: None, train, extra };
     message.content = match content {
-        Some(Value::String(text)) => Some(text),
+        Some(Value::String(text)) if json::odd_number(&text).is_none() => Some(text),
+        Some(Value::Array(parts)) if !parts.is_empty() && parts.iter().all(Value::is_object) => {
+            Some(joined(parts, &place(keys.content))?)
+        }
         None | Some(Value::Null) if message.calls_tools() => None,
         Some(other) => return Err(wrong(place(keys.content), "a string", &other)),
         None => return Err(missing(keys.content)),
@@ -233,38 +305,122 @@ fn message(i: usize, value: Value, keys: &Keys, mapping: &Mapping) -> Result<Mes
     Ok(message)
 }
 
-/// Makes objects of arguments that are JSON text.
-fn read_arguments(calls: &mut Value, place: &str) -> Result<(), RowProblem> {
+/// Whether the model is to learn a message, by `train` or OpenAI's `weight`.
+fn is_trained(
+    extra: &mut Map<String, Value>,
+    role: Role,
+    place: &impl Fn(&str) -> String,
+) -> Result<bool, RowProblem> {
+    let train = match extra.remove("train") {
+        None | Some(Value::Null) => None,
+        Some(Value::Bool(train)) => Some(("train", train)),
+        Some(other) => return Err(wrong(place("train"), "true or false", &other)),
+    };
+    let weight = match extra.remove("weight") {
+        None | Some(Value::Null) => None,
+        Some(value) if value.as_f64() == Some(0.0) => Some(("weight", false)),
+        Some(value) if value.as_f64() == Some(1.0) => Some(("weight", true)),
+        Some(_) => {
+            let why = "replies are trained or not, so that it is 0 or 1";
+            return Err(RowProblem::Refused { field: place("weight"), why });
+        }
+    };
+    match (train, weight) {
+        (Some((_, train)), Some((_, weight))) if train != weight => {
+            Err(RowProblem::Refused { field: place("weight"), why: "`train` says otherwise" })
+        }
+        // What others say is not the model's to learn.
+        (Some((field, true)), _) | (_, Some((field, true))) if role != Role::Assistant => {
+            Err(RowProblem::Unsupported { field: place(field) })
+        }
+        (train, weight) => Ok(train.or(weight).is_none_or(|(_, train)| train)),
+    }
+}
+
+/// Makes `tool_calls` of `function_call`.
+fn name_calls(extra: &mut Map<String, Value>, place: &impl Fn(&str) -> String) -> Result<(), RowProblem> {
+    let call = match extra.remove(FUNCTION_CALL).map(from_json_text) {
+        None => return Ok(()),
+        Some(value) if is_empty(&value) => return Ok(()),
+        Some(Value::Object(call)) => call,
+        Some(other) => return Err(wrong(place(FUNCTION_CALL), "an object", &other)),
+    };
+    if extra.get(TOOL_CALLS).is_some_and(|calls| !is_empty(calls)) {
+        return Err(RowProblem::Refused {
+            field: place(FUNCTION_CALL),
+            why: "the message has tool_calls, too",
+        });
+    }
+    extra.insert(TOOL_CALLS.into(), serde_json::json!([{"type": "function", "function": call}]));
+    Ok(())
+}
+
+/// The text of a message's parts, as templates that take lists join them.
+fn joined(parts: Vec<Value>, place: &str) -> Result<String, RowProblem> {
+    let mut joined = String::new();
+    for (i, part) in parts.into_iter().enumerate() {
+        let kind_of = part.get("type").and_then(Value::as_str).map(str::to_owned);
+        match (kind_of, part.get("text")) {
+            (Some(kind), _) if !TEXT_PARTS.contains(&kind.as_str()) => {
+                return Err(RowProblem::NotText { field: format!("{place}[{i}]"), kind });
+            }
+            (_, Some(Value::String(text))) if json::odd_number(text).is_none() => joined.push_str(text),
+            (_, text) => {
+                let text = text.unwrap_or(&Value::Null);
+                return Err(wrong(format!("{place}[{i}].text"), "a string", text));
+            }
+        }
+    }
+    Ok(joined)
+}
+
+/// Refuses arguments that are neither an object nor the JSON text of one.
+fn check_arguments(calls: &Value, place: &str) -> Result<(), RowProblem> {
     let calls = match calls {
         Value::Null => return Ok(()),
         Value::Array(calls) => calls,
         other => return Err(wrong(place.into(), "a list", other)),
     };
-    for (i, call) in calls.iter_mut().enumerate() {
+    for (i, call) in calls.iter().enumerate() {
         let Value::Object(call) = call else { return Err(wrong(format!("{place}[{i}]"), "an object", call)) };
-        let function = match call.get_mut("function") {
+        let function = match call.get("function") {
             Some(Value::Object(function)) => function,
             Some(other) => return Err(wrong(format!("{place}[{i}].function"), "an object", other)),
             None => call,
         };
-        if let Some(arguments) = function.get_mut("arguments")
+        if let Some(arguments) = function.get("arguments")
             && let Value::String(text) = arguments
+            && read_object(text).is_none()
         {
-            match json::read(text) {
-                Ok(Value::Object(read)) => *arguments = Value::Object(read),
-                _ => {
-                    let field = format!("{place}[{i}].function.arguments");
-                    return Err(wrong(field, "an object or the JSON text of one", arguments));
-                }
-            }
+            let field = format!("{place}[{i}].function.arguments");
+            return Err(wrong(field, "an object or the JSON text of one", arguments));
         }
     }
     Ok(())
 }
 
+fn read_object(text: &str) -> Option<Value> {
+    json::value(text).ok().filter(Value::is_object)
+}
+
+/// A message's calls with objects for arguments that are JSON text; nothing if none is.
+pub(crate) fn with_arguments_read(message: &Message) -> Option<Value> {
+    let mut calls = message.extra.get(TOOL_CALLS)?.clone();
+    let mut found = false;
+    for call in calls.as_array_mut()? {
+        let function = if call.get("function").is_some() { call.get_mut("function") } else { Some(call) };
+        let Some(arguments) = function.and_then(|function| function.get_mut("arguments")) else { continue };
+        if let Some(read) = arguments.as_str().and_then(read_object) {
+            *arguments = read;
+            found = true;
+        }
+    }
+    found.then_some(calls)
+}
+
 /// Gives a message's reasoning the names that templates read it by, whichever the data set chose (transformers,
 /// `_alias_reasoning_fields`).
-fn name_reasoning(extra: &mut Map<String, Value>) {
+pub(super) fn name_reasoning(extra: &mut Map<String, Value>) {
     let names = ["reasoning_content", "thinking", "reasoning"];
     let found = names.into_iter().find_map(|name| extra.get(name).filter(|value| !value.is_null()));
     if let Some(reasoning) = found.cloned() {

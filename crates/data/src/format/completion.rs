@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::chat::{self, Keys};
-use super::{Fields, Mapping, Row, Shape, not_blank, take_string};
+use super::{Fields, Mapping, Row, Shape, keys, not_blank, take_string};
 use crate::error::RowProblem;
 
 /// A prompt and what follows it.
@@ -27,11 +27,13 @@ pub(super) fn parse(mut fields: Fields, mapping: &Mapping) -> Result<Row, RowPro
             _ => Vec::new(),
         });
         for message in prompt.iter_mut().filter_map(Value::as_object_mut) {
+            message.shift_remove("weight");
             message.insert("train".into(), false.into());
         }
         fields.insert(MESSAGES.list.into(), prompt.into_iter().chain(completion).collect());
         return chat::parse(fields, &MESSAGES, mapping).map(Row::Chat);
     }
+    keys::refuse_in_text(&fields)?;
     let prompt = take_string(&mut fields, "prompt", Shape::Completion)?;
     let completion = take_string(&mut fields, "completion", Shape::Completion)?;
     not_blank(&completion, "completion")?;

@@ -16,7 +16,7 @@ pub struct Mapping {
 
 impl Mapping {
     /// Every field that a column can be.
-    pub const FIELDS: [&str; 10] = [
+    pub const FIELDS: [&str; 14] = [
         "messages",
         "conversations",
         "instruction",
@@ -25,11 +25,17 @@ impl Mapping {
         "prompt",
         "completion",
         "text",
+        "question",
+        "answer",
         "system",
         "tools",
+        "history",
+        Self::IGNORE,
     ];
+    /// What a column is that is not to be read.
+    pub const IGNORE: &str = "ignore";
     /// Those that a row may lack.
-    const OPTIONAL: [&str; 3] = ["input", "system", "tools"];
+    const OPTIONAL: [&str; 5] = ["input", "system", "tools", "history", Self::IGNORE];
 
     /// The row with its fields under their names.
     ///
@@ -41,6 +47,7 @@ impl Mapping {
             self.columns.iter().map(|(column, field)| (column, field, fields.shift_remove(column))).collect();
         for (column, field, value) in taken {
             match value {
+                Some(_) if field == Self::IGNORE => {}
                 Some(value) => drop(fields.insert(field.clone(), value)),
                 None if Self::OPTIONAL.contains(&field.as_str()) => {}
                 None => return Err(RowProblem::NoColumn { column: column.clone(), field: field.clone() }),

@@ -1,5 +1,9 @@
 //! CSV and TSV (RFC 4180): the first line names the columns, quoted fields may have line breaks, every value is text.
 //!
+//! Spreadsheets separate by what their country does not use in numbers, and may begin with a line `sep=;` that says so:
+//! whichever of comma, semicolon, tab and bar stands most often in the first line separates ([`Csv::sniffed`]). Columns
+//! without a name are called by their number, and count for nothing where they are empty, as do rows that are empty.
+//!
 //! A row is as long as the first line. An opening quote without its end would make the rest of the file one field, so
 //! a row has a longest length here too.
 
@@ -20,7 +24,12 @@ pub struct Csv<R: BufRead> {
     reader: csv::Reader<Budget<R>>,
     columns: Vec<String>,
     done: bool,
+    /// Lines before the one that names the columns.
+    skipped: usize,
 }
+
+/// What separates values.
+const DELIMITERS: [u8; 4] = [b',', b';', b'\t', b'|'];
 
 impl<R: BufRead> Csv<R> {
     /// Reads values between `delimiter`s.
@@ -32,7 +41,35 @@ impl<R: BufRead> Csv<R> {
             .has_headers(false)
             .flexible(true)
             .from_reader(Budget { reader, left: 0 });
-        Self { reader, columns: Vec::new(), done: false }
+        Self { reader, columns: Vec::new(), done: false, skipped: 0 }
+    }
+
+    /// Reads values between what separates those of the first line; `usual`, where nothing does.
+    ///
+    /// # Errors
+    /// When the beginning cannot be read.
+    pub fn sniffed(mut reader: R, usual: u8) -> io::Result<Self> {
+        let first = first_line(reader.fill_buf()?);
+        let said = first.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(first);
+        if let [b's', b'e', b'p', b'=', delimiter] = said.trim_ascii_end()
+            && DELIMITERS.contains(delimiter)
+        {
+            let (delimiter, length) = (*delimiter, first.len());
+            reader.consume(length);
+            return Ok(Self { skipped: 1, ..Self::new(reader, delimiter) });
+        }
+        let mut counts = DELIMITERS.map(|delimiter| (0, delimiter));
+        let mut quoted = false;
+        for byte in first {
+            quoted ^= *byte == b'"';
+            if let Some((count, _)) = counts.iter_mut().find(|(_, delimiter)| delimiter == byte && !quoted) {
+                *count += 1;
+            }
+        }
+        // Of several that stand as often, the usual one, then the one named first.
+        counts.sort_by_key(|(count, delimiter)| (std::cmp::Reverse(*count), *delimiter != usual));
+        let delimiter = if counts[0].0 == 0 { usual } else { counts[0].1 };
+        Ok(Self::new(reader, delimiter))
     }
 
     fn read(&mut self) -> Result<Option<Record>, ReadError> {
@@ -40,13 +77,22 @@ impl<R: BufRead> Csv<R> {
             let Some((_, first)) = self.row()? else { return Ok(None) };
             self.columns = columns(&first).map_err(|problem| ReadError::Row(1, problem))?;
         }
-        let Some((number, row)) = self.row()? else { return Ok(None) };
+        let (number, row) = loop {
+            match self.row()? {
+                None => return Ok(None),
+                // An empty row of a spreadsheet.
+                Some((_, row))
+                    if row.len() > 1 && values(&row).iter().all(|value| value.trim_ascii().is_empty()) => {}
+                Some(row) => break row,
+            }
+        };
         let problem = |problem| ReadError::Row(number, problem);
         let values = values(&row);
         if values.len() != self.columns.len() {
             return Err(problem(RowProblem::Ragged { found: values.len(), want: self.columns.len() }));
         }
-        let fields = self.columns.iter().zip(values).map(|(column, value)| {
+        let is_there = |(column, value): &(&String, &[u8])| !value.is_empty() || !column.starts_with(UNNAMED);
+        let fields = self.columns.iter().zip(values).filter(is_there).map(|(column, value)| {
             let value = text(value).map_err(problem)?;
             Ok((column.clone(), Value::String(value.to_owned())))
         });
@@ -58,14 +104,17 @@ impl<R: BufRead> Csv<R> {
         let mut row = ByteRecord::new();
         loop {
             self.reader.get_mut().left = LONGEST_ROW_BYTES;
-            let began = self.reader.position().line() as usize;
+            let began = self.reader.position().line() as usize + self.skipped;
             match self.reader.read_byte_record(&mut row) {
                 Ok(false) => return Ok(None),
                 Ok(true) if row.len() > MOST_COLUMNS => {
                     return Err(ReadError::Row(began, RowProblem::ManyColumns { most: MOST_COLUMNS }));
                 }
                 Ok(true) if row.len() == 1 && values(&row)[0].is_empty() => {}
-                Ok(true) => return Ok(Some((row.position().map_or(began, |p| p.line() as usize), row))),
+                Ok(true) => {
+                    let line = row.position().map_or(began, |p| p.line() as usize + self.skipped);
+                    return Ok(Some((line, row)));
+                }
                 Err(error) => {
                     return Err(match error.into_kind() {
                         ErrorKind::Io(_) if self.reader.get_ref().left == 0 => {
@@ -80,6 +129,19 @@ impl<R: BufRead> Csv<R> {
     }
 }
 
+/// Begins the name of a column that has none.
+const UNNAMED: &str = "column ";
+
+/// The first line of a text with its line end, as far as it is there.
+fn first_line(beginning: &[u8]) -> &[u8] {
+    let mut quoted = false;
+    let end = beginning.iter().position(|byte| {
+        quoted ^= *byte == b'"';
+        *byte == b'\n' && !quoted
+    });
+    &beginning[..end.map_or(beginning.len(), |end| end + 1)]
+}
+
 /// The values of a row, without what CRLF leaves of a line end.
 fn values(row: &ByteRecord) -> Vec<&[u8]> {
     let mut values: Vec<&[u8]> = row.iter().collect();
@@ -91,7 +153,12 @@ fn values(row: &ByteRecord) -> Vec<&[u8]> {
 
 /// The names in the first line.
 fn columns(first: &ByteRecord) -> Result<Vec<String>, RowProblem> {
-    let names = values(first).into_iter().map(|name| text(name).map(|name| name.trim().to_owned()));
+    let names = values(first).into_iter().enumerate().map(|(i, name)| {
+        text(name).map(|name| match name.trim() {
+            "" => format!("{UNNAMED}{}", i + 1),
+            name => name.to_owned(),
+        })
+    });
     let names = names.collect::<Result<Vec<_>, _>>()?;
     let mut seen = HashSet::new();
     match names.iter().find(|name| !seen.insert(*name)) {

@@ -21,7 +21,8 @@ const SPLITS: [(&str, &[&str]); 3] = [
     ("test", &["test", "testing", "eval", "evaluation"]),
 ];
 /// Files beside the rows that describe them.
-const DESCRIPTIONS: [&str; 3] = ["dataset_info.json", "dataset_infos.json", "state.json"];
+const DESCRIPTIONS: [&str; 4] =
+    ["dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"];
 
 /// The files of each part of a source.
 ///
@@ -82,12 +83,50 @@ pub fn choose(
     split: Option<&str>,
 ) -> Result<Vec<PathBuf>, DataError> {
     let is_hidden = |part: &str| part.starts_with('.') || DESCRIPTIONS.contains(&part);
+    let arrow = files.iter().find(|file| file.extension().is_some_and(|end| end == "arrow")).cloned();
     files.retain(|file| {
         let inside = file.strip_prefix(folder).unwrap_or(file);
         !Kind::by_name(file).is_empty() && !inside.iter().any(|part| is_hidden(&part.to_string_lossy()))
     });
+    if let (true, Some(arrow)) = (files.is_empty(), arrow) {
+        return Err(saved_to_disk(folder, &arrow));
+    }
     files.sort();
     of_split(location, folder, files, split).and_then(|files| of_one_kind(location, files))
+}
+
+/// A folder of the `datasets` library's own files, of which `arrow` is one.
+fn saved_to_disk(folder: &Path, arrow: &Path) -> DataError {
+    // What is below the folder is a split.
+    let split = arrow.parent().and_then(|parent| parent.strip_prefix(folder).ok());
+    let split = split.and_then(|split| split.iter().next()).map(|split| split.to_string_lossy().into_owned());
+    let what =
+        "holds Arrow files of the datasets library (save_to_disk), which are not read; they are not damaged";
+    // Only what was saved has a description of its state; the library's own cache has none.
+    if folder.is_dir() && !arrow.with_file_name("state.json").exists() {
+        let arrow = arrow.display();
+        return DataError::Unread {
+            path: folder.to_owned(),
+            what: what.into(),
+            hint: format!(
+                "write them as Parquet: python -c \"from datasets import Dataset; \
+                 Dataset.from_file('{arrow}').to_parquet('rows.parquet')\""
+            ),
+        };
+    }
+    let folder_name = folder.display();
+    let (chosen, file) = match &split {
+        Some(split) => (format!("['{split}']"), format!("{split}.parquet")),
+        None => (String::new(), "rows.parquet".to_owned()),
+    };
+    DataError::Unread {
+        path: folder.to_owned(),
+        what: what.into(),
+        hint: format!(
+            "write them as Parquet: python -c \"from datasets import load_from_disk; \
+             load_from_disk('{folder_name}'){chosen}.to_parquet('{file}')\""
+        ),
+    }
 }
 
 /// Collects the files below a folder. Links to folders are not followed: they can be circles.

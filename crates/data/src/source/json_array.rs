@@ -12,6 +12,8 @@ pub struct JsonArray<R> {
     reader: R,
     number: usize,
     at: At,
+    /// Something may follow the list: it is inside an object.
+    inside: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +34,12 @@ enum End {
 impl<R: BufRead> JsonArray<R> {
     /// Reads an array; whether the file is one is found out on the way.
     pub fn new(reader: R) -> Self {
-        Self { reader, number: 0, at: At::Start }
+        Self { reader, number: 0, at: At::Start, inside: false }
+    }
+
+    /// Reads an array that stands inside an object: what follows it is left alone.
+    pub fn inside_object(reader: R) -> Self {
+        Self { inside: true, ..Self::new(reader) }
     }
 
     fn read(&mut self) -> Result<Option<Record>, ReadError> {
@@ -47,7 +54,7 @@ impl<R: BufRead> JsonArray<R> {
         let (bytes, end) = self.element()?;
         self.at = match end {
             End::Comma => At::Element,
-            End::Bracket if self.skip_blank()?.is_some() => {
+            End::Bracket if !self.inside && self.skip_blank()?.is_some() => {
                 return Err(damaged("something follows the `]` of the list"));
             }
             End::Bracket if bytes.is_empty() && self.at == At::Start => return Ok(None),

@@ -113,7 +113,7 @@ impl<R: BufRead> Iterator for Lines<R> {
 /// # Errors
 /// When the text is not UTF-8, not JSON, or not an object.
 pub fn fields(json: &[u8]) -> Result<Fields, RowProblem> {
-    let value: serde_json::Value = crate::json::read(text(json)?).map_err(|e| {
+    let value = crate::json::value(text(json)?).map_err(|e| {
         // serde_json closes with the place.
         let message = e.to_string();
         let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(m, _)| m);

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::{ChunkReader, FileReader, Length, RowGroupReader};
@@ -33,9 +34,18 @@ impl Parquet {
     /// Reads the file's description.
     ///
     /// # Errors
-    /// When it is damaged.
+    /// When it is damaged, or compressed in a way that is not read.
     pub fn new(file: impl ChunkReader + 'static) -> Result<Self, ReadError> {
-        let rows = guarded(|| Checked::new(file).map(|reader| RowIter::from_file_into(Box::new(reader))))?;
+        let file = guarded(|| Checked::new(file))?;
+        if let Some(codec) = unread_codec(file.metadata()) {
+            return Err(ReadError::Unread {
+                what: format!("is compressed with {codec}, which is not read; the file is not damaged"),
+                hint: "write it with another compression: python -c \"import pandas as pd; \
+                       pd.read_parquet('FILE').to_parquet('rows.parquet', compression='zstd')\""
+                    .into(),
+            });
+        }
+        let rows = guarded(|| Ok(RowIter::from_file_into(Box::new(file))))?;
         Ok(Self { rows, number: 0, done: false })
     }
 }
@@ -53,6 +63,17 @@ impl Iterator for Parquet {
         self.number += 1;
         Some(row?.map(|row| Record { number: self.number, content: Content::Fields(object(&row)) }))
     }
+}
+
+/// The compression of a column that nothing here unfolds.
+fn unread_codec(file: &ParquetMetaData) -> Option<&'static str> {
+    let columns = file.row_groups().iter().flat_map(|group| group.columns());
+    columns.map(|column| column.compression()).find_map(|codec| match codec {
+        Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::GZIP(_) | Compression::ZSTD(_) => None,
+        Compression::BROTLI(_) => Some("Brotli"),
+        Compression::LZ4 | Compression::LZ4_RAW => Some("LZ4"),
+        Compression::LZO => Some("LZO"),
+    })
 }
 
 /// A file whose row groups are looked at before they are read.

@@ -1,6 +1,7 @@
 //! From records to rows: parsed and worked on in parallel, a block at a time, and handed on in order. Rows and the
 //! first error are the same for any number of threads.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{Content, Place, ReadError, Record, Source, Unit, choice::Choice, files, kind};
 use crate::error::{DataError, RowProblem};
 use crate::format::{Row, Shape};
+use crate::notes;
 
 /// Rows worked on together: enough to keep the cores busy, few enough that the text read ahead is small.
 const BLOCK_ROWS: usize = 1024;
@@ -27,6 +29,8 @@ pub struct Origin {
     pub skipped: usize,
     /// What is wrong with the first of them.
     pub problems: Vec<String>,
+    /// Keys of the rows that nothing reads, and how often each was there in rows that were taken.
+    pub passed_over: BTreeMap<String, usize>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -97,14 +101,18 @@ pub(crate) fn read<T: Send + Clone>(
                 let done: Vec<_> = block
                     .into_par_iter()
                     .map(|Taken { number, times, content }| {
-                        let row = content.and_then(|content| parse(content, shape, source));
-                        (number, times, row.and_then(|row| work(row, before + number)))
+                        let mut keys = Vec::new();
+                        let row = content.and_then(|content| parse(content, shape, source, &mut keys));
+                        (number, times, row.and_then(|row| Ok((work(row, before + number)?, keys))))
                     })
                     .collect();
                 // The first bad row of the file is the one reported, whichever thread met one first.
                 for (number, times, result) in done {
                     match result {
-                        Ok(result) => (0..times).try_for_each(|_| take(result.clone()))?,
+                        Ok((result, keys)) => {
+                            notes::count(&mut origin.passed_over, &keys, times);
+                            (0..times).try_for_each(|_| take(result.clone()))?;
+                        }
                         Err(problem) if source.skip_bad_rows && !problem.is_everywhere() => {
                             origin.skip(&file.wrong(number, problem));
                         }
@@ -173,10 +181,15 @@ fn recognise(block: &[Taken], source: &Source) -> Result<Option<Shape>, (usize, 
     Ok(None)
 }
 
-fn parse(content: Content, shape: Option<Shape>, source: &Source) -> Result<Row, RowProblem> {
+fn parse(
+    content: Content,
+    shape: Option<Shape>,
+    source: &Source,
+    passed_over: &mut Vec<String>,
+) -> Result<Row, RowProblem> {
     let fields = source.mapping.rename(content.into_fields()?)?;
     let shape = shape.map_or_else(|| Shape::recognise(&fields), Ok)?;
-    shape.parse(fields, &source.mapping)
+    shape.read(fields, &source.mapping, passed_over)
 }
 
 /// A row that is taken.

@@ -6,30 +6,50 @@ use std::fmt::Write;
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, State, Value};
 
-/// Deeper values are refused: writing them takes stack.
-const DEEPEST: usize = 64;
+use super::numbers::BigInteger;
+use super::python::{as_integer, error, is_generator, is_list, is_tuple, sorted};
+
+/// Deeper values are refused, as Python's recursion ends about there: writing them takes stack.
+const DEEPEST: usize = 900;
+/// Spaces of an indent; more ask for memory and nothing else.
+const WIDEST: usize = 64;
 
 /// How to lay the text out.
 pub(super) struct Style {
-    indent: Option<usize>,
+    indent: Option<String>,
     item: String,
     key: String,
     sort_keys: bool,
+    ascii: bool,
 }
 
 impl Style {
+    /// The style that `json.dumps` takes from its arguments of these names.
     pub(super) fn new(
-        indent: Option<usize>,
-        separators: Option<&[String]>,
+        indent: Option<&Value>,
+        separators: Option<&Value>,
         sort_keys: bool,
+        ascii: bool,
     ) -> Result<Self, Error> {
-        let indent = indent.map(|i| i.min(16));
-        let (item, key) = match separators {
-            Some([item, key]) => (item.clone(), key.clone()),
-            Some(_) => return Err(Error::new(ErrorKind::InvalidOperation, "tojson: separators must be two")),
-            None => (if indent.is_some() { "," } else { ", " }.to_string(), ": ".to_string()),
+        let indent = match indent {
+            None => None,
+            Some(text) if text.kind() == ValueKind::String => {
+                Some(text.as_str().unwrap_or_default().to_string())
+            }
+            Some(count) => Some(" ".repeat(usize::try_from(as_integer(count)?).unwrap_or(0))),
         };
-        Ok(Self { indent, item, key, sort_keys })
+        if indent.as_ref().is_some_and(|indent| indent.len() > WIDEST) {
+            return Err(error(format!("tojson: an indent of more than {WIDEST} characters")));
+        }
+        let (item, key) =
+            match separators.map(|two| two.try_iter().map(Iterator::collect::<Vec<_>>)).transpose()? {
+                Some(two) => match two.iter().map(Value::as_str).collect::<Vec<_>>().as_slice() {
+                    [Some(item), Some(key)] => (item.to_string(), key.to_string()),
+                    _ => return Err(error("tojson: separators must be two texts")),
+                },
+                None => (if indent.is_some() { "," } else { ", " }.to_string(), ": ".to_string()),
+            };
+        Ok(Self { indent, item, key, sort_keys, ascii })
     }
 }
 
@@ -46,6 +66,10 @@ fn write(state: &State, text: &mut String, value: &Value, style: &Style, depth: 
         return refuse("value is nested too deeply");
     }
     state.consume_fuel(1)?;
+    if let Some(BigInteger(digits)) = value.downcast_object_ref() {
+        text.push_str(digits);
+        return Ok(());
+    }
     match value.kind() {
         ValueKind::None => text.push_str("null"),
         ValueKind::Bool => text.push_str(if value.is_true() { "true" } else { "false" }),
@@ -53,8 +77,10 @@ fn write(state: &State, text: &mut String, value: &Value, style: &Style, depth: 
             let _ = write!(text, "{value}");
         }
         ValueKind::Number => text.push_str(&float(f64::try_from(value.clone())?)),
-        ValueKind::String => string(state, text, value.as_str().unwrap_or_default())?,
-        ValueKind::Seq | ValueKind::Iterable => {
+        ValueKind::String => string(state, text, value.as_str().unwrap_or_default(), style.ascii)?,
+        ValueKind::Seq | ValueKind::Iterable
+            if !is_generator(value) && (is_list(value) || is_tuple(value)) =>
+        {
             let items: Vec<Value> = value.try_iter()?.collect();
             brackets(text, ('[', ']'), items.len(), style, depth, |text, i| {
                 write(state, text, &items[i], style, depth + 1)
@@ -63,17 +89,23 @@ fn write(state: &State, text: &mut String, value: &Value, style: &Style, depth: 
         ValueKind::Map => {
             let mut keys: Vec<Value> = value.try_iter()?.collect();
             if style.sort_keys {
-                keys.sort();
+                let pairs = keys.into_iter().map(|key| (key.clone(), key)).collect();
+                keys = sorted(state, pairs, false)?;
             }
             brackets(text, ('{', '}'), keys.len(), style, depth, |text, i| {
                 // Python makes text of keys that are numbers, truth values or None.
                 match keys[i].as_str() {
-                    Some(key) => string(state, text, key)?,
-                    None => {
+                    Some(key) => string(state, text, key, style.ascii)?,
+                    None if matches!(
+                        keys[i].kind(),
+                        ValueKind::Number | ValueKind::Bool | ValueKind::None
+                    ) =>
+                    {
                         let mut plain = String::new();
                         write(state, &mut plain, &keys[i], style, depth + 1)?;
-                        string(state, text, &plain)?;
+                        string(state, text, &plain, style.ascii)?;
                     }
+                    None => return refuse("keys must be str, int, float, bool or None"),
                 }
                 text.push_str(&style.key);
                 write(state, text, &value.get_item(&keys[i])?, style, depth + 1)
@@ -94,9 +126,9 @@ fn brackets(
     mut item: impl FnMut(&mut String, usize) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let new_line = |text: &mut String, depth: usize| {
-        if let Some(indent) = style.indent.filter(|_| items > 0) {
+        if let Some(indent) = style.indent.as_ref().filter(|_| items > 0) {
             text.push('\n');
-            text.extend(std::iter::repeat_n(' ', indent * depth));
+            text.extend(std::iter::repeat_n(indent.as_str(), depth));
         }
     };
     text.push(open);
@@ -112,7 +144,7 @@ fn brackets(
     Ok(())
 }
 
-fn string(state: &State, text: &mut String, value: &str) -> Result<(), Error> {
+fn string(state: &State, text: &mut String, value: &str, ascii: bool) -> Result<(), Error> {
     state.consume_fuel(value.len() as u64 / 64)?;
     text.push('"');
     for c in value.chars() {
@@ -124,8 +156,13 @@ fn string(state: &State, text: &mut String, value: &str) -> Result<(), Error> {
             '\t' => text.push_str("\\t"),
             '\u{8}' => text.push_str("\\b"),
             '\u{c}' => text.push_str("\\f"),
-            c if c < ' ' => {
+            c if c < ' ' || c == '\u{7f}' && ascii => {
                 let _ = write!(text, "\\u{:04x}", c as u32);
+            }
+            c if ascii && !c.is_ascii() => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(text, "\\u{unit:04x}");
+                }
             }
             c => text.push(c),
         }
@@ -135,7 +172,7 @@ fn string(state: &State, text: &mut String, value: &str) -> Result<(), Error> {
 }
 
 /// Python's `repr` of a float: the shortest digits that read back the same, with an exponent outside 1e-4..1e16.
-fn float(x: f64) -> String {
+pub(super) fn float(x: f64) -> String {
     if x.is_nan() {
         return "NaN".into();
     }

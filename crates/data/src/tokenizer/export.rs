@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 use super::{Tokenizer, TokenizerError, guarded};
 
 impl Tokenizer {
-    /// `tokenizer.json`, `tokenizer_config.json`, `generation_config.json` and, where there is a chat template,
-    /// `chat_template.jinja`, by name: a folder of them is read as this tokenizer.
+    /// `tokenizer.json`, `tokenizer_config.json`, `generation_config.json` and, where there is one chat template,
+    /// `chat_template.jinja`, by name (two are in the settings): a folder of them is read as this tokenizer.
     ///
     /// # Errors
     /// When the tokenizers library fails.
@@ -26,6 +26,11 @@ impl Tokenizer {
                 settings.insert(key.to_owned(), json!(token));
             }
         }
+        if let (Some(template), Some(of_tools)) = (&self.chat_template, &self.tool_template) {
+            let named = |name: &str, template: &str| json!({"name": name, "template": template});
+            let list = [named("default", template), named("tool_use", of_tools)];
+            settings.insert("chat_template".to_owned(), json!(list));
+        }
         let generation = json!({
             "bos_token_id": self.bos,
             "eos_token_id": self.eos_ids,
@@ -36,7 +41,7 @@ impl Tokenizer {
             ("tokenizer_config.json".to_owned(), pretty(&Value::Object(settings))),
             ("generation_config.json".to_owned(), pretty(&generation)),
         ];
-        if let Some(template) = &self.chat_template {
+        if let (Some(template), None) = (&self.chat_template, &self.tool_template) {
             files.push(("chat_template.jinja".to_owned(), template.clone().into_bytes()));
         }
         Ok(files)

@@ -1,15 +1,16 @@
 //! The tokenizer of a Hugging Face model folder.
 //!
 //! `tokenizer.json` is the tokenizer; the files beside it say what its tokens mean: `tokenizer_config.json` names the
-//! special tokens and may carry the chat template (which `chat_template.jinja` or `chat_template.json` replace), and
-//! `generation_config.json`, else `config.json`, list the ids that end a generation.
+//! special tokens, may add tokens, and may carry chat templates by name (which `chat_template.jinja`,
+//! `additional_chat_templates/` or `chat_template.json` replace), and `generation_config.json`, else `config.json`, list the ids that end a generation.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 use tokenizers::PostProcessorWrapper;
 
-use super::{Parts, Tokenizer, TokenizerError, guarded};
+use super::{Parts, Tokenizer, TokenizerError, added, guarded};
 use crate::template::SpecialTokens;
 
 /// The largest tokenizer.json of the field is about 35 MB.
@@ -31,7 +32,8 @@ impl Tokenizer {
         };
         let settings = Json::read(folder.join("tokenizer_config.json"))?;
         let beside = Beside {
-            chat_template: chat_template(folder, &settings)?,
+            templates: templates(folder, &settings)?,
+            added: Json::read(folder.join("added_tokens.json"))?,
             settings,
             older: Json::read(folder.join("special_tokens_map.json"))?,
             model: Json::read(folder.join("config.json"))?,
@@ -56,7 +58,9 @@ impl Tokenizer {
         inner.with_padding(None);
         guarded("load", || inner.with_truncation(None).map(|_| ()))?;
 
-        let Beside { settings, older, model, generation, chat_template } = beside;
+        let Beside { settings, older, added, model, generation, templates } = beside;
+        let tokens = added::tokens(&inner, &settings, &older, &added)?;
+        guarded("add tokens", || inner.add_tokens(tokens).map(|_| ()))?;
         let named = |key: &str| -> Result<(Option<String>, Option<u32>), TokenizerError> {
             let mut name = settings.token_name(key)?;
             if name.is_none() {
@@ -80,9 +84,11 @@ impl Tokenizer {
             more_eos = model.ids("eos_token_id")?;
         }
 
-        let (mut prefix, mut suffix) = added_by_post_processor(&inner)?;
-        adjust(&mut prefix, settings.flag("add_bos_token")?, bos, true);
-        adjust(&mut suffix, settings.flag("add_eos_token")?, eos, false);
+        // `add_bos_token` and `add_eos_token` are read and passed over, as transformers 5 does: the file's post-processor has
+        // the last word.
+        settings.flag("add_bos_token")?;
+        settings.flag("add_eos_token")?;
+        let (prefix, suffix) = added_by_post_processor(&inner)?;
         inner.with_post_processor(None::<PostProcessorWrapper>);
 
         Ok(Self::assemble(Parts {
@@ -94,7 +100,8 @@ impl Tokenizer {
             more_eos,
             prefix,
             suffix,
-            chat_template,
+            chat_template: templates.get(DEFAULT).cloned(),
+            tool_template: templates.get(TOOL_USE).cloned(),
             vocab_size: 0,
         }))
     }
@@ -116,38 +123,60 @@ fn added_by_post_processor(inner: &tokenizers::Tokenizer) -> Result<(Vec<u32>, V
     })
 }
 
-/// `add_bos_token` and `add_eos_token` overrule the post-processor where they are written.
-fn adjust(ids: &mut Vec<u32>, wanted: Option<bool>, id: Option<u32>, front: bool) {
-    let Some(id) = id else { return };
-    let there = if front { ids.first() } else { ids.last() } == Some(&id);
-    match wanted {
-        Some(true) if !there => ids.insert(if front { 0 } else { ids.len() }, id),
-        Some(false) => ids.retain(|&i| i != id),
-        _ => {}
-    }
-}
-
-fn chat_template(folder: &Path, settings: &Json) -> Result<Option<String>, TokenizerError> {
+/// The chat templates by their names, as transformers finds them (`get_chat_template`): those of `chat_template.jinja`
+/// (called default) and `additional_chat_templates/NAME.jinja`, else of `chat_template.json`, else of
+/// `tokenizer_config.json`. Where only further ones have files, the default is that of the settings.
+fn templates(folder: &Path, settings: &Json) -> Result<BTreeMap<String, String>, TokenizerError> {
+    let mut found = BTreeMap::new();
     if let Some(text) = read(&folder.join("chat_template.jinja"))? {
-        return Ok(Some(text));
+        found.insert(DEFAULT.to_owned(), text);
+    }
+    let further = folder.join("additional_chat_templates");
+    for entry in std::fs::read_dir(&further).into_iter().flatten().flatten().take(MOST_TEMPLATES) {
+        let path = entry.path();
+        let name = path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
+        if let (Some(name), Some("jinja")) = (name, path.extension().and_then(|e| e.to_str()))
+            && let Some(text) = read(&path)?
+        {
+            found.insert(name, text);
+        }
+    }
+    if found.contains_key(DEFAULT) {
+        return Ok(found);
     }
     let own = Json::read(folder.join("chat_template.json"))?;
     for file in [&own, settings] {
         let Some(value) = file.get("chat_template") else { continue };
-        // Several templates by name: the one called default.
-        let named = value.as_array().and_then(|list| {
-            let name = |t: &&Value| t.get("name").and_then(Value::as_str) == Some("default");
-            list.iter().find(name)?.get("template")
-        });
-        return match named.unwrap_or(value).as_str() {
-            Some(text) => Ok(Some(text.to_string())),
-            None => {
-                Err(file
-                    .invalid("`chat_template` is neither text nor a list with a template named `default`"))
-            }
-        };
+        for (name, text) in named_templates(file, value)? {
+            found.entry(name).or_insert(text);
+        }
+        break;
     }
-    Ok(None)
+    Ok(found)
+}
+
+/// What the transformers call the template for rows that ask for no other.
+const DEFAULT: &str = "default";
+/// What they call the one for rows with tools.
+const TOOL_USE: &str = "tool_use";
+/// More than any model has.
+const MOST_TEMPLATES: usize = 64;
+
+/// The value of `chat_template`: one template, or a list of them with names, or an object of them by name.
+fn named_templates(file: &Json, value: &Value) -> Result<Vec<(String, String)>, TokenizerError> {
+    let wrong = || file.invalid("`chat_template` is neither text nor a list with a template named `default`");
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+    let named: Option<Vec<(String, String)>> = match value {
+        Value::String(text) => Some(vec![(DEFAULT.to_owned(), text.clone())]),
+        Value::Array(list) => {
+            list.iter().map(|entry| Some((text(entry.get("name"))?, text(entry.get("template"))?))).collect()
+        }
+        Value::Object(map) => {
+            map.iter().map(|(name, value)| Some((name.clone(), text(Some(value))?))).collect()
+        }
+        _ => None,
+    };
+    named.filter(|named| named.iter().any(|(name, _)| name == DEFAULT)).ok_or_else(wrong)
 }
 
 /// The text of a file, `None` when there is none.
@@ -167,24 +196,35 @@ fn read(path: &Path) -> Result<Option<String>, TokenizerError> {
     if bytes > LIMIT_BYTES {
         return Err(TokenizerError::TooLarge { path: path.to_owned(), bytes, limit: LIMIT_BYTES });
     }
-    std::fs::read_to_string(path).map(Some).map_err(io)
+    let text = std::fs::read_to_string(path).map_err(io)?;
+    match text.starts_with(LFS) {
+        false => Ok(Some(text)),
+        true => {
+            let message = "it is a pointer of git-lfs and not the file itself".to_owned();
+            Err(TokenizerError::Invalid { path: path.to_owned(), message })
+        }
+    }
 }
+
+/// How a pointer of git-lfs begins.
+const LFS: &str = "version https://git-lfs";
 
 /// The files beside a `tokenizer.json`.
 #[derive(Default)]
 struct Beside {
     settings: Json,
     older: Json,
+    added: Json,
     model: Json,
     generation: Json,
-    chat_template: Option<String>,
+    templates: BTreeMap<String, String>,
 }
 
 /// A configuration file; one that is not there has no keys.
 #[derive(Default)]
-struct Json {
+pub(super) struct Json {
     path: std::path::PathBuf,
-    map: Map<String, Value>,
+    pub(super) map: Map<String, Value>,
 }
 
 impl Json {
@@ -197,11 +237,11 @@ impl Json {
         Ok(Self { path, map })
     }
 
-    fn invalid(&self, message: impl Into<String>) -> TokenizerError {
+    pub(super) fn invalid(&self, message: impl Into<String>) -> TokenizerError {
         TokenizerError::Invalid { path: self.path.clone(), message: message.into() }
     }
 
-    fn get(&self, key: &str) -> Option<&Value> {
+    pub(super) fn get(&self, key: &str) -> Option<&Value> {
         self.map.get(key).filter(|v| !v.is_null())
     }
 

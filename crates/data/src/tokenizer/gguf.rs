@@ -76,6 +76,8 @@ pub struct GgufTokenizer {
     pub add_space_prefix: Option<bool>,
     /// `tokenizer.chat_template`.
     pub chat_template: Option<String>,
+    /// `tokenizer.chat_template.tool_use`, for rows with tools.
+    pub tool_template: Option<String>,
 }
 
 /// What a token is, from `tokenizer.ggml.token_type`.
@@ -136,6 +138,7 @@ impl GgufTokenizer {
             suffix: once(self.add_eos.unwrap_or(false), self.eos),
             vocab_size: self.tokens.len(),
             chat_template: self.chat_template,
+            tool_template: self.tool_template,
             inner,
         }))
     }

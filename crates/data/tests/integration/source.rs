@@ -335,7 +335,18 @@ fn files_that_are_not_what_they_should_be_are_errors_that_say_where() {
         ("a.txt", b"ab\n\nc\0d\n".to_vec(), "a.txt line 3: a NUL byte at byte 2"),
         ("a.txt", b"ab\n\n\xFFd\n".to_vec(), "line 3: not UTF-8"),
         ("a.jsonl", b"{\"text\": \"a\0b\"}".to_vec(), "line 1: a NUL byte at byte 12"),
-        ("utf16.jsonl", b"\xFF\xFE{\0}\0".to_vec(), "line 1: not UTF-8 at byte 1"),
+        // UTF-16 is read: what it says is a row without fields.
+        (
+            "utf16.jsonl",
+            b"\xFF\xFE{\0}\0".to_vec(),
+            "line 1: the row has none of the known shapes; its fields are: none",
+        ),
+        (
+            "utf16.jsonl",
+            b"\xFF\xFE{\0}\0\0\xD8".to_vec(),
+            "it is UTF-16, but has half a character before byte",
+        ),
+        ("utf32.jsonl", b"\xFF\xFE\0\0{\0\0\0".to_vec(), "is UTF-32, which is not read"),
         (
             "a.json",
             b"[{\"text\": \"ab\"},\n {\"text\": \"cd\",,}]".to_vec(),

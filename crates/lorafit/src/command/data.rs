@@ -18,7 +18,7 @@ use crate::engine::{grouped, open_model_tokenizer, use_threads};
 use crate::output;
 use crate::pieces::{Piece, pieces};
 use crate::report_error::CliError;
-use crate::row_args::{DATA_HELP, RowArgs, shapes, skipped};
+use crate::row_args::{RowArgs, data_help, shapes, skipped, treated};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,7 +38,7 @@ with alike is computed once.";
 
 /// The flags of `data`.
 #[derive(Args, Clone, Debug)]
-#[command(after_long_help = format!("{EXAMPLES}\n\n{DATA_HELP}"))]
+#[command(after_long_help = format!("{EXAMPLES}\n\n{}", data_help()))]
 pub struct DataArgs {
     /// Rows, described below
     #[arg(value_name = "DATA", required = true)]
@@ -107,11 +107,31 @@ pub fn run(args: DataArgs) -> anyhow::Result<()> {
     }
     if args.row.is_none() {
         output::line(report(&statistics()))?;
-        for line in skipped(&data.origin) {
+        for line in skipped(&data.origin).into_iter().chain(done(&data, args.read.max_seq_len)) {
             output::line(line)?;
         }
     }
     Ok(())
+}
+
+/// What was done to the rows, beside being tokenised: the end of the report.
+fn done(data: &Dataset, max_seq_len: usize) -> Vec<String> {
+    let found = &data.report;
+    let mut lines = treated(data);
+    if found.truncated + found.overlong > 0 {
+        let [cut, dropped] = [found.truncated, found.overlong].map(|rows| grouped(rows as u64));
+        lines.push(format!("{cut} rows cut to --max-seq-len {max_seq_len}, {dropped} dropped as longer"));
+    }
+    if found.dropped > 0 {
+        lines.push(format!("{} rows dropped with nothing to train", grouped(found.dropped as u64)));
+    }
+    match lines.is_empty() {
+        true => vec![
+            String::new(),
+            "rows are trained as they are: nothing of them is passed over or rewritten".into(),
+        ],
+        false => [String::new(), "what was done to rows:".into()].into_iter().chain(lines).collect(),
+    }
 }
 
 /// The samples to show.

@@ -19,11 +19,12 @@ use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::data_args::CacheArgs;
 use crate::engine::{Base, grouped, open_base, open_optional_adapter, reserve, use_threads};
+use crate::limits::{check_prompts, check_rows};
 use crate::memory_args::{ByteSize, memory_limit};
 use crate::memory_table;
 use crate::output;
 use crate::report_error::CliError;
-use crate::row_args::{DATA_HELP, RowArgs, skipped};
+use crate::row_args::{RowArgs, data_help, skipped, treated};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,7 +40,7 @@ answer is the reply to the letter, blanks around it aside.";
 
 /// The flags of `eval`.
 #[derive(Args, Clone, Debug)]
-#[command(after_long_help = format!("{EXAMPLES}\n\n{DATA_HELP}"))]
+#[command(after_long_help = format!("{EXAMPLES}\n\n{}", data_help()))]
 pub struct EvalArgs {
     /// The base model: a Hugging Face folder, a .gguf file, or a hub id (org/name or org/name@revision)
     #[arg(long, value_name = "M", help_heading = "Input and output")]
@@ -177,12 +178,14 @@ pub fn measure(args: &EvalArgs, base: &Base, adapter: Option<&Adapter>) -> anyho
     let source = args.rows.source(&args.data, args.rows.split.as_deref(), args.common.quiet)?;
     let data = args.cache.load(source.clone(), &base.tokenizer, args.rows.options(), args.common.quiet)?;
     if !args.common.quiet {
-        skipped(&data.origin).iter().for_each(|line| eprintln!("{line}"));
+        skipped(&data.origin).iter().chain(&treated(&data)).for_each(|line| eprintln!("{line}"));
     }
     let prompts = match args.generate {
         true => generation_rows(source, &base.tokenizer)?,
         false => Vec::new(),
     };
+    check_rows(base, &data)?;
+    check_prompts(base, &prompts, args.max_new_tokens)?;
     let (side_by_side, plan) = fit_memory(args, base, adapter, &data, &prompts)?;
     reserve(base.model.device(), &plan)?;
     let evaluation = evaluate(&base.model, adapter, &data.samples, args.micro_batch_tokens);

@@ -16,6 +16,7 @@ use super::require;
 use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::engine::{Base, open_base, open_optional_adapter, use_threads};
+use crate::limits::check_prompt;
 use crate::output;
 use crate::report_error::CliError;
 
@@ -51,7 +52,15 @@ impl Sampling {
             temperature,
             "must be 0 or more",
         )?;
-        require(self.top_p > 0.0 && self.top_p <= 1.0, "top-p", self.top_p, "must be above 0 and at most 1")
+        require(self.top_p > 0.0 && self.top_p <= 1.0, "top-p", self.top_p, "must be above 0 and at most 1")?;
+        let acts = temperature > 0.0 || (self.top_p == 1.0 && self.top_k == 0);
+        match acts {
+            true => Ok(()),
+            false => Err(CliError::usage(
+                "--top-p and --top-k have no meaning at --temperature 0, which takes the likeliest token",
+            )
+            .hint("give a temperature, --temperature 0.7 for example")),
+        }
     }
 }
 
@@ -177,6 +186,7 @@ pub fn stream_answer(
     sampling: &Sampling,
     piece: &mut dyn FnMut(&str) -> anyhow::Result<ControlFlow<()>>,
 ) -> anyhow::Result<usize> {
+    check_prompt(base, ids, sampling.max_new_tokens)?;
     let mut decoder = base.tokenizer.decode_stream(true);
     let mut failure = None;
     let mut hand_on = |text: anyhow::Result<String>| match text.and_then(|t| piece(&t)) {

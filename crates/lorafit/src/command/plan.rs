@@ -22,7 +22,7 @@ use lorafit_train::{
 use super::require;
 use crate::base_args::{ComputeArgs, QuantArgs, multiplies_bf16};
 use crate::engine::{self, grouped};
-use crate::figure::{Axis, Figure, Plot, StackedBars};
+use crate::figure::{Axis, Figure, FileKind, Plot, StackedBars};
 use crate::memory_args::{ByteSize, MemoryArgs, RecomputeChoice};
 use crate::memory_table;
 use crate::options::{DeviceChoice, Optimizer, TargetModules};
@@ -244,12 +244,36 @@ impl Subject {
         Ok(Subject { config, files: None })
     }
 
+    /// `--model` of a run, of a model whose weights there are; `named` is what the user calls it.
+    fn model_flag(&self, named: &str) -> Option<String> {
+        match &self.files {
+            Some(_) => Some(quoted(named)),
+            // On the hub, if no file says so: its weights come with the first run.
+            None if Config::named(named).is_none() && !Path::new(named).exists() => Some(quoted(named)),
+            None => None,
+        }
+    }
+
+    /// Whether the files hold quantised weights, which are not quantised again.
+    fn is_quantized(&self) -> bool {
+        self.files.as_ref().is_some_and(ModelFiles::is_quantized)
+    }
+
     /// Weights in memory: as the files have them or, of a shape alone, in 16 bits.
     fn weight_bytes(&self, base: Option<BaseQuantization>, placement: Placement) -> anyhow::Result<u64> {
         Ok(match &self.files {
             Some(files) => files.weight_bytes(base, placement)?,
             None => self.config.weight_bytes(2, base),
         })
+    }
+}
+
+/// A word as a shell reads it.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "_-./@:,+=".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
     }
 }
 
@@ -268,6 +292,7 @@ pub fn run(args: PlanArgs) -> anyhow::Result<()> {
     ] {
         require(value > 0, name, value, "must be 1 or more")?;
     }
+    args.svg.as_deref().map_or(Ok(()), |file| FileKind::of(file).map(drop))?;
     let report = report(&args)?;
     if let Some(file) = &args.svg {
         chart(&report).write(file)?;
@@ -395,7 +420,7 @@ fn report(args: &PlanArgs) -> anyhow::Result<Report> {
         trainable_parameters: lora.parameters(config)?,
         rank: args.rank,
         tokens_at_once: tokens,
-        recommendation: recommend(args, &plain, &small, quantized, limit)?,
+        recommendation: recommend(args, &subject, &plain, &small, quantized, limit)?,
         methods,
         modules,
         reach,
@@ -448,14 +473,30 @@ fn faster_products(device: DeviceChoice, quantized: bool) -> &'static str {
     }
 }
 
+/// Flags that a command would have, where there is none.
+fn told_without_command(command: &str, dtype: &str, flags: &str) -> String {
+    match (command.starts_with("lorafit"), format!("{dtype}{flags}")) {
+        (false, flags) if !flags.is_empty() => format!(" Flags:{flags}."),
+        _ => String::new(),
+    }
+}
+
 /// The least change to the base and the least recomputation that fit, in words and as a command.
 fn recommend(
     args: &PlanArgs,
+    subject: &Subject,
     plain: &PlanRequest<'_>,
     small: &PlanRequest<'_>,
     quantized: BaseQuantization,
     limit: u64,
 ) -> anyhow::Result<String> {
+    if let Some(window) = subject.config.sliding_window.filter(|window| *window < args.max_seq_len) {
+        return Ok(format!(
+            "Rows of {} tokens cannot be trained: the model's attention reaches back {window}, and longer rows are not \
+             supported; plan for rows of up to {window} with --max-seq-len {window}.",
+            args.max_seq_len
+        ));
+    }
     let memory = ByteSize(limit);
     let stored = (plain, "the base as it is stored", String::new());
     let flags = match quantized.quantization {
@@ -465,12 +506,15 @@ fn recommend(
         Quantization::Int8 => " --quant int8".to_owned(),
     };
     let reduced = (small, "a quantised base", flags);
-    for (request, base, flags) in [stored, reduced] {
+    // What is quantised already is used as it is.
+    let choices = [Some(stored), Some(reduced).filter(|_| !subject.is_quantized())];
+    for (request, base, flags) in choices.into_iter().flatten() {
         let Some(Fitted { request, recompute, plan, kept }) = least_recomputed(request, limit)? else {
             continue;
         };
-        let longest =
-            request.most_tokens(Recompute::Full, limit)?.min(request.config.max_position_embeddings);
+        let positions = request.config.max_position_embeddings;
+        let reach = request.config.sliding_window.map_or(positions, |window| window.min(positions));
+        let longest = request.most_tokens(Recompute::Full, limit)?.min(reach);
         let at_once = request.most_tokens(recompute, limit)?;
         let at_once = (256..=2048).rev().step_by(256).find(|t| *t <= at_once).unwrap_or(request.tokens);
         let recompute = RecomputeChoice::Fixed(recompute);
@@ -478,22 +522,39 @@ fn recommend(
             ActivationDtype::F32 => "",
             ActivationDtype::Bf16 => " --activation-dtype bf16",
         };
+        let model = subject.model_flag(&args.model);
+        let targets = match args.target_modules.to_string() {
+            all if all == "all-linear" => String::new(),
+            some => format!(" --target-modules {}", quoted(&some)),
+        };
+        let command = model.map(|model| {
+            format!(
+                "lorafit train --model {model} --data train.jsonl --out runs/first --rank {rank} --max-seq-len {seq} \
+                 --recompute {recompute} --micro-batch-tokens {at_once}{targets}{dtype}{flags}{device}",
+                rank = args.rank,
+                seq = args.max_seq_len,
+                device = match args.device {
+                    DeviceChoice::Auto | DeviceChoice::Cpu => String::new(),
+                    DeviceChoice::Cuda(_) => format!(" --device {}", args.device),
+                },
+            )
+        });
+        let command = command.unwrap_or_else(|| {
+            format!(
+                "{} is a shape without weights: for a command, plan with the model's folder, its .gguf file or its hub id.",
+                args.model
+            )
+        });
         return Ok(format!(
             "Within {memory}, train over {base}: rank {rank} on {targets} with --recompute {recompute} takes {total} \
              for rows of {seq} tokens. A batch of any size fits, since {at_once} tokens are computed at once; rows may \
-             be up to {longest} tokens long with --recompute full.{kept}{speed}\n\
-             lorafit train --model {model} --data train.jsonl --out runs/first --rank {rank} --max-seq-len {seq} \
-             --recompute {recompute} --micro-batch-tokens {at_once}{dtype}{flags}{device}",
-            device = match args.device {
-                DeviceChoice::Auto | DeviceChoice::Cpu => String::new(),
-                DeviceChoice::Cuda(_) => format!(" --device {}", args.device),
-            },
+             be up to {longest} tokens long with --recompute full.{kept}{speed}{asked}\n{command}",
+            asked = told_without_command(&command, dtype, &flags),
             speed = faster_products(args.device, !flags.is_empty()),
             rank = args.rank,
             targets = args.target_modules,
             seq = args.max_seq_len,
             total = ByteSize(plan.total()),
-            model = args.model,
         ));
     }
     let least = small.plan(Recompute::Full)?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use lorafit_model::adapter::{self, AdapterFile};
+use lorafit_model::adapter::AdapterFile;
 use lorafit_train::RunHistory;
 
 use super::generate::Sampling;
@@ -11,7 +11,7 @@ use super::require;
 use crate::adapter_numbers::{self, check_overlap, compared_layer};
 use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
-use crate::engine::{open_base, use_threads};
+use crate::engine::{open_adapter, open_base, use_threads};
 use crate::output;
 use crate::report_error::CliError;
 use crate::report_page::sweep::{Sweep, TRIALS};
@@ -183,7 +183,7 @@ fn add_answers(
     })?;
     let base = open_base(&model, &args.base, &args.template, ComputeArgs::UNSET, &args.common)?;
     let load = |(name, dir): &(String, PathBuf)| -> anyhow::Result<_> {
-        Ok((name.clone(), adapter::load(dir, base.model.config(), base.model.device())?))
+        Ok((name.clone(), open_adapter(&base, dir)?))
     };
     let loaded = adapters.iter().map(load).collect::<anyhow::Result<Vec<_>>>()?;
     let sampling =

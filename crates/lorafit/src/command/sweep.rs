@@ -177,8 +177,11 @@ fn trial_args(spec: &Spec, dir: &Path, number: usize, options: &Options) -> anyh
     let mut args = spec.train_args(options)?;
     args.out = Some(dir.join("trials").join(name(number)));
     args.name = Some(name(number));
-    args.complete(&Given::default())
-        .with_context(|| format!("trial {} ({})", name(number), in_words(options)))
+    let checked = args.complete(&Given::default()).and_then(|args| {
+        args.check_adapter(&Given::default())?;
+        Ok(args)
+    });
+    checked.with_context(|| format!("trial {} ({})", name(number), in_words(options)))
 }
 
 fn total_steps(inputs: &Inputs, place: usize, args: &TrainArgs) -> u64 {

@@ -1,6 +1,6 @@
 //! `lorafit train`: its flags, which are also the keys of its configuration file.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use clap::{ArgAction, Args};
@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use lorafit_data::statistics::Statistics;
-use lorafit_data::{Dataset, GenerationRow, Order, Source, Subset, generation_rows};
+use lorafit_data::{DataError, Dataset, GenerationRow, Order, Source, Subset, generation_rows};
 use lorafit_model::{ActivationDtype, ActivationPolicy, Parameters, Recompute, Trainable, WeightModules};
 use lorafit_train::{
-    Duration, EvaluationRecord, Identity, MemoryPlan, Observer, PlanRequest, RunError, RunFolder, RunInfo,
-    RunLock, SkipRecord, Start, StepRecord, Summary, TrainOptions, rss_bytes, train,
+    Checkpoint, Duration, EvaluationRecord, Identity, MemoryPlan, Observer, PlanRequest, RunError, RunFolder,
+    RunInfo, RunLock, SkipRecord, Start, StepRecord, Summary, TrainOptions, rss_bytes, train,
 };
 
 use super::require;
@@ -22,6 +22,7 @@ use crate::config_file::{self, Given};
 use crate::data_args::CacheArgs;
 use crate::engine::{Base, grouped, open_base, open_shape, placement, reserve, use_threads};
 use crate::interrupt;
+use crate::limits::check_rows;
 use crate::memory_args::{MemoryArgs, RecomputeChoice};
 use crate::memory_table;
 use crate::options::{
@@ -31,7 +32,7 @@ use crate::output;
 use crate::progress::Progress;
 use crate::report_error::CliError;
 use crate::resume::{self, Resumption};
-use crate::row_args::{DATA_HELP, RowArgs, Validation, one_or_many, shapes, skipped};
+use crate::row_args::{self, RowArgs, Validation, data_help, one_or_many, shapes, skipped, treated};
 use crate::safety_args::SafetyArgs;
 use crate::trained::{Trained, alternatives, model_folder};
 
@@ -61,7 +62,7 @@ Where to look first when it does not learn: --lr (try 3x more, then 3x less), --
 /// `config.toml` of the run folder.
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[command(after_long_help = format!("{EXAMPLES}\n\n{DATA_HELP}"))]
+#[command(after_long_help = format!("{EXAMPLES}\n\n{}", data_help()))]
 pub struct TrainArgs {
     /// The base model: a Hugging Face folder, a .gguf file, or a hub id (org/name or org/name@revision)
     ///
@@ -274,6 +275,19 @@ impl TrainArgs {
             (None, Some(run)) => config_file::merge(&self, given, &run.join("config.toml"))?,
             (None, None) => self.clone(),
         };
+        // Typed paths are meant from here, those of a run from where it was begun.
+        if let Some(run) = &self.resume
+            && let Some(folder) = config_file::read::<TrainArgs>(&run.join("config.toml"))?.begun_in(run)
+            && !std::env::current_dir().is_ok_and(|here| here.canonicalize().is_ok_and(|here| here == folder))
+        {
+            let (typed, adapter) = (resolved.clone(), resolved.adapter.clone());
+            let kept = resolved.with_paths_from(&folder);
+            resolved = config_file::typed_over(kept, &typed, given)?;
+            // With a checkpoint it is a name in the run's identity, and is not opened.
+            if Checkpoint::newest(run).is_ok_and(|newest| newest.checkpoint.is_some()) {
+                resolved.adapter = adapter;
+            }
+        }
         // What concerns this call only is not in the file.
         (resolved.overwrite, resolved.print_config) = (self.overwrite, self.print_config);
         resolved.config = self.config;
@@ -316,6 +330,22 @@ impl TrainArgs {
         match config_file::set_among(self, given, others)? {
             Some(name) => {
                 let text = format!("--{name} has no meaning with --method {method}");
+                Err(CliError::usage(text).hint(hint).into())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses flags that an adapter brings itself: they would change nothing.
+    pub fn check_adapter(&self, given: &Given) -> anyhow::Result<()> {
+        const BROUGHT: [&str; 5] = ["rank", "alpha", "dropout", "target-modules", "layers"];
+        // Of a run that is resumed the checkpoint decides.
+        let Some(adapter) = self.adapter.as_ref().filter(|_| self.resume.is_none()) else { return Ok(()) };
+        match config_file::set_among(self, given, &BROUGHT)? {
+            Some(name) => {
+                let text = format!("--{name} has no meaning with --adapter, which brings its own");
+                let hint =
+                    format!("leave it out to train {} as it is, or leave out --adapter", adapter.display());
                 Err(CliError::usage(text).hint(hint).into())
             }
             None => Ok(()),
@@ -387,9 +417,52 @@ impl TrainArgs {
             )
             .hint("give held-out rows with --eval-data DATA, or hold some out with --validation 5%"));
         }
+        if self.eval_split.is_some() && self.eval_data.is_empty() {
+            return Err(CliError::usage("--eval-split without --eval-data has no files to choose from")
+                .hint("give held-out rows with --eval-data DATA; --split is for --data"));
+        }
         self.base.resolve()?;
         self.common.validate()
     }
+
+    /// As it is kept in the run's folder: a run may be resumed from another folder than it was begun in. Where that was
+    /// is told by the folder of a run whose `out` was below it ([`TrainArgs::begun_in`]); of others paths are kept whole.
+    fn to_keep(&self) -> Self {
+        let here = std::env::current_dir().ok().filter(|_| !self.out.as_deref().is_some_and(is_below));
+        here.map_or_else(|| self.clone(), |here| self.with_paths_from(&here))
+    }
+
+    /// The folder in which the run in the folder `run` was begun, if `out` tells.
+    fn begun_in(&self, run: &Path) -> Option<PathBuf> {
+        let out: PathBuf = self.out.as_deref().filter(|out| is_below(out))?.components().collect();
+        let run = run.canonicalize().ok()?;
+        let depth = out.components().filter(|part| matches!(part, Component::Normal(_))).count();
+        run.ends_with(out.strip_prefix(".").unwrap_or(&out))
+            .then(|| run.ancestors().nth(depth).map(Path::to_owned))?
+    }
+
+    /// The same with whole paths for those that are in `folder`.
+    fn with_paths_from(&self, folder: &Path) -> Self {
+        let place = |path: &Path| folder.join(path);
+        let if_there = |text: &String| match folder.join(text).exists() {
+            true => place(Path::new(text)).to_string_lossy().into_owned(),
+            false => text.clone(),
+        };
+        let rows = |data: &[String]| data.iter().map(|text| row_args::placed_in(folder, text)).collect();
+        let mut args = self.clone();
+        args.model = self.model.as_ref().map(if_there);
+        (args.data, args.eval_data) = (rows(&self.data), rows(&self.eval_data));
+        args.out = self.out.as_deref().map(place);
+        args.adapter = self.adapter.as_deref().map(place);
+        args.cache.cache_dir = self.cache.cache_dir.as_deref().map(place);
+        args.template.template = self.template.template.as_ref().map(if_there);
+        args
+    }
+}
+
+/// Whether a path leads down from where it begins.
+fn is_below(path: &Path) -> bool {
+    path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
 }
 
 /// Trains an adapter or a model.
@@ -399,6 +472,7 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
         output::line(config_file::to_toml(&args)?.trim_end())?;
         return Ok(());
     }
+    args.check_adapter(given)?;
     let Some(out) = &args.out else { unreachable!("resolve asks for it") };
     let lock = RunLock::take(out)?;
     if !args.overwrite && args.resume.is_none() {
@@ -527,8 +601,12 @@ impl<'a> Ready<'a> {
         let (args, base) = (self.args, self.base);
         self.options.activations.recompute = recompute;
         let info = RunInfo {
-            base_model: base.name.clone(),
-            config: config_file::to_toml(args)?,
+            base_model: match &self.resumption.checkpoint {
+                // As the run was begun, from whatever folder it is resumed.
+                Some(checkpoint) => checkpoint.base_model().unwrap_or_else(|| base.name.clone()),
+                None => base.name.clone(),
+            },
+            config: config_file::to_toml(&args.to_keep())?,
             identity: self.identity.clone(),
             clock: base.tokenizer.clock(),
             folder: model_folder(args, base)?,
@@ -558,17 +636,6 @@ impl<'a> Ready<'a> {
     }
 }
 
-/// Attention here always sees the whole row, so rows beyond a model's window would be computed wrongly.
-fn check_window(base: &Base, data: &Data) -> Result<(), CliError> {
-    let Some(window) = base.model.config().sliding_window else { return Ok(()) };
-    let longest = data.sets().map(|d| d.report.longest).max().unwrap_or(0);
-    if longest <= window {
-        return Ok(());
-    }
-    let text = format!("a row has {longest} tokens, but the model's attention reaches back {window}");
-    Err(CliError::new(text).hint(format!("cut rows with --max-seq-len {window}")))
-}
-
 impl TrainArgs {
     /// Opens the base.
     pub fn open_base(&self) -> anyhow::Result<Base> {
@@ -582,7 +649,7 @@ impl TrainArgs {
     /// Reads the rows to train on, and those held out.
     pub fn load(&self, base: &Base) -> anyhow::Result<Data> {
         let data = self.read(base)?;
-        check_window(base, &data)?;
+        data.sets().try_for_each(|rows| check_rows(base, rows))?;
         Ok(data)
     }
 
@@ -591,7 +658,32 @@ impl TrainArgs {
         let load = |source| self.cache.load(source, &base.tokenizer, self.rows.options(), quiet);
         let source = self.to_train_on()?;
         let held_out = self.held_out(&source)?;
-        Ok(Data { rows: load(source)?, held_out: held_out.map(load).transpose()? })
+        let rows = load(source);
+        let held_out = held_out.map(load).transpose();
+        if let Some(validation) = self.validation {
+            let is_empty = |loaded: &anyhow::Error| {
+                matches!(loaded.downcast_ref::<DataError>(), Some(DataError::NoRows { .. }))
+            };
+            let refused =
+                |text: String| CliError::new(text).hint("give a number of rows, --validation 1 for example");
+            match (&rows, &held_out) {
+                (Ok(rows), Err(error)) if is_empty(error) => {
+                    let all = grouped(rows.report.rows as u64);
+                    return Err(
+                        refused(format!("--validation {validation} holds out none of {all} rows")).into()
+                    );
+                }
+                (Err(error), Ok(Some(held_out))) if is_empty(error) => {
+                    let all = grouped(held_out.report.rows as u64);
+                    let text = format!(
+                        "--validation {validation} holds out all {all} rows, and none is left to train on"
+                    );
+                    return Err(refused(text).into());
+                }
+                _ => {}
+            }
+        }
+        Ok(Data { rows: rows?, held_out: held_out? })
     }
 
     /// Where the rows to train on are.
@@ -725,7 +817,7 @@ impl Observer for Watcher {
 }
 
 fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
-    let Ready { args, base, data: Data { rows, .. }, trained, .. } = ready;
+    let Ready { args, base, data: Data { rows, held_out }, trained, .. } = ready;
     let (trainable, of_model) = (trained.parameters(base), base.model.config().parameters());
     let (all, what) = match trained {
         Trained::Adapter(adapter) => {
@@ -760,7 +852,12 @@ fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
             report.truncated, args.rows.max_seq_len, report.overlong, report.dropped
         ));
     }
-    skipped(&rows.origin).iter().for_each(|line| progress.note(line));
+    skipped(&rows.origin).iter().chain(&treated(rows)).for_each(|line| progress.note(line));
+    // Held-out rows of the same files are told already.
+    if let Some(data) = held_out.as_ref().filter(|_| !args.eval_data.is_empty()) {
+        let lines = skipped(&data.origin).into_iter().chain(treated(data));
+        lines.for_each(|line| progress.note(&format!("evaluation: {line}")));
+    }
     progress.note(&format!("{} optimizer steps", grouped(ready.total_steps())));
 }
 

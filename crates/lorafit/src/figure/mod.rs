@@ -13,6 +13,7 @@ use std::path::Path;
 
 use crate::output;
 use crate::page::escape;
+use crate::report_error::CliError;
 
 /// Colours that people with any colour vision tell apart (Okabe and Ito 2008), those with enough contrast on white and on
 /// black first.
@@ -202,10 +203,40 @@ impl Figure {
     /// # Errors
     /// A file that cannot be written.
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
-        match path.extension().and_then(|ending| ending.to_str()) {
-            Some("png") => output::file(path, &png::png(&self.svg(Place::Picture))?),
-            Some("csv") => output::file(path, self.csv().as_bytes()),
-            _ => output::file(path, self.svg(Place::File).as_bytes()),
+        match FileKind::of(path)? {
+            FileKind::Png => output::file(path, &png::png(&self.svg(Place::Picture))?),
+            FileKind::Csv => output::file(path, self.csv().as_bytes()),
+            FileKind::Svg => output::file(path, self.svg(Place::File).as_bytes()),
+        }
+    }
+}
+
+/// A kind of file that a figure is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// Letters and lines; a name without an ending, too.
+    Svg,
+    /// A picture.
+    Png,
+    /// The numbers behind it.
+    Csv,
+}
+
+impl FileKind {
+    /// By the ending of the file's name.
+    ///
+    /// # Errors
+    /// Another ending.
+    pub fn of(path: &Path) -> Result<Self, CliError> {
+        let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
+        match ending.as_deref() {
+            None | Some("svg") => Ok(FileKind::Svg),
+            Some("png") => Ok(FileKind::Png),
+            Some("csv") => Ok(FileKind::Csv),
+            Some(other) => {
+                let text = format!("{}: a figure cannot be written as .{other}", path.display());
+                Err(CliError::usage(text).hint("name it .svg, .png or .csv; browsers print SVG to PDF"))
+            }
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The command line, as people type it: one program, so that what its parts share is compiled and linked once.
 
 mod architecture;
+mod cases;
 mod command_line;
 mod full;
 mod hostile;
 mod resume;
+mod rows;
 mod sweep;

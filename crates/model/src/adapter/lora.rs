@@ -3,8 +3,9 @@
 //! The `A` factors of projections that share an input are stacked in one `[total rank, in]` matrix; `B` is
 //! kept transposed, `[rank, out]`. Files have them apart and upright (see [`super::peft`]).
 
-use lorafit_kernels::{Device, Tensor, random};
+use std::collections::BTreeSet;
 
+use lorafit_kernels::{Device, Tensor, random};
 use regex::Regex;
 
 use super::targets::{Module, Site, TargetError, Targets};
@@ -24,6 +25,11 @@ pub struct LoraConfig {
     pub dropout: f32,
     /// Which projections.
     pub targets: Targets,
+    /// Which of them not; as PEFT's `exclude_modules`.
+    pub exclude: Option<Targets>,
+    /// The projections themselves, where the tensors of a file say them and a pattern of its configuration cannot be
+    /// matched: they stand for `targets` and `exclude`.
+    pub sites: Option<BTreeSet<(usize, Module)>>,
     /// In which layers; all when absent.
     pub layers: Option<Vec<usize>>,
     /// Other ranks for projections whose path ends with a match of the pattern.
@@ -41,6 +47,8 @@ impl LoraConfig {
             use_rslora: false,
             dropout: 0.0,
             targets,
+            exclude: None,
+            sites: None,
             layers: None,
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
@@ -71,6 +79,21 @@ impl LoraConfig {
         Ok(lens)
     }
 
+    fn selects(&self, layer: usize, module: Module) -> bool {
+        match &self.sites {
+            Some(sites) => sites.contains(&(layer, module)),
+            None => {
+                let excluded = self.exclude.as_ref().is_some_and(|exclude| exclude.contains(layer, module));
+                self.targets.contains(layer, module) && !excluded
+            }
+        }
+    }
+
+    /// The pattern of a configuration that cannot be matched here, if there is one.
+    pub(crate) fn unmatched(&self) -> Option<&str> {
+        self.targets.unmatched().or_else(|| self.exclude.as_ref()?.unmatched())
+    }
+
     /// The projections of a model that get an adapter, in forward order.
     ///
     /// # Errors
@@ -84,7 +107,7 @@ impl LoraConfig {
         let parts: Vec<PartShape> = (0..layers)
             .filter(|&layer| selected(layer))
             .flat_map(|layer| Module::ALL.map(|module| (layer, module)))
-            .filter(|&(layer, module)| self.targets.contains(layer, module))
+            .filter(|&(layer, module)| self.selects(layer, module))
             .map(|(layer, module)| {
                 let path = module.path(layer);
                 let rank = override_for(&self.rank_pattern, &path).unwrap_or(self.rank);
@@ -158,6 +181,7 @@ pub(crate) struct PartShape {
 pub struct Adapter {
     pub(crate) layers: Vec<[Option<LoraGroup>; 4]>,
     pub(crate) config: LoraConfig,
+    pub(crate) notes: Vec<String>,
 }
 
 /// `[out, in]` of a projection.
@@ -219,12 +243,17 @@ impl Adapter {
         };
         let layers =
             (0..config.num_hidden_layers).map(|layer| Site::ALL.map(|site| group(layer, site))).collect();
-        Adapter { layers, config: lora.clone() }
+        Adapter { layers, config: lora.clone(), notes: Vec::new() }
     }
 
     /// What the adapter is made of.
     pub fn config(&self) -> &LoraConfig {
         &self.config
+    }
+
+    /// What of its file was passed over or could not be checked, a sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Every adapted projection with its group, in forward order.

@@ -1,8 +1,11 @@
 //! Low-rank adapters: which projections, their factors and gradients, PEFT's files, and what an adapter changed.
 
 pub mod analysis;
+mod embeddings;
 mod factors;
 mod lora;
+mod marks;
+mod names;
 mod peft;
 mod targets;
 
@@ -11,6 +14,7 @@ pub use lora::module_shape;
 pub use lora::{Adapter, LoraConfig};
 pub(crate) use lora::{GroupGradients, LoraGroup};
 pub use peft::{
-    CONFIG_FILE, NamedTensor, WEIGHTS_FILE, config_file, from_bytes, load, named_tensors, save, sources,
+    CONFIG_FILE, NamedTensor, WEIGHTS_FILE, config_file, from_bytes, load, load_over, named_tensors, save,
+    sources,
 };
 pub use targets::{LayerRange, Module, Site, TargetError, Targets};

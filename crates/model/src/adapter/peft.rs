@@ -4,7 +4,6 @@
 //! `{"format": "pt"}`. Loading is strict: a missing or unexpected tensor, another shape, or an option that
 //! would change the result and is not supported here is an error.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,11 +15,14 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Map, Value, json};
 
 use super::lora::{Adapter, LoraConfig, module_shape};
-use super::targets::{Targets, path_pattern};
+use super::names::{self, FileNames, tensor_name};
+use super::targets::{TargetError, Targets, path_pattern};
+use super::{embeddings, marks};
 use crate::config::Config;
 use crate::error::FileError;
 use crate::weights::{
-    MAX_CONFIG_BYTES, TensorData, TensorSource, inside, map, read_header, read_text, write_tensors,
+    MAX_CONFIG_BYTES, ModelFiles, TensorData, TensorSource, header_error, inside, map, read_header,
+    read_text, write_tensors,
 };
 
 /// The name of an adapter's configuration.
@@ -99,10 +101,6 @@ pub fn named_tensors<'a>(
     named
 }
 
-fn tensor_name(path: &str, factor: &str) -> String {
-    format!("base_model.model.{path}.lora_{factor}.weight")
-}
-
 /// The keys every reader knows, and further ones only where they are used: older readers fail on keys they do
 /// not know.
 fn config_json(lora: &LoraConfig, base_model: &str) -> Value {
@@ -111,24 +109,35 @@ fn config_json(lora: &LoraConfig, base_model: &str) -> Value {
         names.sort_unstable();
         json!(names)
     };
-    let targets = match &lora.targets {
+    let written = |targets: &Targets| match targets {
         Targets::Names(names) => sorted(names.iter().map(String::as_str).collect()),
         Targets::AllLinear => sorted(super::Module::ALL.map(|m| m.name()).into()),
         Targets::Pattern { pattern, .. } => json!(pattern),
     };
+    // PEFT has the revision of a model of the hub under a key of its own.
+    let (base_name, revision) = match base_model.split_once('@') {
+        Some((name, revision)) if !Path::new(base_model).exists() => (name, Some(revision)),
+        _ => (base_model, None),
+    };
     let mut config = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model,
+        "base_model_name_or_path": base_name,
         "r": lora.rank,
         "lora_alpha": whole(lora.alpha),
         "lora_dropout": lora.dropout,
-        "target_modules": targets,
+        "target_modules": written(&lora.targets),
         "bias": "none",
         "inference_mode": true,
     });
     if lora.use_rslora {
         config["use_rslora"] = json!(true);
+    }
+    if let Some(revision) = revision {
+        config["revision"] = json!(revision);
+    }
+    if let Some(exclude) = &lora.exclude {
+        config["exclude_modules"] = written(exclude);
     }
     if let Some(layers) = &lora.layers {
         config["layers_to_transform"] = json!(layers);
@@ -172,11 +181,13 @@ fn write_whole(
 /// The configuration of the adapter in `dir`, and its path.
 pub(super) fn read_json(dir: &Path) -> Result<(PathBuf, Map<String, Value>), FileError> {
     let config_path = inside(dir, CONFIG_FILE)?;
+    marks::of_folder(dir)?;
     let text = read_text(&config_path, MAX_CONFIG_BYTES).map_err(|e| {
         FileError::new(&config_path, format!("cannot read the adapter's configuration: {e}"))
             .with_hint("an adapter is a folder with adapter_config.json and adapter_model.safetensors")
     })?;
     let json = parse_json(&config_path, &text)?;
+    marks::of_config(&config_path, &json)?;
     Ok((config_path, json))
 }
 
@@ -190,20 +201,28 @@ fn parse_json(path: &Path, text: &str) -> Result<Map<String, Value>, FileError> 
 /// Files that are missing or malformed, an adapter of another model, an option that is not supported.
 pub fn load(dir: &Path, config: &Config, device: Device) -> Result<Adapter, FileError> {
     let (_, json) = read_json(dir)?;
-    read(dir, &json, map_weights(dir), config, device)
+    read(dir, &json, map_weights(dir), config, None, device)
+}
+
+/// As [`load`], for the model of `files`: whole embeddings, which PEFT saves with an adapter where it finds reason to, are
+/// passed over if they are the model's own.
+///
+/// # Errors
+/// As [`load`], and embeddings that differ from the model's.
+pub fn load_over(dir: &Path, files: &ModelFiles, device: Device) -> Result<Adapter, FileError> {
+    let (_, json) = read_json(dir)?;
+    read(dir, &json, map_weights(dir), files.config(), Some(files), device)
 }
 
 /// The bytes of the factors of the adapter in `dir`.
 pub(super) fn map_weights(dir: &Path) -> Result<SharedBytes, FileError> {
+    marks::of_weights(dir)?;
     inside(dir, WEIGHTS_FILE).and_then(|path| map(&path))
 }
 
 /// The tensors in the file `path` with the content `bytes`.
 pub(super) fn parse_weights<'a>(path: &Path, bytes: &'a SharedBytes) -> Result<SafeTensors<'a>, FileError> {
-    let damaged = |problem: String| {
-        FileError::new(path, format!("not a whole safetensors file: {problem}"))
-            .with_hint("the file is cut short or damaged; copy or download it again")
-    };
+    let damaged = |problem: String| header_error(path, bytes.as_slice(), problem);
     read_header(bytes.as_slice()).map_err(damaged)?;
     SafeTensors::deserialize(bytes.as_slice()).map_err(|e| damaged(e.to_string()))
 }
@@ -220,7 +239,7 @@ pub fn from_bytes(
     device: Device,
 ) -> Result<Adapter, FileError> {
     let json = parse_json(&dir.join(CONFIG_FILE), config_json)?;
-    read(dir, &json, Ok(weights), config, device)
+    read(dir, &json, Ok(weights), config, None, device)
 }
 
 /// `weights` are looked at after the configuration, whose errors come first.
@@ -229,31 +248,49 @@ fn read(
     json: &Map<String, Value>,
     weights: Result<SharedBytes, FileError>,
     config: &Config,
+    base: Option<&ModelFiles>,
     device: Device,
 ) -> Result<Adapter, FileError> {
     let config_path = dir.join(CONFIG_FILE);
-    let lora = read_config(json).map_err(|e| e.at(&config_path))?;
-    let base =
-        json.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or("another model").to_owned();
-    let parts = lora.parts(config).map_err(|e| {
-        FileError::new(&config_path, e.to_string()).with_hint(format!("the adapter was made for {base}"))
-    })?;
+    let mut lora = read_config(json).map_err(|e| e.at(&config_path))?;
+    let made_for = json.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or("another model");
+    let made_for = format!("the adapter was made for {made_for}");
+    let selected = |lora: &LoraConfig| {
+        let of_config =
+            |e: TargetError| FileError::new(&config_path, e.to_string()).with_hint(made_for.clone());
+        lora.parts(config).map_err(of_config)
+    };
+    let mut notes = Vec::new();
+    let mut parts = match lora.unmatched() {
+        Some(_) => Vec::new(),
+        None => selected(&lora)?,
+    };
 
     let weights_path = dir.join(WEIGHTS_FILE);
     let fail = |problem: String| FileError::new(&weights_path, problem);
     let bytes = weights?;
     let file = parse_weights(&weights_path, &bytes)?;
-    let mut unread: BTreeSet<String> = file.names().into_iter().map(|n| n.to_string()).collect();
-    let mut take = |path: &str, factor: &str, expected: [usize; 2]| -> Result<TensorView<'_>, FileError> {
-        let name = tensor_name(path, factor);
-        let view = file.tensor(&name).map_err(|_| fail(format!("tensor {name} is missing")))?;
-        unread.remove(&name);
+    let names = FileNames::sort(file.names().into_iter()).map_err(|e| e.at(&weights_path))?;
+    if let Some(pattern) = lora.unmatched() {
+        let sites = names.sites();
+        notes.push(format!(
+            "{}: the pattern `{pattern}` was not checked (it has what only Python's re knows); the {} projections are those \
+             that the file has tensors of",
+            config_path.display(),
+            sites.len()
+        ));
+        lora.sites = Some(sites);
+        parts = selected(&lora)?;
+    }
+    let take = |name: String, expected: [usize; 2]| -> Result<TensorView<'_>, FileError> {
+        let stored = names.stored(&name).ok_or_else(|| fail(format!("tensor {name} is missing")))?;
+        let view = file.tensor(stored).map_err(|_| fail(format!("tensor {stored} is missing")))?;
         if view.shape() != expected {
-            let problem = format!("{name} is {:?}, the model needs {expected:?}", view.shape());
-            return Err(fail(problem).with_hint(format!("the adapter was made for {base}")));
+            let problem = format!("{stored} is {:?}, the model needs {expected:?}", view.shape());
+            return Err(fail(problem).with_hint(made_for.clone()));
         }
         if format_of(&view).is_none() {
-            let problem = format!("{name} is stored as {:?}, expected F32, F16 or BF16", view.dtype());
+            let problem = format!("{stored} is stored as {:?}, expected F32, F16 or BF16", view.dtype());
             return Err(fail(problem));
         }
         Ok(view)
@@ -263,10 +300,23 @@ fn read(
     for part in &parts {
         let (outputs, inputs) = module_shape(config, part.module);
         let path = part.module.path(part.layer);
-        views.push((take(&path, "A", [part.rank, inputs])?, take(&path, "B", [outputs, part.rank])?));
+        let a = take(tensor_name(&path, "A"), [part.rank, inputs])?;
+        let b = take(tensor_name(&path, "B"), [outputs, part.rank])?;
+        views.push((a, b));
     }
-    if let Some(name) = unread.first() {
-        return Err(fail(format!("tensor {name} belongs to no projection that adapter_config.json selects")));
+    let unselected = names.except(parts.iter().map(|part| (part.layer, part.module)));
+    for name in unselected {
+        match names.whole_weight(name) {
+            Some(weight) => {
+                let view = file.tensor(name).map_err(|_| fail(format!("tensor {name} is missing")))?;
+                embeddings::passed_over(name, &weight, &view, base).map_err(|e| e.at(&weights_path))?;
+                notes.push(format!(
+                    "{}: {name} is the model's own and was passed over",
+                    weights_path.display()
+                ));
+            }
+            None => return Err(names::unread(name).at(&weights_path)),
+        }
     }
     let mut adapter = Adapter::zeros(config, &lora, &parts, device);
     for (part, (a, b)) in parts.iter().zip(&views) {
@@ -274,6 +324,7 @@ fn read(
         adapter.write_a(part, inputs, &decode(a));
         adapter.write_b(part, outputs, &decode(b));
     }
+    adapter.notes = notes;
     Ok(adapter)
 }
 
@@ -322,7 +373,6 @@ fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, FileError> {
         ("trainable_token_indices", json!(null)),
         ("alora_invocation_tokens", json!(null)),
         ("target_parameters", json!(null)),
-        ("exclude_modules", json!(null)),
         ("use_qalora", json!(false)),
         ("use_bdlora", json!(null)),
         ("arrow_config", json!(null)),
@@ -349,15 +399,24 @@ fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, FileError> {
         json.get("lora_alpha").and_then(Value::as_f64).ok_or_else(|| wrong("lora_alpha", "a number"))?;
     let targets = match json.get("target_modules") {
         Some(Value::String(s)) if s == "all-linear" => Ok(Targets::AllLinear),
-        Some(Value::String(pattern)) => Targets::pattern(pattern),
+        Some(Value::String(pattern)) => Targets::pattern_of_peft(pattern),
         Some(Value::Array(names)) if names.iter().all(Value::is_string) => {
-            let mut names: Vec<&str> = names.iter().filter_map(Value::as_str).collect();
-            names.sort_unstable();
-            Targets::names(names.into_iter())
+            Targets::names_of_peft(names.iter().filter_map(Value::as_str))
         }
         _ => return Err(wrong("target_modules", "a list of names or a pattern")),
     };
-    let targets = targets.map_err(|e| fail(e.to_string()).with_hint(e.hint().unwrap_or_default()))?;
+    let of_target = |e: TargetError| fail(e.to_string()).with_hint(e.hint().unwrap_or_default());
+    let targets = targets.map_err(of_target)?;
+    let exclude = match json.get("exclude_modules") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(pattern)) if pattern.is_empty() => None,
+        Some(Value::String(pattern)) => Some(Targets::pattern_of_peft(pattern).map_err(of_target)?),
+        Some(Value::Array(names)) if names.is_empty() => None,
+        Some(Value::Array(names)) if names.iter().all(Value::is_string) => {
+            Some(Targets::names_of_peft(names.iter().filter_map(Value::as_str)).map_err(of_target)?)
+        }
+        Some(_) => return Err(wrong("exclude_modules", "a list of names or a pattern")),
+    };
     let layer = |value: &Value| {
         let number = value.as_u64().and_then(|n| usize::try_from(n).ok());
         number.ok_or_else(|| wrong("layers_to_transform", "a list of layer numbers"))
@@ -389,6 +448,8 @@ fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, FileError> {
         use_rslora,
         dropout: (dropout as f32).min(0.99),
         targets,
+        exclude,
+        sites: None,
         layers,
         rank_pattern: patterns(json, "rank_pattern", |v| {
             v.as_u64().filter(|r| (1..=65_536).contains(r)).map(|r| r as usize)

@@ -106,8 +106,9 @@ pub enum Targets {
     Pattern {
         /// The pattern as it was written.
         pattern: String,
-        /// The pattern held to the whole path.
-        matcher: Regex,
+        /// The pattern held to the whole path. `None` where Python can match it and we cannot (look-around, references
+        /// back): an adapter's file then says by its tensors what was selected.
+        matcher: Option<Regex>,
     },
 }
 
@@ -158,6 +159,15 @@ const PATTERN_BYTES: usize = 64 << 10;
 /// A regular expression for paths of modules, which may be anybody's.
 pub(crate) fn path_pattern(pattern: &str) -> Result<Regex, regex::Error> {
     RegexBuilder::new(pattern).size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES).build()
+}
+
+/// Whether a pattern has what Python's `re` knows beyond the `regex` crate: look-around, references back, atomic groups,
+/// possessive repetition, conditions, and `\\Z`.
+fn is_python_only(pattern: &str) -> bool {
+    const MARKS: [&str; 9] = ["(?=", "(?!", "(?<=", "(?<!", "(?>", "(?P=", "(?(", "\\Z", "++"];
+    let references_back =
+        pattern.as_bytes().windows(2).any(|two| two[0] == b'\\' && (b'1'..=b'9').contains(&two[1]));
+    references_back || MARKS.iter().any(|mark| pattern.contains(mark))
 }
 
 fn known_modules() -> String {
@@ -214,12 +224,52 @@ impl Targets {
     /// A pattern that is not a regular expression.
     pub fn pattern(pattern: &str) -> Result<Self, TargetError> {
         let matcher = path_pattern(&format!("^(?:{pattern})$"));
-        matcher.map(|matcher| Targets::Pattern { pattern: pattern.to_owned(), matcher }).map_err(|e| {
-            TargetError {
+        matcher
+            .map(|matcher| Targets::Pattern { pattern: pattern.to_owned(), matcher: Some(matcher) })
+            .map_err(|e| TargetError {
                 message: format!("target modules pattern `{pattern}` is not a regular expression: {e}"),
                 hint: "it must match a whole path such as model.layers.3.self_attn.q_proj".into(),
+            })
+    }
+
+    /// Projections as an adapter's configuration names them. Names that no projection can have match nothing, as in PEFT:
+    /// lists are written once for many models.
+    ///
+    /// # Errors
+    /// No name at all, or too many.
+    pub(crate) fn names_of_peft<'a>(names: impl Iterator<Item = &'a str>) -> Result<Self, TargetError> {
+        let mut names: Vec<String> = names.take(MOST_NAMES + 1).map(str::to_owned).collect();
+        names.sort_unstable();
+        names.dedup();
+        match names.len() {
+            0 => Err(TargetError { message: "no target modules given".into(), hint: known_modules() }),
+            n if n > MOST_NAMES => {
+                let message = format!("more than {MOST_NAMES} target modules");
+                Err(TargetError { message, hint: known_modules() })
             }
-        })
+            _ => Ok(Targets::Names(names)),
+        }
+    }
+
+    /// The pattern of an adapter's configuration, which Python's `re` has to understand and ours need not.
+    ///
+    /// # Errors
+    /// As [`Targets::pattern`], but for patterns with look-around or references back.
+    pub(crate) fn pattern_of_peft(pattern: &str) -> Result<Self, TargetError> {
+        match Targets::pattern(pattern) {
+            Err(_) if is_python_only(pattern) => {
+                Ok(Targets::Pattern { pattern: pattern.to_owned(), matcher: None })
+            }
+            found => found,
+        }
+    }
+
+    /// The pattern that cannot be matched here, if it is one.
+    pub(crate) fn unmatched(&self) -> Option<&str> {
+        match self {
+            Targets::Pattern { pattern, matcher: None } => Some(pattern),
+            Targets::Pattern { .. } | Targets::Names(_) | Targets::AllLinear => None,
+        }
     }
 
     /// Whether projection `module` of layer `layer` is selected.
@@ -232,7 +282,9 @@ impl Targets {
                     .any(|n| path.strip_suffix(n.as_str()).is_some_and(|p| p.is_empty() || p.ends_with('.')))
             }
             Targets::AllLinear => true,
-            Targets::Pattern { matcher, .. } => matcher.is_match(&module.path(layer)),
+            Targets::Pattern { matcher, .. } => {
+                matcher.as_ref().is_some_and(|matcher| matcher.is_match(&module.path(layer)))
+            }
         }
     }
 }

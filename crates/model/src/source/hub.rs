@@ -21,15 +21,19 @@ use serde::Deserialize;
 use super::{
     ADAPTER_CONFIG, CONFIG, HubId, INDEX, RepoKind, ShapeSource, Source, SourceError, WEIGHTS, is_gguf,
 };
+use crate::weights::split_parts;
 
 /// What belongs to a model besides its configuration and weights; a repository may lack any of them.
-const OPTIONAL: [&str; 5] = [
+const OPTIONAL: [&str; 6] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",
+    "chat_template.json",
     "special_tokens_map.json",
 ];
+/// Where named chat templates lie.
+const TEMPLATES: &str = "additional_chat_templates/";
 /// Weights that run code when read.
 const PICKLES: [&str; 4] = ["bin", "pt", "pth", "ckpt"];
 
@@ -215,7 +219,8 @@ impl Hub {
         let not_cached = |missing: String| self.not_cached(id, missing);
         let lacks = |name: &str| (!snapshot.join(name).is_file()).then(|| not_cached(name.to_owned()));
         if let Some(gguf) = &id.gguf {
-            return lacks(gguf).map_or_else(|| Ok(Source::Gguf(snapshot.join(gguf))), Err);
+            let lacking = gguf_parts(gguf).iter().find_map(|part| lacks(part));
+            return lacking.map_or_else(|| Ok(Source::Gguf(snapshot.join(gguf))), Err);
         }
         if let Some(error) = lacks(CONFIG) {
             return Err(error);
@@ -403,6 +408,11 @@ impl Listing {
     }
 }
 
+/// The files of the GGUF file `name`: itself, or all parts of a split one.
+fn gguf_parts(name: &str) -> Vec<String> {
+    split_parts(name).unwrap_or_else(|| vec![name.to_owned()])
+}
+
 /// Where a model was found.
 enum Found<'a> {
     Cached(Source),
@@ -422,8 +432,9 @@ impl Download<'_> {
     fn run(self, progress: &mut dyn FnMut(&str)) -> Result<Source, SourceError> {
         let source = match &self.id.gguf {
             Some(gguf) => {
-                let file = self.listed(gguf)?;
-                self.bring(file, progress)?;
+                for part in gguf_parts(gguf) {
+                    self.bring(self.listed(&part)?, progress)?;
+                }
                 Source::Gguf(self.snapshot.join(gguf))
             }
             None => {
@@ -473,7 +484,12 @@ impl Download<'_> {
     /// All of a model but its weights.
     fn bring_companions(&self, progress: &mut dyn FnMut(&str)) -> Result<(), SourceError> {
         self.bring_config(progress)?;
-        for optional in OPTIONAL.iter().filter_map(|name| self.listing.get(name)) {
+        let named = self.listing.names(|name| {
+            let template = name.strip_prefix(TEMPLATES).and_then(|name| name.strip_suffix(".jinja"));
+            template.is_some_and(is_plain_file_name)
+        });
+        let optional = OPTIONAL.into_iter().chain(named.iter().map(String::as_str));
+        for optional in optional.filter_map(|name| self.listing.get(name)) {
             match self.bring(optional, progress) {
                 // Listed and not there, or empty: as good as not listed.
                 Err(SourceError::Missing { .. }) => (),

@@ -1,6 +1,6 @@
 //! Matrices that bitsandbytes quantised, as transformers saves them: read from a model folder, and written to one.
 //!
-//! A 4-bit `X.weight` is U8 `[values / 2, 1]` beside `X.weight.absmax`, `.quant_map`, `.nested_absmax`,
+//! A 4-bit `X.weight` is U8 `[values / 2, 1]` (or as many bytes of another type) beside `X.weight.absmax`, `.quant_map`, `.nested_absmax`,
 //! `.nested_quant_map` and `.quant_state.bitsandbytes__nf4` (JSON as U8). An 8-bit `X.weight` is I8 `[out, in]`
 //! beside `X.SCB`, F32 `[out]`. Source: bitsandbytes 0.50 `QuantState.as_dict`, `Int8Params`.
 
@@ -21,6 +21,10 @@ use crate::load::BaseQuantization;
 
 /// The quant state of a matrix is a few hundred bytes.
 const MAX_STATE_BYTES: usize = 64 << 10;
+
+/// Types that codes are stored as, `bnb_4bit_quant_storage`: the same bytes under another name, so that FSDP can shard them
+/// beside other weights.
+const STORAGE: [Dtype; 6] = [Dtype::U8, Dtype::I8, Dtype::BF16, Dtype::F16, Dtype::F32, Dtype::F64];
 
 /// The name of the tensor with the quant state.
 fn state_name(name: &str, code: Code) -> String {
@@ -112,7 +116,11 @@ fn four_bit(
                 }
             }
         };
-        let codes = bytes(codes, "the tensor", Dtype::U8)?;
+        let codes = codes.ok_or("the tensor is missing")?;
+        if !STORAGE.contains(&codes.dtype) {
+            return Err(format!("the tensor is {:?}, expected one of {STORAGE:?}", codes.dtype));
+        }
+        let codes = codes.data;
         let data = FourBit { code, block_len, codes, absmax };
         Weight::from_four_bit(rows, cols, data).map_err(|e| e.to_string())
     };
@@ -277,9 +285,11 @@ pub fn write_quantized(
 }
 
 fn copy_companions(from: &Path, to: &Path) -> Result<(), FileError> {
-    companions(from)?.into_iter().try_for_each(|(name, path)| match std::fs::copy(&path, to.join(name)) {
-        Ok(_) => Ok(()),
-        Err(e) => Err(FileError::new(&path, format!("cannot copy: {e}"))),
+    companions(from)?.into_iter().try_for_each(|(name, path)| {
+        let target = to.join(name);
+        let copied = std::fs::create_dir_all(target.parent().unwrap_or(to))
+            .and_then(|()| std::fs::copy(&path, &target));
+        copied.map(drop).map_err(|e| FileError::new(&path, format!("cannot copy: {e}")))
     })
 }
 

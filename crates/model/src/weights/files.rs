@@ -55,6 +55,34 @@ pub(crate) fn read_text(path: &Path, most: u64) -> io::Result<String> {
     Ok(text)
 }
 
+/// What a file is that is neither safetensors nor GGUF although it is called so, and the way out: told by how it begins.
+pub(crate) fn foreign(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
+    let text: String = bytes.iter().take(64).map(|b| b.to_ascii_lowercase() as char).collect();
+    let begins = |mark: &[u8]| bytes.starts_with(mark);
+    Some(if text.starts_with("version https://git-lfs") {
+        (
+            "a pointer of git-lfs and not the file itself",
+            "run git lfs pull in the folder it was cloned to, or download the file again",
+        )
+    } else if ["<!doctype html", "<html"].iter().any(|mark| text.trim_start().starts_with(mark)) {
+        (
+            "a web page and not the file itself",
+            "download it from the link of the file (on the hub .../resolve/main/FILE instead of .../blob/main/FILE)",
+        )
+    } else if begins(b"PK\x03\x04") || begins(b"\x80\x02") || begins(b"\x80\x04") {
+        (
+            "a pickle file of PyTorch, which can run code when it is opened, and is refused",
+            "load it in transformers or PEFT once and save it with save_pretrained: it writes safetensors",
+        )
+    } else if begins(b"\x1f\x8b") || begins(b"\x28\xb5\x2f\xfd") {
+        ("a compressed file", "unfold it first, with gunzip or unzstd")
+    } else if [b"lmgg", b"fmgg", b"tjgg", b"algg"].iter().any(|mark| begins(&mark[..])) {
+        ("a file of llama.cpp from before GGUF", "convert the model again with a present llama.cpp")
+    } else {
+        return None;
+    })
+}
+
 /// A file mapped read-only.
 struct Mapped(memmap2::Mmap);
 

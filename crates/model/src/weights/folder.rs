@@ -8,8 +8,11 @@ use super::{MAX_CONFIG_BYTES, ModelFiles, SaveDtype, Source, inside, read_text};
 use crate::config::{Config, ConfigError, Rope, RopeScaling};
 use crate::error::FileError;
 
+/// The folder of chat templates other than the default.
+const TEMPLATES: &str = "additional_chat_templates";
+
 /// Tokenizer, template and generation settings of a model folder, by name: every small text file but those that are about
-/// the weights.
+/// the weights. Names may have a folder in them.
 ///
 /// # Errors
 /// A folder that cannot be listed, or with a link to another one.
@@ -22,6 +25,15 @@ pub fn companions(dir: &Path) -> Result<Vec<(String, PathBuf)>, FileError> {
         let kind = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
         let about_weights = name == "config.json" || name.contains(".safetensors") || name.contains(".bin");
         if path.is_file() && !about_weights && ["json", "jinja", "txt", "model"].contains(&kind) {
+            found.push((name.clone(), inside(dir, &name)?));
+        }
+    }
+    // Further chat templates, as transformers has them.
+    let further = dir.join(TEMPLATES);
+    for entry in std::fs::read_dir(&further).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_file() && name.ends_with(".jinja") {
+            let name = format!("{TEMPLATES}/{name}");
             found.push((name.clone(), inside(dir, &name)?));
         }
     }

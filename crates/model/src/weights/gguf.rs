@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use lorafit_kernels::SharedBytes;
 use lorafit_kernels::quant::Format;
 
+use super::files::foreign;
 use super::{StoredTensor, map};
 use crate::error::FileError;
 
@@ -28,6 +29,8 @@ enum Value {
 #[derive(Debug)]
 pub struct Gguf {
     path: PathBuf,
+    /// The files: one, or the parts of a split one in their order.
+    parts: Vec<PathBuf>,
     metadata: HashMap<String, Value>,
     tensors: HashMap<String, StoredTensor>,
 }
@@ -46,12 +49,12 @@ const MAX_HEADER: usize = 256 << 20;
 const DEFAULT_ALIGNMENT: u64 = 32;
 
 impl Gguf {
-    /// Maps a file and reads its header.
+    /// Maps a file and reads its header; of a split file (`X-00001-of-00003.gguf`) all parts, which lie beside it.
     ///
     /// # Errors
     /// A file that is not GGUF, is cut short or contradicts itself, or a tensor of an unsupported type.
     pub fn open(path: &Path) -> Result<Self, FileError> {
-        Gguf::read(path, map(path)?, Extent::Whole)
+        Gguf::read_split(path, Extent::Whole)
     }
 
     /// As [`Gguf::open`] of a file that has these bytes; errors call it `path`.
@@ -67,20 +70,71 @@ impl Gguf {
     /// # Errors
     /// As [`Gguf::open`].
     pub(super) fn open_header(path: &Path) -> Result<Self, FileError> {
-        Gguf::read(path, map(path)?, Extent::Header)
+        Gguf::read_split(path, Extent::Header)
     }
 
     fn read(path: &Path, bytes: SharedBytes, extent: Extent) -> Result<Self, FileError> {
-        let (metadata, tensors) = read(&bytes, extent).map_err(|problem| {
-            FileError::new(path, problem)
-                .with_hint("if the file was downloaded, it may be cut short: download it again")
+        let (metadata, tensors) = read(&bytes, extent)
+            .map_err(|problem| FileError::new(path, problem.text).with_hint(problem.hint))?;
+        Ok(Gguf { path: path.to_owned(), parts: vec![path.to_owned()], metadata, tensors })
+    }
+
+    /// As [`Gguf::read`] of a file that may be a part of a split one: the other parts lie beside it.
+    fn read_split(path: &Path, extent: Extent) -> Result<Self, FileError> {
+        let own = Gguf::read(path, map(path)?, extent)?;
+        let count = own.integer("split.count").unwrap_or(1);
+        if count <= 1 {
+            return Ok(own);
+        }
+        let fail = |problem: String| FileError::new(path, problem);
+        let number = own.integer("split.no").unwrap_or(0) + 1;
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let names = split_parts(&name).filter(|names| names.len() as i128 == count).ok_or_else(|| {
+            fail(format!("part {number} of {count} of a split file, which its name does not say"))
+                .with_hint(format!("name the parts NAME-00001-of-{count:05}.gguf and so on, in one folder"))
         })?;
-        Ok(Gguf { path: path.to_owned(), metadata, tensors })
+        let mut whole: Option<Gguf> = None;
+        for (i, name) in names.iter().enumerate() {
+            let part = path.with_file_name(name);
+            if !part.exists() {
+                return Err(fail(format!("{name} is missing, part {} of {count}", i + 1))
+                    .with_hint("put all parts into one folder"));
+            }
+            let gguf = Gguf::read(&part, map(&part)?, extent)?;
+            let (no, of) = (gguf.integer("split.no"), gguf.integer("split.count"));
+            if (no, of) != (Some(i as i128), Some(count)) {
+                let number = no.map_or("no part".to_owned(), |no| format!("part {}", no + 1));
+                let problem = format!(
+                    "its metadata says {number} of {}, its name {} of {count}",
+                    of.unwrap_or(0),
+                    i + 1
+                );
+                return Err(FileError::new(&part, problem)
+                    .with_hint("the part belongs to another file, or was renamed"));
+            }
+            match &mut whole {
+                None => whole = Some(gguf),
+                Some(whole) => {
+                    for (name, tensor) in gguf.tensors {
+                        if whole.tensors.insert(name.clone(), tensor).is_some() {
+                            return Err(FileError::new(&part, format!("the tensor {name} is in two parts")));
+                        }
+                    }
+                    whole.parts.push(part);
+                }
+            }
+        }
+        whole.ok_or_else(|| fail("a split file of no parts".into()))
     }
 
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The files: one, or the parts of a split one in their order.
+    pub fn parts(&self) -> &[PathBuf] {
+        &self.parts
     }
 
     /// A text value.
@@ -160,6 +214,42 @@ impl Gguf {
     }
 }
 
+/// What is wrong with a file, and the way out.
+#[derive(Debug)]
+struct Problem {
+    text: String,
+    hint: String,
+}
+
+/// Files that contradict themselves.
+const DAMAGED: &str = "the file is damaged, or was written by a tool with its own idea of GGUF: download it again, or take \
+                       another conversion";
+/// Files that end too early.
+const CUT: &str = "the file is cut short: download it again";
+
+impl From<String> for Problem {
+    fn from(text: String) -> Self {
+        Problem { text, hint: DAMAGED.to_owned() }
+    }
+}
+
+impl From<&str> for Problem {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl Problem {
+    /// The file ends too early.
+    fn cut(text: String) -> Self {
+        Problem { text, hint: CUT.to_owned() }
+    }
+
+    fn with_hint(self, hint: impl Into<String>) -> Self {
+        Problem { hint: hint.into(), ..self }
+    }
+}
+
 /// What is left of the header.
 struct Cursor<'a> {
     bytes: &'a [u8],
@@ -173,60 +263,62 @@ impl<'a> Cursor<'a> {
         (self.bytes.len() - self.at) as u64
     }
 
-    fn take(&mut self, len: u64, what: &str) -> Result<&'a [u8], String> {
+    fn take(&mut self, len: u64, what: &str) -> Result<&'a [u8], Problem> {
         if len > self.left() {
             let end = if self.bytes.len() == MAX_HEADER { " of the longest header that is read" } else { "" };
-            return Err(format!(
+            return Err(Problem::cut(format!(
                 "{what} at byte {} needs {len} bytes, {} are left{end}",
                 self.at,
                 self.left()
-            ));
+            )));
         }
         let taken = &self.bytes[self.at..self.at + len as usize];
         self.at += len as usize;
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N], String> {
+    fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N], Problem> {
         Ok(self.take(N as u64, what)?.try_into().expect("as long as asked for"))
     }
 
-    fn u32(&mut self, what: &str) -> Result<u32, String> {
+    fn u32(&mut self, what: &str) -> Result<u32, Problem> {
         self.array(what).map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self, what: &str) -> Result<u64, String> {
+    fn u64(&mut self, what: &str) -> Result<u64, Problem> {
         self.array(what).map(u64::from_le_bytes)
     }
 
-    fn text(&mut self, cap: u64, what: &str) -> Result<String, String> {
+    fn text(&mut self, cap: u64, what: &str) -> Result<String, Problem> {
         let at = self.at;
         let len = self.u64(what)?;
         if len > cap {
-            return Err(format!("{what} at byte {at} is {len} bytes long, at most {cap} are allowed"));
+            return Err(format!("{what} at byte {at} is {len} bytes long, at most {cap} are allowed").into());
         }
         let bytes = self.take(len, what)?;
-        String::from_utf8(bytes.to_vec()).map_err(|_| format!("{what} at byte {at} is not UTF-8"))
+        String::from_utf8(bytes.to_vec()).map_err(|_| format!("{what} at byte {at} is not UTF-8").into())
     }
 
     /// A number of things of at least `size` bytes each, which must fit in what is left and be at most `most`.
-    fn count(&mut self, size: u64, most: u64, what: &str) -> Result<usize, String> {
+    fn count(&mut self, size: u64, most: u64, what: &str) -> Result<usize, Problem> {
         let at = self.at;
         let count = self.u64(what)?;
         if count > self.left() / size {
-            return Err(format!(
+            return Err(Problem::cut(format!(
                 "{count} {what} at byte {at} do not fit in the {} bytes that are left",
                 self.left()
-            ));
+            )));
         }
         if count > most {
-            return Err(format!("{count} {what} at byte {at} are more than the {most} that are allowed"));
+            return Err(
+                format!("{count} {what} at byte {at} are more than the {most} that are allowed").into()
+            );
         }
         Ok(count as usize)
     }
 
     /// The length of a list.
-    fn list(&mut self, size: u64, what: &str) -> Result<usize, String> {
+    fn list(&mut self, size: u64, what: &str) -> Result<usize, Problem> {
         let count = self.count(size, self.items, what)?;
         self.items -= count as u64;
         Ok(count)
@@ -242,15 +334,20 @@ enum Extent {
 
 type Contents = (HashMap<String, Value>, HashMap<String, StoredTensor>);
 
-fn read(bytes: &SharedBytes, extent: Extent) -> Result<Contents, String> {
+fn read(bytes: &SharedBytes, extent: Extent) -> Result<Contents, Problem> {
     let whole = bytes.as_slice();
     let mut cursor = Cursor { bytes: &whole[..whole.len().min(MAX_HEADER)], at: 0, items: MAX_ITEMS };
     if cursor.take(4, "the magic number")? != b"GGUF" {
-        return Err("not a GGUF file: it does not begin with GGUF".into());
+        return Err(not_gguf(whole));
     }
     let version = cursor.u32("the version")?;
     if !(2..=3).contains(&version) {
-        return Err(format!("GGUF version {version} is not supported, expected 2 or 3"));
+        let hint = match version.swap_bytes() {
+            2..=3 => "the file is for big-endian machines: take the usual, little-endian one",
+            _ => "convert the model again with a present llama.cpp",
+        };
+        let text = format!("GGUF version {version} is not supported, expected 2 or 3");
+        return Err(Problem::from(text).with_hint(hint));
     }
     // A tensor has a name length, a rank, a type and an offset; an entry a name length, a type and a value.
     let tensor_count = cursor.count(24, MAX_ENTRIES, "tensors")?;
@@ -261,26 +358,31 @@ fn read(bytes: &SharedBytes, extent: Extent) -> Result<Contents, String> {
         let kind = cursor.u32("a value type")?;
         let value = read_value(&mut cursor, kind, &key)?;
         if metadata.insert(key.clone(), value).is_some() {
-            return Err(format!("the metadata key {key} occurs twice"));
+            return Err(format!("the metadata key {key} occurs twice").into());
         }
     }
     let alignment = match metadata.get("general.alignment") {
         None => DEFAULT_ALIGNMENT,
         Some(Value::Integer(n)) if (8..=65_536).contains(n) && (*n as u64).is_power_of_two() => *n as u64,
         Some(other) => {
-            return Err(format!("general.alignment is {other:?}, expected a power of two from 8 to 65536"));
+            return Err(
+                format!("general.alignment is {other:?}, expected a power of two from 8 to 65536").into()
+            );
         }
     };
-    let infos = (0..tensor_count).map(|_| read_info(&mut cursor)).collect::<Result<Vec<_>, String>>()?;
+    let infos = (0..tensor_count).map(|_| read_info(&mut cursor)).collect::<Result<Vec<_>, Problem>>()?;
     let data_start = (cursor.at as u64).next_multiple_of(alignment);
     let mut places: Vec<(u64, u64, &str)> = infos.iter().map(|i| (i.offset, i.bytes, &i.name[..])).collect();
     places.sort_unstable();
     let misplaced = misplaced(&places, alignment);
     let mut tensors = HashMap::new();
     for Info { name, shape, format, bytes: len, offset } in infos {
-        let problem = || format!("{name}: {len} bytes at offset {offset} do not lie in the file");
+        let problem =
+            || Problem::cut(format!("{name}: {len} bytes at offset {offset} do not lie in the file"));
         if offset % alignment != 0 {
-            return Err(format!("{name}: offset {offset} is not a multiple of the alignment {alignment}"));
+            return Err(
+                format!("{name}: offset {offset} is not a multiple of the alignment {alignment}").into()
+            );
         }
         let start = data_start.checked_add(offset).ok_or_else(problem)?;
         let end = start.checked_add(len).ok_or_else(problem)?;
@@ -291,11 +393,11 @@ fn read(bytes: &SharedBytes, extent: Extent) -> Result<Contents, String> {
             (None, Extent::Whole) => return Err(problem()),
         };
         if tensors.insert(name.clone(), StoredTensor { shape, format, data }).is_some() {
-            return Err(format!("the tensor {name} occurs twice"));
+            return Err(format!("the tensor {name} occurs twice").into());
         }
     }
     match misplaced {
-        Some(problem) => Err(problem),
+        Some(problem) => Err(problem.into()),
         None => Ok((metadata, tensors)),
     }
 }
@@ -321,14 +423,14 @@ struct Info {
     offset: u64,
 }
 
-fn read_info(cursor: &mut Cursor<'_>) -> Result<Info, String> {
+fn read_info(cursor: &mut Cursor<'_>) -> Result<Info, Problem> {
     let name = cursor.text(MAX_NAME, "a tensor name")?;
     let rank = cursor.u32("a tensor's rank")?;
     if !(1..=4).contains(&rank) {
-        return Err(format!("{name} has {rank} dimensions, expected 1 to 4"));
+        return Err(format!("{name} has {rank} dimensions, expected 1 to 4").into());
     }
-    let sizes = (0..rank).map(|_| cursor.u64("a dimension")).collect::<Result<Vec<u64>, String>>()?;
-    let format = format_of(cursor.u32("a tensor type")?).map_err(|e| format!("{name} {e}"))?;
+    let sizes = (0..rank).map(|_| cursor.u64("a dimension")).collect::<Result<Vec<u64>, Problem>>()?;
+    let format = format_of(cursor.u32("a tensor type")?, &name)?;
     let offset = cursor.u64("a tensor offset")?;
     let too_large = || format!("{name} has dimensions {sizes:?}, which are too large");
     let (block, block_bytes) = (format.block_len() as u64, format.block_bytes() as u64);
@@ -336,7 +438,8 @@ fn read_info(cursor: &mut Cursor<'_>) -> Result<Info, String> {
         return Err(format!(
             "{name}: a row of {} values does not divide into {format} blocks of {block}",
             sizes[0]
-        ));
+        )
+        .into());
     }
     let values = sizes.iter().try_fold(1u64, |product, n| product.checked_mul(*n)).ok_or_else(too_large)?;
     let bytes = (values / block).checked_mul(block_bytes).ok_or_else(too_large)?;
@@ -351,7 +454,7 @@ fn read_info(cursor: &mut Cursor<'_>) -> Result<Info, String> {
 }
 
 /// The type numbers of `ggml_type`.
-fn format_of(number: u32) -> Result<Format, String> {
+fn format_of(number: u32, name: &str) -> Result<Format, Problem> {
     Ok(match number {
         0 => Format::F32,
         1 => Format::F16,
@@ -364,14 +467,98 @@ fn format_of(number: u32) -> Result<Format, String> {
         13 => Format::Q5K,
         14 => Format::Q6K,
         30 => Format::BF16,
-        other => {
-            let known: Vec<&str> = Format::ALL.iter().map(|f| f.name()).collect();
-            return Err(format!("has the ggml type {other}, which is not one of {}", known.join(", ")));
-        }
+        other => return Err(unsupported_type(other, name)),
     })
 }
 
-fn read_value(cursor: &mut Cursor<'_>, kind: u32, key: &str) -> Result<Value, String> {
+/// Names of the types of ggml by their numbers (ggml.h, enum ggml_type); those without one were given up.
+const TYPE_NAMES: [&str; 41] = [
+    "F32",
+    "F16",
+    "Q4_0",
+    "Q4_1",
+    "",
+    "",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "Q8_1",
+    "Q2_K",
+    "Q3_K",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+    "Q8_K",
+    "IQ2_XXS",
+    "IQ2_XS",
+    "IQ3_XXS",
+    "IQ1_S",
+    "IQ4_NL",
+    "IQ3_S",
+    "IQ2_S",
+    "IQ4_XS",
+    "I8",
+    "I16",
+    "I32",
+    "I64",
+    "F64",
+    "IQ1_M",
+    "BF16",
+    "Q4_0_4_4",
+    "Q4_0_4_8",
+    "Q4_0_8_8",
+    "TQ1_0",
+    "TQ2_0",
+    "IQ4_NL_4_4",
+    "IQ4_NL_4_8",
+    "IQ4_NL_8_8",
+    "MXFP4",
+    "NVFP4",
+];
+
+/// A tensor of a type that is not read.
+fn unsupported_type(number: u32, tensor: &str) -> Problem {
+    let known: Vec<&str> = Format::ALL.iter().map(|f| f.name()).collect();
+    let known = known.join(", ");
+    match TYPE_NAMES.get(number as usize).filter(|name| !name.is_empty()) {
+        Some(name) => Problem::from(format!("{tensor} is stored as {name}, which is not supported, only {known}"))
+            .with_hint(
+                "take another file of the same model: Q4_K_M is about as small as IQ4 types and MXFP4, Q8_0 is nearest to the \
+                 original",
+            ),
+        None => Problem::from(format!("{tensor} has the ggml type {number}, which is not one of {known}"))
+            .with_hint("the type is newer than this lorafit, or the file is damaged: take a file in Q4_K_M or Q8_0"),
+    }
+}
+
+/// What a file that does not begin with GGUF is.
+fn not_gguf(bytes: &[u8]) -> Problem {
+    let text = "not a GGUF file: it does not begin with GGUF";
+    match foreign(bytes) {
+        Some((what, hint)) => Problem::from(format!("{text}; it is {what}")).with_hint(hint),
+        None if bytes.get(8) == Some(&b'{') => Problem::from(format!(
+            "{text}; it looks like a safetensors file"
+        ))
+        .with_hint("put it into a folder with its config.json and tokenizer.json, as model.safetensors"),
+        None => Problem::from(text).with_hint("download it again, from the link of the file itself"),
+    }
+}
+
+/// The names of all parts of the split file that `name` is a part of (`X-00002-of-00005.gguf`), in their order.
+pub(crate) fn split_parts(name: &str) -> Option<Vec<String>> {
+    let stem = name.strip_suffix(".gguf")?;
+    let (stem, count) = stem.rsplit_once("-of-")?;
+    let (stem, number) = stem.rsplit_once('-')?;
+    let digits = |text: &str| match text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit()) {
+        true => text.parse::<u32>().ok(),
+        false => None,
+    };
+    let (number, count) = (digits(number)?, digits(count)?);
+    let parts = || (1..=count).map(|part| format!("{stem}-{part:05}-of-{count:05}.gguf")).collect();
+    (1..=count).contains(&number).then(parts)
+}
+
+fn read_value(cursor: &mut Cursor<'_>, kind: u32, key: &str) -> Result<Value, Problem> {
     Ok(match kind {
         0..=5 | 10 | 11 => Value::Integer(read_integer(cursor, kind, key)?),
         6 | 12 => Value::Float(read_float(cursor, kind, key)?),
@@ -384,28 +571,31 @@ fn read_value(cursor: &mut Cursor<'_>, kind: u32, key: &str) -> Result<Value, St
                     let count = cursor.list(width(kind), &format!("values of {key}"))?;
                     let read = |_| match kind {
                         7 => Ok(i64::from(cursor.array::<1>(key)? != [0])),
-                        kind => read_integer(cursor, kind, key)
-                            .and_then(|n| i64::try_from(n).map_err(|_| format!("a value of {key} is {n}"))),
+                        kind => read_integer(cursor, kind, key).and_then(|n| {
+                            i64::try_from(n).map_err(|_| format!("a value of {key} is {n}").into())
+                        }),
                     };
-                    Value::Integers((0..count).map(read).collect::<Result<_, String>>()?)
+                    Value::Integers((0..count).map(read).collect::<Result<_, Problem>>()?)
                 }
                 6 | 12 => {
                     let count = cursor.list(width(kind), &format!("values of {key}"))?;
                     let read = |_| Ok(read_float(cursor, kind, key)? as f32);
-                    Value::Floats((0..count).map(read).collect::<Result<_, String>>()?)
+                    Value::Floats((0..count).map(read).collect::<Result<_, Problem>>()?)
                 }
                 8 => {
                     let count = cursor.list(8, &format!("texts of {key}"))?;
                     Value::Texts(
-                        (0..count).map(|_| cursor.text(MAX_TEXT, key)).collect::<Result<_, String>>()?,
+                        (0..count).map(|_| cursor.text(MAX_TEXT, key)).collect::<Result<_, Problem>>()?,
                     )
                 }
                 other => {
-                    return Err(format!("{key} is a list of values of type {other}, which is not supported"));
+                    return Err(
+                        format!("{key} is a list of values of type {other}, which is not supported").into()
+                    );
                 }
             }
         }
-        other => return Err(format!("{key} has the value type {other}, which does not exist")),
+        other => return Err(format!("{key} has the value type {other}, which does not exist").into()),
     })
 }
 
@@ -419,7 +609,7 @@ fn width(kind: u32) -> u64 {
     }
 }
 
-fn read_integer(cursor: &mut Cursor<'_>, kind: u32, key: &str) -> Result<i128, String> {
+fn read_integer(cursor: &mut Cursor<'_>, kind: u32, key: &str) -> Result<i128, Problem> {
     Ok(match kind {
         0 => i128::from(u8::from_le_bytes(cursor.array(key)?)),
         1 => i128::from(i8::from_le_bytes(cursor.array(key)?)),
@@ -432,7 +622,7 @@ fn read_integer(cursor: &mut Cursor<'_>, kind: u32, key: &str) -> Result<i128, S
     })
 }
 
-fn read_float(cursor: &mut Cursor<'_>, kind: u32, key: &str) -> Result<f64, String> {
+fn read_float(cursor: &mut Cursor<'_>, kind: u32, key: &str) -> Result<f64, Problem> {
     Ok(match kind {
         6 => f64::from(f32::from_le_bytes(cursor.array(key)?)),
         _ => f64::from_le_bytes(cursor.array(key)?),

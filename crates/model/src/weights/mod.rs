@@ -16,13 +16,15 @@ pub use bitsandbytes::{QuantizedFolder, write_quantized};
 pub(crate) use files::{MAX_CONFIG_BYTES, inside, map, read_text};
 pub use folder::companions;
 pub use gguf::Gguf;
+#[cfg(feature = "hub")]
+pub(crate) use gguf::split_parts;
 pub use stream::{SaveDtype, TensorData, TensorReader, TensorSource, Values, write_tensors};
 
 use crate::config::{Config, ConfigError};
 use crate::error::FileError;
 use crate::load::BaseQuantization;
 use safetensors::Shards;
-pub(crate) use safetensors::read_header;
+pub(crate) use safetensors::{header_error, read_header};
 
 /// A tensor as its file has it; nothing is decoded yet.
 #[derive(Clone, Debug)]
@@ -148,13 +150,25 @@ impl ModelFiles {
         }
     }
 
+    /// Whether bitsandbytes quantised the matrices of the folder, which cannot be quantised again.
+    pub fn is_quantized(&self) -> bool {
+        let name = "model.layers.0.self_attn.q_proj.weight";
+        let (rows, cols) = crate::adapter::module_shape(&self.config, crate::adapter::Module::QProj);
+        match &self.source {
+            Source::Folder { shards, .. } => {
+                matches!(bitsandbytes::weight(shards, name, rows, cols), Ok(Some(Ok(_))))
+            }
+            Source::Gguf(_) => false,
+        }
+    }
+
     /// The files that decide what the model computes: its configuration and weights.
     pub fn files(&self) -> Vec<PathBuf> {
         match &self.source {
             Source::Folder { shards, .. } => {
                 std::iter::once(self.path.join("config.json")).chain(shards.paths()).collect()
             }
-            Source::Gguf(gguf) => vec![gguf.path().to_owned()],
+            Source::Gguf(gguf) => gguf.parts().to_vec(),
         }
     }
 
@@ -254,14 +268,31 @@ impl ModelFiles {
                 (stored_name, tensor)
             }
         };
-        let tensor = tensor.ok_or_else(|| self.error(format!("the tensor {stored_name} is missing")))?;
+        let tensor = tensor.ok_or_else(|| self.missing(&stored_name))?;
         if tensor.shape != shape {
             let problem = format!("{stored_name} is {:?}, the configuration says {shape:?}", tensor.shape);
             return Err(self
                 .error(problem)
-                .with_hint("the files belong to different models, or one is damaged"));
+                .with_hint("config.json and the weights belong to different models"));
         }
         Ok(tensor)
+    }
+
+    /// The tensor `name` is not there: why, where names beside it tell.
+    fn missing(&self, name: &str) -> FileError {
+        let error = self.error(format!("the tensor {name} is missing"));
+        match &self.source {
+            Source::Folder { shards, .. } => match shards.why_missing(name) {
+                Some((why, hint)) => {
+                    self.error(format!("the tensor {name} is missing: {why}")).with_hint(hint)
+                }
+                None => error,
+            },
+            Source::Gguf(gguf) => match gguf.parts() {
+                [_] => error.with_hint("the file is of another kind of model, or was converted in part only"),
+                _ => error.with_hint("the parts belong to different files: take all of them from one place"),
+            },
+        }
     }
 
     fn error(&self, problem: String) -> FileError {

@@ -1,5 +1,6 @@
 //! Safetensors files: one, or shards named by an index.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path, PathBuf};
 
@@ -9,6 +10,7 @@ use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
+use super::files::foreign;
 use super::{StoredTensor, inside, map, read_text};
 use crate::error::FileError;
 
@@ -31,7 +33,15 @@ pub(super) struct Shards {
     files: Vec<Shard>,
     /// The file of each tensor, where an index says so.
     index: Option<HashMap<String, usize>>,
+    /// What stands before the names of the decoder's tensors: `model.`, unless the file was written from a model of another
+    /// kind: nothing if from the bare decoder, `_orig_mod.model.` if from a compiled one, ...
+    prefix: String,
 }
+
+/// What checkpoints have before the names of the decoder's tensors.
+const PREFIX: &str = "model.";
+/// The tensor that every decoder has once.
+const EMBEDDING: &str = "embed_tokens.weight";
 
 #[derive(Debug)]
 struct Shard {
@@ -60,11 +70,12 @@ pub(super) struct RawTensor {
 impl Shards {
     pub(super) fn open(dir: &Path) -> Result<Self, FileError> {
         let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
-        if index.exists() {
-            Shards::open_index(dir, &index)
-        } else if single.exists() {
+        // In this order, as transformers has it: an index beside a single file is left over.
+        if single.exists() {
             let bytes = map(&inside(dir, SINGLE)?)?;
             Shards::single(dir, bytes)
+        } else if index.exists() {
+            Shards::open_index(dir, &index)
         } else {
             Err(no_weights(dir))
         }
@@ -72,12 +83,12 @@ impl Shards {
 
     /// No file: every tensor is missing.
     pub(super) fn none() -> Self {
-        Shards { files: Vec::new(), index: None }
+        Shards { files: Vec::new(), index: None, prefix: PREFIX.to_owned() }
     }
 
     /// The only file of a folder.
     pub(super) fn single(dir: &Path, bytes: SharedBytes) -> Result<Self, FileError> {
-        Ok(Shards { files: vec![Shard::read(dir.join(SINGLE), bytes)?], index: None })
+        Ok(Shards::of(vec![Shard::read(dir.join(SINGLE), bytes)?], None))
     }
 
     fn open_index(dir: &Path, index: &Path) -> Result<Self, FileError> {
@@ -112,10 +123,84 @@ impl Shards {
             };
             of_tensor.insert(tensor.clone(), number);
         }
-        Ok(Shards { files, index: Some(of_tensor) })
+        Ok(Shards::of(files, Some(of_tensor)))
     }
 
-    /// The shard that has the tensor `name`.
+    fn of(files: Vec<Shard>, index: Option<HashMap<String, usize>>) -> Self {
+        let names = files.iter().flat_map(|file| file.entries.keys());
+        let mut prefixes = names.filter_map(|name| name.strip_suffix(EMBEDDING));
+        let prefix = match (prefixes.next(), prefixes.next()) {
+            (Some(only), None) if only.is_empty() || only.ends_with(PREFIX) => only,
+            _ => PREFIX,
+        };
+        let prefix = prefix.to_owned();
+        Shards { files, index, prefix }
+    }
+
+    /// What stands before the names of what lies beside the decoder, its head.
+    fn outside(&self) -> &str {
+        let outside = self.prefix.strip_suffix(PREFIX).unwrap_or_default();
+        // In `model.language_model.` the decoder is one model of several, and the head lies beside all.
+        if outside.is_empty() || outside.ends_with('.') { outside } else { "" }
+    }
+
+    /// What the files call the tensor with the checkpoint name `name`.
+    fn stored(&self, name: &str) -> Cow<'_, str> {
+        let outside = self.outside();
+        match name.strip_prefix(PREFIX) {
+            Some(rest) => format!("{}{rest}", self.prefix).into(),
+            None => format!("{outside}{name}").into(),
+        }
+    }
+
+    /// The checkpoint name of the tensor that the files call `stored`.
+    fn canonical(&self, stored: &str) -> String {
+        let outside = self.outside();
+        match stored.strip_prefix(self.prefix.as_str()) {
+            // With no prefix at all what lies beside the decoder cannot be told by it.
+            Some(rest) if !self.prefix.is_empty() || !rest.starts_with("lm_head.") => {
+                format!("{PREFIX}{rest}")
+            }
+            _ => stored.strip_prefix(outside).unwrap_or(stored).to_owned(),
+        }
+    }
+
+    /// Why the tensor `name` is missing, as far as the names that are there tell, and the way out.
+    pub(super) fn why_missing(&self, name: &str) -> Option<(String, &'static str)> {
+        let names = || self.files.iter().flat_map(|file| file.entries.keys());
+        let any = |what: &str| names().find(|name| name.contains(what));
+        const PLAIN: &str =
+            "take the model it was made from, in BF16, with --quant nf4 or int8; or a GGUF file of it";
+        if let Some(found) = any(".lora_A.").or_else(|| any(".base_layer.")) {
+            let hint = "merge the adapter in PEFT (merge_and_unload), save the model with save_pretrained, and pass that";
+            return Some((format!("the file is the state of a PEFT model, with {found}"), hint));
+        }
+        if let Some(found) = names().find(|name| name.ends_with(".qweight")) {
+            return Some((format!("the weights are those of GPTQ or AWQ, with {found}"), PLAIN));
+        }
+        if let Some(found) = names().find(|name| name.ends_with(".weight_packed")) {
+            return Some((format!("the weights are those of compressed-tensors, with {found}"), PLAIN));
+        }
+        if let Some(found) =
+            names().find(|name| *name == "tok_embeddings.weight" || name.ends_with(".attention.wq.weight"))
+        {
+            let hint = "take the folder that transformers reads (its names begin with model.), or convert it with the script \
+                        of transformers for this model";
+            return Some((format!("the names are those of the maker's own format, with {found}"), hint));
+        }
+        if name == "lm_head.weight" {
+            let hint = "save it from AutoModelForCausalLM; if its head is its embedding, set \"tie_word_embeddings\": true in \
+                        config.json";
+            return Some(("the file was saved from the model without its head".to_owned(), hint));
+        }
+        let first = names().min()?;
+        Some((
+            format!("the file has {} others, such as {first}", names().count()),
+            "config.json and the weights belong to different models",
+        ))
+    }
+
+    /// The shard that has the tensor that files call `name`.
     fn shard(&self, name: &str) -> Option<&Shard> {
         match &self.index {
             Some(index) => index.get(name).map(|&number| &self.files[number]),
@@ -131,7 +216,8 @@ impl Shards {
     /// Names of all tensors, sorted.
     pub(super) fn names(&self) -> Vec<String> {
         let all = self.files.iter().flat_map(|file| file.entries.keys());
-        let mut names: Vec<String> = all.filter(|name| self.shard(name).is_some()).cloned().collect();
+        let known = all.filter(|name| self.shard(name).is_some());
+        let mut names: Vec<String> = known.map(|name| self.canonical(name)).collect();
         names.sort();
         names.dedup();
         names
@@ -139,6 +225,8 @@ impl Shards {
 
     /// The tensor `name` of any type; `None` if there is none.
     pub(super) fn raw(&self, name: &str) -> Result<Option<RawTensor>, FileError> {
+        let stored = self.stored(name);
+        let name = stored.as_ref();
         let Some(shard) = self.shard(name) else { return Ok(None) };
         let Some(entry) = shard.entries.get(name) else { return Ok(None) };
         let data = shard.bytes.slice(entry.start..entry.end);
@@ -154,9 +242,12 @@ impl Shards {
             Dtype::F16 => Format::F16,
             Dtype::BF16 => Format::BF16,
             other => {
-                let path = self.shard(name).map(|shard| shard.path.clone()).unwrap_or_default();
+                let path = self.shard(&self.stored(name)).map(|shard| shard.path.clone()).unwrap_or_default();
                 let problem = format!("{name} is stored as {other:?}, expected F32, F16 or BF16");
-                return Err(FileError::new(&path, problem));
+                return Err(FileError::new(&path, problem).with_hint(
+                    "the model is stored in another precision: take it in BF16, or convert it with \
+                     from_pretrained(DIR, dtype=torch.bfloat16) and save_pretrained",
+                ));
             }
         };
         Ok(Some(StoredTensor { shape, format, data }))
@@ -170,10 +261,7 @@ impl Shards {
 impl Shard {
     /// Reads a file's header.
     fn read(path: PathBuf, bytes: SharedBytes) -> Result<Self, FileError> {
-        let fail = |problem: String| {
-            FileError::new(&path, format!("not a whole safetensors file: {problem}"))
-                .with_hint("the file is cut short or damaged; download it again")
-        };
+        let fail = |problem: String| header_error(&path, bytes.as_slice(), problem);
         let (data, metadata) = read_header(bytes.as_slice()).map_err(fail)?;
         let tensors = metadata.tensors();
         let entry = |info: &safetensors::tensor::TensorInfo| Entry {
@@ -202,6 +290,23 @@ pub(crate) fn read_header(bytes: &[u8]) -> Result<(usize, Metadata), String> {
     Ok((header_len + 8, metadata))
 }
 
+/// `problem` of the header of a file, with what the file is instead where its beginning tells.
+pub(crate) fn header_error(path: &Path, bytes: &[u8], problem: String) -> FileError {
+    if let Some((what, hint)) = foreign(bytes) {
+        return FileError::new(path, what).with_hint(hint);
+    }
+    if bytes.starts_with(b"GGUF") {
+        return FileError::new(path, "a GGUF file, called safetensors")
+            .with_hint("give it a name that ends in .gguf and pass the file itself");
+    }
+    let error = FileError::new(path, format!("not a whole safetensors file: {problem}"));
+    match (bytes.get(8), bytes.first_chunk().map(|len| u64::from_le_bytes(*len))) {
+        // It begins as one does, and has a header that is longer than any that is read.
+        (Some(b'{'), Some(MAX_HEADER..)) if problem.contains("at most") => error,
+        _ => error.with_hint("the file is cut short or damaged; copy or download it again"),
+    }
+}
+
 fn no_weights(dir: &Path) -> FileError {
     let names: Vec<String> = std::fs::read_dir(dir)
         .map(|entries| entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect())
@@ -215,7 +320,22 @@ fn no_weights(dir: &Path) -> FileError {
         .with_hint(
             "load the model in transformers once and save it with save_pretrained: it writes safetensors",
         ),
-        None => FileError::new(dir, format!("has neither {SINGLE} nor {INDEX}"))
-            .with_hint("a model folder has config.json, *.safetensors and tokenizer.json"),
+        None => {
+            let error = FileError::new(dir, format!("has neither {SINGLE} nor {INDEX}"));
+            match names.iter().filter(|name| name.ends_with(".safetensors")).min() {
+                Some(name) if name.contains("-of-") => error.with_hint(format!(
+                    "it has {name}, whose index is missing: get {INDEX} from where the model came from, too"
+                )),
+                Some(name) if name.starts_with("adapter") => {
+                    error.with_hint(format!("it has {name}: pass it as --adapter, and its base as --model"))
+                }
+                Some(name) => {
+                    error.with_hint(format!(
+                    "a model folder has config.json, *.safetensors and tokenizer.json; if {name} is the model, call it {SINGLE}"
+                ))
+                }
+                None => error.with_hint("a model folder has config.json, *.safetensors and tokenizer.json"),
+            }
+        }
     }
 }

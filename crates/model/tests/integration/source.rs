@@ -617,6 +617,33 @@ mod hub {
     }
 
     #[test]
+    fn all_parts_of_a_split_file_and_all_templates_arrive() {
+        let parts = ["q/x-00001-of-00002.gguf", "q/x-00002-of-00002.gguf"];
+        let home = TempDir::new().unwrap();
+        let hub = Server::start(&[(parts[0], "GGUF1"), (parts[1], "GGUF2"), ("x.gguf", "GGUF")]).hub(&home);
+        let Source::Gguf(path) = resolve(&format!("org/name/{}", parts[1]), &hub).unwrap() else { panic!() };
+        for (part, content) in parts.iter().zip(["GGUF1", "GGUF2"]) {
+            assert_eq!(fs::read_to_string(path.parent().unwrap().join(&part[2..])).unwrap(), content);
+        }
+        assert!(resolve(&format!("org/name/{}", parts[0]), &offline(&hub)).is_ok());
+        let home = TempDir::new().unwrap();
+        let hub = Server::start(&[(parts[0], "GGUF1")]).hub(&home);
+        let missing = resolve(&format!("org/name/{}", parts[0]), &hub).unwrap_err();
+        assert!(
+            missing.to_string().starts_with("org/name/q/x-00002-of-00002.gguf: no such file"),
+            "{missing}"
+        );
+
+        let templates = ["additional_chat_templates/tool_use.jinja", "chat_template.json"];
+        let files =
+            [("config.json", "{}"), ("tokenizer.json", "{}"), (templates[0], "T"), (templates[1], "{}")];
+        let (server, home) = (Server::start(&files), TempDir::new().unwrap());
+        let source =
+            Source::resolve_without_weights_with("org/name", &server.hub(&home), &mut |_| ()).unwrap();
+        assert!(templates.iter().all(|name| source.path().join(name).is_file()));
+    }
+
+    #[test]
     fn of_a_data_set_the_files_that_are_chosen_arrive() {
         let (train, test) = ("data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet");
         let server = Server::start(&[(train, "rows"), (test, "others"), ("README.md", "about")]);

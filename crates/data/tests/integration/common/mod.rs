@@ -50,6 +50,7 @@ pub fn smollm2_metadata() -> GgufTokenizer {
         add_eos: get("ggml.add_eos_token").as_bool(),
         add_space_prefix: get("ggml.add_space_prefix").as_bool(),
         chat_template: get("chat_template").as_str().map(str::to_string),
+        tool_template: None,
     }
 }
 

@@ -539,6 +539,12 @@ fn explode(how: How) {
     for bomb in bombs().into_iter().filter(|bomb| bomb.how == how) {
         let target = place.target(&bomb);
         let before = fs::read(&target).ok();
+        // An index beside a single file is left over, and not read.
+        let (single, aside) = (target.with_file_name("model.safetensors"), place.path("aside"));
+        let is_index = bomb.file == "model.safetensors.index.json";
+        if is_index {
+            fs::rename(&single, &aside).expect("moved");
+        }
         let mut file = File::create(&target).expect("made");
         (bomb.write)(&mut file).expect("written");
         drop(file);
@@ -565,6 +571,9 @@ fn explode(how: How) {
         match before {
             Some(bytes) => fs::write(&target, bytes).expect("written"),
             None => fs::remove_file(&target).expect("removed"),
+        }
+        if is_index {
+            fs::rename(&aside, &single).expect("moved");
         }
         if how == How::Checkpoint {
             // A damaged checkpoint is set aside.

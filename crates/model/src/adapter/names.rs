@@ -1,0 +1,177 @@
+//! The names of an adapter's tensors: which projection's factor each is.
+//!
+//! PEFT writes `base_model.model.<path>.lora_A.weight`. Written from a state dict as it is in memory, names also have the
+//! adapter's own, `.lora_A.default.weight`, and files of other tools lack `base_model.model.` or have it twice. They say the
+//! same as long as no two tensors are one factor.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::targets::Module;
+use crate::error::FileError;
+
+const PREFIX: &str = "base_model.model.";
+/// Paths of whole weights that PEFT saves with an adapter.
+const WHOLE: [&str; 2] = ["model.embed_tokens", "lm_head"];
+
+/// The name that PEFT gives a factor of the projection `path`.
+pub(super) fn tensor_name(path: &str, factor: &str) -> String {
+    format!("{PREFIX}{path}.lora_{factor}.weight")
+}
+
+/// The names of a file, sorted by what they are.
+pub(super) struct FileNames<'a> {
+    /// The stored name of each factor, by the name that PEFT gives it.
+    factors: BTreeMap<String, &'a str>,
+    /// The projection of each stored name, of those that are factors of one.
+    sites: BTreeMap<&'a str, (usize, Module)>,
+    /// All that is no factor of a projection.
+    others: BTreeSet<&'a str>,
+}
+
+impl<'a> FileNames<'a> {
+    /// Sorts `names`.
+    ///
+    /// # Errors
+    /// Two tensors that are the same factor: the file holds several adapters.
+    pub(super) fn sort(names: impl Iterator<Item = &'a str>) -> Result<Self, FileError> {
+        let (mut factors, mut sites, mut others) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        for name in names {
+            let Some((layer, module, factor)) = factor_of(name) else {
+                others.insert(name);
+                continue;
+            };
+            let canonical = tensor_name(&module.path(layer), factor);
+            if let Some(other) = factors.insert(canonical, name) {
+                let problem =
+                    format!("{other} and {name} are the same factor: the file holds several adapters");
+                return Err(FileError::new(Path::new(""), problem)
+                    .with_hint("save one of them in PEFT: save_pretrained(DIR, selected_adapters=[NAME])"));
+            }
+            sites.insert(name, (layer, module));
+        }
+        Ok(FileNames { factors, sites, others })
+    }
+
+    /// The projections that have factors.
+    pub(super) fn sites(&self) -> BTreeSet<(usize, Module)> {
+        self.sites.values().copied().collect()
+    }
+
+    /// The name in the file of the factor that PEFT calls `canonical`.
+    pub(super) fn stored(&self, canonical: &str) -> Option<&'a str> {
+        self.factors.get(canonical).copied()
+    }
+
+    /// Every name but those of factors of `selected`, sorted.
+    pub(super) fn except(&self, selected: impl Iterator<Item = (usize, Module)>) -> Vec<&'a str> {
+        let selected: BTreeSet<(usize, Module)> = selected.collect();
+        let unselected =
+            self.sites.iter().filter(|(_, site)| !selected.contains(site)).map(|(name, _)| *name);
+        let mut names: Vec<&str> = unselected.chain(self.others.iter().copied()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// The checkpoint name of the embedding or head that the tensor `name` is a copy of, if it is one.
+    pub(super) fn whole_weight(&self, name: &str) -> Option<String> {
+        let path = without_prefix(name).strip_suffix(".weight")?;
+        let path = path.strip_suffix(".base_layer").unwrap_or(path);
+        WHOLE.contains(&path).then(|| format!("{path}.weight"))
+    }
+}
+
+/// What the tensor `name`, which no selected projection has, is; told as an error of the file.
+pub(super) fn unread(name: &str) -> FileError {
+    let path = without_prefix(name);
+    let fail = |problem: String| FileError::new(Path::new(""), problem);
+    if path.contains(".lora_magnitude_vector") {
+        return fail(format!("tensor {name} belongs to DoRA, which is not supported"))
+            .with_hint("merge the adapter in PEFT (merge_and_unload) and pass the merged model as --model");
+    }
+    let of_head = WHOLE.iter().find(|whole| {
+        let rest = path.strip_prefix(**whole);
+        rest.is_some_and(|rest| rest.starts_with(".lora_"))
+    });
+    match of_head {
+        Some(whole) => {
+            let module = whole.rsplit('.').next().unwrap_or(whole);
+            let problem = format!(
+                "tensor {name} belongs to no projection of a block: adapters of {module} are not supported"
+            );
+            fail(problem).with_hint(format!(
+                "merge the adapter in PEFT (merge_and_unload) and pass the merged model as --model, or train it again \
+                 without {module} in target_modules"
+            ))
+        }
+        None => {
+            let problem = format!("tensor {name} belongs to no projection that adapter_config.json selects");
+            fail(problem).with_hint(
+                "the two files belong to different adapters, or the adapter to a model whose modules have other names",
+            )
+        }
+    }
+}
+
+fn without_prefix(mut name: &str) -> &str {
+    while let Some(rest) = name.strip_prefix(PREFIX) {
+        name = rest;
+    }
+    name
+}
+
+/// Layer, projection and factor (`A` or `B`) of a tensor's name.
+fn factor_of(name: &str) -> Option<(usize, Module, &'static str)> {
+    let (path, rest) = without_prefix(name).split_once(".lora_")?;
+    let (factor, rest) = match rest.split_once('.')? {
+        ("A", rest) => ("A", rest),
+        ("B", rest) => ("B", rest),
+        _ => return None,
+    };
+    // `weight`, or the adapter's name before it.
+    let is_weight =
+        rest == "weight" || rest.strip_suffix(".weight").is_some_and(|adapter| !adapter.contains('.'));
+    if !is_weight {
+        return None;
+    }
+    let layer = path.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()?;
+    // Only the path as it is written: not `+1` for 1, nor `01`.
+    let module = Module::ALL.into_iter().find(|module| module.path(layer) == path)?;
+    Some((layer, module, factor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn factors_are_found_under_every_name_that_tools_give_them() {
+        let q = (3, Module::QProj, "A");
+        for name in [
+            "base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight",
+            "base_model.model.model.layers.3.self_attn.q_proj.lora_A.default.weight",
+            "model.layers.3.self_attn.q_proj.lora_A.weight",
+            "base_model.model.base_model.model.model.layers.3.self_attn.q_proj.lora_A.my-adapter.weight",
+        ] {
+            assert_eq!(factor_of(name), Some(q), "{name}");
+        }
+        for name in [
+            "base_model.model.model.layers.03.self_attn.q_proj.lora_A.weight",
+            "base_model.model.model.layers.3.mlp.q_proj.lora_A.weight",
+            "base_model.model.model.layers.3.self_attn.q_proj.lora_A.a.b.weight",
+            "base_model.model.model.layers.3.self_attn.q_proj.lora_E.weight",
+            "base_model.model.model.language_model.layers.3.self_attn.q_proj.lora_A.weight",
+            "model.layers.3.self_attn.q_proj.lora_a",
+            "base_model.model.lm_head.lora_A.weight",
+        ] {
+            assert_eq!(factor_of(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn two_adapters_in_one_file_are_refused() {
+        let names = ["a", "b"].map(|n| format!("model.layers.0.mlp.up_proj.lora_A.{n}.weight"));
+        let error = FileNames::sort(names.iter().map(String::as_str)).err().expect("refused");
+        assert!(error.to_string().contains("several adapters"), "{error}");
+    }
+}
