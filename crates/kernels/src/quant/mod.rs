@@ -1,4 +1,4 @@
-//! Storage formats of frozen weights: layout, decoding and source, one family of formats a file.
+//! Storage formats of frozen weights: layout, decoding, encoding and source, one family of formats a file.
 //!
 //! A [`Format`] keeps the scale of a block beside its values (or needs none). [`four_bit`] and [`int8`] keep
 //! scales in tensors of their own.
@@ -7,6 +7,7 @@ use std::fmt;
 
 use multiversion::multiversion;
 
+mod blocks;
 pub mod cuda;
 pub mod dynamic_map;
 mod float;
@@ -92,6 +93,25 @@ impl Format {
         decode(self, src, dst);
     }
 
+    /// Encodes whole blocks: `src` holds `dst.len() / block_bytes` of them. Blocks do not depend on each other, and every
+    /// instruction set gives the same bits.
+    ///
+    /// F16 and BF16 round to the nearest value, the even one of two. Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0 are the bytes of
+    /// llama.cpp (`quantize_row_*_ref`). Q4_K, Q5_K and Q6_K are sought for the least sum of squared errors, all values
+    /// counting alike; it is smaller than that of llama.cpp, which weights large values more.
+    ///
+    /// Scales are f16. Values so small that theirs rounds to zero decode to zero, with the codes of llama.cpp in its
+    /// formats. A zero may change its sign.
+    ///
+    /// # Errors
+    /// A value that is not finite, but for F32, F16 and BF16, which have it; a finite one that F16 or BF16 would make
+    /// infinite; a block whose scale or minimum no f16 holds (llama.cpp makes it infinite, which decodes to NaN): a
+    /// magnitude below 65,504 never needs one. Then the blocks in `dst` from that of the value on are unspecified.
+    pub fn encode(self, src: &[f32], dst: &mut [u8]) -> Result<(), UnencodableValue> {
+        debug_assert_eq!(src.len() / self.block_len() * self.block_bytes(), dst.len(), "whole blocks");
+        encode(self, src, dst).map_err(|at| UnencodableValue { at, value: src[at], format: self })
+    }
+
     /// The name files and users know the format by.
     pub fn name(self) -> &'static str {
         match self {
@@ -126,6 +146,46 @@ fn decode(format: Format, src: &[u8], dst: &mut [f32]) {
         Format::Q4K => k_quants::decode_q4(src, dst),
         Format::Q5K => k_quants::decode_q5(src, dst),
         Format::Q6K => k_quants::decode_q6(src, dst),
+    }
+}
+
+/// See [`Format::encode`].
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma+f16c", "x86_64+avx2+fma+f16c"))]
+fn encode(format: Format, src: &[f32], dst: &mut [u8]) -> Result<(), usize> {
+    match format {
+        Format::F32 => float::encode_f32(src, dst),
+        Format::F16 => float::encode_f16(src, dst),
+        Format::BF16 => float::encode_bf16(src, dst),
+        Format::Q4_0 => blocks::encode(src, dst, q4::encode_0),
+        Format::Q4_1 => blocks::encode(src, dst, q4::encode_1),
+        Format::Q5_0 => blocks::encode(src, dst, q5::encode_0),
+        Format::Q5_1 => blocks::encode(src, dst, q5::encode_1),
+        Format::Q8_0 => blocks::encode(src, dst, q8_0::encode),
+        Format::Q4K => blocks::encode(src, dst, k_quants::encode_q4),
+        Format::Q5K => blocks::encode(src, dst, k_quants::encode_q5),
+        Format::Q6K => blocks::encode(src, dst, k_quants::encode_q6),
+    }
+}
+
+/// A value that a format cannot store.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[error("value {at} is {value:?}, which {format} cannot store")]
+pub struct UnencodableValue {
+    /// Its place among the values that were to be encoded.
+    pub at: usize,
+    /// NaN, infinite, or too large.
+    pub value: f32,
+    /// What it was to be encoded in.
+    pub format: Format,
+}
+
+impl UnencodableValue {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self.value.is_finite() {
+            true => "it is beyond what a 16-bit float scales: write F32",
+            false => "the weights are damaged, or training diverged: take those of an earlier checkpoint",
+        }
     }
 }
 

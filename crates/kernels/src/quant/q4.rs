@@ -2,8 +2,10 @@
 //!
 //! Byte `j` holds value `j` in its low half and value `j + 16` in its high half.
 //! Q4_0 (18 bytes): `x = d (q - 8)`. Q4_1 (20 bytes): `x = d q + m`. Source: ggml `block_q4_0`, `block_q4_1`.
+//! Encoding gives the bytes of ggml `quantize_row_q4_0_ref` and `quantize_row_q4_1_ref`.
 
-use super::float::f16_to_f32;
+use super::blocks;
+use super::float::{f16_to_f32, write_scale};
 
 pub(super) const LEN: usize = 32;
 pub(super) const BYTES_0: usize = 18;
@@ -32,4 +34,29 @@ pub(super) fn decode_1(src: &[u8], dst: &mut [f32]) {
             out[j + 16] = f32::from(byte >> 4) * d + m;
         }
     }
+}
+
+/// Two codes a byte.
+#[inline(always)]
+pub(super) fn pack(codes: &[u8; LEN], bytes: &mut [u8]) {
+    for (j, byte) in bytes.iter_mut().enumerate() {
+        *byte = codes[j] & 15 | codes[j + 16] << 4;
+    }
+}
+
+/// The value of largest magnitude has code 0, so that one of the other sign may be cut off by a step.
+#[inline(always)]
+pub(super) fn encode_0(values: &[f32; LEN], block: &mut [u8; BYTES_0]) -> bool {
+    let d = blocks::first_largest(values).1 / -8.0;
+    pack(&blocks::codes(values, 0.0, d, 8.5, 15), &mut block[2..]);
+    write_scale(d, &mut block[..2])
+}
+
+/// The smallest value has code 0, the largest code 15.
+#[inline(always)]
+pub(super) fn encode_1(values: &[f32; LEN], block: &mut [u8; BYTES_1]) -> bool {
+    let (low, high) = blocks::bounds(values);
+    let d = (high - low) / 15.0;
+    pack(&blocks::codes(values, low, d, 0.5, 15), &mut block[4..]);
+    write_scale(d, &mut block[..2]) & write_scale(low, &mut block[2..4])
 }

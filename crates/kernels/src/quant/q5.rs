@@ -2,8 +2,10 @@
 //!
 //! Bit `j` of the mask is the high bit of value `j`. Q5_0 (22 bytes): `x = d (q - 16)`.
 //! Q5_1 (24 bytes): `x = d q + m`. Source: ggml `block_q5_0`, `block_q5_1`.
+//! Encoding gives the bytes of ggml `quantize_row_q5_0_ref` and `quantize_row_q5_1_ref`.
 
-use super::float::f16_to_f32;
+use super::float::{f16_to_f32, write_scale};
+use super::{blocks, q4};
 
 pub(super) const LEN: usize = 32;
 pub(super) const BYTES_0: usize = 22;
@@ -42,4 +44,32 @@ pub(super) fn decode_1(src: &[u8], dst: &mut [f32]) {
             out[j] = codes[j] as f32 * d + m;
         }
     }
+}
+
+/// The mask of the fifth bits, and the halves.
+#[inline(always)]
+fn pack(codes: &[u8; LEN], bytes: &mut [u8]) {
+    let mut mask = 0u32;
+    for (j, code) in codes.iter().enumerate() {
+        mask |= u32::from(code >> 4 & 1) << j;
+    }
+    bytes[..4].copy_from_slice(&mask.to_le_bytes());
+    q4::pack(codes, &mut bytes[4..]);
+}
+
+/// The value of largest magnitude has code 0, so that one of the other sign may be cut off by a step.
+#[inline(always)]
+pub(super) fn encode_0(values: &[f32; LEN], block: &mut [u8; BYTES_0]) -> bool {
+    let d = blocks::first_largest(values).1 / -16.0;
+    pack(&blocks::codes(values, 0.0, d, 16.5, 31), &mut block[2..]);
+    write_scale(d, &mut block[..2])
+}
+
+/// The smallest value has code 0, the largest code 31.
+#[inline(always)]
+pub(super) fn encode_1(values: &[f32; LEN], block: &mut [u8; BYTES_1]) -> bool {
+    let (low, high) = blocks::bounds(values);
+    let d = (high - low) / 31.0;
+    pack(&blocks::codes(values, low, d, 0.5, 31), &mut block[4..]);
+    write_scale(d, &mut block[..2]) & write_scale(low, &mut block[2..4])
 }

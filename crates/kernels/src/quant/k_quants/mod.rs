@@ -5,7 +5,11 @@
 //! two f16: `x = (d sc) q - (dmin m)`. Q6_K (210 bytes): sixteen sub-blocks of 16 with a signed 8-bit scale over
 //! one f16: `x = (d sc) (q - 32)`.
 
-use super::float::f16_to_f32;
+use super::float::{f16_to_f32, write_scale};
+
+mod affine;
+mod lanes;
+mod symmetric;
 
 pub(super) const LEN: usize = 256;
 pub(super) const Q4_BYTES: usize = 144;
@@ -94,3 +98,85 @@ pub(super) fn decode_q6(src: &[u8], dst: &mut [f32]) {
         }
     }
 }
+
+/// The inverse of `scales_and_minima`.
+#[inline(always)]
+fn pack_scales_and_minima(scales: &[u8; 8], minima: &[u8; 8], packed: &mut [u8]) {
+    for j in 0..4 {
+        packed[j] = scales[j] | scales[j + 4] >> 4 << 6;
+        packed[j + 4] = minima[j] | minima[j + 4] >> 4 << 6;
+        packed[j + 8] = scales[j + 4] & 15 | minima[j + 4] << 4;
+    }
+}
+
+/// Low halves of the codes of two sub-blocks, in 32 bytes.
+#[inline(always)]
+fn pack_halves(codes: &[u8; LEN], bytes: &mut [u8]) {
+    for pair in 0..4 {
+        let codes = &codes[pair * 64..][..64];
+        for (j, byte) in bytes[pair * 32..][..32].iter_mut().enumerate() {
+            *byte = codes[j] & 15 | codes[j + 32] << 4;
+        }
+    }
+}
+
+/// Whether the scales are finite.
+#[inline(always)]
+pub(super) fn encode_q4(values: &[f32; LEN], block: &mut [u8; Q4_BYTES]) -> bool {
+    let encoded = affine::encode(values, 15.0, &Q4_ENDS);
+    pack_scales_and_minima(&encoded.scales, &encoded.minima, &mut block[4..16]);
+    pack_halves(&encoded.codes, &mut block[16..]);
+    write_scale(encoded.d, &mut block[..2]) & write_scale(encoded.d_min, &mut block[2..4])
+}
+
+/// Whether the scales are finite.
+#[inline(always)]
+pub(super) fn encode_q5(values: &[f32; LEN], block: &mut [u8; Q5_BYTES]) -> bool {
+    let encoded = affine::encode(values, 31.0, &Q5_ENDS);
+    pack_scales_and_minima(&encoded.scales, &encoded.minima, &mut block[4..16]);
+    for j in 0..32 {
+        let mut bits = 0;
+        for sub in 0..8 {
+            bits |= (encoded.codes[sub * 32 + j] >> 4) << sub;
+        }
+        block[16 + j] = bits;
+    }
+    pack_halves(&encoded.codes, &mut block[48..]);
+    write_scale(encoded.d, &mut block[..2]) & write_scale(encoded.d_min, &mut block[2..4])
+}
+
+/// Whether the scale is finite.
+#[inline(always)]
+pub(super) fn encode_q6(values: &[f32; LEN], block: &mut [u8; Q6_BYTES]) -> bool {
+    let encoded = symmetric::encode(values);
+    for half in 0..2 {
+        let codes = &encoded.codes[half * 128..][..128];
+        for j in 0..32 {
+            let quarters = [codes[j], codes[j + 32], codes[j + 64], codes[j + 96]];
+            block[half * 64 + j] = quarters[0] & 15 | quarters[2] << 4;
+            block[half * 64 + j + 32] = quarters[1] & 15 | quarters[3] << 4;
+            let upper = |quarter: usize| quarters[quarter] >> 4 << (2 * quarter);
+            block[128 + half * 32 + j] = upper(0) | upper(1) | upper(2) | upper(3);
+        }
+    }
+    for (byte, scale) in block[192..208].iter_mut().zip(encoded.scales) {
+        *byte = scale as u8;
+    }
+    write_scale(encoded.d, &mut block[208..210])
+}
+
+/// What is tried of the range of a sub-block: how many steps its lower and its upper end move inwards.
+const fn ends<const COUNT: usize>(tried: &[f32]) -> [[f32; 2]; COUNT] {
+    let mut all = [[0.0; 2]; COUNT];
+    let mut i = 0;
+    while i < COUNT {
+        // As many as make the number even come again.
+        let at = i % (tried.len() * tried.len());
+        all[i] = [tried[at / tried.len()], tried[at % tried.len()]];
+        i += 1;
+    }
+    all
+}
+
+const Q4_ENDS: [[f32; 2]; 26] = ends(&[-0.4, 0.0, 0.4, 0.8, 1.2]);
+const Q5_ENDS: [[f32; 2]; 26] = ends(&[-0.4, 0.0, 0.4, 0.8, 1.2]);

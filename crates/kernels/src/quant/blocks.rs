@@ -1,0 +1,85 @@
+//! What the encoders of blocks share.
+
+/// Encodes block after block. `encode` says whether the scales it wrote are finite, and is given finite values alone.
+///
+/// # Errors
+/// The place in `src` of the first value that is not finite, or of the largest of a block whose scale is not.
+#[inline(always)]
+pub(super) fn encode<const LEN: usize, const BYTES: usize>(
+    src: &[f32],
+    dst: &mut [u8],
+    encode: impl Fn(&[f32; LEN], &mut [u8; BYTES]) -> bool,
+) -> Result<(), usize> {
+    for (b, (values, block)) in src.as_chunks::<LEN>().0.iter().zip(dst.as_chunks_mut::<BYTES>().0).enumerate() {
+        // Without a branch a value, so that the compiler vectorises it.
+        if !values.iter().fold(true, |fine, v| fine & (v.abs() < f32::INFINITY)) {
+            return Err(b * LEN + values.iter().position(|v| !v.is_finite()).unwrap_or(0));
+        }
+        if !encode(values, block) {
+            return Err(b * LEN + first_largest(values).0);
+        }
+    }
+    Ok(())
+}
+
+/// The larger of two values that are numbers, as one instruction.
+#[inline(always)]
+pub(super) fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
+/// The smaller of two values that are numbers, as one instruction.
+#[inline(always)]
+pub(super) fn smaller(a: f32, b: f32) -> f32 {
+    if a < b { a } else { b }
+}
+
+/// The largest magnitude, in lanes: maxima do not depend on their order.
+#[inline(always)]
+pub(super) fn largest_magnitude<const LEN: usize>(values: &[f32; LEN]) -> f32 {
+    let mut lanes = [0.0f32; 16];
+    for part in values.as_chunks::<16>().0 {
+        for (lane, v) in lanes.iter_mut().zip(part) {
+            *lane = larger(v.abs(), *lane);
+        }
+    }
+    lanes.into_iter().fold(0.0, larger)
+}
+
+/// Place and value of the first of the values of largest magnitude.
+#[inline(always)]
+pub(super) fn first_largest<const LEN: usize>(values: &[f32; LEN]) -> (usize, f32) {
+    let largest = largest_magnitude(values);
+    let at = values.iter().position(|v| v.abs() == largest).unwrap_or(0);
+    (at, values[at])
+}
+
+/// The smallest and the largest value. A zero has the sign of the first zero, as if the values were compared in turn.
+#[inline(always)]
+pub(super) fn bounds<const LEN: usize>(values: &[f32; LEN]) -> (f32, f32) {
+    let (mut low, mut high) = ([f32::INFINITY; 16], [f32::NEG_INFINITY; 16]);
+    for part in values.as_chunks::<16>().0 {
+        for lane in 0..16 {
+            low[lane] = smaller(part[lane], low[lane]);
+            high[lane] = larger(part[lane], high[lane]);
+        }
+    }
+    let (low, high) = (low.into_iter().fold(low[0], smaller), high.into_iter().fold(high[0], larger));
+    let first = |bound: f32| match bound == 0.0 {
+        true => values.iter().copied().find(|v| *v == 0.0).unwrap_or(bound),
+        false => bound,
+    };
+    (first(low), first(high))
+}
+
+/// Codes `0..=top` of `values` by the scale `d` over `low`: `(x - low) / d + half` without its fraction, the quotient
+/// as a product with the inverse. A scale of zero has codes of `half`. That of a scale so small that its inverse is
+/// infinite is undefined in ggml; the code is then zero, as it is where ggml is compiled for x86.
+#[inline(always)]
+pub(super) fn codes<const LEN: usize>(values: &[f32; LEN], low: f32, d: f32, half: f32, top: i32) -> [u8; LEN] {
+    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+    if inverse.is_infinite() {
+        return [0; LEN];
+    }
+    values.map(|v| (((v - low) * inverse + half) as i32).min(top) as u8)
+}
