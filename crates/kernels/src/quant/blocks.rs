@@ -10,7 +10,9 @@ pub(super) fn encode<const LEN: usize, const BYTES: usize>(
     dst: &mut [u8],
     encode: impl Fn(&[f32; LEN], &mut [u8; BYTES]) -> bool,
 ) -> Result<(), usize> {
-    for (b, (values, block)) in src.as_chunks::<LEN>().0.iter().zip(dst.as_chunks_mut::<BYTES>().0).enumerate() {
+    for (b, (values, block)) in
+        src.as_chunks::<LEN>().0.iter().zip(dst.as_chunks_mut::<BYTES>().0).enumerate()
+    {
         // Without a branch a value, so that the compiler vectorises it.
         if !values.iter().fold(true, |fine, v| fine & (v.abs() < f32::INFINITY)) {
             return Err(b * LEN + values.iter().position(|v| !v.is_finite()).unwrap_or(0));
@@ -76,7 +78,13 @@ pub(super) fn bounds<const LEN: usize>(values: &[f32; LEN]) -> (f32, f32) {
 /// as a product with the inverse. A scale of zero has codes of `half`. That of a scale so small that its inverse is
 /// infinite is undefined in ggml; the code is then zero, as it is where ggml is compiled for x86.
 #[inline(always)]
-pub(super) fn codes<const LEN: usize>(values: &[f32; LEN], low: f32, d: f32, half: f32, top: i32) -> [u8; LEN] {
+pub(super) fn codes<const LEN: usize>(
+    values: &[f32; LEN],
+    low: f32,
+    d: f32,
+    half: f32,
+    top: i32,
+) -> [u8; LEN] {
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
     if inverse.is_infinite() {
         return [0; LEN];

@@ -89,6 +89,13 @@ impl LoraConfig {
         }
     }
 
+    /// What the update of the projection at `path` is multiplied by, `alpha / rank` or `alpha / sqrt(rank)`.
+    pub(crate) fn scale(&self, path: &str, rank: usize) -> f64 {
+        let alpha = override_for(&self.alpha_pattern, path).unwrap_or(self.alpha);
+        let divisor = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
+        alpha / divisor
+    }
+
     /// The pattern of a configuration that cannot be matched here, if there is one.
     pub(crate) fn unmatched(&self) -> Option<&str> {
         self.targets.unmatched().or_else(|| self.exclude.as_ref()?.unmatched())
@@ -111,9 +118,7 @@ impl LoraConfig {
             .map(|(layer, module)| {
                 let path = module.path(layer);
                 let rank = override_for(&self.rank_pattern, &path).unwrap_or(self.rank);
-                let alpha = override_for(&self.alpha_pattern, &path).unwrap_or(self.alpha);
-                let divisor = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
-                PartShape { layer, module, rank, scale: (alpha / divisor) as f32 }
+                PartShape { layer, module, rank, scale: self.scale(&path, rank) as f32 }
             })
             .collect();
         if parts.is_empty() { Err(TargetError::nothing_selected()) } else { Ok(parts) }

@@ -1,6 +1,7 @@
 //! Low-rank adapters: which projections, their factors and gradients, PEFT's files, and what an adapter changed.
 
 pub mod analysis;
+pub mod convert;
 mod embeddings;
 mod factors;
 mod lora;

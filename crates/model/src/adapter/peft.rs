@@ -161,7 +161,7 @@ fn whole(value: f64) -> Value {
 }
 
 /// Writes a file beside its place, syncs it and renames it.
-fn write_whole(
+pub(super) fn write_whole(
     path: &Path,
     content: impl Fn(&mut dyn Write) -> std::io::Result<()>,
 ) -> Result<(), FileError> {
@@ -352,6 +352,11 @@ const MOST_LAYERS: usize = 4096;
 /// PEFT matches a pattern key at the end of a module's path, after a dot or at its start.
 const PATTERN_START: &str = r"(?:^|.*\.)(?:";
 const PATTERN_END: &str = ")$";
+
+/// The pattern of [`LoraConfig::rank_pattern`] that only `path` matches.
+pub(super) fn exact_pattern(path: &str) -> Result<Regex, regex::Error> {
+    path_pattern(&format!("{PATTERN_START}{}{PATTERN_END}", regex::escape(path)))
+}
 
 fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, FileError> {
     let fail = |problem: String| FileError::new(Path::new(""), problem);

@@ -32,7 +32,11 @@ pub struct Gguf {
     /// The files: one, or the parts of a split one in their order.
     parts: Vec<PathBuf>,
     metadata: HashMap<String, Value>,
+    /// Keys in the file's order, each with the bytes of its type and value.
+    entries: Vec<(String, SharedBytes)>,
     tensors: HashMap<String, StoredTensor>,
+    /// Names of tensors in the file's order.
+    order: Vec<String>,
 }
 
 /// Longest key or tensor name.
@@ -46,7 +50,7 @@ const MAX_ITEMS: u64 = 5 << 18;
 const MAX_ENTRIES: u64 = 1 << 16;
 /// Longest header. Real ones have up to about 20 MiB; what is read of them is kept in memory, several times as large.
 const MAX_HEADER: usize = 256 << 20;
-const DEFAULT_ALIGNMENT: u64 = 32;
+pub(super) const DEFAULT_ALIGNMENT: u64 = 32;
 
 impl Gguf {
     /// Maps a file and reads its header; of a split file (`X-00001-of-00003.gguf`) all parts, which lie beside it.
@@ -74,9 +78,9 @@ impl Gguf {
     }
 
     fn read(path: &Path, bytes: SharedBytes, extent: Extent) -> Result<Self, FileError> {
-        let (metadata, tensors) = read(&bytes, extent)
+        let Contents { metadata, entries, tensors, order } = read(&bytes, extent)
             .map_err(|problem| FileError::new(path, problem.text).with_hint(problem.hint))?;
-        Ok(Gguf { path: path.to_owned(), parts: vec![path.to_owned()], metadata, tensors })
+        Ok(Gguf { path: path.to_owned(), parts: vec![path.to_owned()], metadata, entries, tensors, order })
     }
 
     /// As [`Gguf::read`] of a file that may be a part of a split one: the other parts lie beside it.
@@ -115,6 +119,7 @@ impl Gguf {
             match &mut whole {
                 None => whole = Some(gguf),
                 Some(whole) => {
+                    whole.order.extend(gguf.order);
                     for (name, tensor) in gguf.tensors {
                         if whole.tensors.insert(name.clone(), tensor).is_some() {
                             return Err(FileError::new(&part, format!("the tensor {name} is in two parts")));
@@ -207,6 +212,16 @@ impl Gguf {
 
     pub(crate) fn tensor(&self, name: &str) -> Option<&StoredTensor> {
         self.tensors.get(name)
+    }
+
+    /// Keys in the file's order, each with its type and value as the file has them; of a split file those of the first part.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &SharedBytes)> {
+        self.entries.iter().map(|(key, value)| (&key[..], value))
+    }
+
+    /// Tensors in the file's order.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = (&str, &StoredTensor)> {
+        self.order.iter().map(|name| (&name[..], &self.tensors[name]))
     }
 
     pub(crate) fn stored_bytes(&self) -> u64 {
@@ -332,7 +347,13 @@ enum Extent {
     Header,
 }
 
-type Contents = (HashMap<String, Value>, HashMap<String, StoredTensor>);
+/// See [`Gguf`].
+struct Contents {
+    metadata: HashMap<String, Value>,
+    entries: Vec<(String, SharedBytes)>,
+    tensors: HashMap<String, StoredTensor>,
+    order: Vec<String>,
+}
 
 fn read(bytes: &SharedBytes, extent: Extent) -> Result<Contents, Problem> {
     let whole = bytes.as_slice();
@@ -352,11 +373,13 @@ fn read(bytes: &SharedBytes, extent: Extent) -> Result<Contents, Problem> {
     // A tensor has a name length, a rank, a type and an offset; an entry a name length, a type and a value.
     let tensor_count = cursor.count(24, MAX_ENTRIES, "tensors")?;
     let entry_count = cursor.count(13, MAX_ENTRIES, "metadata entries")?;
-    let mut metadata = HashMap::new();
+    let (mut metadata, mut entries) = (HashMap::new(), Vec::new());
     for _ in 0..entry_count {
         let key = cursor.text(MAX_NAME, "a metadata key")?;
+        let start = cursor.at;
         let kind = cursor.u32("a value type")?;
         let value = read_value(&mut cursor, kind, &key)?;
+        entries.extend(bytes.slice(start..cursor.at).map(|stored| (key.clone(), stored)));
         if metadata.insert(key.clone(), value).is_some() {
             return Err(format!("the metadata key {key} occurs twice").into());
         }
@@ -376,6 +399,7 @@ fn read(bytes: &SharedBytes, extent: Extent) -> Result<Contents, Problem> {
     places.sort_unstable();
     let misplaced = misplaced(&places, alignment);
     let mut tensors = HashMap::new();
+    let order = infos.iter().map(|info| info.name.clone()).collect();
     for Info { name, shape, format, bytes: len, offset } in infos {
         let problem =
             || Problem::cut(format!("{name}: {len} bytes at offset {offset} do not lie in the file"));
@@ -398,7 +422,7 @@ fn read(bytes: &SharedBytes, extent: Extent) -> Result<Contents, Problem> {
     }
     match misplaced {
         Some(problem) => Err(problem.into()),
-        None => Ok((metadata, tensors)),
+        None => Ok(Contents { metadata, entries, tensors, order }),
     }
 }
 
@@ -453,22 +477,26 @@ fn read_info(cursor: &mut Cursor<'_>) -> Result<Info, Problem> {
     Ok(Info { name, shape, format, bytes, offset })
 }
 
-/// The type numbers of `ggml_type`.
+/// The number of a format in `ggml_type`.
+pub(super) fn type_number(format: Format) -> u32 {
+    match format {
+        Format::F32 => 0,
+        Format::F16 => 1,
+        Format::Q4_0 => 2,
+        Format::Q4_1 => 3,
+        Format::Q5_0 => 6,
+        Format::Q5_1 => 7,
+        Format::Q8_0 => 8,
+        Format::Q4K => 12,
+        Format::Q5K => 13,
+        Format::Q6K => 14,
+        Format::BF16 => 30,
+    }
+}
+
 fn format_of(number: u32, name: &str) -> Result<Format, Problem> {
-    Ok(match number {
-        0 => Format::F32,
-        1 => Format::F16,
-        2 => Format::Q4_0,
-        3 => Format::Q4_1,
-        6 => Format::Q5_0,
-        7 => Format::Q5_1,
-        8 => Format::Q8_0,
-        12 => Format::Q4K,
-        13 => Format::Q5K,
-        14 => Format::Q6K,
-        30 => Format::BF16,
-        other => return Err(unsupported_type(other, name)),
-    })
+    let known = Format::ALL.into_iter().find(|format| type_number(*format) == number);
+    known.ok_or_else(|| unsupported_type(number, name))
 }
 
 /// Names of the types of ggml by their numbers (ggml.h, enum ggml_type); those without one were given up.

@@ -4,6 +4,7 @@ mod bitsandbytes;
 mod files;
 mod folder;
 mod gguf;
+mod gguf_writer;
 mod safetensors;
 mod stream;
 
@@ -18,6 +19,7 @@ pub use folder::companions;
 pub use gguf::Gguf;
 #[cfg(feature = "hub")]
 pub(crate) use gguf::split_parts;
+pub(crate) use gguf_writer::{GgufData, GgufEntry, GgufTensor, write_gguf};
 pub use stream::{SaveDtype, TensorData, TensorReader, TensorSource, Values, write_tensors};
 
 use crate::config::{Config, ConfigError};
@@ -299,15 +301,30 @@ impl ModelFiles {
         FileError::new(&self.path, problem)
     }
 
-    /// GGUF files of Llama-class models have the rows of queries and keys in another order.
     fn row_order(&self, name: &str) -> RowOrder {
-        let rotated = name.contains(".q_proj.") || name.contains(".k_proj.");
         match &self.source {
-            Source::Gguf(_) if rotated && self.config.model_type == "llama" => {
-                RowOrder::RotaryPairs { head_dim: self.config.head_dim }
-            }
-            Source::Gguf(_) | Source::Folder { .. } => RowOrder::Stored,
+            Source::Gguf(_) => gguf_row_order(&self.config, name),
+            Source::Folder { .. } => RowOrder::Stored,
         }
+    }
+}
+
+/// What GGUF files call the architecture of a model of this shape; Mistral is a Llama there.
+pub(crate) fn gguf_architecture(config: &Config) -> &'static str {
+    match config.model_type.as_str() {
+        "qwen2" => "qwen2",
+        "qwen3" => "qwen3",
+        _ => "llama",
+    }
+}
+
+/// The order in which a GGUF file has the rows of the tensor `name` (a checkpoint name): of Llama-class models, queries and
+/// keys have another.
+pub(crate) fn gguf_row_order(config: &Config, name: &str) -> RowOrder {
+    let rotated = name.contains(".q_proj.") || name.contains(".k_proj.");
+    match rotated && gguf_architecture(config) == "llama" {
+        true => RowOrder::RotaryPairs { head_dim: config.head_dim },
+        false => RowOrder::Stored,
     }
 }
 
@@ -321,7 +338,7 @@ fn config_error(path: &Path, error: &ConfigError) -> FileError {
 }
 
 /// The GGUF name of a checkpoint tensor (llama.cpp `gguf-py/gguf/tensor_mapping.py`).
-fn gguf_name(name: &str) -> Option<String> {
+pub(crate) fn gguf_name(name: &str) -> Option<String> {
     let whole = match name {
         "model.embed_tokens.weight" => Some("token_embd.weight"),
         "model.norm.weight" => Some("output_norm.weight"),

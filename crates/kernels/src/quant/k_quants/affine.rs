@@ -241,7 +241,8 @@ fn improve(x: &Values, top: f32, scales: &mut Scales, rounds: usize) -> usize {
         let mut least = scales.fit(x, top).ee;
         let (sc, mn) = (scales.sc, scales.mn);
         let start = *scales;
-        for (ds, dm) in [(1., 0.), (-1., 0.), (0., 1.), (0., -1.), (1., 1.), (-1., -1.), (1., -1.), (-1., 1.)] {
+        for (ds, dm) in [(1., 0.), (-1., 0.), (0., 1.), (0., -1.), (1., 1.), (-1., -1.), (1., -1.), (-1., 1.)]
+        {
             let ee = fit(x, &start.s(ds), &start.m(dm), top).ee;
             for l in 0..16 {
                 let better = ee[l] < least[l];

@@ -1,0 +1,211 @@
+//! GGUF files, version 3 (ggml `docs/gguf.md`), written a piece of a tensor at a time.
+
+use std::io::{self, Write};
+
+use lorafit_kernels::SharedBytes;
+use lorafit_kernels::quant::Format;
+use rayon::prelude::*;
+
+use super::Values;
+use super::gguf::{DEFAULT_ALIGNMENT, type_number};
+
+/// Values of a piece, about.
+const PIECE: usize = 1 << 22;
+
+/// A metadata value.
+#[derive(Clone, Debug)]
+pub(crate) enum GgufEntry {
+    Text(String),
+    U32(u32),
+    F32(f32),
+    /// Type and value as another file has them.
+    Stored(SharedBytes),
+}
+
+impl GgufEntry {
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        match self {
+            GgufEntry::U32(value) => out.write_all(&[4u32.to_le_bytes(), value.to_le_bytes()].concat()),
+            GgufEntry::F32(value) => out.write_all(&[6u32.to_le_bytes(), value.to_le_bytes()].concat()),
+            GgufEntry::Text(text) => {
+                out.write_all(&8u32.to_le_bytes())?;
+                write_text(out, text)
+            }
+            GgufEntry::Stored(bytes) => out.write_all(bytes.as_slice()),
+        }
+    }
+}
+
+/// A tensor that is to be written.
+pub(crate) struct GgufTensor<'a> {
+    pub name: String,
+    /// Outermost dimension first; the innermost has whole blocks of `format`.
+    pub shape: Vec<usize>,
+    pub format: Format,
+    pub data: GgufData<'a>,
+}
+
+/// What a tensor consists of.
+pub(crate) enum GgufData<'a> {
+    /// Bytes of its format.
+    Stored(SharedBytes),
+    /// Values, which are encoded.
+    Values(Values<'a>),
+}
+
+impl GgufTensor<'_> {
+    /// Bytes in the file, without what aligns the next tensor.
+    pub(crate) fn bytes(&self) -> u64 {
+        let values = self.shape.iter().product::<usize>() as u64;
+        values / self.format.block_len() as u64 * self.format.block_bytes() as u64
+    }
+
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let values = match &self.data {
+            GgufData::Stored(bytes) => {
+                out.write_all(bytes.as_slice())?;
+                bytes.release();
+                return Ok(());
+            }
+            GgufData::Values(values) => values,
+        };
+        let len: usize = self.shape.iter().product();
+        let block = self.format.block_len();
+        let piece = PIECE.next_multiple_of(block);
+        let mut floats = vec![0.0; piece.min(len)];
+        let mut encoded = vec![0; floats.len() / block * self.format.block_bytes()];
+        for start in (0..len).step_by(piece) {
+            let floats = &mut floats[..piece.min(len - start)];
+            let encoded = &mut encoded[..floats.len() / block * self.format.block_bytes()];
+            values(start..start + floats.len(), floats);
+            self.encode(start, floats, encoded)?;
+            out.write_all(encoded)?;
+        }
+        Ok(())
+    }
+
+    /// Encodes values of which the first is number `start` of the tensor.
+    fn encode(&self, start: usize, floats: &[f32], encoded: &mut [u8]) -> io::Result<()> {
+        let (format, block) = (self.format, self.format.block_len());
+        let chunk = 4096 / block * block;
+        let chunks =
+            floats.par_chunks(chunk).zip(encoded.par_chunks_mut(chunk / block * format.block_bytes()));
+        let done: Vec<_> = chunks.map(|(floats, encoded)| format.encode(floats, encoded)).collect();
+        // The first of them, whichever thread met one first.
+        let failed = done.into_iter().enumerate().find_map(|(i, done)| Some((i, done.err()?)));
+        let Some((i, e)) = failed else { return Ok(()) };
+        let at = start + i * chunk + e.at;
+        let cols = self.shape.last().copied().unwrap_or(1);
+        let place = format!("row {}, column {}", at / cols, at % cols);
+        Err(io::Error::other(format!(
+            "{}: the value {} in {place} has no form in {format}",
+            self.name, e.value
+        )))
+    }
+}
+
+/// Writes a file.
+///
+/// # Errors
+/// What `out` gives, and a value that its format cannot hold.
+pub(crate) fn write_gguf(
+    out: &mut dyn Write,
+    entries: &[(String, GgufEntry)],
+    tensors: &[GgufTensor<'_>],
+) -> io::Result<()> {
+    let mut header = Vec::from(*b"GGUF");
+    header.extend(3u32.to_le_bytes());
+    header.extend((tensors.len() as u64).to_le_bytes());
+    header.extend((entries.len() as u64).to_le_bytes());
+    for (key, value) in entries {
+        write_text(&mut header, key)?;
+        value.write(&mut header)?;
+    }
+    let mut offset = 0;
+    for tensor in tensors {
+        write_text(&mut header, &tensor.name)?;
+        header.extend((tensor.shape.len() as u32).to_le_bytes());
+        header.extend(tensor.shape.iter().rev().flat_map(|n| (*n as u64).to_le_bytes()));
+        header.extend(type_number(tensor.format).to_le_bytes());
+        header.extend(u64::to_le_bytes(offset));
+        offset = (offset + tensor.bytes()).next_multiple_of(DEFAULT_ALIGNMENT);
+    }
+    out.write_all(&header)?;
+    align(out, header.len() as u64)?;
+    tensors.iter().try_for_each(|tensor| {
+        tensor.write(out)?;
+        align(out, tensor.bytes())
+    })
+}
+
+fn write_text(out: &mut dyn Write, text: &str) -> io::Result<()> {
+    out.write_all(&(text.len() as u64).to_le_bytes())?;
+    out.write_all(text.as_bytes())
+}
+
+/// Fills up to the next multiple of the alignment behind so many bytes.
+fn align(out: &mut dyn Write, written: u64) -> io::Result<()> {
+    let more = written.next_multiple_of(DEFAULT_ALIGNMENT) - written;
+    out.write_all(&[0; DEFAULT_ALIGNMENT as usize][..more as usize])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::Gguf;
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_back() {
+        let values: Vec<f32> = (0..3 * 64).map(|i| (i as f32 * 0.37).sin()).collect();
+        let given = |range: std::ops::Range<usize>, out: &mut [f32]| out.copy_from_slice(&values[range]);
+        let tensor = |name: &str, shape: &[usize], format| GgufTensor {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            format,
+            data: GgufData::Values(Box::new(given)),
+        };
+        let tensors = [
+            tensor("a", &[3, 64], Format::F32),
+            tensor("b", &[3, 32], Format::Q8_0),
+            tensor("c", &[5], Format::F16),
+        ];
+        let mut stored = 4u32.to_le_bytes().to_vec();
+        stored.extend(77u32.to_le_bytes());
+        let entries = [
+            ("general.architecture", GgufEntry::Text("llama".into())),
+            ("x.count", GgufEntry::U32(9)),
+            ("x.scale", GgufEntry::F32(0.5)),
+            ("x.stored", GgufEntry::Stored(SharedBytes::from_vec(stored))),
+        ]
+        .map(|(key, value)| (key.to_owned(), value));
+        let mut file = Vec::new();
+        write_gguf(&mut file, &entries, &tensors).expect("memory");
+        let read = Gguf::from_bytes(Path::new("x.gguf"), SharedBytes::from_vec(file)).expect("whole");
+        assert_eq!(read.text("general.architecture"), Some("llama"));
+        assert_eq!((read.integer("x.count"), read.number("x.scale")), (Some(9), Some(0.5)));
+        assert_eq!(read.integer("x.stored"), Some(77));
+        assert_eq!(read.tensors().map(|(name, _)| name).collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!(read.floats("a").as_deref(), Some(&values[..]));
+        for (name, shape, close) in [("b", &[3usize, 32][..], 0.005), ("c", &[5][..], 0.001)] {
+            let stored = read.tensor(name).expect("written");
+            assert_eq!(stored.shape, shape);
+            let mut decoded = vec![0.0; shape.iter().product()];
+            stored.format.decode(stored.data.as_slice(), &mut decoded);
+            assert!(decoded.iter().zip(&values).all(|(a, b)| (a - b).abs() < close), "{name}: {decoded:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_a_format_cannot_hold_is_named() {
+        let given = |_: std::ops::Range<usize>, out: &mut [f32]| {
+            out.fill(1.0);
+            out[40] = f32::NAN;
+        };
+        let data = GgufData::Values(Box::new(given));
+        let tensor = GgufTensor { name: "w".into(), shape: vec![2, 32], format: Format::Q8_0, data };
+        let error = write_gguf(&mut Vec::new(), &[], &[tensor]).expect_err("refused").to_string();
+        assert_eq!(error, "w: the value NaN in row 1, column 8 has no form in Q8_0");
+    }
+}
