@@ -27,7 +27,8 @@ struct Told {
 }
 
 fn lorafit(folder: &Path, arguments: &[&str]) -> Told {
-    let output = Command::new(env!("CARGO_BIN_EXE_lorafit")).current_dir(folder).args(arguments).output().unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_lorafit")).current_dir(folder).args(arguments).output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     Told { code: output.status.code().unwrap(), text: String::from_utf8(text).unwrap() }
 }

@@ -83,7 +83,9 @@ pub enum CombineError {
         other: usize,
     },
     /// A weight without a square root.
-    #[error("the weight {weight} (times the adapter's scale {scale}) has no square root, which this method takes")]
+    #[error(
+        "the weight {weight} (times the adapter's scale {scale}) has no square root, which this method takes"
+    )]
     Negative {
         /// The weight.
         weight: f64,
@@ -109,7 +111,8 @@ impl CombineError {
                 "--method cat takes any weight, and adds the updates exactly".to_owned()
             }
             CombineError::NotFinite { .. } => {
-                "its training diverged, or the file is damaged: take an earlier checkpoint of the run".to_owned()
+                "its training diverged, or the file is damaged: take an earlier checkpoint of the run"
+                    .to_owned()
             }
         })
     }
@@ -247,7 +250,9 @@ fn merge_factor(factors: &[(&[f32], u64)], weights: &[f32], how: &Combination) -
     let len = kept.first().map_or(0, Vec::len);
     let at = |i: usize| kept.iter().map(move |values| values[i]).zip(weights);
     let merged = |i: usize| match how.method {
-        Method::Cat | Method::Linear | Method::DareLinear => at(i).map(|(value, weight)| value * weight).sum(),
+        Method::Cat | Method::Linear | Method::DareLinear => {
+            at(i).map(|(value, weight)| value * weight).sum()
+        }
         Method::Ties | Method::DareTies => {
             let elected = elected_sign(at(i).map(|(value, _)| value), how.majority_sign);
             let agreeing = || at(i).filter(|(value, _)| sign(*value) == elected);
@@ -327,13 +332,16 @@ mod tests {
         let factors: [(&[f32], u64); 3] =
             [(&[3.0, -1.0, 0.0], 0), (&[-1.0, -2.0, 0.0], 0), (&[1.0, 2.5, 0.0], 0)];
         let merged = |majority_sign| {
-            merge_factor(&factors, &[1.0, 1.0, 2.0], &Combination { majority_sign, ..how(Method::Ties, 1.0, 0) })
+            merge_factor(
+                &factors,
+                &[1.0, 1.0, 2.0],
+                &Combination { majority_sign, ..how(Method::Ties, 1.0, 0) },
+            )
         };
         assert_eq!(merged(MajoritySign::Total), [2.5, -1.5, 0.0]);
         assert_eq!(merged(MajoritySign::Frequency), [2.5, -1.5, 0.0]);
         let even: [(&[f32], u64); 2] = [(&[3.0], 0), (&[-4.0], 0)];
-        let frequency =
-            Combination { majority_sign: MajoritySign::Frequency, ..how(Method::Ties, 1.0, 0) };
+        let frequency = Combination { majority_sign: MajoritySign::Frequency, ..how(Method::Ties, 1.0, 0) };
         assert_eq!(merge_factor(&even, &[1.0, 1.0], &frequency), [3.0]);
         assert_eq!(merge_factor(&even, &[1.0, 1.0], &how(Method::Ties, 1.0, 0)), [-4.0]);
     }

@@ -213,7 +213,8 @@ impl ModelFiles {
     /// is tied to, buffers that are computed.
     pub fn unused_tensors(&self) -> Vec<String> {
         let Source::Folder { shards, .. } = &self.source else { return Vec::new() };
-        let used: HashSet<String> = weight_shapes(&self.config).into_iter().map(|weight| weight.name).collect();
+        let used: HashSet<String> =
+            weight_shapes(&self.config).into_iter().map(|weight| weight.name).collect();
         // What bitsandbytes has of a matrix is called after it.
         let part_of_used = |name: &str| {
             let matrix = name.rfind(".weight").map(|at| &name[..at + ".weight".len()]);
