@@ -5,8 +5,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{
-    bench, chat, compare, data, eval, generate, inspect, plan, quantize, report, selfcheck, status, sweep,
-    train,
+    bench, chat, compare, data, eval, generate, inspect, merge, plan, quantize, report, selfcheck, status,
+    sweep, train,
 };
 use crate::config_file::Given;
 use crate::options::DeviceChoice;
@@ -53,6 +53,8 @@ enum Verb {
     Generate(generate::GenerateArgs),
     /// Talk to a model; adapters are swapped without loading it again
     Chat(chat::ChatArgs),
+    /// Write a model folder with adapters added to the weights, which needs no adapter to answer as they do
+    Merge(Box<merge::MergeArgs>),
     /// Write a model folder in 4 or 8 bits, for lorafit and for transformers with bitsandbytes
     Quantize(quantize::QuantizeArgs),
     /// Measure training speed and memory of a model shape on this machine, without any files
@@ -108,6 +110,7 @@ pub fn run() -> anyhow::Result<()> {
         Verb::Report(args) => report::run(args),
         Verb::Generate(args) => generate::run(args),
         Verb::Chat(args) => chat::run(args),
+        Verb::Merge(args) => merge::run(*args),
         Verb::Quantize(args) => quantize::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Selfcheck(args) => selfcheck::run(args),

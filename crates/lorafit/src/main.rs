@@ -16,6 +16,8 @@ mod interrupt;
 mod limits;
 mod memory_args;
 mod memory_table;
+mod merge_inputs;
+mod model_folder;
 mod options;
 mod output;
 mod page;

@@ -157,6 +157,35 @@ impl Plain {
     }
 }
 
+/// How far a large file is written: a bar on a terminal, nothing elsewhere.
+pub struct WriteProgress {
+    bar: ProgressBar,
+}
+
+impl WriteProgress {
+    /// Of `bytes` bytes.
+    pub fn new(quiet: bool, bytes: u64) -> Self {
+        let shown = !quiet && io::stderr().is_terminal();
+        let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(bytes), target);
+        let style = ProgressStyle::with_template(
+            "{bar:24.cyan/dim} {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left",
+        );
+        bar.set_style(style.expect("the template is a constant"));
+        WriteProgress { bar }
+    }
+
+    /// So many more are written.
+    pub fn add(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+
+    /// The bar goes.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 /// For writes whose failure changes nothing.
 fn ignore(_result: io::Result<()>) {}
 

@@ -58,6 +58,7 @@ fn library_hint(error: &(dyn Error + 'static)) -> Option<String> {
         lorafit_model::SourceError,
         lorafit_model::adapter::TargetError,
         lorafit_model::config::ConfigError,
+        lorafit_model::merge::CombineError,
         DeviceError,
         lorafit_train::BenchError,
         lorafit_train::RunError,

@@ -2,15 +2,16 @@
 
 use lorafit_kernels::quant::Format;
 use lorafit_model::adapter::{Adapter, LoraConfig};
-use lorafit_model::weights::{SaveDtype, companions};
+use lorafit_model::weights::SaveDtype;
 use lorafit_model::{
     Config, Distribution, Model, Parameters, RandomWeights, Trainable, WeightModules, WeightSelection,
 };
-use lorafit_train::{Checkpoint, FolderFile, ModelFolder, PlanRequest, RunError};
+use lorafit_train::{Checkpoint, ModelFolder, PlanRequest, RunError};
 
 use crate::command::train::TrainArgs;
 use crate::engine::{Base, open_adapter};
 use crate::memory_args::{ByteSize, RecomputeChoice};
+use crate::model_folder::beside_weights;
 use crate::options::{Init, Method, SaveChoice};
 
 /// The parameters of a run, until they are trained.
@@ -151,25 +152,7 @@ pub fn model_folder(args: &TrainArgs, base: &Base) -> anyhow::Result<ModelFolder
         None if base.model.is_16_bit() => SaveDtype::Bf16,
         None => SaveDtype::F32,
     };
-    let tokenizer = &base.tokenizer;
-    let config = base.weights.plain_config(dtype, tokenizer.bos(), tokenizer.eos())?;
-    let mut files = vec![("config.json".to_owned(), FolderFile::Content(config.into_bytes()))];
-    match base.weights.gguf() {
-        None => {
-            let copy = |(name, path)| (name, FolderFile::Copy(path));
-            files.extend(companions(base.weights.path())?.into_iter().map(copy));
-            if let (Some(_), Some(template)) = (&args.template.template, tokenizer.chat_template()) {
-                files.retain(|(name, _)| !name.ends_with(".jinja"));
-                let content = FolderFile::Content(template.as_bytes().to_vec());
-                files.push(("chat_template.jinja".to_owned(), content));
-            }
-        }
-        Some(_) => {
-            let content = |(name, bytes)| (name, FolderFile::Content(bytes));
-            files.extend(tokenizer.folder_files()?.into_iter().map(content));
-        }
-    }
-    Ok(ModelFolder { dtype, files })
+    beside_weights(&base.weights, Some(&base.tokenizer), &args.template, dtype)
 }
 
 /// What would fit where full fine-tuning as asked for does not, in words.

@@ -11,6 +11,7 @@ mod gradients;
 mod kv_cache;
 mod layers;
 mod load;
+pub mod merge;
 mod model;
 mod parameters;
 mod selection;

@@ -93,6 +93,16 @@ pub enum RunError {
         /// What is left.
         free_bytes: u64,
     },
+    /// The file system has too little space for a model folder.
+    #[error("{}: the model needs {needed_bytes} bytes on disk, {free_bytes} are free", dir.display())]
+    NoSpaceForModel {
+        /// The folder.
+        dir: PathBuf,
+        /// Its files.
+        needed_bytes: u64,
+        /// What is left.
+        free_bytes: u64,
+    },
     /// A checkpoint is damaged.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -139,6 +149,7 @@ impl RunError {
             RunError::NoSpace { .. } => {
                 "make space, choose another --out, or lower --keep-checkpoints".into()
             }
+            RunError::NoSpaceForModel { .. } => "make space, or choose another --out".into(),
             RunError::Checkpoint(_) | RunError::NoCheckpoint { .. } => {
                 "start again with --overwrite; --adapter takes an adapter to start from".into()
             }
@@ -441,11 +452,11 @@ impl RunFolder {
     }
 }
 
-fn io_error(path: &Path) -> impl FnOnce(io::Error) -> RunError + use<> {
+pub(crate) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> RunError + use<> {
     let path = path.to_owned();
     move |source| RunError::Io { path, source }
 }
 
-fn save_error(dir: &Path, source: io::Error, needed_bytes: u64) -> RunError {
+pub(crate) fn save_error(dir: &Path, source: io::Error, needed_bytes: u64) -> RunError {
     RunError::Save { path: dir.to_owned(), source, needed_bytes, free_bytes: free_bytes(dir) }
 }

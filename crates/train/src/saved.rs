@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use lorafit_model::Parameters;
 use lorafit_model::adapter::{self, Adapter};
 use lorafit_model::weights::{SaveDtype, TensorSource, write_tensors};
-use lorafit_model::{Model, Parameters};
 use serde_json::json;
 
-use crate::run::RunInfo;
-use crate::storage::Storage;
+use crate::run::{RunError, RunInfo, io_error, save_error};
+use crate::storage::{Disk, Storage, free_bytes};
 
 /// The weights in a checkpoint.
 pub(crate) const TRAINED: &str = "weights.safetensors";
@@ -73,9 +73,12 @@ fn of_adapter<'a>(adapter: &'a Adapter, base_model: &str) -> Vec<SavedFile<'a>> 
     ]
 }
 
+/// The tensors of a model, made anew each time they are asked for.
+pub type Tensors<'a> = dyn Fn() -> Vec<TensorSource<'a>> + 'a;
+
 /// The files of a model folder: shards of at most `shard_bytes`, an index where there are several, and `folder`'s.
-fn of_model<'a>(model: &'a Model, folder: &'a ModelFolder, shard_bytes: u64) -> Vec<SavedFile<'a>> {
-    let sources = model.sources(folder.dtype);
+fn of_tensors<'a>(tensors: &'a Tensors<'a>, folder: &'a ModelFolder, shard_bytes: u64) -> Vec<SavedFile<'a>> {
+    let sources = tensors();
     let mut shards: Vec<Vec<&str>> = vec![Vec::new()];
     let mut held = 0;
     for source in &sources {
@@ -106,7 +109,7 @@ fn of_model<'a>(model: &'a Model, folder: &'a ModelFolder, shard_bytes: u64) -> 
     for (i, names) in shards.into_iter().enumerate() {
         let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
         let tensors = move || {
-            let all = model.sources(folder.dtype).into_iter();
+            let all = tensors().into_iter();
             all.filter(|source| names.contains(&source.name)).collect()
         };
         files.push(SavedFile { name: name(i), content: Content::Tensors(Box::new(tensors)) });
@@ -163,28 +166,101 @@ pub(crate) fn save_result(
             let mut files = of_adapter(adapter, &info.base_model).into_iter();
             files.try_for_each(|file| storage.replace_with(&dir.join(&file.name), &mut |out| file.write(out)))
         }
-        Parameters::Weights(model) => save_model(storage, model_dir, model, &info.folder, SHARD_BYTES),
+        Parameters::Weights(model) => {
+            let tensors = || model.sources(info.folder.dtype);
+            save_model(storage, model_dir, &tensors, &info.folder, SHARD_BYTES, &mut |_| Ok(()))
+        }
     }
 }
 
-fn save_model(
+/// Bytes that a model folder takes, about: its tensors and the files beside them.
+///
+/// # Errors
+/// A file that is to be copied and is not there.
+pub fn model_folder_bytes(tensors: &Tensors<'_>, folder: &ModelFolder) -> Result<u64, RunError> {
+    let mut bytes = tensors().iter().map(TensorSource::bytes).sum();
+    for (_, file) in &folder.files {
+        bytes += match file {
+            FolderFile::Content(content) => content.len() as u64,
+            FolderFile::Copy(path) => std::fs::metadata(path).map_err(io_error(path))?.len(),
+        };
+    }
+    Ok(bytes)
+}
+
+/// Writes a model folder in place of `dir`, which is as it was until the new one is whole: a killed process leaves
+/// `dir.partial`, an error nothing. `watch` is told the bytes that were written as it goes on, and its error ends it.
+///
+/// # Errors
+/// Too little space, told before anything is written; a file that cannot be written; what `watch` gives.
+pub fn write_model_folder<'a>(
+    dir: &Path,
+    tensors: &'a Tensors<'a>,
+    folder: &'a ModelFolder,
+    shard_bytes: u64,
+    watch: &mut Watch<'_>,
+) -> Result<(), RunError> {
+    let needed_bytes = model_folder_bytes(tensors, folder)?;
+    check_space(dir, needed_bytes, free_bytes(dir))?;
+    save_model(&Disk, dir, tensors, folder, shard_bytes, watch)
+        .map_err(|source| save_error(dir, source, needed_bytes))
+}
+
+fn check_space(dir: &Path, needed_bytes: u64, free_bytes: Option<u64>) -> Result<(), RunError> {
+    match free_bytes {
+        Some(free_bytes) if free_bytes < needed_bytes => {
+            Err(RunError::NoSpaceForModel { dir: dir.to_owned(), needed_bytes, free_bytes })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Is told how many bytes more were written.
+pub type Watch<'a> = dyn FnMut(u64) -> io::Result<()> + 'a;
+
+/// A file whose bytes are told.
+struct Watched<'a, 'b> {
+    out: &'a mut dyn Write,
+    watch: &'a mut Watch<'b>,
+}
+
+impl Write for Watched<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        (self.watch)(written as u64)?;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// A name beside `dir`.
+fn beside(dir: &Path, extension: &str) -> PathBuf {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    dir.with_file_name(format!("{name}.{extension}"))
+}
+
+fn save_model<'a>(
     storage: &dyn Storage,
     dir: &Path,
-    model: &Model,
-    folder: &ModelFolder,
+    tensors: &'a Tensors<'a>,
+    folder: &'a ModelFolder,
     shard_bytes: u64,
+    watch: &mut Watch<'_>,
 ) -> io::Result<()> {
-    let (partial, old) = (dir.with_extension("partial"), dir.with_extension("old.partial"));
+    let (partial, old) = (beside(dir, "partial"), beside(dir, "old.partial"));
     let remove = |dir: &Path| if dir.exists() { storage.remove_dir_all(dir) } else { Ok(()) };
-    let write = || {
+    let mut write = || {
         remove(&partial)?;
         storage.create_dir_all(&partial)?;
-        for file in of_model(model, folder, shard_bytes) {
+        for file in of_tensors(tensors, folder, shard_bytes) {
             let path = partial.join(&file.name);
             if let Some(folder) = path.parent().filter(|folder| *folder != partial) {
                 storage.create_dir_all(folder)?;
             }
-            storage.write_with(&path, &mut |out| file.write(out))?;
+            storage.write_with(&path, &mut |out| file.write(&mut Watched { out, watch: &mut *watch }))?;
         }
         storage.sync_dir(&partial)?;
         if dir.exists() {
@@ -198,4 +274,91 @@ fn save_model(
     // That it fails is told; what is left over is removed, as is what was replaced.
     let _ = remove(&partial).and_then(|()| if dir.exists() { remove(&old) } else { Ok(()) });
     written
+}
+
+#[cfg(test)]
+mod tests {
+    use lorafit_model::weights::TensorData;
+
+    use super::*;
+
+    fn tensors<'a>() -> Vec<TensorSource<'a>> {
+        let tensor = |name: &str, len: usize| TensorSource {
+            name: name.to_owned(),
+            shape: vec![len],
+            data: TensorData::f32(|range, out| range.zip(out).for_each(|(i, out)| *out = i as f32)),
+        };
+        vec![tensor("a", 10), tensor("b", 30), tensor("c", 5)]
+    }
+
+    fn folder() -> ModelFolder {
+        let file = FolderFile::Content(b"{}".to_vec());
+        ModelFolder { dtype: SaveDtype::F32, files: vec![("config.json".to_owned(), file)] }
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(dir).expect("a folder").flatten();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_model_is_cut_into_shards_with_an_index() {
+        let place = tempfile::tempdir().expect("a folder");
+        let dir = place.path().join("model.v1");
+        let mut told = 0;
+        let mut watch = |bytes| {
+            told += bytes;
+            Ok(())
+        };
+        write_model_folder(&dir, &tensors, &folder(), 100, &mut watch).expect("written");
+        let shard = |i: usize| format!("model-{i:05}-of-00003.safetensors");
+        assert_eq!(
+            names(&dir),
+            [
+                "config.json".to_owned(),
+                shard(1),
+                shard(2),
+                shard(3),
+                "model.safetensors.index.json".to_owned()
+            ]
+        );
+        let index = std::fs::read(dir.join("model.safetensors.index.json")).expect("an index");
+        let index: serde_json::Value = serde_json::from_slice(&index).expect("JSON");
+        assert_eq!(index["metadata"]["total_size"], 180);
+        assert_eq!(index["weight_map"], json!({"a": shard(1), "b": shard(2), "c": shard(3)}));
+        let bytes: u64 = names(&dir).iter().map(|n| dir.join(n).metadata().expect("there").len()).sum();
+        assert_eq!(told, bytes);
+    }
+
+    #[test]
+    fn an_error_leaves_what_was_there_and_nothing_else() {
+        let place = tempfile::tempdir().expect("a folder");
+        let dir = place.path().join("model");
+        let mut whole = |_| Ok(());
+        write_model_folder(&dir, &tensors, &folder(), 1 << 20, &mut whole).expect("written");
+        let before = std::fs::read(dir.join("model.safetensors")).expect("a model");
+        for stop in [0, 150, 400] {
+            let mut told = 0;
+            let mut watch = |bytes| {
+                told += bytes;
+                if told > stop { Err(io::Error::other("enough")) } else { Ok(()) }
+            };
+            let error = write_model_folder(&dir, &tensors, &folder(), 100, &mut watch).expect_err("stopped");
+            assert!(error.to_string().contains("enough"), "{error}");
+            assert_eq!(names(place.path()), ["model"]);
+            assert!(std::fs::read(dir.join("model.safetensors")).expect("a model") == before);
+        }
+    }
+
+    #[test]
+    fn missing_space_is_told_with_both_numbers() {
+        let dir = Path::new("out");
+        let error = check_space(dir, 181, Some(180)).expect_err("too little").to_string();
+        assert_eq!(error, "out: the model needs 181 bytes on disk, 180 are free");
+        assert!(check_space(dir, 181, Some(181)).is_ok() && check_space(dir, 181, None).is_ok());
+        assert!(model_folder_bytes(&tensors, &folder()).expect("counted") == 182);
+    }
 }

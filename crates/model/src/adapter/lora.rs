@@ -282,6 +282,20 @@ impl Adapter {
         Some((&mut group.a, part))
     }
 
+    /// The factors of an adapted projection.
+    pub(crate) fn factors(&self, layer: usize, module: Module) -> Option<(&LoraGroup, &LoraPart)> {
+        let site = module.site();
+        let projection = site.modules().iter().position(|&m| m == module)?;
+        let group = self.layers.get(layer)?[site as usize].as_ref()?;
+        Some((group, group.part_of(projection)?))
+    }
+
+    /// Sets `B` of a projection, transposed as it is kept, `[rank, out]`.
+    pub(crate) fn write_b_t(&mut self, shape: &PartShape, values: &[f32]) {
+        let (_, part) = self.part_mut(shape.layer, shape.module).expect("the projection is adapted");
+        part.b_t.write(0, values);
+    }
+
     /// Sets `A` of a projection, `[rank, in]`.
     pub(crate) fn write_a(&mut self, shape: &PartShape, inputs: usize, values: &[f32]) {
         let (a, part) = self.part_mut(shape.layer, shape.module).expect("the projection is adapted");

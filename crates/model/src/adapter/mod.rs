@@ -13,9 +13,10 @@ mod targets;
 pub use factors::{AdapterFile, Factors};
 pub use lora::module_shape;
 pub use lora::{Adapter, LoraConfig};
-pub(crate) use lora::{GroupGradients, LoraGroup};
+pub(crate) use lora::{GroupGradients, LoraGroup, LoraPart, PartShape};
 pub use peft::{
     CONFIG_FILE, NamedTensor, WEIGHTS_FILE, config_file, from_bytes, load, load_over, named_tensors, save,
     sources,
 };
+pub(crate) use targets::path_pattern;
 pub use targets::{LayerRange, Module, Site, TargetError, Targets};

@@ -8,6 +8,7 @@ mod gguf_writer;
 mod safetensors;
 mod stream;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use lorafit_kernels::quant::Format;
@@ -22,9 +23,11 @@ pub(crate) use gguf::split_parts;
 pub(crate) use gguf_writer::{GgufData, GgufEntry, GgufTensor, write_gguf};
 pub use stream::{SaveDtype, TensorData, TensorReader, TensorSource, Values, write_tensors};
 
+use crate::adapter::{Module, module_shape};
 use crate::config::{Config, ConfigError};
 use crate::error::FileError;
 use crate::load::BaseQuantization;
+use crate::shapes::weight_shapes;
 use safetensors::Shards;
 pub(crate) use safetensors::{header_error, read_header};
 
@@ -35,6 +38,15 @@ pub(crate) struct StoredTensor {
     pub shape: Vec<usize>,
     pub format: Format,
     pub data: SharedBytes,
+}
+
+/// How the projections of a model are stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BaseStorage {
+    /// As numbers of this type, the first one's where they differ.
+    Float(SaveDtype),
+    /// In fewer bits, in the format of this name.
+    Quantized(String),
 }
 
 /// A model's configuration and weights, mapped from its files.
@@ -155,13 +167,63 @@ impl ModelFiles {
     /// Whether bitsandbytes quantised the matrices of the folder, which cannot be quantised again.
     pub fn is_quantized(&self) -> bool {
         let name = "model.layers.0.self_attn.q_proj.weight";
-        let (rows, cols) = crate::adapter::module_shape(&self.config, crate::adapter::Module::QProj);
+        let (rows, cols) = module_shape(&self.config, Module::QProj);
         match &self.source {
             Source::Folder { shards, .. } => {
                 matches!(bitsandbytes::weight(shards, name, rows, cols), Ok(Some(Ok(_))))
             }
             Source::Gguf(_) => false,
         }
+    }
+
+    /// How the model's projections are stored, the first that is quantised deciding.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::weight`].
+    pub fn storage(&self) -> Result<BaseStorage, FileError> {
+        let mut first = None;
+        for layer in 0..self.config.num_hidden_layers {
+            for module in Module::ALL {
+                let (rows, cols) = module_shape(&self.config, module);
+                let weight = self.weight(&format!("{}.weight", module.path(layer)), rows, cols)?;
+                let quantized = match (weight.format(), weight.four_bit()) {
+                    (Some(format), _) => match SaveDtype::of(format) {
+                        Some(dtype) => {
+                            first = first.or(Some(dtype));
+                            continue;
+                        }
+                        None => format!("{format}"),
+                    },
+                    (None, Some(data)) => format!("{} of bitsandbytes", data.code.name()),
+                    (None, None) => "int8 of bitsandbytes".to_owned(),
+                };
+                return Ok(BaseStorage::Quantized(quantized));
+            }
+        }
+        Ok(BaseStorage::Float(first.unwrap_or_default()))
+    }
+
+    /// How the vector `name` is stored.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::weight`].
+    pub(crate) fn vector_format(&self, name: &str, len: usize) -> Result<Format, FileError> {
+        Ok(self.tensor(name, &[len])?.format)
+    }
+
+    /// Names of tensors of a folder that are no weights of the model, or none that is used: the head beside an embedding it
+    /// is tied to, buffers that are computed.
+    pub fn unused_tensors(&self) -> Vec<String> {
+        let Source::Folder { shards, .. } = &self.source else { return Vec::new() };
+        let used: HashSet<String> =
+            weight_shapes(&self.config).into_iter().map(|weight| weight.name).collect();
+        // What bitsandbytes has of a matrix is called after it.
+        let part_of_used = |name: &str| {
+            let matrix = name.rfind(".weight").map(|at| &name[..at + ".weight".len()]);
+            let module = name.strip_suffix("SCB").map(|module| format!("{module}weight"));
+            matrix.is_some_and(|matrix| used.contains(matrix)) || module.is_some_and(|m| used.contains(&m))
+        };
+        shards.names().into_iter().filter(|name| !used.contains(name) && !part_of_used(name)).collect()
     }
 
     /// The files that decide what the model computes: its configuration and weights.

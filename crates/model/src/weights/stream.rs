@@ -7,11 +7,16 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path;
 
-use half::bf16;
+use half::{bf16, f16};
+use lorafit_kernels::SharedBytes;
+use lorafit_kernels::quant::Format;
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 /// Values of a piece.
 const PIECE: usize = 1 << 20;
+/// Values that a thread encodes at a time.
+const PARALLEL: usize = 1 << 15;
 /// A longer header is damage.
 const MAX_HEADER_BYTES: u64 = 64 << 20;
 
@@ -23,14 +28,26 @@ pub enum SaveDtype {
     F32,
     /// Rounded to the nearest, to even where two are.
     Bf16,
+    /// Rounded likewise. A value beyond 65504 is an error, not infinite.
+    F16,
 }
 
 impl SaveDtype {
+    /// The type of values stored in `format`, unless it is a quantised one.
+    pub fn of(format: Format) -> Option<Self> {
+        match format {
+            Format::F32 => Some(SaveDtype::F32),
+            Format::F16 => Some(SaveDtype::F16),
+            Format::BF16 => Some(SaveDtype::Bf16),
+            _ => None,
+        }
+    }
+
     /// Bytes of a value.
     pub fn bytes(self) -> u64 {
         match self {
             SaveDtype::F32 => 4,
-            SaveDtype::Bf16 => 2,
+            SaveDtype::Bf16 | SaveDtype::F16 => 2,
         }
     }
 
@@ -39,7 +56,37 @@ impl SaveDtype {
         match self {
             SaveDtype::F32 => "float32",
             SaveDtype::Bf16 => "bfloat16",
+            SaveDtype::F16 => "float16",
         }
+    }
+
+    /// `values` as a file has them, in `bytes`.
+    ///
+    /// # Errors
+    /// The index of a value that the type has no number for, though it is one.
+    fn encode(self, values: &[f32], bytes: &mut [u8]) -> Result<(), usize> {
+        match self {
+            SaveDtype::F32 => {
+                let bytes = bytes.as_chunks_mut::<4>().0;
+                bytes.iter_mut().zip(values).for_each(|(to, v)| *to = v.to_le_bytes());
+            }
+            SaveDtype::Bf16 => {
+                let bytes = bytes.as_chunks_mut::<2>().0;
+                bytes.iter_mut().zip(values).for_each(|(to, v)| *to = bf16::from_f32(*v).to_le_bytes());
+            }
+            SaveDtype::F16 => {
+                let mut beyond = None;
+                for (i, (to, v)) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(values).enumerate() {
+                    let rounded = f16::from_f32(*v);
+                    *to = rounded.to_le_bytes();
+                    if rounded.is_infinite() && v.is_finite() {
+                        beyond = beyond.or(Some(i));
+                    }
+                }
+                return beyond.map_or(Ok(()), Err);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -50,6 +97,8 @@ pub type Values<'a> = Box<dyn Fn(Range<usize>, &mut [f32]) + 'a>;
 pub enum TensorData<'a> {
     /// Numbers.
     Floats(SaveDtype, Values<'a>),
+    /// Numbers of this type, as another file has them. Of mapped bytes no page is held afterwards.
+    Stored(SaveDtype, SharedBytes),
     /// Bytes, of dtype U8, asked for when they are written.
     Bytes(Box<dyn Fn() -> Cow<'a, [u8]> + 'a>),
 }
@@ -76,15 +125,18 @@ impl TensorSource<'_> {
     pub fn bytes(&self) -> u64 {
         let values: usize = self.shape.iter().product();
         match &self.data {
-            TensorData::Floats(dtype, _) => dtype.bytes() * values as u64,
+            TensorData::Floats(dtype, _) | TensorData::Stored(dtype, _) => dtype.bytes() * values as u64,
             TensorData::Bytes(_) => values as u64,
         }
     }
 
     fn dtype(&self) -> Dtype {
         match &self.data {
-            TensorData::Floats(SaveDtype::F32, _) => Dtype::F32,
-            TensorData::Floats(SaveDtype::Bf16, _) => Dtype::BF16,
+            TensorData::Floats(dtype, _) | TensorData::Stored(dtype, _) => match dtype {
+                SaveDtype::F32 => Dtype::F32,
+                SaveDtype::Bf16 => Dtype::BF16,
+                SaveDtype::F16 => Dtype::F16,
+            },
             TensorData::Bytes(_) => Dtype::U8,
         }
     }
@@ -92,23 +144,47 @@ impl TensorSource<'_> {
     fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let (dtype, values) = match &self.data {
             TensorData::Bytes(bytes) => return out.write_all(&bytes()),
+            TensorData::Stored(_, bytes) => return write_shared(out, bytes),
             TensorData::Floats(dtype, values) => (*dtype, values),
         };
         let len: usize = self.shape.iter().product();
         let mut piece = vec![0.0; PIECE.min(len)];
-        let mut bytes = Vec::with_capacity(piece.len() * dtype.bytes() as usize);
+        let width = dtype.bytes() as usize;
+        let mut bytes = vec![0; width * piece.len()];
         for start in (0..len).step_by(PIECE) {
             let piece = &mut piece[..PIECE.min(len - start)];
             values(start..start + piece.len(), piece);
-            bytes.clear();
-            match dtype {
-                SaveDtype::F32 => bytes.extend(piece.iter().flat_map(|v| v.to_le_bytes())),
-                SaveDtype::Bf16 => bytes.extend(piece.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes())),
+            let bytes = &mut bytes[..width * piece.len()];
+            let parts = piece.par_chunks(PARALLEL).zip(bytes.par_chunks_mut(width * PARALLEL)).enumerate();
+            let encoded = parts.map(|(part, (values, bytes))| {
+                dtype.encode(values, bytes).map_err(|at| (start + part * PARALLEL + at, values[at]))
+            });
+            // The first such value, whichever thread came to one first.
+            if let Some((at, value)) = encoded.filter_map(Result::err).min_by_key(|(at, _)| *at) {
+                return Err(self.beyond(dtype, at, value));
             }
-            out.write_all(&bytes)?;
+            out.write_all(bytes)?;
         }
         Ok(())
     }
+
+    fn beyond(&self, dtype: SaveDtype, at: usize, value: f32) -> io::Error {
+        let cols = self.shape.last().copied().unwrap_or(1).max(1);
+        let (name, dtype, row, col) = (&self.name, dtype.name(), at / cols, at % cols);
+        let problem = format!("{name}: the value {value} in row {row}, column {col} is beyond {dtype}");
+        io::Error::new(io::ErrorKind::InvalidData, problem)
+    }
+}
+
+/// Writes bytes that may be mapped, and gives their pages back.
+fn write_shared(out: &mut dyn Write, bytes: &SharedBytes) -> io::Result<()> {
+    const PART: usize = 4 << 20;
+    for start in (0..bytes.len()).step_by(PART) {
+        let part = bytes.slice(start..(start + PART).min(bytes.len())).expect("within the bytes");
+        out.write_all(part.as_slice())?;
+        part.release();
+    }
+    Ok(())
 }
 
 /// Writes a safetensors file, in the order of the format's own writer: wider types first, then by name. `metadata` is
@@ -267,13 +343,18 @@ mod tests {
             source("b", &[3], TensorData::Bytes(Box::new(|| Cow::Borrowed(&codes)))),
             source("c", &[PIECE + 5], floats(SaveDtype::Bf16)),
             source("d", &[1, PIECE + 5], floats(SaveDtype::F32)),
+            source("e", &[PIECE + 5], floats(SaveDtype::F16)),
+            source("f", &[2], TensorData::Stored(SaveDtype::F16, SharedBytes::from_vec(vec![1, 2, 3, 4]))),
             source("a", &[2, 2], floats(SaveDtype::F32)),
         ];
         write_tensors(&mut found, sources).expect("written");
 
         let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
         let narrow = long.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect();
+        let half = long.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect();
         let tensors = [
+            ("e", Tensor(Dtype::F16, vec![PIECE + 5], half)),
+            ("f", Tensor(Dtype::F16, vec![2], vec![1, 2, 3, 4])),
             ("a", Tensor(Dtype::F32, vec![2, 2], bytes(&long[..4]))),
             ("b", Tensor(Dtype::U8, vec![3], codes.to_vec())),
             ("c", Tensor(Dtype::BF16, vec![PIECE + 5], narrow)),
@@ -292,10 +373,20 @@ mod tests {
             |first: usize, values: &[f32]| read[first..first + values.len()].copy_from_slice(values);
         reader.read_floats("d", &[1, PIECE + 5], &mut take).expect("read");
         assert!(read == long);
-        assert_eq!((reader.tensors(), reader.read_bytes("b", 3).expect("read")), (4, codes.to_vec()));
+        assert_eq!((reader.tensors(), reader.read_bytes("b", 3).expect("read")), (6, codes.to_vec()));
         let error = reader.read_bytes("a", 16).expect_err("refused");
         assert_eq!(error, "a is F32 [2, 2], the run needs U8 [16]");
         std::fs::write(&path, &found[..found.len() - 1]).expect("written");
         assert!(TensorReader::open(&path).expect_err("cut off").contains("its header says"));
+    }
+    #[test]
+    fn a_value_beyond_half_precision_is_an_error_that_names_its_place() {
+        let values = |range: Range<usize>, out: &mut [f32]| {
+            range.zip(out).for_each(|(i, out)| *out = if i >= 40_001 { 70_000.0 } else { 1.0 });
+        };
+        let data = TensorData::Floats(SaveDtype::F16, Box::new(values));
+        let tensor = TensorSource { name: "x".to_owned(), shape: vec![5, 10_000], data };
+        let error = write_tensors(&mut Vec::new(), vec![tensor]).expect_err("refused");
+        assert_eq!(error.to_string(), "x: the value 70000 in row 4, column 1 is beyond float16");
     }
 }

@@ -1,0 +1,227 @@
+//! What `merge` is given and leaves beside weights: adapters with weights, where it writes, what was merged before.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use lorafit_model::Config;
+use lorafit_model::adapter::WEIGHTS_FILE;
+use lorafit_model::weights::ModelFiles;
+use lorafit_train::hash_files;
+use serde_json::{Value, json};
+
+use crate::report_error::CliError;
+
+/// The file of a merged folder that says what was merged.
+pub const MANIFEST: &str = "merge.json";
+/// A longer one is not of this program.
+const MAX_MANIFEST_BYTES: u64 = 1 << 20;
+
+/// `DIR` or `DIR:WEIGHT`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterArg {
+    /// The adapter's folder.
+    pub dir: PathBuf,
+    /// What its update is multiplied by.
+    pub weight: f64,
+}
+
+impl FromStr for AdapterArg {
+    type Err = CliError;
+
+    /// A folder that has such a name goes first.
+    fn from_str(text: &str) -> Result<Self, CliError> {
+        let split = text.rsplit_once(':').filter(|_| !Path::new(text).exists());
+        let Some((dir, number)) = split else { return Ok(AdapterArg { dir: text.into(), weight: 1.0 }) };
+        let wrong = |rule: &str| {
+            Err(CliError::usage(format!("--adapter {text}: the weight `{number}` {rule}"))
+                .hint("a weight is a number such as 0.5, behind the last colon"))
+        };
+        match number.parse::<f64>() {
+            Ok(weight) if weight.is_finite() && weight != 0.0 => Ok(AdapterArg { dir: dir.into(), weight }),
+            Ok(_) => wrong("must be finite and not 0"),
+            Err(_) if Path::new(dir).exists() => wrong("is not a number"),
+            Err(_) => Ok(AdapterArg { dir: text.into(), weight: 1.0 }),
+        }
+    }
+}
+
+/// The whole path of the folder to write.
+///
+/// # Errors
+/// A folder that is read, is a file, is not empty, or holds more than a model where it is to be replaced.
+pub fn whole_out(out: &Path, read: &[&Path], overwrite: bool) -> anyhow::Result<PathBuf> {
+    let told = out.display();
+    let whole = std::path::absolute(out)?;
+    if whole.file_name().is_none() {
+        return Err(CliError::usage(format!("--out {told}: a folder with a name is needed")).into());
+    }
+    let Ok(real) = whole.canonicalize() else { return Ok(whole) };
+    if let Some(same) = read.iter().find(|path| path.canonicalize().is_ok_and(|path| path == real)) {
+        return Err(CliError::usage(format!("--out {told} is {}, which is read", same.display()))
+            .hint("choose another --out")
+            .into());
+    }
+    if !whole.is_dir() {
+        return Err(CliError::usage(format!("--out {told} is a file")).hint("choose another --out").into());
+    }
+    let entries = fs::read_dir(&whole)?.flatten();
+    let names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    match names.iter().find(|name| !of_model(name)) {
+        _ if names.is_empty() => Ok(whole),
+        None if overwrite && names.iter().any(|name| name == "config.json") => Ok(whole),
+        _ if !overwrite => Err(CliError::new(format!("{told} is not empty"))
+            .hint("choose another --out, or replace the model that it holds with --overwrite")
+            .into()),
+        Some(other) => Err(CliError::new(format!("{told} has {other}, which is no file of a model folder"))
+            .hint("--overwrite replaces model folders only: choose another --out")
+            .into()),
+        None => Err(CliError::new(format!("{told} has no config.json, so it is no model folder"))
+            .hint("--overwrite replaces model folders only: choose another --out")
+            .into()),
+    }
+}
+
+/// Whether a model folder has files of this name.
+fn of_model(name: &str) -> bool {
+    let ending =
+        [".safetensors", ".json", ".jinja", ".txt", ".model", ".md"].iter().any(|e| name.ends_with(e));
+    let whole = ["LICENSE", ".gitattributes", "additional_chat_templates"].contains(&name);
+    !name.starts_with("adapter_") && (ending || whole)
+}
+
+/// Refuses to merge what was trained over one model into another of another shape.
+///
+/// # Errors
+/// The first number that differs.
+pub fn check_same_shape(original: (&str, &Config), model: (&str, &Config)) -> Result<(), CliError> {
+    let numbers = |config: &Config| {
+        [
+            ("hidden size", config.hidden_size),
+            ("layers", config.num_hidden_layers),
+            ("attention heads", config.num_attention_heads),
+            ("key-value heads", config.num_key_value_heads),
+            ("head size", config.head_dim),
+            ("intermediate size", config.intermediate_size),
+            ("vocabulary", config.vocab_size),
+        ]
+    };
+    let mut pairs = numbers(original.1).into_iter().zip(numbers(model.1));
+    match pairs.find(|(a, b)| a != b) {
+        None => Ok(()),
+        Some(((what, found), (_, expected))) => Err(CliError::new(format!(
+            "--base {}: {what} {found}, but {} has {expected}",
+            original.0, model.0
+        ))
+        .hint("--base is the model that --model was quantised from")),
+    }
+}
+
+/// The hash that an adapter is known by: of its factors.
+pub fn adapter_hash(dir: &Path) -> anyhow::Result<String> {
+    Ok(hash_files(&[dir.join(WEIGHTS_FILE)])?)
+}
+
+/// What was merged into a model before.
+fn merged_adapters(files: &ModelFiles) -> Vec<Value> {
+    let path = files.path().join(MANIFEST);
+    let small = fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() <= MAX_MANIFEST_BYTES);
+    let text = small.then(|| fs::read_to_string(&path).ok()).flatten();
+    let json: Option<Value> = text.and_then(|text| serde_json::from_str(&text).ok());
+    json.and_then(|json| json.get("adapters")?.as_array().cloned()).unwrap_or_default()
+}
+
+/// Whether the adapter with this hash was merged into the model before.
+pub fn merged_before(files: &ModelFiles, hash: &str) -> bool {
+    merged_adapters(files).iter().any(|adapter| adapter["hash"].as_str() == Some(hash))
+}
+
+/// The content of [`MANIFEST`].
+pub fn manifest(
+    files: &ModelFiles,
+    adapters: &[AdapterArg],
+    merged_into: &str,
+    method: Option<String>,
+) -> anyhow::Result<Vec<u8>> {
+    let mut merged = merged_adapters(files);
+    for AdapterArg { dir, weight } in adapters {
+        merged.push(json!({"adapter": dir, "weight": weight, "hash": adapter_hash(dir)?}));
+    }
+    let json = json!({
+        "program": concat!("lorafit ", env!("CARGO_PKG_VERSION")),
+        "base": files.name(),
+        "merged_into": merged_into,
+        "method": method,
+        "adapters": merged,
+    });
+    let mut text = serde_json::to_vec_pretty(&json).expect("plain values");
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// What the run that made an adapter says of its base.
+pub struct Trained {
+    /// `--quant`, with what belongs to it, as it is typed.
+    pub quant: Option<String>,
+    /// `--template`.
+    pub template: Option<String>,
+}
+
+impl Trained {
+    /// Of the adapter in `dir`, which is a run's folder, its `best` or a checkpoint; `None` where no run is told of.
+    pub fn of(dir: &Path) -> Option<Self> {
+        let dir = dir.canonicalize().ok()?;
+        let config = dir.ancestors().take(3).map(|dir| dir.join("config.toml"));
+        let text = config.into_iter().find_map(|path| {
+            let small =
+                fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() <= MAX_MANIFEST_BYTES);
+            small.then(|| fs::read_to_string(&path).ok()).flatten()
+        })?;
+        let config: toml::Table = text.parse().ok()?;
+        let word = |key: &str| config.get(key)?.as_str().map(str::to_owned);
+        let is_set = |key: &str| config.get(key).and_then(toml::Value::as_bool) == Some(true);
+        let quant = word("quant").map(|mut quant| {
+            if is_set("double-quant") {
+                quant += " --double-quant";
+            }
+            quant
+        });
+        Some(Trained { quant, template: word("template") })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weight_is_behind_the_last_colon_and_a_folder_of_that_name_goes_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let adapter = dir.path().join("a");
+        fs::create_dir(&adapter).unwrap();
+        let read = |text: &str| {
+            let text = format!("{}{text}", adapter.display());
+            text.parse::<AdapterArg>().map(|arg| (arg.dir, arg.weight)).map_err(|e| e.to_string())
+        };
+        assert_eq!(read(""), Ok((adapter.clone(), 1.0)));
+        assert_eq!(read(":0.5"), Ok((adapter.clone(), 0.5)));
+        assert_eq!(read(":-1e0"), Ok((adapter.clone(), -1.0)));
+        assert!(read(":half").unwrap_err().contains("`half` is not a number"));
+        for text in [":0", ":inf", ":NaN"] {
+            assert!(read(text).unwrap_err().contains("must be finite and not 0"), "{text}");
+        }
+        let named = dir.path().join("a:2");
+        fs::create_dir(&named).unwrap();
+        assert_eq!(read(":2"), Ok((named, 1.0)));
+    }
+
+    #[test]
+    fn only_model_folders_are_replaced() {
+        for name in ["config.json", "model-00001-of-00002.safetensors", "chat_template.jinja", MANIFEST] {
+            assert!(of_model(name), "{name}");
+        }
+        for name in ["adapter_config.json", "adapter_model.safetensors", "thesis.docx", "x.gguf", "best"] {
+            assert!(!of_model(name), "{name}");
+        }
+    }
+}

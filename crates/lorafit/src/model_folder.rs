@@ -1,0 +1,38 @@
+//! What goes beside the weights of a model that is written, whatever its base was.
+
+use lorafit_data::Tokenizer;
+use lorafit_model::weights::{ModelFiles, SaveDtype, companions};
+use lorafit_train::{FolderFile, ModelFolder};
+
+use crate::base_args::TemplateArgs;
+
+/// The configuration, tokenizer, template and generation settings of `files`, for weights in `dtype`: a folder's own, or
+/// those that a GGUF file says; with the chat template of `tokenizer` where `template` asks for another.
+pub fn beside_weights(
+    files: &ModelFiles,
+    tokenizer: Option<&Tokenizer>,
+    template: &TemplateArgs,
+    dtype: SaveDtype,
+) -> anyhow::Result<ModelFolder> {
+    let (bos, eos) = (tokenizer.and_then(Tokenizer::bos), tokenizer.and_then(Tokenizer::eos));
+    let config = files.plain_config(dtype, bos, eos)?;
+    let mut beside = vec![("config.json".to_owned(), FolderFile::Content(config.into_bytes()))];
+    match files.gguf() {
+        None => {
+            let copy = |(name, path)| (name, FolderFile::Copy(path));
+            beside.extend(companions(files.path())?.into_iter().map(copy));
+            let asked = template.template.as_ref().and(tokenizer).and_then(Tokenizer::chat_template);
+            if let Some(template) = asked {
+                beside.retain(|(name, _)| !name.ends_with(".jinja"));
+                let content = FolderFile::Content(template.as_bytes().to_vec());
+                beside.push(("chat_template.jinja".to_owned(), content));
+            }
+        }
+        Some(_) => {
+            let content = |(name, bytes)| (name, FolderFile::Content(bytes));
+            let of_tokenizer = tokenizer.map(Tokenizer::folder_files).transpose()?.unwrap_or_default();
+            beside.extend(of_tokenizer.into_iter().map(content));
+        }
+    }
+    Ok(ModelFolder { dtype, files: beside })
+}

@@ -1,0 +1,228 @@
+//! An adapter added to the weights of its base: `W' = W + scale * B A` for every projection that it adapts.
+//!
+//! `B A` is summed in f32 by the matrix product and added to the decoded f32 value; the sum is rounded once, to the nearest
+//! value of the type that is written, to even where two are. Source: Hu et al. 2021, section 4.1; PEFT's
+//! `merge_and_unload` computes the same for a base in f32. Several adapters become one first ([`combine`]).
+//!
+//! Nothing is merged before it is written: [`Merged::sources`] computes rows as a file asks for them, so that beside the
+//! factors a few megabytes are held, and pages of the base that were read are given back.
+
+mod combine;
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use lorafit_kernels::ops::matmul::{self, Product, Right, Term, View};
+use lorafit_kernels::{Device, Tensor, Weight};
+use rayon::prelude::*;
+
+pub use combine::{Combination, CombineError, MajoritySign, Method, Weighted, combine};
+
+use crate::adapter::{Adapter, LoraGroup, LoraPart, Module, module_shape};
+use crate::error::FileError;
+use crate::shapes::weight_shapes;
+use crate::weights::{BaseStorage, ModelFiles, SaveDtype, TensorData, TensorSource};
+
+/// Values that a thread adds at a time.
+const PARALLEL: usize = 1 << 15;
+
+/// The weights of a model with an adapter added, by checkpoint name.
+#[derive(Debug)]
+pub struct Merged<'a> {
+    tensors: Vec<MergedTensor<'a>>,
+}
+
+#[derive(Debug)]
+struct MergedTensor<'a> {
+    name: String,
+    shape: Vec<usize>,
+    dtype: SaveDtype,
+    values: Values<'a>,
+}
+
+#[derive(Debug)]
+enum Values<'a> {
+    Vector(Vec<f32>),
+    Matrix(Weight),
+    Adapted(Adapted<'a>),
+}
+
+/// A projection and its factors.
+#[derive(Debug)]
+struct Adapted<'a> {
+    weight: Weight,
+    group: &'a LoraGroup,
+    part: &'a LoraPart,
+}
+
+impl<'a> Merged<'a> {
+    /// The weights of `files` with `adapter`, which is on the CPU, to be written in `dtype`; without one each as it is stored
+    /// or, of a model that is quantised or in a GGUF file, all alike: in the type of its projections or, where those are
+    /// quantised, 16 bits. Every tensor is looked up; none is read.
+    ///
+    /// # Errors
+    /// A weight that is missing or has another shape.
+    pub fn new(
+        files: &ModelFiles,
+        adapter: &'a Adapter,
+        dtype: Option<SaveDtype>,
+    ) -> Result<Self, FileError> {
+        let config = files.config();
+        let dtype = match (dtype, files.storage()?) {
+            (Some(dtype), _) => Some(dtype),
+            (None, BaseStorage::Quantized(_)) => Some(SaveDtype::Bf16),
+            (None, BaseStorage::Float(dtype)) => files.gguf().is_some().then_some(dtype),
+        };
+        let adapted = |name: &str| {
+            let path = name.strip_suffix(".weight")?;
+            let layer = path.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()?;
+            let module = Module::ALL.into_iter().find(|module| module.path(layer) == path)?;
+            adapter.factors(layer, module)
+        };
+        let tensor = |name: String, shape: Vec<usize>| {
+            let stored = |format| dtype.or_else(|| SaveDtype::of(format?)).unwrap_or(SaveDtype::Bf16);
+            let (dtype, values) = match shape[..] {
+                [rows, cols] => {
+                    let weight = files.weight(&name, rows, cols)?;
+                    let dtype = stored(weight.format());
+                    let values = match adapted(&name) {
+                        Some((group, part)) => Values::Adapted(Adapted { weight, group, part }),
+                        None => Values::Matrix(weight),
+                    };
+                    (dtype, values)
+                }
+                _ => {
+                    let len = shape.iter().product();
+                    let dtype = stored(Some(files.vector_format(&name, len)?));
+                    (dtype, Values::Vector(files.vector(&name, len)?))
+                }
+            };
+            Ok(MergedTensor { name, shape, dtype, values })
+        };
+        let shapes = weight_shapes(config).into_iter();
+        let tensors = shapes.map(|weight| tensor(weight.name, weight.dims)).collect::<Result<_, _>>()?;
+        Ok(Merged { tensors })
+    }
+
+    /// The type of the projections, for the model's configuration.
+    pub fn dtype(&self) -> SaveDtype {
+        let projection = self.tensors.iter().find(|tensor| tensor.name.contains("_proj."));
+        projection.map_or(SaveDtype::Bf16, |tensor| tensor.dtype)
+    }
+
+    /// Tensors that the adapter changes.
+    pub fn changed(&self) -> usize {
+        self.tensors.iter().filter(|tensor| matches!(tensor.values, Values::Adapted(_))).count()
+    }
+
+    /// All tensors.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// False: a model has weights.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// Bytes of the tensors when they are written.
+    pub fn bytes(&self) -> u64 {
+        self.sources().iter().map(TensorSource::bytes).sum()
+    }
+
+    /// The tensors as they are written, computed as they are asked for.
+    pub fn sources(&self) -> Vec<TensorSource<'_>> {
+        self.tensors.iter().map(MergedTensor::source).collect()
+    }
+}
+
+impl MergedTensor<'_> {
+    fn source(&self) -> TensorSource<'_> {
+        let dtype = self.dtype;
+        let data = match &self.values {
+            Values::Vector(values) => {
+                TensorData::Floats(dtype, Box::new(|range, out| out.copy_from_slice(&values[range])))
+            }
+            Values::Matrix(weight) => match weight.blocks() {
+                Some(bytes) if weight.format().and_then(SaveDtype::of) == Some(dtype) => {
+                    TensorData::Stored(dtype, bytes.clone())
+                }
+                _ => TensorData::Floats(
+                    dtype,
+                    Box::new(|range, out| {
+                        decode(weight, range.start, out);
+                        release(weight, range);
+                    }),
+                ),
+            },
+            Values::Adapted(adapted) => {
+                let update = RefCell::new(Tensor::zeros(Device::Cpu, 0));
+                TensorData::Floats(
+                    dtype,
+                    Box::new(move |range, out| {
+                        decode(&adapted.weight, range.start, out);
+                        adapted.add_update(range.clone(), &mut update.borrow_mut(), out);
+                        release(&adapted.weight, range);
+                    }),
+                )
+            }
+        };
+        TensorSource { name: self.name.clone(), shape: self.shape.clone(), data }
+    }
+}
+
+impl Adapted<'_> {
+    /// Adds the values `range` of `scale * B A`, `[out, in]`, to `out`; `update` holds the rows that they are of.
+    fn add_update(&self, range: Range<usize>, update: &mut Tensor, out: &mut [f32]) {
+        let (outputs, inputs) = (self.weight.rows(), self.weight.cols());
+        let rows = range.start / inputs..range.end.div_ceil(inputs);
+        if update.len() < rows.len() * inputs {
+            *update = Tensor::zeros(Device::Cpu, rows.len() * inputs);
+        }
+        let b = View::rows(&self.part.b_t, outputs).from_col(rows.start).t();
+        let a = View::rows(&self.group.a, inputs).from_row(self.part.first);
+        let term = Term { left: b, right: Right::View(a), k: self.part.rank };
+        matmul::run(&mut [Product::new(rows.len(), inputs, term, update)]);
+        let (scale, skipped) = (self.part.scale, range.start - rows.start * inputs);
+        let update: &Tensor = update;
+        out.par_chunks_mut(PARALLEL).enumerate().for_each(|(i, out)| {
+            let mut values = vec![0.0; out.len()];
+            update.read(skipped + i * PARALLEL, &mut values);
+            out.iter_mut().zip(values).for_each(|(out, update)| *out += scale * update);
+        });
+    }
+}
+
+/// Decodes the values of a matrix from `first` on.
+fn decode(weight: &Weight, first: usize, out: &mut [f32]) {
+    out.par_chunks_mut(PARALLEL).enumerate().for_each(|(i, out)| {
+        let start = first + i * PARALLEL;
+        weight.decode_range(start..start + out.len(), out);
+    });
+}
+
+/// Gives back the pages of the rows that were read to their end with the values `range`.
+fn release(weight: &Weight, range: Range<usize>) {
+    let cols = weight.cols().max(1);
+    match range.end == weight.rows() * weight.cols() {
+        true => weight.release(),
+        false => weight.release_rows(range.start / cols..range.end / cols),
+    }
+}
+
+/// Refuses factors that hold a value that is no number: the merged weights would have it, too.
+///
+/// # Errors
+/// The path of the projection.
+pub fn check_finite(adapter: &Adapter, config: &crate::Config) -> Result<(), CombineError> {
+    for (layer, module, group, part) in adapter.parts() {
+        let (_, inputs) = module_shape(config, module);
+        let mut a = vec![0.0; part.rank * inputs];
+        group.a.read(part.first * inputs, &mut a);
+        let b = part.b_t.to_vec(part.b_t.len());
+        if !a.iter().chain(&b).all(|value| value.is_finite()) || !part.scale.is_finite() {
+            return Err(CombineError::NotFinite { path: module.path(layer) });
+        }
+    }
+    Ok(())
+}
