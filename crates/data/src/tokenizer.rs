@@ -14,6 +14,7 @@ mod export;
 mod folder;
 mod gguf;
 mod stream;
+mod to_gguf;
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -98,6 +99,12 @@ pub enum TokenizerError {
         /// `tokenizer.ggml.pre`.
         pre: String,
     },
+    /// GGUF has no form for the tokenizer.
+    #[error("the tokenizer has no form in GGUF: {why}")]
+    NoGguf {
+        /// What it has that GGUF does not.
+        why: String,
+    },
     /// The tokenizers library failed or panicked.
     #[error("tokenizer failed to {action}: {message}")]
     Library {
@@ -135,6 +142,11 @@ impl TokenizerError {
             }
             Self::UnknownModel { .. } | Self::UnknownPre { .. } => {
                 "use the model's Hugging Face folder, whose tokenizer.json says everything".into()
+            }
+            Self::NoGguf { .. } => {
+                "take a .gguf file of the base as --model: its tokenizer is copied; llama.cpp's convert_hf_to_gguf.py knows \
+                 further tokenizers"
+                    .into()
             }
             Self::Library { .. } => return None,
         })

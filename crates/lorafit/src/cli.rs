@@ -5,8 +5,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{
-    bench, chat, compare, data, eval, generate, inspect, merge, plan, quantize, report, selfcheck, status,
-    sweep, train,
+    bench, chat, compare, data, eval, export, generate, inspect, merge, plan, quantize, report, selfcheck,
+    status, sweep, train,
 };
 use crate::config_file::Given;
 use crate::options::DeviceChoice;
@@ -55,6 +55,8 @@ enum Verb {
     Chat(chat::ChatArgs),
     /// Write a model folder with adapters added to the weights, which needs no adapter to answer as they do
     Merge(Box<merge::MergeArgs>),
+    /// Write a model or an adapter as the files of llama.cpp, PEFT or mlx-lm
+    Export(export::ExportArgs),
     /// Write a model folder in 4 or 8 bits, for lorafit and for transformers with bitsandbytes
     Quantize(quantize::QuantizeArgs),
     /// Measure training speed and memory of a model shape on this machine, without any files
@@ -111,6 +113,7 @@ pub fn run() -> anyhow::Result<()> {
         Verb::Generate(args) => generate::run(args),
         Verb::Chat(args) => chat::run(args),
         Verb::Merge(args) => merge::run(*args),
+        Verb::Export(args) => export::run(args),
         Verb::Quantize(args) => quantize::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Selfcheck(args) => selfcheck::run(args),

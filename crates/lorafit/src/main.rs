@@ -13,6 +13,7 @@ mod data_set;
 mod engine;
 mod figure;
 mod interrupt;
+mod large_write;
 mod limits;
 mod memory_args;
 mod memory_table;

@@ -6,6 +6,7 @@ mod arch;
 mod buffers;
 pub mod config;
 mod error;
+pub mod export;
 mod generate;
 mod gradients;
 mod kv_cache;

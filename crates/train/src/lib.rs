@@ -43,11 +43,13 @@ pub use optim::OptimizerKind;
 pub use plan::{EvaluationRequest, MemoryPlan, PlanRequest, device_process_bytes};
 pub use run::{RunError, RunFolder, RunInfo, RunLength};
 pub use run_summary::{RunResult, RunSummary};
-pub use saved::{FolderFile, ModelFolder, Tensors, Watch, model_folder_bytes, write_model_folder};
+pub use saved::{
+    FolderFile, ModelFolder, Tensors, Watch, model_folder_bytes, write_large_file, write_model_folder,
+};
 pub use schedule::{Schedule, ScheduleKind};
 pub use selfcheck::check_steps;
 pub use status::{CheckpointStatus, RunStatus};
 pub use stream::MicroBatchSize;
 pub use token_scores::{TokenScores, token_scores};
-pub use tokenizer::{open_tokenizer, tokenizer_metadata};
+pub use tokenizer::{open_tokenizer, tokenizer_entries, tokenizer_metadata};
 pub use trainer::{Duration, Observer, Start, Summary, TrainError, TrainOptions, train};

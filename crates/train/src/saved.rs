@@ -206,6 +206,23 @@ pub fn write_model_folder<'a>(
         .map_err(|source| save_error(dir, source, needed_bytes))
 }
 
+/// Writes a file of about `needed_bytes` bytes beside its place and renames it, so that what was there stays until the new
+/// one is whole. `watch` is told how many bytes more were written, and may end it with an error.
+///
+/// # Errors
+/// Too little space, told before anything is written; a file that cannot be written; what `content` and `watch` give.
+pub fn write_large_file(
+    path: &Path,
+    needed_bytes: u64,
+    content: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+    watch: &mut Watch<'_>,
+) -> Result<(), RunError> {
+    check_space(path, needed_bytes, free_bytes(path))?;
+    let storage: &dyn Storage = &Disk;
+    let mut content = |out: &mut dyn Write| content(&mut Watched { out, watch: &mut *watch });
+    storage.replace_with(path, &mut content).map_err(|source| save_error(path, source, needed_bytes))
+}
+
 fn check_space(dir: &Path, needed_bytes: u64, free_bytes: Option<u64>) -> Result<(), RunError> {
     match free_bytes {
         Some(free_bytes) if free_bytes < needed_bytes => {

@@ -1,7 +1,7 @@
 //! The tokenizer that belongs to a model's files.
 
 use lorafit_data::{GgufTokenizer, Tokenizer, TokenizerError};
-use lorafit_model::weights::{Gguf, ModelFiles};
+use lorafit_model::weights::{Gguf, GgufEntry, ModelFiles};
 
 /// Reads the tokenizer from the model's folder, or from the metadata of its GGUF file.
 ///
@@ -35,4 +35,31 @@ pub fn tokenizer_metadata(gguf: &Gguf) -> GgufTokenizer {
         chat_template: gguf.text("tokenizer.chat_template").map(str::to_owned),
         tool_template: gguf.text("tokenizer.chat_template.tool_use").map(str::to_owned),
     }
+}
+
+/// The metadata entries of a tokenizer, for a GGUF file that is to be written.
+pub fn tokenizer_entries(tokenizer: GgufTokenizer) -> Vec<(String, GgufEntry)> {
+    let entry = |name: &str, value: Option<GgufEntry>| Some((format!("tokenizer.ggml.{name}"), value?));
+    let template =
+        |name: &str, text: Option<String>| Some((format!("tokenizer.{name}"), GgufEntry::Text(text?)));
+    [
+        entry("model", Some(GgufEntry::Text(tokenizer.model))),
+        entry("pre", tokenizer.pre.map(GgufEntry::Text)),
+        entry("tokens", Some(GgufEntry::Texts(tokenizer.tokens))),
+        entry("scores", tokenizer.scores.map(GgufEntry::F32s)),
+        entry("token_type", tokenizer.token_types.map(GgufEntry::I32s)),
+        entry("merges", tokenizer.merges.map(GgufEntry::Texts)),
+        entry("bos_token_id", tokenizer.bos.map(GgufEntry::U32)),
+        entry("eos_token_id", tokenizer.eos.map(GgufEntry::U32)),
+        entry("unknown_token_id", tokenizer.unknown.map(GgufEntry::U32)),
+        entry("padding_token_id", tokenizer.padding.map(GgufEntry::U32)),
+        entry("add_bos_token", tokenizer.add_bos.map(GgufEntry::Bool)),
+        entry("add_eos_token", tokenizer.add_eos.map(GgufEntry::Bool)),
+        entry("add_space_prefix", tokenizer.add_space_prefix.map(GgufEntry::Bool)),
+        template("chat_template", tokenizer.chat_template),
+        template("chat_template.tool_use", tokenizer.tool_template),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

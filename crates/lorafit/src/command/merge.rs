@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
 use clap::{Args, ValueEnum};
 use lorafit_data::{Dataset, Tokenizer};
@@ -21,7 +20,7 @@ use super::require;
 use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::engine::{Base, grouped, open_base, use_threads};
-use crate::interrupt;
+use crate::large_write::large_write;
 use crate::limits::check_rows;
 use crate::memory_args::ByteSize;
 use crate::merge_inputs::{
@@ -29,7 +28,6 @@ use crate::merge_inputs::{
 };
 use crate::model_folder::beside_weights;
 use crate::output;
-use crate::progress::WriteProgress;
 use crate::report_error::CliError;
 use crate::row_args::{RowArgs, skipped};
 
@@ -378,23 +376,11 @@ impl Inputs {
 fn write(args: &MergeArgs, merged: &Merged<'_>, folder: &ModelFolder, out: &Path) -> anyhow::Result<u64> {
     let tensors = || merged.sources();
     let bytes = model_folder_bytes(&tensors, folder)?;
-    let stop = interrupt::flag();
-    let progress = WriteProgress::new(args.common.quiet, bytes);
-    let mut watch = |written| {
-        progress.add(written);
-        match stop.load(Ordering::SeqCst) {
-            true => Err(io::Error::other("interrupted")),
-            false => Ok(()),
-        }
-    };
-    let written = write_model_folder(out, &tensors, folder, args.shard_size.0, &mut watch);
-    progress.finish();
+    let written = large_write(args.common.quiet, bytes, |watch| {
+        write_model_folder(out, &tensors, folder, args.shard_size.0, watch)
+    });
     match written {
         Ok(()) => Ok(bytes),
-        Err(_) if stop.load(Ordering::SeqCst) => {
-            args.tell("interrupted; nothing was written");
-            std::process::exit(interrupt::exit_code());
-        }
         Err(RunError::Save { source, .. }) if source.kind() == io::ErrorKind::InvalidData => {
             Err(CliError::new(source.to_string()).hint("--dtype bf16 has the range of f32").into())
         }

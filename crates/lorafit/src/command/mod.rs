@@ -5,6 +5,7 @@ pub mod chat;
 pub mod compare;
 pub mod data;
 pub mod eval;
+pub mod export;
 pub mod generate;
 pub mod inspect;
 pub mod merge;

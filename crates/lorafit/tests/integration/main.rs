@@ -3,6 +3,7 @@
 mod architecture;
 mod cases;
 mod command_line;
+mod export;
 mod full;
 mod hostile;
 mod resume;

@@ -251,6 +251,11 @@ impl Adapter {
         Adapter { layers, config: lora.clone(), notes: Vec::new() }
     }
 
+    /// An adapter of no projection, which changes nothing.
+    pub fn none(config: &Config) -> Self {
+        Adapter::zeros(config, &LoraConfig::new(Targets::Names(Vec::new())), &[], Device::Cpu)
+    }
+
     /// What the adapter is made of.
     pub fn config(&self) -> &LoraConfig {
         &self.config

@@ -130,6 +130,12 @@ impl<'a> Merged<'a> {
         self.sources().iter().map(TensorSource::bytes).sum()
     }
 
+    /// The tensors that the adapter changes, computed as they are asked for.
+    pub fn changed_sources(&self) -> impl Iterator<Item = TensorSource<'_>> {
+        let changed = self.tensors.iter().filter(|tensor| matches!(tensor.values, Values::Adapted(_)));
+        changed.map(MergedTensor::source)
+    }
+
     /// The tensors as they are written, computed as they are asked for.
     pub fn sources(&self) -> Vec<TensorSource<'_>> {
         self.tensors.iter().map(MergedTensor::source).collect()

@@ -14,10 +14,21 @@ const PIECE: usize = 1 << 22;
 
 /// A metadata value.
 #[derive(Clone, Debug)]
-pub(crate) enum GgufEntry {
+pub enum GgufEntry {
+    /// A text.
     Text(String),
+    /// A whole number.
     U32(u32),
+    /// A number.
     F32(f32),
+    /// A truth value.
+    Bool(bool),
+    /// A list of texts.
+    Texts(Vec<String>),
+    /// A list of whole numbers.
+    I32s(Vec<i32>),
+    /// A list of numbers.
+    F32s(Vec<f32>),
     /// Type and value as another file has them.
     Stored(SharedBytes),
 }
@@ -25,6 +36,22 @@ pub(crate) enum GgufEntry {
 impl GgufEntry {
     fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         match self {
+            GgufEntry::Bool(value) => {
+                out.write_all(&7u32.to_le_bytes())?;
+                out.write_all(&[u8::from(*value)])
+            }
+            GgufEntry::Texts(texts) => {
+                write_list(out, 8, texts.len())?;
+                texts.iter().try_for_each(|text| write_text(out, text))
+            }
+            GgufEntry::I32s(values) => {
+                write_list(out, 5, values.len())?;
+                values.iter().try_for_each(|value| out.write_all(&value.to_le_bytes()))
+            }
+            GgufEntry::F32s(values) => {
+                write_list(out, 6, values.len())?;
+                values.iter().try_for_each(|value| out.write_all(&value.to_le_bytes()))
+            }
             GgufEntry::U32(value) => out.write_all(&[4u32.to_le_bytes(), value.to_le_bytes()].concat()),
             GgufEntry::F32(value) => out.write_all(&[6u32.to_le_bytes(), value.to_le_bytes()].concat()),
             GgufEntry::Text(text) => {
@@ -138,6 +165,13 @@ pub(crate) fn write_gguf(
     })
 }
 
+/// The head of a list of values of the type `kind`.
+fn write_list(out: &mut dyn Write, kind: u32, count: usize) -> io::Result<()> {
+    out.write_all(&9u32.to_le_bytes())?;
+    out.write_all(&kind.to_le_bytes())?;
+    out.write_all(&(count as u64).to_le_bytes())
+}
+
 fn write_text(out: &mut dyn Write, text: &str) -> io::Result<()> {
     out.write_all(&(text.len() as u64).to_le_bytes())?;
     out.write_all(text.as_bytes())
@@ -177,6 +211,10 @@ mod tests {
             ("general.architecture", GgufEntry::Text("llama".into())),
             ("x.count", GgufEntry::U32(9)),
             ("x.scale", GgufEntry::F32(0.5)),
+            ("x.flag", GgufEntry::Bool(true)),
+            ("x.texts", GgufEntry::Texts(vec!["a".into(), String::new()])),
+            ("x.numbers", GgufEntry::I32s(vec![-1, 2])),
+            ("x.floats", GgufEntry::F32s(vec![0.25])),
             ("x.stored", GgufEntry::Stored(SharedBytes::from_vec(stored))),
         ]
         .map(|(key, value)| (key.to_owned(), value));
@@ -186,6 +224,10 @@ mod tests {
         assert_eq!(read.text("general.architecture"), Some("llama"));
         assert_eq!((read.integer("x.count"), read.number("x.scale")), (Some(9), Some(0.5)));
         assert_eq!(read.integer("x.stored"), Some(77));
+        assert_eq!(read.flag("x.flag"), Some(true));
+        assert_eq!(read.texts("x.texts"), Some(&["a".to_owned(), String::new()][..]));
+        assert_eq!(read.integers("x.numbers"), Some(&[-1, 2][..]));
+        assert_eq!(read.float_list("x.floats"), Some(&[0.25][..]));
         assert_eq!(read.tensors().map(|(name, _)| name).collect::<Vec<_>>(), ["a", "b", "c"]);
         assert_eq!(read.floats("a").as_deref(), Some(&values[..]));
         for (name, shape, close) in [("b", &[3usize, 32][..], 0.005), ("c", &[5][..], 0.001)] {

@@ -20,7 +20,8 @@ pub use folder::companions;
 pub use gguf::Gguf;
 #[cfg(feature = "hub")]
 pub(crate) use gguf::split_parts;
-pub(crate) use gguf_writer::{GgufData, GgufEntry, GgufTensor, write_gguf};
+pub use gguf_writer::GgufEntry;
+pub(crate) use gguf_writer::{GgufData, GgufTensor, write_gguf};
 pub use stream::{SaveDtype, TensorData, TensorReader, TensorSource, Values, write_tensors};
 
 use crate::adapter::{Module, module_shape};

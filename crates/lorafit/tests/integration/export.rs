@@ -1,0 +1,279 @@
+//! Models and adapters as the files of other programs: what is written is read back as the same, and what has no form there
+//! is an error before anything is written.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures");
+const ROWS: &str = r#"{"messages": [{"role": "user", "content": "why is the sky blue"}, {"role": "assistant", "content": "it scatters"}]}"#;
+
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Place(TempDir::new().expect("a folder"));
+        fs::write(place.path("rows.jsonl"), format!("{ROWS}\n")).expect("written");
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lorafit"));
+        command.current_dir(self.0.path()).args(arguments).args(["--threads", "1"]).output().expect("starts")
+    }
+
+    fn well(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    fn error(&self, arguments: &[&str], parts: &[&str]) {
+        let output = self.run(arguments);
+        let told = String::from_utf8(output.stderr).expect("text");
+        assert!(!output.status.success(), "{arguments:?} works");
+        for part in parts {
+            assert!(told.contains(part), "{arguments:?} does not say `{part}`: {told}");
+        }
+        assert!(told.contains("hint: ") && !told.contains("panicked"), "{told}");
+    }
+
+    fn export(&self, to: &str, model: &str, adapter: &str, out: &str) -> String {
+        self.well(&["export", "--to", to, "--model", model, "--adapter", adapter, "--out", out])
+    }
+
+    fn loss(&self, arguments: &[&str]) -> f64 {
+        let json = self.well(&[&["eval", "--data", "rows.jsonl", "--json"], arguments].concat());
+        serde_json::from_str::<Value>(&json).expect("JSON")["loss"].as_f64().expect("a loss")
+    }
+}
+
+fn fixture(name: &str) -> String {
+    format!("{FIXTURES}/{name}")
+}
+
+#[test]
+fn an_adapter_goes_to_other_readers_and_back_as_the_same_bits() {
+    for model in ["chat_bpe", "chat_spm", "llama", "qwen2", "qwen3", "mistral", "llama31"] {
+        let place = Place::new();
+        let base = fixture(&format!("models/{model}"));
+        place.export("peft", &base, &format!("{base}/adapter"), "peft");
+        place.export("gguf-lora", &base, "peft", "lora.gguf");
+        place.export("peft", &base, "lora.gguf", "of_gguf");
+        place.export("mlx", &base, "peft", "mlx");
+        place.export("peft", &base, "mlx", "of_mlx");
+        for other in ["of_gguf", "of_mlx"] {
+            for file in ["adapter_model.safetensors", "adapter_config.json"] {
+                let read = |folder: &str| fs::read(place.path(folder).join(file)).expect("written");
+                let (mut before, mut after) = (read("peft"), read(other));
+                if file.ends_with("json") {
+                    // Dropout is of training, and GGUF has no place for it.
+                    let without_dropout = |bytes: &[u8]| {
+                        let mut json: Value = serde_json::from_slice(bytes).expect("JSON");
+                        json["lora_dropout"] = json!(0);
+                        json.to_string().into_bytes()
+                    };
+                    (before, after) = (without_dropout(&before), without_dropout(&after));
+                }
+                assert!(before == after, "{model}: {other}/{file}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_adapter_that_comes_back_computes_the_same() {
+    let place = Place::new();
+    let (base, adapter) = (fixture("models/chat_bpe"), fixture("models/chat_bpe/adapter"));
+    let want = place.loss(&["--model", &base, "--adapter", &adapter]);
+    assert_ne!(want, place.loss(&["--model", &base]));
+    place.export("gguf-lora", &fixture("gguf/chat_bpe-f32.gguf"), &adapter, "lora.gguf");
+    place.export("peft", &base, "lora.gguf", "back");
+    assert_eq!(place.loss(&["--model", &base, "--adapter", "back"]), want);
+    // Half of it, and both halves.
+    place.well(&["export", "--to", "peft", "--model", &base, "--adapter", "lora.gguf:0.5", "--out", "half"]);
+    let half = place.loss(&["--model", &base, "--adapter", "half"]);
+    assert!(half != want);
+    place.well(&[
+        "export",
+        "--to",
+        "peft",
+        "--model",
+        &base,
+        "--adapter",
+        "half",
+        "--adapter",
+        "half",
+        "--out",
+        "two",
+    ]);
+    let whole = place.loss(&["--model", &base, "--adapter", "two"]);
+    assert!((whole - want).abs() < 1e-5, "{whole} {want}");
+}
+
+#[test]
+fn scales_that_a_reader_has_no_place_for_are_in_b() {
+    let place = Place::new();
+    let base = fixture("models/chat_bpe");
+    let adapter = fixture("models/chat_bpe/adapter");
+    fs::create_dir(place.path("scaled")).expect("made");
+    let weights = "adapter_model.safetensors";
+    fs::copy(Path::new(&adapter).join(weights), place.path("scaled").join(weights)).expect("copied");
+    let config = fs::read_to_string(Path::new(&adapter).join("adapter_config.json")).expect("there");
+    let mut config: Value = serde_json::from_str(&config).expect("JSON");
+    config["use_rslora"] = json!(true);
+    config["alpha_pattern"] = json!({"q_proj": 3, "layers.1.mlp.up_proj": 24});
+    fs::write(place.path("scaled/adapter_config.json"), config.to_string()).expect("written");
+    let want = place.loss(&["--model", &base, "--adapter", "scaled"]);
+    for to in ["gguf-lora", "mlx"] {
+        let out = if to == "mlx" { "m" } else { "l.gguf" };
+        place.export(to, &base, "scaled", out);
+        place.export("peft", &base, out, to);
+        let found = place.loss(&["--model", &base, "--adapter", to]);
+        assert!((found - want).abs() < 1e-6, "{to}: {found} {want}");
+    }
+}
+
+#[test]
+fn a_model_with_its_adapter_is_one_file() {
+    for model in ["chat_bpe", "chat_spm"] {
+        let place = Place::new();
+        let base = fixture(&format!("gguf/{model}-f32.gguf"));
+        let adapter = fixture(&format!("models/{model}/adapter"));
+        let want = place.loss(&["--model", &base, "--adapter", &adapter]);
+        let arguments = [
+            "export",
+            "--to",
+            "gguf",
+            "--model",
+            &base,
+            "--adapter",
+            &adapter,
+            "--out",
+            "whole.gguf",
+            "--json",
+        ];
+        let told: Value = serde_json::from_str(&place.well(&arguments)).expect("JSON");
+        let count = |key: &str| told[key].as_u64().expect("a number");
+        assert_eq!(count("tensors_changed") + count("tensors_copied"), count("tensors"), "{told}");
+        assert!(count("tensors_changed") > 0 && count("tensors_copied") > 0);
+        let found = place.loss(&["--model", "whole.gguf"]);
+        assert!((found - want).abs() < 1e-5, "{model}: {found} {want}");
+        assert!(
+            fs::metadata(place.path("whole.gguf")).expect("there").len()
+                <= fs::metadata(&base).expect("there").len() + 64
+        );
+
+        // Written as other types: those with more bits are nearer.
+        let mut distance = f64::INFINITY;
+        for (kind, most) in [("q4_0", 0.5), ("q8_0", 0.05), ("f16", 0.002)] {
+            let out = format!("{kind}.gguf");
+            let arguments = [
+                "export",
+                "--to",
+                "gguf",
+                "--model",
+                &base,
+                "--adapter",
+                &adapter,
+                "--type",
+                kind,
+                "--out",
+                &out,
+            ];
+            place.well(&arguments);
+            let found = (place.loss(&["--model", &out]) - want).abs();
+            assert!(found < most && found <= distance.max(1e-4), "{model} {kind}: {found}");
+            distance = found;
+        }
+        // Nothing but the type changes without an adapter, and nothing at all with the type that is there.
+        place.well(&["export", "--to", "gguf", "--model", &base, "--type", "f32", "--out", "same.gguf"]);
+        assert_eq!(place.loss(&["--model", "same.gguf"]), place.loss(&["--model", &base]));
+    }
+}
+
+#[test]
+fn a_folder_becomes_a_file_with_its_tokenizer() {
+    for model in ["chat_bpe", "chat_spm"] {
+        let place = Place::new();
+        let base = fixture(&format!("models/{model}"));
+        let adapter = format!("{base}/adapter");
+        let ids = |model: &str| {
+            place.well(&["data", "rows.jsonl", "--model", model, "--rows", "1", "--ids", "--no-cache"])
+        };
+        for (with, out) in [(Some(&adapter), "with.gguf"), (None, "without.gguf")] {
+            let mut export = vec!["export", "--to", "gguf", "--model", &base, "--out", out];
+            let mut eval = vec!["--model", &base];
+            for arguments in [&mut export, &mut eval] {
+                arguments.extend(with.iter().flat_map(|adapter| ["--adapter", adapter.as_str()]));
+            }
+            place.well(&export);
+            let (found, want) = (place.loss(&["--model", out]), place.loss(&eval));
+            assert!((found - want).abs() < 1e-5, "{model} {out}: {found} {want}");
+            let tokens = |text: String| text.lines().find(|line| line.contains("ids:")).map(str::to_owned);
+            assert_eq!(tokens(ids(out)), tokens(ids(&base)), "{model}");
+        }
+        place.well(&["export", "--to", "gguf", "--model", &base, "--type", "q8_0", "--out", "q8_0.gguf"]);
+        let (found, want) = (place.loss(&["--model", "q8_0.gguf"]), place.loss(&["--model", &base]));
+        assert!((found - want).abs() < 0.05, "{model}: {found} {want}");
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_told_before_anything_is() {
+    let place = Place::new();
+    let (folder, gguf) = (fixture("models/chat_bpe"), fixture("gguf/chat_bpe-f32.gguf"));
+    let adapter = format!("{folder}/adapter");
+    let export = |more: &[&'static str], to: &'static str, model: &str| -> Vec<String> {
+        let words = [&["export", "--to", to, "--model", model][..], more].concat();
+        words.into_iter().map(str::to_owned).collect()
+    };
+    let refused = |arguments: Vec<String>, parts: &[&str]| {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        place.error(&arguments, parts);
+    };
+    let with_adapter = |mut arguments: Vec<String>| {
+        arguments.extend(["--adapter".to_owned(), adapter.clone()]);
+        arguments
+    };
+    refused(export(&["--out", "x"], "peft", &gguf), &["--adapter is missing"]);
+    refused(
+        with_adapter(export(&["--out", "x", "--type", "f16"], "mlx", &gguf)),
+        &["--type is of --to gguf only"],
+    );
+    refused(
+        with_adapter(export(&["--out", "x.gguf"], "gguf-lora", &fixture("models/llama"))),
+        &["the model needs", "the adapter was made for"],
+    );
+    fs::create_dir(place.path("taken")).expect("made");
+    fs::write(place.path("taken/file"), "x").expect("written");
+    refused(with_adapter(export(&["--out", "taken"], "peft", &gguf)), &["taken is not empty"]);
+    refused(with_adapter(export(&["--out", "taken"], "gguf", &gguf)), &["taken is a folder"]);
+    refused(with_adapter(export(&["--out", "rows.jsonl"], "gguf", &gguf)), &["rows.jsonl is there already"]);
+    fs::copy(&gguf, place.path("m.gguf")).expect("copied");
+    refused(
+        with_adapter(export(&["--out", "m.gguf", "--overwrite"], "gguf", "m.gguf")),
+        &["--out m.gguf is read, too"],
+    );
+    // A model is no adapter, and another architecture's adapter is refused by its name.
+    refused(
+        export(&["--adapter", "m.gguf", "--out", "y"], "peft", &folder),
+        &["`general.type`", "a model is passed as --model"],
+    );
+    let qwen = fixture("models/qwen2");
+    place.export("gguf-lora", &qwen, &format!("{qwen}/adapter"), "qwen.gguf");
+    refused(
+        export(&["--adapter", "qwen.gguf", "--out", "y"], "peft", &folder),
+        &["`general.architecture` is \"qwen2\", expected \"llama\""],
+    );
+    for left in ["x", "x.gguf", "y"] {
+        assert!(!place.path(left).exists(), "{left} was written");
+    }
+}

@@ -1,0 +1,400 @@
+//! A model as a GGUF file, with an adapter added.
+//!
+//! From a base that is one, what the adapter does not touch is copied byte for byte; the others are `W + scale B A`, rounded once to the type that the
+//! base's tensor has. With a [`FileType`] every matrix gets the type that llama.cpp gives it (`llama_tensor_get_type`, without
+//! an importance matrix): the head, or an embedding that is the head, Q6_K; of the K mixtures half of the value and
+//! down projections Q6_K; where a row has no whole block of 256, a type with blocks of 32.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::str::FromStr;
+
+use lorafit_kernels::quant::Format;
+use lorafit_kernels::{RowOrder, SharedBytes};
+
+use crate::config::{Config, Rope, RopeScaling};
+use crate::merge::Merged;
+use crate::weights::{
+    Gguf, GgufData, GgufEntry, GgufTensor, ModelFiles, SaveDtype, TensorData, TensorSource, Values,
+    gguf_architecture, gguf_name, gguf_row_order, write_gguf,
+};
+
+/// `general.quantization_version` (ggml.h, `GGML_QNT_VERSION`).
+const QUANTIZATION_VERSION: u32 = 2;
+
+/// What the matrices of a GGUF file are stored as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileType {
+    /// All of one format, but for the head.
+    Plain(Format),
+    /// Q4_K, with Q6_K where it matters most.
+    Q4KM,
+    /// Q5_K, with Q6_K where it matters most.
+    Q5KM,
+}
+
+impl FileType {
+    /// All, with the names that llama.cpp has for them, in lower case.
+    pub const ALL: [(&'static str, FileType); 11] = [
+        ("f32", FileType::Plain(Format::F32)),
+        ("f16", FileType::Plain(Format::F16)),
+        ("bf16", FileType::Plain(Format::BF16)),
+        ("q8_0", FileType::Plain(Format::Q8_0)),
+        ("q6_k", FileType::Plain(Format::Q6K)),
+        ("q5_k_m", FileType::Q5KM),
+        ("q5_1", FileType::Plain(Format::Q5_1)),
+        ("q5_0", FileType::Plain(Format::Q5_0)),
+        ("q4_k_m", FileType::Q4KM),
+        ("q4_1", FileType::Plain(Format::Q4_1)),
+        ("q4_0", FileType::Plain(Format::Q4_0)),
+    ];
+
+    /// `general.file_type` (llama.h, `enum llama_ftype`).
+    fn number(self) -> u32 {
+        match self {
+            FileType::Q4KM => 15,
+            FileType::Q5KM => 17,
+            FileType::Plain(format) => match format {
+                Format::F32 => 0,
+                Format::F16 => 1,
+                Format::Q4_0 => 2,
+                Format::Q4_1 => 3,
+                Format::Q8_0 => 7,
+                Format::Q5_0 => 8,
+                Format::Q5_1 => 9,
+                Format::Q4K => 14,
+                Format::Q5K => 16,
+                Format::Q6K => 18,
+                Format::BF16 => 32,
+            },
+        }
+    }
+
+    /// The format of a matrix with rows of `cols` values.
+    fn of(self, name: &str, cols: usize, model: &Model) -> Format {
+        let format = match self {
+            FileType::Plain(format) => format,
+            FileType::Q4KM => Format::Q4K,
+            FileType::Q5KM => Format::Q5K,
+        };
+        if matches!(format, Format::F32 | Format::F16 | Format::BF16) {
+            return format;
+        }
+        let is_head = name == "output.weight" || (!model.has_head && name == "token_embd.weight");
+        let layer = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+        let layer = layer.and_then(|(layer, part)| Some((layer.parse::<usize>().ok()?, part)));
+        let format = match (self, layer) {
+            _ if is_head && format != Format::Q8_0 => Format::Q6K,
+            (FileType::Plain(_), _) => format,
+            (_, Some((layer, "attn_v.weight" | "ffn_down.weight"))) if model.gets_more(layer) => Format::Q6K,
+            _ => format,
+        };
+        fitting(format, cols)
+    }
+}
+
+impl FromStr for FileType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = FileType::ALL.into_iter().find(|(name, _)| *name == text.to_lowercase());
+        known.map(|(_, kind)| kind).ok_or_else(|| {
+            let names: Vec<&str> = FileType::ALL.iter().map(|(name, _)| *name).collect();
+            format!("expected one of {}", names.join(", "))
+        })
+    }
+}
+
+/// The format, or the one that llama.cpp takes in its place where a row has no whole blocks of it.
+fn fitting(format: Format, cols: usize) -> Format {
+    let smaller = match format {
+        _ if cols.is_multiple_of(format.block_len()) => return format,
+        Format::Q4K => Format::Q5_0,
+        Format::Q5K => Format::Q5_1,
+        Format::Q6K => Format::Q8_0,
+        _ => Format::F16,
+    };
+    fitting(smaller, cols)
+}
+
+/// What of a model decides formats.
+struct Model {
+    has_head: bool,
+    layers: usize,
+}
+
+impl Model {
+    /// The first and the last eighth of the layers, and every third between them (`use_more_bits`).
+    fn gets_more(&self, layer: usize) -> bool {
+        let eighth = self.layers / 8;
+        layer < eighth || layer >= 7 * self.layers / 8 || (layer - eighth) % 3 == 2
+    }
+}
+
+/// A GGUF file that is to be written.
+pub struct GgufModel<'a> {
+    entries: Vec<(String, GgufEntry)>,
+    tensors: Vec<GgufTensor<'a>>,
+    copied: usize,
+}
+
+impl<'a> GgufModel<'a> {
+    /// The model of `files` with what `merged` (in f32) changes of it, each tensor as it is stored or as `file_type` has it.
+    /// `tokenizer` is the metadata of a folder's tokenizer; a GGUF file has its own, which is kept.
+    pub fn new(
+        files: &ModelFiles,
+        merged: &'a Merged<'_>,
+        file_type: Option<FileType>,
+        tokenizer: Vec<(String, GgufEntry)>,
+    ) -> Self {
+        match files.gguf() {
+            Some(gguf) => GgufModel::of_gguf(files, gguf, merged, file_type),
+            None => GgufModel::of_folder(files, merged, file_type, tokenizer),
+        }
+    }
+
+    fn of_gguf(files: &ModelFiles, gguf: &Gguf, merged: &'a Merged<'_>, file_type: Option<FileType>) -> Self {
+        let mut adapted: HashMap<String, TensorSource<'a>> = merged
+            .changed_sources()
+            .map(|source| (gguf_name(&source.name).unwrap_or_else(|| source.name.clone()), source))
+            .collect();
+        let model = Model {
+            has_head: gguf.shape("output.weight").is_some(),
+            layers: files.config().num_hidden_layers,
+        };
+        let mut copied = 0;
+        let tensors = gguf.tensors().map(|(name, stored)| {
+            let format = match (file_type, &stored.shape[..]) {
+                (Some(file_type), [_, cols]) => file_type.of(name, *cols, &model),
+                _ => stored.format,
+            };
+            let data = match adapted.remove(name) {
+                Some(source) => {
+                    let order = gguf_row_order(files.config(), &source.name);
+                    GgufData::Values(in_order(values_of(source), order, &stored.shape))
+                }
+                None if format == stored.format => {
+                    copied += 1;
+                    GgufData::Stored(stored.data.clone())
+                }
+                None => GgufData::Values(decoded(stored.format, stored.data.clone())),
+            };
+            GgufTensor { name: name.to_owned(), shape: stored.shape.clone(), format, data }
+        });
+        let tensors = tensors.collect();
+        GgufModel { entries: entries(gguf, file_type), tensors, copied }
+    }
+
+    fn of_folder(
+        files: &ModelFiles,
+        merged: &'a Merged<'_>,
+        file_type: Option<FileType>,
+        tokenizer: Vec<(String, GgufEntry)>,
+    ) -> Self {
+        let config = files.config();
+        let model = Model { has_head: !config.tie_word_embeddings, layers: config.num_hidden_layers };
+        let file_type = file_type.unwrap_or(FileType::Plain(match merged.dtype() {
+            SaveDtype::F32 => Format::F32,
+            SaveDtype::F16 => Format::F16,
+            SaveDtype::Bf16 => Format::BF16,
+        }));
+        let tensor = |source: TensorSource<'a>| {
+            let name = gguf_name(&source.name).unwrap_or_else(|| source.name.clone());
+            let shape = source.shape.clone();
+            // Norms and biases are F32 in every file.
+            let format = match shape[..] {
+                [_, cols] => file_type.of(&name, cols, &model),
+                _ => Format::F32,
+            };
+            let order = gguf_row_order(config, &source.name);
+            let data = GgufData::Values(in_order(values_of(source), order, &shape));
+            GgufTensor { name, shape, format, data }
+        };
+        let mut tensors: Vec<_> = merged.sources().into_iter().map(tensor).collect();
+        tensors.extend(divisors(config));
+        let mut entries = shape_entries(files, file_type);
+        entries.extend(tokenizer);
+        GgufModel { entries, tensors, copied: 0 }
+    }
+
+    /// Bytes of the tensors.
+    pub fn bytes(&self) -> u64 {
+        self.tensors.iter().map(GgufTensor::bytes).sum()
+    }
+
+    /// All tensors.
+    pub fn tensors(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Tensors that are copied as they are.
+    pub fn copied(&self) -> usize {
+        self.copied
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// What `out` gives, and a value that its format cannot hold.
+    pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        write_gguf(out, &self.entries, &self.tensors)
+    }
+}
+
+/// The metadata that says the shape of a folder's model (llama.cpp, `convert_hf_to_gguf.py`).
+fn shape_entries(files: &ModelFiles, file_type: FileType) -> Vec<(String, GgufEntry)> {
+    let config = files.config();
+    let arch = gguf_architecture(config);
+    let general = |key: &str, value| (format!("general.{key}"), value);
+    let number = |key: &str, value: usize| (format!("{arch}.{key}"), GgufEntry::U32(value as u32));
+    let float = |key: &str, value: f32| (format!("{arch}.{key}"), GgufEntry::F32(value));
+    let mut entries = vec![
+        general("architecture", GgufEntry::Text(arch.to_owned())),
+        general("type", GgufEntry::Text("model".to_owned())),
+        general("name", GgufEntry::Text(files.name())),
+        general("file_type", GgufEntry::U32(file_type.number())),
+        general("quantization_version", GgufEntry::U32(QUANTIZATION_VERSION)),
+        number("block_count", config.num_hidden_layers),
+        number("context_length", config.max_position_embeddings),
+        number("embedding_length", config.hidden_size),
+        number("feed_forward_length", config.intermediate_size),
+        number("attention.head_count", config.num_attention_heads),
+        number("attention.head_count_kv", config.num_key_value_heads),
+        number("attention.key_length", config.head_dim),
+        number("attention.value_length", config.head_dim),
+        number("rope.dimension_count", config.head_dim),
+        number("vocab_size", config.vocab_size),
+        float("attention.layer_norm_rms_epsilon", config.rms_norm_eps),
+        float("rope.freq_base", config.rope.theta as f32),
+    ];
+    if let RopeScaling::Linear { factor } = config.rope.scaling {
+        entries.push((format!("{arch}.rope.scaling.type"), GgufEntry::Text("linear".to_owned())));
+        entries.push(float("rope.scaling.factor", factor as f32));
+    }
+    entries
+}
+
+/// The tensor that divides the rotary frequencies of Llama 3.1 and later.
+fn divisors<'a>(config: &Config) -> Option<GgufTensor<'a>> {
+    if matches!(config.rope.scaling, RopeScaling::None | RopeScaling::Linear { .. }) {
+        return None;
+    }
+    let plain = Config { rope: Rope { scaling: RopeScaling::None, ..config.rope.clone() }, ..config.clone() };
+    let pairs = plain.rope_frequencies().into_iter().zip(config.rope_frequencies());
+    let bytes: Vec<u8> = pairs.flat_map(|(plain, scaled)| (plain / scaled).to_le_bytes()).collect();
+    Some(GgufTensor {
+        name: "rope_freqs.weight".to_owned(),
+        shape: vec![bytes.len() / 4],
+        format: Format::F32,
+        data: GgufData::Stored(SharedBytes::from_vec(bytes)),
+    })
+}
+
+/// The metadata of the base, but for what is about its parts and types.
+fn entries(gguf: &Gguf, file_type: Option<FileType>) -> Vec<(String, GgufEntry)> {
+    const FILE_TYPE: &str = "general.file_type";
+    let own = |key: &str| key.starts_with("split.") || key == "general.alignment";
+    let replaced = |key: &str| key == FILE_TYPE && file_type.is_some();
+    let kept = gguf.entries().filter(|(key, _)| !own(key) && !replaced(key));
+    let mut entries: Vec<_> =
+        kept.map(|(key, value)| (key.to_owned(), GgufEntry::Stored(value.clone()))).collect();
+    if let Some(file_type) = file_type {
+        entries.push((FILE_TYPE.to_owned(), GgufEntry::U32(file_type.number())));
+        if gguf.integer("general.quantization_version").is_none() {
+            entries.push(("general.quantization_version".to_owned(), GgufEntry::U32(QUANTIZATION_VERSION)));
+        }
+    }
+    entries
+}
+
+/// Values of this format and these bytes.
+fn decoded<'a>(format: Format, data: SharedBytes) -> Values<'a> {
+    let (block, bytes) = (format.block_len(), format.block_bytes());
+    Box::new(move |range, out| {
+        // Pieces begin at whole blocks of the format that is written, which may be within one of this.
+        let (first, last) = (range.start / block, range.end.div_ceil(block));
+        let stored = &data.as_slice()[first * bytes..last * bytes];
+        if range.start == first * block && range.end == last * block {
+            return format.decode(stored, out);
+        }
+        let mut values = vec![0.0; (last - first) * block];
+        format.decode(stored, &mut values);
+        out.copy_from_slice(&values[range.start - first * block..][..out.len()]);
+    })
+}
+
+/// The values of a tensor, in checkpoint order.
+fn values_of(source: TensorSource<'_>) -> Values<'_> {
+    match source.data {
+        TensorData::Floats(_, values) => values,
+        TensorData::Stored(dtype, bytes) => {
+            let format = match dtype {
+                SaveDtype::F32 => Format::F32,
+                SaveDtype::F16 => Format::F16,
+                SaveDtype::Bf16 => Format::BF16,
+            };
+            decoded(format, bytes)
+        }
+        TensorData::Bytes(_) => unreachable!("a model's weights are numbers"),
+    }
+}
+
+/// The values of a tensor of `shape` with its rows, or the values of a vector, in the order that a file has them.
+fn in_order<'a>(values: Values<'a>, order: RowOrder, shape: &[usize]) -> Values<'a> {
+    let RowOrder::RotaryPairs { head_dim } = order else { return values };
+    let cols = shape.get(1).copied().unwrap_or(1);
+    // Rows change places within heads.
+    let head = head_dim * cols;
+    Box::new(move |range, out| {
+        let mut upright = vec![0.0; head];
+        let mut stored = vec![0.0; head];
+        for start in (range.start / head * head..range.end).step_by(head) {
+            values(start..start + head, &mut upright);
+            for (row, values) in upright.chunks_exact(cols).enumerate() {
+                stored[order.stored_row(row) * cols..][..cols].copy_from_slice(values);
+            }
+            let (from, to) = (range.start.max(start), range.end.min(start + head));
+            out[from - range.start..to - range.start].copy_from_slice(&stored[from - start..to - start]);
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mixture_gives_more_bits_to_half_of_some_matrices() {
+        let model = Model { has_head: false, layers: 32 };
+        let of = |name: &str| FileType::Q4KM.of(name, 4096, &model);
+        let more: Vec<usize> =
+            (0..32).filter(|layer| of(&format!("blk.{layer}.ffn_down.weight")) == Format::Q6K).collect();
+        assert_eq!(more, [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31]);
+        assert_eq!(of("blk.1.attn_v.weight"), Format::Q6K);
+        assert_eq!(of("blk.1.attn_q.weight"), Format::Q4K);
+        assert_eq!(of("token_embd.weight"), Format::Q6K);
+        let model = Model { has_head: true, ..model };
+        assert_eq!(FileType::Q4KM.of("token_embd.weight", 4096, &model), Format::Q4K);
+        assert_eq!(FileType::Q4KM.of("output.weight", 4096, &model), Format::Q6K);
+        let plain = |format| FileType::Plain(format).of("output.weight", 4096, &model);
+        assert_eq!(
+            [Format::Q4_0, Format::Q8_0, Format::F16].map(plain),
+            [Format::Q6K, Format::Q8_0, Format::F16]
+        );
+    }
+
+    #[test]
+    fn short_rows_get_blocks_that_fit() {
+        let cases = [
+            (Format::Q4K, 576, Format::Q5_0),
+            (Format::Q5K, 576, Format::Q5_1),
+            (Format::Q6K, 576, Format::Q8_0),
+            (Format::Q6K, 512, Format::Q6K),
+            (Format::Q4K, 48, Format::F16),
+            (Format::Q4_0, 40, Format::F16),
+        ];
+        for (format, cols, want) in cases {
+            assert_eq!(fitting(format, cols), want, "{format} of {cols}");
+        }
+    }
+}
