@@ -106,7 +106,9 @@ impl dyn Storage + '_ {
             let _ = self.remove_file(&temporary);
         }
         written?;
-        self.sync_dir(path.parent().unwrap_or(Path::new(".")))
+        // Of a bare name the parent is empty.
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        self.sync_dir(folder.unwrap_or(Path::new(".")))
     }
 }
 

@@ -87,7 +87,8 @@ impl ExportArgs {
 
     fn validate(&self) -> Result<(), CliError> {
         if self.file_type.is_some() && self.to != Target::Gguf {
-            return Err(CliError::usage("--type is of --to gguf only: adapters are written in f32"));
+            return Err(CliError::usage("--type is of --to gguf only")
+                .hint("leave it out: adapters are written in f32"));
         }
         if self.adapter.is_empty() && self.to != Target::Gguf {
             return Err(
