@@ -7,6 +7,8 @@ use std::fmt;
 
 use multiversion::multiversion;
 
+use blocks::encode_blocks;
+
 mod blocks;
 pub mod cuda;
 pub mod dynamic_map;
@@ -156,14 +158,14 @@ fn encode(format: Format, src: &[f32], dst: &mut [u8]) -> Result<(), usize> {
         Format::F32 => float::encode_f32(src, dst),
         Format::F16 => float::encode_f16(src, dst),
         Format::BF16 => float::encode_bf16(src, dst),
-        Format::Q4_0 => blocks::encode(src, dst, q4::encode_0),
-        Format::Q4_1 => blocks::encode(src, dst, q4::encode_1),
-        Format::Q5_0 => blocks::encode(src, dst, q5::encode_0),
-        Format::Q5_1 => blocks::encode(src, dst, q5::encode_1),
-        Format::Q8_0 => blocks::encode(src, dst, q8_0::encode),
-        Format::Q4K => blocks::encode(src, dst, k_quants::encode_q4),
-        Format::Q5K => blocks::encode(src, dst, k_quants::encode_q5),
-        Format::Q6K => blocks::encode(src, dst, k_quants::encode_q6),
+        Format::Q4_0 => encode_blocks!(src, dst, q4::encode_0),
+        Format::Q4_1 => encode_blocks!(src, dst, q4::encode_1),
+        Format::Q5_0 => encode_blocks!(src, dst, q5::encode_0),
+        Format::Q5_1 => encode_blocks!(src, dst, q5::encode_1),
+        Format::Q8_0 => encode_blocks!(src, dst, q8_0::encode),
+        Format::Q4K => encode_blocks!(src, dst, k_quants::encode_q4),
+        Format::Q5K => encode_blocks!(src, dst, k_quants::encode_q5),
+        Format::Q6K => encode_blocks!(src, dst, k_quants::encode_q6),
     }
 }
 

@@ -51,26 +51,36 @@ fn search(x: &Values) -> Lanes {
             largest[l] = larger(x[l].abs(), largest[l]);
         }
     }
-    let (mut best, mut least) = ([0.0; 16], [f32::INFINITY; 16]);
-    let mut offer = |s: &Lanes, ee: &Lanes| {
-        for l in 0..SUBS {
-            let better = ee[l] < least[l];
-            best[l] = if better { s[l] } else { best[l] };
-            least[l] = if better { ee[l] } else { least[l] };
-        }
-    };
+    let mut best = Best { s: [0.0; 16], ee: [f32::INFINITY; 16] };
     // The code of the largest magnitude, of both signs.
     for quarter in 4 * 25..=4 * 34 {
         let inverse = 4.0 / quarter as f32;
         for inverse in [inverse, -inverse] {
             let s = lanes(|l| largest[l] * inverse);
             let sums = fit(x, &s);
-            offer(&s, &sums.ee);
+            best.offer(&s, &sums.ee);
             let s = refit(&s, &sums);
-            offer(&s, &fit(x, &s).ee);
+            best.offer(&s, &fit(x, &s).ee);
         }
     }
-    best
+    best.s
+}
+
+/// Scales and their errors.
+struct Best {
+    s: Lanes,
+    ee: Lanes,
+}
+
+impl Best {
+    #[inline(always)]
+    fn offer(&mut self, s: &Lanes, ee: &Lanes) {
+        for l in 0..SUBS {
+            let better = ee[l] < self.ee[l];
+            self.s[l] = if better { s[l] } else { self.s[l] };
+            self.ee[l] = if better { ee[l] } else { self.ee[l] };
+        }
+    }
 }
 
 #[inline(always)]
@@ -113,7 +123,8 @@ pub(super) fn encode(values: &[f32; LEN]) -> Encoded {
     let largest = best.into_iter().fold(0.0, |m: f32, s| larger(s.abs(), m));
     let mut lowest = Lowest::<CANDIDATES>::new(nearest_scale(largest / 127.0));
     for k in 64..=128 {
-        for d in [nearest_scale(largest / k as f32), -nearest_scale(largest / k as f32)] {
+        let d = nearest_scale(largest / k as f32);
+        for d in [d, -d] {
             let sc = integers(&best, d);
             let cost = total(&lanes(|l| {
                 let difference = best[l] - d * sc[l];
