@@ -86,7 +86,13 @@ pub(super) fn bounds<const LEN: usize>(values: &[f32; LEN]) -> (f32, f32) {
 /// as a product with the inverse. A scale of zero has codes of `half`. That of a scale so small that its inverse is
 /// infinite is undefined in ggml; the code is then zero, as it is where ggml is compiled for x86.
 #[inline(always)]
-pub(super) fn codes<const LEN: usize>(values: &[f32; LEN], low: f32, d: f32, half: f32, top: i32) -> [u8; LEN] {
+pub(super) fn codes<const LEN: usize>(
+    values: &[f32; LEN],
+    low: f32,
+    d: f32,
+    half: f32,
+    top: i32,
+) -> [u8; LEN] {
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
     if inverse.is_infinite() {
         return [0; LEN];

@@ -130,8 +130,7 @@ mod tests {
     #[test]
     fn every_f16_has_its_value() {
         for bits in 0..=u16::MAX {
-            let (found, expected) =
-                (f16_to_f32(bits.to_le_bytes()), half::f16::from_bits(bits).to_f32());
+            let (found, expected) = (f16_to_f32(bits.to_le_bytes()), half::f16::from_bits(bits).to_f32());
             assert!(
                 found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(),
                 "{bits:#06x}"

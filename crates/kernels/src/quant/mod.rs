@@ -12,6 +12,8 @@ use blocks::encode_blocks;
 mod blocks;
 pub mod cuda;
 pub mod dynamic_map;
+#[cfg(test)]
+mod encode_tests;
 mod float;
 pub mod four_bit;
 pub mod int8;
@@ -154,6 +156,12 @@ fn decode(format: Format, src: &[u8], dst: &mut [f32]) {
 /// See [`Format::encode`].
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma+f16c", "x86_64+avx2+fma+f16c"))]
 fn encode(format: Format, src: &[f32], dst: &mut [u8]) -> Result<(), usize> {
+    encode_here(format, src, dst)
+}
+
+/// For the instruction set of the caller.
+#[inline(always)]
+fn encode_here(format: Format, src: &[f32], dst: &mut [u8]) -> Result<(), usize> {
     match format {
         Format::F32 => float::encode_f32(src, dst),
         Format::F16 => float::encode_f16(src, dst),

@@ -6,14 +6,27 @@
 //! difference by what it costs. Last `sc` and `mn` move by steps of one, and `d` and `dmin` are fitted to all codes,
 //! in turn.
 
-use super::LEN;
 use super::lanes::{Lanes, Lowest, inverse, lanes, nearest_scale, round, round_within};
+use super::{BEYOND_ALL_SCALES, LEN, SMALLEST_KEPT};
 use crate::quant::blocks::{larger, largest_magnitude, smaller};
 
 const SUBS: usize = 8;
 const SUB_LEN: usize = LEN / SUBS;
 /// The largest `sc` and `mn`.
 const TOP: f32 = 63.0;
+
+/// What is tried for the range of a sub-block: how many codes stay unused below its smallest and above its largest value,
+/// or less than none where those are cut off. The whole numbers find the scales of values that were decoded from codes.
+const UNUSED: [[f32; 2]; 36] = {
+    const TRIED: [f32; 6] = [2.0, 1.0, 0.0, -0.4, -0.8, -1.2];
+    let mut all = [[0.0; 2]; 36];
+    let mut i = 0;
+    while i < all.len() {
+        all[i] = [TRIED[i / TRIED.len()], TRIED[i % TRIED.len()]];
+        i += 1;
+    }
+    all
+};
 
 /// Value `i` of each sub-block, twice.
 type Values = [Lanes; SUB_LEN];
@@ -92,7 +105,7 @@ fn refit(s: &Lanes, m: &Lanes, sums: &Fit) -> (Lanes, Lanes) {
 
 /// The best scales and minima of the sub-blocks, each for itself.
 #[inline(always)]
-fn search(x: &Values, top: f32, ends: &[[f32; 2]]) -> Best {
+fn search(x: &Values, top: f32) -> Best {
     let (mut low, mut high) = ([0.0; 16], [f32::NEG_INFINITY; 16]);
     for x in x {
         for l in 0..16 {
@@ -100,12 +113,12 @@ fn search(x: &Values, top: f32, ends: &[[f32; 2]]) -> Best {
             high[l] = larger(x[l], high[l]);
         }
     }
-    let step = lanes(|l| (high[l] - low[l]) * (1.0 / top));
+    let range = lanes(|l| high[l] - low[l]);
     let mut best = Best { s: [0.0; 16], m: lanes(|l| -low[l]), ee: [f32::INFINITY; 16] };
-    for pair in ends.as_chunks::<2>().0 {
-        let end = |l: usize, which: usize| pair[l / SUBS][which];
-        let mut s = lanes(|l| step[l] * ((top - end(l, 0) - end(l, 1)) / top));
-        let mut m = lanes(|l| larger(-(low[l] + step[l] * end(l, 0)), 0.0));
+    for pair in UNUSED.as_chunks::<2>().0 {
+        let steps = [0, 1].map(|half: usize| 1.0 / (top - pair[half][0] - pair[half][1]));
+        let mut s = lanes(|l| range[l] * steps[l / SUBS]);
+        let mut m = lanes(|l| larger(pair[l / SUBS][0] * s[l] - low[l], 0.0));
         for _ in 0..2 {
             let sums = fit(x, &s, &m, top);
             best.offer(&s, &m, &sums.ee);
@@ -241,7 +254,8 @@ fn improve(x: &Values, top: f32, scales: &mut Scales, rounds: usize) -> usize {
         let mut least = scales.fit(x, top).ee;
         let (sc, mn) = (scales.sc, scales.mn);
         let start = *scales;
-        for (ds, dm) in [(1., 0.), (-1., 0.), (0., 1.), (0., -1.), (1., 1.), (-1., -1.), (1., -1.), (-1., 1.)] {
+        for (ds, dm) in [(1., 0.), (-1., 0.), (0., 1.), (0., -1.), (1., 1.), (-1., -1.), (1., -1.), (-1., 1.)]
+        {
             let ee = fit(x, &start.s(ds), &start.m(dm), top).ee;
             for l in 0..16 {
                 let better = ee[l] < least[l];
@@ -301,20 +315,23 @@ pub(super) struct Encoded {
     pub(super) codes: [u8; LEN],
 }
 
-/// The codes `0..=top` of a super-block of finite values, and their scales; `ends` are candidates for both ends of a
-/// sub-block's range, in steps inwards.
+/// The codes `0..=top` of a super-block of finite values, and their scales.
 #[inline(always)]
-pub(super) fn encode(values: &[f32; LEN], top: f32, ends: &[[f32; 2]]) -> Encoded {
+pub(super) fn encode(values: &[f32; LEN], top: f32) -> Encoded {
     let mut encoded = Encoded { d: 0.0, d_min: 0.0, scales: [0; 8], minima: [0; 8], codes: [0; LEN] };
-    // Half the smallest f16: nothing but zero is nearer.
-    if largest_magnitude(values) <= 1.0 / (1 << 25) as f32 {
+    let largest = largest_magnitude(values);
+    if largest <= SMALLEST_KEPT {
+        return encoded;
+    }
+    if largest > BEYOND_ALL_SCALES {
+        encoded.d = f32::INFINITY;
         return encoded;
     }
     let mut x: Values = [[0.0; 16]; SUB_LEN];
     for (i, x) in x.iter_mut().enumerate() {
         *x = lanes(|l| values[l % SUBS * SUB_LEN + i]);
     }
-    let best = search(&x, top, ends);
+    let best = search(&x, top);
     let mut scales = candidates(&x, top, &best);
     let chosen = improve(&x, top, &mut scales, 2);
     (encoded.d, encoded.d_min) = (scales.d[chosen], scales.d_min[chosen]);

@@ -3,8 +3,8 @@
 //!
 //! Sought is the least sum of squared errors of a super-block, as in `affine`, which has more unknowns.
 
-use super::LEN;
 use super::lanes::{Lanes, Lowest, inverse, lanes, nearest_scale, round_within};
+use super::{BEYOND_ALL_SCALES, LEN, SMALLEST_KEPT};
 use crate::quant::blocks::{larger, largest_magnitude, smaller};
 
 const SUBS: usize = 16;
@@ -108,8 +108,12 @@ pub(super) struct Encoded {
 pub(super) fn encode(values: &[f32; LEN]) -> Encoded {
     const CANDIDATES: usize = 4;
     let mut encoded = Encoded { d: 0.0, scales: [0; SUBS], codes: [32; LEN] };
-    // Half the smallest f16: nothing but zero is nearer.
-    if largest_magnitude(values) <= 1.0 / (1 << 25) as f32 {
+    let largest = largest_magnitude(values);
+    if largest <= SMALLEST_KEPT {
+        return encoded;
+    }
+    if largest > BEYOND_ALL_SCALES {
+        encoded.d = f32::INFINITY;
         return encoded;
     }
     let mut x: Values = [[0.0; 16]; SUB_LEN];
