@@ -7,6 +7,8 @@
 //! in turn.
 
 use super::lanes::{Lanes, Lowest, inverse, lanes, nearest_scale, round, round_within};
+use multiversion::multiversion;
+
 use super::{BEYOND_ALL_SCALES, LEN, SMALLEST_KEPT};
 use crate::quant::blocks::{larger, largest_magnitude, smaller};
 
@@ -245,8 +247,8 @@ fn candidates(x: &Values, top: f32, best: &Best) -> Scales {
     pair(first, second, &tried)
 }
 
-/// Moves sc and mn by steps of one where that helps, and fits d and dmin to all codes, in turn. Of the codes, scales
-/// and minima found, those of the better candidate, in its lanes.
+/// Moves sc and mn by steps of one where that helps, and fits d and dmin to all codes, in turn. Returns which candidate is
+/// the better one then.
 #[inline(always)]
 fn improve(x: &Values, top: f32, scales: &mut Scales, rounds: usize) -> usize {
     const N: f32 = SUB_LEN as f32;
@@ -306,6 +308,7 @@ fn improve(x: &Values, top: f32, scales: &mut Scales, rounds: usize) -> usize {
 }
 
 /// A super-block before it is packed.
+#[cfg_attr(test, derive(Debug, PartialEq))]
 pub(super) struct Encoded {
     pub(super) d: f32,
     pub(super) d_min: f32,
@@ -316,8 +319,14 @@ pub(super) struct Encoded {
 }
 
 /// The codes `0..=top` of a super-block of finite values, and their scales.
-#[inline(always)]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 pub(super) fn encode(values: &[f32; LEN], top: f32) -> Encoded {
+    encode_here(values, top)
+}
+
+/// For the instruction set of the caller.
+#[inline(always)]
+pub(super) fn encode_here(values: &[f32; LEN], top: f32) -> Encoded {
     let mut encoded = Encoded { d: 0.0, d_min: 0.0, scales: [0; 8], minima: [0; 8], codes: [0; LEN] };
     let largest = largest_magnitude(values);
     if largest <= SMALLEST_KEPT {

@@ -126,8 +126,7 @@ fn pack_halves(codes: &[u8; LEN], bytes: &mut [u8]) {
     }
 }
 
-/// Whether the scales are finite.
-#[inline(always)]
+/// Whether the scales are finite. The search is compiled for each instruction set, the packing is not.
 pub(super) fn encode_q4(values: &[f32; LEN], block: &mut [u8; Q4_BYTES]) -> bool {
     let encoded = affine::encode(values, 15.0);
     pack_scales_and_minima(&encoded.scales, &encoded.minima, &mut block[4..16]);
@@ -136,7 +135,6 @@ pub(super) fn encode_q4(values: &[f32; LEN], block: &mut [u8; Q4_BYTES]) -> bool
 }
 
 /// Whether the scales are finite.
-#[inline(always)]
 pub(super) fn encode_q5(values: &[f32; LEN], block: &mut [u8; Q5_BYTES]) -> bool {
     let encoded = affine::encode(values, 31.0);
     pack_scales_and_minima(&encoded.scales, &encoded.minima, &mut block[4..16]);
@@ -152,7 +150,6 @@ pub(super) fn encode_q5(values: &[f32; LEN], block: &mut [u8; Q5_BYTES]) -> bool
 }
 
 /// Whether the scale is finite.
-#[inline(always)]
 pub(super) fn encode_q6(values: &[f32; LEN], block: &mut [u8; Q6_BYTES]) -> bool {
     let encoded = symmetric::encode(values);
     for half in 0..2 {
@@ -169,4 +166,27 @@ pub(super) fn encode_q6(values: &[f32; LEN], block: &mut [u8; Q6_BYTES]) -> bool
         *byte = scale as u8;
     }
     write_scale(encoded.d, &mut block[208..210])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Random;
+
+    /// Any instruction set: the one found here against the one that the compiler takes for granted.
+    #[test]
+    fn every_instruction_set_finds_the_same_codes() {
+        let mut random = Random::new(4);
+        for scale in [1.0, 1e-5, 3e-8, 4e6] {
+            for power in [1, 3, 7] {
+                let values: Vec<f32> = random.normal(8 * LEN).iter().map(|v| scale * v.powi(power)).collect();
+                for values in values.as_chunks::<LEN>().0 {
+                    for top in [15.0, 31.0] {
+                        assert_eq!(affine::encode(values, top), affine::encode_here(values, top));
+                    }
+                    assert_eq!(symmetric::encode(values), symmetric::encode_here(values));
+                }
+            }
+        }
+    }
 }

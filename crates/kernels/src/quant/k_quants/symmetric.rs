@@ -4,6 +4,8 @@
 //! Sought is the least sum of squared errors of a super-block, as in `affine`, which has more unknowns.
 
 use super::lanes::{Lanes, Lowest, inverse, lanes, nearest_scale, round_within};
+use multiversion::multiversion;
+
 use super::{BEYOND_ALL_SCALES, LEN, SMALLEST_KEPT};
 use crate::quant::blocks::{larger, largest_magnitude, smaller};
 
@@ -96,6 +98,7 @@ fn integers(wanted: &Lanes, d: f32) -> Lanes {
 }
 
 /// A super-block before it is packed.
+#[cfg_attr(test, derive(Debug, PartialEq))]
 pub(super) struct Encoded {
     pub(super) d: f32,
     pub(super) scales: [i8; SUBS],
@@ -104,8 +107,14 @@ pub(super) struct Encoded {
 }
 
 /// The codes of a super-block of finite values, and their scales.
-#[inline(always)]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 pub(super) fn encode(values: &[f32; LEN]) -> Encoded {
+    encode_here(values)
+}
+
+/// For the instruction set of the caller.
+#[inline(always)]
+pub(super) fn encode_here(values: &[f32; LEN]) -> Encoded {
     const CANDIDATES: usize = 4;
     let mut encoded = Encoded { d: 0.0, scales: [0; SUBS], codes: [32; LEN] };
     let largest = largest_magnitude(values);
