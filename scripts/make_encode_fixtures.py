@@ -6,7 +6,7 @@ For each CASE (a distribution):
 
 Run: python scripts/make_encode_fixtures.py LIBGGML [GGUF]      (deterministic)
 
-LIBGGML is the shared library libggml-base of llama.cpp or whisper.cpp, as the wheel of pywhispercpp bundles it, whose
+LIBGGML is the shared library libggml-base of llama.cpp or whisper.cpp, as the wheel of pywhispercpp 1.5.1 bundles it, whose
 libgomp is to be loaded first (LD_PRELOAD). GGUF is SmolLM2-135M-Instruct in Q4_1, from which the two `weights` cases are
 taken: part of the embedding, stored in Q8_0, and of a projection in Q4_1. Without it they are kept from the file there is.
 """

@@ -7,7 +7,7 @@ use std::fmt;
 
 use multiversion::multiversion;
 
-use blocks::encode_blocks;
+use self::blocks::encode_blocks;
 
 mod blocks;
 pub mod cuda;
@@ -111,8 +111,17 @@ impl Format {
     /// A value that is not finite, but for F32, F16 and BF16, which have it; a finite one that F16 or BF16 would make
     /// infinite; a block whose scale or minimum no f16 holds (llama.cpp makes it infinite, which decodes to NaN): a
     /// magnitude below 65,504 never needs one. Then the blocks in `dst` from that of the value on are unspecified.
+    ///
+    /// # Panics
+    /// If `src` does not hold the whole blocks that `dst` has room for: an error of the caller, not of the data.
     pub fn encode(self, src: &[f32], dst: &mut [u8]) -> Result<(), UnencodableValue> {
-        debug_assert_eq!(src.len() / self.block_len() * self.block_bytes(), dst.len(), "whole blocks");
+        let (blocks, rest) = (src.len() / self.block_len(), src.len() % self.block_len());
+        assert!(
+            rest == 0 && blocks * self.block_bytes() == dst.len(),
+            "{} values of {self} for {} bytes",
+            src.len(),
+            dst.len()
+        );
         encode(self, src, dst).map_err(|at| UnencodableValue { at, value: src[at], format: self })
     }
 

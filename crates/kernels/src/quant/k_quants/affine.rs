@@ -6,9 +6,9 @@
 //! difference by what it costs. Last `sc` and `mn` move by steps of one, and `d` and `dmin` are fitted to all codes,
 //! in turn.
 
-use super::lanes::{Lanes, Lowest, inverse, lanes, nearest_scale, round, round_within};
 use multiversion::multiversion;
 
+use super::lanes::{Lanes, Lowest, inverse, lanes, nearest_scale, round_within};
 use super::{BEYOND_ALL_SCALES, LEN, SMALLEST_KEPT};
 use crate::quant::blocks::{larger, largest_magnitude, smaller};
 
@@ -18,7 +18,7 @@ const SUB_LEN: usize = LEN / SUBS;
 const TOP: f32 = 63.0;
 
 /// What is tried for the range of a sub-block: how many codes stay unused below its smallest and above its largest value,
-/// or less than none where those are cut off. The whole numbers find the scales of values that were decoded from codes.
+/// or less than none where those are cut off.
 const UNUSED: [[f32; 2]; 36] = {
     const TRIED: [f32; 6] = [2.0, 1.0, 0.0, -0.4, -0.8, -1.2];
     let mut all = [[0.0; 2]; 36];
@@ -350,7 +350,7 @@ pub(super) fn encode_here(values: &[f32; LEN], top: f32) -> Encoded {
         (encoded.scales[j], encoded.minima[j]) = (scales.sc[l] as u8, scales.mn[l] as u8);
         let inverse = inverse(s[l]);
         for i in 0..SUB_LEN {
-            let q = round(smaller(larger((x[i][l] + m[l]) * inverse, 0.0), top));
+            let q = round_within((x[i][l] + m[l]) * inverse, 0.0, top);
             encoded.codes[j * SUB_LEN + i] = q as u8;
         }
     }

@@ -3,9 +3,9 @@
 //!
 //! Sought is the least sum of squared errors of a super-block, as in `affine`, which has more unknowns.
 
-use super::lanes::{Lanes, Lowest, inverse, lanes, nearest_scale, round_within};
 use multiversion::multiversion;
 
+use super::lanes::{Lanes, Lowest, inverse, lanes, nearest_scale, round_within};
 use super::{BEYOND_ALL_SCALES, LEN, SMALLEST_KEPT};
 use crate::quant::blocks::{larger, largest_magnitude, smaller};
 
