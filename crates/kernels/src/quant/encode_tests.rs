@@ -69,21 +69,25 @@ fn super_blocks_err_less_than_those_of_llama_cpp() {
     });
 }
 
-/// What a format decodes to it encodes to the same values. For super-blocks a search may end with other scales than those it
-/// began with: usually none in Q6_K, with 0.05 to 0.2 of the first error in Q4_K and Q5_K, and more among many zeros.
+/// What a format decodes to it encodes to the same values. The search for super-blocks may end with other scales than those
+/// the values were decoded with: then a second encoding adds to the error of the first, most where it was small.
 #[test]
 fn decoded_values_encode_to_themselves() {
     each_case(|_, case, values| {
         for format in LEGACY.into_iter().chain(K) {
             let once = decode(format, &encode(format, values));
             let twice = decode(format, &encode(format, &once));
-            let (first, second) = (rms(values, &once), rms(&once, &twice));
-            println!("{case} {format}: {:.1e}", second / first);
-            let allowed = match format {
-                Format::Q4K | Format::Q5K => 0.7,
-                Format::Q6K => 0.35,
-                _ => 0.0,
+            let (first, second) = (rms(values, &once), rms(values, &twice));
+            println!("{case} {format}: {:.4}", second / first);
+            let same = match format {
+                Format::Q4K | Format::Q5K => false,
+                Format::Q6K => {
+                    matches!(case, "gaussian" | "uniform" | "positive" | "weights_q8_0" | "weights_q4_1")
+                }
+                _ => true,
             };
+            assert!(!same || once == twice, "{case} {format}: other values");
+            let allowed = if matches!(case, "sparse" | "edges" | "below_f16") { 1.35 } else { 1.04 };
             assert!(second <= allowed * first, "{case} {format}: rms {second:e} after {first:e}");
         }
     });
