@@ -201,7 +201,28 @@ fn steps<const COUNT: usize>(wanted: &[f32; SUBS], weight: &[f32; SUBS]) -> [f32
     lowest.scales
 }
 
-/// The best two of some candidates for d, dmin, sc, mn by their true errors.
+/// One candidate for a super-block, with its sum of squared errors.
+#[derive(Clone, Copy)]
+struct Tried {
+    ee: f32,
+    d: f32,
+    d_min: f32,
+    sc: [f32; SUBS],
+    mn: [f32; SUBS],
+}
+
+#[inline(always)]
+fn side_by_side(a: &Tried, b: &Tried) -> Scales {
+    let of = |l: usize| if l < SUBS { a } else { b };
+    Scales {
+        d: [a.d, b.d],
+        d_min: [a.d_min, b.d_min],
+        sc: lanes(|l| of(l).sc[l % SUBS]),
+        mn: lanes(|l| of(l).mn[l % SUBS]),
+    }
+}
+
+/// The best two of some candidates by their true errors.
 #[inline(always)]
 fn candidates(x: &Values, top: f32, best: &Best) -> Scales {
     const N: f32 = SUB_LEN as f32;
@@ -212,39 +233,20 @@ fn candidates(x: &Values, top: f32, best: &Best) -> Scales {
     let (s, m, q, qq) = (half(&best.s), half(&best.m), half(&sums.q), half(&sums.qq));
     // What a difference costs once the minimum has made up for what it can.
     let curvature = std::array::from_fn(|j| qq[j] - q[j] * q[j] / N);
-    let mut tried = [(f32::INFINITY, 0.0, 0.0, [0.0; SUBS], [0.0; SUBS]); D * D_MIN];
+    let mut tried = [Tried { ee: 0.0, d: 0.0, d_min: 0.0, sc: [0.0; SUBS], mn: [0.0; SUBS] }; D * D_MIN];
     for (i, d) in steps::<D>(&s, &curvature).into_iter().enumerate() {
         let sc = integers(&s, d);
         let wanted = std::array::from_fn(|j| larger(m[j] + q[j] / N * (d * sc[j] - s[j]), 0.0));
         for (j, d_min) in steps::<D_MIN>(&wanted, &[1.0; SUBS]).into_iter().enumerate() {
-            tried[i * D_MIN + j] = (0.0, d, d_min, sc, integers(&wanted, d_min));
+            tried[i * D_MIN + j] = Tried { ee: 0.0, d, d_min, sc, mn: integers(&wanted, d_min) };
         }
     }
-    let pair = |a: usize, b: usize, tried: &[(f32, f32, f32, [f32; SUBS], [f32; SUBS])]| {
-        let of = |l: usize| &tried[if l < SUBS { a } else { b }];
-        Scales {
-            d: [tried[a].1, tried[b].1],
-            d_min: [tried[a].2, tried[b].2],
-            sc: lanes(|l| of(l).3[l % SUBS]),
-            mn: lanes(|l| of(l).4[l % SUBS]),
-        }
-    };
-    for i in (0..D * D_MIN).step_by(2) {
-        let ee = pair(i, i + 1, &tried).fit(x, top).ee;
-        (tried[i].0, tried[i + 1].0) = (total(&ee, 0), total(&ee, 1));
+    for pair in tried.as_chunks_mut::<2>().0 {
+        let ee = side_by_side(&pair[0], &pair[1]).fit(x, top).ee;
+        (pair[0].ee, pair[1].ee) = (total(&ee, 0), total(&ee, 1));
     }
-    let (mut first, mut second) = (0, 1);
-    if tried[second].0 < tried[first].0 {
-        (first, second) = (second, first);
-    }
-    for i in 2..D * D_MIN {
-        if tried[i].0 < tried[first].0 {
-            (first, second) = (i, first);
-        } else if tried[i].0 < tried[second].0 {
-            second = i;
-        }
-    }
-    pair(first, second, &tried)
+    tried.sort_by(|a, b| a.ee.total_cmp(&b.ee));
+    side_by_side(&tried[0], &tried[1])
 }
 
 /// Moves sc and mn by steps of one where that helps, and fits d and dmin to all codes, in turn. Returns which candidate is
