@@ -1,27 +1,35 @@
 //! What the encoders of blocks share.
 
-/// Encodes block after block. `encode` says whether the scales it wrote are finite, and is given finite values alone.
+/// Encodes block after block by `$encode`, which says whether the scales it wrote are finite, and is given finite values
+/// alone. The error is the place in `$src` of the first value that is not finite, or of the largest of a block whose
+/// scale is not.
 ///
-/// # Errors
-/// The place in `src` of the first value that is not finite, or of the largest of a block whose scale is not.
+/// A macro, since a function handed to another as an argument is not compiled for the caller's instruction set.
+macro_rules! encode_blocks {
+    ($src:expr, $dst:expr, $encode:path) => {{
+        let mut result = Ok(());
+        for (b, (values, block)) in $src.as_chunks().0.iter().zip($dst.as_chunks_mut().0).enumerate() {
+            if let Some(at) = $crate::quant::blocks::first_not_finite(values) {
+                result = Err(b * values.len() + at);
+                break;
+            }
+            if !$encode(values, block) {
+                result = Err(b * values.len() + $crate::quant::blocks::first_largest(values).0);
+                break;
+            }
+        }
+        result
+    }};
+}
+pub(super) use encode_blocks;
+
 #[inline(always)]
-pub(super) fn encode<const LEN: usize, const BYTES: usize>(
-    src: &[f32],
-    dst: &mut [u8],
-    encode: impl Fn(&[f32; LEN], &mut [u8; BYTES]) -> bool,
-) -> Result<(), usize> {
-    for (b, (values, block)) in
-        src.as_chunks::<LEN>().0.iter().zip(dst.as_chunks_mut::<BYTES>().0).enumerate()
-    {
-        // Without a branch a value, so that the compiler vectorises it.
-        if !values.iter().fold(true, |fine, v| fine & (v.abs() < f32::INFINITY)) {
-            return Err(b * LEN + values.iter().position(|v| !v.is_finite()).unwrap_or(0));
-        }
-        if !encode(values, block) {
-            return Err(b * LEN + first_largest(values).0);
-        }
+pub(super) fn first_not_finite<const LEN: usize>(values: &[f32; LEN]) -> Option<usize> {
+    // Without a branch a value, so that the compiler vectorises it.
+    match values.iter().fold(true, |fine, v| fine & (v.abs() < f32::INFINITY)) {
+        true => None,
+        false => values.iter().position(|v| !v.is_finite()),
     }
-    Ok(())
 }
 
 /// The larger of two values that are numbers, as one instruction.
@@ -48,12 +56,12 @@ pub(super) fn largest_magnitude<const LEN: usize>(values: &[f32; LEN]) -> f32 {
     lanes.into_iter().fold(0.0, larger)
 }
 
-/// Place and value of the first of the values of largest magnitude.
+/// Place and value of the first of the values of largest magnitude; the value is not the negative zero.
 #[inline(always)]
 pub(super) fn first_largest<const LEN: usize>(values: &[f32; LEN]) -> (usize, f32) {
     let largest = largest_magnitude(values);
     let at = values.iter().position(|v| v.abs() == largest).unwrap_or(0);
-    (at, values[at])
+    (at, values[at] + 0.0)
 }
 
 /// The smallest and the largest value. A zero has the sign of the first zero, as if the values were compared in turn.
@@ -89,5 +97,9 @@ pub(super) fn codes<const LEN: usize>(
     if inverse.is_infinite() {
         return [0; LEN];
     }
-    values.map(|v| (((v - low) * inverse + half) as i32).min(top) as u8)
+    let mut codes = [0; LEN];
+    for (code, v) in codes.iter_mut().zip(values) {
+        *code = (((v - low) * inverse + half) as i32).min(top) as u8;
+    }
+    codes
 }

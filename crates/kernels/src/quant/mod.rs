@@ -7,9 +7,13 @@ use std::fmt;
 
 use multiversion::multiversion;
 
+use self::blocks::encode_blocks;
+
 mod blocks;
 pub mod cuda;
 pub mod dynamic_map;
+#[cfg(test)]
+mod encode_tests;
 mod float;
 pub mod four_bit;
 pub mod int8;
@@ -107,8 +111,17 @@ impl Format {
     /// A value that is not finite, but for F32, F16 and BF16, which have it; a finite one that F16 or BF16 would make
     /// infinite; a block whose scale or minimum no f16 holds (llama.cpp makes it infinite, which decodes to NaN): a
     /// magnitude below 65,504 never needs one. Then the blocks in `dst` from that of the value on are unspecified.
+    ///
+    /// # Panics
+    /// If `src` does not hold the whole blocks that `dst` has room for: an error of the caller, not of the data.
     pub fn encode(self, src: &[f32], dst: &mut [u8]) -> Result<(), UnencodableValue> {
-        debug_assert_eq!(src.len() / self.block_len() * self.block_bytes(), dst.len(), "whole blocks");
+        let (blocks, rest) = (src.len() / self.block_len(), src.len() % self.block_len());
+        assert!(
+            rest == 0 && blocks * self.block_bytes() == dst.len(),
+            "{} values of {self} for {} bytes",
+            src.len(),
+            dst.len()
+        );
         encode(self, src, dst).map_err(|at| UnencodableValue { at, value: src[at], format: self })
     }
 
@@ -152,18 +165,24 @@ fn decode(format: Format, src: &[u8], dst: &mut [f32]) {
 /// See [`Format::encode`].
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma+f16c", "x86_64+avx2+fma+f16c"))]
 fn encode(format: Format, src: &[f32], dst: &mut [u8]) -> Result<(), usize> {
+    encode_here(format, src, dst)
+}
+
+/// For the instruction set of the caller.
+#[inline(always)]
+fn encode_here(format: Format, src: &[f32], dst: &mut [u8]) -> Result<(), usize> {
     match format {
         Format::F32 => float::encode_f32(src, dst),
         Format::F16 => float::encode_f16(src, dst),
         Format::BF16 => float::encode_bf16(src, dst),
-        Format::Q4_0 => blocks::encode(src, dst, q4::encode_0),
-        Format::Q4_1 => blocks::encode(src, dst, q4::encode_1),
-        Format::Q5_0 => blocks::encode(src, dst, q5::encode_0),
-        Format::Q5_1 => blocks::encode(src, dst, q5::encode_1),
-        Format::Q8_0 => blocks::encode(src, dst, q8_0::encode),
-        Format::Q4K => blocks::encode(src, dst, k_quants::encode_q4),
-        Format::Q5K => blocks::encode(src, dst, k_quants::encode_q5),
-        Format::Q6K => blocks::encode(src, dst, k_quants::encode_q6),
+        Format::Q4_0 => encode_blocks!(src, dst, q4::encode_0),
+        Format::Q4_1 => encode_blocks!(src, dst, q4::encode_1),
+        Format::Q5_0 => encode_blocks!(src, dst, q5::encode_0),
+        Format::Q5_1 => encode_blocks!(src, dst, q5::encode_1),
+        Format::Q8_0 => encode_blocks!(src, dst, q8_0::encode),
+        Format::Q4K => encode_blocks!(src, dst, k_quants::encode_q4),
+        Format::Q5K => encode_blocks!(src, dst, k_quants::encode_q5),
+        Format::Q6K => encode_blocks!(src, dst, k_quants::encode_q6),
     }
 }
 

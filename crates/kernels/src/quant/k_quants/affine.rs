@@ -6,14 +6,29 @@
 //! difference by what it costs. Last `sc` and `mn` move by steps of one, and `d` and `dmin` are fitted to all codes,
 //! in turn.
 
-use super::LEN;
-use super::lanes::{Lanes, Lowest, inverse, lanes, nearest_scale, round, round_within};
+use multiversion::multiversion;
+
+use super::lanes::{Lanes, Lowest, inverse, lanes, nearest_scale, round_within};
+use super::{BEYOND_ALL_SCALES, LEN, SMALLEST_KEPT};
 use crate::quant::blocks::{larger, largest_magnitude, smaller};
 
 const SUBS: usize = 8;
 const SUB_LEN: usize = LEN / SUBS;
 /// The largest `sc` and `mn`.
 const TOP: f32 = 63.0;
+
+/// What is tried for the range of a sub-block: how many codes stay unused below its smallest and above its largest value,
+/// or less than none where those are cut off.
+const UNUSED: [[f32; 2]; 36] = {
+    const TRIED: [f32; 6] = [2.0, 1.0, 0.0, -0.4, -0.8, -1.2];
+    let mut all = [[0.0; 2]; 36];
+    let mut i = 0;
+    while i < all.len() {
+        all[i] = [TRIED[i / TRIED.len()], TRIED[i % TRIED.len()]];
+        i += 1;
+    }
+    all
+};
 
 /// Value `i` of each sub-block, twice.
 type Values = [Lanes; SUB_LEN];
@@ -92,7 +107,7 @@ fn refit(s: &Lanes, m: &Lanes, sums: &Fit) -> (Lanes, Lanes) {
 
 /// The best scales and minima of the sub-blocks, each for itself.
 #[inline(always)]
-fn search(x: &Values, top: f32, ends: &[[f32; 2]]) -> Best {
+fn search(x: &Values, top: f32) -> Best {
     let (mut low, mut high) = ([0.0; 16], [f32::NEG_INFINITY; 16]);
     for x in x {
         for l in 0..16 {
@@ -100,12 +115,12 @@ fn search(x: &Values, top: f32, ends: &[[f32; 2]]) -> Best {
             high[l] = larger(x[l], high[l]);
         }
     }
-    let step = lanes(|l| (high[l] - low[l]) * (1.0 / top));
+    let range = lanes(|l| high[l] - low[l]);
     let mut best = Best { s: [0.0; 16], m: lanes(|l| -low[l]), ee: [f32::INFINITY; 16] };
-    for pair in ends.as_chunks::<2>().0 {
-        let end = |l: usize, which: usize| pair[l / SUBS][which];
-        let mut s = lanes(|l| step[l] * ((top - end(l, 0) - end(l, 1)) / top));
-        let mut m = lanes(|l| larger(-(low[l] + step[l] * end(l, 0)), 0.0));
+    for pair in UNUSED.as_chunks::<2>().0 {
+        let steps = [0, 1].map(|half: usize| 1.0 / (top - pair[half][0] - pair[half][1]));
+        let mut s = lanes(|l| range[l] * steps[l / SUBS]);
+        let mut m = lanes(|l| larger(pair[l / SUBS][0] * s[l] - low[l], 0.0));
         for _ in 0..2 {
             let sums = fit(x, &s, &m, top);
             best.offer(&s, &m, &sums.ee);
@@ -186,7 +201,28 @@ fn steps<const COUNT: usize>(wanted: &[f32; SUBS], weight: &[f32; SUBS]) -> [f32
     lowest.scales
 }
 
-/// The best two of some candidates for d, dmin, sc, mn by their true errors.
+/// One candidate for a super-block, with its sum of squared errors.
+#[derive(Clone, Copy)]
+struct Tried {
+    ee: f32,
+    d: f32,
+    d_min: f32,
+    sc: [f32; SUBS],
+    mn: [f32; SUBS],
+}
+
+#[inline(always)]
+fn side_by_side(a: &Tried, b: &Tried) -> Scales {
+    let of = |l: usize| if l < SUBS { a } else { b };
+    Scales {
+        d: [a.d, b.d],
+        d_min: [a.d_min, b.d_min],
+        sc: lanes(|l| of(l).sc[l % SUBS]),
+        mn: lanes(|l| of(l).mn[l % SUBS]),
+    }
+}
+
+/// The best two of some candidates by their true errors.
 #[inline(always)]
 fn candidates(x: &Values, top: f32, best: &Best) -> Scales {
     const N: f32 = SUB_LEN as f32;
@@ -197,43 +233,24 @@ fn candidates(x: &Values, top: f32, best: &Best) -> Scales {
     let (s, m, q, qq) = (half(&best.s), half(&best.m), half(&sums.q), half(&sums.qq));
     // What a difference costs once the minimum has made up for what it can.
     let curvature = std::array::from_fn(|j| qq[j] - q[j] * q[j] / N);
-    let mut tried = [(f32::INFINITY, 0.0, 0.0, [0.0; SUBS], [0.0; SUBS]); D * D_MIN];
+    let mut tried = [Tried { ee: 0.0, d: 0.0, d_min: 0.0, sc: [0.0; SUBS], mn: [0.0; SUBS] }; D * D_MIN];
     for (i, d) in steps::<D>(&s, &curvature).into_iter().enumerate() {
         let sc = integers(&s, d);
         let wanted = std::array::from_fn(|j| larger(m[j] + q[j] / N * (d * sc[j] - s[j]), 0.0));
         for (j, d_min) in steps::<D_MIN>(&wanted, &[1.0; SUBS]).into_iter().enumerate() {
-            tried[i * D_MIN + j] = (0.0, d, d_min, sc, integers(&wanted, d_min));
+            tried[i * D_MIN + j] = Tried { ee: 0.0, d, d_min, sc, mn: integers(&wanted, d_min) };
         }
     }
-    let pair = |a: usize, b: usize, tried: &[(f32, f32, f32, [f32; SUBS], [f32; SUBS])]| {
-        let of = |l: usize| &tried[if l < SUBS { a } else { b }];
-        Scales {
-            d: [tried[a].1, tried[b].1],
-            d_min: [tried[a].2, tried[b].2],
-            sc: lanes(|l| of(l).3[l % SUBS]),
-            mn: lanes(|l| of(l).4[l % SUBS]),
-        }
-    };
-    for i in (0..D * D_MIN).step_by(2) {
-        let ee = pair(i, i + 1, &tried).fit(x, top).ee;
-        (tried[i].0, tried[i + 1].0) = (total(&ee, 0), total(&ee, 1));
+    for pair in tried.as_chunks_mut::<2>().0 {
+        let ee = side_by_side(&pair[0], &pair[1]).fit(x, top).ee;
+        (pair[0].ee, pair[1].ee) = (total(&ee, 0), total(&ee, 1));
     }
-    let (mut first, mut second) = (0, 1);
-    if tried[second].0 < tried[first].0 {
-        (first, second) = (second, first);
-    }
-    for i in 2..D * D_MIN {
-        if tried[i].0 < tried[first].0 {
-            (first, second) = (i, first);
-        } else if tried[i].0 < tried[second].0 {
-            second = i;
-        }
-    }
-    pair(first, second, &tried)
+    tried.sort_by(|a, b| a.ee.total_cmp(&b.ee));
+    side_by_side(&tried[0], &tried[1])
 }
 
-/// Moves sc and mn by steps of one where that helps, and fits d and dmin to all codes, in turn. Of the codes, scales
-/// and minima found, those of the better candidate, in its lanes.
+/// Moves sc and mn by steps of one where that helps, and fits d and dmin to all codes, in turn. Returns which candidate is
+/// the better one then.
 #[inline(always)]
 fn improve(x: &Values, top: f32, scales: &mut Scales, rounds: usize) -> usize {
     const N: f32 = SUB_LEN as f32;
@@ -293,6 +310,7 @@ fn improve(x: &Values, top: f32, scales: &mut Scales, rounds: usize) -> usize {
 }
 
 /// A super-block before it is packed.
+#[cfg_attr(test, derive(Debug, PartialEq))]
 pub(super) struct Encoded {
     pub(super) d: f32,
     pub(super) d_min: f32,
@@ -302,20 +320,29 @@ pub(super) struct Encoded {
     pub(super) codes: [u8; LEN],
 }
 
-/// The codes `0..=top` of a super-block of finite values, and their scales; `ends` are candidates for both ends of a
-/// sub-block's range, in steps inwards.
+/// The codes `0..=top` of a super-block of finite values, and their scales.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+pub(super) fn encode(values: &[f32; LEN], top: f32) -> Encoded {
+    encode_here(values, top)
+}
+
+/// For the instruction set of the caller.
 #[inline(always)]
-pub(super) fn encode(values: &[f32; LEN], top: f32, ends: &[[f32; 2]]) -> Encoded {
+pub(super) fn encode_here(values: &[f32; LEN], top: f32) -> Encoded {
     let mut encoded = Encoded { d: 0.0, d_min: 0.0, scales: [0; 8], minima: [0; 8], codes: [0; LEN] };
-    // Half the smallest f16: nothing but zero is nearer.
-    if largest_magnitude(values) <= 1.0 / (1 << 25) as f32 {
+    let largest = largest_magnitude(values);
+    if largest <= SMALLEST_KEPT {
+        return encoded;
+    }
+    if largest > BEYOND_ALL_SCALES {
+        encoded.d = f32::INFINITY;
         return encoded;
     }
     let mut x: Values = [[0.0; 16]; SUB_LEN];
     for (i, x) in x.iter_mut().enumerate() {
         *x = lanes(|l| values[l % SUBS * SUB_LEN + i]);
     }
-    let best = search(&x, top, ends);
+    let best = search(&x, top);
     let mut scales = candidates(&x, top, &best);
     let chosen = improve(&x, top, &mut scales, 2);
     (encoded.d, encoded.d_min) = (scales.d[chosen], scales.d_min[chosen]);
@@ -325,7 +352,7 @@ pub(super) fn encode(values: &[f32; LEN], top: f32, ends: &[[f32; 2]]) -> Encode
         (encoded.scales[j], encoded.minima[j]) = (scales.sc[l] as u8, scales.mn[l] as u8);
         let inverse = inverse(s[l]);
         for i in 0..SUB_LEN {
-            let q = round(smaller(larger((x[i][l] + m[l]) * inverse, 0.0), top));
+            let q = round_within((x[i][l] + m[l]) * inverse, 0.0, top);
             encoded.codes[j * SUB_LEN + i] = q as u8;
         }
     }

@@ -2,7 +2,6 @@
 //! instruction set.
 
 use crate::quant::blocks::{larger, smaller};
-use crate::quant::float::{f16_to_f32, f32_to_f16};
 
 /// One value of each sub-block, or of each of two candidates for eight sub-blocks.
 pub(super) type Lanes = [f32; 16];
@@ -36,14 +35,20 @@ pub(super) fn inverse(s: f32) -> f32 {
     if s.abs() > 1e-30 { 1.0 / s } else { 0.0 }
 }
 
-/// The smallest step of an f16.
-const SMALLEST: f32 = 1.0 / (1 << 24) as f32;
-
-/// The f16 nearest to a scale that is not zero, but not zero, and finite if `scale` is below 65,520.
+/// The f16 nearest to a scale that is not zero, but not zero. What no f16 holds stays a finite f32.
+///
+/// Not by way of the bits of an f16: a scale of usual weights is below its normal values, whose bits in the place of
+/// those of an f32 would be a subnormal one, with which processors are slow.
 #[inline(always)]
 pub(super) fn nearest_scale(scale: f32) -> f32 {
-    let rounded = f16_to_f32(f32_to_f16(scale).to_le_bytes());
-    if rounded == 0.0 { SMALLEST } else { rounded }
+    const SMALLEST: f32 = 1.0 / (1 << 24) as f32;
+    const SMALLEST_NORMAL: f32 = 1.0 / (1 << 14) as f32;
+    let magnitude = scale.abs();
+    let bits = magnitude.to_bits();
+    let normal = f32::from_bits(bits.wrapping_add(0xfff + (bits >> 13 & 1)) & !0x1fff);
+    // As in `f32_to_f16`.
+    let rounded = if magnitude < SMALLEST_NORMAL { (magnitude + 0.5) - 0.5 } else { normal };
+    larger(rounded, SMALLEST).copysign(scale)
 }
 
 /// The `COUNT` scales with the lowest costs among those tried, the lowest first.
@@ -71,5 +76,25 @@ impl<const COUNT: usize> Lowest<COUNT> {
                 std::mem::swap(&mut self.costs[i], &mut cost);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_round_as_f16() {
+        for bits in 1..0x7c00u16 {
+            let value = half::f16::from_bits(bits).to_f32();
+            for tried in [value, value * 1.0002, value * 1.0004, value * 1.3] {
+                let expected = half::f16::from_f32(tried);
+                if expected.is_finite() {
+                    assert_eq!(nearest_scale(tried), expected.to_f32(), "{tried:e}");
+                    assert_eq!(nearest_scale(-tried), -expected.to_f32(), "{tried:e}");
+                }
+            }
+        }
+        assert_eq!(nearest_scale(1e-30), half::f16::from_bits(1).to_f32());
     }
 }

@@ -3,8 +3,10 @@
 //!
 //! Sought is the least sum of squared errors of a super-block, as in `affine`, which has more unknowns.
 
-use super::LEN;
+use multiversion::multiversion;
+
 use super::lanes::{Lanes, Lowest, inverse, lanes, nearest_scale, round_within};
+use super::{BEYOND_ALL_SCALES, LEN, SMALLEST_KEPT};
 use crate::quant::blocks::{larger, largest_magnitude, smaller};
 
 const SUBS: usize = 16;
@@ -51,26 +53,36 @@ fn search(x: &Values) -> Lanes {
             largest[l] = larger(x[l].abs(), largest[l]);
         }
     }
-    let (mut best, mut least) = ([0.0; 16], [f32::INFINITY; 16]);
-    let mut offer = |s: &Lanes, ee: &Lanes| {
-        for l in 0..SUBS {
-            let better = ee[l] < least[l];
-            best[l] = if better { s[l] } else { best[l] };
-            least[l] = if better { ee[l] } else { least[l] };
-        }
-    };
+    let mut best = Best { s: [0.0; 16], ee: [f32::INFINITY; 16] };
     // The code of the largest magnitude, of both signs.
     for quarter in 4 * 25..=4 * 34 {
         let inverse = 4.0 / quarter as f32;
         for inverse in [inverse, -inverse] {
             let s = lanes(|l| largest[l] * inverse);
             let sums = fit(x, &s);
-            offer(&s, &sums.ee);
+            best.offer(&s, &sums.ee);
             let s = refit(&s, &sums);
-            offer(&s, &fit(x, &s).ee);
+            best.offer(&s, &fit(x, &s).ee);
         }
     }
-    best
+    best.s
+}
+
+/// Scales and their errors.
+struct Best {
+    s: Lanes,
+    ee: Lanes,
+}
+
+impl Best {
+    #[inline(always)]
+    fn offer(&mut self, s: &Lanes, ee: &Lanes) {
+        for l in 0..SUBS {
+            let better = ee[l] < self.ee[l];
+            self.s[l] = if better { s[l] } else { self.s[l] };
+            self.ee[l] = if better { ee[l] } else { self.ee[l] };
+        }
+    }
 }
 
 #[inline(always)]
@@ -86,6 +98,7 @@ fn integers(wanted: &Lanes, d: f32) -> Lanes {
 }
 
 /// A super-block before it is packed.
+#[cfg_attr(test, derive(Debug, PartialEq))]
 pub(super) struct Encoded {
     pub(super) d: f32,
     pub(super) scales: [i8; SUBS],
@@ -94,12 +107,22 @@ pub(super) struct Encoded {
 }
 
 /// The codes of a super-block of finite values, and their scales.
-#[inline(always)]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 pub(super) fn encode(values: &[f32; LEN]) -> Encoded {
+    encode_here(values)
+}
+
+/// For the instruction set of the caller.
+#[inline(always)]
+pub(super) fn encode_here(values: &[f32; LEN]) -> Encoded {
     const CANDIDATES: usize = 4;
     let mut encoded = Encoded { d: 0.0, scales: [0; SUBS], codes: [32; LEN] };
-    // Half the smallest f16: nothing but zero is nearer.
-    if largest_magnitude(values) <= 1.0 / (1 << 25) as f32 {
+    let largest = largest_magnitude(values);
+    if largest <= SMALLEST_KEPT {
+        return encoded;
+    }
+    if largest > BEYOND_ALL_SCALES {
+        encoded.d = f32::INFINITY;
         return encoded;
     }
     let mut x: Values = [[0.0; 16]; SUB_LEN];
@@ -113,7 +136,8 @@ pub(super) fn encode(values: &[f32; LEN]) -> Encoded {
     let largest = best.into_iter().fold(0.0, |m: f32, s| larger(s.abs(), m));
     let mut lowest = Lowest::<CANDIDATES>::new(nearest_scale(largest / 127.0));
     for k in 64..=128 {
-        for d in [nearest_scale(largest / k as f32), -nearest_scale(largest / k as f32)] {
+        let d = nearest_scale(largest / k as f32);
+        for d in [d, -d] {
             let sc = integers(&best, d);
             let cost = total(&lanes(|l| {
                 let difference = best[l] - d * sc[l];
