@@ -5,6 +5,7 @@ mod cases;
 mod command_line;
 mod full;
 mod hostile;
+mod merge;
 mod resume;
 mod rows;
 mod sweep;
