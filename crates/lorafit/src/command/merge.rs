@@ -229,6 +229,7 @@ pub fn run(args: MergeArgs) -> anyhow::Result<()> {
     let inputs = Inputs::open(&args, adapters)?;
     let out = whole_out(&args.out, &inputs.paths(), args.overwrite)?;
     inputs.check_choice(&args)?;
+    inputs.tell_unused(&args);
     let adapter = inputs.adapter(&args)?;
     let checked = Checked::open(&args, &inputs)?;
     let merged = Merged::new(inputs.target(), &adapter, args.dtype.save_dtype())?;
@@ -319,6 +320,18 @@ impl Inputs {
                     "{dir} was trained with --template {template}: give it here, too, and the merged model has it"
                 ));
             }
+        }
+    }
+
+    /// Tensors of the base that no weight is computed from; a tied head and tables of rotations are none that are missed.
+    fn tell_unused(&self, args: &MergeArgs) {
+        let mut unused = self.target().unused_tensors();
+        unused.retain(|name| name != "lm_head.weight" && !name.ends_with("rotary_emb.inv_freq"));
+        if let Some(first) = unused.first() {
+            args.tell(&format!(
+                "{} tensors that the model does not use are left out: {first}, ...",
+                unused.len()
+            ));
         }
     }
 
