@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use lorafit_data::{Dataset, Tokenizer};
+use lorafit_data::Dataset;
 use lorafit_kernels::Device;
 use lorafit_model::adapter::{self, Adapter};
 use lorafit_model::merge::{Combination, MajoritySign, Merged, Method, Weighted, check_finite, combine};
@@ -154,9 +154,9 @@ pub struct MergeArgs {
     /// How several adapters become one [default: cat]
     #[arg(long, value_enum, help_heading = "Several adapters")]
     pub method: Option<MethodChoice>,
-    /// The share of each factor's values that ties and dare keep, above 0 and at most 1
-    #[arg(long, value_name = "SHARE", default_value_t = 0.5, help_heading = "Several adapters")]
-    pub density: f64,
+    /// The share of each factor's values that ties and dare keep, above 0 and at most 1 [default: 0.5]
+    #[arg(long, value_name = "SHARE", help_heading = "Several adapters")]
+    pub density: Option<f64>,
     /// How ties elects the sign of a value
     #[arg(long, value_enum, default_value_t = SignChoice::Total, help_heading = "Several adapters")]
     pub majority_sign: SignChoice,
@@ -182,8 +182,18 @@ const CHECK_TOKENS: usize = 512;
 
 impl MergeArgs {
     fn validate(&self) -> Result<(), CliError> {
-        let whole = self.density > 0.0 && self.density <= 1.0;
-        require(whole, "density", self.density, "must be above 0 and at most 1")?;
+        if let Some(density) = self.density {
+            require(density > 0.0 && density <= 1.0, "density", density, "must be above 0 and at most 1")?;
+        }
+        let drops = !matches!(self.method, None | Some(MethodChoice::Cat | MethodChoice::Linear));
+        if self.density.is_some() && !drops {
+            return Err(CliError::usage("--density: cat and linear keep every value")
+                .hint("it goes with --method ties, dare-linear or dare-ties"));
+        }
+        if drops && self.adapter.len() == 1 {
+            return Err(CliError::usage("--method ties and dare are for several adapters, and one is given")
+                .hint("leave --method out; DIR:WEIGHT changes the strength of one"));
+        }
         self.rows.validate()?;
         self.common.validate()
     }
@@ -193,7 +203,7 @@ impl MergeArgs {
         let as_it_is = self.method.is_none() && adapters.len() == 1 && adapters[0].weight == 1.0;
         (!as_it_is).then(|| Combination {
             method: self.method.map_or(Method::Cat, MethodChoice::method),
-            density: self.density,
+            density: self.density.unwrap_or(0.5),
             majority_sign: match self.majority_sign {
                 SignChoice::Total => MajoritySign::Total,
                 SignChoice::Frequency => MajoritySign::Frequency,
@@ -217,6 +227,7 @@ pub fn run(args: MergeArgs) -> anyhow::Result<()> {
     let inputs = Inputs::open(&args, adapters)?;
     let out = whole_out(&args.out, &inputs.paths(), args.overwrite)?;
     inputs.check_choice(&args)?;
+    inputs.tell_unused(&args);
     let adapter = inputs.adapter(&args)?;
     let checked = Checked::open(&args, &inputs)?;
     let merged = Merged::new(inputs.target(), &adapter, args.dtype.save_dtype())?;
@@ -233,7 +244,6 @@ struct Inputs {
     files: ModelFiles,
     /// Another one that they are merged into.
     original: Option<ModelFiles>,
-    tokenizer: Option<Tokenizer>,
     storage: BaseStorage,
 }
 
@@ -248,19 +258,8 @@ impl Inputs {
         if let (Some(original), Some(name)) = (&original, &args.base) {
             check_same_shape((name, original.config()), (&args.model, files.config()))?;
         }
-        let target = original.as_ref().unwrap_or(&files);
-        // A folder's files are copied as they are.
-        let needs_tokenizer = target.gguf().is_some() || args.template.template.is_some();
-        let tokenizer = match needs_tokenizer {
-            true => {
-                let mut tokenizer = open_tokenizer(target)?;
-                args.template.apply(&mut tokenizer)?;
-                Some(tokenizer)
-            }
-            false => None,
-        };
-        let storage = target.storage()?;
-        Ok(Inputs { adapters, files, original, tokenizer, storage })
+        let storage = original.as_ref().unwrap_or(&files).storage()?;
+        Ok(Inputs { adapters, files, original, storage })
     }
 
     /// The model whose weights the adapters are added to.
@@ -322,6 +321,18 @@ impl Inputs {
         }
     }
 
+    /// Tensors of the base that no weight is computed from; a tied head and tables of rotations are none that are missed.
+    fn tell_unused(&self, args: &MergeArgs) {
+        let mut unused = self.target().unused_tensors();
+        unused.retain(|name| name != "lm_head.weight" && !name.ends_with("rotary_emb.inv_freq"));
+        if let Some(first) = unused.first() {
+            args.tell(&format!(
+                "{} tensors that the model does not use are left out: {first}, ...",
+                unused.len()
+            ));
+        }
+    }
+
     /// The adapters as one.
     fn adapter(&self, args: &MergeArgs) -> anyhow::Result<Adapter> {
         let config = self.files.config();
@@ -351,10 +362,20 @@ impl Inputs {
 
     /// What goes beside the weights.
     fn beside(&self, args: &MergeArgs, dtype: SaveDtype) -> anyhow::Result<ModelFolder> {
-        let mut folder = beside_weights(self.target(), self.tokenizer.as_ref(), &args.template, dtype)?;
+        let target = self.target();
+        // A folder's files are copied as they are.
+        let tokenizer = match target.gguf().is_some() || args.template.template.is_some() {
+            true => {
+                let mut tokenizer = open_tokenizer(target)?;
+                args.template.apply(&mut tokenizer)?;
+                Some(tokenizer)
+            }
+            false => None,
+        };
+        let mut folder = beside_weights(target, tokenizer.as_ref(), &args.template, dtype)?;
         let method =
             args.combination(&self.adapters).map(|_| args.method.map_or("cat".into(), MethodChoice::name));
-        let content = manifest(self.target(), &self.adapters, &self.merged_into(), method)?;
+        let content = manifest(target, &self.adapters, &self.merged_into(), method)?;
         folder.files.retain(|(name, _)| name != MANIFEST);
         folder.files.push((MANIFEST.to_owned(), FolderFile::Content(content)));
         Ok(folder)

@@ -48,8 +48,8 @@ fn value<'a>(outcome: &'a Outcome, key: &str) -> &'a str {
 #[test]
 fn every_verb_has_help_with_examples() {
     for verb in [
-        "data", "train", "sweep", "inspect", "report", "eval", "compare", "generate", "chat", "quantize",
-        "bench",
+        "data", "train", "sweep", "inspect", "report", "eval", "compare", "generate", "chat", "merge",
+        "quantize", "bench",
     ] {
         let help = lorafit(&[verb, "--help"]);
         assert_eq!(help.code, 0);

@@ -6,6 +6,7 @@ mod command_line;
 mod export;
 mod full;
 mod hostile;
+mod merge;
 mod resume;
 mod rows;
 mod sweep;

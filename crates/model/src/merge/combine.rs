@@ -4,13 +4,15 @@
 //!
 //! - [`Method::Cat`] puts the factors beside each other, `A = [w_i s_i A_i]`, `B = [B_i]`: the update is the sum of
 //!   `w_i s_i B_i A_i`, whatever the ranks.
-//! - The others work on the factors by themselves and need one rank. `sqrt(w_i s_i)` weighs each side, so that a single
-//!   adapter is what it was, while the product of two sums has terms `B_i A_j` of different adapters, too. `linear` adds;
+//! - The others work on the factors by themselves and need one rank. `sqrt(|w_i s_i|)` weighs each side, and the sign of
+//!   `w_i s_i` is that of the `A`, so that a single adapter is what it was, while the product of two sums has terms
+//!   `B_i A_j` of different adapters, too. `linear` adds;
 //!   `ties` keeps the largest values of each factor, elects a sign for each place, and takes the mean of the values that
 //!   have it; `dare` drops values at random and divides the others by the share that stays.
 //!
 //! Sources: PEFT 0.21 `LoraModel.add_weighted_adapter` and `merge_utils`; Yadav et al. 2023 (TIES), Yu et al. 2023 (DARE).
-//! All is f32, as there. Which values DARE drops is decided by the seed, the projection, the factor and the adapter's
+//! All is f32, as there. PEFT scales the result once more by `sqrt(r)` if the first adapter has rsLoRA, which is not done
+//! here. Which values DARE drops is decided by the seed, the projection, the factor and the adapter's
 //! place in the list; torch's generator draws others.
 
 use std::collections::BTreeSet;
@@ -82,16 +84,6 @@ pub enum CombineError {
         /// The other's.
         other: usize,
     },
-    /// A weight without a square root.
-    #[error(
-        "the weight {weight} (times the adapter's scale {scale}) has no square root, which this method takes"
-    )]
-    Negative {
-        /// The weight.
-        weight: f64,
-        /// The scale of a projection.
-        scale: f32,
-    },
     /// A factor that training has destroyed, or a damaged file.
     #[error("the adapter of {path} has a value that is not a finite number")]
     NotFinite {
@@ -106,9 +98,6 @@ impl CombineError {
         Some(match self {
             CombineError::RanksDiffer { .. } => {
                 "--method cat takes adapters of any ranks, and adds their updates exactly".to_owned()
-            }
-            CombineError::Negative { .. } => {
-                "--method cat takes any weight, and adds the updates exactly".to_owned()
             }
             CombineError::NotFinite { .. } => {
                 "its training diverged, or the file is damaged: take an earlier checkpoint of the run"
@@ -211,7 +200,7 @@ fn factor_by_factor(
     module: Module,
 ) -> Result<Pair, CombineError> {
     let rank = pairs.first().map_or(0, |pair| pair.rank);
-    let mut weights = Vec::with_capacity(pairs.len());
+    let (mut of_a, mut of_b) = (Vec::with_capacity(pairs.len()), Vec::with_capacity(pairs.len()));
     for pair in &pairs {
         if pair.rank != rank {
             return Err(CombineError::RanksDiffer {
@@ -220,11 +209,10 @@ fn factor_by_factor(
                 other: pair.rank,
             });
         }
-        let weight = (pair.weight * f64::from(pair.scale)).sqrt() as f32;
-        if weight.is_nan() {
-            return Err(CombineError::Negative { weight: pair.weight, scale: pair.scale });
-        }
-        weights.push(weight);
+        let weight = pair.weight * f64::from(pair.scale);
+        let root = weight.abs().sqrt();
+        of_a.push(if weight < 0.0 { -root } else { root } as f32);
+        of_b.push(root as f32);
     }
     let place = (layer * Module::ALL.len() + module as usize) as u64;
     let stream = |side: u64, pair: &Pair| {
@@ -233,7 +221,7 @@ fn factor_by_factor(
     };
     let a: Vec<_> = pairs.iter().map(|pair| (&pair.a[..], stream(0, pair))).collect();
     let b_t: Vec<_> = pairs.iter().map(|pair| (&pair.b_t[..], stream(1, pair))).collect();
-    let (a, b_t) = (merge_factor(&a, &weights, how), merge_factor(&b_t, &weights, how));
+    let (a, b_t) = (merge_factor(&a, &of_a, how), merge_factor(&b_t, &of_b, how));
     Ok(Pair { adapter: 0, rank, weight: 1.0, scale: 1.0, a, b_t })
 }
 

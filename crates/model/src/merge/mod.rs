@@ -30,6 +30,8 @@ const PARALLEL: usize = 1 << 15;
 #[derive(Debug)]
 pub struct Merged<'a> {
     tensors: Vec<MergedTensor<'a>>,
+    /// Rows of an update, while they are added.
+    update: RefCell<Tensor>,
 }
 
 #[derive(Debug)]
@@ -101,7 +103,7 @@ impl<'a> Merged<'a> {
         };
         let shapes = weight_shapes(config).into_iter();
         let tensors = shapes.map(|weight| tensor(weight.name, weight.dims)).collect::<Result<_, _>>()?;
-        Ok(Merged { tensors })
+        Ok(Merged { tensors, update: RefCell::new(Tensor::zeros(Device::Cpu, 0)) })
     }
 
     /// The type of the projections, for the model's configuration.
@@ -138,12 +140,12 @@ impl<'a> Merged<'a> {
 
     /// The tensors as they are written, computed as they are asked for.
     pub fn sources(&self) -> Vec<TensorSource<'_>> {
-        self.tensors.iter().map(MergedTensor::source).collect()
+        self.tensors.iter().map(|tensor| tensor.source(&self.update)).collect()
     }
 }
 
 impl MergedTensor<'_> {
-    fn source(&self) -> TensorSource<'_> {
+    fn source<'s>(&'s self, update: &'s RefCell<Tensor>) -> TensorSource<'s> {
         let dtype = self.dtype;
         let data = match &self.values {
             Values::Vector(values) => {
@@ -161,17 +163,14 @@ impl MergedTensor<'_> {
                     }),
                 ),
             },
-            Values::Adapted(adapted) => {
-                let update = RefCell::new(Tensor::zeros(Device::Cpu, 0));
-                TensorData::Floats(
-                    dtype,
-                    Box::new(move |range, out| {
-                        decode(&adapted.weight, range.start, out);
-                        adapted.add_update(range.clone(), &mut update.borrow_mut(), out);
-                        release(&adapted.weight, range);
-                    }),
-                )
-            }
+            Values::Adapted(adapted) => TensorData::Floats(
+                dtype,
+                Box::new(move |range, out| {
+                    decode(&adapted.weight, range.start, out);
+                    adapted.add_update(range.clone(), &mut update.borrow_mut(), out);
+                    release(&adapted.weight, range);
+                }),
+            ),
         };
         TensorSource { name: self.name.clone(), shape: self.shape.clone(), data }
     }

@@ -10,6 +10,7 @@ mod bad_files;
 mod common;
 mod full;
 mod gguf;
+mod merge;
 mod on_gpu;
 mod quantized;
 mod reference;

@@ -1,0 +1,345 @@
+//! `merge` by the binary: what it writes answers as base and adapter do, and what it cannot merge is refused first.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A file or folder of `fixtures`.
+fn fixture(name: &str) -> String {
+    format!("{}/../../fixtures/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A folder with rows.
+fn place() -> TempDir {
+    let dir = TempDir::new().expect("a folder");
+    let row = |i: usize| {
+        let chat = json!({ "messages": [
+            { "role": "user", "content": format!("why {i}?") },
+            { "role": "assistant", "content": format!("so {}", i * i) },
+        ] });
+        format!("{chat}\n")
+    };
+    fs::write(dir.path().join("rows.jsonl"), (0..6).map(row).collect::<String>()).expect("written");
+    dir
+}
+
+fn lorafit(place: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lorafit"));
+    command.current_dir(place).args(arguments).output().expect("starts")
+}
+
+fn well(place: &Path, arguments: &[&str]) -> String {
+    let output = lorafit(place, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// `merge --model model --adapter adapter --out out` with further flags; the JSON it prints.
+fn merge(place: &Path, model: &str, adapter: &str, out: &str, more: &[&str]) -> Value {
+    let flags = ["merge", "--json", "--model", model, "--adapter", adapter, "--out", out];
+    serde_json::from_str(&well(place, &[&flags[..], more].concat())).expect("JSON")
+}
+
+/// What such a command says when it fails; nothing may be left of `out`.
+fn refused(place: &Path, flags: &[&str]) -> String {
+    let output = lorafit(place, &[&["merge"], flags].concat());
+    let told = String::from_utf8(output.stderr).expect("text");
+    assert!(!output.status.success() && told.starts_with("error: "), "{flags:?}: {told}");
+    for left in ["out", "out.partial"] {
+        assert!(!place.join(left).join("config.json").exists(), "{flags:?} left {left}");
+    }
+    told
+}
+
+/// Loss and answers on the rows.
+fn judged(place: &Path, flags: &[&str]) -> (f64, Vec<Value>) {
+    let fixed = [
+        "eval",
+        "--data",
+        "rows.jsonl",
+        "--json",
+        "--quiet",
+        "--generate",
+        "--max-new-tokens",
+        "8",
+        "--predictions",
+        "answers.jsonl",
+    ];
+    let json: Value = serde_json::from_str(&well(place, &[&fixed[..], flags].concat())).expect("JSON");
+    let answers = fs::read_to_string(place.join("answers.jsonl")).expect("answers");
+    let answer = |line: &str| serde_json::from_str::<Value>(line).expect("JSON")["answer"].clone();
+    (json["loss"].as_f64().expect("a loss"), answers.lines().map(answer).collect())
+}
+
+/// Loss and answers of `merged` are those of `model` with `adapter`.
+fn answers_alike(place: &Path, model: &str, adapter: &str, merged: &str) {
+    let (expected, answers) = judged(place, &["--model", model, "--adapter", adapter]);
+    let (base, _) = judged(place, &["--model", model]);
+    assert!((base - expected).abs() > 1e-3, "{model}: the adapter changes nothing");
+    let (found, found_answers) = judged(place, &["--model", merged]);
+    assert!((found - expected).abs() < 1e-5 * expected, "{model}: {found}, expected {expected}");
+    assert_eq!(found_answers, answers, "{model}");
+}
+
+/// The tensors of a model folder by name: shape, type and bytes.
+fn tensors(dir: &Path) -> Vec<(String, String, Vec<u8>)> {
+    let mut found = Vec::new();
+    for path in files(dir).into_iter().filter(|path| path.extension().is_some_and(|e| e == "safetensors")) {
+        let bytes = fs::read(path).expect("a file");
+        let length = u64::from_le_bytes(bytes[..8].try_into().expect("eight")) as usize;
+        let header: Value = serde_json::from_slice(&bytes[8..8 + length]).expect("JSON");
+        for (name, entry) in header.as_object().expect("by name") {
+            if name != "__metadata__" {
+                let at = |i: usize| 8 + length + entry["data_offsets"][i].as_u64().expect("one") as usize;
+                let kind = format!("{} {}", entry["dtype"], entry["shape"]);
+                found.push((name.clone(), kind, bytes[at(0)..at(1)].to_vec()));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(dir).expect("a folder").map(|e| e.expect("one").path()).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_merged_folder_answers_as_base_and_adapter_do() {
+    let place = place();
+    let place = place.path();
+    for (i, (model, adapter)) in [
+        ("models/chat_bpe", "models/chat_bpe/adapter"),
+        ("gguf/chat_bpe-f32.gguf", "models/chat_bpe/adapter"),
+        ("gguf/chat_spm-f32.gguf", "models/chat_spm/adapter"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (model, adapter, out) = (fixture(model), fixture(adapter), format!("out{i}"));
+        let told = merge(place, &model, &adapter, &out, &[]);
+        assert_eq!((&told["tensors_changed"], &told["dtype"]), (&json!(14), &json!("float32")));
+        answers_alike(place, &model, &adapter, &out);
+        let config: Value =
+            serde_json::from_slice(&fs::read(place.join(&out).join("config.json")).expect("one"))
+                .expect("JSON");
+        assert_eq!(config["torch_dtype"], "float32");
+        for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "merge.json"] {
+            assert!(place.join(&out).join(name).is_file(), "{out}: {name}");
+        }
+    }
+}
+
+#[test]
+fn a_base_in_four_or_eight_bits_needs_a_choice() {
+    let place = place();
+    let place = place.path();
+    let (plain, adapter) = (fixture("models/chat_bpe"), fixture("models/chat_bpe/adapter"));
+    for (quant, told) in [("nf4", "nf4 of bitsandbytes"), ("int8", "int8 of bitsandbytes")] {
+        let model = format!("model-{quant}");
+        well(place, &["quantize", "--model", &plain, "--quant", quant, "--out", &model]);
+        let flags = ["--model", &model, "--adapter", &adapter, "--out", "out"];
+        let error = refused(place, &flags);
+        for part in [told, "--merge-into stored adds it to", "--base ORIGINAL adds it to"] {
+            assert!(error.contains(part), "{error}");
+        }
+        let (stored, half) = (format!("{quant}-stored"), format!("{quant}-half"));
+        merge(place, &model, &adapter, &stored, &["--merge-into", "stored", "--dtype", "f32"]);
+        answers_alike(place, &model, &adapter, &stored);
+        let told =
+            merge(place, &model, &adapter, &half, &["--merge-into", "stored", "--check", "rows.jsonl"]);
+        assert_eq!(told["dtype"], "bfloat16");
+        assert!(tensors(&place.join(&half)).iter().all(|(_, kind, _)| kind.contains("BF16")));
+        let largest = told["check"]["largest_logit_difference"].as_f64().expect("a number");
+        // Weights in 8 significant bits.
+        assert!(largest > 0.0 && largest < 0.2, "{largest}");
+        let config = fs::read_to_string(place.join(&half).join("config.json")).expect("one");
+        assert!(!config.contains("quantization_config"), "{config}");
+    }
+    let into_base = merge(place, "model-nf4", &adapter, "base", &["--base", &plain]);
+    assert_eq!(into_base["dtype"], "float32");
+    merge(place, &plain, &adapter, "direct", &[]);
+    assert!(tensors(&place.join("base")) == tensors(&place.join("direct")));
+    let flags = ["--model", &plain, "--base", "model-nf4", "--adapter", &adapter, "--out", "out"];
+    assert!(refused(place, &flags).contains("--base model-nf4 is stored in nf4 of bitsandbytes itself"));
+}
+
+#[test]
+fn a_folder_that_bitsandbytes_wrote_is_merged_into_its_stored_values() {
+    let place = place();
+    let place = place.path();
+    let (model, adapter) = (fixture("cases/model_bnb_storage/model"), fixture("models/chat_bpe/adapter"));
+    merge(place, &model, &adapter, "out", &["--merge-into", "stored", "--dtype", "f32"]);
+    answers_alike(place, &model, &adapter, "out");
+}
+
+#[test]
+fn a_quantised_gguf_file_needs_a_choice_too() {
+    let place = place();
+    let place = place.path();
+    let (model, adapter) = (fixture("gguf/llama-q8_0.gguf"), fixture("models/llama/adapter"));
+    let error = refused(place, &["--model", &model, "--adapter", &adapter, "--out", "out"]);
+    assert!(error.contains("is stored in Q8_0, so it has to be said"), "{error}");
+    let original = fixture("models/llama");
+    merge(place, &model, &adapter, "based", &["--base", &original]);
+    merge(place, &original, &adapter, "direct", &[]);
+    assert!(tensors(&place.join("based")) == tensors(&place.join("direct")));
+}
+
+#[test]
+fn shards_hold_what_one_file_does() {
+    let place = place();
+    let place = place.path();
+    let (model, adapter) = (fixture("models/chat_bpe"), fixture("models/chat_bpe/adapter"));
+    merge(place, &model, &adapter, "one", &["--dtype", "bf16"]);
+    merge(place, &model, &adapter, "many", &["--dtype", "bf16", "--shard-size", "20KB"]);
+    let (one, many) = (place.join("one"), place.join("many"));
+    assert!(tensors(&one) == tensors(&many));
+    assert!(one.join("model.safetensors").is_file() && !many.join("model.safetensors").exists());
+    let index = fs::read(many.join("model.safetensors.index.json")).expect("an index");
+    let index: Value = serde_json::from_slice(&index).expect("JSON");
+    let map = index["weight_map"].as_object().expect("by name");
+    assert_eq!(map.len(), tensors(&one).len());
+    assert!(map.values().all(|file| many.join(file.as_str().expect("a name")).is_file()));
+    let (expected, answers) = judged(place, &["--model", "one"]);
+    assert_eq!(judged(place, &["--model", "many"]), (expected, answers));
+    // The values as they are stored in 16 bits are within half a step of those in 32.
+    merge(place, &model, &adapter, "half", &["--dtype", "f16"]);
+    assert!(tensors(&place.join("half")).iter().all(|(_, kind, _)| kind.contains("F16")));
+}
+
+#[test]
+fn several_adapters_are_added_by_their_weights() {
+    let place = place();
+    let place = place.path();
+    let (model, adapter) = (fixture("models/chat_bpe"), fixture("models/chat_bpe/adapter"));
+    let (most, rest) = (format!("{adapter}:0.75"), format!("{adapter}:0.25"));
+    merge(place, &model, &most, "both", &["--adapter", &rest]);
+    answers_alike(place, &model, &adapter, "both");
+    // Of one adapter twice, factors by themselves give (sqrt(0.75) + sqrt(0.25))^2 of it.
+    merge(place, &model, &most, "linear", &["--adapter", &rest, "--method", "linear"]);
+    merge(place, &model, &format!("{adapter}:1.8660254037844386"), "expected", &[]);
+    let (found, _) = judged(place, &["--model", "linear"]);
+    let (expected, _) = judged(place, &["--model", "expected"]);
+    assert!((found - expected).abs() < 1e-5 * expected, "{found} {expected}");
+    let dare = ["--adapter", &rest, "--method", "dare-ties", "--density", "0.4", "--seed"];
+    merge(place, &model, &most, "dare1", &[&dare[..], &["1"]].concat());
+    merge(place, &model, &most, "again", &[&dare[..], &["1"]].concat());
+    merge(place, &model, &most, "dare2", &[&dare[..], &["2"]].concat());
+    let weights = |out: &str| tensors(&place.join(out));
+    assert!(weights("dare1") == weights("again") && weights("dare1") != weights("dare2"));
+}
+
+#[test]
+fn what_was_merged_is_written_down_and_not_merged_again() {
+    let place = place();
+    let place = place.path();
+    let (model, adapter) = (fixture("models/chat_bpe"), fixture("models/chat_bpe/adapter"));
+    let told = merge(place, &model, &adapter, "merged", &["--check", "rows.jsonl", "--limit", "3"]);
+    assert_eq!(told["check"]["rows"], 3);
+    assert!(told["check"]["largest_logit_difference"].as_f64().expect("a number") < 1e-3);
+    assert_eq!(told["check"]["same_likeliest_token"], told["check"]["tokens"]);
+    let error = refused(place, &["--model", "merged", "--adapter", &adapter, "--out", "out"]);
+    assert!(error.contains("is merged into merged already"), "{error}");
+    let text = well(place, &["merge", "--model", &model, "--adapter", &adapter, "--out", "out"]);
+    assert!(text.contains("14 of ") && text.contains("use it: lorafit chat --model out"), "{text}");
+}
+
+#[test]
+fn a_run_over_a_quantised_base_is_told_of() {
+    let place = place();
+    let place = place.path();
+    let (model, template) = (fixture("models/chat_bpe"), "chatml");
+    let run = ["train", "--model", &model, "--data", "rows.jsonl", "--out", "run", "--max-steps", "1"];
+    well(place, &[&run[..], &["--quant", "nf4", "--double-quant", "--template", template]].concat());
+    let output = lorafit(place, &["merge", "--model", &model, "--adapter", "run", "--out", "out"]);
+    let told = String::from_utf8(output.stderr).expect("text");
+    assert!(output.status.success(), "{told}");
+    for part in
+        ["run was trained over its base in nf4 --double-quant", "--merge-into stored", "--template chatml"]
+    {
+        assert!(told.contains(part), "{told}");
+    }
+    merge(place, &model, "run", "chatml", &["--template", template]);
+    let written = fs::read_to_string(place.join("chatml/chat_template.jinja")).expect("a template");
+    assert!(written.contains("<|im_start|>"), "{written}");
+}
+
+#[test]
+fn what_cannot_be_merged_is_refused_before_anything_is_written() {
+    let place = place();
+    let place = place.path();
+    let (model, adapter) = (fixture("models/chat_bpe"), fixture("models/chat_bpe/adapter"));
+    let of = |adapter: &str, more: &[&str]| {
+        let flags = ["--model", &model, "--adapter", adapter, "--out", "out"];
+        refused(place, &[&flags[..], more].concat())
+    };
+    let other = of(&fixture("models/llama/adapter"), &[]);
+    assert!(other.contains("the model needs") && other.contains("made for llama"), "{other}");
+    assert!(of("nowhere", &[]).contains("adapter_config.json"));
+    assert!(of("nowhere:0.5", &[]).contains("nowhere/adapter_config.json"));
+    assert!(of(&model, &[]).contains("a model's folder, not an adapter's"));
+    assert!(of(&format!("{adapter}:half"), &[]).contains("`half` is not a number"));
+    assert!(of(&format!("{adapter}:0"), &[]).contains("must be finite and not 0"));
+    assert!(of(&adapter, &["--density", "0.5"]).contains("cat and linear keep every value"));
+    assert!(of(&adapter, &["--method", "ties"]).contains("several adapters"));
+    let ties = ["--adapter", &adapter, "--method", "ties", "--density"];
+    assert!(of(&adapter, &[&ties[..], &["0"]].concat()).contains("must be above 0"));
+    let based = of(&adapter, &["--base", &fixture("models/llama")]);
+    assert!(based.contains("hidden size 64, but") && based.contains("has 32"), "{based}");
+    assert!(of(&adapter, &["--check", "no.jsonl"]).contains("no.jsonl"));
+    let none = lorafit(place, &["merge", "--model", &model, "--out", "out"]);
+    assert!(!none.status.success() && String::from_utf8_lossy(&none.stderr).contains("--adapter"));
+    // Ranks that differ: an adapter of another rank over the same base.
+    let run = ["train", "--model", &model, "--data", "rows.jsonl", "--out", "run", "--max-steps", "1"];
+    well(place, &[&run[..], &["--rank", "3", "--target-modules", "all-linear"]].concat());
+    let ranks = of(&adapter, &["--adapter", "run", "--method", "linear"]);
+    assert!(ranks.contains("has rank 4 in one adapter and 3 in another"), "{ranks}");
+    assert!(ranks.contains("--method cat takes adapters of any ranks"), "{ranks}");
+}
+
+#[test]
+fn only_a_new_folder_or_a_model_folder_is_written_to() {
+    let place = place();
+    let place = place.path();
+    let (model, adapter) = (fixture("models/chat_bpe"), fixture("models/chat_bpe/adapter"));
+    let into = |out: &str, more: &[&str]| {
+        let flags = ["merge", "--model", &model, "--adapter", &adapter, "--out", out];
+        let output = lorafit(place, &[&flags[..], more].concat());
+        assert!(!output.status.success(), "{out}");
+        String::from_utf8(output.stderr).expect("text")
+    };
+    assert!(into(&model, &["--overwrite"]).contains("which is read"));
+    assert!(into(&adapter, &["--overwrite"]).contains("which is read"));
+    fs::create_dir(place.join("mine")).expect("made");
+    fs::write(place.join("mine/thesis.docx"), "years").expect("written");
+    assert!(into("mine", &[]).contains("mine is not empty"));
+    assert!(into("mine", &["--overwrite"]).contains("has thesis.docx, which is no file of a model folder"));
+    assert!(into("rows.jsonl", &[]).contains("is a file"));
+    assert_eq!(fs::read_to_string(place.join("mine/thesis.docx")).expect("there"), "years");
+    fs::create_dir(place.join("empty")).expect("made");
+    merge(place, &model, &adapter, "empty", &[]);
+    assert!(into("empty", &[]).contains("empty is not empty"));
+    merge(place, &model, &adapter, "empty", &["--overwrite", "--dtype", "bf16"]);
+    assert!(tensors(&place.join("empty")).iter().all(|(_, kind, _)| kind.contains("BF16")));
+    let names: Vec<PathBuf> = files(place).into_iter().filter(|path| path.is_dir()).collect();
+    assert_eq!(names, ["empty", "mine"].map(|name| place.join(name)), "something is left");
+}
+
+#[test]
+fn values_beyond_half_precision_are_told_and_nothing_is_left() {
+    let place = place();
+    let place = place.path();
+    let (model, adapter) =
+        (fixture("models/chat_bpe"), format!("{}:1e6", fixture("models/chat_bpe/adapter")));
+    let flags = ["--model", &model, "--adapter", &adapter, "--out", "out", "--dtype", "f16"];
+    let error = refused(place, &flags);
+    assert!(error.contains("is beyond float16") && error.contains("--dtype bf16"), "{error}");
+    assert!(!place.join("out").exists() && !place.join("out.partial").exists());
+}
