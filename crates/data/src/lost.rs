@@ -2,7 +2,8 @@
 //!
 //! Templates write nearly everything, so the whole is looked at first: the conversation is rendered once more with marks in
 //! the places of what counts, and what has its mark in that text is written. Of what has none, each is asked for by itself:
-//! where the text stays the same without it, or with another in its place, it is lost.
+//! where the text stays the same without it, or with another in its place, it is lost. What only describes (a tool's
+//! parameters, the name of a call) is counted, all else is refused.
 
 use serde_json::{Map, Value, json};
 
@@ -14,19 +15,22 @@ use crate::reply::Rendered;
 /// Begins a mark. A noncharacter, which no template looks for.
 const MARK: char = '\u{FDD7}';
 
-/// Refuses a conversation of which the template leaves out a tool, a call or a part of one, or what somebody says.
+/// Refuses a conversation of which the template leaves out a tool, a call or an argument of one, or what somebody says. Gives
+/// the names of what else it leaves out.
 ///
 /// # Errors
 /// The first that is left out, by its name in the row.
-pub(crate) fn check(rendered: &Rendered) -> Result<(), RowProblem> {
-    check_tools(rendered)?;
+pub(crate) fn check(rendered: &Rendered) -> Result<Vec<String>, RowProblem> {
+    let mut counted = Vec::new();
+    check_tools(rendered, &mut counted)?;
     for (i, message) in rendered.conversation.messages.iter().enumerate() {
         if message.calls_tools() {
-            check_calls(rendered, i, message)?;
+            check_calls(rendered, i, message, &mut counted)?;
         }
     }
     check_tools_of_messages(rendered)?;
-    check_words(rendered)
+    check_words(rendered)?;
+    Ok(counted)
 }
 
 fn not_written(field: String) -> Result<(), RowProblem> {
@@ -57,12 +61,13 @@ fn function(value: &mut Value) -> Option<&mut Map<String, Value>> {
     value.as_object_mut()
 }
 
-/// Puts the tool `i` and a key of its function where they belong in an error.
-fn of_tool(i: usize, key: &str) -> String {
-    if key.is_empty() { format!("tools[{i}]") } else { format!("tools[{i}].function.{key}") }
+fn count(counted: &mut Vec<String>, name: String) {
+    if !counted.contains(&name) {
+        counted.push(name);
+    }
 }
 
-fn check_tools(rendered: &Rendered) -> Result<(), RowProblem> {
+fn check_tools(rendered: &Rendered, counted: &mut Vec<String>) -> Result<(), RowProblem> {
     let Some(tools) = rendered.conversation.tools.as_deref().filter(|tools| !tools.is_empty()) else {
         return Ok(());
     };
@@ -108,7 +113,10 @@ fn check_tools(rendered: &Rendered) -> Result<(), RowProblem> {
         }
         let others = if others.is_empty() { None } else { Some(&others[..]) };
         if render(others).is_some_and(|other| other == rendered.text) {
-            return not_written(of_tool(i, key));
+            match key {
+                "" => return not_written(format!("tools[{i}]")),
+                key => count(counted, format!("tools[].function.{key}")),
+            }
         }
     }
     Ok(())
@@ -121,7 +129,12 @@ fn with_calls(message: &Message, calls: Vec<Value>) -> Message {
     message
 }
 
-fn check_calls(rendered: &Rendered, m: usize, message: &Message) -> Result<(), RowProblem> {
+fn check_calls(
+    rendered: &Rendered,
+    m: usize,
+    message: &Message,
+    counted: &mut Vec<String>,
+) -> Result<(), RowProblem> {
     let read = message.calls_read();
     let calls = read.as_array().map(Vec::as_slice).unwrap_or_default();
     let same = |calls: Vec<Value>| {
@@ -157,19 +170,20 @@ fn check_calls(rendered: &Rendered, m: usize, message: &Message) -> Result<(), R
         }
         let mut others = calls.to_vec();
         let Some(function) = function(&mut others[i]) else { continue };
-        let field = match &argument {
-            None => {
-                function.insert("name".into(), json!(MARK.to_string()));
-                "name".to_owned()
-            }
+        match &argument {
+            None => function.insert("name".into(), json!(MARK.to_string())),
             Some(name) => {
                 let arguments = function.get_mut("arguments").and_then(Value::as_object_mut);
-                arguments.map(|arguments| arguments.shift_remove(name));
-                format!("arguments.{name}")
+                arguments.and_then(|arguments| arguments.shift_remove(name))
             }
         };
-        if same(others) {
-            return not_written(format!("messages[{m}].{TOOL_CALLS}[{i}].function.{field}"));
+        match (same(others), argument) {
+            (true, None) => count(counted, format!("messages[].{TOOL_CALLS}[].function.name")),
+            (true, Some(name)) => {
+                let call = format!("messages[{m}].{TOOL_CALLS}[{i}]");
+                return not_written(format!("{call}.function.arguments.{name}"));
+            }
+            (false, _) => {}
         }
     }
     Ok(())

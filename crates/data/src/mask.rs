@@ -102,6 +102,7 @@ impl<'a> Masker<'a> {
         let variant = self.variant(conversation)?;
         let rendered = Rendered::new(&variant.template, conversation)?;
         notes::of_conversation(&variant.template, conversation, &rendered.text, notes)?;
+        notes.passed_over.extend(rendered.left_out.iter().cloned());
         notes.rendered_before |= conversation.messages.iter().any(|m| self.plain.was_rendered(m.text()));
         let encoding = self.tokenizer.encode_with_offsets(&rendered.text, false)?;
 

@@ -104,6 +104,8 @@ pub(crate) struct Rendered<'a> {
     pub(crate) text: String,
     /// What the template marks as the assistant's; `None` if it marks nothing in any conversation.
     pub(crate) marks: Option<Vec<Range<usize>>>,
+    /// Names of what the template leaves out and is only counted.
+    pub(crate) left_out: Vec<String>,
 }
 
 impl<'a> Rendered<'a> {
@@ -121,8 +123,8 @@ impl<'a> Rendered<'a> {
             true => template.render_marked(messages, tools.as_deref()).map(|(text, m)| (text, Some(m)))?,
             false => (template.render_with_tools(messages, tools.as_deref(), false)?, None),
         };
-        let rendered = Self { template, conversation, text, marks };
-        lost::check(&rendered)?;
+        let mut rendered = Self { template, conversation, text, marks, left_out: Vec::new() };
+        rendered.left_out = lost::check(&rendered)?;
         Ok(rendered)
     }
 
@@ -416,7 +418,7 @@ fn other_words(message: &Message) -> Message {
     Message { content: Some(OTHER_WORDS.into()), ..message.clone() }
 }
 
-/// A reply of the same form that says other words.
+/// A reply of the same form that says other words. The names of calls stay: results of tools may say them again.
 fn other_reply(message: &Message) -> Message {
     let mut other = message.clone();
     if message.content.is_some() || !message.calls_tools() {
@@ -431,7 +433,6 @@ fn other_reply(message: &Message) -> Message {
         for call in calls {
             let call = if call.get("function").is_some() { &mut call["function"] } else { call };
             if let Value::Object(call) = call {
-                call.insert("name".into(), json!(OTHER_WORDS));
                 // Where it is text, the template may want text.
                 let other = json!({ OTHER_WORDS: OTHER_WORDS });
                 let is_text = call.get("arguments").is_some_and(Value::is_string);

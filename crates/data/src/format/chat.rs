@@ -398,6 +398,10 @@ fn joined(parts: Vec<Value>, place: &str, told: &mut Parts) -> Result<String, Ro
     let mut joined = String::new();
     told.count = parts.len();
     for (i, part) in parts.into_iter().enumerate() {
+        let kind_of = part.get("type").and_then(Value::as_str).map(str::to_owned);
+        if let Some(kind) = kind_of.filter(|kind| !TEXT_PARTS.contains(&kind.as_str())) {
+            return Err(RowProblem::NotText { field: format!("{place}[{i}]"), kind });
+        }
         let others = part.as_object().into_iter().flatten();
         let is_other =
             |(key, value): &(&String, &Value)| key != &"type" && key != &"text" && !is_empty(value);
@@ -414,13 +418,9 @@ fn joined(parts: Vec<Value>, place: &str, told: &mut Parts) -> Result<String, Ro
                 }
             }
         }
-        let kind_of = part.get("type").and_then(Value::as_str).map(str::to_owned);
-        match (kind_of, part.get("text")) {
-            (Some(kind), _) if !TEXT_PARTS.contains(&kind.as_str()) => {
-                return Err(RowProblem::NotText { field: format!("{place}[{i}]"), kind });
-            }
-            (_, Some(Value::String(text))) if json::odd_number(text).is_none() => joined.push_str(text),
-            (_, text) => {
+        match part.get("text") {
+            Some(Value::String(text)) if json::odd_number(text).is_none() => joined.push_str(text),
+            text => {
                 let text = text.unwrap_or(&Value::Null);
                 return Err(wrong(format!("{place}[{i}].text"), "a string", text));
             }
