@@ -575,6 +575,11 @@ GROUPS = {
         "groupby with names": (
             "{% for g in people[:3] | groupby('at.city') %}{{ g.grouper }}={{ g.list | length }};{{ g[0] }}={{ g[1] | length }}{% endfor %}", PEOPLE),
         "groupby with a default": ("{% for g, l in people | groupby('at.city', default='?') %}{{ g }}={{ l | length }};{% endfor %}", PEOPLE),
+        "groupby and map": ("{{ people[:3] | groupby('age') | map(attribute='grouper') | join(',') }} {{ people[:3] | groupby('age') | map(attribute='list') | map('length') | join(',') }}", PEOPLE),
+        "text filters of numbers": "{{ 1e20 | replace('e', 'x') }} {{ 1.0 | upper }} {{ true | lower }} {{ none | upper }} {{ 12 | trim }} {{ 3 | title }} {{ 1e16 | capitalize }}",
+        "text filters of lists": "{{ ['a', 1.0, none] | upper }} {{ {'a': true} | lower }} {{ [1, 'x'] | replace('x', 'y') }} {{ range(3) | upper }} {{ {'a': 1}.items() | upper }}",
+        "text filters in map": "{{ [1.0, none, 'a', [1, 'b']] | map('upper') | join(' ') }} {{ [1e20, 'e'] | map('replace', 'e', 'x') | join(' ') }}",
+        "text filters of what is undefined": "[{{ nothing | upper }}{{ nothing | trim }}{{ nothing | replace('a', 'b') }}]",
         "groupby printed": "{{ [{'a': 1}, {'a': 2}] | groupby('a') }}",
         "groupby of letters": "{% for g, l in ['b', 'A', 'a'] | map('lower') | list | groupby(0) %}{{ g }}{{ l | length }}{% endfor %}",
         "added to a list in a loop":
@@ -876,6 +881,8 @@ GROUPS = {
             "{{ ns.parts | join(' ') }}",
     },
     "macros": {
+        "name of a loop's variable": ("{% macro m(a) %}<{{ a }}>{% endmacro %}{{ m(1) }}{% for m in messages %}{{ m.role }}{{ m['role'] }}{% endfor %}{{ m(2) }}", {"messages": [{"role": "user"}]}),
+        "name of a parameter": "{% macro f(g) %}{{ g.x }}{% endmacro %}{% macro g() %}g{% endmacro %}{{ f({'x': 1}) }}{{ g() }}",
         "arguments": "{% macro f(a, b) %}<{{ a }}|{{ b }}>{% endmacro %}{{ f(1, 2) }}{{ f(b=3, a=4) }}{{ f(5) }}{{ f(6, b=7) }}",
         "defaults": "{% macro f(a, b='x', c=none) %}{{ a }}{{ b }}{{ c }};{% endmacro %}{{ f(1) }}{{ f(1, 2) }}{{ f(1, c=3) }}{{ f(1, none) }}",
         "default from an argument before": "{% macro f(a, b=a) %}{{ a }}{{ b }}{% endmacro %}{{ f(1) }}{{ f(1, 2) }}",

@@ -72,6 +72,10 @@ def main():
     for compression in ["snappy", "zstd", "gzip"]:
         # A row group of two rows and one of one.
         pq.write_table(table, FOLDER / f"chat_{compression}.parquet", compression=compression, row_group_size=2)
+    # What is not read, and bytes where text is wanted.
+    delta = pa.table({"question": ["q", "r"], "answer": ["a", "b"]})
+    pq.write_table(delta, FOLDER / "delta.parquet", use_dictionary=False, column_encoding="DELTA_BYTE_ARRAY")
+    pq.write_table(pa.table({"question": ["q"], "answer": ["a"], "system": [b"\xff\xfe"]}), FOLDER / "bytes.parquet")
     bomb = pa.table({"text": [" " * (1 << 20)] * 128})
     for compression in ["zstd", "gzip"]:
         path = FOLDER / f"bomb_{compression}.parquet"

@@ -361,7 +361,8 @@ ROWS = {
     "odd texts": {"messages": [
         user("\u00a0 the\u3000"), reply("\n\nthe\r\nDOG\n "), user(""), reply(""), user("\u001fx"), reply("  "), user("Σ"),
         reply("\u00a0ΑΣ 'ẞ' İ\u2028 {{ x }} {% y %}\u00a0")]},
-    "switches": {"messages": [says("system", "detailed thinking off\n/no_think", tools='[{"name": "f"}]'), user("2+2? /no_think"), reply("4")]},
+    "switches": {"messages": [says("system", "detailed thinking off\n/no_think"), user("2+2? /no_think"), reply("4")]},
+    "tools of the system": {"messages": [says("system", "Be brief.", tools='[{"name": "f"}]'), user("2+2?"), reply("4")]},
 }
 FOR_TOOLS = ("two calls", "ends with a call", "reasoning between calls")
 
@@ -439,11 +440,37 @@ def lost_fields(tokenizer, plain, row, text):
         return render(tokenizer, plain, row, tokenize=False) == text
     if "tools" in row and same(row | {"tools": None}):
         yield "tools"
+    for i, tool in enumerate(row.get("tools") or []):
+        def others(*tool):
+            return row | {"tools": [*row["tools"][:i], *tool, *row["tools"][i + 1:]] or None}
+        if same(others()):
+            yield f"tools[{i}]"
+        for key, empty in {"description": "", "parameters": {"type": "object", "properties": {}}}.items():
+            function = tool["function"]
+            if function.get(key) not in (None, empty) and same(others(tool | {"function": function | {key: empty}})):
+                yield f"tools[{i}].function.{key}"
     for i, message in enumerate(row["messages"]):
         def other(message):
             return row | {"messages": row["messages"][:i] + [message] + row["messages"][i + 1:]}
         if "tool_calls" in message and same(other({k: v for k, v in message.items() if k != "tool_calls"})):
             yield f"messages[{i}].tool_calls"
+        calls = message.get("tool_calls") or []
+        for j, call in enumerate(calls):
+            place = f"messages[{i}].tool_calls[{j}]"
+            def others(*call):
+                return other(message | {"tool_calls": [*calls[:j], *call, *calls[j + 1:]]})
+            def with_function(**changed):
+                return others(call | {"function": call["function"] | changed})
+            if len(calls) > 1 and same(others()):
+                yield place
+            if same(with_function(name="\ue002")):
+                yield f"{place}.function.name"
+            arguments = call["function"]["arguments"]
+            for key in arguments:
+                if same(with_function(arguments={k: v for k, v in arguments.items() if k != key})):
+                    yield f"{place}.function.arguments.{key}"
+        if message.get("tools") and same(other({k: v for k, v in message.items() if k != "tools"})):
+            yield f"messages[{i}].tools"
         reasoning = REASONING & message.keys()
         if reasoning and same(other({k: v for k, v in message.items() if k not in reasoning})):
             yield f"messages[{i}].reasoning_content"

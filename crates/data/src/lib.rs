@@ -16,6 +16,7 @@ pub mod dataset;
 pub mod error;
 pub mod format;
 mod json;
+mod lost;
 pub mod mask;
 pub mod notes;
 pub mod order;

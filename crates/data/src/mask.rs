@@ -102,6 +102,7 @@ impl<'a> Masker<'a> {
         let variant = self.variant(conversation)?;
         let rendered = Rendered::new(&variant.template, conversation)?;
         notes::of_conversation(&variant.template, conversation, &rendered.text, notes)?;
+        notes.passed_over.extend(rendered.left_out.iter().cloned());
         notes.rendered_before |= conversation.messages.iter().any(|m| self.plain.was_rendered(m.text()));
         let encoding = self.tokenizer.encode_with_offsets(&rendered.text, false)?;
 
@@ -146,7 +147,16 @@ impl<'a> Masker<'a> {
                 }
             }
         }
+        if self.train_on != TrainOn::All {
+            notes.open_ends += self.open_ends(&encoding.ids, &supervised);
+        }
         Ok((encoding.ids, supervised))
+    }
+
+    /// Spans that are trained and do not end with a token that ends a generation.
+    fn open_ends(&self, ids: &[u32], supervised: &[bool]) -> usize {
+        let ends = |&i: &usize| supervised[i] && !supervised.get(i + 1).is_some_and(|next| *next);
+        (0..ids.len()).filter(ends).filter(|&i| !self.tokenizer.is_eos(ids[i])).count()
     }
 
     /// The template of a conversation.

@@ -39,6 +39,10 @@ pub struct Notes {
     pub bos_present: usize,
     /// Rows whose text has the marks of the chat template, so that it was rendered before.
     pub rendered_before: usize,
+    /// Messages whose content has several parts, which are read as one text.
+    pub joined: usize,
+    /// Replies of which no token that ends a generation is trained: the chat template's marks end before it, or it writes none.
+    pub open_ends: usize,
     /// The first row of prompt and completion that is trained as plain text though the model has a chat template.
     pub as_text: Option<AsText>,
 }
@@ -63,6 +67,10 @@ pub struct RowNotes {
     pub passed_over: Vec<String>,
     /// See [`Notes::rewritten`].
     pub rewritten: usize,
+    /// See [`Notes::joined`].
+    pub joined: usize,
+    /// See [`Notes::open_ends`].
+    pub open_ends: usize,
     /// See [`Notes::bos_present`].
     pub bos_present: bool,
     /// See [`Notes::rendered_before`].
@@ -74,6 +82,8 @@ impl Notes {
     pub(crate) fn add(&mut self, row: &RowNotes) {
         count(&mut self.passed_over, &row.passed_over, 1);
         self.rewritten += row.rewritten;
+        self.joined += row.joined;
+        self.open_ends += row.open_ends;
         self.bos_present += usize::from(row.bos_present);
         self.rendered_before += usize::from(row.rendered_before);
     }
@@ -109,8 +119,14 @@ pub(crate) fn of_conversation(
     }
     let last_question = conversation.messages.iter().rposition(|message| message.role == Role::User);
     for (i, message) in conversation.messages.iter().enumerate() {
-        let words = message.text().trim();
-        notes.rewritten += usize::from(!text.contains(words));
+        notes.rewritten += usize::from(!text.contains(message.text()));
+        notes.joined += usize::from(message.parts.count > 1);
+        for key in &message.parts.passed_over {
+            let name = format!("messages[].content[].{key}");
+            if !notes.passed_over.contains(&name) {
+                notes.passed_over.push(name);
+            }
+        }
         let unread = |(name, value): &(&String, &serde_json::Value)| {
             let counts = !matches!(keys::of_message(name), Some(Use::Harmless));
             counts

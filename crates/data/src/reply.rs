@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::error::RowProblem;
 use crate::format::{Conversation, Message, Role, TOOL_CALLS};
+use crate::lost;
 use crate::template::ChatTemplate;
 use crate::tokenizer::{Encoding, Tokenizer};
 
@@ -103,14 +104,16 @@ pub(crate) struct Rendered<'a> {
     pub(crate) text: String,
     /// What the template marks as the assistant's; `None` if it marks nothing in any conversation.
     pub(crate) marks: Option<Vec<Range<usize>>>,
+    /// Names of what the template leaves out and is only counted.
+    pub(crate) left_out: Vec<String>,
 }
 
 impl<'a> Rendered<'a> {
     /// Renders a conversation.
     ///
     /// # Errors
-    /// When the template fails, or leaves out tools, their calls, or what somebody says to the assistant (Mistral
-    /// v0.3 forgets the system message once the assistant has replied): a row trained without them is not the row that was written.
+    /// When the template fails, or leaves something out ([`lost::check`]): Mistral v0.3 forgets the system message once the
+    /// assistant has replied.
     pub(crate) fn new(
         template: &'a ChatTemplate,
         conversation: &'a Conversation,
@@ -120,27 +123,8 @@ impl<'a> Rendered<'a> {
             true => template.render_marked(messages, tools.as_deref()).map(|(text, m)| (text, Some(m)))?,
             false => (template.render_with_tools(messages, tools.as_deref(), false)?, None),
         };
-        let rendered = Self { template, conversation, text, marks };
-
-        if tools.as_ref().is_some_and(|t| !t.is_empty())
-            && template.render(messages, false).is_ok_and(|without| without == rendered.text)
-        {
-            return Err(RowProblem::NotWritten { field: "tools".into() });
-        }
-        for (i, message) in messages.iter().enumerate().filter(|(_, m)| m.calls_tools()) {
-            if rendered.with(i, message.without_tool_calls()).is_some_and(|without| without == rendered.text)
-            {
-                return Err(RowProblem::NotWritten { field: format!("messages[{i}].tool_calls") });
-            }
-        }
-        for (i, message) in messages.iter().enumerate().filter(|(_, m)| m.role != Role::Assistant) {
-            // Templates write nearly everything as it is; the others are asked twice.
-            if !rendered.text.contains(message.text().trim())
-                && rendered.with(i, other_words(message)).is_some_and(|other| other == rendered.text)
-            {
-                return Err(RowProblem::NotWritten { field: format!("messages[{i}].content") });
-            }
-        }
+        let mut rendered = Self { template, conversation, text, marks, left_out: Vec::new() };
+        rendered.left_out = lost::check(&rendered)?;
         Ok(rendered)
     }
 
@@ -151,7 +135,7 @@ impl<'a> Rendered<'a> {
     }
 
     /// The text with another message `i`; `None` if the template will not have it.
-    fn with(&self, i: usize, message: Message) -> Option<String> {
+    pub(crate) fn with(&self, i: usize, message: Message) -> Option<String> {
         let mut messages = self.conversation.messages.clone();
         messages[i] = message;
         self.template.render_with_tools(&messages, self.conversation.tools.as_deref(), false).ok()
@@ -434,7 +418,7 @@ fn other_words(message: &Message) -> Message {
     Message { content: Some(OTHER_WORDS.into()), ..message.clone() }
 }
 
-/// A reply of the same form that says other words.
+/// A reply of the same form that says other words. The names of calls stay: results of tools may say them again.
 fn other_reply(message: &Message) -> Message {
     let mut other = message.clone();
     if message.content.is_some() || !message.calls_tools() {
@@ -449,7 +433,6 @@ fn other_reply(message: &Message) -> Message {
         for call in calls {
             let call = if call.get("function").is_some() { &mut call["function"] } else { call };
             if let Value::Object(call) = call {
-                call.insert("name".into(), json!(OTHER_WORDS));
                 // Where it is text, the template may want text.
                 let other = json!({ OTHER_WORDS: OTHER_WORDS });
                 let is_text = call.get("arguments").is_some_and(Value::is_string);

@@ -266,6 +266,15 @@ pub fn treated(data: &Dataset) -> Vec<String> {
         let what = "messages are written otherwise by the chat template than the rows have them";
         lines.push(format!("{} {what}, or without their reasoning", count(notes.rewritten)));
     }
+    if notes.joined > 0 {
+        let what = "messages have several parts of text, which were read as one, nothing between them";
+        lines.push(format!("{} {what}", count(notes.joined)));
+    }
+    if notes.open_ends > 0 {
+        let what = "replies end without a trained token that ends a generation, so the model does not learn to stop there: the \
+                    chat template's marks end before it, or it writes none";
+        lines.push(format!("{} {what}", count(notes.open_ends)));
+    }
     if notes.rendered_before > 0 {
         let what = "rows have the marks of the chat template in their text: they were rendered before";
         lines.push(format!("{} {what}", count(notes.rendered_before)));

@@ -16,7 +16,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::keys::{self, is_empty};
+use super::keys::{self, Use, is_empty};
 use super::{Fields, Mapping, Shape, kind, not_blank, question};
 use crate::error::RowProblem;
 use crate::json;
@@ -68,12 +68,24 @@ pub struct Message {
     /// Further keys, which templates may use.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+    /// What is told of the parts that its content had in the row.
+    #[serde(skip)]
+    pub(crate) parts: Parts,
+}
+
+/// Of a content that is a list of parts.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Parts {
+    /// How many there were; none where the content is a text.
+    pub count: usize,
+    /// Their keys that nothing reads.
+    pub passed_over: Vec<String>,
 }
 
 impl Message {
     /// A message without further keys.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: Some(content.into()), train: true, extra: Map::new() }
+        Self { role, content: Some(content.into()), train: true, extra: Map::new(), parts: Parts::default() }
     }
 
     /// What is said; nothing for a reply that only calls tools.
@@ -91,6 +103,12 @@ impl Message {
         let mut message = self.clone();
         message.extra.remove(TOOL_CALLS);
         message
+    }
+
+    /// Its calls, with objects for arguments that are JSON text; null if there are none.
+    pub(crate) fn calls_read(&self) -> Value {
+        let stored = || self.extra.get(TOOL_CALLS).cloned().unwrap_or_default();
+        with_arguments_read(self).unwrap_or_else(stored)
     }
 
     /// Roughly how much text the message holds.
@@ -173,7 +191,7 @@ pub(super) const MESSAGES: Keys = Keys {
     list: "messages",
     role: "role",
     content: "content",
-    roles: &[("function", Role::Tool)],
+    roles: &[("function", Role::Tool), ("observation", Role::Tool)],
     shape: Shape::Chat,
 };
 
@@ -200,8 +218,15 @@ pub(super) fn parse(mut fields: Fields, keys: &Keys, mapping: &Mapping) -> Resul
             not_blank(message.text(), &format!("{}[{i}].{}", keys.list, keys.content))?;
         }
     }
-    if let Some(system) = system.filter(|_| messages[0].role != Role::System) {
-        messages.insert(0, Message::new(Role::System, system));
+    match system {
+        Some(system) if messages[0].role != Role::System => {
+            messages.insert(0, Message::new(Role::System, system));
+        }
+        Some(system) if messages[0].text().trim() != system.trim() => {
+            let why = "the messages begin with another system message";
+            return Err(RowProblem::Refused { field: keys::SYSTEM[0].into(), why });
+        }
+        Some(_) | None => {}
     }
     Ok(Conversation { messages, tools, variables })
 }
@@ -214,8 +239,6 @@ fn variables(fields: &mut Fields) -> Result<Map<String, Value>, RowProblem> {
         Some(Value::Object(found)) => found,
         Some(other) => return Err(wrong(KWARGS.into(), "an object", &other)),
     };
-    // In Parquet every row has every key that any has.
-    found.retain(|_, value| !value.is_null());
     if let Some(name) = found.keys().find(|name| NOT_VARIABLES.contains(&name.as_str())) {
         let why = "the template gets it from elsewhere";
         return Err(RowProblem::Refused { field: format!("{KWARGS}[{name}]"), why });
@@ -277,6 +300,16 @@ fn message(i: usize, value: Value, keys: &Keys, mapping: &Mapping) -> Result<Mes
         other => return Err(wrong(format!("{}[{i}]", keys.list), "an object", &other)),
     };
     let role = match extra.remove(keys.role) {
+        Some(Value::String(text)) if text == FUNCTION_CALL && mapping.role(&text).is_none() => {
+            // What is said is a call, or a list of calls (LLaMA-Factory).
+            let calls = extra.remove(keys.content).map_or(Value::Null, from_json_text);
+            let calls = if calls.is_object() { Value::Array(vec![calls]) } else { calls };
+            if !calls.is_array() || is_empty(&calls) {
+                return Err(wrong(place(keys.content), "the JSON text of a call or a list of calls", &calls));
+            }
+            extra.insert(TOOL_CALLS.into(), calls);
+            Role::Assistant
+        }
         Some(Value::String(text)) if json::odd_number(&text).is_none() => {
             let named = || keys.roles.iter().find(|(name, _)| *name == text).map(|(_, role)| *role);
             mapping.role(&text).or_else(named).ok_or(RowProblem::UnknownRole { role: text })?
@@ -286,16 +319,18 @@ fn message(i: usize, value: Value, keys: &Keys, mapping: &Mapping) -> Result<Mes
     };
     let train = is_trained(&mut extra, role, &place)?;
     name_calls(&mut extra, &place)?;
-    if let Some(calls) = extra.get(TOOL_CALLS) {
-        check_arguments(calls, &place(TOOL_CALLS))?;
+    if let Some(calls) = extra.remove(TOOL_CALLS) {
+        let calls = from_json_text(calls);
+        check_calls(&calls, &place(TOOL_CALLS))?;
+        extra.insert(TOOL_CALLS.into(), calls);
     }
     let content = extra.remove(keys.content);
     keys::check_message(extra.iter(), place)?;
-    let mut message = Message { role, content: None, train, extra };
+    let mut message = Message { role, content: None, train, extra, parts: Parts::default() };
     message.content = match content {
         Some(Value::String(text)) if json::odd_number(&text).is_none() => Some(text),
         Some(Value::Array(parts)) if !parts.is_empty() && parts.iter().all(Value::is_object) => {
-            Some(joined(parts, &place(keys.content))?)
+            Some(joined(parts, &place(keys.content), &mut message.parts)?)
         }
         None | Some(Value::Null) if message.calls_tools() => None,
         Some(other) => return Err(wrong(place(keys.content), "a string", &other)),
@@ -355,17 +390,37 @@ fn name_calls(extra: &mut Map<String, Value>, place: &impl Fn(&str) -> String) -
     Ok(())
 }
 
-/// The text of a message's parts, as templates that take lists join them.
-fn joined(parts: Vec<Value>, place: &str) -> Result<String, RowProblem> {
+/// The text of a message's parts, one behind the other; what is told of them goes to `told`.
+///
+/// # Errors
+/// A part that is not text, or has a key that would change what is trained.
+fn joined(parts: Vec<Value>, place: &str, told: &mut Parts) -> Result<String, RowProblem> {
     let mut joined = String::new();
+    told.count = parts.len();
     for (i, part) in parts.into_iter().enumerate() {
         let kind_of = part.get("type").and_then(Value::as_str).map(str::to_owned);
-        match (kind_of, part.get("text")) {
-            (Some(kind), _) if !TEXT_PARTS.contains(&kind.as_str()) => {
-                return Err(RowProblem::NotText { field: format!("{place}[{i}]"), kind });
+        if let Some(kind) = kind_of.filter(|kind| !TEXT_PARTS.contains(&kind.as_str())) {
+            return Err(RowProblem::NotText { field: format!("{place}[{i}]"), kind });
+        }
+        let others = part.as_object().into_iter().flatten();
+        let is_other =
+            |(key, value): &(&String, &Value)| key != &"type" && key != &"text" && !is_empty(value);
+        for (key, _) in others.filter(is_other) {
+            match keys::of_message(key) {
+                Some(Use::Harmless) => {}
+                None => told.passed_over.push(key.clone()),
+                Some(Use::Refused(why)) => {
+                    return Err(RowProblem::Refused { field: format!("{place}[{i}].{key}"), why });
+                }
+                Some(_) => {
+                    let why = "it belongs to a message, not to a part of one";
+                    return Err(RowProblem::Refused { field: format!("{place}[{i}].{key}"), why });
+                }
             }
-            (_, Some(Value::String(text))) if json::odd_number(text).is_none() => joined.push_str(text),
-            (_, text) => {
+        }
+        match part.get("text") {
+            Some(Value::String(text)) if json::odd_number(text).is_none() => joined.push_str(text),
+            text => {
                 let text = text.unwrap_or(&Value::Null);
                 return Err(wrong(format!("{place}[{i}].text"), "a string", text));
             }
@@ -374,8 +429,8 @@ fn joined(parts: Vec<Value>, place: &str) -> Result<String, RowProblem> {
     Ok(joined)
 }
 
-/// Refuses arguments that are neither an object nor the JSON text of one.
-fn check_arguments(calls: &Value, place: &str) -> Result<(), RowProblem> {
+/// Refuses calls without a name, and arguments that are neither an object nor the JSON text of one.
+fn check_calls(calls: &Value, place: &str) -> Result<(), RowProblem> {
     let calls = match calls {
         Value::Null => return Ok(()),
         Value::Array(calls) => calls,
@@ -388,12 +443,24 @@ fn check_arguments(calls: &Value, place: &str) -> Result<(), RowProblem> {
             Some(other) => return Err(wrong(format!("{place}[{i}].function"), "an object", other)),
             None => call,
         };
-        if let Some(arguments) = function.get("arguments")
-            && let Value::String(text) = arguments
-            && read_object(text).is_none()
-        {
-            let field = format!("{place}[{i}].function.arguments");
-            return Err(wrong(field, "an object or the JSON text of one", arguments));
+        let of_function = |key: &str| format!("{place}[{i}].function.{key}");
+        match function.get("name") {
+            Some(Value::String(name)) if !name.trim().is_empty() => {}
+            found => {
+                let found = found.unwrap_or(&Value::Null);
+                return Err(wrong(of_function("name"), "the name of the function", found));
+            }
+        }
+        match function.get("arguments") {
+            None | Some(Value::Object(_)) => {}
+            Some(Value::String(text)) if read_object(text).is_some() => {}
+            Some(Value::String(_)) => {
+                let why = "its text is not the JSON of an object";
+                return Err(RowProblem::Refused { field: of_function("arguments"), why });
+            }
+            Some(other) => {
+                return Err(wrong(of_function("arguments"), "an object or the JSON text of one", other));
+            }
         }
     }
     Ok(())

@@ -132,6 +132,13 @@ pub const LIST: &[Keys] = &[
     ),
     row(&["label"], ALL, Use::Refused("there is no trainer for rows that are judged (KTO) or classified")),
     row(
+        &["chosen", "rejected"],
+        ALL,
+        Use::Refused(
+            "there is no trainer for preferences (DPO): keep one reply in the row, or leave them out",
+        ),
+    ),
+    row(
         &["loss_mask", "labels", "input_ids", "attention_mask", "assistant_masks", "completion_mask"],
         ALL,
         Use::Refused("rows are tokenised and masked here"),
@@ -153,6 +160,7 @@ pub const LIST: &[Keys] = &[
         &["images", "image", "audio", "audios", "video", "videos", "image_url", "file"],
         Use::Refused("only text is trained"),
     ),
+    message(&["tools", "functions"], Use::Template),
     message(
         &["refusal", "loss", "loss_mask", "mask", "masked", "label", "train_detail"],
         Use::Refused("which replies are trained says `train`, true or false"),

@@ -12,7 +12,7 @@ const FROM_VALUE: Keys = Keys {
     list: "conversations",
     role: "from",
     content: "value",
-    roles: &[("human", Role::User), ("gpt", Role::Assistant)],
+    roles: &[("human", Role::User), ("gpt", Role::Assistant), ("observation", Role::Tool)],
     shape: Shape::ShareGpt,
 };
 const ROLE_CONTENT: Keys = Keys { role: "role", content: "content", ..FROM_VALUE };

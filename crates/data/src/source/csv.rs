@@ -40,7 +40,7 @@ impl<R: BufRead> Csv<R> {
             .terminator(Terminator::Any(b'\n'))
             .has_headers(false)
             .flexible(true)
-            .from_reader(Budget { reader, left: 0 });
+            .from_reader(Budget { reader, left: 0, read: 0, quotes: Quotes::new(delimiter) });
         Self { reader, columns: Vec::new(), done: false, skipped: 0 }
     }
 
@@ -99,6 +99,14 @@ impl<R: BufRead> Csv<R> {
         Ok(Some(Record { number, content: Content::Fields(fields.collect::<Result<_, _>>()?) }))
     }
 
+    /// Whether the row that was read last is the file's last, and its last value begins with a quote that does not close:
+    /// all that follows is in that value.
+    fn ends_inside_a_quote(&self) -> bool {
+        let Budget { read, quotes, .. } = self.reader.get_ref();
+        // The reader does not count a byte-order mark.
+        quotes.is_open() && read.saturating_sub(self.reader.position().byte()) <= 3
+    }
+
     /// The next row and the line it begins on.
     fn row(&mut self) -> Result<Option<(usize, ByteRecord)>, ReadError> {
         let mut row = ByteRecord::new();
@@ -109,6 +117,13 @@ impl<R: BufRead> Csv<R> {
                 Ok(false) => return Ok(None),
                 Ok(true) if row.len() > MOST_COLUMNS => {
                     return Err(ReadError::Row(began, RowProblem::ManyColumns { most: MOST_COLUMNS }));
+                }
+                Ok(true) if self.ends_inside_a_quote() => {
+                    let line = self.reader.get_ref().quotes.opened + self.skipped;
+                    return Err(ReadError::Unread {
+                        what: format!("has a quote that opens on line {line} and does not close"),
+                        hint: "close it; a quote that belongs to a text stands twice, in quotes".into(),
+                    });
                 }
                 Ok(true) if row.len() == 1 && values(&row)[0].is_empty() => {}
                 Ok(true) => {
@@ -187,10 +202,60 @@ impl<R: BufRead> Iterator for Csv<R> {
     }
 }
 
-/// A reader that stops after so many bytes.
+/// A reader that stops after so many bytes, and follows quotes.
 struct Budget<R> {
     reader: R,
     left: usize,
+    /// Bytes that were read.
+    read: u64,
+    quotes: Quotes,
+}
+
+/// Whether a text is inside a quote. A quote opens at the beginning of a value only.
+struct Quotes {
+    delimiter: u8,
+    at: At,
+    line: usize,
+    /// The line of the quote that opened last.
+    opened: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// The beginning of a value.
+    Beginning,
+    /// A value without quotes, or what is behind a quote that closed.
+    Plain,
+    Inside,
+    /// Behind a quote that closes, or is the first of two that stand for one.
+    Quote,
+}
+
+impl Quotes {
+    fn new(delimiter: u8) -> Self {
+        Self { delimiter, at: At::Beginning, line: 1, opened: 0 }
+    }
+
+    fn is_open(&self) -> bool {
+        self.at == At::Inside
+    }
+
+    fn follow(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.line += usize::from(byte == b'\n');
+            self.at = match (self.at, byte) {
+                (At::Inside, b'"') => At::Quote,
+                (At::Inside, _) => At::Inside,
+                (At::Quote, b'"') => At::Inside,
+                (At::Beginning, b'"') => {
+                    self.opened = self.line;
+                    At::Inside
+                }
+                (_, byte) if byte == self.delimiter || byte == b'\n' => At::Beginning,
+                _ => At::Plain,
+            };
+        }
+    }
 }
 
 impl<R: Read> Read for Budget<R> {
@@ -201,6 +266,8 @@ impl<R: Read> Read for Budget<R> {
         let room = buffer.len().min(self.left);
         let read = self.reader.read(&mut buffer[..room])?;
         self.left -= read;
+        self.read += read as u64;
+        self.quotes.follow(&buffer[..read]);
         Ok(read)
     }
 }

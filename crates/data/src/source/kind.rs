@@ -88,6 +88,10 @@ pub fn open(path: &Path) -> Result<(Kind, Records), DataError> {
     if let Some(error) = unread(&magic) {
         return Err(DataError::reading(path, Unit::Row, error));
     }
+    if magic.is_empty() && named == [Kind::Parquet] {
+        let (what, hint) = ("is empty".to_owned(), "write it again".to_owned());
+        return Err(DataError::reading(path, Unit::Row, ReadError::Unread { what, hint }));
+    }
     if magic == PARQUET || (named == [Kind::Parquet] && !is_compressed(&magic)) {
         let rows = Parquet::new(file).map_err(|e| DataError::reading(path, Unit::Row, e))?;
         return Ok((Kind::Parquet, Box::new(rows)));

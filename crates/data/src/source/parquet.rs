@@ -2,12 +2,12 @@
 //! each column.
 //!
 //! A null is an absent field: in a column of structs every message has every key that any message has. Values that are
-//! neither text, number nor truth become text; bytes that are no text are left out, no field that is read is one.
+//! neither text, number nor truth become text; bytes that are no text stand as `{"bytes": 3}`, which nothing reads.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parquet::basic::Compression;
+use parquet::basic::{Compression, Encoding};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::{ChunkReader, FileReader, Length, RowGroupReader};
@@ -45,6 +45,16 @@ impl Parquet {
                     .into(),
             });
         }
+        if let Some(column) = delta_strings(file.metadata()) {
+            return Err(ReadError::Unread {
+                what: format!(
+                    "has texts in a delta encoding (column {column}), which are not read; the file is not damaged"
+                ),
+                hint: "write it as pyarrow does by default: python -c \"import pandas as pd; \
+                       pd.read_parquet('FILE').to_parquet('rows.parquet')\""
+                    .into(),
+            });
+        }
         let rows = guarded(|| Ok(RowIter::from_file_into(Box::new(file))))?;
         Ok(Self { rows, number: 0, done: false })
     }
@@ -63,6 +73,15 @@ impl Iterator for Parquet {
         self.number += 1;
         Some(row?.map(|row| Record { number: self.number, content: Content::Fields(object(&row)) }))
     }
+}
+
+/// A column with texts in an encoding that is not read (see `pages.rs`).
+fn delta_strings(file: &ParquetMetaData) -> Option<String> {
+    let columns = file.row_groups().iter().flat_map(|group| group.columns());
+    let is_delta =
+        |encoding| matches!(encoding, Encoding::DELTA_BYTE_ARRAY | Encoding::DELTA_LENGTH_BYTE_ARRAY);
+    let mut delta = columns.filter(|column| column.encodings().any(is_delta));
+    delta.next().map(|column| column.column_path().to_string())
 }
 
 /// The compression of a column that nothing here unfolds.
@@ -160,7 +179,10 @@ fn value(field: &Field) -> Option<Value> {
         Field::Double(v) => float(*v),
         Field::Str(text) => Value::String(text.clone()),
         // Strings of writers that do not say so.
-        Field::Bytes(bytes) => Value::String(String::from_utf8(bytes.data().to_vec()).ok()?),
+        Field::Bytes(bytes) => match String::from_utf8(bytes.data().to_vec()) {
+            Ok(text) => Value::String(text),
+            Err(_) => serde_json::json!({"bytes": bytes.data().len()}),
+        },
         Field::Decimal(_)
         | Field::Date(_)
         | Field::TimeMillis(_)

@@ -67,6 +67,8 @@ pub(super) const NAMES: [&str; 47] = [
     "unique",
     "upper",
 ];
+/// Those of the engine's own that make text of what they are given.
+pub(super) const TAKE_TEXT: [&str; 6] = ["capitalize", "lower", "replace", "title", "trim", "upper"];
 /// The rest of them.
 pub(super) const MORE_NAMES: [&str; 3] = ["urlencode", "wordcount", "xmlattr"];
 /// Filters of Jinja that are not supported.
@@ -668,7 +670,7 @@ fn map(state: &mut State, value: &Value, args: &[Value]) -> Result<Value, Error>
             }
             let mut results = Vec::with_capacity(all.len());
             for item in all {
-                call[0] = item;
+                call[0] = if TAKE_TEXT.contains(&filter) { string(state, &item, &[])? } else { item };
                 results.push(state.apply_filter(filter, &call)?);
             }
             results

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use minijinja::value::{Tuple, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
-use super::objects::{Method, Namespace};
+use super::objects::{Group, Method, Namespace};
 use super::python::{self, Number, as_integer, error, items, order, type_name};
 use super::{filters, format, methods, printing};
 
@@ -172,6 +172,13 @@ fn attribute(value: &Value, name: &str) -> Result<Value, Error> {
 pub(super) fn attribute_only(value: &Value, name: &str) -> Result<Value, Error> {
     if methods::has(value, name) {
         return Ok(Value::from_object(Method { of: value.clone(), name: name.to_string() }));
+    }
+    if let Some(group) = value.downcast_object_ref::<Group>() {
+        return Ok(match name {
+            "grouper" => group.grouper.clone(),
+            "list" => group.list.clone(),
+            _ => Value::UNDEFINED,
+        });
     }
     match value.kind() {
         ValueKind::Plain => value.get_attr(name),

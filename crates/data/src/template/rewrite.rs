@@ -20,7 +20,7 @@ use minijinja::machinery::{Span, ast};
 use minijinja::syntax::SyntaxConfig;
 
 use self::expressions::level;
-use self::names::{collect_macros, names_of, names_of_expr, namespaces, sets};
+use self::names::{assigned_names, collect_macros, names_of, names_of_expr, namespaces, sets};
 use super::{MARKS, TemplateError};
 
 /// What operators and the like are named with; no template has such names.
@@ -50,6 +50,9 @@ pub(super) fn rewrite<'a>(template: &Stmt<'a>, mark: char, escapes: bool) -> Res
         places: Vec::new(),
     };
     collect_macros(std::slice::from_ref(template), &mut writer.macros);
+    // A name that something else has as well may be that where it stands.
+    let others = assigned_names(template);
+    writer.macros.retain(|name, signature| signature.defaults > 0 || !others.contains(name));
     writer.statement(template)?;
     Ok(writer.out)
 }

@@ -230,7 +230,7 @@ fn tools_and_calls_reach_the_template_and_none_is_lost() {
     let mut meta = tiny_metadata("gpt-2", &[]);
     meta.chat_template = Some(
         "{% if tools %}{{ tools | length }}:{{ tools[0].function.name }}\n{% endif %}{% for m in messages %}{{ m.role }}:\
-         {{ m.content if m.content else '' }}{% for c in m.tool_calls or [] %}{{ c.function.arguments | tojson }}\
+         {{ m.content if m.content else '' }}{% for c in m.tool_calls or [] %}{{ c.function.name }}{{ c.function.arguments | tojson }}\
          {% endfor %}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
             .into(),
     );
@@ -240,7 +240,8 @@ fn tools_and_calls_reach_the_template_and_none_is_lost() {
             r#"{{"messages": [{{"role": "user", "content": "x"}}, {{"role": "assistant", "content": null, "tool_calls": [{{"type": "function", "function": {{"name": "f", "arguments": {arguments}}}}}]}}, {{"role": "tool", "content": "1"}}, {{"role": "assistant", "content": "y"}}], "tools": {tools}}}"#
         )
     };
-    let want = "1:f\nuser:x<|im_end|>assistant:[{\"a\": 2}<|im_end|>]tool:1<|im_end|>assistant:[y<|im_end|>]";
+    let want =
+        "1:f\nuser:x<|im_end|>assistant:[f{\"a\": 2}<|im_end|>]tool:1<|im_end|>assistant:[y<|im_end|>]";
     // Arguments and tools may be JSON text.
     let tools_text = serde_json::to_string(TOOLS).unwrap();
     for (arguments, tools) in
@@ -253,7 +254,7 @@ fn tools_and_calls_reach_the_template_and_none_is_lost() {
     let call = format!(
         r#"{{"messages": [{{"role": "user", "content": "x"}}, {{"role": "assistant", "tool_calls": [{{"function": {{"name": "f", "arguments": {{"a": 2}}}}}}]}}], "tools": {TOOLS}}}"#
     );
-    assert_eq!(generation_rows(file(&call).path(), &tokenizer).unwrap()[0].reference, r#"{"a": 2}"#);
+    assert_eq!(generation_rows(file(&call).path(), &tokenizer).unwrap()[0].reference, r#"f{"a": 2}"#);
 
     // A template that knows no tools, or no calls.
     let plain = with_reply("<|im_start|>a\n{{ m.content }}<|im_end|>\n", "<|im_start|>a\n");
@@ -516,10 +517,10 @@ fn bad_rows_are_errors_that_name_file_line_and_reason() {
         ),
         (
             row(&format!(
-                "{user}, {{\"role\": \"assistant\", \"tool_calls\": [{{\"function\": {{\"arguments\": \"[1]\"}}}}]}}"
+                "{user}, {{\"role\": \"assistant\", \"tool_calls\": [{{\"function\": {{\"name\": \"f\", \"arguments\": \"[1]\"}}}}]}}"
             ))
             .into(),
-            "`messages[1].tool_calls[0].function.arguments` must be an object or the JSON text of one, found a string",
+            "`messages[1].tool_calls[0].function.arguments` is not read: its text is not the JSON of an object",
         ),
         (br#"{"messages": "x"}"#.to_vec(), "`messages` must be a list, found a string"),
         (

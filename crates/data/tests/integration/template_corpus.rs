@@ -158,11 +158,14 @@ fn outcome(tokenizer: &Tokenizer, template: &ChatTemplate, case: &Value, row: &V
     let may_be_lost = |field: &str| {
         let (index, key) =
             field.strip_prefix("messages[").and_then(|f| f.split_once("].")).unwrap_or(("", ""));
-        index.parse::<usize>().is_ok_and(|i| match key {
-            "content" => messages[i].role == Role::Assistant,
-            "reasoning_content" => last_question.is_some_and(|question| i < question),
-            _ => false,
-        })
+        // What only describes is counted.
+        let describes = [".description", ".parameters", ".name"].iter().any(|end| field.ends_with(end));
+        describes
+            || index.parse::<usize>().is_ok_and(|i| match key {
+                "content" => messages[i].role == Role::Assistant,
+                "reasoning_content" => last_question.is_some_and(|question| i < question),
+                _ => false,
+            })
     };
     let masker = Masker::new(tokenizer, Some(template), TrainOn::Replies);
     match masker.sample(&Document::Chat(conversation.clone()), 1) {

@@ -486,7 +486,7 @@ fn least(shape: Shape) -> Value {
 }
 
 /// Keys that rows of the field have and nobody here knows, and some of no field.
-const UNKNOWN: [&str; 24] = [
+const UNKNOWN: [&str; 22] = [
     "score",
     "rating",
     "difficulty",
@@ -496,8 +496,6 @@ const UNKNOWN: [&str; 24] = [
     "toxic",
     "annotator",
     "reward",
-    "chosen",
-    "rejected",
     "explanation",
     "rationale",
     "cot",
@@ -534,10 +532,6 @@ fn every_key_of_two_thousand_rows_is_known_refused_or_counted() {
                     _ => UNKNOWN[random.below(UNKNOWN.len())],
                 };
                 row[name] = values[random.below(values.len())].clone();
-            }
-            // Both make it a row of preferences, which is another test's.
-            if row.get("chosen").is_some() {
-                row.as_object_mut().unwrap().remove("rejected");
             }
             for (name, value) in row.as_object().unwrap() {
                 if UNKNOWN.contains(&name.as_str()) && is_there(value) {
@@ -581,4 +575,220 @@ fn every_key_that_is_refused_is_named_and_can_be_passed_over() {
             says(&data("r.jsonl", &row, &["--columns", &format!("{name}=ignore")]), &["1 trained on"]);
         }
     }
+}
+
+const TOOL_ROW: &str = r#"{"messages":[{"role":"user","content":"Rome?"},{"role":"assistant","content":"","tool_calls":[{"type":"function","function":{"name":"weather","arguments":{"city":"Rome","days":3}}},{"type":"function","function":{"name":"clock","arguments":{"city":"Oslo"}}}]}],"tools":[{"type":"function","function":{"name":"weather","description":"tells it","parameters":{"type":"object","properties":{"city":{"type":"string"}}}}},{"type":"function","function":{"name":"clock","description":"tells it, too","parameters":{"type":"object","properties":{"city":{"type":"string"}}}}}]}"#;
+
+/// What `data` says of a row by a template that writes tools and calls like this.
+fn by_template(tools: &str, calls: &str, row: &str) -> Told {
+    let folder = TempDir::new().unwrap();
+    let template = format!(
+        "{tools}{{% for m in messages %}}<|im_start|>{{{{ m.role }}}}\n{{{{ m.content or '' }}}}{calls}<|im_end|>\n{{% endfor %}}\
+         {{% if add_generation_prompt %}}<|im_start|>assistant\n{{% endif %}}"
+    );
+    fs::write(folder.path().join("t.jinja"), template).unwrap();
+    fs::write(folder.path().join("r.jsonl"), row).unwrap();
+    lorafit(
+        folder.path(),
+        &["data", "r.jsonl", "--model", &chat_bpe(), "--template", "t.jinja", "--no-cache"],
+    )
+}
+
+#[test]
+fn every_part_of_tools_and_calls_is_written_or_refused_by_name() {
+    let tools = "{{ tools | tojson }}";
+    let calls = "{% for c in m.tool_calls or [] %}[{{ c.function.name }} {{ c.function.arguments | tojson }}]{% endfor %}";
+    says(&by_template(tools, calls, TOOL_ROW), &["[weather", "Oslo", "\u{27e7}"]);
+    for (tools, calls, lost) in [
+        ("", calls, "`tools`"),
+        ("{{ tools[0] | tojson }}", calls, "`tools[1]`"),
+        (tools, "", "`messages[1].tool_calls`"),
+        (
+            tools,
+            "{% if m.tool_calls %}{% set c = m.tool_calls[0] %}[{{ c.function.name }} {{ c.function.arguments | tojson }}]{% endif %}",
+            "`messages[1].tool_calls[1]`",
+        ),
+        (
+            tools,
+            "{% for c in m.tool_calls or [] %}[{{ c.function.name }}]{% endfor %}",
+            "`messages[1].tool_calls[0].function.arguments.city`",
+        ),
+        (
+            tools,
+            "{% for c in m.tool_calls or [] %}[{{ c.function.name }} {{ c.function.arguments.city }}]{% endfor %}",
+            "`messages[1].tool_calls[0].function.arguments.days`",
+        ),
+    ] {
+        let want = format!("the chat template writes nothing for {lost}");
+        refuses(&by_template(tools, calls, TOOL_ROW), &[&want]);
+    }
+    // What describes them is counted.
+    let names = "{% for t in tools %}{{ t.function.name }}{% endfor %}";
+    let arguments = "{% for c in m.tool_calls or [] %}[{{ c.function.arguments | tojson }}]{% endfor %}";
+    for (tools, calls, told) in [
+        (names, calls, "`tools[].function.description` (1), `tools[].function.parameters` (1)"),
+        (tools, arguments, "`messages[].tool_calls[].function.name` (1)"),
+    ] {
+        says(&by_template(tools, calls, TOOL_ROW), &[told]);
+    }
+}
+
+#[test]
+fn words_that_others_say_too_are_not_lost() {
+    let row = json!({"messages": [
+        {"role": "user", "content": "yes"}, {"role": "assistant", "content": "a"},
+        {"role": "user", "content": "yes"}, {"role": "assistant", "content": "b"},
+    ]});
+    says(&by_template("", "", &row.to_string()), &["a<|im_end|>"]);
+    let folder = TempDir::new().unwrap();
+    let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ '' if loop.index0 == 2 else m.content }}<|im_end|>\n\
+                    {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    fs::write(folder.path().join("t.jinja"), template).unwrap();
+    fs::write(folder.path().join("r.jsonl"), row.to_string()).unwrap();
+    let flags = ["data", "r.jsonl", "--model", &chat_bpe(), "--template", "t.jinja", "--no-cache"];
+    refuses(&lorafit(folder.path(), &flags), &["writes nothing for `messages[2].content`"]);
+}
+
+#[test]
+fn a_second_system_message_is_refused_unless_it_says_the_same() {
+    for row in [
+        json!({"messages": [{"role": "system", "content": "first"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}),
+        json!({"conversations": [{"from": "system", "value": "first"}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}),
+    ] {
+        let with = |system: &str| {
+            let mut row = row.clone();
+            row["system"] = json!(system);
+            data("r.jsonl", row.to_string(), &[])
+        };
+        refuses(&with("second"), &["`system` is not read: the messages begin with another system message"]);
+        says(&with("first"), &["first"]);
+    }
+}
+
+#[test]
+fn keys_of_parts_are_refused_or_counted() {
+    let row = |part: Value| {
+        json!({"messages": [{"role": "user", "content": [part]}, {"role": "assistant", "content": "a"}]})
+            .to_string()
+    };
+    for (key, value) in [
+        ("image", json!("x.png")),
+        ("image_url", json!({"url": "x"})),
+        ("train", json!(false)),
+        ("weight", json!(0)),
+    ] {
+        let mut part = json!({"type": "text", "text": "q"});
+        part[key] = value;
+        refuses(&data("r.jsonl", row(part), &[]), &[&format!("`messages[0].content[0].{key}` is not read")]);
+    }
+    let cached = row(json!({"type": "text", "text": "q", "cache_control": {"type": "ephemeral"}}));
+    says(&data("r.jsonl", cached, &[]), &["`messages[].content[].cache_control` (1)"]);
+    let several = json!({"messages": [
+        {"role": "user", "content": [{"type": "text", "text": "q"}, {"type": "text", "text": " more"}]},
+        {"role": "assistant", "content": "a"},
+    ]});
+    says(&data("r.jsonl", several.to_string(), &[]), &["q more", "several parts of text"]);
+}
+
+#[test]
+fn a_quote_that_does_not_close_ends_nothing_silently() {
+    let table = |broken: &str| {
+        let good: String = (0..5).map(|i| format!("q{i},a{i}\n")).collect();
+        format!("question,answer\n{good}{broken}\n{}", good.repeat(20))
+    };
+    for broken in ["\"bad,a", "bad,\"a", "\"bad\",\"a \"\"b\"\" c"] {
+        for flags in [&[][..], &["--skip-bad-rows"]] {
+            let told = data("r.csv", table(broken), flags);
+            refuses(&told, &["r.csv has a quote that opens on line 7 and does not close"]);
+        }
+    }
+    // Quotes inside a value, doubled quotes and line breaks in quotes are as they were.
+    let told = data("r.csv", table("5\" pipe,\"a \"\"b\"\"\nc\""), &[]);
+    says(&told, &["106 question rows"]);
+}
+
+#[test]
+fn calls_are_read_in_the_forms_that_data_sets_have() {
+    let tools = "{{ tools | tojson }}";
+    let calls = "{% for c in m.tool_calls or [] %}[{{ c.function.name if c.function else c.name }} {{ (c.function or c).arguments | tojson }}]{% endfor %}";
+    // As LLaMA-Factory has them.
+    let row = json!({"conversations": [
+        {"from": "human", "value": "q"},
+        {"from": "function_call", "value": "{\"name\": \"f\", \"arguments\": {\"a\": 1}}"},
+        {"from": "observation", "value": "o"},
+        {"from": "gpt", "value": "done"},
+    ]});
+    says(&by_template("", calls, &row.to_string()), &["[f {\"a\": 1}]"]);
+    // As JSON text.
+    let row = |calls: Value| {
+        json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": calls}]}).to_string()
+    };
+    let text =
+        json!("[{\"type\": \"function\", \"function\": {\"name\": \"f\", \"arguments\": {\"a\": 1}}}]");
+    says(&by_template("", calls, &row(text)), &["[f {\"a\": 1}]"]);
+    for (call, error) in [
+        (
+            json!({"function": {"arguments": {}}}),
+            "tool_calls[0].function.name` must be the name of the function",
+        ),
+        (json!({"function": {"name": " ", "arguments": {}}}), "tool_calls[0].function.name`"),
+        (
+            json!({"function": {"name": "f", "arguments": null}}),
+            "arguments` must be an object or the JSON text of one",
+        ),
+        (
+            json!({"function": {"name": "f", "arguments": [1]}}),
+            "arguments` must be an object or the JSON text of one",
+        ),
+        (
+            json!({"function": {"name": "f", "arguments": "5"}}),
+            "arguments` is not read: its text is not the JSON of an object",
+        ),
+        (json!({}), "tool_calls[0].function.name`"),
+    ] {
+        refuses(&by_template(tools, calls, &row(json!([call]))), &[error]);
+    }
+}
+
+#[test]
+fn replies_that_do_not_learn_to_end_are_told() {
+    let folder = TempDir::new().unwrap();
+    let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}\
+                    {% endgeneration %}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}\
+                    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    fs::write(folder.path().join("t.jinja"), template).unwrap();
+    fs::write(folder.path().join("r.jsonl"), chat(json!({}), json!({}))).unwrap();
+    let flags = ["data", "r.jsonl", "--model", &chat_bpe(), "--no-cache"];
+    let told = lorafit(folder.path(), &[&flags[..], &["--template", "t.jinja"]].concat());
+    says(&told, &["1 replies end without a trained token that ends a generation"]);
+    assert!(!lorafit(folder.path(), &flags).text.contains("end without"));
+}
+
+#[test]
+fn a_variable_that_is_null_is_none() {
+    let folder = TempDir::new().unwrap();
+    let template = "{{ 'none' if x is none else 'other' }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
+                    {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    fs::write(folder.path().join("t.jinja"), template).unwrap();
+    let row = chat(json!({"chat_template_kwargs": {"x": null}}), json!({}));
+    fs::write(folder.path().join("r.jsonl"), row).unwrap();
+    let flags = ["data", "r.jsonl", "--model", &chat_bpe(), "--template", "t.jinja", "--no-cache"];
+    says(&lorafit(folder.path(), &flags), &["none<|im_start|>user"]);
+}
+
+#[test]
+fn parquet_that_is_whole_is_not_called_damaged() {
+    let fixture = |name: &str| fs::read(root().join("fixtures/data").join(name)).unwrap();
+    refuses(
+        &data("r.parquet", fixture("delta.parquet"), &[]),
+        &[
+            "r.parquet has texts in a delta encoding (column \"question\"), which are not read; the file is not damaged",
+            "to_parquet",
+        ],
+    );
+    refuses(
+        &data("r.parquet", fixture("bytes.parquet"), &[]),
+        &["row 1: `system` must be a string, found an object"],
+    );
+    refuses(&data("r.parquet", "", &[]), &["r.parquet is empty"]);
 }

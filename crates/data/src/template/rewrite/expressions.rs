@@ -96,7 +96,8 @@ impl<'a> Writer<'a> {
                     Some(before) => self.expr(before, level::FILTER)?,
                     None => return refused("a filter of nothing", filter.span()),
                 }
-                self.push("|");
+                // The engine writes values into text in a way of its own.
+                self.push(if filters::TAKE_TEXT.contains(&filter.name) { "|string|" } else { "|" });
                 self.filter_name(filter.name, filter.span())?;
                 self.arguments(&filter.args, None)
             }

@@ -39,6 +39,13 @@ pub(super) fn namespaces<'a>(template: &Stmt<'a>) -> HashSet<&'a str> {
     set
 }
 
+/// The names of loops, of parameters, and of what is set to anything but a namespace.
+pub(super) fn assigned_names<'a>(template: &Stmt<'a>) -> BTreeSet<&'a str> {
+    let mut other = BTreeSet::new();
+    assigned(std::slice::from_ref(template), &mut HashSet::new(), &mut other);
+    other
+}
+
 fn assigned<'a>(body: &[Stmt<'a>], namespaces: &mut HashSet<&'a str>, other: &mut BTreeSet<&'a str>) {
     for statement in body {
         match statement {
