@@ -13,7 +13,7 @@ use crate::bytes::SharedBytes;
 use crate::cuda::gpu::Gpu;
 use crate::cuda::{self, Float, Region};
 use crate::quant::cuda::{Rows, Tile, decode_blocks as decode_blocks_on_gpu};
-use crate::quant::four_bit::FourBit;
+use crate::quant::four_bit::{Absmax, FourBit};
 use crate::quant::int8::Int8;
 use crate::quant::on_gpu::OnGpu;
 use crate::quant::{Format, Quantization};
@@ -330,10 +330,47 @@ impl Weight {
         }
     }
 
-    /// Tells the owner of the bytes that they will not be read for a while.
+    /// Tells the owners of the bytes that they will not be read for a while.
     pub fn release(&self) {
-        if let Storage::Blocks { data, .. } = &self.storage {
-            data.release();
+        match &self.storage {
+            Storage::Blocks { data, .. } => data.release(),
+            Storage::FourBit(data) => {
+                data.codes.release();
+                match &data.absmax {
+                    Absmax::Plain(scales) => scales.release(),
+                    Absmax::Double { codes, nested, .. } => {
+                        [codes, nested].into_iter().for_each(SharedBytes::release);
+                    }
+                }
+            }
+            Storage::Int8(data) => [&data.codes, &data.absmax].into_iter().for_each(SharedBytes::release),
+            Storage::Trained(_) | Storage::Gpu(_) => {}
+        }
+    }
+
+    /// As [`Weight::release`], of the rows `rows` alone, where they lie together; else nothing.
+    pub fn release_rows(&self, rows: Range<usize>) {
+        if let (Storage::Blocks { format, data }, RowOrder::Stored) = (&self.storage, self.row_order) {
+            let row_bytes = self.cols / format.block_len() * format.block_bytes();
+            if let Some(rows) = data.slice(rows.start * row_bytes..rows.end * row_bytes) {
+                rows.release();
+            }
+        }
+    }
+
+    /// The storage format of a matrix of plain rows of blocks; `None` of one in a code of bitsandbytes, trained, or on a GPU.
+    pub fn format(&self) -> Option<Format> {
+        match &self.storage {
+            Storage::Blocks { format, .. } => Some(*format),
+            Storage::FourBit(_) | Storage::Int8(_) | Storage::Trained(_) | Storage::Gpu(_) => None,
+        }
+    }
+
+    /// The bytes of a matrix of plain rows of blocks, where they lie in checkpoint order.
+    pub fn blocks(&self) -> Option<&SharedBytes> {
+        match (&self.storage, self.row_order) {
+            (Storage::Blocks { data, .. }, RowOrder::Stored) => Some(data),
+            _ => None,
         }
     }
 

@@ -135,7 +135,7 @@ impl<'a> Merged<'a> {
     /// The tensors that the adapter changes, computed as they are asked for.
     pub fn changed_sources(&self) -> impl Iterator<Item = TensorSource<'_>> {
         let changed = self.tensors.iter().filter(|tensor| matches!(tensor.values, Values::Adapted(_)));
-        changed.map(MergedTensor::source)
+        changed.map(|tensor| tensor.source(&self.update))
     }
 
     /// The tensors as they are written, computed as they are asked for.
