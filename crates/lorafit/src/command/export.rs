@@ -95,12 +95,6 @@ impl ExportArgs {
                 CliError::usage("--adapter is missing").hint("give the adapter that is to be written")
             );
         }
-        if self.adapter.is_empty() && self.file_type.is_none() {
-            return Err(CliError::usage(
-                "without --adapter and --type the file would be the one that is there",
-            )
-            .hint("give --adapter, --type, or both"));
-        }
         self.common.validate()
     }
 

@@ -126,12 +126,18 @@ fn every_crate_takes_the_workspace_lints_and_licence() {
     }
 }
 
+/// Whether a file has tests, or what they share, alone.
+fn is_of_tests(file: &Path) -> bool {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    name.ends_with("tests.rs") || name == "testing.rs"
+}
+
 #[test]
 fn only_the_command_line_prints() {
     for (name, _) in MAY_USE.iter().filter(|(name, _)| *name != "lorafit") {
         let mut files = Vec::new();
         rust_files(&crates_folder().join(name).join("src"), &mut files);
-        for file in files.iter().filter(|file| !file.ends_with("tests.rs") && !file.ends_with("testing.rs")) {
+        for file in files.iter().filter(|file| !is_of_tests(file)) {
             let text = fs::read_to_string(file).unwrap();
             // Tests stand at the end of a file; what they print is theirs.
             let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();

@@ -156,9 +156,10 @@ fn a_base_in_four_or_eight_bits_needs_a_choice() {
             merge(place, &model, &adapter, &half, &["--merge-into", "stored", "--check", "rows.jsonl"]);
         assert_eq!(told["dtype"], "bfloat16");
         assert!(tensors(&place.join(&half)).iter().all(|(_, kind, _)| kind.contains("BF16")));
-        let largest = told["check"]["largest_logit_difference"].as_f64().expect("a number");
-        // Weights in 8 significant bits.
-        assert!(largest > 0.0 && largest < 0.2, "{largest}");
+        let [largest, mean] = ["largest", "mean"]
+            .map(|which| told["check"][format!("{which}_logit_difference")].as_f64().expect("a number"));
+        // Weights in 8 significant bits, of a model with random weights, whose logits are large.
+        assert!(largest > 0.0 && mean < 0.05, "{largest} {mean}");
         let config = fs::read_to_string(place.join(&half).join("config.json")).expect("one");
         assert!(!config.contains("quantization_config"), "{config}");
     }
