@@ -138,6 +138,9 @@ impl Base {
         // As PEFT has it, so that whoever opens the adapter finds its base: the path or hub id that was given.
         let name = model.to_owned();
         let model = load(&files)?;
+        if !quiet {
+            files.notes().iter().for_each(|note| eprintln!("{note}"));
+        }
         Ok(Base { name, quiet, weights: files, model, weight_bytes, tokenizer })
     }
 }

@@ -11,6 +11,7 @@ mod common;
 mod full;
 mod gguf;
 mod on_gpu;
+mod passed_over;
 mod quantized;
 mod reference;
 mod source;
