@@ -277,10 +277,24 @@ impl Shards {
             other => {
                 let path = self.shard(&self.stored(name)).map(|shard| shard.path.clone()).unwrap_or_default();
                 let problem = format!("{name} is stored as {other:?}, expected F32, F16 or BF16");
-                return Err(FileError::new(&path, problem).with_hint(
+                let module = name.strip_suffix(".weight").unwrap_or(name);
+                let has =
+                    |name: String| self.shard(&name).is_some_and(|shard| shard.entries.contains_key(&name));
+                const PLAIN: &str = "take the model it was made from, in BF16, with --quant nf4 or int8; or a GGUF file of it";
+                let hint = if has(format!("{module}.scales")) {
+                    format!("the weights are quantised by MLX: {PLAIN}")
+                } else if has(format!("{name}.absmax")) {
+                    format!(
+                        "the weights are quantised by bitsandbytes, without the quant_state that tells how: {PLAIN}"
+                    )
+                } else if matches!(other, Dtype::F64) {
                     "the model is stored in another precision: take it in BF16, or convert it with \
-                     from_pretrained(DIR, dtype=torch.bfloat16) and save_pretrained",
-                ));
+                     from_pretrained(DIR, dtype=torch.bfloat16) and save_pretrained"
+                        .to_owned()
+                } else {
+                    format!("the weights are quantised, and what they are scaled by is not known: {PLAIN}")
+                };
+                return Err(FileError::new(&path, problem).with_hint(hint));
             }
         };
         Ok(Some(StoredTensor { shape, format, data }))

@@ -3,6 +3,8 @@
 
 use std::collections::HashSet;
 
+use rayon::prelude::*;
+
 use super::{ModelFiles, Source, gguf_name};
 use crate::config::Config;
 use crate::error::FileError;
@@ -82,6 +84,36 @@ fn is_known(name: &str, taken: &HashSet<String>) -> bool {
         }
         // Beside the decoder: heads of other tasks. An adapter would be meant for the decoder.
         None => !name.starts_with("lm_head.") && !name.contains(".lora_") && !name.contains(".base_layer."),
+    }
+}
+
+impl ModelFiles {
+    /// The first weight with a value that is no finite number, and the value. Reads all weights: for after the fact.
+    ///
+    /// # Errors
+    /// As [`crate::Model::load`].
+    pub fn non_number(&self) -> Result<Option<(String, f32)>, FileError> {
+        for shape in weight_shapes(&self.config) {
+            let wrong = |values: &[f32]| values.iter().copied().find(|value| !value.is_finite());
+            let found = match shape.dims[..] {
+                [rows, cols] => {
+                    let weight = self.weight(&shape.name, rows, cols)?;
+                    let of_row = |row: usize| {
+                        let mut values = vec![0.0; cols];
+                        weight.decode(row, 0..cols, &mut values);
+                        wrong(&values)
+                    };
+                    let found = (0..rows).into_par_iter().find_map_first(of_row);
+                    weight.release();
+                    found
+                }
+                _ => wrong(&self.vector(&shape.name, shape.len())?),
+            };
+            if let Some(value) = found {
+                return Ok(Some((shape.name, value)));
+            }
+        }
+        Ok(None)
     }
 }
 

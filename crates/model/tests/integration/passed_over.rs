@@ -346,7 +346,7 @@ fn metadata_that_changes_the_computation_is_refused_by_key() {
         ("attention.causal", Flag(false)),
         ("attention.scale", Number(0.5)),
         ("attention.clamp_kqv", Number(8.0)),
-        ("attention.value_length", Whole(8)),
+        ("attention.value_length", Whole(2)),
         ("logit_scale", Number(0.5)),
         ("embedding_scale", Number(12.0)),
         ("residual_scale", Number(0.2)),
@@ -426,4 +426,125 @@ fn tensors_of_gguf_files_that_no_part_takes_are_refused_by_name() {
         let (_dir, path) = changed(CHAT, &[], Some(tensor));
         open(&path).expect("loads");
     }
+}
+
+// Adapters, and weights that are quantised in other ways.
+
+/// What is said of the adapter of `llama` after an edit of its configuration and tensors.
+fn adapter_error(config: impl FnOnce(&mut Value), tensors: impl FnOnce(&mut Vec<FileTensor>)) -> String {
+    let place = Place::of("llama/adapter");
+    place.edit("adapter_config.json", config);
+    edit_safetensors(&place.path().join("adapter_model.safetensors"), tensors);
+    let base = ModelFiles::open(&fixture("llama")).expect("the fixture opens");
+    match lorafit_model::adapter::load_over(place.path(), &base, Device::Cpu) {
+        Ok(_) => "loads".to_owned(),
+        Err(error) => format!("{error}\n{}", error.hint().unwrap_or_default()),
+    }
+}
+
+#[test]
+fn hints_about_adapters_lead_on() {
+    for (key, value) in [
+        ("use_dora", json!(true)),
+        ("bias", json!("all")),
+        ("lora_bias", json!(true)),
+        ("modules_to_save", json!(["lm_head"])),
+        ("layer_replication", json!([[0, 1]])),
+    ] {
+        let told = adapter_error(|json| json[key] = value, |_| {});
+        assert!(told.contains(key) && told.contains("merge_and_unload"), "{told}");
+    }
+    let told = adapter_error(|json| json["target_modules"] = json!("q_proj"), |_| {});
+    assert!(told.contains("a pattern of the whole path") && told.contains("write [\"q_proj\"]"), "{told}");
+    let told = adapter_error(|json| json["r"] = json!(2), |_| {});
+    assert!(told.contains("the rank in adapter_config.json"), "{told}");
+    let base = fixture("llama").display().to_string();
+    let of_this = |json: &mut Value| {
+        json["base_model_name_or_path"] = json!(base);
+        json["layers_to_transform"] = json!([7]);
+    };
+    let told = adapter_error(of_this, |_| {});
+    assert!(told.contains("names this very model") && !told.contains("was made for"), "{told}");
+    // PEFT's defaults; the fixture has rank 4 and alpha 8.
+    let told = adapter_error(|json| drop(json.as_object_mut().map(|json| json.remove("lora_alpha"))), |_| {});
+    assert_eq!(told, "loads");
+    let told = adapter_error(|json| drop(json.as_object_mut().map(|json| json.remove("r"))), |_| {});
+    assert!(told.contains("the model needs [8, 64]"), "{told}");
+    let told =
+        adapter_error(|json| drop(json.as_object_mut().map(|json| json.remove("target_modules"))), |_| {});
+    assert!(told.contains("`target_modules` is missing"), "{told}");
+}
+
+#[test]
+fn tensors_of_other_adapters_are_told() {
+    let renamed = |old: &'static str, new: &'static str| {
+        move |tensors: &mut Vec<FileTensor>| {
+            tensors.iter_mut().for_each(|tensor| tensor.0 = tensor.0.replace(old, new));
+        }
+    };
+    let told = adapter_error(|_| {}, renamed("lora_A", "lora_down"));
+    assert!(told.contains("is missing"), "{told}");
+    let told = adapter_error(
+        |_| {},
+        |tensors| {
+            for tensor in tensors {
+                tensor.0 = tensor.0.replace(".lora_A.", ".lora_down.").replace(".lora_B.", ".lora_up.");
+            }
+        },
+    );
+    assert!(
+        told.contains("names of kohya's scripts, such as ") && told.contains("rename lora_down"),
+        "{told}"
+    );
+    let told = adapter_error(|_| {}, renamed("base_model.model.model.", "unet."));
+    assert!(told.contains("others, such as unet.") && told.contains("names are those of PEFT"), "{told}");
+    let norm = "base_model.model.model.norm.weight";
+    let told = adapter_error(|_| {}, |tensors| tensors.push(float(norm, 64)));
+    assert!(told.contains(norm) && told.contains("a whole weight") && told.contains("merge"), "{told}");
+    let told = adapter_error(
+        |_| {},
+        |tensors| {
+            let (values, name) = (tensors[0].3.len() / 4, tensors[0].0.clone());
+            tensors[0].1 = Dtype::F64;
+            tensors[0].3 = vec![0; 8 * values];
+            assert!(name.contains("lora_"));
+        },
+    );
+    assert!(told.contains("is stored as F64") && told.contains("model.float()"), "{told}");
+    let told = adapter_error(|_| {}, |tensors| tensors[3].3[..4].copy_from_slice(&f32::NAN.to_le_bytes()));
+    assert!(told.contains("has NaN, expected finite numbers") && told.contains("diverged"), "{told}");
+}
+
+#[test]
+fn weights_that_are_quantised_in_other_ways_are_told() {
+    let q = "model.layers.0.self_attn.q_proj";
+    for (beside, dtype, part) in [
+        (Some("scales"), Dtype::U32, "MLX"),
+        (Some("weight.absmax"), Dtype::U8, "without the quant_state"),
+        (None, Dtype::I8, "what they are scaled by is not known"),
+    ] {
+        let place = Place::of("llama");
+        place.tensors(|tensors| {
+            let weight = tensors.iter_mut().find(|t| t.0 == format!("{q}.weight")).expect("it is there");
+            weight.1 = dtype;
+            weight.3.truncate(weight.2.iter().product::<usize>() * if dtype == Dtype::U32 { 4 } else { 1 });
+            if let Some(beside) = beside {
+                tensors.push(float(&format!("{q}.{beside}"), 8));
+            }
+        });
+        place.refused(&[part, "--quant nf4"]);
+    }
+}
+
+#[test]
+fn a_weight_that_is_no_number_is_found() {
+    let place = Place::of("llama");
+    let files = || ModelFiles::open(place.path()).expect("opens").non_number().expect("reads");
+    assert_eq!(files(), None);
+    let name = "model.layers.1.mlp.up_proj.weight";
+    place.tensors(|tensors| {
+        let weight = tensors.iter_mut().find(|t| t.0 == name).expect("it is there");
+        weight.3[400..404].copy_from_slice(&f32::NEG_INFINITY.to_le_bytes());
+    });
+    assert_eq!(files(), Some((name.to_owned(), f32::NEG_INFINITY)));
 }
