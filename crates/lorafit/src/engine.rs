@@ -177,6 +177,24 @@ pub fn open_model_tokenizer(
     Ok(open_without_weights(model, template, common)?.1)
 }
 
+impl Base {
+    /// The error of logits that are no numbers, with the weight that is to blame if there is one.
+    pub fn not_numbers(&self) -> anyhow::Error {
+        let path = self.weights.path().display();
+        let error = match self.weights.non_number() {
+            Ok(Some((name, value))) => CliError::new(format!(
+                "{path}: the logits are not numbers: {name} has the value {value}"
+            ))
+            .hint("the weights are damaged, or of training that diverged: get the model again"),
+            _ => CliError::new(format!(
+                "{path}: the logits are not numbers, although every weight is one: numbers overflow on the way"
+            ))
+            .hint("try --compute-dtype f32, without the adapter if there is one, and without --quant"),
+        };
+        error.into()
+    }
+}
+
 /// Loads an adapter for `base`, and tells what of it was passed over.
 pub fn open_adapter(base: &Base, dir: &Path) -> anyhow::Result<Adapter> {
     let adapter = adapter::load_over(dir, &base.weights, base.model.device())?;

@@ -183,7 +183,9 @@ impl ModelFiles {
         if shards.paths().next().is_none() {
             return notes;
         }
-        if *quantization && !self.is_quantized() {
+        // Some matrices may be left out of it, even the first.
+        let is_quantized = |name: &str| name.ends_with(".absmax") || name.ends_with(".SCB");
+        if *quantization && !shards.stored_names().iter().any(|(_, stored)| is_quantized(stored)) {
             notes.push(format!(
                 "{shown}: `quantization_config` in config.json was passed over: the weights are plain, and computed as they \
                  are; transformers would quantise them, as --quant does here"
