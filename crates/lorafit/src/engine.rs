@@ -7,7 +7,7 @@ use lorafit_data::Tokenizer;
 use lorafit_kernels::cuda::{DeviceError, Float, Gpu};
 use lorafit_kernels::{Device, Placement};
 use lorafit_model::adapter::{self, Adapter};
-use lorafit_model::weights::ModelFiles;
+use lorafit_model::weights::{Gguf, ModelFiles};
 use lorafit_model::{FileError, Model, Source};
 use lorafit_train::{MemoryPlan, open_tokenizer};
 
@@ -157,6 +157,14 @@ fn open_without_weights(
 
 /// `files` with their tokenizer, which has the chat template of `template`.
 fn with_tokenizer(files: ModelFiles, template: &TemplateArgs) -> anyhow::Result<(ModelFiles, Tokenizer)> {
+    let lacks_tokens = |gguf: &Gguf| gguf.texts("tokenizer.ggml.tokens").is_none_or(<[String]>::is_empty);
+    if files.gguf().is_some_and(lacks_tokens) {
+        let text =
+            format!("{}: the GGUF file has no tokenizer (`tokenizer.ggml.tokens`)", files.path().display());
+        return Err(CliError::new(text)
+            .hint("take a conversion that has one, or the model's folder with its tokenizer.json")
+            .into());
+    }
     let mut tokenizer = open_tokenizer(&files)?;
     template.apply(&mut tokenizer)?;
     Ok((files, tokenizer))

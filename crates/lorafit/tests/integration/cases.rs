@@ -990,6 +990,19 @@ fn weights_that_are_no_numbers_are_an_error() {
     let parts = ["the logits are not numbers", name, "has the value NaN"];
     says(&error(at, &["eval", "--data", "rows.jsonl", "--model", "model", "--json"]), &parts);
     says(&error(at, &["generate", "--model", "model", "--prompt", "Hello"]), &parts);
+    let told =
+        error(at, &["train", "--model", "model", "--data", "rows.jsonl", "--out", "run", "--epochs", "1"]);
+    says(&told, &["step 1: the ", "lorafit eval with the same --model tells"]);
+}
+
+/// A GGUF file without a tokenizer is not called damaged.
+#[test]
+fn a_gguf_file_without_a_tokenizer_is_told() {
+    let dir = TempDir::new().expect("a folder");
+    let file = format!("{ROOT}/fixtures/gguf/llama-f32.gguf");
+    let told = error(dir.path(), &["generate", "--model", &file, "--prompt", "Hello"]);
+    says(&told, &["llama-f32.gguf: the GGUF file has no tokenizer", "tokenizer.json"]);
+    assert!(!told.contains("damaged"), "{told}");
 }
 
 /// A base that is not the adapter's is told as that.
