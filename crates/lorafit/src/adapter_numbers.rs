@@ -146,7 +146,18 @@ pub fn open_base(
                 eprintln!("{text}");
             }
         })?;
-        return Ok(Some(ModelFiles::open(source.path())?));
+        let base = ModelFiles::open(source.path())?;
+        let weight = |f: &Factors| base.weight(&format!("{}.weight", f.path), f.outputs, f.inputs);
+        if let Some(error) = adapter.factors.iter().find_map(|f| weight(f).err()) {
+            let text = format!("{}: the adapter does not fit {model}: {error}", adapter.path.display());
+            return Err(CliError::new(text)
+                .hint(match &adapter.base {
+                    Some(base) => format!("the adapter is of another base: pass --model {base}"),
+                    None => "the adapter is of another base: pass that as --model".to_owned(),
+                })
+                .into());
+        }
+        return Ok(Some(base));
     }
     let named = base_of_run(&adapter.path).into_iter().chain(adapter.base.clone());
     let mut there = named.filter(|model| Path::new(model).exists());

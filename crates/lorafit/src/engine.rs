@@ -7,7 +7,7 @@ use lorafit_data::Tokenizer;
 use lorafit_kernels::cuda::{DeviceError, Float, Gpu};
 use lorafit_kernels::{Device, Placement};
 use lorafit_model::adapter::{self, Adapter};
-use lorafit_model::weights::ModelFiles;
+use lorafit_model::weights::{Gguf, ModelFiles};
 use lorafit_model::{FileError, Model, Source};
 use lorafit_train::{MemoryPlan, open_tokenizer};
 
@@ -138,6 +138,9 @@ impl Base {
         // As PEFT has it, so that whoever opens the adapter finds its base: the path or hub id that was given.
         let name = model.to_owned();
         let model = load(&files)?;
+        if !quiet {
+            files.notes().iter().for_each(|note| eprintln!("{note}"));
+        }
         Ok(Base { name, quiet, weights: files, model, weight_bytes, tokenizer })
     }
 }
@@ -154,6 +157,14 @@ fn open_without_weights(
 
 /// `files` with their tokenizer, which has the chat template of `template`.
 fn with_tokenizer(files: ModelFiles, template: &TemplateArgs) -> anyhow::Result<(ModelFiles, Tokenizer)> {
+    let lacks_tokens = |gguf: &Gguf| gguf.texts("tokenizer.ggml.tokens").is_none_or(<[String]>::is_empty);
+    if files.gguf().is_some_and(lacks_tokens) {
+        let text =
+            format!("{}: the GGUF file has no tokenizer (`tokenizer.ggml.tokens`)", files.path().display());
+        return Err(CliError::new(text)
+            .hint("take a conversion that has one, or the model's folder with its tokenizer.json")
+            .into());
+    }
     let mut tokenizer = open_tokenizer(&files)?;
     template.apply(&mut tokenizer)?;
     Ok((files, tokenizer))
@@ -172,6 +183,24 @@ pub fn open_model_tokenizer(
     common: &Common,
 ) -> anyhow::Result<Tokenizer> {
     Ok(open_without_weights(model, template, common)?.1)
+}
+
+impl Base {
+    /// The error of logits that are no numbers, with the weight that is to blame if there is one.
+    pub fn not_numbers(&self) -> anyhow::Error {
+        let path = self.weights.path().display();
+        let error = match self.weights.non_number() {
+            Ok(Some((name, value))) => CliError::new(format!(
+                "{path}: the logits are not numbers: {name} has the value {value}"
+            ))
+            .hint("the weights are damaged, or of training that diverged: get the model again"),
+            _ => CliError::new(format!(
+                "{path}: the logits are not numbers, although every weight is one: numbers overflow on the way"
+            ))
+            .hint("try --compute-dtype f32, without the adapter if there is one, and without --quant"),
+        };
+        error.into()
+    }
 }
 
 /// Loads an adapter for `base`, and tells what of it was passed over.

@@ -85,25 +85,42 @@ pub enum RopeScaling {
 
 /// What is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ConfigError(String);
+#[error("{problem}")]
+pub struct ConfigError {
+    problem: String,
+    hint: Option<String>,
+}
 
 impl ConfigError {
-    pub(crate) fn new(problem: &str) -> Self {
-        ConfigError(problem.to_owned())
+    pub(crate) fn new(problem: impl Into<String>) -> Self {
+        ConfigError { problem: problem.into(), hint: None }
+    }
+
+    fn with_hint(self, hint: impl Into<String>) -> Self {
+        ConfigError { hint: Some(hint.into()), ..self }
     }
 
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
-        if self.0.starts_with("`quantization_config`") {
+        if self.problem.starts_with("`quantization_config`") {
             return Some(
                 "take the model it was made from, in BF16, with --quant nf4 or int8; or a GGUF file of it"
                     .to_owned(),
             );
         }
-        self.0.contains("model_type").then(|| format!("supported: {}", MODEL_TYPES.join(", ")))
+        let of_type =
+            || self.problem.contains("model_type").then(|| format!("supported: {}", MODEL_TYPES.join(", ")));
+        self.hint.clone().or_else(of_type)
     }
 }
+
+/// What is said of rotary frequencies that are stretched in a way that is not computed.
+const OTHER_STRETCHING: &str = "where it was added to reach beyond the context that the model was trained with (YaRN as the cards \
+                                of Qwen tell), take the model without it: within that context it is the one that is meant; \
+                                otherwise take another model";
+/// What is said of keys that change the computation.
+const OTHER_COMPUTATION: &str =
+    "a model that computes with it would be another one here: take a plain model of a supported type";
 
 /// The standard deviation that transformers' configurations have unless they say otherwise.
 const INITIALIZER_RANGE: f32 = 0.02;
@@ -119,7 +136,7 @@ struct Keys<'a>(&'a Map<String, Value>);
 impl Keys<'_> {
     fn wrong(&self, key: &str, expected: &str) -> ConfigError {
         let found = self.0.get(key).map_or("missing".to_owned(), Value::to_string);
-        ConfigError(format!("`{key}` is {found}, expected {expected}"))
+        ConfigError::new(format!("`{key}` is {found}, expected {expected}"))
     }
 
     fn present(&self, key: &str) -> Option<&Value> {
@@ -155,7 +172,7 @@ impl Config {
     /// Text that is not JSON, an unsupported model type, a missing key, a value out of range.
     pub fn from_hf_json(text: &str) -> Result<Self, ConfigError> {
         let json: Map<String, Value> =
-            serde_json::from_str(text).map_err(|e| ConfigError(format!("not JSON: {e}")))?;
+            serde_json::from_str(text).map_err(|e| ConfigError::new(format!("not JSON: {e}")))?;
         let keys = Keys(&json);
         let model_type = json.get("model_type").and_then(Value::as_str).unwrap_or("");
         if !MODEL_TYPES.contains(&model_type) {
@@ -170,6 +187,12 @@ impl Config {
                 _ => return Err(keys.wrong("quantization_config", "none, or that of bitsandbytes")),
             }
         }
+        if !matches!(keys.present("is_causal"), None | Some(Value::Bool(true))) {
+            return Err(keys.wrong("is_causal", "true").with_hint(OTHER_COMPUTATION));
+        }
+        if !keys.number("partial_rotary_factor")?.is_none_or(|part| part == 1.0) {
+            return Err(keys.wrong("partial_rotary_factor", "1").with_hint(OTHER_COMPUTATION));
+        }
         match keys.present("hidden_act").map(|v| v.as_str()) {
             None | Some(Some("silu")) => {}
             Some(_) => return Err(keys.wrong("hidden_act", "\"silu\"")),
@@ -181,11 +204,14 @@ impl Config {
             "mistral" => true,
             _ => keys.flag("use_sliding_window")?,
         };
+        let sliding_window = if windowed { keys.optional_size("sliding_window")? } else { None };
+        let num_hidden_layers = keys.size("num_hidden_layers")?;
+        check_layer_types(&keys, model_type, num_hidden_layers, sliding_window)?;
         let config = Config {
             model_type: model_type.to_owned(),
             hidden_size,
             intermediate_size: keys.size("intermediate_size")?,
-            num_hidden_layers: keys.size("num_hidden_layers")?,
+            num_hidden_layers,
             num_attention_heads,
             num_key_value_heads: keys.optional_size("num_key_value_heads")?.unwrap_or(num_attention_heads),
             head_dim: keys.optional_size("head_dim")?.unwrap_or(hidden_size / num_attention_heads),
@@ -198,7 +224,7 @@ impl Config {
             mlp_bias: keys.flag("mlp_bias")? && model_type == "llama",
             qk_norm: model_type == "qwen3",
             max_position_embeddings: keys.optional_size("max_position_embeddings")?.unwrap_or(2048),
-            sliding_window: if windowed { keys.optional_size("sliding_window")? } else { None },
+            sliding_window,
             initializer_range: keys
                 .number("initializer_range")?
                 .map_or(INITIALIZER_RANGE, |range| range as f32),
@@ -211,64 +237,79 @@ impl Config {
     /// # Errors
     /// As [`Config::from_hf_json`].
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, ConfigError> {
+        if let Some(kind) = gguf.text("general.type").filter(|kind| *kind != "model") {
+            let problem =
+                format!("`general.type` is \"{kind}\", expected \"model\": the file is no whole model");
+            return Err(ConfigError::new(problem).with_hint(match kind {
+                "adapter" => {
+                    "pass the base it was made for as --model; lorafit reads adapters in PEFT's format, as a folder with --adapter"
+                }
+                _ => "pass the file of the language model itself",
+            }));
+        }
         let arch = gguf.text("general.architecture").unwrap_or("");
         if !["llama", "qwen2", "qwen3"].contains(&arch) {
-            return Err(ConfigError(format!(
+            return Err(ConfigError::new(format!(
                 "`general.architecture` (model_type) is \"{arch}\", expected a supported architecture"
             )));
         }
         let size = |key: &str| -> Result<Option<usize>, ConfigError> {
             let key = format!("{arch}.{key}");
-            let Some(value) = gguf.integer(&key) else { return Ok(None) };
+            let Some(found) = gguf.shown(&key) else { return Ok(None) };
+            let wrong = || ConfigError::new(format!("`{key}` is {found}, expected a whole number"));
+            let value = gguf.integer(&key).ok_or_else(wrong)?;
             let range = format!("`{key}` is {value}, expected a whole number from 1 to {MAX_SIZE}");
             u64::try_from(value)
                 .ok()
                 .filter(|n| (1..=MAX_SIZE).contains(n))
                 .map(|n| Some(n as usize))
-                .ok_or(ConfigError(range))
+                .ok_or_else(|| ConfigError::new(range))
         };
-        let needed = |key: &str| size(key)?.ok_or_else(|| ConfigError(format!("`{arch}.{key}` is missing")));
+        let needed =
+            |key: &str| size(key)?.ok_or_else(|| ConfigError::new(format!("`{arch}.{key}` is missing")));
         let number = |key: &str| -> Result<Option<f64>, ConfigError> {
             let key = format!("{arch}.{key}");
-            let Some(value) = gguf.number(&key) else { return Ok(None) };
-            let wrong = || ConfigError(format!("`{key}` is {value}, expected a number above zero"));
-            Some(value).filter(|n| n.is_finite() && *n > 0.0).map(Some).ok_or_else(wrong)
+            let Some(found) = gguf.shown(&key) else { return Ok(None) };
+            let wrong = || ConfigError::new(format!("`{key}` is {found}, expected a number above zero"));
+            gguf.number(&key).filter(|n| n.is_finite() && *n > 0.0).map(Some).ok_or_else(wrong)
         };
         let hidden_size = needed("embedding_length")?;
         let num_attention_heads = needed("attention.head_count")?;
         let vocab_size = match gguf.shape("token_embd.weight") {
             Some([rows, _]) => *rows,
-            _ => return Err(ConfigError("the tensor token_embd.weight is missing".into())),
+            _ => return Err(ConfigError::new("the tensor token_embd.weight is missing")),
         };
-        let scaling = match (gguf.text(&format!("{arch}.rope.scaling.type")), number("rope.scaling.factor")?)
-        {
-            (None | Some("none"), _) => RopeScaling::None,
-            (Some("linear"), Some(factor)) => RopeScaling::Linear { factor },
-            (Some(other), _) => return Err(ConfigError(format!("rope scaling `{other}` is not supported"))),
-        };
+        let scaling = gguf_scaling(gguf, arch)?;
         let head_dim = size("attention.key_length")?.unwrap_or(hidden_size / num_attention_heads);
         if let Some(rotated) = size("rope.dimension_count")?.filter(|&n| n != head_dim) {
-            return Err(ConfigError(format!(
+            return Err(ConfigError::new(format!(
                 "`{arch}.rope.dimension_count` is {rotated}, expected the whole head of {head_dim}"
             )));
         }
+        check_neutral(gguf, arch, head_dim)?;
         let divisors = gguf.floats("rope_freqs.weight");
         // Of a header alone they are not there, nor asked for.
         if gguf.tensor("rope_freqs.weight").is_some_and(|t| t.format != Format::F32) {
-            return Err(ConfigError("rope_freqs.weight is not stored as F32".into()));
+            return Err(ConfigError::new("rope_freqs.weight is not stored as F32"));
         }
         let scaling = match divisors {
             Some(divisors) if divisors.len() != head_dim / 2 => {
                 let message =
                     format!("rope_freqs.weight has {} values, expected {}", divisors.len(), head_dim / 2);
-                return Err(ConfigError(message));
+                return Err(ConfigError::new(message));
             }
             Some(divisors) => match divisors.iter().find(|d| !d.is_finite() || **d <= 0.0) {
                 Some(wrong) => {
                     let message = format!("rope_freqs.weight has {wrong}, expected numbers above zero");
-                    return Err(ConfigError(message));
+                    return Err(ConfigError::new(message));
                 }
-                None => RopeScaling::Divisors(divisors),
+                // llama.cpp divides by both.
+                None => match scaling {
+                    RopeScaling::Linear { factor } => {
+                        RopeScaling::Divisors(divisors.iter().map(|d| d * factor as f32).collect())
+                    }
+                    _ => RopeScaling::Divisors(divisors),
+                },
             },
             None => scaling,
         };
@@ -289,7 +330,10 @@ impl Config {
             mlp_bias: gguf.shape("blk.0.ffn_gate.bias").is_some(),
             qk_norm: gguf.shape("blk.0.attn_q_norm.weight").is_some(),
             max_position_embeddings: size("context_length")?.unwrap_or(2048),
-            sliding_window: None,
+            sliding_window: match gguf.number(&format!("{arch}.attention.sliding_window")) {
+                Some(0.0) => None,
+                _ => size("attention.sliding_window")?,
+            },
             initializer_range: INITIALIZER_RANGE,
         };
         config.checked()
@@ -298,20 +342,22 @@ impl Config {
     fn checked(self) -> Result<Self, ConfigError> {
         let Config { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = self;
         if heads % kv_heads != 0 {
-            return Err(ConfigError(format!("{kv_heads} key/value heads do not divide {heads} query heads")));
+            return Err(ConfigError::new(format!(
+                "{kv_heads} key/value heads do not divide {heads} query heads"
+            )));
         }
         // From GGUF it is a dimension of the embedding, which nothing has looked at yet.
         if !(1..=MAX_SIZE).contains(&(self.vocab_size as u64)) {
-            return Err(ConfigError(format!(
+            return Err(ConfigError::new(format!(
                 "the vocabulary has {} tokens, expected 1 to {MAX_SIZE}",
                 self.vocab_size
             )));
         }
         if head_dim == 0 || head_dim % 2 != 0 {
-            return Err(ConfigError(format!("`head_dim` is {head_dim}, expected an even number")));
+            return Err(ConfigError::new(format!("`head_dim` is {head_dim}, expected an even number")));
         }
         if self.num_hidden_layers > 4096 || heads as u64 * head_dim as u64 > MAX_SIZE {
-            return Err(ConfigError(format!(
+            return Err(ConfigError::new(format!(
                 "{} layers of {heads} heads of {head_dim}: larger than any model",
                 self.num_hidden_layers
             )));
@@ -376,28 +422,163 @@ impl Config {
     }
 }
 
+/// The stretching of a GGUF file, as llama.cpp reads it: linear unless it says otherwise, by a factor under a new or an
+/// old key, of which 0 is none.
+fn gguf_scaling(gguf: &Gguf, arch: &str) -> Result<RopeScaling, ConfigError> {
+    let key = format!("{arch}.rope.scaling.type");
+    match (gguf.shown(&key), gguf.text(&key)) {
+        (_, Some("none")) => return Ok(RopeScaling::None),
+        (None, _) | (_, Some("linear")) => {}
+        (Some(found), _) => {
+            let problem = format!("`{key}` is {found}, expected \"none\" or \"linear\"");
+            return Err(ConfigError::new(problem).with_hint(OTHER_STRETCHING));
+        }
+    }
+    let keys = ["rope.scaling.factor", "rope.scale_linear"].map(|key| format!("{arch}.{key}"));
+    let Some(key) = keys.iter().find(|key| gguf.shown(key).is_some()) else { return Ok(RopeScaling::None) };
+    match gguf.number(key) {
+        Some(0.0 | 1.0) => Ok(RopeScaling::None),
+        Some(factor) if factor.is_finite() && factor > 0.0 => Ok(RopeScaling::Linear { factor }),
+        _ => {
+            let found = gguf.shown(key).unwrap_or_default();
+            Err(ConfigError::new(format!("`{key}` is {found}, expected a number above zero")))
+        }
+    }
+}
+
+/// Keys by which llama.cpp computes something else than this does, with the values that change nothing; a truth value
+/// counts as 0 or 1.
+const NEUTRAL: [(&str, &[f64]); 25] = [
+    ("attention.causal", &[1.0]),
+    ("attention.clamp_kqv", &[0.0]),
+    ("attention.max_alibi_bias", &[0.0]),
+    ("attention.q_lora_rank", &[0.0]),
+    ("attention.kv_lora_rank", &[0.0]),
+    ("attention.shared_kv_layers", &[0.0]),
+    ("attention.sliding_window_pattern", &[0.0, 1.0]),
+    ("attention.temperature_length", &[0.0]),
+    ("attention.temperature_scale", &[0.0]),
+    ("attn_logit_softcapping", &[0.0]),
+    ("final_logit_softcapping", &[0.0]),
+    ("router_logit_softcapping", &[0.0]),
+    ("logit_scale", &[0.0, 1.0]),
+    ("embedding_scale", &[0.0, 1.0]),
+    ("residual_scale", &[0.0, 1.0]),
+    ("attention.output_scale", &[0.0, 1.0]),
+    ("attention.value_scale", &[0.0, 1.0]),
+    ("expert_count", &[0.0]),
+    ("expert_used_count", &[0.0]),
+    ("use_parallel_residual", &[0.0]),
+    ("swin_norm", &[0.0]),
+    ("nextn_predict_layers", &[0.0]),
+    ("rope.scaling.attn_factor", &[0.0, 1.0]),
+    ("rope.dimension_sections", &[]),
+    ("attention.recurrent_layers", &[]),
+];
+
+/// No key of [`NEUTRAL`] changes the model, nor one whose neutral value depends on the head.
+fn check_neutral(gguf: &Gguf, arch: &str, head_dim: usize) -> Result<(), ConfigError> {
+    let of_head =
+        [("attention.value_length", head_dim as f64), ("attention.scale", (head_dim as f64).powf(-0.5))];
+    let of_head = of_head.iter().map(|(key, value)| (*key, std::slice::from_ref(value)));
+    for (key, neutral) in NEUTRAL.into_iter().chain(of_head) {
+        let key = format!("{arch}.{key}");
+        let Some(found) = gguf.shown(&key) else { continue };
+        let number = gguf.number(&key).or_else(|| gguf.flag(&key).map(|flag| f64::from(u8::from(flag))));
+        // Written as f32. A scale of 0 is the usual one.
+        let same = |value: f64, plain: f64| (value - plain).abs() <= 1e-6 * plain.abs();
+        let scale_of_old = key.ends_with("attention.scale") && number == Some(0.0);
+        if !scale_of_old && !number.is_some_and(|n| neutral.iter().any(|plain| same(n, *plain))) {
+            let problem =
+                format!("`{key}` is {found}, which changes what the model computes and is not supported");
+            return Err(ConfigError::new(problem).with_hint(OTHER_COMPUTATION));
+        }
+    }
+    Ok(())
+}
+
+/// `layer_types` of the types that read it: each layer sees all before it, or a window of it.
+fn check_layer_types(
+    keys: &Keys<'_>,
+    model_type: &str,
+    layers: usize,
+    window: Option<usize>,
+) -> Result<(), ConfigError> {
+    let Some(types) = keys.present("layer_types").filter(|_| model_type != "llama") else { return Ok(()) };
+    let list = types.as_array().filter(|list| list.len() == layers);
+    let list = list.ok_or_else(|| keys.wrong("layer_types", &format!("a list of {layers}")))?;
+    for (layer, found) in list.iter().enumerate() {
+        match found.as_str() {
+            Some("full_attention") => {}
+            Some("sliding_attention") if window.is_some() => {}
+            Some("sliding_attention") => {
+                let problem = format!(
+                    "`layer_types` has \"sliding_attention\" for layer {layer}, but no `sliding_window` is active"
+                );
+                return Err(ConfigError::new(problem).with_hint(
+                    "give `sliding_window` (and for qwen2 and qwen3 \"use_sliding_window\": true), or make it \"full_attention\"",
+                ));
+            }
+            _ => {
+                let problem = format!(
+                    "`layer_types` has {found} for layer {layer}, expected \"full_attention\" or \"sliding_attention\""
+                );
+                return Err(ConfigError::new(problem).with_hint(OTHER_COMPUTATION));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn rope_from_json(json: &Map<String, Value>) -> Result<Rope, ConfigError> {
-    let object = |key: &str| json.get(key).and_then(Value::as_object);
     // transformers 5 keeps theta beside the scaling; before, theta stood at the top.
-    let parameters = object("rope_parameters").or(object("rope_scaling"));
-    let theta = match parameters.map(|p| Keys(p).number("rope_theta")).transpose()?.flatten() {
-        Some(theta) => theta,
-        None => Keys(json).number("rope_theta")?.unwrap_or(10_000.0),
+    let theta = Keys(json).number("rope_theta")?.unwrap_or(10_000.0);
+    let of_key = |key: &str| match json.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Object(parameters)) if parameters.is_empty() => Ok(None),
+        Some(Value::Object(parameters)) => rope_from_parameters(key, parameters, theta).map(Some),
+        Some(_) => Err(Keys(json).wrong(key, "null or an object with `rope_type`")),
     };
-    let Some(parameters) = parameters else { return Ok(Rope { theta, scaling: RopeScaling::None }) };
+    match (of_key("rope_parameters")?, of_key("rope_scaling")?) {
+        (Some(new), Some(old)) if new != old => Err(ConfigError::new(
+            "`rope_parameters` and `rope_scaling` are both there and say different things",
+        )
+        .with_hint("take out the one that is not meant: transformers 5 takes `rope_scaling`")),
+        (Some(rope), _) | (None, Some(rope)) => Ok(rope),
+        (None, None) => Ok(Rope { theta, scaling: RopeScaling::None }),
+    }
+}
+
+/// The rotation that the value `parameters` of `of` says, with `theta` unless it has its own.
+fn rope_from_parameters(of: &str, parameters: &Map<String, Value>, theta: f64) -> Result<Rope, ConfigError> {
     let keys = Keys(parameters);
-    let needed = |key: &str| keys.number(key)?.ok_or_else(|| keys.wrong(key, "a number"));
-    let kind = parameters.get("rope_type").or(parameters.get("type")).and_then(Value::as_str);
-    let scaling = match kind {
-        None | Some("default") => RopeScaling::None,
-        Some("linear") => RopeScaling::Linear { factor: needed("factor")? },
-        Some("llama3") => RopeScaling::Llama3 {
+    if let Some((key, value)) = parameters.iter().find(|(_, value)| value.is_object()) {
+        let problem = format!("`{of}`: `{key}` is {value}, expected one rotation for all layers");
+        return Err(ConfigError::new(problem).with_hint(OTHER_COMPUTATION));
+    }
+    let theta = keys.number("rope_theta")?.unwrap_or(theta);
+    if !keys.number("partial_rotary_factor")?.is_none_or(|part| part == 1.0) {
+        return Err(keys.wrong("partial_rotary_factor", "1").with_hint(OTHER_COMPUTATION));
+    }
+    let needed = |key: &str| {
+        keys.number(key)?
+            .ok_or_else(|| ConfigError::new(format!("`{of}`: `{key}` is missing, expected a number")))
+    };
+    // `type` is what it was called first.
+    let kind = ["rope_type", "type"].into_iter().find_map(|key| Some((key, keys.present(key)?)));
+    let scaling = match kind.map(|(key, value)| (key, value.as_str())) {
+        None | Some((_, Some("default"))) => RopeScaling::None,
+        Some((_, Some("linear"))) => RopeScaling::Linear { factor: needed("factor")? },
+        Some((_, Some("llama3"))) => RopeScaling::Llama3 {
             factor: needed("factor")?,
             low_freq_factor: needed("low_freq_factor")?,
             high_freq_factor: needed("high_freq_factor")?,
             original_max_position_embeddings: needed("original_max_position_embeddings")?,
         },
-        Some(_) => return Err(keys.wrong("rope_type", "\"default\", \"linear\" or \"llama3\"")),
+        Some((key, _)) => {
+            let expected = "\"default\", \"linear\" or \"llama3\"";
+            return Err(keys.wrong(key, expected).with_hint(OTHER_STRETCHING));
+        }
     };
     Ok(Rope { theta, scaling })
 }

@@ -81,6 +81,8 @@ struct Sequence {
 /// result. `on_token(sequence, token)` sees every token as it comes; `false` ends that sequence. `interrupted` is asked before
 /// every prompt and every round of tokens; `true` ends all sequences where they are.
 ///
+/// An answer ends where the logits are no numbers.
+///
 /// # Panics
 /// On an empty prompt, or a token outside the vocabulary.
 pub fn generate(
@@ -117,6 +119,11 @@ pub fn generate(
     let mut draw = 0;
     loop {
         for (i, sequence) in sequences.iter_mut().enumerate().filter(|(_, s)| !s.finished) {
+            // Of what is no number none is the most likely.
+            if logits[i].iter().any(|logit| logit.is_nan()) {
+                sequence.finished = true;
+                continue;
+            }
             let token = sampling.choose(&logits[i], draw * prompts.len() as u64 + i as u64);
             if stop.contains(&token) {
                 sequence.finished = true;

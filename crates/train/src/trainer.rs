@@ -169,6 +169,11 @@ impl TrainError {
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
         match self {
+            TrainError::NonFinite(refusal) if refusal.step <= 1 => Some(
+                "the weights or the adapter themselves may hold values that are no numbers, which lorafit eval with the same \
+                 --model tells; if they do not, look at the rows and lower --lr"
+                    .into(),
+            ),
             TrainError::NonFinite(_) => Some(
                 "look at the rows; lower --lr, or set --max-grad-norm; --resume RUN --on-nan skip goes on without them"
                     .into(),

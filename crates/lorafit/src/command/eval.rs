@@ -189,6 +189,9 @@ pub fn measure(args: &EvalArgs, base: &Base, adapter: Option<&Adapter>) -> anyho
     let (side_by_side, plan) = fit_memory(args, base, adapter, &data, &prompts)?;
     reserve(base.model.device(), &plan)?;
     let evaluation = evaluate(&base.model, adapter, &data.samples, args.micro_batch_tokens);
+    if !evaluation.loss.is_finite() && evaluation.supervised_tokens > 0 {
+        return Err(base.not_numbers());
+    }
     let answers = match args.generate {
         true => Some(answer(args, base, adapter, &prompts, side_by_side)?),
         false => None,

@@ -210,6 +210,10 @@ pub fn stream_answer(
     hand_on(decoder.finish().map_err(Into::into));
     match failure {
         Some(error) => Err(error),
+        // An answer of nothing is rare enough to look at every weight.
+        None if answers[0].is_empty() && longest > 0 && base.weights.non_number()?.is_some() => {
+            Err(base.not_numbers())
+        }
         None => Ok(answers[0].len()),
     }
 }

@@ -490,6 +490,13 @@ fn recommend(
     quantized: BaseQuantization,
     limit: u64,
 ) -> anyhow::Result<String> {
+    if !subject.config.is_supported() {
+        return Ok(format!(
+            "{} can be planned, but not trained: its architecture ({}) is not computed by lorafit; plan without --recommend \
+             tells what it would take.",
+            args.model, subject.config.model_type
+        ));
+    }
     if let Some(window) = subject.config.sliding_window.filter(|window| *window < args.max_seq_len) {
         return Ok(format!(
             "Rows of {} tokens cannot be trained: the model's attention reaches back {window}, and longer rows are not \

@@ -338,7 +338,7 @@ fn what_is_beside_factors_is_told() {
             "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector.weight",
             ["belongs to DoRA", "merge"],
         ),
-        ("base_model.model.score.weight", ["belongs to no projection", "different adapters"]),
+        ("base_model.model.score.weight", ["is a whole weight that was trained", "merge"]),
     ] {
         let place = AdapterPlace::new();
         let mut all = tensors(&place.weights());
@@ -972,4 +972,59 @@ fn plan_prints_only_commands_that_run() {
         let output = shell.args(["-c", &line]).current_dir(at).output().expect("starts");
         assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
     }
+}
+
+/// Logits that are no numbers are an error that names the weight, and not a result.
+#[test]
+fn weights_that_are_no_numbers_are_an_error() {
+    let dir = place("model_stale_index");
+    let at = dir.path();
+    let file = at.join("model/model.safetensors");
+    let mut whole = tensors(&file);
+    let name = "model.layers.1.mlp.up_proj.weight";
+    let (dtype, _, bytes) = whole.get_mut(name).expect("it is there");
+    let size = if dtype == "F32" { 4 } else { 2 };
+    // All ones are NaN in every float.
+    bytes[..size].fill(0xff);
+    write_tensors(&file, &whole);
+    let parts = ["the logits are not numbers", name, "has the value NaN"];
+    says(&error(at, &["eval", "--data", "rows.jsonl", "--model", "model", "--json"]), &parts);
+    says(&error(at, &["generate", "--model", "model", "--prompt", "Hello"]), &parts);
+    let told =
+        error(at, &["train", "--model", "model", "--data", "rows.jsonl", "--out", "run", "--epochs", "1"]);
+    says(&told, &["step 1: the ", "lorafit eval with the same --model tells"]);
+}
+
+/// A GGUF file without a tokenizer is not called damaged.
+#[test]
+fn a_gguf_file_without_a_tokenizer_is_told() {
+    let dir = TempDir::new().expect("a folder");
+    let file = format!("{ROOT}/fixtures/gguf/llama-f32.gguf");
+    let told = error(dir.path(), &["generate", "--model", &file, "--prompt", "Hello"]);
+    says(&told, &["llama-f32.gguf: the GGUF file has no tokenizer", "tokenizer.json"]);
+    assert!(!told.contains("damaged"), "{told}");
+}
+
+/// A base that is not the adapter's is told as that.
+#[test]
+fn inspect_tells_an_adapter_of_another_base() {
+    let dir = place("adapter_foreign_names");
+    let other = format!("{ROOT}/fixtures/models/llama");
+    says(
+        &error(dir.path(), &["inspect", "adapter", "--model", &other]),
+        &["the adapter does not fit", "the adapter is of another base"],
+    );
+}
+
+/// Nothing is recommended for a model that cannot be trained.
+#[test]
+fn plan_recommends_nothing_for_what_is_only_planned() {
+    let dir = TempDir::new().expect("a folder");
+    for (shape, architecture) in [("gemma-2-9b", "gemma2"), ("phi-3-mini", "phi3")] {
+        let told = well(dir.path(), &["plan", "--model", shape, "--recommend"]);
+        says(&told, &["can be planned, but not trained", architecture]);
+        assert!(!told.contains("train over"), "{told}");
+    }
+    let told = well(dir.path(), &["plan", "--model", "llama-2-7b", "--recommend", "--memory", "64GiB"]);
+    says(&told, &["train over"]);
 }

@@ -67,13 +67,15 @@ impl AdapterFile {
     pub fn read(dir: &Path) -> Result<Self, FileError> {
         let (config_path, json) = read_json(dir)?;
         let wrong = |key: &str, expected: &str| {
-            let found = json.get(key).map_or("nothing".to_owned(), Value::to_string);
+            let found = json.get(key).map_or("missing".to_owned(), Value::to_string);
             FileError::new(&config_path, format!("`{key}` is {found}, expected {expected}"))
         };
         if json.get("peft_type").and_then(Value::as_str) != Some("LORA") {
             return Err(wrong("peft_type", "\"LORA\""));
         }
-        let alpha = json.get("lora_alpha").and_then(Value::as_f64).filter(|alpha| alpha.is_finite());
+        // PEFT's own, where a file has none.
+        let alpha =
+            json.get("lora_alpha").unwrap_or(&Value::from(8)).as_f64().filter(|alpha| alpha.is_finite());
         let alpha = alpha.ok_or_else(|| wrong("lora_alpha", "a number"))?;
         let alphas =
             patterns(&json, "alpha_pattern", Value::as_f64).map_err(|e: FileError| e.at(&config_path))?;

@@ -11,6 +11,8 @@ use super::targets::Module;
 use crate::error::FileError;
 
 const PREFIX: &str = "base_model.model.";
+/// The way out where an adapter has what is not computed here.
+pub(super) const MERGE: &str = "merge the adapter in PEFT (merge_and_unload), save the model with save_pretrained, and pass that as --model";
 /// Paths of whole weights that PEFT saves with an adapter.
 const WHOLE: [&str; 2] = ["model.embed_tokens", "lm_head"];
 
@@ -58,6 +60,27 @@ impl<'a> FileNames<'a> {
         self.sites.values().copied().collect()
     }
 
+    /// What there is instead of a factor that is missing: the ways of other tools by their names. The text goes on after a
+    /// colon.
+    pub(super) fn instead(&self) -> Option<(String, &'static str)> {
+        if !self.factors.is_empty() {
+            return None;
+        }
+        let kohya = self.others.iter().find(|name| name.contains("lora_down") || name.contains("lora_up"));
+        match (kohya, self.others.first()) {
+            (Some(found), _) => Some((
+                format!("the file has names of kohya's scripts, such as {found}"),
+                "rename lora_down to lora_A and lora_up to lora_B, each after base_model.model. and the path of its module",
+            )),
+            (None, Some(found)) => Some((
+                format!("the file has {} others, such as {found}", self.others.len()),
+                "names are those of PEFT: base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight; save the adapter with \
+                 save_pretrained of PEFT, or rename its tensors",
+            )),
+            (None, None) => None,
+        }
+    }
+
     /// The name in the file of the factor that PEFT calls `canonical`.
     pub(super) fn stored(&self, canonical: &str) -> Option<&'a str> {
         self.factors.get(canonical).copied()
@@ -103,6 +126,13 @@ pub(super) fn unread(name: &str) -> FileError {
                 "merge the adapter in PEFT (merge_and_unload) and pass the merged model as --model, or train it again \
                  without {module} in target_modules"
             ))
+        }
+        None if !path.contains(".lora_") && (path.ends_with(".weight") || path.ends_with(".bias")) => {
+            let problem = format!(
+                "tensor {name} is a whole weight that was trained beside the factors (modules_to_save, or a norm), which is \
+                 not supported"
+            );
+            fail(problem).with_hint(MERGE)
         }
         None => {
             let problem = format!("tensor {name} belongs to no projection that adapter_config.json selects");

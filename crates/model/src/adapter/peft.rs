@@ -253,11 +253,30 @@ fn read(
 ) -> Result<Adapter, FileError> {
     let config_path = dir.join(CONFIG_FILE);
     let mut lora = read_config(json).map_err(|e| e.at(&config_path))?;
-    let made_for = json.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or("another model");
-    let made_for = format!("the adapter was made for {made_for}");
+    let made_for = json.get("base_model_name_or_path").and_then(Value::as_str);
+    let whole_path = |path: &Path| path.canonicalize().ok();
+    let is_base = |name: &str| base.and_then(|base| whole_path(base.path())) == whole_path(Path::new(name));
+    let made_for = match made_for {
+        Some(name) if base.is_some() && is_base(name) => {
+            "adapter_config.json names this very model: the two files of the adapter belong to different adapters, or the \
+             model was changed"
+                .to_owned()
+        }
+        name => format!("the adapter was made for {}", name.unwrap_or("another model")),
+    };
+    // In PEFT a text is a pattern for the whole path.
+    let made_for_of_targets = match json.get("target_modules") {
+        Some(Value::String(name)) if super::Module::ALL.iter().any(|module| module.name() == name) => {
+            format!(
+                "PEFT takes a text for a pattern of the whole path, which `{name}` matches nowhere: write [\"{name}\"]"
+            )
+        }
+        _ => made_for.clone(),
+    };
     let selected = |lora: &LoraConfig| {
-        let of_config =
-            |e: TargetError| FileError::new(&config_path, e.to_string()).with_hint(made_for.clone());
+        let of_config = |e: TargetError| {
+            FileError::new(&config_path, e.to_string()).with_hint(made_for_of_targets.clone())
+        };
         lora.parts(config).map_err(of_config)
     };
     let mut notes = Vec::new();
@@ -283,15 +302,34 @@ fn read(
         parts = selected(&lora)?;
     }
     let take = |name: String, expected: [usize; 2]| -> Result<TensorView<'_>, FileError> {
-        let stored = names.stored(&name).ok_or_else(|| fail(format!("tensor {name} is missing")))?;
+        let missing = || match names.instead() {
+            Some((instead, hint)) => fail(format!("tensor {name} is missing: {instead}")).with_hint(hint),
+            None => fail(format!("tensor {name} is missing")).with_hint(
+                "adapter_config.json and the file belong to different adapters, or the file is of a part",
+            ),
+        };
+        let stored = names.stored(&name).ok_or_else(missing)?;
         let view = file.tensor(stored).map_err(|_| fail(format!("tensor {stored} is missing")))?;
         if view.shape() != expected {
             let problem = format!("{stored} is {:?}, the model needs {expected:?}", view.shape());
-            return Err(fail(problem).with_hint(made_for.clone()));
+            // The rank is first in `A`, and last in `B`.
+            let of_rank = match view.shape() {
+                [_, inputs] if name.contains(".lora_A.") => *inputs == expected[1],
+                [outputs, _] => *outputs == expected[0],
+                _ => false,
+            };
+            return Err(fail(problem).with_hint(match of_rank {
+                true => "the rank in adapter_config.json (`r`, `rank_pattern`) is not that of the tensors: set it right, or take \
+                         the two files of one adapter"
+                    .to_owned(),
+                false => made_for.clone(),
+            }));
         }
         if format_of(&view).is_none() {
             let problem = format!("{stored} is stored as {:?}, expected F32, F16 or BF16", view.dtype());
-            return Err(fail(problem));
+            return Err(fail(problem).with_hint(
+                "load the adapter in PEFT, convert it with model.float() and save it with save_pretrained",
+            ));
         }
         Ok(view)
     };
@@ -319,10 +357,23 @@ fn read(
         }
     }
     let mut adapter = Adapter::zeros(config, &lora, &parts, device);
+    let values_of = |part: &super::lora::PartShape, factor: &str, view: &TensorView<'_>| {
+        let values = decode(view);
+        match values.iter().find(|value| !value.is_finite()) {
+            None => Ok(values),
+            Some(value) => {
+                let name = tensor_name(&part.module.path(part.layer), factor);
+                let stored = names.stored(&name).unwrap_or(&name);
+                Err(fail(format!("{stored} has {value}, expected finite numbers")).with_hint(
+                    "the adapter is damaged, or of training that diverged: take an earlier checkpoint",
+                ))
+            }
+        }
+    };
     for (part, (a, b)) in parts.iter().zip(&views) {
         let (outputs, inputs) = module_shape(config, part.module);
-        adapter.write_a(part, inputs, &decode(a));
-        adapter.write_b(part, outputs, &decode(b));
+        adapter.write_a(part, inputs, &values_of(part, "A", a)?);
+        adapter.write_b(part, outputs, &values_of(part, "B", b)?);
     }
     adapter.notes = notes;
     Ok(adapter)
@@ -361,7 +412,7 @@ pub(super) fn exact_pattern(path: &str) -> Result<Regex, regex::Error> {
 fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, FileError> {
     let fail = |problem: String| FileError::new(Path::new(""), problem);
     let wrong = |key: &str, expected: &str| {
-        let found = json.get(key).map_or("nothing".to_owned(), Value::to_string);
+        let found = json.get(key).map_or("missing".to_owned(), Value::to_string);
         fail(format!("`{key}` is {found}, expected {expected}"))
     };
     match json.get("peft_type").and_then(Value::as_str) {
@@ -388,7 +439,7 @@ fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, FileError> {
             .get(key)
             .is_some_and(|v| *v != plain && !v.is_null() && *v != json!(false) && *v != json!([]));
         if used {
-            return Err(wrong(key, &format!("{plain}")).with_hint("this option of PEFT is not supported"));
+            return Err(wrong(key, &format!("{plain}")).with_hint(names::MERGE));
         }
     }
     // These change the base's weights when the adapter is made, so PEFT changes them again on loading.
@@ -398,10 +449,12 @@ fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, FileError> {
         return Err(wrong("init_lora_weights", "one that leaves the base as it is")
             .with_hint("convert it in PEFT: save_pretrained with path_initial_model_for_weight_conversion"));
     }
-    let rank = json.get("r").and_then(Value::as_u64).filter(|r| (1..=65_536).contains(r));
+    // PEFT's own, where a file has none.
+    let default = json!(8);
+    let rank = json.get("r").unwrap_or(&default).as_u64().filter(|r| (1..=65_536).contains(r));
     let rank = rank.ok_or_else(|| wrong("r", "a rank from 1 to 65536"))? as usize;
     let alpha =
-        json.get("lora_alpha").and_then(Value::as_f64).ok_or_else(|| wrong("lora_alpha", "a number"))?;
+        json.get("lora_alpha").unwrap_or(&default).as_f64().ok_or_else(|| wrong("lora_alpha", "a number"))?;
     let targets = match json.get("target_modules") {
         Some(Value::String(s)) if s == "all-linear" => Ok(Targets::AllLinear),
         Some(Value::String(pattern)) => Targets::pattern_of_peft(pattern),

@@ -280,7 +280,7 @@ pub fn write_quantized(
         .map_err(|e| FileError::new(&partial, format!("cannot write: {e}")))?;
     copy_companions(files.path(), out)?;
     std::fs::rename(&partial, &whole).map_err(|e| io(&whole, e))?;
-    write_config(files.path(), out, quantization)?;
+    write_config(files, out, quantization)?;
     Ok(QuantizedFolder { matrices: done, bytes_before: files.stored_bytes(), bytes_after })
 }
 
@@ -294,8 +294,8 @@ fn copy_companions(from: &Path, to: &Path) -> Result<(), FileError> {
 }
 
 /// The configuration with `quantization_config` as transformers' `BitsAndBytesConfig` writes it.
-fn write_config(from: &Path, to: &Path, quantization: Quantization) -> Result<(), FileError> {
-    let path = from.join("config.json");
+fn write_config(files: &ModelFiles, to: &Path, quantization: Quantization) -> Result<(), FileError> {
+    let path = files.path().join("config.json");
     let fail = |path: &Path, e: &dyn std::fmt::Display| FileError::new(path, e.to_string());
     let text = read_text(&path, MAX_CONFIG_BYTES).map_err(|e| fail(&path, &e))?;
     let mut config: Value = serde_json::from_str(&text).map_err(|e| fail(&path, &e))?;
@@ -303,6 +303,9 @@ fn write_config(from: &Path, to: &Path, quantization: Quantization) -> Result<()
         Quantization::FourBit { code, double, .. } => (true, code.name(), double),
         Quantization::Int8 => (false, "fp4", false),
     };
+    if config.get("tie_word_embeddings").is_some() {
+        config["tie_word_embeddings"] = json!(files.config().tie_word_embeddings);
+    }
     config["quantization_config"] = json!({
         "_load_in_4bit": four,
         "_load_in_8bit": !four,

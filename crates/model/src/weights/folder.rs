@@ -67,6 +67,10 @@ impl ModelFiles {
                 config
             }
         };
+        // A head that differs from the embedding is written, too.
+        if config.contains_key("tie_word_embeddings") {
+            config.insert("tie_word_embeddings".to_owned(), json!(self.config.tie_word_embeddings));
+        }
         for key in ["quantization_config", "_name_or_path", "torch_dtype", "dtype"] {
             config.remove(key);
         }

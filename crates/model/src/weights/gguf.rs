@@ -199,6 +199,29 @@ impl Gguf {
         }
     }
 
+    /// A value of any kind as errors show it; of a list its beginning.
+    pub(crate) fn shown(&self, key: &str) -> Option<String> {
+        const SHOWN: usize = 80;
+        let shown = match self.metadata.get(key)? {
+            Value::Integer(number) => number.to_string(),
+            Value::Float(number) => number.to_string(),
+            Value::Bool(flag) => flag.to_string(),
+            Value::Text(text) => format!("{text:?}"),
+            Value::Integers(numbers) => format!("{:?}", &numbers[..numbers.len().min(SHOWN)]),
+            Value::Floats(numbers) => format!("{:?}", &numbers[..numbers.len().min(SHOWN)]),
+            Value::Texts(texts) => format!("{:?}", &texts[..texts.len().min(SHOWN)]),
+        };
+        Some(match shown.char_indices().nth(SHOWN) {
+            Some((end, _)) => format!("{}...", &shown[..end]),
+            None => shown,
+        })
+    }
+
+    /// The names of all tensors.
+    pub(crate) fn tensor_names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
     /// The shape of a tensor, row-major.
     pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|t| &t.shape[..])

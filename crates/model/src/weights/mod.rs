@@ -7,6 +7,7 @@ mod gguf;
 mod gguf_writer;
 mod safetensors;
 mod stream;
+mod unread;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -62,7 +63,12 @@ pub struct ModelFiles {
 
 #[derive(Debug)]
 enum Source {
-    Folder { shards: Shards, name: Option<String> },
+    Folder {
+        shards: Shards,
+        name: Option<String>,
+        /// Whether `config.json` says that bitsandbytes quantises.
+        quantization: bool,
+    },
     Gguf(Gguf),
 }
 
@@ -128,13 +134,19 @@ impl ModelFiles {
         config_json: &str,
         shards: impl FnOnce() -> Result<Shards, FileError>,
     ) -> Result<Self, FileError> {
-        let config =
+        let mut config =
             Config::from_hf_json(config_json).map_err(|e| config_error(&dir.join("config.json"), &e))?;
         let json: Option<serde_json::Value> = serde_json::from_str(config_json).ok();
-        let name =
-            json.and_then(|j| j.get("_name_or_path")?.as_str().map(str::to_owned)).filter(|n| !n.is_empty());
-        let source = Source::Folder { shards: shards()?, name };
-        Ok(ModelFiles { path: dir.to_owned(), config, source })
+        let name = json.as_ref().and_then(|j| j.get("_name_or_path")?.as_str().map(str::to_owned));
+        let name = name.filter(|n| !n.is_empty());
+        let shards = shards()?;
+        // As transformers 5 has it: a head beside the embedding is tied only if it is the same.
+        config.tie_word_embeddings &= !shards.has_own_head()?;
+        let quantization = json.is_some_and(|j| j.get("quantization_config").is_some_and(|q| !q.is_null()));
+        let source = Source::Folder { shards, name, quantization };
+        let files = ModelFiles { path: dir.to_owned(), config, source };
+        unread::check(&files)?;
+        Ok(files)
     }
 
     /// The model of a GGUF file that is open.
@@ -144,7 +156,9 @@ impl ModelFiles {
     pub fn from_gguf(gguf: Gguf) -> Result<Self, FileError> {
         let path = gguf.path().to_owned();
         let config = Config::from_gguf(&gguf).map_err(|e| config_error(&path, &e))?;
-        Ok(ModelFiles { path, config, source: Source::Gguf(gguf) })
+        let files = ModelFiles { path, config, source: Source::Gguf(gguf) };
+        unread::check(&files)?;
+        Ok(files)
     }
 
     /// The model's shape.
@@ -225,6 +239,31 @@ impl ModelFiles {
             matrix.is_some_and(|matrix| used.contains(matrix)) || module.is_some_and(|m| used.contains(&m))
         };
         shards.names().into_iter().filter(|name| !used.contains(name) && !part_of_used(name)).collect()
+    }
+
+    /// What of the folder was passed over although others act on it.
+    pub fn notes(&self) -> Vec<String> {
+        let Source::Folder { shards, quantization, .. } = &self.source else { return Vec::new() };
+        let (mut notes, shown) = (Vec::new(), self.path.display());
+        if shards.paths().next().is_none() {
+            return notes;
+        }
+        // Some matrices may be left out of it, even the first.
+        let is_quantized = |name: &str| name.ends_with(".absmax") || name.ends_with(".SCB");
+        if *quantization && !shards.stored_names().iter().any(|(_, stored)| is_quantized(stored)) {
+            notes.push(format!(
+                "{shown}: `quantization_config` in config.json was passed over: the weights are plain, and computed as they \
+                 are; transformers would quantise them, as --quant does here"
+            ));
+        }
+        if self.path.join(crate::adapter::CONFIG_FILE).is_file() {
+            notes.push(format!(
+                "{shown}: the adapter beside the weights ({}) is not part of the model here; --adapter {shown} puts it on top, \
+                 as transformers does",
+                crate::adapter::CONFIG_FILE
+            ));
+        }
+        notes
     }
 
     /// The files that decide what the model computes: its configuration and weights.

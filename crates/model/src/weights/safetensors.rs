@@ -188,10 +188,22 @@ impl Shards {
                         of transformers for this model";
             return Some((format!("the names are those of the maker's own format, with {found}"), hint));
         }
-        if name == "lm_head.weight" {
+        let stale = self.files.iter().any(|file| file.entries.contains_key(&*self.stored(name)));
+        if name == "lm_head.weight" && !stale {
             let hint = "save it from AutoModelForCausalLM; if its head is its embedding, set \"tie_word_embeddings\": true in \
                         config.json";
             return Some(("the file was saved from the model without its head".to_owned(), hint));
+        }
+        if let Some(shard) = self.files.iter().find(|file| file.entries.contains_key(&*self.stored(name))) {
+            let of = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let told = match self.shard(&self.stored(name)) {
+                Some(told) => format!("names {} for it", of(&told.path)),
+                None => "does not name it".to_owned(),
+            };
+            return Some((
+                format!("{} has it, but {INDEX} {told}: the index is stale", of(&shard.path)),
+                "get the index again from where the shards came from, or let transformers write both (save_pretrained)",
+            ));
         }
         let first = names().min()?;
         Some((
@@ -223,6 +235,27 @@ impl Shards {
         names
     }
 
+    /// Checkpoint name and stored name of every tensor, whether or not an index tells of it; sorted.
+    pub(super) fn stored_names(&self) -> Vec<(String, &str)> {
+        let all = self.files.iter().flat_map(|file| file.entries.keys());
+        let mut names: Vec<(String, &str)> = all.map(|name| (self.canonical(name), name.as_str())).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Whether there is a head whose values are not those of the embedding.
+    pub(super) fn has_own_head(&self) -> Result<bool, FileError> {
+        let (head, embedding) = (self.raw("lm_head.weight")?, self.raw(&format!("{PREFIX}{EMBEDDING}"))?);
+        let (Some(head), Some(embedding)) = (head, embedding) else { return Ok(false) };
+        if (head.dtype, &head.shape) != (embedding.dtype, &embedding.shape) {
+            return Ok(true);
+        }
+        // Most heads that differ do so at once; of those that do not the head is not read again.
+        let differs = head.data.as_slice() != embedding.data.as_slice();
+        head.data.release();
+        Ok(differs)
+    }
+
     /// The tensor `name` of any type; `None` if there is none.
     pub(super) fn raw(&self, name: &str) -> Result<Option<RawTensor>, FileError> {
         let stored = self.stored(name);
@@ -244,10 +277,24 @@ impl Shards {
             other => {
                 let path = self.shard(&self.stored(name)).map(|shard| shard.path.clone()).unwrap_or_default();
                 let problem = format!("{name} is stored as {other:?}, expected F32, F16 or BF16");
-                return Err(FileError::new(&path, problem).with_hint(
+                let module = name.strip_suffix(".weight").unwrap_or(name);
+                let has =
+                    |name: String| self.shard(&name).is_some_and(|shard| shard.entries.contains_key(&name));
+                const PLAIN: &str = "take the model it was made from, in BF16, with --quant nf4 or int8; or a GGUF file of it";
+                let hint = if has(format!("{module}.scales")) {
+                    format!("the weights are quantised by MLX: {PLAIN}")
+                } else if has(format!("{name}.absmax")) {
+                    format!(
+                        "the weights are quantised by bitsandbytes, without the quant_state that tells how: {PLAIN}"
+                    )
+                } else if matches!(other, Dtype::F64) {
                     "the model is stored in another precision: take it in BF16, or convert it with \
-                     from_pretrained(DIR, dtype=torch.bfloat16) and save_pretrained",
-                ));
+                     from_pretrained(DIR, dtype=torch.bfloat16) and save_pretrained"
+                        .to_owned()
+                } else {
+                    format!("the weights are quantised, and what they are scaled by is not known: {PLAIN}")
+                };
+                return Err(FileError::new(&path, problem).with_hint(hint));
             }
         };
         Ok(Some(StoredTensor { shape, format, data }))

@@ -12,6 +12,7 @@ mod full;
 mod gguf;
 mod merge;
 mod on_gpu;
+mod passed_over;
 mod quantized;
 mod reference;
 mod source;
