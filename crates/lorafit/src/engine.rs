@@ -13,6 +13,7 @@ use lorafit_train::{MemoryPlan, open_tokenizer};
 
 use crate::base_args::{ComputeArgs, ComputeChoice, QuantArgs, TemplateArgs};
 use crate::cli::Common;
+use crate::command::train::TrainArgs;
 use crate::memory_args::{ByteSize, memory_limit};
 use crate::options::DeviceChoice;
 use crate::report_error::CliError;
@@ -172,6 +173,45 @@ pub fn open_model_tokenizer(
     common: &Common,
 ) -> anyhow::Result<Tokenizer> {
     Ok(open_without_weights(model, template, common)?.1)
+}
+
+/// The template to write conversations by: the one asked for, else the one that the first of `runs` was trained with that
+/// was trained with one. That is told, and if a run was trained over a quantised base and this one is not.
+pub fn as_trained<'a>(
+    template: &TemplateArgs,
+    quant: &QuantArgs,
+    runs: impl IntoIterator<Item = &'a Path>,
+    quiet: bool,
+) -> TemplateArgs {
+    let mut used = template.clone();
+    for dir in runs {
+        let Some(run) = TrainArgs::of_run(dir) else { continue };
+        let shown = dir.display();
+        let mut told = Vec::new();
+        match (run.template.template, &used.template) {
+            (Some(own), None) => {
+                told.push(format!(
+                    "conversations are written by the template {own}, as {shown} was trained with it"
+                ));
+                used.template = Some(own);
+            }
+            (Some(own), Some(other)) if own != *other => {
+                told.push(format!(
+                    "{shown} was trained with the template {own}, and conversations are written by {other}"
+                ));
+            }
+            (Some(_) | None, _) => {}
+        }
+        if let (Some(flags), None) = (run.base.flags(), quant.quant) {
+            told.push(format!(
+                "{shown} was trained with {flags}; the base here is as its file has it, unless you add that"
+            ));
+        }
+        if !quiet {
+            told.iter().for_each(|line| eprintln!("{line}"));
+        }
+    }
+    used
 }
 
 /// Loads an adapter for `base`, and tells what of it was passed over.

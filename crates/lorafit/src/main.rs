@@ -18,6 +18,7 @@ mod memory_args;
 mod memory_table;
 mod options;
 mod output;
+mod outputs;
 mod page;
 mod pieces;
 mod progress;

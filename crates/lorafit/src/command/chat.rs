@@ -11,7 +11,7 @@ use super::generate::{Sampling, chat_prompt, stream_answer};
 use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::chat_repl::{ChatEngine, Repl, Turn};
 use crate::cli::Common;
-use crate::engine::{Base, open_adapter, open_base, use_threads};
+use crate::engine::{Base, as_trained, open_adapter, open_base, use_threads};
 use crate::interrupt;
 use crate::options::NamedAdapter;
 use crate::report_error::CliError;
@@ -73,7 +73,9 @@ impl ChatArgs {
 pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     args.validate()?;
     use_threads(&args.common)?;
-    let base = open_base(&args.model, &args.base, &args.template, ComputeArgs::UNSET, &args.common)?;
+    let runs = args.adapters.iter().map(|adapter| adapter.dir.as_path());
+    let template = as_trained(&args.template, &args.base, runs, args.common.quiet);
+    let base = open_base(&args.model, &args.base, &template, ComputeArgs::UNSET, &args.common)?;
     let open = |a: &NamedAdapter| Ok((a.name.clone(), open_adapter(&base, &a.dir)?));
     let adapters: Vec<(String, Adapter)> = args.adapters.iter().map(open).collect::<anyhow::Result<_>>()?;
     let first = adapters.first().map(|(name, _)| name.clone());

@@ -16,6 +16,7 @@ use crate::data_args::CacheArgs;
 use crate::data_page;
 use crate::engine::{grouped, open_model_tokenizer, use_threads};
 use crate::output;
+use crate::outputs::{self, Inputs, Kind, Output};
 use crate::pieces::{Piece, pieces};
 use crate::report_error::CliError;
 use crate::row_args::{RowArgs, data_help, shapes, skipped, treated};
@@ -85,6 +86,11 @@ pub fn run(args: DataArgs) -> anyhow::Result<()> {
     args.read.validate()?;
     require(args.batch_size > 0, "batch-size", args.batch_size, "must be 1 or more")?;
     args.common.validate()?;
+    let inputs = Inputs::default()
+        .model("--model", &args.model)
+        .paths("--template", &args.template.template)
+        .data("", &args.data, args.read.split.as_deref());
+    outputs::check(&inputs, Output::asked("--html", args.html.as_ref(), Kind::Page))?;
     use_threads(&args.common)?;
     let tokenizer = open_model_tokenizer(&args.model, &args.template, &args.common)?;
     let source = args.read.source(&args.data, args.read.split.as_deref(), args.common.quiet)?;

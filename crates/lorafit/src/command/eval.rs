@@ -18,11 +18,12 @@ use super::require;
 use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::data_args::CacheArgs;
-use crate::engine::{Base, grouped, open_base, open_optional_adapter, reserve, use_threads};
+use crate::engine::{Base, as_trained, grouped, open_base, open_optional_adapter, reserve, use_threads};
 use crate::limits::{check_prompts, check_rows};
 use crate::memory_args::{ByteSize, memory_limit};
 use crate::memory_table;
 use crate::output;
+use crate::outputs::{self, Inputs, Kind, Output};
 use crate::report_error::CliError;
 use crate::row_args::{RowArgs, data_help, skipped, treated};
 
@@ -111,13 +112,30 @@ impl EvalArgs {
         self.base.resolve()?;
         self.common.validate()
     }
+
+    fn check_outputs(&self) -> Result<(), CliError> {
+        let inputs = Inputs::default()
+            .model("--model", &self.model)
+            .paths("--adapter", &self.adapter)
+            .paths("--template", &self.template.template)
+            .data("--data", &self.data, self.rows.split.as_deref());
+        let predictions = Kind::Rows(&["prompt", "expected", "answer", "exact"]);
+        let scores = Kind::Rows(&["input_ids", "next_token_nll"]);
+        let asked = [
+            Output::asked("--predictions", self.predictions.as_ref(), predictions),
+            Output::asked("--scores", self.scores.as_ref(), scores),
+        ];
+        outputs::check(&inputs, asked.into_iter().flatten())
+    }
 }
 
 /// Judges a model on held-out rows.
 pub fn run(args: EvalArgs) -> anyhow::Result<()> {
     args.validate()?;
+    args.check_outputs()?;
     use_threads(&args.common)?;
-    let base = open_base(&args.model, &args.base, &args.template, args.compute, &args.common)?;
+    let template = as_trained(&args.template, &args.base, args.adapter.as_deref(), args.common.quiet);
+    let base = open_base(&args.model, &args.base, &template, args.compute, &args.common)?;
     let adapter = open_optional_adapter(&base, args.adapter.as_ref())?;
     let Measured { data, evaluation: found, answers, planned_bytes } =
         measure(&args, &base, adapter.as_ref())?;

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::require;
 use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
-use crate::engine::{Base, open_base, open_optional_adapter, use_threads};
+use crate::engine::{Base, as_trained, open_base, open_optional_adapter, use_threads};
 use crate::limits::check_prompt;
 use crate::output;
 use crate::report_error::CliError;
@@ -126,7 +126,9 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
     args.common.validate()?;
     let prompt = args.prompt_text()?;
     use_threads(&args.common)?;
-    let base = open_base(&args.model, &args.base, &args.template, ComputeArgs::UNSET, &args.common)?;
+    let runs = args.adapter.as_deref().filter(|_| args.chat);
+    let template = as_trained(&args.template, &args.base, runs, args.common.quiet);
+    let base = open_base(&args.model, &args.base, &template, ComputeArgs::UNSET, &args.common)?;
     let adapter = open_optional_adapter(&base, args.adapter.as_ref())?;
     let ids = match args.chat {
         true => {

@@ -13,6 +13,7 @@ use crate::cli::Common;
 use crate::engine::{grouped, use_threads};
 use crate::figure;
 use crate::output;
+use crate::outputs::{self, Inputs, Kind, Output};
 
 /// The flags of `inspect`.
 #[derive(Args, Clone, Debug)]
@@ -51,6 +52,9 @@ pub struct InspectArgs {
 /// Tells what an adapter changed.
 pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     args.common.validate()?;
+    let inputs = Inputs::default().paths("", [&args.adapter]).paths("--against", &args.against);
+    let inputs = args.model.iter().fold(inputs, |inputs, model| inputs.model("--model", model));
+    outputs::check(&inputs, Output::asked("--csv", args.csv.as_ref(), Kind::Table("path,layer,module")))?;
     use_threads(&args.common)?;
     let adapter = AdapterFile::read(&args.adapter)?;
     let against = args.against.as_ref().map(|dir| AdapterFile::read(dir)).transpose()?;

@@ -27,6 +27,7 @@ use crate::memory_args::{ByteSize, MemoryArgs, RecomputeChoice};
 use crate::memory_table;
 use crate::options::{DeviceChoice, Optimizer, TargetModules};
 use crate::output;
+use crate::outputs::{self, Inputs, Kind, Output};
 
 /// The flags of `plan`.
 #[derive(Args, Clone, Debug)]
@@ -293,6 +294,8 @@ pub fn run(args: PlanArgs) -> anyhow::Result<()> {
         require(value > 0, name, value, "must be 1 or more")?;
     }
     args.svg.as_deref().map_or(Ok(()), |file| FileKind::of(file).map(drop))?;
+    let inputs = Inputs::default().model("--model", &args.model);
+    outputs::check(&inputs, Output::asked("--svg", args.svg.as_ref(), Kind::Figure))?;
     let report = report(&args)?;
     if let Some(file) = &args.svg {
         chart(&report).write(file)?;

@@ -29,6 +29,7 @@ use crate::options::{
     DeviceChoice, Init, Layers, Method, Optimizer, SaveChoice, Scheduler, TargetModules, TrainModules,
 };
 use crate::output;
+use crate::outputs::{self, Inputs, Kind, Output};
 use crate::progress::Progress;
 use crate::report_error::CliError;
 use crate::resume::{self, Resumption};
@@ -278,7 +279,7 @@ impl TrainArgs {
         // Typed paths are meant from here, those of a run from where it was begun.
         if let Some(run) = &self.resume
             && let Some(folder) = config_file::read::<TrainArgs>(&run.join("config.toml"))?.begun_in(run)
-            && !std::env::current_dir().is_ok_and(|here| here.canonicalize().is_ok_and(|here| here == folder))
+            && !is_here(&folder)
         {
             let (typed, adapter) = (resolved.clone(), resolved.adapter.clone());
             let kept = resolved.with_paths_from(&folder);
@@ -425,11 +426,45 @@ impl TrainArgs {
         self.common.validate()
     }
 
+    /// Refuses a folder that holds something else than a run, or what the run reads.
+    fn check_outputs(&self, out: &PathBuf) -> Result<(), CliError> {
+        // Any of them is there from the first moment of a run; the last where its adapter was copied alone.
+        const RUN: Kind =
+            Kind::Folder(&["config.toml", "metrics.jsonl", "run.json", "lock", "adapter_config.json"]);
+        outputs::check(&self.inputs(), Output::asked("--out", Some(out), RUN))
+    }
+
+    /// What a run reads.
+    pub fn inputs(&self) -> Inputs {
+        let inputs =
+            self.model.iter().fold(Inputs::default(), |inputs, model| inputs.model("--model", model));
+        inputs
+            .paths("--adapter", &self.adapter)
+            .paths("--config", &self.config)
+            .paths("--template", &self.template.template)
+            .data("--data", &self.data, self.rows.split.as_deref())
+            .data("--eval-data", &self.eval_data, self.eval_split.as_deref())
+    }
+
     /// As it is kept in the run's folder: a run may be resumed from another folder than it was begun in. Where that was
     /// is told by the folder of a run whose `out` was below it ([`TrainArgs::begun_in`]); of others paths are kept whole.
     fn to_keep(&self) -> Self {
         let here = std::env::current_dir().ok().filter(|_| !self.out.as_deref().is_some_and(is_below));
         here.map_or_else(|| self.clone(), |here| self.with_paths_from(&here))
+    }
+
+    /// The flags of the run whose folder, or a folder in it (`best`, `model`, a checkpoint), `dir` is, with paths as they
+    /// are found from here; `None` where there is no run.
+    pub fn of_run(dir: &Path) -> Option<Self> {
+        let dir = dir.canonicalize().ok()?;
+        let mut above = dir.ancestors().take(3);
+        let run =
+            above.find(|dir| dir.join("config.toml").is_file() && dir.join("metrics.jsonl").is_file())?;
+        let args: TrainArgs = config_file::read(&run.join("config.toml")).ok()?;
+        Some(match args.begun_in(run) {
+            Some(folder) if !is_here(&folder) => args.with_paths_from(&folder),
+            Some(_) | None => args,
+        })
     }
 
     /// The folder in which the run in the folder `run` was begun, if `out` tells.
@@ -460,6 +495,11 @@ impl TrainArgs {
     }
 }
 
+/// Whether a whole path is the working folder.
+fn is_here(folder: &Path) -> bool {
+    std::env::current_dir().is_ok_and(|here| here.canonicalize().is_ok_and(|here| here == folder))
+}
+
 /// Whether a path leads down from where it begins.
 fn is_below(path: &Path) -> bool {
     path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
@@ -474,6 +514,7 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     }
     args.check_adapter(given)?;
     let Some(out) = &args.out else { unreachable!("resolve asks for it") };
+    args.check_outputs(out)?;
     let lock = RunLock::take(out)?;
     if !args.overwrite && args.resume.is_none() {
         RunFolder::check_free(out)?;

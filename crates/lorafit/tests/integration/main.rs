@@ -3,6 +3,7 @@
 mod architecture;
 mod cases;
 mod command_line;
+mod flags;
 mod full;
 mod hostile;
 mod resume;

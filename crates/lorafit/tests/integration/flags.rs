@@ -1,0 +1,226 @@
+//! Flags and outputs: nothing is written over what is read, no flag is without effect silently, and what a run was trained
+//! with is used again.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+const BASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/chat_bpe");
+const LLAMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/llama");
+const PEFT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/adapters");
+
+const TRAIN: [&str; 12] = [
+    "train",
+    "--model",
+    "m",
+    "--data",
+    "d.jsonl",
+    "--out",
+    "r0",
+    "--max-steps",
+    "2",
+    "--quiet",
+    "--seed",
+    "0",
+];
+
+/// A folder with a model `m` and chat rows `d.jsonl`.
+fn place() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    copy_model(BASE, &dir.path().join("m"));
+    let rows: String = (0..6)
+        .map(|i| {
+            format!(
+                "{{\"messages\": [{{\"role\": \"user\", \"content\": \"What is {i}?\"}}, {{\"role\": \"assistant\", \
+                 \"content\": \"A number, {i}.\"}}]}}\n"
+            )
+        })
+        .collect();
+    fs::write(dir.path().join("d.jsonl"), rows).unwrap();
+    dir
+}
+
+fn copy_model(from: &str, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_file() {
+            fs::write(to.join(entry.file_name().unwrap()), fs::read(&entry).unwrap()).unwrap();
+        }
+    }
+}
+
+fn lorafit(place: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lorafit"));
+    command.current_dir(place).env("XDG_CACHE_HOME", place.join("cache")).args(arguments);
+    command.output().unwrap()
+}
+
+/// Both outputs of a command that ends well.
+fn well(place: &Path, arguments: &[&str]) -> String {
+    let Output { status, stdout, stderr } = lorafit(place, arguments);
+    let told = [stdout, stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+    assert!(status.success(), "{arguments:?}: {told}");
+    told
+}
+
+/// The error of a command that has to be refused, with all of these texts in it.
+#[track_caller]
+fn refused(place: &Path, arguments: &[&str], texts: &[&str]) {
+    let output = lorafit(place, arguments);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "{arguments:?} is not refused: {told}");
+    for text in texts.iter().chain(&["hint: "]) {
+        assert!(told.contains(text), "{arguments:?} without `{text}`: {told}");
+    }
+}
+
+/// Every file below a folder, with its content.
+fn content(dir: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for path in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+        match path.is_dir() {
+            true => found.extend(content(&path)),
+            false => found.push((path.clone(), fs::read(&path).unwrap())),
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Whatever a verb reads is there unchanged when a path for output names it by mistake, by whatever name.
+#[test]
+fn nothing_is_written_over_what_is_read() {
+    let place = place();
+    let at = place.path();
+    well(at, &TRAIN);
+    for name in ["sub", "figures"] {
+        fs::create_dir(at.join(name)).unwrap();
+    }
+    fs::write(at.join("notes.md"), "notes").unwrap();
+    fs::write(at.join("other.jsonl"), "{\"text\": \"a\"}\n").unwrap();
+    fs::write(
+        at.join("sweep.toml"),
+        "model = \"m\"\ndata = \"d.jsonl\"\nvalidation = 1\nmax-steps = 1\n[search]\nrank = [1]\n",
+    )
+    .unwrap();
+    let before = content(at);
+    let eval = ["eval", "--model", "m", "--data", "d.jsonl", "--quiet"];
+    let data = ["data", "d.jsonl:2", "--model", "m"];
+    for (verb, flags, text) in [
+        (
+            &["report", "r0"][..],
+            &["--out", "d.jsonl"][..],
+            "--out d.jsonl would be written over what is read",
+        ),
+        (&["report", "r0"], &["--out", "notes.md"], "notes.md is there already and is not an HTML page"),
+        (
+            &["report", "r0"],
+            &["--out", "p.html", "--figures", "m/x"],
+            "--figures m/x is in the folder of the model",
+        ),
+        (&["report", "r0"], &["--out", "missing/p.html"], "there is no folder missing"),
+        (&eval, &["--scores", "d.jsonl"], "--scores d.jsonl would be written over"),
+        (&eval, &["--scores", "sub/../d.jsonl"], "would be written over"),
+        (&eval, &["--scores", "other.jsonl"], "is not an earlier result"),
+        (
+            &eval,
+            &["--generate", "--predictions", "x", "--scores", "./x"],
+            "--predictions and --scores are both",
+        ),
+        (&eval, &["--generate", "--predictions", "missing/p.jsonl"], "mkdir -p missing"),
+        (&eval, &["--scores", "sub"], "it is a folder"),
+        (
+            &["eval", "--model", "m", "--data", "*.jsonl"],
+            &["--scores", "other.jsonl"],
+            "written over what is read",
+        ),
+        (&data, &["--html", "d.jsonl"], "--html d.jsonl would be written over"),
+        (&data, &["--html", "m/config.json"], "--html m/config.json is in the folder of the model"),
+        (
+            &["compare", "--runs", "r0", "--data", "d.jsonl"],
+            &["--html", "d.jsonl"],
+            "written over what is read",
+        ),
+        (&["inspect", "r0"], &["--csv", "d.jsonl"], "is not an earlier table"),
+        (&["inspect", "r0"], &["--csv", "missing/a.csv"], "there is no folder missing"),
+        (
+            &["quantize", "--model", "m", "--quant", "nf4"],
+            &["--out", "m/small"],
+            "in the folder of the model",
+        ),
+        (&["plan", "--model", "m"], &["--svg", "m/x.svg"], "in the folder of the model"),
+        (&TRAIN[..5], &["--out", "m"], "--out m is in the folder of the model"),
+        (&TRAIN[..5], &["--out", "m", "--overwrite"], "--out m is in the folder of the model"),
+        (&TRAIN[..5], &["--out", "m/run"], "in the folder of the model"),
+        (&TRAIN[..5], &["--out", "."], "--out . is a folder with other files (it has"),
+        (&TRAIN[..5], &["--out", "d.jsonl"], "d.jsonl"),
+        (&["sweep", "sweep.toml"], &["--out", "."], "--out . is a folder with other files"),
+        (&["sweep", "sweep.toml"], &["--out", "m"], "in the folder of the model"),
+    ] {
+        refused(at, &[verb, flags].concat(), &[text]);
+        assert!(content(at) == before, "{verb:?} {flags:?} changed something");
+    }
+    // What it has written itself is replaced.
+    for _ in 0..2 {
+        well(at, &["report", "r0", "--out", "p.html", "--figures", "figures"]);
+        well(at, &["data", "d.jsonl", "--model", "m", "--html", "p.html"]);
+        well(at, &["inspect", "r0", "--csv", "a.csv"]);
+        let answers =
+            ["--generate", "--max-new-tokens", "2", "--predictions", "p.jsonl", "--scores", "s.jsonl"];
+        well(at, &[&eval[..], &answers].concat());
+    }
+    // A log may be there before its run is.
+    fs::create_dir(at.join("r1")).unwrap();
+    fs::write(at.join("r1/train.log"), "").unwrap();
+    well(at, &["train", "--model", "m", "--data", "d.jsonl", "--out", "r1", "--max-steps", "1", "--quiet"]);
+}
+
+/// The number after a word.
+fn figure(told: &str, name: &str) -> f64 {
+    let line = told.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{told}"));
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// A run is judged as it was trained, or it is told that it is not.
+#[test]
+fn the_template_of_a_run_is_used_with_it() {
+    let place = place();
+    let at = place.path();
+    well(at, &[&TRAIN[..], &["--template", "alpaca", "--quant", "nf4", "--checkpoint-every", "1"]].concat());
+    fs::create_dir(at.join("sub")).unwrap();
+    let eval = ["eval", "--model", "m", "--data", "d.jsonl"];
+    let plain = figure(&well(at, &eval), "loss");
+    for adapter in ["r0", "./r0/"] {
+        let of_run = well(at, &[&eval[..], &["--adapter", adapter]].concat());
+        let given = well(at, &[&eval[..], &["--adapter", adapter, "--template", "alpaca"]].concat());
+        assert_eq!(figure(&of_run, "loss"), figure(&given, "loss"), "{adapter}");
+        assert!(of_run.contains("the template alpaca, as"), "{of_run}");
+        assert!(!given.contains("conversations are written by"), "{given}");
+        assert!(of_run.contains("was trained with --quant nf4"), "{of_run}");
+    }
+    let chatml =
+        well(at, &[&eval[..], &["--adapter", "r0", "--template", "chatml", "--quant", "nf4"]].concat());
+    assert!(
+        chatml.contains("r0 was trained with the template alpaca, and conversations are written by chatml")
+    );
+    assert!(!chatml.contains("was trained with --quant"), "{chatml}");
+    assert!((figure(&chatml, "loss") - plain).abs() < 0.2, "{chatml}");
+    let generate = ["generate", "--model", "m", "--adapter", "r0", "--prompt", "Hi", "--max-new-tokens", "2"];
+    assert!(well(at, &[&generate[..], &["--chat"]].concat()).contains("the template alpaca"));
+    assert!(!well(at, &generate).contains("template"));
+    let mut quiet = [&generate[..], &["--chat", "--quiet"]].concat();
+    assert!(!well(at, &quiet).contains("alpaca"));
+    quiet.clear();
+    let chat = Command::new(env!("CARGO_BIN_EXE_lorafit"))
+        .args(["chat", "--model", "m", "--adapter", "r0", "--max-new-tokens", "2"])
+        .current_dir(at)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    assert!(String::from_utf8(chat.stderr).unwrap().contains("the template alpaca"));
+    fs::write(at.join("prompts.txt"), "Hi\n").unwrap();
+    let report = ["report", "r0", "--out", "p.html", "--prompts", "prompts.txt", "--max-new-tokens", "2"];
+    assert!(well(at, &report).contains("the template alpaca"));
+}
