@@ -158,6 +158,12 @@ impl QuantArgs {
             CliError::usage(format!("{flag} without {what} has nothing to quantise"))
                 .hint("--quant nf4 --double-quant is what QLoRA uses")
         };
+        if block_len != QUANT_BLOCK && !matches!(self.quant, Some(QuantFormat::Nf4 | QuantFormat::Fp4)) {
+            return Err(CliError::usage(format!(
+                "--quant-block {block_len} has no meaning without --quant nf4 or fp4"
+            ))
+            .hint("add --quant nf4, or leave --quant-block out"));
+        }
         let quantization = match self.quant {
             Some(QuantFormat::Nf4) => Quantization::FourBit { code: Code::Nf4, block_len, double },
             Some(QuantFormat::Fp4) => Quantization::FourBit { code: Code::Fp4, block_len, double },

@@ -81,6 +81,20 @@ pub struct Common {
 }
 
 impl Common {
+    /// Refuses `--device` of a verb, which `who` is, that always computes on the processor.
+    pub fn on_processor_only(&self, who: &str) -> Result<(), CliError> {
+        match self.device {
+            DeviceChoice::Auto | DeviceChoice::Cpu => Ok(()),
+            DeviceChoice::Cuda(_) => {
+                let text = format!(
+                    "--device {} has no meaning for {who}, which computes on the processor",
+                    self.device
+                );
+                Err(CliError::usage(text).hint("leave --device out"))
+            }
+        }
+    }
+
     /// Refuses values no machine can follow.
     pub fn validate(&self) -> Result<(), CliError> {
         if self.threads == Some(0) {
@@ -98,16 +112,16 @@ pub fn run() -> anyhow::Result<()> {
     let given = Given::new(matches.subcommand().map(|(_, matches)| matches));
     match cli.verb {
         Verb::Plan(args) => plan::run(args),
-        Verb::Data(args) => data::run(args),
+        Verb::Data(args) => data::run(args, &given),
         Verb::Train(args) => train::run(*args, &given),
         Verb::Sweep(args) => sweep::run(args),
         Verb::Status(args) => status::run(args),
-        Verb::Eval(args) => eval::run(args),
-        Verb::Compare(args) => compare::run(*args),
+        Verb::Eval(args) => eval::run(args, &given),
+        Verb::Compare(args) => compare::run(*args, &given),
         Verb::Inspect(args) => inspect::run(args),
-        Verb::Report(args) => report::run(args),
-        Verb::Generate(args) => generate::run(args),
-        Verb::Chat(args) => chat::run(args),
+        Verb::Report(args) => report::run(args, &given),
+        Verb::Generate(args) => generate::run(args, &given),
+        Verb::Chat(args) => chat::run(args, &given),
         Verb::Quantize(args) => quantize::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Selfcheck(args) => selfcheck::run(args),

@@ -32,6 +32,11 @@ impl Given {
         });
         Given(typed.collect())
     }
+
+    /// Whether a flag, by its name without dashes, was typed.
+    pub fn has(&self, flag: &str) -> bool {
+        self.0.contains(&flag.replace('-', "_"))
+    }
 }
 
 fn defaults<T: Args>() -> anyhow::Result<T> {

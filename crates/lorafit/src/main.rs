@@ -12,6 +12,7 @@ mod data_page;
 mod data_set;
 mod engine;
 mod figure;
+mod idle;
 mod interrupt;
 mod limits;
 mod memory_args;

@@ -106,9 +106,20 @@ impl RowArgs {
         Options { max_seq_len, overlong: overlong.into(), train_on: train_on.into() }
     }
 
-    /// The rows of `data`; of data sets on the hub the files are downloaded.
-    pub fn source(&self, data: &[String], split: Option<&str>, quiet: bool) -> anyhow::Result<Source> {
+    /// The rows of `data`, of its split, which the flag `flag` names; of data sets on the hub the files are downloaded.
+    pub fn source(
+        &self,
+        flag: &str,
+        data: &[String],
+        split: Option<&str>,
+        quiet: bool,
+    ) -> anyhow::Result<Source> {
         let mut parts = data.iter().map(|text| part(text)).collect::<Result<Vec<_>, _>>()?;
+        if let (Some(split), true) = (split, parts.iter().all(|part| Path::new(&part.location).is_file())) {
+            let text =
+                format!("--{flag} {split} has no meaning for a file: it chooses among those of a folder");
+            return Err(CliError::usage(text).hint(format!("leave --{flag} out, or give a folder")).into());
+        }
         for part in &mut parts {
             if let Some(folder) = data_set::fetch(&part.location, split, quiet)? {
                 part.location = folder.to_string_lossy().into_owned();

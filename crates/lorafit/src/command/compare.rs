@@ -13,9 +13,10 @@ use super::train::TrainArgs;
 use crate::base_args::{ComputeArgs, QUANT_BLOCK, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::compare_page;
-use crate::config_file;
+use crate::config_file::{self, Given};
 use crate::data_args::CacheArgs;
 use crate::engine::{Base, grouped, open_adapter, open_base, open_shape, use_threads};
+use crate::idle;
 use crate::memory_args::ByteSize;
 use crate::options::Init;
 use crate::output;
@@ -123,10 +124,12 @@ impl Subject {
 }
 
 /// Judges runs, and tells them side by side.
-pub fn run(args: CompareArgs) -> anyhow::Result<()> {
+pub fn run(args: CompareArgs, given: &Given) -> anyhow::Result<()> {
     require(args.max_new_tokens > 0, "max-new-tokens", args.max_new_tokens, "must be 1 or more")?;
     require(args.micro_batch_tokens > 0, "micro-batch-tokens", args.micro_batch_tokens, "must be 1 or more")?;
     args.rows.validate()?;
+    args.cache.validate()?;
+    idle::refuse(given, eval::idle_without_generate(args.generate))?;
     args.common.validate()?;
     let subjects: Vec<Subject> = args.runs.iter().map(|dir| Subject::open(dir)).collect::<Result<_, _>>()?;
     let models = subjects.iter().filter_map(|subject| subject.args.model.as_ref());

@@ -12,9 +12,11 @@ use lorafit_data::{Dataset, SampleRef, Tokenizer};
 use super::require;
 use crate::base_args::TemplateArgs;
 use crate::cli::Common;
+use crate::config_file::Given;
 use crate::data_args::CacheArgs;
 use crate::data_page;
 use crate::engine::{grouped, open_model_tokenizer, use_threads};
+use crate::idle;
 use crate::output;
 use crate::outputs::{self, Inputs, Kind, Output};
 use crate::pieces::{Piece, pieces};
@@ -82,8 +84,23 @@ pub struct DataArgs {
 }
 
 /// Shows rows and statistics.
-pub fn run(args: DataArgs) -> anyhow::Result<()> {
+pub fn run(args: DataArgs, given: &Given) -> anyhow::Result<()> {
     args.read.validate()?;
+    args.cache.validate()?;
+    args.common.on_processor_only("data")?;
+    let of_rows = idle::together(
+        &["ids", "row", "rows"],
+        !args.json,
+        "with --json, which prints no rows",
+        "leave out one of them",
+    );
+    let of_page = idle::together(
+        &["ids"],
+        args.html.is_none(),
+        "with --html: a page can show ids by itself",
+        "leave --ids out",
+    );
+    idle::refuse(given, of_rows.chain(of_page))?;
     require(args.batch_size > 0, "batch-size", args.batch_size, "must be 1 or more")?;
     args.common.validate()?;
     let inputs = Inputs::default()
@@ -93,7 +110,7 @@ pub fn run(args: DataArgs) -> anyhow::Result<()> {
     outputs::check(&inputs, Output::asked("--html", args.html.as_ref(), Kind::Page))?;
     use_threads(&args.common)?;
     let tokenizer = open_model_tokenizer(&args.model, &args.template, &args.common)?;
-    let source = args.read.source(&args.data, args.read.split.as_deref(), args.common.quiet)?;
+    let source = args.read.source("split", &args.data, args.read.split.as_deref(), args.common.quiet)?;
     let data = args.cache.load(source, &tokenizer, args.read.options(), args.common.quiet)?;
     // Not needed to show one row.
     let statistics = || Statistics::of(&data, args.batch_size);

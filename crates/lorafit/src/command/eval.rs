@@ -17,8 +17,10 @@ use serde_json::json;
 use super::require;
 use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
+use crate::config_file::Given;
 use crate::data_args::CacheArgs;
 use crate::engine::{Base, as_trained, grouped, open_base, open_optional_adapter, reserve, use_threads};
+use crate::idle::{self, Idle};
 use crate::limits::{check_prompts, check_rows};
 use crate::memory_args::{ByteSize, memory_limit};
 use crate::memory_table;
@@ -103,6 +105,7 @@ impl EvalArgs {
     fn validate(&self) -> Result<(), CliError> {
         require(self.max_new_tokens > 0, "max-new-tokens", self.max_new_tokens, "must be 1 or more")?;
         self.rows.validate()?;
+        self.cache.validate()?;
         require(
             self.micro_batch_tokens > 0,
             "micro-batch-tokens",
@@ -129,9 +132,16 @@ impl EvalArgs {
     }
 }
 
+/// Flags of answers, where none are asked for.
+pub fn idle_without_generate(generate: bool) -> [Idle<'static>; 1] {
+    let hint = "add --generate, or leave --max-new-tokens out";
+    [Idle { flag: "max-new-tokens", acts: generate, why: "without --generate", hint }]
+}
+
 /// Judges a model on held-out rows.
-pub fn run(args: EvalArgs) -> anyhow::Result<()> {
+pub fn run(args: EvalArgs, given: &Given) -> anyhow::Result<()> {
     args.validate()?;
+    idle::refuse(given, idle_without_generate(args.generate))?;
     args.check_outputs()?;
     use_threads(&args.common)?;
     let template = as_trained(&args.template, &args.base, args.adapter.as_deref(), args.common.quiet);
@@ -193,7 +203,7 @@ pub struct Measured {
 
 /// Judges `base` with `adapter` on the rows of `args`.
 pub fn measure(args: &EvalArgs, base: &Base, adapter: Option<&Adapter>) -> anyhow::Result<Measured> {
-    let source = args.rows.source(&args.data, args.rows.split.as_deref(), args.common.quiet)?;
+    let source = args.rows.source("split", &args.data, args.rows.split.as_deref(), args.common.quiet)?;
     let data = args.cache.load(source.clone(), &base.tokenizer, args.rows.options(), args.common.quiet)?;
     if !args.common.quiet {
         skipped(&data.origin).iter().chain(&treated(&data)).for_each(|line| eprintln!("{line}"));

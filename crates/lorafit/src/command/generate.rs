@@ -15,7 +15,9 @@ use serde_json::json;
 use super::require;
 use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
+use crate::config_file::Given;
 use crate::engine::{Base, as_trained, open_base, open_optional_adapter, use_threads};
+use crate::idle::{self, Idle};
 use crate::limits::check_prompt;
 use crate::output;
 use crate::report_error::CliError;
@@ -43,7 +45,7 @@ pub struct Sampling {
 
 impl Sampling {
     /// Refuses what makes no sense.
-    pub fn validate(&self) -> Result<(), CliError> {
+    pub fn validate(&self, given: &Given) -> Result<(), CliError> {
         require(self.max_new_tokens > 0, "max-new-tokens", self.max_new_tokens, "must be 1 or more")?;
         let temperature = self.temperature;
         require(
@@ -55,7 +57,15 @@ impl Sampling {
         require(self.top_p > 0.0 && self.top_p <= 1.0, "top-p", self.top_p, "must be above 0 and at most 1")?;
         let acts = temperature > 0.0 || (self.top_p == 1.0 && self.top_k == 0);
         match acts {
-            true => Ok(()),
+            true => idle::refuse(
+                given,
+                [Idle {
+                    flag: "seed",
+                    acts: temperature > 0.0,
+                    why: "at --temperature 0, which takes the likeliest token",
+                    hint: "give a temperature, --temperature 0.7 for example, or leave --seed out",
+                }],
+            ),
             false => Err(CliError::usage(
                 "--top-p and --top-k have no meaning at --temperature 0, which takes the likeliest token",
             )
@@ -121,8 +131,11 @@ impl GenerateArgs {
 }
 
 /// Answers one prompt.
-pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
-    args.sampling.validate()?;
+pub fn run(args: GenerateArgs, given: &Given) -> anyhow::Result<()> {
+    args.sampling.validate(given)?;
+    let hint = "add --chat, or leave --template out";
+    idle::refuse(given, [Idle { flag: "template", acts: args.chat, why: "without --chat", hint }])?;
+    args.base.resolve()?;
     args.common.validate()?;
     let prompt = args.prompt_text()?;
     use_threads(&args.common)?;

@@ -52,6 +52,7 @@ pub struct InspectArgs {
 /// Tells what an adapter changed.
 pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     args.common.validate()?;
+    args.common.on_processor_only("inspect")?;
     let inputs = Inputs::default().paths("", [&args.adapter]).paths("--against", &args.against);
     let inputs = args.model.iter().fold(inputs, |inputs, model| inputs.model("--model", model));
     outputs::check(&inputs, Output::asked("--csv", args.csv.as_ref(), Kind::Table("path,layer,module")))?;

@@ -311,6 +311,7 @@ pub fn run(args: PlanArgs) -> anyhow::Result<()> {
 fn report(args: &PlanArgs) -> anyhow::Result<Report> {
     let subject = Subject::open(&args.model)?;
     let config = &subject.config;
+    args.memory.check_blocks(config.num_hidden_layers)?;
     let lora = LoraConfig {
         rank: args.rank,
         alpha: 2.0 * args.rank as f64,

@@ -42,6 +42,7 @@ pub struct QuantizeArgs {
 /// Writes the quantised folder.
 pub fn run(args: QuantizeArgs) -> anyhow::Result<()> {
     args.common.validate()?;
+    args.common.on_processor_only("quantize")?;
     let Some(base) = args.base.resolve()? else {
         return Err(CliError::usage("--quant is missing")
             .hint("--quant nf4 --double-quant is what QLoRA uses; fp4 and int8 are the others")

@@ -12,7 +12,9 @@ use super::train::TrainArgs;
 use crate::adapter_numbers::{self, check_overlap, compared_layer};
 use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
+use crate::config_file::Given;
 use crate::engine::{as_trained, open_adapter, open_base, use_threads};
+use crate::idle;
 use crate::output;
 use crate::outputs::{self, Inputs, Kind, Output};
 use crate::report_error::CliError;
@@ -66,8 +68,12 @@ pub struct ReportArgs {
 }
 
 /// Writes a report.
-pub fn run(args: ReportArgs) -> anyhow::Result<()> {
+pub fn run(args: ReportArgs, given: &Given) -> anyhow::Result<()> {
     args.common.validate()?;
+    const OF_ANSWERS: [&str; 7] =
+        ["max-new-tokens", "quant", "double-quant", "quant-block", "quant-head", "template", "device"];
+    let hint = "add --prompts FILE, or leave it out";
+    idle::refuse(given, idle::together(&OF_ANSWERS, args.prompts.is_some(), "without --prompts", hint))?;
     require(args.max_new_tokens > 0, "max-new-tokens", args.max_new_tokens, "must be 1 or more")?;
     let inputs = Inputs::default()
         .paths("", &args.runs)

@@ -21,6 +21,7 @@ use crate::cli::Common;
 use crate::config_file::{self, Given};
 use crate::data_args::CacheArgs;
 use crate::engine::{Base, grouped, open_base, open_shape, placement, reserve, use_threads};
+use crate::idle::{self, Idle};
 use crate::interrupt;
 use crate::limits::check_rows;
 use crate::memory_args::{MemoryArgs, RecomputeChoice};
@@ -271,6 +272,9 @@ pub struct TrainArgs {
 impl TrainArgs {
     /// Adds the configuration file, fills in what depends on other flags, and refuses what makes no sense.
     fn resolve(self, given: &Given) -> anyhow::Result<TrainArgs> {
+        let hint = "give the run that is to go on: --resume RUN, without --out";
+        let acts = self.resume.is_some();
+        idle::refuse(given, [Idle { flag: "resume-anyway", acts, why: "without --resume", hint }])?;
         let mut resolved = match (&self.config, &self.resume) {
             (Some(file), _) => config_file::merge(&self, given, file)?,
             (None, Some(run)) => config_file::merge(&self, given, &run.join("config.toml"))?,
@@ -288,6 +292,9 @@ impl TrainArgs {
             if Checkpoint::newest(run).is_ok_and(|newest| newest.checkpoint.is_some()) {
                 resolved.adapter = adapter;
             }
+        }
+        if given.has("no-cache") && !given.has("cache-dir") {
+            resolved.cache.cache_dir = None;
         }
         // What concerns this call only is not in the file.
         (resolved.overwrite, resolved.print_config) = (self.overwrite, self.print_config);
@@ -422,6 +429,7 @@ impl TrainArgs {
             return Err(CliError::usage("--eval-split without --eval-data has no files to choose from")
                 .hint("give held-out rows with --eval-data DATA; --split is for --data"));
         }
+        self.cache.validate()?;
         self.base.resolve()?;
         self.common.validate()
     }
@@ -689,6 +697,7 @@ impl TrainArgs {
 
     /// Reads the rows to train on, and those held out.
     pub fn load(&self, base: &Base) -> anyhow::Result<Data> {
+        self.memory.check_blocks(base.model.config().num_hidden_layers)?;
         let data = self.read(base)?;
         data.sets().try_for_each(|rows| check_rows(base, rows))?;
         Ok(data)
@@ -729,7 +738,7 @@ impl TrainArgs {
 
     /// Where the rows to train on are.
     fn to_train_on(&self) -> anyhow::Result<Source> {
-        let source = self.rows.source(&self.data, self.rows.split.as_deref(), self.common.quiet)?;
+        let source = self.rows.source("split", &self.data, self.rows.split.as_deref(), self.common.quiet)?;
         let subset = self.validation.map_or(source.subset, |Validation(held_out)| Subset::Training(held_out));
         Ok(Source { seed: self.seed, subset, ..source })
     }
@@ -743,7 +752,7 @@ impl TrainArgs {
             return Ok(None);
         }
         let quiet = self.common.quiet;
-        Ok(Some(self.rows.source(&self.eval_data, self.eval_split.as_deref(), quiet)?))
+        Ok(Some(self.rows.source("eval-split", &self.eval_data, self.eval_split.as_deref(), quiet)?))
     }
 
     /// The rows that are held out as prompts and the replies they should get.

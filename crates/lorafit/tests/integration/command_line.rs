@@ -135,7 +135,7 @@ fn every_flag_of_train_is_a_key() {
         template = "chatml"
         no-shuffle = true
         cache-dir = "c"
-        no-cache = true
+        no-cache = false
         eval-data = "e"
         eval-every = 7
         log-every = 9

@@ -8,8 +8,6 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 
 const BASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/chat_bpe");
-const LLAMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/llama");
-const PEFT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/adapters");
 
 const TRAIN: [&str; 12] = [
     "train",
@@ -223,4 +221,68 @@ fn the_template_of_a_run_is_used_with_it() {
     fs::write(at.join("prompts.txt"), "Hi\n").unwrap();
     let report = ["report", "r0", "--out", "p.html", "--prompts", "prompts.txt", "--max-new-tokens", "2"];
     assert!(well(at, &report).contains("the template alpaca"));
+}
+
+/// What is typed acts, or is refused by name.
+#[test]
+fn flags_without_effect_are_refused() {
+    let place = place();
+    let at = place.path();
+    well(at, &TRAIN);
+    let eval = ["eval", "--model", "m", "--data", "d.jsonl"];
+    let generate = ["generate", "--model", "m", "--prompt", "a", "--max-new-tokens", "2"];
+    let data = ["data", "d.jsonl", "--model", "m"];
+    let compare = ["compare", "--runs", "r0", "--data", "d.jsonl"];
+    let report = ["report", "r0", "--out", "p.html"];
+    for (verb, flags, text) in [
+        (&eval[..], &["--quant-block", "128"][..], "--quant-block 128 has no meaning without --quant nf4"),
+        (&eval, &["--quant", "int8", "--quant-block", "128"], "--quant-block 128 has no meaning"),
+        (&generate, &["--quant-block", "128"], "--quant-block 128 has no meaning"),
+        (&TRAIN, &["--quant-block", "128", "--overwrite"], "--quant-block 128 has no meaning"),
+        (&["plan", "--model", "m"], &["--quant-block", "128"], "--quant-block 128 has no meaning"),
+        (&eval, &["--max-new-tokens", "256"], "--max-new-tokens has no meaning without --generate"),
+        (&compare, &["--max-new-tokens", "3"], "--max-new-tokens has no meaning without --generate"),
+        (&generate, &["--template", "chatml"], "--template has no meaning without --chat"),
+        (&generate, &["--seed", "3"], "--seed has no meaning at --temperature 0"),
+        (&["chat", "--model", "m"], &["--seed", "3"], "--seed has no meaning at --temperature 0"),
+        (&report, &["--max-new-tokens", "3"], "--max-new-tokens has no meaning without --prompts"),
+        (&report, &["--quant", "nf4"], "--quant has no meaning without --prompts"),
+        (&report, &["--template", "chatml"], "--template has no meaning without --prompts"),
+        (&report, &["--device", "cuda:7"], "--device has no meaning without --prompts"),
+        (&data, &["--device", "cuda:7"], "--device cuda:7 has no meaning for data"),
+        (&["inspect", "r0"], &["--device", "cuda:7"], "--device cuda:7 has no meaning for inspect"),
+        (&data, &["--json", "--ids"], "--ids has no meaning with --json"),
+        (&data, &["--json", "--row", "1"], "--row has no meaning with --json"),
+        (&data, &["--json", "--rows", "1"], "--rows has no meaning with --json"),
+        (&data, &["--no-cache", "--cache-dir", "c"], "--cache-dir c has no meaning with --no-cache"),
+        (&eval, &["--no-cache", "--cache-dir", "c"], "--cache-dir c has no meaning with --no-cache"),
+        (&data, &["--split", "nonsense"], "--split nonsense has no meaning for a file"),
+        (
+            &TRAIN,
+            &["--overwrite", "--eval-data", "d.jsonl", "--eval-split", "zz"],
+            "--eval-split zz has no meaning",
+        ),
+        (&TRAIN, &["--overwrite", "--resume-anyway"], "--resume-anyway has no meaning without --resume"),
+        (&TRAIN, &["--overwrite", "--recompute", "99-blocks"], "--recompute 99-blocks: the model has 2"),
+        (&["plan", "--model", "m"], &["--recompute", "99-blocks"], "--recompute 99-blocks: the model has 2"),
+    ] {
+        refused(at, &[verb, flags].concat(), &[text]);
+    }
+    for (search, sweep, text) in [
+        ("rank = [1, 2]", "min-steps = 3", "`min-steps` has no meaning without strategy = \"asha\""),
+        ("rank = [1, 2]", "reduction_factor = 3", "`reduction_factor` has no meaning"),
+        ("rank = [1, 2]", "seed = 3", "`seed` has no meaning"),
+        ("rank = [1, 2]", "max-new-tokens = 3", "`max-new-tokens` has no meaning"),
+        ("rank = [2, 2]", "", "`rank` has 2 twice"),
+    ] {
+        let file = format!(
+            "model = \"m\"\ndata = \"d.jsonl\"\nvalidation = 1\nmax-steps = 3\n[search]\n{search}\n[sweep]\n{sweep}\n"
+        );
+        fs::write(at.join("sweep.toml"), file).unwrap();
+        refused(at, &["sweep", "sweep.toml", "--out", "s", "--dry-run"], &[text]);
+    }
+    // A flag typed over what a file has.
+    fs::write(at.join("c.toml"), "cache-dir = \"c\"\n").unwrap();
+    well(at, &[&TRAIN[..], &["--overwrite", "--config", "c.toml", "--no-cache"]].concat());
+    assert!(!at.join("c").exists());
 }
