@@ -105,13 +105,22 @@ impl Common {
     }
 }
 
+/// The command line; a negative number is a value, so that what is wrong with it is told of its flag.
+fn command() -> clap::Command {
+    let numbers = |arg: clap::Arg| {
+        let takes_values = arg.get_action().takes_values();
+        arg.allow_negative_numbers(takes_values)
+    };
+    Cli::command().mut_subcommands(|verb| verb.mut_args(numbers))
+}
+
 /// Reads the process's arguments and runs the verb.
 pub fn run() -> anyhow::Result<()> {
-    let matches = Cli::command().get_matches();
+    let matches = command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let given = Given::new(matches.subcommand().map(|(_, matches)| matches));
     match cli.verb {
-        Verb::Plan(args) => plan::run(args),
+        Verb::Plan(args) => plan::run(args, &given),
         Verb::Data(args) => data::run(args, &given),
         Verb::Train(args) => train::run(*args, &given),
         Verb::Sweep(args) => sweep::run(args),

@@ -17,10 +17,11 @@ use crate::data_args::CacheArgs;
 use crate::data_page;
 use crate::engine::{grouped, open_model_tokenizer, use_threads};
 use crate::idle;
+use crate::limits::Limits;
 use crate::output;
 use crate::outputs::{self, Inputs, Kind, Output};
 use crate::pieces::{Piece, pieces};
-use crate::report_error::CliError;
+use crate::report_error::{CliError, render};
 use crate::row_args::{RowArgs, data_help, shapes, skipped, treated};
 
 const EXAMPLES: &str = "\
@@ -109,9 +110,18 @@ pub fn run(args: DataArgs, given: &Given) -> anyhow::Result<()> {
         .data("", &args.data, args.read.split.as_deref());
     outputs::check(&inputs, Output::asked("--html", args.html.as_ref(), Kind::Page))?;
     use_threads(&args.common)?;
-    let tokenizer = open_model_tokenizer(&args.model, &args.template, &args.common)?;
+    let (config, tokenizer) = open_model_tokenizer(&args.model, &args.template, &args.common)?;
     let source = args.read.source("split", &args.data, args.read.split.as_deref(), args.common.quiet)?;
     let data = args.cache.load(source, &tokenizer, args.read.options(), args.common.quiet)?;
+    // Rows are shown all the same: they show what is wrong with them.
+    if let Err(refused) =
+        Limits::new(&config, &tokenizer, args.common.quiet).check_rows(&data, args.read.skip_bad_rows)
+    {
+        eprint!(
+            "train and eval refuse these rows\n{}",
+            render(&refused.into(), output::has_colour(&io::stderr()))
+        );
+    }
     // Not needed to show one row.
     let statistics = || Statistics::of(&data, args.batch_size);
     if args.json {
@@ -262,9 +272,10 @@ fn report(s: &Statistics) -> String {
     let found = &s.report;
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let mut lines = vec![format!(
-        "{} {} rows: {} trained on, {} of them cut, {} dropped",
+        "{} {} {}: {} trained on, {} of them cut, {} dropped",
         number(found.rows),
         shapes(found),
+        if found.rows == 1 { "row" } else { "rows" },
         number(found.samples),
         number(found.truncated),
         number(found.dropped + found.overlong)

@@ -21,7 +21,7 @@ use crate::config_file::Given;
 use crate::data_args::CacheArgs;
 use crate::engine::{Base, as_trained, grouped, open_base, open_optional_adapter, reserve, use_threads};
 use crate::idle::{self, Idle};
-use crate::limits::{check_prompts, check_rows};
+use crate::limits::Limits;
 use crate::memory_args::{ByteSize, memory_limit};
 use crate::memory_table;
 use crate::output;
@@ -212,8 +212,8 @@ pub fn measure(args: &EvalArgs, base: &Base, adapter: Option<&Adapter>) -> anyho
         true => generation_rows(source, &base.tokenizer)?,
         false => Vec::new(),
     };
-    check_rows(base, &data)?;
-    check_prompts(base, &prompts, args.max_new_tokens)?;
+    Limits::of(base).check_rows(&data, args.rows.skip_bad_rows)?;
+    Limits::of(base).check_prompts(&prompts, args.max_new_tokens)?;
     let (side_by_side, plan) = fit_memory(args, base, adapter, &data, &prompts)?;
     reserve(base.model.device(), &plan)?;
     let evaluation = evaluate(&base.model, adapter, &data.samples, args.micro_batch_tokens);

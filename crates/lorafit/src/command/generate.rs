@@ -18,7 +18,7 @@ use crate::cli::Common;
 use crate::config_file::Given;
 use crate::engine::{Base, as_trained, open_base, open_optional_adapter, use_threads};
 use crate::idle::{self, Idle};
-use crate::limits::check_prompt;
+use crate::limits::Limits;
 use crate::output;
 use crate::report_error::CliError;
 
@@ -172,7 +172,7 @@ pub fn run(args: GenerateArgs, given: &Given) -> anyhow::Result<()> {
             "text": text,
             "prompt_tokens": ids.len(),
             "new_tokens": answer,
-            "stopped": if answer == args.sampling.max_new_tokens { "length" } else { "end" },
+            "stopped": if answer == Limits::of(&base).check_prompt(&ids, args.sampling.max_new_tokens)? { "length" } else { "end" },
             "tokens_per_s": answer as f64 / seconds,
         });
         output::line(result.to_string())?;
@@ -201,7 +201,7 @@ pub fn stream_answer(
     sampling: &Sampling,
     piece: &mut dyn FnMut(&str) -> anyhow::Result<ControlFlow<()>>,
 ) -> anyhow::Result<usize> {
-    check_prompt(base, ids, sampling.max_new_tokens)?;
+    let room = Limits::of(base).check_prompt(ids, sampling.max_new_tokens)?;
     let mut decoder = base.tokenizer.decode_stream(true);
     let mut failure = None;
     let mut hand_on = |text: anyhow::Result<String>| match text.and_then(|t| piece(&t)) {
@@ -217,7 +217,7 @@ pub fn stream_answer(
         top_k: sampling.top_k,
         seed: sampling.seed,
     };
-    let (stop, longest) = (base.tokenizer.eos_ids(), sampling.max_new_tokens);
+    let (stop, longest) = (base.tokenizer.eos_ids(), room);
     let on_token = |_, token| hand_on(decoder.push(token).map_err(Into::into));
     let never = &mut || false;
     let answers =
@@ -225,6 +225,9 @@ pub fn stream_answer(
     hand_on(decoder.finish().map_err(Into::into));
     match failure {
         Some(error) => Err(error),
-        None => Ok(answers[0].len()),
+        None => {
+            Limits::of(base).tell_end(answers[0].len(), room, sampling.max_new_tokens);
+            Ok(answers[0].len())
+        }
     }
 }

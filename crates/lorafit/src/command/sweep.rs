@@ -278,6 +278,7 @@ fn write_winner(dir: &Path, spec: &Spec, record: &Record) -> anyhow::Result<()> 
     let Some(best) = winner(&rows(dir, record), record) else { return Ok(()) };
     let mut args = spec.train_args(&best.options)?;
     (args.out, args.name) = (None, None);
+    let args = args.with_whole_paths();
     let text = format!("# Trial {} of {}.\n{}", best.name, dir.display(), to_toml(&args)?);
     output::file(&dir.join("winner.toml"), text.as_bytes())
 }

@@ -20,10 +20,10 @@ use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::config_file::{self, Given};
 use crate::data_args::CacheArgs;
-use crate::engine::{Base, grouped, open_base, open_shape, placement, reserve, use_threads};
+use crate::engine::{Base, counted, grouped, open_base, open_shape, placement, reserve, use_threads};
 use crate::idle::{self, Idle};
 use crate::interrupt;
-use crate::limits::check_rows;
+use crate::limits::Limits;
 use crate::memory_args::{MemoryArgs, RecomputeChoice};
 use crate::memory_table;
 use crate::options::{
@@ -275,6 +275,10 @@ impl TrainArgs {
         let hint = "give the run that is to go on: --resume RUN, without --out";
         let acts = self.resume.is_some();
         idle::refuse(given, [Idle { flag: "resume-anyway", acts, why: "without --resume", hint }])?;
+        if let Some(run) = self.resume.as_ref().filter(|run| !run.join("config.toml").exists()) {
+            let text = format!("--resume {}: no run is there (a run has a config.toml)", run.display());
+            return Err(CliError::usage(text).hint("give the folder that --out named").into());
+        }
         let mut resolved = match (&self.config, &self.resume) {
             (Some(file), _) => config_file::merge(&self, given, file)?,
             (None, Some(run)) => config_file::merge(&self, given, &run.join("config.toml"))?,
@@ -473,6 +477,11 @@ impl TrainArgs {
             Some(folder) if !is_here(&folder) => args.with_paths_from(&folder),
             Some(_) | None => args,
         })
+    }
+
+    /// The same with whole paths, to be read from any folder.
+    pub fn with_whole_paths(&self) -> Self {
+        std::env::current_dir().map_or_else(|_| self.clone(), |here| self.with_paths_from(&here))
     }
 
     /// The folder in which the run in the folder `run` was begun, if `out` tells.
@@ -699,7 +708,7 @@ impl TrainArgs {
     pub fn load(&self, base: &Base) -> anyhow::Result<Data> {
         self.memory.check_blocks(base.model.config().num_hidden_layers)?;
         let data = self.read(base)?;
-        data.sets().try_for_each(|rows| check_rows(base, rows))?;
+        data.sets().try_for_each(|rows| Limits::of(base).check_rows(rows, self.rows.skip_bad_rows))?;
         Ok(data)
     }
 
@@ -718,15 +727,18 @@ impl TrainArgs {
                 |text: String| CliError::new(text).hint("give a number of rows, --validation 1 for example");
             match (&rows, &held_out) {
                 (Ok(rows), Err(error)) if is_empty(error) => {
-                    let all = grouped(rows.report.rows as u64);
-                    return Err(
-                        refused(format!("--validation {validation} holds out none of {all} rows")).into()
-                    );
+                    let all = counted(rows.report.rows, "row", "rows");
+                    return Err(refused(format!(
+                        "--validation {} holds out none of {all}",
+                        validation.in_words()
+                    ))
+                    .into());
                 }
                 (Err(error), Ok(Some(held_out))) if is_empty(error) => {
-                    let all = grouped(held_out.report.rows as u64);
+                    let all = counted(held_out.report.rows, "row", "rows");
                     let text = format!(
-                        "--validation {validation} holds out all {all} rows, and none is left to train on"
+                        "--validation {} holds out all {all}, and none is left to train on",
+                        validation.in_words()
                     );
                     return Err(refused(text).into());
                 }
@@ -888,10 +900,11 @@ fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
         progress.note("the base is quantised: the weights that are trained begin as what it decodes to");
     }
     progress.note(&format!(
-        "data {}: {} {} rows, {} tokens, {} of them trained, longest {}",
+        "data {}: {} {} {}, {} tokens, {} of them trained, longest {}",
         args.data.join(", "),
         grouped(report.samples as u64),
         shapes(report),
+        if report.samples == 1 { "row" } else { "rows" },
         grouped(report.tokens as u64),
         grouped(report.supervised_tokens as u64),
         grouped(report.longest as u64)

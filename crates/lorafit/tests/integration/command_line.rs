@@ -567,7 +567,7 @@ fn rows_of_several_sources_are_told_by_file_and_bad_ones_counted() {
     let told = data(&[&[table, "--skip-bad-rows"], &columns[..]].concat());
     assert!(told.stdout.contains("1 completion rows: 1 trained on"), "{}", told.stdout);
     assert!(
-        told.stdout.contains("1 bad rows skipped:\n  ") && told.stdout.contains("line 3"),
+        told.stdout.contains("1 bad row skipped:\n  ") && told.stdout.contains("line 3"),
         "{}",
         told.stdout
     );

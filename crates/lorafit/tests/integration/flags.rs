@@ -286,3 +286,180 @@ fn flags_without_effect_are_refused() {
     well(at, &[&TRAIN[..], &["--overwrite", "--config", "c.toml", "--no-cache"]].concat());
     assert!(!at.join("c").exists());
 }
+
+fn edit_config(at: &Path, key: &str, value: serde_json::Value) {
+    let path = at.join("m/config.json");
+    let mut config: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    config[key] = value;
+    fs::write(path, config.to_string()).unwrap();
+}
+
+/// What `plan` is asked for is in the command that it prints, or is refused.
+#[test]
+fn a_recommendation_has_what_was_asked_for() {
+    let place = place();
+    let at = place.path();
+    let plan = |flags: &[&str]| well(at, &[&["plan", "--model", "m", "--recommend"][..], flags].concat());
+    let plain = plan(&[]);
+    assert!(!plain.contains("--quant") && !plain.contains("--optimizer"), "{plain}");
+    for flags in [
+        &["--quant", "nf4"][..],
+        &["--quant", "nf4", "--double-quant"],
+        &["--quant", "nf4", "--quant-head", "--quant-block", "128"],
+        &["--quant", "int8"],
+        &["--optimizer", "adamw-8bit"],
+        &["--compute-dtype", "f32"],
+        &["--recompute", "full"],
+        &["--recompute", "1-blocks"],
+        &["--batch-size", "16"],
+        &["--threads", "1"],
+        &["--micro-batch-tokens", "300"],
+        &["--rank", "3"],
+    ] {
+        let told = plan(flags);
+        let command = told.lines().find(|line| line.starts_with("lorafit train ")).expect("a command");
+        assert!(command.contains(&flags.join(" ")), "{flags:?}: {command}");
+    }
+    well(at, &["quantize", "--model", "m", "--quant", "nf4", "--out", "nf4"]);
+    refused(
+        at,
+        &["plan", "--model", "nf4", "--quant", "int8"],
+        &["--quant int8: the weights of nf4 are quantised already"],
+    );
+    assert!(well(at, &["plan", "--model", "nf4", "--recommend"]).contains("lorafit train --model nf4"));
+}
+
+/// Rows beyond what the model is made for are told by every verb, and answers end there.
+#[test]
+fn the_context_of_a_model_is_told() {
+    let place = place();
+    let at = place.path();
+    well(at, &TRAIN);
+    let data = ["--model", "m", "--data", "d.jsonl"];
+    assert!(!well(at, &[&["eval"][..], &data].concat()).contains("max_position_embeddings"));
+    edit_config(at, "max_position_embeddings", 16.into());
+    let beyond = "6 rows are longer than the model is made for: d.jsonl line";
+    for arguments in [
+        &[&["eval"][..], &data].concat()[..],
+        &[&["train", "--out", "r1", "--max-steps", "1"][..], &data].concat(),
+        &["data", "d.jsonl", "--model", "m"],
+        &["compare", "--runs", "r0", "--data", "d.jsonl"],
+    ] {
+        let told = well(at, arguments);
+        assert_eq!(told.matches(beyond).count(), 1, "{arguments:?}: {told}");
+        assert!(told.contains("--max-seq-len 16"), "{told}");
+    }
+    let cut = well(at, &[&["eval", "--max-seq-len", "16"][..], &data].concat());
+    assert!(!cut.contains("max_position_embeddings"), "{cut}");
+    let generate = ["generate", "--model", "m", "--prompt", "a", "--max-new-tokens", "100000000"];
+    // Unless it ends by itself before.
+    let told = well(at, &[&generate[..], &["--json", "--temperature", "1.0"]].concat());
+    assert!(
+        told.contains("the answer stops at the 16 tokens") != told.contains("\"stopped\":\"end\""),
+        "{told}"
+    );
+    let long = [
+        "generate",
+        "--model",
+        "m",
+        "--prompt",
+        "a b c d e f g h i j k l m n o p q r s t",
+        "--max-new-tokens",
+        "2",
+    ];
+    assert!(well(at, &long).contains("the model is made for up to 16"));
+    let told = well(at, &["plan", "--model", "m", "--recommend", "--max-seq-len", "1000"]);
+    assert!(told.contains("--max-seq-len 1000") && told.contains("made for up to 16"), "{told}");
+    assert!(!told.contains("up to 16 tokens long"), "{told}");
+}
+
+/// What training refuses `data` tells, with the file and the line.
+#[test]
+fn data_tells_what_training_refuses() {
+    let place = place();
+    let at = place.path();
+    edit_config(at, "model_type", "mistral".into());
+    edit_config(at, "sliding_window", 8.into());
+    let train = ["train", "--model", "m", "--data", "d.jsonl", "--out", "r", "--max-steps", "1"];
+    refused(at, &train, &["d.jsonl line ", "the model's attention reaches back 8"]);
+    refused(
+        at,
+        &[&train[..], &["--skip-bad-rows"]].concat(),
+        &["--skip-bad-rows passes over rows that cannot be read"],
+    );
+    let told = well(at, &["data", "d.jsonl", "--model", "m"]);
+    assert!(told.contains("train and eval refuse these rows") && told.contains("d.jsonl line "), "{told}");
+    assert!(told.contains("What is 0?"), "the rows are shown all the same: {told}");
+}
+
+/// The folder of a run of full fine-tuning has a way out, whatever it was meant to be.
+#[test]
+fn a_run_of_full_fine_tuning_is_told() {
+    let place = place();
+    let at = place.path();
+    well(at, &[&TRAIN[..], &["--method", "full"]].concat());
+    let told = "r0 is a run of full fine-tuning";
+    refused(at, &["eval", "--model", "r0", "--data", "d.jsonl"], &[told, "give --model r0/model"]);
+    refused(at, &["data", "d.jsonl", "--model", "r0"], &[told, "give --model r0/model"]);
+    refused(
+        at,
+        &["eval", "--model", "m", "--adapter", "r0", "--data", "d.jsonl"],
+        &[told, "give --model r0/model, without --adapter"],
+    );
+    refused(at, &["inspect", "r0"], &[told, "r0/model"]);
+    well(at, &["eval", "--model", "r0/model", "--data", "d.jsonl"]);
+}
+
+/// Configuration files and runs that cannot go on are told in our own words, by flags.
+#[test]
+fn what_is_wrong_with_a_file_or_a_run_is_told_by_flags() {
+    let place = place();
+    let at = place.path();
+    let configured = |name: &str, text: &str, texts: &[&str]| {
+        fs::write(at.join(name), text).unwrap();
+        refused(at, &["train", "--config", name], texts);
+    };
+    configured(
+        "c.toml",
+        "overwrite = true\n",
+        &["line 1: unknown key `overwrite`: it is about one call", "type --overwrite"],
+    );
+    configured("c.yaml", "max-steps:\n", &["line 1: `max-steps` has no value"]);
+    configured("c.yaml", "rank: 8\nrank: 9\n", &["duplicate mapping key: rank\n"]);
+    configured("c.yaml", "rank: 8\n---\nrank: 9\n", &["a second document begins here"]);
+    refused(at, &["train", "--config", "nope.toml"], &["cannot read configuration nope.toml"]);
+    refused(at, &["train", "--resume", "nope"], &["--resume nope: no run is there"]);
+    well(at, &TRAIN);
+    let resume = |flags: &[&str], texts: &[&str]| {
+        refused(at, &[&["train", "--resume", "r0"][..], flags].concat(), texts)
+    };
+    resume(&["--max-steps", "9"], &["--max-steps or --epochs: it has 2 steps, and would have 9"]);
+    resume(&["--template", "alpaca"], &["--template, or the model's tokenizer: conversations"]);
+    resume(&["--lr", "0.5"], &["--lr: in the run it is 0.0002, here it is 0.5"]);
+    resume(&["--train-on", "all"], &["--train-on: in the run it is replies, here it is all"]);
+    let train = ["train", "--model", "m", "--data", "d.jsonl", "--out", "r1", "--max-steps", "1"];
+    let with = |flags: &[&str], texts: &[&str]| refused(at, &[&train[..], flags].concat(), texts);
+    with(
+        &["--layers", "0", "--target-modules", r"regex:model\.layers\.1\..*q_proj"],
+        &["matches nothing in the blocks of --layers 0", "leave --layers out"],
+    );
+    with(&["--method", "full", "--train-modules", "biases"], &["no weight of `biases`", "it has "]);
+    fs::write(at.join("three.jsonl"), "{\"text\": \"a b c\"}\n").unwrap();
+    let all = ["train", "--model", "m", "--data", "three.jsonl", "--out", "r1", "--validation", "99%"];
+    refused(at, &all, &["--validation 99% holds out"]);
+    let negative = lorafit(at, &[&train[..], &["--weight-decay", "-1"]].concat());
+    assert!(String::from_utf8(negative.stderr).unwrap().contains("--weight-decay -1: must be 0 or more"));
+    assert!(well(at, &["data", "three.jsonl", "--model", "m"]).contains("1 text row:"));
+}
+
+/// The winner of a sweep is trained with from any folder.
+#[test]
+fn a_winner_has_whole_paths() {
+    let place = place();
+    let at = place.path();
+    let file = "model = \"m\"\ndata = \"d.jsonl\"\nvalidation = 2\nmax-steps = 1\n[search]\nrank = [1]\n";
+    fs::write(at.join("sweep.toml"), file).unwrap();
+    well(at, &["sweep", "sweep.toml", "--out", "s"]);
+    fs::create_dir(at.join("elsewhere")).unwrap();
+    well(&at.join("elsewhere"), &["train", "--config", "../s/winner.toml", "--out", "r"]);
+}

@@ -393,7 +393,7 @@ fn reasoning_that_the_template_drops_is_refused_and_in_history_counted() {
     let told = lorafit(folder.path(), &["data", "r.jsonl", "--model", &chat_bpe(), "--template", "t.jinja"]);
     says(
         &told,
-        &["\u{27e6}b<|im_end|>", "\u{27e6}<think>hm</think>b<|im_end|>", "1 messages are written otherwise"],
+        &["\u{27e6}b<|im_end|>", "\u{27e6}<think>hm</think>b<|im_end|>", "1 message is written otherwise"],
     );
     let row = json!({"question": "a", "answer": "b", "reasoning": "hm"}).to_string();
     fs::write(folder.path().join("r.jsonl"), row).unwrap();
