@@ -291,7 +291,9 @@ pub fn treated(data: &Dataset) -> Vec<String> {
     }
     if notes.rendered_before > 0 {
         let rows = counted(notes.rendered_before, "row has", "rows have");
-        lines.push(format!("{rows} the marks of the chat template in their text: they were rendered before"));
+        let (their, were) =
+            if notes.rendered_before == 1 { ("its", "it was") } else { ("their", "they were") };
+        lines.push(format!("{rows} the marks of the chat template in {their} text: {were} rendered before"));
     }
     if notes.bos_present > 0 {
         let rows = counted(notes.bos_present, "row begins", "rows begin");

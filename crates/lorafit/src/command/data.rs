@@ -15,7 +15,7 @@ use crate::cli::Common;
 use crate::config_file::Given;
 use crate::data_args::CacheArgs;
 use crate::data_page;
-use crate::engine::{grouped, open_model_tokenizer, use_threads};
+use crate::engine::{counted, grouped, open_model_tokenizer, use_threads};
 use crate::idle;
 use crate::limits::Limits;
 use crate::output;
@@ -152,11 +152,11 @@ fn done(data: &Dataset, max_seq_len: usize) -> Vec<String> {
     let found = &data.report;
     let mut lines = treated(data);
     if found.truncated + found.overlong > 0 {
-        let [cut, dropped] = [found.truncated, found.overlong].map(|rows| grouped(rows as u64));
-        lines.push(format!("{cut} rows cut to --max-seq-len {max_seq_len}, {dropped} dropped as longer"));
+        let (cut, dropped) = (counted(found.truncated, "row", "rows"), grouped(found.overlong as u64));
+        lines.push(format!("{cut} cut to --max-seq-len {max_seq_len}, {dropped} dropped as longer"));
     }
     if found.dropped > 0 {
-        lines.push(format!("{} rows dropped with nothing to train", grouped(found.dropped as u64)));
+        lines.push(format!("{} dropped with nothing to train", counted(found.dropped, "row", "rows")));
     }
     match lines.is_empty() {
         true => vec![
@@ -302,7 +302,10 @@ fn report(s: &Statistics) -> String {
     };
     lines.push(match s.duplicates {
         0 => "no row is there twice".to_owned(),
-        n => format!("{} rows are repetitions; lines {}", number(n), named(&s.duplicate_lines)),
+        n => {
+            let rows = counted(n, "row is a repetition", "rows are repetitions");
+            format!("{rows}; lines {}", named(&s.duplicate_lines))
+        }
     });
     let longest: Vec<String> =
         s.longest_rows.iter().map(|l| format!("line {} ({})", l.line, l.tokens)).collect();

@@ -911,8 +911,11 @@ fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
     ));
     if report.truncated + report.dropped + report.overlong > 0 {
         progress.note(&format!(
-            "{} rows cut to --max-seq-len {}, {} dropped as longer, {} dropped with nothing to train",
-            report.truncated, args.rows.max_seq_len, report.overlong, report.dropped
+            "{} cut to --max-seq-len {}, {} dropped as longer, {} dropped with nothing to train",
+            counted(report.truncated, "row", "rows"),
+            args.rows.max_seq_len,
+            report.overlong,
+            report.dropped
         ));
     }
     skipped(&rows.origin).iter().chain(&treated(rows)).for_each(|line| progress.note(line));

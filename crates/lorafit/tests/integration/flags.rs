@@ -337,7 +337,7 @@ fn the_context_of_a_model_is_told() {
     well(at, &TRAIN);
     let data = ["--model", "m", "--data", "d.jsonl"];
     assert!(!well(at, &[&["eval"][..], &data].concat()).contains("max_position_embeddings"));
-    edit_config(at, "max_position_embeddings", 16.into());
+    edit_config(at, "max_position_embeddings", 22.into());
     let beyond = "6 rows are longer than the model is made for: d.jsonl line";
     for arguments in [
         &[&["eval"][..], &data].concat()[..],
@@ -347,15 +347,15 @@ fn the_context_of_a_model_is_told() {
     ] {
         let told = well(at, arguments);
         assert_eq!(told.matches(beyond).count(), 1, "{arguments:?}: {told}");
-        assert!(told.contains("--max-seq-len 16"), "{told}");
+        assert!(told.contains("--max-seq-len 22"), "{told}");
     }
-    let cut = well(at, &[&["eval", "--max-seq-len", "16"][..], &data].concat());
+    let cut = well(at, &[&["eval", "--max-seq-len", "22"][..], &data].concat());
     assert!(!cut.contains("max_position_embeddings"), "{cut}");
     let generate = ["generate", "--model", "m", "--prompt", "a", "--max-new-tokens", "100000000"];
     // Unless it ends by itself before.
     let told = well(at, &[&generate[..], &["--json", "--temperature", "1.0"]].concat());
     assert!(
-        told.contains("the answer stops at the 16 tokens") != told.contains("\"stopped\":\"end\""),
+        told.contains("the answer stops at the 22 tokens") != told.contains("\"stopped\":\"end\""),
         "{told}"
     );
     let long = [
@@ -367,10 +367,10 @@ fn the_context_of_a_model_is_told() {
         "--max-new-tokens",
         "2",
     ];
-    assert!(well(at, &long).contains("the model is made for up to 16"));
+    assert!(well(at, &long).contains("the model is made for up to 22"));
     let told = well(at, &["plan", "--model", "m", "--recommend", "--max-seq-len", "1000"]);
-    assert!(told.contains("--max-seq-len 1000") && told.contains("made for up to 16"), "{told}");
-    assert!(!told.contains("up to 16 tokens long"), "{told}");
+    assert!(told.contains("--max-seq-len 1000") && told.contains("made for up to 22"), "{told}");
+    assert!(!told.contains("up to 22 tokens long"), "{told}");
 }
 
 /// What training refuses `data` tells, with the file and the line.
