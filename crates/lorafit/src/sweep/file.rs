@@ -284,13 +284,12 @@ fn check_settings(
     table: &Map<String, Value>,
     file: &ConfigFile,
 ) -> Result<(), CliError> {
-    let Settings { strategy, metric, .. } = *settings;
+    let Settings { strategy, .. } = *settings;
     let is_halving = strategy == Strategy::Asha;
     for (name, acts, with) in [
         ("min-steps", is_halving, "strategy = \"asha\""),
         ("reduction-factor", is_halving, "strategy = \"asha\""),
         ("seed", strategy != Strategy::Grid, "strategy = \"random\" or \"asha\"; a grid draws nothing"),
-        ("max-new-tokens", metric == Metric::ExactMatch, "metric = \"exact_match\""),
     ] {
         let key = table.keys().find(|key| key.replace('_', "-") == name);
         if let (Some(key), false) = (key, acts) {

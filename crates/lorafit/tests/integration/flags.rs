@@ -272,7 +272,6 @@ fn flags_without_effect_are_refused() {
         ("rank = [1, 2]", "min-steps = 3", "`min-steps` has no meaning without strategy = \"asha\""),
         ("rank = [1, 2]", "reduction_factor = 3", "`reduction_factor` has no meaning"),
         ("rank = [1, 2]", "seed = 3", "`seed` has no meaning"),
-        ("rank = [1, 2]", "max-new-tokens = 3", "`max-new-tokens` has no meaning"),
         ("rank = [2, 2]", "", "`rank` has 2 twice"),
     ] {
         let file = format!(
