@@ -40,7 +40,7 @@ pub struct QuantArgs {
     #[arg(hide_possible_values = true, action = ArgAction::Set)]
     pub double_quant: bool,
     /// Weights that share a scale in nf4 or fp4: a power of two from 32 to 4096
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = QUANT_BLOCK)]
     pub quant_block: usize,
     /// Quantise the embedding and the head too, which stay as their file has them otherwise
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
@@ -126,7 +126,25 @@ impl TemplateArgs {
     }
 }
 
+/// `--quant-block` unless it is given.
+pub const QUANT_BLOCK: usize = 64;
+
 impl QuantArgs {
+    /// The flags as they are typed; `None` where nothing is quantised.
+    pub fn flags(&self) -> Option<String> {
+        let format = self.quant?.to_possible_value().expect("every format has a name");
+        let mut flags = format!("--quant {}", format.get_name());
+        for (flag, given) in [("--double-quant", self.double_quant), ("--quant-head", self.quant_head)] {
+            if given {
+                flags = format!("{flags} {flag}");
+            }
+        }
+        if self.quant_block != QUANT_BLOCK {
+            flags = format!("{flags} --quant-block {}", self.quant_block);
+        }
+        Some(flags)
+    }
+
     /// What the flags ask for, if they go together.
     pub fn resolve(&self) -> Result<Option<BaseQuantization>, CliError> {
         let block_len = self.quant_block;
@@ -140,6 +158,12 @@ impl QuantArgs {
             CliError::usage(format!("{flag} without {what} has nothing to quantise"))
                 .hint("--quant nf4 --double-quant is what QLoRA uses")
         };
+        if block_len != QUANT_BLOCK && !matches!(self.quant, Some(QuantFormat::Nf4 | QuantFormat::Fp4)) {
+            return Err(CliError::usage(format!(
+                "--quant-block {block_len} has no meaning without --quant nf4 or fp4"
+            ))
+            .hint("add --quant nf4, or leave --quant-block out"));
+        }
         let quantization = match self.quant {
             Some(QuantFormat::Nf4) => Quantization::FourBit { code: Code::Nf4, block_len, double },
             Some(QuantFormat::Fp4) => Quantization::FourBit { code: Code::Fp4, block_len, double },

@@ -85,6 +85,20 @@ pub struct Common {
 }
 
 impl Common {
+    /// Refuses `--device` of a verb, which `who` is, that always computes on the processor.
+    pub fn on_processor_only(&self, who: &str) -> Result<(), CliError> {
+        match self.device {
+            DeviceChoice::Auto | DeviceChoice::Cpu => Ok(()),
+            DeviceChoice::Cuda(_) => {
+                let text = format!(
+                    "--device {} has no meaning for {who}, which computes on the processor",
+                    self.device
+                );
+                Err(CliError::usage(text).hint("leave --device out"))
+            }
+        }
+    }
+
     /// Refuses values no machine can follow.
     pub fn validate(&self) -> Result<(), CliError> {
         if self.threads == Some(0) {
@@ -95,23 +109,32 @@ impl Common {
     }
 }
 
+/// The command line; a negative number is a value, so that what is wrong with it is told of its flag.
+fn command() -> clap::Command {
+    let numbers = |arg: clap::Arg| {
+        let takes_values = arg.get_action().takes_values();
+        arg.allow_negative_numbers(takes_values)
+    };
+    Cli::command().mut_subcommands(|verb| verb.mut_args(numbers))
+}
+
 /// Reads the process's arguments and runs the verb.
 pub fn run() -> anyhow::Result<()> {
-    let matches = Cli::command().get_matches();
+    let matches = command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let given = Given::new(matches.subcommand().map(|(_, matches)| matches));
     match cli.verb {
-        Verb::Plan(args) => plan::run(args),
-        Verb::Data(args) => data::run(args),
+        Verb::Plan(args) => plan::run(args, &given),
+        Verb::Data(args) => data::run(args, &given),
         Verb::Train(args) => train::run(*args, &given),
         Verb::Sweep(args) => sweep::run(args),
         Verb::Status(args) => status::run(args),
-        Verb::Eval(args) => eval::run(args),
-        Verb::Compare(args) => compare::run(*args),
+        Verb::Eval(args) => eval::run(args, &given),
+        Verb::Compare(args) => compare::run(*args, &given),
         Verb::Inspect(args) => inspect::run(args),
-        Verb::Report(args) => report::run(args),
-        Verb::Generate(args) => generate::run(args),
-        Verb::Chat(args) => chat::run(args),
+        Verb::Report(args) => report::run(args, &given),
+        Verb::Generate(args) => generate::run(args, &given),
+        Verb::Chat(args) => chat::run(args, &given),
         Verb::Merge(args) => merge::run(*args),
         Verb::Export(args) => export::run(args),
         Verb::Quantize(args) => quantize::run(args),

@@ -32,6 +32,11 @@ impl Given {
         });
         Given(typed.collect())
     }
+
+    /// Whether a flag, by its name without dashes, was typed.
+    pub fn has(&self, flag: &str) -> bool {
+        self.0.contains(&flag.replace('-', "_"))
+    }
 }
 
 fn defaults<T: Args>() -> anyhow::Result<T> {
@@ -100,7 +105,13 @@ where
         if !seen.insert(name.clone()) {
             return Err(file.error(key, format!("`{name}` is set twice")).into());
         }
-        if given.0.contains(flag.get_id().as_str()) || value.is_null() {
+        if value.is_null() {
+            return Err(file
+                .error(key, format!("`{key}` has no value"))
+                .hint("give it one, or take the line out")
+                .into());
+        }
+        if given.0.contains(flag.get_id().as_str()) {
             continue;
         }
         let rivals = rivals(&command, flag);
@@ -156,8 +167,10 @@ impl ConfigFile {
     /// Reads TOML or YAML, whatever the keys are.
     pub fn read(path: &Path) -> Result<Self, CliError> {
         let shown = path.display();
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| CliError::usage(format!("cannot read configuration {shown}: {error}")))?;
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let hint = "give a TOML or YAML file that is there; --print-config prints one to begin with";
+            CliError::usage(format!("cannot read configuration {shown}: {error}")).hint(hint)
+        })?;
         let keys = match path.extension().and_then(|extension| extension.to_str()) {
             Some("toml") => toml::from_str(&text).map_err(|error| problem(path, &error))?,
             // An empty YAML document is a null, not an empty mapping.
@@ -205,6 +218,13 @@ impl ConfigFile {
         if let Some(flag) = flags().find(|flag| flag.get_long() == Some(name.as_str())) {
             return Ok(flag);
         }
+        if NOT_KEYS.contains(&name.as_str()) {
+            let text =
+                format!("unknown key `{key}`: it is about one call, not about the run, and only typed");
+            return Err(self
+                .error(key, text)
+                .hint(format!("take it out of the file; type --{name} where it is wanted")));
+        }
         let error = self.error(key, format!("unknown key `{key}`"));
         Err(match nearest(&name, flags().filter_map(clap::Arg::get_long)) {
             Some(known) => error.hint(format!("did you mean `{known}`?")),
@@ -249,6 +269,15 @@ impl ConfigFile {
 }
 
 fn problem(path: &Path, error: &dyn std::fmt::Display) -> CliError {
+    /// What libraries say of their own functions, and what it means here.
+    const OWN_WORDS: [(&str, &str); 2] = [
+        (", set DuplicateKeyPolicy in Options if acceptable", ""),
+        (
+            "multiple YAML documents detected; use from_str_multiple or from_str_multiple_with_options",
+            "a second document begins here, and a configuration is one",
+        ),
+    ];
+    let error = OWN_WORDS.iter().fold(error.to_string(), |text, (theirs, ours)| text.replace(theirs, ours));
     CliError::usage(format!("{} cannot be read as configuration\n{error}", path.display()))
         .hint("one `key = value` (TOML) or `key: value` (YAML) a line, keys named as the flags")
 }

@@ -11,6 +11,7 @@ use lorafit_data::{Cache, Dataset, Options, Source, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::grouped;
+use crate::report_error::CliError;
 
 /// Tokenising that took less is not worth a word.
 const WORTH_TELLING: Duration = Duration::from_secs(2);
@@ -37,6 +38,17 @@ pub struct CacheArgs {
 }
 
 impl CacheArgs {
+    /// Refuses a folder that would not be used.
+    pub fn validate(&self) -> Result<(), CliError> {
+        match (&self.cache_dir, self.no_cache) {
+            (Some(folder), true) => {
+                let text = format!("--cache-dir {} has no meaning with --no-cache", folder.display());
+                Err(CliError::usage(text).hint("leave out one of them"))
+            }
+            (Some(_) | None, _) => Ok(()),
+        }
+    }
+
     fn cache(&self) -> Option<Cache> {
         if self.no_cache {
             return None;

@@ -8,11 +8,12 @@ use lorafit_kernels::cuda::{DeviceError, Float, Gpu};
 use lorafit_kernels::{Device, Placement};
 use lorafit_model::adapter::{self, Adapter};
 use lorafit_model::weights::{Gguf, ModelFiles};
-use lorafit_model::{FileError, Model, Source};
+use lorafit_model::{Config, FileError, Model, Source};
 use lorafit_train::{MemoryPlan, open_tokenizer};
 
 use crate::base_args::{ComputeArgs, ComputeChoice, QuantArgs, TemplateArgs};
 use crate::cli::Common;
+use crate::command::train::TrainArgs;
 use crate::memory_args::{ByteSize, memory_limit};
 use crate::options::DeviceChoice;
 use crate::report_error::CliError;
@@ -80,6 +81,22 @@ pub fn use_threads(common: &Common) -> anyhow::Result<()> {
     Ok(pool.build_global()?)
 }
 
+/// Refuses the folder of a run of full fine-tuning where its model is meant, which `flag` names.
+pub fn refuse_full_run(flag: &str, path: &Path) -> Result<(), CliError> {
+    let model = path.join("model");
+    let is_run = path.join("config.toml").is_file() && model.join("config.json").is_file();
+    if !is_run || path.join("config.json").exists() || path.join("adapter_config.json").exists() {
+        return Ok(());
+    }
+    let (shown, model) = (path.display(), model.display());
+    let hint = match flag {
+        "--model" => format!("give --model {model}"),
+        "" => format!("it has no adapter to look into; its model is {model}"),
+        _ => format!("it has no adapter: give --model {model}, without {flag}"),
+    };
+    Err(CliError::usage(format!("{flag} {shown} is a run of full fine-tuning").trim_start()).hint(hint))
+}
+
 /// Opens a base model: a folder, a GGUF file, or a hub id that is downloaded first; quantised as `quant` says, and
 /// with the chat template of `template`.
 pub fn open_base(
@@ -91,6 +108,7 @@ pub fn open_base(
 ) -> anyhow::Result<Base> {
     let device = device(common, compute)?;
     let quantization = quant.resolve()?;
+    refuse_full_run("--model", Path::new(model))?;
     let source = Source::resolve(model, &mut |text| tell(text, common))?;
     let (files, tokenizer) = with_tokenizer(ModelFiles::open(source.path())?, template)?;
     let weight_bytes = files.weight_bytes(quantization, device.placement())?;
@@ -151,6 +169,7 @@ fn open_without_weights(
     template: &TemplateArgs,
     common: &Common,
 ) -> anyhow::Result<(ModelFiles, Tokenizer)> {
+    refuse_full_run("--model", Path::new(model))?;
     let source = Source::resolve_without_weights(model, &mut |text| tell(text, common))?;
     with_tokenizer(ModelFiles::open_without_weights(source.path())?, template)
 }
@@ -176,13 +195,53 @@ fn tell(text: &str, common: &Common) {
     }
 }
 
-/// The tokenizer of a model alone, as [`open_base`] opens it.
+/// The shape and the tokenizer of a model, as [`open_base`] opens it.
 pub fn open_model_tokenizer(
     model: &str,
     template: &TemplateArgs,
     common: &Common,
-) -> anyhow::Result<Tokenizer> {
-    Ok(open_without_weights(model, template, common)?.1)
+) -> anyhow::Result<(Config, Tokenizer)> {
+    let (files, tokenizer) = open_without_weights(model, template, common)?;
+    Ok((files.config().clone(), tokenizer))
+}
+
+/// The template to write conversations by: the one asked for, else the one that the first of `runs` was trained with that
+/// was trained with one. That is told, and if a run was trained over a quantised base and this one is not.
+pub fn as_trained<'a>(
+    template: &TemplateArgs,
+    quant: &QuantArgs,
+    runs: impl IntoIterator<Item = &'a Path>,
+    quiet: bool,
+) -> TemplateArgs {
+    let mut used = template.clone();
+    for dir in runs {
+        let Some(run) = TrainArgs::of_run(dir) else { continue };
+        let shown = dir.display();
+        let mut told = Vec::new();
+        match (run.template.template, &used.template) {
+            (Some(own), None) => {
+                told.push(format!(
+                    "conversations are written by the template {own}, as {shown} was trained with it"
+                ));
+                used.template = Some(own);
+            }
+            (Some(own), Some(other)) if own != *other => {
+                told.push(format!(
+                    "{shown} was trained with the template {own}, and conversations are written by {other}"
+                ));
+            }
+            (Some(_) | None, _) => {}
+        }
+        if let (Some(flags), None) = (run.base.flags(), quant.quant) {
+            told.push(format!(
+                "{shown} was trained with {flags}; the base here is as its file has it, unless you add that"
+            ));
+        }
+        if !quiet {
+            told.iter().for_each(|line| eprintln!("{line}"));
+        }
+    }
+    used
 }
 
 impl Base {
@@ -205,6 +264,7 @@ impl Base {
 
 /// Loads an adapter for `base`, and tells what of it was passed over.
 pub fn open_adapter(base: &Base, dir: &Path) -> anyhow::Result<Adapter> {
+    refuse_full_run("--adapter", dir)?;
     let adapter = adapter::load_over(dir, &base.weights, base.model.device())?;
     if !base.quiet {
         adapter.notes().iter().for_each(|note| eprintln!("{note}"));
@@ -215,6 +275,11 @@ pub fn open_adapter(base: &Base, dir: &Path) -> anyhow::Result<Adapter> {
 /// Loads the adapter of `--adapter`, if given.
 pub fn open_optional_adapter(base: &Base, dir: Option<&PathBuf>) -> anyhow::Result<Option<Adapter>> {
     dir.map(|dir| open_adapter(base, dir)).transpose()
+}
+
+/// `1 row`, `2 rows`, `1,000 rows`.
+pub fn counted(number: usize, one: &str, several: &str) -> String {
+    format!("{} {}", grouped(number as u64), if number == 1 { one } else { several })
 }
 
 /// 1234567 as `1,234,567`.

@@ -52,6 +52,17 @@ impl MemoryArgs {
         }
     }
 
+    /// Refuses more blocks than the model has.
+    pub fn check_blocks(&self, blocks: usize) -> Result<(), CliError> {
+        match self.recompute {
+            Some(RecomputeChoice::Fixed(Recompute::Blocks(asked))) if asked > blocks => {
+                Err(CliError::usage(format!("--recompute {asked}-blocks: the model has {blocks}"))
+                    .hint("--recompute full is all of them"))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// What is asked for, or the default.
     pub fn policy(&self, quantized: bool) -> RecomputeChoice {
         match (self.recompute, self.memory) {

@@ -5,7 +5,9 @@ use std::path::Path;
 use lorafit_data::Dataset;
 use lorafit_kernels::Device;
 use lorafit_kernels::ops::matmul::cpu_instruction_set;
-use lorafit_train::{Checkpoint, CheckpointError, Identity, RunError, hash_data, hash_files, hash_text};
+use lorafit_train::{
+    Checkpoint, CheckpointError, Identity, Mismatch, RunError, hash_data, hash_files, hash_text,
+};
 use serde_json::Value;
 
 use crate::base_args::ComputeChoice;
@@ -90,7 +92,15 @@ impl Resumption {
             return Ok(());
         }
         if !anyway {
-            return Err(RunError::Mismatch { path: checkpoint.dir().to_owned(), mismatches }.into());
+            let told: Vec<String> = mismatches.iter().map(in_words).collect();
+            let text = format!(
+                "the run cannot go on from {}, since this is not the same:\n  {}",
+                checkpoint.dir().display(),
+                told.join("\n  ")
+            );
+            return Err(CliError::new(text)
+                .hint("give it what it had, or go on all the same with --resume-anyway")
+                .into());
         }
         if let Some(fixed) = mismatches.iter().find(|m| FIXED.contains(&m.name.as_str())) {
             let text = format!(
@@ -104,6 +114,26 @@ impl Resumption {
             progress.note(&format!("overridden: {} was {}, is {}", m.name, m.expected, m.found));
         }
         Ok(())
+    }
+}
+
+/// What differs, by the flag that changes it where one does.
+fn in_words(mismatch: &Mismatch) -> String {
+    let Mismatch { name, expected, found } = mismatch;
+    match name.as_str() {
+        "steps" => format!("--max-steps or --epochs: it has {expected} steps, and would have {found}"),
+        "base" => "--model: its files differ from those that the run was begun with".to_owned(),
+        "tokenizer" => {
+            "--template, or the model's tokenizer: conversations would be written or cut into tokens otherwise".to_owned()
+        }
+        "data" => "--data: the rows, or which of their tokens are trained, are others".to_owned(),
+        "held-out data" => "--eval-data or --validation: the rows are others".to_owned(),
+        "lorafit" => format!("lorafit itself: it was version {expected}, and is {found}"),
+        "instruction set" => format!("the processor: it computed with {expected}, and this one does with {found}"),
+        flag => {
+            let value = |text: &str| if text == "nothing" { "was not given".to_owned() } else { format!("is {text}") };
+            format!("--{flag}: in the run it {}, here it {}", value(expected), value(found))
+        }
     }
 }
 

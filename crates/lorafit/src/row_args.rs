@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::command::require;
 use crate::data_set;
-use crate::engine::grouped;
+use crate::engine::{counted, grouped};
 use crate::options::{TextVisitor, TrainOn};
 use crate::report_error::CliError;
 
@@ -106,9 +106,20 @@ impl RowArgs {
         Options { max_seq_len, overlong: overlong.into(), train_on: train_on.into() }
     }
 
-    /// The rows of `data`; of data sets on the hub the files are downloaded.
-    pub fn source(&self, data: &[String], split: Option<&str>, quiet: bool) -> anyhow::Result<Source> {
+    /// The rows of `data`, of its split, which the flag `flag` names; of data sets on the hub the files are downloaded.
+    pub fn source(
+        &self,
+        flag: &str,
+        data: &[String],
+        split: Option<&str>,
+        quiet: bool,
+    ) -> anyhow::Result<Source> {
         let mut parts = data.iter().map(|text| part(text)).collect::<Result<Vec<_>, _>>()?;
+        if let (Some(split), true) = (split, parts.iter().all(|part| Path::new(&part.location).is_file())) {
+            let text =
+                format!("--{flag} {split} has no meaning for a file: it chooses among those of a folder");
+            return Err(CliError::usage(text).hint(format!("leave --{flag} out, or give a folder")).into());
+        }
         for part in &mut parts {
             if let Some(folder) = data_set::fetch(&part.location, split, quiet)? {
                 part.location = folder.to_string_lossy().into_owned();
@@ -195,6 +206,16 @@ impl FromStr for Validation {
     }
 }
 
+impl Validation {
+    /// As it is told: a share in percent.
+    pub fn in_words(&self) -> String {
+        match self.0 {
+            HeldOut::Share(share) => format!("{}%", (1e8 * share).round() / 1e6),
+            HeldOut::Rows(rows) => rows.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for Validation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
@@ -263,8 +284,10 @@ pub fn treated(data: &Dataset) -> Vec<String> {
         lines.push(format!("keys passed over, with the rows that have them: {}", told.join(", ")));
     }
     if notes.rewritten > 0 {
-        let what = "messages are written otherwise by the chat template than the rows have them";
-        lines.push(format!("{} {what}, or without their reasoning", count(notes.rewritten)));
+        let messages = counted(notes.rewritten, "message is", "messages are");
+        lines.push(format!(
+            "{messages} written otherwise by the chat template than in the row, or without reasoning"
+        ));
     }
     if notes.joined > 0 {
         let what = "messages have several parts of text, which were read as one, nothing between them";
@@ -276,12 +299,14 @@ pub fn treated(data: &Dataset) -> Vec<String> {
         lines.push(format!("{} {what}", count(notes.open_ends)));
     }
     if notes.rendered_before > 0 {
-        let what = "rows have the marks of the chat template in their text: they were rendered before";
-        lines.push(format!("{} {what}", count(notes.rendered_before)));
+        let rows = counted(notes.rendered_before, "row has", "rows have");
+        let (their, were) =
+            if notes.rendered_before == 1 { ("its", "it was") } else { ("their", "they were") };
+        lines.push(format!("{rows} the marks of the chat template in {their} text: {were} rendered before"));
     }
     if notes.bos_present > 0 {
-        let what = "rows begin with the beginning-of-sequence token, and were given no second one";
-        lines.push(format!("{} {what}", count(notes.bos_present)));
+        let rows = counted(notes.bos_present, "row begins", "rows begin");
+        lines.push(format!("{rows} with the beginning-of-sequence token, and got no second one"));
     }
     if let Some(AsText { row, prompt, completion, conversation }) = &notes.as_text {
         let line = |text: &str| text.replace('\n', "\u{23ce}");
@@ -301,7 +326,7 @@ pub fn treated(data: &Dataset) -> Vec<String> {
 pub fn skipped(origin: &Origin) -> Vec<String> {
     let mut lines = Vec::new();
     if origin.skipped > 0 {
-        lines.push(format!("{} bad rows skipped:", grouped(origin.skipped as u64)));
+        lines.push(format!("{} skipped:", counted(origin.skipped, "bad row", "bad rows")));
         lines.extend(origin.problems.iter().map(|problem| format!("  {problem}")));
         let untold = origin.skipped - origin.problems.len();
         lines.extend((untold > 0).then(|| format!("  and {} more", grouped(untold as u64))));

@@ -13,6 +13,7 @@ use crate::engine::{Base, open_adapter};
 use crate::memory_args::{ByteSize, RecomputeChoice};
 use crate::model_folder::beside_weights;
 use crate::options::{Init, Method, SaveChoice};
+use crate::report_error::CliError;
 
 /// The parameters of a run, until they are trained.
 pub enum Trained {
@@ -115,6 +116,18 @@ fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
         layers: layers(args, base)?,
         ..LoraConfig::new(args.target_modules.value.clone())
     };
+    if let (Some(range), Err(_)) = (&args.layers, lora.parameters(config)) {
+        let everywhere = LoraConfig { layers: None, ..lora.clone() };
+        if everywhere.parameters(config).is_ok() {
+            let text = format!(
+                "--target-modules {} matches nothing in the blocks of --layers {range}",
+                args.target_modules
+            );
+            return Err(CliError::usage(text)
+                .hint("leave --layers out, or have the pattern match those blocks too")
+                .into());
+        }
+    }
     Ok(Adapter::init(config, &lora, args.seed, base.model.device())?)
 }
 

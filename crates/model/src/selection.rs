@@ -122,7 +122,12 @@ impl WeightSelection {
         {
             let hint = match missing.as_str() {
                 "lm_head" => "its head is the embedding: name embed_tokens".to_owned(),
-                _ => known(),
+                // Only names that this model has.
+                _ => {
+                    let has = |name: &&&str| shapes.iter().any(|weight| is_named(weight, name));
+                    let names: Vec<&str> = KNOWN.iter().filter(has).copied().collect();
+                    format!("it has {}", names.join(", "))
+                }
             };
             return Err(TargetError::new(format!("the model has no weight of `{missing}`"), hint));
         }
@@ -194,7 +199,9 @@ mod tests {
         let tied = error("lm_head", None);
         assert_eq!(tied.to_string(), "the model has no weight of `lm_head`");
         assert!(tied.hint().is_some_and(|h| h.contains("embed_tokens")));
-        assert!(error("biases", None).to_string().contains("`biases`"));
+        let biases = error("biases", None);
+        assert!(biases.to_string().contains("`biases`"));
+        assert!(biases.hint().is_some_and(|h| h.contains("mlp") && !h.contains("biases")));
         assert!(error("mlp", Some(vec![30])).to_string().contains("layer 30 does not exist"));
         assert!(error("regex:nothing", None).to_string().contains("match no weight"));
         let unknown = "q_porj".parse::<WeightModules>().expect_err("unknown");

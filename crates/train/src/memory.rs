@@ -6,6 +6,12 @@ use crate::plan::device_process_bytes;
 
 /// The most resident memory the process has had, in bytes; 0 where the system does not tell.
 pub fn peak_rss_bytes() -> u64 {
+    // On Linux `ru_maxrss` is that of the program that started this one, if it had more: it outlives `exec`.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB"));
+    if let Some(kibibytes) = peak.and_then(|number| number.trim().parse::<u64>().ok()) {
+        return 1024 * kibibytes;
+    }
     // SAFETY: an all-zero `rusage` is valid, and `getrusage` fills it.
     let usage = unsafe {
         let mut usage: libc::rusage = std::mem::zeroed();

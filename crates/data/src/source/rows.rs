@@ -54,6 +54,17 @@ impl Origin {
         }
     }
 
+    /// As [`Origin::place`], with the file in any case: `b.csv line 3`.
+    pub fn place_in_file(&self, row: usize) -> String {
+        match self.files.iter().rfind(|file| file.before < row) {
+            Some(file) => {
+                let place = Place { unit: file.unit, number: row - file.before };
+                format!("{} {place}", file.path.display())
+            }
+            None => format!("row {row}"),
+        }
+    }
+
     /// The same rows in files of other names.
     pub(crate) fn in_files(mut self, names: Vec<PathBuf>) -> Self {
         for (file, name) in self.files.iter_mut().zip(names) {

@@ -129,6 +129,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         threads: rayon::current_num_threads(),
         placement,
     };
+    args.memory.check_blocks(config.num_hidden_layers)?;
     let (recompute, plan) = args.memory.choose(&request, quantization.is_some(), device)??;
     reserve(device, &plan)?;
     let options = BenchOptions {

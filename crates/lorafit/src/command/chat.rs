@@ -11,7 +11,8 @@ use super::generate::{Sampling, chat_prompt, stream_answer};
 use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::chat_repl::{ChatEngine, Repl, Turn};
 use crate::cli::Common;
-use crate::engine::{Base, open_adapter, open_base, use_threads};
+use crate::config_file::Given;
+use crate::engine::{Base, as_trained, open_adapter, open_base, use_threads};
 use crate::interrupt;
 use crate::options::NamedAdapter;
 use crate::report_error::CliError;
@@ -56,24 +57,26 @@ pub struct ChatArgs {
 }
 
 impl ChatArgs {
-    fn validate(&self) -> Result<(), CliError> {
+    fn validate(&self, given: &Given) -> Result<(), CliError> {
         for (index, adapter) in self.adapters.iter().enumerate() {
             if self.adapters[..index].iter().any(|earlier| earlier.name == adapter.name) {
                 return Err(CliError::usage(format!("two adapters are called `{}`", adapter.name))
                     .hint(format!("name them: --adapter NAME={}", adapter.dir.display())));
             }
         }
-        self.sampling.validate()?;
+        self.sampling.validate(given)?;
         self.base.resolve()?;
         self.common.validate()
     }
 }
 
 /// Holds a conversation.
-pub fn run(args: ChatArgs) -> anyhow::Result<()> {
-    args.validate()?;
+pub fn run(args: ChatArgs, given: &Given) -> anyhow::Result<()> {
+    args.validate(given)?;
     use_threads(&args.common)?;
-    let base = open_base(&args.model, &args.base, &args.template, ComputeArgs::UNSET, &args.common)?;
+    let runs = args.adapters.iter().map(|adapter| adapter.dir.as_path());
+    let template = as_trained(&args.template, &args.base, runs, args.common.quiet);
+    let base = open_base(&args.model, &args.base, &template, ComputeArgs::UNSET, &args.common)?;
     let open = |a: &NamedAdapter| Ok((a.name.clone(), open_adapter(&base, &a.dir)?));
     let adapters: Vec<(String, Adapter)> = args.adapters.iter().map(open).collect::<anyhow::Result<_>>()?;
     let first = adapters.first().map(|(name, _)| name.clone());

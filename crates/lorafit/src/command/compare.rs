@@ -10,15 +10,17 @@ use serde::Serialize;
 use super::eval::{self, EvalArgs};
 use super::require;
 use super::train::TrainArgs;
-use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
+use crate::base_args::{ComputeArgs, QUANT_BLOCK, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::compare_page;
-use crate::config_file;
+use crate::config_file::{self, Given};
 use crate::data_args::CacheArgs;
 use crate::engine::{Base, grouped, open_adapter, open_base, open_shape, use_threads};
+use crate::idle;
 use crate::memory_args::ByteSize;
 use crate::options::Init;
 use crate::output;
+use crate::outputs::{self, Inputs, Kind, Output};
 use crate::row_args::{RowArgs, data_help};
 use crate::trained;
 
@@ -122,12 +124,18 @@ impl Subject {
 }
 
 /// Judges runs, and tells them side by side.
-pub fn run(args: CompareArgs) -> anyhow::Result<()> {
+pub fn run(args: CompareArgs, given: &Given) -> anyhow::Result<()> {
     require(args.max_new_tokens > 0, "max-new-tokens", args.max_new_tokens, "must be 1 or more")?;
     require(args.micro_batch_tokens > 0, "micro-batch-tokens", args.micro_batch_tokens, "must be 1 or more")?;
     args.rows.validate()?;
+    args.cache.validate()?;
+    idle::refuse(given, eval::idle_without_generate(args.generate))?;
     args.common.validate()?;
     let subjects: Vec<Subject> = args.runs.iter().map(|dir| Subject::open(dir)).collect::<Result<_, _>>()?;
+    let models = subjects.iter().filter_map(|subject| subject.args.model.as_ref());
+    let inputs = models.fold(Inputs::default(), |inputs, model| inputs.model("the base", model));
+    let inputs = inputs.paths("--runs", &args.runs).data("--data", &args.data, args.rows.split.as_deref());
+    outputs::check(&inputs, Output::asked("--html", args.html.as_ref(), Kind::Page))?;
     use_threads(&args.common)?;
     let mut table = Vec::new();
     for (i, first) in subjects.iter().enumerate() {
@@ -229,7 +237,7 @@ impl CompareArgs {
             cache: self.cache.clone(),
             micro_batch_tokens: self.micro_batch_tokens,
             memory: self.memory,
-            base: QuantArgs { quant: None, double_quant: false, quant_block: 64, quant_head: false },
+            base: QuantArgs { quant: None, double_quant: false, quant_block: QUANT_BLOCK, quant_head: false },
             compute: ComputeArgs::UNSET,
             template: TemplateArgs { template: None },
             common: self.common.clone(),

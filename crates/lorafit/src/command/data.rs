@@ -12,12 +12,16 @@ use lorafit_data::{Dataset, SampleRef, Tokenizer};
 use super::require;
 use crate::base_args::TemplateArgs;
 use crate::cli::Common;
+use crate::config_file::Given;
 use crate::data_args::CacheArgs;
 use crate::data_page;
-use crate::engine::{grouped, open_model_tokenizer, use_threads};
+use crate::engine::{counted, grouped, open_model_tokenizer, use_threads};
+use crate::idle;
+use crate::limits::Limits;
 use crate::output;
+use crate::outputs::{self, Inputs, Kind, Output};
 use crate::pieces::{Piece, pieces};
-use crate::report_error::CliError;
+use crate::report_error::{CliError, render};
 use crate::row_args::{RowArgs, data_help, shapes, skipped, treated};
 
 const EXAMPLES: &str = "\
@@ -81,14 +85,43 @@ pub struct DataArgs {
 }
 
 /// Shows rows and statistics.
-pub fn run(args: DataArgs) -> anyhow::Result<()> {
+pub fn run(args: DataArgs, given: &Given) -> anyhow::Result<()> {
     args.read.validate()?;
+    args.cache.validate()?;
+    args.common.on_processor_only("data")?;
+    let of_rows = idle::together(
+        &["ids", "row", "rows"],
+        !args.json,
+        "with --json, which prints no rows",
+        "leave out one of them",
+    );
+    let of_page = idle::together(
+        &["ids"],
+        args.html.is_none(),
+        "with --html: a page can show ids by itself",
+        "leave --ids out",
+    );
+    idle::refuse(given, of_rows.chain(of_page))?;
     require(args.batch_size > 0, "batch-size", args.batch_size, "must be 1 or more")?;
     args.common.validate()?;
+    let inputs = Inputs::default()
+        .model("--model", &args.model)
+        .paths("--template", &args.template.template)
+        .data("", &args.data, args.read.split.as_deref());
+    outputs::check(&inputs, Output::asked("--html", args.html.as_ref(), Kind::Page))?;
     use_threads(&args.common)?;
-    let tokenizer = open_model_tokenizer(&args.model, &args.template, &args.common)?;
-    let source = args.read.source(&args.data, args.read.split.as_deref(), args.common.quiet)?;
+    let (config, tokenizer) = open_model_tokenizer(&args.model, &args.template, &args.common)?;
+    let source = args.read.source("split", &args.data, args.read.split.as_deref(), args.common.quiet)?;
     let data = args.cache.load(source, &tokenizer, args.read.options(), args.common.quiet)?;
+    // Rows are shown all the same: they show what is wrong with them.
+    if let Err(refused) =
+        Limits::new(&config, &tokenizer, args.common.quiet).check_rows(&data, args.read.skip_bad_rows)
+    {
+        eprint!(
+            "train and eval refuse these rows\n{}",
+            render(&refused.into(), output::has_colour(&io::stderr()))
+        );
+    }
     // Not needed to show one row.
     let statistics = || Statistics::of(&data, args.batch_size);
     if args.json {
@@ -119,11 +152,11 @@ fn done(data: &Dataset, max_seq_len: usize) -> Vec<String> {
     let found = &data.report;
     let mut lines = treated(data);
     if found.truncated + found.overlong > 0 {
-        let [cut, dropped] = [found.truncated, found.overlong].map(|rows| grouped(rows as u64));
-        lines.push(format!("{cut} rows cut to --max-seq-len {max_seq_len}, {dropped} dropped as longer"));
+        let (cut, dropped) = (counted(found.truncated, "row", "rows"), grouped(found.overlong as u64));
+        lines.push(format!("{cut} cut to --max-seq-len {max_seq_len}, {dropped} dropped as longer"));
     }
     if found.dropped > 0 {
-        lines.push(format!("{} rows dropped with nothing to train", grouped(found.dropped as u64)));
+        lines.push(format!("{} dropped with nothing to train", counted(found.dropped, "row", "rows")));
     }
     match lines.is_empty() {
         true => vec![
@@ -239,9 +272,10 @@ fn report(s: &Statistics) -> String {
     let found = &s.report;
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let mut lines = vec![format!(
-        "{} {} rows: {} trained on, {} of them cut, {} dropped",
+        "{} {} {}: {} trained on, {} of them cut, {} dropped",
         number(found.rows),
         shapes(found),
+        if found.rows == 1 { "row" } else { "rows" },
         number(found.samples),
         number(found.truncated),
         number(found.dropped + found.overlong)
@@ -268,7 +302,10 @@ fn report(s: &Statistics) -> String {
     };
     lines.push(match s.duplicates {
         0 => "no row is there twice".to_owned(),
-        n => format!("{} rows are repetitions; lines {}", number(n), named(&s.duplicate_lines)),
+        n => {
+            let rows = counted(n, "row is a repetition", "rows are repetitions");
+            format!("{rows}; lines {}", named(&s.duplicate_lines))
+        }
     });
     let longest: Vec<String> =
         s.longest_rows.iter().map(|l| format!("line {} ({})", l.line, l.tokens)).collect();

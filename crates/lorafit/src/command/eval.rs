@@ -17,12 +17,15 @@ use serde_json::json;
 use super::require;
 use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
+use crate::config_file::Given;
 use crate::data_args::CacheArgs;
-use crate::engine::{Base, grouped, open_base, open_optional_adapter, reserve, use_threads};
-use crate::limits::{check_prompts, check_rows};
+use crate::engine::{Base, as_trained, grouped, open_base, open_optional_adapter, reserve, use_threads};
+use crate::idle::{self, Idle};
+use crate::limits::Limits;
 use crate::memory_args::{ByteSize, memory_limit};
 use crate::memory_table;
 use crate::output;
+use crate::outputs::{self, Inputs, Kind, Output};
 use crate::report_error::CliError;
 use crate::row_args::{RowArgs, data_help, skipped, treated};
 
@@ -102,6 +105,7 @@ impl EvalArgs {
     fn validate(&self) -> Result<(), CliError> {
         require(self.max_new_tokens > 0, "max-new-tokens", self.max_new_tokens, "must be 1 or more")?;
         self.rows.validate()?;
+        self.cache.validate()?;
         require(
             self.micro_batch_tokens > 0,
             "micro-batch-tokens",
@@ -111,13 +115,37 @@ impl EvalArgs {
         self.base.resolve()?;
         self.common.validate()
     }
+
+    fn check_outputs(&self) -> Result<(), CliError> {
+        let inputs = Inputs::default()
+            .model("--model", &self.model)
+            .paths("--adapter", &self.adapter)
+            .paths("--template", &self.template.template)
+            .data("--data", &self.data, self.rows.split.as_deref());
+        let predictions = Kind::Rows(&["prompt", "expected", "answer", "exact"]);
+        let scores = Kind::Rows(&["input_ids", "next_token_nll"]);
+        let asked = [
+            Output::asked("--predictions", self.predictions.as_ref(), predictions),
+            Output::asked("--scores", self.scores.as_ref(), scores),
+        ];
+        outputs::check(&inputs, asked.into_iter().flatten())
+    }
+}
+
+/// Flags of answers, where none are asked for.
+pub fn idle_without_generate(generate: bool) -> [Idle<'static>; 1] {
+    let hint = "add --generate, or leave --max-new-tokens out";
+    [Idle { flag: "max-new-tokens", acts: generate, why: "without --generate", hint }]
 }
 
 /// Judges a model on held-out rows.
-pub fn run(args: EvalArgs) -> anyhow::Result<()> {
+pub fn run(args: EvalArgs, given: &Given) -> anyhow::Result<()> {
     args.validate()?;
+    idle::refuse(given, idle_without_generate(args.generate))?;
+    args.check_outputs()?;
     use_threads(&args.common)?;
-    let base = open_base(&args.model, &args.base, &args.template, args.compute, &args.common)?;
+    let template = as_trained(&args.template, &args.base, args.adapter.as_deref(), args.common.quiet);
+    let base = open_base(&args.model, &args.base, &template, args.compute, &args.common)?;
     let adapter = open_optional_adapter(&base, args.adapter.as_ref())?;
     let Measured { data, evaluation: found, answers, planned_bytes } =
         measure(&args, &base, adapter.as_ref())?;
@@ -175,7 +203,7 @@ pub struct Measured {
 
 /// Judges `base` with `adapter` on the rows of `args`.
 pub fn measure(args: &EvalArgs, base: &Base, adapter: Option<&Adapter>) -> anyhow::Result<Measured> {
-    let source = args.rows.source(&args.data, args.rows.split.as_deref(), args.common.quiet)?;
+    let source = args.rows.source("split", &args.data, args.rows.split.as_deref(), args.common.quiet)?;
     let data = args.cache.load(source.clone(), &base.tokenizer, args.rows.options(), args.common.quiet)?;
     if !args.common.quiet {
         skipped(&data.origin).iter().chain(&treated(&data)).for_each(|line| eprintln!("{line}"));
@@ -184,8 +212,8 @@ pub fn measure(args: &EvalArgs, base: &Base, adapter: Option<&Adapter>) -> anyho
         true => generation_rows(source, &base.tokenizer)?,
         false => Vec::new(),
     };
-    check_rows(base, &data)?;
-    check_prompts(base, &prompts, args.max_new_tokens)?;
+    Limits::of(base).check_rows(&data, args.rows.skip_bad_rows)?;
+    Limits::of(base).check_prompts(&prompts, args.max_new_tokens)?;
     let (side_by_side, plan) = fit_memory(args, base, adapter, &data, &prompts)?;
     reserve(base.model.device(), &plan)?;
     let evaluation = evaluate(&base.model, adapter, &data.samples, args.micro_batch_tokens);

@@ -13,7 +13,7 @@ use lorafit_train::{open_tokenizer, tokenizer_entries, write_large_file};
 use serde_json::json;
 
 use crate::cli::Common;
-use crate::engine::{grouped, use_threads};
+use crate::engine::{grouped, refuse_full_run, use_threads};
 use crate::large_write::large_write;
 use crate::memory_args::ByteSize;
 use crate::merge_inputs::AdapterArg;
@@ -106,6 +106,11 @@ impl ExportArgs {
         {
             return Err(CliError::usage(format!("--out {out} is read, too")).hint("choose another --out"));
         }
+        let parent = self.out.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if let Some(parent) = parent.filter(|parent| !parent.is_dir()) {
+            return Err(CliError::new(format!("--out {out}: there is no folder {}", parent.display()))
+                .hint("make it first, or choose another --out"));
+        }
         let is_file = matches!(self.to, Target::Gguf | Target::GgufLora);
         match (is_file, self.out.is_dir()) {
             (true, true) => {
@@ -132,6 +137,8 @@ pub fn run(args: ExportArgs) -> anyhow::Result<()> {
     args.validate()?;
     use_threads(&args.common)?;
     let adapters = args.adapter.iter().map(|text| text.parse()).collect::<Result<Vec<AdapterArg>, _>>()?;
+    refuse_full_run("--model", Path::new(&args.model))?;
+    adapters.iter().try_for_each(|adapter| refuse_full_run("--adapter", &adapter.dir))?;
     let source = Source::resolve(&args.model, &mut |text| args.tell(text))?;
     let files = match args.to {
         Target::Gguf => ModelFiles::open(source.path())?,

@@ -15,8 +15,10 @@ use serde_json::json;
 use super::require;
 use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
-use crate::engine::{Base, open_base, open_optional_adapter, use_threads};
-use crate::limits::check_prompt;
+use crate::config_file::Given;
+use crate::engine::{Base, as_trained, open_base, open_optional_adapter, use_threads};
+use crate::idle::{self, Idle};
+use crate::limits::Limits;
 use crate::output;
 use crate::report_error::CliError;
 
@@ -43,7 +45,7 @@ pub struct Sampling {
 
 impl Sampling {
     /// Refuses what makes no sense.
-    pub fn validate(&self) -> Result<(), CliError> {
+    pub fn validate(&self, given: &Given) -> Result<(), CliError> {
         require(self.max_new_tokens > 0, "max-new-tokens", self.max_new_tokens, "must be 1 or more")?;
         let temperature = self.temperature;
         require(
@@ -55,7 +57,15 @@ impl Sampling {
         require(self.top_p > 0.0 && self.top_p <= 1.0, "top-p", self.top_p, "must be above 0 and at most 1")?;
         let acts = temperature > 0.0 || (self.top_p == 1.0 && self.top_k == 0);
         match acts {
-            true => Ok(()),
+            true => idle::refuse(
+                given,
+                [Idle {
+                    flag: "seed",
+                    acts: temperature > 0.0,
+                    why: "at --temperature 0, which takes the likeliest token",
+                    hint: "give a temperature, --temperature 0.7 for example, or leave --seed out",
+                }],
+            ),
             false => Err(CliError::usage(
                 "--top-p and --top-k have no meaning at --temperature 0, which takes the likeliest token",
             )
@@ -121,12 +131,17 @@ impl GenerateArgs {
 }
 
 /// Answers one prompt.
-pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
-    args.sampling.validate()?;
+pub fn run(args: GenerateArgs, given: &Given) -> anyhow::Result<()> {
+    args.sampling.validate(given)?;
+    let hint = "add --chat, or leave --template out";
+    idle::refuse(given, [Idle { flag: "template", acts: args.chat, why: "without --chat", hint }])?;
+    args.base.resolve()?;
     args.common.validate()?;
     let prompt = args.prompt_text()?;
     use_threads(&args.common)?;
-    let base = open_base(&args.model, &args.base, &args.template, ComputeArgs::UNSET, &args.common)?;
+    let runs = args.adapter.as_deref().filter(|_| args.chat);
+    let template = as_trained(&args.template, &args.base, runs, args.common.quiet);
+    let base = open_base(&args.model, &args.base, &template, ComputeArgs::UNSET, &args.common)?;
     let adapter = open_optional_adapter(&base, args.adapter.as_ref())?;
     let ids = match args.chat {
         true => {
@@ -157,7 +172,7 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
             "text": text,
             "prompt_tokens": ids.len(),
             "new_tokens": answer,
-            "stopped": if answer == args.sampling.max_new_tokens { "length" } else { "end" },
+            "stopped": if answer == Limits::of(&base).check_prompt(&ids, args.sampling.max_new_tokens)? { "length" } else { "end" },
             "tokens_per_s": answer as f64 / seconds,
         });
         output::line(result.to_string())?;
@@ -186,7 +201,7 @@ pub fn stream_answer(
     sampling: &Sampling,
     piece: &mut dyn FnMut(&str) -> anyhow::Result<ControlFlow<()>>,
 ) -> anyhow::Result<usize> {
-    check_prompt(base, ids, sampling.max_new_tokens)?;
+    let room = Limits::of(base).check_prompt(ids, sampling.max_new_tokens)?;
     let mut decoder = base.tokenizer.decode_stream(true);
     let mut failure = None;
     let mut hand_on = |text: anyhow::Result<String>| match text.and_then(|t| piece(&t)) {
@@ -202,7 +217,7 @@ pub fn stream_answer(
         top_k: sampling.top_k,
         seed: sampling.seed,
     };
-    let (stop, longest) = (base.tokenizer.eos_ids(), sampling.max_new_tokens);
+    let (stop, longest) = (base.tokenizer.eos_ids(), room);
     let on_token = |_, token| hand_on(decoder.push(token).map_err(Into::into));
     let never = &mut || false;
     let answers =
@@ -214,6 +229,9 @@ pub fn stream_answer(
         None if answers[0].is_empty() && longest > 0 && base.weights.non_number()?.is_some() => {
             Err(base.not_numbers())
         }
-        None => Ok(answers[0].len()),
+        None => {
+            Limits::of(base).tell_end(answers[0].len(), room, sampling.max_new_tokens);
+            Ok(answers[0].len())
+        }
     }
 }

@@ -10,9 +10,10 @@ use crate::adapter_numbers::{
     self, LayerNumbers, OverlapNumbers, check_overlap, median, modules_of, verdict,
 };
 use crate::cli::Common;
-use crate::engine::{grouped, use_threads};
+use crate::engine::{grouped, refuse_full_run, use_threads};
 use crate::figure;
 use crate::output;
+use crate::outputs::{self, Inputs, Kind, Output};
 
 /// The flags of `inspect`.
 #[derive(Args, Clone, Debug)]
@@ -51,7 +52,13 @@ pub struct InspectArgs {
 /// Tells what an adapter changed.
 pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     args.common.validate()?;
+    args.common.on_processor_only("inspect")?;
+    let inputs = Inputs::default().paths("", [&args.adapter]).paths("--against", &args.against);
+    let inputs = args.model.iter().fold(inputs, |inputs, model| inputs.model("--model", model));
+    outputs::check(&inputs, Output::asked("--csv", args.csv.as_ref(), Kind::Table("path,layer,module")))?;
     use_threads(&args.common)?;
+    refuse_full_run("", &args.adapter)?;
+    args.against.iter().try_for_each(|other| refuse_full_run("--against", other))?;
     let adapter = AdapterFile::read(&args.adapter)?;
     let against = args.against.as_ref().map(|dir| AdapterFile::read(dir)).transpose()?;
     let base = adapter_numbers::open_base(args.model.as_deref(), &adapter, args.common.quiet)?;

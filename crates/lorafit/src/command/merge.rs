@@ -19,9 +19,9 @@ use serde_json::{Value, json};
 use super::require;
 use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
-use crate::engine::{Base, grouped, open_base, use_threads};
+use crate::engine::{Base, grouped, open_base, refuse_full_run, use_threads};
 use crate::large_write::large_write;
-use crate::limits::check_rows;
+use crate::limits::Limits;
 use crate::memory_args::ByteSize;
 use crate::merge_inputs::{
     AdapterArg, MANIFEST, Trained, adapter_hash, check_same_shape, manifest, merged_before, whole_out,
@@ -224,6 +224,8 @@ pub fn run(args: MergeArgs) -> anyhow::Result<()> {
     args.validate()?;
     let adapters = args.adapter.iter().map(|text| text.parse()).collect::<Result<Vec<AdapterArg>, _>>()?;
     use_threads(&args.common)?;
+    refuse_full_run("--model", Path::new(&args.model))?;
+    adapters.iter().try_for_each(|adapter| refuse_full_run("--adapter", &adapter.dir))?;
     let inputs = Inputs::open(&args, adapters)?;
     let out = whole_out(&args.out, &inputs.paths(), args.overwrite)?;
     inputs.check_choice(&args)?;
@@ -433,10 +435,10 @@ impl Checked {
         let common = Common { device: crate::options::DeviceChoice::Cpu, ..args.common.clone() };
         let base = open_base(&model, &as_stored, &args.template, ComputeArgs::UNSET, &common)?;
         let rows = RowArgs { limit: args.rows.limit.or(Some(CHECKED_ROWS)), ..args.rows.clone() };
-        let source = rows.source(&args.check, rows.split.as_deref(), args.common.quiet)?;
+        let source = rows.source("split", &args.check, rows.split.as_deref(), args.common.quiet)?;
         let data = Dataset::load(source, &base.tokenizer, rows.options())?;
         skipped(&data.origin).iter().for_each(|line| args.tell(line));
-        check_rows(&base, &data)?;
+        Limits::of(&base).check_rows(&data, rows.skip_bad_rows)?;
         Ok(Some(Checked { base, data }))
     }
 

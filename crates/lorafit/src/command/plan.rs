@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{Args, ValueEnum as _};
 use serde::Serialize;
 
 use lorafit_kernels::Placement;
@@ -21,12 +21,16 @@ use lorafit_train::{
 
 use super::require;
 use crate::base_args::{ComputeArgs, QuantArgs, multiplies_bf16};
+use crate::config_file::Given;
 use crate::engine::{self, grouped};
 use crate::figure::{Axis, Figure, FileKind, Plot, StackedBars};
+use crate::limits::beyond_context;
 use crate::memory_args::{ByteSize, MemoryArgs, RecomputeChoice};
 use crate::memory_table;
 use crate::options::{DeviceChoice, Optimizer, TargetModules};
 use crate::output;
+use crate::outputs::{self, Inputs, Kind, Output};
+use crate::report_error::CliError;
 
 /// The flags of `plan`.
 #[derive(Args, Clone, Debug)]
@@ -282,7 +286,7 @@ fn names() -> Vec<&'static str> {
 }
 
 /// Tells what fine-tuning costs.
-pub fn run(args: PlanArgs) -> anyhow::Result<()> {
+pub fn run(args: PlanArgs, given: &Given) -> anyhow::Result<()> {
     for (name, value) in [
         ("batch-size", args.batch_size),
         ("max-seq-len", args.max_seq_len),
@@ -293,7 +297,9 @@ pub fn run(args: PlanArgs) -> anyhow::Result<()> {
         require(value > 0, name, value, "must be 1 or more")?;
     }
     args.svg.as_deref().map_or(Ok(()), |file| FileKind::of(file).map(drop))?;
-    let report = report(&args)?;
+    let inputs = Inputs::default().model("--model", &args.model);
+    outputs::check(&inputs, Output::asked("--svg", args.svg.as_ref(), Kind::Figure))?;
+    let report = report(&args, given)?;
     if let Some(file) = &args.svg {
         chart(&report).write(file)?;
     }
@@ -305,9 +311,10 @@ pub fn run(args: PlanArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn report(args: &PlanArgs) -> anyhow::Result<Report> {
+fn report(args: &PlanArgs, given: &Given) -> anyhow::Result<Report> {
     let subject = Subject::open(&args.model)?;
     let config = &subject.config;
+    args.memory.check_blocks(config.num_hidden_layers)?;
     let lora = LoraConfig {
         rank: args.rank,
         alpha: 2.0 * args.rank as f64,
@@ -331,6 +338,10 @@ fn report(args: &PlanArgs) -> anyhow::Result<Report> {
         placement,
     };
     let asked = args.base.resolve()?;
+    if let (Some(flags), true) = (args.base.flags(), subject.is_quantized()) {
+        let text = format!("{flags}: the weights of {} are quantised already", args.model);
+        return Err(CliError::usage(text).hint("leave --quant out: they are used as they are").into());
+    }
     let nf4 = Quantization::FourBit { code: Code::Nf4, block_len: 64, double: true };
     let quantized = asked.unwrap_or(BaseQuantization { quantization: nf4, head: false });
     let keep = match args.memory.recompute {
@@ -420,7 +431,7 @@ fn report(args: &PlanArgs) -> anyhow::Result<Report> {
         trainable_parameters: lora.parameters(config)?,
         rank: args.rank,
         tokens_at_once: tokens,
-        recommendation: recommend(args, &subject, &plain, &small, quantized, limit)?,
+        recommendation: recommend(args, given, &subject, &plain, &small, limit)?,
         methods,
         modules,
         reach,
@@ -434,6 +445,45 @@ struct Fitted<'a> {
     plan: MemoryPlan,
     /// Why activations are kept in 16 bits, if they are and were not asked to be.
     kept: String,
+}
+
+/// What a base is quantised with unless something else is asked for.
+const QLORA: &str = " --quant nf4 --double-quant";
+
+impl PlanArgs {
+    /// The recomputation that is asked for, if it fits, or the least that does.
+    fn least_recomputed<'a>(
+        &self,
+        request: &PlanRequest<'a>,
+        limit: u64,
+    ) -> anyhow::Result<Option<Fitted<'a>>> {
+        let Some(RecomputeChoice::Fixed(recompute)) = self.memory.recompute else {
+            return least_recomputed(request, limit);
+        };
+        let plan = request.plan(recompute)?;
+        let fitted = Fitted { request: request.clone(), recompute, plan, kept: String::new() };
+        Ok((plan.total() <= limit).then_some(fitted))
+    }
+
+    /// What else was typed that `train` has too.
+    fn flags_of_train(&self, given: &Given) -> String {
+        let optimizer = self.optimizer.to_possible_value().expect("every optimizer has a name");
+        let compute = self.compute.compute_dtype.and_then(|dtype| dtype.to_possible_value());
+        [
+            ("optimizer", Some(optimizer.get_name().to_owned())),
+            ("compute-dtype", compute.map(|dtype| dtype.get_name().to_owned())),
+            ("batch-size", Some(self.batch_size.to_string())),
+            ("threads", self.threads.map(|threads| threads.to_string())),
+            (
+                "device",
+                Some(self.device.to_string()).filter(|_| matches!(self.device, DeviceChoice::Cuda(_))),
+            ),
+        ]
+        .into_iter()
+        .filter(|(flag, _)| given.has(flag))
+        .filter_map(|(flag, value)| Some(format!(" --{flag} {}", value?)))
+        .collect()
+    }
 }
 
 /// The least recomputation that fits; with activations in 16 bits where that saves some.
@@ -463,9 +513,11 @@ fn least_recomputed<'a>(request: &PlanRequest<'a>, limit: u64) -> anyhow::Result
 }
 
 /// What to say of 16-bit products where the processor computes, has instructions for them and would not use them.
-fn faster_products(device: DeviceChoice, quantized: bool) -> &'static str {
-    match device {
-        DeviceChoice::Auto | DeviceChoice::Cpu if multiplies_bf16() && !quantized => {
+fn faster_products(args: &PlanArgs, quantized: bool) -> &'static str {
+    match args.device {
+        DeviceChoice::Auto | DeviceChoice::Cpu
+            if multiplies_bf16() && !quantized && args.compute.compute_dtype.is_none() =>
+        {
             " This processor multiplies in bf16: with --compute-dtype bf16 it trains up to 1.7 times as fast, from products \
              of rounded numbers."
         }
@@ -484,10 +536,10 @@ fn told_without_command(command: &str, dtype: &str, flags: &str) -> String {
 /// The least change to the base and the least recomputation that fit, in words and as a command.
 fn recommend(
     args: &PlanArgs,
+    given: &Given,
     subject: &Subject,
     plain: &PlanRequest<'_>,
     small: &PlanRequest<'_>,
-    quantized: BaseQuantization,
     limit: u64,
 ) -> anyhow::Result<String> {
     if !subject.config.is_supported() {
@@ -506,24 +558,29 @@ fn recommend(
     }
     let memory = ByteSize(limit);
     let stored = (plain, "the base as it is stored", String::new());
-    let flags = match quantized.quantization {
-        Quantization::FourBit { code, double, .. } => {
-            format!(" --quant {}{}", code.name(), if double { " --double-quant" } else { "" })
-        }
-        Quantization::Int8 => " --quant int8".to_owned(),
-    };
+    let flags = args.base.flags().map_or_else(|| QLORA.to_owned(), |flags| format!(" {flags}"));
     let reduced = (small, "a quantised base", flags);
-    // What is quantised already is used as it is.
-    let choices = [Some(stored), Some(reduced).filter(|_| !subject.is_quantized())];
+    // What is quantised already is used as it is, and what is to be quantised is quantised.
+    let choices = [
+        Some(stored).filter(|_| args.base.quant.is_none()),
+        Some(reduced).filter(|_| !subject.is_quantized()),
+    ];
     for (request, base, flags) in choices.into_iter().flatten() {
-        let Some(Fitted { request, recompute, plan, kept }) = least_recomputed(request, limit)? else {
+        let Some(Fitted { request, recompute, plan, kept }) = args.least_recomputed(request, limit)? else {
             continue;
         };
         let positions = request.config.max_position_embeddings;
-        let reach = request.config.sliding_window.map_or(positions, |window| window.min(positions));
+        // Longer rows than the model is made for can be trained, if they are asked for.
+        let reach = positions.max(args.max_seq_len);
+        let reach = request.config.sliding_window.map_or(reach, |window| window.min(reach));
+        let beyond = beyond_context(request.config, args.max_seq_len)
+            .map_or_else(String::new, |what| format!(" {what}."));
         let longest = request.most_tokens(Recompute::Full, limit)?.min(reach);
         let at_once = request.most_tokens(recompute, limit)?;
-        let at_once = (256..=2048).rev().step_by(256).find(|t| *t <= at_once).unwrap_or(request.tokens);
+        let at_once = match given.has("micro-batch-tokens") {
+            true => args.micro_batch_tokens,
+            false => (256..=2048).rev().step_by(256).find(|t| *t <= at_once).unwrap_or(request.tokens),
+        };
         let recompute = RecomputeChoice::Fixed(recompute);
         let dtype = match request.activation_dtype {
             ActivationDtype::F32 => "",
@@ -534,16 +591,13 @@ fn recommend(
             all if all == "all-linear" => String::new(),
             some => format!(" --target-modules {}", quoted(&some)),
         };
+        let more = args.flags_of_train(given);
         let command = model.map(|model| {
             format!(
                 "lorafit train --model {model} --data train.jsonl --out runs/first --rank {rank} --max-seq-len {seq} \
-                 --recompute {recompute} --micro-batch-tokens {at_once}{targets}{dtype}{flags}{device}",
+                 --recompute {recompute} --micro-batch-tokens {at_once}{targets}{dtype}{flags}{more}",
                 rank = args.rank,
                 seq = args.max_seq_len,
-                device = match args.device {
-                    DeviceChoice::Auto | DeviceChoice::Cpu => String::new(),
-                    DeviceChoice::Cuda(_) => format!(" --device {}", args.device),
-                },
             )
         });
         let command = command.unwrap_or_else(|| {
@@ -555,25 +609,34 @@ fn recommend(
         return Ok(format!(
             "Within {memory}, train over {base}: rank {rank} on {targets} with --recompute {recompute} takes {total} \
              for rows of {seq} tokens. A batch of any size fits, since {at_once} tokens are computed at once; rows may \
-             be up to {longest} tokens long with --recompute full.{kept}{speed}{asked}\n{command}",
-            asked = told_without_command(&command, dtype, &flags),
-            speed = faster_products(args.device, !flags.is_empty()),
+             be up to {longest} tokens long with --recompute full.{kept}{beyond}{speed}{asked}\n{command}",
+            asked = told_without_command(&command, dtype, &format!("{flags}{more}")),
+            speed = faster_products(args, !flags.is_empty()),
             rank = args.rank,
             targets = args.target_modules,
             seq = args.max_seq_len,
             total = ByteSize(plan.total()),
         ));
     }
-    let least = small.plan(Recompute::Full)?;
-    let longest = small.most_tokens(Recompute::Full, limit)?;
+    let asked_for = args.memory.recompute.filter(|recompute| *recompute != RecomputeChoice::Auto);
+    let recompute = match asked_for {
+        Some(RecomputeChoice::Fixed(recompute)) => recompute,
+        Some(RecomputeChoice::Auto) | None => Recompute::Full,
+    };
+    let least = small.plan(recompute)?;
+    let longest = small.most_tokens(recompute, limit)?;
     let way_out = match longest {
         0 => "choose a smaller model or more memory".to_owned(),
         tokens => format!("rows of up to {tokens} tokens fit with --max-seq-len {tokens}"),
     };
     Ok(format!(
-        "Rows of {} tokens do not fit in {memory}: even over a quantised base with full recomputation they take {}; \
+        "Rows of {} tokens do not fit in {memory}: even over a quantised base {} they take {}; \
          {way_out}.",
         args.max_seq_len,
+        match asked_for {
+            Some(recompute) => format!("with --recompute {recompute}"),
+            None => "with full recomputation".to_owned(),
+        },
         ByteSize(least.total())
     ))
 }

@@ -11,6 +11,7 @@ use crate::cli::Common;
 use crate::engine::use_threads;
 use crate::memory_args::ByteSize;
 use crate::output;
+use crate::outputs::{self, Inputs, Kind, Output};
 use crate::report_error::CliError;
 
 /// The flags of `quantize`.
@@ -41,6 +42,7 @@ pub struct QuantizeArgs {
 /// Writes the quantised folder.
 pub fn run(args: QuantizeArgs) -> anyhow::Result<()> {
     args.common.validate()?;
+    args.common.on_processor_only("quantize")?;
     let Some(base) = args.base.resolve()? else {
         return Err(CliError::usage("--quant is missing")
             .hint("--quant nf4 --double-quant is what QLoRA uses; fp4 and int8 are the others")
@@ -51,6 +53,8 @@ pub fn run(args: QuantizeArgs) -> anyhow::Result<()> {
             .hint("leave it out here; train and eval take it with --quant")
             .into());
     }
+    let inputs = Inputs::default().model("--model", &args.model);
+    outputs::check(&inputs, Output::asked("--out", Some(&args.out), Kind::Files))?;
     if std::fs::read_dir(&args.out).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(CliError::new(format!("{} is not empty", args.out.display()))
             .hint("choose another --out; nothing is written over")

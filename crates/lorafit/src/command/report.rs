@@ -8,11 +8,15 @@ use lorafit_train::RunHistory;
 
 use super::generate::Sampling;
 use super::require;
+use super::train::TrainArgs;
 use crate::adapter_numbers::{self, check_overlap, compared_layer};
 use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
-use crate::engine::{open_adapter, open_base, use_threads};
+use crate::config_file::Given;
+use crate::engine::{as_trained, open_adapter, open_base, use_threads};
+use crate::idle;
 use crate::output;
+use crate::outputs::{self, Inputs, Kind, Output};
 use crate::report_error::CliError;
 use crate::report_page::sweep::{Sweep, TRIALS};
 use crate::report_page::training::NamedRun;
@@ -64,9 +68,33 @@ pub struct ReportArgs {
 }
 
 /// Writes a report.
-pub fn run(args: ReportArgs) -> anyhow::Result<()> {
+pub fn run(args: ReportArgs, given: &Given) -> anyhow::Result<()> {
     args.common.validate()?;
+    const OF_ANSWERS: [&str; 7] =
+        ["max-new-tokens", "quant", "double-quant", "quant-block", "quant-head", "template", "device"];
+    let hint = "add --prompts FILE, or leave it out";
+    idle::refuse(given, idle::together(&OF_ANSWERS, args.prompts.is_some(), "without --prompts", hint))?;
     require(args.max_new_tokens > 0, "max-new-tokens", args.max_new_tokens, "must be 1 or more")?;
+    let inputs = Inputs::default()
+        .paths("", &args.runs)
+        .paths("--prompts", &args.prompts)
+        .paths("--template", &args.template.template);
+    let runs = args.runs.iter().filter_map(|run| TrainArgs::of_run(run));
+    let bases: Vec<String> = args.model.clone().into_iter().collect();
+    let inputs = bases.iter().fold(inputs, |inputs, model| inputs.model("--model", model));
+    let inputs = runs.fold(inputs, |inputs, run| {
+        let inputs = run.model.iter().fold(inputs, |inputs, model| inputs.model("its model", model));
+        inputs.data("its data", &run.data, run.rows.split.as_deref()).data(
+            "its data",
+            &run.eval_data,
+            run.eval_split.as_deref(),
+        )
+    });
+    let asked = [
+        Output::asked("--out", Some(&args.out), Kind::Page),
+        Output::asked("--figures", args.figures.as_ref(), Kind::Files),
+    ];
+    outputs::check(&inputs, asked.into_iter().flatten())?;
     use_threads(&args.common)?;
     let mut report = Report::default();
     let title = match args.runs.iter().any(|run| run.join(TRIALS).is_file()) {
@@ -181,7 +209,9 @@ fn add_answers(
     let model = args.model.clone().or_else(named).ok_or_else(|| {
         CliError::usage("--prompts needs the base, which no run names").hint("give it with --model")
     })?;
-    let base = open_base(&model, &args.base, &args.template, ComputeArgs::UNSET, &args.common)?;
+    let runs = adapters.iter().map(|(_, dir)| dir.as_path());
+    let template = as_trained(&args.template, &args.base, runs, args.common.quiet);
+    let base = open_base(&model, &args.base, &template, ComputeArgs::UNSET, &args.common)?;
     let load = |(name, dir): &(String, PathBuf)| -> anyhow::Result<_> {
         Ok((name.clone(), open_adapter(&base, dir)?))
     };

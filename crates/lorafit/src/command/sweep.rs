@@ -17,6 +17,7 @@ use crate::engine::use_threads;
 use crate::interrupt;
 use crate::memory_args::ByteSize;
 use crate::output;
+use crate::outputs::{self, Kind, Output};
 use crate::progress::duration;
 use crate::report_error::CliError;
 use crate::sweep::board::{self, Board, aligned};
@@ -105,6 +106,13 @@ pub fn run(args: SweepArgs) -> anyhow::Result<()> {
     if args.status {
         let record = recorded()?;
         return tell(&args, &dir, &record);
+    }
+    if let Some(spec) = &spec {
+        let inputs = spec.train.inputs().paths("", &args.file);
+        outputs::check(
+            &inputs,
+            Output::asked("--out", Some(&dir), Kind::Folder(&["sweep.json", "lock", "shards"])),
+        )?;
     }
     let _lock = if args.dry_run { None } else { Some(folder::lock(&dir, args.shard)?) };
     let (spec, mut record) = match spec {
@@ -270,6 +278,7 @@ fn write_winner(dir: &Path, spec: &Spec, record: &Record) -> anyhow::Result<()> 
     let Some(best) = winner(&rows(dir, record), record) else { return Ok(()) };
     let mut args = spec.train_args(&best.options)?;
     (args.out, args.name) = (None, None);
+    let args = args.with_whole_paths();
     let text = format!("# Trial {} of {}.\n{}", best.name, dir.display(), to_toml(&args)?);
     output::file(&dir.join("winner.toml"), text.as_bytes())
 }

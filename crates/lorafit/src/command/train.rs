@@ -20,15 +20,17 @@ use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::config_file::{self, Given};
 use crate::data_args::CacheArgs;
-use crate::engine::{Base, grouped, open_base, open_shape, placement, reserve, use_threads};
+use crate::engine::{Base, counted, grouped, open_base, open_shape, placement, reserve, use_threads};
+use crate::idle::{self, Idle};
 use crate::interrupt;
-use crate::limits::check_rows;
+use crate::limits::Limits;
 use crate::memory_args::{MemoryArgs, RecomputeChoice};
 use crate::memory_table;
 use crate::options::{
     DeviceChoice, Init, Layers, Method, Optimizer, SaveChoice, Scheduler, TargetModules, TrainModules,
 };
 use crate::output;
+use crate::outputs::{self, Inputs, Kind, Output};
 use crate::progress::Progress;
 use crate::report_error::CliError;
 use crate::resume::{self, Resumption};
@@ -270,6 +272,13 @@ pub struct TrainArgs {
 impl TrainArgs {
     /// Adds the configuration file, fills in what depends on other flags, and refuses what makes no sense.
     fn resolve(self, given: &Given) -> anyhow::Result<TrainArgs> {
+        let hint = "give the run that is to go on: --resume RUN, without --out";
+        let acts = self.resume.is_some();
+        idle::refuse(given, [Idle { flag: "resume-anyway", acts, why: "without --resume", hint }])?;
+        if let Some(run) = self.resume.as_ref().filter(|run| !run.join("config.toml").exists()) {
+            let text = format!("--resume {}: no run is there (a run has a config.toml)", run.display());
+            return Err(CliError::usage(text).hint("give the folder that --out named").into());
+        }
         let mut resolved = match (&self.config, &self.resume) {
             (Some(file), _) => config_file::merge(&self, given, file)?,
             (None, Some(run)) => config_file::merge(&self, given, &run.join("config.toml"))?,
@@ -278,7 +287,7 @@ impl TrainArgs {
         // Typed paths are meant from here, those of a run from where it was begun.
         if let Some(run) = &self.resume
             && let Some(folder) = config_file::read::<TrainArgs>(&run.join("config.toml"))?.begun_in(run)
-            && !std::env::current_dir().is_ok_and(|here| here.canonicalize().is_ok_and(|here| here == folder))
+            && !is_here(&folder)
         {
             let (typed, adapter) = (resolved.clone(), resolved.adapter.clone());
             let kept = resolved.with_paths_from(&folder);
@@ -287,6 +296,9 @@ impl TrainArgs {
             if Checkpoint::newest(run).is_ok_and(|newest| newest.checkpoint.is_some()) {
                 resolved.adapter = adapter;
             }
+        }
+        if given.has("no-cache") && !given.has("cache-dir") {
+            resolved.cache.cache_dir = None;
         }
         // What concerns this call only is not in the file.
         (resolved.overwrite, resolved.print_config) = (self.overwrite, self.print_config);
@@ -421,8 +433,29 @@ impl TrainArgs {
             return Err(CliError::usage("--eval-split without --eval-data has no files to choose from")
                 .hint("give held-out rows with --eval-data DATA; --split is for --data"));
         }
+        self.cache.validate()?;
         self.base.resolve()?;
         self.common.validate()
+    }
+
+    /// Refuses a folder that holds something else than a run, or what the run reads.
+    fn check_outputs(&self, out: &PathBuf) -> Result<(), CliError> {
+        // Any of them is there from the first moment of a run; the last where its adapter was copied alone.
+        const RUN: Kind =
+            Kind::Folder(&["config.toml", "metrics.jsonl", "run.json", "lock", "adapter_config.json"]);
+        outputs::check(&self.inputs(), Output::asked("--out", Some(out), RUN))
+    }
+
+    /// What a run reads.
+    pub fn inputs(&self) -> Inputs {
+        let inputs =
+            self.model.iter().fold(Inputs::default(), |inputs, model| inputs.model("--model", model));
+        inputs
+            .paths("--adapter", &self.adapter)
+            .paths("--config", &self.config)
+            .paths("--template", &self.template.template)
+            .data("--data", &self.data, self.rows.split.as_deref())
+            .data("--eval-data", &self.eval_data, self.eval_split.as_deref())
     }
 
     /// As it is kept in the run's folder: a run may be resumed from another folder than it was begun in. Where that was
@@ -430,6 +463,25 @@ impl TrainArgs {
     fn to_keep(&self) -> Self {
         let here = std::env::current_dir().ok().filter(|_| !self.out.as_deref().is_some_and(is_below));
         here.map_or_else(|| self.clone(), |here| self.with_paths_from(&here))
+    }
+
+    /// The flags of the run whose folder, or a folder in it (`best`, `model`, a checkpoint), `dir` is, with paths as they
+    /// are found from here; `None` where there is no run.
+    pub fn of_run(dir: &Path) -> Option<Self> {
+        let dir = dir.canonicalize().ok()?;
+        let mut above = dir.ancestors().take(3);
+        let run =
+            above.find(|dir| dir.join("config.toml").is_file() && dir.join("metrics.jsonl").is_file())?;
+        let args: TrainArgs = config_file::read(&run.join("config.toml")).ok()?;
+        Some(match args.begun_in(run) {
+            Some(folder) if !is_here(&folder) => args.with_paths_from(&folder),
+            Some(_) | None => args,
+        })
+    }
+
+    /// The same with whole paths, to be read from any folder.
+    pub fn with_whole_paths(&self) -> Self {
+        std::env::current_dir().map_or_else(|_| self.clone(), |here| self.with_paths_from(&here))
     }
 
     /// The folder in which the run in the folder `run` was begun, if `out` tells.
@@ -460,6 +512,11 @@ impl TrainArgs {
     }
 }
 
+/// Whether a whole path is the working folder.
+fn is_here(folder: &Path) -> bool {
+    std::env::current_dir().is_ok_and(|here| here.canonicalize().is_ok_and(|here| here == folder))
+}
+
 /// Whether a path leads down from where it begins.
 fn is_below(path: &Path) -> bool {
     path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
@@ -474,6 +531,7 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     }
     args.check_adapter(given)?;
     let Some(out) = &args.out else { unreachable!("resolve asks for it") };
+    args.check_outputs(out)?;
     let lock = RunLock::take(out)?;
     if !args.overwrite && args.resume.is_none() {
         RunFolder::check_free(out)?;
@@ -648,8 +706,9 @@ impl TrainArgs {
 
     /// Reads the rows to train on, and those held out.
     pub fn load(&self, base: &Base) -> anyhow::Result<Data> {
+        self.memory.check_blocks(base.model.config().num_hidden_layers)?;
         let data = self.read(base)?;
-        data.sets().try_for_each(|rows| check_rows(base, rows))?;
+        data.sets().try_for_each(|rows| Limits::of(base).check_rows(rows, self.rows.skip_bad_rows))?;
         Ok(data)
     }
 
@@ -668,15 +727,18 @@ impl TrainArgs {
                 |text: String| CliError::new(text).hint("give a number of rows, --validation 1 for example");
             match (&rows, &held_out) {
                 (Ok(rows), Err(error)) if is_empty(error) => {
-                    let all = grouped(rows.report.rows as u64);
-                    return Err(
-                        refused(format!("--validation {validation} holds out none of {all} rows")).into()
-                    );
+                    let all = counted(rows.report.rows, "row", "rows");
+                    return Err(refused(format!(
+                        "--validation {} holds out none of {all}",
+                        validation.in_words()
+                    ))
+                    .into());
                 }
                 (Err(error), Ok(Some(held_out))) if is_empty(error) => {
-                    let all = grouped(held_out.report.rows as u64);
+                    let all = counted(held_out.report.rows, "row", "rows");
                     let text = format!(
-                        "--validation {validation} holds out all {all} rows, and none is left to train on"
+                        "--validation {} holds out all {all}, and none is left to train on",
+                        validation.in_words()
                     );
                     return Err(refused(text).into());
                 }
@@ -688,7 +750,7 @@ impl TrainArgs {
 
     /// Where the rows to train on are.
     fn to_train_on(&self) -> anyhow::Result<Source> {
-        let source = self.rows.source(&self.data, self.rows.split.as_deref(), self.common.quiet)?;
+        let source = self.rows.source("split", &self.data, self.rows.split.as_deref(), self.common.quiet)?;
         let subset = self.validation.map_or(source.subset, |Validation(held_out)| Subset::Training(held_out));
         Ok(Source { seed: self.seed, subset, ..source })
     }
@@ -702,7 +764,7 @@ impl TrainArgs {
             return Ok(None);
         }
         let quiet = self.common.quiet;
-        Ok(Some(self.rows.source(&self.eval_data, self.eval_split.as_deref(), quiet)?))
+        Ok(Some(self.rows.source("eval-split", &self.eval_data, self.eval_split.as_deref(), quiet)?))
     }
 
     /// The rows that are held out as prompts and the replies they should get.
@@ -838,18 +900,22 @@ fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
         progress.note("the base is quantised: the weights that are trained begin as what it decodes to");
     }
     progress.note(&format!(
-        "data {}: {} {} rows, {} tokens, {} of them trained, longest {}",
+        "data {}: {} {} {}, {} tokens, {} of them trained, longest {}",
         args.data.join(", "),
         grouped(report.samples as u64),
         shapes(report),
+        if report.samples == 1 { "row" } else { "rows" },
         grouped(report.tokens as u64),
         grouped(report.supervised_tokens as u64),
         grouped(report.longest as u64)
     ));
     if report.truncated + report.dropped + report.overlong > 0 {
         progress.note(&format!(
-            "{} rows cut to --max-seq-len {}, {} dropped as longer, {} dropped with nothing to train",
-            report.truncated, args.rows.max_seq_len, report.overlong, report.dropped
+            "{} cut to --max-seq-len {}, {} dropped as longer, {} dropped with nothing to train",
+            counted(report.truncated, "row", "rows"),
+            args.rows.max_seq_len,
+            report.overlong,
+            report.dropped
         ));
     }
     skipped(&rows.origin).iter().chain(&treated(rows)).for_each(|line| progress.note(line));

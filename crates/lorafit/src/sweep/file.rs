@@ -144,7 +144,9 @@ impl Spec {
     /// Reads a sweep file.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let mut file = ConfigFile::read(path)?;
-        let settings = settings(&file.take_table("sweep")?, &file)?;
+        let sweep = file.take_table("sweep")?;
+        let settings = settings(&sweep, &file)?;
+        check_settings(&settings, &sweep, &file)?;
         let table = file.take_table("search")?;
         let command = TrainArgs::augment_args(Command::new("train"));
         let defaults = TrainArgs::from_arg_matches(&command.try_get_matches_from(["train"])?)?;
@@ -276,6 +278,29 @@ fn settings(table: &Map<String, Value>, file: &ConfigFile) -> Result<Settings, C
     Ok(settings)
 }
 
+/// Refuses settings that would do nothing.
+fn check_settings(
+    settings: &Settings,
+    table: &Map<String, Value>,
+    file: &ConfigFile,
+) -> Result<(), CliError> {
+    let Settings { strategy, .. } = *settings;
+    let is_halving = strategy == Strategy::Asha;
+    for (name, acts, with) in [
+        ("min-steps", is_halving, "strategy = \"asha\""),
+        ("reduction-factor", is_halving, "strategy = \"asha\""),
+        ("seed", strategy != Strategy::Grid, "strategy = \"random\" or \"asha\"; a grid draws nothing"),
+    ] {
+        let key = table.keys().find(|key| key.replace('_', "-") == name);
+        if let (Some(key), false) = (key, acts) {
+            return Err(file
+                .error(key, format!("`{key}` has no meaning without {with}"))
+                .hint(format!("leave `{key}` out")));
+        }
+    }
+    Ok(())
+}
+
 /// The `[search]` table, also as it was written but with the flags' names.
 fn space(
     table: &Map<String, Value>,
@@ -314,7 +339,12 @@ fn axis(key: &str, value: &Value, file: &ConfigFile) -> Result<Axis, CliError> {
     let wrong = |what: &str| file.error(key, format!("`{key}`: {what}, found {value}"));
     let choice = |values: &[Value]| match values.is_empty() {
         true => Err(wrong("expected one value at least")),
-        false => Ok(Axis::Choice(values.to_vec())),
+        false => match (1..values.len()).find(|&i| values[..i].contains(&values[i])) {
+            Some(i) => {
+                Err(file.error(key, format!("`{key}` has {} twice", values[i])).hint("list each value once"))
+            }
+            None => Ok(Axis::Choice(values.to_vec())),
+        },
     };
     let form = "expected a list of values, { choice = [...] }, { uniform = [low, high] } or { log-uniform = [low, high] }";
     let table = match value {

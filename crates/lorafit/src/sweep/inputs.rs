@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::command::train::{Data, TrainArgs};
 use crate::engine::Base;
-use crate::limits::check_prompts;
+use crate::limits::Limits;
 use crate::memory_args::{ByteSize, RecomputeChoice};
 use crate::report_error::CliError;
 use crate::sweep::file::{Metric, Settings};
@@ -59,7 +59,7 @@ impl Inputs {
                         Metric::EvalLoss => Vec::new(),
                         Metric::ExactMatch => args.prompts(base)?,
                     };
-                    check_prompts(base, &prompts, settings.max_new_tokens)?;
+                    Limits::of(base).check_prompts(&prompts, settings.max_new_tokens)?;
                     inputs.data.push((data_key, Rows { data: args.load(base)?, prompts }));
                     inputs.data.len() - 1
                 }

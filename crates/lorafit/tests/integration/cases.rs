@@ -43,7 +43,7 @@ const CASES: [Case; 30] = [
     read("adapter_saved_embeddings", &["loss", "embed_tokens.weight is the model's own and was passed over"]),
     Case {
         never: &["ids: 0 0", "ids: 0⟦ 0"],
-        ..read("double_bos", &["ids: 0", "rows begin with the beginning-of-sequence token"])
+        ..read("double_bos", &["ids: 0", "with the beginning-of-sequence token"])
     },
     read("file_json_object", &["2+2=⟦ 4", "2+3=⟦ 5", "2 completion rows"]),
     refused(

@@ -135,7 +135,7 @@ fn every_flag_of_train_is_a_key() {
         template = "chatml"
         no-shuffle = true
         cache-dir = "c"
-        no-cache = true
+        no-cache = false
         eval-data = "e"
         eval-every = 7
         log-every = 9
@@ -544,7 +544,7 @@ fn data_shows_what_is_trained_in_brackets() {
     let (trained, _) = after.split_once('\u{27e7}').expect("and ends");
     assert!(trained.starts_with("yes"), "{}", found.stdout);
     assert!(!found.stdout.contains('\x1b') && !found.stdout.contains("not now"), "{}", found.stdout);
-    assert!(found.stdout.contains("1 rows are repetitions; lines 1 = 3"), "{}", found.stdout);
+    assert!(found.stdout.contains("1 row is a repetition; lines 1 = 3"), "{}", found.stdout);
     let found = lorafit(&["data", rows.to_str().unwrap(), "--model", &model, "--row", "2", "--ids"]);
     assert!(found.stdout.contains("\u{27e6}no, not now"), "{}", found.stdout);
     assert!(found.stdout.contains("\nids: "), "{}", found.stdout);
@@ -565,9 +565,9 @@ fn rows_of_several_sources_are_told_by_file_and_bad_ones_counted() {
     assert_eq!(told.code, 1);
     assert!(told.stderr.contains("b.csv line 3: the row has 1 values"), "{}", told.stderr);
     let told = data(&[&[table, "--skip-bad-rows"], &columns[..]].concat());
-    assert!(told.stdout.contains("1 completion rows: 1 trained on"), "{}", told.stdout);
+    assert!(told.stdout.contains("1 completion row: 1 trained on"), "{}", told.stdout);
     assert!(
-        told.stdout.contains("1 bad rows skipped:\n  ") && told.stdout.contains("line 3"),
+        told.stdout.contains("1 bad row skipped:\n  ") && told.stdout.contains("line 3"),
         "{}",
         told.stdout
     );
@@ -669,7 +669,9 @@ fn data_is_kept_in_the_folder_of_the_cache() {
     let cache = folder.path().join("cache");
     let run = |more: &[&str]| {
         let mut arguments = vec!["data", rows.to_str().unwrap(), "--model", &model, "--json"];
-        arguments.extend(["--cache-dir", cache.to_str().unwrap()]);
+        if more != ["--no-cache"] {
+            arguments.extend(["--cache-dir", cache.to_str().unwrap()]);
+        }
         arguments.extend(more);
         let told = lorafit(&arguments);
         assert_eq!(told.code, 0, "{}", told.stderr);

@@ -4,6 +4,7 @@ mod architecture;
 mod cases;
 mod command_line;
 mod export;
+mod flags;
 mod full;
 mod hostile;
 mod merge;

@@ -353,7 +353,17 @@ fn whatever_changes_the_arithmetic_is_refused_by_name() {
     let refused = |more: &[&str], name: &str| {
         let output = place.run(&[&["train", "--resume", "run"], more].concat());
         assert_eq!(output.status.code(), Some(1), "{name}");
-        let told = format!("\n  {name}: it has ");
+        let told = match name {
+            "steps" => "--max-steps or --epochs: it has 4 steps, and would have 9".to_owned(),
+            "data" => "--data: the rows".to_owned(),
+            "held-out data" => "--eval-data or --validation: the rows".to_owned(),
+            "tokenizer" => "--template, or the model's tokenizer".to_owned(),
+            "base" => "--model: its files differ".to_owned(),
+            "lorafit" => "lorafit itself: it was version other".to_owned(),
+            "instruction set" => "the processor: it computed with other".to_owned(),
+            flag => format!("--{flag}: in the run it "),
+        };
+        let told = format!("\n  {told}");
         assert!(error(&output).contains(&told), "{name}: {}", error(&output));
     };
     for (flag, value, name) in [

@@ -200,14 +200,14 @@ fn text_that_was_rendered_gets_no_second_beginning() {
     let rendered = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
     let row = json!({"prompt": rendered, "completion": "Hello<|im_end|>\n"}).to_string();
     let told = data_over(&model, "r.jsonl", row, &["--ids"]);
-    says(&told, &["ids: 1 ", "they were rendered before"]);
+    says(&told, &["ids: 1 ", "rendered before"]);
     let told = data_over(&model, "r.jsonl", json!({"text": "plain words"}).to_string(), &["--ids"]);
     says(&told, &["ids: 0"]);
     assert!(!told.text.contains("rendered before"), "{}", told.text);
     // Rendered text as the words of a message.
     let row =
         json!({"messages": [{"role": "user", "content": rendered}, {"role": "assistant", "content": "b"}]});
-    says(&data("r.jsonl", row.to_string(), &[]), &["1 rows have the marks of the chat template"]);
+    says(&data("r.jsonl", row.to_string(), &[]), &["1 row has the marks of the chat template"]);
 }
 
 #[test]
@@ -266,9 +266,9 @@ fn utf16_is_read() {
     let row = "{\"prompt\": \"ä=\", \"completion\": \"ö\"}\n";
     for little in [true, false] {
         for bom in ["\u{feff}", ""] {
-            says(&data("r.jsonl", utf16(&format!("{bom}{row}"), little), &[]), &["1 completion rows"]);
+            says(&data("r.jsonl", utf16(&format!("{bom}{row}"), little), &[]), &["1 completion row:"]);
         }
-        says(&data("r.json", utf16(&format!("\u{feff}[{row}]"), little), &[]), &["1 completion rows"]);
+        says(&data("r.json", utf16(&format!("\u{feff}[{row}]"), little), &[]), &["1 completion row:"]);
         let table = utf16("\u{feff}Question\tAnswer\r\nwhy\tso\r\n", little);
         says(&data("r.csv", table, &[]), &["\u{27e6}so<|im_end|>\u{27e7}"]);
     }
@@ -292,7 +292,7 @@ fn tables_of_spreadsheets_are_conversations() {
         ("a.jsonl", r#"{"instruction": "why, and how?", "input": "", "response": "so; and so"}"#),
     ] {
         let told = data(name, text, &[]);
-        says(&told, &[turn, "1 question rows"]);
+        says(&told, &[turn, "1 question row:"]);
     }
     let told = data("a.csv", "sep=;\nquestion;answer\nwhy;so\nwhy\n", &[]);
     refuses(&told, &["a.csv line 4: the row has 1 values"]);
@@ -393,7 +393,7 @@ fn reasoning_that_the_template_drops_is_refused_and_in_history_counted() {
     let told = lorafit(folder.path(), &["data", "r.jsonl", "--model", &chat_bpe(), "--template", "t.jinja"]);
     says(
         &told,
-        &["\u{27e6}b<|im_end|>", "\u{27e6}<think>hm</think>b<|im_end|>", "1 messages are written otherwise"],
+        &["\u{27e6}b<|im_end|>", "\u{27e6}<think>hm</think>b<|im_end|>", "1 message is written otherwise"],
     );
     let row = json!({"question": "a", "answer": "b", "reasoning": "hm"}).to_string();
     fs::write(folder.path().join("r.jsonl"), row).unwrap();
@@ -435,7 +435,7 @@ fn the_report_ends_with_what_was_done_to_rows() {
     let told = data("r.jsonl", rows.concat(), &["--max-seq-len", "60"]);
     let end = told.text.split_once("what was done to rows:").expect(&told.text).1;
     assert!(end.contains("`messages[].mood` (2), `colour` (1)") && !end.contains("`id`"), "{end}");
-    assert!(end.contains("1 rows cut to --max-seq-len 60, 0 dropped as longer"), "{end}");
+    assert!(end.contains("1 row cut to --max-seq-len 60, 0 dropped as longer"), "{end}");
 }
 
 #[test]

@@ -70,10 +70,10 @@ fn adapter_of(
 ) -> Result<Adapter, FileError> {
     let fail = |problem: String| FileError::new(path, problem);
     projections.sort_by_key(|projection| (projection.layer, projection.module as usize));
-    if let Some([twice, _]) =
-        projections.array_windows().find(|[a, b]| (a.layer, a.module) == (b.layer, b.module))
+    let mut pairs = projections.windows(2);
+    if let Some(twice) = pairs.find(|pair| (pair[0].layer, pair[0].module) == (pair[1].layer, pair[1].module))
     {
-        return Err(fail(format!("{} is there twice", twice.module.path(twice.layer))));
+        return Err(fail(format!("{} is there twice", twice[0].module.path(twice[0].layer))));
     }
     let mut ranks = BTreeMap::new();
     for Projection { layer, module, rank, a, b, .. } in &projections {
