@@ -200,7 +200,11 @@ fn ranks_that_differ_and_values_that_are_no_numbers_are_refused() {
         let (_, _, _, data) = tensors.iter_mut().find(|(name, ..)| name.contains("1.mlp")).expect("one");
         data[..4].copy_from_slice(&f32::NAN.to_le_bytes());
     });
-    let broken = adapter::load_over(dir.path(), &files, Device::Cpu).expect("loads");
+    // In a file they are refused as it is read; what is in memory is looked at again.
+    let error = adapter::load_over(dir.path(), &files, Device::Cpu).expect_err("refused").to_string();
+    assert!(error.contains("has NaN, expected finite numbers"), "{error}");
+    let mut broken = load("second", &files);
+    broken.tensors_mut().last().expect("a factor").write(0, &[f32::NAN]);
     let error = check_finite(&broken, files.config()).expect_err("refused");
     assert_eq!(error, CombineError::NotFinite { path: "model.layers.1.mlp.down_proj".to_owned() });
     check_finite(&first, files.config()).expect("fine");
