@@ -191,9 +191,13 @@ impl Adapted<'_> {
         let (scale, skipped) = (self.part.scale, range.start - rows.start * inputs);
         let update: &Tensor = update;
         out.par_chunks_mut(PARALLEL).enumerate().for_each(|(i, out)| {
-            let mut values = vec![0.0; out.len()];
-            update.read(skipped + i * PARALLEL, &mut values);
-            out.iter_mut().zip(values).for_each(|(out, update)| *out += scale * update);
+            // On the stack: memory of this size would be asked of the system each time.
+            let mut values = [0.0; 1024];
+            for (j, out) in out.chunks_mut(values.len()).enumerate() {
+                let values = &mut values[..out.len()];
+                update.read(skipped + i * PARALLEL + j * 1024, values);
+                out.iter_mut().zip(values).for_each(|(out, update)| *out += scale * *update);
+            }
         });
     }
 }
