@@ -10,8 +10,8 @@ use crate::error::FileError;
 /// The weights of an adapter of mlx-lm.
 const MLX: [&str; 2] = ["adapters.safetensors", "adapters.npz"];
 
-const OF_MLX: &str = "run mlx_lm.fuse --model BASE --adapter-path DIR --save-path MERGED and pass MERGED as --model; or convert \
-                      its tensors to PEFT's: lora_A is lora_a transposed, lora_B is lora_b transposed, lora_alpha is scale * rank";
+const OF_MLX: &str = "lorafit export --to peft --model BASE --adapter DIR --out NEW makes a PEFT folder of it; or run mlx_lm.fuse \
+                      --model BASE --adapter-path DIR --save-path MERGED and pass MERGED as --model";
 
 /// What is said of pickle files.
 pub(super) const PICKLE: &str = "load the adapter in PEFT once and save it with save_pretrained(DIR): it writes \
@@ -32,7 +32,7 @@ pub(super) fn of_folder(dir: &Path) -> Result<(), FileError> {
         let parent = dir.parent().filter(|parent| parent.join(CONFIG_FILE).is_file());
         return Err(match parent {
             _ if gguf => fail("a GGUF file, but an adapter is a folder as PEFT writes it".into())
-                .with_hint("pass the PEFT folder that the GGUF file was made from"),
+                .with_hint("lorafit export --to peft --model BASE --adapter FILE.gguf --out NEW makes a folder of it"),
             Some(parent) if parent.as_os_str().is_empty() => {
                 fail("a file, but an adapter is a folder".into()).with_hint("pass its folder: .")
             }
