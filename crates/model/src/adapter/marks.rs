@@ -31,8 +31,9 @@ pub(super) fn of_folder(dir: &Path) -> Result<(), FileError> {
         let gguf = dir.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
         let parent = dir.parent().filter(|parent| parent.join(CONFIG_FILE).is_file());
         return Err(match parent {
-            _ if gguf => fail("a GGUF file, but an adapter is a folder as PEFT writes it".into())
-                .with_hint("lorafit export --to peft --model BASE --adapter FILE.gguf --out NEW makes a folder of it"),
+            _ if gguf => fail("a GGUF file, but an adapter is a folder as PEFT writes it".into()).with_hint(
+                "lorafit export --to peft --model BASE --adapter FILE.gguf --out NEW makes a folder of it",
+            ),
             Some(parent) if parent.as_os_str().is_empty() => {
                 fail("a file, but an adapter is a folder".into()).with_hint("pass its folder: .")
             }
