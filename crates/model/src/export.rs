@@ -1,9 +1,10 @@
 //! A model as a GGUF file, with an adapter added.
 //!
-//! From a base that is one, what the adapter does not touch is copied byte for byte; the others are `W + scale B A`, rounded once to the type that the
-//! base's tensor has. With a [`FileType`] every matrix gets the type that llama.cpp gives it (`llama_tensor_get_type`, without
-//! an importance matrix): the head, or an embedding that is the head, Q6_K; of the K mixtures half of the value and
-//! down projections Q6_K; where a row has no whole block of 256, a type with blocks of 32.
+//! From a base that is one, what the adapter does not touch is copied byte for byte; the others are `W + scale B A`, rounded
+//! once to the type that the base's tensor has, or to Q8_0 where that has fewer bits. With a [`FileType`] every matrix gets
+//! the type that llama.cpp gives it (`llama_tensor_get_type`, without an importance matrix): the head, or an embedding that
+//! is the head, Q6_K; of the K mixtures half of the value and down projections Q6_K; where a row has no whole block of 256,
+//! a type with blocks of 32.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -117,6 +118,15 @@ fn fitting(format: Format, cols: usize) -> Format {
     fitting(smaller, cols)
 }
 
+/// The format of a tensor that an adapter changes, where nothing else is said. In the few bits that its values were rounded to
+/// before, a change smaller than half a step would be rounded away: all of it, in practice.
+fn of_changed(stored: Format, cols: usize) -> Format {
+    match stored {
+        Format::F32 | Format::F16 | Format::BF16 | Format::Q8_0 => stored,
+        _ => fitting(Format::Q8_0, cols),
+    }
+}
+
 /// What of a model decides formats.
 struct Model {
     has_head: bool,
@@ -136,10 +146,12 @@ pub struct GgufModel<'a> {
     entries: Vec<(String, GgufEntry)>,
     tensors: Vec<GgufTensor<'a>>,
     copied: usize,
+    widened: usize,
 }
 
 impl<'a> GgufModel<'a> {
-    /// The model of `files` with what `merged` (in f32) changes of it, each tensor as it is stored or as `file_type` has it.
+    /// The model of `files` with what `merged` (in f32) changes of it, each tensor as `file_type` has it or as it is stored, but
+    /// for what is changed and stored in fewer than 8 bits: that is written in Q8_0.
     /// `tokenizer` is the metadata of a folder's tokenizer; a GGUF file has its own, which is kept.
     pub fn new(
         files: &ModelFiles,
@@ -162,12 +174,14 @@ impl<'a> GgufModel<'a> {
             has_head: gguf.shape("output.weight").is_some(),
             layers: files.config().num_hidden_layers,
         };
-        let mut copied = 0;
+        let (mut copied, mut widened) = (0, 0);
         let tensors = gguf.tensors().map(|(name, stored)| {
             let format = match (file_type, &stored.shape[..]) {
                 (Some(file_type), [_, cols]) => file_type.of(name, *cols, &model),
+                (None, [_, cols]) if adapted.contains_key(name) => of_changed(stored.format, *cols),
                 _ => stored.format,
             };
+            widened += usize::from(file_type.is_none() && format != stored.format);
             let data = match adapted.remove(name) {
                 Some(source) => {
                     let order = gguf_row_order(files.config(), &source.name);
@@ -182,7 +196,7 @@ impl<'a> GgufModel<'a> {
             GgufTensor { name: name.to_owned(), shape: stored.shape.clone(), format, data }
         });
         let tensors = tensors.collect();
-        GgufModel { entries: entries(gguf, file_type), tensors, copied }
+        GgufModel { entries: entries(gguf, file_type), tensors, copied, widened }
     }
 
     fn of_folder(
@@ -214,7 +228,7 @@ impl<'a> GgufModel<'a> {
         tensors.extend(divisors(config));
         let mut entries = shape_entries(files, file_type);
         entries.extend(tokenizer);
-        GgufModel { entries, tensors, copied: 0 }
+        GgufModel { entries, tensors, copied: 0, widened: 0 }
     }
 
     /// Bytes of the tensors.
@@ -230,6 +244,11 @@ impl<'a> GgufModel<'a> {
     /// Tensors that are copied as they are.
     pub fn copied(&self) -> usize {
         self.copied
+    }
+
+    /// Tensors that are written in more bits than the base has them in, since their change would be lost in those.
+    pub fn widened(&self) -> usize {
+        self.widened
     }
 
     /// Writes the file.

@@ -24,7 +24,7 @@ const EXAMPLES: &str = "\
 Examples:
   One file for llama.cpp, LM Studio or Ollama:
     lorafit export --to gguf --model M --adapter runs/first --type q4_k_m --out first.gguf
-    lorafit export --to gguf --model M.gguf --adapter runs/first --out first.gguf     types as M.gguf has them
+    lorafit export --to gguf --model M.gguf --adapter runs/first --out first.gguf     what is not changed is copied
   The adapter alone, for llama-server --lora:
     lorafit export --to gguf-lora --model M --adapter runs/first --out first-lora.gguf
   An adapter of llama.cpp or mlx-lm as PEFT's, and the other way round:
@@ -64,7 +64,8 @@ pub struct ExportArgs {
     #[arg(long, value_name = "OUT", help_heading = "Input and output")]
     pub out: PathBuf,
     /// How --to gguf stores matrices: f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_1, q5_0, q4_k_m, q4_1 or q4_0, each with the
-    /// types that llama.cpp gives single tensors [default: each as the base has it]
+    /// types that llama.cpp gives single tensors [default: each as the base has it, what the
+    /// adapter changes in 8 bits or more]
     #[arg(long = "type", value_name = "TYPE", help_heading = "Input and output")]
     pub file_type: Option<FileType>,
     /// Replace the file --out, once the new one is whole
@@ -243,6 +244,12 @@ fn model(args: &ExportArgs, files: &ModelFiles, adapter: Option<&Adapter>) -> an
         None => tokenizer_entries(open_tokenizer(files)?.to_gguf(files.config().vocab_size)?),
     };
     let gguf = GgufModel::new(files, &merged, args.file_type, tokenizer);
+    if gguf.widened() > 0 {
+        args.tell(
+            "what the adapter changes is written in Q8_0: in the few bits that the base has it in, the change would be rounded away \
+             (--type says another type for all)",
+        );
+    }
     let bytes = gguf.bytes();
     large_write(args.common.quiet, bytes, |watch| {
         write_large_file(&args.out, bytes, &mut |out| gguf.write(out), watch)

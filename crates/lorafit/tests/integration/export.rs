@@ -201,6 +201,29 @@ fn a_model_with_its_adapter_is_one_file() {
 }
 
 #[test]
+fn a_change_is_not_lost_in_the_few_bits_of_the_base() {
+    let place = Place::new();
+    let (base, adapter) = (fixture("gguf/chat_bpe-f32.gguf"), fixture("models/chat_bpe/adapter"));
+    place.well(&["export", "--to", "gguf", "--model", &base, "--type", "q4_0", "--out", "base.gguf"]);
+    let want = place.loss(&["--model", "base.gguf", "--adapter", &adapter]);
+    let output = place.run(&[
+        "export",
+        "--to",
+        "gguf",
+        "--model",
+        "base.gguf",
+        "--adapter",
+        &adapter,
+        "--out",
+        "whole.gguf",
+    ]);
+    let told = String::from_utf8(output.stderr).expect("text");
+    assert!(output.status.success() && told.contains("is written in Q8_0"), "{told}");
+    let (found, unchanged) = (place.loss(&["--model", "whole.gguf"]), place.loss(&["--model", "base.gguf"]));
+    assert!((found - want).abs() < 0.2 * (unchanged - want).abs(), "{found} {want} {unchanged}");
+}
+
+#[test]
 fn a_folder_becomes_a_file_with_its_tokenizer() {
     for model in ["chat_bpe", "chat_spm"] {
         let place = Place::new();
