@@ -107,7 +107,8 @@ fn rewritten(text: &str, how: Rewriting) -> Option<String> {
             continue;
         }
         let length = bytes[at..].iter().take_while(|byte| is_literal(byte)).count();
-        if let Some(literal) = odd_literal(&text[at..at + length]) {
+        // Outside of strings there may be anything, and a place inside a character is none of a number.
+        if let Some(literal) = text.get(at..at + length).and_then(odd_literal) {
             new.push_str(&text[taken..at]);
             match how {
                 Rewriting::Blank => {
@@ -226,6 +227,8 @@ mod tests {
             ("[-NaN]", 3),
             ("[00000000000000000000000]", 3),
             ("NaN NaN", 5),
+            ("[NaN, é]", 7),
+            ("{\"a\\é\": NaN}", 5),
         ] {
             let error = value(text).expect_err(text);
             assert_eq!(error.column(), column, "{text}: {error}");
