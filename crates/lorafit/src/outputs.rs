@@ -83,6 +83,8 @@ pub enum Kind {
     Rows(&'static [&'static str]),
     /// A figure, by the ending of its name.
     Figure,
+    /// A GGUF file.
+    Gguf,
     /// A folder to which files are added.
     Files,
     /// The folder of a run, a sweep or a model, which has one of these files if it is there already.
@@ -120,7 +122,9 @@ pub fn check<'a>(inputs: &Inputs, outputs: impl IntoIterator<Item = Output<'a>>)
                 check_replaced(&named, &whole, inputs)?;
                 check_foreign(&named, path, marks)?;
             }
-            Kind::Page | Kind::Table(_) | Kind::Rows(_) | Kind::Figure => check_file(flag, path, kind)?,
+            Kind::Page | Kind::Table(_) | Kind::Rows(_) | Kind::Figure | Kind::Gguf => {
+                check_file(flag, path, kind)?
+            }
         }
         earlier.push((flag, whole));
     }
@@ -192,6 +196,7 @@ fn in_words(kind: Kind) -> &'static str {
         Kind::Table(_) => "an earlier table of this kind",
         Kind::Rows(_) => "an earlier result of this kind",
         Kind::Figure => "a figure of this kind",
+        Kind::Gguf => "a GGUF file",
         Kind::Files | Kind::Folder(_) => "such a folder",
     }
 }
@@ -225,6 +230,7 @@ fn is_own(path: &Path, kind: Kind) -> bool {
                 "png" => head.starts_with(b"\x89PNG"),
                 _ => true,
             },
+            Kind::Gguf => head.starts_with(b"GGUF"),
             Kind::Rows(_) | Kind::Files | Kind::Folder(_) => false,
         }
 }

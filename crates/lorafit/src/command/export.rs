@@ -18,6 +18,7 @@ use crate::large_write::large_write;
 use crate::memory_args::ByteSize;
 use crate::merge_inputs::AdapterArg;
 use crate::output;
+use crate::outputs::{self, Inputs, Kind, Output};
 use crate::report_error::CliError;
 
 const EXAMPLES: &str = "\
@@ -149,6 +150,9 @@ pub fn run(args: ExportArgs) -> anyhow::Result<()> {
     let mut read: Vec<&Path> = adapters.iter().map(|adapter| adapter.dir.as_path()).collect();
     read.push(files.path());
     args.check_out(&read)?;
+    let inputs = Inputs::default().model("--model", files.path()).paths("--adapter", &args.adapter);
+    let kind = if matches!(args.to, Target::Gguf | Target::GgufLora) { Kind::Gguf } else { Kind::Files };
+    outputs::check(&inputs, Output::asked("--out", Some(&args.out), kind))?;
     let adapter = one_adapter(&args, &files, &adapters)?;
     let written = match (args.to, &adapter) {
         (Target::Gguf, adapter) => model(&args, &files, adapter.as_ref())?,

@@ -286,6 +286,20 @@ fn what_cannot_be_written_is_told_before_anything_is() {
         with_adapter(export(&["--out", "m.gguf", "--overwrite"], "gguf", "m.gguf")),
         &["--out m.gguf is read, too"],
     );
+    // Nothing goes into the model's folder, nor over a file of another kind.
+    fs::create_dir(place.path("model")).expect("made");
+    for entry in fs::read_dir(&folder).expect("a fixture").map(|entry| entry.expect("an entry").path()) {
+        if entry.is_file() {
+            fs::copy(&entry, place.path("model").join(entry.file_name().expect("a name"))).expect("copied");
+        }
+    }
+    for to in ["gguf", "gguf-lora"] {
+        let inside = export(&["--out", "model/x.gguf"], to, "model");
+        refused(with_adapter(inside), &["is in the folder of the model (--model model)"]);
+        let over = export(&["--out", "rows.jsonl", "--overwrite"], to, &gguf);
+        refused(with_adapter(over), &["rows.jsonl is there already and is not a GGUF file"]);
+    }
+    refused(with_adapter(export(&["--out", "model/x"], "peft", "model")), &["is in the folder of the model"]);
     // A model is no adapter, and another architecture's adapter is refused by its name.
     refused(
         export(&["--adapter", "m.gguf", "--out", "y"], "peft", &folder),
