@@ -2,38 +2,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::common::{lorafit, place, well};
+
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/chat_bpe");
 const GGUF: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/gguf/chat_spm-f32.gguf");
-
-/// A folder with rows.
-fn place() -> TempDir {
-    let dir = TempDir::new().expect("a folder");
-    let row = |i: usize| {
-        let chat = json!({ "messages": [
-            { "role": "user", "content": format!("why {i}?") },
-            { "role": "assistant", "content": format!("so {}", i * i) },
-        ] });
-        format!("{chat}\n")
-    };
-    fs::write(dir.path().join("rows.jsonl"), (0..12).map(row).collect::<String>()).expect("written");
-    dir
-}
-
-fn lorafit(place: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lorafit"));
-    command.current_dir(place).args(arguments).output().expect("starts")
-}
-
-fn well(place: &Path, arguments: &[&str]) -> String {
-    let output = lorafit(place, arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
-}
 
 fn train<'a>(model: &'a str, out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let flags =
@@ -50,7 +26,7 @@ fn loss(place: &Path, model: &str) -> f64 {
 #[test]
 fn a_trained_model_is_a_folder_that_evaluates_as_the_run_did() {
     for model in [FOLDER, GGUF] {
-        let place = place();
+        let place = place(12);
         let place = place.path();
         well(place, &train(model, "run", &["--method", "full", "--eval-data", "rows.jsonl"]));
         let records = fs::read_to_string(place.join("run/evaluations.jsonl")).expect("records");
@@ -67,7 +43,7 @@ fn a_trained_model_is_a_folder_that_evaluates_as_the_run_did() {
 
 #[test]
 fn a_full_run_is_resumed_and_not_as_another() {
-    let place = place();
+    let place = place(12);
     let place = place.path();
     let full = ["--method", "full", "--layers", "1", "--checkpoint-every", "2"];
     well(place, &train(FOLDER, "run", &full));
@@ -83,7 +59,7 @@ fn a_full_run_is_resumed_and_not_as_another() {
 
 #[test]
 fn what_does_not_fit_is_refused_with_what_would() {
-    let place = place();
+    let place = place(12);
     let place = place.path();
     // The program alone is planned with some 25 MiB.
     let refused = lorafit(
@@ -98,7 +74,7 @@ fn what_does_not_fit_is_refused_with_what_would() {
 
 #[test]
 fn runs_of_both_methods_are_compared_on_the_same_rows() {
-    let place = place();
+    let place = place(12);
     let place = place.path();
     well(place, &train(FOLDER, "lora", &["--rank", "4"]));
     well(place, &train(FOLDER, "full", &["--method", "full", "--train-modules", "mlp"]));
@@ -131,7 +107,7 @@ fn runs_of_both_methods_are_compared_on_the_same_rows() {
 
 /// A folder with configuration and tokenizer and no weights, and rows of text.
 fn place_without_weights() -> TempDir {
-    let dir = place();
+    let dir = place(12);
     let model = dir.path().join("tiny");
     fs::create_dir(&model).expect("made");
     for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {

@@ -3,6 +3,7 @@
 mod architecture;
 mod cases;
 mod command_line;
+mod common;
 mod export;
 mod flags;
 mod full;

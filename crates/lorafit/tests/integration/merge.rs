@@ -2,39 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
+
+use crate::common::{lorafit, place, well};
 
 /// A file or folder of `fixtures`.
 fn fixture(name: &str) -> String {
     format!("{}/../../fixtures/{name}", env!("CARGO_MANIFEST_DIR"))
-}
-
-/// A folder with rows.
-fn place() -> TempDir {
-    let dir = TempDir::new().expect("a folder");
-    let row = |i: usize| {
-        let chat = json!({ "messages": [
-            { "role": "user", "content": format!("why {i}?") },
-            { "role": "assistant", "content": format!("so {}", i * i) },
-        ] });
-        format!("{chat}\n")
-    };
-    fs::write(dir.path().join("rows.jsonl"), (0..6).map(row).collect::<String>()).expect("written");
-    dir
-}
-
-fn lorafit(place: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lorafit"));
-    command.current_dir(place).args(arguments).output().expect("starts")
-}
-
-fn well(place: &Path, arguments: &[&str]) -> String {
-    let output = lorafit(place, arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
 }
 
 /// `merge --model model --adapter adapter --out out` with further flags; the JSON it prints.
@@ -112,7 +87,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn a_merged_folder_answers_as_base_and_adapter_do() {
-    let place = place();
+    let place = place(6);
     let place = place.path();
     for (i, (model, adapter)) in [
         ("models/chat_bpe", "models/chat_bpe/adapter"),
@@ -138,7 +113,7 @@ fn a_merged_folder_answers_as_base_and_adapter_do() {
 
 #[test]
 fn a_base_in_four_or_eight_bits_needs_a_choice() {
-    let place = place();
+    let place = place(6);
     let place = place.path();
     let (plain, adapter) = (fixture("models/chat_bpe"), fixture("models/chat_bpe/adapter"));
     for (quant, told) in [("nf4", "nf4 of bitsandbytes"), ("int8", "int8 of bitsandbytes")] {
@@ -174,7 +149,7 @@ fn a_base_in_four_or_eight_bits_needs_a_choice() {
 
 #[test]
 fn a_folder_that_bitsandbytes_wrote_is_merged_into_its_stored_values() {
-    let place = place();
+    let place = place(6);
     let place = place.path();
     let (model, adapter) = (fixture("cases/model_bnb_storage/model"), fixture("models/chat_bpe/adapter"));
     merge(place, &model, &adapter, "out", &["--merge-into", "stored", "--dtype", "f32"]);
@@ -183,7 +158,7 @@ fn a_folder_that_bitsandbytes_wrote_is_merged_into_its_stored_values() {
 
 #[test]
 fn a_quantised_gguf_file_needs_a_choice_too() {
-    let place = place();
+    let place = place(6);
     let place = place.path();
     let (model, adapter) = (fixture("gguf/llama-q8_0.gguf"), fixture("models/llama/adapter"));
     let error = refused(place, &["--model", &model, "--adapter", &adapter, "--out", "out"]);
@@ -196,7 +171,7 @@ fn a_quantised_gguf_file_needs_a_choice_too() {
 
 #[test]
 fn shards_hold_what_one_file_does() {
-    let place = place();
+    let place = place(6);
     let place = place.path();
     let (model, adapter) = (fixture("models/chat_bpe"), fixture("models/chat_bpe/adapter"));
     merge(place, &model, &adapter, "one", &["--dtype", "bf16"]);
@@ -218,7 +193,7 @@ fn shards_hold_what_one_file_does() {
 
 #[test]
 fn several_adapters_are_added_by_their_weights() {
-    let place = place();
+    let place = place(6);
     let place = place.path();
     let (model, adapter) = (fixture("models/chat_bpe"), fixture("models/chat_bpe/adapter"));
     let (most, rest) = (format!("{adapter}:0.75"), format!("{adapter}:0.25"));
@@ -240,7 +215,7 @@ fn several_adapters_are_added_by_their_weights() {
 
 #[test]
 fn what_was_merged_is_written_down_and_not_merged_again() {
-    let place = place();
+    let place = place(6);
     let place = place.path();
     let (model, adapter) = (fixture("models/chat_bpe"), fixture("models/chat_bpe/adapter"));
     let told = merge(place, &model, &adapter, "merged", &["--check", "rows.jsonl", "--limit", "3"]);
@@ -255,7 +230,7 @@ fn what_was_merged_is_written_down_and_not_merged_again() {
 
 #[test]
 fn a_run_over_a_quantised_base_is_told_of() {
-    let place = place();
+    let place = place(6);
     let place = place.path();
     let (model, template) = (fixture("models/chat_bpe"), "chatml");
     let run = ["train", "--model", &model, "--data", "rows.jsonl", "--out", "run", "--max-steps", "1"];
@@ -275,7 +250,7 @@ fn a_run_over_a_quantised_base_is_told_of() {
 
 #[test]
 fn what_cannot_be_merged_is_refused_before_anything_is_written() {
-    let place = place();
+    let place = place(6);
     let place = place.path();
     let (model, adapter) = (fixture("models/chat_bpe"), fixture("models/chat_bpe/adapter"));
     let of = |adapter: &str, more: &[&str]| {
@@ -308,7 +283,7 @@ fn what_cannot_be_merged_is_refused_before_anything_is_written() {
 
 #[test]
 fn only_a_new_folder_or_a_model_folder_is_written_to() {
-    let place = place();
+    let place = place(6);
     let place = place.path();
     let (model, adapter) = (fixture("models/chat_bpe"), fixture("models/chat_bpe/adapter"));
     let into = |out: &str, more: &[&str]| {
@@ -336,7 +311,7 @@ fn only_a_new_folder_or_a_model_folder_is_written_to() {
 
 #[test]
 fn values_beyond_half_precision_are_told_and_nothing_is_left() {
-    let place = place();
+    let place = place(6);
     let place = place.path();
     let (model, adapter) =
         (fixture("models/chat_bpe"), format!("{}:1e6", fixture("models/chat_bpe/adapter")));

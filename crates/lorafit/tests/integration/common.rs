@@ -1,0 +1,35 @@
+//! What tests share: a folder with rows, and the program run in it.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::json;
+use tempfile::TempDir;
+
+/// A folder with `rows.jsonl` of so many conversations.
+pub fn place(rows: usize) -> TempDir {
+    let dir = TempDir::new().expect("a folder");
+    let row = |i: usize| {
+        let chat = json!({ "messages": [
+            { "role": "user", "content": format!("why {i}?") },
+            { "role": "assistant", "content": format!("so {}", i * i) },
+        ] });
+        format!("{chat}\n")
+    };
+    fs::write(dir.path().join("rows.jsonl"), (0..rows).map(row).collect::<String>()).expect("written");
+    dir
+}
+
+/// Runs the program in a folder.
+pub fn lorafit(place: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lorafit"));
+    command.current_dir(place).args(arguments).output().expect("starts")
+}
+
+/// What the program prints where it succeeds, as it must.
+pub fn well(place: &Path, arguments: &[&str]) -> String {
+    let output = lorafit(place, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
