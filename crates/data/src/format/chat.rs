@@ -68,12 +68,12 @@ pub struct Message {
     /// Further keys, which templates may use.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
-    /// What is told of the parts that its content had in the row.
+    /// If its content is a list of parts in the row: how many there are, and which of their keys nothing reads.
     #[serde(skip)]
     pub(crate) parts: Parts,
 }
 
-/// Of a content that is a list of parts.
+/// What the report says of a content that is a list of parts.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Parts {
     /// How many there were; none where the content is a text.
@@ -301,7 +301,7 @@ fn message(i: usize, value: Value, keys: &Keys, mapping: &Mapping) -> Result<Mes
     };
     let role = match extra.remove(keys.role) {
         Some(Value::String(text)) if text == FUNCTION_CALL && mapping.role(&text).is_none() => {
-            // What is said is a call, or a list of calls (LLaMA-Factory).
+            // The content is a call, or a list of calls (LLaMA-Factory).
             let calls = extra.remove(keys.content).map_or(Value::Null, from_json_text);
             let calls = if calls.is_object() { Value::Array(vec![calls]) } else { calls };
             if !calls.is_array() || is_empty(&calls) {
@@ -390,7 +390,7 @@ fn name_calls(extra: &mut Map<String, Value>, place: &impl Fn(&str) -> String) -
     Ok(())
 }
 
-/// The text of a message's parts, one behind the other; what is told of them goes to `told`.
+/// Joins the texts of a message's parts, with nothing between them. `told` gets their number and the keys that nothing reads.
 ///
 /// # Errors
 /// A part that is not text, or has a key that would change what is trained.
