@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use lorafit_model::adapter::analysis::{Subspaces, Update, weight_norm};
-use lorafit_model::adapter::{AdapterFile, Factors, Module};
+use lorafit_model::adapter::{AdapterFile, Factors, known_modules};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{FileError, Source};
 use rayon::prelude::*;
@@ -212,8 +212,8 @@ pub fn modules<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
             kinds.push(name);
         }
     }
-    let known = |name: &str| Module::ALL.iter().position(|module| module.name() == name);
-    kinds.sort_by_key(|name| known(name).unwrap_or(Module::ALL.len()));
+    let known = known_modules();
+    kinds.sort_by_key(|name| known.iter().position(|module| module == name).unwrap_or(known.len()));
     kinds
 }
 

@@ -57,7 +57,7 @@ fn library_hint(error: &(dyn Error + 'static)) -> Option<String> {
         lorafit_model::FileError,
         lorafit_model::SourceError,
         lorafit_model::adapter::TargetError,
-        lorafit_model::config::ConfigError,
+        lorafit_model::ConfigError,
         lorafit_model::merge::CombineError,
         DeviceError,
         lorafit_train::BenchError,

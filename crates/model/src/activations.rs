@@ -14,29 +14,21 @@ use lorafit_kernels::ops::elementwise;
 use lorafit_kernels::{Bf16Tensor, Tensor};
 
 use crate::buffers::{ActivationDtype, Allocate, BufferShape, Part};
-use crate::config::Config;
+use crate::shape::Widths;
 
 /// What the forward pass of a block leaves for its backward pass. `t` is the number of tokens.
 #[derive(Debug)]
 pub(crate) struct SavedBlock<T = Tensor> {
     /// Input of the block, `[t, hidden]`.
     pub x: T,
-    /// Of the first norm, `[t]`.
-    pub rstd_in: T,
-    /// Of the query norm, `[t, heads]`; empty without one.
-    pub q_rstd: T,
-    /// Of the key norm, `[t, kv_heads]`; empty without one.
-    pub k_rstd: T,
-    /// Log of the softmax denominators, `[t, heads]`.
-    pub lse: T,
-    /// Of the second norm, `[t]`.
-    pub rstd_mid: T,
-    /// Low-rank inputs of the four sites, `[t, total rank of the site]`.
-    pub u: [T; 4],
+    /// Statistics of norms and of the attention ([`crate::shape::BlockShape`]).
+    pub stats: Vec<T>,
+    /// Low-rank inputs of each group of projections, `[t, total rank of the site]`.
+    pub u: Vec<T>,
     pub wide: Wide<T>,
 }
 
-/// The part of a [`SavedBlock`] that may be stored in 16 bits.
+/// The part of a [`SavedBlock`] that may be stored in 16 bits. What a block does not have is empty.
 #[derive(Debug)]
 pub(crate) struct Wide<T = Tensor> {
     /// Queries before norm and rotation, `[t, heads, d]`.
@@ -47,67 +39,68 @@ pub(crate) struct Wide<T = Tensor> {
     pub v: T,
     /// Output of the attention, `[t, heads, d]`.
     pub attended: T,
+    /// What the attention half gives, before its norm, `[t, hidden]`.
+    pub attention_out: T,
     /// The residual stream between attention and feed-forward, `[t, hidden]`.
-    pub mid: T,
+    pub middle: T,
     /// `[t, intermediate]`; backward overwrites it with its gradient.
     pub gate: T,
     /// `[t, intermediate]`; backward overwrites it with its gradient.
     pub up: T,
+    /// What the feed-forward half gives, before its norm, `[t, hidden]`.
+    pub feed_forward_out: T,
 }
 
 impl<T> SavedBlock<T> {
     /// For `t` tokens, or of nothing but what is wide.
     fn lay_out(
-        config: &Config,
+        sizes: &Sizes<'_>,
         t: usize,
-        ranks: [usize; 4],
+        ranks: &[usize],
         owns_x: bool,
         wide: Wide<T>,
         part: Part,
         allocate: &mut impl Allocate<Values = T>,
     ) -> Self {
-        let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-        let norms = usize::from(config.qk_norm);
-        let x = allocate.activation(part, t * if owns_x { config.hidden_size } else { 0 });
-        let u = ranks.map(|rank| allocate.activation(part, t * rank));
-        let mut tensor = |width: usize| allocate.f32(part, t * width);
-        SavedBlock {
-            x,
-            rstd_in: tensor(1),
-            q_rstd: tensor(heads * norms),
-            k_rstd: tensor(kv_heads * norms),
-            lse: tensor(heads),
-            rstd_mid: tensor(1),
-            u,
-            wide,
-        }
+        let x = allocate.activation(part, t * if owns_x { sizes.hidden } else { 0 });
+        let u = ranks.iter().map(|rank| allocate.activation(part, t * rank)).collect();
+        let stats = sizes.stats.iter().map(|width| allocate.f32(part, t * width)).collect();
+        SavedBlock { x, stats, u, wide }
     }
 }
 
 impl<T> Wide<T> {
-    fn lay_out(config: &Config, t: usize, make: &mut impl FnMut(usize) -> T) -> Self {
-        let queries = t * config.num_attention_heads * config.head_dim;
-        let keys = t * config.num_key_value_heads * config.head_dim;
+    fn lay_out(widths: &Widths, t: usize, make: &mut impl FnMut(usize) -> T) -> Self {
+        let mut make = |width: usize| make(t * width);
         Wide {
-            q: make(queries),
-            k: make(keys),
-            v: make(keys),
-            attended: make(queries),
-            mid: make(t * config.hidden_size),
-            gate: make(t * config.intermediate_size),
-            up: make(t * config.intermediate_size),
+            q: make(widths.queries),
+            k: make(widths.keys),
+            v: make(widths.keys),
+            attended: make(widths.queries),
+            attention_out: make(widths.attention_out),
+            middle: make(widths.middle),
+            gate: make(widths.gate),
+            up: make(widths.up),
+            feed_forward_out: make(widths.feed_forward_out),
         }
     }
 
-    fn all(&self) -> [&T; 7] {
-        let Wide { q, k, v, attended, mid, gate, up } = self;
-        [q, k, v, attended, mid, gate, up]
+    fn all(&self) -> [&T; 9] {
+        let Wide { q, k, v, attended, attention_out, middle, gate, up, feed_forward_out } = self;
+        [q, k, v, attended, attention_out, middle, gate, up, feed_forward_out]
     }
 
-    fn all_mut(&mut self) -> [&mut T; 7] {
-        let Wide { q, k, v, attended, mid, gate, up } = self;
-        [q, k, v, attended, mid, gate, up]
+    fn all_mut(&mut self) -> [&mut T; 9] {
+        let Wide { q, k, v, attended, attention_out, middle, gate, up, feed_forward_out } = self;
+        [q, k, v, attended, attention_out, middle, gate, up, feed_forward_out]
     }
+}
+
+/// What of a model decides sizes.
+pub(crate) struct Sizes<'a> {
+    pub hidden: usize,
+    pub widths: Widths,
+    pub stats: &'a [usize],
 }
 
 /// What all blocks leave for backward.
@@ -133,9 +126,9 @@ pub(crate) struct Activations<T = Tensor, N = Bf16Tensor> {
 impl<T, N> Activations<T, N> {
     /// `most` is the largest rank of any block at each site.
     pub(crate) fn lay_out(
-        config: &Config,
+        sizes: &Sizes<'_>,
         shape: &BufferShape,
-        most: [usize; 4],
+        most: &[usize],
         allocate: &mut impl Allocate<Values = T, Bf16 = N>,
     ) -> Self {
         let (tokens, dtype) = (shape.tokens, shape.activations.dtype);
@@ -147,15 +140,15 @@ impl<T, N> Activations<T, N> {
             ActivationDtype::Bf16 => (0, tokens, shape.ranks.len() - first_kept),
         };
         let mut bf16 = |len| allocate.bf16(Part::Activations, len);
-        let narrow = (0..narrow_blocks).map(|_| Wide::lay_out(config, tokens, &mut bf16)).collect();
-        let mut block = |part, wide, tokens, ranks, owns_x| {
-            let wide = Wide::lay_out(config, wide, &mut |len| allocate.activation(part, len));
-            SavedBlock::lay_out(config, tokens, ranks, owns_x, wide, part, allocate)
+        let narrow = (0..narrow_blocks).map(|_| Wide::lay_out(&sizes.widths, tokens, &mut bf16)).collect();
+        let mut block = |part, wide, tokens, ranks: &[usize], owns_x| {
+            let wide = Wide::lay_out(&sizes.widths, wide, &mut |len| allocate.activation(part, len));
+            SavedBlock::lay_out(sizes, tokens, ranks, owns_x, wide, part, allocate)
         };
         let kept = shape.ranks[first_kept..].iter();
-        let kept = kept.map(|ranks| block(Part::Activations, kept_wide, tokens, *ranks, true)).collect();
+        let kept = kept.map(|ranks| block(Part::Activations, kept_wide, tokens, ranks, true)).collect();
         let shared = block(Part::Scratch, shared_wide, shared_tokens, most, first_trained > 0);
-        let mut input = || allocate.activation(Part::Activations, tokens * config.hidden_size);
+        let mut input = || allocate.activation(Part::Activations, tokens * sizes.hidden);
         let inputs = (first_trained..first_kept).map(|_| input()).collect();
         Activations {
             tokens,

@@ -4,33 +4,36 @@
 //! their bytes for the plan ([`BufferBytes`]).
 
 use lorafit_kernels::cuda::Float;
-use lorafit_kernels::ops::attention::{Heads, backward_workspace};
+use lorafit_kernels::ops::attention::backward_workspace;
 use lorafit_kernels::ops::rope::Angles;
 use lorafit_kernels::{Bf16Tensor, Device, Placement, Tensor};
 
-use crate::activations::Activations;
-
-use crate::adapter::{Adapter, LoraConfig, LoraGroup, Site, TargetError};
-use crate::config::Config;
+use crate::activations::{Activations, Sizes};
+use crate::adapter::{Adapter, LoraConfig, LoraGroup, TargetError};
 use crate::gradients::{Gradients, Place};
 use crate::model::Model;
 use crate::parameters::Trainable;
+use crate::shape::Config;
 
 /// What every block uses in turn, forward and backward.
 #[derive(Debug)]
 pub(crate) struct Scratch<T = Tensor> {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
     /// Normalised input of a group of projections, `[t, hidden]`; between two of them, backward has the gradient of
     /// the attention's output here, `[t, heads, d]`.
     pub normed: T,
+    /// What a half gives, where it does not add itself to the stream, `[t, hidden]`; empty elsewhere.
+    pub branch: T,
     /// Queries after norm and rotation.
     pub q: T,
     /// Keys after norm and rotation.
     pub k: T,
     /// `silu(gate) * up`, `[t, intermediate]`; in backward, its gradient takes its place.
     pub act: T,
-    /// See [`crate::layers::linear::Work`].
+    /// See [`crate::block::linear::Work`].
     pub d_u: T,
-    /// See [`crate::layers::linear::Work`].
+    /// See [`crate::block::linear::Work`].
     pub dropped: T,
     /// Cosines and sines of the batch's positions.
     pub angles: Angles<T>,
@@ -41,6 +44,8 @@ pub(crate) struct Scratch<T = Tensor> {
 pub(crate) struct BackwardScratch<T = Tensor> {
     /// Gradient of the residual stream, `[t, hidden]`.
     pub d_hidden: T,
+    /// Gradient of what a half gives, `[t, hidden]`, where that is not the stream's; empty elsewhere.
+    pub d_branch: T,
     pub d_q: T,
     pub d_k: T,
     pub d_v: T,
@@ -107,7 +112,7 @@ pub struct BufferShape {
     /// Rows of the largest batch that predict something: logits are computed of no others.
     pub targets: usize,
     /// Total rank of the adapter at each site of each layer.
-    pub(crate) ranks: Vec<[usize; 4]>,
+    pub(crate) ranks: Vec<Vec<usize>>,
     /// The lowest block that backward reaches; the number of blocks if it reaches none.
     pub(crate) first_trained: usize,
     /// Whether the adapter's input is dropped at random.
@@ -134,7 +139,8 @@ impl BufferShape {
         let (ranks, first_trained, drops) = match trainable {
             Trainable::Adapter(lora) => {
                 let ranks = ranks_of(config, lora)?;
-                let first = ranks.iter().position(|r| *r != [0; 4]).unwrap_or(layers);
+                let first =
+                    ranks.iter().position(|ranks| ranks.iter().any(|rank| *rank > 0)).unwrap_or(layers);
                 (ranks, first, lora.dropout > 0.0)
             }
             Trainable::Weights(selection) => {
@@ -144,7 +150,7 @@ impl BufferShape {
                     true => 0,
                     false => selected.iter().filter_map(|w| w.layer).min().unwrap_or(layers),
                 };
-                (vec![[0; 4]; layers], first, false)
+                (no_ranks(config), first, false)
             }
         };
         Ok(BufferShape { tokens, targets, ranks, first_trained, drops, train: true, activations })
@@ -160,23 +166,23 @@ impl BufferShape {
         tokens: usize,
     ) -> Result<Self, TargetError> {
         let ranks = lora.map(|lora| ranks_of(config, lora)).transpose()?;
-        let ranks = ranks.unwrap_or_else(|| vec![[0; 4]; config.num_hidden_layers]);
+        let ranks = ranks.unwrap_or_else(|| no_ranks(config));
         Ok(BufferShape::forward_only(ranks, tokens))
     }
 
-    fn forward_only(ranks: Vec<[usize; 4]>, tokens: usize) -> Self {
+    fn forward_only(ranks: Vec<Vec<usize>>, tokens: usize) -> Self {
         let activations = ActivationPolicy::default();
         let first_trained = ranks.len();
         BufferShape { tokens, targets: tokens, ranks, first_trained, drops: false, train: false, activations }
     }
 
     fn of(config: &Config, adapter: Option<&Adapter>, tokens: usize) -> Self {
-        let ranks_of = |sites: &[Option<LoraGroup>; 4]| {
-            std::array::from_fn(|i| sites[i].as_ref().map_or(0, |group| group.rank))
-        };
         let ranks = match adapter {
-            Some(adapter) => adapter.layers.iter().map(ranks_of).collect(),
-            None => vec![[0; 4]; config.num_hidden_layers],
+            Some(adapter) => {
+                let rank = |group: &Option<LoraGroup>| group.as_ref().map_or(0, |group| group.rank);
+                adapter.layers.iter().map(|sites| sites.iter().map(rank).collect()).collect()
+            }
+            None => no_ranks(config),
         };
         BufferShape::forward_only(ranks, tokens)
     }
@@ -203,13 +209,16 @@ impl BufferShape {
 }
 
 /// Total rank of an adapter at each site of each layer.
-fn ranks_of(config: &Config, lora: &LoraConfig) -> Result<Vec<[usize; 4]>, TargetError> {
-    let mut ranks = vec![[0; 4]; config.num_hidden_layers];
+fn ranks_of(config: &Config, lora: &LoraConfig) -> Result<Vec<Vec<usize>>, TargetError> {
+    let mut ranks = no_ranks(config);
     for part in lora.parts(config)? {
-        let site = Site::ALL.into_iter().find(|s| s.modules().contains(&part.module));
-        ranks[part.layer][site.expect("every module has a site") as usize] += part.rank;
+        ranks[part.layer][part.module.site()] += part.rank;
     }
     Ok(ranks)
+}
+
+fn no_ranks(config: &Config) -> Vec<Vec<usize>> {
+    vec![vec![0; config.block(0).sites]; config.num_hidden_layers]
 }
 
 /// Bytes of the buffers of a run, by what they are for.
@@ -393,31 +402,36 @@ impl<T, N> Buffers<T, N> {
         allocate: &mut impl Allocate<Values = T, Bf16 = N>,
     ) -> Self {
         let tokens = shape.tokens;
-        let most = shape.ranks.iter().fold([0; 4], |a, b| std::array::from_fn(|i| a[i].max(b[i])));
-        let widest = most.into_iter().max().unwrap_or(0);
-        let queries = config.num_attention_heads * config.head_dim;
-        let keys = config.num_key_value_heads * config.head_dim;
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        // Every block has the same widths.
+        let (hidden, block) = (config.hidden_size, config.block(0));
+        let widths = block.widths(hidden);
+        let rank_of_site = |site: usize| shape.ranks.iter().map(|ranks| ranks[site]).max().unwrap_or(0);
+        let most: Vec<usize> = (0..block.sites).map(rank_of_site).collect();
+        let widest = most.iter().copied().max().unwrap_or(0);
 
-        let activations = Activations::lay_out(config, shape, most, allocate);
+        let sizes = Sizes { hidden, widths, stats: &block.stats };
+        let activations = Activations::lay_out(&sizes, shape, &most, allocate);
         let angles = Angles::laid_out(tokens, config.head_dim / 2, |len| allocate.f32(Part::Scratch, len));
         let workspace = backward_workspace(allocate.placement(), tokens, config.heads());
         let workspace = shape.train.then(|| allocate.f32(Part::Scratch, workspace));
         let mut values = |len: usize| allocate.activation(Part::Scratch, len);
         let scratch = Scratch {
-            normed: values(tokens * hidden.max(queries)),
-            q: values(tokens * queries),
-            k: values(tokens * keys),
-            act: values(tokens * inner),
+            hidden_size: hidden,
+            normed: values(tokens * widths.normed),
+            branch: values(tokens * widths.d_branch),
+            q: values(tokens * widths.queries),
+            k: values(tokens * widths.keys),
+            act: values(tokens * widths.gate),
             d_u: values(tokens * widest),
-            dropped: values(tokens * if shape.drops { hidden.max(queries).max(inner) } else { 0 }),
+            dropped: values(tokens * if shape.drops { widths.input } else { 0 }),
             angles,
         };
         let backward = workspace.map(|workspace| BackwardScratch {
             d_hidden: values(tokens * hidden),
-            d_q: values(tokens * queries),
-            d_k: values(tokens * keys),
-            d_v: values(tokens * keys),
+            d_branch: values(tokens * widths.d_branch),
+            d_q: values(tokens * widths.queries),
+            d_k: values(tokens * widths.keys),
+            d_v: values(tokens * widths.keys),
             workspace,
         });
         Buffers {
@@ -451,12 +465,5 @@ impl<T> HeadBuffers<T> {
             d_normed: tensor(backward),
             d_hidden: tensor(backward),
         }
-    }
-}
-
-impl Config {
-    /// Heads of the attention.
-    pub(crate) fn heads(&self) -> Heads {
-        Heads { query: self.num_attention_heads, key_value: self.num_key_value_heads, dim: self.head_dim }
     }
 }

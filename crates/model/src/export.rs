@@ -13,11 +13,11 @@ use std::str::FromStr;
 use lorafit_kernels::quant::Format;
 use lorafit_kernels::{RowOrder, SharedBytes};
 
-use crate::config::{Config, Rope, RopeScaling};
 use crate::merge::Merged;
+use crate::shape::{Config, Rope, RopeScaling, gguf_name};
 use crate::weights::{
     Gguf, GgufData, GgufEntry, GgufTensor, ModelFiles, SaveDtype, TensorData, TensorSource, Values,
-    gguf_architecture, gguf_name, gguf_row_order, write_gguf,
+    gguf_row_order, write_gguf,
 };
 
 /// `general.quantization_version` (ggml.h, `GGML_QNT_VERSION`).
@@ -168,7 +168,9 @@ impl<'a> GgufModel<'a> {
     fn of_gguf(files: &ModelFiles, gguf: &Gguf, merged: &'a Merged<'_>, file_type: Option<FileType>) -> Self {
         let mut adapted: HashMap<String, TensorSource<'a>> = merged
             .changed_sources()
-            .map(|source| (gguf_name(&source.name).unwrap_or_else(|| source.name.clone()), source))
+            .map(|source| {
+                (gguf_name(files.config(), &source.name).unwrap_or_else(|| source.name.clone()), source)
+            })
             .collect();
         let model = Model {
             has_head: gguf.shape("output.weight").is_some(),
@@ -213,7 +215,7 @@ impl<'a> GgufModel<'a> {
             SaveDtype::Bf16 => Format::BF16,
         }));
         let tensor = |source: TensorSource<'a>| {
-            let name = gguf_name(&source.name).unwrap_or_else(|| source.name.clone());
+            let name = gguf_name(config, &source.name).unwrap_or_else(|| source.name.clone());
             let shape = source.shape.clone();
             // Norms and biases are F32 in every file.
             let format = match shape[..] {
@@ -263,7 +265,7 @@ impl<'a> GgufModel<'a> {
 /// The metadata that says the shape of a folder's model (llama.cpp, `convert_hf_to_gguf.py`).
 fn shape_entries(files: &ModelFiles, file_type: FileType) -> Vec<(String, GgufEntry)> {
     let config = files.config();
-    let arch = gguf_architecture(config);
+    let arch = config.arch.gguf();
     let general = |key: &str, value| (format!("general.{key}"), value);
     let number = |key: &str, value: usize| (format!("{arch}.{key}"), GgufEntry::U32(value as u32));
     let float = |key: &str, value: f32| (format!("{arch}.{key}"), GgufEntry::F32(value));
@@ -283,7 +285,7 @@ fn shape_entries(files: &ModelFiles, file_type: FileType) -> Vec<(String, GgufEn
         number("attention.value_length", config.head_dim),
         number("rope.dimension_count", config.head_dim),
         number("vocab_size", config.vocab_size),
-        float("attention.layer_norm_rms_epsilon", config.rms_norm_eps),
+        float("attention.layer_norm_rms_epsilon", config.norm_eps),
         float("rope.freq_base", config.rope.theta as f32),
     ];
     if let RopeScaling::Linear { factor } = config.rope.scaling {

@@ -4,9 +4,9 @@ use lorafit_kernels::random;
 
 use crate::adapter::Adapter;
 use crate::buffers::Buffers;
-use crate::config::Config;
 use crate::kv_cache::KvCache;
 use crate::model::Model;
+use crate::shape::Config;
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -3,10 +3,12 @@
 
 use lorafit_kernels::{Tensor, Weight};
 
-use crate::adapter::{Adapter, GroupGradients};
-use crate::arch::decoder::{Block, Stage};
-use crate::layers::linear::LinearGroup;
-use crate::layers::vector::Vector;
+use crate::adapter::{Adapter, GroupGradients, LoraGroup};
+use crate::block::attend::HeadNormGradients;
+use crate::block::linear::LinearGroup;
+use crate::block::norm::NormGradients;
+use crate::block::vector::Vector;
+use crate::block::{Block, Step};
 use crate::model::Model;
 
 /// The gradients of a run.
@@ -14,19 +16,25 @@ use crate::model::Model;
 pub struct Gradients {
     pub(crate) embedding: Option<Tensor>,
     pub(crate) blocks: Vec<BlockGradients>,
-    pub(crate) norm: Option<Tensor>,
+    pub(crate) norm: NormGradients,
     /// Of a head of its own; a tied one adds to `embedding`.
     pub(crate) head: Option<Tensor>,
 }
 
-/// Those of a block.
+/// Those of a block: one for each of its steps.
 #[derive(Debug)]
 pub(crate) struct BlockGradients {
-    pub sites: [SiteGradients; 4],
-    pub q_norm: Option<Tensor>,
-    pub k_norm: Option<Tensor>,
-    pub input_norm: Option<Tensor>,
-    pub post_norm: Option<Tensor>,
+    pub steps: Vec<StepGradients>,
+}
+
+/// Those of a step of a block.
+#[derive(Debug)]
+pub(crate) enum StepGradients {
+    Norm(NormGradients),
+    Project(SiteGradients),
+    Attend(HeadNormGradients),
+    /// It has no weights.
+    None,
 }
 
 /// Those of projections of one input.
@@ -49,7 +57,8 @@ pub(crate) struct LinearGradients {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Place {
     Embedding,
-    Block(usize, Stage),
+    /// A block, and a step of it.
+    Block(usize, usize),
     Norm,
     Head,
 }
@@ -86,70 +95,89 @@ impl SiteGradients {
     }
 }
 
-impl BlockGradients {
-    fn new(block: &Block, adapter: [Option<GroupGradients>; 4]) -> Self {
-        let Block { input_norm, attention, post_norm, mlp, eps: _ } = block;
-        let [qkv, output, gate_up, down] = adapter;
-        let head_norms = attention.qk_norms.as_ref();
-        BlockGradients {
-            sites: [
-                SiteGradients::new(&attention.qkv, qkv),
-                SiteGradients::new(&attention.output, output),
-                SiteGradients::new(&mlp.gate_up, gate_up),
-                SiteGradients::new(&mlp.down, down),
-            ],
-            q_norm: head_norms.and_then(|(q, _)| of_vector(q)),
-            k_norm: head_norms.and_then(|(_, k)| of_vector(k)),
-            input_norm: of_vector(input_norm),
-            post_norm: of_vector(post_norm),
+impl StepGradients {
+    fn any(&self) -> bool {
+        match self {
+            StepGradients::Norm(norm) => norm.any(),
+            StepGradients::Project(site) => site.any(),
+            StepGradients::Attend(norms) => norms.iter().flatten().any(NormGradients::any),
+            StepGradients::None => false,
         }
     }
+}
 
-    /// The first stage that has a slot.
-    fn lowest(&self) -> Option<Stage> {
-        let [qkv, output, gate_up, down] = &self.sites;
-        let stages = [
-            (Stage::InputNorm, self.input_norm.is_some()),
-            (Stage::Qkv, qkv.any()),
-            (Stage::HeadNorms, self.q_norm.is_some() || self.k_norm.is_some()),
-            (Stage::Output, output.any()),
-            (Stage::PostNorm, self.post_norm.is_some()),
-            (Stage::GateUp, gate_up.any()),
-            (Stage::Down, down.any()),
-        ];
-        stages.into_iter().find_map(|(stage, any)| any.then_some(stage))
+impl BlockGradients {
+    fn new(block: &Block, adapter: Option<&[Option<LoraGroup>]>) -> Self {
+        let of_step = |step: &Step| match step {
+            Step::Norm(norm) => StepGradients::Norm(NormGradients::of(&norm.norm)),
+            Step::Project(project) => {
+                let group = adapter.and_then(|groups| groups[project.site].as_ref());
+                StepGradients::Project(SiteGradients::new(&project.group, group.map(GroupGradients::like)))
+            }
+            Step::Attend(attend) => StepGradients::Attend(
+                attend.norms.as_ref().map(|norms| norms.each_ref().map(NormGradients::of)),
+            ),
+            Step::Gate(_) | Step::Add(_) => StepGradients::None,
+        };
+        BlockGradients { steps: block.steps.iter().map(of_step).collect() }
     }
 
+    /// The first step that has a slot.
+    fn lowest(&self) -> Option<usize> {
+        self.steps.iter().position(StepGradients::any)
+    }
+
+    fn sites(&self) -> impl Iterator<Item = &SiteGradients> {
+        self.steps.iter().filter_map(|step| match step {
+            StepGradients::Project(site) => Some(site),
+            StepGradients::Norm(_) | StepGradients::Attend(_) | StepGradients::None => None,
+        })
+    }
+
+    /// Those of the weights, in the order of [`Block::weights`].
     fn weights(&self) -> impl Iterator<Item = &Tensor> {
-        let projections = self.sites.iter().flat_map(|site| &site.projections);
-        let norms = [&self.q_norm, &self.k_norm, &self.input_norm, &self.post_norm];
-        projections.flat_map(|p| p.weight.iter().chain(&p.bias)).chain(norms.into_iter().flatten())
+        let projections = self.sites().flat_map(|site| &site.projections);
+        let heads = self.steps.iter().filter_map(|step| match step {
+            StepGradients::Attend(norms) => norms.as_ref(),
+            StepGradients::Norm(_) | StepGradients::Project(_) | StepGradients::None => None,
+        });
+        let others = self.steps.iter().filter_map(|step| match step {
+            StepGradients::Norm(norm) => Some(norm),
+            StepGradients::Project(_) | StepGradients::Attend(_) | StepGradients::None => None,
+        });
+        let norms = heads.flatten().chain(others).flat_map(|norm| &norm.weight);
+        projections.flat_map(|p| p.weight.iter().chain(&p.bias)).chain(norms)
     }
 
-    fn weights_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
-        let BlockGradients { sites, q_norm, k_norm, input_norm, post_norm } = self;
-        let sites = sites.iter_mut().flat_map(|SiteGradients { adapter, projections }| {
-            let factors = adapter.iter_mut().flat_map(|g| std::iter::once(&mut g.a).chain(&mut g.b_t));
-            factors.chain(projections.iter_mut().flat_map(|p| p.weight.iter_mut().chain(&mut p.bias)))
-        });
-        sites.chain([q_norm, k_norm, input_norm, post_norm].into_iter().flatten())
+    /// All, those of factors too, in any order.
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        self.steps.iter_mut().flat_map(|step| -> Vec<&mut Tensor> {
+            match step {
+                StepGradients::Norm(norm) => norm.weight.iter_mut().collect(),
+                StepGradients::Attend(norms) => {
+                    norms.iter_mut().flatten().flat_map(|norm| &mut norm.weight).collect()
+                }
+                StepGradients::Project(SiteGradients { adapter, projections }) => {
+                    let factors =
+                        adapter.iter_mut().flat_map(|g| std::iter::once(&mut g.a).chain(&mut g.b_t));
+                    let weights = projections.iter_mut().flat_map(|p| p.weight.iter_mut().chain(&mut p.bias));
+                    factors.chain(weights).collect()
+                }
+                StepGradients::None => Vec::new(),
+            }
+        })
     }
 }
 
 impl Gradients {
     /// Zeros for every factor of `adapter` and every weight of `model` that is trained.
     pub fn new(model: &Model, adapter: Option<&Adapter>) -> Self {
-        let of_layer = |layer: usize| match adapter {
-            Some(adapter) => {
-                adapter.layers[layer].each_ref().map(|group| group.as_ref().map(GroupGradients::like))
-            }
-            None => [const { None }; 4],
-        };
+        let of_layer = |layer: usize| adapter.map(|adapter| &adapter.layers[layer][..]);
         let blocks = model.blocks.iter().enumerate();
         Gradients {
             embedding: of_matrix(&model.embedding),
             blocks: blocks.map(|(layer, block)| BlockGradients::new(block, of_layer(layer))).collect(),
-            norm: of_vector(&model.norm),
+            norm: NormGradients::of(&model.norm),
             head: model.own_head.as_ref().and_then(of_matrix),
         }
     }
@@ -157,20 +185,20 @@ impl Gradients {
     /// All gradients: those of the factors in the order of [`Adapter::tensors`], then those of the weights in the order
     /// of [`Parameters::tensors`](crate::Parameters::tensors).
     pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
-        let groups = self.blocks.iter().flat_map(|block| &block.sites).flat_map(|site| &site.adapter);
+        let groups = self.blocks.iter().flat_map(BlockGradients::sites).flat_map(|site| &site.adapter);
         groups
             .flat_map(|g| std::iter::once(&g.a).chain(&g.b_t))
             .chain(&self.embedding)
             .chain(self.blocks.iter().flat_map(BlockGradients::weights))
-            .chain(&self.norm)
+            .chain(&self.norm.weight)
             .chain(&self.head)
     }
 
     /// Sets every gradient to zero.
     pub fn clear(&mut self) {
         let Gradients { embedding, blocks, norm, head } = self;
-        let outer = [embedding, norm, head].into_iter().flatten();
-        for tensor in outer.chain(blocks.iter_mut().flat_map(BlockGradients::weights_mut)) {
+        let outer = [embedding, &mut norm.weight, head].into_iter().flatten();
+        for tensor in outer.chain(blocks.iter_mut().flat_map(BlockGradients::all_mut)) {
             tensor.clear(tensor.len());
         }
     }
@@ -182,7 +210,7 @@ impl Gradients {
         }
         let mut blocks = self.blocks.iter().enumerate();
         let in_blocks = blocks.find_map(|(i, block)| Some(Place::Block(i, block.lowest()?)));
-        let norm = self.norm.as_ref().map(|_| Place::Norm);
+        let norm = self.norm.any().then_some(Place::Norm);
         in_blocks.or(norm).or(self.head.as_ref().map(|_| Place::Head))
     }
 }

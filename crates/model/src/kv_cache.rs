@@ -2,7 +2,7 @@
 
 use lorafit_kernels::{Device, Placement, Tensor};
 
-use crate::config::Config;
+use crate::shape::Config;
 
 /// The cache of one sequence.
 ///

@@ -3,25 +3,25 @@
 mod activations;
 pub mod adapter;
 mod arch;
+mod block;
 mod buffers;
-pub mod config;
 mod error;
 pub mod export;
 mod generate;
 mod gradients;
 mod kv_cache;
-mod layers;
 mod load;
 pub mod merge;
 mod model;
 mod parameters;
 mod selection;
-mod shapes;
+mod shape;
 mod source;
+mod weight_list;
 pub mod weights;
 
+pub use arch::{Arch, ConfigError};
 pub use buffers::{ActivationDtype, ActivationPolicy, BufferBytes, BufferShape, Buffers, Recompute};
-pub use config::Config;
 pub use error::FileError;
 pub use generate::{Sampling, generate, sequence_logits_bytes};
 pub use gradients::Gradients;
@@ -30,7 +30,7 @@ pub use load::{BaseQuantization, Distribution, RandomWeights};
 pub use model::{Losses, Model, Stream};
 pub use parameters::{Parameters, Trainable};
 pub use selection::{WeightModules, WeightSelection};
-pub use shapes::{WeightShape, weight_shapes};
+pub use shape::{Config, Rope, RopeScaling, WeightShape, weight_shapes};
 #[cfg(feature = "hub")]
 pub use source::Hub;
 pub use source::{ShapeSource, Source, SourceError};

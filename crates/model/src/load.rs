@@ -6,16 +6,17 @@ use lorafit_kernels::quant::{Format, Quantization};
 use lorafit_kernels::{Device, Placement, SharedBytes, Tensor, Weight, random};
 use rayon::prelude::*;
 
-use crate::adapter::{Module, Site, module_shape};
-use crate::arch::decoder::Block;
-use crate::config::Config;
+use crate::block::add::AddStep;
+use crate::block::attend::AttendStep;
+use crate::block::gate::GateStep;
+use crate::block::linear::{Linear, LinearGroup};
+use crate::block::norm::{Norm, NormStep};
+use crate::block::project::ProjectStep;
+use crate::block::vector::Vector;
+use crate::block::{Block, Step};
 use crate::error::FileError;
-use crate::layers::attention::SelfAttention;
-use crate::layers::linear::{Linear, LinearGroup};
-use crate::layers::mlp::Mlp;
-use crate::layers::vector::Vector;
 use crate::model::Model;
-use crate::shapes::weight_shapes;
+use crate::shape::{self, Config, LinearShape, NormShape, block_path, in_block, matrices};
 use crate::weights::ModelFiles;
 
 /// How a base model is quantised on loading. Norms and biases never are.
@@ -30,17 +31,9 @@ pub struct BaseQuantization {
 impl BaseQuantization {
     /// The quantisation of the matrix `name`, if it has one.
     pub fn of(&self, name: &str) -> Option<Quantization> {
-        let block = name.starts_with("model.layers.");
+        let block = in_block(name).is_some();
         (block || self.head).then_some(self.quantization)
     }
-}
-
-/// The matrices of a model by checkpoint name, `[rows, cols]`; a tied head is the embedding.
-pub(crate) fn matrices(config: &Config) -> impl Iterator<Item = (String, usize, usize)> {
-    weight_shapes(config).into_iter().filter_map(|weight| match weight.dims[..] {
-        [rows, cols] => Some((weight.name, rows, cols)),
-        _ => None,
-    })
 }
 
 /// Bytes of a model's weights in memory, when `stored` tells those of a matrix that is not quantised. Norms and biases
@@ -133,42 +126,37 @@ impl Model {
             source.vector(name, len).map(|v| Vector::frozen(Tensor::from_slice(device, &v)))
         };
         let matrix = |name: &str, rows: usize, cols: usize| Ok(source.weight(name, rows, cols)?.on(device));
-        let linear = |layer: usize, module: Module| {
-            let (outputs, inputs) = module_shape(config, module);
-            let path = module.path(layer);
-            Ok(Linear {
-                weight: matrix(&format!("{path}.weight"), outputs, inputs)?,
-                bias: if config.has_bias(module) {
-                    Some(vector(&format!("{path}.bias"), outputs)?)
-                } else {
-                    None
-                },
+        let norm = |path: &str, width: usize| {
+            Ok(Norm { weight: vector(&format!("{path}.weight"), width)?, eps: config.norm_eps })
+        };
+        let linear = |layer: usize, shape: &LinearShape| {
+            let path = block_path(layer, shape.name.hf);
+            let bias = shape.bias.then(|| vector(&format!("{path}.bias"), shape.outputs)).transpose()?;
+            Ok(Linear { weight: matrix(&format!("{path}.weight"), shape.outputs, shape.inputs)?, bias })
+        };
+        let step = |layer: usize, step: &shape::Step| {
+            let norm = |shape: &NormShape| norm(&block_path(layer, shape.name.hf), shape.width);
+            Ok(match step {
+                shape::Step::Norm { shape, from, stats } => {
+                    Step::Norm(NormStep { norm: norm(shape)?, from: *from, stats: *stats })
+                }
+                shape::Step::Linear { projections, site, from, to } => {
+                    let projections = projections.iter().map(|shape| linear(layer, shape));
+                    let group = LinearGroup { projections: projections.collect::<Result<_, S::Error>>()? };
+                    Step::Project(ProjectStep { group, site: *site, from: *from, to: *to })
+                }
+                shape::Step::Attend { shape, stats } => {
+                    let norms = shape.norms.map(|[q, k]| Ok([norm(&q)?, norm(&k)?])).transpose()?;
+                    Step::Attend(AttendStep { norms, heads: shape.heads, stats: *stats })
+                }
+                shape::Step::Gate(shape) => Step::Gate(GateStep(*shape)),
+                shape::Step::Add(_) => Step::Add(AddStep),
             })
         };
-        let group = |layer: usize, site: Site| {
-            let projections =
-                site.modules().iter().map(|&m| linear(layer, m)).collect::<Result<_, S::Error>>()?;
-            Ok::<_, S::Error>(LinearGroup { projections })
-        };
         let block = |layer: usize| {
-            let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
-            let head_norm = |part: &str| vector(&name(part), config.head_dim);
+            let steps = config.block(layer).steps;
             Ok(Block {
-                input_norm: vector(&name("input_layernorm"), config.hidden_size)?,
-                attention: SelfAttention {
-                    qkv: group(layer, Site::Qkv)?,
-                    output: group(layer, Site::Output)?,
-                    qk_norms: if config.qk_norm {
-                        Some((head_norm("self_attn.q_norm")?, head_norm("self_attn.k_norm")?))
-                    } else {
-                        None
-                    },
-                    heads: config.heads(),
-                    eps: config.rms_norm_eps,
-                },
-                post_norm: vector(&name("post_attention_layernorm"), config.hidden_size)?,
-                mlp: Mlp { gate_up: group(layer, Site::GateUp)?, down: group(layer, Site::Down)? },
-                eps: config.rms_norm_eps,
+                steps: steps.iter().map(|shape| step(layer, shape)).collect::<Result<_, S::Error>>()?,
             })
         };
         let embedding = matrix("model.embed_tokens.weight", config.vocab_size, config.hidden_size)?;
@@ -180,7 +168,7 @@ impl Model {
             device,
             embedding,
             blocks: (0..config.num_hidden_layers).map(block).collect::<Result<_, S::Error>>()?,
-            norm: vector("model.norm.weight", config.hidden_size)?,
+            norm: norm("model.norm", config.hidden_size)?,
             own_head,
             frequencies: config.rope_frequencies(),
             config: config.clone(),

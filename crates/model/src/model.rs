@@ -5,17 +5,17 @@ use lorafit_kernels::ops::attention::Segments;
 use lorafit_kernels::ops::cross_entropy::{self, Target};
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::matmul::{self, Product, Right, Term, View};
-use lorafit_kernels::ops::{elementwise, embedding, rms_norm};
+use lorafit_kernels::ops::{elementwise, embedding};
 use lorafit_kernels::{ComputeDtype, Device, Tensor, Weight};
 
 use crate::adapter::Adapter;
-use crate::arch::decoder::{Block, BlockAdapter, Extent};
+use crate::block::Block;
+use crate::block::norm::Norm;
+use crate::block::pass::{BackwardPass, BlockAdapter, Context, Extent, ForwardPass};
 use crate::buffers::{Buffers, HeadBuffers};
-use crate::config::Config;
 use crate::gradients::{Gradients, Place};
 use crate::kv_cache::{KvCache, Run};
-use crate::layers::attention::Context;
-use crate::layers::vector::Vector;
+use crate::shape::Config;
 
 /// A model over weights as their files store them, or trained ([`Model::train`]).
 #[derive(Debug)]
@@ -25,8 +25,8 @@ pub struct Model {
     /// `[vocab, hidden]`.
     pub(crate) embedding: Weight,
     pub(crate) blocks: Vec<Block>,
-    /// `[hidden]`.
-    pub(crate) norm: Vector,
+    /// Before the head.
+    pub(crate) norm: Norm,
     /// `[vocab, hidden]`; none where the embedding is the head.
     pub(crate) own_head: Option<Weight>,
     /// Rotary frequencies of a head's pairs.
@@ -178,7 +178,8 @@ impl Model {
             let adapter = adapter.map(|a| block_adapter(a, i, mask));
             let saved = buffers.activations.for_forward(i);
             let (hidden, scratch) = (&mut buffers.hidden, &mut buffers.scratch);
-            block.forward(hidden, rows, adapter, &mut context, saved, scratch, Extent::Whole);
+            let mut pass = ForwardPass { rows, adapter, hidden, saved, scratch };
+            block.forward(&mut pass, &mut context, Extent::Whole);
             buffers.activations.keep(i, rows);
         }
     }
@@ -187,8 +188,7 @@ impl Model {
     fn logits(&self, rows: &[u32], hidden: &Tensor, head: &mut HeadBuffers) {
         let width = self.config.hidden_size;
         elementwise::gather_rows(hidden, rows, width, &mut head.hidden);
-        let (normed, rstd) = (&mut head.normed, &mut head.rstd);
-        rms_norm::forward(&head.hidden, &self.norm, self.config.rms_norm_eps, rows.len(), normed, rstd);
+        self.norm.forward(&head.hidden, rows.len(), &mut head.normed, &mut head.rstd);
         let right = Right::WeightTransposed(self.head());
         let term = Term { left: View::rows(&head.normed, width), right, k: width };
         matmul::run(&mut [Product::new(rows.len(), self.config.vocab_size, term, &mut head.logits)]);
@@ -230,21 +230,12 @@ impl Model {
             }
             let term = Term { left: d_logits, right: Right::Weight(self.head()), k: vocab };
             matmul::run(&mut [Product::new(rows, width, term, &mut head.d_normed)]);
-            if let Some(d_norm) = &mut gradients.norm {
-                rms_norm::backward_weight(&head.d_normed, &head.hidden, &head.rstd, rows, d_norm);
-            }
+            self.norm.weight_gradient(&head.d_normed, &head.hidden, rows, &head.rstd, &mut gradients.norm);
             if lowest == Some(Place::Norm) {
                 continue;
             }
             head.d_hidden.clear(rows * width);
-            rms_norm::backward(
-                &head.d_normed,
-                &head.hidden,
-                &self.norm,
-                &head.rstd,
-                rows,
-                &mut head.d_hidden,
-            );
+            self.norm.input_gradient(&head.d_normed, &head.hidden, rows, &head.rstd, &mut head.d_hidden);
             elementwise::scatter_add_rows(&head.d_hidden, &chunk.rows, width, &mut back.d_hidden);
         }
         losses
@@ -275,16 +266,16 @@ impl Model {
             if recomputed && !in_shared {
                 let hidden = &mut buffers.hidden;
                 elementwise::copy(&saved.x, rows * self.config.hidden_size, hidden);
-                let context = &mut Context::Stream(stream.segments);
-                block.forward(hidden, rows, adapter, context, saved, scratch, Extent::Saved);
+                let mut pass = ForwardPass { rows, adapter, hidden, saved, scratch };
+                block.forward(&mut pass, &mut Context::Stream(stream.segments), Extent::Saved);
             }
             if recomputed {
                 saved = activations.round(rows);
             }
             let last = last.filter(|_| i == lowest);
-            let gradients = &mut gradients.blocks[i];
-            let d_normed = &mut buffers.hidden;
-            block.backward(rows, adapter, gradients, stream.segments, saved, scratch, back, d_normed, last);
+            let (segments, d_normed) = (stream.segments, &mut buffers.hidden);
+            let mut pass = BackwardPass { rows, adapter, segments, saved, scratch, back, d_normed };
+            block.backward(&mut pass, &mut gradients.blocks[i], last);
             buffers.activations.release(i);
         }
         if let Some(d_embedding) = &mut gradients.embedding {

@@ -3,11 +3,12 @@
 use lorafit_kernels::Tensor;
 
 use crate::adapter::{Adapter, LoraConfig, TargetError};
-use crate::config::Config;
 use crate::gradients::Gradients;
 use crate::model::Model;
 use crate::selection::WeightSelection;
-use crate::shapes::{WeightMut, WeightRef, WeightShape, weight_shapes};
+use crate::shape::Config;
+use crate::shape::{WeightShape, weight_shapes};
+use crate::weight_list::{WeightMut, WeightRef};
 use crate::weights::{SaveDtype, TensorData, TensorReader, TensorSource, Values};
 
 /// What is to be trained, before anything is made.
@@ -148,7 +149,7 @@ impl Model {
     }
 
     fn stores(&self, value_bytes: usize) -> bool {
-        let first = self.blocks.first().and_then(|block| block.attention.qkv.projections.first());
+        let first = self.blocks.first().and_then(|block| block.groups().next()?.projections.first());
         let matrix = first.map_or(&self.embedding, |linear| &linear.weight);
         matrix.stored_bytes() == value_bytes * matrix.rows() * matrix.cols()
     }

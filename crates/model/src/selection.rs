@@ -6,8 +6,8 @@ use std::str::FromStr;
 use regex::Regex;
 
 use crate::adapter::TargetError;
-use crate::config::Config;
-use crate::shapes::{WeightShape, weight_shapes};
+use crate::shape::Config;
+use crate::shape::{WeightShape, weight_shapes};
 
 /// Modules by name, pattern, or all of them.
 #[derive(Clone, Debug)]

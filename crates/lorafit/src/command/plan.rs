@@ -10,7 +10,7 @@ use lorafit_kernels::Placement;
 use lorafit_kernels::cuda::Float;
 use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::Code;
-use lorafit_model::adapter::{LoraConfig, Module, module_shape};
+use lorafit_model::adapter::{LoraConfig, module_shape};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{
     ActivationDtype, BaseQuantization, Config, Recompute, ShapeSource, Source, Trainable, WeightSelection,
@@ -373,7 +373,8 @@ fn report(args: &PlanArgs, given: &Given) -> anyhow::Result<Report> {
         let recomputed = format!("QLoRA, {}, recompute", quantized.quantization);
         methods.push(MethodCost::of(recomputed, &small.plan(Recompute::Full)?));
     }
-    let modules = Module::ALL
+    let modules = config
+        .modules()
         .into_iter()
         .filter(|module| lora.targets.contains(0, *module))
         .map(|module| {
@@ -546,7 +547,7 @@ fn recommend(
         return Ok(format!(
             "{} can be planned, but not trained: its architecture ({}) is not computed by lorafit; plan without --recommend \
              tells what it would take.",
-            args.model, subject.config.model_type
+            args.model, subject.config.arch
         ));
     }
     if let Some(window) = subject.config.sliding_window.filter(|window| *window < args.max_seq_len) {

@@ -1,4 +1,4 @@
-//! The factors of an adapter, laid out for the products of [`crate::layers::linear`].
+//! The factors of an adapter, laid out for the products of [`crate::block::linear`].
 //!
 //! The `A` factors of projections that share an input are stacked in one `[total rank, in]` matrix; `B` is
 //! kept transposed, `[rank, out]`. Files have them apart and upright (see [`super::peft`]).
@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 use lorafit_kernels::{Device, Tensor, random};
 use regex::Regex;
 
-use super::targets::{Module, Site, TargetError, Targets};
-use crate::config::Config;
+use super::targets::{TargetError, Targets};
 use crate::gradients::like;
+use crate::shape::{Config, Module, module_shape};
 
 /// What an adapter is made of: the part of PEFT's `LoraConfig` that is supported.
 #[derive(Clone, Debug)]
@@ -111,9 +111,10 @@ impl LoraConfig {
             return Err(TargetError::no_such_layer(*outside, layers));
         }
         let selected = |layer: usize| self.layers.as_ref().is_none_or(|l| l.contains(&layer));
+        let modules = config.modules();
         let parts: Vec<PartShape> = (0..layers)
             .filter(|&layer| selected(layer))
-            .flat_map(|layer| Module::ALL.map(|module| (layer, module)))
+            .flat_map(|layer| modules.iter().map(move |module| (layer, *module)))
             .filter(|&(layer, module)| self.selects(layer, module))
             .map(|(layer, module)| {
                 let path = module.path(layer);
@@ -184,23 +185,12 @@ pub(crate) struct PartShape {
 /// The factors of an adapter for one model.
 #[derive(Debug)]
 pub struct Adapter {
-    pub(crate) layers: Vec<[Option<LoraGroup>; 4]>,
+    /// Of each layer, those of each group of projections.
+    pub(crate) layers: Vec<Vec<Option<LoraGroup>>>,
+    /// The projections of a block.
+    modules: Vec<Module>,
     pub(crate) config: LoraConfig,
     pub(crate) notes: Vec<String>,
-}
-
-/// `[out, in]` of a projection.
-pub fn module_shape(config: &Config, module: Module) -> (usize, usize) {
-    let queries = config.num_attention_heads * config.head_dim;
-    let keys = config.num_key_value_heads * config.head_dim;
-    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-    match module {
-        Module::QProj => (queries, hidden),
-        Module::KProj | Module::VProj => (keys, hidden),
-        Module::OProj => (hidden, queries),
-        Module::GateProj | Module::UpProj => (inner, hidden),
-        Module::DownProj => (hidden, inner),
-    }
 }
 
 impl Adapter {
@@ -215,7 +205,7 @@ impl Adapter {
         for part in &parts {
             let (_, inputs) = module_shape(config, part.module);
             let bound = 1.0 / (inputs as f32).sqrt();
-            let stream = random::mix(seed) ^ random::mix((part.layer * 16 + part.module as usize) as u64);
+            let stream = random::mix(seed) ^ random::mix((part.layer * 16 + part.module.index()) as u64);
             let values: Vec<f32> = (0..part.rank * inputs)
                 .map(|i| (2.0 * random::uniform(stream, i as u64) - 1.0) * bound)
                 .collect();
@@ -226,13 +216,15 @@ impl Adapter {
 
     /// An adapter of the given projections (in forward order) with all factors zero.
     pub(crate) fn zeros(config: &Config, lora: &LoraConfig, shapes: &[PartShape], device: Device) -> Self {
-        let group = |layer: usize, site: Site| {
+        let modules = config.modules();
+        let group = |layer: usize, of_site: &[Module]| {
             let mut parts = Vec::new();
             let mut rank = 0;
-            for (projection, &module) in site.modules().iter().enumerate() {
+            for &module in of_site {
                 if let Some(shape) = shapes.iter().find(|s| s.layer == layer && s.module == module) {
                     let (outputs, _) = module_shape(config, module);
                     let b_t = Tensor::zeros(device, shape.rank * outputs);
+                    let projection = module.projection();
                     parts.push(LoraPart {
                         projection,
                         first: rank,
@@ -243,17 +235,23 @@ impl Adapter {
                     rank += shape.rank;
                 }
             }
-            let (_, inputs) = module_shape(config, site.modules()[0]);
+            let (_, inputs) = module_shape(config, of_site[0]);
             (rank > 0).then(|| LoraGroup { a: Tensor::zeros(device, rank * inputs), rank, parts })
         };
-        let layers =
-            (0..config.num_hidden_layers).map(|layer| Site::ALL.map(|site| group(layer, site))).collect();
-        Adapter { layers, config: lora.clone(), notes: Vec::new() }
+        let of_layer =
+            |layer| modules.chunk_by(|a, b| a.site() == b.site()).map(|site| group(layer, site)).collect();
+        let layers = (0..config.num_hidden_layers).map(of_layer).collect();
+        Adapter { layers, modules, config: lora.clone(), notes: Vec::new() }
     }
 
     /// An adapter of no projection, which changes nothing.
     pub fn none(config: &Config) -> Self {
         Adapter::zeros(config, &LoraConfig::new(Targets::Names(Vec::new())), &[], Device::Cpu)
+    }
+
+    /// The projections of a block of its model, in forward order.
+    pub(crate) fn modules(&self) -> &[Module] {
+        &self.modules
     }
 
     /// What the adapter is made of.
@@ -268,31 +266,24 @@ impl Adapter {
 
     /// Every adapted projection with its group, in forward order.
     pub(crate) fn parts(&self) -> impl Iterator<Item = (usize, Module, &LoraGroup, &LoraPart)> {
-        self.layers.iter().enumerate().flat_map(|(layer, sites)| {
-            Site::ALL
-                .into_iter()
-                .zip(sites)
-                .filter_map(|(site, group)| Some((site, group.as_ref()?)))
-                .flat_map(move |(site, group)| {
-                    group.parts.iter().map(move |part| (layer, site.modules()[part.projection], group, part))
-                })
+        self.layers.iter().enumerate().flat_map(move |(layer, sites)| {
+            self.modules.iter().filter_map(move |&module| {
+                let group = sites[module.site()].as_ref()?;
+                Some((layer, module, group, group.part_of(module.projection())?))
+            })
         })
     }
 
     fn part_mut(&mut self, layer: usize, module: Module) -> Option<(&mut Tensor, &mut LoraPart)> {
-        let site = module.site();
-        let projection = site.modules().iter().position(|&m| m == module)?;
-        let group = self.layers.get_mut(layer)?[site as usize].as_mut()?;
-        let part = group.parts.iter_mut().find(|p| p.projection == projection)?;
+        let group = self.layers.get_mut(layer)?[module.site()].as_mut()?;
+        let part = group.parts.iter_mut().find(|part| part.projection == module.projection())?;
         Some((&mut group.a, part))
     }
 
     /// The factors of an adapted projection.
     pub(crate) fn factors(&self, layer: usize, module: Module) -> Option<(&LoraGroup, &LoraPart)> {
-        let site = module.site();
-        let projection = site.modules().iter().position(|&m| m == module)?;
-        let group = self.layers.get(layer)?[site as usize].as_ref()?;
-        Some((group, group.part_of(projection)?))
+        let group = self.layers.get(layer)?[module.site()].as_ref()?;
+        Some((group, group.part_of(module.projection())?))
     }
 
     /// Sets `B` of a projection, transposed as it is kept, `[rank, out]`.

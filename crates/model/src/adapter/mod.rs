@@ -10,8 +10,8 @@ mod names;
 mod peft;
 mod targets;
 
+pub use crate::shape::{Module, module_shape};
 pub use factors::{AdapterFile, Factors};
-pub use lora::module_shape;
 pub use lora::{Adapter, LoraConfig};
 pub(crate) use lora::{GroupGradients, LoraGroup, LoraPart, PartShape};
 pub use peft::{
@@ -19,4 +19,4 @@ pub use peft::{
     sources,
 };
 pub(crate) use targets::path_pattern;
-pub use targets::{LayerRange, Module, Site, TargetError, Targets};
+pub use targets::{LayerRange, TargetError, Targets, known_modules};

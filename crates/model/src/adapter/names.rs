@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::targets::Module;
 use crate::error::FileError;
+use crate::shape::{Config, Module, module_at};
 
 const PREFIX: &str = "base_model.model.";
 /// The way out where an adapter has what is not computed here.
@@ -32,14 +32,15 @@ pub(super) struct FileNames<'a> {
 }
 
 impl<'a> FileNames<'a> {
-    /// Sorts `names`.
+    /// Sorts `names`, of an adapter for a model of shape `config`.
     ///
     /// # Errors
     /// Two tensors that are the same factor: the file holds several adapters.
-    pub(super) fn sort(names: impl Iterator<Item = &'a str>) -> Result<Self, FileError> {
+    pub(super) fn sort(names: impl Iterator<Item = &'a str>, config: &Config) -> Result<Self, FileError> {
+        let modules = config.modules();
         let (mut factors, mut sites, mut others) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
         for name in names {
-            let Some((layer, module, factor)) = factor_of(name) else {
+            let Some((layer, module, factor)) = factor_of(name, &modules) else {
                 others.insert(name);
                 continue;
             };
@@ -151,7 +152,7 @@ fn without_prefix(mut name: &str) -> &str {
 }
 
 /// Layer, projection and factor (`A` or `B`) of a tensor's name.
-fn factor_of(name: &str) -> Option<(usize, Module, &'static str)> {
+fn factor_of(name: &str, modules: &[Module]) -> Option<(usize, Module, &'static str)> {
     let (path, rest) = without_prefix(name).split_once(".lora_")?;
     let (factor, rest) = match rest.split_once('.')? {
         ("A", rest) => ("A", rest),
@@ -164,9 +165,7 @@ fn factor_of(name: &str) -> Option<(usize, Module, &'static str)> {
     if !is_weight {
         return None;
     }
-    let layer = path.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()?;
-    // Only the path as it is written: not `+1` for 1, nor `01`.
-    let module = Module::ALL.into_iter().find(|module| module.path(layer) == path)?;
+    let (layer, module) = module_at(modules, path)?;
     Some((layer, module, factor))
 }
 
@@ -174,16 +173,21 @@ fn factor_of(name: &str) -> Option<(usize, Module, &'static str)> {
 mod tests {
     use super::*;
 
+    fn config() -> Config {
+        Config::named("smollm2-135m").expect("a name")
+    }
+
     #[test]
     fn factors_are_found_under_every_name_that_tools_give_them() {
-        let q = (3, Module::QProj, "A");
+        let modules = config().modules();
+        let q = (3, modules[0], "A");
         for name in [
             "base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight",
             "base_model.model.model.layers.3.self_attn.q_proj.lora_A.default.weight",
             "model.layers.3.self_attn.q_proj.lora_A.weight",
             "base_model.model.base_model.model.model.layers.3.self_attn.q_proj.lora_A.my-adapter.weight",
         ] {
-            assert_eq!(factor_of(name), Some(q), "{name}");
+            assert_eq!(factor_of(name, &modules), Some(q), "{name}");
         }
         for name in [
             "base_model.model.model.layers.03.self_attn.q_proj.lora_A.weight",
@@ -194,14 +198,14 @@ mod tests {
             "model.layers.3.self_attn.q_proj.lora_a",
             "base_model.model.lm_head.lora_A.weight",
         ] {
-            assert_eq!(factor_of(name), None, "{name}");
+            assert_eq!(factor_of(name, &modules), None, "{name}");
         }
     }
 
     #[test]
     fn two_adapters_in_one_file_are_refused() {
         let names = ["a", "b"].map(|n| format!("model.layers.0.mlp.up_proj.lora_A.{n}.weight"));
-        let error = FileNames::sort(names.iter().map(String::as_str)).err().expect("refused");
+        let error = FileNames::sort(names.iter().map(String::as_str), &config()).err().expect("refused");
         assert!(error.to_string().contains("several adapters"), "{error}");
     }
 }

@@ -14,12 +14,12 @@ use regex::Regex;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Map, Value, json};
 
-use super::lora::{Adapter, LoraConfig, module_shape};
+use super::lora::{Adapter, LoraConfig};
 use super::names::{self, FileNames, tensor_name};
 use super::targets::{TargetError, Targets, path_pattern};
 use super::{embeddings, marks};
-use crate::config::Config;
 use crate::error::FileError;
+use crate::shape::{Config, module_shape};
 use crate::weights::{
     MAX_CONFIG_BYTES, ModelFiles, TensorData, TensorSource, header_error, inside, map, read_header,
     read_text, write_tensors,
@@ -43,7 +43,7 @@ pub fn save(dir: &Path, adapter: &Adapter, base_model: &str) -> Result<(), FileE
 
 /// The content of [`CONFIG_FILE`].
 pub fn config_file(adapter: &Adapter, base_model: &str) -> Vec<u8> {
-    serde_json::to_vec_pretty(&config_json(adapter.config(), base_model)).expect("plain values")
+    serde_json::to_vec_pretty(&config_json(adapter, base_model)).expect("plain values")
 }
 
 /// The tensors of [`WEIGHTS_FILE`].
@@ -103,7 +103,8 @@ pub fn named_tensors<'a>(
 
 /// The keys every reader knows, and further ones only where they are used: older readers fail on keys they do
 /// not know.
-fn config_json(lora: &LoraConfig, base_model: &str) -> Value {
+fn config_json(adapter: &Adapter, base_model: &str) -> Value {
+    let lora = adapter.config();
     // A set, which is written in one order: an adapter that was loaded is saved as the same bytes.
     let sorted = |mut names: Vec<&str>| {
         names.sort_unstable();
@@ -111,7 +112,7 @@ fn config_json(lora: &LoraConfig, base_model: &str) -> Value {
     };
     let written = |targets: &Targets| match targets {
         Targets::Names(names) => sorted(names.iter().map(String::as_str).collect()),
-        Targets::AllLinear => sorted(super::Module::ALL.map(|m| m.name()).into()),
+        Targets::AllLinear => sorted(adapter.modules().iter().map(|module| module.name()).collect()),
         Targets::Pattern { pattern, .. } => json!(pattern),
     };
     // PEFT has the revision of a model of the hub under a key of its own.
@@ -266,7 +267,7 @@ fn read(
     };
     // In PEFT a text is a pattern for the whole path.
     let made_for_of_targets = match json.get("target_modules") {
-        Some(Value::String(name)) if super::Module::ALL.iter().any(|module| module.name() == name) => {
+        Some(Value::String(name)) if config.modules().iter().any(|module| module.name() == name) => {
             format!(
                 "PEFT takes a text for a pattern of the whole path, which `{name}` matches nowhere: write [\"{name}\"]"
             )
@@ -289,7 +290,7 @@ fn read(
     let fail = |problem: String| FileError::new(&weights_path, problem);
     let bytes = weights?;
     let file = parse_weights(&weights_path, &bytes)?;
-    let names = FileNames::sort(file.names().into_iter()).map_err(|e| e.at(&weights_path))?;
+    let names = FileNames::sort(file.names().into_iter(), config).map_err(|e| e.at(&weights_path))?;
     if let Some(pattern) = lora.unmatched() {
         let sites = names.sites();
         notes.push(format!(

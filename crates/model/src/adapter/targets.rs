@@ -6,94 +6,11 @@ use std::str::FromStr;
 
 use regex::{Regex, RegexBuilder};
 
+use crate::arch::known_paths;
+use crate::shape::Module;
+
 /// More than names are needed: every projection of a large model by its whole path.
 const MOST_NAMES: usize = 4096;
-
-/// The projections of a block that read one input, in the order forward reaches them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Site {
-    /// `q_proj`, `k_proj`, `v_proj`.
-    Qkv,
-    /// `o_proj`.
-    Output,
-    /// `gate_proj`, `up_proj`.
-    GateUp,
-    /// `down_proj`.
-    Down,
-}
-
-impl Site {
-    /// All sites, in forward order.
-    pub const ALL: [Site; 4] = [Site::Qkv, Site::Output, Site::GateUp, Site::Down];
-
-    /// The projections of this site, in the order of their group.
-    pub fn modules(self) -> &'static [Module] {
-        match self {
-            Site::Qkv => &[Module::QProj, Module::KProj, Module::VProj],
-            Site::Output => &[Module::OProj],
-            Site::GateUp => &[Module::GateProj, Module::UpProj],
-            Site::Down => &[Module::DownProj],
-        }
-    }
-}
-
-/// A linear projection of a decoder block, by its checkpoint name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs)]
-pub enum Module {
-    QProj,
-    KProj,
-    VProj,
-    OProj,
-    GateProj,
-    UpProj,
-    DownProj,
-}
-
-impl Module {
-    /// All projections, in forward order.
-    pub const ALL: [Module; 7] = [
-        Module::QProj,
-        Module::KProj,
-        Module::VProj,
-        Module::OProj,
-        Module::GateProj,
-        Module::UpProj,
-        Module::DownProj,
-    ];
-
-    /// The site whose input it reads.
-    pub fn site(self) -> Site {
-        match self {
-            Module::QProj | Module::KProj | Module::VProj => Site::Qkv,
-            Module::OProj => Site::Output,
-            Module::GateProj | Module::UpProj => Site::GateUp,
-            Module::DownProj => Site::Down,
-        }
-    }
-
-    /// `q_proj` and so on.
-    pub fn name(self) -> &'static str {
-        match self {
-            Module::QProj => "q_proj",
-            Module::KProj => "k_proj",
-            Module::VProj => "v_proj",
-            Module::OProj => "o_proj",
-            Module::GateProj => "gate_proj",
-            Module::UpProj => "up_proj",
-            Module::DownProj => "down_proj",
-        }
-    }
-
-    /// The checkpoint path in layer `layer`: `model.layers.3.self_attn.q_proj`.
-    pub fn path(self, layer: usize) -> String {
-        let parent = match self {
-            Module::QProj | Module::KProj | Module::VProj | Module::OProj => "self_attn",
-            Module::GateProj | Module::UpProj | Module::DownProj => "mlp",
-        };
-        format!("model.layers.{layer}.{parent}.{}", self.name())
-    }
-}
 
 /// A selection of projections.
 #[derive(Clone, Debug)]
@@ -135,7 +52,7 @@ impl TargetError {
     pub(crate) fn nothing_selected() -> Self {
         TargetError {
             message: "the target modules match no projection of the model".into(),
-            hint: known_modules(),
+            hint: known_targets(),
         }
     }
 
@@ -170,9 +87,24 @@ fn is_python_only(pattern: &str) -> bool {
     references_back || MARKS.iter().any(|mark| pattern.contains(mark))
 }
 
-fn known_modules() -> String {
-    let names: Vec<&str> = Module::ALL.iter().map(|m| m.name()).collect();
-    format!("known modules: {}; or all-linear, or regex:PATTERN", names.join(", "))
+/// The names of the projections that any architecture has, `q_proj` and so on, in forward order.
+pub fn known_modules() -> Vec<&'static str> {
+    let mut names: Vec<&str> = Vec::new();
+    for path in known_paths() {
+        let name = last_part(path);
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+fn known_targets() -> String {
+    format!("known modules: {}; or all-linear, or regex:PATTERN", known_modules().join(", "))
+}
+
+fn last_part(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or(path)
 }
 
 impl FromStr for Targets {
@@ -201,19 +133,18 @@ impl Targets {
         for name in names {
             if selected.len() == MOST_NAMES {
                 let message = format!("more than {MOST_NAMES} target modules");
-                return Err(TargetError { message, hint: known_modules() });
+                return Err(TargetError { message, hint: known_targets() });
             }
-            let last = name.rsplit('.').next().unwrap_or(name);
-            if !Module::ALL.iter().any(|m| m.name() == last) {
+            if !known_modules().contains(&last_part(name)) {
                 let message = format!("unknown target module `{name}`");
-                return Err(TargetError { message, hint: known_modules() });
+                return Err(TargetError { message, hint: known_targets() });
             }
             if !selected.iter().any(|s| s == name) {
                 selected.push(name.to_owned());
             }
         }
         if selected.is_empty() {
-            return Err(TargetError { message: "no target modules given".into(), hint: known_modules() });
+            return Err(TargetError { message: "no target modules given".into(), hint: known_targets() });
         }
         Ok(Targets::Names(selected))
     }
@@ -242,10 +173,10 @@ impl Targets {
         names.sort_unstable();
         names.dedup();
         match names.len() {
-            0 => Err(TargetError { message: "no target modules given".into(), hint: known_modules() }),
+            0 => Err(TargetError { message: "no target modules given".into(), hint: known_targets() }),
             n if n > MOST_NAMES => {
                 let message = format!("more than {MOST_NAMES} target modules");
-                Err(TargetError { message, hint: known_modules() })
+                Err(TargetError { message, hint: known_targets() })
             }
             _ => Ok(Targets::Names(names)),
         }
@@ -344,14 +275,17 @@ impl fmt::Display for LayerRange {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Config;
 
     #[test]
     fn selections_are_read_and_unknown_names_are_refused() {
         let some: Targets = "q_proj, v_proj".parse().expect("names");
-        assert!(some.contains(0, Module::VProj) && !some.contains(0, Module::KProj));
+        let modules = Config::named("smollm2-135m").expect("a name").modules();
+        let [q, k, v, .., up, _] = modules[..] else { unreachable!("seven modules") };
+        assert!(some.contains(0, v) && !some.contains(0, k));
         let pattern: Targets = r"regex:.*\.[01]\.mlp\..*".parse().expect("a pattern");
-        assert!(pattern.contains(1, Module::UpProj));
-        assert!(!pattern.contains(2, Module::UpProj) && !pattern.contains(1, Module::QProj));
+        assert!(pattern.contains(1, up));
+        assert!(!pattern.contains(2, up) && !pattern.contains(1, q));
         let error = "q_proj,qproj".parse::<Targets>().expect_err("unknown");
         assert_eq!(error.to_string(), "unknown target module `qproj`");
         assert!(error.hint().is_some_and(|h| h.contains("gate_proj")));

@@ -1,6 +1,395 @@
-//! Block composition of the supported architectures.
-//!
-//! Llama, Mistral, Qwen2 and Qwen3 compose a block alike; they differ in biases and query/key norms, which
-//! [`crate::config::Config`] states.
+//! The architectures, one file each: what its `config.json` and its GGUF metadata say, the parts of its blocks, and its
+//! published shapes. Nothing outside of this folder names one.
 
-pub(crate) mod decoder;
+use std::fmt;
+
+use serde_json::{Map, Value, json};
+
+use crate::shape::{Config, Part, Rope, RopeScaling};
+use crate::weights::Gguf;
+
+mod blocks;
+mod error;
+mod gemma2;
+mod gguf;
+mod hf;
+mod llama;
+mod mistral;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod rope;
+
+pub use error::ConfigError;
+use error::{INITIALIZER_RANGE, MAX_SIZE};
+
+/// An architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Arch {
+    Llama,
+    Mistral,
+    Qwen2,
+    Qwen3,
+    Gemma2,
+    Phi3,
+}
+
+/// What an architecture's file says.
+struct Family {
+    /// `model_type` of its `config.json`.
+    model_type: &'static str,
+    /// The class of transformers.
+    class: &'static str,
+    /// `general.architecture` of its GGUF files.
+    gguf: &'static str,
+    /// Whether GGUF files have the rows of queries and keys in the order of rotary pairs.
+    gguf_rotary_pairs: bool,
+    /// Whether it is computed here, and not only planned.
+    computed: bool,
+    /// Its shape from a `config.json`.
+    from_json: fn(&hf::Keys<'_>) -> Result<Config, ConfigError>,
+    /// Its shape from GGUF metadata; none where another architecture reads files of this kind.
+    from_gguf: Option<fn(&gguf::Keys<'_>) -> Result<Config, ConfigError>>,
+    /// The keys of its `config.json` beside those that all have.
+    to_json: fn(&Config) -> Value,
+    /// The parts of the block of a layer.
+    parts: fn(&Config, usize) -> Vec<Part>,
+    /// Published shapes.
+    named: &'static [Named],
+}
+
+impl Arch {
+    /// Every architecture.
+    pub const ALL: [Arch; 6] =
+        [Arch::Llama, Arch::Mistral, Arch::Qwen2, Arch::Qwen3, Arch::Gemma2, Arch::Phi3];
+
+    fn family(self) -> &'static Family {
+        match self {
+            Arch::Llama => &llama::FAMILY,
+            Arch::Mistral => &mistral::FAMILY,
+            Arch::Qwen2 => &qwen2::FAMILY,
+            Arch::Qwen3 => &qwen3::FAMILY,
+            Arch::Gemma2 => &gemma2::FAMILY,
+            Arch::Phi3 => &phi3::FAMILY,
+        }
+    }
+
+    /// Those that are computed, and not only planned.
+    fn computed() -> impl Iterator<Item = Arch> {
+        Arch::ALL.into_iter().filter(|arch| arch.family().computed)
+    }
+
+    /// What `config.json` calls it.
+    pub fn model_type(self) -> &'static str {
+        self.family().model_type
+    }
+
+    /// What GGUF files call it.
+    pub(crate) fn gguf(self) -> &'static str {
+        self.family().gguf
+    }
+
+    /// Whether GGUF files have the rows of queries and keys in the order of rotary pairs.
+    pub(crate) fn gguf_rotary_pairs(self) -> bool {
+        self.family().gguf_rotary_pairs
+    }
+
+    /// The parts of the block of a layer.
+    pub(crate) fn parts(self, config: &Config, layer: usize) -> Vec<Part> {
+        (self.family().parts)(config, layer)
+    }
+}
+
+/// The paths in a block of the projections that any architecture has, each once.
+pub(crate) fn known_paths() -> Vec<&'static str> {
+    let mut names = Vec::new();
+    for arch in Arch::ALL {
+        let shape =
+            arch.family().named.first().expect("every architecture has a published shape").config(arch);
+        for module in shape.modules() {
+            if !names.contains(&module.in_block()) {
+                names.push(module.in_block());
+            }
+        }
+    }
+    names
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.model_type())
+    }
+}
+
+impl Config {
+    /// From the text of a `config.json`.
+    ///
+    /// # Errors
+    /// Text that is not JSON, an unsupported model type, a missing key, a value out of range.
+    pub fn from_hf_json(text: &str) -> Result<Self, ConfigError> {
+        let json: Map<String, Value> =
+            serde_json::from_str(text).map_err(|e| ConfigError::new(format!("not JSON: {e}")))?;
+        let keys = hf::Keys(&json);
+        let model_type = json.get("model_type").and_then(Value::as_str).unwrap_or("");
+        let Some(arch) = Arch::computed().find(|arch| arch.model_type() == model_type) else {
+            return Err(keys.wrong("model_type", "a supported architecture"));
+        };
+        checked((arch.family().from_json)(&keys)?)
+    }
+
+    /// From the metadata and tensors of a GGUF file.
+    ///
+    /// # Errors
+    /// As [`Config::from_hf_json`].
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self, ConfigError> {
+        if let Some(kind) = gguf.text("general.type").filter(|kind| *kind != "model") {
+            let problem =
+                format!("`general.type` is \"{kind}\", expected \"model\": the file is no whole model");
+            return Err(ConfigError::new(problem).with_hint(match kind {
+                "adapter" => {
+                    "pass the base it was made for as --model; lorafit reads adapters in PEFT's format, as a folder with --adapter"
+                }
+                _ => "pass the file of the language model itself",
+            }));
+        }
+        let found = gguf.text("general.architecture").unwrap_or("");
+        let mut families = Arch::computed().map(Arch::family);
+        let read = families
+            .find_map(|family| Some((family.gguf, family.from_gguf?)).filter(|(name, _)| *name == found));
+        let Some((arch, read)) = read else {
+            return Err(ConfigError::new(format!(
+                "`general.architecture` (model_type) is \"{found}\", expected a supported architecture"
+            )));
+        };
+        checked(read(&gguf::Keys { gguf, arch })?)
+    }
+
+    /// As a `config.json` that [`Config::from_hf_json`] and transformers read as the same model.
+    ///
+    /// # Errors
+    /// A shape that no configuration has.
+    pub(crate) fn to_hf_json(&self) -> Result<Map<String, Value>, ConfigError> {
+        let family = self.arch.family();
+        // By their decimal digits: 1e-5 as f32 is 9.99999974e-6 as f64.
+        let eps: f64 = self.norm_eps.to_string().parse().expect("a number");
+        let json = json!({
+            "architectures": [family.class],
+            "model_type": family.model_type,
+            "hidden_act": "silu",
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "num_key_value_heads": self.num_key_value_heads,
+            "head_dim": self.head_dim,
+            "vocab_size": self.vocab_size,
+            "rms_norm_eps": eps,
+            "rope_theta": self.rope.theta,
+            "rope_scaling": rope::scaling_to_json(&self.rope.scaling),
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "max_position_embeddings": self.max_position_embeddings,
+        });
+        let (Value::Object(mut json), Value::Object(own)) = (json, (family.to_json)(self)) else {
+            unreachable!("both are objects")
+        };
+        json.extend(own);
+        let again = Config::from_hf_json(&Value::Object(json.clone()).to_string())?;
+        let close = |a: f32, b: f32| (a - b).abs() <= 1e-6 * a.abs();
+        let (ours, read) = (self.rope_frequencies(), again.rope_frequencies());
+        let rotated_alike = ours.iter().zip(&read).all(|(a, b)| close(*a, *b));
+        match (Config { rope: self.rope.clone(), ..again } == *self) && rotated_alike {
+            true => Ok(json),
+            false => Err(ConfigError::new("no config.json says what this file's metadata does")),
+        }
+    }
+
+    /// A published shape by name.
+    pub fn named(name: &str) -> Option<Self> {
+        let mut shapes =
+            Arch::ALL.into_iter().flat_map(|arch| arch.family().named.iter().map(move |named| (arch, named)));
+        shapes.find(|(_, named)| named.name == name).map(|(arch, named)| named.config(arch))
+    }
+
+    /// Whether the model can be computed, and not only planned.
+    pub fn is_supported(&self) -> bool {
+        self.arch.family().computed
+    }
+
+    /// The names [`Config::named`] knows.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        Arch::ALL.into_iter().flat_map(|arch| arch.family().named.iter().map(|named| named.name))
+    }
+}
+
+/// A published shape.
+struct Named {
+    name: &'static str,
+    /// Hidden, intermediate, layers, query heads, key and value heads, head size, vocabulary, context.
+    sizes: [usize; 8],
+    theta: f64,
+    /// The head is the embedding.
+    tied: bool,
+    /// What is its own.
+    own: fn(Config) -> Config,
+}
+
+impl Named {
+    /// The one called `name`, with these sizes and nothing of its own.
+    const fn new(name: &'static str, sizes: [usize; 8], theta: f64, tied: bool) -> Self {
+        Named { name, sizes, theta, tied, own: |config| config }
+    }
+
+    fn config(&self, arch: Arch) -> Config {
+        let [
+            hidden_size,
+            intermediate_size,
+            num_hidden_layers,
+            heads,
+            kv_heads,
+            head_dim,
+            vocab_size,
+            context,
+        ] = self.sizes;
+        (self.own)(Config {
+            arch,
+            hidden_size,
+            intermediate_size,
+            num_hidden_layers,
+            num_attention_heads: heads,
+            num_key_value_heads: kv_heads,
+            head_dim,
+            vocab_size,
+            norm_eps: 1e-5,
+            rope: Rope { theta: self.theta, scaling: RopeScaling::None },
+            tie_word_embeddings: self.tied,
+            attention_bias: false,
+            attention_output_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
+            max_position_embeddings: context,
+            sliding_window: None,
+            initializer_range: INITIALIZER_RANGE,
+        })
+    }
+}
+
+/// Sizes that no architecture can have are refused.
+fn checked(config: Config) -> Result<Config, ConfigError> {
+    let Config { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, vocab_size, .. } =
+        config;
+    if heads % kv_heads != 0 {
+        return Err(ConfigError::new(format!(
+            "{kv_heads} key/value heads do not divide {heads} query heads"
+        )));
+    }
+    // From GGUF it is a dimension of the embedding, which nothing has looked at yet.
+    if !(1..=MAX_SIZE).contains(&(vocab_size as u64)) {
+        return Err(ConfigError::new(format!(
+            "the vocabulary has {vocab_size} tokens, expected 1 to {MAX_SIZE}"
+        )));
+    }
+    if head_dim == 0 || head_dim % 2 != 0 {
+        return Err(ConfigError::new(format!("`head_dim` is {head_dim}, expected an even number")));
+    }
+    if config.num_hidden_layers > 4096 || heads as u64 * head_dim as u64 > MAX_SIZE {
+        return Err(ConfigError::new(format!(
+            "{} layers of {heads} heads of {head_dim}: larger than any model",
+            config.num_hidden_layers
+        )));
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Totals of the models' safetensors indexes and cards.
+    #[test]
+    fn named_shapes_have_their_published_number_of_parameters() {
+        for (name, parameters) in [
+            ("smollm2-135m", 134_515_008),
+            ("smollm2-360m", 361_821_120),
+            ("smollm2-1.7b", 1_711_376_384),
+            ("tinyllama-1.1b", 1_100_048_384),
+            ("llama-2-7b", 6_738_415_616),
+            ("llama-2-13b", 13_015_864_320),
+            ("llama-3.1-8b", 8_030_261_248),
+            ("mistral-7b", 7_248_023_552),
+            ("qwen2.5-7b", 7_615_616_512),
+            ("gemma-2-9b", 9_241_705_984),
+            ("phi-3-mini", 3_821_079_552),
+            ("qwen3-8b", 8_190_735_360),
+        ] {
+            assert_eq!(Config::named(name).expect("a name").parameters(), parameters, "{name}");
+        }
+        let names: std::collections::HashSet<&str> = Config::names().collect();
+        assert_eq!(names.len(), Config::names().count(), "no name is there twice");
+        assert!(Config::named("gpt-5").is_none());
+    }
+
+    fn json(change: &str) -> String {
+        let base = r#""model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "vocab_size": 96"#;
+        format!("{{{base}{change}}}")
+    }
+
+    #[test]
+    fn absent_keys_have_the_defaults_of_transformers() {
+        let config = Config::from_hf_json(&json("")).expect("valid");
+        assert_eq!((config.num_key_value_heads, config.head_dim, config.norm_eps), (4, 16, 1e-6));
+        assert_eq!(config.rope, Rope { theta: 10_000.0, scaling: RopeScaling::None });
+        assert!(!config.tie_word_embeddings && !config.attention_bias);
+    }
+
+    #[test]
+    fn damage_is_named() {
+        for (change, message) in [
+            (r#", "vocab_size": 0"#, "`vocab_size` is 0, expected a whole number from 1 to 16777216"),
+            (
+                r#", "hidden_size": "big""#,
+                "`hidden_size` is \"big\", expected a whole number from 1 to 16777216",
+            ),
+            (r#", "num_key_value_heads": 3"#, "3 key/value heads do not divide 4 query heads"),
+            (r#", "head_dim": 15"#, "`head_dim` is 15, expected an even number"),
+            (r#", "hidden_act": "gelu""#, "`hidden_act` is \"gelu\", expected \"silu\""),
+            (r#", "model_type": "gpt2""#, "`model_type` is \"gpt2\", expected a supported architecture"),
+            (
+                r#", "rope_scaling": {"rope_type": "yarn"}"#,
+                "`rope_type` is \"yarn\", expected \"default\", \"linear\" or \"llama3\"",
+            ),
+            (r#", "rms_norm_eps": -1"#, "`rms_norm_eps` is -1, expected a number above zero"),
+        ] {
+            let error = Config::from_hf_json(&json(change)).expect_err(change);
+            assert_eq!(error.to_string(), message);
+        }
+        assert!(Config::from_hf_json("[").expect_err("not JSON").to_string().starts_with("not JSON"));
+    }
+
+    #[test]
+    fn a_configuration_is_read_as_it_was_written() {
+        for name in ["smollm2-135m", "llama-2-7b", "llama-3.1-8b", "qwen3-8b"] {
+            let config = Config::named(name).expect("a name");
+            let json = config.to_hf_json().unwrap_or_else(|e| panic!("{name}: {e}"));
+            let read = Config::from_hf_json(&Value::Object(json).to_string()).expect("reads");
+            assert_eq!(read, config, "{name}");
+        }
+    }
+
+    #[test]
+    fn divisors_become_what_they_are_computed_from_or_an_error() {
+        let config = Config::named("llama-3.1-8b").expect("a name");
+        let plain =
+            Config { rope: Rope { scaling: RopeScaling::None, ..config.rope.clone() }, ..config.clone() };
+        let frequencies = plain.rope_frequencies().into_iter().zip(config.rope_frequencies());
+        let mut divisors: Vec<f32> = frequencies.map(|(plain, scaled)| plain / scaled).collect();
+        let with = |divisors: &[f32]| {
+            let scaling = RopeScaling::Divisors(divisors.to_vec());
+            Config { rope: Rope { scaling, ..config.rope.clone() }, ..config.clone() }
+        };
+        assert_eq!(with(&divisors).to_hf_json().expect("known")["rope_scaling"]["factor"], json!(8.0));
+        divisors[40] *= 1.1;
+        assert!(with(&divisors).to_hf_json().is_err());
+    }
+}

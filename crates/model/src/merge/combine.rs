@@ -20,8 +20,8 @@ use std::collections::BTreeSet;
 use lorafit_kernels::{Device, random};
 use regex::Regex;
 
-use crate::adapter::{Adapter, LoraConfig, Module, PartShape, Targets, module_shape, path_pattern};
-use crate::config::Config;
+use crate::adapter::{Adapter, LoraConfig, PartShape, Targets, path_pattern};
+use crate::shape::{Config, Module, module_shape};
 
 /// How adapters become one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,6 +120,7 @@ pub fn combine(
         .iter()
         .flat_map(|weighted| weighted.adapter.parts().map(|(layer, module, ..)| (layer, module)))
         .collect();
+    let modules = config.modules().len();
     let mut parts = Vec::with_capacity(sites.len());
     let mut factors = Vec::with_capacity(sites.len());
     for &(layer, module) in &sites {
@@ -127,7 +128,7 @@ pub fn combine(
         let combined = match how.method {
             Method::Cat => beside_each_other(found),
             Method::Linear | Method::Ties | Method::DareLinear | Method::DareTies => {
-                factor_by_factor(found, how, layer, module)?
+                factor_by_factor(found, how, (layer, module), modules)?
             }
         };
         parts.push(PartShape { layer, module, rank: combined.rank, scale: 1.0 });
@@ -196,8 +197,8 @@ fn beside_each_other(pairs: Vec<Pair>) -> Pair {
 fn factor_by_factor(
     pairs: Vec<Pair>,
     how: &Combination,
-    layer: usize,
-    module: Module,
+    (layer, module): (usize, Module),
+    modules: usize,
 ) -> Result<Pair, CombineError> {
     let rank = pairs.first().map_or(0, |pair| pair.rank);
     let (mut of_a, mut of_b) = (Vec::with_capacity(pairs.len()), Vec::with_capacity(pairs.len()));
@@ -214,7 +215,7 @@ fn factor_by_factor(
         of_a.push(if weight < 0.0 { -root } else { root } as f32);
         of_b.push(root as f32);
     }
-    let place = (layer * Module::ALL.len() + module as usize) as u64;
+    let place = (layer * modules + module.index()) as u64;
     let stream = |side: u64, pair: &Pair| {
         let seed = random::mix(how.seed) ^ random::mix(place * 2 + side);
         random::mix(seed ^ random::mix(pair.adapter as u64))

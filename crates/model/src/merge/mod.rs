@@ -18,9 +18,9 @@ use rayon::prelude::*;
 
 pub use combine::{Combination, CombineError, MajoritySign, Method, Weighted, combine};
 
-use crate::adapter::{Adapter, LoraGroup, LoraPart, Module, module_shape};
+use crate::adapter::{Adapter, LoraGroup, LoraPart};
 use crate::error::FileError;
-use crate::shapes::weight_shapes;
+use crate::shape::{module_at, module_shape, weight_shapes};
 use crate::weights::{BaseStorage, ModelFiles, SaveDtype, TensorData, TensorSource};
 
 /// Values that a thread adds at a time.
@@ -76,9 +76,7 @@ impl<'a> Merged<'a> {
             (None, BaseStorage::Float(dtype)) => files.gguf().is_some().then_some(dtype),
         };
         let adapted = |name: &str| {
-            let path = name.strip_suffix(".weight")?;
-            let layer = path.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()?;
-            let module = Module::ALL.into_iter().find(|module| module.path(layer) == path)?;
+            let (layer, module) = module_at(adapter.modules(), name.strip_suffix(".weight")?)?;
             adapter.factors(layer, module)
         };
         let tensor = |name: String, shape: Vec<usize>| {

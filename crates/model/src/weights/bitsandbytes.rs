@@ -245,7 +245,7 @@ pub fn write_quantized(
     };
     let base = BaseQuantization { quantization, head: false };
     let config = files.config();
-    let shapes: std::collections::HashMap<String, (usize, usize)> = crate::load::matrices(config)
+    let shapes: std::collections::HashMap<String, (usize, usize)> = crate::shape::matrices(config)
         .filter(|(name, ..)| base.of(name).is_some())
         .map(|(name, rows, cols)| (name, (rows, cols)))
         .collect();

@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::{MAX_CONFIG_BYTES, ModelFiles, SaveDtype, Source, inside, read_text};
-use crate::config::{Config, ConfigError, Rope, RopeScaling};
 use crate::error::FileError;
 
 /// The folder of chat templates other than the default.
@@ -77,109 +76,5 @@ impl ModelFiles {
         // The older key, which every version reads.
         config.insert("torch_dtype".to_owned(), json!(dtype.name()));
         Ok(serde_json::to_string_pretty(&config).expect("plain values") + "\n")
-    }
-}
-
-impl Config {
-    /// As a `config.json` that [`Config::from_hf_json`] and transformers read as the same model.
-    ///
-    /// # Errors
-    /// A shape that no configuration has.
-    fn to_hf_json(&self) -> Result<Map<String, Value>, ConfigError> {
-        let class = match self.model_type.as_str() {
-            "llama" => "LlamaForCausalLM",
-            "mistral" => "MistralForCausalLM",
-            "qwen2" => "Qwen2ForCausalLM",
-            _ => "Qwen3ForCausalLM",
-        };
-        // By their decimal digits: 1e-5 as f32 is 9.99999974e-6 as f64.
-        let eps: f64 = self.rms_norm_eps.to_string().parse().expect("a number");
-        let json = json!({
-            "architectures": [class],
-            "model_type": self.model_type,
-            "hidden_act": "silu",
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.intermediate_size,
-            "num_hidden_layers": self.num_hidden_layers,
-            "num_attention_heads": self.num_attention_heads,
-            "num_key_value_heads": self.num_key_value_heads,
-            "head_dim": self.head_dim,
-            "vocab_size": self.vocab_size,
-            "rms_norm_eps": eps,
-            "rope_theta": self.rope.theta,
-            "rope_scaling": self.rope_scaling_json(),
-            "tie_word_embeddings": self.tie_word_embeddings,
-            "attention_bias": self.attention_bias,
-            "mlp_bias": self.mlp_bias,
-            "max_position_embeddings": self.max_position_embeddings,
-        });
-        let again = Config::from_hf_json(&json.to_string())?;
-        let close = |a: f32, b: f32| (a - b).abs() <= 1e-6 * a.abs();
-        let (ours, read) = (self.rope_frequencies(), again.rope_frequencies());
-        let rotated_alike = ours.iter().zip(&read).all(|(a, b)| close(*a, *b));
-        let rope = Rope { ..self.rope.clone() };
-        match (Config { rope, ..again } == *self) && rotated_alike {
-            true => Ok(json.as_object().expect("an object").clone()),
-            false => Err(ConfigError::new("no config.json says what this file's metadata does")),
-        }
-    }
-
-    /// GGUF files of Llama 3.1 and later have divisors instead of what they are computed from: 8 or, of the small models,
-    /// 32 for low frequencies.
-    fn rope_scaling_json(&self) -> Value {
-        let llama3 = |factor: f64, low: f64, high: f64, context: f64| {
-            json!({
-                "rope_type": "llama3",
-                "factor": factor,
-                "low_freq_factor": low,
-                "high_freq_factor": high,
-                "original_max_position_embeddings": context,
-            })
-        };
-        match &self.rope.scaling {
-            RopeScaling::None => Value::Null,
-            RopeScaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
-            RopeScaling::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_max_position_embeddings,
-            } => llama3(*factor, *low_freq_factor, *high_freq_factor, *original_max_position_embeddings),
-            RopeScaling::Divisors(divisors) => {
-                let largest = divisors.iter().copied().fold(1.0, f32::max);
-                llama3(f64::from(largest), 1.0, 4.0, 8192.0)
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_configuration_is_read_as_it_was_written() {
-        for name in ["smollm2-135m", "llama-2-7b", "llama-3.1-8b", "qwen3-8b"] {
-            let config = Config::named(name).expect("a name");
-            let json = config.to_hf_json().unwrap_or_else(|e| panic!("{name}: {e}"));
-            let read = Config::from_hf_json(&Value::Object(json).to_string()).expect("reads");
-            assert_eq!(read, config, "{name}");
-        }
-    }
-
-    #[test]
-    fn divisors_become_what_they_are_computed_from_or_an_error() {
-        let config = Config::named("llama-3.1-8b").expect("a name");
-        let plain =
-            Config { rope: Rope { scaling: RopeScaling::None, ..config.rope.clone() }, ..config.clone() };
-        let frequencies = plain.rope_frequencies().into_iter().zip(config.rope_frequencies());
-        let mut divisors: Vec<f32> = frequencies.map(|(plain, scaled)| plain / scaled).collect();
-        let with = |divisors: &[f32]| {
-            let scaling = RopeScaling::Divisors(divisors.to_vec());
-            Config { rope: Rope { scaling, ..config.rope.clone() }, ..config.clone() }
-        };
-        assert_eq!(with(&divisors).to_hf_json().expect("known")["rope_scaling"]["factor"], json!(8.0));
-        divisors[40] *= 1.1;
-        assert!(with(&divisors).to_hf_json().is_err());
     }
 }

@@ -25,11 +25,10 @@ pub use gguf_writer::GgufEntry;
 pub(crate) use gguf_writer::{GgufData, GgufTensor, write_gguf};
 pub use stream::{SaveDtype, TensorData, TensorReader, TensorSource, Values, write_tensors};
 
-use crate::adapter::{Module, module_shape};
-use crate::config::{Config, ConfigError};
+use crate::arch::ConfigError;
 use crate::error::FileError;
 use crate::load::BaseQuantization;
-use crate::shapes::weight_shapes;
+use crate::shape::{Config, gguf_name, module_shape, weight_shapes};
 use safetensors::Shards;
 pub(crate) use safetensors::{header_error, read_header};
 
@@ -181,11 +180,11 @@ impl ModelFiles {
 
     /// Whether bitsandbytes quantised the matrices of the folder, which cannot be quantised again.
     pub fn is_quantized(&self) -> bool {
-        let name = "model.layers.0.self_attn.q_proj.weight";
-        let (rows, cols) = module_shape(&self.config, Module::QProj);
+        let first = self.config.modules()[0];
+        let (name, (rows, cols)) = (format!("{}.weight", first.path(0)), module_shape(&self.config, first));
         match &self.source {
             Source::Folder { shards, .. } => {
-                matches!(bitsandbytes::weight(shards, name, rows, cols), Ok(Some(Ok(_))))
+                matches!(bitsandbytes::weight(shards, &name, rows, cols), Ok(Some(Ok(_))))
             }
             Source::Gguf(_) => false,
         }
@@ -198,7 +197,7 @@ impl ModelFiles {
     pub fn storage(&self) -> Result<BaseStorage, FileError> {
         let mut first = None;
         for layer in 0..self.config.num_hidden_layers {
-            for module in Module::ALL {
+            for module in self.config.modules() {
                 let (rows, cols) = module_shape(&self.config, module);
                 let weight = self.weight(&format!("{}.weight", module.path(layer)), rows, cols)?;
                 let quantized = match (weight.format(), weight.four_bit()) {
@@ -367,7 +366,7 @@ impl ModelFiles {
         let (stored_name, tensor) = match &self.source {
             Source::Folder { shards, .. } => (name.to_owned(), shards.tensor(name)?),
             Source::Gguf(gguf) => {
-                let stored_name = gguf_name(name).unwrap_or_else(|| name.to_owned());
+                let stored_name = gguf_name(&self.config, name).unwrap_or_else(|| name.to_owned());
                 let tensor = gguf.tensor(&stored_name).cloned();
                 (stored_name, tensor)
             }
@@ -411,20 +410,11 @@ impl ModelFiles {
     }
 }
 
-/// What GGUF files call the architecture of a model of this shape; Mistral is a Llama there.
-pub(crate) fn gguf_architecture(config: &Config) -> &'static str {
-    match config.model_type.as_str() {
-        "qwen2" => "qwen2",
-        "qwen3" => "qwen3",
-        _ => "llama",
-    }
-}
-
 /// The order in which a GGUF file has the rows of the tensor `name` (a checkpoint name): of Llama-class models, queries and
 /// keys have another.
 pub(crate) fn gguf_row_order(config: &Config, name: &str) -> RowOrder {
     let rotated = name.contains(".q_proj.") || name.contains(".k_proj.");
-    match rotated && gguf_architecture(config) == "llama" {
+    match rotated && config.arch.gguf_rotary_pairs() {
         true => RowOrder::RotaryPairs { head_dim: config.head_dim },
         false => RowOrder::Stored,
     }
@@ -437,34 +427,4 @@ fn config_error(path: &Path, error: &ConfigError) -> FileError {
         Some(hint) => found.with_hint(hint),
         None => found,
     }
-}
-
-/// The GGUF name of a checkpoint tensor (llama.cpp `gguf-py/gguf/tensor_mapping.py`).
-pub(crate) fn gguf_name(name: &str) -> Option<String> {
-    let whole = match name {
-        "model.embed_tokens.weight" => Some("token_embd.weight"),
-        "model.norm.weight" => Some("output_norm.weight"),
-        "lm_head.weight" => Some("output.weight"),
-        _ => None,
-    };
-    if let Some(whole) = whole {
-        return Some(whole.to_owned());
-    }
-    let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
-    let (part, kind) = rest.rsplit_once('.')?;
-    let part = match part {
-        "input_layernorm" => "attn_norm",
-        "post_attention_layernorm" => "ffn_norm",
-        "self_attn.q_proj" => "attn_q",
-        "self_attn.k_proj" => "attn_k",
-        "self_attn.v_proj" => "attn_v",
-        "self_attn.o_proj" => "attn_output",
-        "self_attn.q_norm" => "attn_q_norm",
-        "self_attn.k_norm" => "attn_k_norm",
-        "mlp.gate_proj" => "ffn_gate",
-        "mlp.up_proj" => "ffn_up",
-        "mlp.down_proj" => "ffn_down",
-        _ => return None,
-    };
-    Some(format!("blk.{layer}.{part}.{kind}"))
 }

@@ -5,10 +5,9 @@ use std::collections::HashSet;
 
 use rayon::prelude::*;
 
-use super::{ModelFiles, Source, gguf_name};
-use crate::config::Config;
+use super::{ModelFiles, Source};
 use crate::error::FileError;
-use crate::shapes::weight_shapes;
+use crate::shape::{Config, gguf_name, weight_shapes};
 
 /// What names end with that older versions saved although it is computed from the configuration.
 const COMPUTED: [&str; 7] = [
@@ -44,7 +43,7 @@ pub(super) fn check(files: &ModelFiles) -> Result<(), FileError> {
             }
         }
         Source::Gguf(gguf) => {
-            let taken: HashSet<String> = taken.filter_map(|name| gguf_name(&name)).collect();
+            let taken: HashSet<String> = taken.filter_map(|name| gguf_name(&files.config, &name)).collect();
             if !taken.iter().all(|name| gguf.tensor(name).is_some()) {
                 return Ok(());
             }
@@ -155,15 +154,15 @@ fn why(config: &Config, name: &str, gguf: bool) -> (String, &'static str) {
         return ("it is of a matrix that is quantised, and not in the file".to_owned(), PLAIN);
     }
     if last == "bias" && !gguf {
-        let why = format!("for `model_type` {:?} config.json says no such bias", config.model_type);
+        let why = format!("for `model_type` {:?} config.json says no such bias", config.arch.model_type());
         return (
             why,
             "set `attention_bias` or `mlp_bias` right, or take the config.json that belongs to the weights",
         );
     }
     if gguf {
-        let why = format!("`{}` as it is computed here has no such part", config.model_type);
+        let why = format!("`{}` as it is computed here has no such part", config.arch.model_type());
         return (why, "the file is of another kind of model: take a plain model of a supported type");
     }
-    (format!("`model_type` {:?} has no such part", config.model_type), OTHERS)
+    (format!("`model_type` {:?} has no such part", config.arch.model_type()), OTHERS)
 }

@@ -4,8 +4,8 @@
 
 use crate::common::{Case, fixture, gguf_fixture};
 use lorafit_kernels::{Device, Placement};
+use lorafit_model::RopeScaling;
 use lorafit_model::adapter::{Adapter, LoraConfig, Targets, named_tensors};
-use lorafit_model::config::RopeScaling;
 use lorafit_model::weights::{Gguf, ModelFiles};
 
 const SAME_NUMBERS: [&str; 7] = ["llama", "llama_bias", "llama31", "qwen2", "qwen3", "chat_bpe", "chat_spm"];

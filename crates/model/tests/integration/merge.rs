@@ -233,7 +233,7 @@ fn every_storage_is_merged_as_it_decodes() {
         };
         let bytes = written(&Merged::new(&files, &adapter, Some(SaveDtype::F32)).expect("merges"));
         let name = "model.layers.1.self_attn.k_proj.weight";
-        let (rows, cols) = module_shape(files.config(), adapter::Module::KProj);
+        let (rows, cols) = module_shape(files.config(), files.config().modules()[1]);
         let stored = files.weight(name, rows, cols).expect("there").to_vec();
         let file = std::fs::read(adapter_dir("first").join(adapter::WEIGHTS_FILE)).expect("the adapter");
         let factor =

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::common::{FileTensor, edit_safetensors, fixture, gguf_fixture};
 use lorafit_kernels::Device;
 use lorafit_kernels::ops::attention::Segments;
-use lorafit_model::config::RopeScaling;
+use lorafit_model::RopeScaling;
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{Buffers, FileError, Model, Stream};
 use safetensors::tensor::Dtype;

@@ -10,20 +10,16 @@ use std::io::Write;
 use lorafit_kernels::quant::Format;
 use lorafit_kernels::{RowOrder, SharedBytes};
 
-use super::super::lora::{Adapter, module_shape};
-use super::super::targets::Module;
+use super::super::lora::Adapter;
 use super::{Projection, adapter_of, folded, projections};
-use crate::config::Config;
 use crate::error::FileError;
-use crate::weights::{
-    Gguf, GgufData, GgufEntry, GgufTensor, StoredTensor, gguf_architecture, gguf_name, gguf_row_order,
-    write_gguf,
-};
+use crate::shape::{Config, Module, gguf_name, module_shape};
+use crate::weights::{Gguf, GgufData, GgufEntry, GgufTensor, StoredTensor, gguf_row_order, write_gguf};
 
 /// The order of rows and the GGUF name of a projection's weight.
 fn in_file(config: &Config, layer: usize, module: Module) -> (RowOrder, String) {
     let name = format!("{}.weight", module.path(layer));
-    let stored = gguf_name(&name).unwrap_or_else(|| name.clone());
+    let stored = gguf_name(config, &name).unwrap_or_else(|| name.clone());
     (gguf_row_order(config, &name), stored)
 }
 
@@ -40,7 +36,7 @@ pub fn save_gguf_lora(
     let alpha = adapter.config().alpha as f32;
     let text = |key: &str, value: &str| (key.to_owned(), GgufEntry::Text(value.to_owned()));
     let entries = [
-        text("general.architecture", gguf_architecture(config)),
+        text("general.architecture", config.arch.gguf()),
         text("general.type", "adapter"),
         text("general.name", &format!("LoRA of {base_name}")),
         text("adapter.type", "lora"),
@@ -100,7 +96,7 @@ pub fn load_gguf_lora(gguf: &Gguf, config: &Config) -> Result<Adapter, FileError
     if gguf.text("adapter.type") != Some("lora") {
         return Err(wrong("adapter.type", "lora").with_hint("of adapters in GGUF only LoRA is read"));
     }
-    let architecture = gguf_architecture(config);
+    let architecture = config.arch.gguf();
     if gguf.text("general.architecture") != Some(architecture) {
         return Err(
             wrong("general.architecture", architecture).with_hint("pass the model that it was made for")
@@ -111,7 +107,12 @@ pub fn load_gguf_lora(gguf: &Gguf, config: &Config) -> Result<Adapter, FileError
         alpha.ok_or_else(|| fail("`adapter.lora.alpha` is not there, expected a number".to_owned()))?;
 
     let sites: BTreeMap<String, (usize, Module)> = (0..config.num_hidden_layers)
-        .flat_map(|layer| Module::ALL.map(|module| (in_file(config, layer, module).1, (layer, module))))
+        .flat_map(|layer| {
+            config
+                .modules()
+                .into_iter()
+                .map(move |module| (in_file(config, layer, module).1, (layer, module)))
+        })
         .collect();
     let mut found = Vec::new();
     for (name, a) in gguf.tensors() {

@@ -9,12 +9,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::super::lora::{Adapter, module_shape};
+use super::super::lora::Adapter;
 use super::super::peft::{CONFIG_FILE, decode, format_of, parse_weights, write_whole};
-use super::super::targets::Module;
 use super::{Projection, adapter_of, folded, module_of, projections};
-use crate::config::Config;
 use crate::error::FileError;
+use crate::shape::{Config, module_shape};
 use crate::weights::{MAX_CONFIG_BYTES, TensorData, TensorSource, inside, map, read_text, write_tensors};
 
 /// The name of the configuration, which PEFT has as well.
@@ -41,7 +40,8 @@ pub fn save_mlx(dir: &Path, adapter: &Adapter, config: &Config) -> Result<(), Fi
         );
     }
     let first = all.iter().map(|projection| projection.layer).min().unwrap_or(0);
-    let keys: Vec<&str> = Module::ALL
+    let modules = config.modules();
+    let keys: Vec<&str> = modules
         .iter()
         .filter(|module| all.iter().any(|projection| projection.module == **module))
         .map(|module| module.name())
@@ -56,10 +56,10 @@ pub fn save_mlx(dir: &Path, adapter: &Adapter, config: &Config) -> Result<(), Fi
     fs::create_dir_all(dir).map_err(|e| FileError::new(dir, format!("cannot make the folder: {e}")))?;
     let sources = || all.iter().flat_map(|projection| sources_of(projection, config, scale)).collect();
     write_whole(&dir.join(WEIGHTS), |out| write_tensors(out, sources()))?;
-    let paths: Vec<String> = Module::ALL
+    let paths: Vec<&str> = modules
         .iter()
         .filter(|module| keys.contains(&module.name()))
-        .map(|module| module.path(0).replacen("model.layers.0.", "", 1))
+        .map(|module| module.in_block())
         .collect();
     let json = json!({
         "fine_tune_type": "lora",
@@ -132,7 +132,7 @@ pub fn load_mlx(dir: &Path, config: &Config) -> Result<Adapter, FileError> {
     let mut found = Vec::new();
     for (site, pair) in pairs {
         let place = site.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
-        let place = place.and_then(|(layer, path)| Some((layer.parse().ok()?, module_of(path)?)));
+        let place = place.and_then(|(layer, path)| Some((layer.parse().ok()?, module_of(config, path)?)));
         let Some((layer, module)) = place else {
             return Err(fail(format!("{site} is no projection of this model"))
                 .with_hint("adapters of embeddings, heads and experts are not read"));

@@ -12,11 +12,11 @@ use std::path::Path;
 use lorafit_kernels::Device;
 use regex::Regex;
 
-use super::lora::{Adapter, LoraConfig, module_shape};
+use super::lora::{Adapter, LoraConfig};
 use super::peft::exact_pattern;
-use super::targets::{Module, Targets};
-use crate::config::Config;
+use super::targets::Targets;
 use crate::error::FileError;
+use crate::shape::{Config, Module, module_shape};
 
 pub use gguf::{gguf_lora_bytes, is_gguf_lora, load_gguf_lora, save_gguf_lora};
 pub use mlx::{MLX_CONFIG, is_mlx, load_mlx, save_mlx};
@@ -69,7 +69,7 @@ fn adapter_of(
     alpha: f64,
 ) -> Result<Adapter, FileError> {
     let fail = |problem: String| FileError::new(path, problem);
-    projections.sort_by_key(|projection| (projection.layer, projection.module as usize));
+    projections.sort_by_key(|projection| (projection.layer, projection.module));
     let mut pairs = projections.windows(2);
     if let Some(twice) = pairs.find(|pair| (pair[0].layer, pair[0].module) == (pair[1].layer, pair[1].module))
     {
@@ -118,7 +118,8 @@ fn adapter_of(
 
 /// The projections by the names of their modules where every layer has the same, else by their paths.
 fn targets(config: &Config, projections: &[Projection]) -> Targets {
-    let names: Vec<&str> = Module::ALL
+    let names: Vec<&str> = config
+        .modules()
         .into_iter()
         .filter(|module| projections.iter().any(|projection| projection.module == *module))
         .map(Module::name)
@@ -130,6 +131,6 @@ fn targets(config: &Config, projections: &[Projection]) -> Targets {
 }
 
 /// The module of a path in a layer, `self_attn.q_proj`.
-fn module_of(path: &str) -> Option<Module> {
-    Module::ALL.into_iter().find(|module| module.path(0).strip_prefix("model.layers.0.") == Some(path))
+fn module_of(config: &Config, path: &str) -> Option<Module> {
+    config.modules().into_iter().find(|module| module.in_block() == path)
 }

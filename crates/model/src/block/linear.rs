@@ -149,7 +149,8 @@ impl LinearGroup {
         self.weight_gradients(d_outs, x, rows, &mut gradients.projections);
     }
 
-    /// Overwrites `d_x`, `[rows, in]`, after [`LinearGroup::parameter_gradients`] of the same `d_outs`.
+    /// Overwrites `d_x`, `[rows, in]`, or with `accumulate` adds to it, after [`LinearGroup::parameter_gradients`] of the same
+    /// `d_outs`.
     pub(crate) fn input_gradient(
         &self,
         d_outs: &[&Tensor],
@@ -158,6 +159,7 @@ impl LinearGroup {
         mask: Option<Mask>,
         work: &mut Work<'_>,
         d_x: &mut Tensor,
+        accumulate: bool,
     ) {
         let inputs = self.inputs();
         let mut terms: Vec<Term<'_>> = self
@@ -175,7 +177,7 @@ impl LinearGroup {
             terms.push(Term { left: View::rows(work.d_u, lora.rank), right, k: lora.rank });
         }
         let first = terms[0];
-        matmul::run(&mut [Product { terms, ..Product::new(rows, inputs, first, d_x) }]);
+        matmul::run(&mut [Product { terms, accumulate, ..Product::new(rows, inputs, first, d_x) }]);
         if let (Some(lora), Some(mask)) = (lora, mask) {
             for part in &lora.parts {
                 let left = View::rows(work.d_u, lora.rank).from_col(part.first);

@@ -1,0 +1,50 @@
+//! What is wrong with a configuration.
+
+use super::Arch;
+
+/// What is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}")]
+pub struct ConfigError {
+    problem: String,
+    hint: Option<String>,
+}
+
+impl ConfigError {
+    pub(crate) fn new(problem: impl Into<String>) -> Self {
+        ConfigError { problem: problem.into(), hint: None }
+    }
+
+    pub(crate) fn with_hint(self, hint: impl Into<String>) -> Self {
+        ConfigError { hint: Some(hint.into()), ..self }
+    }
+
+    /// What the user can do.
+    pub fn hint(&self) -> Option<String> {
+        if self.problem.starts_with("`quantization_config`") {
+            return Some(
+                "take the model it was made from, in BF16, with --quant nf4 or int8; or a GGUF file of it"
+                    .to_owned(),
+            );
+        }
+        let of_type = || {
+            let known = || Arch::computed().map(Arch::model_type).collect::<Vec<_>>().join(", ");
+            self.problem.contains("model_type").then(|| format!("supported: {}", known()))
+        };
+        self.hint.clone().or_else(of_type)
+    }
+}
+
+/// What is said of rotary frequencies that are stretched in a way that is not computed.
+pub(super) const OTHER_STRETCHING: &str = "where it was added to reach beyond the context that the model was trained with (YaRN as the cards \
+                                of Qwen tell), take the model without it: within that context it is the one that is meant; \
+                                otherwise take another model";
+/// What is said of keys that change the computation.
+pub(super) const OTHER_COMPUTATION: &str =
+    "a model that computes with it would be another one here: take a plain model of a supported type";
+
+/// The standard deviation that transformers' configurations have unless they say otherwise.
+pub(super) const INITIALIZER_RANGE: f32 = 0.02;
+
+/// Larger sizes are taken for damage.
+pub(super) const MAX_SIZE: u64 = 1 << 24;

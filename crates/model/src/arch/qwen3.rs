@@ -1,0 +1,34 @@
+//! Qwen3: Llama with norms of queries and keys.
+
+use serde_json::json;
+
+use super::{Arch, Family, Named, blocks, gguf, hf};
+use crate::shape::Config;
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "qwen3",
+    class: "Qwen3ForCausalLM",
+    gguf: "qwen3",
+    gguf_rotary_pairs: false,
+    computed: true,
+    from_json: |keys| {
+        let config = hf::common(keys, Arch::Qwen3)?;
+        let sliding_window = hf::window_if_used(keys)?;
+        hf::check_layer_types(keys, config.num_hidden_layers, sliding_window)?;
+        let bias = keys.flag("attention_bias")?;
+        Ok(Config {
+            attention_bias: bias,
+            attention_output_bias: bias,
+            qk_norm: true,
+            sliding_window,
+            ..config
+        })
+    },
+    from_gguf: Some(|keys| gguf::common(keys, Arch::Qwen3)),
+    to_json: |config| json!({"attention_bias": config.attention_bias}),
+    parts: blocks::pre_norm,
+    named: &[Named {
+        own: |config| Config { norm_eps: 1e-6, qk_norm: true, ..config },
+        ..Named::new("qwen3-8b", [4096, 12_288, 36, 32, 8, 128, 151_936, 40_960], 1e6, false)
+    }],
+};

@@ -1,0 +1,187 @@
+//! A decoder block: the steps that its architecture says ([`crate::shape::BlockShape`]), forward and, in reverse, backward.
+//! Each kind of step is a file here, with both directions side by side. Backward stops where nothing below is trained.
+
+pub(crate) mod add;
+pub(crate) mod attend;
+pub(crate) mod gate;
+pub(crate) mod linear;
+pub(crate) mod norm;
+pub(crate) mod pass;
+pub(crate) mod project;
+pub(crate) mod vector;
+
+use lorafit_kernels::ComputeDtype;
+
+use crate::gradients::{BlockGradients, StepGradients};
+use crate::weight_list::{WeightMut, WeightRef};
+use add::AddStep;
+use attend::AttendStep;
+use gate::GateStep;
+use linear::LinearGroup;
+use norm::{Norm, NormStep};
+use pass::{BackwardPass, BlockAdapter, Context, Extent, ForwardPass};
+use project::ProjectStep;
+
+/// A step of a block, with its weights.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Norm(NormStep),
+    Project(ProjectStep),
+    Attend(AttendStep),
+    Gate(GateStep),
+    Add(AddStep),
+}
+
+/// A block.
+#[derive(Debug)]
+pub(crate) struct Block {
+    pub steps: Vec<Step>,
+}
+
+impl Block {
+    /// The groups of projections, in forward order.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &LinearGroup> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Project(project) => Some(&project.group),
+            Step::Norm(_) | Step::Attend(_) | Step::Gate(_) | Step::Add(_) => None,
+        })
+    }
+
+    /// See [`crate::Model::set_compute_dtype`].
+    pub(crate) fn set_compute_dtype(&mut self, dtype: ComputeDtype) {
+        for step in &mut self.steps {
+            if let Step::Project(project) = step {
+                project.group.set_compute_dtype(dtype);
+            }
+        }
+    }
+
+    /// Overwrites `pass.hidden`, `[rows, hidden]`, with the block's output (or with something unfinished, if that is not
+    /// needed); leaves in `pass.saved` what backward reads.
+    pub(crate) fn forward(&self, pass: &mut ForwardPass<'_>, context: &mut Context<'_>, extent: Extent) {
+        let needed = match extent {
+            Extent::Whole => self.steps.len(),
+            Extent::Saved => self.needed_for_backward(),
+        };
+        for (i, step) in self.steps.iter().enumerate() {
+            let only_saved = i >= needed;
+            if only_saved && !self.adapted_from(i, pass.adapter) {
+                return;
+            }
+            match step {
+                Step::Norm(norm) => norm.forward(pass),
+                Step::Project(project) => project.forward(pass, only_saved),
+                Step::Attend(attend) => attend.forward(pass, context),
+                Step::Gate(gate) => gate.forward(&pass.saved.wide, pass.rows, &mut pass.scratch.act),
+                Step::Add(add) => add.forward(pass),
+            }
+        }
+    }
+
+    /// How many steps leave something that backward reads whatever is adapted. After them only the low-rank inputs of adapters
+    /// are left.
+    fn needed_for_backward(&self) -> usize {
+        let leaves = |step: &Step| match step {
+            Step::Norm(_) | Step::Attend(_) => true,
+            Step::Project(project) => project.is_saved(),
+            Step::Gate(_) | Step::Add(_) => false,
+        };
+        self.steps.iter().rposition(leaves).map_or(0, |last| last + 1)
+    }
+
+    /// Whether a step from `first` on has an adapter.
+    fn adapted_from(&self, first: usize, adapter: Option<BlockAdapter<'_>>) -> bool {
+        self.steps[first..].iter().any(|step| match step {
+            Step::Project(project) => BlockAdapter::at(adapter, project.site).0.is_some(),
+            Step::Norm(_) | Step::Attend(_) | Step::Gate(_) | Step::Add(_) => false,
+        })
+    }
+
+    /// From `pass.back.d_hidden`, the gradient of the block's output, to that of its input, in place; adds to
+    /// `gradients`. Stops after the parameters of the step `last`, if given: nothing below is trained.
+    pub(crate) fn backward(
+        &self,
+        pass: &mut BackwardPass<'_>,
+        gradients: &mut BlockGradients,
+        last: Option<usize>,
+    ) {
+        for (i, (step, gradients)) in self.steps.iter().zip(&mut gradients.steps).enumerate().rev() {
+            match (step, &mut *gradients) {
+                (Step::Norm(norm), StepGradients::Norm(gradients)) => {
+                    norm.parameter_gradients(pass, gradients)
+                }
+                (Step::Project(project), StepGradients::Project(gradients)) => {
+                    project.parameter_gradients(pass, &self.steps, gradients);
+                }
+                (Step::Attend(attend), StepGradients::Attend(gradients)) => attend.backward(pass, gradients),
+                (Step::Gate(_) | Step::Add(_), StepGradients::None) => {}
+                (step, gradients) => unreachable!("{gradients:?} for {step:?}"),
+            }
+            if last == Some(i) {
+                return;
+            }
+            match step {
+                Step::Norm(norm) => norm.input_gradient(pass),
+                Step::Project(project) => project.input_gradient(pass),
+                Step::Gate(gate) => gate.backward(pass),
+                Step::Attend(_) | Step::Add(_) => {}
+            }
+        }
+    }
+
+    /// Its weights, in the order of [`crate::weight_shapes`].
+    pub(crate) fn weights(&self) -> impl Iterator<Item = WeightRef<'_>> {
+        let matrices = self.groups().flat_map(LinearGroup::weights);
+        let heads = self.steps.iter().filter_map(|step| match step {
+            Step::Attend(attend) => attend.norms.as_ref(),
+            Step::Norm(_) | Step::Project(_) | Step::Gate(_) | Step::Add(_) => None,
+        });
+        let others = self.steps.iter().filter_map(|step| match step {
+            Step::Norm(norm) => Some(&norm.norm),
+            Step::Project(_) | Step::Attend(_) | Step::Gate(_) | Step::Add(_) => None,
+        });
+        matrices.chain(heads.flatten().chain(others).flat_map(Norm::weights))
+    }
+
+    /// As [`Block::weights`], writable.
+    pub(crate) fn weights_mut(&mut self) -> impl Iterator<Item = WeightMut<'_>> {
+        let (mut matrices, mut heads, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        for step in &mut self.steps {
+            match step {
+                Step::Project(project) => matrices.extend(project.group.weights_mut()),
+                Step::Attend(attend) => {
+                    heads.extend(attend.norms.iter_mut().flatten().flat_map(Norm::weights_mut))
+                }
+                Step::Norm(norm) => others.extend(norm.norm.weights_mut()),
+                Step::Gate(_) | Step::Add(_) => {}
+            }
+        }
+        matrices.into_iter().chain(heads).chain(others)
+    }
+}
+
+impl Norm {
+    fn weights(&self) -> impl Iterator<Item = WeightRef<'_>> {
+        [WeightRef::Vector(&self.weight)].into_iter()
+    }
+
+    fn weights_mut(&mut self) -> impl Iterator<Item = WeightMut<'_>> {
+        [WeightMut::Vector(&mut self.weight)].into_iter()
+    }
+}
+
+impl LinearGroup {
+    fn weights(&self) -> impl Iterator<Item = WeightRef<'_>> {
+        self.projections.iter().flat_map(|linear| {
+            let bias = linear.bias.as_ref().map(WeightRef::Vector);
+            std::iter::once(WeightRef::Matrix(&linear.weight)).chain(bias)
+        })
+    }
+
+    fn weights_mut(&mut self) -> impl Iterator<Item = WeightMut<'_>> {
+        self.projections.iter_mut().flat_map(|linear| {
+            let bias = linear.bias.as_mut().map(WeightMut::Vector);
+            std::iter::once(WeightMut::Matrix(&mut linear.weight)).chain(bias)
+        })
+    }
+}

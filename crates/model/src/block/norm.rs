@@ -1,0 +1,138 @@
+//! A norm, forward and backward: over the residual stream, over what a half of a block gives, over the heads of queries and
+//! keys, and before the head of the model.
+
+use lorafit_kernels::Tensor;
+use lorafit_kernels::ops::rms_norm;
+
+use super::pass::{BackwardPass, ForwardPass};
+use super::vector::Vector;
+use crate::activations::SavedBlock;
+use crate::shape::{Branch, NormInput, StreamAt};
+
+/// The weight of a norm, `[width]`.
+#[derive(Debug)]
+pub(crate) struct Norm {
+    pub weight: Vector,
+    pub eps: f32,
+}
+
+impl Norm {
+    /// Normalises `rows` rows of `x` into `y`; leaves in `rstd`, `[rows]`, what backward reads.
+    pub(crate) fn forward(&self, x: &Tensor, rows: usize, y: &mut Tensor, rstd: &mut Tensor) {
+        rms_norm::forward(x, &self.weight, self.eps, rows, y, rstd);
+    }
+
+    /// As [`Norm::forward`] a second time, with `rstd` known.
+    pub(crate) fn recompute(&self, x: &Tensor, rows: usize, rstd: &Tensor, y: &mut Tensor) {
+        rms_norm::recompute(x, &self.weight, rstd, rows, y);
+    }
+
+    /// Adds to the gradient of the weight, if it is trained.
+    pub(crate) fn weight_gradient(
+        &self,
+        d_y: &Tensor,
+        x: &Tensor,
+        rows: usize,
+        rstd: &Tensor,
+        gradient: &mut NormGradients,
+    ) {
+        if let Some(d_weight) = &mut gradient.weight {
+            rms_norm::backward_weight(d_y, x, rstd, rows, d_weight);
+        }
+    }
+
+    /// Adds the gradient of `x` to `d_x`.
+    pub(crate) fn input_gradient(
+        &self,
+        d_y: &Tensor,
+        x: &Tensor,
+        rows: usize,
+        rstd: &Tensor,
+        d_x: &mut Tensor,
+    ) {
+        rms_norm::backward(d_y, x, &self.weight, rstd, rows, d_x);
+    }
+}
+
+/// The gradient of a norm's weight, where it is trained.
+#[derive(Debug)]
+pub(crate) struct NormGradients {
+    pub weight: Option<Tensor>,
+}
+
+impl NormGradients {
+    /// Zeros for what of `norm` is trained.
+    pub(crate) fn of(norm: &Norm) -> Self {
+        NormGradients { weight: norm.weight.trained().map(crate::gradients::like) }
+    }
+
+    pub(crate) fn any(&self) -> bool {
+        self.weight.is_some()
+    }
+}
+
+/// A norm as a step of a block.
+#[derive(Debug)]
+pub(crate) struct NormStep {
+    pub norm: Norm,
+    pub from: NormInput,
+    /// Place of `rstd` among the block's statistics.
+    pub stats: usize,
+}
+
+impl NormStep {
+    /// From the stream to `scratch.normed`, or from what a half gave to `scratch.branch`.
+    pub(crate) fn forward(&self, pass: &mut ForwardPass<'_>) {
+        let rows = pass.rows;
+        if let NormInput::Stream(at) = self.from {
+            pass.keep_stream(at);
+        }
+        let (wide, rstd) = (&pass.saved.wide, &mut pass.saved.stats[self.stats]);
+        let (x, y) = match self.from {
+            NormInput::Stream(_) => (&*pass.hidden, &mut pass.scratch.normed),
+            NormInput::Branch(Branch::Attention) => (&wide.attention_out, &mut pass.scratch.branch),
+            NormInput::Branch(Branch::FeedForward) => (&wide.feed_forward_out, &mut pass.scratch.branch),
+        };
+        self.norm.forward(x, rows, y, rstd);
+    }
+
+    /// The output again, into `scratch.normed`.
+    pub(crate) fn recompute(&self, pass: &mut BackwardPass<'_>) {
+        let saved = &*pass.saved;
+        self.norm.recompute(self.input(saved), pass.rows, &saved.stats[self.stats], &mut pass.scratch.normed);
+    }
+
+    /// The gradient of the output is that of the normalised input, or of the stream that it was added to.
+    pub(crate) fn parameter_gradients(&self, pass: &mut BackwardPass<'_>, gradients: &mut NormGradients) {
+        let saved = &*pass.saved;
+        let d_y = match self.from {
+            NormInput::Stream(_) => &*pass.d_normed,
+            NormInput::Branch(_) => &pass.back.d_hidden,
+        };
+        self.norm.weight_gradient(d_y, self.input(saved), pass.rows, &saved.stats[self.stats], gradients);
+    }
+
+    /// Adds to the gradient of the stream, or writes that of what the half gave.
+    pub(crate) fn input_gradient(&self, pass: &mut BackwardPass<'_>) {
+        let (saved, back) = (&*pass.saved, &mut *pass.back);
+        let (x, rstd) = (self.input(saved), &saved.stats[self.stats]);
+        match self.from {
+            NormInput::Stream(_) => {
+                self.norm.input_gradient(pass.d_normed, x, pass.rows, rstd, &mut back.d_hidden)
+            }
+            NormInput::Branch(_) => {
+                back.d_branch.clear(pass.rows * self.norm.weight.len());
+                self.norm.input_gradient(&back.d_hidden, x, pass.rows, rstd, &mut back.d_branch);
+            }
+        }
+    }
+
+    fn input<'s>(&self, saved: &'s SavedBlock) -> &'s Tensor {
+        match self.from {
+            NormInput::Stream(StreamAt::Input) => &saved.x,
+            NormInput::Stream(StreamAt::Middle) => &saved.wide.middle,
+            NormInput::Branch(Branch::Attention) => &saved.wide.attention_out,
+            NormInput::Branch(Branch::FeedForward) => &saved.wide.feed_forward_out,
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What a pass over a block works on.
+
+use lorafit_kernels::Tensor;
+use lorafit_kernels::ops::attention::Segments;
+use lorafit_kernels::ops::dropout::Mask;
+use lorafit_kernels::ops::elementwise;
+
+use crate::activations::SavedBlock;
+use crate::adapter::LoraGroup;
+use crate::buffers::{BackwardScratch, Scratch};
+use crate::kv_cache::{KvCache, Run};
+use crate::shape::StreamAt;
+
+/// What tokens attend to.
+#[derive(Debug)]
+pub(crate) enum Context<'a> {
+    /// Each other, along the segments of the batch.
+    Stream(&'a Segments),
+    /// Sequences whose earlier keys and values lie in caches.
+    Cached { runs: &'a [Run], caches: &'a mut [KvCache], layer: usize },
+}
+
+/// How far the forward pass of a block goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// To its output.
+    Whole,
+    /// To what backward reads, which does not need the output.
+    Saved,
+}
+
+/// The adapters of a block, and the dropout of this step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BlockAdapter<'a> {
+    pub groups: &'a [Option<LoraGroup>],
+    pub mask: Option<Mask>,
+}
+
+impl<'a> BlockAdapter<'a> {
+    /// Those of a site, and the mask of their input.
+    pub(super) fn at(this: Option<Self>, site: usize) -> (Option<&'a LoraGroup>, Option<Mask>) {
+        let group = this.and_then(|adapter| adapter.groups[site].as_ref());
+        // Up to 16 projections a site.
+        let mask = this.and_then(|adapter| adapter.mask).map(|mask| mask.derive(16 * site as u64));
+        (group, mask)
+    }
+}
+
+/// The forward pass of a block over `rows` rows.
+#[derive(Debug)]
+pub(crate) struct ForwardPass<'a> {
+    pub rows: usize,
+    pub adapter: Option<BlockAdapter<'a>>,
+    /// The residual stream, `[rows, hidden]`: the block's input, and in the end its output.
+    pub hidden: &'a mut Tensor,
+    /// Where it leaves what backward reads.
+    pub saved: &'a mut SavedBlock,
+    pub scratch: &'a mut Scratch,
+}
+
+impl ForwardPass<'_> {
+    /// Keeps the stream as it is now.
+    pub(super) fn keep_stream(&mut self, at: StreamAt) {
+        let kept = match at {
+            StreamAt::Input => &mut self.saved.x,
+            StreamAt::Middle => &mut self.saved.wide.middle,
+        };
+        elementwise::copy(self.hidden, self.rows * self.scratch.hidden_size, kept);
+    }
+}
+
+/// The backward pass of a block over `rows` rows. The gradient of the stream is in `back.d_hidden`.
+#[derive(Debug)]
+pub(crate) struct BackwardPass<'a> {
+    pub rows: usize,
+    pub adapter: Option<BlockAdapter<'a>>,
+    pub segments: &'a Segments,
+    /// What forward left. Gate and up are overwritten by their gradients.
+    pub saved: &'a mut SavedBlock,
+    pub scratch: &'a mut Scratch,
+    pub back: &'a mut BackwardScratch,
+    /// The gradient of what a norm over the stream gave, `[rows, hidden]`.
+    pub d_normed: &'a mut Tensor,
+}

@@ -1,0 +1,138 @@
+//! Projections as a step of a block: what they read and write, forward and backward. Their arithmetic is in [`super::linear`].
+
+use lorafit_kernels::Tensor;
+
+use super::Step;
+use super::linear::{LinearGroup, Work};
+use super::pass::{BackwardPass, BlockAdapter, ForwardPass};
+use crate::activations::{SavedBlock, Wide};
+use crate::buffers::{BackwardScratch, Scratch};
+use crate::gradients::SiteGradients;
+use crate::shape::{Branch, LinearInput, LinearOutput, StreamAt};
+
+/// Projections of one input.
+#[derive(Debug)]
+pub(crate) struct ProjectStep {
+    pub group: LinearGroup,
+    pub site: usize,
+    pub from: LinearInput,
+    pub to: LinearOutput,
+}
+
+impl ProjectStep {
+    /// Whether backward reads the outputs, or what they become.
+    pub(super) fn is_saved(&self) -> bool {
+        match self.to {
+            LinearOutput::Heads | LinearOutput::Gates | LinearOutput::Branch(_) => true,
+            LinearOutput::Stream | LinearOutput::Scaled => false,
+        }
+    }
+
+    /// From the input to the outputs; of the adapters' low-rank inputs alone where `only_saved`.
+    pub(crate) fn forward(&self, pass: &mut ForwardPass<'_>, only_saved: bool) {
+        if let LinearInput::Stream(at) = self.from {
+            pass.keep_stream(at);
+        }
+        let (rows, (adapter, mask)) = (pass.rows, BlockAdapter::at(pass.adapter, self.site));
+        let SavedBlock { x, u, wide, .. } = &mut *pass.saved;
+        let Wide { q, k, v, attended, attention_out, middle, gate, up, feed_forward_out } = wide;
+        let Scratch { normed, act, branch, d_u, dropped, .. } = &mut *pass.scratch;
+        let work = &mut Work { u: &mut u[self.site], d_u, dropped };
+        // A half begins with the stream or a norm of it, and ends with what it computes between its projections.
+        let input = match self.from {
+            LinearInput::Stream(StreamAt::Input) => &*x,
+            LinearInput::Stream(StreamAt::Middle) => &*middle,
+            LinearInput::Normed(_) => &*normed,
+            LinearInput::Attended => &*attended,
+            LinearInput::Gated(_) => &*act,
+        };
+        let outs: &mut [&mut Tensor] = match self.to {
+            LinearOutput::Heads => &mut [q, k, v],
+            LinearOutput::Gates => &mut [gate, up],
+            LinearOutput::Stream => &mut [&mut *pass.hidden],
+            LinearOutput::Scaled => &mut [branch],
+            LinearOutput::Branch(Branch::Attention) => &mut [attention_out],
+            LinearOutput::Branch(Branch::FeedForward) => &mut [feed_forward_out],
+        };
+        let accumulate = self.to == LinearOutput::Stream;
+        match (only_saved, adapter) {
+            (false, _) => self.group.forward(input, rows, adapter, mask, work, outs, accumulate),
+            (true, Some(lora)) => self.group.low_rank_inputs(input, rows, lora, mask, work),
+            (true, None) => {}
+        }
+    }
+
+    /// Adds to the gradients of the adapters' factors and of the weights. `steps` are those of the block, for an input that is
+    /// computed again.
+    pub(crate) fn parameter_gradients(
+        &self,
+        pass: &mut BackwardPass<'_>,
+        steps: &[Step],
+        gradients: &mut SiteGradients,
+    ) {
+        if gradients.reads_input() {
+            self.recompute_input(pass, steps);
+        }
+        let (rows, (adapter, mask)) = (pass.rows, BlockAdapter::at(pass.adapter, self.site));
+        let SavedBlock { x, u, wide, .. } = &mut *pass.saved;
+        let Scratch { normed, act, d_u, dropped, .. } = &mut *pass.scratch;
+        let (wide, back) = (&*wide, &*pass.back);
+        let input = match self.from {
+            LinearInput::Stream(StreamAt::Input) => &*x,
+            LinearInput::Stream(StreamAt::Middle) => &wide.middle,
+            LinearInput::Normed(_) => &*normed,
+            LinearInput::Attended => &wide.attended,
+            LinearInput::Gated(_) => &*act,
+        };
+        let work = &mut Work { u: &mut u[self.site], d_u, dropped };
+        let d_outs: &[&Tensor] = match self.to {
+            LinearOutput::Heads => &[&back.d_q, &back.d_k, &back.d_v],
+            LinearOutput::Gates => &[&wide.gate, &wide.up],
+            LinearOutput::Stream => &[&back.d_hidden],
+            LinearOutput::Scaled | LinearOutput::Branch(_) => &[&back.d_branch],
+        };
+        self.group.parameter_gradients(d_outs, input, rows, adapter, gradients, mask, work);
+    }
+
+    /// The normalised or gated input again, which forward did not keep.
+    fn recompute_input(&self, pass: &mut BackwardPass<'_>, steps: &[Step]) {
+        match self.from {
+            LinearInput::Normed(at) => match &steps[at] {
+                Step::Norm(norm) => norm.recompute(pass),
+                other => unreachable!("{other:?} is no norm"),
+            },
+            LinearInput::Gated(at) => match &steps[at] {
+                Step::Gate(gate) => gate.forward(&pass.saved.wide, pass.rows, &mut pass.scratch.act),
+                other => unreachable!("{other:?} is no gate"),
+            },
+            LinearInput::Stream(_) | LinearInput::Attended => {}
+        }
+    }
+
+    /// The gradient of the input, after [`ProjectStep::parameter_gradients`]: over what is read, or added to that of the
+    /// stream.
+    pub(crate) fn input_gradient(&self, pass: &mut BackwardPass<'_>) {
+        let (rows, (adapter, mask)) = (pass.rows, BlockAdapter::at(pass.adapter, self.site));
+        let SavedBlock { u, wide: Wide { gate, up, .. }, .. } = &mut *pass.saved;
+        let Scratch { normed, act, d_u, dropped, .. } = &mut *pass.scratch;
+        let BackwardScratch { d_hidden, d_q, d_k, d_v, d_branch, .. } = &mut *pass.back;
+        let work = &mut Work { u: &mut u[self.site], d_u, dropped };
+        let (heads, gates) = ([&*d_q, &*d_k, &*d_v], [&*gate, &*up]);
+        let inner = match self.to {
+            LinearOutput::Heads => Some(&heads[..]),
+            LinearOutput::Gates => Some(&gates[..]),
+            LinearOutput::Stream | LinearOutput::Scaled | LinearOutput::Branch(_) => None,
+        };
+        if let (LinearInput::Stream(_), Some(d_outs)) = (self.from, inner) {
+            return self.group.input_gradient(d_outs, rows, adapter, mask, work, d_hidden, true);
+        }
+        let outer = [if self.to == LinearOutput::Stream { &*d_hidden } else { &*d_branch }];
+        let d_x = match self.from {
+            // The gradient takes the place of its value.
+            LinearInput::Gated(_) => act,
+            LinearInput::Attended => normed,
+            LinearInput::Normed(_) | LinearInput::Stream(_) => &mut *pass.d_normed,
+        };
+        self.group.input_gradient(inner.unwrap_or(&outer), rows, adapter, mask, work, d_x, false);
+    }
+}

@@ -1,0 +1,252 @@
+//! A block's parts with what each reads and writes, found from their order; and from that the widths of all buffers.
+
+use super::part::{AddShape, AttendShape, GateShape, LinearShape, NormShape, Part};
+
+/// The residual stream at one of the two places where a block reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StreamAt {
+    /// As the block got it.
+    Input,
+    /// After the first half.
+    Middle,
+}
+
+/// The output of a half that is normalised before it is added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Branch {
+    Attention,
+    FeedForward,
+}
+
+/// What a norm reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NormInput {
+    Stream(StreamAt),
+    Branch(Branch),
+}
+
+/// What projections read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LinearInput {
+    Stream(StreamAt),
+    /// The output of the norm at this place of [`BlockShape::parts`].
+    Normed(usize),
+    /// The output of the attention.
+    Attended,
+    /// The output of the gate at this place of [`BlockShape::parts`].
+    Gated(usize),
+}
+
+/// What projections write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LinearOutput {
+    /// Queries, keys and values.
+    Heads,
+    /// Gate and up.
+    Gates,
+    /// They are added to the residual stream.
+    Stream,
+    /// What an [`Step::Add`] scales and adds.
+    Scaled,
+    /// What a norm reads.
+    Branch(Branch),
+}
+
+/// A part and what it is connected to. `stats` is the place of its first row statistic in [`BlockShape::stats`].
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Step {
+    Norm { shape: NormShape, from: NormInput, stats: usize },
+    Linear { projections: Vec<LinearShape>, site: usize, from: LinearInput, to: LinearOutput },
+    Attend { shape: AttendShape, stats: usize },
+    Gate(GateShape),
+    Add(AddShape),
+}
+
+/// A block. An addition with scale 1 of what projections just gave is no step: they add to the stream themselves.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct BlockShape {
+    pub steps: Vec<Step>,
+    /// Values per token of the f32 statistics that forward leaves for backward.
+    pub stats: Vec<usize>,
+    /// Number of groups of projections.
+    pub sites: usize,
+}
+
+/// What the parts so far have given.
+#[derive(Clone, Copy, Debug)]
+enum Current {
+    Stream,
+    Normed(usize),
+    Heads,
+    Attended,
+    Gates,
+    Gated(usize),
+    Branch(Branch),
+    Scaled,
+}
+
+impl BlockShape {
+    /// Connects `parts`.
+    ///
+    /// # Panics
+    /// When a part cannot read what comes before it: an architecture's list is wrong.
+    pub(crate) fn of(parts: Vec<Part>) -> Self {
+        let mut block = BlockShape { steps: Vec::new(), stats: Vec::new(), sites: 0 };
+        let (mut current, mut at, mut half) = (Current::Stream, StreamAt::Input, Branch::FeedForward);
+        let mut parts = parts.into_iter().peekable();
+        while let Some(part) = parts.next() {
+            let here = block.steps.len();
+            current = match (part, current) {
+                (Part::Norm(shape), Current::Stream) => {
+                    block.norm(shape, NormInput::Stream(at));
+                    Current::Normed(here)
+                }
+                (Part::Norm(shape), Current::Branch(branch)) => {
+                    block.norm(shape, NormInput::Branch(branch));
+                    Current::Scaled
+                }
+                (Part::Linear(projections), before) => {
+                    let from = match before {
+                        Current::Stream => LinearInput::Stream(at),
+                        Current::Normed(norm) => LinearInput::Normed(norm),
+                        Current::Attended => LinearInput::Attended,
+                        Current::Gated(gate) => LinearInput::Gated(gate),
+                        other => panic!("projections cannot read {other:?}"),
+                    };
+                    let (to, given) = match parts.peek() {
+                        Some(Part::Attend(_)) => (LinearOutput::Heads, Current::Heads),
+                        Some(Part::Gate(_)) => (LinearOutput::Gates, Current::Gates),
+                        Some(Part::Norm(_)) => (LinearOutput::Branch(half), Current::Branch(half)),
+                        Some(Part::Add(AddShape { scale: 1.0 })) => {
+                            parts.next();
+                            at = StreamAt::Middle;
+                            (LinearOutput::Stream, Current::Stream)
+                        }
+                        Some(Part::Add(_)) => (LinearOutput::Scaled, Current::Scaled),
+                        other => panic!("nothing takes what projections give to {other:?}"),
+                    };
+                    let site = block.sites;
+                    block.sites += 1;
+                    block.steps.push(Step::Linear { projections, site, from, to });
+                    given
+                }
+                (Part::Attend(shape), Current::Heads) => {
+                    half = Branch::Attention;
+                    let stats = block.stats.len();
+                    for (norm, heads) in
+                        shape.norms.iter().flatten().zip([shape.heads.query, shape.heads.key_value])
+                    {
+                        block.stats.push(heads * shape.heads.dim / norm.width);
+                    }
+                    // Log of the softmax denominators.
+                    block.stats.push(shape.heads.query);
+                    block.steps.push(Step::Attend { shape, stats });
+                    Current::Attended
+                }
+                (Part::Gate(shape), Current::Gates) => {
+                    half = Branch::FeedForward;
+                    block.steps.push(Step::Gate(shape));
+                    Current::Gated(here)
+                }
+                (Part::Add(shape), Current::Scaled) => {
+                    at = StreamAt::Middle;
+                    block.steps.push(Step::Add(shape));
+                    Current::Stream
+                }
+                (part, before) => panic!("{part:?} cannot read {before:?}"),
+            };
+        }
+        block
+    }
+
+    fn norm(&mut self, shape: NormShape, from: NormInput) {
+        self.steps.push(Step::Norm { shape, from, stats: self.stats.len() });
+        self.stats.push(1);
+    }
+
+    /// Groups of projections, in forward order.
+    pub(crate) fn linears(&self) -> impl Iterator<Item = &Vec<LinearShape>> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Linear { projections, .. } => Some(projections),
+            Step::Norm { .. } | Step::Attend { .. } | Step::Gate(_) | Step::Add(_) => None,
+        })
+    }
+
+    /// Norms in the order of a block's weights: those of queries and keys, then the others.
+    pub(crate) fn norms(&self) -> impl Iterator<Item = &NormShape> {
+        let of_heads = self.steps.iter().filter_map(|step| match step {
+            Step::Attend { shape, .. } => shape.norms.as_ref(),
+            Step::Norm { .. } | Step::Linear { .. } | Step::Gate(_) | Step::Add(_) => None,
+        });
+        let others = self.steps.iter().filter_map(|step| match step {
+            Step::Norm { shape, .. } => Some(shape),
+            Step::Linear { .. } | Step::Attend { .. } | Step::Gate(_) | Step::Add(_) => None,
+        });
+        of_heads.flatten().chain(others)
+    }
+
+    /// The widths of what a block keeps and works in, `hidden` being that of the residual stream.
+    pub(crate) fn widths(&self, hidden: usize) -> Widths {
+        let mut widths = Widths { normed: hidden, ..Widths::default() };
+        for step in &self.steps {
+            match step {
+                Step::Norm { from, .. } => {
+                    widths.reads_stream(*from == NormInput::Stream(StreamAt::Middle), hidden)
+                }
+                Step::Linear { projections, from, to, .. } => {
+                    widths.reads_stream(*from == LinearInput::Stream(StreamAt::Middle), hidden);
+                    widths.input = widths.input.max(projections[0].inputs);
+                    match to {
+                        LinearOutput::Heads | LinearOutput::Gates | LinearOutput::Stream => {}
+                        LinearOutput::Scaled => widths.d_branch = hidden,
+                        LinearOutput::Branch(branch) => {
+                            widths.d_branch = hidden;
+                            *match branch {
+                                Branch::Attention => &mut widths.attention_out,
+                                Branch::FeedForward => &mut widths.feed_forward_out,
+                            } = hidden;
+                        }
+                    }
+                }
+                Step::Attend { shape, .. } => {
+                    let heads = shape.heads;
+                    widths.queries = heads.query * heads.dim;
+                    widths.keys = heads.key_value * heads.dim;
+                    widths.normed = widths.normed.max(widths.queries);
+                }
+                Step::Gate(shape) => (widths.gate, widths.up) = (shape.width, shape.width),
+                Step::Add(_) => {}
+            }
+        }
+        widths
+    }
+}
+
+/// Values per token of a block's buffers; 0 where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Widths {
+    pub queries: usize,
+    pub keys: usize,
+    /// The residual stream after the first half, where something reads it.
+    pub middle: usize,
+    /// What the attention half gives, where it is normalised.
+    pub attention_out: usize,
+    pub gate: usize,
+    pub up: usize,
+    /// What the feed-forward half gives, where it is normalised.
+    pub feed_forward_out: usize,
+    /// What norms write, and in backward the gradient of the attention's output.
+    pub normed: usize,
+    /// The gradient of what a half gives, where that is not the stream's.
+    pub d_branch: usize,
+    /// The widest input of projections.
+    pub input: usize,
+}
+
+impl Widths {
+    fn reads_stream(&mut self, middle: bool, hidden: usize) {
+        if middle {
+            self.middle = hidden;
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The weights of a loaded model as one list, in the order of [`crate::weight_shapes`].
+
+use lorafit_kernels::Weight;
+
+use crate::block::Block;
+use crate::block::vector::Vector;
+use crate::model::Model;
+
+/// A weight of a loaded model.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum WeightRef<'a> {
+    Matrix(&'a Weight),
+    Vector(&'a Vector),
+}
+
+/// As [`WeightRef`], writable.
+#[derive(Debug)]
+pub(crate) enum WeightMut<'a> {
+    Matrix(&'a mut Weight),
+    Vector(&'a mut Vector),
+}
+
+impl Model {
+    /// All weights.
+    pub(crate) fn weights(&self) -> impl Iterator<Item = WeightRef<'_>> {
+        std::iter::once(WeightRef::Matrix(&self.embedding))
+            .chain(self.blocks.iter().flat_map(Block::weights))
+            .chain([WeightRef::Vector(&self.norm.weight)])
+            .chain(self.own_head.as_ref().map(WeightRef::Matrix))
+    }
+
+    /// As [`Model::weights`], writable.
+    pub(crate) fn weights_mut(&mut self) -> impl Iterator<Item = WeightMut<'_>> {
+        std::iter::once(WeightMut::Matrix(&mut self.embedding))
+            .chain(self.blocks.iter_mut().flat_map(Block::weights_mut))
+            .chain([WeightMut::Vector(&mut self.norm.weight)])
+            .chain(self.own_head.as_mut().map(WeightMut::Matrix))
+    }
+}
