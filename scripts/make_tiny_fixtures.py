@@ -225,6 +225,7 @@ def write_full(folder, seed):
 def different(a, b):
     """The keys of configuration a whose values b has not."""
     b, out = b.to_dict(), []
+    (b.get("rope_parameters") or {}).pop("type", None)  # transformers keeps the old word beside the new one
     for key, value in a.to_dict().items():
         if key == "text_config":
             out += different(a.text_config, type(a.text_config).from_dict(b[key]))

@@ -82,11 +82,10 @@ def without_layer_types(c):
 
 
 def phi3_classic(c):
-    """The name that Phi-3's first long models gave to LongRoPE; the original length is at the top level in both."""
+    """The original length is at the top level only."""
     flat(c)
-    c["rope_scaling"]["type"] = "su"
-    for key in ("rope_type", "original_max_position_embeddings"):
-        c["rope_scaling"].pop(key)
+    c["rope_scaling"]["type"] = c["rope_scaling"].pop("rope_type")
+    c["rope_scaling"].pop("original_max_position_embeddings")
 
 
 FAMILIES = {
@@ -121,7 +120,7 @@ FAMILIES = {
     "smollm3_window": Family(SmolLM3Config(**SIZE | dict(intermediate_size=32, tie_word_embeddings=False), no_rope_layers=[0, 1, 0],
                                            use_sliding_window=True, sliding_window=6, attention_bias=True, mlp_bias=True, rope_parameters=YARN), SPLIT),
     "granite": Family(GraniteConfig(**SIZE | dict(tie_word_embeddings=True), embedding_multiplier=6.0, attention_multiplier=0.2,
-                                    residual_multiplier=0.4, logits_scaling=0.5, rope_parameters=rope(10000.0)),
+                                    residual_multiplier=0.4, logits_scaling=1.6, rope_parameters=rope(10000.0)),
                       SPLIT, full=True, classic=flat),
     "olmo2": Family(Olmo2Config(**SIZE, rope_parameters=rope(500000.0)), SPLIT, full=True, classic=flat),
     "olmo3": Family(Olmo3Config(**FOUR_LAYERS, sliding_window=6,
