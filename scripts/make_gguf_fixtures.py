@@ -7,6 +7,8 @@
   llama-mixed        llama: one storage type per kind of layer (see MIXED)
 For the last two NAME.expected.safetensors holds input_ids.s, base_logits.s, logits.s, loss, grad.* as in fixtures/models
 (llama's adapter and samples), computed by transformers + PEFT from the dequantised weights.
+  NAME-f32           the other families (gguf_families.py: SAME), same numbers as the Hugging Face folder, no tokenizer
+  starcoder2-f32 mistral_window-f32      the file says no window: NAME.expected.safetensors is of the model without it
 smollm, llama-bpe, qwen2, gpt-2 and default splittings of text are in fixtures/tokenizers (make_tokenizer_fixtures.py).
 
 What the converter does that a reader must undo or know:
@@ -28,26 +30,15 @@ import torch
 import transformers.utils.logging
 from gguf import GGMLQuantizationType as Q
 from gguf import TokenType
+from gguf_families import ARCHES, SAME, WITHOUT_WINDOW, rope_keys
 from peft import PeftModel
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 FIXTURES = pathlib.Path(__file__).resolve().parent.parent / "fixtures"
 OUT = FIXTURES / "gguf"
-NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-         "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
-         "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
-TOP = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight", "lm_head.weight": "output.weight"}
 MIXED = {"attn_q": Q.Q4_0, "attn_k": Q.Q4_1, "attn_v": Q.Q5_0, "attn_output": Q.Q5_1, "ffn_gate": Q.Q8_0, "ffn_up": Q.BF16,
          "ffn_down": Q.F16, "token_embd": Q.Q8_0, "output": Q.Q5_1}
-
-
-def gguf_name(name):
-    if name in TOP:
-        return TOP[name]
-    _, _, layer, rest = name.split(".", 3)
-    module, _, leaf = rest.rpartition(".")
-    return f"blk.{layer}.{NAMES[module]}.{leaf}"
 
 
 def permute(x, heads):
@@ -107,31 +98,39 @@ def add_spm(w, sp, template):
     w.add_chat_template(template)
 
 
+def add_common(w, c, arch):
+    """The keys that every architecture has."""
+    first = lambda *keys: next(c[key] for key in keys if c.get(key) is not None)
+    w.add_block_count(first("num_hidden_layers", "n_layer"))
+    w.add_context_length(first("max_position_embeddings", "n_ctx"))
+    w.add_embedding_length(first("hidden_size", "n_embd"))
+    w.add_feed_forward_length(c.get("intermediate_size") or 4 * c["n_embd"])
+    w.add_head_count(first("num_attention_heads", "n_head"))
+    if "num_key_value_heads" in c:
+        w.add_head_count_kv(c["num_key_value_heads"])
+    if arch not in ("gemma2", "gpt2"):
+        rope_keys(w, c)
+    if "rms_norm_eps" in c:
+        w.add_layer_norm_rms_eps(c["rms_norm_eps"])
+    else:
+        w.add_layer_norm_eps(first("layer_norm_eps", "norm_epsilon", "layer_norm_epsilon"))
+    if c.get("head_dim") and arch != "granite":
+        w.add_key_length(c["head_dim"])
+        w.add_value_length(c["head_dim"])
+
+
 def write(name, source, storage, file_type):
     """storage: GGUF module name (attn_q, token_embd, ...) -> type. Returns the weights as stored, in Hugging Face order."""
     folder = FIXTURES / "models" / source
     c = json.loads((folder / "config.json").read_text())
-    arch = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}[c["model_type"]]
-    theta = c.get("rope_theta") or c["rope_parameters"]["rope_theta"]
-    w = gguf.GGUFWriter(OUT / f"{name}.gguf", arch)
+    arch = ARCHES[c["model_type"]]
+    w = gguf.GGUFWriter(OUT / f"{name}.gguf", arch.name)
     w.add_type(gguf.GGUFType.MODEL)
     w.add_name(source)
     w.add_size_label("tiny")
-    w.add_block_count(c["num_hidden_layers"])
-    w.add_context_length(c["max_position_embeddings"])
-    w.add_embedding_length(c["hidden_size"])
-    w.add_feed_forward_length(c["intermediate_size"])
-    w.add_head_count(c["num_attention_heads"])
-    w.add_head_count_kv(c["num_key_value_heads"])
-    w.add_rope_freq_base(theta)
-    w.add_layer_norm_rms_eps(c["rms_norm_eps"])
-    if c.get("head_dim"):
-        w.add_key_length(c["head_dim"])
-        w.add_value_length(c["head_dim"])
+    add_common(w, c, arch.name)
     w.add_file_type(file_type)
-    if arch == "llama":
-        w.add_vocab_size(c["vocab_size"])
-        w.add_rope_dimension_count(c["head_dim"])
+    arch.keys(w, c)
     if source == "chat_bpe":
         add_bpe(w, tiny_tokenizers.bpe(), "smollm", tiny_tokenizers.CHATML)
     elif source == "chat_spm":
@@ -144,10 +143,10 @@ def write(name, source, storage, file_type):
     if (c.get("rope_scaling") or {}).get("rope_type") == "llama3":
         w.add_tensor("rope_freqs.weight", rope_freqs(c))
     for key, x in load_file(folder / "model.safetensors").items():
-        new = gguf_name(key)
+        new, x = arch.tensor_name(key), arch.numbers(key, x)
         module = new.removeprefix("blk.").lstrip("0123456789.").removesuffix(".weight").removesuffix(".bias")
         kind = Q.F32 if x.ndim == 1 else storage(module)
-        heads = {"attn_q": c["num_attention_heads"], "attn_k": c["num_key_value_heads"]}.get(module) if arch == "llama" else None
+        heads = {"attn_q": c["num_attention_heads"], "attn_k": c["num_key_value_heads"]}.get(module) if arch.permuted else None
         data = gguf.quants.quantize(permute(x, heads) if heads else x, kind)
         w.add_tensor(new, data, raw_dtype=kind)
         stored[key] = gguf.quants.dequantize(gguf.quants.quantize(x, kind), kind).reshape(x.shape)
@@ -158,12 +157,13 @@ def write(name, source, storage, file_type):
     return stored
 
 
-def write_expected(name, source, stored):
-    """As make_tiny_fixtures.py, with the weights as the file stores them."""
+def write_expected(name, source, stored=None, **config):
+    """As make_tiny_fixtures.py, with the weights as the file stores them and what else the file says."""
     folder = FIXTURES / "models" / source
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    missing = base.load_state_dict({k: torch.tensor(v) for k, v in stored.items()}, strict=True)
-    assert not missing.missing_keys and not missing.unexpected_keys
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **config)
+    if stored:
+        missing = base.load_state_dict({k: torch.tensor(v) for k, v in stored.items()}, strict=True)
+        assert not missing.missing_keys and not missing.unexpected_keys
     model = PeftModel.from_pretrained(base, folder / "adapter", is_trainable=True).eval()
     given = load_file(folder / "expected.safetensors")
     out, total, count = {}, 0.0, 0
@@ -197,6 +197,10 @@ def main():
     write_expected("llama-q8_0", "llama", q8)
     mixed = write("llama-mixed", "llama", MIXED.__getitem__, gguf.LlamaFileType.MOSTLY_Q4_0)
     write_expected("llama-mixed", "llama", mixed)
+    for source in SAME + WITHOUT_WINDOW:
+        write(f"{source}-f32", source, lambda _: Q.F32, gguf.LlamaFileType.ALL_F32)
+    for source in WITHOUT_WINDOW:
+        write_expected(f"{source}-f32", source, sliding_window=None)
     for f in OUT.iterdir():
         f.chmod(0o644)
     print(f"{sum(f.stat().st_size for f in OUT.iterdir()) / 1e6:.2f} MB in fixtures/gguf")

@@ -15,12 +15,17 @@ expected.safetensors, for each sequence s (they differ in length; each is run al
 loss (F32 [1], also in expected.json) is the mean over the supervised tokens of all sequences.
 The folders of FULL also have full.safetensors, of the base alone: loss, and grad.NAME for every weight NAME.
 bf16 and f16 folders: weights stored in that type, arithmetic in f32.
+The folders of tiny_families.py have besides, in expected.safetensors:
+  steps.loss     F32 [5]               the loss before each of four steps and after them; each step is on all sequences,
+                                       torch.optim.AdamW(lr=0.01, weight_decay=0) on the adapter, no clipping, no dropout
+gemma3_multimodal has no adapter: base_logits.s and input_ids.s alone.
 
-Run: .venv/bin/python scripts/make_tiny_fixtures.py        (deterministic; rewrites the folders)
+Run: .venv/bin/python scripts/make_tiny_fixtures.py [NAME...]       (deterministic; rewrites the folders, or those of tiny_families.py named)
 """
 import json
 import pathlib
 import shutil
+import sys
 
 import peft
 import torch
@@ -28,9 +33,10 @@ import transformers
 import transformers.utils.logging
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 import tiny_tokenizers
+from tiny_families import FAMILIES, MULTIMODAL, multimodal_classic
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "models"
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -67,17 +73,24 @@ MODELS = {
 FULL = ("llama", "llama_bias", "qwen2", "qwen3")
 
 
+def norm_centers(model):
+    """The value around which the weights of each norm lie: 0 where the model adds 1 to them."""
+    return {f"{name}.weight": 0 if type(module).__name__ in ("Gemma2RMSNorm", "Gemma3RMSNorm") else 1
+            for name, module in model.named_modules() if type(module).__name__.endswith("Norm")}
+
+
 def randomize(model, seed):
     """Weights at a scale that gives logits of some spread; norms around 1; biases non-zero."""
     g = torch.Generator().manual_seed(seed)
+    centers = norm_centers(model)
     for name, p in model.named_parameters():
         x = torch.randn(p.shape, generator=g)
         with torch.no_grad():
-            if "norm" in name:
-                p.copy_(1 + 0.2 * x)
+            if name in centers:
+                p.copy_(centers[name] + 0.2 * x)
             elif name.endswith("bias"):
                 p.copy_(0.3 * x)
-            elif "embed_tokens" in name:
+            elif any(table in name for table in ("embed_tokens", "wte", "wpe")):
                 p.copy_(0.3 * x if model.config.tie_word_embeddings else 0.6 * x)
             else:
                 p.copy_(0.2 * x)
@@ -108,10 +121,11 @@ def name_base(adapter, base):
     path.write_text(json.dumps(c, indent=2, sort_keys=True) + "\n")
 
 
-def write_adapter(folder, seed):
+def write_adapter(folder, seed, targets=LINEAR):
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     base.name_or_path = base.config._name_or_path = folder.name
-    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, task_type="CAUSAL_LM", target_modules=LINEAR))
+    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, task_type="CAUSAL_LM", target_modules=targets,
+                                            fan_in_fan_out="c_attn" in targets))
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -136,7 +150,30 @@ def samples(vocab, seed):
     return out
 
 
-def write_expected(folder, seed):
+def mean_loss(model, vocab, seed):
+    total, count = 0.0, 0
+    for ids, labels in samples(vocab, seed):
+        mask = labels[1:] != -100
+        losses = torch.nn.functional.cross_entropy(model(input_ids=ids[None]).logits[0, :-1], ids[1:], reduction="none")
+        total, count = total + losses[mask].sum(), count + int(mask.sum())
+    return total / count
+
+
+def losses_of_steps(model, vocab, seed):
+    """What four steps do; changes the adapter."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, weight_decay=0.0)
+    losses = []
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss = mean_loss(model, vocab, seed)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    with torch.no_grad():
+        return torch.tensor([*losses, mean_loss(model, vocab, seed).item()])
+
+
+def write_expected(folder, seed, with_steps=False):
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     model = PeftModel.from_pretrained(base, folder / "adapter", is_trainable=True).eval()
     vocab = base.config.vocab_size
@@ -160,6 +197,8 @@ def write_expected(folder, seed):
             tensors["grad." + name.replace(".default", "")] = p.grad
     spread = tensors["logits.0"].std().item()
     moved = (tensors["logits.0"] - tensors["base_logits.0"]).std().item()
+    if with_steps:
+        tensors = {k: v.clone() for k, v in tensors.items()} | {"steps.loss": losses_of_steps(model, vocab, seed)}
     save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "expected.safetensors")
     (folder / "expected.json").write_text(json.dumps({
         "made_by": "scripts/make_tiny_fixtures.py",
@@ -171,20 +210,81 @@ def write_expected(folder, seed):
         "loss": loss.item(),
         "next_token_nll": nll,
     }) + "\n")
-    print(f"{folder.name:12} loss {loss.item():.4f}  logits std {spread:.2f}  adapter moves them by {moved:.2f}")
+    print(f"{folder.name:14} loss {loss.item():.4f}  logits std {spread:.2f}  adapter moves them by {moved:.2f}",
+          [round(x, 4) for x in tensors["steps.loss"].tolist()] if with_steps else "")
 
 
 def write_full(folder, seed):
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    total, count = 0.0, 0
-    for ids, labels in samples(model.config.vocab_size, seed):
-        mask = labels[1:] != -100
-        losses = torch.nn.functional.cross_entropy(model(input_ids=ids[None]).logits[0, :-1], ids[1:], reduction="none")
-        total, count = total + losses[mask].sum(), count + int(mask.sum())
-    loss = total / count
+    loss = mean_loss(model, model.config.vocab_size, seed)
     loss.backward()
     tensors = {"loss": loss.detach()[None]} | {f"grad.{name}": p.grad for name, p in model.named_parameters()}
     save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "full.safetensors")
+
+
+def different(a, b):
+    """The keys of configuration a whose values b has not."""
+    b, out = b.to_dict(), []
+    (b.get("rope_parameters") or {}).pop("type", None)  # transformers keeps the old word beside the new one
+    for key, value in a.to_dict().items():
+        if key == "text_config":
+            out += different(a.text_config, type(a.text_config).from_dict(b[key]))
+        elif key not in ("_name_or_path", "_sliding_window_pattern") and b.get(key) != value:
+            out.append((key, value, b.get(key)))
+    return out
+
+
+def write_classic(folder, rewrite):
+    """config_classic.json, which transformers reads as the same model."""
+    c = json.loads((folder / "config.json").read_text())
+    c["torch_dtype"] = c.pop("dtype")
+    rewrite(c)
+    path = folder / "config_classic.json"
+    path.write_text(json.dumps(c, indent=1, sort_keys=True) + "\n")
+    config = AutoConfig.from_pretrained(folder)
+    found = different(config, AutoConfig.from_pretrained(path))
+    assert not found, f"{path} is another model: {found}"
+
+
+def write_family(name, family, seed):
+    folder = fresh(name)
+    model = AutoModelForCausalLM.from_config(family.config, dtype=torch.float32)
+    randomize(model, 100 + seed)
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    write_config(folder, False, torch.float32)
+    if family.classic:
+        write_classic(folder, family.classic)
+    write_adapter(folder, 200 + seed, family.targets)
+    write_expected(folder, 300 + seed, with_steps=True)
+    if family.full:
+        write_full(folder, 300 + seed)
+
+
+def write_multimodal(name, seed):
+    """A folder for text and images; what it computes for text."""
+    folder = fresh(name)
+    model = AutoModelForImageTextToText.from_config(MULTIMODAL, dtype=torch.float32).eval()
+    randomize(model, 100 + seed)
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    write_config(folder, False, torch.float32)
+    write_classic(folder, multimodal_classic)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    tensors = {}
+    for i, (ids, _) in enumerate(samples(60, 300 + seed)):  # 60 to 62 stand for images
+        with torch.no_grad():
+            tensors[f"base_logits.{i}"], tensors[f"input_ids.{i}"] = model(input_ids=ids[None]).logits[0], ids.int()
+    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "expected.safetensors")
+    print(f"{name:14} logits std {tensors['base_logits.0'].std():.2f}")
+
+
+def write_families(names):
+    for i, (name, family) in enumerate(FAMILIES.items()):
+        if not names or name in names:
+            write_family(name, family, 1000 * (i + 1))
+    if not names or "gemma3_multimodal" in names:
+        write_multimodal("gemma3_multimodal", 100000)
 
 
 def fresh(name):
@@ -197,6 +297,17 @@ def fresh(name):
 def main():
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)  # the same bits whoever runs it
+    if not sys.argv[1:]:
+        write_first()
+    write_families(sys.argv[1:])
+    for f in ROOT.rglob("*"):
+        f.chmod(0o755 if f.is_dir() else 0o644)
+    size = sum(f.stat().st_size for f in ROOT.rglob("*") if f.is_file())
+    print(f"{size / 1e6:.2f} MB in fixtures/models")
+
+
+def write_first():
+    """The folders of MODELS and what is made from them."""
     for i, (name, (config, classic)) in enumerate(MODELS.items()):
         folder = fresh(name)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -228,10 +339,6 @@ def main():
     c = json.loads((ROOT / "llama31" / "config.json").read_text())
     c["rope_parameters"] = c.pop("rope_scaling") | {"rope_theta": c.pop("rope_theta")}
     (ROOT / "llama31" / "config_v5.json").write_text(json.dumps(c, indent=1, sort_keys=True) + "\n")
-    for f in ROOT.rglob("*"):
-        f.chmod(0o755 if f.is_dir() else 0o644)
-    size = sum(f.stat().st_size for f in ROOT.rglob("*") if f.is_file())
-    print(f"{size / 1e6:.2f} MB in fixtures/models")
 
 
 main()
