@@ -5,7 +5,8 @@
 
 use lorafit_kernels::ops::attention::Segments;
 use lorafit_kernels::ops::dropout::Mask;
-use lorafit_kernels::ops::{elementwise, rms_norm, swiglu};
+use lorafit_kernels::ops::gate::{self, Activation};
+use lorafit_kernels::ops::{elementwise, rms_norm};
 use lorafit_kernels::{ComputeDtype, Tensor};
 
 use crate::activations::SavedBlock;
@@ -124,7 +125,13 @@ impl Block {
         if extent == Extent::Saved && group.is_none() {
             return;
         }
-        swiglu::forward(&saved.wide.gate, &saved.wide.up, rows * self.mlp.down.inputs(), &mut scratch.act);
+        gate::forward(
+            Activation::Silu,
+            &saved.wide.gate,
+            &saved.wide.up,
+            rows * self.mlp.down.inputs(),
+            &mut scratch.act,
+        );
         let work = &mut work_of(&mut saved.u, Site::Down, &mut scratch.d_u, &mut scratch.dropped);
         match (extent, group) {
             (Extent::Saved, Some(lora)) => {
@@ -157,7 +164,7 @@ impl Block {
 
         let (group, mask) = lora(Site::Down);
         if of_down.reads_input() {
-            swiglu::forward(&saved.wide.gate, &saved.wide.up, inner, &mut scratch.act);
+            gate::forward(Activation::Silu, &saved.wide.gate, &saved.wide.up, inner, &mut scratch.act);
         }
         let work = &mut work_of(&mut saved.u, Site::Down, &mut scratch.d_u, &mut scratch.dropped);
         let d_outs = [&back.d_hidden];
@@ -168,7 +175,7 @@ impl Block {
         // The gradient takes the place of its value.
         let d_act = &mut scratch.act;
         self.mlp.down.input_gradient(&d_outs, rows, group, mask, work, d_act);
-        swiglu::backward_in_place(d_act, &mut saved.wide.gate, &mut saved.wide.up, inner);
+        gate::backward_in_place(Activation::Silu, d_act, &mut saved.wide.gate, &mut saved.wide.up, inner);
 
         let (group, mask) = lora(Site::GateUp);
         if of_gate_up.reads_input() {

@@ -1,7 +1,9 @@
 //! Self-attention of a decoder block: projections, optional query and key norms, rotation, attention.
 
 use lorafit_kernels::Tensor;
-use lorafit_kernels::ops::attention::{self, Gradients as AttentionGradients, Heads, Saved, Segments};
+use lorafit_kernels::ops::attention::{
+    self, Gradients as AttentionGradients, Heads, Saved, Scores, Segments,
+};
 use lorafit_kernels::ops::rope::{self, Angles};
 use lorafit_kernels::ops::{elementwise, rms_norm};
 
@@ -52,6 +54,7 @@ impl SelfAttention {
                     &saved.wide.v,
                     segments,
                     self.heads,
+                    Scores::of(self.heads),
                     &mut saved.wide.attended,
                     &mut saved.lse,
                 );
@@ -79,6 +82,7 @@ impl SelfAttention {
                         values,
                         past,
                         self.heads,
+                        Scores::of(self.heads),
                         out,
                     );
                 }
@@ -145,7 +149,9 @@ impl SelfAttention {
             lse: &saved.lse,
         };
         let gradients = AttentionGradients { q: &mut back.d_q, k: &mut back.d_k, v: &mut back.d_v };
-        attention::backward(&scratch.normed, forward, segments, self.heads, gradients, &mut back.workspace);
+        let scores = Scores::of(self.heads);
+        let workspace = &mut back.workspace;
+        attention::backward(&scratch.normed, forward, segments, self.heads, scores, gradients, workspace);
 
         rope::backward_in_place(&mut back.d_q, &scratch.angles, rows, query);
         rope::backward_in_place(&mut back.d_k, &scratch.angles, rows, key_value);
