@@ -329,7 +329,8 @@ impl Driver for Recorder {
 mod tests {
     use super::*;
     use crate::cuda::{Float, Gpu};
-    use crate::ops::{elementwise, swiglu};
+    use crate::ops::elementwise;
+    use crate::ops::gate::{self, Activation};
 
     fn gpu() -> Gpu {
         Gpu::over(Recorder::new(64 << 20), Float::F32)
@@ -367,7 +368,7 @@ mod tests {
     fn an_output_among_the_inputs_is_found() {
         let gpu = gpu();
         let x = gpu.buffer_of(&[0; 40]);
-        gpu.run(&swiglu::cuda::forward(Float::F32, x.region(), x.region(), 10, x.region()));
+        gpu.run(&gate::cuda::forward(Float::F32, Activation::Silu, x.region(), x.region(), 10, x.region()));
     }
 
     #[test]

@@ -39,6 +39,63 @@ pub(crate) fn sigmoid<const FUSED: bool>(x: f32) -> f32 {
     1.0 / (1.0 + exp::<FUSED>(-x))
 }
 
+/// tanh x, within 3 units in the last place; for `FUSED` see [`exp`].
+///
+/// A polynomial below 0.625 (the coefficients of Cephes `tanhf`), which keeps what is near zero exact, and
+/// `1 - 2 / (1 + e^2x)` above.
+#[inline(always)]
+pub(crate) fn tanh<const FUSED: bool>(x: f32) -> f32 {
+    let madd = multiply_add::<FUSED>;
+    let (size, square) = (x.abs(), x * x);
+    let mut p = -5.704_988_7e-3;
+    for coefficient in [2.063_909e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1] {
+        p = madd(p, square, coefficient);
+    }
+    let near = madd(p * square, x, x);
+    let far = (1.0 - 2.0 / (1.0 + exp::<FUSED>(2.0 * size))).copysign(x);
+    if size < 0.625 { near } else { far }
+}
+
+/// `(1 + erf(x / sqrt(2))) / 2`, the share of a standard normal distribution below `x`, within 1.4e-7; and the density at
+/// `x`. For `FUSED` see [`exp`].
+///
+/// With `z = |x| / sqrt(2)`: below 1 erf is `z` times a polynomial in `z^2`; above, its complement is `e^(-z^2) t` times a
+/// polynomial in `t = 1 / (1 + z / 2)`. Both are Chebyshev fits of our own.
+#[inline(always)]
+pub(crate) fn normal_distribution<const FUSED: bool>(x: f32) -> (f32, f32) {
+    const NEAR: [f32; 7] = [
+        7.882_497_5e-5,
+        -8.018_855e-4,
+        5.189_312e-3,
+        -2.685_432_9e-2,
+        0.112_835_97,
+        -0.376_126_26,
+        std::f32::consts::FRAC_2_SQRT_PI,
+    ];
+    const FAR: [f32; 10] = [
+        -0.079_875_53,
+        0.257_718_03,
+        -0.256_064_1,
+        0.031_068_17,
+        -0.027_517_783,
+        0.087_447_79,
+        0.175_966_52,
+        0.246_849_2,
+        0.282_094_48,
+        0.282_094_8,
+    ];
+    let polynomial = |coefficients: &[f32], at: f32| {
+        coefficients.iter().fold(0.0, |sum, c| multiply_add::<FUSED>(sum, at, *c))
+    };
+    let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
+    let bell = exp::<FUSED>(-0.5 * x * x);
+    let t = 1.0 / (1.0 + 0.5 * z);
+    let tail = 0.5 * bell * t * polynomial(&FAR, t);
+    let near = 0.5 + 0.5 * z.copysign(x) * polynomial(&NEAR, z * z);
+    let far = if x < 0.0 { tail } else { 1.0 - tail };
+    (if z < 1.0 { near } else { far }, bell * 0.398_942_3)
+}
+
 /// Folds 16 lanes into one by halves, which is one operation of a register each.
 #[inline(always)]
 fn fold(mut lanes: [f32; 16], combine: impl Fn(f32, f32) -> f32) -> f32 {
@@ -115,7 +172,7 @@ pub(crate) fn rounded_to_bf16(x: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::exp;
+    use super::{exp, tanh};
 
     #[test]
     fn exp_is_within_two_ulp_over_its_range() {
@@ -131,6 +188,22 @@ mod tests {
             assert_eq!(exp(-87.1), 0.0);
             assert_eq!(exp(f32::NEG_INFINITY), 0.0);
             assert_eq!(exp(f32::INFINITY), exp(88.0));
+        }
+    }
+
+    #[test]
+    fn tanh_is_within_three_ulp_and_odd() {
+        for tanh in [tanh::<false>, tanh::<true>] {
+            let mut x = 1e-6f32;
+            while x < 100.0 {
+                let expected = f64::from(x).tanh();
+                let error = (f64::from(tanh(x)) - expected).abs() / expected;
+                assert!(error <= 3.0 * f64::from(f32::EPSILON), "tanh({x}): relative error {error:e}");
+                assert_eq!(tanh(-x), -tanh(x));
+                x *= 1.000_31;
+            }
+            assert_eq!([tanh(0.0), tanh(f32::INFINITY), tanh(f32::NEG_INFINITY)], [0.0, 1.0, -1.0]);
+            assert!(tanh(f32::NAN).is_nan());
         }
     }
 

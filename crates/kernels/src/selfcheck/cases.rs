@@ -3,12 +3,13 @@
 use super::{Accuracy, Case, Outputs, Place, all};
 use crate::bytes::SharedBytes;
 use crate::cuda::Float;
-use crate::ops::attention::{self, Gradients, Heads, Saved, Segment, Segments};
+use crate::ops::attention::{self, Gradients, Heads, Saved, Scores, Segment, Segments};
 use crate::ops::cross_entropy::{self, Target};
 use crate::ops::dropout::{self, Mask};
+use crate::ops::gate::{self, Activation};
 use crate::ops::matmul::{self, Product, Right, Term, View};
-use crate::ops::rope::{self, Angles};
-use crate::ops::{adamw, elementwise, embedding, rms_norm, swiglu};
+use crate::ops::rope::{self, Angles, Pairs, Rotation};
+use crate::ops::{adamw, elementwise, embedding, layer_norm, rms_norm};
 use crate::quant::four_bit::Code;
 use crate::quant::{Format, Quantization};
 use crate::random::mix;
@@ -33,20 +34,25 @@ fn elementwise_cases() -> Vec<Case> {
             elementwise::add(&x, len, &mut y);
             vec![all(&y)]
         }));
+        cases.push(Case::new(format!("scales and caps, {len} values"), Accuracy::Rounded, move |on| {
+            let [mut scaled, mut sum, mut capped, mut d_x] = [12, 13, 14, 15].map(|i| on.activation(i, len));
+            let x = on.activation(16, len);
+            elementwise::scale(&mut scaled, len, 0.37);
+            elementwise::add_scaled(&x, -1.7, len, &mut sum);
+            elementwise::softcap(&mut capped, len, 2.5);
+            elementwise::softcap_backward(&x, len, 10.0, &mut d_x);
+            vec![all(&scaled), all(&sum), all(&capped), all(&d_x)]
+        }));
         cases.push(Case::new(format!("copies, {len} values"), Accuracy::Exact, move |on| {
             let (x, mut y) = (on.activation(3, len + 8), on.output(len + 16));
             elementwise::copy_range(&x, 8, len, &mut y, 16);
             elementwise::copy(&x, 8, &mut y);
             vec![all(&y)]
         }));
-        cases.push(Case::new(format!("swiglu, {len} values"), Accuracy::Rounded, move |on| {
-            let (mut gate, mut up, d_y) =
-                (on.activation(4, len), on.activation(5, len), on.activation(6, len));
-            let mut y = on.output(len);
-            swiglu::forward(&gate, &up, len, &mut y);
-            swiglu::backward_in_place(&d_y, &mut gate, &mut up, len);
-            vec![all(&y), all(&gate), all(&up)]
-        }));
+        for activation in Activation::ALL {
+            let name = format!("{activation:?} as a gate and alone, {len} values");
+            cases.push(Case::new(name, Accuracy::Rounded, move |on| gate_case(on, activation, len)));
+        }
         cases.push(Case::new(format!("dropout, {len} values"), Accuracy::Rounded, move |on| {
             let mask = Mask { p: 0.3, seed: 7 };
             let (x, mut y, mut d_x) = (on.activation(7, len), on.output(len), on.activation(8, len));
@@ -70,6 +76,16 @@ fn elementwise_cases() -> Vec<Case> {
     cases
 }
 
+fn gate_case(on: &Place, activation: Activation, len: usize) -> Outputs {
+    let [mut of_gate, mut up, d_y, mut x] = [4, 5, 6, 4].map(|seed| on.activation(seed, len));
+    let [mut y, mut alone] = [0; 2].map(|_| on.output(len));
+    gate::forward(activation, &of_gate, &up, len, &mut y);
+    gate::backward_in_place(activation, &d_y, &mut of_gate, &mut up, len);
+    gate::plain_forward(activation, &x, len, &mut alone);
+    gate::plain_backward_in_place(activation, &d_y, &mut x, len);
+    vec![all(&y), all(&of_gate), all(&up), all(&alone), all(&x)]
+}
+
 fn row_cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (rows, width) in [(1usize, 3usize), (5, 64), (33, 96), (7, 1000)] {
@@ -86,6 +102,12 @@ fn row_cases() -> Vec<Case> {
             rms_norm::backward_weight(&d_y, &x, &rstd, rows, &mut d_weight);
             vec![all(&y), all(&again), all(&rstd), all(&d_x), all(&d_weight)]
         }));
+        for with_bias in [false, true] {
+            let name = format!("layer_norm, {shape}, bias: {with_bias}");
+            cases.push(Case::new(name, Accuracy::Rounded, move |on| {
+                layer_norm_case(on, rows, width, with_bias)
+            }));
+        }
         cases.push(Case::new(
             format!("rows picked, added and summed, {shape}"),
             Accuracy::Rounded,
@@ -102,23 +124,40 @@ fn row_cases() -> Vec<Case> {
                 vec![all(&picked), all(&scattered), all(&sums), all(&scaled)]
             },
         ));
+        cases.push(Case::new(format!("columns copied, {shape}"), Accuracy::Exact, move |on| {
+            let (first, y_width) = (width / 3, width + 11);
+            let (x, mut y) = (on.activation(17, rows * width), on.activation(18, rows * y_width));
+            elementwise::copy_columns(&x, rows, width, first..width, &mut y, y_width, 5);
+            vec![all(&y)]
+        }));
         cases.push(Case::new(format!("embedding, {shape}"), Accuracy::Rounded, move |on| {
             let weight = Weight::from_f32(rows, width, &on.values(29, rows * width)).on(on.device);
             let ids = [rows - 1, 0, rows - 1].map(|row| row as u32);
             let (mut y, mut d_weight) = (on.output(3 * width), on.parameter(30, rows * width));
+            let (mut row, mut sum) = (on.output(3 * width), on.activation(19, 3 * width));
             embedding::forward(&weight, &ids, &mut y);
+            embedding::add(&weight, &ids, &mut row, &mut sum);
             embedding::backward(&y, &ids, width, &mut d_weight);
-            vec![all(&y), all(&d_weight)]
+            vec![all(&y), all(&sum), all(&d_weight)]
         }));
     }
-    for (rows, heads, half) in [(1usize, 1usize, 5usize), (7, 3, 32), (19, 2, 64)] {
-        let name = format!("rope, {rows} x {heads} heads of {}", 2 * half);
+    let whole = Rotation::of_whole_heads;
+    for (rows, heads, rotation) in [
+        (1usize, 1usize, whole(5)),
+        (7, 3, whole(32)),
+        (19, 2, whole(64)),
+        (7, 3, Rotation { head_dim: 80, factor: 1.25, ..whole(16) }),
+        (7, 3, Rotation { head_dim: 15, pairs: Pairs::Neighbours, ..whole(7) }),
+        (19, 2, Rotation { pairs: Pairs::Neighbours, ..whole(64) }),
+    ] {
+        let Rotation { head_dim, frequencies: half, pairs, .. } = rotation;
+        let name = format!("rope, {rows} x {heads} heads of {head_dim}, {half} pairs of {pairs:?}");
         cases.push(Case::new(name, Accuracy::Rounded, move |on| {
             let positions: Vec<u32> = (0..rows as u32).map(|row| row * row * 9).collect();
             let frequencies: Vec<f32> = (0..half).map(|j| 1e4f32.powf(-(j as f32) / half as f32)).collect();
-            let mut angles = Angles::laid_out(rows, half, |len| on.statistic(len));
+            let mut angles = Angles::for_rotation(rows, rotation, |len| on.statistic(len));
             angles.set(&positions, &frequencies);
-            let len = rows * heads * 2 * half;
+            let len = rows * heads * head_dim;
             let (x, mut y, mut d_x) = (on.activation(31, len), on.output(len), on.activation(32, len));
             rope::forward(&x, &angles, rows, heads, &mut y);
             rope::backward_in_place(&mut d_x, &angles, rows, heads);
@@ -126,6 +165,22 @@ fn row_cases() -> Vec<Case> {
         }));
     }
     cases
+}
+
+fn layer_norm_case(on: &Place, rows: usize, width: usize, with_bias: bool) -> Outputs {
+    let len = rows * width;
+    let (x, d_y) = (on.activation(33, len), on.activation(34, len));
+    let (weight, bias) = (on.parameter(35, width), on.parameter(36, width));
+    let bias = with_bias.then_some(&bias);
+    let (mut y, mut again, mut saved) = (on.output(len), on.output(len), on.statistic(2 * rows));
+    layer_norm::forward(&x, &weight, bias, 1e-5, rows, &mut y, &mut saved);
+    layer_norm::recompute(&x, &weight, bias, &saved, rows, &mut again);
+    let mut d_x = on.activation(37, len);
+    layer_norm::backward(&d_y, &x, &weight, &saved, rows, &mut d_x);
+    let (mut d_weight, mut d_bias) = (on.parameter(38, width), on.parameter(39, width));
+    layer_norm::backward_weight(&d_y, &x, &saved, rows, &mut d_weight);
+    layer_norm::backward_bias(&d_y, rows, &mut d_bias);
+    vec![all(&y), all(&again), all(&saved), all(&d_x), all(&d_weight), all(&d_bias)]
 }
 
 /// How a weight of a product is stored.
@@ -307,7 +362,20 @@ fn attention_cases() -> Vec<Case> {
     for (heads, name, tree) in shapes {
         let Heads { query, key_value, dim } = heads;
         let name = format!("attention, {query} heads of {dim} over {key_value}, {name}");
-        cases.push(Case::new(name, Accuracy::Composed, move |on| attention_case(on, heads, &tree)));
+        let scores = Scores::of(heads);
+        cases.push(Case::new(name, Accuracy::Composed, move |on| attention_case(on, heads, scores, &tree)));
+    }
+    let [one, _, _, branch, deep] = trees();
+    for (heads, (name, tree)) in [(heads(2, 1, 64), one), (heads(6, 2, 128), branch), (heads(3, 1, 20), deep)]
+    {
+        for (softcap, window) in CAPS_AND_WINDOWS {
+            let scores = Scores { scale: 0.3, softcap, window };
+            let name = format!("attention, {} heads of {}, {name}, {scores:?}", heads.query, heads.dim);
+            let tree = tree.clone();
+            cases.push(Case::new(name, Accuracy::Composed, move |on| {
+                attention_case(on, heads, scores, &tree)
+            }));
+        }
     }
     for (heads, rows, past) in [
         (heads(4, 2, 64), 1, 0),
@@ -318,20 +386,31 @@ fn attention_cases() -> Vec<Case> {
         let Heads { query, key_value, dim } = heads;
         let name =
             format!("attention to a cache of {past}, {rows} rows of {query} heads of {dim} over {key_value}");
-        cases.push(Case::new(name, Accuracy::Composed, move |on| {
-            let (width, keys) = (query * dim, (past + rows) * key_value * dim);
-            // The rows are not the first of their batch.
-            let (q, k, v) =
-                (on.activation(60, (rows + 2) * width), on.activation(61, keys), on.activation(62, keys));
-            let mut out = on.output((rows + 2) * width);
-            attention::forward_cached(&q, 2, rows, &k, &v, past, heads, &mut out);
-            vec![all(&out)]
-        }));
+        let scores = Scores::of(heads);
+        cases.push(Case::new(name, Accuracy::Composed, move |on| cached_case(on, heads, scores, rows, past)));
+    }
+    for (softcap, window) in CAPS_AND_WINDOWS {
+        let (heads, scores) = (heads(3, 1, 33), Scores { scale: 0.2, softcap, window });
+        let name = format!("attention to a cache of 290, 20 rows, {scores:?}");
+        cases.push(Case::new(name, Accuracy::Composed, move |on| cached_case(on, heads, scores, 20, 290)));
     }
     cases
 }
 
-fn attention_case(on: &Place, heads: Heads, tree: &[(usize, Option<usize>)]) -> Outputs {
+/// A cap, a window, and both; windows of one token and of several tiles.
+const CAPS_AND_WINDOWS: [(Option<f32>, Option<usize>); 4] =
+    [(Some(1.5), None), (None, Some(5)), (Some(20.0), Some(1)), (Some(3.0), Some(70))];
+
+fn cached_case(on: &Place, heads: Heads, scores: Scores, rows: usize, past: usize) -> Outputs {
+    let (width, keys) = (heads.query * heads.dim, (past + rows) * heads.key_value * heads.dim);
+    // The rows are not the first of their batch.
+    let (q, k, v) = (on.activation(60, (rows + 2) * width), on.activation(61, keys), on.activation(62, keys));
+    let mut out = on.output((rows + 2) * width);
+    attention::forward_cached(&q, 2, rows, &k, &v, past, heads, scores, &mut out);
+    vec![all(&out)]
+}
+
+fn attention_case(on: &Place, heads: Heads, scores: Scores, tree: &[(usize, Option<usize>)]) -> Outputs {
     let mut start = 0;
     let list = tree.iter().map(|&(len, parent)| {
         start += len;
@@ -344,13 +423,13 @@ fn attention_case(on: &Place, heads: Heads, tree: &[(usize, Option<usize>)]) -> 
     let (q, k, v) = (on.activation(63, wide), on.activation(64, narrow), on.activation(65, narrow));
     let (mut out, mut lse, d_out) =
         (on.output(wide), on.statistic(tokens * heads.query), on.activation(66, wide));
-    attention::forward(&q, &k, &v, &segments, heads, &mut out, &mut lse);
+    attention::forward(&q, &k, &v, &segments, heads, scores, &mut out, &mut lse);
     let workspace = attention::backward_workspace(on.device.placement(), tokens, heads);
     let mut workspace = on.statistic(workspace);
     let (mut d_q, mut d_k, mut d_v) = (on.output(wide), on.output(narrow), on.output(narrow));
     let saved = Saved { q: &q, k: &k, v: &v, out: &out, lse: &lse };
     let gradients = Gradients { q: &mut d_q, k: &mut d_k, v: &mut d_v };
-    attention::backward(&d_out, saved, &segments, heads, gradients, &mut workspace);
+    attention::backward(&d_out, saved, &segments, heads, scores, gradients, &mut workspace);
     vec![all(&out), all(&lse), all(&d_q), all(&d_k), all(&d_v)]
 }
 

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use crate::cuda::Gpu;
-use crate::ops::attention::{self, Heads, Segments};
+use crate::ops::attention::{self, Heads, Scores, Segments};
+use crate::ops::gate::{self, Activation};
 use crate::ops::matmul::{self, Product, Right, Term, View};
-use crate::ops::{elementwise, rms_norm, swiglu};
+use crate::ops::{elementwise, rms_norm};
 use crate::quant::Quantization;
 use crate::quant::four_bit::Code;
 use crate::tensor::{Device, Tensor};
@@ -52,7 +53,7 @@ pub fn measure(gpu: Gpu) -> Vec<Speed> {
     let value_bytes = gpu.float().bytes(1) as f64;
     let activation = |width: usize| Tensor::activation(device, TOKENS * width);
     let (x, mut y) = (activation(HIDDEN), activation(HIDDEN));
-    let (mut gate, mut up, mut inner) = (activation(INNER), activation(INNER), activation(INNER));
+    let (mut of_gate, mut up, mut inner) = (activation(INNER), activation(INNER), activation(INNER));
     let mut found = Vec::new();
     let mut time = |name, work, run: &mut dyn FnMut()| {
         found.push(Speed { name, work, seconds: seconds(gpu, run) });
@@ -63,7 +64,7 @@ pub fn measure(gpu: Gpu) -> Vec<Speed> {
     time("product, 4096 x 11008 x 4096, nothing to decode", product, &mut || forward(&x, &dense, &mut inner));
     let bytes = |values: usize, times: f64| Work::Bytes(times * value_bytes * values as f64);
     let (wide, narrow) = (TOKENS * INNER, TOKENS * HIDDEN);
-    time("copy on the device", bytes(wide, 2.0), &mut || elementwise::copy(&gate, wide, &mut up));
+    time("copy on the device", bytes(wide, 2.0), &mut || elementwise::copy(&of_gate, wide, &mut up));
 
     let nf4 = Quantization::FourBit { code: Code::Nf4, block_len: 64, double: true };
     for (name, quantization) in [("product with nf4+dq", nf4), ("product with int8", Quantization::Int8)] {
@@ -75,18 +76,20 @@ pub fn measure(gpu: Gpu) -> Vec<Speed> {
     time("rms_norm", bytes(narrow, 2.0), &mut || {
         rms_norm::forward(&x, &norm, 1e-5, TOKENS, &mut y, &mut rstd);
     });
-    time("swiglu", bytes(wide, 3.0), &mut || swiglu::forward(&gate, &up, wide, &mut inner));
+    time("swiglu", bytes(wide, 3.0), &mut || {
+        gate::forward(Activation::Silu, &of_gate, &up, wide, &mut inner)
+    });
     time("swiglu backward", bytes(wide, 5.0), &mut || {
-        swiglu::backward_in_place(&inner, &mut gate, &mut up, wide);
+        gate::backward_in_place(Activation::Silu, &inner, &mut of_gate, &mut up, wide);
     });
 
-    let segments = Segments::single(TOKENS);
+    let (segments, of_scores) = (Segments::single(TOKENS), Scores::of(HEADS));
     let (k, v, d_out) = (activation(HIDDEN), activation(HIDDEN), activation(HIDDEN));
     let mut lse = Tensor::zeros(device, TOKENS * HEADS.query);
     // Half of each product is behind the diagonal.
     let scores = (TOKENS * TOKENS * HIDDEN) as f64;
     time("attention, 4096 tokens, causal", Work::Flops(2.0 * scores), &mut || {
-        attention::forward(&x, &k, &v, &segments, HEADS, &mut y, &mut lse);
+        attention::forward(&x, &k, &v, &segments, HEADS, of_scores, &mut y, &mut lse);
     });
     let mut workspace =
         Tensor::zeros(device, attention::backward_workspace(device.placement(), TOKENS, HEADS));
@@ -94,7 +97,7 @@ pub fn measure(gpu: Gpu) -> Vec<Speed> {
     time("attention backward", Work::Flops(5.0 * scores), &mut || {
         let saved = attention::Saved { q: &x, k: &k, v: &v, out: &y, lse: &lse };
         let gradients = attention::Gradients { q: &mut d_q, k: &mut d_k, v: &mut d_v };
-        attention::backward(&d_out, saved, &segments, HEADS, gradients, &mut workspace);
+        attention::backward(&d_out, saved, &segments, HEADS, of_scores, gradients, &mut workspace);
     });
     found
 }

@@ -4,7 +4,7 @@ use lorafit_kernels::Placement;
 use lorafit_kernels::cuda::Float::{self, Bf16, F32};
 use lorafit_kernels::ops::attention::cuda::{self, DeviceTree, Operands, Tree};
 use lorafit_kernels::ops::attention::{
-    Gradients, Heads, Saved, Segment, Segments, backward, backward_workspace, forward, forward_cached,
+    Gradients, Heads, Saved, Scores, Segment, Segments, backward, backward_workspace, forward, forward_cached,
 };
 
 use crate::machine::Machine;
@@ -52,27 +52,34 @@ fn segments(list: &[(usize, Option<usize>)]) -> Segments {
 
 #[track_caller]
 fn check(kernels: Kernels, (query, key_value, dim): (usize, usize, usize), list: &[(usize, Option<usize>)]) {
+    let heads = Heads { query, key_value, dim };
+    check_scores(kernels, heads, Scores::of(heads), list);
+}
+
+#[track_caller]
+fn check_scores(kernels: Kernels, heads: Heads, scores: Scores, list: &[(usize, Option<usize>)]) {
     let Some(mut machine) = Machine::new() else { return };
     let (float, tolerance) = (kernels.float(), kernels.tolerance());
-    let heads = Heads { query, key_value, dim };
+    let Heads { query, key_value, dim } = heads;
     let segments = segments(list);
     let tokens = segments.tokens();
     let (wide, narrow, per_head) = (tokens * query * dim, tokens * key_value * dim, tokens * query);
     let [q, d_out] = [1, 2].map(|seed| values(float, seed, wide));
     let [k, v] = [3, 4].map(|seed| values(float, seed, narrow));
     let largest_d_out = d_out.iter().fold(0.0f32, |largest, v| largest.max(v.abs()));
-    let what =
-        |part: &str| format!("{part}, {kernels:?}, heads {query}/{key_value} of {dim}, segments {list:?}");
+    let what = |part: &str| {
+        format!("{part}, {kernels:?}, heads {query}/{key_value} of {dim}, {scores:?}, segments {list:?}")
+    };
 
     let [tq, tk, tv, td] = [&q, &k, &v, &d_out].map(|values| tensor(values));
     let [mut t_out, mut t_dq] = [0, 1].map(|_| tensor(&vec![0.0; wide]));
     let [mut t_dk, mut t_dv] = [0, 1].map(|_| tensor(&vec![0.0; narrow]));
     let mut t_lse = tensor(&vec![0.0; per_head]);
-    forward(&tq, &tk, &tv, &segments, heads, &mut t_out, &mut t_lse);
+    forward(&tq, &tk, &tv, &segments, heads, scores, &mut t_out, &mut t_lse);
     let saved = Saved { q: &tq, k: &tk, v: &tv, out: &t_out, lse: &t_lse };
     let mut workspace = tensor(&vec![0.0; backward_workspace(Placement::Cpu, tokens, heads)]);
     let gradients = Gradients { q: &mut t_dq, k: &mut t_dk, v: &mut t_dv };
-    backward(&td, saved, &segments, heads, gradients, &mut workspace);
+    backward(&td, saved, &segments, heads, scores, gradients, &mut workspace);
 
     let tree = Tree::new(&segments, heads);
     let on_device = DeviceTree { tree: &tree, parts: tree.bytes().map(|bytes| machine.put(&bytes)) };
@@ -82,8 +89,8 @@ fn check(kernels: Kernels, (query, key_value, dim): (usize, usize, usize), list:
     let [lse, delta] = [0, 1].map(|_| machine.put_floats(F32, &vec![9.0; per_head]));
     let operands = Operands { q, k, v, out, lse };
     machine.run(&match kernels {
-        Kernels::Mma => cuda::forward(operands, on_device, heads),
-        Kernels::Plain(float) => cuda::plain_forward(float, operands, on_device, heads),
+        Kernels::Mma => cuda::forward(operands, on_device, heads, scores),
+        Kernels::Plain(float) => cuda::plain_forward(float, operands, on_device, heads, scores),
     });
     assert_close(&machine.get_floats(float, out), &t_out.to_vec(wide), tolerance, &what("out"));
     // Sums of exact products in f32.
@@ -91,9 +98,9 @@ fn check(kernels: Kernels, (query, key_value, dim): (usize, usize, usize), list:
 
     let gradients = cuda::Gradients { q: d_q, k: d_k, v: d_v };
     let launches = match kernels {
-        Kernels::Mma => cuda::backward(d_out, operands, on_device, heads, gradients, delta),
+        Kernels::Mma => cuda::backward(d_out, operands, on_device, heads, scores, gradients, delta),
         Kernels::Plain(float) => {
-            cuda::plain_backward(float, d_out, operands, on_device, heads, gradients, delta)
+            cuda::plain_backward(float, d_out, operands, on_device, heads, scores, gradients, delta)
         }
     };
     for launch in launches {
@@ -103,7 +110,7 @@ fn check(kernels: Kernels, (query, key_value, dim): (usize, usize, usize), list:
         [(d_q, &t_dq, wide, "d_q"), (d_k, &t_dk, narrow, "d_k"), (d_v, &t_dv, narrow, "d_v")]
     {
         let (mut found, mut expected) = (machine.get_floats(float, found), expected.to_vec(len));
-        if tokens == 1 && part != "d_v" {
+        if (tokens == 1 || scores.window == Some(1)) && part != "d_v" {
             // A token that sees only itself has a probability of one: what remains of these gradients is the rounding of
             // sums of products with `d_out`, so they are held against its size.
             found.push(largest_d_out);
@@ -172,6 +179,22 @@ fn plain_attention_with_head_sizes_up_to_the_largest_equals_the_cpu() {
 }
 
 #[test]
+fn plain_attention_with_caps_and_windows_equals_the_cpu() {
+    let heads = Heads { query: 4, key_value: 2, dim: 12 };
+    let list =
+        [(70, None), (5, Some(0)), (9, None), (66, Some(0)), (3, Some(1)), (2, Some(2)), (33, Some(3))];
+    for kernels in FLOATS.map(Kernels::Plain) {
+        for (softcap, window) in
+            [(Some(2.0), None), (None, Some(1)), (None, Some(9)), (Some(5.0), Some(40)), (None, Some(136))]
+        {
+            let scores = Scores { scale: 0.4, softcap, window };
+            check_scores(kernels, heads, scores, &list);
+            check_scores(kernels, Heads { query: 1, key_value: 1, dim: 130 }, scores, &[(35, None)]);
+        }
+    }
+}
+
+#[test]
 fn cached_attention_equals_the_cpu_however_its_keys_are_cut() {
     let Some(mut machine) = Machine::new() else { return };
     let cases = [
@@ -189,14 +212,15 @@ fn cached_attention_equals_the_cpu_however_its_keys_are_cut() {
         FLOATS.into_iter().flat_map(|float| cases.map(|case| (float, case)))
     {
         let heads = Heads { query, key_value, dim };
+        let scores = Scores::of(heads);
         let (wide, cache) = (rows * query * dim, (past + rows) * key_value * dim);
         let (q, k, v) = (values(float, 5, wide), values(float, 6, cache), values(float, 7, cache));
         let mut expected = tensor(&vec![0.0; wide]);
-        forward_cached(&tensor(&q), 0, rows, &tensor(&k), &tensor(&v), past, heads, &mut expected);
+        forward_cached(&tensor(&q), 0, rows, &tensor(&k), &tensor(&v), past, heads, scores, &mut expected);
         let [q, k, v] = [&q, &k, &v].map(|values| machine.put_floats(float, values));
         let out = machine.put_floats(float, &vec![9.0; wide]);
         let workspace = machine.put(&vec![0xff; cuda::cached_workspace_bytes(rows, heads) as usize]);
-        for launch in cuda::forward_cached(float, q, (k, v), (rows, past), heads, out, workspace) {
+        for launch in cuda::forward_cached(float, q, (k, v), (rows, past), heads, scores, out, workspace) {
             machine.run(&launch);
         }
         let what = format!("{float:?}, {rows} after {past}, heads {query}/{key_value} of {dim}");

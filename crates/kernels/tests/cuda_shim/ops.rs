@@ -3,8 +3,9 @@
 use lorafit_kernels::cuda::Float;
 use lorafit_kernels::ops::cross_entropy::Target;
 use lorafit_kernels::ops::dropout::Mask;
-use lorafit_kernels::ops::rope::Turn;
-use lorafit_kernels::ops::{adamw, cross_entropy, dropout, elementwise, rms_norm, rope, swiglu};
+use lorafit_kernels::ops::gate::{self, Activation};
+use lorafit_kernels::ops::rope::{Pairs, Rotation, Turn};
+use lorafit_kernels::ops::{adamw, cross_entropy, dropout, elementwise, layer_norm, rms_norm, rope};
 use lorafit_kernels::{Bf16Tensor, Device, Tensor};
 
 use crate::machine::Machine;
@@ -43,16 +44,71 @@ fn rms_norm_equals_the_cpu() {
 }
 
 #[test]
+fn layer_norm_equals_the_cpu() {
+    let Some(mut machine) = Machine::new() else { return };
+    for float in FLOATS {
+        for (rows, width, with_bias) in
+            [(1, 1, true), (3, 7, false), (9, 64, true), (17, 300, false), (2, 1031, true)]
+        {
+            let (len, what) = (rows * width, format!("{float:?} {rows} x {width}, bias: {with_bias}"));
+            let (x, d_y, before) = (values(float, 1, len), values(float, 2, len), values(float, 4, len));
+            let [weight, bias, row] = [3, 5, 6].map(|seed| values(Float::F32, seed, width));
+            let (tx, tw, tb, td) = (tensor(&x), tensor(&weight), tensor(&bias), tensor(&d_y));
+            let tb = with_bias.then_some(&tb);
+            let (mut ty, mut t_saved) = (tensor(&vec![0.0; len]), tensor(&vec![0.0; 2 * rows]));
+            layer_norm::forward(&tx, &tw, tb, 1e-5, rows, &mut ty, &mut t_saved);
+            let (mut t_dx, mut t_dw) = (tensor(&before), tensor(&row));
+            layer_norm::backward(&td, &tx, &tw, &t_saved, rows, &mut t_dx);
+            layer_norm::backward_weight(&td, &tx, &t_saved, rows, &mut t_dw);
+
+            let shape = (rows as u32, width as u32);
+            let [x, d_y, d_x] = [&x, &d_y, &before].map(|v| machine.put_floats(float, v));
+            let [w, b, d_w] = [&weight, &bias, &row].map(|v| machine.put_floats(Float::F32, v));
+            let affine = (w, with_bias.then_some(b));
+            let [y, again] = [0; 2].map(|_| machine.put_floats(float, &vec![9.0; len]));
+            let saved = machine.put_floats(Float::F32, &vec![9.0; 2 * rows]);
+            machine.run(&layer_norm::cuda::forward(float, x, affine, 1e-5, shape, y, saved));
+            machine.run(&layer_norm::cuda::recompute(float, x, affine, saved, shape, again));
+            assert_close(&machine.get_floats(float, y), &ty.to_vec(len), tolerance(float), &what);
+            let found = machine.get_floats(Float::F32, saved);
+            assert_close(&found, &t_saved.to_vec(2 * rows), 1e-6, &what);
+            assert_eq!(machine.get(y), machine.get(again), "{what}: recompute gives the same bits");
+
+            machine.run(&layer_norm::cuda::backward(float, d_y, x, w, saved, shape, d_x));
+            machine.run(&layer_norm::cuda::backward_weight(float, d_y, x, saved, shape, d_w));
+            assert_close(&machine.get_floats(float, d_x), &t_dx.to_vec(len), tolerance(float), &what);
+            let found = machine.get_floats(Float::F32, d_w);
+            assert_close(&found, &t_dw.to_vec(width), tolerance(Float::F32), &what);
+        }
+    }
+}
+
+#[test]
 fn rope_equals_the_cpu() {
     let Some(mut machine) = Machine::new() else { return };
     for float in FLOATS {
-        for (heads, half) in [(1, 1), (3, 5), (4, 32), (2, 40), (1, 128)] {
+        let whole = Rotation::of_whole_heads;
+        let neighbours = |half| Rotation { pairs: Pairs::Neighbours, ..whole(half) };
+        for (heads, rotation) in [
+            (1, whole(1)),
+            (3, whole(5)),
+            (4, whole(32)),
+            (2, whole(40)),
+            (1, whole(128)),
+            (3, Rotation { head_dim: 13, factor: 1.5, ..whole(5) }),
+            (2, Rotation { head_dim: 128, ..whole(32) }),
+            (1, neighbours(1)),
+            (4, neighbours(32)),
+            (3, Rotation { head_dim: 17, factor: 0.75, ..neighbours(7) }),
+        ] {
+            let Rotation { head_dim, frequencies: half, .. } = rotation;
             let positions: Vec<u32> = (0..7).map(|i| i * i * 311).collect();
             let frequencies: Vec<f32> =
                 (0..half).map(|j| 10_000f32.powf(-(j as f32) / half as f32)).collect();
-            let (rows, len) = (positions.len(), positions.len() * heads * 2 * half);
-            let what = format!("{float:?} {heads} heads of {}", 2 * half);
-            let mut t_angles = rope::Angles::laid_out(rows, half, |len| Tensor::zeros(Device::Cpu, len));
+            let (rows, len) = (positions.len(), positions.len() * heads * head_dim);
+            let what = format!("{float:?} {heads} heads, {rotation:?}");
+            let zeros = |len| Tensor::zeros(Device::Cpu, len);
+            let mut t_angles = rope::Angles::for_rotation(rows, rotation, zeros);
             t_angles.set(&positions, &frequencies);
             let (x, d) = (values(float, 5, len), values(float, 6, len));
             let (mut tx, mut td) = (tensor(&x), tensor(&d));
@@ -62,11 +118,12 @@ fn rope_equals_the_cpu() {
             let (positions, frequencies) =
                 (machine.put_u32(&positions), machine.put_floats(Float::F32, &frequencies));
             let [cos, sin] = [0, 1].map(|_| machine.put(&vec![0; 4 * rows * half]));
-            let shape = (rows as u32, heads as u32, half as u32);
-            machine.run(&rope::cuda::angles(positions, frequencies, rows as u32, half as u32, cos, sin));
+            let (shape, angles) = ((rows as u32, heads as u32), (rows as u32, half as u32));
+            let factor = rotation.factor;
+            machine.run(&rope::cuda::angles(positions, frequencies, angles, factor, cos, sin));
             for (values, expected, turn) in [(&x, &tx, Turn::Forward), (&d, &td, Turn::Backward)] {
                 let x = machine.put_floats(float, values);
-                machine.run(&rope::cuda::turn(float, x, (cos, sin), turn, shape));
+                machine.run(&rope::cuda::turn(float, x, (cos, sin), turn, shape, rotation));
                 assert_close(&machine.get_floats(float, x), &expected.to_vec(len), tolerance(float), &what);
             }
         }
@@ -74,9 +131,9 @@ fn rope_equals_the_cpu() {
 }
 
 #[test]
-fn swiglu_equals_the_cpu() {
+fn gates_and_activations_equal_the_cpu() {
     let Some(mut machine) = Machine::new() else { return };
-    for float in FLOATS {
+    for (float, activation) in FLOATS.into_iter().flat_map(|f| Activation::ALL.map(|a| (f, a))) {
         for len in [1, 7, 8, 2049, 5000] {
             let mut gate = values(float, 7, len);
             for (gate, extreme) in gate.iter_mut().zip([-100.0, 100.0, 0.0, -5.0]) {
@@ -84,21 +141,49 @@ fn swiglu_equals_the_cpu() {
             }
             let (up, d_y) = (values(float, 8, len), values(float, 9, len));
             let (mut tg, mut tu, mut ty) = (tensor(&gate), tensor(&up), tensor(&vec![0.0; len]));
-            swiglu::forward(&tg, &tu, len, &mut ty);
-            swiglu::backward_in_place(&tensor(&d_y), &mut tg, &mut tu, len);
+            let (mut tx, mut t_alone) = (tensor(&gate), tensor(&vec![0.0; len]));
+            gate::forward(activation, &tg, &tu, len, &mut ty);
+            gate::backward_in_place(activation, &tensor(&d_y), &mut tg, &mut tu, len);
+            gate::plain_forward(activation, &tx, len, &mut t_alone);
+            gate::plain_backward_in_place(activation, &tensor(&d_y), &mut tx, len);
 
-            let [g, u, d] = [&gate, &up, &d_y].map(|v| machine.put_floats(float, v));
-            let y = machine.put_floats(float, &vec![9.0; len]);
-            machine.run(&swiglu::cuda::forward(float, g, u, len as u64, y));
-            machine.run(&swiglu::cuda::backward_in_place(float, d, g, u, len as u64));
-            for (found, expected, what) in [(y, &ty, "y"), (g, &tg, "gate"), (u, &tu, "up")] {
-                let what = format!("{float:?} {what} of {len}");
+            let [g, u, d, x] = [&gate, &up, &d_y, &gate].map(|v| machine.put_floats(float, v));
+            let [y, alone] = [0; 2].map(|_| machine.put_floats(float, &vec![9.0; len]));
+            let count = len as u64;
+            machine.run(&gate::cuda::forward(float, activation, g, u, count, y));
+            machine.run(&gate::cuda::backward_in_place(float, activation, d, g, u, count));
+            machine.run(&gate::cuda::plain_forward(float, activation, x, count, alone));
+            machine.run(&gate::cuda::plain_backward_in_place(float, activation, d, x, count));
+            for (found, expected, what) in
+                [(y, &ty, "y"), (g, &tg, "gate"), (u, &tu, "up"), (alone, &t_alone, "alone"), (x, &tx, "x")]
+            {
+                let what = format!("{float:?} {activation:?} {what} of {len}");
                 assert_close(
                     &machine.get_floats(float, found),
                     &expected.to_vec(len),
                     tolerance(float),
                     &what,
                 );
+            }
+        }
+    }
+}
+
+#[test]
+fn caps_equal_the_cpu() {
+    let Some(mut machine) = Machine::new() else { return };
+    for float in FLOATS {
+        for len in [1, 9, 2051] {
+            let (x, d) = (values(float, 22, len), values(float, 23, len));
+            let (mut tx, mut td) = (tensor(&x), tensor(&d));
+            elementwise::softcap(&mut tx, len, 1.5);
+            elementwise::softcap_backward(&tensor(&x), len, 4.0, &mut td);
+            let [x, capped, d] = [&x, &x, &d].map(|values| machine.put_floats(float, values));
+            machine.run(&elementwise::cuda::softcap(float, capped, len as u64, 1.5));
+            machine.run(&elementwise::cuda::softcap_backward(float, x, len as u64, 4.0, d));
+            for (found, expected, what) in [(capped, &tx, "capped"), (d, &td, "gradient")] {
+                let found = machine.get_floats(float, found);
+                assert_close(&found, &expected.to_vec(len), tolerance(float), what);
             }
         }
     }
@@ -161,6 +246,17 @@ fn sums_scales_and_rows_equal_the_cpu() {
                 tolerance(float),
                 "scale",
             );
+
+            let (mut sum, mut scaled) = (tensor(&y), tensor(&x));
+            elementwise::add_scaled(&tensor(&x), -1.7, len, &mut sum);
+            elementwise::scale(&mut scaled, len, 0.3);
+            let (to_sum, to_scale) = (machine.put_floats(float, &y), machine.put_floats(float, &x));
+            machine.run(&elementwise::cuda::add_scaled(float, rx, -1.7, len as u64, to_sum));
+            machine.run(&elementwise::cuda::scale(float, to_scale, len as u64, 0.3));
+            for (found, expected, what) in [(to_sum, &sum, "add_scaled"), (to_scale, &scaled, "scale")] {
+                let found = machine.get_floats(float, found);
+                assert_close(&found, &expected.to_vec(len), tolerance(float), what);
+            }
 
             // Some rows several times, some never.
             let ids: Vec<u32> = [0, rows - 1, rows / 2, 0, rows - 1, 0].map(|row| row as u32).to_vec();

@@ -45,6 +45,23 @@ fn a_row_is_written_or_added_to_every_row_wherever_rows_lie() {
 }
 
 #[test]
+fn columns_are_copied_wherever_rows_lie() {
+    let Some(mut machine) = Machine::new() else { return };
+    for float in FLOATS {
+        for ((rows, width), (gap, first)) in SHAPES.into_iter().zip(GAPS.into_iter().cycle()) {
+            let (x, before) = (values(float, 11, rows * width), values(float, 12, rows * width));
+            let from = machine.put_floats(float, &spread(&x, width, gap, first));
+            let to = machine.put_floats(float, &spread(&before, width, gap + 3, first + 1));
+            let of = |region, first, stride: usize| Rows { float, region, first, stride: stride as u32 };
+            let (from, rows_to) = (of(from, first, width + gap), of(to, first + 1, width + gap + 3));
+            machine.run(&cuda::copy_columns(from, (rows as u32, width as u32), rows_to));
+            let expected = spread(&x, width, gap + 3, first + 1);
+            assert_eq!(machine.get_floats(float, to), expected, "{float:?} {rows} x {width}, gap {gap}");
+        }
+    }
+}
+
+#[test]
 #[should_panic(expected = "rows of 4 values every 3 values")]
 fn rows_that_overlap_are_refused() {
     let region = lorafit_kernels::cuda::Region { offset: 0, bytes: 1 << 10 };

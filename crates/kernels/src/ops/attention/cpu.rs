@@ -12,8 +12,8 @@ use multiversion::multiversion;
 use multiversion::target::target_cfg_f;
 use rayon::prelude::*;
 
-use super::{Gradients, Heads, Saved, Segments};
-use crate::ops::math::{exp, max, sum, sum_of_mapped};
+use super::{Gradients, Heads, Saved, Scores, Segments};
+use crate::ops::math::{exp, max, sum, sum_of_mapped, tanh};
 use crate::ops::matmul::cpu::{ProductCpu, RightCpu, Strided, TermCpu, run_serial};
 use crate::ops::parallel::{Shared, for_row_blocks};
 use crate::tensor::AlignedVec;
@@ -62,11 +62,28 @@ fn with_scratch(stack: Stack<'_>, body: impl FnOnce(&mut Scratch)) {
 struct Block {
     rows: Range<usize>,
     keys: Vec<Range<usize>>,
-    /// Keys that the first row sees; each further row sees one more.
+    /// Keys up to the one of the first row; the key of each further row is the next.
     first_sees: usize,
+    /// Of these a row sees so many, the last ones.
+    window: usize,
 }
 
 impl Block {
+    /// Of `keys`, of which the first row sees the first `first_sees` but for a window. Keys that the window hides from all
+    /// rows are left out.
+    fn new(rows: Range<usize>, mut keys: Vec<Range<usize>>, first_sees: usize, scores: Scores) -> Self {
+        let window = scores.window.unwrap_or(usize::MAX);
+        let hidden = first_sees.saturating_sub(window);
+        let mut rest = hidden;
+        keys.retain_mut(|range| {
+            let cut = rest.min(range.len());
+            range.start += cut;
+            rest -= cut;
+            range.start < range.end
+        });
+        Block { rows, keys, first_sees: first_sees - hidden, window }
+    }
+
     /// From one row of scores to the next.
     fn score_stride(&self) -> usize {
         self.keys.iter().map(Range::len).sum::<usize>().next_multiple_of(SCORE_LANES)
@@ -94,7 +111,7 @@ fn block_rows(heads: Heads) -> usize {
 }
 
 /// The blocks of segment `index`.
-fn blocks(segments: &Segments, index: usize, heads: Heads) -> impl Iterator<Item = Block> {
+fn blocks(segments: &Segments, index: usize, heads: Heads, scores: Scores) -> impl Iterator<Item = Block> {
     let list = segments.as_slice();
     let own = list[index];
     let mut path = Vec::new();
@@ -110,7 +127,7 @@ fn blocks(segments: &Segments, index: usize, heads: Heads) -> impl Iterator<Item
         let rows = own.start + first..own.start + (first + rows).min(own.len);
         let mut keys = path.clone();
         keys.push(own.start..rows.end);
-        Block { rows, keys, first_sees: before + first + 1 }
+        Block::new(rows, keys, before + first + 1, scores)
     })
 }
 
@@ -120,14 +137,15 @@ struct Stack<'a> {
     block: &'a Block,
     kv_head: usize,
     heads: Heads,
+    scores: Scores,
 }
 
 /// A row of a stack.
 struct Row {
     token: usize,
     head: usize,
-    /// Keys that it sees.
-    sees: usize,
+    /// Keys that it sees, by their place in a row of scores.
+    sees: Range<usize>,
 }
 
 impl Row {
@@ -149,9 +167,13 @@ impl<'a> Stack<'a> {
     }
 
     fn rows(self) -> impl Iterator<Item = Row> + 'a {
-        let (Block { rows, first_sees, .. }, group) = (self.block, group(self.heads));
+        let (Block { rows, first_sees, window, .. }, group) = (self.block, group(self.heads));
         (self.kv_head * group..(self.kv_head + 1) * group).flat_map(move |head| {
-            rows.clone().zip(*first_sees..).map(move |(token, sees)| Row { token, head, sees })
+            let row = move |(token, end): (usize, usize)| {
+                let sees = end.saturating_sub(*window)..end;
+                Row { token, head, sees }
+            };
+            rows.clone().zip(*first_sees..).map(row)
         })
     }
 
@@ -214,7 +236,15 @@ impl<'a> Stack<'a> {
         self.row_key_products(queries, keys, p);
         totals.clear();
         for (row, scores) in self.rows().zip(p.chunks_exact_mut(self.block.score_stride())) {
-            let (value, total) = exponentials(scores, row.sees, scale(self.heads));
+            let Scores { scale, softcap, .. } = self.scores;
+            let sees = row.sees.clone();
+            let (value, total) = match softcap {
+                None => exponentials(scores, sees, scale),
+                Some(cap) => {
+                    cap_scores(&mut scores[sees.clone()], scale, cap);
+                    exponentials(scores, sees, 1.0)
+                }
+            };
             totals.push(total);
             lse(row, value);
         }
@@ -251,29 +281,69 @@ fn product(
 /// Of a whole row of scores, to `exp(scale (s - largest))`; zero beyond the keys the row sees. Returns `lse`, and the sum
 /// that would make probabilities of them.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-fn exponentials(scores: &mut [f32], sees: usize, scale: f32) -> (f32, f32) {
+fn exponentials(scores: &mut [f32], sees: Range<usize>, scale: f32) -> (f32, f32) {
     const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
-    scores[sees..].fill(f32::NEG_INFINITY);
+    scores[..sees.start].fill(f32::NEG_INFINITY);
+    scores[sees.end..].fill(f32::NEG_INFINITY);
     let largest = max(scores) * scale;
     let total = sum_of_mapped(scores, |s| exp::<FUSED>(s * scale - largest));
     (largest + total.ln(), total)
 }
 
+/// Scores `s` become `cap tanh(scale s / cap)`.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn cap_scores(scores: &mut [f32], scale: f32, cap: f32) {
+    const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
+    let inner = scale / cap;
+    for s in scores {
+        *s = cap * tanh::<FUSED>(*s * inner);
+    }
+}
+
 /// A whole row of scores to probabilities, `p = exp(scale s - lse)`, zero beyond the keys the row sees; and of `d_p`, the
 /// gradient of the probabilities, to the gradient of the scores, `p (d_p - delta) scale`.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-fn softmax_backward(scores: &mut [f32], d_p: &mut [f32], sees: usize, scale: f32, lse: f32, delta: f32) {
+fn softmax_backward(
+    scores: &mut [f32],
+    d_p: &mut [f32],
+    sees: Range<usize>,
+    scale: f32,
+    lse: f32,
+    delta: f32,
+) {
     const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
-    scores[sees..].fill(f32::NEG_INFINITY);
-    d_p[sees..].fill(0.0);
+    for hidden in [0..sees.start, sees.end..scores.len()] {
+        scores[hidden.clone()].fill(f32::NEG_INFINITY);
+        d_p[hidden].fill(0.0);
+    }
     for (s, d) in scores.iter_mut().zip(d_p) {
         let p = exp::<FUSED>(*s * scale - lse);
         (*s, *d) = (p, p * (*d - delta) * scale);
     }
 }
 
-fn scale(heads: Heads) -> f32 {
-    1.0 / (heads.dim as f32).sqrt()
+/// As [`softmax_backward`] of capped scores: with `t = tanh(scale s / cap)`, `p = exp(cap t - lse)`, and the gradient of the
+/// scores is `p (d_p - delta) (1 - t^2) scale`.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn capped_softmax_backward(
+    scores: &mut [f32],
+    d_p: &mut [f32],
+    sees: Range<usize>,
+    (scale, cap): (f32, f32),
+    lse: f32,
+    delta: f32,
+) {
+    const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
+    for hidden in [0..sees.start, sees.end..scores.len()] {
+        scores[hidden.clone()].fill(0.0);
+        d_p[hidden].fill(0.0);
+    }
+    let inner = scale / cap;
+    for (s, d) in scores[sees.clone()].iter_mut().zip(&mut d_p[sees]) {
+        let t = tanh::<FUSED>(*s * inner);
+        let p = exp::<FUSED>(cap * t - lse);
+        (*s, *d) = (p, p * (*d - delta) * (1.0 - t * t) * scale);
+    }
 }
 
 pub(super) fn forward(
@@ -282,13 +352,16 @@ pub(super) fn forward(
     v: &[f32],
     segments: &Segments,
     heads: Heads,
+    scores: Scores,
     out: &mut [f32],
     lse: &mut [f32],
 ) {
     let (out, lse) = (Shared::new(out), Shared::new(lse));
-    let all: Vec<Block> = (0..segments.as_slice().len()).flat_map(|i| blocks(segments, i, heads)).collect();
+    let of_segment = |i| blocks(segments, i, heads, scores);
+    let all: Vec<Block> = (0..segments.as_slice().len()).flat_map(of_segment).collect();
     (0..all.len() * heads.key_value).into_par_iter().with_max_len(1).for_each(|task| {
-        let stack = Stack { block: &all[task / heads.key_value], kv_head: task % heads.key_value, heads };
+        let (block, kv_head) = (&all[task / heads.key_value], task % heads.key_value);
+        let stack = Stack { block, kv_head, heads, scores };
         with_scratch(stack, |scratch| {
             stack.attend(q, k, v, scratch, |row, value| {
                 let at = row.value(heads);
@@ -307,6 +380,7 @@ pub(super) fn forward_cached(
     values: &[f32],
     past: usize,
     heads: Heads,
+    scores: Scores,
     out: &mut [f32],
 ) {
     let (rows, of_block) = (q.len() / (heads.query * heads.dim), block_rows(heads));
@@ -316,8 +390,8 @@ pub(super) fn forward_cached(
         let rows = first..(first + of_block).min(rows);
         // The cache is one range of keys, whatever segments the tokens came from.
         #[allow(clippy::single_range_in_vec_init)]
-        let block = Block { keys: vec![0..past + rows.end], first_sees: past + first + 1, rows };
-        let stack = Stack { block: &block, kv_head: task % heads.key_value, heads };
+        let block = Block::new(rows.clone(), vec![0..past + rows.end], past + first + 1, scores);
+        let stack = Stack { block: &block, kv_head: task % heads.key_value, heads, scores };
         with_scratch(stack, |scratch| {
             stack.attend(q, keys, values, scratch, |_, _| {});
             // SAFETY: a (token, head) belongs to one task.
@@ -349,6 +423,7 @@ pub(super) fn backward(
     saved: Saved<'_>,
     segments: &Segments,
     heads: Heads,
+    scores: Scores,
     gradients: Gradients<'_>,
     workspace: &mut [f32],
 ) {
@@ -379,9 +454,9 @@ pub(super) fn backward(
                     d_v.part(range).fill(0.0);
                 }
             }
-            let blocks = tree.iter().flat_map(|&index| blocks(segments, index, heads));
+            let blocks = tree.iter().flat_map(|&index| blocks(segments, index, heads, scores));
             for block in blocks.skip(share).step_by(group) {
-                let (stack, stride) = (Stack { block: &block, kv_head, heads }, block.score_stride());
+                let (stack, stride) = (Stack { block: &block, kv_head, heads, scores }, block.score_stride());
                 with_scratch(stack, |scratch| {
                     let Scratch { q: queries, d_out: d_rows, p, d_p, out: d_queries, totals: _ } = scratch;
                     stack.gather(q, queries);
@@ -393,7 +468,13 @@ pub(super) fn backward(
                     {
                         let (o, d_o) = (&out[row.values(heads)], &d_out[row.values(heads)]);
                         let delta = sum(dim, |j| o[j] * d_o[j]);
-                        softmax_backward(p, d_p, row.sees, scale(heads), lse[row.value(heads)], delta);
+                        let (lse, Scores { scale, softcap, .. }) = (lse[row.value(heads)], scores);
+                        match softcap {
+                            None => softmax_backward(p, d_p, row.sees, scale, lse, delta),
+                            Some(cap) => {
+                                capped_softmax_backward(p, d_p, row.sees, (scale, cap), lse, delta);
+                            }
+                        }
                     }
                     stack.weighted_values(d_p, k, d_queries);
                     // SAFETY: a block and its heads belong to one task.

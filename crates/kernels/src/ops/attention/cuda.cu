@@ -435,6 +435,24 @@ attention_backward_keys(const bf16* d_out, const bf16* q, const bf16* k, const b
 // over the rows of the tile, a lane has columns lane, lane + 32, ...
 static constexpr int OWN_ROWS = 16, OWN_OF_WARP = 4, INNER_ROWS = WARP;
 
+// What becomes of the product of a query and a key: times `scale`, then capped where `softcap` is above zero. A query sees
+// the `window` last keys up to its own position.
+struct Scores {
+    float scale, softcap;
+    i32 window;
+    // The score times log2 e; `slope` becomes that of the cap.
+    DEVICE float log2_of(float product, float& slope) const {
+        slope = 1.0f;
+        if (!(softcap > 0.0f)) return product * (scale * LOG2_E);
+        const float capped = tanhf(product * (scale / softcap));
+        slope = 1.0f - capped * capped;
+        return softcap * capped * LOG2_E;
+    }
+    DEVICE bool see(i32 query, i32 key) const { return key <= query && query - key < window; }
+    // The first position that a query sees.
+    DEVICE i32 first_key(i32 query) const { return max(query - window + 1, 0); }
+};
+
 // Tiles in shared memory, in f32: two of the block's own rows, read by a whole warp at once, and two inner ones, whose rows
 // are padded so that lanes which read the same column of their rows are in different banks; then the weights of a warp.
 struct PlainTiles {
@@ -535,12 +553,11 @@ template <int COLUMNS> struct PlainSoftmax {
 // Attention of `rows` to positions `first` up to `end`, whose tokens `key(position)` finds.
 template <class T, int COLUMNS, class Key>
 DEVICE PlainSoftmax<COLUMNS> plain_softmax(const T* q, const T* k, const T* v, const PlainTiles& tiles, const QueryRows& rows,
-                                           Key key, i32 first, i32 end, float scale) {
+                                           Key key, i32 first, i32 end, Scores scores) {
     const u32 kv_heads = rows.heads.key;
     const int lane = lane_index(), own = threadIdx.x / WARP * OWN_OF_WARP, dim = tiles.dim;
     tiles.load_own<T>(0, [&](int r) { return r < rows.count ? q + rows.place(r) * dim : nullptr; });
 
-    const float scale_log2 = scale * LOG2_E;
     PlainSoftmax<COLUMNS> of;
     clear_plain(of.sums);
 #pragma unroll
@@ -560,8 +577,9 @@ DEVICE PlainSoftmax<COLUMNS> plain_softmax(const T* q, const T* k, const T* v, c
         tiles.dot(p, 0, 0);
 #pragma unroll
         for (int i = 0; i < OWN_OF_WARP; i++) {
-            const bool seen = first + lane < end && first + lane <= rows.position(own + i);
-            const float score = seen ? p[i] * scale_log2 : bits_float(0xff800000u);
+            const bool seen = first + lane < end && scores.see(rows.position(own + i), first + lane);
+            float slope;
+            const float score = seen ? scores.log2_of(p[i], slope) : bits_float(0xff800000u);
             const float most = fmaxf(of.largest[i], warp_max(score)), shrink = exp2_fast(of.largest[i] - most);
             of.largest[i] = most;
             p[i] = exp2_fast(score - most);
@@ -580,13 +598,15 @@ DEVICE PlainSoftmax<COLUMNS> plain_softmax(const T* q, const T* k, const T* v, c
 template <class T, int COLUMNS>
 KERNEL(128, 2)
 plain_attention_forward(const T* q, const T* k, const T* v, const Segment* segments, const int2* tile_list, u32 heads,
-                        u32 kv_heads, float scale, T* out, float* lse, u32 dim) {
+                        u32 kv_heads, float scale, T* out, float* lse, float softcap, u32 window, u32 dim) {
     const QueryRows rows(segments, tile_list, {heads, kv_heads}, blockIdx.z * OWN_ROWS, OWN_ROWS);
     if (rows.count <= 0) return;
     DYNAMIC_SHARED(memory);
     const PlainTiles tiles(memory, dim);
     const auto key = [&](i32 position) { return token_at(segments, rows.index, position); };
-    const PlainSoftmax<COLUMNS> of = plain_softmax<T, COLUMNS>(q, k, v, tiles, rows, key, 0, rows.keys(), scale);
+    const Scores scores = {scale, softcap, (i32)window};
+    const i32 first = scores.first_key(rows.position(0));
+    const PlainSoftmax<COLUMNS> of = plain_softmax<T, COLUMNS>(q, k, v, tiles, rows, key, first, rows.keys(), scores);
     const int own = threadIdx.x / WARP * OWN_OF_WARP;
     float factors[OWN_OF_WARP];
 #pragma unroll
@@ -606,14 +626,16 @@ plain_attention_forward(const T* q, const T* k, const T* v, const Segment* segme
 template <class T, int COLUMNS>
 KERNEL(128, 2)
 attention_cached_parts(const T* q, const T* k, const T* v, u32 tokens, u32 past, u32 part_keys, u32 heads, u32 kv_heads,
-                       float scale, u32 dim, float* sums, float* statistics) {
+                       float scale, float softcap, u32 window, u32 dim, float* sums, float* statistics) {
     const Segment segment = {0, (i32)tokens, -1, (i32)past, 0, 0};
     const QueryRows rows(segment, 0, blockIdx.x * OWN_ROWS, {heads, kv_heads}, OWN_ROWS);
     DYNAMIC_SHARED(memory);
     const PlainTiles tiles(memory, dim);
-    const i32 first = blockIdx.z * part_keys, end = min(rows.keys(), first + (i32)part_keys);
+    const Scores scores = {scale, softcap, (i32)window};
+    const i32 part = blockIdx.z * part_keys, end = min(rows.keys(), part + (i32)part_keys);
+    const i32 first = max(part, scores.first_key(rows.position(0)));
     const PlainSoftmax<COLUMNS> of =
-        plain_softmax<T, COLUMNS>(q, k, v, tiles, rows, [](i32 position) { return (u32)position; }, first, end, scale);
+        plain_softmax<T, COLUMNS>(q, k, v, tiles, rows, [](i32 position) { return (u32)position; }, first, end, scores);
     const int own = threadIdx.x / WARP * OWN_OF_WARP;
     const auto place = [&](int i) { return (u64)blockIdx.z * tokens * heads + rows.place(own + i); };
     const float ones[OWN_OF_WARP] = {1.0f, 1.0f, 1.0f, 1.0f};
@@ -661,7 +683,7 @@ template <class T, int COLUMNS>
 KERNEL(128, 2)
 plain_attention_backward_queries(const T* d_out, const T* q, const T* k, const T* v, const float* lse, const float* delta,
                                  const Segment* segments, const int2* tile_list, u32 heads, u32 kv_heads, float scale,
-                                 T* d_q, u32 dim) {
+                                 T* d_q, float softcap, u32 window, u32 dim) {
     const QueryRows rows(segments, tile_list, {heads, kv_heads}, blockIdx.z * OWN_ROWS, OWN_ROWS);
     if (rows.count <= 0) return;
     DYNAMIC_SHARED(memory);
@@ -674,7 +696,7 @@ plain_attention_backward_queries(const T* d_out, const T* q, const T* k, const T
     tiles.load_own<T>(0, from_queries(q));
     tiles.load_own<T>(1, from_queries(d_out));
 
-    const float scale_log2 = scale * LOG2_E;
+    const Scores scores = {scale, softcap, (i32)window};
     float sums[OWN_OF_WARP][COLUMNS], lse_log2[OWN_OF_WARP], deltas[OWN_OF_WARP], factors[OWN_OF_WARP];
     clear_plain(sums);
 #pragma unroll
@@ -685,7 +707,7 @@ plain_attention_backward_queries(const T* d_out, const T* q, const T* k, const T
         deltas[i] = there ? delta[rows.place(own + i)] : 0.0f;
         factors[i] = scale;
     }
-    for (i32 first = 0; first < keys; first += INNER_ROWS) {
+    for (i32 first = scores.first_key(rows.position(0)); first < keys; first += INNER_ROWS) {
         const auto from_keys = [&](const T* from) {
             return [&, from](int r) -> const T* {
                 if (first + r >= keys) return nullptr;
@@ -701,8 +723,10 @@ plain_attention_backward_queries(const T* d_out, const T* q, const T* k, const T
         tiles.dot(d_p, 1, 1);
 #pragma unroll
         for (int i = 0; i < OWN_OF_WARP; i++) {
-            const bool seen = first + lane <= rows.position(own + i);
-            p[i] = seen ? exp2_fast(p[i] * scale_log2 - lse_log2[i]) * (d_p[i] - deltas[i]) : 0.0f;
+            float slope;
+            const float score = scores.log2_of(p[i], slope);
+            const bool seen = scores.see(rows.position(own + i), first + lane);
+            p[i] = seen ? exp2_fast(score - lse_log2[i]) * (d_p[i] - deltas[i]) * slope : 0.0f;
         }
         tiles.add_weighted(sums, p, 0);
     }
@@ -711,12 +735,12 @@ plain_attention_backward_queries(const T* d_out, const T* q, const T* k, const T
     });
 }
 
-// Grid: (tiles of keys, key heads, parts of a tile).
+// Grid: (tiles of keys, key heads, parts of a tile). `positions` are those of `order`.
 template <class T, int COLUMNS>
 KERNEL(128, 2)
 plain_attention_backward_keys(const T* d_out, const T* q, const T* k, const T* v, const float* lse, const float* delta,
                               const Segment* segments, const u32* order, const int2* tile_list, u32 heads, u32 kv_heads,
-                              float scale, T* d_k, T* d_v, u32 dim) {
+                              float scale, T* d_k, T* d_v, const i32* positions, float softcap, u32 window, u32 dim) {
     const Segment segment = segments[tile_list[blockIdx.x].x];
     const i32 first_key = tile_list[blockIdx.x].y + (i32)blockIdx.z * OWN_ROWS, count = min(OWN_ROWS, segment.len - first_key);
     if (count <= 0) return;
@@ -725,7 +749,10 @@ plain_attention_backward_keys(const T* d_out, const T* q, const T* k, const T* v
     // Queries see these keys from the first key's place in the order to the end of the subtree.
     const u32* queries = order + segment.order + first_key;
     const i32 query_rows = (segment.subtree - first_key) * group;
+    positions += segment.order + first_key;
+    const Scores scores = {scale, softcap, (i32)window};
     const auto key_place = [&](int r) { return ((u64)segment.start + first_key + r) * kv_heads + key_head; };
+    const auto key_position = [&](int r) { return segment.base + first_key + r; };
     const auto query_place = [&](i32 row) { return (u64)queries[row / group] * heads + key_head * group + row % group; };
 
     DYNAMIC_SHARED(memory);
@@ -737,7 +764,6 @@ plain_attention_backward_keys(const T* d_out, const T* q, const T* k, const T* v
     tiles.load_own<T>(0, from_keys(k));
     tiles.load_own<T>(1, from_keys(v));
 
-    const float scale_log2 = scale * LOG2_E;
     float sums_k[OWN_OF_WARP][COLUMNS], sums_v[OWN_OF_WARP][COLUMNS];
     clear_plain(sums_k);
     clear_plain(sums_v);
@@ -745,12 +771,15 @@ plain_attention_backward_keys(const T* d_out, const T* q, const T* k, const T* v
         const auto from_queries = [&](const T* from) {
             return [&, from](int r) { return first + r < query_rows ? from + query_place(first + r) * dim : nullptr; };
         };
+        const i32 row = first + lane;
+        const bool there = row < query_rows;
+        const i32 position = there ? positions[row / group] : key_position(0);
+        // A window may hide all keys from these queries.
+        if (scores.window < query_rows && !block_any(there && position - key_position(count - 1) < scores.window)) continue;
         sync_block();
         tiles.load_inner<T>(0, from_queries(q));
         tiles.load_inner<T>(1, from_queries(d_out));
         sync_block();
-        const i32 row = first + lane;
-        const bool there = row < query_rows;
         // A row that is not there has the probability 2^-inf.
         const float lse_log2 = there ? lse[query_place(row)] * LOG2_E : bits_float(0x7f800000u);
         const float of_row = there ? delta[query_place(row)] : 0.0f;
@@ -760,8 +789,11 @@ plain_attention_backward_keys(const T* d_out, const T* q, const T* k, const T* v
         tiles.dot(d_s, 1, 1);
 #pragma unroll
         for (int i = 0; i < OWN_OF_WARP; i++) {
-            p[i] = row >= (own + i) * group ? exp2_fast(p[i] * scale_log2 - lse_log2) : 0.0f;
-            d_s[i] = p[i] * (d_s[i] - of_row);
+            float slope;
+            const float score = scores.log2_of(p[i], slope);
+            const bool seen = scores.see(position, key_position(own + i));
+            p[i] = seen ? exp2_fast(score - lse_log2) : 0.0f;
+            d_s[i] = p[i] * (d_s[i] - of_row) * slope;
         }
         tiles.add_weighted(sums_v, p, 1);
         tiles.add_weighted(sums_k, d_s, 0);

@@ -1,19 +1,23 @@
 //! Launches of `cuda.cu`. Operands and gradients are in the layouts of [`super`], `lse` and `delta` f32 `[tokens, heads]`.
 //!
 //! [`forward`] and [`backward`] run on tensor cores, 128 threads for 64 rows of queries or keys: bf16, heads of
-//! [`HEAD_DIMS`]. [`plain_forward`] and [`plain_backward`] take both types and every head size up to [`MAX_HEAD_DIM`],
-//! 128 threads for 16 rows.
+//! [`HEAD_DIMS`], scores neither capped nor in a window. [`plain_forward`] and [`plain_backward`] take both types, every head
+//! size up to [`MAX_HEAD_DIM`] and all scores, 128 threads for 16 rows.
 
-use super::{Heads, Segments};
+use super::{Heads, Scores, Segments};
 use crate::cuda::launch::{MAX_SHARED_BYTES, WARP};
 use crate::cuda::{Arg, Float, Launch, Region};
 
 /// Head sizes that kernels for tensor cores are compiled for.
 pub const HEAD_DIMS: [usize; 5] = [64, 80, 96, 128, 256];
 
-/// Whether tensor cores compute heads of this type and size; the plain kernels compute all others.
-pub(super) fn on_tensor_cores(float: Float, heads: Heads) -> bool {
-    float == Float::Bf16 && HEAD_DIMS.contains(&heads.dim)
+/// Whether tensor cores compute heads of this type and size with such scores; the plain kernels compute all others.
+pub(super) fn on_tensor_cores(float: Float, heads: Heads, scores: Scores) -> bool {
+    float == Float::Bf16 && HEAD_DIMS.contains(&heads.dim) && only_scaled(scores)
+}
+
+fn only_scaled(scores: Scores) -> bool {
+    scores.softcap.is_none() && scores.window.is_none()
 }
 
 /// The largest head of the plain kernels.
@@ -37,6 +41,8 @@ pub struct Tree {
     segments: Vec<[i32; 6]>,
     /// Tokens in depth-first order.
     order: Vec<i32>,
+    /// Positions of these on their paths.
+    positions: Vec<i32>,
     /// Segment and first row of each block of queries; a row is a token and a head of a group.
     query_tiles: Vec<[i32; 2]>,
     /// Segment and first key of each block of keys.
@@ -67,6 +73,7 @@ impl Tree {
             tokens: segments.tokens(),
             segments: Vec::with_capacity(list.len()),
             order: vec![0; segments.tokens()],
+            positions: vec![0; segments.tokens()],
             query_tiles: Vec::new(),
             key_tiles: Vec::new(),
         };
@@ -92,6 +99,7 @@ impl Tree {
             ]);
             for token in 0..segment.len {
                 tree.order[order + token] = int(segment.start + token);
+                tree.positions[order + token] = base + int(token);
             }
             let tiles = |rows: usize| (0..rows).step_by(ROWS).map(move |first| [int(i), int(first)]);
             tree.query_tiles.extend(tiles(segment.len * group));
@@ -100,14 +108,15 @@ impl Tree {
         tree
     }
 
-    /// Its parts as bytes for the device: segments, order, query tiles, key tiles.
-    pub fn bytes(&self) -> [Vec<u8>; 4] {
+    /// Its parts as bytes for the device: segments, order, query tiles, key tiles, positions.
+    pub fn bytes(&self) -> [Vec<u8>; 5] {
         let bytes = |values: &[i32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
         [
             bytes(self.segments.as_flattened()),
             bytes(&self.order),
             bytes(self.query_tiles.as_flattened()),
             bytes(self.key_tiles.as_flattened()),
+            bytes(&self.positions),
         ]
     }
 }
@@ -118,7 +127,7 @@ pub struct DeviceTree<'a> {
     /// What was copied.
     pub tree: &'a Tree,
     /// Where its parts are.
-    pub parts: [Region; 4],
+    pub parts: [Region; 5],
 }
 
 impl DeviceTree<'_> {
@@ -136,6 +145,10 @@ impl DeviceTree<'_> {
 
     fn key_tiles(&self) -> Arg {
         Arg::In(self.parts[3].words(2 * self.tree.key_tiles.len() as u64))
+    }
+
+    fn positions(&self) -> Arg {
+        Arg::In(self.parts[4].words(self.tree.positions.len() as u64))
     }
 }
 
@@ -159,27 +172,29 @@ struct Sizes {
     float: Float,
     tokens: u64,
     heads: Heads,
+    scores: Scores,
 }
 
 impl Sizes {
     /// Of tensor cores.
     ///
     /// # Panics
-    /// When there is no kernel for these heads.
-    fn new(tokens: usize, heads: Heads) -> Self {
+    /// When there is no kernel for these heads or scores.
+    fn new(tokens: usize, heads: Heads, scores: Scores) -> Self {
         assert!(HEAD_DIMS.contains(&heads.dim), "heads of {} values, not one of {HEAD_DIMS:?}", heads.dim);
-        Sizes::plain(Float::Bf16, tokens, heads)
+        assert!(only_scaled(scores), "tensor cores only scale scores, asked for {scores:?}");
+        Sizes::plain(Float::Bf16, tokens, heads, scores)
     }
 
     /// Of the plain kernels.
     ///
     /// # Panics
     /// When there is no kernel for these heads.
-    fn plain(float: Float, tokens: usize, heads: Heads) -> Self {
+    fn plain(float: Float, tokens: usize, heads: Heads, scores: Scores) -> Self {
         let known = (1..=MAX_HEAD_DIM).contains(&heads.dim);
         assert!(known, "heads of {} values, not of 1 to {MAX_HEAD_DIM}", heads.dim);
         assert!(heads.query.is_multiple_of(heads.key_value), "query heads share key heads evenly");
-        Sizes { float, tokens: tokens as u64, heads }
+        Sizes { float, tokens: tokens as u64, heads, scores }
     }
 
     fn wide(&self, region: Region) -> Region {
@@ -205,7 +220,13 @@ impl Sizes {
     }
 
     fn scale(&self) -> Arg {
-        Arg::F32(1.0 / (self.heads.dim as f32).sqrt())
+        Arg::F32(self.scores.scale)
+    }
+
+    /// The cap, zero for none, and the window, the largest `i32` for none.
+    fn cap_and_window(&self) -> [Arg; 2] {
+        let window = self.scores.window.and_then(|window| i32::try_from(window).ok()).unwrap_or(i32::MAX);
+        [Arg::F32(self.scores.softcap.unwrap_or(0.0)), Arg::U32(window as u32)]
     }
 
     /// `tiles` blocks for each key head.
@@ -216,8 +237,10 @@ impl Sizes {
         Launch { grid, shared_bytes: shared_bytes as u32, ..launch }
     }
 
-    /// As [`Self::launch`] of a plain kernel with `tiles` of the block's own rows, 16 of each 64; `dim` is its last argument.
+    /// As [`Self::launch`] of a plain kernel with `tiles` of the block's own rows, 16 of each 64; cap, window and `dim` are its
+    /// last arguments.
     fn plain_launch(&self, kernel: &str, tiles: usize, own: usize, mut args: Vec<Arg>) -> Launch {
+        args.extend(self.cap_and_window());
         args.push(Arg::U32(self.heads.dim as u32));
         let launch = self.launch(self.plain_entry(kernel), tiles, self.plain_shared_bytes(own), args);
         Launch { grid: [launch.grid[0], launch.grid[1], (ROWS / PLAIN_ROWS) as u32], ..launch }
@@ -254,16 +277,22 @@ impl Sizes {
 }
 
 /// [`super::forward`] on a device, on tensor cores.
-pub fn forward(operands: Operands, tree: DeviceTree<'_>, heads: Heads) -> Launch {
-    let sizes = Sizes::new(tree.tree.tokens, heads);
+pub fn forward(operands: Operands, tree: DeviceTree<'_>, heads: Heads, scores: Scores) -> Launch {
+    let sizes = Sizes::new(tree.tree.tokens, heads, scores);
     let entry = format!("attention_forward<{}>", heads.dim);
     let args = forward_args(&sizes, operands, tree);
     sizes.launch(entry, tree.tree.query_tiles.len(), 3 * ROWS * sizes.row_bytes(), args)
 }
 
 /// [`super::forward`] on a device, for both types and any head size up to [`MAX_HEAD_DIM`].
-pub fn plain_forward(float: Float, operands: Operands, tree: DeviceTree<'_>, heads: Heads) -> Launch {
-    let sizes = Sizes::plain(float, tree.tree.tokens, heads);
+pub fn plain_forward(
+    float: Float,
+    operands: Operands,
+    tree: DeviceTree<'_>,
+    heads: Heads,
+    scores: Scores,
+) -> Launch {
+    let sizes = Sizes::plain(float, tree.tree.tokens, heads, scores);
     let args = forward_args(&sizes, operands, tree);
     sizes.plain_launch("plain_attention_forward", tree.tree.query_tiles.len(), 1, args)
 }
@@ -345,10 +374,11 @@ pub fn backward(
     operands: Operands,
     tree: DeviceTree<'_>,
     heads: Heads,
+    scores: Scores,
     gradients: Gradients,
     delta: Region,
 ) -> [Launch; 3] {
-    let sizes = Sizes::new(tree.tree.tokens, heads);
+    let sizes = Sizes::new(tree.tree.tokens, heads, scores);
     let args = BackwardArgs::new(&sizes, d_out, operands, tree, gradients, delta);
     // Both gradients of a block's keys are in registers: of 256 columns, half at a time.
     let cols = heads.dim.min(128);
@@ -381,12 +411,14 @@ pub fn plain_backward(
     operands: Operands,
     tree: DeviceTree<'_>,
     heads: Heads,
+    scores: Scores,
     gradients: Gradients,
     delta: Region,
 ) -> [Launch; 3] {
-    let sizes = Sizes::plain(float, tree.tree.tokens, heads);
+    let sizes = Sizes::plain(float, tree.tree.tokens, heads, scores);
     let mut args = BackwardArgs::new(&sizes, d_out, operands, tree, gradients, delta);
     args.delta.push(Arg::U32(heads.dim as u32));
+    args.keys.push(tree.positions());
     let delta_entry = format!("plain_attention_delta<{}>", float.name());
     let (query_tiles, key_tiles) = (tree.tree.query_tiles.len(), tree.tree.key_tiles.len());
     [
@@ -428,11 +460,12 @@ pub fn forward_cached(
     (keys, values): (Region, Region),
     (tokens, past): (usize, usize),
     heads: Heads,
+    scores: Scores,
     out: Region,
     workspace: Region,
 ) -> [Launch; 2] {
-    let new = Sizes::plain(float, tokens, heads);
-    let all = Sizes::plain(float, past + tokens, heads);
+    let new = Sizes::plain(float, tokens, heads, scores);
+    let all = Sizes::plain(float, past + tokens, heads, scores);
     let int = |value: usize| i32::try_from(value).expect("a sequence has fewer than 2^31 tokens") as u32;
     let parts = cached_parts(tokens, past, heads);
     let [sums, statistics] = cached_bytes(tokens, parts, heads);
@@ -449,7 +482,9 @@ pub fn forward_cached(
         Arg::U32(int(part_keys)),
     ];
     args.extend(new.head_counts());
-    args.extend([new.scale(), Arg::U32(heads.dim as u32), Arg::Out(sums), Arg::Out(statistics)]);
+    args.push(new.scale());
+    args.extend(new.cap_and_window());
+    args.extend([Arg::U32(heads.dim as u32), Arg::Out(sums), Arg::Out(statistics)]);
     let row_blocks = (tokens * (heads.query / heads.key_value)).div_ceil(PLAIN_ROWS);
     let entry = new.plain_entry("attention_cached_parts");
     let each = new.launch(entry, row_blocks, new.plain_shared_bytes(1), args);
@@ -483,6 +518,7 @@ mod tests {
     fn subtrees_are_runs_of_the_depth_first_order() {
         let tree = tree();
         assert_eq!(tree.order, [0, 1, 2, 3, 4, 6, 7, 8, 9, 5, 10]);
+        assert_eq!(tree.positions, [0, 1, 2, 3, 4, 3, 4, 5, 6, 0, 1]);
         assert_eq!(
             tree.segments,
             [
@@ -504,7 +540,8 @@ mod tests {
     }
 
     fn largest_plain() -> Sizes {
-        Sizes::plain(Float::F32, 1, Heads { query: 1, key_value: 1, dim: MAX_HEAD_DIM })
+        let heads = Heads { query: 1, key_value: 1, dim: MAX_HEAD_DIM };
+        Sizes::plain(Float::F32, 1, heads, Scores::of(heads))
     }
 
     #[test]
@@ -526,10 +563,11 @@ mod tests {
             let heads = Heads { query: 1, key_value: 1, dim };
             let r = Region { offset: 0, bytes: 4096 };
             let operands = Operands { q: r, k: r, v: r, out: r, lse: r };
-            let on_device = DeviceTree { tree: &tree, parts: [r; 4] };
+            let (on_device, scores) = (DeviceTree { tree: &tree, parts: [r; 5] }, Scores::of(heads));
             // Asserts what a block asks for.
-            let forward = forward(operands, on_device, heads);
-            let backward = backward(r, operands, on_device, heads, Gradients { q: r, k: r, v: r }, r);
+            let forward = forward(operands, on_device, heads, scores);
+            let gradients = Gradients { q: r, k: r, v: r };
+            let backward = backward(r, operands, on_device, heads, scores, gradients, r);
             assert!(forward.shared_bytes > 0 && backward.iter().skip(1).all(|l| l.shared_bytes > 0));
         }
         assert_eq!(largest_plain().plain_shared_bytes(2), MAX_SHARED_BYTES as usize);

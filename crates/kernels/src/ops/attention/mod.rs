@@ -1,8 +1,10 @@
 //! Grouped-query attention over the segments of a token stream.
 //!
-//! `out[t] = sum_s softmax_s(q[t] . k[s] / sqrt(d)) v[s]`, where `s` runs over what token `t` sees: its
-//! segment's ancestors, and its own segment up to itself. Scores reduce in f32. Forward saves only the log of
-//! the softmax denominator (`lse`); backward computes the probabilities again (Dao et al. 2022).
+//! `out[t] = sum_s softmax_s(cap(scale q[t] . k[s])) v[s]`, where `s` runs over what token `t` sees: its
+//! segment's ancestors, and its own segment up to itself, of these only the last `window` where there is a window.
+//! `cap(x) = softcap tanh(x / softcap)` (Gemma 2, Gemma Team 2024), or `x` where there is no cap. Scores reduce in f32.
+//! Forward saves only the log of the softmax denominator (`lse`); backward computes the probabilities again (Dao et al.
+//! 2022).
 //!
 //! Layouts: `q`, `out` `[tokens, heads, d]`; `k`, `v` `[tokens, kv_heads, d]`; `lse` `[tokens, heads]`.
 
@@ -106,6 +108,15 @@ impl Segments {
     pub fn tokens(&self) -> usize {
         self.list.last().map_or(0, |s| s.start + s.len)
     }
+
+    /// Tokens of the longest path from a root to the end of a segment.
+    pub fn longest_path(&self) -> usize {
+        let mut ends: Vec<usize> = Vec::with_capacity(self.list.len());
+        for segment in &self.list {
+            ends.push(segment.parent.map_or(0, |parent| ends[parent]) + segment.len);
+        }
+        ends.into_iter().max().unwrap_or(0)
+    }
 }
 
 /// Heads and their size.
@@ -117,6 +128,35 @@ pub struct Heads {
     pub key_value: usize,
     /// Values per head, `d`.
     pub dim: usize,
+}
+
+/// What becomes of the product of a query and a key before the softmax.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scores {
+    /// Factor of the product.
+    pub scale: f32,
+    /// Scores `s` become `softcap tanh(s / softcap)`; above zero.
+    pub softcap: Option<f32>,
+    /// Tokens that a token sees at most, counted back along its path from itself, which is the first; above zero. It is
+    /// `sliding_window` of transformers: a key is seen where its position is above the query's less the window.
+    pub window: Option<usize>,
+}
+
+impl Scores {
+    /// The usual: `scale = 1 / sqrt(d)`, no cap, no window.
+    pub fn of(heads: Heads) -> Self {
+        Scores { scale: 1.0 / (heads.dim as f32).sqrt(), softcap: None, window: None }
+    }
+
+    /// Without a window that hides nothing from the last of `positions` tokens.
+    ///
+    /// # Panics
+    /// When a window hides a token from itself, or a cap is not above zero.
+    fn over(self, positions: usize) -> Self {
+        assert!(self.window != Some(0), "a token sees itself: a window has one token at least");
+        assert!(self.softcap.is_none_or(|cap| cap > 0.0), "a cap of scores is above zero");
+        Scores { window: self.window.filter(|window| *window < positions), ..self }
+    }
 }
 
 /// What forward read and wrote, for backward.
@@ -152,18 +192,23 @@ pub fn forward(
     v: &Tensor,
     segments: &Segments,
     heads: Heads,
+    scores: Scores,
     out: &mut Tensor,
     lse: &mut Tensor,
 ) {
+    let scores = scores.over(segments.longest_path());
     match q.device() {
-        Device::Cpu => cpu::forward(q.cpu(), k.cpu(), v.cpu(), segments, heads, out.cpu_mut(), lse.cpu_mut()),
+        Device::Cpu => {
+            let (out, lse) = (out.cpu_mut(), lse.cpu_mut());
+            cpu::forward(q.cpu(), k.cpu(), v.cpu(), segments, heads, scores, out, lse);
+        }
         Device::Cuda(gpu) => {
             let (float, tree) = (q.float_with(&[k, v, out]), segments.on_gpu.tree(gpu, segments, heads));
             let (q, k, v, out, lse) = (q.region(), k.region(), v.region(), out.region(), lse.region());
             let operands = cuda::Operands { q, k, v, out, lse };
-            gpu.run(&match cuda::on_tensor_cores(float, heads) {
-                true => cuda::forward(operands, tree.on_device(), heads),
-                false => cuda::plain_forward(float, operands, tree.on_device(), heads),
+            gpu.run(&match cuda::on_tensor_cores(float, heads, scores) {
+                true => cuda::forward(operands, tree.on_device(), heads, scores),
+                false => cuda::plain_forward(float, operands, tree.on_device(), heads, scores),
             });
         }
     }
@@ -177,17 +222,22 @@ pub fn backward_workspace(placement: Placement, tokens: usize, heads: Heads) -> 
     }
 }
 
-/// Overwrites `gradients` from `d_out`, the gradient of the output. Overwrites `workspace`.
+/// Overwrites `gradients` from `d_out`, the gradient of the output. Overwrites `workspace`. `scores` are those of forward.
 pub fn backward(
     d_out: &Tensor,
     saved: Saved<'_>,
     segments: &Segments,
     heads: Heads,
+    scores: Scores,
     gradients: Gradients<'_>,
     workspace: &mut Tensor,
 ) {
+    let scores = scores.over(segments.longest_path());
     match d_out.device() {
-        Device::Cpu => cpu::backward(d_out.cpu(), saved, segments, heads, gradients, workspace.cpu_mut()),
+        Device::Cpu => {
+            let workspace = workspace.cpu_mut();
+            cpu::backward(d_out.cpu(), saved, segments, heads, scores, gradients, workspace);
+        }
         Device::Cuda(gpu) => {
             let tree = segments.on_gpu.tree(gpu, segments, heads);
             let Saved { q, k, v, out, lse } = saved;
@@ -202,9 +252,9 @@ pub fn backward(
             let Gradients { q, k, v } = gradients;
             let gradients = cuda::Gradients { q: q.region(), k: k.region(), v: v.region() };
             let (d_out, tree, delta) = (d_out.region(), tree.on_device(), workspace.region());
-            let launches = match cuda::on_tensor_cores(float, heads) {
-                true => cuda::backward(d_out, operands, tree, heads, gradients, delta),
-                false => cuda::plain_backward(float, d_out, operands, tree, heads, gradients, delta),
+            let launches = match cuda::on_tensor_cores(float, heads, scores) {
+                true => cuda::backward(d_out, operands, tree, heads, scores, gradients, delta),
+                false => cuda::plain_backward(float, d_out, operands, tree, heads, scores, gradients, delta),
             };
             launches.iter().for_each(|launch| gpu.run(launch));
         }
@@ -214,7 +264,8 @@ pub fn backward(
 /// Attention of new tokens of one sequence to a cache that already holds their keys and values.
 ///
 /// Queries are rows `first_row .. first_row + rows` of `q` (and of `out`, which is written there); the cache
-/// `keys`, `values` `[past + rows, kv_heads, d]` holds `past` earlier tokens.
+/// `keys`, `values` `[past + rows, kv_heads, d]` holds `past` earlier tokens. Those that a window hides from all new tokens
+/// are not read.
 pub fn forward_cached(
     q: &Tensor,
     first_row: usize,
@@ -223,22 +274,28 @@ pub fn forward_cached(
     values: &Tensor,
     past: usize,
     heads: Heads,
+    scores: Scores,
     out: &mut Tensor,
 ) {
+    let scores = scores.over(past + rows);
+    let hidden = scores.window.map_or(0, |window| (past + 1).saturating_sub(window));
+    let (past, first_key) = (past - hidden, hidden * heads.key_value * heads.dim);
     match q.device() {
         Device::Cpu => {
             let width = heads.query * heads.dim;
             let at = first_row * width..(first_row + rows) * width;
             let out = &mut out.cpu_mut()[at.clone()];
-            cpu::forward_cached(&q.cpu()[at], keys.cpu(), values.cpu(), past, heads, out);
+            let (keys, values) = (&keys.cpu()[first_key..], &values.cpu()[first_key..]);
+            cpu::forward_cached(&q.cpu()[at], keys, values, past, heads, scores, out);
         }
         Device::Cuda(gpu) => {
             let (float, width) = (q.float_with(&[keys, values, out]), heads.query * heads.dim);
             let new = |tensor: &Tensor| tensor.part(first_row * width, rows * width);
             let workspace = gpu.buffer(cuda::cached_workspace_bytes(rows, heads));
-            let cache = (keys.region(), values.region());
+            let seen = |tensor: &Tensor| tensor.part(first_key, tensor.len() - first_key);
+            let cache = (seen(keys), seen(values));
             let (q, out, workspace) = (new(q), new(out), workspace.region());
-            for launch in cuda::forward_cached(float, q, cache, (rows, past), heads, out, workspace) {
+            for launch in cuda::forward_cached(float, q, cache, (rows, past), heads, scores, out, workspace) {
                 gpu.run(&launch);
             }
         }

@@ -12,7 +12,7 @@ pub(super) struct GpuTree {
     gpu: Gpu,
     group: usize,
     tree: Tree,
-    parts: [Buffer; 4],
+    parts: [Buffer; 5],
 }
 
 impl GpuTree {

@@ -1,9 +1,9 @@
 //! The definition in f64, one token at a time.
 
-use super::{Heads, Segments};
+use super::{Heads, Scores, Segments};
 
 /// Tokens that `token` sees, itself last.
-fn seen(segments: &Segments, token: usize) -> Vec<usize> {
+fn seen(segments: &Segments, token: usize, window: Option<usize>) -> Vec<usize> {
     let list = segments.as_slice();
     let own =
         list.iter().position(|s| (s.start..s.start + s.len).contains(&token)).expect("token in a segment");
@@ -11,18 +11,26 @@ fn seen(segments: &Segments, token: usize) -> Vec<usize> {
     while let Some(parent) = list[path[path.len() - 1]].parent {
         path.push(parent);
     }
-    path.iter()
+    let all: Vec<usize> = path
+        .iter()
         .rev()
         .flat_map(|&i| list[i].start..list[i].start + list[i].len)
         .filter(|&s| s <= token)
-        .collect()
+        .collect();
+    let hidden = window.map_or(0, |window| all.len().saturating_sub(window));
+    all[hidden..].to_vec()
 }
 
-pub(super) fn forward(q: &[f64], k: &[f64], v: &[f64], segments: &Segments, heads: Heads) -> Vec<f64> {
+pub(super) fn forward(
+    [q, k, v]: [&[f64]; 3],
+    segments: &Segments,
+    heads: Heads,
+    options: Scores,
+) -> Vec<f64> {
     let Heads { query, key_value, dim } = heads;
     let mut out = vec![0.0; q.len()];
     for token in 0..segments.tokens() {
-        let seen = seen(segments, token);
+        let seen = seen(segments, token, options.window);
         for head in 0..query {
             let kv_head = head / (query / key_value);
             let row = |values: &[f64], t: usize| {
@@ -32,8 +40,9 @@ pub(super) fn forward(q: &[f64], k: &[f64], v: &[f64], segments: &Segments, head
             let scores: Vec<f64> = seen
                 .iter()
                 .map(|&s| {
-                    row(k, s).iter().zip(&q[at..at + dim]).map(|(a, b)| a * b).sum::<f64>()
-                        / (dim as f64).sqrt()
+                    let product = row(k, s).iter().zip(&q[at..at + dim]).map(|(a, b)| a * b).sum::<f64>();
+                    let score = product * f64::from(options.scale);
+                    options.softcap.map(f64::from).map_or(score, |cap| cap * (score / cap).tanh())
                 })
                 .collect();
             let largest = scores.iter().cloned().fold(f64::NEG_INFINITY, f64::max);

@@ -1,9 +1,10 @@
-//! Changes of precision, written so that the compiler vectorises them.
+//! Changes of precision and caps, written so that the compiler vectorises them.
 
 use half::bf16;
 use multiversion::multiversion;
+use multiversion::target::target_cfg_f;
 
-use crate::ops::math::rounded_to_bf16;
+use crate::ops::math::{rounded_to_bf16, tanh};
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 pub(super) fn narrow(x: &[f32], y: &mut [bf16]) {
@@ -23,5 +24,13 @@ pub(super) fn widen(x: &[bf16], y: &mut [f32]) {
 pub(super) fn round_to_bf16(x: &mut [f32]) {
     for x in x {
         *x = rounded_to_bf16(*x);
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+pub(super) fn softcap(x: &mut [f32], cap: f32) {
+    const FUSED: bool = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
+    for x in x {
+        *x = cap * tanh::<FUSED>(*x / cap);
     }
 }

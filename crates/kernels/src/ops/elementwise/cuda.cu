@@ -11,6 +11,61 @@ template <class T> KERNEL(256) add(const T* x, u64 len, T* y) {
     store(b, len - at, y + at);
 }
 
+// x *= factor
+template <class T> KERNEL(256) scale(T* x, u64 len, float factor) {
+    const u64 at = unit_start();
+    if (at >= len) return;
+    float v[8];
+    load(x + at, len - at, v);
+#pragma unroll
+    for (int i = 0; i < 8; i++) v[i] *= factor;
+    store(v, len - at, x + at);
+}
+
+// y += factor x
+template <class T> KERNEL(256) add_scaled(const T* x, float factor, u64 len, T* y) {
+    const u64 at = unit_start();
+    if (at >= len) return;
+    float a[8], b[8];
+    load(x + at, len - at, a);
+    load(y + at, len - at, b);
+#pragma unroll
+    for (int i = 0; i < 8; i++) b[i] += factor * a[i];
+    store(b, len - at, y + at);
+}
+
+// x = cap tanh(x / cap)
+template <class T> KERNEL(256) softcap(T* x, u64 len, float cap) {
+    const u64 at = unit_start();
+    if (at >= len) return;
+    float v[8];
+    load(x + at, len - at, v);
+#pragma unroll
+    for (int i = 0; i < 8; i++) v[i] = cap * tanhf(v[i] / cap);
+    store(v, len - at, x + at);
+}
+
+// d_x *= 1 - (capped / cap)^2
+template <class T> KERNEL(256) softcap_backward(const T* capped, u64 len, float cap, T* d_x) {
+    const u64 at = unit_start();
+    if (at >= len) return;
+    float v[8], d[8];
+    load(capped + at, len - at, v);
+    load(d_x + at, len - at, d);
+#pragma unroll
+    for (int i = 0; i < 8; i++) d[i] *= 1.0f - (v[i] / cap) * (v[i] / cap);
+    store(d, len - at, d_x + at);
+}
+
+// Rows of `width` values, `x_stride` and `y_stride` apart.
+template <class T> KERNEL(256) copy_columns(const T* x, u32 x_stride, u32 rows, u32 width, T* y, u32 y_stride) {
+    const Unit unit = matrix_unit(rows, width);
+    if (!unit.there) return;
+    float v[8];
+    load(x + (u64)unit.row * x_stride + unit.col, unit.count, v);
+    store(v, unit.count, y + (u64)unit.row * y_stride + unit.col);
+}
+
 // From one precision to another, to nearest even.
 template <class From, class To> KERNEL(256) convert(const From* x, u64 len, To* y) {
     const u64 at = unit_start();

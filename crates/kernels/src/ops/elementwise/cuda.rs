@@ -71,6 +71,48 @@ pub fn add(float: Float, x: Region, len: u64, y: Region) -> Launch {
     Launch::over_values(format!("add<{}>", float.name()), len, args)
 }
 
+/// [`super::scale`] on a device.
+pub fn scale(float: Float, x: Region, len: u64, factor: f32) -> Launch {
+    let args = vec![Arg::Out(x.floats(float, len)), Arg::U64(len), Arg::F32(factor)];
+    Launch::over_values(format!("scale<{}>", float.name()), len, args)
+}
+
+/// [`super::add_scaled`] on a device.
+pub fn add_scaled(float: Float, x: Region, factor: f32, len: u64, y: Region) -> Launch {
+    let (x, y) = (Arg::In(x.floats(float, len)), Arg::Out(y.floats(float, len)));
+    let args = vec![x, Arg::F32(factor), Arg::U64(len), y];
+    Launch::over_values(format!("add_scaled<{}>", float.name()), len, args)
+}
+
+/// [`super::softcap`] on a device.
+pub fn softcap(float: Float, x: Region, len: u64, cap: f32) -> Launch {
+    let args = vec![Arg::Out(x.floats(float, len)), Arg::U64(len), Arg::F32(cap)];
+    Launch::over_values(format!("softcap<{}>", float.name()), len, args)
+}
+
+/// [`super::softcap_backward`] on a device.
+pub fn softcap_backward(float: Float, capped: Region, len: u64, cap: f32, d_x: Region) -> Launch {
+    let (capped, d_x) = (Arg::In(capped.floats(float, len)), Arg::Out(d_x.floats(float, len)));
+    let args = vec![capped, Arg::U64(len), Arg::F32(cap), d_x];
+    Launch::over_values(format!("softcap_backward<{}>", float.name()), len, args)
+}
+
+/// [`super::copy_columns`] on a device: `shape` is rows and the columns that are copied, of which the first are those that
+/// the rows of `x` and `y` begin with.
+pub fn copy_columns(x: Rows, shape: (u32, u32), y: Rows) -> Launch {
+    assert_eq!(x.float, y.float, "columns are copied between matrices of one type");
+    let (rows, width) = shape;
+    let args = vec![
+        Arg::In(x.span(shape)),
+        Arg::U32(x.stride),
+        Arg::U32(rows),
+        Arg::U32(width),
+        Arg::Out(y.span(shape)),
+        Arg::U32(y.stride),
+    ];
+    over_units(format!("copy_columns<{}>", x.float.name()), shape, args)
+}
+
 /// [`super::narrow`] on a device.
 pub fn narrow(x: Region, len: u64, y: Region) -> Launch {
     let args = vec![Arg::In(x.floats(Float::F32, len)), Arg::U64(len), Arg::Out(y.floats(Float::Bf16, len))];

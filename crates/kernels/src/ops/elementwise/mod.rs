@@ -1,8 +1,11 @@
-//! Small steps between the large ops: copies, sums, scales, and changes of precision.
+//! Small steps between the large ops: copies, sums, scales, caps, and changes of precision.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::cuda::count;
+use crate::ops::parallel::{Shared, for_row_blocks};
 use crate::tensor::{Bf16Tensor, Device, Tensor};
 
 mod cpu;
@@ -43,6 +46,98 @@ pub fn add(x: &Tensor, len: usize, y: &mut Tensor) {
     }
 }
 
+/// `x *= factor` over the first `len` values.
+pub fn scale(x: &mut Tensor, len: usize, factor: f32) {
+    match x.device() {
+        Device::Cpu => x.cpu_mut()[..len].par_chunks_mut(CHUNK).for_each(|x| {
+            x.iter_mut().for_each(|x| *x *= factor);
+        }),
+        Device::Cuda(gpu) => gpu.run(&cuda::scale(x.float(), x.region(), len as u64, factor)),
+    }
+}
+
+/// `y += factor * x` over the first `len` values.
+pub fn add_scaled(x: &Tensor, factor: f32, len: usize, y: &mut Tensor) {
+    match x.device() {
+        Device::Cpu => {
+            let (x, y) = (&x.cpu()[..len], &mut y.cpu_mut()[..len]);
+            y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
+                y.iter_mut().zip(x).for_each(|(y, x)| *y += factor * x);
+            });
+        }
+        Device::Cuda(gpu) => {
+            let float = x.float_with(&[y]);
+            gpu.run(&cuda::add_scaled(float, x.region(), factor, len as u64, y.region()));
+        }
+    }
+}
+
+/// `x = cap tanh(x / cap)` over the first `len` values: the cap of Gemma 2's logits (Gemma Team 2024). `cap` is above zero.
+pub fn softcap(x: &mut Tensor, len: usize, cap: f32) {
+    match x.device() {
+        Device::Cpu => x.cpu_mut()[..len].par_chunks_mut(CHUNK).for_each(|x| cpu::softcap(x, cap)),
+        Device::Cuda(gpu) => gpu.run(&cuda::softcap(x.float(), x.region(), len as u64, cap)),
+    }
+}
+
+/// Backward of [`softcap`], from what it gave: `d_x *= 1 - (capped / cap)^2` over the first `len` values, which are before
+/// the gradient of `capped` and after that of what was capped.
+pub fn softcap_backward(capped: &Tensor, len: usize, cap: f32, d_x: &mut Tensor) {
+    match capped.device() {
+        Device::Cpu => {
+            let (capped, d_x) = (&capped.cpu()[..len], &mut d_x.cpu_mut()[..len]);
+            d_x.par_chunks_mut(CHUNK).zip(capped.par_chunks(CHUNK)).for_each(|(d_x, capped)| {
+                d_x.iter_mut().zip(capped).for_each(|(d, y)| *d *= 1.0 - (y / cap) * (y / cap));
+            });
+        }
+        Device::Cuda(gpu) => {
+            let float = capped.float_with(&[d_x]);
+            gpu.run(&cuda::softcap_backward(float, capped.region(), len as u64, cap, d_x.region()));
+        }
+    }
+}
+
+/// Columns `cols` of `x`, `[rows, x_width]`, become those of `y`, `[rows, y_width]`, from column `first` on: to split joined
+/// projections, and to join them.
+///
+/// # Panics
+/// When a matrix has fewer columns.
+pub fn copy_columns(
+    x: &Tensor,
+    rows: usize,
+    x_width: usize,
+    cols: Range<usize>,
+    y: &mut Tensor,
+    y_width: usize,
+    first: usize,
+) {
+    let width = cols.len();
+    assert!(cols.end <= x_width && first + width <= y_width, "columns outside the matrix");
+    match x.device() {
+        Device::Cpu => {
+            let (x, y) = (x.cpu(), Shared::new(&mut y.cpu_mut()[..rows * y_width]));
+            for_row_blocks(rows, width, |block| {
+                for row in block {
+                    let (from, to) = (row * x_width + cols.start, row * y_width + first);
+                    // SAFETY: every row is in one block.
+                    unsafe { y.part(to..to + width) }.copy_from_slice(&x[from..from + width]);
+                }
+            });
+        }
+        Device::Cuda(gpu) => {
+            let float = x.float_with(&[y]);
+            let of = |region, first: usize, stride| cuda::Rows {
+                float,
+                region,
+                first: first as u64,
+                stride: count(stride),
+            };
+            let (from, to) = (of(x.region(), cols.start, x_width), of(y.region(), first, y_width));
+            gpu.run(&cuda::copy_columns(from, (count(rows), count(width)), to));
+        }
+    }
+}
+
 /// The first `len` values of `x`, rounded to the nearest `bf16` (to even where two are), into `y`.
 pub fn narrow(x: &Tensor, len: usize, y: &mut Bf16Tensor) {
     match x.device() {
@@ -77,7 +172,7 @@ pub fn round_to_bf16(x: &mut Tensor, len: usize) {
 const CHUNK: usize = 16 * 1024;
 
 /// `x *= scale` in columns `cols` of a `[rows, width]` matrix.
-pub fn scale_columns(x: &mut Tensor, rows: usize, width: usize, cols: std::ops::Range<usize>, scale: f32) {
+pub fn scale_columns(x: &mut Tensor, rows: usize, width: usize, cols: Range<usize>, scale: f32) {
     match x.device() {
         Device::Cpu => {
             for row in x.cpu_mut()[..rows * width].chunks_exact_mut(width) {
@@ -171,6 +266,7 @@ pub fn sum_squares(tensors: &[&Tensor]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{Random, assert_close, finite_difference, weighted_sum, widen as widen64};
 
     fn tensor(values: &[f32]) -> Tensor {
         Tensor::from_slice(Device::Cpu, values)
@@ -214,6 +310,55 @@ mod tests {
                 assert!(same, "{value:e}: {found:e}, expected {expected:e}");
             }
         }
+    }
+
+    #[test]
+    fn scales_and_scaled_sums_touch_only_their_part() {
+        let mut y = tensor(&[1.0, 2.0, 3.0]);
+        scale(&mut y, 2, 0.5);
+        assert_eq!(y.to_vec(3), [0.5, 1.0, 3.0]);
+        add_scaled(&tensor(&[10.0, 20.0, 30.0]), -0.25, 2, &mut y);
+        assert_eq!(y.to_vec(3), [-2.0, -4.0, 3.0]);
+    }
+
+    #[test]
+    fn caps_equal_the_reference_and_their_gradient_its_finite_differences() {
+        let (len, cap) = (200, 30.0f32);
+        let mut random = Random::new(3);
+        let x: Vec<f32> = random.normal(len + 1).iter().map(|v| 20.0 * v).collect();
+        let d_y = random.normal(len + 1);
+        let reference =
+            |x: &[f64]| x.iter().map(|v| f64::from(cap) * (v / f64::from(cap)).tanh()).collect::<Vec<_>>();
+        let mut capped = tensor(&x);
+        softcap(&mut capped, len, cap);
+        assert_close(&capped.cpu()[..len], &reference(&widen64(&x[..len])), 5e-7, "forward");
+        assert_eq!(capped.cpu()[len], x[len]);
+        let mut d_x = tensor(&d_y);
+        softcap_backward(&capped, len, cap, &mut d_x);
+        let loss = |x: &[f64]| weighted_sum(&reference(x), &d_y[..len]);
+        let expected = finite_difference(&widen64(&x[..len]), loss);
+        // What is near the cap is lost in its rounding, which is half a unit in the last place of one.
+        assert_close(&d_x.cpu()[..len], &expected, 1e-6, "backward");
+        assert_eq!(d_x.cpu()[len], d_y[len]);
+    }
+
+    #[test]
+    fn columns_are_split_and_joined_again() {
+        let (rows, widths) = (700, [3, 1, 40]);
+        let width: usize = widths.iter().sum();
+        let values: Vec<f32> = (0..rows * width).map(|i| i as f32).collect();
+        let (joined, mut again) = (tensor(&values), tensor(&vec![0.0; rows * width]));
+        let mut first = 0;
+        for part in widths {
+            let mut split = tensor(&vec![9.0; rows * part]);
+            copy_columns(&joined, rows, width, first..first + part, &mut split, part, 0);
+            for (row, found) in split.cpu().chunks_exact(part).enumerate() {
+                assert_eq!(found, &values[row * width + first..][..part]);
+            }
+            copy_columns(&split, rows, part, 0..part, &mut again, width, first);
+            first += part;
+        }
+        assert_eq!(again.cpu(), joined.cpu());
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub(super) fn forward(weight: &Weight, ids: &[u32], y: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::embedding::backward;
+    use crate::ops::embedding::{add, backward};
     use crate::tensor::{Device, Tensor};
     use crate::testing::{Random, assert_close, finite_difference, weighted_sum, widen};
 
@@ -35,6 +35,17 @@ mod tests {
     /// The definition in f64.
     fn reference(weight: &[f64], ids: &[u32], width: usize) -> Vec<f64> {
         ids.iter().flat_map(|&id| weight[id as usize * width..][..width].to_vec()).collect()
+    }
+
+    #[test]
+    fn positions_are_added_to_tokens() {
+        let mut random = Random::new(4);
+        let (weight, before) = (random.normal(5 * 7), random.normal(3 * 7));
+        let (mut y, mut scratch) = (Tensor::from_slice(Device::Cpu, &before), Tensor::zeros(Device::Cpu, 21));
+        add(&Weight::from_f32(5, 7, &weight), &[0, 1, 4], &mut scratch, &mut y);
+        let expected = reference(&widen(&weight), &[0, 1, 4], 7);
+        let expected: Vec<f64> = expected.iter().zip(widen(&before)).map(|(e, b)| e + b).collect();
+        assert_close(y.cpu(), &expected, 1e-7, "sum");
     }
 
     #[test]

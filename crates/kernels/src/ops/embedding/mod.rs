@@ -1,5 +1,8 @@
 //! Token embedding: `y[t] = weight[ids[t]]`, rows of a matrix, decoded where it is stored. Backward, where the matrix is
 //! trained: `d_weight[ids[t]] += d_y[t]`, in the order of the tokens, so that equal ids add up alike in every run.
+//!
+//! Learned positions (GPT-2, Radford et al. 2019) are rows of a second matrix, whose ids are positions: [`add`] adds them, and
+//! the same backward gives their gradient.
 
 use crate::cuda::count;
 use crate::ops::elementwise;
@@ -24,6 +27,15 @@ pub fn forward(weight: &Weight, ids: &[u32], y: &mut Tensor) {
             weight.decode_on_gpu(gpu, tile, y.float(), y.region());
         }
     }
+}
+
+/// Adds row `ids[t]` of `weight` to row `t` of `y`. Overwrites `scratch`, which has room for as many rows as there are ids.
+///
+/// # Panics
+/// As [`forward`].
+pub fn add(weight: &Weight, ids: &[u32], scratch: &mut Tensor, y: &mut Tensor) {
+    forward(weight, ids, scratch);
+    elementwise::add(scratch, ids.len() * weight.cols(), y);
 }
 
 /// Adds row `t` of `d_y` (`[ids.len(), width]`) to row `ids[t]` of `d_weight` (`[vocab, width]`).

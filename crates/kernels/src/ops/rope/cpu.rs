@@ -2,14 +2,16 @@
 
 use multiversion::multiversion;
 
+use super::{Pairs, Rotation};
 use crate::ops::parallel::{Shared, for_row_blocks};
 
-pub(super) fn angles(positions: &[u32], frequencies: &[f32], cos: &mut [f32], sin: &mut [f32]) {
+pub(super) fn angles(positions: &[u32], frequencies: &[f32], factor: f32, cos: &mut [f32], sin: &mut [f32]) {
     let half = frequencies.len();
     for (t, &position) in positions.iter().enumerate() {
         for (j, frequency) in frequencies.iter().enumerate() {
             let angle = position as f32 * frequency;
-            (sin[t * half + j], cos[t * half + j]) = angle.sin_cos();
+            let (s, c) = angle.sin_cos();
+            (sin[t * half + j], cos[t * half + j]) = (s * factor, c * factor);
         }
     }
 }
@@ -26,9 +28,21 @@ fn turn_head(head: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
     }
 }
 
-fn turn_row(row: &mut [f32], cos: &[f32], sin: &[f32], sign: f32, half: usize) {
-    for head in row.chunks_exact_mut(2 * half) {
-        turn_head(head, cos, sin, sign);
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn turn_neighbours(head: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+    for (([a, b], cos), sin) in head.as_chunks_mut().0.iter_mut().zip(cos).zip(sin) {
+        let s = sin * sign;
+        (*a, *b) = (*a * cos - *b * s, *b * cos + *a * s);
+    }
+}
+
+fn turn_row(row: &mut [f32], cos: &[f32], sin: &[f32], sign: f32, rotation: Rotation) {
+    for head in row.chunks_exact_mut(rotation.head_dim) {
+        let turned = &mut head[..2 * rotation.frequencies];
+        match rotation.pairs {
+            Pairs::Halves => turn_head(turned, cos, sin, sign),
+            Pairs::Neighbours => turn_neighbours(turned, cos, sin, sign),
+        }
     }
 }
 
@@ -40,10 +54,10 @@ pub(super) fn turn(
     sign: f32,
     rows: usize,
     heads: usize,
-    half: usize,
+    rotation: Rotation,
     y: &mut [f32],
 ) {
-    let width = heads * 2 * half;
+    let (width, half) = (heads * rotation.head_dim, rotation.frequencies);
     let y = Shared::new(&mut y[..rows * width]);
     for_row_blocks(rows, width, |block| {
         for row in block {
@@ -53,7 +67,7 @@ pub(super) fn turn(
             if let Some(x) = x {
                 y.copy_from_slice(&x[values]);
             }
-            turn_row(y, &cos[at.clone()], &sin[at], sign, half);
+            turn_row(y, &cos[at.clone()], &sin[at], sign, rotation);
         }
     });
 }

@@ -1,7 +1,9 @@
-//! Rotary position embedding (Su et al. 2021), in the "rotate half" layout of Hugging Face checkpoints.
+//! Rotary position embedding (Su et al. 2021), in the layouts of Hugging Face checkpoints.
 //!
-//! Within a head of `d` values, `(x[j], x[j + d/2])` is turned by the angle `position * frequency[j]`.
-//! Backward is the same turn the other way.
+//! Of a head of `d` values the first `r` are turned, two for each frequency (`r = d` in Llama, less in Phi, GLM-4 and
+//! StableLM), and the rest stay. [`Pairs`] tells which values are turned together. A pair is turned by the angle
+//! `position * frequency[j]` and multiplied by a factor, 1 but for YaRN (Peng et al. 2023) and LongRoPE (Ding et al. 2024),
+//! whose `attention_factor` it is. Backward is the same turn the other way, times the same factor.
 
 use crate::cuda::count;
 use crate::ops::elementwise;
@@ -14,34 +16,77 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-/// The cosines and sines of a batch: one row of `d/2` pairs per token, computed once for all layers.
+/// Which of the first `r` values of a head are turned together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairs {
+    /// `(x[j], x[j + r/2])`, "rotate half": Llama and most others.
+    Halves,
+    /// `(x[2j], x[2j + 1])`: Cohere, GLM-4.
+    Neighbours,
+}
+
+/// How a head is turned.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rotation {
+    /// Values of a head; those behind the pairs stay.
+    pub head_dim: usize,
+    /// Frequencies, each of which turns a pair.
+    pub frequencies: usize,
+    /// Which values are turned together.
+    pub pairs: Pairs,
+    /// What turned values are multiplied by.
+    pub factor: f32,
+}
+
+impl Rotation {
+    /// Of whole heads of `2 * frequencies` values, in halves, not multiplied.
+    pub fn of_whole_heads(frequencies: usize) -> Self {
+        Rotation { head_dim: 2 * frequencies, frequencies, pairs: Pairs::Halves, factor: 1.0 }
+    }
+}
+
+/// The cosines and sines of a batch: one row of a pair per frequency and token, computed once for all layers.
 #[derive(Debug)]
 pub struct Angles<T = Tensor> {
     cos: T,
     sin: T,
-    half: usize,
+    rotation: Rotation,
 }
 
 impl<T> Angles<T> {
-    /// Room for `tokens` tokens and heads of `2 * frequencies` values, in buffers that `make` gives for a length.
-    pub fn laid_out(tokens: usize, frequencies: usize, mut make: impl FnMut(usize) -> T) -> Self {
+    /// Room for `tokens` tokens and [`Rotation::of_whole_heads`], in buffers that `make` gives for a length.
+    pub fn laid_out(tokens: usize, frequencies: usize, make: impl FnMut(usize) -> T) -> Self {
+        Angles::for_rotation(tokens, Rotation::of_whole_heads(frequencies), make)
+    }
+
+    /// Room for `tokens` tokens and heads that are turned as `rotation` says.
+    ///
+    /// # Panics
+    /// When a head has fewer values than its pairs.
+    pub fn for_rotation(tokens: usize, rotation: Rotation, mut make: impl FnMut(usize) -> T) -> Self {
+        let Rotation { head_dim, frequencies, .. } = rotation;
+        assert!(2 * frequencies <= head_dim, "{frequencies} pairs in heads of {head_dim} values");
         let len = tokens * frequencies;
-        Angles { cos: make(len), sin: make(len), half: frequencies }
+        Angles { cos: make(len), sin: make(len), rotation }
     }
 }
 
 impl Angles {
-    /// Sets the angles `positions[t] * frequencies[j]`, with the product in f32 as transformers has it.
+    /// Sets the angles `positions[t] * frequencies[j]`, with the product in f32 as transformers has it, and the factor of their
+    /// cosines and sines.
     pub fn set(&mut self, positions: &[u32], frequencies: &[f32]) {
-        assert_eq!(frequencies.len(), self.half, "frequencies per head");
+        let Rotation { frequencies: half, factor, .. } = self.rotation;
+        assert_eq!(frequencies.len(), half, "frequencies per head");
         match self.cos.device() {
-            Device::Cpu => cpu::angles(positions, frequencies, self.cos.cpu_mut(), self.sin.cpu_mut()),
+            Device::Cpu => {
+                cpu::angles(positions, frequencies, factor, self.cos.cpu_mut(), self.sin.cpu_mut())
+            }
             Device::Cuda(gpu) => {
                 let frequencies = gpu.buffer_of_floats(frequencies);
                 let (tokens, positions) = (count(positions.len()), gpu.buffer_of_words(positions));
                 let (positions, frequencies) = (positions.region(), frequencies.region());
                 let (cos, sin) = (self.cos.region(), self.sin.region());
-                gpu.run(&cuda::angles(positions, frequencies, tokens, count(self.half), cos, sin));
+                gpu.run(&cuda::angles(positions, frequencies, (tokens, count(half)), factor, cos, sin));
             }
         }
     }
@@ -52,10 +97,19 @@ pub fn forward(x: &Tensor, angles: &Angles, rows: usize, heads: usize, y: &mut T
     match x.device() {
         Device::Cpu => {
             let (cos, sin) = (angles.cos.cpu(), angles.sin.cpu());
-            cpu::turn(Some(x.cpu()), cos, sin, Turn::Forward.sign(), rows, heads, angles.half, y.cpu_mut());
+            cpu::turn(
+                Some(x.cpu()),
+                cos,
+                sin,
+                Turn::Forward.sign(),
+                rows,
+                heads,
+                angles.rotation,
+                y.cpu_mut(),
+            );
         }
         Device::Cuda(_) => {
-            elementwise::copy(x, rows * heads * 2 * angles.half, y);
+            elementwise::copy(x, rows * heads * angles.rotation.head_dim, y);
             forward_in_place(y, angles, rows, heads);
         }
     }
@@ -75,12 +129,11 @@ fn turn(x: &mut Tensor, angles: &Angles, rows: usize, heads: usize, turn: Turn) 
     match x.device() {
         Device::Cpu => {
             let (cos, sin) = (angles.cos.cpu(), angles.sin.cpu());
-            cpu::turn(None, cos, sin, turn.sign(), rows, heads, angles.half, x.cpu_mut());
+            cpu::turn(None, cos, sin, turn.sign(), rows, heads, angles.rotation, x.cpu_mut());
         }
         Device::Cuda(gpu) => {
-            let (turned, shape) =
-                ((angles.cos.region(), angles.sin.region()), (count(rows), count(heads), count(angles.half)));
-            gpu.run(&cuda::turn(x.float(), x.region(), turned, turn, shape));
+            let (turned, shape) = ((angles.cos.region(), angles.sin.region()), (count(rows), count(heads)));
+            gpu.run(&cuda::turn(x.float(), x.region(), turned, turn, shape, angles.rotation));
         }
     }
 }
