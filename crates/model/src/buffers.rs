@@ -13,7 +13,7 @@ use crate::adapter::{Adapter, LoraConfig, LoraGroup, TargetError};
 use crate::gradients::{Gradients, Place};
 use crate::model::Model;
 use crate::parameters::Trainable;
-use crate::shape::Config;
+use crate::shape::{Config, Rope};
 
 /// What every block uses in turn, forward and backward.
 #[derive(Debug)]
@@ -35,8 +35,10 @@ pub(crate) struct Scratch<T = Tensor> {
     pub d_u: T,
     /// See [`crate::block::linear::Work`].
     pub dropped: T,
-    /// Cosines and sines of the batch's positions.
-    pub angles: Angles<T>,
+    /// The output of a matrix that joins several, or its gradient; empty without one.
+    pub joined: T,
+    /// Cosines and sines of the batch's positions, of each of the model's rotations.
+    pub angles: Vec<Angles<T>>,
 }
 
 /// What only backward uses.
@@ -62,10 +64,12 @@ pub(crate) struct HeadBuffers<T = Tensor> {
     pub hidden: T,
     /// `[rows, hidden]`.
     pub normed: T,
-    /// `[rows]`.
-    pub rstd: T,
+    /// Statistics of the norm, `[rows]` or `[rows, 2]`.
+    pub stats: T,
     /// `[rows, vocab]`; the gradient takes its place.
     pub logits: T,
+    /// The logits after their cap, which their gradient needs; empty without one, and for evaluation.
+    pub capped: T,
     /// `[rows, hidden]`; empty for evaluation.
     pub d_normed: T,
     /// `[rows, hidden]`; empty for evaluation.
@@ -411,7 +415,12 @@ impl<T, N> Buffers<T, N> {
 
         let sizes = Sizes { hidden, widths, stats: &block.stats };
         let activations = Activations::lay_out(&sizes, shape, &most, allocate);
-        let angles = Angles::laid_out(tokens, config.head_dim / 2, |len| allocate.f32(Part::Scratch, len));
+        let mut of_rope = |rope: &Rope| {
+            Angles::for_rotation(tokens, rope.rotation(config.head_dim), |len| {
+                allocate.f32(Part::Scratch, len)
+            })
+        };
+        let angles = config.ropes().into_iter().map(&mut of_rope).collect();
         let workspace = backward_workspace(allocate.placement(), tokens, config.heads());
         let workspace = shape.train.then(|| allocate.f32(Part::Scratch, workspace));
         let mut values = |len: usize| allocate.activation(Part::Scratch, len);
@@ -421,7 +430,8 @@ impl<T, N> Buffers<T, N> {
             branch: values(tokens * widths.d_branch),
             q: values(tokens * widths.queries),
             k: values(tokens * widths.keys),
-            act: values(tokens * widths.gate),
+            act: values(tokens * widths.up),
+            joined: values(tokens * widths.joined),
             d_u: values(tokens * widest),
             dropped: values(tokens * if shape.drops { widths.input } else { 0 }),
             angles,
@@ -453,15 +463,16 @@ impl<T> HeadBuffers<T> {
         };
         let rows = (logits / config.vocab_size).clamp(*CHUNK_ROWS.start(), *CHUNK_ROWS.end());
         let rows = rows.min(shape.targets.max(1));
-        let rstd = allocate.f32(Part::Head, rows);
+        let stats = allocate.f32(Part::Head, rows * config.final_norm().stats());
         let mut tensor = |width: usize| allocate.activation(Part::Head, rows * width);
         let backward = if shape.train { config.hidden_size } else { 0 };
         HeadBuffers {
             rows,
             hidden: tensor(config.hidden_size),
             normed: tensor(config.hidden_size),
-            rstd,
+            stats,
             logits: tensor(config.vocab_size),
+            capped: tensor(if shape.train && config.logit_softcap.is_some() { config.vocab_size } else { 0 }),
             d_normed: tensor(backward),
             d_hidden: tensor(backward),
         }

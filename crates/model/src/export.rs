@@ -283,22 +283,48 @@ fn shape_entries(files: &ModelFiles, file_type: FileType) -> Vec<(String, GgufEn
         number("attention.head_count_kv", config.num_key_value_heads),
         number("attention.key_length", config.head_dim),
         number("attention.value_length", config.head_dim),
-        number("rope.dimension_count", config.head_dim),
+        number("rope.dimension_count", config.rope.rotated(config.head_dim)),
         number("vocab_size", config.vocab_size),
         float("attention.layer_norm_rms_epsilon", config.norm_eps),
         float("rope.freq_base", config.rope.theta as f32),
     ];
-    if let RopeScaling::Linear { factor } = config.rope.scaling {
-        entries.push((format!("{arch}.rope.scaling.type"), GgufEntry::Text("linear".to_owned())));
-        entries.push(float("rope.scaling.factor", factor as f32));
+    let scaling = |kind: &str| (format!("{arch}.rope.scaling.type"), GgufEntry::Text(kind.to_owned()));
+    match &config.rope.scaling {
+        RopeScaling::Linear { factor } => {
+            entries.extend([scaling("linear"), float("rope.scaling.factor", *factor as f32)]);
+        }
+        RopeScaling::Yarn { factor, beta_fast, beta_slow, original_max_position_embeddings, .. } => {
+            entries.extend([
+                scaling("yarn"),
+                float("rope.scaling.factor", *factor as f32),
+                float("rope.scaling.yarn_beta_fast", *beta_fast as f32),
+                float("rope.scaling.yarn_beta_slow", *beta_slow as f32),
+                number("rope.scaling.original_context_length", *original_max_position_embeddings as usize),
+            ]);
+        }
+        RopeScaling::Long { attention_factor, .. } => {
+            entries.push(float("rope.scaling.attn_factor", *attention_factor as f32));
+        }
+        RopeScaling::None
+        | RopeScaling::Dynamic { .. }
+        | RopeScaling::Llama3 { .. }
+        | RopeScaling::Divisors(_) => {}
     }
+    // What an architecture says itself stands for what all say.
+    let own = config.arch.gguf_entries(config).unwrap_or_default();
+    entries.extend(own.into_iter().map(|(key, value)| (format!("{arch}.{key}"), value)));
     entries
 }
 
 /// The tensor that divides the rotary frequencies of Llama 3.1 and later.
 fn divisors<'a>(config: &Config) -> Option<GgufTensor<'a>> {
-    if matches!(config.rope.scaling, RopeScaling::None | RopeScaling::Linear { .. }) {
-        return None;
+    match config.rope.scaling {
+        RopeScaling::Llama3 { .. } | RopeScaling::Divisors(_) => {}
+        RopeScaling::None
+        | RopeScaling::Linear { .. }
+        | RopeScaling::Dynamic { .. }
+        | RopeScaling::Yarn { .. }
+        | RopeScaling::Long { .. } => return None,
     }
     let plain = Config { rope: Rope { scaling: RopeScaling::None, ..config.rope.clone() }, ..config.clone() };
     let pairs = plain.rope_frequencies().into_iter().zip(config.rope_frequencies());

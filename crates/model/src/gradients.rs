@@ -117,7 +117,7 @@ impl BlockGradients {
             Step::Attend(attend) => StepGradients::Attend(
                 attend.norms.as_ref().map(|norms| norms.each_ref().map(NormGradients::of)),
             ),
-            Step::Gate(_) | Step::Add(_) => StepGradients::None,
+            Step::Gate(_) | Step::Add(_) | Step::Again(_) => StepGradients::None,
         };
         BlockGradients { steps: block.steps.iter().map(of_step).collect() }
     }
@@ -145,7 +145,7 @@ impl BlockGradients {
             StepGradients::Norm(norm) => Some(norm),
             StepGradients::Project(_) | StepGradients::Attend(_) | StepGradients::None => None,
         });
-        let norms = heads.flatten().chain(others).flat_map(|norm| &norm.weight);
+        let norms = heads.flatten().chain(others).flat_map(NormGradients::all);
         projections.flat_map(|p| p.weight.iter().chain(&p.bias)).chain(norms)
     }
 
@@ -153,9 +153,9 @@ impl BlockGradients {
     fn all_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
         self.steps.iter_mut().flat_map(|step| -> Vec<&mut Tensor> {
             match step {
-                StepGradients::Norm(norm) => norm.weight.iter_mut().collect(),
+                StepGradients::Norm(norm) => norm.all_mut().collect(),
                 StepGradients::Attend(norms) => {
-                    norms.iter_mut().flatten().flat_map(|norm| &mut norm.weight).collect()
+                    norms.iter_mut().flatten().flat_map(NormGradients::all_mut).collect()
                 }
                 StepGradients::Project(SiteGradients { adapter, projections }) => {
                     let factors =
@@ -190,14 +190,14 @@ impl Gradients {
             .flat_map(|g| std::iter::once(&g.a).chain(&g.b_t))
             .chain(&self.embedding)
             .chain(self.blocks.iter().flat_map(BlockGradients::weights))
-            .chain(&self.norm.weight)
+            .chain(self.norm.all())
             .chain(&self.head)
     }
 
     /// Sets every gradient to zero.
     pub fn clear(&mut self) {
         let Gradients { embedding, blocks, norm, head } = self;
-        let outer = [embedding, &mut norm.weight, head].into_iter().flatten();
+        let outer = [embedding, head].into_iter().flatten().chain(norm.all_mut());
         for tensor in outer.chain(blocks.iter_mut().flat_map(BlockGradients::all_mut)) {
             tensor.clear(tensor.len());
         }

@@ -16,7 +16,9 @@ use crate::block::vector::Vector;
 use crate::block::{Block, Step};
 use crate::error::FileError;
 use crate::model::Model;
-use crate::shape::{self, Config, LinearShape, NormShape, block_path, in_block, matrices};
+use crate::shape::{
+    self, AttendShape, Config, LinearShape, NormKind, NormShape, block_path, in_block, matrices,
+};
 use crate::weights::ModelFiles;
 
 /// How a base model is quantised on loading. Norms and biases never are.
@@ -123,11 +125,18 @@ impl Model {
 
     fn build<S: WeightSource>(config: &Config, device: Device, source: &S) -> Result<Self, S::Error> {
         let vector = |name: &str, len: usize| {
-            source.vector(name, len).map(|v| Vector::frozen(Tensor::from_slice(device, &v)))
+            source.vector(name, len, 0.0).map(|v| Vector::frozen(Tensor::from_slice(device, &v)))
         };
         let matrix = |name: &str, rows: usize, cols: usize| Ok(source.weight(name, rows, cols)?.on(device));
-        let norm = |path: &str, width: usize| {
-            Ok(Norm { weight: vector(&format!("{path}.weight"), width)?, eps: config.norm_eps })
+        let norm = |path: &str, shape: &NormShape| {
+            let less = if shape.kind == NormKind::RmsPlusOne { 1.0 } else { 0.0 };
+            let weight = source.vector(&format!("{path}.weight"), shape.width, less)?;
+            Ok(Norm {
+                kind: shape.kind,
+                weight: Vector::frozen(Tensor::from_slice(device, &weight)),
+                bias: shape.has_bias().then(|| vector(&format!("{path}.bias"), shape.width)).transpose()?,
+                eps: config.norm_eps,
+            })
         };
         let linear = |layer: usize, shape: &LinearShape| {
             let path = block_path(layer, shape.name.hf);
@@ -135,22 +144,34 @@ impl Model {
             Ok(Linear { weight: matrix(&format!("{path}.weight"), shape.outputs, shape.inputs)?, bias })
         };
         let step = |layer: usize, step: &shape::Step| {
-            let norm = |shape: &NormShape| norm(&block_path(layer, shape.name.hf), shape.width);
+            let norm = |shape: &NormShape| norm(&block_path(layer, shape.name.hf), shape);
             Ok(match step {
                 shape::Step::Norm { shape, from, stats } => {
                     Step::Norm(NormStep { norm: norm(shape)?, from: *from, stats: *stats })
                 }
-                shape::Step::Linear { projections, site, from, to } => {
+                shape::Step::Linear { projections, site, from, to, adds } => {
+                    let joined = projections[0].joined.clone();
                     let projections = projections.iter().map(|shape| linear(layer, shape));
                     let group = LinearGroup { projections: projections.collect::<Result<_, S::Error>>()? };
-                    Step::Project(ProjectStep { group, site: *site, from: *from, to: *to })
+                    Step::Project(ProjectStep {
+                        group,
+                        site: *site,
+                        from: *from,
+                        to: *to,
+                        adds: *adds,
+                        joined,
+                    })
                 }
                 shape::Step::Attend { shape, stats } => {
                     let norms = shape.norms.map(|[q, k]| Ok([norm(&q)?, norm(&k)?])).transpose()?;
-                    Step::Attend(AttendStep { norms, heads: shape.heads, stats: *stats })
+                    let AttendShape { heads, scores, rope, .. } = *shape;
+                    Step::Attend(AttendStep { norms, heads, scores, rope, stats: *stats })
                 }
                 shape::Step::Gate(shape) => Step::Gate(GateStep(*shape)),
-                shape::Step::Add(_) => Step::Add(AddStep),
+                shape::Step::Add { shape, of_norm } => {
+                    Step::Add(AddStep { scale: shape.scale, of_norm: *of_norm })
+                }
+                shape::Step::Again(norm) => Step::Again(*norm),
             })
         };
         let block = |layer: usize| {
@@ -168,9 +189,8 @@ impl Model {
             device,
             embedding,
             blocks: (0..config.num_hidden_layers).map(block).collect::<Result<_, S::Error>>()?,
-            norm: norm("model.norm", config.hidden_size)?,
+            norm: norm(config.final_norm().name.hf, &config.final_norm())?,
             own_head,
-            frequencies: config.rope_frequencies(),
             config: config.clone(),
         })
     }
@@ -180,7 +200,8 @@ impl Model {
 trait WeightSource {
     type Error;
     fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, Self::Error>;
-    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Self::Error>;
+    /// The values to compute with, of which files have `less` less.
+    fn vector(&self, name: &str, len: usize, less: f32) -> Result<Vec<f32>, Self::Error>;
 }
 
 impl WeightSource for ModelFiles {
@@ -190,8 +211,12 @@ impl WeightSource for ModelFiles {
         ModelFiles::weight(self, name, rows, cols)
     }
 
-    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, FileError> {
-        ModelFiles::vector(self, name, len)
+    fn vector(&self, name: &str, len: usize, less: f32) -> Result<Vec<f32>, FileError> {
+        let mut values = ModelFiles::vector(self, name, len)?;
+        if less != 0.0 {
+            values.iter_mut().for_each(|value| *value += less);
+        }
+        Ok(values)
     }
 }
 
@@ -208,8 +233,8 @@ impl WeightSource for QuantizedFiles<'_> {
         self.files.quantized_weight(name, rows, cols, &self.base)
     }
 
-    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, FileError> {
-        self.files.vector(name, len)
+    fn vector(&self, name: &str, len: usize, less: f32) -> Result<Vec<f32>, FileError> {
+        WeightSource::vector(self.files, name, len, less)
     }
 }
 
@@ -225,12 +250,12 @@ impl WeightSource for Zeros {
         Ok(Weight::new(rows, cols, Format::F32, bytes).expect("sizes agree"))
     }
 
-    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Self::Error> {
+    fn vector(&self, name: &str, len: usize, _: f32) -> Result<Vec<f32>, Self::Error> {
         Ok(initial_vector(name, len))
     }
 }
 
-/// Norms are one, biases zero.
+/// Norms are one (as they are computed with), biases zero.
 fn initial_vector(name: &str, len: usize) -> Vec<f32> {
     vec![if name.ends_with(".bias") { 0.0 } else { 1.0 }; len]
 }
@@ -294,7 +319,7 @@ impl WeightSource for RandomWeights {
         Ok(Weight::new(rows, cols, self.format, SharedBytes::from_vec(bytes)).expect("sizes agree"))
     }
 
-    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Self::Error> {
+    fn vector(&self, name: &str, len: usize, _: f32) -> Result<Vec<f32>, Self::Error> {
         Ok(initial_vector(name, len))
     }
 }
@@ -324,8 +349,8 @@ mod tests {
         // Five standard errors each; 68.27 % of a normal distribution lie within one standard deviation.
         assert!(mean.abs() < 7.3e-4 && (std - 0.05).abs() < 5.2e-4, "{mean} {std}");
         assert!((within - 0.6827).abs() < 0.007, "{within}");
-        let Ok(norm) = normal(7).vector("model.norm.weight", 3);
-        let Ok(bias) = normal(7).vector("model.layers.0.self_attn.q_proj.bias", 2);
+        let Ok(norm) = normal(7).vector("model.norm.weight", 3, 0.0);
+        let Ok(bias) = normal(7).vector("model.layers.0.self_attn.q_proj.bias", 2, 0.0);
         assert_eq!((norm, bias), (vec![1.0; 3], vec![0.0; 2]));
     }
 

@@ -29,8 +29,6 @@ pub struct Model {
     pub(crate) norm: Norm,
     /// `[vocab, hidden]`; none where the embedding is the head.
     pub(crate) own_head: Option<Weight>,
-    /// Rotary frequencies of a head's pairs.
-    pub(crate) frequencies: Vec<f32>,
 }
 
 /// A stream of tokens to compute at once.
@@ -170,7 +168,20 @@ impl Model {
         let rows = ids.len();
         assert!(rows <= buffers.tokens, "{rows} tokens in buffers for {}", buffers.tokens);
         embedding::forward(&self.embedding, ids, &mut buffers.hidden);
-        buffers.scratch.angles.set(positions, &self.frequencies);
+        if self.config.embedding_scale != 1.0 {
+            let values = rows * self.config.hidden_size;
+            elementwise::scale(&mut buffers.hidden, values, self.config.embedding_scale);
+        }
+        for (rope, angles) in self.config.ropes().into_iter().zip(&mut buffers.scratch.angles) {
+            if !rope.depends_on_length() {
+                angles.set(positions, &rope.frequencies(self.config.head_dim, 0));
+                continue;
+            }
+            for (rows, length) in context.texts() {
+                let frequencies = rope.frequencies(self.config.head_dim, length);
+                angles.set_from(rows.start, &positions[rows], &frequencies);
+            }
+        }
         for (i, block) in self.blocks.iter().enumerate() {
             if let Context::Cached { layer, .. } = &mut context {
                 *layer = i;
@@ -188,10 +199,28 @@ impl Model {
     fn logits(&self, rows: &[u32], hidden: &Tensor, head: &mut HeadBuffers) {
         let width = self.config.hidden_size;
         elementwise::gather_rows(hidden, rows, width, &mut head.hidden);
-        self.norm.forward(&head.hidden, rows.len(), &mut head.normed, &mut head.rstd);
+        self.norm.forward(&head.hidden, rows.len(), &mut head.normed, &mut head.stats);
         let right = Right::WeightTransposed(self.head());
         let term = Term { left: View::rows(&head.normed, width), right, k: width };
         matmul::run(&mut [Product::new(rows.len(), self.config.vocab_size, term, &mut head.logits)]);
+        let values = rows.len() * self.config.vocab_size;
+        if self.config.logit_scale != 1.0 {
+            elementwise::scale(&mut head.logits, values, self.config.logit_scale);
+        }
+        if let Some(cap) = self.config.logit_softcap {
+            elementwise::softcap(&mut head.logits, values, cap);
+        }
+    }
+
+    /// From the gradient of the logits, in `head.logits`, to that of the product with the head.
+    fn logits_backward(&self, rows: usize, head: &mut HeadBuffers) {
+        let values = rows * self.config.vocab_size;
+        if let Some(cap) = self.config.logit_softcap {
+            elementwise::softcap_backward(&head.capped, values, cap, &mut head.logits);
+        }
+        if self.config.logit_scale != 1.0 {
+            elementwise::scale(&mut head.logits, values, self.config.logit_scale);
+        }
     }
 
     /// Loss, gradients of head and norm, and the gradient of `buffers.hidden` in `back.d_hidden`, a chunk of supervised
@@ -215,9 +244,13 @@ impl Model {
         for chunk in Chunks::new(stream.targets, buffers.head.rows) {
             let (head, rows) = (&mut buffers.head, chunk.rows.len());
             self.logits(&chunk.rows, &buffers.hidden, head);
+            if self.config.logit_softcap.is_some() {
+                elementwise::copy(&head.logits, rows * vocab, &mut head.capped);
+            }
             let (logits, values) = (&mut head.logits, &mut losses.values);
             let (targets, first) = (&chunk.targets, chunk.first);
             cross_entropy::loss_and_gradient(logits, rows, vocab, targets, scale, values, first);
+            self.logits_backward(rows, head);
 
             let d_logits = View::rows(&head.logits, vocab);
             if let Some(d_head) = d_head {
@@ -230,12 +263,12 @@ impl Model {
             }
             let term = Term { left: d_logits, right: Right::Weight(self.head()), k: vocab };
             matmul::run(&mut [Product::new(rows, width, term, &mut head.d_normed)]);
-            self.norm.weight_gradient(&head.d_normed, &head.hidden, rows, &head.rstd, &mut gradients.norm);
+            self.norm.weight_gradient(&head.d_normed, &head.hidden, rows, &head.stats, &mut gradients.norm);
             if lowest == Some(Place::Norm) {
                 continue;
             }
             head.d_hidden.clear(rows * width);
-            self.norm.input_gradient(&head.d_normed, &head.hidden, rows, &head.rstd, &mut head.d_hidden);
+            self.norm.input_gradient(&head.d_normed, &head.hidden, rows, &head.stats, &mut head.d_hidden);
             elementwise::scatter_add_rows(&head.d_hidden, &chunk.rows, width, &mut back.d_hidden);
         }
         losses
@@ -279,6 +312,10 @@ impl Model {
             buffers.activations.release(i);
         }
         if let Some(d_embedding) = &mut gradients.embedding {
+            if self.config.embedding_scale != 1.0 {
+                let values = rows * self.config.hidden_size;
+                elementwise::scale(&mut back.d_hidden, values, self.config.embedding_scale);
+            }
             embedding::backward(&back.d_hidden, stream.ids, self.config.hidden_size, d_embedding);
         }
     }

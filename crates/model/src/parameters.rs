@@ -7,7 +7,7 @@ use crate::gradients::Gradients;
 use crate::model::Model;
 use crate::selection::WeightSelection;
 use crate::shape::Config;
-use crate::shape::{WeightShape, weight_shapes};
+use crate::shape::{WeightShape, stored_less, weight_shapes};
 use crate::weight_list::{WeightMut, WeightRef};
 use crate::weights::{SaveDtype, TensorData, TensorReader, TensorSource, Values};
 
@@ -185,13 +185,14 @@ impl Model {
     /// All weights by checkpoint name, to be written in `dtype`; a tied head is written once, as the embedding.
     pub fn sources(&self, dtype: SaveDtype) -> Vec<TensorSource<'_>> {
         let weights = self.weights().zip(weight_shapes(&self.config));
-        weights.map(|(weight, shape)| source(weight, shape, dtype)).collect()
+        let less = |shape: &WeightShape| stored_less(&self.config, &shape.name);
+        weights.map(|(weight, shape)| source(weight, less(&shape), shape, dtype)).collect()
     }
 
     /// The weights that are trained, as they are.
     pub fn trained_sources(&self) -> Vec<TensorSource<'_>> {
         let weights = self.trained_tensors().zip(self.trained_shapes());
-        weights.map(|((weight, _), shape)| source(weight, shape, SaveDtype::F32)).collect()
+        weights.map(|((weight, _), shape)| source(weight, 0.0, shape, SaveDtype::F32)).collect()
     }
 
     /// Reads the weights that are trained from a file of [`Model::trained_sources`].
@@ -210,10 +211,16 @@ impl Model {
     }
 }
 
-fn source(weight: WeightRef<'_>, shape: WeightShape, dtype: SaveDtype) -> TensorSource<'_> {
+/// A weight by its name; of a vector, `less` less than its values.
+fn source(weight: WeightRef<'_>, less: f32, shape: WeightShape, dtype: SaveDtype) -> TensorSource<'_> {
     let values: Values<'_> = match weight {
         WeightRef::Matrix(matrix) => Box::new(|range, out| matrix.decode_range(range, out)),
-        WeightRef::Vector(vector) => Box::new(|range, out| vector.read(range.start, out)),
+        WeightRef::Vector(vector) => Box::new(move |range, out| {
+            vector.read(range.start, out);
+            if less != 0.0 {
+                out.iter_mut().for_each(|value| *value -= less);
+            }
+        }),
     };
     TensorSource { name: shape.name, shape: shape.dims, data: TensorData::Floats(dtype, values) }
 }

@@ -25,7 +25,7 @@ impl Model {
     pub(crate) fn weights(&self) -> impl Iterator<Item = WeightRef<'_>> {
         std::iter::once(WeightRef::Matrix(&self.embedding))
             .chain(self.blocks.iter().flat_map(Block::weights))
-            .chain([WeightRef::Vector(&self.norm.weight)])
+            .chain(self.norm.weights())
             .chain(self.own_head.as_ref().map(WeightRef::Matrix))
     }
 
@@ -33,7 +33,7 @@ impl Model {
     pub(crate) fn weights_mut(&mut self) -> impl Iterator<Item = WeightMut<'_>> {
         std::iter::once(WeightMut::Matrix(&mut self.embedding))
             .chain(self.blocks.iter_mut().flat_map(Block::weights_mut))
-            .chain([WeightMut::Vector(&mut self.norm.weight)])
+            .chain(self.norm.weights_mut())
             .chain(self.own_head.as_mut().map(WeightMut::Matrix))
     }
 }

@@ -1,92 +1,126 @@
 //! Lists of parts that several architectures have.
 
-use crate::shape::{AddShape, AttendShape, Config, GateShape, LinearShape, Name, NormShape, Part};
-
-const INPUT_NORM: Name = Name { hf: "input_layernorm", gguf: "attn_norm" };
+use crate::shape::{AddShape, AttendShape, Config, GateShape, LinearShape, Name, NormKind, NormShape, Part};
 
 /// A norm over the residual stream.
-pub(super) fn norm(config: &Config, hf: &'static str, gguf: &'static str) -> Part {
-    Part::Norm(NormShape { name: Name { hf, gguf }, width: config.hidden_size })
+pub(super) fn norm(config: &Config, kind: NormKind, hf: &'static str, gguf: &'static str) -> Part {
+    Part::Norm(NormShape { name: Name { hf, gguf }, width: config.hidden_size, kind })
 }
 
 /// The norm before the attention.
-pub(super) fn input_norm(config: &Config) -> Part {
-    Part::Norm(NormShape { name: INPUT_NORM, width: config.hidden_size })
+pub(super) fn input_norm(config: &Config, kind: NormKind) -> Part {
+    norm(config, kind, "input_layernorm", "attn_norm")
 }
 
-/// `x += output(attention(q(x), k(x), v(x)))`, with the usual names; `more` stands before the addition.
-pub(super) fn attention(config: &Config, more: Option<Part>) -> Vec<Part> {
+/// A projection of `hidden_size` values.
+pub(super) fn projection(
+    config: &Config,
+    hf: &'static str,
+    gguf: &'static str,
+    outputs: usize,
+    bias: bool,
+) -> LinearShape {
+    LinearShape { name: Name { hf, gguf }, outputs, inputs: config.hidden_size, bias, joined: Vec::new() }
+}
+
+/// A projection to `hidden_size` values.
+pub(super) fn projection_back(
+    config: &Config,
+    hf: &'static str,
+    gguf: &'static str,
+    inputs: usize,
+    bias: bool,
+) -> LinearShape {
+    LinearShape { name: Name { hf, gguf }, outputs: config.hidden_size, inputs, bias, joined: Vec::new() }
+}
+
+/// `q_proj`, `k_proj` and `v_proj`.
+pub(super) fn queries_keys_values(config: &Config) -> Part {
+    let [queries, keys, values] = head_widths(config);
+    let projection = |hf, gguf, outputs| projection(config, hf, gguf, outputs, config.attention_bias);
+    Part::Linear(vec![
+        projection("self_attn.q_proj", "attn_q", queries),
+        projection("self_attn.k_proj", "attn_k", keys),
+        projection("self_attn.v_proj", "attn_v", values),
+    ])
+}
+
+/// Widths of queries, keys and values.
+pub(super) fn head_widths(config: &Config) -> [usize; 3] {
     let heads = config.heads();
-    let (queries, keys) = (heads.query * heads.dim, heads.key_value * heads.dim);
-    let projection = |hf, gguf, outputs, bias| LinearShape {
+    [heads.query * heads.dim, heads.key_value * heads.dim, heads.key_value * heads.dim]
+}
+
+/// Attention, with norms of queries and keys of this kind where there are some: of each head, or of all as one row.
+pub(super) fn attend(config: &Config, layer: usize, norms: Option<(NormKind, bool)>) -> Part {
+    let [queries, keys, _] = head_widths(config);
+    let norm = |hf, gguf, all, (kind, whole): (NormKind, bool)| NormShape {
         name: Name { hf, gguf },
-        outputs,
-        inputs: config.hidden_size,
-        bias,
+        width: if whole { all } else { config.head_dim },
+        kind,
     };
-    let head_norm = |hf, gguf| NormShape { name: Name { hf, gguf }, width: heads.dim };
-    let mut parts = vec![
-        Part::Linear(vec![
-            projection("self_attn.q_proj", "attn_q", queries, config.attention_bias),
-            projection("self_attn.k_proj", "attn_k", keys, config.attention_bias),
-            projection("self_attn.v_proj", "attn_v", keys, config.attention_bias),
-        ]),
-        Part::Attend(AttendShape {
-            heads,
-            norms: config.qk_norm.then(|| {
-                [head_norm("self_attn.q_norm", "attn_q_norm"), head_norm("self_attn.k_norm", "attn_k_norm")]
-            }),
+    Part::Attend(AttendShape {
+        heads: config.heads(),
+        scores: config.scores(layer),
+        rope: config.rope_of(layer),
+        norms: norms.map(|norms| {
+            [
+                norm("self_attn.q_norm", "attn_q_norm", queries, norms),
+                norm("self_attn.k_norm", "attn_k_norm", keys, norms),
+            ]
         }),
-        Part::Linear(vec![output_projection(config)]),
-    ];
-    parts.extend(more);
-    parts.push(Part::Add(AddShape { scale: 1.0 }));
-    parts
+    })
 }
 
 /// `o_proj`.
-pub(super) fn output_projection(config: &Config) -> LinearShape {
-    LinearShape {
-        name: Name { hf: "self_attn.o_proj", gguf: "attn_output" },
-        outputs: config.hidden_size,
-        inputs: config.num_attention_heads * config.head_dim,
-        bias: config.attention_output_bias,
-    }
+pub(super) fn output(config: &Config) -> Part {
+    let [queries, ..] = head_widths(config);
+    let bias = config.attention_output_bias;
+    Part::Linear(vec![projection_back(config, "self_attn.o_proj", "attn_output", queries, bias)])
 }
 
-/// `x += down(act(gate(x)) * up(x))`, with the usual names; `more` stands before the addition.
-pub(super) fn feed_forward(config: &Config, more: Option<Part>) -> Vec<Part> {
-    let projection = |hf, gguf| LinearShape {
-        name: Name { hf, gguf },
-        outputs: config.intermediate_size,
-        inputs: config.hidden_size,
-        bias: config.mlp_bias,
-    };
-    let mut parts = vec![
-        Part::Linear(vec![projection("mlp.gate_proj", "ffn_gate"), projection("mlp.up_proj", "ffn_up")]),
-        Part::Gate(GateShape { width: config.intermediate_size }),
-        Part::Linear(vec![down_projection(config)]),
-    ];
-    parts.extend(more);
-    parts.push(Part::Add(AddShape { scale: 1.0 }));
-    parts
+/// The addition to the residual stream.
+pub(super) fn add(config: &Config) -> Part {
+    Part::Add(AddShape { scale: config.residual_scale })
+}
+
+/// `gate_proj` and `up_proj`, the activation, and `down_proj`.
+pub(super) fn feed_forward(config: &Config) -> Vec<Part> {
+    let (inner, bias) = (config.intermediate_size, config.mlp_bias);
+    vec![
+        Part::Linear(vec![
+            projection(config, "mlp.gate_proj", "ffn_gate", inner, bias),
+            projection(config, "mlp.up_proj", "ffn_up", inner, bias),
+        ]),
+        gate(config),
+        down(config),
+    ]
+}
+
+/// The activation as a gate.
+pub(super) fn gate(config: &Config) -> Part {
+    let (activation, width) = (config.activation, config.intermediate_size);
+    Part::Gate(GateShape { activation, gated: true, width })
 }
 
 /// `down_proj`.
-pub(super) fn down_projection(config: &Config) -> LinearShape {
-    LinearShape {
-        name: Name { hf: "mlp.down_proj", gguf: "ffn_down" },
-        outputs: config.hidden_size,
-        inputs: config.intermediate_size,
-        bias: config.mlp_bias,
-    }
+pub(super) fn down(config: &Config) -> Part {
+    let (inner, bias) = (config.intermediate_size, config.mlp_bias);
+    Part::Linear(vec![projection_back(config, "mlp.down_proj", "ffn_down", inner, bias)])
 }
 
 /// The pre-norm block of Llama: `mid = x + attention(norm(x))`, `y = mid + feed_forward(norm(mid))`.
-pub(super) fn pre_norm(config: &Config, _layer: usize) -> Vec<Part> {
-    let mut parts = vec![input_norm(config)];
-    parts.extend(attention(config, None));
-    parts.push(norm(config, "post_attention_layernorm", "ffn_norm"));
-    parts.extend(feed_forward(config, None));
+pub(super) fn pre_norm(config: &Config, layer: usize) -> Vec<Part> {
+    let norms = config.qk_norm.then_some((NormKind::Rms, false));
+    let mut parts = vec![
+        input_norm(config, NormKind::Rms),
+        queries_keys_values(config),
+        attend(config, layer, norms),
+        output(config),
+        add(config),
+        norm(config, NormKind::Rms, "post_attention_layernorm", "ffn_norm"),
+    ];
+    parts.extend(feed_forward(config));
+    parts.push(add(config));
     parts
 }

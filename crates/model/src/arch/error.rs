@@ -28,7 +28,7 @@ impl ConfigError {
             );
         }
         let of_type = || {
-            let known = || Arch::computed().map(Arch::model_type).collect::<Vec<_>>().join(", ");
+            let known = || Arch::ALL.iter().map(|arch| arch.model_type()).collect::<Vec<_>>().join(", ");
             self.problem.contains("model_type").then(|| format!("supported: {}", known()))
         };
         self.hint.clone().or_else(of_type)

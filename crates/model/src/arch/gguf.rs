@@ -1,9 +1,11 @@
 //! Reading the metadata of GGUF files: their keys, and what the architectures have in common.
 
+use lorafit_kernels::ops::gate::Activation;
+
 use super::error::{ConfigError, INITIALIZER_RANGE, MAX_SIZE, OTHER_COMPUTATION};
 use super::{Arch, rope};
-use crate::shape::{Config, Rope};
-use crate::weights::Gguf;
+use crate::shape::{Config, LayerPattern, Rope};
+use crate::weights::{Gguf, GgufEntry};
 
 /// The keys of an architecture, with errors that name them.
 pub(super) struct Keys<'a> {
@@ -39,14 +41,77 @@ impl Keys<'_> {
         self.gguf.number(&key).filter(|n| n.is_finite() && *n > 0.0).map(Some).ok_or_else(wrong)
     }
 
+    /// A number above zero; none where it is absent or zero.
+    pub(super) fn number_or_none(&self, key: &str) -> Result<Option<f64>, ConfigError> {
+        match self.gguf.number(&format!("{}.{key}", self.arch)) {
+            Some(0.0) => Ok(None),
+            _ => self.number(key),
+        }
+    }
+
+    /// Whether the file has this key.
+    pub(super) fn has_key(&self, key: &str) -> bool {
+        self.gguf.shown(&format!("{}.{key}", self.arch)).is_some()
+    }
+
+    /// The layers with a window: a list, or all but each so manieth, `usual` where the file does not say.
+    pub(super) fn windowed(&self, config: &Config, usual: usize) -> Result<LayerPattern, ConfigError> {
+        let key = format!("{}.{PATTERN}", self.arch);
+        let layers = config.num_hidden_layers;
+        if let Some(list) = self.gguf.integers(&key) {
+            if list.len() != layers {
+                return Err(ConfigError::new(format!(
+                    "`{key}` has {} values, expected {layers}",
+                    list.len()
+                )));
+            }
+            return Ok(LayerPattern::over(layers, |layer| list[layer] != 0));
+        }
+        let pattern = LayerPattern::all_but_each(self.size(PATTERN)?.unwrap_or(usual));
+        Ok(LayerPattern::over(layers, |layer| pattern.contains(layer)))
+    }
+
     /// Whether the file has this tensor.
     pub(super) fn has(&self, tensor: &str) -> bool {
         self.gguf.shape(tensor).is_some()
     }
 }
 
-/// What every architecture reads alike; biases and norms of queries and keys are those that the file has.
-pub(super) fn common(keys: &Keys<'_>, arch: Arch) -> Result<Config, ConfigError> {
+/// The layers with a window.
+pub(super) const PATTERN: &str = "attention.sliding_window_pattern";
+/// The part of a head that is rotated.
+pub(super) const PARTIAL: &str = "rope.dimension_count";
+/// The base of the rotation in layers with a window.
+pub(super) const LOCAL_BASE: &str = "rope.freq_base_swa";
+/// `eps` of norms by mean and variance.
+pub(super) const LAYER_NORM: &str = "attention.layer_norm_epsilon";
+/// Divisors of the rotary frequencies, short and long, as tensors.
+pub(super) const LONG_FACTORS: &str = "rope.scaling.attn_factor";
+
+/// A key with a number.
+pub(super) fn number(key: &'static str, value: f32) -> (&'static str, GgufEntry) {
+    (key, GgufEntry::F32(value))
+}
+
+/// A key with a whole number.
+pub(super) fn size(key: &'static str, value: usize) -> (&'static str, GgufEntry) {
+    (key, GgufEntry::U32(value as u32))
+}
+
+/// The window, of architectures whose files say it and not always the layers that have it.
+pub(super) fn windows(config: &Config) -> Vec<(&'static str, GgufEntry)> {
+    config.sliding_window.map(|window| size("attention.sliding_window", window)).into_iter().collect()
+}
+
+/// The layers that have the window.
+pub(super) fn pattern(config: &Config) -> (&'static str, GgufEntry) {
+    let layers = 0..config.num_hidden_layers;
+    (PATTERN, GgufEntry::Bools(layers.map(|layer| config.windowed.contains(layer)).collect()))
+}
+
+/// What every architecture reads alike; biases and norms of queries and keys are those that the file has. `reads` are the keys
+/// that it reads itself.
+pub(super) fn common(keys: &Keys<'_>, arch: Arch, reads: &[&str]) -> Result<Config, ConfigError> {
     let Keys { gguf, arch: name } = *keys;
     let hidden_size = keys.needed("embedding_length")?;
     let num_attention_heads = keys.needed("attention.head_count")?;
@@ -55,13 +120,17 @@ pub(super) fn common(keys: &Keys<'_>, arch: Arch) -> Result<Config, ConfigError>
         _ => return Err(ConfigError::new("the tensor token_embd.weight is missing")),
     };
     let head_dim = keys.size("attention.key_length")?.unwrap_or(hidden_size / num_attention_heads);
-    if let Some(rotated) = keys.size("rope.dimension_count")?.filter(|&n| n != head_dim) {
-        return Err(ConfigError::new(format!(
-            "`{name}.rope.dimension_count` is {rotated}, expected the whole head of {head_dim}"
-        )));
+    let dims = keys.size(PARTIAL)?.filter(|&rotated| rotated != head_dim);
+    if let Some(rotated) = dims {
+        let partly = reads.contains(&PARTIAL) && rotated < head_dim && rotated.is_multiple_of(2);
+        if !partly {
+            return Err(ConfigError::new(format!(
+                "`{name}.{PARTIAL}` is {rotated}, expected the whole head of {head_dim}"
+            )));
+        }
     }
-    check_neutral(gguf, name, head_dim)?;
-    let scaling = rope::from_gguf(gguf, name, head_dim)?;
+    check_neutral(gguf, name, head_dim, reads)?;
+    let scaling = rope::from_gguf(keys, dims.unwrap_or(head_dim))?;
     Ok(Config {
         arch,
         hidden_size,
@@ -71,8 +140,13 @@ pub(super) fn common(keys: &Keys<'_>, arch: Arch) -> Result<Config, ConfigError>
         num_key_value_heads: keys.size("attention.head_count_kv")?.unwrap_or(num_attention_heads),
         head_dim,
         vocab_size,
-        norm_eps: keys.number("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-6) as f32,
-        rope: Rope { theta: keys.number("rope.freq_base")?.unwrap_or(10_000.0), scaling },
+        norm_eps: match reads.contains(&LAYER_NORM) {
+            true => keys.number(LAYER_NORM)?.unwrap_or(1e-5) as f32,
+            false => keys.number("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-6) as f32,
+        },
+        rope: Rope { scaling, dims, ..Rope::plain(keys.number("rope.freq_base")?.unwrap_or(10_000.0)) },
+        local_rope: None,
+        rotated: LayerPattern::all(),
         tie_word_embeddings: !keys.has("output.weight"),
         attention_bias: keys.has("blk.0.attn_q.bias"),
         attention_output_bias: keys.has("blk.0.attn_output.bias"),
@@ -83,13 +157,21 @@ pub(super) fn common(keys: &Keys<'_>, arch: Arch) -> Result<Config, ConfigError>
             Some(0.0) => None,
             _ => keys.size("attention.sliding_window")?,
         },
+        windowed: LayerPattern::all(),
+        attention_scale: None,
+        attention_softcap: None,
+        logit_softcap: None,
+        embedding_scale: 1.0,
+        residual_scale: 1.0,
+        logit_scale: 1.0,
+        activation: Activation::Silu,
         initializer_range: INITIALIZER_RANGE,
     })
 }
 
 /// Keys by which llama.cpp computes something else than this does, with the values that change nothing; a truth value
 /// counts as 0 or 1.
-const NEUTRAL: [(&str, &[f64]); 25] = [
+const NEUTRAL: [(&str, &[f64]); 28] = [
     ("attention.causal", &[1.0]),
     ("attention.clamp_kqv", &[0.0]),
     ("attention.max_alibi_bias", &[0.0]),
@@ -113,16 +195,19 @@ const NEUTRAL: [(&str, &[f64]); 25] = [
     ("swin_norm", &[0.0]),
     ("nextn_predict_layers", &[0.0]),
     ("rope.scaling.attn_factor", &[0.0, 1.0]),
+    ("rope.scaling.yarn_attn_factor", &[0.0, 1.0]),
+    ("rope.scaling.yarn_ext_factor", &[-1.0, 1.0]),
+    ("rope.scaling.yarn_log_multiplier", &[0.0]),
     ("rope.dimension_sections", &[]),
     ("attention.recurrent_layers", &[]),
 ];
 
 /// No key of [`NEUTRAL`] changes the model, nor one whose neutral value depends on the head.
-fn check_neutral(gguf: &Gguf, arch: &str, head_dim: usize) -> Result<(), ConfigError> {
+fn check_neutral(gguf: &Gguf, arch: &str, head_dim: usize, reads: &[&str]) -> Result<(), ConfigError> {
     let of_head =
         [("attention.value_length", head_dim as f64), ("attention.scale", (head_dim as f64).powf(-0.5))];
     let of_head = of_head.iter().map(|(key, value)| (*key, std::slice::from_ref(value)));
-    for (key, neutral) in NEUTRAL.into_iter().chain(of_head) {
+    for (key, neutral) in NEUTRAL.into_iter().chain(of_head).filter(|(key, _)| !reads.contains(key)) {
         let key = format!("{arch}.{key}");
         let Some(found) = gguf.shown(&key) else { continue };
         let number = gguf.number(&key).or_else(|| gguf.flag(&key).map(|flag| f64::from(u8::from(flag))));

@@ -10,18 +10,19 @@ pub(super) const FAMILY: Family = Family {
     class: "LlamaForCausalLM",
     gguf: "llama",
     gguf_rotary_pairs: true,
-    computed: true,
     from_json: |keys| {
+        let config = hf::common(keys, Arch::Llama)?;
         let bias = keys.flag("attention_bias")?;
         Ok(Config {
             attention_bias: bias,
             attention_output_bias: bias,
             mlp_bias: keys.flag("mlp_bias")?,
-            ..hf::common(keys, Arch::Llama)?
+            ..config
         })
     },
-    from_gguf: Some(|keys| gguf::common(keys, Arch::Llama)),
+    from_gguf: Some(|keys| gguf::common(keys, Arch::Llama, &[])),
     to_json: |config| json!({"attention_bias": config.attention_bias, "mlp_bias": config.mlp_bias}),
+    to_gguf: Some(|_| Vec::new()),
     parts: blocks::pre_norm,
     named: &[
         Named::new("smollm2-135m", [576, 1536, 30, 9, 3, 64, 49_152, 8192], 1e5, true),

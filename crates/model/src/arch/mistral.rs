@@ -3,22 +3,26 @@
 use serde_json::json;
 
 use super::{Arch, Family, Named, blocks, hf};
-use crate::shape::Config;
+use crate::shape::{Config, LayerPattern};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "mistral",
     class: "MistralForCausalLM",
     gguf: "llama",
     gguf_rotary_pairs: true,
-    computed: true,
     from_json: |keys| {
         let config = hf::common(keys, Arch::Mistral)?;
-        let sliding_window = keys.optional_size("sliding_window")?;
-        hf::check_layer_types(keys, config.num_hidden_layers, sliding_window)?;
-        Ok(Config { sliding_window, ..config })
+        // An absent key is the window of the first version; null is none.
+        let sliding_window = match keys.0.contains_key("sliding_window") {
+            true => keys.optional_size("sliding_window")?,
+            false => Some(4096),
+        };
+        let windowed = hf::windowed(keys, config.num_hidden_layers, sliding_window, LayerPattern::all())?;
+        Ok(Config { sliding_window, windowed, ..config })
     },
     from_gguf: None,
     to_json: |config| json!({"sliding_window": config.sliding_window}),
+    to_gguf: Some(|_| Vec::new()),
     parts: blocks::pre_norm,
     named: &[Named::new("mistral-7b", [4096, 14_336, 32, 32, 8, 128, 32_768, 32_768], 1e6, false)],
 };

@@ -3,19 +3,18 @@
 
 use std::fmt;
 
+use lorafit_kernels::ops::gate::Activation;
 use serde_json::{Map, Value, json};
 
-use crate::shape::{Config, Part, Rope, RopeScaling};
-use crate::weights::Gguf;
+use crate::shape::{Config, LayerPattern, Part, Rope};
+use crate::weights::{Gguf, GgufEntry};
 
 mod blocks;
 mod error;
-mod gemma2;
 mod gguf;
 mod hf;
 mod llama;
 mod mistral;
-mod phi3;
 mod qwen2;
 mod qwen3;
 mod rope;
@@ -31,8 +30,6 @@ pub enum Arch {
     Mistral,
     Qwen2,
     Qwen3,
-    Gemma2,
-    Phi3,
 }
 
 /// What an architecture's file says.
@@ -45,14 +42,14 @@ struct Family {
     gguf: &'static str,
     /// Whether GGUF files have the rows of queries and keys in the order of rotary pairs.
     gguf_rotary_pairs: bool,
-    /// Whether it is computed here, and not only planned.
-    computed: bool,
     /// Its shape from a `config.json`.
     from_json: fn(&hf::Keys<'_>) -> Result<Config, ConfigError>,
     /// Its shape from GGUF metadata; none where another architecture reads files of this kind.
     from_gguf: Option<fn(&gguf::Keys<'_>) -> Result<Config, ConfigError>>,
     /// The keys of its `config.json` beside those that all have.
     to_json: fn(&Config) -> Value,
+    /// The keys of its GGUF metadata beside those that all have; none where there are no such files.
+    to_gguf: Option<fn(&Config) -> Vec<(&'static str, GgufEntry)>>,
     /// The parts of the block of a layer.
     parts: fn(&Config, usize) -> Vec<Part>,
     /// Published shapes.
@@ -61,8 +58,12 @@ struct Family {
 
 impl Arch {
     /// Every architecture.
-    pub const ALL: [Arch; 6] =
-        [Arch::Llama, Arch::Mistral, Arch::Qwen2, Arch::Qwen3, Arch::Gemma2, Arch::Phi3];
+    pub const ALL: &[Arch] = &[
+        Arch::Llama,
+        Arch::Mistral,
+        Arch::Qwen2,
+        Arch::Qwen3,
+    ];
 
     fn family(self) -> &'static Family {
         match self {
@@ -70,14 +71,7 @@ impl Arch {
             Arch::Mistral => &mistral::FAMILY,
             Arch::Qwen2 => &qwen2::FAMILY,
             Arch::Qwen3 => &qwen3::FAMILY,
-            Arch::Gemma2 => &gemma2::FAMILY,
-            Arch::Phi3 => &phi3::FAMILY,
         }
-    }
-
-    /// Those that are computed, and not only planned.
-    fn computed() -> impl Iterator<Item = Arch> {
-        Arch::ALL.into_iter().filter(|arch| arch.family().computed)
     }
 
     /// What `config.json` calls it.
@@ -95,6 +89,11 @@ impl Arch {
         self.family().gguf_rotary_pairs
     }
 
+    /// The keys of its GGUF metadata beside those that all have; none where there are no such files.
+    pub(crate) fn gguf_entries(self, config: &Config) -> Option<Vec<(&'static str, GgufEntry)>> {
+        self.family().to_gguf.map(|entries| entries(config))
+    }
+
     /// The parts of the block of a layer.
     pub(crate) fn parts(self, config: &Config, layer: usize) -> Vec<Part> {
         (self.family().parts)(config, layer)
@@ -104,7 +103,7 @@ impl Arch {
 /// The paths in a block of the projections that any architecture has, each once.
 pub(crate) fn known_paths() -> Vec<&'static str> {
     let mut names = Vec::new();
-    for arch in Arch::ALL {
+    for &arch in Arch::ALL {
         let shape =
             arch.family().named.first().expect("every architecture has a published shape").config(arch);
         for module in shape.modules() {
@@ -132,7 +131,7 @@ impl Config {
             serde_json::from_str(text).map_err(|e| ConfigError::new(format!("not JSON: {e}")))?;
         let keys = hf::Keys(&json);
         let model_type = json.get("model_type").and_then(Value::as_str).unwrap_or("");
-        let Some(arch) = Arch::computed().find(|arch| arch.model_type() == model_type) else {
+        let Some(arch) = Arch::ALL.iter().copied().find(|arch| arch.model_type() == model_type) else {
             return Err(keys.wrong("model_type", "a supported architecture"));
         };
         checked((arch.family().from_json)(&keys)?)
@@ -154,7 +153,7 @@ impl Config {
             }));
         }
         let found = gguf.text("general.architecture").unwrap_or("");
-        let mut families = Arch::computed().map(Arch::family);
+        let mut families = Arch::ALL.iter().copied().map(Arch::family);
         let read = families
             .find_map(|family| Some((family.gguf, family.from_gguf?)).filter(|(name, _)| *name == found));
         let Some((arch, read)) = read else {
@@ -176,7 +175,7 @@ impl Config {
         let json = json!({
             "architectures": [family.class],
             "model_type": family.model_type,
-            "hidden_act": "silu",
+            "hidden_act": hf::activation_name(self.activation),
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
             "num_hidden_layers": self.num_hidden_layers,
@@ -207,18 +206,13 @@ impl Config {
     /// A published shape by name.
     pub fn named(name: &str) -> Option<Self> {
         let mut shapes =
-            Arch::ALL.into_iter().flat_map(|arch| arch.family().named.iter().map(move |named| (arch, named)));
+            Arch::ALL.iter().copied().flat_map(|arch| arch.family().named.iter().map(move |named| (arch, named)));
         shapes.find(|(_, named)| named.name == name).map(|(arch, named)| named.config(arch))
-    }
-
-    /// Whether the model can be computed, and not only planned.
-    pub fn is_supported(&self) -> bool {
-        self.arch.family().computed
     }
 
     /// The names [`Config::named`] knows.
     pub fn names() -> impl Iterator<Item = &'static str> {
-        Arch::ALL.into_iter().flat_map(|arch| arch.family().named.iter().map(|named| named.name))
+        Arch::ALL.iter().copied().flat_map(|arch| arch.family().named.iter().map(|named| named.name))
     }
 }
 
@@ -261,7 +255,9 @@ impl Named {
             head_dim,
             vocab_size,
             norm_eps: 1e-5,
-            rope: Rope { theta: self.theta, scaling: RopeScaling::None },
+            rope: Rope::plain(self.theta),
+            local_rope: None,
+            rotated: LayerPattern::all(),
             tie_word_embeddings: self.tied,
             attention_bias: false,
             attention_output_bias: false,
@@ -269,6 +265,14 @@ impl Named {
             qk_norm: false,
             max_position_embeddings: context,
             sliding_window: None,
+            windowed: LayerPattern::all(),
+            attention_scale: None,
+            attention_softcap: None,
+            logit_softcap: None,
+            embedding_scale: 1.0,
+            residual_scale: 1.0,
+            logit_scale: 1.0,
+            activation: Activation::Silu,
             initializer_range: INITIALIZER_RANGE,
         })
     }
@@ -304,6 +308,7 @@ fn checked(config: Config) -> Result<Config, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shape::RopeScaling;
 
     /// Totals of the models' safetensors indexes and cards.
     #[test]
@@ -339,7 +344,7 @@ mod tests {
     fn absent_keys_have_the_defaults_of_transformers() {
         let config = Config::from_hf_json(&json("")).expect("valid");
         assert_eq!((config.num_key_value_heads, config.head_dim, config.norm_eps), (4, 16, 1e-6));
-        assert_eq!(config.rope, Rope { theta: 10_000.0, scaling: RopeScaling::None });
+        assert_eq!(config.rope, Rope::plain(10_000.0));
         assert!(!config.tie_word_embeddings && !config.attention_bias);
     }
 
@@ -356,8 +361,8 @@ mod tests {
             (r#", "hidden_act": "gelu""#, "`hidden_act` is \"gelu\", expected \"silu\""),
             (r#", "model_type": "gpt2""#, "`model_type` is \"gpt2\", expected a supported architecture"),
             (
-                r#", "rope_scaling": {"rope_type": "yarn"}"#,
-                "`rope_type` is \"yarn\", expected \"default\", \"linear\" or \"llama3\"",
+                r#", "rope_scaling": {"rope_type": "ntk"}"#,
+                "`rope_type` is \"ntk\", expected \"default\", \"linear\", \"dynamic\", \"llama3\", \"yarn\" or \"longrope\"",
             ),
             (r#", "rms_norm_eps": -1"#, "`rms_norm_eps` is -1, expected a number above zero"),
         ] {

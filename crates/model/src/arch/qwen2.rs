@@ -10,15 +10,13 @@ pub(super) const FAMILY: Family = Family {
     class: "Qwen2ForCausalLM",
     gguf: "qwen2",
     gguf_rotary_pairs: false,
-    computed: true,
     from_json: |keys| {
-        let config = hf::common(keys, Arch::Qwen2)?;
-        let sliding_window = hf::window_if_used(keys)?;
-        hf::check_layer_types(keys, config.num_hidden_layers, sliding_window)?;
-        Ok(Config { attention_bias: true, sliding_window, ..config })
+        let config = hf::with_window_if_used(keys, hf::common(keys, Arch::Qwen2)?)?;
+        Ok(Config { attention_bias: true, ..config })
     },
-    from_gguf: Some(|keys| gguf::common(keys, Arch::Qwen2)),
+    from_gguf: Some(|keys| gguf::common(keys, Arch::Qwen2, &[])),
     to_json: |_| json!({}),
+    to_gguf: Some(|_| Vec::new()),
     parts: blocks::pre_norm,
     named: &[Named {
         own: |config| Config { norm_eps: 1e-6, attention_bias: true, ..config },

@@ -10,22 +10,14 @@ pub(super) const FAMILY: Family = Family {
     class: "Qwen3ForCausalLM",
     gguf: "qwen3",
     gguf_rotary_pairs: false,
-    computed: true,
     from_json: |keys| {
-        let config = hf::common(keys, Arch::Qwen3)?;
-        let sliding_window = hf::window_if_used(keys)?;
-        hf::check_layer_types(keys, config.num_hidden_layers, sliding_window)?;
+        let config = hf::with_window_if_used(keys, hf::common(keys, Arch::Qwen3)?)?;
         let bias = keys.flag("attention_bias")?;
-        Ok(Config {
-            attention_bias: bias,
-            attention_output_bias: bias,
-            qk_norm: true,
-            sliding_window,
-            ..config
-        })
+        Ok(Config { attention_bias: bias, attention_output_bias: bias, qk_norm: true, ..config })
     },
-    from_gguf: Some(|keys| gguf::common(keys, Arch::Qwen3)),
+    from_gguf: Some(|keys| gguf::common(keys, Arch::Qwen3, &[])),
     to_json: |config| json!({"attention_bias": config.attention_bias}),
+    to_gguf: Some(|_| Vec::new()),
     parts: blocks::pre_norm,
     named: &[Named {
         own: |config| Config { norm_eps: 1e-6, qk_norm: true, ..config },

@@ -1,7 +1,7 @@
 //! Attention as a step of a block: norms of queries and keys, where there are some, rotation, and attention itself.
 
 use lorafit_kernels::Tensor;
-use lorafit_kernels::ops::attention::{self, Gradients as AttentionGradients, Heads, Saved};
+use lorafit_kernels::ops::attention::{self, Gradients as AttentionGradients, Heads, Saved, Scores};
 use lorafit_kernels::ops::elementwise;
 use lorafit_kernels::ops::rope::{self, Angles};
 
@@ -16,6 +16,9 @@ pub(crate) struct AttendStep {
     /// Norms of queries and keys before they are rotated.
     pub norms: Option<[Norm; 2]>,
     pub heads: Heads,
+    pub scores: Scores,
+    /// Which of the model's rotations queries and keys have, if any.
+    pub rope: Option<usize>,
     /// Place of its first statistic: `rstd` of the norms, then the log of the softmax denominators.
     pub stats: usize,
 }
@@ -32,12 +35,13 @@ impl AttendStep {
     /// From the projections in `saved.wide.q, k, v` to `saved.wide.attended`.
     pub(crate) fn forward(&self, pass: &mut ForwardPass<'_>, context: &mut Context<'_>) {
         let (saved, scratch) = (&mut *pass.saved, &mut *pass.scratch);
-        self.positioned(pass.rows, saved, &mut scratch.q, &mut scratch.k, &scratch.angles, true);
+        let angles = self.rope.map(|rope| &scratch.angles[rope]);
+        self.positioned(pass.rows, saved, &mut scratch.q, &mut scratch.k, angles, true);
         let (q, k, lse) = (&scratch.q, &scratch.k, self.lse());
         let (v, out) = (&saved.wide.v, &mut saved.wide.attended);
         match context {
             Context::Stream(segments) => {
-                attention::forward(q, k, v, segments, self.heads, out, &mut saved.stats[lse]);
+                attention::forward(q, k, v, segments, self.heads, self.scores, out, &mut saved.stats[lse]);
             }
             Context::Cached { runs, caches, layer } => {
                 let width = self.heads.key_value * self.heads.dim;
@@ -47,7 +51,8 @@ impl AttendStep {
                     let (keys, values) = cache.layer_mut(*layer);
                     elementwise::copy_range(k, first_row * width, rows * width, keys, past * width);
                     elementwise::copy_range(v, first_row * width, rows * width, values, past * width);
-                    attention::forward_cached(q, first_row, rows, keys, values, past, self.heads, out);
+                    let (heads, scores) = (self.heads, self.scores);
+                    attention::forward_cached(q, first_row, rows, keys, values, past, heads, scores, out);
                 }
             }
         }
@@ -61,13 +66,16 @@ impl AttendStep {
         saved: &mut SavedBlock,
         q: &mut Tensor,
         k: &mut Tensor,
-        angles: &Angles,
+        angles: Option<&Angles>,
         first: bool,
     ) {
         let (wide, heads) = (&saved.wide, [self.heads.query, self.heads.key_value]);
         for (i, ((x, y), heads)) in [(&wide.q, q), (&wide.k, k)].into_iter().zip(heads).enumerate() {
             let Some(norms) = &self.norms else {
-                rope::forward(x, angles, rows, heads, y);
+                match angles {
+                    Some(angles) => rope::forward(x, angles, rows, heads, y),
+                    None => elementwise::copy(x, rows * heads * self.heads.dim, y),
+                }
                 continue;
             };
             let (norm, rstd) = (&norms[i], &mut saved.stats[self.stats + i]);
@@ -76,7 +84,9 @@ impl AttendStep {
                 true => norm.forward(x, normed_rows, y, rstd),
                 false => norm.recompute(x, normed_rows, rstd, y),
             }
-            rope::forward_in_place(y, angles, rows, heads);
+            if let Some(angles) = angles {
+                rope::forward_in_place(y, angles, rows, heads);
+            }
         }
     }
 
@@ -85,7 +95,8 @@ impl AttendStep {
     pub(crate) fn backward(&self, pass: &mut BackwardPass<'_>, gradients: &mut HeadNormGradients) {
         let BackwardPass { rows, segments, saved, scratch, back, .. } = pass;
         let (rows, heads) = (*rows, [self.heads.query, self.heads.key_value]);
-        self.positioned(rows, saved, &mut scratch.q, &mut scratch.k, &scratch.angles, false);
+        let angles = self.rope.map(|rope| &scratch.angles[rope]);
+        self.positioned(rows, saved, &mut scratch.q, &mut scratch.k, angles, false);
         let forward = Saved {
             q: &scratch.q,
             k: &scratch.k,
@@ -95,10 +106,13 @@ impl AttendStep {
         };
         let of_projections = AttentionGradients { q: &mut back.d_q, k: &mut back.d_k, v: &mut back.d_v };
         let d_out = &scratch.normed;
-        attention::backward(d_out, forward, segments, self.heads, of_projections, &mut back.workspace);
+        let (of_heads, scores, workspace) = (self.heads, self.scores, &mut back.workspace);
+        attention::backward(d_out, forward, segments, of_heads, scores, of_projections, workspace);
 
-        rope::backward_in_place(&mut back.d_q, &scratch.angles, rows, heads[0]);
-        rope::backward_in_place(&mut back.d_k, &scratch.angles, rows, heads[1]);
+        if let Some(angles) = angles {
+            rope::backward_in_place(&mut back.d_q, angles, rows, heads[0]);
+            rope::backward_in_place(&mut back.d_k, angles, rows, heads[1]);
+        }
         let Some(norms) = &self.norms else { return };
         // The rotated queries and keys are no longer needed: their buffers take the gradients.
         let wide = &saved.wide;

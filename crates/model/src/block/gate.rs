@@ -1,25 +1,35 @@
-//! The activation of the feed-forward half, forward and backward: `act = silu(gate) * up`.
+//! The activation of the feed-forward half, forward and backward: `act(gate) * up`, or `act(up)` alone.
 
 use lorafit_kernels::Tensor;
-use lorafit_kernels::ops::swiglu;
+use lorafit_kernels::ops::gate;
 
 use super::pass::BackwardPass;
 use crate::activations::Wide;
 use crate::shape::GateShape;
 
-/// The gate as a step of a block.
+/// The activation as a step of a block.
 #[derive(Debug)]
 pub(crate) struct GateStep(pub GateShape);
 
 impl GateStep {
     /// From gate and up to `act`; in backward, a second time.
     pub(crate) fn forward(&self, wide: &Wide, rows: usize, act: &mut Tensor) {
-        swiglu::forward(&wide.gate, &wide.up, rows * self.0.width, act);
+        let GateShape { activation, gated, width } = self.0;
+        match gated {
+            true => gate::forward(activation, &wide.gate, &wide.up, rows * width, act),
+            false => gate::plain_forward(activation, &wide.up, rows * width, act),
+        }
     }
 
     /// From the gradient of the output, in `scratch.act`, to those of gate and up, which take the places of their values.
     pub(crate) fn backward(&self, pass: &mut BackwardPass<'_>) {
-        let wide = &mut pass.saved.wide;
-        swiglu::backward_in_place(&pass.scratch.act, &mut wide.gate, &mut wide.up, pass.rows * self.0.width);
+        let (wide, d_act) = (&mut pass.saved.wide, &pass.scratch.act);
+        let GateShape { activation, gated, width } = self.0;
+        match gated {
+            true => {
+                gate::backward_in_place(activation, d_act, &mut wide.gate, &mut wide.up, pass.rows * width)
+            }
+            false => gate::plain_backward_in_place(activation, d_act, &mut wide.up, pass.rows * width),
+        }
     }
 }

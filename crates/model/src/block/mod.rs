@@ -30,6 +30,8 @@ pub(crate) enum Step {
     Attend(AttendStep),
     Gate(GateStep),
     Add(AddStep),
+    /// The output of the norm at this place once more, for the second of two halves beside each other.
+    Again(usize),
 }
 
 /// A block.
@@ -43,7 +45,7 @@ impl Block {
     pub(crate) fn groups(&self) -> impl Iterator<Item = &LinearGroup> {
         self.steps.iter().filter_map(|step| match step {
             Step::Project(project) => Some(&project.group),
-            Step::Norm(_) | Step::Attend(_) | Step::Gate(_) | Step::Add(_) => None,
+            Step::Norm(_) | Step::Attend(_) | Step::Gate(_) | Step::Add(_) | Step::Again(_) => None,
         })
     }
 
@@ -74,7 +76,15 @@ impl Block {
                 Step::Attend(attend) => attend.forward(pass, context),
                 Step::Gate(gate) => gate.forward(&pass.saved.wide, pass.rows, &mut pass.scratch.act),
                 Step::Add(add) => add.forward(pass),
+                Step::Again(norm) => self.norm(*norm).again(pass),
             }
+        }
+    }
+
+    fn norm(&self, at: usize) -> &NormStep {
+        match &self.steps[at] {
+            Step::Norm(norm) => norm,
+            other => unreachable!("{other:?} is no norm"),
         }
     }
 
@@ -84,7 +94,7 @@ impl Block {
         let leaves = |step: &Step| match step {
             Step::Norm(_) | Step::Attend(_) => true,
             Step::Project(project) => project.is_saved(),
-            Step::Gate(_) | Step::Add(_) => false,
+            Step::Gate(_) | Step::Add(_) | Step::Again(_) => false,
         };
         self.steps.iter().rposition(leaves).map_or(0, |last| last + 1)
     }
@@ -93,7 +103,7 @@ impl Block {
     fn adapted_from(&self, first: usize, adapter: Option<BlockAdapter<'_>>) -> bool {
         self.steps[first..].iter().any(|step| match step {
             Step::Project(project) => BlockAdapter::at(adapter, project.site).0.is_some(),
-            Step::Norm(_) | Step::Attend(_) | Step::Gate(_) | Step::Add(_) => false,
+            Step::Norm(_) | Step::Attend(_) | Step::Gate(_) | Step::Add(_) | Step::Again(_) => false,
         })
     }
 
@@ -114,7 +124,7 @@ impl Block {
                     project.parameter_gradients(pass, &self.steps, gradients);
                 }
                 (Step::Attend(attend), StepGradients::Attend(gradients)) => attend.backward(pass, gradients),
-                (Step::Gate(_) | Step::Add(_), StepGradients::None) => {}
+                (Step::Gate(_) | Step::Add(_) | Step::Again(_), StepGradients::None) => {}
                 (step, gradients) => unreachable!("{gradients:?} for {step:?}"),
             }
             if last == Some(i) {
@@ -124,7 +134,9 @@ impl Block {
                 Step::Norm(norm) => norm.input_gradient(pass),
                 Step::Project(project) => project.input_gradient(pass),
                 Step::Gate(gate) => gate.backward(pass),
-                Step::Attend(_) | Step::Add(_) => {}
+                Step::Add(add) => add.backward(pass),
+                // What the other half adds to the gradient is added to what this one has left.
+                Step::Attend(_) | Step::Again(_) => {}
             }
         }
     }
@@ -134,11 +146,11 @@ impl Block {
         let matrices = self.groups().flat_map(LinearGroup::weights);
         let heads = self.steps.iter().filter_map(|step| match step {
             Step::Attend(attend) => attend.norms.as_ref(),
-            Step::Norm(_) | Step::Project(_) | Step::Gate(_) | Step::Add(_) => None,
+            Step::Norm(_) | Step::Project(_) | Step::Gate(_) | Step::Add(_) | Step::Again(_) => None,
         });
         let others = self.steps.iter().filter_map(|step| match step {
             Step::Norm(norm) => Some(&norm.norm),
-            Step::Project(_) | Step::Attend(_) | Step::Gate(_) | Step::Add(_) => None,
+            Step::Project(_) | Step::Attend(_) | Step::Gate(_) | Step::Add(_) | Step::Again(_) => None,
         });
         matrices.chain(heads.flatten().chain(others).flat_map(Norm::weights))
     }
@@ -153,7 +165,7 @@ impl Block {
                     heads.extend(attend.norms.iter_mut().flatten().flat_map(Norm::weights_mut))
                 }
                 Step::Norm(norm) => others.extend(norm.norm.weights_mut()),
-                Step::Gate(_) | Step::Add(_) => {}
+                Step::Gate(_) | Step::Add(_) | Step::Again(_) => {}
             }
         }
         matrices.into_iter().chain(heads).chain(others)
@@ -161,12 +173,12 @@ impl Block {
 }
 
 impl Norm {
-    fn weights(&self) -> impl Iterator<Item = WeightRef<'_>> {
-        [WeightRef::Vector(&self.weight)].into_iter()
+    pub(crate) fn weights(&self) -> impl Iterator<Item = WeightRef<'_>> {
+        std::iter::once(&self.weight).chain(&self.bias).map(WeightRef::Vector)
     }
 
-    fn weights_mut(&mut self) -> impl Iterator<Item = WeightMut<'_>> {
-        [WeightMut::Vector(&mut self.weight)].into_iter()
+    pub(crate) fn weights_mut(&mut self) -> impl Iterator<Item = WeightMut<'_>> {
+        std::iter::once(&mut self.weight).chain(&mut self.bias).map(WeightMut::Vector)
     }
 }
 

@@ -2,42 +2,66 @@
 //! keys, and before the head of the model.
 
 use lorafit_kernels::Tensor;
-use lorafit_kernels::ops::rms_norm;
+use lorafit_kernels::ops::{layer_norm, rms_norm};
 
 use super::pass::{BackwardPass, ForwardPass};
 use super::vector::Vector;
 use crate::activations::SavedBlock;
-use crate::shape::{Branch, NormInput, StreamAt};
+use crate::gradients::like;
+use crate::shape::{Branch, NormInput, NormKind, StreamAt};
 
-/// The weight of a norm, `[width]`.
+/// A norm with its weight and, where it has one, its bias, `[width]` each. A weight that files have less one is whole here.
 #[derive(Debug)]
 pub(crate) struct Norm {
+    pub kind: NormKind,
     pub weight: Vector,
+    pub bias: Option<Vector>,
     pub eps: f32,
 }
 
 impl Norm {
-    /// Normalises `rows` rows of `x` into `y`; leaves in `rstd`, `[rows]`, what backward reads.
-    pub(crate) fn forward(&self, x: &Tensor, rows: usize, y: &mut Tensor, rstd: &mut Tensor) {
-        rms_norm::forward(x, &self.weight, self.eps, rows, y, rstd);
+    /// Normalises `rows` rows of `x` into `y`; leaves in `stats` what backward reads: `rstd` of each row, or its mean and
+    /// `rstd`.
+    pub(crate) fn forward(&self, x: &Tensor, rows: usize, y: &mut Tensor, stats: &mut Tensor) {
+        match self.kind {
+            NormKind::Rms | NormKind::RmsPlusOne => {
+                rms_norm::forward(x, &self.weight, self.eps, rows, y, stats);
+            }
+            NormKind::Layer { .. } => {
+                layer_norm::forward(x, &self.weight, self.bias.as_deref(), self.eps, rows, y, stats);
+            }
+        }
     }
 
-    /// As [`Norm::forward`] a second time, with `rstd` known.
-    pub(crate) fn recompute(&self, x: &Tensor, rows: usize, rstd: &Tensor, y: &mut Tensor) {
-        rms_norm::recompute(x, &self.weight, rstd, rows, y);
+    /// As [`Norm::forward`] a second time, with `stats` known.
+    pub(crate) fn recompute(&self, x: &Tensor, rows: usize, stats: &Tensor, y: &mut Tensor) {
+        match self.kind {
+            NormKind::Rms | NormKind::RmsPlusOne => rms_norm::recompute(x, &self.weight, stats, rows, y),
+            NormKind::Layer { .. } => {
+                layer_norm::recompute(x, &self.weight, self.bias.as_deref(), stats, rows, y);
+            }
+        }
     }
 
-    /// Adds to the gradient of the weight, if it is trained.
+    /// Adds to the gradients of weight and bias, if they are trained.
     pub(crate) fn weight_gradient(
         &self,
         d_y: &Tensor,
         x: &Tensor,
         rows: usize,
-        rstd: &Tensor,
-        gradient: &mut NormGradients,
+        stats: &Tensor,
+        gradients: &mut NormGradients,
     ) {
-        if let Some(d_weight) = &mut gradient.weight {
-            rms_norm::backward_weight(d_y, x, rstd, rows, d_weight);
+        if let Some(d_weight) = &mut gradients.weight {
+            match self.kind {
+                NormKind::Rms | NormKind::RmsPlusOne => {
+                    rms_norm::backward_weight(d_y, x, stats, rows, d_weight)
+                }
+                NormKind::Layer { .. } => layer_norm::backward_weight(d_y, x, stats, rows, d_weight),
+            }
+        }
+        if let Some(d_bias) = &mut gradients.bias {
+            layer_norm::backward_bias(d_y, rows, d_bias);
         }
     }
 
@@ -47,27 +71,46 @@ impl Norm {
         d_y: &Tensor,
         x: &Tensor,
         rows: usize,
-        rstd: &Tensor,
+        stats: &Tensor,
         d_x: &mut Tensor,
     ) {
-        rms_norm::backward(d_y, x, &self.weight, rstd, rows, d_x);
+        match self.kind {
+            NormKind::Rms | NormKind::RmsPlusOne => {
+                rms_norm::backward(d_y, x, &self.weight, stats, rows, d_x)
+            }
+            NormKind::Layer { .. } => layer_norm::backward(d_y, x, &self.weight, stats, rows, d_x),
+        }
     }
 }
 
-/// The gradient of a norm's weight, where it is trained.
+/// The gradients of a norm's weight and bias, where they are trained.
 #[derive(Debug)]
 pub(crate) struct NormGradients {
     pub weight: Option<Tensor>,
+    pub bias: Option<Tensor>,
 }
 
 impl NormGradients {
     /// Zeros for what of `norm` is trained.
     pub(crate) fn of(norm: &Norm) -> Self {
-        NormGradients { weight: norm.weight.trained().map(crate::gradients::like) }
+        NormGradients {
+            weight: norm.weight.trained().map(like),
+            bias: norm.bias.as_ref().and_then(Vector::trained).map(like),
+        }
     }
 
     pub(crate) fn any(&self) -> bool {
-        self.weight.is_some()
+        self.all().next().is_some()
+    }
+
+    /// Weight and bias.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Tensor> {
+        self.weight.iter().chain(&self.bias)
+    }
+
+    /// As [`NormGradients::all`], writable.
+    pub(crate) fn all_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        self.weight.iter_mut().chain(&mut self.bias)
     }
 }
 
@@ -76,7 +119,7 @@ impl NormGradients {
 pub(crate) struct NormStep {
     pub norm: Norm,
     pub from: NormInput,
-    /// Place of `rstd` among the block's statistics.
+    /// Place of its statistics among the block's.
     pub stats: usize,
 }
 
@@ -96,7 +139,13 @@ impl NormStep {
         self.norm.forward(x, rows, y, rstd);
     }
 
-    /// The output again, into `scratch.normed`.
+    /// The output again, into `scratch.normed`, for another half of the block.
+    pub(crate) fn again(&self, pass: &mut ForwardPass<'_>) {
+        let saved = &*pass.saved;
+        self.norm.recompute(self.input(saved), pass.rows, &saved.stats[self.stats], &mut pass.scratch.normed);
+    }
+
+    /// The output again, into `scratch.normed`, for backward.
     pub(crate) fn recompute(&self, pass: &mut BackwardPass<'_>) {
         let saved = &*pass.saved;
         self.norm.recompute(self.input(saved), pass.rows, &saved.stats[self.stats], &mut pass.scratch.normed);

@@ -1,5 +1,7 @@
 //! What a pass over a block works on.
 
+use std::ops::Range;
+
 use lorafit_kernels::Tensor;
 use lorafit_kernels::ops::attention::Segments;
 use lorafit_kernels::ops::dropout::Mask;
@@ -18,6 +20,32 @@ pub(crate) enum Context<'a> {
     Stream(&'a Segments),
     /// Sequences whose earlier keys and values lie in caches.
     Cached { runs: &'a [Run], caches: &'a mut [KvCache], layer: usize },
+}
+
+impl Context<'_> {
+    /// Runs of rows and the length of the text each belongs to: of texts that begin alike and share rows, of the longest.
+    pub(crate) fn texts(&self) -> Vec<(Range<usize>, usize)> {
+        match self {
+            Context::Stream(segments) => {
+                let list = segments.as_slice();
+                let (mut roots, mut ends) = (Vec::with_capacity(list.len()), Vec::with_capacity(list.len()));
+                let mut longest = vec![0; list.len()];
+                for (i, segment) in list.iter().enumerate() {
+                    let root = segment.parent.map_or(i, |parent| roots[parent]);
+                    let end = segment.parent.map_or(0, |parent| ends[parent]) + segment.len;
+                    roots.push(root);
+                    ends.push(end);
+                    longest[root] = end.max(longest[root]);
+                }
+                let rows = list.iter().map(|segment| segment.start..segment.start + segment.len);
+                rows.zip(roots).map(|(rows, root)| (rows, longest[root])).collect()
+            }
+            Context::Cached { runs, caches, .. } => {
+                let length = |run: &Run| caches[run.cache].len() + run.rows;
+                runs.iter().map(|run| (run.first_row..run.first_row + run.rows, length(run))).collect()
+            }
+        }
+    }
 }
 
 /// How far the forward pass of a block goes.

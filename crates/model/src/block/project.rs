@@ -1,6 +1,7 @@
 //! Projections as a step of a block: what they read and write, forward and backward. Their arithmetic is in [`super::linear`].
 
 use lorafit_kernels::Tensor;
+use lorafit_kernels::ops::elementwise;
 
 use super::Step;
 use super::linear::{LinearGroup, Work};
@@ -17,13 +18,17 @@ pub(crate) struct ProjectStep {
     pub site: usize,
     pub from: LinearInput,
     pub to: LinearOutput,
+    /// Whether a later half has begun the gradient of the input.
+    pub adds: bool,
+    /// Columns of each output, where the only matrix joins several; else empty.
+    pub joined: Vec<usize>,
 }
 
 impl ProjectStep {
     /// Whether backward reads the outputs, or what they become.
     pub(super) fn is_saved(&self) -> bool {
         match self.to {
-            LinearOutput::Heads | LinearOutput::Gates | LinearOutput::Branch(_) => true,
+            LinearOutput::Heads | LinearOutput::Gates | LinearOutput::Up | LinearOutput::Branch(_) => true,
             LinearOutput::Stream | LinearOutput::Scaled => false,
         }
     }
@@ -36,7 +41,7 @@ impl ProjectStep {
         let (rows, (adapter, mask)) = (pass.rows, BlockAdapter::at(pass.adapter, self.site));
         let SavedBlock { x, u, wide, .. } = &mut *pass.saved;
         let Wide { q, k, v, attended, attention_out, middle, gate, up, feed_forward_out } = wide;
-        let Scratch { normed, act, branch, d_u, dropped, .. } = &mut *pass.scratch;
+        let Scratch { normed, act, branch, joined, d_u, dropped, .. } = &mut *pass.scratch;
         let work = &mut Work { u: &mut u[self.site], d_u, dropped };
         // A half begins with the stream or a norm of it, and ends with what it computes between its projections.
         let input = match self.from {
@@ -49,6 +54,7 @@ impl ProjectStep {
         let outs: &mut [&mut Tensor] = match self.to {
             LinearOutput::Heads => &mut [q, k, v],
             LinearOutput::Gates => &mut [gate, up],
+            LinearOutput::Up => &mut [up],
             LinearOutput::Stream => &mut [&mut *pass.hidden],
             LinearOutput::Scaled => &mut [branch],
             LinearOutput::Branch(Branch::Attention) => &mut [attention_out],
@@ -56,7 +62,13 @@ impl ProjectStep {
         };
         let accumulate = self.to == LinearOutput::Stream;
         match (only_saved, adapter) {
-            (false, _) => self.group.forward(input, rows, adapter, mask, work, outs, accumulate),
+            (false, _) if self.joined.is_empty() => {
+                self.group.forward(input, rows, adapter, mask, work, outs, accumulate);
+            }
+            (false, _) => {
+                self.group.forward(input, rows, adapter, mask, work, &mut [&mut *joined], false);
+                self.split(joined, rows, outs);
+            }
             (true, Some(lora)) => self.group.low_rank_inputs(input, rows, lora, mask, work),
             (true, None) => {}
         }
@@ -75,7 +87,7 @@ impl ProjectStep {
         }
         let (rows, (adapter, mask)) = (pass.rows, BlockAdapter::at(pass.adapter, self.site));
         let SavedBlock { x, u, wide, .. } = &mut *pass.saved;
-        let Scratch { normed, act, d_u, dropped, .. } = &mut *pass.scratch;
+        let Scratch { normed, act, joined, d_u, dropped, .. } = &mut *pass.scratch;
         let (wide, back) = (&*wide, &*pass.back);
         let input = match self.from {
             LinearInput::Stream(StreamAt::Input) => &*x,
@@ -85,12 +97,19 @@ impl ProjectStep {
             LinearInput::Gated(_) => &*act,
         };
         let work = &mut Work { u: &mut u[self.site], d_u, dropped };
-        let d_outs: &[&Tensor] = match self.to {
+        let mut d_outs: &[&Tensor] = match self.to {
             LinearOutput::Heads => &[&back.d_q, &back.d_k, &back.d_v],
             LinearOutput::Gates => &[&wide.gate, &wide.up],
+            LinearOutput::Up => &[&wide.up],
             LinearOutput::Stream => &[&back.d_hidden],
             LinearOutput::Scaled | LinearOutput::Branch(_) => &[&back.d_branch],
         };
+        let whole;
+        if !self.joined.is_empty() {
+            self.join(d_outs, rows, joined);
+            whole = [&*joined];
+            d_outs = &whole;
+        }
         self.group.parameter_gradients(d_outs, input, rows, adapter, gradients, mask, work);
     }
 
@@ -114,13 +133,15 @@ impl ProjectStep {
     pub(crate) fn input_gradient(&self, pass: &mut BackwardPass<'_>) {
         let (rows, (adapter, mask)) = (pass.rows, BlockAdapter::at(pass.adapter, self.site));
         let SavedBlock { u, wide: Wide { gate, up, .. }, .. } = &mut *pass.saved;
-        let Scratch { normed, act, d_u, dropped, .. } = &mut *pass.scratch;
+        let Scratch { normed, act, joined, d_u, dropped, .. } = &mut *pass.scratch;
         let BackwardScratch { d_hidden, d_q, d_k, d_v, d_branch, .. } = &mut *pass.back;
         let work = &mut Work { u: &mut u[self.site], d_u, dropped };
-        let (heads, gates) = ([&*d_q, &*d_k, &*d_v], [&*gate, &*up]);
+        let (heads, gates, whole) = ([&*d_q, &*d_k, &*d_v], [&*gate, &*up], [&*joined]);
         let inner = match self.to {
+            _ if !self.joined.is_empty() => Some(&whole[..]),
             LinearOutput::Heads => Some(&heads[..]),
             LinearOutput::Gates => Some(&gates[..]),
+            LinearOutput::Up => Some(&gates[1..]),
             LinearOutput::Stream | LinearOutput::Scaled | LinearOutput::Branch(_) => None,
         };
         if let (LinearInput::Stream(_), Some(d_outs)) = (self.from, inner) {
@@ -133,6 +154,24 @@ impl ProjectStep {
             LinearInput::Attended => normed,
             LinearInput::Normed(_) | LinearInput::Stream(_) => &mut *pass.d_normed,
         };
-        self.group.input_gradient(inner.unwrap_or(&outer), rows, adapter, mask, work, d_x, false);
+        self.group.input_gradient(inner.unwrap_or(&outer), rows, adapter, mask, work, d_x, self.adds);
+    }
+
+    /// From the output of a matrix that joins several to theirs.
+    fn split(&self, joined: &Tensor, rows: usize, outs: &mut [&mut Tensor]) {
+        let (all, mut first) = (self.joined.iter().sum(), 0);
+        for (out, &width) in outs.iter_mut().zip(&self.joined) {
+            elementwise::copy_columns(joined, rows, all, first..first + width, out, width, 0);
+            first += width;
+        }
+    }
+
+    /// The gradients of several outputs as that of the matrix that joins them.
+    fn join(&self, outs: &[&Tensor], rows: usize, joined: &mut Tensor) {
+        let (all, mut first) = (self.joined.iter().sum(), 0);
+        for (out, &width) in outs.iter().zip(&self.joined) {
+            elementwise::copy_columns(out, rows, width, 0..width, joined, all, first);
+            first += width;
+        }
     }
 }

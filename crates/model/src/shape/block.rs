@@ -44,6 +44,8 @@ pub(crate) enum LinearOutput {
     Heads,
     /// Gate and up.
     Gates,
+    /// What an activation without a gate reads.
+    Up,
     /// They are added to the residual stream.
     Stream,
     /// What an [`Step::Add`] scales and adds.
@@ -55,11 +57,31 @@ pub(crate) enum LinearOutput {
 /// A part and what it is connected to. `stats` is the place of its first row statistic in [`BlockShape::stats`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Step {
-    Norm { shape: NormShape, from: NormInput, stats: usize },
-    Linear { projections: Vec<LinearShape>, site: usize, from: LinearInput, to: LinearOutput },
-    Attend { shape: AttendShape, stats: usize },
+    Norm {
+        shape: NormShape,
+        from: NormInput,
+        stats: usize,
+    },
+    Linear {
+        projections: Vec<LinearShape>,
+        site: usize,
+        from: LinearInput,
+        to: LinearOutput,
+        /// Whether a later half has begun the gradient of the input.
+        adds: bool,
+    },
+    Attend {
+        shape: AttendShape,
+        stats: usize,
+    },
     Gate(GateShape),
-    Add(AddShape),
+    Add {
+        shape: AddShape,
+        /// Whether a norm gave the value.
+        of_norm: bool,
+    },
+    /// The output of the norm at this place once more.
+    Again(usize),
 }
 
 /// A block. An addition with scale 1 of what projections just gave is no step: they add to the stream themselves.
@@ -115,9 +137,10 @@ impl BlockShape {
                     };
                     let (to, given) = match parts.peek() {
                         Some(Part::Attend(_)) => (LinearOutput::Heads, Current::Heads),
-                        Some(Part::Gate(_)) => (LinearOutput::Gates, Current::Gates),
+                        Some(Part::Gate(gate)) if gate.gated => (LinearOutput::Gates, Current::Gates),
+                        Some(Part::Gate(_)) => (LinearOutput::Up, Current::Gates),
                         Some(Part::Norm(_)) => (LinearOutput::Branch(half), Current::Branch(half)),
-                        Some(Part::Add(AddShape { scale: 1.0 })) => {
+                        Some(Part::Add(add)) if add.scale == 1.0 => {
                             parts.next();
                             at = StreamAt::Middle;
                             (LinearOutput::Stream, Current::Stream)
@@ -127,7 +150,7 @@ impl BlockShape {
                     };
                     let site = block.sites;
                     block.sites += 1;
-                    block.steps.push(Step::Linear { projections, site, from, to });
+                    block.steps.push(Step::Linear { projections, site, from, to, adds: false });
                     given
                 }
                 (Part::Attend(shape), Current::Heads) => {
@@ -136,7 +159,7 @@ impl BlockShape {
                     for (norm, heads) in
                         shape.norms.iter().flatten().zip([shape.heads.query, shape.heads.key_value])
                     {
-                        block.stats.push(heads * shape.heads.dim / norm.width);
+                        block.stats.push(heads * shape.heads.dim / norm.width * norm.stats());
                     }
                     // Log of the softmax denominators.
                     block.stats.push(shape.heads.query);
@@ -150,8 +173,21 @@ impl BlockShape {
                 }
                 (Part::Add(shape), Current::Scaled) => {
                     at = StreamAt::Middle;
-                    block.steps.push(Step::Add(shape));
+                    let of_norm = matches!(block.steps.last(), Some(Step::Norm { .. }));
+                    assert!(!of_norm || shape.scale == 1.0, "what a norm gives is added as it is");
+                    block.steps.push(Step::Add { shape, of_norm });
                     Current::Stream
+                }
+                (Part::Again, Current::Stream) => {
+                    let norm = block.steps.iter().position(|step| matches!(step, Step::Norm { .. }));
+                    let norm = norm.expect("a norm to read again");
+                    for step in &mut block.steps {
+                        if let Step::Linear { from: LinearInput::Normed(read), adds, .. } = step {
+                            *adds = *read == norm;
+                        }
+                    }
+                    block.steps.push(Step::Again(norm));
+                    Current::Normed(norm)
                 }
                 (part, before) => panic!("{part:?} cannot read {before:?}"),
             };
@@ -161,14 +197,16 @@ impl BlockShape {
 
     fn norm(&mut self, shape: NormShape, from: NormInput) {
         self.steps.push(Step::Norm { shape, from, stats: self.stats.len() });
-        self.stats.push(1);
+        self.stats.push(shape.stats());
     }
 
     /// Groups of projections, in forward order.
     pub(crate) fn linears(&self) -> impl Iterator<Item = &Vec<LinearShape>> {
         self.steps.iter().filter_map(|step| match step {
             Step::Linear { projections, .. } => Some(projections),
-            Step::Norm { .. } | Step::Attend { .. } | Step::Gate(_) | Step::Add(_) => None,
+            Step::Norm { .. } | Step::Attend { .. } | Step::Gate(_) | Step::Add { .. } | Step::Again(_) => {
+                None
+            }
         })
     }
 
@@ -176,11 +214,15 @@ impl BlockShape {
     pub(crate) fn norms(&self) -> impl Iterator<Item = &NormShape> {
         let of_heads = self.steps.iter().filter_map(|step| match step {
             Step::Attend { shape, .. } => shape.norms.as_ref(),
-            Step::Norm { .. } | Step::Linear { .. } | Step::Gate(_) | Step::Add(_) => None,
+            Step::Norm { .. } | Step::Linear { .. } | Step::Gate(_) | Step::Add { .. } | Step::Again(_) => {
+                None
+            }
         });
         let others = self.steps.iter().filter_map(|step| match step {
             Step::Norm { shape, .. } => Some(shape),
-            Step::Linear { .. } | Step::Attend { .. } | Step::Gate(_) | Step::Add(_) => None,
+            Step::Linear { .. } | Step::Attend { .. } | Step::Gate(_) | Step::Add { .. } | Step::Again(_) => {
+                None
+            }
         });
         of_heads.flatten().chain(others)
     }
@@ -196,8 +238,13 @@ impl BlockShape {
                 Step::Linear { projections, from, to, .. } => {
                     widths.reads_stream(*from == LinearInput::Stream(StreamAt::Middle), hidden);
                     widths.input = widths.input.max(projections[0].inputs);
+                    let joined = projections.iter().filter(|linear| !linear.joined.is_empty());
+                    widths.joined = joined.map(|linear| linear.outputs).max().unwrap_or(0).max(widths.joined);
                     match to {
-                        LinearOutput::Heads | LinearOutput::Gates | LinearOutput::Stream => {}
+                        LinearOutput::Heads
+                        | LinearOutput::Gates
+                        | LinearOutput::Up
+                        | LinearOutput::Stream => {}
                         LinearOutput::Scaled => widths.d_branch = hidden,
                         LinearOutput::Branch(branch) => {
                             widths.d_branch = hidden;
@@ -214,8 +261,11 @@ impl BlockShape {
                     widths.keys = heads.key_value * heads.dim;
                     widths.normed = widths.normed.max(widths.queries);
                 }
-                Step::Gate(shape) => (widths.gate, widths.up) = (shape.width, shape.width),
-                Step::Add(_) => {}
+                Step::Gate(shape) => {
+                    widths.up = shape.width;
+                    widths.gate = if shape.gated { shape.width } else { 0 };
+                }
+                Step::Add { .. } | Step::Again(_) => {}
             }
         }
         widths
@@ -241,6 +291,8 @@ pub(crate) struct Widths {
     pub d_branch: usize,
     /// The widest input of projections.
     pub input: usize,
+    /// The widest output of a matrix that joins several.
+    pub joined: usize,
 }
 
 impl Widths {

@@ -1,8 +1,12 @@
 //! The shape of a model: plain data, whatever it was read from. What its architecture makes of it is in [`crate::arch`].
 
-use lorafit_kernels::ops::attention::Heads;
+use lorafit_kernels::ops::attention::{Heads, Scores};
+use lorafit_kernels::ops::gate::Activation;
 
 use super::block::BlockShape;
+use super::part::{Name, NormShape};
+use super::pattern::LayerPattern;
+use super::rope::Rope;
 use crate::arch::Arch;
 
 /// A decoder's shape, with the names of Hugging Face configurations.
@@ -28,6 +32,10 @@ pub struct Config {
     pub norm_eps: f32,
     /// Rotation of queries and keys.
     pub rope: Rope,
+    /// That of the layers with a window, where it is another.
+    pub local_rope: Option<Rope>,
+    /// The layers that rotate at all.
+    pub rotated: LayerPattern,
     /// The head is the embedding.
     pub tie_word_embeddings: bool,
     /// `q_proj`, `k_proj`, `v_proj` have a bias.
@@ -40,75 +48,44 @@ pub struct Config {
     pub qk_norm: bool,
     /// Longest context the model was made for.
     pub max_position_embeddings: usize,
-    /// Tokens that attention reaches back, if limited.
+    /// Tokens that attention reaches back, the token itself included, in the layers of `windowed`.
     pub sliding_window: Option<usize>,
+    /// The layers that the window is of.
+    pub windowed: LayerPattern,
+    /// What products of queries and keys are multiplied by; `1 / sqrt(head_dim)` when absent.
+    pub attention_scale: Option<f32>,
+    /// Scores `s` of the attention become `c tanh(s / c)`.
+    pub attention_softcap: Option<f32>,
+    /// Logits become `c tanh(x / c)`.
+    pub logit_softcap: Option<f32>,
+    /// What embeddings are multiplied by.
+    pub embedding_scale: f32,
+    /// What each half of a block is multiplied by when it is added.
+    pub residual_scale: f32,
+    /// What logits are multiplied by.
+    pub logit_scale: f32,
+    /// Of the feed-forward half.
+    pub activation: Activation,
     /// Standard deviation of matrices that begin random.
     pub initializer_range: f32,
 }
 
-/// Rotary frequencies.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rope {
-    /// Base of the frequencies.
-    pub theta: f64,
-    /// How they are stretched for longer contexts.
-    pub scaling: RopeScaling,
-}
-
-/// Stretching of rotary frequencies.
-#[derive(Clone, Debug, PartialEq)]
-pub enum RopeScaling {
-    /// As they are.
-    None,
-    /// All divided by a factor.
-    Linear {
-        /// The factor.
-        factor: f64,
-    },
-    /// Llama 3.1: low frequencies divided, high ones kept, a ramp between.
-    Llama3 {
-        /// Divisor of the low frequencies.
-        factor: f64,
-        /// Wavelengths beyond the original context over this are low.
-        low_freq_factor: f64,
-        /// Wavelengths below the original context over this are high.
-        high_freq_factor: f64,
-        /// The context before stretching.
-        original_max_position_embeddings: f64,
-    },
-    /// A divisor for each frequency (the GGUF tensor `rope_freqs.weight`).
-    Divisors(Vec<f32>),
-}
-
 impl Config {
-    /// The rotary frequency of each pair of a head, in f32 as transformers computes it.
+    /// The rotary frequency of each pair of a head, in texts as long as the model was made for.
     pub fn rope_frequencies(&self) -> Vec<f32> {
-        let theta = self.rope.theta as f32;
-        let plain = (0..self.head_dim / 2).map(|j| 1.0 / theta.powf(2.0 * j as f32 / self.head_dim as f32));
-        match &self.rope.scaling {
-            RopeScaling::None => plain.collect(),
-            RopeScaling::Linear { factor } => plain.map(|f| f / *factor as f32).collect(),
-            RopeScaling::Divisors(divisors) => plain.zip(divisors).map(|(f, d)| f / d).collect(),
-            RopeScaling::Llama3 {
-                factor,
-                low_freq_factor: low,
-                high_freq_factor: high,
-                original_max_position_embeddings: context,
-            } => plain
-                .map(|f| {
-                    let frequency = f64::from(f);
-                    let wavelength = 2.0 * std::f64::consts::PI / frequency;
-                    if wavelength < context / high {
-                        f
-                    } else if wavelength > context / low {
-                        (frequency / factor) as f32
-                    } else {
-                        let smooth = (context / wavelength - low) / (high - low);
-                        ((1.0 - smooth) * frequency / factor + smooth * frequency) as f32
-                    }
-                })
-                .collect(),
-        }
+        self.rope.frequencies(self.head_dim, self.max_position_embeddings)
+    }
+
+    /// Every rotation that a layer may have: that of all, or of the layers without a window and of those with one.
+    pub(crate) fn ropes(&self) -> Vec<&Rope> {
+        std::iter::once(&self.rope).chain(&self.local_rope).collect()
+    }
+
+    /// The norm before the head; of the kind of those in blocks.
+    pub(crate) fn final_norm(&self) -> NormShape {
+        let block = self.block(0);
+        let kind = block.norms().last().expect("every block has a norm").kind;
+        NormShape { name: Name { hf: "model.norm", gguf: "output_norm" }, width: self.hidden_size, kind }
     }
 
     /// The block of layer `layer`.
@@ -119,6 +96,22 @@ impl Config {
     /// Heads of the attention.
     pub(crate) fn heads(&self) -> Heads {
         Heads { query: self.num_attention_heads, key_value: self.num_key_value_heads, dim: self.head_dim }
+    }
+
+    /// What becomes of the products of queries and keys in layer `layer`.
+    pub(crate) fn scores(&self, layer: usize) -> Scores {
+        let usual = Scores::of(self.heads());
+        Scores {
+            scale: self.attention_scale.unwrap_or(usual.scale),
+            softcap: self.attention_softcap,
+            window: self.sliding_window.filter(|_| self.windowed.contains(layer)),
+        }
+    }
+
+    /// Which of [`Config::ropes`] layer `layer` has.
+    pub(crate) fn rope_of(&self, layer: usize) -> Option<usize> {
+        let local = self.local_rope.is_some() && self.windowed.contains(layer);
+        self.rotated.contains(layer).then_some(usize::from(local))
     }
 
     /// Number of weights of the model, biases and norms included; a tied head counts once.

@@ -1,7 +1,8 @@
 //! The parts of a block, as plain data. An architecture says a list of them ([`crate::arch`]); what a block's files hold,
 //! what its passes compute and keep, what can be adapted and how much memory it takes are loops over that list.
 
-use lorafit_kernels::ops::attention::Heads;
+use lorafit_kernels::ops::attention::{Heads, Scores};
+use lorafit_kernels::ops::gate::Activation;
 
 /// What a tensor is called, without its layer and its ending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub(crate) enum Part {
     Gate(GateShape),
     /// Adds to the residual stream; what follows reads the stream again.
     Add(AddShape),
+    /// What follows reads what the block's norm gave once more: the halves are beside each other.
+    Again,
 }
 
 /// A norm over rows of `width` values.
@@ -32,6 +35,36 @@ pub(crate) enum Part {
 pub(crate) struct NormShape {
     pub name: Name,
     pub width: usize,
+    pub kind: NormKind,
+}
+
+impl NormShape {
+    /// Statistics of a row that forward leaves for backward.
+    pub(crate) fn stats(&self) -> usize {
+        match self.kind {
+            NormKind::Rms | NormKind::RmsPlusOne => 1,
+            NormKind::Layer { .. } => 2,
+        }
+    }
+
+    /// Whether something is added.
+    pub(crate) fn has_bias(&self) -> bool {
+        matches!(self.kind, NormKind::Layer { bias: true })
+    }
+}
+
+/// How a norm computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NormKind {
+    /// By the root of the mean square.
+    Rms,
+    /// The same, with weights that files have less one: Gemma.
+    RmsPlusOne,
+    /// By mean and variance.
+    Layer {
+        /// Whether something is added.
+        bias: bool,
+    },
 }
 
 /// A projection.
@@ -41,19 +74,27 @@ pub(crate) struct LinearShape {
     pub outputs: usize,
     pub inputs: usize,
     pub bias: bool,
+    /// Rows of each output, of a matrix that joins several; else empty.
+    pub joined: Vec<usize>,
 }
 
 /// Attention: how queries, keys and values are used.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct AttendShape {
     pub heads: Heads,
+    pub scores: Scores,
+    /// Which of the model's rotations; none where queries and keys stay as they are.
+    pub rope: Option<usize>,
     /// Norms of queries and keys before they are rotated.
     pub norms: Option<[NormShape; 2]>,
 }
 
-/// `silu(gate) * up`.
+/// `act(gate) * up`, or `act(up)` alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GateShape {
+    pub activation: Activation,
+    /// Whether there is a gate beside what it is for.
+    pub gated: bool,
     /// Values of a row.
     pub width: usize,
 }

@@ -37,7 +37,11 @@ pub fn weight_shapes(config: &Config) -> Vec<WeightShape> {
     let table = [config.vocab_size, config.hidden_size];
     let mut shapes = vec![outer("model.embed_tokens", &table)];
     shapes.extend((0..config.num_hidden_layers).flat_map(|layer| of_block(config, layer)));
-    shapes.push(outer("model.norm", &[config.hidden_size]));
+    let norm = config.final_norm();
+    shapes.push(outer(norm.name.hf, &[norm.width]));
+    if norm.has_bias() {
+        shapes.push(WeightShape { name: format!("{}.bias", norm.name.hf), ..outer("", &[norm.width]) });
+    }
     if !config.tie_word_embeddings {
         shapes.push(outer("lm_head", &table));
     }
@@ -59,7 +63,12 @@ fn of_block(config: &Config, layer: usize) -> Vec<WeightShape> {
             shapes.push(shape(linear.name.hf, "bias", &[linear.outputs]));
         }
     }
-    shapes.extend(block.norms().map(|norm| shape(norm.name.hf, "weight", &[norm.width])));
+    for norm in block.norms() {
+        shapes.push(shape(norm.name.hf, "weight", &[norm.width]));
+        if norm.has_bias() {
+            shapes.push(shape(norm.name.hf, "bias", &[norm.width]));
+        }
+    }
     shapes
 }
 
@@ -86,11 +95,25 @@ pub(crate) fn matrices(config: &Config) -> impl Iterator<Item = (String, usize, 
     })
 }
 
+/// What the tensor `name` has less in checkpoints than what it computes with: 1 for the weights of Gemma's norms, which GGUF
+/// files have whole.
+pub(crate) fn stored_less(config: &Config, name: &str) -> f32 {
+    let is_norm = |norm: &super::part::NormShape, part: &str| {
+        norm.kind == super::part::NormKind::RmsPlusOne && part.strip_suffix(".weight") == Some(norm.name.hf)
+    };
+    let found = match in_block(name) {
+        Some((layer, part)) => config.block(layer).norms().any(|norm| is_norm(norm, part)),
+        None => is_norm(&config.final_norm(), name),
+    };
+    if found { 1.0 } else { 0.0 }
+}
+
 /// The GGUF name of the checkpoint tensor `name` (llama.cpp `gguf-py/gguf/tensor_mapping.py`).
 pub(crate) fn gguf_name(config: &Config, name: &str) -> Option<String> {
     let whole = match name {
         "model.embed_tokens.weight" => Some("token_embd.weight"),
         "model.norm.weight" => Some("output_norm.weight"),
+        "model.norm.bias" => Some("output_norm.bias"),
         "lm_head.weight" => Some("output.weight"),
         _ => None,
     };

@@ -29,6 +29,8 @@ pub enum GgufEntry {
     I32s(Vec<i32>),
     /// A list of numbers.
     F32s(Vec<f32>),
+    /// A list of truth values.
+    Bools(Vec<bool>),
     /// Type and value as another file has them.
     Stored(SharedBytes),
 }
@@ -43,6 +45,10 @@ impl GgufEntry {
             GgufEntry::Texts(texts) => {
                 write_list(out, 8, texts.len())?;
                 texts.iter().try_for_each(|text| write_text(out, text))
+            }
+            GgufEntry::Bools(values) => {
+                write_list(out, 7, values.len())?;
+                values.iter().try_for_each(|value| out.write_all(&[u8::from(*value)]))
             }
             GgufEntry::I32s(values) => {
                 write_list(out, 5, values.len())?;

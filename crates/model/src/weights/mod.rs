@@ -28,7 +28,7 @@ pub use stream::{SaveDtype, TensorData, TensorReader, TensorSource, Values, writ
 use crate::arch::ConfigError;
 use crate::error::FileError;
 use crate::load::BaseQuantization;
-use crate::shape::{Config, gguf_name, module_shape, weight_shapes};
+use crate::shape::{Config, gguf_name, module_shape, stored_less, weight_shapes};
 use safetensors::Shards;
 pub(crate) use safetensors::{header_error, read_header};
 
@@ -359,7 +359,15 @@ impl ModelFiles {
         let row = Weight::new(1, len, tensor.format, tensor.data);
         let stored = row.map_err(|e| self.error(format!("{name}: {e}")))?.to_vec();
         let order = self.row_order(name);
-        Ok((0..len).map(|i| stored[order.stored_row(i)]).collect())
+        let mut values: Vec<f32> = (0..len).map(|i| stored[order.stored_row(i)]).collect();
+        let less = match &self.source {
+            Source::Gguf(_) => stored_less(&self.config, name),
+            Source::Folder { .. } => 0.0,
+        };
+        if less != 0.0 {
+            values.iter_mut().for_each(|value| *value -= less);
+        }
+        Ok(values)
     }
 
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<StoredTensor, FileError> {

@@ -48,7 +48,7 @@ pub(super) fn check(files: &ModelFiles) -> Result<(), FileError> {
                 return Ok(());
             }
             let harmless = |name: &str| {
-                name == "rope_freqs.weight"
+                name.starts_with("rope_f")
                     || COMPUTED.iter().any(|end| name.ends_with(end))
                     || ["v.", "mm.", "a."].iter().any(|tower| name.starts_with(tower))
             };

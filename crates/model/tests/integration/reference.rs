@@ -22,6 +22,31 @@ const MODELS: [&str; 10] = [
     "llama_f16",
 ];
 
+/// Other architectures, and windows and stretched rotations of these.
+const FAMILIES: [&str; 7] = [
+    "mistral_window",
+    "qwen2_window",
+    "qwen3_window",
+    "qwen3_yarn",
+    "llama_yarn",
+    "llama_dynamic",
+    "llama_linear",
+];
+
+#[test]
+fn every_family_has_the_logits_of_transformers() {
+    for name in FAMILIES {
+        Case::open(name).assert_logits(name);
+    }
+}
+
+#[test]
+fn every_family_has_the_loss_and_gradients_of_peft() {
+    for name in FAMILIES {
+        Case::open(name).assert_loss_and_gradients(name);
+    }
+}
+
 #[test]
 fn logits_equal_transformers_with_and_without_the_adapter() {
     for name in MODELS {

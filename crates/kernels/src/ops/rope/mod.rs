@@ -75,17 +75,30 @@ impl Angles {
     /// Sets the angles `positions[t] * frequencies[j]`, with the product in f32 as transformers has it, and the factor of their
     /// cosines and sines.
     pub fn set(&mut self, positions: &[u32], frequencies: &[f32]) {
+        self.set_from(0, positions, frequencies);
+    }
+
+    /// As [`Angles::set`], of the tokens from `first` on: for texts that have frequencies of their own.
+    pub fn set_from(&mut self, first: usize, positions: &[u32], frequencies: &[f32]) {
         let Rotation { frequencies: half, factor, .. } = self.rotation;
         assert_eq!(frequencies.len(), half, "frequencies per head");
+        let (first, len) = (first * half, positions.len() * half);
         match self.cos.device() {
             Device::Cpu => {
-                cpu::angles(positions, frequencies, factor, self.cos.cpu_mut(), self.sin.cpu_mut())
+                let (cos, sin) = (self.cos.cpu_mut(), self.sin.cpu_mut());
+                cpu::angles(
+                    positions,
+                    frequencies,
+                    factor,
+                    &mut cos[first..first + len],
+                    &mut sin[first..first + len],
+                );
             }
             Device::Cuda(gpu) => {
                 let frequencies = gpu.buffer_of_floats(frequencies);
                 let (tokens, positions) = (count(positions.len()), gpu.buffer_of_words(positions));
                 let (positions, frequencies) = (positions.region(), frequencies.region());
-                let (cos, sin) = (self.cos.region(), self.sin.region());
+                let (cos, sin) = (self.cos.part(first, len), self.sin.part(first, len));
                 gpu.run(&cuda::angles(positions, frequencies, (tokens, count(half)), factor, cos, sin));
             }
         }
