@@ -11,6 +11,7 @@ use crate::weights::{Gguf, GgufEntry};
 
 mod blocks;
 mod error;
+mod gemma2;
 mod gguf;
 mod hf;
 mod llama;
@@ -30,6 +31,7 @@ pub enum Arch {
     Mistral,
     Qwen2,
     Qwen3,
+    Gemma2,
 }
 
 /// What an architecture's file says.
@@ -63,6 +65,7 @@ impl Arch {
         Arch::Mistral,
         Arch::Qwen2,
         Arch::Qwen3,
+        Arch::Gemma2,
     ];
 
     fn family(self) -> &'static Family {
@@ -71,6 +74,7 @@ impl Arch {
             Arch::Mistral => &mistral::FAMILY,
             Arch::Qwen2 => &qwen2::FAMILY,
             Arch::Qwen3 => &qwen3::FAMILY,
+            Arch::Gemma2 => &gemma2::FAMILY,
         }
     }
 

@@ -23,7 +23,7 @@ const MODELS: [&str; 10] = [
 ];
 
 /// Other architectures, and windows and stretched rotations of these.
-const FAMILIES: [&str; 7] = [
+const FAMILIES: [&str; 9] = [
     "mistral_window",
     "qwen2_window",
     "qwen3_window",
@@ -31,6 +31,8 @@ const FAMILIES: [&str; 7] = [
     "llama_yarn",
     "llama_dynamic",
     "llama_linear",
+    "gemma2",
+    "gemma2_plain",
 ];
 
 #[test]
