@@ -12,6 +12,7 @@ use crate::weights::{Gguf, GgufEntry};
 mod blocks;
 mod error;
 mod gemma2;
+mod gemma3;
 mod gguf;
 mod hf;
 mod llama;
@@ -32,6 +33,7 @@ pub enum Arch {
     Qwen2,
     Qwen3,
     Gemma2,
+    Gemma3,
 }
 
 /// What an architecture's file says.
@@ -66,6 +68,7 @@ impl Arch {
         Arch::Qwen2,
         Arch::Qwen3,
         Arch::Gemma2,
+        Arch::Gemma3,
     ];
 
     fn family(self) -> &'static Family {
@@ -75,6 +78,7 @@ impl Arch {
             Arch::Qwen2 => &qwen2::FAMILY,
             Arch::Qwen3 => &qwen3::FAMILY,
             Arch::Gemma2 => &gemma2::FAMILY,
+            Arch::Gemma3 => &gemma3::FAMILY,
         }
     }
 

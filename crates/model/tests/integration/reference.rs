@@ -23,7 +23,7 @@ const MODELS: [&str; 10] = [
 ];
 
 /// Other architectures, and windows and stretched rotations of these.
-const FAMILIES: [&str; 9] = [
+const FAMILIES: [&str; 11] = [
     "mistral_window",
     "qwen2_window",
     "qwen3_window",
@@ -33,6 +33,8 @@ const FAMILIES: [&str; 9] = [
     "llama_linear",
     "gemma2",
     "gemma2_plain",
+    "gemma3",
+    "gemma3_pattern",
 ];
 
 #[test]
