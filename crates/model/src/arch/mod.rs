@@ -17,6 +17,7 @@ mod gguf;
 mod hf;
 mod llama;
 mod mistral;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod rope;
@@ -34,6 +35,7 @@ pub enum Arch {
     Qwen3,
     Gemma2,
     Gemma3,
+    Phi3,
 }
 
 /// What an architecture's file says.
@@ -69,6 +71,7 @@ impl Arch {
         Arch::Qwen3,
         Arch::Gemma2,
         Arch::Gemma3,
+        Arch::Phi3,
     ];
 
     fn family(self) -> &'static Family {
@@ -79,6 +82,7 @@ impl Arch {
             Arch::Qwen3 => &qwen3::FAMILY,
             Arch::Gemma2 => &gemma2::FAMILY,
             Arch::Gemma3 => &gemma3::FAMILY,
+            Arch::Phi3 => &phi3::FAMILY,
         }
     }
 

@@ -23,7 +23,7 @@ const MODELS: [&str; 10] = [
 ];
 
 /// Other architectures, and windows and stretched rotations of these.
-const FAMILIES: [&str; 11] = [
+const FAMILIES: [&str; 14] = [
     "mistral_window",
     "qwen2_window",
     "qwen3_window",
@@ -35,6 +35,9 @@ const FAMILIES: [&str; 11] = [
     "gemma2_plain",
     "gemma3",
     "gemma3_pattern",
+    "phi3",
+    "phi3_partial",
+    "phi3_longrope",
 ];
 
 #[test]
