@@ -21,6 +21,7 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 mod rope;
+mod smollm3;
 
 pub use error::ConfigError;
 use error::{INITIALIZER_RANGE, MAX_SIZE};
@@ -36,6 +37,7 @@ pub enum Arch {
     Gemma2,
     Gemma3,
     Phi3,
+    SmolLm3,
 }
 
 /// What an architecture's file says.
@@ -72,6 +74,7 @@ impl Arch {
         Arch::Gemma2,
         Arch::Gemma3,
         Arch::Phi3,
+        Arch::SmolLm3,
     ];
 
     fn family(self) -> &'static Family {
@@ -83,6 +86,7 @@ impl Arch {
             Arch::Gemma2 => &gemma2::FAMILY,
             Arch::Gemma3 => &gemma3::FAMILY,
             Arch::Phi3 => &phi3::FAMILY,
+            Arch::SmolLm3 => &smollm3::FAMILY,
         }
     }
 

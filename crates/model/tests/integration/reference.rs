@@ -23,7 +23,7 @@ const MODELS: [&str; 10] = [
 ];
 
 /// Other architectures, and windows and stretched rotations of these.
-const FAMILIES: [&str; 14] = [
+const FAMILIES: [&str; 16] = [
     "mistral_window",
     "qwen2_window",
     "qwen3_window",
@@ -38,6 +38,8 @@ const FAMILIES: [&str; 14] = [
     "phi3",
     "phi3_partial",
     "phi3_longrope",
+    "smollm3",
+    "smollm3_window",
 ];
 
 #[test]
