@@ -14,6 +14,7 @@ mod error;
 mod gemma2;
 mod gemma3;
 mod gguf;
+mod granite;
 mod hf;
 mod llama;
 mod mistral;
@@ -38,6 +39,7 @@ pub enum Arch {
     Gemma3,
     Phi3,
     SmolLm3,
+    Granite,
 }
 
 /// What an architecture's file says.
@@ -75,6 +77,7 @@ impl Arch {
         Arch::Gemma3,
         Arch::Phi3,
         Arch::SmolLm3,
+        Arch::Granite,
     ];
 
     fn family(self) -> &'static Family {
@@ -87,6 +90,7 @@ impl Arch {
             Arch::Gemma3 => &gemma3::FAMILY,
             Arch::Phi3 => &phi3::FAMILY,
             Arch::SmolLm3 => &smollm3::FAMILY,
+            Arch::Granite => &granite::FAMILY,
         }
     }
 

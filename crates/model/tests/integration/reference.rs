@@ -23,7 +23,7 @@ const MODELS: [&str; 10] = [
 ];
 
 /// Other architectures, and windows and stretched rotations of these.
-const FAMILIES: [&str; 16] = [
+const FAMILIES: [&str; 17] = [
     "mistral_window",
     "qwen2_window",
     "qwen3_window",
@@ -40,6 +40,7 @@ const FAMILIES: [&str; 16] = [
     "phi3_longrope",
     "smollm3",
     "smollm3_window",
+    "granite",
 ];
 
 #[test]
