@@ -18,6 +18,8 @@ mod granite;
 mod hf;
 mod llama;
 mod mistral;
+mod olmo2;
+mod olmo3;
 mod phi3;
 mod qwen2;
 mod qwen3;
@@ -40,6 +42,8 @@ pub enum Arch {
     Phi3,
     SmolLm3,
     Granite,
+    Olmo2,
+    Olmo3,
 }
 
 /// What an architecture's file says.
@@ -78,6 +82,8 @@ impl Arch {
         Arch::Phi3,
         Arch::SmolLm3,
         Arch::Granite,
+        Arch::Olmo2,
+        Arch::Olmo3,
     ];
 
     fn family(self) -> &'static Family {
@@ -91,6 +97,8 @@ impl Arch {
             Arch::Phi3 => &phi3::FAMILY,
             Arch::SmolLm3 => &smollm3::FAMILY,
             Arch::Granite => &granite::FAMILY,
+            Arch::Olmo2 => &olmo2::FAMILY,
+            Arch::Olmo3 => &olmo3::FAMILY,
         }
     }
 

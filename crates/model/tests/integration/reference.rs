@@ -23,7 +23,7 @@ const MODELS: [&str; 10] = [
 ];
 
 /// Other architectures, and windows and stretched rotations of these.
-const FAMILIES: [&str; 17] = [
+const FAMILIES: [&str; 19] = [
     "mistral_window",
     "qwen2_window",
     "qwen3_window",
@@ -41,6 +41,8 @@ const FAMILIES: [&str; 17] = [
     "smollm3",
     "smollm3_window",
     "granite",
+    "olmo2",
+    "olmo3",
 ];
 
 #[test]
