@@ -14,6 +14,7 @@ mod error;
 mod gemma2;
 mod gemma3;
 mod gguf;
+mod glm4;
 mod granite;
 mod hf;
 mod llama;
@@ -44,6 +45,7 @@ pub enum Arch {
     Granite,
     Olmo2,
     Olmo3,
+    Glm4,
 }
 
 /// What an architecture's file says.
@@ -84,6 +86,7 @@ impl Arch {
         Arch::Granite,
         Arch::Olmo2,
         Arch::Olmo3,
+        Arch::Glm4,
     ];
 
     fn family(self) -> &'static Family {
@@ -99,6 +102,7 @@ impl Arch {
             Arch::Granite => &granite::FAMILY,
             Arch::Olmo2 => &olmo2::FAMILY,
             Arch::Olmo3 => &olmo3::FAMILY,
+            Arch::Glm4 => &glm4::FAMILY,
         }
     }
 

@@ -23,7 +23,7 @@ const MODELS: [&str; 10] = [
 ];
 
 /// Other architectures, and windows and stretched rotations of these.
-const FAMILIES: [&str; 19] = [
+const FAMILIES: [&str; 20] = [
     "mistral_window",
     "qwen2_window",
     "qwen3_window",
@@ -43,6 +43,7 @@ const FAMILIES: [&str; 19] = [
     "granite",
     "olmo2",
     "olmo3",
+    "glm4",
 ];
 
 #[test]
