@@ -10,6 +10,7 @@ use crate::shape::{Config, LayerPattern, Part, Rope};
 use crate::weights::{Gguf, GgufEntry};
 
 mod blocks;
+mod cohere2;
 mod error;
 mod gemma2;
 mod gemma3;
@@ -46,6 +47,7 @@ pub enum Arch {
     Olmo2,
     Olmo3,
     Glm4,
+    Cohere2,
 }
 
 /// What an architecture's file says.
@@ -87,6 +89,7 @@ impl Arch {
         Arch::Olmo2,
         Arch::Olmo3,
         Arch::Glm4,
+        Arch::Cohere2,
     ];
 
     fn family(self) -> &'static Family {
@@ -103,6 +106,7 @@ impl Arch {
             Arch::Olmo2 => &olmo2::FAMILY,
             Arch::Olmo3 => &olmo3::FAMILY,
             Arch::Glm4 => &glm4::FAMILY,
+            Arch::Cohere2 => &cohere2::FAMILY,
         }
     }
 

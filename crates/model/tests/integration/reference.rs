@@ -23,7 +23,7 @@ const MODELS: [&str; 10] = [
 ];
 
 /// Other architectures, and windows and stretched rotations of these.
-const FAMILIES: [&str; 20] = [
+const FAMILIES: [&str; 21] = [
     "mistral_window",
     "qwen2_window",
     "qwen3_window",
@@ -44,6 +44,7 @@ const FAMILIES: [&str; 20] = [
     "olmo2",
     "olmo3",
     "glm4",
+    "cohere2",
 ];
 
 #[test]
