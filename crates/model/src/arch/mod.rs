@@ -27,6 +27,7 @@ mod qwen2;
 mod qwen3;
 mod rope;
 mod smollm3;
+mod starcoder2;
 
 pub use error::ConfigError;
 use error::{INITIALIZER_RANGE, MAX_SIZE};
@@ -48,6 +49,7 @@ pub enum Arch {
     Olmo3,
     Glm4,
     Cohere2,
+    StarCoder2,
 }
 
 /// What an architecture's file says.
@@ -90,6 +92,7 @@ impl Arch {
         Arch::Olmo3,
         Arch::Glm4,
         Arch::Cohere2,
+        Arch::StarCoder2,
     ];
 
     fn family(self) -> &'static Family {
@@ -107,6 +110,7 @@ impl Arch {
             Arch::Olmo3 => &olmo3::FAMILY,
             Arch::Glm4 => &glm4::FAMILY,
             Arch::Cohere2 => &cohere2::FAMILY,
+            Arch::StarCoder2 => &starcoder2::FAMILY,
         }
     }
 

@@ -23,7 +23,7 @@ const MODELS: [&str; 10] = [
 ];
 
 /// Other architectures, and windows and stretched rotations of these.
-const FAMILIES: [&str; 21] = [
+const FAMILIES: [&str; 22] = [
     "mistral_window",
     "qwen2_window",
     "qwen3_window",
@@ -45,6 +45,7 @@ const FAMILIES: [&str; 21] = [
     "olmo3",
     "glm4",
     "cohere2",
+    "starcoder2",
 ];
 
 #[test]
