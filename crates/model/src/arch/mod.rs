@@ -19,6 +19,7 @@ mod glm4;
 mod granite;
 mod hf;
 mod llama;
+mod ministral;
 mod mistral;
 mod olmo2;
 mod olmo3;
@@ -38,6 +39,7 @@ use error::{INITIALIZER_RANGE, MAX_SIZE};
 pub enum Arch {
     Llama,
     Mistral,
+    Ministral,
     Qwen2,
     Qwen3,
     Gemma2,
@@ -81,6 +83,7 @@ impl Arch {
     pub const ALL: &[Arch] = &[
         Arch::Llama,
         Arch::Mistral,
+        Arch::Ministral,
         Arch::Qwen2,
         Arch::Qwen3,
         Arch::Gemma2,
@@ -99,6 +102,7 @@ impl Arch {
         match self {
             Arch::Llama => &llama::FAMILY,
             Arch::Mistral => &mistral::FAMILY,
+            Arch::Ministral => &ministral::FAMILY,
             Arch::Qwen2 => &qwen2::FAMILY,
             Arch::Qwen3 => &qwen3::FAMILY,
             Arch::Gemma2 => &gemma2::FAMILY,

@@ -23,8 +23,9 @@ const MODELS: [&str; 10] = [
 ];
 
 /// Other architectures, and windows and stretched rotations of these.
-const FAMILIES: [&str; 22] = [
+const FAMILIES: [&str; 23] = [
     "mistral_window",
+    "ministral",
     "qwen2_window",
     "qwen3_window",
     "qwen3_yarn",

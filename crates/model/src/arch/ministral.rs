@@ -1,0 +1,37 @@
+//! Ministral 8B: Mistral with a window that `layer_types` says the layers of.
+
+use serde_json::json;
+
+use super::{Arch, Family, Named, blocks, hf};
+use crate::shape::{Config, LayerPattern};
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "ministral",
+    class: "MinistralForCausalLM",
+    gguf: "llama",
+    gguf_rotary_pairs: true,
+    from_json: |keys| {
+        let config = hf::common(keys, Arch::Ministral)?;
+        let sliding_window = match keys.0.contains_key("sliding_window") {
+            true => keys.optional_size("sliding_window")?,
+            false => Some(4096),
+        };
+        Ok(Config {
+            num_key_value_heads: keys.optional_size("num_key_value_heads")?.unwrap_or(8),
+            sliding_window,
+            windowed: hf::windowed(keys, config.num_hidden_layers, sliding_window, LayerPattern::all())?,
+            ..config
+        })
+    },
+    from_gguf: None,
+    to_json: |config| json!({"sliding_window": config.sliding_window, "layer_types": hf::layer_types(config)}),
+    to_gguf: None,
+    parts: blocks::pre_norm,
+    named: &[Named {
+        own: |config| {
+            let windowed = LayerPattern::over(4, |layer| layer > 0);
+            Config { sliding_window: Some(32_768), windowed, ..config }
+        },
+        ..Named::new("ministral-8b", [4096, 12_288, 36, 32, 8, 128, 131_072, 131_072], 1e8, false)
+    }],
+};
