@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::format::{Role, Shape};
+use crate::limits::BeyondModel;
 use crate::source::{Place, ReadError, Unit};
 use crate::template::TemplateError;
 use crate::tokenizer::TokenizerError;
@@ -345,6 +346,9 @@ pub enum RowProblem {
     /// The tokenizer fails on the row.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// The model cannot be given the row.
+    #[error("{}", _0.told("the row"))]
+    BeyondModel(BeyondModel),
     /// The template leaves out something that the row has beside what is said.
     #[error("the chat template writes nothing for `{field}`")]
     NotWritten {
@@ -529,6 +533,7 @@ impl RowProblem {
                     .into()
             }
             Self::NoPrompt { .. } => "give chat, instruction or completion rows".into(),
+            Self::BeyondModel(beyond) => beyond.hint(),
             Self::NoEos => "name one in tokenizer_config.json (\"eos_token\")".into(),
             Self::Template(e) => return e.hint(),
             Self::Tokenizer(e) => return e.hint(),

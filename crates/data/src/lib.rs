@@ -16,6 +16,7 @@ pub mod dataset;
 pub mod error;
 pub mod format;
 mod json;
+mod limits;
 mod lost;
 pub mod mask;
 pub mod notes;
@@ -34,6 +35,7 @@ pub use dataset::{Dataset, GenerationRow, Options, Overlong, Report, generation_
 pub use error::{DataError, RowProblem};
 pub use format::{Conversation, Mapping, Message, Role, Row, Shape};
 pub use json::value as read_json;
+pub use limits::{BeyondModel, ModelLimits};
 pub use notes::{AsText, Notes};
 pub use order::{Order, Position, Step, Steps};
 pub use sample::{Sample, TrainOn};

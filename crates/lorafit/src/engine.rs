@@ -9,7 +9,7 @@ use lorafit_kernels::{Device, Placement};
 use lorafit_model::adapter::{self, Adapter};
 use lorafit_model::weights::{Gguf, ModelFiles};
 use lorafit_model::{Config, FileError, Model, Source};
-use lorafit_train::{MemoryPlan, open_tokenizer};
+use lorafit_train::{AnswerError, MemoryPlan, open_tokenizer};
 
 use crate::base_args::{ComputeArgs, ComputeChoice, QuantArgs, TemplateArgs};
 use crate::cli::Common;
@@ -259,6 +259,14 @@ impl Base {
             .hint("try --compute-dtype f32, without the adapter if there is one, and without --quant"),
         };
         error.into()
+    }
+
+    /// Why rows were not answered.
+    pub fn unanswered(&self, error: AnswerError) -> anyhow::Error {
+        match error {
+            AnswerError::NotNumbers(_) => self.not_numbers(),
+            AnswerError::Tokenizer(error) => error.into(),
+        }
     }
 }
 

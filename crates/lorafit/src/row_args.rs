@@ -103,7 +103,8 @@ impl RowArgs {
     /// How rows become samples.
     pub fn options(&self) -> Options {
         let Self { max_seq_len, overlong, train_on, .. } = *self;
-        Options { max_seq_len, overlong: overlong.into(), train_on: train_on.into() }
+        let (overlong, train_on) = (overlong.into(), train_on.into());
+        Options { max_seq_len, overlong, train_on, ..Options::default() }
     }
 
     /// The rows of `data`, of its split, which the flag `flag` names; of data sets on the hub the files are downloaded.

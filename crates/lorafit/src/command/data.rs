@@ -112,11 +112,10 @@ pub fn run(args: DataArgs, given: &Given) -> anyhow::Result<()> {
     use_threads(&args.common)?;
     let (config, tokenizer) = open_model_tokenizer(&args.model, &args.template, &args.common)?;
     let source = args.read.source("split", &args.data, args.read.split.as_deref(), args.common.quiet)?;
-    let data = args.cache.load(source, &tokenizer, args.read.options(), args.common.quiet)?;
+    let limits = Limits::new(&config, &tokenizer, args.common.quiet);
+    let data = args.cache.load(source, &tokenizer, limits.options(&args.read), args.common.quiet)?;
     // Rows are shown all the same: they show what is wrong with them.
-    if let Err(refused) =
-        Limits::new(&config, &tokenizer, args.common.quiet).check_rows(&data, args.read.skip_bad_rows)
-    {
+    if let Err(refused) = limits.check_rows(&data) {
         eprint!(
             "train and eval refuse these rows\n{}",
             render(&refused.into(), output::has_colour(&io::stderr()))

@@ -204,16 +204,17 @@ pub struct Measured {
 /// Judges `base` with `adapter` on the rows of `args`.
 pub fn measure(args: &EvalArgs, base: &Base, adapter: Option<&Adapter>) -> anyhow::Result<Measured> {
     let source = args.rows.source("split", &args.data, args.rows.split.as_deref(), args.common.quiet)?;
-    let data = args.cache.load(source.clone(), &base.tokenizer, args.rows.options(), args.common.quiet)?;
-    if !args.common.quiet {
+    let (limits, quiet) = (Limits::of(base), args.common.quiet);
+    let data = args.cache.load(source.clone(), &base.tokenizer, limits.options(&args.rows), quiet)?;
+    if !quiet {
         skipped(&data.origin).iter().chain(&treated(&data)).for_each(|line| eprintln!("{line}"));
     }
-    let prompts = match args.generate {
+    let mut prompts = match args.generate {
         true => generation_rows(source, &base.tokenizer)?,
         false => Vec::new(),
     };
-    Limits::of(base).check_rows(&data, args.rows.skip_bad_rows)?;
-    Limits::of(base).check_prompts(&prompts, args.max_new_tokens)?;
+    limits.check_rows(&data)?;
+    limits.check_prompts(&mut prompts, args.max_new_tokens, args.rows.skip_bad_rows)?;
     let (side_by_side, plan) = fit_memory(args, base, adapter, &data, &prompts)?;
     reserve(base.model.device(), &plan)?;
     let evaluation = evaluate(&base.model, adapter, &data.samples, args.micro_batch_tokens);
@@ -291,8 +292,10 @@ fn answer(
         }
     };
     let (longest, never) = (args.max_new_tokens, &mut || false);
-    let found = exact_match(model, adapter, tokenizer, rows, longest, side_by_side, on_progress, never)?;
-    Ok(found.expect("nobody interrupts it"))
+    let found = exact_match(model, adapter, tokenizer, rows, longest, side_by_side, on_progress, never);
+    let found = found.map_err(|error| base.unanswered(error))?.expect("nobody interrupts it");
+    Limits::of(base).tell_ends(found.ended_by_context);
+    Ok(found)
 }
 
 /// Writes what the model says of every row's tokens.

@@ -436,9 +436,9 @@ impl Checked {
         let base = open_base(&model, &as_stored, &args.template, ComputeArgs::UNSET, &common)?;
         let rows = RowArgs { limit: args.rows.limit.or(Some(CHECKED_ROWS)), ..args.rows.clone() };
         let source = rows.source("split", &args.check, rows.split.as_deref(), args.common.quiet)?;
-        let data = Dataset::load(source, &base.tokenizer, rows.options())?;
+        let data = Dataset::load(source, &base.tokenizer, Limits::of(&base).options(&rows))?;
         skipped(&data.origin).iter().for_each(|line| args.tell(line));
-        Limits::of(&base).check_rows(&data, rows.skip_bad_rows)?;
+        Limits::of(&base).check_rows(&data)?;
         Ok(Some(Checked { base, data }))
     }
 

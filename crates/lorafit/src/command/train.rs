@@ -708,13 +708,14 @@ impl TrainArgs {
     pub fn load(&self, base: &Base) -> anyhow::Result<Data> {
         self.memory.check_blocks(base.model.config().num_hidden_layers)?;
         let data = self.read(base)?;
-        data.sets().try_for_each(|rows| Limits::of(base).check_rows(rows, self.rows.skip_bad_rows))?;
+        data.sets().try_for_each(|rows| Limits::of(base).check_rows(rows))?;
         Ok(data)
     }
 
     fn read(&self, base: &Base) -> anyhow::Result<Data> {
         let quiet = self.common.quiet;
-        let load = |source| self.cache.load(source, &base.tokenizer, self.rows.options(), quiet);
+        let options = Limits::of(base).options(&self.rows);
+        let load = |source| self.cache.load(source, &base.tokenizer, options, quiet);
         let source = self.to_train_on()?;
         let held_out = self.held_out(&source)?;
         let rows = load(source);

@@ -225,7 +225,8 @@ impl Runner<'_> {
             tell(0);
             let (tokenizer, side_by_side) = (&base.tokenizer, planned.side_by_side);
             let found =
-                exact_match(model, adapter, tokenizer, prompts, longest, side_by_side, tell, &mut stopping)?;
+                exact_match(model, adapter, tokenizer, prompts, longest, side_by_side, tell, &mut stopping);
+            let found = found.map_err(|error| base.unanswered(error))?;
             // What was answered is answered again; the training is not.
             let Some(found) = found else { return Ok(End::Interrupted) };
             outcome.metric = found.share();
