@@ -235,6 +235,10 @@ fn tokenise(
     report.shapes = origin.shapes.clone();
     report.skipped = origin.skipped;
     report.notes.passed_over.extend(origin.passed_over.clone());
+    report.notes.twice = origin.twice.clone();
+    for (name, _) in &source.mapping.roles {
+        report.notes.roles.entry(name.clone()).or_default();
+    }
     report.notes.as_text = as_text.shown(template.as_ref());
     Ok((report, origin))
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::format::{Role, Shape};
 use crate::limits::BeyondModel;
+use crate::source::gzip::Trailing;
 use crate::source::{Place, ReadError, Unit};
 use crate::template::TemplateError;
 use crate::tokenizer::TokenizerError;
@@ -229,6 +230,22 @@ pub enum RowProblem {
         /// The row's keys.
         keys: Vec<String>,
     },
+    /// Several columns of the first row ask or answer, and which are meant is not known.
+    #[error("several columns ask or answer, and which are meant is not known: {} and {}", list(asks), list(answers))]
+    Ambiguous {
+        /// Columns that ask.
+        asks: Vec<String>,
+        /// Columns that answer.
+        answers: Vec<String>,
+    },
+    /// A string of JSON has half of a character that UTF-16 writes in two halves.
+    #[error("{}column {column}: a string has half of a surrogate pair (\\ud83d without \\ude00), which is no character", of_line(*line))]
+    Surrogate {
+        /// The line within the row.
+        line: usize,
+        /// The column.
+        column: usize,
+    },
     /// A field is missing.
     #[error("the row has no `{field}`, which {} rows have", shape.name())]
     MissingField {
@@ -387,6 +404,10 @@ impl DataError {
     /// What the user can do next.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Io { path, source } if source.get_ref().is_some_and(|error| error.is::<Trailing>()) => Some(format!(
+                "see what they are: gunzip -c {} > rows unfolds what stands before them",
+                path.display()
+            )),
             Self::Io { source, .. } => Some(match source.kind() {
                 std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidData => {
                     "the file is damaged or not complete; fetch it again".into()
@@ -477,6 +498,17 @@ impl RowProblem {
                     "say what the fields are (--columns topic=instruction,essay=output), in one of these shapes: {}",
                     shapes.join("; ")
                 )
+            }
+            Self::Ambiguous { asks, answers } => {
+                let name = |names: &[String]| names.first().map(|name| name.escape_debug().to_string()).unwrap_or_default();
+                format!(
+                    "name those that are meant, and pass others over: --columns {}=question,{}=answer,NAME=ignore",
+                    name(asks),
+                    name(answers)
+                )
+            }
+            Self::Surrogate { .. } => {
+                "the text was cut inside of a character: write it again, or skip such rows with --skip-bad-rows".into()
             }
             Self::MissingField { .. } => {
                 "the first row decides the shape of the file; give every row the same fields, or remove this one"

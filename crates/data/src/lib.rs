@@ -21,6 +21,7 @@ mod lost;
 pub mod mask;
 pub mod notes;
 pub mod order;
+mod parts;
 mod reply;
 pub mod sample;
 pub mod samples;

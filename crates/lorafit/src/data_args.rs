@@ -11,6 +11,7 @@ use lorafit_data::{Cache, Dataset, Options, Source, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::grouped;
+use crate::outputs::{Kind, Output};
 use crate::report_error::CliError;
 
 /// Tokenising that took less is not worth a word.
@@ -47,6 +48,11 @@ impl CacheArgs {
             }
             (Some(_) | None, _) => Ok(()),
         }
+    }
+
+    /// The folder that is named, as an output.
+    pub fn output(&self) -> Option<Output<'_>> {
+        Output::asked("--cache-dir", self.cache_dir.as_ref(), Kind::Files)
     }
 
     fn cache(&self) -> Option<Cache> {

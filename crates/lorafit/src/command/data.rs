@@ -108,7 +108,8 @@ pub fn run(args: DataArgs, given: &Given) -> anyhow::Result<()> {
         .model("--model", &args.model)
         .paths("--template", &args.template.template)
         .data("", &args.data, args.read.split.as_deref());
-    outputs::check(&inputs, Output::asked("--html", args.html.as_ref(), Kind::Page))?;
+    let page = Output::asked("--html", args.html.as_ref(), Kind::Page);
+    outputs::check(&inputs, page.into_iter().chain(args.cache.output()))?;
     use_threads(&args.common)?;
     let (config, tokenizer) = open_model_tokenizer(&args.model, &args.template, &args.common)?;
     let source = args.read.source("split", &args.data, args.read.split.as_deref(), args.common.quiet)?;

@@ -127,6 +127,7 @@ impl EvalArgs {
         let asked = [
             Output::asked("--predictions", self.predictions.as_ref(), predictions),
             Output::asked("--scores", self.scores.as_ref(), scores),
+            self.cache.output(),
         ];
         outputs::check(&inputs, asked.into_iter().flatten())
     }

@@ -109,10 +109,8 @@ pub fn run(args: SweepArgs) -> anyhow::Result<()> {
     }
     if let Some(spec) = &spec {
         let inputs = spec.train.inputs().paths("", &args.file);
-        outputs::check(
-            &inputs,
-            Output::asked("--out", Some(&dir), Kind::Folder(&["sweep.json", "lock", "shards"])),
-        )?;
+        let out = Output::asked("--out", Some(&dir), Kind::Folder(&["sweep.json", "lock", "shards"]));
+        outputs::check(&inputs, out.into_iter().chain(spec.train.cache.output()))?;
     }
     let _lock = if args.dry_run { None } else { Some(folder::lock(&dir, args.shard)?) };
     let (spec, mut record) = match spec {

@@ -443,7 +443,8 @@ impl TrainArgs {
         // Any of them is there from the first moment of a run; the last where its adapter was copied alone.
         const RUN: Kind =
             Kind::Folder(&["config.toml", "metrics.jsonl", "run.json", "lock", "adapter_config.json"]);
-        outputs::check(&self.inputs(), Output::asked("--out", Some(out), RUN))
+        let run = Output::asked("--out", Some(out), RUN);
+        outputs::check(&self.inputs(), run.into_iter().chain(self.cache.output()))
     }
 
     /// What a run reads.
