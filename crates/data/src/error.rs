@@ -231,7 +231,11 @@ pub enum RowProblem {
         keys: Vec<String>,
     },
     /// Several columns of the first row ask or answer, and which are meant is not known.
-    #[error("several columns ask or answer, and which are meant is not known: {} and {}", list(asks), list(answers))]
+    #[error(
+        "several columns ask or answer, and which are meant is not known: {} and {}",
+        list(asks),
+        list(answers)
+    )]
     Ambiguous {
         /// Columns that ask.
         asks: Vec<String>,

@@ -376,9 +376,14 @@ mod tests {
         let (value, twice) = read(r#"{"a":NaN,"a":123456789012345678901234567890}"#);
         assert!(value.contains("123456789012345678901234567890"), "{value}");
         assert_eq!(twice, ["a"]);
-        for text in [r#"{"a":[1,-2,3.5,null,true,"x\u00e9",{}],"b":{"a":1e300}}"#, "[[],{}]", "18446744073709551615"] {
+        for text in
+            [r#"{"a":[1,-2,3.5,null,true,"x\u00e9",{}],"b":{"a":1e300}}"#, "[[],{}]", "18446744073709551615"]
+        {
             let (found, twice) = read(text);
-            assert_eq!((found, twice), (serde_json::from_str::<Value>(text).expect("JSON").to_string(), vec![]));
+            assert_eq!(
+                (found, twice),
+                (serde_json::from_str::<Value>(text).expect("JSON").to_string(), vec![])
+            );
         }
     }
 

@@ -93,7 +93,9 @@ impl<'r> Tokenised<'r> {
     /// The tokens of a span that the template marks, by transformers' rule; none for an empty one.
     fn marked_tokens(&self, mark: &Range<usize>) -> Range<usize> {
         let (marked, offsets) = (&self.rendered.text[mark.clone()], &self.encoding.offsets);
-        let (Some(first), Some(last)) = (marked.chars().next(), marked.chars().next_back()) else { return 0..0 };
+        let (Some(first), Some(last)) = (marked.chars().next(), marked.chars().next_back()) else {
+            return 0..0;
+        };
         let holding =
             |start: usize, end: usize| offsets.iter().position(move |&(from, to)| from < end && start < to);
         let Some(begin) = holding(mark.start, mark.start + first.len_utf8()) else { return 0..0 };

@@ -27,7 +27,8 @@ pub(crate) fn for_template<'a>(
         message.in_row.for_template = true;
     }
     let mut marked = given.messages.clone();
-    let objects = marked.iter_mut().flat_map(|message| &mut message.in_row.parts).filter_map(|p| p.as_object_mut());
+    let objects =
+        marked.iter_mut().flat_map(|message| &mut message.in_row.parts).filter_map(|p| p.as_object_mut());
     objects.for_each(|part| drop(part.insert(UNREAD.into(), true.into())));
     let written = template.render_with_tools(&marked, given.tools.as_deref(), false).unwrap_or_default();
     let has_all = |message: &Message| message.part_texts().all(|part| written.contains(part.trim()));

@@ -125,7 +125,9 @@ pub(super) fn fields_noting(json: &[u8], twice: &mut Vec<String>) -> Result<Fiel
         // serde_json closes with the place.
         let message = e.to_string();
         let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(m, _)| m);
-        if has_lone_surrogate(json) && ["surrogate", "end of hex escape"].iter().any(|told| message.contains(told)) {
+        if has_lone_surrogate(json)
+            && ["surrogate", "end of hex escape"].iter().any(|told| message.contains(told))
+        {
             return RowProblem::Surrogate { line: e.line(), column: e.column().max(1) };
         }
         RowProblem::Json { line: e.line(), column: e.column().max(1), message: message.to_string() }

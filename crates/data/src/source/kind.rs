@@ -243,7 +243,9 @@ fn is_compressed(magic: &[u8]) -> bool {
 fn decompressed(file: File, magic: &[u8]) -> std::io::Result<Box<dyn BufRead>> {
     let reader = BufReader::with_capacity(BUFFER_BYTES, file);
     let mut reader: Box<dyn BufRead> = match magic {
-        m if m.starts_with(&gzip::MAGIC) => Box::new(BufReader::with_capacity(BUFFER_BYTES, Gzip::new(reader))),
+        m if m.starts_with(&gzip::MAGIC) => {
+            Box::new(BufReader::with_capacity(BUFFER_BYTES, Gzip::new(reader)))
+        }
         ZSTD => Box::new(BufReader::new(zstd::stream::read::Decoder::with_buffer(reader)?)),
         _ => Box::new(reader),
     };
