@@ -13,15 +13,20 @@ use crate::template::ChatTemplate;
 /// A key that no template reads, in every part: where it is written, the list itself is.
 const UNREAD: &str = "lorafit_part";
 
-/// The conversation as its template is to be given it.
-pub(crate) fn for_template<'a>(
-    template: &ChatTemplate,
-    conversation: &'a Conversation,
-) -> Cow<'a, Conversation> {
-    let has_parts = |message: &Message| !message.in_row.parts.is_empty();
-    if !conversation.messages.iter().any(has_parts) {
-        return Cow::Borrowed(conversation);
+impl Conversation {
+    /// The conversation as a template is to be given it.
+    pub fn for_template(&self, template: &ChatTemplate) -> Cow<'_, Self> {
+        let has_parts = |message: &Message| !message.in_row.parts.is_empty();
+        match self.messages.iter().any(has_parts) {
+            true => with_parts(self, template).map_or(Cow::Borrowed(self), Cow::Owned),
+            false => Cow::Borrowed(self),
+        }
     }
+}
+
+/// The conversation with the parts of contents, if the template reads those.
+fn with_parts(conversation: &Conversation, template: &ChatTemplate) -> Option<Conversation> {
+    let has_parts = |message: &Message| !message.in_row.parts.is_empty();
     let mut given = conversation.clone();
     for message in given.messages.iter_mut().filter(|message| has_parts(message)) {
         message.in_row.for_template = true;
@@ -32,8 +37,5 @@ pub(crate) fn for_template<'a>(
     objects.for_each(|part| drop(part.insert(UNREAD.into(), true.into())));
     let written = template.render_with_tools(&marked, given.tools.as_deref(), false).unwrap_or_default();
     let has_all = |message: &Message| message.part_texts().all(|part| written.contains(part.trim()));
-    match !written.contains(UNREAD) && given.messages.iter().all(has_all) {
-        true => Cow::Owned(given),
-        false => Cow::Borrowed(conversation),
-    }
+    (!written.contains(UNREAD) && given.messages.iter().all(has_all)).then_some(given)
 }

@@ -21,7 +21,6 @@ use serde_json::{Value, json};
 use crate::error::RowProblem;
 use crate::format::{Conversation, Message, Role, TOOL_CALLS};
 use crate::lost;
-use crate::parts;
 use crate::template::ChatTemplate;
 use crate::tokenizer::{Encoding, Tokenizer};
 
@@ -121,7 +120,7 @@ impl<'a> Rendered<'a> {
         template: &'a ChatTemplate,
         conversation: &'a Conversation,
     ) -> Result<Self, RowProblem> {
-        let conversation = parts::for_template(template, conversation);
+        let conversation = conversation.for_template(template);
         let Conversation { messages, tools, .. } = &*conversation;
         let (text, marks) = match template.has_generation_marks() {
             true => template.render_marked(messages, tools.as_deref()).map(|(text, m)| (text, Some(m)))?,

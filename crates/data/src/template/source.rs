@@ -111,6 +111,8 @@ impl<'a> Scanner<'a> {
     /// A tag with an expression in it, to its end.
     fn tag(&mut self, end: &str) -> Result<(), TemplateError> {
         self.copy(2);
+        // A sign there is about white space.
+        self.copy(usize::from(self.rest().starts_with(['+', '-'])));
         let mut depth = 0_usize;
         // How much of `is [not] NAME` was read before.
         let mut test = 0;
