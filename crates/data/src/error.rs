@@ -301,7 +301,10 @@ pub enum RowProblem {
     NoMessages,
     /// No message is the assistant's.
     #[error("no message has the role assistant, so there is no reply to train on")]
-    NoReply,
+    NoReply {
+        /// A name that the mapping says is the assistant's.
+        unmet: Option<String>,
+    },
     /// The conversation ends before the assistant replies.
     #[error("the conversation ends with a message of the role {}, not with the assistant's reply", role.name())]
     NoLastReply {
@@ -542,7 +545,10 @@ impl RowProblem {
                     true => "rename the role to one of them".into(),
                 }
             }
-            Self::NoMessages | Self::NoReply | Self::NoLastReply { .. } | Self::EmptyReply { .. } => {
+            Self::NoReply { unmet: Some(name) } => {
+                format!("the row has no message of the role that --role {}=assistant names: correct it, or add the reply", name.escape_debug())
+            }
+            Self::NoMessages | Self::NoReply { .. } | Self::NoLastReply { .. } | Self::EmptyReply { .. } => {
                 "add the reply or remove the row".into()
             }
             Self::NoChatTemplate => {

@@ -245,20 +245,25 @@ pub fn as_trained<'a>(
 }
 
 impl Base {
+    /// The error of the first weight that is no number, if there is one. Reads all weights: for after the fact.
+    pub fn non_number(&self) -> Option<anyhow::Error> {
+        let (name, value) = self.weights.non_number().ok().flatten()?;
+        let path = self.weights.path().display();
+        let text = format!("{path}: the logits are not numbers: {name} has the value {value}");
+        let hint = "the weights are damaged, or of training that diverged: get the model again";
+        Some(CliError::new(text).hint(hint).into())
+    }
+
     /// The error of logits that are no numbers, with the weight that is to blame if there is one.
     pub fn not_numbers(&self) -> anyhow::Error {
-        let path = self.weights.path().display();
-        let error = match self.weights.non_number() {
-            Ok(Some((name, value))) => CliError::new(format!(
-                "{path}: the logits are not numbers: {name} has the value {value}"
-            ))
-            .hint("the weights are damaged, or of training that diverged: get the model again"),
-            _ => CliError::new(format!(
+        let overflow = || {
+            let path = self.weights.path().display();
+            CliError::new(format!(
                 "{path}: the logits are not numbers, although every weight is one: numbers overflow on the way"
             ))
-            .hint("try --compute-dtype f32, without the adapter if there is one, and without --quant"),
+            .hint("try --compute-dtype f32, without the adapter if there is one, and without --quant")
         };
-        error.into()
+        self.non_number().unwrap_or_else(|| overflow().into())
     }
 
     /// Why rows were not answered.

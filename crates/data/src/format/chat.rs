@@ -247,7 +247,9 @@ pub(super) fn parse(mut fields: Fields, keys: &Keys, mapping: &Mapping) -> Resul
     let mut messages = messages.collect::<Result<Vec<_>, _>>()?;
     let Some(last) = messages.last() else { return Err(RowProblem::NoMessages) };
     if !messages.iter().any(|m| m.role == Role::Assistant) {
-        return Err(RowProblem::NoReply);
+        let mapped = mapping.roles.iter().filter(|(_, role)| *role == Role::Assistant);
+        let unmet = mapped.map(|(name, _)| name.clone()).next();
+        return Err(RowProblem::NoReply { unmet });
     }
     if last.role != Role::Assistant {
         return Err(RowProblem::NoLastReply { role: last.role });

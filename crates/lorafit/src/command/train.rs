@@ -690,7 +690,14 @@ impl<'a> Ready<'a> {
             Start { checkpoint },
             &mut run,
             observer,
-        )?;
+        );
+        let summary = summary.map_err(|error| match &error {
+            // Nothing has changed yet: the weights may be to blame.
+            TrainError::NonFinite(refusal) if refusal.step <= 1 => {
+                base.non_number().unwrap_or_else(|| error.into())
+            }
+            _ => error.into(),
+        })?;
         Ok((summary, run))
     }
 }
