@@ -8,6 +8,7 @@ use crate::source::gzip::Trailing;
 use crate::source::{Place, ReadError, Unit};
 use crate::template::TemplateError;
 use crate::tokenizer::TokenizerError;
+use crate::words::counted;
 
 /// Why a dataset could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +106,7 @@ pub enum DataError {
         data: String,
     },
     /// Bad rows are skipped, and no others are there.
-    #[error("{data}: none of its {rows} rows can be read; the first: {first}")]
+    #[error("{data}: none of its {} can be read; the first: {first}", counted(*rows, "row", "rows"))]
     AllBad {
         /// The files.
         data: String,
@@ -115,7 +116,11 @@ pub enum DataError {
         first: String,
     },
     /// Truncation left no row anything to train on.
-    #[error("{data}: none of its {rows} rows has a trained token within the first {max_seq_len} tokens")]
+    #[error(
+        "{data}: none of its {} has a trained token within the first {}",
+        counted(*rows, "row", "rows"),
+        counted(*max_seq_len, "token", "tokens")
+    )]
     AllDropped {
         /// The files.
         data: String,
@@ -186,7 +191,11 @@ pub enum RowProblem {
         message: String,
     },
     /// A row of a table is not as long as the line that names the columns.
-    #[error("the row has {found} values, but the first line names {want} columns")]
+    #[error(
+        "the row has {}, but the first line names {}",
+        counted(*found, "value", "values"),
+        counted(*want, "column", "columns")
+    )]
     Ragged {
         /// Values in the row.
         found: usize,
@@ -211,7 +220,7 @@ pub enum RowProblem {
     #[error("the rows are preferences (chosen and rejected), and there is no trainer for those yet")]
     Preference,
     /// The row is longer than the longest sample, and that is to be an error.
-    #[error("the row has {tokens} tokens, more than {max_seq_len}")]
+    #[error("the row has {}, more than {max_seq_len}", counted(*tokens, "token", "tokens"))]
     Overlong {
         /// Its tokens.
         tokens: usize,

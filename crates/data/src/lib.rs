@@ -29,6 +29,7 @@ pub mod source;
 pub mod statistics;
 pub mod template;
 pub mod tokenizer;
+pub mod words;
 
 pub use batch::{Batch, Segment, Target, cut};
 pub use cache::Cache;

@@ -18,6 +18,8 @@ use crate::memory_args::{ByteSize, memory_limit};
 use crate::options::DeviceChoice;
 use crate::report_error::CliError;
 
+pub use lorafit_data::words::{counted, grouped};
+
 /// A base model, ready to compute.
 pub struct Base {
     /// What adapters call it.
@@ -288,32 +290,4 @@ pub fn open_adapter(base: &Base, dir: &Path) -> anyhow::Result<Adapter> {
 /// Loads the adapter of `--adapter`, if given.
 pub fn open_optional_adapter(base: &Base, dir: Option<&PathBuf>) -> anyhow::Result<Option<Adapter>> {
     dir.map(|dir| open_adapter(base, dir)).transpose()
-}
-
-/// `1 row`, `2 rows`, `1,000 rows`.
-pub fn counted(number: usize, one: &str, several: &str) -> String {
-    format!("{} {}", grouped(number as u64), if number == 1 { one } else { several })
-}
-
-/// 1234567 as `1,234,567`.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn thousands_are_grouped() {
-        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1234567, "1,234,567")] {
-            assert_eq!(super::grouped(number), text);
-        }
-    }
 }

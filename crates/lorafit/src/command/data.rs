@@ -218,7 +218,8 @@ fn row(
     with_ids: bool,
     style: Style,
 ) -> anyhow::Result<String> {
-    let mut text = format!("{place}: {} tokens, {} trained\n", sample.len(), sample.supervised_tokens());
+    let tokens = counted(sample.len(), "token", "tokens");
+    let mut text = format!("{place}: {tokens}, {} trained\n", sample.supervised_tokens());
     let (mut words, mut ids) = (Marked::new(style), Marked::new(style));
     for Piece { text, ids: of_piece, trained, special } in pieces(sample, tokenizer)? {
         words.push(trained, special, &text);
@@ -281,11 +282,13 @@ fn report(s: &Statistics) -> String {
         number(found.dropped + found.overlong)
     )];
     if found.overlong > 0 {
-        lines.push(format!("{} of those dropped are longer than --max-seq-len", number(found.overlong)));
+        let dropped = if found.overlong == 1 { "is" } else { "are" };
+        lines
+            .push(format!("{} of those dropped {dropped} longer than --max-seq-len", number(found.overlong)));
     }
     lines.push(format!(
-        "{} tokens, {} trained ({})",
-        number(found.tokens),
+        "{}, {} trained ({})",
+        counted(found.tokens, "token", "tokens"),
         number(found.supervised_tokens),
         percent(s.supervised_share)
     ));

@@ -19,7 +19,9 @@ use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::config_file::Given;
 use crate::data_args::CacheArgs;
-use crate::engine::{Base, as_trained, grouped, open_base, open_optional_adapter, reserve, use_threads};
+use crate::engine::{
+    Base, as_trained, counted, grouped, open_base, open_optional_adapter, reserve, use_threads,
+};
 use crate::idle::{self, Idle};
 use crate::limits::Limits;
 use crate::memory_args::{ByteSize, memory_limit};
@@ -176,9 +178,9 @@ pub fn run(args: EvalArgs, given: &Given) -> anyhow::Result<()> {
     } else {
         output::line(format!("rows          {}", grouped(data.samples.len() as u64)))?;
         output::line(format!(
-            "loss          {:.4} over {} tokens",
+            "loss          {:.4} over {}",
             found.loss,
-            grouped(found.supervised_tokens)
+            counted(found.supervised_tokens as usize, "token", "tokens")
         ))?;
         output::line(format!("perplexity    {:.3}", found.perplexity))?;
         if let Some(answers) = &answers {
@@ -268,7 +270,9 @@ fn fit_memory(
     if !args.common.quiet {
         let of_answers = match (prompts.len(), side_by_side) {
             (0, _) => "losses only".to_owned(),
+            (1, _) => "one answer".to_owned(),
             (all, most) if most == all.min(SIDE_BY_SIDE) => format!("{most} answers side by side"),
+            (_, 1) => "one answer after the other, as more do not fit side by side".to_owned(),
             (_, fewer) => format!("{fewer} answers side by side, as more do not fit"),
         };
         eprintln!("{}", memory_table::of_run(&of_answers, &plan, std::io::stderr().is_terminal()));
@@ -289,7 +293,7 @@ fn answer(
     let (model, tokenizer) = (&base.model, &base.tokenizer);
     let on_progress = |done| {
         if told {
-            eprintln!("answered {done} of {total} rows");
+            eprintln!("answered {done} of {}", counted(total, "row", "rows"));
         }
     };
     let (longest, never) = (args.max_new_tokens, &mut || false);
