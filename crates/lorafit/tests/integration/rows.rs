@@ -295,7 +295,7 @@ fn tables_of_spreadsheets_are_conversations() {
         says(&told, &[turn, "1 question row:"]);
     }
     let told = data("a.csv", "sep=;\nquestion;answer\nwhy;so\nwhy\n", &[]);
-    refuses(&told, &["a.csv line 4: the row has 1 values"]);
+    refuses(&told, &["a.csv line 4: the row has 1 value,"]);
     let told = data("a.csv", "question;problem;answer\na;b;c\n", &[]);
     refuses(&told, &["none of the known shapes; its fields are: `question`, `problem`, `answer`"]);
     let told = data("a.csv", "instruction,context,response\na,b,c\n", &[]);
@@ -760,7 +760,7 @@ fn replies_that_do_not_learn_to_end_are_told() {
     fs::write(folder.path().join("r.jsonl"), chat(json!({}), json!({}))).unwrap();
     let flags = ["data", "r.jsonl", "--model", &chat_bpe(), "--no-cache"];
     let told = lorafit(folder.path(), &[&flags[..], &["--template", "t.jinja"]].concat());
-    says(&told, &["1 replies end without a trained token that ends a generation"]);
+    says(&told, &["1 reply ends without a trained token that ends a generation"]);
     assert!(!lorafit(folder.path(), &flags).text.contains("end without"));
 }
 
