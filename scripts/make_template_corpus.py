@@ -358,6 +358,8 @@ ROWS = {
     "users in a row": {"messages": [user("one"), user("two"), reply("three")]},
     "system later": {"messages": [user("hello"), reply("Yes?"), says("system", "In German."), user("bye"), reply("tschüß")]},
     "parts": {"messages": [user(parts("What ", " is it?")), reply(parts("A cat.")), user("Sure?"), reply("Yes.")]},
+    "parts apart": {"messages": [
+        says("system", parts("Be ", "brief.")), user(parts(" What\n", "  is it? ", "Say.")), reply(parts("A cat. ", " A log.")), user("Sure?"), reply("Yes.")]},
     "odd texts": {"messages": [
         user("\u00a0 the\u3000"), reply("\n\nthe\r\nDOG\n "), user(""), reply(""), user("\u001fx"), reply("  "), user("Σ"),
         reply("\u00a0ΑΣ 'ẞ' İ\u2028 {{ x }} {% y %}\u00a0")]},

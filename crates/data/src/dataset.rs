@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::{Cache, Key, Stamp};
 use crate::error::{DataError, RowProblem};
 use crate::format::{Document, Shape};
+use crate::limits::ModelLimits;
 use crate::mask::{Masker, prompt_and_reply};
 use crate::notes::{FirstAsText, Notes, RowNotes};
 use crate::sample::{Sample, TrainOn};
@@ -35,11 +36,18 @@ pub struct Options {
     pub overlong: Overlong,
     /// Which tokens are trained.
     pub train_on: TrainOn,
+    /// Rows beyond these limits are bad rows. Without, whoever computes with the samples has to check them.
+    pub limits: ModelLimits,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_seq_len: 2048, overlong: Overlong::default(), train_on: TrainOn::Replies }
+        Self {
+            max_seq_len: 2048,
+            overlong: Overlong::default(),
+            train_on: TrainOn::Replies,
+            limits: ModelLimits::default(),
+        }
     }
 }
 
@@ -164,7 +172,7 @@ fn tokenise(
     mut keep: impl FnMut(&Sample) -> Result<(), DataError>,
     on_row: &mut dyn FnMut(usize),
 ) -> Result<(Report, Origin), DataError> {
-    let Options { max_seq_len, overlong, train_on } = options;
+    let Options { max_seq_len, overlong, train_on, limits } = options;
     let template = tokenizer.compile_chat_template()?;
     let masker = Masker::new(tokenizer, template.as_ref(), train_on);
 
@@ -187,7 +195,13 @@ fn tokenise(
                 Overlong::Error if sample.len() > max_seq_len => {
                     Err(RowProblem::Overlong { tokens: sample.len(), max_seq_len })
                 }
-                Overlong::Error | Overlong::Drop | Overlong::TruncateRight => Ok((sample, notes)),
+                // It is left out anyhow.
+                Overlong::Drop if sample.len() > max_seq_len => Ok((sample, notes)),
+                Overlong::Error | Overlong::Drop | Overlong::TruncateRight => {
+                    let kept = &sample.ids[..sample.len().min(max_seq_len)];
+                    limits.check(kept, 0, tokenizer).map_err(RowProblem::BeyondModel)?;
+                    Ok((sample, notes))
+                }
             }
         },
         |(mut sample, notes)| {
@@ -221,6 +235,10 @@ fn tokenise(
     report.shapes = origin.shapes.clone();
     report.skipped = origin.skipped;
     report.notes.passed_over.extend(origin.passed_over.clone());
+    report.notes.twice = origin.twice.clone();
+    for (name, _) in &source.mapping.roles {
+        report.notes.roles.entry(name.clone()).or_default();
+    }
     report.notes.as_text = as_text.shown(template.as_ref());
     Ok((report, origin))
 }

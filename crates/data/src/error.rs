@@ -3,9 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use crate::format::{Role, Shape};
+use crate::limits::BeyondModel;
+use crate::source::gzip::Trailing;
 use crate::source::{Place, ReadError, Unit};
 use crate::template::TemplateError;
 use crate::tokenizer::TokenizerError;
+use crate::words::counted;
 
 /// Why a dataset could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +106,7 @@ pub enum DataError {
         data: String,
     },
     /// Bad rows are skipped, and no others are there.
-    #[error("{data}: none of its {rows} rows can be read; the first: {first}")]
+    #[error("{data}: none of its {} can be read; the first: {first}", counted(*rows, "row", "rows"))]
     AllBad {
         /// The files.
         data: String,
@@ -113,7 +116,11 @@ pub enum DataError {
         first: String,
     },
     /// Truncation left no row anything to train on.
-    #[error("{data}: none of its {rows} rows has a trained token within the first {max_seq_len} tokens")]
+    #[error(
+        "{data}: none of its {} has a trained token within the first {}",
+        counted(*rows, "row", "rows"),
+        counted(*max_seq_len, "token", "tokens")
+    )]
     AllDropped {
         /// The files.
         data: String,
@@ -184,7 +191,11 @@ pub enum RowProblem {
         message: String,
     },
     /// A row of a table is not as long as the line that names the columns.
-    #[error("the row has {found} values, but the first line names {want} columns")]
+    #[error(
+        "the row has {}, but the first line names {}",
+        counted(*found, "value", "values"),
+        counted(*want, "column", "columns")
+    )]
     Ragged {
         /// Values in the row.
         found: usize,
@@ -209,7 +220,7 @@ pub enum RowProblem {
     #[error("the rows are preferences (chosen and rejected), and there is no trainer for those yet")]
     Preference,
     /// The row is longer than the longest sample, and that is to be an error.
-    #[error("the row has {tokens} tokens, more than {max_seq_len}")]
+    #[error("the row has {}, more than {max_seq_len}", counted(*tokens, "token", "tokens"))]
     Overlong {
         /// Its tokens.
         tokens: usize,
@@ -227,6 +238,26 @@ pub enum RowProblem {
     UnknownShape {
         /// The row's keys.
         keys: Vec<String>,
+    },
+    /// Several columns of the first row ask or answer, and which are meant is not known.
+    #[error(
+        "several columns ask or answer, and which are meant is not known: {} and {}",
+        list(asks),
+        list(answers)
+    )]
+    Ambiguous {
+        /// Columns that ask.
+        asks: Vec<String>,
+        /// Columns that answer.
+        answers: Vec<String>,
+    },
+    /// A string of JSON has half of a character that UTF-16 writes in two halves.
+    #[error("{}column {column}: a string has half of a surrogate pair (\\ud83d without \\ude00), which is no character", of_line(*line))]
+    Surrogate {
+        /// The line within the row.
+        line: usize,
+        /// The column.
+        column: usize,
     },
     /// A field is missing.
     #[error("the row has no `{field}`, which {} rows have", shape.name())]
@@ -279,7 +310,10 @@ pub enum RowProblem {
     NoMessages,
     /// No message is the assistant's.
     #[error("no message has the role assistant, so there is no reply to train on")]
-    NoReply,
+    NoReply {
+        /// A name that the mapping says is the assistant's.
+        unmet: Option<String>,
+    },
     /// The conversation ends before the assistant replies.
     #[error("the conversation ends with a message of the role {}, not with the assistant's reply", role.name())]
     NoLastReply {
@@ -345,6 +379,9 @@ pub enum RowProblem {
     /// The tokenizer fails on the row.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// The model cannot be given the row.
+    #[error("{}", _0.told("the row"))]
+    BeyondModel(BeyondModel),
     /// The template leaves out something that the row has beside what is said.
     #[error("the chat template writes nothing for `{field}`")]
     NotWritten {
@@ -383,6 +420,10 @@ impl DataError {
     /// What the user can do next.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Io { path, source } if source.get_ref().is_some_and(|error| error.is::<Trailing>()) => Some(format!(
+                "see what they are: gunzip -c {} > rows unfolds what stands before them",
+                path.display()
+            )),
             Self::Io { source, .. } => Some(match source.kind() {
                 std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidData => {
                     "the file is damaged or not complete; fetch it again".into()
@@ -474,6 +515,17 @@ impl RowProblem {
                     shapes.join("; ")
                 )
             }
+            Self::Ambiguous { asks, answers } => {
+                let name = |names: &[String]| names.first().map(|name| name.escape_debug().to_string()).unwrap_or_default();
+                format!(
+                    "name those that are meant, and pass others over: --columns {}=question,{}=answer,NAME=ignore",
+                    name(asks),
+                    name(answers)
+                )
+            }
+            Self::Surrogate { .. } => {
+                "the text was cut inside of a character: write it again, or skip such rows with --skip-bad-rows".into()
+            }
             Self::MissingField { .. } => {
                 "the first row decides the shape of the file; give every row the same fields, or remove this one"
                     .into()
@@ -502,7 +554,10 @@ impl RowProblem {
                     true => "rename the role to one of them".into(),
                 }
             }
-            Self::NoMessages | Self::NoReply | Self::NoLastReply { .. } | Self::EmptyReply { .. } => {
+            Self::NoReply { unmet: Some(name) } => {
+                format!("the row has no message of the role that --role {}=assistant names: correct it, or add the reply", name.escape_debug())
+            }
+            Self::NoMessages | Self::NoReply { .. } | Self::NoLastReply { .. } | Self::EmptyReply { .. } => {
                 "add the reply or remove the row".into()
             }
             Self::NoChatTemplate => {
@@ -529,6 +584,7 @@ impl RowProblem {
                     .into()
             }
             Self::NoPrompt { .. } => "give chat, instruction or completion rows".into(),
+            Self::BeyondModel(beyond) => beyond.hint(),
             Self::NoEos => "name one in tokenizer_config.json (\"eos_token\")".into(),
             Self::Template(e) => return e.hint(),
             Self::Tokenizer(e) => return e.hint(),

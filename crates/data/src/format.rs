@@ -91,7 +91,9 @@ impl Shape {
         match Self::ALL.into_iter().find(fits) {
             Some(Self::Question) | None if preference => Err(RowProblem::Preference),
             Some(shape) => Ok(shape),
-            None => Err(RowProblem::UnknownShape { keys: keys() }),
+            None => {
+                Err(question::ambiguous(fields).unwrap_or_else(|| RowProblem::UnknownShape { keys: keys() }))
+            }
         }
     }
 

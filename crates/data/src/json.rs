@@ -5,9 +5,10 @@
 //! whoever looks for a text takes for a number ([`odd_number`]) and the template engine gets back as one.
 
 use std::borrow::Cow;
+use std::fmt;
 
-use serde::de::DeserializeOwned;
-use serde::de::Error as _;
+use serde::Deserializer;
+use serde::de::{DeserializeOwned, DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 /// Begins the text of a number that [`Value`] does not hold. Noncharacters, which text has no reason to hold.
@@ -20,13 +21,28 @@ const TWO_TO_63: f64 = 9_223_372_036_854_775_808.0;
 /// The most values that a text may hold. A value takes some 80 bytes, however short its text: `[0,0,0,...]` unfolds to
 /// forty times its length. Rows and settings have a few thousand.
 pub(crate) const MOST_VALUES: usize = 1 << 18;
+/// So many keys of a text that are there twice are named.
+const MOST_TWICE: usize = 16;
 
 /// Reads a text of at most [`MOST_VALUES`]. Depth is bounded by the library.
 pub(crate) fn read<T: DeserializeOwned>(text: &str) -> serde_json::Result<T> {
+    refuse_many(text)?;
+    serde_json::from_str(text)
+}
+
+fn refuse_many(text: &str) -> serde_json::Result<()> {
     match holds_more(text.as_bytes(), MOST_VALUES) {
-        false => serde_json::from_str(text),
+        false => Ok(()),
         true => Err(serde_json::Error::custom(format!("it holds more than {MOST_VALUES} values"))),
     }
+}
+
+/// As [`read`]; `twice` gets the names of keys that an object has more than once, of which the last counts.
+fn read_noting(text: &str, twice: &mut Vec<String>) -> serde_json::Result<Value> {
+    refuse_many(text)?;
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let value = Noting { at: Place::Whole, twice }.deserialize(&mut deserializer)?;
+    deserializer.end().map(|()| value)
 }
 
 /// Reads a value as Python's `json.loads` does. A number that [`Value`] does not hold is a text with a mark in front,
@@ -35,7 +51,16 @@ pub(crate) fn read<T: DeserializeOwned>(text: &str) -> serde_json::Result<T> {
 /// # Errors
 /// What is not JSON, nested deeper than 128, or holds more than 262,144 values; columns are those of `text`.
 pub fn value(text: &str) -> serde_json::Result<Value> {
-    let read_plainly = read::<Value>(text);
+    value_noting(text, &mut Vec::new())
+}
+
+/// As [`value`]; `twice` gets the names of keys that an object has more than once, as `messages[].content`. Of them the last
+/// counts, as in Python.
+///
+/// # Errors
+/// As [`value`].
+pub(crate) fn value_noting(text: &str, twice: &mut Vec<String>) -> serde_json::Result<Value> {
+    let read_plainly = read_noting(text, twice);
     let is_plain = match &read_plainly {
         Ok(value) => !any(value, &mut |value| value.as_f64().is_some_and(is_suspicious)),
         Err(error) => error.is_data(),
@@ -44,8 +69,106 @@ pub fn value(text: &str) -> serde_json::Result<Value> {
         return read_plainly;
     }
     match (rewritten(text, Rewriting::Blank), rewritten(text, Rewriting::Mark)) {
-        (Some(blank), Some(marked)) => read::<Value>(&blank).and_then(|_| read(&marked)),
+        (Some(blank), Some(marked)) => {
+            twice.clear();
+            read::<Value>(&blank).and_then(|_| read_noting(&marked, twice))
+        }
         _ => read_plainly,
+    }
+}
+
+/// The way to a value from the whole.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    Whole,
+    Item(&'a Place<'a>),
+    Key(&'a Place<'a>, &'a str),
+}
+
+impl Place<'_> {
+    fn name(&self) -> String {
+        match self {
+            Self::Whole => String::new(),
+            Self::Item(list) => format!("{}[]", list.name()),
+            Self::Key(Self::Whole, key) => (*key).to_owned(),
+            Self::Key(object, key) => format!("{}.{key}", object.name()),
+        }
+    }
+}
+
+/// Reads a [`Value`] as it reads itself, and notes the keys that it would lose.
+struct Noting<'a> {
+    at: Place<'a>,
+    twice: &'a mut Vec<String>,
+}
+
+impl<'de> DeserializeSeed<'de> for Noting<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Noting<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        let mut item = || items.next_element_seed(Noting { at: Place::Item(&self.at), twice: self.twice });
+        while let Some(item) = item()? {
+            list.push(item);
+        }
+        Ok(list.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut object = serde_json::Map::new();
+        while let Some(key) = items.next_key::<String>()? {
+            let at = Place::Key(&self.at, &key);
+            let value = items.next_value_seed(Noting { at, twice: self.twice })?;
+            // Hostile rows have many.
+            if object.contains_key(&key) && self.twice.len() < MOST_TWICE {
+                let name = at.name();
+                if !self.twice.contains(&name) {
+                    self.twice.push(name);
+                }
+            }
+            object.insert(key, value);
+        }
+        Ok(object.into())
     }
 }
 
@@ -235,6 +358,33 @@ mod tests {
         }
         assert!(value(&format!("[{}]", "9".repeat(MOST_DIGITS))).is_ok());
         assert!(value(&format!("[{}]", "9".repeat(MOST_DIGITS + 1))).is_err());
+    }
+
+    #[test]
+    fn of_a_key_that_is_there_twice_the_last_counts_and_its_name_is_noted() {
+        let read = |text: &str| {
+            let mut twice = Vec::new();
+            let value = value_noting(text, &mut twice).unwrap_or_else(|e| panic!("{text}: {e}"));
+            (value.to_string(), twice)
+        };
+        let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(read(r#"{"a":1,"b":2,"a":3}"#), (r#"{"a":3,"b":2}"#.into(), own(&["a"])));
+        let nested = r#"{"m":[{"c":1,"c":2},{"c":{"x":1,"x":2,"x":3}},{"c":4,"c":5}]}"#;
+        let last = r#"{"m":[{"c":2},{"c":{"x":3}},{"c":5}]}"#;
+        assert_eq!(read(nested), (last.into(), own(&["m[].c", "m[].c.x"])));
+        // The names are those of the text, also where numbers are read otherwise.
+        let (value, twice) = read(r#"{"a":NaN,"a":123456789012345678901234567890}"#);
+        assert!(value.contains("123456789012345678901234567890"), "{value}");
+        assert_eq!(twice, ["a"]);
+        for text in
+            [r#"{"a":[1,-2,3.5,null,true,"x\u00e9",{}],"b":{"a":1e300}}"#, "[[],{}]", "18446744073709551615"]
+        {
+            let (found, twice) = read(text);
+            assert_eq!(
+                (found, twice),
+                (serde_json::from_str::<Value>(text).expect("JSON").to_string(), vec![])
+            );
+        }
     }
 
     #[test]

@@ -16,10 +16,12 @@ pub mod dataset;
 pub mod error;
 pub mod format;
 mod json;
+mod limits;
 mod lost;
 pub mod mask;
 pub mod notes;
 pub mod order;
+mod parts;
 mod reply;
 pub mod sample;
 pub mod samples;
@@ -27,6 +29,7 @@ pub mod source;
 pub mod statistics;
 pub mod template;
 pub mod tokenizer;
+pub mod words;
 
 pub use batch::{Batch, Segment, Target, cut};
 pub use cache::Cache;
@@ -34,6 +37,7 @@ pub use dataset::{Dataset, GenerationRow, Options, Overlong, Report, generation_
 pub use error::{DataError, RowProblem};
 pub use format::{Conversation, Mapping, Message, Role, Row, Shape};
 pub use json::value as read_json;
+pub use limits::{BeyondModel, ModelLimits};
 pub use notes::{AsText, Notes};
 pub use order::{Order, Position, Step, Steps};
 pub use sample::{Sample, TrainOn};

@@ -229,8 +229,7 @@ fn check_words(rendered: &Rendered) -> Result<(), RowProblem> {
         if found == wanted && !rendered.template.names(words) {
             continue;
         }
-        let other = Message { content: Some(MARK.to_string()), ..message.clone() };
-        if rendered.with(i, other).is_some_and(|other| other == rendered.text) {
+        if rendered.with(i, message.saying(&MARK.to_string())).is_some_and(|other| other == rendered.text) {
             return not_written(format!("messages[{i}].content"));
         }
     }

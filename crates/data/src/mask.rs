@@ -50,6 +50,61 @@ struct Variant<'a> {
     habits: OnceLock<Option<Habits>>,
 }
 
+/// A conversation as text and as tokens.
+struct Tokenised<'r> {
+    tokenizer: &'r Tokenizer,
+    variant: &'r Variant<'r>,
+    rendered: &'r Rendered<'r>,
+    encoding: Encoding,
+}
+
+impl<'r> Tokenised<'r> {
+    fn new(
+        tokenizer: &'r Tokenizer,
+        variant: &'r Variant<'r>,
+        rendered: &'r Rendered<'r>,
+    ) -> Result<Self, RowProblem> {
+        let encoding = tokenizer.encode_with_offsets(&rendered.text, false)?;
+        Ok(Self { tokenizer, variant, rendered, encoding })
+    }
+
+    /// The bytes of a reply.
+    fn reply(&self, message: usize) -> Result<Range<usize>, RowProblem> {
+        let Self { tokenizer, variant, rendered, encoding } = self;
+        let habits = variant.habits.get_or_init(|| Habits::of(&variant.template, tokenizer)).as_ref();
+        Finder { rendered, encoding, tokenizer, habits }.find(message)
+    }
+
+    /// The tokens of a reply, its end-of-turn token the last.
+    fn reply_tokens(&self, message: usize) -> Result<Range<usize>, RowProblem> {
+        let bytes = self.reply(message)?;
+        let inside = |&(start, end): &(usize, usize)| match start == end {
+            true => bytes.contains(&start),
+            false => start < bytes.end && end > bytes.start,
+        };
+        let offsets = &self.encoding.offsets;
+        let Some(first) = offsets.iter().position(inside) else {
+            return Err(RowProblem::ReplyNotWritten { message });
+        };
+        let last = offsets.iter().rposition(inside).unwrap_or(first);
+        Ok(first..last + 1)
+    }
+
+    /// The tokens of a span that the template marks, by transformers' rule; none for an empty one.
+    fn marked_tokens(&self, mark: &Range<usize>) -> Range<usize> {
+        let (marked, offsets) = (&self.rendered.text[mark.clone()], &self.encoding.offsets);
+        let (Some(first), Some(last)) = (marked.chars().next(), marked.chars().next_back()) else {
+            return 0..0;
+        };
+        let holding =
+            |start: usize, end: usize| offsets.iter().position(move |&(from, to)| from < end && start < to);
+        let Some(begin) = holding(mark.start, mark.start + first.len_utf8()) else { return 0..0 };
+        let end = holding(mark.end - last.len_utf8(), mark.end)
+            .or_else(|| offsets.iter().rposition(|&(from, _)| from < mark.end));
+        begin..end.unwrap_or(begin).max(begin) + 1
+    }
+}
+
 impl<'a> Masker<'a> {
     /// A masker for one tokenizer and a template, whose end-of-turn tokens the tokenizer must know as its own template's
     /// ([`Tokenizer::use_chat_template`]).
@@ -101,18 +156,19 @@ impl<'a> Masker<'a> {
     ) -> Result<(Vec<u32>, Vec<bool>), RowProblem> {
         let variant = self.variant(conversation)?;
         let rendered = Rendered::new(&variant.template, conversation)?;
+        let conversation = &*rendered.conversation;
         notes::of_conversation(&variant.template, conversation, &rendered.text, notes)?;
         notes.passed_over.extend(rendered.left_out.iter().cloned());
         notes.rendered_before |= conversation.messages.iter().any(|m| self.plain.was_rendered(m.text()));
-        let encoding = self.tokenizer.encode_with_offsets(&rendered.text, false)?;
+        let tokenised = Tokenised::new(self.tokenizer, &variant, &rendered)?;
 
         let replies = || conversation.messages.iter().enumerate().filter(|(_, m)| m.role == Role::Assistant);
         let untrained = || replies().filter(|(_, m)| !m.train);
-        let mut supervised = vec![self.train_on == TrainOn::All; encoding.ids.len()];
+        let mut supervised = vec![self.train_on == TrainOn::All; tokenised.encoding.ids.len()];
         match (self.train_on, &rendered.marks) {
             (TrainOn::All, _) => {
                 for (i, _) in untrained() {
-                    supervised[self.reply_tokens(&encoding, &variant, &rendered, i)?].fill(false);
+                    supervised[tokenised.reply_tokens(i)?].fill(false);
                 }
             }
             (TrainOn::Replies | TrainOn::Last, None) => {
@@ -120,7 +176,7 @@ impl<'a> Masker<'a> {
                 let passed = if last_only { replies().count().saturating_sub(1) } else { 0 };
                 let mut end = 0;
                 for (i, _) in replies().skip(passed).filter(|(_, m)| m.train) {
-                    let tokens = self.reply_tokens(&encoding, &variant, &rendered, i)?;
+                    let tokens = tokenised.reply_tokens(i)?;
                     // Replies that stand in another order, or in one another, are not understood.
                     if tokens.start < end {
                         return Err(RowProblem::SpanNotFound { message: i });
@@ -130,27 +186,26 @@ impl<'a> Masker<'a> {
                 }
             }
             (TrainOn::Replies, Some(marks)) => {
-                let untrained = untrained()
-                    .map(|(i, _)| self.reply(&encoding, &variant, &rendered, i))
-                    .collect::<Result<Vec<_>, _>>()?;
+                let untrained =
+                    untrained().map(|(i, _)| tokenised.reply(i)).collect::<Result<Vec<_>, _>>()?;
                 let trained = marks.iter().filter(|m| !untrained.iter().any(|r| r.contains(&m.start)));
                 for mark in trained {
-                    supervised[marked_tokens(&encoding, &rendered.text, mark)].fill(true);
+                    supervised[tokenised.marked_tokens(mark)].fill(true);
                 }
             }
             (TrainOn::Last, Some(marks)) => {
                 if let Some((i, _)) = replies().next_back().filter(|(_, m)| m.train) {
-                    let last = self.reply(&encoding, &variant, &rendered, i)?;
+                    let last = tokenised.reply(i)?;
                     for mark in marks.iter().filter(|m| last.contains(&m.start)) {
-                        supervised[marked_tokens(&encoding, &rendered.text, mark)].fill(true);
+                        supervised[tokenised.marked_tokens(mark)].fill(true);
                     }
                 }
             }
         }
         if self.train_on != TrainOn::All {
-            notes.open_ends += self.open_ends(&encoding.ids, &supervised);
+            notes.open_ends += self.open_ends(&tokenised.encoding.ids, &supervised);
         }
-        Ok((encoding.ids, supervised))
+        Ok((tokenised.encoding.ids, supervised))
     }
 
     /// Spans that are trained and do not end with a token that ends a generation.
@@ -181,39 +236,6 @@ impl<'a> Masker<'a> {
         Ok(variant)
     }
 
-    /// The bytes of a reply in its conversation's text.
-    fn reply(
-        &self,
-        encoding: &Encoding,
-        variant: &Variant,
-        rendered: &Rendered,
-        message: usize,
-    ) -> Result<Range<usize>, RowProblem> {
-        let learn = || Habits::of(&variant.template, self.tokenizer);
-        let habits = variant.habits.get_or_init(learn).as_ref();
-        Finder { rendered, encoding, tokenizer: self.tokenizer, habits }.find(message)
-    }
-
-    /// The tokens of a reply, its end-of-turn token the last.
-    fn reply_tokens(
-        &self,
-        encoding: &Encoding,
-        variant: &Variant,
-        rendered: &Rendered,
-        message: usize,
-    ) -> Result<Range<usize>, RowProblem> {
-        let bytes = self.reply(encoding, variant, rendered, message)?;
-        let inside = |&(start, end): &(usize, usize)| match start == end {
-            true => bytes.contains(&start),
-            false => start < bytes.end && end > bytes.start,
-        };
-        let Some(first) = encoding.offsets.iter().position(inside) else {
-            return Err(RowProblem::ReplyNotWritten { message });
-        };
-        let last = encoding.offsets.iter().rposition(inside).unwrap_or(first);
-        Ok(first..last + 1)
-    }
-
     /// Plain text closed with the end-of-sequence token; trained from byte `from` on.
     fn closed(
         &self,
@@ -237,19 +259,6 @@ impl<'a> Masker<'a> {
     }
 }
 
-/// The tokens of a span that the template marks, by transformers' rule; none for an empty one.
-fn marked_tokens(encoding: &Encoding, text: &str, mark: &Range<usize>) -> Range<usize> {
-    let marked = &text[mark.clone()];
-    let (Some(first), Some(last)) = (marked.chars().next(), marked.chars().next_back()) else { return 0..0 };
-    let holding = |start: usize, end: usize| {
-        encoding.offsets.iter().position(move |&(from, to)| from < end && start < to)
-    };
-    let Some(begin) = holding(mark.start, mark.start + first.len_utf8()) else { return 0..0 };
-    let end = holding(mark.end - last.len_utf8(), mark.end)
-        .or_else(|| encoding.offsets.iter().rposition(|&(from, _)| from < mark.end));
-    begin..end.unwrap_or(begin).max(begin) + 1
-}
-
 /// The ids to generate a document's last reply from, and that reply. `None` for plain text, which has no prompt.
 ///
 /// # Errors
@@ -268,19 +277,19 @@ pub fn prompt_and_reply(
             };
             let rendered = Rendered::new(&variant.template, conversation)?;
             let last = &conversation.messages[before];
-            let encoding = || tokenizer.encode_with_offsets(&rendered.text, false);
+            let tokenised = || Tokenised::new(tokenizer, &variant, &rendered);
             let prompt = match before {
                 // Nothing was said: what the template writes before the reply.
-                0 => rendered.text[..masker.reply(&encoding()?, &variant, &rendered, 0)?.start].to_string(),
+                0 => rendered.text[..tokenised()?.reply(0)?.start].to_string(),
                 _ => rendered.part(before, true)?,
             };
             let reply = match last.calls_tools() {
                 false => last.text().to_string(),
                 // What the model is to generate, as the template writes it.
                 true => {
-                    let encoding = encoding()?;
-                    let tokens = masker.reply_tokens(&encoding, &variant, &rendered, before)?;
-                    tokenizer.decode(&encoding.ids[tokens], true)?.trim().to_string()
+                    let tokenised = tokenised()?;
+                    let tokens = tokenised.reply_tokens(before)?;
+                    tokenizer.decode(&tokenised.encoding.ids[tokens], true)?.trim().to_string()
                 }
             };
             let prompt_ids = tokenizer.encode(&prompt, false)?;

@@ -33,13 +33,17 @@ pub struct Notes {
     /// Keys that neither we nor the chat template read, and in how many rows each stands; `messages[].key` is one of
     /// messages.
     pub passed_over: BTreeMap<String, usize>,
+    /// Keys that rows have more than once, of which the last counts, and in how many rows.
+    pub twice: BTreeMap<String, usize>,
+    /// Names of roles that the mapping says what they are, and in how many messages each stands.
+    pub roles: BTreeMap<String, usize>,
     /// Messages whose words, or whose reasoning, the chat template writes otherwise or leaves out.
     pub rewritten: usize,
     /// Rows of text that began with the beginning-of-sequence token, and were not given a second one.
     pub bos_present: usize,
     /// Rows whose text has the marks of the chat template, so that it was rendered before.
     pub rendered_before: usize,
-    /// Messages whose content has several parts, which are read as one text.
+    /// Messages whose content has several parts, which are read as one text: the chat template reads no parts.
     pub joined: usize,
     /// Replies of which no token that ends a generation is trained: the chat template's marks end before it, or it writes none.
     pub open_ends: usize,
@@ -65,6 +69,8 @@ pub struct AsText {
 pub struct RowNotes {
     /// See [`Notes::passed_over`].
     pub passed_over: Vec<String>,
+    /// See [`Notes::roles`].
+    pub roles: Vec<String>,
     /// See [`Notes::rewritten`].
     pub rewritten: usize,
     /// See [`Notes::joined`].
@@ -81,6 +87,7 @@ impl Notes {
     /// Adds what was done to a row.
     pub(crate) fn add(&mut self, row: &RowNotes) {
         count(&mut self.passed_over, &row.passed_over, 1);
+        count(&mut self.roles, &row.roles, 1);
         self.rewritten += row.rewritten;
         self.joined += row.joined;
         self.open_ends += row.open_ends;
@@ -119,9 +126,10 @@ pub(crate) fn of_conversation(
     }
     let last_question = conversation.messages.iter().rposition(|message| message.role == Role::User);
     for (i, message) in conversation.messages.iter().enumerate() {
-        notes.rewritten += usize::from(!text.contains(message.text()));
-        notes.joined += usize::from(message.parts.count > 1);
-        for key in &message.parts.passed_over {
+        notes.rewritten += usize::from(!message.is_written_in(text));
+        notes.joined += usize::from(message.in_row.parts.len() > 1 && !message.in_row.for_template);
+        notes.roles.extend(message.in_row.role.clone());
+        for key in &message.in_row.passed_over {
             let name = format!("messages[].content[].{key}");
             if !notes.passed_over.contains(&name) {
                 notes.passed_over.push(name);

@@ -13,6 +13,7 @@
 //!
 //! No conversation without messages is ever rendered: templates ask for `messages[0]`.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use serde_json::{Value, json};
@@ -100,7 +101,8 @@ impl Habits {
 /// A conversation in the hands of its template.
 pub(crate) struct Rendered<'a> {
     pub(crate) template: &'a ChatTemplate,
-    pub(crate) conversation: &'a Conversation,
+    /// With the parts of contents, where the template reads those.
+    pub(crate) conversation: Cow<'a, Conversation>,
     pub(crate) text: String,
     /// What the template marks as the assistant's; `None` if it marks nothing in any conversation.
     pub(crate) marks: Option<Vec<Range<usize>>>,
@@ -118,7 +120,8 @@ impl<'a> Rendered<'a> {
         template: &'a ChatTemplate,
         conversation: &'a Conversation,
     ) -> Result<Self, RowProblem> {
-        let Conversation { messages, tools, .. } = conversation;
+        let conversation = conversation.for_template(template);
+        let Conversation { messages, tools, .. } = &*conversation;
         let (text, marks) = match template.has_generation_marks() {
             true => template.render_marked(messages, tools.as_deref()).map(|(text, m)| (text, Some(m)))?,
             false => (template.render_with_tools(messages, tools.as_deref(), false)?, None),
@@ -130,7 +133,7 @@ impl<'a> Rendered<'a> {
 
     /// The first messages, with or without a generation prompt.
     pub(crate) fn part(&self, messages: usize, generation_prompt: bool) -> Result<String, RowProblem> {
-        let Conversation { messages: all, tools, .. } = self.conversation;
+        let Conversation { messages: all, tools, .. } = &*self.conversation;
         Ok(self.template.render_with_tools(&all[..messages], tools.as_deref(), generation_prompt)?)
     }
 
@@ -415,15 +418,13 @@ fn end_of(tokenizer: &Tokenizer, text: &str) -> Option<String> {
 }
 
 fn other_words(message: &Message) -> Message {
-    Message { content: Some(OTHER_WORDS.into()), ..message.clone() }
+    message.saying(OTHER_WORDS)
 }
 
 /// A reply of the same form that says other words. The names of calls stay: results of tools may say them again.
 fn other_reply(message: &Message) -> Message {
-    let mut other = message.clone();
-    if message.content.is_some() || !message.calls_tools() {
-        other.content = Some(OTHER_WORDS.into());
-    }
+    let says = message.content.is_some() || !message.calls_tools();
+    let mut other = if says { message.saying(OTHER_WORDS) } else { message.clone() };
     for key in REASONING {
         if let Some(Value::String(text)) = other.extra.get_mut(key) {
             *text = OTHER_WORDS.into();

@@ -8,10 +8,12 @@
 pub mod choice;
 pub mod csv;
 pub mod files;
+pub mod gzip;
 pub mod json_array;
 pub mod json_object;
 pub mod jsonl;
 pub mod kind;
+pub mod line_ends;
 pub mod paragraphs;
 pub mod parquet;
 pub(crate) mod rows;
@@ -169,8 +171,13 @@ impl Content {
     /// # Errors
     /// When the row's text is no JSON object.
     pub fn into_fields(self) -> Result<Fields, RowProblem> {
+        self.into_fields_noting(&mut Vec::new())
+    }
+
+    /// As [`Self::into_fields`]; `twice` gets the names of keys that are there more than once.
+    fn into_fields_noting(self, twice: &mut Vec<String>) -> Result<Fields, RowProblem> {
         match self {
-            Self::Json(bytes) => jsonl::fields(&bytes),
+            Self::Json(bytes) => jsonl::fields_noting(&bytes, twice),
             Self::Fields(fields) => Ok(fields),
         }
     }

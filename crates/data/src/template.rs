@@ -370,7 +370,9 @@ impl ChatTemplate {
             let calls = calls.iter().map(Option::as_ref).chain(std::iter::repeat(None));
             let odd = || {
                 let read = calls.clone().take(messages.len()).flatten();
-                messages.iter().flat_map(|message| message.extra.values()).chain(read).any(has_odd_number)
+                let of_messages =
+                    messages.iter().flat_map(|message| message.extra.values().chain(&message.in_row.parts));
+                of_messages.chain(read).any(has_odd_number)
             };
             let values = messages.iter().zip(calls.clone());
             let values = values.map(|(message, calls)| message_value(message, calls)).collect();
@@ -551,7 +553,11 @@ fn render_error(error: &Error, steps: u64) -> TemplateError {
 /// templates write "None" for it and do well without it.
 fn message_value(message: &Message, calls: Option<&serde_json::Value>) -> Value {
     let role = Some(("role", Value::from(message.role.name())));
-    let content = message.content.as_deref().map(|text| ("content", Value::from(text)));
+    let content = match message.in_row.for_template {
+        true => Some(Value::from(Serde(&message.in_row.parts))),
+        false => message.content.as_deref().map(Value::from),
+    };
+    let content = content.map(|content| ("content", content));
     let extra = message.extra.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| {
         let value = calls.filter(|_| key == TOOL_CALLS).unwrap_or(value);
         (key.as_str(), Value::from(Serde(value)))

@@ -79,6 +79,18 @@ pub enum TokenizerError {
         /// What is wrong, with its place where known.
         message: String,
     },
+    /// A file beside the tokenizer is no JSON object.
+    #[error("{} line {line}, column {column}: {message}", path.display())]
+    NotJson {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// The column.
+        column: usize,
+        /// What is wrong there.
+        message: String,
+    },
     /// A metadata entry of a GGUF file is missing, of the wrong length, or points outside the vocabulary.
     #[error("GGUF metadata `{key}`: {message}")]
     Metadata {
@@ -133,6 +145,10 @@ impl TokenizerError {
             // What names a key is about what somebody wrote there.
             Self::Invalid { message, .. } if message.starts_with('`') => {
                 "correct the entry, or take the file from where the model came from".into()
+            }
+            Self::NotJson { path, .. } => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                format!("correct it, or take {name} from where the model came from")
             }
             Self::TooLarge { .. } | Self::Invalid { .. } => {
                 "the file is damaged or not a tokenizer file; download the model again".into()

@@ -10,7 +10,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lorafit_data::{Cache, Dataset, Options, Source, Tokenizer};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::grouped;
+use crate::engine::{counted, grouped};
+use crate::outputs::{Kind, Output};
 use crate::report_error::CliError;
 
 /// Tokenising that took less is not worth a word.
@@ -47,6 +48,11 @@ impl CacheArgs {
             }
             (Some(_) | None, _) => Ok(()),
         }
+    }
+
+    /// The folder that is named, as an output.
+    pub fn output(&self) -> Option<Output<'_>> {
+        Output::asked("--cache-dir", self.cache_dir.as_ref(), Kind::Files)
     }
 
     fn cache(&self) -> Option<Cache> {
@@ -120,10 +126,11 @@ impl Progress {
         let rate = self.rows as f64 / seconds.max(1e-3);
         let cores = rayon::current_num_threads();
         format!(
-            "{} rows in {seconds:.0} s, {} rows/s, {} on each of {cores} cores",
-            grouped(self.rows as u64),
+            "{} in {seconds:.0} s, {} rows/s, {} on each of {}",
+            counted(self.rows, "row", "rows"),
             grouped(rate as u64),
-            grouped((rate / cores as f64) as u64)
+            grouped((rate / cores as f64) as u64),
+            counted(cores, "core", "cores")
         )
     }
 }

@@ -8,6 +8,7 @@ use lorafit_data::statistics::{Percentiles, Statistics};
 use lorafit_data::{Dataset, SampleRef, Tokenizer};
 
 use crate::command::data::DataArgs;
+use crate::engine::counted;
 use crate::page::{Cards, Page, Script, escape, number, percent, table};
 use crate::pieces::{Piece, pieces};
 use crate::row_args::{shapes, treated};
@@ -105,9 +106,9 @@ fn row(page: &mut String, sample: SampleRef, place: &str, tokenizer: &Tokenizer)
     let (line, tokens, trained) = (sample.row, sample.len(), sample.supervised_tokens());
     let _ = write!(
         page,
-        "<article data-tokens=\"{tokens}\" data-line=\"{line}\"><h3>{} <small>{} tokens, {} trained</small></h3><pre>",
+        "<article data-tokens=\"{tokens}\" data-line=\"{line}\"><h3>{} <small>{}, {} trained</small></h3><pre>",
         escape(place),
-        number(tokens),
+        counted(tokens, "token", "tokens"),
         number(trained)
     );
     let (mut open, mut left) = (false, ROW_TOKENS);
@@ -139,7 +140,7 @@ fn row(page: &mut String, sample: SampleRef, place: &str, tokenizer: &Tokenizer)
     page.push_str("</pre>");
     let hidden = tokens.saturating_sub(ROW_TOKENS);
     if hidden > 0 {
-        let _ = write!(page, "<p class=\"note\">and {} more tokens</p>", number(hidden));
+        let _ = write!(page, "<p class=\"note\">and {}</p>", counted(hidden, "more token", "more tokens"));
     }
     page.push_str("</article>\n");
     Ok(())
@@ -153,8 +154,10 @@ fn figures(args: &DataArgs, s: &Statistics) -> String {
     page.push_str("<figcaption>Rows by their tokens</figcaption>\n</figure>\n<div>\n");
     page.push_str(&lengths(s));
     page.push_str("<p><b>Longest rows:</b> ");
-    let longest =
-        s.longest_rows.iter().map(|l| format!("row {} ({} tokens)", number(l.line), number(l.tokens)));
+    let longest = s
+        .longest_rows
+        .iter()
+        .map(|l| format!("row {} ({})", number(l.line), counted(l.tokens, "token", "tokens")));
     page.push_str(&longest.collect::<Vec<_>>().join(", "));
     page.push_str("</p>\n");
     if s.duplicates > 0 {
@@ -175,7 +178,7 @@ fn statistics_cards(s: &Statistics, max_seq_len: usize) -> String {
     let mut card = |name, value: String, note: String| cards.add(name, &value, &note);
     card("rows", number(found.samples), format!("of {}, {} shape", number(found.rows), shapes(found)));
     card("tokens", number(found.tokens), format!("at most {} in a row", number(found.longest)));
-    card("trained", percent(s.supervised_share), format!("{} tokens", number(found.supervised_tokens)));
+    card("trained", percent(s.supervised_share), counted(found.supervised_tokens, "token", "tokens"));
     card("cut", number(found.truncated), format!("to {} tokens", number(max_seq_len)));
     let (long, empty) = (number(found.overlong), number(found.dropped));
     let dropped = number(found.overlong + found.dropped);
@@ -184,7 +187,7 @@ fn statistics_cards(s: &Statistics, max_seq_len: usize) -> String {
         card("skipped", number(found.skipped), "rows that cannot be read".to_owned());
     }
     card("repetitions", number(s.duplicates), "rows equal to an earlier one".to_owned());
-    let rectangle = format!("of the tokens, in a rectangle of {} rows", number(s.batch_size));
+    let rectangle = format!("of the tokens, in a rectangle of {}", counted(s.batch_size, "row", "rows"));
     card("padded", percent(s.padded_share), rectangle);
     card("computed", percent(s.computed_share), "with shared beginnings computed once".to_owned());
     cards.html()

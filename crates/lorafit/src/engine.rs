@@ -9,7 +9,7 @@ use lorafit_kernels::{Device, Placement};
 use lorafit_model::adapter::{self, Adapter};
 use lorafit_model::weights::{Gguf, ModelFiles};
 use lorafit_model::{Config, FileError, Model, Source};
-use lorafit_train::{MemoryPlan, open_tokenizer};
+use lorafit_train::{AnswerError, MemoryPlan, open_tokenizer};
 
 use crate::base_args::{ComputeArgs, ComputeChoice, QuantArgs, TemplateArgs};
 use crate::cli::Common;
@@ -17,6 +17,8 @@ use crate::command::train::TrainArgs;
 use crate::memory_args::{ByteSize, memory_limit};
 use crate::options::DeviceChoice;
 use crate::report_error::CliError;
+
+pub use lorafit_data::words::{counted, grouped};
 
 /// A base model, ready to compute.
 pub struct Base {
@@ -245,20 +247,33 @@ pub fn as_trained<'a>(
 }
 
 impl Base {
+    /// The error of the first weight that is no number, if there is one. Reads all weights: for after the fact.
+    pub fn non_number(&self) -> Option<anyhow::Error> {
+        let (name, value) = self.weights.non_number().ok().flatten()?;
+        let path = self.weights.path().display();
+        let text = format!("{path}: the logits are not numbers: {name} has the value {value}");
+        let hint = "the weights are damaged, or of training that diverged: get the model again";
+        Some(CliError::new(text).hint(hint).into())
+    }
+
     /// The error of logits that are no numbers, with the weight that is to blame if there is one.
     pub fn not_numbers(&self) -> anyhow::Error {
-        let path = self.weights.path().display();
-        let error = match self.weights.non_number() {
-            Ok(Some((name, value))) => CliError::new(format!(
-                "{path}: the logits are not numbers: {name} has the value {value}"
-            ))
-            .hint("the weights are damaged, or of training that diverged: get the model again"),
-            _ => CliError::new(format!(
+        let overflow = || {
+            let path = self.weights.path().display();
+            CliError::new(format!(
                 "{path}: the logits are not numbers, although every weight is one: numbers overflow on the way"
             ))
-            .hint("try --compute-dtype f32, without the adapter if there is one, and without --quant"),
+            .hint("try --compute-dtype f32, without the adapter if there is one, and without --quant")
         };
-        error.into()
+        self.non_number().unwrap_or_else(|| overflow().into())
+    }
+
+    /// Why rows were not answered.
+    pub fn unanswered(&self, error: AnswerError) -> anyhow::Error {
+        match error {
+            AnswerError::NotNumbers(_) => self.not_numbers(),
+            AnswerError::Tokenizer(error) => error.into(),
+        }
     }
 }
 
@@ -275,32 +290,4 @@ pub fn open_adapter(base: &Base, dir: &Path) -> anyhow::Result<Adapter> {
 /// Loads the adapter of `--adapter`, if given.
 pub fn open_optional_adapter(base: &Base, dir: Option<&PathBuf>) -> anyhow::Result<Option<Adapter>> {
     dir.map(|dir| open_adapter(base, dir)).transpose()
-}
-
-/// `1 row`, `2 rows`, `1,000 rows`.
-pub fn counted(number: usize, one: &str, several: &str) -> String {
-    format!("{} {}", grouped(number as u64), if number == 1 { one } else { several })
-}
-
-/// 1234567 as `1,234,567`.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn thousands_are_grouped() {
-        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1234567, "1,234,567")] {
-            assert_eq!(super::grouped(number), text);
-        }
-    }
 }

@@ -5,11 +5,12 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
-use lorafit_data::{Dataset, GenerationRow, Tokenizer};
-use lorafit_model::Config;
+use lorafit_data::{Dataset, GenerationRow, ModelLimits, Options, Tokenizer};
+use lorafit_model::{Config, most_new_tokens};
 
 use crate::engine::{Base, counted};
 use crate::report_error::CliError;
+use crate::row_args::RowArgs;
 
 /// What decides it, of a model.
 #[derive(Clone, Copy)]
@@ -30,51 +31,85 @@ impl<'a> Limits<'a> {
         Limits { config, tokenizer, quiet }
     }
 
+    /// How the rows of `args` become samples. What the model cannot be given is skipped with other bad rows, if they are.
+    pub fn options(self, args: &RowArgs) -> Options {
+        let limits = if args.skip_bad_rows { self.of_rows(args.max_seq_len) } else { ModelLimits::default() };
+        Options { limits, ..args.options() }
+    }
+
+    /// What is to be looked at in rows of so many tokens at most, so that tokenised data serves many models.
+    fn of_rows(self, longest: usize) -> ModelLimits {
+        let Config { vocab_size, sliding_window, .. } = *self.config;
+        ModelLimits {
+            // Reading every token takes time, and nearly no tokenizer has one that its model lacks.
+            vocab_size: Some(vocab_size).filter(|size| self.tokenizer.vocab_size() > *size),
+            window: sliding_window.filter(|window| *window < longest),
+        }
+    }
+
     /// Refuses rows that the model would compute wrongly or not at all, and tells of those beyond its context.
-    /// `skip_bad_rows` is the flag, which does not help here.
     ///
     /// # Errors
     /// The first such row.
-    pub fn check_rows(self, data: &Dataset, skip_bad_rows: bool) -> Result<(), CliError> {
+    pub fn check_rows(self, data: &Dataset) -> Result<(), CliError> {
         let place = |row: usize| data.origin.place_in_file(row);
-        let note = match skip_bad_rows {
-            true => "; --skip-bad-rows passes over rows that cannot be read, and this one can be",
-            false => "",
-        };
-        // Reading every token takes time, and nearly no tokenizer has one that its model lacks.
-        if self.tokenizer.vocab_size() > self.config.vocab_size {
+        let limits = self.of_rows(usize::MAX);
+        if limits.vocab_size.is_some() {
             for sample in data.samples.iter() {
-                self.check(&|| place(sample.row), sample.ids, 0, note)?;
+                self.check(limits, &|| place(sample.row), sample.ids, 0)?;
             }
         }
         let Some(longest) = data.samples.iter().max_by_key(|sample| sample.len()) else { return Ok(()) };
-        self.check(&|| place(longest.row), longest.ids, 0, note)?;
+        self.check(limits, &|| place(longest.row), longest.ids, 0)?;
         if let Some(beyond) = beyond_context(self.config, longest.len()) {
             let context = self.config.max_position_embeddings;
             let rows = data.samples.iter().filter(|sample| sample.len() > context).count();
             let (rows, place) = (counted(rows, "row is", "rows are"), place(longest.row));
             let cut = format!("--max-seq-len {context} cuts such rows");
             self.tell(format!(
-                "{rows} longer than the model is made for: {place} has {} tokens; {beyond}; {cut}",
-                longest.len()
+                "{rows} longer than the model is made for: {place} has {}; {beyond}; {cut}",
+                counted(longest.len(), "token", "tokens")
             ));
         }
         Ok(())
     }
 
-    /// As [`Limits::check_rows`], for rows that are answered with up to `max_new_tokens`.
+    /// As [`Limits::check_rows`], for rows that are answered with up to `max_new_tokens`. If bad rows are skipped
+    /// (`skip_bad_rows`), such rows are taken out and told.
     ///
     /// # Errors
-    /// The first such row.
-    pub fn check_prompts(self, rows: &[GenerationRow], max_new_tokens: usize) -> Result<(), CliError> {
-        rows.iter().try_for_each(|row| {
-            self.check(&|| format!("the prompt of row {}", row.row), &row.prompt_ids, max_new_tokens, "")
-        })?;
+    /// The first such row; where they are skipped, that none is left.
+    pub fn check_prompts(
+        self,
+        rows: &mut Vec<GenerationRow>,
+        max_new_tokens: usize,
+        skip_bad_rows: bool,
+    ) -> Result<(), CliError> {
+        let limits = self.of_rows(usize::MAX);
+        let check = |row: &GenerationRow| {
+            self.check(limits, &|| format!("the prompt of row {}", row.row), &row.prompt_ids, max_new_tokens)
+        };
+        match skip_bad_rows {
+            false => rows.iter().try_for_each(check)?,
+            true => {
+                let (mut first, before) = (None, rows.len());
+                rows.retain(|row| check(row).map_err(|error| first.get_or_insert(error)).is_ok());
+                match first {
+                    Some(error) if rows.is_empty() => return Err(error),
+                    Some(error) => self.tell(format!(
+                        "{} not answered: {error}",
+                        counted(before - rows.len(), "row is", "rows are")
+                    )),
+                    None => {}
+                }
+            }
+        }
         let longest = rows.iter().max_by_key(|row| row.prompt_ids.len());
         if let Some((row, beyond)) =
             longest.and_then(|row| Some((row, beyond_context(self.config, row.prompt_ids.len())?)))
         {
-            self.tell(format!("the prompt of row {} has {} tokens; {beyond}", row.row, row.prompt_ids.len()));
+            let tokens = counted(row.prompt_ids.len(), "token", "tokens");
+            self.tell(format!("the prompt of row {} has {tokens}; {beyond}", row.row));
         }
         Ok(())
     }
@@ -85,14 +120,22 @@ impl<'a> Limits<'a> {
     /// # Errors
     /// As it says.
     pub fn check_prompt(self, ids: &[u32], max_new_tokens: usize) -> Result<usize, CliError> {
-        self.check(&|| "the prompt".to_owned(), ids, max_new_tokens, "")?;
-        let context = self.config.max_position_embeddings;
+        self.check(self.of_rows(usize::MAX), &|| "the prompt".to_owned(), ids, max_new_tokens)?;
         if let Some(beyond) = beyond_context(self.config, ids.len()) {
-            self.tell(format!("the prompt has {} tokens; {beyond}", ids.len()));
+            self.tell(format!("the prompt has {}; {beyond}", counted(ids.len(), "token", "tokens")));
         }
-        // Behind a prompt that is beyond it already an answer has an end all the same.
-        let room = context.checked_sub(ids.len()).filter(|room| *room > 0).unwrap_or(context);
-        Ok(max_new_tokens.min(room))
+        Ok(most_new_tokens(self.config, ids.len(), max_new_tokens))
+    }
+
+    /// Tells how many of several answers were ended by the context, if some were.
+    pub fn tell_ends(self, answers: usize) {
+        if answers > 0 {
+            let (answers, context) =
+                (counted(answers, "answer stops", "answers stop"), self.config.max_position_embeddings);
+            self.tell(format!(
+                "{answers} at the {context} tokens that the model is made for (max_position_embeddings)"
+            ));
+        }
     }
 
     /// Tells that an answer of `new` tokens was ended by the context, if it was, and not by `max_new_tokens`.
@@ -116,42 +159,13 @@ impl<'a> Limits<'a> {
     /// What `what` names has the tokens `ids`, and up to `further` come after them.
     fn check(
         self,
+        limits: ModelLimits,
         what: &dyn Fn() -> String,
         ids: &[u32],
         further: usize,
-        note: &str,
     ) -> Result<(), CliError> {
-        let config = self.config;
-        if let Some(id) = ids.iter().find(|id| **id as usize >= config.vocab_size) {
-            let token = self.tokenizer.id_to_token(*id).unwrap_or_default();
-            let text = format!(
-                "{} has the token `{token}` ({id}), but the model's embedding has {} tokens",
-                what(),
-                config.vocab_size
-            );
-            return Err(CliError::new(text).hint(format!(
-                "the tokenizer knows more tokens than the model: leave rows with such tokens out, or enlarge the embedding in \
-                 transformers (resize_token_embeddings) and save the model{note}"
-            )));
-        }
-        // Attention here always sees the whole row.
-        let Some(window) = config.sliding_window else { return Ok(()) };
-        let length = ids.len();
-        if length.saturating_add(further) <= window {
-            return Ok(());
-        }
-        let what = what();
-        let reach = format!("the model's attention reaches back {window}, and longer rows are not supported");
-        if further == 0 {
-            return Err(CliError::new(format!("{what} has {length} tokens, but {reach}"))
-                .hint(format!("cut rows with --max-seq-len {window}{note}")));
-        }
-        let error =
-            CliError::new(format!("{what} has {length} tokens and its answer up to {further}, but {reach}"));
-        Err(match window.checked_sub(length) {
-            None | Some(0) => error.hint(format!("give a prompt of fewer than {window} tokens")),
-            Some(left) => error.hint(format!("answer with at most --max-new-tokens {left}")),
-        })
+        let beyond = limits.check(ids, further, self.tokenizer);
+        beyond.map_err(|beyond| CliError::new(beyond.told(&what())).hint(beyond.hint()))
     }
 }
 

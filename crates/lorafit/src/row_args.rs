@@ -103,7 +103,8 @@ impl RowArgs {
     /// How rows become samples.
     pub fn options(&self) -> Options {
         let Self { max_seq_len, overlong, train_on, .. } = *self;
-        Options { max_seq_len, overlong: overlong.into(), train_on: train_on.into() }
+        let (overlong, train_on) = (overlong.into(), train_on.into());
+        Options { max_seq_len, overlong, train_on, ..Options::default() }
     }
 
     /// The rows of `data`, of its split, which the flag `flag` names; of data sets on the hub the files are downloaded.
@@ -283,6 +284,20 @@ pub fn treated(data: &Dataset) -> Vec<String> {
         let told: Vec<String> = told.collect();
         lines.push(format!("keys passed over, with the rows that have them: {}", told.join(", ")));
     }
+    if !notes.twice.is_empty() {
+        let keys = notes.twice.iter();
+        let told = keys.map(|(name, rows)| format!("`{}` ({})", name.escape_debug(), count(*rows)));
+        let told: Vec<String> = told.collect();
+        lines.push(format!(
+            "keys that rows have more than once, with the rows that do: {}; the last is taken",
+            told.join(", ")
+        ));
+    }
+    let unmet = notes.roles.iter().filter(|(_, messages)| **messages == 0);
+    let unmet: Vec<String> = unmet.map(|(name, _)| format!("`{}`", name.escape_debug())).collect();
+    if !unmet.is_empty() {
+        lines.push(format!("--role names what is the role of no message: {}", unmet.join(", ")));
+    }
     if notes.rewritten > 0 {
         let messages = counted(notes.rewritten, "message is", "messages are");
         lines.push(format!(
@@ -290,13 +305,16 @@ pub fn treated(data: &Dataset) -> Vec<String> {
         ));
     }
     if notes.joined > 0 {
-        let what = "messages have several parts of text, which were read as one, nothing between them";
-        lines.push(format!("{} {what}", count(notes.joined)));
+        let messages = counted(notes.joined, "message has", "messages have");
+        lines.push(format!(
+            "{messages} several parts of text, which were read as one, nothing between them: the chat template reads no parts"
+        ));
     }
     if notes.open_ends > 0 {
-        let what = "replies end without a trained token that ends a generation, so the model does not learn to stop there: the \
-                    chat template's marks end before it, or it writes none";
-        lines.push(format!("{} {what}", count(notes.open_ends)));
+        let replies = counted(notes.open_ends, "reply ends", "replies end");
+        let what = "without a trained token that ends a generation, so the model does not learn to stop there: the chat \
+                    template's marks end before it, or it writes none";
+        lines.push(format!("{replies} {what}"));
     }
     if notes.rendered_before > 0 {
         let rows = counted(notes.rendered_before, "row has", "rows have");

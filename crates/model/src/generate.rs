@@ -77,11 +77,27 @@ struct Sequence {
     finished: bool,
 }
 
-/// Continues each prompt until a token of `stop`, or for `max_new_tokens`. The stop token is not part of the
-/// result. `on_token(sequence, token)` sees every token as it comes; `false` ends that sequence. `interrupted` is asked before
-/// every prompt and every round of tokens; `true` ends all sequences where they are.
+/// Logits that are infinite or no numbers, of which no token is the most likely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the logits after {tokens} tokens are not numbers")]
+pub struct NotNumbers {
+    /// Tokens of the prompt and of its answer that they follow.
+    pub tokens: usize,
+}
+
+/// The most tokens of an answer to `prompt_tokens`, of `max_new_tokens` that were asked for: it ends with the context that
+/// the model is made for. Behind a prompt that is beyond the context already, it has an end all the same.
+pub fn most_new_tokens(config: &Config, prompt_tokens: usize, max_new_tokens: usize) -> usize {
+    let context = config.max_position_embeddings;
+    max_new_tokens.min(context.checked_sub(prompt_tokens).filter(|room| *room > 0).unwrap_or(context))
+}
+
+/// Continues each prompt until a token of `stop`, or for `max_new_tokens` within the context ([`most_new_tokens`]). The stop
+/// token is not part of the result. `on_token(sequence, token)` sees every token as it comes; `false` ends that sequence.
+/// `interrupted` is asked before every prompt and every round of tokens; `true` ends all sequences where they are.
 ///
-/// An answer ends where the logits are no numbers.
+/// # Errors
+/// When a logit of any sequence is infinite or no number.
 ///
 /// # Panics
 /// On an empty prompt, or a token outside the vocabulary.
@@ -94,13 +110,14 @@ pub fn generate(
     sampling: Sampling,
     mut on_token: impl FnMut(usize, u32) -> bool,
     interrupted: &mut dyn FnMut() -> bool,
-) -> Vec<Vec<u32>> {
+) -> Result<Vec<Vec<u32>>, NotNumbers> {
     let (config, device) = (model.config(), model.device());
     assert!(prompts.iter().all(|p| !p.is_empty()), "a prompt has at least one token");
+    let longest = |prompt: &[u32]| most_new_tokens(config, prompt.len(), max_new_tokens);
     let mut caches: Vec<KvCache> =
-        prompts.iter().map(|p| KvCache::new(config, device, p.len() + max_new_tokens)).collect();
-    let longest = prompts.iter().map(|p| p.len()).max().unwrap_or(0);
-    let mut buffers = Buffers::for_evaluation(config, adapter, device, longest.max(prompts.len()));
+        prompts.iter().map(|p| KvCache::new(config, device, p.len() + longest(p))).collect();
+    let tokens = prompts.iter().map(|p| p.len()).max().unwrap_or(0).max(prompts.len());
+    let mut buffers = Buffers::for_evaluation(config, adapter, device, tokens);
     let mut sequences: Vec<Sequence> = prompts
         .iter()
         .map(|p| Sequence { pending: p.to_vec(), generated: Vec::new(), finished: max_new_tokens == 0 })
@@ -110,7 +127,7 @@ pub fn generate(
     // Prompts one at a time, which bounds the buffers; afterwards all sequences step together.
     for (i, sequence) in sequences.iter_mut().enumerate() {
         if interrupted() {
-            return vec![Vec::new(); prompts.len()];
+            return Ok(vec![Vec::new(); prompts.len()]);
         }
         let inputs = [std::mem::take(&mut sequence.pending)];
         let cache = std::slice::from_mut(&mut caches[i]);
@@ -119,10 +136,8 @@ pub fn generate(
     let mut draw = 0;
     loop {
         for (i, sequence) in sequences.iter_mut().enumerate().filter(|(_, s)| !s.finished) {
-            // Of what is no number none is the most likely.
-            if logits[i].iter().any(|logit| logit.is_nan()) {
-                sequence.finished = true;
-                continue;
+            if !logits[i].iter().all(|logit| logit.is_finite()) {
+                return Err(NotNumbers { tokens: prompts[i].len() + sequence.generated.len() });
             }
             let token = sampling.choose(&logits[i], draw * prompts.len() as u64 + i as u64);
             if stop.contains(&token) {
@@ -130,13 +145,13 @@ pub fn generate(
                 continue;
             }
             sequence.generated.push(token);
-            sequence.finished = !on_token(i, token) || sequence.generated.len() == max_new_tokens;
+            sequence.finished = !on_token(i, token) || sequence.generated.len() == longest(prompts[i]);
             sequence.pending = vec![token];
         }
         draw += 1;
         let active: Vec<usize> = (0..sequences.len()).filter(|&i| !sequences[i].finished).collect();
         if active.is_empty() || interrupted() {
-            return sequences.into_iter().map(|s| s.generated).collect();
+            return Ok(sequences.into_iter().map(|s| s.generated).collect());
         }
         let inputs: Vec<&[u32]> =
             sequences.iter().map(|s| if s.finished { &[][..] } else { &s.pending[..] }).collect();

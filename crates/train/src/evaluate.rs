@@ -2,7 +2,7 @@
 
 use lorafit_data::{GenerationRow, SampleRef, Samples, Tokenizer, TokenizerError};
 use lorafit_model::adapter::Adapter;
-use lorafit_model::{Buffers, Model, Sampling, generate};
+use lorafit_model::{Buffers, Model, NotNumbers, Sampling, generate, most_new_tokens};
 
 use crate::stream::{MicroBatchSize, cut};
 
@@ -74,6 +74,19 @@ impl Example {
 pub struct ExactMatch {
     /// All answers, in file order.
     pub examples: Vec<Example>,
+    /// Answers that were ended by the context that the model is made for.
+    pub ended_by_context: usize,
+}
+
+/// Why rows cannot be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// Ids that the tokenizer cannot decode.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The model computes no numbers.
+    #[error(transparent)]
+    NotNumbers(#[from] NotNumbers),
 }
 
 impl ExactMatch {
@@ -87,11 +100,12 @@ impl ExactMatch {
 /// Sequences generated side by side, where memory allows.
 pub const SIDE_BY_SIDE: usize = 16;
 
-/// Answers every row greedily, `side_by_side` at a time, with at most `max_new_tokens` tokens. `on_progress(done)` is
-/// told as rows finish. `None` if it is `interrupted`, which is asked before every prompt and every round of tokens.
+/// Answers every row greedily, `side_by_side` at a time, with at most `max_new_tokens` tokens within the context.
+/// `on_progress(done)` is told as rows finish. `None` if it is `interrupted`, which is asked before every prompt and every
+/// round of tokens.
 ///
 /// # Errors
-/// Ids that the tokenizer cannot decode.
+/// Logits that are not numbers; ids that the tokenizer cannot decode.
 pub fn exact_match(
     model: &Model,
     adapter: Option<&Adapter>,
@@ -101,18 +115,21 @@ pub fn exact_match(
     side_by_side: usize,
     mut on_progress: impl FnMut(usize),
     interrupted: &mut dyn FnMut() -> bool,
-) -> Result<Option<ExactMatch>, TokenizerError> {
+) -> Result<Option<ExactMatch>, AnswerError> {
     let mut examples = Vec::with_capacity(rows.len());
+    let mut ended_by_context = 0;
     for batch in rows.chunks(side_by_side) {
         let prompts: Vec<&[u32]> = batch.iter().map(|r| &r.prompt_ids[..]).collect();
         let stop = tokenizer.eos_ids();
         let (sampling, on_token) = (Sampling::default(), |_, _| true);
         let answers =
-            generate(model, adapter, &prompts, stop, max_new_tokens, sampling, on_token, interrupted);
+            generate(model, adapter, &prompts, stop, max_new_tokens, sampling, on_token, interrupted)?;
         if interrupted() {
             return Ok(None);
         }
         for (row, answer) in batch.iter().zip(answers) {
+            let most = most_new_tokens(model.config(), row.prompt_ids.len(), max_new_tokens);
+            ended_by_context += usize::from(answer.len() == most && most < max_new_tokens);
             examples.push(Example {
                 row: row.row,
                 prompt: row.prompt.clone(),
@@ -122,5 +139,5 @@ pub fn exact_match(
         }
         on_progress(examples.len());
     }
-    Ok(Some(ExactMatch { examples }))
+    Ok(Some(ExactMatch { examples, ended_by_context }))
 }

@@ -31,7 +31,7 @@ mod trainer;
 pub use bench::{BenchError, BenchOptions, BenchResult, bench};
 pub use cadence::CheckpointEvery;
 pub use checkpoint::{Best, Checkpoint, CheckpointError, Newest, State};
-pub use evaluate::{Evaluation, ExactMatch, Example, SIDE_BY_SIDE, evaluate, exact_match};
+pub use evaluate::{AnswerError, Evaluation, ExactMatch, Example, SIDE_BY_SIDE, evaluate, exact_match};
 pub use guard::{Culprit, GuardState, OnNan, Refusal};
 pub use history::{RunHistory, RunTotals};
 pub use identity::{Identity, Mismatch, hash_data, hash_files, hash_text};

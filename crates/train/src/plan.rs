@@ -11,7 +11,7 @@ use lorafit_kernels::ops::matmul::cuda::decoded_bytes;
 use lorafit_model::adapter::{LoraConfig, TargetError};
 use lorafit_model::{
     ActivationDtype, ActivationPolicy, BufferBytes, BufferShape, Config, KvCache, Recompute, Trainable,
-    sequence_logits_bytes,
+    most_new_tokens, sequence_logits_bytes,
 };
 use serde::Serialize;
 
@@ -248,7 +248,8 @@ impl EvaluationRequest<'_> {
     pub fn plan(&self, side_by_side: usize) -> Result<MemoryPlan, TargetError> {
         let losses = self.plan_for(self.tokens, 0, 0)?;
         let batches = self.prompts.chunks(side_by_side);
-        let held = batches.map(|batch| batch.iter().map(|prompt| prompt + self.max_new_tokens).sum()).max();
+        let most = |prompt: usize| prompt + most_new_tokens(self.config, prompt, self.max_new_tokens);
+        let held = batches.map(|batch| batch.iter().map(|prompt| most(*prompt)).sum()).max();
         let Some(held) = held else { return Ok(losses) };
         let longest = self.prompts.iter().copied().max().unwrap_or(0);
         let sequences = side_by_side.min(self.prompts.len());

@@ -68,29 +68,59 @@ pub struct Message {
     /// Further keys, which templates may use.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
-    /// If its content is a list of parts in the row: how many there are, and which of their keys nothing reads.
+    /// What the row has otherwise.
     #[serde(skip)]
-    pub(crate) parts: Parts,
+    pub(crate) in_row: InRow,
 }
 
-/// What the report says of a content that is a list of parts.
+/// What the row of a message has otherwise than the message.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Parts {
-    /// How many there were; none where the content is a text.
-    pub count: usize,
-    /// Their keys that nothing reads.
+pub(crate) struct InRow {
+    /// The parts of its content; none where that is a text.
+    pub parts: Vec<Value>,
+    /// Keys of the parts that nothing reads.
     pub passed_over: Vec<String>,
+    /// Whether templates are given the parts, and not the text that they are together.
+    pub for_template: bool,
+    /// The name of its role, where the mapping says which it is.
+    pub role: Option<String>,
 }
 
 impl Message {
     /// A message without further keys.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: Some(content.into()), train: true, extra: Map::new(), parts: Parts::default() }
+        Self { role, content: Some(content.into()), train: true, extra: Map::new(), in_row: InRow::default() }
     }
 
     /// What is said; nothing for a reply that only calls tools.
     pub fn text(&self) -> &str {
         self.content.as_deref().unwrap_or_default()
+    }
+
+    /// The same message with other words, in a form that templates are given alike.
+    #[must_use]
+    pub(crate) fn saying(&self, text: &str) -> Self {
+        let mut message = self.clone();
+        if message.in_row.for_template {
+            let mut part = message.in_row.parts.swap_remove(0);
+            part["text"] = text.into();
+            message.in_row.parts = vec![part];
+        }
+        message.content = Some(text.into());
+        message
+    }
+
+    /// Whether a text has the words of the message, of each part by itself where templates get those.
+    pub(crate) fn is_written_in(&self, text: &str) -> bool {
+        match self.in_row.for_template {
+            false => text.contains(self.text()),
+            true => self.part_texts().all(|part| text.contains(part)),
+        }
+    }
+
+    /// The texts of its parts.
+    pub(crate) fn part_texts(&self) -> impl Iterator<Item = &str> {
+        self.in_row.parts.iter().filter_map(|part| part.get("text").and_then(Value::as_str))
     }
 
     /// Whether the message calls tools.
@@ -187,6 +217,15 @@ pub(super) struct Keys {
     pub shape: Shape,
 }
 
+/// ShareGPT's names.
+pub(super) const SHAREGPT: Keys = Keys {
+    list: "conversations",
+    role: "from",
+    content: "value",
+    roles: &[("human", Role::User), ("gpt", Role::Assistant), ("observation", Role::Tool)],
+    shape: Shape::ShareGpt,
+};
+
 pub(super) const MESSAGES: Keys = Keys {
     list: "messages",
     role: "role",
@@ -208,7 +247,9 @@ pub(super) fn parse(mut fields: Fields, keys: &Keys, mapping: &Mapping) -> Resul
     let mut messages = messages.collect::<Result<Vec<_>, _>>()?;
     let Some(last) = messages.last() else { return Err(RowProblem::NoMessages) };
     if !messages.iter().any(|m| m.role == Role::Assistant) {
-        return Err(RowProblem::NoReply);
+        let mapped = mapping.roles.iter().filter(|(_, role)| *role == Role::Assistant);
+        let unmet = mapped.map(|(name, _)| name.clone()).next();
+        return Err(RowProblem::NoReply { unmet });
     }
     if last.role != Role::Assistant {
         return Err(RowProblem::NoLastReply { role: last.role });
@@ -299,23 +340,27 @@ fn message(i: usize, value: Value, keys: &Keys, mapping: &Mapping) -> Result<Mes
         Value::Object(map) => map,
         other => return Err(wrong(format!("{}[{i}]", keys.list), "an object", &other)),
     };
-    let role = match extra.remove(keys.role) {
+    let (role_key, content_key) = named_as(&extra, keys);
+    let mut in_row = InRow::default();
+    let role = match extra.remove(role_key) {
         Some(Value::String(text)) if text == FUNCTION_CALL && mapping.role(&text).is_none() => {
             // The content is a call, or a list of calls (LLaMA-Factory).
-            let calls = extra.remove(keys.content).map_or(Value::Null, from_json_text);
+            let calls = extra.remove(content_key).map_or(Value::Null, from_json_text);
             let calls = if calls.is_object() { Value::Array(vec![calls]) } else { calls };
             if !calls.is_array() || is_empty(&calls) {
-                return Err(wrong(place(keys.content), "the JSON text of a call or a list of calls", &calls));
+                return Err(wrong(place(content_key), "the JSON text of a call or a list of calls", &calls));
             }
             extra.insert(TOOL_CALLS.into(), calls);
             Role::Assistant
         }
         Some(Value::String(text)) if json::odd_number(&text).is_none() => {
-            let named = || keys.roles.iter().find(|(name, _)| *name == text).map(|(_, role)| *role);
+            let roles = if role_key == SHAREGPT.role { SHAREGPT.roles } else { keys.roles };
+            let named = || roles.iter().find(|(name, _)| *name == text).map(|(_, role)| *role);
+            in_row.role = mapping.roles.iter().any(|(name, _)| *name == text).then(|| text.clone());
             mapping.role(&text).or_else(named).ok_or(RowProblem::UnknownRole { role: text })?
         }
-        Some(other) => return Err(wrong(place(keys.role), "a string", &other)),
-        None => return Err(missing(keys.role)),
+        Some(other) => return Err(wrong(place(role_key), "a string", &other)),
+        None => return Err(missing(role_key)),
     };
     let train = is_trained(&mut extra, role, &place)?;
     name_calls(&mut extra, &place)?;
@@ -324,20 +369,33 @@ fn message(i: usize, value: Value, keys: &Keys, mapping: &Mapping) -> Result<Mes
         check_calls(&calls, &place(TOOL_CALLS))?;
         extra.insert(TOOL_CALLS.into(), calls);
     }
-    let content = extra.remove(keys.content);
+    let content = extra.remove(content_key);
     keys::check_message(extra.iter(), place)?;
-    let mut message = Message { role, content: None, train, extra, parts: Parts::default() };
+    let mut message = Message { role, content: None, train, extra, in_row };
     message.content = match content {
         Some(Value::String(text)) if json::odd_number(&text).is_none() => Some(text),
         Some(Value::Array(parts)) if !parts.is_empty() && parts.iter().all(Value::is_object) => {
-            Some(joined(parts, &place(keys.content), &mut message.parts)?)
+            Some(joined(parts, &place(content_key), &mut message.in_row)?)
         }
         None | Some(Value::Null) if message.calls_tools() => None,
-        Some(other) => return Err(wrong(place(keys.content), "a string", &other)),
-        None => return Err(missing(keys.content)),
+        Some(other) => return Err(wrong(place(content_key), "a string", &other)),
+        None => return Err(missing(content_key)),
     };
     name_reasoning(&mut message.extra);
     Ok(message)
+}
+
+/// The keys of a message's role and content: those of its shape, else the names that the other of [`MESSAGES`] and
+/// [`SHAREGPT`] has for them.
+fn named_as(message: &Map<String, Value>, keys: &Keys) -> (&'static str, &'static str) {
+    let found = |own: &'static str, names: [&'static str; 2]| {
+        let other = names.into_iter().find(|name| message.contains_key(*name));
+        if message.contains_key(own) { own } else { other.unwrap_or(own) }
+    };
+    (
+        found(keys.role, [MESSAGES.role, SHAREGPT.role]),
+        found(keys.content, [MESSAGES.content, SHAREGPT.content]),
+    )
 }
 
 /// Whether the model is to learn a message, by `train` or OpenAI's `weight`.
@@ -390,14 +448,13 @@ fn name_calls(extra: &mut Map<String, Value>, place: &impl Fn(&str) -> String) -
     Ok(())
 }
 
-/// Joins the texts of a message's parts, with nothing between them. `told` gets their number and the keys that nothing reads.
+/// Joins the texts of a message's parts, with nothing between them. `told` gets them, and the keys that nothing reads.
 ///
 /// # Errors
 /// A part that is not text, or has a key that would change what is trained.
-fn joined(parts: Vec<Value>, place: &str, told: &mut Parts) -> Result<String, RowProblem> {
+fn joined(parts: Vec<Value>, place: &str, told: &mut InRow) -> Result<String, RowProblem> {
     let mut joined = String::new();
-    told.count = parts.len();
-    for (i, part) in parts.into_iter().enumerate() {
+    for (i, part) in parts.iter().enumerate() {
         let kind_of = part.get("type").and_then(Value::as_str).map(str::to_owned);
         if let Some(kind) = kind_of.filter(|kind| !TEXT_PARTS.contains(&kind.as_str())) {
             return Err(RowProblem::NotText { field: format!("{place}[{i}]"), kind });
@@ -426,6 +483,7 @@ fn joined(parts: Vec<Value>, place: &str, told: &mut Parts) -> Result<String, Ro
             }
         }
     }
+    told.parts = parts;
     Ok(joined)
 }
 

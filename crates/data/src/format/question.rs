@@ -46,7 +46,8 @@ struct Names {
     answer: String,
 }
 
-fn names(fields: &Fields) -> Option<Names> {
+/// The columns that ask, and those that answer.
+fn candidates(fields: &Fields) -> [Vec<String>; 2] {
     let among = |known: &[&str]| -> Vec<String> {
         let is = |name: &str| known.iter().any(|known| known.eq_ignore_ascii_case(name.trim()));
         let mut found: Vec<_> = fields.iter().filter(|(name, value)| is(name) && !value.is_null()).collect();
@@ -56,8 +57,12 @@ fn names(fields: &Fields) -> Option<Names> {
         }
         found.into_iter().map(|(name, _)| name.clone()).collect()
     };
-    let [answer] = among(keys::ANSWERS).try_into().ok()?;
-    let questions = among(keys::QUESTIONS);
+    [keys::QUESTIONS, keys::ANSWERS].map(among)
+}
+
+fn names(fields: &Fields) -> Option<Names> {
+    let [questions, answers] = candidates(fields);
+    let [answer] = answers.try_into().ok()?;
     let named =
         |wanted: &str| questions.iter().find(|name| name.trim().eq_ignore_ascii_case(wanted)).cloned();
     match (questions.len(), named("instruction"), named("input")) {
@@ -65,6 +70,14 @@ fn names(fields: &Fields) -> Option<Names> {
         (2, Some(question), Some(input)) => Some(Names { question, input: Some(input), answer }),
         _ => None,
     }
+}
+
+/// The columns that ask and those that answer, where there are too many of them.
+pub(super) fn ambiguous(fields: &Fields) -> Option<RowProblem> {
+    let [asks, answers] = candidates(fields);
+    let both = !asks.is_empty() && !answers.is_empty() && asks.len() + answers.len() > 2;
+    let shown = |names: Vec<String>| names.into_iter().map(|name| name.chars().take(40).collect()).collect();
+    both.then(|| RowProblem::Ambiguous { asks: shown(asks), answers: shown(answers) })
 }
 
 /// Whether a row has one column that asks and one that answers.

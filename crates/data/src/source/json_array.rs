@@ -5,6 +5,7 @@ use std::io::BufRead;
 
 use super::{Content, LONGEST_ROW_BYTES, ReadError, Record};
 use crate::error::RowProblem;
+use crate::words::counted;
 
 /// The elements of an array, numbered from 1.
 #[derive(Debug)]
@@ -60,7 +61,10 @@ impl<R: BufRead> JsonArray<R> {
             End::Bracket if bytes.is_empty() && self.at == At::Start => return Ok(None),
             End::Bracket => At::End,
             End::File => {
-                return Err(damaged(&format!("it ends inside the list, after {} rows", self.number - 1)));
+                return Err(damaged(&format!(
+                    "it ends inside the list, after {}",
+                    counted(self.number - 1, "row", "rows")
+                )));
             }
         };
         Ok(Some(Record { number: self.number, content: Content::Json(bytes) }))

@@ -113,14 +113,34 @@ impl<R: BufRead> Iterator for Lines<R> {
 /// # Errors
 /// When the text is not UTF-8, not JSON, or not an object.
 pub fn fields(json: &[u8]) -> Result<Fields, RowProblem> {
-    let value = crate::json::value(text(json)?).map_err(|e| {
+    fields_noting(json, &mut Vec::new())
+}
+
+/// As [`fields`]; `twice` gets the names of keys that are there more than once.
+///
+/// # Errors
+/// As [`fields`].
+pub(super) fn fields_noting(json: &[u8], twice: &mut Vec<String>) -> Result<Fields, RowProblem> {
+    let value = crate::json::value_noting(text(json)?, twice).map_err(|e| {
         // serde_json closes with the place.
         let message = e.to_string();
         let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(m, _)| m);
+        if has_lone_surrogate(json)
+            && ["surrogate", "end of hex escape"].iter().any(|told| message.contains(told))
+        {
+            return RowProblem::Surrogate { line: e.line(), column: e.column().max(1) };
+        }
         RowProblem::Json { line: e.line(), column: e.column().max(1), message: message.to_string() }
     })?;
     match value {
         serde_json::Value::Object(map) => Ok(map),
         other => Err(RowProblem::NotAnObject { found: kind(&other) }),
     }
+}
+
+/// Whether a text escapes a half of a surrogate pair (`\\ud83d`) anywhere.
+fn has_lone_surrogate(json: &[u8]) -> bool {
+    json.windows(4).any(|escape| {
+        escape[0] == b'\\' && escape[1] == b'u' && escape[2].eq_ignore_ascii_case(&b'd') && escape[3] > b'7'
+    })
 }

@@ -6,9 +6,11 @@ use std::io::{BufRead, BufReader, Read, Seek};
 use std::path::Path;
 
 use super::csv::Csv;
+use super::gzip::{self, Gzip};
 use super::json_array::JsonArray;
 use super::json_object::{self, Outline};
 use super::jsonl::Lines;
+use super::line_ends::{self, LineFeeds};
 use super::paragraphs::Paragraphs;
 use super::parquet::Parquet;
 use super::utf16::{self, Utf16};
@@ -34,7 +36,6 @@ pub enum Kind {
 
 /// Read from the file at once.
 const BUFFER_BYTES: usize = 64 << 10;
-const GZIP: &[u8] = &[0x1F, 0x8B];
 const ZSTD: &[u8] = &[0x28, 0xB5, 0x2F, 0xFD];
 const PARQUET: &[u8] = b"PAR1";
 
@@ -235,19 +236,24 @@ fn unread(magic: &[u8]) -> Option<ReadError> {
 }
 
 fn is_compressed(magic: &[u8]) -> bool {
-    magic.starts_with(GZIP) || magic == ZSTD
+    magic.starts_with(&gzip::MAGIC) || magic == ZSTD
 }
 
-/// What the file says in UTF-8, unfolded as it is read. Zstandard's decoder takes at most 128 MiB (its default window limit).
+/// What the file says in UTF-8, its lines ended by line feeds, unfolded as it is read. Zstandard's decoder takes at most 128 MiB (its default window limit).
 fn decompressed(file: File, magic: &[u8]) -> std::io::Result<Box<dyn BufRead>> {
     let reader = BufReader::with_capacity(BUFFER_BYTES, file);
     let mut reader: Box<dyn BufRead> = match magic {
-        m if m.starts_with(GZIP) => Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(reader))),
+        m if m.starts_with(&gzip::MAGIC) => {
+            Box::new(BufReader::with_capacity(BUFFER_BYTES, Gzip::new(reader)))
+        }
         ZSTD => Box::new(BufReader::new(zstd::stream::read::Decoder::with_buffer(reader)?)),
         _ => Box::new(reader),
     };
-    Ok(match utf16::Order::of(reader.fill_buf()?) {
-        Some(order) => Box::new(Utf16::new(reader, order)),
-        None => reader,
+    if let Some(order) = utf16::Order::of(reader.fill_buf()?) {
+        reader = Box::new(BufReader::with_capacity(BUFFER_BYTES, Utf16::new(reader, order)));
+    }
+    Ok(match line_ends::are_carriage_returns(reader.fill_buf()?) {
+        true => Box::new(BufReader::with_capacity(BUFFER_BYTES, LineFeeds::new(reader))),
+        false => reader,
     })
 }

@@ -31,6 +31,15 @@ pub struct Origin {
     pub problems: Vec<String>,
     /// Keys of the rows that nothing reads, and how often each was there in rows that were taken.
     pub passed_over: BTreeMap<String, usize>,
+    /// Keys that rows which were taken have more than once, and in how many. The last counts.
+    pub twice: BTreeMap<String, usize>,
+}
+
+/// Names of keys of a row, of which is told what became of them.
+#[derive(Debug, Default)]
+struct Keys {
+    passed_over: Vec<String>,
+    twice: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -112,7 +121,7 @@ pub(crate) fn read<T: Send + Clone>(
                 let done: Vec<_> = block
                     .into_par_iter()
                     .map(|Taken { number, times, content }| {
-                        let mut keys = Vec::new();
+                        let mut keys = Keys::default();
                         let row = content.and_then(|content| parse(content, shape, source, &mut keys));
                         (number, times, row.and_then(|row| Ok((work(row, before + number)?, keys))))
                     })
@@ -121,7 +130,8 @@ pub(crate) fn read<T: Send + Clone>(
                 for (number, times, result) in done {
                     match result {
                         Ok((result, keys)) => {
-                            notes::count(&mut origin.passed_over, &keys, times);
+                            notes::count(&mut origin.passed_over, &keys.passed_over, times);
+                            notes::count(&mut origin.twice, &keys.twice, times);
                             (0..times).try_for_each(|_| take(result.clone()))?;
                         }
                         Err(problem) if source.skip_bad_rows && !problem.is_everywhere() => {
@@ -196,11 +206,11 @@ fn parse(
     content: Content,
     shape: Option<Shape>,
     source: &Source,
-    passed_over: &mut Vec<String>,
+    keys: &mut Keys,
 ) -> Result<Row, RowProblem> {
-    let fields = source.mapping.rename(content.into_fields()?)?;
+    let fields = source.mapping.rename(content.into_fields_noting(&mut keys.twice)?)?;
     let shape = shape.map_or_else(|| Shape::recognise(&fields), Ok)?;
-    shape.read(fields, &source.mapping, passed_over)
+    shape.read(fields, &source.mapping, &mut keys.passed_over)
 }
 
 /// A row that is taken.

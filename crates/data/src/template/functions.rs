@@ -45,6 +45,21 @@ fn range(first: &Value, second: Option<&Value>, step: Option<&Value>) -> Result<
     }
 }
 
+/// `dict.fromkeys(keys, value)`, of the class or of a dict.
+pub(super) fn from_keys(state: &State, of: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    if !matches!(type_name(of), "function" | "dict") {
+        return Err(Error::from(ErrorKind::UnknownMethod));
+    }
+    let args = bind("fromkeys", &[" keys", " value"], 1, &args.into_values())?;
+    let value = args[1].clone().unwrap_or_else(|| Value::from(()));
+    let pair = |key: Value| match is_hashable(&key) {
+        true => Ok((key, value.clone())),
+        false => Err(error(format!("unhashable type: '{}'", type_name(&key)))),
+    };
+    let keys = items(state, args[0].as_ref().unwrap_or(of))?.into_iter().map(pair);
+    Ok(Value::from_pairs(keys.collect::<Result<Vec<_>, _>>()?))
+}
+
 fn dict(state: &State, args: &[Value]) -> Result<Value, Error> {
     Ok(Value::from_pairs(pairs(state, "dict", args)?))
 }

@@ -141,6 +141,17 @@ impl Range {
     }
 }
 
+impl Range {
+    /// The range of some of its items, by Python's `slice.indices`.
+    pub(super) fn slice(&self, [start, stop, step]: [i64; 3]) -> Result<Value, Error> {
+        let at = |i: i64| i.checked_mul(self.step).and_then(|far| self.start.checked_add(far));
+        match (at(start), at(stop), self.step.checked_mul(step)) {
+            (Some(start), Some(stop), Some(step)) => Self::of(start, stop, step),
+            _ => Err(python::unsupported("a range of integers this large")),
+        }
+    }
+}
+
 impl Object for Range {
     fn repr(self: &Arc<Self>) -> ObjectRepr {
         ObjectRepr::Seq

@@ -7,9 +7,9 @@ use std::fmt::Write;
 use minijinja::value::{Tuple, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
-use super::objects::{Group, Method, Namespace};
+use super::objects::{Group, Method, Namespace, Range};
 use super::python::{self, Number, as_integer, error, items, order, type_name};
-use super::{filters, format, methods, printing};
+use super::{filters, format, functions, methods, printing};
 
 /// Makes the operators known to an environment.
 pub(super) fn add_to(environment: &mut Environment) {
@@ -28,6 +28,7 @@ pub(super) fn add_to(environment: &mut Environment) {
             None => Err(error("cannot assign attribute on non-namespace object")),
         }
     });
+    environment.add_filter("lorafit_fromkeys", functions::from_keys);
     environment.add_filter("lorafit_cat", joined);
     environment.add_filter("lorafit_add", add);
     environment.add_filter("lorafit_mul", multiplied);
@@ -202,11 +203,14 @@ fn sliced(state: &State, value: &Value, start: &Value, stop: &Value, step: &Valu
             if matches!(type_name(value), "generator" | "dict view") {
                 return Err(error(format!("'{}' object is not subscriptable", type_name(value))));
             }
+            if let Some(range) = value.downcast_object_ref::<Range>() {
+                let found = python::slice_bounds(value.len().unwrap_or(0), bounds)?;
+                return found.map_or(Ok(Value::UNDEFINED), |bounds| range.slice(bounds));
+            }
             let all = items(state, value)?;
             let Some(found) = python::slice(all.len(), bounds)? else { return Ok(Value::UNDEFINED) };
             Ok(match type_name(value) {
                 "tuple" => Value::from(Tuple::new(pick(&all, found))),
-                "range" => return Err(python::unsupported("a slice of a range")),
                 _ => Value::from(pick(&all, found)),
             })
         }

@@ -221,10 +221,21 @@ pub(super) fn lines(text: &str, keep_ends: bool) -> Vec<&str> {
 }
 
 /// What a slice takes of `length` items: where it begins, by how much it goes on, and how many there are.
-pub(super) fn slice(
+pub(super) fn slice(length: usize, bounds: [&Value; 3]) -> Result<Option<(i64, i64, usize)>, Error> {
+    let found = slice_bounds(length, bounds)?;
+    Ok(found.map(|[start, stop, step]| {
+        let distance = if step > 0 { stop - start } else { start - stop };
+        let count = if distance > 0 { (distance - 1) / step.saturating_abs() + 1 } else { 0 };
+        (start, step, count as usize)
+    }))
+}
+
+/// Where a slice begins, before what it ends and its step, as Python's `slice.indices` has them; `None` for bounds that are no
+/// numbers.
+pub(super) fn slice_bounds(
     length: usize,
     [start, stop, step]: [&Value; 3],
-) -> Result<Option<(i64, i64, usize)>, Error> {
+) -> Result<Option<[i64; 3]>, Error> {
     let bound = |value: &Value| match value.is_none() {
         true => Some(None),
         false => integer(value).map(Some),
@@ -240,7 +251,5 @@ pub(super) fn slice(
     let clamp = |x: i64| if x < 0 { x.saturating_add(length).max(low) } else { x.min(high) };
     let start = start.map_or(if step > 0 { low } else { high }, clamp);
     let stop = stop.map_or(if step > 0 { high } else { low }, clamp);
-    let distance = if step > 0 { stop - start } else { start - stop };
-    let count = if distance > 0 { (distance - 1) / step.saturating_abs() + 1 } else { 0 };
-    Ok(Some((start, step, count as usize)))
+    Ok(Some([start, stop, step]))
 }

@@ -111,10 +111,14 @@ impl<'a> Scanner<'a> {
     /// A tag with an expression in it, to its end.
     fn tag(&mut self, end: &str) -> Result<(), TemplateError> {
         self.copy(2);
+        // A sign there is about white space.
+        self.copy(usize::from(self.rest().starts_with(['+', '-'])));
         let mut depth = 0_usize;
         // How much of `is [not] NAME` was read before.
         let mut test = 0;
         let mut dotted = false;
+        // Whether a value stands before, of which a plus makes a sum.
+        let mut valued = false;
         loop {
             let rest = self.rest();
             let Some(c) = rest.chars().next() else { return Ok(()) };
@@ -128,6 +132,7 @@ impl<'a> Scanner<'a> {
             }
             let after_test = test == 2;
             let after_dot = std::mem::replace(&mut dotted, c == '.');
+            let after_value = std::mem::replace(&mut valued, !OPERATORS.contains(c));
             match c {
                 '\'' | '"' => self.string(c)?,
                 '_' | 'a'..='z' | 'A'..='Z' => {
@@ -145,6 +150,7 @@ impl<'a> Scanner<'a> {
                         _ => 0,
                     };
                     self.copy(word.len());
+                    valued = after_dot || !BEFORE_VALUES.contains(&word);
                     continue;
                 }
                 '0'..='9' => self.number(after_dot)?,
@@ -157,6 +163,11 @@ impl<'a> Scanner<'a> {
                     return Err(
                         self.error("a sign after a test is not supported; put the number into brackets")
                     );
+                }
+                // The parser has no such sign; two of the other are the same.
+                '+' if !after_value => {
+                    self.at += 1;
+                    self.out.text.push_str("- -");
                 }
                 _ => {
                     match c {
@@ -305,6 +316,11 @@ impl<'a> Scanner<'a> {
         Ok(0)
     }
 }
+
+/// What values stand behind.
+const OPERATORS: &str = "+-*/%~=<>!,:|([{";
+/// Words that values stand behind, or that a tag begins with.
+const BEFORE_VALUES: [&str; 10] = ["and", "elif", "else", "if", "in", "is", "not", "or", "print", "with"];
 
 /// A tag without arguments.
 struct Tag<'a> {

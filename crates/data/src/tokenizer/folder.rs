@@ -231,8 +231,12 @@ impl Json {
     fn read(path: std::path::PathBuf) -> Result<Self, TokenizerError> {
         let map = match read(&path)? {
             None => Map::new(),
-            Some(text) => crate::json::read(&text)
-                .map_err(|e| TokenizerError::Invalid { path: path.clone(), message: e.to_string() })?,
+            Some(text) => crate::json::read(&text).map_err(|e| {
+                let message = e.to_string();
+                let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(m, _)| m);
+                let (line, column) = (e.line(), e.column());
+                TokenizerError::NotJson { path: path.clone(), line, column, message: message.to_owned() }
+            })?,
         };
         Ok(Self { path, map })
     }

@@ -416,7 +416,7 @@ fn truncation_is_counted_and_rows_left_without_a_target_are_dropped() {
 
     let error = load(1).unwrap_err();
     assert!(
-        error.to_string().ends_with("none of its 3 rows has a trained token within the first 1 tokens"),
+        error.to_string().ends_with("none of its 3 rows has a trained token within the first 1 token"),
         "{error}"
     );
     assert_eq!(error.hint().unwrap(), "--max-seq-len 2 is the least that leaves a row");

@@ -326,7 +326,7 @@ fn files_that_are_not_what_they_should_be_are_errors_that_say_where() {
         (
             "a.csv",
             b"prompt,completion\na,b\nc\n".to_vec(),
-            "a.csv line 3: the row has 1 values, but the first line names 2 columns",
+            "a.csv line 3: the row has 1 value, but the first line names 2 columns",
         ),
         ("a.csv", b"prompt,completion\na,b,c\n".to_vec(), "line 2: the row has 3 values"),
         ("a.csv", b"prompt,prompt\na,b\n".to_vec(), "line 1: two columns are named `prompt`"),

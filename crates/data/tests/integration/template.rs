@@ -201,7 +201,7 @@ fn what_is_none_in_a_message_is_not_there() {
 #[test]
 fn what_is_not_supported_is_refused_by_its_name_and_line() {
     for (source, line, name) in [
-        ("a\n{{ 'x' | pprint }}", 2, "pprint"),
+        ("a\n{{ 'x' | urlize }}", 2, "urlize"),
         ("\n\n{% include 'x' %}", 3, "include"),
         ("{% macro f(a) %}\n{{ varargs }}{% endmacro %}", 1, "varargs"),
         (

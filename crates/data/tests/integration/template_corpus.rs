@@ -61,15 +61,7 @@ fn family(name: &str, about: &Value) -> Result<(Tokenizer, ChatTemplate), String
 }
 
 /// A row as the chat shape reads it; rows that it refuses (they end with the user, a reply is blank) as it would.
-/// Parts of a content are one text.
 fn conversation(row: &Value) -> Conversation {
-    let mut row = row.clone();
-    for message in row["messages"].as_array_mut().unwrap() {
-        if let Some(parts) = message["content"].as_array() {
-            let texts: String = parts.iter().map(|part| part["text"].as_str().unwrap()).collect();
-            message["content"] = texts.into();
-        }
-    }
     let messages = row["messages"].as_array().unwrap();
     let blank = |m: &&Value| m["content"].as_str().is_some_and(|text| text.trim().is_empty());
     if messages.iter().any(|m| blank(&m)) {
@@ -107,12 +99,21 @@ fn show(tokenizer: &Tokenizer, ids: &[u32], mask: &[bool]) -> String {
     text
 }
 
+/// Whether transformers' text has what every part of the row says, and not the list.
+fn reads_parts(case: &Value, row: &Value) -> bool {
+    let Some(text) = case["text"].as_str() else { return false };
+    let contents =
+        row["messages"].as_array().unwrap().iter().filter_map(|message| message["content"].as_array());
+    let mut said = contents.flatten().map(|part| part["text"].as_str().unwrap().trim());
+    !text.contains("type") && said.all(|said| text.contains(said))
+}
+
 /// What became of a case.
 enum Outcome {
     Equal,
     /// The reason.
     Refused(String),
-    /// The template is given the text of a content that has parts, and transformers gives it the parts.
+    /// A content has parts, which transformers gives a template that does not read them.
     Parts,
     /// What is different.
     Different(String),
@@ -120,7 +121,8 @@ enum Outcome {
 
 fn outcome(tokenizer: &Tokenizer, template: &ChatTemplate, case: &Value, row: &Value) -> Outcome {
     let conversation = conversation(row);
-    let Conversation { messages, tools, .. } = &conversation;
+    let given = conversation.for_template(template);
+    let Conversation { messages, tools, .. } = &*given;
     let text = template.render_with_tools(messages, tools.as_deref(), false);
     let same_text = match (&text, case["text"].as_str()) {
         (Ok(text), Some(want)) => text == want,
@@ -130,8 +132,8 @@ fn outcome(tokenizer: &Tokenizer, template: &ChatTemplate, case: &Value, row: &V
     };
     if !same_text {
         return match (case["row"].as_str(), text) {
-            // Templates that write the list of parts, or turn away text.
-            (Some("parts"), _) => Outcome::Parts,
+            // Such a template writes the list as Python prints it, turns it away, or loses a part of it.
+            (Some("parts" | "parts apart"), _) if !reads_parts(case, row) => Outcome::Parts,
             (_, Ok(text)) => {
                 Outcome::Different(format!("text\n  found {text:?}\n  want  {:?}", case["text"]))
             }
@@ -232,13 +234,7 @@ fn every_case_equals_transformers_or_is_refused_by_name() {
     for (reason, cases) in &refused {
         writeln!(report, "{:5} refused: {reason}: {}", cases.len(), cases.join(", ")).unwrap();
     }
-    writeln!(
-        report,
-        "{:5} write the parts of a content otherwise than their text: {}",
-        parts.len(),
-        parts.join(", ")
-    )
-    .unwrap();
+    writeln!(report, "{:5} do not read the parts of a content: {}", parts.len(), parts.join(", ")).unwrap();
     println!("{report}");
     assert!(different.is_empty(), "{report}\n{}", different.join("\n"));
 }

@@ -186,11 +186,21 @@ fn folders_that_are_not_tokenizers_are_errors_that_name_the_file() {
             "{\"eos_token_id\": [1, -7]}",
             "`eos_token_id` has -7, which is no token id",
         ),
-        ("config.json", "nonsense", "config.json is not valid: "),
+        ("config.json", "nonsense", "config.json line 1, column 2: "),
+        ("generation_config.json", "{\"eos_token_id\": 2,\n}", "generation_config.json line 2, column 1: "),
+        (
+            "special_tokens_map.json",
+            "{\n\n  \"bos_token\": <s>}",
+            "special_tokens_map.json line 3, column 16: ",
+        ),
+        ("added_tokens.json", "[1]", "added_tokens.json line 1, column 0: "),
+        ("chat_template.json", "", "chat_template.json line 1, column 0: "),
+        ("tokenizer_config.json", "{", "tokenizer_config.json line 1, column 1: "),
     ] {
         write(name, text);
-        let error = load().to_string();
+        let (error, hint) = (load().to_string(), load().hint().unwrap());
         assert!(error.contains(want) && error.contains(name), "{error}");
+        assert!(!hint.contains("damaged"), "{error}: {hint}");
         fs::remove_file(folder.path().join(name)).unwrap();
     }
 }

@@ -12,7 +12,7 @@ use lorafit_train::{BenchOptions, BenchResult, MicroBatchSize, OptimizerKind, Pl
 use super::require;
 use crate::base_args::{ComputeArgs, QuantArgs};
 use crate::cli::Common;
-use crate::engine::{device, grouped, reserve, use_threads};
+use crate::engine::{counted, device, grouped, reserve, use_threads};
 use crate::memory_args::MemoryArgs;
 use crate::options::{TargetModules, WeightDtype};
 use crate::output;
@@ -181,7 +181,7 @@ fn table(args: &BenchArgs, r: &BenchResult) -> String {
         parameters = grouped(r.parameters),
         trainable = grouped(r.trainable_parameters),
         place = match r.peak_device_bytes {
-            None => format!("{} threads", r.threads),
+            None => counted(r.threads, "thread", "threads"),
             Some(_) => r.device.clone(),
         },
         tokens = r.tokens_per_s,

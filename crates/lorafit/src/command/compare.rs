@@ -135,7 +135,8 @@ pub fn run(args: CompareArgs, given: &Given) -> anyhow::Result<()> {
     let models = subjects.iter().filter_map(|subject| subject.args.model.as_ref());
     let inputs = models.fold(Inputs::default(), |inputs, model| inputs.model("the base", model));
     let inputs = inputs.paths("--runs", &args.runs).data("--data", &args.data, args.rows.split.as_deref());
-    outputs::check(&inputs, Output::asked("--html", args.html.as_ref(), Kind::Page))?;
+    let page = Output::asked("--html", args.html.as_ref(), Kind::Page);
+    outputs::check(&inputs, page.into_iter().chain(args.cache.output()))?;
     use_threads(&args.common)?;
     let mut table = Vec::new();
     for (i, first) in subjects.iter().enumerate() {

@@ -108,15 +108,15 @@ pub fn run(args: DataArgs, given: &Given) -> anyhow::Result<()> {
         .model("--model", &args.model)
         .paths("--template", &args.template.template)
         .data("", &args.data, args.read.split.as_deref());
-    outputs::check(&inputs, Output::asked("--html", args.html.as_ref(), Kind::Page))?;
+    let page = Output::asked("--html", args.html.as_ref(), Kind::Page);
+    outputs::check(&inputs, page.into_iter().chain(args.cache.output()))?;
     use_threads(&args.common)?;
     let (config, tokenizer) = open_model_tokenizer(&args.model, &args.template, &args.common)?;
     let source = args.read.source("split", &args.data, args.read.split.as_deref(), args.common.quiet)?;
-    let data = args.cache.load(source, &tokenizer, args.read.options(), args.common.quiet)?;
+    let limits = Limits::new(&config, &tokenizer, args.common.quiet);
+    let data = args.cache.load(source, &tokenizer, limits.options(&args.read), args.common.quiet)?;
     // Rows are shown all the same: they show what is wrong with them.
-    if let Err(refused) =
-        Limits::new(&config, &tokenizer, args.common.quiet).check_rows(&data, args.read.skip_bad_rows)
-    {
+    if let Err(refused) = limits.check_rows(&data) {
         eprint!(
             "train and eval refuse these rows\n{}",
             render(&refused.into(), output::has_colour(&io::stderr()))
@@ -218,7 +218,8 @@ fn row(
     with_ids: bool,
     style: Style,
 ) -> anyhow::Result<String> {
-    let mut text = format!("{place}: {} tokens, {} trained\n", sample.len(), sample.supervised_tokens());
+    let tokens = counted(sample.len(), "token", "tokens");
+    let mut text = format!("{place}: {tokens}, {} trained\n", sample.supervised_tokens());
     let (mut words, mut ids) = (Marked::new(style), Marked::new(style));
     for Piece { text, ids: of_piece, trained, special } in pieces(sample, tokenizer)? {
         words.push(trained, special, &text);
@@ -281,11 +282,13 @@ fn report(s: &Statistics) -> String {
         number(found.dropped + found.overlong)
     )];
     if found.overlong > 0 {
-        lines.push(format!("{} of those dropped are longer than --max-seq-len", number(found.overlong)));
+        let dropped = if found.overlong == 1 { "is" } else { "are" };
+        lines
+            .push(format!("{} of those dropped {dropped} longer than --max-seq-len", number(found.overlong)));
     }
     lines.push(format!(
-        "{} tokens, {} trained ({})",
-        number(found.tokens),
+        "{}, {} trained ({})",
+        counted(found.tokens, "token", "tokens"),
         number(found.supervised_tokens),
         percent(s.supervised_share)
     ));

@@ -19,7 +19,9 @@ use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::config_file::Given;
 use crate::data_args::CacheArgs;
-use crate::engine::{Base, as_trained, grouped, open_base, open_optional_adapter, reserve, use_threads};
+use crate::engine::{
+    Base, as_trained, counted, grouped, open_base, open_optional_adapter, reserve, use_threads,
+};
 use crate::idle::{self, Idle};
 use crate::limits::Limits;
 use crate::memory_args::{ByteSize, memory_limit};
@@ -127,6 +129,7 @@ impl EvalArgs {
         let asked = [
             Output::asked("--predictions", self.predictions.as_ref(), predictions),
             Output::asked("--scores", self.scores.as_ref(), scores),
+            self.cache.output(),
         ];
         outputs::check(&inputs, asked.into_iter().flatten())
     }
@@ -175,9 +178,9 @@ pub fn run(args: EvalArgs, given: &Given) -> anyhow::Result<()> {
     } else {
         output::line(format!("rows          {}", grouped(data.samples.len() as u64)))?;
         output::line(format!(
-            "loss          {:.4} over {} tokens",
+            "loss          {:.4} over {}",
             found.loss,
-            grouped(found.supervised_tokens)
+            counted(found.supervised_tokens as usize, "token", "tokens")
         ))?;
         output::line(format!("perplexity    {:.3}", found.perplexity))?;
         if let Some(answers) = &answers {
@@ -204,16 +207,17 @@ pub struct Measured {
 /// Judges `base` with `adapter` on the rows of `args`.
 pub fn measure(args: &EvalArgs, base: &Base, adapter: Option<&Adapter>) -> anyhow::Result<Measured> {
     let source = args.rows.source("split", &args.data, args.rows.split.as_deref(), args.common.quiet)?;
-    let data = args.cache.load(source.clone(), &base.tokenizer, args.rows.options(), args.common.quiet)?;
-    if !args.common.quiet {
+    let (limits, quiet) = (Limits::of(base), args.common.quiet);
+    let data = args.cache.load(source.clone(), &base.tokenizer, limits.options(&args.rows), quiet)?;
+    if !quiet {
         skipped(&data.origin).iter().chain(&treated(&data)).for_each(|line| eprintln!("{line}"));
     }
-    let prompts = match args.generate {
+    let mut prompts = match args.generate {
         true => generation_rows(source, &base.tokenizer)?,
         false => Vec::new(),
     };
-    Limits::of(base).check_rows(&data, args.rows.skip_bad_rows)?;
-    Limits::of(base).check_prompts(&prompts, args.max_new_tokens)?;
+    limits.check_rows(&data)?;
+    limits.check_prompts(&mut prompts, args.max_new_tokens, args.rows.skip_bad_rows)?;
     let (side_by_side, plan) = fit_memory(args, base, adapter, &data, &prompts)?;
     reserve(base.model.device(), &plan)?;
     let evaluation = evaluate(&base.model, adapter, &data.samples, args.micro_batch_tokens);
@@ -266,7 +270,9 @@ fn fit_memory(
     if !args.common.quiet {
         let of_answers = match (prompts.len(), side_by_side) {
             (0, _) => "losses only".to_owned(),
+            (1, _) => "one answer".to_owned(),
             (all, most) if most == all.min(SIDE_BY_SIDE) => format!("{most} answers side by side"),
+            (_, 1) => "one answer after the other, as more do not fit side by side".to_owned(),
             (_, fewer) => format!("{fewer} answers side by side, as more do not fit"),
         };
         eprintln!("{}", memory_table::of_run(&of_answers, &plan, std::io::stderr().is_terminal()));
@@ -287,12 +293,14 @@ fn answer(
     let (model, tokenizer) = (&base.model, &base.tokenizer);
     let on_progress = |done| {
         if told {
-            eprintln!("answered {done} of {total} rows");
+            eprintln!("answered {done} of {}", counted(total, "row", "rows"));
         }
     };
     let (longest, never) = (args.max_new_tokens, &mut || false);
-    let found = exact_match(model, adapter, tokenizer, rows, longest, side_by_side, on_progress, never)?;
-    Ok(found.expect("nobody interrupts it"))
+    let found = exact_match(model, adapter, tokenizer, rows, longest, side_by_side, on_progress, never);
+    let found = found.map_err(|error| base.unanswered(error))?.expect("nobody interrupts it");
+    Limits::of(base).tell_ends(found.ended_by_context);
+    Ok(found)
 }
 
 /// Writes what the model says of every row's tokens.

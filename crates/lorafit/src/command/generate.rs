@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use clap::Args;
+use lorafit_model::NotNumbers;
 use lorafit_model::adapter::Adapter;
 
 use lorafit_data::{Message, Role};
@@ -223,13 +224,10 @@ pub fn stream_answer(
     let answers =
         lorafit_model::generate(&base.model, adapter, &[ids], stop, longest, settings, on_token, never);
     hand_on(decoder.finish().map_err(Into::into));
-    match failure {
-        Some(error) => Err(error),
-        // An answer of nothing is rare enough to look at every weight.
-        None if answers[0].is_empty() && longest > 0 && base.weights.non_number()?.is_some() => {
-            Err(base.not_numbers())
-        }
-        None => {
+    match (failure, answers) {
+        (Some(error), _) => Err(error),
+        (None, Err(NotNumbers { .. })) => Err(base.not_numbers()),
+        (None, Ok(answers)) => {
             Limits::of(base).tell_end(answers[0].len(), room, sampling.max_new_tokens);
             Ok(answers[0].len())
         }

@@ -10,7 +10,7 @@ use crate::adapter_numbers::{
     self, LayerNumbers, OverlapNumbers, check_overlap, median, modules_of, verdict,
 };
 use crate::cli::Common;
-use crate::engine::{grouped, refuse_full_run, use_threads};
+use crate::engine::{counted, grouped, refuse_full_run, use_threads};
 use crate::figure;
 use crate::output;
 use crate::outputs::{self, Inputs, Kind, Output};
@@ -107,9 +107,9 @@ fn summary(adapter: &AdapterFile) -> Vec<String> {
     let mut lines = vec![
         format!("{} for {base}", adapter.path.display()),
         format!(
-            "rank {rank}, alpha {}{rslora}, {} layers, {} trainable parameters, {} bytes in {}",
+            "rank {rank}, alpha {}{rslora}, {}, {} trainable parameters, {} bytes in {}",
             adapter.alpha,
-            adapter.factors.len(),
+            counted(adapter.factors.len(), "layer", "layers"),
             grouped(adapter.parameters() as u64),
             grouped(adapter.file_bytes),
             adapter.dtypes.join(" and ")

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::require;
 use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
-use crate::engine::{Base, grouped, open_base, refuse_full_run, use_threads};
+use crate::engine::{Base, counted, grouped, open_base, refuse_full_run, use_threads};
 use crate::large_write::large_write;
 use crate::limits::Limits;
 use crate::memory_args::ByteSize;
@@ -329,8 +329,13 @@ impl Inputs {
         unused.retain(|name| name != "lm_head.weight" && !name.ends_with("rotary_emb.inv_freq"));
         if let Some(first) = unused.first() {
             args.tell(&format!(
-                "{} tensors that the model does not use are left out: {first}, ...",
-                unused.len()
+                "{} left out: {first}{}",
+                counted(
+                    unused.len(),
+                    "tensor that the model does not use is",
+                    "tensors that the model does not use are"
+                ),
+                if unused.len() > 1 { ", ..." } else { "" }
             ));
         }
     }
@@ -436,9 +441,9 @@ impl Checked {
         let base = open_base(&model, &as_stored, &args.template, ComputeArgs::UNSET, &common)?;
         let rows = RowArgs { limit: args.rows.limit.or(Some(CHECKED_ROWS)), ..args.rows.clone() };
         let source = rows.source("split", &args.check, rows.split.as_deref(), args.common.quiet)?;
-        let data = Dataset::load(source, &base.tokenizer, rows.options())?;
+        let data = Dataset::load(source, &base.tokenizer, Limits::of(&base).options(&rows))?;
         skipped(&data.origin).iter().for_each(|line| args.tell(line));
-        Limits::of(&base).check_rows(&data, rows.skip_bad_rows)?;
+        Limits::of(&base).check_rows(&data)?;
         Ok(Some(Checked { base, data }))
     }
 
@@ -509,9 +514,13 @@ impl Written<'_> {
         if let Some(found) = &self.found {
             let Found { rows, logits, before, after } = found;
             output::line(format!(
-                "check on {rows} rows, {} tokens: logits differ by {:.2e} at most, {:.2e} on average; the likeliest token is \
+                "check on {}, {}: logits differ by {:.2e} at most, {:.2e} on average; the likeliest token is \
                  the same after {}",
-                logits.tokens, logits.largest, logits.mean, logits.same_first
+                counted(*rows, "row", "rows"),
+                counted(logits.tokens as usize, "token", "tokens"),
+                logits.largest,
+                logits.mean,
+                logits.same_first
             ))?;
             output::line(format!("loss {:.4} with the adapter, {:.4} merged", before.loss, after.loss))?;
         }

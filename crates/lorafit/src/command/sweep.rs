@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::require;
 use crate::command::train::TrainArgs;
 use crate::config_file::{Given, to_toml};
-use crate::engine::use_threads;
+use crate::engine::{counted, use_threads};
 use crate::interrupt;
 use crate::memory_args::ByteSize;
 use crate::output;
@@ -109,10 +109,8 @@ pub fn run(args: SweepArgs) -> anyhow::Result<()> {
     }
     if let Some(spec) = &spec {
         let inputs = spec.train.inputs().paths("", &args.file);
-        outputs::check(
-            &inputs,
-            Output::asked("--out", Some(&dir), Kind::Folder(&["sweep.json", "lock", "shards"])),
-        )?;
+        let out = Output::asked("--out", Some(&dir), Kind::Folder(&["sweep.json", "lock", "shards"]));
+        outputs::check(&inputs, out.into_iter().chain(spec.train.cache.output()))?;
     }
     let _lock = if args.dry_run { None } else { Some(folder::lock(&dir, args.shard)?) };
     let (spec, mut record) = match spec {
@@ -149,7 +147,8 @@ pub fn run(args: SweepArgs) -> anyhow::Result<()> {
     interrupt::flag();
     let mut board = Board::new(args.quiet || spec.train.common.quiet, &record.options[0]);
     let metric = record.settings.metric.name();
-    board.note(&format!("{} trials by {metric}, {}", numbers.len(), memory_in_words(&plan)));
+    let trials_told = counted(numbers.len(), "trial", "trials");
+    board.note(&format!("{trials_told} by {metric}, {}", memory_in_words(&plan)));
     let runner = Runner {
         dir: &dir,
         record: &record,
@@ -176,7 +175,8 @@ pub fn run(args: SweepArgs) -> anyhow::Result<()> {
     if failed.is_empty() {
         return Ok(());
     }
-    let text = format!("{} of {} trials failed: {}", failed.len(), numbers.len(), failed.join(", "));
+    let all = counted(numbers.len(), "trial", "trials");
+    let text = format!("{} of {all} failed: {}", failed.len(), failed.join(", "));
     Err(CliError::new(text).hint("their trial.jsonl tells why; --retry-failed runs them again").into())
 }
 

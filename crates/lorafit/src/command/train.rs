@@ -12,7 +12,7 @@ use lorafit_data::{DataError, Dataset, GenerationRow, Order, Source, Subset, gen
 use lorafit_model::{ActivationDtype, ActivationPolicy, Parameters, Recompute, Trainable, WeightModules};
 use lorafit_train::{
     Checkpoint, Duration, EvaluationRecord, Identity, MemoryPlan, Observer, PlanRequest, RunError, RunFolder,
-    RunInfo, RunLock, SkipRecord, Start, StepRecord, Summary, TrainOptions, rss_bytes, train,
+    RunInfo, RunLock, SkipRecord, Start, StepRecord, Summary, TrainError, TrainOptions, rss_bytes, train,
 };
 
 use super::require;
@@ -443,7 +443,8 @@ impl TrainArgs {
         // Any of them is there from the first moment of a run; the last where its adapter was copied alone.
         const RUN: Kind =
             Kind::Folder(&["config.toml", "metrics.jsonl", "run.json", "lock", "adapter_config.json"]);
-        outputs::check(&self.inputs(), Output::asked("--out", Some(out), RUN))
+        let run = Output::asked("--out", Some(out), RUN);
+        outputs::check(&self.inputs(), run.into_iter().chain(self.cache.output()))
     }
 
     /// What a run reads.
@@ -689,7 +690,14 @@ impl<'a> Ready<'a> {
             Start { checkpoint },
             &mut run,
             observer,
-        )?;
+        );
+        let summary = summary.map_err(|error| match &error {
+            // Nothing has changed yet: the weights may be to blame.
+            TrainError::NonFinite(refusal) if refusal.step <= 1 => {
+                base.non_number().unwrap_or_else(|| error.into())
+            }
+            _ => error.into(),
+        })?;
         Ok((summary, run))
     }
 }
@@ -708,13 +716,14 @@ impl TrainArgs {
     pub fn load(&self, base: &Base) -> anyhow::Result<Data> {
         self.memory.check_blocks(base.model.config().num_hidden_layers)?;
         let data = self.read(base)?;
-        data.sets().try_for_each(|rows| Limits::of(base).check_rows(rows, self.rows.skip_bad_rows))?;
+        data.sets().try_for_each(|rows| Limits::of(base).check_rows(rows))?;
         Ok(data)
     }
 
     fn read(&self, base: &Base) -> anyhow::Result<Data> {
         let quiet = self.common.quiet;
-        let load = |source| self.cache.load(source, &base.tokenizer, self.rows.options(), quiet);
+        let options = Limits::of(base).options(&self.rows);
+        let load = |source| self.cache.load(source, &base.tokenizer, options, quiet);
         let source = self.to_train_on()?;
         let held_out = self.held_out(&source)?;
         let rows = load(source);
@@ -900,12 +909,12 @@ fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
         progress.note("the base is quantised: the weights that are trained begin as what it decodes to");
     }
     progress.note(&format!(
-        "data {}: {} {} {}, {} tokens, {} of them trained, longest {}",
+        "data {}: {} {} {}, {}, {} of them trained, longest {}",
         args.data.join(", "),
         grouped(report.samples as u64),
         shapes(report),
         if report.samples == 1 { "row" } else { "rows" },
-        grouped(report.tokens as u64),
+        counted(report.tokens, "token", "tokens"),
         grouped(report.supervised_tokens as u64),
         grouped(report.longest as u64)
     ));
@@ -924,15 +933,17 @@ fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
         let lines = skipped(&data.origin).into_iter().chain(treated(data));
         lines.for_each(|line| progress.note(&format!("evaluation: {line}")));
     }
-    progress.note(&format!("{} optimizer steps", grouped(ready.total_steps())));
+    progress.note(&counted(ready.total_steps() as usize, "optimizer step", "optimizer steps"));
 }
 
 fn tell_end(progress: &mut Progress, run: &Path, method: Method, summary: &Summary) {
     let how = if summary.interrupted { "stopped" } else { "done" };
     if summary.skipped > 0 {
-        progress.note(&format!("{} steps were skipped; metrics.jsonl names their rows", summary.skipped));
+        let steps = counted(summary.skipped as usize, "step was", "steps were");
+        progress.note(&format!("{steps} skipped; metrics.jsonl names the rows"));
     }
-    progress.note(&format!("{how} after {} steps in {:.1} s", summary.steps, summary.seconds));
+    let steps = counted(summary.steps as usize, "step", "steps");
+    progress.note(&format!("{how} after {steps} in {:.1} s", summary.seconds));
     if let Some(best) = &summary.best {
         let dir = RunFolder::best_dir(run);
         progress.note(&format!(

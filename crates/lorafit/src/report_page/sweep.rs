@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{Report, slug};
+use crate::engine::counted;
 use crate::figure::{Axis, Figure, Lines, Parallel, ParallelAxis, Plot, Series, Style, short};
 use crate::page::{Cards, number, table};
 
@@ -91,8 +92,8 @@ impl Sweep {
         report.html(&cards.html());
         if self.unreadable_lines > 0 {
             report.note(&format!(
-                "{} lines of {TRIALS} cannot be read and are left out.",
-                self.unreadable_lines
+                "{} of {TRIALS} cannot be read and left out.",
+                counted(self.unreadable_lines, "line", "lines")
             ));
         }
         let varied = self.varied();

@@ -4,6 +4,7 @@ use lorafit_train::{RunHistory, RunStatus, StepRecord};
 use serde_json::Value;
 
 use super::Report;
+use crate::engine::counted;
 use crate::figure::{Axis, COLOURS, Figure, Lines, Plot, Series, Style};
 use crate::page::{Cards, escape, number, percent, table};
 use crate::sweep::folder::is_trial;
@@ -31,8 +32,9 @@ pub fn add(report: &mut Report, runs: &[NamedRun]) {
         report.html(&cards(run));
         if run.history.unreadable_lines > 0 {
             report.note(&format!(
-                "{} lines of the records of {} cannot be read and are left out.",
-                run.history.unreadable_lines, run.name
+                "{} of the records of {} cannot be read and left out.",
+                counted(run.history.unreadable_lines, "line", "lines"),
+                run.name
             ));
         }
     }
@@ -79,7 +81,10 @@ fn cards(run: &NamedRun) -> String {
         cards.add(
             "training loss",
             &format!("{mean:.4}"),
-            &format!("mean of the last {} steps", ending.len()),
+            &match ending.len() {
+                1 => "of the last step".to_owned(),
+                steps => format!("mean of the last {steps} steps"),
+            },
         );
     }
     let best = history.evaluations.iter().min_by(|a, b| a.loss.total_cmp(&b.loss));

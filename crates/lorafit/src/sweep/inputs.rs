@@ -55,11 +55,12 @@ impl Inputs {
                 Some(data) => data,
                 None => {
                     let base = &inputs.bases[base].1;
-                    let prompts = match settings.metric {
+                    let mut prompts = match settings.metric {
                         Metric::EvalLoss => Vec::new(),
                         Metric::ExactMatch => args.prompts(base)?,
                     };
-                    Limits::of(base).check_prompts(&prompts, settings.max_new_tokens)?;
+                    let skips = args.rows.skip_bad_rows;
+                    Limits::of(base).check_prompts(&mut prompts, settings.max_new_tokens, skips)?;
                     inputs.data.push((data_key, Rows { data: args.load(base)?, prompts }));
                     inputs.data.len() - 1
                 }

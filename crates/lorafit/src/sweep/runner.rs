@@ -13,6 +13,7 @@ use lorafit_train::sweep::{Curve, Job, Scheduler, is_losing};
 use lorafit_train::{EvaluationRecord, Observer, RunError, RunLock, StepRecord, exact_match};
 
 use crate::command::train::{Ready, TrainArgs};
+use crate::engine::counted;
 use crate::interrupt;
 use crate::options::LogFormat;
 use crate::progress::Progress;
@@ -220,12 +221,16 @@ impl Runner<'_> {
             let (model, adapter) = (parameters.model(), parameters.adapter());
             let (prompts, longest) = (self.inputs.prompts(place), self.record.settings.max_new_tokens);
             let tell = |done| {
-                watcher.tell(Message::Doing(job.trial, format!("answered {done} of {} rows", prompts.len())));
+                watcher.tell(Message::Doing(
+                    job.trial,
+                    format!("answered {done} of {}", counted(prompts.len(), "row", "rows")),
+                ));
             };
             tell(0);
             let (tokenizer, side_by_side) = (&base.tokenizer, planned.side_by_side);
             let found =
-                exact_match(model, adapter, tokenizer, prompts, longest, side_by_side, tell, &mut stopping)?;
+                exact_match(model, adapter, tokenizer, prompts, longest, side_by_side, tell, &mut stopping);
+            let found = found.map_err(|error| base.unanswered(error))?;
             // What was answered is answered again; the training is not.
             let Some(found) = found else { return Ok(End::Interrupted) };
             outcome.metric = found.share();

@@ -992,7 +992,7 @@ fn weights_that_are_no_numbers_are_an_error() {
     says(&error(at, &["generate", "--model", "model", "--prompt", "Hello"]), &parts);
     let told =
         error(at, &["train", "--model", "model", "--data", "rows.jsonl", "--out", "run", "--epochs", "1"]);
-    says(&told, &["step 1: the ", "lorafit eval with the same --model tells"]);
+    says(&told, &parts);
 }
 
 /// A GGUF file without a tokenizer is not called damaged.

@@ -563,7 +563,7 @@ fn rows_of_several_sources_are_told_by_file_and_bad_ones_counted() {
     let data = |flags: &[&str]| lorafit(&[&["data", "--model", &model], flags].concat());
     let told = data(&[&[table], &columns[..]].concat());
     assert_eq!(told.code, 1);
-    assert!(told.stderr.contains("b.csv line 3: the row has 1 values"), "{}", told.stderr);
+    assert!(told.stderr.contains("b.csv line 3: the row has 1 value,"), "{}", told.stderr);
     let told = data(&[&[table, "--skip-bad-rows"], &columns[..]].concat());
     assert!(told.stdout.contains("1 completion row: 1 trained on"), "{}", told.stdout);
     assert!(

@@ -381,11 +381,8 @@ fn data_tells_what_training_refuses() {
     edit_config(at, "sliding_window", 8.into());
     let train = ["train", "--model", "m", "--data", "d.jsonl", "--out", "r", "--max-steps", "1"];
     refused(at, &train, &["d.jsonl line ", "the model's attention reaches back 8"]);
-    refused(
-        at,
-        &[&train[..], &["--skip-bad-rows"]].concat(),
-        &["--skip-bad-rows passes over rows that cannot be read"],
-    );
+    let skipping = [&train[..], &["--skip-bad-rows"]].concat();
+    refused(at, &skipping, &["none of its", "the model's attention reaches back 8"]);
     let told = well(at, &["data", "d.jsonl", "--model", "m"]);
     assert!(told.contains("train and eval refuse these rows") && told.contains("d.jsonl line "), "{told}");
     assert!(told.contains("What is 0?"), "the rows are shown all the same: {told}");

@@ -1,5 +1,6 @@
 //! The command line, as people type it: one program, so that what its parts share is compiled and linked once.
 
+mod answers;
 mod architecture;
 mod cases;
 mod command_line;
@@ -11,4 +12,5 @@ mod hostile;
 mod merge;
 mod resume;
 mod rows;
+mod rows_told;
 mod sweep;

@@ -16,17 +16,17 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
 }
 
-fn chat_bpe() -> String {
+pub(super) fn chat_bpe() -> String {
     root().join("fixtures/models/chat_bpe").to_string_lossy().into_owned()
 }
 
-struct Told {
-    code: i32,
+pub(super) struct Told {
+    pub(super) code: i32,
     /// What was printed, standard error last.
-    text: String,
+    pub(super) text: String,
 }
 
-fn lorafit(folder: &Path, arguments: &[&str]) -> Told {
+pub(super) fn lorafit(folder: &Path, arguments: &[&str]) -> Told {
     let output =
         Command::new(env!("CARGO_BIN_EXE_lorafit")).current_dir(folder).args(arguments).output().unwrap();
     let text = [output.stdout, output.stderr].concat();
@@ -34,18 +34,18 @@ fn lorafit(folder: &Path, arguments: &[&str]) -> Told {
 }
 
 /// What `data` says of a file of that name and content.
-fn data(name: &str, content: impl AsRef<[u8]>, flags: &[&str]) -> Told {
+pub(super) fn data(name: &str, content: impl AsRef<[u8]>, flags: &[&str]) -> Told {
     data_over(&chat_bpe(), name, content, flags)
 }
 
-fn data_over(model: &str, name: &str, content: impl AsRef<[u8]>, flags: &[&str]) -> Told {
+pub(super) fn data_over(model: &str, name: &str, content: impl AsRef<[u8]>, flags: &[&str]) -> Told {
     let folder = TempDir::new().unwrap();
     fs::write(folder.path().join(name), content).unwrap();
     lorafit(folder.path(), &[&["data", name, "--model", model, "--no-cache"], flags].concat())
 }
 
 /// Holds where the command went well and every text is there.
-fn says(told: &Told, texts: &[&str]) {
+pub(super) fn says(told: &Told, texts: &[&str]) {
     assert_eq!(told.code, 0, "{}", told.text);
     for text in texts {
         assert!(told.text.contains(text), "{text:?} is not in\n{}", told.text);
@@ -53,7 +53,7 @@ fn says(told: &Told, texts: &[&str]) {
 }
 
 /// Holds where the command failed and every text is there, and none says that the file is damaged.
-fn refuses(told: &Told, texts: &[&str]) {
+pub(super) fn refuses(told: &Told, texts: &[&str]) {
     assert_eq!(told.code, 1, "{}", told.text);
     for text in texts {
         assert!(told.text.contains(text), "{text:?} is not in\n{}", told.text);
@@ -295,7 +295,7 @@ fn tables_of_spreadsheets_are_conversations() {
         says(&told, &[turn, "1 question row:"]);
     }
     let told = data("a.csv", "sep=;\nquestion;answer\nwhy;so\nwhy\n", &[]);
-    refuses(&told, &["a.csv line 4: the row has 1 values"]);
+    refuses(&told, &["a.csv line 4: the row has 1 value,"]);
     let told = data("a.csv", "question;problem;answer\na;b;c\n", &[]);
     refuses(&told, &["none of the known shapes; its fields are: `question`, `problem`, `answer`"]);
     let told = data("a.csv", "instruction,context,response\na,b,c\n", &[]);
@@ -760,7 +760,7 @@ fn replies_that_do_not_learn_to_end_are_told() {
     fs::write(folder.path().join("r.jsonl"), chat(json!({}), json!({}))).unwrap();
     let flags = ["data", "r.jsonl", "--model", &chat_bpe(), "--no-cache"];
     let told = lorafit(folder.path(), &[&flags[..], &["--template", "t.jinja"]].concat());
-    says(&told, &["1 replies end without a trained token that ends a generation"]);
+    says(&told, &["1 reply ends without a trained token that ends a generation"]);
     assert!(!lorafit(folder.path(), &flags).text.contains("end without"));
 }
 

@@ -137,7 +137,8 @@ fn cached_generation_equals_the_whole_computed_again() {
         let prompts = [&case.ids[0][..5], &case.ids[1][..9]];
         let adapter = Some(&case.adapter);
         let found =
-            generate(&case.model, adapter, &prompts, &[], 8, Sampling::default(), |_, _| true, &mut || false);
+            generate(&case.model, adapter, &prompts, &[], 8, Sampling::default(), |_, _| true, &mut || false)
+                .expect("numbers");
         for (prompt, found) in prompts.iter().zip(&found) {
             let mut ids = prompt.to_vec();
             for &token in found {

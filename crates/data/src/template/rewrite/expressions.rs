@@ -359,6 +359,11 @@ impl<'a> Writer<'a> {
                 {
                     return refused("an attribute of a macro", call.expr.span());
                 }
+                if method.name == "fromkeys" {
+                    self.expr(&method.expr, level::FILTER)?;
+                    self.push("|lorafit_fromkeys");
+                    return self.arguments(&call.args, None);
+                }
                 self.expr(&method.expr, level::PRIMARY)?;
                 self.push(&format!(".{}", method.name));
             }
