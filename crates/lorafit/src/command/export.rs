@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use lorafit_kernels::Device;
 use lorafit_model::adapter::{self, Adapter, convert};
 use lorafit_model::export::{FileType, GgufModel};
-use lorafit_model::merge::{Combination, MajoritySign, Merged, Method, Weighted, check_finite, combine};
+use lorafit_model::merge::{Merged, check_finite};
 use lorafit_model::weights::{Gguf, ModelFiles, SaveDtype};
 use lorafit_model::{FileError, Source};
 use lorafit_train::{open_tokenizer, tokenizer_entries, write_large_file};
@@ -16,7 +16,7 @@ use crate::cli::Common;
 use crate::engine::{grouped, refuse_full_run, use_threads};
 use crate::large_write::large_write;
 use crate::memory_args::ByteSize;
-use crate::merge_inputs::AdapterArg;
+use crate::merge_inputs::{AdapterArg, as_one};
 use crate::output;
 use crate::outputs::{self, Inputs, Kind, Output};
 use crate::report_error::CliError;
@@ -138,7 +138,7 @@ impl ExportArgs {
 pub fn run(args: ExportArgs) -> anyhow::Result<()> {
     args.validate()?;
     use_threads(&args.common)?;
-    let adapters = args.adapter.iter().map(|text| text.parse()).collect::<Result<Vec<AdapterArg>, _>>()?;
+    let adapters = AdapterArg::all(&args.adapter)?;
     refuse_full_run("--model", Path::new(&args.model))?;
     adapters.iter().try_for_each(|adapter| refuse_full_run("--adapter", &adapter.dir))?;
     let source = Source::resolve(&args.model, &mut |text| args.tell(text))?;
@@ -150,7 +150,8 @@ pub fn run(args: ExportArgs) -> anyhow::Result<()> {
     let mut read: Vec<&Path> = adapters.iter().map(|adapter| adapter.dir.as_path()).collect();
     read.push(files.path());
     args.check_out(&read)?;
-    let inputs = Inputs::default().model("--model", files.path()).paths("--adapter", &args.adapter);
+    let dirs = adapters.iter().map(|adapter| &adapter.dir);
+    let inputs = Inputs::default().model("--model", files.path()).paths("--adapter", dirs);
     let kind = if matches!(args.to, Target::Gguf | Target::GgufLora) { Kind::Gguf } else { Kind::Files };
     outputs::check(&inputs, Output::asked("--out", Some(&args.out), kind))?;
     let adapter = one_adapter(&args, &files, &adapters)?;
@@ -210,18 +211,7 @@ fn one_adapter(
         check_finite(&adapter, config)?;
         loaded.push(adapter);
     }
-    if let ([_], [AdapterArg { weight: 1.0, .. }]) = (&loaded[..], adapters) {
-        return Ok(loaded.pop());
-    }
-    if loaded.is_empty() {
-        return Ok(None);
-    }
-    let pairs = loaded.iter().zip(adapters);
-    let weighted: Vec<Weighted<'_>> =
-        pairs.map(|(adapter, arg)| Weighted { adapter, weight: arg.weight }).collect();
-    let added =
-        Combination { method: Method::Cat, density: 1.0, majority_sign: MajoritySign::Total, seed: 0 };
-    Ok(Some(combine(config, &weighted, &added)?))
+    Ok(as_one(config, loaded, adapters)?)
 }
 
 /// An adapter of any of the kinds that are read.
