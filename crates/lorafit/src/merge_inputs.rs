@@ -104,11 +104,8 @@ pub fn sum(config: &Config, adapters: &[(&Adapter, f64)]) -> Result<Adapter, Com
     Ok(sum)
 }
 
-/// The whole path of the folder to write.
-///
-/// # Errors
-/// A folder that is read, is a file, is not empty, or holds more than a model where it is to be replaced.
-pub fn whole_out(out: &Path, read: &[&Path], overwrite: bool) -> anyhow::Result<PathBuf> {
+/// The whole path of a folder to write, which is not read and is no file.
+fn place_of(out: &Path, read: &[&Path]) -> anyhow::Result<PathBuf> {
     let told = out.display();
     let whole = std::path::absolute(out)?;
     if whole.file_name().is_none() {
@@ -120,8 +117,37 @@ pub fn whole_out(out: &Path, read: &[&Path], overwrite: bool) -> anyhow::Result<
             .hint("choose another --out")
             .into());
     }
-    if !whole.is_dir() {
-        return Err(CliError::usage(format!("--out {told} is a file")).hint("choose another --out").into());
+    match whole.is_dir() {
+        true => Ok(whole),
+        false => {
+            Err(CliError::usage(format!("--out {told} is a file")).hint("choose another --out").into())
+        }
+    }
+}
+
+/// The whole path of a folder to write, which is new or empty.
+///
+/// # Errors
+/// A folder that is read, is a file, or is not empty.
+pub fn new_folder(out: &Path, read: &[&Path]) -> anyhow::Result<PathBuf> {
+    let whole = place_of(out, read)?;
+    match fs::read_dir(&whole).is_ok_and(|mut entries| entries.next().is_some()) {
+        false => Ok(whole),
+        true => Err(CliError::new(format!("{} is not empty", out.display()))
+            .hint("choose another --out; nothing is written over")
+            .into()),
+    }
+}
+
+/// The whole path of the folder of a model to write.
+///
+/// # Errors
+/// A folder that is read, is a file, is not empty, or holds more than a model where it is to be replaced.
+pub fn whole_out(out: &Path, read: &[&Path], overwrite: bool) -> anyhow::Result<PathBuf> {
+    let told = out.display();
+    let whole = place_of(out, read)?;
+    if !whole.exists() {
+        return Ok(whole);
     }
     let entries = fs::read_dir(&whole)?.flatten();
     let names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();

@@ -298,6 +298,11 @@ impl FromStr for NamedAdapter {
     }
 }
 
+/// A value of a flag as it is typed.
+pub fn value_name(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
 /// The known name a mistyped one probably meant.
 pub fn nearest<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     known

@@ -21,18 +21,25 @@ const MOST_BYTES: u64 = 1 << 20;
 /// A file that cannot be written or removed.
 pub(crate) fn write(storage: &dyn Storage, dir: &Path, text: Option<&str>) -> io::Result<bool> {
     let path = dir.join(CARD);
-    // Links and folders, too, are of somebody else.
-    let found = std::fs::symlink_metadata(&path).ok();
-    let is_own = |found: &std::fs::Metadata| {
-        let text = (found.is_file() && found.len() <= MOST_BYTES).then(|| std::fs::read_to_string(&path).ok());
-        text.flatten().is_some_and(|text| text.lines().any(|line| line.trim() == CARD_MARK))
-    };
-    match (&found, text) {
-        (Some(found), _) if !is_own(found) => Ok(false),
+    match (std::fs::symlink_metadata(&path).is_ok(), text) {
+        (true, _) if !is_own(&path) => Ok(false),
         (_, Some(text)) => storage.replace(&path, text.as_bytes()).map(|()| true),
-        (Some(_), None) => storage.remove_file(&path).map(|()| true),
-        (None, None) => Ok(true),
+        (true, None) => storage.remove_file(&path).map(|()| true),
+        (false, None) => Ok(true),
     }
+}
+
+/// Whether the file `path` is a card that somebody else has written.
+pub(crate) fn is_foreign(path: &Path) -> bool {
+    path.is_file() && !is_own(path)
+}
+
+/// Whether the file `path` is a card of this program; links and folders are none.
+fn is_own(path: &Path) -> bool {
+    let found = std::fs::symlink_metadata(path);
+    let small = found.is_ok_and(|found| found.is_file() && found.len() <= MOST_BYTES);
+    let text = small.then(|| std::fs::read_to_string(path).ok()).flatten();
+    text.is_some_and(|text| text.lines().any(|line| line.trim() == CARD_MARK))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use lorafit_model::adapter::{self, Adapter};
 use lorafit_model::weights::{SaveDtype, TensorSource, write_tensors};
 use serde_json::json;
 
-use crate::card::CARD;
+use crate::card::{self, CARD};
 use crate::run::{RunError, RunInfo, io_error, save_error};
 use crate::storage::{Disk, Storage, free_bytes};
 
@@ -247,11 +247,11 @@ pub fn write_model_folder<'a>(
 ///
 /// # Errors
 /// As [`write_model_folder`].
-pub fn write_adapter_folder<'a>(
+pub fn write_adapter_folder(
     dir: &Path,
     weights: &str,
-    tensors: &'a Tensors<'a>,
-    beside: &'a ModelFolder,
+    tensors: &Tensors<'_>,
+    beside: &ModelFolder,
     watch: &mut Watch<'_>,
 ) -> Result<(), RunError> {
     let needed_bytes = model_folder_bytes(tensors, beside)?;
@@ -324,8 +324,8 @@ fn save_model<'a>(
 ) -> io::Result<()> {
     let mut files = of_tensors(tensors, folder, shard_bytes);
     let card = dir.join(CARD);
-    // The user's, or one that is written again afterwards.
-    if card.is_file() && !files.iter().any(|file| file.name == CARD) {
+    // The user's; one of this program is written anew by who has something to say.
+    if card::is_foreign(&card) && !files.iter().any(|file| file.name == CARD) {
         files.push(SavedFile { name: CARD.to_owned(), content: Content::Copy(card) });
     }
     save_folder(storage, dir, files, watch)
