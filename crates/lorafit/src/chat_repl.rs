@@ -3,6 +3,7 @@
 //! It knows no model: whatever answers is a [`ChatEngine`]. The conversation is kept when the adapter
 //! changes, so that two adapters can be held against each other in the same context.
 
+use std::fmt;
 use std::io::{self, BufRead as _, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,13 +22,62 @@ pub struct Turn {
     pub content: String,
 }
 
+/// An adapter with a weight, as `/adapter NAME:0.5` has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// Its name.
+    pub name: String,
+    /// What its update is multiplied by.
+    pub weight: f64,
+}
+
+impl Part {
+    /// At its own strength.
+    pub fn whole(name: &str) -> Self {
+        Part { name: name.to_owned(), weight: 1.0 }
+    }
+
+    /// Reads `NAME` or `NAME:WEIGHT`; one of the `known` names goes first.
+    fn read(word: &str, known: &[String]) -> Result<Self, CliError> {
+        let is_known = |name: &str| known.iter().any(|known| known == name);
+        let unknown = |name: &str| {
+            let names: Vec<&str> = known.iter().map(String::as_str).chain(["none"]).collect();
+            CliError::new(format!("no adapter is called `{name}`"))
+                .hint(format!("at hand: {}", names.join(", ")))
+        };
+        match word.rsplit_once(':') {
+            _ if is_known(word) => Ok(Part::whole(word)),
+            Some((name, weight)) if is_known(name) => match weight.parse::<f64>() {
+                Ok(weight) if (weight as f32).is_normal() => Ok(Part { name: name.to_owned(), weight }),
+                _ => Err(CliError::new(format!("`{word}`: the weight `{weight}` must be a number other than 0"))
+                    .hint(format!("{name}:0.5 is half as strong"))),
+            },
+            _ => Err(unknown(word)),
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.weight {
+            1.0 => f.write_str(&self.name),
+            weight => write!(f, "{}:{weight}", self.name),
+        }
+    }
+}
+
+/// Several in a few words.
+fn in_words(parts: &[Part]) -> String {
+    parts.iter().map(Part::to_string).collect::<Vec<_>>().join(" + ")
+}
+
 /// What answers: a model with its adapters.
 pub trait ChatEngine {
     /// The names `/adapter` takes.
     fn adapters(&self) -> Vec<String>;
 
-    /// Uses an adapter of [`ChatEngine::adapters`] from now on, or none.
-    fn use_adapter(&mut self, name: Option<&str>) -> anyhow::Result<()>;
+    /// Uses adapters of [`ChatEngine::adapters`] from now on, all together; without any, the base alone.
+    fn use_adapters(&mut self, parts: &[Part]) -> anyhow::Result<()>;
 
     /// Answers the last turn. Each piece of text goes to `piece` as it comes; when that says `Break`,
     /// the answer ends there. Returns the whole answer.
@@ -39,7 +89,7 @@ pub trait ChatEngine {
 }
 
 const HELP: &str = "\
-/adapter NAME   answer with this adapter; /adapter none with the base alone
+/adapter NAME   answer with this adapter; /adapter none with the base alone; /adapter A B:0.5 with both at once
 /adapters       the adapters at hand
 /system TEXT    set the system message and start over; without TEXT the template's own
 /reset          forget the conversation
@@ -49,21 +99,21 @@ Anything else is said to the model. Ctrl-C stops an answer.";
 /// A conversation and what it needs to go on.
 pub struct Repl<'a, E> {
     engine: E,
-    adapter: Option<String>,
+    adapters: Vec<Part>,
     system: Option<String>,
     turns: Vec<Turn>,
     interrupted: &'a AtomicBool,
 }
 
 impl<'a, E: ChatEngine> Repl<'a, E> {
-    /// Starts with the given adapter, which the engine already uses. A true `interrupted` ends the answer under way.
+    /// Starts with the given adapters, which the engine already uses. A true `interrupted` ends the answer under way.
     pub fn new(
         engine: E,
-        adapter: Option<String>,
+        adapters: Vec<Part>,
         system: Option<String>,
         interrupted: &'a AtomicBool,
     ) -> Self {
-        Repl { engine, adapter, system, turns: Vec::new(), interrupted }
+        Repl { engine, adapters, system, turns: Vec::new(), interrupted }
     }
 
     /// Talks until the input ends or the user leaves. An error of one answer does not end the conversation;
@@ -83,7 +133,10 @@ impl<'a, E: ChatEngine> Repl<'a, E> {
     }
 
     fn prompt(&self) -> String {
-        format!("{}> ", self.adapter.as_deref().unwrap_or("base"))
+        match &self.adapters[..] {
+            [] => "base> ".to_owned(),
+            used => format!("{}> ", in_words(used)),
+        }
     }
 
     /// Obeys or answers one line; `Break` means the user leaves.
@@ -101,8 +154,8 @@ impl<'a, E: ChatEngine> Repl<'a, E> {
             ("/quit" | "/exit", _) => return Ok(ControlFlow::Break(())),
             ("/help", _) => writeln!(out, "{HELP}")?,
             ("/adapters", _) => self.list_adapters(out)?,
-            ("/adapter", "") => writeln!(out, "adapter: {}", self.adapter.as_deref().unwrap_or("none"))?,
-            ("/adapter", name) => self.switch(name, out)?,
+            ("/adapter", "") => self.tell_adapters(out)?,
+            ("/adapter", names) => self.switch(names, out)?,
             ("/reset", _) => {
                 self.turns.clear();
                 writeln!(out, "conversation forgotten")?;
@@ -123,29 +176,50 @@ impl<'a, E: ChatEngine> Repl<'a, E> {
 
     fn list_adapters(&self, out: &mut dyn Write) -> io::Result<()> {
         for name in self.engine.adapters() {
-            let mark = if self.adapter.as_ref() == Some(&name) { "*" } else { " " };
-            writeln!(out, "{mark} {name}")?;
+            match self.adapters.iter().find(|used| used.name == name) {
+                Some(used) => writeln!(out, "* {used}")?,
+                None => writeln!(out, "  {name}")?,
+            }
         }
-        writeln!(out, "{} none", if self.adapter.is_none() { "*" } else { " " })
+        writeln!(out, "{} none", if self.adapters.is_empty() { "*" } else { " " })
     }
 
-    fn switch(&mut self, name: &str, out: &mut dyn Write) -> io::Result<()> {
-        let wanted = Some(name.to_owned()).filter(|name| name != "none");
-        let known = self.engine.adapters();
-        if wanted.as_ref().is_some_and(|wanted| !known.contains(wanted)) {
-            let hint = format!(
-                "at hand: {}",
-                known.iter().map(String::as_str).chain(["none"]).collect::<Vec<_>>().join(", ")
-            );
-            return complain(out, &CliError::new(format!("no adapter is called `{name}`")).hint(hint).into());
+    fn tell_adapters(&self, out: &mut dyn Write) -> io::Result<()> {
+        match &self.adapters[..] {
+            [] => writeln!(out, "adapter: none"),
+            used => writeln!(out, "adapter: {}", in_words(used)),
         }
-        match self.engine.use_adapter(wanted.as_deref()) {
+    }
+
+    fn switch(&mut self, names: &str, out: &mut dyn Write) -> io::Result<()> {
+        let wanted = match self.read_parts(names) {
+            Ok(wanted) => wanted,
+            Err(error) => return complain(out, &error.into()),
+        };
+        match self.engine.use_adapters(&wanted) {
             Ok(()) => {
-                self.adapter = wanted;
-                writeln!(out, "adapter: {name}")
+                self.adapters = wanted;
+                self.tell_adapters(out)
             }
             Err(error) => complain(out, &error),
         }
+    }
+
+    fn read_parts(&self, names: &str) -> Result<Vec<Part>, CliError> {
+        if names == "none" {
+            return Ok(Vec::new());
+        }
+        let known = self.engine.adapters();
+        let mut wanted: Vec<Part> = Vec::new();
+        for word in names.split_whitespace() {
+            let part = Part::read(word, &known)?;
+            if wanted.iter().any(|earlier| earlier.name == part.name) {
+                return Err(CliError::new(format!("`{}` is named twice", part.name))
+                    .hint(format!("/adapter {}:2 is twice as strong", part.name)));
+            }
+            wanted.push(part);
+        }
+        Ok(wanted)
     }
 
     /// Says a line to the model and streams the answer. A failed answer leaves the conversation as it was.
@@ -240,8 +314,8 @@ mod tests {
             vec!["butler".into(), "pirate".into()]
         }
 
-        fn use_adapter(&mut self, name: Option<&str>) -> anyhow::Result<()> {
-            self.adapter = name.map(str::to_owned);
+        fn use_adapters(&mut self, parts: &[Part]) -> anyhow::Result<()> {
+            self.adapter = (!parts.is_empty()).then(|| in_words(parts));
             Ok(())
         }
 
@@ -267,7 +341,7 @@ mod tests {
 
     fn talk(lines: &[&str]) -> String {
         let interrupted = AtomicBool::new(false);
-        let mut repl = Repl::new(Echo::default(), None, None, &interrupted);
+        let mut repl = Repl::new(Echo::default(), Vec::new(), None, &interrupted);
         let mut out = Vec::new();
         for line in lines {
             if repl.line(line, &mut out).unwrap().is_break() {
@@ -291,6 +365,24 @@ mod tests {
             talk(&["/adapter pirate", "a", "/adapter none", "b", "/adapter"]),
             "adapter: pirate\npirate: user\nadapter: none\nbase: user assistant user\nadapter: none\n"
         );
+    }
+
+    #[test]
+    fn several_adapters_answer_together_by_their_weights() {
+        assert_eq!(
+            talk(&["/adapter butler pirate:0.5", "a", "/adapters"]),
+            "adapter: butler + pirate:0.5\nbutler + pirate:0.5: user\n* butler\n* pirate:0.5\n  none\n"
+        );
+        for (line, told) in [
+            ("/adapter butler pirate:inf", "the weight `inf` must be a number other than 0"),
+            ("/adapter butler:0", "the weight `0` must be"),
+            ("/adapter butler:half", "the weight `half` must be"),
+            ("/adapter butler butler:0.5", "`butler` is named twice"),
+            ("/adapter butler none", "no adapter is called `none`"),
+        ] {
+            let said = talk(&[line, "a"]);
+            assert!(said.contains(told) && said.ends_with("base: user\n"), "{line}: {said}");
+        }
     }
 
     #[test]
@@ -330,7 +422,7 @@ mod tests {
         let interrupted = AtomicBool::new(true);
         let mut out = Vec::new();
         assert!(
-            Repl::new(Echo::default(), None, None, &interrupted).line("a", &mut out).unwrap().is_continue()
+            Repl::new(Echo::default(), Vec::new(), None, &interrupted).line("a", &mut out).unwrap().is_continue()
         );
         assert_eq!(out, b"base: user\n");
     }

@@ -1,6 +1,6 @@
 //! From `--model` and `--adapter` to what the verbs work with.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use lorafit_data::Tokenizer;
@@ -15,6 +15,7 @@ use crate::base_args::{ComputeArgs, ComputeChoice, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::command::train::TrainArgs;
 use crate::memory_args::{ByteSize, memory_limit};
+use crate::merge_inputs::{AdapterArg, MANIFEST, as_one, merged_before};
 use crate::options::DeviceChoice;
 use crate::report_error::CliError;
 
@@ -277,17 +278,22 @@ impl Base {
     }
 }
 
-/// Loads an adapter for `base`, and tells what of it was passed over.
+/// Loads an adapter for `base`, and tells what of it was passed over, and if the base has it in its weights already.
 pub fn open_adapter(base: &Base, dir: &Path) -> anyhow::Result<Adapter> {
     refuse_full_run("--adapter", dir)?;
     let adapter = adapter::load_over(dir, &base.weights, base.model.device())?;
     if !base.quiet {
         adapter.notes().iter().for_each(|note| eprintln!("{note}"));
+        if merged_before(&base.weights, dir)? {
+            let (dir, model) = (dir.display(), base.weights.path().display());
+            eprintln!("{dir} is merged into {model} already (its {MANIFEST} says so), and is added once more");
+        }
     }
     Ok(adapter)
 }
 
-/// Loads the adapter of `--adapter`, if given.
-pub fn open_optional_adapter(base: &Base, dir: Option<&PathBuf>) -> anyhow::Result<Option<Adapter>> {
-    dir.map(|dir| open_adapter(base, dir)).transpose()
+/// Loads the adapters of `--adapter` as one, the sum of their updates by their weights; `None` where none is given.
+pub fn open_adapters(base: &Base, adapters: &[AdapterArg]) -> anyhow::Result<Option<Adapter>> {
+    let loaded = adapters.iter().map(|arg| open_adapter(base, &arg.dir)).collect::<anyhow::Result<_>>()?;
+    Ok(as_one(base.model.config(), loaded, adapters)?)
 }

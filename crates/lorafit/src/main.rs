@@ -2,6 +2,7 @@
 
 mod adapter_numbers;
 mod base_args;
+mod base_name;
 mod chat_repl;
 mod cli;
 mod command;
@@ -19,6 +20,7 @@ mod limits;
 mod memory_args;
 mod memory_table;
 mod merge_inputs;
+mod model_card;
 mod model_folder;
 mod options;
 mod output;
@@ -26,11 +28,13 @@ mod outputs;
 mod page;
 mod pieces;
 mod progress;
+mod readers;
 mod report_error;
 mod report_page;
 mod resume;
 mod row_args;
 mod safety_args;
+mod shrink_rank;
 mod sweep;
 mod trained;
 

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use lorafit_model::Config;
-use lorafit_model::adapter::WEIGHTS_FILE;
+use lorafit_model::adapter::{Adapter, WEIGHTS_FILE};
+use lorafit_model::merge::{
+    Combination, CombineError, MajoritySign, Method, Weighted, check_finite, combine,
+};
 use lorafit_model::weights::ModelFiles;
 use lorafit_train::hash_files;
 use serde_json::{Value, json};
@@ -38,7 +41,8 @@ impl FromStr for AdapterArg {
                 .hint("a weight is a number such as 0.5, behind the last colon"))
         };
         match number.parse::<f64>() {
-            Ok(weight) if weight.is_finite() && weight != 0.0 => Ok(AdapterArg { dir: dir.into(), weight }),
+            // Factors are multiplied in f32.
+            Ok(weight) if (weight as f32).is_normal() => Ok(AdapterArg { dir: dir.into(), weight }),
             Ok(_) => wrong("must be finite and not 0"),
             Err(_) if Path::new(dir).exists() => wrong("is not a number"),
             Err(_) => Ok(AdapterArg { dir: text.into(), weight: 1.0 }),
@@ -46,11 +50,62 @@ impl FromStr for AdapterArg {
     }
 }
 
-/// The whole path of the folder to write.
+impl AdapterArg {
+    /// Reads what flags name. One that is named twice is a mistake, or a weight.
+    ///
+    /// # Errors
+    /// A weight that is none, and an adapter that is named twice.
+    pub fn all(texts: &[String]) -> Result<Vec<Self>, CliError> {
+        let mut adapters: Vec<AdapterArg> = Vec::with_capacity(texts.len());
+        for text in texts {
+            let adapter: AdapterArg = text.parse()?;
+            let place = |dir: &Path| dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+            if let Some(earlier) = adapters.iter().find(|earlier| place(&earlier.dir) == place(&adapter.dir)) {
+                let (dir, sum) = (adapter.dir.display(), earlier.weight + adapter.weight);
+                return Err(CliError::usage(format!("--adapter {text}: {dir} is given twice"))
+                    .hint(format!("give it once; {dir}:{sum} is both together")));
+            }
+            adapters.push(adapter);
+        }
+        Ok(adapters)
+    }
+}
+
+/// Adapters as one, whose update is the sum of theirs by their weights, exactly; `None` of none.
 ///
 /// # Errors
-/// A folder that is read, is a file, is not empty, or holds more than a model where it is to be replaced.
-pub fn whole_out(out: &Path, read: &[&Path], overwrite: bool) -> anyhow::Result<PathBuf> {
+/// A value that is no finite number, in an adapter or by its weight.
+pub fn as_one(
+    config: &Config,
+    mut loaded: Vec<Adapter>,
+    args: &[AdapterArg],
+) -> Result<Option<Adapter>, CombineError> {
+    if loaded.is_empty() {
+        return Ok(None);
+    }
+    if let [AdapterArg { weight: 1.0, .. }] = args {
+        return Ok(loaded.pop());
+    }
+    let weighted: Vec<_> = loaded.iter().zip(args.iter().map(|arg| arg.weight)).collect();
+    sum(config, &weighted).map(Some)
+}
+
+/// The sum of adapters by their weights, exactly: their factors beside each other, as one adapter of a larger rank.
+///
+/// # Errors
+/// As [`as_one`].
+pub fn sum(config: &Config, adapters: &[(&Adapter, f64)]) -> Result<Adapter, CombineError> {
+    let weighted: Vec<Weighted<'_>> =
+        adapters.iter().map(|&(adapter, weight)| Weighted { adapter, weight }).collect();
+    let how =
+        Combination { method: Method::Cat, density: 1.0, majority_sign: MajoritySign::Total, seed: 0 };
+    let sum = combine(config, &weighted, &how)?;
+    check_finite(&sum, config)?;
+    Ok(sum)
+}
+
+/// The whole path of a folder to write, which is not read and is no file.
+fn place_of(out: &Path, read: &[&Path]) -> anyhow::Result<PathBuf> {
     let told = out.display();
     let whole = std::path::absolute(out)?;
     if whole.file_name().is_none() {
@@ -62,8 +117,37 @@ pub fn whole_out(out: &Path, read: &[&Path], overwrite: bool) -> anyhow::Result<
             .hint("choose another --out")
             .into());
     }
-    if !whole.is_dir() {
-        return Err(CliError::usage(format!("--out {told} is a file")).hint("choose another --out").into());
+    match whole.is_dir() {
+        true => Ok(whole),
+        false => {
+            Err(CliError::usage(format!("--out {told} is a file")).hint("choose another --out").into())
+        }
+    }
+}
+
+/// The whole path of a folder to write, which is new or empty.
+///
+/// # Errors
+/// A folder that is read, is a file, or is not empty.
+pub fn new_folder(out: &Path, read: &[&Path]) -> anyhow::Result<PathBuf> {
+    let whole = place_of(out, read)?;
+    match fs::read_dir(&whole).is_ok_and(|mut entries| entries.next().is_some()) {
+        false => Ok(whole),
+        true => Err(CliError::new(format!("{} is not empty", out.display()))
+            .hint("choose another --out; nothing is written over")
+            .into()),
+    }
+}
+
+/// The whole path of the folder of a model to write.
+///
+/// # Errors
+/// A folder that is read, is a file, is not empty, or holds more than a model where it is to be replaced.
+pub fn whole_out(out: &Path, read: &[&Path], overwrite: bool) -> anyhow::Result<PathBuf> {
+    let told = out.display();
+    let whole = place_of(out, read)?;
+    if !whole.exists() {
+        return Ok(whole);
     }
     let entries = fs::read_dir(&whole)?.flatten();
     let names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
@@ -118,7 +202,7 @@ pub fn check_same_shape(original: (&str, &Config), model: (&str, &Config)) -> Re
 }
 
 /// The hash that an adapter is known by: of its factors.
-pub fn adapter_hash(dir: &Path) -> anyhow::Result<String> {
+fn adapter_hash(dir: &Path) -> anyhow::Result<String> {
     Ok(hash_files(&[dir.join(WEIGHTS_FILE)])?)
 }
 
@@ -131,9 +215,17 @@ fn merged_adapters(files: &ModelFiles) -> Vec<Value> {
     json.and_then(|json| json.get("adapters")?.as_array().cloned()).unwrap_or_default()
 }
 
-/// Whether the adapter with this hash was merged into the model before.
-pub fn merged_before(files: &ModelFiles, hash: &str) -> bool {
-    merged_adapters(files).iter().any(|adapter| adapter["hash"].as_str() == Some(hash))
+/// Whether the adapter in `dir` was merged into the model before.
+///
+/// # Errors
+/// An adapter that cannot be read.
+pub fn merged_before(files: &ModelFiles, dir: &Path) -> anyhow::Result<bool> {
+    let merged = merged_adapters(files);
+    if merged.is_empty() {
+        return Ok(false);
+    }
+    let hash = adapter_hash(dir)?;
+    Ok(merged.iter().any(|adapter| adapter["hash"].as_str() == Some(&hash)))
 }
 
 /// The content of [`MANIFEST`].
@@ -207,12 +299,28 @@ mod tests {
         assert_eq!(read(":0.5"), Ok((adapter.clone(), 0.5)));
         assert_eq!(read(":-1e0"), Ok((adapter.clone(), -1.0)));
         assert!(read(":half").unwrap_err().contains("`half` is not a number"));
-        for text in [":0", ":inf", ":NaN"] {
+        for text in [":0", ":inf", ":NaN", ":1e39", ":1e-50"] {
             assert!(read(text).unwrap_err().contains("must be finite and not 0"), "{text}");
         }
         let named = dir.path().join("a:2");
         fs::create_dir(&named).unwrap();
         assert_eq!(read(":2"), Ok((named, 1.0)));
+    }
+
+    #[test]
+    fn an_adapter_is_given_once_however_it_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a", "b"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let all = |names: &[&str]| {
+            let texts: Vec<String> =
+                names.iter().map(|name| dir.path().join(name).display().to_string()).collect();
+            AdapterArg::all(&texts).map(|all| all.len()).map_err(|e| e.to_string())
+        };
+        assert_eq!(all(&["a:0.5", "b"]), Ok(2));
+        assert!(all(&["a:0.5", "b", "b/../a:0.25"]).unwrap_err().contains("is given twice"));
+        assert!(all(&["nowhere", "nowhere"]).unwrap_err().contains("is given twice"));
     }
 
     #[test]

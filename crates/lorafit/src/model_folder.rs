@@ -1,7 +1,7 @@
 //! What goes beside the weights of a model that is written, whatever its base was.
 
 use lorafit_data::Tokenizer;
-use lorafit_model::weights::{ModelFiles, SaveDtype, companions};
+use lorafit_model::weights::{ModelFiles, SaveDtype, companions, is_tokenizer_file};
 use lorafit_train::{FolderFile, ModelFolder};
 
 use crate::base_args::TemplateArgs;
@@ -17,6 +17,28 @@ pub fn beside_weights(
     let (bos, eos) = (tokenizer.and_then(Tokenizer::bos), tokenizer.and_then(Tokenizer::eos));
     let config = files.plain_config(dtype, bos, eos)?;
     let mut beside = vec![("config.json".to_owned(), FolderFile::Content(config.into_bytes()))];
+    beside.extend(companion_files(files, tokenizer, template)?);
+    Ok(ModelFolder { dtype, files: beside })
+}
+
+/// The tokenizer and template of `files` as [`beside_weights`] has them: what an adapter is handed on with.
+pub fn beside_adapter(
+    files: &ModelFiles,
+    tokenizer: &Tokenizer,
+    template: &TemplateArgs,
+) -> anyhow::Result<ModelFolder> {
+    let mut beside = companion_files(files, Some(tokenizer), template)?;
+    beside.retain(|(name, _)| is_tokenizer_file(name));
+    Ok(ModelFolder { files: beside, ..ModelFolder::default() })
+}
+
+/// Everything beside the weights but the configuration.
+fn companion_files(
+    files: &ModelFiles,
+    tokenizer: Option<&Tokenizer>,
+    template: &TemplateArgs,
+) -> anyhow::Result<Vec<(String, FolderFile)>> {
+    let mut beside = Vec::new();
     match files.gguf() {
         None => {
             let copy = |(name, path)| (name, FolderFile::Copy(path));
@@ -34,5 +56,5 @@ pub fn beside_weights(
             beside.extend(of_tokenizer.into_iter().map(content));
         }
     }
-    Ok(ModelFolder { dtype, files: beside })
+    Ok(beside)
 }

@@ -9,6 +9,9 @@ use lorafit_model::adapter::{LayerRange, TargetError, Targets};
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::merge_inputs::AdapterArg;
+use crate::report_error::CliError;
+
 /// Written to configuration files as to the terminal.
 macro_rules! serde_as_text {
     ($($kind:ty),*) => {$(
@@ -259,35 +262,45 @@ impl<'de> Visitor<'de> for TextVisitor {
     }
 }
 
-/// An adapter as `chat` takes it: `NAME=DIR`, or `DIR`, which is then named after the folder.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An adapter as `chat` takes it: `NAME=DIR`, or `DIR`, which is then named after the folder; either with a weight behind a
+/// colon.
+#[derive(Clone, Debug, PartialEq)]
 pub struct NamedAdapter {
     /// What `/adapter NAME` calls it.
     pub name: String,
-    /// Its folder.
-    pub dir: std::path::PathBuf,
+    /// Its folder and weight.
+    pub adapter: AdapterArg,
 }
 
 impl FromStr for NamedAdapter {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, dir) = match text.split_once('=') {
-            Some((name, dir)) => (name.to_owned(), dir),
+        let (name, adapter) = match text.split_once('=') {
+            Some((name, adapter)) => (Some(name.to_owned()), adapter),
+            None => (None, text),
+        };
+        if adapter.is_empty() {
+            return Err(format!("`{text}` has no folder after the equals sign"));
+        }
+        let adapter: AdapterArg = adapter.parse().map_err(|error: CliError| error.to_string())?;
+        let name = match name {
+            Some(name) => name,
             None => {
-                let last =
-                    std::path::Path::new(text).file_name().ok_or("the folder has no name: use NAME=DIR")?;
-                (last.to_string_lossy().into_owned(), text)
+                let last = adapter.dir.file_name().ok_or("the folder has no name: use NAME=DIR")?;
+                last.to_string_lossy().into_owned()
             }
         };
         if name.is_empty() || name == "none" || name.contains(char::is_whitespace) {
             return Err(format!("`{name}` cannot name an adapter: use NAME=DIR with a word other than none"));
         }
-        if dir.is_empty() {
-            return Err(format!("`{text}` has no folder after the equals sign"));
-        }
-        Ok(NamedAdapter { name, dir: dir.into() })
+        Ok(NamedAdapter { name, adapter })
     }
+}
+
+/// A value of a flag as it is typed.
+pub fn value_name(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 /// The known name a mistyped one probably meant.
@@ -319,8 +332,13 @@ mod tests {
     #[test]
     fn an_adapter_without_a_name_takes_the_folders() {
         let adapter: NamedAdapter = "runs/poet".parse().unwrap();
-        assert_eq!((adapter.name.as_str(), adapter.dir.to_str()), ("poet", Some("runs/poet")));
+        assert_eq!((adapter.name.as_str(), adapter.adapter.dir.to_str()), ("poet", Some("runs/poet")));
         assert_eq!("p=runs/x".parse::<NamedAdapter>().unwrap().name, "p");
+        let here = tempfile::tempdir().unwrap();
+        let text = format!("p={}:0.7", here.path().display());
+        let weighted: NamedAdapter = text.parse().unwrap();
+        assert_eq!((weighted.adapter.dir.as_path(), weighted.adapter.weight), (here.path(), 0.7));
+        assert!(format!("{text}x").parse::<NamedAdapter>().unwrap_err().contains("`0.7x` is not a number"));
         for text in ["none=x", "=x", "a=", ".."] {
             assert!(text.parse::<NamedAdapter>().is_err(), "{text}");
         }

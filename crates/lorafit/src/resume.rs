@@ -18,8 +18,10 @@ use crate::report_error::CliError;
 
 /// Flags that leave the arithmetic as it is, or whose meaning is in a hash: a resumed run may change them. Every other
 /// flag is part of the run's identity.
-const FREE: [&str; 23] = [
+const FREE: [&str; 25] = [
     "model",
+    "base-name",
+    "no-card",
     "data",
     "eval-data",
     "out",

@@ -11,7 +11,7 @@ use lorafit_train::{Checkpoint, ModelFolder, PlanRequest, RunError};
 use crate::command::train::TrainArgs;
 use crate::engine::{Base, open_adapter};
 use crate::memory_args::{ByteSize, RecomputeChoice};
-use crate::model_folder::beside_weights;
+use crate::model_folder::{beside_adapter, beside_weights};
 use crate::options::{Init, Method, SaveChoice};
 use crate::report_error::CliError;
 
@@ -154,10 +154,10 @@ fn layers(args: &TrainArgs, base: &Base) -> anyhow::Result<Option<Vec<usize>>> {
     Ok(range.map(Iterator::collect))
 }
 
-/// What goes beside the weights of a model that is saved; nothing for an adapter.
+/// What goes beside the weights of a model that is saved, or beside an adapter.
 pub fn model_folder(args: &TrainArgs, base: &Base) -> anyhow::Result<ModelFolder> {
     if args.method == Method::Lora {
-        return Ok(ModelFolder::default());
+        return beside_adapter(&base.weights, &base.tokenizer, &args.template);
     }
     let dtype = match args.save_dtype {
         Some(SaveChoice::F32) => SaveDtype::F32,

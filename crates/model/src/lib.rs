@@ -33,4 +33,4 @@ pub use selection::{WeightModules, WeightSelection};
 pub use shape::{Config, LayerPattern, Rope, RopeScaling, WeightShape, weight_shapes};
 #[cfg(feature = "hub")]
 pub use source::Hub;
-pub use source::{ShapeSource, Source, SourceError};
+pub use source::{ShapeSource, Source, SourceError, is_hub_id};

@@ -164,6 +164,14 @@ impl Source {
     }
 }
 
+/// Whether `model` is the name of a whole model on the hub, `org/name` or `org/name@revision`, and of nothing on this machine.
+pub fn is_hub_id(model: &str) -> bool {
+    let path = model.split_once('@').map_or(model, |(name, _)| name);
+    !Path::new(model).exists()
+        && !Path::new(path).exists()
+        && HubId::read(model).is_some_and(|id| id.kind == RepoKind::Model && id.gguf.is_none())
+}
+
 fn folder(path: PathBuf) -> Result<Source, SourceError> {
     if path.join(CONFIG).is_file() {
         return Ok(Source::Folder(path));

@@ -2,6 +2,7 @@
 
 mod bench;
 mod cadence;
+mod card;
 mod checkpoint;
 mod evaluate;
 mod guard;
@@ -30,6 +31,7 @@ mod trainer;
 
 pub use bench::{BenchError, BenchOptions, BenchResult, bench};
 pub use cadence::CheckpointEvery;
+pub use card::CARD_MARK;
 pub use checkpoint::{Best, Checkpoint, CheckpointError, Newest, State};
 pub use evaluate::{AnswerError, Evaluation, ExactMatch, Example, SIDE_BY_SIDE, evaluate, exact_match};
 pub use guard::{Culprit, GuardState, OnNan, Refusal};
@@ -44,7 +46,8 @@ pub use plan::{EvaluationRequest, MemoryPlan, PlanRequest, device_process_bytes}
 pub use run::{RunError, RunFolder, RunInfo, RunLength};
 pub use run_summary::{RunResult, RunSummary};
 pub use saved::{
-    FolderFile, ModelFolder, Tensors, Watch, model_folder_bytes, write_large_file, write_model_folder,
+    FolderFile, ModelFolder, Tensors, Watch, model_folder_bytes, write_adapter_folder, write_large_file,
+    write_model_folder,
 };
 pub use schedule::{Schedule, ScheduleKind};
 pub use selfcheck::check_steps;

@@ -5,6 +5,8 @@
 //! RUN/model/...                                        or, of full fine-tuning, the model, as transformers reads it
 //! RUN/best/...                                         the adapter or the model of the lowest evaluation loss
 //! RUN/checkpoints/step-...                             what a run is resumed from
+//! RUN/tokenizer.json, chat_template.jinja, ...         what the adapter is handed on with
+//! RUN/README.md                                        its model card
 //! RUN/config.toml                                      every setting of the run
 //! RUN/plan.json                                        the memory the run was planned with, in bytes
 //! RUN/data.json                                        what the training rows are like
@@ -22,6 +24,7 @@ use lorafit_data::statistics::Statistics;
 use lorafit_model::{FileError, Parameters};
 use serde::{Deserialize, Serialize};
 
+use crate::card;
 use crate::checkpoint::{self, CheckpointError, State};
 use crate::identity::{Identity, Mismatch};
 use crate::json_lines::JsonLines;
@@ -387,6 +390,15 @@ impl RunFolder {
     pub fn save_best(&self, parameters: &Parameters<'_>) -> Result<(), RunError> {
         let dir = Self::best_dir(self.dir());
         self.save_in(&dir, &dir, parameters)
+    }
+
+    /// Writes `text` as the model card of the folder `dir` of this run, in place of an earlier one of this program; `None`
+    /// removes that. A card of the user's stays: false.
+    ///
+    /// # Errors
+    /// A file that cannot be written or removed.
+    pub fn write_card(&self, dir: &Path, text: Option<&str>) -> Result<bool, RunError> {
+        card::write(&*self.storage, dir, text).map_err(io_error(&dir.join(card::CARD)))
     }
 
     fn save_in(&self, dir: &Path, model_dir: &Path, parameters: &Parameters<'_>) -> Result<(), RunError> {

@@ -10,6 +10,7 @@ use lorafit_model::adapter::{self, Adapter};
 use lorafit_model::weights::{SaveDtype, TensorSource, write_tensors};
 use serde_json::json;
 
+use crate::card::{self, CARD};
 use crate::run::{RunError, RunInfo, io_error, save_error};
 use crate::storage::{Disk, Storage, free_bytes};
 
@@ -20,12 +21,12 @@ pub(crate) const MODEL: &str = "model";
 /// Bytes of a shard, at most, but for a tensor that is larger by itself: 5 GB, as transformers cuts.
 const SHARD_BYTES: u64 = 5_000_000_000;
 
-/// What goes beside the weights of a model that is saved.
+/// What goes beside the weights of a model, or of an adapter, that is saved.
 #[derive(Clone, Debug, Default)]
 pub struct ModelFolder {
-    /// How its weights are stored.
+    /// How a model's weights are stored.
     pub dtype: SaveDtype,
-    /// Its configuration, tokenizer and template, by file name.
+    /// A model's configuration, and the tokenizer and template, by file name.
     pub files: Vec<(String, FolderFile)>,
 }
 
@@ -38,6 +39,31 @@ pub enum FolderFile {
     Copy(PathBuf),
 }
 
+impl ModelFolder {
+    /// Bytes of the files.
+    ///
+    /// # Errors
+    /// A file that is to be copied and is not there.
+    fn bytes(&self) -> Result<u64, RunError> {
+        let bytes = self.files.iter().map(|(_, file)| match file {
+            FolderFile::Content(content) => Ok(content.len() as u64),
+            FolderFile::Copy(path) => Ok(std::fs::metadata(path).map_err(io_error(path))?.len()),
+        });
+        bytes.sum()
+    }
+
+    /// The files as they are written.
+    fn saved<'a>(&self) -> impl Iterator<Item = SavedFile<'a>> {
+        self.files.iter().map(|(name, file)| SavedFile {
+            name: name.clone(),
+            content: match file {
+                FolderFile::Content(bytes) => Content::Bytes(bytes.clone()),
+                FolderFile::Copy(path) => Content::Copy(path.clone()),
+            },
+        })
+    }
+}
+
 /// A file that is to be written.
 pub(crate) struct SavedFile<'a> {
     pub name: String,
@@ -47,12 +73,27 @@ pub(crate) struct SavedFile<'a> {
 enum Content<'a> {
     Tensors(Box<dyn Fn() -> Vec<TensorSource<'a>> + 'a>),
     Bytes(Vec<u8>),
-    Copy(&'a Path),
+    Copy(PathBuf),
 }
 
 impl SavedFile<'_> {
     fn bytes(name: &str, content: Vec<u8>) -> Self {
         SavedFile { name: name.to_owned(), content: Content::Bytes(content) }
+    }
+
+    /// Whether a folder has the file with this content already, so that it need not be written each time the best adapter is
+    /// saved. Tensors never count as there.
+    fn is_there(&self, dir: &Path) -> bool {
+        let found = || std::fs::read(dir.join(&self.name));
+        match &self.content {
+            Content::Tensors(_) => false,
+            Content::Bytes(bytes) => found().is_ok_and(|found| found == *bytes),
+            Content::Copy(path) => {
+                let bytes = |path: &Path| std::fs::metadata(path).map(|found| found.len()).ok();
+                bytes(&dir.join(&self.name)) == bytes(path)
+                    && found().ok().zip(std::fs::read(path).ok()).is_some_and(|(a, b)| a == b)
+            }
+        }
     }
 
     pub(crate) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -114,13 +155,7 @@ fn of_tensors<'a>(tensors: &'a Tensors<'a>, folder: &'a ModelFolder, shard_bytes
         };
         files.push(SavedFile { name: name(i), content: Content::Tensors(Box::new(tensors)) });
     }
-    files.extend(folder.files.iter().map(|(name, file)| SavedFile {
-        name: name.clone(),
-        content: match file {
-            FolderFile::Content(bytes) => Content::Bytes(bytes.clone()),
-            FolderFile::Copy(path) => Content::Copy(path),
-        },
-    }));
+    files.extend(folder.saved());
     files
 }
 
@@ -146,13 +181,13 @@ pub(crate) fn names(dir: &Path) -> &'static [&'static str] {
 /// Bytes of what a run leaves, about.
 pub(crate) fn result_bytes(parameters: &Parameters<'_>, info: &RunInfo) -> u64 {
     match parameters {
-        Parameters::Adapter { .. } => 4 * parameters.count(),
+        Parameters::Adapter { .. } => 4 * parameters.count() + info.folder.bytes().unwrap_or(0),
         Parameters::Weights(model) => info.folder.dtype.bytes() * model.config().parameters(),
     }
 }
 
-/// Saves what a run leaves: an adapter in the folder `dir`, file by file; a model in place of the folder `model_dir`,
-/// which is as it was until the new one is whole.
+/// Saves what a run leaves: an adapter in the folder `dir`, file by file, and what goes beside it; a model in place of the
+/// folder `model_dir`, which is as it was until the new one is whole.
 pub(crate) fn save_result(
     storage: &dyn Storage,
     dir: &Path,
@@ -163,8 +198,16 @@ pub(crate) fn save_result(
     match parameters {
         Parameters::Adapter { adapter, .. } => {
             storage.create_dir_all(dir)?;
-            let mut files = of_adapter(adapter, &info.base_model).into_iter();
-            files.try_for_each(|file| storage.replace_with(&dir.join(&file.name), &mut |out| file.write(out)))
+            // The adapter first: without a tokenizer it is still what was trained.
+            let files = of_adapter(adapter, &info.base_model).into_iter().chain(info.folder.saved());
+            for file in files.filter(|file| !file.is_there(dir)) {
+                let path = dir.join(&file.name);
+                if let Some(folder) = path.parent().filter(|folder| *folder != dir) {
+                    storage.create_dir_all(folder)?;
+                }
+                storage.replace_with(&path, &mut |out| file.write(out))?;
+            }
+            Ok(())
         }
         Parameters::Weights(model) => {
             let tensors = || model.sources(info.folder.dtype);
@@ -178,14 +221,8 @@ pub(crate) fn save_result(
 /// # Errors
 /// A file that is to be copied and is not there.
 pub fn model_folder_bytes(tensors: &Tensors<'_>, folder: &ModelFolder) -> Result<u64, RunError> {
-    let mut bytes = tensors().iter().map(TensorSource::bytes).sum();
-    for (_, file) in &folder.files {
-        bytes += match file {
-            FolderFile::Content(content) => content.len() as u64,
-            FolderFile::Copy(path) => std::fs::metadata(path).map_err(io_error(path))?.len(),
-        };
-    }
-    Ok(bytes)
+    let of_tensors: u64 = tensors().iter().map(TensorSource::bytes).sum();
+    Ok(of_tensors + folder.bytes()?)
 }
 
 /// Writes a model folder in place of `dir`, which is as it was until the new one is whole: a killed process leaves
@@ -204,6 +241,24 @@ pub fn write_model_folder<'a>(
     check_space(dir, needed_bytes, free_bytes(dir))?;
     save_model(&Disk, dir, tensors, folder, shard_bytes, watch)
         .map_err(|source| save_error(dir, source, needed_bytes))
+}
+
+/// Writes an adapter's folder in place of `dir`, as [`write_model_folder`] does: its tensors, called `weights`, and `beside`.
+///
+/// # Errors
+/// As [`write_model_folder`].
+pub fn write_adapter_folder<'a>(
+    dir: &Path,
+    weights: &str,
+    tensors: &'a Tensors<'a>,
+    beside: &ModelFolder,
+    watch: &mut Watch<'_>,
+) -> Result<(), RunError> {
+    let needed_bytes = model_folder_bytes(tensors, beside)?;
+    check_space(dir, needed_bytes, free_bytes(dir))?;
+    let tensors = SavedFile { name: weights.to_owned(), content: Content::Tensors(Box::new(tensors)) };
+    let files = std::iter::once(tensors).chain(beside.saved()).collect();
+    save_folder(&Disk, dir, files, watch).map_err(|source| save_error(dir, source, needed_bytes))
 }
 
 /// Writes a file of about `needed_bytes` bytes beside its place and renames it, so that what was there stays until the new
@@ -267,12 +322,28 @@ fn save_model<'a>(
     shard_bytes: u64,
     watch: &mut Watch<'_>,
 ) -> io::Result<()> {
+    let mut files = of_tensors(tensors, folder, shard_bytes);
+    let card = dir.join(CARD);
+    // The user's; one of this program is written anew by who has something to say.
+    if card::is_foreign(&card) && !files.iter().any(|file| file.name == CARD) {
+        files.push(SavedFile { name: CARD.to_owned(), content: Content::Copy(card) });
+    }
+    save_folder(storage, dir, files, watch)
+}
+
+/// Writes a folder in place of `dir`, which is as it was until the new one is whole.
+fn save_folder(
+    storage: &dyn Storage,
+    dir: &Path,
+    files: Vec<SavedFile<'_>>,
+    watch: &mut Watch<'_>,
+) -> io::Result<()> {
     let (partial, old) = (beside(dir, "partial"), beside(dir, "old.partial"));
     let remove = |dir: &Path| if dir.exists() { storage.remove_dir_all(dir) } else { Ok(()) };
     let mut write = || {
         remove(&partial)?;
         storage.create_dir_all(&partial)?;
-        for file in of_tensors(tensors, folder, shard_bytes) {
+        for file in &files {
             let path = partial.join(&file.name);
             if let Some(folder) = path.parent().filter(|folder| *folder != partial) {
                 storage.create_dir_all(folder)?;

@@ -100,14 +100,6 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let mut lora = LoraConfig::new(args.target_modules.value.clone());
     lora.rank = args.rank;
     lora.alpha = 2.0 * args.rank as f64;
-    if !config.is_supported() {
-        return Err(CliError::new(format!(
-            "{}: this architecture can be planned, but not computed",
-            args.shape
-        ))
-        .hint("lorafit plan tells what it costs")
-        .into());
-    }
     let format = match args.dtype {
         Some(WeightDtype::F32) => Format::F32,
         Some(WeightDtype::Bf16) => Format::BF16,

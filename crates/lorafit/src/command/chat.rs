@@ -9,11 +9,12 @@ use lorafit_model::adapter::Adapter;
 
 use super::generate::{Sampling, chat_prompt, stream_answer};
 use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
-use crate::chat_repl::{ChatEngine, Repl, Turn};
+use crate::chat_repl::{ChatEngine, Part, Repl, Turn};
 use crate::cli::Common;
 use crate::config_file::Given;
 use crate::engine::{Base, as_trained, open_adapter, open_base, use_threads};
 use crate::interrupt;
+use crate::merge_inputs::sum;
 use crate::options::NamedAdapter;
 use crate::report_error::CliError;
 
@@ -27,6 +28,8 @@ Examples:
   From a script, one message a line:
     printf 'Hello\\n/adapter none\\nHello\\n' | lorafit chat --model M --adapter runs/first
 
+  Both at once, the second at half its strength, is /adapter butler pirate:0.5 in the conversation.
+
 In the conversation: /adapter NAME, /adapter none, /adapters, /reset, /system TEXT, /help, /quit. Ctrl-C stops an
 answer, Ctrl-D ends the conversation.")]
 pub struct ChatArgs {
@@ -35,8 +38,8 @@ pub struct ChatArgs {
     pub model: String,
     /// An adapter to have at hand; may be given several times, the first is used at the start
     ///
-    /// Without NAME it is called as its folder is.
-    #[arg(long = "adapter", value_name = "[NAME=]DIR", help_heading = "Input")]
+    /// Without NAME it is called as its folder is. A weight, DIR:0.7, makes it weaker or stronger whenever it is used.
+    #[arg(long = "adapter", value_name = "[NAME=]DIR[:WEIGHT]", help_heading = "Input")]
     pub adapters: Vec<NamedAdapter>,
     /// System message of the conversation [default: the template's own]
     #[arg(long, value_name = "TEXT", help_heading = "Input")]
@@ -61,7 +64,7 @@ impl ChatArgs {
         for (index, adapter) in self.adapters.iter().enumerate() {
             if self.adapters[..index].iter().any(|earlier| earlier.name == adapter.name) {
                 return Err(CliError::usage(format!("two adapters are called `{}`", adapter.name))
-                    .hint(format!("name them: --adapter NAME={}", adapter.dir.display())));
+                    .hint(format!("name them: --adapter NAME={}", adapter.adapter.dir.display())));
             }
         }
         self.sampling.validate(given)?;
@@ -74,36 +77,67 @@ impl ChatArgs {
 pub fn run(args: ChatArgs, given: &Given) -> anyhow::Result<()> {
     args.validate(given)?;
     use_threads(&args.common)?;
-    let runs = args.adapters.iter().map(|adapter| adapter.dir.as_path());
+    let runs = args.adapters.iter().map(|adapter| adapter.adapter.dir.as_path());
     let template = as_trained(&args.template, &args.base, runs, args.common.quiet);
     let base = open_base(&args.model, &args.base, &template, ComputeArgs::UNSET, &args.common)?;
-    let open = |a: &NamedAdapter| Ok((a.name.clone(), open_adapter(&base, &a.dir)?));
-    let adapters: Vec<(String, Adapter)> = args.adapters.iter().map(open).collect::<anyhow::Result<_>>()?;
-    let first = adapters.first().map(|(name, _)| name.clone());
+    let open = |a: &NamedAdapter| {
+        let adapter = open_adapter(&base, &a.adapter.dir)?;
+        Ok(AtHand { name: a.name.clone(), weight: a.adapter.weight, adapter })
+    };
+    let adapters: Vec<AtHand> = args.adapters.iter().map(open).collect::<anyhow::Result<_>>()?;
+    let first: Vec<Part> = adapters.iter().take(1).map(|first| Part::whole(&first.name)).collect();
     let greeting = format!("{} - /help tells what you can do", base.name);
-    let engine = Engine { in_use: first.as_ref().map(|_| 0), base, adapters, sampling: args.sampling };
+    let mut engine = Engine { in_use: InUse::None, base, adapters, sampling: args.sampling };
+    engine.use_adapters(&first)?;
     Repl::new(engine, first, args.system, interrupt::flag()).run(Some(&greeting))
+}
+
+/// An adapter that can be used.
+struct AtHand {
+    name: String,
+    /// Of its flag.
+    weight: f64,
+    adapter: Adapter,
+}
+
+/// What answers beside the base.
+enum InUse {
+    /// Nothing.
+    None,
+    /// One of those at hand, as it is.
+    One(usize),
+    /// A sum of some, or one with a weight.
+    Sum(Box<Adapter>),
 }
 
 /// One base in memory, with all adapters at hand.
 struct Engine {
     base: Base,
-    adapters: Vec<(String, Adapter)>,
-    in_use: Option<usize>,
+    adapters: Vec<AtHand>,
+    in_use: InUse,
     sampling: Sampling,
 }
 
 impl ChatEngine for Engine {
     fn adapters(&self) -> Vec<String> {
-        self.adapters.iter().map(|(name, _)| name.clone()).collect()
+        self.adapters.iter().map(|adapter| adapter.name.clone()).collect()
     }
 
-    fn use_adapter(&mut self, name: Option<&str>) -> anyhow::Result<()> {
-        self.in_use = match name {
-            None => None,
-            Some(name) => {
-                let found = self.adapters.iter().position(|(n, _)| n == name);
-                Some(found.ok_or_else(|| CliError::new(format!("there is no adapter `{name}` at hand")))?)
+    fn use_adapters(&mut self, parts: &[Part]) -> anyhow::Result<()> {
+        let mut used = Vec::with_capacity(parts.len());
+        for Part { name, weight } in parts {
+            let found = self.adapters.iter().position(|adapter| adapter.name == *name);
+            let found =
+                found.ok_or_else(|| CliError::new(format!("there is no adapter `{name}` at hand")))?;
+            used.push((found, weight * self.adapters[found].weight));
+        }
+        self.in_use = match used[..] {
+            [] => InUse::None,
+            [(one, 1.0)] => InUse::One(one),
+            _ => {
+                let weighted = |&(at, weight): &(usize, f64)| (&self.adapters[at].adapter, weight);
+                let weighted: Vec<_> = used.iter().map(weighted).collect();
+                InUse::Sum(Box::new(sum(self.base.model.config(), &weighted)?))
             }
         };
         Ok(())
@@ -124,7 +158,11 @@ impl ChatEngine for Engine {
         };
         let messages: Vec<Message> = conversation.iter().map(message).collect();
         let ids = chat_prompt(&self.base, &messages)?;
-        let adapter = self.in_use.map(|i| &self.adapters[i].1);
+        let adapter = match &self.in_use {
+            InUse::None => None,
+            InUse::One(at) => Some(&self.adapters[*at].adapter),
+            InUse::Sum(adapter) => Some(&**adapter),
+        };
         let mut text = String::new();
         stream_answer(&self.base, adapter, &ids, &self.sampling, &mut |new| {
             text.push_str(new);

@@ -227,7 +227,7 @@ impl CompareArgs {
     fn eval_args(&self) -> EvalArgs {
         EvalArgs {
             model: String::new(),
-            adapter: None,
+            adapter: Vec::new(),
             data: self.data.clone(),
             json: self.json,
             generate: self.generate,

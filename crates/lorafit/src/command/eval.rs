@@ -20,12 +20,13 @@ use crate::cli::Common;
 use crate::config_file::Given;
 use crate::data_args::CacheArgs;
 use crate::engine::{
-    Base, as_trained, counted, grouped, open_base, open_optional_adapter, reserve, use_threads,
+    Base, as_trained, counted, grouped, open_adapters, open_base, reserve, use_threads,
 };
 use crate::idle::{self, Idle};
 use crate::limits::Limits;
 use crate::memory_args::{ByteSize, memory_limit};
 use crate::memory_table;
+use crate::merge_inputs::AdapterArg;
 use crate::output;
 use crate::outputs::{self, Inputs, Kind, Output};
 use crate::report_error::CliError;
@@ -50,9 +51,10 @@ pub struct EvalArgs {
     /// The base model: a Hugging Face folder, a .gguf file, or a hub id (org/name or org/name@revision)
     #[arg(long, value_name = "M", help_heading = "Input and output")]
     pub model: String,
-    /// Adapter to judge (a PEFT folder, or a run folder of train) [default: the base alone]
-    #[arg(long, value_name = "DIR", help_heading = "Input and output")]
-    pub adapter: Option<PathBuf>,
+    /// Adapter to judge (a PEFT folder, or a run folder of train), perhaps with a weight: A:0.7; repeated for several, whose
+    /// updates are added [default: the base alone]
+    #[arg(long, value_name = "DIR[:WEIGHT]", help_heading = "Input and output")]
+    pub adapter: Vec<String>,
     /// Rows to judge on, described below; repeated for several sources
     #[arg(long, value_name = "DATA", required = true, help_heading = "Input and output")]
     pub data: Vec<String>,
@@ -118,10 +120,10 @@ impl EvalArgs {
         self.common.validate()
     }
 
-    fn check_outputs(&self) -> Result<(), CliError> {
+    fn check_outputs(&self, adapters: &[AdapterArg]) -> Result<(), CliError> {
         let inputs = Inputs::default()
             .model("--model", &self.model)
-            .paths("--adapter", &self.adapter)
+            .paths("--adapter", adapters.iter().map(|adapter| &adapter.dir))
             .paths("--template", &self.template.template)
             .data("--data", &self.data, self.rows.split.as_deref());
         let predictions = Kind::Rows(&["prompt", "expected", "answer", "exact"]);
@@ -145,11 +147,17 @@ pub fn idle_without_generate(generate: bool) -> [Idle<'static>; 1] {
 pub fn run(args: EvalArgs, given: &Given) -> anyhow::Result<()> {
     args.validate()?;
     idle::refuse(given, idle_without_generate(args.generate))?;
-    args.check_outputs()?;
+    let adapters = AdapterArg::all(&args.adapter)?;
+    args.check_outputs(&adapters)?;
     use_threads(&args.common)?;
-    let template = as_trained(&args.template, &args.base, args.adapter.as_deref(), args.common.quiet);
+    let template = as_trained(
+        &args.template,
+        &args.base,
+        adapters.iter().map(|adapter| adapter.dir.as_path()),
+        args.common.quiet,
+    );
     let base = open_base(&args.model, &args.base, &template, args.compute, &args.common)?;
-    let adapter = open_optional_adapter(&base, args.adapter.as_ref())?;
+    let adapter = open_adapters(&base, &adapters)?;
     let Measured { data, evaluation: found, answers, planned_bytes } =
         measure(&args, &base, adapter.as_ref())?;
     if let (Some(path), Some(answers)) = (&args.predictions, &answers) {

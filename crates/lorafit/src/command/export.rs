@@ -4,21 +4,29 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use lorafit_kernels::Device;
-use lorafit_model::adapter::{self, Adapter, convert};
+use lorafit_model::adapter::convert::{MLX_CONFIG, MLX_WEIGHTS, MlxAdapter};
+use lorafit_model::adapter::{self, Adapter, AdapterFile, convert};
 use lorafit_model::export::{FileType, GgufModel};
-use lorafit_model::merge::{Combination, MajoritySign, Merged, Method, Weighted, check_finite, combine};
+use lorafit_model::merge::{Merged, check_finite};
 use lorafit_model::weights::{Gguf, ModelFiles, SaveDtype};
 use lorafit_model::{FileError, Source};
-use lorafit_train::{open_tokenizer, tokenizer_entries, write_large_file};
+use lorafit_train::{
+    FolderFile, ModelFolder, Tensors, open_tokenizer, tokenizer_entries, write_adapter_folder, write_large_file,
+};
 use serde_json::json;
 
+use crate::adapter_numbers;
+use crate::base_args::TemplateArgs;
+use crate::base_name;
 use crate::cli::Common;
 use crate::engine::{grouped, refuse_full_run, use_threads};
 use crate::large_write::large_write;
 use crate::memory_args::ByteSize;
-use crate::merge_inputs::AdapterArg;
+use crate::merge_inputs::{AdapterArg, as_one};
+use crate::model_folder::beside_adapter;
 use crate::output;
 use crate::outputs::{self, Inputs, Kind, Output};
+use crate::readers::Facts;
 use crate::report_error::CliError;
 
 const EXAMPLES: &str = "\
@@ -31,6 +39,8 @@ Examples:
   An adapter of llama.cpp or mlx-lm as PEFT's, and the other way round:
     lorafit export --to peft --model M --adapter lora.gguf --out lora
     lorafit export --to mlx --model M --adapter runs/first --out first-mlx
+  Whether a reader can take the adapter as it is, and if not, the command that makes it fit:
+    lorafit export --to vllm --check --adapter runs/first
 
 Of a .gguf base, tensors that no adapter changes are copied byte for byte, unless --type says another type.";
 
@@ -45,6 +55,25 @@ pub enum Target {
     Peft,
     /// The adapter as mlx-lm's folder
     Mlx,
+    /// With --check only: transformers and PEFT
+    Transformers,
+    /// With --check only: vLLM
+    Vllm,
+    /// With --check only: text-generation-inference and LoRAX
+    Tgi,
+}
+
+impl Target {
+    /// Whose rules an adapter is checked by.
+    fn reader(self) -> &'static str {
+        match self {
+            Target::Gguf | Target::GgufLora => "gguf-lora",
+            Target::Peft | Target::Transformers => "transformers",
+            Target::Mlx => "mlx",
+            Target::Vllm => "vllm",
+            Target::Tgi => "tgi",
+        }
+    }
 }
 
 /// The flags of `export`.
@@ -55,15 +84,22 @@ pub struct ExportArgs {
     #[arg(long, value_enum, value_name = "WHAT", help_heading = "Input and output")]
     pub to: Target,
     /// The base model: a .gguf file, a Hugging Face folder, or a hub id (org/name or org/name@revision)
-    #[arg(long, value_name = "M", help_heading = "Input and output")]
-    pub model: String,
+    #[arg(long, value_name = "M", required_unless_present = "check", help_heading = "Input and output")]
+    pub model: Option<String>,
     /// Adapter: a run folder of train, a PEFT folder, a LoRA in a .gguf file or a folder of mlx-lm; perhaps with a weight,
     /// A:0.5; repeated for several, whose updates are added
     #[arg(long, value_name = "A[:WEIGHT]", help_heading = "Input and output")]
     pub adapter: Vec<String>,
     /// File to write (gguf, gguf-lora), or new or empty folder (peft, mlx)
-    #[arg(long, value_name = "OUT", help_heading = "Input and output")]
-    pub out: PathBuf,
+    #[arg(long, value_name = "OUT", required_unless_present = "check", help_heading = "Input and output")]
+    pub out: Option<PathBuf>,
+    /// Write nothing; tell whether the reader can take --adapter as it is, and what makes it fit [exit code 1: it cannot]
+    #[arg(long, conflicts_with_all = ["out", "file_type", "overwrite", "base_name"], help_heading = "Input and output")]
+    pub check: bool,
+    /// What --to peft calls the base: a model on the hub (org/name) or a folder [default: --model, or the model on the hub that
+    /// the metadata of a .gguf file names]
+    #[arg(long, value_name = "NAME", help_heading = "Input and output")]
+    pub base_name: Option<String>,
     /// How --to gguf stores matrices: f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_1, q5_0, q4_k_m, q4_1 or q4_0, each with the
     /// types that llama.cpp gives single tensors [default: each as the base has it, what the
     /// adapter changes in 8 bits or more]
@@ -92,6 +128,17 @@ impl ExportArgs {
             return Err(CliError::usage("--type is of --to gguf only")
                 .hint("leave it out: adapters are written in f32"));
         }
+        if self.base_name.is_some() && self.to != Target::Peft {
+            return Err(CliError::usage("--base-name is of --to peft only")
+                .hint("leave it out: no other form has the name of its base"));
+        }
+        base_name::check(self.base_name.as_deref())?;
+        if matches!(self.to, Target::Transformers | Target::Vllm | Target::Tgi) && !self.check {
+            return Err(CliError::usage("--to transformers, vllm and tgi go with --check: they read what is there")
+                .hint(
+                    "they take the adapter's folder as it is, or a merged model: lorafit merge --model M --adapter A --out DIR",
+                ));
+        }
         if self.adapter.is_empty() && self.to != Target::Gguf {
             return Err(
                 CliError::usage("--adapter is missing").hint("give the adapter that is to be written")
@@ -100,33 +147,68 @@ impl ExportArgs {
         self.common.validate()
     }
 
+    /// The base; empty with --check alone.
+    fn model(&self) -> &str {
+        self.model.as_deref().unwrap_or_default()
+    }
+
+    /// Where to write; empty with --check alone.
+    fn out(&self) -> &Path {
+        self.out.as_deref().unwrap_or(Path::new(""))
+    }
+
+    /// Tells whether the reader takes the adapter, as an error if it does not.
+    fn check(&self, adapters: &[AdapterArg]) -> anyhow::Result<()> {
+        let [AdapterArg { dir, weight: 1.0 }] = adapters else {
+            return Err(CliError::usage("--check looks at one --adapter as its files are, without a weight")
+                .hint("several, or one with a weight, can be written first: lorafit export --to peft")
+                .into());
+        };
+        let adapter = AdapterFile::read(dir)?;
+        let base = adapter_numbers::open_base(self.model.as_deref(), &adapter, self.common.quiet)?;
+        let model = self.model.clone().or_else(|| adapter_numbers::base_of_run(dir));
+        let facts = Facts::of(&adapter, model.as_deref(), base.as_ref().map(ModelFiles::config));
+        let reading = facts.reading_of(self.to.reader()).expect("every target has a reader");
+        let (name, dir) = (reading.reader.name, dir.display());
+        if self.json {
+            output::line(reading.json().to_string())?;
+        }
+        match &reading.why[..] {
+            [] if self.json => Ok(()),
+            [] => Ok(output::line(format!("{name} takes {dir}: {}", reading.command))?),
+            why => Err(CliError::new(format!("{name} does not take {dir}: {}", why.join("; ")))
+                .hint(reading.command)
+                .into()),
+        }
+    }
+
     /// Refuses a place that is read or taken.
     fn check_out(&self, read: &[&Path]) -> Result<(), CliError> {
-        let out = self.out.display();
-        if let Ok(real) = self.out.canonicalize()
+        let out = self.out().display();
+        if let Ok(real) = self.out().canonicalize()
             && read.iter().any(|path| path.canonicalize().is_ok_and(|path| path == real))
         {
             return Err(CliError::usage(format!("--out {out} is read, too")).hint("choose another --out"));
         }
-        let parent = self.out.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = self.out().parent().filter(|parent| !parent.as_os_str().is_empty());
         if let Some(parent) = parent.filter(|parent| !parent.is_dir()) {
             return Err(CliError::new(format!("--out {out}: there is no folder {}", parent.display()))
                 .hint("make it first, or choose another --out"));
         }
         let is_file = matches!(self.to, Target::Gguf | Target::GgufLora);
-        match (is_file, self.out.is_dir()) {
+        match (is_file, self.out().is_dir()) {
             (true, true) => {
                 Err(CliError::usage(format!("--out {out} is a folder")).hint("name a file: model.gguf"))
             }
-            (true, false) if self.out.exists() && !self.overwrite => {
+            (true, false) if self.out().exists() && !self.overwrite => {
                 Err(CliError::new(format!("{out} is there already"))
                     .hint("choose another --out, or replace it with --overwrite"))
             }
-            (false, true) if std::fs::read_dir(&self.out).is_ok_and(|mut e| e.next().is_some()) => {
+            (false, true) if std::fs::read_dir(self.out()).is_ok_and(|mut e| e.next().is_some()) => {
                 Err(CliError::new(format!("{out} is not empty"))
                     .hint("choose another --out; nothing is written over"))
             }
-            (false, false) if self.out.exists() => {
+            (false, false) if self.out().exists() => {
                 Err(CliError::usage(format!("--out {out} is a file")).hint("name a folder"))
             }
             _ => Ok(()),
@@ -138,10 +220,13 @@ impl ExportArgs {
 pub fn run(args: ExportArgs) -> anyhow::Result<()> {
     args.validate()?;
     use_threads(&args.common)?;
-    let adapters = args.adapter.iter().map(|text| text.parse()).collect::<Result<Vec<AdapterArg>, _>>()?;
-    refuse_full_run("--model", Path::new(&args.model))?;
+    let adapters = AdapterArg::all(&args.adapter)?;
+    if args.check {
+        return args.check(&adapters);
+    }
+    refuse_full_run("--model", Path::new(args.model()))?;
     adapters.iter().try_for_each(|adapter| refuse_full_run("--adapter", &adapter.dir))?;
-    let source = Source::resolve(&args.model, &mut |text| args.tell(text))?;
+    let source = Source::resolve(args.model(), &mut |text| args.tell(text))?;
     let files = match args.to {
         Target::Gguf => ModelFiles::open(source.path())?,
         // Names and shapes only.
@@ -150,37 +235,68 @@ pub fn run(args: ExportArgs) -> anyhow::Result<()> {
     let mut read: Vec<&Path> = adapters.iter().map(|adapter| adapter.dir.as_path()).collect();
     read.push(files.path());
     args.check_out(&read)?;
-    let inputs = Inputs::default().model("--model", files.path()).paths("--adapter", &args.adapter);
+    let dirs = adapters.iter().map(|adapter| &adapter.dir);
+    let inputs = Inputs::default().model("--model", files.path()).paths("--adapter", dirs);
     let kind = if matches!(args.to, Target::Gguf | Target::GgufLora) { Kind::Gguf } else { Kind::Files };
-    outputs::check(&inputs, Output::asked("--out", Some(&args.out), kind))?;
+    outputs::check(&inputs, Output::asked("--out", args.out.as_ref(), kind))?;
     let adapter = one_adapter(&args, &files, &adapters)?;
     let written = match (args.to, &adapter) {
         (Target::Gguf, adapter) => model(&args, &files, adapter.as_ref())?,
-        (_, None) => unreachable!("checked above"),
+        (_, None) | (Target::Transformers | Target::Vllm | Target::Tgi, _) => unreachable!("checked above"),
         (Target::GgufLora, Some(adapter)) => {
-            let bytes = convert::gguf_lora_bytes(adapter, files.config(), &args.model);
-            output::file(&args.out, &bytes)?;
+            let bytes = convert::gguf_lora_bytes(adapter, files.config(), args.model());
+            output::file(args.out(), &bytes)?;
             of_adapter(adapter, "use it: llama-server --model BASE.gguf --lora")
         }
         (Target::Peft, Some(adapter)) => {
-            adapter::save(&args.out, adapter, &args.model)?;
+            write_peft(&args, &files, adapter)?;
             of_adapter(adapter, "use it: lorafit chat --model M --adapter")
         }
         (Target::Mlx, Some(adapter)) => {
-            convert::save_mlx(&args.out, adapter, files.config())?;
+            let mlx = MlxAdapter::new(adapter, files.config())?;
+            let config = FolderFile::Content(mlx.config().to_vec());
+            write_folder(&args, MLX_WEIGHTS, &|| mlx.sources(), vec![(MLX_CONFIG.to_owned(), config)])?;
             of_adapter(adapter, "use it: mlx_lm.generate --model M --adapter-path")
         }
     };
-    let out = args.out.display();
+    let out = args.out().display();
     if args.json {
         let mut object = written.json;
-        object["out"] = json!(args.out);
+        object["out"] = json!(args.out());
         output::line(object.to_string())?;
     } else {
         output::line(format!("{}, in {out}", written.what))?;
         output::line(format!("{} {out}", written.use_it))?;
     }
     Ok(())
+}
+
+/// Writes an adapter as PEFT's folder, with the tokenizer of its base.
+fn write_peft(args: &ExportArgs, files: &ModelFiles, adapter: &Adapter) -> anyhow::Result<()> {
+    let name = base_name::of(args.base_name.as_deref(), args.model(), files);
+    let mut beside = match open_tokenizer(files) {
+        Ok(tokenizer) => beside_adapter(files, &tokenizer, &TemplateArgs { template: None })?.files,
+        Err(error) => {
+            args.tell(&format!("no tokenizer goes with the adapter: {error}"));
+            Vec::new()
+        }
+    };
+    let config = adapter::config_file(adapter, &name);
+    beside.push((adapter::CONFIG_FILE.to_owned(), FolderFile::Content(config)));
+    write_folder(args, adapter::WEIGHTS_FILE, &|| adapter::sources(adapter), beside)?;
+    base_name::note(&name, files, "with").iter().for_each(|note| args.tell(note));
+    Ok(())
+}
+
+/// Writes an adapter's folder, which is there whole or not at all.
+fn write_folder<'a>(
+    args: &ExportArgs,
+    weights: &str,
+    tensors: &'a Tensors<'a>,
+    files: Vec<(String, FolderFile)>,
+) -> anyhow::Result<()> {
+    let (out, folder) = (std::path::absolute(args.out())?, ModelFolder { files, ..ModelFolder::default() });
+    Ok(write_adapter_folder(&out, weights, tensors, &folder, &mut |_| Ok(()))?)
 }
 
 /// What is told at the end.
@@ -210,18 +326,7 @@ fn one_adapter(
         check_finite(&adapter, config)?;
         loaded.push(adapter);
     }
-    if let ([_], [AdapterArg { weight: 1.0, .. }]) = (&loaded[..], adapters) {
-        return Ok(loaded.pop());
-    }
-    if loaded.is_empty() {
-        return Ok(None);
-    }
-    let pairs = loaded.iter().zip(adapters);
-    let weighted: Vec<Weighted<'_>> =
-        pairs.map(|(adapter, arg)| Weighted { adapter, weight: arg.weight }).collect();
-    let added =
-        Combination { method: Method::Cat, density: 1.0, majority_sign: MajoritySign::Total, seed: 0 };
-    Ok(Some(combine(config, &weighted, &added)?))
+    Ok(as_one(config, loaded, adapters)?)
 }
 
 /// An adapter of any of the kinds that are read.
@@ -256,7 +361,7 @@ fn model(args: &ExportArgs, files: &ModelFiles, adapter: Option<&Adapter>) -> an
     }
     let bytes = gguf.bytes();
     large_write(args.common.quiet, bytes, |watch| {
-        write_large_file(&args.out, bytes, &mut |out| gguf.write(out), watch)
+        write_large_file(args.out(), bytes, &mut |out| gguf.write(out), watch)
     })?;
     let changed = merged.changed();
     let (tensors, copied) = (gguf.tensors(), gguf.copied());

@@ -2,7 +2,6 @@
 
 use std::io::{Read as _, Write as _};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -17,9 +16,10 @@ use super::require;
 use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::config_file::Given;
-use crate::engine::{Base, as_trained, open_base, open_optional_adapter, use_threads};
+use crate::engine::{Base, as_trained, open_adapters, open_base, use_threads};
 use crate::idle::{self, Idle};
 use crate::limits::Limits;
+use crate::merge_inputs::AdapterArg;
 use crate::output;
 use crate::report_error::CliError;
 
@@ -84,14 +84,17 @@ Examples:
   Plain continuation of a text:
     lorafit generate --model M --prompt \"Once upon a time\" --temperature 0.8 --top-p 0.95
   A long prompt from a file:
-    lorafit generate --model M --chat --prompt - < letter.txt")]
+    lorafit generate --model M --chat --prompt - < letter.txt
+  Two adapters at once, the second at half its strength:
+    lorafit generate --model M --adapter runs/a --adapter runs/b:0.5 --chat --prompt \"Hello\"")]
 pub struct GenerateArgs {
     /// The base model: a Hugging Face folder, a .gguf file, or a hub id (org/name or org/name@revision)
     #[arg(long, value_name = "M", help_heading = "Input and output")]
     pub model: String,
-    /// Adapter to use (a PEFT folder, or a run folder of train) [default: the base alone]
-    #[arg(long, value_name = "DIR", help_heading = "Input and output")]
-    pub adapter: Option<PathBuf>,
+    /// Adapter to use (a PEFT folder, or a run folder of train), perhaps with a weight: A:0.7; repeated for several, whose
+    /// updates are added [default: the base alone]
+    #[arg(long, value_name = "DIR[:WEIGHT]", help_heading = "Input and output")]
+    pub adapter: Vec<String>,
     /// What to continue or, with --chat, to answer; - reads it from standard input
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Input and output")]
     pub prompt: String,
@@ -140,10 +143,11 @@ pub fn run(args: GenerateArgs, given: &Given) -> anyhow::Result<()> {
     args.common.validate()?;
     let prompt = args.prompt_text()?;
     use_threads(&args.common)?;
-    let runs = args.adapter.as_deref().filter(|_| args.chat);
+    let adapters = AdapterArg::all(&args.adapter)?;
+    let runs = adapters.iter().map(|adapter| adapter.dir.as_path()).filter(|_| args.chat);
     let template = as_trained(&args.template, &args.base, runs, args.common.quiet);
     let base = open_base(&args.model, &args.base, &template, ComputeArgs::UNSET, &args.common)?;
-    let adapter = open_optional_adapter(&base, args.adapter.as_ref())?;
+    let adapter = open_adapters(&base, &adapters)?;
     let ids = match args.chat {
         true => {
             let system = args.system.iter().map(|text| Message::new(Role::System, text));

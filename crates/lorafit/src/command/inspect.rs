@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use lorafit_model::adapter::AdapterFile;
+use lorafit_model::weights::ModelFiles;
 use serde_json::json;
 
 use crate::adapter_numbers::{
@@ -14,6 +15,8 @@ use crate::engine::{counted, grouped, refuse_full_run, use_threads};
 use crate::figure;
 use crate::output;
 use crate::outputs::{self, Inputs, Kind, Output};
+use crate::readers::{Facts, Reading};
+use crate::shrink_rank;
 
 /// The flags of `inspect`.
 #[derive(Args, Clone, Debug)]
@@ -23,6 +26,7 @@ Examples:
     lorafit inspect some-peft-adapter --model M        also how large the change is beside the weights
     lorafit inspect runs/first --against runs/second   whether two runs found the same directions
     lorafit inspect runs/first --csv layers.csv
+    lorafit inspect runs/first --shrink-rank 16 --out first-r16    a smaller adapter, and what it lacks
 
 dW = scale B A is what the adapter adds to a weight W; it is never formed. effective rank: exp of the entropy of the
 singular values (Roy and Vetterli 2007), how many directions are used. stable rank: ||dW||_F^2 / ||dW||_2^2, how many are
@@ -44,6 +48,12 @@ pub struct InspectArgs {
     /// Write the numbers of every layer to a CSV file
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
+    /// Write the adapter with this rank, its strongest directions, to --out instead, and tell how much of dW is left out
+    #[arg(long, value_name = "R", requires = "out", conflicts_with_all = ["model", "against", "csv"])]
+    pub shrink_rank: Option<usize>,
+    /// New or empty folder for --shrink-rank
+    #[arg(long, value_name = "DIR", requires = "shrink_rank")]
+    pub out: Option<PathBuf>,
     /// The flags of every verb.
     #[command(flatten)]
     pub common: Common,
@@ -55,11 +65,15 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     args.common.on_processor_only("inspect")?;
     let inputs = Inputs::default().paths("", [&args.adapter]).paths("--against", &args.against);
     let inputs = args.model.iter().fold(inputs, |inputs, model| inputs.model("--model", model));
-    outputs::check(&inputs, Output::asked("--csv", args.csv.as_ref(), Kind::Table("path,layer,module")))?;
+    let csv_file = Output::asked("--csv", args.csv.as_ref(), Kind::Table("path,layer,module"));
+    outputs::check(&inputs, csv_file.into_iter().chain(Output::asked("--out", args.out.as_ref(), Kind::Files)))?;
     use_threads(&args.common)?;
     refuse_full_run("", &args.adapter)?;
     args.against.iter().try_for_each(|other| refuse_full_run("--against", other))?;
     let adapter = AdapterFile::read(&args.adapter)?;
+    if let (Some(rank), Some(out)) = (args.shrink_rank, &args.out) {
+        return shrink_rank::run(&adapter, rank, out, args.json);
+    }
     let against = args.against.as_ref().map(|dir| AdapterFile::read(dir)).transpose()?;
     let base = adapter_numbers::open_base(args.model.as_deref(), &adapter, args.common.quiet)?;
     let layers = adapter_numbers::of(&adapter, base.as_ref(), against.as_ref())?;
@@ -69,6 +83,9 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     if let Some(path) = &args.csv {
         output::file(path, csv(&layers).as_bytes())?;
     }
+    let model = args.model.clone().or_else(|| adapter_numbers::base_of_run(&adapter.path));
+    let facts = Facts::of(&adapter, model.as_deref(), base.as_ref().map(ModelFiles::config));
+    let readings = facts.readings();
     if args.json {
         let object = json!({
             "adapter": adapter.path,
@@ -81,6 +98,7 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
             "trainable_parameters": adapter.parameters(),
             "beside": adapter.beside,
             "verdict": verdict(&layers),
+            "readers": readings.iter().map(Reading::json).collect::<Vec<_>>(),
             "layers": layers,
         });
         return Ok(output::line(object.to_string())?);
@@ -96,8 +114,27 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     for line in aligned(&medians(&layers)) {
         output::line(line)?;
     }
-    output::line(format!("\n{}", verdict(&layers)))?;
+    output::line(format!("\n{}\n", verdict(&layers)))?;
+    for line in readers_table(&readings) {
+        output::line(line)?;
+    }
     Ok(())
+}
+
+/// What each reader makes of the adapter: whether it takes it, and the command; why it does not.
+fn readers_table(readings: &[Reading]) -> Vec<String> {
+    let width = readings.iter().map(|reading| reading.reader.name.len()).max().unwrap_or(0);
+    let mut lines = vec![format!("{:<width$}  takes it", "reader")];
+    for Reading { reader, why, command } in readings {
+        match &why[..] {
+            [] => lines.push(format!("{:<width$}  yes: {command}", reader.name)),
+            why => {
+                lines.push(format!("{:<width$}  no: {}", reader.name, why.join("; ")));
+                lines.push(format!("{:<width$}      {command}", ""));
+            }
+        }
+    }
+    lines
 }
 
 fn summary(adapter: &AdapterFile) -> Vec<String> {

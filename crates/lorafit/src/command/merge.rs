@@ -24,7 +24,7 @@ use crate::large_write::large_write;
 use crate::limits::Limits;
 use crate::memory_args::ByteSize;
 use crate::merge_inputs::{
-    AdapterArg, MANIFEST, Trained, adapter_hash, check_same_shape, manifest, merged_before, whole_out,
+    AdapterArg, MANIFEST, Trained, check_same_shape, manifest, merged_before, whole_out,
 };
 use crate::model_folder::beside_weights;
 use crate::output;
@@ -222,7 +222,7 @@ impl MergeArgs {
 /// Merges, and tells what became of it.
 pub fn run(args: MergeArgs) -> anyhow::Result<()> {
     args.validate()?;
-    let adapters = args.adapter.iter().map(|text| text.parse()).collect::<Result<Vec<AdapterArg>, _>>()?;
+    let adapters = AdapterArg::all(&args.adapter)?;
     use_threads(&args.common)?;
     refuse_full_run("--model", Path::new(&args.model))?;
     adapters.iter().try_for_each(|adapter| refuse_full_run("--adapter", &adapter.dir))?;
@@ -348,7 +348,7 @@ impl Inputs {
             let adapter = adapter::load_over(dir, &self.files, Device::Cpu)?;
             adapter.notes().iter().for_each(|note| args.tell(note));
             check_finite(&adapter, config)?;
-            if merged_before(self.target(), &adapter_hash(dir)?) {
+            if merged_before(self.target(), dir)? {
                 let (dir, model) = (dir.display(), self.target().path().display());
                 return Err(CliError::new(format!(
                     "{dir} is merged into {model} already (its {MANIFEST} says so)"

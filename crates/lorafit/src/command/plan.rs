@@ -543,20 +543,6 @@ fn recommend(
     small: &PlanRequest<'_>,
     limit: u64,
 ) -> anyhow::Result<String> {
-    if !subject.config.is_supported() {
-        return Ok(format!(
-            "{} can be planned, but not trained: its architecture ({}) is not computed by lorafit; plan without --recommend \
-             tells what it would take.",
-            args.model, subject.config.arch
-        ));
-    }
-    if let Some(window) = subject.config.sliding_window.filter(|window| *window < args.max_seq_len) {
-        return Ok(format!(
-            "Rows of {} tokens cannot be trained: the model's attention reaches back {window}, and longer rows are not \
-             supported; plan for rows of up to {window} with --max-seq-len {window}.",
-            args.max_seq_len
-        ));
-    }
     let memory = ByteSize(limit);
     let stored = (plain, "the base as it is stored", String::new());
     let flags = args.base.flags().map_or_else(|| QLORA.to_owned(), |flags| format!(" {flags}"));
@@ -573,7 +559,6 @@ fn recommend(
         let positions = request.config.max_position_embeddings;
         // Longer rows than the model is made for can be trained, if they are asked for.
         let reach = positions.max(args.max_seq_len);
-        let reach = request.config.sliding_window.map_or(reach, |window| window.min(reach));
         let beyond = beyond_context(request.config, args.max_seq_len)
             .map_or_else(String::new, |what| format!(" {what}."));
         let longest = request.most_tokens(Recompute::Full, limit)?.min(reach);

@@ -12,11 +12,12 @@ use lorafit_data::{DataError, Dataset, GenerationRow, Order, Source, Subset, gen
 use lorafit_model::{ActivationDtype, ActivationPolicy, Parameters, Recompute, Trainable, WeightModules};
 use lorafit_train::{
     Checkpoint, Duration, EvaluationRecord, Identity, MemoryPlan, Observer, PlanRequest, RunError, RunFolder,
-    RunInfo, RunLock, SkipRecord, Start, StepRecord, Summary, TrainError, TrainOptions, rss_bytes, train,
+    RunHistory, RunInfo, RunLock, SkipRecord, Start, StepRecord, Summary, TrainError, TrainOptions, rss_bytes, train,
 };
 
 use super::require;
 use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
+use crate::base_name;
 use crate::cli::Common;
 use crate::config_file::{self, Given};
 use crate::data_args::CacheArgs;
@@ -26,6 +27,7 @@ use crate::interrupt;
 use crate::limits::Limits;
 use crate::memory_args::{MemoryArgs, RecomputeChoice};
 use crate::memory_table;
+use crate::model_card::Card;
 use crate::options::{
     DeviceChoice, Init, Layers, Method, Optimizer, SaveChoice, Scheduler, TargetModules, TrainModules,
 };
@@ -106,6 +108,16 @@ pub struct TrainArgs {
     #[arg(long, help_heading = "Input and output")]
     #[serde(skip)]
     pub print_config: bool,
+    /// What the adapter calls its base: a model on the hub (org/name) or a folder, by which PEFT finds it
+    ///
+    /// [default: what --model was; of a .gguf file the model on the hub that its metadata names, if it names one]
+    #[arg(long, value_name = "NAME", help_heading = "Input and output")]
+    pub base_name: Option<String>,
+    /// Write no model card (README.md) beside what was trained
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, help_heading = "Input and output")]
+    #[arg(default_value_t = false, default_missing_value = "true", hide_default_value = true)]
+    #[arg(hide_possible_values = true, action = ArgAction::Set)]
+    pub no_card: bool,
     /// A name for the run, told in its progress and kept in its config.toml [default: the last part of --out]
     #[arg(long, value_name = "NAME", help_heading = "Input and output")]
     pub name: Option<String>,
@@ -333,7 +345,8 @@ impl TrainArgs {
 
     /// Refuses flags of the other method.
     fn check_method(&self, given: &Given) -> anyhow::Result<()> {
-        const OF_LORA: [&str; 6] = ["rank", "alpha", "dropout", "target-modules", "adapter", "quant"];
+        const OF_LORA: [&str; 7] =
+            ["rank", "alpha", "dropout", "target-modules", "adapter", "quant", "base-name"];
         const OF_FULL: [&str; 2] = ["train-modules", "save-dtype"];
         let (others, method, hint) = match self.method {
             Method::Lora => (&OF_FULL[..], "lora", "it belongs to --method full; LoRA has --target-modules"),
@@ -406,6 +419,7 @@ impl TrainArgs {
             );
         }
         natural("rank", self.rank)?;
+        base_name::check(self.base_name.as_deref())?;
         positive("alpha", self.alpha)?;
         share("dropout", self.dropout)?;
         positive("lr", self.lr.unwrap_or(1.0))?;
@@ -561,6 +575,11 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     watcher.progress.finish();
     let (summary, _) = result?;
     tell_end(&mut watcher.progress, out, args.method, &summary);
+    if args.method == Method::Lora {
+        let command = format!("lorafit train --resume {}", out.display());
+        let note = base_name::note(&ready.base_model(), &base.weights, &command);
+        note.iter().for_each(|note| watcher.progress.note(note));
+    }
     if summary.interrupted {
         // Scripts see by the code that it did not run to the end.
         std::process::exit(interrupt::exit_code());
@@ -659,12 +678,9 @@ impl<'a> Ready<'a> {
     ) -> anyhow::Result<(Summary, RunFolder)> {
         let (args, base) = (self.args, self.base);
         self.options.activations.recompute = recompute;
+        let base_model = self.base_model();
         let info = RunInfo {
-            base_model: match &self.resumption.checkpoint {
-                // As the run was begun, from whatever folder it is resumed.
-                Some(checkpoint) => checkpoint.base_model().unwrap_or_else(|| base.name.clone()),
-                None => base.name.clone(),
-            },
+            base_model: base_model.clone(),
             config: config_file::to_toml(&args.to_keep())?,
             identity: self.identity.clone(),
             clock: base.tokenizer.clock(),
@@ -698,7 +714,48 @@ impl<'a> Ready<'a> {
             }
             _ => error.into(),
         })?;
+        if let Err(error) = self.write_cards(&run, &base_model, &summary) {
+            observer.on_trouble(&error);
+        }
         Ok((summary, run))
+    }
+
+    /// What the adapter calls its base.
+    fn base_model(&self) -> String {
+        let (args, base) = (self.args, self.base);
+        // As the run was begun, from whatever folder it is resumed.
+        let begun = || self.resumption.checkpoint.as_ref()?.base_model();
+        let asked = args.base_name.clone().or_else(begun);
+        base_name::of(asked.as_deref(), &base.name, &base.weights)
+    }
+
+    /// Writes the model cards of the run's result and of its best, or removes earlier ones with `--no-card`.
+    fn write_cards(&self, run: &RunFolder, base_model: &str, summary: &Summary) -> Result<(), RunError> {
+        let card = Card {
+            args: self.args,
+            base_name: base_model,
+            license: self.base.weights.license(),
+            lora: match &self.trained {
+                Trained::Adapter(adapter) => Some(adapter.config()),
+                Trained::Weights { .. } => None,
+            },
+            data: self.data,
+            steps: (summary.steps, self.total_steps()),
+        };
+        let evaluations = RunHistory::read(run.dir())?.evaluations;
+        let result = match self.args.method {
+            Method::Lora => run.dir().to_owned(),
+            Method::Full => RunFolder::model_dir(run.dir()),
+        };
+        let best = RunFolder::best_dir(run.dir());
+        let last = evaluations.last().filter(|last| last.step == summary.steps);
+        let of_best = evaluations.iter().rev().find(|evaluation| evaluation.best);
+        let best = summary.best.map(|_| (best, of_best));
+        for (dir, evaluation) in std::iter::once((result, last)).chain(best) {
+            let text = (!self.args.no_card).then(|| card.text(evaluation));
+            run.write_card(&dir, text.as_deref())?;
+        }
+        Ok(())
     }
 }
 

@@ -138,7 +138,8 @@ pub struct Spec {
 }
 
 /// Options that are of the whole process or of the sweep, not of a trial.
-const NOT_SEARCHED: [&str; 8] = ["out", "name", "threads", "device", "memory", "quiet", "log", "log-every"];
+const NOT_SEARCHED: [&str; 10] =
+    ["out", "name", "threads", "device", "memory", "quiet", "log", "log-every", "base-name", "no-card"];
 
 impl Spec {
     /// Reads a sweep file.

@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::lora::override_for;
-use super::peft::{WEIGHTS_FILE, decode, format_of, map_weights, parse_weights, patterns, read_json};
+use super::peft::{
+    WEIGHTS_FILE, changes_the_base, decode, format_of, map_weights, parse_weights, patterns, read_json,
+    used_options,
+};
 use crate::error::FileError;
 
 /// An adapter's files, read.
@@ -33,6 +36,10 @@ pub struct AdapterFile {
     pub factors: Vec<Factors>,
     /// What else is in the file, and what of the configuration makes the update more than `scale B A`.
     pub beside: Vec<String>,
+    /// Tensors of the file that are no factors of linear layers, by their names.
+    pub others: Vec<String>,
+    /// `adapter_config.json`.
+    pub(crate) config: Map<String, Value>,
 }
 
 /// The update of one linear layer, `scale * B A`.
@@ -87,12 +94,12 @@ impl AdapterFile {
         let file = parse_weights(&weights_path, &bytes)?;
         let mut names: Vec<&str> = file.names();
         names.sort_unstable();
-        let (mut factors, mut dtypes, mut beside) = (Vec::new(), Vec::new(), configured_beside(&json));
+        let (mut factors, mut dtypes, mut others) = (Vec::new(), Vec::new(), Vec::new());
         for &name in &names {
             let Some((path, ending)) = name.split_once(".lora_A.") else {
                 let partner = name.replacen(".lora_B.", ".lora_A.", 1);
                 if partner == name || !names.contains(&partner.as_str()) {
-                    beside.push(format!("tensor {name}"));
+                    others.push(name.to_owned());
                 }
                 continue;
             };
@@ -153,6 +160,8 @@ impl AdapterFile {
                 .with_hint("only LoRA adapters of linear layers can be looked at"));
         }
         factors.sort_by_key(|factors| factors.layer);
+        let mut beside = configured_beside(&json);
+        beside.extend(others.iter().map(|name| format!("tensor {name}")));
         Ok(AdapterFile {
             path: dir.to_owned(),
             base: json.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned),
@@ -163,7 +172,17 @@ impl AdapterFile {
             file_bytes: bytes.as_slice().len() as u64,
             factors,
             beside,
+            others,
+            config: json,
         })
+    }
+
+    /// Options of the configuration by which the adapter is more than factors with a rank and a scale (`use_dora`, `bias`,
+    /// `modules_to_save` and the like), each with its value.
+    pub fn options(&self) -> Vec<(&'static str, String)> {
+        let used = used_options(&self.config).map(|(key, _, value)| (key, value.to_string()));
+        let init = changes_the_base(&self.config).map(|init| ("init_lora_weights", format!("{init:?}")));
+        used.chain(init).collect()
     }
 
     /// Trainable values, of the factors only.
@@ -178,8 +197,7 @@ fn configured_beside(json: &Map<String, Value>) -> Vec<String> {
     if json.get("use_dora").and_then(Value::as_bool) == Some(true) {
         beside.push("use_dora: what is told is B A, without the change of magnitudes".to_owned());
     }
-    let init = json.get("init_lora_weights").and_then(Value::as_str).unwrap_or_default();
-    if ["pissa", "olora", "corda", "loftq", "lora_ga"].iter().any(|name| init.starts_with(name)) {
+    if let Some(init) = changes_the_base(json) {
         beside.push(format!(
             "init_lora_weights {init}: the base was changed too, so that B A is not the whole change"
         ));

@@ -8,6 +8,7 @@ mod lora;
 mod marks;
 mod names;
 mod peft;
+mod shrink;
 mod targets;
 
 pub use crate::shape::{Module, module_shape};
@@ -18,5 +19,6 @@ pub use peft::{
     CONFIG_FILE, NamedTensor, WEIGHTS_FILE, config_file, from_bytes, load, load_over, named_tensors, save,
     sources,
 };
+pub use shrink::{Shrunk, ShrunkLayer, shrink};
 pub(crate) use targets::path_pattern;
 pub use targets::{LayerRange, TargetError, Targets, known_modules};

@@ -157,7 +157,7 @@ fn config_json(adapter: &Adapter, base_model: &str) -> Value {
 }
 
 /// A whole number as an integer, which is what other tools expect of `lora_alpha`.
-fn whole(value: f64) -> Value {
+pub(super) fn whole(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
 }
 
@@ -410,6 +410,44 @@ pub(super) fn exact_pattern(path: &str) -> Result<Regex, regex::Error> {
     path_pattern(&format!("{PATTERN_START}{}{PATTERN_END}", regex::escape(path)))
 }
 
+/// Options that make an adapter more than factors with a rank and a scale, each with the value that does nothing.
+const OPTIONS: [(&str, &str); 14] = [
+    ("use_dora", "false"),
+    ("bias", "\"none\""),
+    ("lora_bias", "false"),
+    ("fan_in_fan_out", "false"),
+    ("modules_to_save", "null"),
+    ("layer_replication", "null"),
+    ("trainable_token_indices", "null"),
+    ("alora_invocation_tokens", "null"),
+    ("target_parameters", "null"),
+    ("use_qalora", "false"),
+    ("use_bdlora", "null"),
+    ("arrow_config", "null"),
+    ("kasa_config", "null"),
+    ("monteclora_config", "null"),
+];
+
+/// Those of [`OPTIONS`] that a configuration uses, each with the value that does nothing and its own.
+pub(super) fn used_options(
+    json: &Map<String, Value>,
+) -> impl Iterator<Item = (&'static str, &'static str, &Value)> {
+    let does_nothing = |value: &Value, plain: &str| {
+        value.is_null() || *value == json!(false) || *value == json!([]) || value.to_string() == plain
+    };
+    OPTIONS.into_iter().filter_map(move |(key, plain)| {
+        let value = json.get(key)?;
+        (!does_nothing(value, plain)).then_some((key, plain, value))
+    })
+}
+
+/// The way of beginning that changes the base's weights when the adapter is made, so that PEFT changes them again on loading.
+pub(super) fn changes_the_base(json: &Map<String, Value>) -> Option<&str> {
+    const CHANGING: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
+    let init = json.get("init_lora_weights").and_then(Value::as_str)?;
+    CHANGING.iter().any(|name| init.starts_with(name)).then_some(init)
+}
+
 fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, FileError> {
     let fail = |problem: String| FileError::new(Path::new(""), problem);
     let wrong = |key: &str, expected: &str| {
@@ -420,33 +458,10 @@ fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, FileError> {
         Some("LORA") => {}
         _ => return Err(wrong("peft_type", "\"LORA\"")),
     }
-    for (key, plain) in [
-        ("use_dora", json!(false)),
-        ("bias", json!("none")),
-        ("lora_bias", json!(false)),
-        ("fan_in_fan_out", json!(false)),
-        ("modules_to_save", json!(null)),
-        ("layer_replication", json!(null)),
-        ("trainable_token_indices", json!(null)),
-        ("alora_invocation_tokens", json!(null)),
-        ("target_parameters", json!(null)),
-        ("use_qalora", json!(false)),
-        ("use_bdlora", json!(null)),
-        ("arrow_config", json!(null)),
-        ("kasa_config", json!(null)),
-        ("monteclora_config", json!(null)),
-    ] {
-        let used = json
-            .get(key)
-            .is_some_and(|v| *v != plain && !v.is_null() && *v != json!(false) && *v != json!([]));
-        if used {
-            return Err(wrong(key, &format!("{plain}")).with_hint(names::MERGE));
-        }
+    if let Some((key, plain, _)) = used_options(json).next() {
+        return Err(wrong(key, plain).with_hint(names::MERGE));
     }
-    // These change the base's weights when the adapter is made, so PEFT changes them again on loading.
-    const CHANGING_THE_BASE: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
-    let init = json.get("init_lora_weights").and_then(Value::as_str).unwrap_or_default();
-    if CHANGING_THE_BASE.iter().any(|name| init.starts_with(name)) {
+    if changes_the_base(json).is_some() {
         return Err(wrong("init_lora_weights", "one that leaves the base as it is")
             .with_hint("convert it in PEFT: save_pretrained with path_initial_model_for_weight_conversion"));
     }

@@ -17,7 +17,7 @@
 
 use std::collections::BTreeSet;
 
-use lorafit_kernels::{Device, random};
+use lorafit_kernels::{Device, Tensor, random};
 use regex::Regex;
 
 use crate::adapter::{Adapter, LoraConfig, PartShape, Targets, path_pattern};
@@ -65,7 +65,7 @@ pub struct Combination {
 /// An adapter with its weight.
 #[derive(Clone, Copy, Debug)]
 pub struct Weighted<'a> {
-    /// The adapter, on the CPU.
+    /// The adapter; all of them are on one device.
     pub adapter: &'a Adapter,
     /// What its update is multiplied by.
     pub weight: f64,
@@ -107,7 +107,7 @@ impl CombineError {
     }
 }
 
-/// One adapter of all, with scale 1.
+/// One adapter of all, with scale 1, on their device.
 ///
 /// # Errors
 /// Ranks or weights that the method cannot take.
@@ -134,7 +134,9 @@ pub fn combine(
         parts.push(PartShape { layer, module, rank: combined.rank, scale: 1.0 });
         factors.push(combined);
     }
-    let mut adapter = Adapter::zeros(config, &config_of(&parts, sites), &parts, Device::Cpu);
+    let first = adapters.iter().find_map(|weighted| weighted.adapter.tensors().next());
+    let device = first.map_or(Device::Cpu, Tensor::device);
+    let mut adapter = Adapter::zeros(config, &config_of(&parts, sites), &parts, device);
     for (part, factors) in parts.iter().zip(&factors) {
         let (_, inputs) = module_shape(config, part.module);
         adapter.write_a(part, inputs, &factors.a);

@@ -40,6 +40,35 @@ pub fn companions(dir: &Path) -> Result<Vec<(String, PathBuf)>, FileError> {
     Ok(found)
 }
 
+/// Files of a tokenizer and its chat template, as transformers calls them.
+const OF_TOKENIZER: [&str; 12] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
+/// Whether a file of a model's folder, as [`companions`] names it, is of the tokenizer or a chat template.
+pub fn is_tokenizer_file(name: &str) -> bool {
+    OF_TOKENIZER.contains(&name) || name.starts_with(TEMPLATES)
+}
+
+/// Those of [`companions`] that are of the tokenizer: what an adapter is handed on with.
+///
+/// # Errors
+/// As [`companions`].
+pub fn tokenizer_files(dir: &Path) -> Result<Vec<(String, PathBuf)>, FileError> {
+    Ok(companions(dir)?.into_iter().filter(|(name, _)| is_tokenizer_file(name)).collect())
+}
+
 impl ModelFiles {
     /// The `config.json` of a folder with this model's weights, plain and in `dtype`: the folder's own, or for a GGUF
     /// file one that says the same, with the ids of the tokens that begin and end a text.

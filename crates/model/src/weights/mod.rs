@@ -5,6 +5,7 @@ mod files;
 mod folder;
 mod gguf;
 mod gguf_writer;
+mod origin;
 mod safetensors;
 mod stream;
 mod unread;
@@ -17,12 +18,13 @@ use lorafit_kernels::{RowOrder, SharedBytes, Weight};
 
 pub use bitsandbytes::{QuantizedFolder, write_quantized};
 pub(crate) use files::{MAX_CONFIG_BYTES, inside, map, read_text};
-pub use folder::companions;
+pub use folder::{companions, is_tokenizer_file, tokenizer_files};
 pub use gguf::Gguf;
 #[cfg(feature = "hub")]
 pub(crate) use gguf::split_parts;
 pub use gguf_writer::GgufEntry;
 pub(crate) use gguf_writer::{GgufData, GgufTensor, write_gguf};
+pub use origin::License;
 pub use stream::{SaveDtype, TensorData, TensorReader, TensorSource, Values, write_tensors};
 
 use crate::arch::ConfigError;

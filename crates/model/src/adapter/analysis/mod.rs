@@ -73,6 +73,30 @@ impl Update {
         }
     }
 
+    /// `||dW - dW_k||_F` where `dW_k` has the `rank` strongest directions of the update: no matrix of that rank is nearer
+    /// (Eckart and Young 1936).
+    pub fn left_out(&self, rank: usize) -> f64 {
+        self.singular_values.iter().skip(rank).map(|s| s * s).sum::<f64>().sqrt()
+    }
+
+    /// Factors `A` `[rank, in]` and `B` `[out, rank]`, row-major, so that `scale B A` has the `rank` strongest directions of
+    /// the update. Each direction's strength is shared evenly by both; where there are fewer, the rest is zero.
+    pub fn truncated(&self, rank: usize, scale: f64) -> (Vec<f32>, Vec<f32>) {
+        let (outputs, inputs) = (self.left.rows(), self.right.rows());
+        let (mut a, mut b) = (vec![0.0; rank * inputs], vec![0.0; outputs * rank]);
+        for k in 0..rank.min(self.rank()) {
+            let root = (self.singular_values[k] / scale.abs()).sqrt();
+            for (input, value) in a[k * inputs..][..inputs].iter_mut().enumerate() {
+                *value = (root * self.right.at(input, k)) as f32;
+            }
+            let root = root.copysign(scale);
+            for output in 0..outputs {
+                b[output * rank + k] = (root * self.left.at(output, k)) as f32;
+            }
+        }
+        (a, b)
+    }
+
     /// What this update and another of the same layer have in common: of outputs, and of inputs.
     pub fn overlap(&self, other: &Update) -> Overlap {
         Overlap {

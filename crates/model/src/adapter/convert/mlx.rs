@@ -13,61 +13,82 @@ use super::super::lora::Adapter;
 use super::super::peft::{CONFIG_FILE, decode, format_of, parse_weights, write_whole};
 use super::{Projection, adapter_of, folded, module_of, projections};
 use crate::error::FileError;
-use crate::shape::{Config, module_shape};
+use crate::shape::{Config, Module, module_shape};
 use crate::weights::{MAX_CONFIG_BYTES, TensorData, TensorSource, inside, map, read_text, write_tensors};
 
 /// The name of the configuration, which PEFT has as well.
 pub const MLX_CONFIG: &str = CONFIG_FILE;
-const WEIGHTS: &str = "adapters.safetensors";
+/// The name of the file of its factors.
+pub const MLX_WEIGHTS: &str = "adapters.safetensors";
 
 /// Whether a folder has an adapter of mlx-lm.
 pub fn is_mlx(dir: &Path) -> bool {
-    dir.join(WEIGHTS).is_file()
+    dir.join(MLX_WEIGHTS).is_file()
+}
+
+/// An adapter as mlx-lm has it.
+#[derive(Debug)]
+pub struct MlxAdapter<'a> {
+    projections: Vec<Projection>,
+    shape: &'a Config,
+    scale: f64,
+    config: Vec<u8>,
+}
+
+impl<'a> MlxAdapter<'a> {
+    /// That of an adapter of a model of shape `shape`.
+    ///
+    /// # Errors
+    /// Projections with different ranks, or that are not the same in each of the last layers.
+    pub fn new(adapter: &Adapter, shape: &'a Config) -> Result<Self, FileError> {
+        let merge = "merge it instead: lorafit merge";
+        let fail =
+            |problem: &str| Err(FileError::new(Path::new("--to mlx"), problem.to_owned()).with_hint(merge));
+        let all = projections(adapter);
+        let (rank, scale) = all.first().map_or((1, 1.0), |first| (first.rank, first.scale));
+        if all.iter().any(|projection| projection.rank != rank) {
+            return fail("mlx-lm has one rank for all projections, the adapter several");
+        }
+        let first = all.iter().map(|projection| projection.layer).min().unwrap_or(0);
+        let modules: Vec<Module> = shape
+            .modules()
+            .into_iter()
+            .filter(|module| all.iter().any(|projection| projection.module == *module))
+            .collect();
+        let layers = shape.num_hidden_layers - first;
+        if modules.len() * layers != all.len() {
+            return fail("mlx-lm adapts the same projections in each of the last layers, the adapter others");
+        }
+        let keys: Vec<&str> = modules.iter().map(|module| module.in_block()).collect();
+        let config = json!({
+            "fine_tune_type": "lora",
+            "num_layers": layers,
+            "lora_parameters": {"rank": rank, "scale": scale, "dropout": adapter.config().dropout, "keys": keys},
+        });
+        let config = serde_json::to_vec_pretty(&config).expect("plain values");
+        Ok(MlxAdapter { projections: all, shape, scale, config })
+    }
+
+    /// The content of [`MLX_CONFIG`].
+    pub fn config(&self) -> &[u8] {
+        &self.config
+    }
+
+    /// The tensors of [`MLX_WEIGHTS`].
+    pub fn sources(&self) -> Vec<TensorSource<'_>> {
+        self.projections.iter().flat_map(|projection| sources_of(projection, self.shape, self.scale)).collect()
+    }
 }
 
 /// Writes an adapter of a model of shape `config` to the folder `dir`.
 ///
 /// # Errors
-/// Projections with different ranks, or that are not the same in each of the last layers; a file that cannot be written.
+/// As [`MlxAdapter::new`], and a file that cannot be written.
 pub fn save_mlx(dir: &Path, adapter: &Adapter, config: &Config) -> Result<(), FileError> {
-    let fail = |problem: &str, hint: &str| Err(FileError::new(dir, problem.to_owned()).with_hint(hint));
-    let all = projections(adapter);
-    let (rank, scale) = all.first().map_or((1, 1.0), |first| (first.rank, first.scale));
-    if all.iter().any(|projection| projection.rank != rank) {
-        return fail(
-            "mlx-lm has one rank for all projections, the adapter several",
-            "merge it instead: lorafit merge",
-        );
-    }
-    let first = all.iter().map(|projection| projection.layer).min().unwrap_or(0);
-    let modules = config.modules();
-    let keys: Vec<&str> = modules
-        .iter()
-        .filter(|module| all.iter().any(|projection| projection.module == **module))
-        .map(|module| module.name())
-        .collect();
-    let layers = config.num_hidden_layers - first;
-    if keys.len() * layers != all.len() {
-        return fail(
-            "mlx-lm adapts the same projections in each of the last layers, the adapter others",
-            "merge it instead: lorafit merge",
-        );
-    }
+    let mlx = MlxAdapter::new(adapter, config)?;
     fs::create_dir_all(dir).map_err(|e| FileError::new(dir, format!("cannot make the folder: {e}")))?;
-    let sources = || all.iter().flat_map(|projection| sources_of(projection, config, scale)).collect();
-    write_whole(&dir.join(WEIGHTS), |out| write_tensors(out, sources()))?;
-    let paths: Vec<&str> = modules
-        .iter()
-        .filter(|module| keys.contains(&module.name()))
-        .map(|module| module.in_block())
-        .collect();
-    let json = json!({
-        "fine_tune_type": "lora",
-        "num_layers": layers,
-        "lora_parameters": {"rank": rank, "scale": scale, "dropout": adapter.config().dropout, "keys": paths},
-    });
-    let text = serde_json::to_vec_pretty(&json).expect("plain values");
-    write_whole(&dir.join(MLX_CONFIG), |out| out.write_all(&text))
+    write_whole(&dir.join(MLX_WEIGHTS), |out| write_tensors(out, mlx.sources()))?;
+    write_whole(&dir.join(MLX_CONFIG), |out| out.write_all(mlx.config()))
 }
 
 fn sources_of<'a>(projection: &'a Projection, config: &Config, scale: f64) -> [TensorSource<'a>; 2] {
@@ -112,7 +133,7 @@ pub fn load_mlx(dir: &Path, config: &Config) -> Result<Adapter, FileError> {
     let scale =
         scale.ok_or_else(|| fail("`lora_parameters.scale` is not a number other than 0".to_owned()))?;
 
-    let weights_path = inside(dir, WEIGHTS)?;
+    let weights_path = inside(dir, MLX_WEIGHTS)?;
     let fail = |problem: String| FileError::new(&weights_path, problem);
     let bytes = map(&weights_path)?;
     let file = parse_weights(&weights_path, &bytes)?;

@@ -1,0 +1,41 @@
+//! What an adapter calls its base: the name that whoever loads it, PEFT for one, looks the model up by.
+
+use lorafit_model::weights::ModelFiles;
+
+use crate::command::require;
+use crate::report_error::CliError;
+
+/// Refuses what can name no model.
+pub fn check(asked: Option<&str>) -> Result<(), CliError> {
+    let Some(name) = asked else { return Ok(()) };
+    let is_text = !name.trim().is_empty() && !name.contains(char::is_control);
+    require(is_text, "base-name", format!("{name:?}"), "must be a name")?;
+    let is_file = std::path::Path::new(name).is_file() || name.to_lowercase().ends_with(".gguf");
+    match is_file {
+        true => Err(CliError::usage(format!("--base-name {name} is a file, and PEFT loads bases from folders"))
+            .hint("give the model on the hub whose weights the file has, org/name, or its folder")),
+        false => Ok(()),
+    }
+}
+
+/// What the adapter of a base calls it: the name that is asked for; else, of a GGUF file, the model of the hub that its
+/// metadata names; else `given`, as `--model` was.
+pub fn of(asked: Option<&str>, given: &str, files: &ModelFiles) -> String {
+    let found = || asked.map(str::to_owned).or_else(|| files.hub_model());
+    found().unwrap_or_else(|| given.to_owned())
+}
+
+/// What is told where an adapter calls its base by a file that PEFT cannot load; `command` writes the name.
+pub fn note(name: &str, files: &ModelFiles, command: &str) -> Option<String> {
+    if files.gguf().is_none() || !name.to_lowercase().ends_with(".gguf") {
+        return None;
+    }
+    let parent = match files.hub_parent() {
+        Some(parent) => format!(" (it names {parent}, from which its model was made)"),
+        None => String::new(),
+    };
+    Some(format!(
+        "the adapter calls its base {name}, which PEFT cannot load: the file does not say which model of the hub it is{parent}; \
+         {command} --base-name ORG/NAME names it"
+    ))
+}
