@@ -199,7 +199,7 @@ fn tokenise(
                 Overlong::Drop if sample.len() > max_seq_len => Ok((sample, notes)),
                 Overlong::Error | Overlong::Drop | Overlong::TruncateRight => {
                     let kept = &sample.ids[..sample.len().min(max_seq_len)];
-                    limits.check(kept, 0, tokenizer).map_err(RowProblem::BeyondModel)?;
+                    limits.check(kept, tokenizer).map_err(RowProblem::BeyondModel)?;
                     Ok((sample, notes))
                 }
             }

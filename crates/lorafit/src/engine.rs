@@ -286,7 +286,9 @@ pub fn open_adapter(base: &Base, dir: &Path) -> anyhow::Result<Adapter> {
         adapter.notes().iter().for_each(|note| eprintln!("{note}"));
         if merged_before(&base.weights, dir)? {
             let (dir, model) = (dir.display(), base.weights.path().display());
-            eprintln!("{dir} is merged into {model} already (its {MANIFEST} says so), and is added once more");
+            eprintln!(
+                "{dir} is merged into {model} already (its {MANIFEST} says so), and is added once more"
+            );
         }
     }
     Ok(adapter)

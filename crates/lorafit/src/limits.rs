@@ -1,5 +1,4 @@
-//! What a model can be given, whoever gives it: tokens that it knows, and no more of them than its attention reaches. Every
-//! verb that computes asks here first. Rows beyond the context that a model is made for are no error, since rotary positions
+//! What a model can be given, whoever gives it: tokens that it knows. Every verb that computes asks here first. Rows beyond the context that a model is made for are no error, since rotary positions
 //! go on, but they are told, and answers end there.
 
 use std::collections::HashSet;
@@ -33,18 +32,15 @@ impl<'a> Limits<'a> {
 
     /// How the rows of `args` become samples. What the model cannot be given is skipped with other bad rows, if they are.
     pub fn options(self, args: &RowArgs) -> Options {
-        let limits = if args.skip_bad_rows { self.of_rows(args.max_seq_len) } else { ModelLimits::default() };
+        let limits = if args.skip_bad_rows { self.of_rows() } else { ModelLimits::default() };
         Options { limits, ..args.options() }
     }
 
-    /// What is to be looked at in rows of so many tokens at most, so that tokenised data serves many models.
-    fn of_rows(self, longest: usize) -> ModelLimits {
-        let Config { vocab_size, sliding_window, .. } = *self.config;
-        ModelLimits {
-            // Reading every token takes time, and nearly no tokenizer has one that its model lacks.
-            vocab_size: Some(vocab_size).filter(|size| self.tokenizer.vocab_size() > *size),
-            window: sliding_window.filter(|window| *window < longest),
-        }
+    /// What is to be looked at in rows, and no more, so that tokenised data serves many models.
+    fn of_rows(self) -> ModelLimits {
+        // Reading every token takes time, and nearly no tokenizer has one that its model lacks.
+        let vocab_size = Some(self.config.vocab_size).filter(|size| self.tokenizer.vocab_size() > *size);
+        ModelLimits { vocab_size }
     }
 
     /// Refuses rows that the model would compute wrongly or not at all, and tells of those beyond its context.
@@ -53,14 +49,13 @@ impl<'a> Limits<'a> {
     /// The first such row.
     pub fn check_rows(self, data: &Dataset) -> Result<(), CliError> {
         let place = |row: usize| data.origin.place_in_file(row);
-        let limits = self.of_rows(usize::MAX);
+        let limits = self.of_rows();
         if limits.vocab_size.is_some() {
             for sample in data.samples.iter() {
-                self.check(limits, &|| place(sample.row), sample.ids, 0)?;
+                self.check(limits, &|| place(sample.row), sample.ids)?;
             }
         }
         let Some(longest) = data.samples.iter().max_by_key(|sample| sample.len()) else { return Ok(()) };
-        self.check(limits, &|| place(longest.row), longest.ids, 0)?;
         if let Some(beyond) = beyond_context(self.config, longest.len()) {
             let context = self.config.max_position_embeddings;
             let rows = data.samples.iter().filter(|sample| sample.len() > context).count();
@@ -74,20 +69,15 @@ impl<'a> Limits<'a> {
         Ok(())
     }
 
-    /// As [`Limits::check_rows`], for rows that are answered with up to `max_new_tokens`. If bad rows are skipped
-    /// (`skip_bad_rows`), such rows are taken out and told.
+    /// As [`Limits::check_rows`], for rows that are answered. If bad rows are skipped (`skip_bad_rows`), such rows are taken out
+    /// and told.
     ///
     /// # Errors
     /// The first such row; where they are skipped, that none is left.
-    pub fn check_prompts(
-        self,
-        rows: &mut Vec<GenerationRow>,
-        max_new_tokens: usize,
-        skip_bad_rows: bool,
-    ) -> Result<(), CliError> {
-        let limits = self.of_rows(usize::MAX);
+    pub fn check_prompts(self, rows: &mut Vec<GenerationRow>, skip_bad_rows: bool) -> Result<(), CliError> {
+        let limits = self.of_rows();
         let check = |row: &GenerationRow| {
-            self.check(limits, &|| format!("the prompt of row {}", row.row), &row.prompt_ids, max_new_tokens)
+            self.check(limits, &|| format!("the prompt of row {}", row.row), &row.prompt_ids)
         };
         match skip_bad_rows {
             false => rows.iter().try_for_each(check)?,
@@ -120,7 +110,7 @@ impl<'a> Limits<'a> {
     /// # Errors
     /// As it says.
     pub fn check_prompt(self, ids: &[u32], max_new_tokens: usize) -> Result<usize, CliError> {
-        self.check(self.of_rows(usize::MAX), &|| "the prompt".to_owned(), ids, max_new_tokens)?;
+        self.check(self.of_rows(), &|| "the prompt".to_owned(), ids)?;
         if let Some(beyond) = beyond_context(self.config, ids.len()) {
             self.tell(format!("the prompt has {}; {beyond}", counted(ids.len(), "token", "tokens")));
         }
@@ -156,15 +146,9 @@ impl<'a> Limits<'a> {
         }
     }
 
-    /// What `what` names has the tokens `ids`, and up to `further` come after them.
-    fn check(
-        self,
-        limits: ModelLimits,
-        what: &dyn Fn() -> String,
-        ids: &[u32],
-        further: usize,
-    ) -> Result<(), CliError> {
-        let beyond = limits.check(ids, further, self.tokenizer);
+    /// What `what` names has the tokens `ids`.
+    fn check(self, limits: ModelLimits, what: &dyn Fn() -> String, ids: &[u32]) -> Result<(), CliError> {
+        let beyond = limits.check(ids, self.tokenizer);
         beyond.map_err(|beyond| CliError::new(beyond.told(&what())).hint(beyond.hint()))
     }
 }

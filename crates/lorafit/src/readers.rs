@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use lorafit_model::Config;
-use lorafit_model::adapter::{AdapterFile, Module};
+use lorafit_model::adapter::{AdapterFile, known_modules};
 use serde_json::{Value, json};
 
 /// A reader, the parts that it cannot take, each with the way out, and how it is called.
@@ -256,7 +256,7 @@ impl Facts {
                 })
             }
             Part::OtherModules(taken) => {
-                let known = |name: &str| Module::ALL.iter().any(|module| module.name() == name);
+                let known = |name: &str| known_modules().contains(&name);
                 let other = |name: &&String| !known(name) && !taken.contains(&name.as_str());
                 let other: Vec<String> = self.layers.keys().filter(other).cloned().collect();
                 (!other.is_empty()).then(|| format!("it adapts {}, beside the projections of blocks", list(other)))
@@ -429,10 +429,7 @@ mod tests {
     fn layers_that_are_left_out_are_told() {
         let upper = facts(&[1, 2], 3);
         assert_eq!(refusing(&upper), ["tgi"]);
-        assert_eq!(
-            command(&upper, "tgi"),
-            "lorafit merge --model m.gguf --adapter runs/a --out a-merged"
-        );
+        assert_eq!(command(&upper, "tgi"), "lorafit merge --model m.gguf --adapter runs/a --out a-merged");
         let lower = facts(&[0, 1], 3);
         assert_eq!(refusing(&lower), ["tgi", "mlx"]);
     }

@@ -19,9 +19,7 @@ use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::config_file::Given;
 use crate::data_args::CacheArgs;
-use crate::engine::{
-    Base, as_trained, counted, grouped, open_adapters, open_base, reserve, use_threads,
-};
+use crate::engine::{Base, as_trained, counted, grouped, open_adapters, open_base, reserve, use_threads};
 use crate::idle::{self, Idle};
 use crate::limits::Limits;
 use crate::memory_args::{ByteSize, memory_limit};
@@ -225,7 +223,7 @@ pub fn measure(args: &EvalArgs, base: &Base, adapter: Option<&Adapter>) -> anyho
         false => Vec::new(),
     };
     limits.check_rows(&data)?;
-    limits.check_prompts(&mut prompts, args.max_new_tokens, args.rows.skip_bad_rows)?;
+    limits.check_prompts(&mut prompts, args.rows.skip_bad_rows)?;
     let (side_by_side, plan) = fit_memory(args, base, adapter, &data, &prompts)?;
     reserve(base.model.device(), &plan)?;
     let evaluation = evaluate(&base.model, adapter, &data.samples, args.micro_batch_tokens);

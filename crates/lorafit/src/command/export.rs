@@ -11,7 +11,8 @@ use lorafit_model::merge::{Merged, check_finite};
 use lorafit_model::weights::{Gguf, ModelFiles, SaveDtype};
 use lorafit_model::{FileError, Source};
 use lorafit_train::{
-    FolderFile, ModelFolder, Tensors, open_tokenizer, tokenizer_entries, write_adapter_folder, write_large_file,
+    FolderFile, ModelFolder, Tensors, open_tokenizer, tokenizer_entries, write_adapter_folder,
+    write_large_file,
 };
 use serde_json::json;
 

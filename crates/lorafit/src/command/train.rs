@@ -12,7 +12,8 @@ use lorafit_data::{DataError, Dataset, GenerationRow, Order, Source, Subset, gen
 use lorafit_model::{ActivationDtype, ActivationPolicy, Parameters, Recompute, Trainable, WeightModules};
 use lorafit_train::{
     Checkpoint, Duration, EvaluationRecord, Identity, MemoryPlan, Observer, PlanRequest, RunError, RunFolder,
-    RunHistory, RunInfo, RunLock, SkipRecord, Start, StepRecord, Summary, TrainError, TrainOptions, rss_bytes, train,
+    RunHistory, RunInfo, RunLock, SkipRecord, Start, StepRecord, Summary, TrainError, TrainOptions,
+    rss_bytes, train,
 };
 
 use super::require;

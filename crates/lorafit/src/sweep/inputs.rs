@@ -60,7 +60,7 @@ impl Inputs {
                         Metric::ExactMatch => args.prompts(base)?,
                     };
                     let skips = args.rows.skip_bad_rows;
-                    Limits::of(base).check_prompts(&mut prompts, settings.max_new_tokens, skips)?;
+                    Limits::of(base).check_prompts(&mut prompts, skips)?;
                     inputs.data.push((data_key, Rows { data: args.load(base)?, prompts }));
                     inputs.data.len() - 1
                 }

@@ -249,8 +249,10 @@ impl Config {
 
     /// A published shape by name.
     pub fn named(name: &str) -> Option<Self> {
-        let mut shapes =
-            Arch::ALL.iter().copied().flat_map(|arch| arch.family().named.iter().map(move |named| (arch, named)));
+        let mut shapes = Arch::ALL
+            .iter()
+            .copied()
+            .flat_map(|arch| arch.family().named.iter().map(move |named| (arch, named)));
         shapes.find(|(_, named)| named.name == name).map(|(arch, named)| named.config(arch))
     }
 
