@@ -14,7 +14,7 @@ use lorafit_kernels::quant::Format;
 use lorafit_kernels::{RowOrder, SharedBytes};
 
 use crate::merge::Merged;
-use crate::shape::{Config, Rope, RopeScaling, gguf_name};
+use crate::shape::{Config, Rope, RopeScaling, gguf_name, stored_less};
 use crate::weights::{
     Gguf, GgufData, GgufEntry, GgufTensor, ModelFiles, SaveDtype, TensorData, TensorSource, Values,
     gguf_row_order, write_gguf,
@@ -223,7 +223,8 @@ impl<'a> GgufModel<'a> {
                 _ => Format::F32,
             };
             let order = gguf_row_order(config, &source.name);
-            let data = GgufData::Values(in_order(values_of(source), order, &shape));
+            let less = stored_less(config, &source.name);
+            let data = GgufData::Values(in_order(whole(values_of(source), less), order, &shape));
             GgufTensor { name, shape, format, data }
         };
         let mut tensors: Vec<_> = merged.sources().into_iter().map(tensor).collect();
@@ -316,25 +317,33 @@ fn shape_entries(files: &ModelFiles, file_type: FileType) -> Vec<(String, GgufEn
     entries
 }
 
-/// The tensor that divides the rotary frequencies of Llama 3.1 and later.
-fn divisors<'a>(config: &Config) -> Option<GgufTensor<'a>> {
-    match config.rope.scaling {
+/// The tensors that divide the rotary frequencies of Llama 3.1 and later, and of LongRoPE.
+fn divisors<'a>(config: &Config) -> Vec<GgufTensor<'a>> {
+    let tensor = |name: &str, divisors: &[f32]| GgufTensor {
+        name: name.to_owned(),
+        shape: vec![divisors.len()],
+        format: Format::F32,
+        data: GgufData::Stored(SharedBytes::from_vec(
+            divisors.iter().flat_map(|d| d.to_le_bytes()).collect(),
+        )),
+    };
+    match &config.rope.scaling {
         RopeScaling::Llama3 { .. } | RopeScaling::Divisors(_) => {}
+        RopeScaling::Long { short, long, .. } => {
+            return vec![
+                tensor("rope_factors_long.weight", long),
+                tensor("rope_factors_short.weight", short),
+            ];
+        }
         RopeScaling::None
         | RopeScaling::Linear { .. }
         | RopeScaling::Dynamic { .. }
-        | RopeScaling::Yarn { .. }
-        | RopeScaling::Long { .. } => return None,
+        | RopeScaling::Yarn { .. } => return Vec::new(),
     }
     let plain = Config { rope: Rope { scaling: RopeScaling::None, ..config.rope.clone() }, ..config.clone() };
     let pairs = plain.rope_frequencies().into_iter().zip(config.rope_frequencies());
-    let bytes: Vec<u8> = pairs.flat_map(|(plain, scaled)| (plain / scaled).to_le_bytes()).collect();
-    Some(GgufTensor {
-        name: "rope_freqs.weight".to_owned(),
-        shape: vec![bytes.len() / 4],
-        format: Format::F32,
-        data: GgufData::Stored(SharedBytes::from_vec(bytes)),
-    })
+    let divisors: Vec<f32> = pairs.map(|(plain, scaled)| plain / scaled).collect();
+    vec![tensor("rope_freqs.weight", &divisors)]
 }
 
 /// The metadata of the base, but for what is about its parts and types.
@@ -384,6 +393,17 @@ fn values_of(source: TensorSource<'_>) -> Values<'_> {
         }
         TensorData::Bytes(_) => unreachable!("a model's weights are numbers"),
     }
+}
+
+/// Values of which a checkpoint has `less` less, and a GGUF file all.
+fn whole(values: Values<'_>, less: f32) -> Values<'_> {
+    if less == 0.0 {
+        return values;
+    }
+    Box::new(move |range, out| {
+        values(range, out);
+        out.iter_mut().for_each(|value| *value += less);
+    })
 }
 
 /// The values of a tensor of `shape` with its rows, or the values of a vector, in the order that a file has them.

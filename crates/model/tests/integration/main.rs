@@ -8,6 +8,7 @@ mod machine;
 mod analysis;
 mod bad_files;
 mod common;
+mod families;
 mod full;
 mod gguf;
 mod merge;

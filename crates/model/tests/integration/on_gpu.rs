@@ -2,7 +2,7 @@
 //! (`kernels/tests/cuda_shim`): logits, losses and gradients of tiny models against those of transformers and PEFT, and what
 //! else a run asks of a device against the CPU.
 
-use crate::common::{Case, Packed, TOLERANCE, assert_close, fixture, gguf_fixture};
+use crate::common::{Case, Packed, TOLERANCE, assert_close, fixture, gguf_fixture, tree_of};
 use crate::driver::gpu;
 use lorafit_kernels::cuda::Float;
 use lorafit_kernels::ops::adamw;
@@ -43,35 +43,62 @@ fn qwen2_equals_transformers_and_peft() {
     equals_the_reference("qwen2");
 }
 
+/// Windows and caps, four norms, embeddings that are scaled.
+#[test]
+fn gemma2_equals_transformers_and_peft() {
+    equals_the_reference("gemma2");
+}
+
+/// Two rotations, norms of heads.
+#[test]
+fn gemma3_equals_transformers_and_peft() {
+    equals_the_reference("gemma3");
+}
+
+/// Joined matrices.
+#[test]
+fn phi3_equals_transformers_and_peft() {
+    equals_the_reference("phi3");
+}
+
+/// Multipliers.
+#[test]
+fn granite_equals_transformers_and_peft() {
+    equals_the_reference("granite");
+}
+
+/// Norms of all heads at once, and none before.
+#[test]
+fn olmo3_equals_transformers_and_peft() {
+    equals_the_reference("olmo3");
+}
+
+/// Neighbours that are turned in a part of a head.
+#[test]
+fn glm4_equals_transformers_and_peft() {
+    equals_the_reference("glm4");
+}
+
+/// Halves beside each other, norms by mean and variance, layers that do not rotate.
+#[test]
+fn cohere2_equals_transformers_and_peft() {
+    equals_the_reference("cohere2");
+}
+
+/// Biases of norms, and no gate.
+#[test]
+fn starcoder2_equals_transformers_and_peft() {
+    equals_the_reference("starcoder2");
+}
+
 /// Norms of heads, and an embedding that is the head.
 #[test]
 fn qwen3_equals_transformers_and_peft() {
     equals_the_reference("qwen3");
 }
 
-/// Samples that begin alike and branch twice, and a target that is counted twice.
 fn tree() -> Packed {
-    let list = [(6, None), (3, Some(0)), (4, Some(0)), (2, Some(1))];
-    let (mut segments, mut positions, mut start) = (Vec::new(), Vec::new(), 0);
-    let mut ends: Vec<u32> = Vec::new();
-    for (len, parent) in list {
-        let first = parent.map_or(0, |parent: usize| ends[parent]);
-        segments.push(Segment { start, len, parent });
-        positions.extend((0..len as u32).map(|i| first + i));
-        ends.push(first + len as u32);
-        start += len;
-    }
-    let target = |row, id, weight| Target { row, id, weight };
-    // Row 5 branches.
-    let targets = vec![
-        target(5, 9, 1.0),
-        target(5, 30, 1.0),
-        target(7, 4, 2.0),
-        target(11, 60, 1.0),
-        target(14, 2, 1.0),
-    ];
-    let ids = (0..start as u32).map(|i| i * 37 % 96).collect();
-    Packed { ids, positions, segments: Segments::new(segments, start).expect("a stream"), targets }
+    tree_of(96)
 }
 
 type LossAndGradients = (f64, Vec<(String, Vec<f32>)>);

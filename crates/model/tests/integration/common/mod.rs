@@ -12,7 +12,9 @@ use lorafit_kernels::ops::attention::{Segment, Segments};
 use lorafit_kernels::ops::cross_entropy::Target;
 use lorafit_model::adapter::{self, Adapter, LoraConfig, named_tensors};
 use lorafit_model::weights::ModelFiles;
-use lorafit_model::{ActivationPolicy, Buffers, Gradients, Model, Stream, WeightSelection};
+use lorafit_model::{
+    ActivationPolicy, Buffers, Gradients, Model, Sampling, Stream, WeightSelection, generate,
+};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 /// Two layers in f32 against two layers in f32, each with its own order of summation: relative to the largest
@@ -219,7 +221,57 @@ pub struct Packed {
     pub targets: Vec<Target>,
 }
 
+/// Samples that begin alike and branch twice, and a target that is counted twice.
+pub fn tree_of(vocab: usize) -> Packed {
+    let list = [(6, None), (3, Some(0)), (4, Some(0)), (2, Some(1))];
+    let (mut segments, mut positions, mut start) = (Vec::new(), Vec::new(), 0);
+    let mut ends: Vec<u32> = Vec::new();
+    for (len, parent) in list {
+        let first = parent.map_or(0, |parent: usize| ends[parent]);
+        segments.push(Segment { start, len, parent });
+        positions.extend((0..len as u32).map(|i| first + i));
+        ends.push(first + len as u32);
+        start += len;
+    }
+    let target = |row, id, weight| Target { row, id: id % vocab as u32, weight };
+    // Row 5 branches.
+    let targets = vec![
+        target(5, 9, 1.0),
+        target(5, 30, 1.0),
+        target(7, 4, 2.0),
+        target(11, 60, 1.0),
+        target(14, 2, 1.0),
+    ];
+    let ids = (0..start).map(|i| (i * 37 % vocab) as u32).collect();
+    Packed { ids, positions, segments: Segments::new(segments, start).expect("a stream"), targets }
+}
+
+/// Greedy answers from a cache are those of the whole text computed again for each token.
+pub fn generated(case: &Case, name: &str) {
+    let prompts = [&case.ids[0][..5], &case.ids[1][..9]];
+    let (adapter, config) = (Some(&case.adapter), case.model.config());
+    let sampling = Sampling::default();
+    let found = generate(&case.model, adapter, &prompts, &[], 8, sampling, |_, _| true, &mut || false);
+    for (prompt, found) in prompts.iter().zip(&found.expect("numbers")) {
+        let mut ids = prompt.to_vec();
+        for &token in found {
+            let p = Packed::single(ids.clone());
+            let mut buffers = Buffers::for_evaluation(config, adapter, Device::Cpu, ids.len());
+            let logits = case.model.all_logits(adapter, p.stream(), &mut buffers);
+            let last = &logits[(ids.len() - 1) * config.vocab_size..];
+            assert_eq!(sampling.choose(last, 0), token, "{name} after {} tokens", ids.len());
+            ids.push(token);
+        }
+    }
+}
+
 impl Packed {
+    /// One sequence, of which nothing is predicted.
+    pub fn single(ids: Vec<u32>) -> Packed {
+        let positions = (0..ids.len() as u32).collect();
+        Packed { segments: Segments::single(ids.len()), positions, ids, targets: Vec::new() }
+    }
+
     pub fn stream(&self) -> Stream<'_> {
         Stream {
             ids: &self.ids,

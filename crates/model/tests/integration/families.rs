@@ -1,0 +1,221 @@
+//! The families beside Llama, Mistral, Qwen2 and Qwen3, windows, and stretched rotations: everything that is claimed of a model
+//! is claimed of each, against numbers of transformers and PEFT (`scripts/tiny_families.py`).
+
+use crate::common::{Case, Packed, TOLERANCE, assert_close, fixture, generated, tree_of};
+use lorafit_kernels::Device;
+use lorafit_model::adapter::{Adapter, LoraConfig, Targets};
+use lorafit_model::weights::{ModelFiles, SaveDtype, write_tensors};
+use lorafit_model::{
+    ActivationDtype, ActivationPolicy, Buffers, Config, Model, Parameters, Recompute, Stream, WeightSelection,
+};
+
+const FAMILIES: [&str; 23] = [
+    "mistral_window",
+    "ministral",
+    "qwen2_window",
+    "qwen3_window",
+    "qwen3_yarn",
+    "llama_yarn",
+    "llama_dynamic",
+    "llama_linear",
+    "gemma2",
+    "gemma2_plain",
+    "gemma3",
+    "gemma3_pattern",
+    "phi3",
+    "phi3_partial",
+    "phi3_longrope",
+    "smollm3",
+    "smollm3_window",
+    "granite",
+    "olmo2",
+    "olmo3",
+    "glm4",
+    "cohere2",
+    "starcoder2",
+];
+
+#[test]
+fn logits_equal_transformers_with_and_without_the_adapter() {
+    for name in FAMILIES {
+        Case::open(name).assert_logits(name);
+    }
+}
+
+#[test]
+fn loss_and_every_gradient_equal_peft() {
+    for name in FAMILIES {
+        Case::open(name).assert_loss_and_gradients(name);
+    }
+}
+
+/// Folders with `full.safetensors`.
+const FULL: [&str; 10] =
+    ["gemma2", "gemma3", "phi3", "smollm3", "granite", "olmo2", "olmo3", "glm4", "cohere2", "starcoder2"];
+
+#[test]
+fn loss_and_gradient_of_every_weight_equal_pytorch() {
+    for name in FULL {
+        Case::trained_on(Device::Cpu, name, &WeightSelection::all()).assert_loss_and_weight_gradients(name);
+    }
+}
+
+/// What is selected decides where backward stops; each place gives the gradients that a whole backward gives.
+#[test]
+fn gradients_do_not_depend_on_where_backward_may_stop() {
+    for name in FULL {
+        let whole = Case::trained_on(Device::Cpu, name, &WeightSelection::all());
+        let (_, all) = whole.weight_gradients(ActivationPolicy::default());
+        for weight in all.keys().filter(|weight| weight.contains("layers.1.")) {
+            let path = weight.rsplit_once('.').expect("a kind").0.replace('.', r"\.");
+            let modules = format!("regex:{path}").parse().expect("a pattern");
+            let case = Case::trained_on(Device::Cpu, name, &WeightSelection { modules, layers: None });
+            let (_, some) = case.weight_gradients(ActivationPolicy::default());
+            assert_close(&some[weight], &all[weight], 1e-5, &format!("{name} {weight}"));
+        }
+    }
+}
+
+/// `config.json` in the words of transformers 4 and of 5 is the same model.
+#[test]
+fn configurations_in_older_words_are_the_same() {
+    let mut seen = 0;
+    for name in FAMILIES {
+        let Ok(classic) = std::fs::read_to_string(fixture(name).join("config_classic.json")) else {
+            continue;
+        };
+        let new = std::fs::read_to_string(fixture(name).join("config.json")).expect("a configuration");
+        let read = |text: &str| Config::from_hf_json(text).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(read(&classic), read(&new), "{name}");
+        seen += 1;
+    }
+    assert!(seen >= 15, "{seen}");
+}
+
+/// Running blocks again in backward is the same arithmetic in the same order.
+#[test]
+fn recomputed_gradients_equal_kept_ones_bit_for_bit() {
+    for name in FAMILIES {
+        let case = Case::open(name);
+        let streams = [case.packed(&[0, 1]), tree_of(case.model.config().vocab_size)];
+        for dtype in [ActivationDtype::F32, ActivationDtype::Bf16] {
+            let gradients = |recompute| case.gradients_with(&streams, ActivationPolicy { recompute, dtype });
+            let kept = gradients(Recompute::None);
+            for recompute in [Recompute::Full, Recompute::Blocks(1)] {
+                assert!(gradients(recompute) == kept, "{name} {recompute:?} {dtype:?}");
+            }
+        }
+    }
+}
+
+/// Samples that begin alike share their beginning. Each of them alone, as a plain row, has the same logits: windows are
+/// counted along the path of a sample.
+#[test]
+fn a_tree_has_the_logits_of_its_samples() {
+    for name in FAMILIES {
+        let case = Case::open(name);
+        let config = case.model.config();
+        let tree = tree_of(config.vocab_size);
+        let logits = |packed: &Packed| {
+            let adapter = Some(&case.adapter);
+            let mut buffers = Buffers::for_evaluation(config, adapter, Device::Cpu, packed.ids.len());
+            case.model.all_logits(adapter, packed.stream(), &mut buffers)
+        };
+        let (of_tree, width) = (logits(&tree), config.vocab_size);
+        for rows in paths(&tree) {
+            let ids = rows.iter().map(|row| tree.ids[*row]).collect();
+            let alone = logits(&Packed::single(ids));
+            for (i, row) in rows.iter().enumerate() {
+                // The lengths decide the frequencies of some: the longest sample of a tree for all of it.
+                let (found, expected) = (&of_tree[row * width..][..width], &alone[i * width..][..width]);
+                if !["llama_dynamic", "phi3_longrope"].contains(&name) {
+                    assert_close(found, expected, TOLERANCE, &format!("{name}, token {i}"));
+                }
+            }
+        }
+    }
+}
+
+/// The rows of each sample of a stream, from root to leaf.
+fn paths(tree: &Packed) -> Vec<Vec<usize>> {
+    let list = tree.segments.as_slice();
+    let is_parent = |i: usize| list.iter().any(|segment| segment.parent == Some(i));
+    let path = |leaf: usize| {
+        let (mut segments, mut next) = (Vec::new(), Some(leaf));
+        while let Some(i) = next {
+            segments.push(list[i]);
+            next = list[i].parent;
+        }
+        segments.iter().rev().flat_map(|segment| segment.start..segment.start + segment.len).collect()
+    };
+    (0..list.len()).filter(|i| !is_parent(*i)).map(path).collect()
+}
+
+#[test]
+fn cached_generation_equals_the_whole_computed_again() {
+    for name in FAMILIES {
+        // Its frequencies change when the text grows beyond its context: what is cached has the earlier ones.
+        if name != "llama_dynamic" && name != "phi3_longrope" {
+            generated(&Case::open(name), name);
+        }
+    }
+}
+
+/// A model that was loaded and trained is written as its files had it, norms that files have less one included.
+#[test]
+fn a_saved_model_is_the_one_that_was_loaded() {
+    for name in FULL {
+        let files = ModelFiles::open(&fixture(name)).expect("opens");
+        let mut model = Model::load(&files, Device::Cpu).expect("loads");
+        model.train(&WeightSelection::all()).expect("all");
+        let mut bytes = Vec::new();
+        write_tensors(&mut bytes, model.sources(SaveDtype::F32)).expect("written");
+        let config = std::fs::read_to_string(fixture(name).join("config.json")).expect("a configuration");
+        let bytes = lorafit_kernels::SharedBytes::from_vec(bytes);
+        let again = ModelFiles::from_safetensors(&fixture(name), &config, bytes).expect("opens again");
+        let mut again = Model::load(&again, Device::Cpu).expect("loads again");
+        again.train(&WeightSelection::all()).expect("all");
+        let (shapes, found) = (model.trained_shapes(), Parameters::Weights(&mut again));
+        for ((shape, before), after) in
+            shapes.iter().zip(Parameters::Weights(&mut model).tensors()).zip(found.tensors())
+        {
+            // One less and one more is off by a rounding at most.
+            let (before, after) = (before.to_vec(before.len()), after.to_vec(after.len()));
+            assert_close(&after, &before, 1.2e-7, &format!("{name} {}", shape.name));
+        }
+    }
+}
+
+/// Every projection of every family can be selected by its name, and the plan counts what is made.
+#[test]
+fn every_projection_has_a_name_that_selects_it() {
+    for name in FAMILIES {
+        let config = Case::open(name).model.config().clone();
+        for module in config.modules() {
+            let targets = Targets::names([module.name()].into_iter()).expect("known");
+            let lora = LoraConfig::new(targets);
+            let adapter = Adapter::init(&config, &lora, 1, Device::Cpu).expect("selected");
+            assert_eq!(adapter.parameters() as u64, lora.parameters(&config).expect("counted"), "{name}");
+        }
+    }
+}
+
+/// A window that reaches over the whole row is none.
+#[test]
+fn a_window_beyond_the_row_changes_nothing() {
+    let case = Case::open("gemma2");
+    let logits = |window: usize| {
+        let config = std::fs::read_to_string(fixture("gemma2").join("config.json")).expect("there");
+        let config = config.replace("\"sliding_window\": 6", &format!("\"sliding_window\": {window}"));
+        let bytes = std::fs::read(fixture("gemma2").join("model.safetensors")).expect("there");
+        let bytes = lorafit_kernels::SharedBytes::from_vec(bytes);
+        let files = ModelFiles::from_safetensors(&fixture("gemma2"), &config, bytes).expect("opens");
+        let model = Model::load(&files, Device::Cpu).expect("loads");
+        let p = case.packed(&[1]);
+        let mut buffers = Buffers::for_evaluation(model.config(), None, Device::Cpu, p.ids.len());
+        model.all_logits(None, Stream { targets: &[], ..p.stream() }, &mut buffers)
+    };
+    let length = case.ids[1].len();
+    assert!(logits(length) == logits(4096), "bit for bit");
+    assert!(logits(length - 1) != logits(4096));
+}
