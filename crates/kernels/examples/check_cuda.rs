@@ -83,17 +83,19 @@ fn dynamic_shared_bytes() -> BTreeMap<String, u32> {
     // Plain kernels have instances of heads up to 64, 128 and 256.
     for dim in HEAD_DIMS {
         let heads = Heads { query: 1, key_value: 1, dim };
-        let scores = Scores::of(heads);
         let tree = Tree::new(&Segments::single(1), heads);
         let on_device = DeviceTree { tree: &tree, parts: [r; 5] };
-        let mut launches = backward(r, operands, on_device, heads, scores, gradients, r).to_vec();
-        launches.push(forward(operands, on_device, heads, scores));
-        for float in [Float::F32, Float::Bf16] {
-            launches.push(plain_forward(float, operands, on_device, heads, scores));
-            launches.extend(plain_backward(float, r, operands, on_device, heads, scores, gradients, r));
-            launches.extend(forward_cached(float, r, (r, r), (1, 0), heads, scores, r, r));
+        for window in [None, Some(1)] {
+            let scores = Scores { window, ..Scores::of(heads) };
+            let mut launches = backward(r, operands, on_device, heads, scores, gradients, r).to_vec();
+            launches.push(forward(operands, on_device, heads, scores));
+            for float in [Float::F32, Float::Bf16] {
+                launches.push(plain_forward(float, operands, on_device, heads, scores));
+                launches.extend(plain_backward(float, r, operands, on_device, heads, scores, gradients, r));
+                launches.extend(forward_cached(float, r, (r, r), (1, 0), heads, scores, r, r));
+            }
+            found.extend(launches.into_iter().map(|launch| (launch.entry, launch.shared_bytes)));
         }
-        found.extend(launches.into_iter().map(|launch| (launch.entry, launch.shared_bytes)));
     }
     found
 }

@@ -237,6 +237,39 @@ pub const SOURCES: &[Source] = &[
         ]
     ),
     source!(
+        "attention_forward_special",
+        "ops/attention/cuda.cu",
+        [
+            "attention_forward<64, true>",
+            "attention_forward<80, true>",
+            "attention_forward<96, true>",
+            "attention_forward<128, true>",
+            "attention_forward<256, true>",
+        ]
+    ),
+    source!(
+        "attention_backward_queries_special",
+        "ops/attention/cuda.cu",
+        [
+            "attention_backward_queries<64, true>",
+            "attention_backward_queries<80, true>",
+            "attention_backward_queries<96, true>",
+            "attention_backward_queries<128, true>",
+            "attention_backward_queries<256, true>",
+        ]
+    ),
+    source!(
+        "attention_backward_keys_special",
+        "ops/attention/cuda.cu",
+        [
+            "attention_backward_keys<64, 64, true>",
+            "attention_backward_keys<80, 80, true>",
+            "attention_backward_keys<96, 96, true>",
+            "attention_backward_keys<128, 128, true>",
+            "attention_backward_keys<256, 128, true>",
+        ]
+    ),
+    source!(
         "attention_plain",
         "ops/attention/cuda.cu",
         [
@@ -274,6 +307,42 @@ pub const SOURCES: &[Source] = &[
             "attention_cached_parts<bf16, 8>",
             "attention_cached_join<float>",
             "attention_cached_join<bf16>",
+        ]
+    ),
+    source!(
+        "attention_plain_special",
+        "ops/attention/cuda.cu",
+        [
+            "plain_attention_forward<float, 2, true>",
+            "plain_attention_forward<float, 4, true>",
+            "plain_attention_forward<float, 8, true>",
+            "plain_attention_forward<bf16, 2, true>",
+            "plain_attention_forward<bf16, 4, true>",
+            "plain_attention_forward<bf16, 8, true>",
+            "plain_attention_backward_queries<float, 2, true>",
+            "plain_attention_backward_queries<float, 4, true>",
+            "plain_attention_backward_queries<float, 8, true>",
+            "plain_attention_backward_queries<bf16, 2, true>",
+            "plain_attention_backward_queries<bf16, 4, true>",
+            "plain_attention_backward_queries<bf16, 8, true>",
+            "plain_attention_backward_keys<float, 2, true>",
+            "plain_attention_backward_keys<float, 4, true>",
+            "plain_attention_backward_keys<float, 8, true>",
+            "plain_attention_backward_keys<bf16, 2, true>",
+            "plain_attention_backward_keys<bf16, 4, true>",
+            "plain_attention_backward_keys<bf16, 8, true>",
+        ]
+    ),
+    source!(
+        "attention_cached_special",
+        "ops/attention/cuda.cu",
+        [
+            "attention_cached_parts<float, 2, true>",
+            "attention_cached_parts<float, 4, true>",
+            "attention_cached_parts<float, 8, true>",
+            "attention_cached_parts<bf16, 2, true>",
+            "attention_cached_parts<bf16, 4, true>",
+            "attention_cached_parts<bf16, 8, true>",
         ]
     ),
     source!("adamw", "ops/adamw/cuda.cu", ["adamw", "adamw_8bit"]),

@@ -365,10 +365,19 @@ fn attention_cases() -> Vec<Case> {
         let scores = Scores::of(heads);
         cases.push(Case::new(name, Accuracy::Composed, move |on| attention_case(on, heads, scores, &tree)));
     }
-    let [one, _, _, branch, deep] = trees();
-    for (heads, (name, tree)) in [(heads(2, 1, 64), one), (heads(6, 2, 128), branch), (heads(3, 1, 20), deep)]
-    {
-        for (softcap, window) in CAPS_AND_WINDOWS {
+    let [one, long, _, branch, deep] = trees();
+    let (every, last) = (&CAPS_AND_WINDOWS[..], &CAPS_AND_WINDOWS[3..]);
+    for (heads, (name, tree), caps_and_windows) in [
+        (heads(2, 1, 64), one, every),
+        (heads(6, 2, 128), branch.clone(), every),
+        (heads(3, 1, 20), deep, every),
+        (heads(1, 1, 80), branch.clone(), last),
+        (heads(4, 4, 96), branch.clone(), last),
+        (heads(2, 1, 100), branch.clone(), last),
+        (heads(1, 1, 200), branch, last),
+        (heads(3, 3, 256), long, last),
+    ] {
+        for &(softcap, window) in caps_and_windows {
             let scores = Scores { scale: 0.3, softcap, window };
             let name = format!("attention, {} heads of {}, {name}, {scores:?}", heads.query, heads.dim);
             let tree = tree.clone();
@@ -389,17 +398,22 @@ fn attention_cases() -> Vec<Case> {
         let scores = Scores::of(heads);
         cases.push(Case::new(name, Accuracy::Composed, move |on| cached_case(on, heads, scores, rows, past)));
     }
-    for (softcap, window) in CAPS_AND_WINDOWS {
-        let (heads, scores) = (heads(3, 1, 33), Scores { scale: 0.2, softcap, window });
-        let name = format!("attention to a cache of 290, 20 rows, {scores:?}");
-        cases.push(Case::new(name, Accuracy::Composed, move |on| cached_case(on, heads, scores, 20, 290)));
+    for (heads, caps_and_windows) in
+        [(heads(3, 1, 33), every), (heads(2, 1, 100), last), (heads(1, 1, 200), last)]
+    {
+        for &(softcap, window) in caps_and_windows {
+            let scores = Scores { scale: 0.2, softcap, window };
+            let name = format!("attention to a cache of 290, 20 rows, heads of {}, {scores:?}", heads.dim);
+            cases
+                .push(Case::new(name, Accuracy::Composed, move |on| cached_case(on, heads, scores, 20, 290)));
+        }
     }
     cases
 }
 
-/// A cap, a window, and both; windows of one token and of several tiles.
+/// A cap, a window, and both.
 const CAPS_AND_WINDOWS: [(Option<f32>, Option<usize>); 4] =
-    [(Some(1.5), None), (None, Some(5)), (Some(20.0), Some(1)), (Some(3.0), Some(70))];
+    [(Some(1.5), None), (None, Some(5)), (Some(20.0), Some(1)), (Some(3.0), Some(9))];
 
 fn cached_case(on: &Place, heads: Heads, scores: Scores, rows: usize, past: usize) -> Outputs {
     let (width, keys) = (heads.query * heads.dim, (past + rows) * heads.key_value * heads.dim);

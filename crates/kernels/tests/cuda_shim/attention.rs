@@ -178,19 +178,45 @@ fn plain_attention_with_head_sizes_up_to_the_largest_equals_the_cpu() {
     }
 }
 
+/// A cap, windows of one token, of less than a tile and of more than one, and both.
+const CAPS_AND_WINDOWS: [(Option<f32>, Option<usize>); 5] =
+    [(Some(2.0), None), (None, Some(1)), (None, Some(9)), (Some(5.0), Some(40)), (None, Some(136))];
+
+/// Segments of several tiles, and some that continue them.
+const DEEP: [(usize, Option<usize>); 7] =
+    [(70, None), (5, Some(0)), (9, None), (66, Some(0)), (3, Some(1)), (2, Some(2)), (33, Some(3))];
+
 #[test]
 fn plain_attention_with_caps_and_windows_equals_the_cpu() {
-    let heads = Heads { query: 4, key_value: 2, dim: 12 };
-    let list =
-        [(70, None), (5, Some(0)), (9, None), (66, Some(0)), (3, Some(1)), (2, Some(2)), (33, Some(3))];
     for kernels in FLOATS.map(Kernels::Plain) {
-        for (softcap, window) in
-            [(Some(2.0), None), (None, Some(1)), (None, Some(9)), (Some(5.0), Some(40)), (None, Some(136))]
-        {
+        for (softcap, window) in CAPS_AND_WINDOWS {
             let scores = Scores { scale: 0.4, softcap, window };
-            check_scores(kernels, heads, scores, &list);
+            check_scores(kernels, Heads { query: 4, key_value: 2, dim: 12 }, scores, &DEEP);
             check_scores(kernels, Heads { query: 1, key_value: 1, dim: 130 }, scores, &[(35, None)]);
         }
+    }
+}
+
+#[test]
+fn attention_on_tensor_cores_with_caps_and_windows_equals_the_cpu() {
+    for (softcap, window) in CAPS_AND_WINDOWS {
+        let scores = Scores { scale: 0.1, softcap, window };
+        check_scores(Kernels::Mma, Heads { query: 4, key_value: 2, dim: 64 }, scores, &DEEP);
+        check_scores(
+            Kernels::Mma,
+            Heads { query: 1, key_value: 1, dim: 64 },
+            scores,
+            &[(200, None), (3, None)],
+        );
+    }
+    for dim in [80, 96, 128, 256] {
+        let scores = Scores { scale: 0.1, softcap: Some(3.0), window: Some(20) };
+        check_scores(
+            Kernels::Mma,
+            Heads { query: 2, key_value: 1, dim },
+            scores,
+            &[(67, None), (9, Some(0))],
+        );
     }
 }
 

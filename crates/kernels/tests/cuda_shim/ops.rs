@@ -136,7 +136,7 @@ fn gates_and_activations_equal_the_cpu() {
     for (float, activation) in FLOATS.into_iter().flat_map(|f| Activation::ALL.map(|a| (f, a))) {
         for len in [1, 7, 8, 2049, 5000] {
             let mut gate = values(float, 7, len);
-            for (gate, extreme) in gate.iter_mut().zip([-100.0, 100.0, 0.0, -5.0]) {
+            for (gate, extreme) in gate.iter_mut().zip([-5.0, -100.0, 100.0, 0.0]) {
                 *gate = extreme;
             }
             let (up, d_y) = (values(float, 8, len), values(float, 9, len));

@@ -10,6 +10,8 @@
 //
 // Forward and the gradient of queries loop over keys, the gradients of keys and values over queries; the scores are
 // computed again in both, so that no sum needs atomics and results have the same bits every time.
+//
+// Kernels are SPECIAL where scores may be capped or in a window; the others only scale them, and have no code for more.
 
 struct Segment {
     i32 start, len, parent;  // tokens of the stream; the segment before on the path, or -1
@@ -23,6 +25,24 @@ static constexpr float LOG2_E = 1.44269504f, LN_2 = 0.69314718f;
 struct Heads {
     u32 query, key;
     DEVICE u32 group() const { return query / key; }
+};
+
+// What becomes of the product of a query and a key: times `scale`, then capped where `softcap` is above zero. A query sees
+// the `window` last keys up to its own position.
+template <bool SPECIAL> struct Scores {
+    float scale, softcap;
+    i32 window;
+    // The score times log2 e; `slope` becomes that of the cap.
+    DEVICE float log2_of(float product, float& slope) const {
+        slope = 1.0f;
+        if (!SPECIAL || !(softcap > 0.0f)) return product * (scale * LOG2_E);
+        const float capped = tanhf(product * (scale / softcap));
+        slope = 1.0f - capped * capped;
+        return softcap * capped * LOG2_E;
+    }
+    DEVICE bool see(i32 query, i32 key) const { return key <= query && (!SPECIAL || query - key < window); }
+    // The first position that a query sees.
+    DEVICE i32 first_key(i32 query) const { return SPECIAL ? max(query - window + 1, 0) : 0; }
 };
 
 // The token at `position` on the path that ends with segment `at`.
@@ -144,10 +164,10 @@ struct QueryRows {
 };
 
 // Grid: (tiles of query rows, key heads).
-template <int DIM>
+template <int DIM, bool SPECIAL = false>
 KERNEL(128)
 attention_forward(const bf16* q, const bf16* k, const bf16* v, const Segment* segments, const int2* tiles, u32 heads,
-                  u32 kv_heads, float scale, bf16* out, float* lse) {
+                  u32 kv_heads, float scale, bf16* out, float* lse, float softcap, u32 window) {
     constexpr int KEYS = 64, STRIDE = Tile<DIM>::STRIDE;
     DYNAMIC_SHARED(memory);
     bf16* tile_q = (bf16*)memory;
@@ -165,14 +185,16 @@ attention_forward(const bf16* q, const bf16* k, const bf16* v, const Segment* se
         copy_async_commit();
     };
     load_tile<DIM, ROWS>(tile_q, [&](int r) { return r < rows.count ? q + rows.place(r) * DIM : nullptr; });
-    load_keys(tile_k, k, 0);
+    const Scores<SPECIAL> scores = {scale, softcap, (i32)window};
+    const i32 begin = scores.first_key(rows.position(0));
+    load_keys(tile_k, k, begin);
 
-    const float scale_log2 = scale * LOG2_E;
     const i32 sees_low = rows.position(low), sees_high = rows.position(high);
     float sums[DIM / 8][4], largest[2], total[2] = {0.0f, 0.0f};
-    largest[0] = largest[1] = bits_float(0xff800000u);
+    // Of a row that sees no key of a tile the largest score stays finite, so that powers of two are numbers.
+    largest[0] = largest[1] = SPECIAL ? -1e30f : bits_float(0xff800000u);
     clear(sums);
-    for (i32 first = 0; first < keys; first += KEYS) {
+    for (i32 first = begin; first < keys; first += KEYS) {
         load_keys(tile_v, v, first);
         copy_async_wait<1>();
         sync_block();
@@ -184,16 +206,20 @@ attention_forward(const bf16* q, const bf16* k, const bf16* v, const Segment* se
         if (first + KEYS < keys) load_keys(tile_k, k, first + KEYS);
         else copy_async_commit();
 
-        // Every row sees position 0, so that its largest score is finite from the first tile on.
-        const bool all_seen = first + KEYS <= rows.segment.base + rows.first / (i32)rows.heads.group() + 1;
+        // Every row sees position 0 where there is no window, so that its largest score is finite from the first tile on.
+        const bool all_seen = first + KEYS <= rows.segment.base + rows.first / (i32)rows.heads.group() + 1 &&
+                              (!SPECIAL || scores.see(rows.position(rows.count - 1), first));
         float most[2] = {largest[0], largest[1]};
 #pragma unroll
         for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const i32 key = first + n * 8 + 2 * t + i % 2;
-                const bool seen = all_seen || (key < keys && key <= (i < 2 ? sees_low : sees_high));
-                p[n][i] = seen ? p[n][i] * scale_log2 : bits_float(0xff800000u);
+                const i32 sees = i < 2 ? sees_low : sees_high;
+                const bool seen = all_seen || (key < keys && scores.see(sees, key));
+                float slope;
+                const float score = scores.log2_of(p[n][i], slope);
+                p[n][i] = seen ? score : bits_float(0xff800000u);
                 most[i / 2] = fmaxf(most[i / 2], p[n][i]);
             }
 #pragma unroll
@@ -255,12 +281,12 @@ template <int DIM> struct Inner {
     static constexpr int ROWS = DIM > 128 ? 16 : 32, STAGES = DIM > 128 ? 1 : 2;
 };
 
-// Calls `use(stage, first)` for tiles from `first` = 0 on in steps of STEP below `end`, each after `load(stage, first)`;
+// Calls `use(stage, first)` for tiles from `first` = `begin` on in steps of STEP below `end`, each after `load(stage, first)`;
 // with two stages the next tile comes while one is used.
-template <int STAGES, int STEP, class Load, class Use> DEVICE void pipeline(i32 end, Load load, Use use) {
-    load(0, 0);
+template <int STAGES, int STEP, class Load, class Use> DEVICE void pipeline(i32 begin, i32 end, Load load, Use use) {
+    load(0, begin);
     copy_async_commit();
-    for (i32 first = 0, stage = 0; first < end; first += STEP, stage = (stage + 1) % STAGES) {
+    for (i32 first = begin, stage = 0; first < end; first += STEP, stage = (stage + 1) % STAGES) {
         const i32 next = first + STEP;
         if (STAGES == 2) {
             if (next < end) load(1 - stage, next);
@@ -279,11 +305,11 @@ template <int STAGES, int STEP, class Load, class Use> DEVICE void pipeline(i32 
 
 // Grid: (tiles of query rows, key heads). No small device has shared memory for more than two blocks, so that registers
 // need not be spilled for a third.
-template <int DIM>
+template <int DIM, bool SPECIAL = false>
 KERNEL(128, 2)
 attention_backward_queries(const bf16* d_out, const bf16* q, const bf16* k, const bf16* v, const float* lse,
                            const float* delta, const Segment* segments, const int2* tiles, u32 heads, u32 kv_heads,
-                           float scale, bf16* d_q) {
+                           float scale, bf16* d_q, float softcap, u32 window) {
     constexpr int KEYS = Inner<DIM>::ROWS, STRIDE = Tile<DIM>::STRIDE;
     DYNAMIC_SHARED(memory);
     bf16* tile_q = (bf16*)memory;
@@ -299,7 +325,7 @@ attention_backward_queries(const bf16* d_out, const bf16* q, const bf16* k, cons
     load_tile<DIM, ROWS>(tile_q, from_queries(q));
     load_tile<DIM, ROWS>(tile_d, from_queries(d_out));
 
-    const float scale_log2 = scale * LOG2_E;
+    const Scores<SPECIAL> scores = {scale, softcap, (i32)window};
     const i32 sees[2] = {rows.position(low), rows.position(high)};
     // Rows that are not there have the probability 2^-inf.
     float lse_log2[2] = {bits_float(0x7f800000u), bits_float(0x7f800000u)}, deltas[2] = {0.0f, 0.0f};
@@ -323,7 +349,8 @@ attention_backward_queries(const bf16* d_out, const bf16* q, const bf16* k, cons
         load_tile<DIM, KEYS>(tile, from_keys(k));
         load_tile<DIM, KEYS>(tile + KEYS * STRIDE, from_keys(v));
     };
-    pipeline<Inner<DIM>::STAGES, KEYS>(keys, load, [&](int stage, i32 first) {
+    const i32 begin = scores.first_key(rows.position(0));
+    pipeline<Inner<DIM>::STAGES, KEYS>(begin, keys, load, [&](int stage, i32 first) {
         const bf16* tile_k = inner + stage * 2 * KEYS * STRIDE;
         const bf16* tile_v = tile_k + KEYS * STRIDE;
         float p[KEYS / 8][4], d_p[KEYS / 8][4];
@@ -336,9 +363,11 @@ attention_backward_queries(const bf16* d_out, const bf16* q, const bf16* k, cons
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const i32 key = first + n * 8 + 2 * t + i % 2;
-                const bool seen = key < keys && key <= sees[i / 2];
-                const float probability = seen ? exp2_fast(p[n][i] * scale_log2 - lse_log2[i / 2]) : 0.0f;
-                p[n][i] = probability * (d_p[n][i] - deltas[i / 2]);
+                const bool seen = key < keys && scores.see(sees[i / 2], key);
+                float slope;
+                const float score = scores.log2_of(p[n][i], slope);
+                const float probability = seen ? exp2_fast(score - lse_log2[i / 2]) : 0.0f;
+                p[n][i] = probability * (d_p[n][i] - deltas[i / 2]) * slope;
             }
         product<DIM, KEYS, DIM>(sums, p, tile_k);
     });
@@ -348,12 +377,13 @@ attention_backward_queries(const bf16* d_out, const bf16* q, const bf16* k, cons
 }
 
 // Grid: (tiles of keys, key heads, parts of the columns). `tiles` are the segment and its first key of a block; `order` are
-// the tokens in depth-first order. COLS columns of both gradients are computed a block, since more do not fit registers.
-template <int DIM, int COLS>
+// the tokens in depth-first order, `positions` theirs. COLS columns of both gradients are computed a block, since more do not fit registers.
+template <int DIM, int COLS, bool SPECIAL = false>
 KERNEL(128)
 attention_backward_keys(const bf16* d_out, const bf16* q, const bf16* k, const bf16* v, const float* lse,
                         const float* delta, const Segment* segments, const u32* order, const int2* tiles, u32 heads,
-                        u32 kv_heads, float scale, bf16* d_k, bf16* d_v) {
+                        u32 kv_heads, float scale, bf16* d_k, bf16* d_v, const i32* positions, float softcap,
+                        u32 window) {
     constexpr int QUERIES = Inner<DIM>::ROWS, STAGES = Inner<DIM>::STAGES, STRIDE = Tile<DIM>::STRIDE;
     DYNAMIC_SHARED(memory);
     bf16* tile_k = (bf16*)memory;
@@ -361,13 +391,20 @@ attention_backward_keys(const bf16* d_out, const bf16* q, const bf16* k, const b
     bf16* inner = tile_v + ROWS * STRIDE;
     float* inner_lse = (float*)(inner + STAGES * 2 * QUERIES * STRIDE);
     float* inner_delta = inner_lse + STAGES * QUERIES;
+    i32* inner_position = (i32*)(inner_delta + STAGES * QUERIES);
 
     const Segment segment = segments[tiles[blockIdx.x].x];
     const i32 first_key = tiles[blockIdx.x].y, count = min(ROWS, segment.len - first_key);
     const u32 group = heads / kv_heads, key_head = blockIdx.y, column = blockIdx.z * COLS;
     // Queries see these keys from the first key's place in the order to the end of the subtree.
     const u32* queries = order + segment.order + first_key;
-    const i32 query_rows = (segment.subtree - first_key) * (i32)group;
+    i32 query_rows = (segment.subtree - first_key) * (i32)group;
+    const Scores<SPECIAL> scores = {scale, softcap, (i32)window};
+    if (SPECIAL) {
+        positions += segment.order + first_key;
+        // Where nothing continues the segment, queries come in the order of their positions.
+        if (segment.subtree == segment.len) query_rows = (i32)min((u64)query_rows, ((u64)count - 1 + window) * group);
+    }
     const auto key_place = [&](int r) { return ((u64)segment.start + first_key + r) * kv_heads + key_head; };
     const auto query_place = [&](i32 row) {
         return (u64)queries[row / (i32)group] * heads + key_head * group + row % (i32)group;
@@ -379,7 +416,6 @@ attention_backward_keys(const bf16* d_out, const bf16* q, const bf16* k, const b
     load_tile<DIM, ROWS>(tile_v, from_keys(v));
 
     const int lane = lane_index(), t = lane % 4, own = threadIdx.x / WARP * WARP_ROWS, low = own + lane / 4, high = low + 8;
-    const float scale_log2 = scale * LOG2_E;
     float sums_k[COLS / 8][4], sums_v[COLS / 8][4];
     clear(sums_k);
     clear(sums_v);
@@ -396,9 +432,10 @@ attention_backward_keys(const bf16* d_out, const bf16* q, const bf16* k, const b
             // Rows that are not there have the probability 2^-inf.
             inner_lse[stage * QUERIES + threadIdx.x] = there ? lse[query_place(row)] * LOG2_E : bits_float(0x7f800000u);
             inner_delta[stage * QUERIES + threadIdx.x] = there ? delta[query_place(row)] : 0.0f;
+            if (SPECIAL) inner_position[stage * QUERIES + threadIdx.x] = there ? positions[row / (i32)group] : 0;
         }
     };
-    pipeline<STAGES, QUERIES>(query_rows, load, [&](int stage, i32 first) {
+    pipeline<STAGES, QUERIES>(0, query_rows, load, [&](int stage, i32 first) {
         const bf16* tile_q = inner + stage * 2 * QUERIES * STRIDE;
         const bf16* tile_d = tile_q + QUERIES * STRIDE;
         float p[QUERIES / 8][4], d_s[QUERIES / 8][4];
@@ -412,10 +449,13 @@ attention_backward_keys(const bf16* d_out, const bf16* q, const bf16* k, const b
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int query = n * 8 + 2 * t + i % 2, key = i < 2 ? low : high;
-                const bool seen = key < count && first + query >= key * (i32)group;
                 const int place = stage * QUERIES + query;
-                p[n][i] = seen ? exp2_fast(p[n][i] * scale_log2 - inner_lse[place]) : 0.0f;
-                d_s[n][i] = p[n][i] * (d_s[n][i] - inner_delta[place]);
+                const bool seen = key < count && (SPECIAL ? scores.see(inner_position[place], segment.base + first_key + key)
+                                                          : first + query >= key * (i32)group);
+                float slope;
+                const float score = scores.log2_of(p[n][i], slope);
+                p[n][i] = seen ? exp2_fast(score - inner_lse[place]) : 0.0f;
+                d_s[n][i] = p[n][i] * (d_s[n][i] - inner_delta[place]) * slope;
             }
         product<DIM, QUERIES, COLS>(sums_v, p, tile_d + column);
         product<DIM, QUERIES, COLS>(sums_k, d_s, tile_q + column);
@@ -434,24 +474,6 @@ attention_backward_keys(const bf16* d_out, const bf16* q, const bf16* k, const b
 // other operand in tiles of 32. Where a product sums over the columns of a head, a lane has a row of the tile; where it sums
 // over the rows of the tile, a lane has columns lane, lane + 32, ...
 static constexpr int OWN_ROWS = 16, OWN_OF_WARP = 4, INNER_ROWS = WARP;
-
-// What becomes of the product of a query and a key: times `scale`, then capped where `softcap` is above zero. A query sees
-// the `window` last keys up to its own position.
-struct Scores {
-    float scale, softcap;
-    i32 window;
-    // The score times log2 e; `slope` becomes that of the cap.
-    DEVICE float log2_of(float product, float& slope) const {
-        slope = 1.0f;
-        if (!(softcap > 0.0f)) return product * (scale * LOG2_E);
-        const float capped = tanhf(product * (scale / softcap));
-        slope = 1.0f - capped * capped;
-        return softcap * capped * LOG2_E;
-    }
-    DEVICE bool see(i32 query, i32 key) const { return key <= query && query - key < window; }
-    // The first position that a query sees.
-    DEVICE i32 first_key(i32 query) const { return max(query - window + 1, 0); }
-};
 
 // Tiles in shared memory, in f32: two of the block's own rows, read by a whole warp at once, and two inner ones, whose rows
 // are padded so that lanes which read the same column of their rows are in different banks; then the weights of a warp.
@@ -551,9 +573,9 @@ template <int COLUMNS> struct PlainSoftmax {
 };
 
 // Attention of `rows` to positions `first` up to `end`, whose tokens `key(position)` finds.
-template <class T, int COLUMNS, class Key>
+template <bool SPECIAL, class T, int COLUMNS, class Key>
 DEVICE PlainSoftmax<COLUMNS> plain_softmax(const T* q, const T* k, const T* v, const PlainTiles& tiles, const QueryRows& rows,
-                                           Key key, i32 first, i32 end, Scores scores) {
+                                           Key key, i32 first, i32 end, Scores<SPECIAL> scores) {
     const u32 kv_heads = rows.heads.key;
     const int lane = lane_index(), own = threadIdx.x / WARP * OWN_OF_WARP, dim = tiles.dim;
     tiles.load_own<T>(0, [&](int r) { return r < rows.count ? q + rows.place(r) * dim : nullptr; });
@@ -595,7 +617,7 @@ DEVICE PlainSoftmax<COLUMNS> plain_softmax(const T* q, const T* k, const T* v, c
 }
 
 // Grid: (tiles of query rows, key heads, parts of a tile).
-template <class T, int COLUMNS>
+template <class T, int COLUMNS, bool SPECIAL = false>
 KERNEL(128, 2)
 plain_attention_forward(const T* q, const T* k, const T* v, const Segment* segments, const int2* tile_list, u32 heads,
                         u32 kv_heads, float scale, T* out, float* lse, float softcap, u32 window, u32 dim) {
@@ -604,9 +626,9 @@ plain_attention_forward(const T* q, const T* k, const T* v, const Segment* segme
     DYNAMIC_SHARED(memory);
     const PlainTiles tiles(memory, dim);
     const auto key = [&](i32 position) { return token_at(segments, rows.index, position); };
-    const Scores scores = {scale, softcap, (i32)window};
+    const Scores<SPECIAL> scores = {scale, softcap, (i32)window};
     const i32 first = scores.first_key(rows.position(0));
-    const PlainSoftmax<COLUMNS> of = plain_softmax<T, COLUMNS>(q, k, v, tiles, rows, key, first, rows.keys(), scores);
+    const PlainSoftmax<COLUMNS> of = plain_softmax<SPECIAL, T, COLUMNS>(q, k, v, tiles, rows, key, first, rows.keys(), scores);
     const int own = threadIdx.x / WARP * OWN_OF_WARP;
     float factors[OWN_OF_WARP];
 #pragma unroll
@@ -623,7 +645,7 @@ plain_attention_forward(const T* q, const T* k, const T* v, const Segment* segme
 // Attention of the newest of `past + tokens` tokens to a cache of all their keys and values; few rows leave most of a device
 // idle, so that the keys are cut into parts of `part_keys`, each over blocks of its own. Writes for each part, token and head
 // the sums of values `[dim]` and their statistics, largest score and total. Grid: (16 rows of queries, key heads, parts).
-template <class T, int COLUMNS>
+template <class T, int COLUMNS, bool SPECIAL = false>
 KERNEL(128, 2)
 attention_cached_parts(const T* q, const T* k, const T* v, u32 tokens, u32 past, u32 part_keys, u32 heads, u32 kv_heads,
                        float scale, float softcap, u32 window, u32 dim, float* sums, float* statistics) {
@@ -631,11 +653,11 @@ attention_cached_parts(const T* q, const T* k, const T* v, u32 tokens, u32 past,
     const QueryRows rows(segment, 0, blockIdx.x * OWN_ROWS, {heads, kv_heads}, OWN_ROWS);
     DYNAMIC_SHARED(memory);
     const PlainTiles tiles(memory, dim);
-    const Scores scores = {scale, softcap, (i32)window};
+    const Scores<SPECIAL> scores = {scale, softcap, (i32)window};
     const i32 part = blockIdx.z * part_keys, end = min(rows.keys(), part + (i32)part_keys);
     const i32 first = max(part, scores.first_key(rows.position(0)));
     const PlainSoftmax<COLUMNS> of =
-        plain_softmax<T, COLUMNS>(q, k, v, tiles, rows, [](i32 position) { return (u32)position; }, first, end, scores);
+        plain_softmax<SPECIAL, T, COLUMNS>(q, k, v, tiles, rows, [](i32 position) { return (u32)position; }, first, end, scores);
     const int own = threadIdx.x / WARP * OWN_OF_WARP;
     const auto place = [&](int i) { return (u64)blockIdx.z * tokens * heads + rows.place(own + i); };
     const float ones[OWN_OF_WARP] = {1.0f, 1.0f, 1.0f, 1.0f};
@@ -679,7 +701,7 @@ template <class T> KERNEL(256) plain_attention_delta(const T* d_out, const T* ou
 }
 
 // Grid: (tiles of query rows, key heads, parts of a tile).
-template <class T, int COLUMNS>
+template <class T, int COLUMNS, bool SPECIAL = false>
 KERNEL(128, 2)
 plain_attention_backward_queries(const T* d_out, const T* q, const T* k, const T* v, const float* lse, const float* delta,
                                  const Segment* segments, const int2* tile_list, u32 heads, u32 kv_heads, float scale,
@@ -696,7 +718,7 @@ plain_attention_backward_queries(const T* d_out, const T* q, const T* k, const T
     tiles.load_own<T>(0, from_queries(q));
     tiles.load_own<T>(1, from_queries(d_out));
 
-    const Scores scores = {scale, softcap, (i32)window};
+    const Scores<SPECIAL> scores = {scale, softcap, (i32)window};
     float sums[OWN_OF_WARP][COLUMNS], lse_log2[OWN_OF_WARP], deltas[OWN_OF_WARP], factors[OWN_OF_WARP];
     clear_plain(sums);
 #pragma unroll
@@ -736,7 +758,7 @@ plain_attention_backward_queries(const T* d_out, const T* q, const T* k, const T
 }
 
 // Grid: (tiles of keys, key heads, parts of a tile). `positions` are those of `order`.
-template <class T, int COLUMNS>
+template <class T, int COLUMNS, bool SPECIAL = false>
 KERNEL(128, 2)
 plain_attention_backward_keys(const T* d_out, const T* q, const T* k, const T* v, const float* lse, const float* delta,
                               const Segment* segments, const u32* order, const int2* tile_list, u32 heads, u32 kv_heads,
@@ -749,8 +771,8 @@ plain_attention_backward_keys(const T* d_out, const T* q, const T* k, const T* v
     // Queries see these keys from the first key's place in the order to the end of the subtree.
     const u32* queries = order + segment.order + first_key;
     const i32 query_rows = (segment.subtree - first_key) * group;
-    positions += segment.order + first_key;
-    const Scores scores = {scale, softcap, (i32)window};
+    if (SPECIAL) positions += segment.order + first_key;
+    const Scores<SPECIAL> scores = {scale, softcap, (i32)window};
     const auto key_place = [&](int r) { return ((u64)segment.start + first_key + r) * kv_heads + key_head; };
     const auto key_position = [&](int r) { return segment.base + first_key + r; };
     const auto query_place = [&](i32 row) { return (u64)queries[row / group] * heads + key_head * group + row % group; };
@@ -773,9 +795,9 @@ plain_attention_backward_keys(const T* d_out, const T* q, const T* k, const T* v
         };
         const i32 row = first + lane;
         const bool there = row < query_rows;
-        const i32 position = there ? positions[row / group] : key_position(0);
+        const i32 position = SPECIAL && there ? positions[row / group] : key_position(0);
         // A window may hide all keys from these queries.
-        if (scores.window < query_rows && !block_any(there && position - key_position(count - 1) < scores.window)) continue;
+        if (SPECIAL && scores.window < query_rows && !block_any(there && position - key_position(count - 1) < scores.window)) continue;
         sync_block();
         tiles.load_inner<T>(0, from_queries(q));
         tiles.load_inner<T>(1, from_queries(d_out));
@@ -791,7 +813,7 @@ plain_attention_backward_keys(const T* d_out, const T* q, const T* k, const T* v
         for (int i = 0; i < OWN_OF_WARP; i++) {
             float slope;
             const float score = scores.log2_of(p[i], slope);
-            const bool seen = scores.see(position, key_position(own + i));
+            const bool seen = SPECIAL ? scores.see(position, key_position(own + i)) : row >= (own + i) * group;
             p[i] = seen ? exp2_fast(score - lse_log2) : 0.0f;
             d_s[i] = p[i] * (d_s[i] - of_row) * slope;
         }

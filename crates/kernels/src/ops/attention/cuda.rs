@@ -1,8 +1,8 @@
 //! Launches of `cuda.cu`. Operands and gradients are in the layouts of [`super`], `lse` and `delta` f32 `[tokens, heads]`.
 //!
 //! [`forward`] and [`backward`] run on tensor cores, 128 threads for 64 rows of queries or keys: bf16, heads of
-//! [`HEAD_DIMS`], scores neither capped nor in a window. [`plain_forward`] and [`plain_backward`] take both types, every head
-//! size up to [`MAX_HEAD_DIM`] and all scores, 128 threads for 16 rows.
+//! [`HEAD_DIMS`]. [`plain_forward`] and [`plain_backward`] take both types and every head size up to [`MAX_HEAD_DIM`],
+//! 128 threads for 16 rows. Caps and windows have instances of their own, so that who has none pays nothing for them.
 
 use super::{Heads, Scores, Segments};
 use crate::cuda::launch::{MAX_SHARED_BYTES, WARP};
@@ -11,13 +11,9 @@ use crate::cuda::{Arg, Float, Launch, Region};
 /// Head sizes that kernels for tensor cores are compiled for.
 pub const HEAD_DIMS: [usize; 5] = [64, 80, 96, 128, 256];
 
-/// Whether tensor cores compute heads of this type and size with such scores; the plain kernels compute all others.
-pub(super) fn on_tensor_cores(float: Float, heads: Heads, scores: Scores) -> bool {
-    float == Float::Bf16 && HEAD_DIMS.contains(&heads.dim) && only_scaled(scores)
-}
-
-fn only_scaled(scores: Scores) -> bool {
-    scores.softcap.is_none() && scores.window.is_none()
+/// Whether tensor cores compute heads of this type and size; the plain kernels compute all others.
+pub(super) fn on_tensor_cores(float: Float, heads: Heads) -> bool {
+    float == Float::Bf16 && HEAD_DIMS.contains(&heads.dim)
 }
 
 /// The largest head of the plain kernels.
@@ -179,10 +175,9 @@ impl Sizes {
     /// Of tensor cores.
     ///
     /// # Panics
-    /// When there is no kernel for these heads or scores.
+    /// When there is no kernel for these heads.
     fn new(tokens: usize, heads: Heads, scores: Scores) -> Self {
         assert!(HEAD_DIMS.contains(&heads.dim), "heads of {} values, not one of {HEAD_DIMS:?}", heads.dim);
-        assert!(only_scaled(scores), "tensor cores only scale scores, asked for {scores:?}");
         Sizes::plain(Float::Bf16, tokens, heads, scores)
     }
 
@@ -223,6 +218,12 @@ impl Sizes {
         Arg::F32(self.scores.scale)
     }
 
+    /// The instance of a kernel that these scores need, of template arguments `of`.
+    fn entry(&self, kernel: &str, of: &str) -> String {
+        let special = self.scores.softcap.is_some() || self.scores.window.is_some();
+        format!("{kernel}<{of}{}>", if special { ", true" } else { "" })
+    }
+
     /// The cap, zero for none, and the window, the largest `i32` for none.
     fn cap_and_window(&self) -> [Arg; 2] {
         let window = self.scores.window.and_then(|window| i32::try_from(window).ok()).unwrap_or(i32::MAX);
@@ -237,10 +238,9 @@ impl Sizes {
         Launch { grid, shared_bytes: shared_bytes as u32, ..launch }
     }
 
-    /// As [`Self::launch`] of a plain kernel with `tiles` of the block's own rows, 16 of each 64; cap, window and `dim` are its
-    /// last arguments.
+    /// As [`Self::launch`] of a plain kernel with `tiles` of the block's own rows, 16 of each 64; `dim` is its last
+    /// argument.
     fn plain_launch(&self, kernel: &str, tiles: usize, own: usize, mut args: Vec<Arg>) -> Launch {
-        args.extend(self.cap_and_window());
         args.push(Arg::U32(self.heads.dim as u32));
         let launch = self.launch(self.plain_entry(kernel), tiles, self.plain_shared_bytes(own), args);
         Launch { grid: [launch.grid[0], launch.grid[1], (ROWS / PLAIN_ROWS) as u32], ..launch }
@@ -249,7 +249,7 @@ impl Sizes {
     /// The instance of a plain kernel with columns enough.
     fn plain_entry(&self, kernel: &str) -> String {
         let columns = self.heads.dim.div_ceil(WARP as usize).next_power_of_two().max(2);
-        format!("{kernel}<{}, {columns}>", self.float.name())
+        self.entry(kernel, &format!("{}, {columns}", self.float.name()))
     }
 
     /// `own` tiles of a block's own rows, two inner ones, and the weights of four warps: f32.
@@ -279,7 +279,7 @@ impl Sizes {
 /// [`super::forward`] on a device, on tensor cores.
 pub fn forward(operands: Operands, tree: DeviceTree<'_>, heads: Heads, scores: Scores) -> Launch {
     let sizes = Sizes::new(tree.tree.tokens, heads, scores);
-    let entry = format!("attention_forward<{}>", heads.dim);
+    let entry = sizes.entry("attention_forward", &heads.dim.to_string());
     let args = forward_args(&sizes, operands, tree);
     sizes.launch(entry, tree.tree.query_tiles.len(), 3 * ROWS * sizes.row_bytes(), args)
 }
@@ -308,6 +308,7 @@ fn forward_args(sizes: &Sizes, operands: Operands, tree: DeviceTree<'_>) -> Vec<
     args.extend(sizes.head_counts());
     args.push(sizes.scale());
     args.extend([Arg::Out(sizes.wide(operands.out)), Arg::Out(sizes.per_head(operands.lse))]);
+    args.extend(sizes.cap_and_window());
     args
 }
 
@@ -355,6 +356,7 @@ impl BackwardArgs {
         queries.push(tree.query_tiles());
         queries.extend(sizes.head_counts());
         queries.extend([sizes.scale(), Arg::Out(sizes.wide(gradients.q))]);
+        queries.extend(sizes.cap_and_window());
 
         let mut keys = read.to_vec();
         keys.extend([tree.order(), tree.key_tiles()]);
@@ -363,7 +365,9 @@ impl BackwardArgs {
             sizes.scale(),
             Arg::Out(sizes.narrow(gradients.k)),
             Arg::Out(sizes.narrow(gradients.v)),
+            tree.positions(),
         ]);
+        keys.extend(sizes.cap_and_window());
         BackwardArgs { delta: delta_args, queries, keys }
     }
 }
@@ -383,10 +387,10 @@ pub fn backward(
     // Both gradients of a block's keys are in registers: of 256 columns, half at a time.
     let cols = heads.dim.min(128);
     let (inner, stages) = sizes.inner();
-    let statistics = 2 * stages * inner * size_of::<f32>();
+    let statistics = 3 * stages * inner * size_of::<f32>();
     let shared_bytes = sizes.backward_shared_bytes();
     let keys = sizes.launch(
-        format!("attention_backward_keys<{}, {cols}>", heads.dim),
+        sizes.entry("attention_backward_keys", &format!("{}, {cols}", heads.dim)),
         tree.tree.key_tiles.len(),
         shared_bytes + statistics,
         args.keys,
@@ -395,7 +399,7 @@ pub fn backward(
     [
         Launch::over_rows(format!("attention_delta<{}>", heads.dim), sizes.all_heads(), args.delta),
         sizes.launch(
-            format!("attention_backward_queries<{}>", heads.dim),
+            sizes.entry("attention_backward_queries", &heads.dim.to_string()),
             tree.tree.query_tiles.len(),
             shared_bytes,
             args.queries,
@@ -418,7 +422,6 @@ pub fn plain_backward(
     let sizes = Sizes::plain(float, tree.tree.tokens, heads, scores);
     let mut args = BackwardArgs::new(&sizes, d_out, operands, tree, gradients, delta);
     args.delta.push(Arg::U32(heads.dim as u32));
-    args.keys.push(tree.positions());
     let delta_entry = format!("plain_attention_delta<{}>", float.name());
     let (query_tiles, key_tiles) = (tree.tree.query_tiles.len(), tree.tree.key_tiles.len());
     [

@@ -206,7 +206,7 @@ pub fn forward(
             let (float, tree) = (q.float_with(&[k, v, out]), segments.on_gpu.tree(gpu, segments, heads));
             let (q, k, v, out, lse) = (q.region(), k.region(), v.region(), out.region(), lse.region());
             let operands = cuda::Operands { q, k, v, out, lse };
-            gpu.run(&match cuda::on_tensor_cores(float, heads, scores) {
+            gpu.run(&match cuda::on_tensor_cores(float, heads) {
                 true => cuda::forward(operands, tree.on_device(), heads, scores),
                 false => cuda::plain_forward(float, operands, tree.on_device(), heads, scores),
             });
@@ -252,7 +252,7 @@ pub fn backward(
             let Gradients { q, k, v } = gradients;
             let gradients = cuda::Gradients { q: q.region(), k: k.region(), v: v.region() };
             let (d_out, tree, delta) = (d_out.region(), tree.on_device(), workspace.region());
-            let launches = match cuda::on_tensor_cores(float, heads, scores) {
+            let launches = match cuda::on_tensor_cores(float, heads) {
                 true => cuda::backward(d_out, operands, tree, heads, scores, gradients, delta),
                 false => cuda::plain_backward(float, d_out, operands, tree, heads, scores, gradients, delta),
             };
