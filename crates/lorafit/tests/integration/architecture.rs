@@ -151,3 +151,84 @@ fn only_the_command_line_prints() {
         }
     }
 }
+
+/// The code of a file, without the tests at its end.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned()
+}
+
+/// What an architecture is called stands in its own file: whoever compares names elsewhere has to be found again for the next
+/// one.
+#[test]
+fn nothing_outside_of_arch_names_an_architecture() {
+    let mut names: BTreeSet<String> = BTreeSet::new();
+    let arch = crates_folder().join("model/src/arch");
+    for entry in fs::read_dir(&arch).unwrap() {
+        let text = code(&entry.unwrap().path());
+        for line in text.lines().map(str::trim) {
+            if let Some(name) = line.strip_prefix("model_type: \"") {
+                names.insert(name.trim_end_matches("\",").to_owned());
+            }
+        }
+    }
+    assert!(names.len() >= 15 && names.contains("llama"), "{names:?}");
+    for name in ["model", "train", "lorafit"] {
+        let mut files = Vec::new();
+        rust_files(&crates_folder().join(name).join("src"), &mut files);
+        for path in files.iter().filter(|path| !path.starts_with(&arch) && !path.ends_with("tests.rs")) {
+            // Reading adapters of strangers tells what others call a model's modules, and a test has a model.
+            let is_test = path.file_name().is_some_and(|name| name.to_string_lossy().ends_with("_tests.rs"))
+                || path.components().any(|part| part.as_os_str() == "tests");
+            let text = code(path);
+            for family in names.iter().filter(|_| !is_test) {
+                assert!(!text.contains(&format!("\"{family}\"")), "{} names {family}", path.display());
+                assert!(!text.contains(&format!("Arch::{family}")), "{} names {family}", path.display());
+            }
+        }
+    }
+}
+
+/// Which of the folders of the model crate use which: a folder is read without those above it.
+#[test]
+fn the_description_of_a_model_knows_no_weights_and_no_arithmetic() {
+    let source = crates_folder().join("model/src");
+    let uses = |folder: &str| {
+        let (mut files, mut found) = (Vec::new(), BTreeSet::new());
+        rust_files(&source.join(folder), &mut files);
+        for path in files {
+            let text = code(&path);
+            for part in text.split("crate::").skip(1) {
+                found.insert(part.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("").to_owned());
+            }
+        }
+        found
+    };
+    let (shape, arch) = (uses("shape"), uses("arch"));
+    for above in ["block", "adapter", "load", "model", "gradients", "buffers", "activations", "export", "merge"] {
+        assert!(!shape.contains(above) && !arch.contains(above), "{above}: {shape:?} {arch:?}");
+    }
+    // Adapters of a block are one of its inputs; that is all a block knows of them.
+    let block = uses("block");
+    for above in ["load", "model", "export", "merge", "source", "weights", "arch"] {
+        assert!(!block.contains(above), "{above}: {block:?}");
+    }
+}
+
+/// The guide to additions names places that are there.
+#[test]
+fn the_guide_to_additions_names_what_is_there() {
+    let root = crates_folder().parent().unwrap().to_owned();
+    let guide = fs::read_to_string(root.join("docs/extending.md")).unwrap();
+    let paths: BTreeSet<&str> = guide
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter_map(|quoted| quoted.split([' ', '<']).next())
+        .filter(|path| ["crates/", "scripts/", "docs/"].iter().any(|folder| path.starts_with(folder)))
+        .collect();
+    assert!(paths.len() > 15, "{paths:?}");
+    for path in paths {
+        assert!(root.join(path).exists(), "docs/extending.md: {path}");
+    }
+}

@@ -6,8 +6,6 @@ use crate::common::{Case, Packed, TOLERANCE, assert_close, fixture, gguf_fixture
 use crate::driver::gpu;
 use lorafit_kernels::cuda::Float;
 use lorafit_kernels::ops::adamw;
-use lorafit_kernels::ops::attention::{Segment, Segments};
-use lorafit_kernels::ops::cross_entropy::Target;
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::quant::four_bit::Code;
 use lorafit_kernels::quant::{Format, Quantization};
