@@ -199,13 +199,17 @@ fn the_description_of_a_model_knows_no_weights_and_no_arithmetic() {
         for path in files {
             let text = code(&path);
             for part in text.split("crate::").skip(1) {
-                found.insert(part.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("").to_owned());
+                found.insert(
+                    part.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("").to_owned(),
+                );
             }
         }
         found
     };
     let (shape, arch) = (uses("shape"), uses("arch"));
-    for above in ["block", "adapter", "load", "model", "gradients", "buffers", "activations", "export", "merge"] {
+    for above in
+        ["block", "adapter", "load", "model", "gradients", "buffers", "activations", "export", "merge"]
+    {
         assert!(!shape.contains(above) && !arch.contains(above), "{above}: {shape:?} {arch:?}");
     }
     // Adapters of a block are one of its inputs; that is all a block knows of them.

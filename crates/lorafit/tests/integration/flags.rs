@@ -287,8 +287,11 @@ fn flags_without_effect_are_refused() {
 }
 
 fn edit_config(at: &Path, key: &str, value: serde_json::Value) {
-    let path = at.join("m/config.json");
-    let mut config: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    edit_json(&at.join("m/config.json"), key, value);
+}
+
+fn edit_json(path: &Path, key: &str, value: serde_json::Value) {
+    let mut config: serde_json::Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     config[key] = value;
     fs::write(path, config.to_string()).unwrap();
 }
@@ -377,12 +380,14 @@ fn the_context_of_a_model_is_told() {
 fn data_tells_what_training_refuses() {
     let place = place();
     let at = place.path();
-    edit_config(at, "model_type", "mistral".into());
-    edit_config(at, "sliding_window", 8.into());
+    // A token that the tokenizer knows and the embedding lacks.
+    edit_json(&at.join("m/tokenizer_config.json"), "mask_token", "<unheard>".into());
+    let rows = fs::read_to_string(at.join("d.jsonl")).unwrap().replace("A number", "A <unheard>");
+    fs::write(at.join("d.jsonl"), rows).unwrap();
     let train = ["train", "--model", "m", "--data", "d.jsonl", "--out", "r", "--max-steps", "1"];
-    refused(at, &train, &["d.jsonl line ", "the model's attention reaches back 8"]);
+    refused(at, &train, &["d.jsonl line ", "has the token `<unheard>`"]);
     let skipping = [&train[..], &["--skip-bad-rows"]].concat();
-    refused(at, &skipping, &["none of its", "the model's attention reaches back 8"]);
+    refused(at, &skipping, &["none of its", "has the token `<unheard>`"]);
     let told = well(at, &["data", "d.jsonl", "--model", "m"]);
     assert!(told.contains("train and eval refuse these rows") && told.contains("d.jsonl line "), "{told}");
     assert!(told.contains("What is 0?"), "the rows are shown all the same: {told}");
