@@ -831,6 +831,9 @@ fn every_verb_takes_rows_beyond_the_window() {
     well(at, &["generate", "--model", "model", "--prompt", "one two three", "--max-new-tokens", "8"]);
     let told = well(at, &["plan", "--model", "model", "--recommend"]);
     assert!(told.contains("lorafit train --model model"), "{told}");
+    let told =
+        lorafit_with_input(at, &["chat", "--model", "model", "--max-new-tokens", "8"], "one two three\n");
+    assert!(!told.contains("error"), "{told}");
 }
 
 /// Flags that would change nothing are refused by name.
