@@ -77,6 +77,33 @@ pub(crate) fn value_noting(text: &str, twice: &mut Vec<String>) -> serde_json::R
     }
 }
 
+/// What is wrong with a text, without its place.
+pub(crate) fn told(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
+    let found = message.strip_prefix("invalid type: ").and_then(|rest| rest.strip_suffix(", expected a map"));
+    match (message.strip_prefix("EOF while parsing "), found) {
+        (Some("a value"), _) => "it ends where a value is wanted".to_owned(),
+        (Some(what), _) => format!("it ends inside {what}"),
+        (None, Some(found)) => format!("an object is wanted and not a {found}"),
+        (None, None) => message.to_owned(),
+    }
+}
+
+/// Keys that an object has more than once in a text that a table holds as one of its values.
+pub(crate) fn twice_in_text(name: &str, text: &str, twice: &mut Vec<String>) {
+    if !text.trim_start().starts_with(['[', '{']) {
+        return;
+    }
+    let mut inside = Vec::new();
+    if value_noting(text, &mut inside).is_ok() {
+        let joined = |inner: String| {
+            if inner.starts_with('[') { format!("{name}{inner}") } else { format!("{name}.{inner}") }
+        };
+        twice.extend(inside.into_iter().map(joined));
+    }
+}
+
 /// The way to a value from the whole.
 #[derive(Clone, Copy)]
 enum Place<'a> {

@@ -137,7 +137,9 @@ impl<'a> Masker<'a> {
         notes: &mut RowNotes,
     ) -> Result<Sample, RowProblem> {
         let (ids, mut supervised) = match document {
-            Document::Chat(conversation) => self.chat(conversation, notes)?,
+            Document::Chat(conversation) => {
+                self.chat(conversation, notes).map_err(|problem| named_in_row(problem, conversation))?
+            }
             Document::Completion(Completion { prompt, completion }) => {
                 self.closed(&format!("{prompt}{completion}"), prompt.len(), notes)?
             }
@@ -259,6 +261,14 @@ impl<'a> Masker<'a> {
     }
 }
 
+/// The same problem, with the names that the row has.
+fn named_in_row(problem: RowProblem, conversation: &Conversation) -> RowProblem {
+    match problem {
+        RowProblem::NotWritten { field } => RowProblem::NotWritten { field: conversation.name_in_row(field) },
+        other => other,
+    }
+}
+
 /// The ids to generate a document's last reply from, and that reply. `None` for plain text, which has no prompt.
 ///
 /// # Errors
@@ -275,7 +285,8 @@ pub fn prompt_and_reply(
             let Some(before) = conversation.messages.len().checked_sub(1) else {
                 return Err(RowProblem::NoMessages);
             };
-            let rendered = Rendered::new(&variant.template, conversation)?;
+            let rendered = Rendered::new(&variant.template, conversation)
+                .map_err(|problem| named_in_row(problem, conversation))?;
             let last = &conversation.messages[before];
             let tokenised = || Tokenised::new(tokenizer, &variant, &rendered);
             let prompt = match before {

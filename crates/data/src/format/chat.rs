@@ -84,6 +84,8 @@ pub(crate) struct InRow {
     pub for_template: bool,
     /// The name of its role, where the mapping says which it is.
     pub role: Option<String>,
+    /// Keys of the message and the columns that they are from, in a row that has no messages.
+    pub columns: Vec<(&'static str, String)>,
 }
 
 impl Message {
@@ -95,6 +97,13 @@ impl Message {
     /// What is said; nothing for a reply that only calls tools.
     pub fn text(&self) -> &str {
         self.content.as_deref().unwrap_or_default()
+    }
+
+    /// The same message, whose `key` is from a column of the row.
+    #[must_use]
+    pub(crate) fn of_column(mut self, key: &'static str, column: &str) -> Self {
+        self.in_row.columns.push((key, column.to_owned()));
+        self
     }
 
     /// The same message with other words, in a form that templates are given alike.
@@ -175,6 +184,18 @@ pub struct Conversation {
     pub tools: Option<Vec<Value>>,
     /// Variables of the chat template that the row sets.
     pub variables: Map<String, Value>,
+}
+
+impl Conversation {
+    /// What a field such as `messages[1].content` is called in the row.
+    pub(crate) fn name_in_row(&self, field: String) -> String {
+        let parts = field.strip_prefix("messages[").and_then(|rest| rest.split_once("]."));
+        let column = parts.and_then(|(i, key)| {
+            let message = self.messages.get(i.parse::<usize>().ok()?)?;
+            message.in_row.columns.iter().find(|(of, _)| *of == key).map(|(_, column)| column.clone())
+        });
+        column.unwrap_or(field)
+    }
 }
 
 impl From<Vec<Message>> for Conversation {

@@ -35,10 +35,15 @@ impl Instruction {
             None => self.instruction,
             Some(input) => format!("{}\n\n{input}", self.instruction),
         };
-        let system = self.system.map(|system| Message::new(Role::System, system));
+        let system = self
+            .system
+            .map(|system| Message::new(Role::System, system).of_column("content", keys::SYSTEM[0]));
         let turn = |(q, a)| [Message::new(Role::User, q), Message::new(Role::Assistant, a)];
-        let turns = self.history.into_iter().chain([(request, self.output)]).flat_map(turn);
-        system.into_iter().chain(turns).collect()
+        let own = [
+            Message::new(Role::User, request).of_column("content", "instruction"),
+            Message::new(Role::Assistant, self.output).of_column("content", "output"),
+        ];
+        system.into_iter().chain(self.history.into_iter().flat_map(turn)).chain(own).collect()
     }
 
     /// The row as Alpaca's prompt and its completion.

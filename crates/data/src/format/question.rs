@@ -23,19 +23,30 @@ pub struct Question {
     pub answer: Message,
     /// The names of the row's keys.
     pub keys: Vec<String>,
+    /// The column that asks.
+    pub asks: String,
 }
 
 impl Question {
     /// The row as a conversation.
     pub fn into_conversation(self) -> Conversation {
-        let system = self.system.map(|system| Message::new(Role::System, system));
+        let system = self.system.map(|system| {
+            let name = original(&self.keys, keys::SYSTEM);
+            Message::new(Role::System, system).of_column("content", &name)
+        });
         let earlier = self
             .history
             .into_iter()
             .flat_map(|(q, a)| [Message::new(Role::User, q), Message::new(Role::Assistant, a)]);
-        let own = [Message::new(Role::User, self.question), self.answer];
+        let own = [Message::new(Role::User, self.question).of_column("content", &self.asks), self.answer];
         system.into_iter().chain(earlier).chain(own).collect::<Vec<_>>().into()
     }
+}
+
+/// The key that a row has of several, as it writes it.
+fn original(keys: &[String], known: &[&str]) -> String {
+    let is_known = |key: &&String| known.iter().any(|known| known.eq_ignore_ascii_case(key.trim()));
+    keys.iter().find(is_known).cloned().unwrap_or_else(|| known[0].to_owned())
 }
 
 /// What the columns are called.
@@ -87,6 +98,7 @@ pub(super) fn fits(fields: &Fields) -> bool {
 
 pub(super) fn parse(fields: Fields) -> Result<Question, RowProblem> {
     let shape = Shape::Question;
+    let keys: Vec<String> = fields.keys().take(12).map(|key| key.chars().take(40).collect()).collect();
     // People write names as they like.
     let plain = |name: &String| {
         let lower = name.trim().to_ascii_lowercase();
@@ -95,7 +107,6 @@ pub(super) fn parse(fields: Fields) -> Result<Question, RowProblem> {
         if is_ours { lower } else { name.clone() }
     };
     let mut fields: Fields = fields.into_iter().map(|(name, value)| (plain(&name), value)).collect();
-    let keys = fields.keys().take(12).map(|key| key.chars().take(40).collect()).collect();
     let Some(Names { question, input, answer }) = names(&fields) else {
         return Err(RowProblem::MissingField { field: "question` and one `answer".into(), shape });
     };
@@ -112,10 +123,13 @@ pub(super) fn parse(fields: Fields) -> Result<Question, RowProblem> {
     let answered = take_string(&mut fields, &answer, shape)?;
     not_blank(&asked, &question)?;
     not_blank(&answered, &answer)?;
-    let mut answer = Message::new(Role::Assistant, answered);
+    let mut answer = Message::new(Role::Assistant, answered).of_column("content", &answer);
+    if !reasoning.is_empty() {
+        answer = answer.of_column("reasoning_content", &original(&keys, keys::REASONING));
+    }
     answer.extra.extend(reasoning.into_iter().map(|(name, value)| (name.to_owned(), value)));
     super::chat::name_reasoning(&mut answer.extra);
-    Ok(Question { system, history, question: asked, answer, keys })
+    Ok(Question { system, history, question: asked, answer, keys, asks: question })
 }
 
 /// What stands before a conversation, under the one of its names that the row has.

@@ -122,15 +122,13 @@ pub fn fields(json: &[u8]) -> Result<Fields, RowProblem> {
 /// As [`fields`].
 pub(super) fn fields_noting(json: &[u8], twice: &mut Vec<String>) -> Result<Fields, RowProblem> {
     let value = crate::json::value_noting(text(json)?, twice).map_err(|e| {
-        // serde_json closes with the place.
         let message = e.to_string();
-        let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(m, _)| m);
         if has_lone_surrogate(json)
             && ["surrogate", "end of hex escape"].iter().any(|told| message.contains(told))
         {
             return RowProblem::Surrogate { line: e.line(), column: e.column().max(1) };
         }
-        RowProblem::Json { line: e.line(), column: e.column().max(1), message: message.to_string() }
+        RowProblem::Json { line: e.line(), column: e.column().max(1), message: crate::json::told(&e) }
     })?;
     match value {
         serde_json::Value::Object(map) => Ok(map),

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{Content, Place, ReadError, Record, Source, Unit, choice::Choice, files, kind};
 use crate::error::{DataError, RowProblem};
 use crate::format::{Row, Shape};
+use crate::json;
 use crate::notes;
 
 /// Rows worked on together: enough to keep the cores busy, few enough that the text read ahead is small.
@@ -34,6 +35,10 @@ pub struct Origin {
     /// Keys that rows which were taken have more than once, and in how many. The last counts.
     pub twice: BTreeMap<String, usize>,
 }
+
+/// Fields that tables hold as JSON text.
+const JSON_TEXTS: [&str; 6] =
+    ["messages", "conversations", "tools", "functions", "history", "chat_template_kwargs"];
 
 /// Names of keys of a row, of which is told what became of them.
 #[derive(Debug, Default)]
@@ -209,6 +214,11 @@ fn parse(
     keys: &mut Keys,
 ) -> Result<Row, RowProblem> {
     let fields = source.mapping.rename(content.into_fields_noting(&mut keys.twice)?)?;
+    for name in JSON_TEXTS {
+        if let Some(text) = fields.get(name).and_then(serde_json::Value::as_str) {
+            json::twice_in_text(name, text, &mut keys.twice);
+        }
+    }
     let shape = shape.map_or_else(|| Shape::recognise(&fields), Ok)?;
     shape.read(fields, &source.mapping, &mut keys.passed_over)
 }

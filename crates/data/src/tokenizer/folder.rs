@@ -232,10 +232,8 @@ impl Json {
         let map = match read(&path)? {
             None => Map::new(),
             Some(text) => crate::json::read(&text).map_err(|e| {
-                let message = e.to_string();
-                let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(m, _)| m);
-                let (line, column) = (e.line(), e.column());
-                TokenizerError::NotJson { path: path.clone(), line, column, message: message.to_owned() }
+                let (line, column, message) = (e.line(), e.column().max(1), crate::json::told(&e));
+                TokenizerError::NotJson { path: path.clone(), line, column, message }
             })?,
         };
         Ok(Self { path, map })

@@ -193,9 +193,13 @@ fn folders_that_are_not_tokenizers_are_errors_that_name_the_file() {
             "{\n\n  \"bos_token\": <s>}",
             "special_tokens_map.json line 3, column 16: ",
         ),
-        ("added_tokens.json", "[1]", "added_tokens.json line 1, column 0: "),
-        ("chat_template.json", "", "chat_template.json line 1, column 0: "),
-        ("tokenizer_config.json", "{", "tokenizer_config.json line 1, column 1: "),
+        (
+            "added_tokens.json",
+            "[1]",
+            "added_tokens.json line 1, column 1: an object is wanted and not a sequence",
+        ),
+        ("chat_template.json", "", "chat_template.json line 1, column 1: it ends where a value is wanted"),
+        ("tokenizer_config.json", "{", "tokenizer_config.json line 1, column 1: it ends inside an object"),
     ] {
         write(name, text);
         let (error, hint) = (load().to_string(), load().hint().unwrap());

@@ -802,9 +802,12 @@ impl TrainArgs {
                     .into());
                 }
                 (Err(error), Ok(Some(held_out))) if is_empty(error) => {
-                    let all = counted(held_out.report.rows, "row", "rows");
+                    let all = match held_out.report.rows {
+                        1 => "the only row".to_owned(),
+                        rows => format!("all {}", counted(rows, "row", "rows")),
+                    };
                     let text = format!(
-                        "--validation {} holds out all {all}, and none is left to train on",
+                        "--validation {} holds out {all}, and none is left to train on",
                         validation.in_words()
                     );
                     return Err(refused(text).into());

@@ -36,6 +36,31 @@ fn keys_that_are_there_twice_are_told_and_the_last_counts() {
         &["`tools[].function.name` (1)", "\"g\""],
     );
     assert!(!data("r.jsonl", ROW, &[]).text.contains("more than once"));
+    // A table holds messages as JSON text.
+    let text = json!({"messages": format!(r#"[{{"role": "user", "content": "q"}}, {reply}]"#)});
+    says(&data("r.jsonl", text.to_string(), &[]), &["`messages[].content` (1)"]);
+}
+
+/// What a row without messages has is called as the row calls it.
+#[test]
+fn what_a_template_leaves_out_is_called_by_its_column() {
+    let folder = TempDir::new().unwrap();
+    let template = folder.path().join("t.jinja");
+    fs::write(
+        &template,
+        "{% for m in messages if m.role != 'system' %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}\
+         {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    )
+    .unwrap();
+    for (row, column) in [
+        (json!({"Question": "q", "Answer": "a", "Reasoning": "since"}), "`Reasoning`"),
+        (json!({"instruction": "i", "output": "o", "system": "orders"}), "`system`"),
+        (json!({"q": "q", "a": "a", "System_Prompt": "orders"}), "`System_Prompt`"),
+    ] {
+        let told = data("r.jsonl", row.to_string(), &["--template", template.to_str().unwrap()]);
+        refuses(&told, &[&format!("the chat template writes nothing for {column}")]);
+        assert!(!told.text.contains("messages["), "{}", told.text);
+    }
 }
 
 #[test]

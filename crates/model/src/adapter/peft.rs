@@ -193,7 +193,10 @@ pub(super) fn read_json(dir: &Path) -> Result<(PathBuf, Map<String, Value>), Fil
 }
 
 fn parse_json(path: &Path, text: &str) -> Result<Map<String, Value>, FileError> {
-    serde_json::from_str(text).map_err(|e| FileError::new(path, format!("not an adapter configuration: {e}")))
+    serde_json::from_str(text).map_err(|e| {
+        FileError::new(path, format!("not an adapter configuration: {e}"))
+            .with_hint("correct it, or take it from where the adapter came from")
+    })
 }
 
 /// Reads an adapter for a model of shape `config` from the folder `dir`.
