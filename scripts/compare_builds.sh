@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Whether two builds of lorafit compute the same bits: trains on tiny models of every family that both know and on the demo
-# model, under several policies, and compares the logs of the steps and the weights.
+# Whether two builds of lorafit compute the same bits: trains on tiny models and on the demo model, under several policies, and compares the logs of the steps and the weights.
 #   scripts/compare_builds.sh OLD NEW       paths of two programs; run where the fixtures and the demo model are
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,13 +17,14 @@ bits() { # FOLDER
   python3 - "$1" <<'PY'
 import hashlib, json, pathlib, sys
 run = pathlib.Path(sys.argv[1])
-steps = [json.loads(line) for line in open(run / "log.jsonl")]
-kept = [[step.get(key) for key in ("step", "loss", "grad_norm", "lr")] for step in steps if "loss" in step]
-assert kept, "no steps in the log"
+steps = [json.loads(line) for line in open(run / "metrics.jsonl")]
+kept = [[step[key] for key in ("step", "loss", "grad_norm", "learning_rate")] for step in steps]
+assert kept, "no steps in metrics.jsonl"
 print(hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:16])
-for path in sorted(run.rglob("*.safetensors")):
-    if "checkpoint" not in str(path.relative_to(run)):
-        print(path.relative_to(run), hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+weights = sorted(run.rglob("*.safetensors"))
+assert weights, "no weights"
+for path in weights:
+    print(path.relative_to(run), hashlib.sha256(path.read_bytes()).hexdigest()[:16])
 PY
 }
 
@@ -34,10 +34,11 @@ both() { # NAME FLAGS...
   shift
   for build in old new; do
     "${!build}" train --out "$work/$name.$build" --quiet --seed 7 "$@" > "$work/$name.$build.out" 2>&1 ||
-      { echo "$name: $build failed"; tail -n 3 "$work/$name.$build.out"; }
+      { echo "$name: $build failed"; cat "$work/$name.$build.out"; exit 1; }
+    bits "$work/$name.$build" > "$work/$name.$build.bits"
   done
   runs=$((runs + 1))
-  if diff <(bits "$work/$name.old") <(bits "$work/$name.new") > "$work/diff"; then
+  if diff "$work/$name.old.bits" "$work/$name.new.bits" > "$work/diff"; then
     echo "same       $name"
   else
     echo "DIFFERENT  $name"
@@ -55,7 +56,7 @@ for name in chat_bpe chat_spm; do
   both "$name" "${tiny[@]}"
   both "${name}_full" "${tiny[@]}" --method full
   both "${name}_nf4" "${tiny[@]}" --quant nf4
-  both "${name}_int8" "${tiny[@]}" --quant int8 --optimizer adamw8bit
+  both "${name}_int8" "${tiny[@]}" --quant int8 --optimizer adamw-8bit
   both "${name}_gguf" --model "fixtures/gguf/$name-f32.gguf" "${tiny[@]:2}"
 done
 echo "$((runs - differing)) of $runs runs are the same bits"
