@@ -53,7 +53,7 @@ impl ModelFolder {
     }
 
     /// The files as they are written.
-    fn saved(&self) -> impl Iterator<Item = SavedFile<'_>> {
+    fn saved<'a>(&self) -> impl Iterator<Item = SavedFile<'a>> {
         self.files.iter().map(|(name, file)| SavedFile {
             name: name.clone(),
             content: match file {
@@ -247,10 +247,10 @@ pub fn write_model_folder<'a>(
 ///
 /// # Errors
 /// As [`write_model_folder`].
-pub fn write_adapter_folder(
+pub fn write_adapter_folder<'a>(
     dir: &Path,
     weights: &str,
-    tensors: &Tensors<'_>,
+    tensors: &'a Tensors<'a>,
     beside: &ModelFolder,
     watch: &mut Watch<'_>,
 ) -> Result<(), RunError> {

@@ -11,4 +11,5 @@ mod hostile;
 mod merge;
 mod resume;
 mod rows;
+mod shipping;
 mod sweep;
