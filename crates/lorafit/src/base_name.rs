@@ -12,8 +12,10 @@ pub fn check(asked: Option<&str>) -> Result<(), CliError> {
     require(is_text, "base-name", format!("{name:?}"), "must be a name")?;
     let is_file = std::path::Path::new(name).is_file() || name.to_lowercase().ends_with(".gguf");
     match is_file {
-        true => Err(CliError::usage(format!("--base-name {name} is a file, and PEFT loads bases from folders"))
-            .hint("give the model on the hub whose weights the file has, org/name, or its folder")),
+        true => {
+            Err(CliError::usage(format!("--base-name {name} is a file, and PEFT loads bases from folders"))
+                .hint("give the model on the hub whose weights the file has, org/name, or its folder"))
+        }
         false => Ok(()),
     }
 }

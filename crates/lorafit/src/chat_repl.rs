@@ -49,8 +49,10 @@ impl Part {
             _ if is_known(word) => Ok(Part::whole(word)),
             Some((name, weight)) if is_known(name) => match weight.parse::<f64>() {
                 Ok(weight) if (weight as f32).is_normal() => Ok(Part { name: name.to_owned(), weight }),
-                _ => Err(CliError::new(format!("`{word}`: the weight `{weight}` must be a number other than 0"))
-                    .hint(format!("{name}:0.5 is half as strong"))),
+                _ => Err(CliError::new(format!(
+                    "`{word}`: the weight `{weight}` must be a number other than 0"
+                ))
+                .hint(format!("{name}:0.5 is half as strong"))),
             },
             _ => Err(unknown(word)),
         }
@@ -107,12 +109,7 @@ pub struct Repl<'a, E> {
 
 impl<'a, E: ChatEngine> Repl<'a, E> {
     /// Starts with the given adapters, which the engine already uses. A true `interrupted` ends the answer under way.
-    pub fn new(
-        engine: E,
-        adapters: Vec<Part>,
-        system: Option<String>,
-        interrupted: &'a AtomicBool,
-    ) -> Self {
+    pub fn new(engine: E, adapters: Vec<Part>, system: Option<String>, interrupted: &'a AtomicBool) -> Self {
         Repl { engine, adapters, system, turns: Vec::new(), interrupted }
     }
 
@@ -422,7 +419,10 @@ mod tests {
         let interrupted = AtomicBool::new(true);
         let mut out = Vec::new();
         assert!(
-            Repl::new(Echo::default(), Vec::new(), None, &interrupted).line("a", &mut out).unwrap().is_continue()
+            Repl::new(Echo::default(), Vec::new(), None, &interrupted)
+                .line("a", &mut out)
+                .unwrap()
+                .is_continue()
         );
         assert_eq!(out, b"base: user\n");
     }

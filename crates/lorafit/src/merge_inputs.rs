@@ -63,7 +63,8 @@ impl AdapterArg {
         for text in texts {
             let adapter: AdapterArg = text.parse()?;
             let place = |dir: &Path| dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-            if let Some(earlier) = adapters.iter().find(|earlier| place(&earlier.dir) == place(&adapter.dir)) {
+            if let Some(earlier) = adapters.iter().find(|earlier| place(&earlier.dir) == place(&adapter.dir))
+            {
                 let (dir, sum) = (adapter.dir.display(), earlier.weight + adapter.weight);
                 return Err(CliError::usage(format!("--adapter {text}: {dir} is given twice"))
                     .hint(format!("give it once; {dir}:{sum} is both together")));
@@ -100,8 +101,7 @@ pub fn as_one(
 pub fn sum(config: &Config, adapters: &[(&Adapter, f64)]) -> Result<Adapter, CombineError> {
     let weighted: Vec<Weighted<'_>> =
         adapters.iter().map(|&(adapter, weight)| Weighted { adapter, weight }).collect();
-    let how =
-        Combination { method: Method::Cat, density: 1.0, majority_sign: MajoritySign::Total, seed: 0 };
+    let how = Combination { method: Method::Cat, density: 1.0, majority_sign: MajoritySign::Total, seed: 0 };
     let sum = combine(config, &weighted, &how)?;
     check_finite(&sum, config)?;
     Ok(sum)
@@ -122,9 +122,7 @@ fn place_of(out: &Path, read: &[&Path]) -> anyhow::Result<PathBuf> {
     }
     match whole.is_dir() {
         true => Ok(whole),
-        false => {
-            Err(CliError::usage(format!("--out {told} is a file")).hint("choose another --out").into())
-        }
+        false => Err(CliError::usage(format!("--out {told} is a file")).hint("choose another --out").into()),
     }
 }
 

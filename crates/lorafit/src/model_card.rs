@@ -131,14 +131,21 @@ impl Card<'_> {
         rows.push(("learning rate", format!("{rate}, {scheduler}, {warmup} % of the steps to warm up")));
         let (decay, norm) = (args.weight_decay, args.max_grad_norm);
         let clipped = if norm > 0.0 { format!("clipped to norm {norm}") } else { "not clipped".to_owned() };
-        rows.push(("optimizer", format!("{optimizer}, weight decay {decay}, gradients {clipped}, seed {}", args.seed)));
+        rows.push((
+            "optimizer",
+            format!("{optimizer}, weight decay {decay}, gradients {clipped}, seed {}", args.seed),
+        ));
         if let Some(template) = &args.template.template {
-            let name = Path::new(template).file_name().map_or(template.clone(), |n| n.to_string_lossy().into());
+            let name =
+                Path::new(template).file_name().map_or(template.clone(), |n| n.to_string_lossy().into());
             rows.push(("chat template", name));
         }
         if let Some(EvaluationRecord { step, loss, perplexity, .. }) = evaluation {
             let step = grouped(*step);
-            rows.push(("loss on held-out rows", format!("{loss:.4} (perplexity {perplexity:.3}) after step {step}")));
+            rows.push((
+                "loss on held-out rows",
+                format!("{loss:.4} (perplexity {perplexity:.3}) after step {step}"),
+            ));
         }
         let license = match &self.license {
             Some(License { id, name, .. }) => format!("that of the base: {}", name.as_ref().unwrap_or(id)),

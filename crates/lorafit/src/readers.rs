@@ -429,10 +429,7 @@ mod tests {
     fn layers_that_are_left_out_are_told() {
         let upper = facts(&[1, 2], 3);
         assert_eq!(refusing(&upper), ["tgi"]);
-        assert_eq!(
-            command(&upper, "tgi"),
-            "lorafit merge --model m.gguf --adapter runs/a --out a-merged"
-        );
+        assert_eq!(command(&upper, "tgi"), "lorafit merge --model m.gguf --adapter runs/a --out a-merged");
         let lower = facts(&[0, 1], 3);
         assert_eq!(refusing(&lower), ["tgi", "mlx"]);
     }

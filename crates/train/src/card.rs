@@ -9,8 +9,7 @@ use crate::storage::Storage;
 /// The name that the hub knows a model card by.
 pub(crate) const CARD: &str = "README.md";
 /// The line that a card of this program has. Without it, the file is the user's.
-pub const CARD_MARK: &str =
-    "<!-- Written by lorafit, and written again with the next run in this folder. To keep your own text, remove this line. -->";
+pub const CARD_MARK: &str = "<!-- Written by lorafit, and written again with the next run in this folder. To keep your own text, remove this line. -->";
 /// A longer file is none of this program.
 const MOST_BYTES: u64 = 1 << 20;
 

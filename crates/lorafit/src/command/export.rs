@@ -11,7 +11,8 @@ use lorafit_model::merge::{Merged, check_finite};
 use lorafit_model::weights::{Gguf, GgufEntry, ModelFiles, SaveDtype};
 use lorafit_model::{FileError, Source};
 use lorafit_train::{
-    FolderFile, ModelFolder, Tensors, open_tokenizer, tokenizer_entries, write_adapter_folder, write_large_file,
+    FolderFile, ModelFolder, Tensors, open_tokenizer, tokenizer_entries, write_adapter_folder,
+    write_large_file,
 };
 use serde_json::json;
 
@@ -24,6 +25,7 @@ use crate::large_write::large_write;
 use crate::memory_args::ByteSize;
 use crate::merge_inputs::{AdapterArg, GGUF_MANIFEST, as_one, manifest, refuse_merged};
 use crate::model_folder::beside_adapter;
+use crate::other_tokenizer;
 use crate::output;
 use crate::outputs::{self, Inputs, Kind, Output};
 use crate::readers::Facts;
@@ -325,6 +327,7 @@ fn one_adapter(
         if args.to == Target::Gguf {
             refuse_merged(files, dir)?;
         }
+        other_tokenizer::note(files, dir).iter().for_each(|note| args.tell(note));
         adapter.notes().iter().for_each(|note| args.tell(note));
         check_finite(&adapter, config)?;
         loaded.push(adapter);

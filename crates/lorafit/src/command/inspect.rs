@@ -66,7 +66,10 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     let inputs = Inputs::default().paths("", [&args.adapter]).paths("--against", &args.against);
     let inputs = args.model.iter().fold(inputs, |inputs, model| inputs.model("--model", model));
     let csv_file = Output::asked("--csv", args.csv.as_ref(), Kind::Table("path,layer,module"));
-    outputs::check(&inputs, csv_file.into_iter().chain(Output::asked("--out", args.out.as_ref(), Kind::Files)))?;
+    outputs::check(
+        &inputs,
+        csv_file.into_iter().chain(Output::asked("--out", args.out.as_ref(), Kind::Files)),
+    )?;
     use_threads(&args.common)?;
     refuse_full_run("", &args.adapter)?;
     args.against.iter().try_for_each(|other| refuse_full_run("--against", other))?;

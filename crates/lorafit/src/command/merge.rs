@@ -27,6 +27,7 @@ use crate::merge_inputs::{
     AdapterArg, MANIFEST, Trained, check_same_shape, manifest, refuse_merged, whole_out,
 };
 use crate::model_folder::beside_weights;
+use crate::other_tokenizer;
 use crate::output;
 use crate::report_error::CliError;
 use crate::row_args::{RowArgs, skipped};
@@ -344,6 +345,7 @@ impl Inputs {
             adapter.notes().iter().for_each(|note| args.tell(note));
             check_finite(&adapter, config)?;
             refuse_merged(self.target(), dir)?;
+            other_tokenizer::note(&self.files, dir).iter().for_each(|note| args.tell(note));
             loaded.push(adapter);
         }
         let Some(how) = args.combination(&self.adapters) else {

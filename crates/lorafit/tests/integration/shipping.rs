@@ -70,7 +70,8 @@ fn with_texts(name: &str, to: &Path, texts: &[(&str, &str)]) {
 fn the_base_is_named_as_peft_finds_it() {
     let dir = place(4);
     let at = dir.path();
-    let base_of = |run: &str| json_of(at.join(run).join("adapter_config.json"))["base_model_name_or_path"].clone();
+    let base_of =
+        |run: &str| json_of(at.join(run).join("adapter_config.json"))["base_model_name_or_path"].clone();
     let hub = "https://huggingface.co/org/Tiny-1B";
     for (i, (texts, expected)) in [
         (&[("general.source.huggingface.repository", "org/Tiny-1B")][..], "org/Tiny-1B"),
@@ -95,7 +96,10 @@ fn the_base_is_named_as_peft_finds_it() {
     // A name that is given goes first, also of a run that is finished, and is kept.
     well(at, &train("m0.gguf", "named", &["--quiet", "--base-name", "org/other@v2"]));
     let config = json_of(at.join("named/adapter_config.json"));
-    assert_eq!((&config["base_model_name_or_path"], &config["revision"]), (&json!("org/other"), &json!("v2")));
+    assert_eq!(
+        (&config["base_model_name_or_path"], &config["revision"]),
+        (&json!("org/other"), &json!("v2"))
+    );
     well(at, &["train", "--quiet", "--resume", "run4", "--base-name", "org/later"]);
     assert_eq!(base_of("run4"), "org/later");
     well(at, &["train", "--quiet", "--resume", "run4"]);
@@ -109,7 +113,10 @@ fn the_base_is_named_as_peft_finds_it() {
     well(at, &[&export[..], &["peft", "--base-name", "org/name"]].concat());
     assert_eq!(base_of("peft"), "org/name");
     assert!(at.join("peft/tokenizer.json").is_file() && !at.join("peft.partial").exists());
-    assert_eq!(loss(at, &["--model", "m4.gguf", "--adapter", "peft"]), loss(at, &["--model", "m4.gguf", "--adapter", "run3"]));
+    assert_eq!(
+        loss(at, &["--model", "m4.gguf", "--adapter", "peft"]),
+        loss(at, &["--model", "m4.gguf", "--adapter", "run3"])
+    );
 }
 
 /// The tokenizer and template that a run was trained with lie beside its adapter, and nothing else of the base.
@@ -137,7 +144,8 @@ fn an_adapter_has_its_tokenizer_beside_it() {
     assert!(template.contains("<|im_start|>"), "{template}");
     assert!(at.join("of_gguf/tokenizer.json").is_file());
     // Training again keeps files that are as they would be written.
-    let when = |file: &str| fs::metadata(at.join("of_gguf").join(file)).and_then(|f| f.modified()).expect("there");
+    let when =
+        |file: &str| fs::metadata(at.join("of_gguf").join(file)).and_then(|f| f.modified()).expect("there");
     let before = (when("tokenizer.json"), when("adapter_model.safetensors"));
     well(at, &train(&gguf, "of_gguf", &["--quiet", "--template", "chatml", "--overwrite"]));
     assert_eq!(when("tokenizer.json"), before.0);
@@ -218,11 +226,23 @@ fn a_model_folder_has_a_card_and_one_of_the_user_stays() {
     fs::create_dir(&model).expect("made");
     for file in fs::read_dir(fixture("models/chat_bpe")).expect("there").map(|e| e.expect("one").path()) {
         if file.is_file() {
-            fs::write(model.join(file.file_name().expect("a name")), fs::read(&file).expect("there")).expect("copied");
+            fs::write(model.join(file.file_name().expect("a name")), fs::read(&file).expect("there"))
+                .expect("copied");
         }
     }
     fs::write(model.join("README.md"), "---\nlicense: mit\n---\n# Base\n").expect("written");
-    let full = ["train", "--method", "full", "--model", "base", "--data", "rows.jsonl", "--max-steps", "1", "--quiet"];
+    let full = [
+        "train",
+        "--method",
+        "full",
+        "--model",
+        "base",
+        "--data",
+        "rows.jsonl",
+        "--max-steps",
+        "1",
+        "--quiet",
+    ];
     let run = |more: &[&str]| well(at, &[&full[..], more].concat());
     run(&["--out", "run"]);
     let path = at.join("run/model/README.md");
@@ -235,7 +255,11 @@ fn a_model_folder_has_a_card_and_one_of_the_user_stays() {
     fs::write(&path, "# Mine\n").expect("written");
     run(&["--out", "run", "--overwrite"]);
     assert_eq!(fs::read_to_string(&path).expect("there"), "# Mine\n");
-    refused(at, &[&full[..], &["--out", "x", "--base-name", "a/b"]].concat(), &["--base-name has no meaning"]);
+    refused(
+        at,
+        &[&full[..], &["--out", "x", "--base-name", "a/b"]].concat(),
+        &["--base-name has no meaning"],
+    );
 }
 
 /// Two adapters of one base: the fixture's and one that is trained here.
@@ -266,7 +290,10 @@ fn adapters_are_used_together_as_they_are_merged() {
     assert_eq!(answer(&both), answer(&["--model", "merged"]));
     // A weight of 1 is none.
     let whole = format!("{adapter}:1");
-    assert_eq!(loss(at, &["--model", &model, "--adapter", &whole]), loss(at, &["--model", &model, "--adapter", &adapter]));
+    assert_eq!(
+        loss(at, &["--model", &model, "--adapter", &whole]),
+        loss(at, &["--model", &model, "--adapter", &adapter])
+    );
 }
 
 #[test]
@@ -311,16 +338,33 @@ fn an_adapter_that_is_in_the_weights_is_told_of() {
     well(at, &["merge", "--model", &model, "--adapter", &adapter, "--out", "merged"]);
     let eval = ["eval", "--model", "merged", "--data", "rows.jsonl", "--adapter", &adapter];
     assert!(told(at, &eval).contains("is merged into merged already (its merge.json says so)"));
-    assert!(!told(at, &["eval", "--model", &model, "--data", "rows.jsonl", "--adapter", &adapter]).contains("already"));
+    assert!(
+        !told(at, &["eval", "--model", &model, "--data", "rows.jsonl", "--adapter", &adapter])
+            .contains("already")
+    );
     let export = ["export", "--to", "gguf", "--model", "merged", "--adapter", &adapter, "--out", "x.gguf"];
     refused(at, &export, &["is merged into merged already"]);
     assert!(!at.join("x.gguf").exists());
     // A GGUF file says it in its metadata.
     well(at, &["export", "--to", "gguf", "--model", &model, "--adapter", &adapter, "--out", "merged.gguf"]);
-    let again = ["export", "--to", "gguf", "--model", "merged.gguf", "--adapter", &adapter, "--out", "x.gguf"];
+    let again =
+        ["export", "--to", "gguf", "--model", "merged.gguf", "--adapter", &adapter, "--out", "x.gguf"];
     refused(at, &again, &["is merged into merged.gguf already (its metadata says so)"]);
     let merge = ["merge", "--model", "merged.gguf", "--adapter", &adapter, "--out", "x"];
     refused(at, &merge, &["is merged into merged.gguf already"]);
+}
+
+#[test]
+fn an_adapter_beside_the_tokenizer_of_another_model_is_told_of() {
+    let dir = place(4);
+    let at = dir.path();
+    let model = fixture("models/chat_bpe");
+    well(at, &train(&model, "run", &["--quiet"]));
+    let merge = |out: &str| told(at, &["merge", "--model", &model, "--adapter", "run", "--out", out]);
+    assert!(!merge("a").contains("another model"));
+    fs::copy(Path::new(&fixture("models/chat_spm")).join("tokenizer.json"), at.join("run/tokenizer.json"))
+        .expect("copied");
+    assert!(merge("b").contains("run has the tokenizer of another model beside it"));
 }
 
 #[test]
@@ -331,14 +375,19 @@ fn what_readers_take_is_told_with_the_command_that_makes_it_fit() {
     let run = |out: &str, more: &[&str]| well(at, &train(&model, out, &[&["--quiet"], more].concat()));
     run("plain", &["--base-name", "org/tiny"]);
     run("upper", &["--layers", "1", "--base-name", "m.gguf.folder"]);
-    let check = |to: &str, adapter: &str| lorafit(at, &["export", "--to", to, "--check", "--adapter", adapter]);
+    let check =
+        |to: &str, adapter: &str| lorafit(at, &["export", "--to", to, "--check", "--adapter", adapter]);
     for to in ["vllm", "tgi", "transformers", "peft", "mlx", "gguf", "gguf-lora"] {
         let output = check(to, "plain");
         assert!(output.status.success(), "{to}: {}", String::from_utf8_lossy(&output.stderr));
         assert!(String::from_utf8_lossy(&output.stdout).contains(" takes plain: "), "{to}");
     }
     let of_tgi = ["export", "--to", "tgi", "--check", "--adapter", "upper"];
-    refused(at, &of_tgi, &["TGI, LoRAX does not take upper: ", "is adapted in 1 of 2 layers", "hint: lorafit merge --model "]);
+    refused(
+        at,
+        &of_tgi,
+        &["TGI, LoRAX does not take upper: ", "is adapted in 1 of 2 layers", "hint: lorafit merge --model "],
+    );
     let output = lorafit(at, &[&of_tgi[..], &["--json"]].concat());
     let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!((&found["takes"], &found["reader"]), (&json!(false), &json!("tgi")));
@@ -353,17 +402,41 @@ fn what_readers_take_is_told_with_the_command_that_makes_it_fit() {
     let readers = shown["readers"].as_array().expect("a list");
     assert!(readers.len() == 6 && readers.iter().all(|reader| reader["takes"] == json!(true)), "{readers:?}");
     let text = well(at, &["inspect", "upper"]);
-    assert!(text.contains("\nvLLM                yes: vllm serve ") && text.contains("\nTGI, LoRAX          no: "), "{text}");
+    assert!(
+        text.contains("\nvLLM                yes: vllm serve ")
+            && text.contains("\nTGI, LoRAX          no: "),
+        "{text}"
+    );
 
-    refused(at, &["export", "--to", "vllm", "--model", &model, "--adapter", "plain", "--out", "x"], &["go with --check"]);
+    refused(
+        at,
+        &["export", "--to", "vllm", "--model", &model, "--adapter", "plain", "--out", "x"],
+        &["go with --check"],
+    );
     refused(at, &["export", "--to", "vllm", "--check"], &["--adapter is missing"]);
-    refused(at, &["export", "--to", "vllm", "--check", "--adapter", "plain", "--adapter", "upper"], &["looks at one --adapter"]);
+    refused(
+        at,
+        &["export", "--to", "vllm", "--check", "--adapter", "plain", "--adapter", "upper"],
+        &["looks at one --adapter"],
+    );
     refused(
         at,
         &["export", "--to", "vllm", "--check", "--adapter", "plain", "--model", &fixture("models/llama")],
         &["the adapter does not fit"],
     );
-    let flags = ["export", "--to", "mlx", "--model", &model, "--adapter", "plain", "--out", "x", "--base-name", "a/b"];
+    let flags = [
+        "export",
+        "--to",
+        "mlx",
+        "--model",
+        &model,
+        "--adapter",
+        "plain",
+        "--out",
+        "x",
+        "--base-name",
+        "a/b",
+    ];
     refused(at, &flags, &["--base-name is of --to peft only"]);
 }
 

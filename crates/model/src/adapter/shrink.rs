@@ -80,11 +80,14 @@ impl Shrunk {
 pub fn shrink(adapter: &AdapterFile, rank: usize) -> Result<Shrunk, FileError> {
     let fail = |file: &str, problem: String| FileError::new(&adapter.path.join(file), problem);
     if let Some((key, value)) = adapter.options().first() {
-        let problem = format!("`{key}` is {value}: the change is more than B A, so that its rank cannot be made smaller");
+        let problem = format!(
+            "`{key}` is {value}: the change is more than B A, so that its rank cannot be made smaller"
+        );
         return Err(fail(CONFIG_FILE, problem).with_hint(MERGE));
     }
     if let Some(name) = adapter.others.first() {
-        let problem = format!("tensor {name} is no factor of a linear layer, so that it has no rank to make smaller");
+        let problem =
+            format!("tensor {name} is no factor of a linear layer, so that it has no rank to make smaller");
         return Err(fail(WEIGHTS_FILE, problem).with_hint(MERGE));
     }
     let ranks = || adapter.factors.iter().map(|factors| factors.rank);
@@ -93,7 +96,9 @@ pub fn shrink(adapter: &AdapterFile, rank: usize) -> Result<Shrunk, FileError> {
     let has_one_scale = adapter.factors.windows(2).all(|pair| scale_of(&pair[0]) == scale_of(&pair[1]));
     if largest <= rank && least == largest && has_one_scale {
         let problem = format!("rank {largest} in all layers already: there is nothing to make smaller");
-        return Err(FileError::new(Path::new(&adapter.path), problem).with_hint("give a smaller --shrink-rank"));
+        return Err(
+            FileError::new(Path::new(&adapter.path), problem).with_hint("give a smaller --shrink-rank")
+        );
     }
     let rank = rank.min(largest);
     let scale = common_scale(adapter, rank);

@@ -146,7 +146,13 @@ mod tests {
         };
         assert_eq!(license_of_card(card), Some(of("other", Some("llama3.1"), Some("LICENSE"))));
         assert_eq!(license_of_card("---\nlicense: apache-2.0\n---"), Some(of("apache-2.0", None, None)));
-        for none in ["", "license: mit", "---\nlicense:\n- a\n---", "---\nlicense: [a]\n---", "---\ntags: b\n---\nlicense: mit"] {
+        for none in [
+            "",
+            "license: mit",
+            "---\nlicense:\n- a\n---",
+            "---\nlicense: [a]\n---",
+            "---\ntags: b\n---\nlicense: mit",
+        ] {
             assert_eq!(license_of_card(none), None, "{none}");
         }
     }

@@ -64,7 +64,11 @@ fn what_is_left_out_is_the_least_possible() {
                 assert!((told.norm - size).abs() <= 1e-9 * size);
                 // What is written is rounded to f32: some 1e-7 of the update.
                 let found = distance(&update(before), &update(after));
-                assert!((found - least).abs() <= 1e-6 * size, "{name} {} {rank}: {found} {least}", before.path);
+                assert!(
+                    (found - least).abs() <= 1e-6 * size,
+                    "{name} {} {rank}: {found} {least}",
+                    before.path
+                );
                 all_left_out += least * least;
                 all += size * size;
             }

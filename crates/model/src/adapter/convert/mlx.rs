@@ -77,7 +77,10 @@ impl<'a> MlxAdapter<'a> {
 
     /// The tensors of [`MLX_WEIGHTS`].
     pub fn sources(&self) -> Vec<TensorSource<'_>> {
-        self.projections.iter().flat_map(|projection| sources_of(projection, self.shape, self.scale)).collect()
+        self.projections
+            .iter()
+            .flat_map(|projection| sources_of(projection, self.shape, self.scale))
+            .collect()
     }
 }
 
