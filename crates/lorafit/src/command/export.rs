@@ -286,7 +286,7 @@ fn write_peft(args: &ExportArgs, files: &ModelFiles, adapter: &Adapter) -> anyho
     let config = adapter::config_file(adapter, &name);
     beside.push((adapter::CONFIG_FILE.to_owned(), FolderFile::Content(config)));
     write_folder(args, adapter::WEIGHTS_FILE, &|| adapter::sources(adapter), beside)?;
-    base_name::note(&name, files, "with").iter().for_each(|note| args.tell(note));
+    base_name::note(&name, files, "").iter().for_each(|note| args.tell(note));
     Ok(())
 }
 

@@ -76,10 +76,11 @@ fn the_base_is_named_as_peft_finds_it() {
     for (i, (texts, expected)) in [
         (&[("general.source.huggingface.repository", "org/Tiny-1B")][..], "org/Tiny-1B"),
         (&[("general.repo_url", hub)], "org/Tiny-1B"),
-        (&[("general.base_model.0.repo_url", hub), ("general.name", "Tiny 1B")], "org/Tiny-1B"),
+        // The file's own name is "chat_spm".
+        (&[("general.base_model.0.repo_url", "https://huggingface.co/org/Chat-SPM")], "org/Chat-SPM"),
         // The model that this one was trained from has other weights, and a title is no name.
-        (&[("general.base_model.0.repo_url", hub), ("general.name", "Tiny 1B Chat")], "m3.gguf"),
-        (&[("general.name", "Tiny 1B")], "m4.gguf"),
+        (&[("general.base_model.0.repo_url", hub)], "m3.gguf"),
+        (&[("general.basename", "Tiny 1B")], "m4.gguf"),
         (&[("general.repo_url", "https://huggingface.co/org/Tiny-1B-GGUF")], "m5.gguf"),
     ]
     .into_iter()
