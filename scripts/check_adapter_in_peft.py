@@ -2,7 +2,8 @@
 
 Usage: lorafit eval --model MODEL --adapter ADAPTER --data ROWS.jsonl --limit 16 --scores EXPECTED
        .venv/bin/python scripts/check_adapter_in_peft.py MODEL ADAPTER EXPECTED
-  MODEL     a Hugging Face folder or a .gguf file (dequantised to f32)
+  MODEL     a Hugging Face folder or a .gguf file (dequantised to f32); "auto": the base that the adapter names, by
+            AutoPeftModelForCausalLM, with the tokenizer beside the adapter (a folder of that name, seen from here, goes before the hub)
   ADAPTER   a PEFT folder, or "none" for the base alone
   EXPECTED  a line a row: {"input_ids": [...], "last_logits_top8": {"ids": [...], "values": [...]}, "next_token_nll": [...]};
             or one JSON list of such, as fixtures/smollm2_e2e/forward.json is
@@ -14,8 +15,8 @@ import os
 import sys
 
 import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from peft import AutoPeftModelForCausalLM, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 NLL_TOLERANCE, LOGIT_TOLERANCE = 1e-3, 5e-3
 
@@ -34,9 +35,14 @@ def load_base(path):
 def main():
     if len(sys.argv) != 4:
         sys.exit(__doc__)
-    model = load_base(sys.argv[1])
-    if sys.argv[2] != "none":
-        model = PeftModel.from_pretrained(model, sys.argv[2])
+    tokenizer = None
+    if sys.argv[1] == "auto":
+        model = AutoPeftModelForCausalLM.from_pretrained(sys.argv[2], dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(sys.argv[2])
+    else:
+        model = load_base(sys.argv[1])
+        if sys.argv[2] != "none":
+            model = PeftModel.from_pretrained(model, sys.argv[2])
     model.eval()
     with open(sys.argv[3]) as f:
         text = f.read()
@@ -45,6 +51,9 @@ def main():
     tokens = 0
     for case in cases:
         ids = torch.tensor(case["input_ids"])
+        if tokenizer is not None:
+            text = tokenizer.decode(case["input_ids"])
+            assert tokenizer(text, add_special_tokens=False).input_ids == case["input_ids"], f"other ids for {text!r}"
         with torch.no_grad():
             logits = model(input_ids=ids[None]).logits[0].float()
         nll = torch.nn.functional.cross_entropy(logits[:-1], ids[1:], reduction="none")

@@ -2,21 +2,21 @@
 
 use lorafit_model::weights::ModelFiles;
 
-use crate::command::require;
 use crate::report_error::CliError;
 
 /// Refuses what can name no model.
 pub fn check(asked: Option<&str>) -> Result<(), CliError> {
     let Some(name) = asked else { return Ok(()) };
-    let is_text = !name.trim().is_empty() && !name.contains(char::is_control);
-    require(is_text, "base-name", format!("{name:?}"), "must be a name")?;
-    let is_file = std::path::Path::new(name).is_file() || name.to_lowercase().ends_with(".gguf");
-    match is_file {
+    let hint = "give the model on the hub whose weights the file has, org/name, or its folder";
+    if name.trim().is_empty() || name.contains(char::is_control) {
+        return Err(CliError::usage(format!("--base-name {name:?}: must be a name")).hint(hint));
+    }
+    match std::path::Path::new(name).is_file() || name.to_lowercase().ends_with(".gguf") {
+        false => Ok(()),
         true => {
             Err(CliError::usage(format!("--base-name {name} is a file, and PEFT loads bases from folders"))
-                .hint("give the model on the hub whose weights the file has, org/name, or its folder"))
+                .hint(hint))
         }
-        false => Ok(()),
     }
 }
 
@@ -27,7 +27,8 @@ pub fn of(asked: Option<&str>, given: &str, files: &ModelFiles) -> String {
     found().unwrap_or_else(|| given.to_owned())
 }
 
-/// What is told where an adapter calls its base by a file that PEFT cannot load; `command` writes the name.
+/// What is told where an adapter calls its base by a file that PEFT cannot load; `command` is what a name is given to, with a
+/// blank behind it, and empty for this very command.
 pub fn note(name: &str, files: &ModelFiles, command: &str) -> Option<String> {
     if files.gguf().is_none() || !name.to_lowercase().ends_with(".gguf") {
         return None;
@@ -38,6 +39,6 @@ pub fn note(name: &str, files: &ModelFiles, command: &str) -> Option<String> {
     };
     Some(format!(
         "the adapter calls its base {name}, which PEFT cannot load: the file does not say which model of the hub it is{parent}; \
-         {command} --base-name ORG/NAME names it"
+         {command}--base-name ORG/NAME names it"
     ))
 }

@@ -15,7 +15,7 @@ use crate::base_args::{ComputeArgs, ComputeChoice, QuantArgs, TemplateArgs};
 use crate::cli::Common;
 use crate::command::train::TrainArgs;
 use crate::memory_args::{ByteSize, memory_limit};
-use crate::merge_inputs::{AdapterArg, MANIFEST, as_one, merged_before};
+use crate::merge_inputs::{AdapterArg, as_one, merged_before};
 use crate::options::DeviceChoice;
 use crate::report_error::CliError;
 
@@ -284,11 +284,8 @@ pub fn open_adapter(base: &Base, dir: &Path) -> anyhow::Result<Adapter> {
     let adapter = adapter::load_over(dir, &base.weights, base.model.device())?;
     if !base.quiet {
         adapter.notes().iter().for_each(|note| eprintln!("{note}"));
-        if merged_before(&base.weights, dir)? {
-            let (dir, model) = (dir.display(), base.weights.path().display());
-            eprintln!(
-                "{dir} is merged into {model} already (its {MANIFEST} says so), and is added once more"
-            );
+        if let Some(told) = merged_before(&base.weights, dir)? {
+            eprintln!("{told}, and is added once more");
         }
     }
     Ok(adapter)

@@ -23,6 +23,7 @@ mod merge_inputs;
 mod model_card;
 mod model_folder;
 mod options;
+mod other_tokenizer;
 mod output;
 mod outputs;
 mod page;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use lorafit_model::Config;
+use lorafit_model::adapter::convert::MLX_WEIGHTS;
 use lorafit_model::adapter::{Adapter, WEIGHTS_FILE};
 use lorafit_model::merge::{
     Combination, CombineError, MajoritySign, Method, Weighted, check_finite, combine,
@@ -17,6 +18,8 @@ use crate::report_error::CliError;
 
 /// The file of a merged folder that says what was merged.
 pub const MANIFEST: &str = "merge.json";
+/// The key of a GGUF file's metadata that says the same.
+pub const GGUF_MANIFEST: &str = "lorafit.merged";
 /// A longer one is not of this program.
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 
@@ -199,31 +202,52 @@ pub fn check_same_shape(original: (&str, &Config), model: (&str, &Config)) -> Re
     }
 }
 
-/// The hash that an adapter is known by: of its factors.
-fn adapter_hash(dir: &Path) -> anyhow::Result<String> {
-    Ok(hash_files(&[dir.join(WEIGHTS_FILE)])?)
+/// The hash that an adapter is known by: of its factors, in whatever form.
+fn adapter_hash(path: &Path) -> anyhow::Result<String> {
+    let files = [path.join(WEIGHTS_FILE), path.join(MLX_WEIGHTS)];
+    let file = files.into_iter().find(|file| file.is_file()).unwrap_or_else(|| path.to_owned());
+    Ok(hash_files(&[file])?)
 }
 
-/// What was merged into a model before.
+/// What was merged into a model before, as a folder's [`MANIFEST`] or the metadata of a GGUF file say.
 fn merged_adapters(files: &ModelFiles) -> Vec<Value> {
     let path = files.path().join(MANIFEST);
     let small = fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() <= MAX_MANIFEST_BYTES);
-    let text = small.then(|| fs::read_to_string(&path).ok()).flatten();
+    let text = match files.gguf() {
+        Some(gguf) => gguf.text(GGUF_MANIFEST).map(str::to_owned),
+        None => small.then(|| fs::read_to_string(&path).ok()).flatten(),
+    };
     let json: Option<Value> = text.and_then(|text| serde_json::from_str(&text).ok());
     json.and_then(|json| json.get("adapters")?.as_array().cloned()).unwrap_or_default()
 }
 
-/// Whether the adapter in `dir` was merged into the model before.
+/// Whether the adapter in `dir` was merged into the model before, in words.
 ///
 /// # Errors
 /// An adapter that cannot be read.
-pub fn merged_before(files: &ModelFiles, dir: &Path) -> anyhow::Result<bool> {
+pub fn merged_before(files: &ModelFiles, dir: &Path) -> anyhow::Result<Option<String>> {
     let merged = merged_adapters(files);
     if merged.is_empty() {
-        return Ok(false);
+        return Ok(None);
     }
     let hash = adapter_hash(dir)?;
-    Ok(merged.iter().any(|adapter| adapter["hash"].as_str() == Some(&hash)))
+    let source = if files.gguf().is_some() { "metadata" } else { MANIFEST };
+    let (dir, model) = (dir.display(), files.path().display());
+    let told = format!("{dir} is merged into {model} already (its {source} says so)");
+    Ok(merged.iter().any(|adapter| adapter["hash"].as_str() == Some(&hash)).then_some(told))
+}
+
+/// Refuses an adapter that was merged into the model before.
+///
+/// # Errors
+/// As it says, and an adapter that cannot be read.
+pub fn refuse_merged(files: &ModelFiles, dir: &Path) -> anyhow::Result<()> {
+    match merged_before(files, dir)? {
+        None => Ok(()),
+        Some(told) => Err(CliError::new(told)
+            .hint("use the model without the adapter, or merge into the base that it was trained over")
+            .into()),
+    }
 }
 
 /// The content of [`MANIFEST`].

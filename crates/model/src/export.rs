@@ -234,6 +234,12 @@ impl<'a> GgufModel<'a> {
         GgufModel { entries, tensors, copied: 0, widened: 0 }
     }
 
+    /// Sets an entry of the metadata, in place of one of that key.
+    pub fn set_entry(&mut self, key: &str, value: GgufEntry) {
+        self.entries.retain(|(other, _)| other != key);
+        self.entries.push((key.to_owned(), value));
+    }
+
     /// Bytes of the tensors.
     pub fn bytes(&self) -> u64 {
         self.tensors.iter().map(GgufTensor::bytes).sum()

@@ -8,7 +8,7 @@ use lorafit_model::adapter::convert::{MLX_CONFIG, MLX_WEIGHTS, MlxAdapter};
 use lorafit_model::adapter::{self, Adapter, AdapterFile, convert};
 use lorafit_model::export::{FileType, GgufModel};
 use lorafit_model::merge::{Merged, check_finite};
-use lorafit_model::weights::{Gguf, ModelFiles, SaveDtype};
+use lorafit_model::weights::{Gguf, GgufEntry, ModelFiles, SaveDtype};
 use lorafit_model::{FileError, Source};
 use lorafit_train::{
     FolderFile, ModelFolder, Tensors, open_tokenizer, tokenizer_entries, write_adapter_folder,
@@ -23,8 +23,9 @@ use crate::cli::Common;
 use crate::engine::{grouped, refuse_full_run, use_threads};
 use crate::large_write::large_write;
 use crate::memory_args::ByteSize;
-use crate::merge_inputs::{AdapterArg, as_one};
+use crate::merge_inputs::{AdapterArg, GGUF_MANIFEST, as_one, manifest, refuse_merged};
 use crate::model_folder::beside_adapter;
+use crate::other_tokenizer;
 use crate::output;
 use crate::outputs::{self, Inputs, Kind, Output};
 use crate::readers::Facts;
@@ -242,7 +243,7 @@ pub fn run(args: ExportArgs) -> anyhow::Result<()> {
     outputs::check(&inputs, Output::asked("--out", args.out.as_ref(), kind))?;
     let adapter = one_adapter(&args, &files, &adapters)?;
     let written = match (args.to, &adapter) {
-        (Target::Gguf, adapter) => model(&args, &files, adapter.as_ref())?,
+        (Target::Gguf, adapter) => model(&args, &files, &adapters, adapter.as_ref())?,
         (_, None) | (Target::Transformers | Target::Vllm | Target::Tgi, _) => unreachable!("checked above"),
         (Target::GgufLora, Some(adapter)) => {
             let bytes = convert::gguf_lora_bytes(adapter, files.config(), args.model());
@@ -285,7 +286,7 @@ fn write_peft(args: &ExportArgs, files: &ModelFiles, adapter: &Adapter) -> anyho
     let config = adapter::config_file(adapter, &name);
     beside.push((adapter::CONFIG_FILE.to_owned(), FolderFile::Content(config)));
     write_folder(args, adapter::WEIGHTS_FILE, &|| adapter::sources(adapter), beside)?;
-    base_name::note(&name, files, "with").iter().for_each(|note| args.tell(note));
+    base_name::note(&name, files, "").iter().for_each(|note| args.tell(note));
     Ok(())
 }
 
@@ -323,6 +324,10 @@ fn one_adapter(
     let mut loaded = Vec::with_capacity(adapters.len());
     for AdapterArg { dir, .. } in adapters {
         let adapter = read_adapter(dir, files)?;
+        if args.to == Target::Gguf {
+            refuse_merged(files, dir)?;
+        }
+        other_tokenizer::note(files, dir).iter().for_each(|note| args.tell(note));
         adapter.notes().iter().for_each(|note| args.tell(note));
         check_finite(&adapter, config)?;
         loaded.push(adapter);
@@ -341,7 +346,12 @@ fn read_adapter(path: &Path, files: &ModelFiles) -> Result<Adapter, FileError> {
 }
 
 /// Writes the model with its adapter.
-fn model(args: &ExportArgs, files: &ModelFiles, adapter: Option<&Adapter>) -> anyhow::Result<Written> {
+fn model(
+    args: &ExportArgs,
+    files: &ModelFiles,
+    adapters: &[AdapterArg],
+    adapter: Option<&Adapter>,
+) -> anyhow::Result<Written> {
     let none = Adapter::none(files.config());
     // A folder's own type where nothing else is said; what is encoded comes from f32.
     let dtype = match (args.file_type, files.gguf()) {
@@ -353,7 +363,11 @@ fn model(args: &ExportArgs, files: &ModelFiles, adapter: Option<&Adapter>) -> an
         Some(_) => Vec::new(),
         None => tokenizer_entries(open_tokenizer(files)?.to_gguf(files.config().vocab_size)?),
     };
-    let gguf = GgufModel::new(files, &merged, args.file_type, tokenizer);
+    let mut gguf = GgufModel::new(files, &merged, args.file_type, tokenizer);
+    if !adapters.is_empty() {
+        let merged = String::from_utf8(manifest(files, adapters, "the weights as they are stored", None)?)?;
+        gguf.set_entry(GGUF_MANIFEST, GgufEntry::Text(merged));
+    }
     if gguf.widened() > 0 {
         args.tell(
             "what the adapter changes is written in Q8_0: in the few bits that the base has it in, the change would be rounded away \

@@ -24,9 +24,10 @@ use crate::large_write::large_write;
 use crate::limits::Limits;
 use crate::memory_args::ByteSize;
 use crate::merge_inputs::{
-    AdapterArg, MANIFEST, Trained, check_same_shape, manifest, merged_before, whole_out,
+    AdapterArg, MANIFEST, Trained, check_same_shape, manifest, refuse_merged, whole_out,
 };
 use crate::model_folder::beside_weights;
+use crate::other_tokenizer;
 use crate::output;
 use crate::report_error::CliError;
 use crate::row_args::{RowArgs, skipped};
@@ -348,14 +349,8 @@ impl Inputs {
             let adapter = adapter::load_over(dir, &self.files, Device::Cpu)?;
             adapter.notes().iter().for_each(|note| args.tell(note));
             check_finite(&adapter, config)?;
-            if merged_before(self.target(), dir)? {
-                let (dir, model) = (dir.display(), self.target().path().display());
-                return Err(CliError::new(format!(
-                    "{dir} is merged into {model} already (its {MANIFEST} says so)"
-                ))
-                .hint("use the model without the adapter, or merge into the base that it was trained over")
-                .into());
-            }
+            refuse_merged(self.target(), dir)?;
+            other_tokenizer::note(&self.files, dir).iter().for_each(|note| args.tell(note));
             loaded.push(adapter);
         }
         let Some(how) = args.combination(&self.adapters) else {

@@ -577,7 +577,7 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     let (summary, _) = result?;
     tell_end(&mut watcher.progress, out, args.method, &summary);
     if args.method == Method::Lora {
-        let command = format!("lorafit train --resume {}", out.display());
+        let command = format!("lorafit train --resume {} ", out.display());
         let note = base_name::note(&ready.base_model(), &base.weights, &command);
         note.iter().for_each(|note| watcher.progress.note(note));
     }

@@ -68,7 +68,7 @@ fn train_has_the_flags_others_rely_on() {
         max-grad-norm batch-size gradient-accumulation epochs max-steps max-seq-len no-shuffle seed adapter eval-data \
         eval-every threads device train-on layers micro-batch-tokens log-every name overwrite \
         template resume resume-anyway checkpoint-every keep-checkpoints on-nan log tensorboard cache-dir no-cache \
-        overlong limit split columns role skip-bad-rows eval-split validation";
+        overlong limit split columns role skip-bad-rows eval-split validation base-name no-card";
     for flag in flags.split_whitespace() {
         assert!(help.contains(&format!("--{flag}")), "--{flag}");
     }
@@ -104,6 +104,8 @@ fn every_flag_of_train_is_a_key() {
         model = "m2"
         data = ["d2", "d3:0.5"]
         out = "o2"
+        base-name = "org/base"
+        no-card = true
         name = "n"
         method = "lora"
         init = "model"

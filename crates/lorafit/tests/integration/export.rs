@@ -101,6 +101,7 @@ fn the_adapter_that_comes_back_computes_the_same() {
     place.well(&["export", "--to", "peft", "--model", &base, "--adapter", "lora.gguf:0.5", "--out", "half"]);
     let half = place.loss(&["--model", &base, "--adapter", "half"]);
     assert!(half != want);
+    place.well(&["export", "--to", "peft", "--model", &base, "--adapter", "lora.gguf:0.5", "--out", "other"]);
     place.well(&[
         "export",
         "--to",
@@ -110,7 +111,7 @@ fn the_adapter_that_comes_back_computes_the_same() {
         "--adapter",
         "half",
         "--adapter",
-        "half",
+        "other",
         "--out",
         "two",
     ]);

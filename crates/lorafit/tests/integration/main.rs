@@ -13,4 +13,5 @@ mod merge;
 mod resume;
 mod rows;
 mod rows_told;
+mod shipping;
 mod sweep;

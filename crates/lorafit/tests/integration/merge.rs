@@ -196,7 +196,12 @@ fn several_adapters_are_added_by_their_weights() {
     let place = place(6);
     let place = place.path();
     let (model, adapter) = (fixture("models/chat_bpe"), fixture("models/chat_bpe/adapter"));
-    let (most, rest) = (format!("{adapter}:0.75"), format!("{adapter}:0.25"));
+    // The same adapter in two folders: one folder is not taken twice.
+    fs::create_dir(place.join("twin")).expect("made");
+    for file in files(Path::new(&adapter)) {
+        fs::copy(&file, place.join("twin").join(file.file_name().expect("a name"))).expect("copied");
+    }
+    let (most, rest) = (format!("{adapter}:0.75"), "twin:0.25".to_owned());
     merge(place, &model, &most, "both", &["--adapter", &rest]);
     answers_alike(place, &model, &adapter, "both");
     // Of one adapter twice, factors by themselves give (sqrt(0.75) + sqrt(0.25))^2 of it.
@@ -266,7 +271,7 @@ fn what_cannot_be_merged_is_refused_before_anything_is_written() {
     assert!(of(&format!("{adapter}:0"), &[]).contains("must be finite and not 0"));
     assert!(of(&adapter, &["--density", "0.5"]).contains("cat and linear keep every value"));
     assert!(of(&adapter, &["--method", "ties"]).contains("several adapters"));
-    let ties = ["--adapter", &adapter, "--method", "ties", "--density"];
+    let ties = ["--adapter", "nowhere", "--method", "ties", "--density"];
     assert!(of(&adapter, &[&ties[..], &["0"]].concat()).contains("must be above 0"));
     let based = of(&adapter, &["--base", &fixture("models/llama")]);
     assert!(based.contains("hidden size 64, but") && based.contains("has 32"), "{based}");
@@ -276,6 +281,7 @@ fn what_cannot_be_merged_is_refused_before_anything_is_written() {
     // Ranks that differ: an adapter of another rank over the same base.
     let run = ["train", "--model", &model, "--data", "rows.jsonl", "--out", "run", "--max-steps", "1"];
     well(place, &[&run[..], &["--rank", "3", "--target-modules", "all-linear"]].concat());
+    assert!(of(&adapter, &["--adapter", &format!("{adapter}:2")]).contains("is given twice"));
     let ranks = of(&adapter, &["--adapter", "run", "--method", "linear"]);
     assert!(ranks.contains("has rank 4 in one adapter and 3 in another"), "{ranks}");
     assert!(ranks.contains("--method cat takes adapters of any ranks"), "{ranks}");

@@ -92,8 +92,9 @@ pub fn shrink(adapter: &AdapterFile, rank: usize) -> Result<Shrunk, FileError> {
     }
     let ranks = || adapter.factors.iter().map(|factors| factors.rank);
     let (least, largest) = (ranks().min().unwrap_or(0), ranks().max().unwrap_or(0));
-    let is_plain = !adapter.use_rslora && !adapter.config.contains_key("alpha_pattern");
-    if largest <= rank && least == largest && is_plain {
+    let scale_of = |factors: &Factors| factors.scale;
+    let has_one_scale = adapter.factors.windows(2).all(|pair| scale_of(&pair[0]) == scale_of(&pair[1]));
+    if largest <= rank && least == largest && has_one_scale {
         let problem = format!("rank {largest} in all layers already: there is nothing to make smaller");
         return Err(
             FileError::new(Path::new(&adapter.path), problem).with_hint("give a smaller --shrink-rank")

@@ -16,4 +16,5 @@ mod on_gpu;
 mod passed_over;
 mod quantized;
 mod reference;
+mod shrink;
 mod source;
