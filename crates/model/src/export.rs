@@ -16,7 +16,7 @@ use lorafit_kernels::{RowOrder, SharedBytes};
 use crate::config::{Config, Rope, RopeScaling};
 use crate::merge::Merged;
 use crate::weights::{
-    Gguf, GgufData, GgufEntry, GgufTensor, ModelFiles, SaveDtype, TensorData, TensorSource, Values,
+    Gguf, GgufData, GgufEntry, GgufTensor, ModelFiles, RowValues, TensorData, TensorSource,
     gguf_architecture, gguf_name, gguf_row_order, write_gguf,
 };
 
@@ -207,11 +207,7 @@ impl<'a> GgufModel<'a> {
     ) -> Self {
         let config = files.config();
         let model = Model { has_head: !config.tie_word_embeddings, layers: config.num_hidden_layers };
-        let file_type = file_type.unwrap_or(FileType::Plain(match merged.dtype() {
-            SaveDtype::F32 => Format::F32,
-            SaveDtype::F16 => Format::F16,
-            SaveDtype::Bf16 => Format::BF16,
-        }));
+        let file_type = file_type.unwrap_or(FileType::Plain(merged.dtype().format()));
         let tensor = |source: TensorSource<'a>| {
             let name = gguf_name(&source.name).unwrap_or_else(|| source.name.clone());
             let shape = source.shape.clone();
@@ -327,7 +323,7 @@ fn entries(gguf: &Gguf, file_type: Option<FileType>) -> Vec<(String, GgufEntry)>
 }
 
 /// Values of this format and these bytes.
-fn decoded<'a>(format: Format, data: SharedBytes) -> Values<'a> {
+fn decoded<'a>(format: Format, data: SharedBytes) -> RowValues<'a> {
     let (block, bytes) = (format.block_len(), format.block_bytes());
     Box::new(move |range, out| {
         // Pieces begin at whole blocks of the format that is written, which may be within one of this.
@@ -343,23 +339,16 @@ fn decoded<'a>(format: Format, data: SharedBytes) -> Values<'a> {
 }
 
 /// The values of a tensor, in checkpoint order.
-fn values_of(source: TensorSource<'_>) -> Values<'_> {
+fn values_of(source: TensorSource<'_>) -> RowValues<'_> {
     match source.data {
-        TensorData::Floats(_, values) => values,
-        TensorData::Stored(dtype, bytes) => {
-            let format = match dtype {
-                SaveDtype::F32 => Format::F32,
-                SaveDtype::F16 => Format::F16,
-                SaveDtype::Bf16 => Format::BF16,
-            };
-            decoded(format, bytes)
-        }
-        TensorData::Bytes(_) => unreachable!("a model's weights are numbers"),
+        TensorData::Computed(_, values) => values,
+        TensorData::Stored(dtype, bytes) => decoded(dtype.format(), bytes),
+        TensorData::Floats(..) | TensorData::Bytes(_) => unreachable!("a merged model has none"),
     }
 }
 
 /// The values of a tensor of `shape` with its rows, or the values of a vector, in the order that a file has them.
-fn in_order<'a>(values: Values<'a>, order: RowOrder, shape: &[usize]) -> Values<'a> {
+fn in_order<'a>(values: RowValues<'a>, order: RowOrder, shape: &[usize]) -> RowValues<'a> {
     let RowOrder::RotaryPairs { head_dim } = order else { return values };
     let cols = shape.get(1).copied().unwrap_or(1);
     // Rows change places within heads.

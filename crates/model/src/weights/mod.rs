@@ -23,7 +23,7 @@ pub use gguf::Gguf;
 pub(crate) use gguf::split_parts;
 pub use gguf_writer::GgufEntry;
 pub(crate) use gguf_writer::{GgufData, GgufTensor, write_gguf};
-pub use stream::{SaveDtype, TensorData, TensorReader, TensorSource, Values, write_tensors};
+pub use stream::{RowValues, SaveDtype, TensorData, TensorReader, TensorSource, Values, write_tensors};
 
 use crate::adapter::{Module, module_shape};
 use crate::config::{Config, ConfigError};
