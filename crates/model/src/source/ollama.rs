@@ -72,8 +72,11 @@ fn stores() -> Vec<PathBuf> {
 
 fn find_in(stores: &[PathBuf], model: &str, tell: &mut dyn FnMut(&str)) -> Result<Source, SourceError> {
     let text = model.strip_prefix(SCHEME).unwrap_or(model);
-    let name = Name::parse(text)
-        .ok_or_else(|| SourceError::NotOllama { model: model.to_owned(), found: Vec::new(), stores: Vec::new() })?;
+    let name = Name::parse(text).ok_or_else(|| SourceError::NotOllama {
+        model: model.to_owned(),
+        found: Vec::new(),
+        stores: Vec::new(),
+    })?;
     for store in stores {
         let path = name.manifest(store);
         match read_manifest(&path) {
@@ -89,7 +92,10 @@ fn find_in(stores: &[PathBuf], model: &str, tell: &mut dyn FnMut(&str)) -> Resul
 fn read_manifest(path: &Path) -> io::Result<Value> {
     let bytes = fs::metadata(path)?.len();
     if bytes > MAX_MANIFEST_BYTES {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it has {bytes} bytes, which no manifest has")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("it has {bytes} bytes, which no manifest has"),
+        ));
     }
     serde_json::from_str(&fs::read_to_string(path)?)
         .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("no manifest of Ollama: {e}")))
@@ -104,7 +110,8 @@ fn blob(
     tell: &mut dyn FnMut(&str),
 ) -> Result<Source, SourceError> {
     let wrong = |problem: &str| SourceError::BadOllama { path: path.to_owned(), problem: problem.to_owned() };
-    let layers = manifest.get("layers").and_then(Value::as_array).ok_or_else(|| wrong("it has no `layers`"))?;
+    let layers =
+        manifest.get("layers").and_then(Value::as_array).ok_or_else(|| wrong("it has no `layers`"))?;
     let kind = |layer: &Value| layer.get("mediaType")?.as_str()?.strip_prefix(LAYER).map(str::to_owned);
     let has = |wanted: &str| layers.iter().any(|layer| kind(layer).as_deref() == Some(wanted));
     if has("adapter") {
@@ -114,7 +121,8 @@ fn blob(
     let (Some(layer), None) = (weights.next(), weights.next()) else {
         return Err(wrong("it does not name one GGUF file of weights"));
     };
-    let digest = layer.get("digest").and_then(Value::as_str).and_then(|digest| digest.strip_prefix("sha256:"));
+    let digest =
+        layer.get("digest").and_then(Value::as_str).and_then(|digest| digest.strip_prefix("sha256:"));
     let digest = digest.filter(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
     let digest = digest.ok_or_else(|| wrong("`digest` of the model is no sha256"))?;
     let file = store.join("blobs").join(format!("sha256-{digest}"));
@@ -210,13 +218,17 @@ mod tests {
     fn what_is_not_there_is_an_error_that_says_what_is() {
         let dir = store("smollm2:135m", &layer("model"));
         let error = find(dir.path(), "ollama://smollm2:360m").unwrap_err();
-        assert_eq!(error.to_string(), "ollama://smollm2:360m: Ollama has no such model here, only smollm2:135m");
+        assert_eq!(
+            error.to_string(),
+            "ollama://smollm2:360m: Ollama has no such model here, only smollm2:135m"
+        );
         assert!(error.hint().unwrap().contains("ollama pull smollm2:360m"), "{:?}", error.hint());
         let empty = tempfile::tempdir().unwrap();
         let error = find(empty.path(), "ollama://smollm2").unwrap_err();
         assert!(error.to_string().contains("Ollama has no models"), "{error}");
         assert!(error.hint().unwrap().contains("OLLAMA_MODELS"), "{:?}", error.hint());
-        for name in ["ollama://", "ollama://../x", "ollama://a/b/c/d", "ollama://a:", "ollama:///etc/passwd"] {
+        for name in ["ollama://", "ollama://../x", "ollama://a/b/c/d", "ollama://a:", "ollama:///etc/passwd"]
+        {
             let error = find(dir.path(), name).unwrap_err();
             assert!(matches!(error, SourceError::NotOllama { .. }), "{name}: {error}");
         }
