@@ -142,7 +142,8 @@ impl Rendering<'_> {
     fn pieces(&self) -> Result<(Pieces, Vec<String>), NoGoTemplate> {
         let said = [MARKS[0], MARKS[1], MARKS[2], MARKS[3], MARKS[4]];
         let text = self.text(None, 3, &said)?;
-        let Some([first, to_reply, to_question, to_reply_2, to_question_2, last]) = between(&text, said) else {
+        let Some([first, to_reply, to_question, to_reply_2, to_question_2, last]) = between(&text, said)
+        else {
             return Err(NoGoTemplate::Irregular("messages are not written once each, in their order"));
         };
         if to_reply != to_reply_2 || to_question != to_question_2 {
@@ -179,7 +180,9 @@ impl Rendering<'_> {
             return none("the chat template takes no system message: TEMPLATE leaves it out");
         };
         if !text.contains(SYSTEM_MARK) {
-            return none("the chat template leaves out a system message that replies follow, and so does TEMPLATE");
+            return none(
+                "the chat template leaves out a system message that replies follow, and so does TEMPLATE",
+            );
         }
         let [a, b, c, d, e] = MARKS;
         if let Some([before, after, _, _, _, _, _]) = between(&text, [SYSTEM_MARK, a, b, c, d, e]) {

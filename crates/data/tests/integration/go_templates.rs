@@ -12,8 +12,10 @@ use crate::template_corpus::{family, fixtures, read_json};
 fn names() -> Vec<String> {
     let entries = std::fs::read_dir(fixtures().join("template_corpus")).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<String> =
-        names.filter(|n| n != "rows.json").filter_map(|n| Some(n.strip_suffix(".json")?.to_owned())).collect();
+    let mut names: Vec<String> = names
+        .filter(|n| n != "rows.json")
+        .filter_map(|n| Some(n.strip_suffix(".json")?.to_owned()))
+        .collect();
     names.sort();
     names
 }
@@ -84,9 +86,13 @@ fn what_go_makes_of_the_templates_is_what_the_chat_templates_give() {
         let Some(rendered) = rendered else { continue };
         let tokenizer = tokenizer_of(&name).unwrap();
         let template = tokenizer.compile_chat_template().unwrap().unwrap();
-        let first: String = tokenizer.encode("", true).unwrap().iter().filter_map(|id| tokenizer.id_to_token(*id)).collect();
-        let takes_system = found.get("notes").is_none_or(|notes| !notes.to_string().contains("system message"));
-        for (conversation, rendered) in conversations().as_array().unwrap().iter().zip(rendered.as_array().unwrap()) {
+        let first: String =
+            tokenizer.encode("", true).unwrap().iter().filter_map(|id| tokenizer.id_to_token(*id)).collect();
+        let takes_system =
+            found.get("notes").is_none_or(|notes| !notes.to_string().contains("system message"));
+        for (conversation, rendered) in
+            conversations().as_array().unwrap().iter().zip(rendered.as_array().unwrap())
+        {
             let messages = conversation.as_array().unwrap().iter();
             let messages: Vec<Message> = messages
                 .map(|m| {
