@@ -16,8 +16,8 @@ use lorafit_kernels::{RowOrder, SharedBytes};
 use crate::merge::Merged;
 use crate::shape::{Config, Rope, RopeScaling, gguf_name, stored_less};
 use crate::weights::{
-    Gguf, GgufData, GgufEntry, GgufTensor, ModelFiles, SaveDtype, TensorData, TensorSource, Values,
-    gguf_row_order, write_gguf,
+    Gguf, GgufData, GgufEntry, GgufTensor, ModelFiles, RowValues, TensorData, TensorSource, gguf_row_order,
+    write_gguf,
 };
 
 /// `general.quantization_version` (ggml.h, `GGML_QNT_VERSION`).
@@ -209,11 +209,7 @@ impl<'a> GgufModel<'a> {
     ) -> Self {
         let config = files.config();
         let model = Model { has_head: !config.tie_word_embeddings, layers: config.num_hidden_layers };
-        let file_type = file_type.unwrap_or(FileType::Plain(match merged.dtype() {
-            SaveDtype::F32 => Format::F32,
-            SaveDtype::F16 => Format::F16,
-            SaveDtype::Bf16 => Format::BF16,
-        }));
+        let file_type = file_type.unwrap_or(FileType::Plain(merged.dtype().format()));
         let tensor = |source: TensorSource<'a>| {
             let name = gguf_name(config, &source.name).unwrap_or_else(|| source.name.clone());
             let shape = source.shape.clone();
@@ -370,7 +366,7 @@ fn entries(gguf: &Gguf, file_type: Option<FileType>) -> Vec<(String, GgufEntry)>
 }
 
 /// Values of this format and these bytes.
-fn decoded<'a>(format: Format, data: SharedBytes) -> Values<'a> {
+fn decoded<'a>(format: Format, data: SharedBytes) -> RowValues<'a> {
     let (block, bytes) = (format.block_len(), format.block_bytes());
     Box::new(move |range, out| {
         // Pieces begin at whole blocks of the format that is written, which may be within one of this.
@@ -386,23 +382,16 @@ fn decoded<'a>(format: Format, data: SharedBytes) -> Values<'a> {
 }
 
 /// The values of a tensor, in checkpoint order.
-fn values_of(source: TensorSource<'_>) -> Values<'_> {
+fn values_of(source: TensorSource<'_>) -> RowValues<'_> {
     match source.data {
-        TensorData::Floats(_, values) => values,
-        TensorData::Stored(dtype, bytes) => {
-            let format = match dtype {
-                SaveDtype::F32 => Format::F32,
-                SaveDtype::F16 => Format::F16,
-                SaveDtype::Bf16 => Format::BF16,
-            };
-            decoded(format, bytes)
-        }
-        TensorData::Bytes(_) => unreachable!("a model's weights are numbers"),
+        TensorData::Computed(_, values) => values,
+        TensorData::Stored(dtype, bytes) => decoded(dtype.format(), bytes),
+        TensorData::Floats(..) | TensorData::Bytes(_) => unreachable!("a merged model has none"),
     }
 }
 
 /// Values of which a checkpoint has `less` less, and a GGUF file all.
-fn whole(values: Values<'_>, less: f32) -> Values<'_> {
+fn whole(values: RowValues<'_>, less: f32) -> RowValues<'_> {
     if less == 0.0 {
         return values;
     }
@@ -413,7 +402,7 @@ fn whole(values: Values<'_>, less: f32) -> Values<'_> {
 }
 
 /// The values of a tensor of `shape` with its rows, or the values of a vector, in the order that a file has them.
-fn in_order<'a>(values: Values<'a>, order: RowOrder, shape: &[usize]) -> Values<'a> {
+fn in_order<'a>(values: RowValues<'a>, order: RowOrder, shape: &[usize]) -> RowValues<'a> {
     let RowOrder::RotaryPairs { head_dim } = order else { return values };
     let cols = shape.get(1).copied().unwrap_or(1);
     // Rows change places within heads.

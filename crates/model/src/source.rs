@@ -1,11 +1,12 @@
 //! Where a model's files are: turns what a user passes as `--model` into a folder or a `.gguf` file.
 //!
-//! In this order: what exists on this machine, then a hub id. A hub id is `org/name`, or
+//! In this order: a name of Ollama (`ollama://model:tag`), what exists on this machine, then a hub id. A hub id is `org/name`, or
 //! `org/name/file.gguf` for one GGUF file of a repository, with `@revision` (branch, tag or commit) after
 //! either. Only names and presence are looked at here; what the files say is for those who read them.
 
 #[cfg(feature = "hub")]
 mod hub;
+mod ollama;
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -41,7 +42,7 @@ impl Source {
     /// `HF_ENDPOINT`, `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` say.
     ///
     /// `progress` gets a line of text at most a few times a second, each replacing the one before; none
-    /// when nothing has to be downloaded.
+    /// when nothing has to be downloaded, but for what a name of Ollama stands for.
     ///
     /// # Errors
     /// Neither exists, or what exists is not a model; everything that can go wrong with a download.
@@ -50,8 +51,7 @@ impl Source {
         return Source::resolve_with(model, &Hub::from_env(), progress);
         #[cfg(not(feature = "hub"))]
         {
-            let _ = progress;
-            match Source::local(model)? {
+            match Source::local(model, progress)? {
                 Some(source) => Ok(source),
                 None => {
                     HubId::parse(model)?;
@@ -67,7 +67,7 @@ impl Source {
     /// As [`Source::resolve`].
     #[cfg(feature = "hub")]
     pub fn resolve_with(model: &str, hub: &Hub, progress: &mut dyn FnMut(&str)) -> Result<Self, SourceError> {
-        match Source::local(model)? {
+        match Source::local(model, progress)? {
             Some(source) => Ok(source),
             None => hub.fetch(&HubId::parse(model)?, progress),
         }
@@ -95,7 +95,7 @@ impl Source {
         hub: &Hub,
         progress: &mut dyn FnMut(&str),
     ) -> Result<ShapeSource, SourceError> {
-        match Source::local(model)? {
+        match Source::local(model, progress)? {
             Some(source) => Ok(source.shape()),
             None => hub.fetch_shape(&HubId::parse(model)?, progress),
         }
@@ -123,7 +123,7 @@ impl Source {
         hub: &Hub,
         progress: &mut dyn FnMut(&str),
     ) -> Result<Self, SourceError> {
-        match Source::local(model)? {
+        match Source::local(model, progress)? {
             Some(source) => Ok(source),
             None => hub.fetch_without_weights(&HubId::parse(model)?, progress),
         }
@@ -146,8 +146,11 @@ impl Source {
         }
     }
 
-    /// `model` as a path of this machine; `None` if there is nothing of that name.
-    fn local(model: &str) -> Result<Option<Self>, SourceError> {
+    /// `model` as a path of this machine, or a name of Ollama; `None` if there is nothing of that name.
+    fn local(model: &str, tell: &mut dyn FnMut(&str)) -> Result<Option<Self>, SourceError> {
+        if model.starts_with(ollama::SCHEME) {
+            return ollama::find(model, tell).map(Some);
+        }
         let path = PathBuf::from(model);
         match fs::metadata(&path) {
             Ok(metadata) if metadata.is_dir() => folder(path).map(Some),
@@ -342,6 +345,24 @@ pub enum SourceError {
         /// Its files of weights.
         found: Vec<String>,
     },
+    /// Not a name of Ollama, or of no model that it has here.
+    #[error("{model}: {}", not_ollama(found, stores))]
+    NotOllama {
+        /// What was asked for.
+        model: String,
+        /// The names that it has.
+        found: Vec<String>,
+        /// Where was looked; nowhere if the name is none.
+        stores: Vec<PathBuf>,
+    },
+    /// A manifest of Ollama that names no GGUF file which is the whole model.
+    #[error("{}: {problem}", path.display())]
+    BadOllama {
+        /// The manifest.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// The index of the shards cannot be followed.
     #[error("{place}: {problem}")]
     BadIndex {
@@ -356,7 +377,7 @@ impl SourceError {
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
         const EXPECTED: &str = "--model takes a Hugging Face model folder (config.json, tokenizer.json, \
-                                *.safetensors), a .gguf file, or a hub id (org/name, org/name@revision)";
+                                *.safetensors), a .gguf file, a hub id (org/name, org/name@revision), or ollama://model:tag";
         Some(match self {
             SourceError::NotFound { model } if is_gguf(model) => {
                 "check the path, which is looked up from the current folder; a file of the hub is \
@@ -430,10 +451,34 @@ impl SourceError {
                      .save_pretrained(\"FOLDER\")` and pass FOLDER"
                 ),
             },
+            SourceError::NotOllama { stores, .. } if stores.is_empty() => {
+                "a name of Ollama is ollama://model:tag or ollama://namespace/model:tag, as ollama list shows it".to_owned()
+            }
+            SourceError::NotOllama { model, .. } => format!(
+                "fetch it first: ollama pull {}; OLLAMA_MODELS says where its models are, if not in ~/.ollama/models",
+                model.trim_start_matches(ollama::SCHEME)
+            ),
+            SourceError::BadOllama { problem, .. } if problem.contains("adapter") => {
+                "give the model that it was made FROM (ollama show --modelfile), and the adapter as --adapter".to_owned()
+            }
+            SourceError::BadOllama { .. } => {
+                "fetch it again with ollama pull, or give the .gguf file itself".to_owned()
+            }
             SourceError::BadIndex { .. } => {
                 "the repository is broken: tell its owner, or try another revision with @".to_owned()
             }
         })
+    }
+}
+
+fn not_ollama(found: &[String], stores: &[PathBuf]) -> String {
+    match (stores, found) {
+        ([], _) => "no name of Ollama".to_owned(),
+        (_, []) => {
+            let stores: Vec<String> = stores.iter().map(|store| store.display().to_string()).collect();
+            format!("Ollama has no models here: nothing is in {}", stores.join(" or "))
+        }
+        _ => format!("Ollama has no such model here, only {}", list(found)),
     }
 }
 

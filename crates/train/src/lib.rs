@@ -28,6 +28,7 @@ mod tensorboard;
 mod token_scores;
 mod tokenizer;
 mod trainer;
+mod write_behind;
 
 pub use bench::{BenchError, BenchOptions, BenchResult, bench};
 pub use cadence::CheckpointEvery;

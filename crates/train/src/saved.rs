@@ -275,7 +275,7 @@ pub fn write_large_file(
     check_space(path, needed_bytes, free_bytes(path))?;
     let storage: &dyn Storage = &Disk;
     let mut content = |out: &mut dyn Write| content(&mut Watched { out, watch: &mut *watch });
-    storage.replace_with(path, &mut content).map_err(|source| save_error(path, source, needed_bytes))
+    storage.replace_much_with(path, &mut content).map_err(|source| save_error(path, source, needed_bytes))
 }
 
 fn check_space(dir: &Path, needed_bytes: u64, free_bytes: Option<u64>) -> Result<(), RunError> {
@@ -348,7 +348,8 @@ fn save_folder(
             if let Some(folder) = path.parent().filter(|folder| *folder != partial) {
                 storage.create_dir_all(folder)?;
             }
-            storage.write_with(&path, &mut |out| file.write(&mut Watched { out, watch: &mut *watch }))?;
+            storage
+                .write_much_with(&path, &mut |out| file.write(&mut Watched { out, watch: &mut *watch }))?;
         }
         storage.sync_dir(&partial)?;
         if dir.exists() {

@@ -5,6 +5,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, IntoInnerError, Write};
 use std::path::{Path, PathBuf};
 
+use crate::write_behind::WriteBehind;
+
 #[cfg(test)]
 pub(crate) mod faulty;
 
@@ -92,6 +94,13 @@ impl dyn Storage + '_ {
         file.into_inner().map_err(IntoInnerError::into_error)?.sync()
     }
 
+    /// As [`Self::write_with`], of much content: it is written while the next is made.
+    pub(crate) fn write_much_with(&self, path: &Path, content: &mut WriteContent<'_>) -> io::Result<()> {
+        let mut file = WriteBehind::new(self.create(path)?);
+        content(&mut file)?;
+        file.finish()?.sync()
+    }
+
     /// Writes a file beside its place, syncs it and renames it: whatever happens, the old content or the new is there.
     pub(crate) fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         self.replace_with(path, &mut |out| out.write_all(bytes))
@@ -99,8 +108,17 @@ impl dyn Storage + '_ {
 
     /// As [`Self::replace`], of content that is made as it is written.
     pub(crate) fn replace_with(&self, path: &Path, content: &mut WriteContent<'_>) -> io::Result<()> {
+        self.replace_by(path, &mut |temporary| self.write_with(temporary, content))
+    }
+
+    /// As [`Self::replace_with`], of much content.
+    pub(crate) fn replace_much_with(&self, path: &Path, content: &mut WriteContent<'_>) -> io::Result<()> {
+        self.replace_by(path, &mut |temporary| self.write_much_with(temporary, content))
+    }
+
+    fn replace_by(&self, path: &Path, write: &mut dyn FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
         let temporary = path.with_extension("tmp");
-        let written = self.write_with(&temporary, content).and_then(|()| self.rename(&temporary, path));
+        let written = write(&temporary).and_then(|()| self.rename(&temporary, path));
         if written.is_err() {
             // That it fails is told; what is left over is replaced by the next attempt.
             let _ = self.remove_file(&temporary);

@@ -4,6 +4,7 @@ mod batch;
 mod cache;
 mod common;
 mod dataset;
+mod go_templates;
 mod jinja_constructs;
 mod sentencepiece;
 mod smollm2;

@@ -13,16 +13,16 @@ use lorafit_data::{
 };
 use serde_json::{Value, json};
 
-fn fixtures() -> PathBuf {
+pub(crate) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
 }
 
-fn read_json(path: &Path) -> Value {
+pub(crate) fn read_json(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
 /// A family's tokenizer and plain template: a small tokenizer with the family's tokens behind its own.
-fn family(name: &str, about: &Value) -> Result<(Tokenizer, ChatTemplate), String> {
+pub(crate) fn family(name: &str, about: &Value) -> Result<(Tokenizer, ChatTemplate), String> {
     let folder = fixtures().join("template_corpus");
     let base = fixtures().join("models").join(about["tokenizer"].as_str().unwrap());
     let mut tokenizer = read_json(&base.join("tokenizer.json"));

@@ -1,5 +1,8 @@
 //! `lorafit export`: a model or an adapter as the files of other programs.
 
+mod ollama;
+
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -33,9 +36,11 @@ use crate::report_error::CliError;
 
 const EXAMPLES: &str = "\
 Examples:
-  One file for llama.cpp, LM Studio or Ollama:
+  One file for llama.cpp or LM Studio:
     lorafit export --to gguf --model M --adapter runs/first --type q4_k_m --out first.gguf
     lorafit export --to gguf --model M.gguf --adapter runs/first --out first.gguf     what is not changed is copied
+  A folder for ollama create:
+    lorafit export --to ollama --model M.gguf --adapter runs/first --out first-ollama
   The adapter alone, for llama-server --lora:
     lorafit export --to gguf-lora --model M --adapter runs/first --out first-lora.gguf
   An adapter of llama.cpp or mlx-lm as PEFT's, and the other way round:
@@ -53,6 +58,8 @@ pub enum Target {
     Gguf,
     /// The adapter alone, for llama.cpp
     GgufLora,
+    /// A Modelfile for Ollama, with the adapter or, where Ollama cannot take it with this base, the model with it
+    Ollama,
     /// The adapter as PEFT's folder
     Peft,
     /// The adapter as mlx-lm's folder
@@ -70,6 +77,7 @@ impl Target {
     fn reader(self) -> &'static str {
         match self {
             Target::Gguf | Target::GgufLora => "gguf-lora",
+            Target::Ollama => "ollama",
             Target::Peft | Target::Transformers => "transformers",
             Target::Mlx => "mlx",
             Target::Vllm => "vllm",
@@ -85,14 +93,15 @@ pub struct ExportArgs {
     /// What to write
     #[arg(long, value_enum, value_name = "WHAT", help_heading = "Input and output")]
     pub to: Target,
-    /// The base model: a .gguf file, a Hugging Face folder, or a hub id (org/name or org/name@revision)
+    /// The base model: a .gguf file, a Hugging Face folder, a hub id (org/name or org/name@revision), or what Ollama has
+    /// (ollama://model:tag)
     #[arg(long, value_name = "M", required_unless_present = "check", help_heading = "Input and output")]
     pub model: Option<String>,
     /// Adapter: a run folder of train, a PEFT folder, a LoRA in a .gguf file or a folder of mlx-lm; perhaps with a weight,
     /// A:0.5; repeated for several, whose updates are added
     #[arg(long, value_name = "A[:WEIGHT]", help_heading = "Input and output")]
     pub adapter: Vec<String>,
-    /// File to write (gguf, gguf-lora), or new or empty folder (peft, mlx)
+    /// File to write (gguf, gguf-lora), or new or empty folder (ollama, peft, mlx)
     #[arg(long, value_name = "OUT", required_unless_present = "check", help_heading = "Input and output")]
     pub out: Option<PathBuf>,
     /// Write nothing; tell whether the reader can take --adapter as it is, and what makes it fit [exit code 1: it cannot]
@@ -102,7 +111,7 @@ pub struct ExportArgs {
     /// the metadata of a .gguf file names]
     #[arg(long, value_name = "NAME", help_heading = "Input and output")]
     pub base_name: Option<String>,
-    /// How --to gguf stores matrices: f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_1, q5_0, q4_k_m, q4_1 or q4_0, each with the
+    /// How --to gguf and ollama store matrices: f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_1, q5_0, q4_k_m, q4_1 or q4_0, each with the
     /// types that llama.cpp gives single tensors [default: each as the base has it, what the
     /// adapter changes in 8 bits or more]
     #[arg(long = "type", value_name = "TYPE", help_heading = "Input and output")]
@@ -126,8 +135,9 @@ impl ExportArgs {
     }
 
     fn validate(&self) -> Result<(), CliError> {
-        if self.file_type.is_some() && self.to != Target::Gguf {
-            return Err(CliError::usage("--type is of --to gguf only")
+        let is_model = matches!(self.to, Target::Gguf | Target::Ollama);
+        if self.file_type.is_some() && !is_model {
+            return Err(CliError::usage("--type is of --to gguf and ollama only")
                 .hint("leave it out: adapters are written in f32"));
         }
         if self.base_name.is_some() && self.to != Target::Peft {
@@ -141,7 +151,7 @@ impl ExportArgs {
                     "they take the adapter's folder as it is, or a merged model: lorafit merge --model M --adapter A --out DIR",
                 ));
         }
-        if self.adapter.is_empty() && self.to != Target::Gguf {
+        if self.adapter.is_empty() && !is_model {
             return Err(
                 CliError::usage("--adapter is missing").hint("give the adapter that is to be written")
             );
@@ -185,36 +195,32 @@ impl ExportArgs {
     }
 
     /// Refuses a place that is read or taken.
-    fn check_out(&self, read: &[&Path]) -> Result<(), CliError> {
+    fn check_out(&self, files: &ModelFiles, adapters: &[AdapterArg]) -> Result<(), CliError> {
+        let dirs = adapters.iter().map(|adapter| &adapter.dir);
+        let inputs = Inputs::default().model("--model", files.path()).paths("--adapter", dirs);
+        let kind = if self.writes_file() { Kind::Gguf } else { Kind::Files };
+        outputs::check(&inputs, Output::asked("--out", self.out.as_ref(), kind))?;
         let out = self.out().display();
-        if let Ok(real) = self.out().canonicalize()
-            && read.iter().any(|path| path.canonicalize().is_ok_and(|path| path == real))
-        {
-            return Err(CliError::usage(format!("--out {out} is read, too")).hint("choose another --out"));
-        }
         let parent = self.out().parent().filter(|parent| !parent.as_os_str().is_empty());
         if let Some(parent) = parent.filter(|parent| !parent.is_dir()) {
             return Err(CliError::new(format!("--out {out}: there is no folder {}", parent.display()))
                 .hint("make it first, or choose another --out"));
         }
-        let is_file = matches!(self.to, Target::Gguf | Target::GgufLora);
-        match (is_file, self.out().is_dir()) {
-            (true, true) => {
-                Err(CliError::usage(format!("--out {out} is a folder")).hint("name a file: model.gguf"))
-            }
-            (true, false) if self.out().exists() && !self.overwrite => {
-                Err(CliError::new(format!("{out} is there already"))
-                    .hint("choose another --out, or replace it with --overwrite"))
-            }
-            (false, true) if std::fs::read_dir(self.out()).is_ok_and(|mut e| e.next().is_some()) => {
-                Err(CliError::new(format!("{out} is not empty"))
-                    .hint("choose another --out; nothing is written over"))
-            }
-            (false, false) if self.out().exists() => {
-                Err(CliError::usage(format!("--out {out} is a file")).hint("name a folder"))
-            }
-            _ => Ok(()),
+        if self.writes_file() && self.out().exists() && !self.overwrite {
+            return Err(CliError::new(format!("{out} is there already"))
+                .hint("choose another --out, or replace it with --overwrite"));
         }
+        let has_files = || std::fs::read_dir(self.out()).is_ok_and(|mut entries| entries.next().is_some());
+        if !self.writes_file() && has_files() {
+            return Err(CliError::new(format!("{out} is not empty"))
+                .hint("choose another --out; nothing is written over"));
+        }
+        Ok(())
+    }
+
+    /// Whether --out is a file.
+    fn writes_file(&self) -> bool {
+        matches!(self.to, Target::Gguf | Target::GgufLora)
     }
 }
 
@@ -230,20 +236,15 @@ pub fn run(args: ExportArgs) -> anyhow::Result<()> {
     adapters.iter().try_for_each(|adapter| refuse_full_run("--adapter", &adapter.dir))?;
     let source = Source::resolve(args.model(), &mut |text| args.tell(text))?;
     let files = match args.to {
-        Target::Gguf => ModelFiles::open(source.path())?,
+        Target::Gguf | Target::Ollama => ModelFiles::open(source.path())?,
         // Names and shapes only.
         _ => ModelFiles::open_header(source.path())?,
     };
-    let mut read: Vec<&Path> = adapters.iter().map(|adapter| adapter.dir.as_path()).collect();
-    read.push(files.path());
-    args.check_out(&read)?;
-    let dirs = adapters.iter().map(|adapter| &adapter.dir);
-    let inputs = Inputs::default().model("--model", files.path()).paths("--adapter", dirs);
-    let kind = if matches!(args.to, Target::Gguf | Target::GgufLora) { Kind::Gguf } else { Kind::Files };
-    outputs::check(&inputs, Output::asked("--out", args.out.as_ref(), kind))?;
+    args.check_out(&files, &adapters)?;
     let adapter = one_adapter(&args, &files, &adapters)?;
     let written = match (args.to, &adapter) {
-        (Target::Gguf, adapter) => model(&args, &files, &adapters, adapter.as_ref())?,
+        (Target::Gguf, adapter) => model(&args, &files, &adapters, adapter.as_ref(), args.out())?,
+        (Target::Ollama, adapter) => ollama::write(&args, &files, adapter.as_ref(), &adapters)?,
         (_, None) | (Target::Transformers | Target::Vllm | Target::Tgi, _) => unreachable!("checked above"),
         (Target::GgufLora, Some(adapter)) => {
             let bytes = convert::gguf_lora_bytes(adapter, files.config(), args.model());
@@ -304,14 +305,14 @@ fn write_folder<'a>(
 /// What is told at the end.
 struct Written {
     what: String,
-    use_it: &'static str,
+    use_it: Cow<'static, str>,
     json: serde_json::Value,
 }
 
 fn of_adapter(adapter: &Adapter, use_it: &'static str) -> Written {
     let parameters = adapter.parameters();
     let what = format!("{} parameters in f32", grouped(parameters as u64));
-    Written { what, use_it, json: json!({"parameters": parameters}) }
+    Written { what, use_it: use_it.into(), json: json!({"parameters": parameters}) }
 }
 
 /// The adapters as one; none if none is given.
@@ -345,12 +346,13 @@ fn read_adapter(path: &Path, files: &ModelFiles) -> Result<Adapter, FileError> {
     }
 }
 
-/// Writes the model with its adapter.
+/// Writes the model with its adapter to the file `out`.
 fn model(
     args: &ExportArgs,
     files: &ModelFiles,
     adapters: &[AdapterArg],
     adapter: Option<&Adapter>,
+    out: &Path,
 ) -> anyhow::Result<Written> {
     let none = Adapter::none(files.config());
     // A folder's own type where nothing else is said; what is encoded comes from f32.
@@ -376,7 +378,7 @@ fn model(
     }
     let bytes = gguf.bytes();
     large_write(args.common.quiet, bytes, |watch| {
-        write_large_file(args.out(), bytes, &mut |out| gguf.write(out), watch)
+        write_large_file(out, bytes, &mut |out| gguf.write(out), watch)
     })?;
     let changed = merged.changed();
     let (tensors, copied) = (gguf.tensors(), gguf.copied());
@@ -389,5 +391,5 @@ fn model(
     );
     let json =
         json!({"bytes": bytes, "tensors": tensors, "tensors_changed": changed, "tensors_copied": copied});
-    Ok(Written { what, use_it: "use it: lorafit chat --model", json })
+    Ok(Written { what, use_it: "use it: lorafit chat --model".into(), json })
 }

@@ -26,7 +26,8 @@ impl Place {
 
     fn run(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lorafit"));
-        command.current_dir(self.0.path()).args(arguments).args(["--threads", "1"]).output().expect("starts")
+        command.current_dir(self.0.path()).env("OLLAMA_MODELS", self.path("ollama"));
+        command.args(arguments).args(["--threads", "1"]).output().expect("starts")
     }
 
     fn well(&self, arguments: &[&str]) -> String {
@@ -271,7 +272,7 @@ fn what_cannot_be_written_is_told_before_anything_is() {
     refused(export(&["--out", "x"], "peft", &gguf), &["--adapter is missing"]);
     refused(
         with_adapter(export(&["--out", "x", "--type", "f16"], "mlx", &gguf)),
-        &["--type is of --to gguf only"],
+        &["--type is of --to gguf and ollama only"],
     );
     refused(
         with_adapter(export(&["--out", "x.gguf"], "gguf-lora", &fixture("models/llama"))),
@@ -315,4 +316,83 @@ fn what_cannot_be_written_is_told_before_anything_is() {
     for left in ["x", "x.gguf", "y"] {
         assert!(!place.path(left).exists(), "{left} was written");
     }
+}
+
+#[test]
+fn ollama_gets_the_base_where_it_is_and_the_adapter() {
+    let place = Place::new();
+    let (base, adapter) = (fixture("gguf/chat_bpe-f32.gguf"), fixture("models/chat_bpe/adapter"));
+    place.export("ollama", &base, &adapter, "out");
+    let modelfile = fs::read_to_string(place.path("out/Modelfile")).expect("written");
+    let from = Path::new(&base).canonicalize().expect("there");
+    let line = format!("\nFROM {}\nADAPTER ./adapter.gguf\nTEMPLATE \"\"\"", from.display());
+    assert!(modelfile.contains(&line), "{modelfile}");
+    assert!(modelfile.contains("{{ range .Messages }}"), "{modelfile}");
+    assert!(modelfile.contains("\nPARAMETER stop \"<|im_end|>\"\n"), "{modelfile}");
+    let mut files: Vec<_> =
+        fs::read_dir(place.path("out")).expect("there").flatten().map(|e| e.file_name()).collect();
+    files.sort();
+    assert_eq!(files, ["Modelfile", "adapter.gguf"]);
+    // What it has is the adapter.
+    place.export("peft", &base, "out/adapter.gguf", "back");
+    let loss = |adapter: &str| place.loss(&["--model", &base, "--adapter", adapter]);
+    assert_eq!(loss("back"), loss(&adapter));
+    place.error(
+        &["export", "--to", "ollama", "--model", &base, "--adapter", &adapter, "--out", "out"],
+        &["out is not empty"],
+    );
+}
+
+#[test]
+fn ollama_gets_one_file_of_a_base_that_it_cannot_take_with_an_adapter() {
+    let place = Place::new();
+    let adapter = fixture("models/chat_bpe/adapter");
+    let folder = fixture("models/chat_bpe");
+    let gguf = fixture("gguf/chat_bpe-f32.gguf");
+    for (out, model, more) in [("of_folder", &folder, &[][..]), ("of_type", &gguf, &["--type", "f32"])] {
+        let arguments =
+            ["export", "--to", "ollama", "--model", model, "--adapter", &adapter, "--out", out, "--json"];
+        let json: Value = serde_json::from_str(&place.well(&[&arguments, more].concat())).expect("JSON");
+        assert!(json["why_merged"].is_string(), "{json}");
+        let modelfile = fs::read_to_string(place.path(out).join("Modelfile")).expect("written");
+        assert!(modelfile.contains("\nFROM ./model.gguf\nTEMPLATE"), "{modelfile}");
+        let merged = place.loss(&["--model", &format!("{out}/model.gguf")]);
+        let want = place.loss(&["--model", model, "--adapter", &adapter]);
+        assert!((merged - want).abs() < 1e-5, "{out}: {merged} {want}");
+    }
+}
+
+#[test]
+fn a_model_that_ollama_has_is_a_base() {
+    let place = Place::new();
+    let base = fixture("gguf/chat_bpe-f32.gguf");
+    let hex = "ab".repeat(32);
+    let manifest = place.path("ollama/manifests/registry.ollama.ai/library/tiny");
+    fs::create_dir_all(&manifest).expect("made");
+    fs::create_dir_all(place.path("ollama/blobs")).expect("made");
+    fs::copy(&base, place.path(&format!("ollama/blobs/sha256-{hex}"))).expect("copied");
+    let layer = |kind: &str| json!({"mediaType": format!("application/vnd.ollama.image.{kind}"), "digest": format!("sha256:{hex}")});
+    let layers = json!({"layers": [layer("model"), layer("template")]});
+    fs::write(manifest.join("latest"), layers.to_string()).expect("written");
+    assert_eq!(place.loss(&["--model", "ollama://tiny"]), place.loss(&["--model", &base]));
+    let adapter = fixture("models/chat_bpe/adapter");
+    let output = place.run(&[
+        "export",
+        "--to",
+        "ollama",
+        "--model",
+        "ollama://tiny",
+        "--adapter",
+        &adapter,
+        "--out",
+        "out",
+    ]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && told.contains("(template) is not read"), "{told}");
+    let modelfile = fs::read_to_string(place.path("out/Modelfile")).expect("written");
+    assert!(modelfile.contains("\nFROM tiny\nADAPTER ./adapter.gguf\n"), "{modelfile}");
+    place.error(
+        &["eval", "--data", "rows.jsonl", "--model", "ollama://tiny:7b"],
+        &["Ollama has no such model here, only tiny:latest", "ollama pull tiny:7b"],
+    );
 }

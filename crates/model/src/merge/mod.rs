@@ -4,17 +4,15 @@
 //! value of the type that is written, to even where two are. Source: Hu et al. 2021, section 4.1; PEFT's
 //! `merge_and_unload` computes the same for a base in f32. Several adapters become one first ([`combine`]).
 //!
-//! Nothing is merged before it is written: [`Merged::sources`] computes rows as a file asks for them, so that beside the
-//! factors a few megabytes are held, and pages of the base that were read are given back.
+//! Nothing is merged before it is written: [`Merged::sources`] computes rows as a file asks for them, on the thread that asks,
+//! so that beside the factors a few megabytes are held, and pages of the base that were read are given back.
 
 mod combine;
 
-use std::cell::RefCell;
 use std::ops::Range;
 
-use lorafit_kernels::ops::matmul::{self, Product, Right, Term, View};
-use lorafit_kernels::{Device, Tensor, Weight};
-use rayon::prelude::*;
+use lorafit_kernels::Weight;
+use lorafit_kernels::ops::matmul::{self, Right, Term, View};
 
 pub use combine::{Combination, CombineError, MajoritySign, Method, Weighted, combine};
 
@@ -23,15 +21,10 @@ use crate::error::FileError;
 use crate::shape::{module_at, module_shape, weight_shapes};
 use crate::weights::{BaseStorage, ModelFiles, SaveDtype, TensorData, TensorSource};
 
-/// Values that a thread adds at a time.
-const PARALLEL: usize = 1 << 15;
-
 /// The weights of a model with an adapter added, by checkpoint name.
 #[derive(Debug)]
 pub struct Merged<'a> {
     tensors: Vec<MergedTensor<'a>>,
-    /// Rows of an update, while they are added.
-    update: RefCell<Tensor>,
 }
 
 #[derive(Debug)]
@@ -101,7 +94,7 @@ impl<'a> Merged<'a> {
         };
         let shapes = weight_shapes(config).into_iter();
         let tensors = shapes.map(|weight| tensor(weight.name, weight.dims)).collect::<Result<_, _>>()?;
-        Ok(Merged { tensors, update: RefCell::new(Tensor::zeros(Device::Cpu, 0)) })
+        Ok(Merged { tensors })
     }
 
     /// The type of the projections, for the model's configuration.
@@ -133,39 +126,39 @@ impl<'a> Merged<'a> {
     /// The tensors that the adapter changes, computed as they are asked for.
     pub fn changed_sources(&self) -> impl Iterator<Item = TensorSource<'_>> {
         let changed = self.tensors.iter().filter(|tensor| matches!(tensor.values, Values::Adapted(_)));
-        changed.map(|tensor| tensor.source(&self.update))
+        changed.map(MergedTensor::source)
     }
 
     /// The tensors as they are written, computed as they are asked for.
     pub fn sources(&self) -> Vec<TensorSource<'_>> {
-        self.tensors.iter().map(|tensor| tensor.source(&self.update)).collect()
+        self.tensors.iter().map(MergedTensor::source).collect()
     }
 }
 
 impl MergedTensor<'_> {
-    fn source<'s>(&'s self, update: &'s RefCell<Tensor>) -> TensorSource<'s> {
+    fn source(&self) -> TensorSource<'_> {
         let dtype = self.dtype;
         let data = match &self.values {
             Values::Vector(values) => {
-                TensorData::Floats(dtype, Box::new(|range, out| out.copy_from_slice(&values[range])))
+                TensorData::Computed(dtype, Box::new(|range, out| out.copy_from_slice(&values[range])))
             }
             Values::Matrix(weight) => match weight.blocks() {
                 Some(bytes) if weight.format().and_then(SaveDtype::of) == Some(dtype) => {
                     TensorData::Stored(dtype, bytes.clone())
                 }
-                _ => TensorData::Floats(
+                _ => TensorData::Computed(
                     dtype,
                     Box::new(|range, out| {
-                        decode(weight, range.start, out);
+                        weight.decode_range(range.clone(), out);
                         release(weight, range);
                     }),
                 ),
             },
-            Values::Adapted(adapted) => TensorData::Floats(
+            Values::Adapted(adapted) => TensorData::Computed(
                 dtype,
                 Box::new(move |range, out| {
-                    decode(&adapted.weight, range.start, out);
-                    adapted.add_update(range.clone(), &mut update.borrow_mut(), out);
+                    adapted.weight.decode_range(range.clone(), out);
+                    adapted.add_update(range.clone(), out);
                     release(&adapted.weight, range);
                 }),
             ),
@@ -175,37 +168,16 @@ impl MergedTensor<'_> {
 }
 
 impl Adapted<'_> {
-    /// Adds the values `range` of `scale * B A`, `[out, in]`, to `out`; `update` holds the rows that they are of.
-    fn add_update(&self, range: Range<usize>, update: &mut Tensor, out: &mut [f32]) {
+    /// Adds the values `range`, of whole rows, of `scale * B A`, `[out, in]`, to `out`.
+    fn add_update(&self, range: Range<usize>, out: &mut [f32]) {
         let (outputs, inputs) = (self.weight.rows(), self.weight.cols());
-        let rows = range.start / inputs..range.end.div_ceil(inputs);
-        if update.len() < rows.len() * inputs {
-            *update = Tensor::zeros(Device::Cpu, rows.len() * inputs);
-        }
+        debug_assert!(range.start.is_multiple_of(inputs) && range.end.is_multiple_of(inputs));
+        let rows = range.start / inputs..range.end / inputs;
         let b = View::rows(&self.part.b_t, outputs).from_col(rows.start).t();
         let a = View::rows(&self.group.a, inputs).from_row(self.part.first);
         let term = Term { left: b, right: Right::View(a), k: self.part.rank };
-        matmul::run(&mut [Product::new(rows.len(), inputs, term, update)]);
-        let (scale, skipped) = (self.part.scale, range.start - rows.start * inputs);
-        let update: &Tensor = update;
-        out.par_chunks_mut(PARALLEL).enumerate().for_each(|(i, out)| {
-            // On the stack: memory of this size would be asked of the system each time.
-            let mut values = [0.0; 1024];
-            for (j, out) in out.chunks_mut(values.len()).enumerate() {
-                let values = &mut values[..out.len()];
-                update.read(skipped + i * PARALLEL + j * 1024, values);
-                out.iter_mut().zip(values).for_each(|(out, update)| *out += scale * *update);
-            }
-        });
+        matmul::add_scaled(rows.len(), inputs, term, self.part.scale, out);
     }
-}
-
-/// Decodes the values of a matrix from `first` on.
-fn decode(weight: &Weight, first: usize, out: &mut [f32]) {
-    out.par_chunks_mut(PARALLEL).enumerate().for_each(|(i, out)| {
-        let start = first + i * PARALLEL;
-        weight.decode_range(start..start + out.len(), out);
-    });
 }
 
 /// Gives back the pages of the rows that were read to their end with the values `range`.

@@ -4,13 +4,10 @@ use std::io::{self, Write};
 
 use lorafit_kernels::SharedBytes;
 use lorafit_kernels::quant::Format;
-use rayon::prelude::*;
 
-use super::Values;
+use super::RowValues;
 use super::gguf::{DEFAULT_ALIGNMENT, type_number};
-
-/// Values of a piece, about.
-const PIECE: usize = 1 << 22;
+use super::stream::{write_blocks, write_shared};
 
 /// A metadata value.
 #[derive(Clone, Debug)]
@@ -83,7 +80,7 @@ pub(crate) enum GgufData<'a> {
     /// Bytes of its format.
     Stored(SharedBytes),
     /// Values, which are encoded.
-    Values(Values<'a>),
+    Values(RowValues<'a>),
 }
 
 impl GgufTensor<'_> {
@@ -95,44 +92,19 @@ impl GgufTensor<'_> {
 
     fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let values = match &self.data {
-            GgufData::Stored(bytes) => {
-                out.write_all(bytes.as_slice())?;
-                bytes.release();
-                return Ok(());
-            }
+            GgufData::Stored(bytes) => return write_shared(out, bytes),
             GgufData::Values(values) => values,
         };
-        let len: usize = self.shape.iter().product();
-        let block = self.format.block_len();
-        let piece = PIECE.next_multiple_of(block);
-        let mut floats = vec![0.0; piece.min(len)];
-        let mut encoded = vec![0; floats.len() / block * self.format.block_bytes()];
-        for start in (0..len).step_by(piece) {
-            let floats = &mut floats[..piece.min(len - start)];
-            let encoded = &mut encoded[..floats.len() / block * self.format.block_bytes()];
-            values(start..start + floats.len(), floats);
-            self.encode(start, floats, encoded)?;
-            out.write_all(encoded)?;
-        }
-        Ok(())
-    }
-
-    /// Encodes values of which the first is number `start` of the tensor.
-    fn encode(&self, start: usize, floats: &[f32], encoded: &mut [u8]) -> io::Result<()> {
-        let (format, block) = (self.format, self.format.block_len());
-        let chunk = 4096 / block * block;
-        let chunks =
-            floats.par_chunks(chunk).zip(encoded.par_chunks_mut(chunk / block * format.block_bytes()));
-        let done: Vec<_> = chunks.map(|(floats, encoded)| format.encode(floats, encoded)).collect();
-        // The first of them, whichever thread met one first.
-        let failed = done.into_iter().enumerate().find_map(|(i, done)| Some((i, done.err()?)));
-        let Some((i, e)) = failed else { return Ok(()) };
-        let at = start + i * chunk + e.at;
+        let format = self.format;
+        let encode = |floats: &[f32], bytes: &mut [u8]| format.encode(floats, bytes).map_err(|e| e.at);
+        let block = (format.block_len(), format.block_bytes());
+        let Some((at, value)) = write_blocks(out, &self.shape, block, values, &encode)? else {
+            return Ok(());
+        };
         let cols = self.shape.last().copied().unwrap_or(1);
-        let place = format!("row {}, column {}", at / cols, at % cols);
+        let (name, row, col) = (&self.name, at / cols, at % cols);
         Err(io::Error::other(format!(
-            "{}: the value {} in {place} has no form in {format}",
-            self.name, e.value
+            "{name}: the value {value} in row {row}, column {col} has no form in {format}"
         )))
     }
 }

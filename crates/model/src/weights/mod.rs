@@ -25,7 +25,7 @@ pub(crate) use gguf::split_parts;
 pub use gguf_writer::GgufEntry;
 pub(crate) use gguf_writer::{GgufData, GgufTensor, write_gguf};
 pub use origin::License;
-pub use stream::{SaveDtype, TensorData, TensorReader, TensorSource, Values, write_tensors};
+pub use stream::{RowValues, SaveDtype, TensorData, TensorReader, TensorSource, Values, write_tensors};
 
 use crate::arch::ConfigError;
 use crate::error::FileError;

@@ -2,12 +2,12 @@
 //! large they are.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path;
 
-use half::f16;
 use lorafit_kernels::SharedBytes;
 use lorafit_kernels::quant::Format;
 use rayon::prelude::*;
@@ -15,6 +15,9 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 /// Values of a piece.
 const PIECE: usize = 1 << 20;
+/// Values that a thread computes and encodes at a time, about, and how many times so many are written at once.
+const BLOCK: usize = 1 << 17;
+const BLOCKS: usize = 8;
 /// Values that a thread encodes at a time.
 const PARALLEL: usize = 1 << 15;
 /// A longer header is damage.
@@ -28,7 +31,7 @@ pub enum SaveDtype {
     F32,
     /// Rounded to the nearest, to even where two are.
     Bf16,
-    /// Rounded likewise. A value beyond 65504 is an error, not infinite.
+    /// Rounded likewise. A value beyond 65504 is an error, not infinite, and so is one that no bf16 is near.
     F16,
 }
 
@@ -60,51 +63,36 @@ impl SaveDtype {
         }
     }
 
+    /// The storage format that it is.
+    pub fn format(self) -> Format {
+        match self {
+            SaveDtype::F32 => Format::F32,
+            SaveDtype::Bf16 => Format::BF16,
+            SaveDtype::F16 => Format::F16,
+        }
+    }
+
     /// `values` as a file has them, in `bytes`.
     ///
     /// # Errors
     /// The index of a value that the type has no number for, though it is one.
     fn encode(self, values: &[f32], bytes: &mut [u8]) -> Result<(), usize> {
-        match self {
-            SaveDtype::F32 => {
-                let bytes = bytes.as_chunks_mut::<4>().0;
-                bytes.iter_mut().zip(values).for_each(|(to, v)| *to = v.to_le_bytes());
-            }
-            SaveDtype::Bf16 => {
-                let bytes = bytes.as_chunks_mut::<2>().0;
-                bytes.iter_mut().zip(values).for_each(|(to, v)| *to = bf16_bits(*v).to_le_bytes());
-            }
-            SaveDtype::F16 => {
-                let mut beyond = None;
-                for (i, (to, v)) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(values).enumerate() {
-                    let rounded = f16::from_f32(*v);
-                    *to = rounded.to_le_bytes();
-                    if rounded.is_infinite() && v.is_finite() {
-                        beyond = beyond.or(Some(i));
-                    }
-                }
-                return beyond.map_or(Ok(()), Err);
-            }
-        }
-        Ok(())
+        self.format().encode(values, bytes).map_err(|e| e.at)
     }
-}
-
-/// As [`half::bf16::from_f32`], without a branch, so that it is compiled to vector instructions.
-fn bf16_bits(value: f32) -> u16 {
-    let bits = value.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-    let nan = bits >> 16 | 0x40;
-    (if value.is_nan() { nan } else { rounded }) as u16
 }
 
 /// Gives the values of a range in row-major order.
 pub type Values<'a> = Box<dyn Fn(Range<usize>, &mut [f32]) + 'a>;
 
+/// As [`Values`], of whole rows of a matrix, and for several threads at once.
+pub type RowValues<'a> = Box<dyn Fn(Range<usize>, &mut [f32]) + Sync + 'a>;
+
 /// What a tensor consists of.
 pub enum TensorData<'a> {
     /// Numbers.
     Floats(SaveDtype, Values<'a>),
+    /// Numbers that are computed as they are written.
+    Computed(SaveDtype, RowValues<'a>),
     /// Numbers of this type, as another file has them. Of mapped bytes no page is held afterwards.
     Stored(SaveDtype, SharedBytes),
     /// Bytes, of dtype U8, asked for when they are written.
@@ -133,18 +121,22 @@ impl TensorSource<'_> {
     pub fn bytes(&self) -> u64 {
         let values: usize = self.shape.iter().product();
         match &self.data {
-            TensorData::Floats(dtype, _) | TensorData::Stored(dtype, _) => dtype.bytes() * values as u64,
+            TensorData::Floats(dtype, _) | TensorData::Computed(dtype, _) | TensorData::Stored(dtype, _) => {
+                dtype.bytes() * values as u64
+            }
             TensorData::Bytes(_) => values as u64,
         }
     }
 
     fn dtype(&self) -> Dtype {
         match &self.data {
-            TensorData::Floats(dtype, _) | TensorData::Stored(dtype, _) => match dtype {
-                SaveDtype::F32 => Dtype::F32,
-                SaveDtype::Bf16 => Dtype::BF16,
-                SaveDtype::F16 => Dtype::F16,
-            },
+            TensorData::Floats(dtype, _) | TensorData::Computed(dtype, _) | TensorData::Stored(dtype, _) => {
+                match dtype {
+                    SaveDtype::F32 => Dtype::F32,
+                    SaveDtype::Bf16 => Dtype::BF16,
+                    SaveDtype::F16 => Dtype::F16,
+                }
+            }
             TensorData::Bytes(_) => Dtype::U8,
         }
     }
@@ -153,6 +145,12 @@ impl TensorSource<'_> {
         let (dtype, values) = match &self.data {
             TensorData::Bytes(bytes) => return out.write_all(&bytes()),
             TensorData::Stored(_, bytes) => return write_shared(out, bytes),
+            TensorData::Computed(dtype, values) => {
+                let encode = |floats: &[f32], bytes: &mut [u8]| dtype.encode(floats, bytes);
+                let width = dtype.bytes() as usize;
+                let failed = write_blocks(out, &self.shape, (1, width), values, &encode)?;
+                return failed.map_or(Ok(()), |(at, value)| Err(self.beyond(*dtype, at, value)));
+            }
             TensorData::Floats(dtype, values) => (*dtype, values),
         };
         let len: usize = self.shape.iter().product();
@@ -184,8 +182,54 @@ impl TensorSource<'_> {
     }
 }
 
+/// Computes, encodes and writes the values of a tensor, block by block on all threads, so that they stay in the caches in
+/// between. `block` is the number of values that are encoded together, and their bytes. Gives the place and the value of the
+/// first that `encode`, which tells its place in a block, has no form for; the file is not whole then.
+pub(super) fn write_blocks(
+    out: &mut dyn Write,
+    shape: &[usize],
+    (values_together, bytes_together): (usize, usize),
+    values: &(dyn Fn(Range<usize>, &mut [f32]) + Sync),
+    encode: &(dyn Fn(&[f32], &mut [u8]) -> Result<(), usize> + Sync),
+) -> io::Result<Option<(usize, f32)>> {
+    thread_local! {
+        static FLOATS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    }
+    let len: usize = shape.iter().product();
+    let unit = match shape {
+        [_, cols] if *cols > 0 => *cols,
+        _ => values_together,
+    };
+    let block = (BLOCK / unit).max(1) * unit;
+    let bytes_of = |values: usize| values / values_together * bytes_together;
+    let piece = BLOCKS * block;
+    let mut bytes = vec![0; bytes_of(piece.min(len))];
+    for start in (0..len).step_by(piece) {
+        let end = len.min(start + piece);
+        let bytes = &mut bytes[..bytes_of(end - start)];
+        let blocks = bytes.par_chunks_mut(bytes_of(block)).enumerate().with_max_len(1);
+        let failed = blocks.filter_map(|(i, bytes)| {
+            FLOATS.with_borrow_mut(|floats| {
+                let range = start + i * block..end.min(start + (i + 1) * block);
+                if floats.len() < range.len() {
+                    floats.resize(range.len(), 0.0);
+                }
+                let floats = &mut floats[..range.len()];
+                values(range.clone(), floats);
+                encode(floats, bytes).err().map(|at| (range.start + at, floats[at]))
+            })
+        });
+        // The first such value, whichever thread came to one first.
+        if let Some(failed) = failed.min_by_key(|(at, _)| *at) {
+            return Ok(Some(failed));
+        }
+        out.write_all(bytes)?;
+    }
+    Ok(None)
+}
+
 /// Writes bytes that may be mapped, and gives their pages back.
-fn write_shared(out: &mut dyn Write, bytes: &SharedBytes) -> io::Result<()> {
+pub(super) fn write_shared(out: &mut dyn Write, bytes: &SharedBytes) -> io::Result<()> {
     const PART: usize = 4 << 20;
     for start in (0..bytes.len()).step_by(PART) {
         let part = bytes.slice(start..(start + PART).min(bytes.len())).expect("within the bytes");
@@ -309,7 +353,7 @@ impl TensorReader {
 
 #[cfg(test)]
 mod tests {
-    use half::bf16;
+    use half::{bf16, f16};
     use safetensors::View;
 
     use super::*;
@@ -341,6 +385,12 @@ mod tests {
                 Box::new(|range: Range<usize>, out: &mut [f32]| out.copy_from_slice(&long[range])),
             )
         };
+        let computed = |dtype| {
+            TensorData::Computed(
+                dtype,
+                Box::new(|range: Range<usize>, out: &mut [f32]| out.copy_from_slice(&long[range])),
+            )
+        };
         let codes = [7u8, 8, 9];
         let source = |name: &str, shape: &[usize], data| TensorSource {
             name: name.to_owned(),
@@ -353,16 +403,20 @@ mod tests {
             source("c", &[PIECE + 5], floats(SaveDtype::Bf16)),
             source("d", &[1, PIECE + 5], floats(SaveDtype::F32)),
             source("e", &[PIECE + 5], floats(SaveDtype::F16)),
+            source("g", &[5, PIECE / 5 + 1], computed(SaveDtype::Bf16)),
+            source("h", &[PIECE + 5], computed(SaveDtype::F16)),
             source("f", &[2], TensorData::Stored(SaveDtype::F16, SharedBytes::from_vec(vec![1, 2, 3, 4]))),
             source("a", &[2, 2], floats(SaveDtype::F32)),
         ];
         write_tensors(&mut found, sources).expect("written");
 
         let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-        let narrow = long.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect();
-        let half = long.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect();
+        let narrow: Vec<u8> = long.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect();
+        let half: Vec<u8> = long.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect();
         let tensors = [
-            ("e", Tensor(Dtype::F16, vec![PIECE + 5], half)),
+            ("e", Tensor(Dtype::F16, vec![PIECE + 5], half.clone())),
+            ("h", Tensor(Dtype::F16, vec![PIECE + 5], half)),
+            ("g", Tensor(Dtype::BF16, vec![5, PIECE / 5 + 1], narrow[..10 * (PIECE / 5 + 1)].to_vec())),
             ("f", Tensor(Dtype::F16, vec![2], vec![1, 2, 3, 4])),
             ("a", Tensor(Dtype::F32, vec![2, 2], bytes(&long[..4]))),
             ("b", Tensor(Dtype::U8, vec![3], codes.to_vec())),
@@ -389,24 +443,17 @@ mod tests {
         assert!(TensorReader::open(&path).expect_err("cut off").contains("its header says"));
     }
     #[test]
-    fn rounding_to_bf16_is_that_of_half() {
-        // Every exponent and sign, with low bits on both sides of the middle and on it.
-        for high in 0..=u16::MAX {
-            for low in [0u32, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
-                let value = f32::from_bits(u32::from(high) << 16 | low);
-                assert_eq!(bf16_bits(value), bf16::from_f32(value).to_bits(), "{high:x} {low:x}");
-            }
-        }
-    }
-
-    #[test]
     fn a_value_beyond_half_precision_is_an_error_that_names_its_place() {
         let values = |range: Range<usize>, out: &mut [f32]| {
-            range.zip(out).for_each(|(i, out)| *out = if i >= 40_001 { 70_000.0 } else { 1.0 });
+            range.zip(out).for_each(|(i, out)| *out = if i >= 400_001 { 70_000.0 } else { 1.0 });
         };
-        let data = TensorData::Floats(SaveDtype::F16, Box::new(values));
-        let tensor = TensorSource { name: "x".to_owned(), shape: vec![5, 10_000], data };
-        let error = write_tensors(&mut Vec::new(), vec![tensor]).expect_err("refused");
-        assert_eq!(error.to_string(), "x: the value 70000 in row 4, column 1 is beyond float16");
+        for data in [
+            TensorData::Floats(SaveDtype::F16, Box::new(values)),
+            TensorData::Computed(SaveDtype::F16, Box::new(values)),
+        ] {
+            let tensor = TensorSource { name: "x".to_owned(), shape: vec![50, 10_000], data };
+            let error = write_tensors(&mut Vec::new(), vec![tensor]).expect_err("refused");
+            assert_eq!(error.to_string(), "x: the value 70000 in row 40, column 1 is beyond float16");
+        }
     }
 }

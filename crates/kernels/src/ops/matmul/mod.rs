@@ -114,6 +114,15 @@ pub fn run(products: &mut [Product<'_>]) {
     }
 }
 
+/// Adds `scale` times the product of `term` to `out`, `[m, n]`, on the processor and the calling thread: for who is parallel
+/// over something else. `scale` is multiplied into the left operand; sums of up to 768 products are added once.
+///
+/// # Panics
+/// As [`run`], and when an operand is on another device.
+pub fn add_scaled(m: usize, n: usize, term: Term<'_>, scale: f32, out: &mut [f32]) {
+    cpu::add_scaled(m, n, term, scale, out);
+}
+
 /// The instruction set the processor's products of `dtype` run on. The order in which they add, and with it the last bits
 /// of their results, is that of the instruction set.
 pub fn cpu_instruction_set(dtype: ComputeDtype) -> &'static str {

@@ -193,3 +193,27 @@ fn a_weight_of_another_shape_is_refused() {
         &mut out,
     )]);
 }
+
+#[test]
+fn a_scaled_product_is_added_to_what_is_there() {
+    let mut random = Random::new(5);
+    for (m, n, k) in [(1, 40, 3), (7, 130, 16), (64, 96, 8)] {
+        let left = random.normal(k * m);
+        let right = random.normal(k * n);
+        let start = random.normal(m * n);
+        let (left_tensor, right_tensor) =
+            (Tensor::from_slice(Device::Cpu, &left), Tensor::from_slice(Device::Cpu, &right));
+        // The left operand transposed, as the factor B of an adapter lies in memory.
+        let term = Term {
+            left: View::rows(&left_tensor, m).t(),
+            right: Right::View(View::rows(&right_tensor, n)),
+            k,
+        };
+        let mut found = start.clone();
+        add_scaled(m, n, term, -1.5, &mut found);
+        let scaled: Vec<f32> = left.iter().map(|value| -1.5 * value).collect();
+        let terms = [TermCpu { left: transposed(&scaled, m), right: RightCpu::Strided(rows(&right, n)), k }];
+        let expected = reference::product(m, n, &terms, None, &start);
+        assert_close(&found, &expected, TOLERANCE, &format!("{m}x{n}x{k}"));
+    }
+}

@@ -101,15 +101,7 @@ pub(super) fn run(products: &mut [Product<'_>]) {
         .map(|p| {
             p.terms
                 .iter()
-                .map(|t| TermCpu {
-                    left: t.left.cpu(),
-                    right: match t.right {
-                        Right::WeightTransposed(w) => RightCpu::WeightTransposed(w),
-                        Right::Weight(w) => RightCpu::Weight(w),
-                        Right::View(v) => RightCpu::Strided(v.cpu()),
-                    },
-                    k: t.k,
-                })
+                .map(|t| TermCpu { left: t.left.cpu(), right: right_cpu(t.right), k: t.k })
                 .collect()
         })
         .collect();
@@ -138,6 +130,24 @@ pub(super) fn run(products: &mut [Product<'_>]) {
         tasks.extend(product.tasks(threads));
     }
     run_tasks(&tasks, threads);
+}
+
+/// See [`super::add_scaled`].
+pub(super) fn add_scaled(m: usize, n: usize, term: super::Term<'_>, scale: f32, out: &mut [f32]) {
+    let (left, k) = (term.left.cpu(), term.k);
+    let at = |row: usize, col: usize| left.values[row * left.row_stride + col * left.col_stride];
+    let scaled: Vec<f32> = (0..m * k).map(|i| scale * at(i / k, i % k)).collect();
+    let left = Strided { values: &scaled, row_stride: k, col_stride: 1 };
+    let terms = [TermCpu { left, right: right_cpu(term.right), k }];
+    run_serial(ProductCpu { m, n, terms: &terms, bias: None, accumulate: true, out, out_stride: n });
+}
+
+fn right_cpu(right: Right<'_>) -> RightCpu<'_> {
+    match right {
+        Right::WeightTransposed(w) => RightCpu::WeightTransposed(w),
+        Right::Weight(w) => RightCpu::Weight(w),
+        Right::View(v) => RightCpu::Strided(v.cpu()),
+    }
 }
 
 /// Runs tasks in order, each on the thread that comes for it first. A thread that finds none left helps those that still

@@ -1,0 +1,157 @@
+//! The folder that `ollama create` reads: a `Modelfile`, and beside it the adapter or the merged model.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use lorafit_data::GoTemplate;
+use lorafit_model::adapter::{Adapter, convert};
+use lorafit_model::weights::ModelFiles;
+use lorafit_train::open_tokenizer;
+use serde_json::json;
+
+use super::{ExportArgs, Written, model};
+use crate::merge_inputs::{AdapterArg, Trained};
+use crate::report_error::CliError;
+
+const MODELFILE: &str = "Modelfile";
+const MODEL: &str = "model.gguf";
+const ADAPTER: &str = "adapter.gguf";
+/// What a name of Ollama begins with.
+const SCHEME: &str = "ollama://";
+
+/// Writes the folder.
+pub(super) fn write(
+    args: &ExportArgs,
+    files: &ModelFiles,
+    adapter: Option<&Adapter>,
+    adapters: &[AdapterArg],
+) -> anyhow::Result<Written> {
+    let template = chat_template(args, files, adapters)?;
+    let parent = args.out().parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // The folder gets its name when it is whole.
+    let place = tempfile::Builder::new().prefix(".lorafit-").tempdir_in(parent)?;
+    let mut modelfile = String::from("# ollama create NAME -f Modelfile\n");
+    let (what, json) = match why_one_file(args, files, adapter) {
+        Some(why) => {
+            args.tell(&format!("base and adapter are written as one file: {why}"));
+            let written = model(args, files, adapters, adapter, &place.path().join(MODEL))?;
+            modelfile += &format!("FROM ./{MODEL}\n");
+            (written.what, json!({"model": MODEL, "why_merged": why, "bytes": written.json["bytes"]}))
+        }
+        None => {
+            let from = base_name(args, files)?;
+            modelfile += &format!("FROM {from}\n");
+            let mut what = format!("the base stays where it is ({from})");
+            if let Some(adapter) = adapter {
+                let bytes = convert::gguf_lora_bytes(adapter, files.config(), args.model());
+                fs::write(place.path().join(ADAPTER), bytes)?;
+                modelfile += &format!("ADAPTER ./{ADAPTER}\n");
+                what = format!("the adapter in f32; {what}");
+            }
+            (what, json!({"from": from, "adapter": adapter.map(|_| ADAPTER)}))
+        }
+    };
+    modelfile += &template.as_ref().map(instructions).unwrap_or_default();
+    fs::write(place.path().join(MODELFILE), modelfile)?;
+    give_name(place, args.out())?;
+    let use_it = format!(
+        "use it: ollama create NAME -f {}/{MODELFILE}, and ollama run NAME; files are in",
+        args.out().display()
+    );
+    let mut json = json;
+    json["template"] = json!(template.map(|template| template.source));
+    Ok(Written { what, use_it: use_it.into(), json })
+}
+
+/// The folder in its place, which is new or empty.
+fn give_name(place: tempfile::TempDir, out: &Path) -> anyhow::Result<()> {
+    if out.is_dir() {
+        fs::remove_dir(out)?;
+    }
+    let place = place.keep();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        // A temporary folder is its owner's alone.
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o755))?;
+    }
+    if let Err(error) = fs::rename(&place, out) {
+        let _ = fs::remove_dir_all(&place);
+        return Err(error.into());
+    }
+    Ok(())
+}
+
+/// Why Ollama is given the merged model; `None` if it takes base and adapter.
+fn why_one_file(args: &ExportArgs, files: &ModelFiles, adapter: Option<&Adapter>) -> Option<&'static str> {
+    let Some(gguf) = files.gguf() else {
+        return Some("the base is a folder, and Ollama wants one GGUF file");
+    };
+    if args.file_type.is_some() {
+        return Some("--type says how");
+    }
+    if gguf.integer("split.count").is_some_and(|count| count > 1) {
+        return Some("the base is in several files, which not every release of Ollama takes");
+    }
+    let arch = gguf.text("general.architecture").unwrap_or_default();
+    if adapter.is_some() && arch.starts_with("qwen3") {
+        return Some("Ollama's own engine, by which many of its releases run qwen3, takes no adapter");
+    }
+    None
+}
+
+/// What FROM says of a base that stays where it is.
+fn base_name(args: &ExportArgs, files: &ModelFiles) -> anyhow::Result<String> {
+    if let Some(name) = args.model().strip_prefix(SCHEME) {
+        return Ok(name.to_owned());
+    }
+    let path: PathBuf = files.path().canonicalize()?;
+    match path.to_str().filter(|path| !path.contains(['\n', '\r', '"'])) {
+        Some(path) => Ok(path.to_owned()),
+        None => Err(CliError::new(format!("a Modelfile cannot name {}", path.display()))
+            .hint("give the base another name, or --type to have it copied")
+            .into()),
+    }
+}
+
+/// The chat template in Go; `None`, and told why, if it has no such form.
+fn chat_template(
+    args: &ExportArgs,
+    files: &ModelFiles,
+    adapters: &[AdapterArg],
+) -> anyhow::Result<Option<GoTemplate>> {
+    let mut tokenizer = open_tokenizer(files)?;
+    // An adapter answers in the format that it was trained on.
+    let trained = adapters.iter().find_map(|adapter| Trained::of(&adapter.dir)?.template);
+    if let Some(template) = trained {
+        args.tell(&format!("TEMPLATE is that of the training, --template {template}"));
+        tokenizer.use_chat_template(&template)?;
+    }
+    match GoTemplate::of(&tokenizer) {
+        Ok(template) => {
+            template.notes.iter().for_each(|note| args.tell(note));
+            if tokenizer.chat_template().is_some_and(|text| text.contains("tools")) {
+                args.tell(
+                    "TEMPLATE has no tools: a release of Ollama that reads the chat template of the file itself has them",
+                );
+            }
+            Ok(Some(template))
+        }
+        Err(why) => {
+            args.tell(&format!(
+                "TEMPLATE is left out: {why}. Ollama then looks for one that it knows, and without one it writes prompts as they \
+                 are: add TEMPLATE to the Modelfile"
+            ));
+            Ok(None)
+        }
+    }
+}
+
+fn instructions(template: &GoTemplate) -> String {
+    let mut text = format!("TEMPLATE \"\"\"{}\"\"\"\n", template.source);
+    if let Some(system) = &template.system {
+        text += &format!("SYSTEM \"\"\"{system}\"\"\"\n");
+    }
+    template.stop.iter().for_each(|stop| text += &format!("PARAMETER stop \"{stop}\"\n"));
+    text
+}
