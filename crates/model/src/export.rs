@@ -141,6 +141,38 @@ impl Model {
     }
 }
 
+/// Why a GGUF file cannot say the shape of a folder's model, with what llama.cpp reads from it: nothing if it can.
+pub fn unsaid(config: &Config) -> Option<String> {
+    let gguf = config.arch.gguf();
+    if config.arch.gguf_entries(config).is_none() {
+        return Some(format!("llama.cpp has no architecture for {}", config.arch));
+    }
+    let scaling = match &config.rope.scaling {
+        RopeScaling::Dynamic { .. } => "dynamic",
+        RopeScaling::Yarn { factor, attention_factor, truncate, .. } => {
+            let usual = if *factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 };
+            if *truncate && (attention_factor - usual).abs() < 1e-6 {
+                return None;
+            }
+            "yarn with a factor or a ramp of its own"
+        }
+        RopeScaling::None
+        | RopeScaling::Linear { .. }
+        | RopeScaling::Llama3 { .. }
+        | RopeScaling::Long { .. }
+        | RopeScaling::Divisors(_) => return None,
+    };
+    Some(format!("the metadata of {gguf} cannot say `rope_scaling` of type {scaling}"))
+}
+
+/// The window of a folder's model, where llama.cpp does not have it for this architecture: it is exact for texts up to it.
+pub fn unsaid_window(config: &Config) -> Option<usize> {
+    let says =
+        |(key, _): &(&str, GgufEntry)| *key == "attention.sliding_window" && config.arch.gguf() != "phi3";
+    let said = config.arch.gguf_entries(config).unwrap_or_default().iter().any(says);
+    config.sliding_window.filter(|_| !said)
+}
+
 /// A GGUF file that is to be written.
 pub struct GgufModel<'a> {
     entries: Vec<(String, GgufEntry)>,

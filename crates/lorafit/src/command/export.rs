@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use lorafit_kernels::Device;
 use lorafit_model::adapter::convert::{MLX_CONFIG, MLX_WEIGHTS, MlxAdapter};
 use lorafit_model::adapter::{self, Adapter, AdapterFile, convert};
-use lorafit_model::export::{FileType, GgufModel};
+use lorafit_model::export::{self, FileType, GgufModel};
 use lorafit_model::merge::{Merged, check_finite};
 use lorafit_model::weights::{Gguf, GgufEntry, ModelFiles, SaveDtype};
 use lorafit_model::{FileError, Source};
@@ -354,6 +354,22 @@ fn model(
     adapter: Option<&Adapter>,
     out: &Path,
 ) -> anyhow::Result<Written> {
+    if files.gguf().is_none() {
+        if let Some(why) = export::unsaid(files.config()) {
+            return Err(CliError::new(format!(
+                "{}: a GGUF file cannot hold this model: {why}",
+                args.model()
+            ))
+            .hint("lorafit merge writes a folder, which transformers and vLLM read")
+            .into());
+        }
+        if let Some(window) = export::unsaid_window(files.config()) {
+            args.tell(&format!(
+                "llama.cpp has no window for {}: texts of more than {window} tokens are computed otherwise there",
+                files.config().arch
+            ));
+        }
+    }
     let none = Adapter::none(files.config());
     // A folder's own type where nothing else is said; what is encoded comes from f32.
     let dtype = match (args.file_type, files.gguf()) {

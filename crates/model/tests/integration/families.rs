@@ -4,7 +4,9 @@
 use crate::common::{Case, Packed, TOLERANCE, assert_close, fixture, generated, tree_of};
 use lorafit_kernels::Device;
 use lorafit_model::adapter::{Adapter, LoraConfig, Targets};
-use lorafit_model::weights::{ModelFiles, SaveDtype, write_tensors};
+use lorafit_model::export::{self, GgufModel};
+use lorafit_model::merge::Merged;
+use lorafit_model::weights::{Gguf, ModelFiles, SaveDtype, write_tensors};
 use lorafit_model::{
     ActivationDtype, ActivationPolicy, Buffers, Config, Model, Parameters, Recompute, Stream, WeightSelection,
 };
@@ -218,4 +220,57 @@ fn a_window_beyond_the_row_changes_nothing() {
     let length = case.ids[1].len();
     assert!(logits(length) == logits(4096), "bit for bit");
     assert!(logits(length - 1) != logits(4096));
+}
+
+/// A folder written as a GGUF file and read again is the same model, or it is told why not.
+#[test]
+fn a_written_gguf_file_is_the_same_model() {
+    let mut refused = Vec::new();
+    for name in FAMILIES {
+        let files = ModelFiles::open(&fixture(name)).expect("opens");
+        let config = files.config();
+        if export::unsaid(config).is_some() {
+            refused.push(name);
+            continue;
+        }
+        let none = Adapter::none(config);
+        let merged = Merged::new(&files, &none, Some(SaveDtype::F32)).expect("merges");
+        let mut bytes = Vec::new();
+        let f32s = Some("f32".parse().expect("a type"));
+        GgufModel::new(&files, &merged, f32s, Vec::new()).write(&mut bytes).expect("written");
+        let bytes = lorafit_kernels::SharedBytes::from_vec(bytes);
+        let gguf = Gguf::from_bytes(std::path::Path::new("written.gguf"), bytes).expect("a GGUF file");
+        let again = ModelFiles::from_gguf(gguf).expect("the same architecture");
+        let (found, expected) = (again.config().rope_frequencies(), config.rope_frequencies());
+        assert_close(&found, &expected, 1e-6, name);
+        let unsaid = export::unsaid_window(config).is_some();
+        let read = Config {
+            // Mistral is a Llama there.
+            arch: if name == "mistral_window" { config.arch } else { again.config().arch },
+            rope: config.rope.clone(),
+            initializer_range: config.initializer_range,
+            sliding_window: if unsaid { config.sliding_window } else { again.config().sliding_window },
+            windowed: if unsaid { config.windowed.clone() } else { again.config().windowed.clone() },
+            ..again.config().clone()
+        };
+        // Numbers are f32 there.
+        let close = |a: f32, b: f32| (a - b).abs() <= 1e-6 * a.abs();
+        assert!(close(read.logit_scale, config.logit_scale), "{name}");
+        assert_eq!(Config { logit_scale: config.logit_scale, ..read }, *config, "{name}");
+        let values = |files: &ModelFiles| {
+            let mut bytes = Vec::new();
+            let model = Model::load(files, Device::Cpu).expect("loads");
+            write_tensors(&mut bytes, model.sources(SaveDtype::F32)).expect("written");
+            bytes
+        };
+        let (found, expected) = (values(&again), values(&files));
+        assert_eq!(found.len(), expected.len(), "{name}");
+        let floats = |bytes: &[u8]| -> Vec<f32> {
+            bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).filter(|v| v.abs() < 1e3).collect()
+        };
+        let (found, expected) = (floats(&found), floats(&expected));
+        let off = found.iter().zip(&expected).filter(|(a, b)| (*a - *b).abs() > 2e-7).count();
+        assert_eq!((off, found.len()), (0, expected.len()), "{name}");
+    }
+    assert_eq!(refused, ["ministral", "llama_yarn", "llama_dynamic"]);
 }

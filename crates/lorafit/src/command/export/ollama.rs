@@ -27,7 +27,8 @@ pub(super) fn write(
     adapters: &[AdapterArg],
 ) -> anyhow::Result<Written> {
     let template = chat_template(args, files, adapters)?;
-    let parent = args.out().parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent =
+        args.out().parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // The folder gets its name when it is whole.
     let place = tempfile::Builder::new().prefix(".lorafit-").tempdir_in(parent)?;
     let mut modelfile = String::from("# ollama create NAME -f Modelfile\n");
