@@ -88,6 +88,8 @@ impl FileType {
             _ if is_head && format != Format::Q8_0 => Format::Q6K,
             (FileType::Plain(_), _) => format,
             (_, Some((layer, "attn_v.weight" | "ffn_down.weight"))) if model.gets_more(layer) => Format::Q6K,
+            (FileType::Q4KM, Some((_, "attn_qkv.weight"))) => Format::Q5K,
+            (FileType::Q5KM, Some((_, "attn_qkv.weight"))) => Format::Q6K,
             _ => format,
         };
         fitting(format, cols)
@@ -466,6 +468,7 @@ mod tests {
         assert_eq!(more, [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31]);
         assert_eq!(of("blk.1.attn_v.weight"), Format::Q6K);
         assert_eq!(of("blk.1.attn_q.weight"), Format::Q4K);
+        assert_eq!(of("blk.1.attn_qkv.weight"), Format::Q5K);
         assert_eq!(of("token_embd.weight"), Format::Q6K);
         let model = Model { has_head: true, ..model };
         assert_eq!(FileType::Q4KM.of("token_embd.weight", 4096, &model), Format::Q4K);
