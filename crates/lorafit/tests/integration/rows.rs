@@ -297,7 +297,12 @@ fn tables_of_spreadsheets_are_conversations() {
     let told = data("a.csv", "sep=;\nquestion;answer\nwhy;so\nwhy\n", &[]);
     refuses(&told, &["a.csv line 4: the row has 1 value,"]);
     let told = data("a.csv", "question;problem;answer\na;b;c\n", &[]);
-    refuses(&told, &["none of the known shapes; its fields are: `question`, `problem`, `answer`"]);
+    refuses(
+        &told,
+        &[
+            "several columns ask or answer, and which are meant is not known: `question`, `problem` and `answer`",
+        ],
+    );
     let told = data("a.csv", "instruction,context,response\na,b,c\n", &[]);
     refuses(&told, &["`context` is not read: say where it goes: --columns context=input"]);
     let told = data("a.csv", "instruction,context,response\na,b,c\n", &["--columns", "context=input"]);

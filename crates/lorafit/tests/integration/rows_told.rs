@@ -99,11 +99,11 @@ fn parts_are_given_to_templates_that_read_them() {
         data("r.jsonl", row.to_string(), &["--template", template.to_str().unwrap()])
     };
     let reads = "{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}{% if p.type == 'text' %}\
-                 {{ p.text | trim }};{% endif %}{% endfor %}{% endif %}";
+                 {{ p.text | trim }}{{ ';' if not loop.last }}{% endif %}{% endfor %}{% endif %}";
     let told = over(reads);
     says(
         &told,
-        &["user\u{23ce}\na;b;<|im_end|>", "\u{27e6}c;d;<|im_end|>\u{27e7}", "\u{27e6}f<|im_end|>\u{27e7}"],
+        &["user\u{23ce}\na;b<|im_end|>", "\u{27e6}c;d<|im_end|>\u{27e7}", "\u{27e6}f<|im_end|>\u{27e7}"],
     );
     assert!(!told.text.contains("several parts"), "{}", told.text);
     for joins in [

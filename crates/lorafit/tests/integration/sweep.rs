@@ -390,6 +390,25 @@ fn the_memory_of_answers_is_planned() {
         let search =
             format!("[search]\nrank = [2]\n[sweep]\nmetric = \"{metric}\"\nmax-new-tokens = 60000\n");
         let place = Place::new("max-steps = 2\n", &search);
+        // Answers end with the context: one that has room for them.
+        let model = place.path("model");
+        fs::create_dir(&model).expect("a folder");
+        for file in fs::read_dir(MODEL).expect("the model").map(|file| file.expect("an entry").path()) {
+            if file.is_file() {
+                fs::copy(&file, model.join(file.file_name().expect("a name"))).expect("copied");
+            }
+        }
+        let edit = |path: &Path, from: &str, to: &str| {
+            let text = fs::read_to_string(path).expect("text");
+            assert!(text.contains(from), "{text}");
+            fs::write(path, text.replace(from, to)).expect("written");
+        };
+        edit(
+            &model.join("config.json"),
+            "\"max_position_embeddings\": 512",
+            "\"max_position_embeddings\": 100000",
+        );
+        edit(&place.path("sweep.toml"), MODEL, "model");
         let output = place.sweep(&["--dry-run", "--json"]);
         assert_ended_well(&output);
         serde_json::from_str::<Value>(&text(&output.stdout)).expect("an object")["planned_bytes"]
