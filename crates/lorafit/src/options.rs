@@ -283,7 +283,9 @@ impl FromStr for NamedAdapter {
         if adapter.is_empty() {
             return Err(format!("`{text}` has no folder after the equals sign"));
         }
-        let adapter: AdapterArg = adapter.parse().map_err(|error: CliError| error.to_string())?;
+        let adapter: AdapterArg = adapter.parse().map_err(|error: CliError| {
+            format!("{error}\nhint: a weight is a number behind a colon: DIR:0.5")
+        })?;
         let name = match name {
             Some(name) => name,
             None => {

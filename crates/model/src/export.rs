@@ -169,10 +169,7 @@ pub fn unsaid(config: &Config) -> Option<String> {
 
 /// The window of a folder's model, where llama.cpp does not have it for this architecture: it is exact for texts up to it.
 pub fn unsaid_window(config: &Config) -> Option<usize> {
-    let says =
-        |(key, _): &(&str, GgufEntry)| *key == "attention.sliding_window" && config.arch.gguf() != "phi3";
-    let said = config.arch.gguf_entries(config).unwrap_or_default().iter().any(says);
-    config.sliding_window.filter(|_| !said)
+    config.sliding_window.filter(|_| !config.arch.gguf_window())
 }
 
 /// A GGUF file that is to be written.

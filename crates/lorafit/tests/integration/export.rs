@@ -170,7 +170,8 @@ fn a_model_with_its_adapter_is_one_file() {
         assert!((found - want).abs() < 1e-5, "{model}: {found} {want}");
         assert!(
             fs::metadata(place.path("whole.gguf")).expect("there").len()
-                <= fs::metadata(&base).expect("there").len() + 64
+                <= fs::metadata(&base).expect("there").len() + 2048,
+            "beside the tensors there is what was merged"
         );
 
         // Written as other types: those with more bits are nearer. Random weights, as these are, have large logits for their
@@ -281,7 +282,10 @@ fn what_cannot_be_written_is_told_before_anything_is() {
     fs::create_dir(place.path("taken")).expect("made");
     fs::write(place.path("taken/file"), "x").expect("written");
     refused(with_adapter(export(&["--out", "taken"], "peft", &gguf)), &["taken is not empty"]);
-    refused(with_adapter(export(&["--out", "taken"], "gguf", &gguf)), &["taken is a folder"]);
+    refused(
+        with_adapter(export(&["--out", "taken"], "gguf", &gguf)),
+        &["cannot write taken: it is a folder"],
+    );
     refused(with_adapter(export(&["--out", "rows.jsonl"], "gguf", &gguf)), &["rows.jsonl is there already"]);
     fs::copy(&gguf, place.path("m.gguf")).expect("copied");
     refused(

@@ -467,7 +467,11 @@ fn a_smaller_rank_is_written_with_what_it_lacks() {
     assert!(text.contains("in parts of ||dW||_F: ") && text.contains(" at most (model.layers."), "{text}");
     refused(at, &["inspect", "two", "--shrink-rank", "2", "--out", "x"], &["rank 2 in all layers already"]);
     refused(at, &["inspect", &adapter, "--shrink-rank", "2", "--out", "two"], &["two is not empty"]);
-    refused(at, &["inspect", "two", "--shrink-rank", "1", "--out", "two"], &["which is read"]);
+    refused(
+        at,
+        &["inspect", "two", "--shrink-rank", "1", "--out", "two"],
+        &["would be written over what is read"],
+    );
     for flags in [&["--shrink-rank", "0", "--out", "x"][..], &["--shrink-rank", "1"], &["--out", "x"]] {
         let output = lorafit(at, &[&["inspect", "two"], flags].concat());
         assert_eq!(output.status.code(), Some(2), "{flags:?}");

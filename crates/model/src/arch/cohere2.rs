@@ -13,6 +13,7 @@ pub(super) const FAMILY: Family = Family {
     class: "Cohere2ForCausalLM",
     gguf: "cohere2",
     gguf_rotary_pairs: false,
+    gguf_window: true,
     from_json: |keys| {
         if keys.flag("use_qk_norm")? {
             return Err(keys.wrong("use_qk_norm", "false").with_hint(OTHER_COMPUTATION));

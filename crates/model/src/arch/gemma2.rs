@@ -13,6 +13,7 @@ pub(super) const FAMILY: Family = Family {
     class: "Gemma2ForCausalLM",
     gguf: "gemma2",
     gguf_rotary_pairs: false,
+    gguf_window: true,
     from_json: |keys| {
         let config = common(keys, Arch::Gemma2)?;
         Ok(Config {

@@ -11,6 +11,7 @@ pub(super) const FAMILY: Family = Family {
     class: "Gemma3ForCausalLM",
     gguf: "gemma3",
     gguf_rotary_pairs: false,
+    gguf_window: true,
     from_json: |keys| {
         let config = gemma2::common(keys, Arch::Gemma3)?;
         let head_dim = config.head_dim;

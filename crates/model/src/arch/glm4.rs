@@ -11,6 +11,7 @@ pub(super) const FAMILY: Family = Family {
     class: "Glm4ForCausalLM",
     gguf: "glm4",
     gguf_rotary_pairs: false,
+    gguf_window: false,
     from_json: |keys| {
         let config = hf::common_of_silu(keys, Arch::Glm4)?;
         let head_dim = keys.optional_size("head_dim")?.unwrap_or(128);

@@ -10,6 +10,7 @@ pub(super) const FAMILY: Family = Family {
     class: "GraniteForCausalLM",
     gguf: "granite",
     gguf_rotary_pairs: true,
+    gguf_window: false,
     from_json: |keys| {
         let bias = keys.flag("attention_bias")?;
         let number = |key: &str| Ok(keys.number(key)?.unwrap_or(1.0) as f32);

@@ -10,6 +10,7 @@ pub(super) const FAMILY: Family = Family {
     class: "LlamaForCausalLM",
     gguf: "llama",
     gguf_rotary_pairs: true,
+    gguf_window: false,
     from_json: |keys| {
         let config = hf::common(keys, Arch::Llama)?;
         let bias = keys.flag("attention_bias")?;

@@ -10,6 +10,7 @@ pub(super) const FAMILY: Family = Family {
     class: "MinistralForCausalLM",
     gguf: "llama",
     gguf_rotary_pairs: true,
+    gguf_window: false,
     from_json: |keys| {
         let config = hf::common(keys, Arch::Ministral)?;
         let sliding_window = match keys.0.contains_key("sliding_window") {

@@ -10,6 +10,7 @@ pub(super) const FAMILY: Family = Family {
     class: "MistralForCausalLM",
     gguf: "llama",
     gguf_rotary_pairs: true,
+    gguf_window: false,
     from_json: |keys| {
         let config = hf::common(keys, Arch::Mistral)?;
         // An absent key is the window of the first version; null is none.

@@ -64,6 +64,8 @@ struct Family {
     gguf: &'static str,
     /// Whether GGUF files have the rows of queries and keys in the order of rotary pairs.
     gguf_rotary_pairs: bool,
+    /// Whether llama.cpp has its window.
+    gguf_window: bool,
     /// Its shape from a `config.json`.
     from_json: fn(&hf::Keys<'_>) -> Result<Config, ConfigError>,
     /// Its shape from GGUF metadata; none where another architecture reads files of this kind.
@@ -131,6 +133,11 @@ impl Arch {
     /// Whether GGUF files have the rows of queries and keys in the order of rotary pairs.
     pub(crate) fn gguf_rotary_pairs(self) -> bool {
         self.family().gguf_rotary_pairs
+    }
+
+    /// Whether llama.cpp has its window.
+    pub(crate) fn gguf_window(self) -> bool {
+        self.family().gguf_window
     }
 
     /// The keys of its GGUF metadata beside those that all have; none where there are no such files.

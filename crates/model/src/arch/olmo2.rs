@@ -11,6 +11,7 @@ pub(super) const FAMILY: Family = Family {
     class: "Olmo2ForCausalLM",
     gguf: "olmo2",
     gguf_rotary_pairs: false,
+    gguf_window: false,
     from_json: |keys| {
         let config = common(keys, Arch::Olmo2)?;
         Ok(Config { rope: rope::from_json(keys, config.head_dim, &rope::Defaults::USUAL)?, ..config })

@@ -10,6 +10,7 @@ pub(super) const FAMILY: Family = Family {
     class: "Olmo3ForCausalLM",
     gguf: "olmo2",
     gguf_rotary_pairs: false,
+    gguf_window: true,
     from_json: |keys| {
         let config = olmo2::common(keys, Arch::Olmo3)?;
         let defaults = rope::Defaults { theta: THETA, ..rope::Defaults::USUAL };

@@ -10,6 +10,7 @@ pub(super) const FAMILY: Family = Family {
     class: "Phi3ForCausalLM",
     gguf: "phi3",
     gguf_rotary_pairs: false,
+    gguf_window: false,
     from_json: |keys| {
         let config = hf::common_of_silu(keys, Arch::Phi3)?;
         let defaults = rope::Defaults { partial: Some(1.0), ..rope::Defaults::USUAL };

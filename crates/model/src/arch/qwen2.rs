@@ -10,6 +10,7 @@ pub(super) const FAMILY: Family = Family {
     class: "Qwen2ForCausalLM",
     gguf: "qwen2",
     gguf_rotary_pairs: false,
+    gguf_window: false,
     from_json: |keys| {
         let config = hf::with_window_if_used(keys, hf::common(keys, Arch::Qwen2)?)?;
         Ok(Config { attention_bias: true, ..config })

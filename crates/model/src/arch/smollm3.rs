@@ -10,6 +10,7 @@ pub(super) const FAMILY: Family = Family {
     class: "SmolLM3ForCausalLM",
     gguf: "smollm3",
     gguf_rotary_pairs: true,
+    gguf_window: false,
     from_json: |keys| {
         let config = hf::common_of_silu(keys, Arch::SmolLm3)?;
         let bias = keys.flag("attention_bias")?;

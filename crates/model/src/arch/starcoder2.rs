@@ -11,6 +11,7 @@ pub(super) const FAMILY: Family = Family {
     class: "Starcoder2ForCausalLM",
     gguf: "starcoder2",
     gguf_rotary_pairs: false,
+    gguf_window: false,
     from_json: |keys| {
         let bias = keys.flag_or("use_bias", true)?;
         let known = [Activation::GeluTanh, Activation::Gelu, Activation::Silu];
