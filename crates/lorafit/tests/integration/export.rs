@@ -290,7 +290,7 @@ fn what_cannot_be_written_is_told_before_anything_is() {
     fs::copy(&gguf, place.path("m.gguf")).expect("copied");
     refused(
         with_adapter(export(&["--out", "m.gguf", "--overwrite"], "gguf", "m.gguf")),
-        &["--out m.gguf is read, too"],
+        &["--out m.gguf would be written over what is read (--model m.gguf)"],
     );
     // Nothing goes into the model's folder, nor over a file of another kind.
     fs::create_dir(place.path("model")).expect("made");

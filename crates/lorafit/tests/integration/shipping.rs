@@ -328,7 +328,9 @@ fn weights_and_adapters_that_make_no_sense_are_refused() {
     let named = loss(at, &["--model", &model, "--adapter", "run:2"]);
     fs::rename(at.join("run:2"), at.join("run")).expect("moved");
     assert_eq!(named, loss(at, &["--model", &model, "--adapter", "run"]));
-    refused(at, &["chat", "--model", &model, "--adapter", "a=run:inf"], &["must be finite"]);
+    let chat = lorafit(at, &["chat", "--model", &model, "--adapter", "a=run:inf"]);
+    let said = String::from_utf8(chat.stderr).expect("text");
+    assert!(!chat.status.success() && said.contains("the weight `inf` must be finite"), "{said}");
 }
 
 #[test]
@@ -467,11 +469,7 @@ fn a_smaller_rank_is_written_with_what_it_lacks() {
     assert!(text.contains("in parts of ||dW||_F: ") && text.contains(" at most (model.layers."), "{text}");
     refused(at, &["inspect", "two", "--shrink-rank", "2", "--out", "x"], &["rank 2 in all layers already"]);
     refused(at, &["inspect", &adapter, "--shrink-rank", "2", "--out", "two"], &["two is not empty"]);
-    refused(
-        at,
-        &["inspect", "two", "--shrink-rank", "1", "--out", "two"],
-        &["would be written over what is read"],
-    );
+    refused(at, &["inspect", "two", "--shrink-rank", "1", "--out", "two"], &["what is read"]);
     for flags in [&["--shrink-rank", "0", "--out", "x"][..], &["--shrink-rank", "1"], &["--out", "x"]] {
         let output = lorafit(at, &[&["inspect", "two"], flags].concat());
         assert_eq!(output.status.code(), Some(2), "{flags:?}");
