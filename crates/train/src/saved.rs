@@ -11,7 +11,7 @@ use lorafit_model::weights::{SaveDtype, TensorSource, write_tensors};
 use serde_json::json;
 
 use crate::run::{RunError, RunInfo, io_error, save_error};
-use crate::storage::{Disk, Storage, free_bytes};
+use crate::storage::{Disk, Storage, StorageFile, free_bytes};
 
 /// The weights in a checkpoint.
 pub(crate) const TRAINED: &str = "weights.safetensors";
@@ -272,14 +272,18 @@ fn save_model<'a>(
     let mut write = || {
         remove(&partial)?;
         storage.create_dir_all(&partial)?;
+        // The disk is busy with one file while the next is made.
+        let mut written: Vec<Box<dyn StorageFile>> = Vec::new();
         for file in of_tensors(tensors, folder, shard_bytes) {
             let path = partial.join(&file.name);
             if let Some(folder) = path.parent().filter(|folder| *folder != partial) {
                 storage.create_dir_all(folder)?;
             }
-            storage
-                .write_much_with(&path, &mut |out| file.write(&mut Watched { out, watch: &mut *watch }))?;
+            let mut content = |out: &mut dyn Write| file.write(&mut Watched { out, watch: &mut *watch });
+            written.push(storage.write_much_with(&path, &mut content)?);
         }
+        written.iter_mut().try_for_each(|file| file.sync())?;
+        drop(written);
         storage.sync_dir(&partial)?;
         if dir.exists() {
             remove(&old)?;

@@ -9,7 +9,6 @@ mod safetensors;
 mod stream;
 mod unread;
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use lorafit_kernels::quant::Format;
@@ -29,7 +28,6 @@ use crate::adapter::{Module, module_shape};
 use crate::config::{Config, ConfigError};
 use crate::error::FileError;
 use crate::load::BaseQuantization;
-use crate::shapes::weight_shapes;
 use safetensors::Shards;
 pub(crate) use safetensors::{header_error, read_header};
 
@@ -224,21 +222,6 @@ impl ModelFiles {
     /// As [`ModelFiles::weight`].
     pub(crate) fn vector_format(&self, name: &str, len: usize) -> Result<Format, FileError> {
         Ok(self.tensor(name, &[len])?.format)
-    }
-
-    /// Names of tensors of a folder that are no weights of the model, or none that is used: the head beside an embedding it
-    /// is tied to, buffers that are computed.
-    pub fn unused_tensors(&self) -> Vec<String> {
-        let Source::Folder { shards, .. } = &self.source else { return Vec::new() };
-        let used: HashSet<String> =
-            weight_shapes(&self.config).into_iter().map(|weight| weight.name).collect();
-        // What bitsandbytes has of a matrix is called after it.
-        let part_of_used = |name: &str| {
-            let matrix = name.rfind(".weight").map(|at| &name[..at + ".weight".len()]);
-            let module = name.strip_suffix("SCB").map(|module| format!("{module}weight"));
-            matrix.is_some_and(|matrix| used.contains(matrix)) || module.is_some_and(|m| used.contains(&m))
-        };
-        shards.names().into_iter().filter(|name| !used.contains(name) && !part_of_used(name)).collect()
     }
 
     /// What of the folder was passed over although others act on it.
