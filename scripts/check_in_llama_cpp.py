@@ -32,6 +32,9 @@ params.n_ctx = 1024
 params.n_parallel = 1
 params.cpuparams.n_threads = args.threads
 params.warmup = False
+# Keys and values in f32, as lorafit has them: llama.cpp rounds them to f16 otherwise, and log-probabilities differ by 0.01.
+params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
 if args.lora:
     adapter = xllamacpp.CommonAdapterLoraInfo()
     adapter.path, adapter.scale = args.lora, 1.0
@@ -67,9 +70,12 @@ if args.scores:
 if args.answers:
     rows = lines(args.answers)
     same = exact = 0
+    different = []
     for row in rows:
         answer = complete(row["prompt"], max_tokens=args.max_new_tokens)["choices"][0]["text"].strip()
         same += answer == row["answer"].strip()
         exact += answer == row["expected"].strip()
-    result |= {"rows": len(rows), "same_as_lorafit": same, "exact": exact}
+        if answer != row["answer"].strip():
+            different.append({"prompt": row["prompt"], "lorafit": row["answer"], "llama.cpp": answer})
+    result |= {"rows": len(rows), "same_as_lorafit": same, "exact": exact, "different": different}
 print(json.dumps(result))

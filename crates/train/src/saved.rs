@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::card::{self, CARD};
 use crate::run::{RunError, RunInfo, io_error, save_error};
-use crate::storage::{Disk, Storage, free_bytes};
+use crate::storage::{Disk, Storage, StorageFile, free_bytes};
 
 /// The weights in a checkpoint.
 pub(crate) const TRAINED: &str = "weights.safetensors";
@@ -340,17 +340,21 @@ fn save_folder(
 ) -> io::Result<()> {
     let (partial, old) = (beside(dir, "partial"), beside(dir, "old.partial"));
     let remove = |dir: &Path| if dir.exists() { storage.remove_dir_all(dir) } else { Ok(()) };
-    let mut write = || {
+    let write = || {
         remove(&partial)?;
         storage.create_dir_all(&partial)?;
-        for file in &files {
+        // The disk is busy with one file while the next is made.
+        let mut written: Vec<Box<dyn StorageFile>> = Vec::new();
+        for file in files {
             let path = partial.join(&file.name);
             if let Some(folder) = path.parent().filter(|folder| *folder != partial) {
                 storage.create_dir_all(folder)?;
             }
-            storage
-                .write_much_with(&path, &mut |out| file.write(&mut Watched { out, watch: &mut *watch }))?;
+            let mut content = |out: &mut dyn Write| file.write(&mut Watched { out, watch: &mut *watch });
+            written.push(storage.write_much_with(&path, &mut content)?);
         }
+        written.iter_mut().try_for_each(|file| file.sync())?;
+        drop(written);
         storage.sync_dir(&partial)?;
         if dir.exists() {
             remove(&old)?;

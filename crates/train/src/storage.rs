@@ -14,6 +14,9 @@ pub(crate) mod faulty;
 pub(crate) trait StorageFile: Write + Debug + Send {
     /// Returns when the content is on the disk.
     fn sync(&mut self) -> io::Result<()>;
+
+    /// Has the system begin to write what is in these bytes of the file, so that there is less left for [`Self::sync`].
+    fn begin_sync(&mut self, _first: u64, _bytes: u64) {}
 }
 
 /// Writes the content of a file.
@@ -47,6 +50,14 @@ pub(crate) struct Disk;
 impl StorageFile for File {
     fn sync(&mut self) -> io::Result<()> {
         self.sync_all()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn begin_sync(&mut self, first: u64, bytes: u64) {
+        use std::os::fd::AsRawFd as _;
+        let (Ok(first), Ok(bytes)) = (first.try_into(), bytes.try_into()) else { return };
+        // SAFETY: a call on a file that is open. It is advice: an error is one that `sync` tells.
+        let _ = unsafe { libc::sync_file_range(self.as_raw_fd(), first, bytes, libc::SYNC_FILE_RANGE_WRITE) };
     }
 }
 
@@ -94,11 +105,15 @@ impl dyn Storage + '_ {
         file.into_inner().map_err(IntoInnerError::into_error)?.sync()
     }
 
-    /// As [`Self::write_with`], of much content: it is written while the next is made.
-    pub(crate) fn write_much_with(&self, path: &Path, content: &mut WriteContent<'_>) -> io::Result<()> {
+    /// As [`Self::write_with`], of much content: it is written while the next is made, and whoever calls syncs it.
+    pub(crate) fn write_much_with(
+        &self,
+        path: &Path,
+        content: &mut WriteContent<'_>,
+    ) -> io::Result<Box<dyn StorageFile>> {
         let mut file = WriteBehind::new(self.create(path)?);
         content(&mut file)?;
-        file.finish()?.sync()
+        file.finish()
     }
 
     /// Writes a file beside its place, syncs it and renames it: whatever happens, the old content or the new is there.
@@ -113,7 +128,7 @@ impl dyn Storage + '_ {
 
     /// As [`Self::replace_with`], of much content.
     pub(crate) fn replace_much_with(&self, path: &Path, content: &mut WriteContent<'_>) -> io::Result<()> {
-        self.replace_by(path, &mut |temporary| self.write_much_with(temporary, content))
+        self.replace_by(path, &mut |temporary| self.write_much_with(temporary, content)?.sync())
     }
 
     fn replace_by(&self, path: &Path, write: &mut dyn FnMut(&Path) -> io::Result<()>) -> io::Result<()> {

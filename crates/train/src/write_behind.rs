@@ -94,10 +94,13 @@ fn start(mut file: Box<dyn StorageFile>) -> State {
     let _ = give_back.send(Vec::with_capacity(BUFFER_BYTES));
     let _ = give_back.send(Vec::with_capacity(BUFFER_BYTES));
     let thread = thread::spawn(move || {
+        let mut written = 0;
         for mut buffer in to_write {
             if let Err(error) = file.write_all(&buffer) {
                 return (file, Err(error));
             }
+            file.begin_sync(written, buffer.len() as u64);
+            written += buffer.len() as u64;
             buffer.clear();
             // Nobody takes the last ones.
             let _ = give_back.send(buffer);

@@ -324,10 +324,9 @@ impl Inputs {
         }
     }
 
-    /// Tensors of the base that no weight is computed from; a tied head and tables of rotations are none that are missed.
+    /// Tensors of the base that no weight is computed from.
     fn tell_unused(&self, args: &MergeArgs) {
-        let mut unused = self.target().unused_tensors();
-        unused.retain(|name| name != "lm_head.weight" && !name.ends_with("rotary_emb.inv_freq"));
+        let unused = self.target().unused_tensors();
         if let Some(first) = unused.first() {
             args.tell(&format!(
                 "{} left out: {first}{}",

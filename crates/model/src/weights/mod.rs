@@ -10,7 +10,6 @@ mod safetensors;
 mod stream;
 mod unread;
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use lorafit_kernels::quant::Format;
@@ -30,7 +29,7 @@ pub use stream::{RowValues, SaveDtype, TensorData, TensorReader, TensorSource, V
 use crate::arch::ConfigError;
 use crate::error::FileError;
 use crate::load::BaseQuantization;
-use crate::shape::{Config, gguf_name, module_shape, stored_less, weight_shapes};
+use crate::shape::{Config, gguf_name, module_shape, stored_less};
 use safetensors::Shards;
 pub(crate) use safetensors::{header_error, read_header};
 
@@ -225,21 +224,6 @@ impl ModelFiles {
     /// As [`ModelFiles::weight`].
     pub(crate) fn vector_format(&self, name: &str, len: usize) -> Result<Format, FileError> {
         Ok(self.tensor(name, &[len])?.format)
-    }
-
-    /// Names of tensors of a folder that are no weights of the model, or none that is used: the head beside an embedding it
-    /// is tied to, buffers that are computed.
-    pub fn unused_tensors(&self) -> Vec<String> {
-        let Source::Folder { shards, .. } = &self.source else { return Vec::new() };
-        let used: HashSet<String> =
-            weight_shapes(&self.config).into_iter().map(|weight| weight.name).collect();
-        // What bitsandbytes has of a matrix is called after it.
-        let part_of_used = |name: &str| {
-            let matrix = name.rfind(".weight").map(|at| &name[..at + ".weight".len()]);
-            let module = name.strip_suffix("SCB").map(|module| format!("{module}weight"));
-            matrix.is_some_and(|matrix| used.contains(matrix)) || module.is_some_and(|m| used.contains(&m))
-        };
-        shards.names().into_iter().filter(|name| !used.contains(name) && !part_of_used(name)).collect()
     }
 
     /// What of the folder was passed over although others act on it.

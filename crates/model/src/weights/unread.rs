@@ -36,7 +36,9 @@ pub(super) fn check(files: &ModelFiles) -> Result<(), FileError> {
             if !taken.iter().all(|name| found.contains(name.as_str())) {
                 return Ok(());
             }
-            let mut unread = names.iter().filter(|(name, _)| !is_known(name, &taken));
+            let mut unread = names
+                .iter()
+                .filter(|(name, _)| !(is_taken(name, &taken) || is_said_twice(name) || is_beside(name)));
             match unread.next() {
                 Some((name, stored)) => Err(refused(files, name, stored)),
                 None => Ok(()),
@@ -58,9 +60,9 @@ pub(super) fn check(files: &ModelFiles) -> Result<(), FileError> {
     }
 }
 
-/// Whether the tensor with the checkpoint name `name` is `taken`, belongs to one that is, or changes nothing.
-fn is_known(name: &str, taken: &HashSet<String>) -> bool {
-    if taken.contains(name) || COMPUTED.iter().any(|end| name.ends_with(end)) {
+/// Whether the tensor with the checkpoint name `name` is `taken`, or belongs to one that is.
+fn is_taken(name: &str, taken: &HashSet<String>) -> bool {
+    if taken.contains(name) {
         return true;
     }
     let matrix = QUANTISED.iter().find_map(|end| name.strip_suffix(end));
@@ -69,13 +71,17 @@ fn is_known(name: &str, taken: &HashSet<String>) -> bool {
         return true;
     }
     let module = [".SCB", ".weight_format"].iter().find_map(|end| name.strip_suffix(end));
-    if module.is_some_and(|module| taken.contains(&format!("{module}.weight"))) {
-        return true;
-    }
+    module.is_some_and(|module| taken.contains(&format!("{module}.weight")))
+}
+
+/// Whether the tensor says nothing that the model does not have otherwise.
+fn is_said_twice(name: &str) -> bool {
     // Of a tied model it equals the embedding: one that does not is a head of its own.
-    if name == "lm_head.weight" {
-        return true;
-    }
+    name == "lm_head.weight" || COMPUTED.iter().any(|end| name.ends_with(end))
+}
+
+/// Whether the tensor belongs to a part that text does not pass.
+fn is_beside(name: &str) -> bool {
     match name.strip_prefix("model.") {
         Some(rest) => {
             let part = rest.split('.').next().unwrap_or_default();
@@ -87,6 +93,15 @@ fn is_known(name: &str, taken: &HashSet<String>) -> bool {
 }
 
 impl ModelFiles {
+    /// Names of tensors of a folder that belong to parts which the model here does not have: towers, heads of other tasks.
+    pub fn unused_tensors(&self) -> Vec<String> {
+        let Source::Folder { shards, .. } = &self.source else { return Vec::new() };
+        let taken: HashSet<String> =
+            weight_shapes(&self.config).into_iter().map(|shape| shape.name).collect();
+        let names = shards.stored_names().into_iter().map(|(name, _)| name);
+        names.filter(|name| !is_taken(name, &taken) && !is_said_twice(name)).collect()
+    }
+
     /// The first weight with a value that is no finite number, and the value. Reads all weights: for after the fact.
     ///
     /// # Errors
