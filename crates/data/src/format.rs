@@ -123,7 +123,7 @@ impl Shape {
             Self::Instruction => instruction::parse(fields).map(Row::Instruction),
             Self::Completion => completion::parse(fields, mapping),
             Self::Text => text::parse(fields).map(Row::Text),
-            Self::Question => question::parse(fields).map(Row::Question),
+            Self::Question => question::parse(fields).map(|question| Row::Question(Box::new(question))),
         }
     }
 }
@@ -140,7 +140,7 @@ pub enum Row {
     /// Text.
     Text(String),
     /// A question and its answer.
-    Question(Question),
+    Question(Box<Question>),
 }
 
 /// What a row is trained as.

@@ -146,8 +146,8 @@ impl Model {
 /// Why a GGUF file cannot say the shape of a folder's model, with what llama.cpp reads from it: nothing if it can.
 pub fn unsaid(config: &Config) -> Option<String> {
     let gguf = config.arch.gguf();
-    if config.arch.gguf_entries(config).is_none() {
-        return Some(format!("llama.cpp has no architecture for {}", config.arch));
+    if let Err(why) = config.arch.gguf_entries(config) {
+        return Some(why);
     }
     let scaling = match &config.rope.scaling {
         RopeScaling::Dynamic { .. } => "dynamic",

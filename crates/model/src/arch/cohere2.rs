@@ -60,12 +60,12 @@ pub(super) const FAMILY: Family = Family {
             "layer_types": hf::layer_types(config),
         })
     },
-    to_gguf: Some(|config| {
-        let mut entries = gguf::windows(config);
+    to_gguf: |config| {
+        let mut entries = gguf::windows(config, PERIOD)?;
         entries.push(gguf::number(LOGIT_SCALE, config.logit_scale));
         entries.push(gguf::number(gguf::LAYER_NORM, config.norm_eps));
-        entries
-    }),
+        Ok(entries)
+    },
     parts: |config, layer| {
         let mut parts = vec![
             blocks::input_norm(config, NormKind::Layer { bias: false }),

@@ -29,8 +29,7 @@ pub(super) const FAMILY: Family = Family {
             windowed: keys.windowed(&config, 2)?,
             attention_softcap: keys.number_or_none(ATTENTION_CAP)?.map(|cap| cap as f32),
             logit_softcap: keys.number_or_none(LOGIT_CAP)?.map(|cap| cap as f32),
-            // llama.cpp knows the 27B by its layers: files do not say `query_pre_attn_scalar`.
-            attention_scale: (config.num_hidden_layers == 46).then(|| scale_of_width(&config)),
+            attention_scale: scale_in_gguf(&config, 46),
             ..config
         };
         Ok(scaled(config))
@@ -41,12 +40,15 @@ pub(super) const FAMILY: Family = Family {
         json["final_logit_softcapping"] = json!(config.logit_softcap);
         json
     },
-    to_gguf: Some(|config| {
-        let mut entries = gguf::windows(config);
+    to_gguf: |config| {
+        if config.attention_scale != scale_in_gguf(config, 46) {
+            return Err(UNSAID_SCALE.to_owned());
+        }
+        let mut entries = gguf::windows(config, 2)?;
         let caps = [(ATTENTION_CAP, config.attention_softcap), (LOGIT_CAP, config.logit_softcap)];
         entries.extend(caps.into_iter().filter_map(|(key, cap)| Some(gguf::number(key, cap?))));
-        entries
-    }),
+        Ok(entries)
+    },
     parts: |config, layer| parts(config, layer, None),
     named: &[Named {
         own: |config| {
@@ -105,7 +107,14 @@ pub(super) fn scaled(config: Config) -> Config {
     Config { embedding_scale, activation: Activation::GeluTanh, ..config }
 }
 
-/// The scale that llama.cpp gives the largest models.
+pub(super) const UNSAID_SCALE: &str = "its metadata cannot say `query_pre_attn_scalar`";
+
+/// The scale of a GGUF file, which does not say it: llama.cpp knows the 27B by its layers.
+pub(super) fn scale_in_gguf(config: &Config, layers_of_27b: usize) -> Option<f32> {
+    (config.num_hidden_layers == layers_of_27b).then(|| scale_of_width(config))
+}
+
+/// The scale of the 27B models.
 pub(super) fn scale_of_width(config: &Config) -> f32 {
     (config.hidden_size as f32 / config.num_attention_heads as f32).powf(-0.5)
 }

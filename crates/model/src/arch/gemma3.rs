@@ -35,8 +35,7 @@ pub(super) const FAMILY: Family = Family {
             windowed: keys.windowed(&config, PERIOD)?,
             local_rope: Some(Rope::plain(local)),
             logit_softcap: keys.number_or_none(LOGIT_CAP)?.map(|cap| cap as f32),
-            // llama.cpp knows the 27B by its layers: files do not say `query_pre_attn_scalar`.
-            attention_scale: (config.num_hidden_layers == 62).then(|| gemma2::scale_of_width(&config)),
+            attention_scale: gemma2::scale_in_gguf(&config, 62),
             ..config
         };
         Ok(gemma2::scaled(config))
@@ -48,13 +47,16 @@ pub(super) const FAMILY: Family = Family {
         json["final_logit_softcapping"] = json!(config.logit_softcap);
         json
     },
-    to_gguf: Some(|config| {
-        let mut entries = gguf::windows(config);
+    to_gguf: |config| {
+        if config.attention_scale != gemma2::scale_in_gguf(config, 62) {
+            return Err(gemma2::UNSAID_SCALE.to_owned());
+        }
+        let mut entries = gguf::windows(config, PERIOD)?;
         entries
             .extend(config.local_rope.as_ref().map(|rope| gguf::number(gguf::LOCAL_BASE, rope.theta as f32)));
         entries.extend(config.logit_softcap.map(|cap| gguf::number(LOGIT_CAP, cap)));
-        entries
-    }),
+        Ok(entries)
+    },
     parts: |config, layer| gemma2::parts(config, layer, Some((NormKind::RmsPlusOne, false))),
     named: &[
         named("gemma-3-1b", [1152, 6912, 26, 4, 1, 256, 262_144, 32_768], |config| {

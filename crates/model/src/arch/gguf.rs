@@ -3,7 +3,7 @@
 use lorafit_kernels::ops::gate::Activation;
 
 use super::error::{ConfigError, INITIALIZER_RANGE, MAX_SIZE, OTHER_COMPUTATION};
-use super::{Arch, rope};
+use super::{Arch, GgufEntries, rope};
 use crate::shape::{Config, LayerPattern, Rope};
 use crate::weights::{Gguf, GgufEntry};
 
@@ -98,8 +98,20 @@ pub(super) fn size(key: &'static str, value: usize) -> (&'static str, GgufEntry)
     (key, GgufEntry::U32(value as u32))
 }
 
-/// The window, of architectures whose files say it and not always the layers that have it.
-pub(super) fn windows(config: &Config) -> Vec<(&'static str, GgufEntry)> {
+/// The window, of architectures whose files do not say the layers that have it: those are all but each `period`th.
+pub(super) fn windows(config: &Config, period: usize) -> Result<GgufEntries, String> {
+    let usual = LayerPattern::all_but_each(period);
+    let layers = config.num_hidden_layers;
+    if LayerPattern::over(layers, |layer| usual.contains(layer)) != config.windowed {
+        return Err(format!(
+            "its metadata cannot say which layers have a window, and llama.cpp takes all but each {period}."
+        ));
+    }
+    Ok(window(config))
+}
+
+/// The window.
+pub(super) fn window(config: &Config) -> GgufEntries {
     config.sliding_window.map(|window| size("attention.sliding_window", window)).into_iter().collect()
 }
 

@@ -36,7 +36,7 @@ pub(super) const FAMILY: Family = Family {
             "partial_rotary_factor": config.rope.rotated(config.head_dim) as f64 / config.head_dim as f64,
         })
     },
-    to_gguf: Some(|_| Vec::new()),
+    to_gguf: |_| Ok(Vec::new()),
     parts: |config, layer| {
         let norm = |hf, gguf| blocks::norm(config, NormKind::Rms, hf, gguf);
         let inner = config.intermediate_size;

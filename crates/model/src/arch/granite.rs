@@ -47,15 +47,15 @@ pub(super) const FAMILY: Family = Family {
             "logits_scaling": 1.0 / config.logit_scale,
         })
     },
-    to_gguf: Some(|config| {
+    to_gguf: |config| {
         let [embedding, residual, attention, logits] = SCALES;
-        vec![
+        Ok(vec![
             gguf::number(embedding, config.embedding_scale),
             gguf::number(residual, config.residual_scale),
             gguf::number(attention, config.scores(0).scale),
             gguf::number(logits, 1.0 / config.logit_scale),
-        ]
-    }),
+        ])
+    },
     parts: blocks::pre_norm,
     named: &[
         Named {

@@ -23,7 +23,7 @@ pub(super) const FAMILY: Family = Family {
     },
     from_gguf: Some(|keys| gguf::common(keys, Arch::Llama, &[])),
     to_json: |config| json!({"attention_bias": config.attention_bias, "mlp_bias": config.mlp_bias}),
-    to_gguf: Some(|_| Vec::new()),
+    to_gguf: |_| Ok(Vec::new()),
     parts: blocks::pre_norm,
     named: &[
         Named::new("smollm2-135m", [576, 1536, 30, 9, 3, 64, 49_152, 8192], 1e5, true),

@@ -26,7 +26,7 @@ pub(super) const FAMILY: Family = Family {
     },
     from_gguf: None,
     to_json: |config| json!({"sliding_window": config.sliding_window, "layer_types": hf::layer_types(config)}),
-    to_gguf: None,
+    to_gguf: |config| Err(format!("llama.cpp has no architecture for {}", config.arch)),
     parts: blocks::pre_norm,
     named: &[Named {
         own: |config| {

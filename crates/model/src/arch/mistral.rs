@@ -23,7 +23,7 @@ pub(super) const FAMILY: Family = Family {
     },
     from_gguf: None,
     to_json: |config| json!({"sliding_window": config.sliding_window}),
-    to_gguf: Some(|_| Vec::new()),
+    to_gguf: |_| Ok(Vec::new()),
     parts: blocks::pre_norm,
     named: &[Named::new("mistral-7b", [4096, 14_336, 32, 32, 8, 128, 32_768, 32_768], 1e6, false)],
 };

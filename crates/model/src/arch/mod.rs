@@ -54,6 +54,10 @@ pub enum Arch {
     StarCoder2,
 }
 
+/// Keys of GGUF metadata, without the architecture in front.
+pub(crate) type GgufEntries = Vec<(&'static str, GgufEntry)>;
+type FromGguf = fn(&gguf::Keys<'_>) -> Result<Config, ConfigError>;
+
 /// What an architecture's file says.
 struct Family {
     /// `model_type` of its `config.json`.
@@ -69,11 +73,11 @@ struct Family {
     /// Its shape from a `config.json`.
     from_json: fn(&hf::Keys<'_>) -> Result<Config, ConfigError>,
     /// Its shape from GGUF metadata; none where another architecture reads files of this kind.
-    from_gguf: Option<fn(&gguf::Keys<'_>) -> Result<Config, ConfigError>>,
+    from_gguf: Option<FromGguf>,
     /// The keys of its `config.json` beside those that all have.
     to_json: fn(&Config) -> Value,
-    /// The keys of its GGUF metadata beside those that all have; none where there are no such files.
-    to_gguf: Option<fn(&Config) -> Vec<(&'static str, GgufEntry)>>,
+    /// The keys of its GGUF metadata beside those that all have, or why there is no such file.
+    to_gguf: fn(&Config) -> Result<GgufEntries, String>,
     /// The parts of the block of a layer.
     parts: fn(&Config, usize) -> Vec<Part>,
     /// Published shapes.
@@ -140,9 +144,9 @@ impl Arch {
         self.family().gguf_window
     }
 
-    /// The keys of its GGUF metadata beside those that all have; none where there are no such files.
-    pub(crate) fn gguf_entries(self, config: &Config) -> Option<Vec<(&'static str, GgufEntry)>> {
-        self.family().to_gguf.map(|entries| entries(config))
+    /// The keys of its GGUF metadata beside those that all have, or why a file cannot say this shape.
+    pub(crate) fn gguf_entries(self, config: &Config) -> Result<GgufEntries, String> {
+        (self.family().to_gguf)(config)
     }
 
     /// The parts of the block of a layer.

@@ -24,7 +24,7 @@ pub(super) const FAMILY: Family = Family {
         }
     }),
     to_json: |config| json!({"attention_bias": config.attention_bias}),
-    to_gguf: Some(|_| Vec::new()),
+    to_gguf: |_| Ok(Vec::new()),
     parts,
     named: &[
         Named {

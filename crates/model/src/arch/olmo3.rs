@@ -32,13 +32,13 @@ pub(super) const FAMILY: Family = Family {
             "layer_types": hf::layer_types(config),
         })
     },
-    to_gguf: Some(|config| {
-        let mut entries = gguf::windows(config);
+    to_gguf: |config| {
+        let mut entries = gguf::window(config);
         entries.push(gguf::pattern(config));
         entries
             .extend(config.local_rope.as_ref().map(|rope| gguf::number(gguf::LOCAL_BASE, rope.theta as f32)));
-        entries
-    }),
+        Ok(entries)
+    },
     parts: olmo2::parts,
     named: &[Named {
         own: |config| Config {

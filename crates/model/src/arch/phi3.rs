@@ -35,13 +35,13 @@ pub(super) const FAMILY: Family = Family {
             "original_max_position_embeddings": config.rope.original_context().unwrap_or(config.max_position_embeddings),
         })
     },
-    to_gguf: Some(|config| {
+    to_gguf: |config| {
         let original = config.rope.original_context().unwrap_or(config.max_position_embeddings);
-        vec![
+        Ok(vec![
             gguf::size("rope.scaling.original_context_length", original),
             gguf::size("attention.sliding_window", config.sliding_window.unwrap_or(0)),
-        ]
-    }),
+        ])
+    },
     parts: |config, layer| {
         let [queries, keys, values] = blocks::head_widths(config);
         let inner = config.intermediate_size;

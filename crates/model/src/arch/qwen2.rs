@@ -17,7 +17,7 @@ pub(super) const FAMILY: Family = Family {
     },
     from_gguf: Some(|keys| gguf::common(keys, Arch::Qwen2, &[])),
     to_json: |_| json!({}),
-    to_gguf: Some(|_| Vec::new()),
+    to_gguf: |_| Ok(Vec::new()),
     parts: blocks::pre_norm,
     named: &[Named {
         own: |config| Config { norm_eps: 1e-6, attention_bias: true, ..config },

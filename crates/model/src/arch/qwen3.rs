@@ -18,7 +18,7 @@ pub(super) const FAMILY: Family = Family {
     },
     from_gguf: Some(|keys| gguf::common(keys, Arch::Qwen3, &[])),
     to_json: |config| json!({"attention_bias": config.attention_bias}),
-    to_gguf: Some(|_| Vec::new()),
+    to_gguf: |_| Ok(Vec::new()),
     parts: blocks::pre_norm,
     named: &[Named {
         own: |config| Config { norm_eps: 1e-6, qk_norm: true, ..config },

@@ -63,7 +63,13 @@ pub(super) const FAMILY: Family = Family {
             "layer_types": hf::layer_types(config),
         })
     },
-    to_gguf: Some(|_| Vec::new()),
+    to_gguf: |config| {
+        let usual = LayerPattern::all_but_each(PERIOD);
+        match LayerPattern::over(config.num_hidden_layers, |layer| usual.contains(layer)) == config.rotated {
+            true => Ok(Vec::new()),
+            false => Err("its metadata cannot say which layers rotate".to_owned()),
+        }
+    },
     parts: blocks::pre_norm,
     named: &[Named {
         own: |config| Config { rotated: LayerPattern::all_but_each(PERIOD), norm_eps: 1e-6, ..config },

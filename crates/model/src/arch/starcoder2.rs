@@ -42,7 +42,12 @@ pub(super) const FAMILY: Family = Family {
             "sliding_window": config.sliding_window,
         })
     },
-    to_gguf: Some(|config| vec![gguf::number(gguf::LAYER_NORM, config.norm_eps)]),
+    to_gguf: |config| match config.activation {
+        Activation::GeluTanh => Ok(vec![gguf::number(gguf::LAYER_NORM, config.norm_eps)]),
+        other => {
+            Err(format!("llama.cpp computes it with gelu_pytorch_tanh, not {}", hf::activation_name(other)))
+        }
+    },
     parts: |config, layer| {
         let norm = |hf, gguf| blocks::norm(config, NormKind::Layer { bias: true }, hf, gguf);
         let (inner, bias) = (config.intermediate_size, config.mlp_bias);

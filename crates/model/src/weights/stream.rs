@@ -182,6 +182,9 @@ impl TensorSource<'_> {
     }
 }
 
+/// Encodes values, or tells the place of the first that has no form.
+pub(super) type Encode<'a> = dyn Fn(&[f32], &mut [u8]) -> Result<(), usize> + Sync + 'a;
+
 /// Computes, encodes and writes the values of a tensor, block by block on all threads, so that they stay in the caches in
 /// between. `block` is the number of values that are encoded together, and their bytes. Gives the place and the value of the
 /// first that `encode`, which tells its place in a block, has no form for; the file is not whole then.
@@ -190,7 +193,7 @@ pub(super) fn write_blocks(
     shape: &[usize],
     (values_together, bytes_together): (usize, usize),
     values: &(dyn Fn(Range<usize>, &mut [f32]) + Sync),
-    encode: &(dyn Fn(&[f32], &mut [u8]) -> Result<(), usize> + Sync),
+    encode: &Encode<'_>,
 ) -> io::Result<Option<(usize, f32)>> {
     thread_local! {
         static FLOATS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };

@@ -107,7 +107,7 @@ fn configurations_that_cannot_be_used_are_named_with_key_and_value() {
         (|c| c["head_dim"] = json!(7), "`head_dim` is 7, expected an even number"),
         (|c| c["intermediate_size"] = Value::Null, "`intermediate_size` is null, expected a whole number"),
         (|c| c["quantization_config"] = json!({"bits": 4}), "expected none, or that of bitsandbytes"),
-        (|c| c["rope_scaling"] = json!({"rope_type": "yarn"}), "`rope_type` is \"yarn\", expected"),
+        (|c| c["rope_scaling"] = json!({"rope_type": "ntk"}), "`rope_type` is \"ntk\", expected"),
         (|c| *c = json!([1]), "not JSON: invalid type"),
     ];
     for (edit, problem) in cases {
@@ -120,7 +120,7 @@ fn configurations_that_cannot_be_used_are_named_with_key_and_value() {
     let config = dir.path().join("config.json");
     edit_json(&config, |c| c["model_type"] = json!("gpt_neox"));
     let error = load(dir.path()).expect_err("unsupported");
-    assert_eq!(error.hint().as_deref(), Some("supported: llama, mistral, qwen2, qwen3"));
+    assert!(error.hint().is_some_and(|hint| hint.starts_with("supported: llama, mistral, ")));
     // Nesting that would exhaust the stack of a recursive reader.
     fs::write(&config, "[".repeat(1 << 20)).expect("written");
     assert_error(load(dir.path()), &config, "not JSON");

@@ -212,10 +212,10 @@ fn keys_that_change_the_computation_are_refused_by_name() {
         (
             "llama",
             "rope_scaling",
-            json!({"type": "yarn", "factor": 4.0}),
-            &["`type` is \"yarn\", expected", "take the model without it"],
+            json!({"type": "ntk", "factor": 4.0}),
+            &["`type` is \"ntk\", expected", "take the model without it"],
         ),
-        ("llama", "rope_scaling", json!({"type": "dynamic", "factor": 4.0}), &["`type` is \"dynamic\""]),
+        ("llama", "rope_scaling", json!({"type": "dynamic"}), &["`rope_scaling`: `factor` is missing"]),
         ("llama", "rope_scaling", json!({"type": "mrope"}), &["`type` is \"mrope\""]),
         ("llama", "rope_scaling", json!({"type": "linear"}), &["`rope_scaling`: `factor` is missing"]),
         (
@@ -400,8 +400,8 @@ fn stretching_and_windows_of_gguf_files_are_those_of_llama_cpp() {
     let own = open(&gguf_fixture("llama31-f32.gguf")).expect("loads").config().rope_frequencies();
     let both = open(&path).expect("loads").config().rope_frequencies();
     assert!(own.iter().zip(&both).all(|(a, b)| (a / b - 2.0).abs() < 1e-6));
-    let (_dir, path) = with_metadata(CHAT, &[(kind, Text("yarn")), (of, Number(4.0))]);
-    refused(open(&path), &["`llama.rope.scaling.type` is \"yarn\"", "take the model without it"]);
+    let (_dir, path) = with_metadata(CHAT, &[(kind, Text("ntk")), (of, Number(4.0))]);
+    refused(open(&path), &["`llama.rope.scaling.type` is \"ntk\"", "take the model without it"]);
     let (_dir, path) = with_metadata(CHAT, &[("llama.attention.sliding_window", Whole(4))]);
     assert_eq!(open(&path).expect("loads").config().sliding_window, Some(4));
     let (_dir, path) = with_metadata(CHAT, &[("general.type", Text("adapter"))]);
@@ -415,7 +415,7 @@ fn tensors_of_gguf_files_that_no_part_takes_are_refused_by_name() {
         ("blk.0.attn_q.scale", "quantised in another way"),
         ("blk.0.attn_q.bias.1", "no such part"),
         ("blk.1.attn_q.bias", "no such part"),
-        ("rope_factors_long.weight", "no such part"),
+        ("rope_scale.weight", "no such part"),
         ("blk.0.ffn_gate_inp.weight", "no such part"),
         ("output_norm.bias", "no such part"),
     ] {
