@@ -280,12 +280,12 @@ fn what_cannot_be_written_is_told_before_anything_is() {
     fs::create_dir(place.path("taken")).expect("made");
     fs::write(place.path("taken/file"), "x").expect("written");
     refused(with_adapter(export(&["--out", "taken"], "peft", &gguf)), &["taken is not empty"]);
-    refused(with_adapter(export(&["--out", "taken"], "gguf", &gguf)), &["taken is a folder"]);
+    refused(with_adapter(export(&["--out", "taken"], "gguf", &gguf)), &["taken: it is a folder"]);
     refused(with_adapter(export(&["--out", "rows.jsonl"], "gguf", &gguf)), &["rows.jsonl is there already"]);
     fs::copy(&gguf, place.path("m.gguf")).expect("copied");
     refused(
         with_adapter(export(&["--out", "m.gguf", "--overwrite"], "gguf", "m.gguf")),
-        &["--out m.gguf is read, too"],
+        &["--out m.gguf would be written over what is read"],
     );
     // Nothing goes into the model's folder, nor over a file of another kind.
     fs::create_dir(place.path("model")).expect("made");
