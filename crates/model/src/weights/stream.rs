@@ -439,7 +439,7 @@ mod tests {
             |first: usize, values: &[f32]| read[first..first + values.len()].copy_from_slice(values);
         reader.read_floats("d", &[1, PIECE + 5], &mut take).expect("read");
         assert!(read == long);
-        assert_eq!((reader.tensors(), reader.read_bytes("b", 3).expect("read")), (6, codes.to_vec()));
+        assert_eq!((reader.tensors(), reader.read_bytes("b", 3).expect("read")), (8, codes.to_vec()));
         let error = reader.read_bytes("a", 16).expect_err("refused");
         assert_eq!(error, "a is F32 [2, 2], the run needs U8 [16]");
         std::fs::write(&path, &found[..found.len() - 1]).expect("written");
