@@ -43,8 +43,5 @@ pub(super) const OTHER_STRETCHING: &str = "where it was added to reach beyond th
 pub(super) const OTHER_COMPUTATION: &str =
     "a model that computes with it would be another one here: take a plain model of a supported type";
 
-/// The standard deviation that transformers' configurations have unless they say otherwise.
-pub(super) const INITIALIZER_RANGE: f32 = 0.02;
-
 /// Larger sizes are taken for damage.
 pub(super) const MAX_SIZE: u64 = 1 << 24;

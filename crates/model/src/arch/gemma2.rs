@@ -116,7 +116,7 @@ pub(super) fn scale_in_gguf(config: &Config, layers_of_27b: usize) -> Option<f32
 
 /// The scale of the 27B models.
 pub(super) fn scale_of_width(config: &Config) -> f32 {
-    (config.hidden_size as f32 / config.num_attention_heads as f32).powf(-0.5)
+    (config.hidden_size as f64 / config.num_attention_heads as f64).powf(-0.5) as f32
 }
 
 /// The keys of every Gemma's `config.json`.

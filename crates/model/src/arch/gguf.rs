@@ -1,8 +1,6 @@
 //! Reading the metadata of GGUF files: their keys, and what the architectures have in common.
 
-use lorafit_kernels::ops::gate::Activation;
-
-use super::error::{ConfigError, INITIALIZER_RANGE, MAX_SIZE, OTHER_COMPUTATION};
+use super::error::{ConfigError, MAX_SIZE, OTHER_COMPUTATION};
 use super::{Arch, GgufEntries, rope};
 use crate::shape::{Config, LayerPattern, Rope};
 use crate::weights::{Gguf, GgufEntry};
@@ -144,7 +142,6 @@ pub(super) fn common(keys: &Keys<'_>, arch: Arch, reads: &[&str]) -> Result<Conf
     check_neutral(gguf, name, head_dim, reads)?;
     let scaling = rope::from_gguf(keys, dims.unwrap_or(head_dim))?;
     Ok(Config {
-        arch,
         hidden_size,
         intermediate_size: keys.needed("feed_forward_length")?,
         num_hidden_layers: keys.needed("block_count")?,
@@ -157,8 +154,6 @@ pub(super) fn common(keys: &Keys<'_>, arch: Arch, reads: &[&str]) -> Result<Conf
             false => keys.number("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-6) as f32,
         },
         rope: Rope { scaling, dims, ..Rope::plain(keys.number("rope.freq_base")?.unwrap_or(10_000.0)) },
-        local_rope: None,
-        rotated: LayerPattern::all(),
         tie_word_embeddings: !keys.has("output.weight"),
         attention_bias: keys.has("blk.0.attn_q.bias"),
         attention_output_bias: keys.has("blk.0.attn_output.bias"),
@@ -169,15 +164,7 @@ pub(super) fn common(keys: &Keys<'_>, arch: Arch, reads: &[&str]) -> Result<Conf
             Some(0.0) => None,
             _ => keys.size("attention.sliding_window")?,
         },
-        windowed: LayerPattern::all(),
-        attention_scale: None,
-        attention_softcap: None,
-        logit_softcap: None,
-        embedding_scale: 1.0,
-        residual_scale: 1.0,
-        logit_scale: 1.0,
-        activation: Activation::Silu,
-        initializer_range: INITIALIZER_RANGE,
+        ..Config::plain(arch)
     })
 }
 

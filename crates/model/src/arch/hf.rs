@@ -3,9 +3,9 @@
 use lorafit_kernels::ops::gate::Activation;
 use serde_json::{Map, Value};
 
-use super::error::{ConfigError, INITIALIZER_RANGE, MAX_SIZE, OTHER_COMPUTATION};
+use super::error::{ConfigError, MAX_SIZE, OTHER_COMPUTATION};
 use super::{Arch, rope};
-use crate::shape::{Config, LayerPattern, Rope};
+use crate::shape::{Config, LayerPattern};
 
 /// The keys of a configuration, with errors that name them.
 pub(super) struct Keys<'a>(pub &'a Map<String, Value>);
@@ -110,7 +110,6 @@ pub(super) fn common_with(
     let num_attention_heads = keys.size("num_attention_heads")?;
     let head_dim = keys.optional_size("head_dim")?.unwrap_or(hidden_size / num_attention_heads);
     Ok(Config {
-        arch,
         hidden_size,
         intermediate_size: keys.size("intermediate_size")?,
         num_hidden_layers: keys.size("num_hidden_layers")?,
@@ -119,25 +118,13 @@ pub(super) fn common_with(
         head_dim,
         vocab_size: keys.size("vocab_size")?,
         norm_eps: keys.number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
-        rope: Rope::plain(1e4),
-        local_rope: None,
-        rotated: LayerPattern::all(),
         tie_word_embeddings: keys.flag("tie_word_embeddings")?,
-        attention_bias: false,
-        attention_output_bias: false,
-        mlp_bias: false,
-        qk_norm: false,
         max_position_embeddings: keys.optional_size("max_position_embeddings")?.unwrap_or(2048),
-        sliding_window: None,
-        windowed: LayerPattern::all(),
-        attention_scale: None,
-        attention_softcap: None,
-        logit_softcap: None,
-        embedding_scale: 1.0,
-        residual_scale: 1.0,
-        logit_scale: 1.0,
         activation,
-        initializer_range: keys.number("initializer_range")?.map_or(INITIALIZER_RANGE, |range| range as f32),
+        initializer_range: keys
+            .number("initializer_range")?
+            .map_or(crate::shape::INITIALIZER_RANGE, |range| range as f32),
+        ..Config::plain(arch)
     })
 }
 

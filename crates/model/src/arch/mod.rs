@@ -3,10 +3,9 @@
 
 use std::fmt;
 
-use lorafit_kernels::ops::gate::Activation;
 use serde_json::{Map, Value, json};
 
-use crate::shape::{Config, LayerPattern, Part, Rope};
+use crate::shape::{Config, Part, Rope};
 use crate::weights::{Gguf, GgufEntry};
 
 mod blocks;
@@ -31,7 +30,7 @@ mod smollm3;
 mod starcoder2;
 
 pub use error::ConfigError;
-use error::{INITIALIZER_RANGE, MAX_SIZE};
+use error::MAX_SIZE;
 
 /// An architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -303,7 +302,6 @@ impl Named {
             context,
         ] = self.sizes;
         (self.own)(Config {
-            arch,
             hidden_size,
             intermediate_size,
             num_hidden_layers,
@@ -311,26 +309,10 @@ impl Named {
             num_key_value_heads: kv_heads,
             head_dim,
             vocab_size,
-            norm_eps: 1e-5,
             rope: Rope::plain(self.theta),
-            local_rope: None,
-            rotated: LayerPattern::all(),
             tie_word_embeddings: self.tied,
-            attention_bias: false,
-            attention_output_bias: false,
-            mlp_bias: false,
-            qk_norm: false,
             max_position_embeddings: context,
-            sliding_window: None,
-            windowed: LayerPattern::all(),
-            attention_scale: None,
-            attention_softcap: None,
-            logit_softcap: None,
-            embedding_scale: 1.0,
-            residual_scale: 1.0,
-            logit_scale: 1.0,
-            activation: Activation::Silu,
-            initializer_range: INITIALIZER_RANGE,
+            ..Config::plain(arch)
         })
     }
 }

@@ -9,6 +9,9 @@ use super::pattern::LayerPattern;
 use super::rope::Rope;
 use crate::arch::Arch;
 
+/// The standard deviation that transformers' configurations have unless they say otherwise.
+pub(crate) const INITIALIZER_RANGE: f32 = 0.02;
+
 /// A decoder's shape, with the names of Hugging Face configurations.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -71,6 +74,40 @@ pub struct Config {
 }
 
 impl Config {
+    /// Of no size, and without anything that only some architectures have: what they begin with.
+    pub(crate) fn plain(arch: Arch) -> Self {
+        Config {
+            arch,
+            hidden_size: 0,
+            intermediate_size: 0,
+            num_hidden_layers: 0,
+            num_attention_heads: 0,
+            num_key_value_heads: 0,
+            head_dim: 0,
+            vocab_size: 0,
+            norm_eps: 1e-5,
+            rope: Rope::plain(1e4),
+            local_rope: None,
+            rotated: LayerPattern::all(),
+            tie_word_embeddings: false,
+            attention_bias: false,
+            attention_output_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
+            max_position_embeddings: 0,
+            sliding_window: None,
+            windowed: LayerPattern::all(),
+            attention_scale: None,
+            attention_softcap: None,
+            logit_softcap: None,
+            embedding_scale: 1.0,
+            residual_scale: 1.0,
+            logit_scale: 1.0,
+            activation: Activation::Silu,
+            initializer_range: INITIALIZER_RANGE,
+        }
+    }
+
     /// The rotary frequency of each pair of a head, in texts as long as the model was made for.
     pub fn rope_frequencies(&self) -> Vec<f32> {
         self.rope.frequencies(self.head_dim, self.max_position_embeddings)

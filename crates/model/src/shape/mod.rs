@@ -11,6 +11,7 @@ mod weights;
 
 pub(crate) use block::{Branch, LinearInput, LinearOutput, NormInput, Step, StreamAt, Widths};
 pub use config::Config;
+pub(crate) use config::INITIALIZER_RANGE;
 pub(crate) use module::module_at;
 pub use module::{Module, module_shape};
 pub(crate) use part::{AddShape, AttendShape, GateShape, LinearShape, Name, NormKind, NormShape, Part};
