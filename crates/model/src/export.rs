@@ -17,7 +17,7 @@ use crate::merge::Merged;
 use crate::shape::{Config, Rope, RopeScaling, gguf_name, stored_less};
 use crate::weights::{
     Gguf, GgufData, GgufEntry, GgufTensor, ModelFiles, SaveDtype, TensorData, TensorSource, Values,
-    gguf_row_order, write_gguf,
+    gguf_row_order, stored_values, write_gguf,
 };
 
 /// `general.quantization_version` (ggml.h, `GGML_QNT_VERSION`).
@@ -227,7 +227,7 @@ impl<'a> GgufModel<'a> {
             let data = GgufData::Values(in_order(whole(values_of(source), less), order, &shape));
             GgufTensor { name, shape, format, data }
         };
-        let mut tensors: Vec<_> = merged.sources().into_iter().map(tensor).collect();
+        let mut tensors: Vec<_> = merged.upright_sources().map(tensor).collect();
         tensors.extend(divisors(config));
         let mut entries = shape_entries(files, file_type);
         entries.extend(tokenizer);
@@ -383,14 +383,7 @@ fn decoded<'a>(format: Format, data: SharedBytes) -> Values<'a> {
 fn values_of(source: TensorSource<'_>) -> Values<'_> {
     match source.data {
         TensorData::Floats(_, values) => values,
-        TensorData::Stored(dtype, bytes) => {
-            let format = match dtype {
-                SaveDtype::F32 => Format::F32,
-                SaveDtype::F16 => Format::F16,
-                SaveDtype::Bf16 => Format::BF16,
-            };
-            decoded(format, bytes)
-        }
+        TensorData::Stored(dtype, bytes) => stored_values(dtype, bytes),
         TensorData::Bytes(_) => unreachable!("a model's weights are numbers"),
     }
 }

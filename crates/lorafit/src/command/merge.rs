@@ -326,7 +326,11 @@ impl Inputs {
     /// Tensors of the base that no weight is computed from; a tied head and tables of rotations are none that are missed.
     fn tell_unused(&self, args: &MergeArgs) {
         let mut unused = self.target().unused_tensors();
-        unused.retain(|name| name != "lm_head.weight" && !name.ends_with("rotary_emb.inv_freq"));
+        unused.retain(|name| {
+            name != "lm_head.weight"
+                && !name.ends_with("rotary_emb.inv_freq")
+                && !name.ends_with(".attn.bias")
+        });
         if let Some(first) = unused.first() {
             args.tell(&format!(
                 "{} left out: {first}{}",

@@ -134,6 +134,9 @@ fn config_json(adapter: &Adapter, base_model: &str) -> Value {
     if lora.use_rslora {
         config["use_rslora"] = json!(true);
     }
+    if adapter.parts().any(|(_, module, ..)| module.is_transposed()) {
+        config["fan_in_fan_out"] = json!(true);
+    }
     if let Some(revision) = revision {
         config["revision"] = json!(revision);
     }
@@ -345,7 +348,7 @@ fn read(
     }
     let unselected = names.except(parts.iter().map(|part| (part.layer, part.module)));
     for name in unselected {
-        match names.whole_weight(name) {
+        match names.whole_weight(name, config) {
             Some(weight) => {
                 let view = file.tensor(name).map_err(|_| fail(format!("tensor {name} is missing")))?;
                 embeddings::passed_over(name, &weight, &view, base).map_err(|e| e.at(&weights_path))?;
@@ -411,11 +414,11 @@ pub(super) fn exact_pattern(path: &str) -> Result<Regex, regex::Error> {
 }
 
 /// Options that make an adapter more than factors with a rank and a scale, each with the value that does nothing.
-const OPTIONS: [(&str, &str); 14] = [
+/// `fan_in_fan_out` is none of them: PEFT sets it as the layer is stored, whatever a file says.
+const OPTIONS: [(&str, &str); 13] = [
     ("use_dora", "false"),
     ("bias", "\"none\""),
     ("lora_bias", "false"),
-    ("fan_in_fan_out", "false"),
     ("modules_to_save", "null"),
     ("layer_replication", "null"),
     ("trainable_token_indices", "null"),

@@ -88,6 +88,9 @@ pub(super) const LAYER_NORM: &str = "attention.layer_norm_epsilon";
 /// Divisors of the rotary frequencies, short and long, as tensors.
 pub(super) const LONG_FACTORS: &str = "rope.scaling.attn_factor";
 
+/// `mscale_all_dim` of YaRN, where files say it.
+pub(super) const YARN_ALL_DIM: &str = "rope.scaling.yarn_log_multiplier";
+
 /// A key with a number.
 pub(super) fn number(key: &'static str, value: f32) -> (&'static str, GgufEntry) {
     (key, GgufEntry::F32(value))
@@ -133,6 +136,7 @@ pub(super) fn common(keys: &Keys<'_>, arch: Arch, reads: &[&str]) -> Result<Conf
     let scaling = rope::from_gguf(keys, dims.unwrap_or(head_dim))?;
     Ok(Config {
         arch,
+        names: arch.names(),
         hidden_size,
         intermediate_size: keys.needed("feed_forward_length")?,
         num_hidden_layers: keys.needed("block_count")?,
@@ -147,11 +151,13 @@ pub(super) fn common(keys: &Keys<'_>, arch: Arch, reads: &[&str]) -> Result<Conf
         rope: Rope { scaling, dims, ..Rope::plain(keys.number("rope.freq_base")?.unwrap_or(10_000.0)) },
         local_rope: None,
         rotated: LayerPattern::all(),
+        query_growth: None,
         tie_word_embeddings: !keys.has("output.weight"),
         attention_bias: keys.has("blk.0.attn_q.bias"),
         attention_output_bias: keys.has("blk.0.attn_output.bias"),
         mlp_bias: keys.has("blk.0.ffn_gate.bias"),
         qk_norm: keys.has("blk.0.attn_q_norm.weight"),
+        learned_positions: false,
         max_position_embeddings: keys.size("context_length")?.unwrap_or(2048),
         sliding_window: match gguf.number(&format!("{name}.attention.sliding_window")) {
             Some(0.0) => None,

@@ -111,6 +111,7 @@ pub(super) fn common_with(
     let head_dim = keys.optional_size("head_dim")?.unwrap_or(hidden_size / num_attention_heads);
     Ok(Config {
         arch,
+        names: arch.names(),
         hidden_size,
         intermediate_size: keys.size("intermediate_size")?,
         num_hidden_layers: keys.size("num_hidden_layers")?,
@@ -122,11 +123,13 @@ pub(super) fn common_with(
         rope: Rope::plain(1e4),
         local_rope: None,
         rotated: LayerPattern::all(),
+        query_growth: None,
         tie_word_embeddings: keys.flag("tie_word_embeddings")?,
         attention_bias: false,
         attention_output_bias: false,
         mlp_bias: false,
         qk_norm: false,
+        learned_positions: false,
         max_position_embeddings: keys.optional_size("max_position_embeddings")?.unwrap_or(2048),
         sliding_window: None,
         windowed: LayerPattern::all(),

@@ -20,7 +20,7 @@ pub use combine::{Combination, CombineError, MajoritySign, Method, Weighted, com
 
 use crate::adapter::{Adapter, LoraGroup, LoraPart};
 use crate::error::FileError;
-use crate::shape::{module_at, module_shape, weight_shapes};
+use crate::shape::{Names, WeightShape, module_at, module_shape, weight_shapes};
 use crate::weights::{BaseStorage, ModelFiles, SaveDtype, TensorData, TensorSource};
 
 /// Values that a thread adds at a time.
@@ -30,6 +30,7 @@ const PARALLEL: usize = 1 << 15;
 #[derive(Debug)]
 pub struct Merged<'a> {
     tensors: Vec<MergedTensor<'a>>,
+    names: &'static Names,
     /// Rows of an update, while they are added.
     update: RefCell<Tensor>,
 }
@@ -38,6 +39,8 @@ pub struct Merged<'a> {
 struct MergedTensor<'a> {
     name: String,
     shape: Vec<usize>,
+    /// Whether folders have it as `[in, out]`.
+    transposed: bool,
     dtype: SaveDtype,
     values: Values<'a>,
 }
@@ -79,7 +82,7 @@ impl<'a> Merged<'a> {
             let (layer, module) = module_at(adapter.modules(), name.strip_suffix(".weight")?)?;
             adapter.factors(layer, module)
         };
-        let tensor = |name: String, shape: Vec<usize>| {
+        let tensor = |WeightShape { name, dims: shape, transposed, .. }: WeightShape| {
             let stored = |format| dtype.or_else(|| SaveDtype::of(format?)).unwrap_or(SaveDtype::Bf16);
             let (dtype, values) = match shape[..] {
                 [rows, cols] => {
@@ -97,11 +100,11 @@ impl<'a> Merged<'a> {
                     (dtype, Values::Vector(files.vector(&name, len)?))
                 }
             };
-            Ok(MergedTensor { name, shape, dtype, values })
+            Ok(MergedTensor { name, shape, transposed, dtype, values })
         };
         let shapes = weight_shapes(config).into_iter();
-        let tensors = shapes.map(|weight| tensor(weight.name, weight.dims)).collect::<Result<_, _>>()?;
-        Ok(Merged { tensors, update: RefCell::new(Tensor::zeros(Device::Cpu, 0)) })
+        let tensors = shapes.map(tensor).collect::<Result<_, _>>()?;
+        Ok(Merged { tensors, names: config.names, update: RefCell::new(Tensor::zeros(Device::Cpu, 0)) })
     }
 
     /// The type of the projections, for the model's configuration.
@@ -136,9 +139,19 @@ impl<'a> Merged<'a> {
         changed.map(|tensor| tensor.source(&self.update))
     }
 
-    /// The tensors as they are written, computed as they are asked for.
+    /// The tensors as a folder of the language model alone has them, computed as they are asked for.
     pub fn sources(&self) -> Vec<TensorSource<'_>> {
-        self.tensors.iter().map(|tensor| tensor.source(&self.update)).collect()
+        let sources = self.upright_sources().zip(&self.tensors);
+        let in_folder = sources.map(|(source, tensor)| {
+            let source = source.transposed_if(tensor.transposed);
+            TensorSource { name: self.names.alone(&source.name), ..source }
+        });
+        in_folder.collect()
+    }
+
+    /// The tensors as they are computed with, every matrix as `[out, in]`.
+    pub(crate) fn upright_sources(&self) -> impl Iterator<Item = TensorSource<'_>> {
+        self.tensors.iter().map(|tensor| tensor.source(&self.update))
     }
 }
 

@@ -4,6 +4,7 @@
 mod block;
 mod config;
 mod module;
+mod names;
 mod part;
 mod pattern;
 mod rope;
@@ -13,8 +14,10 @@ pub(crate) use block::{Branch, LinearInput, LinearOutput, NormInput, Step, Strea
 pub use config::Config;
 pub(crate) use module::module_at;
 pub use module::{Module, module_shape};
+pub(crate) use names::HEAD;
+pub use names::Names;
 pub(crate) use part::{AddShape, AttendShape, GateShape, LinearShape, Name, NormKind, NormShape, Part};
 pub use pattern::LayerPattern;
-pub use rope::{Rope, RopeScaling};
+pub use rope::{QueryGrowth, Rope, RopeScaling};
 pub use weights::{WeightShape, weight_shapes};
-pub(crate) use weights::{block_path, gguf_name, in_block, matrices, stored_less};
+pub(crate) use weights::{gguf_name, is_transposed, matrices, stored_less};

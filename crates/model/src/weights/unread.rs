@@ -36,7 +36,8 @@ pub(super) fn check(files: &ModelFiles) -> Result<(), FileError> {
             if !taken.iter().all(|name| found.contains(name.as_str())) {
                 return Ok(());
             }
-            let mut unread = names.iter().filter(|(name, _)| !is_known(name, &taken));
+            let decoder = files.config.names.decoder;
+            let mut unread = names.iter().filter(|(name, _)| !is_known(name, &taken, decoder));
             match unread.next() {
                 Some((name, stored)) => Err(refused(files, name, stored)),
                 None => Ok(()),
@@ -59,7 +60,7 @@ pub(super) fn check(files: &ModelFiles) -> Result<(), FileError> {
 }
 
 /// Whether the tensor with the checkpoint name `name` is `taken`, belongs to one that is, or changes nothing.
-fn is_known(name: &str, taken: &HashSet<String>) -> bool {
+fn is_known(name: &str, taken: &HashSet<String>, decoder: &str) -> bool {
     if taken.contains(name) || COMPUTED.iter().any(|end| name.ends_with(end)) {
         return true;
     }
@@ -76,7 +77,7 @@ fn is_known(name: &str, taken: &HashSet<String>) -> bool {
     if name == "lm_head.weight" {
         return true;
     }
-    match name.strip_prefix("model.") {
+    match name.strip_prefix(decoder) {
         Some(rest) => {
             let part = rest.split('.').next().unwrap_or_default();
             part.starts_with("mm_") || TOWERS.iter().any(|tower| part.contains(tower))
@@ -129,7 +130,7 @@ fn why(config: &Config, name: &str, gguf: bool) -> (String, &'static str) {
     const OTHERS: &str = "config.json and the weights belong to different models, or the model is of a type that is not supported";
     const PLAIN: &str =
         "take the model it was made from, in BF16, with --quant nf4 or int8; or a GGUF file of it";
-    let layer = name.strip_prefix("model.layers.").or_else(|| name.strip_prefix("blk."));
+    let layer = name.strip_prefix(config.names.blocks).or_else(|| name.strip_prefix("blk."));
     let layer = layer.and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
     let layers = config.num_hidden_layers;
     if name.contains(".lora_") || name.contains(".base_layer.") {
