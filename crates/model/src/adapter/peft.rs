@@ -436,7 +436,8 @@ pub(super) fn used_options(
     json: &Map<String, Value>,
 ) -> impl Iterator<Item = (&'static str, &'static str, &Value)> {
     let does_nothing = |value: &Value, plain: &str| {
-        value.is_null() || *value == json!(false) || *value == json!([]) || value.to_string() == plain
+        let text = value.to_string();
+        ["null", "false", "[]", plain].contains(&text.as_str())
     };
     OPTIONS.into_iter().filter_map(move |(key, plain)| {
         let value = json.get(key)?;

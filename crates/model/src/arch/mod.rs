@@ -58,6 +58,11 @@ pub enum Arch {
     Gpt2,
 }
 
+/// A shape from GGUF metadata.
+type FromGguf = fn(&gguf::Keys<'_>) -> Result<Config, ConfigError>;
+/// GGUF metadata of a shape.
+type ToGguf = fn(&Config) -> Vec<(&'static str, GgufEntry)>;
+
 /// What an architecture's file says.
 struct Family {
     /// `model_type` of its `config.json`.
@@ -71,11 +76,11 @@ struct Family {
     /// Its shape from a `config.json`.
     from_json: fn(&hf::Keys<'_>) -> Result<Config, ConfigError>,
     /// Its shape from GGUF metadata; none where another architecture reads files of this kind.
-    from_gguf: Option<fn(&gguf::Keys<'_>) -> Result<Config, ConfigError>>,
+    from_gguf: Option<FromGguf>,
     /// The keys of its `config.json` beside those that all have.
     to_json: fn(&Config) -> Value,
     /// The keys of its GGUF metadata beside those that all have; none where there are no such files.
-    to_gguf: Option<fn(&Config) -> Vec<(&'static str, GgufEntry)>>,
+    to_gguf: Option<ToGguf>,
     /// The parts of the block of a layer.
     parts: fn(&Config, usize) -> Vec<Part>,
     /// Published shapes.
