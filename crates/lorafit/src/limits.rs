@@ -1,5 +1,6 @@
-//! What a model can be given, whoever gives it: tokens that it knows. Every verb that computes asks here first. Rows beyond the context that a model is made for are no error, since rotary positions
-//! go on, but they are told, and answers end there.
+//! What a model can be given, whoever gives it: tokens that it knows, at positions that it has. Every verb that computes asks
+//! here first. Rows beyond the context that a model is made for are no error where positions are rotary, since those go on, but
+//! they are told, and answers end there. Positions that were learned (GPT-2) end.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -40,7 +41,7 @@ impl<'a> Limits<'a> {
     fn of_rows(self) -> ModelLimits {
         // Reading every token takes time, and nearly no tokenizer has one that its model lacks.
         let vocab_size = Some(self.config.vocab_size).filter(|size| self.tokenizer.vocab_size() > *size);
-        ModelLimits { vocab_size }
+        ModelLimits { vocab_size, positions: self.config.positions() }
     }
 
     /// Refuses rows that the model would compute wrongly or not at all, and tells of those beyond its context.
@@ -50,7 +51,7 @@ impl<'a> Limits<'a> {
     pub fn check_rows(self, data: &Dataset) -> Result<(), CliError> {
         let place = |row: usize| data.origin.place_in_file(row);
         let limits = self.of_rows();
-        if limits.vocab_size.is_some() {
+        if limits != ModelLimits::default() {
             for sample in data.samples.iter() {
                 self.check(limits, &|| place(sample.row), sample.ids)?;
             }
@@ -150,6 +151,23 @@ impl<'a> Limits<'a> {
     fn check(self, limits: ModelLimits, what: &dyn Fn() -> String, ids: &[u32]) -> Result<(), CliError> {
         let beyond = limits.check(ids, self.tokenizer);
         beyond.map_err(|beyond| CliError::new(beyond.told(&what())).hint(beyond.hint()))
+    }
+}
+
+/// Tokens of the longest row, `tokens` as --`flag` has it. Where positions were learned there are no more of them than those: what
+/// was not asked for (`given`) is cut to them.
+///
+/// # Errors
+/// More tokens that were asked for.
+pub fn longest_row(config: &Config, flag: &str, tokens: usize, given: bool) -> Result<usize, CliError> {
+    match config.positions().filter(|positions| tokens > *positions) {
+        None => Ok(tokens),
+        Some(positions) if !given => Ok(positions),
+        Some(positions) => {
+            let problem =
+                format!("--{flag} {tokens}: the model has a vector for {positions} positions and no more");
+            Err(CliError::usage(problem).hint(format!("--{flag} {positions} is the most")))
+        }
     }
 }
 

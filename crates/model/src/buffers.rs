@@ -37,6 +37,8 @@ pub(crate) struct Scratch<T = Tensor> {
     pub dropped: T,
     /// The output of a matrix that joins several, or its gradient; empty without one.
     pub joined: T,
+    /// What queries of the batch's positions are multiplied by, `[t]` in f32; empty where they do not grow.
+    pub query_factors: T,
     /// Cosines and sines of the batch's positions, of each of the model's rotations.
     pub angles: Vec<Angles<T>>,
 }
@@ -149,7 +151,9 @@ impl BufferShape {
             }
             Trainable::Weights(selection) => {
                 let selected = selection.of(config)?;
-                let embedding = selected.iter().any(|w| w.path() == "model.embed_tokens");
+                let names = config.names;
+                let embedding =
+                    selected.iter().any(|w| [names.embedding, names.positions].contains(&w.path()));
                 let first = match embedding {
                     true => 0,
                     false => selected.iter().filter_map(|w| w.layer).min().unwrap_or(layers),
@@ -421,6 +425,8 @@ impl<T, N> Buffers<T, N> {
             })
         };
         let angles = config.ropes().into_iter().map(&mut of_rope).collect();
+        let query_factors =
+            allocate.f32(Part::Scratch, if config.query_growth.is_some() { tokens } else { 0 });
         let workspace = backward_workspace(allocate.placement(), tokens, config.heads());
         let workspace = shape.train.then(|| allocate.f32(Part::Scratch, workspace));
         let mut values = |len: usize| allocate.activation(Part::Scratch, len);
@@ -434,6 +440,7 @@ impl<T, N> Buffers<T, N> {
             joined: values(tokens * widths.joined),
             d_u: values(tokens * widest),
             dropped: values(tokens * if shape.drops { widths.input } else { 0 }),
+            query_factors,
             angles,
         };
         let backward = workspace.map(|workspace| BackwardScratch {

@@ -146,14 +146,16 @@ impl Model {
 /// Why a GGUF file cannot say the shape of a folder's model, with what llama.cpp reads from it: nothing if it can.
 pub fn unsaid(config: &Config) -> Option<String> {
     let gguf = config.arch.gguf();
-    if let Err(why) = config.arch.gguf_entries(config) {
-        return Some(why);
-    }
+    let own = match config.arch.gguf_entries(config) {
+        Ok(own) => own,
+        Err(why) => return Some(why),
+    };
+    let says_factor = own.iter().any(|(key, _)| *key == "rope.scaling.yarn_log_multiplier");
     let scaling = match &config.rope.scaling {
         RopeScaling::Dynamic { .. } => "dynamic",
         RopeScaling::Yarn { factor, attention_factor, truncate, .. } => {
             let usual = if *factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 };
-            if *truncate && (attention_factor - usual).abs() < 1e-6 {
+            if *truncate && (says_factor || (attention_factor - usual).abs() < 1e-6) {
                 return None;
             }
             "yarn with a factor or a ramp of its own"
@@ -254,7 +256,7 @@ impl<'a> GgufModel<'a> {
             let data = GgufData::Values(in_order(whole(values_of(source), less), order, &shape));
             GgufTensor { name, shape, format, data }
         };
-        let mut tensors: Vec<_> = merged.sources().into_iter().map(tensor).collect();
+        let mut tensors: Vec<_> = merged.upright_sources().map(tensor).collect();
         tensors.extend(divisors(config));
         let mut entries = shape_entries(files, file_type);
         entries.extend(tokenizer);

@@ -89,6 +89,9 @@ pub struct NotNumbers {
 /// the model is made for. Behind a prompt that is beyond the context already, it has an end all the same.
 pub fn most_new_tokens(config: &Config, prompt_tokens: usize, max_new_tokens: usize) -> usize {
     let context = config.max_position_embeddings;
+    if let Some(positions) = config.positions() {
+        return max_new_tokens.min(positions.saturating_sub(prompt_tokens));
+    }
     max_new_tokens.min(context.checked_sub(prompt_tokens).filter(|room| *room > 0).unwrap_or(context))
 }
 
@@ -120,7 +123,7 @@ pub fn generate(
     let mut buffers = Buffers::for_evaluation(config, adapter, device, tokens);
     let mut sequences: Vec<Sequence> = prompts
         .iter()
-        .map(|p| Sequence { pending: p.to_vec(), generated: Vec::new(), finished: max_new_tokens == 0 })
+        .map(|p| Sequence { pending: p.to_vec(), generated: Vec::new(), finished: longest(p) == 0 })
         .collect();
     let mut logits = vec![Vec::new(); prompts.len()];
 

@@ -15,6 +15,8 @@ use crate::model::Model;
 #[derive(Debug)]
 pub struct Gradients {
     pub(crate) embedding: Option<Tensor>,
+    /// Of learned positions.
+    pub(crate) positions: Option<Tensor>,
     pub(crate) blocks: Vec<BlockGradients>,
     pub(crate) norm: NormGradients,
     /// Of a head of its own; a tied one adds to `embedding`.
@@ -176,6 +178,7 @@ impl Gradients {
         let blocks = model.blocks.iter().enumerate();
         Gradients {
             embedding: of_matrix(&model.embedding),
+            positions: model.positions.as_ref().and_then(of_matrix),
             blocks: blocks.map(|(layer, block)| BlockGradients::new(block, of_layer(layer))).collect(),
             norm: NormGradients::of(&model.norm),
             head: model.own_head.as_ref().and_then(of_matrix),
@@ -189,6 +192,7 @@ impl Gradients {
         groups
             .flat_map(|g| std::iter::once(&g.a).chain(&g.b_t))
             .chain(&self.embedding)
+            .chain(&self.positions)
             .chain(self.blocks.iter().flat_map(BlockGradients::weights))
             .chain(self.norm.all())
             .chain(&self.head)
@@ -196,8 +200,8 @@ impl Gradients {
 
     /// Sets every gradient to zero.
     pub fn clear(&mut self) {
-        let Gradients { embedding, blocks, norm, head } = self;
-        let outer = [embedding, head].into_iter().flatten().chain(norm.all_mut());
+        let Gradients { embedding, positions, blocks, norm, head } = self;
+        let outer = [embedding, positions, head].into_iter().flatten().chain(norm.all_mut());
         for tensor in outer.chain(blocks.iter_mut().flat_map(BlockGradients::all_mut)) {
             tensor.clear(tensor.len());
         }
@@ -205,7 +209,7 @@ impl Gradients {
 
     /// The first place that has a slot: backward ends there.
     pub(crate) fn lowest(&self) -> Option<Place> {
-        if self.embedding.is_some() {
+        if self.embedding.is_some() || self.positions.is_some() {
             return Some(Place::Embedding);
         }
         let mut blocks = self.blocks.iter().enumerate();

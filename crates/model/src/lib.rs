@@ -30,7 +30,7 @@ pub use load::{BaseQuantization, Distribution, RandomWeights};
 pub use model::{Losses, Model, Stream};
 pub use parameters::{Parameters, Trainable};
 pub use selection::{WeightModules, WeightSelection};
-pub use shape::{Config, LayerPattern, Rope, RopeScaling, WeightShape, weight_shapes};
+pub use shape::{Config, LayerPattern, Names, QueryGrowth, Rope, RopeScaling, WeightShape, weight_shapes};
 #[cfg(feature = "hub")]
 pub use source::Hub;
 pub use source::{ShapeSource, Source, SourceError, is_hub_id};

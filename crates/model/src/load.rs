@@ -16,9 +16,7 @@ use crate::block::vector::Vector;
 use crate::block::{Block, Step};
 use crate::error::FileError;
 use crate::model::Model;
-use crate::shape::{
-    self, AttendShape, Config, LinearShape, NormKind, NormShape, block_path, in_block, matrices,
-};
+use crate::shape::{self, AttendShape, Config, HEAD, LinearShape, Names, NormKind, NormShape, matrices};
 use crate::weights::ModelFiles;
 
 /// How a base model is quantised on loading. Norms and biases never are.
@@ -33,7 +31,7 @@ pub struct BaseQuantization {
 impl BaseQuantization {
     /// The quantisation of the matrix `name`, if it has one.
     pub fn of(&self, name: &str) -> Option<Quantization> {
-        let block = in_block(name).is_some();
+        let block = Names::any_block_of(name).is_some();
         (block || self.head).then_some(self.quantization)
     }
 }
@@ -139,12 +137,12 @@ impl Model {
             })
         };
         let linear = |layer: usize, shape: &LinearShape| {
-            let path = block_path(layer, shape.name.hf);
+            let path = config.names.in_block(layer, shape.name.hf);
             let bias = shape.bias.then(|| vector(&format!("{path}.bias"), shape.outputs)).transpose()?;
             Ok(Linear { weight: matrix(&format!("{path}.weight"), shape.outputs, shape.inputs)?, bias })
         };
         let step = |layer: usize, step: &shape::Step| {
-            let norm = |shape: &NormShape| norm(&block_path(layer, shape.name.hf), shape);
+            let norm = |shape: &NormShape| norm(&config.names.in_block(layer, shape.name.hf), shape);
             Ok(match step {
                 shape::Step::Norm { shape, from, stats } => {
                     Step::Norm(NormStep { norm: norm(shape)?, from: *from, stats: *stats })
@@ -164,8 +162,8 @@ impl Model {
                 }
                 shape::Step::Attend { shape, stats } => {
                     let norms = shape.norms.map(|[q, k]| Ok([norm(&q)?, norm(&k)?])).transpose()?;
-                    let AttendShape { heads, scores, rope, .. } = *shape;
-                    Step::Attend(AttendStep { norms, heads, scores, rope, stats: *stats })
+                    let AttendShape { heads, scores, rope, grows, .. } = *shape;
+                    Step::Attend(AttendStep { norms, heads, scores, rope, grows, stats: *stats })
                 }
                 shape::Step::Gate(shape) => Step::Gate(GateStep(*shape)),
                 shape::Step::Add { shape, of_norm } => {
@@ -180,14 +178,17 @@ impl Model {
                 steps: steps.iter().map(|shape| step(layer, shape)).collect::<Result<_, S::Error>>()?,
             })
         };
-        let embedding = matrix("model.embed_tokens.weight", config.vocab_size, config.hidden_size)?;
+        let table = |path: &str, rows: usize| matrix(&format!("{path}.weight"), rows, config.hidden_size);
+        let embedding = table(config.names.embedding, config.vocab_size)?;
+        let positions = config.positions().map(|rows| table(config.names.positions, rows)).transpose()?;
         let own_head = match config.tie_word_embeddings {
             true => None,
-            false => Some(matrix("lm_head.weight", config.vocab_size, config.hidden_size)?),
+            false => Some(table(HEAD, config.vocab_size)?),
         };
         Ok(Model {
             device,
             embedding,
+            positions,
             blocks: (0..config.num_hidden_layers).map(block).collect::<Result<_, S::Error>>()?,
             norm: norm(config.final_norm().name.hf, &config.final_norm())?,
             own_head,

@@ -24,6 +24,8 @@ pub struct Model {
     pub(crate) device: Device,
     /// `[vocab, hidden]`.
     pub(crate) embedding: Weight,
+    /// A vector for each position, `[context, hidden]`, where they are learned.
+    pub(crate) positions: Option<Weight>,
     pub(crate) blocks: Vec<Block>,
     /// Before the head.
     pub(crate) norm: Norm,
@@ -172,6 +174,9 @@ impl Model {
             let values = rows * self.config.hidden_size;
             elementwise::scale(&mut buffers.hidden, values, self.config.embedding_scale);
         }
+        if let Some(weight) = &self.positions {
+            embedding::add(weight, positions, &mut buffers.scratch.normed, &mut buffers.hidden);
+        }
         for (rope, angles) in self.config.ropes().into_iter().zip(&mut buffers.scratch.angles) {
             if !rope.depends_on_length() {
                 angles.set(positions, &rope.frequencies(self.config.head_dim, 0));
@@ -181,6 +186,10 @@ impl Model {
                 let frequencies = rope.frequencies(self.config.head_dim, length);
                 angles.set_from(rows.start, &positions[rows], &frequencies);
             }
+        }
+        if let Some(growth) = self.config.query_growth {
+            let factors: Vec<f32> = positions.iter().map(|position| growth.factor(*position)).collect();
+            buffers.scratch.query_factors.write(0, &factors);
         }
         for (i, block) in self.blocks.iter().enumerate() {
             if let Context::Cached { layer, .. } = &mut context {
@@ -310,6 +319,9 @@ impl Model {
             let mut pass = BackwardPass { rows, adapter, segments, saved, scratch, back, d_normed };
             block.backward(&mut pass, &mut gradients.blocks[i], last);
             buffers.activations.release(i);
+        }
+        if let Some(d_positions) = &mut gradients.positions {
+            embedding::backward(&back.d_hidden, stream.positions, self.config.hidden_size, d_positions);
         }
         if let Some(d_embedding) = &mut gradients.embedding {
             if self.config.embedding_scale != 1.0 {

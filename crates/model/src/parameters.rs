@@ -182,11 +182,16 @@ impl Model {
         weights.filter(|(weight, _)| is_trained(*weight)).map(|(_, shape)| shape).collect()
     }
 
-    /// All weights by checkpoint name, to be written in `dtype`; a tied head is written once, as the embedding.
+    /// All weights by the names that a folder of the language model alone has, to be written in `dtype`; a tied head is written once, as the embedding.
     pub fn sources(&self, dtype: SaveDtype) -> Vec<TensorSource<'_>> {
         let weights = self.weights().zip(weight_shapes(&self.config));
         let less = |shape: &WeightShape| stored_less(&self.config, &shape.name);
-        weights.map(|(weight, shape)| source(weight, less(&shape), shape, dtype)).collect()
+        let source = |(weight, shape): (_, WeightShape)| {
+            let transposed = shape.transposed;
+            let source = source(weight, less(&shape), shape, dtype).transposed_if(transposed);
+            TensorSource { name: self.config.names.alone(&source.name), ..source }
+        };
+        weights.map(source).collect()
     }
 
     /// The weights that are trained, as they are.

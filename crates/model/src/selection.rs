@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use regex::Regex;
 
-use crate::adapter::TargetError;
+use crate::adapter::{TargetError, known_modules};
+use crate::arch::known_norms;
 use crate::shape::Config;
 use crate::shape::{WeightShape, weight_shapes};
 
@@ -20,31 +21,18 @@ pub enum WeightModules {
     Pattern(Regex),
 }
 
+/// What holds modules, what lies outside of blocks, all norms, and all biases.
+const GROUPS: [&str; 9] =
+    ["self_attn", "attn", "mlp", "embed_tokens", "wte", "wpe", "lm_head", "norms", "biases"];
+
 /// The names a selection may have: modules and what holds them, as checkpoints call them, all norms, and all biases.
 /// The weights of a projection are its matrix and its bias.
-const KNOWN: [&str; 18] = [
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-    "self_attn",
-    "mlp",
-    "embed_tokens",
-    "lm_head",
-    "norms",
-    "biases",
-    "input_layernorm",
-    "post_attention_layernorm",
-    "q_norm",
-    "k_norm",
-    "norm",
-];
+fn known_names() -> Vec<&'static str> {
+    known_modules().into_iter().chain(GROUPS).chain(known_norms()).collect()
+}
 
 fn known() -> String {
-    format!("known are all, {}, and regex:PATTERN for module paths", KNOWN.join(", "))
+    format!("known are all, {}, and regex:PATTERN for module paths", known_names().join(", "))
 }
 
 impl FromStr for WeightModules {
@@ -66,7 +54,8 @@ impl FromStr for WeightModules {
         }
         let names: Vec<String> =
             text.split(',').map(str::trim).filter(|n| !n.is_empty()).map(str::to_owned).collect();
-        match names.iter().find(|name| !KNOWN.contains(&name.as_str())) {
+        let known_names = known_names();
+        match names.iter().find(|name| !known_names.contains(&name.as_str())) {
             Some(unknown) => Err(TargetError::new(format!("unknown train module `{unknown}`"), known())),
             None if names.is_empty() => Err(TargetError::new("no train modules given".to_owned(), known())),
             None => Ok(WeightModules::Names(names)),
@@ -86,7 +75,7 @@ impl WeightModules {
 
 fn is_named(weight: &WeightShape, name: &str) -> bool {
     match name {
-        "norms" => weight.path().ends_with("norm"),
+        "norms" => weight.of_norm,
         "biases" => weight.name.ends_with(".bias"),
         name => weight.path().split('.').any(|part| part == name),
     }
@@ -121,11 +110,17 @@ impl WeightSelection {
             && let Some(missing) = names.iter().find(|name| !shapes.iter().any(|w| is_named(w, name)))
         {
             let hint = match missing.as_str() {
-                "lm_head" => "its head is the embedding: name embed_tokens".to_owned(),
+                "lm_head" => {
+                    let embedding = config.names.embedding;
+                    format!(
+                        "its head is the embedding: name {}",
+                        embedding.rsplit('.').next().unwrap_or(embedding)
+                    )
+                }
                 // Only names that this model has.
                 _ => {
-                    let has = |name: &&&str| shapes.iter().any(|weight| is_named(weight, name));
-                    let names: Vec<&str> = KNOWN.iter().filter(has).copied().collect();
+                    let has = |name: &&str| shapes.iter().any(|weight| is_named(weight, name));
+                    let names: Vec<&str> = known_names().into_iter().filter(has).collect();
                     format!("it has {}", names.join(", "))
                 }
             };

@@ -24,6 +24,7 @@ impl Model {
     /// All weights.
     pub(crate) fn weights(&self) -> impl Iterator<Item = WeightRef<'_>> {
         std::iter::once(WeightRef::Matrix(&self.embedding))
+            .chain(self.positions.as_ref().map(WeightRef::Matrix))
             .chain(self.blocks.iter().flat_map(Block::weights))
             .chain(self.norm.weights())
             .chain(self.own_head.as_ref().map(WeightRef::Matrix))
@@ -32,6 +33,7 @@ impl Model {
     /// As [`Model::weights`], writable.
     pub(crate) fn weights_mut(&mut self) -> impl Iterator<Item = WeightMut<'_>> {
         std::iter::once(WeightMut::Matrix(&mut self.embedding))
+            .chain(self.positions.as_mut().map(WeightMut::Matrix))
             .chain(self.blocks.iter_mut().flat_map(Block::weights_mut))
             .chain(self.norm.weights_mut())
             .chain(self.own_head.as_mut().map(WeightMut::Matrix))

@@ -4,8 +4,8 @@ use std::io::Write;
 
 use crate::common::{CHATML, names, tiny_chatml, tiny_metadata};
 use lorafit_data::{
-    Builtin, DataError, Dataset, Options, RowProblem, Sample, Shape, TemplateError, Tokenizer, TrainOn,
-    generation_rows,
+    Builtin, DataError, Dataset, ModelLimits, Options, Overlong, RowProblem, Sample, Shape, TemplateError,
+    Tokenizer, TrainOn, generation_rows,
 };
 use tempfile::NamedTempFile;
 
@@ -633,4 +633,30 @@ fn models_that_cannot_do_what_the_rows_need_are_told_apart() {
         error.to_string().ends_with("line 1: the chat template refuses the conversation: system first"),
         "{error}"
     );
+}
+
+/// A model with learned positions has none for more tokens: such rows are bad rows, and told.
+#[test]
+fn rows_beyond_the_positions_of_a_model_are_refused() {
+    let tokenizer = plain();
+    let rows = "{\"text\": \"a\"}\n{\"text\": \"a a a a a a a a a a a a\"}\n";
+    let all = load(rows, &tokenizer).unwrap();
+    let (short, long) = (all.samples.iter().next().unwrap().len(), all.samples.iter().nth(1).unwrap().len());
+    assert!(short < long);
+    let limits = ModelLimits { positions: Some(long - 1), ..ModelLimits::default() };
+    let beyond = limits.check(all.samples.iter().nth(1).unwrap().ids, &tokenizer).unwrap_err();
+    assert_eq!(
+        beyond.told("the row"),
+        format!(
+            "the row has {long} tokens, but the model has a vector for {} positions and no more",
+            long - 1
+        )
+    );
+    assert!(beyond.hint().contains(&format!("--max-seq-len {}", long - 1)));
+    let exact = ModelLimits { positions: Some(long), ..limits };
+    assert_eq!(exact.check(all.samples.iter().nth(1).unwrap().ids, &tokenizer), Ok(()));
+    let options = Options { limits, ..Options::default() };
+    assert!(Dataset::load(file(rows).path(), &tokenizer, options).is_err());
+    let cut = Options { max_seq_len: short, overlong: Overlong::TruncateRight, limits, ..Options::default() };
+    assert_eq!(Dataset::load(file(rows).path(), &tokenizer, cut).unwrap().samples.iter().count(), 2);
 }

@@ -92,6 +92,8 @@ pub const SOURCES: &[Source] = &[
             "add_column_sums<bf16>",
             "scale_columns<float>",
             "scale_columns<bf16>",
+            "scale_rows<float>",
+            "scale_rows<bf16>",
             "gather_rows<float>",
             "gather_rows<bf16>",
             "scatter_add_rows<float, float>",

@@ -121,7 +121,9 @@ fn row_cases() -> Vec<Case> {
                 elementwise::add_column_sums(&x, rows, width, &mut sums);
                 let (first, mut scaled) = (width / 3, on.activation(28, rows * width));
                 elementwise::scale_columns(&mut scaled, rows, width, first..width, 0.37);
-                vec![all(&picked), all(&scattered), all(&sums), all(&scaled)]
+                let (mut grown, factors) = (on.activation(16, rows * width), on.parameter(15, rows));
+                elementwise::scale_rows(&mut grown, rows, width, &factors);
+                vec![all(&picked), all(&scattered), all(&sums), all(&scaled), all(&grown)]
             },
         ));
         cases.push(Case::new(format!("columns copied, {shape}"), Accuracy::Exact, move |on| {

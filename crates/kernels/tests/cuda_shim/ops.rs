@@ -247,6 +247,14 @@ fn sums_scales_and_rows_equal_the_cpu() {
                 "scale",
             );
 
+            let factors = values(Float::F32, 14, rows);
+            let mut expected = tensor(&x);
+            elementwise::scale_rows(&mut expected, rows, width, &tensor(&factors));
+            let (grown, of_rows) = (machine.put_floats(float, &x), machine.put_floats(Float::F32, &factors));
+            machine.run(&elementwise::cuda::scale_rows(float, grown, (rows as u32, width as u32), of_rows));
+            let found = machine.get_floats(float, grown);
+            assert_close(&found, &expected.to_vec(len), tolerance(float), "scale_rows");
+
             let (mut sum, mut scaled) = (tensor(&y), tensor(&x));
             elementwise::add_scaled(&tensor(&x), -1.7, len, &mut sum);
             elementwise::scale(&mut scaled, len, 0.3);

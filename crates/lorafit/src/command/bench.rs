@@ -13,6 +13,7 @@ use super::require;
 use crate::base_args::{ComputeArgs, QuantArgs};
 use crate::cli::Common;
 use crate::engine::{counted, device, grouped, reserve, use_threads};
+use crate::limits::longest_row;
 use crate::memory_args::MemoryArgs;
 use crate::options::{TargetModules, WeightDtype};
 use crate::output;
@@ -93,6 +94,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     args.validate()?;
     use_threads(&args.common)?;
     let config = shape(&args.shape)?;
+    longest_row(&config, "seq", args.seq, true)?;
     let quantization = args.base.resolve()?;
     let device = device(&args.common, args.compute)?;
     let placement = device.placement();

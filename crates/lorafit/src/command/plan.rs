@@ -24,7 +24,7 @@ use crate::base_args::{ComputeArgs, QuantArgs, multiplies_bf16};
 use crate::config_file::Given;
 use crate::engine::{self, grouped};
 use crate::figure::{Axis, Figure, FileKind, Plot, StackedBars};
-use crate::limits::beyond_context;
+use crate::limits::{beyond_context, longest_row};
 use crate::memory_args::{ByteSize, MemoryArgs, RecomputeChoice};
 use crate::memory_table;
 use crate::options::{DeviceChoice, Optimizer, TargetModules};
@@ -314,6 +314,8 @@ pub fn run(args: PlanArgs, given: &Given) -> anyhow::Result<()> {
 fn report(args: &PlanArgs, given: &Given) -> anyhow::Result<Report> {
     let subject = Subject::open(&args.model)?;
     let config = &subject.config;
+    let max_seq_len = longest_row(config, "max-seq-len", args.max_seq_len, given.has("max-seq-len"))?;
+    let args = &PlanArgs { max_seq_len, ..args.clone() };
     args.memory.check_blocks(config.num_hidden_layers)?;
     let lora = LoraConfig {
         rank: args.rank,

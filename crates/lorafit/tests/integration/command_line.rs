@@ -343,6 +343,26 @@ fn without_a_terminal_errors_have_no_colour() {
     assert!(!lorafit(&["train"]).stderr.contains('\x1b'));
 }
 
+/// GPT-2 has a vector for each of 1024 positions: no row is planned, timed or trained beyond them.
+#[test]
+fn rows_end_with_positions_that_were_learned() {
+    let told = lorafit(&["plan", "--model", "gpt2", "--json"]);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    let plan: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
+    assert_eq!(plan["parameters"], 124_439_808u64);
+    assert_eq!(plan["tokens_at_once"].as_u64().unwrap() % 1024, 0, "{plan}");
+    let cases: [&[&str]; 2] = [
+        &["plan", "--model", "gpt2", "--max-seq-len", "1025"],
+        &["bench", "--shape", "gpt2", "--batch", "1", "--seq", "1025"],
+    ];
+    for args in cases {
+        let told = lorafit(args);
+        assert_eq!(told.code, 2, "{}", told.stderr);
+        assert!(told.stderr.contains("1025: the model has a vector for 1024 positions"), "{}", told.stderr);
+        assert!(told.stderr.contains(" 1024 is the most"), "{}", told.stderr);
+    }
+}
+
 #[test]
 fn the_plan_of_llama_2_7b_has_the_published_sizes() {
     let folder = TempDir::new().unwrap();

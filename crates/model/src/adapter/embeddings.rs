@@ -40,7 +40,8 @@ pub(super) fn passed_over(
     let Some(format) = format_of(view) else {
         return Err(differs(format!("stored as {:?}, expected F32, F16 or BF16", view.dtype())));
     };
-    let own = if config.tie_word_embeddings { "model.embed_tokens.weight" } else { weight };
+    let embedding = format!("{}.weight", config.names.embedding);
+    let own = if config.tie_word_embeddings { &embedding } else { weight };
     let own = files.weight(own, rows, cols)?;
     let (mut expected, mut found) = (vec![0.0f32; cols], vec![0.0f32; cols]);
     for (row, stored) in view.data().chunks_exact(cols * format.block_bytes()).enumerate() {

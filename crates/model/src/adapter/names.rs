@@ -8,13 +8,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::error::FileError;
-use crate::shape::{Config, Module, module_at};
+use crate::shape::{Config, HEAD, Module, Names, module_at};
 
 const PREFIX: &str = "base_model.model.";
 /// The way out where an adapter has what is not computed here.
 pub(super) const MERGE: &str = "merge the adapter in PEFT (merge_and_unload), save the model with save_pretrained, and pass that as --model";
-/// Paths of whole weights that PEFT saves with an adapter.
-const WHOLE: [&str; 2] = ["model.embed_tokens", "lm_head"];
+/// What begins with the path of a whole weight that PEFT saves with an adapter, the embedding or the head: its name as the model
+/// of these names has it, and the rest.
+fn whole<'p>(path: &'p str, names: &Names) -> Option<(&'static str, &'p str)> {
+    let embedding = Names::ALL.iter().find_map(|known| path.strip_prefix(known.embedding));
+    match (embedding, path.strip_prefix(HEAD)) {
+        (Some(rest), _) => Some((names.embedding, rest)),
+        (None, Some(rest)) => Some((HEAD, rest)),
+        (None, None) => None,
+    }
+}
 
 /// The name that PEFT gives a factor of the projection `path`.
 pub(super) fn tensor_name(path: &str, factor: &str) -> String {
@@ -98,10 +106,11 @@ impl<'a> FileNames<'a> {
     }
 
     /// The checkpoint name of the embedding or head that the tensor `name` is a copy of, if it is one.
-    pub(super) fn whole_weight(&self, name: &str) -> Option<String> {
+    pub(super) fn whole_weight(&self, name: &str, config: &Config) -> Option<String> {
         let path = without_prefix(name).strip_suffix(".weight")?;
         let path = path.strip_suffix(".base_layer").unwrap_or(path);
-        WHOLE.contains(&path).then(|| format!("{path}.weight"))
+        let (weight, rest) = whole(path, config.names)?;
+        rest.is_empty().then(|| format!("{weight}.weight"))
     }
 }
 
@@ -113,12 +122,10 @@ pub(super) fn unread(name: &str) -> FileError {
         return fail(format!("tensor {name} belongs to DoRA, which is not supported"))
             .with_hint("merge the adapter in PEFT (merge_and_unload) and pass the merged model as --model");
     }
-    let of_head = WHOLE.iter().find(|whole| {
-        let rest = path.strip_prefix(**whole);
-        rest.is_some_and(|rest| rest.starts_with(".lora_"))
-    });
+    let of_head = whole(path, Names::USUAL).filter(|(_, rest)| rest.starts_with(".lora_"));
     match of_head {
-        Some(whole) => {
+        Some((_, rest)) => {
+            let whole = path.strip_suffix(rest).unwrap_or(path);
             let module = whole.rsplit('.').next().unwrap_or(whole);
             let problem = format!(
                 "tensor {name} belongs to no projection of a block: adapters of {module} are not supported"
@@ -186,6 +193,7 @@ mod tests {
             "base_model.model.model.layers.3.self_attn.q_proj.lora_A.default.weight",
             "model.layers.3.self_attn.q_proj.lora_A.weight",
             "base_model.model.base_model.model.model.layers.3.self_attn.q_proj.lora_A.my-adapter.weight",
+            "base_model.model.model.language_model.layers.3.self_attn.q_proj.lora_A.weight",
         ] {
             assert_eq!(factor_of(name, &modules), Some(q), "{name}");
         }
@@ -194,7 +202,6 @@ mod tests {
             "base_model.model.model.layers.3.mlp.q_proj.lora_A.weight",
             "base_model.model.model.layers.3.self_attn.q_proj.lora_A.a.b.weight",
             "base_model.model.model.layers.3.self_attn.q_proj.lora_E.weight",
-            "base_model.model.model.language_model.layers.3.self_attn.q_proj.lora_A.weight",
             "model.layers.3.self_attn.q_proj.lora_a",
             "base_model.model.lm_head.lora_A.weight",
         ] {

@@ -134,6 +134,9 @@ fn config_json(adapter: &Adapter, base_model: &str) -> Value {
     if lora.use_rslora {
         config["use_rslora"] = json!(true);
     }
+    if adapter.parts().any(|(_, module, ..)| module.is_transposed()) {
+        config["fan_in_fan_out"] = json!(true);
+    }
     if let Some(revision) = revision {
         config["revision"] = json!(revision);
     }
@@ -348,7 +351,7 @@ fn read(
     }
     let unselected = names.except(parts.iter().map(|part| (part.layer, part.module)));
     for name in unselected {
-        match names.whole_weight(name) {
+        match names.whole_weight(name, config) {
             Some(weight) => {
                 let view = file.tensor(name).map_err(|_| fail(format!("tensor {name} is missing")))?;
                 embeddings::passed_over(name, &weight, &view, base).map_err(|e| e.at(&weights_path))?;
@@ -414,11 +417,11 @@ pub(super) fn exact_pattern(path: &str) -> Result<Regex, regex::Error> {
 }
 
 /// Options that make an adapter more than factors with a rank and a scale, each with the value that does nothing.
-const OPTIONS: [(&str, &str); 14] = [
+/// `fan_in_fan_out` is none of them: PEFT sets it as the layer is stored, whatever a file says.
+const OPTIONS: [(&str, &str); 13] = [
     ("use_dora", "false"),
     ("bias", "\"none\""),
     ("lora_bias", "false"),
-    ("fan_in_fan_out", "false"),
     ("modules_to_save", "null"),
     ("layer_replication", "null"),
     ("trainable_token_indices", "null"),
@@ -437,7 +440,7 @@ pub(super) fn used_options(
 ) -> impl Iterator<Item = (&'static str, &'static str, &Value)> {
     let does_nothing = |value: &Value, plain: &str| {
         let text = value.to_string();
-        value.is_null() || *value == json!(false) || *value == json!([]) || text == plain
+        ["null", "false", "[]", plain].contains(&text.as_str())
     };
     OPTIONS.into_iter().filter_map(move |(key, plain)| {
         let value = json.get(key)?;

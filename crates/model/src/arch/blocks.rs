@@ -20,7 +20,14 @@ pub(super) fn projection(
     outputs: usize,
     bias: bool,
 ) -> LinearShape {
-    LinearShape { name: Name { hf, gguf }, outputs, inputs: config.hidden_size, bias, joined: Vec::new() }
+    LinearShape {
+        name: Name { hf, gguf },
+        outputs,
+        inputs: config.hidden_size,
+        bias,
+        joined: Vec::new(),
+        transposed: false,
+    }
 }
 
 /// A projection to `hidden_size` values.
@@ -31,7 +38,14 @@ pub(super) fn projection_back(
     inputs: usize,
     bias: bool,
 ) -> LinearShape {
-    LinearShape { name: Name { hf, gguf }, outputs: config.hidden_size, inputs, bias, joined: Vec::new() }
+    LinearShape {
+        name: Name { hf, gguf },
+        outputs: config.hidden_size,
+        inputs,
+        bias,
+        joined: Vec::new(),
+        transposed: false,
+    }
 }
 
 /// `q_proj`, `k_proj` and `v_proj`.
@@ -63,6 +77,7 @@ pub(super) fn attend(config: &Config, layer: usize, norms: Option<(NormKind, boo
         heads: config.heads(),
         scores: config.scores(layer),
         rope: config.rope_of(layer),
+        grows: config.query_growth.is_some(),
         norms: norms.map(|norms| {
             [
                 norm("self_attn.q_norm", "attn_q_norm", queries, norms),

@@ -19,9 +19,14 @@ impl ConfigError {
         ConfigError { hint: Some(hint.into()), ..self }
     }
 
+    /// The same of a configuration within another, under `key`.
+    pub(crate) fn within(self, key: &str) -> Self {
+        ConfigError { problem: format!("`{key}`: {}", self.problem), ..self }
+    }
+
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
-        if self.problem.starts_with("`quantization_config`") {
+        if self.problem.trim_start_matches("`text_config`: ").starts_with("`quantization_config`") {
             return Some(
                 "take the model it was made from, in BF16, with --quant nf4 or int8; or a GGUF file of it"
                     .to_owned(),

@@ -3,6 +3,7 @@
 
 use serde_json::json;
 
+use super::hf::Keys;
 use super::{Arch, Family, Named, gemma2, gguf, rope};
 use crate::shape::{Config, LayerPattern, NormKind, Rope};
 
@@ -13,6 +14,12 @@ pub(super) const FAMILY: Family = Family {
     gguf_rotary_pairs: false,
     gguf_window: true,
     from_json: |keys| {
+        // Published configurations within those of several models leave out what they have in common.
+        let mut all = keys.0.clone();
+        for (key, value) in DEFAULTS {
+            all.entry(key).or_insert_with(|| json!(value));
+        }
+        let keys = &Keys(&all);
         let config = gemma2::common(keys, Arch::Gemma3)?;
         let head_dim = config.head_dim;
         let of_all = rope::Defaults { theta: 1e6, ..rope::Defaults::USUAL };
@@ -75,6 +82,15 @@ pub(super) const FAMILY: Family = Family {
     ],
 };
 
+/// What transformers has where a `config.json` says nothing.
+const DEFAULTS: [(&str, usize); 6] = [
+    ("vocab_size", 262_208),
+    ("hidden_size", 2304),
+    ("intermediate_size", 9216),
+    ("num_hidden_layers", 26),
+    ("num_attention_heads", 8),
+    ("max_position_embeddings", 131_072),
+];
 const LOGIT_CAP: &str = "final_logit_softcapping";
 /// Each sixth layer has no window.
 const PERIOD: usize = 6;

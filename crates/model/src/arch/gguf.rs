@@ -86,6 +86,9 @@ pub(super) const LAYER_NORM: &str = "attention.layer_norm_epsilon";
 /// Divisors of the rotary frequencies, short and long, as tensors.
 pub(super) const LONG_FACTORS: &str = "rope.scaling.attn_factor";
 
+/// `mscale_all_dim` of YaRN, where files say it.
+pub(super) const YARN_ALL_DIM: &str = "rope.scaling.yarn_log_multiplier";
+
 /// A key with a number.
 pub(super) fn number(key: &'static str, value: f32) -> (&'static str, GgufEntry) {
     (key, GgufEntry::F32(value))
@@ -159,6 +162,7 @@ pub(super) fn common(keys: &Keys<'_>, arch: Arch, reads: &[&str]) -> Result<Conf
         attention_output_bias: keys.has("blk.0.attn_output.bias"),
         mlp_bias: keys.has("blk.0.ffn_gate.bias"),
         qk_norm: keys.has("blk.0.attn_q_norm.weight"),
+        learned_positions: false,
         max_position_embeddings: keys.size("context_length")?.unwrap_or(2048),
         sliding_window: match gguf.number(&format!("{name}.attention.sliding_window")) {
             Some(0.0) => None,

@@ -58,7 +58,7 @@ pub(super) const FAMILY: Family = Family {
     named: &[Named {
         own: |config| {
             let rope = Rope { dims: Some(64), pairs: Pairs::Neighbours, ..config.rope };
-            Config { rope, ..config }
+            Config { rope, attention_bias: true, ..config }
         },
         ..Named::new("glm-4-9b", [4096, 13_696, 40, 32, 2, 128, 151_552, 32_768], 1e4, false)
     }],

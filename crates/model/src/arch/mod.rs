@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-use crate::shape::{Config, Part, Rope};
+use crate::shape::{Config, Names, Part, Rope};
 use crate::weights::{Gguf, GgufEntry};
 
 mod blocks;
@@ -15,10 +15,12 @@ mod gemma2;
 mod gemma3;
 mod gguf;
 mod glm4;
+mod gpt2;
 mod granite;
 mod hf;
 mod llama;
 mod ministral;
+mod ministral3;
 mod mistral;
 mod olmo2;
 mod olmo3;
@@ -39,6 +41,7 @@ pub enum Arch {
     Llama,
     Mistral,
     Ministral,
+    Ministral3,
     Qwen2,
     Qwen3,
     Gemma2,
@@ -51,6 +54,7 @@ pub enum Arch {
     Glm4,
     Cohere2,
     StarCoder2,
+    Gpt2,
 }
 
 /// Keys of GGUF metadata, without the architecture in front.
@@ -89,6 +93,7 @@ impl Arch {
         Arch::Llama,
         Arch::Mistral,
         Arch::Ministral,
+        Arch::Ministral3,
         Arch::Qwen2,
         Arch::Qwen3,
         Arch::Gemma2,
@@ -101,6 +106,7 @@ impl Arch {
         Arch::Glm4,
         Arch::Cohere2,
         Arch::StarCoder2,
+        Arch::Gpt2,
     ];
 
     fn family(self) -> &'static Family {
@@ -108,6 +114,7 @@ impl Arch {
             Arch::Llama => &llama::FAMILY,
             Arch::Mistral => &mistral::FAMILY,
             Arch::Ministral => &ministral::FAMILY,
+            Arch::Ministral3 => &ministral3::FAMILY,
             Arch::Qwen2 => &qwen2::FAMILY,
             Arch::Qwen3 => &qwen3::FAMILY,
             Arch::Gemma2 => &gemma2::FAMILY,
@@ -120,6 +127,7 @@ impl Arch {
             Arch::Glm4 => &glm4::FAMILY,
             Arch::Cohere2 => &cohere2::FAMILY,
             Arch::StarCoder2 => &starcoder2::FAMILY,
+            Arch::Gpt2 => &gpt2::FAMILY,
         }
     }
 
@@ -131,6 +139,14 @@ impl Arch {
     /// What GGUF files call it.
     pub(crate) fn gguf(self) -> &'static str {
         self.family().gguf
+    }
+
+    /// What its parts are called.
+    pub(crate) fn names(self) -> &'static Names {
+        match self {
+            Arch::Gpt2 => Names::GPT2,
+            _ => Names::USUAL,
+        }
     }
 
     /// Whether GGUF files have the rows of queries and keys in the order of rotary pairs.
@@ -169,6 +185,22 @@ pub(crate) fn known_paths() -> Vec<&'static str> {
     names
 }
 
+/// The names of the norms that any architecture has, each once: `input_layernorm`.
+pub(crate) fn known_norms() -> Vec<&'static str> {
+    let mut names = Vec::new();
+    for &arch in Arch::ALL {
+        let shape = arch.family().named[0].config(arch);
+        let last = shape.final_norm();
+        for norm in shape.block(0).norms().chain([&last]) {
+            let name = norm.name.hf.rsplit('.').next().unwrap_or(norm.name.hf);
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    names
+}
+
 impl fmt::Display for Arch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.model_type())
@@ -183,7 +215,15 @@ impl Config {
     pub fn from_hf_json(text: &str) -> Result<Self, ConfigError> {
         let json: Map<String, Value> =
             serde_json::from_str(text).map_err(|e| ConfigError::new(format!("not JSON: {e}")))?;
-        let keys = hf::Keys(&json);
+        let json = match json.get("text_config").and_then(Value::as_object) {
+            Some(text) => return language_model(&json, text),
+            None => json,
+        };
+        Config::of_keys(&json)
+    }
+
+    fn of_keys(json: &Map<String, Value>) -> Result<Self, ConfigError> {
+        let keys = hf::Keys(json);
         let model_type = json.get("model_type").and_then(Value::as_str).unwrap_or("");
         let Some(arch) = Arch::ALL.iter().copied().find(|arch| arch.model_type() == model_type) else {
             return Err(keys.wrong("model_type", "a supported architecture"));
@@ -242,6 +282,7 @@ impl Config {
             "rope_scaling": rope::scaling_to_json(&self.rope.scaling),
             "tie_word_embeddings": self.tie_word_embeddings,
             "max_position_embeddings": self.max_position_embeddings,
+            "initializer_range": self.initializer_range.to_string().parse::<f64>().expect("a number"),
         });
         let (Value::Object(mut json), Value::Object(own)) = (json, (family.to_json)(self)) else {
             unreachable!("both are objects")
@@ -269,6 +310,29 @@ impl Config {
     /// The names [`Config::named`] knows.
     pub fn names() -> impl Iterator<Item = &'static str> {
         Arch::ALL.iter().copied().flat_map(|arch| arch.family().named.iter().map(|named| named.name))
+    }
+}
+
+/// The language model of several models in one, whose configuration is `text`. A head that is tied is known by the weights, so
+/// that both places may say it.
+fn language_model(all: &Map<String, Value>, text: &Map<String, Value>) -> Result<Config, ConfigError> {
+    let mut keys = text.clone();
+    let gemma3 = all.get("model_type").and_then(Value::as_str) == Some("gemma3");
+    if gemma3 {
+        keys.entry("model_type").or_insert_with(|| json!("gemma3_text"));
+    }
+    let tied = |keys: &Map<String, Value>| keys.get("tie_word_embeddings").and_then(Value::as_bool);
+    keys.insert("tie_word_embeddings".to_owned(), json!(tied(all).or(tied(text)).unwrap_or(true)));
+    if let Some(quantized) = all.get("quantization_config") {
+        keys.entry("quantization_config").or_insert_with(|| quantized.clone());
+    }
+    let found = keys.get("model_type").cloned().unwrap_or_default();
+    let config = Config::of_keys(&keys).map_err(|error| error.within("text_config"))?;
+    match config.names == Names::USUAL {
+        true => Ok(Config { names: Names::OF_SEVERAL, ..config }),
+        false => Err(ConfigError::new(format!(
+            "`text_config`: `model_type` is {found}, which is supported only by itself"
+        ))),
     }
 }
 
@@ -349,7 +413,8 @@ mod tests {
     use super::*;
     use crate::shape::RopeScaling;
 
-    /// Totals of the models' safetensors indexes and cards.
+    /// Totals of the models' safetensors files and cards; of Gemma 3 from 4B on without the vision tower and the projector (416,866,032
+    /// and `1152 (hidden + 1)` values).
     #[test]
     fn named_shapes_have_their_published_number_of_parameters() {
         for (name, parameters) in [
@@ -365,6 +430,25 @@ mod tests {
             ("gemma-2-9b", 9_241_705_984),
             ("phi-3-mini", 3_821_079_552),
             ("qwen3-8b", 8_190_735_360),
+            ("gemma-3-1b", 999_885_952),
+            ("gemma-3-4b", 4_300_079_472 - 416_866_032 - 1152 * 2561),
+            ("gemma-3-12b", 12_187_325_040 - 416_866_032 - 1152 * 3841),
+            ("gemma-3-27b", 27_432_406_640 - 416_866_032 - 1152 * 5377),
+            ("phi-4-mini", 3_836_021_760),
+            ("phi-4", 14_659_507_200),
+            ("smollm3-3b", 3_075_098_624),
+            ("granite-3.3-2b", 2_533_539_840),
+            ("olmo-2-1b", 1_484_916_736),
+            ("olmo-2-7b", 7_298_617_344),
+            ("olmo-3-7b", 7_298_011_136),
+            ("glm-4-9b", 9_400_279_040),
+            ("command-r7b", 8_028_033_024),
+            ("starcoder2-3b", 3_030_371_328),
+            ("ministral-8b", 8_019_808_256),
+            ("gpt2", 124_439_808),
+            ("gpt2-medium", 354_823_168),
+            ("gpt2-large", 774_030_080),
+            ("gpt2-xl", 1_557_611_200),
         ] {
             assert_eq!(Config::named(name).expect("a name").parameters(), parameters, "{name}");
         }
@@ -398,7 +482,7 @@ mod tests {
             (r#", "num_key_value_heads": 3"#, "3 key/value heads do not divide 4 query heads"),
             (r#", "head_dim": 15"#, "`head_dim` is 15, expected an even number"),
             (r#", "hidden_act": "gelu""#, "`hidden_act` is \"gelu\", expected \"silu\""),
-            (r#", "model_type": "gpt2""#, "`model_type` is \"gpt2\", expected a supported architecture"),
+            (r#", "model_type": "gptj""#, "`model_type` is \"gptj\", expected a supported architecture"),
             (
                 r#", "rope_scaling": {"rope_type": "ntk"}"#,
                 "`rope_type` is \"ntk\", expected \"default\", \"linear\", \"dynamic\", \"llama3\", \"yarn\" or \"longrope\"",

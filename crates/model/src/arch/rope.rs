@@ -167,7 +167,7 @@ impl Parameters<'_> {
             Some(factor) => factor,
             None => self.context()? / original,
         };
-        let part = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
+        let part = |mscale: f64| yarn_part(factor, mscale);
         let number = |key: &str| self.keys.number_or_zero(key);
         let attention_factor =
             match (number("attention_factor")?, number("mscale")?, number("mscale_all_dim")?) {
@@ -218,7 +218,12 @@ impl Parameters<'_> {
     }
 }
 
-const ORIGINAL: &str = "original_max_position_embeddings";
+/// The `mscale` of YaRN as transformers has it, which attention factors are computed from.
+fn yarn_part(factor: f64, mscale: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
+}
+
+pub(super) const ORIGINAL: &str = "original_max_position_embeddings";
 
 /// `rope_scaling` of a `config.json`.
 ///
@@ -306,7 +311,10 @@ fn from_gguf_keys(keys: &gguf::Keys<'_>) -> Result<RopeScaling, ConfigError> {
             None => keys.needed("context_length")? as f64,
         },
         truncate: true,
-        attention_factor: if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 },
+        attention_factor: match keys.number_or_none(gguf::YARN_ALL_DIM)? {
+            Some(all) => yarn_part(factor, 1.0) / yarn_part(factor, all),
+            None => yarn_part(factor, 1.0),
+        },
     })
 }
 

@@ -1,13 +1,13 @@
 //! Attention as a step of a block: norms of queries and keys, where there are some, rotation, and attention itself.
 
-use lorafit_kernels::Tensor;
 use lorafit_kernels::ops::attention::{self, Gradients as AttentionGradients, Heads, Saved, Scores};
 use lorafit_kernels::ops::elementwise;
-use lorafit_kernels::ops::rope::{self, Angles};
+use lorafit_kernels::ops::rope;
 
 use super::norm::{Norm, NormGradients};
 use super::pass::{BackwardPass, Context, ForwardPass};
 use crate::activations::SavedBlock;
+use crate::buffers::Scratch;
 use crate::kv_cache::Run;
 
 /// The attention of a block.
@@ -19,6 +19,8 @@ pub(crate) struct AttendStep {
     pub scores: Scores,
     /// Which of the model's rotations queries and keys have, if any.
     pub rope: Option<usize>,
+    /// Whether queries grow with their position once they are rotated.
+    pub grows: bool,
     /// Place of its first statistic: `rstd` of the norms, then the log of the softmax denominators.
     pub stats: usize,
 }
@@ -35,8 +37,7 @@ impl AttendStep {
     /// From the projections in `saved.wide.q, k, v` to `saved.wide.attended`.
     pub(crate) fn forward(&self, pass: &mut ForwardPass<'_>, context: &mut Context<'_>) {
         let (saved, scratch) = (&mut *pass.saved, &mut *pass.scratch);
-        let angles = self.rope.map(|rope| &scratch.angles[rope]);
-        self.positioned(pass.rows, saved, &mut scratch.q, &mut scratch.k, angles, true);
+        self.positioned(pass.rows, saved, scratch, true);
         let (q, k, lse) = (&scratch.q, &scratch.k, self.lse());
         let (v, out) = (&saved.wide.v, &mut saved.wide.attended);
         match context {
@@ -60,17 +61,11 @@ impl AttendStep {
 
     /// Queries and keys after norm and rotation, from the projections. `first` is false when backward computes
     /// them again and the norms' statistics are known.
-    fn positioned(
-        &self,
-        rows: usize,
-        saved: &mut SavedBlock,
-        q: &mut Tensor,
-        k: &mut Tensor,
-        angles: Option<&Angles>,
-        first: bool,
-    ) {
+    fn positioned(&self, rows: usize, saved: &mut SavedBlock, scratch: &mut Scratch, first: bool) {
+        let Scratch { q, k, query_factors, .. } = scratch;
+        let angles = self.rope.map(|rope| &scratch.angles[rope]);
         let (wide, heads) = (&saved.wide, [self.heads.query, self.heads.key_value]);
-        for (i, ((x, y), heads)) in [(&wide.q, q), (&wide.k, k)].into_iter().zip(heads).enumerate() {
+        for (i, ((x, y), heads)) in [(&wide.q, &mut *q), (&wide.k, k)].into_iter().zip(heads).enumerate() {
             let Some(norms) = &self.norms else {
                 match angles {
                     Some(angles) => rope::forward(x, angles, rows, heads, y),
@@ -88,6 +83,9 @@ impl AttendStep {
                 rope::forward_in_place(y, angles, rows, heads);
             }
         }
+        if self.grows {
+            elementwise::scale_rows(q, rows, heads[0] * self.heads.dim, query_factors);
+        }
     }
 
     /// From the gradient of the attention's output, in `scratch.normed`, to the gradients of the projections' outputs, in
@@ -95,8 +93,7 @@ impl AttendStep {
     pub(crate) fn backward(&self, pass: &mut BackwardPass<'_>, gradients: &mut HeadNormGradients) {
         let BackwardPass { rows, segments, saved, scratch, back, .. } = pass;
         let (rows, heads) = (*rows, [self.heads.query, self.heads.key_value]);
-        let angles = self.rope.map(|rope| &scratch.angles[rope]);
-        self.positioned(rows, saved, &mut scratch.q, &mut scratch.k, angles, false);
+        self.positioned(rows, saved, scratch, false);
         let forward = Saved {
             q: &scratch.q,
             k: &scratch.k,
@@ -109,7 +106,11 @@ impl AttendStep {
         let (of_heads, scores, workspace) = (self.heads, self.scores, &mut back.workspace);
         attention::backward(d_out, forward, segments, of_heads, scores, of_projections, workspace);
 
-        if let Some(angles) = angles {
+        if self.grows {
+            let width = heads[0] * self.heads.dim;
+            elementwise::scale_rows(&mut back.d_q, rows, width, &scratch.query_factors);
+        }
+        if let Some(angles) = self.rope.map(|rope| &scratch.angles[rope]) {
             rope::backward_in_place(&mut back.d_q, angles, rows, heads[0]);
             rope::backward_in_place(&mut back.d_k, angles, rows, heads[1]);
         }

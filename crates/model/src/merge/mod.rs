@@ -18,19 +18,22 @@ pub use combine::{Combination, CombineError, MajoritySign, Method, Weighted, com
 
 use crate::adapter::{Adapter, LoraGroup, LoraPart};
 use crate::error::FileError;
-use crate::shape::{module_at, module_shape, weight_shapes};
+use crate::shape::{Names, WeightShape, module_at, module_shape, weight_shapes};
 use crate::weights::{BaseStorage, ModelFiles, SaveDtype, TensorData, TensorSource};
 
 /// The weights of a model with an adapter added, by checkpoint name.
 #[derive(Debug)]
 pub struct Merged<'a> {
     tensors: Vec<MergedTensor<'a>>,
+    names: &'static Names,
 }
 
 #[derive(Debug)]
 struct MergedTensor<'a> {
     name: String,
     shape: Vec<usize>,
+    /// Whether folders have it as `[in, out]`.
+    transposed: bool,
     dtype: SaveDtype,
     values: Values<'a>,
 }
@@ -72,7 +75,7 @@ impl<'a> Merged<'a> {
             let (layer, module) = module_at(adapter.modules(), name.strip_suffix(".weight")?)?;
             adapter.factors(layer, module)
         };
-        let tensor = |name: String, shape: Vec<usize>| {
+        let tensor = |WeightShape { name, dims: shape, transposed, .. }: WeightShape| {
             let stored = |format| dtype.or_else(|| SaveDtype::of(format?)).unwrap_or(SaveDtype::Bf16);
             let (dtype, values) = match shape[..] {
                 [rows, cols] => {
@@ -90,11 +93,11 @@ impl<'a> Merged<'a> {
                     (dtype, Values::Vector(files.vector(&name, len)?))
                 }
             };
-            Ok(MergedTensor { name, shape, dtype, values })
+            Ok(MergedTensor { name, shape, transposed, dtype, values })
         };
         let shapes = weight_shapes(config).into_iter();
-        let tensors = shapes.map(|weight| tensor(weight.name, weight.dims)).collect::<Result<_, _>>()?;
-        Ok(Merged { tensors })
+        let tensors = shapes.map(tensor).collect::<Result<_, _>>()?;
+        Ok(Merged { tensors, names: config.names })
     }
 
     /// The type of the projections, for the model's configuration.
@@ -129,9 +132,19 @@ impl<'a> Merged<'a> {
         changed.map(MergedTensor::source)
     }
 
-    /// The tensors as they are written, computed as they are asked for.
+    /// The tensors as a folder of the language model alone has them, computed as they are asked for.
     pub fn sources(&self) -> Vec<TensorSource<'_>> {
-        self.tensors.iter().map(MergedTensor::source).collect()
+        let sources = self.upright_sources().zip(&self.tensors);
+        let in_folder = sources.map(|(source, tensor)| {
+            let source = source.transposed_if(tensor.transposed);
+            TensorSource { name: self.names.alone(&source.name), ..source }
+        });
+        in_folder.collect()
+    }
+
+    /// The tensors as they are computed with, every matrix as `[out, in]`.
+    pub(crate) fn upright_sources(&self) -> impl Iterator<Item = TensorSource<'_>> {
+        self.tensors.iter().map(|tensor| tensor.source())
     }
 }
 

@@ -4,9 +4,10 @@ use lorafit_kernels::ops::attention::{Heads, Scores};
 use lorafit_kernels::ops::gate::Activation;
 
 use super::block::BlockShape;
+use super::names::Names;
 use super::part::{Name, NormShape};
 use super::pattern::LayerPattern;
-use super::rope::Rope;
+use super::rope::{QueryGrowth, Rope};
 use crate::arch::Arch;
 
 /// The standard deviation that transformers' configurations have unless they say otherwise.
@@ -17,6 +18,8 @@ pub(crate) const INITIALIZER_RANGE: f32 = 0.02;
 pub struct Config {
     /// Which parts its blocks have, and what files call them.
     pub arch: Arch,
+    /// What its parts are called.
+    pub names: &'static Names,
     /// Width of the residual stream.
     pub hidden_size: usize,
     /// Width of the feed-forward layers.
@@ -39,6 +42,8 @@ pub struct Config {
     pub local_rope: Option<Rope>,
     /// The layers that rotate at all.
     pub rotated: LayerPattern,
+    /// How queries grow with their position, if they do.
+    pub query_growth: Option<QueryGrowth>,
     /// The head is the embedding.
     pub tie_word_embeddings: bool,
     /// `q_proj`, `k_proj`, `v_proj` have a bias.
@@ -49,6 +54,8 @@ pub struct Config {
     pub mlp_bias: bool,
     /// Queries and keys are normalised per head (Qwen3).
     pub qk_norm: bool,
+    /// A learned vector is added for each position (GPT-2): beyond the context there are none.
+    pub learned_positions: bool,
     /// Longest context the model was made for.
     pub max_position_embeddings: usize,
     /// Tokens that attention reaches back, the token itself included, in the layers of `windowed`.
@@ -78,6 +85,7 @@ impl Config {
     pub(crate) fn plain(arch: Arch) -> Self {
         Config {
             arch,
+            names: arch.names(),
             hidden_size: 0,
             intermediate_size: 0,
             num_hidden_layers: 0,
@@ -89,6 +97,8 @@ impl Config {
             rope: Rope::plain(1e4),
             local_rope: None,
             rotated: LayerPattern::all(),
+            query_growth: None,
+            learned_positions: false,
             tie_word_embeddings: false,
             attention_bias: false,
             attention_output_bias: false,
@@ -118,11 +128,27 @@ impl Config {
         std::iter::once(&self.rope).chain(&self.local_rope).collect()
     }
 
+    /// How many positions there are, where each has a vector that was learned: no text can be longer.
+    pub fn positions(&self) -> Option<usize> {
+        self.learned_positions.then_some(self.max_position_embeddings)
+    }
+
+    /// Whether the model is the language model of one of several parts, which reads images, too.
+    pub fn is_of_several(&self) -> bool {
+        self.names.is_of_several()
+    }
+
+    /// The language model by itself, of a model of several parts.
+    pub(crate) fn alone(&self) -> Config {
+        let names = if self.is_of_several() { Names::USUAL } else { self.names };
+        Config { names, ..self.clone() }
+    }
+
     /// The norm before the head; of the kind of those in blocks.
     pub(crate) fn final_norm(&self) -> NormShape {
         let block = self.block(0);
         let kind = block.norms().last().expect("every block has a norm").kind;
-        NormShape { name: Name { hf: "model.norm", gguf: "output_norm" }, width: self.hidden_size, kind }
+        NormShape { name: Name { hf: self.names.norm, gguf: "output_norm" }, width: self.hidden_size, kind }
     }
 
     /// The block of layer `layer`.

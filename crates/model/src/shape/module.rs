@@ -1,7 +1,7 @@
 //! The projections of a block: what an adapter can be put on.
 
 use super::config::Config;
-use super::weights::{block_path, in_block};
+use super::names::Names;
 
 /// A projection of a block, by its place and its checkpoint name. It is of one model: others may have the same name at another
 /// place.
@@ -11,6 +11,9 @@ pub struct Module {
     site: usize,
     projection: usize,
     path: &'static str,
+    /// Before the number of a layer.
+    blocks: &'static str,
+    transposed: bool,
 }
 
 impl Module {
@@ -39,30 +42,43 @@ impl Module {
         self.path
     }
 
+    /// Whether checkpoints have its matrix as `[in, out]`.
+    pub(crate) fn is_transposed(self) -> bool {
+        self.transposed
+    }
+
     /// The checkpoint path in layer `layer`: `model.layers.3.self_attn.q_proj`.
     pub fn path(self, layer: usize) -> String {
-        block_path(layer, self.path)
+        format!("{}{layer}.{}", self.blocks, self.path)
     }
 }
 
 impl Config {
     /// The projections of a block, in forward order; every block has the same.
     pub fn modules(&self) -> Vec<Module> {
-        let block = self.block(0);
+        let (block, blocks) = (self.block(0), self.names.blocks);
         let groups = block.linears().enumerate();
         let modules = groups.flat_map(|(site, group)| {
-            group.iter().enumerate().map(move |(projection, linear)| (site, projection, linear.name.hf))
+            group.iter().enumerate().map(move |(projection, linear)| (site, projection, linear))
         });
         modules
             .enumerate()
-            .map(|(index, (site, projection, path))| Module { index, site, projection, path })
+            .map(|(index, (site, projection, linear))| Module {
+                index,
+                site,
+                projection,
+                path: linear.name.hf,
+                blocks,
+                transposed: linear.transposed,
+            })
             .collect()
     }
 }
 
-/// That of `modules` which has the checkpoint path `path`, and its layer.
+/// That of `modules` which has the path `path`, and its layer. The language model alone and the same one in a model of several
+/// have different paths; either is known.
 pub(crate) fn module_at(modules: &[Module], path: &str) -> Option<(usize, Module)> {
-    let (layer, rest) = in_block(path)?;
+    let (layer, rest) = Names::any_block_of(path)?;
     Some((layer, *modules.iter().find(|module| module.path == rest)?))
 }
 

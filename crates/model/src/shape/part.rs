@@ -76,6 +76,8 @@ pub(crate) struct LinearShape {
     pub bias: bool,
     /// Rows of each output, of a matrix that joins several; else empty.
     pub joined: Vec<usize>,
+    /// Whether checkpoints have the matrix as `[in, out]`.
+    pub transposed: bool,
 }
 
 /// Attention: how queries, keys and values are used.
@@ -87,6 +89,8 @@ pub(crate) struct AttendShape {
     pub rope: Option<usize>,
     /// Norms of queries and keys before they are rotated.
     pub norms: Option<[NormShape; 2]>,
+    /// Whether queries grow with their position once they are rotated.
+    pub grows: bool,
 }
 
 /// `act(gate) * up`, or `act(up)` alone.

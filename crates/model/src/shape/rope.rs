@@ -15,6 +15,24 @@ pub struct Rope {
     pub pairs: Pairs,
 }
 
+/// Queries that grow with their position, so that attention stays sharp over long texts: after their rotation they are
+/// multiplied by `1 + beta ln(1 + floor(position / context))` (Llama 4, Ministral 3).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QueryGrowth {
+    /// By how much.
+    pub beta: f64,
+    /// The positions after which they begin to grow.
+    pub context: f64,
+}
+
+impl QueryGrowth {
+    /// The factor of a position, in f32 as transformers computes it.
+    pub(crate) fn factor(&self, position: u32) -> f32 {
+        let times = (position as f32 / self.context as f32).floor();
+        1.0 + self.beta as f32 * times.ln_1p()
+    }
+}
+
 /// Stretching of rotary frequencies.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {

@@ -245,6 +245,15 @@ pub fn write_quantized(
     };
     let base = BaseQuantization { quantization, head: false };
     let config = files.config();
+    let what = match (config.is_of_several(), config.modules()[0].is_transposed()) {
+        (true, _) => Some("a model that reads images, too"),
+        (false, true) => Some("a model with `Conv1D` layers"),
+        (false, false) => None,
+    };
+    if let Some(what) = what {
+        return Err(FileError::new(files.path(), format!("{what} is not written quantised"))
+            .with_hint("train with --quant on the folder as it is: it is quantised while it is read"));
+    }
     let shapes: std::collections::HashMap<String, (usize, usize)> = crate::shape::matrices(config)
         .filter(|(name, ..)| base.of(name).is_some())
         .map(|(name, rows, cols)| (name, (rows, cols)))

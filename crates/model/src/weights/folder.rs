@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::{MAX_CONFIG_BYTES, ModelFiles, SaveDtype, Source, inside, read_text};
 use crate::error::FileError;
@@ -86,7 +86,12 @@ impl ModelFiles {
                 let path = self.path.join("config.json");
                 let text =
                     read_text(&path, MAX_CONFIG_BYTES).map_err(|e| FileError::new(&path, e.to_string()))?;
-                serde_json::from_str(&text).map_err(|e| FileError::new(&path, e.to_string()))?
+                let config: Map<String, Value> =
+                    serde_json::from_str(&text).map_err(|e| FileError::new(&path, e.to_string()))?;
+                match self.config.is_of_several() {
+                    true => self.alone(&config)?,
+                    false => config,
+                }
             }
             Source::Gguf(_) => {
                 let mut config = self.config.to_hf_json().map_err(|e| self.error(e.to_string()))?;
@@ -105,5 +110,17 @@ impl ModelFiles {
         // The older key, which every version reads.
         config.insert("torch_dtype".to_owned(), json!(dtype.name()));
         Ok(serde_json::to_string_pretty(&config).expect("plain values") + "\n")
+    }
+
+    /// The configuration of the language model alone, of a folder with the configuration `all`. It keeps the tokens that texts
+    /// begin and end with.
+    fn alone(&self, all: &Map<String, Value>) -> Result<Map<String, Value>, FileError> {
+        let mut config = self.config.alone().to_hf_json().map_err(|e| self.error(e.to_string()))?;
+        let text = all.get("text_config").and_then(Value::as_object);
+        for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+            let found = all.get(key).or_else(|| text?.get(key));
+            config.extend(found.map(|token| (key.to_owned(), token.clone())));
+        }
+        Ok(config)
     }
 }

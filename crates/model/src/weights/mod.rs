@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use lorafit_kernels::quant::Format;
 use lorafit_kernels::{RowOrder, SharedBytes, Weight};
+use rayon::prelude::*;
 
 pub use bitsandbytes::{QuantizedFolder, write_quantized};
 pub(crate) use files::{MAX_CONFIG_BYTES, inside, map, read_text};
@@ -29,7 +30,7 @@ pub use stream::{RowValues, SaveDtype, TensorData, TensorReader, TensorSource, V
 use crate::arch::ConfigError;
 use crate::error::FileError;
 use crate::load::BaseQuantization;
-use crate::shape::{Config, gguf_name, module_shape, stored_less};
+use crate::shape::{Config, HEAD, Names, gguf_name, is_transposed, module_shape, stored_less};
 use safetensors::Shards;
 pub(crate) use safetensors::{header_error, read_header};
 
@@ -79,7 +80,7 @@ impl ModelFiles {
     /// Files that are missing, damaged or of an unsupported model.
     pub fn open(path: &Path) -> Result<Self, FileError> {
         if path.is_dir() {
-            ModelFiles::open_folder(path, || Shards::open(path))
+            ModelFiles::open_folder(path, |names| Shards::open(path, names))
         } else {
             ModelFiles::from_gguf(Gguf::open(path)?)
         }
@@ -91,7 +92,7 @@ impl ModelFiles {
     /// As [`ModelFiles::open`].
     pub fn open_without_weights(path: &Path) -> Result<Self, FileError> {
         match path.is_dir() {
-            true => ModelFiles::open_folder(path, || Ok(Shards::none())),
+            true => ModelFiles::open_folder(path, |names| Ok(Shards::none(names))),
             false => ModelFiles::open(path),
         }
     }
@@ -103,7 +104,7 @@ impl ModelFiles {
     /// As [`ModelFiles::open`].
     pub fn open_header(path: &Path) -> Result<Self, FileError> {
         if path.is_dir() {
-            ModelFiles::open_folder(path, || Shards::open(path))
+            ModelFiles::open_folder(path, |names| Shards::open(path, names))
         } else {
             ModelFiles::from_gguf(Gguf::open_header(path)?)
         }
@@ -111,7 +112,7 @@ impl ModelFiles {
 
     fn open_folder(
         dir: &Path,
-        shards: impl FnOnce() -> Result<Shards, FileError>,
+        shards: impl FnOnce(&'static Names) -> Result<Shards, FileError>,
     ) -> Result<Self, FileError> {
         let config_path = inside(dir, "config.json")?;
         let text = read_text(&config_path, MAX_CONFIG_BYTES).map_err(|e| {
@@ -126,20 +127,20 @@ impl ModelFiles {
     /// # Errors
     /// As [`ModelFiles::open`].
     pub fn from_safetensors(dir: &Path, config: &str, weights: SharedBytes) -> Result<Self, FileError> {
-        ModelFiles::of_folder(dir, config, || Shards::single(dir, weights))
+        ModelFiles::of_folder(dir, config, |names| Shards::single(dir, weights, names))
     }
 
     fn of_folder(
         dir: &Path,
         config_json: &str,
-        shards: impl FnOnce() -> Result<Shards, FileError>,
+        shards: impl FnOnce(&'static Names) -> Result<Shards, FileError>,
     ) -> Result<Self, FileError> {
         let mut config =
             Config::from_hf_json(config_json).map_err(|e| config_error(&dir.join("config.json"), &e))?;
         let json: Option<serde_json::Value> = serde_json::from_str(config_json).ok();
         let name = json.as_ref().and_then(|j| j.get("_name_or_path")?.as_str().map(str::to_owned));
         let name = name.filter(|n| !n.is_empty());
-        let shards = shards()?;
+        let shards = shards(config.names)?;
         // As transformers 5 has it: a head beside the embedding is tied only if it is the same.
         config.tie_word_embeddings &= !shards.has_own_head()?;
         let quantization = json.is_some_and(|j| j.get("quantization_config").is_some_and(|q| !q.is_null()));
@@ -200,7 +201,12 @@ impl ModelFiles {
         for layer in 0..self.config.num_hidden_layers {
             for module in self.config.modules() {
                 let (rows, cols) = module_shape(&self.config, module);
-                let weight = self.weight(&format!("{}.weight", module.path(layer)), rows, cols)?;
+                let name = format!("{}.weight", module.path(layer));
+                if let Some(tensor) = self.transposed(&name, rows, cols)? {
+                    first = first.or(SaveDtype::of(tensor.format));
+                    continue;
+                }
+                let weight = self.weight(&name, rows, cols)?;
                 let quantized = match (weight.format(), weight.four_bit()) {
                     (Some(format), _) => match SaveDtype::of(format) {
                         Some(dtype) => {
@@ -239,6 +245,14 @@ impl ModelFiles {
             notes.push(format!(
                 "{shown}: `quantization_config` in config.json was passed over: the weights are plain, and computed as they \
                  are; transformers would quantise them, as --quant does here"
+            ));
+        }
+        if self.config.is_of_several() {
+            let other = |name: &str| !name.starts_with(self.config.names.decoder) && !name.starts_with(HEAD);
+            let others = shards.stored_names().iter().filter(|(name, _)| other(name)).count();
+            notes.push(format!(
+                "{shown}: the language model alone was read; the {others} tensors of the parts that read images or sounds were \
+                 passed over"
             ));
         }
         if self.path.join(crate::adapter::CONFIG_FILE).is_file() {
@@ -280,7 +294,8 @@ impl ModelFiles {
     }
 
     /// The matrix `name` (a checkpoint name such as `model.layers.0.self_attn.q_proj.weight`), `[rows, cols]`,
-    /// with its rows in checkpoint order.
+    /// with its rows in checkpoint order. One that its file has as `[cols, rows]` (GPT-2) is a copy in memory, of the size that it
+    /// has in the file; the others are mapped.
     ///
     /// # Errors
     /// A tensor that is missing or has another shape.
@@ -288,12 +303,30 @@ impl ModelFiles {
         if let Source::Folder { shards, .. } = &self.source
             && let Some(quantized) = bitsandbytes::weight(shards, name, rows, cols)?
         {
+            if is_transposed(&self.config, name) {
+                let problem =
+                    format!("{name} is quantised by bitsandbytes, which is not read of `Conv1D` layers");
+                return Err(self.error(problem).with_hint("take the model it was made from, with --quant"));
+            }
             return quantized.map_err(|problem| self.error(problem));
         }
-        let tensor = self.tensor(name, &[rows, cols])?;
-        let weight = Weight::new(rows, cols, tensor.format, tensor.data);
+        let (format, data) = match self.transposed(name, rows, cols)? {
+            Some(tensor) => (tensor.format, upright(&tensor, rows, cols)),
+            None => {
+                let tensor = self.tensor(name, &[rows, cols])?;
+                (tensor.format, tensor.data)
+            }
+        };
+        let weight = Weight::new(rows, cols, format, data);
         let weight = weight.map_err(|e| self.error(format!("{name}: {e}")))?;
         Ok(weight.with_row_order(self.row_order(name)))
+    }
+
+    /// The matrix `name` as it lies in the file, if that is as `[cols, rows]`.
+    fn transposed(&self, name: &str, rows: usize, cols: usize) -> Result<Option<StoredTensor>, FileError> {
+        let in_folder = matches!(self.source, Source::Folder { .. });
+        let transposed = in_folder && is_transposed(&self.config, name);
+        transposed.then(|| self.tensor(name, &[cols, rows])).transpose()
     }
 
     /// Bytes of the matrix `name` as stored, whether or not they are there.
@@ -302,7 +335,10 @@ impl ModelFiles {
     /// As [`ModelFiles::weight`].
     pub(crate) fn matrix_bytes(&self, name: &str, rows: usize, cols: usize) -> Result<u64, FileError> {
         match &self.source {
-            Source::Folder { .. } => Ok(self.weight(name, rows, cols)?.stored_bytes() as u64),
+            Source::Folder { .. } => match self.transposed(name, rows, cols)? {
+                Some(tensor) => Ok(tensor.data.len() as u64),
+                None => Ok(self.weight(name, rows, cols)?.stored_bytes() as u64),
+            },
             Source::Gguf(_) => {
                 let format = self.tensor(name, &[rows, cols])?.format;
                 Ok((rows * cols / format.block_len() * format.block_bytes()) as u64)
@@ -412,6 +448,20 @@ pub(crate) fn gguf_row_order(config: &Config, name: &str) -> RowOrder {
         true => RowOrder::RotaryPairs { head_dim: config.head_dim },
         false => RowOrder::Stored,
     }
+}
+
+/// The bytes of a matrix `[rows, cols]` which its file has as `[cols, rows]`.
+fn upright(tensor: &StoredTensor, rows: usize, cols: usize) -> SharedBytes {
+    let width = tensor.format.block_bytes();
+    let stored = tensor.data.as_slice();
+    let mut bytes = vec![0; stored.len()];
+    bytes.par_chunks_exact_mut((cols * width).max(1)).enumerate().for_each(|(row, to)| {
+        for (col, value) in to.chunks_exact_mut(width).enumerate() {
+            value.copy_from_slice(&stored[(col * rows + row) * width..][..width]);
+        }
+    });
+    tensor.data.release();
+    SharedBytes::from_vec(bytes)
 }
 
 /// A configuration's problem with the file it was found in.

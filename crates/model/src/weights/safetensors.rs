@@ -13,6 +13,7 @@ use serde::Deserialize;
 use super::files::foreign;
 use super::{StoredTensor, inside, map, read_text};
 use crate::error::FileError;
+use crate::shape::{HEAD, Names};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -33,15 +34,16 @@ pub(super) struct Shards {
     files: Vec<Shard>,
     /// The file of each tensor, where an index says so.
     index: Option<HashMap<String, usize>>,
-    /// What stands before the names of the decoder's tensors: `model.`, unless the file was written from a model of another
-    /// kind: nothing if from the bare decoder, `_orig_mod.model.` if from a compiled one, ...
+    /// What the model calls its tensors.
+    names: &'static Names,
+    /// What stands before the names of the decoder's tensors: [`Names::decoder`], unless the file was written from a model of
+    /// another kind: nothing if from the bare decoder, `_orig_mod.model.` if from a compiled one, ... Language models of several
+    /// parts are `language_model.model.` or `model.language_model.`.
     prefix: String,
 }
 
-/// What checkpoints have before the names of the decoder's tensors.
-const PREFIX: &str = "model.";
-/// The tensor that every decoder has once.
-const EMBEDDING: &str = "embed_tokens.weight";
+/// What stands before the names of most decoders.
+const USUAL: &str = Names::USUAL.decoder;
 
 #[derive(Debug)]
 struct Shard {
@@ -68,30 +70,30 @@ pub(super) struct RawTensor {
 }
 
 impl Shards {
-    pub(super) fn open(dir: &Path) -> Result<Self, FileError> {
+    pub(super) fn open(dir: &Path, names: &'static Names) -> Result<Self, FileError> {
         let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
         // In this order, as transformers has it: an index beside a single file is left over.
         if single.exists() {
             let bytes = map(&inside(dir, SINGLE)?)?;
-            Shards::single(dir, bytes)
+            Shards::single(dir, bytes, names)
         } else if index.exists() {
-            Shards::open_index(dir, &index)
+            Shards::open_index(dir, &index, names)
         } else {
             Err(no_weights(dir))
         }
     }
 
     /// No file: every tensor is missing.
-    pub(super) fn none() -> Self {
-        Shards { files: Vec::new(), index: None, prefix: PREFIX.to_owned() }
+    pub(super) fn none(names: &'static Names) -> Self {
+        Shards { files: Vec::new(), index: None, names, prefix: names.decoder.to_owned() }
     }
 
     /// The only file of a folder.
-    pub(super) fn single(dir: &Path, bytes: SharedBytes) -> Result<Self, FileError> {
-        Ok(Shards::of(vec![Shard::read(dir.join(SINGLE), bytes)?], None))
+    pub(super) fn single(dir: &Path, bytes: SharedBytes, names: &'static Names) -> Result<Self, FileError> {
+        Ok(Shards::of(vec![Shard::read(dir.join(SINGLE), bytes)?], None, names))
     }
 
-    fn open_index(dir: &Path, index: &Path) -> Result<Self, FileError> {
+    fn open_index(dir: &Path, index: &Path, names: &'static Names) -> Result<Self, FileError> {
         let fail = |problem: String| FileError::new(index, problem);
         let text = read_text(&inside(dir, INDEX)?, MAX_INDEX_BYTES)
             .map_err(|e| fail(format!("cannot read: {e}")))?;
@@ -123,23 +125,30 @@ impl Shards {
             };
             of_tensor.insert(tensor.clone(), number);
         }
-        Ok(Shards::of(files, Some(of_tensor)))
+        Ok(Shards::of(files, Some(of_tensor), names))
     }
 
-    fn of(files: Vec<Shard>, index: Option<HashMap<String, usize>>) -> Self {
-        let names = files.iter().flat_map(|file| file.entries.keys());
-        let mut prefixes = names.filter_map(|name| name.strip_suffix(EMBEDDING));
+    fn of(files: Vec<Shard>, index: Option<HashMap<String, usize>>, names: &'static Names) -> Self {
+        let embedding = format!("{}.weight", names.embedding.trim_start_matches(names.decoder));
+        let stored = files.iter().flat_map(|file| file.entries.keys());
+        let mut prefixes = stored.filter_map(|name| name.strip_suffix(embedding.as_str()));
+        let is_decoder = |prefix: &str| {
+            prefix.is_empty()
+                || prefix.ends_with(names.decoder)
+                || names.is_of_several() && prefix.ends_with(USUAL)
+        };
         let prefix = match (prefixes.next(), prefixes.next()) {
-            (Some(only), None) if only.is_empty() || only.ends_with(PREFIX) => only,
-            _ => PREFIX,
+            (Some(only), None) if is_decoder(only) => only,
+            _ => names.decoder,
         };
         let prefix = prefix.to_owned();
-        Shards { files, index, prefix }
+        Shards { files, index, names, prefix }
     }
 
     /// What stands before the names of what lies beside the decoder, its head.
     fn outside(&self) -> &str {
-        let outside = self.prefix.strip_suffix(PREFIX).unwrap_or_default();
+        let outside = self.prefix.strip_suffix(self.names.decoder);
+        let outside = outside.or_else(|| self.prefix.strip_suffix(USUAL)).unwrap_or_default();
         // In `model.language_model.` the decoder is one model of several, and the head lies beside all.
         if outside.is_empty() || outside.ends_with('.') { outside } else { "" }
     }
@@ -147,7 +156,7 @@ impl Shards {
     /// What the files call the tensor with the checkpoint name `name`.
     fn stored(&self, name: &str) -> Cow<'_, str> {
         let outside = self.outside();
-        match name.strip_prefix(PREFIX) {
+        match name.strip_prefix(self.names.decoder) {
             Some(rest) => format!("{}{rest}", self.prefix).into(),
             None => format!("{outside}{name}").into(),
         }
@@ -159,7 +168,7 @@ impl Shards {
         match stored.strip_prefix(self.prefix.as_str()) {
             // With no prefix at all what lies beside the decoder cannot be told by it.
             Some(rest) if !self.prefix.is_empty() || !rest.starts_with("lm_head.") => {
-                format!("{PREFIX}{rest}")
+                format!("{}{rest}", self.names.decoder)
             }
             _ => stored.strip_prefix(outside).unwrap_or(stored).to_owned(),
         }
@@ -245,7 +254,8 @@ impl Shards {
 
     /// Whether there is a head whose values are not those of the embedding.
     pub(super) fn has_own_head(&self) -> Result<bool, FileError> {
-        let (head, embedding) = (self.raw("lm_head.weight")?, self.raw(&format!("{PREFIX}{EMBEDDING}"))?);
+        let (head, embedding) =
+            (self.raw(&format!("{HEAD}.weight"))?, self.raw(&format!("{}.weight", self.names.embedding))?);
         let (Some(head), Some(embedding)) = (head, embedding) else { return Ok(false) };
         if (head.dtype, &head.shape) != (embedding.dtype, &embedding.shape) {
             return Ok(true);

@@ -106,6 +106,13 @@ impl<'a> TensorData<'a> {
     }
 }
 
+/// Numbers of these bytes.
+fn stored_values<'a>(dtype: SaveDtype, bytes: SharedBytes) -> Values<'a> {
+    let format = dtype.format();
+    let width = format.block_bytes();
+    Box::new(move |range, out| format.decode(&bytes.as_slice()[range.start * width..range.end * width], out))
+}
+
 /// A tensor that is to be written.
 pub struct TensorSource<'a> {
     /// Its name in the file.
@@ -126,6 +133,41 @@ impl TensorSource<'_> {
             }
             TensorData::Bytes(_) => values as u64,
         }
+    }
+
+    /// The transpose of a matrix, if it is to be `transposed`. While it is written, the whole of it is held in f32.
+    pub(crate) fn transposed_if(self, transposed: bool) -> Self {
+        let [rows, cols] = self.shape[..] else { return self };
+        if !transposed {
+            return self;
+        }
+        let (dtype, values): (SaveDtype, Values<'_>) = match self.data {
+            TensorData::Floats(dtype, values) => (dtype, values),
+            TensorData::Computed(dtype, values) => (dtype, values),
+            TensorData::Stored(dtype, bytes) => (dtype, stored_values(dtype, bytes)),
+            data @ TensorData::Bytes(_) => return TensorSource { data, ..self },
+        };
+        let held: RefCell<Vec<f32>> = RefCell::default();
+        let data = TensorData::Floats(
+            dtype,
+            Box::new(move |range, out| {
+                let mut held = held.borrow_mut();
+                if held.is_empty() {
+                    held.resize(rows * cols, 0.0);
+                    for first in (0..rows * cols).step_by(PIECE) {
+                        let range = first..(first + PIECE).min(rows * cols);
+                        values(range.clone(), &mut held[range]);
+                    }
+                }
+                for (at, out) in range.clone().zip(out) {
+                    *out = held[at % rows * cols + at / rows];
+                }
+                if range.end == rows * cols {
+                    *held = Vec::new();
+                }
+            }),
+        );
+        TensorSource { name: self.name, shape: vec![cols, rows], data }
     }
 
     fn dtype(&self) -> Dtype {

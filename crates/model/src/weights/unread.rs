@@ -36,9 +36,10 @@ pub(super) fn check(files: &ModelFiles) -> Result<(), FileError> {
             if !taken.iter().all(|name| found.contains(name.as_str())) {
                 return Ok(());
             }
-            let mut unread = names
-                .iter()
-                .filter(|(name, _)| !(is_taken(name, &taken) || is_said_twice(name) || is_beside(name)));
+            let decoder = files.config.names.decoder;
+            let mut unread = names.iter().filter(|(name, _)| {
+                !(is_taken(name, &taken) || is_said_twice(name) || is_beside(name, decoder))
+            });
             match unread.next() {
                 Some((name, stored)) => Err(refused(files, name, stored)),
                 None => Ok(()),
@@ -81,8 +82,8 @@ fn is_said_twice(name: &str) -> bool {
 }
 
 /// Whether the tensor belongs to a part that text does not pass.
-fn is_beside(name: &str) -> bool {
-    match name.strip_prefix("model.") {
+fn is_beside(name: &str, decoder: &str) -> bool {
+    match name.strip_prefix(decoder) {
         Some(rest) => {
             let part = rest.split('.').next().unwrap_or_default();
             part.starts_with("mm_") || TOWERS.iter().any(|tower| part.contains(tower))
@@ -144,7 +145,7 @@ fn why(config: &Config, name: &str, gguf: bool) -> (String, &'static str) {
     const OTHERS: &str = "config.json and the weights belong to different models, or the model is of a type that is not supported";
     const PLAIN: &str =
         "take the model it was made from, in BF16, with --quant nf4 or int8; or a GGUF file of it";
-    let layer = name.strip_prefix("model.layers.").or_else(|| name.strip_prefix("blk."));
+    let layer = name.strip_prefix(config.names.blocks).or_else(|| name.strip_prefix("blk."));
     let layer = layer.and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
     let layers = config.num_hidden_layers;
     if name.contains(".lora_") || name.contains(".base_layer.") {

@@ -11,9 +11,10 @@ use lorafit_model::{
     ActivationDtype, ActivationPolicy, Buffers, Config, Model, Parameters, Recompute, Stream, WeightSelection,
 };
 
-const FAMILIES: [&str; 23] = [
+const FAMILIES: [&str; 25] = [
     "mistral_window",
     "ministral",
+    "ministral3",
     "qwen2_window",
     "qwen3_window",
     "qwen3_yarn",
@@ -35,6 +36,7 @@ const FAMILIES: [&str; 23] = [
     "glm4",
     "cohere2",
     "starcoder2",
+    "gpt2",
 ];
 
 #[test]
@@ -52,8 +54,20 @@ fn loss_and_every_gradient_equal_peft() {
 }
 
 /// Folders with `full.safetensors`.
-const FULL: [&str; 10] =
-    ["gemma2", "gemma3", "phi3", "smollm3", "granite", "olmo2", "olmo3", "glm4", "cohere2", "starcoder2"];
+const FULL: [&str; 12] = [
+    "gpt2",
+    "ministral3",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "smollm3",
+    "granite",
+    "olmo2",
+    "olmo3",
+    "glm4",
+    "cohere2",
+    "starcoder2",
+];
 
 #[test]
 fn loss_and_gradient_of_every_weight_equal_pytorch() {
@@ -68,7 +82,7 @@ fn gradients_do_not_depend_on_where_backward_may_stop() {
     for name in FULL {
         let whole = Case::trained_on(Device::Cpu, name, &WeightSelection::all());
         let (_, all) = whole.weight_gradients(ActivationPolicy::default());
-        for weight in all.keys().filter(|weight| weight.contains("layers.1.")) {
+        for weight in all.keys().filter(|weight| weight.contains(".1.")) {
             let path = weight.rsplit_once('.').expect("a kind").0.replace('.', r"\.");
             let modules = format!("regex:{path}").parse().expect("a pattern");
             let case = Case::trained_on(Device::Cpu, name, &WeightSelection { modules, layers: None });

@@ -8,7 +8,7 @@ use lorafit_model::RopeScaling;
 use lorafit_model::adapter::{Adapter, LoraConfig, Targets, named_tensors};
 use lorafit_model::weights::{Gguf, ModelFiles};
 
-const SAME_NUMBERS: [&str; 21] = [
+const SAME_NUMBERS: [&str; 23] = [
     "llama",
     "llama_bias",
     "llama31",
@@ -27,7 +27,9 @@ const SAME_NUMBERS: [&str; 21] = [
     "glm4",
     "cohere2",
     "starcoder2",
+    "gpt2",
     "mistral_window",
+    "ministral3",
     "chat_bpe",
     "chat_spm",
 ];

@@ -89,6 +89,18 @@ fn starcoder2_equals_transformers_and_peft() {
     equals_the_reference("starcoder2");
 }
 
+/// Learned positions, and matrices that files have the other way.
+#[test]
+fn gpt2_equals_transformers_and_peft() {
+    equals_the_reference("gpt2");
+}
+
+/// Queries that grow with their position.
+#[test]
+fn ministral3_equals_transformers_and_peft() {
+    equals_the_reference("ministral3");
+}
+
 /// Norms of heads, and an embedding that is the head.
 #[test]
 fn qwen3_equals_transformers_and_peft() {
@@ -197,7 +209,7 @@ fn logits_of_a_gguf_file_equal_those_of_the_dequantised() {
 #[test]
 fn loss_and_gradient_of_every_weight_equal_pytorch() {
     let Some(device) = device(Float::F32) else { return };
-    for name in ["qwen2", "qwen3"] {
+    for name in ["qwen2", "qwen3", "gpt2"] {
         Case::trained_on(device, name, &WeightSelection::all()).assert_loss_and_weight_gradients(name);
     }
 }

@@ -121,6 +121,19 @@ template <class T> KERNEL(256) scale_columns(T* x, u32 rows, u32 width, u32 firs
     value = from_float<T>(to_float(value) * scale);
 }
 
+// Row i of x times factors[i].
+template <class T> KERNEL(256) scale_rows(T* x, u32 rows, u32 width, const float* factors) {
+    const Unit unit = matrix_unit(rows, width);
+    if (!unit.there) return;
+    T* at = x + (u64)unit.row * width + unit.col;
+    const float factor = factors[unit.row];
+    float v[8];
+    load(at, unit.count, v);
+#pragma unroll
+    for (int i = 0; i < 8; i++) v[i] *= factor;
+    store(v, unit.count, at);
+}
+
 // Row rows[i] of x becomes row i of y; a block a row.
 template <class T> KERNEL(256) gather_rows(const T* x, const u32* rows, u32 width, T* y) {
     const T* from = x + (u64)rows[blockIdx.x] * width;

@@ -158,6 +158,18 @@ pub fn scale_columns(float: Float, x: Region, rows: u32, width: u32, cols: Range
     Launch::over_items(format!("scale_columns<{}>", float.name()), u64::from(rows) * u64::from(count), args)
 }
 
+/// [`super::scale_rows`] on a device. `shape` is rows and width.
+pub fn scale_rows(float: Float, x: Region, shape: (u32, u32), factors: Region) -> Launch {
+    let (rows, width) = shape;
+    let args = vec![
+        Arg::Out(x.floats(float, u64::from(rows) * u64::from(width))),
+        Arg::U32(rows),
+        Arg::U32(width),
+        Arg::In(factors.words(rows.into())),
+    ];
+    over_units(format!("scale_rows<{}>", float.name()), shape, args)
+}
+
 /// [`super::gather_rows`] on a device: `count` rows, a block each.
 pub fn gather_rows(float: Float, x: Region, rows: Region, count: u32, width: u32, y: Region) -> Launch {
     let args = vec![

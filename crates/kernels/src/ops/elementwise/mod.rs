@@ -186,6 +186,22 @@ pub fn scale_columns(x: &mut Tensor, rows: usize, width: usize, cols: Range<usiz
     }
 }
 
+/// Row `i` of `x`, `[rows, width]`, is multiplied by `factors[i]`, which is in f32: queries that grow with their position.
+pub fn scale_rows(x: &mut Tensor, rows: usize, width: usize, factors: &Tensor) {
+    match x.device() {
+        Device::Cpu => {
+            let (x, factors) = (&mut x.cpu_mut()[..rows * width], &factors.cpu()[..rows]);
+            x.par_chunks_mut(width).zip(factors).for_each(|(row, factor)| {
+                row.iter_mut().for_each(|x| *x *= factor);
+            });
+        }
+        Device::Cuda(gpu) => {
+            let shape = (count(rows), count(width));
+            gpu.run(&cuda::scale_rows(x.float(), x.region(), shape, factors.region()));
+        }
+    }
+}
+
 /// Row `rows[i]` of `x` becomes row `i` of `y`; both have `width` columns.
 pub fn gather_rows(x: &Tensor, rows: &[u32], width: usize, y: &mut Tensor) {
     match x.device() {
@@ -369,6 +385,9 @@ mod tests {
         scale_columns(&mut y, 2, 2, 1..2, 0.5);
         assert_eq!(y.to_vec(4), [11.0, 11.0, 3.0, 2.0]);
         assert_eq!(sum_squares(&[&tensor(&[11.0, 11.0, 3.0]), &tensor(&[2.0])]), 255.0);
+        let mut rows = tensor(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        scale_rows(&mut rows, 2, 2, &tensor(&[3.0, 0.5, 9.0]));
+        assert_eq!(rows.to_vec(6), [3.0, 6.0, 1.5, 2.0, 5.0, 6.0]);
         let mut sums = tensor(&[1.0, 2.0, 3.0]);
         add_column_sums(&tensor(&[1.0, 2.0, 4.0, 8.0, 16.0, 32.0]), 2, 2, &mut sums);
         assert_eq!(sums.to_vec(3), [6.0, 12.0, 3.0]);

@@ -13,7 +13,7 @@ use super::super::lora::Adapter;
 use super::super::peft::{CONFIG_FILE, decode, format_of, parse_weights, write_whole};
 use super::{Projection, adapter_of, folded, module_of, projections};
 use crate::error::FileError;
-use crate::shape::{Config, Module, module_shape};
+use crate::shape::{Config, Module, Names, module_shape};
 use crate::weights::{MAX_CONFIG_BYTES, TensorData, TensorSource, inside, map, read_text, write_tensors};
 
 /// The name of the configuration, which PEFT has as well.
@@ -44,6 +44,9 @@ impl<'a> MlxAdapter<'a> {
         let merge = "merge it instead: lorafit merge";
         let fail =
             |problem: &str| Err(FileError::new(Path::new("--to mlx"), problem.to_owned()).with_hint(merge));
+        if shape.names != Names::USUAL {
+            return fail("mlx-lm has other names for the parts of this model");
+        }
         let all = projections(adapter);
         let (rank, scale) = all.first().map_or((1, 1.0), |first| (first.rank, first.scale));
         if all.iter().any(|projection| projection.rank != rank) {
@@ -124,6 +127,10 @@ fn sources_of<'a>(projection: &'a Projection, config: &Config, scale: f64) -> [T
 pub fn load_mlx(dir: &Path, config: &Config) -> Result<Adapter, FileError> {
     let path = inside(dir, MLX_CONFIG)?;
     let fail = |problem: String| FileError::new(&path, problem);
+    if config.names != Names::USUAL {
+        return Err(fail("adapters of mlx-lm are not read for this kind of model".to_owned())
+            .with_hint("fuse it: mlx_lm.fuse --model BASE --adapter-path DIR --save-path MERGED"));
+    }
     let text = read_text(&path, MAX_CONFIG_BYTES).map_err(|e| fail(format!("cannot read: {e}")))?;
     let json: Value = serde_json::from_str(&text).map_err(|e| fail(format!("not JSON: {e}")))?;
     let kind = json.get("fine_tune_type").and_then(Value::as_str).unwrap_or("lora");

@@ -143,7 +143,12 @@ impl Case {
         let all = WeightSelection::all().of(self.model.config()).expect("all");
         assert_eq!(found.len(), all.len(), "{what}");
         for (weight, values) in &found {
-            let expected = self.expected(&format!("grad.{weight}"));
+            let mut expected = self.expected(&format!("grad.{weight}"));
+            let shape = all.iter().find(|shape| shape.name == *weight).expect("one of all");
+            if shape.transposed {
+                let (rows, cols) = (shape.dims[0], shape.dims[1]);
+                expected = (0..rows * cols).map(|i| expected[i % cols * rows + i / cols]).collect();
+            }
             assert!(expected.iter().any(|g| *g != 0.0), "{what} {weight} has a gradient");
             assert_close(values, &expected, TOLERANCE, &format!("{what} {weight}"));
         }
