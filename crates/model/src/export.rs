@@ -348,7 +348,9 @@ fn shape_entries(files: &ModelFiles, file_type: FileType) -> Vec<(String, GgufEn
     }
     // What an architecture says itself stands for what all say.
     let own = config.arch.gguf_entries(config).unwrap_or_default();
-    entries.extend(own.into_iter().map(|(key, value)| (format!("{arch}.{key}"), value)));
+    let own: Vec<_> = own.into_iter().map(|(key, value)| (format!("{arch}.{key}"), value)).collect();
+    entries.retain(|(key, _)| !own.iter().any(|(name, _)| name == key));
+    entries.extend(own);
     entries
 }
 
