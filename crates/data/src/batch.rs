@@ -47,6 +47,8 @@ pub struct Batch {
     pub positions: Vec<u32>,
     /// The segments in order of their start; together they are the whole stream.
     pub segments: Vec<Segment>,
+    /// Of each segment, the tokens of its text, those that are left out included; of the longest text that it is of.
+    pub text_lengths: Vec<usize>,
     /// The targets in order of their rows. A row can have several where texts branch.
     pub targets: Vec<Target>,
 }
@@ -131,6 +133,7 @@ impl Batch {
         self.positions.extend(part.clone().map(|i| i as u32));
         self.ids.extend_from_slice(&samples[0].ids[part.clone()]);
         self.segments.push(Segment { start, len: part.len(), parent });
+        self.text_lengths.push(samples.iter().map(|sample| sample.ids.len()).max().unwrap_or(0));
         self.segments.len() - 1
     }
 

@@ -58,7 +58,7 @@ impl<'a> Limits<'a> {
         }
         let Some(longest) = data.samples.iter().max_by_key(|sample| sample.len()) else { return Ok(()) };
         if let Some(beyond) = beyond_context(self.config, longest.len()) {
-            let context = self.config.max_position_embeddings;
+            let context = self.config.context();
             let rows = data.samples.iter().filter(|sample| sample.len() > context).count();
             let (rows, place) = (counted(rows, "row is", "rows are"), place(longest.row));
             let cut = format!("--max-seq-len {context} cuts such rows");
@@ -122,7 +122,7 @@ impl<'a> Limits<'a> {
     pub fn tell_ends(self, answers: usize) {
         if answers > 0 {
             let (answers, context) =
-                (counted(answers, "answer stops", "answers stop"), self.config.max_position_embeddings);
+                (counted(answers, "answer stops", "answers stop"), self.config.context());
             self.tell(format!(
                 "{answers} at the {context} tokens that the model is made for (max_position_embeddings)"
             ));
@@ -132,7 +132,7 @@ impl<'a> Limits<'a> {
     /// Tells that an answer of `new` tokens was ended by the context, if it was, and not by `max_new_tokens`.
     pub fn tell_end(self, new: usize, room: usize, max_new_tokens: usize) {
         if new == room && room < max_new_tokens {
-            let context = self.config.max_position_embeddings;
+            let context = self.config.context();
             self.tell(format!("\nthe answer stops at the {context} tokens that the model is made for (max_position_embeddings)"));
         }
     }
@@ -173,7 +173,7 @@ pub fn longest_row(config: &Config, flag: &str, tokens: usize, given: bool) -> R
 
 /// What to say of `tokens`, if the model is made for fewer.
 pub fn beyond_context(config: &Config, tokens: usize) -> Option<String> {
-    let context = config.max_position_embeddings;
+    let context = config.context();
     (tokens > context).then(|| {
         format!("the model is made for up to {context} (max_position_embeddings) and may do badly beyond")
     })

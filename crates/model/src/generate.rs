@@ -88,7 +88,7 @@ pub struct NotNumbers {
 /// The most tokens of an answer to `prompt_tokens`, of `max_new_tokens` that were asked for: it ends with the context that
 /// the model is made for. Behind a prompt that is beyond the context already, it has an end all the same.
 pub fn most_new_tokens(config: &Config, prompt_tokens: usize, max_new_tokens: usize) -> usize {
-    let context = config.max_position_embeddings;
+    let context = config.context();
     if let Some(positions) = config.positions() {
         return max_new_tokens.min(positions.saturating_sub(prompt_tokens));
     }
@@ -155,6 +155,17 @@ pub fn generate(
         let active: Vec<usize> = (0..sequences.len()).filter(|&i| !sequences[i].finished).collect();
         if active.is_empty() || interrupted() {
             return Ok(sequences.into_iter().map(|s| s.generated).collect());
+        }
+        for &i in &active {
+            let (cache, sequence) = (&mut caches[i], &sequences[i]);
+            if let Some(tokens) = config.rope.switches_at().filter(|tokens| cache.len() == *tokens) {
+                // From here on all of the text is rotated otherwise, what is cached too.
+                let text: Vec<u32> = prompts[i].iter().chain(&sequence.generated).copied().collect();
+                cache.restart(tokens);
+                for part in text[..tokens].chunks(buffers.tokens()) {
+                    model.continue_cached(adapter, &[part], std::slice::from_mut(cache), &mut buffers);
+                }
+            }
         }
         let inputs: Vec<&[u32]> =
             sequences.iter().map(|s| if s.finished { &[][..] } else { &s.pending[..] }).collect();

@@ -13,6 +13,8 @@ pub struct KvCache {
     layers: Vec<(Tensor, Tensor)>,
     len: usize,
     capacity: usize,
+    /// What the text is known to be longer than, for rotations that depend on its length.
+    longer_than: usize,
 }
 
 impl KvCache {
@@ -20,7 +22,12 @@ impl KvCache {
     pub fn new(config: &Config, device: Device, capacity: usize) -> Self {
         let values = capacity * config.num_key_value_heads * config.head_dim;
         let layer = || (Tensor::activation(device, values), Tensor::activation(device, values));
-        KvCache { layers: (0..config.num_hidden_layers).map(|_| layer()).collect(), len: 0, capacity }
+        KvCache {
+            layers: (0..config.num_hidden_layers).map(|_| layer()).collect(),
+            len: 0,
+            capacity,
+            longer_than: 0,
+        }
     }
 
     /// Bytes of a cache for up to `capacity` tokens on a device of `placement`.
@@ -48,6 +55,16 @@ impl KvCache {
     pub(crate) fn layer_mut(&mut self, layer: usize) -> (&mut Tensor, &mut Tensor) {
         let (keys, values) = &mut self.layers[layer];
         (keys, values)
+    }
+
+    /// Forgets its tokens, which are computed again as of a text of more than `tokens` tokens.
+    pub(crate) fn restart(&mut self, tokens: usize) {
+        (self.len, self.longer_than) = (0, tokens);
+    }
+
+    /// Tokens of the text with `more` that come.
+    pub(crate) fn text_length(&self, more: usize) -> usize {
+        (self.len + more).max(self.longer_than + usize::from(self.longer_than > 0))
     }
 
     pub(crate) fn advance(&mut self, tokens: usize) {

@@ -38,6 +38,7 @@ pub(crate) fn evaluate_in(
 ) -> Option<Evaluation> {
     let indices: Vec<usize> = (0..samples.len()).collect();
     let mut sum = 0.0;
+    let share = share && !model.config().depends_on_length();
     for micro in cut(samples, &indices, budget, share) {
         if stop() {
             return None;

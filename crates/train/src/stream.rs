@@ -17,11 +17,12 @@ pub(crate) struct Micro {
 }
 
 impl Micro {
-    fn new(Batch { ids, positions, segments, targets }: Batch) -> Self {
+    fn new(Batch { ids, positions, segments, text_lengths, targets }: Batch) -> Self {
         let segments =
             segments.iter().map(|s| Segment { start: s.start, len: s.len, parent: s.parent }).collect();
         let targets = targets.iter().map(|t| Target { row: t.row, id: t.id, weight: t.weight }).collect();
         let segments = Segments::new(segments, ids.len()).expect("a batch's segments are contiguous");
+        let segments = segments.with_text_lengths(text_lengths);
         Micro { ids, positions, segments, targets }
     }
 

@@ -453,7 +453,8 @@ impl Stepper {
         self.gradients.clear();
         let (mut losses, mut computed) = (Vec::new(), 0);
         let (model, adapter) = (parameters.model(), parameters.adapter());
-        let micro_batches = cut(samples, indices, options.micro_batch_tokens, options.prefix_sharing);
+        let share = options.prefix_sharing && !model.config().depends_on_length();
+        let micro_batches = cut(samples, indices, options.micro_batch_tokens, share);
         for (part, micro) in micro_batches.enumerate() {
             let mask = mask.map(|m| m.derive(part as u64));
             let (buffers, gradients) = (&mut self.buffers, &mut self.gradients);

@@ -400,7 +400,7 @@ fn report(args: &PlanArgs, given: &Given) -> anyhow::Result<Report> {
             reach.push(Reach {
                 method: format!("{method}, recompute {}", RecomputeChoice::Fixed(recompute)),
                 memory: limit,
-                longest_context: longest.min(config.max_position_embeddings),
+                longest_context: longest.min(config.context()),
                 rows_at_once: longest / args.max_seq_len,
             });
         }
@@ -558,7 +558,7 @@ fn recommend(
         let Some(Fitted { request, recompute, plan, kept }) = args.least_recomputed(request, limit)? else {
             continue;
         };
-        let positions = request.config.max_position_embeddings;
+        let positions = request.config.context();
         // Longer rows than the model is made for can be trained, if they are asked for.
         let reach = positions.max(args.max_seq_len);
         let beyond = beyond_context(request.config, args.max_seq_len)

@@ -20,14 +20,13 @@ pub(super) const FAMILY: Family = Family {
         }
         let config = hf::common_of_silu(keys, Arch::Cohere2)?;
         let bias = keys.flag("attention_bias")?;
-        let head_dim = config.hidden_size / config.num_attention_heads;
+        let head_dim = config.head_dim;
         let period = keys.optional_size("sliding_window_pattern")?.unwrap_or(PERIOD);
         let sliding_window = Some(keys.optional_size("sliding_window")?.unwrap_or(4096));
         let usual = LayerPattern::all_but_each(period);
         let windowed = hf::windowed(keys, config.num_hidden_layers, sliding_window, usual)?;
         let defaults = rope::Defaults { pairs: Pairs::Neighbours, ..rope::Defaults::USUAL };
         Ok(Config {
-            head_dim,
             attention_bias: bias,
             attention_output_bias: bias,
             tie_word_embeddings: keys.flag_or("tie_word_embeddings", true)?,

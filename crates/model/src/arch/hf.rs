@@ -164,6 +164,21 @@ pub(super) fn windowed(
     Ok(LayerPattern::over(layers, |layer| list[layer].as_str() == Some(SLIDING)))
 }
 
+/// As [`windowed`], of architectures whose layers all have the window, whatever `layer_types` says.
+pub(super) fn window_of_all(
+    keys: &Keys<'_>,
+    layers: usize,
+    window: Option<usize>,
+) -> Result<LayerPattern, ConfigError> {
+    let all = windowed(keys, layers, window, LayerPattern::all())?;
+    match window.is_none() || all == LayerPattern::all() {
+        true => Ok(LayerPattern::all()),
+        false => Err(keys
+            .wrong("layer_types", &format!("\"{SLIDING}\" for every layer, as the model has it"))
+            .with_hint("take `layer_types` out: transformers passes it over for this architecture")),
+    }
+}
+
 const SLIDING: &str = "sliding_attention";
 
 /// The window of architectures that have it only where `use_sliding_window` says so, from layer `max_window_layers` on unless

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Arch, Family, Named, blocks, gguf, hf, rope};
-use crate::shape::{Config, LayerPattern, LinearShape, NormKind, Part, Rope};
+use crate::shape::{Config, LinearShape, NormKind, Part, Rope};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "phi3",
@@ -14,11 +14,12 @@ pub(super) const FAMILY: Family = Family {
     from_json: |keys| {
         let config = hf::common_of_silu(keys, Arch::Phi3)?;
         let defaults = rope::Defaults { partial: Some(1.0), ..rope::Defaults::USUAL };
+        let rope = rope::from_json_of_long(keys, config.head_dim, &defaults)?;
         let sliding_window = keys.optional_size("sliding_window")?;
         Ok(Config {
-            rope: rope::from_json(keys, config.head_dim, &defaults)?,
+            rope,
             sliding_window,
-            windowed: hf::windowed(keys, config.num_hidden_layers, sliding_window, LayerPattern::all())?,
+            windowed: hf::window_of_all(keys, config.num_hidden_layers, sliding_window)?,
             norm_eps: keys.number("rms_norm_eps")?.unwrap_or(1e-5) as f32,
             ..config
         })

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Arch, Family, Named, blocks, gguf, hf};
+use super::{Arch, Family, Named, blocks, gguf, hf, rope};
 use crate::shape::Config;
 
 pub(super) const FAMILY: Family = Family {
@@ -14,7 +14,16 @@ pub(super) const FAMILY: Family = Family {
     from_json: |keys| {
         let config = hf::with_window_if_used(keys, hf::common(keys, Arch::Qwen3)?)?;
         let bias = keys.flag("attention_bias")?;
-        Ok(Config { attention_bias: bias, attention_output_bias: bias, qk_norm: true, ..config })
+        let head_dim = keys.optional_size("head_dim")?.unwrap_or(128);
+        let rope = rope::from_json(keys, head_dim, &rope::Defaults::USUAL)?;
+        Ok(Config {
+            head_dim,
+            rope,
+            attention_bias: bias,
+            attention_output_bias: bias,
+            qk_norm: true,
+            ..config
+        })
     },
     from_gguf: Some(|keys| gguf::common(keys, Arch::Qwen3, &[])),
     to_json: |config| json!({"attention_bias": config.attention_bias}),

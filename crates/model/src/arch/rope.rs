@@ -47,9 +47,34 @@ pub(super) fn from_json(keys: &Keys<'_>, head_dim: usize, defaults: &Defaults) -
         (Some(new), Some(old)) if new != old => Err(ConfigError::new(
             "`rope_parameters` and `rope_scaling` are both there and say different things",
         )
-        .with_hint("take out the one that is not meant: transformers 5 takes `rope_scaling`")),
+        .with_hint(TWO_WORDS)),
         (Some(rope), _) | (None, Some(rope)) => Ok(rope),
         (None, None) => plain(),
+    }
+}
+
+/// As [`from_json`], of Phi-3, for which `su` and `yarn` are other words for `longrope`, and nothing else is known.
+pub(super) fn from_json_of_long(
+    keys: &Keys<'_>,
+    head_dim: usize,
+    defaults: &Defaults,
+) -> Result<Rope, ConfigError> {
+    let mut json = keys.0.clone();
+    for key in ["rope_parameters", "rope_scaling"] {
+        let Some(Value::Object(parameters)) = json.get_mut(key) else { continue };
+        for name in ["rope_type", "type"] {
+            if parameters.get(name).is_some_and(|kind| ["su", "yarn"].iter().any(|word| kind == word)) {
+                parameters.insert(name.to_owned(), json!("longrope"));
+            }
+        }
+    }
+    let rope = from_json(&Keys(&json), head_dim, defaults)?;
+    match rope.scaling {
+        RopeScaling::None | RopeScaling::Long { .. } => Ok(rope),
+        _ => {
+            let key = ["rope_scaling", "rope_parameters"].into_iter().find(|key| keys.present(key).is_some());
+            Err(keys.wrong(key.unwrap_or("rope_scaling"), "the rope_type \"default\" or \"longrope\""))
+        }
     }
 }
 
@@ -61,8 +86,19 @@ pub(super) fn by_layer_type(
 ) -> Result<Option<[Rope; 2]>, ConfigError> {
     const TYPES: [&str; 2] = ["full_attention", "sliding_attention"];
     let Some(Value::Object(types)) = keys.present("rope_parameters") else { return Ok(None) };
-    if !types.values().any(Value::is_object) {
+    if types.is_empty() {
         return Ok(None);
+    }
+    if !types.values().any(Value::is_object) {
+        return Err(keys.wrong(
+            "rope_parameters",
+            "a rotation for each of \"full_attention\" and \"sliding_attention\"",
+        ));
+    }
+    if keys.present("rope_scaling").is_some() {
+        return Err(
+            ConfigError::new("`rope_parameters` and `rope_scaling` are both there").with_hint(TWO_WORDS)
+        );
     }
     let of_type =
         |(name, defaults): (&'static str, &Defaults)| match types.get(name) {
@@ -202,7 +238,7 @@ impl Parameters<'_> {
         };
         let original = match self.original()? {
             Some(original) => original,
-            None => self.needed(ORIGINAL)?,
+            None => self.context()?,
         };
         let factor = match self.keys.number("factor")? {
             Some(factor) => factor,
@@ -223,6 +259,7 @@ fn yarn_part(factor: f64, mscale: f64) -> f64 {
     if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
 }
 
+const TWO_WORDS: &str = "take out the one that is not meant: transformers 5 takes `rope_scaling`";
 pub(super) const ORIGINAL: &str = "original_max_position_embeddings";
 
 /// `rope_scaling` of a `config.json`.

@@ -4,7 +4,7 @@ use lorafit_kernels::ops::gate::Activation;
 use serde_json::json;
 
 use super::{Arch, Family, Named, blocks, gguf, hf, rope};
-use crate::shape::{Config, GateShape, LayerPattern, NormKind, Part};
+use crate::shape::{Config, GateShape, NormKind, Part};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "starcoder2",
@@ -27,7 +27,7 @@ pub(super) const FAMILY: Family = Family {
             mlp_bias: bias,
             rope: rope::from_json(keys, config.head_dim, &rope::Defaults::USUAL)?,
             sliding_window,
-            windowed: hf::windowed(keys, config.num_hidden_layers, sliding_window, LayerPattern::all())?,
+            windowed: hf::window_of_all(keys, config.num_hidden_layers, sliding_window)?,
             ..config
         })
     },

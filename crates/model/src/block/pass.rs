@@ -27,21 +27,12 @@ impl Context<'_> {
     pub(crate) fn texts(&self) -> Vec<(Range<usize>, usize)> {
         match self {
             Context::Stream(segments) => {
-                let list = segments.as_slice();
-                let (mut roots, mut ends) = (Vec::with_capacity(list.len()), Vec::with_capacity(list.len()));
-                let mut longest = vec![0; list.len()];
-                for (i, segment) in list.iter().enumerate() {
-                    let root = segment.parent.map_or(i, |parent| roots[parent]);
-                    let end = segment.parent.map_or(0, |parent| ends[parent]) + segment.len;
-                    roots.push(root);
-                    ends.push(end);
-                    longest[root] = end.max(longest[root]);
-                }
-                let rows = list.iter().map(|segment| segment.start..segment.start + segment.len);
-                rows.zip(roots).map(|(rows, root)| (rows, longest[root])).collect()
+                let rows =
+                    segments.as_slice().iter().map(|segment| segment.start..segment.start + segment.len);
+                rows.zip(segments.text_lengths()).collect()
             }
             Context::Cached { runs, caches, .. } => {
-                let length = |run: &Run| caches[run.cache].len() + run.rows;
+                let length = |run: &Run| caches[run.cache].text_length(run.rows);
                 runs.iter().map(|run| (run.first_row..run.first_row + run.rows, length(run))).collect()
             }
         }

@@ -7,7 +7,7 @@ use super::block::BlockShape;
 use super::names::Names;
 use super::part::{Name, NormShape};
 use super::pattern::LayerPattern;
-use super::rope::{QueryGrowth, Rope};
+use super::rope::{QueryGrowth, Rope, RopeScaling};
 use crate::arch::Arch;
 
 /// The standard deviation that transformers' configurations have unless they say otherwise.
@@ -142,6 +142,20 @@ impl Config {
     pub(crate) fn alone(&self) -> Config {
         let names = if self.is_of_several() { Names::USUAL } else { self.names };
         Config { names, ..self.clone() }
+    }
+
+    /// Whether tokens are rotated otherwise in longer texts: what texts begin with alike is then not the same.
+    pub fn depends_on_length(&self) -> bool {
+        self.ropes().into_iter().any(Rope::depends_on_length)
+    }
+
+    /// Tokens of the longest text that the model is made for.
+    pub fn context(&self) -> usize {
+        match self.rope.scaling {
+            // It is made to go beyond.
+            RopeScaling::Dynamic { factor, .. } => (self.max_position_embeddings as f64 * factor) as usize,
+            _ => self.max_position_embeddings,
+        }
     }
 
     /// The norm before the head; of the kind of those in blocks.

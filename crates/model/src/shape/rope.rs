@@ -183,6 +183,11 @@ impl Rope {
         }
     }
 
+    /// The tokens of a text beyond which all of it is rotated otherwise.
+    pub(crate) fn switches_at(&self) -> Option<usize> {
+        matches!(self.scaling, RopeScaling::Long { .. }).then(|| self.original_context()).flatten()
+    }
+
     /// Whether the frequencies depend on the length of the text.
     pub(crate) fn depends_on_length(&self) -> bool {
         matches!(self.scaling, RopeScaling::Dynamic { .. } | RopeScaling::Long { .. })

@@ -67,6 +67,8 @@ enum Source {
     Folder {
         shards: Shards,
         name: Option<String>,
+        /// What `config.json` would drop at random in training: keys and rates.
+        dropouts: Vec<(String, f64)>,
         /// Whether `config.json` says that bitsandbytes quantises.
         quantization: bool,
     },
@@ -143,8 +145,9 @@ impl ModelFiles {
         let shards = shards(config.names)?;
         // As transformers 5 has it: a head beside the embedding is tied only if it is the same.
         config.tie_word_embeddings &= !shards.has_own_head()?;
+        let dropouts = json.as_ref().map(dropouts_of).unwrap_or_default();
         let quantization = json.is_some_and(|j| j.get("quantization_config").is_some_and(|q| !q.is_null()));
-        let source = Source::Folder { shards, name, quantization };
+        let source = Source::Folder { shards, name, dropouts, quantization };
         let files = ModelFiles { path: dir.to_owned(), config, source };
         unread::check(&files)?;
         Ok(files)
@@ -232,6 +235,14 @@ impl ModelFiles {
         Ok(self.tensor(name, &[len])?.format)
     }
 
+    /// The keys of `config.json` by which transformers drops values in training, with their rates.
+    fn dropouts(&self) -> impl Iterator<Item = &(String, f64)> {
+        match &self.source {
+            Source::Folder { dropouts, .. } => dropouts.iter(),
+            Source::Gguf(_) => [].iter(),
+        }
+    }
+
     /// What of the folder was passed over although others act on it.
     pub fn notes(&self) -> Vec<String> {
         let Source::Folder { shards, quantization, .. } = &self.source else { return Vec::new() };
@@ -247,6 +258,12 @@ impl ModelFiles {
                  are; transformers would quantise them, as --quant does here"
             ));
         }
+        notes.extend(self.dropouts().map(|(key, rate)| {
+            format!(
+                "{shown}: `{key}` is {rate} in config.json and is passed over: the base computes alike in training and in use; \
+                 transformers and PEFT drop values at random while they train"
+            )
+        }));
         if self.config.is_of_several() {
             let other = |name: &str| !name.starts_with(self.config.names.decoder) && !name.starts_with(HEAD);
             let others = shards.stored_names().iter().filter(|(name, _)| other(name)).count();
@@ -462,6 +479,20 @@ fn upright(tensor: &StoredTensor, rows: usize, cols: usize) -> SharedBytes {
     });
     tensor.data.release();
     SharedBytes::from_vec(bytes)
+}
+
+/// The keys of a `config.json` by which values are dropped in training, with their rates.
+fn dropouts_of(json: &serde_json::Value) -> Vec<(String, f64)> {
+    const KEYS: [&str; 6] = [
+        "attention_dropout",
+        "residual_dropout",
+        "embedding_dropout",
+        "attn_pdrop",
+        "resid_pdrop",
+        "embd_pdrop",
+    ];
+    let rate = |key: &&str| Some(((*key).to_owned(), json.get(*key)?.as_f64().filter(|rate| *rate > 0.0)?));
+    KEYS.iter().filter_map(rate).collect()
 }
 
 /// A configuration's problem with the file it was found in.

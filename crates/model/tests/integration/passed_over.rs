@@ -217,6 +217,20 @@ fn keys_that_change_the_computation_are_refused_by_name() {
         ),
         ("llama", "rope_scaling", json!({"type": "dynamic"}), &["`rope_scaling`: `factor` is missing"]),
         ("llama", "rope_scaling", json!({"type": "mrope"}), &["`type` is \"mrope\""]),
+        (
+            "phi3",
+            "rope_parameters",
+            json!({"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}),
+            &["`rope_parameters` is {", "\"default\" or \"longrope\""],
+        ),
+        ("gemma3", "rope_parameters", json!({"rope_type": "default"}), &["a rotation for each of"]),
+        ("gemma3", "rope_scaling", json!({"rope_type": "default"}), &["are both there"]),
+        (
+            "starcoder2",
+            "layer_types",
+            json!(["full_attention", "sliding_attention", "sliding_attention"]),
+            &["\"sliding_attention\" for every layer"],
+        ),
         ("llama", "rope_scaling", json!({"type": "linear"}), &["`rope_scaling`: `factor` is missing"]),
         (
             "llama",

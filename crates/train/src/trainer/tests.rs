@@ -75,7 +75,7 @@ fn step(fixture: &mut Fixture, samples: &Samples, budget: usize, share: bool) ->
 
 #[test]
 fn one_by_one_packed_and_shared_gradients_agree() {
-    for name in ["llama", "qwen3"] {
+    for name in ["llama", "qwen3", "gemma2", "olmo3", "cohere2", "phi3_longrope", "llama_dynamic"] {
         let mut fixture = fixture(name);
         let mut draws = Draws(7);
         let (mut packed_tokens, mut shared_tokens) = (0, 0);
@@ -99,7 +99,13 @@ fn one_by_one_packed_and_shared_gradients_agree() {
                 }
             }
         }
-        assert!(shared_tokens * 5 < packed_tokens * 4, "{shared_tokens} of {packed_tokens}: hardly a tree");
+        // Where the length of a text decides how its tokens are rotated, nothing is shared.
+        match fixture.model.config().depends_on_length() {
+            true => assert_eq!(shared_tokens, packed_tokens, "{name}"),
+            false => {
+                assert!(shared_tokens * 5 < packed_tokens * 4, "{name}: {shared_tokens} of {packed_tokens}")
+            }
+        }
     }
 }
 

@@ -48,18 +48,20 @@ impl std::error::Error for SegmentError {}
 #[derive(Debug, Default)]
 pub struct Segments {
     list: Vec<Segment>,
+    /// Of each segment; empty where nothing is said.
+    text_lengths: Vec<usize>,
     on_gpu: on_gpu::Kept,
 }
 
 impl Clone for Segments {
     fn clone(&self) -> Self {
-        Segments::of(self.list.clone())
+        Segments { text_lengths: self.text_lengths.clone(), ..Segments::of(self.list.clone()) }
     }
 }
 
 impl PartialEq for Segments {
     fn eq(&self, other: &Self) -> bool {
-        self.list == other.list
+        self.list == other.list && self.text_lengths == other.text_lengths
     }
 }
 
@@ -67,7 +69,7 @@ impl Eq for Segments {}
 
 impl Segments {
     fn of(list: Vec<Segment>) -> Self {
-        Segments { list, on_gpu: on_gpu::Kept::default() }
+        Segments { list, text_lengths: Vec::new(), on_gpu: on_gpu::Kept::default() }
     }
 
     /// Checks that `segments` cover `0..tokens` without gaps and that parents precede their children.
@@ -92,6 +94,33 @@ impl Segments {
             return Err(SegmentError(format!("segments cover {next} of {tokens} tokens")));
         }
         Ok(Segments::of(segments))
+    }
+
+    /// Says how long the text of each segment is, where it has tokens that are not here.
+    ///
+    /// # Panics
+    /// When there are not as many as segments.
+    pub fn with_text_lengths(self, text_lengths: Vec<usize>) -> Self {
+        assert_eq!(text_lengths.len(), self.list.len(), "a length for each segment");
+        Segments { text_lengths, ..self }
+    }
+
+    /// Tokens of the text that each segment is of; of texts that share a beginning, of the longest.
+    pub fn text_lengths(&self) -> Vec<usize> {
+        if !self.text_lengths.is_empty() {
+            return self.text_lengths.clone();
+        }
+        let (mut roots, mut ends) =
+            (Vec::with_capacity(self.list.len()), Vec::with_capacity(self.list.len()));
+        let mut longest = vec![0; self.list.len()];
+        for (i, segment) in self.list.iter().enumerate() {
+            let root = segment.parent.map_or(i, |parent| roots[parent]);
+            let end = segment.parent.map_or(0, |parent| ends[parent]) + segment.len;
+            roots.push(root);
+            ends.push(end);
+            longest[root] = end.max(longest[root]);
+        }
+        roots.into_iter().map(|root| longest[root]).collect()
     }
 
     /// One segment of `tokens` tokens.

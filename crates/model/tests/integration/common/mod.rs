@@ -253,7 +253,7 @@ pub fn tree_of(vocab: usize) -> Packed {
 
 /// Greedy answers from a cache are those of the whole text computed again for each token.
 pub fn generated(case: &Case, name: &str) {
-    let prompts = [&case.ids[0][..5], &case.ids[1][..9]];
+    let prompts = [&case.ids[0][..5], &case.ids[1][..case.ids[1].len().min(17)]];
     let (adapter, config) = (Some(&case.adapter), case.model.config());
     let sampling = Sampling::default();
     let found = generate(&case.model, adapter, &prompts, &[], 8, sampling, |_, _| true, &mut || false);
