@@ -1,7 +1,7 @@
 //! A chat template as Ollama has it: a template of Go's `text/template`, a system message and what ends a reply.
 //!
 //! Jinja cannot be translated into Go in general. But nearly all chat templates write something around each message by its
-//! role, and something that opens a reply. These [`Pieces`] are read off conversations of marks that the template renders;
+//! role, and something that opens a reply. These `Pieces` are read off conversations of marks that the template renders;
 //! what they give for other conversations, of one turn and of three, with and without a system message, has to be what the
 //! template gives, or there is no Go template. `fixtures/ollama/templates.json` has what Go makes of the result.
 //!
