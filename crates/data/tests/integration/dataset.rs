@@ -528,7 +528,7 @@ fn bad_rows_are_errors_that_name_file_line_and_reason() {
             "the row has no `messages`, which chat rows have",
         ),
         (br#"{"messages": [}"#.to_vec(), "not valid JSON at column 15: expected value"),
-        (br#"{"messages": "#.to_vec(), "not valid JSON at column 13: EOF while parsing a value"),
+        (br#"{"messages": "#.to_vec(), "not valid JSON at column 13: it ends where a value is wanted"),
         (b"{\"messages\": [\"\xff\"]}".to_vec(), "not UTF-8 at byte 16 of the line"),
         (b"[1]".to_vec(), "a row must be an object, found a list"),
         (b"nope".to_vec(), "not valid JSON at column 2: expected ident"),
