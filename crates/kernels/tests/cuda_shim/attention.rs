@@ -190,9 +190,11 @@ const DEEP: [(usize, Option<usize>); 7] =
 fn plain_attention_with_caps_and_windows_equals_the_cpu() {
     for kernels in FLOATS.map(Kernels::Plain) {
         for (softcap, window) in CAPS_AND_WINDOWS {
-            let scores = Scores { scale: 0.4, softcap, window };
-            check_scores(kernels, Heads { query: 4, key_value: 2, dim: 12 }, scores, &DEEP);
-            check_scores(kernels, Heads { query: 1, key_value: 1, dim: 130 }, scores, &[(35, None)]);
+            // Scores of about 1.4, whatever the head has: larger ones saturate, and their gradient is only what outputs that are
+            // rounded to bf16 leave of a difference.
+            let scores = |dim: usize| Scores { scale: 1.4 / (dim as f32).sqrt(), softcap, window };
+            check_scores(kernels, Heads { query: 4, key_value: 2, dim: 12 }, scores(12), &DEEP);
+            check_scores(kernels, Heads { query: 1, key_value: 1, dim: 130 }, scores(130), &[(35, None)]);
         }
     }
 }
