@@ -12,11 +12,11 @@ use crate::format::{Message, Role};
 use crate::template::{ChatTemplate, TemplateError};
 use crate::tokenizer::Tokenizer;
 
-/// What is said in the conversations that pieces are read off: noncharacters, which no template looks for.
+/// Messages of the conversations that pieces are read off: noncharacters, which no template looks for.
 const MARKS: [&str; 5] = ["\u{FDD2}", "\u{FDD3}", "\u{FDD4}", "\u{FDD5}", "\u{FDD6}"];
-/// What the system says there.
+/// Their system message.
 const SYSTEM_MARK: &str = "\u{FDD1}";
-/// What is said in those that they are tried on.
+/// Messages of the conversations that the pieces are tried on.
 const SAID: [&str; 5] = [
     "What is {{ 2 + 2 }}?\nTell me \"why\".",
     "Four.\n\n1. Two and two.",
@@ -35,7 +35,7 @@ pub struct GoTemplate {
     pub system: Option<String>,
     /// For `PARAMETER stop`: what ends a reply, and what begins the next turn.
     pub stop: Vec<String>,
-    /// What of the chat template this one does not do.
+    /// Features of the chat template that this template lacks.
     pub notes: Vec<String>,
 }
 
@@ -149,7 +149,8 @@ impl Rendering<'_> {
         if to_reply != to_reply_2 || to_question != to_question_2 {
             return Err(NoGoTemplate::Irregular("earlier turns are not written like later ones"));
         }
-        // What follows a question by itself, and a reply: both are told from what comes next where they can be.
+        // The text right after a question, and right after a reply. Where possible it is told apart from the text that begins the
+        // next turn.
         let asked = self.render(None, &said[..5], false).unwrap_or_default();
         let after_question = asked.rsplit(MARKS[4]).next().unwrap_or_default();
         let both = to_reply.starts_with(after_question) && last.starts_with(after_question);
@@ -291,7 +292,7 @@ impl Pieces {
         )
     }
 
-    /// What is before the first question, where that has `first` in front without a system message and `after` behind one.
+    /// The text before the first question: `first` without a system message, and `after` behind the system message with one.
     fn head(&self, has_system: bool, first: &str, after: &str) -> String {
         let SystemPlace::First { before, .. } = &self.system else { return go_text(first) };
         let with = format!("{}{{{{ .System }}}}{}", go_text(before), go_text(after));

@@ -77,7 +77,7 @@ pub(crate) fn value_noting(text: &str, twice: &mut Vec<String>) -> serde_json::R
     }
 }
 
-/// What is wrong with a text, without its place.
+/// The message of an error, without line and column.
 pub(crate) fn told(error: &serde_json::Error) -> String {
     let message = error.to_string();
     let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);

@@ -88,7 +88,7 @@ pub enum TokenizerError {
         line: usize,
         /// The column.
         column: usize,
-        /// What is wrong there.
+        /// The parser's message.
         message: String,
     },
     /// A metadata entry of a GGUF file is missing, of the wrong length, or points outside the vocabulary.

@@ -40,7 +40,7 @@ pub struct Origin {
 const JSON_TEXTS: [&str; 6] =
     ["messages", "conversations", "tools", "functions", "history", "chat_template_kwargs"];
 
-/// Names of keys of a row, of which is told what became of them.
+/// Keys of a row that a note is to name.
 #[derive(Debug, Default)]
 struct Keys {
     passed_over: Vec<String>,

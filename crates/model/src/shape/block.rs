@@ -29,11 +29,11 @@ pub(crate) enum NormInput {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LinearInput {
     Stream(StreamAt),
-    /// The output of the norm at this place of [`BlockShape::parts`].
+    /// The output of the norm at this place of [`BlockShape::steps`].
     Normed(usize),
     /// The output of the attention.
     Attended,
-    /// The output of the gate at this place of [`BlockShape::parts`].
+    /// The output of the gate at this place of [`BlockShape::steps`].
     Gated(usize),
 }
 

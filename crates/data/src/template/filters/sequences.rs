@@ -147,7 +147,7 @@ pub(super) fn join(state: &mut State, value: &Value, args: &[Value]) -> Result<V
 }
 
 pub(super) fn map(state: &mut State, value: &Value, args: &[Value]) -> Result<Value, Error> {
-    // What is false has no items, whatever it is.
+    // jinja2 takes any false value for an empty list.
     if !value.is_true() {
         return Ok(Generator::of(Vec::new()));
     }

@@ -159,7 +159,7 @@ pub struct Heads {
     pub dim: usize,
 }
 
-/// What becomes of the product of a query and a key before the softmax.
+/// How the score of a query and a key is computed from their product.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scores {
     /// Factor of the product.

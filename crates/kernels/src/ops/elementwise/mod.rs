@@ -353,7 +353,7 @@ mod tests {
         softcap_backward(&capped, len, cap, &mut d_x);
         let loss = |x: &[f64]| weighted_sum(&reference(x), &d_y[..len]);
         let expected = finite_difference(&widen64(&x[..len]), loss);
-        // What is near the cap is lost in its rounding, which is half a unit in the last place of one.
+        // Near the cap, `1 - (y / cap)^2` is a difference of numbers near one: it is off by half a unit in their last place.
         assert_close(&d_x.cpu()[..len], &expected, 1e-6, "backward");
         assert_eq!(d_x.cpu()[len], d_y[len]);
     }
