@@ -4,17 +4,16 @@
 //! There `y = x W^T + scale * (x a) b`: one rank and one scale for all, in the last `num_layers` layers, each with all keys.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::super::lora::Adapter;
-use super::super::peft::{CONFIG_FILE, decode, format_of, parse_weights, write_whole};
+use super::super::peft::{CONFIG_FILE, decode, format_of, parse_weights};
 use super::{Projection, adapter_of, folded, module_of, projections};
 use crate::error::FileError;
 use crate::shape::{Config, Module, Names, module_shape};
-use crate::weights::{MAX_CONFIG_BYTES, TensorData, TensorSource, inside, map, read_text, write_tensors};
+use crate::weights::{MAX_CONFIG_BYTES, TensorData, TensorSource, inside, map, read_text};
 
 /// The name of the configuration, which PEFT has as well.
 pub const MLX_CONFIG: &str = CONFIG_FILE;
@@ -84,17 +83,6 @@ impl<'a> MlxAdapter<'a> {
             .flat_map(|projection| sources_of(projection, self.shape, self.scale))
             .collect()
     }
-}
-
-/// Writes an adapter of a model of shape `config` to the folder `dir`.
-///
-/// # Errors
-/// As [`MlxAdapter::new`], and a file that cannot be written.
-pub fn save_mlx(dir: &Path, adapter: &Adapter, config: &Config) -> Result<(), FileError> {
-    let mlx = MlxAdapter::new(adapter, config)?;
-    fs::create_dir_all(dir).map_err(|e| FileError::new(dir, format!("cannot make the folder: {e}")))?;
-    write_whole(&dir.join(MLX_WEIGHTS), |out| write_tensors(out, mlx.sources()))?;
-    write_whole(&dir.join(MLX_CONFIG), |out| out.write_all(mlx.config()))
 }
 
 fn sources_of<'a>(projection: &'a Projection, config: &Config, scale: f64) -> [TensorSource<'a>; 2] {
