@@ -1,16 +1,14 @@
 //! The command line as a whole: its verbs and the flags they share. Each verb's own flags stand in
 //! its file under `command/`.
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use serde::{Deserialize, Serialize};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::args::config_file::Given;
+use crate::args::train::TrainArgs;
 use crate::command::{
     bench, chat, compare, data, eval, export, generate, inspect, merge, plan, quantize, report, selfcheck,
     status, sweep, train,
 };
-use crate::config_file::Given;
-use crate::options::DeviceChoice;
-use crate::report_error::CliError;
 
 /// Fine-tune open language models with LoRA on the machine you have.
 #[derive(Parser)]
@@ -36,7 +34,7 @@ enum Verb {
     /// Show rows exactly as they are trained, token by token, and what they are like as a whole
     Data(data::DataArgs),
     /// Train a LoRA adapter on your rows
-    Train(Box<train::TrainArgs>),
+    Train(Box<TrainArgs>),
     /// Train with many different options and tell which are best
     Sweep(sweep::SweepArgs),
     /// Tell where a run is, also while it is running
@@ -63,50 +61,6 @@ enum Verb {
     Bench(bench::BenchArgs),
     /// Check that a GPU computes as the processor does, op by op and in whole steps, and tell what it reaches
     Selfcheck(selfcheck::SelfcheckArgs),
-}
-
-/// What every verb takes.
-#[derive(Args, Clone, Debug, Serialize, Deserialize)]
-#[command(next_help_heading = "Machine")]
-pub struct Common {
-    /// Threads to compute with [default: all cores]
-    ///
-    /// Results are the same bits for the same number of threads; another number may differ in the last digit.
-    #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
-    /// Where to compute: auto, cpu, or cuda:N for an NVIDIA GPU (not yet run on one; auto is the CPU)
-    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
-    pub device: DeviceChoice,
-    /// Print results and errors only: no progress, no summaries
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
-    #[arg(default_value_t = false, default_missing_value = "true", hide_default_value = true)]
-    #[arg(hide_possible_values = true, action = clap::ArgAction::Set)]
-    pub quiet: bool,
-}
-
-impl Common {
-    /// Refuses `--device` of a verb, which `who` is, that always computes on the processor.
-    pub fn on_processor_only(&self, who: &str) -> Result<(), CliError> {
-        match self.device {
-            DeviceChoice::Auto | DeviceChoice::Cpu => Ok(()),
-            DeviceChoice::Cuda(_) => {
-                let text = format!(
-                    "--device {} has no meaning for {who}, which computes on the processor",
-                    self.device
-                );
-                Err(CliError::usage(text).hint("leave --device out"))
-            }
-        }
-    }
-
-    /// Refuses values no machine can follow.
-    pub fn validate(&self) -> Result<(), CliError> {
-        if self.threads == Some(0) {
-            return Err(CliError::usage("--threads 0: at least one thread is needed")
-                .hint("leave --threads out to use all cores"));
-        }
-        Ok(())
-    }
 }
 
 /// The command line; a negative number is a value, so that what is wrong with it is told of its flag.

@@ -1,6 +1,7 @@
 //! `lorafit bench`: training speed of a model shape on this machine, with random weights.
 
 use clap::Args;
+use lorafit_data::words::{counted, grouped};
 
 use lorafit_kernels::Placement;
 use lorafit_kernels::cuda::Float;
@@ -9,15 +10,15 @@ use lorafit_model::adapter::LoraConfig;
 use lorafit_model::{ActivationPolicy, Config, Distribution, RandomWeights, Trainable};
 use lorafit_train::{BenchOptions, BenchResult, MicroBatchSize, OptimizerKind, PlanRequest, bench};
 
-use super::require;
-use crate::base_args::{ComputeArgs, QuantArgs};
-use crate::cli::Common;
-use crate::engine::{counted, device, grouped, reserve, use_threads};
-use crate::limits::longest_row;
-use crate::memory_args::MemoryArgs;
-use crate::options::{TargetModules, WeightDtype};
-use crate::output;
-use crate::report_error::CliError;
+use crate::args::base::{ComputeArgs, QuantArgs};
+use crate::args::common::Common;
+use crate::args::memory::MemoryArgs;
+use crate::args::options::{TargetModules, WeightDtype};
+use crate::args::require;
+use crate::session::base::{device, reserve, use_threads};
+use crate::session::limits::longest_row;
+use crate::terminal::error::CliError;
+use crate::terminal::output;
 
 /// The flags of `bench`.
 #[derive(Args, Clone, Debug)]

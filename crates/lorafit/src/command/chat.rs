@@ -1,5 +1,7 @@
 //! `lorafit chat`: a conversation in the terminal, or with lines from a pipe.
 
+mod repl;
+
 use std::ops::ControlFlow;
 
 use clap::Args;
@@ -7,16 +9,17 @@ use clap::Args;
 use lorafit_data::{Message, Role};
 use lorafit_model::adapter::Adapter;
 
-use super::generate::{Sampling, chat_prompt, stream_answer};
-use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
-use crate::chat_repl::{ChatEngine, Part, Repl, Turn};
-use crate::cli::Common;
-use crate::config_file::Given;
-use crate::engine::{Base, as_trained, open_adapter, open_base, use_threads};
-use crate::interrupt;
-use crate::merge_inputs::sum;
-use crate::options::NamedAdapter;
-use crate::report_error::CliError;
+use self::repl::{ChatEngine, Part, Repl, Turn};
+use crate::args::adapters::NamedAdapter;
+use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs};
+use crate::args::common::Common;
+use crate::args::config_file::Given;
+use crate::args::sampling::Sampling;
+use crate::session::answer::{chat_prompt, stream_answer};
+use crate::session::base::{Base, as_trained, open_adapter, open_base, use_threads};
+use crate::session::merge_inputs::sum;
+use crate::terminal::error::CliError;
+use crate::terminal::interrupt;
 
 /// The flags of `chat`.
 #[derive(Args, Clone, Debug)]

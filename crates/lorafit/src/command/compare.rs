@@ -5,24 +5,24 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use lorafit_model::adapter::Adapter;
 use lorafit_train::{RunResult, RunSummary};
-use serde::Serialize;
 
-use super::eval::{self, EvalArgs};
-use super::require;
-use super::train::TrainArgs;
-use crate::base_args::{ComputeArgs, QUANT_BLOCK, QuantArgs, TemplateArgs};
-use crate::cli::Common;
-use crate::compare_page;
-use crate::config_file::{self, Given};
-use crate::data_args::CacheArgs;
-use crate::engine::{Base, grouped, open_adapter, open_base, open_shape, use_threads};
-use crate::idle;
-use crate::memory_args::ByteSize;
-use crate::options::Init;
-use crate::output;
-use crate::outputs::{self, Inputs, Kind, Output};
-use crate::row_args::{RowArgs, data_help};
-use crate::trained;
+use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs};
+use crate::args::cache::CacheArgs;
+use crate::args::common::Common;
+use crate::args::config_file::{self, Given};
+use crate::args::idle;
+use crate::args::options::Init;
+use crate::args::outputs::{self, Inputs, Kind, Output};
+use crate::args::require;
+use crate::args::rows::{RowArgs, data_help};
+use crate::args::size::ByteSize;
+use crate::args::train::TrainArgs;
+use crate::pages;
+use crate::pages::compare::{COLUMNS, Compared};
+use crate::session::base::{Base, open_adapter, open_base, open_shape, use_threads};
+use crate::session::evaluation::{Judging, measure};
+use crate::session::trained;
+use crate::terminal::output;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -77,26 +77,6 @@ pub struct CompareArgs {
     pub common: Common,
 }
 
-/// A row of the table.
-#[derive(Clone, Debug, Serialize)]
-pub struct Compared {
-    /// The run folder, or the base.
-    pub name: String,
-    /// `base`, `lora` or `full`.
-    method: &'static str,
-    loss: f64,
-    perplexity: f64,
-    exact_match: Option<f64>,
-    trainable_parameters: u64,
-    /// Bytes of what the run left: an adapter or a model.
-    file_bytes: Option<u64>,
-    peak_rss_bytes: Option<u64>,
-    tokens_per_s: Option<f64>,
-    /// Time of the steps together.
-    seconds: Option<f64>,
-    steps: Option<u64>,
-}
-
 /// A run that is to be judged.
 struct Subject {
     dir: PathBuf,
@@ -129,7 +109,7 @@ pub fn run(args: CompareArgs, given: &Given) -> anyhow::Result<()> {
     require(args.micro_batch_tokens > 0, "micro-batch-tokens", args.micro_batch_tokens, "must be 1 or more")?;
     args.rows.validate()?;
     args.cache.validate()?;
-    idle::refuse(given, eval::idle_without_generate(args.generate))?;
+    idle::refuse(given, idle::without_generate(args.generate))?;
     args.common.validate()?;
     let subjects: Vec<Subject> = args.runs.iter().map(|dir| Subject::open(dir)).collect::<Result<_, _>>()?;
     let models = subjects.iter().filter_map(|subject| subject.args.model.as_ref());
@@ -159,7 +139,7 @@ pub fn run(args: CompareArgs, given: &Given) -> anyhow::Result<()> {
         }
     }
     if let Some(file) = &args.html {
-        output::file(file, compare_page::draw(&args.data, &table).as_bytes())?;
+        output::file(file, pages::compare::draw(&args.data, &table).as_bytes())?;
     }
     output::line(match args.json {
         true => serde_json::to_string(&table)?,
@@ -202,7 +182,7 @@ impl CompareArgs {
         if !self.common.quiet {
             eprintln!("{name}");
         }
-        let found = eval::measure(&self.eval_args(), base, adapter)?;
+        let found = measure(&self.judging(), base, adapter)?;
         let method = match run.map(|run| &run.result) {
             None => "base",
             Some(RunResult::Adapter(_)) => "lora",
@@ -223,87 +203,12 @@ impl CompareArgs {
         })
     }
 
-    /// The evaluation of each, as `eval` would be asked for it.
-    fn eval_args(&self) -> EvalArgs {
-        EvalArgs {
-            model: String::new(),
-            adapter: Vec::new(),
-            data: self.data.clone(),
-            json: self.json,
-            generate: self.generate,
-            max_new_tokens: self.max_new_tokens,
-            predictions: None,
-            scores: None,
-            rows: self.rows.clone(),
-            cache: self.cache.clone(),
-            micro_batch_tokens: self.micro_batch_tokens,
-            memory: self.memory,
-            base: QuantArgs { quant: None, double_quant: false, quant_block: QUANT_BLOCK, quant_head: false },
-            compute: ComputeArgs::UNSET,
-            template: TemplateArgs { template: None },
-            common: self.common.clone(),
-        }
+    fn judging(&self) -> Judging<'_> {
+        let Self { generate, max_new_tokens, micro_batch_tokens, memory, .. } = *self;
+        let (data, rows, cache, quiet) = (&self.data, &self.rows, &self.cache, self.common.quiet);
+        Judging { data, rows, cache, generate, max_new_tokens, micro_batch_tokens, memory, quiet }
     }
 }
-
-/// A column of the table.
-pub struct Column {
-    /// Its heading.
-    pub name: &'static str,
-    /// What it shows of a row, if the row has it.
-    show: fn(&Compared) -> Option<String>,
-    /// What the least of is best, where anything is.
-    pub cost: fn(&Compared) -> Option<f64>,
-}
-
-impl Column {
-    /// What it shows of a row; a dash for what the row has nothing of.
-    pub fn cell(&self, row: &Compared) -> String {
-        (self.show)(row).unwrap_or_else(|| "-".to_owned())
-    }
-}
-
-/// The columns of the table.
-pub const COLUMNS: [Column; 9] = [
-    Column { name: "method", show: |row| Some(row.method.to_owned()), cost: |_| None },
-    Column { name: "loss", show: |row| Some(format!("{:.4}", row.loss)), cost: |row| Some(row.loss) },
-    Column {
-        name: "perplexity",
-        show: |row| Some(format!("{:.3}", row.perplexity)),
-        cost: |row| Some(row.perplexity),
-    },
-    Column {
-        name: "exact match",
-        show: |row| row.exact_match.map(|share| format!("{:.1} %", 100.0 * share)),
-        cost: |row| row.exact_match.map(|share| -share),
-    },
-    Column {
-        name: "trainable",
-        show: |row| Some(grouped(row.trainable_parameters)),
-        // A base's 0 is no merit.
-        cost: |row| (row.trainable_parameters > 0).then_some(row.trainable_parameters as f64),
-    },
-    Column {
-        name: "file",
-        show: |row| row.file_bytes.map(|bytes| ByteSize(bytes).to_string()),
-        cost: |row| row.file_bytes.map(|bytes| bytes as f64),
-    },
-    Column {
-        name: "peak memory",
-        show: |row| row.peak_rss_bytes.map(|bytes| ByteSize(bytes).to_string()),
-        cost: |row| row.peak_rss_bytes.map(|bytes| bytes as f64),
-    },
-    Column {
-        name: "tokens/s",
-        show: |row| row.tokens_per_s.map(|rate| format!("{rate:.0}")),
-        cost: |row| row.tokens_per_s.map(|rate| -rate),
-    },
-    Column {
-        name: "time",
-        show: |row| row.seconds.map(|seconds| format!("{seconds:.0} s")),
-        cost: |row| row.seconds,
-    },
-];
 
 /// A table for the terminal.
 fn in_columns(table: &[Compared]) -> String {

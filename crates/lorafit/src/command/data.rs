@@ -7,22 +7,24 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 use lorafit_data::statistics::{Percentiles, Statistics};
+use lorafit_data::words::{counted, grouped};
 use lorafit_data::{Dataset, SampleRef, Tokenizer};
 
-use super::require;
-use crate::base_args::TemplateArgs;
-use crate::cli::Common;
-use crate::config_file::Given;
-use crate::data_args::CacheArgs;
-use crate::data_page;
-use crate::engine::{counted, grouped, open_model_tokenizer, use_threads};
-use crate::idle;
-use crate::limits::Limits;
-use crate::output;
-use crate::outputs::{self, Inputs, Kind, Output};
-use crate::pieces::{Piece, pieces};
-use crate::report_error::{CliError, render};
-use crate::row_args::{RowArgs, data_help, shapes, skipped, treated};
+use crate::args::base::TemplateArgs;
+use crate::args::cache::CacheArgs;
+use crate::args::common::Common;
+use crate::args::config_file::Given;
+use crate::args::idle;
+use crate::args::outputs::{self, Inputs, Kind, Output};
+use crate::args::require;
+use crate::args::rows::{RowArgs, data_help};
+use crate::pages::data as page;
+use crate::session::base::{open_model_tokenizer, use_threads};
+use crate::session::limits::Limits;
+use crate::session::pieces::{Piece, pieces};
+use crate::session::rows::{shapes, skipped, treated};
+use crate::terminal::error::{CliError, render};
+use crate::terminal::output;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -130,7 +132,9 @@ pub fn run(args: DataArgs, given: &Given) -> anyhow::Result<()> {
     }
     let shown = shown(&args, &data)?;
     if let Some(path) = &args.html {
-        let page = data_page::draw(&args, &data, shown, &statistics(), &tokenizer)?;
+        let (sources, model, max_seq_len) = (&args.data[..], &args.model[..], args.read.max_seq_len);
+        let of = page::Subject { sources, model, max_seq_len };
+        let page = page::draw(&of, &data, shown, &statistics(), &tokenizer)?;
         return output::file(path, page.as_bytes());
     }
     let style = Style::of_output();
@@ -170,7 +174,7 @@ fn done(data: &Dataset, max_seq_len: usize) -> Vec<String> {
 /// The samples to show.
 fn shown(args: &DataArgs, data: &Dataset) -> Result<Range<usize>, CliError> {
     let Some(line) = args.row else {
-        let rows = args.rows.unwrap_or(if args.html.is_some() { data_page::ROWS } else { 3 });
+        let rows = args.rows.unwrap_or(if args.html.is_some() { page::ROWS } else { 3 });
         return Ok(0..rows.min(data.samples.len()));
     };
     match data.samples.iter().position(|s| s.row == line) {

@@ -1,34 +1,29 @@
 //! `lorafit eval`: how good a model, or a model with an adapter, is on rows it was not trained on.
 
-use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use lorafit_data::words::{counted, grouped};
 use lorafit_model::Model;
 use lorafit_model::adapter::Adapter;
 
-use lorafit_data::{Dataset, GenerationRow, generation_rows};
-use lorafit_train::{
-    Evaluation, EvaluationRequest, ExactMatch, MemoryPlan, MicroBatchSize, SIDE_BY_SIDE, TokenScores,
-    evaluate, exact_match, peak_device_bytes, peak_rss_bytes, token_scores,
-};
+use lorafit_train::{ExactMatch, TokenScores, peak_device_bytes, peak_rss_bytes, token_scores};
 use serde_json::json;
 
-use super::require;
-use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
-use crate::cli::Common;
-use crate::config_file::Given;
-use crate::data_args::CacheArgs;
-use crate::engine::{Base, as_trained, counted, grouped, open_adapters, open_base, reserve, use_threads};
-use crate::idle::{self, Idle};
-use crate::limits::Limits;
-use crate::memory_args::{ByteSize, memory_limit};
-use crate::memory_table;
-use crate::merge_inputs::AdapterArg;
-use crate::output;
-use crate::outputs::{self, Inputs, Kind, Output};
-use crate::report_error::CliError;
-use crate::row_args::{RowArgs, data_help, skipped, treated};
+use crate::args::adapters::AdapterArg;
+use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs};
+use crate::args::cache::CacheArgs;
+use crate::args::common::Common;
+use crate::args::config_file::Given;
+use crate::args::idle::{self};
+use crate::args::outputs::{self, Inputs, Kind, Output};
+use crate::args::require;
+use crate::args::rows::{RowArgs, data_help};
+use crate::args::size::ByteSize;
+use crate::session::base::{as_trained, open_adapters, open_base, use_threads};
+use crate::session::evaluation::{Judging, Measured, measure};
+use crate::terminal::error::CliError;
+use crate::terminal::output;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -118,6 +113,12 @@ impl EvalArgs {
         self.common.validate()
     }
 
+    fn judging(&self) -> Judging<'_> {
+        let Self { generate, max_new_tokens, micro_batch_tokens, memory, .. } = *self;
+        let (data, rows, cache, quiet) = (&self.data, &self.rows, &self.cache, self.common.quiet);
+        Judging { data, rows, cache, generate, max_new_tokens, micro_batch_tokens, memory, quiet }
+    }
+
     fn check_outputs(&self, adapters: &[AdapterArg]) -> Result<(), CliError> {
         let inputs = Inputs::default()
             .model("--model", &self.model)
@@ -135,16 +136,10 @@ impl EvalArgs {
     }
 }
 
-/// Flags of answers, where none are asked for.
-pub fn idle_without_generate(generate: bool) -> [Idle<'static>; 1] {
-    let hint = "add --generate, or leave --max-new-tokens out";
-    [Idle { flag: "max-new-tokens", acts: generate, why: "without --generate", hint }]
-}
-
 /// Judges a model on held-out rows.
 pub fn run(args: EvalArgs, given: &Given) -> anyhow::Result<()> {
     args.validate()?;
-    idle::refuse(given, idle_without_generate(args.generate))?;
+    idle::refuse(given, idle::without_generate(args.generate))?;
     let adapters = AdapterArg::all(&args.adapter)?;
     args.check_outputs(&adapters)?;
     use_threads(&args.common)?;
@@ -157,7 +152,7 @@ pub fn run(args: EvalArgs, given: &Given) -> anyhow::Result<()> {
     let base = open_base(&args.model, &args.base, &template, args.compute, &args.common)?;
     let adapter = open_adapters(&base, &adapters)?;
     let Measured { data, evaluation: found, answers, planned_bytes } =
-        measure(&args, &base, adapter.as_ref())?;
+        measure(&args.judging(), &base, adapter.as_ref())?;
     if let (Some(path), Some(answers)) = (&args.predictions, &answers) {
         write_predictions(path, answers)?;
     }
@@ -196,117 +191,6 @@ pub fn run(args: EvalArgs, given: &Given) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// What a model was found to be like.
-pub struct Measured {
-    /// The rows.
-    pub data: Dataset,
-    /// Loss over them.
-    pub evaluation: Evaluation,
-    /// Answers, if they were asked for.
-    pub answers: Option<ExactMatch>,
-    /// The memory that was planned for both.
-    pub planned_bytes: u64,
-}
-
-/// Judges `base` with `adapter` on the rows of `args`.
-pub fn measure(args: &EvalArgs, base: &Base, adapter: Option<&Adapter>) -> anyhow::Result<Measured> {
-    let source = args.rows.source("split", &args.data, args.rows.split.as_deref(), args.common.quiet)?;
-    let (limits, quiet) = (Limits::of(base), args.common.quiet);
-    let data = args.cache.load(source.clone(), &base.tokenizer, limits.options(&args.rows), quiet)?;
-    if !quiet {
-        skipped(&data.origin).iter().chain(&treated(&data)).for_each(|line| eprintln!("{line}"));
-    }
-    let mut prompts = match args.generate {
-        true => generation_rows(source, &base.tokenizer)?,
-        false => Vec::new(),
-    };
-    limits.check_rows(&data)?;
-    limits.check_prompts(&mut prompts, args.rows.skip_bad_rows)?;
-    let (side_by_side, plan) = fit_memory(args, base, adapter, &data, &prompts)?;
-    reserve(base.model.device(), &plan)?;
-    let evaluation = evaluate(&base.model, adapter, &data.samples, args.micro_batch_tokens);
-    if !evaluation.loss.is_finite() && evaluation.supervised_tokens > 0 {
-        return Err(base.not_numbers());
-    }
-    let answers = match args.generate {
-        true => Some(answer(args, base, adapter, &prompts, side_by_side)?),
-        false => None,
-    };
-    Ok(Measured { data, evaluation, answers, planned_bytes: plan.total() })
-}
-
-/// Plans the evaluation, tells it, and gives how many answers may be computed side by side.
-///
-/// # Errors
-/// An evaluation that does not fit.
-fn fit_memory(
-    args: &EvalArgs,
-    base: &Base,
-    adapter: Option<&Adapter>,
-    data: &Dataset,
-    prompts: &[GenerationRow],
-) -> anyhow::Result<(usize, MemoryPlan)> {
-    let prompts: Vec<usize> = prompts.iter().map(|row| row.prompt_ids.len()).collect();
-    let MicroBatchSize { tokens, .. } = MicroBatchSize::of_evaluation(&data.samples, args.micro_batch_tokens);
-    let request = EvaluationRequest {
-        config: base.model.config(),
-        weights: base.weight_bytes,
-        lora: adapter.map(Adapter::config),
-        tokens,
-        prompts: &prompts,
-        max_new_tokens: args.max_new_tokens,
-        threads: rayon::current_num_threads(),
-        placement: base.model.device().placement(),
-    };
-    let limit = memory_limit(args.memory, base.model.device()).unwrap_or(u64::MAX);
-    let Some((side_by_side, plan)) = request.fit(limit)? else {
-        let least = request.plan(1)?;
-        let text = format!(
-            "evaluation needs {} but may take {}\n  {}",
-            ByteSize(least.total()),
-            ByteSize(limit),
-            memory_table::in_one_line(&least)
-        );
-        return Err(CliError::new(text)
-            .hint("lower --micro-batch-tokens or --max-new-tokens, or use --quant nf4 --double-quant")
-            .into());
-    };
-    if !args.common.quiet {
-        let of_answers = match (prompts.len(), side_by_side) {
-            (0, _) => "losses only".to_owned(),
-            (1, _) => "one answer".to_owned(),
-            (all, most) if most == all.min(SIDE_BY_SIDE) => format!("{most} answers side by side"),
-            (_, 1) => "one answer after the other, as more do not fit side by side".to_owned(),
-            (_, fewer) => format!("{fewer} answers side by side, as more do not fit"),
-        };
-        eprintln!("{}", memory_table::of_run(&of_answers, &plan, std::io::stderr().is_terminal()));
-    }
-    Ok((side_by_side, plan))
-}
-
-/// Answers every prompt.
-fn answer(
-    args: &EvalArgs,
-    base: &Base,
-    adapter: Option<&Adapter>,
-    rows: &[GenerationRow],
-    side_by_side: usize,
-) -> anyhow::Result<ExactMatch> {
-    let told = !args.common.quiet;
-    let total = rows.len();
-    let (model, tokenizer) = (&base.model, &base.tokenizer);
-    let on_progress = |done| {
-        if told {
-            eprintln!("answered {done} of {}", counted(total, "row", "rows"));
-        }
-    };
-    let (longest, never) = (args.max_new_tokens, &mut || false);
-    let found = exact_match(model, adapter, tokenizer, rows, longest, side_by_side, on_progress, never);
-    let found = found.map_err(|error| base.unanswered(error))?.expect("nobody interrupts it");
-    Limits::of(base).tell_ends(found.ended_by_context);
-    Ok(found)
 }
 
 /// Writes what the model says of every row's tokens.

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use lorafit_data::words::grouped;
 use lorafit_kernels::Device;
 use lorafit_model::adapter::convert::{MLX_CONFIG, MLX_WEIGHTS, MlxAdapter};
 use lorafit_model::adapter::{self, Adapter, AdapterFile, convert};
@@ -19,20 +20,22 @@ use lorafit_train::{
 };
 use serde_json::json;
 
-use crate::adapter_numbers;
-use crate::base_args::TemplateArgs;
-use crate::base_name;
-use crate::cli::Common;
-use crate::engine::{grouped, refuse_full_run, use_threads};
-use crate::large_write::large_write;
-use crate::memory_args::ByteSize;
-use crate::merge_inputs::{AdapterArg, GGUF_MANIFEST, as_one, manifest, refuse_merged};
-use crate::model_folder::beside_adapter;
-use crate::other_tokenizer;
-use crate::output;
-use crate::outputs::{self, Inputs, Kind, Output};
-use crate::readers::Facts;
-use crate::report_error::CliError;
+use crate::args::adapters::AdapterArg;
+use crate::args::base::TemplateArgs;
+use crate::args::base::check_base_name;
+use crate::args::common::Common;
+use crate::args::outputs::{self, Inputs, Kind, Output};
+use crate::args::size::ByteSize;
+use crate::session::adapter_numbers;
+use crate::session::base::{refuse_full_run, use_threads};
+use crate::session::base_name;
+use crate::session::merge_inputs::{GGUF_MANIFEST, as_one, manifest, refuse_merged};
+use crate::session::model_folder::beside_adapter;
+use crate::session::other_tokenizer;
+use crate::session::readers::Facts;
+use crate::terminal::error::CliError;
+use crate::terminal::large_write::large_write;
+use crate::terminal::output;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -144,7 +147,7 @@ impl ExportArgs {
             return Err(CliError::usage("--base-name is of --to peft only")
                 .hint("leave it out: no other form has the name of its base"));
         }
-        base_name::check(self.base_name.as_deref())?;
+        check_base_name(self.base_name.as_deref())?;
         if matches!(self.to, Target::Transformers | Target::Vllm | Target::Tgi) && !self.check {
             return Err(CliError::usage("--to transformers, vllm and tgi go with --check: they read what is there")
                 .hint(

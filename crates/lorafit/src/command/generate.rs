@@ -6,74 +6,21 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use clap::Args;
-use lorafit_model::NotNumbers;
-use lorafit_model::adapter::Adapter;
 
 use lorafit_data::{Message, Role};
 use serde_json::json;
 
-use super::require;
-use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
-use crate::cli::Common;
-use crate::config_file::Given;
-use crate::engine::{Base, as_trained, open_adapters, open_base, use_threads};
-use crate::idle::{self, Idle};
-use crate::limits::Limits;
-use crate::merge_inputs::AdapterArg;
-use crate::output;
-use crate::report_error::CliError;
-
-/// How the next token is chosen; the same in `generate` and `chat`.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Sampling")]
-pub struct Sampling {
-    /// Longest answer
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    pub max_new_tokens: usize,
-    /// 0 takes the likeliest token each time; 0.7 varies, above 1 gets wild
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
-    pub temperature: f64,
-    /// Choose only among the likeliest tokens that together reach this probability; 1 is all
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
-    pub top_p: f64,
-    /// Choose only among this many likeliest tokens; 0 is all
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    pub top_k: usize,
-    /// Where chance comes from: the same seed gives the same answer
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
-}
-
-impl Sampling {
-    /// Refuses what makes no sense.
-    pub fn validate(&self, given: &Given) -> Result<(), CliError> {
-        require(self.max_new_tokens > 0, "max-new-tokens", self.max_new_tokens, "must be 1 or more")?;
-        let temperature = self.temperature;
-        require(
-            temperature >= 0.0 && temperature.is_finite(),
-            "temperature",
-            temperature,
-            "must be 0 or more",
-        )?;
-        require(self.top_p > 0.0 && self.top_p <= 1.0, "top-p", self.top_p, "must be above 0 and at most 1")?;
-        let acts = temperature > 0.0 || (self.top_p == 1.0 && self.top_k == 0);
-        match acts {
-            true => idle::refuse(
-                given,
-                [Idle {
-                    flag: "seed",
-                    acts: temperature > 0.0,
-                    why: "at --temperature 0, which takes the likeliest token",
-                    hint: "give a temperature, --temperature 0.7 for example, or leave --seed out",
-                }],
-            ),
-            false => Err(CliError::usage(
-                "--top-p and --top-k have no meaning at --temperature 0, which takes the likeliest token",
-            )
-            .hint("give a temperature, --temperature 0.7 for example")),
-        }
-    }
-}
+use crate::args::adapters::AdapterArg;
+use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs};
+use crate::args::common::Common;
+use crate::args::config_file::Given;
+use crate::args::idle::{self, Idle};
+use crate::args::sampling::Sampling;
+use crate::session::answer::{chat_prompt, stream_answer};
+use crate::session::base::{as_trained, open_adapters, open_base, use_threads};
+use crate::session::limits::Limits;
+use crate::terminal::error::CliError;
+use crate::terminal::output;
 
 /// The flags of `generate`.
 #[derive(Args, Clone, Debug)]
@@ -185,55 +132,4 @@ pub fn run(args: GenerateArgs, given: &Given) -> anyhow::Result<()> {
         output::line("")?;
     }
     Ok(())
-}
-
-/// The token ids of a conversation with the template's prompt for a reply.
-pub fn chat_prompt(base: &Base, messages: &[Message]) -> anyhow::Result<Vec<u32>> {
-    let template = base.tokenizer.compile_chat_template()?.ok_or_else(|| {
-        CliError::new("the model has no chat template")
-            .hint("give one with --template, or leave out --chat and give the whole prompt as text")
-    })?;
-    let text = template.render(messages, true)?;
-    // The template writes every special token itself.
-    Ok(base.tokenizer.encode(&text, false)?)
-}
-
-/// Continues `ids`, handing each piece of text on as it comes; gives the number of new tokens.
-pub fn stream_answer(
-    base: &Base,
-    adapter: Option<&Adapter>,
-    ids: &[u32],
-    sampling: &Sampling,
-    piece: &mut dyn FnMut(&str) -> anyhow::Result<ControlFlow<()>>,
-) -> anyhow::Result<usize> {
-    let room = Limits::of(base).check_prompt(ids, sampling.max_new_tokens)?;
-    let mut decoder = base.tokenizer.decode_stream(true);
-    let mut failure = None;
-    let mut hand_on = |text: anyhow::Result<String>| match text.and_then(|t| piece(&t)) {
-        Ok(flow) => flow.is_continue(),
-        Err(error) => {
-            failure = Some(error);
-            false
-        }
-    };
-    let settings = lorafit_model::Sampling {
-        temperature: sampling.temperature as f32,
-        top_p: sampling.top_p as f32,
-        top_k: sampling.top_k,
-        seed: sampling.seed,
-    };
-    let (stop, longest) = (base.tokenizer.eos_ids(), room);
-    let on_token = |_, token| hand_on(decoder.push(token).map_err(Into::into));
-    let never = &mut || false;
-    let answers =
-        lorafit_model::generate(&base.model, adapter, &[ids], stop, longest, settings, on_token, never);
-    hand_on(decoder.finish().map_err(Into::into));
-    match (failure, answers) {
-        (Some(error), _) => Err(error),
-        (None, Err(NotNumbers { .. })) => Err(base.not_numbers()),
-        (None, Ok(answers)) => {
-            Limits::of(base).tell_end(answers[0].len(), room, sampling.max_new_tokens);
-            Ok(answers[0].len())
-        }
-    }
 }

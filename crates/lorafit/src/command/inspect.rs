@@ -1,22 +1,24 @@
 //! `lorafit inspect`: what an adapter is, and what it changed, in the terminal.
 
+mod shrink_rank;
+
 use std::path::PathBuf;
 
 use clap::Args;
+use lorafit_data::words::{counted, grouped};
 use lorafit_model::adapter::AdapterFile;
 use lorafit_model::weights::ModelFiles;
 use serde_json::json;
 
-use crate::adapter_numbers::{
+use crate::args::common::Common;
+use crate::args::outputs::{self, Inputs, Kind, Output};
+use crate::pages::figure;
+use crate::session::adapter_numbers::{
     self, LayerNumbers, OverlapNumbers, check_overlap, median, modules_of, verdict,
 };
-use crate::cli::Common;
-use crate::engine::{counted, grouped, refuse_full_run, use_threads};
-use crate::figure;
-use crate::output;
-use crate::outputs::{self, Inputs, Kind, Output};
-use crate::readers::{Facts, Reading};
-use crate::shrink_rank;
+use crate::session::base::{refuse_full_run, use_threads};
+use crate::session::readers::{Facts, Reading};
+use crate::terminal::output;
 
 /// The flags of `inspect`.
 #[derive(Args, Clone, Debug)]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use lorafit_data::Dataset;
+use lorafit_data::words::{counted, grouped};
 use lorafit_kernels::Device;
 use lorafit_model::adapter::{self, Adapter};
 use lorafit_model::merge::{Combination, MajoritySign, Merged, Method, Weighted, check_finite, combine};
@@ -16,21 +17,21 @@ use lorafit_train::{
 };
 use serde_json::{Value, json};
 
-use super::require;
-use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
-use crate::cli::Common;
-use crate::engine::{Base, counted, grouped, open_base, refuse_full_run, use_threads};
-use crate::large_write::large_write;
-use crate::limits::Limits;
-use crate::memory_args::ByteSize;
-use crate::merge_inputs::{
-    AdapterArg, MANIFEST, Trained, check_same_shape, manifest, refuse_merged, whole_out,
-};
-use crate::model_folder::beside_weights;
-use crate::other_tokenizer;
-use crate::output;
-use crate::report_error::CliError;
-use crate::row_args::{RowArgs, skipped};
+use crate::args::adapters::AdapterArg;
+use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs};
+use crate::args::common::Common;
+use crate::args::require;
+use crate::args::rows::RowArgs;
+use crate::args::size::ByteSize;
+use crate::session::base::{Base, open_base, refuse_full_run, use_threads};
+use crate::session::limits::Limits;
+use crate::session::merge_inputs::{MANIFEST, Trained, check_same_shape, manifest, refuse_merged, whole_out};
+use crate::session::model_folder::beside_weights;
+use crate::session::other_tokenizer;
+use crate::session::rows::skipped;
+use crate::terminal::error::CliError;
+use crate::terminal::large_write::large_write;
+use crate::terminal::output;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -431,7 +432,7 @@ impl Checked {
         }
         let model = inputs.files.path().to_string_lossy().into_owned();
         let as_stored = QuantArgs { quant: None, double_quant: false, quant_block: 64, quant_head: false };
-        let common = Common { device: crate::options::DeviceChoice::Cpu, ..args.common.clone() };
+        let common = Common { device: crate::args::options::DeviceChoice::Cpu, ..args.common.clone() };
         let base = open_base(&model, &as_stored, &args.template, ComputeArgs::UNSET, &common)?;
         let rows = RowArgs { limit: args.rows.limit.or(Some(CHECKED_ROWS)), ..args.rows.clone() };
         let source = rows.source("split", &args.check, rows.split.as_deref(), args.common.quiet)?;

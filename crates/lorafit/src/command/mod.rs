@@ -16,13 +16,3 @@ pub mod selfcheck;
 pub mod status;
 pub mod sweep;
 pub mod train;
-
-use crate::report_error::CliError;
-
-/// Checks a value a flag or a configuration key was given: `require(rank > 0, "rank", rank, "must be 1 or more")`.
-pub fn require(holds: bool, name: &str, value: impl std::fmt::Display, rule: &str) -> Result<(), CliError> {
-    match holds {
-        true => Ok(()),
-        false => Err(CliError::usage(format!("--{name} {value}: {rule}"))),
-    }
-}

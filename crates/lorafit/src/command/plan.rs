@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum as _};
+use lorafit_data::words::grouped;
 use serde::Serialize;
 
 use lorafit_kernels::Placement;
@@ -19,18 +20,19 @@ use lorafit_train::{
     EvaluationRequest, MemoryPlan, MicroBatchSize, PlanRequest, SIDE_BY_SIDE, available_bytes,
 };
 
-use super::require;
-use crate::base_args::{ComputeArgs, QuantArgs, multiplies_bf16};
-use crate::config_file::Given;
-use crate::engine::{self, grouped};
-use crate::figure::{Axis, Figure, FileKind, Plot, StackedBars};
-use crate::limits::{beyond_context, longest_row};
-use crate::memory_args::{ByteSize, MemoryArgs, RecomputeChoice};
-use crate::memory_table;
-use crate::options::{DeviceChoice, Optimizer, TargetModules};
-use crate::output;
-use crate::outputs::{self, Inputs, Kind, Output};
-use crate::report_error::CliError;
+use crate::args::base::{ComputeArgs, QuantArgs, multiplies_bf16};
+use crate::args::config_file::Given;
+use crate::args::memory::{MemoryArgs, RecomputeChoice};
+use crate::args::options::{DeviceChoice, Optimizer, TargetModules};
+use crate::args::outputs::{self, Inputs, Kind, Output};
+use crate::args::require;
+use crate::args::size::ByteSize;
+use crate::pages::figure::{Axis, Figure, FileKind, Plot, StackedBars};
+use crate::session::base::placement;
+use crate::session::limits::{beyond_context, longest_row};
+use crate::session::memory_table;
+use crate::terminal::error::CliError;
+use crate::terminal::output;
 
 /// The flags of `plan`.
 #[derive(Args, Clone, Debug)]
@@ -326,7 +328,7 @@ fn report(args: &PlanArgs, given: &Given) -> anyhow::Result<Report> {
         MicroBatchSize::of_equal_rows(args.batch_size, args.max_seq_len, args.micro_batch_tokens);
     let threads = args.threads.or(std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
     let optimizer = args.optimizer.into();
-    let placement = engine::placement(args.device, args.compute);
+    let placement = placement(args.device, args.compute);
     let activation_dtype = args.memory.activation_dtype_on(placement);
     let request = |weights| PlanRequest {
         config,

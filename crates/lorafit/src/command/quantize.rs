@@ -6,13 +6,13 @@ use clap::Args;
 use lorafit_model::Source;
 use lorafit_model::weights::{ModelFiles, write_quantized};
 
-use crate::base_args::QuantArgs;
-use crate::cli::Common;
-use crate::engine::use_threads;
-use crate::memory_args::ByteSize;
-use crate::output;
-use crate::outputs::{self, Inputs, Kind, Output};
-use crate::report_error::CliError;
+use crate::args::base::QuantArgs;
+use crate::args::common::Common;
+use crate::args::outputs::{self, Inputs, Kind, Output};
+use crate::args::size::ByteSize;
+use crate::session::base::use_threads;
+use crate::terminal::error::CliError;
+use crate::terminal::output;
 
 /// The flags of `quantize`.
 #[derive(Args, Clone, Debug)]

@@ -6,21 +6,22 @@ use clap::Args;
 use lorafit_model::adapter::AdapterFile;
 use lorafit_train::RunHistory;
 
-use super::generate::Sampling;
-use super::require;
-use super::train::TrainArgs;
-use crate::adapter_numbers::{self, check_overlap, compared_layer};
-use crate::base_args::{ComputeArgs, QuantArgs, TemplateArgs};
-use crate::cli::Common;
-use crate::config_file::Given;
-use crate::engine::{as_trained, open_adapter, open_base, use_threads};
-use crate::idle;
-use crate::output;
-use crate::outputs::{self, Inputs, Kind, Output};
-use crate::report_error::CliError;
-use crate::report_page::sweep::{Sweep, TRIALS};
-use crate::report_page::training::NamedRun;
-use crate::report_page::{Report, adapter as adapter_section, answers, training};
+use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs};
+use crate::args::common::Common;
+use crate::args::config_file::Given;
+use crate::args::flags;
+use crate::args::idle;
+use crate::args::outputs::{self, Inputs, Kind, Output};
+use crate::args::require;
+use crate::args::sampling::Sampling;
+use crate::args::train::TrainArgs;
+use crate::pages::report::sweep::{Sweep, TRIALS};
+use crate::pages::report::training::NamedRun;
+use crate::pages::report::{Report, adapter as adapter_section, answers, training};
+use crate::session::adapter_numbers::{self, check_overlap, compared_layer};
+use crate::session::base::{as_trained, open_adapter, open_base, use_threads};
+use crate::terminal::error::CliError;
+use crate::terminal::output;
 
 /// The flags of `report`.
 #[derive(Args, Clone, Debug)]
@@ -70,10 +71,12 @@ pub struct ReportArgs {
 /// Writes a report.
 pub fn run(args: ReportArgs, given: &Given) -> anyhow::Result<()> {
     args.common.validate()?;
-    const OF_ANSWERS: [&str; 7] =
-        ["max-new-tokens", "quant", "double-quant", "quant-block", "quant-head", "template", "device"];
     let hint = "add --prompts FILE, or leave it out";
-    idle::refuse(given, idle::together(&OF_ANSWERS, args.prompts.is_some(), "without --prompts", hint))?;
+    let mut of_answers = vec!["max-new-tokens".to_owned(), "device".to_owned()];
+    of_answers.extend(flags::names::<QuantArgs>());
+    of_answers.extend(flags::names::<TemplateArgs>());
+    let of_answers: Vec<&str> = of_answers.iter().map(String::as_str).collect();
+    idle::refuse(given, idle::together(&of_answers, args.prompts.is_some(), "without --prompts", hint))?;
     require(args.max_new_tokens > 0, "max-new-tokens", args.max_new_tokens, "must be 1 or more")?;
     let inputs = Inputs::default()
         .paths("", &args.runs)

@@ -7,11 +7,11 @@ use lorafit_kernels::Device;
 use lorafit_kernels::selfcheck::{self, Outcome, Speed, Work};
 use lorafit_train::check_steps;
 
-use crate::base_args::ComputeArgs;
-use crate::cli::Common;
-use crate::engine::{device, use_threads};
-use crate::output;
-use crate::report_error::CliError;
+use crate::args::base::ComputeArgs;
+use crate::args::common::Common;
+use crate::session::base::{device, use_threads};
+use crate::terminal::error::CliError;
+use crate::terminal::output;
 
 /// The flags of `selfcheck`.
 #[derive(Args, Clone, Debug)]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::Args;
 use lorafit_train::RunStatus;
 
-use crate::output;
-use crate::progress::duration;
+use crate::terminal::output;
+use crate::terminal::progress::duration;
 
 /// The flags of `status`.
 #[derive(Args, Clone, Debug)]

@@ -6,25 +6,26 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use lorafit_data::words::counted;
 use lorafit_train::give_back_freed_buffers;
 use lorafit_train::sweep::{Options, Shard, rungs};
 use serde_json::{Value, json};
 
-use super::require;
-use crate::command::train::TrainArgs;
-use crate::config_file::{Given, to_toml};
-use crate::engine::{counted, use_threads};
-use crate::interrupt;
-use crate::memory_args::ByteSize;
-use crate::output;
-use crate::outputs::{self, Kind, Output};
-use crate::progress::duration;
-use crate::report_error::CliError;
+use crate::args::config_file::{Given, to_toml};
+use crate::args::outputs::{self, Kind, Output};
+use crate::args::require;
+use crate::args::size::ByteSize;
+use crate::args::train::TrainArgs;
+use crate::session::base::use_threads;
 use crate::sweep::board::{self, Board, aligned};
 use crate::sweep::file::{Metric, Settings, Spec, Strategy};
 use crate::sweep::folder::{self, Record, Row, TrialState, in_words, name, ranked};
 use crate::sweep::inputs::{Inputs, SweepPlan};
 use crate::sweep::runner::{Runner, rows};
+use crate::terminal::error::CliError;
+use crate::terminal::interrupt;
+use crate::terminal::output;
+use crate::terminal::progress::duration;
 
 const EXAMPLES: &str = r#"The file (TOML or YAML) has the options of `lorafit train` that all trials share, and what is searched:
 

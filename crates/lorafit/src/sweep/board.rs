@@ -8,9 +8,9 @@ use console::{Term, truncate_str};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lorafit_train::sweep::Options;
 
-use crate::progress::duration;
 use crate::sweep::file::Direction;
 use crate::sweep::folder::{Row, TrialState, in_words, name, value_in_words};
+use crate::terminal::progress::duration;
 
 /// Time between two drawings.
 const DRAW_EVERY: Duration = Duration::from_millis(200);

@@ -8,10 +8,11 @@ use lorafit_train::sweep::{Axis, Options, Space, SpaceError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::command::train::TrainArgs;
-use crate::config_file::{ConfigFile, Given, merge_keys, object};
-use crate::options::nearest;
-use crate::report_error::CliError;
+use crate::args::config_file::{ConfigFile, Given, merge_keys, object};
+use crate::args::flags;
+use crate::args::options::nearest;
+use crate::args::train::TrainArgs;
+use crate::terminal::error::CliError;
 
 /// How trials are chosen and how far they are trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,10 +138,6 @@ pub struct Spec {
     pub train: TrainArgs,
 }
 
-/// Options that are of the whole process or of the sweep, not of a trial.
-const NOT_SEARCHED: [&str; 10] =
-    ["out", "name", "threads", "device", "memory", "quiet", "log", "log-every", "base-name", "no-card"];
-
 impl Spec {
     /// Reads a sweep file.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
@@ -242,28 +239,16 @@ impl Spec {
     }
 }
 
-/// The keys of the `[sweep]` table.
-const SETTINGS: [&str; 9] = [
-    "strategy",
-    "trials",
-    "seed",
-    "metric",
-    "direction",
-    "max-new-tokens",
-    "early-stop",
-    "reduction-factor",
-    "min-steps",
-];
-
 fn settings(table: &Map<String, Value>, file: &ConfigFile) -> Result<Settings, CliError> {
+    let known = object(&Settings::default()).map_err(|error| file.error("sweep", error.to_string()))?;
     let mut values = Map::new();
     for (key, value) in table {
         let name = key.replace('_', "-");
-        if !SETTINGS.contains(&name.as_str()) {
+        if !known.contains_key(&name) {
             let error = file.error(key, format!("unknown key `{key}` in [sweep]"));
-            return Err(error.hint(match nearest(&name, SETTINGS.into_iter()) {
+            return Err(error.hint(match nearest(&name, known.keys().map(String::as_str)) {
                 Some(known) => format!("did you mean `{known}`?"),
-                None => format!("known are {}", SETTINGS.join(", ")),
+                None => format!("known are {}", known.keys().cloned().collect::<Vec<_>>().join(", ")),
             }));
         }
         values.insert(name, value.clone());
@@ -311,7 +296,7 @@ fn space(
     let (mut space, mut search) = (Space::default(), Map::new());
     for (key, value) in table {
         let (name, rivals) = file.flag_and_rivals::<TrainArgs>(key)?;
-        if NOT_SEARCHED.contains(&name.as_str()) {
+        if flags::is(&name, |facts| !facts.is_searched) {
             return Err(
                 file.error(key, format!("`{name}` is the same for all trials, it cannot be searched"))
             );

@@ -21,11 +21,12 @@ use lorafit_train::{RunHistory, RunLock, RunStatus};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::command::train::TrainArgs;
-use crate::config_file::object;
-use crate::output;
-use crate::report_error::CliError;
+use crate::args::config_file::object;
+use crate::args::flags;
+use crate::args::train::TrainArgs;
 use crate::sweep::file::{Direction, Metric, Settings, Spec};
+use crate::terminal::error::CliError;
+use crate::terminal::output;
 
 const SWEEP: &str = "sweep.json";
 const EVENTS: &str = "trial.jsonl";
@@ -47,22 +48,6 @@ pub struct Record {
     /// Seconds since 1970 that chat templates of all trials see as now.
     pub clock: Option<i64>,
 }
-
-/// Options that may differ from start to start: no result depends on them.
-const FREE: [&str; 12] = [
-    "out",
-    "threads",
-    "device",
-    "memory",
-    "recompute",
-    "quiet",
-    "log",
-    "log-every",
-    "checkpoint-every",
-    "keep-checkpoints",
-    "cache-dir",
-    "no-cache",
-];
 
 impl Record {
     /// Reads the sweep in `dir`; `None` if there is none.
@@ -113,7 +98,8 @@ impl Record {
         // Two seeds: this is that of the draws; under its name stands that of training.
         let seeds = (self.settings.seed, now.settings.seed);
         let names = before.keys().chain(after.keys().filter(|name| !before.contains_key(*name)));
-        let is_bound = |name: &&String| !FREE.contains(&name.as_str()) && name.as_str() != "trials";
+        let is_bound =
+            |name: &&String| !flags::is(name, |facts| facts.is_free_in_sweep) && name.as_str() != "trials";
         let value = |map: &Map<String, Value>, name: &str| map.get(name).unwrap_or(&Value::Null).to_string();
         let mut found: Vec<String> = names
             .filter(is_bound)

@@ -8,13 +8,15 @@ use lorafit_model::{Recompute, Trainable};
 use lorafit_train::{EvaluationRequest, MemoryPlan, PlanRequest, evaluate};
 use serde_json::json;
 
-use crate::command::train::{Data, TrainArgs};
-use crate::engine::Base;
-use crate::limits::Limits;
-use crate::memory_args::{ByteSize, RecomputeChoice};
-use crate::report_error::CliError;
+use crate::args::memory::RecomputeChoice;
+use crate::args::size::ByteSize;
+use crate::args::train::TrainArgs;
+use crate::session::base::Base;
+use crate::session::limits::Limits;
+use crate::session::run::Data;
+use crate::session::trained::Trained;
 use crate::sweep::file::{Metric, Settings};
-use crate::trained::Trained;
+use crate::terminal::error::CliError;
 
 /// Bases and rows, each once, and which of them each trial works with.
 #[derive(Default)]

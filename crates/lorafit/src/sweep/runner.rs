@@ -9,23 +9,24 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use lorafit_data::words::counted;
 use lorafit_train::sweep::{Curve, Job, Scheduler, is_losing};
 use lorafit_train::{EvaluationRecord, Observer, RunError, RunLock, StepRecord, exact_match};
 
-use crate::command::train::{Ready, TrainArgs};
-use crate::engine::counted;
-use crate::interrupt;
-use crate::options::LogFormat;
-use crate::progress::Progress;
-use crate::report_error::render;
-use crate::resume::Resumption;
+use crate::args::train::TrainArgs;
+use crate::session::resume::Resumption;
+use crate::session::run::Ready;
+use crate::session::trained::Trained;
 use crate::sweep::board::{Board, told};
 use crate::sweep::file::{Metric, Settings};
 use crate::sweep::folder::{
     Event, Outcome, Record, Row, StoppedBy, Trial, TrialState, name, ranked, write_tables,
 };
 use crate::sweep::inputs::{Inputs, SweepPlan};
-use crate::trained::Trained;
+use crate::terminal::error::render;
+use crate::terminal::interrupt;
+use crate::terminal::progress::LogFormat;
+use crate::terminal::progress::Progress;
 
 /// How often a trial's folder is tried, and the time between.
 const LOCK_ATTEMPTS: usize = 20;

@@ -10,8 +10,9 @@ use lorafit_train::open_tokenizer;
 use serde_json::json;
 
 use super::{ExportArgs, Written, model};
-use crate::merge_inputs::{AdapterArg, Trained};
-use crate::report_error::CliError;
+use crate::args::adapters::AdapterArg;
+use crate::session::merge_inputs::Trained;
+use crate::terminal::error::CliError;
 
 const MODELFILE: &str = "Modelfile";
 const MODEL: &str = "model.gguf";

@@ -1,0 +1,282 @@
+//! Values that flags and configuration files share: how each is written and read back.
+
+use std::fmt;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use lorafit_model::WeightModules;
+use lorafit_model::adapter::{LayerRange, TargetError, Targets};
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Written to configuration files as to the terminal.
+macro_rules! serde_as_text {
+    ($($kind:ty),*) => {$(
+        impl serde::Serialize for $kind {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $kind {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+pub(crate) use serde_as_text;
+
+/// `--device`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The CPU, as long as no GPU has been tried.
+    Auto,
+    /// The processor.
+    Cpu,
+    /// The NVIDIA GPU of this number.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ordinal = |digits: &str| digits.parse().ok().map(DeviceChoice::Cuda);
+        let choice = match text {
+            "auto" => Some(DeviceChoice::Auto),
+            "cpu" => Some(DeviceChoice::Cpu),
+            "cuda" => Some(DeviceChoice::Cuda(0)),
+            _ => text.strip_prefix("cuda:").and_then(ordinal),
+        };
+        choice.ok_or_else(|| "expected auto, cpu, cuda or cuda:N".to_owned())
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceChoice::Auto => f.write_str("auto"),
+            DeviceChoice::Cpu => f.write_str("cpu"),
+            DeviceChoice::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+serde_as_text!(DeviceChoice);
+
+/// `--method`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// A low-rank adapter over the frozen base
+    Lora,
+    /// The weights of the model themselves, all or those of --train-modules and --layers
+    Full,
+}
+
+/// `--init`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Init {
+    /// Where the weights of --model are
+    Model,
+    /// At chance: pretraining a model of the shape of --model, whose weights, if it has any, are not read
+    Random,
+}
+
+/// `--save-dtype`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SaveChoice {
+    /// As they are trained: 4 bytes a weight
+    F32,
+    /// Rounded: 2 bytes a weight
+    Bf16,
+}
+
+/// `--train-on`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrainOn {
+    /// The replies only, each up to and including its end-of-turn token
+    Replies,
+    /// The last reply of each conversation only
+    Last,
+    /// Every token of the row, prompts too
+    All,
+}
+
+/// `--scheduler`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scheduler {
+    /// The same learning rate at every step after the warm-up
+    Constant,
+    /// Falls evenly to zero
+    Linear,
+    /// Falls to zero along half a cosine: long near the top, gentle at the end
+    Cosine,
+}
+
+/// `--optimizer`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Optimizer {
+    /// AdamW with two f32 moments for each parameter
+    Adamw,
+    /// AdamW with moments in 8 bits: a quarter of the memory, and a little rounding
+    #[value(name = "adamw-8bit")]
+    #[serde(rename = "adamw-8bit")]
+    Adamw8bit,
+}
+
+impl From<Optimizer> for lorafit_train::OptimizerKind {
+    fn from(choice: Optimizer) -> Self {
+        match choice {
+            Optimizer::Adamw => lorafit_train::OptimizerKind::AdamW,
+            Optimizer::Adamw8bit => lorafit_train::OptimizerKind::AdamW8bit,
+        }
+    }
+}
+
+impl From<TrainOn> for lorafit_data::TrainOn {
+    fn from(choice: TrainOn) -> Self {
+        match choice {
+            TrainOn::Replies => lorafit_data::TrainOn::Replies,
+            TrainOn::Last => lorafit_data::TrainOn::Last,
+            TrainOn::All => lorafit_data::TrainOn::All,
+        }
+    }
+}
+
+impl From<Scheduler> for lorafit_train::ScheduleKind {
+    fn from(choice: Scheduler) -> Self {
+        match choice {
+            Scheduler::Constant => lorafit_train::ScheduleKind::Constant,
+            Scheduler::Linear => lorafit_train::ScheduleKind::Linear,
+            Scheduler::Cosine => lorafit_train::ScheduleKind::Cosine,
+        }
+    }
+}
+
+/// `--dtype` of the random weights of `bench`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WeightDtype {
+    /// 4 bytes a weight
+    F32,
+    /// 2 bytes a weight, decoded inside the matmul
+    Bf16,
+}
+
+/// A value of a library with the text it was read from, so that it can be saved as it was typed.
+#[derive(Clone, Debug)]
+pub struct Written<T> {
+    text: String,
+    /// What the text means.
+    pub value: T,
+}
+
+/// `--target-modules`: `all-linear`, names separated by commas, or `regex:PATTERN`.
+pub type TargetModules = Written<Targets>;
+/// `--train-modules`: `all`, names separated by commas, or `regex:PATTERN`.
+pub type TrainModules = Written<WeightModules>;
+/// `--layers`: `0-15`, `8-` or `3`.
+pub type Layers = Written<LayerRange>;
+
+impl<T: FromStr<Err = TargetError>> FromStr for Written<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(value) => Ok(Written { text: text.to_owned(), value }),
+            // Clap and serde carry one message each, so the hint goes with it.
+            Err(error) => Err(error
+                .hint()
+                .into_iter()
+                .fold(error.to_string(), |message, hint| format!("{message}; {hint}"))),
+        }
+    }
+}
+
+impl<T> fmt::Display for Written<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl<T> Serialize for Written<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
+    }
+}
+
+impl<'de, T: FromStr<Err = TargetError>> Deserialize<'de> for Written<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = deserializer.deserialize_any(TextVisitor)?;
+        text.parse().map_err(|problem: String| de::Error::custom(problem))
+    }
+}
+
+/// Takes a string, a number (a single layer, a share) or a list of strings (joined by commas).
+pub struct TextVisitor;
+
+impl<'de> Visitor<'de> for TextVisitor {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string such as on the command line, or a list of names")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<String, A::Error> {
+        let mut names: Vec<String> = Vec::new();
+        while let Some(name) = seq.next_element()? {
+            names.push(name);
+        }
+        Ok(names.join(","))
+    }
+}
+
+/// A value of a flag as it is typed.
+pub fn value_name(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+/// The known name a mistyped one probably meant.
+pub fn nearest<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|name| (strsim::jaro_winkler(typed, name), name))
+        .filter(|(likeness, _)| *likeness > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn target_modules_are_read_as_they_are_written() {
+        for text in ["all-linear", "q_proj,v_proj", r"regex:layers\.\d+\.mlp"] {
+            assert_eq!(text.parse::<TargetModules>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn an_unknown_target_module_lists_the_known() {
+        let problem = "q_proj,v_porj".parse::<TargetModules>().unwrap_err();
+        assert!(problem.contains("`v_porj`") && problem.contains("v_proj"), "{problem}");
+    }
+}

@@ -1,0 +1,558 @@
+//! The flags of `lorafit train`, which are also the keys of its configuration file.
+
+use std::path::{Component, Path, PathBuf};
+
+use clap::{ArgAction, Args};
+use lorafit_model::WeightModules;
+use lorafit_train::Checkpoint;
+use serde::{Deserialize, Serialize};
+
+use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs, check_base_name};
+use crate::args::cache::CacheArgs;
+use crate::args::common::Common;
+use crate::args::config_file::{self, Given};
+use crate::args::flags::{self, Facts};
+use crate::args::idle::{self, Idle};
+use crate::args::memory::MemoryArgs;
+use crate::args::options::{
+    DeviceChoice, Init, Layers, Method, Optimizer, SaveChoice, Scheduler, TargetModules, TrainModules,
+};
+use crate::args::outputs::{self, Inputs, Kind, Output};
+use crate::args::require;
+use crate::args::rows::{self, RowArgs, Validation, data_help, one_or_many};
+use crate::args::safety::SafetyArgs;
+use crate::terminal::error::CliError;
+
+const EXAMPLES: &str = "\
+Examples:
+  The defaults, which suit a few hundred to a few thousand rows:
+    lorafit train --model M --data train.jsonl --out runs/first
+  Watching held-out rows; the best adapter is kept:
+    lorafit train --model M --data train.jsonl --eval-data dev.jsonl --eval-every 50 --out runs/dev
+  Less memory: shorter rows, fewer tokens at once, the upper half of a 30-block model only:
+    lorafit train --model M --data D --out runs/small --max-seq-len 512 --micro-batch-tokens 256 --layers 15-
+  A run that was interrupted, or whose machine was, goes on where it stopped:
+    lorafit train --resume runs/first
+  Training the weights themselves, or the upper half of them; the result is a model folder, runs/full/model:
+    lorafit train --model M --data train.jsonl --method full --out runs/full
+    lorafit train --model M --data train.jsonl --method full --layers 15- --train-modules mlp,norms --out runs/upper
+  Pretraining a small model of its own: a folder with config.json and a tokenizer, and text
+    lorafit train --model tiny --data books.txt --method full --init random --out runs/tiny
+  Two sources, of the second a tenth, and 5 % of all held out to watch:
+    lorafit train --model M --data chats.jsonl --data 'web/*.parquet:0.1' --validation 5% --out runs/mix
+  Everything in a file, one thing changed:
+    lorafit train --config run.toml --lr 5e-4 --out runs/hot
+
+Where to look first when it does not learn: --lr (try 3x more, then 3x less), --epochs, then --rank.";
+
+/// Every flag of a training run. Field by field this is also the configuration file and the
+/// `config.toml` of the run folder.
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(after_long_help = format!("{EXAMPLES}\n\n{}", data_help()))]
+pub struct TrainArgs {
+    /// The base model: a Hugging Face folder, a .gguf file, or a hub id (org/name or org/name@revision)
+    ///
+    /// Its weights stay frozen and are read as they are stored: a 4-bit file needs 4-bit memory. With --method full those
+    /// that are trained are decoded to f32 first.
+    #[arg(long, value_name = "M", help_heading = "Input and output")]
+    #[arg(add = Facts::FREE)]
+    pub model: Option<String>,
+    /// Training rows, described below; repeated for several sources
+    #[arg(long, value_name = "DATA", help_heading = "Input and output")]
+    #[serde(with = "one_or_many", default, skip_serializing_if = "Vec::is_empty")]
+    #[arg(add = Facts::FREE)]
+    pub data: Vec<String>,
+    /// Folder for the run: the adapter (or the folder model/), metrics.jsonl and config.toml
+    #[arg(long, value_name = "DIR", help_heading = "Input and output")]
+    #[arg(add = Facts::PROCESS)]
+    pub out: Option<PathBuf>,
+    /// Replace the run that --out already holds, instead of refusing
+    #[arg(long, help_heading = "Input and output")]
+    #[serde(skip)]
+    #[arg(add = Facts::CALL)]
+    pub overwrite: bool,
+    /// Read flags from a TOML or YAML file; a flag typed here wins over the file
+    ///
+    /// Keys are the flags' names, in kebab-case or snake_case: `max-steps = 100`. The config.toml of a run folder
+    /// is such a file.
+    #[arg(long, value_name = "FILE", help_heading = "Input and output")]
+    #[serde(skip)]
+    #[arg(add = Facts::CALL)]
+    pub config: Option<PathBuf>,
+    /// Go on with the run in this folder, from its newest checkpoint; needs no other flag
+    ///
+    /// The run is the same bits as one that never stopped. Flags that leave the arithmetic as it is (--log-every,
+    /// --threads, --recompute, ...) may be given; any other change is refused by name.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "out", "overwrite"])]
+    #[arg(help_heading = "Input and output")]
+    #[serde(skip)]
+    #[arg(add = Facts::CALL)]
+    pub resume: Option<PathBuf>,
+    /// Go on although something differs from the checkpoint, and tell what
+    #[arg(long, requires = "resume", help_heading = "Input and output")]
+    #[serde(skip)]
+    #[arg(add = Facts::CALL)]
+    pub resume_anyway: bool,
+    /// Print the configuration as it would be used, as TOML, and stop
+    #[arg(long, help_heading = "Input and output")]
+    #[serde(skip)]
+    #[arg(add = Facts::CALL)]
+    pub print_config: bool,
+    /// What the adapter calls its base: a model on the hub (org/name) or a folder, by which PEFT finds it
+    ///
+    /// [default: what --model was; of a .gguf file the model on the hub that its metadata names, if it names one]
+    #[arg(long, value_name = "NAME", help_heading = "Input and output")]
+    #[arg(add = Facts::NAME.of(Method::Lora))]
+    pub base_name: Option<String>,
+    /// Write no model card (README.md) beside what was trained
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, help_heading = "Input and output")]
+    #[arg(default_value_t = false, default_missing_value = "true", hide_default_value = true)]
+    #[arg(hide_possible_values = true, action = ArgAction::Set)]
+    #[arg(add = Facts::NAME)]
+    pub no_card: bool,
+    /// A name for the run, told in its progress and kept in its config.toml [default: the last part of --out]
+    #[arg(long, value_name = "NAME", help_heading = "Input and output")]
+    #[arg(add = Facts::NAME)]
+    pub name: Option<String>,
+
+    /// What is trained
+    ///
+    /// Full fine-tuning takes 16 bytes a weight (value, gradient, two moments) where LoRA takes the base as it is stored
+    /// and little more; `lorafit plan` tells both.
+    #[arg(long, value_enum, default_value_t = Method::Lora, help_heading = "Method")]
+    #[arg(add = Facts::SHAPE)]
+    pub method: Method,
+    /// Where --method full begins
+    ///
+    /// With random, --model is a folder or a hub id with config.json and a tokenizer (or any other model), whose weights are
+    /// not read nor fetched: they are drawn as transformers does, from a normal distribution with the configuration's
+    /// `initializer_range`, and norms are 1.
+    #[arg(long, value_enum, default_value_t = Init::Model, help_heading = "Method")]
+    #[arg(add = Facts::SHAPE)]
+    pub init: Init,
+    /// Weights that --method full trains: all, a comma list, or regex:PATTERN [default: all]
+    ///
+    /// The list is of q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, self_attn, mlp, embed_tokens, lm_head, norms,
+    /// biases. A pattern has to match a whole module path such as model.layers.3.mlp.up_proj. With --layers what lies
+    /// outside of blocks (embed_tokens, lm_head, norm) is trained only if it is named here.
+    #[arg(long, value_name = "MODULES", help_heading = "Method")]
+    #[arg(add = Facts::SHAPE.of(Method::Full))]
+    pub train_modules: Option<TrainModules>,
+    /// How --method full stores the weights of its result [default: bf16 where the base is 16-bit, else f32]
+    #[arg(long, value_enum, value_name = "DTYPE", help_heading = "Method")]
+    #[arg(add = Facts::FREE.of(Method::Full))]
+    pub save_dtype: Option<SaveChoice>,
+    /// Blocks that are trained, counted from 0, both ends included: 0-15, or 8- for 8 to the last [default: all]
+    ///
+    /// Nothing below the lowest is back-propagated, so `--layers` with the upper half saves about a quarter of the time.
+    #[arg(long, value_name = "RANGE", help_heading = "Method")]
+    #[arg(add = Facts::SHAPE.brought())]
+    pub layers: Option<Layers>,
+
+    /// Width of the adapter: how much it can learn, 4 to 64
+    ///
+    /// Memory and time grow little with it. 8 to 16 suits one task; more helps with much data.
+    #[arg(long, value_name = "R", default_value_t = 8, help_heading = "Adapter")]
+    #[arg(add = Facts::SHAPE.of(Method::Lora).brought())]
+    pub rank: usize,
+    /// Strength of the adapter: its output is scaled by alpha / rank; usually 1 to 2 times the rank
+    #[arg(long, value_name = "A", default_value_t = 16.0, help_heading = "Adapter")]
+    #[arg(add = Facts::SHAPE.of(Method::Lora).brought())]
+    pub alpha: f64,
+    /// Share of the adapter's input dropped at random while training; 0 to 0.1, more for few rows
+    #[arg(long, value_name = "P", default_value_t = 0.0, help_heading = "Adapter")]
+    #[arg(add = Facts::SHAPE.of(Method::Lora).brought())]
+    pub dropout: f64,
+    /// Modules that get an adapter: all-linear, a comma list, or regex:PATTERN
+    ///
+    /// The list is of q_proj k_proj v_proj o_proj (attention) and gate_proj up_proj down_proj (MLP). All of them learn
+    /// best for their size; attention alone is faster. A pattern has to match a whole name such as
+    /// model.layers.3.mlp.up_proj.
+    #[arg(long, value_name = "MODULES", default_value = "all-linear", help_heading = "Adapter")]
+    #[arg(add = Facts::SHAPE.of(Method::Lora).brought())]
+    pub target_modules: TargetModules,
+    /// Start from an existing adapter (a PEFT folder) instead of a fresh one; it brings its own rank and modules
+    #[arg(long, value_name = "DIR", help_heading = "Adapter")]
+    #[arg(add = Facts::SHAPE.of(Method::Lora))]
+    pub adapter: Option<PathBuf>,
+
+    /// Learning rate at its peak; 1e-4 to 1e-3 for LoRA, ten times what full fine-tuning takes [default: 2e-4, with
+    /// --method full 2e-5, with --init random 1e-3]
+    #[arg(long, value_name = "LR", help_heading = "Optimisation")]
+    #[arg(add = Facts::ARITHMETIC)]
+    pub lr: Option<f64>,
+    /// How the optimizer keeps its moments
+    #[arg(long, value_enum, default_value_t = Optimizer::Adamw, help_heading = "Optimisation")]
+    #[arg(add = Facts::SHAPE)]
+    pub optimizer: Optimizer,
+    /// How the learning rate goes on after the warm-up
+    #[arg(long, value_enum, default_value_t = Scheduler::Cosine, help_heading = "Optimisation")]
+    #[arg(add = Facts::ARITHMETIC)]
+    pub scheduler: Scheduler,
+    /// Share of the steps over which the learning rate rises from 0; 0 to 0.1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.03, help_heading = "Optimisation")]
+    #[arg(add = Facts::ARITHMETIC)]
+    pub warmup_ratio: f64,
+    /// AdamW's pull of matrices towards zero; 0 to 0.1
+    #[arg(long, value_name = "W", default_value_t = 0.0, help_heading = "Optimisation")]
+    #[arg(add = Facts::ARITHMETIC)]
+    pub weight_decay: f64,
+    /// Longer gradients are scaled down to this norm; 0 turns it off
+    #[arg(long, value_name = "NORM", default_value_t = 1.0, help_heading = "Optimisation")]
+    #[arg(add = Facts::ARITHMETIC)]
+    pub max_grad_norm: f64,
+    /// Rows per batch; 1 to 32
+    ///
+    /// Memory does not grow with it: what is computed at once is set by --micro-batch-tokens.
+    #[arg(long, value_name = "ROWS", default_value_t = 4, help_heading = "Optimisation")]
+    #[arg(add = Facts::ARITHMETIC)]
+    pub batch_size: usize,
+    /// Batches per optimizer step; a step sees batch-size x gradient-accumulation rows
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Optimisation")]
+    #[arg(add = Facts::ARITHMETIC)]
+    pub gradient_accumulation: usize,
+    /// Times to go through the data; 1 to 5, and 0.5 is half of it [default: 1]
+    #[arg(long, value_name = "N", conflicts_with = "max_steps", help_heading = "Optimisation")]
+    #[arg(add = Facts::FREE)]
+    pub epochs: Option<f64>,
+    /// Stop after this many optimizer steps, going through the data as often as it takes; instead of --epochs
+    #[arg(long, value_name = "N", help_heading = "Optimisation")]
+    #[arg(add = Facts::FREE)]
+    pub max_steps: Option<usize>,
+    /// Where all chance comes from: initial adapter or weights, order of rows, dropout
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Optimisation")]
+    #[arg(add = Facts::ARITHMETIC)]
+    pub seed: u64,
+
+    /// Which rows are read, and how.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub rows: RowArgs,
+    /// Keep the rows in file order
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, help_heading = "Data")]
+    #[arg(default_value_t = false, default_missing_value = "true", hide_default_value = true)]
+    #[arg(hide_possible_values = true, action = ArgAction::Set)]
+    #[arg(add = Facts::ARITHMETIC)]
+    pub no_shuffle: bool,
+
+    /// Held-out rows, as --data: their loss and perplexity are told while training, and the best adapter is kept
+    #[arg(long, value_name = "DATA", help_heading = "Watching")]
+    #[serde(with = "one_or_many", default, skip_serializing_if = "Vec::is_empty")]
+    #[arg(add = Facts::FREE)]
+    pub eval_data: Vec<String>,
+    /// What --split is for --eval-data
+    #[arg(long, value_name = "NAME", help_heading = "Watching")]
+    #[arg(add = Facts::ARITHMETIC)]
+    pub eval_split: Option<String>,
+    /// Hold out rows of --data instead: a share (5%) or a number of them, chosen by --seed, not trained on
+    #[arg(long, value_name = "SHARE|ROWS", conflicts_with = "eval_data", help_heading = "Watching")]
+    #[arg(add = Facts::ARITHMETIC)]
+    pub validation: Option<Validation>,
+    /// Optimizer steps between two looks at the held-out rows [default: at the end only]
+    #[arg(long, value_name = "STEPS", help_heading = "Watching")]
+    #[arg(add = Facts::FREE)]
+    pub eval_every: Option<usize>,
+    /// Optimizer steps between two lines of progress when it is not shown on a terminal [default: a line every 10 s]
+    #[arg(long, value_name = "STEPS", help_heading = "Watching")]
+    #[arg(add = Facts::PROCESS)]
+    pub log_every: Option<usize>,
+
+    /// Tokens computed at once; the knob for memory, 256 to 8192
+    ///
+    /// A batch is cut into parts of at most this many tokens (a longer row stays whole) and their gradients are added:
+    /// the result is that of the whole batch. Fewer need less memory, more are a little faster.
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Machine")]
+    #[arg(add = Facts::ARITHMETIC)]
+    pub micro_batch_tokens: usize,
+    /// Compute every row by itself, even where rows of a batch begin alike
+    ///
+    /// By default what they share is computed once, which changes nothing but the speed; with --dropout the shared
+    /// tokens are dropped alike.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, help_heading = "Machine")]
+    #[arg(default_value_t = false, default_missing_value = "true", hide_default_value = true)]
+    #[arg(hide_possible_values = true, action = ArgAction::Set)]
+    #[arg(add = Facts::ARITHMETIC)]
+    pub no_prefix_sharing: bool,
+    /// What is done so that nothing is lost.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub safety: SafetyArgs,
+    /// How much memory the run may take.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub memory: MemoryArgs,
+    /// How the base is held in memory.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub base: QuantArgs,
+    /// How the base is multiplied.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub compute: ComputeArgs,
+    /// Where tokenised data is kept.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub cache: CacheArgs,
+    /// How conversations are written.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub template: TemplateArgs,
+    /// The flags of every verb.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub common: Common,
+}
+
+impl TrainArgs {
+    /// Adds the configuration file, fills in what depends on other flags, and refuses what makes no sense.
+    pub fn resolve(self, given: &Given) -> anyhow::Result<TrainArgs> {
+        let hint = "give the run that is to go on: --resume RUN, without --out";
+        let acts = self.resume.is_some();
+        idle::refuse(given, [Idle { flag: "resume-anyway", acts, why: "without --resume", hint }])?;
+        if let Some(run) = self.resume.as_ref().filter(|run| !run.join("config.toml").exists()) {
+            let text = format!("--resume {}: no run is there (a run has a config.toml)", run.display());
+            return Err(CliError::usage(text).hint("give the folder that --out named").into());
+        }
+        let mut resolved = match (&self.config, &self.resume) {
+            (Some(file), _) => config_file::merge(&self, given, file)?,
+            (None, Some(run)) => config_file::merge(&self, given, &run.join("config.toml"))?,
+            (None, None) => self.clone(),
+        };
+        // Typed paths are meant from here, those of a run from where it was begun.
+        if let Some(run) = &self.resume
+            && let Some(folder) = config_file::read::<TrainArgs>(&run.join("config.toml"))?.begun_in(run)
+            && !is_here(&folder)
+        {
+            let (typed, adapter) = (resolved.clone(), resolved.adapter.clone());
+            let kept = resolved.with_paths_from(&folder);
+            resolved = config_file::typed_over(kept, &typed, given)?;
+            // With a checkpoint it is a name in the run's identity, and is not opened.
+            if Checkpoint::newest(run).is_ok_and(|newest| newest.checkpoint.is_some()) {
+                resolved.adapter = adapter;
+            }
+        }
+        if given.has("no-cache") && !given.has("cache-dir") {
+            resolved.cache.cache_dir = None;
+        }
+        // What concerns this call only is not in the file.
+        (resolved.overwrite, resolved.print_config) = (self.overwrite, self.print_config);
+        resolved.config = self.config;
+        if self.resume.is_some() {
+            // The folder may have been moved since.
+            resolved.out.clone_from(&self.resume);
+        }
+        (resolved.resume, resolved.resume_anyway) = (self.resume, self.resume_anyway);
+        resolved.complete(given)
+    }
+
+    /// Fills in what depends on other flags, and refuses what makes no sense.
+    pub fn complete(mut self, given: &Given) -> anyhow::Result<Self> {
+        if self.max_steps.is_none() {
+            self.epochs.get_or_insert(1.0);
+        }
+        if self.name.is_none() {
+            let folder = self.out.as_ref().and_then(|out| out.file_name());
+            self.name = folder.map(|name| name.to_string_lossy().into_owned());
+        }
+        self.lr.get_or_insert(match (self.method, self.init) {
+            (Method::Lora, _) => 2e-4,
+            (Method::Full, Init::Model) => 2e-5,
+            (Method::Full, Init::Random) => 1e-3,
+        });
+        self.check_method(given)?;
+        self.check_init()?;
+        self.validate()?;
+        Ok(self)
+    }
+
+    /// Refuses flags of the other method.
+    fn check_method(&self, given: &Given) -> anyhow::Result<()> {
+        let (method, hint) = match self.method {
+            Method::Lora => ("lora", "it belongs to --method full; LoRA has --target-modules"),
+            Method::Full => ("full", "it belongs to --method lora; full has --train-modules"),
+        };
+        let others = flags::with(|facts| facts.method.is_some_and(|method| method != self.method));
+        match config_file::set_among(self, given, &others)? {
+            Some(name) => {
+                let text = format!("--{name} has no meaning with --method {method}");
+                Err(CliError::usage(text).hint(hint).into())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses flags that an adapter brings itself: they would change nothing.
+    pub fn check_adapter(&self, given: &Given) -> anyhow::Result<()> {
+        // Of a run that is resumed the checkpoint decides.
+        let Some(adapter) = self.adapter.as_ref().filter(|_| self.resume.is_none()) else { return Ok(()) };
+        match config_file::set_among(self, given, &flags::with(|facts| facts.is_brought))? {
+            Some(name) => {
+                let text = format!("--{name} has no meaning with --adapter, which brings its own");
+                let hint =
+                    format!("leave it out to train {} as it is, or leave out --adapter", adapter.display());
+                Err(CliError::usage(text).hint(hint).into())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses random weights that would never be trained.
+    fn check_init(&self) -> Result<(), CliError> {
+        let all =
+            self.train_modules.as_ref().is_none_or(|modules| matches!(modules.value, WeightModules::All));
+        let part = match (self.init, self.method) {
+            (Init::Model, _) => return Ok(()),
+            (Init::Random, Method::Lora) => "--method lora",
+            (Init::Random, Method::Full) if !all => "--train-modules",
+            (Init::Random, Method::Full) if self.layers.is_some() => "--layers",
+            (Init::Random, Method::Full) => return Ok(()),
+        };
+        let text = format!("--init random with {part} would leave weights at chance");
+        Err(CliError::usage(text)
+            .hint("train all of them: --method full without --train-modules and --layers"))
+    }
+
+    fn validate(&self) -> Result<(), CliError> {
+        for (name, missing) in
+            [("model", self.model.is_none()), ("data", self.data.is_empty()), ("out", self.out.is_none())]
+        {
+            if missing {
+                return Err(CliError::usage(format!("--{name} is missing")).hint(format!(
+                    "give --{name}, or `{name}` in the --config file; see lorafit train --help"
+                )));
+            }
+        }
+        let positive =
+            |name, value: f64| require(value > 0.0 && value.is_finite(), name, value, "must be above 0");
+        let natural = |name, value: usize| require(value > 0, name, value, "must be 1 or more");
+        let share = |name, value: f64| {
+            require((0.0..1.0).contains(&value), name, value, "must be 0 or more and below 1")
+        };
+        let not_negative =
+            |name, value: f64| require(value >= 0.0 && value.is_finite(), name, value, "must be 0 or more");
+        if let (Method::Full, DeviceChoice::Cuda(_)) = (self.method, self.common.device) {
+            let text =
+                format!("--method full --device {}: full fine-tuning is not on GPUs yet", self.common.device);
+            return Err(
+                CliError::usage(text).hint("--device cpu trains all weights; --method lora runs on the GPU")
+            );
+        }
+        natural("rank", self.rank)?;
+        check_base_name(self.base_name.as_deref())?;
+        positive("alpha", self.alpha)?;
+        share("dropout", self.dropout)?;
+        positive("lr", self.lr.unwrap_or(1.0))?;
+        share("warmup-ratio", self.warmup_ratio)?;
+        not_negative("weight-decay", self.weight_decay)?;
+        not_negative("max-grad-norm", self.max_grad_norm)?;
+        natural("batch-size", self.batch_size)?;
+        natural("gradient-accumulation", self.gradient_accumulation)?;
+        positive("epochs", self.epochs.unwrap_or(1.0))?;
+        natural("max-steps", self.max_steps.unwrap_or(1))?;
+        // TOML, in which the configuration is saved, has signed numbers.
+        require(i64::try_from(self.seed).is_ok(), "seed", self.seed, "must be below 2^63")?;
+        self.rows.validate()?;
+        natural("micro-batch-tokens", self.micro_batch_tokens)?;
+        natural("eval-every", self.eval_every.unwrap_or(1))?;
+        natural("log-every", self.log_every.unwrap_or(1))?;
+        natural("keep-checkpoints", self.safety.keep_checkpoints)?;
+        if self.eval_every.is_some() && self.eval_data.is_empty() && self.validation.is_none() {
+            return Err(CliError::usage(
+                "--eval-every without --eval-data or --validation has no rows to look at",
+            )
+            .hint("give held-out rows with --eval-data DATA, or hold some out with --validation 5%"));
+        }
+        if self.eval_split.is_some() && self.eval_data.is_empty() {
+            return Err(CliError::usage("--eval-split without --eval-data has no files to choose from")
+                .hint("give held-out rows with --eval-data DATA; --split is for --data"));
+        }
+        self.cache.validate()?;
+        self.base.resolve()?;
+        self.common.validate()
+    }
+
+    /// Refuses a folder that holds something else than a run, or what the run reads.
+    pub fn check_outputs(&self, out: &PathBuf) -> Result<(), CliError> {
+        // Any of them is there from the first moment of a run; the last where its adapter was copied alone.
+        const RUN: Kind =
+            Kind::Folder(&["config.toml", "metrics.jsonl", "run.json", "lock", "adapter_config.json"]);
+        let run = Output::asked("--out", Some(out), RUN);
+        outputs::check(&self.inputs(), run.into_iter().chain(self.cache.output()))
+    }
+
+    /// What a run reads.
+    pub fn inputs(&self) -> Inputs {
+        let inputs =
+            self.model.iter().fold(Inputs::default(), |inputs, model| inputs.model("--model", model));
+        inputs
+            .paths("--adapter", &self.adapter)
+            .paths("--config", &self.config)
+            .paths("--template", &self.template.template)
+            .data("--data", &self.data, self.rows.split.as_deref())
+            .data("--eval-data", &self.eval_data, self.eval_split.as_deref())
+    }
+
+    /// As it is kept in the run's folder: a run may be resumed from another folder than it was begun in. Where that was
+    /// is told by the folder of a run whose `out` was below it ([`TrainArgs::begun_in`]); of others paths are kept whole.
+    pub fn to_keep(&self) -> Self {
+        let here = std::env::current_dir().ok().filter(|_| !self.out.as_deref().is_some_and(is_below));
+        here.map_or_else(|| self.clone(), |here| self.with_paths_from(&here))
+    }
+
+    /// The flags of the run whose folder, or a folder in it (`best`, `model`, a checkpoint), `dir` is, with paths as they
+    /// are found from here; `None` where there is no run.
+    pub fn of_run(dir: &Path) -> Option<Self> {
+        let dir = dir.canonicalize().ok()?;
+        let mut above = dir.ancestors().take(3);
+        let run =
+            above.find(|dir| dir.join("config.toml").is_file() && dir.join("metrics.jsonl").is_file())?;
+        let args: TrainArgs = config_file::read(&run.join("config.toml")).ok()?;
+        Some(match args.begun_in(run) {
+            Some(folder) if !is_here(&folder) => args.with_paths_from(&folder),
+            Some(_) | None => args,
+        })
+    }
+
+    /// The same with whole paths, to be read from any folder.
+    pub fn with_whole_paths(&self) -> Self {
+        std::env::current_dir().map_or_else(|_| self.clone(), |here| self.with_paths_from(&here))
+    }
+
+    /// The folder in which the run in the folder `run` was begun, if `out` tells.
+    fn begun_in(&self, run: &Path) -> Option<PathBuf> {
+        let out: PathBuf = self.out.as_deref().filter(|out| is_below(out))?.components().collect();
+        let run = run.canonicalize().ok()?;
+        let depth = out.components().filter(|part| matches!(part, Component::Normal(_))).count();
+        run.ends_with(out.strip_prefix(".").unwrap_or(&out))
+            .then(|| run.ancestors().nth(depth).map(Path::to_owned))?
+    }
+
+    /// The same with whole paths for those that are in `folder`.
+    fn with_paths_from(&self, folder: &Path) -> Self {
+        let place = |path: &Path| folder.join(path);
+        let if_there = |text: &String| match folder.join(text).exists() {
+            true => place(Path::new(text)).to_string_lossy().into_owned(),
+            false => text.clone(),
+        };
+        let rows = |data: &[String]| data.iter().map(|text| rows::placed_in(folder, text)).collect();
+        let mut args = self.clone();
+        args.model = self.model.as_ref().map(if_there);
+        (args.data, args.eval_data) = (rows(&self.data), rows(&self.eval_data));
+        args.out = self.out.as_deref().map(place);
+        args.adapter = self.adapter.as_deref().map(place);
+        args.cache.cache_dir = self.cache.cache_dir.as_deref().map(place);
+        args.template.template = self.template.template.as_ref().map(if_there);
+        args
+    }
+}
+
+/// Whether a whole path is the working folder.
+fn is_here(folder: &Path) -> bool {
+    std::env::current_dir().is_ok_and(|here| here.canonicalize().is_ok_and(|here| here == folder))
+}
+
+/// Whether a path leads down from where it begins.
+fn is_below(path: &Path) -> bool {
+    path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+}

@@ -1,0 +1,279 @@
+//! A dataset as a page to send to a colleague, with its rows to search.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::path::Path;
+
+use lorafit_data::statistics::{Percentiles, Statistics};
+use lorafit_data::words::counted;
+use lorafit_data::{Dataset, SampleRef, Tokenizer};
+
+use crate::pages::shell::{Cards, Page, Script, escape, number, percent, table};
+use crate::session::pieces::{Piece, pieces};
+use crate::session::rows::{shapes, treated};
+
+/// Rows shown unless the user says how many.
+pub const ROWS: usize = 200;
+/// Tokens of a row shown, at most.
+const ROW_TOKENS: usize = 4096;
+/// No row is begun beyond this size of the page.
+const LARGEST_BYTES: usize = 8 << 20;
+
+const STYLE: &str = include_str!("data.css");
+const SCRIPT: &str = include_str!("data.js");
+
+/// What a page is of, as it was typed.
+pub struct Subject<'a> {
+    /// Where the rows are.
+    pub sources: &'a [String],
+    /// The model whose tokenizer they were read with.
+    pub model: &'a str,
+    /// The most tokens of a row.
+    pub max_seq_len: usize,
+}
+
+/// The page of the samples `shown` and the figures of all.
+///
+/// # Errors
+/// Ids that the tokenizer cannot decode.
+pub fn draw(
+    of: &Subject<'_>,
+    data: &Dataset,
+    shown: Range<usize>,
+    statistics: &Statistics,
+    tokenizer: &Tokenizer,
+) -> anyhow::Result<String> {
+    let file_names = of.sources.iter().map(|data| match Path::new(data).file_name() {
+        Some(name) => name.to_string_lossy(),
+        None => data.into(),
+    });
+    let name = file_names.collect::<Vec<_>>().join(", ");
+    let mut page = figures(of.max_seq_len, statistics);
+    for line in treated(data) {
+        let _ = writeln!(page, "<p class=\"note\">{}</p>", escape(&line));
+    }
+    page.push_str("<section aria-label=\"Rows\">\n<h2>Rows</h2>\n");
+    page.push_str(CONTROLS);
+    let mut rows = 0;
+    for i in shown.clone() {
+        if page.len() > LARGEST_BYTES {
+            break;
+        }
+        let sample = data.samples.sample(i);
+        row(&mut page, sample, &data.origin.place(sample.row), tokenizer)?;
+        rows += 1;
+    }
+    let all = data.samples.len();
+    let what = match (rows == all, shown.start) {
+        (true, _) => "These are all rows that are trained on.".to_owned(),
+        (false, 0) if rows > 1 => format!("These are the first {} of {} rows.", number(rows), number(all)),
+        (false, _) => format!("This is one of {} rows.", number(all)),
+    };
+    let _ = write!(page, "<p class=\"note\">{what}");
+    if rows < shown.len() {
+        let _ = write!(page, " The page would be too large with more.");
+    }
+    page.push_str("</p>\n</section>\n");
+    let shell = Page {
+        verb: "data",
+        title: &name,
+        subtitle: &format!("as it is trained, for <code>{}</code>", escape(of.model)),
+        style: STYLE,
+        script: Some(Script { text: SCRIPT, nonce: &nonce(data) }),
+    };
+    Ok(shell.around(&page))
+}
+
+/// What the script and nothing in the data has: a row cannot know the hash of the data it is part of.
+fn nonce(data: &Dataset) -> String {
+    data.samples.fingerprint().iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+const CONTROLS: &str = "\
+<form id=\"controls\" role=\"search\">
+<input type=\"search\" id=\"query\" placeholder=\"Search rows\" aria-label=\"Search rows\" autocomplete=\"off\">
+<select id=\"where\" aria-label=\"Where to search\">
+<option value=\"all\">in the whole row</option>
+<option value=\"trained\">in trained text</option>
+</select>
+<select id=\"order\" aria-label=\"Order of the rows\">
+<option value=\"file\">in file order</option>
+<option value=\"longest\">longest first</option>
+<option value=\"shortest\">shortest first</option>
+</select>
+<label><input type=\"checkbox\" id=\"ids\"> token ids</label>
+<output id=\"found\"></output>
+</form>
+<p class=\"legend\"><mark>trained text</mark> <i class=\"s\">special token</i> <mark><i class=\"s\">trained special \
+token</i></mark> <span class=\"b\">⏎</span> line break</p>
+";
+
+fn row(page: &mut String, sample: SampleRef, place: &str, tokenizer: &Tokenizer) -> anyhow::Result<()> {
+    let (line, tokens, trained) = (sample.row, sample.len(), sample.supervised_tokens());
+    let _ = write!(
+        page,
+        "<article data-tokens=\"{tokens}\" data-line=\"{line}\"><h3>{} <small>{}, {} trained</small></h3><pre>",
+        escape(place),
+        counted(tokens, "token", "tokens"),
+        number(trained)
+    );
+    let (mut open, mut left) = (false, ROW_TOKENS);
+    for Piece { text, ids, trained, special } in pieces(sample, tokenizer)? {
+        if left < ids.len() {
+            break;
+        }
+        left -= ids.len();
+        if trained != open {
+            page.push_str(if trained { "<mark>" } else { "</mark>" });
+            open = trained;
+        }
+        let ids = ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let text = escape(&text);
+        let _ = match text.strip_suffix("\u{23ce}\n") {
+            // The ids stand behind the sign, and not on the line that it begins.
+            Some(text) => write!(
+                page,
+                "<i>{}<span class=\"b\" data-i=\"{ids}\">\u{23ce}</span>\n</i>",
+                with_breaks(text)
+            ),
+            None if special => write!(page, "<i class=\"s\" data-i=\"{ids}\">{}</i>", with_breaks(&text)),
+            None => write!(page, "<i data-i=\"{ids}\">{}</i>", with_breaks(&text)),
+        };
+    }
+    if open {
+        page.push_str("</mark>");
+    }
+    page.push_str("</pre>");
+    let hidden = tokens.saturating_sub(ROW_TOKENS);
+    if hidden > 0 {
+        let _ = write!(page, "<p class=\"note\">and {}</p>", counted(hidden, "more token", "more tokens"));
+    }
+    page.push_str("</article>\n");
+    Ok(())
+}
+
+fn figures(max_seq_len: usize, s: &Statistics) -> String {
+    let mut page = "<section aria-label=\"Figures\">\n".to_owned();
+    page.push_str(&statistics_cards(s, max_seq_len));
+    page.push_str("<div class=\"columns\">\n<figure>\n");
+    page.push_str(&histogram(s));
+    page.push_str("<figcaption>Rows by their tokens</figcaption>\n</figure>\n<div>\n");
+    page.push_str(&lengths(s));
+    page.push_str("<p><b>Longest rows:</b> ");
+    let longest = s
+        .longest_rows
+        .iter()
+        .map(|l| format!("row {} ({})", number(l.line), counted(l.tokens, "token", "tokens")));
+    page.push_str(&longest.collect::<Vec<_>>().join(", "));
+    page.push_str("</p>\n");
+    if s.duplicates > 0 {
+        let groups = s.duplicate_lines.iter().map(|lines| {
+            let lines: Vec<String> = lines.iter().map(|line| number(*line)).collect();
+            lines.join(" = ")
+        });
+        let groups = groups.collect::<Vec<_>>().join("; ");
+        let _ = writeln!(page, "<p><b>Equal rows, the first:</b> lines {groups}</p>");
+    }
+    page.push_str("</div>\n</div>\n</section>\n");
+    page
+}
+
+/// The figures of a dataset as cards.
+fn statistics_cards(s: &Statistics, max_seq_len: usize) -> String {
+    let (found, mut cards) = (&s.report, Cards::default());
+    let mut card = |name, value: String, note: String| cards.add(name, &value, &note);
+    card("rows", number(found.samples), format!("of {}, {} shape", number(found.rows), shapes(found)));
+    card("tokens", number(found.tokens), format!("at most {} in a row", number(found.longest)));
+    card("trained", percent(s.supervised_share), counted(found.supervised_tokens, "token", "tokens"));
+    card("cut", number(found.truncated), format!("to {} tokens", number(max_seq_len)));
+    let (long, empty) = (number(found.overlong), number(found.dropped));
+    let dropped = number(found.overlong + found.dropped);
+    card("dropped", dropped, format!("{long} too long, {empty} without a trained token"));
+    if found.skipped > 0 {
+        card("skipped", number(found.skipped), "rows that cannot be read".to_owned());
+    }
+    card("repetitions", number(s.duplicates), "rows equal to an earlier one".to_owned());
+    let rectangle = format!("of the tokens, in a rectangle of {}", counted(s.batch_size, "row", "rows"));
+    card("padded", percent(s.padded_share), rectangle);
+    card("computed", percent(s.computed_share), "with shared beginnings computed once".to_owned());
+    cards.html()
+}
+
+/// The percentiles of rows by their tokens, as a table.
+fn lengths(s: &Statistics) -> String {
+    let columns = ["", "min", "5 %", "25 %", "median", "75 %", "95 %", "99 %", "max"];
+    let rows = [("row", s.length), ("trained", s.supervised_length)].map(|(name, p)| {
+        let Percentiles { min, p5, p25, median, p75, p95, p99, max } = p;
+        let values = [min, p5, p25, median, p75, p95, p99, max].map(number);
+        [name.to_owned()].into_iter().chain(values).collect::<Vec<_>>()
+    });
+    table("Tokens", &columns, rows)
+}
+
+/// Bars beside each other, each with its count above and its first length below.
+fn histogram(s: &Statistics) -> String {
+    const STEP: usize = 52;
+    const HEIGHT: usize = 150;
+    let most = s.histogram.iter().map(|bar| bar.samples).max().unwrap_or(1).max(1);
+    let width = STEP * s.histogram.len().max(4);
+    let described: Vec<String> =
+        s.histogram.iter().map(|bar| format!("{} to {}: {} rows", bar.from, bar.to, bar.samples)).collect();
+    let mut svg = format!(
+        "<svg viewBox=\"0 0 {width} {}\" role=\"img\" aria-label=\"{}\">\n",
+        HEIGHT + 44,
+        described.join("; ")
+    );
+    for (i, bar) in s.histogram.iter().enumerate() {
+        // A row that is there leaves a trace.
+        let height = (bar.samples * HEIGHT).div_ceil(most);
+        let (left, middle, top) = (i * STEP, i * STEP + STEP / 2, HEIGHT + 20 - height);
+        let _ = writeln!(
+            svg,
+            "<g><title>{}</title><rect x=\"{}\" y=\"{top}\" width=\"{}\" height=\"{height}\"/>\
+             <text x=\"{middle}\" y=\"{}\">{}</text><text x=\"{middle}\" y=\"{}\">{}</text></g>",
+            described[i],
+            left + 3,
+            STEP - 6,
+            top - 5,
+            short(bar.samples),
+            HEIGHT + 36,
+            short(bar.from)
+        );
+    }
+    svg.push_str("</svg>\n");
+    svg
+}
+
+/// Escaped text with its signs for line breaks set apart.
+fn with_breaks(text: &str) -> String {
+    text.replace('\u{23ce}', "<span class=\"b\">\u{23ce}</span>")
+}
+
+/// A number in the width of a bar: 15,300 is `15.3k`.
+fn short(n: usize) -> String {
+    match n {
+        0..10_000 => number(n),
+        10_000..1_000_000 => format!("{:.1}k", n as f64 / 1e3),
+        _ => format!("{:.1}M", n as f64 / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_fit_a_bar() {
+        assert_eq!([0, 9_999, 15_300, 2_500_000].map(short), ["0", "9,999", "15.3k", "2.5M"]);
+    }
+
+    #[test]
+    fn style_and_script_close_nothing_and_load_nothing() {
+        for part in [STYLE, SCRIPT] {
+            assert!(!part.contains("</") && !part.contains("url(") && !part.contains("http"));
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The report of runs or of a sweep: sections of a page, and the figures in it.
+
+pub mod adapter;
+pub mod answers;
+pub mod sweep;
+pub mod training;
+
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use crate::pages::figure::Figure;
+use crate::pages::shell::{Page, escape};
+
+const STYLE: &str = include_str!("page.css");
+
+/// A page as it grows.
+#[derive(Default)]
+pub struct Report {
+    html: String,
+    figures: Vec<Figure>,
+}
+
+impl Report {
+    /// Begins a section.
+    pub fn section(&mut self, title: &str) {
+        self.html.push_str(&format!("<h2>{}</h2>\n", escape(title)));
+    }
+
+    /// Adds HTML.
+    pub fn html(&mut self, html: &str) {
+        self.html.push_str(html);
+    }
+
+    /// Adds a sentence.
+    pub fn note(&mut self, text: &str) {
+        self.html.push_str(&format!("<p class=\"note\">{}</p>\n", escape(text)));
+    }
+
+    /// Adds figures, beside each other where there is room.
+    pub fn figures(&mut self, figures: Vec<Figure>) {
+        self.html.push_str("<div class=\"columns\">\n");
+        figures.iter().for_each(|figure| self.html.push_str(&figure.html()));
+        self.html.push_str("</div>\n");
+        self.figures.extend(figures);
+    }
+
+    /// The page.
+    pub fn page(&self, title: &str, subtitle: &str) -> String {
+        Page { verb: "report", title, subtitle: &escape(subtitle), style: STYLE, script: None }
+            .around(&self.html)
+    }
+
+    /// Writes each figure to `folder` as SVG, PNG and CSV.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn write_figures(&self, folder: &Path) -> anyhow::Result<()> {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        for figure in &self.figures {
+            for ending in ["svg", "png", "csv"] {
+                figure.write(&folder.join(format!("{}.{ending}", figure.name)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A name as part of a file's name.
+pub fn slug(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '-' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_cannot_name_files_elsewhere() {
+        assert_eq!(slug("../a b/c.d"), "---a-b-c-d");
+    }
+
+    #[test]
+    fn the_style_closes_nothing_and_loads_nothing() {
+        assert!(!STYLE.contains("</") && !STYLE.contains("url(") && !STYLE.contains("http"));
+    }
+}

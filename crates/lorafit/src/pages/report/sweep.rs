@@ -1,0 +1,255 @@
+//! A sweep: its leader board, how options and metric go together, and slices of the metric.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Context as _;
+use lorafit_data::words::counted;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::{Report, slug};
+use crate::pages::figure::{Axis, Figure, Lines, Parallel, ParallelAxis, Plot, Series, Style, short};
+use crate::pages::shell::{Cards, number, table};
+
+/// The records of a sweep.
+pub const TRIALS: &str = "trials.jsonl";
+const SWEEP: &str = "sweep.json";
+/// Values span this ratio before their axis is logarithmic.
+const LOG_RATIO: f64 = 8.0;
+/// An option that has more values is not taken for one of a grid.
+const GRID: usize = 6;
+
+/// What is told of a trial.
+#[derive(Clone, Debug, Deserialize)]
+struct Trial {
+    trial: u64,
+    name: String,
+    state: String,
+    #[serde(default)]
+    options: Map<String, Value>,
+    metric: Option<f64>,
+    step: Option<u64>,
+    seconds: Option<f64>,
+    tokens_per_s: Option<f64>,
+    peak_rss_bytes: Option<f64>,
+}
+
+/// A sweep, read from its folder.
+#[derive(Debug)]
+pub struct Sweep {
+    metric: String,
+    maximise: bool,
+    /// The best first, those without a metric last.
+    trials: Vec<Trial>,
+    unreadable_lines: usize,
+}
+
+impl Sweep {
+    /// Reads the sweep in `dir`. Of a trial that has several lines the last counts.
+    ///
+    /// # Errors
+    /// Records that cannot be read.
+    pub fn read(dir: &Path) -> anyhow::Result<Self> {
+        let path = dir.join(TRIALS);
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut trials: BTreeMap<u64, Trial> = BTreeMap::new();
+        let mut unreadable_lines = 0;
+        for line in text.split_inclusive('\n') {
+            match serde_json::from_str::<Trial>(line) {
+                Ok(trial) => drop(trials.insert(trial.trial, trial)),
+                // What a process is still writing has no end yet.
+                Err(_) if line.ends_with('\n') => unreadable_lines += 1,
+                Err(_) => {}
+            }
+        }
+        let about: Value = std::fs::read_to_string(dir.join(SWEEP))
+            .ok()
+            .and_then(|text| serde_json::from_str(&text).ok())
+            .unwrap_or_default();
+        let maximise = about["direction"].as_str() == Some("maximize");
+        let mut trials: Vec<Trial> = trials.into_values().collect();
+        let key = |trial: &Trial| {
+            let metric = trial.metric.filter(|metric| metric.is_finite());
+            metric.map_or(f64::INFINITY, |metric| if maximise { -metric } else { metric })
+        };
+        trials.sort_by(|a, b| key(a).total_cmp(&key(b)));
+        let metric = about["metric"].as_str().unwrap_or("metric").to_owned();
+        Ok(Sweep { metric, maximise, trials, unreadable_lines })
+    }
+
+    /// Adds the sweep to a report.
+    pub fn add(&self, report: &mut Report) {
+        report.section("Trials");
+        let mut cards = Cards::default();
+        let finished = self.trials.iter().filter(|trial| trial.state == "finished").count();
+        cards.add("trials", &number(self.trials.len()), &format!("{finished} finished"));
+        if let Some((best, metric)) = self.trials.first().and_then(|best| Some((best, best.metric?))) {
+            let which = if self.maximise { "the highest" } else { "the lowest" };
+            cards.add(&self.metric, &format!("{metric:.4}"), &format!("{which}, of trial {}", best.name));
+        }
+        report.html(&cards.html());
+        if self.unreadable_lines > 0 {
+            report.note(&format!(
+                "{} of {TRIALS} cannot be read and left out.",
+                counted(self.unreadable_lines, "line", "lines")
+            ));
+        }
+        let varied = self.varied();
+        if self.trials.iter().filter(|trial| trial.metric.is_some()).count() > 1 && !varied.is_empty() {
+            report.figures(vec![self.parallel(&varied)]);
+            report.section("Slices");
+            report.figures(varied.iter().filter_map(|option| self.slice(option)).collect());
+        }
+        report.section("Leader board");
+        report.html(&self.board(&varied));
+    }
+
+    /// The options that differ between trials: rank, alpha and lr first.
+    fn varied(&self) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        for name in self.trials.iter().flat_map(|trial| trial.options.keys()) {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        names.retain(|name| {
+            self.trials.iter().any(|t| t.options.get(name) != self.trials[0].options.get(name))
+        });
+        names.sort_by_key(|name| ["rank", "alpha", "lr"].iter().position(|known| known == name).unwrap_or(3));
+        names
+    }
+
+    /// The values of an option as numbers, and their names if they are none.
+    fn values(&self, option: &str) -> (Vec<Option<f64>>, Vec<String>) {
+        let values: Vec<Option<&Value>> = self.trials.iter().map(|trial| trial.options.get(option)).collect();
+        if values.iter().flatten().all(|value| value.is_number()) {
+            return (values.iter().map(|value| value.and_then(Value::as_f64)).collect(), Vec::new());
+        }
+        let mut names: Vec<String> = values.iter().flatten().map(|value| in_words(value)).collect();
+        names.sort_unstable();
+        names.dedup();
+        let place = |value: &Value| Some(names.iter().position(|name| *name == in_words(value))? as f64);
+        (values.iter().map(|value| value.and_then(place)).collect(), names)
+    }
+
+    fn parallel(&self, varied: &[String]) -> Figure {
+        let mut axes: Vec<ParallelAxis> = Vec::new();
+        let mut lines: Vec<(String, Vec<Option<f64>>)> =
+            self.trials.iter().map(|trial| (trial.name.clone(), Vec::new())).collect();
+        for option in varied {
+            let (values, names) = self.values(option);
+            axes.push(ParallelAxis { axis: axis(option, &values), names });
+            lines.iter_mut().zip(values).for_each(|(line, value)| line.1.push(value));
+        }
+        axes.push(ParallelAxis { axis: Axis::linear(&self.metric), names: Vec::new() });
+        lines.iter_mut().zip(&self.trials).for_each(|(line, trial)| line.1.push(trial.metric));
+        let best = self.trials.first().and_then(|trial| trial.metric).map(|_| 0);
+        let description = "A line a trial; the best is the thick orange one.".to_owned();
+        let plot = Plot::Parallel(Parallel { axes, lines, best });
+        Figure { name: "trials".to_owned(), title: "Options and metric".to_owned(), description, plot }
+    }
+
+    /// The metric over one option, if that is a number.
+    fn slice(&self, option: &str) -> Option<Figure> {
+        let (values, names) = self.values(option);
+        if !names.is_empty() {
+            return None;
+        }
+        let axis = axis(option, &values);
+        let points = |finished: bool| {
+            let shown =
+                self.trials.iter().zip(&values).filter(|(trial, _)| (trial.state == "finished") == finished);
+            let mut points: Vec<(f64, f64)> =
+                shown.filter_map(|(t, value)| Some(((*value)?, t.metric?))).collect();
+            points.sort_by(|a, b| a.0.total_cmp(&b.0));
+            points
+        };
+        let series = [("finished", 0, points(true)), ("not finished", 4, points(false))];
+        let series = series.into_iter().filter(|(_, _, points)| !points.is_empty());
+        let series = series.map(|(name, i, points)| Series::new(name, i, Style::Points, points)).collect();
+        let plot = Plot::Lines(Lines { x: axis, y: Axis::linear(&self.metric), series });
+        let title = format!("{} over {option}", self.metric);
+        let description = "A dot a trial, whatever its other options.".to_owned();
+        Some(Figure { name: format!("slice-{}", slug(option)), title, description, plot })
+    }
+
+    fn board(&self, varied: &[String]) -> String {
+        let mut columns = vec!["trial", "state", self.metric.as_str()];
+        columns.extend(varied.iter().map(String::as_str));
+        columns.extend(["steps", "s", "tokens/s", "peak GiB"]);
+        let row = |trial: &Trial| {
+            let tell =
+                |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |v| format!("{v:.digits$}"));
+            let mut row = vec![trial.name.clone(), trial.state.clone(), tell(trial.metric, 4)];
+            row.extend(
+                varied.iter().map(|option| trial.options.get(option).map_or("-".to_owned(), in_words)),
+            );
+            row.push(trial.step.map_or("-".to_owned(), |step| step.to_string()));
+            row.extend([tell(trial.seconds, 1), tell(trial.tokens_per_s, 0)]);
+            row.push(tell(trial.peak_rss_bytes.map(|bytes| bytes / (1u64 << 30) as f64), 2));
+            row
+        };
+        table("The best first", &columns, self.trials.iter().map(row))
+    }
+}
+
+fn in_words(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.as_f64().map_or_else(|| number.to_string(), short),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+    }
+}
+
+/// An axis for an option: logarithmic where its values span much.
+fn axis(option: &str, values: &[Option<f64>]) -> Axis {
+    let values = || values.iter().flatten().copied();
+    let (low, high) = values().fold((f64::MAX, 0.0_f64), |(low, high), v| (low.min(v), high.max(v)));
+    let log = low > 0.0 && (option == "lr" && high > low || high >= LOG_RATIO * low);
+    // Values of a grid are marked themselves.
+    let mut marks: Vec<f64> = values().collect();
+    marks.sort_by(f64::total_cmp);
+    marks.dedup();
+    if marks.len() > GRID {
+        marks.clear();
+    }
+    Axis { label: option.to_owned(), log, marks }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_of_a_trial_counts_and_the_best_is_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let trial = |trial: u64, state: &str, metric: &str, rank: u64| {
+            format!(
+                "{{\"trial\":{trial},\"name\":\"{trial:03}\",\"run\":\"trials/{trial:03}\",\"state\":\"{state}\",\
+                 \"options\":{{\"rank\":{rank},\"lr\":1e-{},\"optimizer\":\"adamw\"}},\"metric\":{metric}}}\n",
+                rank / 8 + 1
+            )
+        };
+        let lines = [
+            trial(0, "running", "9.0", 8),
+            trial(1, "finished", "2.0", 16),
+            "no trial\n".to_owned(),
+            trial(0, "finished", "1.5", 8),
+            trial(2, "failed", "null", 32),
+            "{\"trial\":3".to_owned(),
+        ];
+        std::fs::write(dir.path().join(TRIALS), lines.concat()).unwrap();
+        std::fs::write(dir.path().join(SWEEP), r#"{"metric":"eval_loss","direction":"minimize"}"#).unwrap();
+        let sweep = Sweep::read(dir.path()).unwrap();
+        assert_eq!(sweep.trials.iter().map(|trial| trial.trial).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!((sweep.trials[0].metric, sweep.unreadable_lines), (Some(1.5), 1));
+        assert_eq!(sweep.varied(), ["rank", "lr"]);
+        let mut report = Report::default();
+        sweep.add(&mut report);
+        let page = report.page("sweep", "");
+        assert!(page.contains("eval_loss over rank") && page.contains("Options and metric"));
+        assert!(report.figures.iter().map(|f| f.name.as_str()).eq(["trials", "slice-rank", "slice-lr"]));
+    }
+}

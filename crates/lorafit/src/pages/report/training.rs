@@ -1,0 +1,357 @@
+//! How runs went: curves, memory, data and configuration.
+
+use lorafit_data::words::counted;
+use lorafit_train::{RunHistory, RunStatus, StepRecord};
+use serde_json::Value;
+
+use super::Report;
+use crate::pages::figure::{Axis, COLOURS, Figure, Lines, Plot, Series, Style};
+use crate::pages::shell::{Cards, escape, number, percent, table};
+use crate::sweep::folder::is_trial;
+
+const GIB: f64 = (1u64 << 30) as f64;
+
+/// Steps that the loss at the end is the mean of.
+const RECENT: usize = 20;
+
+/// A run and what it is called in the report.
+pub struct NamedRun {
+    /// The last part of its folder, or all of it where that is not enough.
+    pub name: String,
+    /// Its records.
+    pub history: RunHistory,
+}
+
+/// Adds what there is to say of how `runs` went.
+pub fn add(report: &mut Report, runs: &[NamedRun]) {
+    report.section("Runs");
+    for run in runs {
+        if runs.len() > 1 {
+            report.html(&format!("<h3>{}</h3>\n", escape(&run.name)));
+        }
+        report.html(&cards(run));
+        if run.history.unreadable_lines > 0 {
+            report.note(&format!(
+                "{} of the records of {} cannot be read and left out.",
+                counted(run.history.unreadable_lines, "line", "lines"),
+                run.name
+            ));
+        }
+    }
+    report.section("Training");
+    report.figures(curves(runs));
+    report.section("Memory");
+    report.figures(vec![memory(runs)]);
+    plans(report, runs);
+    report.section("Data");
+    data(report, runs);
+}
+
+/// Adds every setting of `runs`.
+pub fn add_configuration(report: &mut Report, runs: &[NamedRun]) {
+    report.section("Configuration");
+    for run in runs {
+        let text = run.history.config.as_deref().unwrap_or("config.toml cannot be read");
+        report.html(&format!(
+            "<details{}><summary>{}</summary>\n<pre>{}</pre></details>\n",
+            if runs.len() == 1 { " open" } else { "" },
+            escape(&run.name),
+            escape(text)
+        ));
+    }
+}
+
+fn cards(run: &NamedRun) -> String {
+    let mut cards = Cards::default();
+    let history = &run.history;
+    let status = RunStatus::read(&history.dir).ok();
+    let done = history.steps.last().map_or(0, |step| step.step);
+    let total_steps = status.as_ref().and_then(|status| status.total_steps);
+    let state = match (status.is_some_and(|status| status.running), total_steps) {
+        (true, _) => "running",
+        (false, Some(total)) if done >= total => "finished",
+        (false, _) => "stopped",
+    };
+    let of = total_steps.map(|total| format!("of {}, ", number(total as usize))).unwrap_or_default();
+    cards.add("steps", &number(done as usize), &format!("{of}{state}"));
+    let last = history.steps.last();
+    let ending = &history.steps[history.steps.len().saturating_sub(RECENT)..];
+    if !ending.is_empty() {
+        let mean = ending.iter().map(|step| step.loss).sum::<f64>() / ending.len() as f64;
+        cards.add(
+            "training loss",
+            &format!("{mean:.4}"),
+            &match ending.len() {
+                1 => "of the last step".to_owned(),
+                steps => format!("mean of the last {steps} steps"),
+            },
+        );
+    }
+    let best = history.evaluations.iter().min_by(|a, b| a.loss.total_cmp(&b.loss));
+    if let Some(best) = best {
+        let note = format!("the lowest, after step {}; perplexity {:.2}", best.step, best.perplexity);
+        cards.add("evaluation loss", &format!("{:.4}", best.loss), &note);
+    }
+    let seconds: f64 = history.steps.iter().map(|step| step.seconds).sum();
+    let tokens: u64 = history.steps.iter().map(|step| step.tokens).sum();
+    if seconds > 0.0 {
+        let note = format!("{} tokens in {:.0} s of steps", number(tokens as usize), seconds);
+        cards.add("tokens/s", &format!("{:.0}", tokens as f64 / seconds), &note);
+    }
+    if let Some(step) = last {
+        let note = match planned_bytes(history) {
+            _ if is_trial(&history.dir) => "GiB, of all trials at once".to_owned(),
+            Some(planned) => {
+                let share = percent(step.peak_rss_bytes as f64 / planned);
+                format!("GiB, {share} of the {:.2} planned", planned / GIB)
+            }
+            None => "GiB".to_owned(),
+        };
+        cards.add("peak memory", &format!("{:.2}", step.peak_rss_bytes as f64 / GIB), &note);
+    }
+    if !history.skips.is_empty() {
+        cards.add("skipped steps", &number(history.skips.len()), "their rows are in metrics.jsonl");
+    }
+    cards.html()
+}
+
+fn planned_bytes(history: &RunHistory) -> Option<f64> {
+    history.plan.as_ref()?.get("planned_bytes")?.as_f64()
+}
+
+/// Means of what is around each step, over a twentieth of the run: unlike a running mean they do not lag behind.
+fn smoothed(steps: &[StepRecord], value: fn(&StepRecord) -> f64) -> Vec<(f64, f64)> {
+    let finite: Vec<(f64, f64)> =
+        raw(steps, value).into_iter().filter(|(_, value)| value.is_finite()).collect();
+    let half = finite.len() / 40;
+    let mut sums = vec![0.0];
+    sums.extend(finite.iter().scan(0.0, |sum, (_, value)| {
+        *sum += value;
+        Some(*sum)
+    }));
+    let mean = |(i, (step, _)): (usize, &(f64, f64))| {
+        // As much before as after, so that ends are not pulled to one side.
+        let reach = half.min(i).min(finite.len() - 1 - i);
+        let (from, to) = (i - reach, i + reach + 1);
+        (*step, (sums[to] - sums[from]) / (to - from) as f64)
+    };
+    finite.iter().enumerate().map(mean).collect()
+}
+
+fn raw(steps: &[StepRecord], value: fn(&StepRecord) -> f64) -> Vec<(f64, f64)> {
+    steps.iter().map(|step| (step.step as f64, value(step))).collect()
+}
+
+/// A raw curve and the smoothed one over it, for each run.
+fn both(runs: &[NamedRun], what: &str, value: fn(&StepRecord) -> f64) -> Vec<Series> {
+    let of = |(i, run): (usize, &NamedRun)| {
+        let steps = &run.history.steps;
+        let behind = Series::new(
+            &named(runs, run, &format!("{what}, every step")),
+            i,
+            Style::Faint,
+            raw(steps, value),
+        );
+        let behind = if runs.len() > 1 { behind.unnamed() } else { behind };
+        [
+            behind,
+            Series::new(
+                &named(runs, run, &format!("{what}, smoothed")),
+                i,
+                Style::Solid,
+                smoothed(steps, value),
+            ),
+        ]
+    };
+    runs.iter().enumerate().flat_map(of).collect()
+}
+
+/// The name of a series, with the run's if there are several.
+fn named(runs: &[NamedRun], run: &NamedRun, what: &str) -> String {
+    if runs.len() > 1 { format!("{}: {what}", run.name) } else { what.to_owned() }
+}
+
+fn lines(name: &str, title: &str, description: &str, y: Axis, series: Vec<Series>) -> Figure {
+    let plot = Plot::Lines(Lines { x: Axis::linear("optimizer step"), y, series });
+    Figure { name: name.to_owned(), title: title.to_owned(), description: description.to_owned(), plot }
+}
+
+fn curves(runs: &[NamedRun]) -> Vec<Figure> {
+    let mut loss = both(runs, "training", |step| step.loss);
+    for (i, run) in runs.iter().enumerate() {
+        let points: Vec<_> = run.history.evaluations.iter().map(|e| (e.step as f64, e.loss)).collect();
+        if !points.is_empty() {
+            let number = if runs.len() == 1 { 1 } else { i };
+            loss.push(Series::new(&named(runs, run, "evaluation"), number, Style::Dotted, points));
+        }
+    }
+    // Losses that fall over more than a decade are read on a logarithmic axis.
+    let values = || loss.iter().flat_map(|one| &one.points).map(|p| p.1).filter(|loss| *loss > 0.0);
+    let (low, high) = values().fold((f64::MAX, 0.0), |(low, high), v| (v.min(low), v.max(high)));
+    let label = "loss, nats per token";
+    let axis = if high > 10.0 * low { Axis::log(label) } else { Axis::linear(label) };
+    let of = |value: fn(&StepRecord) -> f64, what: &str| -> Vec<Series> {
+        let one = |(i, run): (usize, &NamedRun)| {
+            Series::new(&named(runs, run, what), i, Style::Solid, raw(&run.history.steps, value))
+        };
+        runs.iter().enumerate().map(one).collect()
+    };
+    vec![
+        lines("loss", "Loss", "Mean over the trained tokens of a step, before its update.", axis, loss),
+        lines(
+            "learning_rate",
+            "Learning rate",
+            "As the schedule sets it.",
+            Axis::linear("learning rate"),
+            of(|step| step.learning_rate, "learning rate"),
+        ),
+        lines(
+            "throughput",
+            "Throughput",
+            "Tokens of a step's rows over its wall time.",
+            Axis::linear("tokens/s"),
+            both(runs, "throughput", |step| step.tokens_per_s),
+        ),
+        lines(
+            "gradient_norm",
+            "Norm of the gradient",
+            "Of all trained values together, before it is clipped.",
+            Axis::log("norm"),
+            both(runs, "gradient", |step| step.grad_norm),
+        ),
+    ]
+}
+
+fn memory(runs: &[NamedRun]) -> Figure {
+    let mut series = Vec::new();
+    for (i, run) in runs.iter().enumerate() {
+        let steps = &run.history.steps;
+        let used = raw(steps, |step| step.peak_rss_bytes as f64 / GIB);
+        if let (Some(planned), Some(first), Some(last)) =
+            (planned_bytes(&run.history), used.first(), used.last())
+        {
+            let ends = vec![(first.0, planned / GIB), (last.0, planned / GIB)];
+            series.push(Series::new(&named(runs, run, "planned"), i, Style::Dashed, ends));
+        }
+        series.push(Series::new(&named(runs, run, "used"), i, Style::Solid, used));
+    }
+    let description =
+        "The most resident memory the process has had, and what the plan said before the first step.";
+    lines("memory", "Memory, planned and used", description, Axis::linear("GiB"), series)
+}
+
+/// The parts of every plan, and what was used.
+fn plans(report: &mut Report, runs: &[NamedRun]) {
+    let trials: Vec<&str> =
+        runs.iter().filter(|run| is_trial(&run.history.dir)).map(|run| run.name.as_str()).collect();
+    if !trials.is_empty() {
+        report.note(&format!(
+            "Trials of a sweep: {}. Each is planned as a run by itself; what was used is of the process, which had other trials \
+             beside it.",
+            trials.join(", ")
+        ));
+    }
+    let mut columns = vec!["MiB".to_owned()];
+    columns.extend(runs.iter().filter(|run| run.history.plan.is_some()).map(|run| run.name.clone()));
+    let planned: Vec<&NamedRun> = runs.iter().filter(|run| run.history.plan.is_some()).collect();
+    let Some(Value::Object(first)) = planned.first().and_then(|run| run.history.plan.as_ref()) else {
+        return report.note("No plan was kept.");
+    };
+    let mib =
+        |bytes: Option<f64>| bytes.map_or("-".to_owned(), |bytes| format!("{:.1}", bytes / (1 << 20) as f64));
+    let part = |run: &&NamedRun, key: &str| {
+        run.history.plan.as_ref().and_then(|p| p.get(key)).and_then(Value::as_f64)
+    };
+    let row = |key: &String| {
+        let name = if key == "planned_bytes" { "planned".to_owned() } else { key.replace('_', " ") };
+        std::iter::once(name).chain(planned.iter().map(|run| mib(part(run, key)))).collect::<Vec<_>>()
+    };
+    let mut rows: Vec<Vec<String>> = first.keys().map(row).collect();
+    let used = |run: &&NamedRun| mib(run.history.steps.last().map(|step| step.peak_rss_bytes as f64));
+    rows.push(std::iter::once("used, at most".to_owned()).chain(planned.iter().map(used)).collect());
+    let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+    report.html(&table("The plan, and what was used", &columns, rows));
+}
+
+fn data(report: &mut Report, runs: &[NamedRun]) {
+    for (i, run) in runs.iter().enumerate() {
+        let Some(data) = &run.history.data else {
+            report.note(&format!("{}: no data.json was kept.", run.name));
+            continue;
+        };
+        // Runs of one dataset have one description.
+        if runs[..i].iter().any(|earlier| earlier.history.data.as_ref() == Some(data)) {
+            report.note(&format!("{} was trained on the same data.", run.name));
+            continue;
+        }
+        if runs.len() > 1 {
+            report.html(&format!("<h3>{}</h3>\n", escape(&run.name)));
+        }
+        let count = |key: &str| data.get(key).and_then(Value::as_u64).unwrap_or(0) as usize;
+        let share = |key: &str| percent(data.get(key).and_then(Value::as_f64).unwrap_or(0.0));
+        let length =
+            |key: &str| data.get("length").and_then(|l| l.get(key)).and_then(Value::as_u64).unwrap_or(0);
+        let mut cards = Cards::default();
+        cards.add("rows trained on", &number(count("samples")), &format!("of {}", number(count("rows"))));
+        cards.add("tokens", &number(count("tokens")), &format!("{} trained", share("supervised_share")));
+        cards.add(
+            "median row",
+            &length("median").to_string(),
+            &format!("tokens; the longest {}", length("max")),
+        );
+        let dropped = count("overlong") + count("dropped") + count("skipped");
+        cards.add("cut", &number(count("truncated")), &format!("rows; {} left out", number(dropped)));
+        cards.add("repetitions", &number(count("duplicates")), "rows equal to an earlier one");
+        cards.add("computed", &share("computed_share"), "of the tokens, shared beginnings once");
+        report.html(&cards.html());
+        if let Some(figure) = lengths(data, &run.name, i) {
+            report.figures(vec![figure]);
+        }
+    }
+}
+
+fn lengths(data: &Value, run: &str, i: usize) -> Option<Figure> {
+    let bar = |bar: &Value| {
+        let at = |key: &str| bar.get(key).and_then(Value::as_f64);
+        Some((at("from")?, at("to")? + 1.0, at("samples")?))
+    };
+    let bars: Vec<(f64, f64, f64)> = data.get("histogram")?.as_array()?.iter().filter_map(bar).collect();
+    let width = bars.first().map(|(from, to, _)| to - from)?;
+    let points = bars.into_iter().map(|(from, to, samples)| ((from + to) / 2.0, samples)).collect();
+    let series =
+        vec![Series { colour: COLOURS[0].to_owned(), ..Series::new(run, 0, Style::Bars(width), points) }];
+    let plot = Plot::Lines(Lines { x: Axis::linear("tokens of a row"), y: Axis::linear("rows"), series });
+    let name = if i == 0 { "lengths".to_owned() } else { format!("lengths-{}", i + 1) };
+    let description = "What is trained on, by length.".to_owned();
+    Some(Figure { name, title: "Rows by their tokens".to_owned(), description, plot })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn smoothing_keeps_a_straight_line_and_leaves_out_what_is_no_number() {
+        let step = |step: u64| StepRecord {
+            step,
+            loss: if step == 50 { f64::NAN } else { 3.0 * step as f64 },
+            grad_norm: 1.0,
+            learning_rate: 1.0,
+            tokens: 1,
+            computed_tokens: 1,
+            supervised_tokens: 1,
+            seconds: 1.0,
+            tokens_per_s: 1.0,
+            peak_rss_bytes: 1,
+            peak_device_bytes: None,
+        };
+        let steps: Vec<StepRecord> = (1..=400).map(step).collect();
+        let smooth = smoothed(&steps, |step| step.loss);
+        assert_eq!(smooth.len(), 399);
+        // Around the gap the steps are not even.
+        for (step, value) in smooth.iter().filter(|(step, _)| (step - 50.0).abs() > 11.0) {
+            assert!((value - 3.0 * step).abs() < 1e-9, "{step}: {value}");
+        }
+        assert!(smoothed(&[], |step| step.loss).is_empty());
+    }
+}

@@ -1,0 +1,294 @@
+//! What an adapter changed, layer by layer: the numbers behind `inspect` and `report`.
+
+use std::path::Path;
+
+use lorafit_model::adapter::analysis::{Subspaces, Update, weight_norm};
+use lorafit_model::adapter::{AdapterFile, Factors, known_modules};
+use lorafit_model::weights::ModelFiles;
+use lorafit_model::{FileError, Source};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::args::options::nearest;
+use crate::terminal::error::CliError;
+
+/// The change of one linear layer.
+#[derive(Clone, Debug, Serialize)]
+pub struct LayerNumbers {
+    /// The layer's path in the model.
+    pub path: String,
+    /// The number of its block.
+    pub layer: Option<usize>,
+    /// `q_proj` and so on.
+    pub module: String,
+    /// `r`.
+    pub rank: usize,
+    /// What `B A` is multiplied with.
+    pub scale: f64,
+    /// Rows of the weight.
+    pub outputs: usize,
+    /// Columns of the weight.
+    pub inputs: usize,
+    /// `||dW||_F`.
+    pub norm: f64,
+    /// `||dW||_F / ||W||_F`, with the base at hand.
+    pub relative_norm: Option<f64>,
+    /// Of the singular values, see [`Update::effective_rank`].
+    pub effective_rank: f64,
+    /// See [`Update::stable_rank`].
+    pub stable_rank: f64,
+    /// From large to small.
+    pub singular_values: Vec<f64>,
+    /// What it has in common with the same layer of another adapter.
+    pub overlap: Option<OverlapNumbers>,
+}
+
+/// How two updates of a layer lie to each other.
+#[derive(Clone, Debug, Serialize)]
+pub struct OverlapNumbers {
+    /// By the directions of the output they change.
+    pub outputs: SubspaceNumbers,
+    /// By the directions of the input they see.
+    pub inputs: SubspaceNumbers,
+}
+
+/// How two subspaces lie to each other.
+#[derive(Clone, Debug, Serialize)]
+pub struct SubspaceNumbers {
+    /// Of all directions (Hu et al. 2021, section 7.2), 0 to 1.
+    pub similarity: f64,
+    /// What it would be by chance.
+    pub by_chance: f64,
+    /// Of the strongest direction of each.
+    pub first_similarity: f64,
+    /// The principal angles, the smallest first.
+    pub angles_degrees: Vec<f64>,
+}
+
+impl SubspaceNumbers {
+    fn of(subspaces: &Subspaces) -> Self {
+        let (one, other) = subspaces.sizes();
+        SubspaceNumbers {
+            similarity: subspaces.similarity(one, other),
+            by_chance: subspaces.similarity_by_chance(),
+            first_similarity: subspaces.similarity(one.min(1), other.min(1)),
+            angles_degrees: subspaces.principal_angles(),
+        }
+    }
+}
+
+/// The numbers of all layers of `adapter`, computed on all threads; with `||W||_F` from `base`, and beside the layers of
+/// `against` that have the same path and shape.
+///
+/// # Errors
+/// A base that lacks a layer, or has it in another shape.
+pub fn of(
+    adapter: &AdapterFile,
+    base: Option<&ModelFiles>,
+    against: Option<&AdapterFile>,
+) -> Result<Vec<LayerNumbers>, FileError> {
+    let layer = |factors: &Factors| -> Result<LayerNumbers, FileError> {
+        let update = Update::of(factors);
+        let same = |other: &&Factors| {
+            (&other.path, other.outputs, other.inputs) == (&factors.path, factors.outputs, factors.inputs)
+        };
+        let other = against.and_then(|against| against.factors.iter().find(same)).map(Update::of);
+        let overlap = other.map(|other| update.overlap(&other)).map(|overlap| OverlapNumbers {
+            outputs: SubspaceNumbers::of(&overlap.outputs),
+            inputs: SubspaceNumbers::of(&overlap.inputs),
+        });
+        let norm = update.norm();
+        let relative_norm = match base {
+            Some(base) => {
+                let name = format!("{}.weight", factors.path);
+                let weight = base.weight(&name, factors.outputs, factors.inputs)?;
+                let of_base = weight_norm(&weight);
+                // Its pages are not needed again.
+                weight.release();
+                (of_base > 0.0).then_some(norm / of_base)
+            }
+            None => None,
+        };
+        Ok(LayerNumbers {
+            path: factors.path.clone(),
+            layer: factors.layer,
+            module: factors.module.clone(),
+            rank: factors.rank,
+            scale: factors.scale,
+            outputs: factors.outputs,
+            inputs: factors.inputs,
+            norm,
+            relative_norm,
+            effective_rank: update.effective_rank(),
+            stable_rank: update.stable_rank(),
+            singular_values: update.singular_values,
+            overlap,
+        })
+    };
+    // All of them first, so that the error is that of the first layer whatever the threads do.
+    let layers: Vec<Result<LayerNumbers, _>> = adapter.factors.par_iter().map(layer).collect();
+    let mut layers: Vec<LayerNumbers> = layers.into_iter().collect::<Result<_, _>>()?;
+    let order: Vec<String> = modules_of(&layers).into_iter().map(str::to_owned).collect();
+    layers.sort_by_key(|layer| (layer.layer, order.iter().position(|module| *module == layer.module)));
+    Ok(layers)
+}
+
+/// The base of the adapter in `dir`: `given`, else one that its run or its configuration names and that is on this machine.
+/// A base that was only found and cannot be opened counts as none.
+pub fn open_base(
+    given: Option<&str>,
+    adapter: &AdapterFile,
+    quiet: bool,
+) -> anyhow::Result<Option<ModelFiles>> {
+    if let Some(model) = given {
+        let source = Source::resolve(model, &mut |text| {
+            if !quiet {
+                eprintln!("{text}");
+            }
+        })?;
+        let base = ModelFiles::open(source.path())?;
+        let weight = |f: &Factors| base.weight(&format!("{}.weight", f.path), f.outputs, f.inputs);
+        if let Some(error) = adapter.factors.iter().find_map(|f| weight(f).err()) {
+            let text = format!("{}: the adapter does not fit {model}: {error}", adapter.path.display());
+            return Err(CliError::new(text)
+                .hint(match &adapter.base {
+                    Some(base) => format!("the adapter is of another base: pass --model {base}"),
+                    None => "the adapter is of another base: pass that as --model".to_owned(),
+                })
+                .into());
+        }
+        return Ok(Some(base));
+    }
+    let named = base_of_run(&adapter.path).into_iter().chain(adapter.base.clone());
+    let mut there = named.filter(|model| Path::new(model).exists());
+    Ok(there.find_map(|model| ModelFiles::open(Path::new(&model)).ok()).filter(|base| {
+        adapter
+            .factors
+            .iter()
+            .all(|f| base.weight(&format!("{}.weight", f.path), f.outputs, f.inputs).is_ok())
+    }))
+}
+
+/// The `model` of the run that the folder `dir` is, or is part of (`best/`, `checkpoints/step-...`).
+pub fn base_of_run(dir: &Path) -> Option<String> {
+    let config =
+        dir.ancestors().take(3).find_map(|dir| std::fs::read_to_string(dir.join("config.toml")).ok())?;
+    Some(config.parse::<toml::Table>().ok()?.get("model")?.as_str()?.to_owned())
+}
+
+/// Whether the rank was too large or too small, in words, by the median over the layers that changed.
+///
+/// A sign, not a proof: what decides is the evaluation loss of another rank.
+pub fn verdict(layers: &[LayerNumbers]) -> String {
+    let changed = || layers.iter().filter(|layer| layer.norm > 0.0);
+    let Some(effective) = median(changed().map(|layer| layer.effective_rank)) else {
+        return "nothing has changed: B is zero, as in a fresh adapter".to_owned();
+    };
+    let used =
+        median(changed().map(|l| l.effective_rank / l.singular_values.len() as f64)).unwrap_or_default();
+    let rank = median(changed().map(|layer| layer.rank as f64)).unwrap_or_default();
+    let directions = format!("about {effective:.1} of {rank:.0} directions are used (median effective rank)");
+    match used {
+        _ if rank < 2.0 => format!("{directions}: of rank 1 nothing can be told; try 4 or 8"),
+        ..0.5 => format!("{directions}: the rank is larger than needed; {:.0} may do", effective.ceil()),
+        0.5..0.85 => format!("{directions}: the rank fits"),
+        _ => format!("{directions}, nearly evenly: the rank may be too small; try {:.0}", 2.0 * rank),
+    }
+}
+
+/// The value in the middle; none of no values.
+pub fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len().checked_sub(1)? / 2;
+    Some(values[middle])
+}
+
+/// The kinds of modules among `names`, each once, in the order in which a block computes them.
+pub fn modules<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut kinds: Vec<&str> = Vec::new();
+    for name in names {
+        if !kinds.contains(&name) {
+            kinds.push(name);
+        }
+    }
+    let known = known_modules();
+    kinds.sort_by_key(|name| known.iter().position(|module| module == name).unwrap_or(known.len()));
+    kinds
+}
+
+/// The kinds of modules of `layers`, see [`modules`].
+pub fn modules_of(layers: &[LayerNumbers]) -> Vec<&str> {
+    modules(layers.iter().map(|layer| layer.module.as_str()))
+}
+
+/// Why two adapters cannot be held against each other.
+pub fn check_overlap(layers: &[LayerNumbers], one: &Path, other: &Path) -> Result<(), CliError> {
+    if layers.iter().any(|layer| layer.overlap.is_some()) {
+        return Ok(());
+    }
+    let text =
+        format!("{} and {} have no layer of one name and shape in common", one.display(), other.display());
+    Err(CliError::new(text).hint("only adapters of one base can be held against each other"))
+}
+
+/// The layer at which two adapters are compared direction by direction: the one of the path `asked`, else, of those that
+/// both have, the one that the first changed most (beside its weight, with the base at hand).
+///
+/// # Errors
+/// A path that not both have; adapters with nothing in common, see [`check_overlap`].
+pub fn compared_layer<'a>(
+    layers: &'a [LayerNumbers],
+    asked: Option<&str>,
+) -> Result<&'a LayerNumbers, CliError> {
+    let shared = || layers.iter().filter(|layer| layer.overlap.is_some());
+    let change = |layer: &LayerNumbers| (layer.relative_norm.unwrap_or(0.0), layer.norm);
+    let most = |a: &&LayerNumbers, b: &&LayerNumbers| {
+        let (a, b) = (change(a), change(b));
+        a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1))
+    };
+    let Some(path) = asked else {
+        return shared().max_by(most).ok_or_else(|| CliError::new("no layer is in both adapters"));
+    };
+    shared().find(|layer| layer.path == path).ok_or_else(|| {
+        let error = CliError::usage(format!("--layer {path}: no such layer in both adapters"));
+        match nearest(path, shared().map(|layer| layer.path.as_str())) {
+            Some(known) => error.hint(format!("did you mean {known}?")),
+            None => error.hint("give a path such as model.layers.0.self_attn.q_proj"),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(rank: usize, effective_rank: f64) -> LayerNumbers {
+        LayerNumbers {
+            path: "model.layers.0.mlp.up_proj".to_owned(),
+            layer: Some(0),
+            module: "up_proj".to_owned(),
+            rank,
+            scale: 1.0,
+            outputs: 64,
+            inputs: 64,
+            norm: effective_rank,
+            relative_norm: None,
+            effective_rank,
+            stable_rank: 1.0,
+            singular_values: vec![1.0; rank],
+            overlap: None,
+        }
+    }
+
+    #[test]
+    fn the_rank_is_judged_by_the_directions_that_are_used() {
+        let told =
+            |rank, effective: &[f64]| verdict(&effective.iter().map(|e| layer(rank, *e)).collect::<Vec<_>>());
+        assert!(told(8, &[0.0, 2.0, 2.4]).ends_with("larger than needed; 2 may do"));
+        assert!(told(8, &[5.0, 5.2, 7.9]).ends_with("the rank fits"));
+        assert!(told(8, &[7.5, 7.6, 7.7]).ends_with("may be too small; try 16"));
+        assert!(told(8, &[0.0]).starts_with("nothing has changed"));
+        assert!(told(1, &[1.0]).contains("nothing can be told"));
+    }
+}

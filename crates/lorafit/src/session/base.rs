@@ -1,0 +1,298 @@
+//! From `--model` and `--adapter` to what the verbs work with.
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use lorafit_data::Tokenizer;
+use lorafit_kernels::cuda::{DeviceError, Float, Gpu};
+use lorafit_kernels::{Device, Placement};
+use lorafit_model::adapter::{self, Adapter};
+use lorafit_model::weights::{Gguf, ModelFiles};
+use lorafit_model::{Config, FileError, Model, Source};
+use lorafit_train::{AnswerError, MemoryPlan, open_tokenizer};
+
+use crate::args::adapters::AdapterArg;
+use crate::args::base::{ComputeArgs, ComputeChoice, QuantArgs, TemplateArgs};
+use crate::args::common::Common;
+use crate::args::options::DeviceChoice;
+use crate::args::size::ByteSize;
+use crate::args::train::TrainArgs;
+use crate::session::fit::memory_limit;
+use crate::session::merge_inputs::{as_one, merged_before};
+use crate::terminal::error::CliError;
+
+/// A base model, ready to compute.
+pub struct Base {
+    /// What adapters call it.
+    pub name: String,
+    /// Whether nothing is told but errors.
+    pub quiet: bool,
+    /// The files of its configuration and weights.
+    pub weights: ModelFiles,
+    /// The weights.
+    pub model: Model,
+    /// Bytes of the weights in memory.
+    pub weight_bytes: u64,
+    /// Its tokenizer, with the chat template.
+    pub tokenizer: Tokenizer,
+}
+
+/// Where `common` says to compute. A GPU is opened once, however often it is asked for.
+pub fn device(common: &Common, compute: ComputeArgs) -> anyhow::Result<Device> {
+    static OPEN: Mutex<Vec<((usize, Float), Gpu)>> = Mutex::new(Vec::new());
+    let ordinal = match common.device {
+        DeviceChoice::Auto | DeviceChoice::Cpu => return Ok(Device::Cpu),
+        DeviceChoice::Cuda(ordinal) => ordinal,
+    };
+    let float = activation_float(compute.on(common.device, false));
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, gpu)) = open.iter().find(|(which, _)| *which == (ordinal, float)) {
+        return Ok(Device::Cuda(*gpu));
+    }
+    let gpu = Gpu::open(ordinal, float)?;
+    open.push(((ordinal, float), gpu));
+    Ok(Device::Cuda(gpu))
+}
+
+/// What decides sizes on `device`, without opening it.
+pub fn placement(device: DeviceChoice, compute: ComputeArgs) -> Placement {
+    match device {
+        DeviceChoice::Auto | DeviceChoice::Cpu => Placement::Cpu,
+        DeviceChoice::Cuda(_) => Placement::Cuda(activation_float(compute.on(device, false))),
+    }
+}
+
+/// Takes the memory that a run is planned to have on a GPU before it is made; of the system's nothing is taken.
+pub fn reserve(device: Device, plan: &MemoryPlan) -> Result<(), DeviceError> {
+    match device {
+        Device::Cpu => Ok(()),
+        Device::Cuda(gpu) => gpu.reserve(plan.total() - plan.process),
+    }
+}
+
+/// The type of activations on a GPU.
+fn activation_float(choice: ComputeChoice) -> Float {
+    match choice {
+        ComputeChoice::F32 => Float::F32,
+        ComputeChoice::Bf16 => Float::Bf16,
+    }
+}
+
+/// Takes as many threads as asked for, else one per core. To be called once, before any work.
+pub fn use_threads(common: &Common) -> anyhow::Result<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(common.threads.unwrap_or(0));
+    Ok(pool.build_global()?)
+}
+
+/// Refuses the folder of a run of full fine-tuning where its model is meant, which `flag` names.
+pub fn refuse_full_run(flag: &str, path: &Path) -> Result<(), CliError> {
+    let model = path.join("model");
+    let is_run = path.join("config.toml").is_file() && model.join("config.json").is_file();
+    if !is_run || path.join("config.json").exists() || path.join("adapter_config.json").exists() {
+        return Ok(());
+    }
+    let (shown, model) = (path.display(), model.display());
+    let hint = match flag {
+        "--model" => format!("give --model {model}"),
+        "" => format!("it has no adapter to look into; its model is {model}"),
+        _ => format!("it has no adapter: give --model {model}, without {flag}"),
+    };
+    Err(CliError::usage(format!("{flag} {shown} is a run of full fine-tuning").trim_start()).hint(hint))
+}
+
+/// Opens a base model: a folder, a GGUF file, or a hub id that is downloaded first; quantised as `quant` says, and
+/// with the chat template of `template`.
+pub fn open_base(
+    model: &str,
+    quant: &QuantArgs,
+    template: &TemplateArgs,
+    compute: ComputeArgs,
+    common: &Common,
+) -> anyhow::Result<Base> {
+    let device = device(common, compute)?;
+    let quantization = quant.resolve()?;
+    refuse_full_run("--model", Path::new(model))?;
+    let source = Source::resolve(model, &mut |text| tell(text, common))?;
+    let (files, tokenizer) = with_tokenizer(ModelFiles::open(source.path())?, template)?;
+    let weight_bytes = files.weight_bytes(quantization, device.placement())?;
+    let mut base =
+        Base::new(model, files, tokenizer, weight_bytes, common.quiet, |files| match quantization {
+            Some(base) => Model::load_quantized(files, base, device),
+            None => Model::load(files, device),
+        })?;
+    base.model.set_compute_dtype(compute.on(common.device, quantization.is_some()).into());
+    Ok(base)
+}
+
+/// Opens the shape of a model with its tokenizer, as [`open_base`] does; weights are not read, and its are zeros in f32.
+pub fn open_shape(
+    model: &str,
+    template: &TemplateArgs,
+    compute: ComputeArgs,
+    common: &Common,
+) -> anyhow::Result<Base> {
+    let device = device(common, compute)?;
+    let (files, tokenizer) = open_without_weights(model, template, common)?;
+    let weight_bytes = files.config().parameters().saturating_mul(4);
+    let limit = memory_limit(None, device).unwrap_or(u64::MAX);
+    if weight_bytes > limit {
+        let (needed, free) = (ByteSize(weight_bytes), ByteSize(limit));
+        let text = format!("{model}: the weights alone take {needed} in f32, and {free} are free");
+        return Err(CliError::new(text).hint("give a config.json of a smaller model").into());
+    }
+    let zeros = |files: &ModelFiles| Ok(Model::zeros(files.config(), device));
+    let mut base = Base::new(model, files, tokenizer, weight_bytes, common.quiet, zeros)?;
+    base.model.set_compute_dtype(compute.on(common.device, false).into());
+    Ok(base)
+}
+
+impl Base {
+    /// Puts together what belongs together; `model` is what the user calls it.
+    fn new(
+        model: &str,
+        files: ModelFiles,
+        tokenizer: Tokenizer,
+        weight_bytes: u64,
+        quiet: bool,
+        load: impl FnOnce(&ModelFiles) -> Result<Model, FileError>,
+    ) -> anyhow::Result<Self> {
+        // As PEFT has it, so that whoever opens the adapter finds its base: the path or hub id that was given.
+        let name = model.to_owned();
+        let model = load(&files)?;
+        if !quiet {
+            files.notes().iter().for_each(|note| eprintln!("{note}"));
+        }
+        Ok(Base { name, quiet, weights: files, model, weight_bytes, tokenizer })
+    }
+}
+
+/// The files of a model that are not its weights, which may be missing; and its tokenizer.
+fn open_without_weights(
+    model: &str,
+    template: &TemplateArgs,
+    common: &Common,
+) -> anyhow::Result<(ModelFiles, Tokenizer)> {
+    refuse_full_run("--model", Path::new(model))?;
+    let source = Source::resolve_without_weights(model, &mut |text| tell(text, common))?;
+    with_tokenizer(ModelFiles::open_without_weights(source.path())?, template)
+}
+
+/// `files` with their tokenizer, which has the chat template of `template`.
+fn with_tokenizer(files: ModelFiles, template: &TemplateArgs) -> anyhow::Result<(ModelFiles, Tokenizer)> {
+    let lacks_tokens = |gguf: &Gguf| gguf.texts("tokenizer.ggml.tokens").is_none_or(<[String]>::is_empty);
+    if files.gguf().is_some_and(lacks_tokens) {
+        let text =
+            format!("{}: the GGUF file has no tokenizer (`tokenizer.ggml.tokens`)", files.path().display());
+        return Err(CliError::new(text)
+            .hint("take a conversion that has one, or the model's folder with its tokenizer.json")
+            .into());
+    }
+    let mut tokenizer = open_tokenizer(&files)?;
+    template.apply(&mut tokenizer)?;
+    Ok((files, tokenizer))
+}
+
+fn tell(text: &str, common: &Common) {
+    if !common.quiet {
+        eprintln!("{text}");
+    }
+}
+
+/// The shape and the tokenizer of a model, as [`open_base`] opens it.
+pub fn open_model_tokenizer(
+    model: &str,
+    template: &TemplateArgs,
+    common: &Common,
+) -> anyhow::Result<(Config, Tokenizer)> {
+    let (files, tokenizer) = open_without_weights(model, template, common)?;
+    Ok((files.config().clone(), tokenizer))
+}
+
+/// The template to write conversations by: the one asked for, else the one that the first of `runs` was trained with that
+/// was trained with one. That is told, and if a run was trained over a quantised base and this one is not.
+pub fn as_trained<'a>(
+    template: &TemplateArgs,
+    quant: &QuantArgs,
+    runs: impl IntoIterator<Item = &'a Path>,
+    quiet: bool,
+) -> TemplateArgs {
+    let mut used = template.clone();
+    for dir in runs {
+        let Some(run) = TrainArgs::of_run(dir) else { continue };
+        let shown = dir.display();
+        let mut told = Vec::new();
+        match (run.template.template, &used.template) {
+            (Some(own), None) => {
+                told.push(format!(
+                    "conversations are written by the template {own}, as {shown} was trained with it"
+                ));
+                used.template = Some(own);
+            }
+            (Some(own), Some(other)) if own != *other => {
+                told.push(format!(
+                    "{shown} was trained with the template {own}, and conversations are written by {other}"
+                ));
+            }
+            (Some(_) | None, _) => {}
+        }
+        if let (Some(flags), None) = (run.base.flags(), quant.quant) {
+            told.push(format!(
+                "{shown} was trained with {flags}; the base here is as its file has it, unless you add that"
+            ));
+        }
+        if !quiet {
+            told.iter().for_each(|line| eprintln!("{line}"));
+        }
+    }
+    used
+}
+
+impl Base {
+    /// The error of the first weight that is no number, if there is one. Reads all weights: for after the fact.
+    pub fn non_number(&self) -> Option<anyhow::Error> {
+        let (name, value) = self.weights.non_number().ok().flatten()?;
+        let path = self.weights.path().display();
+        let text = format!("{path}: the logits are not numbers: {name} has the value {value}");
+        let hint = "the weights are damaged, or of training that diverged: get the model again";
+        Some(CliError::new(text).hint(hint).into())
+    }
+
+    /// The error of logits that are no numbers, with the weight that is to blame if there is one.
+    pub fn not_numbers(&self) -> anyhow::Error {
+        let overflow = || {
+            let path = self.weights.path().display();
+            CliError::new(format!(
+                "{path}: the logits are not numbers, although every weight is one: numbers overflow on the way"
+            ))
+            .hint("try --compute-dtype f32, without the adapter if there is one, and without --quant")
+        };
+        self.non_number().unwrap_or_else(|| overflow().into())
+    }
+
+    /// Why rows were not answered.
+    pub fn unanswered(&self, error: AnswerError) -> anyhow::Error {
+        match error {
+            AnswerError::NotNumbers(_) => self.not_numbers(),
+            AnswerError::Tokenizer(error) => error.into(),
+        }
+    }
+}
+
+/// Loads an adapter for `base`, and tells what of it was passed over, and if the base has it in its weights already.
+pub fn open_adapter(base: &Base, dir: &Path) -> anyhow::Result<Adapter> {
+    refuse_full_run("--adapter", dir)?;
+    let adapter = adapter::load_over(dir, &base.weights, base.model.device())?;
+    if !base.quiet {
+        adapter.notes().iter().for_each(|note| eprintln!("{note}"));
+        if let Some(told) = merged_before(&base.weights, dir)? {
+            eprintln!("{told}, and is added once more");
+        }
+    }
+    Ok(adapter)
+}
+
+/// Loads the adapters of `--adapter` as one, the sum of their updates by their weights; `None` where none is given.
+pub fn open_adapters(base: &Base, adapters: &[AdapterArg]) -> anyhow::Result<Option<Adapter>> {
+    let loaded = adapters.iter().map(|arg| open_adapter(base, &arg.dir)).collect::<anyhow::Result<_>>()?;
+    Ok(as_one(base.model.config(), loaded, adapters)?)
+}

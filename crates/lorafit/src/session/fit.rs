@@ -1,0 +1,77 @@
+//! Whether a run fits the memory it may take, and what it recomputes so that it does.
+
+use lorafit_kernels::Device;
+use lorafit_model::Recompute;
+use lorafit_model::adapter::TargetError;
+use lorafit_train::{MemoryPlan, PlanRequest, available_bytes, device_process_bytes, rss_bytes};
+
+use crate::args::memory::{MemoryArgs, RecomputeChoice};
+use crate::args::size::ByteSize;
+use crate::session::memory_table::in_one_line;
+use crate::terminal::error::CliError;
+
+/// The bytes of `--memory` or, by default, what is free where it is computed; `None` where the system does not tell.
+pub fn memory_limit(asked: Option<ByteSize>, device: Device) -> Option<u64> {
+    // What this process already has is no longer free, but its own.
+    let free = || match device {
+        Device::Cpu => Some(available_bytes()? / 10 * 9 + rss_bytes()),
+        // Nobody else's needs are to be expected there.
+        Device::Cuda(gpu) => {
+            Some(gpu.info().free_bytes / 50 * 49 + gpu.reserved_bytes() + device_process_bytes())
+        }
+    };
+    asked.map(|size| size.0).or_else(free)
+}
+
+impl MemoryArgs {
+    /// The bytes the run may take on `device`; `None` where nothing is asked for and the system does not tell.
+    pub fn limit(&self, device: Device) -> Option<u64> {
+        memory_limit(self.memory, device)
+    }
+
+    /// The policy to use and the plan of the run.
+    ///
+    /// # Errors
+    /// A selection that the model does not have; and, inside, a run that does not fit, with what would.
+    pub fn choose(
+        &self,
+        request: &PlanRequest<'_>,
+        quantized: bool,
+        device: Device,
+    ) -> Result<Result<(Recompute, MemoryPlan), CliError>, TargetError> {
+        let choice = self.policy(quantized);
+        let limit = self.limit(device).unwrap_or(u64::MAX);
+        let (asked, found) = match choice {
+            RecomputeChoice::Fixed(recompute) => {
+                let plan = request.plan(recompute)?;
+                (plan, (plan.total() <= limit).then_some((recompute, plan)))
+            }
+            RecomputeChoice::Auto => (request.plan(Recompute::Full)?, request.fit(limit)?),
+        };
+        if let Some(found) = found {
+            return Ok(Ok(found));
+        }
+        let text = format!(
+            "training needs {} but may take {}\n  {}",
+            ByteSize(asked.total()),
+            ByteSize(limit),
+            in_one_line(&asked)
+        );
+        let hint = match request.fit(limit)? {
+            Some((recompute, plan)) => format!(
+                "--recompute {} needs {}",
+                RecomputeChoice::Fixed(recompute),
+                ByteSize(plan.total())
+            ),
+            None => match request.most_tokens(Recompute::Full, limit)? {
+                0 => "the weights and the adapter alone are too much: --quant nf4 --double-quant, or a smaller model"
+                    .to_owned(),
+                tokens => format!(
+                    "--recompute full with at most {tokens} tokens at once fits: lower --max-seq-len (or bench's \
+                     --seq) and --micro-batch-tokens to that"
+                ),
+            },
+        };
+        Ok(Err(CliError::new(text).hint(hint)))
+    }
+}

@@ -1,0 +1,340 @@
+//! A run that could begin: its base, its rows and its parameters. `train` makes one, `sweep` one for each trial.
+
+use lorafit_data::statistics::Statistics;
+use lorafit_data::words::counted;
+use lorafit_data::{DataError, Dataset, GenerationRow, Order, Source, Subset, generation_rows};
+use lorafit_model::{ActivationDtype, ActivationPolicy, Parameters, Recompute, Trainable};
+use lorafit_train::{
+    Duration, Identity, MemoryPlan, Observer, PlanRequest, RunError, RunFolder, RunHistory, RunInfo, RunLock,
+    Start, Summary, TrainError, TrainOptions, train,
+};
+
+use crate::args::config_file;
+use crate::args::options::{Init, Method};
+use crate::args::rows::Validation;
+use crate::args::train::TrainArgs;
+use crate::session::base::{Base, open_base, open_shape, placement, reserve};
+use crate::session::base_name;
+use crate::session::limits::Limits;
+use crate::session::model_card::Card;
+use crate::session::resume::{self, Resumption};
+use crate::session::trained::{Trained, alternatives, model_folder};
+use crate::terminal::error::CliError;
+use crate::terminal::interrupt;
+use crate::terminal::progress::Progress;
+
+/// The rows of a run.
+pub struct Data {
+    /// To train on.
+    pub rows: Dataset,
+    /// To watch.
+    pub held_out: Option<Dataset>,
+}
+
+impl Data {
+    fn sets(&self) -> impl Iterator<Item = &Dataset> {
+        [Some(&self.rows), self.held_out.as_ref()].into_iter().flatten()
+    }
+}
+
+/// A run that could begin: its base and its rows, which other runs may share, and its own parameters.
+pub struct Ready<'a> {
+    /// The flags.
+    pub args: &'a TrainArgs,
+    /// The base.
+    pub base: &'a Base,
+    /// The rows.
+    pub data: &'a Data,
+    /// What is trained.
+    pub trained: Trained,
+    options: TrainOptions,
+    resumption: Resumption,
+    identity: Identity,
+}
+
+impl<'a> Ready<'a> {
+    /// From the checkpoint of `resumption`, if it is this run's, or from `fresh` parameters.
+    pub fn new(
+        args: &'a TrainArgs,
+        base: &'a Base,
+        data: &'a Data,
+        resumption: Resumption,
+        fresh: Option<Trained>,
+        progress: &mut Progress,
+    ) -> anyhow::Result<Self> {
+        let options = args.loop_options();
+        let total_steps = options.total_steps(data.rows.samples.len());
+        let identity = resume::identity(args, base, &data.rows, data.held_out.as_ref(), total_steps)?;
+        resumption.check(&identity, args.resume_anyway, progress)?;
+        let trained = match (fresh, &resumption.checkpoint) {
+            (Some(trained), _) => trained,
+            (None, Some(checkpoint)) => Trained::resumed(args, base, checkpoint)?,
+            (None, None) => unreachable!("a run without a checkpoint has fresh parameters"),
+        };
+        Ok(Ready { args, base, data, options, resumption, identity, trained })
+    }
+
+    /// Optimizer steps of the whole run.
+    pub fn total_steps(&self) -> u64 {
+        self.options.total_steps(self.data.rows.samples.len())
+    }
+
+    /// What its memory is planned for.
+    pub fn request(&self) -> PlanRequest<'_> {
+        let weights = self.trained.weight_bytes(self.base);
+        self.args.plan_request(self.base, self.data, weights, self.trained.trainable())
+    }
+
+    /// What is recomputed so that it fits, with its plan.
+    pub fn choose(&self) -> anyhow::Result<(Recompute, MemoryPlan)> {
+        let (request, memory) = (self.request(), &self.args.memory);
+        let device = self.base.model.device();
+        let chosen = memory.choose(&request, self.args.base.quant.is_some(), device)?;
+        match (chosen, self.args.method) {
+            (Ok((recompute, plan)), _) => {
+                reserve(device, &plan)?;
+                Ok((recompute, plan))
+            }
+            (Err(refused), Method::Lora) => Err(refused.into()),
+            (Err(refused), Method::Full) => {
+                let limit = memory.limit(device).unwrap_or(u64::MAX);
+                Err(refused.hint(alternatives(&request, self.base, self.args.init, limit)?).into())
+            }
+        }
+    }
+
+    /// What is trained, with the base it is trained over.
+    pub fn parameters(&mut self) -> Parameters<'_> {
+        self.trained.as_parameters(self.base)
+    }
+
+    /// Trains in the locked folder, recomputing as planned. The folder is locked until what is given back is dropped.
+    pub fn train(
+        &mut self,
+        lock: RunLock,
+        recompute: Recompute,
+        plan: &MemoryPlan,
+        observer: &mut dyn Observer,
+    ) -> anyhow::Result<(Summary, RunFolder)> {
+        let (args, base) = (self.args, self.base);
+        self.options.activations.recompute = recompute;
+        let base_model = self.base_model();
+        let info = RunInfo {
+            base_model: base_model.clone(),
+            config: config_file::to_toml(&args.to_keep())?,
+            identity: self.identity.clone(),
+            clock: base.tokenizer.clock(),
+            folder: model_folder(args, base)?,
+        };
+        let checkpoint = self.resumption.checkpoint.as_ref();
+        let mut run = match checkpoint {
+            Some(checkpoint) => RunFolder::resume(lock, info, &checkpoint.state, &self.resumption.damaged)?,
+            None => RunFolder::create(lock, info)?,
+        };
+        run.write_plan(plan)?;
+        run.write_data(&Statistics::of(&self.data.rows, args.batch_size))?;
+        if args.safety.tensorboard {
+            run.write_events(checkpoint.map_or(0, |checkpoint| checkpoint.state.step) + 1)?;
+        }
+        interrupt::flag();
+        self.trained.make(checkpoint)?;
+        let summary = train(
+            &mut self.trained.as_parameters(base),
+            &self.data.rows,
+            self.data.held_out.as_ref(),
+            &self.options,
+            Start { checkpoint },
+            &mut run,
+            observer,
+        );
+        let summary = summary.map_err(|error| match &error {
+            // Nothing has changed yet: the weights may be to blame.
+            TrainError::NonFinite(refusal) if refusal.step <= 1 => {
+                base.non_number().unwrap_or_else(|| error.into())
+            }
+            _ => error.into(),
+        })?;
+        if let Err(error) = self.write_cards(&run, &base_model, &summary) {
+            observer.on_trouble(&error);
+        }
+        Ok((summary, run))
+    }
+
+    /// What the adapter calls its base.
+    pub fn base_model(&self) -> String {
+        let (args, base) = (self.args, self.base);
+        // As the run was begun, from whatever folder it is resumed.
+        let begun = || self.resumption.checkpoint.as_ref()?.base_model();
+        let asked = args.base_name.clone().or_else(begun);
+        base_name::of(asked.as_deref(), &base.name, &base.weights)
+    }
+
+    /// Writes the model cards of the run's result and of its best, or removes earlier ones with `--no-card`.
+    fn write_cards(&self, run: &RunFolder, base_model: &str, summary: &Summary) -> Result<(), RunError> {
+        let card = Card {
+            args: self.args,
+            base_name: base_model,
+            license: self.base.weights.license(),
+            lora: match &self.trained {
+                Trained::Adapter(adapter) => Some(adapter.config()),
+                Trained::Weights { .. } => None,
+            },
+            data: self.data,
+            steps: (summary.steps, self.total_steps()),
+        };
+        let evaluations = RunHistory::read(run.dir())?.evaluations;
+        let result = match self.args.method {
+            Method::Lora => run.dir().to_owned(),
+            Method::Full => RunFolder::model_dir(run.dir()),
+        };
+        let best = RunFolder::best_dir(run.dir());
+        let last = evaluations.last().filter(|last| last.step == summary.steps);
+        let of_best = evaluations.iter().rev().find(|evaluation| evaluation.best);
+        let best = summary.best.map(|_| (best, of_best));
+        for (dir, evaluation) in std::iter::once((result, last)).chain(best) {
+            let text = (!self.args.no_card).then(|| card.text(evaluation));
+            run.write_card(&dir, text.as_deref())?;
+        }
+        Ok(())
+    }
+}
+
+impl TrainArgs {
+    /// Opens the base.
+    pub fn open_base(&self) -> anyhow::Result<Base> {
+        let Some(model) = &self.model else { unreachable!("validate asks for it") };
+        match self.init {
+            Init::Model => open_base(model, &self.base, &self.template, self.compute, &self.common),
+            Init::Random => open_shape(model, &self.template, self.compute, &self.common),
+        }
+    }
+
+    /// Reads the rows to train on, and those held out.
+    pub fn load(&self, base: &Base) -> anyhow::Result<Data> {
+        self.memory.check_blocks(base.model.config().num_hidden_layers)?;
+        let data = self.read(base)?;
+        data.sets().try_for_each(|rows| Limits::of(base).check_rows(rows))?;
+        Ok(data)
+    }
+
+    fn read(&self, base: &Base) -> anyhow::Result<Data> {
+        let quiet = self.common.quiet;
+        let options = Limits::of(base).options(&self.rows);
+        let load = |source| self.cache.load(source, &base.tokenizer, options, quiet);
+        let source = self.to_train_on()?;
+        let held_out = self.held_out(&source)?;
+        let rows = load(source);
+        let held_out = held_out.map(load).transpose();
+        if let Some(validation) = self.validation {
+            let is_empty = |loaded: &anyhow::Error| {
+                matches!(loaded.downcast_ref::<DataError>(), Some(DataError::NoRows { .. }))
+            };
+            let refused =
+                |text: String| CliError::new(text).hint("give a number of rows, --validation 1 for example");
+            match (&rows, &held_out) {
+                (Ok(rows), Err(error)) if is_empty(error) => {
+                    let all = counted(rows.report.rows, "row", "rows");
+                    return Err(refused(format!(
+                        "--validation {} holds out none of {all}",
+                        validation.in_words()
+                    ))
+                    .into());
+                }
+                (Err(error), Ok(Some(held_out))) if is_empty(error) => {
+                    let all = match held_out.report.rows {
+                        1 => "the only row".to_owned(),
+                        rows => format!("all {}", counted(rows, "row", "rows")),
+                    };
+                    let text = format!(
+                        "--validation {} holds out {all}, and none is left to train on",
+                        validation.in_words()
+                    );
+                    return Err(refused(text).into());
+                }
+                _ => {}
+            }
+        }
+        Ok(Data { rows: rows?, held_out: held_out? })
+    }
+
+    /// Where the rows to train on are.
+    fn to_train_on(&self) -> anyhow::Result<Source> {
+        let source = self.rows.source("split", &self.data, self.rows.split.as_deref(), self.common.quiet)?;
+        let subset = self.validation.map_or(source.subset, |Validation(held_out)| Subset::Training(held_out));
+        Ok(Source { seed: self.seed, subset, ..source })
+    }
+
+    /// Where the rows that are held out are, if there are any; beside those `to_train_on`.
+    fn held_out(&self, to_train_on: &Source) -> anyhow::Result<Option<Source>> {
+        if let Some(Validation(held_out)) = self.validation {
+            return Ok(Some(Source { subset: Subset::Validation(held_out), ..to_train_on.clone() }));
+        }
+        if self.eval_data.is_empty() {
+            return Ok(None);
+        }
+        let quiet = self.common.quiet;
+        Ok(Some(self.rows.source("eval-split", &self.eval_data, self.eval_split.as_deref(), quiet)?))
+    }
+
+    /// The rows that are held out as prompts and the replies they should get.
+    pub fn prompts(&self, base: &Base) -> anyhow::Result<Vec<GenerationRow>> {
+        let held_out = self.held_out(&self.to_train_on()?)?;
+        held_out.map_or(Ok(Vec::new()), |source| Ok(generation_rows(source, &base.tokenizer)?))
+    }
+
+    /// What a run's memory is planned for.
+    pub fn plan_request<'a>(
+        &self,
+        base: &'a Base,
+        data: &Data,
+        weights: u64,
+        trainable: Trainable<'a>,
+    ) -> PlanRequest<'a> {
+        let size = self.loop_options().micro_batch_size(&data.rows, data.held_out.as_ref());
+        PlanRequest {
+            config: base.model.config(),
+            weights,
+            trainable,
+            optimizer: self.optimizer.into(),
+            activation_dtype: self.activation_dtype(),
+            tokens: size.tokens,
+            targets: size.targets,
+            threads: rayon::current_num_threads(),
+            placement: base.model.device().placement(),
+        }
+    }
+
+    /// How activations that are kept are stored.
+    fn activation_dtype(&self) -> ActivationDtype {
+        self.memory.activation_dtype_on(placement(self.common.device, self.compute))
+    }
+
+    /// What the loop is told.
+    pub fn loop_options(&self) -> TrainOptions {
+        let seed = self.seed;
+        TrainOptions {
+            duration: match self.max_steps {
+                Some(steps) => Duration::Steps(steps as u64),
+                None => Duration::Epochs(self.epochs.unwrap_or(1.0)),
+            },
+            batch_size: self.batch_size,
+            gradient_accumulation: self.gradient_accumulation,
+            micro_batch_tokens: self.micro_batch_tokens,
+            prefix_sharing: !self.no_prefix_sharing,
+            activations: ActivationPolicy { dtype: self.activation_dtype(), ..ActivationPolicy::default() },
+            optimizer: self.optimizer.into(),
+            learning_rate: self.lr.expect("resolve sets it"),
+            schedule: self.scheduler.into(),
+            warmup_ratio: self.warmup_ratio,
+            weight_decay: self.weight_decay,
+            max_grad_norm: (self.max_grad_norm > 0.0).then_some(self.max_grad_norm),
+            order: if self.no_shuffle { Order::File } else { Order::Shuffled { seed } },
+            seed,
+            eval_every: self.eval_every.map(|n| n as u64),
+            checkpoint_every: self.safety.checkpoint_every,
+            keep_checkpoints: self.safety.keep_checkpoints,
+            on_nan: self.safety.on_nan,
+            skip_loss_spikes: self.safety.skip_loss_spikes,
+        }
+    }
+}

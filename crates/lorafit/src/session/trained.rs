@@ -1,0 +1,215 @@
+//! What a run trains, by `--method`: an adapter over the base, or weights of a model of its own over the same files.
+
+use lorafit_kernels::quant::Format;
+use lorafit_model::adapter::{Adapter, LoraConfig};
+use lorafit_model::weights::SaveDtype;
+use lorafit_model::{
+    Config, Distribution, Model, Parameters, RandomWeights, Trainable, WeightModules, WeightSelection,
+};
+use lorafit_train::{Checkpoint, ModelFolder, PlanRequest, RunError};
+
+use crate::args::memory::RecomputeChoice;
+use crate::args::options::{Init, Method, SaveChoice};
+use crate::args::size::ByteSize;
+use crate::args::train::TrainArgs;
+use crate::session::base::{Base, open_adapter};
+use crate::session::model_folder::{beside_adapter, beside_weights};
+use crate::terminal::error::CliError;
+
+/// The parameters of a run, until they are trained.
+pub enum Trained {
+    /// Factors.
+    Adapter(Box<Adapter>),
+    /// Weights. The model's are as its files have them until [`Trained::make`]; zeros if random ones are to be drawn.
+    Weights { model: Box<Model>, selection: WeightSelection, random: Option<RandomWeights> },
+}
+
+impl Trained {
+    /// What a run that begins trains.
+    pub fn fresh(args: &TrainArgs, base: &Base) -> anyhow::Result<Self> {
+        match args.method {
+            Method::Lora => Ok(Trained::Adapter(Box::new(start_adapter(args, base)?))),
+            Method::Full => Trained::weights(args, base),
+        }
+    }
+
+    /// What a run that is resumed trains; weights are read from the checkpoint by [`Trained::make`].
+    pub fn resumed(args: &TrainArgs, base: &Base, checkpoint: &Checkpoint) -> anyhow::Result<Self> {
+        match args.method {
+            Method::Lora => {
+                let (config, device) = (base.model.config(), base.model.device());
+                Ok(Trained::Adapter(Box::new(checkpoint.adapter(config, device)?)))
+            }
+            Method::Full => Trained::weights(args, base),
+        }
+    }
+
+    fn weights(args: &TrainArgs, base: &Base) -> anyhow::Result<Self> {
+        let selection = selection(args, base)?;
+        // Told before the long work.
+        selection.of(base.model.config())?;
+        let (config, device) = (base.model.config(), base.model.device());
+        let (mut model, random) = match args.init {
+            Init::Model => (Model::load(&base.weights, device)?, None),
+            Init::Random => (Model::zeros(config, device), Some(random_weights(args, config))),
+        };
+        model.set_compute_dtype(base.model.compute_dtype());
+        Ok(Trained::Weights { model: Box::new(model), selection, random })
+    }
+
+    /// What is trained, for the plan.
+    pub fn trainable(&self) -> Trainable<'_> {
+        match self {
+            Trained::Adapter(adapter) => Trainable::Adapter(adapter.config()),
+            Trained::Weights { selection, .. } => Trainable::Weights(selection),
+        }
+    }
+
+    /// Bytes of the model's weights, those that are trained in f32.
+    pub fn weight_bytes(&self, base: &Base) -> u64 {
+        match self {
+            Trained::Adapter(_) => base.weight_bytes,
+            Trained::Weights { model, selection, .. } => {
+                model.weight_bytes(Some(selection)).expect("the selection was looked at")
+            }
+        }
+    }
+
+    /// Number of trainable values.
+    pub fn parameters(&self, base: &Base) -> u64 {
+        let lens = self.trainable().tensor_lens(base.model.config()).expect("the selection was looked at");
+        lens.into_iter().map(|len| len as u64).sum()
+    }
+
+    /// Makes the master copies of weights, as they are stored, at random or from the checkpoint.
+    pub fn make(&mut self, checkpoint: Option<&Checkpoint>) -> anyhow::Result<()> {
+        if let Trained::Weights { model, selection, random } = self {
+            if let (Some(random), None) = (random, checkpoint) {
+                let compute_dtype = model.compute_dtype();
+                **model = Model::random(model.config(), *random, model.device());
+                model.set_compute_dtype(compute_dtype);
+            }
+            model.train(selection)?;
+            checkpoint.map_or(Ok(()), |c| c.restore_weights(model)).map_err(RunError::from)?;
+        }
+        Ok(())
+    }
+
+    /// As the loop takes them.
+    pub fn as_parameters<'a>(&'a mut self, base: &'a Base) -> Parameters<'a> {
+        match self {
+            Trained::Adapter(adapter) => Parameters::Adapter { model: &base.model, adapter },
+            Trained::Weights { model, .. } => Parameters::Weights(model),
+        }
+    }
+}
+
+/// The adapter to start from: an existing one, or a fresh one.
+fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
+    if let Some(dir) = &args.adapter {
+        return open_adapter(base, dir);
+    }
+    let config = base.model.config();
+    let lora = LoraConfig {
+        rank: args.rank,
+        alpha: args.alpha,
+        dropout: args.dropout as f32,
+        layers: layers(args, base)?,
+        ..LoraConfig::new(args.target_modules.value.clone())
+    };
+    if let (Some(range), Err(_)) = (&args.layers, lora.parameters(config)) {
+        let everywhere = LoraConfig { layers: None, ..lora.clone() };
+        if everywhere.parameters(config).is_ok() {
+            let text = format!(
+                "--target-modules {} matches nothing in the blocks of --layers {range}",
+                args.target_modules
+            );
+            return Err(CliError::usage(text)
+                .hint("leave --layers out, or have the pattern match those blocks too")
+                .into());
+        }
+    }
+    Ok(Adapter::init(config, &lora, args.seed, base.model.device())?)
+}
+
+/// Every weight before the first step of `--init random`.
+fn random_weights(args: &TrainArgs, config: &Config) -> RandomWeights {
+    let distribution = Distribution::Normal { std: config.initializer_range };
+    RandomWeights { distribution, format: Format::F32, quantization: None, seed: args.seed }
+}
+
+fn selection(args: &TrainArgs, base: &Base) -> anyhow::Result<WeightSelection> {
+    let modules = args.train_modules.as_ref().map_or(WeightModules::All, |m| m.value.clone());
+    Ok(WeightSelection { modules, layers: layers(args, base)? })
+}
+
+/// Number of weights that full fine-tuning with `args` trains.
+pub fn selected_parameters(args: &TrainArgs, base: &Base) -> anyhow::Result<u64> {
+    let selected = selection(args, base)?.of(base.model.config())?;
+    Ok(selected.iter().map(|weight| weight.len() as u64).sum())
+}
+
+fn layers(args: &TrainArgs, base: &Base) -> anyhow::Result<Option<Vec<usize>>> {
+    let layers = base.model.config().num_hidden_layers;
+    let range = args.layers.as_ref().map(|range| range.value.resolve(layers)).transpose()?;
+    Ok(range.map(Iterator::collect))
+}
+
+/// What goes beside the weights of a model that is saved, or beside an adapter.
+pub fn model_folder(args: &TrainArgs, base: &Base) -> anyhow::Result<ModelFolder> {
+    if args.method == Method::Lora {
+        return beside_adapter(&base.weights, &base.tokenizer, &args.template);
+    }
+    let dtype = match args.save_dtype {
+        Some(SaveChoice::F32) => SaveDtype::F32,
+        Some(SaveChoice::Bf16) => SaveDtype::Bf16,
+        None if base.model.is_16_bit() => SaveDtype::Bf16,
+        None => SaveDtype::F32,
+    };
+    beside_weights(&base.weights, Some(&base.tokenizer), &args.template, dtype)
+}
+
+/// What would fit where full fine-tuning as asked for does not, in words.
+pub fn alternatives(
+    request: &PlanRequest<'_>,
+    base: &Base,
+    init: Init,
+    limit: u64,
+) -> anyhow::Result<String> {
+    let mut told = Vec::new();
+    let mut tell = |flags: &str, request: &PlanRequest<'_>| -> anyhow::Result<bool> {
+        let found = request.fit(limit)?;
+        if let Some((recompute, plan)) = found {
+            let recompute = RecomputeChoice::Fixed(recompute);
+            told.push(format!("{flags} --recompute {recompute} needs {}", ByteSize(plan.total())));
+        }
+        Ok(found.is_some())
+    };
+    let coded = PlanRequest { optimizer: lorafit_train::OptimizerKind::AdamW8bit, ..request.clone() };
+    tell("--method full --optimizer adamw-8bit", &coded)?;
+    if init == Init::Random {
+        // Nothing can be left as it is.
+        told.push("a config.json of a smaller model".to_owned());
+        return Ok(format!("what fits: {}", told.join("; ")));
+    }
+    let layers = base.model.config().num_hidden_layers;
+    for first in 1..layers {
+        let selection =
+            WeightSelection { modules: WeightModules::All, layers: Some((first..layers).collect()) };
+        let weights = base.model.weight_bytes(Some(&selection))?;
+        let upper = PlanRequest { weights, trainable: Trainable::Weights(&selection), ..request.clone() };
+        if tell(&format!("--method full --layers {first}-"), &upper)? {
+            break;
+        }
+    }
+    let lora = LoraConfig::new("all-linear".parse()?);
+    let trainable = Trainable::Adapter(&lora);
+    let adapter = PlanRequest { weights: base.weight_bytes, trainable, ..request.clone() };
+    tell("--method lora --rank 8", &adapter)?;
+    Ok(match told.is_empty() {
+        true => {
+            "nothing over this base fits: --method lora --quant nf4 --double-quant, or a smaller model".into()
+        }
+        false => format!("what fits: {}", told.join("; ")),
+    })
+}

@@ -1,0 +1,174 @@
+//! Errors as the user sees them: what went wrong, indented details, and a hint to act on.
+//!
+//! Verbs return `anyhow::Result`, so a library's error travels up with `?`. Its `hint()` is found here
+//! again by its type: a new library error type is one line in [`library_hint`].
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::panic::{self, AssertUnwindSafe};
+use std::process::ExitCode;
+
+use lorafit_kernels::cuda::DeviceError;
+
+use crate::terminal::output;
+
+/// An error of the command line itself.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct CliError {
+    message: String,
+    hint: Option<String>,
+    usage: bool,
+}
+
+impl CliError {
+    /// Something asked for properly that cannot be done; exit code 1.
+    pub fn new(message: impl Into<String>) -> Self {
+        CliError { message: message.into(), hint: None, usage: false }
+    }
+
+    /// Something asked for wrongly (flags, configuration file); exit code 2.
+    pub fn usage(message: impl Into<String>) -> Self {
+        CliError { usage: true, ..CliError::new(message) }
+    }
+
+    /// Adds what the user can do about it.
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        CliError { hint: Some(hint.into()), ..self }
+    }
+}
+
+/// Finds the hint of a library's error by the error's type.
+macro_rules! hint_of_any {
+    ($error:expr, $($type:ty),+ $(,)?) => {
+        $(if let Some(error) = $error.downcast_ref::<$type>() { return error.hint(); })+
+    };
+}
+
+/// The hint of a library's error: one line per error type.
+fn library_hint(error: &(dyn Error + 'static)) -> Option<String> {
+    hint_of_any!(
+        error,
+        lorafit_data::DataError,
+        lorafit_data::RowProblem,
+        lorafit_data::TemplateError,
+        lorafit_data::TokenizerError,
+        lorafit_model::FileError,
+        lorafit_model::SourceError,
+        lorafit_model::adapter::TargetError,
+        lorafit_model::ConfigError,
+        lorafit_model::merge::CombineError,
+        DeviceError,
+        lorafit_train::BenchError,
+        lorafit_train::RunError,
+        lorafit_train::TrainError,
+    );
+    None
+}
+
+/// What `run` returns; a device that fails in the middle of a computation, which unwinds, is an error, too.
+pub fn with_device_errors(run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if !info.payload().is::<DeviceError>() {
+            hook(info);
+        }
+    }));
+    // Nothing is used afterwards but the error.
+    panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
+        match payload.downcast::<DeviceError>() {
+            Ok(error) => Err((*error).into()),
+            Err(other) => panic::resume_unwind(other),
+        }
+    })
+}
+
+/// Shows the error, if any, on standard error; gives the exit code of the process.
+pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    // Whoever read our output has seen enough (`lorafit ... | head`): not an error.
+    if error.chain().any(is_broken_pipe) {
+        return ExitCode::SUCCESS;
+    }
+    let colour = output::has_colour(&io::stderr());
+    // With standard error closed there is nobody to tell.
+    let _ = io::stderr().write_all(render(&error, colour).as_bytes());
+    let usage = error.chain().any(|cause| cause.downcast_ref::<CliError>().is_some_and(|error| error.usage));
+    ExitCode::from(if usage { 2 } else { 1 })
+}
+
+/// The error as text, for example in the middle of a chat.
+pub fn render(error: &anyhow::Error, colour: bool) -> String {
+    let paint = |code: &'static str, text: &str| match colour {
+        true => format!("\x1b[{code}m{text}\x1b[0m"),
+        false => text.to_owned(),
+    };
+    let mut text = format!("{} ", paint("1;31", "error:"));
+    let mut shown = String::new();
+    for cause in error.chain().map(|cause| cause.to_string()) {
+        // Many error types repeat their cause in their own message.
+        if shown.contains(&cause) {
+            continue;
+        }
+        for line in cause.lines() {
+            let indent = if shown.is_empty() { "" } else { "  " };
+            let _ = writeln!(text, "{indent}{}", if shown.is_empty() { line } else { line.trim_start() });
+            shown.push_str(line);
+        }
+        shown.push('\n');
+    }
+    if shown.is_empty() {
+        text.push('\n');
+    }
+    if let Some(hint) = error.chain().find_map(hint_of) {
+        let _ = writeln!(text, "{} {}", paint("1;36", "hint:"), hint.replace('\n', "\n  "));
+    }
+    text
+}
+
+fn hint_of(error: &(dyn Error + 'static)) -> Option<String> {
+    match error.downcast_ref::<CliError>() {
+        Some(error) => error.hint.clone(),
+        None => library_hint(error),
+    }
+}
+
+fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context as _;
+
+    #[test]
+    fn an_error_is_what_then_details_then_hint() {
+        let error =
+            CliError::new("training needs 27.4 GiB but 23.6 GiB are free\n  base 4.9, activations 22.0")
+                .hint("--recompute full needs 9.1 GiB");
+        assert_eq!(
+            render(&error.into(), false),
+            "error: training needs 27.4 GiB but 23.6 GiB are free\n  base 4.9, activations 22.0\n\
+             hint: --recompute full needs 9.1 GiB\n"
+        );
+    }
+
+    #[test]
+    fn causes_are_indented_below_and_their_hints_kept() {
+        let cause = CliError::new("no such file").hint("check the path");
+        let error = Err::<(), _>(cause).context("cannot read run.toml").unwrap_err();
+        assert_eq!(
+            render(&error, false),
+            "error: cannot read run.toml\n  no such file\nhint: check the path\n"
+        );
+    }
+
+    #[test]
+    fn a_cause_already_told_is_not_told_again() {
+        let cause = CliError::new("no such file");
+        let error = Err::<(), _>(cause).context("cannot read run.toml: no such file").unwrap_err();
+        assert_eq!(render(&error, false), "error: cannot read run.toml: no such file\n");
+    }
+}

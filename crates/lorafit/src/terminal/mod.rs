@@ -1,0 +1,7 @@
+//! What a person or a program sees and sends while a verb works: output, errors, progress, signals.
+
+pub mod error;
+pub mod interrupt;
+pub mod large_write;
+pub mod output;
+pub mod progress;

@@ -1,0 +1,297 @@
+//! Progress of a training run on standard error: a bar on a terminal, now and then a plain line elsewhere.
+//!
+//! Nothing here can fail: a run does not end because nobody watches any more. Peak memory is measured by
+//! the trainer and handed in.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+/// Share of a new loss in the smoothed one: about the mean of the last ten steps.
+const SMOOTHING: f64 = 0.1;
+/// Time between two plain lines unless the user counts in steps.
+const PLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// `--log`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// A bar on a terminal, lines elsewhere
+    Text,
+    /// One JSON object a line for every step, evaluation and checkpoint
+    Json,
+}
+
+/// Shows how a run goes.
+pub struct Progress {
+    sink: Sink,
+    started: Instant,
+    first_step: Option<usize>,
+    smoothed_loss: Option<f64>,
+}
+
+enum Sink {
+    Bar(ProgressBar),
+    Plain(Plain),
+    Json(Box<dyn Write + Send>),
+    Quiet,
+}
+
+struct Plain {
+    out: Box<dyn Write + Send>,
+    log_every: Option<usize>,
+    last_line: Option<Instant>,
+}
+
+impl Progress {
+    /// On a terminal a bar; elsewhere a line every `log_every` steps, or every ten seconds; JSON if asked for; nothing when
+    /// `quiet`.
+    pub fn new(quiet: bool, log_every: Option<usize>, format: LogFormat) -> Self {
+        if quiet {
+            return Progress::with(Sink::Quiet);
+        }
+        if format == LogFormat::Json {
+            return Progress::with(Sink::Json(Box::new(io::stderr())));
+        }
+        if !io::stderr().is_terminal() {
+            return Progress::plain(Box::new(io::stderr()), log_every);
+        }
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let style = ProgressStyle::with_template("{bar:24.cyan/dim} {pos}/{len}  {msg}  {elapsed} in");
+        bar.set_style(style.expect("the template is a constant"));
+        Progress::with(Sink::Bar(bar))
+    }
+
+    fn plain(out: Box<dyn Write + Send>, log_every: Option<usize>) -> Self {
+        Progress::with(Sink::Plain(Plain { out, log_every, last_line: None }))
+    }
+
+    fn with(sink: Sink) -> Self {
+        Progress { sink, started: Instant::now(), first_step: None, smoothed_loss: None }
+    }
+
+    /// Step `step` of `total` (counted from 1) is done; `rss_bytes` is the peak of memory so far.
+    pub fn step(&mut self, step: usize, total: usize, loss: f64, tokens_per_s: f64, rss_bytes: u64) {
+        let smoothed = self.smoothed_loss.map_or(loss, |before| before + SMOOTHING * (loss - before));
+        self.smoothed_loss = Some(smoothed);
+        let left = self.time_left(step, total);
+        let message = format!(
+            "loss {smoothed:.4}  {tokens_per_s:.0} tokens/s  {} left  peak {}",
+            duration(left),
+            memory(rss_bytes)
+        );
+        match &mut self.sink {
+            Sink::Bar(bar) => {
+                bar.set_length(total as u64);
+                bar.set_message(message);
+                bar.set_position(step as u64);
+            }
+            Sink::Plain(plain) => {
+                if plain.is_due(step, total) {
+                    plain.line(&format!("step {step}/{total}  {message}"));
+                }
+            }
+            Sink::Json(_) | Sink::Quiet => {}
+        }
+    }
+
+    /// A line `{"event": name, ...record}` where the log is JSON; whether it is.
+    pub fn event(&mut self, name: &str, record: &impl Serialize) -> bool {
+        let Sink::Json(out) = &mut self.sink else { return false };
+        let mut line = Map::from_iter([("event".to_owned(), Value::from(name))]);
+        if let Ok(Value::Object(fields)) = serde_json::to_value(record) {
+            line.extend(fields);
+        }
+        // One write a line, so that lines of several processes do not mix.
+        ignore(out.write_all(format!("{}\n", Value::Object(line)).as_bytes()));
+        true
+    }
+
+    /// Held-out rows were looked at after step `step`; `best` when no earlier look was as good.
+    pub fn eval(&mut self, step: usize, loss: f64, perplexity: f64, best: bool) {
+        let mark = if best { "  (best so far, kept)" } else { "" };
+        self.note(&format!("step {step}  held-out loss {loss:.4}, perplexity {perplexity:.3}{mark}"));
+    }
+
+    /// Whether somebody watches a terminal, where more than a line may be told.
+    pub fn is_on_terminal(&self) -> bool {
+        matches!(self.sink, Sink::Bar(_))
+    }
+
+    /// A line of its own, above the bar.
+    pub fn note(&mut self, text: &str) {
+        match &mut self.sink {
+            // Not `ProgressBar::println`, which shows nothing while the bar is hidden.
+            Sink::Bar(bar) => bar.suspend(|| ignore(writeln!(io::stderr(), "{text}"))),
+            Sink::Plain(plain) => plain.line(text),
+            Sink::Json(_) => drop(self.event("note", &json!({ "text": text }))),
+            Sink::Quiet => {}
+        }
+    }
+
+    /// The run is over: the bar stays as it is, the cursor goes below it.
+    pub fn finish(&mut self) {
+        if let Sink::Bar(bar) = &self.sink {
+            bar.abandon();
+        }
+    }
+
+    /// From the steps done since this run (or its resumption) began.
+    fn time_left(&mut self, step: usize, total: usize) -> Duration {
+        let first = *self.first_step.get_or_insert(step);
+        let done = step.saturating_sub(first) + 1;
+        let left = total.saturating_sub(step) as f64 / done as f64;
+        self.started.elapsed().mul_f64(left)
+    }
+}
+
+impl Plain {
+    fn is_due(&self, step: usize, total: usize) -> bool {
+        step == total
+            || match (self.log_every, self.last_line) {
+                (Some(every), _) => step.is_multiple_of(every),
+                // The first step tells that it works and what it will take.
+                (None, None) => true,
+                (None, Some(last)) => last.elapsed() >= PLAIN_EVERY,
+            }
+    }
+
+    fn line(&mut self, text: &str) {
+        self.last_line = Some(Instant::now());
+        ignore(writeln!(self.out, "{text}").and_then(|()| self.out.flush()));
+    }
+}
+
+/// How far a large file is written: a bar on a terminal, nothing elsewhere.
+pub struct WriteProgress {
+    bar: ProgressBar,
+}
+
+impl WriteProgress {
+    /// Of `bytes` bytes.
+    pub fn new(quiet: bool, bytes: u64) -> Self {
+        let shown = !quiet && io::stderr().is_terminal();
+        let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(bytes), target);
+        let style = ProgressStyle::with_template(
+            "{bar:24.cyan/dim} {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left",
+        );
+        bar.set_style(style.expect("the template is a constant"));
+        WriteProgress { bar }
+    }
+
+    /// So many more are written.
+    pub fn add(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+
+    /// The bar goes.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// For writes whose failure changes nothing.
+fn ignore(_result: io::Result<()>) {}
+
+/// A time as `2 h 05 min`.
+pub fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds} s"),
+        (0, minutes, seconds) => format!("{minutes} min {seconds:02} s"),
+        (hours, minutes, _) => format!("{hours} h {minutes:02} min"),
+    }
+}
+
+fn memory(bytes: u64) -> String {
+    let mib = bytes as f64 / (1 << 20) as f64;
+    if mib < 1024.0 { format!("{mib:.0} MiB") } else { format!("{:.1} GiB", mib / 1024.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Gone;
+
+    impl Write for Gone {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+    }
+
+    fn lines(log_every: Option<usize>) -> Vec<String> {
+        let shared = Shared::default();
+        let mut progress = Progress::plain(Box::new(shared.clone()), log_every);
+        for step in 1..=7 {
+            progress.step(step, 7, 2.0, 123.4, 300 << 20);
+        }
+        let bytes = shared.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn piped_progress_is_a_line_every_log_every_steps_and_at_the_end() {
+        let lines = lines(Some(3));
+        let steps: Vec<&str> = lines.iter().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+        assert_eq!(steps, ["3/7", "6/7", "7/7"]);
+        assert!(lines[2].contains("loss 2.0000  123 tokens/s  0 s left  peak 300 MiB"), "{}", lines[2]);
+    }
+
+    #[test]
+    fn piped_progress_by_time_tells_the_first_and_last_step() {
+        assert_eq!(lines(None).len(), 2);
+    }
+
+    #[test]
+    fn a_json_log_is_an_object_a_line() {
+        let shared = Shared::default();
+        let mut progress = Progress::with(Sink::Json(Box::new(shared.clone())));
+        progress.note("two \"words\"");
+        assert!(progress.event("step", &json!({ "step": 3, "loss": 0.5 })));
+        let text = String::from_utf8(shared.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let note = json!({ "event": "note", "text": "two \"words\"" });
+        assert_eq!(lines, [note, json!({ "event": "step", "step": 3, "loss": 0.5 })]);
+        assert!(!Progress::plain(Box::new(shared), None).event("step", &json!({})));
+    }
+
+    #[test]
+    fn a_watcher_that_goes_away_does_not_stop_the_run() {
+        let mut progress = Progress::plain(Box::new(Gone), Some(1));
+        progress.step(1, 2, 1.0, 1.0, 1);
+        progress.eval(1, 1.0, 2.7, true);
+        progress.finish();
+    }
+
+    #[test]
+    fn amounts_read_well() {
+        assert_eq!(duration(Duration::from_secs(59)), "59 s");
+        assert_eq!(duration(Duration::from_secs(61)), "1 min 01 s");
+        assert_eq!(duration(Duration::from_secs(7260)), "2 h 01 min");
+        assert_eq!(memory(5 << 30), "5.0 GiB");
+    }
+}
