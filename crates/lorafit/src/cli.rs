@@ -1,13 +1,13 @@
-//! The command line as a whole: its verbs and the flags they share. Each verb's own flags stand in
-//! its file under `command/`.
+//! The command line as a whole: its verbs. Each verb's own flags stand in its file under `command/`, those of
+//! `train` and those that verbs share under `args/`.
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::args::config_file::Given;
 use crate::args::train::TrainArgs;
 use crate::command::{
-    bench, chat, compare, data, eval, export, generate, inspect, merge, plan, quantize, report, selfcheck,
-    status, sweep, train,
+    bench, chat, compare, completions, data, eval, export, generate, inspect, manual, merge, plan, quantize,
+    report, selfcheck, status, sweep, train,
 };
 
 /// Fine-tune open language models with LoRA on the machine you have.
@@ -61,6 +61,10 @@ enum Verb {
     Bench(bench::BenchArgs),
     /// Check that a GPU computes as the processor does, op by op and in whole steps, and tell what it reaches
     Selfcheck(selfcheck::SelfcheckArgs),
+    /// Print what a shell needs to complete verbs and flags
+    Completions(completions::CompletionsArgs),
+    /// Write this help as man pages, or as one page of Markdown
+    Manual(manual::ManualArgs),
 }
 
 /// The command line; a negative number is a value, so that what is wrong with it is told of its flag.
@@ -94,6 +98,8 @@ pub fn run() -> anyhow::Result<()> {
         Verb::Quantize(args) => quantize::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Selfcheck(args) => selfcheck::run(args),
+        Verb::Completions(args) => completions::run(args, command()),
+        Verb::Manual(args) => manual::run(args, command()),
     }
 }
 

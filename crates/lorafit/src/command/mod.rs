@@ -3,11 +3,13 @@
 pub mod bench;
 pub mod chat;
 pub mod compare;
+pub mod completions;
 pub mod data;
 pub mod eval;
 pub mod export;
 pub mod generate;
 pub mod inspect;
+pub mod manual;
 pub mod merge;
 pub mod plan;
 pub mod quantize;

@@ -98,15 +98,8 @@ pub fn run(args: SweepArgs) -> anyhow::Result<()> {
             .hint("give --out, or `out` in the sweep file")
             .into());
     };
-    let recorded = || -> anyhow::Result<Record> {
-        Record::read(&dir)?.ok_or_else(|| {
-            let error = CliError::usage(format!("{} holds no sweep", dir.display()));
-            error.hint("give a sweep file to begin one; see lorafit sweep --help").into()
-        })
-    };
     if args.status {
-        let record = recorded()?;
-        return tell(&args, &dir, &record);
+        return tell(&args, &dir, &recorded(&dir)?);
     }
     if let Some(spec) = &spec {
         let inputs = spec.train.inputs().paths("", &args.file);
@@ -114,71 +107,156 @@ pub fn run(args: SweepArgs) -> anyhow::Result<()> {
         outputs::check(&inputs, out.into_iter().chain(spec.train.cache.output()))?;
     }
     let _lock = if args.dry_run { None } else { Some(folder::lock(&dir, args.shard)?) };
-    let (spec, mut record) = match spec {
-        Some(spec) => {
-            let record = Record::of(&spec, &dir)?;
-            (spec, record)
-        }
-        None => {
-            let record = recorded()?;
-            (record.spec()?, record)
-        }
-    };
-    let numbers: Vec<usize> = (0..record.options.len()).filter(|n| args.shard.contains(*n)).collect();
-    let trials: Vec<TrainArgs> =
-        numbers.iter().map(|&n| trial_args(&spec, &dir, n, &record.options[n])).collect::<Result<_, _>>()?;
-    if trials.is_empty() {
-        let text = format!("part {} of {} trials is empty", args.shard, record.options.len());
-        return Err(CliError::usage(text).hint("use fewer parts than trials").into());
-    }
-    use_threads(&spec.train.common)?;
+    let mut part = Part::new(&args, &dir, spec)?;
+    use_threads(&part.spec.train.common)?;
     give_back_freed_buffers();
-    let inputs = Inputs::open(&trials, &spec.settings, record.clock)?;
-    let steps: Vec<u64> =
-        trials.iter().enumerate().map(|(place, args)| total_steps(&inputs, place, args)).collect();
-    record.rungs = rungs_of(&spec.settings, &steps)?;
-    record.clock = record.clock.or(inputs.clock());
-    let at_once = args.trials_at_once.min(trials.len());
-    let plan = inputs.plan(&trials, at_once, spec.train.memory.limit(inputs.device()).unwrap_or(u64::MAX))?;
+    let inputs = Inputs::open(&part.trials, &part.spec.settings, part.record.clock)?;
+    let steps = part.steps(&inputs);
+    part.record.rungs = rungs_of(&part.spec.settings, &steps)?;
+    part.record.clock = part.record.clock.or(inputs.clock());
+    let limit = part.spec.train.memory.limit(inputs.device()).unwrap_or(u64::MAX);
+    let plan = inputs.plan(&part.trials, args.trials_at_once.min(part.trials.len()), limit)?;
     if args.dry_run {
-        return dry_run(&args, &record, &numbers, &trials, &inputs, &plan, &steps);
+        return part.dry_run(args.json, &inputs, &plan, &steps);
     }
-    record.write(&dir)?;
-    interrupt::save_flag();
-    interrupt::flag();
-    let mut board = Board::new(args.quiet || spec.train.common.quiet, &record.options[0]);
-    let metric = record.settings.metric.name();
-    let trials_told = counted(numbers.len(), "trial", "trials");
-    board.note(&format!("{trials_told} by {metric}, {}", memory_in_words(&plan)));
-    let runner = Runner {
-        dir: &dir,
-        record: &record,
-        retry: args.retry_failed,
-        numbers: &numbers,
-        args: &trials,
-        inputs: &inputs,
-        plan: &plan,
-    };
-    let result = runner.run(&mut board);
-    board.finish();
-    result?;
-    write_winner(&dir, &spec, &record)?;
-    tell(&args, &dir, &record)?;
-    if interrupt::flag().load(Ordering::SeqCst) {
-        board.note("stopped; the same command goes on from the trials' checkpoints");
-        std::process::exit(interrupt::exit_code());
+    part.train(&args, &dir, &inputs, &plan)?;
+    part.check_failed(&args, &dir)
+}
+
+/// The sweep that is in `dir`.
+fn recorded(dir: &Path) -> anyhow::Result<Record> {
+    Record::read(dir)?.ok_or_else(|| {
+        let error = CliError::usage(format!("{} holds no sweep", dir.display()));
+        error.hint("give a sweep file to begin one; see lorafit sweep --help").into()
+    })
+}
+
+/// The trials of a sweep that this process runs.
+struct Part {
+    spec: Spec,
+    record: Record,
+    /// Their numbers in the whole sweep.
+    numbers: Vec<usize>,
+    /// Their command lines.
+    trials: Vec<TrainArgs>,
+}
+
+impl Part {
+    /// Of the sweep that `spec` describes or, without one, of the sweep that is in `dir`.
+    fn new(args: &SweepArgs, dir: &Path, spec: Option<Spec>) -> anyhow::Result<Self> {
+        let (spec, record) = match spec {
+            Some(spec) => {
+                let record = Record::of(&spec, dir)?;
+                (spec, record)
+            }
+            None => {
+                let record = recorded(dir)?;
+                (record.spec()?, record)
+            }
+        };
+        let numbers: Vec<usize> = (0..record.options.len()).filter(|n| args.shard.contains(*n)).collect();
+        let trials: Vec<TrainArgs> = numbers
+            .iter()
+            .map(|&n| trial_args(&spec, dir, n, &record.options[n]))
+            .collect::<Result<_, _>>()?;
+        if trials.is_empty() {
+            let text = format!("part {} of {} trials is empty", args.shard, record.options.len());
+            return Err(CliError::usage(text).hint("use fewer parts than trials").into());
+        }
+        Ok(Part { spec, record, numbers, trials })
     }
-    let failed: Vec<String> = rows(&dir, &record)
-        .iter()
-        .filter(|row| row.state == TrialState::Failed && args.shard.contains(row.trial))
-        .map(|row| row.name.clone())
-        .collect();
-    if failed.is_empty() {
-        return Ok(());
+
+    /// Optimizer steps of each trial.
+    fn steps(&self, inputs: &Inputs) -> Vec<u64> {
+        let steps = |(place, args): (usize, &TrainArgs)| {
+            args.loop_options().total_steps(inputs.of(place).1.rows.samples.len())
+        };
+        self.trials.iter().enumerate().map(steps).collect()
     }
-    let all = counted(numbers.len(), "trial", "trials");
-    let text = format!("{} of {all} failed: {}", failed.len(), failed.join(", "));
-    Err(CliError::new(text).hint("their trial.jsonl tells why; --retry-failed runs them again").into())
+
+    /// Trains the trials, and writes and tells the result.
+    fn train(&self, args: &SweepArgs, dir: &Path, inputs: &Inputs, plan: &SweepPlan) -> anyhow::Result<()> {
+        let Part { spec, record, numbers, trials } = self;
+        record.write(dir)?;
+        interrupt::save_flag();
+        interrupt::flag();
+        let mut board = Board::new(args.quiet || spec.train.common.quiet, &record.options[0]);
+        let metric = record.settings.metric.name();
+        let trials_told = counted(numbers.len(), "trial", "trials");
+        board.note(&format!("{trials_told} by {metric}, {}", memory_in_words(plan)));
+        let runner = Runner { dir, record, retry: args.retry_failed, numbers, args: trials, inputs, plan };
+        let result = runner.run(&mut board);
+        board.finish();
+        result?;
+        write_winner(dir, spec, record)?;
+        tell(args, dir, record)?;
+        if interrupt::flag().load(Ordering::SeqCst) {
+            board.note("stopped; the same command goes on from the trials' checkpoints");
+            std::process::exit(interrupt::exit_code());
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// That trials have failed, with their names.
+    fn check_failed(&self, args: &SweepArgs, dir: &Path) -> anyhow::Result<()> {
+        let failed: Vec<String> = rows(dir, &self.record)
+            .iter()
+            .filter(|row| row.state == TrialState::Failed && args.shard.contains(row.trial))
+            .map(|row| row.name.clone())
+            .collect();
+        if failed.is_empty() {
+            return Ok(());
+        }
+        let all = counted(self.numbers.len(), "trial", "trials");
+        let text = format!("{} of {all} failed: {}", failed.len(), failed.join(", "));
+        Err(CliError::new(text).hint("their trial.jsonl tells why; --retry-failed runs them again").into())
+    }
+
+    /// Lists the trials with their memory and a guess of their time.
+    fn dry_run(&self, json: bool, inputs: &Inputs, plan: &SweepPlan, steps: &[u64]) -> anyhow::Result<()> {
+        let Part { record, numbers, trials, .. } = self;
+        let per_token = inputs.seconds_per_token(trials, plan);
+        let seconds = |place: usize| {
+            let (rows, args) = (&inputs.of(place).1.rows, &trials[place]);
+            let tokens = rows.report.tokens as f64 / rows.samples.len().max(1) as f64;
+            steps[place] as f64
+                * tokens
+                * (args.batch_size * args.gradient_accumulation) as f64
+                * per_token[place]
+        };
+        let all: f64 = (0..trials.len()).map(seconds).sum();
+        if json {
+            let trial = |(place, number): (usize, &usize)| {
+                let options = &record.options[*number];
+                json!({ "trial": number, "options": options, "steps": steps[place], "memory_bytes": plan.trials[place].own,
+                    "seconds": seconds(place) })
+            };
+            let list: Vec<Value> = numbers.iter().enumerate().map(trial).collect();
+            let result = json!({ "trials": list, "rungs": record.rungs, "at_once": plan.at_once,
+                "shared_bytes": plan.shared, "planned_bytes": plan.total(), "seconds": all });
+            return Ok(output::line(result.to_string())?);
+        }
+        let time = |seconds: f64| duration(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+        let mut lines = vec![["trial", "steps", "memory", "time", "options"].map(str::to_owned).to_vec()];
+        lines.extend(numbers.iter().enumerate().map(|(place, &number)| {
+            let memory = ByteSize(plan.trials[place].own).to_string();
+            let options = in_words(&record.options[number]);
+            vec![name(number), steps[place].to_string(), memory, time(seconds(place)), options]
+        }));
+        output::line(aligned(&lines))?;
+        if !record.rungs.is_empty() {
+            let rungs: Vec<String> = record.rungs.iter().map(u64::to_string).collect();
+            output::line(format!("compared after {} steps; few go on to the end", rungs.join(", ")))?;
+        }
+        output::line(memory_in_words(plan))?;
+        let answers = if record.settings.metric == Metric::ExactMatch { ", without the answers" } else { "" };
+        output::line(format!(
+            "all of them to their end: about {}, guessed from a forward pass{answers}",
+            time(all)
+        ))?;
+        Ok(())
+    }
 }
 
 /// The command line of a trial.
@@ -191,10 +269,6 @@ fn trial_args(spec: &Spec, dir: &Path, number: usize, options: &Options) -> anyh
         Ok(args)
     });
     checked.with_context(|| format!("trial {} ({})", name(number), in_words(options)))
-}
-
-fn total_steps(inputs: &Inputs, place: usize, args: &TrainArgs) -> u64 {
-    args.loop_options().total_steps(inputs.of(place).1.rows.samples.len())
 }
 
 /// The steps after which successive halving compares trials, before the end.
@@ -221,57 +295,6 @@ fn memory_in_words(plan: &SweepPlan) -> String {
         ByteSize(plan.total()),
         ByteSize(plan.shared)
     )
-}
-
-fn dry_run(
-    args: &SweepArgs,
-    record: &Record,
-    numbers: &[usize],
-    trials: &[TrainArgs],
-    inputs: &Inputs,
-    plan: &SweepPlan,
-    steps: &[u64],
-) -> anyhow::Result<()> {
-    let per_token = inputs.seconds_per_token(trials, plan);
-    let seconds = |place: usize| {
-        let (rows, args) = (&inputs.of(place).1.rows, &trials[place]);
-        let tokens = rows.report.tokens as f64 / rows.samples.len().max(1) as f64;
-        steps[place] as f64
-            * tokens
-            * (args.batch_size * args.gradient_accumulation) as f64
-            * per_token[place]
-    };
-    let all: f64 = (0..trials.len()).map(seconds).sum();
-    if args.json {
-        let trial = |(place, number): (usize, &usize)| {
-            let options = &record.options[*number];
-            json!({ "trial": number, "options": options, "steps": steps[place], "memory_bytes": plan.trials[place].own,
-                "seconds": seconds(place) })
-        };
-        let list: Vec<Value> = numbers.iter().enumerate().map(trial).collect();
-        let result = json!({ "trials": list, "rungs": record.rungs, "at_once": plan.at_once,
-            "shared_bytes": plan.shared, "planned_bytes": plan.total(), "seconds": all });
-        return Ok(output::line(result.to_string())?);
-    }
-    let time = |seconds: f64| duration(Duration::try_from_secs_f64(seconds).unwrap_or_default());
-    let mut lines = vec![["trial", "steps", "memory", "time", "options"].map(str::to_owned).to_vec()];
-    lines.extend(numbers.iter().enumerate().map(|(place, &number)| {
-        let memory = ByteSize(plan.trials[place].own).to_string();
-        let options = in_words(&record.options[number]);
-        vec![name(number), steps[place].to_string(), memory, time(seconds(place)), options]
-    }));
-    output::line(aligned(&lines))?;
-    if !record.rungs.is_empty() {
-        let rungs: Vec<String> = record.rungs.iter().map(u64::to_string).collect();
-        output::line(format!("compared after {} steps; few go on to the end", rungs.join(", ")))?;
-    }
-    output::line(memory_in_words(plan))?;
-    let answers = if record.settings.metric == Metric::ExactMatch { ", without the answers" } else { "" };
-    output::line(format!(
-        "all of them to their end: about {}, guessed from a forward pass{answers}",
-        time(all)
-    ))?;
-    Ok(())
 }
 
 /// The options of the best trial, without a folder and a name.

@@ -17,7 +17,7 @@ pub struct Page<'a> {
     pub title: &'a str,
     /// What stands below, as HTML.
     pub subtitle: &'a str,
-    /// Style beside that of every page, whose colours are `--ink`, `--faint`, `--line`, `--card`, `--paper` and `--accent`.
+    /// Style beside that of every page, whose colours are var(--ink), var(--faint), var(--line), var(--card), var(--paper), var(--accent).
     pub style: &'a str,
     /// The only script that runs.
     pub script: Option<Script<'a>>,

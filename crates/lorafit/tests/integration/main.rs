@@ -10,6 +10,7 @@ mod flags;
 mod full;
 mod hostile;
 mod merge;
+mod reference;
 mod resume;
 mod rows;
 mod rows_told;

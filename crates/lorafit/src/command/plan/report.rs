@@ -1,0 +1,325 @@
+//! What each way of fine-tuning takes, and what fits, as numbers.
+
+use lorafit_kernels::Placement;
+use lorafit_kernels::quant::Quantization;
+use lorafit_kernels::quant::four_bit::Code;
+use lorafit_model::adapter::{LoraConfig, module_shape};
+use lorafit_model::{BaseQuantization, Recompute, Trainable, WeightSelection};
+use lorafit_train::{
+    EvaluationRequest, MemoryPlan, MicroBatchSize, PlanRequest, SIDE_BY_SIDE, available_bytes,
+};
+use serde::Serialize;
+
+use super::PlanArgs;
+use super::recommend::{Choices, recommend};
+use super::subject::Subject;
+use crate::args::config_file::Given;
+use crate::args::memory::RecomputeChoice;
+use crate::args::options::DeviceChoice;
+use crate::session::base::placement;
+use crate::session::limits::longest_row;
+use crate::terminal::error::CliError;
+
+/// Memory of the GPU that is planned for without --memory: that of the largest cards for desktop machines.
+const GPU_BYTES: u64 = 24_000_000_000;
+
+/// Memory sizes that devices are sold with, in decimal GB.
+pub const DEVICES: [u64; 8] = [8, 12, 16, 24, 40, 48, 80, 141];
+
+/// What one way of fine-tuning takes, in bytes.
+#[derive(Clone, Debug, Serialize)]
+pub struct MethodCost {
+    /// How it is called.
+    pub method: String,
+    /// The model, and the adapter if there is one.
+    pub weights: u64,
+    /// Of what is trained.
+    pub gradients: u64,
+    /// AdamW's moments.
+    pub optimizer: u64,
+    /// Activations, working buffers and the program.
+    pub activations: u64,
+    /// All together.
+    pub total: u64,
+    /// Memory sizes of devices, in GB, that hold it.
+    pub fits_gb: Vec<u64>,
+    /// Its parts, of what lorafit runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parts: Option<MemoryPlan>,
+}
+
+impl MethodCost {
+    fn new(
+        method: impl Into<String>,
+        weights: u64,
+        gradients: u64,
+        optimizer: u64,
+        activations: u64,
+    ) -> Self {
+        let total = weights + gradients + optimizer + activations;
+        let fits_gb = DEVICES.into_iter().filter(|gb| total <= gb * 1_000_000_000).collect();
+        MethodCost {
+            method: method.into(),
+            weights,
+            gradients,
+            optimizer,
+            activations,
+            total,
+            fits_gb,
+            parts: None,
+        }
+    }
+
+    fn of(method: impl Into<String>, plan: &MemoryPlan) -> Self {
+        let weights = plan.weights + plan.adapter;
+        let rest = plan.total() - weights - plan.gradients - plan.optimizer;
+        let cost = MethodCost::new(method, weights, plan.gradients, plan.optimizer, rest);
+        MethodCost { parts: Some(*plan), ..cost }
+    }
+
+    /// The smallest of these devices.
+    pub fn fits(&self) -> String {
+        self.fits_gb.first().map_or("none of these".to_owned(), |gb| format!("{gb} GB"))
+    }
+}
+
+/// Full against low-rank parameters of a module.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModuleCost {
+    pub module: &'static str,
+    pub outputs: usize,
+    pub inputs: usize,
+    pub full: u64,
+    pub low_rank: u64,
+    pub reduction: f64,
+}
+
+/// The most that fits.
+#[derive(Clone, Debug, Serialize)]
+pub struct Reach {
+    pub method: String,
+    pub memory: u64,
+    /// Tokens of the longest row.
+    pub longest_context: usize,
+    /// Rows of `max_seq_len` tokens that can be computed at once.
+    pub rows_at_once: usize,
+}
+
+/// What `eval --generate` takes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Answering {
+    /// How the base is held.
+    pub base: String,
+    /// Answers side by side: as many as fit.
+    pub side_by_side: usize,
+    /// Longest prompt.
+    pub prompt_tokens: usize,
+    /// Longest answer.
+    pub max_new_tokens: usize,
+    pub parts: MemoryPlan,
+}
+
+/// The longest answer of `eval` unless it is told otherwise.
+const MAX_NEW_TOKENS: usize = 256;
+
+/// Everything that is told.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub model: String,
+    pub parameters: u64,
+    pub trainable_parameters: u64,
+    pub rank: usize,
+    pub tokens_at_once: usize,
+    pub methods: Vec<MethodCost>,
+    pub modules: Vec<ModuleCost>,
+    pub reach: Vec<Reach>,
+    pub answering: Answering,
+    pub recommendation: String,
+}
+
+/// Computes everything that is told.
+pub fn report(args: PlanArgs, given: &Given) -> anyhow::Result<Report> {
+    let subject = Subject::open(&args.model)?;
+    let question = Question::new(args, given, &subject)?;
+    let (args, config) = (&question.args, &subject.config);
+    let (plain, small) = (question.over(None)?, question.over(Some(question.quantized))?);
+    let limit = question.limit();
+    Ok(Report {
+        model: args.model.clone(),
+        parameters: config.parameters(),
+        trainable_parameters: question.lora.parameters(config)?,
+        rank: args.rank,
+        tokens_at_once: question.size.tokens,
+        methods: question.methods(&plain, &small)?,
+        modules: question.modules(),
+        reach: question.reach(&plain, &small, limit)?,
+        answering: question.answering(&small, limit)?,
+        recommendation: recommend(args, given, &subject, &Choices { plain: &plain, small: &small, limit })?,
+    })
+}
+
+/// What is planned: a model, an adapter, rows, and where they are computed.
+struct Question<'a> {
+    args: PlanArgs,
+    subject: &'a Subject,
+    lora: LoraConfig,
+    size: MicroBatchSize,
+    threads: usize,
+    placement: Placement,
+    /// What a base is quantised to.
+    quantized: BaseQuantization,
+    /// What is recomputed where nothing has to be.
+    keep: Recompute,
+}
+
+impl<'a> Question<'a> {
+    fn new(args: PlanArgs, given: &Given, subject: &'a Subject) -> anyhow::Result<Self> {
+        let config = &subject.config;
+        let max_seq_len = longest_row(config, "max-seq-len", args.max_seq_len, given.has("max-seq-len"))?;
+        let args = PlanArgs { max_seq_len, ..args };
+        args.memory.check_blocks(config.num_hidden_layers)?;
+        let asked = args.base.resolve()?;
+        if let (Some(flags), true) = (args.base.flags(), subject.is_quantized()) {
+            let text = format!("{flags}: the weights of {} are quantised already", args.model);
+            return Err(CliError::usage(text).hint("leave --quant out: they are used as they are").into());
+        }
+        let nf4 = Quantization::FourBit { code: Code::Nf4, block_len: 64, double: true };
+        let cores = || std::thread::available_parallelism().ok().map(usize::from);
+        Ok(Question {
+            subject,
+            lora: LoraConfig {
+                rank: args.rank,
+                alpha: 2.0 * args.rank as f64,
+                ..LoraConfig::new(args.target_modules.value.clone())
+            },
+            size: MicroBatchSize::of_equal_rows(args.batch_size, args.max_seq_len, args.micro_batch_tokens),
+            threads: args.threads.or_else(cores).unwrap_or(1),
+            placement: placement(args.device, args.compute),
+            quantized: asked.unwrap_or(BaseQuantization { quantization: nf4, head: false }),
+            keep: match args.memory.recompute {
+                Some(RecomputeChoice::Fixed(recompute)) => recompute,
+                Some(RecomputeChoice::Auto) | None => Recompute::None,
+            },
+            args,
+        })
+    }
+
+    /// Bytes that a run may take.
+    fn limit(&self) -> u64 {
+        let asked = self.args.memory.memory.map(|size| size.0);
+        let free = || match self.args.device {
+            DeviceChoice::Auto | DeviceChoice::Cpu => Some(available_bytes()? / 10 * 9),
+            DeviceChoice::Cuda(_) => Some(GPU_BYTES),
+        };
+        asked.or_else(free).unwrap_or(u64::MAX)
+    }
+
+    /// An adapter over weights of `weights` bytes.
+    fn request(&self, weights: u64) -> PlanRequest<'_> {
+        PlanRequest {
+            config: &self.subject.config,
+            weights,
+            trainable: Trainable::Adapter(&self.lora),
+            optimizer: self.args.optimizer.into(),
+            activation_dtype: self.args.memory.activation_dtype_on(self.placement),
+            tokens: self.size.tokens,
+            targets: self.size.targets,
+            threads: self.threads,
+            placement: self.placement,
+        }
+    }
+
+    /// An adapter over the base, quantised as `base` says.
+    fn over(&self, base: Option<BaseQuantization>) -> anyhow::Result<PlanRequest<'_>> {
+        Ok(self.request(self.subject.weight_bytes(base, self.placement)?))
+    }
+
+    /// The ways to fine-tune, `plain` over the base as it is and `small` over a quantised one.
+    fn methods(&self, plain: &PlanRequest<'_>, small: &PlanRequest<'_>) -> anyhow::Result<Vec<MethodCost>> {
+        let all = WeightSelection::all();
+        let in_f32 = self.request(4 * self.subject.config.parameters());
+        let full = PlanRequest { trainable: Trainable::Weights(&all), ..in_f32 }.plan(self.keep)?;
+        let full = MethodCost::of("full, f32", &full);
+        let half = MethodCost::new(
+            "full, 16-bit",
+            full.weights / 2,
+            full.gradients / 2,
+            full.optimizer / 2,
+            full.activations / 2,
+        );
+        let stored = if self.subject.files.is_some() { "as stored" } else { "16-bit" };
+        let format = self.quantized.quantization;
+        let mut methods = vec![
+            full,
+            half,
+            MethodCost::of(format!("LoRA, base {stored}"), &plain.plan(self.keep)?),
+            MethodCost::of(format!("QLoRA, {format}"), &small.plan(self.keep)?),
+        ];
+        if self.keep != Recompute::Full {
+            let recomputed = format!("QLoRA, {format}, recompute");
+            methods.push(MethodCost::of(recomputed, &small.plan(Recompute::Full)?));
+        }
+        Ok(methods)
+    }
+
+    fn modules(&self) -> Vec<ModuleCost> {
+        let (config, lora) = (&self.subject.config, &self.lora);
+        let chosen = config.modules().into_iter().filter(|module| lora.targets.contains(0, *module));
+        chosen
+            .map(|module| {
+                let (outputs, inputs) = module_shape(config, module);
+                let (full, low_rank) = ((outputs * inputs) as u64, (lora.rank * (outputs + inputs)) as u64);
+                let reduction = full as f64 / low_rank as f64;
+                ModuleCost { module: module.name(), outputs, inputs, full, low_rank, reduction }
+            })
+            .collect()
+    }
+
+    /// What fits in `limit` bytes.
+    fn reach(
+        &self,
+        plain: &PlanRequest<'_>,
+        small: &PlanRequest<'_>,
+        limit: u64,
+    ) -> anyhow::Result<Vec<Reach>> {
+        let mut reach = Vec::new();
+        for (method, request) in [("LoRA", plain), ("QLoRA", small)] {
+            for recompute in [Recompute::None, Recompute::Full] {
+                let longest = request.most_tokens(recompute, limit)?;
+                reach.push(Reach {
+                    method: format!("{method}, recompute {}", RecomputeChoice::Fixed(recompute)),
+                    memory: limit,
+                    longest_context: longest.min(self.subject.config.context()),
+                    rows_at_once: longest / self.args.max_seq_len,
+                });
+            }
+        }
+        Ok(reach)
+    }
+
+    /// Answers over the quantised base.
+    fn answering(&self, small: &PlanRequest<'_>, limit: u64) -> anyhow::Result<Answering> {
+        let prompts = [self.args.max_seq_len; SIDE_BY_SIDE];
+        let evaluation = EvaluationRequest {
+            config: &self.subject.config,
+            weights: small.weights,
+            lora: Some(&self.lora),
+            tokens: self.size.tokens,
+            prompts: &prompts,
+            max_new_tokens: MAX_NEW_TOKENS,
+            threads: self.threads,
+            placement: self.placement,
+        };
+        let (side_by_side, parts) = match evaluation.fit(limit)? {
+            Some(found) => found,
+            None => (1, evaluation.plan(1)?),
+        };
+        Ok(Answering {
+            base: self.quantized.quantization.to_string(),
+            side_by_side,
+            prompt_tokens: self.args.max_seq_len,
+            max_new_tokens: MAX_NEW_TOKENS,
+            parts,
+        })
+    }
+}

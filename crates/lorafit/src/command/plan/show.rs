@@ -1,0 +1,123 @@
+//! A plan as tables for the terminal, and as a figure.
+
+use lorafit_data::words::grouped;
+use lorafit_train::MemoryPlan;
+
+use super::report::{DEVICES, MethodCost, Report};
+use crate::args::size::ByteSize;
+use crate::pages::figure::{Axis, Figure, Plot, StackedBars};
+use crate::session::memory_table;
+
+fn gb(bytes: u64) -> String {
+    format!("{:.2}", bytes as f64 / 1e9)
+}
+
+/// The methods as stacked bars, against the memory that devices have.
+pub fn chart(report: &Report) -> Figure {
+    let bar = |cost: &MethodCost| {
+        let parts = [cost.weights, cost.gradients, cost.optimizer, cost.activations];
+        (cost.method.clone(), parts.map(|bytes| bytes as f64 / 1e9).to_vec())
+    };
+    // Where everything fits the smallest device, lines of devices would be outside.
+    let x = match report.methods.iter().all(|cost| cost.fits_gb.contains(&DEVICES[0])) {
+        true => Axis::linear("GB"),
+        false => Axis {
+            marks: DEVICES.map(|gb| gb as f64).to_vec(),
+            ..Axis::linear("GB; upright lines: memory of devices")
+        },
+    };
+    let stacked = StackedBars {
+        x,
+        y_label: format!(
+            "{:.2} billion parameters, rank {}, {} tokens at once",
+            report.parameters as f64 / 1e9,
+            report.rank,
+            grouped(report.tokens_at_once as u64)
+        ),
+        parts: ["weights", "gradients", "optimizer", "activations"].map(str::to_owned).to_vec(),
+        bars: report.methods.iter().map(bar).collect(),
+    };
+    Figure {
+        name: "plan".to_owned(),
+        title: format!("Memory to fine-tune {}", report.model),
+        description: "What each way of fine-tuning takes, by its parts.".to_owned(),
+        plot: Plot::StackedBars(stacked),
+    }
+}
+
+/// The tables.
+pub fn table(report: &Report) -> String {
+    let mut lines = vec![
+        format!(
+            "{}: {} parameters; an adapter of rank {} has {} ({:.3} %); {} tokens at once",
+            report.model,
+            grouped(report.parameters),
+            report.rank,
+            grouped(report.trainable_parameters),
+            100.0 * report.trainable_parameters as f64 / report.parameters as f64,
+            grouped(report.tokens_at_once as u64)
+        ),
+        String::new(),
+        format!(
+            "{:<26}{:>9}{:>11}{:>11}{:>13}{:>9}  fits from",
+            "GB", "weights", "gradients", "optimizer", "activations", "total"
+        ),
+    ];
+    lines.extend(report.methods.iter().map(|m| {
+        format!(
+            "{:<26}{:>9}{:>11}{:>11}{:>13}{:>9}  {}",
+            m.method,
+            gb(m.weights),
+            gb(m.gradients),
+            gb(m.optimizer),
+            gb(m.activations),
+            gb(m.total),
+            m.fits()
+        )
+    }));
+    lines.push(String::new());
+    let parts = |m: &MethodCost| Some((m.method.clone(), m.parts?));
+    let mut columns: Vec<(String, MemoryPlan)> = report.methods.iter().filter_map(parts).collect();
+    let answering = &report.answering;
+    columns.push((format!("{} answers", answering.side_by_side), answering.parts));
+    lines.push(memory_table::table(&columns));
+    lines.push(format!(
+        "answers: eval --generate over {}, prompts of {} tokens, up to {} new ones",
+        answering.base,
+        grouped(answering.prompt_tokens as u64),
+        answering.max_new_tokens
+    ));
+    lines.push(String::new());
+    lines.push(format!("{:<12}{:>15}{:>16}{:>12}{:>9}", "module", "shape", "full", "low-rank", "fewer"));
+    lines.extend(report.modules.iter().map(|m| {
+        format!(
+            "{:<12}{:>15}{:>16}{:>12}{:>8.0}x",
+            m.module,
+            format!("{} x {}", m.outputs, m.inputs),
+            grouped(m.full),
+            grouped(m.low_rank),
+            m.reduction
+        )
+    }));
+    lines.push(String::new());
+    lines.push(match report.reach.first() {
+        Some(reach) => {
+            format!(
+                "{:<26}{:>16}{:>16}",
+                format!("within {}", ByteSize(reach.memory)),
+                "longest row",
+                "rows at once"
+            )
+        }
+        None => String::new(),
+    });
+    lines.extend(report.reach.iter().map(|r| {
+        format!(
+            "{:<26}{:>16}{:>16}",
+            r.method,
+            grouped(r.longest_context as u64),
+            grouped(r.rows_at_once as u64)
+        )
+    }));
+    lines.join("\n")
+}

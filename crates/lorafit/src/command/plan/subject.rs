@@ -1,0 +1,83 @@
+//! The model that is planned for: a published shape, a configuration, or files.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use lorafit_kernels::Placement;
+use lorafit_model::weights::ModelFiles;
+use lorafit_model::{BaseQuantization, Config, ShapeSource, Source};
+
+/// A model to plan for.
+pub struct Subject {
+    /// Its shape.
+    pub config: Config,
+    /// Its files, if there are any.
+    pub files: Option<ModelFiles>,
+}
+
+impl Subject {
+    /// Opens what `--model` names.
+    pub fn open(model: &str) -> anyhow::Result<Self> {
+        if let Some(config) = Config::named(model) {
+            return Ok(Subject { config, files: None });
+        }
+        let path = Path::new(model);
+        if path.is_file() && path.extension().is_some_and(|e| e == "json") {
+            return Subject::of_config(path);
+        }
+        let source = Source::resolve_shape(model, &mut |text| eprintln!("{text}")).with_context(|| {
+            format!("{model} is not a published shape either; known are {}", names().join(", "))
+        })?;
+        match source {
+            ShapeSource::Config(path) => Subject::of_config(&path),
+            ShapeSource::Model(source) => {
+                let files = ModelFiles::open_header(source.path())?;
+                Ok(Subject { config: files.config().clone(), files: Some(files) })
+            }
+        }
+    }
+
+    /// A shape alone.
+    fn of_config(path: &Path) -> anyhow::Result<Self> {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+        let config = Config::from_hf_json(&text).with_context(|| format!("{shown} cannot be used"))?;
+        Ok(Subject { config, files: None })
+    }
+
+    /// `--model` of a run, of a model whose weights there are; `named` is what the user calls it.
+    pub fn model_flag(&self, named: &str) -> Option<String> {
+        match &self.files {
+            Some(_) => Some(quoted(named)),
+            // On the hub, if no file says so: its weights come with the first run.
+            None if Config::named(named).is_none() && !Path::new(named).exists() => Some(quoted(named)),
+            None => None,
+        }
+    }
+
+    /// Whether the files hold quantised weights, which are not quantised again.
+    pub fn is_quantized(&self) -> bool {
+        self.files.as_ref().is_some_and(ModelFiles::is_quantized)
+    }
+
+    /// Weights in memory: as the files have them or, of a shape alone, in 16 bits.
+    pub fn weight_bytes(&self, base: Option<BaseQuantization>, placement: Placement) -> anyhow::Result<u64> {
+        Ok(match &self.files {
+            Some(files) => files.weight_bytes(base, placement)?,
+            None => self.config.weight_bytes(2, base),
+        })
+    }
+}
+
+/// A word as a shell reads it.
+pub fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "_-./@:,+=".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
+fn names() -> Vec<&'static str> {
+    Config::names().collect()
+}

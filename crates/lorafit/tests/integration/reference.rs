@@ -1,0 +1,249 @@
+//! The reference of the command line: what is generated from the flags is true, and no text names a flag that is not there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::common::{lorafit, well};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+/// The reference as the program writes it.
+fn reference() -> String {
+    let dir = TempDir::new().unwrap();
+    well(dir.path(), &["manual", "--format", "markdown", "--out", "cli.md"]);
+    fs::read_to_string(dir.path().join("cli.md")).unwrap()
+}
+
+/// The flags of each verb, without dashes.
+fn flags() -> BTreeMap<String, BTreeSet<String>> {
+    let (mut flags, mut verb): (BTreeMap<String, BTreeSet<String>>, String) =
+        (BTreeMap::new(), String::new());
+    for line in reference().lines() {
+        if let Some(name) = line.strip_prefix("## lorafit ") {
+            verb = name.to_owned();
+            flags.entry(verb.clone()).or_default().insert("help".to_owned());
+        } else if let Some(rest) = line.strip_prefix("- `--") {
+            let name = rest.split(['`', ' ', '[', '=']).next().unwrap();
+            flags.get_mut(&verb).unwrap().insert(name.to_owned());
+        }
+    }
+    flags
+}
+
+/// Every flag that a text names, in order.
+fn named(text: &str) -> Vec<String> {
+    let starts = text.match_indices("--").filter(|(at, _)| {
+        let before = text[..*at].chars().next_back();
+        !before.is_some_and(|c| c.is_alphanumeric() || "-_./!".contains(c))
+    });
+    let name = |(at, _): (usize, &str)| {
+        let rest = &text[at + 2..];
+        let end = rest.find(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit() && c != '-');
+        rest[..end.unwrap_or(rest.len())].trim_end_matches('-').to_owned()
+    };
+    starts.map(name).filter(|name| !name.is_empty()).collect()
+}
+
+fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => rust_files(&path, found),
+            false => found.extend(path.extension().is_some_and(|ending| ending == "rs").then_some(path)),
+        }
+    }
+}
+
+/// The code of the program and its libraries, without comments and tests; docs that `--help` shows included.
+fn sources() -> Vec<(PathBuf, String)> {
+    let mut files = Vec::new();
+    for name in ["kernels", "data", "model", "train", "lorafit"] {
+        rust_files(&root().join("crates").join(name).join("src"), &mut files);
+    }
+    let is_of_tests = |file: &PathBuf| {
+        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        name.ends_with("tests.rs")
+            || name == "testing.rs"
+            || file.components().any(|part| part.as_os_str() == "tests")
+    };
+    files.retain(|file| !is_of_tests(file));
+    let text = |file: PathBuf| {
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        let lines = code.lines().filter(|line| {
+            let line = line.trim_start();
+            !line.starts_with("// ") && !line.starts_with("//!")
+        });
+        // A text that goes on in the next line is one line.
+        let joined = lines.collect::<Vec<_>>().join("\n").replace("\\\n", "\u{1}");
+        let joined = joined.split('\u{1}').map(str::trim_start).collect::<Vec<_>>().join("");
+        (file, joined)
+    };
+    files.into_iter().map(text).collect()
+}
+
+/// What follows `lorafit VERB` on a line, where the verb is one.
+fn commands<'a>(line: &'a str, flags: &BTreeMap<String, BTreeSet<String>>) -> Vec<(String, &'a str)> {
+    let mut found = Vec::new();
+    for (at, _) in line.match_indices("lorafit ") {
+        let rest = &line[at + "lorafit ".len()..];
+        let verb: String = rest.chars().take_while(char::is_ascii_lowercase).collect();
+        let after = &rest[verb.len()..];
+        if flags.contains_key(&verb) && (after.is_empty() || after.starts_with(' ')) {
+            // Up to the next command, to the end of what is quoted, and not into a remark in words.
+            let end = [" | ", " && ", "; ", "`", " lorafit ", " # ", ")"]
+                .iter()
+                .filter_map(|end| after.find(end))
+                .min();
+            found.push((verb, &after[..end.unwrap_or(after.len())]));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_reference_is_that_of_this_program() {
+    let kept = fs::read_to_string(root().join("docs/cli.md")).unwrap();
+    assert!(kept == reference(), "docs/cli.md is not what the flags say: run scripts/write_reference.sh");
+    let flags = flags();
+    assert!(flags.len() >= 18 && flags["train"].len() > 60, "{flags:?}");
+    // Both ends of the facts of flags.
+    for line in [
+        "| `--rank` | stays | can be searched | `--method lora` |",
+        "| `--threads` | may change | is the same for all trials |  |",
+        "| `--lr` | stays, or `--resume-anyway` | can be searched |  |",
+    ] {
+        assert!(kept.contains(line), "{line}");
+    }
+    assert!(!kept.contains("| `--resume` |"));
+}
+
+#[test]
+fn every_verb_has_a_man_page_with_all_its_flags() {
+    let dir = TempDir::new().unwrap();
+    well(dir.path(), &["manual", "--out", "man/man1"]);
+    assert!(fs::read_to_string(dir.path().join("man/man1/lorafit.1")).unwrap().contains("lorafit\\-train"));
+    for (verb, flags) in flags() {
+        let page = fs::read_to_string(dir.path().join(format!("man/man1/lorafit-{verb}.1"))).unwrap();
+        for flag in flags {
+            assert!(page.contains(&format!("\\-\\-{}", flag.replace('-', "\\-"))), "{verb}: --{flag}");
+        }
+    }
+    fs::write(dir.path().join("file"), "text").unwrap();
+    let refused = lorafit(dir.path(), &["manual", "--out", "file"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--out file cannot be a folder"));
+    let refused = lorafit(dir.path(), &["manual", "--format", "markdown", "--out", "file"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is there already"), "{refused:?}");
+    assert_eq!(fs::read_to_string(dir.path().join("file")).unwrap(), "text");
+}
+
+#[test]
+fn completions_are_read_by_their_shells() {
+    let dir = TempDir::new().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = well(dir.path(), &["completions", shell]);
+        for word in ["train", "gradient-accumulation", "adamw-8bit"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+        let file = dir.path().join(shell);
+        fs::write(&file, script).unwrap();
+        match Command::new(shell).arg("-n").arg(&file).output() {
+            Ok(output) => assert!(output.status.success(), "{shell}: {output:?}"),
+            Err(_) => eprintln!("skipped: no {shell} reads its completions here"),
+        }
+    }
+    let words = "source ./bash; COMP_WORDS=(lorafit train --gradient-acc); COMP_CWORD=2; \
+                 _lorafit lorafit --gradient-acc train; echo \"${COMPREPLY[@]}\"";
+    match Command::new("bash").current_dir(dir.path()).args(["-c", words]).output() {
+        Ok(output) => assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "--gradient-accumulation"),
+        Err(_) => eprintln!("skipped: no bash"),
+    }
+}
+
+/// Flags of other programs, each with the word by which its line is known.
+const OF_OTHERS: [(&str, &[&str]); 8] = [
+    ("mlx_lm", &["model", "adapter-path", "save-path"]),
+    ("vllm", &["enable-lora", "lora-modules", "max-lora-rank", "tokenizer"]),
+    ("--max-lora-rank", &["max-lora-rank"]),
+    ("text-generation-launcher", &["lora-adapters", "model-id"]),
+    ("llama-", &["lora", "lora-scaled"]),
+    ("ollama", &["modelfile"]),
+    // Colours of pages.
+    ("var(--", &["ink", "faint", "line", "card", "paper", "accent"]),
+    ("--gpu-architecture", &["gpu-architecture", "std", "ptxas-options"]),
+];
+
+#[test]
+fn no_text_names_a_flag_that_is_not_there() {
+    let flags = flags();
+    let all: BTreeSet<&String> = flags.values().flatten().collect();
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    for (file, text) in sources() {
+        for line in text.lines().filter(|line| !line.trim_start().starts_with("///") || line.contains("--")) {
+            let of_others: Vec<&str> = OF_OTHERS
+                .iter()
+                .filter(|(word, _)| line.contains(word))
+                .flat_map(|(_, flags)| flags.iter().copied())
+                .collect();
+            for name in named(line).iter().filter(|name| !of_others.contains(&name.as_str())) {
+                seen += 1;
+                if !all.contains(name) && name != "version" {
+                    wrong.push(format!("{}: --{name}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(seen > 300, "{seen}");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_command_that_is_shown_has_the_flags_of_its_verb() {
+    let flags = flags();
+    let mut texts: Vec<(PathBuf, String)> = sources();
+    for name in fs::read_dir(root().join("docs")).unwrap() {
+        let path = name.unwrap().path();
+        if path.extension().is_some_and(|ending| ending == "md") {
+            texts.push((path.clone(), fs::read_to_string(&path).unwrap().replace("\\\n", "")));
+        }
+    }
+    let readme = root().join("README.md");
+    texts.push((readme.clone(), fs::read_to_string(&readme).unwrap().replace("\\\n", "")));
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    for (file, text) in &texts {
+        for line in text.lines() {
+            for (verb, after) in commands(line, &flags) {
+                for name in named(after) {
+                    seen += 1;
+                    if !flags[&verb].contains(&name) {
+                        wrong.push(format!(
+                            "{}: lorafit {verb} has no --{name}: {}",
+                            file.display(),
+                            line.trim()
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    assert!(seen > 250, "{seen}");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn flags_in_text_are_found() {
+    assert_eq!(
+        named("lower --lr, or `--max-grad-norm`; a--b is none, nor -- or <!--x"),
+        ["lr", "max-grad-norm"]
+    );
+    let flags = BTreeMap::from([("train".to_owned(), BTreeSet::new())]);
+    let line = "run lorafit train --a 1 | tee; or lorafit trainer --b, `lorafit train --c` --d";
+    let found = commands(line, &flags);
+    assert_eq!(found.iter().map(|(_, after)| named(after)).collect::<Vec<_>>(), [vec!["a"], vec!["c"]]);
+}
