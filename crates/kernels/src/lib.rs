@@ -2,6 +2,7 @@
 
 mod bytes;
 pub mod cuda;
+pub mod gpu;
 pub mod ops;
 pub mod quant;
 pub mod random;

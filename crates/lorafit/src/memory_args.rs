@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use lorafit_kernels::cuda::Float;
+use lorafit_kernels::gpu::Float;
 use lorafit_kernels::{Device, Placement};
 use lorafit_model::adapter::TargetError;
 use lorafit_model::{ActivationDtype, Recompute};

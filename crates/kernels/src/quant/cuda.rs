@@ -2,8 +2,8 @@
 //! embedding), or neighbours (the operand of a product).
 
 use super::Format;
-use crate::cuda::launch::UNIT;
-use crate::cuda::{Arg, Float, Launch, Region};
+use crate::gpu::launch::UNIT;
+use crate::gpu::{Arg, Float, Launch, Region};
 use crate::weight::RowOrder;
 
 /// Which rows of a matrix.

@@ -5,8 +5,7 @@ use super::four_bit::{Absmax, FourBit};
 use super::int8::Int8;
 use super::{Format, cuda::Rows};
 use crate::bytes::SharedBytes;
-use crate::cuda::gpu::{Buffer, Gpu};
-use crate::cuda::{Float, Region, count};
+use crate::gpu::{Buffer, Float, Gpu, Region, count};
 use crate::weight::RowOrder;
 
 /// A stored matrix, as [`crate::Weight`] has it on the host.

@@ -2,7 +2,7 @@
 
 use super::{Accuracy, Case, Outputs, Place, all};
 use crate::bytes::SharedBytes;
-use crate::cuda::Float;
+use crate::gpu::Float;
 use crate::ops::attention::{self, Gradients, Heads, Saved, Scores, Segment, Segments};
 use crate::ops::cross_entropy::{self, Target};
 use crate::ops::dropout::{self, Mask};

@@ -1,7 +1,7 @@
 //! Decoding has the bits of the CPU: the same products and sums in f32, rounded once.
 
 use half::f16;
-use lorafit_kernels::cuda::{Float, Region};
+use lorafit_kernels::gpu::{Float, Region};
 use lorafit_kernels::ops::embedding;
 use lorafit_kernels::quant::cuda::{Rows, Scales, Tile, decode_blocks, decode_four_bit, decode_int8};
 use lorafit_kernels::quant::four_bit::{Absmax, Code, FourBit};
@@ -19,7 +19,7 @@ fn check(
     machine: &mut Machine,
     mut weight: Weight,
     what: &str,
-    decode: impl Fn(Float, Tile, Region) -> lorafit_kernels::cuda::Launch,
+    decode: impl Fn(Float, Tile, Region) -> lorafit_kernels::gpu::Launch,
 ) {
     let (rows, cols) = (weight.rows(), weight.cols());
     let orders = [RowOrder::Stored, RowOrder::RotaryPairs { head_dim: rows / 2 }];

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum as _};
 use serde::Serialize;
 
 use lorafit_kernels::Placement;
-use lorafit_kernels::cuda::Float;
+use lorafit_kernels::gpu::Float;
 use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::Code;
 use lorafit_model::adapter::{LoraConfig, module_shape};
