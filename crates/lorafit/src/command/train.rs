@@ -12,8 +12,8 @@ use lorafit_data::{DataError, Dataset, GenerationRow, Order, Source, Subset, gen
 use lorafit_model::{ActivationDtype, ActivationPolicy, Parameters, Recompute, Trainable, WeightModules};
 use lorafit_train::{
     Checkpoint, Duration, EvaluationRecord, Identity, MemoryPlan, Observer, PlanRequest, RunError, RunFolder,
-    RunHistory, RunInfo, RunLock, SkipRecord, Start, StepRecord, Summary, TrainError, TrainOptions,
-    rss_bytes, train,
+    RunHistory, RunInfo, RunLock, SkipRecord, Start, StepRecord, Summary, TrainData, TrainError,
+    TrainOptions, rss_bytes, train,
 };
 
 use super::require;
@@ -701,8 +701,7 @@ impl<'a> Ready<'a> {
         self.trained.make(checkpoint)?;
         let summary = train(
             &mut self.trained.as_parameters(base),
-            &self.data.rows,
-            self.data.held_out.as_ref(),
+            TrainData { training: &self.data.rows, evaluation: self.data.held_out.as_ref() },
             &self.options,
             Start { checkpoint },
             &mut run,
