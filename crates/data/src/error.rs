@@ -480,122 +480,147 @@ impl RowProblem {
 
     /// What the user can do next.
     pub fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::NotUtf8 { .. } => "save the file as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8 converts)".into(),
+        let hint = match self {
+            Self::NotUtf8 { .. } => "save the file as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8 converts)",
             Self::Nul { .. } => {
-                "the file may be UTF-16 or no text at all; save it as UTF-8 (iconv -f UTF-16 -t UTF-8 converts)".into()
+                "the file may be UTF-16 or no text at all; save it as UTF-8 (iconv -f UTF-16 -t UTF-8 converts)"
             }
             Self::TooLong { .. } => {
-                "check that the file has line breaks, and that no quote or bracket is left open".into()
+                "check that the file has line breaks, and that no quote or bracket is left open"
             }
             Self::Ragged { .. } => {
                 "quote values that have the separator or a line break in them, or skip such rows with --skip-bad-rows"
-                    .into()
             }
             Self::ManyColumns { .. } => {
-                "check that it is a table, and that the name of the file says how its values are separated".into()
+                "check that it is a table, and that the name of the file says how its values are separated"
             }
-            Self::ColumnTwice { .. } => "rename one of them in the first line".into(),
-            Self::NoColumn { .. } => "check the names in --columns".into(),
+            Self::ColumnTwice { .. } => "rename one of them in the first line",
+            Self::NoColumn { .. } => "check the names in --columns",
             Self::Preference => {
                 "to train on the chosen replies alone, name them: --columns chosen=messages if they are whole \
                  conversations, --columns chosen=completion if they follow a prompt"
-                    .into()
             }
             Self::Overlong { .. } => {
                 "cut such rows with --overlong truncate-right, leave them out with --overlong drop, or raise --max-seq-len"
-                    .into()
             }
-            Self::Json { .. } | Self::NotAnObject { .. } => "a row is one JSON object on one line".into(),
-            Self::UnknownShape { .. } => {
-                let shapes: Vec<String> =
-                    Shape::ALL.iter().map(|s| format!("{} ({})", s.name(), s.fields().join(", "))).collect();
-                format!(
-                    "say what the fields are (--columns topic=instruction,essay=output), in one of these shapes: {}",
-                    shapes.join("; ")
-                )
-            }
-            Self::Ambiguous { asks, answers } => {
-                let name = |names: &[String]| names.first().map(|name| name.escape_debug().to_string()).unwrap_or_default();
-                format!(
-                    "name those that are meant, and pass others over: --columns {}=question,{}=answer,NAME=ignore",
-                    name(asks),
-                    name(answers)
-                )
-            }
+            Self::Json { .. } | Self::NotAnObject { .. } => "a row is one JSON object on one line",
             Self::Surrogate { .. } => {
-                "the text was cut inside of a character: write it again, or skip such rows with --skip-bad-rows".into()
+                "the text was cut inside of a character: write it again, or skip such rows with --skip-bad-rows"
             }
             Self::MissingField { .. } => {
                 "the first row decides the shape of the file; give every row the same fields, or remove this one"
-                    .into()
             }
             Self::WrongType { field, want: "a string", found: "a list" } if field.ends_with("content") => {
-                "join the text parts of the message into one string; images are not supported".into()
+                "join the text parts of the message into one string; images are not supported"
             }
-            Self::WrongType { .. } => "correct the row or remove it".into(),
-            Self::Refused { field, .. } if field.contains(['[', ',']) => {
-                format!("remove `{field}` from the row, or the row")
-            }
-            Self::Refused { field, .. } => {
-                format!("remove `{0}` from the rows, or say that it does not matter: --columns {0}=ignore", field.escape_debug())
-            }
-            Self::NotText { .. } => "only text is trained: remove the part, or the row".into(),
-            Self::Unsupported { field } => format!("remove `{field}` from the row, or the row"),
-            Self::UnknownRole { role } => {
-                let likely = match role.to_ascii_lowercase().as_str() {
-                    "human" | "person" | "prompter" | "question" => "user",
-                    "developer" => "system",
-                    "function" | "ipython" | "observation" | "tool_response" => "tool",
-                    _ => "assistant",
-                };
-                match role.contains(char::is_whitespace) || role.is_empty() {
-                    false => format!("map it with --role {}={likely}", role.escape_debug().take(60).collect::<String>()),
-                    true => "rename the role to one of them".into(),
-                }
-            }
-            Self::NoReply { unmet: Some(name) } => {
-                format!("the row has no message of the role that --role {}=assistant names: correct it, or add the reply", name.escape_debug())
-            }
-            Self::NoMessages | Self::NoReply { .. } | Self::NoLastReply { .. } | Self::EmptyReply { .. } => {
-                "add the reply or remove the row".into()
-            }
+            Self::WrongType { .. } => "correct the row or remove it",
+            Self::NotText { .. } => "only text is trained: remove the part, or the row",
+            Self::NoMessages
+            | Self::NoReply { unmet: None }
+            | Self::NoLastReply { .. }
+            | Self::EmptyReply { .. } => "add the reply or remove the row",
             Self::NoChatTemplate => {
                 "use the instruct version of the model, give a template with --template, or write the rows as prompt \
                  and completion"
-                    .into()
             }
             Self::SpanNotFound { .. } => {
                 "split the conversation into rows that end with the reply to be learnt, or give a template that \
                  does not rewrite history with --template"
-                    .into()
             }
             Self::ReplyNotWritten { .. } => {
-                "the template and the data do not fit each other; give another with --template".into()
+                "the template and the data do not fit each other; give another with --template"
             }
             Self::ReplyRepeated { .. } => {
                 "give another template with --template, or put {% generation %} and {% endgeneration %} around what \
                  the assistant generates"
-                    .into()
             }
             Self::EndUnclear { .. } => {
                 "give a template with --template that writes eos_token behind replies, or puts {% generation %} and \
                  {% endgeneration %} around what the assistant generates"
-                    .into()
             }
-            Self::NoPrompt { .. } => "give chat, instruction or completion rows".into(),
-            Self::BeyondModel(beyond) => beyond.hint(),
-            Self::NoEos => "name one in tokenizer_config.json (\"eos_token\")".into(),
+            Self::NoPrompt { .. } => "give chat, instruction or completion rows",
+            Self::NoEos => "name one in tokenizer_config.json (\"eos_token\")",
+            Self::UnknownShape { .. } => return Some(to_name_a_shape()),
+            Self::Ambiguous { asks, answers } => return Some(to_name_the_fields(asks, answers)),
+            Self::Refused { field, .. } => return Some(to_remove_or_ignore(field)),
+            Self::Unsupported { field } => return Some(to_remove(field)),
+            Self::NotWritten { field } => return Some(to_have_written(field)),
+            Self::UnknownRole { role } => return Some(to_map_a_role(role)),
+            Self::NoReply { unmet: Some(name) } => return Some(to_meet_a_role(name)),
+            Self::BeyondModel(beyond) => return Some(beyond.hint()),
             Self::Template(e) => return e.hint(),
             Self::Tokenizer(e) => return e.hint(),
-            Self::NotWritten { field } if field.ends_with("tools") || field.ends_with("tool_calls") => format!(
-                "the model would learn the row without it: remove `{field}` (also called functions and function_call) \
-                 from the row, or give a template that writes it with --template"
-            ),
-            Self::NotWritten { field } => format!(
-                "the model would learn the row without it: remove `{field}` from the row, or give a template that \
-                 writes it with --template"
-            ),
-        })
+        };
+        Some(hint.to_owned())
     }
+}
+
+/// What to do about a row whose fields are of no shape.
+fn to_name_a_shape() -> String {
+    let shapes: Vec<String> =
+        Shape::ALL.iter().map(|s| format!("{} ({})", s.name(), s.fields().join(", "))).collect();
+    format!(
+        "say what the fields are (--columns topic=instruction,essay=output), in one of these shapes: {}",
+        shapes.join("; ")
+    )
+}
+
+/// What to do where several fields may be the question, or the answer.
+fn to_name_the_fields(asks: &[String], answers: &[String]) -> String {
+    let name =
+        |names: &[String]| names.first().map(|name| name.escape_debug().to_string()).unwrap_or_default();
+    format!(
+        "name those that are meant, and pass others over: --columns {}=question,{}=answer,NAME=ignore",
+        name(asks),
+        name(answers)
+    )
+}
+
+/// What to do about a field that must not be there. What lies inside of another, or has a comma, --columns cannot name.
+fn to_remove_or_ignore(field: &str) -> String {
+    match field.contains(['[', ',']) {
+        true => to_remove(field),
+        false => format!(
+            "remove `{0}` from the rows, or say that it does not matter: --columns {0}=ignore",
+            field.escape_debug()
+        ),
+    }
+}
+
+fn to_remove(field: &str) -> String {
+    format!("remove `{field}` from the row, or the row")
+}
+
+/// What to do about a field that the template does not write.
+fn to_have_written(field: &str) -> String {
+    let alias = match field.ends_with("tools") || field.ends_with("tool_calls") {
+        true => " (also called functions and function_call)",
+        false => "",
+    };
+    format!(
+        "the model would learn the row without it: remove `{field}`{alias} from the row, or give a template that \
+         writes it with --template"
+    )
+}
+
+/// What to do about a role that is none of the four; the likely one is offered.
+fn to_map_a_role(role: &str) -> String {
+    let likely = match role.to_ascii_lowercase().as_str() {
+        "human" | "person" | "prompter" | "question" => "user",
+        "developer" => "system",
+        "function" | "ipython" | "observation" | "tool_response" => "tool",
+        _ => "assistant",
+    };
+    match role.contains(char::is_whitespace) || role.is_empty() {
+        false => format!("map it with --role {}={likely}", role.escape_debug().take(60).collect::<String>()),
+        true => "rename the role to one of them".to_owned(),
+    }
+}
+
+/// What to do where no message has the role that was said to be the assistant's.
+fn to_meet_a_role(name: &str) -> String {
+    format!(
+        "the row has no message of the role that --role {}=assistant names: correct it, or add the reply",
+        name.escape_debug()
+    )
 }

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use lorafit_kernels::cuda::SOURCES;
 use lorafit_kernels::cuda::nvrtc::{self, ARCHITECTURES, Resources};
-use lorafit_kernels::cuda::{Float, Region, SOURCES};
+use lorafit_kernels::gpu::{Float, Region};
 use lorafit_kernels::ops::attention::cuda::{
     DeviceTree, Gradients, HEAD_DIMS, Operands, Tree, backward, forward, forward_cached, plain_backward,
     plain_forward,

@@ -2,6 +2,8 @@
 
 mod bytes;
 pub mod cuda;
+pub mod gpu;
+#[allow(clippy::too_many_arguments, reason = "an op names all its operands")]
 pub mod ops;
 pub mod quant;
 pub mod random;

@@ -11,8 +11,7 @@ use std::ptr::NonNull;
 
 use half::bf16;
 
-use crate::cuda::gpu::{Buffer, Gpu};
-use crate::cuda::{Float, Region, taken};
+use crate::gpu::{Buffer, Float, Gpu, Region, taken};
 
 /// Where tensors live and ops run.
 ///

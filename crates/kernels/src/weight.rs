@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 
 use crate::bytes::SharedBytes;
-use crate::cuda::gpu::Gpu;
-use crate::cuda::{self, Float, Region};
+use crate::gpu::{self, Float, Gpu, Region};
 use crate::quant::cuda::{Rows, Tile, decode_blocks as decode_blocks_on_gpu};
 use crate::quant::four_bit::{Absmax, FourBit};
 use crate::quant::int8::Int8;
@@ -243,7 +242,7 @@ impl Weight {
         let mut values = Tensor::zeros(device, len);
         match (&self.storage, device) {
             (Storage::Gpu(_), Device::Cuda(gpu)) => {
-                let tile = self.tile(Rows::From(0), cuda::count(self.rows));
+                let tile = self.tile(Rows::From(0), gpu::count(self.rows));
                 self.decode_on_gpu(gpu, tile, Float::F32, values.region());
             }
             _ => self.decode_to(&mut values),
@@ -419,7 +418,7 @@ impl Weight {
 
     /// The rows `rows`, of which there are `count`, to be decoded on a device.
     pub(crate) fn tile(&self, rows: Rows, count: u32) -> Tile {
-        Tile { rows, order: self.row_order, count, cols: cuda::count(self.cols) }
+        Tile { rows, order: self.row_order, count, cols: gpu::count(self.cols) }
     }
 
     /// Decodes rows on a device to `out`.

@@ -3,7 +3,7 @@
 //! What blocks leave for backward is in `activations.rs`. The same function lays out the buffers of a run and counts
 //! their bytes for the plan ([`BufferBytes`]).
 
-use lorafit_kernels::cuda::Float;
+use lorafit_kernels::gpu::Float;
 use lorafit_kernels::ops::attention::backward_workspace;
 use lorafit_kernels::ops::rope::Angles;
 use lorafit_kernels::{Bf16Tensor, Device, Placement, Tensor};

@@ -134,20 +134,25 @@ pub(crate) fn is_finite(parameters: &Parameters<'_>) -> bool {
     sum_squares(&parameters.tensors()).is_finite()
 }
 
-/// Writes the checkpoint of `state` below the run folder `run`, and removes all but the last `keep`.
+/// What a checkpoint is made of.
+pub(crate) struct Content<'a> {
+    pub(crate) state: &'a State,
+    pub(crate) info: &'a RunInfo,
+    pub(crate) parameters: &'a Parameters<'a>,
+    pub(crate) optimizer: &'a AdamW,
+}
+
+/// Writes a checkpoint below the run folder `run`, and removes all but the last `keep`.
 ///
 /// After an error the checkpoints that were there are as they were.
 pub(crate) fn save(
     storage: &dyn Storage,
     run: &Path,
     keep: usize,
-    state: &State,
-    info: &RunInfo,
-    parameters: &Parameters<'_>,
-    optimizer: &AdamW,
+    content: &Content<'_>,
 ) -> io::Result<PathBuf> {
     let folder = run.join(FOLDER);
-    let path = folder.join(format!("{PREFIX}{:08}", state.step));
+    let path = folder.join(format!("{PREFIX}{:08}", content.state.step));
     let partial = path.with_extension(PARTIAL);
     let write = || {
         storage.create_dir_all(&folder)?;
@@ -155,7 +160,7 @@ pub(crate) fn save(
             storage.remove_dir_all(&partial)?;
         }
         storage.create_dir_all(&partial)?;
-        write_files(storage, &partial, state, info, parameters, optimizer)?;
+        write_files(storage, &partial, content)?;
         storage.sync_dir(&partial)?;
         if path.exists() {
             replaced(storage, &path)?;
@@ -173,14 +178,8 @@ pub(crate) fn save(
     Ok(path)
 }
 
-fn write_files(
-    storage: &dyn Storage,
-    dir: &Path,
-    state: &State,
-    info: &RunInfo,
-    parameters: &Parameters<'_>,
-    optimizer: &AdamW,
-) -> io::Result<()> {
+fn write_files(storage: &dyn Storage, dir: &Path, content: &Content<'_>) -> io::Result<()> {
+    let Content { state, info, parameters, optimizer } = *content;
     let mut sums = String::new();
     let mut write = |name: &str, content: &mut WriteContent<'_>| {
         let mut hasher = blake3::Hasher::new();

@@ -4,7 +4,7 @@ use lorafit_data::{GenerationRow, SampleRef, Samples, Tokenizer, TokenizerError}
 use lorafit_model::adapter::Adapter;
 use lorafit_model::{Buffers, Model, NotNumbers, Sampling, generate, most_new_tokens};
 
-use crate::stream::{MicroBatchSize, cut};
+use crate::stream::{Cut, MicroBatchSize, cut};
 
 /// Loss over a dataset.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,25 +21,23 @@ pub struct Evaluation {
 pub fn evaluate(model: &Model, adapter: Option<&Adapter>, samples: &Samples, budget: usize) -> Evaluation {
     let tokens = MicroBatchSize::of_evaluation(samples, budget).tokens;
     let mut buffers = Buffers::for_evaluation(model.config(), adapter, model.device(), tokens);
-    let found = evaluate_in(model, adapter, samples, budget, true, &mut buffers, &mut || false);
+    let cut = Cut::of(model.config(), budget, true);
+    let found = evaluate_in(model, adapter, samples, cut, &mut buffers, &mut || false);
     found.expect("nobody stops it")
 }
 
-/// As [`evaluate`], in buffers that are already there; beginnings are computed once if rows `share`. `None` if it is to
-/// `stop`, which is asked before every micro-batch.
+/// As [`evaluate`], in buffers that are already there. `None` if it is to `stop`, which is asked before every micro-batch.
 pub(crate) fn evaluate_in(
     model: &Model,
     adapter: Option<&Adapter>,
     samples: &Samples,
-    budget: usize,
-    share: bool,
+    how: Cut,
     buffers: &mut Buffers,
     stop: &mut dyn FnMut() -> bool,
 ) -> Option<Evaluation> {
     let indices: Vec<usize> = (0..samples.len()).collect();
     let mut sum = 0.0;
-    let share = share && !model.config().depends_on_length();
-    for micro in cut(samples, &indices, budget, share) {
+    for micro in cut(samples, &indices, how) {
         if stop() {
             return None;
         }
@@ -101,22 +99,33 @@ impl ExactMatch {
 /// Sequences generated side by side, where memory allows.
 pub const SIDE_BY_SIDE: usize = 16;
 
-/// Answers every row greedily, `side_by_side` at a time, with at most `max_new_tokens` tokens within the context.
-/// `on_progress(done)` is told as rows finish. `None` if it is `interrupted`, which is asked before every prompt and every
-/// round of tokens.
+/// Who answers, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Answering<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// Its adapter, if any.
+    pub adapter: Option<&'a Adapter>,
+    /// What its tokens mean.
+    pub tokenizer: &'a Tokenizer,
+    /// The longest answer; the context may end it before.
+    pub max_new_tokens: usize,
+    /// Answers that are generated at once.
+    pub side_by_side: usize,
+}
+
+/// Answers every row greedily. `on_progress(done)` is told as rows finish. `None` if it is `interrupted`, which is asked
+/// before every prompt and every round of tokens.
 ///
 /// # Errors
 /// Logits that are not numbers; ids that the tokenizer cannot decode.
 pub fn exact_match(
-    model: &Model,
-    adapter: Option<&Adapter>,
-    tokenizer: &Tokenizer,
+    answering: Answering<'_>,
     rows: &[GenerationRow],
-    max_new_tokens: usize,
-    side_by_side: usize,
     mut on_progress: impl FnMut(usize),
     interrupted: &mut dyn FnMut() -> bool,
 ) -> Result<Option<ExactMatch>, AnswerError> {
+    let Answering { model, adapter, tokenizer, max_new_tokens, side_by_side } = answering;
     let mut examples = Vec::with_capacity(rows.len());
     let mut ended_by_context = 0;
     for batch in rows.chunks(side_by_side) {

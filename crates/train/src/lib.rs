@@ -34,7 +34,9 @@ pub use bench::{BenchError, BenchOptions, BenchResult, bench};
 pub use cadence::CheckpointEvery;
 pub use card::CARD_MARK;
 pub use checkpoint::{Best, Checkpoint, CheckpointError, Newest, State};
-pub use evaluate::{AnswerError, Evaluation, ExactMatch, Example, SIDE_BY_SIDE, evaluate, exact_match};
+pub use evaluate::{
+    AnswerError, Answering, Evaluation, ExactMatch, Example, SIDE_BY_SIDE, evaluate, exact_match,
+};
 pub use guard::{Culprit, GuardState, OnNan, Refusal};
 pub use history::{RunHistory, RunTotals};
 pub use identity::{Identity, Mismatch, hash_data, hash_files, hash_text};
@@ -56,4 +58,4 @@ pub use status::{CheckpointStatus, RunStatus};
 pub use stream::MicroBatchSize;
 pub use token_scores::{TokenScores, token_scores};
 pub use tokenizer::{open_tokenizer, tokenizer_entries, tokenizer_metadata};
-pub use trainer::{Duration, Observer, Start, Summary, TrainError, TrainOptions, train};
+pub use trainer::{Duration, Observer, Start, Summary, TrainData, TrainError, TrainOptions, train};

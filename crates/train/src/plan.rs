@@ -5,7 +5,8 @@
 //! for each parameter, and the moments of its optimizer. Files are written and read a piece at a time. What the program itself takes is measured ([`PROCESS_BYTES`]).
 
 use lorafit_kernels::Placement;
-use lorafit_kernels::cuda::{Float, cublas};
+use lorafit_kernels::cuda::cublas;
+use lorafit_kernels::gpu::Float;
 use lorafit_kernels::ops::matmul::cpu_workspace_bytes;
 use lorafit_kernels::ops::matmul::cuda::decoded_bytes;
 use lorafit_model::adapter::{LoraConfig, TargetError};

@@ -25,7 +25,7 @@ use lorafit_model::{FileError, Parameters};
 use serde::{Deserialize, Serialize};
 
 use crate::card;
-use crate::checkpoint::{self, CheckpointError, State};
+use crate::checkpoint::{self, CheckpointError, Content, State};
 use crate::identity::{Identity, Mismatch};
 use crate::json_lines::JsonLines;
 use crate::lock::RunLock;
@@ -432,8 +432,8 @@ impl RunFolder {
         self.sync()?;
         (state.metrics_lines, state.evaluation_lines) = (self.metrics.lines(), self.evaluations.lines());
         let (storage, dir) = (&*self.storage, self.lock.dir());
-        checkpoint::save(storage, dir, keep, state, &self.info, parameters, optimizer)
-            .map_err(|source| save_error(dir, source, needed))
+        let content = Content { state, info: &self.info, parameters, optimizer };
+        checkpoint::save(storage, dir, keep, &content).map_err(|source| save_error(dir, source, needed))
     }
 
     /// Removes all but the last `keep` checkpoints: what a run that was killed right after saving did not come to.

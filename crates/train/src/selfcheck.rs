@@ -1,6 +1,6 @@
 //! Whether a device trains as the processor does: whole steps of small models on both.
 
-use lorafit_kernels::cuda::Float;
+use lorafit_kernels::gpu::Float;
 use lorafit_kernels::ops::attention::{Segment, Segments};
 use lorafit_kernels::ops::cross_entropy::Target;
 use lorafit_kernels::quant::four_bit::Code;
@@ -157,8 +157,8 @@ pub fn check_steps(device: Device, mut on_outcome: impl FnMut(Outcome)) {
 
 #[cfg(test)]
 mod tests {
-    use lorafit_kernels::cuda::Gpu;
-    use lorafit_kernels::cuda::recorder::Recorder;
+    use lorafit_kernels::cuda;
+    use lorafit_kernels::gpu::Gpu;
 
     use super::*;
 
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn every_call_of_a_step_keeps_the_rules_of_a_device() {
         for float in [Float::F32, Float::Bf16] {
-            let gpu = Gpu::over(Recorder::new(1 << 30), float);
+            let gpu = Gpu::over(cuda::recorder(1 << 30), float);
             let mut failed = 0;
             check_steps(Device::Cuda(gpu), |outcome| failed += u32::from(!outcome.passed()));
             assert!(failed >= 6, "{failed} outcomes are seen to be wrong");

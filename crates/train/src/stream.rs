@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use lorafit_data::{self as data, Batch, Samples};
 use lorafit_kernels::ops::attention::{Segment, Segments};
 use lorafit_kernels::ops::cross_entropy::Target;
-use lorafit_model::Stream;
+use lorafit_model::{Config, Stream};
 
 /// A micro-batch in the model's terms.
 #[derive(Debug)]
@@ -40,13 +40,27 @@ impl Micro {
     }
 }
 
-/// Cuts the samples `indices` into micro-batches of about `budget` tokens; what samples of one begin with alike is
-/// computed once if they `share`.
+/// How samples are cut into micro-batches.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cut {
+    /// Tokens of a micro-batch, about.
+    budget: usize,
+    /// Compute once what samples of one begin with alike.
+    share: bool,
+}
+
+impl Cut {
+    /// For a model: where a token depends on the length of its text, texts share no token.
+    pub(crate) fn of(config: &Config, budget: usize, share: bool) -> Self {
+        Cut { budget, share: share && !config.depends_on_length() }
+    }
+}
+
+/// Cuts the samples `indices` into micro-batches.
 pub(crate) fn cut<'a>(
     samples: &'a Samples,
     indices: &[usize],
-    budget: usize,
-    share: bool,
+    Cut { budget, share }: Cut,
 ) -> impl Iterator<Item = Micro> + use<'a> {
     data::cut(samples, indices, budget, share).into_iter().map(move |group| {
         let group = group.into_iter().map(|i| samples.sample(i));

@@ -13,7 +13,7 @@ use lorafit_data::{Dataset, Order, Samples, Steps};
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::elementwise::sum_squares;
 use lorafit_kernels::random;
-use lorafit_model::{ActivationPolicy, Buffers, Gradients, Losses, Parameters};
+use lorafit_model::{ActivationPolicy, Buffers, Config, Gradients, Losses, Parameters};
 
 use crate::cadence::{Cadence, CheckpointEvery};
 use crate::checkpoint::{self, Best, Checkpoint, State};
@@ -24,7 +24,7 @@ use crate::metrics::{EvaluationRecord, SkipRecord, StepRecord};
 use crate::optim::{AdamW, OptimizerKind};
 use crate::run::{RunError, RunFolder, RunLength};
 use crate::schedule::{Schedule, ScheduleKind};
-use crate::stream::{MicroBatchSize, cut};
+use crate::stream::{Cut, MicroBatchSize, cut};
 
 #[cfg(test)]
 mod resume_tests;
@@ -116,6 +116,11 @@ impl TrainOptions {
             Duration::Steps(steps) => steps,
             Duration::Epochs(epochs) => ((per_epoch as f64 * epochs).ceil() as u64).max(1),
         }
+    }
+
+    /// How samples are cut into micro-batches of a model.
+    fn cut(&self, config: &Config) -> Cut {
+        Cut::of(config, self.micro_batch_tokens, self.prefix_sharing)
     }
 
     /// A bound on what is computed at once, in training and in evaluation.
@@ -216,6 +221,15 @@ pub struct Start<'a> {
     pub checkpoint: Option<&'a Checkpoint>,
 }
 
+/// The rows of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct TrainData<'a> {
+    /// What is learnt.
+    pub training: &'a Dataset,
+    /// What is held out, if any.
+    pub evaluation: Option<&'a Dataset>,
+}
+
 /// Trains `parameters` in place on `data` and saves them in `run`.
 ///
 /// # Errors
@@ -223,105 +237,185 @@ pub struct Start<'a> {
 /// the run; only if the last one cannot, the run ends with that error, its result saved.
 pub fn train(
     parameters: &mut Parameters<'_>,
-    data: &Dataset,
-    evaluation: Option<&Dataset>,
+    data: TrainData<'_>,
     options: &TrainOptions,
     start: Start<'_>,
     run: &mut RunFolder,
     observer: &mut dyn Observer,
 ) -> Result<Summary, TrainError> {
     let started = Instant::now();
-    let total_steps = options.total_steps(data.samples.len());
-    let size = options.micro_batch_size(data, evaluation);
-    let mut stepper = Stepper::new(parameters, size, options, total_steps);
-    let mut state = State::default();
-    if let Some(checkpoint) = start.checkpoint {
-        checkpoint.restore(&mut stepper.optimizer).map_err(RunError::from)?;
-        state = checkpoint.state.clone();
-    }
-    run.check_space(parameters, &stepper.optimizer, options.keep_checkpoints + 1)?;
-    run.write_length(RunLength { total_steps })?;
-    let mut steps =
-        Steps::new(data.samples.len(), options.order, options.batch_size, options.gradient_accumulation)
+    let mut training = Training::begin(parameters, data, options, start, run, observer)?;
+    let interrupted = training.go_on()?;
+    training.finish(interrupted, started)
+}
+
+/// A run that goes on: all that its loop reads and changes.
+struct Training<'a, 'p> {
+    parameters: &'a mut Parameters<'p>,
+    data: TrainData<'a>,
+    options: &'a TrainOptions,
+    run: &'a mut RunFolder,
+    observer: &'a mut dyn Observer,
+    total_steps: u64,
+    steps: Steps,
+    stepper: Stepper,
+    saver: Saver,
+    state: State,
+    /// The last step's record.
+    last: Option<StepRecord>,
+    /// The last evaluation's.
+    evaluated: Option<EvaluationRecord>,
+}
+
+impl<'a, 'p> Training<'a, 'p> {
+    /// At the first step, or where a checkpoint left it.
+    fn begin(
+        parameters: &'a mut Parameters<'p>,
+        data: TrainData<'a>,
+        options: &'a TrainOptions,
+        start: Start<'_>,
+        run: &'a mut RunFolder,
+        observer: &'a mut dyn Observer,
+    ) -> Result<Self, TrainError> {
+        let samples = data.training.samples.len();
+        let total_steps = options.total_steps(samples);
+        let size = options.micro_batch_size(data.training, data.evaluation);
+        let mut stepper = Stepper::new(parameters, size, options, total_steps);
+        let mut state = State::default();
+        if let Some(checkpoint) = start.checkpoint {
+            checkpoint.restore(&mut stepper.optimizer).map_err(RunError::from)?;
+            state = checkpoint.state.clone();
+        }
+        run.check_space(parameters, &stepper.optimizer, options.keep_checkpoints + 1)?;
+        run.write_length(RunLength { total_steps })?;
+        let steps = Steps::new(samples, options.order, options.batch_size, options.gradient_accumulation)
             .resume(state.position);
-    let mut saver = Saver::new(options, start.checkpoint.map(|checkpoint| &checkpoint.state));
-    let (mut last, mut evaluated) = (None, None);
-    let interrupted = loop {
-        let finished = state.step >= total_steps;
-        let due = state.step > 0 && (finished || options.eval_every.is_some_and(|n| state.step % n == 0));
-        let evaluation = evaluation.filter(|_| due && state.evaluated != Some(state.step));
-        if (!finished || evaluation.is_some()) && observer.should_stop() {
-            break true;
-        }
-        if let Some(evaluation) = evaluation {
-            let lowest = state.best.map(|best| best.loss);
-            let stop = &mut || observer.should_stop();
-            let found = stepper.evaluation(parameters, evaluation, state.step, options, lowest, stop);
-            // Stopped half-way: it is made again when the run is resumed.
-            let Some(mut record) = found else { continue };
-            if record.best {
-                match run.save_best(parameters) {
-                    Ok(()) => state.best = Some(Best { step: record.step, loss: record.loss }),
-                    Err(error) => {
-                        record.best = false;
-                        saver.trouble(error, observer);
-                    }
-                }
-            }
-            saver.recorded(run.record_evaluation(&record), observer);
-            state.evaluated = Some(state.step);
-            observer.on_evaluation(&record);
-            evaluated = Some(record);
-            continue;
-        }
-        if finished {
-            break false;
-        }
-        if observer.should_save() || saver.cadence.is_due(state.step) {
-            saver.save(run, &mut state, parameters, &stepper.optimizer, observer)?;
-        }
-        let Some(step) = steps.next() else { break false };
-        let number = state.step + 1;
-        stepper.spike_above = options.skip_loss_spikes.then(|| state.guard.spike_above()).flatten();
-        match stepper.step(parameters, &data.samples, &step.indices, number, options) {
-            Ok(record) => {
-                state.guard.in_a_row = 0;
-                if options.skip_loss_spikes {
-                    state.guard.remember(record.loss);
-                }
-                saver.recorded(run.record_step(&record), observer);
-                observer.on_step(&record, total_steps);
-                last = Some(record);
-            }
-            Err(refusal) => {
-                if refusal.culprit != Culprit::LossSpike && options.on_nan == OnNan::Stop {
-                    saver.save(run, &mut state, parameters, &stepper.optimizer, observer)?;
-                    return Err(refusal.into());
-                }
-                if state.guard.refuse(&refusal) {
-                    return Err(refusal.into());
-                }
-                let record = SkipRecord::from(&refusal);
-                saver.recorded(run.record_skip(&record), observer);
-                observer.on_skip(&record);
-            }
-        }
-        (state.step, state.position) = (number, step.next);
-    };
-    saver.save(run, &mut state, parameters, &stepper.optimizer, observer)?;
-    run.save_result(parameters)?;
-    if let Some(error) = saver.failed {
-        return Err(error.into());
+        let saver = Saver::new(options, start.checkpoint.map(|checkpoint| &checkpoint.state));
+        let (last, evaluated) = (None, None);
+        Ok(Training {
+            parameters,
+            data,
+            options,
+            run,
+            observer,
+            total_steps,
+            steps,
+            stepper,
+            saver,
+            state,
+            last,
+            evaluated,
+        })
     }
-    Ok(Summary {
-        steps: state.step,
-        interrupted,
-        last,
-        evaluation: evaluated,
-        best: state.best,
-        skipped: state.guard.skipped,
-        seconds: started.elapsed().as_secs_f64(),
-    })
+
+    /// Steps and evaluations until the last is done, or the observer stops them, which is told.
+    fn go_on(&mut self) -> Result<bool, TrainError> {
+        loop {
+            let finished = self.state.step >= self.total_steps;
+            let evaluation = self.evaluation_due(finished);
+            if (!finished || evaluation.is_some()) && self.observer.should_stop() {
+                return Ok(true);
+            }
+            if let Some(evaluation) = evaluation {
+                self.evaluate(evaluation);
+                continue;
+            }
+            if finished {
+                return Ok(false);
+            }
+            if self.observer.should_save() || self.saver.cadence.is_due(self.state.step) {
+                self.save()?;
+            }
+            let Some(step) = self.steps.next() else { return Ok(false) };
+            let number = self.state.step + 1;
+            self.step(&step.indices, number)?;
+            (self.state.step, self.state.position) = (number, step.next);
+        }
+    }
+
+    /// What is evaluated before the next step, if it is time.
+    fn evaluation_due(&self, finished: bool) -> Option<&'a Dataset> {
+        let step = self.state.step;
+        let due = step > 0 && (finished || self.options.eval_every.is_some_and(|n| step.is_multiple_of(n)));
+        self.data.evaluation.filter(|_| due && self.state.evaluated != Some(step))
+    }
+
+    /// Evaluates, and saves what is better than all before. Stopped half-way there is nothing: it is made again when the run
+    /// is resumed.
+    fn evaluate(&mut self, data: &Dataset) {
+        let Training { parameters, options, run, observer, stepper, saver, state, .. } = self;
+        let stop = &mut || observer.should_stop();
+        let Some(mut record) = stepper.evaluation(parameters, data, options, state, stop) else { return };
+        if record.best {
+            match run.save_best(parameters) {
+                Ok(()) => state.best = Some(Best { step: record.step, loss: record.loss }),
+                Err(error) => {
+                    record.best = false;
+                    saver.trouble(error, *observer);
+                }
+            }
+        }
+        saver.recorded(run.record_evaluation(&record), *observer);
+        state.evaluated = Some(state.step);
+        observer.on_evaluation(&record);
+        self.evaluated = Some(record);
+    }
+
+    /// Takes step `number`, or refuses it.
+    fn step(&mut self, indices: &[usize], number: u64) -> Result<(), TrainError> {
+        let Training { parameters, data, options, run, observer, stepper, saver, state, .. } = self;
+        stepper.spike_above = options.skip_loss_spikes.then(|| state.guard.spike_above()).flatten();
+        let record = match stepper.step(parameters, &data.training.samples, indices, number, options) {
+            Ok(record) => record,
+            Err(refusal) => return self.refuse(refusal),
+        };
+        state.guard.in_a_row = 0;
+        if options.skip_loss_spikes {
+            state.guard.remember(record.loss);
+        }
+        saver.recorded(run.record_step(&record), *observer);
+        observer.on_step(&record, self.total_steps);
+        self.last = Some(record);
+        Ok(())
+    }
+
+    /// Goes on without a step, unless its refusal ends the run.
+    fn refuse(&mut self, refusal: Refusal) -> Result<(), TrainError> {
+        if refusal.culprit != Culprit::LossSpike && self.options.on_nan == OnNan::Stop {
+            self.save()?;
+            return Err(refusal.into());
+        }
+        if self.state.guard.refuse(&refusal) {
+            return Err(refusal.into());
+        }
+        let record = SkipRecord::from(&refusal);
+        self.saver.recorded(self.run.record_skip(&record), self.observer);
+        self.observer.on_skip(&record);
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<(), TrainError> {
+        let Training { parameters, run, observer, stepper, saver, state, .. } = self;
+        saver.save(run, state, parameters, &stepper.optimizer, *observer)
+    }
+
+    /// Saves the last checkpoint and the result.
+    fn finish(mut self, interrupted: bool, started: Instant) -> Result<Summary, TrainError> {
+        self.save()?;
+        self.run.save_result(self.parameters)?;
+        if let Some(error) = self.saver.failed {
+            return Err(error.into());
+        }
+        Ok(Summary {
+            steps: self.state.step,
+            interrupted,
+            last: self.last,
+            evaluation: self.evaluated,
+            best: self.state.best,
+            skipped: self.state.guard.skipped,
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
 }
 
 /// Saves checkpoints, and remembers what could not be saved.
@@ -453,8 +547,7 @@ impl Stepper {
         self.gradients.clear();
         let (mut losses, mut computed) = (Vec::new(), 0);
         let (model, adapter) = (parameters.model(), parameters.adapter());
-        let share = options.prefix_sharing && !model.config().depends_on_length();
-        let micro_batches = cut(samples, indices, options.micro_batch_tokens, share);
+        let micro_batches = cut(samples, indices, options.cut(model.config()));
         for (part, micro) in micro_batches.enumerate() {
             let mask = mask.map(|m| m.derive(part as u64));
             let (buffers, gradients) = (&mut self.buffers, &mut self.gradients);
@@ -499,22 +592,22 @@ impl Stepper {
         })
     }
 
+    /// Evaluates after the step that `state` is at; `None` if it is to `stop`.
     fn evaluation(
         &mut self,
         parameters: &Parameters<'_>,
         data: &Dataset,
-        step: u64,
         options: &TrainOptions,
-        lowest: Option<f64>,
+        state: &State,
         stop: &mut dyn FnMut() -> bool,
     ) -> Option<EvaluationRecord> {
         let started = Instant::now();
-        let (budget, share) = (options.micro_batch_tokens, options.prefix_sharing);
-        let (samples, buffers) = (&data.samples, &mut self.buffers);
         let (model, adapter) = (parameters.model(), parameters.adapter());
-        let found = evaluate_in(model, adapter, samples, budget, share, buffers, stop)?;
+        let cut = options.cut(model.config());
+        let found = evaluate_in(model, adapter, &data.samples, cut, &mut self.buffers, stop)?;
+        let lowest = state.best.map(|best| best.loss);
         Some(EvaluationRecord {
-            step,
+            step: state.step,
             loss: found.loss,
             perplexity: found.perplexity,
             best: found.loss.is_finite() && lowest.is_none_or(|lowest| found.loss < lowest),

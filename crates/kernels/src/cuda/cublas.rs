@@ -6,7 +6,7 @@ use std::fmt::Debug;
 
 use cudarc::cublaslt::{result, sys};
 
-use super::{DeviceError, Float, Gemm, Matrix};
+use crate::gpu::{DeviceError, Float, Gemm, Matrix, Region};
 
 /// Bytes that algorithms may use beside operands: what NVIDIA recommends for Hopper.
 pub const WORKSPACE_BYTES: u64 = 32 << 20;
@@ -194,7 +194,7 @@ static ORDERED_REDUCTIONS: u32 = 2 | 4;
 /// What the choice of an algorithm depends on.
 fn key(gemm: &Gemm, base: u64) -> Key {
     let aligned = |matrix: Matrix| alignment(base + matrix.region.offset);
-    let nowhere = |matrix: Matrix| Matrix { region: super::Region { offset: 0, bytes: 0 }, ..matrix };
+    let nowhere = |matrix: Matrix| Matrix { region: Region { offset: 0, bytes: 0 }, ..matrix };
     let Gemm { left, right, out, .. } = *gemm;
     let alike = Gemm { left: nowhere(left), right: nowhere(right), out: nowhere(out), ..*gemm };
     (alike, [aligned(right), aligned(left), aligned(out)])

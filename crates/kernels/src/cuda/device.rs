@@ -10,9 +10,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use cudarc::driver::{result, sys};
 
 use super::cublas::{Cublas, WORKSPACE_BYTES};
-use super::launch::MAX_SHARED_BYTES;
 use super::staging::Staging;
-use super::{Arg, DeviceError, DeviceInfo, Driver, Gemm, Launch, Region, SOURCES, kernel_cache};
+use super::{SOURCES, kernel_cache};
+use crate::gpu::launch::MAX_SHARED_BYTES;
+use crate::gpu::{Arg, DeviceError, DeviceInfo, Driver, Gemm, Launch, Region};
 
 /// The oldest devices that kernels are compiled for.
 const OLDEST: u32 = 80;

@@ -11,6 +11,13 @@ use std::path::{Path, PathBuf};
 
 use super::nvrtc::{self, CompileError};
 use super::{PTX, Source};
+use crate::gpu::DeviceError;
+
+impl From<CompileError> for DeviceError {
+    fn from(error: CompileError) -> Self {
+        DeviceError::Kernel { why: error.to_string(), hint: error.hint() }
+    }
+}
 
 /// Code of a source for one architecture.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,28 +1,33 @@
-//! CUDA: kernels in CUDA C beside their op (`ops/<op>/cuda.cu`, `quant/cuda.cu`), and what the host says to them.
+//! CUDA: kernels in CUDA C beside their op (`ops/<op>/cuda.cu`, `quant/cuda.cu`), their compiler, and NVIDIA's driver.
 //!
 //! A kernel's text is [`Source`]; [`nvrtc`] compiles it for a device. Beside each `cuda.cu` a `cuda.rs` makes the
-//! [`Launch`]es of an op: geometry, sizes and arguments, checked without a device. Kernels use nothing but the wrappers
-//! of `ptx.cuh`, so that tests compile the same text as C++ and run it on the CPU (`tests/cuda_shim`).
+//! [`Launch`](crate::gpu::Launch)es of an op: geometry, sizes and arguments, checked without a device. Kernels use nothing but
+//! the wrappers of `ptx.cuh`, so that tests compile the same text as C++ and run it on the CPU (`tests/cuda_shim`).
 //!
-//! A [`Gpu`] is a device with its memory, an arena of regions; it hands what ops ask for to a [`Driver`]. That is the CUDA
-//! driver ([`device`]), or in tests the CPU that takes launches, or a [`recorder`] that only checks them.
+//! [`open`] gives a [`Gpu`] whose driver is CUDA's ([`device`]), [`recorder`] a driver that checks what it is told.
 
-mod arena;
 pub mod cublas;
 pub mod device;
-pub mod driver;
-pub(crate) mod gpu;
 mod kernel_cache;
-pub mod launch;
 pub mod nvrtc;
-pub mod recorder;
+mod signatures;
 mod staging;
 
-pub use arena::taken;
-pub use driver::{DeviceError, DeviceInfo, Driver, Gemm, Matrix};
-pub use gpu::Gpu;
-pub(crate) use launch::count;
-pub use launch::{Arg, Float, Launch, Region};
+use crate::gpu::recorder::Recorder;
+use crate::gpu::{DeviceError, Float, Gpu};
+
+/// Opens device number `ordinal`, with activations in `float`.
+///
+/// # Errors
+/// As [`device::CudaDevice::open`].
+pub fn open(ordinal: usize, float: Float) -> Result<Gpu, DeviceError> {
+    Ok(Gpu::over(device::CudaDevice::open(ordinal)?, float))
+}
+
+/// A device of `total_bytes` bytes that computes nothing and holds every call to its rules: kernels to those of [`SOURCES`].
+pub fn recorder(total_bytes: u64) -> Recorder {
+    Recorder::new(total_bytes, signatures::kernels())
+}
 
 /// The wrappers around PTX: the first part of a program for a device.
 pub const PTX: &str = include_str!("ptx.cuh");

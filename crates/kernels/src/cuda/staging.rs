@@ -2,8 +2,8 @@
 
 use cudarc::driver::{result, sys};
 
-use super::DeviceError;
 use super::device::checked;
+use crate::gpu::DeviceError;
 
 /// Bytes of a slot.
 const SLOT_BYTES: usize = 16 << 20;

@@ -2,8 +2,8 @@
 //! embedding), or neighbours (the operand of a product).
 
 use super::Format;
-use crate::cuda::launch::UNIT;
-use crate::cuda::{Arg, Float, Launch, Region};
+use crate::gpu::launch::UNIT;
+use crate::gpu::{Arg, Float, Launch, Region};
 use crate::weight::RowOrder;
 
 /// Which rows of a matrix.
@@ -88,16 +88,22 @@ pub enum Scales {
     },
 }
 
-/// A matrix in NF4 or FP4, by the code's `table` of 16 f32; `block_len` is a power of two.
-pub fn decode_four_bit(
-    float: Float,
-    codes: Region,
-    table: Region,
-    scales: Scales,
-    block_len: u32,
-    tile: Tile,
-    out: Region,
-) -> Launch {
+/// A matrix in NF4 or FP4 in device memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FourBitRegions {
+    /// Two values a byte.
+    pub codes: Region,
+    /// What the codes stand for: 16 f32.
+    pub table: Region,
+    /// The scales of the blocks.
+    pub scales: Scales,
+    /// Values of a block, a power of two.
+    pub block_len: u32,
+}
+
+/// A matrix in NF4 or FP4.
+pub fn decode_four_bit(float: Float, data: FourBitRegions, tile: Tile, out: Region) -> Launch {
+    let FourBitRegions { codes, table, scales, block_len } = data;
     assert!(block_len.is_power_of_two(), "a block of {block_len} values");
     let mut stored = vec![Arg::In(codes), Arg::In(table.words(16))];
     let kernel = match scales {

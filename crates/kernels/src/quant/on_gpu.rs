@@ -1,12 +1,11 @@
 //! Frozen matrices in the memory of a device.
 
-use super::cuda::{Scales, Tile, decode_blocks, decode_four_bit, decode_int8};
+use super::cuda::{FourBitRegions, Scales, Tile, decode_blocks, decode_four_bit, decode_int8};
 use super::four_bit::{Absmax, FourBit};
 use super::int8::Int8;
 use super::{Format, cuda::Rows};
 use crate::bytes::SharedBytes;
-use crate::cuda::gpu::{Buffer, Gpu};
-use crate::cuda::{Float, Region, count};
+use crate::gpu::{Buffer, Float, Gpu, Region, count};
 use crate::weight::RowOrder;
 
 /// A stored matrix, as [`crate::Weight`] has it on the host.
@@ -113,7 +112,8 @@ impl OnGpu {
                         offset: *offset,
                     },
                 };
-                decode_four_bit(float, codes.region(), table.region(), scales, *block_len, tile, out)
+                let (codes, table, block_len) = (codes.region(), table.region(), *block_len);
+                decode_four_bit(float, FourBitRegions { codes, table, scales, block_len }, tile, out)
             }
             OnGpu::Int8 { codes, absmax } => decode_int8(float, codes.region(), absmax.region(), tile, out),
         });

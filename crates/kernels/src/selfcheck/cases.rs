@@ -2,7 +2,7 @@
 
 use super::{Accuracy, Case, Outputs, Place, all};
 use crate::bytes::SharedBytes;
-use crate::cuda::Float;
+use crate::gpu::Float;
 use crate::ops::attention::{self, Gradients, Heads, Saved, Scores, Segment, Segments};
 use crate::ops::cross_entropy::{self, Target};
 use crate::ops::dropout::{self, Mask};
@@ -20,6 +20,7 @@ use crate::weight::{ComputeDtype, RowOrder, Weight};
 pub(super) fn all_cases() -> Vec<Case> {
     let mut cases = elementwise_cases();
     cases.extend(row_cases());
+    cases.extend(rope_cases());
     cases.extend(product_cases());
     cases.extend(attention_cases());
     cases.extend(loss_and_step_cases());
@@ -91,16 +92,7 @@ fn row_cases() -> Vec<Case> {
     for (rows, width) in [(1usize, 3usize), (5, 64), (33, 96), (7, 1000)] {
         let shape = format!("{rows} x {width}");
         cases.push(Case::new(format!("rms_norm, {shape}"), Accuracy::Rounded, move |on| {
-            let (x, weight, d_y) =
-                (on.activation(20, rows * width), on.parameter(21, width), on.activation(22, rows * width));
-            let (mut y, mut again, mut rstd) =
-                (on.output(rows * width), on.output(rows * width), on.statistic(rows));
-            let (mut d_x, mut d_weight) = (on.activation(23, rows * width), on.parameter(24, width));
-            rms_norm::forward(&x, &weight, 1e-5, rows, &mut y, &mut rstd);
-            rms_norm::recompute(&x, &weight, &rstd, rows, &mut again);
-            rms_norm::backward(&d_y, &x, &weight, &rstd, rows, &mut d_x);
-            rms_norm::backward_weight(&d_y, &x, &rstd, rows, &mut d_weight);
-            vec![all(&y), all(&again), all(&rstd), all(&d_x), all(&d_weight)]
+            rms_norm_case(on, rows, width)
         }));
         for with_bias in [false, true] {
             let name = format!("layer_norm, {shape}, bias: {with_bias}");
@@ -143,6 +135,11 @@ fn row_cases() -> Vec<Case> {
             vec![all(&y), all(&sum), all(&d_weight)]
         }));
     }
+    cases
+}
+
+fn rope_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
     let whole = Rotation::of_whole_heads;
     for (rows, heads, rotation) in [
         (1usize, 1usize, whole(5)),
@@ -167,6 +164,18 @@ fn row_cases() -> Vec<Case> {
         }));
     }
     cases
+}
+
+fn rms_norm_case(on: &Place, rows: usize, width: usize) -> Outputs {
+    let len = rows * width;
+    let (x, weight, d_y) = (on.activation(20, len), on.parameter(21, width), on.activation(22, len));
+    let (mut y, mut again, mut rstd) = (on.output(len), on.output(len), on.statistic(rows));
+    let (mut d_x, mut d_weight) = (on.activation(23, len), on.parameter(24, width));
+    rms_norm::forward(&x, &weight, 1e-5, rows, &mut y, &mut rstd);
+    rms_norm::recompute(&x, &weight, &rstd, rows, &mut again);
+    rms_norm::backward(&d_y, &x, &weight, &rstd, rows, &mut d_x);
+    rms_norm::backward_weight(&d_y, &x, &rstd, rows, &mut d_weight);
+    vec![all(&y), all(&again), all(&rstd), all(&d_x), all(&d_weight)]
 }
 
 fn layer_norm_case(on: &Place, rows: usize, width: usize, with_bias: bool) -> Outputs {

@@ -9,7 +9,7 @@ mod speed;
 
 use std::fmt;
 
-use crate::cuda::Float;
+use crate::gpu::Float;
 use crate::random::uniform;
 use crate::tensor::{Device, Tensor};
 
@@ -172,8 +172,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::cuda::recorder::Recorder;
-    use crate::cuda::{Gpu, SOURCES};
+    use crate::cuda::{self, SOURCES};
+    use crate::gpu::Gpu;
 
     #[test]
     fn the_processor_agrees_with_itself() {
@@ -191,7 +191,7 @@ mod tests {
     fn every_call_keeps_the_rules_of_a_device() {
         let mut asked = BTreeMap::new();
         for float in [Float::F32, Float::Bf16] {
-            let recorder = Recorder::new(1 << 30);
+            let recorder = cuda::recorder(1 << 30);
             let gpu = Gpu::over(recorder.clone(), float);
             let mut failed = 0;
             run(Device::Cuda(gpu), |outcome| failed += u32::from(!outcome.passed()));

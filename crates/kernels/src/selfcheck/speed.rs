@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::cuda::Gpu;
+use crate::gpu::Gpu;
 use crate::ops::attention::{self, Heads, Scores, Segments};
 use crate::ops::gate::{self, Activation};
 use crate::ops::matmul::{self, Product, Right, Term, View};
@@ -157,13 +157,13 @@ fn seconds(gpu: Gpu, run: &mut dyn FnMut()) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuda::Float;
-    use crate::cuda::recorder::Recorder;
+    use crate::cuda;
+    use crate::gpu::Float;
 
     /// On a device that computes nothing: the calls keep its rules, and what is counted is what is multiplied.
     #[test]
     fn what_is_timed_is_what_is_counted() {
-        let recorder = Recorder::new(8 << 30);
+        let recorder = cuda::recorder(8 << 30);
         let gpu = Gpu::over(recorder.clone(), Float::Bf16);
         let x = Tensor::activation(Device::Cuda(gpu), TOKENS * HIDDEN);
         let mut y = Tensor::activation(Device::Cuda(gpu), TOKENS * INNER);

@@ -1,7 +1,7 @@
 //! Attention, forward and backward, against the f32 version for the CPU on the same operands.
 
 use lorafit_kernels::Placement;
-use lorafit_kernels::cuda::Float::{self, Bf16, F32};
+use lorafit_kernels::gpu::Float::{self, Bf16, F32};
 use lorafit_kernels::ops::attention::cuda::{self, DeviceTree, Operands, Tree};
 use lorafit_kernels::ops::attention::{
     Gradients, Heads, Saved, Scores, Segment, Segments, backward, backward_workspace, forward, forward_cached,

@@ -1,7 +1,7 @@
 //! The self-check of a device, on one whose kernels the CPU runs: what the host asks of a device (regions, tiles, conversions,
 //! what is kept) computes what the CPU computes, and the same bits again.
 
-use lorafit_kernels::cuda::Float;
+use lorafit_kernels::gpu::Float;
 use lorafit_kernels::ops::matmul::{Product, Right, Term, View, cuda, run};
 use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::{Device, RowOrder, Tensor, Weight, selfcheck};

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use half::bf16;
 use lorafit_kernels::Device;
-use lorafit_kernels::cuda::recorder::Recorder;
-use lorafit_kernels::cuda::{DeviceError, DeviceInfo, Driver, Float, Gemm, Gpu, Launch, Matrix, Region};
+use lorafit_kernels::cuda;
+use lorafit_kernels::gpu::recorder::Recorder;
+use lorafit_kernels::gpu::{DeviceError, DeviceInfo, Driver, Float, Gemm, Gpu, Launch, Matrix, Region};
 use lorafit_kernels::selfcheck::Outcome;
 
 use crate::machine::{Machine, Order};
@@ -52,7 +53,7 @@ impl ShimDriver {
     /// As [`Machine::new`].
     pub fn new() -> Option<Self> {
         let state = State { machine: Machine::new()?, launches: 0 };
-        Some(ShimDriver { recorder: Recorder::new(TOTAL_BYTES), state: Arc::new(Mutex::new(state)) })
+        Some(ShimDriver { recorder: cuda::recorder(TOTAL_BYTES), state: Arc::new(Mutex::new(state)) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -1,6 +1,6 @@
 //! The shim finds what is wrong with a kernel; otherwise the other tests would prove little.
 
-use lorafit_kernels::cuda::{Arg, Float, Launch};
+use lorafit_kernels::gpu::{Arg, Float, Launch};
 
 use crate::machine::Machine;
 

@@ -11,7 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use half::bf16;
-use lorafit_kernels::cuda::{Arg, Float, Launch, Region, SOURCES, Source};
+use lorafit_kernels::cuda::{SOURCES, Source};
+use lorafit_kernels::gpu::{Arg, Float, Launch, Region};
 use rayon::prelude::*;
 
 /// Undefined behaviour and accesses outside of a buffer end the run. Arithmetic on the CPU rounds as its source says.

@@ -10,7 +10,7 @@ mod quant;
 mod rows;
 
 use half::bf16;
-use lorafit_kernels::cuda::Float;
+use lorafit_kernels::gpu::Float;
 use lorafit_kernels::random::uniform;
 use lorafit_kernels::{Device, Tensor};
 

@@ -1,6 +1,6 @@
 //! Rows, elementwise, loss, optimizer.
 
-use lorafit_kernels::cuda::Float;
+use lorafit_kernels::gpu::Float;
 use lorafit_kernels::ops::cross_entropy::Target;
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::gate::{self, Activation};

@@ -1,9 +1,11 @@
 //! Decoding has the bits of the CPU: the same products and sums in f32, rounded once.
 
 use half::f16;
-use lorafit_kernels::cuda::{Float, Region};
+use lorafit_kernels::gpu::{Float, Region};
 use lorafit_kernels::ops::embedding;
-use lorafit_kernels::quant::cuda::{Rows, Scales, Tile, decode_blocks, decode_four_bit, decode_int8};
+use lorafit_kernels::quant::cuda::{
+    FourBitRegions, Rows, Scales, Tile, decode_blocks, decode_four_bit, decode_int8,
+};
 use lorafit_kernels::quant::four_bit::{Absmax, Code, FourBit};
 use lorafit_kernels::quant::int8::Int8;
 use lorafit_kernels::quant::{Format, Quantization};
@@ -19,7 +21,7 @@ fn check(
     machine: &mut Machine,
     mut weight: Weight,
     what: &str,
-    decode: impl Fn(Float, Tile, Region) -> lorafit_kernels::cuda::Launch,
+    decode: impl Fn(Float, Tile, Region) -> lorafit_kernels::gpu::Launch,
 ) {
     let (rows, cols) = (weight.rows(), weight.cols());
     let orders = [RowOrder::Stored, RowOrder::RotaryPairs { head_dim: rows / 2 }];
@@ -123,9 +125,8 @@ fn four_bit_codes_decode_to_the_bits_of_the_cpu() {
             },
         };
         let what = format!("{code:?} blocks of {block_len}, {cols} columns, double {double}");
-        check(&mut machine, weight, &what, |float, tile, out| {
-            decode_four_bit(float, codes, table, scales, block_len as u32, tile, out)
-        });
+        let data = FourBitRegions { codes, table, scales, block_len: block_len as u32 };
+        check(&mut machine, weight, &what, |float, tile, out| decode_four_bit(float, data, tile, out));
     }
 }
 

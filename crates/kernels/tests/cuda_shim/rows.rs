@@ -1,6 +1,6 @@
 //! Rows that are filled, rounded, summed and scattered.
 
-use lorafit_kernels::cuda::Float;
+use lorafit_kernels::gpu::Float;
 use lorafit_kernels::ops::elementwise::cuda::{self, Rows};
 use lorafit_kernels::ops::{elementwise, embedding, rms_norm};
 
@@ -64,7 +64,7 @@ fn columns_are_copied_wherever_rows_lie() {
 #[test]
 #[should_panic(expected = "rows of 4 values every 3 values")]
 fn rows_that_overlap_are_refused() {
-    let region = lorafit_kernels::cuda::Region { offset: 0, bytes: 1 << 10 };
+    let region = lorafit_kernels::gpu::Region { offset: 0, bytes: 1 << 10 };
     let rows = Rows { float: Float::F32, region, first: 0, stride: 3 };
     cuda::fill_rows(region, (2, 4), rows);
 }

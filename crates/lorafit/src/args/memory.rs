@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use lorafit_kernels::Placement;
-use lorafit_kernels::cuda::Float;
+use lorafit_kernels::gpu::Float;
 use lorafit_model::{ActivationDtype, Recompute};
 use serde::{Deserialize, Serialize};
 

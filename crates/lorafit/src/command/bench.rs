@@ -4,7 +4,7 @@ use clap::Args;
 use lorafit_data::words::{counted, grouped};
 
 use lorafit_kernels::Placement;
-use lorafit_kernels::cuda::Float;
+use lorafit_kernels::gpu::Float;
 use lorafit_kernels::quant::Format;
 use lorafit_model::adapter::LoraConfig;
 use lorafit_model::{ActivationPolicy, Config, Distribution, RandomWeights, Trainable};

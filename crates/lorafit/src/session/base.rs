@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use lorafit_data::Tokenizer;
-use lorafit_kernels::cuda::{DeviceError, Float, Gpu};
-use lorafit_kernels::{Device, Placement};
+use lorafit_kernels::gpu::{DeviceError, Float, Gpu};
+use lorafit_kernels::{Device, Placement, cuda};
 use lorafit_model::adapter::{self, Adapter};
 use lorafit_model::weights::{Gguf, ModelFiles};
 use lorafit_model::{Config, FileError, Model, Source};
@@ -49,7 +49,7 @@ pub fn device(common: &Common, compute: ComputeArgs) -> anyhow::Result<Device> {
     if let Some((_, gpu)) = open.iter().find(|(which, _)| *which == (ordinal, float)) {
         return Ok(Device::Cuda(*gpu));
     }
-    let gpu = Gpu::open(ordinal, float)?;
+    let gpu = cuda::open(ordinal, float)?;
     open.push(((ordinal, float), gpu));
     Ok(Device::Cuda(gpu))
 }

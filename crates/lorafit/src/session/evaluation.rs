@@ -6,7 +6,7 @@ use lorafit_data::words::counted;
 use lorafit_data::{Dataset, GenerationRow, generation_rows};
 use lorafit_model::adapter::Adapter;
 use lorafit_train::{
-    Evaluation, EvaluationRequest, ExactMatch, MemoryPlan, MicroBatchSize, SIDE_BY_SIDE, evaluate,
+    Answering, Evaluation, EvaluationRequest, ExactMatch, MemoryPlan, MicroBatchSize, SIDE_BY_SIDE, evaluate,
     exact_match,
 };
 
@@ -144,8 +144,9 @@ fn answer(
             eprintln!("answered {done} of {}", counted(total, "row", "rows"));
         }
     };
-    let (longest, never) = (args.max_new_tokens, &mut || false);
-    let found = exact_match(model, adapter, tokenizer, rows, longest, side_by_side, on_progress, never);
+    let max_new_tokens = args.max_new_tokens;
+    let answering = Answering { model, adapter, tokenizer, max_new_tokens, side_by_side };
+    let found = exact_match(answering, rows, on_progress, &mut || false);
     let found = found.map_err(|error| base.unanswered(error))?.expect("nobody interrupts it");
     Limits::of(base).tell_ends(found.ended_by_context);
     Ok(found)

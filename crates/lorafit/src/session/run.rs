@@ -6,7 +6,7 @@ use lorafit_data::{DataError, Dataset, GenerationRow, Order, Source, Subset, gen
 use lorafit_model::{ActivationDtype, ActivationPolicy, Parameters, Recompute, Trainable};
 use lorafit_train::{
     Duration, Identity, MemoryPlan, Observer, PlanRequest, RunError, RunFolder, RunHistory, RunInfo, RunLock,
-    Start, Summary, TrainError, TrainOptions, train,
+    Start, Summary, TrainData, TrainError, TrainOptions, train,
 };
 
 use crate::args::config_file;
@@ -140,8 +140,7 @@ impl<'a> Ready<'a> {
         self.trained.make(checkpoint)?;
         let summary = train(
             &mut self.trained.as_parameters(base),
-            &self.data.rows,
-            self.data.held_out.as_ref(),
+            TrainData { training: &self.data.rows, evaluation: self.data.held_out.as_ref() },
             &self.options,
             Start { checkpoint },
             &mut run,

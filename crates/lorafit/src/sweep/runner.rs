@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use lorafit_data::words::counted;
 use lorafit_train::sweep::{Curve, Job, Scheduler, is_losing};
-use lorafit_train::{EvaluationRecord, Observer, RunError, RunLock, StepRecord, exact_match};
+use lorafit_train::{Answering, EvaluationRecord, Observer, RunError, RunLock, StepRecord, exact_match};
 
 use crate::args::train::TrainArgs;
 use crate::session::resume::Resumption;
@@ -220,7 +220,7 @@ impl Runner<'_> {
         if self.record.settings.metric == Metric::ExactMatch {
             let parameters = ready.parameters();
             let (model, adapter) = (parameters.model(), parameters.adapter());
-            let (prompts, longest) = (self.inputs.prompts(place), self.record.settings.max_new_tokens);
+            let prompts = self.inputs.prompts(place);
             let tell = |done| {
                 watcher.tell(Message::Doing(
                     job.trial,
@@ -228,9 +228,14 @@ impl Runner<'_> {
                 ));
             };
             tell(0);
-            let (tokenizer, side_by_side) = (&base.tokenizer, planned.side_by_side);
-            let found =
-                exact_match(model, adapter, tokenizer, prompts, longest, side_by_side, tell, &mut stopping);
+            let answering = Answering {
+                model,
+                adapter,
+                tokenizer: &base.tokenizer,
+                max_new_tokens: self.record.settings.max_new_tokens,
+                side_by_side: planned.side_by_side,
+            };
+            let found = exact_match(answering, prompts, tell, &mut stopping);
             let found = found.map_err(|error| base.unanswered(error))?;
             // What was answered is answered again; the training is not.
             let Some(found) = found else { return Ok(End::Interrupted) };

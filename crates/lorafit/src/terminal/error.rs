@@ -9,7 +9,7 @@ use std::io::{self, Write as _};
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
-use lorafit_kernels::cuda::DeviceError;
+use lorafit_kernels::gpu::DeviceError;
 
 use crate::terminal::output;
 

@@ -4,7 +4,7 @@
 
 use crate::common::{Case, Packed, TOLERANCE, assert_close, fixture, gguf_fixture, tree_of};
 use crate::driver::gpu;
-use lorafit_kernels::cuda::Float;
+use lorafit_kernels::gpu::Float;
 use lorafit_kernels::ops::adamw;
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::quant::four_bit::Code;

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use super::tests::{Draws, Fixture, fixture};
 use super::*;
+use crate::checkpoint::Content;
 use crate::lock::RunLock;
 use crate::run::RunInfo;
 use crate::storage::Storage;
@@ -99,13 +100,14 @@ impl Case {
         checkpoint: Option<&Checkpoint>,
         observer: &mut dyn Observer,
     ) -> Result<Summary, TrainError> {
-        let (start, data, held_out) = (Start { checkpoint }, &self.data, Some(&self.held_out));
+        let start = Start { checkpoint };
+        let data = TrainData { training: &self.data, evaluation: Some(&self.held_out) };
         if let Some(weights) = &self.weights {
             let mut model = fixture("llama").model;
             model.train(weights).expect("fits");
             checkpoint.map_or(Ok(()), |c| c.restore_weights(&mut model)).map_err(RunError::from)?;
             let mut parameters = Parameters::Weights(&mut model);
-            return train(&mut parameters, data, held_out, &self.options, start, run, observer);
+            return train(&mut parameters, data, &self.options, start, run, observer);
         }
         let (config, device) = (self.model.config(), self.model.device());
         let mut adapter = match checkpoint {
@@ -113,7 +115,7 @@ impl Case {
             None => Adapter::init(config, &self.lora, 7, device).expect("fits"),
         };
         let mut parameters = Parameters::Adapter { model: &self.model, adapter: &mut adapter };
-        train(&mut parameters, data, held_out, &self.options, start, run, observer)
+        train(&mut parameters, data, &self.options, start, run, observer)
     }
 
     /// What an uninterrupted run leaves.
@@ -326,7 +328,8 @@ fn a_save_interrupted_at_every_operation_leaves_the_old_checkpoint_or_the_new() 
     let optimizer = AdamW::new(&parameters, OptimizerKind::AdamW, 0.0);
     let save = |storage: &dyn Storage, dir: &Path, step: u64, evaluated: Option<u64>| {
         let state = State { step, evaluated, ..State::default() };
-        checkpoint::save(storage, dir, 1, &state, &RunInfo::default(), &parameters, &optimizer)
+        let (parameters, info, optimizer) = (&parameters, &RunInfo::default(), &optimizer);
+        checkpoint::save(storage, dir, 1, &Content { state: &state, info, parameters, optimizer })
     };
     let kinds =
         [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::ReadOnlyFilesystem, ErrorKind::Other];

@@ -152,7 +152,8 @@ fn evaluation_does_not_depend_on_sharing() {
         let (config, adapter) = (fixture.model.config(), Some(&fixture.adapter));
         let mut buffers = Buffers::for_evaluation(config, adapter, Device::Cpu, size.tokens);
         let (model, buffers) = (&fixture.model, &mut buffers);
-        let found = evaluate_in(model, adapter, &samples, budget, share, buffers, &mut || false);
+        let cut = Cut::of(config, budget, share);
+        let found = evaluate_in(model, adapter, &samples, cut, buffers, &mut || false);
         losses.push(found.expect("nobody stops it").loss);
     }
     for loss in &losses[1..] {

@@ -1,7 +1,8 @@
 //! The memory plan of a GPU against what a run asks of one, on a device that records and checks every call.
 
-use lorafit_kernels::cuda::recorder::{Counts, Recorder};
-use lorafit_kernels::cuda::{Float, Gpu};
+use lorafit_kernels::cuda;
+use lorafit_kernels::gpu::recorder::Counts;
+use lorafit_kernels::gpu::{Float, Gpu};
 use lorafit_kernels::quant::four_bit::Code;
 use lorafit_kernels::quant::{Format, Quantization};
 use lorafit_kernels::{ComputeDtype, Device, Placement};
@@ -20,7 +21,7 @@ fn run(float: Float, quantization: Option<BaseQuantization>, recompute: Recomput
     // With its vocabulary the head would be all of it.
     let shape = Config::named("smollm2-135m").expect("a known shape");
     let config = Config { num_hidden_layers: 4, vocab_size: 1500, ..shape };
-    let recorder = Recorder::new(4 << 30);
+    let recorder = cuda::recorder(4 << 30);
     let gpu = Gpu::over(recorder.clone(), float);
     let lora = LoraConfig::new("all-linear".parse().expect("targets"));
     let size = MicroBatchSize::of_equal_rows(BATCH, SEQ, 2 * SEQ);

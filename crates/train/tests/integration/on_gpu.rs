@@ -1,7 +1,7 @@
 //! The self-check of whole steps, on a device whose kernels the CPU runs (`kernels/tests/cuda_shim`).
 
 use crate::driver::check;
-use lorafit_kernels::cuda::Float;
+use lorafit_kernels::gpu::Float;
 use lorafit_train::check_steps;
 
 #[test]

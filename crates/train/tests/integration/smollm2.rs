@@ -18,8 +18,8 @@ use lorafit_model::{
     WeightSelection, generate,
 };
 use lorafit_train::{
-    Duration, EvaluationRecord, Observer, RunFolder, RunInfo, RunLock, Start, StepRecord, TrainOptions,
-    open_tokenizer, token_scores, train,
+    Duration, EvaluationRecord, Observer, RunFolder, RunInfo, RunLock, Start, StepRecord, TrainData,
+    TrainOptions, open_tokenizer, token_scores, train,
 };
 use serde_json::Value;
 
@@ -134,7 +134,8 @@ fn assert_steps_equal(
         .and_then(|lock| RunFolder::create(lock, RunInfo::default()))
         .expect("a run folder");
     let mut seen = Quiet(Vec::new());
-    train(parameters, &data, None, options, Start::default(), &mut run, &mut seen).expect("trains");
+    let data = TrainData { training: &data, evaluation: None };
+    train(parameters, data, options, Start::default(), &mut run, &mut seen).expect("trains");
 
     let curve = json(curve);
     let steps = curve["steps"].as_array().expect("steps");

@@ -2,8 +2,8 @@
 
 use super::cpu::Constants;
 use super::{BLOCK_LEN, Step};
-use crate::cuda::launch::{THREADS, WARP};
-use crate::cuda::{Arg, Launch, Region};
+use crate::gpu::launch::{THREADS, WARP};
+use crate::gpu::{Arg, Launch, Region};
 use crate::quant::dynamic_map::{signed, unsigned};
 
 /// [`super::step`] on a device.

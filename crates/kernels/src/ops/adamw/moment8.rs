@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::cuda::DeviceMoment8;
-use crate::cuda::gpu::Buffer;
+use crate::gpu::Buffer;
 use crate::tensor::{Device, Placement, Tensor};
 
 /// Values of a block of 8-bit moments, which share a scale.

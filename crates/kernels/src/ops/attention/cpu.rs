@@ -448,7 +448,7 @@ pub(super) fn backward(
             for &index in tree {
                 let own = segments.as_slice()[index];
                 let range = part(&(own.start..own.start + own.len));
-                // SAFETY (all parts here): a (token of a tree, copy) belongs to one task.
+                // SAFETY: a (token of a tree, copy) belongs to one task.
                 unsafe {
                     d_k.part(range.clone()).fill(0.0);
                     d_v.part(range).fill(0.0);
@@ -481,6 +481,7 @@ pub(super) fn backward(
                     unsafe { stack.scatter(d_queries, &d_q) };
                     for (at, range) in block.placed_keys() {
                         let shape = (range.len(), dim, stack.len());
+                        // SAFETY: as where the copies are cleared: keys of a block are tokens of its tree.
                         let (to_k, to_v) = unsafe { (d_k.part(part(&range)), d_v.part(part(&range))) };
                         let left = |scores| transposed(contiguous(scores, stride));
                         product(shape, left(&d_p[at..]), contiguous(queries, dim), true, to_k, dim);

@@ -5,8 +5,8 @@
 //! 128 threads for 16 rows. Caps and windows have instances of their own, so that who has none pays nothing for them.
 
 use super::{Heads, Scores, Segments};
-use crate::cuda::launch::{MAX_SHARED_BYTES, WARP};
-use crate::cuda::{Arg, Float, Launch, Region};
+use crate::gpu::launch::{MAX_SHARED_BYTES, WARP};
+use crate::gpu::{Arg, Float, Launch, Region};
 
 /// Head sizes that kernels for tensor cores are compiled for.
 pub const HEAD_DIMS: [usize; 5] = [64, 80, 96, 128, 256];

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cuda::{DeviceTree, Tree};
 use super::{Heads, Segments};
-use crate::cuda::gpu::{Buffer, Gpu};
+use crate::gpu::{Buffer, Gpu};
 
 /// A tree for heads of which a fixed number share a key.
 #[derive(Debug)]

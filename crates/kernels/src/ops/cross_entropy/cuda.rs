@@ -2,7 +2,7 @@
 //! weight (f32), sorted by row.
 
 use super::Target;
-use crate::cuda::{Arg, Float, Launch, Region};
+use crate::gpu::{Arg, Float, Launch, Region};
 
 const THREADS: u32 = 512;
 

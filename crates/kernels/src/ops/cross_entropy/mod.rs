@@ -4,7 +4,7 @@
 //! `scale * sum_i w_i loss_i` is `scale * (sum_i w_i softmax - sum_i w_i onehot(id_i))`. A branch point of a
 //! segment tree has several targets. Sums in f32 over a row.
 
-use crate::cuda::count;
+use crate::gpu::count;
 use crate::tensor::{Device, Tensor};
 
 mod cpu;

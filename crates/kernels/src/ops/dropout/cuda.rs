@@ -1,7 +1,7 @@
 //! Launches of `cuda.cu`, elementwise.
 
 use super::Mask;
-use crate::cuda::{Arg, Float, Launch, Region};
+use crate::gpu::{Arg, Float, Launch, Region};
 
 fn launch(kernel: &str, float: Float, from: Region, mask: Mask, len: u64, to: Region) -> Launch {
     let part = |region: Region| region.floats(float, len);

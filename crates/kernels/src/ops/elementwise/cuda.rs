@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use crate::cuda::launch::{THREADS, UNIT, WARP};
-use crate::cuda::{Arg, Float, Launch, Region};
+use crate::gpu::launch::{THREADS, UNIT, WARP};
+use crate::gpu::{Arg, Float, Launch, Region};
 
 /// Rows in device memory, each a run of values of one type; the width is the business of who reads them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::cuda::count;
+use crate::gpu::count;
 use crate::ops::parallel::{Shared, for_row_blocks};
 use crate::tensor::{Bf16Tensor, Device, Tensor};
 

@@ -4,7 +4,7 @@
 //! Learned positions (GPT-2, Radford et al. 2019) are rows of a second matrix, whose ids are positions: [`add`] adds them, and
 //! the same backward gives their gradient.
 
-use crate::cuda::count;
+use crate::gpu::count;
 use crate::ops::elementwise;
 use crate::quant::cuda::Rows;
 use crate::tensor::{Device, Tensor};

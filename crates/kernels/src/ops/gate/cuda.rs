@@ -1,7 +1,7 @@
 //! Launches of `cuda.cu`, elementwise.
 
 use super::Activation;
-use crate::cuda::{Arg, Float, Launch, Region};
+use crate::gpu::{Arg, Float, Launch, Region};
 
 fn entry(kernel: &str, float: Float, activation: Activation) -> String {
     let activation = match activation {

@@ -1,7 +1,7 @@
 //! Launches of `cuda.cu`: a warp a row. Weight, bias, their gradients and the statistics are f32; `x`, `y` and their gradients
 //! are of type `float`. `shape` is rows and width.
 
-use crate::cuda::{Arg, Float, Launch, Region};
+use crate::gpu::{Arg, Float, Launch, Region};
 use crate::ops::elementwise::cuda::over_columns;
 
 /// A matrix of `shape`.

@@ -7,7 +7,7 @@
 //! Backward, of `y`'s gradient `d_y`, with `g = weight d_y`: `d_x += rstd * (g - mean(g) - n mean(g n))`, and where weight and
 //! bias are trained `d_weight += sum over rows of d_y n`, `d_bias += sum over rows of d_y`.
 
-use crate::cuda::count;
+use crate::gpu::count;
 use crate::ops::elementwise;
 use crate::tensor::{Device, Tensor};
 

@@ -4,8 +4,7 @@
 //! that an output in bf16 is rounded after each; so it is where a weight is decoded in several tiles along the sum.
 
 use super::{Product, Right, Term, View};
-use crate::cuda::gpu::{Buffer, Gpu};
-use crate::cuda::{Float, Gemm, Matrix, count};
+use crate::gpu::{Buffer, Float, Gemm, Gpu, Matrix, count};
 use crate::ops::elementwise::cuda::{Rows, add_to_rows, fill_rows, narrow};
 use crate::quant::cuda::Rows as WeightRows;
 use crate::weight::Weight;

@@ -1,7 +1,7 @@
 //! Launches of `cuda.cu`: a warp a row. `weight`, its gradient and `rstd` are f32; `x`, `y` and their gradients are of type
 //! `float`.
 
-use crate::cuda::{Arg, Float, Launch, Region};
+use crate::gpu::{Arg, Float, Launch, Region};
 use crate::ops::elementwise::cuda::over_columns;
 
 /// [`super::forward`] on a device.

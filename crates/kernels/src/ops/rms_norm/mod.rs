@@ -4,7 +4,7 @@
 //! Backward, of `y`'s gradient `d_y`: `d_x += rstd * (weight d_y - x rstd^2 mean(weight d_y x))`, and where the weight is
 //! trained `d_weight += sum over rows of d_y x rstd`.
 
-use crate::cuda::count;
+use crate::gpu::count;
 use crate::tensor::{Device, Tensor};
 
 mod cpu;

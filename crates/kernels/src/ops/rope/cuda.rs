@@ -1,8 +1,8 @@
 //! Launches of `cuda.cu`. Angles are f32; a thread turns eight neighbouring pairs of a head.
 
 use super::{Pairs, Rotation, Turn};
-use crate::cuda::launch::UNIT;
-use crate::cuda::{Arg, Float, Launch, Region, count};
+use crate::gpu::launch::UNIT;
+use crate::gpu::{Arg, Float, Launch, Region, count};
 
 /// [`super::Angles::set`] on a device: `cos` and `sin` `[tokens, half]`, times `factor`.
 pub fn angles(

@@ -5,7 +5,7 @@
 //! `position * frequency[j]` and multiplied by a factor, 1 but for YaRN (Peng et al. 2023) and LongRoPE (Ding et al. 2024),
 //! whose `attention_factor` it is. Backward is the same turn the other way, times the same factor.
 
-use crate::cuda::count;
+use crate::gpu::count;
 use crate::ops::elementwise;
 use crate::tensor::{Device, Tensor};
 

@@ -1,7 +1,7 @@
 //! What to choose within a memory, in one paragraph and as a command.
 
 use clap::ValueEnum as _;
-use lorafit_kernels::cuda::Float;
+use lorafit_kernels::gpu::Float;
 use lorafit_model::{ActivationDtype, Recompute};
 use lorafit_train::{MemoryPlan, PlanRequest};
 

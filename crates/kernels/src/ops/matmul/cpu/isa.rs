@@ -113,8 +113,8 @@ impl Isa {
     /// Makes elements of `from` for [`ComputeDtype::Bf16`], where [`Isa::values`] are two; see [`Operand::along_sum`].
     pub(super) fn pairs_along_sum(self, from: &[f32], to: &mut [f32]) {
         match self {
-            // SAFETY: `available` saw the features.
             #[cfg(target_arch = "x86_64")]
+            // SAFETY: `available` saw the features before it gave this set.
             Isa::Avx512Bf16 => unsafe { pairs_along_sum_avx512_bf16(from, to) },
             _ => unreachable!("{self:?} multiplies no pairs, given {} values for {}", from.len(), to.len()),
         }
@@ -123,17 +123,21 @@ impl Isa {
     /// See [`tile::registers_only`].
     fn registers_only(self, dtype: ComputeDtype, steps: usize) -> f32 {
         match (self, dtype) {
-            // SAFETY: as in `run`.
+            // SAFETY: it needs no features.
             (Isa::Portable, _) => unsafe { tile::registers_only::<simd::Portable>(steps) },
             #[cfg(target_arch = "x86_64")]
+            // SAFETY: `available` saw AVX2 and FMA before it gave this set.
             (Isa::Avx2, _) => unsafe { registers_only_avx2(steps) },
             #[cfg(target_arch = "x86_64")]
+            // SAFETY: `available` saw AVX-512F before it gave these sets.
             (Isa::Avx512, _) | (Isa::Avx512Bf16, ComputeDtype::F32) => unsafe {
                 registers_only_avx512(steps)
             },
             #[cfg(target_arch = "x86_64")]
+            // SAFETY: `available` saw AVX-512F, -BW and -BF16 before it gave this set.
             (Isa::Avx512Bf16, ComputeDtype::Bf16) => unsafe { registers_only_avx512_bf16(steps) },
             #[cfg(target_arch = "aarch64")]
+            // SAFETY: NEON is part of aarch64.
             (Isa::Neon, _) => unsafe { tile::registers_only::<simd::arm::Neon>(steps) },
         }
     }
@@ -224,8 +228,9 @@ pub(crate) fn fma_peak(dtype: ComputeDtype) -> f64 {
 
 /// [`Kernels`] of operands of kind `$operand`.
 ///
-/// Their functions ask for nothing that the type does not say but the features, which [`Isa::available`] saw, and a tile of
-/// the output that no other thread touches, which the cut into tasks gives.
+/// Their functions ask for nothing that the type does not say but the features, which [`Isa::available`] saw before it gave
+/// the set whose [`Isa::kernels`] they are, and a tile of the output that no other thread touches, which the cut into tasks
+/// gives.
 macro_rules! kernels {
     ($name:ident, $features:ident, $operand:ty) => {
         pub(super) static $name: Kernels = {
@@ -236,14 +241,15 @@ macro_rules! kernels {
                     term.right.pack::<$operand>(k.clone(), cols.clone(), panels, rows);
                 }
                 unsafe fn strips(strips: &Strips<'_>, left: &mut [f32]) {
-                    // SAFETY: the features are enabled here.
+                    // SAFETY: the features are enabled here; the tile is the strips' own, by the caller.
                     unsafe { strips.run::<$operand>(left) }
                 }
             });
             Kernels {
                 rows: <$operand as Operand>::Simd::ROWS,
-                // SAFETY (both): see `kernels`.
+                // SAFETY: `available` saw the features; see `kernels`.
                 pack: |block, scratch| unsafe { pack(block, scratch) },
+                // SAFETY: as above, and strips are of one task's tile.
                 strips: |these, left| unsafe { strips(these, left) },
             }
         };
@@ -256,7 +262,7 @@ macro_rules! few_rows {
         pub(super) static FEW_ROWS: FewRows = {
             compiled_for!($features {
                 unsafe fn unpacked(to: &Tile<'_>, block: &Block<'_>, right: Strided<'_>, scratch: &mut Scratch) {
-                    // SAFETY: the features are enabled here.
+                    // SAFETY: the features are enabled here; no other thread touches the tile, by the caller.
                     unsafe { super::super::unpacked::<$simd>(to, block, right, scratch) }
                 }
                 unsafe fn dot_rows(to: &Tile<'_>, block: &Block<'_>, scratch: &mut Scratch) {
@@ -265,8 +271,9 @@ macro_rules! few_rows {
                 }
             });
             FewRows {
-                // SAFETY (both): see `kernels`.
+                // SAFETY: `available` saw the features, and `to` is the calling task's tile; see `kernels`.
                 unpacked: |to, block, right, scratch| unsafe { unpacked(to, block, right, scratch) },
+                // SAFETY: as above.
                 dot_rows: |to, block, scratch| unsafe { dot_rows(to, block, scratch) },
             }
         };

@@ -97,15 +97,15 @@ macro_rules! tile_table {
             const VECTORS: usize = $simd::VECTORS;
             compiled_for!($features {
                 unsafe fn panel<const R: usize, const V: usize>(args: &Args) {
-                    // SAFETY: the features are enabled here; pointers are valid by the caller.
+                    // SAFETY: the features are enabled here; pointers are valid for the tile, by the caller.
                     unsafe { tile::<$simd, R, V>(args, |_| {}) }
                 }
                 unsafe fn in_place<const R: usize>(args: &Args, ahead: usize) {
-                    // SAFETY: as above.
+                    // SAFETY: the features are enabled here; pointers are valid for the tile, by the caller.
                     unsafe { tile::<$simd, R, VECTORS>(args, |right| ask_ahead::<$simd, VECTORS>(right, ahead)) }
                 }
             });
-            // SAFETY: passed on from the caller.
+            // SAFETY: the processor has the features and pointers are valid for `rows` rows and `columns`, by the caller.
             unsafe {
                 match (rows, columns) {
                     $(($rows, Columns::Narrow) => panel::<$rows, 1>(args),
@@ -173,31 +173,37 @@ pub(super) mod x86 {
 
         #[inline(always)]
         unsafe fn load(from: *const f32) -> __m256 {
-            // SAFETY (all methods here): AVX2 and FMA are there and pointers valid, by the caller.
+            // SAFETY: AVX is there, and `from` has eight values, by the caller.
             unsafe { _mm256_loadu_ps(from) }
         }
         #[inline(always)]
         unsafe fn splat(from: *const f32) -> __m256 {
+            // SAFETY: AVX is there, and `from` has a value, by the caller.
             unsafe { _mm256_broadcast_ss(&*from) }
         }
         #[inline(always)]
         unsafe fn zero() -> __m256 {
+            // SAFETY: AVX is there, by the caller; no memory is touched.
             unsafe { _mm256_setzero_ps() }
         }
         #[inline(always)]
         unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
+            // SAFETY: FMA is there, by the caller; no memory is touched.
             unsafe { _mm256_fmadd_ps(a, b, c) }
         }
         #[inline(always)]
         unsafe fn add(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: AVX is there, by the caller; no memory is touched.
             unsafe { _mm256_add_ps(a, b) }
         }
         #[inline(always)]
         unsafe fn store(to: *mut f32, v: __m256) {
+            // SAFETY: AVX is there, and `to` has room for eight values, by the caller.
             unsafe { _mm256_storeu_ps(to, v) }
         }
         #[inline(always)]
         unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+            // SAFETY: AVX is there, and both sides have eight rows of eight values a stride apart, by the caller.
             unsafe {
                 let mut r = [_mm256_setzero_ps(); 8];
                 for (i, r) in r.iter_mut().enumerate() {
@@ -241,31 +247,37 @@ pub(super) mod x86 {
 
         #[inline(always)]
         unsafe fn load(from: *const f32) -> __m512 {
-            // SAFETY (all methods here): AVX-512F is there and pointers valid, by the caller.
+            // SAFETY: AVX-512F is there, and `from` has sixteen values, by the caller.
             unsafe { _mm512_loadu_ps(from) }
         }
         #[inline(always)]
         unsafe fn splat(from: *const f32) -> __m512 {
+            // SAFETY: AVX-512F is there, and `from` has a value, by the caller.
             unsafe { _mm512_set1_ps(*from) }
         }
         #[inline(always)]
         unsafe fn zero() -> __m512 {
+            // SAFETY: AVX-512F is there, by the caller; no memory is touched.
             unsafe { _mm512_setzero_ps() }
         }
         #[inline(always)]
         unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: AVX-512F is there, by the caller; no memory is touched.
             unsafe { _mm512_fmadd_ps(a, b, c) }
         }
         #[inline(always)]
         unsafe fn add(a: __m512, b: __m512) -> __m512 {
+            // SAFETY: AVX-512F is there, by the caller; no memory is touched.
             unsafe { _mm512_add_ps(a, b) }
         }
         #[inline(always)]
         unsafe fn store(to: *mut f32, v: __m512) {
+            // SAFETY: AVX-512F is there, and `to` has room for sixteen values, by the caller.
             unsafe { _mm512_storeu_ps(to, v) }
         }
         #[inline(always)]
         unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+            // SAFETY: AVX-512F is there, and both sides have sixteen rows of sixteen values a stride apart, by the caller.
             unsafe {
                 let mut r = [_mm512_setzero_ps(); 16];
                 for (i, r) in r.iter_mut().enumerate() {
@@ -318,33 +330,40 @@ pub(super) mod x86 {
 
         #[inline(always)]
         unsafe fn load(from: *const f32) -> __m512 {
-            // SAFETY (all methods here): AVX-512F, -BW and -BF16 are there and pointers valid, by the caller.
+            // SAFETY: what the caller grants is what `Avx512::load` asks: the features of this set hold AVX-512F.
             unsafe { Avx512::load(from) }
         }
         #[inline(always)]
         unsafe fn splat(from: *const f32) -> __m512 {
+            // SAFETY: what the caller grants is what `Avx512::splat` asks: the features of this set hold AVX-512F.
             unsafe { Avx512::splat(from) }
         }
         #[inline(always)]
         unsafe fn zero() -> __m512 {
+            // SAFETY: what the caller grants is what `Avx512::zero` asks: the features of this set hold AVX-512F.
             unsafe { Avx512::zero() }
         }
         #[inline(always)]
         unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
-            // The same 512 bits under another name.
-            let pairs = |v| unsafe { std::mem::transmute::<__m512, __m512bh>(v) };
-            unsafe { _mm512_dpbf16_ps(c, pairs(a), pairs(b)) }
+            // SAFETY: AVX-512-BF16 is there, by the caller; both types are 512 bits, of which any are valid.
+            unsafe {
+                let pairs = |v| std::mem::transmute::<__m512, __m512bh>(v);
+                _mm512_dpbf16_ps(c, pairs(a), pairs(b))
+            }
         }
         #[inline(always)]
         unsafe fn add(a: __m512, b: __m512) -> __m512 {
+            // SAFETY: what the caller grants is what `Avx512::add` asks: the features of this set hold AVX-512F.
             unsafe { Avx512::add(a, b) }
         }
         #[inline(always)]
         unsafe fn store(to: *mut f32, v: __m512) {
+            // SAFETY: what the caller grants is what `Avx512::store` asks: the features of this set hold AVX-512F.
             unsafe { Avx512::store(to, v) }
         }
         #[inline(always)]
         unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+            // SAFETY: what the caller grants is what `Avx512::transpose` asks: the features of this set hold AVX-512F.
             unsafe { Avx512::transpose(from, from_stride, to, to_stride) }
         }
         tile_table!(Avx512Bf16, avx512_bf16, 1 2 3 4 5 6 7 8 9 10 11 12);
@@ -353,6 +372,8 @@ pub(super) mod x86 {
     impl Pairs for Avx512Bf16 {
         #[inline(always)]
         unsafe fn pair_neighbours(from: *const f32, to: *mut f32) {
+            // SAFETY: AVX-512F and -BF16 are there, `from` has 32 values and `to` room for sixteen pairs, by the caller; both types
+            // of the transmutation are 512 bits, of which any are valid.
             unsafe {
                 let (low, high) = (_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16)));
                 let pairs = _mm512_cvtne2ps_pbh(high, low);
@@ -361,6 +382,8 @@ pub(super) mod x86 {
         }
         #[inline(always)]
         unsafe fn pair_rows(first: *const f32, second: *const f32, to: *mut f32) {
+            // SAFETY: AVX-512F and -BF16 are there, both rows have sixteen values and `to` room for sixteen pairs, by the caller;
+            // both types of the transmutation are 256 bits, of which any are valid.
             unsafe {
                 let widened = |row| {
                     let rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(row));
@@ -389,27 +412,32 @@ pub(super) mod arm {
 
         #[inline(always)]
         unsafe fn load(from: *const f32) -> float32x4_t {
-            // SAFETY (all methods here): NEON is part of aarch64; pointers are valid, by the caller.
+            // SAFETY: NEON is part of aarch64; `from` has four values, by the caller.
             unsafe { vld1q_f32(from) }
         }
         #[inline(always)]
         unsafe fn splat(from: *const f32) -> float32x4_t {
+            // SAFETY: NEON is part of aarch64; `from` has a value, by the caller.
             unsafe { vld1q_dup_f32(from) }
         }
         #[inline(always)]
         unsafe fn zero() -> float32x4_t {
+            // SAFETY: NEON is part of aarch64; no memory is touched.
             unsafe { vdupq_n_f32(0.0) }
         }
         #[inline(always)]
         unsafe fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+            // SAFETY: NEON is part of aarch64; no memory is touched.
             unsafe { vfmaq_f32(c, a, b) }
         }
         #[inline(always)]
         unsafe fn add(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+            // SAFETY: NEON is part of aarch64; no memory is touched.
             unsafe { vaddq_f32(a, b) }
         }
         #[inline(always)]
         unsafe fn store(to: *mut f32, v: float32x4_t) {
+            // SAFETY: NEON is part of aarch64; `to` has room for four values, by the caller.
             unsafe { vst1q_f32(to, v) }
         }
         tile_table!(Neon, baseline, 1 2 3 4 5 6 7 8 9 10 11 12);

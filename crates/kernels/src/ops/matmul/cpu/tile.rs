@@ -47,7 +47,7 @@ pub(super) unsafe fn tile<S: Simd, const R: usize, const V: usize>(
     args: &Args,
     meanwhile: impl Fn(*const f32),
 ) {
-    // SAFETY: by the caller.
+    // SAFETY: the processor has `S`, and the output has `R` rows of `V` registers, by the caller.
     unsafe {
         let sums = sums::<S, R, V>(args, meanwhile);
         for i in 0..R {
@@ -77,7 +77,8 @@ unsafe fn sums<S: Simd, const R: usize, const V: usize>(
     args: &Args,
     meanwhile: impl Fn(*const f32),
 ) -> [[S::V; V]; R] {
-    // SAFETY: by the caller.
+    // SAFETY: the processor has `S`; each of `R` left rows has `elements` values, each of as many right rows `V` registers, by
+    // the caller.
     unsafe {
         let mut sums = [[S::zero(); V]; R];
         let mut right = args.right;
@@ -104,7 +105,7 @@ unsafe fn sums<S: Simd, const R: usize, const V: usize>(
 /// The processor has `S`.
 #[inline(always)]
 pub(super) unsafe fn registers_only<S: Simd>(steps: usize) -> f32 {
-    // SAFETY: by the caller; the array has a register's values.
+    // SAFETY: the processor has `S`, by the caller; the arrays have the values of the widest register.
     unsafe {
         let start = std::hint::black_box([1.0f32; 16]);
         let a = S::load(start.as_ptr());

@@ -1,9 +1,8 @@
-//! What runs the work that ops ask of a device: the CUDA driver, or in tests whoever checks it.
+//! What runs the work that ops ask of a device: its maker's driver, or in tests whoever checks it.
 
 use std::fmt;
 
-use super::nvrtc::CompileError;
-use super::{Float, Launch, Region};
+use super::{DeviceError, Float, Launch, Region};
 
 /// A matrix in device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -96,83 +95,4 @@ pub struct DeviceInfo {
     pub total_bytes: u64,
     /// Bytes that nobody uses now.
     pub free_bytes: u64,
-}
-
-/// Why a device does not do what it is asked.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DeviceError {
-    /// A library is not on this machine.
-    #[error("{library} was not found; looked for {} on the library path (LD_LIBRARY_PATH) and in the system's folders", looked_for.join(", "))]
-    Library {
-        /// What it is.
-        library: &'static str,
-        /// Its file names.
-        looked_for: Vec<String>,
-        /// What the user can do.
-        hint: &'static str,
-    },
-    /// There is no such device.
-    #[error("there is no device cuda:{ordinal}: the driver has {found}")]
-    Ordinal {
-        /// The one asked for.
-        ordinal: usize,
-        /// How many there are.
-        found: usize,
-    },
-    /// The device is too old.
-    #[error("cuda:{ordinal}, {name}, is sm_{architecture}; kernels need sm_80 (Ampere) or later")]
-    Architecture {
-        /// The one asked for.
-        ordinal: usize,
-        /// What it is.
-        name: String,
-        /// Its compute capability.
-        architecture: u32,
-    },
-    /// A kernel has no machine code.
-    #[error(transparent)]
-    Compile(#[from] CompileError),
-    /// Not enough memory.
-    #[error("{wanted} MiB more of device memory are wanted, of which {free} MiB are free (the run has {held} MiB)", wanted = wanted >> 20, free = free >> 20, held = held >> 20)]
-    Memory {
-        /// Bytes asked for.
-        wanted: u64,
-        /// Bytes that are free.
-        free: u64,
-        /// Bytes that this process has already.
-        held: u64,
-    },
-    /// The driver or the device does not go on.
-    #[error("the device failed at {doing}: {error}")]
-    Failed {
-        /// What was asked of it.
-        doing: String,
-        /// What the driver says.
-        error: String,
-    },
-}
-
-impl DeviceError {
-    /// What the user can do.
-    pub fn hint(&self) -> Option<String> {
-        let hint = match self {
-            DeviceError::Library { hint, .. } => hint,
-            DeviceError::Ordinal { .. } => "nvidia-smi -L lists devices; CUDA_VISIBLE_DEVICES may hide some",
-            DeviceError::Architecture { .. } => "--device cpu works everywhere",
-            DeviceError::Compile(error) => error.hint(),
-            DeviceError::Memory { .. } => {
-                "fewer --micro-batch-tokens, --recompute full or --quant nf4 take less; lorafit plan --device cuda tells"
-            }
-            DeviceError::Failed { .. } => {
-                "resume from the last checkpoint; nvidia-smi and dmesg tell whether the device is well"
-            }
-        };
-        Some(hint.to_owned())
-    }
-
-    /// Unwinds: in the middle of a computation there is nothing to go on with. The value is what the unwinding carries, for
-    /// the program to say.
-    pub fn raise(self) -> ! {
-        std::panic::panic_any(self)
-    }
 }

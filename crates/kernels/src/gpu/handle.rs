@@ -4,9 +4,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use super::arena::{ALIGNMENT, Arena};
-use super::device::CudaDevice;
-use super::driver::{DeviceError, DeviceInfo, Driver, Gemm};
-use super::{Float, Launch, Region};
+use super::{DeviceError, DeviceInfo, Driver, Float, Gemm, Launch, Region};
 
 /// A device that ops run on; a copy is the same device, which stays open until the process ends.
 ///
@@ -41,14 +39,6 @@ impl Gpu {
     /// The device behind `driver`, with activations, and so the operands of products, in `float`.
     pub fn over(driver: impl Driver + 'static, float: Float) -> Self {
         Gpu(Box::leak(Box::new(Shared { driver: Box::new(driver), arena: Mutex::default(), float })))
-    }
-
-    /// Opens device number `ordinal`.
-    ///
-    /// # Errors
-    /// As [`CudaDevice::open`].
-    pub fn open(ordinal: usize, float: Float) -> Result<Self, DeviceError> {
-        Ok(Gpu::over(CudaDevice::open(ordinal)?, float))
     }
 
     /// The type of activations.

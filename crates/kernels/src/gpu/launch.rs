@@ -33,7 +33,7 @@ pub enum Float {
 }
 
 impl Float {
-    /// Its name in CUDA C.
+    /// Its name in the names of kernels.
     pub fn name(self) -> &'static str {
         match self {
             Float::F32 => "float",
@@ -114,7 +114,7 @@ pub enum Arg {
 /// One kernel over one grid.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Launch {
-    /// One of the entries of [`super::SOURCES`].
+    /// The kernel, by the name that the driver has for it: of an instance, as C++ names it.
     pub entry: String,
     /// Blocks along each axis; of none there is nothing to run.
     pub grid: [u32; 3],

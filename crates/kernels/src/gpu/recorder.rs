@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::launch::{MAX_SHARED_BYTES, WARP};
-use super::{Arg, DeviceError, DeviceInfo, Driver, Gemm, Launch, Matrix, Region, SOURCES};
+use super::{Arg, DeviceError, DeviceInfo, Driver, Gemm, Launch, Matrix, Region};
 
 /// The device; a copy is the same one.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ struct Record {
     total_bytes: u64,
     mapped: u64,
     live: BTreeMap<u64, Allocation>,
-    signatures: BTreeMap<&'static str, Vec<Parameter>>,
+    kernels: Kernels,
     counts: Counts,
 }
 
@@ -67,28 +67,20 @@ impl Allocation {
 
 /// What a kernel takes at a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Parameter {
+pub enum Parameter {
+    /// Memory that it reads.
     Read,
+    /// Memory that it writes, and may read.
     Write,
+    /// A number.
     U32,
+    /// A number.
     U64,
+    /// A number.
     F32,
 }
 
 impl Parameter {
-    /// From its declaration in CUDA C.
-    fn parse(declaration: &str) -> Parameter {
-        let words: Vec<&str> = declaration.split_whitespace().collect();
-        match (declaration.contains('*'), words.first()) {
-            (true, Some(&"const")) => Parameter::Read,
-            (true, _) => Parameter::Write,
-            (false, Some(&("u32" | "i32"))) => Parameter::U32,
-            (false, Some(&"u64")) => Parameter::U64,
-            (false, Some(&"float")) => Parameter::F32,
-            _ => panic!("a kernel's parameter `{declaration}` is of a kind that launches do not have"),
-        }
-    }
-
     fn takes(self, arg: &Arg) -> bool {
         match arg {
             Arg::In(_) => self == Parameter::Read,
@@ -101,27 +93,17 @@ impl Parameter {
     }
 }
 
-/// The parameters of all kernels by name, without template arguments.
-fn signatures() -> BTreeMap<&'static str, Vec<Parameter>> {
-    let mut found = BTreeMap::new();
-    for source in SOURCES {
-        for rest in source.text.split("KERNEL(").skip(1) {
-            let (name, rest) = rest.split_once(')').expect("bounds").1.split_once('(').expect("a name");
-            let parameters = rest.split_once(')').expect("parameters").0;
-            found.insert(name.trim(), parameters.split(',').map(Parameter::parse).collect());
-        }
-    }
-    found
-}
+/// What each kernel takes, by the names that launches have for kernels.
+pub type Kernels = BTreeMap<&'static str, Vec<Parameter>>;
 
 impl Recorder {
-    /// One with so much memory.
-    pub fn new(total_bytes: u64) -> Self {
+    /// One with so much memory, which knows `kernels`.
+    pub fn new(total_bytes: u64, kernels: Kernels) -> Self {
         Recorder(Arc::new(Mutex::new(Record {
             total_bytes,
             mapped: 0,
             live: BTreeMap::new(),
-            signatures: signatures(),
+            kernels,
             counts: Counts::default(),
         })))
     }
@@ -214,10 +196,9 @@ impl Driver for Recorder {
     fn launch(&self, launch: &Launch) -> Result<(), DeviceError> {
         let Launch { entry, grid, threads, shared_bytes, args } = launch;
         let mut record = self.record();
-        let listed = SOURCES.iter().any(|source| source.entries.contains(&entry.as_str()));
-        assert!(listed, "{entry} is not among the kernels that are compiled");
-        let name = entry.split('<').next().expect("a name");
-        let parameters = record.signatures.get(name).expect("every entry has a kernel");
+        let known = record.kernels.get(entry.as_str());
+        let parameters =
+            known.unwrap_or_else(|| panic!("{entry} is not among the kernels that are compiled"));
         assert_eq!(parameters.len(), args.len(), "{entry}: number of arguments");
         for (i, (parameter, arg)) in parameters.iter().zip(args).enumerate() {
             assert!(parameter.takes(arg), "{entry}: argument {i} is {arg:?}, the kernel takes {parameter:?}");
@@ -328,36 +309,46 @@ impl Driver for Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuda::{Float, Gpu};
-    use crate::ops::elementwise;
-    use crate::ops::gate::{self, Activation};
+    use crate::gpu::{Float, Gpu};
 
-    fn gpu() -> Gpu {
-        Gpu::over(Recorder::new(64 << 20), Float::F32)
+    /// A recorder that knows one kernel, `add`, and a device over it.
+    fn recorder() -> (Recorder, Gpu) {
+        let add = vec![Parameter::Read, Parameter::Write, Parameter::U32];
+        let recorder = Recorder::new(64 << 20, Kernels::from([("add", add)]));
+        (recorder.clone(), Gpu::over(recorder, Float::F32))
+    }
+
+    fn add(x: Region, y: Region) -> Launch {
+        Launch::new("add", 1, WARP, vec![Arg::In(x), Arg::Out(y), Arg::U32(10)])
     }
 
     #[test]
     fn what_keeps_the_rules_is_counted() {
-        let recorder = Recorder::new(64 << 20);
-        let gpu = Gpu::over(recorder.clone(), Float::Bf16);
-        let (x, y) = (gpu.buffer_of(&[0; 20]), gpu.buffer(20));
-        gpu.run(&elementwise::cuda::add(Float::Bf16, x.region(), 10, y.region()));
+        let (recorder, gpu) = recorder();
+        let (x, y) = (gpu.buffer_of(&[0; 40]), gpu.buffer(40));
+        gpu.run(&add(x.region(), y.region()));
         let counts = recorder.take_counts();
-        assert_eq!((counts.uploads, counts.launches["add<bf16>"]), (1, 1));
+        assert_eq!((counts.uploads, counts.launches["add"]), (1, 1));
+    }
+
+    #[test]
+    #[should_panic(expected = "is not among the kernels")]
+    fn a_kernel_that_is_not_there_is_found() {
+        recorder().1.run(&Launch::new("subtract", 1, WARP, vec![]));
     }
 
     #[test]
     #[should_panic(expected = "never written")]
     fn reading_what_was_never_written_is_found() {
-        let gpu = gpu();
+        let (_, gpu) = recorder();
         let (x, y) = (gpu.buffer(40), gpu.buffer(40));
-        gpu.run(&elementwise::cuda::add(Float::F32, x.region(), 10, y.region()));
+        gpu.run(&add(x.region(), y.region()));
     }
 
     #[test]
     #[should_panic(expected = "not inside one region in use")]
     fn use_after_release_is_found() {
-        let gpu = gpu();
+        let (_, gpu) = recorder();
         let _first = gpu.buffer_of(&[0; 40]);
         let region = gpu.buffer_of(&[0; 40]).region();
         gpu.download(region, &mut [0; 40]);
@@ -366,24 +357,24 @@ mod tests {
     #[test]
     #[should_panic(expected = "is written where")]
     fn an_output_among_the_inputs_is_found() {
-        let gpu = gpu();
+        let (_, gpu) = recorder();
         let x = gpu.buffer_of(&[0; 40]);
-        gpu.run(&gate::cuda::forward(Float::F32, Activation::Silu, x.region(), x.region(), 10, x.region()));
+        gpu.run(&add(x.region(), x.region()));
     }
 
     #[test]
     #[should_panic(expected = "the kernel takes")]
     fn an_argument_of_another_kind_is_found() {
-        let gpu = gpu();
+        let (_, gpu) = recorder();
         let (x, y) = (gpu.buffer_of(&[0; 40]), gpu.buffer_of(&[0; 40]));
-        let mut launch = elementwise::cuda::add(Float::F32, x.region(), 10, y.region());
-        launch.args[1] = Arg::U32(10);
+        let mut launch = add(x.region(), y.region());
+        launch.args[2] = Arg::U64(10);
         gpu.run(&launch);
     }
 
     #[test]
     fn too_much_memory_is_refused_before_it_is_used() {
-        let error = gpu().reserve(65 << 20).expect_err("too much");
+        let error = recorder().1.reserve(65 << 20).expect_err("too much");
         assert!(matches!(error, DeviceError::Memory { .. }), "{error}");
     }
 }
