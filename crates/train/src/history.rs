@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::checkpoint::last_saved;
 use crate::metrics::{EvaluationRecord, MetricsLine, SkipRecord, StepRecord};
-use crate::run::{CONFIG, DATA, EVALUATIONS, METRICS, PLAN, RunError};
+use crate::run::{CONFIG, DATA, EVALUATIONS, METRICS, PLAN, RunError, VERDICT};
+use crate::verdict::Verdict;
 
 /// A line longer than this is no record.
 const LONGEST_LINE: u64 = 1 << 20;
@@ -32,6 +33,8 @@ pub struct RunHistory {
     pub plan: Option<Value>,
     /// `data.json`: what the training rows are like.
     pub data: Option<Value>,
+    /// `verdict.json`, once the run has ended.
+    pub verdict: Option<Verdict>,
     /// `config.toml`.
     pub config: Option<String>,
 }
@@ -66,6 +69,7 @@ impl RunHistory {
         let text = |name: &str| std::fs::read_to_string(dir.join(name)).ok();
         let json = |name: &str| serde_json::from_str(&text(name)?).ok();
         let (plan, data, config) = (json(PLAN), json(DATA), text(CONFIG));
+        let verdict = text(VERDICT).and_then(|text| serde_json::from_str::<Option<Verdict>>(&text).ok()?);
         Ok(RunHistory {
             dir: dir.to_owned(),
             steps,
@@ -74,6 +78,7 @@ impl RunHistory {
             unreadable_lines,
             plan,
             data,
+            verdict,
             config,
         })
     }

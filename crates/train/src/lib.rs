@@ -28,6 +28,7 @@ mod tensorboard;
 mod token_scores;
 mod tokenizer;
 mod trainer;
+mod verdict;
 mod write_behind;
 
 pub use bench::{BenchError, BenchOptions, BenchResult, bench};
@@ -59,3 +60,4 @@ pub use stream::MicroBatchSize;
 pub use token_scores::{TokenScores, token_scores};
 pub use tokenizer::{open_tokenizer, tokenizer_entries, tokenizer_metadata};
 pub use trainer::{Duration, Observer, Start, Summary, TrainData, TrainError, TrainOptions, train};
+pub use verdict::{Curve, Outcome, Rows, SMOOTHED_STEPS, Verdict, mean, verdict};

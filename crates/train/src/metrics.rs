@@ -63,13 +63,13 @@ impl From<&Refusal> for SkipRecord {
 /// A line of `evaluations.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvaluationRecord {
-    /// Steps done before.
+    /// Steps done before; 0 is what the run began with.
     pub step: u64,
     /// Mean loss over the supervised tokens of the evaluation rows.
     pub loss: f64,
     /// `exp(loss)`.
     pub perplexity: f64,
-    /// True if no earlier evaluation of the run had a lower loss.
+    /// True if no earlier evaluation after a step had a lower loss.
     pub best: bool,
     /// Wall time.
     pub seconds: f64,

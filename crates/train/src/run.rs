@@ -11,6 +11,7 @@
 //! RUN/plan.json                                        the memory the run was planned with, in bytes
 //! RUN/data.json                                        what the training rows are like
 //! RUN/run.json                                         how long the run is
+//! RUN/verdict.json                                     what its curve says; null until it has ended
 //! RUN/metrics.jsonl                                    one object per optimizer step
 //! RUN/evaluations.jsonl                                one object per evaluation
 //! RUN/tensorboard/...                                  the same as curves, if asked for
@@ -35,6 +36,7 @@ use crate::plan::MemoryPlan;
 use crate::saved::{self, ModelFolder};
 use crate::storage::{Disk, Storage, free_bytes};
 use crate::tensorboard::EventFile;
+use crate::verdict::Verdict;
 
 /// Why a run folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -169,6 +171,7 @@ pub(crate) const EVALUATIONS: &str = "evaluations.jsonl";
 pub(crate) const PLAN: &str = "plan.json";
 pub(crate) const LENGTH: &str = "run.json";
 pub(crate) const DATA: &str = "data.json";
+pub(crate) const VERDICT: &str = "verdict.json";
 pub(crate) const CONFIG: &str = "config.toml";
 const TENSORBOARD: &str = "tensorboard";
 /// What a folder has if a run was there.
@@ -296,6 +299,15 @@ impl RunFolder {
     pub fn write_data(&self, statistics: &Statistics) -> Result<(), RunError> {
         let text = serde_json::to_string_pretty(statistics).expect("plain values");
         self.replace(DATA, (text + "\n").as_bytes())
+    }
+
+    /// Writes `verdict.json`.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub(crate) fn write_verdict(&self, verdict: Option<&Verdict>) -> Result<(), RunError> {
+        let text = serde_json::to_string_pretty(&verdict).expect("plain values");
+        self.replace(VERDICT, (text + "\n").as_bytes())
     }
 
     /// Writes `run.json`.

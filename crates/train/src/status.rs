@@ -11,9 +11,7 @@ use crate::json_lines::read_last;
 use crate::lock::RunLock;
 use crate::metrics::{EvaluationRecord, MetricsLine, StepRecord};
 use crate::run::{EVALUATIONS, LENGTH, METRICS, RunError, RunLength};
-
-/// Steps that rate and loss are the mean of.
-const RECENT: usize = 20;
+use crate::verdict::SMOOTHED_STEPS;
 
 /// Where a run is.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -26,8 +24,10 @@ pub struct RunStatus {
     pub step: u64,
     /// Steps of the whole run, once it has begun.
     pub total_steps: Option<u64>,
-    /// Mean loss of the last steps.
+    /// Loss of the last step.
     pub loss: Option<f64>,
+    /// Mean loss of the last steps, up to [`SMOOTHED_STEPS`].
+    pub smoothed_loss: Option<f64>,
     /// Rate over the last steps.
     pub tokens_per_s: Option<f64>,
     /// Time to the end at that rate.
@@ -56,8 +56,8 @@ impl RunStatus {
     /// A folder without a run.
     pub fn read(dir: &Path) -> Result<Self, RunError> {
         let metrics = dir.join(METRICS);
-        let lines: Vec<MetricsLine> =
-            read_last(&metrics, RECENT).map_err(|source| RunError::NoRun { dir: dir.to_owned(), source })?;
+        let lines: Vec<MetricsLine> = read_last(&metrics, SMOOTHED_STEPS)
+            .map_err(|source| RunError::NoRun { dir: dir.to_owned(), source })?;
         let step = match lines.last() {
             Some(MetricsLine::Taken(record)) => record.step,
             Some(MetricsLine::Skipped(record)) => record.step,
@@ -82,7 +82,8 @@ impl RunStatus {
             process: holder.flatten(),
             step,
             total_steps,
-            loss: mean(|record| record.loss),
+            loss: taken.last().map(|record| record.loss),
+            smoothed_loss: mean(|record| record.loss),
             tokens_per_s: mean(|record| record.tokens as f64).zip(seconds).map(|(tokens, s)| tokens / s),
             seconds_left: total_steps.zip(seconds).map(|(total, s)| total.saturating_sub(step) as f64 * s),
             evaluation: read_last(&dir.join(EVALUATIONS), 1).ok().and_then(|mut records| records.pop()),

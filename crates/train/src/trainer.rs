@@ -19,12 +19,14 @@ use crate::cadence::{Cadence, CheckpointEvery};
 use crate::checkpoint::{self, Best, Checkpoint, State};
 use crate::evaluate::evaluate_in;
 use crate::guard::{Culprit, OnNan, Refusal};
+use crate::history::RunHistory;
 use crate::memory::{peak_device_bytes, peak_rss_bytes};
 use crate::metrics::{EvaluationRecord, SkipRecord, StepRecord};
 use crate::optim::{AdamW, OptimizerKind};
 use crate::run::{RunError, RunFolder, RunLength};
 use crate::schedule::{Schedule, ScheduleKind};
 use crate::stream::{Cut, MicroBatchSize, cut};
+use crate::verdict::{Curve, Verdict, verdict};
 
 #[cfg(test)]
 mod resume_tests;
@@ -73,6 +75,8 @@ pub struct TrainOptions {
     pub seed: u64,
     /// Evaluate every so many steps, and at the end.
     pub eval_every: Option<u64>,
+    /// Evaluate what the run begins with too, before its first step.
+    pub evaluate_start: bool,
     /// How often a checkpoint is saved, beside those that the observer asks for and the last.
     pub checkpoint_every: CheckpointEvery,
     /// How many of them are kept.
@@ -102,6 +106,7 @@ impl TrainOptions {
             order: Order::File,
             seed: 0,
             eval_every: None,
+            evaluate_start: false,
             checkpoint_every: CheckpointEvery::Never,
             keep_checkpoints: 1,
             on_nan: OnNan::Stop,
@@ -202,6 +207,8 @@ pub struct Summary {
     pub steps: u64,
     /// True if the observer ended it.
     pub interrupted: bool,
+    /// What the curve of the run says; `None` if it was interrupted.
+    pub verdict: Option<Verdict>,
     /// The last step's record.
     pub last: Option<StepRecord>,
     /// The last evaluation.
@@ -288,6 +295,7 @@ impl<'a, 'p> Training<'a, 'p> {
         }
         run.check_space(parameters, &stepper.optimizer, options.keep_checkpoints + 1)?;
         run.write_length(RunLength { total_steps })?;
+        run.write_verdict(None)?;
         let steps = Steps::new(samples, options.order, options.batch_size, options.gradient_accumulation)
             .resume(state.position);
         let saver = Saver::new(options, start.checkpoint.map(|checkpoint| &checkpoint.state));
@@ -336,7 +344,10 @@ impl<'a, 'p> Training<'a, 'p> {
     /// What is evaluated before the next step, if it is time.
     fn evaluation_due(&self, finished: bool) -> Option<&'a Dataset> {
         let step = self.state.step;
-        let due = step > 0 && (finished || self.options.eval_every.is_some_and(|n| step.is_multiple_of(n)));
+        let due = match step {
+            0 => self.options.evaluate_start,
+            _ => finished || self.options.eval_every.is_some_and(|n| step.is_multiple_of(n)),
+        };
         self.data.evaluation.filter(|_| due && self.state.evaluated != Some(step))
     }
 
@@ -399,6 +410,12 @@ impl<'a, 'p> Training<'a, 'p> {
         saver.save(run, state, parameters, &stepper.optimizer, *observer)
     }
 
+    /// What the whole run came to, the part before a resumption included.
+    fn verdict(&self) -> Result<Option<Verdict>, RunError> {
+        let rows = self.data.evaluation.map_or(0, |data| data.samples.len());
+        Ok(verdict(&Curve::of(&RunHistory::read(self.run.dir())?, rows)))
+    }
+
     /// Saves the last checkpoint and the result.
     fn finish(mut self, interrupted: bool, started: Instant) -> Result<Summary, TrainError> {
         self.save()?;
@@ -406,9 +423,12 @@ impl<'a, 'p> Training<'a, 'p> {
         if let Some(error) = self.saver.failed {
             return Err(error.into());
         }
+        let verdict = if interrupted { None } else { self.verdict()? };
+        self.run.write_verdict(verdict.as_ref())?;
         Ok(Summary {
             steps: self.state.step,
             interrupted,
+            verdict,
             last: self.last,
             evaluation: self.evaluated,
             best: self.state.best,
@@ -610,7 +630,8 @@ impl Stepper {
             step: state.step,
             loss: found.loss,
             perplexity: found.perplexity,
-            best: found.loss.is_finite() && lowest.is_none_or(|lowest| found.loss < lowest),
+            // What the run begins with is there already.
+            best: state.step > 0 && found.loss.is_finite() && lowest.is_none_or(|lowest| found.loss < lowest),
             seconds: started.elapsed().as_secs_f64(),
         })
     }

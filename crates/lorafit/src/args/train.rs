@@ -355,15 +355,20 @@ impl TrainArgs {
             let folder = self.out.as_ref().and_then(|out| out.file_name());
             self.name = folder.map(|name| name.to_string_lossy().into_owned());
         }
-        self.lr.get_or_insert(match (self.method, self.init) {
-            (Method::Lora, _) => 2e-4,
-            (Method::Full, Init::Model) => 2e-5,
-            (Method::Full, Init::Random) => 1e-3,
-        });
+        self.lr = self.lr.or(Some(self.default_lr()));
         self.check_method(given)?;
         self.check_init()?;
         self.validate()?;
         Ok(self)
+    }
+
+    /// The learning rate where none is given.
+    pub fn default_lr(&self) -> f64 {
+        match (self.method, self.init) {
+            (Method::Lora, _) => 2e-4,
+            (Method::Full, Init::Model) => 2e-5,
+            (Method::Full, Init::Random) => 1e-3,
+        }
     }
 
     /// Refuses flags of the other method.

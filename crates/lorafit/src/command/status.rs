@@ -34,7 +34,7 @@ pub fn run(args: StatusArgs) -> anyhow::Result<()> {
 }
 
 fn in_words(status: &RunStatus) -> String {
-    let RunStatus { running, process, step, total_steps, loss, tokens_per_s, .. } = status;
+    let RunStatus { running, process, step, total_steps, loss, smoothed_loss, tokens_per_s, .. } = status;
     let whole = total_steps.is_some_and(|total| *step >= total);
     let mut lines = vec![match (running, process) {
         (true, Some(process)) => format!("running, process {process}"),
@@ -44,12 +44,17 @@ fn in_words(status: &RunStatus) -> String {
     }];
     let total = total_steps.map(|total| format!("/{total}")).unwrap_or_default();
     let loss = loss.map(|loss| format!("  loss {loss:.4}")).unwrap_or_default();
+    let smoothed = smoothed_loss.map(|loss| format!("  smoothed {loss:.4}")).unwrap_or_default();
     let rate = tokens_per_s.map(|rate| format!("  {rate:.0} tokens/s")).unwrap_or_default();
     let left = status.seconds_left.filter(|_| *running && !whole);
     let left = left.map(|s| format!("  {} left", in_time(s))).unwrap_or_default();
-    lines.push(format!("step {step}{total}{loss}{rate}{left}"));
+    lines.push(format!("step {step}{total}{loss}{smoothed}{rate}{left}"));
     if let Some(evaluation) = &status.evaluation {
-        lines.push(format!("held-out loss {:.4} after step {}", evaluation.loss, evaluation.step));
+        let when = match evaluation.step {
+            0 => "before training".to_owned(),
+            step => format!("after step {step}"),
+        };
+        lines.push(format!("held-out loss {:.4} {when}", evaluation.loss));
     }
     lines.push(match &status.checkpoint {
         Some(checkpoint) => {

@@ -7,7 +7,8 @@ use lorafit_data::words::{counted, grouped};
 use serde_json::json;
 
 use lorafit_train::{
-    EvaluationRecord, Observer, RunError, RunFolder, RunLock, SkipRecord, StepRecord, Summary, rss_bytes,
+    EvaluationRecord, Observer, Outcome, RunError, RunFolder, RunHistory, RunLock, SkipRecord, StepRecord,
+    Summary, rss_bytes,
 };
 
 use crate::args::config_file::{self, Given};
@@ -21,6 +22,7 @@ use crate::session::resume::Resumption;
 use crate::session::rows::{shapes, skipped, treated};
 use crate::session::run::{Data, Ready};
 use crate::session::trained::Trained;
+use crate::session::verdict::{in_words, next_command};
 use crate::terminal::interrupt;
 use crate::terminal::output;
 use crate::terminal::progress::Progress;
@@ -52,12 +54,17 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     }
     let fresh = resumption.checkpoint.is_none().then(|| Trained::fresh(&args, &base)).transpose()?;
     let data = args.load(&base)?;
+    let resumed_after = resumption.checkpoint.as_ref().map(|checkpoint| checkpoint.state.step);
     let mut ready = Ready::new(&args, &base, &data, resumption, fresh, &mut progress)?;
     let (recompute, plan) = ready.choose()?;
     tell_setup(&mut progress, &ready);
     let policy = format!("recompute {}", RecomputeChoice::Fixed(recompute));
     progress.note(&memory_table::of_run(&policy, &plan, progress.is_on_terminal()));
     progress.event("start", &json!({ "total_steps": ready.total_steps(), "out": out }));
+    if let Some(done) = resumed_after {
+        let steps = RunHistory::read(out)?.steps;
+        steps.iter().filter(|step| step.step <= done).for_each(|step| progress.remember(step.loss));
+    }
     let mut watcher = Watcher { progress };
     let result = ready.train(lock, recompute, &plan, &mut watcher);
     watcher.progress.finish();
@@ -68,6 +75,7 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
         let note = base_name::note(&ready.base_model(), &base.weights, &command);
         note.iter().for_each(|note| watcher.progress.note(note));
     }
+    tell_verdict(&mut watcher.progress, &args, out, &summary);
     if summary.interrupted {
         // Scripts see by the code that it did not run to the end.
         std::process::exit(interrupt::exit_code());
@@ -195,5 +203,18 @@ fn tell_end(progress: &mut Progress, run: &Path, method: Method, summary: &Summa
     }
     if summary.interrupted {
         progress.note(&format!("go on with lorafit train --resume {}", run.display()));
+    }
+}
+
+/// Tells what the run came to, and what to run next.
+fn tell_verdict(progress: &mut Progress, args: &TrainArgs, out: &Path, summary: &Summary) {
+    let Some(found) = &summary.verdict else { return };
+    if progress.event("verdict", found) {
+        return;
+    }
+    in_words(found, args, out).iter().for_each(|line| progress.note(line));
+    if !matches!(found.outcome, Outcome::Diverged | Outcome::DidNotLearn) {
+        let has_better = summary.best.is_some_and(|best| best.step < summary.steps);
+        progress.note(&format!("next: {}", next_command(args, out, has_better)));
     }
 }

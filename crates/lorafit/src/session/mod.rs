@@ -20,3 +20,4 @@ pub mod rows;
 pub mod run;
 pub mod tokenise;
 pub mod trained;
+pub mod verdict;

@@ -74,6 +74,12 @@ impl<'a> Ready<'a> {
         Ok(Ready { args, base, data, options, resumption, identity, trained })
     }
 
+    /// Leaves out the evaluation of what the run begins with.
+    pub fn without_start(mut self) -> Self {
+        self.options.evaluate_start = false;
+        self
+    }
+
     /// Optimizer steps of the whole run.
     pub fn total_steps(&self) -> u64 {
         self.options.total_steps(self.data.rows.samples.len())
@@ -329,6 +335,7 @@ impl TrainArgs {
             max_grad_norm: (self.max_grad_norm > 0.0).then_some(self.max_grad_norm),
             order: if self.no_shuffle { Order::File } else { Order::Shuffled { seed } },
             seed,
+            evaluate_start: true,
             eval_every: self.eval_every.map(|n| n as u64),
             checkpoint_every: self.safety.checkpoint_every,
             keep_checkpoints: self.safety.keep_checkpoints,

@@ -208,7 +208,8 @@ impl Runner<'_> {
             is_losing: false,
         };
         let fresh = resumption.checkpoint.is_none().then(|| Trained::fresh(args, base)).transpose()?;
-        let mut ready = Ready::new(args, base, data, resumption, fresh, &mut quiet)?;
+        // Every trial begins with the same loss.
+        let mut ready = Ready::new(args, base, data, resumption, fresh, &mut quiet)?.without_start();
         let planned = &self.plan.trials[place];
         let (summary, _locked) = ready.train(lock, planned.recompute, &planned.plan, &mut watcher)?;
         if summary.interrupted && !watcher.is_at_milestone() && !watcher.is_losing {

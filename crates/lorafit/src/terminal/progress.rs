@@ -3,16 +3,16 @@
 //! Nothing here can fail: a run does not end because nobody watches any more. Peak memory is measured by
 //! the trainer and handed in.
 
+use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lorafit_train::{SMOOTHED_STEPS, mean};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-/// Share of a new loss in the smoothed one: about the mean of the last ten steps.
-const SMOOTHING: f64 = 0.1;
 /// Time between two plain lines unless the user counts in steps.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
@@ -31,7 +31,8 @@ pub struct Progress {
     sink: Sink,
     started: Instant,
     first_step: Option<usize>,
-    smoothed_loss: Option<f64>,
+    /// Losses of the last steps, up to [`SMOOTHED_STEPS`].
+    losses: VecDeque<f64>,
 }
 
 enum Sink {
@@ -61,7 +62,7 @@ impl Progress {
             return Progress::plain(Box::new(io::stderr()), log_every);
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template("{bar:24.cyan/dim} {pos}/{len}  {msg}  {elapsed} in");
+        let style = ProgressStyle::with_template("{wide_bar:.cyan/dim} {pos}/{len}  {msg}");
         bar.set_style(style.expect("the template is a constant"));
         Progress::with(Sink::Bar(bar))
     }
@@ -71,19 +72,21 @@ impl Progress {
     }
 
     fn with(sink: Sink) -> Self {
-        Progress { sink, started: Instant::now(), first_step: None, smoothed_loss: None }
+        Progress { sink, started: Instant::now(), first_step: None, losses: VecDeque::new() }
     }
 
     /// Step `step` of `total` (counted from 1) is done; `rss_bytes` is the peak of memory so far.
     pub fn step(&mut self, step: usize, total: usize, loss: f64, tokens_per_s: f64, rss_bytes: u64) {
-        let smoothed = self.smoothed_loss.map_or(loss, |before| before + SMOOTHING * (loss - before));
-        self.smoothed_loss = Some(smoothed);
+        self.remember(loss);
+        let smoothed = mean(self.losses.make_contiguous());
         let left = self.time_left(step, total);
-        let message = format!(
-            "loss {smoothed:.4}  {tokens_per_s:.0} tokens/s  {} left  peak {}",
-            duration(left),
-            memory(rss_bytes)
-        );
+        let (left, peak) = (duration(left), memory(rss_bytes));
+        let message = match &self.sink {
+            Sink::Bar(_) if is_narrow() => format!("loss {loss:.4}  {tokens_per_s:.0} tokens/s  {left} left"),
+            _ => format!(
+                "loss {loss:.4}  smoothed {smoothed:.4}  {tokens_per_s:.0} tokens/s  {left} left  peak {peak}"
+            ),
+        };
         match &mut self.sink {
             Sink::Bar(bar) => {
                 bar.set_length(total as u64);
@@ -99,6 +102,14 @@ impl Progress {
         }
     }
 
+    /// Takes the loss of a step into the smoothed one; those before a resumption are handed in so.
+    pub fn remember(&mut self, loss: f64) {
+        if self.losses.len() == SMOOTHED_STEPS {
+            self.losses.pop_front();
+        }
+        self.losses.push_back(loss);
+    }
+
     /// A line `{"event": name, ...record}` where the log is JSON; whether it is.
     pub fn event(&mut self, name: &str, record: &impl Serialize) -> bool {
         let Sink::Json(out) = &mut self.sink else { return false };
@@ -111,8 +122,12 @@ impl Progress {
         true
     }
 
-    /// Held-out rows were looked at after step `step`; `best` when no earlier look was as good.
+    /// Held-out rows were evaluated after step `step`, or before the first; `best` if no earlier step was as good.
     pub fn eval(&mut self, step: usize, loss: f64, perplexity: f64, best: bool) {
+        if step == 0 {
+            return self
+                .note(&format!("before training: held-out loss {loss:.4}, perplexity {perplexity:.3}"));
+        }
         let mark = if best { "  (best so far, kept)" } else { "" };
         self.note(&format!("step {step}  held-out loss {loss:.4}, perplexity {perplexity:.3}{mark}"));
     }
@@ -195,6 +210,11 @@ impl WriteProgress {
     }
 }
 
+/// Whether a line with everything would not fit.
+fn is_narrow() -> bool {
+    console::Term::stderr().size().1 < 96
+}
+
 /// For writes whose failure changes nothing.
 fn ignore(_result: io::Result<()>) {}
 
@@ -258,7 +278,11 @@ mod tests {
         let lines = lines(Some(3));
         let steps: Vec<&str> = lines.iter().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
         assert_eq!(steps, ["3/7", "6/7", "7/7"]);
-        assert!(lines[2].contains("loss 2.0000  123 tokens/s  0 s left  peak 300 MiB"), "{}", lines[2]);
+        assert!(
+            lines[2].contains("loss 2.0000  smoothed 2.0000  123 tokens/s  0 s left  peak 300 MiB"),
+            "{}",
+            lines[2]
+        );
     }
 
     #[test]

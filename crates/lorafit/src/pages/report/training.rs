@@ -1,18 +1,17 @@
 //! How runs went: curves, memory, data and configuration.
 
 use lorafit_data::words::counted;
-use lorafit_train::{RunHistory, RunStatus, StepRecord};
+use lorafit_train::{RunHistory, RunStatus, SMOOTHED_STEPS, StepRecord, mean};
 use serde_json::Value;
 
 use super::Report;
+use crate::args::train::TrainArgs;
 use crate::pages::figure::{Axis, COLOURS, Figure, Lines, Plot, Series, Style};
 use crate::pages::shell::{Cards, escape, number, percent, table};
+use crate::session::verdict::in_words;
 use crate::sweep::folder::is_trial;
 
 const GIB: f64 = (1u64 << 30) as f64;
-
-/// Steps that the loss at the end is the mean of.
-const RECENT: usize = 20;
 
 /// A run and what it is called in the report.
 pub struct NamedRun {
@@ -30,6 +29,11 @@ pub fn add(report: &mut Report, runs: &[NamedRun]) {
             report.html(&format!("<h3>{}</h3>\n", escape(&run.name)));
         }
         report.html(&cards(run));
+        if let (Some(verdict), Some(args)) = (&run.history.verdict, TrainArgs::of_run(&run.history.dir)) {
+            for line in in_words(verdict, &args, &run.history.dir) {
+                report.note(&format!("{line}."));
+            }
+        }
         if run.history.unreadable_lines > 0 {
             report.note(&format!(
                 "{} of the records of {} cannot be read and left out.",
@@ -75,21 +79,25 @@ fn cards(run: &NamedRun) -> String {
     let of = total_steps.map(|total| format!("of {}, ", number(total as usize))).unwrap_or_default();
     cards.add("steps", &number(done as usize), &format!("{of}{state}"));
     let last = history.steps.last();
-    let ending = &history.steps[history.steps.len().saturating_sub(RECENT)..];
+    let ending = &history.steps[history.steps.len().saturating_sub(SMOOTHED_STEPS)..];
     if !ending.is_empty() {
-        let mean = ending.iter().map(|step| step.loss).sum::<f64>() / ending.len() as f64;
+        let mean = mean(&ending.iter().map(|step| step.loss).collect::<Vec<_>>());
         cards.add(
             "training loss",
             &format!("{mean:.4}"),
             &match ending.len() {
                 1 => "of the last step".to_owned(),
-                steps => format!("mean of the last {steps} steps"),
+                steps => format!("smoothed: mean of the last {steps} steps"),
             },
         );
     }
     let best = history.evaluations.iter().min_by(|a, b| a.loss.total_cmp(&b.loss));
     if let Some(best) = best {
-        let note = format!("the lowest, after step {}; perplexity {:.2}", best.step, best.perplexity);
+        let when = match best.step {
+            0 => "before training, and no step lowered it".to_owned(),
+            step => format!("the lowest, after step {step}"),
+        };
+        let note = format!("{when}; perplexity {:.2}", best.perplexity);
         cards.add("evaluation loss", &format!("{:.4}", best.loss), &note);
     }
     let seconds: f64 = history.steps.iter().map(|step| step.seconds).sum();

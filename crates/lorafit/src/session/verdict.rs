@@ -1,0 +1,96 @@
+//! The end of a run in words: what its curve says, what to change, and what to run next.
+
+use std::path::Path;
+
+use lorafit_train::{Outcome, Rows, RunFolder, Verdict};
+
+use crate::args::options::Method;
+use crate::args::train::TrainArgs;
+
+/// What a run came to: one line that says it, one that says what to do about it if there is something.
+pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> {
+    let Verdict { outcome, from, to, of, .. } = *verdict;
+    let rows = match of {
+        Rows::HeldOut => "held-out loss",
+        Rows::Training => "training loss",
+    };
+    let change = match ((100.0 * (to - from) / from).round(), from > 0.0) {
+        (0.0, true) => " (0 %)".to_owned(),
+        (percent, true) => format!(" ({percent:+} %)"),
+        (_, false) => String::new(),
+    };
+    let losses = format!("{rows} {from:.4} -> {to:.4}{change}");
+    let (rate, usual) = (args.lr.unwrap_or_default(), args.default_lr());
+    let longer = longer(args);
+    let (what, advice) = match outcome {
+        Outcome::Learnt => (format!("learnt: {losses}"), None),
+        Outcome::StillFalling => (
+            format!("learnt, and was still learning at the end: {losses}"),
+            Some(format!("more steps may lower it further: {longer}")),
+        ),
+        Outcome::OverFitted { since: 0 } => (
+            format!("over-fitted from the start: {losses}, while the training loss fell"),
+            Some("train on more rows, and hold out rows that are like them".to_owned()),
+        ),
+        Outcome::OverFitted { since } => (
+            format!("over-fitted since step {since}: {losses} at that step, and higher since"),
+            Some(format!(
+                "the best is kept in {}; fewer epochs{} or more rows prevent over-fitting",
+                RunFolder::best_dir(out).display(),
+                if args.method == Method::Lora { ", a lower --rank" } else { "" },
+            )),
+        ),
+        Outcome::Diverged => (
+            format!("diverged: {losses}"),
+            Some(format!("lower the learning rate: --lr {:.0e}", usual.min(rate / 10.0))),
+        ),
+        Outcome::DidNotLearn => (
+            format!("did not learn: {losses}"),
+            Some(format!(
+                "raise the learning rate (--lr {:.0e}) or train longer ({longer}); lorafit data shows what is trained",
+                usual.max(rate * 3.0)
+            )),
+        ),
+        Outcome::TooShort => {
+            (format!("too few steps to judge: {losses}"), Some(format!("train longer: {longer}")))
+        }
+    };
+    let mut lines = vec![what];
+    lines.extend(advice);
+    if verdict.few_rows {
+        lines.push(
+            "few rows are held out, so chance may decide: hold out more, or see it as a hint".to_owned(),
+        );
+    }
+    if of == Rows::Training {
+        lines.push(
+            "no rows were held out, so nothing says how good it is on rows that it has not seen: --validation 10% holds some out"
+                .to_owned(),
+        );
+    }
+    lines
+}
+
+/// The flag that makes a run longer, with twice of what it had.
+fn longer(args: &TrainArgs) -> String {
+    match (args.max_steps, args.epochs) {
+        (Some(steps), _) => format!("--max-steps {}", 2 * steps),
+        (None, epochs) => format!("--epochs {}", 2.0 * epochs.unwrap_or(1.0)),
+    }
+}
+
+/// What to run next: to see what the run has made.
+pub fn next_command(args: &TrainArgs, out: &Path, has_best: bool) -> String {
+    match args.method {
+        Method::Lora => {
+            let adapter = if has_best { RunFolder::best_dir(out) } else { out.to_owned() };
+            let quant = args.base.flags().map(|flags| format!(" {flags}")).unwrap_or_default();
+            let model = args.model.as_deref().unwrap_or("M");
+            format!("lorafit chat --model {model}{quant} --adapter {}", adapter.display())
+        }
+        Method::Full => {
+            let model = if has_best { RunFolder::best_dir(out) } else { RunFolder::model_dir(out) };
+            format!("lorafit chat --model {}", model.display())
+        }
+    }
+}

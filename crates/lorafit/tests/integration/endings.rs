@@ -1,0 +1,104 @@
+//! How a run ends: what its curve says, in words, in `verdict.json` and in the JSON log, and what to run next.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::common::{lorafit, place};
+
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/chat_bpe");
+
+/// What a run writes to standard error.
+fn train(place: &Path, flags: &[&str]) -> String {
+    let mut arguments =
+        vec!["train", "--model", MODEL, "--data", "rows.jsonl", "--out", "run", "--overwrite"];
+    arguments.extend(flags);
+    let output = lorafit(place, &arguments);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn verdict(place: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(place.join("run/verdict.json")).unwrap()).unwrap()
+}
+
+fn evaluations(place: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(place.join("run/evaluations.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_run_is_judged_from_the_loss_before_training_to_the_best() {
+    let place: TempDir = place(40);
+    let at = place.path();
+    let told = train(at, &["--validation", "12", "--epochs", "20", "--lr", "2e-2", "--eval-every", "20"]);
+    let found = evaluations(at);
+    assert_eq!(found[0]["step"], 0);
+    assert_eq!(found[0]["best"], false);
+    let base = found[0]["loss"].as_f64().unwrap();
+    assert!(told.contains(&format!("before training: held-out loss {base:.4}")), "{told}");
+    let (judged, best) =
+        (verdict(at), found.iter().map(|one| one["loss"].as_f64().unwrap()).fold(base, f64::min));
+    assert_eq!((judged["from"].as_f64(), judged["to"].as_f64()), (Some(base), Some(best)));
+    assert!(told.contains(&format!("held-out loss {base:.4} -> {best:.4} (-")), "{told}");
+    let last = told.trim_end().lines().last().unwrap();
+    assert!(last.starts_with(&format!("next: lorafit chat --model {MODEL} --adapter run")), "{told}");
+    // The page of the run says it too.
+    let page = lorafit(at, &["report", "run", "--out", "page.html"]);
+    assert!(page.status.success(), "{page:?}");
+    let page = fs::read_to_string(at.join("page.html")).unwrap();
+    assert!(page.contains(&format!("held-out loss {base:.4} -&gt; {best:.4}")), "no verdict on the page");
+}
+
+#[test]
+fn a_run_that_changed_nothing_says_so_and_what_to_change() {
+    let place = place(40);
+    let told = train(place.path(), &["--validation", "12", "--max-steps", "4", "--lr", "1e-7"]);
+    assert_eq!(verdict(place.path())["outcome"], "did-not-learn");
+    assert!(told.contains("did not learn: held-out loss"), "{told}");
+    assert!(told.contains("raise the learning rate (--lr 2e-4) or train longer (--max-steps 8)"), "{told}");
+    assert!(!told.contains("next: "), "{told}");
+}
+
+#[test]
+fn a_run_without_held_out_rows_says_what_nobody_knows() {
+    let place = place(40);
+    let told = train(place.path(), &["--epochs", "4", "--lr", "1e-2"]);
+    assert_eq!(verdict(place.path())["of"], "training");
+    assert!(told.contains("training loss") && told.contains("--validation 10% holds some out"), "{told}");
+    assert!(evaluations(place.path()).is_empty());
+}
+
+#[test]
+fn the_json_log_has_the_verdict() {
+    let place = place(40);
+    let told = train(place.path(), &["--validation", "4", "--max-steps", "6", "--log", "json"]);
+    let events: Vec<Value> = told.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let found = events.iter().find(|event| event["event"] == "verdict").unwrap();
+    assert_eq!(found["few_rows"], true);
+    for (key, value) in verdict(place.path()).as_object().unwrap() {
+        assert_eq!(&found[key], value, "{key}");
+    }
+}
+
+#[test]
+fn the_loss_of_a_step_is_the_same_number_everywhere() {
+    let place = place(40);
+    let told = train(place.path(), &["--max-steps", "6", "--log-every", "1"]);
+    let records = fs::read_to_string(place.path().join("run/metrics.jsonl")).unwrap();
+    let losses: Vec<f64> = records
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64().unwrap())
+        .collect();
+    for (i, loss) in losses.iter().enumerate() {
+        let mean = losses[..=i].iter().sum::<f64>() / (i + 1) as f64;
+        let line = format!("step {}/6  loss {loss:.4}  smoothed {mean:.4}", i + 1);
+        assert!(told.contains(&line), "{line}\n{told}");
+    }
+    let status = lorafit(place.path(), &["status", "run"]);
+    let status = String::from_utf8(status.stdout).unwrap();
+    let mean = losses.iter().sum::<f64>() / 6.0;
+    assert!(status.contains(&format!("step 6/6  loss {:.4}  smoothed {mean:.4}", losses[5])), "{status}");
+}

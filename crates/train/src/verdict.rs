@@ -1,0 +1,216 @@
+//! What the curve of a run says: whether it learnt, and what to change.
+//!
+//! The rules are functions of the losses alone. They judge held-out rows where there are some, and training losses where there
+//! are none; of the latter no more can be said than that they fell. `verdict/tests.rs` has curves with the verdict of each.
+
+use serde::{Deserialize, Serialize};
+
+use crate::history::RunHistory;
+
+#[cfg(test)]
+mod tests;
+
+/// Steps that a smoothed training loss is the mean of, on the bar, in `status`, in the report and here.
+pub const SMOOTHED_STEPS: usize = 20;
+/// A held-out loss that fell by less than this share of the base's has not fallen.
+const LEAST_GAIN: f64 = 0.01;
+/// A held-out loss that rose by more than this share above its lowest is over-fitted.
+const MOST_RISE: f64 = 0.02;
+/// A held-out loss that rose by more than this share above the base's is that of a run that diverged.
+const DIVERGED: f64 = 0.25;
+/// A loss still falls if the last third of a run brings more than this share of all that was gained ...
+const STILL_FALLING: f64 = 0.1;
+/// ... or more than this share of the loss itself.
+const STILL_SHRINKING: f64 = 0.25;
+/// Fewer held-out rows than these say little.
+const FEW_ROWS: usize = 10;
+
+/// What a run is judged by.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Curve {
+    /// Losses of the optimizer steps, in order.
+    pub training: Vec<f64>,
+    /// Steps with the loss on held-out rows after them, in order. At step 0 stands the loss of what the run began with.
+    pub held_out: Vec<(u64, f64)>,
+    /// Steps that were skipped, since their loss or gradient was not a number or far too high.
+    pub skipped: u64,
+    /// Held-out rows.
+    pub held_out_rows: usize,
+}
+
+impl Curve {
+    /// That of a run's records.
+    pub fn of(history: &RunHistory, held_out_rows: usize) -> Self {
+        Curve {
+            training: history.steps.iter().map(|step| step.loss).collect(),
+            held_out: history.evaluations.iter().map(|one| (one.step, one.loss)).collect(),
+            skipped: history.skips.len() as u64,
+            held_out_rows,
+        }
+    }
+}
+
+/// What a curve says.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Verdict {
+    /// The outcome.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// Loss before training and the lowest after it, on the rows that `of` says. Of training rows: the means of the first and of
+    /// the last steps.
+    pub from: f64,
+    /// See `from`.
+    pub to: f64,
+    /// Which rows those losses are of.
+    pub of: Rows,
+    /// Whether so few rows were held out that chance may decide.
+    pub few_rows: bool,
+    /// Steps that were skipped.
+    pub skipped: u64,
+}
+
+/// The rows that a verdict judges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rows {
+    /// Rows that were not trained on.
+    HeldOut,
+    /// The rows that were trained on: how good the result is on others they do not say.
+    Training,
+}
+
+/// How a run came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "outcome")]
+pub enum Outcome {
+    /// The loss fell and then hardly moved.
+    Learnt,
+    /// The loss fell, and was falling when the run ended.
+    StillFalling,
+    /// The loss on held-out rows was lowest after this step and rose from then on; 0 if it never fell while the loss of the
+    /// training rows did.
+    OverFitted {
+        /// The step.
+        since: u64,
+    },
+    /// The loss rose far above where it began.
+    Diverged,
+    /// The loss is where it began.
+    DidNotLearn,
+    /// Fewer steps than say anything.
+    TooShort,
+}
+
+/// The verdict on a curve; `None` where nothing was trained.
+pub fn verdict(curve: &Curve) -> Option<Verdict> {
+    let few_rows = curve.held_out_rows < FEW_ROWS;
+    let skipped = curve.skipped;
+    if let [(0, base), later @ ..] = &curve.held_out[..]
+        && let Some(best) = lowest(later)
+    {
+        let (outcome, of) = (of_held_out(*base, later, &curve.training), Rows::HeldOut);
+        return Some(Verdict { outcome, from: *base, to: best.1, of, few_rows, skipped });
+    }
+    let (first, last) = ends(&curve.training)?;
+    let outcome = of_training(&curve.training, first, last);
+    Some(Verdict { outcome, from: first, to: last, of: Rows::Training, few_rows: false, skipped })
+}
+
+/// The point with the lowest loss, the first of equals.
+fn lowest(points: &[(u64, f64)]) -> Option<(u64, f64)> {
+    points.iter().copied().filter(|(_, loss)| loss.is_finite()).min_by(|a, b| a.1.total_cmp(&b.1))
+}
+
+/// `later` has one evaluation or more, after steps.
+fn of_held_out(base: f64, later: &[(u64, f64)], training: &[f64]) -> Outcome {
+    let (Some(best), Some(&(_, last))) = (lowest(later), later.last()) else { return Outcome::TooShort };
+    let gained = base - best.1;
+    if !last.is_finite() {
+        return Outcome::Diverged;
+    }
+    if gained < base * LEAST_GAIN {
+        // Rows that were trained on were learnt, and nothing that holds for others.
+        return match (training_fell(training), last > base * (1.0 + DIVERGED)) {
+            (true, _) => Outcome::OverFitted { since: 0 },
+            (false, true) => Outcome::Diverged,
+            (false, false) => Outcome::DidNotLearn,
+        };
+    }
+    if last > best.1 * (1.0 + MOST_RISE) {
+        return Outcome::OverFitted { since: best.0 };
+    }
+    // What the last third of the evaluations brought. Where there are too few of them, training losses tell.
+    let falls = match later.len() {
+        0..3 => falls_at_its_end(training),
+        n => {
+            let before = lowest(&later[..n - n.div_ceil(3)]).map_or(base, |(_, loss)| loss);
+            let fall = before - best.1;
+            fall > STILL_FALLING * gained || fall > STILL_SHRINKING * before
+        }
+    };
+    if falls { Outcome::StillFalling } else { Outcome::Learnt }
+}
+
+fn of_training(losses: &[f64], first: f64, last: f64) -> Outcome {
+    if losses.len() < 4 {
+        return Outcome::TooShort;
+    }
+    match training_fell(losses) {
+        _ if !last.is_finite() || last > first * (1.0 + DIVERGED) => Outcome::Diverged,
+        false => Outcome::DidNotLearn,
+        true if falls_at_its_end(losses) => Outcome::StillFalling,
+        true => Outcome::Learnt,
+    }
+}
+
+/// Whether the loss of training rows is lower at the end than at the beginning, by more than the noise of both.
+fn training_fell(losses: &[f64]) -> bool {
+    let Some((first, last)) = ends(losses) else { return false };
+    first - last >= (first * LEAST_GAIN).max(2.0 * noise_of_ends(losses))
+}
+
+/// Means of the first and of the last steps: of [`SMOOTHED_STEPS`], or of a fifth of a shorter run.
+fn ends(losses: &[f64]) -> Option<(f64, f64)> {
+    if losses.is_empty() {
+        return None;
+    }
+    let n = steps_of_an_end(losses);
+    Some((mean(&losses[..n]), mean(&losses[losses.len() - n..])))
+}
+
+fn steps_of_an_end(losses: &[f64]) -> usize {
+    (losses.len() / 5).clamp(1, SMOOTHED_STEPS)
+}
+
+/// The standard error of the difference of the means that [`ends`] gives. The noise of a step is estimated from the differences
+/// of neighbours (von Neumann 1941), which a trend hardly changes.
+fn noise_of_ends(losses: &[f64]) -> f64 {
+    let squares = losses.windows(2).map(|pair| (pair[1] - pair[0]).powi(2)).sum::<f64>();
+    let variance = squares / 2.0 / (losses.len().max(2) - 1) as f64;
+    (2.0 * variance / steps_of_an_end(losses) as f64).sqrt()
+}
+
+/// Whether training losses fall at the end of a run: the straight line through its second half falls by more than the noise
+/// around it, and by so much that half as many steps again would bring a share of the whole fall that is worth them.
+fn falls_at_its_end(losses: &[f64]) -> bool {
+    /// Fewer steps than these have no line.
+    const LEAST: usize = 10;
+    /// Of a normal distribution 5 % are beyond so many standard errors.
+    const ONE_SIDED: f64 = 1.645;
+    let end = &losses[losses.len() - (losses.len() / 2).max(LEAST).min(losses.len())..];
+    let (Some((first, last)), 4..) = (ends(losses), end.len()) else { return false };
+    let n = end.len() as f64;
+    let (middle, level) = ((n - 1.0) / 2.0, mean(end));
+    let spread: f64 = (0..end.len()).map(|i| (i as f64 - middle).powi(2)).sum();
+    let slope =
+        end.iter().enumerate().map(|(i, loss)| (i as f64 - middle) * (loss - level)).sum::<f64>() / spread;
+    let residual = |(i, loss): (usize, &f64)| (loss - level - slope * (i as f64 - middle)).powi(2);
+    let noise = (end.iter().enumerate().map(residual).sum::<f64>() / (n - 2.0) / spread).sqrt();
+    let gain = -slope * losses.len() as f64 / 2.0;
+    slope < -ONE_SIDED * noise && gain > STILL_FALLING * (first - last)
+}
+
+/// The mean of some numbers.
+pub fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}

@@ -1,0 +1,108 @@
+//! Curves of runs with the verdict that each must get. `curves.json` has what real runs recorded: of SmolLM2-135M on rows of the
+//! demo (`smollm2_*`) and of a tiny model on made-up rows (`tiny_*`).
+
+use serde::Deserialize;
+
+use super::*;
+
+#[derive(Deserialize)]
+struct Recorded {
+    name: String,
+    training: Vec<f64>,
+    held_out: Vec<(u64, f64)>,
+    held_out_rows: usize,
+    expected: Outcome,
+}
+
+fn recorded() -> Vec<Recorded> {
+    serde_json::from_str(include_str!("curves.json")).unwrap()
+}
+
+fn outcome(training: &[f64], held_out: &[(u64, f64)]) -> Outcome {
+    let curve = Curve { training: training.to_vec(), held_out: held_out.to_vec(), ..Curve::default() };
+    verdict(&curve).unwrap().outcome
+}
+
+#[test]
+fn curves_of_real_runs_get_their_verdict() {
+    let recorded = recorded();
+    assert!(recorded.len() >= 16);
+    for Recorded { name, training, held_out, held_out_rows, expected } in recorded {
+        let found = verdict(&Curve { training, held_out, skipped: 0, held_out_rows }).unwrap();
+        assert_eq!(found.outcome, expected, "{name}: {found:?}");
+    }
+}
+
+#[test]
+fn every_outcome_is_that_of_a_real_run() {
+    let names: std::collections::BTreeSet<String> = recorded()
+        .iter()
+        .map(|one| serde_json::to_value(one.expected).unwrap()["outcome"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(names.len(), 6, "{names:?}");
+}
+
+#[test]
+fn held_out_rows_decide_where_there_are_some() {
+    let falling: Vec<f64> = (0..40).map(|i| 3.0 - 0.05 * i as f64).collect();
+    assert_eq!(outcome(&[3.0; 40], &[(0, 3.0), (20, 2.99), (40, 3.0)]), Outcome::DidNotLearn);
+    // What was learnt holds for the training rows alone.
+    assert_eq!(outcome(&falling, &[(0, 3.0), (20, 2.99), (40, 3.0)]), Outcome::OverFitted { since: 0 });
+    assert_eq!(outcome(&falling, &[(0, 3.0), (10, 3.5), (20, 4.5)]), Outcome::OverFitted { since: 0 });
+    assert_eq!(
+        outcome(&falling, &[(0, 3.0), (10, 2.0), (20, 1.5), (40, 1.6)]),
+        Outcome::OverFitted { since: 20 }
+    );
+    assert_eq!(outcome(&falling, &[(0, 3.0), (10, 2.0), (20, 1.5), (40, f64::INFINITY)]), Outcome::Diverged);
+    let rising: Vec<f64> = falling.iter().rev().copied().collect();
+    assert_eq!(outcome(&rising, &[(0, 3.0), (10, 3.5), (20, 4.5)]), Outcome::Diverged);
+    // A rise after a fall is over-fitting, however far it goes.
+    assert_eq!(outcome(&falling, &[(0, 3.0), (10, 1.0), (20, 4.5)]), Outcome::OverFitted { since: 10 });
+    assert_eq!(outcome(&falling, &[(0, 3.0), (40, 1.0)]), Outcome::StillFalling);
+    assert_eq!(outcome(&[3.0; 40], &[(0, 3.0), (40, 1.0)]), Outcome::Learnt);
+    assert_eq!(
+        outcome(&falling, &[(0, 3.0), (10, 1.0), (20, 0.99), (30, 0.985), (40, 0.984)]),
+        Outcome::Learnt
+    );
+    assert_eq!(outcome(&falling, &[(0, 3.0), (10, 2.5), (20, 2.0), (30, 1.5)]), Outcome::StillFalling);
+}
+
+#[test]
+fn a_run_without_a_loss_before_training_is_judged_by_its_steps() {
+    let falling: Vec<f64> = (0..40).map(|i| 3.0 - 0.05 * i as f64).collect();
+    for held_out in [vec![], vec![(20, 2.0), (40, 1.0)], vec![(0, 3.0)]] {
+        let curve = Curve { training: falling.clone(), held_out, ..Curve::default() };
+        let found = verdict(&curve).unwrap();
+        assert_eq!((found.of, found.outcome), (Rows::Training, Outcome::StillFalling));
+        assert!((found.from - 2.825).abs() < 1e-12 && (found.to - 1.225).abs() < 1e-12, "{found:?}");
+    }
+}
+
+#[test]
+fn too_little_is_not_judged() {
+    assert_eq!(verdict(&Curve::default()), None);
+    assert_eq!(outcome(&[3.0, 2.0, 1.0], &[]), Outcome::TooShort);
+    assert_eq!(outcome(&[2.0; 30], &[]), Outcome::DidNotLearn);
+    assert_eq!(outcome(&[0.0; 30], &[(0, 0.0), (30, 0.0)]), Outcome::Learnt);
+    let few = |rows| {
+        let held_out = vec![(0, 3.0), (20, 1.0)];
+        verdict(&Curve { training: vec![3.0; 20], held_out, held_out_rows: rows, skipped: 2 }).unwrap()
+    };
+    assert_eq!([few(9).few_rows, few(10).few_rows], [true, false]);
+    assert_eq!(few(10).skipped, 2);
+}
+
+#[test]
+fn a_verdict_is_read_as_it_is_written() {
+    let found = Verdict {
+        outcome: Outcome::OverFitted { since: 48 },
+        from: 3.5,
+        to: 0.5,
+        of: Rows::HeldOut,
+        few_rows: false,
+        skipped: 0,
+    };
+    let text = serde_json::to_string(&found).unwrap();
+    assert!(text.starts_with(r#"{"outcome":"over-fitted","since":48,"from":3.5"#), "{text}");
+    assert_eq!(serde_json::from_str::<Verdict>(&text).unwrap(), found);
+}
