@@ -452,7 +452,8 @@ unsafe fn unpacked<S: Simd>(to: &Tile<'_>, block: &Block<'_>, right: Strided<'_>
             for (number, strip) in strips().enumerate() {
                 let left = &lefts[number * STRIP_ROWS * STRIP_STRIDE + first - k.start..];
                 let right_values = &right.values[first * right.row_stride + n.start..];
-                // SAFETY: the output tile is inside this task's; `Shared::new` checked the right operand.
+                // SAFETY: the processor has the set, by the caller; the left rows were copied above; `Shared::new` checked the
+                // right operand; the output tile is inside this task's.
                 unsafe {
                     let args = tile::Args {
                         elements,
@@ -485,7 +486,7 @@ unsafe fn dot_rows<S: Simd>(to: &Tile<'_>, block: &Block<'_>, scratch: &mut Scra
         term.right.column(n, k.clone(), right);
         for (i, row) in rows.clone().enumerate() {
             let sum = dot(&left[i * STRIP_STRIDE..i * STRIP_STRIDE + k.len()], right);
-            // SAFETY: inside this task's tile.
+            // SAFETY: inside this task's tile, which no other thread touches, by the caller.
             unsafe { *product.out.add(row * product.out_stride + n) += sum };
         }
     }

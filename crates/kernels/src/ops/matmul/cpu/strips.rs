@@ -103,7 +103,8 @@ impl Strips<'_> {
                 let part = number * panel_count + panel;
                 term.right.prefetch(k.clone(), cols.clone(), part, self.count * panel_count);
             }
-            // SAFETY: the panels were packed; the output tile is inside this task's.
+            // SAFETY: the processor has the set, by the caller. Every left row has `elements` values, in the operand that
+            // `Shared::new` checked or in what was made of it; the panels were packed; the output tile is inside this task's.
             unsafe {
                 let out = product.out.add(strip.start * product.out_stride + n.start);
                 let columns = if width > O::Simd::LANES { Columns::Full } else { Columns::Narrow };
