@@ -299,9 +299,25 @@ fn a_signal_ends_a_long_evaluation_which_is_made_again() {
     wait_for(&mut child, || (lines(&place.path("run/metrics.jsonl")) == 1).then_some(())).expect("trains");
     signal(&child, libc::SIGTERM);
     assert_eq!(child.wait().expect("ends").code(), Some(143));
+    // That before the first step is there.
+    assert_eq!(lines(&place.path("run/evaluations.jsonl")), 1);
+    assert_ended_well(&resume(&place), "resumed");
+    assert_eq!(lines(&place.path("run/evaluations.jsonl")), 3);
+}
+
+#[test]
+fn a_signal_ends_the_evaluation_before_the_first_step_which_is_made_again() {
+    let place = Place::new(26, 20_000);
+    let flags = TRAIN.map(|flag| if flag == "24" { "2" } else { flag });
+    let mut child = place.spawn(&flags);
+    wait_for(&mut child, || place.path("run/run.json").exists().then_some(())).expect("begins");
+    signal(&child, libc::SIGTERM);
+    assert_eq!(child.wait().expect("ends").code(), Some(143));
     assert_eq!(lines(&place.path("run/evaluations.jsonl")), 0);
     assert_ended_well(&resume(&place), "resumed");
-    assert_eq!(lines(&place.path("run/evaluations.jsonl")), 2);
+    let records = fs::read_to_string(place.path("run/evaluations.jsonl")).expect("records");
+    assert!(records.starts_with("{\"step\":0,"), "{records}");
+    assert!(place.path("run/verdict.json").exists());
 }
 
 #[test]
