@@ -29,41 +29,41 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Tell what fine-tuning a model costs in memory, and what fits
+    /// Show how much memory fine-tuning a model takes, and what fits
     Plan(plan::PlanArgs),
-    /// Show rows exactly as they are trained, token by token, and what they are like as a whole
+    /// Show your rows exactly as they are trained, token by token, and their statistics
     Data(data::DataArgs),
-    /// Train a LoRA adapter on your rows
+    /// Train a LoRA adapter, or the whole model, on your rows
     Train(Box<TrainArgs>),
-    /// Train with many different options and tell which are best
+    /// Search for the best training options
     Sweep(sweep::SweepArgs),
-    /// Tell where a run is, also while it is running
+    /// Show the progress of a run
     Status(status::StatusArgs),
-    /// Measure loss, perplexity and, with --generate, exact match on rows kept out of training
+    /// Measure loss, perplexity and, with --generate, exact match on held-out rows
     Eval(eval::EvalArgs),
-    /// Judge runs on the same rows, side by side
+    /// Compare runs on the same rows, side by side
     Compare(Box<compare::CompareArgs>),
-    /// Tell what an adapter is and what it changed, layer by layer
+    /// Show what an adapter is and what it changed, layer by layer
     Inspect(inspect::InspectArgs),
-    /// Write a page on how runs went and what they changed, or on a sweep
+    /// Write an HTML report of runs, or of a sweep
     Report(report::ReportArgs),
-    /// Continue one prompt and print the result
+    /// Answer one prompt
     Generate(generate::GenerateArgs),
-    /// Talk to a model; adapters are swapped without loading it again
+    /// Chat with a model; adapters are switched without loading it again
     Chat(chat::ChatArgs),
-    /// Write a model folder with adapters added to the weights, which needs no adapter to answer as they do
+    /// Merge adapters into the weights of a model and write it as a folder
     Merge(Box<merge::MergeArgs>),
-    /// Write a model or an adapter as the files of llama.cpp, PEFT or mlx-lm
+    /// Export a model or an adapter for llama.cpp, Ollama, PEFT or mlx-lm
     Export(export::ExportArgs),
-    /// Write a model folder in 4 or 8 bits, for lorafit and for transformers with bitsandbytes
+    /// Quantise a model folder to 4 or 8 bits, for lorafit and for transformers with bitsandbytes
     Quantize(quantize::QuantizeArgs),
-    /// Measure training speed and memory of a model shape on this machine, without any files
+    /// Measure training speed and memory of a model shape on this machine; needs no files
     Bench(bench::BenchArgs),
-    /// Check that a GPU computes as the processor does, op by op and in whole steps, and tell what it reaches
+    /// Compare a GPU's results with the processor's, op by op and in whole steps, and measure its speed
     Selfcheck(selfcheck::SelfcheckArgs),
-    /// Print what a shell needs to complete verbs and flags
+    /// Print completions of verbs and flags for a shell
     Completions(completions::CompletionsArgs),
-    /// Write this help as man pages, or as one page of Markdown
+    /// Write this help as man pages or as Markdown
     Manual(manual::ManualArgs),
 }
 

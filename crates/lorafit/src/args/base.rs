@@ -47,7 +47,7 @@ pub struct QuantArgs {
     #[arg(long, value_name = "N", default_value_t = QUANT_BLOCK)]
     #[arg(add = Facts::ARITHMETIC.of(Method::Lora))]
     pub quant_block: usize,
-    /// Quantise the embedding and the head too, which stay as their file has them otherwise
+    /// Quantise the embedding and the head too
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
     #[arg(default_value_t = false, default_missing_value = "true", hide_default_value = true)]
     #[arg(hide_possible_values = true, action = ArgAction::Set)]
@@ -60,11 +60,11 @@ pub struct QuantArgs {
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Base model")]
 pub struct ComputeArgs {
-    /// How the base's weights are multiplied with activations
+    /// Number type in which weights and activations are multiplied
     ///
-    /// bf16 rounds both to 16 bits first, as QLoRA does on GPUs, and sums in f32; the adapter, attention and the loss stay
-    /// f32. On processors that multiply bf16 (AVX512-BF16: AMD Zen 4, Intel Cooper Lake and Sapphire Rapids, and later)
-    /// training is up to 1.7 times as fast; on others it brings nothing. On a GPU activations are of this type.
+    /// bf16 rounds both to 16 bits first, as QLoRA does on GPUs, and sums in f32; the adapter, attention and the loss
+    /// stay f32. On processors that multiply bf16 (AVX512-BF16: AMD Zen 4, Intel Cooper Lake and Sapphire Rapids, and
+    /// later) training is up to 1.7 times as fast; on others it is not faster. On a GPU, activations have this type.
     /// [default: bf16 on a GPU, and with --quant on processors that multiply bf16; else f32]
     #[arg(long, value_enum, value_name = "DTYPE")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,7 +118,8 @@ impl From<ComputeChoice> for ComputeDtype {
 pub struct TemplateArgs {
     /// Chat template: chatml, llama-3, mistral, alpaca, or a Jinja file [default: the model's own]
     ///
-    /// For a base model that has none, or to train on another. What is trained with a template has to be used with it.
+    /// For a base model without a template, or to train with another. A model trained with a template has to be used
+    /// with it.
     #[arg(long, value_name = "NAME|FILE")]
     #[arg(add = Facts::FREE)]
     pub template: Option<String>,

@@ -16,9 +16,9 @@ use crate::terminal::error::CliError;
 pub struct CacheArgs {
     /// Folder that keeps tokenised data for the next run [default: lorafit in XDG_CACHE_HOME or ~/.cache]
     ///
-    /// Files of 4 MiB and more (of any size, if a folder is given) are tokenised once and mapped from then on: they may be
-    /// larger than memory. Rows, tokenizer, template or options that have changed are noticed. What was unused for longest
-    /// goes when the folder holds more than 32 GiB.
+    /// Files of 4 MiB and more (of any size, if a folder is given) are tokenised once and mapped from then on: they
+    /// may be larger than memory. A change of rows, tokenizer, template or options is noticed. When the folder
+    /// exceeds 32 GiB, what was unused for longest is removed.
     #[arg(long, value_name = "DIR")]
     #[arg(add = Facts::NO_RESULT)]
     pub cache_dir: Option<PathBuf>,

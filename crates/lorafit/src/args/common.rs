@@ -11,13 +11,13 @@ use crate::terminal::error::CliError;
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
 #[command(next_help_heading = "Machine")]
 pub struct Common {
-    /// Threads to compute with [default: all cores]
+    /// Number of threads [default: all cores]
     ///
-    /// Results are the same bits for the same number of threads; another number may differ in the last digit.
+    /// The same number of threads gives the same bits; another number may change the last digit.
     #[arg(long, value_name = "N")]
     #[arg(add = Facts::PROCESS)]
     pub threads: Option<usize>,
-    /// Where to compute: auto, cpu, or cuda:N for an NVIDIA GPU (not yet run on one; auto is the CPU)
+    /// Device to compute on: auto, cpu, or cuda:N for an NVIDIA GPU (not yet tested on one; auto is the CPU)
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
     #[arg(add = Facts::PROCESS)]
     pub device: DeviceChoice,

@@ -19,29 +19,30 @@ use crate::terminal::error::CliError;
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Memory")]
 pub struct MemoryArgs {
-    /// What backward computes again instead of keeping it: none, full, a number of blocks (12-blocks), or auto
-    /// [default: full with --quant and no --memory, else auto]
+    /// Which activations to recompute in the backward pass instead of keeping them: none, full, a number of blocks
+    /// (12-blocks), or auto [default: full with --quant and no --memory, else auto]
     ///
-    /// With full only the input of each block is kept: far less memory, about 1.4 times the time, the same bits. auto
-    /// keeps as many blocks as fit --memory.
+    /// full keeps only the input of each block: it needs far less memory, takes about 1.4 times as long, and gives
+    /// the same bits. auto keeps as many blocks as fit in --memory.
     #[arg(long, value_name = "POLICY")]
     #[arg(add = Facts::NO_RESULT)]
     pub recompute: Option<RecomputeChoice>,
-    /// How activations that are kept are stored
+    /// How kept activations are stored
     ///
-    /// bf16 takes little more than half of f32's memory, which lets more blocks be kept. Computing stays in f32 and so
-    /// does the residual stream between blocks: only gradients are rounded, their norm by some 0.2 %.
+    /// bf16 takes little more than half the memory of f32, so that more blocks can be kept. Blocks still compute in
+    /// f32, and the residual stream between them stays in f32. Only gradients are rounded: their norm changes by
+    /// about 0.2 %.
     #[arg(long, value_enum, value_name = "DTYPE", default_value_t = SavedDtype::F32)]
     #[arg(add = Facts::ARITHMETIC)]
     pub activation_dtype: SavedDtype,
-    /// Memory the run may take, such as 6GiB or 800MB [default: what is free now, less a tenth]
+    /// Memory the run may take, such as 6GiB or 800MB [default: 90 % of what is free now]
     #[arg(long, value_name = "SIZE")]
     #[arg(add = Facts::PROCESS)]
     pub memory: Option<ByteSize>,
 }
 
 impl MemoryArgs {
-    /// How activations that are kept are stored: what is computed in 16 bits is kept as it was computed.
+    /// How kept activations are stored: what is computed in 16 bits is kept as it was computed.
     pub fn activation_dtype_on(&self, placement: Placement) -> ActivationDtype {
         match (placement.activation_float(), self.activation_dtype) {
             (Float::Bf16, _) | (Float::F32, SavedDtype::F32) => ActivationDtype::F32,

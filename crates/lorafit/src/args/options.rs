@@ -79,9 +79,9 @@ pub enum Method {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Init {
-    /// Where the weights of --model are
+    /// The weights of --model
     Model,
-    /// At chance: pretraining a model of the shape of --model, whose weights, if it has any, are not read
+    /// Random weights: pretrain a model of the shape of --model; its own weights are not read
     Random,
 }
 
@@ -113,7 +113,7 @@ pub enum TrainOn {
 pub enum Scheduler {
     /// The same learning rate at every step after the warm-up
     Constant,
-    /// Falls evenly to zero
+    /// Falls to zero in a straight line
     Linear,
     /// Falls to zero along half a cosine: long near the top, gentle at the end
     Cosine,

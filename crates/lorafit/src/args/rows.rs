@@ -40,7 +40,7 @@ Keys that would change what is trained are read or refused; --columns NAME=ignor
 pub enum Overlong {
     /// Leave the row out
     Drop,
-    /// Cut its end off; a row left without a token to learn is dropped
+    /// Cut off the end; a row left with nothing to train on is dropped
     TruncateRight,
     /// Stop with an error
     Error,
@@ -61,15 +61,16 @@ impl From<Overlong> for lorafit_data::Overlong {
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Data")]
 pub struct RowArgs {
-    /// The most tokens of a row; it must hold the prompt and some of the reply
+    /// Maximum number of tokens in a row; it must hold the prompt and some of the reply
     #[arg(long, value_name = "TOKENS", default_value_t = 2048)]
     #[arg(add = Facts::ARITHMETIC)]
     pub max_seq_len: usize,
-    /// What becomes of longer rows; how many there are is told
+    /// What to do with longer rows; their number is printed
     #[arg(long, value_enum, default_value_t = Overlong::TruncateRight)]
     #[arg(add = Facts::ARITHMETIC)]
     pub overlong: Overlong,
-    /// Tokens to learn from: the replies (the model learns to answer), the last one only, or all (it learns the prompts too)
+    /// Which tokens are trained: the replies (the model learns to answer), the last reply only, or all (it learns the
+    /// prompts too)
     #[arg(long, value_enum, default_value_t = TrainOn::Replies)]
     #[arg(add = Facts::ARITHMETIC)]
     pub train_on: TrainOn,
@@ -77,21 +78,21 @@ pub struct RowArgs {
     #[arg(long, value_name = "N")]
     #[arg(add = Facts::ARITHMETIC)]
     pub limit: Option<usize>,
-    /// Of folders and data sets only the files of this split: train, validation, test, or as it is named
+    /// Read only the files of this split of a folder or data set: train, validation, test, or another name
     #[arg(long, value_name = "NAME")]
     #[arg(add = Facts::ARITHMETIC)]
     pub split: Option<String>,
-    /// What columns are, where they have other names: topic=instruction,essay=output; NAME=ignore passes one over
+    /// Which field each column is, where names differ: topic=instruction,essay=output; NAME=ignore skips a column
     #[arg(long, value_name = "COLUMN=FIELD,...")]
     #[serde(with = "one_or_many", default, skip_serializing_if = "Vec::is_empty")]
     #[arg(add = Facts::ARITHMETIC)]
     pub columns: Vec<String>,
-    /// What roles are, where they have other names: human=user,bot=assistant
+    /// Which role each name is, where names differ: human=user,bot=assistant
     #[arg(long, value_name = "NAME=ROLE,...")]
     #[serde(with = "one_or_many", default, skip_serializing_if = "Vec::is_empty")]
     #[arg(add = Facts::ARITHMETIC)]
     pub role: Vec<String>,
-    /// Count rows that cannot be read and show the first of them, instead of stopping
+    /// Skip rows that cannot be read instead of stopping; they are counted, and the first are shown
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
     #[arg(default_value_t = false, default_missing_value = "true", hide_default_value = true)]
     #[arg(hide_possible_values = true, action = ArgAction::Set)]

@@ -11,14 +11,15 @@ use crate::terminal::progress::LogFormat;
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct SafetyArgs {
-    /// Save a checkpoint every so many steps (50), or so often (90s, 10m, 2h); 0 only at the end and when a signal asks
+    /// How often to save a checkpoint: a number of steps (50) or a time (90s, 10m, 2h); 0: only at the end and on a
+    /// signal
     ///
-    /// `lorafit train --resume RUN` goes on from the newest, bit for bit as if the run had never stopped. Ctrl-C and
-    /// SIGTERM save one and end the run, SIGUSR1 saves one and the run goes on.
+    /// `lorafit train --resume RUN` continues from the newest, with the same bits as a run that never stopped. Ctrl-C
+    /// and SIGTERM save one and end the run; SIGUSR1 saves one, and the run continues.
     #[arg(long, value_name = "N|TIME", default_value_t = CheckpointEvery::default(), help_heading = "Safety")]
     #[arg(add = Facts::NO_RESULT)]
     pub checkpoint_every: CheckpointEvery,
-    /// Checkpoints kept; each takes the adapter and its moments
+    /// Number of checkpoints to keep; each holds the adapter and the optimizer's moments
     #[arg(long, value_name = "N", default_value_t = 2, help_heading = "Safety")]
     #[arg(add = Facts::NO_RESULT)]
     pub keep_checkpoints: usize,

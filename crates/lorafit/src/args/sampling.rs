@@ -14,7 +14,7 @@ pub struct Sampling {
     /// Longest answer
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub max_new_tokens: usize,
-    /// 0 takes the likeliest token each time; 0.7 varies, above 1 gets wild
+    /// 0 always takes the likeliest token; 0.7 varies the answers; above 1 they become erratic
     #[arg(long, value_name = "T", default_value_t = 0.0)]
     pub temperature: f64,
     /// Choose only among the likeliest tokens that together reach this probability; 1 is all
@@ -23,7 +23,7 @@ pub struct Sampling {
     /// Choose only among this many likeliest tokens; 0 is all
     #[arg(long, value_name = "K", default_value_t = 0)]
     pub top_k: usize,
-    /// Where chance comes from: the same seed gives the same answer
+    /// Random seed: the same seed gives the same answer
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
 }

@@ -58,7 +58,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "M", help_heading = "Input and output")]
     #[arg(add = Facts::FREE)]
     pub model: Option<String>,
-    /// Training rows, described below; repeated for several sources
+    /// Training rows, described below; repeat the flag for several sources
     #[arg(long, value_name = "DATA", help_heading = "Input and output")]
     #[serde(with = "one_or_many", default, skip_serializing_if = "Vec::is_empty")]
     #[arg(add = Facts::FREE)]
@@ -67,7 +67,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "DIR", help_heading = "Input and output")]
     #[arg(add = Facts::PROCESS)]
     pub out: Option<PathBuf>,
-    /// Replace the run that --out already holds, instead of refusing
+    /// Replace the run that is already in --out, instead of refusing
     #[arg(long, help_heading = "Input and output")]
     #[serde(skip)]
     #[arg(add = Facts::CALL)]
@@ -80,38 +80,38 @@ pub struct TrainArgs {
     #[serde(skip)]
     #[arg(add = Facts::CALL)]
     pub config: Option<PathBuf>,
-    /// Go on with the run in this folder, from its newest checkpoint; needs no other flag
+    /// Resume the run in this folder from its newest checkpoint; needs no other flag
     ///
-    /// The run is the same bits as one that never stopped. Flags that leave the arithmetic as it is (--log-every,
-    /// --threads, --recompute, ...) may be given; any other change is refused by name.
+    /// The result has the same bits as a run that never stopped. Flags that do not change the arithmetic
+    /// (--log-every, --threads, --recompute, ...) may be given; any other change is refused by name.
     #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "out", "overwrite"])]
     #[arg(help_heading = "Input and output")]
     #[serde(skip)]
     #[arg(add = Facts::CALL)]
     pub resume: Option<PathBuf>,
-    /// Go on although something differs from the checkpoint, and tell what
+    /// Resume although something differs from the checkpoint; the differences are printed
     #[arg(long, requires = "resume", help_heading = "Input and output")]
     #[serde(skip)]
     #[arg(add = Facts::CALL)]
     pub resume_anyway: bool,
-    /// Print the configuration as it would be used, as TOML, and stop
+    /// Print the resulting configuration as TOML, and stop
     #[arg(long, help_heading = "Input and output")]
     #[serde(skip)]
     #[arg(add = Facts::CALL)]
     pub print_config: bool,
-    /// What the adapter calls its base: a model on the hub (org/name) or a folder, by which PEFT finds it
+    /// Name of the base in the adapter's files: a model on the hub (org/name) or a folder, by which PEFT finds it
     ///
     /// [default: what --model was; of a .gguf file the model on the hub that its metadata names, if it names one]
     #[arg(long, value_name = "NAME", help_heading = "Input and output")]
     #[arg(add = Facts::NAME.of(Method::Lora))]
     pub base_name: Option<String>,
-    /// Write no model card (README.md) beside what was trained
+    /// Do not write a model card (README.md) beside the result
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, help_heading = "Input and output")]
     #[arg(default_value_t = false, default_missing_value = "true", hide_default_value = true)]
     #[arg(hide_possible_values = true, action = ArgAction::Set)]
     #[arg(add = Facts::NAME)]
     pub no_card: bool,
-    /// A name for the run, told in its progress and kept in its config.toml [default: the last part of --out]
+    /// Name of the run, kept in its config.toml and on its model card [default: the last part of --out]
     #[arg(long, value_name = "NAME", help_heading = "Input and output")]
     #[arg(add = Facts::NAME)]
     pub name: Option<String>,
@@ -123,11 +123,11 @@ pub struct TrainArgs {
     #[arg(long, value_enum, default_value_t = Method::Lora, help_heading = "Method")]
     #[arg(add = Facts::SHAPE)]
     pub method: Method,
-    /// Where --method full begins
+    /// What --method full starts from
     ///
-    /// With random, --model is a folder or a hub id with config.json and a tokenizer (or any other model), whose weights are
-    /// not read nor fetched: they are drawn as transformers does, from a normal distribution with the configuration's
-    /// `initializer_range`, and norms are 1.
+    /// With random, --model needs config.json and a tokenizer; its weights are neither read nor downloaded. New ones
+    /// are drawn as in transformers: from a normal distribution with the configuration's `initializer_range`; norms
+    /// are 1.
     #[arg(long, value_enum, default_value_t = Init::Model, help_heading = "Method")]
     #[arg(add = Facts::SHAPE)]
     pub init: Init,
@@ -145,14 +145,15 @@ pub struct TrainArgs {
     pub save_dtype: Option<SaveChoice>,
     /// Blocks that are trained, counted from 0, both ends included: 0-15, or 8- for 8 to the last [default: all]
     ///
-    /// Nothing below the lowest is back-propagated, so `--layers` with the upper half saves about a quarter of the time.
+    /// Nothing below the lowest block is back-propagated: training the upper half alone saves about a quarter of the
+    /// time.
     #[arg(long, value_name = "RANGE", help_heading = "Method")]
     #[arg(add = Facts::SHAPE.brought())]
     pub layers: Option<Layers>,
 
-    /// Width of the adapter: how much it can learn, 4 to 64
+    /// Rank of the adapter: how much it can learn; 4 to 64
     ///
-    /// Memory and time grow little with it. 8 to 16 suits one task; more helps with much data.
+    /// Memory and time grow little with it. 8 to 16 suits one task; more helps with a lot of data.
     #[arg(long, value_name = "R", default_value_t = 8, help_heading = "Adapter")]
     #[arg(add = Facts::SHAPE.of(Method::Lora).brought())]
     pub rank: usize,
@@ -186,25 +187,25 @@ pub struct TrainArgs {
     #[arg(long, value_enum, default_value_t = Optimizer::Adamw, help_heading = "Optimisation")]
     #[arg(add = Facts::SHAPE)]
     pub optimizer: Optimizer,
-    /// How the learning rate goes on after the warm-up
+    /// How the learning rate changes after the warm-up
     #[arg(long, value_enum, default_value_t = Scheduler::Cosine, help_heading = "Optimisation")]
     #[arg(add = Facts::ARITHMETIC)]
     pub scheduler: Scheduler,
-    /// Share of the steps over which the learning rate rises from 0; 0 to 0.1
+    /// Share of the steps that warm up: the learning rate rises from 0; 0 to 0.1
     #[arg(long, value_name = "SHARE", default_value_t = 0.03, help_heading = "Optimisation")]
     #[arg(add = Facts::ARITHMETIC)]
     pub warmup_ratio: f64,
-    /// AdamW's pull of matrices towards zero; 0 to 0.1
+    /// Weight decay of AdamW, for matrices only; 0 to 0.1
     #[arg(long, value_name = "W", default_value_t = 0.0, help_heading = "Optimisation")]
     #[arg(add = Facts::ARITHMETIC)]
     pub weight_decay: f64,
-    /// Longer gradients are scaled down to this norm; 0 turns it off
+    /// Clip the gradient to this norm; 0 turns clipping off
     #[arg(long, value_name = "NORM", default_value_t = 1.0, help_heading = "Optimisation")]
     #[arg(add = Facts::ARITHMETIC)]
     pub max_grad_norm: f64,
     /// Rows per batch; 1 to 32
     ///
-    /// Memory does not grow with it: what is computed at once is set by --micro-batch-tokens.
+    /// It does not change the memory: --micro-batch-tokens sets how much is computed at once.
     #[arg(long, value_name = "ROWS", default_value_t = 4, help_heading = "Optimisation")]
     #[arg(add = Facts::ARITHMETIC)]
     pub batch_size: usize,
@@ -212,15 +213,15 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Optimisation")]
     #[arg(add = Facts::ARITHMETIC)]
     pub gradient_accumulation: usize,
-    /// Times to go through the data; 1 to 5, and 0.5 is half of it [default: 1]
+    /// Passes over the data; 1 to 5; 0.5 is half a pass [default: 1]
     #[arg(long, value_name = "N", conflicts_with = "max_steps", help_heading = "Optimisation")]
     #[arg(add = Facts::FREE)]
     pub epochs: Option<f64>,
-    /// Stop after this many optimizer steps, going through the data as often as it takes; instead of --epochs
+    /// Number of optimizer steps, instead of --epochs; the data is repeated as often as needed
     #[arg(long, value_name = "N", help_heading = "Optimisation")]
     #[arg(add = Facts::FREE)]
     pub max_steps: Option<usize>,
-    /// Where all chance comes from: initial adapter or weights, order of rows, dropout
+    /// Random seed of the initial adapter or weights, the order of rows, and dropout
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Optimisation")]
     #[arg(add = Facts::ARITHMETIC)]
     pub seed: u64,
@@ -236,39 +237,41 @@ pub struct TrainArgs {
     #[arg(add = Facts::ARITHMETIC)]
     pub no_shuffle: bool,
 
-    /// Held-out rows, as --data: their loss and perplexity are told while training, and the best adapter is kept
+    /// Held-out rows, given as --data: their loss and perplexity are printed during training, and the best adapter is
+    /// kept
     #[arg(long, value_name = "DATA", help_heading = "Watching")]
     #[serde(with = "one_or_many", default, skip_serializing_if = "Vec::is_empty")]
     #[arg(add = Facts::FREE)]
     pub eval_data: Vec<String>,
-    /// What --split is for --eval-data
+    /// Like --split, for --eval-data
     #[arg(long, value_name = "NAME", help_heading = "Watching")]
     #[arg(add = Facts::ARITHMETIC)]
     pub eval_split: Option<String>,
-    /// Hold out rows of --data instead: a share (5%) or a number of them, chosen by --seed, not trained on
+    /// Hold out part of --data instead: a share (5%) or a number of rows, drawn by --seed; they are not trained on
     #[arg(long, value_name = "SHARE|ROWS", conflicts_with = "eval_data", help_heading = "Watching")]
     #[arg(add = Facts::ARITHMETIC)]
     pub validation: Option<Validation>,
-    /// Optimizer steps between two looks at the held-out rows [default: at the end only]
+    /// Evaluate held-out rows after every so many optimizer steps [default: before the first and after the last]
     #[arg(long, value_name = "STEPS", help_heading = "Watching")]
     #[arg(add = Facts::FREE)]
     pub eval_every: Option<usize>,
-    /// Optimizer steps between two lines of progress when it is not shown on a terminal [default: a line every 10 s]
+    /// Print progress after every so many optimizer steps, where output is no terminal [default: every 10 s]
     #[arg(long, value_name = "STEPS", help_heading = "Watching")]
     #[arg(add = Facts::PROCESS)]
     pub log_every: Option<usize>,
 
-    /// Tokens computed at once; the knob for memory, 256 to 8192
+    /// Tokens computed at once; the main setting for memory, 256 to 8192
     ///
-    /// A batch is cut into parts of at most this many tokens (a longer row stays whole) and their gradients are added:
-    /// the result is that of the whole batch. Fewer need less memory, more are a little faster.
+    /// A batch is cut into parts of at most this many tokens (a longer row stays whole), and their gradients are
+    /// added: the result is that of the whole batch. A smaller number needs less memory, a larger one is a little
+    /// faster.
     #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Machine")]
     #[arg(add = Facts::ARITHMETIC)]
     pub micro_batch_tokens: usize,
-    /// Compute every row by itself, even where rows of a batch begin alike
+    /// Compute every row by itself, even where rows of a batch begin with the same tokens
     ///
-    /// By default what they share is computed once, which changes nothing but the speed; with --dropout the shared
-    /// tokens are dropped alike.
+    /// By default a shared prefix is computed once. That changes only the speed; with --dropout, shared tokens have
+    /// the same dropout mask.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, help_heading = "Machine")]
     #[arg(default_value_t = false, default_missing_value = "true", hide_default_value = true)]
     #[arg(hide_possible_values = true, action = ArgAction::Set)]
@@ -413,7 +416,7 @@ impl TrainArgs {
             (Init::Random, Method::Full) if self.layers.is_some() => "--layers",
             (Init::Random, Method::Full) => return Ok(()),
         };
-        let text = format!("--init random with {part} would leave weights at chance");
+        let text = format!("--init random with {part} would leave some weights random");
         Err(CliError::usage(text)
             .hint("train all of them: --method full without --train-modules and --layers"))
     }

@@ -54,7 +54,7 @@ pub struct BenchArgs {
     /// Modules that get an adapter: all-linear, a comma list, or regex:PATTERN
     #[arg(long, value_name = "MODULES", default_value = "all-linear", help_heading = "Work")]
     pub target_modules: TargetModules,
-    /// Tokens computed at once; the knob for memory, as in train
+    /// Tokens computed at once; the main setting for memory, as in train
     #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Work")]
     pub micro_batch_tokens: usize,
     /// Print the result as one JSON object

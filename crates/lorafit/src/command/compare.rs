@@ -43,20 +43,20 @@ pub struct CompareArgs {
     /// Run folders of train, of adapters and of full fine-tuning
     #[arg(long, value_name = "RUN", num_args = 1.., required = true, help_heading = "Input and output")]
     pub runs: Vec<PathBuf>,
-    /// Rows to judge on, described below; repeated for several sources
+    /// Rows to evaluate on, described below; repeat the flag for several sources
     #[arg(long, value_name = "DATA", required = true, help_heading = "Input and output")]
     pub data: Vec<String>,
     /// Print the table as one JSON object
     #[arg(long, help_heading = "Input and output")]
     pub json: bool,
-    /// Write the table as one page too, with the best of each column marked
+    /// Write the table as an HTML page too, with the best of each column marked
     #[arg(long, value_name = "FILE", help_heading = "Input and output")]
     pub html: Option<PathBuf>,
 
     /// Also answer each row's last prompt and count the answers that equal the reply
     #[arg(long, help_heading = "Answers")]
     pub generate: bool,
-    /// Longest answer; an answer that is cut off here does not match
+    /// Maximum number of tokens in an answer; an answer that is cut off does not match
     #[arg(long, value_name = "N", default_value_t = 256, help_heading = "Answers")]
     pub max_new_tokens: usize,
 
@@ -66,10 +66,10 @@ pub struct CompareArgs {
     /// Where tokenised data is kept.
     #[command(flatten)]
     pub cache: CacheArgs,
-    /// Tokens computed at once; the knob for memory
+    /// Tokens computed at once; the main setting for memory
     #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Machine")]
     pub micro_batch_tokens: usize,
-    /// Memory the evaluations may take, such as 6GiB or 800MB [default: what is free now, less a tenth]
+    /// Memory the evaluations may take, such as 6GiB or 800MB [default: 90 % of what is free now]
     #[arg(long, value_name = "SIZE", help_heading = "Machine")]
     pub memory: Option<ByteSize>,
     /// The flags of every verb.

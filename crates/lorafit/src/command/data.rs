@@ -55,21 +55,21 @@ pub struct DataArgs {
     /// Print the statistics as one JSON object, and no rows
     #[arg(long, help_heading = "Input and output")]
     pub json: bool,
-    /// Write rows and statistics as a page that needs nothing else, to read in a browser and to send on
+    /// Write rows and statistics as one HTML page that loads nothing else
     #[arg(long, value_name = "FILE", conflicts_with = "json", help_heading = "Input and output")]
     pub html: Option<PathBuf>,
 
     /// How many rows to show, from the first [default: 3, on a page 200]
     #[arg(long, value_name = "N", help_heading = "Rows")]
     pub rows: Option<usize>,
-    /// Show this row instead: its line in a file of lines, else its number; counted on through several files
+    /// Show this row only: its line in a file of lines, else its number; counting continues through several files
     #[arg(long, value_name = "ROW", conflicts_with = "rows", help_heading = "Rows")]
     pub row: Option<usize>,
     /// Show token ids too
     #[arg(long, help_heading = "Rows")]
     pub ids: bool,
 
-    /// Rows of a batch, for what padding and sharing cost
+    /// Rows per batch, to compute the cost of padding and the gain of prefix sharing
     #[arg(long, value_name = "ROWS", default_value_t = 8, help_heading = "Data")]
     pub batch_size: usize,
     /// Which rows are read, and how.

@@ -44,11 +44,11 @@ pub struct EvalArgs {
     /// The base model: a Hugging Face folder, a .gguf file, or a hub id (org/name or org/name@revision)
     #[arg(long, value_name = "M", help_heading = "Input and output")]
     pub model: String,
-    /// Adapter to judge (a PEFT folder, or a run folder of train), perhaps with a weight: A:0.7; repeated for several, whose
-    /// updates are added [default: the base alone]
+    /// Adapter to evaluate (a PEFT folder, or a run folder of train), optionally with a weight: A:0.7; repeat the
+    /// flag to add up several adapters [default: the base alone]
     #[arg(long, value_name = "DIR[:WEIGHT]", help_heading = "Input and output")]
     pub adapter: Vec<String>,
-    /// Rows to judge on, described below; repeated for several sources
+    /// Rows to evaluate on, described below; repeat the flag for several sources
     #[arg(long, value_name = "DATA", required = true, help_heading = "Input and output")]
     pub data: Vec<String>,
     /// Print the result as one JSON object
@@ -58,7 +58,7 @@ pub struct EvalArgs {
     /// Also answer each row's last prompt and count the answers that equal the reply
     #[arg(long, help_heading = "Answers")]
     pub generate: bool,
-    /// Longest answer; an answer that is cut off here does not match
+    /// Maximum number of tokens in an answer; an answer that is cut off does not match
     #[arg(long, value_name = "N", default_value_t = 256, help_heading = "Answers")]
     pub max_new_tokens: usize,
     /// Write one JSON object a row with prompt, expected, answer and exact
@@ -76,10 +76,10 @@ pub struct EvalArgs {
     #[command(flatten)]
     pub cache: CacheArgs,
 
-    /// Tokens computed at once; the knob for memory
+    /// Tokens computed at once; the main setting for memory
     #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Machine")]
     pub micro_batch_tokens: usize,
-    /// Memory the evaluation may take, such as 6GiB or 800MB [default: what is free now, less a tenth]
+    /// Memory the evaluation may take, such as 6GiB or 800MB [default: 90 % of what is free now]
     ///
     /// Answers are computed 16 side by side, or as many as fit.
     #[arg(long, value_name = "SIZE", help_heading = "Machine")]

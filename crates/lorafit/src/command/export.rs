@@ -100,8 +100,8 @@ pub struct ExportArgs {
     /// (ollama://model:tag)
     #[arg(long, value_name = "M", required_unless_present = "check", help_heading = "Input and output")]
     pub model: Option<String>,
-    /// Adapter: a run folder of train, a PEFT folder, a LoRA in a .gguf file or a folder of mlx-lm; perhaps with a weight,
-    /// A:0.5; repeated for several, whose updates are added
+    /// Adapter: a run folder of train, a PEFT folder, a LoRA in a .gguf file, or a folder of mlx-lm; optionally with
+    /// a weight, A:0.5; repeat the flag to add up several adapters
     #[arg(long, value_name = "A[:WEIGHT]", help_heading = "Input and output")]
     pub adapter: Vec<String>,
     /// File to write (gguf, gguf-lora), or new or empty folder (ollama, peft, mlx)

@@ -38,8 +38,8 @@ pub struct GenerateArgs {
     /// The base model: a Hugging Face folder, a .gguf file, or a hub id (org/name or org/name@revision)
     #[arg(long, value_name = "M", help_heading = "Input and output")]
     pub model: String,
-    /// Adapter to use (a PEFT folder, or a run folder of train), perhaps with a weight: A:0.7; repeated for several, whose
-    /// updates are added [default: the base alone]
+    /// Adapter to use (a PEFT folder, or a run folder of train), optionally with a weight: A:0.7; repeat the flag to
+    /// add up several adapters [default: the base alone]
     #[arg(long, value_name = "DIR[:WEIGHT]", help_heading = "Input and output")]
     pub adapter: Vec<String>,
     /// What to continue or, with --chat, to answer; - reads it from standard input

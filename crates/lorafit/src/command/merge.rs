@@ -123,7 +123,8 @@ pub struct MergeArgs {
     /// The base model: a Hugging Face folder, a .gguf file, or a hub id (org/name or org/name@revision)
     #[arg(long, value_name = "M", help_heading = "Input and output")]
     pub model: String,
-    /// Adapter to add (a PEFT folder, or a run folder of train), perhaps with a weight: A:0.5; repeated for several
+    /// Adapter to merge (a PEFT folder, or a run folder of train), optionally with a weight: A:0.5; repeat the flag
+    /// for several
     #[arg(long, value_name = "DIR[:WEIGHT]", required = true, help_heading = "Input and output")]
     pub adapter: Vec<String>,
     /// Folder to write, which must be new or empty

@@ -57,10 +57,10 @@ pub struct PlanArgs {
     /// How the optimizer keeps its moments
     #[arg(long, value_enum, default_value_t = Optimizer::Adamw, help_heading = "Work")]
     pub optimizer: Optimizer,
-    /// Threads that compute [default: all cores]
+    /// Number of threads [default: all cores]
     #[arg(long, value_name = "N", help_heading = "Work")]
     pub threads: Option<usize>,
-    /// Where it would be computed: cpu, or cuda for the memory of an NVIDIA GPU, which need not be there
+    /// Device to plan for: cpu, or cuda for an NVIDIA GPU, which this machine need not have
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Cpu, help_heading = "Work")]
     pub device: DeviceChoice,
     /// How the base is multiplied.
@@ -72,7 +72,7 @@ pub struct PlanArgs {
     /// How much memory the run may take.
     #[command(flatten)]
     pub memory: MemoryArgs,
-    /// Say in one paragraph what to choose on this machine, or within --memory
+    /// Recommend settings for this machine, or for --memory, in one paragraph
     #[arg(long, help_heading = "Output")]
     pub recommend: bool,
     /// Print everything as one JSON object

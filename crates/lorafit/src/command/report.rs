@@ -51,7 +51,7 @@ pub struct ReportArgs {
     /// of objects with a `prompt`
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<PathBuf>,
-    /// Longest answer to a prompt
+    /// Maximum number of tokens in an answer
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub max_new_tokens: usize,
     /// The base [default: the one the first run names, if it is on this machine]

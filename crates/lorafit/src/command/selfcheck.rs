@@ -27,7 +27,7 @@ Every op runs on the processor and twice on the device, over one token, odd leng
 shared; so do whole training steps of small models and the answers they generate. Differences are relative to the largest
 value of an output. Both runs on the device must give the same bits. Exit code 1 where anything is not as it should be.")]
 pub struct SelfcheckArgs {
-    /// Leave the timings out
+    /// Leave out the timings
     #[arg(long, help_heading = "Work")]
     pub no_speed: bool,
     /// Print the result as one JSON object

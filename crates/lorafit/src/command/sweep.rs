@@ -60,24 +60,24 @@ Examples:
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub struct SweepArgs {
-    /// The sweep file; without it the sweep in --out goes on
+    /// The sweep file; without it, the sweep in --out continues
     pub file: Option<PathBuf>,
     /// Folder for the sweep; each trial is a run in its trials/ [default: `out` of the file]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Trials that run side by side; they share the base, and are refused if they do not fit in memory together
+    /// Trials to run at the same time; they share the base, and are refused if they do not fit in memory together
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub trials_at_once: usize,
     /// Run only this part of the trials, such as 1/4: the first of four jobs; all may use the same folder
     #[arg(long, value_name = "I/N", default_value_t = Shard::WHOLE)]
     pub shard: Shard,
-    /// Run trials again that have failed
+    /// Run failed trials again
     #[arg(long)]
     pub retry_failed: bool,
-    /// List the trials with their memory and a guess of their time, and stop
+    /// List the trials with their memory and estimated time, and stop
     #[arg(long)]
     pub dry_run: bool,
-    /// Tell where the sweep in --out is, also while it is running, and stop
+    /// Show the progress of the sweep in --out, and stop
     #[arg(long, conflicts_with_all = ["file", "dry_run"])]
     pub status: bool,
     /// Print the result as one JSON object

@@ -59,7 +59,8 @@ pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> 
     lines.extend(advice);
     if verdict.few_rows {
         lines.push(
-            "few rows are held out, so chance may decide: hold out more, or see it as a hint".to_owned(),
+            "few rows are held out, so this is a sign and not a proof: hold out more rows to be sure"
+                .to_owned(),
         );
     }
     if of == Rows::Training {

@@ -84,7 +84,8 @@ fn of_arg(arg: &Arg) -> String {
     let mut paragraphs = help.split("\n\n").map(|paragraph| escaped(&paragraph.replace('\n', " ")));
     let mut text = format!("- `{typed}`: {}", paragraphs.next().unwrap_or_default());
     let defaults: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
-    if !defaults.is_empty() && !arg.is_hide_default_value_set() {
+    let is_switch = !arg.get_action().takes_values();
+    if !defaults.is_empty() && !is_switch && !arg.is_hide_default_value_set() {
         let _ = write!(text, " [default: {}]", defaults.join(" "));
     }
     text.push('\n');

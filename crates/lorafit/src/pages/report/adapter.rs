@@ -30,7 +30,7 @@ pub fn add(report: &mut Report, name: &str, adapter: &AdapterFile, layers: &[Lay
     }
     let relative = layers.iter().any(|layer| layer.relative_norm.is_some());
     if !relative {
-        report.note("The base is not at hand (--model), so that changes are told by their own size.");
+        report.note("The base is not on this machine (--model), so changes are given by their own size.");
     }
     let size = match relative {
         true => heat_map(name, layers, "change", "Which layers change most", "‖dW‖ / ‖W‖, %", |l| {
