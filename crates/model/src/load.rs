@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use lorafit_kernels::quant::{Format, Quantization};
+use lorafit_kernels::quant::Format;
 use lorafit_kernels::{Device, Placement, SharedBytes, Tensor, Weight, random};
 use rayon::prelude::*;
 
@@ -16,25 +16,10 @@ use crate::block::vector::Vector;
 use crate::block::{Block, Step};
 use crate::error::FileError;
 use crate::model::Model;
-use crate::shape::{self, AttendShape, Config, HEAD, LinearShape, Names, NormKind, NormShape, matrices};
+use crate::shape::{
+    self, AttendShape, BaseQuantization, Config, HEAD, LinearShape, NormKind, NormShape, matrices,
+};
 use crate::weights::ModelFiles;
-
-/// How a base model is quantised on loading. Norms and biases never are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BaseQuantization {
-    /// Of the projections of the blocks.
-    pub quantization: Quantization,
-    /// Of the embedding and the head, too.
-    pub head: bool,
-}
-
-impl BaseQuantization {
-    /// The quantisation of the matrix `name`, if it has one.
-    pub fn of(&self, name: &str) -> Option<Quantization> {
-        let block = Names::any_block_of(name).is_some();
-        (block || self.head).then_some(self.quantization)
-    }
-}
 
 /// Bytes of a model's weights in memory, when `stored` tells those of a matrix that is not quantised. Norms and biases
 /// are held in f32.

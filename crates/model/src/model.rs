@@ -10,9 +10,10 @@ use lorafit_kernels::{ComputeDtype, Device, Tensor, Weight};
 
 use crate::adapter::Adapter;
 use crate::block::Block;
-use crate::block::norm::Norm;
+use crate::block::gradients::{BlockGradients, of_matrix};
+use crate::block::norm::{Norm, NormGradients};
 use crate::block::pass::{BackwardPass, BlockAdapter, Context, Extent, ForwardPass};
-use crate::buffers::{Buffers, HeadBuffers};
+use crate::buffers::{ActivationPolicy, BufferShape, Buffers, HeadBuffers};
 use crate::gradients::{Gradients, Place};
 use crate::kv_cache::{KvCache, Run};
 use crate::shape::Config;
@@ -68,6 +69,50 @@ impl Losses {
     pub fn total(&self) -> f64 {
         let losses = self.to_vec();
         self.weights.iter().zip(losses).map(|(&weight, loss)| f64::from(weight) * f64::from(loss)).sum()
+    }
+}
+
+impl Gradients {
+    /// Zeros for every factor of `adapter` and every weight of `model` that is trained.
+    pub fn new(model: &Model, adapter: Option<&Adapter>) -> Self {
+        let of_layer = |layer: usize| adapter.map(|adapter| &adapter.layers[layer][..]);
+        let blocks = model.blocks.iter().enumerate();
+        Gradients {
+            embedding: of_matrix(&model.embedding),
+            positions: model.positions.as_ref().and_then(of_matrix),
+            blocks: blocks.map(|(layer, block)| BlockGradients::new(block, of_layer(layer))).collect(),
+            norm: NormGradients::of(&model.norm),
+            head: model.own_head.as_ref().and_then(of_matrix),
+        }
+    }
+}
+
+impl Buffers {
+    /// Buffers for computing `gradients` of `model` and `adapter` on batches of up to `tokens` tokens, `targets` of which
+    /// predict something.
+    pub fn for_training(
+        model: &Model,
+        adapter: Option<&Adapter>,
+        gradients: &Gradients,
+        tokens: usize,
+        targets: usize,
+        activations: ActivationPolicy,
+    ) -> Self {
+        let (config, layers) = (model.config(), model.config().num_hidden_layers);
+        let first_trained = match gradients.lowest() {
+            Some(Place::Embedding) => 0,
+            Some(Place::Block(block, _)) => block,
+            Some(Place::Norm | Place::Head) | None => layers,
+        };
+        let shape = BufferShape {
+            train: true,
+            targets,
+            first_trained,
+            drops: adapter.is_some_and(|adapter| adapter.config().dropout > 0.0),
+            activations,
+            ..BufferShape::of(config, adapter, tokens)
+        };
+        Buffers::new(config, &shape, model.device())
     }
 }
 

@@ -2,36 +2,13 @@
 
 use lorafit_kernels::Tensor;
 
-use crate::adapter::{Adapter, LoraConfig, TargetError};
+use crate::adapter::{Adapter, TargetError};
+use crate::block::weights::{WeightMut, WeightRef};
+use crate::files::{SaveDtype, TensorData, TensorReader, TensorSource, Values};
 use crate::gradients::Gradients;
 use crate::model::Model;
 use crate::selection::WeightSelection;
-use crate::shape::Config;
 use crate::shape::{WeightShape, stored_less, weight_shapes};
-use crate::weight_list::{WeightMut, WeightRef};
-use crate::weights::{SaveDtype, TensorData, TensorReader, TensorSource, Values};
-
-/// What is to be trained, before anything is made.
-#[derive(Clone, Copy, Debug)]
-pub enum Trainable<'a> {
-    /// An adapter over a frozen model.
-    Adapter(&'a LoraConfig),
-    /// Weights of the model.
-    Weights(&'a WeightSelection),
-}
-
-impl Trainable<'_> {
-    /// Values of each tensor that is trained.
-    ///
-    /// # Errors
-    /// A selection of layers or modules that the model does not have.
-    pub fn tensor_lens(&self, config: &Config) -> Result<Vec<usize>, TargetError> {
-        match self {
-            Trainable::Adapter(lora) => lora.tensor_lens(config),
-            Trainable::Weights(selection) => Ok(selection.of(config)?.iter().map(|w| w.len()).collect()),
-        }
-    }
-}
 
 /// Tensors that are trained, with the model that they are trained in.
 #[derive(Debug)]

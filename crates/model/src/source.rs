@@ -14,10 +14,11 @@ use std::{fs, io};
 #[cfg(feature = "hub")]
 pub use hub::Hub;
 
+use crate::files::ADAPTER_CONFIG;
+
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-const ADAPTER_CONFIG: &str = "adapter_config.json";
 
 /// Where the shape of a model is told.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -22,7 +22,8 @@ use crate::guard::{Culprit, OnNan, Refusal};
 use crate::memory::{peak_device_bytes, peak_rss_bytes};
 use crate::metrics::{EvaluationRecord, SkipRecord, StepRecord};
 use crate::optim::{AdamW, OptimizerKind};
-use crate::run::{RunError, RunFolder, RunLength};
+use crate::run::{RunFolder, RunLength};
+use crate::run_error::RunError;
 use crate::schedule::{Schedule, ScheduleKind};
 use crate::stream::{MicroBatchSize, cut};
 

@@ -19,14 +19,15 @@ use super::names::{self, FileNames, tensor_name};
 use super::targets::{TargetError, Targets, path_pattern};
 use super::{embeddings, marks};
 use crate::error::FileError;
-use crate::shape::{Config, module_shape};
-use crate::weights::{
-    MAX_CONFIG_BYTES, ModelFiles, TensorData, TensorSource, header_error, inside, map, read_header,
-    read_text, write_tensors,
+use crate::files::{
+    MAX_CONFIG_BYTES, TensorData, TensorSource, header_error, inside, map, read_header, read_text,
+    write_tensors,
 };
+use crate::shape::{Config, module_shape};
+use crate::weights::ModelFiles;
 
 /// The name of an adapter's configuration.
-pub const CONFIG_FILE: &str = "adapter_config.json";
+pub use crate::files::ADAPTER_CONFIG as CONFIG_FILE;
 /// The name of the file of its factors.
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 

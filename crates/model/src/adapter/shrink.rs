@@ -15,7 +15,7 @@ use super::factors::{AdapterFile, Factors};
 use super::names::{MERGE, tensor_name};
 use super::peft::{CONFIG_FILE, NamedTensor, WEIGHTS_FILE, whole};
 use crate::error::FileError;
-use crate::weights::{TensorData, TensorSource};
+use crate::files::{TensorData, TensorSource};
 
 /// Keys of a configuration that are about ranks and scales, or about how an adapter begins.
 const REPLACED: [&str; 6] =

@@ -14,9 +14,9 @@ use lorafit_kernels::ops::elementwise::{add_column_sums, scale_columns};
 use lorafit_kernels::ops::matmul::{self, Product, Right, Term, View};
 use lorafit_kernels::{ComputeDtype, Tensor, Weight};
 
+use super::gradients::{LinearGradients, SiteGradients};
 use super::vector::Vector;
 use crate::adapter::{GroupGradients, LoraGroup};
-use crate::gradients::{LinearGradients, SiteGradients};
 
 /// One projection.
 #[derive(Debug)]

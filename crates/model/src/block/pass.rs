@@ -7,9 +7,8 @@ use lorafit_kernels::ops::attention::Segments;
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::elementwise;
 
-use crate::activations::SavedBlock;
 use crate::adapter::LoraGroup;
-use crate::buffers::{BackwardScratch, Scratch};
+use crate::buffers::{BackwardScratch, SavedBlock, Scratch};
 use crate::kv_cache::{KvCache, Run};
 use crate::shape::StreamAt;
 

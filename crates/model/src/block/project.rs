@@ -4,11 +4,10 @@ use lorafit_kernels::Tensor;
 use lorafit_kernels::ops::elementwise;
 
 use super::Step;
+use super::gradients::SiteGradients;
 use super::linear::{LinearGroup, Work};
 use super::pass::{BackwardPass, BlockAdapter, ForwardPass};
-use crate::activations::{SavedBlock, Wide};
-use crate::buffers::{BackwardScratch, Scratch};
-use crate::gradients::SiteGradients;
+use crate::buffers::{BackwardScratch, SavedBlock, Scratch, Wide};
 use crate::shape::{Branch, LinearInput, LinearOutput, StreamAt};
 
 /// Projections of one input.

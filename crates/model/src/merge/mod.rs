@@ -18,8 +18,9 @@ pub use combine::{Combination, CombineError, MajoritySign, Method, Weighted, com
 
 use crate::adapter::{Adapter, LoraGroup, LoraPart};
 use crate::error::FileError;
-use crate::shape::{Names, WeightShape, module_at, module_shape, weight_shapes};
-use crate::weights::{BaseStorage, ModelFiles, SaveDtype, TensorData, TensorSource};
+use crate::files::{SaveDtype, TensorData, TensorSource};
+use crate::shape::{Config, Names, WeightShape, module_at, module_shape, weight_shapes};
+use crate::weights::{BaseStorage, ModelFiles};
 
 /// The weights of a model with an adapter added, by checkpoint name.
 #[derive(Debug)]
@@ -206,7 +207,7 @@ fn release(weight: &Weight, range: Range<usize>) {
 ///
 /// # Errors
 /// The path of the projection.
-pub fn check_finite(adapter: &Adapter, config: &crate::Config) -> Result<(), CombineError> {
+pub fn check_finite(adapter: &Adapter, config: &Config) -> Result<(), CombineError> {
     for (layer, module, group, part) in adapter.parts() {
         let (_, inputs) = module_shape(config, module);
         let mut a = vec![0.0; part.rank * inputs];

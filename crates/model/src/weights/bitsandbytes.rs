@@ -15,9 +15,10 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use super::safetensors::{RawTensor, Shards};
-use super::{MAX_CONFIG_BYTES, ModelFiles, Source, companions, read_text};
+use super::{ModelFiles, Source, companions};
 use crate::error::FileError;
-use crate::load::BaseQuantization;
+use crate::files::{MAX_CONFIG_BYTES, read_text};
+use crate::shape::{BaseQuantization, matrices};
 
 /// The quant state of a matrix is a few hundred bytes.
 const MAX_STATE_BYTES: usize = 64 << 10;
@@ -254,7 +255,7 @@ pub fn write_quantized(
         return Err(FileError::new(files.path(), format!("{what} is not written quantised"))
             .with_hint("train with --quant on the folder as it is: it is quantised while it is read"));
     }
-    let shapes: std::collections::HashMap<String, (usize, usize)> = crate::shape::matrices(config)
+    let shapes: std::collections::HashMap<String, (usize, usize)> = matrices(config)
         .filter(|(name, ..)| base.of(name).is_some())
         .map(|(name, rows, cols)| (name, (rows, cols)))
         .collect();

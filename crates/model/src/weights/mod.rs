@@ -1,13 +1,9 @@
 //! The weights of a model by their checkpoint names, whatever file they lie in.
 
 mod bitsandbytes;
-mod files;
 mod folder;
-mod gguf;
-mod gguf_writer;
 mod origin;
 mod safetensors;
-mod stream;
 mod unread;
 
 use std::path::{Path, PathBuf};
@@ -17,31 +13,19 @@ use lorafit_kernels::{RowOrder, SharedBytes, Weight};
 use rayon::prelude::*;
 
 pub use bitsandbytes::{QuantizedFolder, write_quantized};
-pub(crate) use files::{MAX_CONFIG_BYTES, inside, map, read_text};
 pub use folder::{companions, is_tokenizer_file, tokenizer_files};
-pub use gguf::Gguf;
-#[cfg(feature = "hub")]
-pub(crate) use gguf::split_parts;
-pub use gguf_writer::GgufEntry;
-pub(crate) use gguf_writer::{GgufData, GgufTensor, write_gguf};
 pub use origin::License;
-pub use stream::{RowValues, SaveDtype, TensorData, TensorReader, TensorSource, Values, write_tensors};
 
 use crate::arch::ConfigError;
 use crate::error::FileError;
-use crate::load::BaseQuantization;
-use crate::shape::{Config, HEAD, Names, gguf_name, is_transposed, module_shape, stored_less};
+use crate::files::{ADAPTER_CONFIG, MAX_CONFIG_BYTES, StoredTensor, inside, read_text};
+pub use crate::files::{
+    Gguf, GgufEntry, RowValues, SaveDtype, TensorData, TensorReader, TensorSource, Values, write_tensors,
+};
+use crate::shape::{
+    BaseQuantization, Config, HEAD, Names, gguf_name, is_transposed, module_shape, stored_less,
+};
 use safetensors::Shards;
-pub(crate) use safetensors::{header_error, read_header};
-
-/// A tensor as its file has it; nothing is decoded yet.
-#[derive(Clone, Debug)]
-pub(crate) struct StoredTensor {
-    /// Row-major, outermost dimension first.
-    pub shape: Vec<usize>,
-    pub format: Format,
-    pub data: SharedBytes,
-}
 
 /// How the projections of a model are stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -272,11 +256,10 @@ impl ModelFiles {
                  passed over"
             ));
         }
-        if self.path.join(crate::adapter::CONFIG_FILE).is_file() {
+        if self.path.join(ADAPTER_CONFIG).is_file() {
             notes.push(format!(
-                "{shown}: the adapter beside the weights ({}) is not part of the model here; --adapter {shown} puts it on top, \
-                 as transformers does",
-                crate::adapter::CONFIG_FILE
+                "{shown}: the adapter beside the weights ({ADAPTER_CONFIG}) is not part of the model here; --adapter {shown} puts it on top, \
+                 as transformers does"
             ));
         }
         notes

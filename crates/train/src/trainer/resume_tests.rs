@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::tests::{Draws, Fixture, fixture};
 use super::*;
 use crate::lock::RunLock;
-use crate::run::RunInfo;
+use crate::run_info::RunInfo;
 use crate::storage::Storage;
 use crate::storage::faulty::{Fault, Faulty};
 

@@ -12,8 +12,8 @@ use super::super::lora::Adapter;
 use super::super::peft::{CONFIG_FILE, decode, format_of, parse_weights};
 use super::{Projection, adapter_of, folded, module_of, projections};
 use crate::error::FileError;
+use crate::files::{MAX_CONFIG_BYTES, TensorData, TensorSource, inside, map, read_text};
 use crate::shape::{Config, Module, Names, module_shape};
-use crate::weights::{MAX_CONFIG_BYTES, TensorData, TensorSource, inside, map, read_text};
 
 /// The name of the configuration, which PEFT has as well.
 pub const MLX_CONFIG: &str = CONFIG_FILE;

@@ -13,7 +13,8 @@ use std::mem::swap;
 use lorafit_kernels::ops::elementwise;
 use lorafit_kernels::{Bf16Tensor, Tensor};
 
-use crate::buffers::{ActivationDtype, Allocate, BufferShape, Part};
+use super::allocate::{Allocate, Part};
+use super::shape::{ActivationDtype, BufferShape};
 use crate::shape::Widths;
 
 /// What the forward pass of a block leaves for its backward pass. `t` is the number of tokens.
