@@ -95,7 +95,7 @@ impl Model {
         for (weight, shape) in self.weights_mut().zip(shapes) {
             match weight {
                 _ if !names.contains(&shape.name) => {}
-                WeightMut::Matrix(matrix) => *matrix = matrix.to_trained(device),
+                WeightMut::Matrix(matrix) => matrix.train(device),
                 WeightMut::Vector(vector) => vector.is_trained = true,
             }
         }
@@ -196,7 +196,7 @@ impl Model {
 /// A weight by its name; of a vector, `less` less than its values.
 fn source(weight: WeightRef<'_>, less: f32, shape: WeightShape, dtype: SaveDtype) -> TensorSource<'_> {
     let values: Values<'_> = match weight {
-        WeightRef::Matrix(matrix) => Box::new(|range, out| matrix.decode_range(range, out)),
+        WeightRef::Matrix(matrix) => Box::new(|range, out| matrix.read(range, out)),
         WeightRef::Vector(vector) => Box::new(move |range, out| {
             vector.read(range.start, out);
             if less != 0.0 {

@@ -9,7 +9,7 @@ use crate::cuda::gpu::{Buffer, Gpu};
 use crate::cuda::{Float, Region, count};
 use crate::weight::RowOrder;
 
-/// A stored matrix, as [`crate::Weight`] has it on the host.
+/// A stored matrix, as [`crate::FrozenWeight`] has it on the host.
 #[derive(Debug)]
 pub(crate) enum OnGpu {
     Blocks { format: Format, data: Buffer },

@@ -11,7 +11,7 @@ mod combine;
 
 use std::ops::Range;
 
-use lorafit_kernels::Weight;
+use lorafit_kernels::FrozenWeight;
 use lorafit_kernels::ops::matmul::{self, Right, Term, View};
 
 pub use combine::{Combination, CombineError, MajoritySign, Method, Weighted, combine};
@@ -42,14 +42,14 @@ struct MergedTensor<'a> {
 #[derive(Debug)]
 enum Values<'a> {
     Vector(Vec<f32>),
-    Matrix(Weight),
+    Matrix(FrozenWeight),
     Adapted(Adapted<'a>),
 }
 
 /// A projection and its factors.
 #[derive(Debug)]
 struct Adapted<'a> {
-    weight: Weight,
+    weight: FrozenWeight,
     group: &'a LoraGroup,
     part: &'a LoraPart,
 }
@@ -195,7 +195,7 @@ impl Adapted<'_> {
 }
 
 /// Gives back the pages of the rows that were read to their end with the values `range`.
-fn release(weight: &Weight, range: Range<usize>) {
+fn release(weight: &FrozenWeight, range: Range<usize>) {
     let cols = weight.cols().max(1);
     match range.end == weight.rows() * weight.cols() {
         true => weight.release(),

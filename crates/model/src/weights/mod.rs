@@ -9,7 +9,7 @@ mod unread;
 use std::path::{Path, PathBuf};
 
 use lorafit_kernels::quant::Format;
-use lorafit_kernels::{RowOrder, SharedBytes, Weight};
+use lorafit_kernels::{FrozenWeight, RowOrder, SharedBytes};
 use rayon::prelude::*;
 
 pub use bitsandbytes::{QuantizedFolder, write_quantized};
@@ -299,7 +299,7 @@ impl ModelFiles {
     ///
     /// # Errors
     /// A tensor that is missing or has another shape.
-    pub fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, FileError> {
+    pub fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<FrozenWeight, FileError> {
         if let Source::Folder { shards, .. } = &self.source
             && let Some(quantized) = bitsandbytes::weight(shards, name, rows, cols)?
         {
@@ -317,7 +317,7 @@ impl ModelFiles {
                 (tensor.format, tensor.data)
             }
         };
-        let weight = Weight::new(rows, cols, format, data);
+        let weight = FrozenWeight::new(rows, cols, format, data);
         let weight = weight.map_err(|e| self.error(format!("{name}: {e}")))?;
         Ok(weight.with_row_order(self.row_order(name)))
     }
@@ -357,7 +357,7 @@ impl ModelFiles {
         rows: usize,
         cols: usize,
         base: &BaseQuantization,
-    ) -> Result<Weight, FileError> {
+    ) -> Result<FrozenWeight, FileError> {
         let stored = self.weight(name, rows, cols)?;
         let Some(quantization) = base.of(name) else { return Ok(stored) };
         if stored.four_bit().is_some() || stored.int8().is_some() {
@@ -378,7 +378,7 @@ impl ModelFiles {
     /// As [`ModelFiles::weight`].
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, FileError> {
         let tensor = self.tensor(name, &[len])?;
-        let row = Weight::new(1, len, tensor.format, tensor.data);
+        let row = FrozenWeight::new(1, len, tensor.format, tensor.data);
         let stored = row.map_err(|e| self.error(format!("{name}: {e}")))?.to_vec();
         let order = self.row_order(name);
         let mut values: Vec<f32> = (0..len).map(|i| stored[order.stored_row(i)]).collect();
