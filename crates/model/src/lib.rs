@@ -27,7 +27,7 @@ pub use generate::{NotNumbers, Sampling, generate, most_new_tokens, sequence_log
 pub use gradients::Gradients;
 pub use kv_cache::KvCache;
 pub use load::{Distribution, RandomWeights};
-pub use model::{Losses, Model, Stream};
+pub use model::{ActiveAdapter, Losses, Model, Stream};
 pub use parameters::Parameters;
 pub use selection::{Trainable, WeightModules, WeightSelection};
 pub use shape::{

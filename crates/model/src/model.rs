@@ -34,6 +34,30 @@ pub struct Model {
     pub(crate) own_head: Option<Weight>,
 }
 
+/// The adapter that a pass computes with, if there is one, and what of its inputs is dropped.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ActiveAdapter<'a> {
+    /// The adapter.
+    pub adapter: Option<&'a Adapter>,
+    /// Drops values of the adapter's inputs; it differs in every pass.
+    pub mask: Option<Mask>,
+}
+
+impl<'a> From<Option<&'a Adapter>> for ActiveAdapter<'a> {
+    /// Nothing is dropped.
+    fn from(adapter: Option<&'a Adapter>) -> Self {
+        ActiveAdapter { adapter, mask: None }
+    }
+}
+
+impl<'a> ActiveAdapter<'a> {
+    /// That of the block of layer `layer`.
+    fn of_block(self, layer: usize) -> Option<BlockAdapter<'a>> {
+        let mask = self.mask.map(|mask| mask.derive(layer as u64));
+        self.adapter.map(|adapter| BlockAdapter { groups: &adapter.layers[layer], mask })
+    }
+}
+
 /// A stream of tokens to compute at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Stream<'a> {
@@ -151,7 +175,7 @@ impl Model {
     /// # Panics
     /// When the stream is larger than the buffers or names tokens outside the vocabulary.
     pub fn loss(&self, adapter: Option<&Adapter>, stream: Stream<'_>, buffers: &mut Buffers) -> Losses {
-        self.forward(adapter, None, stream, buffers);
+        self.forward(adapter.into(), stream, buffers);
         let vocab = self.config.vocab_size;
         let mut losses = Losses::new(self.device, stream.targets);
         for Chunk { first, rows, targets } in Chunks::new(stream.targets, buffers.head.rows) {
@@ -165,48 +189,31 @@ impl Model {
     /// As [`Model::loss`], and adds the gradient of `scale * sum(weight * loss)` to `gradients`, which are of this model
     /// and this adapter.
     ///
-    /// `mask` drops values of the adapters' inputs; it differs in every call.
-    ///
     /// # Panics
     /// As [`Model::loss`], and when `buffers` were not made for training.
     pub fn loss_and_gradient(
         &self,
-        adapter: Option<&Adapter>,
-        mask: Option<Mask>,
+        adapter: ActiveAdapter<'_>,
         stream: Stream<'_>,
         scale: f32,
         buffers: &mut Buffers,
         gradients: &mut Gradients,
     ) -> Losses {
-        let lowest = gradients.lowest();
-        self.forward(adapter, mask, stream, buffers);
-        let losses = self.head_backward(stream, scale, buffers, gradients, lowest);
-        self.blocks_backward(adapter, mask, stream, buffers, gradients, lowest);
+        self.forward(adapter, stream, buffers);
+        let losses = self.head_backward(stream, scale, buffers, gradients);
+        self.blocks_backward(adapter, stream, buffers, gradients);
         losses
     }
 
     /// Runs the blocks and leaves their output in `buffers.hidden`.
-    fn forward(
-        &self,
-        adapter: Option<&Adapter>,
-        mask: Option<Mask>,
-        stream: Stream<'_>,
-        buffers: &mut Buffers,
-    ) {
-        self.run_blocks(
-            adapter,
-            mask,
-            stream.ids,
-            stream.positions,
-            Context::Stream(stream.segments),
-            buffers,
-        );
+    fn forward(&self, adapter: ActiveAdapter<'_>, stream: Stream<'_>, buffers: &mut Buffers) {
+        let context = Context::Stream(stream.segments);
+        self.run_blocks(adapter, stream.ids, stream.positions, context, buffers);
     }
 
     fn run_blocks(
         &self,
-        adapter: Option<&Adapter>,
-        mask: Option<Mask>,
+        adapter: ActiveAdapter<'_>,
         ids: &[u32],
         positions: &[u32],
         mut context: Context<'_>,
@@ -240,7 +247,7 @@ impl Model {
             if let Context::Cached { layer, .. } = &mut context {
                 *layer = i;
             }
-            let adapter = adapter.map(|a| block_adapter(a, i, mask));
+            let adapter = adapter.of_block(i);
             let saved = buffers.activations.for_forward(i);
             let (hidden, scratch) = (&mut buffers.hidden, &mut buffers.scratch);
             let mut pass = ForwardPass { rows, adapter, hidden, saved, scratch };
@@ -278,15 +285,15 @@ impl Model {
     }
 
     /// Loss, gradients of head and norm, and the gradient of `buffers.hidden` in `back.d_hidden`, a chunk of supervised
-    /// rows at a time. Goes no further down than `lowest`.
+    /// rows at a time. Goes no further down than what is trained.
     fn head_backward(
         &self,
         stream: Stream<'_>,
         scale: f32,
         buffers: &mut Buffers,
         gradients: &mut Gradients,
-        lowest: Option<Place>,
     ) -> Losses {
+        let lowest = gradients.lowest();
         let d_head = match self.own_head {
             Some(_) => &mut gradients.head,
             None => &mut gradients.embedding,
@@ -328,17 +335,15 @@ impl Model {
         losses
     }
 
-    /// Goes back through the blocks to `lowest`.
+    /// Goes back through the blocks to the lowest that is trained.
     fn blocks_backward(
         &self,
-        adapter: Option<&Adapter>,
-        mask: Option<Mask>,
+        adapter: ActiveAdapter<'_>,
         stream: Stream<'_>,
         buffers: &mut Buffers,
         gradients: &mut Gradients,
-        lowest: Option<Place>,
     ) {
-        let (lowest, last) = match lowest {
+        let (lowest, last) = match gradients.lowest() {
             Some(Place::Embedding) => (0, None),
             Some(Place::Block(block, stage)) => (block, Some(stage)),
             Some(Place::Norm | Place::Head) | None => return,
@@ -346,7 +351,7 @@ impl Model {
         let back = buffers.backward.as_mut().expect("buffers made for training");
         let rows = stream.ids.len();
         for i in (lowest..self.blocks.len()).rev() {
-            let (block, adapter) = (&self.blocks[i], adapter.map(|a| block_adapter(a, i, mask)));
+            let (block, adapter) = (&self.blocks[i], adapter.of_block(i));
             let (scratch, activations) = (&mut buffers.scratch, &mut buffers.activations);
             let (recomputed, in_shared) = (activations.is_recomputed(i), activations.is_in_shared(i));
             let mut saved = activations.for_backward(i, rows);
@@ -402,7 +407,7 @@ impl Model {
             positions.extend((past..past + tokens.len()).map(|p| p as u32));
         }
         let context = Context::Cached { runs: &runs, caches, layer: 0 };
-        self.run_blocks(adapter, None, &ids, &positions, context, buffers);
+        self.run_blocks(adapter.into(), &ids, &positions, context, buffers);
         for run in &runs {
             caches[run.cache].advance(run.rows);
         }
@@ -418,7 +423,7 @@ impl Model {
         stream: Stream<'_>,
         buffers: &mut Buffers,
     ) -> Vec<f32> {
-        self.forward(adapter, None, stream, buffers);
+        self.forward(adapter.into(), stream, buffers);
         let rows: Vec<u32> = (0..stream.ids.len() as u32).collect();
         self.row_logits(&rows, buffers)
     }
@@ -432,10 +437,6 @@ impl Model {
         }
         logits
     }
-}
-
-fn block_adapter(adapter: &Adapter, layer: usize, mask: Option<Mask>) -> BlockAdapter<'_> {
-    BlockAdapter { groups: &adapter.layers[layer], mask: mask.map(|m| m.derive(layer as u64)) }
 }
 
 /// Targets of a few rows, with rows counted from the chunk's first.

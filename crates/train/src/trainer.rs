@@ -13,7 +13,7 @@ use lorafit_data::{Dataset, Order, Samples, Steps};
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::elementwise::sum_squares;
 use lorafit_kernels::random;
-use lorafit_model::{ActivationPolicy, Buffers, Gradients, Losses, Parameters};
+use lorafit_model::{ActivationPolicy, ActiveAdapter, Buffers, Gradients, Losses, Parameters};
 
 use crate::cadence::{Cadence, CheckpointEvery};
 use crate::checkpoint::{self, Best, Checkpoint, State};
@@ -459,7 +459,13 @@ impl Stepper {
         for (part, micro) in micro_batches.enumerate() {
             let mask = mask.map(|m| m.derive(part as u64));
             let (buffers, gradients) = (&mut self.buffers, &mut self.gradients);
-            losses.push(model.loss_and_gradient(adapter, mask, micro.stream(), scale, buffers, gradients));
+            losses.push(model.loss_and_gradient(
+                ActiveAdapter { adapter, mask },
+                micro.stream(),
+                scale,
+                buffers,
+                gradients,
+            ));
             computed += micro.tokens() as u64;
         }
         // Not before the last micro-batch: a GPU is waited for where its values are read.

@@ -103,7 +103,7 @@ impl Block {
     /// Whether a step from `first` on has an adapter.
     fn adapted_from(&self, first: usize, adapter: Option<BlockAdapter<'_>>) -> bool {
         self.steps[first..].iter().any(|step| match step {
-            Step::Project(project) => BlockAdapter::at(adapter, project.site).0.is_some(),
+            Step::Project(project) => BlockAdapter::at(adapter, project.site).lora.is_some(),
             Step::Norm(_) | Step::Attend(_) | Step::Gate(_) | Step::Add(_) | Step::Again(_) => false,
         })
     }
