@@ -178,6 +178,11 @@ impl Model {
             blocks: (0..config.num_hidden_layers).map(block).collect::<Result<_, S::Error>>()?,
             norm: norm(config.final_norm().name.hf, &config.final_norm())?,
             own_head,
+            frequencies: config
+                .ropes()
+                .into_iter()
+                .map(|rope| rope.fixed_frequencies(config.head_dim))
+                .collect(),
             config: config.clone(),
         })
     }

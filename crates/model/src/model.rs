@@ -32,6 +32,8 @@ pub struct Model {
     pub(crate) norm: Norm,
     /// `[vocab, hidden]`; none where the embedding is the head.
     pub(crate) own_head: Option<Weight>,
+    /// Of each of the shape's rotations, unless they depend on the length of a text.
+    pub(crate) frequencies: Vec<Option<Vec<f32>>>,
 }
 
 /// The adapter that a pass computes with, if there is one, and what of its inputs is dropped.
@@ -229,9 +231,10 @@ impl Model {
         if let Some(weight) = &self.positions {
             embedding::add(weight, positions, &mut buffers.scratch.normed, &mut buffers.hidden);
         }
-        for (rope, angles) in self.config.ropes().into_iter().zip(&mut buffers.scratch.angles) {
-            if !rope.depends_on_length() {
-                angles.set(positions, &rope.frequencies(self.config.head_dim, 0));
+        let ropes = self.config.ropes().into_iter().zip(&self.frequencies);
+        for ((rope, fixed), angles) in ropes.zip(&mut buffers.scratch.angles) {
+            if let Some(frequencies) = fixed {
+                angles.set(positions, frequencies);
                 continue;
             }
             for (rows, length) in context.texts() {

@@ -124,6 +124,20 @@ impl AdapterFile {
         used.chain(init).collect()
     }
 
+    /// The scale that readers take for all layers which know one rank and one alpha: what the configuration says of both.
+    pub fn configured_scale(&self) -> f64 {
+        let largest = || self.factors.iter().map(|factors| factors.rank).max().unwrap_or(0);
+        let rank = self.rank.unwrap_or_else(largest) as f64;
+        self.alpha / if self.use_rslora { rank.sqrt() } else { rank }
+    }
+
+    /// Whether [`AdapterFile::configured_scale`] is the scale of every layer.
+    pub fn has_one_scale(&self) -> bool {
+        let scale = self.configured_scale();
+        // Powers and quotients of the same numbers may differ in their last bits.
+        self.factors.iter().all(|factors| (factors.scale - scale).abs() <= 1e-9 * scale.abs())
+    }
+
     /// Trainable values, of the factors only.
     pub fn parameters(&self) -> usize {
         self.factors.iter().map(|factors| factors.a.len() + factors.b.len()).sum()

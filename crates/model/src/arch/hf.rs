@@ -162,6 +162,14 @@ pub(super) fn windowed(
     Ok(LayerPattern::over(layers, |layer| list[layer].as_str() == Some(SLIDING)))
 }
 
+/// The window of the first Mistral and of what was made from it: that of an absent key is 4096, and null is none.
+pub(super) fn window_of_mistral(keys: &Keys<'_>) -> Result<Option<usize>, ConfigError> {
+    match keys.0.contains_key("sliding_window") {
+        true => keys.optional_size("sliding_window"),
+        false => Ok(Some(4096)),
+    }
+}
+
 /// As [`windowed`], of architectures whose layers all have the window, whatever `layer_types` says.
 pub(super) fn window_of_all(
     keys: &Keys<'_>,

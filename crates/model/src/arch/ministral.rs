@@ -19,10 +19,7 @@ pub(super) const FAMILY: Family = Family {
     class: "MinistralForCausalLM",
     from_json: |keys| {
         let config = hf::common(keys, ARCH)?;
-        let sliding_window = match keys.0.contains_key("sliding_window") {
-            true => keys.optional_size("sliding_window")?,
-            false => Some(4096),
-        };
+        let sliding_window = hf::window_of_mistral(keys)?;
         Ok(Config {
             num_key_value_heads: keys.optional_size("num_key_value_heads")?.unwrap_or(8),
             sliding_window,

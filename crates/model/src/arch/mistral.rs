@@ -19,11 +19,7 @@ pub(super) const FAMILY: Family = Family {
     class: "MistralForCausalLM",
     from_json: |keys| {
         let config = hf::common(keys, ARCH)?;
-        // An absent key is the window of the first version; null is none.
-        let sliding_window = match keys.0.contains_key("sliding_window") {
-            true => keys.optional_size("sliding_window")?,
-            false => Some(4096),
-        };
+        let sliding_window = hf::window_of_mistral(keys)?;
         let windowed = hf::windowed(keys, config.num_hidden_layers, sliding_window, LayerPattern::all())?;
         Ok(Config { sliding_window, windowed, ..config })
     },

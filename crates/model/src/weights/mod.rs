@@ -464,7 +464,8 @@ fn upright(tensor: &StoredTensor, rows: usize, cols: usize) -> SharedBytes {
     SharedBytes::from_vec(bytes)
 }
 
-/// The keys of a `config.json` by which values are dropped in training, with their rates.
+/// The keys of a `config.json` by which values are dropped in training, with their rates. Of a model of several parts those of
+/// the language model count, which has a configuration of its own.
 fn dropouts_of(json: &serde_json::Value) -> Vec<(String, f64)> {
     const KEYS: [&str; 6] = [
         "attention_dropout",
@@ -474,7 +475,12 @@ fn dropouts_of(json: &serde_json::Value) -> Vec<(String, f64)> {
         "resid_pdrop",
         "embd_pdrop",
     ];
-    let rate = |key: &&str| Some(((*key).to_owned(), json.get(*key)?.as_f64().filter(|rate| *rate > 0.0)?));
+    let (within, keys) = match json.get("text_config").filter(|text| text.is_object()) {
+        Some(text) => ("text_config.", text),
+        None => ("", json),
+    };
+    let rate =
+        |key: &&str| Some((format!("{within}{key}"), keys.get(*key)?.as_f64().filter(|rate| *rate > 0.0)?));
     KEYS.iter().filter_map(rate).collect()
 }
 
