@@ -1,14 +1,13 @@
-//! Which weights of a model are trained.
+//! What of a model is trained: an adapter, or which of its weights.
 
 use std::collections::HashSet;
 use std::str::FromStr;
 
 use regex::Regex;
 
-use crate::adapter::{TargetError, known_modules};
+use crate::adapter::{LoraConfig, TargetError, known_modules};
 use crate::arch::known_norms;
-use crate::shape::Config;
-use crate::shape::{WeightShape, weight_shapes};
+use crate::shape::{Config, WeightShape, weight_shapes};
 
 /// Modules by name, pattern, or all of them.
 #[derive(Clone, Debug)]
@@ -145,6 +144,28 @@ impl WeightSelection {
     /// As [`WeightSelection::of`].
     pub(crate) fn names(&self, config: &Config) -> Result<HashSet<String>, TargetError> {
         Ok(self.of(config)?.into_iter().map(|weight| weight.name).collect())
+    }
+}
+
+/// What is to be trained, before anything is made.
+#[derive(Clone, Copy, Debug)]
+pub enum Trainable<'a> {
+    /// An adapter over a frozen model.
+    Adapter(&'a LoraConfig),
+    /// Weights of the model.
+    Weights(&'a WeightSelection),
+}
+
+impl Trainable<'_> {
+    /// Values of each tensor that is trained.
+    ///
+    /// # Errors
+    /// A selection of layers or modules that the model does not have.
+    pub fn tensor_lens(&self, config: &Config) -> Result<Vec<usize>, TargetError> {
+        match self {
+            Trainable::Adapter(lora) => lora.tensor_lens(config),
+            Trainable::Weights(selection) => Ok(selection.of(config)?.iter().map(|w| w.len()).collect()),
+        }
     }
 }
 

@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::checkpoint::last_saved;
 use crate::metrics::{EvaluationRecord, MetricsLine, SkipRecord, StepRecord};
-use crate::run::{CONFIG, DATA, EVALUATIONS, METRICS, PLAN, RunError, VERDICT};
+use crate::run::{CONFIG, DATA, EVALUATIONS, METRICS, PLAN, VERDICT};
+use crate::run_error::RunError;
 use crate::verdict::Verdict;
 
 /// A line longer than this is no record.

@@ -1,6 +1,6 @@
 //! What is wrong with a configuration.
 
-use super::Arch;
+use super::FAMILIES;
 
 /// What is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,7 +33,7 @@ impl ConfigError {
             );
         }
         let of_type = || {
-            let known = || Arch::ALL.iter().map(|arch| arch.model_type()).collect::<Vec<_>>().join(", ");
+            let known = || FAMILIES.map(|family| family.arch.model_type()).join(", ");
             self.problem.contains("model_type").then(|| format!("supported: {}", known()))
         };
         self.hint.clone().or_else(of_type)

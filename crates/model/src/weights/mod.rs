@@ -1,47 +1,31 @@
 //! The weights of a model by their checkpoint names, whatever file they lie in.
 
 mod bitsandbytes;
-mod files;
 mod folder;
-mod gguf;
-mod gguf_writer;
 mod origin;
 mod safetensors;
-mod stream;
 mod unread;
 
 use std::path::{Path, PathBuf};
 
 use lorafit_kernels::quant::Format;
-use lorafit_kernels::{RowOrder, SharedBytes, Weight};
+use lorafit_kernels::{FrozenWeight, RowOrder, SharedBytes};
 use rayon::prelude::*;
 
 pub use bitsandbytes::{QuantizedFolder, write_quantized};
-pub(crate) use files::{MAX_CONFIG_BYTES, inside, map, read_text};
 pub use folder::{companions, is_tokenizer_file, tokenizer_files};
-pub use gguf::Gguf;
-#[cfg(feature = "hub")]
-pub(crate) use gguf::split_parts;
-pub use gguf_writer::GgufEntry;
-pub(crate) use gguf_writer::{GgufData, GgufTensor, write_gguf};
 pub use origin::License;
-pub use stream::{RowValues, SaveDtype, TensorData, TensorReader, TensorSource, Values, write_tensors};
 
 use crate::arch::ConfigError;
 use crate::error::FileError;
-use crate::load::BaseQuantization;
-use crate::shape::{Config, HEAD, Names, gguf_name, is_transposed, module_shape, stored_less};
+use crate::files::{ADAPTER_CONFIG, MAX_CONFIG_BYTES, StoredTensor, inside, read_text};
+pub use crate::files::{
+    Gguf, GgufEntry, RowValues, SaveDtype, TensorData, TensorReader, TensorSource, Values, write_tensors,
+};
+use crate::shape::{
+    BaseQuantization, Config, HEAD, Names, gguf_name, is_transposed, module_shape, stored_less,
+};
 use safetensors::Shards;
-pub(crate) use safetensors::{header_error, read_header};
-
-/// A tensor as its file has it; nothing is decoded yet.
-#[derive(Clone, Debug)]
-pub(crate) struct StoredTensor {
-    /// Row-major, outermost dimension first.
-    pub shape: Vec<usize>,
-    pub format: Format,
-    pub data: SharedBytes,
-}
 
 /// How the projections of a model are stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -272,11 +256,10 @@ impl ModelFiles {
                  passed over"
             ));
         }
-        if self.path.join(crate::adapter::CONFIG_FILE).is_file() {
+        if self.path.join(ADAPTER_CONFIG).is_file() {
             notes.push(format!(
-                "{shown}: the adapter beside the weights ({}) is not part of the model here; --adapter {shown} puts it on top, \
-                 as transformers does",
-                crate::adapter::CONFIG_FILE
+                "{shown}: the adapter beside the weights ({ADAPTER_CONFIG}) is not part of the model here; --adapter {shown} puts it on top, \
+                 as transformers does"
             ));
         }
         notes
@@ -316,7 +299,7 @@ impl ModelFiles {
     ///
     /// # Errors
     /// A tensor that is missing or has another shape.
-    pub fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, FileError> {
+    pub fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<FrozenWeight, FileError> {
         if let Source::Folder { shards, .. } = &self.source
             && let Some(quantized) = bitsandbytes::weight(shards, name, rows, cols)?
         {
@@ -334,7 +317,7 @@ impl ModelFiles {
                 (tensor.format, tensor.data)
             }
         };
-        let weight = Weight::new(rows, cols, format, data);
+        let weight = FrozenWeight::new(rows, cols, format, data);
         let weight = weight.map_err(|e| self.error(format!("{name}: {e}")))?;
         Ok(weight.with_row_order(self.row_order(name)))
     }
@@ -374,7 +357,7 @@ impl ModelFiles {
         rows: usize,
         cols: usize,
         base: &BaseQuantization,
-    ) -> Result<Weight, FileError> {
+    ) -> Result<FrozenWeight, FileError> {
         let stored = self.weight(name, rows, cols)?;
         let Some(quantization) = base.of(name) else { return Ok(stored) };
         if stored.four_bit().is_some() || stored.int8().is_some() {
@@ -395,7 +378,7 @@ impl ModelFiles {
     /// As [`ModelFiles::weight`].
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, FileError> {
         let tensor = self.tensor(name, &[len])?;
-        let row = Weight::new(1, len, tensor.format, tensor.data);
+        let row = FrozenWeight::new(1, len, tensor.format, tensor.data);
         let stored = row.map_err(|e| self.error(format!("{name}: {e}")))?.to_vec();
         let order = self.row_order(name);
         let mut values: Vec<f32> = (0..len).map(|i| stored[order.stored_row(i)]).collect();
@@ -481,7 +464,8 @@ fn upright(tensor: &StoredTensor, rows: usize, cols: usize) -> SharedBytes {
     SharedBytes::from_vec(bytes)
 }
 
-/// The keys of a `config.json` by which values are dropped in training, with their rates.
+/// The keys of a `config.json` by which values are dropped in training, with their rates. Of a model of several parts those of
+/// the language model count, which has a configuration of its own.
 fn dropouts_of(json: &serde_json::Value) -> Vec<(String, f64)> {
     const KEYS: [&str; 6] = [
         "attention_dropout",
@@ -491,7 +475,12 @@ fn dropouts_of(json: &serde_json::Value) -> Vec<(String, f64)> {
         "resid_pdrop",
         "embd_pdrop",
     ];
-    let rate = |key: &&str| Some(((*key).to_owned(), json.get(*key)?.as_f64().filter(|rate| *rate > 0.0)?));
+    let (within, keys) = match json.get("text_config").filter(|text| text.is_object()) {
+        Some(text) => ("text_config.", text),
+        None => ("", json),
+    };
+    let rate =
+        |key: &&str| Some((format!("{within}{key}"), keys.get(*key)?.as_f64().filter(|rate| *rate > 0.0)?));
     KEYS.iter().filter_map(rate).collect()
 }
 

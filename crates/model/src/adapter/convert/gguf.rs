@@ -13,8 +13,9 @@ use lorafit_kernels::{RowOrder, SharedBytes};
 use super::super::lora::Adapter;
 use super::{Projection, adapter_of, folded, projections};
 use crate::error::FileError;
+use crate::files::{Gguf, GgufData, GgufEntry, GgufTensor, StoredTensor, write_gguf};
 use crate::shape::{Config, Module, gguf_name, module_shape};
-use crate::weights::{Gguf, GgufData, GgufEntry, GgufTensor, StoredTensor, gguf_row_order, write_gguf};
+use crate::weights::gguf_row_order;
 
 /// The order of rows and the GGUF name of a projection's weight.
 fn in_file(config: &Config, layer: usize, module: Module) -> (RowOrder, String) {

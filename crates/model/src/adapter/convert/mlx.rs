@@ -9,11 +9,11 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::super::lora::Adapter;
-use super::super::peft::{CONFIG_FILE, decode, format_of, parse_weights};
+use super::super::peft::{CONFIG_FILE, decode, matrix, parse_weights};
 use super::{Projection, adapter_of, folded, module_of, projections};
 use crate::error::FileError;
+use crate::files::{MAX_CONFIG_BYTES, TensorData, TensorSource, inside, map, read_text};
 use crate::shape::{Config, Module, Names, module_shape};
-use crate::weights::{MAX_CONFIG_BYTES, TensorData, TensorSource, inside, map, read_text};
 
 /// The name of the configuration, which PEFT has as well.
 pub const MLX_CONFIG: &str = CONFIG_FILE;
@@ -158,16 +158,7 @@ pub fn load_mlx(dir: &Path, config: &Config) -> Result<Adapter, FileError> {
         };
         let read = |factor: usize| {
             let name = pair[factor].ok_or_else(|| fail(format!("{site} has one factor of two")))?;
-            let view = file.tensor(name).map_err(|e| fail(e.to_string()))?;
-            let &[rows, cols] = view.shape() else {
-                return Err(fail(format!("{name} is {:?}, expected two dimensions", view.shape())));
-            };
-            if format_of(&view).is_none() {
-                return Err(fail(format!(
-                    "{name} is stored as {:?}, expected F32, F16 or BF16",
-                    view.dtype()
-                )));
-            }
+            let ([rows, cols], view) = matrix(&file, name).map_err(fail)?;
             let values = decode(&view);
             let upright: Vec<f32> = (0..values.len()).map(|i| values[i % rows * cols + i / rows]).collect();
             Ok((rows, cols, upright))
