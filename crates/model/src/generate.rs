@@ -95,6 +95,19 @@ pub fn most_new_tokens(config: &Config, prompt_tokens: usize, max_new_tokens: us
     max_new_tokens.min(context.checked_sub(prompt_tokens).filter(|room| *room > 0).unwrap_or(context))
 }
 
+/// What is continued, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Prompts<'a> {
+    /// Token ids of each prompt, one or more.
+    pub ids: &'a [&'a [u32]],
+    /// Tokens that end an answer.
+    pub stop: &'a [u32],
+    /// Tokens of the longest answer.
+    pub max_new_tokens: usize,
+    /// How a token is chosen.
+    pub sampling: Sampling,
+}
+
 /// Continues each prompt until a token of `stop`, or for `max_new_tokens` within the context ([`most_new_tokens`]). The stop
 /// token is not part of the result. `on_token(sequence, token)` sees every token as it comes; `false` ends that sequence.
 /// `interrupted` is asked before every prompt and every round of tokens; `true` ends all sequences where they are.
@@ -107,13 +120,11 @@ pub fn most_new_tokens(config: &Config, prompt_tokens: usize, max_new_tokens: us
 pub fn generate(
     model: &Model,
     adapter: Option<&Adapter>,
-    prompts: &[&[u32]],
-    stop: &[u32],
-    max_new_tokens: usize,
-    sampling: Sampling,
+    prompts: Prompts<'_>,
     mut on_token: impl FnMut(usize, u32) -> bool,
     interrupted: &mut dyn FnMut() -> bool,
 ) -> Result<Vec<Vec<u32>>, NotNumbers> {
+    let Prompts { ids: prompts, stop, max_new_tokens, sampling } = prompts;
     let (config, device) = (model.config(), model.device());
     assert!(prompts.iter().all(|p| !p.is_empty()), "a prompt has at least one token");
     let longest = |prompt: &[u32]| most_new_tokens(config, prompt.len(), max_new_tokens);

@@ -23,7 +23,7 @@ pub mod weights;
 pub use arch::ConfigError;
 pub use buffers::{ActivationDtype, ActivationPolicy, BufferBytes, BufferShape, Buffers, Recompute};
 pub use error::FileError;
-pub use generate::{NotNumbers, Sampling, generate, most_new_tokens, sequence_logits_bytes};
+pub use generate::{NotNumbers, Prompts, Sampling, generate, most_new_tokens, sequence_logits_bytes};
 pub use gradients::Gradients;
 pub use kv_cache::KvCache;
 pub use load::{Distribution, RandomWeights};

@@ -2,7 +2,7 @@
 
 use lorafit_data::{GenerationRow, SampleRef, Samples, Tokenizer, TokenizerError};
 use lorafit_model::adapter::Adapter;
-use lorafit_model::{Buffers, Model, NotNumbers, Sampling, generate, most_new_tokens};
+use lorafit_model::{Buffers, Model, NotNumbers, Prompts, Sampling, generate, most_new_tokens};
 
 use crate::stream::{Cut, MicroBatchSize, cut};
 
@@ -132,8 +132,8 @@ pub fn exact_match(
         let prompts: Vec<&[u32]> = batch.iter().map(|r| &r.prompt_ids[..]).collect();
         let stop = tokenizer.eos_ids();
         let (sampling, on_token) = (Sampling::default(), |_, _| true);
-        let answers =
-            generate(model, adapter, &prompts, stop, max_new_tokens, sampling, on_token, interrupted)?;
+        let request = Prompts { ids: &prompts, stop, max_new_tokens, sampling };
+        let answers = generate(model, adapter, request, on_token, interrupted)?;
         if interrupted() {
             return Ok(None);
         }

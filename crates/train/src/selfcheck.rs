@@ -9,8 +9,8 @@ use lorafit_kernels::selfcheck::Outcome;
 use lorafit_kernels::{ComputeDtype, Device, random};
 use lorafit_model::adapter::{Adapter, LoraConfig};
 use lorafit_model::{
-    ActivationPolicy, BaseQuantization, Buffers, Config, Distribution, Model, Parameters, RandomWeights,
-    Recompute, Sampling, Stream, generate,
+    ActivationPolicy, BaseQuantization, Buffers, Config, Distribution, Model, Parameters, Prompts,
+    RandomWeights, Recompute, Sampling, Stream, generate,
 };
 
 use crate::optim::{AdamW, OptimizerKind};
@@ -103,8 +103,8 @@ fn step(
     };
     let trained = values(parameters.tensors());
     let prompt = &ids[..19];
-    let answer =
-        generate(&model, Some(&adapter), &[prompt], &[], 8, Sampling::default(), |_, _| true, &mut || false);
+    let request = Prompts { ids: &[prompt], stop: &[], max_new_tokens: 8, sampling: Sampling::default() };
+    let answer = generate(&model, Some(&adapter), request, |_, _| true, &mut || false);
     // No answer is none of the processor's.
     let answer = answer.unwrap_or_default();
     StepResult {

@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use lorafit_data::Message;
-use lorafit_model::NotNumbers;
 use lorafit_model::adapter::Adapter;
+use lorafit_model::{NotNumbers, Prompts};
 
 use crate::args::sampling::Sampling;
 use crate::session::base::Base;
@@ -48,9 +48,9 @@ pub fn stream_answer(
     };
     let (stop, longest) = (base.tokenizer.eos_ids(), room);
     let on_token = |_, token| hand_on(decoder.push(token).map_err(Into::into));
+    let prompts = Prompts { ids: &[ids], stop, max_new_tokens: longest, sampling: settings };
     let never = &mut || false;
-    let answers =
-        lorafit_model::generate(&base.model, adapter, &[ids], stop, longest, settings, on_token, never);
+    let answers = lorafit_model::generate(&base.model, adapter, prompts, on_token, never);
     hand_on(decoder.finish().map_err(Into::into));
     match (failure, answers) {
         (Some(error), _) => Err(error),

@@ -88,6 +88,7 @@ fn content(dir: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
 }
 
 /// Whatever a verb reads is there unchanged when a path for output names it by mistake, by whatever name.
+#[allow(clippy::too_many_lines, reason = "a table of cases")]
 #[test]
 fn nothing_is_written_over_what_is_read() {
     let place = place();

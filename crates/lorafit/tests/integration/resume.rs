@@ -356,6 +356,7 @@ fn own_model(place: &Place) -> String {
     "model".to_owned()
 }
 
+#[allow(clippy::too_many_lines, reason = "a table of cases")]
 #[test]
 fn whatever_changes_the_arithmetic_is_refused_by_name() {
     let place = Place::new(26, 5);

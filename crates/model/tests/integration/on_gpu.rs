@@ -14,7 +14,7 @@ use lorafit_model::adapter::{Adapter, LoraConfig, Targets, named_tensors};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{
     ActivationDtype, ActivationPolicy, ActiveAdapter, BaseQuantization, Buffers, Config, Distribution,
-    Gradients, Model, RandomWeights, Recompute, Sampling, WeightSelection, generate,
+    Gradients, Model, Prompts, RandomWeights, Recompute, Sampling, WeightSelection, generate,
 };
 
 /// `None` where kernels cannot be compiled.
@@ -220,7 +220,11 @@ fn generated_tokens_are_those_of_the_cpu() {
     let generated = |device| {
         let case = Case::on(device, "qwen3");
         let (prompts, adapter) = ([&case.ids[0][..5], &case.ids[1][..9]], Some(&case.adapter));
-        generate(&case.model, adapter, &prompts, &[], 4, Sampling::default(), |_, _| true, &mut || false)
+        {
+            let sampling = Sampling::default();
+            let prompts = Prompts { ids: &prompts, stop: &[], max_new_tokens: 4, sampling };
+            generate(&case.model, adapter, prompts, |_, _| true, &mut || false)
+        }
     };
     assert_eq!(generated(device), generated(Device::Cpu));
 }

@@ -14,7 +14,7 @@ use lorafit_kernels::{ComputeDtype, Device};
 use lorafit_model::adapter::{self, Adapter, named_tensors};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{
-    ActivationDtype, ActivationPolicy, BaseQuantization, Model, Parameters, Recompute, Sampling,
+    ActivationDtype, ActivationPolicy, BaseQuantization, Model, Parameters, Prompts, Recompute, Sampling,
     WeightSelection, generate,
 };
 use lorafit_train::{
@@ -93,8 +93,9 @@ fn forward_pass_equals_transformers() {
             assert!((found - expected).abs() < 5e-3, "logit of token {id}: {found}, expected {expected}");
         }
         if let Some(expected) = case["greedy_text"].as_str().or(case["greedy"].as_str()) {
-            let found =
-                generate(&model, None, &[&ids], &[], 24, Sampling::default(), |_, _| true, &mut || false);
+            let request =
+                Prompts { ids: &[&ids], stop: &[], max_new_tokens: 24, sampling: Sampling::default() };
+            let found = generate(&model, None, request, |_, _| true, &mut || false);
             let found = found.expect("numbers");
             let found = tokenizer.decode(&found[0], false).expect("decodes");
             assert!(found.starts_with(expected), "continues with {found:?}, expected {expected:?}");

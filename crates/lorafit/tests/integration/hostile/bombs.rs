@@ -115,6 +115,7 @@ const BLANKS: [u8; 5] = [0x8E, 0x88, 0x80, 0x80, 0x01];
 const MOST: [u8; 5] = [0xFE, 0xFF, 0xFF, 0xFF, 0x0F];
 const HUNDRED: [u8; 5] = [0xC8, 0x81, 0x80, 0x80, 0x00];
 
+#[allow(clippy::too_many_lines, reason = "a table of cases")]
 fn bombs() -> Vec<Bomb> {
     vec![
         // Model folders.

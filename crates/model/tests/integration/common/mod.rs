@@ -13,7 +13,7 @@ use lorafit_kernels::ops::cross_entropy::Target;
 use lorafit_model::adapter::{self, Adapter, LoraConfig, named_tensors};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{
-    ActivationPolicy, Buffers, Gradients, Model, Sampling, Stream, WeightSelection, generate,
+    ActivationPolicy, Buffers, Gradients, Model, Prompts, Sampling, Stream, WeightSelection, generate,
 };
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
@@ -256,7 +256,8 @@ pub fn generated(case: &Case, name: &str) {
     let prompts = [&case.ids[0][..5], &case.ids[1][..case.ids[1].len().min(17)]];
     let (adapter, config) = (Some(&case.adapter), case.model.config());
     let sampling = Sampling::default();
-    let found = generate(&case.model, adapter, &prompts, &[], 8, sampling, |_, _| true, &mut || false);
+    let request = Prompts { ids: &prompts, stop: &[], max_new_tokens: 8, sampling };
+    let found = generate(&case.model, adapter, request, |_, _| true, &mut || false);
     for (prompt, found) in prompts.iter().zip(&found.expect("numbers")) {
         let mut ids = prompt.to_vec();
         for &token in found {
