@@ -12,7 +12,7 @@ use crate::checkpoint::last_saved;
 use crate::metrics::{EvaluationRecord, MetricsLine, SkipRecord, StepRecord};
 use crate::run::{CONFIG, DATA, EVALUATIONS, METRICS, PLAN, VERDICT};
 use crate::run_error::RunError;
-use crate::verdict::Verdict;
+use crate::verdict::{Curve, Verdict};
 
 /// A line longer than this is no record.
 const LONGEST_LINE: u64 = 1 << 20;
@@ -82,6 +82,16 @@ impl RunHistory {
             verdict,
             config,
         })
+    }
+
+    /// The losses of the run, whose verdict is asked for; so many rows were held out.
+    pub fn curve(&self, held_out_rows: usize) -> Curve {
+        Curve {
+            training: self.steps.iter().map(|step| step.loss).collect(),
+            held_out: self.evaluations.iter().map(|one| (one.step, one.loss)).collect(),
+            skipped: self.skips.len() as u64,
+            held_out_rows,
+        }
     }
 
     /// Adds up the steps.

@@ -27,7 +27,7 @@ use crate::run::{RunFolder, RunLength};
 use crate::run_error::RunError;
 use crate::schedule::{Schedule, ScheduleKind};
 use crate::stream::{Cut, MicroBatchSize, cut};
-use crate::verdict::{Curve, Verdict, verdict};
+use crate::verdict::{Verdict, verdict};
 
 #[cfg(test)]
 mod resume_tests;
@@ -414,7 +414,7 @@ impl<'a, 'p> Training<'a, 'p> {
     /// What the whole run came to, the part before a resumption included.
     fn verdict(&self) -> Result<Option<Verdict>, RunError> {
         let rows = self.data.evaluation.map_or(0, |data| data.samples.len());
-        Ok(verdict(&Curve::of(&RunHistory::read(self.run.dir())?, rows)))
+        Ok(verdict(&RunHistory::read(self.run.dir())?.curve(rows)))
     }
 
     /// Saves the last checkpoint and the result.

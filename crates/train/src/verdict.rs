@@ -5,8 +5,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::history::RunHistory;
-
 #[cfg(test)]
 mod tests;
 
@@ -36,18 +34,6 @@ pub struct Curve {
     pub skipped: u64,
     /// Held-out rows.
     pub held_out_rows: usize,
-}
-
-impl Curve {
-    /// That of a run's records.
-    pub fn of(history: &RunHistory, held_out_rows: usize) -> Self {
-        Curve {
-            training: history.steps.iter().map(|step| step.loss).collect(),
-            held_out: history.evaluations.iter().map(|one| (one.step, one.loss)).collect(),
-            skipped: history.skips.len() as u64,
-            held_out_rows,
-        }
-    }
 }
 
 /// What a curve says.

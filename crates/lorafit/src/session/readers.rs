@@ -187,9 +187,6 @@ impl Facts {
             layers.entry(factors.module.clone()).or_default().extend(factors.layer);
         }
         let ranks: BTreeSet<usize> = adapter.factors.iter().map(|factors| factors.rank).collect();
-        let rank = adapter.rank.unwrap_or_else(|| ranks.last().copied().unwrap_or(0)) as f64;
-        let scale = adapter.alpha / if adapter.use_rslora { rank.sqrt() } else { rank };
-        let is_common = |found: f64| (found - scale).abs() <= 1e-9 * scale.abs();
         let last = layers.values().flatten().max().map_or(0, |last| last + 1);
         let is_file = |base: &str| base.to_lowercase().ends_with(".gguf");
         let named = adapter.base.clone().filter(|base| !base.is_empty());
@@ -205,7 +202,7 @@ impl Facts {
             base: named,
             rank: ranks.last().copied().unwrap_or(0),
             ranks,
-            has_one_scale: adapter.factors.iter().all(|factors| is_common(factors.scale)),
+            has_one_scale: adapter.has_one_scale(),
             options: adapter.options(),
             others: adapter.others.iter().filter(|name| !is_copy_of_base(name)).cloned().collect(),
             layers,

@@ -219,7 +219,7 @@ fn the_description_of_a_model_knows_no_weights_and_no_arithmetic() {
 }
 
 /// The crates whose modules use each other in one direction only.
-const WITHOUT_CIRCLES: [&str; 2] = ["model", "train"];
+const WITHOUT_CIRCLES: [&str; 3] = ["model", "train", "lorafit"];
 
 /// What uses what: a module directly below the crate's root, a folder or a file, with those that it uses.
 type Uses = BTreeMap<String, BTreeSet<String>>;
@@ -345,7 +345,7 @@ fn uses(source: &Path) -> Uses {
 fn modules_use_each_other_in_one_direction() {
     for name in WITHOUT_CIRCLES {
         let uses = uses(&crates_folder().join(name).join("src"));
-        assert!(uses.values().map(BTreeSet::len).sum::<usize>() > 20, "{name}: {uses:?}");
+        assert!(uses.values().map(BTreeSet::len).sum::<usize>() > 15, "{name}: {uses:?}");
         if let Some(circle) = circle(&uses) {
             panic!(
                 "crate {name}: these use each other in a circle: {} -> {}",
@@ -353,6 +353,9 @@ fn modules_use_each_other_in_one_direction() {
                 circle[0]
             );
         }
+        // A verb is asked for by the command line alone: what two verbs need is no verb's.
+        let of_verbs = uses.iter().filter(|(_, used)| used.contains("command")).map(|(user, _)| &user[..]);
+        assert_eq!(of_verbs.collect::<Vec<_>>(), if name == "lorafit" { vec!["cli"] } else { vec![] });
     }
 }
 
