@@ -12,12 +12,11 @@ pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> 
     let Verdict { outcome, from, to, of, .. } = *verdict;
     let rows = match of {
         Rows::HeldOut => "held-out loss",
-        Rows::Training => "training loss",
+        Rows::Training => "training loss, means of the first and the last steps,",
     };
-    let change = match ((100.0 * (to - from) / from).round(), from > 0.0) {
-        (0.0, true) => " (0 %)".to_owned(),
-        (percent, true) => format!(" ({percent:+} %)"),
-        (_, false) => String::new(),
+    let change = match from > 0.0 {
+        true => format!(" ({:+.1} %)", 100.0 * (to - from) / from),
+        false => String::new(),
     };
     let losses = format!("{rows} {from:.4} -> {to:.4}{change}");
     let (rate, usual) = (args.lr.unwrap_or_default(), args.default_lr());
