@@ -51,7 +51,7 @@ pub use saved::{
     write_model_folder,
 };
 pub use schedule::{Schedule, ScheduleKind};
-pub use selfcheck::check_steps;
+pub use selfcheck::step_checks;
 pub use status::{CheckpointStatus, RunStatus};
 pub use stream::MicroBatchSize;
 pub use token_scores::{TokenScores, token_scores};
