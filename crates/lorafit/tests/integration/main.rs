@@ -13,5 +13,6 @@ mod merge;
 mod resume;
 mod rows;
 mod rows_told;
+mod selfcheck;
 mod shipping;
 mod sweep;
