@@ -107,7 +107,10 @@ pub fn reason(payload: &(dyn Any + Send)) -> String {
 fn is_lost(device: Device) -> bool {
     match device {
         Device::Cpu => false,
-        Device::Cuda(gpu) => catch_unwind(AssertUnwindSafe(|| gpu.wait())).is_err(),
+        Device::Cuda(gpu) => catch_unwind(AssertUnwindSafe(|| gpu.wait())).is_err_and(|payload| {
+            // A device that is full is well.
+            !matches!(payload.downcast_ref(), Some(DeviceError::Memory { .. }))
+        }),
     }
 }
 
@@ -266,6 +269,7 @@ mod tests {
     #[test]
     fn what_does_not_come_to_its_end_has_failed_and_the_device_goes_on() {
         let gpu = Gpu::over(recorder(1 << 20), Float::F32);
+        // Not even one byte more is there.
         let too_much = Check::new("too much".to_owned(), |device| {
             Tensor::zeros(device, 1 << 20);
             vec![]

@@ -19,8 +19,12 @@ pub struct Libraries {
 }
 
 impl Libraries {
-    /// `None`, and "skipped" said, where no C++ compiler is.
+    /// `None`, and "skipped" said, where no C++ compiler is, or no Linux, whose libraries these are.
     pub fn build() -> Option<Self> {
+        if !cfg!(target_os = "linux") {
+            println!("skipped: the driver is one for Linux");
+            return None;
+        }
         let Some(compiler) = Compiler::find("fake_driver", &FLAGS) else {
             println!("skipped: no C++ compiler here");
             return None;
