@@ -11,9 +11,8 @@ lorafit=target/release/lorafit
 [ -x "$lorafit" ] || cargo build --release --locked -p lorafit
 mkdir -p "$out"
 
-# The libraries of the driver's major version, where pip has put them.
-libs="$("$python" -c 'import nvidia.cublas as b, nvidia.cuda_nvrtc as n; print(b.__path__[0] + "/lib:" + n.__path__[0] + "/lib")' 2>/dev/null || true)"
-export LD_LIBRARY_PATH="$libs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+# CUDA's libraries are found in the packages of the first python3.
+export PATH="$(dirname "$(command -v "$python")"):$PATH"
 
 run() { # NAME COMMAND...: keeps what it prints, says how it went, and goes on
   local name="$1" code=0

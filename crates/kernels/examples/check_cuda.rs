@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use lorafit_kernels::cuda::SOURCES;
-use lorafit_kernels::cuda::nvrtc::{self, ARCHITECTURES, Resources};
+use lorafit_kernels::cuda::nvrtc::{ARCHITECTURES, CompileError, Nvrtc, Resources};
 use lorafit_kernels::gpu::{Float, Region};
 use lorafit_kernels::ops::attention::cuda::{
     DeviceTree, Gradients, HEAD_DIMS, Operands, Tree, backward, forward, forward_cached, plain_backward,
@@ -29,7 +29,15 @@ fn main() -> ExitCode {
         .filter(|source| named.is_empty() || named.iter().any(|name| name == source.name))
         .flat_map(|source| ARCHITECTURES.map(|architecture| (source, architecture)))
         .collect();
-    let results: Vec<_> = jobs.par_iter().map(|(source, sm)| nvrtc::compile(source, *sm)).collect();
+    let nvrtc = match Nvrtc::open(None) {
+        Ok(nvrtc) => nvrtc,
+        Err(error) => {
+            eprintln!("error: {error}\nhint: {}", error.hint().unwrap_or_default());
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("{nvrtc}");
+    let results: Vec<_> = jobs.par_iter().map(|(source, sm)| nvrtc.compile(source, *sm)).collect();
 
     let mut failures = Vec::new();
     let mut kernels: BTreeMap<&str, Vec<Resources>> = BTreeMap::new();
@@ -40,7 +48,7 @@ fn main() -> ExitCode {
                     kernels.entry(entry).or_default().push(resources);
                 }
             }
-            Err(error) => failures.push(format!("{error}\nhint: {}", error.hint())),
+            Err(error) => failures.push(format!("{error}\nhint: {}", CompileError::HINT)),
         }
     }
     let dynamic = dynamic_shared_bytes();

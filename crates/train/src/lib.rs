@@ -56,7 +56,7 @@ pub use saved::{
     Tensors, Watch, model_folder_bytes, write_adapter_folder, write_large_file, write_model_folder,
 };
 pub use schedule::{Schedule, ScheduleKind};
-pub use selfcheck::check_steps;
+pub use selfcheck::step_checks;
 pub use status::{CheckpointStatus, RunStatus};
 pub use stream::MicroBatchSize;
 pub use token_scores::{TokenScores, token_scores};

@@ -5,7 +5,7 @@ use lorafit_kernels::ops::attention::{Segment, Segments};
 use lorafit_kernels::ops::cross_entropy::Target;
 use lorafit_kernels::quant::four_bit::Code;
 use lorafit_kernels::quant::{Format, Quantization};
-use lorafit_kernels::selfcheck::Outcome;
+use lorafit_kernels::selfcheck::{Check, Outcome};
 use lorafit_kernels::{ComputeDtype, Device, random};
 use lorafit_model::adapter::{Adapter, LoraConfig};
 use lorafit_model::{
@@ -122,37 +122,47 @@ fn distance(found: &[f32], expected: &[f32]) -> f32 {
     (difference / norm(&mut expected.iter().map(|e| f64::from(*e)))) as f32
 }
 
-/// Runs the steps on `device` and tells what was found of each.
-pub fn check_steps(device: Device, mut on_outcome: impl FnMut(Outcome)) {
-    let float = device.placement().activation_float();
+/// Whole steps, on devices with activations in `float`.
+pub fn step_checks(float: Float) -> Vec<Check> {
+    let check = |(name, config, quantization): (&str, Config, Option<BaseQuantization>)| {
+        let name = format!("step of {name} ({})", float.name());
+        Check::new(name.clone(), move |device| outcomes(&name, &config, quantization, device, float))
+    };
+    models().into_iter().map(check).collect()
+}
+
+/// What is found of a model's step on `device`.
+fn outcomes(
+    name: &str,
+    config: &Config,
+    quantization: Option<BaseQuantization>,
+    device: Device,
+    float: Float,
+) -> Vec<Outcome> {
     // In f32 sums differ in their order. In bf16 every activation is rounded to 2^-9, some dozens one after the other.
     let (of_loss, of_gradients) = match float {
         Float::F32 => (1e-5, 1e-4),
         Float::Bf16 => (1e-2, 5e-2),
     };
-    for (name, config, quantization) in models() {
-        let run = |device, recompute| step(&config, quantization, device, recompute);
-        let expected = run(Device::Cpu, Recompute::None);
-        let (found, again) = (run(device, Recompute::None), run(device, Recompute::Full));
-        let repeats = found == again;
-        let relative = ((found.loss - expected.loss).abs() / expected.loss) as f32;
-        let mut tell = |what: &str, error: f32, tolerance: f32| {
-            let error = if error.is_nan() { f32::INFINITY } else { error };
-            on_outcome(Outcome {
-                name: format!("{name} ({}), {what}", float.name()),
-                error,
-                tolerance,
-                repeats,
-            });
-        };
-        tell("loss of a step", relative, of_loss);
-        tell("gradients", distance(&found.gradients, &expected.gradients), of_gradients);
-        tell("adapter after the step", distance(&found.parameters, &expected.parameters), of_gradients);
-        if float == Float::F32 {
-            let same = if found.answer == expected.answer { 0.0 } else { f32::INFINITY };
-            tell("tokens of an answer", same, 0.0);
-        }
+    let run = |device, recompute| step(config, quantization, device, recompute);
+    let expected = run(Device::Cpu, Recompute::None);
+    let (found, again) = (run(device, Recompute::None), run(device, Recompute::Full));
+    let repeats = found == again;
+    let relative = ((found.loss - expected.loss).abs() / expected.loss) as f32;
+    let tell = |what: &str, error: f32, tolerance: f32| {
+        let error = if error.is_nan() { f32::INFINITY } else { error };
+        Outcome { name: format!("{name}, {what}"), error, tolerance, repeats, failure: None }
+    };
+    let mut outcomes = vec![
+        tell("loss of a step", relative, of_loss),
+        tell("gradients", distance(&found.gradients, &expected.gradients), of_gradients),
+        tell("adapter after the step", distance(&found.parameters, &expected.parameters), of_gradients),
+    ];
+    if float == Float::F32 {
+        let same = if found.answer == expected.answer { 0.0 } else { f32::INFINITY };
+        outcomes.push(tell("tokens of an answer", same, 0.0));
     }
+    outcomes
 }
 
 #[cfg(test)]
@@ -164,12 +174,10 @@ mod tests {
 
     #[test]
     fn the_processor_agrees_with_itself() {
-        let mut count = 0;
-        check_steps(Device::Cpu, |outcome| {
-            assert!(outcome.passed() && outcome.error == 0.0, "{outcome}");
-            count += 1;
-        });
-        assert_eq!(count, 12);
+        let checks = step_checks(Float::F32);
+        let outcomes: Vec<_> = checks.iter().flat_map(|check| check.run(Device::Cpu).outcomes).collect();
+        assert!(outcomes.iter().all(|outcome| outcome.passed() && outcome.error == 0.0), "{outcomes:?}");
+        assert_eq!(outcomes.len(), 12);
         let [(_, config, quantization), ..] = models();
         assert_eq!(step(&config, quantization, Device::Cpu, Recompute::None).answer.len(), 8);
     }
@@ -179,9 +187,12 @@ mod tests {
     fn every_call_of_a_step_keeps_the_rules_of_a_device() {
         for float in [Float::F32, Float::Bf16] {
             let gpu = Gpu::over(cuda::recorder(1 << 30), float);
-            let mut failed = 0;
-            check_steps(Device::Cuda(gpu), |outcome| failed += u32::from(!outcome.passed()));
-            assert!(failed >= 6, "{failed} outcomes are seen to be wrong");
+            let checks = step_checks(float);
+            let outcomes: Vec<_> =
+                checks.iter().flat_map(|check| check.run(Device::Cuda(gpu)).outcomes).collect();
+            assert!(outcomes.iter().all(|outcome| outcome.failure.is_none()), "{outcomes:?}");
+            let wrong = outcomes.iter().filter(|outcome| !outcome.passed()).count();
+            assert!(wrong >= 6, "{wrong} outcomes are seen to be wrong");
             assert_eq!(gpu.bytes_in_use(), 0, "everything is given back");
         }
     }

@@ -1,11 +1,12 @@
 //! Products of matrices by cuBLASLt, which has matrices by columns: it is asked for the transposed product.
 
 use std::collections::HashMap;
-use std::ffi::c_void;
-use std::fmt::Debug;
+use std::ffi::{c_int, c_void};
+use std::fmt;
+use std::ptr;
 
-use cudarc::cublaslt::{result, sys};
-
+use super::ffi::{self, Algorithm, CublasLt, Handle, HeuristicResult, Status};
+use super::library::{self, Opened, Wanted};
 use crate::gpu::{DeviceError, Float, Gemm, Matrix, Region};
 
 /// Bytes that algorithms may use beside operands: what NVIDIA recommends for Hopper.
@@ -16,49 +17,85 @@ type Key = (Gemm, [u32; 3]);
 
 /// The library, with the algorithms it chose so far.
 pub(super) struct Cublas {
-    handle: sys::cublasLtHandle_t,
+    library: &'static Opened<CublasLt>,
+    handle: Handle,
     workspace: u64,
-    algorithms: HashMap<Key, sys::cublasLtMatmulAlgo_t>,
+    algorithms: HashMap<Key, Algorithm>,
 }
 
 // SAFETY: handles belong to the context, not to a thread.
 unsafe impl Send for Cublas {}
 
-fn failed(error: impl Debug, gemm: &Gemm) -> DeviceError {
-    DeviceError::Failed { doing: format!("a product ({gemm:?})"), error: format!("{error:?}") }
+impl fmt::Display for Cublas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // SAFETY: it takes nothing and answers a number.
+        let version = unsafe { (self.library.functions.cublasLtGetVersion)() };
+        // 120803 is 12.8.3.
+        let (major, minor, patch) = (version / 10_000, version / 100 % 100, version % 100);
+        write!(f, "cuBLASLt {major}.{minor}.{patch} ({})", self.library.path.display())
+    }
+}
+
+/// What the library answers unless it is success.
+struct Refused(Status);
+
+fn checked(status: Status) -> Result<(), Refused> {
+    if status == 0 { Ok(()) } else { Err(Refused(status)) }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.0 {
+            1 => "not initialized",
+            3 => "allocation failed",
+            7 => "invalid value",
+            8 => "architecture mismatch",
+            11 => "mapping error",
+            13 => "execution failed",
+            14 => "internal error",
+            ffi::CUBLAS_STATUS_NOT_SUPPORTED => "not supported",
+            _ => "an error without a name here",
+        };
+        write!(f, "{name} (cublasStatus_t {})", self.0)
+    }
 }
 
 /// Ends the life of a description when it is dropped.
-struct Owned<T: Copy>(T, unsafe fn(T) -> Result<(), result::CublasError>);
+struct Owned(Handle, unsafe extern "C" fn(Handle) -> Status);
 
-impl<T: Copy> Drop for Owned<T> {
+impl Owned {
+    fn new(
+        create: impl FnOnce(*mut Handle) -> Status,
+        destroy: unsafe extern "C" fn(Handle) -> Status,
+    ) -> Result<Self, Refused> {
+        let mut made = ptr::null_mut();
+        checked(create(&mut made))?;
+        Ok(Owned(made, destroy))
+    }
+}
+
+impl Drop for Owned {
     fn drop(&mut self) {
         // SAFETY: made by the library, destroyed once. An error leaves nothing to be done.
         let _ = unsafe { (self.1)(self.0) };
     }
 }
 
-fn data_type(float: Float) -> sys::cudaDataType {
+fn data_type(float: Float) -> c_int {
     match float {
-        Float::F32 => sys::cudaDataType::CUDA_R_32F,
-        Float::Bf16 => sys::cudaDataType::CUDA_R_16BF,
+        Float::F32 => ffi::CUDA_R_32F,
+        Float::Bf16 => ffi::CUDA_R_16BF,
     }
 }
 
 /// The description of a matrix of `rows` x `cols`, whose stored rows are columns to the library.
-fn layout(
-    matrix: Matrix,
-    rows: u64,
-    cols: u64,
-) -> Result<Owned<sys::cublasLtMatrixLayout_t>, result::CublasError> {
+fn layout(lt: &CublasLt, matrix: Matrix, rows: u64, cols: u64) -> Result<Owned, Refused> {
     let (stored_rows, stored_cols) = if matrix.transposed { (cols, rows) } else { (rows, cols) };
-    let made = result::create_matrix_layout(
-        data_type(matrix.float),
-        stored_cols,
-        stored_rows,
-        matrix.stride as i64,
-    )?;
-    Ok(Owned(made, result::destroy_matrix_layout))
+    let (float, stride) = (data_type(matrix.float), matrix.stride as i64);
+    // SAFETY: where the description goes.
+    let create =
+        |made| unsafe { (lt.cublasLtMatrixLayoutCreate)(made, float, stored_cols, stored_rows, stride) };
+    Owned::new(create, lt.cublasLtMatrixLayoutDestroy)
 }
 
 /// The largest power of two, up to 256, that an address is a multiple of.
@@ -67,49 +104,48 @@ fn alignment(address: u64) -> u32 {
 }
 
 impl Cublas {
-    /// In the current context, with a workspace of [`WORKSPACE_BYTES`] at an address of the device.
-    pub(super) fn new(workspace: u64) -> Result<Self, DeviceError> {
-        let handle = result::create_handle()
-            .map_err(|e| DeviceError::Failed { doing: "cuBLASLt".to_owned(), error: format!("{e:?}") })?;
-        Ok(Cublas { handle, workspace, algorithms: HashMap::new() })
+    /// In the current context of a driver of version `driver`, with a workspace of [`WORKSPACE_BYTES`] at an address of the
+    /// device.
+    pub(super) fn new(driver: u32, workspace: u64) -> Result<Self, DeviceError> {
+        let library = library::open(&Wanted::cublas_lt(driver))?;
+        let library: &'static Opened<CublasLt> = Box::leak(Box::new(library));
+        let mut handle = ptr::null_mut();
+        // SAFETY: where the handle goes.
+        checked(unsafe { (library.functions.cublasLtCreate)(&mut handle) }).map_err(|refused| {
+            let doing = format!("starting cuBLASLt ({})", library.path.display());
+            DeviceError::Failed { doing, error: refused.to_string() }
+        })?;
+        Ok(Cublas { library, handle, workspace, algorithms: HashMap::new() })
     }
 
     /// Multiplies on `stream`; regions count from the address `base`.
-    pub(super) fn multiply(
-        &mut self,
-        gemm: &Gemm,
-        base: u64,
-        stream: sys::cudaStream_t,
-    ) -> Result<(), DeviceError> {
-        self.try_multiply(gemm, base, stream).map_err(|error| failed(error, gemm))
+    pub(super) fn multiply(&mut self, gemm: &Gemm, base: u64, stream: Handle) -> Result<(), DeviceError> {
+        self.try_multiply(gemm, base, stream).map_err(|refused| {
+            let error = format!("{refused}, {self}");
+            DeviceError::Failed { doing: format!("a product ({gemm:?})"), error }
+        })
     }
 
-    fn try_multiply(
-        &mut self,
-        gemm: &Gemm,
-        base: u64,
-        stream: sys::cudaStream_t,
-    ) -> Result<(), result::CublasError> {
+    fn try_multiply(&mut self, gemm: &Gemm, base: u64, stream: Handle) -> Result<(), Refused> {
         let Gemm { m, n, k, left, right, out, accumulate } = *gemm;
+        let lt = &self.library.functions;
         let address = |matrix: Matrix| base + matrix.region.offset;
-        let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
-        let operation = Owned(
-            result::create_matmul_desc(compute, sys::cudaDataType::CUDA_R_32F)?,
-            result::destroy_matmul_desc,
-        );
+        // SAFETY: where the description goes.
+        let create =
+            |made| unsafe { (lt.cublasLtMatmulDescCreate)(made, ffi::CUBLAS_COMPUTE_32F, ffi::CUDA_R_32F) };
+        let operation = Owned::new(create, lt.cublasLtMatmulDescDestroy)?;
         // out^T = right^T . left^T, and a matrix by rows is its transpose by columns.
-        for (which, matrix) in [
-            (sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA, right),
-            (sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSB, left),
-        ] {
+        for (which, matrix) in
+            [(ffi::CUBLASLT_MATMUL_DESC_TRANSA, right), (ffi::CUBLASLT_MATMUL_DESC_TRANSB, left)]
+        {
             // CUBLAS_OP_T and CUBLAS_OP_N of cublasOperation_t.
-            let how = i32::from(matrix.transposed);
+            let how = c_int::from(matrix.transposed);
             // SAFETY: the library copies the four bytes.
-            unsafe {
-                result::set_matmul_desc_attribute(operation.0, which, (&raw const how).cast::<c_void>(), 4)?;
-            }
+            checked(unsafe {
+                (lt.cublasLtMatmulDescSetAttribute)(operation.0, which, (&raw const how).cast(), 4)
+            })?;
         }
-        let (a, b, c) = (layout(right, k, n)?, layout(left, m, k)?, layout(out, m, n)?);
+        let (a, b, c) = (layout(lt, right, k, n)?, layout(lt, left, m, k)?, layout(lt, out, m, n)?);
 
         let key = key(gemm, base);
         let algorithm = match self.algorithms.get(&key) {
@@ -125,16 +161,16 @@ impl Cublas {
         let pointer = |address: u64| address as *const c_void;
         // SAFETY: descriptions are alive, the constants are read by the call itself, operands lie in device memory that is
         // in use until work behind this one on the stream.
-        unsafe {
-            result::matmul(
+        checked(unsafe {
+            (lt.cublasLtMatmul)(
                 self.handle,
                 operation.0,
                 constant(&raw const one),
-                constant(&raw const sum),
                 pointer(address(right)),
                 a.0,
                 pointer(address(left)),
                 b.0,
+                constant(&raw const sum),
                 pointer(address(out)),
                 c.0,
                 pointer(address(out)).cast_mut(),
@@ -144,44 +180,62 @@ impl Cublas {
                 WORKSPACE_BYTES as usize,
                 stream,
             )
-        }
+        })
     }
 
     /// The algorithm that the library expects to be the fastest of those that give the same bits every time.
     fn choose(
         &self,
-        operation: sys::cublasLtMatmulDesc_t,
-        [a, b, c]: [sys::cublasLtMatrixLayout_t; 3],
+        operation: Handle,
+        [a, b, c]: [Handle; 3],
         [align_a, align_b, align_c]: [u32; 3],
-    ) -> Result<sys::cublasLtMatmulAlgo_t, result::CublasError> {
-        use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
-        let preference = Owned(result::create_matmul_pref()?, result::destroy_matmul_pref);
-        let set = |attribute, value: *const c_void, bytes| {
+    ) -> Result<Algorithm, Refused> {
+        let lt = &self.library.functions;
+        // SAFETY: where the description goes.
+        let create = |made| unsafe { (lt.cublasLtMatmulPreferenceCreate)(made) };
+        let preference = Owned::new(create, lt.cublasLtMatmulPreferenceDestroy)?;
+        let set = |attribute: c_int, value: *const c_void, bytes| {
             // SAFETY: the library copies the value.
-            unsafe { result::set_matmul_pref_attribute(preference.0, attribute, value, bytes) }
+            checked(unsafe {
+                (lt.cublasLtMatmulPreferenceSetAttribute)(preference.0, attribute, value, bytes)
+            })
         };
         set(
-            Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+            ffi::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
             (&raw const WORKSPACE_BYTES_VALUE).cast(),
             size_of::<u64>(),
         )?;
         set(
-            Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+            ffi::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
             (&raw const ORDERED_REDUCTIONS).cast(),
             size_of::<u32>(),
         )?;
-        for (attribute, bytes) in [
-            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, align_a),
-            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, align_b),
-            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, align_c),
-            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, align_c),
-        ] {
+        for (attribute, bytes) in
+            (ffi::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES..).zip([align_a, align_b, align_c, align_c])
+        {
             set(attribute, (&raw const bytes).cast(), size_of::<u32>())?;
         }
-        // SAFETY: all descriptions are alive.
-        let found =
-            unsafe { result::get_matmul_algo_heuristic(self.handle, operation, a, b, c, c, preference.0)? };
-        Ok(found.algo)
+        let (mut result, mut count) = (HeuristicResult::default(), 0);
+        // SAFETY: all descriptions are alive, and there is room for the one result that is asked for.
+        checked(unsafe {
+            (lt.cublasLtMatmulAlgoGetHeuristic)(
+                self.handle,
+                operation,
+                a,
+                b,
+                c,
+                c,
+                preference.0,
+                1,
+                &mut result,
+                &mut count,
+            )
+        })?;
+        if count == 0 {
+            return Err(Refused(ffi::CUBLAS_STATUS_NOT_SUPPORTED));
+        }
+        checked(result.state)?;
+        Ok(result.algorithm)
     }
 }
 

@@ -3,13 +3,16 @@
 //! Its libraries are loaded when a device is opened, so that the program runs where there are none.
 
 use std::collections::HashMap;
-use std::ffi::{CString, c_void};
+use std::ffi::{CStr, CString, c_int, c_void};
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use cudarc::driver::{result, sys};
+use std::ptr;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::cublas::{Cublas, WORKSPACE_BYTES};
+use super::ffi::{self, Cuda, Handle};
+use super::library::{self, Wanted};
+use super::memory::{Memory, free_and_total};
+use super::nvrtc::Nvrtc;
 use super::staging::Staging;
 use super::{SOURCES, kernel_cache};
 use crate::gpu::launch::MAX_SHARED_BYTES;
@@ -23,14 +26,15 @@ const PLAIN_SHARED_BYTES: u32 = 48 << 10;
 
 /// A device.
 pub struct CudaDevice {
+    cuda: &'static Cuda,
     ordinal: usize,
-    context: sys::CUcontext,
-    stream: sys::CUstream,
-    /// The first address of the arena.
-    base: u64,
+    context: Handle,
+    stream: Handle,
     name: String,
     architecture: u32,
     driver_version: u32,
+    nvrtc: Nvrtc,
+    memory: Mutex<Memory>,
     kernels: Mutex<HashMap<String, Kernel>>,
     cublas: Mutex<Cublas>,
     staging: Mutex<Staging>,
@@ -42,7 +46,7 @@ unsafe impl Send for CudaDevice {}
 unsafe impl Sync for CudaDevice {}
 
 #[derive(Clone, Copy)]
-struct Kernel(sys::CUfunction);
+struct Kernel(Handle);
 
 // SAFETY: as for the device.
 unsafe impl Send for Kernel {}
@@ -53,31 +57,20 @@ impl fmt::Debug for CudaDevice {
     }
 }
 
-/// What the driver answers, with what was asked.
-pub(super) fn checked<T>(doing: &str, answer: Result<T, result::DriverError>) -> Result<T, DeviceError> {
-    answer.map_err(|error| DeviceError::Failed { doing: doing.to_owned(), error: error.to_string() })
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How many devices there are; an error where the driver is missing or does not start.
-///
-/// # Errors
-/// [`DeviceError::Library`] or [`DeviceError::Failed`].
-pub fn count() -> Result<usize, DeviceError> {
-    // SAFETY: loading the library runs its initialisers only.
-    if !unsafe { sys::is_culib_present() } {
-        return Err(DeviceError::Library {
-            library: "the NVIDIA driver",
-            looked_for: vec!["libcuda.so".to_owned(), "libcuda.so.1".to_owned()],
-            hint: "install NVIDIA's driver (nvidia-smi then lists the device), or use --device cpu",
-        });
-    }
-    checked("starting the driver", result::init())?;
-    let count = checked("counting devices", result::device::get_count())?;
-    Ok(usize::try_from(count).unwrap_or(0))
+/// The driver, started, or why there is none.
+fn driver() -> Result<&'static Cuda, DeviceError> {
+    static FOUND: OnceLock<Result<Cuda, DeviceError>> = OnceLock::new();
+    let started = FOUND.get_or_init(|| {
+        let cuda: Cuda = library::open(&Wanted::driver())?.functions;
+        // SAFETY: the first call of the driver.
+        cuda.checked("starting the driver", unsafe { (cuda.cuInit)(0) })?;
+        Ok(cuda)
+    });
+    started.as_ref().map_err(Clone::clone)
 }
 
 impl CudaDevice {
@@ -86,72 +79,82 @@ impl CudaDevice {
     /// # Errors
     /// What is missing, and where it was looked for.
     pub fn open(ordinal: usize) -> Result<Self, DeviceError> {
-        let found = count()?;
+        let cuda = driver()?;
+        let what_it_is = "asking what the device is";
+        let mut found = 0;
+        // SAFETY: where the number goes.
+        cuda.checked("counting devices", unsafe { (cuda.cuDeviceGetCount)(&mut found) })?;
+        let found = usize::try_from(found).unwrap_or(0);
         if ordinal >= found {
             return Err(DeviceError::Ordinal { ordinal, found });
         }
-        // SAFETY: as for the driver.
-        if !unsafe { cudarc::cublaslt::sys::is_culib_present() } {
-            return Err(DeviceError::Library {
-                library: "cuBLASLt",
-                looked_for: vec!["libcublasLt.so".to_owned(), "libcublasLt.so.12".to_owned()],
-                hint: "pip install nvidia-cublas-cu12, and put its nvidia/cublas/lib on LD_LIBRARY_PATH",
-            });
-        }
-        let device = checked("opening the device", result::device::get(ordinal as i32))?;
+        let mut device = 0;
+        // SAFETY: as above.
+        cuda.checked("opening the device", unsafe { (cuda.cuDeviceGet)(&mut device, ordinal as c_int) })?;
         let attribute = |which| {
-            // SAFETY: a device that the driver has given.
-            checked("asking what the device is", unsafe { result::device::get_attribute(device, which) })
+            let mut value = 0;
+            // SAFETY: a device that the driver has given, and where the number goes.
+            let asked = unsafe { (cuda.cuDeviceGetAttribute)(&mut value, which, device) };
+            cuda.checked(what_it_is, asked).map(|()| value)
         };
-        let major = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-        let minor = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let major = attribute(ffi::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = attribute(ffi::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
         let architecture = (10 * major + minor) as u32;
-        let name = checked("asking what the device is", result::device::get_name(device))?;
+        let mut name = [0; 256];
+        // SAFETY: a device that the driver has given; the name ends inside the array.
+        let asked = unsafe { (cuda.cuDeviceGetName)(name.as_mut_ptr(), name.len() as c_int, device) };
+        cuda.checked(what_it_is, asked)?;
+        // SAFETY: the driver has written a text with its end.
+        let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned();
         if architecture < OLDEST {
             return Err(DeviceError::Architecture { ordinal, name, architecture });
         }
         let mut driver_version = 0;
         // SAFETY: where the number goes.
-        let version = unsafe { sys::cuDriverGetVersion(&mut driver_version).result() };
-        checked("asking for the driver's version", version)?;
+        let asked = unsafe { (cuda.cuDriverGetVersion)(&mut driver_version) };
+        cuda.checked("asking for the driver's version", asked)?;
+        let driver_version = driver_version as u32;
+        if driver_version < library::OLDEST_DRIVER {
+            let oldest = library::OLDEST_DRIVER;
+            return Err(DeviceError::DriverVersion { version: driver_version, oldest });
+        }
+        let nvrtc = Nvrtc::open(Some(driver_version))?;
 
-        // SAFETY: a device that the driver has given; the context is never released.
-        let context = checked("opening the device", unsafe { result::primary_ctx::retain(device) })?;
-        // SAFETY: the context was just made.
-        checked("opening the device", unsafe { result::ctx::set_current(context) })?;
-        let stream = checked("a stream", result::stream::create(result::stream::StreamKind::NonBlocking))?;
-        let (_, total) = checked("asking for memory", result::mem_get_info())?;
-        let mut base = 0;
-        // Addresses alone; all of the device's memory is as much as could ever be mapped.
-        let range = total.next_multiple_of(GRANULARITY);
-        // SAFETY: where the address goes.
-        let reserved = unsafe { sys::cuMemAddressReserve(&mut base, range, 0, 0, 0).result() };
-        checked("reserving addresses", reserved)?;
-        // SAFETY: device memory of the context, never freed.
-        let workspace = unsafe { result::malloc_sync(WORKSPACE_BYTES as usize) };
-        let cublas = Cublas::new(checked("cuBLASLt's workspace", workspace)?)?;
+        let (mut context, mut stream) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: a device that the driver has given; its context and the stream live as long as the process.
+        unsafe {
+            let retained = (cuda.cuDevicePrimaryCtxRetain)(&mut context, device);
+            cuda.checked("opening the device", retained)?;
+            cuda.checked("opening the device", (cuda.cuCtxSetCurrent)(context))?;
+            cuda.checked("a stream", (cuda.cuStreamCreate)(&mut stream, ffi::CU_STREAM_NON_BLOCKING))?;
+        }
+        let (_, total_bytes) = free_and_total(cuda)?;
+        let mapped = attribute(ffi::CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED)? != 0;
+        let mut workspace = 0;
+        // SAFETY: where the address goes; the memory is never freed.
+        let allocated = unsafe { (cuda.cuMemAlloc_v2)(&mut workspace, WORKSPACE_BYTES as usize) };
+        cuda.checked("cuBLASLt's workspace", allocated)?;
         Ok(CudaDevice {
+            cuda,
             ordinal,
             context,
             stream,
-            base,
             name,
             architecture,
-            driver_version: driver_version as u32,
+            driver_version,
+            nvrtc,
+            memory: Mutex::new(Memory::new(cuda, device, total_bytes, mapped)?),
             kernels: Mutex::default(),
-            cublas: Mutex::new(cublas),
-            staging: Mutex::new(Staging::new()?),
+            cublas: Mutex::new(Cublas::new(driver_version, workspace)?),
+            staging: Mutex::new(Staging::new(cuda)?),
         })
     }
 
-    /// Makes the context this thread's.
-    fn enter(&self) -> Result<(), DeviceError> {
+    /// Makes the context this thread's, and keeps the memory where it is until what is given here is dropped.
+    fn enter(&self) -> Result<MutexGuard<'_, Memory>, DeviceError> {
         // SAFETY: the context lives as long as the process.
-        checked("entering the context", unsafe { result::ctx::set_current(self.context) })
-    }
-
-    fn address(&self, region: Region) -> u64 {
-        self.base + region.offset
+        self.cuda.checked("entering the context", unsafe { (self.cuda.cuCtxSetCurrent)(self.context) })?;
+        Ok(lock(&self.memory))
     }
 
     /// The kernel of `entry`; loads, and the first time compiles, all that its source has.
@@ -162,22 +165,23 @@ impl CudaDevice {
         }
         let source = SOURCES.iter().find(|source| source.entries.contains(&entry));
         let source = source.unwrap_or_else(|| panic!("{entry} is not among the kernels"));
-        let code = kernel_cache::code(source, self.architecture, kernel_cache::folder().as_deref())?;
-        // SAFETY: a whole cubin, which the driver copies.
-        let module = unsafe { result::module::load_data(code.cubin.as_ptr().cast()) };
-        let module = checked(&format!("loading {}", source.path), module)?;
+        let folder = kernel_cache::folder();
+        let code = kernel_cache::code(&self.nvrtc, source, self.architecture, folder.as_deref())?;
+        let (cuda, mut module) = (self.cuda, ptr::null_mut());
+        // SAFETY: a whole module, which the driver copies.
+        let loaded = unsafe { (cuda.cuModuleLoadData)(&mut module, code.module.as_ptr().cast()) };
+        cuda.checked(&format!("loading {}", source.path), loaded)?;
         for (entry, name) in code.names {
             let name = CString::new(name).expect("no zero byte");
+            let mut function = ptr::null_mut();
             // SAFETY: the module stays loaded.
-            let function = unsafe { result::module::get_function(module, name) };
-            kernels.insert(entry.clone(), Kernel(checked(&entry, function)?));
+            let found = unsafe { (cuda.cuModuleGetFunction)(&mut function, module, name.as_ptr()) };
+            cuda.checked(&entry, found)?;
+            kernels.insert(entry, Kernel(function));
         }
         Ok(kernels[entry])
     }
 }
-
-/// Unit of mapped memory, on every device so far.
-const GRANULARITY: usize = 2 << 20;
 
 /// The room of an argument, whatever it is: eight bytes, of which the driver reads as many as the kernel takes.
 fn argument(arg: &Arg, address: impl Fn(Region) -> u64) -> u64 {
@@ -192,111 +196,90 @@ fn argument(arg: &Arg, address: impl Fn(Region) -> u64) -> u64 {
 
 impl Driver for CudaDevice {
     fn map(&self, from: u64, bytes: u64) -> Result<(), DeviceError> {
-        self.enter()?;
-        let location = sys::CUmemLocation {
-            type_: sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE,
-            id: self.ordinal as i32,
-        };
-        // SAFETY: all zeros are valid.
-        let mut properties: sys::CUmemAllocationProp = unsafe { std::mem::zeroed() };
-        properties.type_ = sys::CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED;
-        properties.location = location;
-        let (mut handle, at) = (0, self.base + from);
-        // SAFETY: where the handle goes.
-        let created = unsafe { sys::cuMemCreate(&mut handle, bytes as usize, &properties, 0) };
-        if created == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
-            let (free, _) = checked("asking for memory", result::mem_get_info())?;
-            return Err(DeviceError::Memory { wanted: bytes, free: free as u64, held: from });
-        }
-        checked("taking device memory", created.result())?;
-        let access = sys::CUmemAccessDesc {
-            location,
-            flags: sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
-        };
-        // SAFETY: addresses that were reserved and are not mapped yet.
-        let mapped = unsafe { sys::cuMemMap(at, bytes as usize, 0, handle, 0).result() };
-        checked("mapping device memory", mapped)?;
-        // SAFETY: addresses that were just mapped.
-        checked("mapping device memory", unsafe {
-            sys::cuMemSetAccess(at, bytes as usize, &access, 1).result()
-        })
+        self.enter()?.grow(self.cuda, self.stream, from, bytes)
     }
 
     fn launch(&self, launch: &Launch) -> Result<(), DeviceError> {
-        self.enter()?;
+        let memory = self.enter()?;
         let Launch { entry, grid, threads, shared_bytes, args } = launch;
-        let Kernel(function) = self.kernel(entry)?;
+        let (cuda, Kernel(function)) = (self.cuda, self.kernel(entry)?);
         if *shared_bytes > PLAIN_SHARED_BYTES {
+            let most = ffi::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: a loaded kernel.
-            let more = unsafe {
-                result::function::set_function_attribute(
-                    function,
-                    sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                    MAX_SHARED_BYTES as i32,
-                )
-            };
-            checked(entry, more)?;
+            let more = unsafe { (cuda.cuFuncSetAttribute)(function, most, MAX_SHARED_BYTES as c_int) };
+            cuda.checked(entry, more)?;
         }
         let mut values: Vec<u64> =
-            args.iter().map(|arg| argument(arg, |region| self.address(region))).collect();
+            args.iter().map(|arg| argument(arg, |region| memory.address(region))).collect();
         let mut pointers: Vec<*mut c_void> =
             values.iter_mut().map(|value| (&raw mut *value).cast()).collect();
         let &[x, y, z] = grid;
         // SAFETY: arguments of the kernel's signature, which the driver copies; their memory is in use until work behind
         // this on the stream.
         let launched = unsafe {
-            result::launch_kernel(
+            (cuda.cuLaunchKernel)(
                 function,
-                (x, y, z),
-                (*threads, 1, 1),
+                x,
+                y,
+                z,
+                *threads,
+                1,
+                1,
                 *shared_bytes,
                 self.stream,
-                &mut pointers,
+                pointers.as_mut_ptr(),
+                ptr::null_mut(),
             )
         };
-        checked(entry, launched)
+        cuda.checked(entry, launched)
     }
 
     fn multiply(&self, gemm: &Gemm) -> Result<(), DeviceError> {
-        self.enter()?;
-        lock(&self.cublas).multiply(gemm, self.base, self.stream.cast())
+        let memory = self.enter()?;
+        lock(&self.cublas).multiply(gemm, memory.base(), self.stream)
     }
 
     fn clear(&self, region: Region) -> Result<(), DeviceError> {
-        self.enter()?;
-        let (at, bytes) = (self.address(region), region.bytes as usize);
+        let memory = self.enter()?;
+        let (at, bytes) = (memory.address(region), region.bytes as usize);
         // SAFETY: a region in use.
-        checked("clearing memory", unsafe { result::memset_d8_async(at, 0, bytes, self.stream) })
+        let asked = unsafe { (self.cuda.cuMemsetD8Async)(at, 0, bytes, self.stream) };
+        self.cuda.checked("clearing memory", asked)
     }
 
     fn copy(&self, from: Region, to: Region) -> Result<(), DeviceError> {
-        self.enter()?;
-        let (from, to, bytes) = (self.address(from), self.address(to), from.bytes as usize);
+        let memory = self.enter()?;
+        let (from, to, bytes) = (memory.address(from), memory.address(to), from.bytes as usize);
         // SAFETY: regions in use.
-        checked("a copy on the device", unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) })
+        let asked = unsafe { (self.cuda.cuMemcpyDtoDAsync_v2)(to, from, bytes, self.stream) };
+        self.cuda.checked("a copy on the device", asked)
     }
 
     fn upload(&self, bytes: &[u8], to: Region) -> Result<(), DeviceError> {
-        self.enter()?;
-        lock(&self.staging).upload(bytes, self.address(to), self.stream)
+        let memory = self.enter()?;
+        lock(&self.staging).upload(bytes, memory.address(to), self.stream)
     }
 
     fn download(&self, from: Region, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        self.enter()?;
+        let memory = self.enter()?;
+        let (cuda, from) = (self.cuda, memory.address(from));
         // SAFETY: both ends are as long, and the bytes are borrowed until the copy is done.
         unsafe {
-            checked("a copy to the host", result::memcpy_dtoh_async(bytes, self.address(from), self.stream))?;
-            checked("waiting for the device", result::stream::synchronize(self.stream))
+            let asked =
+                (cuda.cuMemcpyDtoHAsync_v2)(bytes.as_mut_ptr().cast(), from, bytes.len(), self.stream);
+            cuda.checked("a copy to the host", asked)?;
+            cuda.checked("waiting for the device", (cuda.cuStreamSynchronize)(self.stream))
         }
     }
 
     fn info(&self) -> DeviceInfo {
-        let memory = self.enter().ok().and_then(|()| result::mem_get_info().ok());
+        let memory = self.enter().and_then(|_| free_and_total(self.cuda));
         let (free, total) = memory.unwrap_or((0, 0));
         DeviceInfo {
             name: self.name.clone(),
             architecture: self.architecture,
             driver_version: self.driver_version,
+            libraries: vec![self.nvrtc.to_string(), lock(&self.cublas).to_string()],
             total_bytes: total as u64,
             free_bytes: free as u64,
         }

@@ -8,7 +8,10 @@
 
 pub mod cublas;
 pub mod device;
+mod ffi;
 mod kernel_cache;
+mod library;
+mod memory;
 pub mod nvrtc;
 mod signatures;
 mod staging;

@@ -1,50 +1,40 @@
-//! Kernels compiled for a device by NVRTC, NVIDIA's compiler as a library, which is found when it is first asked for
-//! (`libnvrtc.so.12` on the library path). No header of the toolkit is read.
+//! Kernels compiled for a device by NVRTC, NVIDIA's compiler as a library. No header of the toolkit is read.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::fmt;
 use std::ptr;
 
-use cudarc::nvrtc::result::NvrtcError;
-use cudarc::nvrtc::{result, sys};
-
+use super::ffi::{self, Handle, Status};
+use super::library::{self, Opened, Wanted};
 use super::{PTX, Source};
+use crate::gpu::DeviceError;
 
 /// Compute capabilities, ten times: Ampere (80, 86), Ada (89), Hopper (90), Blackwell (100, 120).
 pub const ARCHITECTURES: [u32; 6] = [80, 86, 89, 90, 100, 120];
 
-/// Why there is no machine code.
+/// Compute capabilities of modules for cars and robots, whose machine code no other device runs.
+const TEGRA: [u32; 5] = [72, 87, 88, 101, 110];
+
+/// The compiler does not take a program; its own log says where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CompileError {
-    /// The library is not on this machine.
-    #[error("libnvrtc.so.12 was not found on the library path (LD_LIBRARY_PATH)")]
-    Missing,
-    /// The compiler does not take the program; the library's own log says where.
-    #[error("{path} for sm_{architecture}: {error}\n{log}")]
-    Refused {
-        /// The kernel's file.
-        path: &'static str,
-        /// What it was compiled for.
-        architecture: u32,
-        /// The library's error.
-        error: String,
-        /// The compiler's messages.
-        log: String,
-    },
+#[error("{path} for sm_{architecture}: {error} ({compiler})\n{log}")]
+pub struct CompileError {
+    /// The kernel's file.
+    pub path: &'static str,
+    /// What it was compiled for.
+    pub architecture: u32,
+    /// The library's error.
+    pub error: String,
+    /// The library.
+    pub compiler: String,
+    /// The compiler's messages.
+    pub log: String,
 }
 
 impl CompileError {
     /// What the user can do.
-    pub fn hint(&self) -> &'static str {
-        match self {
-            CompileError::Missing => {
-                "pip install nvidia-cuda-nvrtc-cu12, and put its nvidia/cuda_nvrtc/lib on LD_LIBRARY_PATH"
-            }
-            CompileError::Refused { .. } => {
-                "this is a bug of lorafit: kernels compile on every supported device"
-            }
-        }
-    }
+    pub const HINT: &'static str = "this is a bug of lorafit: kernels compile on every supported device";
 }
 
 /// What a kernel takes of a multiprocessor, as `ptxas` reports it.
@@ -60,109 +50,192 @@ pub struct Resources {
     pub shared_bytes: u32,
 }
 
-/// Machine code of a [`Source`].
+/// A [`Source`] as a driver loads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiled {
-    /// The cubin, to be loaded as a module.
-    pub cubin: Vec<u8>,
+    /// A cubin, or PTX with a zero byte at its end.
+    pub module: Vec<u8>,
     /// Of each entry, the name it has in the module and what it takes.
     pub entries: BTreeMap<&'static str, (String, Resources)>,
 }
 
-/// Whether the library is there.
-pub fn is_present() -> bool {
-    // SAFETY: loading the library runs its initialisers only.
-    unsafe { sys::is_culib_present() }
+/// What is asked of the compiler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    /// Machine code.
+    Machine(u32),
+    /// PTX, which the driver compiles.
+    Ptx(u32),
 }
 
-/// Version of the library, (12, 9) for 12.9; zeros where it is missing or does not tell.
-pub(super) fn version() -> (i32, i32) {
-    let (mut major, mut minor) = (0, 0);
-    if is_present() {
-        // SAFETY: where the numbers go.
-        let _ = unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
+impl Target {
+    /// For a device of `architecture`, of a compiler that knows `known`. One that is older than the device compiles for the
+    /// newest of its generation that it knows, whose machine code the device runs as well, else PTX.
+    fn new(known: &[u32], architecture: u32) -> Self {
+        if known.is_empty() || known.contains(&architecture) {
+            return Target::Machine(architecture);
+        }
+        let older = known.iter().copied().filter(|sm| *sm < architecture && !TEGRA.contains(sm));
+        match older.max() {
+            Some(sm) if sm / 10 == architecture / 10 && !TEGRA.contains(&architecture) => Target::Machine(sm),
+            Some(sm) => Target::Ptx(sm),
+            // The compiler no longer knows the device, which it says itself.
+            None => Target::Machine(architecture),
+        }
     }
-    (major, minor)
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Machine(sm) => write!(f, "sm_{sm}"),
+            Target::Ptx(sm) => write!(f, "compute_{sm}"),
+        }
+    }
+}
+
+/// The compiler.
+pub struct Nvrtc {
+    library: Opened<ffi::Nvrtc>,
+    version: (i32, i32),
+    /// What it compiles for; nothing if it does not tell.
+    architectures: Vec<u32>,
+}
+
+impl fmt::Display for Nvrtc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (major, minor) = self.version;
+        write!(f, "NVRTC {major}.{minor} ({})", self.library.path.display())
+    }
 }
 
 /// Destroys its program.
-struct Program(sys::nvrtcProgram);
+struct Program<'a>(&'a ffi::Nvrtc, Handle);
 
-impl Drop for Program {
+impl Drop for Program<'_> {
     fn drop(&mut self) {
-        // SAFETY: made by `nvrtcCreateProgram`, destroyed once. An error leaves nothing to be done.
-        let _ = unsafe { result::destroy_program(self.0) };
+        // SAFETY: made by the library, destroyed once. An error leaves nothing to be done.
+        let _ = unsafe { (self.0.nvrtcDestroyProgram)(&mut self.1) };
     }
 }
 
-/// Compiles all entries of `source` for one architecture.
-///
-/// # Errors
-/// [`CompileError`].
-pub fn compile(source: &Source, architecture: u32) -> Result<Compiled, CompileError> {
-    if !is_present() {
-        return Err(CompileError::Missing);
+impl Nvrtc {
+    /// The library for a driver of version `driver`, 12080 for 12.8, or for any driver.
+    ///
+    /// # Errors
+    /// [`DeviceError::Library`].
+    pub fn open(driver: Option<u32>) -> Result<Self, DeviceError> {
+        let library: Opened<ffi::Nvrtc> = library::open(&Wanted::nvrtc(driver))?;
+        let (mut major, mut minor, mut count) = (0, 0, 0);
+        // SAFETY: where the numbers go.
+        unsafe {
+            (library.functions.nvrtcVersion)(&mut major, &mut minor);
+            (library.functions.nvrtcGetNumSupportedArchs)(&mut count);
+        }
+        let mut known = vec![0; usize::try_from(count).unwrap_or(0)];
+        if !known.is_empty() {
+            // SAFETY: there is room for as many as the library has counted.
+            unsafe { (library.functions.nvrtcGetSupportedArchs)(known.as_mut_ptr()) };
+        }
+        let architectures = known.into_iter().map(|sm| sm as u32).collect();
+        Ok(Nvrtc { library, version: (major, minor), architectures })
     }
-    let text = CString::new(source.program(PTX)).expect("sources have no zero byte");
-    let refused = |error: NvrtcError, log: String| CompileError::Refused {
-        path: source.path,
-        architecture,
-        error: error.to_string(),
-        log,
-    };
-    let program =
-        Program(result::create_program(&text, None).map_err(|error| refused(error, String::new()))?);
-    let code = build(&program, source, architecture);
-    let log = log(&program);
-    let (cubin, names) = code.map_err(|error| refused(error, log.clone()))?;
-    let resources = resources(&log);
-    let entries = source.entries.iter().zip(names).map(|(entry, name)| {
-        let of_entry = resources.get(&name).copied().unwrap_or_default();
-        (*entry, (name, of_entry))
-    });
-    Ok(Compiled { cubin, entries: entries.collect() })
+
+    /// (12, 9) for 12.9.
+    pub(super) fn version(&self) -> (i32, i32) {
+        self.version
+    }
+
+    /// Compiles all entries of `source` for one architecture.
+    ///
+    /// # Errors
+    /// [`CompileError`].
+    pub fn compile(&self, source: &Source, architecture: u32) -> Result<Compiled, CompileError> {
+        let refused = |status: Status, log: String| CompileError {
+            path: source.path,
+            architecture,
+            error: self.meaning(status),
+            compiler: self.to_string(),
+            log,
+        };
+        let nvrtc = &self.library.functions;
+        let text = CString::new(source.program(PTX)).expect("sources have no zero byte");
+        let mut program = Program(nvrtc, ptr::null_mut());
+        let no_names = ptr::null::<*const c_char>();
+        // SAFETY: a text that lives as long as the program, which has no headers.
+        let created = unsafe {
+            (nvrtc.nvrtcCreateProgram)(&mut program.1, text.as_ptr(), ptr::null(), 0, no_names, no_names)
+        };
+        checked(created).map_err(|status| refused(status, String::new()))?;
+        let built = build(&program, source, Target::new(&self.architectures, architecture));
+        let log = log(&program);
+        let (module, names) = built.map_err(|status| refused(status, log.clone()))?;
+        let resources = resources(&log);
+        let entries = source.entries.iter().zip(names).map(|(entry, name)| {
+            let of_entry = resources.get(&name).copied().unwrap_or_default();
+            (*entry, (name, of_entry))
+        });
+        Ok(Compiled { module, entries: entries.collect() })
+    }
+
+    fn meaning(&self, status: Status) -> String {
+        // SAFETY: the library has a text for every number, which it keeps.
+        let text = unsafe { CStr::from_ptr((self.library.functions.nvrtcGetErrorString)(status)) };
+        text.to_string_lossy().into_owned()
+    }
 }
 
-/// The cubin, and the name each entry has in it.
-fn build(
-    program: &Program,
-    source: &Source,
-    architecture: u32,
-) -> Result<(Vec<u8>, Vec<String>), NvrtcError> {
-    let entries: Vec<CString> =
-        source.entries.iter().map(|name| CString::new(*name).expect("no zero byte")).collect();
+fn checked(status: Status) -> Result<(), Status> {
+    if status == 0 { Ok(()) } else { Err(status) }
+}
+
+/// The module, and the name each entry has in it.
+fn build(program: &Program, source: &Source, target: Target) -> Result<(Vec<u8>, Vec<String>), Status> {
+    let &Program(nvrtc, program) = program;
+    let text = |text: &str| CString::new(text).expect("no zero byte");
+    let entries: Vec<CString> = source.entries.iter().map(|name| text(name)).collect();
     for entry in &entries {
         // SAFETY: program and name are alive; nothing is kept of the name.
-        unsafe { sys::nvrtcAddNameExpression(program.0, entry.as_ptr()).result()? };
+        checked(unsafe { (nvrtc.nvrtcAddNameExpression)(program, entry.as_ptr()) })?;
     }
-    let options =
-        [format!("--gpu-architecture=sm_{architecture}"), "--std=c++17".into(), "--ptxas-options=-v".into()];
-    // SAFETY: a program that was not compiled yet.
-    unsafe { result::compile_program(program.0, &options)? };
+    let options = [format!("--gpu-architecture={target}"), "--std=c++17".into(), "--ptxas-options=-v".into()];
+    let options = options.map(|option| text(&option));
+    let pointers = options.each_ref().map(|option| option.as_ptr());
+    // SAFETY: a program that was not compiled yet, and options that live until it is.
+    checked(unsafe { (nvrtc.nvrtcCompileProgram)(program, pointers.len() as c_int, pointers.as_ptr()) })?;
 
     let mut names = Vec::new();
     for entry in &entries {
         let mut name = ptr::null();
         // SAFETY: the name belongs to the program and is copied.
         names.push(unsafe {
-            sys::nvrtcGetLoweredName(program.0, entry.as_ptr(), &mut name).result()?;
+            checked((nvrtc.nvrtcGetLoweredName)(program, entry.as_ptr(), &mut name))?;
             CStr::from_ptr(name).to_string_lossy().into_owned()
         });
     }
+    let (size, get) = match target {
+        Target::Machine(_) => (nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN),
+        Target::Ptx(_) => (nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX),
+    };
     let mut len = 0;
     // SAFETY: `len` is where the size goes.
-    unsafe { sys::nvrtcGetCUBINSize(program.0, &mut len).result()? };
-    let mut cubin = vec![0u8; len];
+    checked(unsafe { size(program, &mut len) })?;
+    let mut module = vec![0u8; len];
     // SAFETY: the buffer has the size that the library asked for.
-    unsafe { sys::nvrtcGetCUBIN(program.0, cubin.as_mut_ptr().cast()).result()? };
-    Ok((cubin, names))
+    checked(unsafe { get(program, module.as_mut_ptr().cast()) })?;
+    Ok((module, names))
 }
 
-/// The compiler's messages.
-fn log(program: &Program) -> String {
-    // SAFETY: the program is alive.
-    let bytes = unsafe { result::get_program_log(program.0) }.unwrap_or_default();
-    let bytes: Vec<u8> = bytes.iter().map(|&c| c as u8).collect();
+/// The compiler's messages; nothing where it does not tell.
+fn log(&Program(nvrtc, program): &Program) -> String {
+    let mut len = 0;
+    // SAFETY: `len` is where the size goes.
+    let told = unsafe { (nvrtc.nvrtcGetProgramLogSize)(program, &mut len) } == 0;
+    let mut bytes = vec![0u8; len];
+    // SAFETY: the buffer has the size that the library asked for.
+    if told && unsafe { (nvrtc.nvrtcGetProgramLog)(program, bytes.as_mut_ptr().cast()) } != 0 {
+        return String::new();
+    }
     String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned()
 }
 
@@ -211,17 +284,47 @@ mod tests {
     #[test]
     fn a_source_compiles_and_all_its_entries_are_in_the_module() {
         let source = &SOURCES[0];
-        match compile(source, 80) {
-            Err(CompileError::Missing) => println!("skipped: no NVRTC library here"),
-            Err(error) => panic!("{error}"),
-            Ok(compiled) => {
-                assert!(compiled.cubin.starts_with(b"\x7fELF"));
-                for (entry, (name, resources)) in &compiled.entries {
-                    assert!(resources.registers > 0, "{entry}: no report");
-                    let holds = compiled.cubin.windows(name.len()).any(|bytes| bytes == name.as_bytes());
-                    assert!(holds, "{entry}: {name} is not in the cubin");
-                }
-            }
+        let nvrtc = match Nvrtc::open(None) {
+            Ok(nvrtc) => nvrtc,
+            Err(error) => return println!("skipped: {error}"),
+        };
+        let compiled = nvrtc.compile(source, 80).expect("kernels compile");
+        assert!(compiled.module.starts_with(b"\x7fELF"));
+        for (entry, (name, resources)) in &compiled.entries {
+            assert!(resources.registers > 0, "{entry}: no report");
+            let holds = compiled.module.windows(name.len()).any(|bytes| bytes == name.as_bytes());
+            assert!(holds, "{entry}: {name} is not in the cubin");
+        }
+        // A device of a generation that no compiler knows yet.
+        let ptx = nvrtc.compile(source, 990).expect("kernels compile").module;
+        assert!(ptx.starts_with(b"//") && ptx.ends_with(b"\0"), "PTX as a text with its end");
+    }
+
+    #[test]
+    fn a_compiler_that_is_older_than_the_device_gives_what_the_device_runs() {
+        use Target::{Machine, Ptx};
+        let of_12_4 = [50, 60, 70, 72, 75, 80, 86, 87, 89, 90];
+        let of_12_8 = [75, 80, 86, 87, 89, 90, 100, 101, 120];
+        for (known, architecture, expected) in [
+            (&of_12_4[..], 86, Machine(86)),
+            (&of_12_8, 100, Machine(100)),
+            // Of the same generation.
+            (&[75, 80], 86, Machine(80)),
+            (&of_12_8, 103, Machine(100)),
+            (&of_12_8, 121, Machine(120)),
+            // Of another.
+            (&of_12_4, 100, Ptx(90)),
+            (&of_12_4, 120, Ptx(90)),
+            // Modules for cars and robots run no machine code but their own.
+            (&of_12_8, 110, Ptx(100)),
+            (&[80, 86], 87, Ptx(86)),
+            (&[80, 86, 87], 87, Machine(87)),
+            (&[80, 86, 87], 89, Machine(86)),
+            // A compiler that does not tell, and one that has forgotten.
+            (&[], 90, Machine(90)),
+            (&[100, 120], 80, Machine(80)),
+        ] {
+            assert_eq!(Target::new(known, architecture), expected, "sm_{architecture} of {known:?}");
         }
     }
 }

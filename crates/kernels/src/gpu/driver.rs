@@ -91,6 +91,8 @@ pub struct DeviceInfo {
     pub architecture: u32,
     /// Version of the driver, 12080 for 12.8.
     pub driver_version: u32,
+    /// Libraries that it computes with: their versions and files.
+    pub libraries: Vec<String>,
     /// Bytes of its memory.
     pub total_bytes: u64,
     /// Bytes that nobody uses now.

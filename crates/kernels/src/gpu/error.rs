@@ -4,14 +4,24 @@
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// A library is not on this machine.
-    #[error("{library} was not found; looked for {} on the library path (LD_LIBRARY_PATH) and in the system's folders", looked_for.join(", "))]
+    #[error("{library} was not found: no {} that opens in\n  {}", looked_for.join(" or "), looked_in.join("\n  "))]
     Library {
         /// What it is.
         library: &'static str,
         /// Its file names.
         looked_for: Vec<String>,
+        /// Every place, and what was found there but does not open.
+        looked_in: Vec<String>,
         /// What the user can do.
-        hint: &'static str,
+        hint: String,
+    },
+    /// The driver is too old.
+    #[error("the driver is of CUDA {}.{}; {} or later is needed", version / 1000, version % 1000 / 10, oldest / 1000)]
+    DriverVersion {
+        /// Its version, 11040 for 11.4.
+        version: u32,
+        /// The oldest that will do.
+        oldest: u32,
     },
     /// There is no such device.
     #[error("there is no device cuda:{ordinal}: the driver has {found}")]
@@ -63,7 +73,9 @@ impl DeviceError {
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            DeviceError::Library { hint, .. } | DeviceError::Kernel { hint, .. } => hint,
+            DeviceError::Library { hint, .. } => hint,
+            DeviceError::Kernel { hint, .. } => *hint,
+            DeviceError::DriverVersion { .. } => "install a newer driver of NVIDIA's, or use --device cpu",
             DeviceError::Ordinal { .. } => "nvidia-smi -L lists devices; CUDA_VISIBLE_DEVICES may hide some",
             DeviceError::Architecture { .. } => "--device cpu works everywhere",
             DeviceError::Memory { .. } => {

@@ -33,7 +33,7 @@ mod tests {
         for file in files {
             let text = fs::read_to_string(&file).expect("a text");
             // The quoted names are pieced together, so that this file has them in comments alone.
-            for name in [concat!("crate::", "cuda"), concat!("cuda", "rc")] {
+            for name in [concat!("crate::", "cuda"), concat!("lib", "loading")] {
                 let uses =
                     text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(name));
                 assert!(!uses, "{} uses {name}", file.display());

@@ -300,6 +300,7 @@ impl Driver for Recorder {
             name: "recorder".to_owned(),
             architecture: 80,
             driver_version: 12_090,
+            libraries: Vec::new(),
             total_bytes: record.total_bytes,
             free_bytes: record.total_bytes - record.mapped,
         }

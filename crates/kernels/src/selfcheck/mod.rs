@@ -3,13 +3,18 @@
 //! A case is one piece of code that runs on any device, so that both get the same calls. Its inputs are values that the
 //! device's type of activations holds exactly; what may differ is the order of sums and the rounding of results. Every case
 //! runs twice on the device, which has to give the same bits.
+//!
+//! A case is a [`Check`], which can be run by itself. One that does not come to its end has failed, and the next can go on
+//! unless the device is lost: after an illegal access, say, CUDA refuses all that a process asks.
 
 mod cases;
 mod speed;
 
+use std::any::Any;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::gpu::Float;
+use crate::gpu::{DeviceError, Float};
 use crate::random::uniform;
 use crate::tensor::{Device, Tensor};
 
@@ -26,35 +31,105 @@ pub struct Outcome {
     pub tolerance: f32,
     /// Whether both runs gave the same bits.
     pub repeats: bool,
+    /// Why there is no result.
+    pub failure: Option<String>,
 }
 
 impl Outcome {
+    /// Of what has no result.
+    pub fn without_result(name: String, failure: String) -> Self {
+        Outcome { name, error: f32::INFINITY, tolerance: 0.0, repeats: false, failure: Some(failure) }
+    }
+
     /// Whether the device computes this as it should.
     pub fn passed(&self) -> bool {
-        self.repeats && self.error <= self.tolerance
+        self.failure.is_none() && self.repeats && self.error <= self.tolerance
     }
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Outcome { name, error, tolerance, repeats } = self;
+        let Outcome { name, error, tolerance, repeats, failure } = self;
+        if let Some(failure) = failure {
+            return write!(f, "{name}: {failure}");
+        }
         let bits = if *repeats { "" } else { ", and other bits when repeated" };
         write!(f, "{name}: differs by {error:.1e} of {tolerance:.1e}{bits}")
     }
 }
 
-/// Runs every case on `device` and tells what was found.
-pub fn run(device: Device, mut on_outcome: impl FnMut(Outcome)) {
-    let float = device.placement().activation_float();
-    for case in cases::all_cases() {
-        let name = format!("{} ({})", case.name, float.name());
-        let tolerance = case.accuracy.tolerance(float);
-        let expected = (case.run)(&Place { device: Device::Cpu, float });
-        let [found, again] = [0; 2].map(|_| (case.run)(&Place { device, float }));
-        let bits = |outputs: &Outputs| outputs.iter().flatten().map(|v| v.to_bits()).collect::<Vec<_>>();
-        let repeats = bits(&found) == bits(&again);
-        on_outcome(Outcome { name, error: error(&found, &expected), tolerance, repeats });
+/// What is checked by itself.
+pub struct Check {
+    /// Of one check alone.
+    pub name: String,
+    run: Box<dyn Fn(Device) -> Vec<Outcome>>,
+}
+
+/// What became of a check.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checked {
+    /// What was found, or that it did not come to its end.
+    pub outcomes: Vec<Outcome>,
+    /// Whether the device does nothing any more that this process asks.
+    pub device_is_lost: bool,
+}
+
+impl Check {
+    /// What `run` finds on a device.
+    pub fn new(name: String, run: impl Fn(Device) -> Vec<Outcome> + 'static) -> Self {
+        Check { name, run: Box::new(run) }
     }
+
+    /// Runs it on `device`.
+    pub fn run(&self, device: Device) -> Checked {
+        // What unwinds gives back its memory of the device; nothing else outlives it.
+        match catch_unwind(AssertUnwindSafe(|| (self.run)(device))) {
+            Ok(outcomes) => Checked { outcomes, device_is_lost: false },
+            Err(payload) => Checked {
+                outcomes: vec![Outcome::without_result(self.name.clone(), reason(payload.as_ref()))],
+                device_is_lost: is_lost(device),
+            },
+        }
+    }
+}
+
+/// What unwound.
+pub fn reason(payload: &(dyn Any + Send)) -> String {
+    if let Some(error) = payload.downcast_ref::<DeviceError>() {
+        return error.to_string();
+    }
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a text").to_owned()
+}
+
+/// Whether a device that failed at one thing does not even move a byte. Its maker's list of errors after which a process
+/// cannot go on is longer than ours would be.
+fn is_lost(device: Device) -> bool {
+    match device {
+        Device::Cpu => false,
+        Device::Cuda(gpu) => catch_unwind(AssertUnwindSafe(|| gpu.wait())).is_err_and(|payload| {
+            // A device that is full is well.
+            !matches!(payload.downcast_ref(), Some(DeviceError::Memory { .. }))
+        }),
+    }
+}
+
+/// Every op, on devices with activations in `float`.
+pub fn checks(float: Float) -> Vec<Check> {
+    let check = |case: Case| {
+        let name = format!("{} ({})", case.name, float.name());
+        Check::new(name.clone(), move |device| vec![outcome(name.clone(), &case, device, float)])
+    };
+    cases::all_cases().into_iter().map(check).collect()
+}
+
+fn outcome(name: String, case: &Case, device: Device, float: Float) -> Outcome {
+    let tolerance = case.accuracy.tolerance(float);
+    let expected = (case.run)(&Place { device: Device::Cpu, float });
+    let [found, again] = [0; 2].map(|_| (case.run)(&Place { device, float }));
+    let bits = |outputs: &Outputs| outputs.iter().flatten().map(|v| v.to_bits()).collect::<Vec<_>>();
+    let repeats = bits(&found) == bits(&again);
+    Outcome { name, error: error(&found, &expected), tolerance, repeats, failure: None }
 }
 
 /// The largest difference relative to the largest value of its output; infinite where something is not a number. An output
@@ -169,20 +244,45 @@ fn all(tensor: &Tensor) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
-    use crate::cuda::{self, SOURCES};
+    use crate::cuda::{SOURCES, recorder};
     use crate::gpu::Gpu;
 
     #[test]
     fn the_processor_agrees_with_itself() {
-        let mut count = 0;
-        run(Device::Cpu, |outcome| {
+        let checks = checks(Float::F32);
+        assert!(checks.len() > 50, "{} checks", checks.len());
+        for outcome in checks.iter().flat_map(|check| check.run(Device::Cpu).outcomes) {
             assert!(outcome.passed() && outcome.error == 0.0, "{outcome}");
-            count += 1;
+        }
+    }
+
+    #[test]
+    fn every_check_has_a_name_of_its_own() {
+        let checks = checks(Float::Bf16);
+        let names: BTreeSet<&str> = checks.iter().map(|check| check.name.as_str()).collect();
+        assert_eq!(names.len(), checks.len());
+    }
+
+    #[test]
+    fn what_does_not_come_to_its_end_has_failed_and_the_device_goes_on() {
+        let gpu = Gpu::over(recorder(1 << 20), Float::F32);
+        // Not even one byte more is there.
+        let too_much = Check::new("too much".to_owned(), |device| {
+            Tensor::zeros(device, 1 << 20);
+            vec![]
         });
-        assert!(count > 50, "{count} cases");
+        let Checked { outcomes, device_is_lost } = too_much.run(Device::Cuda(gpu));
+        assert!(!device_is_lost, "a run that is too large may be followed by a smaller one");
+        let [outcome] = &outcomes[..] else { panic!("{outcomes:?}") };
+        assert!(!outcome.passed());
+        assert!(
+            outcome.to_string().starts_with("too much: 4 MiB more of device memory are wanted"),
+            "{outcome}"
+        );
+        assert_eq!(gpu.bytes_in_use(), 0, "everything is given back");
     }
 
     /// Of a device that computes nothing the results are wrong; what is asked of it is right: sizes, bounds, lifetimes,
@@ -191,11 +291,16 @@ mod tests {
     fn every_call_keeps_the_rules_of_a_device() {
         let mut asked = BTreeMap::new();
         for float in [Float::F32, Float::Bf16] {
-            let recorder = cuda::recorder(1 << 30);
+            let recorder = recorder(1 << 30);
             let gpu = Gpu::over(recorder.clone(), float);
-            let mut failed = 0;
-            run(Device::Cuda(gpu), |outcome| failed += u32::from(!outcome.passed()));
-            assert!(failed > 50, "{failed} cases are seen to be wrong");
+            let checks = checks(float);
+            let outcomes = checks.iter().flat_map(|check| check.run(Device::Cuda(gpu)).outcomes);
+            let wrong = outcomes.filter(|outcome| {
+                assert_eq!(outcome.failure, None, "{}", outcome.name);
+                !outcome.passed()
+            });
+            let wrong = wrong.count();
+            assert!(wrong > 50, "{wrong} cases are seen to be wrong");
             assert_eq!(gpu.bytes_in_use(), 0, "everything is given back");
             asked.extend(recorder.take_counts().launches);
         }
@@ -212,7 +317,8 @@ mod tests {
         assert!(error(&vec![vec![8.0], vec![8e-7]], &zero) < 2e-7);
         assert!(error(&vec![vec![8.0], vec![8e-3]], &zero) > 9e-4);
         assert_eq!(error(&vec![vec![f32::NAN, -4.0], vec![0.5]], &expected), f32::INFINITY);
-        let outcome = Outcome { name: "x".to_owned(), error: 0.0, tolerance: 0.0, repeats: false };
+        let outcome =
+            Outcome { name: "x".to_owned(), error: 0.0, tolerance: 0.0, repeats: false, failure: None };
         assert!(!outcome.passed());
     }
 }

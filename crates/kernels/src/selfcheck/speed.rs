@@ -1,6 +1,10 @@
-//! How fast a device is: bare work as the ceiling, and the ops of training beside it.
+//! How fast a device is: bare work as the ceiling, and the ops of training beside it. All data is random: zeros toggle no
+//! wires, and a GPU that stays cool is an eighth faster than it will be.
 
+use std::ops::Range;
 use std::time::Instant;
+
+use rayon::prelude::*;
 
 use crate::gpu::Gpu;
 use crate::ops::attention::{self, Heads, Scores, Segments};
@@ -9,6 +13,7 @@ use crate::ops::matmul::{self, Product, Right, Term, View};
 use crate::ops::{elementwise, rms_norm};
 use crate::quant::Quantization;
 use crate::quant::four_bit::Code;
+use crate::random;
 use crate::tensor::{Device, Tensor};
 use crate::weight::{FrozenWeight, Weight};
 
@@ -25,7 +30,7 @@ pub enum Work {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Speed {
     /// The op and its shape.
-    pub name: &'static str,
+    pub name: String,
     /// What it does.
     pub work: Work,
     /// The mean time of a run.
@@ -47,16 +52,16 @@ const HIDDEN: usize = 4096;
 const INNER: usize = 11008;
 const HEADS: Heads = Heads { query: 32, key_value: 32, dim: 128 };
 
-/// Times ops of the shape of Llama-2-7B, the ceilings first: a product that nothing is decoded for, and a copy.
-pub fn measure(gpu: Gpu) -> Vec<Speed> {
+/// Times ops of the shape of Llama-2-7B, the ceilings first: a product that nothing is decoded for, and a copy. Each is told
+/// when it is known.
+pub fn measure(gpu: Gpu, mut on_speed: impl FnMut(Speed)) {
     let device = Device::Cuda(gpu);
     let value_bytes = gpu.float().bytes(1) as f64;
-    let activation = |width: usize| Tensor::activation(device, TOKENS * width);
-    let (x, mut y) = (activation(HIDDEN), activation(HIDDEN));
-    let (mut of_gate, mut up, mut inner) = (activation(INNER), activation(INNER), activation(INNER));
-    let mut found = Vec::new();
-    let mut time = |name, work, run: &mut dyn FnMut()| {
-        found.push(Speed { name, work, seconds: seconds(gpu, run) });
+    let activation = |seed: u64, width: usize| random_activations(device, seed, TOKENS * width);
+    let (x, mut y) = (activation(1, HIDDEN), activation(2, HIDDEN));
+    let [mut of_gate, mut up, mut inner] = [3, 4, 5].map(|seed| activation(seed, INNER));
+    let mut time = |name: &str, work, run: &mut dyn FnMut()| {
+        on_speed(Speed { name: name.to_owned(), work, seconds: seconds(gpu, run) });
     };
 
     let product = Work::Flops(2.0 * (TOKENS * HIDDEN * INNER) as f64);
@@ -71,7 +76,8 @@ pub fn measure(gpu: Gpu) -> Vec<Speed> {
         let stored = weight(device, Some(quantization));
         time(name, product, &mut || forward(&x, &stored, &mut inner));
     }
-    let norm = Tensor::from_slice(device, &vec![1.0; HIDDEN]);
+    let of_norm: Vec<f32> = (0..HIDDEN as u64).map(|i| random::uniform(6, i)).collect();
+    let norm = Tensor::from_slice(device, &of_norm);
     let mut rstd = Tensor::zeros(device, TOKENS);
     time("rms_norm", bytes(narrow, 2.0), &mut || {
         rms_norm::forward(&x, &norm, 1e-5, TOKENS, &mut y, &mut rstd);
@@ -84,7 +90,7 @@ pub fn measure(gpu: Gpu) -> Vec<Speed> {
     });
 
     let (segments, of_scores) = (Segments::single(TOKENS), Scores::of(HEADS));
-    let (k, v, d_out) = (activation(HIDDEN), activation(HIDDEN), activation(HIDDEN));
+    let [k, v, d_out] = [7, 8, 9].map(|seed| activation(seed, HIDDEN));
     let mut lse = Tensor::zeros(device, TOKENS * HEADS.query);
     // Half of each product is behind the diagonal.
     let scores = (TOKENS * TOKENS * HIDDEN) as f64;
@@ -93,13 +99,12 @@ pub fn measure(gpu: Gpu) -> Vec<Speed> {
     });
     let mut workspace =
         Tensor::zeros(device, attention::backward_workspace(device.placement(), TOKENS, HEADS));
-    let [mut d_q, mut d_k, mut d_v] = [0; 3].map(|_| activation(HIDDEN));
+    let [mut d_q, mut d_k, mut d_v] = [0; 3].map(|_| Tensor::activation(device, TOKENS * HIDDEN));
     time("attention backward", Work::Flops(5.0 * scores), &mut || {
         let saved = attention::Saved { q: &x, k: &k, v: &v, out: &y, lse: &lse };
         let gradients = attention::Gradients { q: &mut d_q, k: &mut d_k, v: &mut d_v };
         attention::backward(&d_out, saved, &segments, HEADS, of_scores, gradients, &mut workspace);
     });
-    found
 }
 
 /// The rate of a large product of square matrices, of the device's type of activations, in FLOP/s: the ceiling that products
@@ -107,7 +112,7 @@ pub fn measure(gpu: Gpu) -> Vec<Speed> {
 pub fn product_peak(gpu: Gpu) -> f64 {
     const SIZE: usize = 8192;
     let device = Device::Cuda(gpu);
-    let [left, right, mut out] = [0; 3].map(|_| Tensor::activation(device, SIZE * SIZE));
+    let [left, right, mut out] = [1, 2, 3].map(|seed| random_activations(device, seed, SIZE * SIZE));
     let of_one = seconds(gpu, &mut || {
         let right = Right::View(View::rows(&right, SIZE).t());
         let term = Term { left: View::rows(&left, SIZE), right, k: SIZE };
@@ -116,10 +121,24 @@ pub fn product_peak(gpu: Gpu) -> f64 {
     2.0 * (SIZE as f64).powi(3) / of_one
 }
 
+/// Activations between -1 and 1.
+fn random_activations(device: Device, seed: u64, len: usize) -> Tensor {
+    // As many as are drawn at a time.
+    const PIECE: usize = 1 << 22;
+    let mut tensor = Tensor::activation(device, len);
+    for start in (0..len).step_by(PIECE) {
+        let piece = start..len.min(start + PIECE);
+        let values: Vec<f32> =
+            piece.into_par_iter().map(|i| 2.0 * random::uniform(seed, i as u64) - 1.0).collect();
+        tensor.write(start, &values);
+    }
+    tensor
+}
+
 /// An up-projection, quantised or of the device's type.
 fn weight(device: Device, quantization: Option<Quantization>) -> Weight {
-    let values = |range: std::ops::Range<usize>, out: &mut [f32]| {
-        range.zip(out).for_each(|(i, out)| *out = (i % 251) as f32 / 4000.0 - 0.03);
+    let values = |range: Range<usize>, out: &mut [f32]| {
+        range.zip(out).for_each(|(i, out)| *out = 0.06 * random::uniform(10, i as u64) - 0.03);
     };
     let frozen = match quantization {
         Some(quantization) => {

@@ -11,12 +11,12 @@ use crate::{FLOATS, assert_close, tolerance, values};
 
 #[test]
 fn every_op_equals_the_processor_in_f32() {
-    check(Float::F32, 80, |device, tell| selfcheck::run(device, tell));
+    check(Float::F32, 80, selfcheck::checks);
 }
 
 #[test]
 fn every_op_equals_the_processor_in_bf16() {
-    check(Float::Bf16, 80, |device, tell| selfcheck::run(device, tell));
+    check(Float::Bf16, 80, selfcheck::checks);
 }
 
 /// A large weight is decoded in several tiles: forward each is some columns of the output, backward a part of the sum.

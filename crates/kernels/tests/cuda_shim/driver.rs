@@ -10,7 +10,7 @@ use lorafit_kernels::Device;
 use lorafit_kernels::cuda;
 use lorafit_kernels::gpu::recorder::Recorder;
 use lorafit_kernels::gpu::{DeviceError, DeviceInfo, Driver, Float, Gemm, Gpu, Launch, Matrix, Region};
-use lorafit_kernels::selfcheck::Outcome;
+use lorafit_kernels::selfcheck::Check;
 
 use crate::machine::{Machine, Order};
 
@@ -36,16 +36,16 @@ pub fn gpu(float: Float) -> Option<Gpu> {
     ShimDriver::new().map(|driver| Gpu::over(driver, float))
 }
 
-/// Runs a self-check on such a device, which tells each of its outcomes: `least` at least, and all pass.
+/// Runs checks on such a device, which have `least` outcomes at least, and all pass.
 #[track_caller]
-pub fn check(float: Float, least: usize, run: impl FnOnce(Device, &mut dyn FnMut(Outcome))) {
+pub fn check(float: Float, least: usize, checks: impl FnOnce(Float) -> Vec<Check>) {
     let Some(gpu) = gpu(float) else { return };
-    let (mut outcomes, mut failed) = (0, Vec::new());
-    run(Device::Cuda(gpu), &mut |outcome| {
-        outcomes += 1;
-        failed.extend((!outcome.passed()).then(|| outcome.to_string()));
-    });
-    assert!(failed.is_empty() && outcomes >= least, "{outcomes} outcomes, failed:\n{}", failed.join("\n"));
+    let checks = checks(float);
+    let outcomes: Vec<_> = checks.iter().flat_map(|check| check.run(Device::Cuda(gpu)).outcomes).collect();
+    let failed: Vec<String> =
+        outcomes.iter().filter(|outcome| !outcome.passed()).map(ToString::to_string).collect();
+    let count = outcomes.len();
+    assert!(failed.is_empty() && count >= least, "{count} outcomes, failed:\n{}", failed.join("\n"));
     assert_eq!(gpu.bytes_in_use(), 0, "everything is given back");
 }
 

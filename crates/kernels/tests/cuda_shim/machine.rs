@@ -3,17 +3,19 @@
 // Each test binary uses a part.
 #![allow(dead_code)]
 
-use std::fmt::Write as _;
-use std::fs::{self, File};
+#[path = "compile.rs"]
+mod compile;
+
+use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
+use self::compile::Compiler;
 use half::bf16;
-use lorafit_kernels::cuda::{SOURCES, Source};
+use lorafit_kernels::cuda::Source;
 use lorafit_kernels::gpu::{Arg, Float, Launch, Region};
-use rayon::prelude::*;
 
 /// Undefined behaviour and accesses outside of a buffer end the run. Arithmetic on the CPU rounds as its source says.
 const FLAGS: [&str; 7] = [
@@ -231,88 +233,10 @@ impl Drop for Process {
     }
 }
 
-/// The program with all kernels, built unless it is there from the same text.
+/// The program with all kernels.
 fn build() -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda_shim");
-    fs::create_dir_all(&folder).expect("a folder for the shim");
-    // Tests are processes that start together: one builds, the others wait.
-    let lock = File::create(folder.join("lock")).expect("a lock file");
-    lock.lock().expect("the lock");
-
-    let compiler = compiler(&folder)?;
-    // The manifest is that of whichever crate's test this is a part of.
-    let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels/tests/cuda_shim");
-    let machine = fs::read_to_string(include.join("shim.h")).expect("shim.h");
-    let mut units: Vec<(String, String)> = SOURCES
-        .iter()
-        .chain([&FAULTS])
-        .map(|source| {
-            let mut text = source.program("#include \"shim.h\"\n");
-            for (i, entry) in source.entries.iter().enumerate() {
-                writeln!(text, "static const shim::Register register_{i}(\"{entry}\", {entry});")
-                    .expect("text");
-            }
-            (source.name.to_owned(), text)
-        })
-        .collect();
-    units.push(("harness".to_owned(), fs::read_to_string(include.join("harness.cpp")).expect("harness.cpp")));
-
-    // Small first ones would leave a large last one alone.
-    units.sort_by_key(|(_, text)| std::cmp::Reverse(text.len()));
-    let objects: Vec<(PathBuf, bool)> = units
-        .par_iter()
-        .map(|(name, text)| object(compiler, &folder, &include, &machine, name, text))
-        .collect();
-    let program = folder.join("shim");
-    if !program.exists() || objects.iter().any(|(_, new)| *new) {
-        let inputs = objects.iter().map(|(path, _)| path.as_os_str());
-        run(Command::new(compiler).args(FLAGS).args(inputs).arg("-o").arg(&program));
-    }
-    Some(program)
-}
-
-/// The object file of a unit, and whether it was made now.
-fn object(
-    compiler: &str,
-    folder: &Path,
-    include: &Path,
-    machine: &str,
-    name: &str,
-    text: &str,
-) -> (PathBuf, bool) {
-    let (source, made) = (folder.join(format!("{name}.cpp")), folder.join(format!("{name}.o")));
-    let from = folder.join(format!("{name}.from"));
-    let identity = format!("{compiler} {FLAGS:?}\n{machine}\n{text}");
-    if made.exists() && fs::read_to_string(&from).is_ok_and(|known| known == identity) {
-        return (made, false);
-    }
-    fs::write(&source, text).expect("a source");
-    run(Command::new(compiler)
-        .args(FLAGS)
-        .arg("-I")
-        .arg(include)
-        .arg("-c")
-        .arg(&source)
-        .arg("-o")
-        .arg(&made));
-    fs::write(&from, identity).expect("what it was made from");
-    (made, true)
-}
-
-#[track_caller]
-fn run(command: &mut Command) {
-    let output = command.output().expect("the compiler runs");
-    assert!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// The first compiler that makes a program with sanitizers.
-fn compiler(folder: &Path) -> Option<&'static str> {
-    let source = folder.join("probe.cpp");
-    fs::write(&source, "int main() { return 0; }\n").expect("a source");
-    ["g++", "clang++", "c++"].into_iter().find(|compiler| {
-        let program = folder.join("probe");
-        let made = Command::new(compiler).args(FLAGS).arg(&source).arg("-o").arg(&program).output();
-        made.is_ok_and(|made| made.status.success())
-            && Command::new(&program).status().is_ok_and(|status| status.success())
-    })
+    let compiler = Compiler::find("cuda_shim", &FLAGS)?;
+    let mut units = compile::kernels(&[FAULTS]);
+    units.extend(["fibers.cpp", "harness.cpp"].map(compile::unit));
+    Some(compiler.make("shim", units, &[]))
 }

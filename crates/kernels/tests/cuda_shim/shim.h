@@ -67,7 +67,11 @@ void copy_begin(void* shared, const void* global, bool there);
 void copy_commit();
 void copy_wait(int groups);
 
-using Entry = std::function<void(void**)>;
+// A kernel: what runs a thread of it, and the bytes of each parameter.
+struct Entry {
+    std::function<void(void**)> call;
+    std::vector<size_t> parameter_bytes;
+};
 std::map<std::string, Entry>& entries();
 
 template <class... A, size_t... I> void call(void (*f)(A...), void** args, std::index_sequence<I...>) {
@@ -76,7 +80,7 @@ template <class... A, size_t... I> void call(void (*f)(A...), void** args, std::
 }
 struct Register {
     template <class... A> Register(const char* name, void (*f)(A...)) {
-        entries()[name] = [f](void** args) { call(f, args, std::index_sequence_for<A...>{}); };
+        entries()[name] = {[f](void** args) { call(f, args, std::index_sequence_for<A...>{}); }, {sizeof(A)...}};
     }
 };
 }  // namespace shim

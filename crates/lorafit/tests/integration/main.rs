@@ -15,5 +15,6 @@ mod reference;
 mod resume;
 mod rows;
 mod rows_told;
+mod selfcheck;
 mod shipping;
 mod sweep;
