@@ -123,7 +123,7 @@ pub const LIST: &[Keys] = &[
     row(
         &["context"],
         TURNS,
-        Use::Refused("say where it goes: --columns context=input sets it below the instruction"),
+        Use::Refused("say where it goes: read as `input`, it stands below the instruction"),
     ),
     row(
         &["images", "image", "audio", "audios", "video", "videos", "image_url"],

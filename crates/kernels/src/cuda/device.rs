@@ -72,7 +72,7 @@ pub fn count() -> Result<usize, DeviceError> {
         return Err(DeviceError::Library {
             library: "the NVIDIA driver",
             looked_for: vec!["libcuda.so".to_owned(), "libcuda.so.1".to_owned()],
-            hint: "install NVIDIA's driver (nvidia-smi then lists the device), or use --device cpu",
+            hint: "install NVIDIA's driver (nvidia-smi then lists the device)",
         });
     }
     checked("starting the driver", result::init())?;

@@ -193,6 +193,7 @@ impl<T: FromStr<Err = TargetError>> FromStr for Written<T> {
             // Clap and serde carry one message each, so the hint goes with it.
             Err(error) => Err(error
                 .hint()
+                .and_then(|hint| words::worded(&hint))
                 .into_iter()
                 .fold(error.to_string(), |message, hint| format!("{message}; {hint}"))),
         }
