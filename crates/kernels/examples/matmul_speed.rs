@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use lorafit_kernels::ops::matmul::{Product, Right, Term, View, cpu_fma_peak, run};
 use lorafit_kernels::quant::{Format, Quantization, four_bit::Code};
-use lorafit_kernels::{ComputeDtype, Device, SharedBytes, Tensor, Weight};
+use lorafit_kernels::{ComputeDtype, Device, FrozenWeight, SharedBytes, Tensor, Weight};
 
 /// Bytes of the weights of a shape together: more than the last cache of most machines.
 const WEIGHT_BYTES: usize = 128 << 20;
@@ -42,7 +42,7 @@ fn main() {
                 let bytes = n * k / format.block_len() * format.block_bytes();
                 let weight = || {
                     let bytes = SharedBytes::from_vec(vec![0x3cu8; bytes]);
-                    Weight::new(n, k, format, bytes).expect("shape fits")
+                    FrozenWeight::new(n, k, format, bytes).expect("shape fits").into()
                 };
                 if wanted(&format.to_string()) {
                     measure(m, &format.to_string(), &weight, dtype, peak);
@@ -55,7 +55,7 @@ fn main() {
                         *value = (i % 97) as f32 - 48.0;
                     }
                 };
-                Weight::quantized(n, k, nf4, ramp).expect("finite")
+                FrozenWeight::quantized(n, k, nf4, ramp).expect("finite").into()
             };
             if wanted("nf4") {
                 measure(m, "nf4", &weight, dtype, peak);

@@ -15,4 +15,7 @@ mod weight;
 
 pub use bytes::{Owner, SharedBytes};
 pub use tensor::{Bf16Tensor, Device, Placement, Tensor};
-pub use weight::{ComputeDtype, RowOrder, UnquantizableValue, Weight, WeightError};
+pub use weight::{
+    ComputeDtype, DeviceWeight, FrozenWeight, RowOrder, TrainedWeight, UnquantizableValue, Weight,
+    WeightError,
+};

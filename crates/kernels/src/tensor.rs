@@ -146,6 +146,11 @@ impl Tensor {
         }
     }
 
+    /// As many zeros in `f32` on the same device.
+    pub fn zeros_like(&self) -> Self {
+        Tensor::zeros(self.device(), self.len())
+    }
+
     /// A copy of `values` on the device.
     pub fn from_slice(device: Device, values: &[f32]) -> Self {
         let mut tensor = Tensor::zeros(device, values.len());

@@ -13,12 +13,11 @@ use std::str::FromStr;
 use lorafit_kernels::quant::Format;
 use lorafit_kernels::{RowOrder, SharedBytes};
 
+use crate::arch::gguf_entries;
+use crate::files::{Gguf, GgufData, GgufEntry, GgufTensor, RowValues, TensorData, TensorSource, write_gguf};
 use crate::merge::Merged;
 use crate::shape::{Config, Rope, RopeScaling, gguf_name, stored_less};
-use crate::weights::{
-    Gguf, GgufData, GgufEntry, GgufTensor, ModelFiles, RowValues, TensorData, TensorSource, gguf_row_order,
-    write_gguf,
-};
+use crate::weights::{ModelFiles, gguf_row_order};
 
 /// `general.quantization_version` (ggml.h, `GGML_QNT_VERSION`).
 const QUANTIZATION_VERSION: u32 = 2;
@@ -146,7 +145,7 @@ impl Model {
 /// Why a GGUF file cannot say the shape of a folder's model, with what llama.cpp reads from it: nothing if it can.
 pub fn unsaid(config: &Config) -> Option<String> {
     let gguf = config.arch.gguf();
-    let own = match config.arch.gguf_entries(config) {
+    let own = match gguf_entries(config) {
         Ok(own) => own,
         Err(why) => return Some(why),
     };
@@ -347,7 +346,7 @@ fn shape_entries(files: &ModelFiles, file_type: FileType) -> Vec<(String, GgufEn
         | RopeScaling::Divisors(_) => {}
     }
     // What an architecture says itself stands for what all say.
-    let own = config.arch.gguf_entries(config).unwrap_or_default();
+    let own = gguf_entries(config).unwrap_or_default();
     let own: Vec<_> = own.into_iter().map(|(key, value)| (format!("{arch}.{key}"), value)).collect();
     entries.retain(|(key, _)| !own.iter().any(|(name, _)| name == key));
     entries.extend(own);

@@ -1,12 +1,12 @@
 //! Transformer language models with explicit forward and backward, adapters, and weight files. Floor 1.
 
-mod activations;
 pub mod adapter;
 mod arch;
 mod block;
 mod buffers;
 mod error;
 pub mod export;
+mod files;
 mod generate;
 mod gradients;
 mod kv_cache;
@@ -20,17 +20,20 @@ mod source;
 mod weight_list;
 pub mod weights;
 
-pub use arch::{Arch, ConfigError};
+pub use arch::ConfigError;
 pub use buffers::{ActivationDtype, ActivationPolicy, BufferBytes, BufferShape, Buffers, Recompute};
 pub use error::FileError;
 pub use generate::{NotNumbers, Sampling, generate, most_new_tokens, sequence_logits_bytes};
 pub use gradients::Gradients;
 pub use kv_cache::KvCache;
-pub use load::{BaseQuantization, Distribution, RandomWeights};
-pub use model::{Losses, Model, Stream};
-pub use parameters::{Parameters, Trainable};
-pub use selection::{WeightModules, WeightSelection};
-pub use shape::{Config, LayerPattern, Names, QueryGrowth, Rope, RopeScaling, WeightShape, weight_shapes};
+pub use load::{Distribution, RandomWeights};
+pub use model::{ActiveAdapter, Losses, Model, Stream};
+pub use parameters::Parameters;
+pub use selection::{Trainable, WeightModules, WeightSelection};
+pub use shape::{
+    Arch, BaseQuantization, Config, LayerPattern, Names, QueryGrowth, Rope, RopeScaling, WeightShape,
+    weight_shapes,
+};
 #[cfg(feature = "hub")]
 pub use source::Hub;
 pub use source::{ShapeSource, Source, SourceError, is_hub_id};

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use lorafit_kernels::quant::{Format, Quantization};
-use lorafit_kernels::{Device, Placement, SharedBytes, Tensor, Weight, random};
+use lorafit_kernels::quant::Format;
+use lorafit_kernels::{Device, FrozenWeight, Placement, SharedBytes, Tensor, Weight, random};
 use rayon::prelude::*;
 
 use crate::block::add::AddStep;
@@ -16,25 +16,10 @@ use crate::block::vector::Vector;
 use crate::block::{Block, Step};
 use crate::error::FileError;
 use crate::model::Model;
-use crate::shape::{self, AttendShape, Config, HEAD, LinearShape, Names, NormKind, NormShape, matrices};
+use crate::shape::{
+    self, AttendShape, BaseQuantization, Config, HEAD, LinearShape, NormKind, NormShape, matrices,
+};
 use crate::weights::ModelFiles;
-
-/// How a base model is quantised on loading. Norms and biases never are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BaseQuantization {
-    /// Of the projections of the blocks.
-    pub quantization: Quantization,
-    /// Of the embedding and the head, too.
-    pub head: bool,
-}
-
-impl BaseQuantization {
-    /// The quantisation of the matrix `name`, if it has one.
-    pub fn of(&self, name: &str) -> Option<Quantization> {
-        let block = Names::any_block_of(name).is_some();
-        (block || self.head).then_some(self.quantization)
-    }
-}
 
 /// Bytes of a model's weights in memory, when `stored` tells those of a matrix that is not quantised. Norms and biases
 /// are held in f32.
@@ -125,7 +110,8 @@ impl Model {
         let vector = |name: &str, len: usize| {
             source.vector(name, len, 0.0).map(|v| Vector::frozen(Tensor::from_slice(device, &v)))
         };
-        let matrix = |name: &str, rows: usize, cols: usize| Ok(source.weight(name, rows, cols)?.on(device));
+        let matrix =
+            |name: &str, rows: usize, cols: usize| Ok(Weight::on(device, source.weight(name, rows, cols)?));
         let norm = |path: &str, shape: &NormShape| {
             let less = if shape.kind == NormKind::RmsPlusOne { 1.0 } else { 0.0 };
             let weight = source.vector(&format!("{path}.weight"), shape.width, less)?;
@@ -192,6 +178,11 @@ impl Model {
             blocks: (0..config.num_hidden_layers).map(block).collect::<Result<_, S::Error>>()?,
             norm: norm(config.final_norm().name.hf, &config.final_norm())?,
             own_head,
+            frequencies: config
+                .ropes()
+                .into_iter()
+                .map(|rope| rope.fixed_frequencies(config.head_dim))
+                .collect(),
             config: config.clone(),
         })
     }
@@ -200,7 +191,7 @@ impl Model {
 /// Where a model's weights come from, by checkpoint name.
 trait WeightSource {
     type Error;
-    fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, Self::Error>;
+    fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<FrozenWeight, Self::Error>;
     /// The values to compute with, of which files have `less` less.
     fn vector(&self, name: &str, len: usize, less: f32) -> Result<Vec<f32>, Self::Error>;
 }
@@ -208,7 +199,7 @@ trait WeightSource {
 impl WeightSource for ModelFiles {
     type Error = FileError;
 
-    fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, FileError> {
+    fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<FrozenWeight, FileError> {
         ModelFiles::weight(self, name, rows, cols)
     }
 
@@ -230,7 +221,7 @@ struct QuantizedFiles<'a> {
 impl WeightSource for QuantizedFiles<'_> {
     type Error = FileError;
 
-    fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, FileError> {
+    fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<FrozenWeight, FileError> {
         self.files.quantized_weight(name, rows, cols, &self.base)
     }
 
@@ -245,10 +236,10 @@ struct Zeros;
 impl WeightSource for Zeros {
     type Error = std::convert::Infallible;
 
-    fn weight(&self, _: &str, rows: usize, cols: usize) -> Result<Weight, Self::Error> {
+    fn weight(&self, _: &str, rows: usize, cols: usize) -> Result<FrozenWeight, Self::Error> {
         // Zeroed by the system when it is touched.
         let bytes = SharedBytes::from_vec(vec![0; 4 * rows * cols]);
-        Ok(Weight::new(rows, cols, Format::F32, bytes).expect("sizes agree"))
+        Ok(FrozenWeight::new(rows, cols, Format::F32, bytes).expect("sizes agree"))
     }
 
     fn vector(&self, name: &str, len: usize, _: f32) -> Result<Vec<f32>, Self::Error> {
@@ -300,14 +291,14 @@ pub struct RandomWeights {
 impl WeightSource for RandomWeights {
     type Error = std::convert::Infallible;
 
-    fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, Self::Error> {
+    fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<FrozenWeight, Self::Error> {
         let stream = name.bytes().fold(self.seed, |s, b| random::mix(s ^ u64::from(b)));
         let value = |i: usize| self.distribution.draw(stream, i as u64);
         if let Some(quantization) = self.quantization.and_then(|base| base.of(name)) {
             let fill = |range: Range<usize>, out: &mut [f32]| {
                 range.zip(out).for_each(|(i, out)| *out = value(i));
             };
-            let weight = Weight::quantized(rows, cols, quantization, fill);
+            let weight = FrozenWeight::quantized(rows, cols, quantization, fill);
             return Ok(weight.expect("random values are finite"));
         }
         let values = rows * cols;
@@ -317,7 +308,7 @@ impl WeightSource for RandomWeights {
             Format::F16 => encode(values, |i| half::f16::from_f32(value(i)).to_le_bytes()),
             other => unreachable!("random weights come in floating-point formats, not {other}"),
         };
-        Ok(Weight::new(rows, cols, self.format, SharedBytes::from_vec(bytes)).expect("sizes agree"))
+        Ok(FrozenWeight::new(rows, cols, self.format, SharedBytes::from_vec(bytes)).expect("sizes agree"))
     }
 
     fn vector(&self, name: &str, len: usize, _: f32) -> Result<Vec<f32>, Self::Error> {

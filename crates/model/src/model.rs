@@ -10,9 +10,10 @@ use lorafit_kernels::{ComputeDtype, Device, Tensor, Weight};
 
 use crate::adapter::Adapter;
 use crate::block::Block;
-use crate::block::norm::Norm;
+use crate::block::gradients::{BlockGradients, of_matrix};
+use crate::block::norm::{Norm, NormGradients};
 use crate::block::pass::{BackwardPass, BlockAdapter, Context, Extent, ForwardPass};
-use crate::buffers::{Buffers, HeadBuffers};
+use crate::buffers::{ActivationPolicy, BufferShape, Buffers, HeadBuffers};
 use crate::gradients::{Gradients, Place};
 use crate::kv_cache::{KvCache, Run};
 use crate::shape::Config;
@@ -31,6 +32,32 @@ pub struct Model {
     pub(crate) norm: Norm,
     /// `[vocab, hidden]`; none where the embedding is the head.
     pub(crate) own_head: Option<Weight>,
+    /// Of each of the shape's rotations, unless they depend on the length of a text.
+    pub(crate) frequencies: Vec<Option<Vec<f32>>>,
+}
+
+/// The adapter that a pass computes with, if there is one, and what of its inputs is dropped.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ActiveAdapter<'a> {
+    /// The adapter.
+    pub adapter: Option<&'a Adapter>,
+    /// Drops values of the adapter's inputs; it differs in every pass.
+    pub mask: Option<Mask>,
+}
+
+impl<'a> From<Option<&'a Adapter>> for ActiveAdapter<'a> {
+    /// Nothing is dropped.
+    fn from(adapter: Option<&'a Adapter>) -> Self {
+        ActiveAdapter { adapter, mask: None }
+    }
+}
+
+impl<'a> ActiveAdapter<'a> {
+    /// That of the block of layer `layer`.
+    fn of_block(self, layer: usize) -> Option<BlockAdapter<'a>> {
+        let mask = self.mask.map(|mask| mask.derive(layer as u64));
+        self.adapter.map(|adapter| BlockAdapter { groups: &adapter.layers[layer], mask })
+    }
 }
 
 /// A stream of tokens to compute at once.
@@ -71,6 +98,50 @@ impl Losses {
     }
 }
 
+impl Gradients {
+    /// Zeros for every factor of `adapter` and every weight of `model` that is trained.
+    pub fn new(model: &Model, adapter: Option<&Adapter>) -> Self {
+        let of_layer = |layer: usize| adapter.map(|adapter| &adapter.layers[layer][..]);
+        let blocks = model.blocks.iter().enumerate();
+        Gradients {
+            embedding: of_matrix(&model.embedding),
+            positions: model.positions.as_ref().and_then(of_matrix),
+            blocks: blocks.map(|(layer, block)| BlockGradients::new(block, of_layer(layer))).collect(),
+            norm: NormGradients::of(&model.norm),
+            head: model.own_head.as_ref().and_then(of_matrix),
+        }
+    }
+}
+
+impl Buffers {
+    /// Buffers for computing `gradients` of `model` and `adapter` on batches of up to `tokens` tokens, `targets` of which
+    /// predict something.
+    pub fn for_training(
+        model: &Model,
+        adapter: Option<&Adapter>,
+        gradients: &Gradients,
+        tokens: usize,
+        targets: usize,
+        activations: ActivationPolicy,
+    ) -> Self {
+        let (config, layers) = (model.config(), model.config().num_hidden_layers);
+        let first_trained = match gradients.lowest() {
+            Some(Place::Embedding) => 0,
+            Some(Place::Block(block, _)) => block,
+            Some(Place::Norm | Place::Head) | None => layers,
+        };
+        let shape = BufferShape {
+            train: true,
+            targets,
+            first_trained,
+            drops: adapter.is_some_and(|adapter| adapter.config().dropout > 0.0),
+            activations,
+            ..BufferShape::of(config, adapter, tokens)
+        };
+        Buffers::new(config, &shape, model.device())
+    }
+}
+
 impl Model {
     /// The model's shape.
     pub fn config(&self) -> &Config {
@@ -106,7 +177,7 @@ impl Model {
     /// # Panics
     /// When the stream is larger than the buffers or names tokens outside the vocabulary.
     pub fn loss(&self, adapter: Option<&Adapter>, stream: Stream<'_>, buffers: &mut Buffers) -> Losses {
-        self.forward(adapter, None, stream, buffers);
+        self.forward(adapter.into(), stream, buffers);
         let vocab = self.config.vocab_size;
         let mut losses = Losses::new(self.device, stream.targets);
         for Chunk { first, rows, targets } in Chunks::new(stream.targets, buffers.head.rows) {
@@ -120,48 +191,31 @@ impl Model {
     /// As [`Model::loss`], and adds the gradient of `scale * sum(weight * loss)` to `gradients`, which are of this model
     /// and this adapter.
     ///
-    /// `mask` drops values of the adapters' inputs; it differs in every call.
-    ///
     /// # Panics
     /// As [`Model::loss`], and when `buffers` were not made for training.
     pub fn loss_and_gradient(
         &self,
-        adapter: Option<&Adapter>,
-        mask: Option<Mask>,
+        adapter: ActiveAdapter<'_>,
         stream: Stream<'_>,
         scale: f32,
         buffers: &mut Buffers,
         gradients: &mut Gradients,
     ) -> Losses {
-        let lowest = gradients.lowest();
-        self.forward(adapter, mask, stream, buffers);
-        let losses = self.head_backward(stream, scale, buffers, gradients, lowest);
-        self.blocks_backward(adapter, mask, stream, buffers, gradients, lowest);
+        self.forward(adapter, stream, buffers);
+        let losses = self.head_backward(stream, scale, buffers, gradients);
+        self.blocks_backward(adapter, stream, buffers, gradients);
         losses
     }
 
     /// Runs the blocks and leaves their output in `buffers.hidden`.
-    fn forward(
-        &self,
-        adapter: Option<&Adapter>,
-        mask: Option<Mask>,
-        stream: Stream<'_>,
-        buffers: &mut Buffers,
-    ) {
-        self.run_blocks(
-            adapter,
-            mask,
-            stream.ids,
-            stream.positions,
-            Context::Stream(stream.segments),
-            buffers,
-        );
+    fn forward(&self, adapter: ActiveAdapter<'_>, stream: Stream<'_>, buffers: &mut Buffers) {
+        let context = Context::Stream(stream.segments);
+        self.run_blocks(adapter, stream.ids, stream.positions, context, buffers);
     }
 
     fn run_blocks(
         &self,
-        adapter: Option<&Adapter>,
-        mask: Option<Mask>,
+        adapter: ActiveAdapter<'_>,
         ids: &[u32],
         positions: &[u32],
         mut context: Context<'_>,
@@ -177,9 +231,10 @@ impl Model {
         if let Some(weight) = &self.positions {
             embedding::add(weight, positions, &mut buffers.scratch.normed, &mut buffers.hidden);
         }
-        for (rope, angles) in self.config.ropes().into_iter().zip(&mut buffers.scratch.angles) {
-            if !rope.depends_on_length() {
-                angles.set(positions, &rope.frequencies(self.config.head_dim, 0));
+        let ropes = self.config.ropes().into_iter().zip(&self.frequencies);
+        for ((rope, fixed), angles) in ropes.zip(&mut buffers.scratch.angles) {
+            if let Some(frequencies) = fixed {
+                angles.set(positions, frequencies);
                 continue;
             }
             for (rows, length) in context.texts() {
@@ -195,7 +250,7 @@ impl Model {
             if let Context::Cached { layer, .. } = &mut context {
                 *layer = i;
             }
-            let adapter = adapter.map(|a| block_adapter(a, i, mask));
+            let adapter = adapter.of_block(i);
             let saved = buffers.activations.for_forward(i);
             let (hidden, scratch) = (&mut buffers.hidden, &mut buffers.scratch);
             let mut pass = ForwardPass { rows, adapter, hidden, saved, scratch };
@@ -233,15 +288,15 @@ impl Model {
     }
 
     /// Loss, gradients of head and norm, and the gradient of `buffers.hidden` in `back.d_hidden`, a chunk of supervised
-    /// rows at a time. Goes no further down than `lowest`.
+    /// rows at a time. Goes no further down than what is trained.
     fn head_backward(
         &self,
         stream: Stream<'_>,
         scale: f32,
         buffers: &mut Buffers,
         gradients: &mut Gradients,
-        lowest: Option<Place>,
     ) -> Losses {
+        let lowest = gradients.lowest();
         let d_head = match self.own_head {
             Some(_) => &mut gradients.head,
             None => &mut gradients.embedding,
@@ -283,17 +338,15 @@ impl Model {
         losses
     }
 
-    /// Goes back through the blocks to `lowest`.
+    /// Goes back through the blocks to the lowest that is trained.
     fn blocks_backward(
         &self,
-        adapter: Option<&Adapter>,
-        mask: Option<Mask>,
+        adapter: ActiveAdapter<'_>,
         stream: Stream<'_>,
         buffers: &mut Buffers,
         gradients: &mut Gradients,
-        lowest: Option<Place>,
     ) {
-        let (lowest, last) = match lowest {
+        let (lowest, last) = match gradients.lowest() {
             Some(Place::Embedding) => (0, None),
             Some(Place::Block(block, stage)) => (block, Some(stage)),
             Some(Place::Norm | Place::Head) | None => return,
@@ -301,7 +354,7 @@ impl Model {
         let back = buffers.backward.as_mut().expect("buffers made for training");
         let rows = stream.ids.len();
         for i in (lowest..self.blocks.len()).rev() {
-            let (block, adapter) = (&self.blocks[i], adapter.map(|a| block_adapter(a, i, mask)));
+            let (block, adapter) = (&self.blocks[i], adapter.of_block(i));
             let (scratch, activations) = (&mut buffers.scratch, &mut buffers.activations);
             let (recomputed, in_shared) = (activations.is_recomputed(i), activations.is_in_shared(i));
             let mut saved = activations.for_backward(i, rows);
@@ -357,7 +410,7 @@ impl Model {
             positions.extend((past..past + tokens.len()).map(|p| p as u32));
         }
         let context = Context::Cached { runs: &runs, caches, layer: 0 };
-        self.run_blocks(adapter, None, &ids, &positions, context, buffers);
+        self.run_blocks(adapter.into(), &ids, &positions, context, buffers);
         for run in &runs {
             caches[run.cache].advance(run.rows);
         }
@@ -373,7 +426,7 @@ impl Model {
         stream: Stream<'_>,
         buffers: &mut Buffers,
     ) -> Vec<f32> {
-        self.forward(adapter, None, stream, buffers);
+        self.forward(adapter.into(), stream, buffers);
         let rows: Vec<u32> = (0..stream.ids.len() as u32).collect();
         self.row_logits(&rows, buffers)
     }
@@ -387,10 +440,6 @@ impl Model {
         }
         logits
     }
-}
-
-fn block_adapter(adapter: &Adapter, layer: usize, mask: Option<Mask>) -> BlockAdapter<'_> {
-    BlockAdapter { groups: &adapter.layers[layer], mask: mask.map(|m| m.derive(layer as u64)) }
 }
 
 /// Targets of a few rows, with rows counted from the chunk's first.

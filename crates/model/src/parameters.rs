@@ -2,36 +2,13 @@
 
 use lorafit_kernels::Tensor;
 
-use crate::adapter::{Adapter, LoraConfig, TargetError};
+use crate::adapter::{Adapter, TargetError};
+use crate::block::weights::{WeightMut, WeightRef};
+use crate::files::{SaveDtype, TensorData, TensorReader, TensorSource, Values};
 use crate::gradients::Gradients;
 use crate::model::Model;
 use crate::selection::WeightSelection;
-use crate::shape::Config;
 use crate::shape::{WeightShape, stored_less, weight_shapes};
-use crate::weight_list::{WeightMut, WeightRef};
-use crate::weights::{SaveDtype, TensorData, TensorReader, TensorSource, Values};
-
-/// What is to be trained, before anything is made.
-#[derive(Clone, Copy, Debug)]
-pub enum Trainable<'a> {
-    /// An adapter over a frozen model.
-    Adapter(&'a LoraConfig),
-    /// Weights of the model.
-    Weights(&'a WeightSelection),
-}
-
-impl Trainable<'_> {
-    /// Values of each tensor that is trained.
-    ///
-    /// # Errors
-    /// A selection of layers or modules that the model does not have.
-    pub fn tensor_lens(&self, config: &Config) -> Result<Vec<usize>, TargetError> {
-        match self {
-            Trainable::Adapter(lora) => lora.tensor_lens(config),
-            Trainable::Weights(selection) => Ok(selection.of(config)?.iter().map(|w| w.len()).collect()),
-        }
-    }
-}
 
 /// Tensors that are trained, with the model that they are trained in.
 #[derive(Debug)]
@@ -118,7 +95,7 @@ impl Model {
         for (weight, shape) in self.weights_mut().zip(shapes) {
             match weight {
                 _ if !names.contains(&shape.name) => {}
-                WeightMut::Matrix(matrix) => *matrix = matrix.to_trained(device),
+                WeightMut::Matrix(matrix) => matrix.train(device),
                 WeightMut::Vector(vector) => vector.is_trained = true,
             }
         }
@@ -219,7 +196,7 @@ impl Model {
 /// A weight by its name; of a vector, `less` less than its values.
 fn source(weight: WeightRef<'_>, less: f32, shape: WeightShape, dtype: SaveDtype) -> TensorSource<'_> {
     let values: Values<'_> = match weight {
-        WeightRef::Matrix(matrix) => Box::new(|range, out| matrix.decode_range(range, out)),
+        WeightRef::Matrix(matrix) => Box::new(|range, out| matrix.read(range, out)),
         WeightRef::Vector(vector) => Box::new(move |range, out| {
             vector.read(range.start, out);
             if less != 0.0 {

@@ -1,14 +1,13 @@
-//! Which weights of a model are trained.
+//! What of a model is trained: an adapter, or which of its weights.
 
 use std::collections::HashSet;
 use std::str::FromStr;
 
 use regex::Regex;
 
-use crate::adapter::{TargetError, known_modules};
+use crate::adapter::{LoraConfig, TargetError, known_modules};
 use crate::arch::known_norms;
-use crate::shape::Config;
-use crate::shape::{WeightShape, weight_shapes};
+use crate::shape::{Config, WeightShape, weight_shapes};
 
 /// Modules by name, pattern, or all of them.
 #[derive(Clone, Debug)]
@@ -148,6 +147,28 @@ impl WeightSelection {
     }
 }
 
+/// What is to be trained, before anything is made.
+#[derive(Clone, Copy, Debug)]
+pub enum Trainable<'a> {
+    /// An adapter over a frozen model.
+    Adapter(&'a LoraConfig),
+    /// Weights of the model.
+    Weights(&'a WeightSelection),
+}
+
+impl Trainable<'_> {
+    /// Values of each tensor that is trained.
+    ///
+    /// # Errors
+    /// A selection of layers or modules that the model does not have.
+    pub fn tensor_lens(&self, config: &Config) -> Result<Vec<usize>, TargetError> {
+        match self {
+            Trainable::Adapter(lora) => lora.tensor_lens(config),
+            Trainable::Weights(selection) => Ok(selection.of(config)?.iter().map(|w| w.len()).collect()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,10 +214,12 @@ mod tests {
         };
         let tied = error("lm_head", None);
         assert_eq!(tied.to_string(), "the model has no weight of `lm_head`");
-        assert!(tied.hint().is_some_and(|h| h.contains("embed_tokens")));
+        assert!(tied.hint().is_some_and(|h| h.to_string().contains("embed_tokens")));
         let biases = error("biases", None);
         assert!(biases.to_string().contains("`biases`"));
-        assert!(biases.hint().is_some_and(|h| h.contains("mlp") && !h.contains("biases")));
+        assert!(
+            biases.hint().is_some_and(|h| h.to_string().contains("mlp") && !h.to_string().contains("biases"))
+        );
         assert!(error("mlp", Some(vec![30])).to_string().contains("layer 30 does not exist"));
         assert!(error("regex:nothing", None).to_string().contains("match no weight"));
         let unknown = "q_porj".parse::<WeightModules>().expect_err("unknown");

@@ -1,24 +1,8 @@
 //! The weights of a loaded model as one list, in the order of [`crate::weight_shapes`].
 
-use lorafit_kernels::Weight;
-
 use crate::block::Block;
-use crate::block::vector::Vector;
+use crate::block::weights::{WeightMut, WeightRef};
 use crate::model::Model;
-
-/// A weight of a loaded model.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum WeightRef<'a> {
-    Matrix(&'a Weight),
-    Vector(&'a Vector),
-}
-
-/// As [`WeightRef`], writable.
-#[derive(Debug)]
-pub(crate) enum WeightMut<'a> {
-    Matrix(&'a mut Weight),
-    Vector(&'a mut Vector),
-}
 
 impl Model {
     /// All weights.

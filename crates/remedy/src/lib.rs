@@ -111,6 +111,10 @@ pub enum Task {
     PlanMemory,
     /// A model is judged on rows.
     Evaluate,
+    /// An adapter becomes part of the weights of its base.
+    Merge,
+    /// A model is trained that is quantised while it is read.
+    TrainQuantised,
     /// An adapter of another tool, called `adapter` here, becomes a folder of PEFT.
     ConvertToPeft {
         /// What stands for the adapter.
@@ -134,7 +138,11 @@ impl fmt::Display for Reference {
             Reference::Setting(setting, Some(value)) => write!(f, "{} {value}", setting.name()),
             Reference::Task(Task::PlanMemory) => f.write_str("a memory plan"),
             Reference::Task(Task::Evaluate) => f.write_str("an evaluation"),
-            Reference::Task(Task::ConvertToPeft { adapter }) => write!(f, "a conversion of {adapter} to PEFT"),
+            Reference::Task(Task::Merge) => f.write_str("a merge"),
+            Reference::Task(Task::TrainQuantised) => f.write_str("training with a quantised base"),
+            Reference::Task(Task::ConvertToPeft { adapter }) => {
+                write!(f, "a conversion of {adapter} to PEFT")
+            }
         }
     }
 }

@@ -31,7 +31,8 @@ use serde::{Deserialize, Serialize};
 use crate::guard::GuardState;
 use crate::identity::Identity;
 use crate::optim::AdamW;
-use crate::run::RunInfo;
+use crate::run_error::CheckpointError;
+use crate::run_info::RunInfo;
 use crate::saved;
 use crate::storage::{Storage, WriteContent};
 
@@ -106,22 +107,6 @@ struct Manifest {
     clock: i64,
     state: State,
     identity: Identity,
-}
-
-/// A checkpoint that cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("checkpoint {}: {problem}", path.display())]
-pub struct CheckpointError {
-    /// The file or folder.
-    pub path: PathBuf,
-    /// What is wrong.
-    pub problem: String,
-}
-
-impl CheckpointError {
-    fn new(path: &Path, problem: impl Into<String>) -> Self {
-        CheckpointError { path: path.to_owned(), problem: problem.into() }
-    }
 }
 
 /// Bytes of a checkpoint, about.

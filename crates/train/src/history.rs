@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::checkpoint::last_saved;
 use crate::metrics::{EvaluationRecord, MetricsLine, SkipRecord, StepRecord};
-use crate::run::{CONFIG, DATA, EVALUATIONS, METRICS, PLAN, RunError};
+use crate::run::{CONFIG, DATA, EVALUATIONS, METRICS, PLAN};
+use crate::run_error::RunError;
 
 /// A line longer than this is no record.
 const LONGEST_LINE: u64 = 1 << 20;

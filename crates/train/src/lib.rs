@@ -16,6 +16,8 @@ mod metrics;
 pub mod optim;
 mod plan;
 mod run;
+mod run_error;
+mod run_info;
 mod run_summary;
 mod saved;
 mod schedule;
@@ -28,12 +30,11 @@ mod tensorboard;
 mod token_scores;
 mod tokenizer;
 mod trainer;
-mod write_behind;
 
 pub use bench::{BenchError, BenchOptions, BenchResult, bench};
 pub use cadence::CheckpointEvery;
 pub use card::CARD_MARK;
-pub use checkpoint::{Best, Checkpoint, CheckpointError, Newest, State};
+pub use checkpoint::{Best, Checkpoint, Newest, State};
 pub use evaluate::{
     AnswerError, Answering, Evaluation, ExactMatch, Example, SIDE_BY_SIDE, evaluate, exact_match,
 };
@@ -46,11 +47,12 @@ pub use memory::{available_bytes, give_back_freed_buffers, peak_device_bytes, pe
 pub use metrics::{EvaluationRecord, SkipRecord, StepRecord};
 pub use optim::OptimizerKind;
 pub use plan::{EvaluationRequest, MemoryPlan, PlanRequest, device_process_bytes};
-pub use run::{RunError, RunFolder, RunInfo, RunLength};
+pub use run::{RunFolder, RunLength};
+pub use run_error::{CheckpointError, RunError};
+pub use run_info::{FolderFile, ModelFolder, RunInfo};
 pub use run_summary::{RunResult, RunSummary};
 pub use saved::{
-    FolderFile, ModelFolder, Tensors, Watch, model_folder_bytes, write_adapter_folder, write_large_file,
-    write_model_folder,
+    Tensors, Watch, model_folder_bytes, write_adapter_folder, write_large_file, write_model_folder,
 };
 pub use schedule::{Schedule, ScheduleKind};
 pub use selfcheck::check_steps;

@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use crate::run::RunError;
+use crate::run_error::RunError;
 
 const LOCK: &str = "lock";
 

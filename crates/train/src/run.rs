@@ -17,158 +17,24 @@
 //! RUN/lock                                             held by the process that writes here
 //! ```
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use lorafit_data::statistics::Statistics;
-use lorafit_model::{FileError, Parameters};
-use lorafit_remedy::{Remedy, Setting, remedy};
+use lorafit_model::Parameters;
 use serde::{Deserialize, Serialize};
 
 use crate::card;
-use crate::checkpoint::{self, CheckpointError, Content, State};
-use crate::identity::{Identity, Mismatch};
+use crate::checkpoint::{self, Content, State};
 use crate::json_lines::JsonLines;
 use crate::lock::RunLock;
 use crate::metrics::{EvaluationRecord, SkipRecord, StepRecord};
 use crate::optim::AdamW;
 use crate::plan::MemoryPlan;
-use crate::saved::{self, ModelFolder};
+use crate::run_error::{CheckpointError, RunError, io_error, save_error};
+use crate::run_info::RunInfo;
+use crate::saved;
 use crate::storage::{Disk, Storage, free_bytes};
 use crate::tensorboard::EventFile;
-
-/// Why a run folder cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The folder holds another run.
-    #[error("{} already holds a run (it has {file})", dir.display())]
-    Taken {
-        /// The folder.
-        dir: PathBuf,
-        /// The file that shows it.
-        file: &'static str,
-    },
-    /// The folder holds none.
-    #[error("{} holds no run: {source}", dir.display())]
-    NoRun {
-        /// The folder.
-        dir: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Another process writes to the folder.
-    #[error("{} is in use by {}", dir.display(), in_words(*process))]
-    Locked {
-        /// The folder.
-        dir: PathBuf,
-        /// The process, if it says.
-        process: Option<u32>,
-    },
-    /// A file cannot be made or written.
-    #[error("{}: cannot write: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A checkpoint or an adapter cannot be saved.
-    #[error(
-        "{}: cannot save: {source} ({} bytes are needed{})",
-        path.display(), needed_bytes, free_bytes.map(|free| format!(", {free} are free")).unwrap_or_default()
-    )]
-    Save {
-        /// The folder.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-        /// What saving takes.
-        needed_bytes: u64,
-        /// What the file system has left, if it tells.
-        free_bytes: Option<u64>,
-    },
-    /// The file system has too little space for the run.
-    #[error("{}: the run needs {needed_bytes} bytes on disk, {free_bytes} are free", dir.display())]
-    NoSpace {
-        /// The folder.
-        dir: PathBuf,
-        /// Checkpoints and adapters.
-        needed_bytes: u64,
-        /// What is left.
-        free_bytes: u64,
-    },
-    /// The file system has too little space for a model folder.
-    #[error("{}: the model needs {needed_bytes} bytes on disk, {free_bytes} are free", dir.display())]
-    NoSpaceForModel {
-        /// The folder.
-        dir: PathBuf,
-        /// Its files.
-        needed_bytes: u64,
-        /// What is left.
-        free_bytes: u64,
-    },
-    /// A checkpoint is damaged.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// No checkpoint is whole.
-    #[error("{} has no checkpoint that can be used", dir.display())]
-    NoCheckpoint {
-        /// The run folder.
-        dir: PathBuf,
-    },
-    /// The checkpoint is of another run.
-    #[error("{} was made by another run:{}", path.display(), listed(mismatches))]
-    Mismatch {
-        /// The checkpoint.
-        path: PathBuf,
-        /// What differs.
-        mismatches: Vec<Mismatch>,
-    },
-    /// The adapter cannot be loaded.
-    #[error(transparent)]
-    Adapter(#[from] FileError),
-}
-
-fn in_words(process: Option<u32>) -> String {
-    process.map_or("another process".to_owned(), |id| format!("process {id}"))
-}
-
-fn listed(mismatches: &[Mismatch]) -> String {
-    let line = |m: &Mismatch| format!("\n  {}: it has {}, this run has {}", m.name, m.expected, m.found);
-    mismatches.iter().map(line).collect()
-}
-
-impl RunError {
-    /// What the user can do.
-    pub fn hint(&self) -> Option<Remedy> {
-        Some(match self {
-            RunError::Taken { .. } => remedy![
-                "continue it with ", Setting::Resume;
-                "choose another ", Setting::Out;
-                "replace it with ", Setting::Overwrite
-            ],
-            RunError::NoRun { .. } => "give the folder that the run was written to".into(),
-            RunError::Locked { .. } => {
-                remedy!["wait for it"; "stop it"; "choose another ", Setting::Out]
-            }
-            RunError::Io { .. } | RunError::Save { .. } => {
-                "check that the folder exists, is writable and has space left".into()
-            }
-            RunError::NoSpace { .. } => {
-                remedy!["make space"; "choose another ", Setting::Out; "lower ", Setting::KeepCheckpoints]
-            }
-            RunError::NoSpaceForModel { .. } => remedy!["make space"; "choose another ", Setting::Out],
-            RunError::Checkpoint(_) | RunError::NoCheckpoint { .. } => remedy![
-                "start again with ", Setting::Overwrite;
-                "start from the adapter as it is with ", Setting::Adapter.is("RUN")
-            ],
-            RunError::Mismatch { .. } => {
-                remedy!["give it what it had"; "go on all the same with ", Setting::ResumeAnyway]
-            }
-            RunError::Adapter(e) => return e.hint(),
-        })
-    }
-}
 
 pub(crate) const METRICS: &str = "metrics.jsonl";
 pub(crate) const EVALUATIONS: &str = "evaluations.jsonl";
@@ -179,21 +45,6 @@ pub(crate) const CONFIG: &str = "config.toml";
 const TENSORBOARD: &str = "tensorboard";
 /// What a folder has if a run was there.
 const MARKS: [&str; 3] = [METRICS, "adapter_config.json", "adapter_model.safetensors"];
-
-/// What a run says of itself in its checkpoints.
-#[derive(Clone, Debug, Default)]
-pub struct RunInfo {
-    /// What its adapter calls the base.
-    pub base_model: String,
-    /// Every setting, as TOML.
-    pub config: String,
-    /// What decides its arithmetic.
-    pub identity: Identity,
-    /// Seconds since 1970 that chat templates see as now.
-    pub clock: i64,
-    /// What goes beside the weights of a model.
-    pub folder: ModelFolder,
-}
 
 /// `run.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -468,13 +319,4 @@ impl RunFolder {
             _ => Ok(()),
         }
     }
-}
-
-pub(crate) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> RunError + use<> {
-    let path = path.to_owned();
-    move |source| RunError::Io { path, source }
-}
-
-pub(crate) fn save_error(dir: &Path, source: io::Error, needed_bytes: u64) -> RunError {
-    RunError::Save { path: dir.to_owned(), source, needed_bytes, free_bytes: free_bytes(dir) }
 }

@@ -4,7 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::history::{RunHistory, RunTotals};
-use crate::run::{RunError, RunFolder};
+use crate::run::RunFolder;
+use crate::run_error::RunError;
 
 /// A run as its folder tells it.
 #[derive(Clone, Debug, PartialEq)]

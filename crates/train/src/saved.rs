@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use lorafit_model::Parameters;
 use lorafit_model::adapter::{self, Adapter};
-use lorafit_model::weights::{SaveDtype, TensorSource, write_tensors};
+use lorafit_model::weights::{TensorSource, write_tensors};
 use serde_json::json;
 
 use crate::card::{self, CARD};
-use crate::run::{RunError, RunInfo, io_error, save_error};
+use crate::run_error::{RunError, io_error, save_error};
+use crate::run_info::{FolderFile, ModelFolder, RunInfo};
 use crate::storage::{Disk, Storage, StorageFile, free_bytes};
 
 /// The weights in a checkpoint.
@@ -20,24 +21,6 @@ pub(crate) const TRAINED: &str = "weights.safetensors";
 pub(crate) const MODEL: &str = "model";
 /// Bytes of a shard, at most, but for a tensor that is larger by itself: 5 GB, as transformers cuts.
 const SHARD_BYTES: u64 = 5_000_000_000;
-
-/// What goes beside the weights of a model, or of an adapter, that is saved.
-#[derive(Clone, Debug, Default)]
-pub struct ModelFolder {
-    /// How a model's weights are stored.
-    pub dtype: SaveDtype,
-    /// A model's configuration, and the tokenizer and template, by file name.
-    pub files: Vec<(String, FolderFile)>,
-}
-
-/// A file beside weights.
-#[derive(Clone, Debug)]
-pub enum FolderFile {
-    /// With this content.
-    Content(Vec<u8>),
-    /// As that of another folder.
-    Copy(PathBuf),
-}
 
 impl ModelFolder {
     /// Bytes of the files.
@@ -371,7 +354,7 @@ fn save_folder(
 
 #[cfg(test)]
 mod tests {
-    use lorafit_model::weights::TensorData;
+    use lorafit_model::weights::{SaveDtype, TensorData};
 
     use super::*;
 

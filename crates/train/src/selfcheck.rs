@@ -95,7 +95,7 @@ fn step(
         Buffers::for_training(&model, parameters.adapter(), &gradients, tokens, targets.len(), activations);
     let scale = 1.0 / targets.len() as f32;
     let losses =
-        model.loss_and_gradient(parameters.adapter(), None, stream, scale, &mut buffers, &mut gradients);
+        model.loss_and_gradient(parameters.adapter().into(), stream, scale, &mut buffers, &mut gradients);
     let mut optimizer = AdamW::new(&parameters, OptimizerKind::AdamW, 0.01);
     optimizer.step(&mut parameters, &gradients, 1e-3, 1.0);
     let values = |tensors: Vec<&lorafit_kernels::Tensor>| {

@@ -10,7 +10,8 @@ use crate::checkpoint::last_saved;
 use crate::json_lines::read_last;
 use crate::lock::RunLock;
 use crate::metrics::{EvaluationRecord, MetricsLine, StepRecord};
-use crate::run::{EVALUATIONS, LENGTH, METRICS, RunError, RunLength};
+use crate::run::{EVALUATIONS, LENGTH, METRICS, RunLength};
+use crate::run_error::RunError;
 
 /// Steps that rate and loss are the mean of.
 const RECENT: usize = 20;

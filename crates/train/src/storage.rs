@@ -5,10 +5,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, IntoInnerError, Write};
 use std::path::{Path, PathBuf};
 
-use crate::write_behind::WriteBehind;
-
 #[cfg(test)]
 pub(crate) mod faulty;
+mod write_behind;
+
+use write_behind::WriteBehind;
 
 /// A file that is being written.
 pub(crate) trait StorageFile: Write + Debug + Send {

@@ -13,7 +13,7 @@ use lorafit_data::{Dataset, Order, Samples, Steps};
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::elementwise::sum_squares;
 use lorafit_kernels::random;
-use lorafit_model::{ActivationPolicy, Buffers, Config, Gradients, Losses, Parameters};
+use lorafit_model::{ActivationPolicy, ActiveAdapter, Buffers, Config, Gradients, Losses, Parameters};
 use lorafit_remedy::{Remedy, Setting, Task, remedy};
 
 use crate::cadence::{Cadence, CheckpointEvery};
@@ -23,7 +23,8 @@ use crate::guard::{Culprit, OnNan, Refusal};
 use crate::memory::{peak_device_bytes, peak_rss_bytes};
 use crate::metrics::{EvaluationRecord, SkipRecord, StepRecord};
 use crate::optim::{AdamW, OptimizerKind};
-use crate::run::{RunError, RunFolder, RunLength};
+use crate::run::{RunFolder, RunLength};
+use crate::run_error::RunError;
 use crate::schedule::{Schedule, ScheduleKind};
 use crate::stream::{Cut, MicroBatchSize, cut};
 
@@ -556,7 +557,13 @@ impl Stepper {
         for (part, micro) in micro_batches.enumerate() {
             let mask = mask.map(|m| m.derive(part as u64));
             let (buffers, gradients) = (&mut self.buffers, &mut self.gradients);
-            losses.push(model.loss_and_gradient(adapter, mask, micro.stream(), scale, buffers, gradients));
+            losses.push(model.loss_and_gradient(
+                ActiveAdapter { adapter, mask },
+                micro.stream(),
+                scale,
+                buffers,
+                gradients,
+            ));
             computed += micro.tokens() as u64;
         }
         // Not before the last micro-batch: a GPU is waited for where its values are read.

@@ -8,7 +8,7 @@ use crate::bytes::SharedBytes;
 use crate::gpu::{Buffer, Float, Gpu, Region, count};
 use crate::weight::RowOrder;
 
-/// A stored matrix, as [`crate::Weight`] has it on the host.
+/// A stored matrix, as [`crate::FrozenWeight`] has it on the host.
 #[derive(Debug)]
 pub(crate) enum OnGpu {
     Blocks { format: Format, data: Buffer },

@@ -3,7 +3,7 @@ use safetensors::SafeTensors;
 use super::four_bit::{Absmax, Code};
 use super::{Format, Quantization};
 use crate::testing::{bits, fixture, floats};
-use crate::weight::Weight;
+use crate::weight::FrozenWeight;
 
 /// gguf-py and this decoder do the same f32 arithmetic, so every bit agrees
 /// (`scripts/make_quant_fixtures.py`).
@@ -37,7 +37,7 @@ fn four_bit_equals_bitsandbytes() {
         {
             let name = |part: &str| format!("{case}.{kind}.{part}");
             let quantization = Quantization::FourBit { code, block_len: 64, double };
-            let weight = Weight::from_f32(rows, cols, &values).quantize(quantization).expect("finite");
+            let weight = FrozenWeight::from_f32(rows, cols, &values).quantize(quantization).expect("finite");
             let found = weight.four_bit().expect("4-bit");
             let packed = file.tensor(&name("packed")).expect("codes").data();
             assert!(found.codes.as_slice() == packed, "{case} {kind} codes");
@@ -85,7 +85,7 @@ fn four_bit_equals_bitsandbytes() {
 fn int8_stays_within_half_a_step() {
     let values: Vec<f32> =
         (0..6 * 40).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.01 * (1 + i / 40) as f32).collect();
-    let weight = Weight::from_f32(6, 40, &values).quantize(Quantization::Int8).expect("finite");
+    let weight = FrozenWeight::from_f32(6, 40, &values).quantize(Quantization::Int8).expect("finite");
     for (row, (found, expected)) in weight.to_vec().chunks(40).zip(values.chunks(40)).enumerate() {
         let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
         for (f, e) in found.iter().zip(expected) {
@@ -94,20 +94,20 @@ fn int8_stays_within_half_a_step() {
         }
     }
     assert_eq!(
-        Weight::from_f32(1, 4, &[0.0; 4]).quantize(Quantization::Int8).expect("finite").to_vec(),
+        FrozenWeight::from_f32(1, 4, &[0.0; 4]).quantize(Quantization::Int8).expect("finite").to_vec(),
         [0.0; 4]
     );
 }
 
 /// The matrix `case.input` of a fixture.
-fn input(file: &SafeTensors<'_>, case: &str) -> Weight {
+fn input(file: &SafeTensors<'_>, case: &str) -> FrozenWeight {
     let tensor = file.tensor(&format!("{case}.input")).expect("the input");
     let format = match tensor.dtype() {
         safetensors::Dtype::BF16 => Format::BF16,
         _ => Format::F32,
     };
     let data = crate::bytes::SharedBytes::from_vec(tensor.data().to_vec());
-    Weight::new(tensor.shape()[0], tensor.shape()[1], format, data).expect("a matrix")
+    FrozenWeight::new(tensor.shape()[0], tensor.shape()[1], format, data).expect("a matrix")
 }
 
 /// Hard inputs in all block sizes (`scripts/make_bnb_fixtures.py`): codes that straddle rows, ties, subnormal and huge
@@ -169,13 +169,13 @@ fn values_that_are_not_finite_are_refused_where_they_are() {
         for at in [3 * 7 + 2, 5999 * 7] {
             values[at] = value;
         }
-        let error = Weight::from_f32(6000, 7, &values).quantize(quantization).expect_err("refused");
+        let error = FrozenWeight::from_f32(6000, 7, &values).quantize(quantization).expect_err("refused");
         assert_eq!((error.row, error.col), (3, 2), "{error}");
         assert_eq!(
             error.to_string(),
             format!("row 3, column 2 is {value}, which cannot be quantised to {quantization}")
         );
     }
-    assert!(Weight::from_f32(1, 2, &[f32::MAX, f32::MIN]).quantize(four_bit(false)).is_ok());
-    assert!(Weight::from_f32(1, 2, &[65_519.0, -65_519.0]).quantize(Quantization::Int8).is_ok());
+    assert!(FrozenWeight::from_f32(1, 2, &[f32::MAX, f32::MIN]).quantize(four_bit(false)).is_ok());
+    assert!(FrozenWeight::from_f32(1, 2, &[65_519.0, -65_519.0]).quantize(Quantization::Int8).is_ok());
 }

@@ -14,7 +14,7 @@ use crate::quant::four_bit::Code;
 use crate::quant::{Format, Quantization};
 use crate::random::mix;
 use crate::tensor::Bf16Tensor;
-use crate::weight::{ComputeDtype, RowOrder, Weight};
+use crate::weight::{ComputeDtype, FrozenWeight, RowOrder, Weight};
 
 /// Every case.
 pub(super) fn all_cases() -> Vec<Case> {
@@ -125,7 +125,8 @@ fn row_cases() -> Vec<Case> {
             vec![all(&y)]
         }));
         cases.push(Case::new(format!("embedding, {shape}"), Accuracy::Rounded, move |on| {
-            let weight = Weight::from_f32(rows, width, &on.values(29, rows * width)).on(on.device);
+            let table = FrozenWeight::from_f32(rows, width, &on.values(29, rows * width));
+            let weight = Weight::on(on.device, table);
             let ids = [rows - 1, 0, rows - 1].map(|row| row as u32);
             let (mut y, mut d_weight) = (on.output(3 * width), on.parameter(30, rows * width));
             let (mut row, mut sum) = (on.output(3 * width), on.activation(19, 3 * width));
@@ -206,24 +207,28 @@ enum Stored {
 /// A weight of `rows` x `cols` where the case runs, multiplied as there.
 fn weight(on: &Place, stored: Stored, rows: usize, cols: usize) -> Weight {
     let values = on.values(40, rows * cols);
-    let f32s = || Weight::from_f32(rows, cols, &values);
+    let f32s = || FrozenWeight::from_f32(rows, cols, &values);
     let of_blocks = |format: Format| {
         let bytes = SharedBytes::from_vec(blocks(format, rows * cols / format.block_len()));
-        Weight::new(rows, cols, format, bytes).expect("whole blocks")
+        FrozenWeight::new(rows, cols, format, bytes).expect("whole blocks")
     };
-    let mut weight = match stored {
+    let frozen = match stored {
         Stored::Blocks(format) => of_blocks(format),
         Stored::Quantized(quantization) => f32s().quantize(quantization).expect("finite values"),
         Stored::Pairs(format) => {
             of_blocks(format).with_row_order(RowOrder::RotaryPairs { head_dim: rows / 2 })
         }
-        Stored::Trained => f32s().on(on.device).to_trained(on.device),
+        Stored::Trained => f32s(),
     };
+    let mut weight = Weight::on(on.device, frozen);
+    if matches!(stored, Stored::Trained) {
+        weight.train(on.device);
+    }
     weight.set_compute_dtype(match on.float {
         Float::F32 => ComputeDtype::F32,
         Float::Bf16 => ComputeDtype::Bf16,
     });
-    weight.on(on.device)
+    weight
 }
 
 /// Random blocks whose values are all below 8 in magnitude.

@@ -10,7 +10,7 @@ use crate::ops::{elementwise, rms_norm};
 use crate::quant::Quantization;
 use crate::quant::four_bit::Code;
 use crate::tensor::{Device, Tensor};
-use crate::weight::Weight;
+use crate::weight::{FrozenWeight, Weight};
 
 /// What an op is measured by.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -121,15 +121,17 @@ fn weight(device: Device, quantization: Option<Quantization>) -> Weight {
     let values = |range: std::ops::Range<usize>, out: &mut [f32]| {
         range.zip(out).for_each(|(i, out)| *out = (i % 251) as f32 / 4000.0 - 0.03);
     };
-    let quantized = quantization
-        .map(|quantization| Weight::quantized(INNER, HIDDEN, quantization, values).expect("finite values"));
-    quantized
-        .unwrap_or_else(|| {
+    let frozen = match quantization {
+        Some(quantization) => {
+            FrozenWeight::quantized(INNER, HIDDEN, quantization, values).expect("finite values")
+        }
+        None => {
             let mut row = vec![0.0; INNER * HIDDEN];
             values(0..row.len(), &mut row);
-            Weight::from_f32(INNER, HIDDEN, &row)
-        })
-        .on(device)
+            FrozenWeight::from_f32(INNER, HIDDEN, &row)
+        }
+    };
+    Weight::on(device, frozen)
 }
 
 fn forward(x: &Tensor, weight: &Weight, y: &mut Tensor) {

@@ -4,7 +4,7 @@
 use lorafit_kernels::gpu::Float;
 use lorafit_kernels::ops::matmul::{Product, Right, Term, View, cuda, run};
 use lorafit_kernels::quant::Quantization;
-use lorafit_kernels::{Device, RowOrder, Tensor, Weight, selfcheck};
+use lorafit_kernels::{Device, FrozenWeight, RowOrder, Tensor, Weight, selfcheck};
 
 use crate::driver::{check, gpu};
 use crate::{FLOATS, assert_close, tolerance, values};
@@ -25,10 +25,10 @@ fn products_in_several_tiles_equal_those_in_one() {
     let (m, rows, cols) = (3, 20, 24);
     for float in FLOATS {
         let Some(gpu) = gpu(float) else { return };
-        let source = Weight::from_f32(rows, cols, &values(float, 1, rows * cols));
+        let source = FrozenWeight::from_f32(rows, cols, &values(float, 1, rows * cols));
         let stored = source.with_row_order(RowOrder::RotaryPairs { head_dim: 10 });
         let weights = [stored.quantize(Quantization::Int8).expect("finite"), stored];
-        for weight in weights.map(|weight| weight.on(Device::Cuda(gpu))) {
+        for weight in weights.map(|weight| Weight::on(Device::Cuda(gpu), weight)) {
             for (n, k, right) in
                 [(rows, cols, Right::WeightTransposed(&weight)), (cols, rows, Right::Weight(&weight))]
             {
@@ -44,6 +44,26 @@ fn products_in_several_tiles_equal_those_in_one() {
                 // Sums of three parts, each rounded.
                 let (found, expected) = (in_tiles.to_vec(m * n), whole.to_vec(m * n));
                 assert_close(&found, &expected, 2.0 * tolerance(float), &format!("{float:?}, {n} columns"));
+            }
+        }
+    }
+}
+
+/// As a model is saved whose frozen matrices lie on a GPU: pieces of them, which begin and end within rows.
+#[test]
+fn a_frozen_matrix_on_a_device_is_read_as_on_the_host() {
+    let (rows, cols) = (20, 24);
+    for float in FLOATS {
+        let Some(gpu) = gpu(float) else { return };
+        let source = FrozenWeight::from_f32(rows, cols, &values(float, 1, rows * cols));
+        let stored = source.with_row_order(RowOrder::RotaryPairs { head_dim: 10 });
+        for weight in [stored.quantize(Quantization::Int8).expect("finite"), stored] {
+            let expected = weight.to_vec();
+            let weight = Weight::on(Device::Cuda(gpu), weight);
+            for range in [0..rows * cols, 7..100, 48..72, 479..480, 5..5] {
+                let mut found = vec![9.0; range.len()];
+                weight.read(range.clone(), &mut found);
+                assert_eq!(found, expected[range.clone()], "{float:?} {range:?}");
             }
         }
     }

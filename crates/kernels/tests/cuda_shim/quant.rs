@@ -10,7 +10,7 @@ use lorafit_kernels::quant::four_bit::{Absmax, Code, FourBit};
 use lorafit_kernels::quant::int8::Int8;
 use lorafit_kernels::quant::{Format, Quantization};
 use lorafit_kernels::random::mix;
-use lorafit_kernels::{RowOrder, SharedBytes, Weight};
+use lorafit_kernels::{FrozenWeight, RowOrder, SharedBytes, Weight};
 
 use crate::machine::Machine;
 use crate::{FLOATS, rounded, tensor, values};
@@ -19,7 +19,7 @@ use crate::{FLOATS, rounded, tensor, values};
 #[track_caller]
 fn check(
     machine: &mut Machine,
-    mut weight: Weight,
+    weight: FrozenWeight,
     what: &str,
     decode: impl Fn(Float, Tile, Region) -> lorafit_kernels::gpu::Launch,
 ) {
@@ -28,7 +28,7 @@ fn check(
     let neighbours: Vec<u32> = (1..rows as u32).collect();
     let ids = vec![rows as u32 - 1, 0, 2, 2];
     for order in orders {
-        weight = weight.with_row_order(order);
+        let weight = Weight::from(weight.clone().with_row_order(order));
         for (wanted, by_id) in [(&neighbours, false), (&ids, true)] {
             let len = wanted.len() * cols;
             let mut expected = tensor(&vec![0.0; len]);
@@ -88,7 +88,8 @@ fn rows_of_blocks_decode_to_the_bits_of_the_cpu() {
                 _ => block_bytes(format, rows * cols / format.block_len()),
             };
             let data = machine.put(&bytes);
-            let weight = Weight::new(rows, cols, format, SharedBytes::from_vec(bytes)).expect("whole blocks");
+            let weight =
+                FrozenWeight::new(rows, cols, format, SharedBytes::from_vec(bytes)).expect("whole blocks");
             check(&mut machine, weight, &format!("{format} {cols}"), |float, tile, out| {
                 decode_blocks(format, float, data, tile, out)
             });
@@ -111,7 +112,7 @@ fn four_bit_codes_decode_to_the_bits_of_the_cpu() {
         let source = values(Float::F32, 2, rows * cols);
         let fill = |range: std::ops::Range<usize>, out: &mut [f32]| out.copy_from_slice(&source[range]);
         let quantization = Quantization::FourBit { code, block_len, double };
-        let weight = Weight::quantized(rows, cols, quantization, fill).expect("finite");
+        let weight = FrozenWeight::quantized(rows, cols, quantization, fill).expect("finite");
         let FourBit { codes, absmax, .. } = weight.four_bit().expect("4-bit").clone();
         let codes = machine.put(codes.as_slice());
         let table = machine.put_floats(Float::F32, code.table());
@@ -136,7 +137,7 @@ fn signed_bytes_decode_to_the_bits_of_the_cpu() {
     for cols in [1, 8, 77] {
         let source = values(Float::F32, 3, 8 * cols);
         let fill = |range: std::ops::Range<usize>, out: &mut [f32]| out.copy_from_slice(&source[range]);
-        let weight = Weight::quantized(8, cols, Quantization::Int8, fill).expect("finite");
+        let weight = FrozenWeight::quantized(8, cols, Quantization::Int8, fill).expect("finite");
         let Int8 { codes, absmax } = weight.int8().expect("int8").clone();
         let (codes, absmax) = (machine.put(codes.as_slice()), machine.put(absmax.as_slice()));
         check(&mut machine, weight, &format!("{cols} columns"), |float, tile, out| {

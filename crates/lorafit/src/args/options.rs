@@ -9,6 +9,8 @@ use lorafit_model::adapter::{LayerRange, TargetError, Targets};
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::terminal::words;
+
 /// Written to configuration files as to the terminal.
 macro_rules! serde_as_text {
     ($($kind:ty),*) => {$(

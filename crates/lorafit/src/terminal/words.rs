@@ -61,6 +61,8 @@ fn command(task: Task) -> String {
     match task {
         Task::PlanMemory => "lorafit plan --device cuda".to_owned(),
         Task::Evaluate => "lorafit eval".to_owned(),
+        Task::Merge => "lorafit merge".to_owned(),
+        Task::TrainQuantised => "lorafit train --quant nf4".to_owned(),
         Task::ConvertToPeft { adapter } => {
             format!("lorafit export --to peft --model BASE --adapter {adapter} --out NEW")
         }

@@ -6,11 +6,13 @@
 
 use std::path::{Path, PathBuf};
 
+use regex::Regex;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
 
 use super::lora::override_for;
 use super::peft::{
-    WEIGHTS_FILE, changes_the_base, decode, format_of, map_weights, parse_weights, patterns, read_json,
+    WEIGHTS_FILE, changes_the_base, decode, map_weights, matrix, parse_weights, patterns, read_json,
     used_options,
 };
 use crate::error::FileError;
@@ -73,90 +75,27 @@ impl AdapterFile {
     /// no numbers.
     pub fn read(dir: &Path) -> Result<Self, FileError> {
         let (config_path, json) = read_json(dir)?;
-        let wrong = |key: &str, expected: &str| {
-            let found = json.get(key).map_or("missing".to_owned(), Value::to_string);
-            FileError::new(&config_path, format!("`{key}` is {found}, expected {expected}"))
-        };
-        if json.get("peft_type").and_then(Value::as_str) != Some("LORA") {
-            return Err(wrong("peft_type", "\"LORA\""));
-        }
-        // PEFT's own, where a file has none.
-        let alpha =
-            json.get("lora_alpha").unwrap_or(&Value::from(8)).as_f64().filter(|alpha| alpha.is_finite());
-        let alpha = alpha.ok_or_else(|| wrong("lora_alpha", "a number"))?;
-        let alphas =
-            patterns(&json, "alpha_pattern", Value::as_f64).map_err(|e: FileError| e.at(&config_path))?;
-        let use_rslora = json.get("use_rslora").and_then(Value::as_bool).unwrap_or(false);
-
+        let scales = Scales::read(&json).map_err(|e| e.at(&config_path))?;
         let weights_path = dir.join(WEIGHTS_FILE);
-        let fail = |problem: String| FileError::new(&weights_path, problem);
         let bytes = map_weights(dir)?;
         let file = parse_weights(&weights_path, &bytes)?;
         let mut names: Vec<&str> = file.names();
         names.sort_unstable();
-        let (mut factors, mut dtypes, mut others) = (Vec::new(), Vec::new(), Vec::new());
-        for &name in &names {
-            let Some((path, ending)) = name.split_once(".lora_A.") else {
-                let partner = name.replacen(".lora_B.", ".lora_A.", 1);
-                if partner == name || !names.contains(&partner.as_str()) {
-                    others.push(name.to_owned());
-                }
-                continue;
-            };
-            let read = |name: &str| {
-                let view = file.tensor(name).map_err(|_| fail(format!("tensor {name} is missing")))?;
-                let &[rows, cols] = view.shape() else {
-                    return Err(fail(format!("{name} is {:?}, expected two dimensions", view.shape())));
-                };
-                if format_of(&view).is_none() {
-                    return Err(fail(format!(
-                        "{name} is stored as {:?}, expected F32, F16 or BF16",
-                        view.dtype()
-                    )));
-                }
-                let values = decode(&view);
-                if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-                    return Err(fail(format!(
-                        "{name}: the value in row {}, column {} is {}, expected a finite number",
-                        at / cols,
-                        at % cols,
-                        values[at]
-                    )));
-                }
-                let dtype = format!("{:?}", view.dtype());
-                Ok((rows, cols, values, dtype))
-            };
-            let (rank, inputs, a, dtype) = read(name)?;
-            let (outputs, b_rank, b, b_dtype) = read(&format!("{path}.lora_B.{ending}"))?;
-            if rank != b_rank || [rank, outputs, inputs].contains(&0) {
-                return Err(fail(format!(
-                    "{path}: A is {:?} and B {:?}, expected [r, in] and [out, r]",
-                    [rank, inputs],
-                    [outputs, b_rank]
-                )));
-            }
-            for dtype in [dtype, b_dtype] {
+        let (pairs, others) = pairs(&names);
+        let (mut factors, mut dtypes) = (Vec::new(), Vec::new());
+        for pair in pairs {
+            let (found, of_pair) =
+                pair.read(&file, &scales).map_err(|problem| FileError::new(&weights_path, problem))?;
+            for dtype in of_pair.map(|dtype| format!("{dtype:?}")) {
                 if !dtypes.contains(&dtype) {
                     dtypes.push(dtype);
                 }
             }
-            let path = path.strip_prefix("base_model.model.").unwrap_or(path);
-            let alpha = override_for(&alphas, path).unwrap_or(alpha);
-            let divisor = if use_rslora { (rank as f64).sqrt() } else { rank as f64 };
-            factors.push(Factors {
-                path: path.to_owned(),
-                layer: path.split('.').find_map(|part| part.parse().ok()),
-                module: path.rsplit('.').next().unwrap_or(path).to_owned(),
-                rank,
-                outputs,
-                inputs,
-                scale: alpha / divisor,
-                a,
-                b,
-            });
+            factors.push(found);
         }
         if factors.is_empty() {
-            return Err(fail("it has no pair of tensors named lora_A and lora_B".to_owned())
+            let problem = "it has no pair of tensors named lora_A and lora_B";
+            return Err(FileError::new(&weights_path, problem)
                 .with_hint("only LoRA adapters of linear layers can be looked at"));
         }
         factors.sort_by_key(|factors| factors.layer);
@@ -166,8 +105,8 @@ impl AdapterFile {
             path: dir.to_owned(),
             base: json.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned),
             rank: json.get("r").and_then(Value::as_u64).map(|rank| rank as usize),
-            alpha,
-            use_rslora,
+            alpha: scales.alpha,
+            use_rslora: scales.use_rslora,
             dtypes,
             file_bytes: bytes.as_slice().len() as u64,
             factors,
@@ -185,9 +124,123 @@ impl AdapterFile {
         used.chain(init).collect()
     }
 
+    /// The scale that readers take for all layers which know one rank and one alpha: what the configuration says of both.
+    pub fn configured_scale(&self) -> f64 {
+        let largest = || self.factors.iter().map(|factors| factors.rank).max().unwrap_or(0);
+        let rank = self.rank.unwrap_or_else(largest) as f64;
+        self.alpha / if self.use_rslora { rank.sqrt() } else { rank }
+    }
+
+    /// Whether [`AdapterFile::configured_scale`] is the scale of every layer.
+    pub fn has_one_scale(&self) -> bool {
+        let scale = self.configured_scale();
+        // Powers and quotients of the same numbers may differ in their last bits.
+        self.factors.iter().all(|factors| (factors.scale - scale).abs() <= 1e-9 * scale.abs())
+    }
+
     /// Trainable values, of the factors only.
     pub fn parameters(&self) -> usize {
         self.factors.iter().map(|factors| factors.a.len() + factors.b.len()).sum()
+    }
+}
+
+/// What a configuration says of the scales of its layers.
+struct Scales {
+    alpha: f64,
+    /// Other alphas by patterns for paths.
+    alphas: Vec<(Regex, f64)>,
+    use_rslora: bool,
+}
+
+impl Scales {
+    fn read(json: &Map<String, Value>) -> Result<Self, FileError> {
+        let wrong = |key: &str, expected: &str| {
+            let found = json.get(key).map_or("missing".to_owned(), Value::to_string);
+            FileError::new(Path::new(""), format!("`{key}` is {found}, expected {expected}"))
+        };
+        if json.get("peft_type").and_then(Value::as_str) != Some("LORA") {
+            return Err(wrong("peft_type", "\"LORA\""));
+        }
+        // PEFT's own, where a file has none.
+        let alpha = json.get("lora_alpha").unwrap_or(&Value::from(8)).as_f64();
+        let alpha = alpha.filter(|alpha| alpha.is_finite()).ok_or_else(|| wrong("lora_alpha", "a number"))?;
+        let alphas = patterns(json, "alpha_pattern", Value::as_f64)?;
+        let use_rslora = json.get("use_rslora").and_then(Value::as_bool).unwrap_or(false);
+        Ok(Scales { alpha, alphas, use_rslora })
+    }
+
+    /// The scale of the layer `path` with factors of rank `rank`.
+    fn of(&self, path: &str, rank: usize) -> f64 {
+        let divisor = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
+        override_for(&self.alphas, path).unwrap_or(self.alpha) / divisor
+    }
+}
+
+/// The names of the two factors of a layer.
+struct Pair<'a> {
+    /// What stands before `.lora_A.`.
+    path: &'a str,
+    a: &'a str,
+    b: String,
+}
+
+/// The pairs of factors among the sorted `names` of a file, and the names that are neither one nor its partner.
+fn pairs<'a>(names: &[&'a str]) -> (Vec<Pair<'a>>, Vec<String>) {
+    let (mut pairs, mut others) = (Vec::new(), Vec::new());
+    for &name in names {
+        if let Some((path, ending)) = name.split_once(".lora_A.") {
+            pairs.push(Pair { path, a: name, b: format!("{path}.lora_B.{ending}") });
+            continue;
+        }
+        let partner = name.replacen(".lora_B.", ".lora_A.", 1);
+        if partner == name || !names.contains(&partner.as_str()) {
+            others.push(name.to_owned());
+        }
+    }
+    (pairs, others)
+}
+
+impl Pair<'_> {
+    /// The factors, and how they are stored; the text says what is wrong with them.
+    fn read(&self, file: &SafeTensors<'_>, scales: &Scales) -> Result<(Factors, [Dtype; 2]), String> {
+        let ([rank, inputs], a, a_dtype) = finite_matrix(file, self.a)?;
+        let ([outputs, b_rank], b, b_dtype) = finite_matrix(file, &self.b)?;
+        if rank != b_rank || [rank, outputs, inputs].contains(&0) {
+            return Err(format!(
+                "{}: A is {:?} and B {:?}, expected [r, in] and [out, r]",
+                self.path,
+                [rank, inputs],
+                [outputs, b_rank]
+            ));
+        }
+        let path = self.path.strip_prefix("base_model.model.").unwrap_or(self.path);
+        let factors = Factors {
+            path: path.to_owned(),
+            layer: path.split('.').find_map(|part| part.parse().ok()),
+            module: path.rsplit('.').next().unwrap_or(path).to_owned(),
+            rank,
+            outputs,
+            inputs,
+            scale: scales.of(path, rank),
+            a,
+            b,
+        };
+        Ok((factors, [a_dtype, b_dtype]))
+    }
+}
+
+/// The matrix `name`, whose values are all finite.
+fn finite_matrix(file: &SafeTensors<'_>, name: &str) -> Result<([usize; 2], Vec<f32>, Dtype), String> {
+    let (shape, view) = matrix(file, name)?;
+    let values = decode(&view);
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok((shape, values, view.dtype())),
+        Some(at) => Err(format!(
+            "{name}: the value in row {}, column {} is {}, expected a finite number",
+            at / shape[1],
+            at % shape[1],
+            values[at]
+        )),
     }
 }
 

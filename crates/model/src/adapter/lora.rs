@@ -9,7 +9,6 @@ use lorafit_kernels::{Device, Tensor, random};
 use regex::Regex;
 
 use super::targets::{TargetError, Targets};
-use crate::gradients::like;
 use crate::shape::{Config, Module, module_shape};
 
 /// What an adapter is made of: the part of PEFT's `LoraConfig` that is supported.
@@ -169,7 +168,10 @@ pub(crate) struct GroupGradients {
 impl GroupGradients {
     /// Zeros for the factors of `group`.
     pub(crate) fn like(group: &LoraGroup) -> Self {
-        GroupGradients { a: like(&group.a), b_t: group.parts.iter().map(|p| like(&p.b_t)).collect() }
+        GroupGradients {
+            a: group.a.zeros_like(),
+            b_t: group.parts.iter().map(|p| p.b_t.zeros_like()).collect(),
+        }
     }
 }
 

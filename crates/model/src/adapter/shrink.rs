@@ -7,15 +7,16 @@
 
 use std::path::Path;
 
+use lorafit_remedy::{Setting, remedy};
 use rayon::prelude::*;
 use serde_json::json;
 
 use super::analysis::Update;
 use super::factors::{AdapterFile, Factors};
-use super::names::{MERGE, tensor_name};
+use super::names::{merged_in_peft, tensor_name};
 use super::peft::{CONFIG_FILE, NamedTensor, WEIGHTS_FILE, whole};
 use crate::error::FileError;
-use crate::weights::{TensorData, TensorSource};
+use crate::files::{TensorData, TensorSource};
 
 /// Keys of a configuration that are about ranks and scales, or about how an adapter begins.
 const REPLACED: [&str; 6] =
@@ -76,29 +77,26 @@ impl Shrunk {
 ///
 /// # Errors
 /// An adapter that is more than factors with a rank and a scale: it is named what more. Nothing to do: all layers have one
-/// rank already, and not a larger one.
+/// rank already, not a larger one, and the scale that the configuration says.
 pub fn shrink(adapter: &AdapterFile, rank: usize) -> Result<Shrunk, FileError> {
     let fail = |file: &str, problem: String| FileError::new(&adapter.path.join(file), problem);
     if let Some((key, value)) = adapter.options().first() {
         let problem = format!(
             "`{key}` is {value}: the change is more than B A, so that its rank cannot be made smaller"
         );
-        return Err(fail(CONFIG_FILE, problem).with_hint(MERGE));
+        return Err(fail(CONFIG_FILE, problem).with_hint(merged_in_peft()));
     }
     if let Some(name) = adapter.others.first() {
         let problem =
             format!("tensor {name} is no factor of a linear layer, so that it has no rank to make smaller");
-        return Err(fail(WEIGHTS_FILE, problem).with_hint(MERGE));
+        return Err(fail(WEIGHTS_FILE, problem).with_hint(merged_in_peft()));
     }
     let ranks = || adapter.factors.iter().map(|factors| factors.rank);
     let (least, largest) = (ranks().min().unwrap_or(0), ranks().max().unwrap_or(0));
-    let scale_of = |factors: &Factors| factors.scale;
-    let has_one_scale = adapter.factors.windows(2).all(|pair| scale_of(&pair[0]) == scale_of(&pair[1]));
-    if largest <= rank && least == largest && has_one_scale {
+    if largest <= rank && least == largest && adapter.has_one_scale() {
         let problem = format!("rank {largest} in all layers already: there is nothing to make smaller");
-        return Err(
-            FileError::new(Path::new(&adapter.path), problem).with_hint("give a smaller --shrink-rank")
-        );
+        return Err(FileError::new(Path::new(&adapter.path), problem)
+            .with_hint(remedy!["give a smaller ", Setting::ShrinkRank]));
     }
     let rank = rank.min(largest);
     let scale = common_scale(adapter, rank);
@@ -131,8 +129,7 @@ pub fn shrink(adapter: &AdapterFile, rank: usize) -> Result<Shrunk, FileError> {
 
 /// The scale of all layers: that of the configuration, where it gives an alpha that every reader takes, or 1.
 fn common_scale(adapter: &AdapterFile, rank: usize) -> f64 {
-    let before = adapter.rank.unwrap_or(rank) as f64;
-    let scale = adapter.alpha / if adapter.use_rslora { before.sqrt() } else { before };
+    let scale = adapter.configured_scale();
     let alpha = scale * rank as f64;
     let is_whole = alpha > 0.0 && alpha.fract() == 0.0 && alpha < 1e6 && alpha / rank as f64 == scale;
     if is_whole { scale } else { 1.0 }

@@ -5,20 +5,38 @@ use lorafit_kernels::ops::rope::Pairs;
 use serde_json::json;
 
 use super::error::OTHER_COMPUTATION;
-use super::{Arch, Family, Named, blocks, gguf, hf, rope};
-use crate::shape::{Config, LayerPattern, NormKind, Part, Rope};
+use super::{Family, Named, blocks, gguf, hf, rope};
+use crate::shape::{Arch, Architecture, Config, LayerPattern, Names, NormKind, Part, Rope};
 
-pub(super) const FAMILY: Family = Family {
+const ARCH: Arch = Arch(&Architecture {
     model_type: "cohere2",
-    class: "Cohere2ForCausalLM",
     gguf: "cohere2",
     gguf_rotary_pairs: false,
     gguf_window: true,
+    names: Names::USUAL,
+    parts: |config, layer| {
+        let mut parts = vec![
+            blocks::input_norm(config, NormKind::Layer { bias: false }),
+            blocks::queries_keys_values(config),
+            blocks::attend(config, layer, None),
+            blocks::output(config),
+            blocks::add(config),
+            Part::Again,
+        ];
+        parts.extend(blocks::feed_forward(config));
+        parts.push(blocks::add(config));
+        parts
+    },
+});
+
+pub(super) const FAMILY: Family = Family {
+    arch: ARCH,
+    class: "Cohere2ForCausalLM",
     from_json: |keys| {
         if keys.flag("use_qk_norm")? {
             return Err(keys.wrong("use_qk_norm", "false").with_hint(OTHER_COMPUTATION));
         }
-        let config = hf::common_of_silu(keys, Arch::Cohere2)?;
+        let config = hf::common_of_silu(keys, ARCH)?;
         let bias = keys.flag("attention_bias")?;
         let head_dim = config.head_dim;
         let period = keys.optional_size("sliding_window_pattern")?.unwrap_or(PERIOD);
@@ -40,7 +58,7 @@ pub(super) const FAMILY: Family = Family {
         })
     },
     from_gguf: Some(|keys| {
-        let config = gguf::common(keys, Arch::Cohere2, &[gguf::PATTERN, gguf::LAYER_NORM, LOGIT_SCALE])?;
+        let config = gguf::common(keys, ARCH, &[gguf::PATTERN, gguf::LAYER_NORM, LOGIT_SCALE])?;
         let windowed = keys.windowed(&config, PERIOD)?;
         Ok(Config {
             logit_scale: keys.number_or_none(LOGIT_SCALE)?.unwrap_or(1.0) as f32,
@@ -64,19 +82,6 @@ pub(super) const FAMILY: Family = Family {
         entries.push(gguf::number(LOGIT_SCALE, config.logit_scale));
         entries.push(gguf::number(gguf::LAYER_NORM, config.norm_eps));
         Ok(entries)
-    },
-    parts: |config, layer| {
-        let mut parts = vec![
-            blocks::input_norm(config, NormKind::Layer { bias: false }),
-            blocks::queries_keys_values(config),
-            blocks::attend(config, layer, None),
-            blocks::output(config),
-            blocks::add(config),
-            Part::Again,
-        ];
-        parts.extend(blocks::feed_forward(config));
-        parts.push(blocks::add(config));
-        parts
     },
     named: &[Named {
         own: |config| Config {

@@ -5,17 +5,23 @@ use lorafit_kernels::ops::gate::Activation;
 use serde_json::json;
 
 use super::error::OTHER_COMPUTATION;
-use super::{Arch, ConfigError, Family, Named, blocks, gguf, hf, rope};
-use crate::shape::{Config, LayerPattern, NormKind, Part};
+use super::{ConfigError, Family, Named, blocks, gguf, hf, rope};
+use crate::shape::{Arch, Architecture, Config, LayerPattern, Names, NormKind, Part};
 
-pub(super) const FAMILY: Family = Family {
+const ARCH: Arch = Arch(&Architecture {
     model_type: "gemma2",
-    class: "Gemma2ForCausalLM",
     gguf: "gemma2",
     gguf_rotary_pairs: false,
     gguf_window: true,
+    names: Names::USUAL,
+    parts: |config, layer| parts(config, layer, None),
+});
+
+pub(super) const FAMILY: Family = Family {
+    arch: ARCH,
+    class: "Gemma2ForCausalLM",
     from_json: |keys| {
-        let config = common(keys, Arch::Gemma2)?;
+        let config = common(keys, ARCH)?;
         Ok(Config {
             rope: rope::from_json(keys, config.head_dim, &rope::Defaults::USUAL)?,
             attention_softcap: keys.cap("attn_logit_softcapping", Some(50.0))?,
@@ -24,7 +30,7 @@ pub(super) const FAMILY: Family = Family {
         })
     },
     from_gguf: Some(|keys| {
-        let config = gguf::common(keys, Arch::Gemma2, &[gguf::PATTERN, ATTENTION_CAP, LOGIT_CAP])?;
+        let config = gguf::common(keys, ARCH, &[gguf::PATTERN, ATTENTION_CAP, LOGIT_CAP])?;
         let config = Config {
             windowed: keys.windowed(&config, 2)?,
             attention_softcap: keys.number_or_none(ATTENTION_CAP)?.map(|cap| cap as f32),
@@ -49,7 +55,6 @@ pub(super) const FAMILY: Family = Family {
         entries.extend(caps.into_iter().filter_map(|(key, cap)| Some(gguf::number(key, cap?))));
         Ok(entries)
     },
-    parts: |config, layer| parts(config, layer, None),
     named: &[Named {
         own: |config| {
             scaled(Config {

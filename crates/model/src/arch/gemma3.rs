@@ -4,15 +4,21 @@
 use serde_json::json;
 
 use super::hf::Keys;
-use super::{Arch, Family, Named, gemma2, gguf, rope};
-use crate::shape::{Config, LayerPattern, NormKind, Rope};
+use super::{Family, Named, gemma2, gguf, rope};
+use crate::shape::{Arch, Architecture, Config, LayerPattern, Names, NormKind, Rope, RopeScaling};
 
-pub(super) const FAMILY: Family = Family {
+const ARCH: Arch = Arch(&Architecture {
     model_type: "gemma3_text",
-    class: "Gemma3ForCausalLM",
     gguf: "gemma3",
     gguf_rotary_pairs: false,
     gguf_window: true,
+    names: Names::USUAL,
+    parts: |config, layer| gemma2::parts(config, layer, Some((NormKind::RmsPlusOne, false))),
+});
+
+pub(super) const FAMILY: Family = Family {
+    arch: ARCH,
+    class: "Gemma3ForCausalLM",
     from_json: |keys| {
         // Published configurations within those of several models leave out what they have in common.
         let mut all = keys.0.clone();
@@ -20,7 +26,7 @@ pub(super) const FAMILY: Family = Family {
             all.entry(key).or_insert_with(|| json!(value));
         }
         let keys = &Keys(&all);
-        let config = gemma2::common(keys, Arch::Gemma3)?;
+        let config = gemma2::common(keys, ARCH)?;
         let head_dim = config.head_dim;
         let of_all = rope::Defaults { theta: 1e6, ..rope::Defaults::USUAL };
         let [rope, local] = match rope::by_layer_type(keys, head_dim, [&of_all, &rope::Defaults::USUAL])? {
@@ -36,7 +42,7 @@ pub(super) const FAMILY: Family = Family {
         Ok(Config { qk_norm: true, rope, local_rope: Some(local), logit_softcap, ..config })
     },
     from_gguf: Some(|keys| {
-        let config = gguf::common(keys, Arch::Gemma3, &[gguf::PATTERN, gguf::LOCAL_BASE, LOGIT_CAP])?;
+        let config = gguf::common(keys, ARCH, &[gguf::PATTERN, gguf::LOCAL_BASE, LOGIT_CAP])?;
         let local = keys.number(gguf::LOCAL_BASE)?.unwrap_or(1e4);
         let config = Config {
             windowed: keys.windowed(&config, PERIOD)?,
@@ -64,7 +70,6 @@ pub(super) const FAMILY: Family = Family {
         entries.extend(config.logit_softcap.map(|cap| gguf::number(LOGIT_CAP, cap)));
         Ok(entries)
     },
-    parts: |config, layer| gemma2::parts(config, layer, Some((NormKind::RmsPlusOne, false))),
     named: &[
         named("gemma-3-1b", [1152, 6912, 26, 4, 1, 256, 262_144, 32_768], |config| {
             published(config, 512, 1.0)
@@ -102,8 +107,8 @@ const fn named(name: &'static str, sizes: [usize; 8], own: fn(Config) -> Config)
 /// A published shape with this window; the frequencies of the other layers are divided by `factor`.
 fn published(config: Config, window: usize, factor: f64) -> Config {
     let scaling = match factor {
-        1.0 => crate::shape::RopeScaling::None,
-        factor => crate::shape::RopeScaling::Linear { factor },
+        1.0 => RopeScaling::None,
+        factor => RopeScaling::Linear { factor },
     };
     gemma2::scaled(Config {
         qk_norm: true,

@@ -1,9 +1,9 @@
 //! Reading the metadata of GGUF files: their keys, and what the architectures have in common.
 
 use super::error::{ConfigError, MAX_SIZE, OTHER_COMPUTATION};
-use super::{Arch, GgufEntries, rope};
-use crate::shape::{Config, LayerPattern, Rope};
-use crate::weights::{Gguf, GgufEntry};
+use super::{GgufEntries, rope};
+use crate::files::{Gguf, GgufEntry};
+use crate::shape::{Arch, Config, LayerPattern, Rope};
 
 /// The keys of an architecture, with errors that name them.
 pub(super) struct Keys<'a> {

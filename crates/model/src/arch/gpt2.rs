@@ -7,37 +7,15 @@ use serde_json::{Map, Value, json};
 
 use super::error::OTHER_COMPUTATION;
 use super::hf::Keys;
-use super::{Arch, ConfigError, Family, Named, blocks, gguf, hf};
-use crate::shape::{Config, GateShape, LayerPattern, LinearShape, NormKind, Part};
+use super::{ConfigError, Family, Named, blocks, gguf, hf};
+use crate::shape::{Arch, Architecture, Config, GateShape, LayerPattern, LinearShape, Names, NormKind, Part};
 
-pub(super) const FAMILY: Family = Family {
+const ARCH: Arch = Arch(&Architecture {
     model_type: "gpt2",
-    class: "GPT2LMHeadModel",
     gguf: "gpt2",
     gguf_rotary_pairs: false,
     gguf_window: false,
-    from_json,
-    from_gguf: Some(|keys| {
-        let config = gguf::common(keys, Arch::Gpt2, &[gguf::LAYER_NORM])?;
-        Ok(of_gpt2(Config { activation: Activation::GeluTanh, ..config }))
-    }),
-    to_json: |config| {
-        let usual = (config.head_dim as f32).powf(-0.5);
-        json!({
-            "activation_function": match config.activation {
-                Activation::GeluTanh => "gelu_new",
-                other => hf::activation_name(other),
-            },
-            "n_embd": config.hidden_size,
-            "n_layer": config.num_hidden_layers,
-            "n_head": config.num_attention_heads,
-            "n_positions": config.max_position_embeddings,
-            "n_inner": config.intermediate_size,
-            "layer_norm_epsilon": config.norm_eps.to_string().parse::<f64>().expect("a number"),
-            "scale_attn_weights": config.attention_scale.is_none_or(|scale| scale == usual),
-        })
-    },
-    to_gguf: |config| Ok(vec![gguf::number(gguf::LAYER_NORM, config.norm_eps)]),
+    names: Names::GPT2,
     parts: |config, _| {
         let kind = NormKind::Layer { bias: true };
         let [queries, keys, values] = blocks::head_widths(config);
@@ -57,6 +35,33 @@ pub(super) const FAMILY: Family = Family {
             blocks::add(config),
         ]
     },
+});
+
+pub(super) const FAMILY: Family = Family {
+    arch: ARCH,
+    class: "GPT2LMHeadModel",
+    from_json,
+    from_gguf: Some(|keys| {
+        let config = gguf::common(keys, ARCH, &[gguf::LAYER_NORM])?;
+        Ok(of_gpt2(Config { activation: Activation::GeluTanh, ..config }))
+    }),
+    to_json: |config| {
+        let usual = (config.head_dim as f32).powf(-0.5);
+        json!({
+            "activation_function": match config.activation {
+                Activation::GeluTanh => "gelu_new",
+                other => hf::activation_name(other),
+            },
+            "n_embd": config.hidden_size,
+            "n_layer": config.num_hidden_layers,
+            "n_head": config.num_attention_heads,
+            "n_positions": config.max_position_embeddings,
+            "n_inner": config.intermediate_size,
+            "layer_norm_epsilon": config.norm_eps.to_string().parse::<f64>().expect("a number"),
+            "scale_attn_weights": config.attention_scale.is_none_or(|scale| scale == usual),
+        })
+    },
+    to_gguf: |config| Ok(vec![gguf::number(gguf::LAYER_NORM, config.norm_eps)]),
     named: &[
         named("gpt2", [768, 3072, 12, 12, 12, 64, 50_257, 1024]),
         named("gpt2-medium", [1024, 4096, 24, 16, 16, 64, 50_257, 1024]),
@@ -113,7 +118,7 @@ fn from_json(keys: &Keys<'_>) -> Result<Config, ConfigError> {
     }
     let known = [Activation::GeluTanh, Activation::Gelu, Activation::Silu];
     let activation = hf::activation(keys, "activation_function", Activation::GeluTanh, &known)?;
-    let config = hf::common_with(&Keys(&words), Arch::Gpt2, activation)?;
+    let config = hf::common_with(&Keys(&words), ARCH, activation)?;
     if !config.hidden_size.is_multiple_of(config.num_attention_heads) {
         return Err(keys.wrong("n_embd", "a multiple of `n_head`"));
     }

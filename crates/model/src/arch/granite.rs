@@ -2,15 +2,21 @@
 
 use serde_json::json;
 
-use super::{Arch, Family, Named, blocks, gguf, hf};
-use crate::shape::Config;
+use super::{Family, Named, blocks, gguf, hf};
+use crate::shape::{Arch, Architecture, Config, Names};
 
-pub(super) const FAMILY: Family = Family {
+const ARCH: Arch = Arch(&Architecture {
     model_type: "granite",
-    class: "GraniteForCausalLM",
     gguf: "granite",
     gguf_rotary_pairs: true,
     gguf_window: false,
+    names: Names::USUAL,
+    parts: blocks::pre_norm,
+});
+
+pub(super) const FAMILY: Family = Family {
+    arch: ARCH,
+    class: "GraniteForCausalLM",
     from_json: |keys| {
         let bias = keys.flag("attention_bias")?;
         let number = |key: &str| Ok(keys.number(key)?.unwrap_or(1.0) as f32);
@@ -22,11 +28,11 @@ pub(super) const FAMILY: Family = Family {
             residual_scale: number("residual_multiplier")?,
             attention_scale: Some(number("attention_multiplier")?),
             logit_scale: 1.0 / number("logits_scaling")?,
-            ..hf::common(keys, Arch::Granite)?
+            ..hf::common(keys, ARCH)?
         })
     },
     from_gguf: Some(|keys| {
-        let config = gguf::common(keys, Arch::Granite, &SCALES)?;
+        let config = gguf::common(keys, ARCH, &SCALES)?;
         let number = |key: &str| Ok(keys.number_or_none(key)?.map(|number| number as f32));
         let [embedding, residual, attention, logits] = SCALES;
         Ok(Config {
@@ -56,7 +62,6 @@ pub(super) const FAMILY: Family = Family {
             gguf::number(logits, 1.0 / config.logit_scale),
         ])
     },
-    parts: blocks::pre_norm,
     named: &[
         Named {
             own: |config| published(config, 0.015_625, 8.0),

@@ -4,8 +4,8 @@ use lorafit_kernels::ops::gate::Activation;
 use serde_json::{Map, Value};
 
 use super::error::{ConfigError, MAX_SIZE, OTHER_COMPUTATION};
-use super::{Arch, rope};
-use crate::shape::{Config, LayerPattern};
+use super::rope;
+use crate::shape::{Arch, Config, INITIALIZER_RANGE, LayerPattern};
 
 /// The keys of a configuration, with errors that name them.
 pub(super) struct Keys<'a>(pub &'a Map<String, Value>);
@@ -121,9 +121,7 @@ pub(super) fn common_with(
         tie_word_embeddings: keys.flag("tie_word_embeddings")?,
         max_position_embeddings: keys.optional_size("max_position_embeddings")?.unwrap_or(2048),
         activation,
-        initializer_range: keys
-            .number("initializer_range")?
-            .map_or(crate::shape::INITIALIZER_RANGE, |range| range as f32),
+        initializer_range: keys.number("initializer_range")?.map_or(INITIALIZER_RANGE, |range| range as f32),
         ..Config::plain(arch)
     })
 }
@@ -162,6 +160,14 @@ pub(super) fn windowed(
         }
     }
     Ok(LayerPattern::over(layers, |layer| list[layer].as_str() == Some(SLIDING)))
+}
+
+/// The window of the first Mistral and of what was made from it: that of an absent key is 4096, and null is none.
+pub(super) fn window_of_mistral(keys: &Keys<'_>) -> Result<Option<usize>, ConfigError> {
+    match keys.0.contains_key("sliding_window") {
+        true => keys.optional_size("sliding_window"),
+        false => Ok(Some(4096)),
+    }
 }
 
 /// As [`windowed`], of architectures whose layers all have the window, whatever `layer_types` says.

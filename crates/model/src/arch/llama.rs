@@ -2,17 +2,23 @@
 
 use serde_json::json;
 
-use super::{Arch, Family, Named, blocks, gguf, hf};
-use crate::shape::{Config, Rope, RopeScaling};
+use super::{Family, Named, blocks, gguf, hf};
+use crate::shape::{Arch, Architecture, Config, Names, Rope, RopeScaling};
 
-pub(super) const FAMILY: Family = Family {
+const ARCH: Arch = Arch(&Architecture {
     model_type: "llama",
-    class: "LlamaForCausalLM",
     gguf: "llama",
     gguf_rotary_pairs: true,
     gguf_window: false,
+    names: Names::USUAL,
+    parts: blocks::pre_norm,
+});
+
+pub(super) const FAMILY: Family = Family {
+    arch: ARCH,
+    class: "LlamaForCausalLM",
     from_json: |keys| {
-        let config = hf::common(keys, Arch::Llama)?;
+        let config = hf::common(keys, ARCH)?;
         let bias = keys.flag("attention_bias")?;
         Ok(Config {
             attention_bias: bias,
@@ -21,10 +27,9 @@ pub(super) const FAMILY: Family = Family {
             ..config
         })
     },
-    from_gguf: Some(|keys| gguf::common(keys, Arch::Llama, &[])),
+    from_gguf: Some(|keys| gguf::common(keys, ARCH, &[])),
     to_json: |config| json!({"attention_bias": config.attention_bias, "mlp_bias": config.mlp_bias}),
     to_gguf: |_| Ok(Vec::new()),
-    parts: blocks::pre_norm,
     named: &[
         Named::new("smollm2-135m", [576, 1536, 30, 9, 3, 64, 49_152, 8192], 1e5, true),
         Named::new("smollm2-360m", [960, 2560, 32, 15, 5, 64, 49_152, 8192], 1e5, true),

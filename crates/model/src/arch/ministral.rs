@@ -2,21 +2,24 @@
 
 use serde_json::json;
 
-use super::{Arch, Family, Named, blocks, hf};
-use crate::shape::{Config, LayerPattern};
+use super::{Family, Named, blocks, hf};
+use crate::shape::{Arch, Architecture, Config, LayerPattern, Names};
 
-pub(super) const FAMILY: Family = Family {
+const ARCH: Arch = Arch(&Architecture {
     model_type: "ministral",
-    class: "MinistralForCausalLM",
     gguf: "llama",
     gguf_rotary_pairs: true,
     gguf_window: false,
+    names: Names::USUAL,
+    parts: blocks::pre_norm,
+});
+
+pub(super) const FAMILY: Family = Family {
+    arch: ARCH,
+    class: "MinistralForCausalLM",
     from_json: |keys| {
-        let config = hf::common(keys, Arch::Ministral)?;
-        let sliding_window = match keys.0.contains_key("sliding_window") {
-            true => keys.optional_size("sliding_window")?,
-            false => Some(4096),
-        };
+        let config = hf::common(keys, ARCH)?;
+        let sliding_window = hf::window_of_mistral(keys)?;
         Ok(Config {
             num_key_value_heads: keys.optional_size("num_key_value_heads")?.unwrap_or(8),
             sliding_window,
@@ -27,7 +30,6 @@ pub(super) const FAMILY: Family = Family {
     from_gguf: None,
     to_json: |config| json!({"sliding_window": config.sliding_window, "layer_types": hf::layer_types(config)}),
     to_gguf: |config| Err(format!("llama.cpp has no architecture for {}", config.arch)),
-    parts: blocks::pre_norm,
     named: &[Named {
         own: |config| {
             let windowed = LayerPattern::over(4, |layer| layer > 0);

@@ -3,17 +3,23 @@
 use serde_json::{Value, json};
 
 use super::hf::Keys;
-use super::{Arch, ConfigError, Family, Named, blocks, gguf, hf, rope};
-use crate::shape::{Config, LayerPattern, QueryGrowth, Rope, RopeScaling};
+use super::{ConfigError, Family, Named, blocks, gguf, hf, rope};
+use crate::shape::{Arch, Architecture, Config, LayerPattern, Names, QueryGrowth, Rope, RopeScaling};
 
-pub(super) const FAMILY: Family = Family {
+const ARCH: Arch = Arch(&Architecture {
     model_type: "ministral3",
-    class: "Ministral3ForCausalLM",
     gguf: "mistral3",
     gguf_rotary_pairs: true,
     gguf_window: false,
+    names: Names::USUAL,
+    parts: blocks::pre_norm,
+});
+
+pub(super) const FAMILY: Family = Family {
+    arch: ARCH,
+    class: "Ministral3ForCausalLM",
     from_json: |keys| {
-        let config = hf::common_of_silu(keys, Arch::Ministral3)?;
+        let config = hf::common_of_silu(keys, ARCH)?;
         let head_dim = keys.optional_size("head_dim")?.unwrap_or(128);
         let sliding_window = keys.optional_size("sliding_window")?;
         let (rope, query_growth) = positions(keys, head_dim)?;
@@ -30,7 +36,7 @@ pub(super) const FAMILY: Family = Family {
         })
     },
     from_gguf: Some(|keys| {
-        let config = gguf::common(keys, Arch::Ministral3, &[BETA_OF_GGUF, gguf::YARN_ALL_DIM])?;
+        let config = gguf::common(keys, ARCH, &[BETA_OF_GGUF, gguf::YARN_ALL_DIM])?;
         let context = keys.number("rope.scaling.original_context_length")?;
         let query_growth = match (keys.number_or_none(BETA_OF_GGUF)?, context) {
             (None, _) => None,
@@ -71,7 +77,6 @@ pub(super) const FAMILY: Family = Family {
         }
         Ok(entries)
     },
-    parts: blocks::pre_norm,
     named: &[
         named("ministral-3-3b", [3072, 9216, 26, 32, 8, 128, 131_072, 262_144], true),
         named("ministral-3-8b", [4096, 14_336, 34, 32, 8, 128, 131_072, 262_144], false),

@@ -1,12 +1,11 @@
 //! The architectures, one file each: what its `config.json` and its GGUF metadata say, the parts of its blocks, and its
 //! published shapes. Nothing outside of this folder names one.
 
-use std::fmt;
-
+use lorafit_remedy::{Setting, remedy};
 use serde_json::{Map, Value, json};
 
-use crate::shape::{Config, Names, Part, Rope};
-use crate::weights::{Gguf, GgufEntry};
+use crate::files::{Gguf, GgufEntry};
+use crate::shape::{Arch, Config, Names, Rope};
 
 mod blocks;
 mod cohere2;
@@ -34,45 +33,16 @@ mod starcoder2;
 pub use error::ConfigError;
 use error::MAX_SIZE;
 
-/// An architecture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs)]
-pub enum Arch {
-    Llama,
-    Mistral,
-    Ministral,
-    Ministral3,
-    Qwen2,
-    Qwen3,
-    Gemma2,
-    Gemma3,
-    Phi3,
-    SmolLm3,
-    Granite,
-    Olmo2,
-    Olmo3,
-    Glm4,
-    Cohere2,
-    StarCoder2,
-    Gpt2,
-}
-
 /// Keys of GGUF metadata, without the architecture in front.
 pub(crate) type GgufEntries = Vec<(&'static str, GgufEntry)>;
 type FromGguf = fn(&gguf::Keys<'_>) -> Result<Config, ConfigError>;
 
 /// What an architecture's file says.
 struct Family {
-    /// `model_type` of its `config.json`.
-    model_type: &'static str,
+    /// What others ask of it.
+    arch: Arch,
     /// The class of transformers.
     class: &'static str,
-    /// `general.architecture` of its GGUF files.
-    gguf: &'static str,
-    /// Whether GGUF files have the rows of queries and keys in the order of rotary pairs.
-    gguf_rotary_pairs: bool,
-    /// Whether llama.cpp has its window.
-    gguf_window: bool,
     /// Its shape from a `config.json`.
     from_json: fn(&hf::Keys<'_>) -> Result<Config, ConfigError>,
     /// Its shape from GGUF metadata; none where another architecture reads files of this kind.
@@ -81,101 +51,58 @@ struct Family {
     to_json: fn(&Config) -> Value,
     /// The keys of its GGUF metadata beside those that all have, or why there is no such file.
     to_gguf: fn(&Config) -> Result<GgufEntries, String>,
-    /// The parts of the block of a layer.
-    parts: fn(&Config, usize) -> Vec<Part>,
     /// Published shapes.
     named: &'static [Named],
 }
 
-impl Arch {
-    /// Every architecture.
-    pub const ALL: &[Arch] = &[
-        Arch::Llama,
-        Arch::Mistral,
-        Arch::Ministral,
-        Arch::Ministral3,
-        Arch::Qwen2,
-        Arch::Qwen3,
-        Arch::Gemma2,
-        Arch::Gemma3,
-        Arch::Phi3,
-        Arch::SmolLm3,
-        Arch::Granite,
-        Arch::Olmo2,
-        Arch::Olmo3,
-        Arch::Glm4,
-        Arch::Cohere2,
-        Arch::StarCoder2,
-        Arch::Gpt2,
-    ];
+/// Every architecture.
+const FAMILIES: [&Family; 17] = [
+    &llama::FAMILY,
+    &mistral::FAMILY,
+    &ministral::FAMILY,
+    &ministral3::FAMILY,
+    &qwen2::FAMILY,
+    &qwen3::FAMILY,
+    &gemma2::FAMILY,
+    &gemma3::FAMILY,
+    &phi3::FAMILY,
+    &smollm3::FAMILY,
+    &granite::FAMILY,
+    &olmo2::FAMILY,
+    &olmo3::FAMILY,
+    &glm4::FAMILY,
+    &cohere2::FAMILY,
+    &starcoder2::FAMILY,
+    &gpt2::FAMILY,
+];
 
-    fn family(self) -> &'static Family {
-        match self {
-            Arch::Llama => &llama::FAMILY,
-            Arch::Mistral => &mistral::FAMILY,
-            Arch::Ministral => &ministral::FAMILY,
-            Arch::Ministral3 => &ministral3::FAMILY,
-            Arch::Qwen2 => &qwen2::FAMILY,
-            Arch::Qwen3 => &qwen3::FAMILY,
-            Arch::Gemma2 => &gemma2::FAMILY,
-            Arch::Gemma3 => &gemma3::FAMILY,
-            Arch::Phi3 => &phi3::FAMILY,
-            Arch::SmolLm3 => &smollm3::FAMILY,
-            Arch::Granite => &granite::FAMILY,
-            Arch::Olmo2 => &olmo2::FAMILY,
-            Arch::Olmo3 => &olmo3::FAMILY,
-            Arch::Glm4 => &glm4::FAMILY,
-            Arch::Cohere2 => &cohere2::FAMILY,
-            Arch::StarCoder2 => &starcoder2::FAMILY,
-            Arch::Gpt2 => &gpt2::FAMILY,
-        }
-    }
+/// What the file of `arch` says.
+fn family(arch: Arch) -> &'static Family {
+    FAMILIES.into_iter().find(|family| family.arch == arch).expect("every architecture is in the list")
+}
 
-    /// What `config.json` calls it.
-    pub fn model_type(self) -> &'static str {
-        self.family().model_type
-    }
+/// The keys of GGUF metadata of this shape beside those that all have, or why a file cannot say it.
+pub(crate) fn gguf_entries(config: &Config) -> Result<GgufEntries, String> {
+    (family(config.arch).to_gguf)(config)
+}
 
-    /// What GGUF files call it.
-    pub(crate) fn gguf(self) -> &'static str {
-        self.family().gguf
-    }
+/// Every published shape.
+fn all_named() -> impl Iterator<Item = (Arch, &'static Named)> {
+    FAMILIES.into_iter().flat_map(|family| family.named.iter().map(|named| (family.arch, named)))
+}
 
-    /// What its parts are called.
-    pub(crate) fn names(self) -> &'static Names {
-        match self {
-            Arch::Gpt2 => Names::GPT2,
-            _ => Names::USUAL,
-        }
-    }
-
-    /// Whether GGUF files have the rows of queries and keys in the order of rotary pairs.
-    pub(crate) fn gguf_rotary_pairs(self) -> bool {
-        self.family().gguf_rotary_pairs
-    }
-
-    /// Whether llama.cpp has its window.
-    pub(crate) fn gguf_window(self) -> bool {
-        self.family().gguf_window
-    }
-
-    /// The keys of its GGUF metadata beside those that all have, or why a file cannot say this shape.
-    pub(crate) fn gguf_entries(self, config: &Config) -> Result<GgufEntries, String> {
-        (self.family().to_gguf)(config)
-    }
-
-    /// The parts of the block of a layer.
-    pub(crate) fn parts(self, config: &Config, layer: usize) -> Vec<Part> {
-        (self.family().parts)(config, layer)
-    }
+/// A published shape of every architecture.
+fn one_of_each() -> impl Iterator<Item = Config> {
+    FAMILIES.into_iter().map(|family| {
+        let named = family.named.first().expect("every architecture has a published shape");
+        named.config(family.arch)
+    })
 }
 
 /// The paths in a block of the projections that any architecture has, each once.
 pub(crate) fn known_paths() -> Vec<&'static str> {
     let mut names = Vec::new();
-    for &arch in Arch::ALL {
-        let shape =
-            arch.family().named.first().expect("every architecture has a published shape").config(arch);
+    for shape in one_of_each() {
         for module in shape.modules() {
             if !names.contains(&module.in_block()) {
                 names.push(module.in_block());
@@ -188,8 +115,7 @@ pub(crate) fn known_paths() -> Vec<&'static str> {
 /// The names of the norms that any architecture has, each once: `input_layernorm`.
 pub(crate) fn known_norms() -> Vec<&'static str> {
     let mut names = Vec::new();
-    for &arch in Arch::ALL {
-        let shape = arch.family().named[0].config(arch);
+    for shape in one_of_each() {
         let last = shape.final_norm();
         for norm in shape.block(0).norms().chain([&last]) {
             let name = norm.name.hf.rsplit('.').next().unwrap_or(norm.name.hf);
@@ -199,12 +125,6 @@ pub(crate) fn known_norms() -> Vec<&'static str> {
         }
     }
     names
-}
-
-impl fmt::Display for Arch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.model_type())
-    }
 }
 
 impl Config {
@@ -225,10 +145,10 @@ impl Config {
     fn of_keys(json: &Map<String, Value>) -> Result<Self, ConfigError> {
         let keys = hf::Keys(json);
         let model_type = json.get("model_type").and_then(Value::as_str).unwrap_or("");
-        let Some(arch) = Arch::ALL.iter().copied().find(|arch| arch.model_type() == model_type) else {
+        let Some(family) = FAMILIES.into_iter().find(|family| family.arch.model_type() == model_type) else {
             return Err(keys.wrong("model_type", "a supported architecture"));
         };
-        checked((arch.family().from_json)(&keys)?)
+        checked((family.from_json)(&keys)?)
     }
 
     /// From the metadata and tensors of a GGUF file.
@@ -240,16 +160,19 @@ impl Config {
             let problem =
                 format!("`general.type` is \"{kind}\", expected \"model\": the file is no whole model");
             return Err(ConfigError::new(problem).with_hint(match kind {
-                "adapter" => {
-                    "pass the base it was made for as --model; lorafit reads adapters in PEFT's format, as a folder with --adapter"
-                }
-                _ => "pass the file of the language model itself",
+                "adapter" => remedy![
+                    "pass the base it was made for as ",
+                    Setting::Model,
+                    "; adapters are read in PEFT's format, as a folder"
+                ],
+                _ => "pass the file of the language model itself".into(),
             }));
         }
         let found = gguf.text("general.architecture").unwrap_or("");
-        let mut families = Arch::ALL.iter().copied().map(Arch::family);
-        let read = families
-            .find_map(|family| Some((family.gguf, family.from_gguf?)).filter(|(name, _)| *name == found));
+        let mut families = FAMILIES.into_iter();
+        let read = families.find_map(|family| {
+            Some((family.arch.gguf(), family.from_gguf?)).filter(|(name, _)| *name == found)
+        });
         let Some((arch, read)) = read else {
             return Err(ConfigError::new(format!(
                 "`general.architecture` (model_type) is \"{found}\", expected a supported architecture"
@@ -263,12 +186,12 @@ impl Config {
     /// # Errors
     /// A shape that no configuration has.
     pub(crate) fn to_hf_json(&self) -> Result<Map<String, Value>, ConfigError> {
-        let family = self.arch.family();
+        let family = family(self.arch);
         // By their decimal digits: 1e-5 as f32 is 9.99999974e-6 as f64.
         let eps: f64 = self.norm_eps.to_string().parse().expect("a number");
         let json = json!({
             "architectures": [family.class],
-            "model_type": family.model_type,
+            "model_type": self.arch.model_type(),
             "hidden_act": hf::activation_name(self.activation),
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
@@ -300,16 +223,12 @@ impl Config {
 
     /// A published shape by name.
     pub fn named(name: &str) -> Option<Self> {
-        let mut shapes = Arch::ALL
-            .iter()
-            .copied()
-            .flat_map(|arch| arch.family().named.iter().map(move |named| (arch, named)));
-        shapes.find(|(_, named)| named.name == name).map(|(arch, named)| named.config(arch))
+        all_named().find(|(_, named)| named.name == name).map(|(arch, named)| named.config(arch))
     }
 
     /// The names [`Config::named`] knows.
     pub fn names() -> impl Iterator<Item = &'static str> {
-        Arch::ALL.iter().copied().flat_map(|arch| arch.family().named.iter().map(|named| named.name))
+        all_named().map(|(_, named)| named.name)
     }
 }
 
@@ -461,6 +380,13 @@ mod tests {
         let base = r#""model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
             "num_attention_heads": 4, "vocab_size": 96"#;
         format!("{{{base}{change}}}")
+    }
+
+    #[test]
+    fn no_two_architectures_have_one_name() {
+        let names: std::collections::HashSet<&str> =
+            FAMILIES.into_iter().map(|family| family.arch.model_type()).collect();
+        assert_eq!(names.len(), FAMILIES.len());
     }
 
     #[test]

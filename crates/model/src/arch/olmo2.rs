@@ -3,29 +3,34 @@
 
 use serde_json::json;
 
-use super::{Arch, ConfigError, Family, Named, blocks, gguf, hf, olmo3, rope};
-use crate::shape::{Config, NormKind, Part};
+use super::{ConfigError, Family, Named, blocks, gguf, hf, olmo3, rope};
+use crate::shape::{Arch, Architecture, Config, Names, NormKind, Part};
 
-pub(super) const FAMILY: Family = Family {
+const ARCH: Arch = Arch(&Architecture {
     model_type: "olmo2",
-    class: "Olmo2ForCausalLM",
     gguf: "olmo2",
     gguf_rotary_pairs: false,
     gguf_window: false,
+    names: Names::USUAL,
+    parts,
+});
+
+pub(super) const FAMILY: Family = Family {
+    arch: ARCH,
+    class: "Olmo2ForCausalLM",
     from_json: |keys| {
-        let config = common(keys, Arch::Olmo2)?;
+        let config = common(keys, ARCH)?;
         Ok(Config { rope: rope::from_json(keys, config.head_dim, &rope::Defaults::USUAL)?, ..config })
     },
     from_gguf: Some(|keys| {
         // OLMo 3 has the same name there, and a window.
         match keys.has_key("attention.sliding_window") {
             true => olmo3::from_gguf(keys),
-            false => gguf::common(keys, Arch::Olmo2, &[]),
+            false => gguf::common(keys, ARCH, &[]),
         }
     }),
     to_json: |config| json!({"attention_bias": config.attention_bias}),
     to_gguf: |_| Ok(Vec::new()),
-    parts,
     named: &[
         Named {
             own: |config| Config { norm_eps: 1e-6, qk_norm: true, ..config },

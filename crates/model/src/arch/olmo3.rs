@@ -2,17 +2,23 @@
 
 use serde_json::json;
 
-use super::{Arch, ConfigError, Family, Named, gguf, hf, olmo2, rope};
-use crate::shape::{Config, LayerPattern, Rope};
+use super::{ConfigError, Family, Named, gguf, hf, olmo2, rope};
+use crate::shape::{Arch, Architecture, Config, LayerPattern, Names, Rope};
 
-pub(super) const FAMILY: Family = Family {
+const ARCH: Arch = Arch(&Architecture {
     model_type: "olmo3",
-    class: "Olmo3ForCausalLM",
     gguf: "olmo2",
     gguf_rotary_pairs: false,
     gguf_window: true,
+    names: Names::USUAL,
+    parts: olmo2::parts,
+});
+
+pub(super) const FAMILY: Family = Family {
+    arch: ARCH,
+    class: "Olmo3ForCausalLM",
     from_json: |keys| {
-        let config = olmo2::common(keys, Arch::Olmo3)?;
+        let config = olmo2::common(keys, ARCH)?;
         let defaults = rope::Defaults { theta: THETA, ..rope::Defaults::USUAL };
         let [rope, local] = match rope::by_layer_type(keys, config.head_dim, [&defaults, &defaults])? {
             Some(both) => both,
@@ -39,7 +45,6 @@ pub(super) const FAMILY: Family = Family {
             .extend(config.local_rope.as_ref().map(|rope| gguf::number(gguf::LOCAL_BASE, rope.theta as f32)));
         Ok(entries)
     },
-    parts: olmo2::parts,
     named: &[Named {
         own: |config| Config {
             norm_eps: 1e-6,
@@ -59,7 +64,7 @@ const PERIOD: usize = 4;
 
 /// From the metadata of a file of OLMo 2 that has a window.
 pub(super) fn from_gguf(keys: &gguf::Keys<'_>) -> Result<Config, ConfigError> {
-    let config = gguf::common(keys, Arch::Olmo3, &[gguf::PATTERN, gguf::LOCAL_BASE])?;
+    let config = gguf::common(keys, ARCH, &[gguf::PATTERN, gguf::LOCAL_BASE])?;
     let local = keys.number(gguf::LOCAL_BASE)?.unwrap_or(config.rope.theta);
     Ok(Config { windowed: keys.windowed(&config, PERIOD)?, local_rope: Some(Rope::plain(local)), ..config })
 }

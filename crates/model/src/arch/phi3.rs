@@ -2,17 +2,38 @@
 
 use serde_json::json;
 
-use super::{Arch, Family, Named, blocks, gguf, hf, rope};
-use crate::shape::{Config, LinearShape, NormKind, Part, Rope};
+use super::{Family, Named, blocks, gguf, hf, rope};
+use crate::shape::{Arch, Architecture, Config, LinearShape, Names, NormKind, Part, Rope};
 
-pub(super) const FAMILY: Family = Family {
+const ARCH: Arch = Arch(&Architecture {
     model_type: "phi3",
-    class: "Phi3ForCausalLM",
     gguf: "phi3",
     gguf_rotary_pairs: false,
     gguf_window: false,
+    names: Names::USUAL,
+    parts: |config, layer| {
+        let [queries, keys, values] = blocks::head_widths(config);
+        let inner = config.intermediate_size;
+        vec![
+            blocks::input_norm(config, NormKind::Rms),
+            joined(config, "self_attn.qkv_proj", "attn_qkv", vec![queries, keys, values]),
+            blocks::attend(config, layer, None),
+            blocks::output(config),
+            blocks::add(config),
+            blocks::norm(config, NormKind::Rms, "post_attention_layernorm", "ffn_norm"),
+            joined(config, "mlp.gate_up_proj", "ffn_up", vec![inner, inner]),
+            blocks::gate(config),
+            blocks::down(config),
+            blocks::add(config),
+        ]
+    },
+});
+
+pub(super) const FAMILY: Family = Family {
+    arch: ARCH,
+    class: "Phi3ForCausalLM",
     from_json: |keys| {
-        let config = hf::common_of_silu(keys, Arch::Phi3)?;
+        let config = hf::common_of_silu(keys, ARCH)?;
         let defaults = rope::Defaults { partial: Some(1.0), ..rope::Defaults::USUAL };
         let rope = rope::from_json_of_long(keys, config.head_dim, &defaults)?;
         let sliding_window = keys.optional_size("sliding_window")?;
@@ -25,7 +46,7 @@ pub(super) const FAMILY: Family = Family {
         })
     },
     from_gguf: Some(|keys| {
-        let config = gguf::common(keys, Arch::Phi3, &[gguf::PARTIAL, gguf::LONG_FACTORS])?;
+        let config = gguf::common(keys, ARCH, &[gguf::PARTIAL, gguf::LONG_FACTORS])?;
         // llama.cpp passes the window over.
         Ok(Config { sliding_window: None, ..config })
     }),
@@ -42,22 +63,6 @@ pub(super) const FAMILY: Family = Family {
             gguf::size("rope.scaling.original_context_length", original),
             gguf::size("attention.sliding_window", config.sliding_window.unwrap_or(0)),
         ])
-    },
-    parts: |config, layer| {
-        let [queries, keys, values] = blocks::head_widths(config);
-        let inner = config.intermediate_size;
-        vec![
-            blocks::input_norm(config, NormKind::Rms),
-            joined(config, "self_attn.qkv_proj", "attn_qkv", vec![queries, keys, values]),
-            blocks::attend(config, layer, None),
-            blocks::output(config),
-            blocks::add(config),
-            blocks::norm(config, NormKind::Rms, "post_attention_layernorm", "ffn_norm"),
-            joined(config, "mlp.gate_up_proj", "ffn_up", vec![inner, inner]),
-            blocks::gate(config),
-            blocks::down(config),
-            blocks::add(config),
-        ]
     },
     named: &[
         Named::new("phi-3-mini", [3072, 8192, 32, 32, 32, 96, 32_064, 4096], 1e4, false),

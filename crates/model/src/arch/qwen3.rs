@@ -2,17 +2,23 @@
 
 use serde_json::json;
 
-use super::{Arch, Family, Named, blocks, gguf, hf, rope};
-use crate::shape::Config;
+use super::{Family, Named, blocks, gguf, hf, rope};
+use crate::shape::{Arch, Architecture, Config, Names};
 
-pub(super) const FAMILY: Family = Family {
+const ARCH: Arch = Arch(&Architecture {
     model_type: "qwen3",
-    class: "Qwen3ForCausalLM",
     gguf: "qwen3",
     gguf_rotary_pairs: false,
     gguf_window: false,
+    names: Names::USUAL,
+    parts: blocks::pre_norm,
+});
+
+pub(super) const FAMILY: Family = Family {
+    arch: ARCH,
+    class: "Qwen3ForCausalLM",
     from_json: |keys| {
-        let config = hf::with_window_if_used(keys, hf::common(keys, Arch::Qwen3)?)?;
+        let config = hf::with_window_if_used(keys, hf::common(keys, ARCH)?)?;
         let bias = keys.flag("attention_bias")?;
         let head_dim = keys.optional_size("head_dim")?.unwrap_or(128);
         let rope = rope::from_json(keys, head_dim, &rope::Defaults::USUAL)?;
@@ -25,10 +31,9 @@ pub(super) const FAMILY: Family = Family {
             ..config
         })
     },
-    from_gguf: Some(|keys| gguf::common(keys, Arch::Qwen3, &[])),
+    from_gguf: Some(|keys| gguf::common(keys, ARCH, &[])),
     to_json: |config| json!({"attention_bias": config.attention_bias}),
     to_gguf: |_| Ok(Vec::new()),
-    parts: blocks::pre_norm,
     named: &[Named {
         own: |config| Config { norm_eps: 1e-6, qk_norm: true, ..config },
         ..Named::new("qwen3-8b", [4096, 12_288, 36, 32, 8, 128, 151_936, 40_960], 1e6, false)

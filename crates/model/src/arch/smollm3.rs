@@ -2,17 +2,23 @@
 
 use serde_json::json;
 
-use super::{Arch, Family, Named, blocks, gguf, hf, rope};
-use crate::shape::{Config, LayerPattern};
+use super::{Family, Named, blocks, gguf, hf, rope};
+use crate::shape::{Arch, Architecture, Config, LayerPattern, Names};
 
-pub(super) const FAMILY: Family = Family {
+const ARCH: Arch = Arch(&Architecture {
     model_type: "smollm3",
-    class: "SmolLM3ForCausalLM",
     gguf: "smollm3",
     gguf_rotary_pairs: true,
     gguf_window: false,
+    names: Names::USUAL,
+    parts: blocks::pre_norm,
+});
+
+pub(super) const FAMILY: Family = Family {
+    arch: ARCH,
+    class: "SmolLM3ForCausalLM",
     from_json: |keys| {
-        let config = hf::common_of_silu(keys, Arch::SmolLm3)?;
+        let config = hf::common_of_silu(keys, ARCH)?;
         let bias = keys.flag("attention_bias")?;
         let layers = config.num_hidden_layers;
         let period = keys.optional_size("no_rope_layer_interval")?.unwrap_or(PERIOD);
@@ -44,7 +50,7 @@ pub(super) const FAMILY: Family = Family {
         })
     },
     from_gguf: Some(|keys| {
-        let config = gguf::common(keys, Arch::SmolLm3, &[])?;
+        let config = gguf::common(keys, ARCH, &[])?;
         // llama.cpp has this pattern, and files do not say it.
         let usual = LayerPattern::all_but_each(PERIOD);
         Ok(Config {
@@ -70,7 +76,6 @@ pub(super) const FAMILY: Family = Family {
             false => Err("its metadata cannot say which layers rotate".to_owned()),
         }
     },
-    parts: blocks::pre_norm,
     named: &[Named {
         own: |config| Config { rotated: LayerPattern::all_but_each(PERIOD), norm_eps: 1e-6, ..config },
         ..Named::new("smollm3-3b", [2048, 11_008, 36, 16, 4, 128, 128_256, 65_536], 5e6, true)

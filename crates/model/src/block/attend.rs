@@ -6,8 +6,7 @@ use lorafit_kernels::ops::rope;
 
 use super::norm::{Norm, NormGradients};
 use super::pass::{BackwardPass, Context, ForwardPass};
-use crate::activations::SavedBlock;
-use crate::buffers::Scratch;
+use crate::buffers::{SavedBlock, Scratch};
 use crate::kv_cache::Run;
 
 /// The attention of a block.

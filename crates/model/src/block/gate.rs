@@ -4,7 +4,7 @@ use lorafit_kernels::Tensor;
 use lorafit_kernels::ops::gate;
 
 use super::pass::BackwardPass;
-use crate::activations::Wide;
+use crate::buffers::Wide;
 use crate::shape::GateShape;
 
 /// The activation as a step of a block.

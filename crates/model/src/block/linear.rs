@@ -9,14 +9,15 @@
 //! With dropout every adapter sees its own masked input (as in PEFT), so the parts are computed one by one.
 //! Of base weights that are trained, `dW_i = dY_i^T X` and `d bias_i = sum over rows of dY_i`.
 
-use lorafit_kernels::ops::dropout::{self, Mask};
+use lorafit_kernels::ops::dropout;
 use lorafit_kernels::ops::elementwise::{add_column_sums, scale_columns};
 use lorafit_kernels::ops::matmul::{self, Product, Right, Term, View};
 use lorafit_kernels::{ComputeDtype, Tensor, Weight};
 
+use super::gradients::{LinearGradients, SiteGradients};
+use super::pass::SiteAdapter;
 use super::vector::Vector;
 use crate::adapter::{GroupGradients, LoraGroup};
-use crate::gradients::{LinearGradients, SiteGradients};
 
 /// One projection.
 #[derive(Debug)]
@@ -39,9 +40,11 @@ pub(crate) struct LinearGroup {
     pub projections: Vec<Linear>,
 }
 
-/// What the forward pass of a group leaves for backward, and where both work.
+/// What a pass over a group works with: its rows, their adapters, what forward leaves for backward, and where both work.
 #[derive(Debug)]
 pub(crate) struct Work<'a> {
+    pub rows: usize,
+    pub adapter: SiteAdapter<'a>,
     /// `U`, scaled, `[rows, total rank]`: written by forward, read by backward.
     pub u: &'a mut Tensor,
     /// `dU`, `[rows, total rank]`.
@@ -65,17 +68,12 @@ impl LinearGroup {
     pub(crate) fn forward(
         &self,
         x: &Tensor,
-        rows: usize,
-        adapter: Option<&LoraGroup>,
-        mask: Option<Mask>,
         work: &mut Work<'_>,
         outs: &mut [&mut Tensor],
         accumulate: bool,
     ) {
-        if let Some(lora) = adapter {
-            self.low_rank_inputs(x, rows, lora, mask, work);
-        }
-        let inputs = self.inputs();
+        self.low_rank_inputs(x, work);
+        let (inputs, rows, adapter) = (self.inputs(), work.rows, work.adapter.lora);
         let mut products: Vec<Product<'_>> = self
             .projections
             .iter()
@@ -100,16 +98,10 @@ impl LinearGroup {
         matmul::run(&mut products);
     }
 
-    /// `U_i = scale_i drop_i(X) A_i^T` for all parts.
-    pub(crate) fn low_rank_inputs(
-        &self,
-        x: &Tensor,
-        rows: usize,
-        lora: &LoraGroup,
-        mask: Option<Mask>,
-        work: &mut Work<'_>,
-    ) {
-        let inputs = self.inputs();
+    /// `U_i = scale_i drop_i(X) A_i^T` for all parts, where there are some.
+    pub(crate) fn low_rank_inputs(&self, x: &Tensor, work: &mut Work<'_>) {
+        let SiteAdapter { lora: Some(lora), mask } = work.adapter else { return };
+        let (inputs, rows) = (self.inputs(), work.rows);
         let a = View::rows(&lora.a, inputs);
         match mask {
             None => {
@@ -137,16 +129,13 @@ impl LinearGroup {
         &self,
         d_outs: &[&Tensor],
         x: &Tensor,
-        rows: usize,
-        lora: Option<&LoraGroup>,
         gradients: &mut SiteGradients,
-        mask: Option<Mask>,
         work: &mut Work<'_>,
     ) {
-        if let (Some(lora), Some(gradients)) = (lora, &mut gradients.adapter) {
-            self.adapter_gradients(d_outs, x, rows, lora, gradients, mask, work);
+        if let (Some(lora), Some(gradients)) = (work.adapter.lora, &mut gradients.adapter) {
+            self.adapter_gradients(d_outs, x, lora, gradients, work);
         }
-        self.weight_gradients(d_outs, x, rows, &mut gradients.projections);
+        self.weight_gradients(d_outs, x, work.rows, &mut gradients.projections);
     }
 
     /// Overwrites `d_x`, `[rows, in]`, or with `accumulate` adds to it, after [`LinearGroup::parameter_gradients`] of the same
@@ -154,14 +143,11 @@ impl LinearGroup {
     pub(crate) fn input_gradient(
         &self,
         d_outs: &[&Tensor],
-        rows: usize,
-        lora: Option<&LoraGroup>,
-        mask: Option<Mask>,
         work: &mut Work<'_>,
         d_x: &mut Tensor,
         accumulate: bool,
     ) {
-        let inputs = self.inputs();
+        let (inputs, rows, SiteAdapter { lora, mask }) = (self.inputs(), work.rows, work.adapter);
         let mut terms: Vec<Term<'_>> = self
             .projections
             .iter()
@@ -218,13 +204,11 @@ impl LinearGroup {
         &self,
         d_outs: &[&Tensor],
         x: &Tensor,
-        rows: usize,
         lora: &LoraGroup,
         gradients: &mut GroupGradients,
-        mask: Option<Mask>,
         work: &mut Work<'_>,
     ) {
-        let inputs = self.inputs();
+        let (inputs, rows) = (self.inputs(), work.rows);
         for (part, d_b_t) in lora.parts.iter().zip(&mut gradients.b_t) {
             let outputs = self.projections[part.projection].outputs();
             let d_out = View::rows(d_outs[part.projection], outputs);
@@ -238,7 +222,7 @@ impl LinearGroup {
             matmul::run(&mut [Product { accumulate: true, ..Product::new(part.rank, outputs, term, d_b_t) }]);
         }
         let d_u_t = View::rows(work.d_u, lora.rank).t();
-        match mask {
+        match work.adapter.mask {
             None => {
                 let term = Term { left: d_u_t, right: Right::View(View::rows(x, inputs)), k: rows };
                 let product = Product::new(lora.rank, inputs, term, &mut gradients.a);

@@ -4,21 +4,22 @@
 pub(crate) mod add;
 pub(crate) mod attend;
 pub(crate) mod gate;
+pub(crate) mod gradients;
 pub(crate) mod linear;
 pub(crate) mod norm;
 pub(crate) mod pass;
 pub(crate) mod project;
 pub(crate) mod vector;
+pub(crate) mod weights;
 
 use lorafit_kernels::ComputeDtype;
 
-use crate::gradients::{BlockGradients, StepGradients};
-use crate::weight_list::{WeightMut, WeightRef};
 use add::AddStep;
 use attend::AttendStep;
 use gate::GateStep;
+use gradients::{BlockGradients, StepGradients};
 use linear::LinearGroup;
-use norm::{Norm, NormStep};
+use norm::NormStep;
 use pass::{BackwardPass, BlockAdapter, Context, Extent, ForwardPass};
 use project::ProjectStep;
 
@@ -102,7 +103,7 @@ impl Block {
     /// Whether a step from `first` on has an adapter.
     fn adapted_from(&self, first: usize, adapter: Option<BlockAdapter<'_>>) -> bool {
         self.steps[first..].iter().any(|step| match step {
-            Step::Project(project) => BlockAdapter::at(adapter, project.site).0.is_some(),
+            Step::Project(project) => BlockAdapter::at(adapter, project.site).lora.is_some(),
             Step::Norm(_) | Step::Attend(_) | Step::Gate(_) | Step::Add(_) | Step::Again(_) => false,
         })
     }
@@ -139,61 +140,5 @@ impl Block {
                 Step::Attend(_) | Step::Again(_) => {}
             }
         }
-    }
-
-    /// Its weights, in the order of [`crate::weight_shapes`].
-    pub(crate) fn weights(&self) -> impl Iterator<Item = WeightRef<'_>> {
-        let matrices = self.groups().flat_map(LinearGroup::weights);
-        let heads = self.steps.iter().filter_map(|step| match step {
-            Step::Attend(attend) => attend.norms.as_ref(),
-            Step::Norm(_) | Step::Project(_) | Step::Gate(_) | Step::Add(_) | Step::Again(_) => None,
-        });
-        let others = self.steps.iter().filter_map(|step| match step {
-            Step::Norm(norm) => Some(&norm.norm),
-            Step::Project(_) | Step::Attend(_) | Step::Gate(_) | Step::Add(_) | Step::Again(_) => None,
-        });
-        matrices.chain(heads.flatten().chain(others).flat_map(Norm::weights))
-    }
-
-    /// As [`Block::weights`], writable.
-    pub(crate) fn weights_mut(&mut self) -> impl Iterator<Item = WeightMut<'_>> {
-        let (mut matrices, mut heads, mut others) = (Vec::new(), Vec::new(), Vec::new());
-        for step in &mut self.steps {
-            match step {
-                Step::Project(project) => matrices.extend(project.group.weights_mut()),
-                Step::Attend(attend) => {
-                    heads.extend(attend.norms.iter_mut().flatten().flat_map(Norm::weights_mut))
-                }
-                Step::Norm(norm) => others.extend(norm.norm.weights_mut()),
-                Step::Gate(_) | Step::Add(_) | Step::Again(_) => {}
-            }
-        }
-        matrices.into_iter().chain(heads).chain(others)
-    }
-}
-
-impl Norm {
-    pub(crate) fn weights(&self) -> impl Iterator<Item = WeightRef<'_>> {
-        std::iter::once(&self.weight).chain(&self.bias).map(WeightRef::Vector)
-    }
-
-    pub(crate) fn weights_mut(&mut self) -> impl Iterator<Item = WeightMut<'_>> {
-        std::iter::once(&mut self.weight).chain(&mut self.bias).map(WeightMut::Vector)
-    }
-}
-
-impl LinearGroup {
-    fn weights(&self) -> impl Iterator<Item = WeightRef<'_>> {
-        self.projections.iter().flat_map(|linear| {
-            let bias = linear.bias.as_ref().map(WeightRef::Vector);
-            std::iter::once(WeightRef::Matrix(&linear.weight)).chain(bias)
-        })
-    }
-
-    fn weights_mut(&mut self) -> impl Iterator<Item = WeightMut<'_>> {
-        self.projections.iter_mut().flat_map(|linear| {
-            let bias = linear.bias.as_mut().map(WeightMut::Vector);
-            std::iter::once(WeightMut::Matrix(&mut linear.weight)).chain(bias)
-        })
     }
 }

@@ -6,8 +6,7 @@ use lorafit_kernels::ops::{layer_norm, rms_norm};
 
 use super::pass::{BackwardPass, ForwardPass};
 use super::vector::Vector;
-use crate::activations::SavedBlock;
-use crate::gradients::like;
+use crate::buffers::SavedBlock;
 use crate::shape::{Branch, NormInput, NormKind, StreamAt};
 
 /// A norm with its weight and, where it has one, its bias, `[width]` each. A weight that files have less one is whole here.
@@ -94,8 +93,8 @@ impl NormGradients {
     /// Zeros for what of `norm` is trained.
     pub(crate) fn of(norm: &Norm) -> Self {
         NormGradients {
-            weight: norm.weight.trained().map(like),
-            bias: norm.bias.as_ref().and_then(Vector::trained).map(like),
+            weight: norm.weight.trained().map(Tensor::zeros_like),
+            bias: norm.bias.as_ref().and_then(Vector::trained).map(Tensor::zeros_like),
         }
     }
 

@@ -7,9 +7,8 @@ use lorafit_kernels::ops::attention::Segments;
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::elementwise;
 
-use crate::activations::SavedBlock;
 use crate::adapter::LoraGroup;
-use crate::buffers::{BackwardScratch, Scratch};
+use crate::buffers::{BackwardScratch, SavedBlock, Scratch};
 use crate::kv_cache::{KvCache, Run};
 use crate::shape::StreamAt;
 
@@ -56,13 +55,20 @@ pub(crate) struct BlockAdapter<'a> {
 }
 
 impl<'a> BlockAdapter<'a> {
-    /// Those of a site, and the mask of their input.
-    pub(super) fn at(this: Option<Self>, site: usize) -> (Option<&'a LoraGroup>, Option<Mask>) {
-        let group = this.and_then(|adapter| adapter.groups[site].as_ref());
+    /// Those of a site.
+    pub(super) fn at(this: Option<Self>, site: usize) -> SiteAdapter<'a> {
+        let lora = this.and_then(|adapter| adapter.groups[site].as_ref());
         // Up to 16 projections a site.
         let mask = this.and_then(|adapter| adapter.mask).map(|mask| mask.derive(16 * site as u64));
-        (group, mask)
+        SiteAdapter { lora, mask }
     }
+}
+
+/// The adapters of a site, if it has some, and the mask of their input.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SiteAdapter<'a> {
+    pub lora: Option<&'a LoraGroup>,
+    pub mask: Option<Mask>,
 }
 
 /// The forward pass of a block over `rows` rows.

@@ -4,11 +4,10 @@ use lorafit_kernels::Tensor;
 use lorafit_kernels::ops::elementwise;
 
 use super::Step;
+use super::gradients::SiteGradients;
 use super::linear::{LinearGroup, Work};
 use super::pass::{BackwardPass, BlockAdapter, ForwardPass};
-use crate::activations::{SavedBlock, Wide};
-use crate::buffers::{BackwardScratch, Scratch};
-use crate::gradients::SiteGradients;
+use crate::buffers::{BackwardScratch, SavedBlock, Scratch, Wide};
 use crate::shape::{Branch, LinearInput, LinearOutput, StreamAt};
 
 /// Projections of one input.
@@ -38,11 +37,11 @@ impl ProjectStep {
         if let LinearInput::Stream(at) = self.from {
             pass.keep_stream(at);
         }
-        let (rows, (adapter, mask)) = (pass.rows, BlockAdapter::at(pass.adapter, self.site));
+        let (rows, adapter) = (pass.rows, BlockAdapter::at(pass.adapter, self.site));
         let SavedBlock { x, u, wide, .. } = &mut *pass.saved;
         let Wide { q, k, v, attended, attention_out, middle, gate, up, feed_forward_out } = wide;
         let Scratch { normed, act, branch, joined, d_u, dropped, .. } = &mut *pass.scratch;
-        let work = &mut Work { u: &mut u[self.site], d_u, dropped };
+        let work = &mut Work { rows, adapter, u: &mut u[self.site], d_u, dropped };
         // A half begins with the stream or a norm of it, and ends with what it computes between its projections.
         let input = match self.from {
             LinearInput::Stream(StreamAt::Input) => &*x,
@@ -61,16 +60,13 @@ impl ProjectStep {
             LinearOutput::Branch(Branch::FeedForward) => &mut [feed_forward_out],
         };
         let accumulate = self.to == LinearOutput::Stream;
-        match (only_saved, adapter) {
-            (false, _) if self.joined.is_empty() => {
-                self.group.forward(input, rows, adapter, mask, work, outs, accumulate);
-            }
-            (false, _) => {
-                self.group.forward(input, rows, adapter, mask, work, &mut [&mut *joined], false);
-                self.split(joined, rows, outs);
-            }
-            (true, Some(lora)) => self.group.low_rank_inputs(input, rows, lora, mask, work),
-            (true, None) => {}
+        if only_saved {
+            self.group.low_rank_inputs(input, work);
+        } else if self.joined.is_empty() {
+            self.group.forward(input, work, outs, accumulate);
+        } else {
+            self.group.forward(input, work, &mut [&mut *joined], false);
+            self.split(joined, rows, outs);
         }
     }
 
@@ -85,7 +81,7 @@ impl ProjectStep {
         if gradients.reads_input() {
             self.recompute_input(pass, steps);
         }
-        let (rows, (adapter, mask)) = (pass.rows, BlockAdapter::at(pass.adapter, self.site));
+        let (rows, adapter) = (pass.rows, BlockAdapter::at(pass.adapter, self.site));
         let SavedBlock { x, u, wide, .. } = &mut *pass.saved;
         let Scratch { normed, act, joined, d_u, dropped, .. } = &mut *pass.scratch;
         let (wide, back) = (&*wide, &*pass.back);
@@ -96,7 +92,7 @@ impl ProjectStep {
             LinearInput::Attended => &wide.attended,
             LinearInput::Gated(_) => &*act,
         };
-        let work = &mut Work { u: &mut u[self.site], d_u, dropped };
+        let work = &mut Work { rows, adapter, u: &mut u[self.site], d_u, dropped };
         let mut d_outs: &[&Tensor] = match self.to {
             LinearOutput::Heads => &[&back.d_q, &back.d_k, &back.d_v],
             LinearOutput::Gates => &[&wide.gate, &wide.up],
@@ -110,7 +106,7 @@ impl ProjectStep {
             whole = [&*joined];
             d_outs = &whole;
         }
-        self.group.parameter_gradients(d_outs, input, rows, adapter, gradients, mask, work);
+        self.group.parameter_gradients(d_outs, input, gradients, work);
     }
 
     /// The normalised or gated input again, which forward did not keep.
@@ -131,11 +127,11 @@ impl ProjectStep {
     /// The gradient of the input, after [`ProjectStep::parameter_gradients`]: over what is read, or added to that of the
     /// stream.
     pub(crate) fn input_gradient(&self, pass: &mut BackwardPass<'_>) {
-        let (rows, (adapter, mask)) = (pass.rows, BlockAdapter::at(pass.adapter, self.site));
+        let (rows, adapter) = (pass.rows, BlockAdapter::at(pass.adapter, self.site));
         let SavedBlock { u, wide: Wide { gate, up, .. }, .. } = &mut *pass.saved;
         let Scratch { normed, act, joined, d_u, dropped, .. } = &mut *pass.scratch;
         let BackwardScratch { d_hidden, d_q, d_k, d_v, d_branch, .. } = &mut *pass.back;
-        let work = &mut Work { u: &mut u[self.site], d_u, dropped };
+        let work = &mut Work { rows, adapter, u: &mut u[self.site], d_u, dropped };
         let (heads, gates, whole) = ([&*d_q, &*d_k, &*d_v], [&*gate, &*up], [&*joined]);
         let inner = match self.to {
             _ if !self.joined.is_empty() => Some(&whole[..]),
@@ -145,7 +141,7 @@ impl ProjectStep {
             LinearOutput::Stream | LinearOutput::Scaled | LinearOutput::Branch(_) => None,
         };
         if let (LinearInput::Stream(_), Some(d_outs)) = (self.from, inner) {
-            return self.group.input_gradient(d_outs, rows, adapter, mask, work, d_hidden, true);
+            return self.group.input_gradient(d_outs, work, d_hidden, true);
         }
         let outer = [if self.to == LinearOutput::Stream { &*d_hidden } else { &*d_branch }];
         let d_x = match self.from {
@@ -154,7 +150,7 @@ impl ProjectStep {
             LinearInput::Attended => normed,
             LinearInput::Normed(_) | LinearInput::Stream(_) => &mut *pass.d_normed,
         };
-        self.group.input_gradient(inner.unwrap_or(&outer), rows, adapter, mask, work, d_x, self.adds);
+        self.group.input_gradient(inner.unwrap_or(&outer), work, d_x, self.adds);
     }
 
     /// From the output of a matrix that joins several to theirs.

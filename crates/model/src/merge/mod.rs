@@ -11,15 +11,16 @@ mod combine;
 
 use std::ops::Range;
 
-use lorafit_kernels::Weight;
+use lorafit_kernels::FrozenWeight;
 use lorafit_kernels::ops::matmul::{self, Right, Term, View};
 
 pub use combine::{Combination, CombineError, MajoritySign, Method, Weighted, combine};
 
 use crate::adapter::{Adapter, LoraGroup, LoraPart};
 use crate::error::FileError;
-use crate::shape::{Names, WeightShape, module_at, module_shape, weight_shapes};
-use crate::weights::{BaseStorage, ModelFiles, SaveDtype, TensorData, TensorSource};
+use crate::files::{SaveDtype, TensorData, TensorSource};
+use crate::shape::{Config, Names, WeightShape, module_at, module_shape, weight_shapes};
+use crate::weights::{BaseStorage, ModelFiles};
 
 /// The weights of a model with an adapter added, by checkpoint name.
 #[derive(Debug)]
@@ -41,14 +42,14 @@ struct MergedTensor<'a> {
 #[derive(Debug)]
 enum Values<'a> {
     Vector(Vec<f32>),
-    Matrix(Weight),
+    Matrix(FrozenWeight),
     Adapted(Adapted<'a>),
 }
 
 /// A projection and its factors.
 #[derive(Debug)]
 struct Adapted<'a> {
-    weight: Weight,
+    weight: FrozenWeight,
     group: &'a LoraGroup,
     part: &'a LoraPart,
 }
@@ -194,7 +195,7 @@ impl Adapted<'_> {
 }
 
 /// Gives back the pages of the rows that were read to their end with the values `range`.
-fn release(weight: &Weight, range: Range<usize>) {
+fn release(weight: &FrozenWeight, range: Range<usize>) {
     let cols = weight.cols().max(1);
     match range.end == weight.rows() * weight.cols() {
         true => weight.release(),
@@ -206,7 +207,7 @@ fn release(weight: &Weight, range: Range<usize>) {
 ///
 /// # Errors
 /// The path of the projection.
-pub fn check_finite(adapter: &Adapter, config: &crate::Config) -> Result<(), CombineError> {
+pub fn check_finite(adapter: &Adapter, config: &Config) -> Result<(), CombineError> {
     for (layer, module, group, part) in adapter.parts() {
         let (_, inputs) = module_shape(config, module);
         let mut a = vec![0.0; part.rank * inputs];

@@ -107,6 +107,30 @@ enum Current {
     Scaled,
 }
 
+/// What projections read that come after what gave `before`, where the stream is `at`.
+fn read_by_projections(before: Current, at: StreamAt) -> LinearInput {
+    match before {
+        Current::Stream => LinearInput::Stream(at),
+        Current::Normed(norm) => LinearInput::Normed(norm),
+        Current::Attended => LinearInput::Attended,
+        Current::Gated(gate) => LinearInput::Gated(gate),
+        other => panic!("projections cannot read {other:?}"),
+    }
+}
+
+/// Where projections of the half `half` write before `next`, and what they have given then.
+fn given_by_projections(next: Option<&Part>, half: Branch) -> (LinearOutput, Current) {
+    match next {
+        Some(Part::Attend(_)) => (LinearOutput::Heads, Current::Heads),
+        Some(Part::Gate(gate)) if gate.gated => (LinearOutput::Gates, Current::Gates),
+        Some(Part::Gate(_)) => (LinearOutput::Up, Current::Gates),
+        Some(Part::Norm(_)) => (LinearOutput::Branch(half), Current::Branch(half)),
+        Some(Part::Add(add)) if add.scale == 1.0 => (LinearOutput::Stream, Current::Stream),
+        Some(Part::Add(_)) => (LinearOutput::Scaled, Current::Scaled),
+        other => panic!("nothing takes what projections give to {other:?}"),
+    }
+}
+
 impl BlockShape {
     /// Connects `parts`.
     ///
@@ -128,26 +152,13 @@ impl BlockShape {
                     Current::Scaled
                 }
                 (Part::Linear(projections), before) => {
-                    let from = match before {
-                        Current::Stream => LinearInput::Stream(at),
-                        Current::Normed(norm) => LinearInput::Normed(norm),
-                        Current::Attended => LinearInput::Attended,
-                        Current::Gated(gate) => LinearInput::Gated(gate),
-                        other => panic!("projections cannot read {other:?}"),
-                    };
-                    let (to, given) = match parts.peek() {
-                        Some(Part::Attend(_)) => (LinearOutput::Heads, Current::Heads),
-                        Some(Part::Gate(gate)) if gate.gated => (LinearOutput::Gates, Current::Gates),
-                        Some(Part::Gate(_)) => (LinearOutput::Up, Current::Gates),
-                        Some(Part::Norm(_)) => (LinearOutput::Branch(half), Current::Branch(half)),
-                        Some(Part::Add(add)) if add.scale == 1.0 => {
-                            parts.next();
-                            at = StreamAt::Middle;
-                            (LinearOutput::Stream, Current::Stream)
-                        }
-                        Some(Part::Add(_)) => (LinearOutput::Scaled, Current::Scaled),
-                        other => panic!("nothing takes what projections give to {other:?}"),
-                    };
+                    let from = read_by_projections(before, at);
+                    let (to, given) = given_by_projections(parts.peek(), half);
+                    if to == LinearOutput::Stream {
+                        // They are the addition, too.
+                        parts.next();
+                        at = StreamAt::Middle;
+                    }
                     let site = block.sites;
                     block.sites += 1;
                     block.steps.push(Step::Linear { projections, site, from, to, adds: false });
@@ -178,17 +189,7 @@ impl BlockShape {
                     block.steps.push(Step::Add { shape, of_norm });
                     Current::Stream
                 }
-                (Part::Again, Current::Stream) => {
-                    let norm = block.steps.iter().position(|step| matches!(step, Step::Norm { .. }));
-                    let norm = norm.expect("a norm to read again");
-                    for step in &mut block.steps {
-                        if let Step::Linear { from: LinearInput::Normed(read), adds, .. } = step {
-                            *adds = *read == norm;
-                        }
-                    }
-                    block.steps.push(Step::Again(norm));
-                    Current::Normed(norm)
-                }
+                (Part::Again, Current::Stream) => Current::Normed(block.again()),
                 (part, before) => panic!("{part:?} cannot read {before:?}"),
             };
         }
@@ -198,6 +199,19 @@ impl BlockShape {
     fn norm(&mut self, shape: NormShape, from: NormInput) {
         self.steps.push(Step::Norm { shape, from, stats: self.stats.len() });
         self.stats.push(shape.stats());
+    }
+
+    /// Has the first norm read once more, and gives its place.
+    fn again(&mut self) -> usize {
+        let norm = self.steps.iter().position(|step| matches!(step, Step::Norm { .. }));
+        let norm = norm.expect("a norm to read again");
+        for step in &mut self.steps {
+            if let Step::Linear { from: LinearInput::Normed(read), adds, .. } = step {
+                *adds = *read == norm;
+            }
+        }
+        self.steps.push(Step::Again(norm));
+        norm
     }
 
     /// Groups of projections, in forward order.

@@ -3,12 +3,12 @@
 use lorafit_kernels::ops::attention::{Heads, Scores};
 use lorafit_kernels::ops::gate::Activation;
 
+use super::arch::Arch;
 use super::block::BlockShape;
 use super::names::Names;
 use super::part::{Name, NormShape};
 use super::pattern::LayerPattern;
 use super::rope::{QueryGrowth, Rope, RopeScaling};
-use crate::arch::Arch;
 
 /// The standard deviation that transformers' configurations have unless they say otherwise.
 pub(crate) const INITIALIZER_RANGE: f32 = 0.02;

@@ -183,6 +183,11 @@ impl Rope {
         }
     }
 
+    /// [`Rope::frequencies`] of every text, where the length makes no difference.
+    pub(crate) fn fixed_frequencies(&self, head_dim: usize) -> Option<Vec<f32>> {
+        (!self.depends_on_length()).then(|| self.frequencies(head_dim, 0))
+    }
+
     /// The tokens of a text beyond which all of it is rotated otherwise.
     pub(crate) fn switches_at(&self) -> Option<usize> {
         matches!(self.scaling, RopeScaling::Long { .. }).then(|| self.original_context()).flatten()

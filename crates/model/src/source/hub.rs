@@ -21,7 +21,7 @@ use serde::Deserialize;
 use super::{
     ADAPTER_CONFIG, CONFIG, HubId, INDEX, RepoKind, ShapeSource, Source, SourceError, WEIGHTS, is_gguf,
 };
-use crate::weights::split_parts;
+use crate::files::split_parts;
 
 /// What belongs to a model besides its configuration and weights; a repository may lack any of them.
 const OPTIONAL: [&str; 6] = [

@@ -10,14 +10,16 @@ use std::sync::Arc;
 use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::{Absmax, Code, FourBit, NESTED_LEN};
 use lorafit_kernels::quant::int8::Int8;
-use lorafit_kernels::{SharedBytes, Weight};
+use lorafit_kernels::{FrozenWeight, SharedBytes};
+use lorafit_remedy::{Task, remedy};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use super::safetensors::{RawTensor, Shards};
-use super::{MAX_CONFIG_BYTES, ModelFiles, Source, companions, read_text};
+use super::{ModelFiles, Source, companions};
 use crate::error::FileError;
-use crate::load::BaseQuantization;
+use crate::files::{MAX_CONFIG_BYTES, read_text};
+use crate::shape::{BaseQuantization, matrices};
 
 /// The quant state of a matrix is a few hundred bytes.
 const MAX_STATE_BYTES: usize = 64 << 10;
@@ -37,7 +39,7 @@ pub(super) fn weight(
     name: &str,
     rows: usize,
     cols: usize,
-) -> Result<Option<Result<Weight, String>>, FileError> {
+) -> Result<Option<Result<FrozenWeight, String>>, FileError> {
     for code in [Code::Nf4, Code::Fp4] {
         if let Some(state) = shards.raw(&state_name(name, code))? {
             let found = four_bit(shards, name, code, &state, rows, cols)?;
@@ -52,7 +54,7 @@ pub(super) fn weight(
     Ok(Some(int8(scales, codes, rows, cols).map_err(|e| format!("{name}: {e}"))))
 }
 
-fn int8(scales: RawTensor, codes: RawTensor, rows: usize, cols: usize) -> Result<Weight, String> {
+fn int8(scales: RawTensor, codes: RawTensor, rows: usize, cols: usize) -> Result<FrozenWeight, String> {
     if codes.dtype != Dtype::I8 || codes.shape != [rows, cols] {
         return Err(format!("{:?} {:?}, expected I8 [{rows}, {cols}]", codes.dtype, codes.shape));
     }
@@ -60,7 +62,7 @@ fn int8(scales: RawTensor, codes: RawTensor, rows: usize, cols: usize) -> Result
         return Err(format!("SCB is {:?}, expected F32", scales.dtype));
     }
     let data = Int8 { codes: codes.data, absmax: scales.data };
-    Weight::from_int8(rows, cols, data).map_err(|e| e.to_string())
+    FrozenWeight::from_int8(rows, cols, data).map_err(|e| e.to_string())
 }
 
 fn four_bit(
@@ -70,11 +72,11 @@ fn four_bit(
     state: &RawTensor,
     rows: usize,
     cols: usize,
-) -> Result<Result<Weight, String>, FileError> {
+) -> Result<Result<FrozenWeight, String>, FileError> {
     let part = |what: &str| shards.raw(&format!("{name}.{what}"));
     let (codes, absmax, map) = (shards.raw(name)?, part("absmax")?, part("quant_map")?);
     let (nested, nested_map) = (part("nested_absmax")?, part("nested_quant_map")?);
-    let read = || -> Result<Weight, String> {
+    let read = || -> Result<FrozenWeight, String> {
         let state = read_state(state)?;
         let number = |key: &str| state.get(key).and_then(Value::as_u64);
         let shape: Option<Vec<u64>> = state.get("shape").and_then(|s| serde_json::from_value(s.clone()).ok());
@@ -122,7 +124,7 @@ fn four_bit(
         }
         let codes = codes.data;
         let data = FourBit { code, block_len, codes, absmax };
-        Weight::from_four_bit(rows, cols, data).map_err(|e| e.to_string())
+        FrozenWeight::from_four_bit(rows, cols, data).map_err(|e| e.to_string())
     };
     Ok(read())
 }
@@ -172,7 +174,7 @@ fn float_piece(values: &[f32]) -> Piece {
 }
 
 /// The tensors of a quantised matrix, by name.
-fn pieces(name: &str, weight: &Weight, dtype: &str) -> Vec<(String, Piece)> {
+fn pieces(name: &str, weight: &FrozenWeight, dtype: &str) -> Vec<(String, Piece)> {
     let mut found = Vec::new();
     if let Some(int8) = weight.int8() {
         let module = name.strip_suffix("weight").unwrap_or(name);
@@ -241,7 +243,7 @@ pub fn write_quantized(
 ) -> Result<QuantizedFolder, FileError> {
     let Source::Folder { shards, .. } = &files.source else {
         return Err(FileError::new(files.path(), "a GGUF file is quantised in its own formats")
-            .with_hint("quantize takes a Hugging Face model folder; train takes the GGUF file as it is"));
+            .with_hint("only a Hugging Face model folder is quantised; a GGUF file is trained as it is"));
     };
     let base = BaseQuantization { quantization, head: false };
     let config = files.config();
@@ -251,10 +253,15 @@ pub fn write_quantized(
         (false, false) => None,
     };
     if let Some(what) = what {
-        return Err(FileError::new(files.path(), format!("{what} is not written quantised"))
-            .with_hint("train with --quant on the folder as it is: it is quantised while it is read"));
+        return Err(FileError::new(files.path(), format!("{what} is not written quantised")).with_hint(
+            remedy![
+                "train on the folder as it is with ",
+                Task::TrainQuantised,
+                ": it is quantised while it is read"
+            ],
+        ));
     }
-    let shapes: std::collections::HashMap<String, (usize, usize)> = crate::shape::matrices(config)
+    let shapes: std::collections::HashMap<String, (usize, usize)> = matrices(config)
         .filter(|(name, ..)| base.of(name).is_some())
         .map(|(name, rows, cols)| (name, (rows, cols)))
         .collect();

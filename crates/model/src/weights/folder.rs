@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::{MAX_CONFIG_BYTES, ModelFiles, SaveDtype, Source, inside, read_text};
+use super::{ModelFiles, Source};
 use crate::error::FileError;
+use crate::files::{MAX_CONFIG_BYTES, SaveDtype, inside, read_text};
 
 /// The folder of chat templates other than the default.
 const TEMPLATES: &str = "additional_chat_templates";

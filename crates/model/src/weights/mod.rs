@@ -1,47 +1,32 @@
 //! The weights of a model by their checkpoint names, whatever file they lie in.
 
 mod bitsandbytes;
-mod files;
 mod folder;
-mod gguf;
-mod gguf_writer;
 mod origin;
 mod safetensors;
-mod stream;
 mod unread;
 
 use std::path::{Path, PathBuf};
 
 use lorafit_kernels::quant::Format;
-use lorafit_kernels::{RowOrder, SharedBytes, Weight};
+use lorafit_kernels::{FrozenWeight, RowOrder, SharedBytes};
+use lorafit_remedy::{Setting, remedy};
 use rayon::prelude::*;
 
 pub use bitsandbytes::{QuantizedFolder, write_quantized};
-pub(crate) use files::{MAX_CONFIG_BYTES, inside, map, read_text};
 pub use folder::{companions, is_tokenizer_file, tokenizer_files};
-pub use gguf::Gguf;
-#[cfg(feature = "hub")]
-pub(crate) use gguf::split_parts;
-pub use gguf_writer::GgufEntry;
-pub(crate) use gguf_writer::{GgufData, GgufTensor, write_gguf};
 pub use origin::License;
-pub use stream::{RowValues, SaveDtype, TensorData, TensorReader, TensorSource, Values, write_tensors};
 
 use crate::arch::ConfigError;
-use crate::error::FileError;
-use crate::load::BaseQuantization;
-use crate::shape::{Config, HEAD, Names, gguf_name, is_transposed, module_shape, stored_less};
+use crate::error::{FileError, unquantised};
+use crate::files::{ADAPTER_CONFIG, MAX_CONFIG_BYTES, StoredTensor, inside, read_text};
+pub use crate::files::{
+    Gguf, GgufEntry, RowValues, SaveDtype, TensorData, TensorReader, TensorSource, Values, write_tensors,
+};
+use crate::shape::{
+    BaseQuantization, Config, HEAD, Names, gguf_name, is_transposed, module_shape, stored_less,
+};
 use safetensors::Shards;
-pub(crate) use safetensors::{header_error, read_header};
-
-/// A tensor as its file has it; nothing is decoded yet.
-#[derive(Clone, Debug)]
-pub(crate) struct StoredTensor {
-    /// Row-major, outermost dimension first.
-    pub shape: Vec<usize>,
-    pub format: Format,
-    pub data: SharedBytes,
-}
 
 /// How the projections of a model are stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -255,7 +240,7 @@ impl ModelFiles {
         if *quantization && !shards.stored_names().iter().any(|(_, stored)| is_quantized(stored)) {
             notes.push(format!(
                 "{shown}: `quantization_config` in config.json was passed over: the weights are plain, and computed as they \
-                 are; transformers would quantise them, as --quant does here"
+                 are; transformers would quantise them, which is done here where it is asked for"
             ));
         }
         notes.extend(self.dropouts().map(|(key, rate)| {
@@ -272,11 +257,10 @@ impl ModelFiles {
                  passed over"
             ));
         }
-        if self.path.join(crate::adapter::CONFIG_FILE).is_file() {
+        if self.path.join(ADAPTER_CONFIG).is_file() {
             notes.push(format!(
-                "{shown}: the adapter beside the weights ({}) is not part of the model here; --adapter {shown} puts it on top, \
-                 as transformers does",
-                crate::adapter::CONFIG_FILE
+                "{shown}: the adapter beside the weights ({ADAPTER_CONFIG}) is not part of the model here; give {shown} as the adapter, too, and \
+                 it is put on top, as transformers does"
             ));
         }
         notes
@@ -316,14 +300,14 @@ impl ModelFiles {
     ///
     /// # Errors
     /// A tensor that is missing or has another shape.
-    pub fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, FileError> {
+    pub fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<FrozenWeight, FileError> {
         if let Source::Folder { shards, .. } = &self.source
             && let Some(quantized) = bitsandbytes::weight(shards, name, rows, cols)?
         {
             if is_transposed(&self.config, name) {
                 let problem =
                     format!("{name} is quantised by bitsandbytes, which is not read of `Conv1D` layers");
-                return Err(self.error(problem).with_hint("take the model it was made from, with --quant"));
+                return Err(self.error(problem).with_hint(unquantised()));
             }
             return quantized.map_err(|problem| self.error(problem));
         }
@@ -334,7 +318,7 @@ impl ModelFiles {
                 (tensor.format, tensor.data)
             }
         };
-        let weight = Weight::new(rows, cols, format, data);
+        let weight = FrozenWeight::new(rows, cols, format, data);
         let weight = weight.map_err(|e| self.error(format!("{name}: {e}")))?;
         Ok(weight.with_row_order(self.row_order(name)))
     }
@@ -374,12 +358,16 @@ impl ModelFiles {
         rows: usize,
         cols: usize,
         base: &BaseQuantization,
-    ) -> Result<Weight, FileError> {
+    ) -> Result<FrozenWeight, FileError> {
         let stored = self.weight(name, rows, cols)?;
         let Some(quantization) = base.of(name) else { return Ok(stored) };
         if stored.four_bit().is_some() || stored.int8().is_some() {
             let problem = format!("{name} is quantised already, so it cannot be quantised to {quantization}");
-            return Err(self.error(problem).with_hint("leave --quant out: the file is used as it is"));
+            return Err(self.error(problem).with_hint(remedy![
+                "leave ",
+                Setting::Quant,
+                " out: the file is used as it is"
+            ]));
         }
         let quantized = stored.quantize(quantization).map_err(|e| {
             self.error(format!("{name}: {e}"))
@@ -395,7 +383,7 @@ impl ModelFiles {
     /// As [`ModelFiles::weight`].
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, FileError> {
         let tensor = self.tensor(name, &[len])?;
-        let row = Weight::new(1, len, tensor.format, tensor.data);
+        let row = FrozenWeight::new(1, len, tensor.format, tensor.data);
         let stored = row.map_err(|e| self.error(format!("{name}: {e}")))?.to_vec();
         let order = self.row_order(name);
         let mut values: Vec<f32> = (0..len).map(|i| stored[order.stored_row(i)]).collect();
@@ -481,7 +469,8 @@ fn upright(tensor: &StoredTensor, rows: usize, cols: usize) -> SharedBytes {
     SharedBytes::from_vec(bytes)
 }
 
-/// The keys of a `config.json` by which values are dropped in training, with their rates.
+/// The keys of a `config.json` by which values are dropped in training, with their rates. Of a model of several parts those of
+/// the language model count, which has a configuration of its own.
 fn dropouts_of(json: &serde_json::Value) -> Vec<(String, f64)> {
     const KEYS: [&str; 6] = [
         "attention_dropout",
@@ -491,15 +480,16 @@ fn dropouts_of(json: &serde_json::Value) -> Vec<(String, f64)> {
         "resid_pdrop",
         "embd_pdrop",
     ];
-    let rate = |key: &&str| Some(((*key).to_owned(), json.get(*key)?.as_f64().filter(|rate| *rate > 0.0)?));
+    let (within, keys) = match json.get("text_config").filter(|text| text.is_object()) {
+        Some(text) => ("text_config.", text),
+        None => ("", json),
+    };
+    let rate =
+        |key: &&str| Some((format!("{within}{key}"), keys.get(*key)?.as_f64().filter(|rate| *rate > 0.0)?));
     KEYS.iter().filter_map(rate).collect()
 }
 
 /// A configuration's problem with the file it was found in.
 fn config_error(path: &Path, error: &ConfigError) -> FileError {
-    let found = FileError::new(path, error.to_string());
-    match error.hint() {
-        Some(hint) => found.with_hint(hint),
-        None => found,
-    }
+    FileError::new(path, error.to_string()).with_hint_of(error.hint())
 }

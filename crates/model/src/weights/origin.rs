@@ -1,6 +1,7 @@
 //! Where a model comes from, as far as its files say: the model of the hub that it is, and its licence.
 
-use super::{MAX_CONFIG_BYTES, ModelFiles, inside, read_text};
+use super::ModelFiles;
+use crate::files::{MAX_CONFIG_BYTES, inside, read_text};
 
 /// Keys of GGUF metadata that name the model whose weights the file has, the surest first. The second is how older versions
 /// of llama.cpp wrote the first.

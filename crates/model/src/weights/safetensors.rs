@@ -6,13 +6,12 @@ use std::path::{Component, Path, PathBuf};
 
 use lorafit_kernels::SharedBytes;
 use lorafit_kernels::quant::Format;
-use safetensors::tensor::Metadata;
-use safetensors::{Dtype, SafeTensors};
+use lorafit_remedy::{Remedy, Setting, remedy};
+use safetensors::Dtype;
 use serde::Deserialize;
 
-use super::files::foreign;
-use super::{StoredTensor, inside, map, read_text};
-use crate::error::FileError;
+use crate::error::{FileError, unquantised};
+use crate::files::{StoredTensor, header_error, inside, map, read_header, read_text};
 use crate::shape::{HEAD, Names};
 
 const SINGLE: &str = "model.safetensors";
@@ -175,33 +174,37 @@ impl Shards {
     }
 
     /// Why the tensor `name` is missing, as far as the names that are there tell, and the way out.
-    pub(super) fn why_missing(&self, name: &str) -> Option<(String, &'static str)> {
+    pub(super) fn why_missing(&self, name: &str) -> Option<(String, Remedy)> {
         let names = || self.files.iter().flat_map(|file| file.entries.keys());
         let any = |what: &str| names().find(|name| name.contains(what));
-        const PLAIN: &str =
-            "take the model it was made from, in BF16, with --quant nf4 or int8; or a GGUF file of it";
         if let Some(found) = any(".lora_A.").or_else(|| any(".base_layer.")) {
             let hint = "merge the adapter in PEFT (merge_and_unload), save the model with save_pretrained, and pass that";
-            return Some((format!("the file is the state of a PEFT model, with {found}"), hint));
+            return Some((format!("the file is the state of a PEFT model, with {found}"), hint.into()));
         }
         if let Some(found) = names().find(|name| name.ends_with(".qweight")) {
-            return Some((format!("the weights are those of GPTQ or AWQ, with {found}"), PLAIN));
+            return Some((format!("the weights are those of GPTQ or AWQ, with {found}"), unquantised()));
         }
         if let Some(found) = names().find(|name| name.ends_with(".weight_packed")) {
-            return Some((format!("the weights are those of compressed-tensors, with {found}"), PLAIN));
+            return Some((
+                format!("the weights are those of compressed-tensors, with {found}"),
+                unquantised(),
+            ));
         }
         if let Some(found) =
             names().find(|name| *name == "tok_embeddings.weight" || name.ends_with(".attention.wq.weight"))
         {
             let hint = "take the folder that transformers reads (its names begin with model.), or convert it with the script \
                         of transformers for this model";
-            return Some((format!("the names are those of the maker's own format, with {found}"), hint));
+            return Some((
+                format!("the names are those of the maker's own format, with {found}"),
+                hint.into(),
+            ));
         }
         let stale = self.files.iter().any(|file| file.entries.contains_key(&*self.stored(name)));
         if name == "lm_head.weight" && !stale {
             let hint = "save it from AutoModelForCausalLM; if its head is its embedding, set \"tie_word_embeddings\": true in \
                         config.json";
-            return Some(("the file was saved from the model without its head".to_owned(), hint));
+            return Some(("the file was saved from the model without its head".to_owned(), hint.into()));
         }
         if let Some(shard) = self.files.iter().find(|file| file.entries.contains_key(&*self.stored(name))) {
             let of = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -211,13 +214,13 @@ impl Shards {
             };
             return Some((
                 format!("{} has it, but {INDEX} {told}: the index is stale", of(&shard.path)),
-                "get the index again from where the shards came from, or let transformers write both (save_pretrained)",
+                "get the index again from where the shards came from, or let transformers write both (save_pretrained)".into(),
             ));
         }
         let first = names().min()?;
         Some((
             format!("the file has {} others, such as {first}", names().count()),
-            "config.json and the weights belong to different models",
+            "config.json and the weights belong to different models".into(),
         ))
     }
 
@@ -290,19 +293,19 @@ impl Shards {
                 let module = name.strip_suffix(".weight").unwrap_or(name);
                 let has =
                     |name: String| self.shard(&name).is_some_and(|shard| shard.entries.contains_key(&name));
-                const PLAIN: &str = "take the model it was made from, in BF16, with --quant nf4 or int8; or a GGUF file of it";
                 let hint = if has(format!("{module}.scales")) {
-                    format!("the weights are quantised by MLX: {PLAIN}")
+                    unquantised().because("the weights are quantised by MLX")
                 } else if has(format!("{name}.absmax")) {
-                    format!(
-                        "the weights are quantised by bitsandbytes, without the quant_state that tells how: {PLAIN}"
+                    unquantised().because(
+                        "the weights are quantised by bitsandbytes, without the quant_state that tells how",
                     )
                 } else if matches!(other, Dtype::F64) {
                     "the model is stored in another precision: take it in BF16, or convert it with \
                      from_pretrained(DIR, dtype=torch.bfloat16) and save_pretrained"
-                        .to_owned()
+                        .into()
                 } else {
-                    format!("the weights are quantised, and what they are scaled by is not known: {PLAIN}")
+                    unquantised()
+                        .because("the weights are quantised, and what they are scaled by is not known")
                 };
                 return Err(FileError::new(&path, problem).with_hint(hint));
             }
@@ -332,38 +335,6 @@ impl Shard {
     }
 }
 
-/// The longest header that is read: that of some 20 thousand tensors, when the largest supported model has 1200 and six
-/// times as many once quantised. What is read of it takes up to twenty times the memory.
-const MAX_HEADER: u64 = 2 << 20;
-
-/// Where the data begins, and what lies there; the crate checks that tensors fill the file without overlap.
-pub(crate) fn read_header(bytes: &[u8]) -> Result<(usize, Metadata), String> {
-    let header_len = bytes.first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
-    if header_len > MAX_HEADER {
-        return Err(format!("the header has {header_len} bytes, at most {MAX_HEADER} are allowed"));
-    }
-    let (header_len, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
-    // The header is preceded by its length in 8 bytes.
-    Ok((header_len + 8, metadata))
-}
-
-/// `problem` of the header of a file, with what the file is instead where its beginning tells.
-pub(crate) fn header_error(path: &Path, bytes: &[u8], problem: String) -> FileError {
-    if let Some((what, hint)) = foreign(bytes) {
-        return FileError::new(path, what).with_hint(hint);
-    }
-    if bytes.starts_with(b"GGUF") {
-        return FileError::new(path, "a GGUF file, called safetensors")
-            .with_hint("give it a name that ends in .gguf and pass the file itself");
-    }
-    let error = FileError::new(path, format!("not a whole safetensors file: {problem}"));
-    match (bytes.get(8), bytes.first_chunk().map(|len| u64::from_le_bytes(*len))) {
-        // It begins as one does, and has a header that is longer than any that is read.
-        (Some(b'{'), Some(MAX_HEADER..)) if problem.contains("at most") => error,
-        _ => error.with_hint("the file is cut short or damaged; copy or download it again"),
-    }
-}
-
 fn no_weights(dir: &Path) -> FileError {
     let names: Vec<String> = std::fs::read_dir(dir)
         .map(|entries| entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect())
@@ -384,7 +355,10 @@ fn no_weights(dir: &Path) -> FileError {
                     "it has {name}, whose index is missing: get {INDEX} from where the model came from, too"
                 )),
                 Some(name) if name.starts_with("adapter") => {
-                    error.with_hint(format!("it has {name}: pass it as --adapter, and its base as --model"))
+                    error.with_hint(
+                        remedy!["pass it as ", Setting::Adapter, ", and its base as ", Setting::Model]
+                            .because(format!("it has {name}")),
+                    )
                 }
                 Some(name) => {
                     error.with_hint(format!(

@@ -52,6 +52,24 @@ fn logits_equal_transformers_in_the_words_of_both_versions() {
     assert_eq!(open("config.json").config(), open("config_classic.json").config());
 }
 
+#[test]
+fn the_dropout_of_the_language_model_is_told() {
+    let config = std::fs::read_to_string(fixture(NAME).join("config.json")).expect("a configuration");
+    let mut config: serde_json::Value = serde_json::from_str(&config).expect("JSON");
+    // Of the part that reads images, which is not trained here.
+    config["attention_dropout"] = serde_json::json!(0.2);
+    config["text_config"]["attention_dropout"] = serde_json::json!(0.1);
+    let weights = std::fs::read(fixture(NAME).join("model.safetensors")).expect("weights");
+    let weights = SharedBytes::from_vec(weights);
+    let files = ModelFiles::from_safetensors(&fixture(NAME), &config.to_string(), weights).expect("opens");
+    let notes = files.notes();
+    let told: Vec<&String> = notes.iter().filter(|note| note.contains("dropout")).collect();
+    assert!(
+        matches!(&told[..], [note] if note.contains("`text_config.attention_dropout` is 0.1")),
+        "{notes:?}"
+    );
+}
+
 /// Files may also have the names that the model has in memory.
 #[test]
 fn weights_are_found_by_the_names_of_memory_too() {

@@ -13,8 +13,8 @@ use lorafit_kernels::{Device, Tensor};
 use lorafit_model::adapter::{Adapter, LoraConfig, Targets, named_tensors};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{
-    ActivationDtype, ActivationPolicy, BaseQuantization, Buffers, Config, Distribution, Gradients, Model,
-    RandomWeights, Recompute, Sampling, WeightSelection, generate,
+    ActivationDtype, ActivationPolicy, ActiveAdapter, BaseQuantization, Buffers, Config, Distribution,
+    Gradients, Model, RandomWeights, Recompute, Sampling, WeightSelection, generate,
 };
 
 /// `None` where kernels cannot be compiled.
@@ -241,7 +241,13 @@ fn a_step_with_dropout_equals_the_cpu() {
         let mut gradients = Gradients::new(&case.model, Some(&case.adapter));
         let (model, adapter) = (&case.model, Some(&case.adapter));
         let mut buffers = Buffers::for_training(model, Some(&dropping), &gradients, tokens, tokens, policy);
-        model.loss_and_gradient(adapter, Some(mask), p.stream(), 0.2, &mut buffers, &mut gradients);
+        model.loss_and_gradient(
+            ActiveAdapter { adapter, mask: Some(mask) },
+            p.stream(),
+            0.2,
+            &mut buffers,
+            &mut gradients,
+        );
         for (parameter, gradient) in case.adapter.tensors_mut().zip(gradients.tensors()) {
             let len = parameter.len();
             let [mut first, mut second] = [0; 2].map(|_| Tensor::zeros(device, len));

@@ -4,7 +4,7 @@
 use crate::common::{Case, assert_close, fixture, generated};
 use lorafit_kernels::Device;
 use lorafit_model::adapter::{self, Adapter, LoraConfig, Targets, named_tensors};
-use lorafit_model::{ActivationDtype, ActivationPolicy, Buffers, Gradients, Recompute};
+use lorafit_model::{ActivationDtype, ActivationPolicy, ActiveAdapter, Buffers, Gradients, Recompute};
 
 const MODELS: [&str; 10] = [
     "llama",
@@ -141,7 +141,13 @@ fn recomputed_gradients_with_dropout_equal_kept_ones_bit_for_bit() {
         let mut buffers =
             Buffers::for_training(model, Some(&dropping), &gradients, tokens, tokens, activations);
         let mask = Some(Mask { p: 0.4, seed: 5 });
-        model.loss_and_gradient(adapter, mask, p.stream(), 0.1, &mut buffers, &mut gradients);
+        model.loss_and_gradient(
+            ActiveAdapter { adapter, mask },
+            p.stream(),
+            0.1,
+            &mut buffers,
+            &mut gradients,
+        );
         gradients.tensors().map(|t| t.to_vec(t.len())).collect::<Vec<_>>()
     };
     let kept = gradients(Recompute::None);
@@ -167,8 +173,7 @@ fn dropout_gradients_equal_finite_differences() {
     let mut evaluate = |adapter: &Adapter| {
         let mut gradients = Gradients::new(&case.model, Some(adapter));
         let losses = case.model.loss_and_gradient(
-            Some(adapter),
-            mask,
+            ActiveAdapter { adapter: Some(adapter), mask },
             p.stream(),
             1.0 / targets,
             &mut buffers,

@@ -111,6 +111,19 @@ fn the_scale_stays_that_of_the_adapter() {
     assert_eq!((&config["r"], &config["lora_alpha"]), (&json!(2), &json!(4)));
 }
 
+/// Readers that know one alpha take `lora_alpha`, whatever a pattern says of all layers.
+#[test]
+fn a_scale_that_only_a_pattern_says_is_written_as_the_scale_of_all() {
+    let dir = TempDir::new().expect("a folder");
+    edited(dir.path(), "two", |config| config["alpha_pattern"] = json!({".*": 6}));
+    let patterned = AdapterFile::read(dir.path()).expect("an adapter");
+    assert!(!patterned.has_one_scale());
+    let shrunk = shrink(&patterned, 3).expect("the same rank, and another scale");
+    let config: Value = serde_json::from_slice(&shrunk.config).expect("JSON");
+    assert_eq!((&config["r"], config.get("alpha_pattern")), (&json!(3), None));
+    assert!(AdapterFile::read(&fixtures().join("two")).expect("an adapter").has_one_scale());
+}
+
 /// A copy of a fixture with another configuration.
 fn edited(dir: &Path, name: &str, edit: impl Fn(&mut Value)) {
     let from = fixtures().join(name);

@@ -15,7 +15,7 @@ use super::tests::{Draws, Fixture, fixture};
 use super::*;
 use crate::checkpoint::Content;
 use crate::lock::RunLock;
-use crate::run::RunInfo;
+use crate::run_info::RunInfo;
 use crate::storage::Storage;
 use crate::storage::faulty::{Fault, Faulty};
 

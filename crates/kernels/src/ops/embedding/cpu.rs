@@ -1,9 +1,9 @@
 //! Rows in parallel.
 
 use crate::ops::parallel::{Shared, for_row_blocks};
-use crate::weight::Weight;
+use crate::weight::HostWeight;
 
-pub(super) fn forward(weight: &Weight, ids: &[u32], y: &mut [f32]) {
+pub(super) fn forward(weight: HostWeight<'_>, ids: &[u32], y: &mut [f32]) {
     let width = weight.cols();
     let y = Shared::new(&mut y[..ids.len() * width]);
     for_row_blocks(ids.len(), width, |block| {
@@ -22,13 +22,14 @@ mod tests {
     use crate::ops::embedding::{add, backward};
     use crate::tensor::{Device, Tensor};
     use crate::testing::{Random, assert_close, finite_difference, weighted_sum, widen};
+    use crate::weight::{FrozenWeight, Weight};
 
     #[test]
     fn rows_are_those_of_the_ids() {
         let values = Random::new(1).normal(5 * 7);
-        let weight = Weight::from_f32(5, 7, &values);
+        let weight = Weight::from(FrozenWeight::from_f32(5, 7, &values));
         let mut y = vec![0.0; 3 * 7];
-        forward(&weight, &[4, 0, 4], &mut y);
+        forward(weight.host(), &[4, 0, 4], &mut y);
         assert_eq!(y, [&values[28..], &values[..7], &values[28..]].concat());
     }
 
@@ -42,7 +43,7 @@ mod tests {
         let mut random = Random::new(4);
         let (weight, before) = (random.normal(5 * 7), random.normal(3 * 7));
         let (mut y, mut scratch) = (Tensor::from_slice(Device::Cpu, &before), Tensor::zeros(Device::Cpu, 21));
-        add(&Weight::from_f32(5, 7, &weight), &[0, 1, 4], &mut scratch, &mut y);
+        add(&FrozenWeight::from_f32(5, 7, &weight).into(), &[0, 1, 4], &mut scratch, &mut y);
         let expected = reference(&widen(&weight), &[0, 1, 4], 7);
         let expected: Vec<f64> = expected.iter().zip(widen(&before)).map(|(e, b)| e + b).collect();
         assert_close(y.cpu(), &expected, 1e-7, "sum");

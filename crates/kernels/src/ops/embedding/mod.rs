@@ -4,7 +4,6 @@
 //! Learned positions (GPT-2, Radford et al. 2019) are rows of a second matrix, whose ids are positions: [`add`] adds them, and
 //! the same backward gives their gradient.
 
-use crate::gpu::count;
 use crate::ops::elementwise;
 use crate::quant::cuda::Rows;
 use crate::tensor::{Device, Tensor};
@@ -18,13 +17,12 @@ mod cpu;
 /// When an id is not below the number of rows; callers check ids against the vocabulary first.
 pub fn forward(weight: &Weight, ids: &[u32], y: &mut Tensor) {
     match y.device() {
-        Device::Cpu => cpu::forward(weight, ids, y.cpu_mut()),
+        Device::Cpu => cpu::forward(weight.host(), ids, y.cpu_mut()),
         Device::Cuda(gpu) => {
             let largest = ids.iter().max().map_or(0, |id| *id as usize);
             assert!(largest < weight.rows(), "token id {largest} outside the vocabulary");
             let rows = gpu.buffer_of_words(ids);
-            let tile = weight.tile(Rows::Ids(rows.region()), count(ids.len()));
-            weight.decode_on_gpu(gpu, tile, y.float(), y.region());
+            weight.gpu().decode(gpu, Rows::Ids(rows.region()), ids.len(), y.float(), y.region());
         }
     }
 }

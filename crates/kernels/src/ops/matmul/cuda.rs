@@ -105,15 +105,15 @@ fn multiply(
 fn for_tiles(gpu: Gpu, weight: &Weight, tile_values: usize, mut work: impl FnMut(usize, usize, Matrix)) {
     let (rows, cols, float) = (weight.rows(), weight.cols(), gpu.float());
     let matrix = |region| Matrix { region, float, stride: cols as u64, transposed: false };
-    if let Some(values) = weight.values_on_gpu(float) {
+    let weight = weight.gpu();
+    if let Some(values) = weight.values(float) {
         return work(0, rows, matrix(values));
     }
     let tile_rows = tile_rows(tile_values, cols);
     for first in (0..rows).step_by(tile_rows) {
         let rows = tile_rows.min(rows - first);
         let decoded = gpu.buffer(float.bytes((rows * cols) as u64));
-        let tile = weight.tile(WeightRows::From(count(first)), count(rows));
-        weight.decode_on_gpu(gpu, tile, float, decoded.region());
+        weight.decode(gpu, WeightRows::From(count(first)), rows, float, decoded.region());
         work(first, rows, matrix(decoded.region()));
     }
 }

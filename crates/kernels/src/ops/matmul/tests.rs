@@ -3,6 +3,7 @@ use super::*;
 use crate::bytes::SharedBytes;
 use crate::quant::Format;
 use crate::testing::{Random, assert_close};
+use crate::weight::FrozenWeight;
 
 /// Sums of up to 1,200 products of values near 1 in f32: the error grows with sqrt(k) * 2^-24.
 const TOLERANCE: f64 = 5e-6;
@@ -32,17 +33,17 @@ fn every_instruction_set_equals_the_reference_on_awkward_shapes() {
         (50, 16, 64),
     ] {
         let x = random.normal(m * k);
-        let w = Weight::from_f32(n, k, &random.normal(n * k));
-        let v = Weight::from_f32(k, n, &random.normal(n * k));
+        let w = frozen(n, k, &random.normal(n * k));
+        let v = frozen(k, n, &random.normal(n * k));
         let y = random.normal(n * k);
         let (u, b) = (random.normal(m * 5), random.normal(n * 5));
         let bias = random.normal(n);
         let start = random.normal(m * n);
         let lora = TermCpu { left: rows(&u, 5), right: RightCpu::Strided(transposed(&b, 5)), k: 5 };
         let cases = [
-            vec![TermCpu { left: rows(&x, k), right: RightCpu::WeightTransposed(&w), k }, lora],
-            vec![TermCpu { left: rows(&x, k), right: RightCpu::Weight(&v), k }],
-            vec![TermCpu { left: transposed(&x, m), right: RightCpu::Weight(&v), k }, lora],
+            vec![TermCpu { left: rows(&x, k), right: RightCpu::WeightTransposed(w.host()), k }, lora],
+            vec![TermCpu { left: rows(&x, k), right: RightCpu::Weight(v.host()), k }],
+            vec![TermCpu { left: transposed(&x, m), right: RightCpu::Weight(v.host()), k }, lora],
             // A weight gradient, `dY^T X`.
             vec![TermCpu { left: transposed(&x, m), right: RightCpu::Strided(rows(&y, n)), k }],
         ];
@@ -64,6 +65,11 @@ fn bf16(values: &[f32]) -> Vec<f32> {
     values.iter().map(|&v| half::bf16::from_f32(v).to_f32()).collect()
 }
 
+/// A weight of these values.
+fn frozen(rows: usize, cols: usize, values: &[f32]) -> Weight {
+    FrozenWeight::from_f32(rows, cols, values).into()
+}
+
 /// The same weight, to be multiplied as bf16.
 fn computed_in_bf16(mut weight: Weight) -> Weight {
     weight.set_compute_dtype(ComputeDtype::Bf16);
@@ -83,30 +89,30 @@ fn bf16_products_are_those_of_rounded_operands_on_every_instruction_set() {
         let stored: Vec<u8> = rounded.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect();
         // From f32, which is read where it lies, and from a format that is decoded.
         let weight = |rows, cols| {
-            let decoded = Weight::new(rows, cols, Format::BF16, SharedBytes::from_vec(stored.clone()));
-            [Weight::from_f32(rows, cols, &values), decoded.expect("a weight")].map(computed_in_bf16)
+            let decoded = FrozenWeight::new(rows, cols, Format::BF16, SharedBytes::from_vec(stored.clone()));
+            [frozen(rows, cols, &values), decoded.expect("a weight").into()].map(computed_in_bf16)
         };
-        let exact = |rows, cols| Weight::from_f32(rows, cols, &rounded);
+        let exact = |rows, cols| frozen(rows, cols, &rounded);
         for (forward, backward) in weight(n, k).iter().zip(&weight(k, n)) {
             let (exact_forward, exact_backward) = (exact(n, k), exact(k, n));
             let cases = [
                 (
                     rows(&x, k),
                     rows(&rounded_x, k),
-                    RightCpu::WeightTransposed(forward),
-                    RightCpu::WeightTransposed(&exact_forward),
+                    RightCpu::WeightTransposed(forward.host()),
+                    RightCpu::WeightTransposed(exact_forward.host()),
                 ),
                 (
                     rows(&x, k),
                     rows(&rounded_x, k),
-                    RightCpu::Weight(backward),
-                    RightCpu::Weight(&exact_backward),
+                    RightCpu::Weight(backward.host()),
+                    RightCpu::Weight(exact_backward.host()),
                 ),
                 (
                     transposed(&x, m),
                     transposed(&rounded_x, m),
-                    RightCpu::Weight(backward),
-                    RightCpu::Weight(&exact_backward),
+                    RightCpu::Weight(backward.host()),
+                    RightCpu::Weight(exact_backward.host()),
                 ),
             ];
             for (left, rounded_left, right, exact_right) in cases {
@@ -127,10 +133,10 @@ fn a_few_rows_are_multiplied_as_f32() {
     let (m, n, k) = (4, 40, 600);
     let (x, values) = (random.normal(m * k), random.normal(n * k));
     let product = |weight: &Weight| {
-        let terms = [TermCpu { left: rows(&x, k), right: RightCpu::WeightTransposed(weight), k }];
+        let terms = [TermCpu { left: rows(&x, k), right: RightCpu::WeightTransposed(weight.host()), k }];
         testing::on_every_isa(m, n, &terms, None, false, &vec![0.0; m * n], 2)
     };
-    let weight = Weight::from_f32(n, k, &values);
+    let weight = frozen(n, k, &values);
     let in_f32 = product(&weight);
     assert_eq!(product(&computed_in_bf16(weight)), in_f32);
 }
@@ -145,9 +151,9 @@ fn the_cut_into_tasks_does_not_change_a_bit() {
         (101, 1000, 700, ComputeDtype::Bf16),
     ] {
         let x = random.normal(m * k);
-        let mut w = Weight::from_f32(n, k, &random.normal(n * k));
+        let mut w = frozen(n, k, &random.normal(n * k));
         w.set_compute_dtype(dtype);
-        let terms = [TermCpu { left: rows(&x, k), right: RightCpu::WeightTransposed(&w), k }];
+        let terms = [TermCpu { left: rows(&x, k), right: RightCpu::WeightTransposed(w.host()), k }];
         let out = vec![0.0; m * n];
         let serial = testing::on_every_isa(m, n, &terms, None, false, &out, 1);
         for threads in [2, 3, 16, 64] {
@@ -184,7 +190,7 @@ fn products_of_one_region_write_their_own_part_of_an_output() {
 #[should_panic(expected = "weight shape")]
 fn a_weight_of_another_shape_is_refused() {
     let x = Tensor::zeros(Device::Cpu, 12);
-    let w = Weight::from_f32(2, 5, &[0.0; 10]);
+    let w = frozen(2, 5, &[0.0; 10]);
     let mut out = Tensor::zeros(Device::Cpu, 4);
     run(&mut [Product::new(
         2,

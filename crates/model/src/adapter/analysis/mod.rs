@@ -7,7 +7,7 @@
 
 mod linear_algebra;
 
-use lorafit_kernels::Weight;
+use lorafit_kernels::FrozenWeight;
 use rayon::prelude::*;
 
 use super::factors::Factors;
@@ -117,7 +117,7 @@ fn numerical_rank(values: &[f64], longest: usize) -> usize {
 pub struct Overlap {
     /// By the directions of the output they change.
     pub outputs: Subspaces,
-    /// By the directions of the input they see. Two runs that began with the same `A` (the same `--seed`) are close here
+    /// By the directions of the input they see. Two runs that began with the same `A` (the same seed) are close here
     /// before they have learnt anything.
     pub inputs: Subspaces,
 }
@@ -165,7 +165,7 @@ impl Subspaces {
 }
 
 /// `||W||_F` of a stored matrix, decoded a row at a time on all threads.
-pub fn weight_norm(weight: &Weight) -> f64 {
+pub fn weight_norm(weight: &FrozenWeight) -> f64 {
     let row_square = |row: &mut Vec<f32>, i: usize| {
         weight.decode(i, 0..weight.cols(), row);
         row.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>()

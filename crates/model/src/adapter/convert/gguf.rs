@@ -9,12 +9,14 @@ use std::io::Write;
 
 use lorafit_kernels::quant::Format;
 use lorafit_kernels::{RowOrder, SharedBytes};
+use lorafit_remedy::{Setting, remedy};
 
 use super::super::lora::Adapter;
 use super::{Projection, adapter_of, folded, projections};
 use crate::error::FileError;
+use crate::files::{Gguf, GgufData, GgufEntry, GgufTensor, StoredTensor, write_gguf};
 use crate::shape::{Config, Module, gguf_name, module_shape};
-use crate::weights::{Gguf, GgufData, GgufEntry, GgufTensor, StoredTensor, gguf_row_order, write_gguf};
+use crate::weights::gguf_row_order;
 
 /// The order of rows and the GGUF name of a projection's weight.
 fn in_file(config: &Config, layer: usize, module: Module) -> (RowOrder, String) {
@@ -91,7 +93,9 @@ pub fn load_gguf_lora(gguf: &Gguf, config: &Config) -> Result<Adapter, FileError
         fail(format!("`{key}` is {found}, expected \"{expected}\""))
     };
     if !is_gguf_lora(gguf) {
-        return Err(wrong("general.type", "adapter").with_hint("a model is passed as --model"));
+        return Err(
+            wrong("general.type", "adapter").with_hint(remedy!["a model is passed as ", Setting::Model])
+        );
     }
     if gguf.text("adapter.type") != Some("lora") {
         return Err(wrong("adapter.type", "lora").with_hint("of adapters in GGUF only LoRA is read"));

@@ -6,14 +6,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use lorafit_remedy::{Task, remedy};
 use serde_json::{Value, json};
 
 use super::super::lora::Adapter;
-use super::super::peft::{CONFIG_FILE, decode, format_of, parse_weights};
+use super::super::peft::{CONFIG_FILE, decode, matrix, parse_weights};
 use super::{Projection, adapter_of, folded, module_of, projections};
 use crate::error::FileError;
+use crate::files::{MAX_CONFIG_BYTES, TensorData, TensorSource, inside, map, read_text};
 use crate::shape::{Config, Module, Names, module_shape};
-use crate::weights::{MAX_CONFIG_BYTES, TensorData, TensorSource, inside, map, read_text};
 
 /// The name of the configuration, which PEFT has as well.
 pub const MLX_CONFIG: &str = CONFIG_FILE;
@@ -40,9 +41,10 @@ impl<'a> MlxAdapter<'a> {
     /// # Errors
     /// Projections with different ranks, or that are not the same in each of the last layers.
     pub fn new(adapter: &Adapter, shape: &'a Config) -> Result<Self, FileError> {
-        let merge = "merge it instead: lorafit merge";
-        let fail =
-            |problem: &str| Err(FileError::new(Path::new("--to mlx"), problem.to_owned()).with_hint(merge));
+        let fail = |problem: &str| {
+            let error = FileError::new(Path::new("mlx"), problem.to_owned());
+            Err(error.with_hint(remedy!["merge it instead: ", Task::Merge]))
+        };
         if shape.names != Names::USUAL {
             return fail("mlx-lm has other names for the parts of this model");
         }
@@ -158,16 +160,7 @@ pub fn load_mlx(dir: &Path, config: &Config) -> Result<Adapter, FileError> {
         };
         let read = |factor: usize| {
             let name = pair[factor].ok_or_else(|| fail(format!("{site} has one factor of two")))?;
-            let view = file.tensor(name).map_err(|e| fail(e.to_string()))?;
-            let &[rows, cols] = view.shape() else {
-                return Err(fail(format!("{name} is {:?}, expected two dimensions", view.shape())));
-            };
-            if format_of(&view).is_none() {
-                return Err(fail(format!(
-                    "{name} is stored as {:?}, expected F32, F16 or BF16",
-                    view.dtype()
-                )));
-            }
+            let ([rows, cols], view) = matrix(&file, name).map_err(fail)?;
             let values = decode(&view);
             let upright: Vec<f32> = (0..values.len()).map(|i| values[i % rows * cols + i / rows]).collect();
             Ok((rows, cols, upright))

@@ -161,7 +161,7 @@ impl Case {
         let mut found = Gradients::new(&self.model, None);
         let mut buffers = Buffers::for_training(&self.model, None, &found, tokens, tokens, activations);
         let losses =
-            self.model.loss_and_gradient(None, None, p.stream(), 1.0 / targets, &mut buffers, &mut found);
+            self.model.loss_and_gradient(None.into(), p.stream(), 1.0 / targets, &mut buffers, &mut found);
         let names = self.model.trained_shapes().into_iter().map(|shape| shape.name);
         let values = found.tensors().map(|t| t.to_vec(t.len()));
         (losses.total() as f32 / targets, names.zip(values).collect())
@@ -210,7 +210,7 @@ impl Case {
         for p in streams {
             let scale = 1.0 / targets as f32;
             let losses =
-                model.loss_and_gradient(adapter, None, p.stream(), scale, &mut buffers, &mut gradients);
+                model.loss_and_gradient(adapter.into(), p.stream(), scale, &mut buffers, &mut gradients);
             loss += losses.total() / targets as f64;
         }
         let named = named_tensors(&self.adapter, gradients.tensors());

@@ -227,16 +227,16 @@ mod tests {
 
     use super::super::RightCpu;
     use super::*;
-    use crate::weight::Weight;
+    use crate::weight::{FrozenWeight, Weight};
 
     #[test]
     fn an_operand_of_several_products_is_rounded_once_and_one_that_is_too_large_not_at_all() {
         let (rows, k) = (7, 545);
         let x: Vec<f32> = (0..rows * k).map(|i| (i as f32).sin()).collect();
-        let mut weight = Weight::from_f32(3, k, &vec![1.0; 3 * k]);
+        let mut weight = Weight::from(FrozenWeight::from_f32(3, k, &vec![1.0; 3 * k]));
         weight.set_compute_dtype(ComputeDtype::Bf16);
         let left = Strided { values: &x, row_stride: k, col_stride: 1 };
-        let term = TermCpu { left, right: RightCpu::WeightTransposed(&weight), k };
+        let term = TermCpu { left, right: RightCpu::WeightTransposed(weight.host()), k };
         let twice = [term, TermCpu { left, right: RightCpu::Strided(left), k }, term];
         let lefts = Lefts::make(Isa::detect(), [(rows, &twice[..]), (rows, &twice[..1])].into_iter());
         if Isa::detect() != Isa::Avx512Bf16 {

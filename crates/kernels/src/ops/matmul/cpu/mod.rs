@@ -144,8 +144,8 @@ pub(super) fn add_scaled(m: usize, n: usize, term: super::Term<'_>, scale: f32, 
 
 fn right_cpu(right: Right<'_>) -> RightCpu<'_> {
     match right {
-        Right::WeightTransposed(w) => RightCpu::WeightTransposed(w),
-        Right::Weight(w) => RightCpu::Weight(w),
+        Right::WeightTransposed(w) => RightCpu::WeightTransposed(w.host()),
+        Right::Weight(w) => RightCpu::Weight(w.host()),
         Right::View(v) => RightCpu::Strided(v.cpu()),
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::operand::Operand;
 use super::simd::{self, Cache, Simd};
 use super::{MAX_K_BLOCK, MAX_N_BLOCK, MAX_PANEL};
-use crate::weight::{ComputeDtype, Weight};
+use crate::weight::{ComputeDtype, HostWeight};
 
 /// A strided matrix on the host; element `(i, j)` is `values[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
@@ -26,8 +26,8 @@ impl Strided<'_> {
 /// The right operand of a term on the host, `[k, n]`.
 #[derive(Clone, Copy)]
 pub(crate) enum RightCpu<'a> {
-    WeightTransposed(&'a Weight),
-    Weight(&'a Weight),
+    WeightTransposed(HostWeight<'a>),
+    Weight(HostWeight<'a>),
     Strided(Strided<'a>),
 }
 

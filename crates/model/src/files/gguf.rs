@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use lorafit_kernels::SharedBytes;
 use lorafit_kernels::quant::Format;
 
-use super::files::foreign;
-use super::{StoredTensor, map};
+use super::StoredTensor;
+use super::plain::{foreign, map};
 use crate::error::FileError;
 
 /// A metadata value. Integers and floats of every width are widened.
@@ -73,7 +73,7 @@ impl Gguf {
     ///
     /// # Errors
     /// As [`Gguf::open`].
-    pub(super) fn open_header(path: &Path) -> Result<Self, FileError> {
+    pub(crate) fn open_header(path: &Path) -> Result<Self, FileError> {
         Gguf::read_split(path, Extent::Header)
     }
 

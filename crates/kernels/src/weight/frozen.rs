@@ -1,22 +1,15 @@
-//! A weight matrix: frozen as its file stores it, decoded piece by piece where a product needs it, or f32 values that
-//! are trained.
+//! A matrix as its file stores it, decoded piece by piece where somebody needs it.
 //!
-//! There is never a decoded copy of a frozen matrix (invariant 2): the matmul asks for short row
-//! segments and keeps them only as long as the tile they belong to is in use.
+//! There is never a decoded copy of it (invariant 2): the matmul asks for short row segments and keeps them only as long
+//! as the tile they belong to is in use.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rayon::prelude::*;
-
 use crate::bytes::SharedBytes;
-use crate::gpu::{self, Float, Gpu, Region};
-use crate::quant::cuda::{Rows, Tile, decode_blocks as decode_blocks_on_gpu};
 use crate::quant::four_bit::{Absmax, FourBit};
 use crate::quant::int8::Int8;
-use crate::quant::on_gpu::OnGpu;
 use crate::quant::{Format, Quantization};
-use crate::tensor::{Device, Tensor};
 
 /// How the rows of a stored matrix relate to the rows of the Hugging Face checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,18 +37,6 @@ impl RowOrder {
             }
         }
     }
-}
-
-/// How a frozen weight is multiplied. Sums are f32 either way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ComputeDtype {
-    /// As f32, which every storage format decodes to.
-    #[default]
-    F32,
-    /// Weight and activations rounded to bf16: the 16-bit compute type of QLoRA (Dettmers et al. 2023, section 3).
-    /// Twice as fast where the processor multiplies pairs of them. Products of a few rows, as in generation, stay f32:
-    /// there memory sets the speed.
-    Bf16,
 }
 
 /// Why bytes do not form the weight they are said to be.
@@ -111,20 +92,19 @@ pub struct UnquantizableValue {
     pub quantization: Quantization,
 }
 
-/// A `[rows, cols]` matrix (`[out, in]` for a projection, `[vocab, hidden]` for an embedding),
-/// row-major in its storage format. A vector is a matrix of one row.
-#[derive(Debug)]
-pub struct Weight {
+/// A `[rows, cols]` matrix (`[out, in]` for a projection, `[vocab, hidden]` for an embedding) on the host, row-major in its
+/// storage format. A vector is a matrix of one row. Clones share the bytes.
+#[derive(Clone, Debug)]
+pub struct FrozenWeight {
     rows: usize,
     cols: usize,
-    row_order: RowOrder,
-    compute_dtype: ComputeDtype,
-    storage: Storage,
+    pub(super) row_order: RowOrder,
+    pub(super) storage: Storage,
 }
 
-/// Where the values are.
-#[derive(Debug)]
-enum Storage {
+/// How the values are stored.
+#[derive(Clone, Debug)]
+pub(super) enum Storage {
     /// Rows of whole blocks.
     Blocks {
         format: Format,
@@ -132,13 +112,9 @@ enum Storage {
     },
     FourBit(FourBit),
     Int8(Int8),
-    /// The master copy of a matrix that is trained.
-    Trained(Tensor),
-    /// In the memory of a device.
-    Gpu(OnGpu),
 }
 
-impl Weight {
+impl FrozenWeight {
     /// A matrix over `data`, which must hold exactly `rows` rows of whole blocks.
     ///
     /// # Errors
@@ -152,11 +128,11 @@ impl Weight {
         if expected != data.len() as u128 {
             return Err(WeightError::Length { rows, cols, format, expected, found: data.len() });
         }
-        Ok(Weight::stored(rows, cols, Storage::Blocks { format, data }))
+        Ok(FrozenWeight::stored(rows, cols, Storage::Blocks { format, data }))
     }
 
     fn stored(rows: usize, cols: usize, storage: Storage) -> Self {
-        Weight { rows, cols, row_order: RowOrder::Stored, compute_dtype: ComputeDtype::F32, storage }
+        FrozenWeight { rows, cols, row_order: RowOrder::Stored, storage }
     }
 
     /// A matrix in a 4-bit code.
@@ -167,7 +143,7 @@ impl Weight {
         let check = |values| data.check(values);
         let fits = rows.checked_mul(cols).ok_or("the shape is too large".to_owned()).and_then(check);
         fits.map_err(|problem| WeightError::Scales { rows, cols, problem })?;
-        Ok(Weight::stored(rows, cols, Storage::FourBit(data)))
+        Ok(FrozenWeight::stored(rows, cols, Storage::FourBit(data)))
     }
 
     /// A matrix of signed bytes with row scales.
@@ -180,7 +156,7 @@ impl Weight {
             let problem = format!("{codes} bytes of codes and {scales} of row scales do not fit");
             return Err(WeightError::Scales { rows, cols, problem });
         }
-        Ok(Weight::stored(rows, cols, Storage::Int8(data)))
+        Ok(FrozenWeight::stored(rows, cols, Storage::Int8(data)))
     }
 
     /// Quantises a matrix piece by piece: `source(range, out)` gives the values of a range in row-major order, on any
@@ -218,7 +194,7 @@ impl Weight {
             Quantization::Int8 => Storage::Int8(Int8::encode(rows, cols, &source)),
         };
         match first_bad.into_inner() {
-            usize::MAX => Ok(Weight::stored(rows, cols, storage)),
+            usize::MAX => Ok(FrozenWeight::stored(rows, cols, storage)),
             bad => {
                 let mut value = [0.0];
                 read(bad..bad + 1, &mut value);
@@ -233,79 +209,23 @@ impl Weight {
     /// # Errors
     /// A value that is not finite.
     pub fn quantize(&self, quantization: Quantization) -> Result<Self, UnquantizableValue> {
-        Weight::quantized(self.rows, self.cols, quantization, |range, out| self.decode_range(range, out))
-    }
-
-    /// The same matrix as f32 values that can be trained. Of mapped bytes no page is held afterwards.
-    pub fn to_trained(&self, device: Device) -> Self {
-        let len = self.rows * self.cols;
-        let mut values = Tensor::zeros(device, len);
-        match (&self.storage, device) {
-            (Storage::Gpu(_), Device::Cuda(gpu)) => {
-                let tile = self.tile(Rows::From(0), gpu::count(self.rows));
-                self.decode_on_gpu(gpu, tile, Float::F32, values.region());
-            }
-            _ => self.decode_to(&mut values),
-        }
-        self.release();
-        let compute_dtype = self.compute_dtype;
-        Weight { compute_dtype, ..Weight::stored(self.rows, self.cols, Storage::Trained(values)) }
-    }
-
-    /// Decodes all values on the host.
-    fn decode_to(&self, values: &mut Tensor) {
-        const CHUNK: usize = 1 << 20;
-        let len = self.rows * self.cols;
-        let mut chunk = vec![0.0; CHUNK.min(len)];
-        for start in (0..len).step_by(CHUNK) {
-            let range = start..(start + CHUNK).min(len);
-            let chunk = &mut chunk[..range.len()];
-            let piece = (chunk.len() / rayon::current_num_threads()).max(1 << 14);
-            chunk.par_chunks_mut(piece).enumerate().for_each(|(i, out)| {
-                let first = start + i * piece;
-                self.decode_range(first..first + out.len(), out);
-            });
-            values.write(start, chunk);
-        }
-    }
-
-    /// The values of a matrix that is trained.
-    pub fn trained(&self) -> Option<&Tensor> {
-        match &self.storage {
-            Storage::Trained(values) => Some(values),
-            Storage::Blocks { .. } | Storage::FourBit(_) | Storage::Int8(_) | Storage::Gpu(_) => None,
-        }
-    }
-
-    /// As [`Weight::trained`], writable.
-    pub fn trained_mut(&mut self) -> Option<&mut Tensor> {
-        match &mut self.storage {
-            Storage::Trained(values) => Some(values),
-            Storage::Blocks { .. } | Storage::FourBit(_) | Storage::Int8(_) | Storage::Gpu(_) => None,
-        }
+        FrozenWeight::quantized(self.rows, self.cols, quantization, |range, out| {
+            self.decode_range(range, out)
+        })
     }
 
     /// A matrix of `f32` values, for tests and random models.
     pub fn from_f32(rows: usize, cols: usize, values: &[f32]) -> Self {
         assert_eq!(values.len(), rows * cols, "values do not fill the shape");
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        Weight::new(rows, cols, Format::F32, SharedBytes::from_vec(bytes)).expect("length checked above")
+        FrozenWeight::new(rows, cols, Format::F32, SharedBytes::from_vec(bytes))
+            .expect("length checked above")
     }
 
     /// The same matrix with its rows read in another order.
     pub fn with_row_order(mut self, row_order: RowOrder) -> Self {
         self.row_order = row_order;
         self
-    }
-
-    /// Says how products with the matrix are to be computed.
-    pub fn set_compute_dtype(&mut self, dtype: ComputeDtype) {
-        self.compute_dtype = dtype;
-    }
-
-    /// How products with the matrix are computed.
-    pub fn compute_dtype(&self) -> ComputeDtype {
-        self.compute_dtype
     }
 
     /// Number of rows (outputs of a projection).
@@ -324,8 +244,6 @@ impl Weight {
             Storage::Blocks { data, .. } => data.len(),
             Storage::FourBit(data) => data.stored_bytes(),
             Storage::Int8(data) => data.stored_bytes(),
-            Storage::Trained(values) => 4 * values.len(),
-            Storage::Gpu(data) => data.stored_bytes(),
         }
     }
 
@@ -343,11 +261,10 @@ impl Weight {
                 }
             }
             Storage::Int8(data) => [&data.codes, &data.absmax].into_iter().for_each(SharedBytes::release),
-            Storage::Trained(_) | Storage::Gpu(_) => {}
         }
     }
 
-    /// As [`Weight::release`], of the rows `rows` alone, where they lie together; else nothing.
+    /// As [`FrozenWeight::release`], of the rows `rows` alone, where they lie together; else nothing.
     pub fn release_rows(&self, rows: Range<usize>) {
         if let (Storage::Blocks { format, data }, RowOrder::Stored) = (&self.storage, self.row_order) {
             let row_bytes = self.cols / format.block_len() * format.block_bytes();
@@ -357,11 +274,11 @@ impl Weight {
         }
     }
 
-    /// The storage format of a matrix of plain rows of blocks; `None` of one in a code of bitsandbytes, trained, or on a GPU.
+    /// The storage format of a matrix of plain rows of blocks; `None` of one in a code of bitsandbytes.
     pub fn format(&self) -> Option<Format> {
         match &self.storage {
             Storage::Blocks { format, .. } => Some(*format),
-            Storage::FourBit(_) | Storage::Int8(_) | Storage::Trained(_) | Storage::Gpu(_) => None,
+            Storage::FourBit(_) | Storage::Int8(_) => None,
         }
     }
 
@@ -377,7 +294,7 @@ impl Weight {
     pub fn four_bit(&self) -> Option<&FourBit> {
         match &self.storage {
             Storage::FourBit(data) => Some(data),
-            Storage::Blocks { .. } | Storage::Int8(_) | Storage::Trained(_) | Storage::Gpu(_) => None,
+            Storage::Blocks { .. } | Storage::Int8(_) => None,
         }
     }
 
@@ -385,52 +302,7 @@ impl Weight {
     pub fn int8(&self) -> Option<&Int8> {
         match &self.storage {
             Storage::Int8(data) => Some(data),
-            Storage::Blocks { .. } | Storage::FourBit(_) | Storage::Trained(_) | Storage::Gpu(_) => None,
-        }
-    }
-
-    /// The same matrix in the memory of `device`, where it is computed with from then on: of one on a GPU, the host has no
-    /// values. Of mapped bytes no page is held afterwards.
-    pub fn on(self, device: Device) -> Self {
-        let Device::Cuda(gpu) = device else { return self };
-        let Weight { rows, cols, row_order, compute_dtype, storage } = self;
-        let (storage, row_order) = match storage {
-            Storage::Blocks { format, data } => {
-                let (moved, row_order) = OnGpu::blocks(gpu, (rows, cols), format, row_order, &data);
-                data.release();
-                (Storage::Gpu(moved), row_order)
-            }
-            Storage::FourBit(data) => (Storage::Gpu(OnGpu::four_bit(gpu, &data)), row_order),
-            Storage::Int8(data) => (Storage::Gpu(OnGpu::int8(gpu, &data)), row_order),
-            stays @ (Storage::Trained(_) | Storage::Gpu(_)) => (stays, row_order),
-        };
-        Weight { rows, cols, row_order, compute_dtype, storage }
-    }
-
-    /// All values in the memory of a device, `[rows, cols]`, if they are of type `float` and nothing has to be decoded.
-    pub(crate) fn values_on_gpu(&self, float: Float) -> Option<Region> {
-        match (&self.storage, self.row_order) {
-            (Storage::Gpu(data), RowOrder::Stored) => data.values(float),
-            (Storage::Trained(values), RowOrder::Stored) => (float == Float::F32).then(|| values.region()),
-            _ => None,
-        }
-    }
-
-    /// The rows `rows`, of which there are `count`, to be decoded on a device.
-    pub(crate) fn tile(&self, rows: Rows, count: u32) -> Tile {
-        Tile { rows, order: self.row_order, count, cols: gpu::count(self.cols) }
-    }
-
-    /// Decodes rows on a device to `out`.
-    pub(crate) fn decode_on_gpu(&self, gpu: Gpu, tile: Tile, float: Float, out: Region) {
-        match &self.storage {
-            Storage::Gpu(data) => data.decode(gpu, tile, float, out),
-            Storage::Trained(values) => {
-                gpu.run(&decode_blocks_on_gpu(Format::F32, float, values.region(), tile, out));
-            }
-            Storage::Blocks { .. } | Storage::FourBit(_) | Storage::Int8(_) => {
-                panic!("a matrix on the host is decoded there")
-            }
+            Storage::Blocks { .. } | Storage::FourBit(_) => None,
         }
     }
 
@@ -451,11 +323,6 @@ impl Weight {
                 data.decode(first + cols.start..first + cols.end, out);
             }
             Storage::Int8(data) => data.decode(self.cols, stored, cols, out),
-            Storage::Trained(values) => {
-                let first = stored * self.cols;
-                values.read(first + cols.start, out);
-            }
-            Storage::Gpu(_) => panic!("a frozen matrix on a device is decoded there"),
         }
     }
 
@@ -482,9 +349,6 @@ impl Weight {
                 let (before, values, after) = unsafe { data.as_slice().align_to::<f32>() };
                 (before.is_empty() && after.is_empty()).then_some(values)
             }
-            (Storage::Trained(values), RowOrder::Stored) if values.device() == Device::Cpu => {
-                Some(values.cpu())
-            }
             _ => None,
         }
     }
@@ -504,12 +368,6 @@ impl Weight {
                 &data.codes.as_slice()[(first + cols.start) / 2..(first + cols.end).div_ceil(2)]
             }
             Storage::Int8(data) => &data.codes.as_slice()[first + cols.start..first + cols.end],
-            Storage::Trained(values) => {
-                let values = &values.cpu()[first + cols.start..first + cols.end];
-                // SAFETY: every f32 is four bytes.
-                unsafe { values.align_to::<u8>().1 }
-            }
-            Storage::Gpu(_) => &[],
         }
     }
 
@@ -556,11 +414,11 @@ mod tests {
 
     #[test]
     fn f32_values_are_read_where_they_lie_if_they_are_aligned_and_in_order() {
-        let weight = Weight::from_f32(3, 2, &VALUES);
+        let weight = FrozenWeight::from_f32(3, 2, &VALUES);
         assert_eq!(weight.as_f32(), Some(&VALUES[..]));
         assert_eq!(weight.with_row_order(RowOrder::RotaryPairs { head_dim: 3 }).as_f32(), None);
         assert_eq!(
-            Weight::new(3, 2, Format::BF16, SharedBytes::from_vec(vec![0; 12])).unwrap().as_f32(),
+            FrozenWeight::new(3, 2, Format::BF16, SharedBytes::from_vec(vec![0; 12])).unwrap().as_f32(),
             None
         );
 
@@ -572,7 +430,7 @@ mod tests {
                     *to = value.to_le_bytes();
                 }
                 let data = SharedBytes::from_vec(bytes.clone()).slice(shift..shift + 24).unwrap();
-                let weight = Weight::new(3, 2, Format::F32, data).unwrap();
+                let weight = FrozenWeight::new(3, 2, Format::F32, data).unwrap();
                 assert_eq!(weight.to_vec(), VALUES);
                 weight.as_f32().is_some()
             })
@@ -583,7 +441,7 @@ mod tests {
     #[test]
     fn stored_bytes_cover_the_blocks_of_a_piece_of_a_row() {
         let bytes: Vec<u8> = (0..2 * 2 * 18).collect();
-        let weight = Weight::new(2, 64, Format::Q4_0, SharedBytes::from_vec(bytes.clone())).unwrap();
+        let weight = FrozenWeight::new(2, 64, Format::Q4_0, SharedBytes::from_vec(bytes.clone())).unwrap();
         assert_eq!(weight.stored_bytes_of(1, 0..64), &bytes[36..]);
         assert_eq!(weight.stored_bytes_of(1, 3..40), &bytes[36..]);
         assert_eq!(weight.stored_bytes_of(0, 32..33), &bytes[18..36]);

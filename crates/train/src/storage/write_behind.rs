@@ -5,7 +5,7 @@ use std::mem;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use crate::storage::StorageFile;
+use super::StorageFile;
 
 /// Bytes that are gathered before they are written. There are three such buffers: one that is filled, one that waits and
 /// one that is written.

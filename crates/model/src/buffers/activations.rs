@@ -13,7 +13,8 @@ use std::mem::swap;
 use lorafit_kernels::ops::elementwise;
 use lorafit_kernels::{Bf16Tensor, Tensor};
 
-use crate::buffers::{ActivationDtype, Allocate, BufferShape, Part};
+use super::allocate::{Allocate, Part};
+use super::shape::{ActivationDtype, BufferShape};
 use crate::shape::Widths;
 
 /// What the forward pass of a block leaves for its backward pass. `t` is the number of tokens.
@@ -52,18 +53,17 @@ pub(crate) struct Wide<T = Tensor> {
 }
 
 impl<T> SavedBlock<T> {
-    /// For `t` tokens, or of nothing but what is wide.
+    /// What is narrow, beside `wide`.
     fn lay_out(
         sizes: &Sizes<'_>,
-        t: usize,
-        ranks: &[usize],
-        owns_x: bool,
+        narrow: &Narrow<'_>,
         wide: Wide<T>,
         part: Part,
         allocate: &mut impl Allocate<Values = T>,
     ) -> Self {
-        let x = allocate.activation(part, t * if owns_x { sizes.hidden } else { 0 });
-        let u = ranks.iter().map(|rank| allocate.activation(part, t * rank)).collect();
+        let t = narrow.tokens;
+        let x = allocate.activation(part, t * if narrow.owns_x { sizes.hidden } else { 0 });
+        let u = narrow.ranks.iter().map(|rank| allocate.activation(part, t * rank)).collect();
         let stats = sizes.stats.iter().map(|width| allocate.f32(part, t * width)).collect();
         SavedBlock { x, stats, u, wide }
     }
@@ -101,6 +101,15 @@ pub(crate) struct Sizes<'a> {
     pub hidden: usize,
     pub widths: Widths,
     pub stats: &'a [usize],
+}
+
+/// What of a block decides the sizes of what is narrow.
+struct Narrow<'a> {
+    tokens: usize,
+    /// Of its adapters at each site.
+    ranks: &'a [usize],
+    /// Whether it has a place for its input.
+    owns_x: bool,
 }
 
 /// What all blocks leave for backward.
@@ -141,13 +150,16 @@ impl<T, N> Activations<T, N> {
         };
         let mut bf16 = |len| allocate.bf16(Part::Activations, len);
         let narrow = (0..narrow_blocks).map(|_| Wide::lay_out(&sizes.widths, tokens, &mut bf16)).collect();
-        let mut block = |part, wide, tokens, ranks: &[usize], owns_x| {
+        let mut block = |part, wide, narrow: Narrow<'_>| {
             let wide = Wide::lay_out(&sizes.widths, wide, &mut |len| allocate.activation(part, len));
-            SavedBlock::lay_out(sizes, tokens, ranks, owns_x, wide, part, allocate)
+            SavedBlock::lay_out(sizes, &narrow, wide, part, allocate)
         };
         let kept = shape.ranks[first_kept..].iter();
-        let kept = kept.map(|ranks| block(Part::Activations, kept_wide, tokens, ranks, true)).collect();
-        let shared = block(Part::Scratch, shared_wide, shared_tokens, most, first_trained > 0);
+        let kept = kept
+            .map(|ranks| block(Part::Activations, kept_wide, Narrow { tokens, ranks, owns_x: true }))
+            .collect();
+        let narrow_shared = Narrow { tokens: shared_tokens, ranks: most, owns_x: first_trained > 0 };
+        let shared = block(Part::Scratch, shared_wide, narrow_shared);
         let mut input = || allocate.activation(Part::Activations, tokens * sizes.hidden);
         let inputs = (first_trained..first_kept).map(|_| input()).collect();
         Activations {

@@ -1,0 +1,237 @@
+//! Adapters as PEFT writes and reads them: `adapter_config.json` and `adapter_model.safetensors`.
+//!
+//! Tensors are `base_model.model.<path>.lora_A.weight` `[r, in]` and `.lora_B.weight` `[out, r]`, metadata
+//! `{"format": "pt"}`. Loading is strict: a missing or unexpected tensor, another shape, or an option that
+//! would change the result and is not supported here is an error.
+
+mod config;
+mod tensors;
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use lorafit_kernels::{Device, SharedBytes, Tensor};
+use serde_json::{Map, Value, json};
+
+use super::lora::Adapter;
+use super::marks;
+use super::names::tensor_name;
+use super::targets::Targets;
+use crate::error::FileError;
+use crate::files::{MAX_CONFIG_BYTES, TensorData, TensorSource, inside, read_text, write_tensors};
+use crate::shape::Config;
+use crate::weights::ModelFiles;
+use config::pattern_key;
+pub(super) use config::{changes_the_base, exact_pattern, patterns, used_options};
+use tensors::Folder;
+pub(super) use tensors::{decode, format_of, map_weights, matrix, parse_weights};
+
+/// The name of an adapter's configuration.
+pub use crate::files::ADAPTER_CONFIG as CONFIG_FILE;
+/// The name of the file of its factors.
+pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+
+/// Writes `adapter` to the folder `dir`, which is made if needed. Each file is written beside its place and
+/// then renamed, the configuration last, so that an interrupted save leaves the adapter that was there.
+///
+/// # Errors
+/// A file that cannot be written, by name.
+pub fn save(dir: &Path, adapter: &Adapter, base_model: &str) -> Result<(), FileError> {
+    fs::create_dir_all(dir).map_err(|e| FileError::new(dir, format!("cannot make the folder: {e}")))?;
+    write_whole(&dir.join(WEIGHTS_FILE), |out| write_tensors(out, sources(adapter)))?;
+    write_whole(&dir.join(CONFIG_FILE), |out| out.write_all(&config_file(adapter, base_model)))
+}
+
+/// The content of [`CONFIG_FILE`].
+pub fn config_file(adapter: &Adapter, base_model: &str) -> Vec<u8> {
+    serde_json::to_vec_pretty(&config_json(adapter, base_model)).expect("plain values")
+}
+
+/// The tensors of [`WEIGHTS_FILE`].
+pub fn sources(adapter: &Adapter) -> Vec<TensorSource<'_>> {
+    let mut sources = Vec::new();
+    for (layer, module, group, part) in adapter.parts() {
+        let (inputs, outputs) = (group.a.len() / group.rank, part.b_t.len() / part.rank);
+        let (first, rank) = (part.first * inputs, part.rank);
+        let a = TensorData::f32(move |range, out| group.a.read(first + range.start, out));
+        // A file has `B` upright.
+        let b = TensorData::f32(move |range, out| {
+            let b_t = part.b_t.to_vec(part.b_t.len());
+            range.zip(out).for_each(|(i, out)| *out = b_t[i % rank * outputs + i / rank]);
+        });
+        for (factor, shape, data) in [("A", [rank, inputs], a), ("B", [outputs, rank], b)] {
+            let name = tensor_name(&module.path(layer), factor);
+            sources.push(TensorSource { name, shape: shape.to_vec(), data });
+        }
+    }
+    sources
+}
+
+/// A tensor as a PEFT file has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedTensor {
+    /// Its name in the file.
+    pub name: String,
+    /// `[r, in]` of an `A`, `[out, r]` of a `B`.
+    pub shape: [usize; 2],
+    /// Row-major values.
+    pub values: Vec<f32>,
+}
+
+/// `tensors`, in the order and layout of [`Adapter::tensors`], by their names and in the layout of files: the
+/// factors themselves, or their gradients.
+pub fn named_tensors<'a>(
+    adapter: &Adapter,
+    mut tensors: impl Iterator<Item = &'a Tensor>,
+) -> Vec<NamedTensor> {
+    let mut named = Vec::new();
+    let mut a = Vec::new();
+    for (layer, module, group, part) in adapter.parts() {
+        if part.first == 0 {
+            a = tensors.next().map(|t| t.to_vec(t.len())).unwrap_or_default();
+        }
+        let b_t = tensors.next().map(|t| t.to_vec(t.len())).unwrap_or_default();
+        let inputs = group.a.len() / group.rank;
+        let outputs = part.b_t.len() / part.rank;
+        let rows = part.first * inputs..(part.first + part.rank) * inputs;
+        let b = (0..outputs * part.rank).map(|i| b_t[i % part.rank * outputs + i / part.rank]).collect();
+        let name = |factor| tensor_name(&module.path(layer), factor);
+        named.push(NamedTensor { name: name("A"), shape: [part.rank, inputs], values: a[rows].to_vec() });
+        named.push(NamedTensor { name: name("B"), shape: [outputs, part.rank], values: b });
+    }
+    named
+}
+
+/// The keys every reader knows, and further ones only where they are used: older readers fail on keys they do
+/// not know.
+fn config_json(adapter: &Adapter, base_model: &str) -> Value {
+    let lora = adapter.config();
+    // A set, which is written in one order: an adapter that was loaded is saved as the same bytes.
+    let sorted = |mut names: Vec<&str>| {
+        names.sort_unstable();
+        json!(names)
+    };
+    let written = |targets: &Targets| match targets {
+        Targets::Names(names) => sorted(names.iter().map(String::as_str).collect()),
+        Targets::AllLinear => sorted(adapter.modules().iter().map(|module| module.name()).collect()),
+        Targets::Pattern { pattern, .. } => json!(pattern),
+    };
+    // PEFT has the revision of a model of the hub under a key of its own.
+    let (base_name, revision) = match base_model.split_once('@') {
+        Some((name, revision)) if !Path::new(base_model).exists() => (name, Some(revision)),
+        _ => (base_model, None),
+    };
+    let mut config = json!({
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "r": lora.rank,
+        "lora_alpha": whole(lora.alpha),
+        "lora_dropout": lora.dropout,
+        "target_modules": written(&lora.targets),
+        "bias": "none",
+        "inference_mode": true,
+    });
+    if lora.use_rslora {
+        config["use_rslora"] = json!(true);
+    }
+    if adapter.parts().any(|(_, module, ..)| module.is_transposed()) {
+        config["fan_in_fan_out"] = json!(true);
+    }
+    if let Some(revision) = revision {
+        config["revision"] = json!(revision);
+    }
+    if let Some(exclude) = &lora.exclude {
+        config["exclude_modules"] = written(exclude);
+    }
+    if let Some(layers) = &lora.layers {
+        config["layers_to_transform"] = json!(layers);
+    }
+    if !lora.rank_pattern.is_empty() {
+        config["rank_pattern"] =
+            lora.rank_pattern.iter().map(|(p, rank)| (pattern_key(p).to_owned(), json!(rank))).collect();
+    }
+    if !lora.alpha_pattern.is_empty() {
+        config["alpha_pattern"] =
+            lora.alpha_pattern.iter().map(|(p, a)| (pattern_key(p).to_owned(), whole(*a))).collect();
+    }
+    config
+}
+
+/// A whole number as an integer, which is what other tools expect of `lora_alpha`.
+pub(super) fn whole(value: f64) -> Value {
+    if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
+}
+
+/// Writes a file beside its place, syncs it and renames it.
+pub(super) fn write_whole(
+    path: &Path,
+    content: impl Fn(&mut dyn Write) -> std::io::Result<()>,
+) -> Result<(), FileError> {
+    let temporary = path.with_extension("tmp");
+    let write = || -> std::io::Result<()> {
+        let mut file = fs::File::create(&temporary)?;
+        content(&mut file)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().map_err(|e| {
+        let _ = fs::remove_file(&temporary);
+        FileError::new(path, format!("cannot write: {e}"))
+    })
+}
+
+/// The configuration of the adapter in `dir`, and its path.
+pub(super) fn read_json(dir: &Path) -> Result<(PathBuf, Map<String, Value>), FileError> {
+    let config_path = inside(dir, CONFIG_FILE)?;
+    marks::of_folder(dir)?;
+    let text = read_text(&config_path, MAX_CONFIG_BYTES).map_err(|e| {
+        FileError::new(&config_path, format!("cannot read the adapter's configuration: {e}"))
+            .with_hint("an adapter is a folder with adapter_config.json and adapter_model.safetensors")
+    })?;
+    let json = parse_json(&config_path, &text)?;
+    marks::of_config(&config_path, &json)?;
+    Ok((config_path, json))
+}
+
+fn parse_json(path: &Path, text: &str) -> Result<Map<String, Value>, FileError> {
+    serde_json::from_str(text).map_err(|e| {
+        FileError::new(path, format!("not an adapter configuration: {e}"))
+            .with_hint("correct it, or take it from where the adapter came from")
+    })
+}
+
+/// Reads an adapter for a model of shape `config` from the folder `dir`.
+///
+/// # Errors
+/// Files that are missing or malformed, an adapter of another model, an option that is not supported.
+pub fn load(dir: &Path, config: &Config, device: Device) -> Result<Adapter, FileError> {
+    let (_, json) = read_json(dir)?;
+    Folder::new(dir, &json, config, None).read(map_weights(dir), device)
+}
+
+/// As [`load`], for the model of `files`: whole embeddings, which PEFT saves with an adapter where it finds reason to, are
+/// passed over if they are the model's own.
+///
+/// # Errors
+/// As [`load`], and embeddings that differ from the model's.
+pub fn load_over(dir: &Path, files: &ModelFiles, device: Device) -> Result<Adapter, FileError> {
+    let (_, json) = read_json(dir)?;
+    Folder::new(dir, &json, files.config(), Some(files)).read(map_weights(dir), device)
+}
+
+/// As [`load`] of a folder with these two files; errors call it `dir`.
+///
+/// # Errors
+/// As [`load`].
+pub fn from_bytes(
+    dir: &Path,
+    config_json: &str,
+    weights: SharedBytes,
+    config: &Config,
+    device: Device,
+) -> Result<Adapter, FileError> {
+    let json = parse_json(&dir.join(CONFIG_FILE), config_json)?;
+    Folder::new(dir, &json, config, None).read(Ok(weights), device)
+}

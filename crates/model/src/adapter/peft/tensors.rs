@@ -1,0 +1,262 @@
+//! Reading `adapter_model.safetensors` for a model: which tensors its configuration asks for, and what the others are.
+
+use std::path::{Path, PathBuf};
+
+use lorafit_kernels::quant::Format;
+use lorafit_kernels::{Device, SharedBytes};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Map, Value};
+
+use super::super::lora::{Adapter, LoraConfig, PartShape};
+use super::super::names::{self, FileNames, tensor_name};
+use super::super::{embeddings, marks};
+use super::config::read_config;
+use super::{CONFIG_FILE, WEIGHTS_FILE};
+use crate::error::FileError;
+use crate::files::{header_error, inside, map, read_header};
+use crate::shape::{Config, module_shape};
+use crate::weights::ModelFiles;
+
+/// The bytes of the factors of the adapter in `dir`.
+pub(in crate::adapter) fn map_weights(dir: &Path) -> Result<SharedBytes, FileError> {
+    marks::of_weights(dir)?;
+    inside(dir, WEIGHTS_FILE).and_then(|path| map(&path))
+}
+
+/// The tensors in the file `path` with the content `bytes`.
+pub(in crate::adapter) fn parse_weights<'a>(
+    path: &Path,
+    bytes: &'a SharedBytes,
+) -> Result<SafeTensors<'a>, FileError> {
+    let damaged = |problem: String| header_error(path, bytes.as_slice(), problem);
+    read_header(bytes.as_slice()).map_err(damaged)?;
+    SafeTensors::deserialize(bytes.as_slice()).map_err(|e| damaged(e.to_string()))
+}
+
+/// How the numbers of a tensor are stored, if it is one of floats that factors may have.
+pub(in crate::adapter) fn format_of(view: &TensorView<'_>) -> Option<Format> {
+    match view.dtype() {
+        Dtype::F32 => Some(Format::F32),
+        Dtype::F16 => Some(Format::F16),
+        Dtype::BF16 => Some(Format::BF16),
+        _ => None,
+    }
+}
+
+/// The values of a tensor that has a [`format_of`].
+pub(in crate::adapter) fn decode(view: &TensorView<'_>) -> Vec<f32> {
+    let format = format_of(view).expect("looked at when the tensor was found");
+    let mut values = vec![0.0; view.data().len() / format.block_bytes()];
+    format.decode(view.data(), &mut values);
+    values
+}
+
+/// The matrix `name` of factors, with its rows and columns; the text says what is wrong with it.
+pub(in crate::adapter) fn matrix<'f>(
+    file: &SafeTensors<'f>,
+    name: &str,
+) -> Result<([usize; 2], TensorView<'f>), String> {
+    let view = file.tensor(name).map_err(|_| format!("tensor {name} is missing"))?;
+    let &[rows, cols] = view.shape() else {
+        return Err(format!("{name} is {:?}, expected two dimensions", view.shape()));
+    };
+    match format_of(&view) {
+        Some(_) => Ok(([rows, cols], view)),
+        None => Err(other_format(name, &view)),
+    }
+}
+
+fn other_format(name: &str, view: &TensorView<'_>) -> String {
+    format!("{name} is stored as {:?}, expected F32, F16 or BF16", view.dtype())
+}
+
+/// An adapter's folder, and the model that it is read for.
+pub(super) struct Folder<'a> {
+    config_path: PathBuf,
+    weights_path: PathBuf,
+    json: &'a Map<String, Value>,
+    model: &'a Config,
+    /// The files of the model, where they are known.
+    base: Option<&'a ModelFiles>,
+}
+
+impl<'a> Folder<'a> {
+    /// The folder `dir` with the configuration `json`.
+    pub(super) fn new(
+        dir: &Path,
+        json: &'a Map<String, Value>,
+        model: &'a Config,
+        base: Option<&'a ModelFiles>,
+    ) -> Self {
+        let (config_path, weights_path) = (dir.join(CONFIG_FILE), dir.join(WEIGHTS_FILE));
+        Folder { config_path, weights_path, json, model, base }
+    }
+
+    /// The adapter. `weights` are looked at after the configuration, whose errors come first.
+    pub(super) fn read(
+        &self,
+        weights: Result<SharedBytes, FileError>,
+        device: Device,
+    ) -> Result<Adapter, FileError> {
+        let mut lora = read_config(self.json).map_err(|e| e.at(&self.config_path))?;
+        let mut parts = match lora.unmatched() {
+            Some(_) => Vec::new(),
+            None => self.selected(&lora)?,
+        };
+        let bytes = weights?;
+        let file = parse_weights(&self.weights_path, &bytes)?;
+        let names =
+            FileNames::sort(file.names().into_iter(), self.model).map_err(|e| e.at(&self.weights_path))?;
+        let mut notes = Vec::new();
+        if let Some(pattern) = lora.unmatched() {
+            let sites = names.sites();
+            notes.push(format!(
+                "{}: the pattern `{pattern}` was not checked (it has what only Python's re knows); the {} projections are those \
+                 that the file has tensors of",
+                self.config_path.display(),
+                sites.len()
+            ));
+            lora.sites = Some(sites);
+            parts = self.selected(&lora)?;
+        }
+        let tensors = Tensors { folder: self, file: &file, names };
+        // Memory is taken only for factors that the file has: the rank alone is anybody's word.
+        let views = tensors.factors(&parts)?;
+        notes.extend(tensors.others(&parts)?);
+        let mut adapter = Adapter::zeros(self.model, &lora, &parts, device);
+        for (part, [a, b]) in parts.iter().zip(&views) {
+            let (outputs, inputs) = module_shape(self.model, part.module);
+            adapter.write_a(part, inputs, &tensors.values(part, "A", a)?);
+            adapter.write_b(part, outputs, &tensors.values(part, "B", b)?);
+        }
+        adapter.notes = notes;
+        Ok(adapter)
+    }
+
+    /// The projections of the model that get an adapter.
+    fn selected(&self, lora: &LoraConfig) -> Result<Vec<PartShape>, FileError> {
+        // In PEFT a text is a pattern for the whole path.
+        let hint = || match self.json.get("target_modules") {
+            Some(Value::String(name)) if self.model.modules().iter().any(|module| module.name() == name) => {
+                format!(
+                    "PEFT takes a text for a pattern of the whole path, which `{name}` matches nowhere: write [\"{name}\"]"
+                )
+            }
+            _ => self.made_for(),
+        };
+        let of_config = |e| FileError::new(&self.config_path, format!("{e}")).with_hint(hint());
+        lora.parts(self.model).map_err(of_config)
+    }
+
+    /// What the adapter was made for, to who meant another model.
+    fn made_for(&self) -> String {
+        let whole_path = |path: &Path| path.canonicalize().ok();
+        let is_base =
+            |name: &str| self.base.is_some_and(|base| whole_path(base.path()) == whole_path(Path::new(name)));
+        match self.json.get("base_model_name_or_path").and_then(Value::as_str) {
+            Some(name) if is_base(name) => {
+                "adapter_config.json names this very model: the two files of the adapter belong to different adapters, or the \
+                 model was changed"
+                    .to_owned()
+            }
+            name => format!("the adapter was made for {}", name.unwrap_or("another model")),
+        }
+    }
+
+    fn fail(&self, problem: String) -> FileError {
+        FileError::new(&self.weights_path, problem)
+    }
+}
+
+/// The tensors of the file.
+struct Tensors<'a> {
+    folder: &'a Folder<'a>,
+    file: &'a SafeTensors<'a>,
+    names: FileNames<'a>,
+}
+
+impl<'a> Tensors<'a> {
+    /// `A` and `B` of each of `parts`.
+    fn factors(&self, parts: &[PartShape]) -> Result<Vec<[TensorView<'a>; 2]>, FileError> {
+        let of_part = |part: &PartShape| {
+            let (outputs, inputs) = module_shape(self.folder.model, part.module);
+            let path = part.module.path(part.layer);
+            let a = self.factor(&tensor_name(&path, "A"), [part.rank, inputs])?;
+            Ok([a, self.factor(&tensor_name(&path, "B"), [outputs, part.rank])?])
+        };
+        parts.iter().map(of_part).collect()
+    }
+
+    fn factor(&self, name: &str, expected: [usize; 2]) -> Result<TensorView<'a>, FileError> {
+        let Some(stored) = self.names.stored(name) else { return Err(self.missing(name)) };
+        let view = self.view(stored)?;
+        if view.shape() != expected {
+            return Err(self.of_other_shape(name, stored, view.shape(), expected));
+        }
+        match format_of(&view) {
+            Some(_) => Ok(view),
+            None => Err(self.folder.fail(other_format(stored, &view)).with_hint(
+                "load the adapter in PEFT, convert it with model.float() and save it with save_pretrained",
+            )),
+        }
+    }
+
+    fn view(&self, stored: &str) -> Result<TensorView<'a>, FileError> {
+        self.file.tensor(stored).map_err(|_| self.folder.fail(format!("tensor {stored} is missing")))
+    }
+
+    fn missing(&self, name: &str) -> FileError {
+        match self.names.instead() {
+            Some((instead, hint)) => {
+                self.folder.fail(format!("tensor {name} is missing: {instead}")).with_hint(hint)
+            }
+            None => self.folder.fail(format!("tensor {name} is missing")).with_hint(
+                "adapter_config.json and the file belong to different adapters, or the file is of a part",
+            ),
+        }
+    }
+
+    fn of_other_shape(&self, name: &str, stored: &str, found: &[usize], expected: [usize; 2]) -> FileError {
+        // The rank is first in `A`, and last in `B`.
+        let of_rank = match found {
+            [_, inputs] if name.contains(".lora_A.") => *inputs == expected[1],
+            [outputs, _] => *outputs == expected[0],
+            _ => false,
+        };
+        let problem = format!("{stored} is {found:?}, the model needs {expected:?}");
+        self.folder.fail(problem).with_hint(match of_rank {
+            true => "the rank in adapter_config.json (`r`, `rank_pattern`) is not that of the tensors: set it right, or take \
+                     the two files of one adapter"
+                .to_owned(),
+            false => self.folder.made_for(),
+        })
+    }
+
+    /// Notes on the tensors that are no factors of `parts`: embeddings that are the model's own. Any other is refused.
+    fn others(&self, parts: &[PartShape]) -> Result<Vec<String>, FileError> {
+        let path = &self.folder.weights_path;
+        let mut notes = Vec::new();
+        for name in self.names.except(parts.iter().map(|part| (part.layer, part.module))) {
+            let Some(weight) = self.names.whole_weight(name, self.folder.model) else {
+                return Err(names::unread(name).at(path));
+            };
+            embeddings::passed_over(name, &weight, &self.view(name)?, self.folder.base)
+                .map_err(|e| e.at(path))?;
+            notes.push(format!("{}: {name} is the model's own and was passed over", path.display()));
+        }
+        Ok(notes)
+    }
+
+    /// The values of a factor, all finite.
+    fn values(&self, part: &PartShape, factor: &str, view: &TensorView<'_>) -> Result<Vec<f32>, FileError> {
+        let values = decode(view);
+        let Some(value) = values.iter().find(|value| !value.is_finite()) else { return Ok(values) };
+        let name = tensor_name(&part.module.path(part.layer), factor);
+        let stored = self.names.stored(&name).unwrap_or(&name);
+        Err(self
+            .folder
+            .fail(format!("{stored} has {value}, expected finite numbers"))
+            .with_hint("the adapter is damaged, or of training that diverged: take an earlier checkpoint"))
+    }
+}

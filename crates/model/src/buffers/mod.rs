@@ -1,0 +1,212 @@
+//! Every activation buffer of a run, made once at the size of the largest batch.
+//!
+//! What blocks leave for backward is in `activations.rs`, what decides sizes in `shape.rs`. The same function lays out the
+//! buffers of a run and counts their bytes for the plan ([`BufferBytes`], `allocate.rs`).
+
+mod activations;
+mod allocate;
+mod shape;
+
+use lorafit_kernels::ops::attention::backward_workspace;
+use lorafit_kernels::ops::rope::Angles;
+use lorafit_kernels::{Bf16Tensor, Device, Placement, Tensor};
+
+use crate::adapter::Adapter;
+use crate::shape::{Config, Rope};
+use activations::{Activations, Sizes};
+pub(crate) use activations::{SavedBlock, Wide};
+pub use allocate::BufferBytes;
+use allocate::{Allocate, Counter, Part};
+pub use shape::{ActivationDtype, ActivationPolicy, BufferShape, Recompute};
+
+/// What every block uses in turn, forward and backward.
+#[derive(Debug)]
+pub(crate) struct Scratch<T = Tensor> {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Normalised input of a group of projections, `[t, hidden]`; between two of them, backward has the gradient of
+    /// the attention's output here, `[t, heads, d]`.
+    pub normed: T,
+    /// What a half gives, where it does not add itself to the stream, `[t, hidden]`; empty elsewhere.
+    pub branch: T,
+    /// Queries after norm and rotation.
+    pub q: T,
+    /// Keys after norm and rotation.
+    pub k: T,
+    /// `silu(gate) * up`, `[t, intermediate]`; in backward, its gradient takes its place.
+    pub act: T,
+    /// See [`crate::block::linear::Work`].
+    pub d_u: T,
+    /// See [`crate::block::linear::Work`].
+    pub dropped: T,
+    /// The output of a matrix that joins several, or its gradient; empty without one.
+    pub joined: T,
+    /// What queries of the batch's positions are multiplied by, `[t]` in f32; empty where they do not grow.
+    pub query_factors: T,
+    /// Cosines and sines of the batch's positions, of each of the model's rotations.
+    pub angles: Vec<Angles<T>>,
+}
+
+/// What only backward uses.
+#[derive(Debug)]
+pub(crate) struct BackwardScratch<T = Tensor> {
+    /// Gradient of the residual stream, `[t, hidden]`.
+    pub d_hidden: T,
+    /// Gradient of what a half gives, `[t, hidden]`, where that is not the stream's; empty elsewhere.
+    pub d_branch: T,
+    pub d_q: T,
+    pub d_k: T,
+    pub d_v: T,
+    /// Of the attention.
+    pub workspace: T,
+}
+
+/// Buffers of the final norm, the head and the loss, for a chunk of supervised rows.
+#[derive(Debug)]
+pub(crate) struct HeadBuffers<T = Tensor> {
+    /// Rows of a chunk.
+    pub rows: usize,
+    /// `[rows, hidden]`.
+    pub hidden: T,
+    /// `[rows, hidden]`.
+    pub normed: T,
+    /// Statistics of the norm, `[rows]` or `[rows, 2]`.
+    pub stats: T,
+    /// `[rows, vocab]`; the gradient takes its place.
+    pub logits: T,
+    /// The logits after their cap, which their gradient needs; empty without one, and for evaluation.
+    pub capped: T,
+    /// `[rows, hidden]`; empty for evaluation.
+    pub d_normed: T,
+    /// `[rows, hidden]`; empty for evaluation.
+    pub d_hidden: T,
+}
+
+/// The buffers of a model for batches of up to `tokens` tokens.
+#[derive(Debug)]
+pub struct Buffers<T = Tensor, N = Bf16Tensor> {
+    pub(crate) tokens: usize,
+    /// The residual stream, `[t, hidden]`; in backward, the gradient of a normalised input.
+    pub(crate) hidden: T,
+    pub(crate) activations: Activations<T, N>,
+    pub(crate) scratch: Scratch<T>,
+    pub(crate) backward: Option<BackwardScratch<T>>,
+    pub(crate) head: HeadBuffers<T>,
+}
+
+/// Logits a chunk of the loss holds (64 MiB), within the bounds of [`CHUNK_ROWS`].
+const CHUNK_LOGITS: usize = 16 << 20;
+/// The same in a run that recomputes, and so trades time for memory (8 MiB).
+const SMALL_CHUNK_LOGITS: usize = 2 << 20;
+/// Rows of a chunk: with fewer, decoding the head outweighs the arithmetic; with more, nothing is gained.
+const CHUNK_ROWS: std::ops::RangeInclusive<usize> = 64..=352;
+
+impl Buffers {
+    /// Zeroed buffers; the system gives their memory when they are first written.
+    pub fn new(config: &Config, shape: &BufferShape, mut device: Device) -> Self {
+        Buffers::lay_out(config, shape, &mut device)
+    }
+
+    /// Buffers for forward only.
+    pub fn for_evaluation(config: &Config, adapter: Option<&Adapter>, device: Device, tokens: usize) -> Self {
+        Buffers::new(config, &BufferShape::of(config, adapter, tokens), device)
+    }
+
+    /// The largest batch that fits.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+}
+
+impl BufferBytes {
+    /// The sizes of [`Buffers::new`] of the same shape on a device of `placement`: both come from one function.
+    pub fn of(config: &Config, shape: &BufferShape, placement: Placement) -> Self {
+        let mut counter = Counter { bytes: BufferBytes::default(), placement };
+        Buffers::lay_out(config, shape, &mut counter);
+        counter.bytes
+    }
+}
+
+impl<T, N> Buffers<T, N> {
+    /// Every buffer of a run: the one place that knows their sizes.
+    fn lay_out(
+        config: &Config,
+        shape: &BufferShape,
+        allocate: &mut impl Allocate<Values = T, Bf16 = N>,
+    ) -> Self {
+        let tokens = shape.tokens;
+        // Every block has the same widths.
+        let (hidden, block) = (config.hidden_size, config.block(0));
+        let widths = block.widths(hidden);
+        let rank_of_site = |site: usize| shape.ranks.iter().map(|ranks| ranks[site]).max().unwrap_or(0);
+        let most: Vec<usize> = (0..block.sites).map(rank_of_site).collect();
+        let widest = most.iter().copied().max().unwrap_or(0);
+
+        let sizes = Sizes { hidden, widths, stats: &block.stats };
+        let activations = Activations::lay_out(&sizes, shape, &most, allocate);
+        let mut of_rope = |rope: &Rope| {
+            Angles::for_rotation(tokens, rope.rotation(config.head_dim), |len| {
+                allocate.f32(Part::Scratch, len)
+            })
+        };
+        let angles = config.ropes().into_iter().map(&mut of_rope).collect();
+        let query_factors =
+            allocate.f32(Part::Scratch, if config.query_growth.is_some() { tokens } else { 0 });
+        let workspace = backward_workspace(allocate.placement(), tokens, config.heads());
+        let workspace = shape.train.then(|| allocate.f32(Part::Scratch, workspace));
+        let mut values = |len: usize| allocate.activation(Part::Scratch, len);
+        let scratch = Scratch {
+            hidden_size: hidden,
+            normed: values(tokens * widths.normed),
+            branch: values(tokens * widths.d_branch),
+            q: values(tokens * widths.queries),
+            k: values(tokens * widths.keys),
+            act: values(tokens * widths.up),
+            joined: values(tokens * widths.joined),
+            d_u: values(tokens * widest),
+            dropped: values(tokens * if shape.drops { widths.input } else { 0 }),
+            query_factors,
+            angles,
+        };
+        let backward = workspace.map(|workspace| BackwardScratch {
+            d_hidden: values(tokens * hidden),
+            d_branch: values(tokens * widths.d_branch),
+            d_q: values(tokens * widths.queries),
+            d_k: values(tokens * widths.keys),
+            d_v: values(tokens * widths.keys),
+            workspace,
+        });
+        Buffers {
+            tokens,
+            hidden: values(tokens * hidden),
+            activations,
+            scratch,
+            backward,
+            head: HeadBuffers::lay_out(config, shape, allocate),
+        }
+    }
+}
+
+impl<T> HeadBuffers<T> {
+    fn lay_out(config: &Config, shape: &BufferShape, allocate: &mut impl Allocate<Values = T>) -> Self {
+        let logits = match shape.activations.recompute {
+            Recompute::None => CHUNK_LOGITS,
+            Recompute::Full | Recompute::Blocks(_) => SMALL_CHUNK_LOGITS,
+        };
+        let rows = (logits / config.vocab_size).clamp(*CHUNK_ROWS.start(), *CHUNK_ROWS.end());
+        let rows = rows.min(shape.targets.max(1));
+        let stats = allocate.f32(Part::Head, rows * config.final_norm().stats());
+        let mut tensor = |width: usize| allocate.activation(Part::Head, rows * width);
+        let backward = if shape.train { config.hidden_size } else { 0 };
+        HeadBuffers {
+            rows,
+            hidden: tensor(config.hidden_size),
+            normed: tensor(config.hidden_size),
+            stats,
+            logits: tensor(config.vocab_size),
+            capped: tensor(if shape.train && config.logit_softcap.is_some() { config.vocab_size } else { 0 }),
+            d_normed: tensor(backward),
+            d_hidden: tensor(backward),
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! What decides the size of the buffers of a run.
+
+use crate::adapter::{Adapter, LoraConfig, LoraGroup, TargetError};
+use crate::selection::Trainable;
+use crate::shape::Config;
+
+/// Which activations are kept from forward to backward. Gradients are the same bits either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recompute {
+    /// All of them.
+    #[default]
+    None,
+    /// Only the input of every block; backward runs each block again (Chen et al. 2016).
+    Full,
+    /// Only the input of this many blocks, the lowest that are trained; all of the others.
+    Blocks(usize),
+}
+
+/// How activations that are kept are stored. On the CPU blocks compute in f32 either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ActivationDtype {
+    /// As they were computed.
+    #[default]
+    F32,
+    /// Rounded to 16 bits, but for the residual stream that blocks begin with and what is narrow: the forward pass is
+    /// that of f32, and backward reads what is rounded.
+    Bf16,
+}
+
+/// What is kept from forward to backward, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ActivationPolicy {
+    /// What backward computes again.
+    pub recompute: Recompute,
+    /// How the rest is stored.
+    pub dtype: ActivationDtype,
+}
+
+/// What decides the size of the buffers.
+#[derive(Clone, Debug)]
+pub struct BufferShape {
+    /// Tokens of the largest batch.
+    pub tokens: usize,
+    /// Rows of the largest batch that predict something: logits are computed of no others.
+    pub targets: usize,
+    /// Total rank of the adapter at each site of each layer.
+    pub(crate) ranks: Vec<Vec<usize>>,
+    /// The lowest block that backward reaches; the number of blocks if it reaches none.
+    pub(crate) first_trained: usize,
+    /// Whether the adapter's input is dropped at random.
+    pub(crate) drops: bool,
+    /// Backward too, or forward only.
+    pub train: bool,
+    /// What is kept for backward.
+    pub activations: ActivationPolicy,
+}
+
+impl BufferShape {
+    /// For training on batches of up to `tokens` tokens, `targets` of which predict something.
+    ///
+    /// # Errors
+    /// A selection of layers or modules that the model does not have.
+    pub fn for_training(
+        config: &Config,
+        trainable: Trainable<'_>,
+        tokens: usize,
+        targets: usize,
+        activations: ActivationPolicy,
+    ) -> Result<Self, TargetError> {
+        let layers = config.num_hidden_layers;
+        let (ranks, first_trained, drops) = match trainable {
+            Trainable::Adapter(lora) => {
+                let ranks = ranks_of(config, lora)?;
+                let first =
+                    ranks.iter().position(|ranks| ranks.iter().any(|rank| *rank > 0)).unwrap_or(layers);
+                (ranks, first, lora.dropout > 0.0)
+            }
+            Trainable::Weights(selection) => {
+                let selected = selection.of(config)?;
+                let names = config.names;
+                let embedding =
+                    selected.iter().any(|w| [names.embedding, names.positions].contains(&w.path()));
+                let first = match embedding {
+                    true => 0,
+                    false => selected.iter().filter_map(|w| w.layer).min().unwrap_or(layers),
+                };
+                (no_ranks(config), first, false)
+            }
+        };
+        Ok(BufferShape { tokens, targets, ranks, first_trained, drops, train: true, activations })
+    }
+
+    /// For computing batches of up to `tokens` tokens forward only, with an adapter of `lora` if there is one.
+    ///
+    /// # Errors
+    /// As [`BufferShape::for_training`].
+    pub fn for_evaluation(
+        config: &Config,
+        lora: Option<&LoraConfig>,
+        tokens: usize,
+    ) -> Result<Self, TargetError> {
+        let ranks = lora.map(|lora| ranks_of(config, lora)).transpose()?;
+        let ranks = ranks.unwrap_or_else(|| no_ranks(config));
+        Ok(BufferShape::forward_only(ranks, tokens))
+    }
+
+    fn forward_only(ranks: Vec<Vec<usize>>, tokens: usize) -> Self {
+        let activations = ActivationPolicy::default();
+        let first_trained = ranks.len();
+        BufferShape { tokens, targets: tokens, ranks, first_trained, drops: false, train: false, activations }
+    }
+
+    /// For computing batches of up to `tokens` tokens forward only, with `adapter`.
+    pub(crate) fn of(config: &Config, adapter: Option<&Adapter>, tokens: usize) -> Self {
+        let ranks = match adapter {
+            Some(adapter) => {
+                let rank = |group: &Option<LoraGroup>| group.as_ref().map_or(0, |group| group.rank);
+                adapter.layers.iter().map(|sites| sites.iter().map(rank).collect()).collect()
+            }
+            None => no_ranks(config),
+        };
+        BufferShape::forward_only(ranks, tokens)
+    }
+
+    /// The lowest block that backward reaches, and the lowest whose activations are all kept.
+    pub(crate) fn first_trained_and_kept(&self) -> (usize, usize) {
+        let layers = self.ranks.len();
+        if !self.train {
+            return (layers, layers);
+        }
+        let lowest = self.first_trained;
+        let kept = match self.activations.recompute {
+            Recompute::None => lowest,
+            Recompute::Full => layers,
+            Recompute::Blocks(blocks) => lowest.saturating_add(blocks).min(layers),
+        };
+        (lowest, kept)
+    }
+
+    /// Blocks that backward reaches: the most that can be computed again.
+    pub fn trained_blocks(&self) -> usize {
+        self.ranks.len() - self.first_trained_and_kept().0
+    }
+}
+
+/// Total rank of an adapter at each site of each layer.
+fn ranks_of(config: &Config, lora: &LoraConfig) -> Result<Vec<Vec<usize>>, TargetError> {
+    let mut ranks = no_ranks(config);
+    for part in lora.parts(config)? {
+        ranks[part.layer][part.module.site()] += part.rank;
+    }
+    Ok(ranks)
+}
+
+fn no_ranks(config: &Config) -> Vec<Vec<usize>> {
+    vec![vec![0; config.block(0).sites]; config.num_hidden_layers]
+}
