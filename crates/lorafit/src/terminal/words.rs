@@ -46,7 +46,8 @@ impl Verb {
             (true, None) => format!("--{name}"),
             (true, Some(value)) => format!("--{name} {value}"),
             (false, None) => format!("`{name}`"),
-            (false, Some(value)) => format!("`{name} = {value}`"),
+            (false, Some(number)) if number.parse::<f64>().is_ok() => format!("`{name} = {number}`"),
+            (false, Some(text)) => format!("`{name} = {text:?}`"),
         })
     }
 }
@@ -97,8 +98,10 @@ mod tests {
     fn settings_of_a_file_are_its_keys() {
         assert_eq!(
             verb(&["out"], &["lr", "overlong"]).worded(&hint()).unwrap(),
-            "cut rows with `overlong = drop`, or lower `lr`"
+            "cut rows with `overlong = \"drop\"`, or lower `lr`"
         );
         assert_eq!(verb(&["lr"], &["lr"]).worded(&hint()).unwrap(), "lower --lr");
+        let least = remedy![Setting::MaxSeqLen.is("2"), " is the least"];
+        assert_eq!(verb(&[], &["max-seq-len"]).worded(&least).unwrap(), "`max-seq-len = 2` is the least");
     }
 }

@@ -8,6 +8,7 @@ mod common;
 mod export;
 mod flags;
 mod full;
+mod hints;
 mod hostile;
 mod merge;
 mod reference;
