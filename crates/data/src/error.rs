@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use lorafit_remedy::{Remedy, Setting, remedy};
+
 use crate::format::{Role, Shape};
 use crate::limits::BeyondModel;
 use crate::source::gzip::Trailing;
@@ -418,56 +420,60 @@ impl DataError {
     }
 
     /// What the user can do next.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Io { path, source } if source.get_ref().is_some_and(|error| error.is::<Trailing>()) => Some(format!(
-                "see what they are: gunzip -c {} > rows unfolds what stands before them",
-                path.display()
-            )),
-            Self::Io { source, .. } => Some(match source.kind() {
+    pub fn hint(&self) -> Option<Remedy> {
+        Some(match self {
+            Self::Io { path, source } if source.get_ref().is_some_and(|error| error.is::<Trailing>()) => {
+                format!(
+                    "see what they are: gunzip -c {} > rows unfolds what stands before them",
+                    path.display()
+                )
+                .into()
+            }
+            Self::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidData => {
                     "the file is damaged or not complete; fetch it again".into()
                 }
                 _ => "check that the path exists and may be read".into(),
-            }),
-            Self::Row { problem, .. } => problem.hint(),
-            Self::Malformed { .. } => Some("the file may be incomplete: fetch or write it again".into()),
-            Self::Unread { hint, .. } => Some(hint.clone()),
-            Self::UnknownKind { .. } => Some(
-                "name it after its format: .jsonl, .json, .csv, .tsv, .parquet or .txt, and .gz or .zst behind".into(),
-            ),
-            Self::NoFiles { .. } => Some(
-                "files are recognised by their names: .jsonl, .json, .csv, .tsv, .parquet, .txt, with .gz or .zst".into(),
-            ),
-            Self::BadGlob { .. } => Some("* stands for any text, ? for a character, ** for folders".into()),
+            },
+            Self::Row { problem, .. } => return problem.hint(),
+            Self::Malformed { .. } => "the file may be incomplete: fetch or write it again".into(),
+            Self::Unread { hint, .. } => hint.clone().into(),
+            Self::UnknownKind { .. } => {
+                "name it after its format: .jsonl, .json, .csv, .tsv, .parquet or .txt, and .gz or .zst behind".into()
+            }
+            Self::NoFiles { .. } => {
+                "files are recognised by their names: .jsonl, .json, .csv, .tsv, .parquet, .txt, with .gz or .zst".into()
+            }
+            Self::BadGlob { .. } => "* stands for any text, ? for a character, ** for folders".into(),
             Self::SeveralKinds { location, first, .. } => {
                 let end = first.extension().map(|end| end.to_string_lossy().into_owned()).unwrap_or_default();
-                Some(format!("name those that are meant: '{location}/*.{end}'"))
+                format!("name those that are meant: '{location}/*.{end}'").into()
             }
             Self::SeveralSplits { splits, .. } => {
-                Some(format!("name the one that is meant: --split {}", splits.last().map_or("train", |s| s)))
+                let split = splits.last().map_or("train", |split| split);
+                remedy!["name the one that is meant: ", Setting::Split.is(split)]
             }
             Self::NoSuchSplit { splits, .. } if splits.is_empty() => {
-                Some("no file name tells a split; leave --split out".into())
+                remedy!["no file name tells a split; leave ", Setting::Split, " out"]
             }
-            Self::NoSuchSplit { splits, .. } => Some(format!("it has: {}", splits.join(", "))),
-            Self::NoRows { .. } => Some("give a file with one row a line, or a table with its columns named".into()),
-            Self::AllBad { .. } => Some("without --skip-bad-rows the first one is explained".into()),
+            Self::NoSuchSplit { splits, .. } => format!("it has: {}", splits.join(", ")).into(),
+            Self::NoRows { .. } => "give a file with one row a line, or a table with its columns named".into(),
+            Self::AllBad { .. } => remedy!["without ", Setting::SkipBadRows, " the first one is explained"],
             Self::AllDropped { needed: None, .. } => {
-                let text = "the rows are too short, or say \"train\": false, or the template marks nothing as the \
-                            assistant's";
-                Some(text.into())
+                "the rows are too short, or say \"train\": false, or the template marks nothing as the assistant's"
+                    .into()
             }
             Self::AllDropped { needed: Some(needed), .. } => {
-                Some(format!("--max-seq-len {needed} is the least that leaves a row"))
+                remedy![Setting::MaxSeqLen.is(needed.to_string()), " is the least that leaves a row"]
             }
-            Self::Template(e) => e.hint(),
-            Self::Tokenizer(e) => e.hint(),
-            Self::Cache { .. } => {
-                Some("put it elsewhere with --cache-dir DIR, or keep it in memory with --no-cache".into())
-            }
-            Self::Changed { .. } => Some("run it again once nothing writes to the file any more".into()),
-        }
+            Self::Template(e) => return e.hint(),
+            Self::Tokenizer(e) => return e.hint(),
+            Self::Cache { .. } => remedy![
+                "put it elsewhere with ", Setting::CacheDir.is("DIR");
+                "keep it in memory with ", Setting::NoCache
+            ],
+            Self::Changed { .. } => "run it again once nothing writes to the file any more".into(),
+        })
     }
 }
 
@@ -479,132 +485,139 @@ impl RowProblem {
     }
 
     /// What the user can do next.
-    pub fn hint(&self) -> Option<String> {
-        let hint = match self {
-            Self::NotUtf8 { .. } => "save the file as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8 converts)",
+    pub fn hint(&self) -> Option<Remedy> {
+        Some(match self {
+            Self::NotUtf8 { .. } => "save the file as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8 converts)".into(),
             Self::Nul { .. } => {
-                "the file may be UTF-16 or no text at all; save it as UTF-8 (iconv -f UTF-16 -t UTF-8 converts)"
+                "the file may be UTF-16 or no text at all; save it as UTF-8 (iconv -f UTF-16 -t UTF-8 converts)".into()
             }
             Self::TooLong { .. } => {
-                "check that the file has line breaks, and that no quote or bracket is left open"
+                "check that the file has line breaks, and that no quote or bracket is left open".into()
             }
-            Self::Ragged { .. } => {
-                "quote values that have the separator or a line break in them, or skip such rows with --skip-bad-rows"
-            }
+            Self::Ragged { .. } => remedy![
+                "quote values that have the separator or a line break in them";
+                "skip such rows with ", Setting::SkipBadRows
+            ],
             Self::ManyColumns { .. } => {
-                "check that it is a table, and that the name of the file says how its values are separated"
+                "check that it is a table, and that the name of the file says how its values are separated".into()
             }
-            Self::ColumnTwice { .. } => "rename one of them in the first line",
-            Self::NoColumn { .. } => "check the names in --columns",
-            Self::Preference => {
-                "to train on the chosen replies alone, name them: --columns chosen=messages if they are whole \
-                 conversations, --columns chosen=completion if they follow a prompt"
-            }
-            Self::Overlong { .. } => {
-                "cut such rows with --overlong truncate-right, leave them out with --overlong drop, or raise --max-seq-len"
-            }
-            Self::Json { .. } | Self::NotAnObject { .. } => "a row is one JSON object on one line",
+            Self::ColumnTwice { .. } => "rename one of them in the first line".into(),
+            Self::NoColumn { .. } => remedy!["check the names in ", Setting::Columns],
+            Self::Preference => remedy![
+                Setting::Columns.is("chosen=messages"), " if they are whole conversations";
+                Setting::Columns.is("chosen=completion"), " if they follow a prompt"
+            ]
+            .because("to train on the chosen replies alone, name them"),
+            Self::Overlong { .. } => remedy![
+                "cut such rows with ", Setting::Overlong.is("truncate-right");
+                "leave them out with ", Setting::Overlong.is("drop");
+                "raise ", Setting::MaxSeqLen
+            ],
+            Self::Json { .. } | Self::NotAnObject { .. } => "a row is one JSON object on one line".into(),
             Self::Surrogate { .. } => {
-                "the text was cut inside of a character: write it again, or skip such rows with --skip-bad-rows"
+                remedy!["write it again"; "skip such rows with ", Setting::SkipBadRows]
+                    .because("the text was cut inside of a character")
             }
             Self::MissingField { .. } => {
-                "the first row decides the shape of the file; give every row the same fields, or remove this one"
+                "the first row decides the shape of the file; give every row the same fields, or remove this one".into()
             }
             Self::WrongType { field, want: "a string", found: "a list" } if field.ends_with("content") => {
-                "join the text parts of the message into one string; images are not supported"
+                "join the text parts of the message into one string; images are not supported".into()
             }
-            Self::WrongType { .. } => "correct the row or remove it",
-            Self::NotText { .. } => "only text is trained: remove the part, or the row",
+            Self::WrongType { .. } => "correct the row or remove it".into(),
+            Self::NotText { .. } => "only text is trained: remove the part, or the row".into(),
             Self::NoMessages
             | Self::NoReply { unmet: None }
             | Self::NoLastReply { .. }
-            | Self::EmptyReply { .. } => "add the reply or remove the row",
-            Self::NoChatTemplate => {
-                "use the instruct version of the model, give a template with --template, or write the rows as prompt \
-                 and completion"
-            }
-            Self::SpanNotFound { .. } => {
-                "split the conversation into rows that end with the reply to be learnt, or give a template that \
-                 does not rewrite history with --template"
-            }
+            | Self::EmptyReply { .. } => "add the reply or remove the row".into(),
+            Self::NoChatTemplate => remedy![
+                "use the instruct version of the model";
+                "give a template with ", Setting::Template;
+                "write the rows as prompt and completion"
+            ],
+            Self::SpanNotFound { .. } => remedy![
+                "split the conversation into rows that end with the reply to be learnt";
+                "give a template that does not rewrite history with ", Setting::Template
+            ],
             Self::ReplyNotWritten { .. } => {
-                "the template and the data do not fit each other; give another with --template"
+                remedy!["give another with ", Setting::Template; "write the rows in the way that it reads"]
+                    .because("the template and the data do not fit each other")
             }
-            Self::ReplyRepeated { .. } => {
-                "give another template with --template, or put {% generation %} and {% endgeneration %} around what \
-                 the assistant generates"
-            }
-            Self::EndUnclear { .. } => {
-                "give a template with --template that writes eos_token behind replies, or puts {% generation %} and \
-                 {% endgeneration %} around what the assistant generates"
-            }
-            Self::NoPrompt { .. } => "give chat, instruction or completion rows",
-            Self::NoEos => "name one in tokenizer_config.json (\"eos_token\")",
-            Self::UnknownShape { .. } => return Some(to_name_a_shape()),
-            Self::Ambiguous { asks, answers } => return Some(to_name_the_fields(asks, answers)),
-            Self::Refused { field, .. } => return Some(to_remove_or_ignore(field)),
-            Self::Unsupported { field } => return Some(to_remove(field)),
-            Self::NotWritten { field } => return Some(to_have_written(field)),
-            Self::UnknownRole { role } => return Some(to_map_a_role(role)),
-            Self::NoReply { unmet: Some(name) } => return Some(to_meet_a_role(name)),
-            Self::BeyondModel(beyond) => return Some(beyond.hint()),
+            Self::ReplyRepeated { .. } => remedy![
+                "give another template with ", Setting::Template;
+                "put {% generation %} and {% endgeneration %} around what the assistant generates"
+            ],
+            Self::EndUnclear { .. } => remedy![
+                "give a template with ", Setting::Template, " that writes eos_token behind replies";
+                "put {% generation %} and {% endgeneration %} around what the assistant generates"
+            ],
+            Self::NoPrompt { .. } => "give chat, instruction or completion rows".into(),
+            Self::NoEos => "name one in tokenizer_config.json (\"eos_token\")".into(),
+            Self::UnknownShape { .. } => to_name_a_shape(),
+            Self::Ambiguous { asks, answers } => to_name_the_fields(asks, answers),
+            Self::Refused { field, .. } => to_remove_or_map(field),
+            Self::Unsupported { field } => to_remove(field),
+            Self::NotWritten { field } => to_have_written(field),
+            Self::UnknownRole { role } => to_map_a_role(role),
+            Self::NoReply { unmet: Some(name) } => to_meet_a_role(name),
+            Self::BeyondModel(beyond) => beyond.hint(),
             Self::Template(e) => return e.hint(),
             Self::Tokenizer(e) => return e.hint(),
-        };
-        Some(hint.to_owned())
+        })
     }
 }
 
 /// What to do about a row whose fields are of no shape.
-fn to_name_a_shape() -> String {
+fn to_name_a_shape() -> Remedy {
     let shapes: Vec<String> =
         Shape::ALL.iter().map(|s| format!("{} ({})", s.name(), s.fields().join(", "))).collect();
-    format!(
-        "say what the fields are (--columns topic=instruction,essay=output), in one of these shapes: {}",
-        shapes.join("; ")
-    )
+    let example = Setting::Columns.is("topic=instruction,essay=output");
+    let shapes = format!("), in one of these shapes: {}", shapes.join("; "));
+    remedy!["say what the fields are (", example, shapes]
 }
 
 /// What to do where several fields may be the question, or the answer.
-fn to_name_the_fields(asks: &[String], answers: &[String]) -> String {
+fn to_name_the_fields(asks: &[String], answers: &[String]) -> Remedy {
     let name =
         |names: &[String]| names.first().map(|name| name.escape_debug().to_string()).unwrap_or_default();
-    format!(
-        "name those that are meant, and pass others over: --columns {}=question,{}=answer,NAME=ignore",
-        name(asks),
-        name(answers)
-    )
+    let mapping = format!("{}=question,{}=answer,NAME=ignore", name(asks), name(answers));
+    remedy!["name those that are meant, and pass others over: ", Setting::Columns.is(mapping)]
 }
 
-/// What to do about a field that must not be there. What lies inside of another, or has a comma, --columns cannot name.
-fn to_remove_or_ignore(field: &str) -> String {
-    match field.contains(['[', ',']) {
-        true => to_remove(field),
-        false => format!(
-            "remove `{0}` from the rows, or say that it does not matter: --columns {0}=ignore",
-            field.escape_debug()
-        ),
+/// What to do about a field that must not be there. What lies inside of another, or has a comma, cannot be named among columns.
+fn to_remove_or_map(field: &str) -> Remedy {
+    if field.contains(['[', ',']) {
+        return to_remove(field);
     }
+    let field = field.escape_debug();
+    let removed = remedy![format!("remove `{field}` from the rows")];
+    let mapped = |to: &str| Setting::Columns.is(format!("{field}={to}"));
+    let removed = match field.to_string() == "context" {
+        true => removed.or(remedy!["set it below the instruction with ", mapped("input")]),
+        false => removed,
+    };
+    removed.or(remedy!["say that it does not matter: ", mapped("ignore")])
 }
 
-fn to_remove(field: &str) -> String {
-    format!("remove `{field}` from the row, or the row")
+fn to_remove(field: &str) -> Remedy {
+    format!("remove `{field}` from the row, or the row").into()
 }
 
 /// What to do about a field that the template does not write.
-fn to_have_written(field: &str) -> String {
+fn to_have_written(field: &str) -> Remedy {
     let alias = match field.ends_with("tools") || field.ends_with("tool_calls") {
         true => " (also called functions and function_call)",
         false => "",
     };
-    format!(
-        "the model would learn the row without it: remove `{field}`{alias} from the row, or give a template that \
-         writes it with --template"
-    )
+    remedy![
+        format!("remove `{field}`{alias} from the row");
+        "give a template that writes it with ", Setting::Template
+    ]
+    .because("the model would learn the row without it")
 }
 
 /// What to do about a role that is none of the four; the likely one is offered.
-fn to_map_a_role(role: &str) -> String {
+fn to_map_a_role(role: &str) -> Remedy {
     let likely = match role.to_ascii_lowercase().as_str() {
         "human" | "person" | "prompter" | "question" => "user",
         "developer" => "system",
@@ -612,15 +625,16 @@ fn to_map_a_role(role: &str) -> String {
         _ => "assistant",
     };
     match role.contains(char::is_whitespace) || role.is_empty() {
-        false => format!("map it with --role {}={likely}", role.escape_debug().take(60).collect::<String>()),
-        true => "rename the role to one of them".to_owned(),
+        false => {
+            let role = role.escape_debug().take(60).collect::<String>();
+            remedy!["map it with ", Setting::Role.is(format!("{role}={likely}"))]
+        }
+        true => "rename the role to one of them".into(),
     }
 }
 
 /// What to do where no message has the role that was said to be the assistant's.
-fn to_meet_a_role(name: &str) -> String {
-    format!(
-        "the row has no message of the role that --role {}=assistant names: correct it, or add the reply",
-        name.escape_debug()
-    )
+fn to_meet_a_role(name: &str) -> Remedy {
+    let mapping = Setting::Role.is(format!("{}=assistant", name.escape_debug()));
+    remedy!["correct ", mapping, ", whose role no message of the row has"; "add the reply"]
 }

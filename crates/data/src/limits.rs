@@ -1,5 +1,7 @@
 //! What a model can be given: tokens that its embedding has, and as many as it has positions.
 
+use lorafit_remedy::{Remedy, Setting, remedy};
+
 use crate::tokenizer::Tokenizer;
 
 /// Limits of a model; of what is `None` there is none.
@@ -68,16 +70,18 @@ impl BeyondModel {
     }
 
     /// What the user can do next.
-    pub fn hint(&self) -> String {
+    pub fn hint(&self) -> Remedy {
         match self {
-            Self::Token { .. } => "the tokenizer knows more tokens than the model: leave rows with such tokens out \
-                                   (--skip-bad-rows), or enlarge the embedding in transformers (resize_token_embeddings) and \
-                                   save the model"
-                .into(),
-            Self::Length { positions, .. } => format!(
-                "--max-seq-len {positions} cuts longer rows, --skip-bad-rows leaves them out; a prompt has to be shorter, with \
-                 room for the answer"
-            ),
+            Self::Token { .. } => remedy![
+                "leave rows with such tokens out with ", Setting::SkipBadRows;
+                "enlarge the embedding in transformers (resize_token_embeddings) and save the model"
+            ]
+            .because("the tokenizer knows more tokens than the model"),
+            Self::Length { positions, .. } => remedy![
+                "cut longer rows with ", Setting::MaxSeqLen.is(positions.to_string());
+                "leave them out with ", Setting::SkipBadRows;
+                "give a shorter prompt, which leaves room for the answer"
+            ],
         }
     }
 }

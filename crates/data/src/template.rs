@@ -36,6 +36,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lorafit_remedy::{Remedy, Setting, remedy};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, Error, ErrorKind, Value, machinery};
@@ -161,34 +162,36 @@ fn at(line: Option<usize>) -> String {
 
 impl TemplateError {
     /// What the user can do next.
-    pub fn hint(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<Remedy> {
         Some(match self {
             Self::Refused { .. } => {
                 "change the row so that the model's template accepts it (many want user and assistant in turn, or no \
                  system message)"
+                    .into()
             }
-            Self::Syntax { .. } | Self::Failed { .. } => {
-                "give a corrected template with --template FILE, or put it into chat_template.jinja in the model \
-                 folder"
-            }
-            Self::TooManySteps { steps } if *steps == MOST_FUEL => {
-                "split the conversation, which is some 10 MB long, or give another template with --template"
-            }
+            Self::Syntax { .. } | Self::Failed { .. } => remedy![
+                "give a corrected template with ", Setting::Template.is("FILE");
+                "put it into chat_template.jinja in the model folder"
+            ],
+            Self::TooManySteps { steps } if *steps == MOST_FUEL => remedy![
+                "split the conversation, which is some 10 MB long";
+                "give another template with ", Setting::Template
+            ],
             Self::TooLong { .. }
             | Self::TooManySteps { .. }
             | Self::TooSlow { .. }
-            | Self::TooMuchOutput { .. } => {
-                "the template is broken or malicious; give another with --template, or put it into \
-                 chat_template.jinja in the model folder"
-            }
+            | Self::TooMuchOutput { .. } => remedy![
+                "give another with ", Setting::Template;
+                "put it into chat_template.jinja in the model folder"
+            ]
+            .because("the template is broken or malicious"),
             Self::Unreadable { .. } => {
-                "give a Jinja file, or one of chatml, llama-3, mistral, alpaca, which are built in"
+                "give a Jinja file, or one of chatml, llama-3, mistral, alpaca, which are built in".into()
             }
             Self::MissingToken { .. } => {
-                "the model could not learn where to stop; alpaca and mistral need an end-of-sequence token only"
+                "the model could not learn where to stop; alpaca and mistral need an end-of-sequence token only".into()
             }
-        }
-        .to_string())
+        })
     }
 }
 

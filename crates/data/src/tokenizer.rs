@@ -19,6 +19,7 @@ mod to_gguf;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use lorafit_remedy::{Remedy, Setting, remedy};
 use regex::Regex;
 
 use crate::contained::contained;
@@ -129,7 +130,7 @@ pub enum TokenizerError {
 
 impl TokenizerError {
     /// What the user can do next.
-    pub fn hint(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<Remedy> {
         Some(match self {
             Self::NoTokenizer { sentencepiece: true, .. } => {
                 "convert it once with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
@@ -148,7 +149,7 @@ impl TokenizerError {
             }
             Self::NotJson { path, .. } => {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
-                format!("correct it, or take {name} from where the model came from")
+                format!("correct it, or take {name} from where the model came from").into()
             }
             Self::TooLarge { .. } | Self::Invalid { .. } => {
                 "the file is damaged or not a tokenizer file; download the model again".into()
@@ -159,11 +160,10 @@ impl TokenizerError {
             Self::UnknownModel { .. } | Self::UnknownPre { .. } => {
                 "use the model's Hugging Face folder, whose tokenizer.json says everything".into()
             }
-            Self::NoGguf { .. } => {
-                "take a .gguf file of the base as --model: its tokenizer is copied; llama.cpp's convert_hf_to_gguf.py knows \
-                 further tokenizers"
-                    .into()
-            }
+            Self::NoGguf { .. } => remedy![
+                "take a .gguf file of the base, whose tokenizer is copied, as ", Setting::Model;
+                "convert it with llama.cpp's convert_hf_to_gguf.py, which knows further tokenizers"
+            ],
             Self::Library { .. } => return None,
         })
     }

@@ -32,7 +32,10 @@ fn main() -> ExitCode {
     let nvrtc = match Nvrtc::open(None) {
         Ok(nvrtc) => nvrtc,
         Err(error) => {
-            eprintln!("error: {error}\nhint: {}", error.hint().unwrap_or_default());
+            eprintln!(
+                "error: {error}\nhint: {}",
+                error.hint().map(|hint| hint.to_string()).unwrap_or_default()
+            );
             return ExitCode::FAILURE;
         }
     };

@@ -1,14 +1,18 @@
 //! The command line as a whole: its verbs. Each verb's own flags stand in its file under `command/`, those of
 //! `train` and those that verbs share under `args/`.
 
+use std::collections::BTreeSet;
+
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::args::config_file::Given;
+use crate::args::flags;
 use crate::args::train::TrainArgs;
 use crate::command::{
     bench, chat, compare, completions, data, eval, export, generate, inspect, manual, merge, plan, quantize,
     report, selfcheck, status, sweep, train,
 };
+use crate::terminal::words;
 
 /// Fine-tune open language models with LoRA on the machine you have.
 #[derive(Parser)]
@@ -76,9 +80,25 @@ fn command() -> clap::Command {
     Cli::command().mut_subcommands(|verb| verb.mut_args(numbers))
 }
 
+/// What hints may refer to where the verb `name` runs.
+fn words_of(name: &str) -> words::Verb {
+    let flags = command().find_subcommand(name).map_or_else(BTreeSet::new, |verb| {
+        let shown = verb.get_arguments().filter(|flag| !flag.is_hide_set());
+        shown.filter_map(|flag| flag.get_long().map(str::to_owned)).collect()
+    });
+    let keys = match name {
+        "sweep" => flags::with(|facts| facts.is_key).into_iter().map(str::to_owned).collect(),
+        _ => BTreeSet::new(),
+    };
+    words::Verb { flags, keys }
+}
+
 /// Reads the process's arguments and runs the verb.
 pub fn run() -> anyhow::Result<()> {
     let matches = command().get_matches();
+    if let Some(name) = matches.subcommand_name() {
+        words::runs(words_of(name));
+    }
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let given = Given::new(matches.subcommand().map(|(_, matches)| matches));
     match cli.verb {
@@ -106,6 +126,26 @@ pub fn run() -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lorafit_remedy::Setting;
+
+    #[test]
+    fn every_setting_that_a_hint_may_name_is_a_flag_of_some_verb() {
+        let verbs: Vec<words::Verb> =
+            Cli::command().get_subcommands().map(|verb| words_of(verb.get_name())).collect();
+        for setting in Setting::ALL {
+            let flag = words::flag(*setting);
+            assert!(verbs.iter().any(|verb| verb.flags.contains(&flag)), "no verb has --{flag}");
+        }
+    }
+
+    #[test]
+    fn a_sweep_is_told_of_the_keys_of_its_file() {
+        let (sweep, train) = (words_of("sweep"), words_of("train"));
+        assert!(sweep.keys.contains("lr") && sweep.flags.contains("out"), "{sweep:?}");
+        // What concerns one call of train stands in no file.
+        assert!(!sweep.keys.contains("resume") && train.flags.contains("resume"), "{sweep:?}");
+        assert!(train.keys.is_empty() && train.flags.contains("lr"), "{train:?}");
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -1,4 +1,4 @@
-//! Where a model's files are: turns what a user passes as `--model` into a folder or a `.gguf` file.
+//! Where a model's files are: turns what a user calls a model into a folder or a `.gguf` file.
 //!
 //! In this order: a name of Ollama (`ollama://model:tag`), what exists on this machine, then a hub id. A hub id is `org/name`, or
 //! `org/name/file.gguf` for one GGUF file of a repository, with `@revision` (branch, tag or commit) after
@@ -13,6 +13,8 @@ use std::{fs, io};
 
 #[cfg(feature = "hub")]
 pub use hub::Hub;
+
+use lorafit_remedy::{Remedy, Setting, remedy};
 
 use crate::files::ADAPTER_CONFIG;
 
@@ -374,125 +376,128 @@ pub enum SourceError {
     },
 }
 
-/// What `--model` takes.
-const EXPECTED: &str = "--model takes a Hugging Face model folder (config.json, tokenizer.json, *.safetensors), a .gguf file, a \
-                        hub id (org/name, org/name@revision), or ollama://model:tag";
+/// What a model is given as.
+const EXPECTED: &str = "a model is given as a Hugging Face model folder (config.json, tokenizer.json, *.safetensors), a .gguf \
+                        file, a hub id (org/name, org/name@revision), or ollama://model:tag";
 
 impl SourceError {
     /// What the user can do.
-    pub fn hint(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<Remedy> {
         Some(match self {
             SourceError::NotFound { model } if is_gguf(model) => {
                 "check the path, which is looked up from the current folder; a file of the hub is \
                  org/name/file.gguf"
-                    .to_owned()
+                    .into()
             }
-            SourceError::NotFound { .. } => EXPECTED.to_owned(),
+            SourceError::NotFound { .. } => EXPECTED.into(),
             SourceError::NotAModel { path } => instead_of_file(path),
             SourceError::NoConfig { place, files } => instead_of_place(place, files),
             SourceError::Io { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                     "make room, or set HF_HOME to a folder on a larger disk; the download goes on where it \
                      stopped"
-                        .to_owned()
+                        .into()
                 }
                 _ => return None,
             },
             SourceError::NoHubSupport { .. } => {
-                "build with the feature `hub`, or download the model and pass its folder".to_owned()
+                "build with the feature `hub`, or download the model and pass its folder".into()
             }
             SourceError::Unreachable { .. } => {
                 "check the network, HTTPS_PROXY and HF_ENDPOINT, then run it again: what has arrived is \
                  kept; if a path was meant, there is nothing of that name here"
-                    .to_owned()
+                    .into()
             }
             SourceError::Denied { what, endpoint, had_token, .. } => to_be_let_in(what, endpoint, *had_token),
             SourceError::Missing { kind: "revision", .. } => {
-                "check the part after @: a branch, tag or commit".to_owned()
+                "check the part after @: a branch, tag or commit".into()
             }
             SourceError::Missing { .. } => {
                 "check the spelling of the name and the revision; a path is looked up from the current folder"
-                    .to_owned()
+                    .into()
             }
-            SourceError::UnexpectedAnswer { passing: true, .. } => "try again later".to_owned(),
+            SourceError::UnexpectedAnswer { passing: true, .. } => "try again later".into(),
             SourceError::UnexpectedAnswer { passing: false, .. } => {
-                "check HF_ENDPOINT, and that no proxy answers in the hub's place".to_owned()
+                "check HF_ENDPOINT, and that no proxy answers in the hub's place".into()
             }
             SourceError::NotCached { .. } => {
-                "unset HF_HUB_OFFLINE once to download it, or set HF_HOME to the cache that has it".to_owned()
+                "unset HF_HUB_OFFLINE once to download it, or set HF_HOME to the cache that has it".into()
             }
             SourceError::NoSafetensors { repo, found } => instead_of_pickle(repo, found),
             SourceError::NotOllama { model, stores, .. } => to_have_from_ollama(model, stores),
             SourceError::BadOllama { problem, .. } if problem.contains("adapter") => {
-                "give the model that it was made FROM (ollama show --modelfile), and the adapter as --adapter"
-                    .to_owned()
+                remedy![
+                    "give the model that it was made FROM (ollama show --modelfile)";
+                    "give that, and the adapter as ", Setting::Adapter
+                ]
             }
             SourceError::BadOllama { .. } => {
-                "fetch it again with ollama pull, or give the .gguf file itself".to_owned()
+                "fetch it again with ollama pull, or give the .gguf file itself".into()
             }
             SourceError::BadIndex { .. } => {
-                "the repository is broken: tell its owner, or try another revision with @".to_owned()
+                "the repository is broken: tell its owner, or try another revision with @".into()
             }
         })
     }
 }
 
 /// What to give instead of a file that is no model.
-fn instead_of_file(path: &Path) -> String {
+fn instead_of_file(path: &Path) -> Remedy {
     match path.parent().filter(|dir| dir.join(CONFIG).is_file()) {
-        Some(dir) if dir.as_os_str().is_empty() => "pass its folder: .".to_owned(),
-        Some(dir) => format!("pass its folder: {}", dir.display()),
-        None => EXPECTED.to_owned(),
+        Some(dir) if dir.as_os_str().is_empty() => "pass its folder: .".into(),
+        Some(dir) => format!("pass its folder: {}", dir.display()).into(),
+        None => EXPECTED.into(),
     }
 }
 
 /// What to give instead of a folder or repository with these files and no configuration.
-fn instead_of_place(place: &str, files: &[String]) -> String {
+fn instead_of_place(place: &str, files: &[String]) -> Remedy {
     if files.iter().any(|name| name == ADAPTER_CONFIG) {
-        return format!("this is an adapter ({ADAPTER_CONFIG}): pass its base model as --model");
+        let why = format!("this is an adapter ({ADAPTER_CONFIG})");
+        return remedy!["pass its base model as ", Setting::Model].because(why);
     }
     match files.iter().find(|name| is_gguf(name)) {
-        Some(first) => format!("pass the GGUF file itself: {}", joined(place, first)),
-        None => EXPECTED.to_owned(),
+        Some(first) => format!("pass the GGUF file itself: {}", joined(place, first)).into(),
+        None => EXPECTED.into(),
     }
 }
 
 /// What to do where the hub wants somebody else.
-fn to_be_let_in(what: &str, endpoint: &str, had_token: bool) -> String {
+fn to_be_let_in(what: &str, endpoint: &str, had_token: bool) -> Remedy {
     let page = format!("{endpoint}/{}", what.splitn(3, '/').take(2).collect::<Vec<_>>().join("/"));
     match had_token {
         false => format!(
             "check the name; if the model is private or its licence must be accepted, do that at {page} and set HF_TOKEN"
-        ),
+        ).into(),
         true => format!(
             "the token in use (HF_TOKEN, or the one logged in with) may not read it: accept the licence at {page}, or use \
              another token"
-        ),
+        ).into(),
     }
 }
 
 /// What to take of a repository that has weights as pickle files or in other forms.
-fn instead_of_pickle(repo: &str, found: &[String]) -> String {
+fn instead_of_pickle(repo: &str, found: &[String]) -> Remedy {
     match found.iter().find(|name| is_gguf(name)) {
-        Some(gguf) => format!("name one of its files: --model {repo}/{gguf}"),
+        Some(gguf) => remedy!["name one of its files: ", Setting::Model.is(format!("{repo}/{gguf}"))],
         None => format!(
             "pickle files can run code when read, so they are not: look for a safetensors version, or convert it once in \
              Python with `AutoModelForCausalLM.from_pretrained(\"{repo}\").save_pretrained(\"FOLDER\")` and pass FOLDER"
-        ),
+        ).into(),
     }
 }
 
 /// What to do where Ollama does not have the model.
-fn to_have_from_ollama(model: &str, stores: &[PathBuf]) -> String {
+fn to_have_from_ollama(model: &str, stores: &[PathBuf]) -> Remedy {
     match stores {
         [] => {
             "a name of Ollama is ollama://model:tag or ollama://namespace/model:tag, as ollama list shows it"
-                .to_owned()
+                .into()
         }
         _ => format!(
             "fetch it first: ollama pull {}; OLLAMA_MODELS says where its models are, if not in ~/.ollama/models",
             model.trim_start_matches(ollama::SCHEME)
-        ),
+        ).into(),
     }
 }
 

@@ -6,6 +6,7 @@ use lorafit_kernels::selfcheck::product_peak;
 use lorafit_kernels::{ComputeDtype, Device, random};
 use lorafit_model::adapter::{Adapter, LoraConfig, TargetError};
 use lorafit_model::{ActivationPolicy, Config, Model, Parameters, RandomWeights};
+use lorafit_remedy::Remedy;
 use serde::Serialize;
 
 use crate::memory::{peak_device_bytes, peak_rss_bytes};
@@ -154,7 +155,7 @@ pub enum BenchError {
 
 impl BenchError {
     /// What the user can do.
-    pub fn hint(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<Remedy> {
         match self {
             BenchError::Targets(e) => e.hint(),
             BenchError::Train(e) => e.hint(),

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use lorafit_model::FileError;
+use lorafit_remedy::{Remedy, Setting, remedy};
 
 use crate::identity::Mismatch;
 use crate::storage::free_bytes;
@@ -111,25 +112,30 @@ fn listed(mismatches: &[Mismatch]) -> String {
 
 impl RunError {
     /// What the user can do.
-    pub fn hint(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<Remedy> {
         Some(match self {
-            RunError::Taken { .. } => {
-                "continue it with --resume, choose another --out, or replace it with --overwrite".into()
+            RunError::Taken { .. } => remedy![
+                "continue it with ", Setting::Resume;
+                "choose another ", Setting::Out;
+                "replace it with ", Setting::Overwrite
+            ],
+            RunError::NoRun { .. } => "give the folder that the run was written to".into(),
+            RunError::Locked { .. } => {
+                remedy!["wait for it"; "stop it"; "choose another ", Setting::Out]
             }
-            RunError::NoRun { .. } => "give the folder that --out named".into(),
-            RunError::Locked { .. } => "wait for it, stop it, or choose another --out".into(),
             RunError::Io { .. } | RunError::Save { .. } => {
                 "check that the folder exists, is writable and has space left".into()
             }
             RunError::NoSpace { .. } => {
-                "make space, choose another --out, or lower --keep-checkpoints".into()
+                remedy!["make space"; "choose another ", Setting::Out; "lower ", Setting::KeepCheckpoints]
             }
-            RunError::NoSpaceForModel { .. } => "make space, or choose another --out".into(),
-            RunError::Checkpoint(_) | RunError::NoCheckpoint { .. } => {
-                "start again with --overwrite; --adapter takes an adapter to start from".into()
-            }
+            RunError::NoSpaceForModel { .. } => remedy!["make space"; "choose another ", Setting::Out],
+            RunError::Checkpoint(_) | RunError::NoCheckpoint { .. } => remedy![
+                "start again with ", Setting::Overwrite;
+                "start from the adapter as it is with ", Setting::Adapter.is("RUN")
+            ],
             RunError::Mismatch { .. } => {
-                "give it what it had, or go on all the same with --resume-anyway".into()
+                remedy!["give it what it had"; "go on all the same with ", Setting::ResumeAnyway]
             }
             RunError::Adapter(e) => return e.hint(),
         })

@@ -14,6 +14,7 @@ use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::elementwise::sum_squares;
 use lorafit_kernels::random;
 use lorafit_model::{ActivationPolicy, ActiveAdapter, Buffers, Config, Gradients, Losses, Parameters};
+use lorafit_remedy::{Remedy, Setting, Task, remedy};
 
 use crate::cadence::{Cadence, CheckpointEvery};
 use crate::checkpoint::{self, Best, Checkpoint, State};
@@ -178,20 +179,24 @@ pub enum TrainError {
 
 impl TrainError {
     /// What the user can do.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            TrainError::NonFinite(refusal) if refusal.step <= 1 => Some(
-                "the weights or the adapter themselves may hold values that are no numbers, which lorafit eval with the same \
-                 --model tells; if they do not, look at the rows and lower --lr"
-                    .into(),
-            ),
-            TrainError::NonFinite(_) => Some(
-                "look at the rows; lower --lr, or set --max-grad-norm; --resume RUN --on-nan skip goes on without them"
-                    .into(),
-            ),
-            TrainError::Parameters { .. } => Some("lower --lr, or set --max-grad-norm".into()),
-            TrainError::Run(e) => e.hint(),
-        }
+    pub fn hint(&self) -> Option<Remedy> {
+        Some(match self {
+            TrainError::NonFinite(refusal) if refusal.step <= 1 => remedy![
+                "see with ", Task::Evaluate, " whether the weights or the adapter themselves hold values that are no numbers";
+                "look at the rows";
+                "lower ", Setting::Lr
+            ],
+            TrainError::NonFinite(_) => remedy![
+                "look at the rows";
+                "lower ", Setting::Lr;
+                "set ", Setting::MaxGradNorm;
+                "go on without them with ", Setting::Resume.is("RUN"), " ", Setting::OnNan.is("skip")
+            ],
+            TrainError::Parameters { .. } => {
+                remedy!["lower ", Setting::Lr; "set ", Setting::MaxGradNorm]
+            }
+            TrainError::Run(e) => return e.hint(),
+        })
     }
 }
 

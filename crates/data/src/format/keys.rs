@@ -1,5 +1,5 @@
 //! Every key that rows and messages are known to have, and what becomes of it. This list is the only one: rows are read
-//! by it, `--help` is written from it, and what is not in it is passed over and counted.
+//! by it, the help of the command line is written from it, and what is not in it is passed over and counted.
 //!
 //! A key that would change what is trained, and that nothing here reads, is refused by name. A key whose value says
 //! nothing (null, an empty text, list or object; tables have them in every row) is as good as absent.
@@ -123,7 +123,7 @@ pub const LIST: &[Keys] = &[
     row(
         &["context"],
         TURNS,
-        Use::Refused("say where it goes: --columns context=input sets it below the instruction"),
+        Use::Refused("say where it goes: read as `input`, it stands below the instruction"),
     ),
     row(
         &["images", "image", "audio", "audios", "video", "videos", "image_url"],

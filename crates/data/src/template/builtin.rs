@@ -1,4 +1,4 @@
-//! Chat templates that are built in, for `--template`: to give a base model one, or to train on another than the
+//! Chat templates that are built in: to give a base model one, or to train on another than the
 //! model's own. Each is written from the public documentation of its format.
 
 use std::path::Path;
@@ -22,7 +22,7 @@ impl Builtin {
     /// Every built-in template.
     pub const ALL: [Self; 4] = [Self::Chatml, Self::Llama3, Self::Mistral, Self::Alpaca];
 
-    /// Its name for `--template`.
+    /// What users call it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Chatml => "chatml",

@@ -171,7 +171,7 @@ fn a_folder_that_cannot_be_made_is_named() {
     let load = Dataset::load_cached(&fixture.source, &tiny_chatml(), Options::default(), &cache, &mut |_| ());
     let error = load.unwrap_err();
     assert!(matches!(&error, DataError::Cache { path, .. } if path == &folder), "{error}");
-    assert!(error.hint().unwrap().contains("--cache-dir"));
+    assert!(error.hint().unwrap().to_string().contains("cache_dir DIR"));
 }
 
 #[test]

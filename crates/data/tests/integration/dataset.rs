@@ -124,7 +124,7 @@ fn a_reply_that_could_not_be_generated_where_it_stands_is_an_error() {
     let tokenizer = with_reply("<|im_start|>a\n{{ m.content }}<|im_end|>\n", "<|im_start|>a\nthink ");
     let error = load(TWO_TURNS, &tokenizer).unwrap_err();
     assert!(error.to_string().contains("up to messages[1] differently"), "{error}");
-    assert!(error.hint().unwrap().contains("split the conversation"));
+    assert!(error.hint().unwrap().to_string().contains("split the conversation"));
     // The next words are not found since they are written twice, and nothing ends a turn.
     let mut meta = tiny_metadata("gpt-2", &[]);
     meta.chat_template = Some(
@@ -320,7 +320,7 @@ fn a_template_that_cannot_take_the_models_place_is_refused() {
     );
     let error = tokenizer.use_chat_template("chatlm").unwrap_err();
     assert!(error.to_string().starts_with("cannot read the chat template chatlm: "), "{error}");
-    assert!(error.hint().unwrap().contains("chatml"));
+    assert!(error.hint().unwrap().to_string().contains("chatml"));
     let mut broken = tempfile::NamedTempFile::new().unwrap();
     broken.write_all(b"{% for %}").unwrap();
     let name = broken.path().to_str().unwrap();
@@ -419,7 +419,7 @@ fn truncation_is_counted_and_rows_left_without_a_target_are_dropped() {
         error.to_string().ends_with("none of its 3 rows has a trained token within the first 1 token"),
         "{error}"
     );
-    assert_eq!(error.hint().unwrap(), "--max-seq-len 2 is the least that leaves a row");
+    assert_eq!(error.hint().unwrap().to_string(), "max_seq_len 2 is the least that leaves a row");
     assert_eq!(load(2).unwrap().report.samples, 1);
     assert!(load(0).is_err());
 }
@@ -571,7 +571,7 @@ fn the_first_row_decides_the_shape_and_an_unknown_one_lists_its_fields() {
             .to_string()
             .ends_with("line 1: the row has none of the known shapes; its fields are: `question`, `answer`")
     );
-    assert!(error.hint().unwrap().contains("instruction (instruction, output)"));
+    assert!(error.hint().unwrap().to_string().contains("instruction (instruction, output)"));
     let error = load("{\"text\": \"ab\"}\n{\"prompt\": \"a\", \"completion\": \"b\"}", &plain()).unwrap_err();
     assert!(error.to_string().ends_with("line 2: the row has no `text`, which text rows have"), "{error}");
 }
@@ -652,7 +652,7 @@ fn rows_beyond_the_positions_of_a_model_are_refused() {
             long - 1
         )
     );
-    assert!(beyond.hint().contains(&format!("--max-seq-len {}", long - 1)));
+    assert!(beyond.hint().to_string().contains(&format!("max_seq_len {}", long - 1)));
     let exact = ModelLimits { positions: Some(long), ..limits };
     assert_eq!(exact.check(all.samples.iter().nth(1).unwrap().ids, &tokenizer), Ok(()));
     let options = Options { limits, ..Options::default() };

@@ -306,7 +306,7 @@ fn an_end_that_is_not_known_is_an_error_that_quotes_what_stands_there() {
     let problem =
         trained("{% for m in messages %}{{ m.role }}: {{ m.content }}\n;\n{% endfor %}", &turns).unwrap_err();
     assert!(problem.to_string().contains("writes \"\\n;\\n\" behind the reply messages[1]"), "{problem}");
-    assert!(problem.hint().unwrap().contains("eos_token"));
+    assert!(problem.hint().unwrap().to_string().contains("eos_token"));
     let twice = TURNS.replace(
         "{% endfor %}",
         "{% if m.role == 'assistant' %}It said {{ m.content }}{% endif %}{% endfor %}",

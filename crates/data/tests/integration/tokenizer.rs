@@ -154,7 +154,7 @@ fn folders_that_are_not_tokenizers_are_errors_that_name_the_file() {
     assert!(load().to_string().ends_with("has no tokenizer.json"));
     write("tokenizer.model", "");
     assert!(load().to_string().ends_with("has no tokenizer.json (only tokenizer.model)"));
-    assert!(load().hint().unwrap().contains("save_pretrained"));
+    assert!(load().hint().unwrap().to_string().contains("save_pretrained"));
 
     for bad in [
         "",
@@ -202,7 +202,7 @@ fn folders_that_are_not_tokenizers_are_errors_that_name_the_file() {
         ("tokenizer_config.json", "{", "tokenizer_config.json line 1, column 1: it ends inside an object"),
     ] {
         write(name, text);
-        let (error, hint) = (load().to_string(), load().hint().unwrap());
+        let (error, hint) = (load().to_string(), load().hint().unwrap().to_string());
         assert!(error.contains(want) && error.contains(name), "{error}");
         assert!(!hint.contains("damaged"), "{error}: {hint}");
         fs::remove_file(folder.path().join(name)).unwrap();

@@ -46,8 +46,7 @@ impl Wanted {
             names: vec!["libcuda.so.1".to_owned()],
             parts: None,
             places: &PLACES_OF_THE_DRIVER,
-            hint: "install NVIDIA's driver (nvidia-smi then lists the device), or use --device cpu"
-                .to_owned(),
+            hint: "install NVIDIA's driver (nvidia-smi then lists the device)".to_owned(),
         }
     }
 

@@ -1,5 +1,7 @@
 //! What a device does not do, and what the user can do about it.
 
+use lorafit_remedy::{Remedy, Setting, Task, remedy};
+
 /// Why a device does not do what it is asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
@@ -71,21 +73,29 @@ pub enum DeviceError {
 
 impl DeviceError {
     /// What the user can do.
-    pub fn hint(&self) -> Option<String> {
-        let hint = match self {
-            DeviceError::Library { hint, .. } => hint,
-            DeviceError::Kernel { hint, .. } => *hint,
-            DeviceError::DriverVersion { .. } => "install a newer driver of NVIDIA's, or use --device cpu",
-            DeviceError::Ordinal { .. } => "nvidia-smi -L lists devices; CUDA_VISIBLE_DEVICES may hide some",
-            DeviceError::Architecture { .. } => "--device cpu works everywhere",
-            DeviceError::Memory { .. } => {
-                "fewer --micro-batch-tokens, --recompute full or --quant nf4 take less; lorafit plan --device cuda tells"
+    pub fn hint(&self) -> Option<Remedy> {
+        let on_cpu = || Setting::Device.is("cpu");
+        Some(match self {
+            DeviceError::Library { hint, .. } => remedy![hint.clone(); "use ", on_cpu()],
+            DeviceError::Kernel { hint, .. } => (*hint).into(),
+            DeviceError::DriverVersion { .. } => {
+                remedy!["install a newer driver of NVIDIA's"; "use ", on_cpu()]
             }
-            DeviceError::Failed { .. } => {
-                "resume from the last checkpoint; nvidia-smi and dmesg tell whether the device is well"
+            DeviceError::Ordinal { .. } => {
+                "nvidia-smi -L lists devices; CUDA_VISIBLE_DEVICES may hide some".into()
             }
-        };
-        Some(hint.to_owned())
+            DeviceError::Architecture { .. } => remedy!["use ", on_cpu(), ", which works everywhere"],
+            DeviceError::Memory { .. } => remedy![
+                "lower ", Setting::MicroBatchTokens;
+                "compute activations again with ", Setting::Recompute.is("full");
+                "quantise the weights with ", Setting::Quant.is("nf4");
+                "see what takes how much with ", Task::PlanMemory
+            ],
+            DeviceError::Failed { .. } => remedy![
+                "see with nvidia-smi and dmesg whether the device is well";
+                "go on from the last checkpoint with ", Setting::Resume.is("RUN")
+            ],
+        })
     }
 
     /// Unwinds: in the middle of a computation there is nothing to go on with. The value is what the unwinding carries, for

@@ -3,8 +3,7 @@
 use std::ops::Range;
 
 use super::frozen::{FrozenWeight, RowOrder, Storage};
-use crate::gpu::Gpu;
-use crate::gpu::{Float, Region, count};
+use crate::gpu::{Float, Gpu, Region, count};
 use crate::quant::cuda::{Rows, Tile};
 use crate::quant::on_gpu::OnGpu;
 use crate::tensor::{Device, Tensor};

@@ -14,8 +14,7 @@ pub use device::DeviceWeight;
 pub use frozen::{FrozenWeight, RowOrder, UnquantizableValue, WeightError};
 pub use trained::TrainedWeight;
 
-use crate::gpu::Gpu;
-use crate::gpu::{Float, Region, count};
+use crate::gpu::{Float, Gpu, Region, count};
 use crate::quant::Format;
 use crate::quant::cuda::{Rows, Tile, decode_blocks};
 use crate::tensor::{Device, Tensor};

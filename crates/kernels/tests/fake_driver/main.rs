@@ -86,7 +86,10 @@ const WHEELS: &str = "venv/lib/python3.12/site-packages/nvidia";
 fn opens() {
     match cuda::open(0, Float::F32) {
         Ok(gpu) => println!("{}\n{}", gpu.info().libraries.join("\n"), gpu.info().architecture),
-        Err(error) => println!("error: {error}\nhint: {}", error.hint().unwrap_or_default()),
+        Err(error) => println!(
+            "error: {error}\nhint: {}",
+            error.hint().map(|hint| hint.to_string()).unwrap_or_default()
+        ),
     }
 }
 

@@ -33,7 +33,7 @@ pub fn together<'a>(
 pub fn refuse<'a>(given: &Given, flags: impl IntoIterator<Item = Idle<'a>>) -> Result<(), CliError> {
     match flags.into_iter().find(|idle| !idle.acts && given.has(idle.flag)) {
         Some(Idle { flag, why, hint, .. }) => {
-            Err(CliError::usage(format!("--{flag} has no meaning {why}")).hint(hint))
+            Err(CliError::usage(format!("--{flag} has no meaning {why}")).hint(hint.to_owned()))
         }
         None => Ok(()),
     }

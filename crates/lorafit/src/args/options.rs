@@ -9,6 +9,8 @@ use lorafit_model::adapter::{LayerRange, TargetError, Targets};
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::terminal::words;
+
 /// Written to configuration files as to the terminal.
 macro_rules! serde_as_text {
     ($($kind:ty),*) => {$(
@@ -193,6 +195,7 @@ impl<T: FromStr<Err = TargetError>> FromStr for Written<T> {
             // Clap and serde carry one message each, so the hint goes with it.
             Err(error) => Err(error
                 .hint()
+                .and_then(|hint| words::worded(&hint))
                 .into_iter()
                 .fold(error.to_string(), |message, hint| format!("{message}; {hint}"))),
         }

@@ -1,7 +1,8 @@
 //! Errors as the user sees them: what went wrong, indented details, and a hint to act on.
 //!
 //! Verbs return `anyhow::Result`, so a library's error travels up with `?`. Its `hint()` is found here
-//! again by its type: a new library error type is one line in [`library_hint`].
+//! again by its type: a new library error type is one line in [`library_hint`]. It is a [`Remedy`], which
+//! [`words`] says with the flags of the verb that runs.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -10,15 +11,16 @@ use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
 use lorafit_kernels::gpu::DeviceError;
+use lorafit_remedy::Remedy;
 
-use crate::terminal::output;
+use crate::terminal::{output, words};
 
 /// An error of the command line itself.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct CliError {
     message: String,
-    hint: Option<String>,
+    hint: Option<Remedy>,
     usage: bool,
 }
 
@@ -33,8 +35,8 @@ impl CliError {
         CliError { usage: true, ..CliError::new(message) }
     }
 
-    /// Adds what the user can do about it.
-    pub fn hint(self, hint: impl Into<String>) -> Self {
+    /// Adds what the user can do about it: in words, since a verb knows its flags, or as a library has it.
+    pub fn hint(self, hint: impl Into<Remedy>) -> Self {
         CliError { hint: Some(hint.into()), ..self }
     }
 }
@@ -47,7 +49,7 @@ macro_rules! hint_of_any {
 }
 
 /// The hint of a library's error: one line per error type.
-fn library_hint(error: &(dyn Error + 'static)) -> Option<String> {
+fn library_hint(error: &(dyn Error + 'static)) -> Option<Remedy> {
     hint_of_any!(
         error,
         lorafit_data::DataError,
@@ -121,13 +123,14 @@ pub fn render(error: &anyhow::Error, colour: bool) -> String {
     if shown.is_empty() {
         text.push('\n');
     }
-    if let Some(hint) = error.chain().find_map(hint_of) {
+    let hint = error.chain().find_map(hint_of);
+    if let Some(hint) = hint.and_then(|hint| words::worded(&hint)) {
         let _ = writeln!(text, "{} {}", paint("1;36", "hint:"), hint.replace('\n', "\n  "));
     }
     text
 }
 
-fn hint_of(error: &(dyn Error + 'static)) -> Option<String> {
+fn hint_of(error: &(dyn Error + 'static)) -> Option<Remedy> {
     match error.downcast_ref::<CliError>() {
         Some(error) => error.hint.clone(),
         None => library_hint(error),

@@ -5,3 +5,4 @@ pub mod interrupt;
 pub mod large_write;
 pub mod output;
 pub mod progress;
+pub mod words;

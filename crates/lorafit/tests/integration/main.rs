@@ -9,6 +9,7 @@ mod endings;
 mod export;
 mod flags;
 mod full;
+mod hints;
 mod hostile;
 mod merge;
 mod reference;

@@ -9,6 +9,8 @@ use tempfile::TempDir;
 
 use crate::common::{lorafit, well};
 
+const LIBRARIES: [&str; 5] = ["remedy", "kernels", "data", "model", "train"];
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
 }
@@ -63,7 +65,7 @@ fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
 /// The code of the program and its libraries, without comments and tests; docs that `--help` shows included.
 fn sources() -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
-    for name in ["kernels", "data", "model", "train", "lorafit"] {
+    for name in LIBRARIES.iter().chain(&["lorafit"]) {
         rust_files(&root().join("crates").join(name).join("src"), &mut files);
     }
     let is_of_tests = |file: &PathBuf| {
@@ -167,17 +169,24 @@ fn completions_are_read_by_their_shells() {
 }
 
 /// Flags of other programs, each with the word by which its line is known.
-const OF_OTHERS: [(&str, &[&str]); 8] = [
+const OF_OTHERS: [(&str, &[&str]); 9] = [
     ("mlx_lm", &["model", "adapter-path", "save-path"]),
     ("vllm", &["enable-lora", "lora-modules", "max-lora-rank", "tokenizer"]),
     ("--max-lora-rank", &["max-lora-rank"]),
     ("text-generation-launcher", &["lora-adapters", "model-id"]),
     ("llama-", &["lora", "lora-scaled"]),
     ("ollama", &["modelfile"]),
+    ("b3sum", &["check"]),
     // Colours of pages.
     ("var(--", &["ink", "faint", "line", "card", "paper", "accent"]),
     ("--gpu-architecture", &["gpu-architecture", "std", "ptxas-options"]),
 ];
+
+/// The flags of other programs that a line may name.
+fn of_others(line: &str) -> Vec<&'static str> {
+    let known = OF_OTHERS.iter().filter(|(word, _)| line.contains(word));
+    known.flat_map(|(_, flags)| flags.iter().copied()).collect()
+}
 
 #[test]
 fn no_text_names_a_flag_that_is_not_there() {
@@ -186,11 +195,7 @@ fn no_text_names_a_flag_that_is_not_there() {
     let (mut wrong, mut seen) = (Vec::new(), 0);
     for (file, text) in sources() {
         for line in text.lines().filter(|line| !line.trim_start().starts_with("///") || line.contains("--")) {
-            let of_others: Vec<&str> = OF_OTHERS
-                .iter()
-                .filter(|(word, _)| line.contains(word))
-                .flat_map(|(_, flags)| flags.iter().copied())
-                .collect();
+            let of_others = of_others(line);
             for name in named(line).iter().filter(|name| !of_others.contains(&name.as_str())) {
                 seen += 1;
                 if !all.contains(name) && name != "version" {
@@ -201,6 +206,28 @@ fn no_text_names_a_flag_that_is_not_there() {
     }
     assert!(seen > 300, "{seen}");
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What an error of a library advises is worded by the interface that shows it, which knows what its verbs have. So no library
+/// names a flag, be it in a comment.
+#[test]
+fn libraries_name_no_flag() {
+    let (mut wrong, mut lines) = (Vec::new(), 0);
+    for name in LIBRARIES {
+        let mut files = Vec::new();
+        rust_files(&root().join("crates").join(name).join("src"), &mut files);
+        for file in files {
+            let text = fs::read_to_string(&file).unwrap();
+            for (index, line) in text.lines().enumerate() {
+                lines += 1;
+                let of_others = of_others(line);
+                let flags = named(line).into_iter().filter(|name| !of_others.contains(&name.as_str()));
+                wrong.extend(flags.map(|flag| format!("{} line {}: --{flag}", file.display(), index + 1)));
+            }
+        }
+    }
+    assert!(lines > 10_000, "{lines}");
+    assert!(wrong.is_empty(), "a hint refers to a `Setting` (crates/remedy): {wrong:#?}");
 }
 
 #[test]

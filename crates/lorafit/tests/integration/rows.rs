@@ -304,7 +304,13 @@ fn tables_of_spreadsheets_are_conversations() {
         ],
     );
     let told = data("a.csv", "instruction,context,response\na,b,c\n", &[]);
-    refuses(&told, &["`context` is not read: say where it goes: --columns context=input"]);
+    refuses(
+        &told,
+        &[
+            "`context` is not read: say where it goes",
+            "set it below the instruction with --columns context=input",
+        ],
+    );
     let told = data("a.csv", "instruction,context,response\na,b,c\n", &["--columns", "context=input"]);
     says(&told, &["user\u{23ce}\na\u{23ce}\n\u{23ce}\nb<|im_end|>"]);
     // Without a template they have no shape.

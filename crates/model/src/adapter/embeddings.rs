@@ -7,6 +7,7 @@ use half::{bf16, f16};
 use lorafit_kernels::quant::Format;
 use safetensors::tensor::TensorView;
 
+use super::names::merged_in_peft;
 use super::peft::format_of;
 use crate::error::FileError;
 use crate::weights::ModelFiles;
@@ -25,8 +26,9 @@ pub(super) fn passed_over(
     let differs = |what: String| {
         FileError::new(Path::new(""), format!("{name} is a whole {}, {what}", weight.trim_end_matches(".weight")))
             .with_hint(
-                "merge the adapter in PEFT (merge_and_unload) and pass the merged model as --model; or, if no tokens were \
-                 added, save it again with save_pretrained(DIR, save_embedding_layers=False)",
+                merged_in_peft().or(
+                    "save it again with save_pretrained(DIR, save_embedding_layers=False), if no tokens were added".into(),
+                ),
             )
     };
     let Some(files) = base else {

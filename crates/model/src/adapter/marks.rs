@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use lorafit_remedy::{Remedy, Setting, Task, remedy};
 use serde_json::{Map, Value};
 
 use super::peft::{CONFIG_FILE, WEIGHTS_FILE};
@@ -10,8 +11,13 @@ use crate::error::FileError;
 /// The weights of an adapter of mlx-lm.
 const MLX: [&str; 2] = ["adapters.safetensors", "adapters.npz"];
 
-const OF_MLX: &str = "lorafit export --to peft --model BASE --adapter DIR --out NEW makes a PEFT folder of it; or run mlx_lm.fuse \
-                      --model BASE --adapter-path DIR --save-path MERGED and pass MERGED as --model";
+/// What to do with an adapter of mlx-lm.
+fn of_mlx() -> Remedy {
+    remedy![
+        "make a PEFT folder of it with ", Task::ConvertToPeft { adapter: "DIR" };
+        "run mlx_lm.fuse --model BASE --adapter-path DIR --save-path MERGED and pass MERGED as ", Setting::Model
+    ]
+}
 
 /// What is said of pickle files.
 pub(super) const PICKLE: &str = "load the adapter in PEFT once and save it with save_pretrained(DIR): it writes \
@@ -31,9 +37,12 @@ pub(super) fn of_folder(dir: &Path) -> Result<(), FileError> {
         let gguf = dir.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
         let parent = dir.parent().filter(|parent| parent.join(CONFIG_FILE).is_file());
         return Err(match parent {
-            _ if gguf => fail("a GGUF file, but an adapter is a folder as PEFT writes it".into()).with_hint(
-                "lorafit export --to peft --model BASE --adapter FILE.gguf --out NEW makes a folder of it",
-            ),
+            _ if gguf => {
+                fail("a GGUF file, but an adapter is a folder as PEFT writes it".into()).with_hint(remedy![
+                    "make a folder of it with ",
+                    Task::ConvertToPeft { adapter: "FILE.gguf" }
+                ])
+            }
             Some(parent) if parent.as_os_str().is_empty() => {
                 fail("a file, but an adapter is a folder".into()).with_hint("pass its folder: .")
             }
@@ -44,13 +53,13 @@ pub(super) fn of_folder(dir: &Path) -> Result<(), FileError> {
         });
     }
     if MLX.iter().any(|name| has(name)) {
-        return Err(fail("an adapter of mlx-lm, not of PEFT".into()).with_hint(OF_MLX));
+        return Err(fail("an adapter of mlx-lm, not of PEFT".into()).with_hint(of_mlx()));
     }
     if has("config.json") {
         return Err(fail(format!(
             "a model's folder, not an adapter's: it has config.json and no {CONFIG_FILE}"
         ))
-        .with_hint("pass it as --model"));
+        .with_hint(remedy!["pass it as ", Setting::Model]));
     }
     match checkpoints(dir).pop() {
         Some(newest) => Err(fail(format!("has no {CONFIG_FILE}, but adapters in folders of its own"))
@@ -77,11 +86,11 @@ pub(super) fn of_config(path: &Path, json: &Map<String, Value>) -> Result<(), Fi
     if json.contains_key("peft_type") {
         return Ok(());
     }
-    let of_mlx =
+    let key_of_mlx =
         ["fine_tune_type", "lora_parameters", "lora_layers"].iter().find(|key| json.contains_key(**key));
-    match of_mlx {
+    match key_of_mlx {
         Some(key) => Err(FileError::new(path, format!("an adapter of mlx-lm (it has `{key}`), not of PEFT"))
-            .with_hint(OF_MLX)),
+            .with_hint(of_mlx())),
         None => Ok(()),
     }
 }
@@ -98,7 +107,7 @@ pub(super) fn of_weights(dir: &Path) -> Result<(), FileError> {
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort_unstable();
     if names.iter().any(|name| MLX.contains(&name.as_str())) {
-        return Err(FileError::new(dir, "an adapter of mlx-lm, not of PEFT").with_hint(OF_MLX));
+        return Err(FileError::new(dir, "an adapter of mlx-lm, not of PEFT").with_hint(of_mlx()));
     }
     let of_adapter = |name: &&String| {
         let pickle = [".bin", ".pt", ".pth", ".ckpt"].iter().any(|end| name.ends_with(end));

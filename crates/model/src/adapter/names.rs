@@ -7,12 +7,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use lorafit_remedy::{Remedy, Setting, remedy};
+
 use crate::error::FileError;
 use crate::shape::{Config, HEAD, Module, Names, module_at};
 
 const PREFIX: &str = "base_model.model.";
 /// The way out where an adapter has what is not computed here.
-pub(super) const MERGE: &str = "merge the adapter in PEFT (merge_and_unload), save the model with save_pretrained, and pass that as --model";
+pub(super) fn merged_in_peft() -> Remedy {
+    remedy![
+        "merge the adapter in PEFT (merge_and_unload), save the model with save_pretrained, and pass that as ",
+        Setting::Model
+    ]
+}
+
 /// What begins with the path of a whole weight that PEFT saves with an adapter, the embedding or the head: its name as the model
 /// of these names has it, and the rest.
 fn whole<'p>(path: &'p str, names: &Names) -> Option<(&'static str, &'p str)> {
@@ -120,7 +128,7 @@ pub(super) fn unread(name: &str) -> FileError {
     let fail = |problem: String| FileError::new(Path::new(""), problem);
     if path.contains(".lora_magnitude_vector") {
         return fail(format!("tensor {name} belongs to DoRA, which is not supported"))
-            .with_hint("merge the adapter in PEFT (merge_and_unload) and pass the merged model as --model");
+            .with_hint(merged_in_peft());
     }
     let of_head = whole(path, Names::USUAL).filter(|(_, rest)| rest.starts_with(".lora_"));
     match of_head {
@@ -130,17 +138,16 @@ pub(super) fn unread(name: &str) -> FileError {
             let problem = format!(
                 "tensor {name} belongs to no projection of a block: adapters of {module} are not supported"
             );
-            fail(problem).with_hint(format!(
-                "merge the adapter in PEFT (merge_and_unload) and pass the merged model as --model, or train it again \
-                 without {module} in target_modules"
-            ))
+            fail(problem).with_hint(
+                merged_in_peft().or(format!("train it again without {module} in target_modules").into()),
+            )
         }
         None if !path.contains(".lora_") && (path.ends_with(".weight") || path.ends_with(".bias")) => {
             let problem = format!(
                 "tensor {name} is a whole weight that was trained beside the factors (modules_to_save, or a norm), which is \
                  not supported"
             );
-            fail(problem).with_hint(MERGE)
+            fail(problem).with_hint(merged_in_peft())
         }
         None => {
             let problem = format!("tensor {name} belongs to no projection that adapter_config.json selects");

@@ -7,12 +7,13 @@
 
 use std::path::Path;
 
+use lorafit_remedy::{Setting, remedy};
 use rayon::prelude::*;
 use serde_json::json;
 
 use super::analysis::Update;
 use super::factors::{AdapterFile, Factors};
-use super::names::{MERGE, tensor_name};
+use super::names::{merged_in_peft, tensor_name};
 use super::peft::{CONFIG_FILE, NamedTensor, WEIGHTS_FILE, whole};
 use crate::error::FileError;
 use crate::files::{TensorData, TensorSource};
@@ -83,20 +84,19 @@ pub fn shrink(adapter: &AdapterFile, rank: usize) -> Result<Shrunk, FileError> {
         let problem = format!(
             "`{key}` is {value}: the change is more than B A, so that its rank cannot be made smaller"
         );
-        return Err(fail(CONFIG_FILE, problem).with_hint(MERGE));
+        return Err(fail(CONFIG_FILE, problem).with_hint(merged_in_peft()));
     }
     if let Some(name) = adapter.others.first() {
         let problem =
             format!("tensor {name} is no factor of a linear layer, so that it has no rank to make smaller");
-        return Err(fail(WEIGHTS_FILE, problem).with_hint(MERGE));
+        return Err(fail(WEIGHTS_FILE, problem).with_hint(merged_in_peft()));
     }
     let ranks = || adapter.factors.iter().map(|factors| factors.rank);
     let (least, largest) = (ranks().min().unwrap_or(0), ranks().max().unwrap_or(0));
     if largest <= rank && least == largest && adapter.has_one_scale() {
         let problem = format!("rank {largest} in all layers already: there is nothing to make smaller");
-        return Err(
-            FileError::new(Path::new(&adapter.path), problem).with_hint("give a smaller --shrink-rank")
-        );
+        return Err(FileError::new(Path::new(&adapter.path), problem)
+            .with_hint(remedy!["give a smaller ", Setting::ShrinkRank]));
     }
     let rank = rank.min(largest);
     let scale = common_scale(adapter, rank);

@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
+use lorafit_remedy::Remedy;
 use regex::{Regex, RegexBuilder};
 
 use crate::arch::known_paths;
@@ -57,8 +58,8 @@ impl TargetError {
     }
 
     /// What the user can do.
-    pub fn hint(&self) -> Option<String> {
-        Some(self.hint.clone())
+    pub fn hint(&self) -> Option<Remedy> {
+        Some(self.hint.clone().into())
     }
 }
 
@@ -288,7 +289,7 @@ mod tests {
         assert!(!pattern.contains(2, up) && !pattern.contains(1, q));
         let error = "q_proj,qproj".parse::<Targets>().expect_err("unknown");
         assert_eq!(error.to_string(), "unknown target module `qproj`");
-        assert!(error.hint().is_some_and(|h| h.contains("gate_proj")));
+        assert!(error.hint().is_some_and(|h| h.to_string().contains("gate_proj")));
         assert!("".parse::<Targets>().is_err() && "regex:(".parse::<Targets>().is_err());
     }
 

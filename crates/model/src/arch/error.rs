@@ -1,13 +1,16 @@
 //! What is wrong with a configuration.
 
+use lorafit_remedy::Remedy;
+
 use super::FAMILIES;
+use crate::error::unquantised;
 
 /// What is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
 pub struct ConfigError {
     problem: String,
-    hint: Option<String>,
+    hint: Option<Remedy>,
 }
 
 impl ConfigError {
@@ -15,7 +18,7 @@ impl ConfigError {
         ConfigError { problem: problem.into(), hint: None }
     }
 
-    pub(crate) fn with_hint(self, hint: impl Into<String>) -> Self {
+    pub(crate) fn with_hint(self, hint: impl Into<Remedy>) -> Self {
         ConfigError { hint: Some(hint.into()), ..self }
     }
 
@@ -25,16 +28,13 @@ impl ConfigError {
     }
 
     /// What the user can do.
-    pub fn hint(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<Remedy> {
         if self.problem.trim_start_matches("`text_config`: ").starts_with("`quantization_config`") {
-            return Some(
-                "take the model it was made from, in BF16, with --quant nf4 or int8; or a GGUF file of it"
-                    .to_owned(),
-            );
+            return Some(unquantised());
         }
         let of_type = || {
             let known = || FAMILIES.map(|family| family.arch.model_type()).join(", ");
-            self.problem.contains("model_type").then(|| format!("supported: {}", known()))
+            self.problem.contains("model_type").then(|| format!("supported: {}", known()).into())
         };
         self.hint.clone().or_else(of_type)
     }

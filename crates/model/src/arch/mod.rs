@@ -1,6 +1,7 @@
 //! The architectures, one file each: what its `config.json` and its GGUF metadata say, the parts of its blocks, and its
 //! published shapes. Nothing outside of this folder names one.
 
+use lorafit_remedy::{Setting, remedy};
 use serde_json::{Map, Value, json};
 
 use crate::files::{Gguf, GgufEntry};
@@ -159,10 +160,12 @@ impl Config {
             let problem =
                 format!("`general.type` is \"{kind}\", expected \"model\": the file is no whole model");
             return Err(ConfigError::new(problem).with_hint(match kind {
-                "adapter" => {
-                    "pass the base it was made for as --model; lorafit reads adapters in PEFT's format, as a folder with --adapter"
-                }
-                _ => "pass the file of the language model itself",
+                "adapter" => remedy![
+                    "pass the base it was made for as ",
+                    Setting::Model,
+                    "; adapters are read in PEFT's format, as a folder"
+                ],
+                _ => "pass the file of the language model itself".into(),
             }));
         }
         let found = gguf.text("general.architecture").unwrap_or("");

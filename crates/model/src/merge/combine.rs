@@ -18,6 +18,7 @@
 use std::collections::BTreeSet;
 
 use lorafit_kernels::{Device, Tensor, random};
+use lorafit_remedy::{Remedy, Setting, remedy};
 use regex::Regex;
 
 use crate::adapter::{Adapter, LoraConfig, PartShape, Targets, path_pattern};
@@ -94,14 +95,16 @@ pub enum CombineError {
 
 impl CombineError {
     /// What the user can do.
-    pub fn hint(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<Remedy> {
         Some(match self {
             CombineError::RanksDiffer { .. } => {
-                "--method cat takes adapters of any ranks, and adds their updates exactly".to_owned()
+                remedy![
+                    Setting::Method.is("cat"),
+                    " takes adapters of any ranks, and adds their updates exactly"
+                ]
             }
             CombineError::NotFinite { .. } => {
-                "its training diverged, or the file is damaged: take an earlier checkpoint of the run"
-                    .to_owned()
+                "its training diverged, or the file is damaged: take an earlier checkpoint of the run".into()
             }
         })
     }

@@ -134,7 +134,7 @@ fn blob(
     let others = match others.is_empty() {
         true => String::new(),
         false => format!(
-            "; what Ollama has beside it ({}) is not read: the chat template is that of the file, or --template",
+            "; what Ollama has beside it ({}) is not read: the chat template is that of the file, or one that is given",
             others.join(", ")
         ),
     };
@@ -222,11 +222,11 @@ mod tests {
             error.to_string(),
             "ollama://smollm2:360m: Ollama has no such model here, only smollm2:135m"
         );
-        assert!(error.hint().unwrap().contains("ollama pull smollm2:360m"), "{:?}", error.hint());
+        assert!(error.hint().unwrap().to_string().contains("ollama pull smollm2:360m"), "{:?}", error.hint());
         let empty = tempfile::tempdir().unwrap();
         let error = find(empty.path(), "ollama://smollm2").unwrap_err();
         assert!(error.to_string().contains("Ollama has no models"), "{error}");
-        assert!(error.hint().unwrap().contains("OLLAMA_MODELS"), "{:?}", error.hint());
+        assert!(error.hint().unwrap().to_string().contains("OLLAMA_MODELS"), "{:?}", error.hint());
         for name in ["ollama://", "ollama://../x", "ollama://a/b/c/d", "ollama://a:", "ollama:///etc/passwd"]
         {
             let error = find(dir.path(), name).unwrap_err();

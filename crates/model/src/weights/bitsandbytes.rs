@@ -11,6 +11,7 @@ use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::{Absmax, Code, FourBit, NESTED_LEN};
 use lorafit_kernels::quant::int8::Int8;
 use lorafit_kernels::{FrozenWeight, SharedBytes};
+use lorafit_remedy::{Task, remedy};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
@@ -242,7 +243,7 @@ pub fn write_quantized(
 ) -> Result<QuantizedFolder, FileError> {
     let Source::Folder { shards, .. } = &files.source else {
         return Err(FileError::new(files.path(), "a GGUF file is quantised in its own formats")
-            .with_hint("quantize takes a Hugging Face model folder; train takes the GGUF file as it is"));
+            .with_hint("only a Hugging Face model folder is quantised; a GGUF file is trained as it is"));
     };
     let base = BaseQuantization { quantization, head: false };
     let config = files.config();
@@ -252,8 +253,13 @@ pub fn write_quantized(
         (false, false) => None,
     };
     if let Some(what) = what {
-        return Err(FileError::new(files.path(), format!("{what} is not written quantised"))
-            .with_hint("train with --quant on the folder as it is: it is quantised while it is read"));
+        return Err(FileError::new(files.path(), format!("{what} is not written quantised")).with_hint(
+            remedy![
+                "train on the folder as it is with ",
+                Task::TrainQuantised,
+                ": it is quantised while it is read"
+            ],
+        ));
     }
     let shapes: std::collections::HashMap<String, (usize, usize)> = matrices(config)
         .filter(|(name, ..)| base.of(name).is_some())

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use lorafit_kernels::quant::Format;
 use lorafit_kernels::{FrozenWeight, RowOrder, SharedBytes};
+use lorafit_remedy::{Setting, remedy};
 use rayon::prelude::*;
 
 pub use bitsandbytes::{QuantizedFolder, write_quantized};
@@ -17,7 +18,7 @@ pub use folder::{companions, is_tokenizer_file, tokenizer_files};
 pub use origin::License;
 
 use crate::arch::ConfigError;
-use crate::error::FileError;
+use crate::error::{FileError, unquantised};
 use crate::files::{ADAPTER_CONFIG, MAX_CONFIG_BYTES, StoredTensor, inside, read_text};
 pub use crate::files::{
     Gguf, GgufEntry, RowValues, SaveDtype, TensorData, TensorReader, TensorSource, Values, write_tensors,
@@ -239,7 +240,7 @@ impl ModelFiles {
         if *quantization && !shards.stored_names().iter().any(|(_, stored)| is_quantized(stored)) {
             notes.push(format!(
                 "{shown}: `quantization_config` in config.json was passed over: the weights are plain, and computed as they \
-                 are; transformers would quantise them, as --quant does here"
+                 are; transformers would quantise them, which is done here where it is asked for"
             ));
         }
         notes.extend(self.dropouts().map(|(key, rate)| {
@@ -258,8 +259,8 @@ impl ModelFiles {
         }
         if self.path.join(ADAPTER_CONFIG).is_file() {
             notes.push(format!(
-                "{shown}: the adapter beside the weights ({ADAPTER_CONFIG}) is not part of the model here; --adapter {shown} puts it on top, \
-                 as transformers does"
+                "{shown}: the adapter beside the weights ({ADAPTER_CONFIG}) is not part of the model here; give {shown} as the adapter, too, and \
+                 it is put on top, as transformers does"
             ));
         }
         notes
@@ -306,7 +307,7 @@ impl ModelFiles {
             if is_transposed(&self.config, name) {
                 let problem =
                     format!("{name} is quantised by bitsandbytes, which is not read of `Conv1D` layers");
-                return Err(self.error(problem).with_hint("take the model it was made from, with --quant"));
+                return Err(self.error(problem).with_hint(unquantised()));
             }
             return quantized.map_err(|problem| self.error(problem));
         }
@@ -362,7 +363,11 @@ impl ModelFiles {
         let Some(quantization) = base.of(name) else { return Ok(stored) };
         if stored.four_bit().is_some() || stored.int8().is_some() {
             let problem = format!("{name} is quantised already, so it cannot be quantised to {quantization}");
-            return Err(self.error(problem).with_hint("leave --quant out: the file is used as it is"));
+            return Err(self.error(problem).with_hint(remedy![
+                "leave ",
+                Setting::Quant,
+                " out: the file is used as it is"
+            ]));
         }
         let quantized = stored.quantize(quantization).map_err(|e| {
             self.error(format!("{name}: {e}"))
@@ -486,9 +491,5 @@ fn dropouts_of(json: &serde_json::Value) -> Vec<(String, f64)> {
 
 /// A configuration's problem with the file it was found in.
 fn config_error(path: &Path, error: &ConfigError) -> FileError {
-    let found = FileError::new(path, error.to_string());
-    match error.hint() {
-        Some(hint) => found.with_hint(hint),
-        None => found,
-    }
+    FileError::new(path, error.to_string()).with_hint_of(error.hint())
 }

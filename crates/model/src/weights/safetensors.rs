@@ -6,10 +6,11 @@ use std::path::{Component, Path, PathBuf};
 
 use lorafit_kernels::SharedBytes;
 use lorafit_kernels::quant::Format;
+use lorafit_remedy::{Remedy, Setting, remedy};
 use safetensors::Dtype;
 use serde::Deserialize;
 
-use crate::error::FileError;
+use crate::error::{FileError, unquantised};
 use crate::files::{StoredTensor, header_error, inside, map, read_header, read_text};
 use crate::shape::{HEAD, Names};
 
@@ -173,33 +174,37 @@ impl Shards {
     }
 
     /// Why the tensor `name` is missing, as far as the names that are there tell, and the way out.
-    pub(super) fn why_missing(&self, name: &str) -> Option<(String, &'static str)> {
+    pub(super) fn why_missing(&self, name: &str) -> Option<(String, Remedy)> {
         let names = || self.files.iter().flat_map(|file| file.entries.keys());
         let any = |what: &str| names().find(|name| name.contains(what));
-        const PLAIN: &str =
-            "take the model it was made from, in BF16, with --quant nf4 or int8; or a GGUF file of it";
         if let Some(found) = any(".lora_A.").or_else(|| any(".base_layer.")) {
             let hint = "merge the adapter in PEFT (merge_and_unload), save the model with save_pretrained, and pass that";
-            return Some((format!("the file is the state of a PEFT model, with {found}"), hint));
+            return Some((format!("the file is the state of a PEFT model, with {found}"), hint.into()));
         }
         if let Some(found) = names().find(|name| name.ends_with(".qweight")) {
-            return Some((format!("the weights are those of GPTQ or AWQ, with {found}"), PLAIN));
+            return Some((format!("the weights are those of GPTQ or AWQ, with {found}"), unquantised()));
         }
         if let Some(found) = names().find(|name| name.ends_with(".weight_packed")) {
-            return Some((format!("the weights are those of compressed-tensors, with {found}"), PLAIN));
+            return Some((
+                format!("the weights are those of compressed-tensors, with {found}"),
+                unquantised(),
+            ));
         }
         if let Some(found) =
             names().find(|name| *name == "tok_embeddings.weight" || name.ends_with(".attention.wq.weight"))
         {
             let hint = "take the folder that transformers reads (its names begin with model.), or convert it with the script \
                         of transformers for this model";
-            return Some((format!("the names are those of the maker's own format, with {found}"), hint));
+            return Some((
+                format!("the names are those of the maker's own format, with {found}"),
+                hint.into(),
+            ));
         }
         let stale = self.files.iter().any(|file| file.entries.contains_key(&*self.stored(name)));
         if name == "lm_head.weight" && !stale {
             let hint = "save it from AutoModelForCausalLM; if its head is its embedding, set \"tie_word_embeddings\": true in \
                         config.json";
-            return Some(("the file was saved from the model without its head".to_owned(), hint));
+            return Some(("the file was saved from the model without its head".to_owned(), hint.into()));
         }
         if let Some(shard) = self.files.iter().find(|file| file.entries.contains_key(&*self.stored(name))) {
             let of = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -209,13 +214,13 @@ impl Shards {
             };
             return Some((
                 format!("{} has it, but {INDEX} {told}: the index is stale", of(&shard.path)),
-                "get the index again from where the shards came from, or let transformers write both (save_pretrained)",
+                "get the index again from where the shards came from, or let transformers write both (save_pretrained)".into(),
             ));
         }
         let first = names().min()?;
         Some((
             format!("the file has {} others, such as {first}", names().count()),
-            "config.json and the weights belong to different models",
+            "config.json and the weights belong to different models".into(),
         ))
     }
 
@@ -288,19 +293,19 @@ impl Shards {
                 let module = name.strip_suffix(".weight").unwrap_or(name);
                 let has =
                     |name: String| self.shard(&name).is_some_and(|shard| shard.entries.contains_key(&name));
-                const PLAIN: &str = "take the model it was made from, in BF16, with --quant nf4 or int8; or a GGUF file of it";
                 let hint = if has(format!("{module}.scales")) {
-                    format!("the weights are quantised by MLX: {PLAIN}")
+                    unquantised().because("the weights are quantised by MLX")
                 } else if has(format!("{name}.absmax")) {
-                    format!(
-                        "the weights are quantised by bitsandbytes, without the quant_state that tells how: {PLAIN}"
+                    unquantised().because(
+                        "the weights are quantised by bitsandbytes, without the quant_state that tells how",
                     )
                 } else if matches!(other, Dtype::F64) {
                     "the model is stored in another precision: take it in BF16, or convert it with \
                      from_pretrained(DIR, dtype=torch.bfloat16) and save_pretrained"
-                        .to_owned()
+                        .into()
                 } else {
-                    format!("the weights are quantised, and what they are scaled by is not known: {PLAIN}")
+                    unquantised()
+                        .because("the weights are quantised, and what they are scaled by is not known")
                 };
                 return Err(FileError::new(&path, problem).with_hint(hint));
             }
@@ -350,7 +355,10 @@ fn no_weights(dir: &Path) -> FileError {
                     "it has {name}, whose index is missing: get {INDEX} from where the model came from, too"
                 )),
                 Some(name) if name.starts_with("adapter") => {
-                    error.with_hint(format!("it has {name}: pass it as --adapter, and its base as --model"))
+                    error.with_hint(
+                        remedy!["pass it as ", Setting::Adapter, ", and its base as ", Setting::Model]
+                            .because(format!("it has {name}")),
+                    )
                 }
                 Some(name) => {
                     error.with_hint(format!(

@@ -3,10 +3,11 @@
 
 use std::collections::HashSet;
 
+use lorafit_remedy::{Remedy, Setting, remedy};
 use rayon::prelude::*;
 
 use super::{ModelFiles, Source};
-use crate::error::FileError;
+use crate::error::{FileError, unquantised};
 use crate::shape::{Config, gguf_name, weight_shapes};
 
 /// What names end with that older versions saved although it is computed from the configuration.
@@ -139,46 +140,50 @@ fn refused(files: &ModelFiles, name: &str, stored: &str) -> FileError {
 }
 
 /// What the tensor `name` is, and the way out.
-fn why(config: &Config, name: &str, gguf: bool) -> (String, &'static str) {
-    const MERGE: &str = "merge the adapter in PEFT (merge_and_unload), save the model with save_pretrained, and pass that; or \
-                         keep base and adapter apart and pass --model and --adapter";
+fn why(config: &Config, name: &str, gguf: bool) -> (String, Remedy) {
+    let merge = || {
+        remedy![
+            "merge the adapter in PEFT (merge_and_unload), save the model with save_pretrained, and pass that";
+            "keep base and adapter apart and pass ", Setting::Model, " and ", Setting::Adapter
+        ]
+    };
     const OTHERS: &str = "config.json and the weights belong to different models, or the model is of a type that is not supported";
-    const PLAIN: &str =
-        "take the model it was made from, in BF16, with --quant nf4 or int8; or a GGUF file of it";
     let layer = name.strip_prefix(config.names.blocks).or_else(|| name.strip_prefix("blk."));
     let layer = layer.and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
     let layers = config.num_hidden_layers;
     if name.contains(".lora_") || name.contains(".base_layer.") {
-        return ("it is of an adapter".to_owned(), MERGE);
+        return ("it is of an adapter".to_owned(), merge());
     }
     if let Some(layer) = layer.filter(|layer| *layer >= layers) {
         let key = if gguf { "block_count" } else { "num_hidden_layers" };
         let why = format!("it is of layer {layer}, and `{key}` is {layers}");
         return (
             why,
-            "the weights belong to a model of more layers: set the number right, or take the file again",
+            "the weights belong to a model of more layers: set the number right, or take the file again"
+                .into(),
         );
     }
     let last = name.rsplit('.').next().unwrap_or_default();
     if matches!(last, "scales" | "biases") {
-        return ("the weights are those of MLX, quantised".to_owned(), PLAIN);
+        return ("the weights are those of MLX, quantised".to_owned(), unquantised());
     }
     if last.contains("scale") || matches!(last, "qzeros" | "g_idx" | "qweight" | "weight_shape") {
-        return ("it is of weights that are quantised in another way".to_owned(), PLAIN);
+        return ("it is of weights that are quantised in another way".to_owned(), unquantised());
     }
     if matches!(last, "absmax" | "quant_map" | "SCB") || name.contains(".quant_state.") {
-        return ("it is of a matrix that is quantised, and not in the file".to_owned(), PLAIN);
+        return ("it is of a matrix that is quantised, and not in the file".to_owned(), unquantised());
     }
     if last == "bias" && !gguf {
         let why = format!("for `model_type` {:?} config.json says no such bias", config.arch.model_type());
         return (
             why,
-            "set `attention_bias` or `mlp_bias` right, or take the config.json that belongs to the weights",
+            "set `attention_bias` or `mlp_bias` right, or take the config.json that belongs to the weights"
+                .into(),
         );
     }
     if gguf {
         let why = format!("`{}` as it is computed here has no such part", config.arch.model_type());
-        return (why, "the file is of another kind of model: take a plain model of a supported type");
+        return (why, "the file is of another kind of model: take a plain model of a supported type".into());
     }
-    (format!("`model_type` {:?} has no such part", config.arch.model_type()), OTHERS)
+    (format!("`model_type` {:?} has no such part", config.arch.model_type()), OTHERS.into())
 }

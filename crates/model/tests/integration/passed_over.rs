@@ -62,7 +62,7 @@ impl Place {
 #[track_caller]
 fn refused(result: Result<Model, FileError>, parts: &[&str]) {
     let Err(error) = result else { panic!("no error, expected: {parts:?}") };
-    let told = format!("{error}\n{}", error.hint().unwrap_or_default());
+    let told = format!("{error}\n{}", error.hint().map(|hint| hint.to_string()).unwrap_or_default());
     for part in parts {
         assert!(told.contains(part), "does not say `{part}`: {told}");
     }
@@ -452,7 +452,7 @@ fn adapter_error(config: impl FnOnce(&mut Value), tensors: impl FnOnce(&mut Vec<
     let base = ModelFiles::open(&fixture("llama")).expect("the fixture opens");
     match lorafit_model::adapter::load_over(place.path(), &base, Device::Cpu) {
         Ok(_) => "loads".to_owned(),
-        Err(error) => format!("{error}\n{}", error.hint().unwrap_or_default()),
+        Err(error) => format!("{error}\n{}", error.hint().map(|hint| hint.to_string()).unwrap_or_default()),
     }
 }
 

@@ -11,7 +11,7 @@ fn local_error(model: &Path) -> SourceError {
 }
 
 fn hint(error: &SourceError) -> String {
-    error.hint().unwrap_or_default()
+    error.hint().map(|hint| hint.to_string()).unwrap_or_default()
 }
 
 #[test]
@@ -598,7 +598,7 @@ mod hub {
         let hub = ggufs.hub(&home);
         let only_gguf = error(&hub);
         assert!(only_gguf.to_string().contains("only x.Q4_0.gguf, x.Q8_0.gguf"), "{only_gguf}");
-        assert_eq!(hint(&only_gguf), "name one of its files: --model org/name/x.Q4_0.gguf");
+        assert_eq!(hint(&only_gguf), "name one of its files: model org/name/x.Q4_0.gguf");
         let source = resolve("org/name/x.Q8_0.gguf", &hub).unwrap();
         assert_eq!(source, resolve("org/name/x.Q8_0.gguf", &offline(&hub)).unwrap());
         assert!(matches!(&source, Source::Gguf(path) if fs::read(path).unwrap() == b"GGUF!"));

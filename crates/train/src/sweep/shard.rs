@@ -1,4 +1,4 @@
-//! `--shard 2/4`: the part of the trials that one job of an array runs.
+//! `2/4`: the part of the trials that one job of an array runs.
 
 use std::fmt;
 use std::str::FromStr;

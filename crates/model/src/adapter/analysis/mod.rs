@@ -117,7 +117,7 @@ fn numerical_rank(values: &[f64], longest: usize) -> usize {
 pub struct Overlap {
     /// By the directions of the output they change.
     pub outputs: Subspaces,
-    /// By the directions of the input they see. Two runs that began with the same `A` (the same `--seed`) are close here
+    /// By the directions of the input they see. Two runs that began with the same `A` (the same seed) are close here
     /// before they have learnt anything.
     pub inputs: Subspaces,
 }

@@ -9,6 +9,7 @@ use std::io::Write;
 
 use lorafit_kernels::quant::Format;
 use lorafit_kernels::{RowOrder, SharedBytes};
+use lorafit_remedy::{Setting, remedy};
 
 use super::super::lora::Adapter;
 use super::{Projection, adapter_of, folded, projections};
@@ -92,7 +93,9 @@ pub fn load_gguf_lora(gguf: &Gguf, config: &Config) -> Result<Adapter, FileError
         fail(format!("`{key}` is {found}, expected \"{expected}\""))
     };
     if !is_gguf_lora(gguf) {
-        return Err(wrong("general.type", "adapter").with_hint("a model is passed as --model"));
+        return Err(
+            wrong("general.type", "adapter").with_hint(remedy!["a model is passed as ", Setting::Model])
+        );
     }
     if gguf.text("adapter.type") != Some("lora") {
         return Err(wrong("adapter.type", "lora").with_hint("of adapters in GGUF only LoRA is read"));

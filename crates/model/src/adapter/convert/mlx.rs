@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use lorafit_remedy::{Task, remedy};
 use serde_json::{Value, json};
 
 use super::super::lora::Adapter;
@@ -40,9 +41,10 @@ impl<'a> MlxAdapter<'a> {
     /// # Errors
     /// Projections with different ranks, or that are not the same in each of the last layers.
     pub fn new(adapter: &Adapter, shape: &'a Config) -> Result<Self, FileError> {
-        let merge = "merge it instead: lorafit merge";
-        let fail =
-            |problem: &str| Err(FileError::new(Path::new("--to mlx"), problem.to_owned()).with_hint(merge));
+        let fail = |problem: &str| {
+            let error = FileError::new(Path::new("mlx"), problem.to_owned());
+            Err(error.with_hint(remedy!["merge it instead: ", Task::Merge]))
+        };
         if shape.names != Names::USUAL {
             return fail("mlx-lm has other names for the parts of this model");
         }

@@ -81,7 +81,7 @@ fn fail(problem: String) -> FileError {
 }
 
 fn of_targets(e: TargetError) -> FileError {
-    fail(e.to_string()).with_hint(e.hint().unwrap_or_default())
+    fail(e.to_string()).with_hint_of(e.hint())
 }
 
 /// What the configuration says; errors are [`FileError::at`] no file yet.
@@ -126,7 +126,7 @@ fn check_kind(json: &Map<String, Value>) -> Result<(), FileError> {
         return Err(wrong(json, "peft_type", "\"LORA\""));
     }
     if let Some((key, plain, _)) = used_options(json).next() {
-        return Err(wrong(json, key, plain).with_hint(names::MERGE));
+        return Err(wrong(json, key, plain).with_hint(names::merged_in_peft()));
     }
     if changes_the_base(json).is_some() {
         return Err(wrong(json, "init_lora_weights", "one that leaves the base as it is")
