@@ -161,9 +161,8 @@ impl Config {
                 format!("`general.type` is \"{kind}\", expected \"model\": the file is no whole model");
             return Err(ConfigError::new(problem).with_hint(match kind {
                 "adapter" => remedy![
-                    "pass the base it was made for as ",
-                    Setting::Model,
-                    "; adapters are read in PEFT's format, as a folder"
+                    "pass the base it was made for as ", Setting::Model;
+                    "give the adapter in PEFT's format, a folder, as ", Setting::Adapter
                 ],
                 _ => "pass the file of the language model itself".into(),
             }));

@@ -419,7 +419,10 @@ fn stretching_and_windows_of_gguf_files_are_those_of_llama_cpp() {
     let (_dir, path) = with_metadata(CHAT, &[("llama.attention.sliding_window", Whole(4))]);
     assert_eq!(open(&path).expect("loads").config().sliding_window, Some(4));
     let (_dir, path) = with_metadata(CHAT, &[("general.type", Text("adapter"))]);
-    refused(open(&path), &["`general.type` is \"adapter\"", "--adapter"]);
+    refused(
+        open(&path),
+        &["`general.type` is \"adapter\"", "as model, or give the adapter in PEFT's format"],
+    );
 }
 
 #[test]
@@ -546,7 +549,7 @@ fn weights_that_are_quantised_in_other_ways_are_told() {
                 tensors.push(float(&format!("{q}.{beside}"), 8));
             }
         });
-        place.refused(&[part, "--quant nf4"]);
+        place.refused(&[part, "quant nf4"]);
     }
 }
 
