@@ -20,6 +20,10 @@ const DIVERGED: f64 = 0.25;
 const STILL_FALLING: f64 = 0.1;
 /// ... or more than this share of the loss itself.
 const STILL_SHRINKING: f64 = 0.25;
+/// A change of training losses counts if it is so many times their noise.
+const SURE: f64 = 3.0;
+/// Fewer steps than these say nothing.
+const LEAST_STEPS: usize = 4;
 /// Fewer held-out rows than these say little.
 const FEW_ROWS: usize = 10;
 
@@ -115,6 +119,9 @@ fn of_held_out(base: f64, later: &[(u64, f64)], training: &[f64]) -> Outcome {
         return Outcome::Diverged;
     }
     if gained < base * LEAST_GAIN {
+        if training.len() < LEAST_STEPS {
+            return Outcome::TooShort;
+        }
         // Rows that were trained on were learnt, and nothing that holds for others.
         return match (training_fell(training), last > base * (1.0 + DIVERGED)) {
             (true, _) => Outcome::OverFitted { since: 0 },
@@ -138,11 +145,14 @@ fn of_held_out(base: f64, later: &[(u64, f64)], training: &[f64]) -> Outcome {
 }
 
 fn of_training(losses: &[f64], first: f64, last: f64) -> Outcome {
-    if losses.len() < 4 {
+    if losses.len() < LEAST_STEPS {
         return Outcome::TooShort;
     }
+    let rose = last - first > (first * DIVERGED).max(SURE * noise_of_ends(losses));
     match training_fell(losses) {
-        _ if !last.is_finite() || last > first * (1.0 + DIVERGED) => Outcome::Diverged,
+        _ if !last.is_finite() || rose => Outcome::Diverged,
+        // The rows of a step differ, and so do their losses.
+        false if losses.len() < SMOOTHED_STEPS => Outcome::TooShort,
         false => Outcome::DidNotLearn,
         true if falls_at_its_end(losses) => Outcome::StillFalling,
         true => Outcome::Learnt,
@@ -152,20 +162,23 @@ fn of_training(losses: &[f64], first: f64, last: f64) -> Outcome {
 /// Whether the loss of training rows is lower at the end than at the beginning, by more than the noise of both.
 fn training_fell(losses: &[f64]) -> bool {
     let Some((first, last)) = ends(losses) else { return false };
-    first - last >= (first * LEAST_GAIN).max(2.0 * noise_of_ends(losses))
+    first - last >= (first * LEAST_GAIN).max(SURE * noise_of_ends(losses))
 }
 
-/// Means of the first and of the last steps: of [`SMOOTHED_STEPS`], or of a fifth of a shorter run.
+/// Means of the first and of the last steps: at the end of [`SMOOTHED_STEPS`], or of a fifth of a shorter run; at the beginning
+/// of a quarter of these, before much has changed.
 fn ends(losses: &[f64]) -> Option<(f64, f64)> {
     if losses.is_empty() {
         return None;
     }
-    let n = steps_of_an_end(losses);
-    Some((mean(&losses[..n]), mean(&losses[losses.len() - n..])))
+    let (first, last) = steps_of_ends(losses);
+    Some((mean(&losses[..first]), mean(&losses[losses.len() - last..])))
 }
 
-fn steps_of_an_end(losses: &[f64]) -> usize {
-    (losses.len() / 5).clamp(1, SMOOTHED_STEPS)
+/// So many steps are the beginning and the end of a run.
+fn steps_of_ends(losses: &[f64]) -> (usize, usize) {
+    let last = (losses.len() / 5).clamp(1, SMOOTHED_STEPS);
+    ((last / 4).max(1), last)
 }
 
 /// The standard error of the difference of the means that [`ends`] gives. The noise of a step is estimated from the differences
@@ -173,7 +186,8 @@ fn steps_of_an_end(losses: &[f64]) -> usize {
 fn noise_of_ends(losses: &[f64]) -> f64 {
     let squares = losses.windows(2).map(|pair| (pair[1] - pair[0]).powi(2)).sum::<f64>();
     let variance = squares / 2.0 / (losses.len().max(2) - 1) as f64;
-    (2.0 * variance / steps_of_an_end(losses) as f64).sqrt()
+    let (first, last) = steps_of_ends(losses);
+    (variance * (1.0 / first as f64 + 1.0 / last as f64)).sqrt()
 }
 
 /// Whether training losses fall at the end of a run: the straight line through its second half falls by more than the noise
@@ -184,7 +198,11 @@ fn falls_at_its_end(losses: &[f64]) -> bool {
     /// Of a normal distribution 5 % are beyond so many standard errors.
     const ONE_SIDED: f64 = 1.645;
     let end = &losses[losses.len() - (losses.len() / 2).max(LEAST).min(losses.len())..];
-    let (Some((first, last)), 4..) = (ends(losses), end.len()) else { return false };
+    if end.len() < 4 {
+        return false;
+    }
+    let (_, ends) = steps_of_ends(losses);
+    let whole = mean(&losses[..ends]) - mean(&losses[losses.len() - ends..]);
     let n = end.len() as f64;
     let (middle, level) = ((n - 1.0) / 2.0, mean(end));
     let spread: f64 = (0..end.len()).map(|i| (i as f64 - middle).powi(2)).sum();
@@ -193,7 +211,7 @@ fn falls_at_its_end(losses: &[f64]) -> bool {
     let residual = |(i, loss): (usize, &f64)| (loss - level - slope * (i as f64 - middle)).powi(2);
     let noise = (end.iter().enumerate().map(residual).sum::<f64>() / (n - 2.0) / spread).sqrt();
     let gain = -slope * losses.len() as f64 / 2.0;
-    slope < -ONE_SIDED * noise && gain > STILL_FALLING * (first - last)
+    slope < -ONE_SIDED * noise && gain > STILL_FALLING * whole
 }
 
 /// The mean of some numbers.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::{Args, Command, ValueEnum};
 use clap_mangen::Man;
+use lorafit_data::words::counted;
 
 use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::terminal::output;
@@ -56,5 +57,7 @@ pub fn run(args: ManualArgs, command: Command) -> anyhow::Result<()> {
         page.render(&mut text)?;
         output::file(&args.out.join(page.get_filename()), &text)?;
     }
+    let pages = counted(1 + command.get_subcommands().count(), "man page", "man pages");
+    output::line(format!("{pages} written to {}", args.out.display()))?;
     Ok(())
 }

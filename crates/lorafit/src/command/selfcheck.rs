@@ -40,7 +40,7 @@ value of an output. Both runs on the device must give the same bits. Each check 
 After a check that fails the next one runs. After some errors a process can no longer use the device; the remaining checks
 then need --isolate. Exit code 1 where anything is not as it should be.")]
 pub struct SelfcheckArgs {
-    /// Run only the checks whose name contains one of these texts; \"speed\" names the timings
+    /// Run only the checks whose name contains one of these texts; `speed` names the timings
     #[arg(long, value_name = "TEXT,...", value_delimiter = ',', help_heading = "Work")]
     pub only: Vec<String>,
     /// Run the checks in a separate process, and start a new one after a check that ends it, loses the device, or takes over 5 minutes

@@ -1,11 +1,12 @@
 //! `lorafit status`: where a run is, from another terminal.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use lorafit_train::RunStatus;
 
+use crate::session::readers::shell_word;
 use crate::terminal::output;
 use crate::terminal::progress::duration;
 
@@ -30,17 +31,20 @@ pub fn run(args: StatusArgs) -> anyhow::Result<()> {
     if args.json {
         return Ok(output::line(serde_json::to_string(&status)?)?);
     }
-    Ok(output::line(in_words(&status))?)
+    Ok(output::line(in_words(&status, &args.run))?)
 }
 
-fn in_words(status: &RunStatus) -> String {
+fn in_words(status: &RunStatus, run: &Path) -> String {
     let RunStatus { running, process, step, total_steps, loss, smoothed_loss, tokens_per_s, .. } = status;
     let whole = total_steps.is_some_and(|total| *step >= total);
     let mut lines = vec![match (running, process) {
         (true, Some(process)) => format!("running, process {process}"),
         (true, None) => "running".to_owned(),
         (false, _) if whole => "done".to_owned(),
-        (false, _) => "not running; go on with lorafit train --resume".to_owned(),
+        (false, _) => {
+            let run = shell_word(&run.display().to_string());
+            format!("not running; go on with lorafit train --resume {run}")
+        }
     }];
     let total = total_steps.map(|total| format!("/{total}")).unwrap_or_default();
     let loss = loss.map(|loss| format!("  loss {loss:.4}")).unwrap_or_default();

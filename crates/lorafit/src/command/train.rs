@@ -18,6 +18,7 @@ use crate::args::train::TrainArgs;
 use crate::session::base::use_threads;
 use crate::session::base_name;
 use crate::session::memory_table;
+use crate::session::readers::shell_word;
 use crate::session::resume::Resumption;
 use crate::session::rows::{shapes, skipped, treated};
 use crate::session::run::{Data, Ready};
@@ -75,7 +76,8 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
         let note = base_name::note(&ready.base_model(), &base.weights, &command);
         note.iter().for_each(|note| watcher.progress.note(note));
     }
-    tell_verdict(&mut watcher.progress, &args, out, &summary);
+    let has_template = base.tokenizer.compile_chat_template()?.is_some();
+    tell_verdict(&mut watcher.progress, &args, out, &summary, has_template);
     if summary.interrupted {
         // Scripts see by the code that it did not run to the end.
         std::process::exit(interrupt::exit_code());
@@ -202,19 +204,26 @@ fn tell_end(progress: &mut Progress, run: &Path, method: Method, summary: &Summa
         Method::Full => progress.note(&format!("model saved in {}", RunFolder::model_dir(run).display())),
     }
     if summary.interrupted {
-        progress.note(&format!("go on with lorafit train --resume {}", run.display()));
+        progress
+            .note(&format!("go on with lorafit train --resume {}", shell_word(&run.display().to_string())));
     }
 }
 
 /// Tells what the run came to, and what to run next.
-fn tell_verdict(progress: &mut Progress, args: &TrainArgs, out: &Path, summary: &Summary) {
+fn tell_verdict(
+    progress: &mut Progress,
+    args: &TrainArgs,
+    out: &Path,
+    summary: &Summary,
+    has_template: bool,
+) {
     let Some(found) = &summary.verdict else { return };
     if progress.event("verdict", found) {
         return;
     }
     in_words(found, args, out).iter().for_each(|line| progress.note(line));
-    if !matches!(found.outcome, Outcome::Diverged | Outcome::DidNotLearn) {
+    if found.to < found.from && !matches!(found.outcome, Outcome::Diverged | Outcome::DidNotLearn) {
         let has_better = summary.best.is_some_and(|best| best.step < summary.steps);
-        progress.note(&format!("next: {}", next_command(args, out, has_better)));
+        progress.note(&format!("next: {}", next_command(args, out, has_better, has_template)));
     }
 }

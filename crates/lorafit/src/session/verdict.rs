@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use lorafit_train::{Outcome, Rows, RunFolder, Verdict};
+use lorafit_train::{Outcome, Rows, RunFolder, SMOOTHED_STEPS, Verdict};
 
 use crate::args::options::Method;
 use crate::args::train::TrainArgs;
+use crate::session::readers::shell_word;
 
 /// What a run came to: one line that says it, one that says what to do about it if there is something.
 pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> {
@@ -28,8 +29,11 @@ pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> 
             Some(format!("more steps may lower it further: {longer}")),
         ),
         Outcome::OverFitted { since: 0 } => (
-            format!("over-fitted from the start: {losses}, while the training loss fell"),
-            Some("train on more rows, and hold out rows that are like them".to_owned()),
+            format!("over-fitted: {losses}, while the training loss fell"),
+            Some(
+                "train shorter, or on more rows that are like those held out; --eval-every N shows where it turned"
+                    .to_owned(),
+            ),
         ),
         Outcome::OverFitted { since } => (
             format!("over-fitted since step {since}: {losses} at that step, and higher since"),
@@ -74,23 +78,29 @@ pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> 
 /// The flag that makes a run longer, with twice of what it had.
 fn longer(args: &TrainArgs) -> String {
     match (args.max_steps, args.epochs) {
-        (Some(steps), _) => format!("--max-steps {}", 2 * steps),
+        // Fewer steps cannot be judged.
+        (Some(steps), _) => format!("--max-steps {}", (2 * steps).max(SMOOTHED_STEPS)),
         (None, epochs) => format!("--epochs {}", 2.0 * epochs.unwrap_or(1.0)),
     }
 }
 
-/// What to run next: to see what the run has made.
-pub fn next_command(args: &TrainArgs, out: &Path, has_best: bool) -> String {
-    match args.method {
+/// What to run next, to see what the run has made: a conversation or, where the model has no chat template, an answer.
+pub fn next_command(args: &TrainArgs, out: &Path, has_best: bool, has_template: bool) -> String {
+    let shown = |path: &Path| shell_word(&path.display().to_string());
+    let best = RunFolder::best_dir(out);
+    let what = match args.method {
         Method::Lora => {
-            let adapter = if has_best { RunFolder::best_dir(out) } else { out.to_owned() };
+            let adapter = if has_best { best } else { out.to_owned() };
             let quant = args.base.flags().map(|flags| format!(" {flags}")).unwrap_or_default();
-            let model = args.model.as_deref().unwrap_or("M");
-            format!("lorafit chat --model {model}{quant} --adapter {}", adapter.display())
+            let model = shell_word(args.model.as_deref().unwrap_or("M"));
+            format!("--model {model}{quant} --adapter {}", shown(&adapter))
         }
         Method::Full => {
-            let model = if has_best { RunFolder::best_dir(out) } else { RunFolder::model_dir(out) };
-            format!("lorafit chat --model {}", model.display())
+            format!("--model {}", shown(&if has_best { best } else { RunFolder::model_dir(out) }))
         }
+    };
+    match has_template {
+        true => format!("lorafit chat {what}"),
+        false => format!("lorafit generate {what} --prompt \"Once upon a time\""),
     }
 }

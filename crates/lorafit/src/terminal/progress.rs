@@ -33,6 +33,8 @@ pub struct Progress {
     first_step: Option<usize>,
     /// Losses of the last steps, up to [`SMOOTHED_STEPS`].
     losses: VecDeque<f64>,
+    /// Held-out loss before training.
+    base_loss: Option<f64>,
 }
 
 enum Sink {
@@ -72,7 +74,7 @@ impl Progress {
     }
 
     fn with(sink: Sink) -> Self {
-        Progress { sink, started: Instant::now(), first_step: None, losses: VecDeque::new() }
+        Progress { sink, started: Instant::now(), first_step: None, losses: VecDeque::new(), base_loss: None }
     }
 
     /// Step `step` of `total` (counted from 1) is done; `rss_bytes` is the peak of memory so far.
@@ -125,10 +127,15 @@ impl Progress {
     /// Held-out rows were evaluated after step `step`, or before the first; `best` if no earlier step was as good.
     pub fn eval(&mut self, step: usize, loss: f64, perplexity: f64, best: bool) {
         if step == 0 {
+            self.base_loss = Some(loss);
             return self
                 .note(&format!("before training: held-out loss {loss:.4}, perplexity {perplexity:.3}"));
         }
-        let mark = if best { "  (best so far, kept)" } else { "" };
+        let mark = match (best, self.base_loss.is_some_and(|base| loss >= base)) {
+            (true, true) => "  (kept, but no better than before training)",
+            (true, false) => "  (best so far, kept)",
+            (false, _) => "",
+        };
         self.note(&format!("step {step}  held-out loss {loss:.4}, perplexity {perplexity:.3}{mark}"));
     }
 

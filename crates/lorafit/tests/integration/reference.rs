@@ -169,7 +169,9 @@ fn completions_are_read_by_their_shells() {
 }
 
 /// Flags of other programs, each with the word by which its line is known.
-const OF_OTHERS: [(&str, &[&str]); 9] = [
+const OF_OTHERS: [(&str, &[&str]); 10] = [
+    // Hidden: what a process of `selfcheck --isolate` is started with.
+    ("--work-from", &["work-from"]),
     ("mlx_lm", &["model", "adapter-path", "save-path"]),
     ("vllm", &["enable-lora", "lora-modules", "max-lora-rank", "tokenizer"]),
     ("--max-lora-rank", &["max-lora-rank"]),

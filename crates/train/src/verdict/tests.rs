@@ -74,7 +74,7 @@ fn a_run_without_a_loss_before_training_is_judged_by_its_steps() {
         let curve = Curve { training: falling.clone(), held_out, ..Curve::default() };
         let found = verdict(&curve).unwrap();
         assert_eq!((found.of, found.outcome), (Rows::Training, Outcome::StillFalling));
-        assert!((found.from - 2.825).abs() < 1e-12 && (found.to - 1.225).abs() < 1e-12, "{found:?}");
+        assert!((found.from - 2.975).abs() < 1e-12 && (found.to - 1.225).abs() < 1e-12, "{found:?}");
     }
 }
 
@@ -82,6 +82,15 @@ fn a_run_without_a_loss_before_training_is_judged_by_its_steps() {
 fn too_little_is_not_judged() {
     assert_eq!(verdict(&Curve::default()), None);
     assert_eq!(outcome(&[3.0, 2.0, 1.0], &[]), Outcome::TooShort);
+    assert_eq!(outcome(&[3.0], &[(0, 3.0), (1, 3.0)]), Outcome::TooShort);
+    // Steps of rows that differ say nothing by their ends.
+    assert_eq!(outcome(&[4.7, 6.9, 1.8, 6.8, 2.6, 6.8], &[]), Outcome::TooShort);
+    assert_eq!(outcome(&[1.8, 6.9, 4.7, 2.6, 6.8, 6.9], &[]), Outcome::TooShort);
+    let noise: Vec<f64> = (0..40).map(|i| 4.0 + 2.0 * f64::from(i * 7 % 5 - 2)).collect();
+    assert_eq!(outcome(&noise, &[]), Outcome::DidNotLearn);
+    // What the first steps blew up does not count as learnt when it comes down again.
+    let blown: Vec<f64> = (0..50).map(|i| if i < 3 { 0.3 } else { 8.0 - 0.08 * f64::from(i) }).collect();
+    assert_eq!(outcome(&blown, &[]), Outcome::Diverged);
     assert_eq!(outcome(&[2.0; 30], &[]), Outcome::DidNotLearn);
     assert_eq!(outcome(&[0.0; 30], &[(0, 0.0), (30, 0.0)]), Outcome::Learnt);
     let few = |rows| {

@@ -122,6 +122,8 @@ fn facts(args: &[&Arg]) -> String {
             facts.method.map(|method| format!("`--method {}`", value_name(&method))).unwrap_or_default();
         let _ = writeln!(text, "| `--{long}` | {resume} | {sweep} | {only} |");
     }
+    text += "\nThe number of steps stays, whatever `--epochs` and `--max-steps` are, and so do the rows and the weights, wherever `--data` and \
+             `--model` find them.\n";
     text + "\nFlags that are not in this table concern one call. A configuration file cannot hold them.\n"
 }
 
