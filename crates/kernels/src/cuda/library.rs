@@ -24,7 +24,7 @@ const MAJORS: [u32; 2] = [13, 12];
 /// The oldest version of a driver that runs them, 12000 for 12.0.
 pub(super) const OLDEST_DRIVER: u32 = 12_000;
 
-/// What is looked for.
+/// A library to look for.
 pub(super) struct Wanted {
     /// As people call it.
     library: &'static str,
@@ -88,7 +88,7 @@ fn majors(driver: Option<u32>) -> Vec<u32> {
 
 /// A library that is open, for the life of the process.
 pub(super) struct Opened<F> {
-    /// What is called of it.
+    /// Its functions that lorafit calls.
     pub(super) functions: F,
     /// Its file, or its name where the system's linker found it.
     pub(super) path: PathBuf,
@@ -351,7 +351,7 @@ mod tests {
             }
         }
 
-        /// What is tried for NVRTC with a driver of version `driver`, from the machine's folder.
+        /// The files tried for NVRTC with a driver of version `driver`, relative to the folder of the machine.
         fn tries(&self, driver: Option<u32>) -> Vec<String> {
             let (wanted, surroundings) = (Wanted::nvrtc(driver), self.surroundings());
             let from_here = |path: PathBuf| path.strip_prefix(self.0.path()).unwrap_or(&path).to_owned();

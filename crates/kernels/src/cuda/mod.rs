@@ -4,7 +4,7 @@
 //! [`Launch`](crate::gpu::Launch)es of an op: geometry, sizes and arguments, checked without a device. Kernels use nothing but
 //! the wrappers of `ptx.cuh`, so that tests compile the same text as C++ and run it on the CPU (`tests/cuda_shim`).
 //!
-//! [`open`] gives a [`Gpu`] whose driver is CUDA's ([`device`]), [`recorder`] a driver that checks what it is told.
+//! [`open`] gives a [`Gpu`] whose driver is CUDA's ([`device`]), [`recorder`] a driver that checks every call.
 
 pub mod cublas;
 pub mod device;

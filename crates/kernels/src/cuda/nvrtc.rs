@@ -59,7 +59,7 @@ pub struct Compiled {
     pub entries: BTreeMap<&'static str, (String, Resources)>,
 }
 
-/// What is asked of the compiler.
+/// What the compiler has to produce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
     /// Machine code.
@@ -308,7 +308,7 @@ mod tests {
         for (known, architecture, expected) in [
             (&of_12_4[..], 86, Machine(86)),
             (&of_12_8, 100, Machine(100)),
-            // Of the same generation.
+            // The newest device of the same generation.
             (&[75, 80], 86, Machine(80)),
             (&of_12_8, 103, Machine(100)),
             (&of_12_8, 121, Machine(120)),

@@ -64,7 +64,7 @@ pub enum DeviceError {
     /// The driver or the device does not go on.
     #[error("the device failed at {doing}: {error}")]
     Failed {
-        /// What was asked of it.
+        /// What the driver was asked to do.
         doing: String,
         /// What the driver says.
         error: String,

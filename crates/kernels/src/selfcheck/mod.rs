@@ -36,7 +36,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Of what has no result.
+    /// The outcome of a check that has no result.
     pub fn without_result(name: String, failure: String) -> Self {
         Outcome { name, error: f32::INFINITY, tolerance: 0.0, repeats: false, failure: Some(failure) }
     }
@@ -58,7 +58,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// What is checked by itself.
+/// A check that can run alone.
 pub struct Check {
     /// Of one check alone.
     pub name: String,

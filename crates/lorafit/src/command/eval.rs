@@ -15,7 +15,7 @@ use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::args::cache::CacheArgs;
 use crate::args::common::Common;
 use crate::args::config_file::Given;
-use crate::args::idle::{self};
+use crate::args::idle;
 use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::args::require;
 use crate::args::rows::{RowArgs, data_help};

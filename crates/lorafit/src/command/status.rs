@@ -6,9 +6,9 @@ use std::time::Duration;
 use clap::Args;
 use lorafit_train::RunStatus;
 
-use crate::session::readers::shell_word;
 use crate::terminal::output;
 use crate::terminal::progress::duration;
+use crate::terminal::shell::shell_word;
 
 /// The flags of `status`.
 #[derive(Args, Clone, Debug)]

@@ -18,7 +18,6 @@ use crate::args::train::TrainArgs;
 use crate::session::base::use_threads;
 use crate::session::base_name;
 use crate::session::memory_table;
-use crate::session::readers::shell_word;
 use crate::session::resume::Resumption;
 use crate::session::rows::{shapes, skipped, treated};
 use crate::session::run::{Data, Ready};
@@ -27,6 +26,7 @@ use crate::session::verdict::{in_words, next_command};
 use crate::terminal::interrupt;
 use crate::terminal::output;
 use crate::terminal::progress::Progress;
+use crate::terminal::shell::shell_word;
 
 /// Trains an adapter or a model.
 pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {

@@ -11,6 +11,8 @@ use lorafit_model::Config;
 use lorafit_model::adapter::{AdapterFile, known_modules};
 use serde_json::{Value, json};
 
+use crate::terminal::shell::shell_word;
+
 /// A reader, the parts that it cannot take, each with the way out, and how it is called.
 pub struct Reader {
     /// As `--to` names it.
@@ -318,15 +320,6 @@ fn is_copy_of_base(name: &str) -> bool {
     [".embed_tokens.weight", ".lm_head.weight"].iter().any(|end| name.ends_with(end))
 }
 
-/// A word that a shell takes as one.
-pub fn shell_word(text: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "_-./:@=+,%~".contains(c);
-    match text.chars().all(plain) && !text.is_empty() {
-        true => text.to_owned(),
-        false => format!("'{}'", text.replace('\'', r"'\''")),
-    }
-}
-
 /// The commands by which readers take a plain adapter of rank `rank` in `dir`, for a card: for vLLM, llama.cpp and Ollama.
 pub fn of_plain(dir: &Path, name: &str, base: &str, model: &str, rank: usize) -> Vec<(&'static str, String)> {
     let facts = Facts {
@@ -436,11 +429,5 @@ mod tests {
         let file = Facts { base: Some("models/m.Q4_1.gguf".to_owned()), ..facts(&[0, 1], 2) };
         assert_eq!(refusing(&file), ["transformers"]);
         assert!(command(&file, "transformers").contains("--base-name ORG/NAME"));
-    }
-
-    #[test]
-    fn a_word_with_blanks_is_quoted() {
-        assert_eq!(shell_word("runs/a"), "runs/a");
-        assert_eq!(shell_word("my runs/o'clock"), r"'my runs/o'\''clock'");
     }
 }

@@ -6,7 +6,7 @@ use lorafit_train::{Outcome, Rows, RunFolder, SMOOTHED_STEPS, Verdict};
 
 use crate::args::options::Method;
 use crate::args::train::TrainArgs;
-use crate::session::readers::shell_word;
+use crate::terminal::shell::shell_word;
 
 /// What a run came to: one line that says it, one that says what to do about it if there is something.
 pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> {

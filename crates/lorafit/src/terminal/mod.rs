@@ -5,4 +5,5 @@ pub mod interrupt;
 pub mod large_write;
 pub mod output;
 pub mod progress;
+pub mod shell;
 pub mod words;

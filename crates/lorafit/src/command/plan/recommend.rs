@@ -6,13 +6,14 @@ use lorafit_model::{ActivationDtype, Recompute};
 use lorafit_train::{MemoryPlan, PlanRequest};
 
 use super::PlanArgs;
-use super::subject::{Subject, quoted};
+use super::subject::Subject;
 use crate::args::base::multiplies_bf16;
 use crate::args::config_file::Given;
 use crate::args::memory::RecomputeChoice;
 use crate::args::options::DeviceChoice;
 use crate::args::size::ByteSize;
 use crate::session::limits::beyond_context;
+use crate::terminal::shell::shell_word;
 
 /// A run that fits.
 struct Fitted<'a> {
@@ -180,7 +181,7 @@ fn in_words(
     let model = subject.model_flag(&args.model);
     let targets = match args.target_modules.to_string() {
         all if all == "all-linear" => String::new(),
-        some => format!(" --target-modules {}", quoted(&some)),
+        some => format!(" --target-modules {}", shell_word(&some)),
     };
     let more = args.flags_of_train(given);
     let command = model.map(|model| {

@@ -7,6 +7,8 @@ use lorafit_kernels::Placement;
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{BaseQuantization, Config, ShapeSource, Source};
 
+use crate::terminal::shell::shell_word;
+
 /// A model to plan for.
 pub struct Subject {
     /// Its shape.
@@ -48,9 +50,9 @@ impl Subject {
     /// `--model` of a run, of a model whose weights there are; `named` is what the user calls it.
     pub fn model_flag(&self, named: &str) -> Option<String> {
         match &self.files {
-            Some(_) => Some(quoted(named)),
+            Some(_) => Some(shell_word(named)),
             // On the hub, if no file says so: its weights come with the first run.
-            None if Config::named(named).is_none() && !Path::new(named).exists() => Some(quoted(named)),
+            None if Config::named(named).is_none() && !Path::new(named).exists() => Some(shell_word(named)),
             None => None,
         }
     }
@@ -66,15 +68,6 @@ impl Subject {
             Some(files) => files.weight_bytes(base, placement)?,
             None => self.config.weight_bytes(2, base),
         })
-    }
-}
-
-/// A word as a shell reads it.
-pub fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "_-./@:,+=".contains(c);
-    match !word.is_empty() && word.chars().all(is_plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
     }
 }
 
