@@ -59,6 +59,25 @@ fn phi3_equals_transformers_and_peft() {
     equals_the_reference("phi3");
 }
 
+/// Windows.
+#[test]
+fn mistral_and_ministral_equal_transformers_and_peft() {
+    equals_the_reference("mistral_window");
+    equals_the_reference("ministral");
+}
+
+/// Layers that do not rotate.
+#[test]
+fn smollm3_equals_transformers_and_peft() {
+    equals_the_reference("smollm3");
+}
+
+/// No windows where the next has some.
+#[test]
+fn olmo2_equals_transformers_and_peft() {
+    equals_the_reference("olmo2");
+}
+
 /// Multipliers.
 #[test]
 fn granite_equals_transformers_and_peft() {
