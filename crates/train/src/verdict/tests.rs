@@ -11,6 +11,8 @@ struct Recorded {
     training: Vec<f64>,
     held_out: Vec<(u64, f64)>,
     held_out_rows: usize,
+    #[serde(default)]
+    skipped: u64,
     expected: Outcome,
 }
 
@@ -26,10 +28,10 @@ fn outcome(training: &[f64], held_out: &[(u64, f64)]) -> Outcome {
 #[test]
 fn curves_of_real_runs_get_their_verdict() {
     let recorded = recorded();
-    assert!(recorded.len() >= 16);
-    for Recorded { name, training, held_out, held_out_rows, expected } in recorded {
-        let found = verdict(&Curve { training, held_out, skipped: 0, held_out_rows }).unwrap();
-        assert_eq!(found.outcome, expected, "{name}: {found:?}");
+    assert!(recorded.len() >= 25);
+    for Recorded { name, training, held_out, held_out_rows, skipped, expected } in recorded {
+        let found = verdict(&Curve { training, held_out, skipped, held_out_rows }).unwrap();
+        assert_eq!((found.outcome, found.skipped), (expected, skipped), "{name}: {found:?}");
     }
 }
 
