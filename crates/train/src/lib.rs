@@ -11,6 +11,7 @@ mod identity;
 mod json_lines;
 mod lock;
 mod logit_difference;
+pub mod machine;
 mod memory;
 mod metrics;
 pub mod optim;

@@ -5,6 +5,7 @@ pub mod chat;
 pub mod compare;
 pub mod completions;
 pub mod data;
+pub mod doctor;
 pub mod eval;
 pub mod export;
 pub mod generate;

@@ -18,7 +18,7 @@ use lorafit_train::step_checks;
 
 use crate::args::base::ComputeArgs;
 use crate::args::common::Common;
-use crate::session::base::{device, use_threads};
+use crate::session::base::{device, gpu_in_words, use_threads};
 use crate::terminal::error::CliError;
 use crate::terminal::output;
 
@@ -375,17 +375,7 @@ fn speed_from_json(value: &Value) -> Option<Speed> {
 fn describe(device: Device) -> String {
     match device {
         Device::Cpu => "cpu: the processor against itself".to_owned(),
-        Device::Cuda(gpu) => {
-            let info = gpu.info();
-            let gib = info.total_bytes as f64 / (1u64 << 30) as f64;
-            let (major, minor) = (info.driver_version / 1000, info.driver_version % 1000 / 10);
-            format!(
-                "{}, sm_{}, {gib:.1} GiB, CUDA {major}.{minor} of the driver, {}",
-                info.name,
-                info.architecture,
-                info.libraries.join(", ")
-            )
-        }
+        Device::Cuda(gpu) => gpu_in_words(&gpu.info()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use lorafit_data::Tokenizer;
-use lorafit_kernels::gpu::{DeviceError, Float, Gpu};
+use lorafit_kernels::gpu::{DeviceError, DeviceInfo, Float, Gpu};
 use lorafit_kernels::{Device, Placement, cuda};
 use lorafit_model::adapter::{self, Adapter};
 use lorafit_model::weights::{Gguf, ModelFiles};
@@ -52,6 +52,17 @@ pub fn device(common: &Common, compute: ComputeArgs) -> anyhow::Result<Device> {
     let gpu = cuda::open(ordinal, float)?;
     open.push(((ordinal, float), gpu));
     Ok(Device::Cuda(gpu))
+}
+
+/// A GPU in a line: its name, what it computes with.
+pub fn gpu_in_words(info: &DeviceInfo) -> String {
+    let gib = info.total_bytes as f64 / (1u64 << 30) as f64;
+    let (major, minor) = (info.driver_version / 1000, info.driver_version % 1000 / 10);
+    let libraries = info.libraries.join(", ");
+    format!(
+        "{}, sm_{}, {gib:.1} GiB, CUDA {major}.{minor} of the driver, {libraries}",
+        info.name, info.architecture
+    )
 }
 
 /// What decides sizes on `device`, without opening it.

@@ -16,6 +16,14 @@ const WORTH_TELLING: Duration = Duration::from_secs(2);
 /// Rows between two looks at the clock.
 const ROWS_UNTOLD: usize = 64;
 
+/// Where tokenised data is kept unless a flag says otherwise.
+pub fn default_cache_folder() -> Option<PathBuf> {
+    // As the XDG base directory specification has it: a relative path is not looked at.
+    let home = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+    let home = home.or_else(|| env::home_dir().map(|home| home.join(".cache")))?;
+    Some(home.join("lorafit"))
+}
+
 impl CacheArgs {
     fn cache(&self) -> Option<Cache> {
         if self.no_cache {
@@ -25,10 +33,7 @@ impl CacheArgs {
         if let Some(folder) = &self.cache_dir {
             return Some(Cache::new(folder).of_any_size());
         }
-        // As the XDG base directory specification has it: a relative path is not looked at.
-        let home = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|home| home.is_absolute());
-        let home = home.or_else(|| env::home_dir().map(|home| home.join(".cache")))?;
-        Some(Cache::new(home.join("lorafit")))
+        default_cache_folder().map(Cache::new)
     }
 
     /// Loads a dataset, and shows how it goes unless `quiet`.
