@@ -19,6 +19,7 @@ use crate::session::adapter_numbers::{
 use crate::session::base::{refuse_full_run, use_threads};
 use crate::session::readers::{Facts, Reading};
 use crate::terminal::output;
+use crate::terminal::table::aligned;
 
 /// The flags of `inspect`.
 #[derive(Args, Clone, Debug)]
@@ -112,11 +113,11 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
         output::line(line)?;
     }
     output::line("")?;
-    for line in aligned(&table(&layers, base.is_some(), against.is_some())) {
+    for line in aligned(&table(&layers, base.is_some(), against.is_some())).lines() {
         output::line(line)?;
     }
     output::line("")?;
-    for line in aligned(&medians(&layers)) {
+    for line in aligned(&medians(&layers)).lines() {
         output::line(line)?;
     }
     output::line(format!("\n{}\n", verdict(&layers)))?;
@@ -210,28 +211,6 @@ fn medians(layers: &[LayerNumbers]) -> Vec<Vec<String>> {
         ]);
     }
     lines
-}
-
-/// Columns beside each other, the words to the left and the numbers to the right.
-fn aligned(lines: &[Vec<String>]) -> Vec<String> {
-    let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let is_word = |column: usize| {
-        lines
-            .iter()
-            .skip(1)
-            .filter_map(|line| line.get(column))
-            .any(|c| c.starts_with(|c: char| c.is_alphabetic()))
-    };
-    let words: Vec<bool> = (0..columns).map(is_word).collect();
-    let cell = |(i, cell): (usize, &String)| match words[i] {
-        true => format!("{cell:<width$}", width = widths[i]),
-        false => format!("{cell:>width$}", width = widths[i]),
-    };
-    lines.iter().map(|line| line.iter().enumerate().map(cell).collect::<Vec<_>>().join("  ")).collect()
 }
 
 /// Four digits, in any size.

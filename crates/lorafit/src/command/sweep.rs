@@ -17,7 +17,7 @@ use crate::args::require;
 use crate::args::size::ByteSize;
 use crate::args::train::TrainArgs;
 use crate::session::base::use_threads;
-use crate::sweep::board::{self, Board, aligned};
+use crate::sweep::board::{self, Board};
 use crate::sweep::file::{Metric, Settings, Spec, Strategy};
 use crate::sweep::folder::{self, Record, Row, TrialState, in_words, name, ranked};
 use crate::sweep::inputs::{Inputs, SweepPlan};
@@ -26,6 +26,7 @@ use crate::terminal::error::CliError;
 use crate::terminal::interrupt;
 use crate::terminal::output;
 use crate::terminal::progress::duration;
+use crate::terminal::table::aligned;
 
 const EXAMPLES: &str = r#"The file (TOML or YAML) has the options of `lorafit train` that all trials share, and what is searched:
 

@@ -11,6 +11,7 @@ use lorafit_train::sweep::Options;
 use crate::sweep::file::Direction;
 use crate::sweep::folder::{Row, TrialState, in_words, name, value_in_words};
 use crate::terminal::progress::duration;
+use crate::terminal::table::aligned;
 
 /// Time between two drawings.
 const DRAW_EVERY: Duration = Duration::from_millis(200);
@@ -153,23 +154,4 @@ fn state_name(state: TrialState) -> &'static str {
         TrialState::Running => "running",
         TrialState::Waiting => "waiting",
     }
-}
-
-/// Columns as wide as their widest cell, to the right but for the last.
-pub fn aligned(lines: &[Vec<String>]) -> String {
-    let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        lines.iter().filter_map(|l| l.get(column)).map(|c| c.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let line = |cells: &Vec<String>| {
-        let cells = cells.iter().zip(&widths).enumerate();
-        let text: Vec<String> = cells
-            .map(
-                |(i, (cell, &width))| if i + 1 == columns { cell.clone() } else { format!("{cell:>width$}") },
-            )
-            .collect();
-        text.join("  ")
-    };
-    lines.iter().map(line).collect::<Vec<_>>().join("\n")
 }

@@ -6,4 +6,5 @@ pub mod large_write;
 pub mod output;
 pub mod progress;
 pub mod shell;
+pub mod table;
 pub mod words;
