@@ -13,6 +13,23 @@ pub enum HeldOut {
     Share(f64),
     /// So many rows.
     Rows(usize),
+    /// A tenth of the rows, at least 10 and at most 200, where there are 50 or more; else none.
+    Auto,
+}
+
+impl HeldOut {
+    /// Rows without which `Auto` holds out none: of fewer, training needs all.
+    pub const LEAST_ROWS: usize = 50;
+
+    /// How many of so many rows.
+    fn of(self, rows: usize) -> usize {
+        match self {
+            Self::Share(share) => (share * rows as f64).round() as usize,
+            Self::Rows(wanted) => wanted.min(rows),
+            Self::Auto if rows < Self::LEAST_ROWS => 0,
+            Self::Auto => (rows / 10).clamp(10, 200),
+        }
+    }
 }
 
 /// One side of a division into training and validation, or both.
@@ -67,11 +84,7 @@ impl Choice {
             PartChoice { whole, again: Draw::new(again, rows, seeds.next()) }
         });
         let parts = parts.collect();
-        let wanted = match subset.held_out() {
-            None => 0,
-            Some(HeldOut::Share(share)) => (share * taken as f64).round() as usize,
-            Some(HeldOut::Rows(rows)) => rows.min(taken),
-        };
+        let wanted = subset.held_out().map_or(0, |held_out| held_out.of(taken));
         Self { subset, parts, held_out: Draw::new(wanted, taken, held_out_seed) }
     }
 
@@ -133,6 +146,18 @@ mod tests {
         }
         assert_eq!(taken(Subset::All, 0.5, 3), taken(Subset::All, 0.5, 3));
         assert_ne!(taken(Subset::All, 0.5, 3), taken(Subset::All, 0.5, 4));
+    }
+
+    #[test]
+    fn auto_holds_out_a_tenth_within_bounds() {
+        for (rows, want) in [(1, 0), (49, 0), (50, 10), (100, 10), (360, 36), (2000, 200), (100_000, 200)] {
+            let times = |subset| {
+                let mut choice = Choice::new(subset, &[(1.0, rows)], 7);
+                (0..rows).map(|_| choice.times(0)).sum::<usize>()
+            };
+            assert_eq!(times(Subset::Validation(HeldOut::Auto)), want, "{rows}");
+            assert_eq!(times(Subset::Training(HeldOut::Auto)), rows - want, "{rows}");
+        }
     }
 
     #[test]

@@ -168,22 +168,32 @@ pub fn placed_in(folder: &Path, text: &str) -> String {
     }
 }
 
-/// `--validation`: `5%`, `0.05`, or a number of rows.
+/// `--validation`: `auto`, `none`, `5%`, `0.05`, or a number of rows.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Validation(pub HeldOut);
+pub struct Validation(pub Option<HeldOut>);
+
+impl Validation {
+    /// What a new run has that says nothing.
+    pub const AUTO: Self = Self(Some(HeldOut::Auto));
+}
 
 impl FromStr for Validation {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => return Ok(Self::AUTO),
+            "none" => return Ok(Self(None)),
+            _ => {}
+        }
         let share = match text.strip_suffix('%') {
             Some(percent) => percent.trim().parse::<f64>().ok().map(|percent| percent / 100.0),
             None => text.parse().ok().filter(|share| *share < 1.0),
         };
         match (share, text.parse()) {
-            (Some(share), _) if share > 0.0 && share < 1.0 => Ok(Self(HeldOut::Share(share))),
-            (None, Ok(rows)) if rows > 0 => Ok(Self(HeldOut::Rows(rows))),
-            _ => Err(format!("`{text}` is neither a share such as 5% nor a number of rows")),
+            (Some(share), _) if share > 0.0 && share < 1.0 => Ok(Self(Some(HeldOut::Share(share)))),
+            (None, Ok(rows)) if rows > 0 => Ok(Self(Some(HeldOut::Rows(rows)))),
+            _ => Err(format!("`{text}` is not a share such as 5%, a number of rows, `auto` or `none`")),
         }
     }
 }
@@ -192,8 +202,8 @@ impl Validation {
     /// As it is told: a share in percent.
     pub fn in_words(&self) -> String {
         match self.0 {
-            HeldOut::Share(share) => format!("{}%", (1e8 * share).round() / 1e6),
-            HeldOut::Rows(rows) => rows.to_string(),
+            Some(HeldOut::Share(share)) => format!("{}%", (1e8 * share).round() / 1e6),
+            Some(HeldOut::Rows(_) | HeldOut::Auto) | None => self.to_string(),
         }
     }
 }
@@ -201,8 +211,10 @@ impl Validation {
 impl fmt::Display for Validation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            HeldOut::Share(share) => write!(f, "{share}"),
-            HeldOut::Rows(rows) => write!(f, "{rows}"),
+            Some(HeldOut::Share(share)) => write!(f, "{share}"),
+            Some(HeldOut::Rows(rows)) => write!(f, "{rows}"),
+            Some(HeldOut::Auto) => f.write_str("auto"),
+            None => f.write_str("none"),
         }
     }
 }
@@ -278,11 +290,13 @@ mod tests {
     #[test]
     fn validation_is_a_share_or_a_number_of_rows() {
         for (text, want) in [
-            ("5%", HeldOut::Share(0.05)),
-            ("12.5 %", HeldOut::Share(0.125)),
-            ("0.25", HeldOut::Share(0.25)),
-            ("200", HeldOut::Rows(200)),
-            ("1", HeldOut::Rows(1)),
+            ("5%", Some(HeldOut::Share(0.05))),
+            ("12.5 %", Some(HeldOut::Share(0.125))),
+            ("0.25", Some(HeldOut::Share(0.25))),
+            ("200", Some(HeldOut::Rows(200))),
+            ("1", Some(HeldOut::Rows(1))),
+            ("auto", Some(HeldOut::Auto)),
+            ("none", None),
         ] {
             let read: Validation = text.parse().unwrap();
             assert_eq!(read.0, want, "{text}");

@@ -3,6 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use clap::{ArgAction, Args};
+use lorafit_data::HeldOut;
 use lorafit_model::WeightModules;
 use lorafit_train::Checkpoint;
 use serde::{Deserialize, Serialize};
@@ -247,7 +248,11 @@ pub struct TrainArgs {
     #[arg(long, value_name = "NAME", help_heading = "Watching")]
     #[arg(add = Facts::ARITHMETIC)]
     pub eval_split: Option<String>,
-    /// Hold out part of --data instead: a share (5%) or a number of rows, drawn by --seed; they are not trained on
+    /// Hold out part of --data instead: a share (5%), a number of rows, `auto` or `none` [default: auto, without
+    /// --eval-data]
+    ///
+    /// Held-out rows are drawn by --seed and are not trained on: their loss says how good the result is on rows that it
+    /// has not seen. `auto` holds out a tenth, at least 10 and at most 200 rows, of 50 rows or more, and none of fewer.
     #[arg(long, value_name = "SHARE|ROWS", conflicts_with = "eval_data", help_heading = "Watching")]
     #[arg(add = Facts::ARITHMETIC)]
     pub validation: Option<Validation>,
@@ -359,10 +364,21 @@ impl TrainArgs {
             self.name = folder.map(|name| name.to_string_lossy().into_owned());
         }
         self.lr = self.lr.or(Some(self.default_lr()));
+        // A run that was begun without, by an older version, goes on without.
+        if self.eval_data.is_empty() && self.resume.is_none() {
+            self.validation.get_or_insert(Validation::AUTO);
+        } else if !self.eval_data.is_empty() && self.validation == Some(Validation::AUTO) {
+            self.validation = None;
+        }
         self.check_method(given)?;
         self.check_init()?;
         self.validate()?;
         Ok(self)
+    }
+
+    /// What of `data` is held out.
+    pub fn held_out(&self) -> Option<HeldOut> {
+        self.validation.and_then(|Validation(held_out)| held_out)
     }
 
     /// The learning rate where none is given.
@@ -465,11 +481,9 @@ impl TrainArgs {
         natural("eval-every", self.eval_every.unwrap_or(1))?;
         natural("log-every", self.log_every.unwrap_or(1))?;
         natural("keep-checkpoints", self.safety.keep_checkpoints)?;
-        if self.eval_every.is_some() && self.eval_data.is_empty() && self.validation.is_none() {
-            return Err(CliError::usage(
-                "--eval-every without --eval-data or --validation has no rows to look at",
-            )
-            .hint("give held-out rows with --eval-data DATA, or hold some out with --validation 5%"));
+        if self.eval_every.is_some() && self.eval_data.is_empty() && self.held_out().is_none() {
+            return Err(CliError::usage("--eval-every with --validation none has no rows to look at")
+                .hint("give held-out rows with --eval-data DATA, or hold some out with --validation 5%"));
         }
         if self.eval_split.is_some() && self.eval_data.is_empty() {
             return Err(CliError::usage("--eval-split without --eval-data has no files to choose from")

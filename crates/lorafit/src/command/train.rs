@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
+use lorafit_data::HeldOut;
 use lorafit_data::words::{counted, grouped};
 use serde_json::json;
 
@@ -14,6 +15,7 @@ use lorafit_train::{
 use crate::args::config_file::{self, Given};
 use crate::args::memory::RecomputeChoice;
 use crate::args::options::Method;
+use crate::args::rows::Validation;
 use crate::args::train::TrainArgs;
 use crate::session::base::use_threads;
 use crate::session::base_name;
@@ -164,6 +166,9 @@ fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
         grouped(report.supervised_tokens as u64),
         grouped(report.longest as u64)
     ));
+    if let Some(line) = held_out_line(args, &ready.data) {
+        progress.note(&line);
+    }
     if report.truncated + report.dropped + report.overlong > 0 {
         progress.note(&format!(
             "{} cut to --max-seq-len {}, {} dropped as longer, {} dropped with nothing to train",
@@ -180,6 +185,19 @@ fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
         lines.for_each(|line| progress.note(&format!("evaluation: {line}")));
     }
     progress.note(&counted(ready.total_steps() as usize, "optimizer step", "optimizer steps"));
+}
+
+/// Which rows of `--data` are held out, where `--validation` decides that.
+fn held_out_line(args: &TrainArgs, data: &Data) -> Option<String> {
+    let chosen = args.validation?;
+    let Some(held_out) = data.held_out.as_ref() else {
+        let few = format!("no rows are held out, as there are fewer than {}", HeldOut::LEAST_ROWS);
+        return (chosen == Validation::AUTO).then_some(few);
+    };
+    let (rows, held_out) = (data.rows.report.rows, held_out.report.rows);
+    let are = counted(held_out, "row is", "rows are");
+    let line = format!("{are} held out, of {} in all, and judge the run", grouped((rows + held_out) as u64));
+    Some(if chosen == Validation::AUTO { format!("{line}; --validation none trains on all") } else { line })
 }
 
 fn tell_end(progress: &mut Progress, run: &Path, method: Method, summary: &Summary) {

@@ -227,51 +227,64 @@ impl TrainArgs {
         let options = Limits::of(base).options(&self.rows);
         let load = |source| self.cache.load(source, &base.tokenizer, options, quiet);
         let source = self.to_train_on()?;
-        let held_out = self.held_out(&source)?;
+        let held_out = self.held_out_source(&source)?;
         let rows = load(source);
         let held_out = held_out.map(load).transpose();
-        if let Some(validation) = self.validation {
-            let is_empty = |loaded: &anyhow::Error| {
-                matches!(loaded.downcast_ref::<DataError>(), Some(DataError::NoRows { .. }))
-            };
-            let refused =
-                |text: String| CliError::new(text).hint("give a number of rows, --validation 1 for example");
-            match (&rows, &held_out) {
-                (Ok(rows), Err(error)) if is_empty(error) => {
-                    let all = counted(rows.report.rows, "row", "rows");
-                    return Err(refused(format!(
-                        "--validation {} holds out none of {all}",
-                        validation.in_words()
-                    ))
-                    .into());
-                }
-                (Err(error), Ok(Some(held_out))) if is_empty(error) => {
-                    let all = match held_out.report.rows {
-                        1 => "the only row".to_owned(),
-                        rows => format!("all {}", counted(rows, "row", "rows")),
-                    };
-                    let text = format!(
-                        "--validation {} holds out {all}, and none is left to train on",
-                        validation.in_words()
-                    );
-                    return Err(refused(text).into());
-                }
-                _ => {}
+        self.divided(rows, held_out)
+    }
+
+    /// The two sides of a division, of which neither may be empty, but for those held out by `auto`.
+    fn divided(
+        &self,
+        rows: anyhow::Result<Dataset>,
+        held_out: anyhow::Result<Option<Dataset>>,
+    ) -> anyhow::Result<Data> {
+        let is_empty = |loaded: &anyhow::Error| {
+            matches!(loaded.downcast_ref::<DataError>(), Some(DataError::NoRows { .. }))
+        };
+        let Some(validation) = self.validation.filter(|_| self.held_out().is_some()) else {
+            return Ok(Data { rows: rows?, held_out: held_out? });
+        };
+        let what = match (rows, held_out) {
+            (Ok(rows), Err(error)) if is_empty(&error) && validation == Validation::AUTO => {
+                return self.none_held_out(rows);
             }
+            (Ok(rows), Err(error)) if is_empty(&error) => {
+                format!("none of {}", counted(rows.report.rows, "row", "rows"))
+            }
+            (Err(error), Ok(Some(held_out))) if is_empty(&error) => match held_out.report.rows {
+                1 => "the only row, and none is left to train on".to_owned(),
+                rows => format!("all {}, and none is left to train on", counted(rows, "row", "rows")),
+            },
+            (rows, held_out) => return Ok(Data { rows: rows?, held_out: held_out? }),
+        };
+        let text = format!("--validation {} holds out {what}", validation.in_words());
+        Err(CliError::new(text).hint("give a number of rows, --validation 1 for example").into())
+    }
+
+    /// `auto` holds out none of a few rows.
+    fn none_held_out(&self, rows: Dataset) -> anyhow::Result<Data> {
+        if self.eval_every.is_some() {
+            let all = counted(rows.report.rows, "row", "rows");
+            let text =
+                format!("--eval-every has no rows to look at: of {all} --validation auto holds out none");
+            return Err(CliError::usage(text)
+                .hint("give held-out rows with --eval-data DATA, or hold some out with --validation 10%")
+                .into());
         }
-        Ok(Data { rows: rows?, held_out: held_out? })
+        Ok(Data { rows, held_out: None })
     }
 
     /// Where the rows to train on are.
     fn to_train_on(&self) -> anyhow::Result<Source> {
         let source = self.rows.source("split", &self.data, self.rows.split.as_deref(), self.common.quiet)?;
-        let subset = self.validation.map_or(source.subset, |Validation(held_out)| Subset::Training(held_out));
+        let subset = self.held_out().map_or(source.subset, Subset::Training);
         Ok(Source { seed: self.seed, subset, ..source })
     }
 
     /// Where the rows that are held out are, if there are any; beside those `to_train_on`.
-    fn held_out(&self, to_train_on: &Source) -> anyhow::Result<Option<Source>> {
-        if let Some(Validation(held_out)) = self.validation {
+    fn held_out_source(&self, to_train_on: &Source) -> anyhow::Result<Option<Source>> {
+        if let Some(held_out) = self.held_out() {
             return Ok(Some(Source { subset: Subset::Validation(held_out), ..to_train_on.clone() }));
         }
         if self.eval_data.is_empty() {
@@ -283,7 +296,7 @@ impl TrainArgs {
 
     /// The rows that are held out as prompts and the replies they should get.
     pub fn prompts(&self, base: &Base) -> anyhow::Result<Vec<GenerationRow>> {
-        let held_out = self.held_out(&self.to_train_on()?)?;
+        let held_out = self.held_out_source(&self.to_train_on()?)?;
         held_out.map_or(Ok(Vec::new()), |source| Ok(generation_rows(source, &base.tokenizer)?))
     }
 

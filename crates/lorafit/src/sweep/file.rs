@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use crate::args::config_file::{ConfigFile, Given, merge_keys, object};
 use crate::args::flags;
 use crate::args::options::nearest;
+use crate::args::rows::Validation;
 use crate::args::train::TrainArgs;
 use crate::terminal::error::CliError;
 
@@ -138,6 +139,12 @@ pub struct Spec {
     pub train: TrainArgs,
 }
 
+/// Trials that nothing compares.
+pub fn no_held_out_rows() -> CliError {
+    CliError::usage("trials are compared by held-out rows, and there are none")
+        .hint("give them with `eval-data`, or hold some out with `validation = \"5%\"`")
+}
+
 impl Spec {
     /// Reads a sweep file.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
@@ -173,9 +180,8 @@ impl Spec {
         if reduction_factor < 2 {
             return error("reduction-factor", "`reduction-factor`: must be 2 or more");
         }
-        if self.train.eval_data.is_empty() && self.train.validation.is_none() {
-            return Err(CliError::usage("trials are compared by held-out rows, and there are none")
-                .hint("give them with `eval-data`, or hold some out with `validation = \"5%\"`"));
+        if self.train.eval_data.is_empty() && self.train.validation == Some(Validation(None)) {
+            return Err(no_held_out_rows());
         }
         match strategy {
             Strategy::Grid if trials.is_some() => {

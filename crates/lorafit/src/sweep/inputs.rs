@@ -15,7 +15,7 @@ use crate::session::base::Base;
 use crate::session::limits::Limits;
 use crate::session::run::Data;
 use crate::session::trained::Trained;
-use crate::sweep::file::{Metric, Settings};
+use crate::sweep::file::{Metric, Settings, no_held_out_rows};
 use crate::terminal::error::CliError;
 
 /// Bases and rows, each once, and which of them each trial works with.
@@ -57,13 +57,17 @@ impl Inputs {
                 Some(data) => data,
                 None => {
                     let base = &inputs.bases[base].1;
+                    let loaded = args.load(base)?;
+                    if loaded.held_out.is_none() {
+                        return Err(no_held_out_rows().into());
+                    }
                     let mut prompts = match settings.metric {
                         Metric::EvalLoss => Vec::new(),
                         Metric::ExactMatch => args.prompts(base)?,
                     };
                     let skips = args.rows.skip_bad_rows;
                     Limits::of(base).check_prompts(&mut prompts, skips)?;
-                    inputs.data.push((data_key, Rows { data: args.load(base)?, prompts }));
+                    inputs.data.push((data_key, Rows { data: loaded, prompts }));
                     inputs.data.len() - 1
                 }
             };
@@ -184,7 +188,7 @@ fn forward_seconds(base: &Base, samples: &Samples, micro_batch_tokens: usize) ->
 /// All that decides the rows and their tokens.
 fn data_key(base: usize, args: &TrainArgs) -> String {
     // The seed draws what is held out, and which rows a weight (behind a colon) takes; else the rows are the same.
-    let is_drawn = args.validation.is_some() || args.data.iter().any(|data| data.contains(':'));
+    let is_drawn = args.held_out().is_some() || args.data.iter().any(|data| data.contains(':'));
     let seed = is_drawn.then_some(args.seed);
     json!([base, args.data, args.eval_data, args.eval_split, args.validation, seed, args.rows, args.cache])
         .to_string()

@@ -308,7 +308,10 @@ fn values_out_of_range_are_usage_errors() {
     let out_of_range: [(&str, &[&str]); 6] = [
         ("--rank 0: must be 1 or more", &["train", "--rank", "0"]),
         ("--lr 0: must be above 0", &["train", "--lr", "0"]),
-        ("--eval-every without --eval-data or --validation", &["train", "--eval-every", "5"]),
+        (
+            "--eval-every with --validation none has no rows",
+            &["train", "--eval-every", "5", "--validation", "none"],
+        ),
         ("--threads 0: at least one", &["train", "--threads", "0"]),
         ("--top-p 2: must be above 0", &["generate", "--model", "m", "--prompt", "p", "--top-p", "2"]),
         ("--seq 1: must be 2 or more", &["bench", "--shape", "s", "--seq", "1"]),
@@ -610,7 +613,7 @@ fn what_says_how_rows_are_read_must_make_sense() {
         (vec!["--columns", "a"], "--columns: `a` is not of the form NAME=MEANING"),
         (vec!["--role", "human=person"], "`person` is not a role"),
         (vec!["--limit", "0"], "--limit 0: must be 1 or more"),
-        (vec!["--validation", "100%"], "`100%` is neither a share"),
+        (vec!["--validation", "100%"], "`100%` is not a share"),
         (vec!["--validation", "5%", "--eval-data", "e"], "cannot be used with"),
     ] {
         let train = ["train", "--model", "m", "--data", "d", "--out", "o", "--print-config"];

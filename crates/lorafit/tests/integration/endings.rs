@@ -102,3 +102,64 @@ fn the_loss_of_a_step_is_the_same_number_everywhere() {
     let mean = losses.iter().sum::<f64>() / 6.0;
     assert!(status.contains(&format!("step 6/6  loss {:.4}  smoothed {mean:.4}", losses[5])), "{status}");
 }
+
+#[test]
+fn a_run_of_fifty_rows_holds_some_out_and_says_so() {
+    let place = place(60);
+    let at = place.path();
+    let told = train(at, &["--max-steps", "4"]);
+    let line = "10 rows are held out, of 60 in all, and judge the run; --validation none trains on all";
+    assert!(told.contains(line), "{told}");
+    assert!(told.contains("50 chat rows"), "{told}");
+    assert_eq!(verdict(at)["of"], "held-out");
+    let config = fs::read_to_string(at.join("run/config.toml")).unwrap();
+    assert!(config.contains("validation = \"auto\""), "{config}");
+    // The whole run again gives the same rows.
+    let first = evaluations(at)[0]["loss"].as_f64();
+    train(at, &["--max-steps", "4"]);
+    assert_eq!(evaluations(at)[0]["loss"].as_f64(), first);
+}
+
+#[test]
+fn none_are_held_out_of_few_rows_or_where_nobody_wants_it() {
+    let small = place(49);
+    let told = train(small.path(), &["--max-steps", "4"]);
+    assert!(told.contains("no rows are held out, as there are fewer than 50"), "{told}");
+    assert!(told.contains("49 chat rows") && evaluations(small.path()).is_empty(), "{told}");
+
+    let place = place(60);
+    let at = place.path();
+    let told = train(at, &["--max-steps", "4", "--validation", "none"]);
+    assert!(told.contains("60 chat rows") && evaluations(at).is_empty(), "{told}");
+    assert!(!told.contains("are held out,"), "{told}");
+
+    // Rows that are given as held out are all there are.
+    let told = train(at, &["--max-steps", "4", "--eval-data", "rows.jsonl"]);
+    assert!(told.contains("60 chat rows") && !told.contains("are held out,"), "{told}");
+}
+
+#[test]
+fn a_run_begun_without_held_out_rows_goes_on_without() {
+    let place = place(60);
+    let at = place.path();
+    train(at, &["--max-steps", "4", "--validation", "none"]);
+    // As a version wrote it that knew no `auto`.
+    let path = at.join("run/config.toml");
+    let config = fs::read_to_string(&path).unwrap();
+    fs::write(&path, config.replace("validation = \"none\"\n", "")).unwrap();
+    let shown = lorafit(at, &["train", "--resume", "run", "--print-config"]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("max-steps = 4") && !shown.contains("validation"), "{shown}");
+}
+
+#[test]
+fn evaluations_that_have_no_rows_are_refused() {
+    let place = place(20);
+    let output = lorafit(
+        place.path(),
+        &["train", "--model", MODEL, "--data", "rows.jsonl", "--out", "run", "--eval-every", "2"],
+    );
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("of 20 rows --validation auto holds out none"), "{told}");
+}
