@@ -19,3 +19,4 @@ mod rows_told;
 mod selfcheck;
 mod shipping;
 mod sweep;
+mod watch;
