@@ -1,8 +1,11 @@
-"""Opens a page that lorafit wrote in headless Chromium: no errors, nothing loaded, every figure is drawn, nothing is wider
-than the window. Takes screenshots, light and dark, 1280 and 400 pixels wide, the whole page too, and prints it to PDF.
+"""Opens a page that lorafit wrote, or serves, in headless Chromium: no errors, nothing loaded from elsewhere, every figure is
+drawn, nothing is wider than the window, letters have a contrast of 4.5 with what is behind them, no label of a figure is
+struck by a line or overlaps another; the pointer on a curve tells its values and a drag shows a part of it. Takes
+screenshots, light and dark, 1280 and 400 pixels wide, the whole page too, and prints it to PDF.
 Of a page of `lorafit data --html` also: search, order and ids work, no row is broken out of.
 
     python3 scripts/check_page.py PAGE.html SCREENSHOT_FOLDER
+    python3 scripts/check_page.py http://127.0.0.1:8470/ SCREENSHOT_FOLDER
 
 Needs chromium and chromedriver, and of Python the standard library only.
 """
@@ -16,7 +19,8 @@ import time
 import urllib.request
 from pathlib import Path
 
-page, folder = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
+address = sys.argv[1] if sys.argv[1].startswith("http://127.0.0.1:") else Path(sys.argv[1]).resolve().as_uri()
+folder = Path(sys.argv[2])
 folder.mkdir(parents=True, exist_ok=True)
 PORT = 9517
 ARGUMENTS = (
@@ -41,6 +45,116 @@ def check(holds, what):
 
 
 failures = []
+
+# Letters that are seen, each with the contrast to the nearest background behind it (WCAG 2.1, 1.4.3).
+CONTRAST = """
+const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+const rgba = (colour) => {
+  canvas.clearRect(0, 0, 1, 1);
+  canvas.fillStyle = colour;
+  canvas.fillRect(0, 0, 1, 1);
+  return [...canvas.getImageData(0, 0, 1, 1).data].map((part) => part / 255);
+};
+const luminance = ([r, g, b]) => [r, g, b]
+  .map((part) => (part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4))
+  .reduce((sum, part, i) => sum + part * [0.2126, 0.7152, 0.0722][i], 0);
+const behind = (element) => {
+  for (let at = element; at; at = at.parentElement) {
+    const colour = rgba(getComputedStyle(at).backgroundColor);
+    if (colour[3] > 0.99) return colour;
+  }
+  return [1, 1, 1, 1];
+};
+const seen = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+const found = [];
+while (seen.nextNode()) {
+  const element = seen.currentNode.parentElement;
+  if (!seen.currentNode.data.trim() || element.closest('script, style, title, desc') || !element.checkVisibility?.()) continue;
+  if (element.matches(':disabled')) continue;
+  const style = getComputedStyle(element);
+  let back = behind(element);
+  const drawn = element.closest('svg');
+  // Letters inside a bar of a figure.
+  if (drawn) {
+    const box = element.getBoundingClientRect();
+    for (const bar of drawn.querySelectorAll('rect:not(.choice)')) {
+      const over = bar.getBoundingClientRect();
+      const inside = over.left <= box.left + 1 && over.right >= box.right - 1 && over.top <= box.top + 6 && over.bottom >= box.bottom - 6;
+      const fill = rgba(getComputedStyle(bar).fill);
+      if (inside && fill[3] > 0.99 && bar.compareDocumentPosition(element) & 4) back = fill;
+    }
+  }
+  const letters = rgba(drawn ? style.fill : style.color);
+  const [a, b] = [luminance(letters) + 0.05, luminance(back) + 0.05].sort((x, y) => y - x);
+  if (a / b < 4.5) found.push(`${seen.currentNode.data.trim().slice(0, 40)}: ${(a / b).toFixed(2)}`);
+}
+return [...new Set(found)];
+"""
+
+# Labels of figures that overlap each other, or that a line strikes which is drawn over no plate of theirs.
+LABELS = """
+const found = [];
+for (const svg of document.querySelectorAll('figure > svg')) {
+  const name = svg.querySelector('title')?.textContent ?? svg.closest('figure').querySelector('h3, figcaption').textContent;
+  const texts = [...svg.querySelectorAll('text')].map((text) => {
+    const { left, top, right, bottom } = text.getBoundingClientRect();
+    const room = (bottom - top) * 0.2;
+    const plated = text.previousElementSibling?.classList.contains('plate');
+    return { text, plated, left: left + 1, right: right - 1, top: top + room, bottom: bottom - room };
+  });
+  texts.forEach((one, i) => {
+    for (const other of texts.slice(i + 1)) {
+      if (one.left < other.right && other.left < one.right && one.top < other.bottom && other.top < one.bottom)
+        found.push(`${name}: ${one.text.textContent} overlaps ${other.text.textContent}`);
+    }
+  });
+  const edge = svg.getBoundingClientRect();
+  for (const { text, left, right } of texts) {
+    if (left < edge.left - 2 || right > edge.right + 2) found.push(`${name}: ${text.textContent} is cut off`);
+  }
+  for (const path of svg.querySelectorAll('path')) {
+    const [length, matrix] = [path.getTotalLength(), path.getScreenCTM()];
+    if (!matrix || !length) continue;
+    const steps = Math.min(4000, Math.ceil(length));
+    for (let i = 0; i <= steps; i++) {
+      const at = path.getPointAtLength((length * i) / steps).matrixTransform(matrix);
+      const struck = texts.find((one) => at.x > one.left && at.x < one.right && at.y > one.top && at.y < one.bottom
+        && !(one.plated && path.compareDocumentPosition(one.text) & 4));
+      if (struck) {
+        found.push(`${name}: ${struck.text.textContent} is struck by a line`);
+        break;
+      }
+    }
+  }
+}
+return [...new Set(found)];
+"""
+
+
+def check_curves(script, pointer):
+    """What a curve does under the pointer."""
+    middle = script(
+        "const plot = document.querySelector('svg.plot'); if (!plot) return null; plot.scrollIntoView({block: 'center'});"
+        "const grid = plot.closest('figure > svg').querySelector(':scope > rect').getBoundingClientRect();"
+        "const path = plot.querySelector('.series path'); if (!path) return null;"
+        "const at = path.getPointAtLength(path.getTotalLength() / 2).matrixTransform(path.getScreenCTM());"
+        "return [grid.left, grid.top, grid.right, grid.bottom, at.x, at.y]"
+    )
+    if middle is None:
+        return
+    left, top, right, bottom, x, y = middle
+    pointer([("move", x, y)])
+    told = script("const told = document.querySelector('.told'); return told.hidden ? '' : told.textContent")
+    check(len(told.split("\n")) == 3, f"the pointer on a curve tells {told!r}")
+    view = "return document.querySelector('svg.plot').getAttribute('viewBox')"
+    ticks = "return [...document.querySelector('svg.plot').parentNode.querySelectorAll('.grid text')].map((t) => t.textContent)"
+    before, marks = script(view), script(ticks)
+    quarter, height = (right - left) / 4, (top + bottom) / 2
+    pointer([("move", left + quarter, height), ("down", 0, 0), ("move", right - quarter, height), ("up", 0, 0)])
+    check(script(view) != before and script(ticks) != marks, f"a drag shows a part: {script(ticks)}")
+    check(not script(LABELS), f"labels of a part are read {script(LABELS) or ''}")
+    script("document.querySelector('figure > button:not([hidden])').click()")
+    check(script(view) == before and script(ticks) == marks, "all is shown again")
 
 
 def check_rows(script, capture):
@@ -123,8 +237,27 @@ try:
         def cdp(command, **params):
             return call(f"{session}/goog/cdp/execute", {"cmd": command, "params": params})
 
-        call(f"{session}/url", {"url": page.as_uri()})
-        check(script("return performance.getEntriesByType('resource').length") == 0, "nothing is loaded")
+        call(f"{session}/url", {"url": address})
+        is_live = address.startswith("http")
+        if is_live:
+            for _ in range(100):
+                if script("return document.querySelectorAll('#runs article, #curves svg').length > 1"):
+                    break
+                time.sleep(0.1)
+        loaded = script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+        own = [name for name in loaded if is_live and name.startswith(address)]
+        check(loaded == own, f"nothing is loaded from elsewhere {loaded or ''}")
+
+        def pointer(moves):
+            actions = {
+                "move": lambda x, y: {"type": "pointerMove", "duration": 50, "x": round(x), "y": round(y)},
+                "down": lambda x, y: {"type": "pointerDown", "button": 0},
+                "up": lambda x, y: {"type": "pointerUp", "button": 0},
+            }
+            mouse = {"type": "pointer", "id": "mouse", "actions": [actions[what](x, y) for what, x, y in moves]}
+            call(f"{session}/actions", {"actions": [mouse]})
+            time.sleep(0.1)
+
         figures = script(
             "return [...document.querySelectorAll('svg')].map((svg) => [svg.querySelector('title')?.textContent ?? '',"
             " svg.getBoundingClientRect().height, svg.querySelectorAll('path, rect, circle').length])"
@@ -139,14 +272,18 @@ try:
             script(f"document.querySelector('{top}').scrollIntoView()" if top else "window.scrollTo(0, 0)")
             wide = script("return document.documentElement.scrollWidth")
             check(wide <= width, f"{name}: {wide} of {width} pixels wide")
+            faint = script(CONTRAST)
+            check(not faint, f"{name}: letters stand out {faint or ''}")
+            faults = script(LABELS)
+            check(not faults, f"{name}: labels are read {faults or ''}")
             shot = cdp("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
             (folder / f"{name}.png").write_bytes(base64.b64decode(shot))
 
         for dark in (False, True):
             for width in (1280, 400):
-                capture(f"{'dark' if dark else 'light'}-{width}", width, dark=dark)
-        capture("whole-1280", 1280, whole=True)
-        capture("whole-400", 400, whole=True)
+                capture(f"{'dark' if dark else 'light'}-{width}", width, dark=dark, whole=True)
+        capture("first-1280", 1280)
+        check_curves(script, pointer)
         if script("return document.getElementById('query') !== null"):
             check_rows(script, capture)
         pdf = cdp("Page.printToPDF", printBackground=True)["data"]

@@ -10,7 +10,7 @@ use crate::args::flags;
 use crate::args::train::TrainArgs;
 use crate::command::{
     bench, chat, compare, completions, data, doctor, eval, export, generate, inspect, manual, merge, plan,
-    quantize, report, selfcheck, status, sweep, train,
+    quantize, report, selfcheck, status, sweep, train, watch,
 };
 use crate::terminal::words;
 
@@ -43,6 +43,8 @@ enum Verb {
     Sweep(sweep::SweepArgs),
     /// Show the progress of a run
     Status(status::StatusArgs),
+    /// Show runs on a live page of this machine, and stop them or save checkpoints from there
+    Watch(watch::WatchArgs),
     /// Measure loss, perplexity and, with --generate, exact match on held-out rows
     Eval(eval::EvalArgs),
     /// Compare runs on the same rows, side by side
@@ -109,6 +111,7 @@ pub fn run() -> anyhow::Result<()> {
         Verb::Train(args) => train::run(*args, &given),
         Verb::Sweep(args) => sweep::run(args),
         Verb::Status(args) => status::run(args),
+        Verb::Watch(args) => watch::run(args),
         Verb::Eval(args) => eval::run(args, &given),
         Verb::Compare(args) => compare::run(*args, &given),
         Verb::Inspect(args) => inspect::run(args),

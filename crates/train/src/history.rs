@@ -10,8 +10,9 @@ use serde_json::Value;
 
 use crate::checkpoint::last_saved;
 use crate::metrics::{EvaluationRecord, MetricsLine, SkipRecord, StepRecord};
-use crate::run::{CONFIG, DATA, EVALUATIONS, METRICS, PLAN, VERDICT};
+use crate::run::{CONFIG, DATA, EVALUATIONS, METRICS, PLAN, RunRecord, VERDICT};
 use crate::run_error::RunError;
+use crate::run_info::Origin;
 use crate::verdict::{Curve, Verdict};
 
 /// A line longer than this is no record.
@@ -38,6 +39,8 @@ pub struct RunHistory {
     pub verdict: Option<Verdict>,
     /// `config.toml`.
     pub config: Option<String>,
+    /// How it was begun, of `run.json`.
+    pub origin: Origin,
 }
 
 impl RunHistory {
@@ -71,6 +74,7 @@ impl RunHistory {
         let json = |name: &str| serde_json::from_str(&text(name)?).ok();
         let (plan, data, config) = (json(PLAN), json(DATA), text(CONFIG));
         let verdict = text(VERDICT).and_then(|text| serde_json::from_str::<Option<Verdict>>(&text).ok()?);
+        let origin = RunRecord::read(dir).map(|record| record.origin).unwrap_or_default();
         Ok(RunHistory {
             dir: dir.to_owned(),
             steps,
@@ -81,6 +85,7 @@ impl RunHistory {
             data,
             verdict,
             config,
+            origin,
         })
     }
 

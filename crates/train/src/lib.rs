@@ -49,9 +49,9 @@ pub use memory::{available_bytes, give_back_freed_buffers, peak_device_bytes, pe
 pub use metrics::{EvaluationRecord, SkipRecord, StepRecord};
 pub use optim::OptimizerKind;
 pub use plan::{EvaluationRequest, MemoryPlan, PlanRequest, device_process_bytes};
-pub use run::{RunFolder, RunLength};
+pub use run::RunFolder;
 pub use run_error::{CheckpointError, RunError};
-pub use run_info::{FolderFile, ModelFolder, RunInfo};
+pub use run_info::{FolderFile, ModelFolder, Origin, RunInfo};
 pub use run_summary::{RunResult, RunSummary};
 pub use saved::{
     Tensors, Watch, model_folder_bytes, write_adapter_folder, write_large_file, write_model_folder,

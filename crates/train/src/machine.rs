@@ -24,13 +24,19 @@ pub fn processor() -> Option<String> {
     }
 }
 
+/// [`processor`], or what kind it is: `x86_64`.
+pub fn processor_or_kind() -> String {
+    processor().unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}
+
 /// The first processor of `/proc/cpuinfo`: of ARM it says `Model` or `Hardware` for the board, if anything.
 #[cfg(any(target_os = "linux", test))]
 fn processor_in(cpuinfo: &str) -> Option<String> {
     let value = |wanted: &str| {
         cpuinfo.lines().find_map(|line| {
             let (key, value) = line.split_once(':')?;
-            (key.trim() == wanted && !value.trim().is_empty()).then(|| value.trim().to_owned())
+            let name = value.split_whitespace().collect::<Vec<_>>().join(" ");
+            (key.trim() == wanted && !name.is_empty()).then_some(name)
         })
     };
     value("model name").or_else(|| value("Model")).or_else(|| value("Hardware"))
@@ -56,8 +62,7 @@ mod tests {
 
     #[test]
     fn the_processor_is_named_on_intel_and_on_arm() {
-        let intel =
-            "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel\t\t: 143\nmodel name\t: Intel(R) Xeon(R) CPU\n";
+        let intel = "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel\t\t: 143\nmodel name\t: Intel(R)  Xeon(R) CPU\n";
         assert_eq!(processor_in(intel).as_deref(), Some("Intel(R) Xeon(R) CPU"));
         let arm =
             "processor\t: 0\nBogoMIPS\t: 108.00\n\nRevision\t: c03115\nModel\t\t: Raspberry Pi 4 Model B\n";

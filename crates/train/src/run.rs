@@ -10,7 +10,7 @@
 //! RUN/config.toml                                      every setting of the run
 //! RUN/plan.json                                        the memory the run was planned with, in bytes
 //! RUN/data.json                                        what the training rows are like
-//! RUN/run.json                                         how long the run is
+//! RUN/run.json                                         how long the run is, and how it was begun
 //! RUN/verdict.json                                     what its curve says; null until it has ended
 //! RUN/metrics.jsonl                                    one object per optimizer step
 //! RUN/evaluations.jsonl                                one object per evaluation
@@ -19,10 +19,12 @@
 //! ```
 
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use lorafit_data::statistics::Statistics;
 use lorafit_model::Parameters;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::card;
 use crate::checkpoint::{self, Content, State};
@@ -32,7 +34,7 @@ use crate::metrics::{EvaluationRecord, SkipRecord, StepRecord};
 use crate::optim::AdamW;
 use crate::plan::MemoryPlan;
 use crate::run_error::{CheckpointError, RunError, io_error, save_error};
-use crate::run_info::RunInfo;
+use crate::run_info::{Origin, RunInfo};
 use crate::saved;
 use crate::storage::{Disk, Storage, free_bytes};
 use crate::tensorboard::EventFile;
@@ -41,7 +43,7 @@ use crate::verdict::Verdict;
 pub(crate) const METRICS: &str = "metrics.jsonl";
 pub(crate) const EVALUATIONS: &str = "evaluations.jsonl";
 pub(crate) const PLAN: &str = "plan.json";
-pub(crate) const LENGTH: &str = "run.json";
+const RECORD: &str = "run.json";
 pub(crate) const DATA: &str = "data.json";
 pub(crate) const VERDICT: &str = "verdict.json";
 pub(crate) const CONFIG: &str = "config.toml";
@@ -50,10 +52,20 @@ const TENSORBOARD: &str = "tensorboard";
 const MARKS: [&str; 3] = [METRICS, "adapter_config.json", "adapter_model.safetensors"];
 
 /// `run.json`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunLength {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RunRecord {
     /// Optimizer steps of the whole run.
-    pub total_steps: u64,
+    pub(crate) total_steps: u64,
+    /// How it was begun.
+    #[serde(flatten)]
+    pub(crate) origin: Origin,
+}
+
+impl RunRecord {
+    /// Reads that of the run in `dir`.
+    pub(crate) fn read(dir: &Path) -> io::Result<Self> {
+        Ok(serde_json::from_str(&fs::read_to_string(dir.join(RECORD))?)?)
+    }
 }
 
 /// An open run folder.
@@ -113,12 +125,18 @@ impl RunFolder {
     /// A file that cannot be opened or cut.
     pub fn resume(
         lock: RunLock,
-        info: RunInfo,
+        mut info: RunInfo,
         state: &State,
         damaged: &[CheckpointError],
     ) -> Result<Self, RunError> {
         let storage: Box<dyn Storage> = Box::new(Disk);
         let dir = lock.dir();
+        // The command that began it says more than the one that goes on.
+        if let Ok(before) = RunRecord::read(dir)
+            && before.origin != Origin::default()
+        {
+            info.origin = before.origin;
+        }
         checkpoint::set_aside(&*storage, damaged).map_err(io_error(dir))?;
         let open = |name: &str, lines: u64| {
             let path = dir.join(name);
@@ -171,8 +189,9 @@ impl RunFolder {
     ///
     /// # Errors
     /// A file that cannot be written.
-    pub(crate) fn write_length(&self, length: RunLength) -> Result<(), RunError> {
-        self.replace(LENGTH, serde_json::to_string(&length).expect("plain values").as_bytes())
+    pub(crate) fn write_record(&self, total_steps: u64) -> Result<(), RunError> {
+        let record = RunRecord { total_steps, origin: self.info.origin.clone() };
+        self.replace(RECORD, serde_json::to_string(&record).expect("plain values").as_bytes())
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), RunError> {
@@ -180,13 +199,15 @@ impl RunFolder {
         self.storage.replace(&path, bytes).map_err(io_error(&path))
     }
 
-    /// Writes event files for TensorBoard from here on; the run goes on at step `first`.
+    /// Writes event files for TensorBoard from here on, with `settings` as hyper-parameters; the run goes on at step `first`.
     ///
     /// # Errors
     /// A file that cannot be made.
-    pub fn write_events(&mut self, first: u64) -> Result<(), RunError> {
+    pub fn write_events(&mut self, first: u64, settings: &Map<String, Value>) -> Result<(), RunError> {
         let dir = self.dir().join(TENSORBOARD);
-        self.events = Some(EventFile::create(&*self.storage, &dir, first).map_err(io_error(&dir))?);
+        let mut events = EventFile::create(&*self.storage, &dir, first).map_err(io_error(&dir))?;
+        events.hyper_parameters(settings).map_err(io_error(&dir))?;
+        self.events = Some(events);
         Ok(())
     }
 
@@ -223,9 +244,24 @@ impl RunFolder {
         self.show(record.step, &scalars)
     }
 
+    /// Adds histograms of an adapter's factors to the event files, if there are any.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub(crate) fn show_factors(&mut self, step: u64, parameters: &Parameters<'_>) -> Result<(), RunError> {
+        match parameters.adapter() {
+            Some(adapter) => self.in_events(|events| events.factors(step, adapter)),
+            None => Ok(()),
+        }
+    }
+
     fn show(&mut self, step: u64, scalars: &[(&str, f64)]) -> Result<(), RunError> {
+        self.in_events(|events| events.scalars(step, scalars))
+    }
+
+    fn in_events(&mut self, write: impl FnOnce(&mut EventFile) -> io::Result<()>) -> Result<(), RunError> {
         let dir = self.lock.dir().join(TENSORBOARD);
-        let shown = self.events.as_mut().map_or(Ok(()), |events| events.scalars(step, scalars));
+        let shown = self.events.as_mut().map_or(Ok(()), write);
         if shown.is_err() {
             // Nothing can be read behind half a record, so the curves end here.
             self.events = None;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use lorafit_model::weights::SaveDtype;
+use serde::{Deserialize, Serialize};
 
 use crate::identity::Identity;
 
@@ -19,6 +20,25 @@ pub struct RunInfo {
     pub clock: i64,
     /// What goes beside the weights of a model.
     pub folder: ModelFolder,
+    /// How it was begun.
+    pub origin: Origin,
+}
+
+/// How a run was begun: a part of `run.json`, which runs of older programs lack.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The command, as it is typed in a shell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+    /// Seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began: Option<i64>,
+    /// The processor, or the GPU that computes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processor: Option<String>,
+    /// Threads that compute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
 }
 
 /// What goes beside the weights of a model, or of an adapter, that is saved.

@@ -1,6 +1,5 @@
 //! Where a run is, read from its folder by another process: nothing here writes or disturbs the run.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -10,7 +9,7 @@ use crate::checkpoint::last_saved;
 use crate::json_lines::read_last;
 use crate::lock::RunLock;
 use crate::metrics::{EvaluationRecord, MetricsLine, StepRecord};
-use crate::run::{EVALUATIONS, LENGTH, METRICS, RunLength};
+use crate::run::{EVALUATIONS, METRICS, RunRecord};
 use crate::run_error::RunError;
 use crate::verdict::SMOOTHED_STEPS;
 
@@ -76,7 +75,7 @@ impl RunStatus {
             (!taken.is_empty()).then(|| sum / taken.len() as f64)
         };
         let seconds = mean(|record| record.seconds);
-        let total_steps = read_length(dir).ok().map(|length| length.total_steps);
+        let total_steps = RunRecord::read(dir).ok().map(|record| record.total_steps);
         let holder = RunLock::holder(dir);
         Ok(RunStatus {
             running: holder.is_some(),
@@ -95,10 +94,6 @@ impl RunStatus {
             }),
         })
     }
-}
-
-fn read_length(dir: &Path) -> io::Result<RunLength> {
-    Ok(serde_json::from_str(&std::fs::read_to_string(dir.join(LENGTH))?)?)
 }
 
 fn age(path: &Path) -> Option<f64> {

@@ -24,7 +24,7 @@ use crate::history::RunHistory;
 use crate::memory::{peak_device_bytes, peak_rss_bytes};
 use crate::metrics::{EvaluationRecord, SkipRecord, StepRecord};
 use crate::optim::{AdamW, OptimizerKind};
-use crate::run::{RunFolder, RunLength};
+use crate::run::RunFolder;
 use crate::run_error::RunError;
 use crate::schedule::{Schedule, ScheduleKind};
 use crate::stream::{Cut, MicroBatchSize, cut};
@@ -300,7 +300,7 @@ impl<'a, 'p> Training<'a, 'p> {
             state = checkpoint.state.clone();
         }
         run.check_space(parameters, &stepper.optimizer, options.keep_checkpoints + 1)?;
-        run.write_length(RunLength { total_steps })?;
+        run.write_record(total_steps)?;
         run.write_verdict(None)?;
         let steps = Steps::new(samples, options.order, options.batch_size, options.gradient_accumulation)
             .resume(state.position);
@@ -372,7 +372,8 @@ impl<'a, 'p> Training<'a, 'p> {
                 }
             }
         }
-        saver.recorded(run.record_evaluation(&record), *observer);
+        let recorded = run.record_evaluation(&record).and_then(|()| run.show_factors(state.step, parameters));
+        saver.recorded(recorded, *observer);
         state.evaluated = Some(state.step);
         observer.on_evaluation(&record);
         self.evaluated = Some(record);
@@ -426,6 +427,10 @@ impl<'a, 'p> Training<'a, 'p> {
     fn finish(mut self, interrupted: bool, started: Instant) -> Result<Summary, TrainError> {
         self.save()?;
         self.run.save_result(self.parameters)?;
+        if self.state.evaluated != Some(self.state.step) {
+            let shown = self.run.show_factors(self.state.step, self.parameters);
+            self.saver.recorded(shown, self.observer);
+        }
         if let Some(error) = self.saver.failed {
             return Err(error.into());
         }

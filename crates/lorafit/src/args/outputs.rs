@@ -228,6 +228,7 @@ fn is_own(path: &Path, kind: Kind) -> bool {
             Kind::Figure => match ending.as_str() {
                 "svg" => text.starts_with("<svg") || text.starts_with("<?xml"),
                 "png" => head.starts_with(b"\x89PNG"),
+                "pdf" => head.starts_with(b"%PDF"),
                 _ => true,
             },
             Kind::Gguf => head.starts_with(b"GGUF"),

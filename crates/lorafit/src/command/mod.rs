@@ -19,3 +19,4 @@ pub mod selfcheck;
 pub mod status;
 pub mod sweep;
 pub mod train;
+pub mod watch;

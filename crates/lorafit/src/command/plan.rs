@@ -78,7 +78,7 @@ pub struct PlanArgs {
     /// Print everything as one JSON object
     #[arg(long, help_heading = "Output")]
     pub json: bool,
-    /// Draw the comparison as a stacked bar chart; a FILE.png is a picture, a FILE.csv the numbers behind it
+    /// Draw the comparison as a stacked bar chart; a FILE.png is a picture, a FILE.pdf a page for LaTeX, a FILE.csv the numbers behind it
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub svg: Option<PathBuf>,
 }

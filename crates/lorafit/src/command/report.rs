@@ -1,10 +1,9 @@
 //! `lorafit report`: how runs went and what they changed, as one page.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use lorafit_model::adapter::AdapterFile;
-use lorafit_train::RunHistory;
 
 use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::args::common::Common;
@@ -15,9 +14,11 @@ use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::args::require;
 use crate::args::sampling::Sampling;
 use crate::args::train::TrainArgs;
+use crate::pages::report::overview::facts;
 use crate::pages::report::sweep::{Sweep, TRIALS};
-use crate::pages::report::training::NamedRun;
+use crate::pages::report::training::{NamedRun, last_part};
 use crate::pages::report::{Report, adapter as adapter_section, answers, training};
+use crate::pages::shell::Facts;
 use crate::session::adapter_numbers::{self, check_overlap, compared_layer};
 use crate::session::base::{as_trained, open_adapter, open_base, use_threads};
 use crate::terminal::error::CliError;
@@ -32,7 +33,8 @@ Examples:
     lorafit report runs/first --out report.html --prompts prompts.txt
     lorafit report sweeps/first --out report.html
 
-The page loads nothing and runs nothing: it can be sent, printed, and opened in ten years. A run may still be running.")]
+The page loads nothing: it can be sent, printed, and opened in ten years. Its figures tell values under the pointer; a drag
+across a curve shows that part of it. A run may still be running; lorafit watch shows it live.")]
 pub struct ReportArgs {
     /// Run folders of train, or one folder of a sweep
     #[arg(required = true, value_name = "RUN")]
@@ -40,7 +42,7 @@ pub struct ReportArgs {
     /// The page to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Write each figure to this folder too, as SVG and PNG, and its numbers as CSV
+    /// Write each figure to this folder too, as SVG, PNG and PDF, and its numbers as CSV
     #[arg(long, value_name = "DIR")]
     pub figures: Option<PathBuf>,
     /// The layer at which the directions of two runs are compared one by one, such as model.layers.3.self_attn.q_proj
@@ -100,12 +102,12 @@ pub fn run(args: ReportArgs, given: &Given) -> anyhow::Result<()> {
     outputs::check(&inputs, asked.into_iter().flatten())?;
     use_threads(&args.common)?;
     let mut report = Report::default();
-    let title = match args.runs.iter().any(|run| run.join(TRIALS).is_file()) {
+    let (title, mut facts) = match args.runs.iter().any(|run| run.join(TRIALS).is_file()) {
         true => add_sweep(&mut report, &args)?,
         false => add_runs(&mut report, &args)?,
     };
-    let subtitle = format!("lorafit {}", env!("CARGO_PKG_VERSION"));
-    let page = report.page(&title, &subtitle);
+    facts.add_page();
+    let page = report.page(&title, &facts);
     if let Some(folder) = &args.figures {
         report.write_figures(folder)?;
     }
@@ -116,7 +118,7 @@ pub fn run(args: ReportArgs, given: &Given) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn add_sweep(report: &mut Report, args: &ReportArgs) -> anyhow::Result<String> {
+fn add_sweep(report: &mut Report, args: &ReportArgs) -> anyhow::Result<(String, Facts)> {
     let [dir] = &args.runs[..] else {
         let text = "a sweep is reported by itself";
         return Err(CliError::usage(text)
@@ -129,22 +131,13 @@ fn add_sweep(report: &mut Report, args: &ReportArgs) -> anyhow::Result<String> {
             return Err(error.hint("give the run of its best trial").into());
         }
     }
-    Sweep::read(dir)?.add(report);
-    Ok(last_part(dir))
+    let sweep = Sweep::read(dir)?;
+    sweep.add(report);
+    Ok((last_part(dir), sweep.facts(dir)))
 }
 
-fn add_runs(report: &mut Report, args: &ReportArgs) -> anyhow::Result<String> {
-    let histories = args.runs.iter().map(|dir| RunHistory::read(dir)).collect::<Result<Vec<_>, _>>()?;
-    let names: Vec<String> = args.runs.iter().map(|dir| last_part(dir)).collect();
-    let unique = |i: usize| names.iter().filter(|name| **name == names[i]).count() == 1;
-    let runs: Vec<NamedRun> = histories
-        .into_iter()
-        .enumerate()
-        .map(|(i, history)| {
-            let name = if unique(i) { names[i].clone() } else { args.runs[i].display().to_string() };
-            NamedRun { name, history }
-        })
-        .collect();
+fn add_runs(report: &mut Report, args: &ReportArgs) -> anyhow::Result<(String, Facts)> {
+    let runs = NamedRun::read(&args.runs)?;
     let prompts = args.prompts.as_deref().map(answers::prompts).transpose()?;
     training::add(report, &runs);
     let adapters = add_adapters(report, args, &runs)?;
@@ -152,7 +145,7 @@ fn add_runs(report: &mut Report, args: &ReportArgs) -> anyhow::Result<String> {
         add_answers(report, args, &adapters, &prompts)?;
     }
     training::add_configuration(report, &runs);
-    Ok(runs.iter().map(|run| run.name.as_str()).collect::<Vec<_>>().join(", "))
+    Ok((training::title(&runs), facts(&runs)))
 }
 
 /// The runs that have an adapter, each with its folder.
@@ -226,9 +219,4 @@ fn add_answers(
             eprintln!("{text}");
         }
     })
-}
-
-fn last_part(dir: &Path) -> String {
-    let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    whole.file_name().map_or_else(|| dir.display().to_string(), |name| name.to_string_lossy().into_owned())
 }

@@ -40,11 +40,12 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     args.check_adapter(given)?;
     let Some(out) = &args.out else { unreachable!("resolve asks for it") };
     args.check_outputs(out)?;
+    // Whoever finds the process by its lock may signal it.
+    interrupt::save_flag();
     let lock = RunLock::take(out)?;
     if !args.overwrite && args.resume.is_none() {
         RunFolder::check_free(out)?;
     }
-    interrupt::save_flag();
     use_threads(&args.common)?;
     let mut progress = Progress::new(args.common.quiet, args.log_every, args.safety.log);
     let resumption = match &args.resume {

@@ -4,7 +4,7 @@ use lorafit_data::words::grouped;
 use serde::Serialize;
 
 use crate::args::size::ByteSize;
-use crate::pages::shell::{Page, escape, table_with_marks};
+use crate::pages::shell::{Facts, Page, table_with_marks};
 
 const STYLE: &str = "td strong { border-bottom: 2px solid var(--accent); }\n";
 
@@ -102,9 +102,24 @@ pub fn draw(data: &[String], judged: &[Compared]) -> String {
     let table = table_with_marks("Runs, and the bases they began from", &columns, rows, |row, column| {
         best[column][row]
     });
-    let subtitle = format!("judged on <code>{}</code>", escape(&data.join(", ")));
-    let page =
-        Page { verb: "compare", title: "Runs side by side", subtitle: &subtitle, style: STYLE, script: None };
+    let mut facts = Facts::default();
+    let bases: Vec<&Compared> = judged.iter().filter(|row| row.method == "base").collect();
+    let of_bases = |value: fn(&Compared) -> String| {
+        (!bases.is_empty()).then(|| bases.iter().map(|row| value(row)).collect::<Vec<_>>().join("; "))
+    };
+    facts.add("model", of_bases(|row| row.name.clone()));
+    facts.add("data", Some(data.join(", ")));
+    facts.add_machine();
+    facts.add("base loss", of_bases(|row| format!("{:.4}", row.loss)));
+    facts.add_page();
+    let page = Page {
+        verb: "compare",
+        title: "Runs side by side",
+        facts: &facts,
+        style: STYLE,
+        scripts: &[],
+        policy: "",
+    };
     page.around(&(table + NOTE))
 }
 

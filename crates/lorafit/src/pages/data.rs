@@ -8,7 +8,7 @@ use lorafit_data::statistics::{Percentiles, Statistics};
 use lorafit_data::words::counted;
 use lorafit_data::{Dataset, SampleRef, Tokenizer};
 
-use crate::pages::shell::{Cards, Page, Script, escape, number, percent, table};
+use crate::pages::shell::{Cards, Facts, Page, escape, number, percent, table};
 use crate::session::pieces::{Piece, pieces};
 use crate::session::rows::{shapes, treated};
 
@@ -74,22 +74,19 @@ pub fn draw(
         let _ = write!(page, " The page would be too large with more.");
     }
     page.push_str("</p>\n</section>\n");
-    let shell = Page {
-        verb: "data",
-        title: &name,
-        subtitle: &format!("as it is trained, for <code>{}</code>", escape(of.model)),
-        style: STYLE,
-        script: Some(Script { text: SCRIPT, nonce: &nonce(data) }),
-    };
-    Ok(shell.around(&page))
-}
-
-/// What the script and nothing in the data has: a row cannot know the hash of the data it is part of.
-fn nonce(data: &Dataset) -> String {
-    data.samples.fingerprint().iter().fold(String::new(), |mut text, byte| {
+    let mut facts = Facts::default();
+    facts.add("model", Some(of.model));
+    facts.add("data", Some(of.sources.join(", ")));
+    let fingerprint = data.samples.fingerprint().iter().take(8).fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
-    })
+    });
+    facts.add("fingerprint", Some(format!("{fingerprint}, of tokens and what of them is trained")));
+    facts.add_machine();
+    facts.add_page();
+    let shell =
+        Page { verb: "data", title: &name, facts: &facts, style: STYLE, scripts: &[SCRIPT], policy: "" };
+    Ok(shell.around(&page))
 }
 
 const CONTROLS: &str = "\

@@ -5,3 +5,4 @@ pub mod data;
 pub mod figure;
 pub mod report;
 pub mod shell;
+pub mod watch;

@@ -5,7 +5,10 @@
 
 use std::fmt::Write as _;
 
-use lorafit_data::words::grouped;
+use lorafit_data::words::{counted, grouped};
+use lorafit_train::machine;
+
+use crate::terminal::made;
 
 const STYLE: &str = include_str!("shell.css");
 
@@ -15,40 +18,73 @@ pub struct Page<'a> {
     pub verb: &'a str,
     /// Its heading, as text.
     pub title: &'a str,
-    /// What stands below, as HTML.
-    pub subtitle: &'a str,
+    /// What it is about, below the heading.
+    pub facts: &'a Facts,
     /// Style beside that of every page, whose colours are var(--ink), var(--faint), var(--line), var(--card), var(--paper), var(--accent).
     pub style: &'a str,
-    /// The only script that runs.
-    pub script: Option<Script<'a>>,
-}
-
-/// The script of a page.
-#[derive(Clone, Copy)]
-pub struct Script<'a> {
-    /// Its text.
-    pub text: &'a str,
-    /// A word that nothing else in the page has: scripts without it do not run.
-    pub nonce: &'a str,
+    /// The scripts that run, in order.
+    pub scripts: &'a [&'a str],
+    /// What else the policy of the page allows, such as the server that a live page asks.
+    pub policy: &'a str,
 }
 
 impl Page<'_> {
     /// The page with `body`, which is HTML, as its main part.
     pub fn around(&self, body: &str) -> String {
-        let Page { verb, title, subtitle, style, script } = self;
-        let title = escape(title);
-        let policy = script.map(|s| format!(" script-src 'nonce-{}';", s.nonce)).unwrap_or_default();
-        let script = script.map(|s| format!("<script nonce=\"{}\">\n{}</script>\n", s.nonce, s.text));
+        let Page { verb, title, facts, style, scripts, policy } = self;
+        let (title, facts) = (escape(title), facts.html());
+        // No text of the page knows the hash of the whole, and scripts without it do not run.
+        let nonce = blake3::hash([title.as_str(), &facts, body].concat().as_bytes()).to_hex();
+        let allowed =
+            if scripts.is_empty() { String::new() } else { format!(" script-src 'nonce-{nonce}';") };
+        let script = |text: &&str| format!("<script nonce=\"{nonce}\">\n{text}</script>\n");
         format!(
             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline';{policy} \
-             base-uri 'none'; form-action 'none'\">\n\
+             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline';{allowed}\
+             {policy} base-uri 'none'; form-action 'none'\">\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
              <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title} · lorafit {verb}</title>\n\
-             <style>\n{STYLE}{style}</style>\n</head>\n<body>\n<header><h1>{title}</h1><p>{subtitle}</p></header>\n\
+             <style>\n{STYLE}{style}</style>\n</head>\n<body>\n<header><h1>{title}</h1>\n{facts}</header>\n\
              <main>\n{body}</main>\n{}</body>\n</html>\n",
-            script.unwrap_or_default()
+            scripts.iter().map(script).collect::<String>()
         )
+    }
+}
+
+/// What a page is about: names and values, some of which are code.
+#[derive(Default)]
+pub struct Facts(String);
+
+impl Facts {
+    /// Adds a fact; one without a value is left out.
+    pub fn add(&mut self, name: &str, value: Option<impl AsRef<str>>) {
+        if let Some(value) = value {
+            let _ = writeln!(self.0, "<dt>{}</dt><dd>{}</dd>", escape(name), escape(value.as_ref()));
+        }
+    }
+
+    /// Adds a command or a path.
+    pub fn add_code(&mut self, name: &str, value: Option<impl AsRef<str>>) {
+        if let Some(value) = value {
+            let value = escape(value.as_ref());
+            let _ = writeln!(self.0, "<dt>{}</dt><dd><code>{value}</code></dd>", escape(name));
+        }
+    }
+
+    /// Adds the machine that this process computes on.
+    pub fn add_machine(&mut self) {
+        let threads = counted(rayon::current_num_threads(), "thread", "threads");
+        self.add("machine", Some(format!("{}, {threads}", machine::processor_or_kind())));
+    }
+
+    /// Adds when, and by which command, the page itself was made.
+    pub fn add_page(&mut self) {
+        self.add("page made", Some(format!("{}, lorafit {}", made::now(), env!("CARGO_PKG_VERSION"))));
+        self.add_code("by", Some(made::command()));
+    }
+
+    fn html(&self) -> String {
+        format!("<dl class=\"facts\">\n{}</dl>\n", self.0)
     }
 }
 
@@ -140,28 +176,96 @@ pub fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pages::figure::colour;
 
     #[test]
     fn markup_in_text_is_text() {
         let hostile = "</script><img src=x onerror='a' \"b\">&amp;";
         let text = "&lt;/script&gt;&lt;img src=x onerror=&#39;a&#39; &quot;b&quot;&gt;&amp;amp;";
         assert_eq!(escape(hostile), text);
-        let page = Page { verb: "data", title: hostile, subtitle: "", style: "", script: None };
+        let mut facts = Facts::default();
+        facts.add(hostile, Some(hostile));
+        facts.add_code(hostile, Some(hostile));
+        let page = Page { verb: "data", title: hostile, facts: &facts, style: "", scripts: &[], policy: "" };
         let mut body = Cards::default();
         body.add(hostile, hostile, hostile);
         let html = page.around(&(body.html() + &table(hostile, &[hostile], [[hostile.to_owned()]])));
-        assert!(!html.contains("<img") && html.matches(text).count() == 8);
+        assert!(!html.contains("<img") && html.matches(text).count() == 12);
+    }
+
+    /// The contrast of two colours `#rrggbb` (WCAG 2.1, 1.4.3), from 1 to 21.
+    fn contrast(one: &str, other: &str) -> f64 {
+        let luminance = |colour: &str| {
+            let part = |from: usize| {
+                let value = f64::from(u8::from_str_radix(&colour[from..from + 2], 16).unwrap()) / 255.0;
+                if value <= 0.03928 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
+            };
+            0.2126 * part(1) + 0.7152 * part(3) + 0.0722 * part(5)
+        };
+        let (a, b) = (luminance(one) + 0.05, luminance(other) + 0.05);
+        a.max(b) / a.min(b)
+    }
+
+    /// The variables of a theme, with `#fff` as `#ffffff`.
+    fn colours(block: &str) -> Vec<(String, String)> {
+        let declared = block.split(';').filter_map(|line| line.split_once(':'));
+        let long = |value: &str| match value.len() {
+            4 => value.chars().flat_map(|c| std::iter::repeat_n(c, if c == '#' { 1 } else { 2 })).collect(),
+            _ => value.to_owned(),
+        };
+        declared
+            .map(|(name, value)| (name.trim().trim_start_matches("--").to_owned(), long(value.trim())))
+            .collect()
+    }
+
+    #[test]
+    fn letters_and_lines_stand_out_in_every_theme() {
+        let blocks: Vec<&str> =
+            STYLE.split(":root {").skip(1).map(|rest| rest.split('}').next().unwrap()).collect();
+        let [light, dark] = [blocks[0], blocks[1]].map(colours);
+        for (theme, print) in [(&light, false), (&dark, false), (&colours(blocks[2]), true)] {
+            let of = |name: &str| {
+                let own = theme.iter().find(|(known, _)| known == name);
+                &own.or_else(|| light.iter().find(|(known, _)| known == name)).unwrap().1
+            };
+            for (letters, least) in [("ink", 7.0), ("faint", 4.5), ("accent", 4.5), ("other", 4.5)] {
+                for behind in ["paper", "card"] {
+                    let found = contrast(of(letters), of(behind));
+                    assert!(found >= least, "{letters} on {behind}: {found:.2} (print: {print})");
+                }
+            }
+            for number in 0..8 {
+                let (one, shade) = (
+                    contrast(of(&format!("c{number}")), of("paper")),
+                    contrast(of(&format!("s{number}")), of("paper")),
+                );
+                // Numbers are written on the first, the second are lines only (WCAG 2.1, 1.4.11).
+                assert!(
+                    one >= 4.5 && shade >= 3.0,
+                    "colour {number}: {one:.2} and {shade:.2} (print: {print})"
+                );
+            }
+        }
+        for (number, colour) in colour::NAMED.iter().enumerate() {
+            assert!(light.contains(&(format!("c{number}"), (*colour).to_owned())), "{colour} in files alone");
+        }
+        for (number, shade) in colour::SHADES.iter().enumerate() {
+            assert!(light.contains(&(format!("s{number}"), (*shade).to_owned())), "{shade} in files alone");
+        }
     }
 
     #[test]
     fn a_page_runs_its_own_script_only_and_loads_nothing() {
-        let plain = Page { verb: "data", title: "a", subtitle: "", style: "", script: None }.around("");
+        let facts = Facts::default();
+        let page = |scripts| Page { verb: "data", title: "a", facts: &facts, style: "", scripts, policy: "" };
+        let plain = page(&[]).around("");
         assert!(plain.contains("default-src 'none'") && !plain.contains("script"));
-        let script = Some(Script { text: "0", nonce: "abc" });
-        let page = Page { verb: "data", title: "a", subtitle: "", style: "", script }.around("");
+        let with_script = page(&["0"]).around("");
+        let nonce = with_script.split("script-src 'nonce-").nth(1).unwrap().split('\'').next().unwrap();
         assert!(
-            page.contains("script-src 'nonce-abc';") && page.contains("<script nonce=\"abc\">\n0</script>")
+            nonce.len() == 64 && with_script.contains(&format!("<script nonce=\"{nonce}\">\n0</script>"))
         );
+        assert!(!page(&["0"]).around("another").contains(nonce), "another page has another");
         assert!(!STYLE.contains("</") && !STYLE.contains("url(") && !STYLE.contains("http"));
     }
 }

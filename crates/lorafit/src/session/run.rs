@@ -3,10 +3,11 @@
 use lorafit_data::statistics::Statistics;
 use lorafit_data::words::counted;
 use lorafit_data::{DataError, Dataset, GenerationRow, Order, Source, Subset, generation_rows};
+use lorafit_kernels::Device;
 use lorafit_model::{ActivationDtype, ActivationPolicy, Parameters, Recompute, Trainable};
 use lorafit_train::{
-    Duration, Identity, MemoryPlan, Observer, PlanRequest, RunError, RunFolder, RunHistory, RunInfo, RunLock,
-    Start, Summary, TrainData, TrainError, TrainOptions, train,
+    Duration, Identity, MemoryPlan, Observer, Origin, PlanRequest, RunError, RunFolder, RunHistory, RunInfo,
+    RunLock, Start, Summary, TrainData, TrainError, TrainOptions, machine, train,
 };
 
 use crate::args::config_file;
@@ -21,6 +22,7 @@ use crate::session::resume::{self, Resumption};
 use crate::session::trained::{Trained, alternatives, model_folder};
 use crate::terminal::error::CliError;
 use crate::terminal::interrupt;
+use crate::terminal::made;
 use crate::terminal::progress::Progress;
 
 /// The rows of a run.
@@ -131,6 +133,7 @@ impl<'a> Ready<'a> {
             identity: self.identity.clone(),
             clock: base.tokenizer.clock(),
             folder: model_folder(args, base)?,
+            origin: origin(base),
         };
         let checkpoint = self.resumption.checkpoint.as_ref();
         let mut run = match checkpoint {
@@ -140,7 +143,8 @@ impl<'a> Ready<'a> {
         run.write_plan(plan)?;
         run.write_data(&Statistics::of(&self.data.rows, args.batch_size))?;
         if args.safety.tensorboard {
-            run.write_events(checkpoint.map_or(0, |checkpoint| checkpoint.state.step) + 1)?;
+            let first = checkpoint.map_or(0, |checkpoint| checkpoint.state.step) + 1;
+            run.write_events(first, &config_file::object(args)?)?;
         }
         interrupt::flag();
         self.trained.make(checkpoint)?;
@@ -201,6 +205,20 @@ impl<'a> Ready<'a> {
             run.write_card(&dir, text.as_deref())?;
         }
         Ok(())
+    }
+}
+
+/// How a run that begins now is begun.
+fn origin(base: &Base) -> Origin {
+    let device = base.model.device();
+    Origin {
+        command: Some(made::command()),
+        began: Some(made::seconds()),
+        processor: Some(match device {
+            Device::Cpu => machine::processor_or_kind(),
+            Device::Cuda(_) => device.name(),
+        }),
+        threads: Some(rayon::current_num_threads()),
     }
 }
 

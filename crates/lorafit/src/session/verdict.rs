@@ -75,6 +75,18 @@ pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> 
     lines
 }
 
+/// An outcome in a word or two, for a table.
+pub fn in_short(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Learnt => "learnt",
+        Outcome::StillFalling => "still learning",
+        Outcome::OverFitted { .. } => "over-fitted",
+        Outcome::Diverged => "diverged",
+        Outcome::DidNotLearn => "did not learn",
+        Outcome::TooShort => "too few steps",
+    }
+}
+
 /// The flag that makes a run longer, with twice of what it had.
 fn longer(args: &TrainArgs) -> String {
     match (args.max_steps, args.epochs) {

@@ -3,6 +3,7 @@
 pub mod error;
 pub mod interrupt;
 pub mod large_write;
+pub mod made;
 pub mod output;
 pub mod progress;
 pub mod shell;

@@ -817,7 +817,16 @@ fn a_report_of_two_runs_is_one_page_with_every_figure_as_files() {
     let outcome = lorafit(&arguments);
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     let html = fs::read_to_string(page).unwrap();
-    assert!(html.contains("first &lt;b&gt;") && !html.contains("<b>") && !html.contains("<script"));
+    assert!(html.contains("first &lt;b&gt;") && !html.contains("<b>"));
+    assert_eq!(html.matches("<script").count(), 1, "its own");
+    let header = html.split("<main>").next().unwrap();
+    for fact in ["<dt>page made</dt>", "<dt>by</dt><dd><code>lorafit report --out"] {
+        assert!(header.contains(fact), "{fact}: {header}");
+    }
+    // The table of runs stands before the curves.
+    let (overview, curves) =
+        (html.find("<th scope=\"col\">held-out loss</th>"), html.find("<h2>Training</h2>"));
+    assert!(overview.is_some() && overview < curves, "{overview:?} {curves:?}");
     assert!(
         !html.contains("http://")
             || html.matches("http://").count() == html.matches("http://www.w3.org/2000/svg").count()
@@ -829,12 +838,22 @@ fn a_report_of_two_runs_is_one_page_with_every_figure_as_files() {
         match path.extension().and_then(|ending| ending.to_str()) {
             Some("png") => assert!(bytes.starts_with(b"\x89PNG")),
             Some("svg") => assert!(bytes.starts_with(b"<svg")),
-            Some("csv") => assert!(bytes.contains(&b',')),
+            Some("pdf") => assert!(bytes.starts_with(b"%PDF") && bytes.ends_with(b"%%EOF")),
+            Some("csv") => {
+                let text = String::from_utf8(bytes).unwrap();
+                let (head, first) = (text.lines().next().unwrap(), text.lines().nth(1).unwrap_or_default());
+                let is_name = |name: &str| {
+                    name.starts_with(|c: char| c.is_ascii_lowercase())
+                        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+                };
+                assert!(head.contains(',') && head.split(',').all(is_name), "{}: {head}", path.display());
+                assert!(first.is_empty() || head.split(',').count() <= first.split(',').count(), "{text}");
+            }
             other => panic!("{other:?}"),
         }
         drawn += 1;
     }
-    assert_eq!(drawn, 3 * html.matches("<svg").count());
+    assert_eq!(drawn, 4 * html.matches("<figure>").count());
 }
 
 /// Of numpy, which forms each dW (scripts/make_analysis_fixtures.py); printed digits and f64 leave nothing of 1e-9.

@@ -20,3 +20,4 @@ mod rows_told;
 mod selfcheck;
 mod shipping;
 mod sweep;
+mod watch;

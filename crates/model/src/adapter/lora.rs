@@ -312,6 +312,17 @@ impl Adapter {
         part.b_t.write(0, &b_t);
     }
 
+    /// The values of every adapted projection, layer by layer: the name of its module, `A` as `[rank, in]` and `B` transposed,
+    /// `[rank, out]`.
+    pub fn factor_values(&self) -> impl Iterator<Item = (&'static str, [Vec<f32>; 2])> {
+        self.parts().map(|(_, module, group, part)| {
+            let inputs = group.a.len() / group.rank;
+            let mut a = vec![0.0; part.rank * inputs];
+            group.a.read(part.first * inputs, &mut a);
+            (module.name(), [a, part.b_t.to_vec(part.b_t.len())])
+        })
+    }
+
     /// Number of trainable values.
     pub fn parameters(&self) -> usize {
         self.tensors().map(Tensor::len).sum()

@@ -5,7 +5,7 @@ use lorafit_train::MemoryPlan;
 
 use super::report::{DEVICES, MethodCost, Report};
 use crate::args::size::ByteSize;
-use crate::pages::figure::{Axis, Figure, Plot, StackedBars};
+use crate::pages::figure::{Axis, Figure, Name, Plot, StackedBars};
 use crate::session::memory_table;
 
 fn gb(bytes: u64) -> String {
@@ -20,20 +20,21 @@ pub fn chart(report: &Report) -> Figure {
     };
     // Where everything fits the smallest device, lines of devices would be outside.
     let x = match report.methods.iter().all(|cost| cost.fits_gb.contains(&DEVICES[0])) {
-        true => Axis::linear("GB"),
+        true => Axis::linear("GB", "memory_gb"),
         false => Axis {
             marks: DEVICES.map(|gb| gb as f64).to_vec(),
-            ..Axis::linear("GB; upright lines: memory of devices")
+            ..Axis::linear("GB; upright lines: memory of devices", "memory_gb")
         },
     };
+    let about = format!(
+        "{:.2} billion parameters, rank {}, {} tokens at once",
+        report.parameters as f64 / 1e9,
+        report.rank,
+        grouped(report.tokens_at_once as u64)
+    );
     let stacked = StackedBars {
         x,
-        y_label: format!(
-            "{:.2} billion parameters, rank {}, {} tokens at once",
-            report.parameters as f64 / 1e9,
-            report.rank,
-            grouped(report.tokens_at_once as u64)
-        ),
+        y: Name::new(&about, "method"),
         parts: ["weights", "gradients", "optimizer", "activations"].map(str::to_owned).to_vec(),
         bars: report.methods.iter().map(bar).collect(),
     };

@@ -1,21 +1,22 @@
 //! Figures as SVG 1.1.
 //!
-//! A drawing is 480 units wide: at that size its letters are read on a telephone and, twice beside each other, on a
-//! laptop. A curve is thinned to what its pixels can show, so that a page stays small however long a run is.
+//! A drawing is 440 units wide: at that size its letters are read on a telephone of 400 pixels (11 pixels high) and, twice
+//! beside each other, on a laptop. A curve is thinned to what its pixels can show, so that a page stays small however long a run is.
 
 use std::fmt::Write as _;
 
+use super::colour::{Colour, viridis};
 use super::letters::{self, Anchor, Look};
-use super::scale::{Scale, line_colour, short, viridis};
+use super::scale::{Scale, short};
 use super::{Axis, Figure, HeatMap, Lines, Parallel, ParallelAxis, Place, Plot, Series, StackedBars, Style};
 use crate::pages::shell::escape;
+use lorafit_data::words::counted;
 
-const WIDTH: f64 = 480.0;
-const LEFT: f64 = 58.0;
+const WIDTH: f64 = 440.0;
+const LEFT: f64 = 66.0;
 const RIGHT: f64 = 14.0;
 /// Height of the area with the curves.
 const HEIGHT: f64 = 210.0;
-const LETTER: f64 = 6.6;
 const LINE: f64 = 18.0;
 /// Height that the name of a row takes.
 const ROW_NAME: f64 = 13.0;
@@ -37,7 +38,8 @@ pub fn svg(figure: &Figure, place: Place) -> String {
     if place != Place::Page {
         canvas.top += 16.0;
         let look = Look { size: Some(15.0), bold: true, ..canvas.plain() };
-        canvas.text(8.0, canvas.top, Anchor::Start, look, &figure.title);
+        let title = letters::fitted(&figure.title, WIDTH - 16.0, 15.0);
+        canvas.text(8.0, canvas.top, Anchor::Start, look, &title);
         canvas.top += 10.0;
     }
     match &figure.plot {
@@ -47,7 +49,7 @@ pub fn svg(figure: &Figure, place: Place) -> String {
         Plot::StackedBars(bars) => canvas.stacked_bars(bars),
     }
     let Canvas { svg, top: height, .. } = canvas;
-    let (title, description) = (escape(&figure.title), escape(&figure.description));
+    let (title, description) = (escape(&figure.title), escape(&figure.caption()));
     let (size, background) = match place {
         Place::Page => (String::new(), String::new()),
         Place::File | Place::Picture => (
@@ -64,31 +66,53 @@ pub fn svg(figure: &Figure, place: Place) -> String {
 }
 
 impl Canvas {
+    /// A colour of the page's style, or its value on white.
+    fn of_page(&self, variable: &'static str, on_white: &'static str) -> &'static str {
+        if self.place == Place::Page { variable } else { on_white }
+    }
+
     fn ink(&self) -> &'static str {
-        if self.place == Place::Page { "var(--ink)" } else { "#1d1f21" }
+        self.of_page("var(--ink)", "#1d1f21")
     }
 
     fn faint(&self) -> &'static str {
-        if self.place == Place::Page { "var(--faint)" } else { "#5c6166" }
+        self.of_page("var(--faint)", "#5c6166")
     }
 
     fn grid(&self) -> &'static str {
-        if self.place == Place::Page { "var(--line)" } else { "#d8dbde" }
+        self.of_page("var(--line)", "#d8dbde")
+    }
+
+    fn paper(&self) -> &'static str {
+        self.of_page("var(--paper)", "#fff")
+    }
+
+    fn colour(&self, colour: Colour) -> String {
+        match self.place {
+            Place::Page => format!("var(--{})", colour.variable()),
+            Place::File | Place::Picture => colour.on_white().to_owned(),
+        }
     }
 
     /// Letters as most are.
     fn plain(&self) -> Look {
-        Look { fill: self.ink(), size: None, bold: false, halo: None }
+        Look { fill: self.ink(), size: None, bold: false, plate: None }
     }
 
-    /// Letters that are read where lines cross them.
-    fn haloed(&self) -> Look {
-        let paper = if self.place == Place::Page { "var(--paper)" } else { "#fff" };
-        Look { halo: Some(paper), ..self.plain() }
+    /// Letters where lines would cross them.
+    fn plated(&self) -> Look {
+        Look { plate: Some(self.paper()), ..self.plain() }
     }
 
     fn text(&mut self, x: f64, y: f64, anchor: Anchor, look: Look, text: &str) {
         self.svg.push_str(&letters::element(self.place, (x, y), anchor, look, text));
+    }
+
+    /// What the upright axis shows, above it.
+    fn heading(&mut self, text: &str) {
+        let text = letters::fitted(text, WIDTH - 16.0, letters::SIZE);
+        self.text(8.0, self.top + 12.0, Anchor::Start, self.plain(), &text);
+        self.top += 22.0;
     }
 
     fn rule(&mut self, from: (f64, f64), to: (f64, f64)) {
@@ -113,11 +137,12 @@ impl Canvas {
         let ys = Scale::of(points().map(|p| p.1), y.log);
         let ys = if bars.is_some() { ys.with_zero() } else { ys.roomy() };
         let xs = if series.iter().all(|one| one.style == Style::Points) { xs.roomy() } else { xs };
-        self.text(8.0, self.top + 12.0, Anchor::Start, self.plain(), &y.label);
-        self.top += 22.0;
+        self.heading(&y.label());
         let (top, bottom) = (self.top, self.top + HEIGHT);
-        let at_x = |value: f64| Some(LEFT + xs.place(value)? * (WIDTH - LEFT - RIGHT));
+        let width = WIDTH - LEFT - RIGHT;
+        let at_x = |value: f64| Some(LEFT + xs.place(value)? * width);
         let at_y = |value: f64| Some(bottom - ys.place(value)? * HEIGHT);
+        self.svg.push_str("<g class=\"grid\">\n");
         for (value, text) in ticks(y, &ys, 5) {
             if let Some(y) = at_y(value) {
                 self.rule((LEFT, y), (WIDTH - RIGHT, y));
@@ -125,10 +150,33 @@ impl Canvas {
             }
         }
         self.x_axis(x, &xs, (LEFT, WIDTH - RIGHT), (bottom, bottom));
+        self.svg.push_str("</g>\n");
+        // The script of a page shows a part of what is in here.
+        let range = |axis: &Axis, scale: &Scale| {
+            let (low, high) = scale.ends();
+            format!("{low} {high} {} {}", u8::from(axis.log), u8::from(axis.whole))
+        };
+        if self.place == Place::Page {
+            let area = format!("{LEFT} {top:.0} {width} {HEIGHT}");
+            let _ = writeln!(
+                self.svg,
+                "<svg class=\"plot\" x=\"{LEFT}\" y=\"{top:.0}\" width=\"{width}\" height=\"{HEIGHT}\" viewBox=\"{area}\" \
+                 preserveAspectRatio=\"none\" data-x=\"{}\" data-y=\"{}\" data-names=\"{}\">",
+                range(x, &xs),
+                range(y, &ys),
+                escape(&format!("{}\n{}", x.name.label, y.name.label)),
+            );
+        }
         for one in series {
             let places: Vec<(f64, f64)> =
                 one.points.iter().filter_map(|&(x, y)| Some((at_x(x)?, at_y(y)?))).collect();
-            self.series(one, &places, bottom, half * (WIDTH - LEFT - RIGHT) / (xs.ends().1 - xs.ends().0));
+            let name = escape(&one.name);
+            let _ = writeln!(self.svg, "<g class=\"series\" data-name=\"{name}\"><title>{name}</title>");
+            self.series(one, &places, bottom, half * width / (xs.ends().1 - xs.ends().0));
+            self.svg.push_str("</g>\n");
+        }
+        if self.place == Place::Page {
+            self.svg.push_str("</svg>\n");
         }
         self.top = top + HEIGHT + 46.0;
     }
@@ -139,7 +187,7 @@ impl Canvas {
         let mut free_from = 0.0;
         for (value, text) in ticks(axis, scale, 6) {
             let Some(x) = at(value) else { continue };
-            let room = LETTER * text.len() as f64 / 2.0 + 4.0;
+            let room = letters::width(&text, letters::SIZE) / 2.0 + 4.0;
             let is_named = x - room >= free_from && x + room <= WIDTH;
             if is_named || top < bottom {
                 self.rule((x, top), (x, bottom + 4.0));
@@ -150,16 +198,16 @@ impl Canvas {
             }
         }
         self.rule((left, bottom), (right, bottom));
-        self.text((left + right) / 2.0, bottom + 36.0, Anchor::Middle, self.plain(), &axis.label);
+        let label = letters::fitted(&axis.label(), WIDTH - 16.0, letters::SIZE);
+        self.text((left + right) / 2.0, bottom + 36.0, Anchor::Middle, self.plain(), &label);
     }
 
     fn stacked_bars(&mut self, stacked: &StackedBars) {
-        let StackedBars { x, y_label, parts, bars } = stacked;
+        let StackedBars { x, y, parts, bars } = stacked;
         let part = |(i, name): (usize, &String)| Series::new(name, i, Style::Points, Vec::new());
         let parts: Vec<Series> = parts.iter().enumerate().map(part).collect();
         self.legend(&parts);
-        self.text(8.0, self.top + 12.0, Anchor::Start, self.plain(), y_label);
-        self.top += 22.0;
+        self.heading(&y.label);
         // Beside the longest bar there is room for its sum.
         let (left, right) = (8.0, WIDTH - 62.0);
         let sum = |lengths: &[f64]| lengths.iter().sum::<f64>();
@@ -168,7 +216,8 @@ impl Canvas {
         self.x_axis(x, &scale, (left, right), (self.top, bottom));
         let at = |length: f64| left + scale.place(length).unwrap_or(0.0) * (right - left);
         for (name, lengths) in bars {
-            self.text(left, self.top + 14.0, Anchor::Start, self.haloed(), name);
+            let name = letters::fitted(name, right - left, letters::SIZE);
+            self.text(left, self.top + 14.0, Anchor::Start, self.plated(), &name);
             let (top, middle) = (self.top + 20.0, self.top + 20.0 + BAR / 2.0 + 4.0);
             let mut before = 0.0;
             for (part, length) in parts.iter().zip(lengths) {
@@ -178,17 +227,17 @@ impl Canvas {
                     "<rect x=\"{from:.1}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{BAR}\" fill=\"{}\"><title>{} \
                      {text}</title></rect>",
                     to - from,
-                    part.colour,
+                    self.colour(part.colour),
                     escape(&part.name)
                 );
-                if to - from > LETTER * text.len() as f64 + 6.0 {
-                    let look = Look { fill: ink_on(&part.colour), ..self.plain() };
+                if to - from > letters::width(&text, letters::SIZE) + 6.0 {
+                    let look = Look { fill: self.paper(), ..self.plain() };
                     self.text((from + to) / 2.0, middle, Anchor::Middle, look, &text);
                 }
                 before += length;
             }
             let text = short_length(before);
-            let look = Look { bold: true, ..self.haloed() };
+            let look = Look { bold: true, ..self.plated() };
             self.text(at(before) + 6.0, middle, Anchor::Start, look, &text);
             self.top += BAR_STEP;
         }
@@ -196,7 +245,7 @@ impl Canvas {
     }
 
     fn series(&mut self, series: &Series, places: &[(f64, f64)], bottom: f64, half: f64) {
-        let colour = &series.colour;
+        let colour = &self.colour(series.colour);
         match series.style {
             Style::Bars(_) => {
                 for (x, y) in places {
@@ -223,7 +272,7 @@ impl Canvas {
     fn curve(&mut self, colour: &str, places: &[(f64, f64)], more: &str) {
         let mut path = String::new();
         for (i, (x, y)) in thinned(places).into_iter().enumerate() {
-            let _ = write!(path, "{}{x:.1} {y:.1}", if i == 0 { 'M' } else { 'L' });
+            let _ = write!(path, "{}{x:.2} {y:.2}", if i == 0 { 'M' } else { 'L' });
         }
         let _ = writeln!(
             self.svg,
@@ -232,6 +281,16 @@ impl Canvas {
     }
 
     fn dots(&mut self, colour: &str, places: &[(f64, f64)], radius: f64) {
+        if self.place == Place::Page {
+            // Lines without a length, whose ends stay round however the drawing is stretched.
+            let path: String = thinned(places).iter().map(|(x, y)| format!("M{x:.2} {y:.2}h0")).collect();
+            let width = 2.0 * radius;
+            let _ = writeln!(
+                self.svg,
+                "<path class=\"dots\" d=\"{path}\" stroke=\"{colour}\" stroke-width=\"{width}\" stroke-linecap=\"round\"/>"
+            );
+            return;
+        }
         for (x, y) in thinned(places) {
             let _ =
                 write!(self.svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\" fill=\"{colour}\"/>");
@@ -240,42 +299,48 @@ impl Canvas {
     }
 
     fn legend(&mut self, series: &[Series]) {
-        let named: Vec<&Series> = series.iter().filter(|one| one.in_legend).collect();
+        let shown = series.iter().filter(|one| one.in_legend);
+        let (other, mut named): (Vec<&Series>, Vec<&Series>) = shown.partition(|one| one.colour.is_other());
+        let others = counted(other.len(), "other, in grey", "others, in grey");
+        let of_others = other.first().map(|one| Series { name: others, points: Vec::new(), ..**one });
+        named.extend(&of_others);
         if named.len() < 2 {
             return;
         }
+        const KEY: f64 = 30.0;
         let mut x = 8.0;
         self.top += LINE;
         for one in named {
-            let width = 30.0 + LETTER * one.name.chars().count() as f64 + 14.0;
+            let name = letters::fitted(&one.name, WIDTH - KEY - 16.0, letters::SIZE);
+            let width = KEY + letters::width(&name, letters::SIZE) + 14.0;
             if x > 8.0 && x + width > WIDTH {
                 x = 8.0;
                 self.top += LINE;
             }
-            let middle = self.top - 4.0;
+            let (middle, colour) = (self.top - 4.0, self.colour(one.colour));
             match one.style {
-                Style::Points | Style::Bars(_) => self.dots(&one.colour, &[(x + 12.0, middle)], 4.0),
+                Style::Points | Style::Bars(_) => self.dots(&colour, &[(x + 12.0, middle)], 4.0),
                 Style::Solid | Style::Faint | Style::Dashed | Style::Dotted => {
                     self.series(one, &[(x, middle), (x + 24.0, middle)], middle, 0.0);
                 }
             }
-            self.text(x + 30.0, self.top, Anchor::Start, self.plain(), &one.name);
+            self.text(x + KEY, self.top, Anchor::Start, self.plain(), &name);
             x += width;
         }
         self.top += 8.0;
     }
 
     fn heat_map(&mut self, map: &HeatMap) {
-        let HeatMap { x_label, y_label, columns, rows, value_label, range } = map;
-        let longest = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-        let left = (LETTER * longest as f64 + 14.0).clamp(LEFT, WIDTH / 3.0);
-        let values = rows.iter().flat_map(|(_, values)| values).filter_map(|v| *v);
-        let scale = match range {
+        let HeatMap { x, y, columns, rows, value, range } = map;
+        let measured = |text: &str| letters::width(text, letters::SIZE);
+        let longest = rows.iter().map(|(name, _)| measured(name)).fold(0.0, f64::max);
+        let left = (longest + 14.0).clamp(LEFT, WIDTH / 3.0);
+        let without_outliers = map.without_outliers().map(|(ends, _)| ends);
+        let scale = match range.or(without_outliers) {
             Some(ends) => Scale::of(ends.iter().copied(), false),
-            None => Scale::of(values, false),
+            None => Scale::of(map.values().into_iter(), false),
         };
-        self.text(8.0, self.top + 12.0, Anchor::Start, self.plain(), y_label);
-        self.top += 22.0;
+        self.heading(&y.label);
         let width = (WIDTH - left - RIGHT) / columns.len().max(1) as f64;
         let height = (HEIGHT / rows.len().max(1) as f64).clamp(8.0, 26.0);
         let mut named_to = 0.0;
@@ -283,7 +348,8 @@ impl Canvas {
             let y = self.top + i as f64 * height;
             let middle = y + height / 2.0;
             if middle - ROW_NAME / 2.0 >= named_to {
-                self.text(left - 6.0, middle + 4.0, Anchor::End, self.plain(), name);
+                let name = letters::fitted(name, left - 10.0, letters::SIZE);
+                self.text(left - 6.0, middle + 4.0, Anchor::End, self.plain(), &name);
                 named_to = middle + ROW_NAME / 2.0;
             }
             for (j, value) in values.iter().enumerate() {
@@ -305,19 +371,20 @@ impl Canvas {
         let bottom = self.top + rows.len() as f64 * height;
         let mut free_from = 0.0;
         for (j, column) in columns.iter().enumerate() {
-            let (x, room) = (left + (j as f64 + 0.5) * width, LETTER * column.len() as f64 / 2.0 + 4.0);
+            let (x, room) = (left + (j as f64 + 0.5) * width, measured(column) / 2.0 + 4.0);
             if x - room >= free_from {
                 self.text(x, bottom + 16.0, Anchor::Middle, self.plain(), column);
                 free_from = x + room;
             }
         }
-        self.text((left + WIDTH - RIGHT) / 2.0, bottom + 34.0, Anchor::Middle, self.plain(), x_label);
+        let label = letters::fitted(&x.label, WIDTH - left, letters::SIZE);
+        self.text((left + WIDTH - RIGHT) / 2.0, bottom + 34.0, Anchor::Middle, self.plain(), &label);
         self.top = bottom + 48.0;
-        self.colour_bar(&scale, value_label, left);
+        self.colour_bar(&scale, &value.label, left, without_outliers.is_some());
     }
 
     /// The colours with the values at their ends, and what they tell.
-    fn colour_bar(&mut self, scale: &Scale, label: &str, left: f64) {
+    fn colour_bar(&mut self, scale: &Scale, label: &str, left: f64, has_outliers: bool) {
         const STEPS: usize = 48;
         let step = (WIDTH - RIGHT - left) / STEPS as f64;
         for i in 0..STEPS {
@@ -332,10 +399,29 @@ impl Canvas {
         }
         self.svg.push('\n');
         let (low, high) = scale.ends();
-        self.text(left, self.top + 25.0, Anchor::Start, self.plain(), &short(low));
+        let [low, high] = match has_outliers {
+            true => [format!("{} or less", short(low)), format!("{} or more", short(high))],
+            false => [short(low), short(high)],
+        };
+        self.text(left, self.top + 25.0, Anchor::Start, self.plain(), &low);
         self.text((left + WIDTH - RIGHT) / 2.0, self.top + 25.0, Anchor::Middle, self.plain(), label);
-        self.text(WIDTH - RIGHT, self.top + 25.0, Anchor::End, self.plain(), &short(high));
+        self.text(WIDTH - RIGHT, self.top + 25.0, Anchor::End, self.plain(), &high);
         self.top += 36.0;
+    }
+
+    /// The names of upright axes, above them.
+    fn axis_names(&mut self, axes: &[ParallelAxis], at: impl Fn(usize) -> f64) {
+        // Bold letters are wider than those that are measured.
+        const BOLD: f64 = 1.12;
+        let names: Vec<String> = axes.iter().map(|axis| axis.axis.label()).collect();
+        let widths: Vec<f64> = names.iter().map(|name| BOLD * letters::width(name, letters::SIZE)).collect();
+        let places = name_rows(&widths, at);
+        for (name, (left, row)) in names.iter().zip(&places) {
+            let look = Look { bold: true, ..self.plain() };
+            self.text(*left, self.top + 12.0 + 14.0 * *row as f64, Anchor::Start, look, name);
+        }
+        let rows = places.iter().map(|(_, row)| row + 1).max().unwrap_or(1);
+        self.top += 14.0 * rows as f64 + 10.0;
     }
 
     fn parallel(&mut self, parallel: &Parallel) {
@@ -347,13 +433,10 @@ impl Canvas {
         let scales: Vec<Scale> = axes.iter().enumerate().map(|(i, axis)| scale(i, axis)).collect();
         let (left, right) = (44.0, WIDTH - 50.0);
         let step = (right - left) / axes.len().saturating_sub(1).max(1) as f64;
-        let (top, bottom) = (self.top + 34.0, self.top + 34.0 + HEIGHT);
-        for (i, axis) in axes.iter().enumerate() {
-            let x = left + i as f64 * step;
-            // Names of neighbours stand in two lines.
-            let y = self.top + if i % 2 == 0 { 12.0 } else { 26.0 };
-            self.text(x, y, Anchor::Middle, Look { bold: true, ..self.plain() }, &axis.axis.label);
-            let faint = self.faint();
+        self.axis_names(axes, |i| left + i as f64 * step);
+        let (top, bottom) = (self.top, self.top + HEIGHT);
+        for i in 0..axes.len() {
+            let (x, faint) = (left + i as f64 * step, self.faint());
             let _ = writeln!(self.svg, "<path d=\"M{x:.1} {top:.1}V{bottom:.1}\" stroke=\"{faint}\"/>");
         }
         let last = axes.len().saturating_sub(1);
@@ -370,18 +453,19 @@ impl Canvas {
             }
             let place = values.get(last).copied().flatten().and_then(|value| scales[last].place(value));
             let (colour, width) = match (Some(i) == *best, place) {
-                (true, _) => ("#d55e00".to_owned(), 3.5),
-                (false, Some(place)) => (line_colour(place), 1.5),
-                (false, None) => (self.faint().to_owned(), 1.0),
+                (true, _) => (Colour::Number(1), 3.5),
+                (false, Some(place)) => (Colour::Shade(place), 1.5),
+                (false, None) => (Colour::Other, 1.0),
             };
+            let colour = self.colour(colour);
             let _ = writeln!(
                 self.svg,
                 "<path d=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{width}\"><title>{}</title></path>",
                 escape(name)
             );
         }
-        // Above the lines, which would cross them out.
-        let look = Look { size: Some(11.0), ..self.haloed() };
+        let size = if axes.len() > 6 { 9.0 } else { 11.0 };
+        let look = Look { size: Some(size), ..self.plated() };
         for (i, (axis, scale)) in axes.iter().zip(&scales).enumerate() {
             let x = left + i as f64 * step;
             let marks = match axis.names.is_empty() {
@@ -398,12 +482,18 @@ impl Canvas {
     }
 }
 
-/// White or nearly black, whichever is read better on `colour`, of the form `#rrggbb`.
-fn ink_on(colour: &str) -> &'static str {
-    let part = |from: usize| colour.get(from..from + 2).and_then(|hex| u32::from_str_radix(hex, 16).ok());
-    let [red, green, blue] = [1, 3, 5].map(|from| part(from).unwrap_or(0));
-    // The brightness of ITU-R BT.601, of 255,000.
-    if 299 * red + 587 * green + 114 * blue > 100_000 { "#1d1f21" } else { "#fff" }
+/// The rows that names of axes stand in, so that none overlaps its neighbour: of each its left edge and its row.
+fn name_rows(widths: &[f64], middle: impl Fn(usize) -> f64) -> Vec<(f64, usize)> {
+    const GAP: f64 = 8.0;
+    let mut ends: Vec<f64> = Vec::new();
+    let place = |(i, width): (usize, &f64)| {
+        let left = (middle(i) - width / 2.0).min(WIDTH - 4.0 - width).max(4.0);
+        let free = ends.iter().position(|end| end + GAP <= left).unwrap_or(ends.len());
+        ends.resize(ends.len().max(free + 1), 0.0);
+        ends[free] = left + width;
+        (left, free)
+    };
+    widths.iter().enumerate().map(place).collect()
 }
 
 /// The length of a bar, with three digits.
@@ -418,6 +508,7 @@ fn short_length(length: f64) -> String {
 /// The values that an axis marks, with their texts.
 fn ticks(axis: &Axis, scale: &Scale, wanted: usize) -> Vec<(f64, String)> {
     match axis.marks.is_empty() {
+        true if axis.whole => scale.whole_ticks(wanted),
         true => scale.ticks(wanted),
         false => axis.marks.iter().map(|&value| (value, short(value))).collect(),
     }
@@ -442,82 +533,4 @@ fn thinned(places: &[(f64, f64)]) -> Vec<(f64, f64)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pages::figure::png::png;
-
-    fn curve(points: Vec<(f64, f64)>) -> Figure {
-        let series = vec![
-            Series::new("one <b>", 0, Style::Faint, points.clone()),
-            Series::new("two", 1, Style::Dotted, points),
-        ];
-        let plot = Plot::Lines(Lines { x: Axis::linear("step"), y: Axis::log("loss"), series });
-        Figure { name: "loss".into(), title: "Loss & <i>".into(), description: "falls".into(), plot }
-    }
-
-    fn heat_map() -> Figure {
-        let rows =
-            vec![("q_proj".to_owned(), vec![Some(0.1), None]), ("v".to_owned(), vec![Some(0.2), Some(0.3)])];
-        let columns = vec!["0".to_owned(), "1".to_owned()];
-        let map = HeatMap {
-            x_label: "layer".into(),
-            y_label: "module".into(),
-            columns,
-            rows,
-            value_label: "norm".into(),
-            range: None,
-        };
-        Figure { name: "m".into(), title: "Map".into(), description: "d".into(), plot: Plot::HeatMap(map) }
-    }
-
-    fn parallel() -> Figure {
-        let axis = |label, names: &[&str]| ParallelAxis {
-            axis: Axis::linear(label),
-            names: names.iter().map(|n| (*n).to_owned()).collect(),
-        };
-        let lines =
-            vec![("a".to_owned(), vec![Some(0.0), Some(2.0)]), ("b".to_owned(), vec![Some(1.0), None])];
-        let axes = vec![axis("optimizer", &["adamw", "adamw-8bit"]), axis("loss", &[])];
-        let plot = Plot::Parallel(Parallel { axes, lines, best: Some(0) });
-        Figure { name: "p".into(), title: "P".into(), description: "d".into(), plot }
-    }
-
-    fn stacked_bars() -> Figure {
-        let bars = vec![("full".to_owned(), vec![2.0, 0.5]), ("nothing".to_owned(), vec![0.0, 0.0])];
-        let x = Axis { marks: vec![1.0, 2.0, 400.0], ..Axis::linear("GB") };
-        let parts = ["weights", "rest"].map(str::to_owned).to_vec();
-        let plot = Plot::StackedBars(StackedBars { x, y_label: "method".into(), parts, bars });
-        Figure { name: "b".into(), title: "B".into(), description: "d".into(), plot }
-    }
-
-    #[test]
-    fn every_kind_of_figure_is_a_picture_with_ink_in_it() {
-        let all =
-            [curve(vec![(1.0, 2.0), (2.0, 1.0)]), curve(vec![]), heat_map(), parallel(), stacked_bars()];
-        for figure in all {
-            let picture = png(&figure.svg(Place::Picture)).expect("a picture");
-            let pixels = resvg::tiny_skia::Pixmap::decode_png(&picture).expect("a PNG");
-            let dark = pixels.pixels().iter().filter(|pixel| pixel.red() < 128).count();
-            assert!(pixels.width() == 960 && dark > 100, "{}: {dark} dark pixels", figure.name);
-            assert!(
-                figure.svg(Place::Page).contains("var(--ink)") && !figure.svg(Place::File).contains("var(")
-            );
-        }
-    }
-
-    #[test]
-    fn names_are_text_in_a_figure() {
-        let svg = curve(vec![(1.0, 1.0)]).svg(Place::Page);
-        assert!(svg.contains("one &lt;b&gt;") && svg.contains("<title>Loss &amp; &lt;i&gt;</title>"));
-    }
-
-    #[test]
-    fn a_long_curve_keeps_its_peaks_and_little_else() {
-        let mut points: Vec<(f64, f64)> = (1..=1_000_000).map(|i| (f64::from(i), 1.0)).collect();
-        points[700_123].1 = 50.0;
-        let places: Vec<(f64, f64)> = points.iter().map(|p| (p.0 / 1e6 * WIDTH, p.1)).collect();
-        let kept = thinned(&places);
-        assert!(kept.len() <= 4 * 481 && kept.iter().any(|p| p.1 == 50.0), "{}", kept.len());
-        assert!(curve(points).svg(Place::Page).len() < 200_000);
-    }
-}
+mod tests;

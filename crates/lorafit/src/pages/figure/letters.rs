@@ -43,18 +43,45 @@ pub(super) struct Look {
     /// Units of the drawing, if it is not the drawing's own size.
     pub(super) size: Option<f64>,
     pub(super) bold: bool,
-    /// Colour of an edge around the letters, which are then read where lines cross them.
-    pub(super) halo: Option<&'static str>,
+    /// Colour of a plate below the letters, which hides the lines behind them.
+    pub(super) plate: Option<&'static str>,
 }
 
 /// The size of letters where nothing else is said, in units of the drawing.
-pub(super) const SIZE: f64 = 12.0;
+pub(super) const SIZE: f64 = 13.0;
+
+/// Units that `text` is wide. Fonts of systems are hardly ever wider than the one that is measured.
+pub(super) fn width(text: &str, size: f64) -> f64 {
+    let advance = |letter| FACE.glyph_hor_advance(FACE.glyph_index(letter).unwrap_or_default()).unwrap_or(0);
+    text.chars().map(|letter| f64::from(advance(letter))).sum::<f64>() * size / f64::from(FACE.units_per_em())
+}
+
+/// `text`, or both its ends around dots where it is wider than `room`.
+pub(super) fn fitted(text: &str, room: f64, size: f64) -> String {
+    if width(text, size) <= room {
+        return text.to_owned();
+    }
+    let letters: Vec<char> = text.chars().collect();
+    let cut = |kept: usize| {
+        let (start, end) = (kept.div_ceil(2), letters.len() - kept / 2);
+        letters[..start].iter().chain(&['…']).chain(&letters[end..]).collect::<String>()
+    };
+    (0..letters.len()).rev().map(cut).find(|short| width(short, size) <= room).unwrap_or_default()
+}
 
 /// `text` with its baseline at `(x, y)`, as a line of SVG.
 pub(super) fn element(place: Place, (x, y): (f64, f64), anchor: Anchor, look: Look, text: &str) -> String {
     let mut attributes = format!(" fill=\"{}\"", look.fill);
-    if let Some(paper) = look.halo {
-        let _ = write!(attributes, " stroke=\"{paper}\" stroke-width=\"3\" paint-order=\"stroke\"");
+    let mut plate = String::new();
+    if let Some(paper) = look.plate {
+        let size = look.size.unwrap_or(SIZE);
+        let (left, width) = (left(text, x, anchor, size) - 2.0, width(text, size) + 4.0);
+        let (top, height) = (y - 0.85 * size, 1.15 * size);
+        let _ = writeln!(
+            plate,
+            "<rect class=\"plate\" x=\"{left:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" \
+             fill=\"{paper}\"/>"
+        );
     }
     match place {
         Place::Page | Place::File => {
@@ -65,12 +92,23 @@ pub(super) fn element(place: Place, (x, y): (f64, f64), anchor: Anchor, look: Lo
                 attributes.push_str(" font-weight=\"600\"");
             }
             let (anchor, text) = (anchor.name(), escape(text));
-            format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\"{attributes}>{text}</text>\n")
+            format!(
+                "{plate}<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\"{attributes}>{text}</text>\n"
+            )
         }
         Place::Picture => {
             let outline = outline(text, (x, y), anchor, look.size.unwrap_or(SIZE));
-            format!("<path d=\"{outline}\"{attributes}/>\n")
+            format!("{plate}<path d=\"{outline}\"{attributes}/>\n")
         }
+    }
+}
+
+/// Where `text` begins whose anchor stands at `x`.
+fn left(text: &str, x: f64, anchor: Anchor, size: f64) -> f64 {
+    match anchor {
+        Anchor::Start => x,
+        Anchor::Middle => x - width(text, size) / 2.0,
+        Anchor::End => x - width(text, size),
     }
 }
 
@@ -79,13 +117,7 @@ fn outline(text: &str, (x, y): (f64, f64), anchor: Anchor, size: f64) -> String 
     let scale = size / f64::from(FACE.units_per_em());
     let glyphs: Vec<_> = text.chars().map(|letter| FACE.glyph_index(letter).unwrap_or_default()).collect();
     let advance = |glyph| f64::from(FACE.glyph_hor_advance(glyph).unwrap_or(0)) * scale;
-    let width: f64 = glyphs.iter().map(|glyph| advance(*glyph)).sum();
-    let left = match anchor {
-        Anchor::Start => x,
-        Anchor::Middle => x - width / 2.0,
-        Anchor::End => x - width,
-    };
-    let mut pen = Pen { path: String::new(), left, baseline: y, scale };
+    let mut pen = Pen { path: String::new(), left: left(text, x, anchor, size), baseline: y, scale };
     for glyph in glyphs {
         if glyph.0 != 0 {
             FACE.outline_glyph(glyph, &mut pen);
@@ -154,6 +186,15 @@ mod tests {
         assert!((0.0..1.5).contains(&(start.0 - 100.0)) && start.1 > 115.0, "{start:?}");
         assert!((0.0..1.5).contains(&(100.0 - end.1)), "{end:?}");
         assert!((middle.0 + middle.1 - 200.0).abs() < 1.0, "{middle:?}");
+    }
+
+    #[test]
+    fn a_text_without_room_keeps_its_ends() {
+        assert_eq!(fitted("loss", 100.0, 12.0), "loss");
+        let short = fitted("runs/a-very-long-name-of-a-run-42", 100.0, 12.0);
+        assert!(short.starts_with("runs/") && short.ends_with("-42") && short.contains('…'), "{short}");
+        assert!((80.0..=100.0).contains(&width(&short, 12.0)), "{short}");
+        assert_eq!(fitted("loss", 1.0, 12.0), "");
     }
 
     #[test]

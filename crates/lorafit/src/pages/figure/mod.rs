@@ -1,23 +1,27 @@
-//! Figures: one description, drawn as SVG for a page (in its colours) or for a file, as PNG, and told as CSV.
+//! Figures: one description, drawn as SVG for a page (in its colours) or for a file, as PNG and PDF, and its numbers as CSV.
 
+pub mod colour;
 mod draw;
 mod letters;
 mod numbers;
+mod pdf;
 mod png;
 mod scale;
 
+pub use colour::Colour;
 pub use numbers::table;
-pub use scale::{line_colour, short};
+pub use scale::short;
 
 use std::path::Path;
+
+use lorafit_data::words::counted;
 
 use crate::pages::shell::escape;
 use crate::terminal::error::CliError;
 use crate::terminal::output;
 
-/// Colours that people with any colour vision tell apart (Okabe and Ito 2008), those with enough contrast on white and on
-/// black first.
-pub const COLOURS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f"];
+/// What makes the figures of a page larger, tells values under the pointer, and shows a part of a curve.
+pub const SCRIPT: &str = include_str!("figure.js");
 
 /// A figure.
 pub struct Figure {
@@ -53,26 +57,54 @@ pub struct Lines {
     pub series: Vec<Series>,
 }
 
-/// What an axis is called, with its unit, and its scale.
+/// What something is called: for people, and as a column of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name {
+    /// Name and unit.
+    pub label: String,
+    /// The same in lower case with underscores, the unit last.
+    pub column: String,
+}
+
+impl Name {
+    /// For people and for tables.
+    pub fn new(label: &str, column: &str) -> Self {
+        Name { label: label.to_owned(), column: column.to_owned() }
+    }
+}
+
+/// What an axis is called and its scale.
 #[derive(Clone, Debug)]
 pub struct Axis {
     /// Name and unit.
-    pub label: String,
+    pub name: Name,
     /// Whether equal ratios have equal lengths.
     pub log: bool,
+    /// Whether its values are counts, so that only whole numbers are marked.
+    pub whole: bool,
     /// The values to mark, in place of round ones.
     pub marks: Vec<f64>,
 }
 
 impl Axis {
     /// With even steps.
-    pub fn linear(label: &str) -> Self {
-        Axis { label: label.to_owned(), log: false, marks: Vec::new() }
+    pub fn linear(label: &str, column: &str) -> Self {
+        Axis { name: Name::new(label, column), log: false, whole: false, marks: Vec::new() }
     }
 
     /// With even ratios.
-    pub fn log(label: &str) -> Self {
-        Axis { label: label.to_owned(), log: true, marks: Vec::new() }
+    pub fn log(label: &str, column: &str) -> Self {
+        Axis { log: true, ..Axis::linear(label, column) }
+    }
+
+    /// Of counts.
+    pub fn whole(self) -> Self {
+        Axis { whole: true, ..self }
+    }
+
+    /// Its label, which says if it is logarithmic.
+    fn label(&self) -> String {
+        format!("{}{}", self.name.label, if self.log { " (log scale)" } else { "" })
     }
 }
 
@@ -80,8 +112,8 @@ impl Axis {
 pub struct Series {
     /// For the legend and the CSV; a series without a mark in the legend has one, too.
     pub name: String,
-    /// A colour of SVG.
-    pub colour: String,
+    /// Its colour.
+    pub colour: Colour,
     /// How it is drawn.
     pub style: Style,
     /// Whether the legend names it.
@@ -91,10 +123,9 @@ pub struct Series {
 }
 
 impl Series {
-    /// A series in the colour of its number.
+    /// A series in the colour of its number: grey from the ninth on.
     pub fn new(name: &str, number: usize, style: Style, points: Vec<(f64, f64)>) -> Self {
-        let colour = COLOURS[number % COLOURS.len()].to_owned();
-        Series { name: name.to_owned(), colour, style, in_legend: true, points }
+        Series { name: name.to_owned(), colour: Colour::Number(number), style, in_legend: true, points }
     }
 
     /// Without a place in the legend.
@@ -123,17 +154,30 @@ pub enum Style {
 /// A value for each row and column.
 pub struct HeatMap {
     /// What columns are.
-    pub x_label: String,
+    pub x: Name,
     /// What rows are.
-    pub y_label: String,
+    pub y: Name,
     /// Names of the columns.
     pub columns: Vec<String>,
     /// Names of the rows and their values, one for each column where there is one.
     pub rows: Vec<(String, Vec<Option<f64>>)>,
-    /// What the colours tell, with the unit.
-    pub value_label: String,
-    /// What the colours span, if that is not the values' own range.
+    /// What the colours say, with the unit.
+    pub value: Name,
+    /// What the colours span, if that is not the values' own range without outliers.
     pub range: Option<[f64; 2]>,
+}
+
+impl HeatMap {
+    fn values(&self) -> Vec<f64> {
+        self.rows.iter().flat_map(|(_, values)| values).filter_map(|value| *value).collect()
+    }
+
+    /// What the colours span where there are outliers, and how many there are.
+    fn without_outliers(&self) -> Option<([f64; 2], usize)> {
+        let values = self.values();
+        let [low, high] = self.range.map_or_else(|| scale::without_outliers(&values), |_| None)?;
+        Some(([low, high], values.iter().filter(|value| !(low..=high).contains(*value)).count()))
+    }
 }
 
 /// A line for each thing across many axes.
@@ -159,7 +203,7 @@ pub struct StackedBars {
     /// What lengths are, with the unit; its marks are lines across all bars.
     pub x: Axis,
     /// What bars are.
-    pub y_label: String,
+    pub y: Name,
     /// Names of the parts.
     pub parts: Vec<String>,
     /// Names of the bars and the lengths of their parts.
@@ -189,8 +233,28 @@ impl Figure {
             "<figure>\n<h3>{}</h3>\n{}<figcaption>{}</figcaption>\n</figure>\n",
             escape(&self.title),
             self.svg(Place::Page),
-            escape(&self.description)
+            escape(&self.caption())
         )
+    }
+
+    /// How it is read, and what the drawing leaves out.
+    fn caption(&self) -> String {
+        let outliers = match &self.plot {
+            Plot::HeatMap(map) => map.without_outliers(),
+            Plot::Lines(_) | Plot::Parallel(_) | Plot::StackedBars(_) => None,
+        };
+        match outliers {
+            Some(([low, high], beyond)) => format!(
+                "{} Colours span {} to {}; {} beyond, more than three interquartile ranges from the quartiles, {} the colour \
+                 of the nearer end.",
+                self.description,
+                short(low),
+                short(high),
+                counted(beyond, "value", "values"),
+                if beyond == 1 { "has" } else { "have" },
+            ),
+            None => self.description.clone(),
+        }
     }
 
     /// The numbers behind the figure, all of them.
@@ -198,13 +262,14 @@ impl Figure {
         numbers::csv(&self.plot)
     }
 
-    /// Writes it as PNG or CSV, where the name ends so, else as SVG.
+    /// Writes it as PNG, PDF or CSV, where the name ends so, else as SVG.
     ///
     /// # Errors
     /// A file that cannot be written.
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
         match FileKind::of(path)? {
             FileKind::Png => output::file(path, &png::png(&self.svg(Place::Picture))?),
+            FileKind::Pdf => output::file(path, &pdf::pdf(&self.svg(Place::Picture), &self.title)?),
             FileKind::Csv => output::file(path, self.csv().as_bytes()),
             FileKind::Svg => output::file(path, self.svg(Place::File).as_bytes()),
         }
@@ -216,8 +281,10 @@ impl Figure {
 pub enum FileKind {
     /// Letters and lines; a name without an ending, too.
     Svg,
-    /// A picture.
+    /// A picture of pixels.
     Png,
+    /// A page of lines, for LaTeX and print.
+    Pdf,
     /// The numbers behind it.
     Csv,
 }
@@ -232,10 +299,11 @@ impl FileKind {
         match ending.as_deref() {
             None | Some("svg") => Ok(FileKind::Svg),
             Some("png") => Ok(FileKind::Png),
+            Some("pdf") => Ok(FileKind::Pdf),
             Some("csv") => Ok(FileKind::Csv),
             Some(other) => {
                 let text = format!("{}: a figure cannot be written as .{other}", path.display());
-                Err(CliError::usage(text).hint("name it .svg, .png or .csv; browsers print SVG to PDF"))
+                Err(CliError::usage(text).hint("name it .svg, .png, .pdf or .csv"))
             }
         }
     }

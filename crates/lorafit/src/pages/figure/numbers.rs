@@ -7,14 +7,14 @@ pub fn csv(plot: &Plot) -> String {
     let mut lines: Vec<Vec<String>> = Vec::new();
     match plot {
         Plot::Lines(Lines { x, y, series }) => {
-            lines.push(vec!["series".to_owned(), x.label.clone(), y.label.clone()]);
+            lines.push(vec!["series".to_owned(), x.name.column.clone(), y.name.column.clone()]);
             for one in series {
                 let point = |(x, y): &(f64, f64)| vec![one.name.clone(), x.to_string(), y.to_string()];
                 lines.extend(one.points.iter().map(point));
             }
         }
-        Plot::HeatMap(HeatMap { x_label, y_label, columns, rows, value_label, .. }) => {
-            lines.push(vec![y_label.clone(), x_label.clone(), value_label.clone()]);
+        Plot::HeatMap(HeatMap { x, y, columns, rows, value, .. }) => {
+            lines.push(vec![y.column.clone(), x.column.clone(), value.column.clone()]);
             for (name, values) in rows {
                 let cells =
                     columns.iter().zip(values).filter_map(|(column, value)| Some((column, (*value)?)));
@@ -23,8 +23,8 @@ pub fn csv(plot: &Plot) -> String {
                 );
             }
         }
-        Plot::StackedBars(StackedBars { x, y_label, parts, bars }) => {
-            lines.push(vec![y_label.clone(), "part".to_owned(), x.label.clone()]);
+        Plot::StackedBars(StackedBars { x, y, parts, bars }) => {
+            lines.push(vec![y.column.clone(), "part".to_owned(), x.name.column.clone()]);
             for (name, lengths) in bars {
                 let part =
                     |(part, length): (&String, &f64)| vec![name.clone(), part.clone(), length.to_string()];
@@ -33,7 +33,9 @@ pub fn csv(plot: &Plot) -> String {
         }
         Plot::Parallel(Parallel { axes, lines: things, .. }) => {
             lines.push(
-                std::iter::once("name".to_owned()).chain(axes.iter().map(|a| a.axis.label.clone())).collect(),
+                std::iter::once("name".to_owned())
+                    .chain(axes.iter().map(|a| a.axis.name.column.clone()))
+                    .collect(),
             );
             for (name, values) in things {
                 let value = |(axis, value): (&super::ParallelAxis, &Option<f64>)| match value {

@@ -1,4 +1,4 @@
-//! Axes: from values to places, round ticks, and colours for values.
+//! Axes: from values to places, round ticks, and the range of values without outliers.
 
 /// A range of values, which is never empty.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +78,13 @@ impl Scale {
             .collect()
     }
 
+    /// As [`Self::ticks`], at whole numbers only: of counts there is nothing between.
+    pub fn whole_ticks(&self, wanted: usize) -> Vec<(f64, String)> {
+        // Of few values each is marked.
+        let wanted = wanted.min(((self.high - self.low) as usize).max(1));
+        self.ticks(wanted).into_iter().filter(|(value, _)| (value - value.round()).abs() < 1e-9).collect()
+    }
+
     /// The ends.
     pub fn ends(&self) -> (f64, f64) {
         (self.low, self.high)
@@ -116,32 +123,24 @@ fn trimmed(digits: &str) -> String {
     if text == "-0" { "0".to_owned() } else { text.to_owned() }
 }
 
-/// The colour of a place between 0 and 1: viridis (Smith and van der Walt 2015), of nine of its colours.
-pub fn viridis(place: f64) -> String {
-    const STOPS: [[u8; 3]; 9] = [
-        [0x44, 0x01, 0x54],
-        [0x47, 0x2d, 0x7b],
-        [0x3b, 0x52, 0x8b],
-        [0x2c, 0x72, 0x8e],
-        [0x21, 0x91, 0x8c],
-        [0x28, 0xae, 0x80],
-        [0x5e, 0xc9, 0x62],
-        [0xad, 0xdc, 0x30],
-        [0xfd, 0xe7, 0x25],
-    ];
-    let at = place.clamp(0.0, 1.0) * (STOPS.len() - 1) as f64;
-    let (below, share) = ((at as usize).min(STOPS.len() - 2), at - (at as usize).min(STOPS.len() - 2) as f64);
-    let mixed = |i: usize| {
-        let (a, b) = (f64::from(STOPS[below][i]), f64::from(STOPS[below + 1][i]));
-        (a + (b - a) * share).round() as u8
-    };
-    format!("#{:02x}{:02x}{:02x}", mixed(0), mixed(1), mixed(2))
-}
+/// Fewer values than these have no outliers.
+const LEAST_VALUES: usize = 8;
 
-/// The colour of a line at a place between 0 and 1: [`viridis`] without its ends, of which one is not seen on dark pages and
-/// the other not on white.
-pub fn line_colour(place: f64) -> String {
-    viridis(0.3 + 0.4 * place.clamp(0.0, 1.0))
+/// The range of `values` without those that lie more than three times the range of the middle half beyond it (Tukey 1977,
+/// "far out"), if there are such.
+pub fn without_outliers(values: &[f64]) -> Option<[f64; 2]> {
+    let mut sorted: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
+    sorted.sort_by(f64::total_cmp);
+    if sorted.len() < LEAST_VALUES {
+        return None;
+    }
+    let at = |share: f64| sorted[(share * (sorted.len() - 1) as f64).round() as usize];
+    let (lower, upper) = (at(0.25), at(0.75));
+    let reach = 3.0 * (upper - lower);
+    let inside = |value: &&f64| (lower - reach..=upper + reach).contains(*value);
+    let (low, high) = (sorted.iter().find(inside)?, sorted.iter().rev().find(inside)?);
+    let all = *low == sorted[0] && *high == sorted[sorted.len() - 1];
+    (!all && low < high).then_some([*low, *high])
 }
 
 #[cfg(test)]
@@ -197,7 +196,26 @@ mod tests {
     }
 
     #[test]
-    fn colours_go_from_dark_to_bright() {
-        assert_eq!([0.0, 0.5, 1.0].map(viridis), ["#440154", "#21918c", "#fde725"]);
+    fn counts_are_marked_at_whole_numbers() {
+        for (low, high, log) in
+            [(1.0, 3.0, false), (0.0, 1.0, false), (1.0, 2.0, true), (1.0, 1.0, false), (1.0, 300.0, true)]
+        {
+            let ticks = Scale::of([low, high].into_iter(), log).whole_ticks(6);
+            assert!(!ticks.is_empty() && ticks.len() <= 12, "{low} to {high}: {ticks:?}");
+            assert!(ticks.iter().all(|(value, _)| value.fract() == 0.0), "{ticks:?}");
+        }
+    }
+
+    #[test]
+    fn one_value_far_out_does_not_set_the_range() {
+        let mut values: Vec<f64> = (0..20).map(f64::from).collect();
+        assert_eq!(without_outliers(&values), None);
+        values.push(1e6);
+        assert_eq!(without_outliers(&values), Some([0.0, 19.0]));
+        assert_eq!(without_outliers(&[1.0, 1.0, 1e6]), None, "too few to say");
+        assert_eq!(without_outliers(&[1.0; 30]), None);
+        let mut level = vec![1.0; 30];
+        level.push(5.0);
+        assert_eq!(without_outliers(&level), None, "one colour for all others would tell nothing");
     }
 }

@@ -7,7 +7,7 @@ use lorafit_model::adapter::{AdapterFile, Factors};
 use rayon::prelude::*;
 
 use super::{Report, slug};
-use crate::pages::figure::{Axis, Figure, HeatMap, Lines, Plot, Series, Style, line_colour};
+use crate::pages::figure::{Axis, Colour, Figure, HeatMap, Lines, Name, Plot, Series, Style};
 use crate::pages::shell::{escape, table};
 use crate::session::adapter_numbers::{LayerNumbers, OverlapNumbers, median, modules, modules_of, verdict};
 
@@ -32,13 +32,16 @@ pub fn add(report: &mut Report, name: &str, adapter: &AdapterFile, layers: &[Lay
     if !relative {
         report.note("The base is not on this machine (--model), so changes are given by their own size.");
     }
+    let title = "Which layers change most";
     let size = match relative {
-        true => heat_map(name, layers, "change", "Which layers change most", "‖dW‖ / ‖W‖, %", |l| {
-            l.relative_norm.map(|share| 100.0 * share)
-        }),
-        false => heat_map(name, layers, "change", "Which layers change most", "‖dW‖", |l| Some(l.norm)),
+        true => {
+            let of_weight = Name::new("‖dW‖ / ‖W‖, %", "relative_norm_percent");
+            heat_map(name, layers, "change", title, of_weight, |l| l.relative_norm.map(|share| 100.0 * share))
+        }
+        false => heat_map(name, layers, "change", title, Name::new("‖dW‖", "norm"), |l| Some(l.norm)),
     };
-    let used = heat_map(name, layers, "effective_rank", "Effective rank of dW", "directions used", |l| {
+    let directions = Name::new("directions used", "effective_rank");
+    let used = heat_map(name, layers, "effective_rank", "Effective rank of dW", directions, |l| {
         Some(l.effective_rank)
     });
     report.figures(vec![size, used]);
@@ -58,7 +61,7 @@ fn heat_map(
     layers: &[LayerNumbers],
     name: &str,
     title: &str,
-    value_label: &str,
+    of_value: Name,
     value: impl Fn(&LayerNumbers) -> Option<f64>,
 ) -> Figure {
     let mut numbers: Vec<Option<usize>> = layers.iter().map(|layer| layer.layer).collect();
@@ -79,11 +82,11 @@ fn heat_map(
         ),
     };
     let map = HeatMap {
-        x_label: "layer".to_owned(),
-        y_label: "module".to_owned(),
+        x: Name::new("layer", "layer"),
+        y: Name::new("module", "module"),
         columns: numbers.iter().map(|number| number.map_or("-".to_owned(), |n| n.to_string())).collect(),
         rows: modules_of(layers).into_iter().map(row).collect(),
-        value_label: value_label.to_owned(),
+        value: of_value,
         range,
     };
     figure(run, name, title, description, Plot::HeatMap(map))
@@ -119,15 +122,15 @@ fn spectrum(run: &str, layers: &[LayerNumbers], module: &str) -> Figure {
         let points = kept.enumerate().map(|(i, s)| ((i + 1) as f64, *s)).collect();
         let name = layer.layer.map_or(layer.path.clone(), |number| format!("layer {number}"));
         Series {
-            colour: line_colour(i as f64 / last as f64),
+            colour: Colour::Shade(i as f64 / last as f64),
             in_legend: i == 0 || i + 1 == of_module.len(),
             ..Series::new(&name, 0, Style::Solid, points)
         }
     };
     let series = of_module.iter().enumerate().map(line).collect();
     let plot = Plot::Lines(Lines {
-        x: Axis::linear("number of the singular value"),
-        y: Axis::log("singular value of dW"),
+        x: Axis::linear("number of the singular value", "number").whole(),
+        y: Axis::log("singular value of dW", "singular_value"),
         series,
     });
     let title = format!("Spectrum: {module}");
@@ -202,8 +205,8 @@ fn distribution(run: &str, adapter: &AdapterFile, name: &str, description: &str,
         Series::new(module, i, Style::Solid, points.collect())
     });
     let plot = Plot::Lines(Lines {
-        x: Axis::linear("entry"),
-        y: Axis::linear("share of the entries, %"),
+        x: Axis::linear("entry", "entry"),
+        y: Axis::linear("share of the entries, %", "share_percent"),
         series: series.collect(),
     });
     figure(run, &format!("entries-{name}"), &format!("Entries of {name}"), description, plot)
@@ -227,7 +230,7 @@ pub fn add_overlap(report: &mut Report, one: &str, other: &str, layers: &[LayerN
             layers,
             "alike_outputs",
             "Alike: directions of the output",
-            "similarity",
+            Name::new("similarity", "similarity"),
             side(|o| o.outputs.similarity),
         ),
         heat_map(
@@ -235,7 +238,7 @@ pub fn add_overlap(report: &mut Report, one: &str, other: &str, layers: &[LayerN
             layers,
             "alike_inputs",
             "Alike: directions of the input",
-            "similarity",
+            Name::new("similarity", "similarity"),
             side(|o| o.inputs.similarity),
         ),
         angles(&name, layers),
@@ -266,11 +269,11 @@ fn directions((one, other): (&str, &str), layer: &str, side: &str, subspaces: &S
     let counts = |most: usize| 1..=most.min(DIRECTIONS);
     let row = |i: usize| (i.to_string(), counts(columns).map(|j| Some(subspaces.similarity(i, j))).collect());
     let map = HeatMap {
-        x_label: format!("j, strongest directions of {other}"),
-        y_label: format!("i, strongest directions of {one}"),
+        x: Name::new(&format!("j, strongest directions of {other}"), "directions_j"),
+        y: Name::new(&format!("i, strongest directions of {one}"), "directions_i"),
         columns: counts(columns).map(|j| j.to_string()).collect(),
         rows: counts(rows).map(row).collect(),
-        value_label: "similarity".to_owned(),
+        value: Name::new("similarity", "similarity"),
         range: Some([0.0, 1.0]),
     };
     let title = format!("Alike: first directions of the {side}");
@@ -291,8 +294,8 @@ fn angles(name: &str, layers: &[LayerNumbers]) -> Figure {
     };
     let series = modules_of(layers).into_iter().enumerate().map(line).collect();
     let plot = Plot::Lines(Lines {
-        x: Axis::linear("number of the angle"),
-        y: Axis::linear("principal angle, degrees"),
+        x: Axis::linear("number of the angle", "number").whole(),
+        y: Axis::linear("principal angle, degrees", "angle_degrees"),
         series,
     });
     let description = "Between the directions of the output, median over layers: 0 is a direction both have, 90 one that is foreign to the other.";

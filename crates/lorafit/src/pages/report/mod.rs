@@ -2,6 +2,7 @@
 
 pub mod adapter;
 pub mod answers;
+pub mod overview;
 pub mod sweep;
 pub mod training;
 
@@ -9,10 +10,11 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use crate::pages::figure::Figure;
-use crate::pages::shell::{Page, escape};
+use crate::pages::figure::{self, Figure};
+use crate::pages::shell::{Facts, Page, escape};
 
-const STYLE: &str = include_str!("page.css");
+/// The style of a report, beside that of every page.
+pub const STYLE: &str = include_str!("page.css");
 
 /// A page as it grows.
 #[derive(Default)]
@@ -46,19 +48,19 @@ impl Report {
     }
 
     /// The page.
-    pub fn page(&self, title: &str, subtitle: &str) -> String {
-        Page { verb: "report", title, subtitle: &escape(subtitle), style: STYLE, script: None }
+    pub fn page(&self, title: &str, facts: &Facts) -> String {
+        Page { verb: "report", title, facts, style: STYLE, scripts: &[figure::SCRIPT], policy: "" }
             .around(&self.html)
     }
 
-    /// Writes each figure to `folder` as SVG, PNG and CSV.
+    /// Writes each figure to `folder` as SVG, PNG, PDF and CSV.
     ///
     /// # Errors
     /// A file that cannot be written.
     pub fn write_figures(&self, folder: &Path) -> anyhow::Result<()> {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         for figure in &self.figures {
-            for ending in ["svg", "png", "csv"] {
+            for ending in ["svg", "png", "pdf", "csv"] {
                 figure.write(&folder.join(format!("{}.{ending}", figure.name)))?;
             }
         }
@@ -81,7 +83,11 @@ mod tests {
     }
 
     #[test]
-    fn the_style_closes_nothing_and_loads_nothing() {
-        assert!(!STYLE.contains("</") && !STYLE.contains("url(") && !STYLE.contains("http"));
+    fn style_and_script_close_nothing_and_load_nothing() {
+        // The name of a kind of element is no address.
+        let script = figure::SCRIPT.replace("http://www.w3.org/2000/svg", "");
+        for part in [STYLE, &script] {
+            assert!(!part.contains("</") && !part.contains("url(") && !part.contains("http"));
+        }
     }
 }

@@ -5,12 +5,14 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use lorafit_data::words::counted;
+use lorafit_train::RunHistory;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::overview::add_origin;
 use super::{Report, slug};
 use crate::pages::figure::{Axis, Figure, Lines, Parallel, ParallelAxis, Plot, Series, Style, short};
-use crate::pages::shell::{Cards, number, table};
+use crate::pages::shell::{Cards, Facts, number, table};
 
 /// The records of a sweep.
 pub const TRIALS: &str = "trials.jsonl";
@@ -43,6 +45,8 @@ pub struct Sweep {
     /// The best first, those without a metric last.
     trials: Vec<Trial>,
     unreadable_lines: usize,
+    /// `sweep.json`.
+    about: Value,
 }
 
 impl Sweep {
@@ -76,7 +80,23 @@ impl Sweep {
         };
         trials.sort_by(|a, b| key(a).total_cmp(&key(b)));
         let metric = about["metric"].as_str().unwrap_or("metric").to_owned();
-        Ok(Sweep { metric, maximise, trials, unreadable_lines })
+        Ok(Sweep { metric, maximise, trials, unreadable_lines, about })
+    }
+
+    /// What the header says of the sweep in `dir`: what its trials share, and how the best of them was begun.
+    pub fn facts(&self, dir: &Path) -> Facts {
+        let mut facts = Facts::default();
+        let shared = &self.about["train"];
+        facts.add("model", shared["model"].as_str());
+        for (name, key) in [("data", "data"), ("held out", "eval-data")] {
+            let files = shared[key].as_array().filter(|files| !files.is_empty());
+            facts.add(name, files.map(|files| files.iter().map(in_words).collect::<Vec<_>>().join(", ")));
+        }
+        let best = self.trials.first().map(|best| dir.join("trials").join(&best.name));
+        if let Some(run) = best.and_then(|best| RunHistory::read(&best).ok()) {
+            add_origin(&mut facts, &run);
+        }
+        facts
     }
 
     /// Adds the sweep to a report.
@@ -97,13 +117,13 @@ impl Sweep {
             ));
         }
         let varied = self.varied();
+        report.html(&self.board(&varied));
         if self.trials.iter().filter(|trial| trial.metric.is_some()).count() > 1 && !varied.is_empty() {
+            report.section("Options and metric");
             report.figures(vec![self.parallel(&varied)]);
             report.section("Slices");
             report.figures(varied.iter().filter_map(|option| self.slice(option)).collect());
         }
-        report.section("Leader board");
-        report.html(&self.board(&varied));
     }
 
     /// The options that differ between trials: rank, alpha and lr first.
@@ -134,6 +154,10 @@ impl Sweep {
         (values.iter().map(|value| value.and_then(place)).collect(), names)
     }
 
+    fn metric_axis(&self) -> Axis {
+        Axis::linear(&self.metric, &as_column(&self.metric))
+    }
+
     fn parallel(&self, varied: &[String]) -> Figure {
         let mut axes: Vec<ParallelAxis> = Vec::new();
         let mut lines: Vec<(String, Vec<Option<f64>>)> =
@@ -143,12 +167,12 @@ impl Sweep {
             axes.push(ParallelAxis { axis: axis(option, &values), names });
             lines.iter_mut().zip(values).for_each(|(line, value)| line.1.push(value));
         }
-        axes.push(ParallelAxis { axis: Axis::linear(&self.metric), names: Vec::new() });
+        axes.push(ParallelAxis { axis: self.metric_axis(), names: Vec::new() });
         lines.iter_mut().zip(&self.trials).for_each(|(line, trial)| line.1.push(trial.metric));
         let best = self.trials.first().and_then(|trial| trial.metric).map(|_| 0);
         let description = "A line a trial; the best is the thick orange one.".to_owned();
         let plot = Plot::Parallel(Parallel { axes, lines, best });
-        Figure { name: "trials".to_owned(), title: "Options and metric".to_owned(), description, plot }
+        Figure { name: "trials".to_owned(), title: "Every trial".to_owned(), description, plot }
     }
 
     /// The metric over one option, if that is a number.
@@ -169,7 +193,7 @@ impl Sweep {
         let series = [("finished", 0, points(true)), ("not finished", 4, points(false))];
         let series = series.into_iter().filter(|(_, _, points)| !points.is_empty());
         let series = series.map(|(name, i, points)| Series::new(name, i, Style::Points, points)).collect();
-        let plot = Plot::Lines(Lines { x: axis, y: Axis::linear(&self.metric), series });
+        let plot = Plot::Lines(Lines { x: axis, y: self.metric_axis(), series });
         let title = format!("{} over {option}", self.metric);
         let description = "A dot a trial, whatever its other options.".to_owned();
         Some(Figure { name: format!("slice-{}", slug(option)), title, description, plot })
@@ -191,7 +215,7 @@ impl Sweep {
             row.push(tell(trial.peak_rss_bytes.map(|bytes| bytes / (1u64 << 30) as f64), 2));
             row
         };
-        table("The best first", &columns, self.trials.iter().map(row))
+        table("Leader board, the best first", &columns, self.trials.iter().map(row))
     }
 }
 
@@ -212,10 +236,17 @@ fn axis(option: &str, values: &[Option<f64>]) -> Axis {
     let mut marks: Vec<f64> = values().collect();
     marks.sort_by(f64::total_cmp);
     marks.dedup();
+    let plain = Axis::linear(option, &as_column(option));
+    let whole = marks.iter().all(|value| value.fract() == 0.0) && !marks.is_empty();
     if marks.len() > GRID {
         marks.clear();
     }
-    Axis { label: option.to_owned(), log, marks }
+    Axis { log, whole, marks, ..plain }
+}
+
+/// The name of an option as that of a column.
+fn as_column(name: &str) -> String {
+    name.replace('-', "_")
 }
 
 #[cfg(test)]
@@ -248,7 +279,7 @@ mod tests {
         assert_eq!(sweep.varied(), ["rank", "lr"]);
         let mut report = Report::default();
         sweep.add(&mut report);
-        let page = report.page("sweep", "");
+        let page = report.page("sweep", &Facts::default());
         assert!(page.contains("eval_loss over rank") && page.contains("Options and metric"));
         assert!(report.figures.iter().map(|f| f.name.as_str()).eq(["trials", "slice-rank", "slice-lr"]));
     }

@@ -1,12 +1,15 @@
 //! How runs went: curves, memory, data and configuration.
 
+use std::path::{Path, PathBuf};
+
 use lorafit_data::words::counted;
-use lorafit_train::{RunHistory, RunStatus, SMOOTHED_STEPS, StepRecord, mean};
+use lorafit_train::{RunError, RunHistory, RunStatus, SMOOTHED_STEPS, StepRecord, mean};
 use serde_json::Value;
 
 use super::Report;
+use super::overview::{overview, state};
 use crate::args::train::TrainArgs;
-use crate::pages::figure::{Axis, COLOURS, Figure, Lines, Plot, Series, Style};
+use crate::pages::figure::{Axis, Figure, Lines, Plot, Series, Style};
 use crate::pages::shell::{Cards, escape, number, percent, table};
 use crate::session::verdict::in_words;
 use crate::sweep::folder::is_trial;
@@ -21,9 +24,49 @@ pub struct NamedRun {
     pub history: RunHistory,
 }
 
+impl NamedRun {
+    /// The runs in these folders, each with its own name.
+    ///
+    /// # Errors
+    /// A folder without a run.
+    pub fn read(dirs: &[PathBuf]) -> Result<Vec<Self>, RunError> {
+        let histories = dirs.iter().map(|dir| RunHistory::read(dir)).collect::<Result<Vec<_>, _>>()?;
+        Ok(names(dirs).into_iter().zip(histories).map(|(name, history)| NamedRun { name, history }).collect())
+    }
+}
+
+/// What runs are called together, in a heading.
+pub fn title(runs: &[NamedRun]) -> String {
+    /// Names beside each other, at most.
+    const NAMES: usize = 4;
+    match runs.len() {
+        0..=NAMES => runs.iter().map(|run| run.name.as_str()).collect::<Vec<_>>().join(", "),
+        many => counted(many, "run", "runs"),
+    }
+}
+
+/// The last part of each folder, or all of it where that is not enough.
+pub fn names(dirs: &[PathBuf]) -> Vec<String> {
+    let last: Vec<String> = dirs.iter().map(|dir| last_part(dir)).collect();
+    let is_unique = |name: &String| last.iter().filter(|other| *other == name).count() == 1;
+    let name = |(name, dir): (&String, &PathBuf)| {
+        if is_unique(name) { name.clone() } else { dir.display().to_string() }
+    };
+    last.iter().zip(dirs).map(name).collect()
+}
+
+/// What a folder is called in the folder above it.
+pub fn last_part(dir: &Path) -> String {
+    let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    whole.file_name().map_or_else(|| dir.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
 /// Adds what there is to say of how `runs` went.
 pub fn add(report: &mut Report, runs: &[NamedRun]) {
     report.section("Runs");
+    if runs.len() > 1 {
+        report.html(&overview(runs));
+    }
     for run in runs {
         if runs.len() > 1 {
             report.html(&format!("<h3>{}</h3>\n", escape(&run.name)));
@@ -56,10 +99,12 @@ pub fn add_configuration(report: &mut Report, runs: &[NamedRun]) {
     report.section("Configuration");
     for run in runs {
         let text = run.history.config.as_deref().unwrap_or("config.toml cannot be read");
+        let command = run.history.origin.command.as_ref().map(|command| format!("# {command}\n"));
         report.html(&format!(
-            "<details{}><summary>{}</summary>\n<pre>{}</pre></details>\n",
+            "<details{}><summary>{}</summary>\n<pre>{}{}</pre></details>\n",
             if runs.len() == 1 { " open" } else { "" },
             escape(&run.name),
+            escape(&command.unwrap_or_default()),
             escape(text)
         ));
     }
@@ -71,11 +116,7 @@ fn cards(run: &NamedRun) -> String {
     let status = RunStatus::read(&history.dir).ok();
     let done = history.steps.last().map_or(0, |step| step.step);
     let total_steps = status.as_ref().and_then(|status| status.total_steps);
-    let state = match (status.is_some_and(|status| status.running), total_steps) {
-        (true, _) => "running",
-        (false, Some(total)) if done >= total => "finished",
-        (false, _) => "stopped",
-    };
+    let state = state(status.as_ref());
     let of = total_steps.map(|total| format!("of {}, ", number(total as usize))).unwrap_or_default();
     cards.add("steps", &number(done as usize), &format!("{of}{state}"));
     let last = history.steps.last();
@@ -180,11 +221,12 @@ fn named(runs: &[NamedRun], run: &NamedRun, what: &str) -> String {
 }
 
 fn lines(name: &str, title: &str, description: &str, y: Axis, series: Vec<Series>) -> Figure {
-    let plot = Plot::Lines(Lines { x: Axis::linear("optimizer step"), y, series });
+    let plot = Plot::Lines(Lines { x: Axis::linear("optimizer step", "optimizer_step").whole(), y, series });
     Figure { name: name.to_owned(), title: title.to_owned(), description: description.to_owned(), plot }
 }
 
-fn curves(runs: &[NamedRun]) -> Vec<Figure> {
+/// The curves of runs: loss, learning rate, throughput and the norm of the gradient.
+pub fn curves(runs: &[NamedRun]) -> Vec<Figure> {
     let mut loss = both(runs, "training", |step| step.loss);
     for (i, run) in runs.iter().enumerate() {
         let points: Vec<_> = run.history.evaluations.iter().map(|e| (e.step as f64, e.loss)).collect();
@@ -196,8 +238,7 @@ fn curves(runs: &[NamedRun]) -> Vec<Figure> {
     // Losses that fall over more than a decade are read on a logarithmic axis.
     let values = || loss.iter().flat_map(|one| &one.points).map(|p| p.1).filter(|loss| *loss > 0.0);
     let (low, high) = values().fold((f64::MAX, 0.0), |(low, high), v| (v.min(low), v.max(high)));
-    let label = "loss, nats per token";
-    let axis = if high > 10.0 * low { Axis::log(label) } else { Axis::linear(label) };
+    let axis = Axis { log: high > 10.0 * low, ..Axis::linear("loss, nats per token", "loss_nats_per_token") };
     let of = |value: fn(&StepRecord) -> f64, what: &str| -> Vec<Series> {
         let one = |(i, run): (usize, &NamedRun)| {
             Series::new(&named(runs, run, what), i, Style::Solid, raw(&run.history.steps, value))
@@ -210,27 +251,28 @@ fn curves(runs: &[NamedRun]) -> Vec<Figure> {
             "learning_rate",
             "Learning rate",
             "As the schedule sets it.",
-            Axis::linear("learning rate"),
+            Axis::linear("learning rate", "learning_rate"),
             of(|step| step.learning_rate, "learning rate"),
         ),
         lines(
             "throughput",
             "Throughput",
             "Tokens of a step's rows over its wall time.",
-            Axis::linear("tokens/s"),
+            Axis::linear("tokens/s", "tokens_per_s"),
             both(runs, "throughput", |step| step.tokens_per_s),
         ),
         lines(
             "gradient_norm",
             "Norm of the gradient",
             "Of all trained values together, before it is clipped.",
-            Axis::log("norm"),
+            Axis::log("norm", "gradient_norm"),
             both(runs, "gradient", |step| step.grad_norm),
         ),
     ]
 }
 
-fn memory(runs: &[NamedRun]) -> Figure {
+/// The memory that was planned for runs, and what they used.
+pub fn memory(runs: &[NamedRun]) -> Figure {
     let mut series = Vec::new();
     for (i, run) in runs.iter().enumerate() {
         let steps = &run.history.steps;
@@ -245,7 +287,7 @@ fn memory(runs: &[NamedRun]) -> Figure {
     }
     let description =
         "The most resident memory the process has had, and what the plan said before the first step.";
-    lines("memory", "Memory, planned and used", description, Axis::linear("GiB"), series)
+    lines("memory", "Memory, planned and used", description, Axis::linear("GiB", "memory_gib"), series)
 }
 
 /// The parts of every plan, and what was used.
@@ -326,9 +368,9 @@ fn lengths(data: &Value, run: &str, i: usize) -> Option<Figure> {
     let bars: Vec<(f64, f64, f64)> = data.get("histogram")?.as_array()?.iter().filter_map(bar).collect();
     let width = bars.first().map(|(from, to, _)| to - from)?;
     let points = bars.into_iter().map(|(from, to, samples)| ((from + to) / 2.0, samples)).collect();
-    let series =
-        vec![Series { colour: COLOURS[0].to_owned(), ..Series::new(run, 0, Style::Bars(width), points) }];
-    let plot = Plot::Lines(Lines { x: Axis::linear("tokens of a row"), y: Axis::linear("rows"), series });
+    let series = vec![Series::new(run, 0, Style::Bars(width), points)];
+    let (x, y) = (Axis::linear("tokens of a row", "tokens").whole(), Axis::linear("rows", "rows").whole());
+    let plot = Plot::Lines(Lines { x, y, series });
     let name = if i == 0 { "lengths".to_owned() } else { format!("lengths-{}", i + 1) };
     let description = "What is trained on, by length.".to_owned();
     Some(Figure { name, title: "Rows by their tokens".to_owned(), description, plot })

@@ -1,0 +1,286 @@
+//! What every drawing must be: whole, readable, small.
+
+use super::*;
+use crate::pages::figure::Name;
+use crate::pages::figure::pdf::pdf;
+use crate::pages::figure::png::png;
+
+fn curve(points: Vec<(f64, f64)>) -> Figure {
+    let series = vec![
+        Series::new("one <b>", 0, Style::Faint, points.clone()),
+        Series::new("two", 1, Style::Dotted, points),
+    ];
+    let plot = Plot::Lines(Lines {
+        x: Axis::linear("step", "step"),
+        y: Axis::log("loss, nats", "loss_nats"),
+        series,
+    });
+    Figure { name: "loss".into(), title: "Loss & <i>".into(), description: "falls".into(), plot }
+}
+
+fn heat_map() -> Figure {
+    let rows =
+        vec![("q_proj".to_owned(), vec![Some(0.1), None]), ("v".to_owned(), vec![Some(0.2), Some(0.3)])];
+    let columns = vec!["0".to_owned(), "1".to_owned()];
+    let name = |name: &str| Name::new(name, name);
+    let map =
+        HeatMap { x: name("layer"), y: name("module"), columns, rows, value: name("norm"), range: None };
+    Figure { name: "m".into(), title: "Map".into(), description: "d".into(), plot: Plot::HeatMap(map) }
+}
+
+fn parallel() -> Figure {
+    let axis = |label, names: &[&str]| ParallelAxis {
+        axis: Axis::linear(label, label),
+        names: names.iter().map(|n| (*n).to_owned()).collect(),
+    };
+    let lines = vec![("a".to_owned(), vec![Some(0.0), Some(2.0)]), ("b".to_owned(), vec![Some(1.0), None])];
+    let axes = vec![axis("optimizer", &["adamw", "adamw-8bit"]), axis("loss", &[])];
+    let plot = Plot::Parallel(Parallel { axes, lines, best: Some(0) });
+    Figure { name: "p".into(), title: "P".into(), description: "d".into(), plot }
+}
+
+fn stacked_bars() -> Figure {
+    let bars = vec![("full".to_owned(), vec![2.0, 0.5]), ("nothing".to_owned(), vec![0.0, 0.0])];
+    let x = Axis { marks: vec![1.0, 2.0, 400.0], ..Axis::linear("GB", "memory_gb") };
+    let parts = ["weights", "rest"].map(str::to_owned).to_vec();
+    let plot = Plot::StackedBars(StackedBars { x, y: Name::new("method", "method"), parts, bars });
+    Figure { name: "b".into(), title: "B".into(), description: "d".into(), plot }
+}
+
+#[test]
+fn every_kind_of_figure_is_a_picture_with_ink_in_it() {
+    let all = [curve(vec![(1.0, 2.0), (2.0, 1.0)]), curve(vec![]), heat_map(), parallel(), stacked_bars()];
+    for figure in all {
+        let picture = png(&figure.svg(Place::Picture)).expect("a picture");
+        let pixels = resvg::tiny_skia::Pixmap::decode_png(&picture).expect("a PNG");
+        let dark = pixels.pixels().iter().filter(|pixel| pixel.red() < 128).count();
+        assert!(pixels.width() == 880 && dark > 100, "{}: {dark} dark pixels", figure.name);
+        assert!(figure.svg(Place::Page).contains("var(--ink)") && !figure.svg(Place::File).contains("var("));
+    }
+}
+
+/// A box: left, top, right, bottom.
+type Bounds = [f64; 4];
+/// Both its ends.
+type Line = ((f64, f64), (f64, f64));
+
+fn attribute<'a>(tag: &'a str, name: &str) -> Option<&'a str> {
+    tag.split_once(&format!(" {name}=\""))?.1.split('"').next()
+}
+
+fn number(tag: &str, name: &str) -> f64 {
+    attribute(tag, name).and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{name} of {tag}"))
+}
+
+/// Whether any part of the line from `a` to `b` lies inside.
+fn crosses([left, top, right, bottom]: Bounds, a: (f64, f64), b: (f64, f64)) -> bool {
+    const STEPS: usize = 200;
+    (0..=STEPS).any(|i| {
+        let share = i as f64 / STEPS as f64;
+        let (x, y) = (a.0 + (b.0 - a.0) * share, a.1 + (b.1 - a.1) * share);
+        x > left && x < right && y > top && y < bottom
+    })
+}
+
+/// The corners of path data of lines.
+fn corners(data: &str) -> Vec<Vec<(f64, f64)>> {
+    let mut lines: Vec<Vec<(f64, f64)>> = Vec::new();
+    let mut rest = data;
+    while let Some(command) = rest.chars().next() {
+        let end = rest[1..].find(|c: char| c.is_ascii_alphabetic()).map_or(rest.len(), |at| at + 1);
+        let numbers: Vec<f64> = rest[1..end].split_whitespace().map(|text| text.parse().unwrap()).collect();
+        let last = lines.last().and_then(|line| line.last()).copied();
+        match command {
+            'M' => lines.push(vec![(numbers[0], numbers[1])]),
+            'L' => lines.last_mut().unwrap().push((numbers[0], numbers[1])),
+            'V' => lines.last_mut().unwrap().push((last.unwrap().0, numbers[0])),
+            'h' => lines.last_mut().unwrap().push((last.unwrap().0 + numbers[0], last.unwrap().1)),
+            other => panic!("{other} in {data}"),
+        }
+        rest = &rest[end..];
+    }
+    lines
+}
+
+/// Texts that overlap, are struck by a line that is drawn over no plate of theirs, or leave the drawing.
+fn faults(svg: &str) -> Vec<String> {
+    let (mut texts, mut lines): (Vec<(String, Bounds)>, Vec<Line>) = (Vec::new(), Vec::new());
+    let (mut plated, mut faults) = (false, Vec::new());
+    let height: f64 = attribute(svg, "viewBox").unwrap().split(' ').nth(3).unwrap().parse().unwrap();
+    let mut struck = |(name, bounds): &(String, Bounds), line: &Line| {
+        if crosses(*bounds, line.0, line.1) {
+            faults.push(format!("{name} is struck by {line:?}"));
+        }
+    };
+    for tag in svg.split('<').skip(1) {
+        if tag.starts_with("rect class=\"plate\"") {
+            plated = true;
+        } else if tag.starts_with("text ") {
+            let name = tag.split('>').nth(1).unwrap().to_owned();
+            let size = attribute(tag, "font-size").map_or(letters::SIZE, |size| size.parse().unwrap());
+            let (x, y, width) = (number(tag, "x"), number(tag, "y"), letters::width(&name, size));
+            let left = match attribute(tag, "text-anchor").unwrap() {
+                "start" => x,
+                "middle" => x - width / 2.0,
+                _ => x - width,
+            };
+            // Where letters are: most have no part below the line.
+            let text = (name, [left, y - 0.72 * size, left + width, y]);
+            if !plated {
+                lines.iter().for_each(|line| struck(&text, line));
+            }
+            texts.push(text);
+            plated = false;
+        } else if tag.starts_with("path ") {
+            for line in corners(attribute(tag, "d").unwrap()) {
+                for ends in line.windows(2) {
+                    let line = (ends[0], ends[1]);
+                    texts.iter().for_each(|text| struck(text, &line));
+                    lines.push(line);
+                }
+            }
+        }
+    }
+    for (i, (name, [left, top, right, bottom])) in texts.iter().enumerate() {
+        if *left < 0.0 || *top < 0.0 || *right > WIDTH + 0.5 || *bottom > height {
+            faults.push(format!("{name} leaves the drawing: {left} to {right}, {top} to {bottom}"));
+        }
+        for (other, [l, t, r, b]) in &texts[i + 1..] {
+            if left < r && l < right && top < b && t < bottom {
+                faults.push(format!("{name} overlaps {other}"));
+            }
+        }
+    }
+    faults
+}
+
+/// Figures with what is hard to fit: long names, many series, values of every size.
+fn crowded() -> Vec<Figure> {
+    let long = "runs/smollm2-135m-instruct-lora-rank-8-alpha-16-lr-2e-4-seed-";
+    let figure =
+        |plot| Figure { name: "n".into(), title: format!("{long} of {long}"), description: "d".into(), plot };
+    let points =
+        |i: usize| (1..40).map(|x| (f64::from(x), 10f64.powi(-(i as i32 % 5)) * f64::from(x))).collect();
+    let series: Vec<Series> =
+        (0..20).map(|i| Series::new(&format!("{long}{i}"), i, Style::Dotted, points(i))).collect();
+    let lines = |x, y, series| Plot::Lines(Lines { x, y, series });
+    let one = |low: f64, high: f64| vec![Series::new("a", 0, Style::Solid, vec![(1.0, low), (2.0, high)])];
+    let axis = || Axis::linear("optimizer step", "optimizer_step").whole();
+    let mut all = vec![figure(lines(axis(), Axis::log("loss", "loss"), series))];
+    for (low, high) in [(-1e-7, 3e-7), (0.0, 0.0), (123_456.0, 123_457.0), (1e-12, 1e12), (0.99999, 1.00001)]
+    {
+        all.push(figure(lines(axis(), Axis::linear("a", "a"), one(low, high))));
+        all.push(figure(lines(Axis::linear("a", "a"), Axis::log("a", "a"), one(low, high))));
+    }
+    let columns: Vec<String> = (0..80).map(|column| column.to_string()).collect();
+    let row =
+        |i: usize| (format!("model.layers.{i}.{long}"), (0..80).map(|j| Some((i * j) as f64)).collect());
+    let name = |name: &str| Name::new(name, "name");
+    let rows: Vec<(String, Vec<Option<f64>>)> = (0..40).map(row).collect();
+    let map = HeatMap { x: name(long), y: name(long), columns, rows, value: name("norm"), range: None };
+    all.push(figure(Plot::HeatMap(map)));
+    let axes = |count: usize| {
+        (0..count).map(|i| ParallelAxis {
+            axis: Axis {
+                log: i % 2 == 0,
+                ..Axis::linear(["rank", "gradient-accumulation", "lr"][i % 3], "a")
+            },
+            names: Vec::new(),
+        })
+    };
+    for count in [2, 5, 9] {
+        let values = |i: usize| (0..count).map(|j| Some((i * 7 + j) as f64 % 11.0 + 0.5)).collect();
+        let things = (0..30).map(|i| (format!("{long}{i}"), values(i))).collect();
+        all.push(figure(Plot::Parallel(Parallel {
+            axes: axes(count).collect(),
+            lines: things,
+            best: Some(3),
+        })));
+    }
+    let bars = (0..6).map(|i| (format!("{long}{i}"), vec![f64::from(i) * 30.0, 0.01, 17.0])).collect();
+    let x = Axis {
+        marks: vec![8.0, 12.0, 16.0, 24.0, 40.0, 48.0, 80.0, 141.0],
+        ..Axis::linear("GB", "memory_gb")
+    };
+    let parts = ["weights", "gradients", "optimizer"].map(str::to_owned).to_vec();
+    all.push(figure(Plot::StackedBars(StackedBars { x, y: name(long), parts, bars })));
+    all
+}
+
+#[test]
+fn no_text_is_struck_by_a_line_or_overlaps_another() {
+    let simple = [curve(vec![(1.0, 2.0), (2.0, 1.0)]), curve(vec![]), heat_map(), parallel(), stacked_bars()];
+    for figure in crowded().iter().chain(&simple) {
+        for place in [Place::Page, Place::File] {
+            let found = faults(&figure.svg(place));
+            assert!(found.is_empty(), "{}:\n{}", figure.svg(place), found.join("\n"));
+        }
+    }
+}
+
+#[test]
+fn faults_of_a_drawing_are_found() {
+    let text = |x: f64| format!("<text x=\"{x}\" y=\"20\" text-anchor=\"start\">loss</text>");
+    let line = "<path d=\"M0 16L440 16\"/>";
+    let drawn = |parts: &[&str]| format!("<svg viewBox=\"0 0 440 100\">{}</svg>", parts.concat());
+    assert!(faults(&drawn(&[&text(10.0), &text(100.0)])).is_empty());
+    assert_eq!(faults(&drawn(&[&text(10.0), &text(20.0)])).len(), 1);
+    assert_eq!(faults(&drawn(&[&text(430.0)])).len(), 1);
+    assert_eq!(faults(&drawn(&[line, &text(10.0)])).len(), 1);
+    assert_eq!(faults(&drawn(&[&text(10.0), line])).len(), 1);
+    assert!(faults(&drawn(&[line, "<rect class=\"plate\"/>", &text(10.0)])).is_empty());
+}
+
+#[test]
+fn a_figure_has_eight_colours_and_the_rest_is_grey() {
+    let figure = &crowded()[0];
+    let colours = |svg: &str| {
+        let strokes = svg.split(" stroke=\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
+        strokes
+            .filter(|colour| colour.starts_with("var(--c") || colour == "var(--other)")
+            .collect::<std::collections::BTreeSet<_>>()
+    };
+    let svg = figure.svg(Place::Page);
+    assert_eq!(colours(&svg).len(), 9);
+    assert!(svg.contains("12 others, in grey") && svg.contains("(log scale)"));
+    assert_eq!(svg.matches("data-name=").count(), 20, "each is named under the pointer");
+}
+
+#[test]
+fn a_heat_map_says_what_its_colours_leave_out() {
+    let mut figure = heat_map();
+    let Plot::HeatMap(map) = &mut figure.plot else { unreachable!() };
+    map.columns = (0..20).map(|column| column.to_string()).collect();
+    map.rows = vec![("a".into(), (0..20).map(|i| Some(if i == 7 { 1e6 } else { f64::from(i) })).collect())];
+    let html = figure.html();
+    assert!(html.contains("19 or more") && html.contains("0 to 19; 1 value beyond"), "{html}");
+    assert!(!heat_map().html().contains("beyond"));
+}
+
+#[test]
+fn a_pdf_is_a_page_of_the_size_of_the_drawing() {
+    for figure in [curve(vec![(1.0, 2.0), (2.0, 1.0)]), heat_map(), parallel(), stacked_bars()] {
+        let svg = figure.svg(Place::Picture);
+        let file = pdf(&svg, &figure.title).expect("a page");
+        let text = String::from_utf8_lossy(&file);
+        let height = attribute(&svg, "height").unwrap();
+        assert!(text.contains(&format!("/MediaBox [0 0 440 {height}]")), "{text}");
+        assert!(file.starts_with(b"%PDF-1") && file.len() > 1500, "{}", file.len());
+    }
+}
+
+#[test]
+fn names_are_text_in_a_figure() {
+    let svg = curve(vec![(1.0, 1.0)]).svg(Place::Page);
+    assert!(svg.contains("one &lt;b&gt;") && svg.contains("<title>Loss &amp; &lt;i&gt;</title>"));
+}
+
+#[test]
+fn a_long_curve_keeps_its_peaks_and_little_else() {
+    let mut points: Vec<(f64, f64)> = (1..=1_000_000).map(|i| (f64::from(i), 1.0)).collect();
+    points[700_123].1 = 50.0;
+    let places: Vec<(f64, f64)> = points.iter().map(|p| (p.0 / 1e6 * WIDTH, p.1)).collect();
+    let kept = thinned(&places);
+    assert!(kept.len() <= 4 * 441 && kept.iter().any(|p| p.1 == 50.0), "{}", kept.len());
+    assert!(curve(points).svg(Place::Page).len() < 200_000);
+}

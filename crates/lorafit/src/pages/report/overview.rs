@@ -1,0 +1,192 @@
+//! What runs are, at one glance: the facts in the header of a page, and a table of several runs.
+
+use std::time::Duration;
+
+use lorafit_data::words::counted;
+use lorafit_train::{RunHistory, RunStatus, SMOOTHED_STEPS, mean};
+use serde_json::{Map, Value};
+
+use crate::args::config_file::object;
+use crate::args::flags;
+use crate::args::train::TrainArgs;
+use crate::pages::report::training::NamedRun;
+use crate::pages::shell::{Facts, number, table};
+use crate::session::verdict::in_short;
+use crate::terminal::made;
+use crate::terminal::progress::duration;
+
+/// Options beside each other in the table, at most.
+const OPTIONS: usize = 8;
+/// Values that stand beside each other in the header, at most.
+const VALUES: usize = 3;
+
+/// Adds where and by which command a run was made, and the loss that it began with.
+pub fn add_origin(facts: &mut Facts, run: &RunHistory) {
+    facts.add("date", run.origin.began.map(made::at));
+    facts.add("machine", machine(run));
+    facts.add("base loss", base_loss(run).map(|loss| format!("{loss:.4}")));
+    facts.add_code("made by", run.origin.command.as_ref());
+}
+
+/// What the header says of `runs`.
+pub fn facts(runs: &[NamedRun]) -> Facts {
+    let mut facts = Facts::default();
+    let settings: Vec<Option<TrainArgs>> =
+        runs.iter().map(|run| TrainArgs::of_run(&run.history.dir)).collect();
+    let set = |value: fn(&TrainArgs) -> Option<String>| {
+        together(settings.iter().filter_map(|args| value(args.as_ref()?)))
+    };
+    facts.add("model", set(|args| args.model.clone()));
+    facts.add("data", set(|args| (!args.data.is_empty()).then(|| args.data.join(", "))));
+    facts.add("held out", set(held_out));
+    if let [run] = runs {
+        add_origin(&mut facts, &run.history);
+        return facts;
+    }
+    let of = |value: fn(&RunHistory) -> Option<String>| {
+        together(runs.iter().filter_map(|run| value(&run.history)))
+    };
+    facts.add("date", of(|run| Some(made::at(run.origin.began?))));
+    facts.add("machine", of(machine));
+    facts.add("base loss", of(|run| Some(format!("{:.4}", base_loss(run)?))));
+    let commands = runs.iter().filter_map(|run| Some((&run.name, run.history.origin.command.as_ref()?)));
+    for (name, command) in commands.take(VALUES) {
+        facts.add_code(&format!("{name} made by"), Some(command));
+    }
+    facts
+}
+
+/// Values once each, or how many there are.
+fn together(values: impl Iterator<Item = String>) -> Option<String> {
+    let mut different: Vec<String> = Vec::new();
+    for value in values {
+        if !different.contains(&value) {
+            different.push(value);
+        }
+    }
+    match different.len() {
+        0 => None,
+        1..=VALUES => Some(different.join("; ")),
+        many => Some(format!("{many} different ones")),
+    }
+}
+
+fn held_out(args: &TrainArgs) -> Option<String> {
+    match (&args.validation, &args.eval_data[..]) {
+        (Some(validation), _) => Some(format!("{} of the data", validation.in_words())),
+        (None, []) => None,
+        (None, data) => Some(data.join(", ")),
+    }
+}
+
+fn machine(run: &RunHistory) -> Option<String> {
+    let processor = run.origin.processor.clone()?;
+    let threads = run.origin.threads.map(|threads| format!(", {}", counted(threads, "thread", "threads")));
+    Some(processor + &threads.unwrap_or_default())
+}
+
+/// The loss on held-out rows before the first step.
+fn base_loss(run: &RunHistory) -> Option<f64> {
+    run.evaluations.first().filter(|first| first.step == 0).map(|first| first.loss)
+}
+
+/// Whether a run is running, finished or stopped.
+pub fn state(status: Option<&RunStatus>) -> &'static str {
+    match status {
+        Some(status) if status.running => "running",
+        Some(status) if status.total_steps.is_some_and(|total| status.step >= total) => "finished",
+        Some(_) | None => "stopped",
+    }
+}
+
+/// The table of several runs, with the options in which they differ.
+pub fn overview(runs: &[NamedRun]) -> String {
+    let settings: Vec<Map<String, Value>> = runs.iter().map(settings).collect();
+    let names = differing(&settings);
+    let mut columns =
+        vec!["run", "state", "verdict", "held-out loss", "best at step", "training loss", "steps", "time"];
+    columns.extend(names.iter().map(String::as_str));
+    let rows = runs.iter().zip(&settings).map(|(run, settings)| {
+        let mut row = of_run(run);
+        row.extend(names.iter().map(|name| settings.get(name).map_or("-".to_owned(), in_words)));
+        row
+    });
+    table(
+        "The best loss on held-out rows of each run, its last training loss, and what runs differ in",
+        &columns,
+        rows,
+    )
+}
+
+/// The row of a run without its options.
+fn of_run(run: &NamedRun) -> Vec<String> {
+    let history = &run.history;
+    let dash = || "-".to_owned();
+    let best = history.evaluations.iter().min_by(|a, b| a.loss.total_cmp(&b.loss));
+    let ending = &history.steps[history.steps.len().saturating_sub(SMOOTHED_STEPS)..];
+    let losses: Vec<f64> = ending.iter().map(|step| step.loss).collect();
+    let totals = history.totals();
+    let time = Duration::try_from_secs_f64(totals.seconds).unwrap_or_default();
+    vec![
+        run.name.clone(),
+        state(RunStatus::read(&history.dir).ok().as_ref()).to_owned(),
+        history.verdict.as_ref().map_or_else(dash, |verdict| in_short(&verdict.outcome).to_owned()),
+        best.map_or_else(dash, |best| format!("{:.4}", best.loss)),
+        best.map_or_else(dash, |best| best.step.to_string()),
+        if losses.is_empty() { dash() } else { format!("{:.4}", mean(&losses)) },
+        number(totals.step as usize),
+        duration(time),
+    ]
+}
+
+fn settings(run: &NamedRun) -> Map<String, Value> {
+    let args = TrainArgs::of_run(&run.history.dir);
+    args.and_then(|args| object(&args).ok()).unwrap_or_default()
+}
+
+/// The options in which runs differ: model, data, and those that decide their numbers.
+fn differing(settings: &[Map<String, Value>]) -> Vec<String> {
+    const FIRST: [&str; 7] = ["model", "data", "method", "rank", "alpha", "lr", "seed"];
+    let Some(first) = settings.first() else { return Vec::new() };
+    let counts = |name: &str| ["model", "data"].contains(&name) || flags::is(name, |facts| facts.is_searched);
+    let mut names: Vec<String> = flags::of_train().keys().filter(|name| counts(name)).cloned().collect();
+    names.retain(|name| settings.iter().any(|other| other.get(name) != first.get(name)));
+    names.sort_by_key(|name| FIRST.iter().position(|known| known == name).unwrap_or(FIRST.len()));
+    names.truncate(OPTIONS);
+    names
+}
+
+fn in_words(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        Value::Array(list) => list.iter().map(in_words).collect::<Vec<_>>().join(", "),
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_options_in_which_runs_differ_are_shown_the_usual_ones_first() {
+        let settings = |rank: u64, lr: f64, out: &str| match json!({ "rank": rank, "lr": lr, "out": out, "seed": 1 })
+        {
+            Value::Object(map) => map,
+            _ => unreachable!(),
+        };
+        let runs = [settings(8, 1e-3, "a"), settings(16, 1e-4, "b")];
+        assert_eq!(differing(&runs), ["rank", "lr"]);
+        assert!(differing(&runs[..1]).is_empty() && differing(&[]).is_empty());
+    }
+
+    #[test]
+    fn equal_values_are_said_once_and_many_are_counted() {
+        let said = |values: &[&str]| together(values.iter().map(|value| (*value).to_owned()));
+        assert_eq!(said(&[]), None);
+        assert_eq!(said(&["a", "b", "a"]).as_deref(), Some("a; b"));
+        assert_eq!(said(&["a", "b", "c", "d"]).as_deref(), Some("4 different ones"));
+    }
+}

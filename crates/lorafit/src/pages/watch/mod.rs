@@ -1,0 +1,257 @@
+//! Runs as they go: a page that a server keeps up to date, and what the server sends it.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lorafit_train::{RunError, RunHistory, RunStatus};
+use serde_json::{Value, json};
+
+use crate::pages::figure::{self, Figure};
+use crate::pages::report::overview::{facts, state};
+use crate::pages::report::sweep::TRIALS;
+use crate::pages::report::training::{NamedRun, curves, memory, names, title};
+use crate::pages::shell::{Page, escape};
+use crate::session::verdict::in_short;
+use crate::sweep::folder::is_trial;
+use crate::terminal::progress::duration;
+
+const STYLE: &str = include_str!("watch.css");
+const SCRIPT: &str = include_str!("watch.js");
+
+/// Run folders, and sweeps whose trials are watched as they come.
+#[derive(Debug)]
+pub struct Watched {
+    folders: Vec<PathBuf>,
+    /// Records that were read, with the lengths of their files then.
+    read: HashMap<PathBuf, (Lengths, RunHistory)>,
+    /// What the last curves are of.
+    drawn: Vec<(PathBuf, Lengths)>,
+}
+
+/// The bytes of the records of a run, by which it is seen that they have grown.
+type Lengths = [u64; 2];
+
+fn lengths(dir: &Path) -> Lengths {
+    ["metrics.jsonl", "evaluations.jsonl"].map(|file| dir.join(file).metadata().map_or(0, |file| file.len()))
+}
+
+/// A run as it is now.
+struct Watching {
+    name: String,
+    dir: PathBuf,
+    status: RunStatus,
+}
+
+impl Watched {
+    /// The runs and sweeps in `folders`.
+    ///
+    /// # Errors
+    /// A folder without a run or a sweep.
+    pub fn new(folders: Vec<PathBuf>) -> Result<Self, RunError> {
+        for dir in folders.iter().filter(|dir| !is_sweep(dir)) {
+            RunStatus::read(dir)?;
+        }
+        Ok(Watched { folders, read: HashMap::new(), drawn: Vec::new() })
+    }
+
+    /// The folder of the run that is called `name`.
+    pub fn dir(&self, name: &str) -> Option<PathBuf> {
+        let dirs = self.dirs();
+        names(&dirs).iter().position(|known| known == name).map(|place| dirs[place].clone())
+    }
+
+    /// The folders of runs: those that were given, and the trials of sweeps.
+    fn dirs(&self) -> Vec<PathBuf> {
+        let mut dirs: Vec<PathBuf> = Vec::new();
+        for folder in &self.folders {
+            match is_sweep(folder) {
+                true => dirs.extend(trials(folder)),
+                false => dirs.push(folder.clone()),
+            }
+        }
+        dirs
+    }
+
+    /// What can be read now; a run that somebody moves away is left out.
+    fn now(&self) -> Vec<Watching> {
+        let dirs = self.dirs();
+        let watching = |(name, dir): (String, &PathBuf)| {
+            Some(Watching { name, dir: dir.clone(), status: RunStatus::read(dir).ok()? })
+        };
+        names(&dirs).into_iter().zip(&dirs).filter_map(watching).collect()
+    }
+
+    /// The page, in which `token` says that a request is one of its own.
+    pub fn page(&mut self, token: &str) -> String {
+        let runs = self.histories();
+        let title = title(&runs);
+        let body = format!(
+            "<p id=\"state\" class=\"note\" role=\"status\">connecting</p>\n<section id=\"runs\" aria-label=\"Runs\" \
+             data-token=\"{}\"></section>\n<h2>Curves</h2>\n<div id=\"curves\" class=\"columns\"></div>\n",
+            escape(token)
+        );
+        let mut facts = facts(&runs);
+        facts.add_page();
+        let page = Page {
+            verb: "watch",
+            title: if title.is_empty() { "No run has begun yet" } else { &title },
+            facts: &facts,
+            style: &[crate::pages::report::STYLE, STYLE].concat(),
+            scripts: &[figure::SCRIPT, SCRIPT],
+            policy: " connect-src 'self';",
+        };
+        page.around(&body)
+    }
+
+    /// The state of all runs.
+    pub fn states(&self) -> String {
+        let state = |run: &Watching| {
+            let verdict = read_verdict(&run.dir);
+            json!({
+                "name": run.name,
+                "state": state(Some(&run.status)),
+                "step": run.status.step,
+                "steps": run.status.total_steps,
+                "lines": lines(&run.status, verdict.as_deref()),
+                "can_stop": run.status.running && run.status.process.is_some(),
+                // The signal would reach the process of the sweep, whose trials are many.
+                "can_save": run.status.running && run.status.process.is_some() && !is_trial(&run.dir),
+                "is_trial": is_trial(&run.dir),
+            })
+        };
+        Value::from(self.now().iter().map(state).collect::<Vec<_>>()).to_string()
+    }
+
+    /// The curves of all runs as HTML in JSON; `None` if no run has a new step or evaluation since they were last asked for.
+    pub fn curves(&mut self) -> Option<String> {
+        let with_lengths = |dir: PathBuf| {
+            let lengths = lengths(&dir);
+            (dir, lengths)
+        };
+        let now: Vec<(PathBuf, Lengths)> = self.dirs().into_iter().map(with_lengths).collect();
+        if now == self.drawn {
+            return None;
+        }
+        self.drawn = now;
+        let runs = self.histories();
+        let figures = curves(&runs).into_iter().chain([memory(&runs)]);
+        Some(Value::from(figures.map(|figure: Figure| figure.html()).collect::<String>()).to_string())
+    }
+
+    /// The records of all runs; those that have not changed are not read again.
+    fn histories(&mut self) -> Vec<NamedRun> {
+        let dirs = self.dirs();
+        let mut runs = Vec::new();
+        for (name, dir) in names(&dirs).into_iter().zip(dirs) {
+            let lengths = lengths(&dir);
+            let known = self.read.get(&dir).filter(|(before, _)| *before == lengths);
+            let history = match known {
+                Some((_, history)) => history.clone(),
+                None => {
+                    let Ok(history) = RunHistory::read(&dir) else { continue };
+                    self.read.insert(dir, (lengths, history.clone()));
+                    history
+                }
+            };
+            runs.push(NamedRun { name, history });
+        }
+        runs
+    }
+}
+
+fn is_sweep(dir: &Path) -> bool {
+    dir.join(TRIALS).is_file() || dir.join("sweep.json").is_file()
+}
+
+/// The trials of a sweep that have begun, in order.
+fn trials(sweep: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(sweep.join("trials")).into_iter().flatten().flatten();
+    let mut dirs: Vec<PathBuf> =
+        entries.map(|entry| entry.path()).filter(|dir| dir.join("metrics.jsonl").is_file()).collect();
+    dirs.sort();
+    dirs
+}
+
+/// The verdict on a run that has ended, in a word or two.
+fn read_verdict(dir: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(dir.join("verdict.json")).ok()?;
+    let verdict: Option<lorafit_train::Verdict> = serde_json::from_str(&text).ok()?;
+    Some(in_short(&verdict?.outcome).to_owned())
+}
+
+/// What is said of a run, a line for each thing.
+fn lines(status: &RunStatus, verdict: Option<&str>) -> Vec<String> {
+    let time = |seconds: f64| duration(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+    let mut first = match status.total_steps {
+        Some(total) => format!("step {} of {total}", status.step),
+        None => format!("step {}", status.step),
+    };
+    for (name, loss) in [("loss", status.loss), ("smoothed", status.smoothed_loss)] {
+        if let Some(loss) = loss {
+            let _ = write!(first, ", {name} {loss:.4}");
+        }
+    }
+    let mut lines = vec![first];
+    let left = status.seconds_left.filter(|left| status.running && *left > 0.0);
+    if let (Some(rate), true) = (status.tokens_per_s, status.running) {
+        let left = left.map(|left| format!(", {} left", time(left))).unwrap_or_default();
+        lines.push(format!("{rate:.0} tokens/s{left}"));
+    }
+    if let Some(evaluation) = &status.evaluation {
+        let when = match evaluation.step {
+            0 => "before training".to_owned(),
+            step => format!("after step {step}"),
+        };
+        lines.push(format!("held-out loss {:.4} {when}", evaluation.loss));
+    }
+    if let Some(checkpoint) = &status.checkpoint {
+        lines.push(format!("checkpoint after step {}", checkpoint.step));
+    }
+    lines.extend(verdict.map(|verdict| format!("verdict: {verdict}")));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn style_and_script_close_nothing_and_load_nothing() {
+        for part in [STYLE, SCRIPT] {
+            assert!(!part.contains("</") && !part.contains("url(") && !part.contains("http"));
+        }
+    }
+
+    #[test]
+    fn a_folder_without_a_run_is_refused_and_a_sweep_may_have_no_trial_yet() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(Watched::new(vec![dir.path().to_owned()]), Err(RunError::NoRun { .. })));
+        std::fs::write(dir.path().join("sweep.json"), "{}").unwrap();
+        let mut watched = Watched::new(vec![dir.path().to_owned()]).unwrap();
+        assert_eq!(watched.states(), "[]");
+        assert!(watched.page("token").contains("No run has begun yet"));
+    }
+
+    #[test]
+    fn curves_are_drawn_again_only_when_records_have_grown() {
+        let dir = tempfile::tempdir().unwrap();
+        let step = |step: u64| {
+            format!(
+                "{{\"step\":{step},\"loss\":2.5,\"grad_norm\":1.0,\"learning_rate\":0.001,\"tokens\":10,\
+                 \"computed_tokens\":9,\"supervised_tokens\":5,\"seconds\":0.5,\"tokens_per_s\":20.0,\"peak_rss_bytes\":1}}\n"
+            )
+        };
+        let file = dir.path().join("metrics.jsonl");
+        std::fs::write(&file, step(1)).unwrap();
+        let mut watched = Watched::new(vec![dir.path().to_owned()]).unwrap();
+        assert!(watched.curves().is_some_and(|html| html.contains("svg")));
+        assert!(watched.curves().is_none());
+        std::fs::write(&file, step(1) + &step(2)).unwrap();
+        assert!(watched.curves().is_some());
+        let states: Value = serde_json::from_str(&watched.states()).unwrap();
+        assert_eq!(states[0]["step"], 2);
+        assert_eq!(states[0]["can_stop"], false);
+    }
+}
