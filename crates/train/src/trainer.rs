@@ -132,11 +132,20 @@ impl TrainOptions {
 
     /// A bound on what is computed at once, in training and in evaluation.
     pub fn micro_batch_size(&self, data: &Dataset, evaluation: Option<&Dataset>) -> MicroBatchSize {
-        let of_step = self.batch_size * self.gradient_accumulation;
-        let of_training = MicroBatchSize::largest(&data.samples, of_step, self.micro_batch_tokens);
-        // An evaluation computes in the same buffers.
-        let of_evaluation = |d: &Dataset| MicroBatchSize::of_evaluation(&d.samples, self.micro_batch_tokens);
+        let of_training = self.of_training(data);
+        let tokens = self.evaluation_tokens(of_training);
+        let of_evaluation = |d: &Dataset| MicroBatchSize::of_evaluation(&d.samples, tokens);
         of_training.max(evaluation.map(of_evaluation).unwrap_or_default())
+    }
+
+    fn of_training(&self, data: &Dataset) -> MicroBatchSize {
+        let of_step = self.batch_size * self.gradient_accumulation;
+        MicroBatchSize::largest(&data.samples, of_step, self.micro_batch_tokens)
+    }
+
+    /// Tokens of a micro-batch of an evaluation. It computes in the buffers of training, which are not made larger for it.
+    fn evaluation_tokens(&self, of_training: MicroBatchSize) -> usize {
+        self.micro_batch_tokens.min(of_training.tokens)
     }
 }
 
@@ -274,6 +283,8 @@ struct Training<'a, 'p> {
     stepper: Stepper,
     saver: Saver,
     state: State,
+    /// Tokens of a micro-batch of an evaluation.
+    evaluation_tokens: usize,
     /// The last step's record.
     last: Option<StepRecord>,
     /// The last evaluation's.
@@ -306,6 +317,7 @@ impl<'a, 'p> Training<'a, 'p> {
             .resume(state.position);
         let saver = Saver::new(options, start.checkpoint.map(|checkpoint| &checkpoint.state));
         let (last, evaluated) = (None, None);
+        let evaluation_tokens = options.evaluation_tokens(options.of_training(data.training));
         Ok(Training {
             parameters,
             data,
@@ -317,6 +329,7 @@ impl<'a, 'p> Training<'a, 'p> {
             stepper,
             saver,
             state,
+            evaluation_tokens,
             last,
             evaluated,
         })
@@ -362,7 +375,8 @@ impl<'a, 'p> Training<'a, 'p> {
     fn evaluate(&mut self, data: &Dataset) {
         let Training { parameters, options, run, observer, stepper, saver, state, .. } = self;
         let stop = &mut || observer.should_stop();
-        let Some(mut record) = stepper.evaluation(parameters, data, options, state, stop) else { return };
+        let cut = Cut::of(parameters.model().config(), self.evaluation_tokens, options.prefix_sharing);
+        let Some(mut record) = stepper.evaluation(parameters, data, cut, state, stop) else { return };
         if record.best {
             match run.save_best(parameters) {
                 Ok(()) => state.best = Some(Best { step: record.step, loss: record.loss }),
@@ -634,13 +648,12 @@ impl Stepper {
         &mut self,
         parameters: &Parameters<'_>,
         data: &Dataset,
-        options: &TrainOptions,
+        cut: Cut,
         state: &State,
         stop: &mut dyn FnMut() -> bool,
     ) -> Option<EvaluationRecord> {
         let started = Instant::now();
         let (model, adapter) = (parameters.model(), parameters.adapter());
-        let cut = options.cut(model.config());
         let found = evaluate_in(model, adapter, &data.samples, cut, &mut self.buffers, stop)?;
         let lowest = state.best.map(|best| best.loss);
         Some(EvaluationRecord {

@@ -19,7 +19,7 @@ use crate::run_info::RunInfo;
 use crate::storage::Storage;
 use crate::storage::faulty::{Fault, Faulty};
 
-fn dataset(samples: Samples) -> Dataset {
+pub(super) fn dataset(samples: Samples) -> Dataset {
     let tokens = samples.iter().map(SampleRef::len).sum();
     let supervised_tokens = samples.iter().map(SampleRef::supervised_tokens).sum();
     let report = Report {

@@ -187,3 +187,25 @@ fn eight_bit_moments_follow_f32_ones() {
     let apart = whole.iter().zip(&coded).map(|(w, c)| (w - c).abs()).fold(0.0, f64::max);
     assert!(apart < 0.02 * whole[0], "{whole:?} against {coded:?}");
 }
+
+#[test]
+fn an_evaluation_needs_no_larger_buffers_than_training() {
+    let rows = |lengths: &[usize]| {
+        let row = |(row, len): (usize, &usize)| {
+            let supervised = (0..*len).map(|i| i > 0).collect();
+            Sample { ids: vec![1; *len], supervised, row }
+        };
+        resume_tests::dataset(lengths.iter().enumerate().map(row).collect())
+    };
+    let options = TrainOptions {
+        batch_size: 2,
+        micro_batch_tokens: 512,
+        ..TrainOptions::plain(Duration::Steps(1), 0.0)
+    };
+    let training = rows(&[10; 40]);
+    let tokens = |held_out: &[usize]| options.micro_batch_size(&training, Some(&rows(held_out))).tokens;
+    assert_eq!(options.micro_batch_size(&training, None).tokens, 20);
+    assert_eq!(tokens(&[10; 30]), 20);
+    // A row is computed as a whole.
+    assert_eq!(tokens(&[10, 10, 25]), 25);
+}
