@@ -375,6 +375,14 @@ pub enum RowProblem {
         /// The shape of the dataset.
         shape: Shape,
     },
+    /// The row has no options that its reply could be one of.
+    #[error("the column of options `{}` {why}", column.escape_debug())]
+    Choices {
+        /// The column that was asked for.
+        column: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The tokenizer has no end-of-sequence token to close text with.
     #[error("the tokenizer has no end-of-sequence token, so the model could not learn where to stop")]
     NoEos,
@@ -552,6 +560,9 @@ impl RowProblem {
                 "put {% generation %} and {% endgeneration %} around what the assistant generates"
             ],
             Self::NoPrompt { .. } => "give chat, instruction or completion rows".into(),
+            Self::Choices { .. } => remedy![
+                Setting::Choices, " names a column with a list of texts, one of which is the row's reply"
+            ],
             Self::NoEos => "name one in tokenizer_config.json (\"eos_token\")".into(),
             Self::UnknownShape { .. } => to_name_a_shape(),
             Self::Ambiguous { asks, answers } => to_name_the_fields(asks, answers),

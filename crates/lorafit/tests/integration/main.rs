@@ -12,6 +12,7 @@ mod full;
 mod hints;
 mod hostile;
 mod merge;
+mod metrics;
 mod reference;
 mod resume;
 mod rows;
