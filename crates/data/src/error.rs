@@ -560,9 +560,7 @@ impl RowProblem {
                 "put {% generation %} and {% endgeneration %} around what the assistant generates"
             ],
             Self::NoPrompt { .. } => "give chat, instruction or completion rows".into(),
-            Self::Choices { .. } => remedy![
-                Setting::Choices, " names a column with a list of texts, one of which is the row's reply"
-            ],
+            Self::Choices { .. } => to_list_options(),
             Self::NoEos => "name one in tokenizer_config.json (\"eos_token\")".into(),
             Self::UnknownShape { .. } => to_name_a_shape(),
             Self::Ambiguous { asks, answers } => to_name_the_fields(asks, answers),
@@ -625,6 +623,10 @@ fn to_have_written(field: &str) -> Remedy {
         "give a template that writes it with ", Setting::Template
     ]
     .because("the model would learn the row without it")
+}
+
+fn to_list_options() -> Remedy {
+    remedy![Setting::Choices, " names a column with a list of texts, one of which is the row's reply"]
 }
 
 /// What to do about a role that is none of the four; the likely one is offered.
