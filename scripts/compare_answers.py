@@ -23,7 +23,7 @@ def answers(name):
 
 
 def exact(name):
-    return json.loads((args.folder / f"{name}.json").read_text())["exact_match"]
+    return json.loads((args.folder / f"{name}.json").read_text())["metrics"]["exact_match"]["mean"]
 
 
 def short(text, width=96):
@@ -39,12 +39,12 @@ for name, judged in (("base", base), ("adapter", adapter)):
         sys.exit(f"error: {name}.jsonl is not about the rows of {args.rows}")
 # Some of each kind: the first of every stretch, and before them what the adapter got wrong.
 step = max(1, len(adapter) // args.show)
-wrong = [i for i, row in enumerate(adapter) if not row["exact"]]
+wrong = [i for i, row in enumerate(adapter) if row["scores"]["exact_match"] < 1]
 for i in sorted(set(wrong[:2]) | set(list(range(0, len(adapter), step))[: args.show])):
     print(f"request  {short(requests[i])}")
     print(f"  base     {short(base[i]['answer'])}")
     print(f"  adapter  {short(adapter[i]['answer'])}")
-    if not adapter[i]["exact"]:
+    if i in wrong:
         print(f"  wanted   {short(adapter[i]['expected'])}")
 print(f"\nexact match on {len(adapter)} rows: base {exact('base'):.1%}, adapter {exact('adapter'):.1%}")
 if exact("base") > args.base_at_most:

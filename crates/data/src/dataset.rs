@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, Key, Stamp};
+use crate::choices::Choices;
 use crate::error::{DataError, RowProblem};
 use crate::format::{Document, Shape};
 use crate::limits::ModelLimits;
-use crate::mask::{Masker, prompt_and_reply};
+use crate::mask::{Masker, encode_prompt, prompt_and_reply};
 use crate::notes::{FirstAsText, Notes, RowNotes};
 use crate::sample::{Sample, TrainOn};
 use crate::samples::{Samples, SamplesBuilder};
+use crate::source::rows::Read;
 use crate::source::{Origin, Source, files, kind, rows};
 use crate::tokenizer::Tokenizer;
 
@@ -181,7 +183,7 @@ fn tokenise(
     let as_text = FirstAsText::new();
     let origin = rows::read(
         source,
-        |row, number| {
+        |Read { row, number, .. }| {
             let document = row.into_document(template.is_some())?;
             let mut notes = RowNotes::default();
             let sample = masker.sample_noted(&document, number, &mut notes)?;
@@ -254,28 +256,34 @@ pub struct GenerationRow {
     pub reference: String,
     /// The row's number, as in [`Sample::row`].
     pub row: usize,
+    /// The options, where the source has a column of them.
+    pub choices: Option<Choices>,
 }
 
 /// Reads rows as prompts and the replies they should get.
 ///
 /// # Errors
-/// As [`Dataset::load`], and for rows that have no prompt.
+/// As [`Dataset::load`], and for rows that have no prompt, or not the options that the source asks for.
 pub fn generation_rows(
     source: impl Into<Source>,
     tokenizer: &Tokenizer,
 ) -> Result<Vec<GenerationRow>, DataError> {
-    let template = tokenizer.compile_chat_template()?;
+    let (source, template) = (source.into(), tokenizer.compile_chat_template()?);
+    let template = template.as_ref();
     let mut prompts = Vec::new();
     rows::read(
-        &source.into(),
-        |row, number| {
+        &source,
+        |Read { row, number, choices }| {
             let document = row.into_document(template.is_some())?;
-            match prompt_and_reply(tokenizer, template.as_ref(), &document)? {
-                Some((prompt, prompt_ids, reference)) => {
-                    Ok(GenerationRow { prompt, prompt_ids, reference, row: number })
-                }
-                None => Err(RowProblem::NoPrompt { shape: Shape::Text }),
-            }
+            let Some((prompt, prompt_ids, reference)) = prompt_and_reply(tokenizer, template, &document)?
+            else {
+                return Err(RowProblem::NoPrompt { shape: Shape::Text });
+            };
+            let encode =
+                |text: &str| encode_prompt(tokenizer, template, &document, &format!("{prompt}{text}"));
+            let read = |column: &String| Choices::read(column, choices, &reference, &prompt_ids, encode);
+            let choices = source.choices.as_ref().map(read).transpose()?;
+            Ok(GenerationRow { prompt, prompt_ids, reference, row: number, choices })
         },
         |prompt| {
             prompts.push(prompt);

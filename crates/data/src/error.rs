@@ -375,6 +375,14 @@ pub enum RowProblem {
         /// The shape of the dataset.
         shape: Shape,
     },
+    /// The row has no options that its reply could be one of.
+    #[error("the column of options `{}` {why}", column.escape_debug())]
+    Choices {
+        /// The column that was asked for.
+        column: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The tokenizer has no end-of-sequence token to close text with.
     #[error("the tokenizer has no end-of-sequence token, so the model could not learn where to stop")]
     NoEos,
@@ -552,6 +560,7 @@ impl RowProblem {
                 "put {% generation %} and {% endgeneration %} around what the assistant generates"
             ],
             Self::NoPrompt { .. } => "give chat, instruction or completion rows".into(),
+            Self::Choices { .. } => to_list_options(),
             Self::NoEos => "name one in tokenizer_config.json (\"eos_token\")".into(),
             Self::UnknownShape { .. } => to_name_a_shape(),
             Self::Ambiguous { asks, answers } => to_name_the_fields(asks, answers),
@@ -614,6 +623,10 @@ fn to_have_written(field: &str) -> Remedy {
         "give a template that writes it with ", Setting::Template
     ]
     .because("the model would learn the row without it")
+}
+
+fn to_list_options() -> Remedy {
+    remedy![Setting::Choices, " names a column with a list of texts, one of which is the row's reply"]
 }
 
 /// What to do about a role that is none of the four; the likely one is offered.

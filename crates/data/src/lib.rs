@@ -11,6 +11,7 @@
 
 pub mod batch;
 pub mod cache;
+mod choices;
 mod contained;
 pub mod dataset;
 pub mod error;
@@ -34,6 +35,7 @@ pub mod words;
 
 pub use batch::{Batch, Segment, Target, cut};
 pub use cache::Cache;
+pub use choices::{Choice, Choices};
 pub use dataset::{Dataset, GenerationRow, Options, Overlong, Report, generation_rows};
 pub use error::{DataError, RowProblem};
 pub use format::{Conversation, Mapping, Message, Role, Row, Shape};

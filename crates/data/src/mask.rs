@@ -303,14 +303,33 @@ pub fn prompt_and_reply(
                     tokenizer.decode(&tokenised.encoding.ids[tokens], true)?.trim().to_string()
                 }
             };
-            let prompt_ids = tokenizer.encode(&prompt, false)?;
+            let prompt_ids = encode_prompt(tokenizer, template, document, &prompt)?;
             Ok(Some((prompt, prompt_ids, reply)))
         }
         Document::Completion(Completion { prompt, completion }) => {
-            let plain = PlainText::new(tokenizer, template);
-            let prompt_ids = plain.encode(tokenizer, prompt, &mut RowNotes::default())?.ids;
+            let prompt_ids = encode_prompt(tokenizer, template, document, prompt)?;
             Ok(Some((prompt.clone(), prompt_ids, completion.clone())))
         }
         Document::Text(_) => Ok(None),
+    }
+}
+
+/// The token ids of a text that the model continues: the prompt of `document`, perhaps with what follows it.
+///
+/// # Errors
+/// When it cannot be tokenised.
+pub(crate) fn encode_prompt(
+    tokenizer: &Tokenizer,
+    template: Option<&ChatTemplate>,
+    document: &Document,
+    text: &str,
+) -> Result<Vec<u32>, RowProblem> {
+    match document {
+        // The template writes every special token itself.
+        Document::Chat(_) => Ok(tokenizer.encode(text, false)?),
+        Document::Completion(_) | Document::Text(_) => {
+            let plain = PlainText::new(tokenizer, template);
+            Ok(plain.encode(tokenizer, text, &mut RowNotes::default())?.ids)
+        }
     }
 }

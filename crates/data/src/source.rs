@@ -45,6 +45,8 @@ pub struct Source {
     pub limit: Option<usize>,
     /// What the fields and roles are called.
     pub mapping: Mapping,
+    /// The column that holds the options of a multiple choice, by its name in the file.
+    pub choices: Option<String>,
     /// Count rows that are not what they should be, instead of failing on the first.
     pub skip_bad_rows: bool,
     /// All rows, or one side of a division into training and validation.

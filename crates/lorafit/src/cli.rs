@@ -21,7 +21,7 @@ use crate::terminal::words;
   lorafit plan     --model M
   lorafit generate --model M --chat --prompt \"Set a timer for ten minutes\"
   lorafit train    --model M --data train.jsonl --out runs/first
-  lorafit eval     --model M --adapter runs/first --data test.jsonl --generate
+  lorafit eval     --model M --adapter runs/first --data test.jsonl --metric exact_match
   lorafit chat     --model M --adapter runs/first
 
 M is a Hugging Face model folder, a .gguf file, or a hub id (org/name or org/name@revision).
@@ -45,7 +45,7 @@ enum Verb {
     Status(status::StatusArgs),
     /// Show runs on a live page of this machine, and stop them or save checkpoints from there
     Watch(watch::WatchArgs),
-    /// Measure loss, perplexity and, with --generate, exact match on held-out rows
+    /// Measure loss, perplexity and, with --metric, answers on held-out rows
     Eval(eval::EvalArgs),
     /// Compare runs on the same rows, side by side
     Compare(Box<compare::CompareArgs>),

@@ -1,10 +1,11 @@
 //! lorafit, the command line. This crate is the only one that prints, and the only one that shows hints.
 //!
-//! Folders, the lowest first: `terminal`, `args`, `session`, `sweep`, `pages`, `command`. None uses one above it.
+//! Folders, the lowest first: `terminal`, `metrics`, `args`, `session`, `sweep`, `pages`, `command`. None uses one above it.
 
 mod args;
 mod cli;
 mod command;
+mod metrics;
 mod pages;
 mod session;
 mod sweep;

@@ -49,6 +49,8 @@ settings! {
     Adapter "adapter",
     /// Where tokenised rows are kept.
     CacheDir "cache_dir",
+    /// The column that holds the options of a multiple choice.
+    Choices "choices",
     /// What the columns of the rows are.
     Columns "columns",
     /// What computes.

@@ -1,4 +1,4 @@
-//! How good a model with an adapter is on held-out rows: loss, perplexity, exact match of its answers.
+//! What a model with an adapter makes of held-out rows: loss, perplexity, and its answers.
 
 use lorafit_data::{GenerationRow, SampleRef, Samples, Tokenizer, TokenizerError};
 use lorafit_model::adapter::Adapter;
@@ -48,31 +48,11 @@ pub(crate) fn evaluate_in(
     Some(Evaluation { loss, perplexity: loss.exp(), supervised_tokens: supervised as u64 })
 }
 
-/// One generated answer beside the reference.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Example {
-    /// Line of the data file.
-    pub row: usize,
-    /// The prompt as the model saw it.
-    pub prompt: String,
-    /// What the row says.
-    pub expected: String,
-    /// What the model wrote.
-    pub found: String,
-}
-
-impl Example {
-    /// Equal but for white space around the answer.
-    pub fn matches(&self) -> bool {
-        self.expected.trim() == self.found.trim()
-    }
-}
-
 /// Greedy answers to every row.
 #[derive(Clone, Debug)]
-pub struct ExactMatch {
-    /// All answers, in file order.
-    pub examples: Vec<Example>,
+pub struct Answers {
+    /// What the model wrote, in the order of the rows.
+    pub texts: Vec<String>,
     /// Answers that were ended by the context that the model is made for.
     pub ended_by_context: usize,
 }
@@ -86,14 +66,6 @@ pub enum AnswerError {
     /// The model computes no numbers.
     #[error(transparent)]
     NotNumbers(#[from] NotNumbers),
-}
-
-impl ExactMatch {
-    /// Share of answers equal to the reference.
-    pub fn share(&self) -> f64 {
-        let right = self.examples.iter().filter(|e| e.matches()).count();
-        right as f64 / self.examples.len().max(1) as f64
-    }
 }
 
 /// Sequences generated side by side, where memory allows.
@@ -119,14 +91,14 @@ pub struct Answering<'a> {
 ///
 /// # Errors
 /// Logits that are not numbers; ids that the tokenizer cannot decode.
-pub fn exact_match(
+pub fn answer(
     answering: Answering<'_>,
     rows: &[GenerationRow],
     mut on_progress: impl FnMut(usize),
     interrupted: &mut dyn FnMut() -> bool,
-) -> Result<Option<ExactMatch>, AnswerError> {
+) -> Result<Option<Answers>, AnswerError> {
     let Answering { model, adapter, tokenizer, max_new_tokens, side_by_side } = answering;
-    let mut examples = Vec::with_capacity(rows.len());
+    let mut texts = Vec::with_capacity(rows.len());
     let mut ended_by_context = 0;
     for batch in rows.chunks(side_by_side) {
         let prompts: Vec<&[u32]> = batch.iter().map(|r| &r.prompt_ids[..]).collect();
@@ -140,14 +112,9 @@ pub fn exact_match(
         for (row, answer) in batch.iter().zip(answers) {
             let most = most_new_tokens(model.config(), row.prompt_ids.len(), max_new_tokens);
             ended_by_context += usize::from(answer.len() == most && most < max_new_tokens);
-            examples.push(Example {
-                row: row.row,
-                prompt: row.prompt.clone(),
-                expected: row.reference.clone(),
-                found: tokenizer.decode(&answer, true)?,
-            });
+            texts.push(tokenizer.decode(&answer, true)?);
         }
-        on_progress(examples.len());
+        on_progress(texts.len());
     }
-    Ok(Some(ExactMatch { examples, ended_by_context }))
+    Ok(Some(Answers { texts, ended_by_context }))
 }

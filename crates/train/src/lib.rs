@@ -1,6 +1,7 @@
 //! The training loop, its optimizer and schedules, evaluation, and the run folder. Floor 2.
 
 mod bench;
+mod bootstrap;
 mod cadence;
 mod card;
 mod checkpoint;
@@ -15,6 +16,7 @@ pub mod machine;
 mod memory;
 mod metrics;
 pub mod optim;
+mod option_scores;
 mod plan;
 mod run;
 mod run_error;
@@ -34,12 +36,11 @@ mod trainer;
 mod verdict;
 
 pub use bench::{BenchError, BenchOptions, BenchResult, bench};
+pub use bootstrap::{CONFIDENCE, RESAMPLES, SEED, bootstrap_interval};
 pub use cadence::CheckpointEvery;
 pub use card::CARD_MARK;
 pub use checkpoint::{Best, Checkpoint, Newest, State};
-pub use evaluate::{
-    AnswerError, Answering, Evaluation, ExactMatch, Example, SIDE_BY_SIDE, evaluate, exact_match,
-};
+pub use evaluate::{AnswerError, Answering, Answers, Evaluation, SIDE_BY_SIDE, answer, evaluate};
 pub use guard::{Culprit, GuardState, OnNan, Refusal};
 pub use history::{RunHistory, RunTotals};
 pub use identity::{Identity, Mismatch, hash_data, hash_files, hash_text};
@@ -48,6 +49,7 @@ pub use logit_difference::{LogitDifference, logit_difference};
 pub use memory::{available_bytes, give_back_freed_buffers, peak_device_bytes, peak_rss_bytes, rss_bytes};
 pub use metrics::{EvaluationRecord, SkipRecord, StepRecord};
 pub use optim::OptimizerKind;
+pub use option_scores::{option_scores, option_tokens};
 pub use plan::{EvaluationRequest, MemoryPlan, PlanRequest, device_process_bytes};
 pub use run::RunFolder;
 pub use run_error::{CheckpointError, RunError};

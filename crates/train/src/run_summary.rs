@@ -14,6 +14,8 @@ pub struct RunSummary {
     pub totals: RunTotals,
     /// What it left.
     pub result: RunResult,
+    /// The memory that was planned for it by itself, in bytes.
+    pub planned_bytes: Option<u64>,
 }
 
 /// What a run left.
@@ -56,7 +58,8 @@ impl RunSummary {
     /// A folder without a run, or whose run has left nothing yet.
     pub fn read(dir: &Path) -> Result<Self, RunError> {
         let no_run = |source| RunError::NoRun { dir: dir.to_owned(), source };
-        let totals = RunHistory::read(dir)?.totals();
+        let history = RunHistory::read(dir)?;
+        let planned_bytes = history.plan.as_ref().and_then(|plan| plan["planned_bytes"].as_u64());
         let model = RunFolder::model_dir(dir);
         let result = match (model.join("config.json").exists(), dir.join("adapter_config.json").exists()) {
             (true, _) => RunResult::Model(model),
@@ -65,6 +68,6 @@ impl RunSummary {
                 return Err(no_run(io::Error::other("it has left no adapter and no model yet")));
             }
         };
-        Ok(RunSummary { totals, result })
+        Ok(RunSummary { totals: history.totals(), result, planned_bytes })
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{Content, Place, ReadError, Record, Source, Unit, choice::Choice, files, kind};
 use crate::error::{DataError, RowProblem};
@@ -95,11 +96,20 @@ impl Origin {
     }
 }
 
-/// Reads a source's rows, does `work` on them in parallel, and hands the results to `take` in order. `work` gets a row's
-/// number: its place in its file, counted on through several files.
+/// A row that is read.
+pub(crate) struct Read {
+    /// What it is, by its shape.
+    pub row: Row,
+    /// Its number: its place in its file, counted on through several files.
+    pub number: usize,
+    /// What the column of options holds ([`Source::choices`]).
+    pub choices: Option<Value>,
+}
+
+/// Reads a source's rows, does `work` on them in parallel, and hands the results to `take` in order.
 pub(crate) fn read<T: Send + Clone>(
     source: &Source,
-    work: impl Fn(Row, usize) -> Result<T, RowProblem> + Sync,
+    work: impl Fn(Read) -> Result<T, RowProblem> + Sync,
     mut take: impl FnMut(T) -> Result<(), DataError>,
 ) -> Result<Origin, DataError> {
     let parts = files::of(source)?;
@@ -128,7 +138,9 @@ pub(crate) fn read<T: Send + Clone>(
                     .map(|Taken { number, times, content }| {
                         let mut keys = Keys::default();
                         let row = content.and_then(|content| parse(content, shape, source, &mut keys));
-                        (number, times, row.and_then(|row| Ok((work(row, before + number)?, keys))))
+                        let number_in_all = before + number;
+                        let read = |(row, choices)| Read { row, number: number_in_all, choices };
+                        (number, times, row.and_then(|row| Ok((work(read(row))?, keys))))
                     })
                     .collect();
                 // The first bad row of the file is the one reported, whichever thread met one first.
@@ -212,15 +224,17 @@ fn parse(
     shape: Option<Shape>,
     source: &Source,
     keys: &mut Keys,
-) -> Result<Row, RowProblem> {
-    let fields = source.mapping.rename(content.into_fields_noting(&mut keys.twice)?)?;
+) -> Result<(Row, Option<Value>), RowProblem> {
+    let mut fields = content.into_fields_noting(&mut keys.twice)?;
+    let choices = source.choices.as_ref().and_then(|column| fields.shift_remove(column));
+    let fields = source.mapping.rename(fields)?;
     for name in JSON_TEXTS {
-        if let Some(text) = fields.get(name).and_then(serde_json::Value::as_str) {
+        if let Some(text) = fields.get(name).and_then(Value::as_str) {
             json::twice_in_text(name, text, &mut keys.twice);
         }
     }
     let shape = shape.map_or_else(|| Shape::recognise(&fields), Ok)?;
-    shape.read(fields, &source.mapping, &mut keys.passed_over)
+    Ok((shape.read(fields, &source.mapping, &mut keys.passed_over)?, choices))
 }
 
 /// A row that is taken.

@@ -38,9 +38,3 @@ pub fn refuse<'a>(given: &Given, flags: impl IntoIterator<Item = Idle<'a>>) -> R
         None => Ok(()),
     }
 }
-
-/// Flags of answers, where none are asked for.
-pub fn without_generate(generate: bool) -> [Idle<'static>; 1] {
-    let hint = "add --generate, or leave --max-new-tokens out";
-    [Idle { flag: "max-new-tokens", acts: generate, why: "without --generate", hint }]
-}

@@ -7,6 +7,8 @@ pub mod base;
 pub mod cache;
 pub mod common;
 pub mod config_file;
+pub mod criteria;
+pub mod evaluation;
 pub mod flags;
 pub mod idle;
 pub mod memory;

@@ -3,38 +3,45 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use lorafit_model::adapter::Adapter;
+use lorafit_data::Tokenizer;
+use lorafit_model::adapter::{self, Adapter};
+use lorafit_model::weights::ModelFiles;
 use lorafit_train::{RunResult, RunSummary};
+use serde_json::json;
 
 use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs};
-use crate::args::cache::CacheArgs;
 use crate::args::common::Common;
 use crate::args::config_file::{self, Given};
-use crate::args::idle;
+use crate::args::evaluation::EvaluationArgs;
 use crate::args::options::Init;
 use crate::args::outputs::{self, Inputs, Kind, Output};
-use crate::args::require;
-use crate::args::rows::{RowArgs, data_help};
-use crate::args::size::ByteSize;
+use crate::args::rows::data_help;
 use crate::args::train::TrainArgs;
+use crate::metrics::{Scored, SideBySide};
 use crate::pages;
-use crate::pages::compare::{COLUMNS, Compared};
-use crate::session::base::{Base, open_adapter, open_base, open_shape, use_threads};
-use crate::session::evaluation::{Judging, measure};
+use crate::pages::compare::{Compared, cells, headings};
+use crate::session::base::{Base, device, open_adapter, open_base, open_files, use_threads};
+use crate::session::evaluation::{Judged, Judging, Rows};
 use crate::session::trained;
+use crate::sweep::folder::is_trial;
+use crate::terminal::error::CliError;
 use crate::terminal::output;
 
 const EXAMPLES: &str = "\
 Examples:
   Was LoRA enough?
     lorafit compare --runs runs/lora runs/full --data test.jsonl
-  With greedy answers, for a program:
-    lorafit compare --runs runs/* --data test.jsonl --generate --json
-  As a page to send:
-    lorafit compare --runs runs/* --data test.jsonl --html compare.html
+  By two metrics, with every row's answers side by side:
+    lorafit compare --runs runs/* --data test.jsonl --metric exact_match --metric token_f1 --predictions answers.jsonl
+  As a page to send, and for a program:
+    lorafit compare --runs runs/* --data test.jsonl --generate --html compare.html --json
+  The base has moved since the runs were trained:
+    lorafit compare --runs runs/lora --data test.jsonl --model /models/smollm2
 
-loss and perplexity are of the rows given here, computed now; steps, tokens/s, time and peak memory are from the records
-of each run. Every base is opened once, and has a row of its own; a run with --init random has none.";
+loss, perplexity and metrics are of the rows given here, computed now; steps, tokens/s, time and peak memory are from the records
+of each run. Every base is opened once, and has a row of its own; a run with --init random has none. Trials of a sweep share
+a process, so their memory is what was planned for each alone. Runs, models and rows are checked before the first is evaluated.
+docs/metrics.md says what each metric does.";
 
 /// The flags of `compare`.
 #[derive(Args, Clone, Debug)]
@@ -43,35 +50,18 @@ pub struct CompareArgs {
     /// Run folders of train, of adapters and of full fine-tuning
     #[arg(long, value_name = "RUN", num_args = 1.., required = true, help_heading = "Input and output")]
     pub runs: Vec<PathBuf>,
-    /// Rows to evaluate on, described below; repeat the flag for several sources
-    #[arg(long, value_name = "DATA", required = true, help_heading = "Input and output")]
-    pub data: Vec<String>,
-    /// Print the table as one JSON object
+    /// The base model of the runs, in place of the one that each run names
+    #[arg(long, value_name = "M", help_heading = "Input and output")]
+    pub model: Option<String>,
+    /// Print the table as one JSON object, with the answers row by row if there are any
     #[arg(long, help_heading = "Input and output")]
     pub json: bool,
     /// Write the table as an HTML page too, with the best of each column marked
     #[arg(long, value_name = "FILE", help_heading = "Input and output")]
     pub html: Option<PathBuf>,
-
-    /// Also answer each row's last prompt and count the answers that equal the reply
-    #[arg(long, help_heading = "Answers")]
-    pub generate: bool,
-    /// Maximum number of tokens in an answer; an answer that is cut off does not match
-    #[arg(long, value_name = "N", default_value_t = 256, help_heading = "Answers")]
-    pub max_new_tokens: usize,
-
-    /// Which rows are read, and how.
+    /// On which rows, and how.
     #[command(flatten)]
-    pub rows: RowArgs,
-    /// Where tokenised data is kept.
-    #[command(flatten)]
-    pub cache: CacheArgs,
-    /// Tokens computed at once; the main setting for memory
-    #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Machine")]
-    pub micro_batch_tokens: usize,
-    /// Memory the evaluations may take, such as 6GiB or 800MB [default: 90 % of what is free now]
-    #[arg(long, value_name = "SIZE", help_heading = "Machine")]
-    pub memory: Option<ByteSize>,
+    pub evaluation: EvaluationArgs,
     /// The flags of every verb.
     #[command(flatten)]
     pub common: Common,
@@ -85,10 +75,16 @@ struct Subject {
 }
 
 impl Subject {
-    fn open(dir: &Path) -> anyhow::Result<Self> {
+    /// Reads the records of the run in `dir`, whose base is `model` if that is given.
+    fn open(dir: &Path, model: Option<&String>) -> anyhow::Result<Self> {
         let summary = RunSummary::read(dir)?;
-        let args: TrainArgs = config_file::read(&dir.join("config.toml"))?;
+        let mut args: TrainArgs = config_file::read(&dir.join("config.toml"))?;
+        args.model = model.cloned().or(args.model);
         Ok(Subject { dir: dir.to_owned(), args, summary })
+    }
+
+    fn name(&self) -> String {
+        self.dir.display().to_string()
     }
 
     /// What tells bases apart.
@@ -101,129 +97,267 @@ impl Subject {
         let key = |subject: &Subject| serde_json::to_string(&subject.base()).expect("plain values");
         key(self) == key(other)
     }
+
+    /// What the model of full fine-tuning is quantised by: nothing, as it was trained.
+    fn unquantised(&self) -> QuantArgs {
+        QuantArgs { quant: None, double_quant: false, quant_head: false, ..self.args.base.clone() }
+    }
+
+    /// Runs of one base together, in order.
+    fn groups(subjects: &[Subject]) -> Vec<Vec<&Subject>> {
+        let mut groups: Vec<Vec<&Subject>> = Vec::new();
+        for subject in subjects {
+            match groups.iter_mut().find(|group| group[0].shares_base_with(subject)) {
+                Some(group) => group.push(subject),
+                None => groups.push(vec![subject]),
+            }
+        }
+        groups
+    }
+}
+
+/// Runs of one base with the rows as each model gets them.
+struct Group<'a> {
+    /// Those of the base and of its adapters; `None` where nothing is computed with a base.
+    rows: Option<Rows>,
+    /// With the rows of those that are models of their own.
+    runs: Vec<(&'a Subject, Option<Rows>)>,
 }
 
 /// Judges runs, and tells them side by side.
 pub fn run(args: CompareArgs, given: &Given) -> anyhow::Result<()> {
-    require(args.max_new_tokens > 0, "max-new-tokens", args.max_new_tokens, "must be 1 or more")?;
-    require(args.micro_batch_tokens > 0, "micro-batch-tokens", args.micro_batch_tokens, "must be 1 or more")?;
-    args.rows.validate()?;
-    args.cache.validate()?;
-    idle::refuse(given, idle::without_generate(args.generate))?;
+    let metrics = args.evaluation.check(given)?;
     args.common.validate()?;
-    let subjects: Vec<Subject> = args.runs.iter().map(|dir| Subject::open(dir)).collect::<Result<_, _>>()?;
-    let models = subjects.iter().filter_map(|subject| subject.args.model.as_ref());
-    let inputs = models.fold(Inputs::default(), |inputs, model| inputs.model("the base", model));
-    let inputs = inputs.paths("--runs", &args.runs).data("--data", &args.data, args.rows.split.as_deref());
-    let page = Output::asked("--html", args.html.as_ref(), Kind::Page);
-    outputs::check(&inputs, page.into_iter().chain(args.cache.output()))?;
+    let place = |dir: &PathBuf| dir.canonicalize().unwrap_or_else(|_| dir.clone());
+    for (i, dir) in args.runs.iter().enumerate() {
+        if args.runs[..i].iter().any(|earlier| place(earlier) == place(dir)) {
+            return Err(CliError::usage(format!("--runs {}: the run is given twice", dir.display()))
+                .hint("give each run once")
+                .into());
+        }
+    }
+    let open = |dir: &PathBuf| Subject::open(dir, args.model.as_ref());
+    let subjects: Vec<Subject> = args.runs.iter().map(open).collect::<Result<_, _>>()?;
+    args.check_outputs(&subjects)?;
     use_threads(&args.common)?;
-    let mut table = Vec::new();
-    for (i, first) in subjects.iter().enumerate() {
-        if subjects[..i].iter().any(|earlier| earlier.shares_base_with(first)) {
-            continue;
-        }
-        let base = match first.base() {
-            (model, Init::Model, quant, template) => {
-                let base = open_base(model, quant, template, ComputeArgs::UNSET, &args.common)?;
-                table.push(args.judge(&base, None, model.to_owned(), None)?);
-                base
-            }
-            // What began at chance has no base to be compared with.
-            (model, Init::Random, _, template) => {
-                open_shape(model, template, ComputeArgs::UNSET, &args.common)?
-            }
-        };
-        for subject in subjects[i..].iter().filter(|subject| subject.shares_base_with(first)) {
-            table.push(args.judge_run(&base, subject)?);
-        }
+    let judging = Judging { args: &args.evaluation, metrics: &metrics, quiet: args.common.quiet };
+    let comparison = Comparison { judging, common: &args.common };
+    // What cannot be done is told before hours of evaluation, not after.
+    let groups = Subject::groups(&subjects);
+    let groups =
+        groups.into_iter().map(|group| comparison.check(group)).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut found = Vec::new();
+    for group in &groups {
+        comparison.judge_group(group, &mut found)?;
     }
+    let (table, scored): (Vec<Compared>, Vec<Option<Scored>>) = found.into_iter().unzip();
+    let scored: Option<Vec<Scored>> = scored.into_iter().collect();
+    let names = table.iter().map(|row| row.name.clone()).collect();
+    let mut side_by_side = scored.map(|scored| (SideBySide::of(names, &scored), scored));
+    if let (Some(path), Some((sides, _))) = (&args.evaluation.predictions, &side_by_side) {
+        let lines: String = sides.to_json().iter().map(|row| format!("{row}\n")).collect();
+        output::file(path, lines.as_bytes())?;
+    }
+    // The answers are kept by then.
+    let failure = side_by_side.iter_mut().flat_map(|(_, scored)| scored).find_map(|one| one.failure.take());
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    let sides = side_by_side.map(|(sides, _)| sides);
     if let Some(file) = &args.html {
-        output::file(file, pages::compare::draw(&args.data, &table).as_bytes())?;
+        let page = pages::compare::draw(&args.evaluation.data, &table, sides.as_ref());
+        output::file(file, page.as_bytes())?;
     }
-    output::line(match args.json {
-        true => serde_json::to_string(&table)?,
-        false => in_columns(&table),
-    })?;
+    match (args.json, sides) {
+        (true, Some(sides)) => {
+            output::line(json!({ "runs": table, "rows": sides.to_json() }).to_string())?;
+        }
+        (true, None) => output::line(json!({ "runs": table }).to_string())?,
+        (false, sides) => {
+            output::line(in_columns(&table))?;
+            let wins = sides.filter(|sides| sides.names.len() > 1).map(|sides| sides.in_words());
+            wins.into_iter().flatten().try_for_each(output::line)?;
+        }
+    }
     Ok(())
 }
 
 impl CompareArgs {
-    fn judge_run(&self, base: &Base, subject: &Subject) -> anyhow::Result<Compared> {
-        let (name, summary) = (subject.dir.display().to_string(), Some(&subject.summary));
-        match &subject.summary.result {
-            RunResult::Adapter(dir) => {
-                let adapter = open_adapter(base, dir)?;
-                self.judge(base, Some(&adapter), name, summary)
+    fn check_outputs(&self, subjects: &[Subject]) -> Result<(), CliError> {
+        let EvaluationArgs { data, predictions, criteria, rows, cache, .. } = &self.evaluation;
+        let models = subjects.iter().filter_map(|subject| subject.args.model.as_ref());
+        let inputs = models.fold(Inputs::default(), |inputs, model| inputs.model("the base", model));
+        let inputs = inputs.paths("--runs", &self.runs).paths("--schema", &criteria.schema);
+        let inputs = inputs.data("--data", data, rows.split.as_deref());
+        let answers = Kind::Rows(&["expected", "answers", "best"]);
+        let asked = [
+            Output::asked("--html", self.html.as_ref(), Kind::Page),
+            Output::asked("--predictions", predictions.as_ref(), answers),
+            cache.output(),
+        ];
+        outputs::check(&inputs, asked.into_iter().flatten())
+    }
+}
+
+/// What all evaluations have in common.
+struct Comparison<'a> {
+    judging: Judging<'a>,
+    common: &'a Common,
+}
+
+impl Comparison<'_> {
+    /// Opens everything but weights, and reads the rows for each model.
+    ///
+    /// # Errors
+    /// What stands in the way of any evaluation, with the run that it is of.
+    fn check<'s>(&self, group: Vec<&'s Subject>) -> anyhow::Result<Group<'s>> {
+        let (model, init, quant, template) = group[0].base();
+        let base = match init {
+            Init::Model => Some(open_files(model, template, self.common)?),
+            // What began at random has no base to be compared with.
+            Init::Random => None,
+        };
+        let rows = base.as_ref().map(|files| self.check_model(files, quant, None)).transpose()?;
+        let check = |subject: &'s Subject| -> anyhow::Result<_> {
+            match (&subject.summary.result, &base) {
+                (RunResult::Adapter(dir), Some(files)) => {
+                    let adapter =
+                        adapter::load_over(dir, &files.0, device(self.common, ComputeArgs::UNSET)?)?;
+                    let Some(rows) = &rows else { unreachable!("those of the base are read") };
+                    self.check_memory(files, quant, Some(&adapter), rows)?;
+                    Ok((subject, None))
+                }
+                (RunResult::Adapter(_), None) => {
+                    let text = format!("{} has an adapter, and its base had random weights", subject.name());
+                    Err(CliError::new(text).hint("leave the run out").into())
+                }
+                (RunResult::Model(dir), _) => {
+                    let (model, template) = (dir.display().to_string(), &subject.args.template);
+                    let files = open_files(&model, template, self.common)?;
+                    Ok((subject, Some(self.check_model(&files, &subject.unquantised(), None)?)))
+                }
             }
-            RunResult::Model(dir) => {
-                // As it was trained: in full, and with the same template.
-                let none = QuantArgs {
-                    quant: None,
-                    double_quant: false,
-                    quant_head: false,
-                    ..subject.args.base.clone()
-                };
-                let model = dir.display().to_string();
-                let own = open_base(&model, &none, &subject.args.template, ComputeArgs::UNSET, &self.common)?;
-                let trainable_parameters = trained::selected_parameters(&subject.args, &own)?;
-                Ok(Compared { trainable_parameters, ..self.judge(&own, None, name, summary)? })
-            }
-        }
+        };
+        let runs = group.into_iter().map(check).collect::<anyhow::Result<_>>()?;
+        Ok(Group { rows, runs })
     }
 
+    fn check_model(
+        &self,
+        files: &(ModelFiles, Tokenizer),
+        quant: &QuantArgs,
+        adapter: Option<&Adapter>,
+    ) -> anyhow::Result<Rows> {
+        let rows = self.judging.read(files.0.config(), &files.1)?;
+        self.check_memory(files, quant, adapter, &rows)?;
+        Ok(rows)
+    }
+
+    fn check_memory(
+        &self,
+        (files, _): &(ModelFiles, Tokenizer),
+        quant: &QuantArgs,
+        adapter: Option<&Adapter>,
+        rows: &Rows,
+    ) -> anyhow::Result<()> {
+        let device = device(self.common, ComputeArgs::UNSET)?;
+        let weights = files.weight_bytes(quant.resolve()?, device.placement())?;
+        let lora = adapter.map(Adapter::config);
+        self.judging.fit(Judged { config: files.config(), weights, lora, device }, rows)?;
+        Ok(())
+    }
+
+    /// Judges a base, if there is one, and its runs.
+    fn judge_group(
+        &self,
+        group: &Group<'_>,
+        found: &mut Vec<(Compared, Option<Scored>)>,
+    ) -> anyhow::Result<()> {
+        let Group { rows, runs } = group;
+        let (model, _, quant, template) = runs[0].0.base();
+        let base = match rows {
+            Some(rows) => {
+                let base = open_base(model, quant, template, ComputeArgs::UNSET, self.common)?;
+                let flags =
+                    [quant.flags(), template.template.as_ref().map(|name| format!("--template {name}"))];
+                let name =
+                    flags.into_iter().flatten().fold(model.to_owned(), |name, flag| format!("{name} {flag}"));
+                found.push(self.judge(name, &base, None, rows, None)?);
+                Some((base, rows))
+            }
+            None => None,
+        };
+        for (subject, own_rows) in runs {
+            match (&subject.summary.result, &base, own_rows) {
+                (RunResult::Adapter(dir), Some((base, rows)), _) => {
+                    let adapter = open_adapter(base, dir)?;
+                    found.push(self.judge(subject.name(), base, Some(&adapter), rows, Some(subject))?);
+                }
+                (RunResult::Model(dir), _, Some(rows)) => {
+                    let (model, template) = (dir.display().to_string(), &subject.args.template);
+                    let own =
+                        open_base(&model, &subject.unquantised(), template, ComputeArgs::UNSET, self.common)?;
+                    let (mut row, scored) = self.judge(subject.name(), &own, None, rows, Some(subject))?;
+                    row.trainable_parameters = trained::selected_parameters(&subject.args, &own)?;
+                    found.push((row, scored));
+                }
+                (RunResult::Adapter(_), None, _) | (RunResult::Model(_), _, None) => {
+                    unreachable!("it was checked")
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges one model: of a run (`subject`), or the base that is called `name`.
     fn judge(
         &self,
+        name: String,
         base: &Base,
         adapter: Option<&Adapter>,
-        name: String,
-        run: Option<&RunSummary>,
-    ) -> anyhow::Result<Compared> {
+        rows: &Rows,
+        subject: Option<&Subject>,
+    ) -> anyhow::Result<(Compared, Option<Scored>)> {
         if !self.common.quiet {
             eprintln!("{name}");
         }
-        let found = measure(&self.judging(), base, adapter)?;
+        let found = self.judging.measure(base, adapter, rows)?;
+        let run = subject.map(|subject| &subject.summary);
         let method = match run.map(|run| &run.result) {
             None => "base",
             Some(RunResult::Adapter(_)) => "lora",
             Some(RunResult::Model(_)) => "full",
         };
-        Ok(Compared {
+        // Trials share a process, and the peak is that of all.
+        let is_alone = subject.is_some_and(|subject| !is_trial(&subject.dir));
+        let row = Compared {
             name,
             method,
             loss: found.evaluation.loss,
             perplexity: found.evaluation.perplexity,
-            exact_match: found.answers.map(|answers| answers.share()),
+            metrics: found.scored.as_ref().map(|scored| scored.summaries.clone()).unwrap_or_default(),
             trainable_parameters: adapter.map_or(0, |adapter| adapter.parameters() as u64),
             file_bytes: run.map(|run| run.result.weight_bytes()).transpose()?,
-            peak_rss_bytes: run.map(|run| run.totals.peak_rss_bytes),
+            peak_rss_bytes: run.filter(|_| is_alone).map(|run| run.totals.peak_rss_bytes),
+            planned_bytes: run.and_then(|run| run.planned_bytes),
             tokens_per_s: run.map(|run| run.totals.tokens_per_s()),
             seconds: run.map(|run| run.totals.seconds),
             steps: run.map(|run| run.totals.step),
-        })
-    }
-
-    fn judging(&self) -> Judging<'_> {
-        let Self { generate, max_new_tokens, micro_batch_tokens, memory, .. } = *self;
-        let (data, rows, cache, quiet) = (&self.data, &self.rows, &self.cache, self.common.quiet);
-        Judging { data, rows, cache, generate, max_new_tokens, micro_batch_tokens, memory, quiet }
+        };
+        Ok((row, found.scored))
     }
 }
 
 /// A table for the terminal.
 fn in_columns(table: &[Compared]) -> String {
+    let rows: Vec<Vec<String>> = table.iter().map(cells).collect();
     let mut lines = vec![String::new(); table.len() + 1];
-    let mut add = |cells: Vec<String>, left: bool| {
-        let width = cells.iter().map(|cell| cell.chars().count()).max().unwrap_or(0);
-        for (line, cell) in lines.iter_mut().zip(cells) {
-            *line += &if left { format!("{cell:<width$}") } else { format!("  {cell:>width$}") };
+    for (column, heading) in headings(table).into_iter().enumerate() {
+        let cells = || std::iter::once(heading).chain(rows.iter().map(|row| &row[column][..]));
+        let width = cells().map(|cell| cell.chars().count()).max().unwrap_or(0);
+        for (line, cell) in lines.iter_mut().zip(cells()) {
+            *line += &if column == 0 { format!("{cell:<width$}") } else { format!("  {cell:>width$}") };
         }
-    };
-    let names = std::iter::once("run".to_owned()).chain(table.iter().map(|row| row.name.clone()));
-    add(names.collect(), true);
-    for column in &COLUMNS {
-        let cells = table.iter().map(|row| column.cell(row));
-        add(std::iter::once(column.name.to_owned()).chain(cells).collect(), false);
     }
     lines.join("\n")
 }
@@ -239,10 +373,11 @@ mod tests {
             method: "base",
             loss: 2.5,
             perplexity: 12.1825,
-            exact_match: None,
+            metrics: Vec::new(),
             trainable_parameters: 0,
             file_bytes: None,
             peak_rss_bytes: None,
+            planned_bytes: None,
             tokens_per_s: None,
             seconds: None,
             steps: None,
@@ -250,16 +385,16 @@ mod tests {
         let run = Compared {
             name: "runs/full".into(),
             method: "full",
-            exact_match: Some(0.25),
             trainable_parameters: 134_515_008,
             file_bytes: Some(538 << 20),
+            planned_bytes: Some(600 << 20),
             seconds: Some(61.2),
             ..base.clone()
         };
         let expected = "\
-run        method    loss  perplexity  exact match    trainable    file  peak memory  tokens/s  time
-m.gguf       base  2.5000      12.182            -            0       -            -         -     -
-runs/full    full  2.5000      12.182       25.0 %  134,515,008  538MiB            -         -  61 s";
+run        method    loss  perplexity    trainable    file     peak memory  tokens/s  time
+m.gguf       base  2.5000      12.182            0       -               -         -     -
+runs/full    full  2.5000      12.182  134,515,008  538MiB  600MiB planned         -  61 s";
         assert_eq!(in_columns(&[base, run]), expected);
     }
 }

@@ -18,7 +18,7 @@ use crate::args::size::ByteSize;
 use crate::args::train::TrainArgs;
 use crate::session::base::use_threads;
 use crate::sweep::board::{self, Board};
-use crate::sweep::file::{Metric, Settings, Spec, Strategy};
+use crate::sweep::file::{Settings, Spec, Strategy};
 use crate::sweep::folder::{self, Record, Row, TrialState, in_words, name, ranked};
 use crate::sweep::inputs::{Inputs, SweepPlan};
 use crate::sweep::runner::{Runner, rows};
@@ -45,8 +45,9 @@ const EXAMPLES: &str = r#"The file (TOML or YAML) has the options of `lorafit tr
   early-stop = true                           give up trials worse than the median of the others (needs eval-every)
 
 "asha" trains all trials for `min-steps`, the best one in `reduction-factor` (3) three times as long, and so on to the run's
-own length. Trials are compared by the loss on held-out rows after their last step or, with metric = "exact_match", by the
-share of these rows whose greedy answer is the reply to the letter.
+own length. Trials are compared by the loss on held-out rows after their last step or, with metric = "rouge_l" or another metric
+of `lorafit eval --help`, by what they answer to these rows; the flags that a metric reads (regex, schema, choices, judge, ...) are
+keys of [sweep].
 
 Examples:
   What would be run, with its memory and a guess of its time:
@@ -182,7 +183,7 @@ impl Part {
         interrupt::save_flag();
         interrupt::flag();
         let mut board = Board::new(args.quiet || spec.train.common.quiet, &record.options[0]);
-        let metric = record.settings.metric.name();
+        let metric = record.settings.metric.name;
         let trials_told = counted(numbers.len(), "trial", "trials");
         board.note(&format!("{trials_told} by {metric}, {}", memory_in_words(plan)));
         let runner = Runner { dir, record, retry: args.retry_failed, numbers, args: trials, inputs, plan };
@@ -251,7 +252,7 @@ impl Part {
             output::line(format!("compared after {} steps; few go on to the end", rungs.join(", ")))?;
         }
         output::line(memory_in_words(plan))?;
-        let answers = if record.settings.metric == Metric::ExactMatch { ", without the answers" } else { "" };
+        let answers = if inputs.metrics.list.is_empty() { "" } else { ", without the answers" };
         output::line(format!(
             "all of them to their end: about {}, guessed from a forward pass{answers}",
             time(all)
@@ -327,7 +328,7 @@ fn tell(args: &SweepArgs, dir: &Path, record: &Record) -> anyhow::Result<()> {
         let result = json!({ "best": best, "command": command, "config": config, "trials": rows });
         return Ok(output::line(result.to_string())?);
     }
-    output::line(board::table(&rows, record.settings.metric.name(), record.settings.direction))?;
+    output::line(board::table(&rows, record.settings.metric.name, record.settings.direction))?;
     if let (Some(best), Some(command)) = (best, command) {
         output::line(format!(
             "\nbest: trial {}, trained in {}",

@@ -1,16 +1,20 @@
 //! The table of `compare` as a page.
 
 use lorafit_data::words::grouped;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::args::size::ByteSize;
-use crate::pages::shell::{Facts, Page, table_with_marks};
+use crate::metrics::{SideBySide, Summary};
+use crate::pages::shell::{Facts, Page, escape, table_with_marks};
 
 const STYLE: &str = "td strong { border-bottom: 2px solid var(--accent); }\n";
 
-const NOTE: &str = "<p class=\"note\">The best of each column is <strong>marked</strong>. Loss, perplexity and exact match \
-    are of the rows that were given to <code>compare</code>; peak memory, tokens/s and time are from the records of each \
-    run.</p>\n";
+const NOTE: &str = "<p class=\"note\">The best of each column is <strong>marked</strong>. Loss, perplexity and metrics \
+    are of the rows that were given to <code>compare</code>, metrics with their 95 % bootstrap interval; peak memory, tokens/s and \
+    time are from the records of each run. The memory of a trial of a sweep is what was planned for it alone.</p>\n";
+
+/// So many rows of answers are on a page.
+const MOST_ANSWERS: usize = 200;
 
 /// A row of the table.
 #[derive(Clone, Debug, Serialize)]
@@ -21,11 +25,16 @@ pub struct Compared {
     pub method: &'static str,
     pub loss: f64,
     pub perplexity: f64,
-    pub exact_match: Option<f64>,
+    /// Of answers, by name.
+    #[serde(serialize_with = "by_name")]
+    pub metrics: Vec<Summary>,
     pub trainable_parameters: u64,
     /// Bytes of what the run left: an adapter or a model.
     pub file_bytes: Option<u64>,
+    /// The most memory of the process; none for a trial of a sweep, which shared its process with others.
     pub peak_rss_bytes: Option<u64>,
+    /// The memory that was planned for the run by itself.
+    pub planned_bytes: Option<u64>,
     pub tokens_per_s: Option<f64>,
     /// Time of the steps together.
     pub seconds: Option<f64>,
@@ -50,18 +59,13 @@ impl Column {
 }
 
 /// The columns of the table.
-pub const COLUMNS: [Column; 9] = [
+pub const COLUMNS: [Column; 8] = [
     Column { name: "method", show: |row| Some(row.method.to_owned()), cost: |_| None },
     Column { name: "loss", show: |row| Some(format!("{:.4}", row.loss)), cost: |row| Some(row.loss) },
     Column {
         name: "perplexity",
         show: |row| Some(format!("{:.3}", row.perplexity)),
         cost: |row| Some(row.perplexity),
-    },
-    Column {
-        name: "exact match",
-        show: |row| row.exact_match.map(|share| format!("{:.1} %", 100.0 * share)),
-        cost: |row| row.exact_match.map(|share| -share),
     },
     Column {
         name: "trainable",
@@ -76,8 +80,11 @@ pub const COLUMNS: [Column; 9] = [
     },
     Column {
         name: "peak memory",
-        show: |row| row.peak_rss_bytes.map(|bytes| ByteSize(bytes).to_string()),
-        cost: |row| row.peak_rss_bytes.map(|bytes| bytes as f64),
+        show: |row| match (row.peak_rss_bytes, row.planned_bytes) {
+            (Some(peak), _) => Some(ByteSize(peak).to_string()),
+            (None, planned) => planned.map(|bytes| format!("{} planned", ByteSize(bytes))),
+        },
+        cost: |row| row.peak_rss_bytes.or(row.planned_bytes).map(|bytes| bytes as f64),
     },
     Column {
         name: "tokens/s",
@@ -91,14 +98,61 @@ pub const COLUMNS: [Column; 9] = [
     },
 ];
 
-/// The page of rows judged on `data`.
-pub fn draw(data: &[String], judged: &[Compared]) -> String {
-    let columns: Vec<&str> = std::iter::once("run").chain(COLUMNS.iter().map(|column| column.name)).collect();
-    let rows = judged.iter().map(|row| {
-        let cells = COLUMNS.iter().map(|column| column.cell(row));
-        std::iter::once(row.name.clone()).chain(cells).collect::<Vec<_>>()
+/// Headings of all columns: those of every run, then the metrics.
+pub fn headings(judged: &[Compared]) -> Vec<&'static str> {
+    let metrics = judged.first().map_or(&[][..], |row| &row.metrics);
+    let metrics = metrics.iter().map(|summary| summary.metric.name);
+    std::iter::once("run").chain(COLUMNS.iter().map(|column| column.name)).chain(metrics).collect()
+}
+
+/// The cells of a row, in the order of the headings.
+pub fn cells(row: &Compared) -> Vec<String> {
+    let metrics = row.metrics.iter().map(|summary| summary.in_short().unwrap_or_else(|| "-".to_owned()));
+    let columns = COLUMNS.iter().map(|column| column.cell(row));
+    std::iter::once(row.name.clone()).chain(columns).chain(metrics).collect()
+}
+
+/// Metrics as an object.
+fn by_name<S: Serializer>(metrics: &[Summary], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(metrics.iter().map(|summary| (summary.metric.name, summary.to_json())))
+}
+
+/// The answers row by row, those first of which some are better than others.
+fn answers(answers: &SideBySide) -> String {
+    let SideBySide { names, metrics, rows } = answers;
+    let Some(metric) = metrics.first() else { return String::new() };
+    let mut order: Vec<_> = rows.iter().map(|row| (row, answers.best(row, 0))).collect();
+    order.sort_by_key(|(_, best)| best.is_empty());
+    order.truncate(MOST_ANSWERS);
+    let columns: Vec<&str> =
+        ["row", "expected"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    let cells = order.iter().map(|(row, _)| {
+        let cells = [row.row.to_string(), row.expected.clone()];
+        cells.into_iter().chain(row.answers.iter().cloned()).collect::<Vec<_>>()
     });
-    let best: Vec<Vec<bool>> = COLUMNS.iter().map(|column| best(column, judged)).collect();
+    let caption = format!(
+        "{} of {} rows with all answers; the best by {} is marked where not all are level",
+        order.len(),
+        rows.len(),
+        metric.name
+    );
+    // The first column is the row, the second what is expected.
+    let is_best = |row: usize, column: usize| column > 0 && order[row].1.contains(&(column - 1));
+    let wins = answers.in_words();
+    let wins: String = wins.iter().map(|line| format!("<p>{}</p>\n", escape(line))).collect();
+    wins + &table_with_marks(&caption, &columns, cells, is_best)
+}
+
+/// The page of rows judged on `data`, with the answers of all if there are any.
+pub fn draw(data: &[String], judged: &[Compared], side_by_side: Option<&SideBySide>) -> String {
+    let (columns, rows) = (headings(judged), judged.iter().map(cells));
+    let mut best: Vec<Vec<bool>> =
+        COLUMNS.iter().map(|column| best(&judged.iter().map(column.cost).collect::<Vec<_>>())).collect();
+    let metrics = judged.first().map_or(0, |row| row.metrics.len());
+    best.extend((0..metrics).map(|i| {
+        let cost = |summary: &Summary| Some(summary.metric.direction.score(summary.mean?));
+        self::best(&judged.iter().map(|row| cost(&row.metrics[i])).collect::<Vec<_>>())
+    }));
     let table = table_with_marks("Runs, and the bases they began from", &columns, rows, |row, column| {
         best[column][row]
     });
@@ -120,12 +174,11 @@ pub fn draw(data: &[String], judged: &[Compared]) -> String {
         scripts: &[],
         policy: "",
     };
-    page.around(&(table + NOTE))
+    page.around(&(table + NOTE + &side_by_side.map(answers).unwrap_or_default()))
 }
 
 /// Which rows are best in a column; none where none is better than another.
-fn best(column: &Column, judged: &[Compared]) -> Vec<bool> {
-    let costs: Vec<Option<f64>> = judged.iter().map(column.cost).collect();
+fn best(costs: &[Option<f64>]) -> Vec<bool> {
     let least = costs.iter().flatten().copied().fold(f64::INFINITY, f64::min);
     let differs = costs.iter().flatten().any(|cost| *cost > least);
     costs.iter().map(|cost| differs && *cost == Some(least)).collect()

@@ -122,9 +122,7 @@ pub fn open_base(
 ) -> anyhow::Result<Base> {
     let device = device(common, compute)?;
     let quantization = quant.resolve()?;
-    refuse_full_run("--model", Path::new(model))?;
-    let source = Source::resolve(model, &mut |text| tell(text, common))?;
-    let (files, tokenizer) = with_tokenizer(ModelFiles::open(source.path())?, template)?;
+    let (files, tokenizer) = open_files(model, template, common)?;
     let weight_bytes = files.weight_bytes(quantization, device.placement())?;
     let mut base =
         Base::new(model, files, tokenizer, weight_bytes, common.quiet, |files| match quantization {
@@ -133,6 +131,17 @@ pub fn open_base(
         })?;
     base.model.set_compute_dtype(compute.on(common.device, quantization.is_some()).into());
     Ok(base)
+}
+
+/// Opens the files of a model and its tokenizer, as [`open_base`] does, and loads no weights.
+pub fn open_files(
+    model: &str,
+    template: &TemplateArgs,
+    common: &Common,
+) -> anyhow::Result<(ModelFiles, Tokenizer)> {
+    refuse_full_run("--model", Path::new(model))?;
+    let source = Source::resolve(model, &mut |text| tell(text, common))?;
+    with_tokenizer(ModelFiles::open(source.path())?, template)
 }
 
 /// Opens the shape of a model with its tokenizer, as [`open_base`] does; weights are not read, and its are zeros in f32.

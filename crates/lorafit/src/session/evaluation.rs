@@ -1,153 +1,250 @@
-//! A model judged on rows: `eval` does it once, `compare` for each run.
+//! A model judged on rows: `eval` does it once, `compare` for each run, `sweep` for each trial.
 
 use std::io::IsTerminal as _;
+use std::sync::atomic::Ordering;
 
 use lorafit_data::words::counted;
-use lorafit_data::{Dataset, GenerationRow, generation_rows};
-use lorafit_model::adapter::Adapter;
+use lorafit_data::{Dataset, GenerationRow, Tokenizer, generation_rows};
+use lorafit_kernels::Device;
+use lorafit_model::Config;
+use lorafit_model::adapter::{Adapter, LoraConfig};
 use lorafit_train::{
-    Answering, Evaluation, EvaluationRequest, ExactMatch, MemoryPlan, MicroBatchSize, SIDE_BY_SIDE, evaluate,
-    exact_match,
+    Answering, Evaluation, EvaluationRequest, MemoryPlan, MicroBatchSize, SIDE_BY_SIDE, answer, evaluate,
+    option_scores, option_tokens,
 };
 
-use crate::args::cache::CacheArgs;
-use crate::args::rows::RowArgs;
+use crate::args::evaluation::EvaluationArgs;
 use crate::args::size::ByteSize;
+use crate::metrics::{Answered, Metrics, Options, Scored};
 use crate::session::base::{Base, reserve};
 use crate::session::fit::memory_limit;
 use crate::session::limits::Limits;
 use crate::session::memory_table;
 use crate::session::rows::{skipped, treated};
 use crate::terminal::error::CliError;
+use crate::terminal::interrupt;
 
-/// On which rows a model is judged, and how.
+/// How models are judged.
 pub struct Judging<'a> {
-    /// Where the rows are.
-    pub data: &'a [String],
-    /// How they are read.
-    pub rows: &'a RowArgs,
-    /// Where tokenised data is kept.
-    pub cache: &'a CacheArgs,
-    /// Whether each row's last prompt is answered, too.
-    pub generate: bool,
-    /// Tokens of the longest answer.
-    pub max_new_tokens: usize,
-    /// Tokens computed at once.
-    pub micro_batch_tokens: usize,
-    /// Memory that it may take; by default what is free.
-    pub memory: Option<ByteSize>,
+    /// On which rows, in how much memory.
+    pub args: &'a EvaluationArgs,
+    /// By what.
+    pub metrics: &'a Metrics,
     /// Whether nothing is told but errors.
     pub quiet: bool,
 }
 
+/// The rows, as a model with a certain tokenizer gets them.
+pub struct Rows {
+    /// Those whose loss is computed.
+    pub data: Dataset,
+    /// Those that are answered, or whose options are scored.
+    prompts: Vec<GenerationRow>,
+}
+
+/// What decides the memory of an evaluation, of a model that need not be loaded.
+#[derive(Clone, Copy)]
+pub struct Judged<'a> {
+    /// Its shape.
+    pub config: &'a Config,
+    /// Bytes of its weights.
+    pub weights: u64,
+    /// Its adapter.
+    pub lora: Option<&'a LoraConfig>,
+    /// Where it is computed.
+    pub device: Device,
+}
+
 /// What a model was found to be like.
 pub struct Measured {
-    /// The rows.
-    pub data: Dataset,
-    /// Loss over them.
+    /// Loss over the rows.
     pub evaluation: Evaluation,
-    /// Answers, if they were asked for.
-    pub answers: Option<ExactMatch>,
+    /// The rows' scores, if any metric was asked for.
+    pub scored: Option<Scored>,
     /// The memory that was planned for both.
     pub planned_bytes: u64,
 }
 
-/// Judges `base` with `adapter` on the rows of `args`.
-pub fn measure(args: &Judging<'_>, base: &Base, adapter: Option<&Adapter>) -> anyhow::Result<Measured> {
-    let source = args.rows.source("split", args.data, args.rows.split.as_deref(), args.quiet)?;
-    let (limits, quiet) = (Limits::of(base), args.quiet);
-    let data = args.cache.load(source.clone(), &base.tokenizer, limits.options(args.rows), quiet)?;
-    if !quiet {
-        skipped(&data.origin).iter().chain(&treated(&data)).for_each(|line| eprintln!("{line}"));
+impl Judging<'_> {
+    /// Reads the rows for a model.
+    ///
+    /// # Errors
+    /// Rows that cannot be read, or that the model cannot be given.
+    pub fn read(&self, config: &Config, tokenizer: &Tokenizer) -> anyhow::Result<Rows> {
+        let Judging { args, metrics, quiet } = *self;
+        let mut source = args.rows.source("split", &args.data, args.rows.split.as_deref(), quiet)?;
+        source.choices = args.criteria.choices.clone();
+        let limits = Limits::new(config, tokenizer, quiet);
+        let data = args.cache.load(source.clone(), tokenizer, limits.options(&args.rows), quiet)?;
+        if !quiet {
+            skipped(&data.origin).iter().chain(&treated(&data)).for_each(|line| eprintln!("{line}"));
+        }
+        let mut prompts = match metrics.list.is_empty() {
+            false => generation_rows(source, tokenizer)?,
+            true => Vec::new(),
+        };
+        limits.check_rows(&data)?;
+        limits.check_prompts(&mut prompts, args.rows.skip_bad_rows)?;
+        Ok(Rows { data, prompts })
     }
-    let mut prompts = match args.generate {
-        true => generation_rows(source, &base.tokenizer)?,
-        false => Vec::new(),
-    };
-    limits.check_rows(&data)?;
-    limits.check_prompts(&mut prompts, args.rows.skip_bad_rows)?;
-    let (side_by_side, plan) = fit_memory(args, base, adapter, &data, &prompts)?;
-    reserve(base.model.device(), &plan)?;
-    let evaluation = evaluate(&base.model, adapter, &data.samples, args.micro_batch_tokens);
-    if !evaluation.loss.is_finite() && evaluation.supervised_tokens > 0 {
-        return Err(base.not_numbers());
-    }
-    let answers = match args.generate {
-        true => Some(answer(args, base, adapter, &prompts, side_by_side)?),
-        false => None,
-    };
-    Ok(Measured { data, evaluation, answers, planned_bytes: plan.total() })
-}
 
-/// Plans the evaluation, tells it, and gives how many answers may be computed side by side.
-///
-/// # Errors
-/// An evaluation that does not fit.
-fn fit_memory(
-    args: &Judging<'_>,
-    base: &Base,
-    adapter: Option<&Adapter>,
-    data: &Dataset,
-    prompts: &[GenerationRow],
-) -> anyhow::Result<(usize, MemoryPlan)> {
-    let prompts: Vec<usize> = prompts.iter().map(|row| row.prompt_ids.len()).collect();
-    let MicroBatchSize { tokens, .. } = MicroBatchSize::of_evaluation(&data.samples, args.micro_batch_tokens);
-    let request = EvaluationRequest {
-        config: base.model.config(),
-        weights: base.weight_bytes,
-        lora: adapter.map(Adapter::config),
-        tokens,
-        prompts: &prompts,
-        max_new_tokens: args.max_new_tokens,
-        threads: rayon::current_num_threads(),
-        placement: base.model.device().placement(),
-    };
-    let limit = memory_limit(args.memory, base.model.device()).unwrap_or(u64::MAX);
-    let Some((side_by_side, plan)) = request.fit(limit)? else {
+    /// Judges `base` with `adapter`.
+    pub fn measure(&self, base: &Base, adapter: Option<&Adapter>, rows: &Rows) -> anyhow::Result<Measured> {
+        let device = base.model.device();
+        let lora = adapter.map(Adapter::config);
+        let judged = Judged { config: base.model.config(), weights: base.weight_bytes, lora, device };
+        let (side_by_side, plan) = self.fit(judged, rows)?;
+        self.tell_memory(rows, side_by_side, &plan);
+        reserve(device, &plan)?;
+        let evaluation = evaluate(&base.model, adapter, &rows.data.samples, self.args.micro_batch_tokens);
+        if !evaluation.loss.is_finite() && evaluation.supervised_tokens > 0 {
+            return Err(base.not_numbers());
+        }
+        let scored = match self.metrics.list.is_empty() {
+            true => None,
+            false => Some(self.score(base, adapter, rows, side_by_side)?),
+        };
+        Ok(Measured { evaluation, scored, planned_bytes: plan.total() })
+    }
+
+    /// How many answers may be computed side by side, and the memory that is planned for it.
+    ///
+    /// # Errors
+    /// An evaluation that does not fit.
+    pub fn fit(&self, judged: Judged<'_>, rows: &Rows) -> anyhow::Result<(usize, MemoryPlan)> {
+        let Judging { args, metrics, .. } = *self;
+        let Judged { config, weights, lora, device } = judged;
+        let budget = args.micro_batch_tokens;
+        let prompts = prompts_to_answer(metrics, &rows.prompts);
+        let MicroBatchSize { tokens, .. } = MicroBatchSize::of_evaluation(&rows.data.samples, budget);
+        let request = EvaluationRequest {
+            config,
+            weights,
+            lora,
+            tokens: tokens.max(option_tokens(config, &rows.prompts, budget)),
+            prompts: &prompts,
+            max_new_tokens: args.max_new_tokens,
+            threads: rayon::current_num_threads(),
+            placement: device.placement(),
+        };
+        let limit = memory_limit(args.memory, device).unwrap_or(u64::MAX);
+        if let Some(fits) = request.fit(limit)? {
+            return Ok(fits);
+        }
         let least = request.plan(1)?;
+        let (needed, limit) = (ByteSize(least.total()), ByteSize(limit));
         let text = format!(
-            "evaluation needs {} but may take {}\n  {}",
-            ByteSize(least.total()),
-            ByteSize(limit),
+            "evaluation needs {needed} but may take {limit}\n  {}",
             memory_table::in_one_line(&least)
         );
-        return Err(CliError::new(text)
-            .hint("lower --micro-batch-tokens or --max-new-tokens, or use --quant nf4 --double-quant")
-            .into());
-    };
-    if !args.quiet {
-        let of_answers = match (prompts.len(), side_by_side) {
+        let hint = "lower --micro-batch-tokens or --max-new-tokens, or use --quant nf4 --double-quant";
+        Err(CliError::new(text).hint(hint).into())
+    }
+
+    fn tell_memory(&self, rows: &Rows, side_by_side: usize, plan: &MemoryPlan) {
+        if self.quiet {
+            return;
+        }
+        let answers = if self.metrics.needs_answers() { rows.prompts.len() } else { 0 };
+        let what = match (answers, side_by_side) {
+            (0, _) if self.metrics.needs_options() => "losses and options".to_owned(),
             (0, _) => "losses only".to_owned(),
             (1, _) => "one answer".to_owned(),
             (all, most) if most == all.min(SIDE_BY_SIDE) => format!("{most} answers side by side"),
             (_, 1) => "one answer after the other, as more do not fit side by side".to_owned(),
             (_, fewer) => format!("{fewer} answers side by side, as more do not fit"),
         };
-        eprintln!("{}", memory_table::of_run(&of_answers, &plan, std::io::stderr().is_terminal()));
+        eprintln!("{}", memory_table::of_run(&what, plan, std::io::stderr().is_terminal()));
     }
-    Ok((side_by_side, plan))
+
+    /// Answers the rows, scores their options, and judges what came of it.
+    fn score(
+        &self,
+        base: &Base,
+        adapter: Option<&Adapter>,
+        rows: &Rows,
+        side_by_side: usize,
+    ) -> anyhow::Result<Scored> {
+        let total = counted(rows.prompts.len(), "row", "rows");
+        let (model, tokenizer) = (&base.model, &base.tokenizer);
+        let Judging { args, metrics, quiet } = *self;
+        let mut tell = |what: &str, done: usize| {
+            // Options of a row take moments.
+            if !quiet && (done.is_multiple_of(SIDE_BY_SIDE) || done == rows.prompts.len()) {
+                eprintln!("{what} {done} of {total}");
+            }
+        };
+        let max_new_tokens = args.max_new_tokens;
+        let answering = Answering { model, adapter, tokenizer, max_new_tokens, side_by_side };
+        let asked = Asked { answering, micro_batch_tokens: args.micro_batch_tokens };
+        let found = asked.of(metrics, &rows.prompts, &mut tell, &mut || false);
+        let (answered, ended_by_context) =
+            found.map_err(|error| base.unanswered(error))?.expect("never stopped");
+        Limits::of(base).tell_ends(ended_by_context);
+        // A command that judges is ended with us.
+        let scored = metrics.score(answered, &mut || interrupt::flag().load(Ordering::SeqCst));
+        Ok(scored.unwrap_or_else(|| std::process::exit(interrupt::exit_code())))
+    }
 }
 
-/// Answers every prompt.
-fn answer(
-    args: &Judging<'_>,
-    base: &Base,
-    adapter: Option<&Adapter>,
-    rows: &[GenerationRow],
-    side_by_side: usize,
-) -> anyhow::Result<ExactMatch> {
-    let told = !args.quiet;
-    let total = rows.len();
-    let (model, tokenizer) = (&base.model, &base.tokenizer);
-    let on_progress = |done| {
-        if told {
-            eprintln!("answered {done} of {}", counted(total, "row", "rows"));
+/// Tokens of each prompt that is answered.
+pub fn prompts_to_answer(metrics: &Metrics, prompts: &[GenerationRow]) -> Vec<usize> {
+    match metrics.needs_answers() {
+        true => prompts.iter().map(|row| row.prompt_ids.len()).collect(),
+        false => Vec::new(),
+    }
+}
+
+/// Who is asked, and how.
+pub struct Asked<'a> {
+    /// Who answers.
+    pub answering: Answering<'a>,
+    /// Tokens of options that are computed at once.
+    pub micro_batch_tokens: usize,
+}
+
+impl Asked<'_> {
+    /// Answers rows and scores their options, as far as metrics need that; with the number of answers that the context ended.
+    /// `None` if it is `interrupted`. `tell` is told what is done, and of how many rows.
+    ///
+    /// # Errors
+    /// A model that computes no numbers; ids that the tokenizer cannot decode.
+    pub fn of(
+        &self,
+        metrics: &Metrics,
+        prompts: &[GenerationRow],
+        tell: &mut dyn FnMut(&str, usize),
+        interrupted: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<(Vec<Answered>, usize)>, lorafit_train::AnswerError> {
+        let (mut texts, mut ended_by_context) = (vec![String::new(); prompts.len()], 0);
+        if metrics.needs_answers() {
+            let found = answer(self.answering, prompts, |done| tell("answered", done), interrupted)?;
+            let Some(answers) = found else { return Ok(None) };
+            (texts, ended_by_context) = (answers.texts, answers.ended_by_context);
         }
-    };
-    let max_new_tokens = args.max_new_tokens;
-    let answering = Answering { model, adapter, tokenizer, max_new_tokens, side_by_side };
-    let found = exact_match(answering, rows, on_progress, &mut || false);
-    let found = found.map_err(|error| base.unanswered(error))?.expect("nobody interrupts it");
-    Limits::of(base).tell_ends(found.ended_by_context);
-    Ok(found)
+        let mut log_probabilities = vec![Vec::new(); prompts.len()];
+        if metrics.needs_options() {
+            let (model, adapter) = (self.answering.model, self.answering.adapter);
+            let told = |done| tell("options scored of", done);
+            let found = option_scores(model, adapter, prompts, self.micro_batch_tokens, told, interrupted)?;
+            let Some(scores) = found else { return Ok(None) };
+            log_probabilities = scores;
+        }
+        let each = prompts.iter().zip(texts).zip(log_probabilities);
+        let answered = each.map(|((row, answer), log_probabilities)| {
+            let texts = |choices: &lorafit_data::Choices| {
+                choices.options.iter().map(|option| option.text.clone()).collect()
+            };
+            let options = row.choices.as_ref().filter(|_| !log_probabilities.is_empty());
+            let options = options.map(|choices| (texts(choices), choices.right));
+            Answered {
+                row: row.row,
+                prompt: row.prompt.clone(),
+                expected: row.reference.clone(),
+                answer,
+                options: options.map(|(texts, right)| Options { texts, log_probabilities, right }),
+            }
+        });
+        Ok(Some((answered.collect(), ended_by_context)))
+    }
 }

@@ -79,7 +79,11 @@ impl<'a> Limits<'a> {
     pub fn check_prompts(self, rows: &mut Vec<GenerationRow>, skip_bad_rows: bool) -> Result<(), CliError> {
         let limits = self.of_rows();
         let check = |row: &GenerationRow| {
-            self.check(limits, &|| format!("the prompt of row {}", row.row), &row.prompt_ids)
+            self.check(limits, &|| format!("the prompt of row {}", row.row), &row.prompt_ids)?;
+            let options = row.choices.iter().flat_map(|choices| &choices.options);
+            options.into_iter().try_for_each(|option| {
+                self.check(limits, &|| format!("an option of row {}", row.row), &option.ids)
+            })
         };
         match skip_bad_rows {
             false => rows.iter().try_for_each(check)?,

@@ -312,10 +312,11 @@ impl TrainArgs {
         Ok(Some(self.rows.source("eval-split", &self.eval_data, self.eval_split.as_deref(), quiet)?))
     }
 
-    /// The rows that are held out as prompts and the replies they should get.
-    pub fn prompts(&self, base: &Base) -> anyhow::Result<Vec<GenerationRow>> {
-        let held_out = self.held_out_source(&self.to_train_on()?)?;
-        held_out.map_or(Ok(Vec::new()), |source| Ok(generation_rows(source, &base.tokenizer)?))
+    /// The rows that are held out as prompts and the replies they should get, with the options in the column `choices`.
+    pub fn prompts(&self, base: &Base, choices: Option<&String>) -> anyhow::Result<Vec<GenerationRow>> {
+        let Some(mut source) = self.held_out_source(&self.to_train_on()?)? else { return Ok(Vec::new()) };
+        source.choices = choices.cloned();
+        Ok(generation_rows(source, &base.tokenizer)?)
     }
 
     /// What a run's memory is planned for.

@@ -8,7 +8,7 @@ use console::{Term, truncate_str};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lorafit_train::sweep::Options;
 
-use crate::sweep::file::Direction;
+use crate::metrics::Direction;
 use crate::sweep::folder::{Row, TrialState, in_words, name, value_in_words};
 use crate::terminal::progress::duration;
 use crate::terminal::table::aligned;

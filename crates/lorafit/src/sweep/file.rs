@@ -9,10 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::args::config_file::{ConfigFile, Given, merge_keys, object};
+use crate::args::criteria::{CriteriaArgs, WrongCriterion, readers};
 use crate::args::flags;
 use crate::args::options::nearest;
 use crate::args::rows::Validation;
 use crate::args::train::TrainArgs;
+use crate::metrics::{Direction, EVAL_LOSS, Metric, Metrics};
 use crate::terminal::error::CliError;
 
 /// How trials are chosen and how far they are trained.
@@ -28,72 +30,17 @@ pub enum Strategy {
     Asha,
 }
 
-/// What trials are compared by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Metric {
-    /// The last loss on held-out rows.
-    #[default]
-    EvalLoss,
-    /// The share of held-out rows whose greedy answer is the reply to the letter.
-    ExactMatch,
-}
-
-impl Metric {
-    /// As files and tables call it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Metric::EvalLoss => "eval_loss",
-            Metric::ExactMatch => "exact_match",
-        }
-    }
-
-    /// Which end of it is good.
-    fn direction(self) -> Direction {
-        match self {
-            Metric::EvalLoss => Direction::Minimize,
-            Metric::ExactMatch => Direction::Maximize,
-        }
-    }
-}
-
-/// Which end of the metric is the good one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Direction {
-    /// Lower is better.
-    #[default]
-    Minimize,
-    /// Higher is better.
-    Maximize,
-}
-
-impl Direction {
-    /// How the best value lies to the others.
-    pub fn best(self) -> &'static str {
-        match self {
-            Direction::Minimize => "lowest",
-            Direction::Maximize => "highest",
-        }
-    }
-
-    /// A metric as a score, of which lower is better.
-    pub fn score(self, metric: f64) -> f64 {
-        match self {
-            Direction::Minimize => metric,
-            Direction::Maximize => -metric,
-        }
-    }
-}
-
 /// The `[sweep]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct Settings {
     /// What trials are compared by.
-    pub metric: Metric,
+    pub metric: &'static Metric,
     /// Which end of it is good; it goes with the metric.
     pub direction: Direction,
+    /// What the metric is told.
+    #[serde(flatten)]
+    pub criteria: CriteriaArgs,
     /// Longest answer, where trials are compared by answers.
     pub max_new_tokens: usize,
     /// How trials are chosen.
@@ -113,8 +60,9 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Settings {
-            metric: Metric::default(),
-            direction: Direction::default(),
+            metric: &EVAL_LOSS,
+            direction: EVAL_LOSS.direction,
+            criteria: CriteriaArgs::default(),
             max_new_tokens: 256,
             strategy: Strategy::default(),
             trials: None,
@@ -145,6 +93,15 @@ pub fn no_held_out_rows() -> CliError {
         .hint("give them with `eval-data`, or hold some out with `validation = \"5%\"`")
 }
 
+impl Settings {
+    /// The metric as rows are judged by it; empty where trials are compared by their loss.
+    pub fn metrics(&self) -> Result<Metrics, CliError> {
+        let criteria = self.criteria.prepare()?;
+        let list = Metric::of_rows().filter(|metric| *metric == self.metric).collect();
+        Ok(Metrics { list, criteria })
+    }
+}
+
 impl Spec {
     /// Reads a sweep file.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
@@ -166,10 +123,16 @@ impl Spec {
         let Settings { metric, strategy, trials, min_steps, reduction_factor, early_stop, .. } =
             self.settings;
         let error = |key: &str, what: &str| Err(file.error(key, what.to_owned()));
-        let direction = metric.direction();
+        let direction = metric.direction;
         if self.settings.direction != direction {
-            let (metric, best) = (metric.name(), direction.best());
+            let (metric, best) = (metric.name, direction.best());
             return error("direction", &format!("`direction`: {metric} is best where it is {best}"));
+        }
+        if let Some(flag) = metric.needs.filter(|flag| !self.settings.criteria.has(flag)) {
+            return error("metric", &format!("`metric`: {} needs `{flag}`", metric.name));
+        }
+        if let Err(WrongCriterion { flag, what, hint }) = self.settings.criteria.prepare() {
+            return Err(file.error(flag, format!("`{flag}`: {what}")).hint(hint));
         }
         if self.settings.max_new_tokens == 0 {
             return error("max-new-tokens", "`max-new-tokens` 0: must be 1 or more");
@@ -265,7 +228,7 @@ fn settings(table: &Map<String, Value>, file: &ConfigFile) -> Result<Settings, C
     let mut settings: Settings = serde_json::from_value(Value::Object(values))
         .map_err(|error| file.error("sweep", error.to_string()))?;
     if !is_directed {
-        settings.direction = settings.metric.direction();
+        settings.direction = settings.metric.direction;
     }
     Ok(settings)
 }
@@ -276,13 +239,17 @@ fn check_settings(
     table: &Map<String, Value>,
     file: &ConfigFile,
 ) -> Result<(), CliError> {
-    let Settings { strategy, .. } = *settings;
+    let Settings { strategy, metric, .. } = *settings;
     let is_halving = strategy == Strategy::Asha;
-    for (name, acts, with) in [
-        ("min-steps", is_halving, "strategy = \"asha\""),
-        ("reduction-factor", is_halving, "strategy = \"asha\""),
-        ("seed", strategy != Strategy::Grid, "strategy = \"random\" or \"asha\"; a grid draws nothing"),
-    ] {
+    let of_metrics = CriteriaArgs::FLAGS
+        .map(|flag| (flag, metric.heeds(flag), format!("a `metric` that reads it: {}", readers(flag))));
+    let with = |text: &str| text.to_owned();
+    let others = [
+        ("min-steps", is_halving, with("strategy = \"asha\"")),
+        ("reduction-factor", is_halving, with("strategy = \"asha\"")),
+        ("seed", strategy != Strategy::Grid, with("strategy = \"random\" or \"asha\"; a grid draws nothing")),
+    ];
+    for (name, acts, with) in others.into_iter().chain(of_metrics) {
         let key = table.keys().find(|key| key.replace('_', "-") == name);
         if let (Some(key), false) = (key, acts) {
             return Err(file

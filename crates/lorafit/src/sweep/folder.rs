@@ -24,7 +24,8 @@ use serde_json::{Map, Value};
 use crate::args::config_file::object;
 use crate::args::flags;
 use crate::args::train::TrainArgs;
-use crate::sweep::file::{Direction, Metric, Settings, Spec};
+use crate::metrics::{Direction, EVAL_LOSS, Interval, Metric};
+use crate::sweep::file::{Settings, Spec};
 use crate::terminal::error::CliError;
 use crate::terminal::output;
 
@@ -181,6 +182,9 @@ pub struct Outcome {
     pub step: u64,
     /// The metric there.
     pub metric: f64,
+    /// Its 95 % bootstrap interval, where it is a mean over rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Interval>,
     /// Wall time of the steps.
     pub seconds: f64,
     /// Tokens of samples in that time.
@@ -198,6 +202,7 @@ impl Outcome {
         Ok(evaluation.map(|evaluation| Outcome {
             step: totals.step,
             metric: evaluation.loss,
+            interval: None,
             seconds: totals.seconds,
             tokens_per_s: totals.tokens_per_s(),
             peak_rss_bytes: totals.peak_rss_bytes,
@@ -360,7 +365,7 @@ impl Trial {
     }
 
     /// Its line of `trials.jsonl`, in a search of so many rungs that compares by `metric`.
-    pub fn row(&self, rungs: usize, metric: Metric) -> Row {
+    pub fn row(&self, rungs: usize, metric: &Metric) -> Row {
         let state = self.state(rungs);
         let mut row = Row {
             trial: self.number,
@@ -369,6 +374,7 @@ impl Trial {
             state,
             options: self.options.clone(),
             metric: self.outcome().map(|o| o.metric),
+            interval: self.outcome().and_then(|o| o.interval),
             step: self.outcome().map_or(0, |o| o.step),
             seconds: self.outcome().map(|o| o.seconds),
             tokens_per_s: self.outcome().map(|o| o.tokens_per_s),
@@ -379,7 +385,7 @@ impl Trial {
         {
             row.step = status.step;
             row.tokens_per_s = status.tokens_per_s.or(row.tokens_per_s);
-            if metric == Metric::EvalLoss {
+            if *metric == EVAL_LOSS {
                 row.metric = status.evaluation.map(|evaluation| evaluation.loss).or(row.metric);
             }
         }
@@ -402,6 +408,9 @@ pub struct Row {
     pub options: Options,
     /// The last value of the metric.
     pub metric: Option<f64>,
+    /// Its 95 % bootstrap interval, where it is a mean over rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Interval>,
     /// Steps done.
     pub step: u64,
     /// Wall time of its steps.
@@ -476,7 +485,7 @@ mod tests {
         ] {
             let text: String = log.split_inclusive('\n').take(lines).collect();
             fs::write(dir.path().join("trials/007").join(EVENTS), text).unwrap();
-            let row = Trial::read(dir.path(), 7, &Options::default()).row(1, Metric::EvalLoss);
+            let row = Trial::read(dir.path(), 7, &Options::default()).row(1, &EVAL_LOSS);
             assert_eq!((row.state, row.metric), (state, metric), "{lines} lines");
         }
         let settings = r#"{"metric":"eval_loss","direction":"minimize","strategy":"grid","trials":null,"seed":0,

@@ -5,17 +5,19 @@ use std::time::Instant;
 use lorafit_data::{GenerationRow, Samples, SamplesBuilder};
 use lorafit_kernels::Device;
 use lorafit_model::{Recompute, Trainable};
-use lorafit_train::{EvaluationRequest, MemoryPlan, PlanRequest, evaluate};
+use lorafit_train::{EvaluationRequest, MemoryPlan, PlanRequest, evaluate, option_tokens};
 use serde_json::json;
 
 use crate::args::memory::RecomputeChoice;
 use crate::args::size::ByteSize;
 use crate::args::train::TrainArgs;
+use crate::metrics::Metrics;
 use crate::session::base::Base;
+use crate::session::evaluation::prompts_to_answer;
 use crate::session::limits::Limits;
 use crate::session::run::Data;
 use crate::session::trained::Trained;
-use crate::sweep::file::{Metric, Settings, no_held_out_rows};
+use crate::sweep::file::{Settings, no_held_out_rows};
 use crate::terminal::error::CliError;
 
 /// Bases and rows, each once, and which of them each trial works with.
@@ -26,19 +28,22 @@ pub struct Inputs {
     of_trial: Vec<(usize, usize)>,
     /// Longest answer.
     max_new_tokens: usize,
+    /// By what held-out rows are judged; by nothing where trials are compared by their loss.
+    pub metrics: Metrics,
 }
 
 /// Rows, tokenised once.
 struct Rows {
     data: Data,
-    /// Those that are held out as they are answered, where trials are compared by answers.
+    /// Those that are held out as they are answered, where trials are compared by what they make of rows.
     prompts: Vec<GenerationRow>,
 }
 
 impl Inputs {
     /// Opens what the trials need. Chat templates see `clock` as now or, without one, the time of the first opening.
     pub fn open(trials: &[TrainArgs], settings: &Settings, clock: Option<i64>) -> anyhow::Result<Self> {
-        let mut inputs = Inputs { max_new_tokens: settings.max_new_tokens, ..Inputs::default() };
+        let (max_new_tokens, metrics) = (settings.max_new_tokens, settings.metrics()?);
+        let mut inputs = Inputs { max_new_tokens, metrics, ..Inputs::default() };
         for args in trials {
             let base_key = json!([args.model, args.init, args.base, args.compute, args.template]).to_string();
             let base = match inputs.bases.iter().position(|(key, _)| *key == base_key) {
@@ -61,9 +66,10 @@ impl Inputs {
                     if loaded.held_out.is_none() {
                         return Err(no_held_out_rows().into());
                     }
-                    let mut prompts = match settings.metric {
-                        Metric::EvalLoss => Vec::new(),
-                        Metric::ExactMatch => args.prompts(base)?,
+                    let choices = settings.criteria.choices.as_ref();
+                    let mut prompts = match inputs.metrics.list.is_empty() {
+                        true => Vec::new(),
+                        false => args.prompts(base, choices)?,
                     };
                     let skips = args.rows.skip_bad_rows;
                     Limits::of(base).check_prompts(&mut prompts, skips)?;
@@ -104,8 +110,8 @@ impl Inputs {
     pub fn plan(&self, trials: &[TrainArgs], at_once: usize, limit: u64) -> anyhow::Result<SweepPlan> {
         let trained = |(i, args)| Trained::fresh(args, self.of(i).0);
         let trained: Vec<Trained> = trials.iter().enumerate().map(trained).collect::<Result<_, _>>()?;
-        let lens = |rows: &[GenerationRow]| rows.iter().map(|row| row.prompt_ids.len()).collect();
-        let prompts: Vec<Vec<usize>> = (0..trials.len()).map(|i| lens(self.prompts(i))).collect();
+        let prompts: Vec<Vec<usize>> =
+            (0..trials.len()).map(|i| prompts_to_answer(&self.metrics, self.prompts(i))).collect();
         let requests: Vec<TrialRequest<'_>> = trials
             .iter()
             .enumerate()
@@ -123,7 +129,8 @@ impl Inputs {
                             Trainable::Weights(_) => None,
                         },
                         // The loss was computed in the buffers of the training.
-                        tokens: 1,
+                        tokens: option_tokens(training.config, self.prompts(i), args.micro_batch_tokens)
+                            .max(1),
                         prompts: &prompts[i],
                         max_new_tokens: self.max_new_tokens,
                         threads: training.threads,

@@ -11,14 +11,16 @@ use std::time::Duration;
 
 use lorafit_data::words::counted;
 use lorafit_train::sweep::{Curve, Job, Scheduler, is_losing};
-use lorafit_train::{Answering, EvaluationRecord, Observer, RunError, RunLock, StepRecord, exact_match};
+use lorafit_train::{Answering, EvaluationRecord, Observer, RunError, RunLock, StepRecord};
 
 use crate::args::train::TrainArgs;
+use crate::metrics::Interval;
+use crate::session::evaluation::Asked;
 use crate::session::resume::Resumption;
 use crate::session::run::Ready;
 use crate::session::trained::Trained;
 use crate::sweep::board::{Board, told};
-use crate::sweep::file::{Metric, Settings};
+use crate::sweep::file::Settings;
 use crate::sweep::folder::{
     Event, Outcome, Record, Row, StoppedBy, Trial, TrialState, name, ranked, write_tables,
 };
@@ -166,7 +168,7 @@ impl Runner<'_> {
         write_tables(self.dir, &rows)?;
         let ranked = ranked(rows.clone(), self.record.settings.direction);
         let best = ranked.first().filter(|row| row.state == TrialState::Finished);
-        board.summary(&rows, best, self.record.settings.metric.name());
+        board.summary(&rows, best, self.record.settings.metric.name);
         Ok(rows)
     }
 
@@ -218,33 +220,62 @@ impl Runner<'_> {
         let Some(mut outcome) = Outcome::read(out)? else {
             anyhow::bail!("the loss on held-out rows after step {} is not a number", summary.steps)
         };
-        if self.record.settings.metric == Metric::ExactMatch {
+        if !self.inputs.metrics.list.is_empty() {
             let parameters = ready.parameters();
-            let (model, adapter) = (parameters.model(), parameters.adapter());
-            let prompts = self.inputs.prompts(place);
-            let tell = |done| {
-                watcher.tell(Message::Doing(
-                    job.trial,
-                    format!("answered {done} of {}", counted(prompts.len(), "row", "rows")),
-                ));
-            };
-            tell(0);
             let answering = Answering {
-                model,
-                adapter,
+                model: parameters.model(),
+                adapter: parameters.adapter(),
                 tokenizer: &base.tokenizer,
                 max_new_tokens: self.record.settings.max_new_tokens,
                 side_by_side: planned.side_by_side,
             };
-            let found = exact_match(answering, prompts, tell, &mut stopping);
-            let found = found.map_err(|error| base.unanswered(error))?;
+            let asked = Asked { answering, micro_batch_tokens: args.micro_batch_tokens };
+            let found = self.score(job, &asked, sender).map_err(|error| match error.downcast() {
+                Ok(error) => base.unanswered(error),
+                Err(error) => error,
+            })?;
             // What was answered is answered again; the training is not.
             let Some(found) = found else { return Ok(End::Interrupted) };
-            outcome.metric = found.share();
+            (outcome.metric, outcome.interval) = found;
         }
         match watcher.is_losing && summary.interrupted {
             true => Ok(End::Losing(outcome)),
             false => Ok(End::Came(outcome)),
+        }
+    }
+
+    /// The metric of what a trial makes of its held-out rows, with its interval. `None` if a signal asks to stop.
+    ///
+    /// # Errors
+    /// Rows that cannot be answered (`AnswerError`), none that can be judged, and a judge that fails.
+    fn score(
+        &self,
+        job: Job,
+        asked: &Asked<'_>,
+        sender: &Sender<Message>,
+    ) -> anyhow::Result<Option<(f64, Option<Interval>)>> {
+        let (metrics, prompts) = (&self.inputs.metrics, self.inputs.prompts(self.place(job.trial)));
+        let mut tell = |what: &str, done: usize| {
+            let rows = counted(prompts.len(), "row", "rows");
+            // As the watcher has it: nobody listens when the sweep itself has failed.
+            let _ = sender.send(Message::Doing(job.trial, format!("{what} {done} of {rows}")));
+        };
+        tell("answered", 0);
+        let Some((answered, _)) = asked.of(metrics, prompts, &mut tell, &mut stopping)? else {
+            return Ok(None);
+        };
+        let Some(scored) = metrics.score(answered, &mut stopping) else { return Ok(None) };
+        if let Some(failure) = scored.failure {
+            return Err(failure);
+        }
+        let [summary] = &scored.summaries[..] else { unreachable!("trials are compared by one metric") };
+        match summary.mean {
+            Some(mean) => Ok(Some((mean, summary.interval))),
+            None => {
+                let (name, reason) =
+                    (summary.metric.name, summary.reason.as_deref().unwrap_or("there is none"));
+                anyhow::bail!("no held-out row can be judged by {name}: {reason}")
+            }
         }
     }
 }

@@ -79,16 +79,23 @@ fn runs_of_both_methods_are_compared_on_the_same_rows() {
     well(place, &train(FOLDER, "lora", &["--rank", "4"]));
     well(place, &train(FOLDER, "full", &["--method", "full", "--train-modules", "mlp"]));
     let flags = ["compare", "--runs", "lora", "full", "--data", "rows.jsonl", "--quiet"];
-    let table: Vec<Value> =
-        serde_json::from_str(&well(place, &[&flags[..], &["--json", "--generate"]].concat()))
-            .expect("a list of rows");
+    let found: Value =
+        serde_json::from_str(&well(place, &[&flags[..], &["--json", "--generate"]].concat())).expect("JSON");
+    let table: Vec<Value> = found["runs"].as_array().expect("a list of runs").clone();
+    let answers = &found["rows"][0]["answers"];
+    assert!(
+        answers["lora"].is_string() && answers["full"].is_string() && answers[FOLDER].is_string(),
+        "{answers}"
+    );
     let of = |key: &str| table.iter().map(|row| row[key].clone()).collect::<Vec<_>>();
     assert_eq!(of("method"), ["base", "lora", "full"]);
     // Two layers, 32 wide, 64 in between; rank 4 on seven projections.
     assert_eq!(of("trainable_parameters")[2], json!(2 * 3 * 32 * 64));
     assert_eq!(of("loss")[0], json!(loss(place, FOLDER)));
     assert_eq!(of("loss")[2], json!(loss(place, "full/model")));
-    assert!(of("exact_match").iter().all(Value::is_number) && of("seconds")[1].is_number());
+    assert!(
+        of("metrics").iter().all(|of| of["exact_match"]["mean"].is_number()) && of("seconds")[1].is_number()
+    );
     let text = well(place, &flags);
     assert_eq!(text.lines().count(), 4, "{text}");
     well(place, &[&flags[..], &["--html", "a.html"]].concat());
@@ -148,8 +155,8 @@ fn a_model_is_pretrained_from_a_configuration_and_a_tokenizer() {
     assert!(found["loss"].as_f64().expect("a loss") < 0.4 * chance, "{found}");
     let compare = ["compare", "--runs", "run", "--data", "texts.jsonl", "--json", "--quiet"];
     let table: Value = serde_json::from_str(&well(place, &compare)).expect("JSON");
-    assert_eq!(table.as_array().expect("rows").len(), 1, "there is no base: {table}");
-    assert_eq!(table[0]["loss"], found["loss"]);
+    assert_eq!(table["runs"].as_array().expect("runs").len(), 1, "there is no base: {table}");
+    assert_eq!(table["runs"][0]["loss"], found["loss"]);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod full;
 mod hints;
 mod hostile;
 mod merge;
+mod metrics;
 mod reference;
 mod resume;
 mod rows;

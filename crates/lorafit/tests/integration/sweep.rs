@@ -343,7 +343,7 @@ fn trials_are_compared_by_the_answers_that_eval_counts() {
         let output = place.run(&[&arguments[..], &more].concat());
         assert_ended_well(&output);
         let found: Value = serde_json::from_str(&text(&output.stdout)).expect("an object");
-        assert_eq!(found["exact_match"].as_f64(), Some(*share), "trial {number}");
+        assert_eq!(found["metrics"]["exact_match"]["mean"].as_f64(), Some(*share), "trial {number}");
     }
     assert!(shares[0] == 0.0 && shares[1] > 0.5, "the one that learns knows its rows by heart: {shares:?}");
     let winner = fs::read_to_string(place.path("s/winner.toml")).expect("the winner");

@@ -7,5 +7,6 @@ mod machine;
 
 mod device_plan;
 mod on_gpu;
+mod options;
 mod smollm2;
 mod tokenizers;

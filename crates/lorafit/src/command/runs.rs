@@ -1,0 +1,151 @@
+//! `lorafit runs`: the runs and sweeps of a folder as a table.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use clap::Args;
+use lorafit_remedy::amounts::duration;
+use lorafit_train::{RunHistory, RunStatus};
+use serde_json::{Value, json};
+
+use crate::session::verdict::in_short;
+use crate::sweep::folder::is_sweep;
+use crate::terminal::error::CliError;
+use crate::terminal::output;
+use crate::terminal::table::aligned;
+
+/// The flags of `runs`.
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = "\
+Examples:
+  lorafit runs
+  lorafit runs sweeps/first/trials
+  lorafit runs experiments --json        for scripts: one JSON object a line
+
+The newest run comes first. Loss is that of held-out rows, from before training to the best, where rows were held out; else
+that of the last training step. A sweep is one line; give its folder `trials` for its runs.")]
+pub struct RunsArgs {
+    /// The folder with runs in it, or in folders below it
+    #[arg(default_value = "runs", value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Print one JSON object a line for each run
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Folders below the one that is given in which runs are looked for.
+const DEPTH: usize = 4;
+
+/// A folder that was found.
+enum Found {
+    Run(Box<Run>),
+    Sweep(PathBuf),
+}
+
+struct Run {
+    dir: PathBuf,
+    status: RunStatus,
+    /// Loss of the held-out rows before training.
+    base: Option<f64>,
+    /// Time that the steps took.
+    seconds: f64,
+}
+
+/// Prints the runs of a folder.
+pub fn run(args: RunsArgs) -> anyhow::Result<()> {
+    let shown = args.dir.display();
+    if !args.dir.is_dir() {
+        return Err(CliError::usage(format!("{shown} is not a folder"))
+            .hint("give the folder that holds your runs: lorafit runs DIR")
+            .into());
+    }
+    let mut found = Vec::new();
+    find(&args.dir, DEPTH, &mut found);
+    found.sort_by_key(|(changed, _)| std::cmp::Reverse(*changed));
+    let found: Vec<Found> = found.into_iter().map(|(_, found)| found).collect();
+    if args.json {
+        return Ok(found.iter().try_for_each(|found| output::line(to_json(found).to_string()))?);
+    }
+    if found.is_empty() {
+        return Ok(output::line(format!("no runs in {shown}"))?);
+    }
+    let head = ["run", "state", "step", "loss", "best at", "time"].map(str::to_owned).to_vec();
+    let lines: Vec<Vec<String>> = std::iter::once(head).chain(found.iter().map(cells)).collect();
+    Ok(output::line(aligned(&lines))?)
+}
+
+/// Runs and sweeps in `dir` and below it, with when they were changed last. What is in a run or a sweep is part of it.
+fn find(dir: &Path, depth: usize, found: &mut Vec<(SystemTime, Found)>) {
+    let changed = |file: &str| fs::metadata(dir.join(file)).and_then(|file| file.modified());
+    if is_sweep(dir) {
+        let changed = changed("trials.jsonl").or_else(|_| changed("sweep.json"));
+        return found.push((changed.unwrap_or(SystemTime::UNIX_EPOCH), Found::Sweep(dir.to_owned())));
+    }
+    if let (Ok(changed), Ok(status)) = (changed("metrics.jsonl"), RunStatus::read(dir)) {
+        let history = RunHistory::read(dir).ok();
+        let base = history.as_ref().and_then(|history| history.evaluations.first());
+        let base = base.filter(|evaluation| evaluation.step == 0).map(|evaluation| evaluation.loss);
+        let seconds = history.map_or(0.0, |history| history.totals().seconds);
+        let run = Run { dir: dir.to_owned(), status, base, seconds };
+        return found.push((changed, Found::Run(Box::new(run))));
+    }
+    if depth > 0 {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        // A link may lead back to a folder above.
+        let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        folders.for_each(|folder| find(&folder.path(), depth - 1, found));
+    }
+}
+
+fn cells(found: &Found) -> Vec<String> {
+    let run = match found {
+        Found::Run(run) => run,
+        Found::Sweep(dir) => {
+            let blank = String::new;
+            return vec![dir.display().to_string(), "sweep".to_owned(), blank(), blank(), blank(), blank()];
+        }
+    };
+    let status = &run.status;
+    let total = status.total_steps.map(|total| format!("/{total}")).unwrap_or_default();
+    let best = status.best.as_ref();
+    let loss = match (run.base, best.map(|best| best.loss), status.loss) {
+        (Some(base), Some(best), _) => format!("{base:.4} -> {best:.4}"),
+        (Some(base), None, _) => format!("{base:.4} ->"),
+        (None, Some(best), _) => format!("{best:.4}"),
+        (None, None, Some(last)) => format!("{last:.4} (training)"),
+        (None, None, None) => String::new(),
+    };
+    vec![
+        run.dir.display().to_string(),
+        state(status).to_owned(),
+        format!("{}{total}", status.step),
+        loss,
+        best.map(|best| best.step.to_string()).unwrap_or_default(),
+        duration(run.seconds),
+    ]
+}
+
+/// The state of a run in one or two words: of one that has ended, what it came to.
+fn state(status: &RunStatus) -> &'static str {
+    match &status.verdict {
+        _ if status.running => "running",
+        Some(verdict) => in_short(&verdict.outcome),
+        None if status.total_steps.is_some_and(|total| status.step >= total) => "done",
+        None => "stopped",
+    }
+}
+
+fn to_json(found: &Found) -> Value {
+    match found {
+        Found::Run(run) => json!({
+            "run": run.dir,
+            "kind": "run",
+            "state": state(&run.status),
+            "base_loss": run.base,
+            "seconds": run.seconds,
+            "status": run.status,
+        }),
+        Found::Sweep(dir) => json!({ "run": dir, "kind": "sweep" }),
+    }
+}

@@ -1,0 +1,76 @@
+//! `json_schema`: 1 where the whole answer is JSON that a schema holds for. The reply does not count.
+
+use boon::{Compiler, SchemaIndex, Schemas};
+use serde_json::Value;
+
+use super::{Criteria, Direction, Metric, Of, Score};
+
+/// See the module.
+pub const METRIC: Metric = Metric {
+    name: "json_schema",
+    what: "The whole answer is JSON that fits the schema of --schema",
+    needs: Some("schema"),
+    reads: &[],
+    direction: Direction::Maximize,
+    of: Of::Answer(score),
+};
+
+/// A schema, compiled.
+pub struct Schema {
+    schemas: Schemas,
+    index: SchemaIndex,
+}
+
+impl Schema {
+    /// Compiles the schema `value`, which was read from the file `location`. Other files that it refers to are read; nothing is
+    /// fetched.
+    ///
+    /// # Errors
+    /// What is not a schema, in words.
+    pub fn new(location: &str, value: Value) -> Result<Self, String> {
+        let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
+        // With `:#` the causes are told, too.
+        let told = |error: boon::CompileError| format!("{error:#}");
+        compiler.add_resource(location, value).map_err(told)?;
+        let index = compiler.compile(location, &mut schemas).map_err(told)?;
+        Ok(Schema { schemas, index })
+    }
+
+    /// Whether a value fits.
+    pub fn accepts(&self, value: &Value) -> bool {
+        self.schemas.validate(value, self.index).is_ok()
+    }
+}
+
+fn score(criteria: &Criteria, _: &str, answer: &str) -> Score {
+    let schema = criteria.schema.as_ref().ok_or("there is no schema")?;
+    Ok(f64::from(serde_json::from_str(answer).is_ok_and(|answer: Value| schema.accepts(&answer))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_fits_its_schema_or_does_not() {
+        let schema = serde_json::json!({
+            "type": "object",
+            "properties": { "action": { "enum": ["light", "timer"] }, "minutes": { "type": "integer", "minimum": 1 } },
+            "required": ["action"],
+            "additionalProperties": false,
+        });
+        let schema = Some(Schema::new("schema.json", schema).unwrap());
+        let criteria = Criteria { schema, ..Criteria::default() };
+        for (answer, want) in [
+            (r#"{"action":"light"}"#, 1.0),
+            (r#"{"action":"timer","minutes":5}"#, 1.0),
+            (r#"{"action":"timer","minutes":0}"#, 0.0),
+            (r#"{"action":"door"}"#, 0.0),
+            (r#"{"action":"light","room":"x"}"#, 0.0),
+            (r#"{"action":"light""#, 0.0),
+            ("", 0.0),
+        ] {
+            assert_eq!(score(&criteria, "", answer), Ok(want), "{answer}");
+        }
+    }
+}
