@@ -80,7 +80,7 @@ impl Facts {
     /// Adds when, and by which command, the page itself was made.
     pub fn add_page(&mut self) {
         self.add("page made", Some(format!("{}, lorafit {}", made::now(), env!("CARGO_PKG_VERSION"))));
-        self.add_code("by", Some(made::command()));
+        self.add_code("page command", Some(made::command()));
     }
 
     fn html(&self) -> String {

@@ -820,7 +820,7 @@ fn a_report_of_two_runs_is_one_page_with_every_figure_as_files() {
     assert!(html.contains("first &lt;b&gt;") && !html.contains("<b>"));
     assert_eq!(html.matches("<script").count(), 1, "its own");
     let header = html.split("<main>").next().unwrap();
-    for fact in ["<dt>page made</dt>", "<dt>by</dt><dd><code>lorafit report --out"] {
+    for fact in ["<dt>page made</dt>", "<dt>page command</dt><dd><code>lorafit report --out"] {
         assert!(header.contains(fact), "{fact}: {header}");
     }
     // The table of runs stands before the curves.

@@ -110,7 +110,7 @@ fn a_run_is_shown_as_it_goes_and_stops_when_its_page_asks() {
     assert!(
         page.contains("<h1>long</h1>")
             && page.contains("connect-src 'self'")
-            && page.contains("<dt>made by</dt>")
+            && page.contains("<dt>command</dt>")
     );
     let addresses = page.matches("http://").count() - page.matches("http://www.w3.org/2000/svg").count();
     assert_eq!(addresses, 0, "nothing is loaded from elsewhere");

@@ -6,7 +6,7 @@
 /// Colours of things without an order, on white. Each has a contrast of 4.5 with the paper, in both themes, so that letters
 /// in the colour of the paper are read on it.
 pub const NAMED: [&str; 8] =
-    ["#0072b2", "#b84300", "#007a55", "#a83e85", "#7d6000", "#6a3fb5", "#0a7585", "#8c2f2f"];
+    ["#0072b2", "#b84300", "#007a55", "#a83e85", "#7d6000", "#6a3fb5", "#3d4148", "#8c2f2f"];
 /// The colour of all further ones, on white.
 pub const OTHER: &str = "#6b7177";
 /// Shades of things with an order, on white: viridis up to where it is too bright for a line.

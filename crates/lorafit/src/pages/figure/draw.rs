@@ -187,14 +187,14 @@ impl Canvas {
         let mut free_from = 0.0;
         for (value, text) in ticks(axis, scale, 6) {
             let Some(x) = at(value) else { continue };
-            let room = letters::width(&text, letters::SIZE) / 2.0 + 4.0;
+            let room = letters::width(&text, letters::SIZE) / 2.0;
             let is_named = x - room >= free_from && x + room <= WIDTH;
             if is_named || top < bottom {
                 self.rule((x, top), (x, bottom + 4.0));
             }
             if is_named {
                 self.text(x, bottom + 18.0, Anchor::Middle, self.plain(), &text);
-                free_from = x + room;
+                free_from = x + room + 8.0;
             }
         }
         self.rule((left, bottom), (right, bottom));
@@ -369,13 +369,10 @@ impl Canvas {
             self.svg.push('\n');
         }
         let bottom = self.top + rows.len() as f64 * height;
-        let mut free_from = 0.0;
-        for (j, column) in columns.iter().enumerate() {
-            let (x, room) = (left + (j as f64 + 0.5) * width, measured(column) / 2.0 + 4.0);
-            if x - room >= free_from {
-                self.text(x, bottom + 16.0, Anchor::Middle, self.plain(), column);
-                free_from = x + room;
-            }
+        let widest = columns.iter().map(|column| measured(column)).fold(0.0, f64::max);
+        for j in (0..columns.len()).step_by(stride((widest + 8.0) / width)) {
+            let x = left + (j as f64 + 0.5) * width;
+            self.text(x, bottom + 16.0, Anchor::Middle, self.plain(), &columns[j]);
         }
         let label = letters::fitted(&x.label, WIDTH - left, letters::SIZE);
         self.text((left + WIDTH - RIGHT) / 2.0, bottom + 34.0, Anchor::Middle, self.plain(), &label);
@@ -480,6 +477,13 @@ impl Canvas {
         }
         self.top = bottom + 14.0;
     }
+}
+
+/// Which columns are named: each, every second, fifth, tenth and so on, so that names that take the width of `columns` columns
+/// have room.
+fn stride(columns: f64) -> usize {
+    let strides = (0..).flat_map(|power| [1, 2, 5].map(|digit| digit * 10_usize.pow(power)));
+    strides.take(18).find(|stride| *stride as f64 >= columns).unwrap_or(usize::MAX)
 }
 
 /// The rows that names of axes stand in, so that none overlaps its neighbour: of each its left edge and its row.

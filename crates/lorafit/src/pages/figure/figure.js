@@ -26,12 +26,20 @@ const figures = (() => {
       const power = 10 ** Math.floor(Math.log10(step));
       return [1, 2, 5, 10].map((digit) => digit * power).find((rounded) => rounded >= step * 0.999);
     };
-    const decades = log && high - low >= 0.8;
-    const [first, last] = decades ? [low, high] : [from(low), from(high)];
-    let step = round((last - first) / wanted);
-    if (whole || decades) step = Math.max(step, 1);
     const values = [];
-    for (let i = Math.ceil(first / step); i * step <= last * (1 + 1e-9) + 1e-300; i++) values.push(decades ? 10 ** (i * step) : i * step);
+    if (log && high - low >= 0.8) {
+      const every = Math.ceil((high - low) / wanted);
+      for (let power = Math.floor(low); power <= high; power += every) {
+        for (const digit of high - low < 2.5 ? [1, 2, 5] : [1]) {
+          const place = power + Math.log10(digit);
+          if (place >= low && place <= high) values.push(from(place));
+        }
+      }
+    } else {
+      const [first, last] = [from(low), from(high)];
+      const step = Math.max(round((last - first) / wanted), whole ? 1 : 0);
+      for (let i = Math.ceil(first / step); i * step <= last; i++) values.push(i * step);
+    }
     return values.filter((value) => !whole || Number.isInteger(value)).map((value) => [to(value), short(value)]);
   }
 

@@ -25,7 +25,7 @@ pub fn add_origin(facts: &mut Facts, run: &RunHistory) {
     facts.add("date", run.origin.began.map(made::at));
     facts.add("machine", machine(run));
     facts.add("base loss", base_loss(run).map(|loss| format!("{loss:.4}")));
-    facts.add_code("made by", run.origin.command.as_ref());
+    facts.add_code("command", run.origin.command.as_ref());
 }
 
 /// What the header says of `runs`.
@@ -51,7 +51,7 @@ pub fn facts(runs: &[NamedRun]) -> Facts {
     facts.add("base loss", of(|run| Some(format!("{:.4}", base_loss(run)?))));
     let commands = runs.iter().filter_map(|run| Some((&run.name, run.history.origin.command.as_ref()?)));
     for (name, command) in commands.take(VALUES) {
-        facts.add_code(&format!("{name} made by"), Some(command));
+        facts.add_code(&format!("command of {name}"), Some(command));
     }
     facts
 }
@@ -148,7 +148,8 @@ fn settings(run: &NamedRun) -> Map<String, Value> {
 fn differing(settings: &[Map<String, Value>]) -> Vec<String> {
     const FIRST: [&str; 7] = ["model", "data", "method", "rank", "alpha", "lr", "seed"];
     let Some(first) = settings.first() else { return Vec::new() };
-    let counts = |name: &str| ["model", "data"].contains(&name) || flags::is(name, |facts| facts.is_searched);
+    let decides = |facts: &flags::Facts| facts.is_searched && !facts.is_free_in_sweep;
+    let counts = |name: &str| ["model", "data"].contains(&name) || flags::is(name, decides);
     let mut names: Vec<String> = flags::of_train().keys().filter(|name| counts(name)).cloned().collect();
     names.retain(|name| settings.iter().any(|other| other.get(name) != first.get(name)));
     names.sort_by_key(|name| FIRST.iter().position(|known| known == name).unwrap_or(FIRST.len()));
@@ -172,7 +173,7 @@ mod tests {
 
     #[test]
     fn the_options_in_which_runs_differ_are_shown_the_usual_ones_first() {
-        let settings = |rank: u64, lr: f64, out: &str| match json!({ "rank": rank, "lr": lr, "out": out, "seed": 1 })
+        let settings = |rank: u64, lr: f64, out: &str| match json!({ "rank": rank, "lr": lr, "out": out, "tensorboard": rank == 8 })
         {
             Value::Object(map) => map,
             _ => unreachable!(),

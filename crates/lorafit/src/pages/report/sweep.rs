@@ -89,8 +89,13 @@ impl Sweep {
         let shared = &self.about["train"];
         facts.add("model", shared["model"].as_str());
         for (name, key) in [("data", "data"), ("held out", "eval-data")] {
-            let files = shared[key].as_array().filter(|files| !files.is_empty());
-            facts.add(name, files.map(|files| files.iter().map(in_words).collect::<Vec<_>>().join(", ")));
+            // One source is written as text, several as a list.
+            let files = match &shared[key] {
+                Value::Array(files) => files.iter().map(in_words).collect::<Vec<_>>().join(", "),
+                Value::String(file) => file.clone(),
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => String::new(),
+            };
+            facts.add(name, Some(files).filter(|files| !files.is_empty()));
         }
         let best = self.trials.first().map(|best| dir.join("trials").join(&best.name));
         if let Some(run) = best.and_then(|best| RunHistory::read(&best).ok()) {

@@ -46,9 +46,11 @@ function showStates(states) {
     parts.progress.value = run.step;
     parts.lines.replaceChildren();
     for (const line of run.lines) element("p", parts.lines, line);
-    parts.stop.disabled = !run.can_stop;
-    parts.checkpoint.hidden = run.is_trial;
-    parts.checkpoint.disabled = !run.can_save;
+    // What was asked of a run is not asked again while the page shows the same step.
+    if (parts.step !== run.step) parts.stop.disabled = parts.checkpoint.disabled = false;
+    parts.step = run.step;
+    parts.stop.hidden = !run.can_stop;
+    parts.checkpoint.hidden = !run.can_save;
   }
 }
 

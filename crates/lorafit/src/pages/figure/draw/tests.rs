@@ -72,14 +72,21 @@ fn number(tag: &str, name: &str) -> f64 {
     attribute(tag, name).and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{name} of {tag}"))
 }
 
-/// Whether any part of the line from `a` to `b` lies inside.
-fn crosses([left, top, right, bottom]: Bounds, a: (f64, f64), b: (f64, f64)) -> bool {
-    const STEPS: usize = 200;
-    (0..=STEPS).any(|i| {
-        let share = i as f64 / STEPS as f64;
-        let (x, y) = (a.0 + (b.0 - a.0) * share, a.1 + (b.1 - a.1) * share);
-        x > left && x < right && y > top && y < bottom
-    })
+/// Whether any part of the line from `a` to `b` lies inside (Liang and Barsky 1984).
+fn crosses([left, top, right, bottom]: Bounds, (a, b): &Line) -> bool {
+    let (mut enters, mut leaves) = (0.0_f64, 1.0_f64);
+    for (low, high, from, to) in [(left, right, a.0, b.0), (top, bottom, a.1, b.1)] {
+        let step = to - from;
+        if step == 0.0 {
+            if from <= low || from >= high {
+                return false;
+            }
+            continue;
+        }
+        let (one, other) = ((low - from) / step, (high - from) / step);
+        (enters, leaves) = (enters.max(one.min(other)), leaves.min(one.max(other)));
+    }
+    enters < leaves
 }
 
 /// The corners of path data of lines.
@@ -102,21 +109,24 @@ fn corners(data: &str) -> Vec<Vec<(f64, f64)>> {
     lines
 }
 
-/// Texts that overlap, are struck by a line that is drawn over no plate of theirs, or leave the drawing.
+/// Texts that overlap, are struck by a line that no plate or bar hides, or leave the drawing.
 fn faults(svg: &str) -> Vec<String> {
     let (mut texts, mut lines): (Vec<(String, Bounds)>, Vec<Line>) = (Vec::new(), Vec::new());
-    let (mut plated, mut faults) = (false, Vec::new());
+    // Plates and bars, each with the number of lines that it was drawn over.
+    let mut plates: Vec<(Bounds, usize)> = Vec::new();
+    let mut faults = Vec::new();
     let height: f64 = attribute(svg, "viewBox").unwrap().split(' ').nth(3).unwrap().parse().unwrap();
     let mut struck = |(name, bounds): &(String, Bounds), line: &Line| {
-        if crosses(*bounds, line.0, line.1) {
+        if crosses(*bounds, line) {
             faults.push(format!("{name} is struck by {line:?}"));
         }
     };
     for tag in svg.split('<').skip(1) {
-        if tag.starts_with("rect class=\"plate\"") {
-            plated = true;
+        if tag.starts_with("rect ") && !tag.contains("100%") {
+            let [x, y, width, height] = ["x", "y", "width", "height"].map(|name| number(tag, name));
+            plates.push(([x, y, x + width, y + height], lines.len()));
         } else if tag.starts_with("text ") {
-            let name = tag.split('>').nth(1).unwrap().to_owned();
+            let name = tag.split('>').nth(1).unwrap().replace("&lt;", "<").replace("&gt;", ">");
             let size = attribute(tag, "font-size").map_or(letters::SIZE, |size| size.parse().unwrap());
             let (x, y, width) = (number(tag, "x"), number(tag, "y"), letters::width(&name, size));
             let left = match attribute(tag, "text-anchor").unwrap() {
@@ -125,12 +135,12 @@ fn faults(svg: &str) -> Vec<String> {
                 _ => x - width,
             };
             // Where letters are: most have no part below the line.
-            let text = (name, [left, y - 0.72 * size, left + width, y]);
-            if !plated {
-                lines.iter().for_each(|line| struck(&text, line));
-            }
+            let bounds = [left, y - 0.72 * size, left + width, y];
+            let holds = |[l, t, r, b]: Bounds| l <= left && t <= bounds[1] && r >= bounds[2] && b >= y;
+            let hidden = plates.iter().rev().find(|(plate, _)| holds(*plate)).map_or(0, |(_, lines)| *lines);
+            let text = (name, bounds);
+            lines[hidden..].iter().for_each(|line| struck(&text, line));
             texts.push(text);
-            plated = false;
         } else if tag.starts_with("path ") {
             for line in corners(attribute(tag, "d").unwrap()) {
                 for ends in line.windows(2) {
@@ -228,7 +238,9 @@ fn faults_of_a_drawing_are_found() {
     assert_eq!(faults(&drawn(&[&text(430.0)])).len(), 1);
     assert_eq!(faults(&drawn(&[line, &text(10.0)])).len(), 1);
     assert_eq!(faults(&drawn(&[&text(10.0), line])).len(), 1);
-    assert!(faults(&drawn(&[line, "<rect class=\"plate\"/>", &text(10.0)])).is_empty());
+    assert!(
+        faults(&drawn(&[line, "<rect x=\"8\" y=\"5\" width=\"90\" height=\"20\"/>", &text(10.0)])).is_empty()
+    );
 }
 
 #[test]
