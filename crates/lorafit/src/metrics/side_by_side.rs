@@ -83,21 +83,18 @@ impl SideBySide {
         wins
     }
 
-    /// A line for each metric: who alone is best on how many rows.
+    /// A line for each metric: who wins on how many rows; a row without a single best is a tie.
     pub fn in_words(&self) -> Vec<String> {
         let line = |(i, metric): (usize, &&Metric)| {
             let wins = self.wins(i);
-            let level = self.rows.iter().filter(|row| self.best(row, i).is_empty()).count();
+            let ties = self.rows.len() - wins.iter().sum::<usize>();
             let mut order: Vec<usize> = (0..wins.len()).filter(|&i| wins[i] > 0).collect();
             order.sort_by_key(|&i| std::cmp::Reverse(wins[i]));
-            let each = order.iter().map(|&i| format!("{} on {}", self.names[i], wins[i]));
-            let each: Vec<String> = each.collect();
-            let alone = match each.is_empty() {
-                true => "no run alone is best on any row".to_owned(),
-                false => format!("alone best are {}", each.join(", ")),
-            };
+            let mut words: Vec<String> =
+                order.iter().map(|&i| format!("{} wins {}", self.names[i], wins[i])).collect();
+            words.push(if ties == 0 { "no ties".to_owned() } else { counted(ties, "tie", "ties") });
             let rows = counted(self.rows.len(), "row", "rows");
-            format!("{} of {rows}: {alone}; on {level} all are level", metric.name)
+            format!("{} on {rows}: {}", metric.name, words.join(", "))
         };
         self.metrics.iter().enumerate().map(line).collect()
     }
@@ -152,10 +149,7 @@ mod tests {
             [vec![0, 2], vec![], vec![1], vec![0]]
         );
         assert_eq!([both.wins(0), both.wins(1)], [[1, 1, 0], [1, 0, 0]]);
-        assert_eq!(
-            both.in_words()[0],
-            "exact_match of 4 rows: alone best are a on 1, b on 1; on 1 all are level"
-        );
+        assert_eq!(both.in_words()[0], "exact_match on 4 rows: a wins 1, b wins 1, 2 ties");
         let row = &both.to_json()[2];
         assert_eq!(row["answers"], json!({ "a": "2", "b": "1", "c": "1.00" }));
         assert_eq!(row["scores"]["number"], json!({ "a": 0.0, "b": 1.0, "c": 1.0 }));

@@ -225,7 +225,7 @@ impl Asked<'_> {
         let mut log_probabilities = vec![Vec::new(); prompts.len()];
         if metrics.needs_options() {
             let (model, adapter) = (self.answering.model, self.answering.adapter);
-            let told = |done| tell("options scored of", done);
+            let told = |done| tell("scored the options of", done);
             let found = option_scores(model, adapter, prompts, self.micro_batch_tokens, told, interrupted)?;
             let Some(scores) = found else { return Ok(None) };
             log_probabilities = scores;
