@@ -91,6 +91,7 @@ impl RunHistory {
             held_out: self.evaluations.iter().map(|one| (one.step, one.loss)).collect(),
             skipped: self.skips.len() as u64,
             held_out_rows,
+            diverged: false,
         }
     }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use lorafit_train::{
     EvaluationRecord, Observer, Outcome, RunError, RunFolder, RunHistory, RunLock, SkipRecord, StepRecord,
-    Summary, rss_bytes,
+    Summary, TrainError, Verdict, rss_bytes,
 };
 
 use crate::args::config_file::{self, Given};
@@ -69,7 +69,10 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     let mut watcher = Watcher { progress };
     let result = ready.train(lock, recompute, &plan, &mut watcher);
     watcher.progress.finish();
-    let (summary, _) = result?;
+    let (summary, _) = result.inspect_err(|error| {
+        let found = error.downcast_ref::<TrainError>().and_then(TrainError::verdict);
+        found.iter().for_each(|found| show_verdict(&mut watcher.progress, &args, out, found));
+    })?;
     tell_end(&mut watcher.progress, out, args.method, &summary);
     if args.method == Method::Lora {
         let command = format!("lorafit train --resume {} ", out.display());
@@ -218,12 +221,20 @@ fn tell_verdict(
     has_template: bool,
 ) {
     let Some(found) = &summary.verdict else { return };
-    if progress.event("verdict", found) {
+    if show_verdict(progress, args, out, found) {
         return;
     }
-    in_words(found, args, out).iter().for_each(|line| progress.note(line));
     if found.to < found.from && !matches!(found.outcome, Outcome::Diverged | Outcome::DidNotLearn) {
         let has_better = summary.best.is_some_and(|best| best.step < summary.steps);
         progress.note(&format!("next: {}", next_command(args, out, has_better, has_template)));
     }
+}
+
+/// Shows a verdict; true if it is an event of a JSON log, which has no more to say.
+fn show_verdict(progress: &mut Progress, args: &TrainArgs, out: &Path, found: &Verdict) -> bool {
+    if progress.event("verdict", found) {
+        return true;
+    }
+    in_words(found, args, out).iter().for_each(|line| progress.note(line));
+    false
 }

@@ -15,11 +15,11 @@ pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> 
         Rows::HeldOut => "held-out loss",
         Rows::Training => "training loss, means of the first and the last steps,",
     };
-    let change = match from > 0.0 {
+    let change = match from > 0.0 && to.is_finite() {
         true => format!(" ({:+.1} %)", 100.0 * (to - from) / from),
         false => String::new(),
     };
-    let losses = format!("{rows} {from:.4} -> {to:.4}{change}");
+    let losses = format!("{rows} {} -> {}{change}", loss_in_words(from), loss_in_words(to));
     let (rate, usual) = (args.lr.unwrap_or_default(), args.default_lr());
     let longer = longer(args);
     let (what, advice) = match outcome {
@@ -73,6 +73,14 @@ pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> 
         );
     }
     lines
+}
+
+/// A loss; one that is not finite says nothing by its value.
+fn loss_in_words(loss: f64) -> String {
+    match loss.is_finite() {
+        true => format!("{loss:.4}"),
+        false => "not a number".to_owned(),
+    }
 }
 
 /// The flag that makes a run longer, with twice of what it had.

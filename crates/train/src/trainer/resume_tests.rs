@@ -470,11 +470,50 @@ fn skipped_steps_are_counted_named_and_resumed() {
 
     spoil(&[3, 4, 5, 6, 7].map(|step| (step, Culprit::Loss)));
     let dir = TempDir::new().expect("a folder");
-    let Err(TrainError::NonFinite(refusal)) = case.train(dir.path(), &mut StopAt::never()) else {
+    let Err(TrainError::Diverged { step: 6, refusal: Some(refusal), .. }) =
+        case.train(dir.path(), &mut StopAt::never())
+    else {
         panic!("five in a row are too many")
     };
     assert_eq!(refusal.step, 7);
     spoil(&[]);
+}
+
+/// The loss of the step after it is no number either: what was trained is to blame, and no checkpoint can go on from it.
+#[test]
+fn a_run_that_diverged_keeps_its_earlier_checkpoints_and_has_a_verdict() {
+    let case = Case::new(OptimizerKind::AdamW);
+    let dir = TempDir::new().expect("a folder");
+    spoil(&[(6, Culprit::Loss), (7, Culprit::GradientNorm)]);
+    let Err(error) = case.train(dir.path(), &mut StopAt::never()) else { panic!("the run went on") };
+    spoil(&[]);
+    let TrainError::Diverged { step: 5, refusal: Some(Refusal { step: 6, .. }), best, .. } = &error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(Checkpoint::newest(dir.path()).expect("lists").checkpoint.expect("one").state.step, 4);
+    let history = RunHistory::read(dir.path()).expect("reads");
+    let written = history.verdict.expect("a verdict");
+    assert_eq!(written.outcome, crate::Outcome::Diverged);
+    assert!(written.to.is_nan() && written.from.is_finite(), "{written:?}");
+    assert_eq!(error.verdict().expect("a verdict").from, written.from);
+    assert_eq!(*best, Some((Setting::Adapter, RunFolder::best_dir(dir.path()))));
+    let hint = error.hint().expect("a hint").to_string();
+    assert!(!hint.contains("resume") && hint.contains("lower lr") && hint.contains("best"), "{hint}");
+}
+
+/// Before the first update nothing can have diverged.
+#[test]
+fn a_first_step_that_is_not_finite_is_no_verdict_on_the_run() {
+    let mut case = Case::new(OptimizerKind::AdamW);
+    for on_nan in [OnNan::Stop, OnNan::Skip] {
+        case.options.on_nan = on_nan;
+        let dir = TempDir::new().expect("a folder");
+        spoil(&[1, 2, 3, 4, 5].map(|step| (step, Culprit::Loss)));
+        let error = case.train(dir.path(), &mut StopAt::never()).expect_err("the run went on");
+        spoil(&[]);
+        assert!(matches!(error, TrainError::NonFinite(_)), "{error:?}");
+        assert_eq!(RunHistory::read(dir.path()).expect("reads").verdict, None);
+    }
 }
 
 /// 130 rows of usual loss, then one that is far above: it is not trained on.
