@@ -30,7 +30,9 @@ pub mod source;
 pub mod statistics;
 pub mod template;
 pub mod tokenizer;
-pub mod words;
+
+/// Amounts in sentences.
+pub use lorafit_remedy::amounts as words;
 
 pub use batch::{Batch, Segment, Target, cut};
 pub use cache::Cache;

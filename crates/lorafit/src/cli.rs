@@ -12,6 +12,7 @@ use crate::command::{
     bench, chat, compare, completions, data, eval, export, generate, inspect, manual, merge, plan, quantize,
     report, selfcheck, status, sweep, train,
 };
+use crate::terminal::flow::flowed;
 use crate::terminal::words;
 
 /// Fine-tune open language models with LoRA on the machine you have.
@@ -71,13 +72,21 @@ enum Verb {
     Manual(manual::ManualArgs),
 }
 
-/// The command line; a negative number is a value, so that what is wrong with it is told of its flag.
+/// The command line; a negative number is a value, so that what is wrong with it is told of its flag. Paragraphs behind the
+/// flags are broken where they are shown, and only there.
 fn command() -> clap::Command {
     let numbers = |arg: clap::Arg| {
         let takes_values = arg.get_action().takes_values();
         arg.allow_negative_numbers(takes_values)
     };
-    Cli::command().mut_subcommands(|verb| verb.mut_args(numbers))
+    Cli::command().mut_subcommands(|verb| {
+        let after = verb.get_after_long_help().map(|after| flowed(&after.to_string()));
+        let verb = verb.mut_args(numbers);
+        match after {
+            Some(after) => verb.after_long_help(after),
+            None => verb,
+        }
+    })
 }
 
 /// What hints may refer to where the verb `name` runs.

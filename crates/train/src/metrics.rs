@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use crate::guard::{Culprit, Refusal};
 use crate::verdict::number_or_null;
 
+/// The file of a run that has one line for each step.
+pub(crate) const METRICS: &str = "metrics.jsonl";
+
 /// A line of `metrics.jsonl`: one optimizer step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {

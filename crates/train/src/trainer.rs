@@ -157,7 +157,21 @@ pub trait Observer {
     /// After every checkpoint.
     fn on_checkpoint(&mut self, _step: u64, _path: &Path) {}
     /// Something could not be written. The run goes on, and tries again with the next checkpoint.
-    fn on_trouble(&mut self, _error: &RunError) {}
+    fn on_warning(&mut self, _error: &RunError) {}
+}
+
+/// A run that cannot go on, since what it trained gives no numbers any more.
+#[derive(Debug, thiserror::Error)]
+#[error("training diverged: {}", broken(*.step, .refusal.as_ref()))]
+pub struct Divergence {
+    /// Steps done.
+    pub step: u64,
+    /// The step that could not be taken; `None` if what is trained holds values that are no numbers.
+    pub refusal: Option<Refusal>,
+    /// What the curve says, as in `verdict.json`; `None` if the records of the run cannot be read.
+    pub verdict: Option<Verdict>,
+    /// What another run can begin with, as the value of a setting: the best so far, if it is better than the start.
+    pub best: Option<(Setting, PathBuf)>,
 }
 
 /// Why a run ended without its result.
@@ -167,17 +181,8 @@ pub enum TrainError {
     #[error("step {}: the {} is {} (lines {:?} of the training data)", .0.step, .0.culprit, .0.value, .0.lines)]
     NonFinite(Refusal),
     /// Training diverged: no rows have a loss and a gradient that are numbers any more. What was saved before stays.
-    #[error("training diverged: {}", broken(*.step, .refusal.as_ref()))]
-    Diverged {
-        /// Steps done.
-        step: u64,
-        /// The step that could not be taken; `None` if what is trained holds values that are no numbers.
-        refusal: Option<Refusal>,
-        /// What the curve says, as in `verdict.json`; `None` if the records of the run cannot be read.
-        verdict: Option<Verdict>,
-        /// What another run can begin with, as the value of a setting: the best so far, if it is better than the start.
-        best: Option<(Setting, PathBuf)>,
-    },
+    #[error(transparent)]
+    Diverged(Box<Divergence>),
     /// The run folder cannot be written.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -187,7 +192,7 @@ impl TrainError {
     /// What the curve of the run says, if the error says that it diverged.
     pub fn verdict(&self) -> Option<&Verdict> {
         match self {
-            TrainError::Diverged { verdict, .. } => verdict.as_ref(),
+            TrainError::Diverged(divergence) => divergence.verdict.as_ref(),
             TrainError::NonFinite(_) | TrainError::Run(_) => None,
         }
     }
@@ -205,14 +210,16 @@ impl TrainError {
                 "go on without them with ", Setting::Resume.is("RUN"), " ", Setting::OnNan.is("skip");
                 "start again with a lower ", Setting::Lr
             ],
-            TrainError::Diverged { best, .. } => {
+            TrainError::Diverged(divergence) => {
                 let again =
                     remedy!["start again with a lower ", Setting::Lr; "with a lower ", Setting::MaxGradNorm];
-                match best {
+                match &divergence.best {
                     None => again,
                     Some((setting, path)) => again.or(remedy![
-                        "start from the best so far with ", setting.is(path.display().to_string()),
-                        " and a lower ", Setting::Lr
+                        "start from the best so far with ",
+                        setting.is(path.display().to_string()),
+                        " and a lower ",
+                        Setting::Lr
                     ]),
                 }
             }
@@ -398,7 +405,7 @@ impl<'a, 'p> Training<'a, 'p> {
                 Ok(()) => state.best = Some(Best { step: record.step, loss: record.loss }),
                 Err(error) => {
                     record.best = false;
-                    saver.trouble(error, *observer);
+                    saver.warn(error, *observer);
                 }
             }
         }
@@ -463,20 +470,22 @@ impl<'a, 'p> Training<'a, 'p> {
             Parameters::Adapter { .. } => Setting::Adapter,
             Parameters::Weights(_) => Setting::Model,
         };
-        let start = RunHistory::read(dir).ok().and_then(|history| Some(history.evaluations.first()?.loss));
+        let evaluations = RunHistory::read(dir).map(|history| history.evaluations).unwrap_or_default();
+        let start = evaluations.first().filter(|first| first.step == 0).map(|first| first.loss);
         let best = self.state.best.filter(|best| start.is_none_or(|start| best.loss < start));
         let best = best.map(|_| (setting, RunFolder::best_dir(dir)));
-        TrainError::Diverged { step: self.state.step, refusal, verdict: None, best }
+        let step = self.state.step;
+        TrainError::Diverged(Box::new(Divergence { step, refusal, verdict: None, best }))
     }
 
     /// Gives the error of a run that diverged its verdict, and writes that.
     fn judged(&mut self, error: TrainError) -> TrainError {
-        let TrainError::Diverged { step, refusal, best, .. } = error else { return error };
-        let verdict = self.verdict(true).ok().flatten();
-        if let Err(error) = self.run.write_verdict(verdict.as_ref()) {
-            self.observer.on_trouble(&error);
+        let TrainError::Diverged(mut divergence) = error else { return error };
+        divergence.verdict = self.verdict(true).ok().flatten();
+        if let Err(error) = self.run.write_verdict(divergence.verdict.as_ref()) {
+            self.observer.on_warning(&error);
         }
-        TrainError::Diverged { step, refusal, verdict, best }
+        TrainError::Diverged(divergence)
     }
 
     fn save(&mut self) -> Result<(), TrainError> {
@@ -561,12 +570,12 @@ impl Saver {
                 self.saved = Some(state.clone());
                 observer.on_checkpoint(state.step, &path);
             }
-            Err(error) => self.trouble(error, observer),
+            Err(error) => self.warn(error, observer),
         }
     }
 
-    fn trouble(&mut self, error: RunError, observer: &mut dyn Observer) {
-        observer.on_trouble(&error);
+    fn warn(&mut self, error: RunError, observer: &mut dyn Observer) {
+        observer.on_warning(&error);
         self.failed = Some(error);
     }
 
@@ -575,7 +584,7 @@ impl Saver {
         match result {
             Ok(()) => self.records_wait = false,
             Err(error) if !self.records_wait => {
-                observer.on_trouble(&error);
+                observer.on_warning(&error);
                 self.records_wait = true;
             }
             Err(_) => {}

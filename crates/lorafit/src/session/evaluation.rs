@@ -2,9 +2,10 @@
 
 use std::io::IsTerminal as _;
 
-use lorafit_data::words::counted;
 use lorafit_data::{Dataset, GenerationRow, generation_rows};
 use lorafit_model::adapter::Adapter;
+use lorafit_remedy::amounts::{counted, memory};
+use lorafit_remedy::{Setting, remedy};
 use lorafit_train::{
     Answering, Evaluation, EvaluationRequest, ExactMatch, MemoryPlan, MicroBatchSize, SIDE_BY_SIDE, evaluate,
     exact_match,
@@ -107,13 +108,19 @@ fn fit_memory(
         let least = request.plan(1)?;
         let text = format!(
             "evaluation needs {} but may take {}\n  {}",
-            ByteSize(least.total()),
-            ByteSize(limit),
+            memory(least.total()),
+            memory(limit),
             memory_table::in_one_line(&least)
         );
-        return Err(CliError::new(text)
-            .hint("lower --micro-batch-tokens or --max-new-tokens, or use --quant nf4 --double-quant")
-            .into());
+        let one = EvaluationRequest { tokens: 1, prompts: &[], ..request.clone() }.plan(1)?;
+        let hint = match one.total() <= limit {
+            true => remedy!["lower ", Setting::MicroBatchTokens; "lower ", Setting::MaxNewTokens],
+            false => {
+                let is_float = request.weights >= request.config.weight_bytes(2, None);
+                memory_table::remedy_of(&one, is_float, args.memory.is_some())
+            }
+        };
+        return Err(CliError::new(text).hint(hint).into());
     };
     if !args.quiet {
         let of_answers = match (prompts.len(), side_by_side) {

@@ -95,8 +95,8 @@ fn a_run_that_ends_without_numbers_has_diverged() {
         assert!(fs::read_to_string(place.path().join("page.html")).unwrap().contains("diverged: "));
     }
     let told = run(&["--log", "json"]);
-    let events = told.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let found = events.filter(|event| event["event"] == "verdict").last().unwrap();
+    let mut events = told.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let found = events.rfind(|event| event["event"] == "verdict").unwrap();
     assert_eq!((&found["outcome"], &found["to"]), (&Value::from("diverged"), &Value::Null));
 }
 

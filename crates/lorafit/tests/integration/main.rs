@@ -7,6 +7,7 @@ mod command_line;
 mod common;
 mod endings;
 mod export;
+mod first_use;
 mod flags;
 mod full;
 mod hints;
