@@ -19,4 +19,5 @@ mod rows;
 mod rows_told;
 mod selfcheck;
 mod shipping;
+mod style_words;
 mod sweep;
