@@ -46,7 +46,7 @@ for i in sorted(set(wrong[:2]) | set(list(range(0, len(adapter), step))[: args.s
     print(f"  adapter  {short(adapter[i]['answer'])}")
     if i in wrong:
         print(f"  wanted   {short(adapter[i]['expected'])}")
-print(f"\nexact match on {len(adapter)} rows: base {exact('base'):.1%}, adapter {exact('adapter'):.1%}")
+print(f"\nexact match on {len(adapter)} rows: base {100 * exact('base'):.1f} %, adapter {100 * exact('adapter'):.1f} %")
 if exact("base") > args.base_at_most:
     sys.exit(f"error: the base is above {args.base_at_most:.0%}: the task shows nothing")
 if exact("adapter") < args.adapter_at_least:

@@ -10,7 +10,7 @@ use crate::source::gzip::Trailing;
 use crate::source::{Place, ReadError, Unit};
 use crate::template::TemplateError;
 use crate::tokenizer::TokenizerError;
-use crate::words::counted;
+use lorafit_remedy::amounts::counted;
 
 /// Why a dataset could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +54,7 @@ pub enum DataError {
         hint: String,
     },
     /// Neither the name of a file nor its beginning tell its format.
-    #[error("{}: cannot tell what kind of file this is", path.display())]
+    #[error("{}: the kind of this file is unknown", path.display())]
     UnknownKind {
         /// The file.
         path: PathBuf,
@@ -462,7 +462,7 @@ impl DataError {
                 remedy!["name the one that is meant: ", Setting::Split.is(split)]
             }
             Self::NoSuchSplit { splits, .. } if splits.is_empty() => {
-                remedy!["no file name tells a split; leave ", Setting::Split, " out"]
+                remedy!["no file name names a split; leave ", Setting::Split, " out"]
             }
             Self::NoSuchSplit { splits, .. } => format!("it has: {}", splits.join(", ")).into(),
             Self::NoRows { .. } => "give a file with one row a line, or a table with its columns named".into(),

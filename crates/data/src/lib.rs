@@ -31,8 +31,8 @@ pub mod source;
 pub mod statistics;
 pub mod template;
 pub mod tokenizer;
-pub mod words;
 
+/// Amounts in sentences.
 pub use batch::{Batch, Segment, Target, cut};
 pub use cache::Cache;
 pub use choices::{Choice, Choices};

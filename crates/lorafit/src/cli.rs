@@ -10,8 +10,9 @@ use crate::args::flags;
 use crate::args::train::TrainArgs;
 use crate::command::{
     bench, chat, compare, completions, data, doctor, eval, export, generate, inspect, manual, merge, plan,
-    quantize, report, selfcheck, status, sweep, train, watch,
+    quantize, report, runs, selfcheck, status, sweep, train, watch,
 };
+use crate::terminal::flow::flowed;
 use crate::terminal::words;
 
 /// Fine-tune open language models with LoRA on the machine you have.
@@ -43,6 +44,8 @@ enum Verb {
     Sweep(sweep::SweepArgs),
     /// Show the progress of a run
     Status(status::StatusArgs),
+    /// List the runs of a folder with state, loss and time
+    Runs(runs::RunsArgs),
     /// Show runs on a live page of this machine, and stop them or save checkpoints from there
     Watch(watch::WatchArgs),
     /// Measure loss, perplexity and, with --metric, answers on held-out rows
@@ -75,13 +78,21 @@ enum Verb {
     Manual(manual::ManualArgs),
 }
 
-/// The command line; a negative number is a value, so that what is wrong with it is told of its flag.
+/// The command line; a negative number is a value, so that what is wrong with it is told of its flag. Paragraphs behind the
+/// flags are broken where they are shown, and only there.
 fn command() -> clap::Command {
     let numbers = |arg: clap::Arg| {
         let takes_values = arg.get_action().takes_values();
         arg.allow_negative_numbers(takes_values)
     };
-    Cli::command().mut_subcommands(|verb| verb.mut_args(numbers))
+    Cli::command().mut_subcommands(|verb| {
+        let after = verb.get_after_long_help().map(|after| flowed(&after.to_string()));
+        let verb = verb.mut_args(numbers);
+        match after {
+            Some(after) => verb.after_long_help(after),
+            None => verb,
+        }
+    })
 }
 
 /// What hints may refer to where the verb `name` runs.
@@ -111,6 +122,7 @@ pub fn run() -> anyhow::Result<()> {
         Verb::Train(args) => train::run(*args, &given),
         Verb::Sweep(args) => sweep::run(args),
         Verb::Status(args) => status::run(args),
+        Verb::Runs(args) => runs::run(args),
         Verb::Watch(args) => watch::run(args),
         Verb::Eval(args) => eval::run(args, &given),
         Verb::Compare(args) => compare::run(*args, &given),

@@ -23,6 +23,7 @@ pub mod weights;
 pub use arch::ConfigError;
 pub use buffers::{ActivationDtype, ActivationPolicy, BufferBytes, BufferShape, Buffers, Recompute};
 pub use error::FileError;
+pub use files::is_gguf;
 pub use generate::{NotNumbers, Prompts, Sampling, generate, most_new_tokens, sequence_logits_bytes};
 pub use gradients::Gradients;
 pub use kv_cache::KvCache;

@@ -16,7 +16,7 @@ pub use hub::Hub;
 
 use lorafit_remedy::{Remedy, Setting, remedy};
 
-use crate::files::ADAPTER_CONFIG;
+use crate::files::{ADAPTER_CONFIG, is_gguf};
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
@@ -187,10 +187,6 @@ fn folder(path: PathBuf) -> Result<Source, SourceError> {
         entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     files.sort();
     Err(SourceError::NoConfig { place: path.display().to_string(), files })
-}
-
-fn is_gguf(name: &str) -> bool {
-    Path::new(name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
 /// What a repository of the hub holds.
@@ -435,7 +431,7 @@ impl SourceError {
                 "fetch it again with ollama pull, or give the .gguf file itself".into()
             }
             SourceError::BadIndex { .. } => {
-                "the repository is broken: tell its owner, or try another revision with @".into()
+                "the repository is broken: write to its owner, or try another revision with @".into()
             }
         })
     }

@@ -1,4 +1,4 @@
-//! What to do about an error, without the words of one interface.
+//! What people read: what to do about an error, without the words of one interface, and [`amounts`].
 //!
 //! A library knows that rows may be cut; it does not know that the command line calls this `overlong` with two dashes in
 //! front, nor whether the verb that runs has it. So the `hint()` of an error is a [`Remedy`]: alternatives, each a text
@@ -17,6 +17,8 @@
 //! });
 //! assert_eq!(worded.as_deref(), Some("raise the longest row"));
 //! ```
+
+pub mod amounts;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -49,20 +51,28 @@ settings! {
     Adapter "adapter",
     /// Where tokenised rows are kept.
     CacheDir "cache_dir",
+    /// A conversation is answered, not a text.
+    Chat "chat",
     /// The column that holds the options of a multiple choice.
     Choices "choices",
     /// What the columns of the rows are.
     Columns "columns",
     /// What computes.
     Device "device",
+    /// The scales of quantised weights are quantised, too.
+    DoubleQuant "double_quant",
     /// How many checkpoints of a run stay.
     KeepCheckpoints "keep_checkpoints",
     /// The learning rate.
     Lr "lr",
     /// The length that gradients are cut to.
     MaxGradNorm "max_grad_norm",
+    /// Tokens of the longest answer.
+    MaxNewTokens "max_new_tokens",
     /// Tokens of the longest row.
     MaxSeqLen "max_seq_len",
+    /// Bytes that may be taken.
+    Memory "memory",
     /// How several adapters become one.
     Method "method",
     /// Tokens that are computed at once.
@@ -73,14 +83,20 @@ settings! {
     NoCache "no_cache",
     /// What happens at a step whose loss or gradient is no number.
     OnNan "on_nan",
+    /// How the moments are kept.
+    Optimizer "optimizer",
     /// Where results are written.
     Out "out",
     /// What becomes of rows that are longer than the longest row may be.
     Overlong "overlong",
     /// What is there is replaced.
     Overwrite "overwrite",
+    /// The settings are printed as a file.
+    PrintConfig "print_config",
     /// The format that weights are quantised to.
     Quant "quant",
+    /// The rank of an adapter.
+    Rank "rank",
     /// Activations that are computed again.
     Recompute "recompute",
     /// The run that goes on.
@@ -89,6 +105,8 @@ settings! {
     ResumeAnyway "resume_anyway",
     /// Who is meant by a role in the rows.
     Role "role",
+    /// Tokens of a made-up row.
+    Seq "seq",
     /// Directions that stay of an adapter.
     ShrinkRank "shrink_rank",
     /// Rows that cannot be used are left out.

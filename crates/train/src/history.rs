@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::checkpoint::last_saved;
-use crate::metrics::{EvaluationRecord, MetricsLine, SkipRecord, StepRecord};
-use crate::run::{CONFIG, DATA, EVALUATIONS, METRICS, PLAN, RunRecord, VERDICT};
+use crate::metrics::{EvaluationRecord, METRICS, MetricsLine, SkipRecord, StepRecord};
+use crate::run::{CONFIG, DATA, EVALUATIONS, PLAN, RunFolder, RunRecord, VERDICT};
 use crate::run_error::RunError;
 use crate::run_info::Origin;
 use crate::verdict::{Curve, Verdict};
@@ -62,18 +62,12 @@ impl RunHistory {
                 MetricsLine::Skipped(record) => skips.push(record),
             }
         }
-        let mut evaluations: Vec<EvaluationRecord> = Vec::new();
-        if let Ok((records, unreadable)) = read_lines::<EvaluationRecord>(&dir.join(EVALUATIONS)) {
-            unreadable_lines += unreadable;
-            for record in records {
-                truncate_from(&mut evaluations, record.step, |evaluation| evaluation.step);
-                evaluations.push(record);
-            }
-        }
+        let (evaluations, unreadable) = read_evaluations(dir);
+        unreadable_lines += unreadable;
         let text = |name: &str| std::fs::read_to_string(dir.join(name)).ok();
         let json = |name: &str| serde_json::from_str(&text(name)?).ok();
         let (plan, data, config) = (json(PLAN), json(DATA), text(CONFIG));
-        let verdict = text(VERDICT).and_then(|text| serde_json::from_str::<Option<Verdict>>(&text).ok()?);
+        let verdict = read_verdict(dir);
         let origin = RunRecord::read(dir).map(|record| record.origin).unwrap_or_default();
         Ok(RunHistory {
             dir: dir.to_owned(),
@@ -96,6 +90,7 @@ impl RunHistory {
             held_out: self.evaluations.iter().map(|one| (one.step, one.loss)).collect(),
             skipped: self.skips.len() as u64,
             held_out_rows,
+            diverged: false,
         }
     }
 
@@ -112,12 +107,16 @@ impl RunHistory {
 
     /// Where the adapter of the run is: the one it ended with, else that of its newest checkpoint, else the best.
     pub fn adapter_dir(&self) -> Option<PathBuf> {
-        let checkpoint = || last_saved(&self.dir).map(|(_, path)| path);
-        [Some(self.dir.clone()), checkpoint(), Some(self.dir.join("best"))]
-            .into_iter()
-            .flatten()
-            .find(|dir| dir.join("adapter_config.json").is_file())
+        adapter_of_run(&self.dir)
     }
+}
+
+/// Where the adapter of the run in `dir` is: the one it ended with, else that of its newest checkpoint, else the best; `None` of
+/// a run that has saved none, and of a folder that holds no run.
+pub fn adapter_of_run(dir: &Path) -> Option<PathBuf> {
+    let checkpoint = || last_saved(dir).map(|(_, path)| path);
+    let mut dirs = [Some(dir.to_owned()), checkpoint(), Some(RunFolder::best_dir(dir))].into_iter().flatten();
+    dirs.find(|dir| dir.join("adapter_config.json").is_file()).filter(|_| dir.join(METRICS).is_file())
 }
 
 /// What a run took, of all its steps together, however often it was interrupted.
@@ -144,6 +143,24 @@ fn truncate_from<T>(records: &mut Vec<T>, step: u64, step_of: impl Fn(&T) -> u64
     while records.last().is_some_and(|last| step_of(last) >= step) {
         records.pop();
     }
+}
+
+/// The verdict of the run in `dir`, once it has ended.
+pub(crate) fn read_verdict(dir: &Path) -> Option<Verdict> {
+    serde_json::from_str(&std::fs::read_to_string(dir.join(VERDICT)).ok()?).ok()?
+}
+
+/// The evaluations of the run in `dir`, in order and each once, and how many lines are none.
+pub(crate) fn read_evaluations(dir: &Path) -> (Vec<EvaluationRecord>, usize) {
+    let Ok((records, unreadable)) = read_lines::<EvaluationRecord>(&dir.join(EVALUATIONS)) else {
+        return (Vec::new(), 0);
+    };
+    let mut evaluations: Vec<EvaluationRecord> = Vec::new();
+    for record in records {
+        truncate_from(&mut evaluations, record.step, |evaluation| evaluation.step);
+        evaluations.push(record);
+    }
+    (evaluations, unreadable)
 }
 
 /// The records of a log, and how many of its whole lines are none.

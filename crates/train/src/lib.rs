@@ -42,7 +42,7 @@ pub use card::CARD_MARK;
 pub use checkpoint::{Best, Checkpoint, Newest, State};
 pub use evaluate::{AnswerError, Answering, Answers, Evaluation, SIDE_BY_SIDE, answer, evaluate};
 pub use guard::{Culprit, GuardState, OnNan, Refusal};
-pub use history::{RunHistory, RunTotals};
+pub use history::{RunHistory, RunTotals, adapter_of_run};
 pub use identity::{Identity, Mismatch, hash_data, hash_files, hash_text};
 pub use lock::RunLock;
 pub use logit_difference::{LogitDifference, logit_difference};
@@ -52,7 +52,7 @@ pub use optim::OptimizerKind;
 pub use option_scores::{option_scores, option_tokens};
 pub use plan::{EvaluationRequest, MemoryPlan, PlanRequest, device_process_bytes};
 pub use run::RunFolder;
-pub use run_error::{CheckpointError, RunError};
+pub use run_error::{CheckpointError, RunError, runs_near};
 pub use run_info::{FolderFile, ModelFolder, Origin, RunInfo};
 pub use run_summary::{RunResult, RunSummary};
 pub use saved::{
@@ -64,5 +64,7 @@ pub use status::{CheckpointStatus, RunStatus};
 pub use stream::MicroBatchSize;
 pub use token_scores::{TokenScores, token_scores};
 pub use tokenizer::{open_tokenizer, tokenizer_entries, tokenizer_metadata};
-pub use trainer::{Duration, Observer, Start, Summary, TrainData, TrainError, TrainOptions, train};
+pub use trainer::{
+    Divergence, Duration, Observer, Start, Summary, TrainData, TrainError, TrainOptions, train,
+};
 pub use verdict::{Curve, Outcome, Rows, SMOOTHED_STEPS, Verdict, mean, verdict};

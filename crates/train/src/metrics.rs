@@ -3,6 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::guard::{Culprit, Refusal};
+use crate::verdict::number_or_null;
+
+/// The file of a run that has one line for each step.
+pub(crate) const METRICS: &str = "metrics.jsonl";
 
 /// A line of `metrics.jsonl`: one optimizer step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,9 +69,11 @@ impl From<&Refusal> for SkipRecord {
 pub struct EvaluationRecord {
     /// Steps done before; 0 is what the run began with.
     pub step: u64,
-    /// Mean loss over the supervised tokens of the evaluation rows.
+    /// Mean loss over the supervised tokens of the evaluation rows; NaN, in JSON null, if it is no finite number.
+    #[serde(deserialize_with = "number_or_null")]
     pub loss: f64,
     /// `exp(loss)`.
+    #[serde(deserialize_with = "number_or_null")]
     pub perplexity: f64,
     /// True if no earlier evaluation after a step had a lower loss.
     pub best: bool,

@@ -30,7 +30,7 @@ use crate::card;
 use crate::checkpoint::{self, Content, State};
 use crate::json_lines::JsonLines;
 use crate::lock::RunLock;
-use crate::metrics::{EvaluationRecord, SkipRecord, StepRecord};
+use crate::metrics::{EvaluationRecord, METRICS, SkipRecord, StepRecord};
 use crate::optim::AdamW;
 use crate::plan::MemoryPlan;
 use crate::run_error::{CheckpointError, RunError, io_error, save_error};
@@ -40,7 +40,6 @@ use crate::storage::{Disk, Storage, free_bytes};
 use crate::tensorboard::EventFile;
 use crate::verdict::Verdict;
 
-pub(crate) const METRICS: &str = "metrics.jsonl";
 pub(crate) const EVALUATIONS: &str = "evaluations.jsonl";
 pub(crate) const PLAN: &str = "plan.json";
 const RECORD: &str = "run.json";

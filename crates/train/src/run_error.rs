@@ -4,9 +4,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use lorafit_model::FileError;
+use lorafit_remedy::amounts::memory;
 use lorafit_remedy::{Remedy, Setting, remedy};
 
 use crate::identity::Mismatch;
+use crate::metrics::METRICS;
 use crate::storage::free_bytes;
 
 /// Why a run folder cannot be used.
@@ -21,7 +23,7 @@ pub enum RunError {
         file: &'static str,
     },
     /// The folder holds none.
-    #[error("{} holds no run: {source}", dir.display())]
+    #[error("{}", no_run(dir, source))]
     NoRun {
         /// The folder.
         dir: PathBuf,
@@ -46,8 +48,8 @@ pub enum RunError {
     },
     /// A checkpoint or an adapter cannot be saved.
     #[error(
-        "{}: cannot save: {source} ({} bytes are needed{})",
-        path.display(), needed_bytes, free_bytes.map(|free| format!(", {free} are free")).unwrap_or_default()
+        "{}: cannot save: {source} ({} are needed{})",
+        path.display(), memory(*needed_bytes), free_bytes.map(|free| format!(", {} are free", memory(free))).unwrap_or_default()
     )]
     Save {
         /// The folder.
@@ -60,7 +62,7 @@ pub enum RunError {
         free_bytes: Option<u64>,
     },
     /// The file system has too little space for the run.
-    #[error("{}: the run needs {needed_bytes} bytes on disk, {free_bytes} are free", dir.display())]
+    #[error("{}: the run needs {} on disk, {} are free", dir.display(), memory(*needed_bytes), memory(*free_bytes))]
     NoSpace {
         /// The folder.
         dir: PathBuf,
@@ -70,7 +72,7 @@ pub enum RunError {
         free_bytes: u64,
     },
     /// The file system has too little space for a model folder.
-    #[error("{}: the model needs {needed_bytes} bytes on disk, {free_bytes} are free", dir.display())]
+    #[error("{}: the model needs {} on disk, {} are free", dir.display(), memory(*needed_bytes), memory(*free_bytes))]
     NoSpaceForModel {
         /// The folder.
         dir: PathBuf,
@@ -101,6 +103,33 @@ pub enum RunError {
     Adapter(#[from] FileError),
 }
 
+fn no_run(dir: &Path, source: &io::Error) -> String {
+    let shown = dir.display();
+    match source.kind() {
+        io::ErrorKind::NotFound if dir.is_dir() => format!("{shown} holds no run: it has no {METRICS}"),
+        io::ErrorKind::NotFound => format!("{shown} holds no run: there is no such folder"),
+        _ => format!("{shown} holds no run: {source}"),
+    }
+}
+
+/// Folders with runs that may be meant by `dir`, which is none: in it, beside it, or in `runs` of the working folder; the newest
+/// first, and five at most.
+pub fn runs_near(dir: &Path) -> Vec<PathBuf> {
+    const MOST: usize = 5;
+    let beside = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for folder in [dir, beside, Path::new("runs")] {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let changed = |path: PathBuf| Some((path.join(METRICS).metadata().ok()?.modified().ok()?, path));
+        let mut runs: Vec<_> = entries.filter_map(|entry| changed(entry.path())).collect();
+        runs.sort_by(|a, b| b.cmp(a));
+        if !runs.is_empty() {
+            let path = |(_, path): (_, PathBuf)| path.strip_prefix(".").map_or(path.clone(), Path::to_owned);
+            return runs.into_iter().map(path).take(MOST).collect();
+        }
+    }
+    Vec::new()
+}
+
 fn in_words(process: Option<u32>) -> String {
     process.map_or("another process".to_owned(), |id| format!("process {id}"))
 }
@@ -119,7 +148,13 @@ impl RunError {
                 "choose another ", Setting::Out;
                 "replace it with ", Setting::Overwrite
             ],
-            RunError::NoRun { .. } => "give the folder that the run was written to".into(),
+            RunError::NoRun { dir, .. } => match &runs_near(dir)[..] {
+                [] => "give the folder that the run was written to".into(),
+                near => {
+                    let near: Vec<String> = near.iter().map(|run| run.display().to_string()).collect();
+                    format!("runs that are near: {}", near.join(", ")).into()
+                }
+            },
             RunError::Locked { .. } => {
                 remedy!["wait for it"; "stop it"; "choose another ", Setting::Out]
             }

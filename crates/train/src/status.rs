@@ -6,12 +6,13 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use crate::checkpoint::last_saved;
+use crate::history::{read_evaluations, read_verdict};
 use crate::json_lines::read_last;
 use crate::lock::RunLock;
-use crate::metrics::{EvaluationRecord, MetricsLine, StepRecord};
-use crate::run::{EVALUATIONS, METRICS, RunRecord};
+use crate::metrics::{EvaluationRecord, METRICS, MetricsLine, StepRecord};
+use crate::run::RunRecord;
 use crate::run_error::RunError;
-use crate::verdict::SMOOTHED_STEPS;
+use crate::verdict::{SMOOTHED_STEPS, Verdict};
 
 /// Where a run is.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -34,6 +35,10 @@ pub struct RunStatus {
     pub seconds_left: Option<f64>,
     /// The last evaluation.
     pub evaluation: Option<EvaluationRecord>,
+    /// The evaluation with the lowest loss after a step.
+    pub best: Option<EvaluationRecord>,
+    /// What the run came to, once it has ended.
+    pub verdict: Option<Verdict>,
     /// The newest checkpoint.
     pub checkpoint: Option<CheckpointStatus>,
 }
@@ -77,6 +82,7 @@ impl RunStatus {
         let seconds = mean(|record| record.seconds);
         let total_steps = RunRecord::read(dir).ok().map(|record| record.total_steps);
         let holder = RunLock::holder(dir);
+        let (mut evaluations, _) = read_evaluations(dir);
         Ok(RunStatus {
             running: holder.is_some(),
             process: holder.flatten(),
@@ -86,7 +92,9 @@ impl RunStatus {
             smoothed_loss: mean(|record| record.loss),
             tokens_per_s: mean(|record| record.tokens as f64).zip(seconds).map(|(tokens, s)| tokens / s),
             seconds_left: total_steps.zip(seconds).map(|(total, s)| total.saturating_sub(step) as f64 * s),
-            evaluation: read_last(&dir.join(EVALUATIONS), 1).ok().and_then(|mut records| records.pop()),
+            best: evaluations.iter().rev().find(|evaluation| evaluation.best).cloned(),
+            evaluation: evaluations.pop(),
+            verdict: read_verdict(dir),
             checkpoint: last_saved(dir).map(|(step, path)| CheckpointStatus {
                 step,
                 seconds_ago: age(&path),

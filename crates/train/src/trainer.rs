@@ -6,7 +6,7 @@
 //! the sharing beyond rounding, so both are a choice of memory and speed alone. Only dropout makes a difference: the
 //! tokens that samples share are dropped alike.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use lorafit_data::{Dataset, Order, Samples, Steps};
@@ -28,7 +28,7 @@ use crate::run::RunFolder;
 use crate::run_error::RunError;
 use crate::schedule::{Schedule, ScheduleKind};
 use crate::stream::{Cut, MicroBatchSize, cut};
-use crate::verdict::{Verdict, verdict};
+use crate::verdict::{Curve, Verdict, verdict};
 
 #[cfg(test)]
 mod resume_tests;
@@ -166,27 +166,46 @@ pub trait Observer {
     /// After every checkpoint.
     fn on_checkpoint(&mut self, _step: u64, _path: &Path) {}
     /// Something could not be written. The run goes on, and tries again with the next checkpoint.
-    fn on_trouble(&mut self, _error: &RunError) {}
+    fn on_warning(&mut self, _error: &RunError) {}
+}
+
+/// A run that cannot go on, since what it trained gives no numbers any more.
+#[derive(Debug, thiserror::Error)]
+#[error("training diverged: {}", broken(*.step, .refusal.as_ref()))]
+pub struct Divergence {
+    /// Steps done.
+    pub step: u64,
+    /// The step that could not be taken; `None` if what is trained holds values that are no numbers.
+    pub refusal: Option<Refusal>,
+    /// What the curve says, as in `verdict.json`; `None` if the records of the run cannot be read.
+    pub verdict: Option<Verdict>,
+    /// What another run can begin with, as the value of a setting: the best so far, if it is better than the start.
+    pub best: Option<(Setting, PathBuf)>,
 }
 
 /// Why a run ended without its result.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// A loss or a gradient is not a number; the last checkpoint is from before the step.
+    /// A loss or a gradient is not a number, and those of other rows are; the last checkpoint is from before the step.
     #[error("step {}: the {} is {} (lines {:?} of the training data)", .0.step, .0.culprit, .0.value, .0.lines)]
     NonFinite(Refusal),
-    /// What is trained is not finite itself any more.
-    #[error("what is trained is not finite after step {step}")]
-    Parameters {
-        /// Steps done.
-        step: u64,
-    },
+    /// Training diverged: no rows have a loss and a gradient that are numbers any more. What was saved before stays.
+    #[error(transparent)]
+    Diverged(Box<Divergence>),
     /// The run folder cannot be written.
     #[error(transparent)]
     Run(#[from] RunError),
 }
 
 impl TrainError {
+    /// What the curve of the run says, if the error says that it diverged.
+    pub fn verdict(&self) -> Option<&Verdict> {
+        match self {
+            TrainError::Diverged(divergence) => divergence.verdict.as_ref(),
+            TrainError::NonFinite(_) | TrainError::Run(_) => None,
+        }
+    }
+
     /// What the user can do.
     pub fn hint(&self) -> Option<Remedy> {
         Some(match self {
@@ -196,16 +215,34 @@ impl TrainError {
                 "lower ", Setting::Lr
             ],
             TrainError::NonFinite(_) => remedy![
-                "look at the rows";
-                "lower ", Setting::Lr;
-                "set ", Setting::MaxGradNorm;
-                "go on without them with ", Setting::Resume.is("RUN"), " ", Setting::OnNan.is("skip")
+                "look at these rows";
+                "go on without them with ", Setting::Resume.is("RUN"), " ", Setting::OnNan.is("skip");
+                "start again with a lower ", Setting::Lr
             ],
-            TrainError::Parameters { .. } => {
-                remedy!["lower ", Setting::Lr; "set ", Setting::MaxGradNorm]
+            TrainError::Diverged(divergence) => {
+                let again =
+                    remedy!["start again with a lower ", Setting::Lr; "with a lower ", Setting::MaxGradNorm];
+                match &divergence.best {
+                    None => again,
+                    Some((setting, path)) => again.or(remedy![
+                        "start from the best so far with ",
+                        setting.is(path.display().to_string()),
+                        " and a lower ",
+                        Setting::Lr
+                    ]),
+                }
             }
             TrainError::Run(e) => return e.hint(),
         })
+    }
+}
+
+fn broken(step: u64, refusal: Option<&Refusal>) -> String {
+    match refusal {
+        Some(Refusal { step, culprit, value, .. }) => {
+            format!("the {culprit} of step {step} is {value}, and other rows have no better")
+        }
+        None => format!("what is trained holds values that are no numbers after step {step}"),
     }
 }
 
@@ -267,8 +304,8 @@ pub fn train(
 ) -> Result<Summary, TrainError> {
     let started = Instant::now();
     let mut training = Training::begin(parameters, data, options, start, run, observer)?;
-    let interrupted = training.go_on()?;
-    training.finish(interrupted, started)
+    let result = training.go_on().and_then(|interrupted| training.finish(interrupted, started));
+    result.map_err(|error| training.judged(error))
 }
 
 /// A run that goes on: all that its loop reads and changes.
@@ -382,7 +419,7 @@ impl<'a, 'p> Training<'a, 'p> {
                 Ok(()) => state.best = Some(Best { step: record.step, loss: record.loss }),
                 Err(error) => {
                     record.best = false;
-                    saver.trouble(error, *observer);
+                    saver.warn(error, *observer);
                 }
             }
         }
@@ -413,11 +450,17 @@ impl<'a, 'p> Training<'a, 'p> {
 
     /// Goes on without a step, unless its refusal ends the run.
     fn refuse(&mut self, refusal: Refusal) -> Result<(), TrainError> {
-        if refusal.culprit != Culprit::LossSpike && self.options.on_nan == OnNan::Stop {
+        let stops = refusal.culprit != Culprit::LossSpike && self.options.on_nan == OnNan::Stop;
+        if stops || self.state.guard.refuse(&refusal) {
+            // Nothing was changed, so that there is nothing to save, and nothing that can have diverged.
+            if self.stepper.optimizer.updates() == 0 {
+                return Err(refusal.into());
+            }
+            // Of a run that diverged no checkpoint is saved: none could go on from it, and it would push out an earlier one.
+            if !stops || self.has_diverged() {
+                return Err(self.diverged(Some(refusal)));
+            }
             self.save()?;
-            return Err(refusal.into());
-        }
-        if self.state.guard.refuse(&refusal) {
             return Err(refusal.into());
         }
         let record = SkipRecord::from(&refusal);
@@ -426,36 +469,75 @@ impl<'a, 'p> Training<'a, 'p> {
         Ok(())
     }
 
+    /// Whether what was trained so far, and not the rows of the step that was refused, is to blame: the rows of the step after
+    /// it have no finite loss and gradient either.
+    fn has_diverged(&mut self) -> bool {
+        let Training { parameters, data, options, stepper, state, steps, .. } = self;
+        let Some(next) = steps.next() else { return false };
+        stepper.spike_above = None;
+        stepper.compute(parameters, &data.training.samples, &next.indices, state.step + 2, options).is_err()
+    }
+
+    /// The error of a run that diverged, before its curve is [judged](Self::judged).
+    fn diverged(&self, refusal: Option<Refusal>) -> TrainError {
+        let dir = self.run.dir();
+        let setting = match self.parameters {
+            Parameters::Adapter { .. } => Setting::Adapter,
+            Parameters::Weights(_) => Setting::Model,
+        };
+        let evaluations = RunHistory::read(dir).map(|history| history.evaluations).unwrap_or_default();
+        let start = evaluations.first().filter(|first| first.step == 0).map(|first| first.loss);
+        let best = self.state.best.filter(|best| start.is_none_or(|start| best.loss < start));
+        let best = best.map(|_| (setting, RunFolder::best_dir(dir)));
+        let step = self.state.step;
+        TrainError::Diverged(Box::new(Divergence { step, refusal, verdict: None, best }))
+    }
+
+    /// Gives the error of a run that diverged its verdict, and writes that.
+    fn judged(&mut self, error: TrainError) -> TrainError {
+        let TrainError::Diverged(mut divergence) = error else { return error };
+        divergence.verdict = self.verdict(true).ok().flatten();
+        if let Err(error) = self.run.write_verdict(divergence.verdict.as_ref()) {
+            self.observer.on_warning(&error);
+        }
+        TrainError::Diverged(divergence)
+    }
+
     fn save(&mut self) -> Result<(), TrainError> {
+        if !checkpoint::is_finite(self.parameters) {
+            return Err(self.diverged(None));
+        }
         let Training { parameters, run, observer, stepper, saver, state, .. } = self;
-        saver.save(run, state, parameters, &stepper.optimizer, *observer)
+        saver.save(run, state, parameters, &stepper.optimizer, *observer);
+        Ok(())
     }
 
     /// What the whole run came to, the part before a resumption included.
-    fn verdict(&self) -> Result<Option<Verdict>, RunError> {
+    fn verdict(&self, diverged: bool) -> Result<Option<Verdict>, RunError> {
         let rows = self.data.evaluation.map_or(0, |data| data.samples.len());
-        Ok(verdict(&RunHistory::read(self.run.dir())?.curve(rows)))
+        let curve = RunHistory::read(self.run.dir())?.curve(rows);
+        Ok(verdict(&Curve { diverged, ..curve }))
     }
 
     /// Saves the last checkpoint and the result.
-    fn finish(mut self, interrupted: bool, started: Instant) -> Result<Summary, TrainError> {
+    fn finish(&mut self, interrupted: bool, started: Instant) -> Result<Summary, TrainError> {
         self.save()?;
         self.run.save_result(self.parameters)?;
         if self.state.evaluated != Some(self.state.step) {
             let shown = self.run.show_factors(self.state.step, self.parameters);
             self.saver.recorded(shown, self.observer);
         }
-        if let Some(error) = self.saver.failed {
+        if let Some(error) = self.saver.failed.take() {
             return Err(error.into());
         }
-        let verdict = if interrupted { None } else { self.verdict()? };
+        let verdict = if interrupted { None } else { self.verdict(false)? };
         self.run.write_verdict(verdict.as_ref())?;
         Ok(Summary {
             steps: self.state.step,
             interrupted,
             verdict,
-            last: self.last,
-            evaluation: self.evaluated,
+            last: self.last.take(),
+            evaluation: self.evaluated.take(),
             best: self.state.best,
             skipped: self.state.guard.skipped,
             seconds: started.elapsed().as_secs_f64(),
@@ -494,15 +576,11 @@ impl Saver {
         parameters: &Parameters<'_>,
         optimizer: &AdamW,
         observer: &mut dyn Observer,
-    ) -> Result<(), TrainError> {
+    ) {
         self.cadence.saved(state.step);
         state.updates = optimizer.updates();
         if self.saved.as_ref() == Some(state) {
-            run.prune_checkpoints(self.keep);
-            return Ok(());
-        }
-        if !checkpoint::is_finite(parameters) {
-            return Err(TrainError::Parameters { step: state.step });
+            return run.prune_checkpoints(self.keep);
         }
         match run.save_checkpoint(state, parameters, optimizer, self.keep) {
             Ok(path) => {
@@ -511,13 +589,12 @@ impl Saver {
                 self.saved = Some(state.clone());
                 observer.on_checkpoint(state.step, &path);
             }
-            Err(error) => self.trouble(error, observer),
+            Err(error) => self.warn(error, observer),
         }
-        Ok(())
     }
 
-    fn trouble(&mut self, error: RunError, observer: &mut dyn Observer) {
-        observer.on_trouble(&error);
+    fn warn(&mut self, error: RunError, observer: &mut dyn Observer) {
+        observer.on_warning(&error);
         self.failed = Some(error);
     }
 
@@ -526,12 +603,23 @@ impl Saver {
         match result {
             Ok(()) => self.records_wait = false,
             Err(error) if !self.records_wait => {
-                observer.on_trouble(&error);
+                observer.on_warning(&error);
                 self.records_wait = true;
             }
             Err(_) => {}
         }
     }
+}
+
+/// What the rows of a step gave; their gradient stands in the buffers.
+struct Computed {
+    /// Mean over the supervised tokens.
+    loss: f64,
+    grad_norm: f64,
+    /// Tokens that count in the loss.
+    supervised: usize,
+    /// Tokens that were computed: those that rows share once.
+    tokens: u64,
 }
 
 /// One optimizer step after another, and what lives between them beside the parameters.
@@ -580,6 +668,39 @@ impl Stepper {
         options: &TrainOptions,
     ) -> Result<StepRecord, Refusal> {
         let started = Instant::now();
+        let Computed { loss, grad_norm, supervised, tokens: computed } =
+            self.compute(parameters, samples, indices, number, options)?;
+        // The constant is that of torch.nn.utils.clip_grad_norm_.
+        let clip = options.max_grad_norm.map_or(1.0, |max| (max / (grad_norm + 1e-6)).min(1.0));
+        let learning_rate = self.schedule.rate(number);
+        self.optimizer.step(parameters, &self.gradients, learning_rate, clip);
+
+        let seconds = started.elapsed().as_secs_f64();
+        let tokens = indices.iter().map(|&i| samples.sample(i).len() as u64).sum();
+        Ok(StepRecord {
+            step: number,
+            loss,
+            grad_norm,
+            learning_rate,
+            tokens,
+            computed_tokens: computed,
+            supervised_tokens: supervised as u64,
+            seconds,
+            tokens_per_s: tokens as f64 / seconds,
+            peak_rss_bytes: peak_rss_bytes(),
+            peak_device_bytes: peak_device_bytes(parameters.model().device()),
+        })
+    }
+
+    /// Loss and gradient of the rows of step `number`; refused if one of them is not finite, or the loss is a spike.
+    fn compute(
+        &mut self,
+        parameters: &Parameters<'_>,
+        samples: &Samples,
+        indices: &[usize],
+        number: u64,
+        options: &TrainOptions,
+    ) -> Result<Computed, Refusal> {
         let refusal = |culprit, value| {
             let lines = indices.iter().map(|&i| samples.sample(i).row).collect();
             Refusal { step: number, culprit, value, lines }
@@ -621,26 +742,7 @@ impl Stepper {
         if !grad_norm.is_finite() {
             return Err(refusal(Culprit::GradientNorm, grad_norm));
         }
-        // The constant is that of torch.nn.utils.clip_grad_norm_.
-        let clip = options.max_grad_norm.map_or(1.0, |max| (max / (grad_norm + 1e-6)).min(1.0));
-        let learning_rate = self.schedule.rate(number);
-        self.optimizer.step(parameters, &self.gradients, learning_rate, clip);
-
-        let seconds = started.elapsed().as_secs_f64();
-        let tokens = indices.iter().map(|&i| samples.sample(i).len() as u64).sum();
-        Ok(StepRecord {
-            step: number,
-            loss,
-            grad_norm,
-            learning_rate,
-            tokens,
-            computed_tokens: computed,
-            supervised_tokens: supervised as u64,
-            seconds,
-            tokens_per_s: tokens as f64 / seconds,
-            peak_rss_bytes: peak_rss_bytes(),
-            peak_device_bytes: peak_device_bytes(parameters.model().device()),
-        })
+        Ok(Computed { loss, grad_norm, supervised, tokens: computed })
     }
 
     /// Evaluates after the step that `state` is at; `None` if it is to `stop`.

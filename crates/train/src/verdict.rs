@@ -3,7 +3,7 @@
 //! The rules are functions of the losses alone. They judge held-out rows where there are some, and training losses where there
 //! are none; of the latter no more can be said than that they fell. `verdict/tests.rs` has curves with the verdict of each.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 #[cfg(test)]
 mod tests;
@@ -38,6 +38,8 @@ pub struct Curve {
     pub skipped: u64,
     /// Held-out rows.
     pub held_out_rows: usize,
+    /// Whether the run ended because losses and gradients were no numbers any more.
+    pub diverged: bool,
 }
 
 /// What a curve says.
@@ -47,9 +49,11 @@ pub struct Verdict {
     #[serde(flatten)]
     pub outcome: Outcome,
     /// Loss before training and the lowest after it, on the rows that `of` says. Of training rows: the means of the first and of
-    /// the last steps.
+    /// the last steps. NaN, in JSON null, where there is no such loss.
+    #[serde(deserialize_with = "number_or_null")]
     pub from: f64,
-    /// See `from`.
+    /// See `from`; NaN, in JSON null, if the run ended without a loss that is a number.
+    #[serde(deserialize_with = "number_or_null")]
     pub to: f64,
     /// Which rows those losses are of.
     pub of: Rows,
@@ -95,11 +99,22 @@ pub enum Outcome {
 pub fn verdict(curve: &Curve) -> Option<Verdict> {
     let few_rows = curve.held_out_rows < FEW_ROWS;
     let skipped = curve.skipped;
+    if curve.diverged {
+        // The loss before training, if it is known, and none at the end.
+        let (from, of) = match (curve.held_out.first(), ends(&curve.training)) {
+            (Some((0, base)), _) => (*base, Rows::HeldOut),
+            (_, Some((first, _))) => (first, Rows::Training),
+            (_, None) => (f64::NAN, Rows::Training),
+        };
+        let outcome = Outcome::Diverged;
+        return Some(Verdict { outcome, from, to: f64::NAN, of, few_rows: false, skipped });
+    }
     if let [(0, base), later @ ..] = &curve.held_out[..]
-        && let Some(best) = lowest(later)
+        && !later.is_empty()
     {
         let (outcome, of) = (of_held_out(*base, later, &curve.training), Rows::HeldOut);
-        return Some(Verdict { outcome, from: *base, to: best.1, of, few_rows, skipped });
+        let to = lowest(later).map_or(f64::NAN, |(_, loss)| loss);
+        return Some(Verdict { outcome, from: *base, to, of, few_rows, skipped });
     }
     let (first, last) = ends(&curve.training)?;
     let outcome = of_training(&curve.training, first, last);
@@ -113,7 +128,7 @@ fn lowest(points: &[(u64, f64)]) -> Option<(u64, f64)> {
 
 /// `later` has one evaluation or more, after steps.
 fn of_held_out(base: f64, later: &[(u64, f64)], training: &[f64]) -> Outcome {
-    let (Some(best), Some(&(_, last))) = (lowest(later), later.last()) else { return Outcome::TooShort };
+    let (Some(best), Some(&(_, last))) = (lowest(later), later.last()) else { return Outcome::Diverged };
     let gained = base - best.1;
     if !last.is_finite() {
         return Outcome::Diverged;
@@ -212,6 +227,11 @@ fn falls_at_its_end(losses: &[f64]) -> bool {
     let noise = (end.iter().enumerate().map(residual).sum::<f64>() / (n - 2.0) / spread).sqrt();
     let gain = -slope * losses.len() as f64 / 2.0;
     slope < -ONE_SIDED * noise && gain > STILL_FALLING * whole
+}
+
+/// A number as JSON has it, which writes null for those that are not finite.
+pub(crate) fn number_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// The mean of some numbers.

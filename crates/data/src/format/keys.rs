@@ -107,7 +107,7 @@ pub const LIST: &[Keys] = &[
         TURNS,
         Use::Honoured("turns before the row's own, [[question, answer], ...], trained too"),
     ),
-    row(&["weight"], ALL, Use::Honoured("1; another is refused, since rows are weighted by file: b.csv:0.5")),
+    row(&["weight"], ALL, Use::Honoured("only 1 is accepted, since weights are those of files: b.csv:0.5")),
     row(REASONING, &[Shape::Question], Use::Template),
     row(REASONING, ALL, Use::Refused("reasoning belongs into the assistant's message, as reasoning_content")),
     row(SYSTEM, ALL, Use::Refused("text is trained as it is; conversations have a system prompt")),
@@ -120,22 +120,18 @@ pub const LIST: &[Keys] = &[
     row(SWITCHES, ALL, Use::Refused("only conversations are written by the chat template")),
     row(MATERIAL, ALL, Use::Refused("only conversations are written by the chat template")),
     row(&["history"], ALL, Use::Refused("write the earlier turns as messages")),
-    row(
-        &["context"],
-        TURNS,
-        Use::Refused("say where it goes: read as `input`, it stands below the instruction"),
-    ),
+    row(&["context"], TURNS, Use::Refused("map it to `input`, which puts it below the instruction")),
     row(
         &["images", "image", "audio", "audios", "video", "videos", "image_url"],
         ALL,
         Use::Refused("only text is trained"),
     ),
-    row(&["label"], ALL, Use::Refused("there is no trainer for rows that are judged (KTO) or classified")),
+    row(&["label"], ALL, Use::Refused("training on judged rows (KTO) or classes is not there")),
     row(
         &["chosen", "rejected"],
         ALL,
         Use::Refused(
-            "there is no trainer for preferences (DPO): keep one reply in the row, or leave them out",
+            "training on preferences (DPO) is not there: keep one reply in the row, or leave both out",
         ),
     ),
     row(
@@ -151,7 +147,7 @@ pub const LIST: &[Keys] = &[
     message(&["role", "content"], Use::Read),
     message(&["from", "value"], Use::Read),
     message(&["train"], Use::Honoured("false: not trained")),
-    message(&["weight"], Use::Honoured("0: not trained, 1: trained, of the assistant's")),
+    message(&["weight"], Use::Honoured("of the assistant's: 0 is not trained, 1 is")),
     message(&["tool_calls"], Use::Template),
     message(&["function_call"], Use::Honoured("read as tool_calls")),
     message(REASONING, Use::Template),
@@ -163,7 +159,7 @@ pub const LIST: &[Keys] = &[
     message(&["tools", "functions"], Use::Template),
     message(
         &["refusal", "loss", "loss_mask", "mask", "masked", "label", "train_detail"],
-        Use::Refused("which replies are trained says `train`, true or false"),
+        Use::Refused("`train`, true or false, says which replies are trained"),
     ),
     Keys { names: METADATA, place: Place::Row, shapes: ALL, meaning: Use::Harmless },
     message(METADATA, Use::Harmless),
@@ -279,7 +275,7 @@ pub(super) fn check_message<'a>(
 /// The list for people: a line for each entry, of at most `width` characters where words allow it.
 pub fn told(width: usize) -> String {
     let mut lines =
-        vec!["Keys of rows, and what becomes of them (all others are passed over and counted):".to_owned()];
+        vec!["Keys of rows and what they do (all other keys are ignored, and counted):".to_owned()];
     for keys in LIST {
         let place = match keys.place {
             Place::Row => "",
@@ -295,7 +291,7 @@ pub fn told(width: usize) -> String {
             Use::Template => "given to the chat template".to_owned(),
             Use::Honoured(what) => what.to_owned(),
             Use::Refused(why) => format!("refused: {why}"),
-            Use::Harmless => "passed over, not counted".to_owned(),
+            Use::Harmless => "ignored, and not counted".to_owned(),
         };
         let mut line = String::from(" ");
         let text = format!("{place}{}{shapes}: {meaning}", keys.names.join(", "));

@@ -5,7 +5,7 @@ use std::io::BufRead;
 
 use super::{Content, LONGEST_ROW_BYTES, ReadError, Record};
 use crate::error::RowProblem;
-use crate::words::counted;
+use lorafit_remedy::amounts::counted;
 
 /// The elements of an array, numbered from 1.
 #[derive(Debug)]

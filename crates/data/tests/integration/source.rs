@@ -376,7 +376,7 @@ fn files_that_are_not_what_they_should_be_are_errors_that_say_where() {
         ("a.parquet.gz", gzip(&parquet), "it is compressed as a whole"),
         ("a.jsonl.gz", gzip(wide.as_bytes())[..60].to_vec(), "cannot read "),
         ("a.jsonl.zst", zstd(wide.as_bytes())[..12].to_vec(), "cannot read "),
-        ("picture", b"\x89PNG".to_vec(), "cannot tell what kind of file this is"),
+        ("picture", b"\x89PNG".to_vec(), "the kind of this file is unknown"),
     ];
     for (name, content, want) in cases {
         let dir = folder(&[(name, &content)]);

@@ -441,7 +441,8 @@ mod tests {
         let text = error.map(|opened| opened.path).expect_err("empty files").to_string();
         let root = machine.0.path().display();
         for expected in [
-            "NVRTC was not found: no libnvrtc.so.13 or libnvrtc.so.12 that opens in".to_owned(),
+            "NVRTC was not found: no libnvrtc.so.13 or libnvrtc.so.12 that opens in any of these places:"
+                .to_owned(),
             format!("the library path (LD_LIBRARY_PATH): {root}/on_path, {root}/on_path_too"),
             format!("beside the program: {root}/bin"),
             format!("the active virtual environment: {root}/venv/lib"),

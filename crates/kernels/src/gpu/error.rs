@@ -1,12 +1,13 @@
 //! What a device does not do, and what the user can do about it.
 
+use lorafit_remedy::amounts::memory;
 use lorafit_remedy::{Remedy, Setting, Task, remedy};
 
 /// Why a device does not do what it is asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// A library is not on this machine.
-    #[error("{library} was not found: no {} that opens in\n  {}", looked_for.join(" or "), looked_in.join("\n  "))]
+    #[error("{library} was not found: no {} that opens in any of these places:\n  {}", looked_for.join(" or "), looked_in.join("\n  "))]
     Library {
         /// What it is.
         library: &'static str,
@@ -52,7 +53,7 @@ pub enum DeviceError {
         hint: &'static str,
     },
     /// Not enough memory.
-    #[error("{wanted} MiB more of device memory are wanted, of which {free} MiB are free (the run has {held} MiB)", wanted = wanted >> 20, free = free >> 20, held = held >> 20)]
+    #[error("{} more of device memory are wanted, of which {} are free (the run has {})", memory(*wanted), memory(*free), memory(*held))]
     Memory {
         /// Bytes asked for.
         wanted: u64,

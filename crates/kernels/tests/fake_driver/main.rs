@@ -136,7 +136,7 @@ fn a_driver_of_12_says_that_libraries_of_13_are_not_enough() {
     let wheels = format!("{WHEELS}/cu13/lib");
     let machine = machine.install(13, &wheels).with("VIRTUAL_ENV", "venv").with("FAKE_CUDA_VERSION", 12_020);
     let told = machine.passes("opens");
-    let missing = "error: NVRTC was not found: no libnvrtc.so.12 that opens in\n";
+    let missing = "error: NVRTC was not found: no libnvrtc.so.12 that opens in any of these places:\n";
     assert!(told.contains(missing) && told.contains(&wheels), "{told}");
     assert!(told.contains("hint: pip install nvidia-cuda-nvrtc-cu12"), "{told}");
     let older = Machine::new().expect("a compiler").with("FAKE_CUDA_VERSION", 11_040);

@@ -1,15 +1,15 @@
 //! How the frozen base is held in memory, and how it is spoken to: flags that several verbs share.
 
 use clap::{ArgAction, Args, ValueEnum};
-use lorafit_data::{TemplateError, Tokenizer};
+use lorafit_data::{Builtin, TemplateError, Tokenizer};
 use lorafit_kernels::ComputeDtype;
 use lorafit_kernels::ops::matmul::cpu_instruction_set;
 use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::Code;
-use lorafit_model::BaseQuantization;
+use lorafit_model::{BaseQuantization, is_gguf};
 use serde::{Deserialize, Serialize};
 
-use crate::args::flags::Facts;
+use crate::args::flags::{Facts, Words};
 use crate::args::options::DeviceChoice;
 use crate::args::options::Method;
 use crate::terminal::error::CliError;
@@ -121,7 +121,7 @@ pub struct TemplateArgs {
     /// For a base model without a template, or to train with another. A model trained with a template has to be used
     /// with it.
     #[arg(long, value_name = "NAME|FILE")]
-    #[arg(add = Facts::FREE)]
+    #[arg(add = Facts::FREE, add = Words(|| Builtin::ALL.map(Builtin::name).to_vec()))]
     pub template: Option<String>,
 }
 
@@ -195,7 +195,7 @@ pub fn check_base_name(asked: Option<&str>) -> Result<(), CliError> {
     if name.trim().is_empty() || name.contains(char::is_control) {
         return Err(CliError::usage(format!("--base-name {name:?}: must be a name")).hint(hint));
     }
-    match std::path::Path::new(name).is_file() || name.to_lowercase().ends_with(".gguf") {
+    match std::path::Path::new(name).is_file() || is_gguf(name) {
         false => Ok(()),
         true => {
             Err(CliError::usage(format!("--base-name {name} is a file, and PEFT loads bases from folders"))

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use crate::args::flags::Facts;
+use crate::args::flags::{Facts, Words};
 use crate::args::options::DeviceChoice;
 use crate::terminal::error::CliError;
 
@@ -19,9 +19,12 @@ pub struct Common {
     pub threads: Option<usize>,
     /// Device to compute on: auto, cpu, or cuda:N for an NVIDIA GPU (not yet tested on one; auto is the CPU)
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
-    #[arg(add = Facts::PROCESS)]
+    #[arg(add = Facts::PROCESS, add = Words(|| vec!["auto", "cpu", "cuda:0"]))]
     pub device: DeviceChoice,
-    /// Print results and errors only: no progress, no summaries
+    /// Print results and errors only: no progress, no notes
+    ///
+    /// train then prints nothing but errors, and a JSON log if one is asked for. What the run came to is in verdict.json in its
+    /// folder; the exit code is 0 if it ran to its end.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
     #[arg(default_value_t = false, default_missing_value = "true", hide_default_value = true)]
     #[arg(hide_possible_values = true, action = clap::ArgAction::Set)]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command};
+use lorafit_remedy::{Setting, remedy};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -166,7 +167,10 @@ impl ConfigFile {
     pub fn read(path: &Path) -> Result<Self, CliError> {
         let shown = path.display();
         let text = std::fs::read_to_string(path).map_err(|error| {
-            let hint = "give a TOML or YAML file that is there; --print-config prints one to begin with";
+            let hint = remedy![
+                "give a TOML or YAML file that is there";
+                "print one to begin with: ", Setting::PrintConfig
+            ];
             CliError::usage(format!("cannot read configuration {shown}: {error}")).hint(hint)
         })?;
         let keys = match path.extension().and_then(|extension| extension.to_str()) {
@@ -177,7 +181,7 @@ impl ConfigFile {
                 .unwrap_or_default(),
             _ => {
                 return Err(CliError::usage(format!(
-                    "{shown}: cannot tell TOML from YAML by this file name"
+                    "{shown}: this file name is neither that of a TOML nor of a YAML file"
                 ))
                 .hint("name it .toml, .yaml or .yml"));
             }

@@ -43,6 +43,12 @@ pub enum OnResume {
 
 impl ArgExt for Facts {}
 
+/// Words that a flag takes beside other values, for a shell to offer.
+#[derive(Clone, Copy, Debug)]
+pub struct Words(pub fn() -> Vec<&'static str>);
+
+impl ArgExt for Words {}
+
 impl Facts {
     /// Of a flag that decides numbers. This is what most are.
     pub const ARITHMETIC: Facts = Facts {

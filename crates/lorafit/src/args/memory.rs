@@ -9,7 +9,7 @@ use lorafit_kernels::gpu::Float;
 use lorafit_model::{ActivationDtype, Recompute};
 use serde::{Deserialize, Serialize};
 
-use crate::args::flags::Facts;
+use crate::args::flags::{Facts, Words};
 use crate::args::options::serde_as_text;
 use crate::args::size::ByteSize;
 use crate::terminal::error::CliError;
@@ -25,7 +25,7 @@ pub struct MemoryArgs {
     /// full keeps only the input of each block: it needs far less memory, takes about 1.4 times as long, and gives
     /// the same bits. auto keeps as many blocks as fit in --memory.
     #[arg(long, value_name = "POLICY")]
-    #[arg(add = Facts::NO_RESULT)]
+    #[arg(add = Facts::NO_RESULT, add = Words(|| vec!["auto", "none", "full"]))]
     pub recompute: Option<RecomputeChoice>,
     /// How kept activations are stored
     ///

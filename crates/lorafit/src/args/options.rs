@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use clap::ValueEnum;
-use lorafit_model::WeightModules;
 use lorafit_model::adapter::{LayerRange, TargetError, Targets};
+use lorafit_model::{Config, WeightModules};
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -259,11 +259,26 @@ pub fn value_name(value: &impl ValueEnum) -> String {
 
 /// The known name a mistyped one probably meant.
 pub fn nearest<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .map(|name| (strsim::jaro_winkler(typed, name), name))
-        .filter(|(likeness, _)| *likeness > 0.75)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, name)| name)
+    near(typed, known).first().copied()
+}
+
+/// The known names that a mistyped one may have meant, the likeliest first and three at most.
+pub fn near<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    const MOST: usize = 3;
+    let likeness = |name| (strsim::jaro_winkler(typed, name), name);
+    let mut names: Vec<(f64, &str)> = known.map(likeness).filter(|(likeness, _)| *likeness > 0.75).collect();
+    names.sort_by(|a, b| b.0.total_cmp(&a.0));
+    names.into_iter().take(MOST).map(|(_, name)| name).collect()
+}
+
+/// What can be given instead of `typed`, which names no published shape.
+pub fn shape_hint(typed: &str) -> String {
+    let near = near(&typed.to_lowercase(), Config::names());
+    let list = "lorafit plan --help lists the published shapes";
+    match &near[..] {
+        [] => list.to_owned(),
+        near => format!("near it are {}; {list}", near.join(", ")),
+    }
 }
 
 #[cfg(test)]

@@ -87,6 +87,8 @@ pub enum Kind {
     Gguf,
     /// A folder to which files are added.
     Files,
+    /// A folder to which man pages are added, beside those of other programs.
+    Manual,
     /// The folder of a run, a sweep or a model, which has one of these files if it is there already.
     Folder(&'static [&'static str]),
 }
@@ -117,6 +119,10 @@ pub fn check<'a>(inputs: &Inputs, outputs: impl IntoIterator<Item = Output<'a>>)
         }
         match kind {
             Kind::Files => check_folder(&named, path)?,
+            Kind::Manual => {
+                check_folder(&named, path)?;
+                check_no_model(&named, path)?;
+            }
             Kind::Folder(marks) => {
                 check_folder(&named, path)?;
                 check_replaced(&named, &whole, inputs)?;
@@ -197,7 +203,7 @@ fn in_words(kind: Kind) -> &'static str {
         Kind::Rows(_) => "an earlier result of this kind",
         Kind::Figure => "a figure of this kind",
         Kind::Gguf => "a GGUF file",
-        Kind::Files | Kind::Folder(_) => "such a folder",
+        Kind::Files | Kind::Manual | Kind::Folder(_) => "such a folder",
     }
 }
 
@@ -232,7 +238,7 @@ fn is_own(path: &Path, kind: Kind) -> bool {
                 _ => true,
             },
             Kind::Gguf => head.starts_with(b"GGUF"),
-            Kind::Rows(_) | Kind::Files | Kind::Folder(_) => false,
+            Kind::Rows(_) | Kind::Files | Kind::Manual | Kind::Folder(_) => false,
         }
 }
 
@@ -243,6 +249,21 @@ fn check_folder(named: &str, path: &Path) -> Result<(), CliError> {
             Err(CliError::usage(text).hint("choose another path"))
         }
         _ => Ok(()),
+    }
+}
+
+/// Refuses a folder that holds a model or an adapter, to which other files do not belong.
+fn check_no_model(named: &str, path: &Path) -> Result<(), CliError> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let mut names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let of_model = |name: &String| {
+        ["config.json", "adapter_config.json"].contains(&name.as_str())
+            || [".safetensors", ".gguf"].iter().any(|ending| name.ends_with(ending))
+    };
+    match names.find(of_model) {
+        Some(name) => Err(CliError::usage(format!("{named} holds a model or an adapter (it has {name})"))
+            .hint("choose another folder")),
+        None => Ok(()),
     }
 }
 

@@ -32,7 +32,7 @@ paragraph is a row; .gz and .zst are unfolded. Rows have one of these shapes:
   a column that asks and one that answers (question and answer, input and output, ...): a conversation of the two
 prompt and completion are plain text, without the chat template; instruction and output are a conversation.
 Beside messages may stand \"tools\" and \"system\"; a message with \"train\": false is not learnt.
-Keys that would change what is trained are read or refused; --columns NAME=ignore passes one over.";
+Keys that would change what is trained are read or refused; --columns NAME=ignore ignores one.";
 
 /// `--overlong`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -61,11 +61,11 @@ impl From<Overlong> for lorafit_data::Overlong {
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Data")]
 pub struct RowArgs {
-    /// Maximum number of tokens in a row; it must hold the prompt and some of the reply
+    /// Maximum number of tokens in a row; --overlong decides what happens to longer rows
     #[arg(long, value_name = "TOKENS", default_value_t = 2048)]
     #[arg(add = Facts::ARITHMETIC)]
     pub max_seq_len: usize,
-    /// What to do with longer rows; their number is printed
+    /// What to do with rows longer than --max-seq-len; their number is printed
     #[arg(long, value_enum, default_value_t = Overlong::TruncateRight)]
     #[arg(add = Facts::ARITHMETIC)]
     pub overlong: Overlong,
@@ -82,12 +82,12 @@ pub struct RowArgs {
     #[arg(long, value_name = "NAME")]
     #[arg(add = Facts::ARITHMETIC)]
     pub split: Option<String>,
-    /// Which field each column is, where names differ: topic=instruction,essay=output; NAME=ignore skips a column
+    /// Which fields columns with other names are: topic=instruction,essay=output; NAME=ignore skips a column
     #[arg(long, value_name = "COLUMN=FIELD,...")]
     #[serde(with = "one_or_many", default, skip_serializing_if = "Vec::is_empty")]
     #[arg(add = Facts::ARITHMETIC)]
     pub columns: Vec<String>,
-    /// Which role each name is, where names differ: human=user,bot=assistant
+    /// Which roles speakers with other names have: human=user,bot=assistant
     #[arg(long, value_name = "NAME=ROLE,...")]
     #[serde(with = "one_or_many", default, skip_serializing_if = "Vec::is_empty")]
     #[arg(add = Facts::ARITHMETIC)]
@@ -140,7 +140,14 @@ impl RowArgs {
 fn pairs(flag: &str, texts: &[String]) -> Result<Vec<(String, String)>, CliError> {
     let pair = |text: &str| match text.rsplit_once('=') {
         Some((from, to)) if !from.is_empty() && !to.is_empty() => Ok((from.trim().into(), to.trim().into())),
-        _ => Err(CliError::usage(format!("--{flag}: `{text}` is not of the form NAME=MEANING"))),
+        _ => {
+            let (form, example) = match flag {
+                "columns" => ("COLUMN=FIELD", "topic=instruction,essay=output"),
+                _ => ("NAME=ROLE", "bot=assistant"),
+            };
+            Err(CliError::usage(format!("--{flag} {text}: `{text}` is not of the form {form}"))
+                .hint(format!("for example --{flag} {example}")))
+        }
     };
     texts.iter().flat_map(|text| text.split(',')).map(pair).collect()
 }

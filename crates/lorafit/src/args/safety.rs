@@ -4,7 +4,7 @@ use clap::{ArgAction, Args};
 use lorafit_train::{CheckpointEvery, OnNan};
 use serde::{Deserialize, Serialize};
 
-use crate::args::flags::Facts;
+use crate::args::flags::{Facts, Words};
 use crate::terminal::progress::LogFormat;
 
 /// Checkpoints, guard rails and logs.
@@ -25,7 +25,7 @@ pub struct SafetyArgs {
     pub keep_checkpoints: usize,
     /// What to do with a step whose loss or gradient is not a number: stop, or skip it (five in a row end the run)
     #[arg(long, value_name = "stop|skip", default_value_t = OnNan::Stop, help_heading = "Safety")]
-    #[arg(add = Facts::FREE)]
+    #[arg(add = Facts::FREE, add = Words(|| vec!["stop", "skip"]))]
     pub on_nan: OnNan,
     /// Skip steps whose loss is six standard deviations above those of the last 128 steps
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, help_heading = "Safety")]

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use clap::{ArgAction, Args};
 use lorafit_data::HeldOut;
 use lorafit_model::WeightModules;
-use lorafit_train::Checkpoint;
+use lorafit_train::{Checkpoint, runs_near};
 use serde::{Deserialize, Serialize};
 
 use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs, check_base_name};
@@ -32,14 +32,14 @@ Examples:
     lorafit train --model M --data train.jsonl --eval-data dev.jsonl --eval-every 50 --out runs/dev
   Less memory: shorter rows, fewer tokens at once, the upper half of a 30-block model only:
     lorafit train --model M --data D --out runs/small --max-seq-len 512 --micro-batch-tokens 256 --layers 15-
-  A run that was interrupted, or whose machine was, goes on where it stopped:
+  Resume a run that was interrupted:
     lorafit train --resume runs/first
   Training the weights themselves, or the upper half of them; the result is a model folder, runs/full/model:
     lorafit train --model M --data train.jsonl --method full --out runs/full
     lorafit train --model M --data train.jsonl --method full --layers 15- --train-modules mlp,norms --out runs/upper
   Pretraining a small model of its own: a folder with config.json and a tokenizer, and text
     lorafit train --model tiny --data books.txt --method full --init random --out runs/tiny
-  Two sources, of the second a tenth, and 5 % of all held out to watch:
+  Two sources, a tenth of the second one, with 5 % of all rows held out for evaluation:
     lorafit train --model M --data chats.jsonl --data 'web/*.parquet:0.1' --validation 5% --out runs/mix
   Everything in a file, one thing changed:
     lorafit train --config run.toml --lr 5e-4 --out runs/hot
@@ -73,7 +73,7 @@ pub struct TrainArgs {
     #[serde(skip)]
     #[arg(add = Facts::CALL)]
     pub overwrite: bool,
-    /// Read flags from a TOML or YAML file; a flag typed here wins over the file
+    /// Read settings from a TOML or YAML file; a flag on the command line overrides the file
     ///
     /// Keys are the flags' names, in kebab-case or snake_case: `max-steps = 100`. The config.toml of a run folder
     /// is such a file.
@@ -120,14 +120,14 @@ pub struct TrainArgs {
     /// What is trained
     ///
     /// Full fine-tuning takes 16 bytes a weight (value, gradient, two moments) where LoRA takes the base as it is stored
-    /// and little more; `lorafit plan` tells both.
+    /// and little more; `lorafit plan` shows both.
     #[arg(long, value_enum, default_value_t = Method::Lora, help_heading = "Method")]
     #[arg(add = Facts::SHAPE)]
     pub method: Method,
     /// What --method full starts from
     ///
-    /// With random, --model needs config.json and a tokenizer; its weights are neither read nor downloaded. New ones
-    /// are drawn as in transformers: from a normal distribution with the configuration's `initializer_range`; norms
+    /// With random, --model needs config.json and a tokenizer; its weights are neither read nor downloaded. New
+    /// weights are drawn as in transformers: from a normal distribution with the configuration's `initializer_range`; norms
     /// are 1.
     #[arg(long, value_enum, default_value_t = Init::Model, help_heading = "Method")]
     #[arg(add = Facts::SHAPE)]
@@ -135,8 +135,8 @@ pub struct TrainArgs {
     /// Weights that --method full trains: all, a comma list, or regex:PATTERN [default: all]
     ///
     /// The list is of q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, self_attn, mlp, embed_tokens, lm_head, norms,
-    /// biases. A pattern has to match a whole module path such as model.layers.3.mlp.up_proj. With --layers what lies
-    /// outside of blocks (embed_tokens, lm_head, norm) is trained only if it is named here.
+    /// biases. A pattern has to match a whole module path such as model.layers.3.mlp.up_proj. With --layers, modules
+    /// outside the blocks (embed_tokens, lm_head, norm) are trained only if this flag names them.
     #[arg(long, value_name = "MODULES", help_heading = "Method")]
     #[arg(add = Facts::SHAPE.of(Method::Full))]
     pub train_modules: Option<TrainModules>,
@@ -179,7 +179,7 @@ pub struct TrainArgs {
     #[arg(add = Facts::SHAPE.of(Method::Lora))]
     pub adapter: Option<PathBuf>,
 
-    /// Learning rate at its peak; 1e-4 to 1e-3 for LoRA, ten times what full fine-tuning takes [default: 2e-4, with
+    /// Peak learning rate; 1e-4 to 1e-3 suits LoRA, a tenth of that full fine-tuning [default: 2e-4, with
     /// --method full 2e-5, with --init random 1e-3]
     #[arg(long, value_name = "LR", help_heading = "Optimisation")]
     #[arg(add = Facts::ARITHMETIC)]
@@ -238,8 +238,7 @@ pub struct TrainArgs {
     #[arg(add = Facts::ARITHMETIC)]
     pub no_shuffle: bool,
 
-    /// Held-out rows, given as --data: their loss and perplexity are printed during training, and the best adapter is
-    /// kept
+    /// Held-out rows, in the same form as --data: train prints their loss and perplexity, and keeps the best adapter
     #[arg(long, value_name = "DATA", help_heading = "Watching")]
     #[serde(with = "one_or_many", default, skip_serializing_if = "Vec::is_empty")]
     #[arg(add = Facts::FREE)]
@@ -256,11 +255,11 @@ pub struct TrainArgs {
     #[arg(long, value_name = "SHARE|ROWS", conflicts_with = "eval_data", help_heading = "Watching")]
     #[arg(add = Facts::ARITHMETIC)]
     pub validation: Option<Validation>,
-    /// Evaluate held-out rows after every so many optimizer steps [default: before the first and after the last]
+    /// Number of optimizer steps between two evaluations of the held-out rows [default: before the first and after the last]
     #[arg(long, value_name = "STEPS", help_heading = "Watching")]
     #[arg(add = Facts::FREE)]
     pub eval_every: Option<usize>,
-    /// Print progress after every so many optimizer steps, where output is no terminal [default: every 10 s]
+    /// Number of optimizer steps between two lines of progress where the output is not a terminal [default: a line every 10 s]
     #[arg(long, value_name = "STEPS", help_heading = "Watching")]
     #[arg(add = Facts::PROCESS)]
     pub log_every: Option<usize>,
@@ -320,7 +319,13 @@ impl TrainArgs {
         idle::refuse(given, [Idle { flag: "resume-anyway", acts, why: "without --resume", hint }])?;
         if let Some(run) = self.resume.as_ref().filter(|run| !run.join("config.toml").exists()) {
             let text = format!("--resume {}: no run is there (a run has a config.toml)", run.display());
-            return Err(CliError::usage(text).hint("give the folder that --out named").into());
+            let near: Vec<String> = runs_near(run).iter().map(|run| run.display().to_string()).collect();
+            return Err(CliError::usage(text)
+                .hint(match near.is_empty() {
+                    true => "give the folder that --out named".to_owned(),
+                    false => format!("runs that are near: {}", near.join(", ")),
+                })
+                .into());
         }
         let mut resolved = match (&self.config, &self.resume) {
             (Some(file), _) => config_file::merge(&self, given, file)?,

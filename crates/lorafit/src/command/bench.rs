@@ -1,7 +1,7 @@
 //! `lorafit bench`: training speed of a model shape on this machine, with random weights.
 
 use clap::Args;
-use lorafit_data::words::{counted, grouped};
+use lorafit_remedy::amounts::{counted, duration, grouped, memory, percent};
 
 use lorafit_kernels::Placement;
 use lorafit_kernels::gpu::Float;
@@ -12,8 +12,9 @@ use lorafit_train::{BenchOptions, BenchResult, MicroBatchSize, OptimizerKind, Pl
 
 use crate::args::base::{ComputeArgs, QuantArgs};
 use crate::args::common::Common;
+use crate::args::flags::Words;
 use crate::args::memory::MemoryArgs;
-use crate::args::options::{TargetModules, WeightDtype};
+use crate::args::options::{TargetModules, WeightDtype, shape_hint};
 use crate::args::require;
 use crate::session::base::{device, reserve, use_threads};
 use crate::session::limits::longest_row;
@@ -35,6 +36,7 @@ multiply-adds of --compute-dtype in the same run, or a GPU in a large product; m
 pub struct BenchArgs {
     /// llama-2-7b, tinyllama-1.1b, smollm2-135m or another published shape, or the path of a config.json
     #[arg(long, value_name = "SHAPE", help_heading = "Work")]
+    #[arg(add = Words(|| Config::names().collect()))]
     pub shape: String,
     /// Rows per step
     #[arg(long, value_name = "ROWS", default_value_t = 4, help_heading = "Work")]
@@ -143,7 +145,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let result = bench(&config, &options, |done, seconds| {
         if told {
             let what = if done == 0 { "warm-up".to_owned() } else { format!("step {done}/{}", args.steps) };
-            eprintln!("{what}: {seconds:.2} s");
+            eprintln!("{what}: {}", duration(seconds));
         }
     })?;
     output::line(if args.json { serde_json::to_string(&result)? } else { table(&args, &result) })?;
@@ -155,10 +157,9 @@ fn shape(text: &str) -> anyhow::Result<Config> {
     if let Some(config) = Config::named(text) {
         return Ok(config);
     }
-    let known: Vec<&str> = Config::names().collect();
     let file = std::fs::read_to_string(text).map_err(|e| {
-        CliError::new(format!("--shape {text}: neither a known shape nor a readable config.json: {e}"))
-            .hint(format!("known shapes: {}", known.join(", ")))
+        CliError::new(format!("--shape {text}: neither a published shape nor a readable config.json: {e}"))
+            .hint(shape_hint(text))
     })?;
     Ok(Config::from_hf_json(&file)?)
 }
@@ -168,8 +169,8 @@ fn table(args: &BenchArgs, r: &BenchResult) -> String {
         "{shape}, {batch} x {seq} tokens, {parameters} parameters, {trainable} trainable, {place}\n\
          tokens/s      {tokens:.1}\n\
          s/step        {seconds:.3}\n\
-         GFLOP/s       {gflops:.1} of {peak:.1} at best ({mfu:.1} %)\n\
-         peak memory   {memory:.0} MiB, planned {planned:.0} MiB",
+         GFLOP/s       {gflops:.1} of {peak:.1} at best ({mfu})\n\
+         peak memory   {taken}, planned {planned}",
         shape = args.shape,
         batch = args.batch,
         seq = args.seq,
@@ -183,8 +184,8 @@ fn table(args: &BenchArgs, r: &BenchResult) -> String {
         seconds = r.seconds_per_step,
         gflops = r.gflops,
         peak = r.peak_gflops,
-        mfu = 100.0 * r.mfu,
-        memory = r.peak_device_bytes.unwrap_or(r.peak_rss_bytes) as f64 / (1 << 20) as f64,
-        planned = r.planned_bytes as f64 / (1 << 20) as f64,
+        mfu = percent(r.mfu, 1),
+        taken = memory(r.peak_device_bytes.unwrap_or(r.peak_rss_bytes)),
+        planned = memory(r.planned_bytes),
     )
 }

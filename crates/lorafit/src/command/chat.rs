@@ -39,9 +39,9 @@ pub struct ChatArgs {
     /// The base model: a Hugging Face folder, a .gguf file, or a hub id (org/name or org/name@revision)
     #[arg(long, value_name = "M", help_heading = "Input")]
     pub model: String,
-    /// An adapter to have at hand; may be given several times, the first is used at the start
+    /// Adapter to load; repeat the flag for several: the first is used at the start, /adapter switches to another
     ///
-    /// Without NAME it is called as its folder is. A weight, DIR:0.7, makes it weaker or stronger whenever it is used.
+    /// Without NAME the adapter has the name of its folder. A weight (DIR:0.7) makes it weaker or stronger wherever it is used.
     #[arg(long = "adapter", value_name = "[NAME=]DIR[:WEIGHT]", help_heading = "Input")]
     pub adapters: Vec<NamedAdapter>,
     /// System message of the conversation [default: the template's own]
@@ -89,7 +89,7 @@ pub fn run(args: ChatArgs, given: &Given) -> anyhow::Result<()> {
     };
     let adapters: Vec<AtHand> = args.adapters.iter().map(open).collect::<anyhow::Result<_>>()?;
     let first: Vec<Part> = adapters.iter().take(1).map(|first| Part::whole(&first.name)).collect();
-    let greeting = format!("{} - /help tells what you can do", base.name);
+    let greeting = format!("{} - /help shows what you can do", base.name);
     let mut engine = Engine { in_use: InUse::None, base, adapters, sampling: args.sampling };
     engine.use_adapters(&first)?;
     Repl::new(engine, first, args.system, interrupt::flag()).run(Some(&greeting))

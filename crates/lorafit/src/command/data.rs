@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 use lorafit_data::statistics::{Percentiles, Statistics};
-use lorafit_data::words::{counted, grouped};
 use lorafit_data::{Dataset, SampleRef, Tokenizer};
+use lorafit_remedy::amounts::{counted, grouped, percent};
 
 use crate::args::base::TemplateArgs;
 use crate::args::cache::CacheArgs;
@@ -39,8 +39,8 @@ Examples:
 
 On a terminal trained text is bold green, special tokens are cyan, and bold where they are trained; elsewhere
 what is trained stands in \u{27e6}brackets\u{27e7}. \u{23ce} is a line break.
-padded is what a rectangle batch would compute, shared what train computes: what rows of a batch begin
-with alike is computed once.";
+\"with padding\" are the tokens that a batch padded to its longest row would compute. \"with shared prefixes\" are those that
+train computes: a prefix that rows of a batch share is computed once. Both are shares of all tokens.";
 
 /// The flags of `data`.
 #[derive(Args, Clone, Debug)]
@@ -275,12 +275,10 @@ impl Marked {
 fn report(s: &Statistics) -> String {
     let number = |n: usize| grouped(n as u64);
     let found = &s.report;
-    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let of_shapes = shapes(found);
     let mut lines = vec![format!(
-        "{} {} {}: {} trained on, {} of them cut, {} dropped",
-        number(found.rows),
-        shapes(found),
-        if found.rows == 1 { "row" } else { "rows" },
+        "{}: {} trained on, {} of them cut, {} dropped",
+        counted(found.rows, &format!("{of_shapes} row"), &format!("{of_shapes} rows")),
         number(found.samples),
         number(found.truncated),
         number(found.dropped + found.overlong)
@@ -294,13 +292,13 @@ fn report(s: &Statistics) -> String {
         "{}, {} trained ({})",
         counted(found.tokens, "token", "tokens"),
         number(found.supervised_tokens),
-        percent(s.supervised_share)
+        percent(s.supervised_share, 1)
     ));
     lines.push(format!(
-        "batches of {}: padded {} of the tokens, shared {}",
+        "computed in batches of {}: {} of the tokens with padding, {} with shared prefixes",
         s.batch_size,
-        percent(s.padded_share),
-        percent(s.computed_share)
+        percent(s.padded_share, 1),
+        percent(s.computed_share, 1)
     ));
     let named = |groups: &[Vec<usize>]| -> String {
         let group =

@@ -8,12 +8,12 @@ use lorafit_kernels::gpu::{DeviceError, DeviceInfo, Float};
 use lorafit_kernels::ops::matmul::cpu_instruction_set;
 use lorafit_kernels::{ComputeDtype, cuda};
 use lorafit_model::Hub;
+use lorafit_remedy::amounts::{counted, memory};
 use lorafit_train::{available_bytes, machine};
 use serde_json::{Value, json};
 
 use crate::args::base::{ComputeArgs, ComputeChoice};
 use crate::args::options::DeviceChoice;
-use crate::args::size::ByteSize;
 use crate::session::base::gpu_in_words;
 use crate::session::tokenise::default_cache_folder;
 use crate::terminal::output;
@@ -102,14 +102,13 @@ impl Findings {
     }
 
     fn in_words(&self) -> String {
-        let size =
-            |bytes: Option<u64>| bytes.map_or("unknown".to_owned(), |bytes| ByteSize(bytes).to_string());
+        let size = |bytes: Option<u64>| bytes.map_or("unknown".to_owned(), |bytes| memory(bytes));
         let mut lines = vec![
             format!("lorafit      {}, {} {}", env!("CARGO_PKG_VERSION"), env::consts::OS, env::consts::ARCH),
             format!(
                 "processor    {}, {}",
                 self.processor.as_deref().unwrap_or("unknown"),
-                lorafit_data::words::counted(self.cores, "core", "cores")
+                counted(self.cores, "core", "cores")
             ),
             format!("memory       {} free of {}", size(self.memory.1), size(self.memory.0)),
         ];
@@ -138,7 +137,7 @@ impl Findings {
             ComputeChoice::F32 => format!("products in f32 by {f32}{when}"),
             ComputeChoice::Bf16 => format!("products in bf16 by {bf16}{when}"),
         });
-        let threads = lorafit_data::words::counted(self.threads, "thread", "threads");
+        let threads = counted(self.threads, "thread", "threads");
         lines.push(format!("by default   the processor, {threads}, {}", dtypes.join(", ")));
         lines.join("\n")
     }

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use lorafit_data::words::{counted, grouped};
 use lorafit_model::Model;
 use lorafit_model::adapter::Adapter;
+use lorafit_remedy::amounts::{counted, grouped};
 
 use lorafit_train::{
     CONFIDENCE, RESAMPLES, SEED, TokenScores, peak_device_bytes, peak_rss_bytes, token_scores,

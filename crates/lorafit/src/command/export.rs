@@ -6,14 +6,14 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use lorafit_data::words::grouped;
 use lorafit_kernels::Device;
 use lorafit_model::adapter::convert::{MLX_CONFIG, MLX_WEIGHTS, MlxAdapter};
 use lorafit_model::adapter::{self, Adapter, AdapterFile, convert};
 use lorafit_model::export::{self, FileType, GgufModel};
 use lorafit_model::merge::{Merged, check_finite};
 use lorafit_model::weights::{Gguf, GgufEntry, ModelFiles, SaveDtype};
-use lorafit_model::{FileError, Source};
+use lorafit_model::{FileError, Source, is_gguf};
+use lorafit_remedy::amounts::{grouped, memory};
 use lorafit_train::{
     FolderFile, ModelFolder, Tensors, open_tokenizer, tokenizer_entries, write_adapter_folder,
     write_large_file,
@@ -24,14 +24,15 @@ use crate::args::adapters::AdapterArg;
 use crate::args::base::TemplateArgs;
 use crate::args::base::check_base_name;
 use crate::args::common::Common;
+use crate::args::flags::Words;
+use crate::args::options::value_name;
 use crate::args::outputs::{self, Inputs, Kind, Output};
-use crate::args::size::ByteSize;
 use crate::session::adapter_numbers;
 use crate::session::base::{refuse_full_run, use_threads};
 use crate::session::base_name;
 use crate::session::merge_inputs::{GGUF_MANIFEST, as_one, manifest, refuse_merged};
 use crate::session::model_folder::beside_adapter;
-use crate::session::other_tokenizer;
+use crate::session::other_base;
 use crate::session::readers::Facts;
 use crate::terminal::error::CliError;
 use crate::terminal::large_write::large_write;
@@ -49,7 +50,7 @@ Examples:
   An adapter of llama.cpp or mlx-lm as PEFT's, and the other way round:
     lorafit export --to peft --model M --adapter lora.gguf --out lora
     lorafit export --to mlx --model M --adapter runs/first --out first-mlx
-  Whether a reader can take the adapter as it is, and if not, the command that makes it fit:
+  Can vLLM load the adapter as it is? If not, which command makes it fit?
     lorafit export --to vllm --check --adapter runs/first
 
 Of a .gguf base, tensors that no adapter changes are copied byte for byte, unless --type says another type.";
@@ -98,28 +99,30 @@ pub struct ExportArgs {
     pub to: Target,
     /// The base model: a .gguf file, a Hugging Face folder, a hub id (org/name or org/name@revision), or what Ollama has
     /// (ollama://model:tag)
-    #[arg(long, value_name = "M", required_unless_present = "check", help_heading = "Input and output")]
+    #[arg(long, value_name = "M", help_heading = "Input and output")]
     pub model: Option<String>,
     /// Adapter: a run folder of train, a PEFT folder, a LoRA in a .gguf file, or a folder of mlx-lm; optionally with
     /// a weight, A:0.5; repeat the flag to add up several adapters
     #[arg(long, value_name = "A[:WEIGHT]", help_heading = "Input and output")]
     pub adapter: Vec<String>,
     /// File to write (gguf, gguf-lora), or new or empty folder (ollama, peft, mlx)
-    #[arg(long, value_name = "OUT", required_unless_present = "check", help_heading = "Input and output")]
+    #[arg(long, value_name = "OUT", help_heading = "Input and output")]
     pub out: Option<PathBuf>,
-    /// Write nothing; tell whether the reader can take --adapter as it is, and what makes it fit [exit code 1: it cannot]
+    /// Write nothing: say whether the program that --to names can load --adapter as it is and, if not, which command makes it
+    /// fit; the exit code is then 1
     #[arg(long, conflicts_with_all = ["out", "file_type", "overwrite", "base_name"], help_heading = "Input and output")]
     pub check: bool,
-    /// What --to peft calls the base: a model on the hub (org/name) or a folder [default: --model, or the model on the hub that
-    /// the metadata of a .gguf file names]
+    /// Name of the base that --to peft writes: a model on the hub (org/name) or a folder [default: --model, or the hub model
+    /// that the metadata of a .gguf file names]
     #[arg(long, value_name = "NAME", help_heading = "Input and output")]
     pub base_name: Option<String>,
     /// How --to gguf and ollama store matrices: f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_1, q5_0, q4_k_m, q4_1 or q4_0, each with the
     /// types that llama.cpp gives single tensors [default: each as the base has it, what the
     /// adapter changes in 8 bits or more]
     #[arg(long = "type", value_name = "TYPE", help_heading = "Input and output")]
+    #[arg(add = Words(|| FileType::ALL.map(|(name, _)| name).to_vec()))]
     pub file_type: Option<FileType>,
-    /// Replace the file --out, once the new one is whole
+    /// Replace the file --out, once the new one is complete
     #[arg(long, help_heading = "Input and output")]
     pub overwrite: bool,
     /// Print the result as one JSON object
@@ -149,16 +152,27 @@ impl ExportArgs {
         }
         check_base_name(self.base_name.as_deref())?;
         if matches!(self.to, Target::Transformers | Target::Vllm | Target::Tgi) && !self.check {
-            return Err(CliError::usage("--to transformers, vllm and tgi go with --check: they read what is there")
-                .hint(
-                    "they take the adapter's folder as it is, or a merged model: lorafit merge --model M --adapter A --out DIR",
-                ));
+            let to = value_name(&self.to);
+            return Err(CliError::usage(format!(
+                "--to {to} writes nothing: {to} reads an adapter's folder as it is, or a merged model"
+            ))
+            .hint(format!(
+                "lorafit export --to {to} --check --adapter A says whether it can take the adapter; lorafit merge --model M \
+                 --adapter A --out DIR writes a merged model"
+            )));
+        }
+        for (flag, is_given) in [("model", self.model.is_some()), ("out", self.out.is_some())] {
+            if !is_given && !self.check {
+                return Err(CliError::usage(format!("--{flag} is missing"))
+                    .hint("give --model, the base, and --out, where to write; only --check goes without"));
+            }
         }
         if self.adapter.is_empty() && !is_model {
             return Err(
                 CliError::usage("--adapter is missing").hint("give the adapter that is to be written")
             );
         }
+        self.common.on_processor_only("export")?;
         self.common.validate()
     }
 
@@ -331,7 +345,7 @@ fn one_adapter(
         if args.to == Target::Gguf {
             refuse_merged(files, dir)?;
         }
-        other_tokenizer::note(files, dir).iter().for_each(|note| args.tell(note));
+        other_base::note(files, args.model(), dir).iter().for_each(|note| args.tell(note));
         adapter.notes().iter().for_each(|note| args.tell(note));
         check_finite(&adapter, config)?;
         loaded.push(adapter);
@@ -341,7 +355,7 @@ fn one_adapter(
 
 /// An adapter of any of the kinds that are read.
 fn read_adapter(path: &Path, files: &ModelFiles) -> Result<Adapter, FileError> {
-    let is_gguf = path.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    let is_gguf = path.is_file() && is_gguf(path);
     match is_gguf {
         true => convert::load_gguf_lora(&Gguf::open(path)?, files.config()),
         false if convert::is_mlx(path) => convert::load_mlx(path, files.config()),
@@ -403,7 +417,7 @@ fn model(
     let (tensors, copied) = (gguf.tensors(), gguf.copied());
     let what = format!(
         "{}: {} of {} tensors changed by the adapter, {} copied as they were",
-        ByteSize(bytes),
+        memory(bytes),
         grouped(changed as u64),
         grouped(tensors as u64),
         grouped(copied as u64)

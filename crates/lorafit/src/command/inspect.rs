@@ -5,9 +5,9 @@ mod shrink_rank;
 use std::path::PathBuf;
 
 use clap::Args;
-use lorafit_data::words::{counted, grouped};
 use lorafit_model::adapter::AdapterFile;
 use lorafit_model::weights::ModelFiles;
+use lorafit_remedy::amounts::{counted, grouped, percent};
 use serde_json::json;
 
 use crate::args::common::Common;
@@ -16,7 +16,7 @@ use crate::pages::figure;
 use crate::session::adapter_numbers::{
     self, LayerNumbers, OverlapNumbers, check_overlap, median, modules_of, verdict,
 };
-use crate::session::base::{refuse_full_run, use_threads};
+use crate::session::base::{adapter_folder, refuse_full_run, use_threads};
 use crate::session::readers::{Facts, Reading};
 use crate::terminal::output;
 use crate::terminal::table::aligned;
@@ -76,11 +76,12 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     use_threads(&args.common)?;
     refuse_full_run("", &args.adapter)?;
     args.against.iter().try_for_each(|other| refuse_full_run("--against", other))?;
-    let adapter = AdapterFile::read(&args.adapter)?;
+    let adapter = AdapterFile::read(&adapter_folder(&args.adapter, args.common.quiet)?)?;
     if let (Some(rank), Some(out)) = (args.shrink_rank, &args.out) {
         return shrink_rank::run(&adapter, rank, out, args.json);
     }
-    let against = args.against.as_ref().map(|dir| AdapterFile::read(dir)).transpose()?;
+    let against = args.against.as_ref().map(|dir| adapter_folder(dir, args.common.quiet)).transpose()?;
+    let against = against.map(|dir| AdapterFile::read(&dir)).transpose()?;
     let base = adapter_numbers::open_base(args.model.as_deref(), &adapter, args.common.quiet)?;
     let layers = adapter_numbers::of(&adapter, base.as_ref(), against.as_ref())?;
     if let Some(other) = &args.against {
@@ -177,7 +178,7 @@ fn table(layers: &[LayerNumbers], base: bool, against: bool) -> Vec<Vec<String>>
             short(layer.norm),
         ];
         if base {
-            line.push(layer.relative_norm.map_or("-".to_owned(), |share| format!("{:.2} %", 100.0 * share)));
+            line.push(layer.relative_norm.map_or("-".to_owned(), |share| percent(share, 2)));
         }
         line.extend([format!("{:.2}", layer.effective_rank), format!("{:.2}", layer.stable_rank)]);
         line.push(layer.singular_values.iter().take(3).map(|s| short(*s)).collect::<Vec<_>>().join(" "));

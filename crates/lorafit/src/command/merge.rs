@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use lorafit_data::Dataset;
-use lorafit_data::words::{counted, grouped};
 use lorafit_kernels::Device;
 use lorafit_model::adapter::{self, Adapter};
-use lorafit_model::merge::{Combination, MajoritySign, Merged, Method, Weighted, check_finite, combine};
+use lorafit_model::merge::{
+    Combination, MajoritySign, Merged, Method, Weighted, check_finite, combine, foreign_weight,
+};
 use lorafit_model::weights::{BaseStorage, ModelFiles, SaveDtype};
 use lorafit_model::{Model, Source};
+use lorafit_remedy::amounts::{counted, grouped, memory};
 use lorafit_train::{
     Evaluation, FolderFile, LogitDifference, ModelFolder, RunError, evaluate, logit_difference,
     model_folder_bytes, open_tokenizer, write_model_folder,
@@ -27,7 +29,7 @@ use crate::session::base::{Base, open_base, refuse_full_run, use_threads};
 use crate::session::limits::Limits;
 use crate::session::merge_inputs::{MANIFEST, Trained, check_same_shape, manifest, refuse_merged, whole_out};
 use crate::session::model_folder::beside_weights;
-use crate::session::other_tokenizer;
+use crate::session::other_base;
 use crate::session::rows::skipped;
 use crate::terminal::error::CliError;
 use crate::terminal::large_write::large_write;
@@ -37,7 +39,7 @@ const EXAMPLES: &str = "\
 Examples:
   A model that needs no adapter, for transformers, vLLM and whatever else reads a model folder:
     lorafit merge --model M --adapter runs/first --out first-merged
-  Over a base that is stored in 4 or 8 bits one of two has to be chosen:
+  With a base in 4 or 8 bits, choose one of two:
     lorafit merge --model M-nf4 --adapter runs/qlora --merge-into stored --out merged
     lorafit merge --model M-nf4 --adapter runs/qlora --base M --out merged --check test.jsonl
   Several adapters, the second at half its strength:
@@ -110,9 +112,9 @@ impl MethodChoice {
 /// `--majority-sign`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SignChoice {
-    /// That of the sum of the values
+    /// The sign of the sum of the values
     Total,
-    /// That of more adapters
+    /// The sign that more of the adapters have
     Frequency,
 }
 
@@ -130,7 +132,7 @@ pub struct MergeArgs {
     /// Folder to write, which must be new or empty
     #[arg(long, value_name = "DIR", help_heading = "Input and output")]
     pub out: PathBuf,
-    /// Replace the model folder that --out already is, once the new one is whole
+    /// Replace the model folder in --out, once the new one is complete
     #[arg(long, help_heading = "Input and output")]
     pub overwrite: bool,
     /// Print the result as one JSON object
@@ -163,7 +165,7 @@ pub struct MergeArgs {
     /// How ties elects the sign of a value
     #[arg(long, value_enum, default_value_t = SignChoice::Total, help_heading = "Several adapters")]
     pub majority_sign: SignChoice,
-    /// Decides which values dare drops
+    /// Random seed of the values that dare drops
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Several adapters")]
     pub seed: u64,
 
@@ -198,6 +200,7 @@ impl MergeArgs {
                 .hint("leave --method out; DIR:WEIGHT changes the strength of one"));
         }
         self.rows.validate()?;
+        self.common.on_processor_only("merge")?;
         self.common.validate()
     }
 
@@ -262,6 +265,14 @@ impl Inputs {
         let original = args.base.as_deref().map(open).transpose()?;
         if let (Some(original), Some(name)) = (&original, &args.base) {
             check_same_shape((name, original.config()), (&args.model, files.config()))?;
+            if let Some(weight) = foreign_weight(original, &files)? {
+                return Err(CliError::usage(format!(
+                    "--base {name}: {} was not quantised from it: {weight} has other values",
+                    args.model
+                ))
+                .hint("--base is the model in 16 or 32 bits that --model was quantised from")
+                .into());
+            }
         }
         let storage = original.as_ref().unwrap_or(&files).storage()?;
         Ok(Inputs { adapters, files, original, storage })
@@ -282,6 +293,14 @@ impl Inputs {
     /// Refuses a quantised base without a word on what becomes of it, and tells of adapters that were trained over one.
     fn check_choice(&self, args: &MergeArgs) -> Result<(), CliError> {
         let BaseStorage::Quantized(format) = &self.storage else {
+            if let (Some(_), BaseStorage::Float(dtype)) = (args.merge_into, &self.storage) {
+                return Err(CliError::usage(format!(
+                    "--merge-into has no meaning: {} is not quantised, and adapters are added to its weights in {}",
+                    args.model,
+                    dtype.name()
+                ))
+                .hint("leave --merge-into out"));
+            }
             if args.base.is_none() {
                 self.tell_of_training(args);
             }
@@ -301,7 +320,7 @@ impl Inputs {
         .hint(format!(
             "--merge-into stored adds it to the values that the file stores and writes 16 bits, which is what was trained.\n\
              --base ORIGINAL adds it to the weights that {model} was quantised from, which are better but not those that it \
-             was trained over: --check DATA tells what that changes."
+             was trained over: --check DATA shows what that changes."
         )))
     }
 
@@ -313,7 +332,7 @@ impl Inputs {
             if let Some(quant) = trained.quant {
                 args.tell(&format!(
                     "{dir} was trained over its base in {quant}, and is merged into the weights as {model} stores them; \
-                     --check DATA tells how well that goes\n\
+                     --check DATA shows how well that goes\n\
                      to merge into what it was trained over: lorafit quantize --model {model} --quant {quant} --out Q, and \
                      lorafit merge --model Q --merge-into stored"
                 ));
@@ -351,7 +370,7 @@ impl Inputs {
             adapter.notes().iter().for_each(|note| args.tell(note));
             check_finite(&adapter, config)?;
             refuse_merged(self.target(), dir)?;
-            other_tokenizer::note(&self.files, dir).iter().for_each(|note| args.tell(note));
+            other_base::note(&self.files, &args.model, dir).iter().for_each(|note| args.tell(note));
             loaded.push(adapter);
         }
         let Some(how) = args.combination(&self.adapters) else {
@@ -433,8 +452,7 @@ impl Checked {
         }
         let model = inputs.files.path().to_string_lossy().into_owned();
         let as_stored = QuantArgs { quant: None, double_quant: false, quant_block: 64, quant_head: false };
-        let common = Common { device: crate::args::options::DeviceChoice::Cpu, ..args.common.clone() };
-        let base = open_base(&model, &as_stored, &args.template, ComputeArgs::UNSET, &common)?;
+        let base = open_base(&model, &as_stored, &args.template, ComputeArgs::UNSET, &args.common)?;
         let rows = RowArgs { limit: args.rows.limit.or(Some(CHECKED_ROWS)), ..args.rows.clone() };
         let source = rows.source("split", &args.check, rows.split.as_deref(), args.common.quiet)?;
         let data = Dataset::load(source, &base.tokenizer, Limits::of(&base).options(&rows))?;
@@ -505,7 +523,7 @@ impl Written<'_> {
             grouped(tensors as u64),
             self.inputs.merged_into()
         ))?;
-        let (dtype, size) = (self.merged.dtype().name(), ByteSize(self.bytes));
+        let (dtype, size) = (self.merged.dtype().name(), memory(self.bytes));
         output::line(format!("written to {out}: {size} in {dtype}, {}", files_of(self.out)?))?;
         if let Some(found) = &self.found {
             let Found { rows, logits, before, after } = found;
@@ -531,5 +549,5 @@ impl Written<'_> {
 fn files_of(out: &Path) -> io::Result<String> {
     let names = std::fs::read_dir(out)?.flatten().map(|entry| entry.path());
     let count = names.filter(|path| path.extension().is_some_and(|e| e == "safetensors")).count();
-    Ok(if count == 1 { "one file".to_owned() } else { format!("{count} files") })
+    Ok(counted(count, "file", "files"))
 }

@@ -15,6 +15,7 @@ pub mod merge;
 pub mod plan;
 pub mod quantize;
 pub mod report;
+pub mod runs;
 pub mod selfcheck;
 pub mod status;
 pub mod sweep;

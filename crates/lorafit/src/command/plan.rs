@@ -8,9 +8,11 @@ mod subject;
 use std::path::PathBuf;
 
 use clap::Args;
+use lorafit_model::Config;
 
 use crate::args::base::{ComputeArgs, QuantArgs};
 use crate::args::config_file::Given;
+use crate::args::flags::Words;
 use crate::args::memory::MemoryArgs;
 use crate::args::options::{DeviceChoice, Optimizer, TargetModules};
 use crate::args::outputs::{self, Inputs, Kind, Output};
@@ -18,9 +20,7 @@ use crate::args::require;
 use crate::pages::figure::FileKind;
 use crate::terminal::output;
 
-/// The flags of `plan`.
-#[derive(Args, Clone, Debug)]
-#[command(after_long_help = "\
+const EXAMPLES: &str = "\
 Examples:
   What a 7B model costs, by four methods:
     lorafit plan --model llama-2-7b
@@ -34,10 +34,14 @@ Examples:
 
 Sizes are exact: buffers are counted by the function that makes them in a run. GB are decimal. Full fine-tuning in f32,
 LoRA and QLoRA are as lorafit runs them: what is trained, its gradients and moments, and activations in f32. A 16-bit run
-of full fine-tuning, which lorafit does not have, keeps all of that in 16 bits.")]
+of full fine-tuning, which lorafit does not have, keeps all of that in 16 bits.";
+
+/// The flags of `plan`.
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = format!("{EXAMPLES}\n\nPublished shapes:\n{}", shapes()))]
 pub struct PlanArgs {
     /// A published shape (llama-2-7b, qwen3-8b, ...), a config.json, a model folder, a .gguf file, or a hub id
-    #[arg(long, value_name = "M", help_heading = "Work")]
+    #[arg(long, value_name = "M", help_heading = "Work", add = Words(|| Config::names().collect()))]
     pub model: String,
     /// Rows per batch
     #[arg(long, value_name = "ROWS", default_value_t = 1, help_heading = "Work")]
@@ -62,6 +66,7 @@ pub struct PlanArgs {
     pub threads: Option<usize>,
     /// Device to plan for: cpu, or cuda for an NVIDIA GPU, which this machine need not have
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Cpu, help_heading = "Work")]
+    #[arg(add = Words(|| vec!["cpu", "cuda"]))]
     pub device: DeviceChoice,
     /// How the base is multiplied.
     #[command(flatten)]
@@ -78,9 +83,25 @@ pub struct PlanArgs {
     /// Print everything as one JSON object
     #[arg(long, help_heading = "Output")]
     pub json: bool,
-    /// Draw the comparison as a stacked bar chart; a FILE.png is a picture, a FILE.pdf a page for LaTeX, a FILE.csv the numbers behind it
+    /// Write the comparison as a stacked bar chart (FILE.svg, FILE.png or FILE.pdf) or as its numbers (FILE.csv)
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub svg: Option<PathBuf>,
+}
+
+/// The names of all published shapes, in lines.
+fn shapes() -> String {
+    const WIDTH: usize = 100;
+    let mut lines = vec!["  ".to_owned()];
+    for name in Config::names() {
+        let line = lines.last_mut().expect("never empty");
+        if line.len() + name.len() > WIDTH {
+            lines.push(format!("  {name}"));
+        } else {
+            let blank = if line.trim().is_empty() { "" } else { " " };
+            *line += &format!("{blank}{name}");
+        }
+    }
+    lines.join("\n")
 }
 
 /// Tells what fine-tuning costs.

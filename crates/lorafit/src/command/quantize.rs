@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 use lorafit_model::Source;
 use lorafit_model::weights::{ModelFiles, write_quantized};
+use lorafit_remedy::amounts::memory;
 
 use crate::args::base::QuantArgs;
 use crate::args::common::Common;
 use crate::args::outputs::{self, Inputs, Kind, Output};
-use crate::args::size::ByteSize;
 use crate::session::base::use_threads;
 use crate::terminal::error::CliError;
 use crate::terminal::output;
@@ -81,8 +81,8 @@ pub fn run(args: QuantizeArgs) -> anyhow::Result<()> {
             "{} matrices to {}: {} before, {} after, in {}",
             written.matrices,
             base.quantization,
-            ByteSize(written.bytes_before),
-            ByteSize(written.bytes_after),
+            memory(written.bytes_before),
+            memory(written.bytes_after),
             args.out.display()
         ))?;
     }

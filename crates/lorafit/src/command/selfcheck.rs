@@ -3,6 +3,7 @@
 //! What is checked and timed are items, each of which can be run by itself. With `--isolate` a process runs them in order and
 //! writes what happens as lines of JSON; where it ends too early, the next process goes on behind the item that ended it.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, Stdio};
@@ -18,8 +19,9 @@ use lorafit_train::step_checks;
 
 use crate::args::base::ComputeArgs;
 use crate::args::common::Common;
+use crate::args::options::near;
 use crate::session::base::{device, gpu_in_words, use_threads};
-use crate::terminal::error::CliError;
+use crate::terminal::error::{self, CliError};
 use crate::terminal::output;
 
 /// The flags of `selfcheck`.
@@ -29,7 +31,7 @@ Examples:
   lorafit selfcheck --device cuda:0
   In f32, where only the order of sums differs:
     lorafit selfcheck --device cuda:0 --compute-dtype f32
-  For a program, without the timings, whatever becomes of a check:
+  For a program, without the timings, even if a check ends its process:
     lorafit selfcheck --device cuda:0 --no-speed --isolate --json
   Attention and the norms alone:
     lorafit selfcheck --device cuda:0 --only attention,norm
@@ -72,11 +74,18 @@ const SPEED: &str = "speed";
 /// Checks and times a device.
 pub fn run(args: SelfcheckArgs) -> anyhow::Result<()> {
     args.common.validate()?;
+    if args.no_speed && args.only.iter().any(|text| text.trim() == SPEED) {
+        return Err(CliError::usage("--only speed and --no-speed contradict each other")
+            .hint("leave one of them out")
+            .into());
+    }
     use_threads(&args.common)?;
     if let Some(from) = args.work_from {
         let told = work(&args, from, &mut |event| Ok(output::line(event.to_json().to_string())?));
-        return told
-            .or_else(|error| Ok(output::line(Event::Error(error.to_string()).to_json().to_string())?));
+        return told.or_else(|error| {
+            let event = Event::Error(error.to_string(), error::hint(&error));
+            Ok(output::line(event.to_json().to_string())?)
+        });
     }
     let mut report = Report { tells: !args.common.quiet, shows_device: !args.json, ..Report::default() };
     let done = match args.isolate {
@@ -84,7 +93,7 @@ pub fn run(args: SelfcheckArgs) -> anyhow::Result<()> {
         false => work(&args, 0, &mut |event| report.take(event)),
     };
     if let Err(error) = &done {
-        report.error = Some(error.to_string());
+        report.error = Some((error.to_string(), error::hint(error)));
     }
     if args.json {
         output::line(report.to_json().to_string())?;
@@ -119,8 +128,8 @@ enum Event {
     Lost,
     /// All items are done.
     Finished,
-    /// There is no device.
-    Error(String),
+    /// There is no device, or nothing to check; with what the user can do.
+    Error(String, Option<String>),
 }
 
 /// Runs the items from number `from` on.
@@ -136,13 +145,14 @@ fn work(
     let only: Vec<&str> = args.only.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).collect();
     let wanted = |name: &str| only.is_empty() || only.iter().any(|text| name.contains(text));
     let mut checks: Vec<Check> = selfcheck::checks(float).into_iter().chain(step_checks(float)).collect();
+    let all: BTreeSet<String> = checks.iter().map(|check| op_of(&check.name).to_owned()).collect();
     checks.retain(|check| wanted(&check.name));
     let gpu = match device {
         Device::Cuda(gpu) if !args.no_speed && wanted(SPEED) => Some(gpu),
         Device::Cuda(_) | Device::Cpu => None,
     };
     if checks.is_empty() && gpu.is_none() {
-        return Err(CliError::usage(format!("no check has {} in its name", only.join(" or "))).into());
+        return Err(none_named(&only, &all).into());
     }
     let mut is_lost = false;
     for check in checks.iter().skip(from) {
@@ -180,6 +190,26 @@ fn work(
     on_event(Event::Finished)
 }
 
+/// The op of a check, which its name begins with.
+fn op_of(name: &str) -> &str {
+    name.split(',').next().unwrap_or_default()
+}
+
+/// The error of `--only` where no check has such a name; `ops` are those of all checks.
+fn none_named(only: &[&str], ops: &BTreeSet<String>) -> CliError {
+    if only == [SPEED] {
+        return CliError::usage("--only speed: a GPU is timed, and a processor is not")
+            .hint("name the GPU: --device cuda:0");
+    }
+    let near: BTreeSet<&str> =
+        only.iter().flat_map(|text| near(text, ops.iter().map(String::as_str))).collect();
+    let error = CliError::usage(format!("no check has {} in its name", only.join(" or ")));
+    match near.is_empty() {
+        true => error.hint("leave --only out: all checks run, and each is named"),
+        false => error.hint(format!("near are {}", Vec::from_iter(near).join(", "))),
+    }
+}
+
 /// Runs this command line in processes that do the work, as many as it takes.
 fn isolated(report: &mut Report) -> anyhow::Result<()> {
     while !report.finished {
@@ -209,8 +239,9 @@ fn isolated(report: &mut Report) -> anyhow::Result<()> {
                 }
             }
         };
-        if let Some(error) = &report.error {
-            return Err(CliError::new(error.clone()).into());
+        if let Some((text, hint)) = report.error.clone() {
+            let error = CliError::new(text);
+            return Err(hint.map_or(error.clone(), |hint| error.hint(hint)).into());
         }
         if let Some(name) = report.began.clone() {
             let why = format!("the process did not come to its end: {end}");
@@ -240,7 +271,8 @@ struct Report {
     /// Items that have ended.
     ended: usize,
     finished: bool,
-    error: Option<String>,
+    /// Why nothing was checked, and what the user can do.
+    error: Option<(String, Option<String>)>,
 }
 
 impl Report {
@@ -279,7 +311,7 @@ impl Report {
             }
             Event::Lost => {}
             Event::Finished => self.finished = true,
-            Event::Error(text) => self.error = Some(text),
+            Event::Error(text, hint) => self.error = Some((text, hint)),
         }
         Ok(())
     }
@@ -296,7 +328,8 @@ impl Report {
         json!({
             "device": self.device,
             "passed": passed,
-            "error": self.error,
+            "error": self.error.as_ref().map(|(text, _)| text),
+            "hint": self.error.as_ref().and_then(|(_, hint)| hint.as_ref()),
             "checks": self.outcomes.iter().map(outcome_to_json).collect::<Vec<_>>(),
             "speed": self.speeds.iter().map(speed_to_json).collect::<Vec<_>>(),
         })
@@ -313,7 +346,7 @@ impl Event {
             Event::Ended => json!({ "ended": true }),
             Event::Lost => json!({ "lost": true }),
             Event::Finished => json!({ "finished": true }),
-            Event::Error(text) => json!({ "error": text }),
+            Event::Error(text, hint) => json!({ "error": [text, hint] }),
         }
     }
 
@@ -330,7 +363,7 @@ impl Event {
             "ended" => Event::Ended,
             "lost" => Event::Lost,
             "finished" => Event::Finished,
-            "error" => Event::Error(text()?),
+            "error" => Event::Error(value[0].as_str()?.to_owned(), value[1].as_str().map(str::to_owned)),
             _ => return None,
         })
     }
@@ -384,7 +417,7 @@ fn table(outcomes: &[Outcome], speeds: &[Speed]) -> String {
     let mut lines = vec![format!("{:<44}{:>7}{:>12}{:>12}", "op", "cases", "differs by", "of")];
     let mut ops: Vec<(&str, Vec<&Outcome>)> = Vec::new();
     for outcome in outcomes {
-        let op = outcome.name.split(',').next().unwrap_or_default();
+        let op = op_of(&outcome.name);
         match ops.iter_mut().find(|(known, _)| *known == op) {
             Some((_, of_op)) => of_op.push(outcome),
             None => ops.push((op, vec![outcome])),

@@ -1,13 +1,15 @@
 //! `lorafit status`: where a run is, from another terminal.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Args;
-use lorafit_train::RunStatus;
+use lorafit_remedy::amounts::duration;
+use lorafit_train::{RunFolder, RunStatus};
 
+use crate::session::verdict::outcome;
+use crate::sweep::folder::is_sweep;
+use crate::terminal::error::CliError;
 use crate::terminal::output;
-use crate::terminal::progress::duration;
 use crate::terminal::shell::shell_word;
 
 /// The flags of `status`.
@@ -27,6 +29,12 @@ pub struct StatusArgs {
 
 /// Prints where a run is.
 pub fn run(args: StatusArgs) -> anyhow::Result<()> {
+    if is_sweep(&args.run) {
+        let dir = args.run.display();
+        return Err(CliError::usage(format!("{dir} holds a sweep, not a run"))
+            .hint(format!("lorafit sweep --out {} --status shows it", shell_word(&dir.to_string())))
+            .into());
+    }
     let status = RunStatus::read(&args.run)?;
     if args.json {
         return Ok(output::line(serde_json::to_string(&status)?)?);
@@ -41,6 +49,8 @@ fn in_words(status: &RunStatus, run: &Path) -> String {
         (true, Some(process)) => format!("running, process {process}"),
         (true, None) => "running".to_owned(),
         (false, _) if whole => "done".to_owned(),
+        // It could not go on.
+        (false, _) if status.verdict.is_some() => "ended before its last step".to_owned(),
         (false, _) => {
             let run = shell_word(&run.display().to_string());
             format!("not running; go on with lorafit train --resume {run}")
@@ -51,7 +61,7 @@ fn in_words(status: &RunStatus, run: &Path) -> String {
     let smoothed = smoothed_loss.map(|loss| format!("  smoothed {loss:.4}")).unwrap_or_default();
     let rate = tokens_per_s.map(|rate| format!("  {rate:.0} tokens/s")).unwrap_or_default();
     let left = status.seconds_left.filter(|_| *running && !whole);
-    let left = left.map(|s| format!("  {} left", in_time(s))).unwrap_or_default();
+    let left = left.map(|s| format!("  {} left", duration(s))).unwrap_or_default();
     lines.push(format!("step {step}{total}{loss}{smoothed}{rate}{left}"));
     if let Some(evaluation) = &status.evaluation {
         let when = match evaluation.step {
@@ -60,16 +70,22 @@ fn in_words(status: &RunStatus, run: &Path) -> String {
         };
         lines.push(format!("held-out loss {:.4} {when}", evaluation.loss));
     }
+    if let Some(best) = &status.best {
+        let dir = RunFolder::best_dir(run);
+        lines.push(format!(
+            "best held-out loss {:.4} after step {}: {}",
+            best.loss,
+            best.step,
+            dir.display()
+        ));
+    }
     lines.push(match &status.checkpoint {
         Some(checkpoint) => {
-            let ago = checkpoint.seconds_ago.map(|s| format!(", {} ago", in_time(s))).unwrap_or_default();
+            let ago = checkpoint.seconds_ago.map(|s| format!(", {} ago", duration(s))).unwrap_or_default();
             format!("last checkpoint after step {}{ago}: {}", checkpoint.step, checkpoint.path.display())
         }
         None => "no checkpoint yet".to_owned(),
     });
+    lines.extend(status.verdict.as_ref().map(outcome));
     lines.join("\n")
-}
-
-fn in_time(seconds: f64) -> String {
-    duration(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }

@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use lorafit_data::words::counted;
+use lorafit_remedy::amounts::{counted, duration, memory};
 use lorafit_train::give_back_freed_buffers;
 use lorafit_train::sweep::{Options, Shard, rungs};
 use serde_json::{Value, json};
@@ -14,7 +13,6 @@ use serde_json::{Value, json};
 use crate::args::config_file::{Given, to_toml};
 use crate::args::outputs::{self, Kind, Output};
 use crate::args::require;
-use crate::args::size::ByteSize;
 use crate::args::train::TrainArgs;
 use crate::session::base::use_threads;
 use crate::sweep::board::{self, Board};
@@ -25,7 +23,6 @@ use crate::sweep::runner::{Runner, rows};
 use crate::terminal::error::CliError;
 use crate::terminal::interrupt;
 use crate::terminal::output;
-use crate::terminal::progress::duration;
 use crate::terminal::table::aligned;
 
 const EXAMPLES: &str = r#"The file (TOML or YAML) has the options of `lorafit train` that all trials share, and what is searched:
@@ -44,10 +41,11 @@ const EXAMPLES: &str = r#"The file (TOML or YAML) has the options of `lorafit tr
   trials = 20                                 how many are drawn, by `seed`
   early-stop = true                           give up trials worse than the median of the others (needs eval-every)
 
-"asha" trains all trials for `min-steps`, the best one in `reduction-factor` (3) three times as long, and so on to the run's
-own length. Trials are compared by the loss on held-out rows after their last step or, with metric = "rouge_l" or another metric
-of `lorafit eval --help`, by what they answer to these rows; the flags that a metric reads (regex, schema, choices, judge, ...) are
-keys of [sweep].
+"asha" (successive halving) trains every trial for `min-steps` steps, keeps the best third, trains these three times as
+long, keeps the best third of them, and so on up to the full length of a run; `reduction-factor` is that 3. Trials are
+compared by the loss on held-out rows after their last step or, with metric = "rouge_l" or another metric of
+`lorafit eval --help`, by their answers to these rows; the flags that a metric reads (regex, schema, choices, judge, ...)
+are keys of [sweep].
 
 Examples:
   What would be run, with its memory and a guess of its time:
@@ -212,7 +210,7 @@ impl Part {
         }
         let all = counted(self.numbers.len(), "trial", "trials");
         let text = format!("{} of {all} failed: {}", failed.len(), failed.join(", "));
-        Err(CliError::new(text).hint("their trial.jsonl tells why; --retry-failed runs them again").into())
+        Err(CliError::new(text).hint("their trial.jsonl says why; --retry-failed runs them again").into())
     }
 
     /// Lists the trials with their memory and a guess of their time.
@@ -239,12 +237,11 @@ impl Part {
                 "shared_bytes": plan.shared, "planned_bytes": plan.total(), "seconds": all });
             return Ok(output::line(result.to_string())?);
         }
-        let time = |seconds: f64| duration(Duration::try_from_secs_f64(seconds).unwrap_or_default());
         let mut lines = vec![["trial", "steps", "memory", "time", "options"].map(str::to_owned).to_vec()];
         lines.extend(numbers.iter().enumerate().map(|(place, &number)| {
-            let memory = ByteSize(plan.trials[place].own).to_string();
+            let taken = memory(plan.trials[place].own);
             let options = in_words(&record.options[number]);
-            vec![name(number), steps[place].to_string(), memory, time(seconds(place)), options]
+            vec![name(number), steps[place].to_string(), taken, duration(seconds(place)), options]
         }));
         output::line(aligned(&lines))?;
         if !record.rungs.is_empty() {
@@ -255,7 +252,7 @@ impl Part {
         let answers = if inputs.metrics.list.is_empty() { "" } else { ", without the answers" };
         output::line(format!(
             "all of them to their end: about {}, guessed from a forward pass{answers}",
-            time(all)
+            duration(all)
         ))?;
         Ok(())
     }
@@ -294,8 +291,8 @@ fn memory_in_words(plan: &SweepPlan) -> String {
     format!(
         "{} at once: memory planned {}, {} of it base and program",
         plan.at_once,
-        ByteSize(plan.total()),
-        ByteSize(plan.shared)
+        memory(plan.total()),
+        memory(plan.shared)
     )
 }
 

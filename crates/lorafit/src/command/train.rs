@@ -4,12 +4,12 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use lorafit_data::HeldOut;
-use lorafit_data::words::{counted, grouped};
 use serde_json::json;
 
+use lorafit_remedy::amounts::{self, counted, duration, grouped};
 use lorafit_train::{
     EvaluationRecord, Observer, Outcome, RunError, RunFolder, RunHistory, RunLock, SkipRecord, StepRecord,
-    Summary, rss_bytes,
+    Summary, TrainError, Verdict, rss_bytes,
 };
 
 use crate::args::config_file::{self, Given};
@@ -21,7 +21,7 @@ use crate::session::base::use_threads;
 use crate::session::base_name;
 use crate::session::memory_table;
 use crate::session::resume::Resumption;
-use crate::session::rows::{shapes, skipped, treated};
+use crate::session::rows::{has_chats, shapes, skipped, treated};
 use crate::session::run::{Data, Ready};
 use crate::session::trained::Trained;
 use crate::session::verdict::{in_words, next_command};
@@ -72,15 +72,21 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     let mut watcher = Watcher { progress };
     let result = ready.train(lock, recompute, &plan, &mut watcher);
     watcher.progress.finish();
-    let (summary, _) = result?;
+    let (summary, _) = result.inspect_err(|error| {
+        let found = error.downcast_ref::<TrainError>().and_then(TrainError::verdict);
+        if let Some(found) = found {
+            show_verdict(&mut watcher.progress, &args, out, found);
+        }
+    })?;
     tell_end(&mut watcher.progress, out, args.method, &summary);
     if args.method == Method::Lora {
         let command = format!("lorafit train --resume {} ", out.display());
         let note = base_name::note(&ready.base_model(), &base.weights, &command);
         note.iter().for_each(|note| watcher.progress.note(note));
     }
-    let has_template = base.tokenizer.compile_chat_template()?.is_some();
-    tell_verdict(&mut watcher.progress, &args, out, &summary, has_template);
+    // What was trained on plain text is not asked in a conversation, although the model may have a template.
+    let is_chat = has_chats(&data.rows.report) && base.tokenizer.compile_chat_template()?.is_some();
+    tell_verdict(&mut watcher.progress, &args, out, &summary, is_chat);
     if summary.interrupted {
         // Scripts see by the code that it did not run to the end.
         std::process::exit(interrupt::exit_code());
@@ -121,8 +127,8 @@ impl Observer for Watcher {
         }
     }
 
-    fn on_trouble(&mut self, error: &RunError) {
-        if !self.progress.event("trouble", &json!({ "error": error.to_string() })) {
+    fn on_warning(&mut self, error: &RunError) {
+        if !self.progress.event("warning", &json!({ "error": error.to_string() })) {
             self.progress.note(&format!("{error}; training goes on and tries again"));
         }
     }
@@ -148,21 +154,15 @@ fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
         Trained::Weights { random: Some(_), .. } => (of_model, "of a model that begins random".to_owned()),
     };
     let report = &rows.report;
-    progress.note(&format!(
-        "trainable parameters {} of {} ({:.3} %), {what}",
-        grouped(trainable),
-        grouped(all),
-        100.0 * trainable as f64 / all as f64,
-    ));
+    progress.note(&format!("trainable parameters {}, {what}", amounts::trainable(trainable, all)));
     if let (Method::Full, false) = (args.method, base.model.is_float()) {
         progress.note("the base is quantised: the weights that are trained begin as what it decodes to");
     }
+    let of_shapes = shapes(report);
     progress.note(&format!(
-        "data {}: {} {} {}, {}, {} of them trained, longest {}",
+        "data {}: {}, {}, {} of them trained, longest {}",
         args.data.join(", "),
-        grouped(report.samples as u64),
-        shapes(report),
-        if report.samples == 1 { "row" } else { "rows" },
+        counted(report.samples, &format!("{of_shapes} row"), &format!("{of_shapes} rows")),
         counted(report.tokens, "token", "tokens"),
         grouped(report.supervised_tokens as u64),
         grouped(report.longest as u64)
@@ -208,7 +208,7 @@ fn tell_end(progress: &mut Progress, run: &Path, method: Method, summary: &Summa
         progress.note(&format!("{steps} skipped; metrics.jsonl names the rows"));
     }
     let steps = counted(summary.steps as usize, "step", "steps");
-    progress.note(&format!("{how} after {steps} in {:.1} s", summary.seconds));
+    progress.note(&format!("{how} after {steps} in {}", duration(summary.seconds)));
     if let Some(best) = &summary.best {
         let dir = RunFolder::best_dir(run);
         progress.note(&format!(
@@ -229,20 +229,22 @@ fn tell_end(progress: &mut Progress, run: &Path, method: Method, summary: &Summa
 }
 
 /// Tells what the run came to, and what to run next.
-fn tell_verdict(
-    progress: &mut Progress,
-    args: &TrainArgs,
-    out: &Path,
-    summary: &Summary,
-    has_template: bool,
-) {
+fn tell_verdict(progress: &mut Progress, args: &TrainArgs, out: &Path, summary: &Summary, is_chat: bool) {
     let Some(found) = &summary.verdict else { return };
-    if progress.event("verdict", found) {
+    if show_verdict(progress, args, out, found) {
         return;
     }
-    in_words(found, args, out).iter().for_each(|line| progress.note(line));
     if found.to < found.from && !matches!(found.outcome, Outcome::Diverged | Outcome::DidNotLearn) {
         let has_better = summary.best.is_some_and(|best| best.step < summary.steps);
-        progress.note(&format!("next: {}", next_command(args, out, has_better, has_template)));
+        progress.note(&format!("next: {}", next_command(args, out, has_better, is_chat)));
     }
+}
+
+/// Shows a verdict; true if it is an event of a JSON log, which has no more to say.
+fn show_verdict(progress: &mut Progress, args: &TrainArgs, out: &Path, found: &Verdict) -> bool {
+    if progress.event("verdict", found) {
+        return true;
+    }
+    in_words(found, args, out).iter().for_each(|line| progress.note(line));
+    false
 }

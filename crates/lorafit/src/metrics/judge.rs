@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lorafit_data::words::counted;
+use lorafit_remedy::amounts::counted;
 use serde_json::{Value, json};
 
 use super::{Answered, Direction, Metric, Of, Score};

@@ -1,6 +1,6 @@
 //! Rows and what metrics make of them, together.
 
-use lorafit_data::words::counted;
+use lorafit_remedy::amounts::counted;
 use lorafit_train::bootstrap_interval;
 use serde_json::{Map, Value, json};
 

@@ -1,6 +1,6 @@
 //! The same rows answered by several models: who is best on which.
 
-use lorafit_data::words::counted;
+use lorafit_remedy::amounts::counted;
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 

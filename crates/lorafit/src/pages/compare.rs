@@ -1,9 +1,8 @@
 //! The table of `compare` as a page.
 
-use lorafit_data::words::grouped;
+use lorafit_remedy::amounts::{grouped, memory};
 use serde::{Serialize, Serializer};
 
-use crate::args::size::ByteSize;
 use crate::metrics::{SideBySide, Summary};
 use crate::pages::shell::{Facts, Page, escape, table_with_marks};
 
@@ -75,14 +74,14 @@ pub const COLUMNS: [Column; 8] = [
     },
     Column {
         name: "file",
-        show: |row| row.file_bytes.map(|bytes| ByteSize(bytes).to_string()),
+        show: |row| row.file_bytes.map(|bytes| memory(bytes)),
         cost: |row| row.file_bytes.map(|bytes| bytes as f64),
     },
     Column {
         name: "peak memory",
         show: |row| match (row.peak_rss_bytes, row.planned_bytes) {
-            (Some(peak), _) => Some(ByteSize(peak).to_string()),
-            (None, planned) => planned.map(|bytes| format!("{} planned", ByteSize(bytes))),
+            (Some(peak), _) => Some(memory(peak)),
+            (None, planned) => planned.map(|bytes| format!("{} planned", memory(bytes))),
         },
         cost: |row| row.peak_rss_bytes.or(row.planned_bytes).map(|bytes| bytes as f64),
     },

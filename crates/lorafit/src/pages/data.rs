@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::path::Path;
 
 use lorafit_data::statistics::{Percentiles, Statistics};
-use lorafit_data::words::counted;
 use lorafit_data::{Dataset, SampleRef, Tokenizer};
+use lorafit_remedy::amounts::counted;
 
 use crate::pages::shell::{Cards, Facts, Page, escape, number, percent, table};
 use crate::session::pieces::{Piece, pieces};

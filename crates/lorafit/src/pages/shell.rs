@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use lorafit_data::words::{counted, grouped};
+use lorafit_remedy::amounts::{counted, grouped};
 use lorafit_train::machine;
 
 use crate::terminal::made;

@@ -189,7 +189,7 @@ pub fn verdict(layers: &[LayerNumbers]) -> String {
     let rank = median(changed().map(|layer| layer.rank as f64)).unwrap_or_default();
     let directions = format!("about {effective:.1} of {rank:.0} directions are used (median effective rank)");
     match used {
-        _ if rank < 2.0 => format!("{directions}: rank 1 does not tell whether more is needed; try 4 or 8"),
+        _ if rank < 2.0 => format!("{directions}: rank 1 does not show whether more is needed; try 4 or 8"),
         ..0.5 => format!("{directions}: the rank is larger than needed; {:.0} may do", effective.ceil()),
         0.5..0.85 => format!("{directions}: the rank fits"),
         _ => format!("{directions}, nearly evenly: the rank may be too small; try {:.0}", 2.0 * rank),
@@ -289,6 +289,6 @@ mod tests {
         assert!(told(8, &[5.0, 5.2, 7.9]).ends_with("the rank fits"));
         assert!(told(8, &[7.5, 7.6, 7.7]).ends_with("may be too small; try 16"));
         assert!(told(8, &[0.0]).starts_with("nothing has changed"));
-        assert!(told(1, &[1.0]).contains("rank 1 does not tell"));
+        assert!(told(1, &[1.0]).contains("rank 1 does not show"));
     }
 }

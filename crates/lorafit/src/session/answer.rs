@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use lorafit_data::Message;
 use lorafit_model::adapter::Adapter;
 use lorafit_model::{NotNumbers, Prompts};
+use lorafit_remedy::{Setting, remedy};
 
 use crate::args::sampling::Sampling;
 use crate::session::base::Base;
@@ -14,8 +15,10 @@ use crate::terminal::error::CliError;
 /// The token ids of a conversation with the template's prompt for a reply.
 pub fn chat_prompt(base: &Base, messages: &[Message]) -> anyhow::Result<Vec<u32>> {
     let template = base.tokenizer.compile_chat_template()?.ok_or_else(|| {
-        CliError::new("the model has no chat template")
-            .hint("give one with --template, or leave out --chat and give the whole prompt as text")
+        CliError::new("the model has no chat template").hint(remedy![
+            "give one with ", Setting::Template;
+            "leave out ", Setting::Chat, " and give the whole prompt as text"
+        ])
     })?;
     let text = template.render(messages, true)?;
     // The template writes every special token itself.

@@ -1,6 +1,6 @@
 //! From `--model` and `--adapter` to what the verbs work with.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use lorafit_data::Tokenizer;
@@ -9,17 +9,19 @@ use lorafit_kernels::{Device, Placement, cuda};
 use lorafit_model::adapter::{self, Adapter};
 use lorafit_model::weights::{Gguf, ModelFiles};
 use lorafit_model::{Config, FileError, Model, Source};
-use lorafit_train::{AnswerError, MemoryPlan, open_tokenizer};
+use lorafit_remedy::amounts::memory;
+use lorafit_train::{AnswerError, MemoryPlan, adapter_of_run, open_tokenizer};
 
 use crate::args::adapters::AdapterArg;
 use crate::args::base::{ComputeArgs, ComputeChoice, QuantArgs, TemplateArgs};
 use crate::args::common::Common;
 use crate::args::options::DeviceChoice;
-use crate::args::size::ByteSize;
 use crate::args::train::TrainArgs;
 use crate::session::fit::memory_limit;
 use crate::session::merge_inputs::{as_one, merged_before};
+use crate::session::other_base;
 use crate::terminal::error::CliError;
+use crate::terminal::shell::shell_word;
 
 /// A base model, ready to compute.
 pub struct Base {
@@ -56,12 +58,13 @@ pub fn device(common: &Common, compute: ComputeArgs) -> anyhow::Result<Device> {
 
 /// A GPU in a line: its name, what it computes with.
 pub fn gpu_in_words(info: &DeviceInfo) -> String {
-    let gib = info.total_bytes as f64 / (1u64 << 30) as f64;
     let (major, minor) = (info.driver_version / 1000, info.driver_version % 1000 / 10);
     let libraries = info.libraries.join(", ");
     format!(
-        "{}, sm_{}, {gib:.1} GiB, CUDA {major}.{minor} of the driver, {libraries}",
-        info.name, info.architecture
+        "{}, sm_{}, {}, CUDA {major}.{minor} of the driver, {libraries}",
+        info.name,
+        info.architecture,
+        memory(info.total_bytes)
     )
 }
 
@@ -156,7 +159,7 @@ pub fn open_shape(
     let weight_bytes = files.config().parameters().saturating_mul(4);
     let limit = memory_limit(None, device).unwrap_or(u64::MAX);
     if weight_bytes > limit {
-        let (needed, free) = (ByteSize(weight_bytes), ByteSize(limit));
+        let (needed, free) = (memory(weight_bytes), memory(limit));
         let text = format!("{model}: the weights alone take {needed} in f32, and {free} are free");
         return Err(CliError::new(text).hint("give a config.json of a smaller model").into());
     }
@@ -298,12 +301,34 @@ impl Base {
     }
 }
 
+/// Where the adapter is that `dir` names: of a run that has not ended yet its newest checkpoint or its best, which is told.
+///
+/// # Errors
+/// A run that has saved none yet.
+pub fn adapter_folder(dir: &Path, quiet: bool) -> Result<PathBuf, CliError> {
+    let is_run = dir.join("config.toml").is_file() && !dir.join("adapter_config.json").exists();
+    if !is_run {
+        return Ok(dir.to_owned());
+    }
+    let shown = dir.display();
+    let Some(found) = adapter_of_run(dir) else {
+        return Err(CliError::new(format!("{shown} has not ended, and has saved no adapter yet"))
+            .hint(format!("lorafit status {} shows how far it is", shell_word(&shown.to_string()))));
+    };
+    if !quiet {
+        eprintln!("{shown} has not ended: its adapter is that of {}", found.display());
+    }
+    Ok(found)
+}
+
 /// Loads an adapter for `base`, and tells what of it was passed over, and if the base has it in its weights already.
 pub fn open_adapter(base: &Base, dir: &Path) -> anyhow::Result<Adapter> {
     refuse_full_run("--adapter", dir)?;
+    let dir = &adapter_folder(dir, base.quiet)?;
     let adapter = adapter::load_over(dir, &base.weights, base.model.device())?;
     if !base.quiet {
         adapter.notes().iter().for_each(|note| eprintln!("{note}"));
+        other_base::note(&base.weights, &base.name, dir).iter().for_each(|note| eprintln!("{note}"));
         if let Some(told) = merged_before(&base.weights, dir)? {
             eprintln!("{told}, and is added once more");
         }

@@ -1,5 +1,6 @@
 //! What an adapter calls its base: the name that whoever loads it, PEFT for one, looks the model up by.
 
+use lorafit_model::is_gguf;
 use lorafit_model::weights::ModelFiles;
 
 /// What the adapter of a base calls it: the name that is asked for; else, of a GGUF file, the model of the hub that its
@@ -12,7 +13,7 @@ pub fn of(asked: Option<&str>, given: &str, files: &ModelFiles) -> String {
 /// What is told where an adapter calls its base by a file that PEFT cannot load; `command` is what a name is given to, with a
 /// blank behind it, and empty for this very command.
 pub fn note(name: &str, files: &ModelFiles, command: &str) -> Option<String> {
-    if files.gguf().is_none() || !name.to_lowercase().ends_with(".gguf") {
+    if files.gguf().is_none() || !is_gguf(name) {
         return None;
     }
     let parent = match files.hub_parent() {

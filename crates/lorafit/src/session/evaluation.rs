@@ -3,18 +3,18 @@
 use std::io::IsTerminal as _;
 use std::sync::atomic::Ordering;
 
-use lorafit_data::words::counted;
 use lorafit_data::{Dataset, GenerationRow, Tokenizer, generation_rows};
 use lorafit_kernels::Device;
 use lorafit_model::Config;
 use lorafit_model::adapter::{Adapter, LoraConfig};
+use lorafit_remedy::amounts::{counted, memory};
+use lorafit_remedy::{Setting, remedy};
 use lorafit_train::{
     Answering, Evaluation, EvaluationRequest, MemoryPlan, MicroBatchSize, SIDE_BY_SIDE, answer, evaluate,
     option_scores, option_tokens,
 };
 
 use crate::args::evaluation::EvaluationArgs;
-use crate::args::size::ByteSize;
 use crate::metrics::{Answered, Metrics, Options, Scored};
 use crate::session::base::{Base, reserve};
 use crate::session::fit::memory_limit;
@@ -132,12 +132,20 @@ impl Judging<'_> {
             return Ok(fits);
         }
         let least = request.plan(1)?;
-        let (needed, limit) = (ByteSize(least.total()), ByteSize(limit));
         let text = format!(
-            "evaluation needs {needed} but may take {limit}\n  {}",
+            "evaluation needs {} but may take {}\n  {}",
+            memory(least.total()),
+            memory(limit),
             memory_table::in_one_line(&least)
         );
-        let hint = "lower --micro-batch-tokens or --max-new-tokens, or use --quant nf4 --double-quant";
+        let one = EvaluationRequest { tokens: 1, prompts: &[], ..request.clone() }.plan(1)?;
+        let hint = match one.total() <= limit {
+            true => remedy!["lower ", Setting::MicroBatchTokens; "lower ", Setting::MaxNewTokens],
+            false => {
+                let is_float = weights >= config.weight_bytes(2, None);
+                memory_table::remedy_of(&one, is_float, args.memory.is_some())
+            }
+        };
         Err(CliError::new(text).hint(hint).into())
     }
 

@@ -3,11 +3,13 @@
 use lorafit_kernels::Device;
 use lorafit_model::Recompute;
 use lorafit_model::adapter::TargetError;
+use lorafit_remedy::amounts::memory;
+use lorafit_remedy::{Setting, remedy};
 use lorafit_train::{MemoryPlan, PlanRequest, available_bytes, device_process_bytes, rss_bytes};
 
 use crate::args::memory::{MemoryArgs, RecomputeChoice};
 use crate::args::size::ByteSize;
-use crate::session::memory_table::in_one_line;
+use crate::session::memory_table::{in_one_line, remedy_of};
 use crate::terminal::error::CliError;
 
 /// The bytes of `--memory` or, by default, what is free where it is computed; `None` where the system does not tell.
@@ -53,23 +55,30 @@ impl MemoryArgs {
         }
         let text = format!(
             "training needs {} but may take {}\n  {}",
-            ByteSize(asked.total()),
-            ByteSize(limit),
+            memory(asked.total()),
+            memory(limit),
             in_one_line(&asked)
         );
         let hint = match request.fit(limit)? {
-            Some((recompute, plan)) => format!(
-                "--recompute {} needs {}",
-                RecomputeChoice::Fixed(recompute),
-                ByteSize(plan.total())
-            ),
+            Some((recompute, plan)) => {
+                let recompute = RecomputeChoice::Fixed(recompute).to_string();
+                remedy![Setting::Recompute.is(recompute), " needs ", memory(plan.total())]
+            }
             None => match request.most_tokens(Recompute::Full, limit)? {
-                0 => "the weights and the adapter alone are too much: --quant nf4 --double-quant, or a smaller model"
-                    .to_owned(),
-                tokens => format!(
-                    "--recompute full with at most {tokens} tokens at once fits: lower --max-seq-len (or bench's \
-                     --seq) and --micro-batch-tokens to that"
-                ),
+                0 => {
+                    let one = PlanRequest { tokens: 1, targets: 1, ..request.clone() };
+                    let least = one.plan(Recompute::Full)?;
+                    let is_float = request.weights >= request.config.weight_bytes(2, None);
+                    remedy_of(&least, is_float, self.memory.is_some())
+                }
+                tokens => {
+                    let (full, tokens) = (|| Setting::Recompute.is("full"), tokens.to_string());
+                    let at_once = || Setting::MicroBatchTokens.is(tokens.clone());
+                    remedy![
+                        full(), " with ", Setting::MaxSeqLen.is(tokens.clone()), " and ", at_once(), " fits";
+                        full(), " with ", Setting::Seq.is(tokens.clone()), " and ", at_once(), " fits"
+                    ]
+                }
             },
         };
         Ok(Err(CliError::new(text).hint(hint)))

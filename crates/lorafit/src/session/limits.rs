@@ -5,9 +5,9 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
-use lorafit_data::words::counted;
 use lorafit_data::{Dataset, GenerationRow, ModelLimits, Options, Tokenizer};
 use lorafit_model::{Config, most_new_tokens};
+use lorafit_remedy::amounts::counted;
 
 use crate::args::rows::RowArgs;
 use crate::session::base::Base;

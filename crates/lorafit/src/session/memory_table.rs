@@ -1,9 +1,8 @@
 //! Memory plans for people to read: as a table of their parts, and in one line.
 
-use lorafit_data::words::grouped;
+use lorafit_remedy::amounts::{grouped, memory};
+use lorafit_remedy::{Remedy, Setting, remedy};
 use lorafit_train::MemoryPlan;
-
-use crate::args::size::ByteSize;
 
 /// The parts of a plan with their names, in the order they are told.
 fn parts(plan: &MemoryPlan) -> [(&'static str, u64); 9] {
@@ -50,16 +49,40 @@ pub fn table(columns: &[(String, MemoryPlan)]) -> String {
 pub fn of_run(policy: &str, plan: &MemoryPlan, on_terminal: bool) -> String {
     match on_terminal {
         true => table(&[(policy.to_owned(), *plan)]),
-        false => format!("memory planned {}: {}; {policy}", ByteSize(plan.total()), in_one_line(plan)),
+        false => format!("memory planned {}: {}; {policy}", memory(plan.total()), in_one_line(plan)),
     }
 }
 
-/// `weights 0.71, adapter 0.10, ... GiB`, without the parts that a plan has nothing of.
+/// `weights 727 MiB, adapter 10 MiB, ...`, without the parts that a plan has nothing of.
 pub fn in_one_line(plan: &MemoryPlan) -> String {
     let parts = parts(plan).into_iter().filter(|(_, bytes)| *bytes > 0);
-    let parts: Vec<String> =
-        parts.map(|(name, bytes)| format!("{name} {:.2}", bytes as f64 / (1u64 << 30) as f64)).collect();
-    format!("{} GiB", parts.join(", "))
+    parts.map(|(name, bytes)| format!("{name} {}", memory(bytes))).collect::<Vec<_>>().join(", ")
+}
+
+/// What can be done where not even `least` fits, the plan of one token at once: by the part that takes most. Weights that are
+/// floats can be quantised; a limit that was asked for can be raised.
+pub fn remedy_of(least: &MemoryPlan, is_float: bool, is_asked: bool) -> Remedy {
+    let (name, most) = parts(least).into_iter().max_by_key(|(_, bytes)| *bytes).expect("a plan has parts");
+    let smaller = remedy!["take a smaller ", Setting::Model];
+    let less = match name {
+        "weights" if is_float => {
+            remedy!["quantise them with ", Setting::Quant.is("nf4"), " ", Setting::DoubleQuant].or(smaller)
+        }
+        "adapter" | "gradients" | "optimizer" => remedy![
+            "lower ", Setting::Rank;
+            "keep moments in 8 bits with ", Setting::Optimizer.is("adamw-8bit")
+        ],
+        "KV cache" => remedy!["lower ", Setting::MaxNewTokens],
+        _ => smaller,
+    };
+    // Rounded up, as what is less would be refused again.
+    let needed_mib = least.total().div_ceil(1 << 20);
+    let ways = match is_asked {
+        true => less.or(remedy!["allow at least ", Setting::Memory.is(format!("{needed_mib}MiB"))]),
+        false => less,
+    };
+    let needs = memory(needed_mib << 20);
+    ways.because(format!("even one token at once needs {needs}, {} of it for the {name}", memory(most)))
 }
 
 #[cfg(test)]
@@ -84,6 +107,24 @@ KV cache                -         16,384
 program                 -              -
 total               3,078         19,456";
         assert_eq!(found, expected);
-        assert_eq!(in_one_line(&answers), "weights 3.00, KV cache 16.00 GiB");
+        assert_eq!(in_one_line(&answers), "weights 3.00 GiB, KV cache 16.00 GiB");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named_by_what_takes_most() {
+        let advice = |plan: MemoryPlan| remedy_of(&plan, true, true).to_string();
+        let program = MemoryPlan { weights: 9 << 20, process: 25 << 20, ..MemoryPlan::default() };
+        let found = advice(program);
+        assert!(
+            found.starts_with("even one token at once needs 34 MiB, 25 MiB of it for the program"),
+            "{found}"
+        );
+        assert!(found.ends_with("or allow at least memory 34MiB") && !found.contains("quant"), "{found}");
+        let weights = MemoryPlan { weights: (90 << 20) + 1, process: 25 << 20, ..MemoryPlan::default() };
+        let found = advice(weights);
+        assert!(found.contains("for the weights") && found.contains("quant nf4 double_quant"), "{found}");
+        assert!(found.contains("memory 116MiB"), "rounded up: {found}");
+        let found = remedy_of(&weights, false, false).to_string();
+        assert!(!found.contains("quant") && !found.contains("allow"), "{found}");
     }
 }

@@ -12,7 +12,7 @@ pub mod memory_table;
 pub mod merge_inputs;
 pub mod model_card;
 pub mod model_folder;
-pub mod other_tokenizer;
+pub mod other_base;
 pub mod pieces;
 pub mod readers;
 pub mod resume;

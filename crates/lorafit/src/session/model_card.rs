@@ -4,10 +4,10 @@
 use std::path::Path;
 
 use lorafit_data::Dataset;
-use lorafit_data::words::{counted, grouped};
 use lorafit_model::adapter::LoraConfig;
 use lorafit_model::is_hub_id;
 use lorafit_model::weights::License;
+use lorafit_remedy::amounts::{counted, grouped};
 use lorafit_train::{CARD_MARK, EvaluationRecord};
 
 use crate::args::options::{Init, value_name};
@@ -216,12 +216,11 @@ fn figures(sources: &[String], data: &Dataset) -> String {
         }
     };
     let report = &data.report;
+    let of_shapes = shapes(report);
     format!(
-        "{}: {} {} {}, {} tokens, {} of them trained, longest {}",
+        "{}: {}, {} tokens, {} of them trained, longest {}",
         sources.iter().map(name).collect::<Vec<_>>().join(", "),
-        grouped(report.samples as u64),
-        shapes(report),
-        if report.samples == 1 { "row" } else { "rows" },
+        counted(report.samples, &format!("{of_shapes} row"), &format!("{of_shapes} rows")),
         grouped(report.tokens as u64),
         grouped(report.supervised_tokens as u64),
         grouped(report.longest as u64)

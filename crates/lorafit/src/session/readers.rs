@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use lorafit_model::Config;
 use lorafit_model::adapter::{AdapterFile, known_modules};
+use lorafit_model::{Config, is_gguf};
 use serde_json::{Value, json};
 
 use crate::terminal::shell::shell_word;
@@ -190,9 +190,8 @@ impl Facts {
         }
         let ranks: BTreeSet<usize> = adapter.factors.iter().map(|factors| factors.rank).collect();
         let last = layers.values().flatten().max().map_or(0, |last| last + 1);
-        let is_file = |base: &str| base.to_lowercase().ends_with(".gguf");
         let named = adapter.base.clone().filter(|base| !base.is_empty());
-        let served = model.map(str::to_owned).into_iter().chain(named.clone()).find(|base| !is_file(base));
+        let served = model.map(str::to_owned).into_iter().chain(named.clone()).find(|base| !is_gguf(base));
         let name = adapter.path.canonicalize().unwrap_or_else(|_| adapter.path.clone());
         // As an adapter is named to servers, and files after it.
         let name = name.file_name().map_or("adapter".to_owned(), |name| name.to_string_lossy().into_owned());
@@ -291,7 +290,7 @@ impl Facts {
                 })
             }
             Part::BaseOfNoFolder => {
-                let base = self.base.as_ref().filter(|base| base.to_lowercase().ends_with(".gguf"))?;
+                let base = self.base.as_ref().filter(|base| is_gguf(base))?;
                 Some(format!("it calls its base {base}, a file that transformers cannot load"))
             }
         }

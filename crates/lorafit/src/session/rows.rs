@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use lorafit_data::words::{counted, grouped};
-use lorafit_data::{AsText, Dataset, Origin, Report, Source};
+use lorafit_data::{AsText, Dataset, Origin, Report, Shape, Source};
+use lorafit_remedy::amounts::{counted, grouped};
 
 use crate::args::rows::{RowArgs, part};
 use crate::session::data_set;
@@ -42,6 +42,11 @@ impl RowArgs {
 /// The shapes of a report: `chat and text`.
 pub fn shapes(report: &Report) -> String {
     report.shapes.iter().map(|shape| shape.name()).collect::<Vec<_>>().join(" and ")
+}
+
+/// Whether rows were written by the chat template, which text, and prompts with their completions, are not.
+pub fn has_chats(report: &Report) -> bool {
+    report.shapes.iter().any(|shape| !matches!(shape, Shape::Text | Shape::Completion))
 }
 
 /// Lines about what was done to rows, so that nothing of them is lost without a word; none if nothing was.

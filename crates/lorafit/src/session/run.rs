@@ -1,10 +1,10 @@
 //! A run that could begin: its base, its rows and its parameters. `train` makes one, `sweep` one for each trial.
 
 use lorafit_data::statistics::Statistics;
-use lorafit_data::words::counted;
 use lorafit_data::{DataError, Dataset, GenerationRow, Order, Source, Subset, generation_rows};
 use lorafit_kernels::Device;
 use lorafit_model::{ActivationDtype, ActivationPolicy, Parameters, Recompute, Trainable};
+use lorafit_remedy::amounts::counted;
 use lorafit_train::{
     Duration, Identity, MemoryPlan, Observer, Origin, PlanRequest, RunError, RunFolder, RunHistory, RunInfo,
     RunLock, Start, Summary, TrainData, TrainError, TrainOptions, machine, train,
@@ -164,7 +164,7 @@ impl<'a> Ready<'a> {
             _ => error.into(),
         })?;
         if let Err(error) = self.write_cards(&run, &base_model, &summary) {
-            observer.on_trouble(&error);
+            observer.on_warning(&error);
         }
         Ok((summary, run))
     }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lorafit_data::words::{counted, grouped};
 use lorafit_data::{Cache, Dataset, Options, Source, Tokenizer};
+use lorafit_remedy::amounts::{counted, duration, grouped};
 
 use crate::args::cache::CacheArgs;
 
@@ -93,8 +93,9 @@ impl Progress {
         let rate = self.rows as f64 / seconds.max(1e-3);
         let cores = rayon::current_num_threads();
         format!(
-            "{} in {seconds:.0} s, {} rows/s, {} on each of {}",
+            "{} in {}, {} rows/s, {} on each of {}",
             counted(self.rows, "row", "rows"),
+            duration(seconds),
             grouped(rate as u64),
             grouped((rate / cores as f64) as u64),
             counted(cores, "core", "cores")

@@ -6,11 +6,11 @@ use lorafit_model::weights::SaveDtype;
 use lorafit_model::{
     Config, Distribution, Model, Parameters, RandomWeights, Trainable, WeightModules, WeightSelection,
 };
+use lorafit_remedy::amounts::memory;
 use lorafit_train::{Checkpoint, ModelFolder, PlanRequest, RunError};
 
 use crate::args::memory::RecomputeChoice;
 use crate::args::options::{Init, Method, SaveChoice};
-use crate::args::size::ByteSize;
 use crate::args::train::TrainArgs;
 use crate::session::base::{Base, open_adapter};
 use crate::session::model_folder::{beside_adapter, beside_weights};
@@ -181,7 +181,7 @@ pub fn alternatives(
         let found = request.fit(limit)?;
         if let Some((recompute, plan)) = found {
             let recompute = RecomputeChoice::Fixed(recompute);
-            told.push(format!("{flags} --recompute {recompute} needs {}", ByteSize(plan.total())));
+            told.push(format!("{flags} --recompute {recompute} needs {}", memory(plan.total())));
         }
         Ok(found.is_some())
     };

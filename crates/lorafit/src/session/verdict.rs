@@ -2,63 +2,62 @@
 
 use std::path::Path;
 
+use lorafit_remedy::amounts::change;
 use lorafit_train::{Outcome, Rows, RunFolder, SMOOTHED_STEPS, Verdict};
 
 use crate::args::options::Method;
 use crate::args::train::TrainArgs;
 use crate::terminal::shell::shell_word;
 
-/// What a run came to: one line that says it, one that says what to do about it if there is something.
-pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> {
+/// What a run came to, in one line.
+pub fn outcome(verdict: &Verdict) -> String {
     let Verdict { outcome, from, to, of, .. } = *verdict;
     let rows = match of {
         Rows::HeldOut => "held-out loss",
         Rows::Training => "training loss, means of the first and the last steps,",
     };
-    let change = match from > 0.0 {
-        true => format!(" ({:+.1} %)", 100.0 * (to - from) / from),
+    let change = match from > 0.0 && to.is_finite() {
+        true => format!(" ({})", change(from, to)),
         false => String::new(),
     };
-    let losses = format!("{rows} {from:.4} -> {to:.4}{change}");
+    let losses = format!("{rows} {} -> {}{change}", loss_in_words(from), loss_in_words(to));
+    match outcome {
+        Outcome::Learnt => format!("learnt: {losses}"),
+        Outcome::StillFalling => format!("learnt, and was still learning at the end: {losses}"),
+        Outcome::OverFitted { since: 0 } => format!("over-fitted: {losses}, while the training loss fell"),
+        Outcome::OverFitted { since } => {
+            format!("over-fitted since step {since}: {losses} at that step, and higher since")
+        }
+        Outcome::Diverged => format!("diverged: {losses}"),
+        Outcome::DidNotLearn => format!("did not learn: {losses}"),
+        Outcome::TooShort => format!("too few steps to judge: {losses}"),
+    }
+}
+
+/// What a run came to: one line that says it, one that says what to do about it if there is something.
+pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> {
     let (rate, usual) = (args.lr.unwrap_or_default(), args.default_lr());
     let longer = longer(args);
-    let (what, advice) = match outcome {
-        Outcome::Learnt => (format!("learnt: {losses}"), None),
-        Outcome::StillFalling => (
-            format!("learnt, and was still learning at the end: {losses}"),
-            Some(format!("more steps may lower it further: {longer}")),
+    let advice = match verdict.outcome {
+        Outcome::Learnt => None,
+        Outcome::StillFalling => Some(format!("more steps may lower it further: {longer}")),
+        Outcome::OverFitted { since: 0 } => Some(
+            "train shorter, or on more rows that are like those held out; --eval-every N shows where it turned"
+                .to_owned(),
         ),
-        Outcome::OverFitted { since: 0 } => (
-            format!("over-fitted: {losses}, while the training loss fell"),
-            Some(
-                "train shorter, or on more rows that are like those held out; --eval-every N shows where it turned"
-                    .to_owned(),
-            ),
-        ),
-        Outcome::OverFitted { since } => (
-            format!("over-fitted since step {since}: {losses} at that step, and higher since"),
-            Some(format!(
-                "the best is kept in {}; fewer epochs{} or more rows prevent over-fitting",
-                RunFolder::best_dir(out).display(),
-                if args.method == Method::Lora { ", a lower --rank" } else { "" },
-            )),
-        ),
-        Outcome::Diverged => (
-            format!("diverged: {losses}"),
-            Some(format!("lower the learning rate: --lr {:.0e}", usual.min(rate / 10.0))),
-        ),
-        Outcome::DidNotLearn => (
-            format!("did not learn: {losses}"),
-            Some(format!(
-                "raise the learning rate (--lr {:.0e}) or train longer ({longer}); lorafit data shows what is trained",
-                usual.max(rate * 3.0)
-            )),
-        ),
-        Outcome::TooShort => {
-            (format!("too few steps to judge: {losses}"), Some(format!("train longer: {longer}")))
-        }
+        Outcome::OverFitted { .. } => Some(format!(
+            "the best is kept in {}; fewer epochs{} or more rows prevent over-fitting",
+            RunFolder::best_dir(out).display(),
+            if args.method == Method::Lora { ", a lower --rank" } else { "" },
+        )),
+        Outcome::Diverged => Some(format!("lower the learning rate: --lr {:.0e}", usual.min(rate / 10.0))),
+        Outcome::DidNotLearn => Some(format!(
+            "raise the learning rate (--lr {:.0e}) or train longer ({longer}); lorafit data shows what is trained",
+            usual.max(rate * 3.0)
+        )),
+        Outcome::TooShort => Some(format!("train longer: {longer}")),
     };
-    let mut lines = vec![what];
+    let mut lines = vec![outcome(verdict)];
     lines.extend(advice);
     if verdict.few_rows {
         lines.push(
@@ -66,7 +65,7 @@ pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> 
                 .to_owned(),
         );
     }
-    if of == Rows::Training {
+    if verdict.of == Rows::Training {
         lines.push(
             "no rows were held out, so nothing says how good it is on rows that it has not seen: --validation 10% holds some out"
                 .to_owned(),
@@ -87,6 +86,14 @@ pub fn in_short(outcome: &Outcome) -> &'static str {
     }
 }
 
+/// A loss; one that is not finite says nothing by its value.
+fn loss_in_words(loss: f64) -> String {
+    match loss.is_finite() {
+        true => format!("{loss:.4}"),
+        false => "not a number".to_owned(),
+    }
+}
+
 /// The flag that makes a run longer, with twice of what it had.
 fn longer(args: &TrainArgs) -> String {
     match (args.max_steps, args.epochs) {
@@ -96,8 +103,8 @@ fn longer(args: &TrainArgs) -> String {
     }
 }
 
-/// What to run next, to see what the run has made: a conversation or, where the model has no chat template, an answer.
-pub fn next_command(args: &TrainArgs, out: &Path, has_best: bool, has_template: bool) -> String {
+/// What to run next, to see what the run has made: a conversation if it was trained on some, else the continuation of a text.
+pub fn next_command(args: &TrainArgs, out: &Path, has_best: bool, is_chat: bool) -> String {
     let shown = |path: &Path| shell_word(&path.display().to_string());
     let best = RunFolder::best_dir(out);
     let what = match args.method {
@@ -111,7 +118,7 @@ pub fn next_command(args: &TrainArgs, out: &Path, has_best: bool, has_template: 
             format!("--model {}", shown(&if has_best { best } else { RunFolder::model_dir(out) }))
         }
     };
-    match has_template {
+    match is_chat {
         true => format!("lorafit chat {what}"),
         false => format!("lorafit generate {what} --prompt \"Once upon a time\""),
     }

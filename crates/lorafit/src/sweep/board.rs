@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use console::{Term, truncate_str};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lorafit_remedy::amounts::duration;
 use lorafit_train::sweep::Options;
 
 use crate::metrics::Direction;
 use crate::sweep::folder::{Row, TrialState, in_words, name, value_in_words};
-use crate::terminal::progress::duration;
 use crate::terminal::table::aligned;
 
 /// Time between two drawings.
@@ -138,7 +138,7 @@ pub fn table(rows: &[Row], metric: &str, direction: Direction) -> String {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         line.push(or_dash(row.metric.map(|metric| format!("{metric:.4}"))));
         line.push(row.step.to_string());
-        line.push(or_dash(row.seconds.map(|s| duration(Duration::try_from_secs_f64(s).unwrap_or_default()))));
+        line.push(or_dash(row.seconds.map(duration)));
         line.push(or_dash(row.tokens_per_s.map(|rate| format!("{rate:.0}"))));
         line.push(state_name(row.state).to_owned());
         lines.push(line);

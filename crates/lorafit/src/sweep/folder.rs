@@ -32,6 +32,11 @@ use crate::terminal::output;
 const SWEEP: &str = "sweep.json";
 const EVENTS: &str = "trial.jsonl";
 
+/// Whether a sweep is in `dir`.
+pub fn is_sweep(dir: &Path) -> bool {
+    dir.join(SWEEP).is_file()
+}
+
 /// `sweep.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {

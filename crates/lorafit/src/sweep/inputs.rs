@@ -5,11 +5,11 @@ use std::time::Instant;
 use lorafit_data::{GenerationRow, Samples, SamplesBuilder};
 use lorafit_kernels::Device;
 use lorafit_model::{Recompute, Trainable};
+use lorafit_remedy::amounts::memory;
 use lorafit_train::{EvaluationRequest, MemoryPlan, PlanRequest, evaluate, option_tokens};
 use serde_json::json;
 
 use crate::args::memory::RecomputeChoice;
-use crate::args::size::ByteSize;
 use crate::args::train::TrainArgs;
 use crate::metrics::Metrics;
 use crate::session::base::Base;
@@ -147,10 +147,10 @@ impl Inputs {
         }
         let text = format!(
             "{at_once} trials at once need {} but may take {}\n  base and program {}, largest trial {}",
-            ByteSize(asked.total()),
-            ByteSize(limit),
-            ByteSize(asked.shared),
-            ByteSize(asked.largest()),
+            memory(asked.total()),
+            memory(limit),
+            memory(asked.shared),
+            memory(asked.largest()),
         );
         for fewer in (1..at_once).rev() {
             if SweepPlan::new(&requests, weights, fewer, limit)?.total() <= limit {

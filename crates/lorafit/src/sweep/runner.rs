@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use lorafit_data::words::counted;
+use lorafit_remedy::amounts::counted;
 use lorafit_train::sweep::{Curve, Job, Scheduler, is_losing};
 use lorafit_train::{Answering, EvaluationRecord, Observer, RunError, RunLock, StepRecord};
 
@@ -56,7 +56,7 @@ pub struct Runner<'a> {
 enum Message {
     /// What it is doing now.
     Doing(usize, String),
-    Trouble(usize, String),
+    Warning(usize, String),
     Ended(Job, anyhow::Result<End>),
 }
 
@@ -133,7 +133,7 @@ impl Runner<'_> {
             Message::Doing(number, what) => {
                 board.running(number, &self.record.options[number], what);
             }
-            Message::Trouble(number, text) => board.note(&format!("{}: {text}", name(number))),
+            Message::Warning(number, text) => board.note(&format!("{}: {text}", name(number))),
             Message::Ended(job, ended) => {
                 let trial = &mut trials[self.place(job.trial)];
                 board.ended(job.trial);
@@ -359,7 +359,7 @@ impl Observer for Watcher<'_> {
         stopping() || self.is_at_milestone() || self.is_losing
     }
 
-    fn on_trouble(&mut self, error: &RunError) {
-        self.tell(Message::Trouble(self.trial, error.to_string()));
+    fn on_warning(&mut self, error: &RunError) {
+        self.tell(Message::Warning(self.trial, error.to_string()));
     }
 }

@@ -16,7 +16,7 @@ use lorafit_remedy::Remedy;
 use crate::terminal::{output, words};
 
 /// An error of the command line itself.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct CliError {
     message: String,
@@ -123,11 +123,15 @@ pub fn render(error: &anyhow::Error, colour: bool) -> String {
     if shown.is_empty() {
         text.push('\n');
     }
-    let hint = error.chain().find_map(hint_of);
-    if let Some(hint) = hint.and_then(|hint| words::worded(&hint)) {
+    if let Some(hint) = hint(error) {
         let _ = writeln!(text, "{} {}", paint("1;36", "hint:"), hint.replace('\n', "\n  "));
     }
     text
+}
+
+/// What the user can do about an error, in the words of the verb that runs.
+pub fn hint(error: &anyhow::Error) -> Option<String> {
+    words::worded(&error.chain().find_map(hint_of)?)
 }
 
 fn hint_of(error: &(dyn Error + 'static)) -> Option<Remedy> {

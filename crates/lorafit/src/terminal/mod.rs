@@ -1,6 +1,7 @@
 //! What a person or a program sees and sends while a verb works: output, errors, progress, signals.
 
 pub mod error;
+pub mod flow;
 pub mod interrupt;
 pub mod large_write;
 pub mod made;

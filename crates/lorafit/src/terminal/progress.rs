@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lorafit_remedy::amounts::{duration, memory};
 use lorafit_train::{SMOOTHED_STEPS, mean};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -35,6 +36,41 @@ pub struct Progress {
     losses: VecDeque<f64>,
     /// Held-out loss before training.
     base_loss: Option<f64>,
+    /// The last step that was done.
+    last: Option<Step>,
+}
+
+/// A step as it is shown.
+struct Step {
+    step: usize,
+    total: usize,
+    loss: f64,
+    /// Mean of the last losses.
+    smoothed: f64,
+    tokens_per_s: f64,
+    /// Seconds to the end.
+    left: f64,
+    /// Most bytes that the process had.
+    peak: u64,
+}
+
+impl Step {
+    /// What stands beside a bar in a terminal of so many columns: as much as leaves the bar ten of them.
+    fn message(&self, columns: usize) -> String {
+        let Step { step, total, loss, smoothed, tokens_per_s, left, peak } = self;
+        let (loss, left) = (format!("loss {loss:.4}"), format!("{} left", duration(*left)));
+        let rate = format!("{tokens_per_s:.0} tokens/s");
+        let room = columns.saturating_sub(10 + format!("{step}/{total}   ").len());
+        let all = format!("{loss}  smoothed {smoothed:.4}  {rate}  {left}  peak {}", memory(*peak));
+        let forms = [all, format!("{loss}  {rate}  {left}"), format!("{loss}  {left}")];
+        let [.., shortest] = forms.clone();
+        forms.into_iter().find(|form| form.len() <= room).unwrap_or(shortest)
+    }
+
+    /// A line of its own.
+    fn line(&self) -> String {
+        format!("step {}/{}  {}", self.step, self.total, self.message(usize::MAX))
+    }
 }
 
 enum Sink {
@@ -44,6 +80,12 @@ enum Sink {
     Quiet,
 }
 
+impl Sink {
+    fn plain(out: Box<dyn Write + Send>, log_every: Option<usize>) -> Self {
+        Sink::Plain(Plain { out, log_every, last_line: None })
+    }
+}
+
 struct Plain {
     out: Box<dyn Write + Send>,
     log_every: Option<usize>,
@@ -51,14 +93,14 @@ struct Plain {
 }
 
 impl Progress {
-    /// On a terminal a bar; elsewhere a line every `log_every` steps, or every ten seconds; JSON if asked for; nothing when
-    /// `quiet`.
+    /// On a terminal a bar; elsewhere a line every `log_every` steps, or every ten seconds; JSON if asked for, which is then
+    /// a result; else nothing when `quiet`.
     pub fn new(quiet: bool, log_every: Option<usize>, format: LogFormat) -> Self {
-        if quiet {
-            return Progress::with(Sink::Quiet);
-        }
         if format == LogFormat::Json {
             return Progress::with(Sink::Json(Box::new(io::stderr())));
+        }
+        if quiet {
+            return Progress::with(Sink::Quiet);
         }
         if !io::stderr().is_terminal() {
             return Progress::plain(Box::new(io::stderr()), log_every);
@@ -70,11 +112,12 @@ impl Progress {
     }
 
     fn plain(out: Box<dyn Write + Send>, log_every: Option<usize>) -> Self {
-        Progress::with(Sink::Plain(Plain { out, log_every, last_line: None }))
+        Progress::with(Sink::plain(out, log_every))
     }
 
     fn with(sink: Sink) -> Self {
-        Progress { sink, started: Instant::now(), first_step: None, losses: VecDeque::new(), base_loss: None }
+        let (first_step, losses, base_loss, last) = (None, VecDeque::new(), None, None);
+        Progress { sink, started: Instant::now(), first_step, losses, base_loss, last }
     }
 
     /// Step `step` of `total` (counted from 1) is done; `rss_bytes` is the peak of memory so far.
@@ -82,26 +125,21 @@ impl Progress {
         self.remember(loss);
         let smoothed = mean(self.losses.make_contiguous());
         let left = self.time_left(step, total);
-        let (left, peak) = (duration(left), memory(rss_bytes));
-        let message = match &self.sink {
-            Sink::Bar(_) if is_narrow() => format!("loss {loss:.4}  {tokens_per_s:.0} tokens/s  {left} left"),
-            _ => format!(
-                "loss {loss:.4}  smoothed {smoothed:.4}  {tokens_per_s:.0} tokens/s  {left} left  peak {peak}"
-            ),
-        };
+        let done = Step { step, total, loss, smoothed, tokens_per_s, left, peak: rss_bytes };
         match &mut self.sink {
             Sink::Bar(bar) => {
                 bar.set_length(total as u64);
-                bar.set_message(message);
+                bar.set_message(done.message(console::Term::stderr().size().1.into()));
                 bar.set_position(step as u64);
             }
             Sink::Plain(plain) => {
                 if plain.is_due(step, total) {
-                    plain.line(&format!("step {step}/{total}  {message}"));
+                    plain.line(&done.line());
                 }
             }
             Sink::Json(_) | Sink::Quiet => {}
         }
+        self.last = Some(done);
     }
 
     /// Takes the loss of a step into the smoothed one; those before a resumption are handed in so.
@@ -155,19 +193,23 @@ impl Progress {
         }
     }
 
-    /// The run is over: the bar stays as it is, the cursor goes below it.
+    /// The run is over: a line with its last step stands where the bar was, and what follows below it.
     pub fn finish(&mut self) {
-        if let Sink::Bar(bar) = &self.sink {
-            bar.abandon();
+        let Sink::Bar(bar) = &self.sink else { return };
+        // A bar that stays would be drawn again below every note.
+        bar.finish_and_clear();
+        self.sink = Sink::plain(Box::new(io::stderr()), None);
+        if let Some(done) = self.last.take() {
+            self.note(&done.line());
         }
     }
 
-    /// From the steps done since this run (or its resumption) began.
-    fn time_left(&mut self, step: usize, total: usize) -> Duration {
+    /// Seconds, from the steps done since this run (or its resumption) began.
+    fn time_left(&mut self, step: usize, total: usize) -> f64 {
         let first = *self.first_step.get_or_insert(step);
         let done = step.saturating_sub(first) + 1;
         let left = total.saturating_sub(step) as f64 / done as f64;
-        self.started.elapsed().mul_f64(left)
+        self.started.elapsed().as_secs_f64() * left
     }
 }
 
@@ -217,28 +259,8 @@ impl WriteProgress {
     }
 }
 
-/// Whether a line with everything would not fit.
-fn is_narrow() -> bool {
-    console::Term::stderr().size().1 < 96
-}
-
 /// For writes whose failure changes nothing.
 fn ignore(_result: io::Result<()>) {}
-
-/// A time as `2 h 05 min`.
-pub fn duration(time: Duration) -> String {
-    let seconds = time.as_secs();
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, seconds) => format!("{seconds} s"),
-        (0, minutes, seconds) => format!("{minutes} min {seconds:02} s"),
-        (hours, minutes, _) => format!("{hours} h {minutes:02} min"),
-    }
-}
-
-fn memory(bytes: u64) -> String {
-    let mib = bytes as f64 / (1 << 20) as f64;
-    if mib < 1024.0 { format!("{mib:.0} MiB") } else { format!("{:.1} GiB", mib / 1024.0) }
-}
 
 #[cfg(test)]
 mod tests {
@@ -319,10 +341,23 @@ mod tests {
     }
 
     #[test]
-    fn amounts_read_well() {
-        assert_eq!(duration(Duration::from_secs(59)), "59 s");
-        assert_eq!(duration(Duration::from_secs(61)), "1 min 01 s");
-        assert_eq!(duration(Duration::from_secs(7260)), "2 h 01 min");
-        assert_eq!(memory(5 << 30), "5.0 GiB");
+    fn a_step_fits_beside_its_bar() {
+        let done = Step {
+            step: 12345,
+            total: 100_000,
+            loss: 12.3456,
+            smoothed: 12.3456,
+            tokens_per_s: 12345.0,
+            left: 86399.0,
+            peak: 1 << 33,
+        };
+        for columns in [60, 80, 100, 200] {
+            // The bar has ten columns at least, and the count of steps stands before the message.
+            let room = columns - 10 - "12345/100000".len() - 3;
+            let message = done.message(columns);
+            assert!(message.chars().count() <= room, "{columns}: {message}");
+            assert!(message.starts_with("loss 12.3456") && message.contains("left"), "{message}");
+        }
+        assert!(done.message(200).ends_with("peak 8.00 GiB"), "{}", done.message(200));
     }
 }

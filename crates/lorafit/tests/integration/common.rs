@@ -1,11 +1,15 @@
 //! What tests share: a folder with rows, and the program run in it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
 use serde_json::json;
 use tempfile::TempDir;
+
+use crate::reference;
 
 /// A folder with `rows.jsonl` of so many conversations.
 pub fn place(rows: usize) -> TempDir {
@@ -21,10 +25,22 @@ pub fn place(rows: usize) -> TempDir {
     dir
 }
 
-/// Runs the program in a folder.
+/// Runs the program in a folder. A hint names no flag that the verb lacks, whatever goes wrong in whichever test.
+#[track_caller]
 pub fn lorafit(place: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lorafit"));
-    command.current_dir(place).args(arguments).output().expect("starts")
+    let output = command.current_dir(place).args(arguments).output().expect("starts");
+    let told = String::from_utf8_lossy(&output.stderr);
+    if let (Some(at), Some(verb)) = (told.find("\nhint: "), arguments.first()) {
+        static FLAGS: OnceLock<BTreeMap<String, BTreeSet<String>>> = OnceLock::new();
+        let flags = FLAGS.get_or_init(reference::flags);
+        if let Some(own) = flags.get(*verb) {
+            let foreign = reference::flags_beside_commands(&told[at..], flags);
+            let foreign: Vec<_> = foreign.iter().filter(|name| !own.contains(*name)).collect();
+            assert!(foreign.is_empty(), "{verb} has no {foreign:?}: {told}");
+        }
+    }
+    output
 }
 
 /// What the program prints where it succeeds, as it must.

@@ -71,6 +71,35 @@ fn a_run_without_held_out_rows_says_what_nobody_knows() {
     assert!(evaluations(place.path()).is_empty());
 }
 
+/// Weights that the optimizer blew up give no numbers, whatever the rows: the verdict says so wherever it stands, and nothing
+/// advises to go on from there.
+#[test]
+fn a_run_that_ends_without_numbers_has_diverged() {
+    let place = place(40);
+    let flags = ["--lr", "1e30", "--max-grad-norm", "0", "--max-steps", "30", "--warmup-ratio", "0"];
+    let run = |more: &[&str]| {
+        let train = ["train", "--model", MODEL, "--data", "rows.jsonl", "--out", "run", "--overwrite"];
+        let output = lorafit(place.path(), &[&train[..], &flags, more].concat());
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert_eq!(verdict(place.path())["outcome"], "diverged", "{more:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for more in [&["--validation", "4"][..], &["--validation", "4", "--on-nan", "skip"], &[]] {
+        let told = run(more);
+        assert!(told.contains("diverged: ") && told.contains(" -> not a number"), "{told}");
+        assert!(told.contains("lower the learning rate: --lr 2e-4"), "{told}");
+        let hint = told.lines().find(|line| line.starts_with("hint: ")).unwrap();
+        assert!(hint.contains("a lower --lr") && !hint.contains("--resume"), "{told}");
+        let page = lorafit(place.path(), &["report", "run", "--out", "page.html"]);
+        assert!(page.status.success(), "{page:?}");
+        assert!(fs::read_to_string(place.path().join("page.html")).unwrap().contains("diverged: "));
+    }
+    let told = run(&["--log", "json"]);
+    let mut events = told.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let found = events.rfind(|event| event["event"] == "verdict").unwrap();
+    assert_eq!((&found["outcome"], &found["to"]), (&Value::from("diverged"), &Value::Null));
+}
+
 #[test]
 fn the_json_log_has_the_verdict() {
     let place = place(40);

@@ -11,7 +11,8 @@ use crate::common::{lorafit, well};
 
 const LIBRARIES: [&str; 5] = ["remedy", "kernels", "data", "model", "train"];
 
-fn root() -> PathBuf {
+/// The root of the workspace.
+pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
 }
 
@@ -23,7 +24,7 @@ fn reference() -> String {
 }
 
 /// The flags of each verb, without dashes.
-fn flags() -> BTreeMap<String, BTreeSet<String>> {
+pub fn flags() -> BTreeMap<String, BTreeSet<String>> {
     let (mut flags, mut verb): (BTreeMap<String, BTreeSet<String>>, String) =
         (BTreeMap::new(), String::new());
     for line in reference().lines() {
@@ -39,7 +40,7 @@ fn flags() -> BTreeMap<String, BTreeSet<String>> {
 }
 
 /// Every flag that a text names, in order.
-fn named(text: &str) -> Vec<String> {
+pub fn named(text: &str) -> Vec<String> {
     let starts = text.match_indices("--").filter(|(at, _)| {
         let before = text[..*at].chars().next_back();
         !before.is_some_and(|c| c.is_alphanumeric() || "-_./!".contains(c))
@@ -63,7 +64,7 @@ fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 /// The code of the program and its libraries, without comments and tests; docs that `--help` shows included.
-fn sources() -> Vec<(PathBuf, String)> {
+pub fn sources() -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
     for name in LIBRARIES.iter().chain(&["lorafit"]) {
         rust_files(&root().join("crates").join(name).join("src"), &mut files);
@@ -91,7 +92,7 @@ fn sources() -> Vec<(PathBuf, String)> {
 }
 
 /// What follows `lorafit VERB` on a line, where the verb is one.
-fn commands<'a>(line: &'a str, flags: &BTreeMap<String, BTreeSet<String>>) -> Vec<(String, &'a str)> {
+pub fn commands<'a>(line: &'a str, flags: &BTreeMap<String, BTreeSet<String>>) -> Vec<(String, &'a str)> {
     let mut found = Vec::new();
     for (at, _) in line.match_indices("lorafit ") {
         let rest = &line[at + "lorafit ".len()..];
@@ -105,6 +106,19 @@ fn commands<'a>(line: &'a str, flags: &BTreeMap<String, BTreeSet<String>>) -> Ve
                 .min();
             found.push((verb, &after[..end.unwrap_or(after.len())]));
         }
+    }
+    found
+}
+
+/// The flags that a text names outside of commands, which have flags of their own, of this program and of others.
+pub fn flags_beside_commands(text: &str, flags: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let commands = commands(line, flags);
+        let shown = commands.iter().map(|(_, after)| *after).filter(|after| !after.is_empty());
+        let rest = shown.fold(line.to_owned(), |rest, after| rest.replace(after, " "));
+        let of_others = of_others(line);
+        found.extend(named(&rest).into_iter().filter(|name| !of_others.contains(&name.as_str())));
     }
     found
 }
@@ -137,6 +151,16 @@ fn every_verb_has_a_man_page_with_all_its_flags() {
             assert!(page.contains(&format!("\\-\\-{}", flag.replace('-', "\\-"))), "{verb}: --{flag}");
         }
     }
+    let page = fs::read_to_string(dir.path().join("man/man1/lorafit-plan.1")).unwrap();
+    assert!(page.contains("[OPTIONS] \\-\\-model <M>"), "the synopsis has values: {page}");
+    // Examples stay as they are, between paragraphs that are filled.
+    let example = page.find("lorafit plan \\-\\-model llama\\-2\\-7b").unwrap();
+    let before = &page[..example];
+    assert!(before.rfind(".EX") > before.rfind(".EE"), "an example is not filled: {page}");
+    assert!(
+        page.lines().any(|line| line.starts_with("Sizes are exact") && line.ends_with("16 bits.")),
+        "{page}"
+    );
     fs::write(dir.path().join("file"), "text").unwrap();
     let refused = lorafit(dir.path(), &["manual", "--out", "file"]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--out file cannot be a folder"));
@@ -160,11 +184,67 @@ fn completions_are_read_by_their_shells() {
             Err(_) => eprintln!("skipped: no {shell} reads its completions here"),
         }
     }
-    let words = "source ./bash; COMP_WORDS=(lorafit train --gradient-acc); COMP_CWORD=2; \
-                 _lorafit lorafit --gradient-acc train; echo \"${COMPREPLY[@]}\"";
-    match Command::new("bash").current_dir(dir.path()).args(["-c", words]).output() {
-        Ok(output) => assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "--gradient-accumulation"),
-        Err(_) => eprintln!("skipped: no bash"),
+}
+
+/// What bash offers in the folder `place` for the last of `words`, as readline cuts a line into words.
+fn offered(place: &Path, words: &[&str]) -> Option<String> {
+    let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+    let [.., before, last] = words else { panic!("{words:?}") };
+    // `compopt` works in a completion alone; here it says what it was asked for.
+    let script = format!(
+        "compopt() {{ echo \"compopt $*\"; }}; source ./bash || exit 1; COMP_WORDS=({}); COMP_CWORD={}; \
+         _lorafit lorafit '{last}' '{before}'; echo \"${{COMPREPLY[@]}}\"",
+        quoted.join(" "),
+        words.len() - 1
+    );
+    let Ok(output) = Command::new("bash").current_dir(place).args(["-c", &script]).output() else {
+        eprintln!("skipped: no bash");
+        return None;
+    };
+    assert!(output.status.success(), "{output:?}");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    Some(lines.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; "))
+}
+
+/// In bash itself: flags, words with and without an equals sign, switches, folders.
+#[test]
+fn bash_offers_what_can_stand_there() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("bash"), well(dir.path(), &["completions", "bash"])).unwrap();
+    fs::create_dir(dir.path().join("runs")).unwrap();
+    let whole: &[(&[&str], &str)] = &[
+        (&["lorafit", "train", "--gradient-acc"], "--gradient-accumulation"),
+        (&["lorafit", "train", "--optimizer", "a"], "adamw adamw-8bit"),
+        (&["lorafit", "train", "--optimizer", "=", "adamw-"], "adamw-8bit"),
+        (&["lorafit", "train", "--optimizer", "="], "adamw adamw-8bit"),
+        (&["lorafit", "train", "--recompute", ""], "auto none full"),
+        (&["lorafit", "train", "--device", "c"], "cpu cuda:0"),
+        (&["lorafit", "train", "--template", "ll"], "llama-3"),
+        (&["lorafit", "train", "--on-nan", "s"], "stop skip"),
+        (&["lorafit", "plan", "--device", "c"], "cpu cuda"),
+        (&["lorafit", "bench", "--shape", "smollm2-135"], "smollm2-135m"),
+        (&["lorafit", "export", "--type", "q4_k"], "q4_k_m"),
+    ];
+    for (words, expected) in whole {
+        let Some(found) = offered(dir.path(), words) else { return };
+        assert_eq!(found, *expected, "{words:?}");
+    }
+    let offered = |words: &[&str]| offered(dir.path(), words).unwrap();
+    // A folder gets a slash, from readline, where file names are completed.
+    for words in [
+        &["lorafit", "train", "--out", "ru"][..],
+        &["lorafit", "train", "--data", "ru"],
+        &["lorafit", "chat", "--model", "ru"],
+        &["lorafit", "eval", "--adapter", "ru"],
+        &["lorafit", "train", "--out", "=", "ru"],
+    ] {
+        assert_eq!(offered(words), "compopt -o filenames; runs", "{words:?}");
+    }
+    // A switch takes no word, and no file stands where a number does.
+    assert!(!offered(&["lorafit", "train", "--quiet", ""]).contains("true"));
+    assert!(!offered(&["lorafit", "train", "--lr", ""]).contains("runs"));
+    for word in ["true", "false"] {
+        assert!(!well(dir.path(), &["completions", "bash"]).contains(&format!("\"{word} ")), "{word}");
     }
 }
 

@@ -307,7 +307,7 @@ fn tables_of_spreadsheets_are_conversations() {
     refuses(
         &told,
         &[
-            "`context` is not read: say where it goes",
+            "`context` is not read: map it to `input`",
             "set it below the instruction with --columns context=input",
         ],
     );

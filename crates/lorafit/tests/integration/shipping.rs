@@ -414,7 +414,7 @@ fn what_readers_take_is_told_with_the_command_that_makes_it_fit() {
     refused(
         at,
         &["export", "--to", "vllm", "--model", &model, "--adapter", "plain", "--out", "x"],
-        &["go with --check"],
+        &["--to vllm writes nothing"],
     );
     refused(at, &["export", "--to", "vllm", "--check"], &["--adapter is missing"]);
     refused(

@@ -248,7 +248,7 @@ fn finite_matrix(file: &SafeTensors<'_>, name: &str) -> Result<([usize; 2], Vec<
 fn configured_beside(json: &Map<String, Value>) -> Vec<String> {
     let mut beside = Vec::new();
     if json.get("use_dora").and_then(Value::as_bool) == Some(true) {
-        beside.push("use_dora: what is told is B A, without the change of magnitudes".to_owned());
+        beside.push("use_dora: the numbers are those of B A, without the change of magnitudes".to_owned());
     }
     if let Some(init) = changes_the_base(json) {
         beside.push(format!(

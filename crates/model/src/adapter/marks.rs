@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::peft::{CONFIG_FILE, WEIGHTS_FILE};
 use crate::error::FileError;
+use crate::files::is_gguf;
 
 /// The weights of an adapter of mlx-lm.
 const MLX: [&str; 2] = ["adapters.safetensors", "adapters.npz"];
@@ -34,7 +35,7 @@ pub(super) fn of_folder(dir: &Path) -> Result<(), FileError> {
     }
     let fail = |problem: String| FileError::new(dir, problem);
     if dir.is_file() {
-        let gguf = dir.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+        let gguf = is_gguf(dir);
         let parent = dir.parent().filter(|parent| parent.join(CONFIG_FILE).is_file());
         return Err(match parent {
             _ if gguf => {

@@ -679,3 +679,8 @@ fn read_float(cursor: &mut Cursor<'_>, kind: u32, key: &str) -> Result<f64, Prob
         _ => f64::from_le_bytes(cursor.array(key)?),
     })
 }
+
+/// Whether a path or a file's name is that of a GGUF file.
+pub fn is_gguf(path: impl AsRef<Path>) -> bool {
+    path.as_ref().extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+}

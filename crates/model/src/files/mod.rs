@@ -9,9 +9,9 @@ mod stream;
 use lorafit_kernels::SharedBytes;
 use lorafit_kernels::quant::Format;
 
-pub use gguf::Gguf;
 #[cfg(feature = "hub")]
 pub(crate) use gguf::split_parts;
+pub use gguf::{Gguf, is_gguf};
 pub use gguf_writer::GgufEntry;
 pub(crate) use gguf_writer::{GgufData, GgufTensor, write_gguf};
 pub(crate) use plain::{MAX_CONFIG_BYTES, inside, map, read_text};

@@ -8,6 +8,7 @@
 //! so that beside the factors a few megabytes are held, and pages of the base that were read are given back.
 
 mod combine;
+mod origin;
 
 use std::ops::Range;
 
@@ -15,6 +16,7 @@ use lorafit_kernels::FrozenWeight;
 use lorafit_kernels::ops::matmul::{self, Right, Term, View};
 
 pub use combine::{Combination, CombineError, MajoritySign, Method, Weighted, combine};
+pub use origin::foreign_weight;
 
 use crate::adapter::{Adapter, LoraGroup, LoraPart};
 use crate::error::FileError;

@@ -16,12 +16,11 @@ use std::{env, fs, io, thread};
 use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
+use lorafit_remedy::amounts::transfer;
 use serde::Deserialize;
 
-use super::{
-    ADAPTER_CONFIG, CONFIG, HubId, INDEX, RepoKind, ShapeSource, Source, SourceError, WEIGHTS, is_gguf,
-};
-use crate::files::split_parts;
+use super::{ADAPTER_CONFIG, CONFIG, HubId, INDEX, RepoKind, ShapeSource, Source, SourceError, WEIGHTS};
+use crate::files::{is_gguf, split_parts};
 
 /// What belongs to a model besides its configuration and weights; a repository may lack any of them.
 const OPTIONAL: [&str; 6] = [
@@ -538,7 +537,7 @@ impl Download<'_> {
 
     /// The weights that are there in place of safetensors: GGUF if any, as those are of use.
     fn other_weights(&self) -> Vec<String> {
-        let ggufs = self.listing.names(is_gguf);
+        let ggufs = self.listing.names(|name| is_gguf(name));
         if !ggufs.is_empty() {
             return ggufs;
         }
@@ -650,7 +649,7 @@ impl Download<'_> {
         loop {
             match received.recv_timeout(self.hub.timeout + LOCK_WAIT) {
                 Ok(Event::Received { done, size }) => {
-                    progress(&format!("downloading {what}: {} of {}", bytes(done), bytes(size)));
+                    progress(&format!("downloading {what}: {} of {}", transfer(done), transfer(size)));
                 }
                 Ok(Event::End(result)) => return result.map_err(|error| self.failure(what, error)),
                 Err(mpsc::RecvTimeoutError::Timeout) => {
@@ -764,15 +763,6 @@ fn remove(path: &Path) -> Result<(), SourceError> {
             Err(SourceError::Io { path: path.to_owned(), source })
         }
         _ => Ok(()),
-    }
-}
-
-fn bytes(count: u64) -> String {
-    match count {
-        0..1_000 => format!("{count} B"),
-        1_000..1_000_000 => format!("{:.0} kB", count as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", count as f64 / 1e6),
-        _ => format!("{:.2} GB", count as f64 / 1e9),
     }
 }
 

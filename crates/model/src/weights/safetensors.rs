@@ -297,7 +297,7 @@ impl Shards {
                     unquantised().because("the weights are quantised by MLX")
                 } else if has(format!("{name}.absmax")) {
                     unquantised().because(
-                        "the weights are quantised by bitsandbytes, without the quant_state that tells how",
+                        "the weights are quantised by bitsandbytes, without the quant_state that says how",
                     )
                 } else if matches!(other, Dtype::F64) {
                     "the model is stored in another precision: take it in BF16, or convert it with \

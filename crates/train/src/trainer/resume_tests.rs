@@ -165,7 +165,7 @@ fn assert_same(found: &BTreeMap<PathBuf, Vec<u8>>, expected: &BTreeMap<PathBuf, 
 struct StopAt {
     left: Option<usize>,
     skipped: Vec<SkipRecord>,
-    troubles: usize,
+    warnings: usize,
 }
 
 impl StopAt {
@@ -174,7 +174,7 @@ impl StopAt {
     }
 
     fn never() -> Self {
-        StopAt { left: None, skipped: Vec::new(), troubles: 0 }
+        StopAt { left: None, skipped: Vec::new(), warnings: 0 }
     }
 }
 
@@ -190,8 +190,8 @@ impl Observer for StopAt {
     fn on_skip(&mut self, record: &SkipRecord) {
         self.skipped.push(record.clone());
     }
-    fn on_trouble(&mut self, _: &RunError) {
-        self.troubles += 1;
+    fn on_warning(&mut self, _: &RunError) {
+        self.warnings += 1;
     }
 }
 
@@ -394,7 +394,7 @@ fn a_run_goes_on_when_the_disk_is_full_for_a_while() {
                 // A best adapter that could not be saved is no best one in the records.
                 let told = ["metrics.jsonl", "adapter_model.safetensors"].map(PathBuf::from);
                 let names =
-                    if observer.troubles > 0 { told.to_vec() } else { expected.keys().cloned().collect() };
+                    if observer.warnings > 0 { told.to_vec() } else { expected.keys().cloned().collect() };
                 for name in names {
                     assert!(found.get(&name) == expected.get(&name), "{what}: {} differs", name.display());
                 }
@@ -470,11 +470,47 @@ fn skipped_steps_are_counted_named_and_resumed() {
 
     spoil(&[3, 4, 5, 6, 7].map(|step| (step, Culprit::Loss)));
     let dir = TempDir::new().expect("a folder");
-    let Err(TrainError::NonFinite(refusal)) = case.train(dir.path(), &mut StopAt::never()) else {
+    let Err(TrainError::Diverged(divergence)) = case.train(dir.path(), &mut StopAt::never()) else {
         panic!("five in a row are too many")
     };
-    assert_eq!(refusal.step, 7);
+    assert_eq!((divergence.step, divergence.refusal.as_ref().map(|refusal| refusal.step)), (6, Some(7)));
     spoil(&[]);
+}
+
+/// The loss of the step after it is no number either: what was trained is to blame, and no checkpoint can go on from it.
+#[test]
+fn a_run_that_diverged_keeps_its_earlier_checkpoints_and_has_a_verdict() {
+    let case = Case::new(OptimizerKind::AdamW);
+    let dir = TempDir::new().expect("a folder");
+    spoil(&[(6, Culprit::Loss), (7, Culprit::GradientNorm)]);
+    let Err(error) = case.train(dir.path(), &mut StopAt::never()) else { panic!("the run went on") };
+    spoil(&[]);
+    let TrainError::Diverged(divergence) = &error else { panic!("{error:?}") };
+    assert_eq!((divergence.step, divergence.refusal.as_ref().map(|refusal| refusal.step)), (5, Some(6)));
+    assert_eq!(Checkpoint::newest(dir.path()).expect("lists").checkpoint.expect("one").state.step, 4);
+    let history = RunHistory::read(dir.path()).expect("reads");
+    let written = history.verdict.expect("a verdict");
+    assert_eq!(written.outcome, crate::Outcome::Diverged);
+    assert!(written.to.is_nan() && written.from.is_finite(), "{written:?}");
+    assert_eq!(error.verdict().expect("a verdict").from, written.from);
+    assert_eq!(divergence.best, Some((Setting::Adapter, RunFolder::best_dir(dir.path()))));
+    let hint = error.hint().expect("a hint").to_string();
+    assert!(!hint.contains("resume") && hint.contains("lower lr") && hint.contains("best"), "{hint}");
+}
+
+/// Before the first update nothing can have diverged.
+#[test]
+fn a_first_step_that_is_not_finite_is_no_verdict_on_the_run() {
+    let mut case = Case::new(OptimizerKind::AdamW);
+    for on_nan in [OnNan::Stop, OnNan::Skip] {
+        case.options.on_nan = on_nan;
+        let dir = TempDir::new().expect("a folder");
+        spoil(&[1, 2, 3, 4, 5].map(|step| (step, Culprit::Loss)));
+        let error = case.train(dir.path(), &mut StopAt::never()).expect_err("the run went on");
+        spoil(&[]);
+        assert!(matches!(error, TrainError::NonFinite(_)), "{error:?}");
+        assert_eq!(RunHistory::read(dir.path()).expect("reads").verdict, None);
+    }
 }
 
 /// 130 rows of usual loss, then one that is far above: it is not trained on.

@@ -30,7 +30,8 @@ fn curves_of_real_runs_get_their_verdict() {
     let recorded = recorded();
     assert!(recorded.len() >= 25);
     for Recorded { name, training, held_out, held_out_rows, skipped, expected } in recorded {
-        let found = verdict(&Curve { training, held_out, skipped, held_out_rows }).unwrap();
+        let found =
+            verdict(&Curve { training, held_out, skipped, held_out_rows, ..Curve::default() }).unwrap();
         assert_eq!((found.outcome, found.skipped), (expected, skipped), "{name}: {found:?}");
     }
 }
@@ -97,7 +98,8 @@ fn too_little_is_not_judged() {
     assert_eq!(outcome(&[0.0; 30], &[(0, 0.0), (30, 0.0)]), Outcome::Learnt);
     let few = |rows| {
         let held_out = vec![(0, 3.0), (20, 1.0)];
-        verdict(&Curve { training: vec![3.0; 20], held_out, held_out_rows: rows, skipped: 2 }).unwrap()
+        let curve = Curve { held_out, held_out_rows: rows, skipped: 2, ..Curve::default() };
+        verdict(&Curve { training: vec![3.0; 20], ..curve }).unwrap()
     };
     assert_eq!([few(9).few_rows, few(10).few_rows], [true, false]);
     assert_eq!(few(10).skipped, 2);
@@ -116,4 +118,26 @@ fn a_verdict_is_read_as_it_is_written() {
     let text = serde_json::to_string(&found).unwrap();
     assert!(text.starts_with(r#"{"outcome":"over-fitted","since":48,"from":3.5"#), "{text}");
     assert_eq!(serde_json::from_str::<Verdict>(&text).unwrap(), found);
+}
+
+/// However it began, and although JSON has no word for what it ended with.
+#[test]
+fn a_run_without_numbers_at_its_end_diverged() {
+    let nan = f64::NAN;
+    let ended = |training: &[f64], held_out: &[(u64, f64)]| {
+        let (training, held_out) = (training.to_vec(), held_out.to_vec());
+        let found = verdict(&Curve { training, held_out, diverged: true, ..Curve::default() }).unwrap();
+        let text = serde_json::to_string(&found).unwrap();
+        assert!(text.contains(r#""outcome":"diverged""#) && text.contains(r#""to":null"#), "{text}");
+        let read: Verdict = serde_json::from_str(&text).unwrap();
+        assert!(read.to.is_nan() && read.outcome == Outcome::Diverged, "{read:?}");
+        (read.from, read.of)
+    };
+    assert_eq!(ended(&[3.0, 9.0], &[]), (3.0, Rows::Training));
+    assert_eq!(ended(&[3.0, 9.0], &[(0, 2.5), (1, 2.0)]), (2.5, Rows::HeldOut));
+    assert!(ended(&[], &[]).0.is_nan());
+    // Losses of the steps were still finite, those of held-out rows were not.
+    for later in [vec![(0, 3.0), (10, nan)], vec![(0, 3.0), (5, 2.0), (10, nan)]] {
+        assert_eq!(outcome(&[3.0; 10], &later), Outcome::Diverged);
+    }
 }

@@ -110,14 +110,11 @@ impl Segments {
         if !self.text_lengths.is_empty() {
             return self.text_lengths.clone();
         }
-        let (mut roots, mut ends) =
-            (Vec::with_capacity(self.list.len()), Vec::with_capacity(self.list.len()));
+        let mut roots = Vec::with_capacity(self.list.len());
         let mut longest = vec![0; self.list.len()];
-        for (i, segment) in self.list.iter().enumerate() {
+        for (i, (segment, end)) in self.list.iter().zip(self.ends()).enumerate() {
             let root = segment.parent.map_or(i, |parent| roots[parent]);
-            let end = segment.parent.map_or(0, |parent| ends[parent]) + segment.len;
             roots.push(root);
-            ends.push(end);
             longest[root] = end.max(longest[root]);
         }
         roots.into_iter().map(|root| longest[root]).collect()
@@ -140,11 +137,16 @@ impl Segments {
 
     /// Tokens of the longest path from a root to the end of a segment.
     pub fn longest_path(&self) -> usize {
+        self.ends().into_iter().max().unwrap_or(0)
+    }
+
+    /// Tokens from the root of each segment to its end.
+    fn ends(&self) -> Vec<usize> {
         let mut ends: Vec<usize> = Vec::with_capacity(self.list.len());
         for segment in &self.list {
             ends.push(segment.parent.map_or(0, |parent| ends[parent]) + segment.len);
         }
-        ends.into_iter().max().unwrap_or(0)
+        ends
     }
 }
 
@@ -177,14 +179,14 @@ impl Scores {
         Scores { scale: 1.0 / (heads.dim as f32).sqrt(), softcap: None, window: None }
     }
 
-    /// Without a window that hides nothing from the last of `positions` tokens.
+    /// Without a window that hides nothing from the last of `positions` tokens, which are counted only if there is a window.
     ///
     /// # Panics
     /// When a window hides a token from itself, or a cap is not above zero.
-    fn over(self, positions: usize) -> Self {
+    fn over(self, positions: impl FnOnce() -> usize) -> Self {
         assert!(self.window != Some(0), "a token sees itself: a window has one token at least");
         assert!(self.softcap.is_none_or(|cap| cap > 0.0), "a cap of scores is above zero");
-        Scores { window: self.window.filter(|window| *window < positions), ..self }
+        Scores { window: self.window.filter(|window| *window < positions()), ..self }
     }
 }
 
@@ -225,7 +227,7 @@ pub fn forward(
     out: &mut Tensor,
     lse: &mut Tensor,
 ) {
-    let scores = scores.over(segments.longest_path());
+    let scores = scores.over(|| segments.longest_path());
     match q.device() {
         Device::Cpu => {
             let (out, lse) = (out.cpu_mut(), lse.cpu_mut());
@@ -261,7 +263,7 @@ pub fn backward(
     gradients: Gradients<'_>,
     workspace: &mut Tensor,
 ) {
-    let scores = scores.over(segments.longest_path());
+    let scores = scores.over(|| segments.longest_path());
     match d_out.device() {
         Device::Cpu => {
             let workspace = workspace.cpu_mut();
@@ -306,7 +308,7 @@ pub fn forward_cached(
     scores: Scores,
     out: &mut Tensor,
 ) {
-    let scores = scores.over(past + rows);
+    let scores = scores.over(|| past + rows);
     let hidden = scores.window.map_or(0, |window| (past + 1).saturating_sub(window));
     let (past, first_key) = (past - hidden, hidden * heads.key_value * heads.dim);
     match q.device() {

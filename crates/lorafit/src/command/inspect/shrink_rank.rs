@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use lorafit_data::words::counted;
 use lorafit_model::adapter::{AdapterFile, CONFIG_FILE, ShrunkLayer, WEIGHTS_FILE, shrink};
 use lorafit_model::weights::tokenizer_files;
+use lorafit_remedy::amounts::{counted, percent};
 use lorafit_train::{FolderFile, ModelFolder, write_adapter_folder};
 use serde_json::json;
 
@@ -52,19 +52,19 @@ pub fn run(adapter: &AdapterFile, rank: usize, out: &Path, as_json: bool) -> any
     output::line(format!("rank {before} made {} in {layers}, written to {}", shrunk.rank, out.display()))?;
     output::line(format!(
         "left out of dW, in parts of ||dW||_F: {} of all, {} in the median layer, {} at most ({})",
-        percent(shrunk.relative_error()),
-        percent(middle),
-        percent(worst.0),
+        in_words(shrunk.relative_error()),
+        in_words(middle),
+        in_words(worst.0),
         worst.1
     ))?;
     Ok(())
 }
 
 /// A share; what is only rounding counts as nothing.
-fn percent(share: f64) -> String {
+fn in_words(share: f64) -> String {
     match share {
         share if share < 1e-7 => "0 %".to_owned(),
         share if share < 1e-3 => format!("{:.1e}", share),
-        share => format!("{:.2} %", 100.0 * share),
+        share => percent(share, 2),
     }
 }

@@ -7,6 +7,7 @@ use clap::{Arg, Command};
 use crate::args::flags::{Facts, OnResume};
 use crate::args::options::value_name;
 use crate::args::rows::data_help;
+use crate::terminal::flow::{Block, blocks, flowed};
 
 /// The first line of the page in lower case.
 pub const TITLE: &str = "# the command line";
@@ -24,8 +25,7 @@ pub fn reference(command: &Command) -> String {
     for verb in command.get_subcommands() {
         page += &of_verb(verb);
     }
-    let _ = writeln!(page, "\n## Rows\n\n```text\n{}\n```", data_help().trim());
-    page
+    page + "\n## Rows\n" + &of_blocks(data_help().trim())
 }
 
 fn about(command: &Command) -> String {
@@ -53,13 +53,22 @@ fn of_verb(verb: &Command) -> String {
         }
     }
     if let Some(after) = verb.get_after_long_help() {
-        let (after, rows) = (after.to_string(), data_help());
-        let _ = writeln!(text, "\n```text\n{}\n```", after.replace(&rows, "").trim());
+        let (after, rows) = (after.to_string(), flowed(&data_help()));
+        text += &of_blocks(after.replace(&rows, "").trim());
         if after.contains(&rows) {
             text += "\nDATA and the shapes of rows are described [below](#rows).\n";
         }
     }
     text + &facts(&args)
+}
+
+/// Text behind flags: paragraphs, and examples as they are.
+fn of_blocks(text: &str) -> String {
+    let block = |block| match block {
+        Block::Text(text) => format!("\n{}\n", escaped(&text)),
+        Block::Lines(lines) => format!("\n```text\n{}\n```\n", lines.join("\n")),
+    };
+    blocks(text).into_iter().map(block).collect()
 }
 
 fn heading(arg: &Arg) -> &str {

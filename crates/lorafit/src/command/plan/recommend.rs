@@ -3,6 +3,7 @@
 use clap::ValueEnum as _;
 use lorafit_kernels::gpu::Float;
 use lorafit_model::{ActivationDtype, Recompute};
+use lorafit_remedy::amounts::memory;
 use lorafit_train::{MemoryPlan, PlanRequest};
 
 use super::PlanArgs;
@@ -11,7 +12,6 @@ use crate::args::base::multiplies_bf16;
 use crate::args::config_file::Given;
 use crate::args::memory::RecomputeChoice;
 use crate::args::options::DeviceChoice;
-use crate::args::size::ByteSize;
 use crate::session::limits::beyond_context;
 use crate::terminal::shell::shell_word;
 
@@ -161,7 +161,7 @@ fn in_words(
     choice: &Choice<'_>,
 ) -> anyhow::Result<String> {
     let Choice { fitted: Fitted { request, recompute, plan, kept }, base, flags, limit } = choice;
-    let (memory, limit, recompute) = (ByteSize(*limit), *limit, *recompute);
+    let (within, limit, recompute) = (memory(*limit), *limit, *recompute);
     let positions = request.config.context();
     // Longer rows than the model is made for can be trained, if they are asked for.
     let reach = positions.max(args.max_seq_len);
@@ -199,7 +199,7 @@ fn in_words(
         )
     });
     Ok(format!(
-        "Within {memory}, train over {base}: rank {rank} on {targets} with --recompute {recompute} takes {total} \
+        "Within {within}, train over {base}: rank {rank} on {targets} with --recompute {recompute} takes {total} \
          for rows of {seq} tokens. A batch of any size fits, since {at_once} tokens are computed at once; rows may \
          be up to {longest} tokens long with --recompute full.{kept}{beyond}{speed}{asked}\n{command}",
         asked = told_without_command(&command, dtype, &format!("{flags}{more}")),
@@ -207,13 +207,13 @@ fn in_words(
         rank = args.rank,
         targets = args.target_modules,
         seq = args.max_seq_len,
-        total = ByteSize(plan.total()),
+        total = memory(plan.total()),
     ))
 }
 
 /// That nothing fits, with what would.
 fn nothing_fits(args: &PlanArgs, small: &PlanRequest<'_>, limit: u64) -> anyhow::Result<String> {
-    let memory = ByteSize(limit);
+    let limit_in_words = memory(limit);
     let asked_for = args.memory.recompute.filter(|recompute| *recompute != RecomputeChoice::Auto);
     let recompute = match asked_for {
         Some(RecomputeChoice::Fixed(recompute)) => recompute,
@@ -226,13 +226,13 @@ fn nothing_fits(args: &PlanArgs, small: &PlanRequest<'_>, limit: u64) -> anyhow:
         tokens => format!("rows of up to {tokens} tokens fit with --max-seq-len {tokens}"),
     };
     Ok(format!(
-        "Rows of {} tokens do not fit in {memory}: even over a quantised base {} they take {}; \
+        "Rows of {} tokens do not fit in {limit_in_words}: even over a quantised base {} they take {}; \
          {way_out}.",
         args.max_seq_len,
         match asked_for {
             Some(recompute) => format!("with --recompute {recompute}"),
             None => "with full recomputation".to_owned(),
         },
-        ByteSize(least.total())
+        memory(least.total())
     ))
 }

@@ -1,10 +1,9 @@
 //! A plan as tables for the terminal, and as a figure.
 
-use lorafit_data::words::grouped;
+use lorafit_remedy::amounts::{grouped, memory, trainable};
 use lorafit_train::MemoryPlan;
 
 use super::report::{DEVICES, MethodCost, Report};
-use crate::args::size::ByteSize;
 use crate::pages::figure::{Axis, Figure, Name, Plot, StackedBars};
 use crate::session::memory_table;
 
@@ -50,12 +49,10 @@ pub fn chart(report: &Report) -> Figure {
 pub fn table(report: &Report) -> String {
     let mut lines = vec![
         format!(
-            "{}: {} parameters; an adapter of rank {} has {} ({:.3} %); {} tokens at once",
+            "{}, rank {}: trainable parameters {}; {} tokens at once",
             report.model,
-            grouped(report.parameters),
             report.rank,
-            grouped(report.trainable_parameters),
-            100.0 * report.trainable_parameters as f64 / report.parameters as f64,
+            trainable(report.trainable_parameters, report.parameters + report.trainable_parameters),
             grouped(report.tokens_at_once as u64)
         ),
         String::new(),
@@ -105,7 +102,7 @@ pub fn table(report: &Report) -> String {
         Some(reach) => {
             format!(
                 "{:<26}{:>16}{:>16}",
-                format!("within {}", ByteSize(reach.memory)),
+                format!("within {}", memory(reach.memory)),
                 "longest row",
                 "rows at once"
             )

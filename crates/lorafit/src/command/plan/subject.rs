@@ -5,8 +5,10 @@ use std::path::Path;
 use anyhow::Context as _;
 use lorafit_kernels::Placement;
 use lorafit_model::weights::ModelFiles;
-use lorafit_model::{BaseQuantization, Config, ShapeSource, Source};
+use lorafit_model::{BaseQuantization, Config, ShapeSource, Source, SourceError};
 
+use crate::args::options::shape_hint;
+use crate::terminal::error::CliError;
 use crate::terminal::shell::shell_word;
 
 /// A model to plan for.
@@ -27,10 +29,15 @@ impl Subject {
         if path.is_file() && path.extension().is_some_and(|e| e == "json") {
             return Subject::of_config(path);
         }
-        let source = Source::resolve_shape(model, &mut |text| eprintln!("{text}")).with_context(|| {
-            format!("{model} is not a published shape either; known are {}", names().join(", "))
-        })?;
-        match source {
+        let source = Source::resolve_shape(model, &mut |text| eprintln!("{text}"));
+        let source = source.map_err(|error| match error {
+            SourceError::NotFound { .. } => {
+                let text = format!("{model}: no such file or folder, and no published shape");
+                anyhow::Error::from(CliError::new(text).hint(shape_hint(model)))
+            }
+            other => other.into(),
+        });
+        match source? {
             ShapeSource::Config(path) => Subject::of_config(&path),
             ShapeSource::Model(source) => {
                 let files = ModelFiles::open_header(source.path())?;
@@ -69,8 +76,4 @@ impl Subject {
             None => self.config.weight_bytes(2, base),
         })
     }
-}
-
-fn names() -> Vec<&'static str> {
-    Config::names().collect()
 }

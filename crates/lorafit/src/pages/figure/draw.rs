@@ -10,7 +10,7 @@ use super::letters::{self, Anchor, Look};
 use super::scale::{Scale, short};
 use super::{Axis, Figure, HeatMap, Lines, Parallel, ParallelAxis, Place, Plot, Series, StackedBars, Style};
 use crate::pages::shell::escape;
-use lorafit_data::words::counted;
+use lorafit_remedy::amounts::counted;
 
 const WIDTH: f64 = 440.0;
 const LEFT: f64 = 66.0;

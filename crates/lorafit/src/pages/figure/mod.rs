@@ -14,7 +14,7 @@ pub use scale::short;
 
 use std::path::Path;
 
-use lorafit_data::words::counted;
+use lorafit_remedy::amounts::counted;
 
 use crate::pages::shell::escape;
 use crate::terminal::error::CliError;

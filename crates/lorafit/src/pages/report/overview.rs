@@ -1,8 +1,6 @@
 //! What runs are, at one glance: the facts in the header of a page, and a table of several runs.
 
-use std::time::Duration;
-
-use lorafit_data::words::counted;
+use lorafit_remedy::amounts::{counted, duration};
 use lorafit_train::{RunHistory, RunStatus, SMOOTHED_STEPS, mean};
 use serde_json::{Map, Value};
 
@@ -13,7 +11,6 @@ use crate::pages::report::training::NamedRun;
 use crate::pages::shell::{Facts, number, table};
 use crate::session::verdict::in_short;
 use crate::terminal::made;
-use crate::terminal::progress::duration;
 
 /// Options beside each other in the table, at most.
 const OPTIONS: usize = 8;
@@ -126,7 +123,6 @@ fn of_run(run: &NamedRun) -> Vec<String> {
     let ending = &history.steps[history.steps.len().saturating_sub(SMOOTHED_STEPS)..];
     let losses: Vec<f64> = ending.iter().map(|step| step.loss).collect();
     let totals = history.totals();
-    let time = Duration::try_from_secs_f64(totals.seconds).unwrap_or_default();
     vec![
         run.name.clone(),
         state(RunStatus::read(&history.dir).ok().as_ref()).to_owned(),
@@ -135,7 +131,7 @@ fn of_run(run: &NamedRun) -> Vec<String> {
         best.map_or_else(dash, |best| best.step.to_string()),
         if losses.is_empty() { dash() } else { format!("{:.4}", mean(&losses)) },
         number(totals.step as usize),
-        duration(time),
+        duration(totals.seconds),
     ]
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context as _;
-use lorafit_data::words::counted;
+use lorafit_remedy::amounts::counted;
 use lorafit_train::RunHistory;
 use serde::Deserialize;
 use serde_json::{Map, Value};

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lorafit_data::words::counted;
+use lorafit_remedy::amounts::counted;
 use lorafit_train::{RunError, RunHistory, RunStatus, SMOOTHED_STEPS, StepRecord, mean};
 use serde_json::Value;
 

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use lorafit_remedy::amounts::duration;
 use lorafit_train::{RunError, RunHistory, RunStatus};
 use serde_json::{Value, json};
 
@@ -15,7 +15,6 @@ use crate::pages::report::training::{NamedRun, curves, memory, names, title};
 use crate::pages::shell::{Page, escape};
 use crate::session::verdict::in_short;
 use crate::sweep::folder::is_trial;
-use crate::terminal::progress::duration;
 
 const STYLE: &str = include_str!("watch.css");
 const SCRIPT: &str = include_str!("watch.js");
@@ -183,7 +182,6 @@ fn read_verdict(dir: &Path) -> Option<String> {
 
 /// What is said of a run, a line for each thing.
 fn lines(status: &RunStatus, verdict: Option<&str>) -> Vec<String> {
-    let time = |seconds: f64| duration(Duration::try_from_secs_f64(seconds).unwrap_or_default());
     let mut first = match status.total_steps {
         Some(total) => format!("step {} of {total}", status.step),
         None => format!("step {}", status.step),
@@ -196,7 +194,7 @@ fn lines(status: &RunStatus, verdict: Option<&str>) -> Vec<String> {
     let mut lines = vec![first];
     let left = status.seconds_left.filter(|left| status.running && *left > 0.0);
     if let (Some(rate), true) = (status.tokens_per_s, status.running) {
-        let left = left.map(|left| format!(", {} left", time(left))).unwrap_or_default();
+        let left = left.map(|left| format!(", {} left", duration(left))).unwrap_or_default();
         lines.push(format!("{rate:.0} tokens/s{left}"));
     }
     if let Some(evaluation) = &status.evaluation {

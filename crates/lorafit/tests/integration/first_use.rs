@@ -1,0 +1,249 @@
+//! What somebody meets who tries the program: what is asked for wrongly is named, and the way out is one.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::common::{lorafit, place, well};
+
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/chat_bpe");
+
+/// What the program says of a command that it refuses, which has all of `parts`.
+#[track_caller]
+fn refused(at: &Path, arguments: &[&str], parts: &[&str]) -> String {
+    let Output { status, stderr, .. } = lorafit(at, arguments);
+    let said = String::from_utf8(stderr).unwrap();
+    assert!(!status.success(), "{arguments:?} was accepted: {said}");
+    for part in parts {
+        assert!(said.contains(part), "{arguments:?}: no {part:?} in {said}");
+    }
+    said
+}
+
+/// A folder with rows and the run `run`.
+fn with_run(flags: &[&str]) -> TempDir {
+    let dir = place(12);
+    let train = ["train", "--model", MODEL, "--data", "rows.jsonl", "--out", "run", "--quiet"];
+    well(dir.path(), &[&train[..], &["--max-steps", "4"], flags].concat());
+    dir
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let dir = with_run(&[]);
+    let at = dir.path();
+    let rows = ["--data", "rows.jsonl", "--memory", "2MiB"];
+    let train = ["train", "--model", MODEL, "--out", "other"];
+    let parts = ["may take 2 MiB", "weights ", "for the program", "allow at least --memory "];
+    for arguments in [&train[..], &["eval", "--model", MODEL], &["compare", "--runs", "run"]] {
+        let said = refused(at, &[arguments, &rows].concat(), &parts);
+        assert!(!said.contains("0.0") && !said.contains("--quant"), "{said}");
+        // What it advises is enough for a token, so that a number of tokens is advised next, or it runs.
+        let enough = said.split("--memory ").nth(1).unwrap().split_whitespace().next().unwrap();
+        let output =
+            lorafit(at, &[arguments, &["--data", "rows.jsonl", "--memory", enough, "--quiet"]].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("even one token"), "{arguments:?} within {enough}: {said}");
+    }
+}
+
+#[test]
+fn a_device_is_used_or_refused() {
+    let dir = with_run(&[]);
+    let at = dir.path();
+    let model = ["--model", MODEL];
+    let verbs: [&[&str]; 10] = [
+        &["train", "--data", "rows.jsonl", "--out", "x"],
+        &["eval", "--data", "rows.jsonl"],
+        &["generate", "--prompt", "a"],
+        &["chat"],
+        &["data", "rows.jsonl"],
+        &["inspect", "run"],
+        &["merge", "--adapter", "run", "--out", "x"],
+        &["export", "--to", "gguf", "--adapter", "run", "--out", "x.gguf"],
+        &["quantize", "--quant", "nf4", "--out", "x"],
+        &["report", "run", "--out", "x.html"],
+    ];
+    for verb in verbs {
+        // A device of this number is on no machine.
+        let said = refused(at, &[verb, &model, &["--device", "cuda:63"]].concat(), &[]);
+        let is_named = ["NVIDIA", "cuda:63", "--device"].iter().any(|word| said.contains(word));
+        assert!(is_named, "{verb:?}: {said}");
+        assert!(!at.join("x").exists() && !at.join("x.gguf").exists(), "{verb:?} wrote something");
+    }
+    for verb in ["merge", "export"] {
+        let computes = format!("has no meaning for {verb}, which computes on the processor");
+        let arguments = verbs.iter().find(|arguments| arguments[0] == verb).unwrap();
+        refused(
+            at,
+            &[*arguments, &model, &["--device", "cuda:0"]].concat(),
+            &[&computes, "leave --device out"],
+        );
+    }
+}
+
+#[test]
+fn weights_are_merged_into_what_they_belong_to() {
+    let dir = with_run(&[]);
+    let at = dir.path();
+    well(at, &["quantize", "--model", MODEL, "--quant", "nf4", "--out", "nf4"]);
+    // A model of the same shape with other weights.
+    let other =
+        ["train", "--model", MODEL, "--data", "rows.jsonl", "--out", "o", "--quiet", "--max-steps", "1"];
+    well(at, &[&other[..], &["--method", "full", "--init", "random", "--seed", "7"]].concat());
+    let merge = ["merge", "--model", "nf4", "--adapter", "run"];
+    refused(
+        at,
+        &[&merge[..], &["--base", "o/model", "--out", "x"]].concat(),
+        &["--base o/model: nf4 was not quantised from it: model.layers.0"],
+    );
+    well(at, &[&merge[..], &["--base", MODEL, "--out", "merged"]].concat());
+    let stored = ["merge", "--model", MODEL, "--adapter", "run", "--merge-into", "stored", "--out", "x"];
+    refused(at, &stored, &["--merge-into has no meaning", "is not quantised", "leave --merge-into out"]);
+}
+
+#[test]
+fn an_adapter_of_another_base_is_named_with_both() {
+    let dir = with_run(&[]);
+    let at = dir.path();
+    let config = at.join("run/adapter_config.json");
+    let mut json: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+    let warning = |at: &Path| {
+        let generate =
+            ["generate", "--model", MODEL, "--adapter", "run", "--prompt", "a", "--max-new-tokens", "1"];
+        let output = lorafit(at, &generate);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(!warning(at).contains("warning"), "its own base");
+    json["base_model_name_or_path"] = "org/Other-1B".into();
+    fs::write(&config, json.to_string()).unwrap();
+    let said = warning(at);
+    assert!(said.contains(&format!("was trained over org/Other-1B, and is used over {MODEL}")), "{said}");
+}
+
+#[test]
+fn quiet_is_errors_and_what_was_asked_for() {
+    let dir = place(12);
+    let at = dir.path();
+    let train = ["train", "--model", MODEL, "--data", "rows.jsonl", "--out", "run", "--overwrite"];
+    let run = |flags: &[&str]| lorafit(at, &[&train[..], &["--max-steps", "2", "--quiet"], flags].concat());
+    let output = run(&[]);
+    assert!(output.status.success() && output.stdout.is_empty() && output.stderr.is_empty(), "{output:?}");
+    assert!(at.join("run/verdict.json").is_file());
+    let output = run(&["--log", "json"]);
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(log.lines().any(|line| line.contains(r#""event":"verdict""#)), "{log}");
+}
+
+#[test]
+fn a_run_that_is_not_there_is_looked_for_nearby() {
+    let dir = with_run(&["--validation", "4", "--eval-every", "2"]);
+    let at = dir.path();
+    fs::create_dir(at.join("empty")).unwrap();
+    refused(at, &["status", "empty"], &["empty holds no run: it has no metrics.jsonl", "near: run\n"]);
+    refused(at, &["status", "."], &[". holds no run", "near: run\n"]);
+    refused(at, &["status", "rnu"], &["rnu holds no run: there is no such folder", "near: run\n"]);
+    refused(at, &["report", "rnu", "--out", "x.html"], &["rnu holds no run", "near: run\n"]);
+    refused(at, &["train", "--resume", "rnu"], &["--resume rnu: no run is there", "near: run\n"]);
+
+    let said = well(at, &["status", "run"]);
+    let evaluations = fs::read_to_string(at.join("run/evaluations.jsonl")).unwrap();
+    assert!(evaluations.lines().count() == 3, "{evaluations}");
+    assert!(said.contains("best held-out loss ") && said.contains("run/best"), "{said}");
+    assert!(said.lines().last().unwrap().contains(": held-out loss "), "{said}");
+    let json: Value = serde_json::from_str(&well(at, &["status", "run", "--json"])).unwrap();
+    let verdict: Value =
+        serde_json::from_str(&fs::read_to_string(at.join("run/verdict.json")).unwrap()).unwrap();
+    assert_eq!(json["verdict"], verdict);
+    assert!(json["best"]["loss"].is_number(), "{json}");
+}
+
+#[test]
+fn a_run_that_has_not_ended_is_looked_at_by_its_checkpoint() {
+    let dir = with_run(&["--checkpoint-every", "2"]);
+    let at = dir.path();
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        fs::remove_file(at.join("run").join(name)).unwrap();
+    }
+    let shown = |arguments: &[&str]| {
+        let output = lorafit(at, arguments);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        assert!(
+            said.contains("run has not ended: its adapter is that of run/checkpoints/step-00000004"),
+            "{said}"
+        );
+    };
+    shown(&["inspect", "run"]);
+    shown(&["generate", "--model", MODEL, "--adapter", "run", "--prompt", "a", "--max-new-tokens", "1"]);
+    fs::remove_dir_all(at.join("run/checkpoints")).unwrap();
+    refused(
+        at,
+        &["inspect", "run"],
+        &["run has not ended, and has saved no adapter yet", "lorafit status run"],
+    );
+}
+
+#[test]
+fn names_and_places_that_are_none_are_named_first() {
+    let dir = with_run(&[]);
+    let at = dir.path();
+    let said =
+        refused(at, &["plan", "--model", "lama-2-7b"], &["near it are llama-2-7b", "lorafit plan --help"]);
+    assert!(
+        said.starts_with("error: lama-2-7b: no such file or folder") && said.lines().count() == 2,
+        "{said}"
+    );
+    assert!(refused(at, &["plan", "--model", "nomodel"], &["nomodel: no such"]).len() < 300);
+    assert!(well(at, &["plan", "--help"]).contains("llama-2-7b"));
+    refused(at, &["bench", "--shape", "lama-2-7b"], &["near it are llama-2-7b"]);
+    refused(at, &["export", "--to", "vllm"], &["--to vllm writes nothing", "--check --adapter A"]);
+    refused(at, &["export", "--to", "peft", "--adapter", "run"], &["--model is missing"]);
+    let data = ["data", "rows.jsonl", "--model", MODEL];
+    let columns = [&data[..], &["--columns", "zz"]].concat();
+    refused(at, &columns, &["--columns zz: `zz` is not of the form COLUMN=FIELD", "for example --columns"]);
+    for folder in ["run", MODEL] {
+        let said = refused(at, &["manual", "--out", folder], &["holds a model or an adapter"]);
+        assert!(!Path::new(folder).join("lorafit.1").exists(), "{said}");
+    }
+}
+
+#[test]
+fn checks_that_are_not_there_are_named() {
+    let dir = place(1);
+    let at = dir.path();
+    refused(
+        at,
+        &["selfcheck", "--only", "ropee"],
+        &["no check has ropee in its name", "hint: near are", "rope"],
+    );
+    refused(at, &["selfcheck", "--only", "speed", "--no-speed"], &["contradict each other"]);
+    refused(at, &["selfcheck", "--only", "speed"], &["a GPU is timed", "--device cuda:0"]);
+    for more in [&[][..], &["--isolate"]] {
+        let output = lorafit(at, &[&["selfcheck", "--json", "--only", "ropee"], more].concat());
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(json["hint"].as_str().is_some_and(|hint| hint.contains("rope")), "{json}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("hint: near are"), "{output:?}");
+    }
+}
+
+#[test]
+fn what_to_run_next_is_what_was_trained() {
+    let dir = place(40);
+    let at = dir.path();
+    let texts: String = (0..40).map(|i| format!("{{\"text\": \"one {i} two {}\"}}\n", i * i)).collect();
+    fs::write(at.join("texts.jsonl"), texts).unwrap();
+    for (rows, expected) in
+        [("rows.jsonl", "next: lorafit chat "), ("texts.jsonl", "next: lorafit generate ")]
+    {
+        let train =
+            ["train", "--model", MODEL, "--data", rows, "--out", "run", "--overwrite", "--epochs", "8"];
+        let output = lorafit(at, &[&train[..], &["--lr", "1e-2"]].concat());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.trim_end().lines().last().unwrap().starts_with(expected), "{said}");
+    }
+}

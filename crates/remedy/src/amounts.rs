@@ -1,0 +1,145 @@
+//! Amounts as people read them: counts, memory, times and shares.
+//!
+//! Everything that is printed for people is formatted here, so that an amount looks the same wherever it stands: one blank
+//! between number and unit, thousands grouped, and no more digits than say something.
+
+use std::time::Duration;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// `1 row`, `2 rows`, `1,000 rows`.
+pub fn counted(number: usize, one: &str, several: &str) -> String {
+    format!("{} {}", grouped(number as u64), if number == 1 { one } else { several })
+}
+
+/// 1234567 as `1,234,567`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Bytes of memory or of a file: `900 B`, `12 KiB`, `385 MiB`, `1.74 GiB`, `1,536.00 GiB`.
+pub fn memory(bytes: u64) -> String {
+    match bytes {
+        // What would round to the next unit is said in that.
+        n if n >= GIB - MIB / 2 => {
+            let hundredths = (n as f64 / GIB as f64 * 100.0).round() as u64;
+            format!("{}.{:02} GiB", grouped(hundredths / 100), hundredths % 100)
+        }
+        n if n >= MIB - KIB / 2 => format!("{:.0} MiB", n as f64 / MIB as f64),
+        n if n >= KIB => format!("{:.0} KiB", n as f64 / KIB as f64),
+        n => format!("{n} B"),
+    }
+}
+
+/// Bytes that are sent, in decimal units as the hub shows them: `900 B`, `12 kB`, `385.1 MB`, `1.74 GB`.
+pub fn transfer(bytes: u64) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => format!("{:.0} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.2} GB", bytes as f64 / 1e9),
+    }
+}
+
+/// A time: `0.4 s`, `59 s`, `1 min 30 s`, `1 h 02 min`, `2 d 03 h`. What is no time, such as a negative one, is `0 s`.
+pub fn duration(seconds: f64) -> String {
+    let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    let whole = time.as_secs_f64().round() as u64;
+    match (whole / 86400, whole / 3600 % 24, whole / 60 % 60, whole % 60) {
+        _ if (0.05..9.95).contains(&time.as_secs_f64()) => format!("{:.1} s", time.as_secs_f64()),
+        (0, 0, 0, seconds) => format!("{seconds} s"),
+        (0, 0, minutes, seconds) => format!("{minutes} min {seconds:02} s"),
+        (0, hours, minutes, _) => format!("{hours} h {minutes:02} min"),
+        (days, hours, _, _) => format!("{days} d {hours:02} h"),
+    }
+}
+
+/// A share between 0 and 1 with so many decimals: `12.5 %`.
+pub fn percent(share: f64, decimals: usize) -> String {
+    format!("{:.decimals$} %", 100.0 * share)
+}
+
+/// What is trained of all parameters: `2,442,240 of 136,957,248 (1.783 %)`.
+pub fn trainable(trained: u64, all: u64) -> String {
+    let share = percent(trained as f64 / all.max(1) as f64, 3);
+    format!("{} of {} ({share})", grouped(trained), grouped(all))
+}
+
+/// How much larger or smaller `to` is than `from`, which is above 0: `-99.9 %`, `+3.0 %`.
+pub fn change(from: f64, to: f64) -> String {
+    format!("{:+.1} %", 100.0 * (to - from) / from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_grouped_and_one_is_no_plural() {
+        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1234567, "1,234,567")] {
+            assert_eq!(grouped(number), text);
+        }
+        let shown = [0, 1, 2, 1000].map(|number| counted(number, "row", "rows"));
+        assert_eq!(shown, ["0 rows", "1 row", "2 rows", "1,000 rows"]);
+    }
+
+    #[test]
+    fn memory_is_in_the_unit_that_leaves_digits() {
+        let shown = [0, 1023, 1024, 12 << 10, MIB - 1, 9 << 20, 385 << 20, GIB - 1, 7 << 28, 3 << 39];
+        let expected = [
+            "0 B",
+            "1023 B",
+            "1 KiB",
+            "12 KiB",
+            "1 MiB",
+            "9 MiB",
+            "385 MiB",
+            "1.00 GiB",
+            "1.75 GiB",
+            "1,536.00 GiB",
+        ];
+        assert_eq!(shown.map(memory), expected);
+        assert_eq!(
+            [999, 1_500, 2_500_000, 1_740_000_000].map(transfer),
+            ["999 B", "2 kB", "2.5 MB", "1.74 GB"]
+        );
+    }
+
+    #[test]
+    fn times_have_two_units_at_most() {
+        let shown = [0.0, 0.01, 0.44, 9.96, 59.4, 59.6, 90.0, 3599.7, 3720.0, 183_600.0, -1.0, f64::NAN]
+            .map(duration);
+        let expected = [
+            "0 s",
+            "0 s",
+            "0.4 s",
+            "10 s",
+            "59 s",
+            "1 min 00 s",
+            "1 min 30 s",
+            "1 h 00 min",
+            "1 h 02 min",
+            "2 d 03 h",
+            "0 s",
+            "0 s",
+        ];
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn shares_are_percentages() {
+        assert_eq!([percent(0.125, 1), percent(1.0, 0)], ["12.5 %", "100 %"]);
+        assert_eq!(trainable(2_442_240, 136_957_248), "2,442,240 of 136,957,248 (1.783 %)");
+        assert_eq!([change(2.0, 1.0), change(1.0, 1.03)], ["-50.0 %", "+3.0 %"]);
+    }
+}
