@@ -9,8 +9,8 @@ use crate::args::config_file::Given;
 use crate::args::flags;
 use crate::args::train::TrainArgs;
 use crate::command::{
-    bench, chat, compare, completions, data, eval, export, generate, inspect, manual, merge, plan, quantize,
-    report, selfcheck, status, sweep, train,
+    bench, chat, compare, completions, data, eval, export, generate, inspect, kernels, manual, merge, plan,
+    quantize, report, selfcheck, status, sweep, train,
 };
 use crate::terminal::words;
 
@@ -65,6 +65,8 @@ enum Verb {
     Bench(bench::BenchArgs),
     /// Compare a GPU's results with the processor's, op by op and in whole steps, and measure its speed
     Selfcheck(selfcheck::SelfcheckArgs),
+    /// Compile the kernels for GPUs ahead, so that a machine with one needs no compiler
+    Kernels(kernels::KernelsArgs),
     /// Print completions of verbs and flags for a shell
     Completions(completions::CompletionsArgs),
     /// Write this help as man pages or as Markdown
@@ -118,6 +120,7 @@ pub fn run() -> anyhow::Result<()> {
         Verb::Quantize(args) => quantize::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Selfcheck(args) => selfcheck::run(args),
+        Verb::Kernels(args) => kernels::run(args),
         Verb::Completions(args) => completions::run(args, command()),
         Verb::Manual(args) => manual::run(args, command()),
     }
