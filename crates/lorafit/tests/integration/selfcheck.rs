@@ -225,7 +225,7 @@ fn the_first_contact_with_a_gpu_is_rehearsed() {
     assert!(!table.contains("MISSING") && !table.contains("FAILED"), "{table}");
     for expected in [
         "attention backward",
-        "gpu-bf16-again     beside gpu-bf16  3 steps, at most 0.00e+00",
+        "gpu-bf16-again     beside gpu-bf16  2 steps, at most 0.00e+00",
         "ERROR SUMMARY: 0",
     ] {
         assert!(table.contains(expected), "{expected} is not in\n{table}");
