@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # What a GPU runs first, in ten minutes: each stage has a limit and logs of its own, and goes on whatever the one before did.
-# Needs a release build and the NVIDIA driver, cuBLASLt and NVRTC; compute-sanitizer and a Python with numpy and safetensors are
-# used where they are. The table of the stages and the logs are in OUT.
+# Needs a release build and the NVIDIA driver, cuBLASLt and NVRTC (or kernels compiled ahead); compute-sanitizer is used where it
+# is. The table of the stages and the logs are in OUT. A test rehearses all of it on a driver whose device is the processor.
 #   scripts/gpu_first_contact.sh OUT
 #   LORAFIT=PROGRAM    instead of target/release/lorafit
-#   SMALL=1            rehearses on a slow device: small shapes, no timings
+#   SMALL=1            rehearses on a slow device: some checks, small shapes
 #   END=SECONDS        no stage begins later, 540
 set -u
 out="${1:?a folder for the results}"
@@ -12,7 +12,6 @@ mkdir -p "$out/log" "$out/runs"
 out="$(cd "$out" && pwd)"
 cd "$(dirname "$0")/.."
 lorafit="${LORAFIT:-$PWD/target/release/lorafit}"
-python="${PYTHON:-python3}"
 end="${END:-540}"
 small="${SMALL:-}"
 table="$out/table.txt"
@@ -40,12 +39,11 @@ machine() {
   date; uname -a; nproc; free -g; ldd --version | head -1
   nvidia-smi
   nvidia-smi --query-gpu=name,driver_version,memory.total,memory.used,compute_mode,mig.mode.current --format=csv
-  command -v nvcc compute-sanitizer "$python"
+  command -v nvcc compute-sanitizer
   ldconfig -p | grep -E 'libcuda\.|nvrtc|cublasLt'
   ls -d /usr/local/cuda*
 }
 export -f machine
-export python
 stage machine 20 bash -c 'machine; true'
 
 # ---- One kernel: libraries, context, memory, pinned memory, a module, a launch.
@@ -53,20 +51,23 @@ check contact 60 --no-speed --compute-dtype f32 --only "sum of squares"
 head -1 "$out/log/contact.out" | tee -a "$table"
 
 # ---- Every op and whole steps, in both types; a check that fails takes no other with it.
-check selfcheck-f32 120 --no-speed --isolate --compute-dtype f32
+some=()
+[ -z "$small" ] || some=(--only "add,rope,AdamW,step of Llama in nf4")
+check selfcheck-f32 120 --no-speed --isolate --compute-dtype f32 "${some[@]}"
 f32=$?
-check selfcheck-bf16 120 --no-speed --isolate
+check selfcheck-bf16 120 --no-speed --isolate "${some[@]}"
 bf16=$?
 grep -hE 'FAILED|checks passed' "$out"/log/selfcheck-{f32,bf16}.out | tee -a "$table"
 
 # ---- Races, barriers and addresses as NVIDIA's tools see them; our kernels alone.
 sanitizers() {
-  command -v compute-sanitizer > /dev/null || { say "no compute-sanitizer here"; return; }
+  command -v compute-sanitizer > /dev/null || { say "sanitizers skipped: no compute-sanitizer here"; return; }
   local ours='regex=attention|norm|rope|gate|activation|dropout|cross_entropy|adamw|decode|rows|sum|convert|round|columns|add|scale|softcap'
-  local tool
+  local tool only="attention,norm,sum,rows,cross,AdamW"
+  [ -z "$small" ] || only="AdamW"
   for tool in memcheck racecheck synccheck; do
     stage "sanitizer-$tool" 60 compute-sanitizer --tool "$tool" --print-limit 20 --error-exitcode 9 --kernel-name "$ours" \
-      "$lorafit" selfcheck --device cuda:0 --no-speed --only attention,norm,sum,rows,cross,AdamW
+      "$lorafit" selfcheck --device cuda:0 --no-speed --only "$only"
     grep -a 'SUMMARY' "$out/log/sanitizer-$tool.out" | tail -1 | tee -a "$table"
   done
 }
@@ -74,17 +75,16 @@ sanitizers() {
 [ "$f32$bf16" = 00 ] || sanitizers
 
 # ---- What ops reach.
-if [ -z "$small" ]; then
-  check speed 90 --only speed
-  sed -n '/share/,$p' "$out/log/speed.out" | tee -a "$table"
-fi
+check speed 90 --only speed
+sed -n '/share/,$p' "$out/log/speed.out" | tee -a "$table"
 
 # ---- Whole runs against the processor's losses, the same run twice, and with recomputation.
 model="fixtures/models/chat_bpe"
-head -n "$([ -n "$small" ] && echo 16 || echo 96)" demo/train.jsonl > "$out/rows.jsonl"
+if [ -n "$small" ]; then lines=8 steps=2 batch=2; else lines=96 steps=12 batch=8; fi
+head -n "$lines" demo/train.jsonl > "$out/rows.jsonl"
 train() { # NAME DEVICE FLAGS...
   stage "train-$1" 90 "$lorafit" train --model "$model" --data "$out/rows.jsonl" --out "$out/runs/$1" --overwrite --device "$2" \
-    --max-steps "$([ -n "$small" ] && echo 3 || echo 12)" --batch-size 8 --lr 1e-3 --target-modules all-linear --quiet "${@:3}"
+    --max-steps "$steps" --batch-size "$batch" --lr 1e-3 --target-modules all-linear --quiet "${@:3}"
 }
 train cpu-f32 cpu --compute-dtype f32
 train gpu-f32 cuda:0 --compute-dtype f32
@@ -93,41 +93,37 @@ train gpu-bf16-again cuda:0
 train cpu-nf4 cpu --quant nf4 --double-quant --compute-dtype f32
 train gpu-nf4 cuda:0 --quant nf4 --double-quant
 train gpu-nf4-recompute cuda:0 --quant nf4 --double-quant --recompute full
-"$python" - "$out/runs" <<'PY' | tee -a "$table"
-import json, pathlib, sys
-
-def losses(name):
-    try:
-        lines = (pathlib.Path(sys.argv[1]) / name / "metrics.jsonl").read_text().splitlines()
-    except OSError:
-        return []
-    return [json.loads(line)["loss"] for line in lines if '"loss"' in line]
-
-for name, other in [("gpu-f32", "cpu-f32"), ("gpu-bf16", "cpu-f32"), ("gpu-bf16-again", "gpu-bf16"), ("gpu-nf4", "cpu-nf4"),
-                    ("gpu-nf4-recompute", "gpu-nf4")]:
-    x, y = losses(name), losses(other)
-    apart = f"{len(x)} steps, at most {max(abs(p - q) for p, q in zip(x, y)):.2e} apart" if x and len(x) == len(y) else "MISSING"
-    print(f"  losses of {name:<18} beside {other:<9} {apart}")
-PY
+losses() { grep -o '"loss":[-+.0-9e]*' "$out/runs/$1/metrics.jsonl" 2> /dev/null | cut -d: -f2; }
+beside() { # NAME OTHER: how far the losses of two runs are apart
+  local apart
+  apart="$(paste -d ' ' <(losses "$1") <(losses "$2") | awk '
+    NF != 2 { missing = 1 }
+    { apart = $1 > $2 ? $1 - $2 : $2 - $1; if (apart > most) most = apart }
+    END { if (NR && !missing) printf "%d steps, at most %.2e apart", NR, most; else printf "MISSING" }')"
+  say "$(printf '  losses of %-18s beside %-9s %s' "$1" "$2" "$apart")"
+}
+beside gpu-f32 cpu-f32
+beside gpu-bf16 cpu-f32
+beside gpu-bf16-again gpu-bf16
+beside gpu-nf4 cpu-nf4
+beside gpu-nf4-recompute gpu-nf4
 
 # ---- Steps of a 7B shape; scripts/bench_gpu.sh has PEFT beside them.
-if [ -z "$small" ]; then
-  bench() { stage "bench-$1" 120 "$lorafit" bench --device cuda:0 --shape llama-2-7b --rank 16 --json --steps 4 "${@:2}"; }
-  bench bf16 --batch 4 --seq 2048 --micro-batch-tokens 8192
-  bench nf4 --batch 4 --seq 2048 --micro-batch-tokens 8192 --quant nf4 --double-quant --recompute none
-  bench nf4-least --batch 1 --seq 512 --micro-batch-tokens 512 --quant nf4 --double-quant --recompute full
-  "$python" - "$out/log" <<'PY' | tee -a "$table"
-import json, pathlib, sys
-print(f"{'run':<12}{'tokens/s':>10}{'of ceiling':>12}{'peak MiB':>10}{'planned':>9}")
-for name in ("bf16", "nf4", "nf4-least"):
-    try:
-        run = json.loads((pathlib.Path(sys.argv[1]) / f"bench-{name}.out").read_text())
-    except (OSError, ValueError):
-        print(f"{name:<12} MISSING")
-        continue
-    mib = lambda key: f"{(run.get(key) or 0) / 2**20:.0f}"
-    print(f"{name:<12}{run['tokens_per_s']:>10.0f}{100 * run.get('mfu', 0):>11.0f}%{mib('peak_device_bytes'):>10}{mib('planned_bytes'):>9}")
-PY
+shape=llama-2-7b rows=(--batch 4 --seq 2048 --micro-batch-tokens 8192) few=(--batch 1 --seq 512 --micro-batch-tokens 512)
+if [ -n "$small" ]; then
+  shape=fixtures/models/chat_bpe/config.json rows=(--batch 2 --seq 32 --micro-batch-tokens 64) few=(--batch 1 --seq 16 --micro-batch-tokens 16)
 fi
-[ "$f32$bf16" = 00 ] && sanitizers
+value() { grep -o "\"$2\":[-+.0-9e]*" "$out/log/bench-$1.out" 2> /dev/null | cut -d: -f2; }
+say "$(printf '%-12s%10s%12s%10s%9s' run tokens/s 'of ceiling' 'peak MiB' planned)"
+bench() { # NAME FLAGS...
+  stage "bench-$1" 120 "$lorafit" bench --device cuda:0 --shape "$shape" --rank 16 --json --steps 4 "${@:2}"
+  say "$(awk -v name="$1" -v speed="$(value "$1" tokens_per_s)" -v share="$(value "$1" mfu)" \
+    -v peak="$(value "$1" peak_device_bytes)" -v planned="$(value "$1" planned_bytes)" 'BEGIN {
+      if (speed == "") printf "%-12s MISSING", name
+      else printf "%-12s%10.0f%11.0f%%%10.0f%9.0f", name, speed, 100 * share, peak / 1048576, planned / 1048576 }')"
+}
+bench bf16 "${rows[@]}"
+bench nf4 "${rows[@]}" --quant nf4 --double-quant --recompute none
+bench nf4-least "${few[@]}" --quant nf4 --double-quant --recompute full
+[ "$f32$bf16" != 00 ] || sanitizers
 say "ended after $SECONDS s"

@@ -1,21 +1,20 @@
 //! Compiles every kernel for every architecture and prints what each takes; local memory is an error unless it is listed
 //! here with its reason. `scripts/check_cuda.sh` installs the compiler and runs this.
 //!
-//! Sources may be named: `check_cuda attention_forward rope`.
+//! Sources may be named: `check_cuda attention_forward rope`. They are compiled as `lorafit kernels` does.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use lorafit_kernels::cuda::SOURCES;
-use lorafit_kernels::cuda::nvrtc::{ARCHITECTURES, CompileError, Nvrtc, Resources};
+use lorafit_kernels::cuda::nvrtc::{ARCHITECTURES, CompileError, Nvrtc, Resources, Target};
 use lorafit_kernels::gpu::{Float, Region};
 use lorafit_kernels::ops::attention::cuda::{
     DeviceTree, Gradients, HEAD_DIMS, Operands, Tree, backward, forward, forward_cached, plain_backward,
     plain_forward,
 };
 use lorafit_kernels::ops::attention::{Heads, Scores, Segments};
-use rayon::prelude::*;
 
 /// Kernels that may use local memory, and why.
 const MAY_USE_LOCAL_MEMORY: [(&str, &str); 1] =
@@ -27,7 +26,7 @@ fn main() -> ExitCode {
     let jobs: Vec<_> = SOURCES
         .iter()
         .filter(|source| named.is_empty() || named.iter().any(|name| name == source.name))
-        .flat_map(|source| ARCHITECTURES.map(|architecture| (source, architecture)))
+        .flat_map(|source| ARCHITECTURES.map(|architecture| (source, Target::Machine(architecture))))
         .collect();
     let nvrtc = match Nvrtc::open(None) {
         Ok(nvrtc) => nvrtc,
@@ -40,7 +39,7 @@ fn main() -> ExitCode {
         }
     };
     println!("{nvrtc}");
-    let results: Vec<_> = jobs.par_iter().map(|(source, sm)| nvrtc.compile(source, *sm)).collect();
+    let results = nvrtc.compile_all(&jobs);
 
     let mut failures = Vec::new();
     let mut kernels: BTreeMap<&str, Vec<Resources>> = BTreeMap::new();

@@ -9,7 +9,7 @@ use crate::args::config_file::Given;
 use crate::args::flags;
 use crate::args::train::TrainArgs;
 use crate::command::{
-    bench, chat, compare, completions, data, doctor, eval, export, generate, inspect, manual, merge, plan,
+    bench, chat, compare, completions, data, doctor, eval, export, generate, inspect, kernels, manual, merge, plan,
     quantize, report, runs, selfcheck, status, sweep, train, watch,
 };
 use crate::terminal::flow::flowed;
@@ -70,6 +70,8 @@ enum Verb {
     Bench(bench::BenchArgs),
     /// Compare a GPU's results with the processor's, op by op and in whole steps, and measure its speed
     Selfcheck(selfcheck::SelfcheckArgs),
+    /// Compile the kernels for GPUs ahead, so that a machine with one needs no compiler
+    Kernels(kernels::KernelsArgs),
     /// Show what this machine has and what lorafit makes of it: one screen for a bug report
     Doctor(doctor::DoctorArgs),
     /// Print completions of verbs and flags for a shell
@@ -135,6 +137,7 @@ pub fn run() -> anyhow::Result<()> {
         Verb::Quantize(args) => quantize::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Selfcheck(args) => selfcheck::run(args),
+        Verb::Kernels(args) => kernels::run(args),
         Verb::Doctor(args) => doctor::run(args),
         Verb::Completions(args) => completions::run(args, command()),
         Verb::Manual(args) => manual::run(args, command()),

@@ -8,13 +8,13 @@ use std::fmt;
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::cublas::{Cublas, WORKSPACE_BYTES};
+use super::SOURCES;
+use super::cublas::{self, Cublas, WORKSPACE_BYTES};
 use super::ffi::{self, Cuda, Handle};
 use super::library::{self, Wanted};
 use super::memory::{Memory, free_and_total};
-use super::nvrtc::Nvrtc;
+use super::modules::Modules;
 use super::staging::Staging;
-use super::{SOURCES, kernel_cache};
 use crate::gpu::launch::MAX_SHARED_BYTES;
 use crate::gpu::{Arg, DeviceError, DeviceInfo, Driver, Gemm, Launch, Region};
 
@@ -33,7 +33,7 @@ pub struct CudaDevice {
     name: String,
     architecture: u32,
     driver_version: u32,
-    nvrtc: Nvrtc,
+    modules: Modules,
     memory: Mutex<Memory>,
     kernels: Mutex<HashMap<String, Kernel>>,
     cublas: Mutex<Cublas>,
@@ -118,7 +118,7 @@ impl CudaDevice {
             let oldest = library::OLDEST_DRIVER;
             return Err(DeviceError::DriverVersion { version: driver_version, oldest });
         }
-        let nvrtc = Nvrtc::open(Some(driver_version))?;
+        let modules = Modules::open(architecture, driver_version)?;
 
         let (mut context, mut stream) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: a device that the driver has given; its context and the stream live as long as the process.
@@ -134,6 +134,8 @@ impl CudaDevice {
         // SAFETY: where the address goes; the memory is never freed.
         let allocated = unsafe { (cuda.cuMemAlloc_v2)(&mut workspace, WORKSPACE_BYTES as usize) };
         cuda.checked("cuBLASLt's workspace", allocated)?;
+        let on = cublas::On { cuda, stream, name: &name, driver: driver_version, workspace };
+        let cublas = Mutex::new(Cublas::new(on)?);
         Ok(CudaDevice {
             cuda,
             ordinal,
@@ -142,10 +144,10 @@ impl CudaDevice {
             name,
             architecture,
             driver_version,
-            nvrtc,
+            modules,
             memory: Mutex::new(Memory::new(cuda, device, total_bytes, mapped)?),
             kernels: Mutex::default(),
-            cublas: Mutex::new(Cublas::new(driver_version, workspace)?),
+            cublas,
             staging: Mutex::new(Staging::new(cuda)?),
         })
     }
@@ -157,7 +159,7 @@ impl CudaDevice {
         Ok(lock(&self.memory))
     }
 
-    /// The kernel of `entry`; loads, and the first time compiles, all that its source has.
+    /// The kernel of `entry`; loads all that its source has, which may have to be compiled.
     fn kernel(&self, entry: &str) -> Result<Kernel, DeviceError> {
         let mut kernels = lock(&self.kernels);
         if let Some(kernel) = kernels.get(entry) {
@@ -165,8 +167,7 @@ impl CudaDevice {
         }
         let source = SOURCES.iter().find(|source| source.entries.contains(&entry));
         let source = source.unwrap_or_else(|| panic!("{entry} is not among the kernels"));
-        let folder = kernel_cache::folder();
-        let code = kernel_cache::code(&self.nvrtc, source, self.architecture, folder.as_deref())?;
+        let code = self.modules.code(source)?;
         let (cuda, mut module) = (self.cuda, ptr::null_mut());
         // SAFETY: a whole module, which the driver copies.
         let loaded = unsafe { (cuda.cuModuleLoadData)(&mut module, code.module.as_ptr().cast()) };
@@ -236,7 +237,7 @@ impl Driver for CudaDevice {
 
     fn multiply(&self, gemm: &Gemm) -> Result<(), DeviceError> {
         let memory = self.enter()?;
-        lock(&self.cublas).multiply(gemm, memory.base(), self.stream)
+        lock(&self.cublas).multiply(gemm, memory.base())
     }
 
     fn clear(&self, region: Region) -> Result<(), DeviceError> {
@@ -279,7 +280,7 @@ impl Driver for CudaDevice {
             name: self.name.clone(),
             architecture: self.architecture,
             driver_version: self.driver_version,
-            libraries: vec![self.nvrtc.to_string(), lock(&self.cublas).to_string()],
+            libraries: vec![self.modules.to_string(), lock(&self.cublas).to_string()],
             total_bytes: total as u64,
             free_bytes: free as u64,
         }

@@ -196,12 +196,12 @@ pub(super) const CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES: c_int = 5;
 
 /// `cublasLtMatmulAlgo_t`.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
-pub(super) struct Algorithm([u64; 8]);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Algorithm(pub(super) [u64; 8]);
 
 /// `cublasLtMatmulHeuristicResult_t`.
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct HeuristicResult {
     pub(super) algorithm: Algorithm,
     pub(super) workspace_bytes: usize,

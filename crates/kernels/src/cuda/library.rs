@@ -102,19 +102,48 @@ pub(super) fn open<F: Functions>(wanted: &Wanted) -> Result<Opened<F>, DeviceErr
     open_in(wanted, &Surroundings::of_process())
 }
 
-fn open_in<F: Functions>(wanted: &Wanted, surroundings: &Surroundings) -> Result<Opened<F>, DeviceError> {
+/// Opens `path`, or of a folder the first of `wanted` in it.
+///
+/// # Errors
+/// [`DeviceError::Library`], with what does not open.
+pub(super) fn open_at<F: Functions>(wanted: &Wanted, path: &Path) -> Result<Opened<F>, DeviceError> {
+    let files = match path.is_dir() {
+        true => wanted.names.iter().map(|name| path.join(name)).filter(|path| path.exists()).collect(),
+        false => vec![path.to_owned()],
+    };
+    first_of(wanted, files.into_iter()).map_err(|refused| DeviceError::Library {
+        library: wanted.library,
+        looked_for: wanted.names.clone(),
+        looked_in: [path.display().to_string()].into_iter().chain(refused).collect(),
+        hint: wanted.hint.clone(),
+    })
+}
+
+/// The first of `files` that opens and has all functions, or why each does not.
+fn first_of<F: Functions>(
+    wanted: &Wanted,
+    files: impl Iterator<Item = PathBuf>,
+) -> Result<Opened<F>, Vec<String>> {
     let mut refused = Vec::new();
-    for path in candidates(wanted, surroundings) {
+    for path in files {
         if let Some(parts) = wanted.parts {
             open_parts(&path, parts);
         }
         match open_one(&path) {
             Ok(functions) => return Ok(Opened { functions, path }),
             // That the linker has no such name is said by the list of places.
-            Err(_) if path.is_relative() => {}
+            Err(_) if path.parent() == Some(Path::new("")) => {}
             Err(error) => refused.push(format!("{} does not open: {error}", path.display())),
         }
     }
+    Err(refused)
+}
+
+fn open_in<F: Functions>(wanted: &Wanted, surroundings: &Surroundings) -> Result<Opened<F>, DeviceError> {
+    let refused = match first_of(wanted, candidates(wanted, surroundings)) {
+        Ok(opened) => return Ok(opened),
+        Err(refused) => refused,
+    };
     let mut looked_in: Vec<String> =
         surroundings.places(wanted.places).map(|place| place.to_string()).collect();
     looked_in.push("the folders of the system's linker (ldconfig)".to_owned());

@@ -6,15 +6,18 @@
 //!
 //! [`open`] gives a [`Gpu`] whose driver is CUDA's ([`device`]), [`recorder`] a driver that checks every call.
 
+mod aligned;
+mod choices;
 pub mod cublas;
 pub mod device;
 mod ffi;
-mod kernel_cache;
 mod library;
 mod memory;
+pub mod modules;
 pub mod nvrtc;
 mod signatures;
 mod staging;
+mod user_cache;
 
 use crate::gpu::recorder::Recorder;
 use crate::gpu::{DeviceError, Float, Gpu};
@@ -52,6 +55,11 @@ pub struct Source {
 }
 
 impl Source {
+    /// Whether only models with something uncommon ask for it.
+    pub fn is_special(&self) -> bool {
+        self.name.ends_with("_special")
+    }
+
     /// The whole program behind `machine`, which is [`PTX`] or what stands for it.
     pub fn program(&self, machine: &str) -> String {
         let part = |path: &str, text: &str| format!("#line 1 \"{path}\"\n{text}");

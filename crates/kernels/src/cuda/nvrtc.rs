@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::fmt;
+use std::path::Path;
 use std::ptr;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::ffi::{self, Handle, Status};
 use super::library::{self, Opened, Wanted};
@@ -14,16 +18,16 @@ use crate::gpu::DeviceError;
 pub const ARCHITECTURES: [u32; 6] = [80, 86, 89, 90, 100, 120];
 
 /// Compute capabilities of modules for cars and robots, whose machine code no other device runs.
-const TEGRA: [u32; 5] = [72, 87, 88, 101, 110];
+pub(super) const TEGRA: [u32; 5] = [72, 87, 88, 101, 110];
 
 /// The compiler does not take a program; its own log says where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{path} for sm_{architecture}: {error} ({compiler})\n{log}")]
+#[error("{path} for {target}: {error} ({compiler})\n{log}")]
 pub struct CompileError {
     /// The kernel's file.
     pub path: &'static str,
     /// What it was compiled for.
-    pub architecture: u32,
+    pub target: Target,
     /// The library's error.
     pub error: String,
     /// The library.
@@ -59,9 +63,9 @@ pub struct Compiled {
     pub entries: BTreeMap<&'static str, (String, Resources)>,
 }
 
-/// What the compiler has to produce.
+/// What the compiler has to produce, written `sm_90` or `compute_90`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Target {
+pub enum Target {
     /// Machine code.
     Machine(u32),
     /// PTX, which the driver compiles.
@@ -71,7 +75,7 @@ enum Target {
 impl Target {
     /// For a device of `architecture`, of a compiler that knows `known`. One that is older than the device compiles for the
     /// newest of its generation that it knows, whose machine code the device runs as well, else PTX.
-    fn new(known: &[u32], architecture: u32) -> Self {
+    fn of_device(known: &[u32], architecture: u32) -> Self {
         if known.is_empty() || known.contains(&architecture) {
             return Target::Machine(architecture);
         }
@@ -91,6 +95,17 @@ impl fmt::Display for Target {
             Target::Machine(sm) => write!(f, "sm_{sm}"),
             Target::Ptx(sm) => write!(f, "compute_{sm}"),
         }
+    }
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let number = |digits: &str| digits.parse().ok().filter(|sm| *sm >= ARCHITECTURES[0]);
+        let machine = text.strip_prefix("sm_").and_then(number).map(Target::Machine);
+        let target = machine.or_else(|| text.strip_prefix("compute_").and_then(number).map(Target::Ptx));
+        target.ok_or_else(|| format!("expected sm_N or compute_N, N from {} on", ARCHITECTURES[0]))
     }
 }
 
@@ -125,7 +140,18 @@ impl Nvrtc {
     /// # Errors
     /// [`DeviceError::Library`].
     pub fn open(driver: Option<u32>) -> Result<Self, DeviceError> {
-        let library: Opened<ffi::Nvrtc> = library::open(&Wanted::nvrtc(driver))?;
+        Ok(Nvrtc::with(library::open(&Wanted::nvrtc(driver))?))
+    }
+
+    /// The library at `path`, a file or the folder that it is in.
+    ///
+    /// # Errors
+    /// [`DeviceError::Library`].
+    pub fn open_at(path: &Path) -> Result<Self, DeviceError> {
+        Ok(Nvrtc::with(library::open_at(&Wanted::nvrtc(None), path)?))
+    }
+
+    fn with(library: Opened<ffi::Nvrtc>) -> Self {
         let (mut major, mut minor, mut count) = (0, 0, 0);
         // SAFETY: where the numbers go.
         unsafe {
@@ -138,7 +164,7 @@ impl Nvrtc {
             unsafe { (library.functions.nvrtcGetSupportedArchs)(known.as_mut_ptr()) };
         }
         let architectures = known.into_iter().map(|sm| sm as u32).collect();
-        Ok(Nvrtc { library, version: (major, minor), architectures })
+        Nvrtc { library, version: (major, minor), architectures }
     }
 
     /// (12, 9) for 12.9.
@@ -146,14 +172,47 @@ impl Nvrtc {
         self.version
     }
 
-    /// Compiles all entries of `source` for one architecture.
+    /// What it compiles for; nothing if it does not tell.
+    pub fn architectures(&self) -> &[u32] {
+        &self.architectures
+    }
+
+    /// What it can compile that a device of `architecture` runs: machine code of the device or of an older one of its
+    /// generation, else PTX.
+    pub fn target(&self, architecture: u32) -> Target {
+        Target::of_device(&self.architectures, architecture)
+    }
+
+    /// Compiles sources side by side, on as many threads as there are in the current pool of rayon, but not on those: whoever
+    /// waits here may hold what other work of the pool wants. Results are in the order of the jobs.
+    pub fn compile_all(&self, jobs: &[(&Source, Target)]) -> Vec<Result<Compiled, CompileError>> {
+        let next = AtomicUsize::new(0);
+        let done: Mutex<Vec<Option<_>>> = Mutex::new(jobs.iter().map(|_| None).collect());
+        let work = || {
+            while let Some((i, (source, target))) =
+                Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, jobs.get(i)?)))
+            {
+                let compiled = self.compile(source, *target);
+                done.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(compiled);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..rayon::current_num_threads().min(jobs.len()) {
+                scope.spawn(work);
+            }
+        });
+        let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        done.into_iter().map(|compiled| compiled.expect("every job was taken")).collect()
+    }
+
+    /// Compiles all entries of `source`.
     ///
     /// # Errors
     /// [`CompileError`].
-    pub fn compile(&self, source: &Source, architecture: u32) -> Result<Compiled, CompileError> {
+    pub fn compile(&self, source: &Source, target: Target) -> Result<Compiled, CompileError> {
         let refused = |status: Status, log: String| CompileError {
             path: source.path,
-            architecture,
+            target,
             error: self.meaning(status),
             compiler: self.to_string(),
             log,
@@ -167,7 +226,7 @@ impl Nvrtc {
             (nvrtc.nvrtcCreateProgram)(&mut program.1, text.as_ptr(), ptr::null(), 0, no_names, no_names)
         };
         checked(created).map_err(|status| refused(status, String::new()))?;
-        let built = build(&program, source, Target::new(&self.architectures, architecture));
+        let built = build(&program, source, target);
         let log = log(&program);
         let (module, names) = built.map_err(|status| refused(status, log.clone()))?;
         let resources = resources(&log);
@@ -288,7 +347,7 @@ mod tests {
             Ok(nvrtc) => nvrtc,
             Err(error) => return println!("skipped: {error}"),
         };
-        let compiled = nvrtc.compile(source, 80).expect("kernels compile");
+        let compiled = nvrtc.compile(source, Target::Machine(80)).expect("kernels compile");
         assert!(compiled.module.starts_with(b"\x7fELF"));
         for (entry, (name, resources)) in &compiled.entries {
             assert!(resources.registers > 0, "{entry}: no report");
@@ -296,7 +355,7 @@ mod tests {
             assert!(holds, "{entry}: {name} is not in the cubin");
         }
         // A device of a generation that no compiler knows yet.
-        let ptx = nvrtc.compile(source, 990).expect("kernels compile").module;
+        let ptx = nvrtc.compile(source, nvrtc.target(990)).expect("kernels compile").module;
         assert!(ptx.starts_with(b"//") && ptx.ends_with(b"\0"), "PTX as a text with its end");
     }
 
@@ -324,7 +383,7 @@ mod tests {
             (&[], 90, Machine(90)),
             (&[100, 120], 80, Machine(80)),
         ] {
-            assert_eq!(Target::new(known, architecture), expected, "sm_{architecture} of {known:?}");
+            assert_eq!(Target::of_device(known, architecture), expected, "sm_{architecture} of {known:?}");
         }
     }
 }

@@ -35,7 +35,9 @@ pub enum DeviceError {
         found: usize,
     },
     /// The device is too old.
-    #[error("cuda:{ordinal}, {name}, is sm_{architecture}; kernels need sm_80 (Ampere) or later")]
+    #[error(
+        "cuda:{ordinal}, {name}, is sm_{architecture}; kernels need sm_80 (Ampere) or later: earlier tensor cores have no bf16, and f16 does not hold the gradients of training"
+    )]
     Architecture {
         /// The one asked for.
         ordinal: usize,

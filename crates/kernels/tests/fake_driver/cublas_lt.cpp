@@ -1,9 +1,16 @@
 // A libcublasLt over the fake driver: holds what it is told to the rules of the real one, and multiplies in loops, f32 sums.
+// It has algorithms that cut sums into 1, 2 or 4 parts; which is offered first depends on the shape.
+//
+// FAKE_CUBLAS_SLOW=PARTS   the algorithm with so many parts takes longer than the others
+// FAKE_CUBLAS_TERMS=N      products of more terms are taken and not computed
+// FAKE_CUBLAS_ALIGNED=N    products whose operands or rows are not at multiples of N bytes are not supported
 #include <dlfcn.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -31,7 +38,7 @@ struct Preference {
 };
 // What the real one keeps of its choice: here that there was one, and what it relies on.
 struct Algorithm {
-    uint64_t mark, alignment[4], workspace_bytes, rest[2];
+    uint64_t mark, alignment[4], workspace_bytes, parts, parts_are_rounded;
 };
 constexpr uint64_t MARK = 0x616c676f;
 struct Result {
@@ -53,8 +60,14 @@ bool fit(const Operation* of, const Layout* a, const Layout* b, const Layout* c)
     return rows == c->rows && cols == c->cols && inner == inner_b;
 }
 
+uint64_t setting(const char* name, uint64_t otherwise) {
+    const char* value = getenv(name);
+    return value ? strtoull(value, nullptr, 10) : otherwise;
+}
+
 struct Product {
     Operation of;
+    uint64_t parts, parts_are_rounded;
     float alpha, beta;
     const void *a, *b;
     void* c;
@@ -89,12 +102,27 @@ std::vector<float> gathered(const void* values, const Layout& of, uint64_t count
 void multiply(void* with) {
     const Product* p = (const Product*)with;
     const uint64_t rows = p->of_c.rows, cols = p->of_c.cols, inner = p->of.transposed[0] ? p->of_a.rows : p->of_a.cols;
+    if (rows * cols * inner > setting("FAKE_CUBLAS_TERMS", ~0ull)) {
+        delete p;
+        return;
+    }
     const auto a = gathered(p->a, p->of_a, rows, inner, p->of.transposed[0]);
     const auto b = gathered(p->b, p->of_b, cols, inner, !p->of.transposed[1]);
+    if (setting("FAKE_CUBLAS_SLOW", 0) == p->parts) usleep(30000);
+    const uint64_t length = (inner + p->parts - 1) / p->parts;
     for (uint64_t y = 0; y < cols; y++)
         for (uint64_t x = 0; x < rows; x++) {
             float sum = 0;
-            for (uint64_t t = 0; t < inner; t++) sum += a[x * inner + t] * b[y * inner + t];
+            for (uint64_t from = 0; from < inner; from += length) {
+                const uint64_t end = from + length < inner ? from + length : inner;
+                float part = 0;
+                for (uint64_t t = from; t < end; t++) part += a[x * inner + t] * b[y * inner + t];
+                if (p->parts_are_rounded) {
+                    put(&part, p->of_c.type, 0, part);
+                    part = get(&part, p->of_c.type, 0);
+                }
+                sum += part;
+            }
             sum *= p->alpha;
             const int64_t at = x + y * p->of_c.stride;
             // What is not added to is not read: it may be no number.
@@ -157,15 +185,34 @@ API cublasLtMatmulPreferenceSetAttribute(Preference* preference, int attribute, 
 }
 API cublasLtMatmulAlgoGetHeuristic(void* handle, const Operation* of, const Layout* a, const Layout* b, const Layout* c,
                                    const Layout* d, const Preference* preference, int wanted, Result* results, int* found) {
-    if (!handle || wanted != 1 || !fit(of, a, b, c) || !fit(of, a, b, d)) return refuse(INVALID_VALUE, "shapes");
+    if (!handle || wanted < 1 || !fit(of, a, b, c) || !fit(of, a, b, d)) return refuse(INVALID_VALUE, "shapes");
     if (a->type != b->type || c->type != d->type || (a->type == F32 && c->type != F32))
         return refuse(NOT_SUPPORTED, "types");
-    if (preference->reductions & 1) return refuse(INVALID_VALUE, "sums in any order may be chosen");
-    *results = Result{};
-    results->algorithm.mark = MARK;
-    for (int i = 0; i < 4; i++) results->algorithm.alignment[i] = preference->alignment[i];
-    results->algorithm.workspace_bytes = results->workspace_bytes = preference->workspace_bytes;
-    *found = 1;
+    *found = 0;
+    const uint64_t multiple = setting("FAKE_CUBLAS_ALIGNED", 0);
+    for (int i = 0; multiple && i < 3; i++) {
+        const Layout* layout = i == 0 ? a : i == 1 ? b : c;
+        const uint64_t row_bytes = layout->stride * (layout->type == F32 ? 4 : 2);
+        if (preference->alignment[i] < multiple || (layout->cols > 1 && row_bytes % multiple)) return NOT_SUPPORTED;
+    }
+    const auto offer = [&](uint64_t parts, bool are_rounded) {
+        if (*found == wanted) return;
+        Result& result = results[(*found)++];
+        result = Result{};
+        result.algorithm.mark = MARK;
+        for (int i = 0; i < 4; i++) result.algorithm.alignment[i] = preference->alignment[i];
+        result.algorithm.workspace_bytes = result.workspace_bytes = preference->workspace_bytes;
+        result.algorithm.parts = parts;
+        result.algorithm.parts_are_rounded = are_rounded;
+    };
+    // Parts in the type of the output: in place (1) or in the workspace (4).
+    if (preference->reductions & (1 | 4)) offer(2, true);
+    const bool has_many_columns = c->cols >= 64;
+    offer(has_many_columns ? 1 : 2, false);
+    if (preference->reductions & 2) {
+        offer(has_many_columns ? 2 : 1, false);
+        offer(4, false);
+    }
     return SUCCESS;
 }
 API cublasLtMatmul(void* handle, const Operation* of, const float* alpha, const void* a, const Layout* of_a, const void* b,
@@ -184,5 +231,6 @@ API cublasLtMatmul(void* handle, const Operation* of, const float* alpha, const 
         !is_device_memory((uint64_t)d, of_d->bytes()) || !is_device_memory((uint64_t)workspace, workspace_bytes) ||
         workspace_bytes < algorithm->workspace_bytes)
         return refuse(INVALID_VALUE, "memory of a product");
-    return ask(stream, multiply, new Product{*of, *alpha, *beta, a, b, d, *of_a, *of_b, *of_c}) ? INVALID_VALUE : SUCCESS;
+    return ask(stream, multiply,
+               new Product{*of, algorithm->parts, algorithm->parts_are_rounded, *alpha, *beta, a, b, d, *of_a, *of_b, *of_c}) ? INVALID_VALUE : SUCCESS;
 }

@@ -12,6 +12,7 @@
 // FAKE_CUDA_REFUSE=NAME   kernels whose names begin so are refused; the device goes on
 // FAKE_CUDA_BREAK=NAME    ... break the context: all that is asked after them fails
 // FAKE_CUDA_DIE=NAME      ... end the process
+// FAKE_CUDA_THREADS=N     launches of more threads are taken and not run: a rehearsal of timings, whose results nobody reads
 // FAKE_CUDA_COUNTS=FILE   to which the calls are added, by name, when the process ends
 #include <cxxabi.h>
 #include <elf.h>
@@ -461,6 +462,7 @@ API cuLaunchKernel(void* function, u32 x, u32 y, u32 z, u32 threads, u32 threads
             broken = true;
             return;
         }
+        if ((u64)x * y * z * threads > setting("FAKE_CUDA_THREADS", ~0ull)) return;
         std::vector<void*> arguments;
         for (u64& value : *values) arguments.push_back(&value);
         shim::run_grid(*kernel->code, {x, y, z}, threads, shared, order, arguments.data());

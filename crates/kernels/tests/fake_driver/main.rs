@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use lorafit_kernels::gpu::Float;
+use lorafit_kernels::ops::matmul::{self, Product, Right, Term, View};
 use lorafit_kernels::random::mix;
 use lorafit_kernels::{Device, Tensor, cuda, selfcheck};
 
@@ -143,6 +144,16 @@ fn a_driver_of_12_says_that_libraries_of_13_are_not_enough() {
     assert!(older.passes("opens").contains("the driver is of CUDA 11.4; 12 or later is needed"));
 }
 
+#[test]
+fn a_device_before_ampere_is_refused_with_the_reason() {
+    let Some(machine) = ordinary() else { return };
+    let told = machine.with("FAKE_CUDA_ARCHITECTURE", 75).passes("opens");
+    assert!(
+        told.contains("is sm_75; kernels need sm_80 (Ampere) or later: earlier tensor cores have no bf16"),
+        "{told}"
+    );
+}
+
 /// A machine with CUDA 13 in a virtual environment.
 fn ordinary() -> Option<Machine> {
     let machine = Machine::new()?.install(13, &format!("{WHEELS}/cu13/lib"));
@@ -172,6 +183,140 @@ fn adds() {
 #[ignore = "a part of the tests below"]
 fn products_and_norms() {
     checks(Float::Bf16, &["product with BF16", "product with nf4", "LoRA products", "rms_norm"]);
+}
+
+/// `left[m, k] . right[n, k]^T` on a device with activations in `float`.
+fn product(float: Float, (m, n, k): (usize, usize, usize), left: &[f32], right: &[f32]) -> Vec<f32> {
+    let device = Device::Cuda(cuda::open(0, float).unwrap_or_else(|error| panic!("{error}")));
+    let activation = |values: &[f32]| {
+        let mut tensor = Tensor::activation(device, values.len());
+        tensor.write(0, values);
+        tensor
+    };
+    let (left, right, mut out) = (activation(left), activation(right), Tensor::activation(device, m * n));
+    let term = Term { left: View::rows(&left, k), right: Right::View(View::rows(&right, k).t()), k };
+    matmul::run(&mut [Product::new(m, n, term, &mut out)]);
+    out.to_vec(m * n)
+}
+
+/// Where a sum is cut into two, its parts are 257 and -256. 257 is no number in bf16.
+#[test]
+#[ignore = "a part of the test below"]
+fn parts_that_bf16_does_not_hold() {
+    let left: Vec<f32> = (0..1024)
+        .map(|i| {
+            if i < 257 {
+                1.0
+            } else if i < 768 {
+                0.0
+            } else {
+                -1.0
+            }
+        })
+        .collect();
+    assert_eq!(product(Float::Bf16, (1, 1, 1024), &left, &[1.0; 1024]), [1.0]);
+}
+
+#[test]
+fn parts_of_a_sum_are_not_rounded() {
+    if let Some(machine) = ordinary() {
+        machine.passes("parts_that_bf16_does_not_hold");
+    }
+}
+
+/// A product that is worth measuring: its bits depend on how many parts its sums are cut into.
+#[test]
+#[ignore = "a part of the test below"]
+fn bits_of_a_product() {
+    let values =
+        |seed: u64, len: u64| (0..len).map(|i| mix(seed << 40 | i) as u16 as f32).collect::<Vec<_>>();
+    let out = product(Float::F32, (8, 8192, 64), &values(1, 8 * 64), &values(2, 8192 * 64));
+    let bits = out.iter().fold(0u64, |bits, value| mix(bits ^ u64::from(value.to_bits())));
+    println!("bits {bits:016x}");
+}
+
+#[test]
+fn algorithms_are_measured_once_and_the_choice_is_kept() {
+    let Some(mut machine) = ordinary() else { return };
+    let products = machine.home.path().join(".cache/lorafit/products");
+    let counts = machine.home.path().join("counts");
+    // Bits, and how many products were asked for, with the algorithm of so many parts slow.
+    let mut run = |slow: u64, more: &[(&'static str, &str)]| {
+        let _ = fs::remove_file(&counts);
+        machine.variables.retain(|(name, _)| !["FAKE_CUBLAS_SLOW", "XDG_CACHE_HOME"].contains(name));
+        machine.variables.push(("FAKE_CUBLAS_SLOW", slow.to_string()));
+        machine.variables.push(("FAKE_CUDA_COUNTS", counts.display().to_string()));
+        machine.variables.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        let told = machine.passes("bits_of_a_product");
+        let bits = told.lines().find(|line| line.starts_with("bits ")).expect("bits").to_owned();
+        let counted = fs::read_to_string(&counts).expect("what was counted");
+        let asked = counted.lines().find_map(|line| line.strip_prefix("cublasLtMatmul\t")).expect("products");
+        (bits, asked.parse::<u32>().expect("a number"))
+    };
+    let parts = || {
+        let kept = products.read_dir().expect("choices").map(|file| file.expect("a file").path());
+        let [file] = &kept.collect::<Vec<_>>()[..] else { panic!("one choice is kept") };
+        let text = fs::read_to_string(file).expect("a text");
+        assert!(text.starts_with("the processor as a device, driver 13000, cuBLASLt 130000\n"), "{text}");
+        let words: Vec<&str> = text.lines().last().expect("words").split(' ').collect();
+        u64::from_str_radix(words[6], 16).expect("parts")
+    };
+    // The algorithm that is offered first is slow, so that another is chosen.
+    let (first_bits, asked) = run(2, &[]);
+    let chosen = parts();
+    assert!(chosen != 2 && asked > 3, "{chosen} parts after {asked} products");
+    // It stays, however slow it has become.
+    assert_eq!(run(chosen, &[]), (first_bits.clone(), 1));
+    // Forgotten, it is not chosen again.
+    fs::remove_dir_all(&products).expect("removed");
+    let (bits, asked) = run(chosen, &[]);
+    assert!(parts() != chosen && asked > 3 && bits != first_bits, "{} parts after {asked} products", parts());
+    // Nothing can be kept, and nothing is measured: the first offer.
+    assert_eq!(run(2, &[("XDG_CACHE_HOME", "/dev/null")]).1, 1);
+}
+
+/// Products of whole numbers over operands and rows at odd places, overwritten and added to.
+#[test]
+#[ignore = "a part of the test below"]
+fn unaligned_products() {
+    let device = Device::Cuda(cuda::open(0, Float::Bf16).unwrap_or_else(|error| panic!("{error}")));
+    let number = |seed: usize, i: usize| (mix((seed << 32 | i) as u64) % 7) as f32 - 3.0;
+    for (m, n, k) in [(5, 3, 7), (1, 9, 8), (16, 1, 24), (33, 20, 1)] {
+        let tensor = |seed: usize, len: usize| {
+            let mut tensor = Tensor::activation(device, len);
+            tensor.write(0, &(0..len).map(|i| number(seed, i)).collect::<Vec<_>>());
+            tensor
+        };
+        let (left, right, mut out) =
+            (tensor(1, m * (k + 3)), tensor(2, n * (k + 1)), tensor(3, 1 + m * (n + 2)));
+        let before = out.to_vec(out.len());
+        for accumulate in [false, true] {
+            let right = Right::View(View::rows(&right, k + 1).from_col(1).t());
+            let term = Term { left: View::rows(&left, k + 3).from_col(3), right, k };
+            let (out_offset, out_stride) = (1, n + 2);
+            let product = Product::new(m, n, term, &mut out);
+            matmul::run(&mut [Product { accumulate, out_offset, out_stride, ..product }]);
+        }
+        for (i, found) in out.to_vec(out.len()).into_iter().enumerate() {
+            let (row, col) = (i.wrapping_sub(1) / (n + 2), i.wrapping_sub(1) % (n + 2));
+            let of_term = |t: usize| number(1, row * (k + 3) + 3 + t) * number(2, col * (k + 1) + 1 + t);
+            let is_written = i > 0 && row < m && col < n;
+            let expected = if is_written { 2.0 * (0..k).map(of_term).sum::<f32>() } else { before[i] };
+            assert_eq!(found, expected, "{m} x {n} x {k}, value {i}");
+        }
+    }
+}
+
+#[test]
+fn operands_that_are_refused_where_they_are_are_copied() {
+    let Some(machine) = ordinary() else { return };
+    machine.passes("unaligned_products");
+    let counts = machine.home.path().join("counts");
+    let machine = machine.with("FAKE_CUBLAS_ALIGNED", 16).with("FAKE_CUDA_COUNTS", counts.display());
+    machine.passes("unaligned_products");
+    let counted = fs::read_to_string(&counts).expect("what was counted");
+    assert!(counted.contains("cuMemcpyDtoDAsync\t"), "{counted}");
+    machine.passes("products_and_norms");
 }
 
 /// More than the ring of pinned memory has room for, in pieces that end anywhere, and back.

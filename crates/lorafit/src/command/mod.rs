@@ -10,6 +10,7 @@ pub mod eval;
 pub mod export;
 pub mod generate;
 pub mod inspect;
+pub mod kernels;
 pub mod manual;
 pub mod merge;
 pub mod plan;

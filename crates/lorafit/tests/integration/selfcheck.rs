@@ -7,11 +7,12 @@ use std::env;
 use std::fs;
 use std::process::{Command, Output};
 
+use lorafit_kernels::cuda::SOURCES;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use self::libraries::Libraries;
-use crate::common::{place, well};
+use crate::common::{lorafit, place, well};
 
 /// A folder, and the program run in it with the driver on the library path.
 struct OnDevice {
@@ -25,13 +26,19 @@ impl OnDevice {
         Some(OnDevice { libraries: Libraries::build()?, place: place(12) })
     }
 
-    fn run(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Output {
+    /// A program in the folder, with the driver and CUDA 13 on the library path.
+    fn command(&self, program: &str) -> Command {
         let folders = [&self.libraries.driver, self.libraries.toolkit(13)];
         let path = env::join_paths(folders).expect("no colon in paths");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lorafit"));
-        command.current_dir(&self.place).args(arguments).envs(variables.iter().copied());
-        command.env("LD_LIBRARY_PATH", path).env("XDG_CACHE_HOME", self.place.path());
-        command.output().expect("starts")
+        let mut command = Command::new(program);
+        command.current_dir(&self.place).env("LD_LIBRARY_PATH", path);
+        command.env("XDG_CACHE_HOME", self.place.path());
+        command
+    }
+
+    fn run(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Output {
+        let mut command = self.command(env!("CARGO_BIN_EXE_lorafit"));
+        command.args(arguments).envs(variables.iter().copied()).output().expect("starts")
     }
 
     /// The JSON of a self-check, with what was told beside it.
@@ -154,4 +161,134 @@ fn training_steps_equal_the_processors() {
             assert!((found - expected).abs() < 1e-5 * expected, "{name}: {found}, expected {expected}");
         }
     }
+}
+
+/// What the first ten minutes on a GPU are spent on goes through all its stages, sanitizers where there are some included.
+#[test]
+#[cfg(unix)]
+fn the_first_contact_with_a_gpu_is_rehearsed() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let Some(device) = OnDevice::new() else { return };
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/gpu_first_contact.sh");
+    let tools = device.place.path().join("tools");
+    let rehearse = |out: &str, end: &str| {
+        let out = device.place.path().join(out);
+        let path = env::var_os("PATH").expect("a path");
+        let path = env::join_paths([tools.clone()].into_iter().chain(env::split_paths(&path)));
+        let mut command = device.command(script);
+        command.arg(&out).env("LORAFIT", env!("CARGO_BIN_EXE_lorafit")).env("SMALL", "1").env("END", end);
+        // Shapes of timings are those of a device.
+        command.env("FAKE_CUDA_THREADS", "100000").env("FAKE_CUBLAS_TERMS", "20000000");
+        let output = command.env("PATH", path.expect("no colon in paths")).output().expect("bash");
+        assert!(output.status.success(), "{output:?}");
+        fs::read_to_string(out.join("table.txt")).expect("a table")
+    };
+    // Without time for any stage, and on a machine without the tool.
+    let hurried = rehearse("hurried", "-1");
+    let has_tool = env::split_paths(&env::var_os("PATH").expect("a path"))
+        .any(|folder| folder.join("compute-sanitizer").exists());
+    assert!(has_tool || hurried.contains("sanitizers skipped: no compute-sanitizer here"), "{hurried}");
+    assert!(!hurried.contains(" exit "), "no stage begins: {hurried}");
+
+    // Stands for the tool: takes its flags, runs the program, tells the number of its errors.
+    fs::create_dir(&tools).expect("a folder");
+    let tool = tools.join("compute-sanitizer");
+    let text = "#!/usr/bin/env bash\nwhile [[ \"$1\" == --* ]]; do shift 2; done\n\"$@\"\necho ERROR SUMMARY: $? errors\n";
+    fs::write(&tool, text).expect("written");
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).expect("a program");
+    let table = rehearse("out", "600");
+    let stages = [
+        "machine",
+        "contact",
+        "selfcheck-f32",
+        "selfcheck-bf16",
+        "speed",
+        "train-cpu-f32",
+        "train-gpu-f32",
+        "train-gpu-bf16",
+        "train-gpu-bf16-again",
+        "train-cpu-nf4",
+        "train-gpu-nf4",
+        "train-gpu-nf4-recompute",
+        "bench-bf16",
+        "bench-nf4",
+        "bench-nf4-least",
+        "sanitizer-memcheck",
+        "sanitizer-racecheck",
+        "sanitizer-synccheck",
+    ];
+    for stage in stages {
+        let line = table.lines().find(|line| line.split_whitespace().next() == Some(stage));
+        assert!(line.is_some_and(|line| line.contains(" exit 0 ")), "{stage}: {line:?}\n{table}");
+    }
+    assert!(!table.contains("MISSING") && !table.contains("FAILED"), "{table}");
+    for expected in [
+        "attention backward",
+        "gpu-bf16-again     beside gpu-bf16  2 steps, at most 0.00e+00",
+        "ERROR SUMMARY: 0",
+    ] {
+        assert!(table.contains(expected), "{expected} is not in\n{table}");
+    }
+}
+
+/// The program with a folder of kernels beside it runs where there is no compiler.
+#[test]
+fn kernels_that_were_compiled_ahead_need_no_compiler() {
+    let Some(device) = OnDevice::new() else { return };
+    let place = device.place.path();
+    let toolkit = device.libraries.toolkit(13).display().to_string();
+    let told = well(
+        place,
+        &["kernels", "--arch", "sm_90", "--arch", "compute_80", "--nvrtc", &toolkit, "--out", "bin/kernels"],
+    );
+    let of_all = format!(": {} modules", SOURCES.len());
+    for target in ["sm_90", "compute_80"] {
+        assert!(told.contains(&format!("{target}{of_all}")), "{target}: {told}");
+    }
+    // What the compiler does not know is refused before anything is written.
+    let refused = lorafit(place, &["kernels", "--arch", "sm_120", "--nvrtc", &toolkit, "--out", "none"]);
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        told.contains("knows sm_80, sm_86, sm_89, sm_90 alone") && !place.join("none").exists(),
+        "{told}"
+    );
+
+    let program = place.join("bin/lorafit");
+    let built = env!("CARGO_BIN_EXE_lorafit");
+    fs::hard_link(built, &program).or_else(|_| fs::copy(built, &program).map(drop)).expect("the program");
+    let cublas_alone = place.join("cublas");
+    fs::create_dir(&cublas_alone).expect("a folder");
+    let name = "libcublasLt.so.13";
+    fs::copy(device.libraries.toolkit(13).join(name), cublas_alone.join(name)).expect("copied");
+    let check = |architecture: &str| {
+        let mut command = device.command(program.to_str().expect("text"));
+        let path = env::join_paths([&device.libraries.driver, &cublas_alone]).expect("no colon in paths");
+        command.args(["selfcheck", "--device", "cuda:0", "--no-speed", "--only", "rope"]);
+        // Without Python, whose packages may have the real libraries.
+        command.env("LD_LIBRARY_PATH", path).env("FAKE_CUDA_ARCHITECTURE", architecture).env("PATH", place);
+        command
+            .env("HOME", place)
+            .env_remove("VIRTUAL_ENV")
+            .env_remove("CONDA_PREFIX")
+            .output()
+            .expect("starts")
+    };
+    // Its own code, and PTX for a device that is newer.
+    for architecture in ["90", "120"] {
+        let Output { status, stdout, stderr } = check(architecture);
+        let told = String::from_utf8_lossy(&stdout);
+        assert!(status.success(), "{told}{}", String::from_utf8_lossy(&stderr));
+        assert!(told.contains("kernels compiled ahead (") && told.contains("6 of 6 checks passed"), "{told}");
+    }
+    assert!(!place.join("lorafit/kernels").exists(), "nothing was compiled");
+    // A file that is damaged is compiled again, which here nothing can; another lorafit's files are not seen.
+    let of_rope = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("rope-");
+    for file in fs::read_dir(place.join("bin/kernels")).expect("kernels").map(|file| file.expect("a file")) {
+        if of_rope(&file) {
+            fs::write(file.path(), "damaged").expect("written");
+        }
+    }
+    let told = String::from_utf8_lossy(&check("90").stderr).into_owned();
+    assert!(told.contains("NVRTC was not found"), "{told}");
 }

@@ -94,12 +94,17 @@ pub struct Buffers<T = Tensor, N = Bf16Tensor> {
     pub(crate) head: HeadBuffers<T>,
 }
 
-/// Logits a chunk of the loss holds (64 MiB), within the bounds of [`CHUNK_ROWS`].
-const CHUNK_LOGITS: usize = 16 << 20;
-/// The same in a run that recomputes, and so trades time for memory (8 MiB).
-const SMALL_CHUNK_LOGITS: usize = 2 << 20;
-/// Rows of a chunk: with fewer, decoding the head outweighs the arithmetic; with more, nothing is gained.
-const CHUNK_ROWS: std::ops::RangeInclusive<usize> = 64..=352;
+/// Rows of a chunk of the loss, of a model with so many words. Sums of gradients are cut at chunks, and products of few rows may
+/// add in another order than those of many: only what cannot change a result decides, and not what is computed again.
+fn chunk_rows(vocab_size: usize, placement: Placement) -> usize {
+    let (logits, fewest, most) = match placement {
+        // 32 MiB. With fewer rows, decoding the head outweighs the arithmetic; with more, nothing is gained.
+        Placement::Cpu => (8 << 20, 64, 352),
+        // 128 MiB in bf16. A large device is busy with 256 rows of a large vocabulary, and decodes the head once for 1,024.
+        Placement::Cuda(_) => (64 << 20, 256, 1024),
+    };
+    (logits / vocab_size).clamp(fewest, most)
+}
 
 impl Buffers {
     /// Zeroed buffers; the system gives their memory when they are first written.
@@ -189,12 +194,7 @@ impl<T, N> Buffers<T, N> {
 
 impl<T> HeadBuffers<T> {
     fn lay_out(config: &Config, shape: &BufferShape, allocate: &mut impl Allocate<Values = T>) -> Self {
-        let logits = match shape.activations.recompute {
-            Recompute::None => CHUNK_LOGITS,
-            Recompute::Full | Recompute::Blocks(_) => SMALL_CHUNK_LOGITS,
-        };
-        let rows = (logits / config.vocab_size).clamp(*CHUNK_ROWS.start(), *CHUNK_ROWS.end());
-        let rows = rows.min(shape.targets.max(1));
+        let rows = chunk_rows(config.vocab_size, allocate.placement()).min(shape.targets.max(1));
         let stats = allocate.f32(Part::Head, rows * config.final_norm().stats());
         let mut tensor = |width: usize| allocate.activation(Part::Head, rows * width);
         let backward = if shape.train { config.hidden_size } else { 0 };
@@ -207,6 +207,36 @@ impl<T> HeadBuffers<T> {
             capped: tensor(if shape.train && config.logit_softcap.is_some() { config.vocab_size } else { 0 }),
             d_normed: tensor(backward),
             d_hidden: tensor(backward),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapter::LoraConfig;
+    use crate::selection::Trainable;
+    use lorafit_kernels::gpu::Float;
+
+    /// Chunks of other sizes would give other bits.
+    #[test]
+    fn what_is_computed_again_does_not_change_the_chunks_of_the_loss() {
+        let lora = LoraConfig::new("all-linear".parse().expect("targets"));
+        for (name, vocab_size) in
+            [("smollm2-135m", 49_152), ("tinyllama-1.1b", 32_000), ("gemma-3-1b", 262_144)]
+        {
+            let config = Config { vocab_size, ..Config::named(name).expect("a shape that is known") };
+            for placement in [Placement::Cpu, Placement::Cuda(Float::F32), Placement::Cuda(Float::Bf16)] {
+                let of_policy = |recompute| {
+                    let activations = ActivationPolicy { recompute, ..ActivationPolicy::default() };
+                    let trainable = Trainable::Adapter(&lora);
+                    let shape = BufferShape::for_training(&config, trainable, 4096, 4000, activations);
+                    BufferBytes::of(&config, &shape.expect("targets"), placement).head
+                };
+                let head = of_policy(Recompute::None);
+                assert_eq!(head, of_policy(Recompute::Full), "{name}, {placement:?}");
+                assert_eq!(head, of_policy(Recompute::Blocks(1)), "{name}, {placement:?}");
+            }
         }
     }
 }
