@@ -37,7 +37,7 @@ pub fn backward_in_place(
     len: u64,
 ) -> Launch {
     let part = |region: Region| region.floats(float, len);
-    let args = vec![Arg::In(part(d_y)), Arg::Out(part(gate)), Arg::Out(part(up)), Arg::U64(len)];
+    let args = vec![Arg::In(part(d_y)), Arg::Update(part(gate)), Arg::Update(part(up)), Arg::U64(len)];
     Launch::over_values(entry("gate_backward", float, activation), len, args)
 }
 
@@ -57,6 +57,6 @@ pub fn plain_backward_in_place(
     len: u64,
 ) -> Launch {
     let part = |region: Region| region.floats(float, len);
-    let args = vec![Arg::In(part(d_y)), Arg::Out(part(x)), Arg::U64(len)];
+    let args = vec![Arg::In(part(d_y)), Arg::Update(part(x)), Arg::U64(len)];
     Launch::over_values(entry("activation_backward", float, activation), len, args)
 }

@@ -69,7 +69,7 @@ pub fn backward(
         Arg::In(rstd.words(rows.into())),
         Arg::U32(rows),
         Arg::U32(width),
-        Arg::Out(d_x.floats(float, values)),
+        Arg::Update(d_x.floats(float, values)),
     ];
     Launch::over_rows(format!("rms_norm_backward<{}>", float.name()), rows, args)
 }
@@ -91,7 +91,7 @@ pub fn backward_weight(
         Arg::In(rstd.words(rows.into())),
         Arg::U32(rows),
         Arg::U32(width),
-        Arg::Out(d_weight.words(width.into())),
+        Arg::Update(d_weight.words(width.into())),
     ];
     over_columns(format!("rms_norm_backward_weight<{}>", float.name()), width, args)
 }

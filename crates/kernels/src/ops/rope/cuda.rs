@@ -39,7 +39,7 @@ pub fn turn(
     let all_heads = u64::from(rows) * u64::from(heads);
     let angles = u64::from(rows) * u64::from(half);
     let args = vec![
-        Arg::Out(x.floats(float, all_heads * u64::from(head_dim))),
+        Arg::Update(x.floats(float, all_heads * u64::from(head_dim))),
         Arg::In(cos.words(angles)),
         Arg::In(sin.words(angles)),
         Arg::F32(turn.sign()),
