@@ -7,7 +7,7 @@ use std::ptr;
 
 use super::ffi::{self, Algorithm, CublasLt, Handle, HeuristicResult, Status};
 use super::library::{self, Opened, Wanted};
-use crate::gpu::{DeviceError, Float, Gemm, Matrix, Region};
+use crate::gpu::{DeviceError, Factor, Float, Gemm, Matrix, Region};
 
 /// Bytes that algorithms may use beside operands: what NVIDIA recommends for Hopper.
 pub const WORKSPACE_BYTES: u64 = 32 << 20;
@@ -127,7 +127,7 @@ impl Cublas {
     }
 
     fn try_multiply(&mut self, gemm: &Gemm, base: u64, stream: Handle) -> Result<(), Refused> {
-        let Gemm { m, n, k, left, right, out, accumulate } = *gemm;
+        let Gemm { m, n, k, left, right, out, scale, base: added } = *gemm;
         let lt = &self.library.functions;
         let address = |matrix: Matrix| base + matrix.region.offset;
         // SAFETY: where the description goes.
@@ -156,7 +156,8 @@ impl Cublas {
                 chosen
             }
         };
-        let (one, sum) = (1.0f32, if accumulate { 1.0f32 } else { 0.0 });
+        let (factor, sum) = (scale.value(), if added.is_some() { 1.0f32 } else { 0.0 });
+        let added = base + added.unwrap_or(out.region).offset;
         let constant = |value: *const f32| value.cast::<c_void>();
         let pointer = |address: u64| address as *const c_void;
         // SAFETY: descriptions are alive, the constants are read by the call itself, operands lie in device memory that is
@@ -165,13 +166,13 @@ impl Cublas {
             (lt.cublasLtMatmul)(
                 self.handle,
                 operation.0,
-                constant(&raw const one),
+                constant(&raw const factor),
                 pointer(address(right)),
                 a.0,
                 pointer(address(left)),
                 b.0,
                 constant(&raw const sum),
-                pointer(address(out)),
+                pointer(added),
                 c.0,
                 pointer(address(out)).cast_mut(),
                 c.0,
@@ -247,9 +248,19 @@ static ORDERED_REDUCTIONS: u32 = 2 | 4;
 
 /// What the choice of an algorithm depends on.
 fn key(gemm: &Gemm, base: u64) -> Key {
-    let aligned = |matrix: Matrix| alignment(base + matrix.region.offset);
-    let nowhere = |matrix: Matrix| Matrix { region: Region { offset: 0, bytes: 0 }, ..matrix };
-    let Gemm { left, right, out, .. } = *gemm;
-    let alike = Gemm { left: nowhere(left), right: nowhere(right), out: nowhere(out), ..*gemm };
-    (alike, [aligned(right), aligned(left), aligned(out)])
+    let aligned = |region: Region| alignment(base + region.offset);
+    const NOWHERE: Region = Region { offset: 0, bytes: 0 };
+    let nowhere = |matrix: Matrix| Matrix { region: NOWHERE, ..matrix };
+    let Gemm { left, right, out, base: added, .. } = *gemm;
+    let alike = Gemm {
+        left: nowhere(left),
+        right: nowhere(right),
+        out: nowhere(out),
+        // The factor is no part of the choice.
+        scale: Factor::of(1.0),
+        base: added.map(|_| NOWHERE),
+        ..*gemm
+    };
+    let of_out = aligned(out.region).min(added.map_or(u32::MAX, aligned));
+    (alike, [aligned(right.region), aligned(left.region), of_out])
 }

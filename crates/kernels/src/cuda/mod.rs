@@ -223,11 +223,6 @@ pub const SOURCES: &[Source] = &[
         "attention_backward_queries",
         "ops/attention/cuda.cu",
         [
-            "attention_delta<64>",
-            "attention_delta<80>",
-            "attention_delta<96>",
-            "attention_delta<128>",
-            "attention_delta<256>",
             "attention_backward_queries<64>",
             "attention_backward_queries<80>",
             "attention_backward_queries<96>",

@@ -272,7 +272,7 @@ impl Driver for Recorder {
     }
 
     fn multiply(&self, gemm: &Gemm) -> Result<(), DeviceError> {
-        let Gemm { m, n, k, left, right, out, accumulate } = *gemm;
+        let Gemm { m, n, k, left, right, out, base, .. } = *gemm;
         let mut record = self.record();
         assert!(m > 0 && n > 0 && k > 0, "an empty product: {gemm:?}");
         assert_eq!(left.float, right.float, "operands are of one type: {gemm:?}");
@@ -287,15 +287,18 @@ impl Driver for Recorder {
             assert!(!overlap(matrix.region, out.region), "an output is an operand: {gemm:?}");
             stored(matrix, rows, cols).into_iter().for_each(|row| record.read(row, "a product"));
         }
-        for row in outs {
-            if accumulate {
-                record.read(row, "a product that adds");
-            }
-            record.write(row, "a product");
+        if let Some(base) = base {
+            assert!(
+                base == out.region || !overlap(base, out.region),
+                "what is added to is in part the output"
+            );
+            let base = Matrix { region: base, ..out };
+            stored(base, m, n).into_iter().for_each(|row| record.read(row, "a product that adds"));
         }
+        outs.into_iter().for_each(|row| record.write(row, "a product"));
         let operands = left.float.bytes(m * k) + right.float.bytes(k * n);
         let written = out.float.bytes(m * n);
-        record.counts.products.add(operands + if accumulate { written } else { 0 }, written);
+        record.counts.products.add(operands + base.map_or(0, |_| written), written);
         record.counts.product_flops += 2 * m * n * k;
         Ok(())
     }

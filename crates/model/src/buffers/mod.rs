@@ -7,6 +7,8 @@ mod activations;
 mod allocate;
 mod shape;
 
+use std::ops::RangeInclusive;
+
 use lorafit_kernels::ops::attention::backward_workspace;
 use lorafit_kernels::ops::rope::Angles;
 use lorafit_kernels::{Bf16Tensor, Device, Placement, Tensor};
@@ -29,9 +31,9 @@ pub(crate) struct Scratch<T = Tensor> {
     pub normed: T,
     /// What a half gives, where it does not add itself to the stream, `[t, hidden]`; empty elsewhere.
     pub branch: T,
-    /// Queries after norm and rotation.
+    /// Queries after norm and rotation, where they do not take the places of those before.
     pub q: T,
-    /// Keys after norm and rotation.
+    /// Keys likewise.
     pub k: T,
     /// `silu(gate) * up`, `[t, intermediate]`; in backward, its gradient takes its place.
     pub act: T,
@@ -99,7 +101,11 @@ const CHUNK_LOGITS: usize = 16 << 20;
 /// The same in a run that recomputes, and so trades time for memory (8 MiB).
 const SMALL_CHUNK_LOGITS: usize = 2 << 20;
 /// Rows of a chunk: with fewer, decoding the head outweighs the arithmetic; with more, nothing is gained.
-const CHUNK_ROWS: std::ops::RangeInclusive<usize> = 64..=352;
+const CHUNK_ROWS: RangeInclusive<usize> = 64..=352;
+/// On a GPU (128 MiB in 16 bits), whatever is recomputed: products of other sizes add in another order there.
+const GPU_CHUNK_LOGITS: usize = 64 << 20;
+/// As [`CHUNK_ROWS`]: a large product keeps a large device busy.
+const GPU_CHUNK_ROWS: RangeInclusive<usize> = 1024..=2048;
 
 impl Buffers {
     /// Zeroed buffers; the system gives their memory when they are first written.
@@ -155,12 +161,15 @@ impl<T, N> Buffers<T, N> {
         let workspace = backward_workspace(allocate.placement(), tokens, config.heads());
         let workspace = shape.train.then(|| allocate.f32(Part::Scratch, workspace));
         let mut values = |len: usize| allocate.activation(Part::Scratch, len);
+        // Elsewhere what attention reads takes the places of the projections.
+        let apart = block.normalises_heads() || shape.activations.dtype == ActivationDtype::Bf16;
+        let positioned = if apart { tokens } else { 0 };
         let scratch = Scratch {
             hidden_size: hidden,
             normed: values(tokens * widths.normed),
             branch: values(tokens * widths.d_branch),
-            q: values(tokens * widths.queries),
-            k: values(tokens * widths.keys),
+            q: values(positioned * widths.queries),
+            k: values(positioned * widths.keys),
             act: values(tokens * widths.up),
             joined: values(tokens * widths.joined),
             d_u: values(tokens * widest),
@@ -189,11 +198,12 @@ impl<T, N> Buffers<T, N> {
 
 impl<T> HeadBuffers<T> {
     fn lay_out(config: &Config, shape: &BufferShape, allocate: &mut impl Allocate<Values = T>) -> Self {
-        let logits = match shape.activations.recompute {
-            Recompute::None => CHUNK_LOGITS,
-            Recompute::Full | Recompute::Blocks(_) => SMALL_CHUNK_LOGITS,
+        let (logits, bounds) = match (allocate.placement(), shape.activations.recompute) {
+            (Placement::Cuda(_), _) => (GPU_CHUNK_LOGITS, GPU_CHUNK_ROWS),
+            (Placement::Cpu, Recompute::None) => (CHUNK_LOGITS, CHUNK_ROWS),
+            (Placement::Cpu, Recompute::Full | Recompute::Blocks(_)) => (SMALL_CHUNK_LOGITS, CHUNK_ROWS),
         };
-        let rows = (logits / config.vocab_size).clamp(*CHUNK_ROWS.start(), *CHUNK_ROWS.end());
+        let rows = (logits / config.vocab_size).clamp(*bounds.start(), *bounds.end());
         let rows = rows.min(shape.targets.max(1));
         let stats = allocate.f32(Part::Head, rows * config.final_norm().stats());
         let mut tensor = |width: usize| allocate.activation(Part::Head, rows * width);

@@ -154,6 +154,8 @@ struct QueryRows {
     }
     // Position of row r of the block.
     DEVICE i32 position(int r) const { return segment.base + (first + r) / (i32)heads.group(); }
+    // Token of row r; of the last where there is no such row.
+    DEVICE u64 token(int r) const { return (u64)segment.start + (first + min(r, count - 1)) / (i32)heads.group(); }
     // Token and head of row r, as an index into [tokens, heads].
     DEVICE u64 place(int r) const {
         const u32 group = heads.group(), row = first + r;
@@ -259,21 +261,39 @@ attention_forward(const bf16* q, const bf16* k, const bf16* v, const Segment* se
     });
 }
 
-// delta = sum of d_out out over a head, one warp a token and head.
-template <int DIM> KERNEL(256) attention_delta(const bf16* d_out, const bf16* out, u32 rows, float* delta) {
-    const u32 row = warp_row();
-    if (row >= rows) return;
-    const u64 start = (u64)row * DIM;
+// The sum of d_out out over a head, in each of the four lanes that share a row of a fragment.
+template <int DIM> DEVICE float row_delta(const bf16* d_out, const bf16* out) {
     float sum = 0.0f;
-    for (u32 at = lane_index() * UNIT; at < DIM; at += WARP * UNIT) {
+    for (u32 at = lane_index() % 4 * UNIT; at < DIM; at += 4 * UNIT) {
         float a[8], b[8];
-        load_unit(d_out + start + at, a);
-        load_unit(out + start + at, b);
+        load_unit(d_out + at, a);
+        load_unit(out + at, b);
 #pragma unroll
         for (int i = 0; i < 8; i++) sum += a[i] * b[i];
     }
-    sum = warp_sum(sum);
-    if (lane_index() == 0) delta[row] = sum;
+    sum += shuffle_xor(sum, 1);
+    return sum + shuffle_xor(sum, 2);
+}
+
+// Turns the rows of heads in `sums[16, DIM]` back by the angles of their tokens (Rotation in halves): both values of a pair are
+// in one lane. `cosine` and `sine` are of DIM / 2 pairs a token.
+template <int DIM>
+DEVICE void turn_back(float (&sums)[DIM / 8][4], const float* cosine, const float* sine, u64 token_low, u64 token_high) {
+    const int t = lane_index() % 4;
+#pragma unroll
+    for (int n = 0; n < DIM / 16; n++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const u64 at = (half ? token_high : token_low) * (DIM / 2) + n * 8 + 2 * t;
+            const float2 c = *(const float2*)(cosine + at), s = *(const float2*)(sine + at);
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                float &low = sums[n][2 * half + i], &high = sums[n + DIM / 16][2 * half + i];
+                const float a = low, b = high, cos = i ? c.y : c.x, sin = i ? s.y : s.x;
+                low = a * cos + b * sin;
+                high = b * cos - a * sin;
+            }
+        }
 }
 
 // Rows of the inner tiles of backward, and how many pairs of them are in shared memory: what fits 99 KiB.
@@ -308,8 +328,8 @@ template <int STAGES, int STEP, class Load, class Use> DEVICE void pipeline(i32 
 template <int DIM, bool SPECIAL = false>
 KERNEL(128, 2)
 attention_backward_queries(const bf16* d_out, const bf16* q, const bf16* k, const bf16* v, const float* lse,
-                           const float* delta, const Segment* segments, const int2* tiles, u32 heads, u32 kv_heads,
-                           float scale, bf16* d_q, float softcap, u32 window) {
+                           float* delta, const Segment* segments, const int2* tiles, u32 heads, u32 kv_heads, float scale,
+                           bf16* d_q, float softcap, u32 window, const bf16* out, const float* cosine, const float* sine) {
     constexpr int KEYS = Inner<DIM>::ROWS, STRIDE = Tile<DIM>::STRIDE;
     DYNAMIC_SHARED(memory);
     bf16* tile_q = (bf16*)memory;
@@ -332,9 +352,12 @@ attention_backward_queries(const bf16* d_out, const bf16* q, const bf16* k, cons
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int row = half ? high : low;
+        const u64 place = rows.place(min(row, rows.count - 1));
+        deltas[half] = row_delta<DIM>(d_out + place * DIM, out + place * DIM);
         if (row >= rows.count) continue;
-        lse_log2[half] = lse[rows.place(row)] * LOG2_E;
-        deltas[half] = delta[rows.place(row)];
+        lse_log2[half] = lse[place] * LOG2_E;
+        // For the gradients of keys.
+        if (t == 0) delta[place] = deltas[half];
     }
     float sums[DIM / 8][4];
     clear(sums);
@@ -371,6 +394,7 @@ attention_backward_queries(const bf16* d_out, const bf16* q, const bf16* k, cons
             }
         product<DIM, KEYS, DIM>(sums, p, tile_k);
     });
+    if (cosine) turn_back<DIM>(sums, cosine, sine, rows.token(low), rows.token(high));
     store_tile<DIM, DIM>(sums, scale, scale, tile_q + own * STRIDE, [&](int r) {
         return own + r < rows.count ? d_q + rows.place(own + r) * DIM : nullptr;
     });
@@ -383,7 +407,7 @@ KERNEL(128)
 attention_backward_keys(const bf16* d_out, const bf16* q, const bf16* k, const bf16* v, const float* lse,
                         const float* delta, const Segment* segments, const u32* order, const int2* tiles, u32 heads,
                         u32 kv_heads, float scale, bf16* d_k, bf16* d_v, const i32* positions, float softcap,
-                        u32 window) {
+                        u32 window, const float* cosine, const float* sine) {
     constexpr int QUERIES = Inner<DIM>::ROWS, STAGES = Inner<DIM>::STAGES, STRIDE = Tile<DIM>::STRIDE;
     DYNAMIC_SHARED(memory);
     bf16* tile_k = (bf16*)memory;
@@ -463,6 +487,10 @@ attention_backward_keys(const bf16* d_out, const bf16* q, const bf16* k, const b
     const auto to_keys = [&](bf16* to) {
         return [&, to](int r) { return own + r < count ? to + key_place(own + r) * DIM + column : nullptr; };
     };
+    if constexpr (COLS == DIM) {
+        const auto token = [&](int r) { return (u64)segment.start + first_key + min(r, count - 1); };
+        if (cosine) turn_back<DIM>(sums_k, cosine, sine, token(low), token(high));
+    }
     store_tile<DIM, COLS>(sums_k, scale, scale, tile_k + own * STRIDE, to_keys(d_k));
     store_tile<DIM, COLS>(sums_v, 1.0f, 1.0f, tile_v + own * STRIDE, to_keys(d_v));
 }

@@ -7,6 +7,7 @@
 use super::{Heads, Scores, Segments};
 use crate::gpu::launch::{MAX_SHARED_BYTES, WARP};
 use crate::gpu::{Arg, Float, Launch, Region};
+use crate::ops::rope::{Pairs, Rotation};
 
 /// Head sizes that kernels for tensor cores are compiled for.
 pub const HEAD_DIMS: [usize; 5] = [64, 80, 96, 128, 256];
@@ -321,7 +322,23 @@ pub struct Gradients {
     pub k: Region,
     /// Of the values.
     pub v: Region,
+    /// Cosines and sines by which queries and keys were turned, where [`turns_back`].
+    pub turned: Option<(Region, Region)>,
 }
+
+/// Whether [`backward`] itself turns the gradients of queries and keys back: both values of a pair are in one thread.
+pub fn turns_back(heads: Heads, rotation: Rotation) -> bool {
+    let whole = rotation.pairs == Pairs::Halves && 2 * rotation.frequencies == heads.dim;
+    whole && heads.dim == keys_columns(heads)
+}
+
+/// Columns of the gradients of keys and values that a block computes: both are in registers.
+fn keys_columns(heads: Heads) -> usize {
+    heads.dim.min(128)
+}
+
+/// Where the arguments of both kernels of backward have `delta`.
+const DELTA: usize = 5;
 
 /// Arguments of backward's kernels.
 struct BackwardArgs {
@@ -372,7 +389,8 @@ impl BackwardArgs {
     }
 }
 
-/// [`super::backward`] on a device, on tensor cores, in three launches; `delta` is a workspace, f32 `[tokens, heads]`.
+/// [`super::backward`] on a device, on tensor cores, in two launches, of which the first writes `delta` for the second: f32
+/// `[tokens, heads]`.
 pub fn backward(
     d_out: Region,
     operands: Operands,
@@ -381,11 +399,17 @@ pub fn backward(
     scores: Scores,
     gradients: Gradients,
     delta: Region,
-) -> [Launch; 3] {
+) -> [Launch; 2] {
     let sizes = Sizes::new(tree.tree.tokens, heads, scores);
-    let args = BackwardArgs::new(&sizes, d_out, operands, tree, gradients, delta);
-    // Both gradients of a block's keys are in registers: of 256 columns, half at a time.
-    let cols = heads.dim.min(128);
+    let mut args = BackwardArgs::new(&sizes, d_out, operands, tree, gradients, delta);
+    args.queries[DELTA] = Arg::Out(sizes.per_head(delta));
+    args.queries.push(Arg::In(sizes.wide(operands.out)));
+    let angles = sizes.tokens * (heads.dim / 2) as u64;
+    let turned = gradients.turned.map(|(cos, sin)| [cos, sin].map(|part| Arg::In(part.words(angles))));
+    for args in [&mut args.queries, &mut args.keys] {
+        args.extend(turned.unwrap_or([Arg::Null; 2]));
+    }
+    let cols = keys_columns(heads);
     let (inner, stages) = sizes.inner();
     let statistics = 3 * stages * inner * size_of::<f32>();
     let shared_bytes = sizes.backward_shared_bytes();
@@ -397,7 +421,6 @@ pub fn backward(
     );
     let key_grid = [keys.grid[0], keys.grid[1], (heads.dim / cols) as u32];
     [
-        Launch::over_rows(format!("attention_delta<{}>", heads.dim), sizes.all_heads(), args.delta),
         sizes.launch(
             sizes.entry("attention_backward_queries", &heads.dim.to_string()),
             tree.tree.query_tiles.len(),
@@ -569,9 +592,9 @@ mod tests {
             let (on_device, scores) = (DeviceTree { tree: &tree, parts: [r; 5] }, Scores::of(heads));
             // Asserts what a block asks for.
             let forward = forward(operands, on_device, heads, scores);
-            let gradients = Gradients { q: r, k: r, v: r };
+            let gradients = Gradients { q: r, k: r, v: r, turned: None };
             let backward = backward(r, operands, on_device, heads, scores, gradients, r);
-            assert!(forward.shared_bytes > 0 && backward.iter().skip(1).all(|l| l.shared_bytes > 0));
+            assert!(forward.shared_bytes > 0 && backward.iter().all(|l| l.shared_bytes > 0));
         }
         assert_eq!(largest_plain().plain_shared_bytes(2), MAX_SHARED_BYTES as usize);
     }
