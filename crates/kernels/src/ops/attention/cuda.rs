@@ -4,6 +4,8 @@
 //! [`HEAD_DIMS`]. [`plain_forward`] and [`plain_backward`] take both types and every head size up to [`MAX_HEAD_DIM`],
 //! 128 threads for 16 rows. Caps and windows have instances of their own, so that who has none pays nothing for them.
 
+use std::cmp::Reverse;
+
 use super::{Heads, Scores, Segments};
 use crate::gpu::launch::{MAX_SHARED_BYTES, WARP};
 use crate::gpu::{Arg, Float, Launch, Region};
@@ -12,9 +14,10 @@ use crate::ops::rope::{Pairs, Rotation};
 /// Head sizes that kernels for tensor cores are compiled for.
 pub const HEAD_DIMS: [usize; 5] = [64, 80, 96, 128, 256];
 
-/// Whether tensor cores compute heads of this type and size; the plain kernels compute all others.
-pub(super) fn on_tensor_cores(float: Float, heads: Heads) -> bool {
-    float == Float::Bf16 && HEAD_DIMS.contains(&heads.dim)
+/// Whether tensor cores compute heads of this type and size; the plain kernels compute all others. The largest score is
+/// found before it is scaled.
+pub(super) fn on_tensor_cores(float: Float, heads: Heads, scores: Scores) -> bool {
+    float == Float::Bf16 && HEAD_DIMS.contains(&heads.dim) && scores.scale > 0.0
 }
 
 /// The largest head of the plain kernels.
@@ -28,6 +31,10 @@ const ROWS: usize = 64;
 
 /// Rows that a block of the plain kernels owns: a part of those.
 const PLAIN_ROWS: usize = 16;
+
+/// Places in the description of a segment.
+const BASE: usize = 3;
+const SUBTREE: usize = 5;
 
 /// A tree of segments as kernels read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +109,11 @@ impl Tree {
             tree.query_tiles.extend(tiles(segment.len * group));
             tree.key_tiles.extend(tiles(segment.len));
         }
+        // Blocks begin in this order: those with the most to do first, so that none is left alone at the end.
+        let Tree { segments, query_tiles, key_tiles, .. } = &mut tree;
+        let (of, group) = (|segment: i32| segments[segment as usize], int(group));
+        query_tiles.sort_by_key(|&[segment, first]| Reverse(of(segment)[BASE] + first / group));
+        key_tiles.sort_by_key(|&[segment, first]| Reverse(of(segment)[SUBTREE] - first));
         tree
     }
 
@@ -260,9 +272,10 @@ impl Sizes {
         size_of::<f32>() * (own * PLAIN_ROWS * width + inner + 4 * 4 * warp)
     }
 
-    /// Bytes of a row in shared memory: padded, so that rows begin in different banks.
+    /// Bytes of a row in shared memory: padded where its parts do not change places, so that rows are in different banks.
     fn row_bytes(&self) -> usize {
-        2 * (self.heads.dim + 8)
+        let padding = if self.heads.dim.is_multiple_of(64) { 0 } else { 8 };
+        2 * (self.heads.dim + padding)
     }
 
     /// Rows of backward's inner tiles, and how many pairs of tiles there are at a time.
@@ -561,7 +574,8 @@ mod tests {
     fn tiles_cover_every_row_of_a_segment_once() {
         let heads = Heads { query: 6, key_value: 2, dim: 64 };
         let tree = Tree::new(&Segments::single(65), heads);
-        assert_eq!(tree.query_tiles, [[0, 0], [0, 64], [0, 128], [0, 192]]);
+        // Late queries see the most keys, and early keys are seen by the most queries.
+        assert_eq!(tree.query_tiles, [[0, 192], [0, 128], [0, 64], [0, 0]]);
         assert_eq!(tree.key_tiles, [[0, 0], [0, 64]]);
     }
 

@@ -238,7 +238,7 @@ pub fn forward(
             let (float, tree) = (q.float_with(&[k, v, out]), segments.on_gpu.tree(gpu, segments, heads));
             let (q, k, v, out, lse) = (q.region(), k.region(), v.region(), out.region(), lse.region());
             let operands = cuda::Operands { q, k, v, out, lse };
-            gpu.run(&match cuda::on_tensor_cores(float, heads) {
+            gpu.run(&match cuda::on_tensor_cores(float, heads, scores) {
                 true => cuda::forward(operands, tree.on_device(), heads, scores),
                 false => cuda::plain_forward(float, operands, tree.on_device(), heads, scores),
             });
@@ -286,7 +286,7 @@ pub fn backward(
                 lse: lse.region(),
             };
             let Gradients { q, k, v, turned } = gradients;
-            let on_tensor_cores = cuda::on_tensor_cores(float, heads);
+            let on_tensor_cores = cuda::on_tensor_cores(float, heads, scores);
             let here = turned.filter(|angles| on_tensor_cores && cuda::turns_back(heads, angles.rotation()));
             let of_heads = cuda::Gradients {
                 q: q.region(),
