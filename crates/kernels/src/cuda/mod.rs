@@ -385,6 +385,39 @@ pub const SOURCES: &[Source] = &[
             "decode_four_bit_double<bf16>",
         ]
     ),
+    source!(
+        "quant_few_rows",
+        "quant/cuda.cu",
+        [
+            "multiply_floats<float, float>",
+            "multiply_floats<float, bf16>",
+            "multiply_floats<half_bits, float>",
+            "multiply_floats<bf16, float>",
+            "multiply_floats<bf16, bf16>",
+            "multiply_blocks<Q4_0, float>",
+            "multiply_blocks<Q4_0, bf16>",
+            "multiply_blocks<Q4_1, float>",
+            "multiply_blocks<Q4_1, bf16>",
+            "multiply_blocks<Q5_0, float>",
+            "multiply_blocks<Q5_0, bf16>",
+            "multiply_blocks<Q5_1, float>",
+            "multiply_blocks<Q5_1, bf16>",
+            "multiply_blocks<Q8_0, float>",
+            "multiply_blocks<Q8_0, bf16>",
+            "multiply_blocks<Q4_K, float>",
+            "multiply_blocks<Q4_K, bf16>",
+            "multiply_blocks<Q5_K, float>",
+            "multiply_blocks<Q5_K, bf16>",
+            "multiply_blocks<Q6_K, float>",
+            "multiply_blocks<Q6_K, bf16>",
+            "multiply_int8<float>",
+            "multiply_int8<bf16>",
+            "multiply_four_bit_plain<float>",
+            "multiply_four_bit_plain<bf16>",
+            "multiply_four_bit_double<float>",
+            "multiply_four_bit_double<bf16>",
+        ]
+    ),
 ];
 
 #[cfg(test)]

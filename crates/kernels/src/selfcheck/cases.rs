@@ -298,7 +298,10 @@ fn product_cases() -> Vec<Case> {
         Stored::Pairs(Format::Q5_1),
         Stored::Trained,
     ]);
-    let mut cases: Vec<Case> = stored.map(|stored| weight_case(stored, 5, 48, 256)).collect();
+    // Few rows are multiplied without decoding the matrix first.
+    let mut cases: Vec<Case> = stored
+        .flat_map(|stored| [weight_case(stored, 5, 48, 256), weight_case(stored, 11, 48, 256)])
+        .collect();
     cases.push(weight_case(four_bit(Code::Nf4, true), 1, 130, 66));
     cases.push(weight_case(Stored::Blocks(Format::BF16), 65, 33, 70));
     for (tokens, rank) in [(1usize, 8usize), (37, 16)] {

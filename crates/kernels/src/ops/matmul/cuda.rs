@@ -6,9 +6,9 @@
 use super::{Base, Product, Right, Term, View};
 use crate::gpu::{Buffer, Factor, Float, Gemm, Gpu, Matrix, Region, count};
 use crate::ops::elementwise::cuda::{Rows, add_to_rows, fill_rows, narrow};
-use crate::quant::cuda::Rows as WeightRows;
+use crate::quant::cuda::{FEW_ROWS, FewRows, Rows as WeightRows};
 use crate::tensor::Tensor;
-use crate::weight::Weight;
+use crate::weight::{RowOrder, Weight};
 
 /// Values of a tile that a weight is decoded to: enough that products keep a large device busy, and no more than some
 /// hundredths of its memory.
@@ -72,6 +72,21 @@ fn add(gpu: Gpu, product: &mut Product<'_>, term: Term<'_>, tile_values: usize) 
             let right = Operand::of_view(gpu, view, k, n);
             multiply(gpu, product, (left.matrix, right.matrix), 0..n, k);
         }
+        Right::WeightTransposed(weight) if m <= FEW_ROWS && is_decoded(gpu, weight) => {
+            let (out, base) = (of_rows(product, product.out, 0..n), base_of(product, 0..n));
+            let few = FewRows {
+                order: RowOrder::Stored,
+                shape: (count(n), count(k)),
+                x: (left.matrix.region, count(left.matrix.stride as usize)),
+                count: count(m),
+                base,
+                scale: product.scale,
+                y: (out, count(product.out_stride)),
+            };
+            let kind = product.out.float() == gpu.float() && !left.matrix.transposed;
+            assert!(kind, "rows and their products are of the device's type");
+            weight.gpu().multiply(gpu, gpu.float(), few);
+        }
         // Of the weight's rows each tile is some columns of the output.
         Right::WeightTransposed(weight) => for_tiles(gpu, weight, tile_values, |first, rows, tile| {
             multiply(gpu, product, (left.matrix, transposed(tile)), first..first + rows, k);
@@ -95,6 +110,23 @@ fn of_rows(product: &Product<'_>, tensor: &Tensor, cols: std::ops::Range<usize>)
     tensor.part(first, (product.m - 1) * product.out_stride + cols.len())
 }
 
+/// What columns `cols` of the output are added to.
+fn base_of(product: &Product<'_>, cols: std::ops::Range<usize>) -> Option<Region> {
+    match product.base {
+        Base::Zero => None,
+        Base::Output => Some(of_rows(product, product.out, cols)),
+        Base::Of(base) => {
+            assert_eq!(base.float(), product.out.float(), "a product is added to values of its type");
+            Some(of_rows(product, base, cols))
+        }
+    }
+}
+
+/// Whether a product has to decode a weight first.
+fn is_decoded(gpu: Gpu, weight: &Weight) -> bool {
+    weight.gpu().values(gpu.float()).is_none()
+}
+
 /// `out[:, cols] = base[:, cols] + scale left . right`.
 fn multiply(
     gpu: Gpu,
@@ -110,14 +142,7 @@ fn multiply(
         stride: product.out_stride as u64,
         transposed: false,
     };
-    let base = match product.base {
-        Base::Zero => None,
-        Base::Output => Some(out.region),
-        Base::Of(base) => {
-            assert_eq!(base.float(), product.out.float(), "a product is added to values of its type");
-            Some(of_rows(product, base, cols))
-        }
-    };
+    let base = base_of(product, cols);
     gpu.multiply(&Gemm { m, n, k, left, right, out, scale: Factor::of(product.scale), base });
 }
 
