@@ -90,7 +90,7 @@ fn dynamic_shared_bytes() -> BTreeMap<String, u32> {
     let mut found = BTreeMap::new();
     let r = Region { offset: 0, bytes: 1 << 20 };
     let operands = Operands { q: r, k: r, v: r, out: r, lse: r };
-    let gradients = Gradients { q: r, k: r, v: r };
+    let gradients = Gradients { q: r, k: r, v: r, turned: None };
     // Plain kernels have instances of heads up to 64, 128 and 256.
     for dim in HEAD_DIMS {
         let heads = Heads { query: 1, key_value: 1, dim };

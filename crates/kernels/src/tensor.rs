@@ -11,7 +11,11 @@ use std::ptr::NonNull;
 
 use half::bf16;
 
-use crate::gpu::{Buffer, Float, Gpu, Region, taken};
+use crate::gpu::{Float, Gpu, Region, taken};
+
+mod gpu_values;
+
+use gpu_values::GpuValues;
 
 /// Where tensors live and ops run.
 ///
@@ -61,6 +65,17 @@ impl Placement {
         }
     }
 
+    /// Bytes of memory that [`Tensor::zeros_together`] takes.
+    pub fn bytes_together(self, lens: &[usize], for_products: bool) -> u64 {
+        match self {
+            Placement::Cpu => lens.iter().map(|len| Float::F32.bytes(*len as u64)).sum(),
+            Placement::Cuda(float) => {
+                let bytes = taken(gpu_values::bytes_together(lens));
+                bytes + if for_products && float == Float::Bf16 { taken(bytes / 2) } else { 0 }
+            }
+        }
+    }
+
     /// Bytes of memory that a buffer of `bytes` bytes takes.
     pub fn buffer_bytes(self, bytes: u64) -> u64 {
         match self {
@@ -84,51 +99,6 @@ enum Storage {
     Cuda(GpuValues),
 }
 
-/// Values in a device's memory.
-#[derive(Debug)]
-struct GpuValues {
-    buffer: Buffer,
-    float: Float,
-    len: usize,
-}
-
-impl GpuValues {
-    fn zeros(gpu: Gpu, float: Float, len: usize) -> Self {
-        let buffer = gpu.buffer(float.bytes(len as u64));
-        gpu.clear(buffer.region());
-        GpuValues { buffer, float, len }
-    }
-
-    /// The region of values `offset..offset + len`.
-    fn part(&self, offset: usize, len: usize) -> Region {
-        assert!(offset + len <= self.len, "values {offset}..{} of {}", offset + len, self.len);
-        self.buffer.region().part(self.float.bytes(offset as u64), self.float.bytes(len as u64))
-    }
-
-    fn write(&self, offset: usize, values: &[f32]) {
-        let bytes: Vec<u8> = match self.float {
-            Float::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            Float::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
-        };
-        self.buffer.gpu().upload(&bytes, self.part(offset, values.len()));
-    }
-
-    fn read(&self, offset: usize, out: &mut [f32]) {
-        let mut bytes = vec![0; self.float.bytes(out.len() as u64) as usize];
-        self.buffer.gpu().download(self.part(offset, out.len()), &mut bytes);
-        match self.float {
-            Float::F32 => {
-                let values = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b));
-                out.iter_mut().zip(values).for_each(|(out, value)| *out = value);
-            }
-            Float::Bf16 => {
-                let values = bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32());
-                out.iter_mut().zip(values).for_each(|(out, value)| *out = value);
-            }
-        }
-    }
-}
-
 impl Tensor {
     /// `len` zeros in `f32`. On the CPU the pages are touched only when they are first written.
     pub fn zeros(device: Device, len: usize) -> Self {
@@ -143,6 +113,19 @@ impl Tensor {
         match device {
             Device::Cpu => Tensor::zeros(device, len),
             Device::Cuda(gpu) => Tensor { storage: Storage::Cuda(GpuValues::zeros(gpu, gpu.float(), len)) },
+        }
+    }
+
+    /// Zeros in `f32` for each of `lens`. On a GPU they lie together, so that one launch reaches all of them
+    /// ([`crate::ops::adamw::step_all`], [`crate::ops::elementwise::sum_squares`]); with `for_products` beside a copy of the type that
+    /// the device computes with.
+    pub fn zeros_together(device: Device, lens: &[usize], for_products: bool) -> Vec<Self> {
+        match device {
+            Device::Cpu => lens.iter().map(|len| Tensor::zeros(device, *len)).collect(),
+            Device::Cuda(gpu) => {
+                let values = GpuValues::zeros_together(gpu, lens, for_products).into_iter();
+                values.map(|values| Tensor { storage: Storage::Cuda(values) }).collect()
+            }
         }
     }
 
@@ -162,7 +145,7 @@ impl Tensor {
     pub fn device(&self) -> Device {
         match &self.storage {
             Storage::Cpu(_) => Device::Cpu,
-            Storage::Cuda(values) => Device::Cuda(values.buffer.gpu()),
+            Storage::Cuda(values) => Device::Cuda(values.gpu()),
         }
     }
 
@@ -206,7 +189,10 @@ impl Tensor {
     pub fn clear(&mut self, len: usize) {
         match &mut self.storage {
             Storage::Cpu(values) => values[..len].fill(0.0),
-            Storage::Cuda(values) => values.buffer.gpu().clear(values.part(0, len)),
+            Storage::Cuda(values) => {
+                values.changes();
+                values.gpu().clear(values.part(0, len));
+            }
         }
     }
 
@@ -230,7 +216,7 @@ impl Tensor {
     pub(crate) fn float(&self) -> Float {
         match &self.storage {
             Storage::Cpu(_) => Float::F32,
-            Storage::Cuda(values) => values.float,
+            Storage::Cuda(values) => values.float(),
         }
     }
 
@@ -246,12 +232,38 @@ impl Tensor {
         self.part(0, self.len())
     }
 
-    /// The memory of values `offset..offset + len` of a tensor on a GPU.
-    pub(crate) fn part(&self, offset: usize, len: usize) -> Region {
+    /// As [`Tensor::region`], to be written to.
+    pub(crate) fn region_mut(&mut self) -> Region {
+        self.on_gpu().changes();
+        self.region()
+    }
+
+    /// The copy for products of values `offset..offset + len` of a tensor on a GPU, if there is one.
+    pub(crate) fn rounded(&self, offset: usize, len: usize) -> Option<Region> {
+        self.on_gpu().rounded(offset, len)
+    }
+
+    /// Whether the values of `next` lie right behind these, in one buffer of a GPU.
+    pub(crate) fn goes_on_in(&self, next: &Tensor) -> bool {
+        self.on_gpu().goes_on_in(next.on_gpu())
+    }
+
+    /// The memory from the first of these values to the last of `last`, of tensors that go on in each other. Between tensors
+    /// are zeros.
+    pub(crate) fn up_to(&self, last: &Tensor) -> Region {
+        self.on_gpu().up_to(last.on_gpu())
+    }
+
+    fn on_gpu(&self) -> &GpuValues {
         match &self.storage {
             Storage::Cpu(_) => panic!("{ELSEWHERE}"),
-            Storage::Cuda(values) => values.part(offset, len),
+            Storage::Cuda(values) => values,
         }
+    }
+
+    /// The memory of values `offset..offset + len` of a tensor on a GPU.
+    pub(crate) fn part(&self, offset: usize, len: usize) -> Region {
+        self.on_gpu().part(offset, len)
     }
 }
 

@@ -9,8 +9,8 @@ use crate::args::config_file::Given;
 use crate::args::flags;
 use crate::args::train::TrainArgs;
 use crate::command::{
-    bench, chat, compare, completions, data, doctor, eval, export, generate, inspect, kernels, manual, merge, plan,
-    quantize, report, runs, selfcheck, status, sweep, train, watch,
+    bench, chat, compare, completions, data, doctor, eval, export, generate, inspect, kernels, manual, merge,
+    plan, quantize, report, runs, selfcheck, status, sweep, train, watch,
 };
 use crate::terminal::flow::flowed;
 use crate::terminal::words;

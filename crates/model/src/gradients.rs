@@ -2,6 +2,7 @@
 //! What has no slot here gets no gradient, and nothing below the lowest slot is back-propagated.
 
 use lorafit_kernels::Tensor;
+use lorafit_kernels::ops::elementwise;
 
 use crate::block::gradients::BlockGradients;
 use crate::block::norm::NormGradients;
@@ -46,9 +47,8 @@ impl Gradients {
     pub fn clear(&mut self) {
         let Gradients { embedding, positions, blocks, norm, head } = self;
         let outer = [embedding, positions, head].into_iter().flatten().chain(norm.all_mut());
-        for tensor in outer.chain(blocks.iter_mut().flat_map(BlockGradients::all_mut)) {
-            tensor.clear(tensor.len());
-        }
+        let all = outer.chain(blocks.iter_mut().flat_map(BlockGradients::all_mut));
+        elementwise::clear(&mut all.collect::<Vec<_>>());
     }
 
     /// The first place that has a slot: backward ends there.

@@ -4,7 +4,7 @@
 use lorafit_kernels::ops::attention::Segments;
 use lorafit_kernels::ops::cross_entropy::{self, Target};
 use lorafit_kernels::ops::dropout::Mask;
-use lorafit_kernels::ops::matmul::{self, Product, Right, Term, View};
+use lorafit_kernels::ops::matmul::{self, Base, Product, Right, Term, View};
 use lorafit_kernels::ops::{elementwise, embedding};
 use lorafit_kernels::{ComputeDtype, Device, Tensor, Weight};
 
@@ -16,7 +16,7 @@ use crate::block::pass::{BackwardPass, BlockAdapter, Context, Extent, ForwardPas
 use crate::buffers::{ActivationPolicy, BufferShape, Buffers, HeadBuffers};
 use crate::gradients::{Gradients, Place};
 use crate::kv_cache::{KvCache, Run};
-use crate::shape::Config;
+use crate::shape::{Config, StreamAt};
 
 /// A model over weights as their files store them, or trained ([`Model::train`]).
 #[derive(Debug)]
@@ -102,11 +102,15 @@ impl Gradients {
     /// Zeros for every factor of `adapter` and every weight of `model` that is trained.
     pub fn new(model: &Model, adapter: Option<&Adapter>) -> Self {
         let of_layer = |layer: usize| adapter.map(|adapter| &adapter.layers[layer][..]);
+        let lens: Vec<usize> = adapter.into_iter().flat_map(Adapter::tensors).map(Tensor::len).collect();
+        let mut of_factors = Tensor::zeros_together(model.device, &lens, false).into_iter();
         let blocks = model.blocks.iter().enumerate();
         Gradients {
             embedding: of_matrix(&model.embedding),
             positions: model.positions.as_ref().and_then(of_matrix),
-            blocks: blocks.map(|(layer, block)| BlockGradients::new(block, of_layer(layer))).collect(),
+            blocks: blocks
+                .map(|(layer, block)| BlockGradients::new(block, of_layer(layer), &mut of_factors))
+                .collect(),
             norm: NormGradients::of(&model.norm),
             head: model.own_head.as_ref().and_then(of_matrix),
         }
@@ -253,7 +257,7 @@ impl Model {
             let adapter = adapter.of_block(i);
             let saved = buffers.activations.for_forward(i);
             let (hidden, scratch) = (&mut buffers.hidden, &mut buffers.scratch);
-            let mut pass = ForwardPass { rows, adapter, hidden, saved, scratch };
+            let mut pass = ForwardPass { rows, adapter, hidden, kept: None, saved, scratch };
             block.forward(&mut pass, &mut context, Extent::Whole);
             buffers.activations.keep(i, rows);
         }
@@ -320,7 +324,10 @@ impl Model {
             if let Some(d_head) = d_head {
                 let right = Right::View(View::rows(&head.normed, width));
                 let term = Term { left: d_logits.t(), right, k: rows };
-                matmul::run(&mut [Product { accumulate: true, ..Product::new(vocab, width, term, d_head) }]);
+                matmul::run(&mut [Product {
+                    base: Base::Output,
+                    ..Product::new(vocab, width, term, d_head)
+                }]);
             }
             if lowest == Some(Place::Head) {
                 continue;
@@ -359,9 +366,8 @@ impl Model {
             let (recomputed, in_shared) = (activations.is_recomputed(i), activations.is_in_shared(i));
             let mut saved = activations.for_backward(i, rows);
             if recomputed && !in_shared {
-                let hidden = &mut buffers.hidden;
-                elementwise::copy(&saved.x, rows * self.config.hidden_size, hidden);
-                let mut pass = ForwardPass { rows, adapter, hidden, saved, scratch };
+                let (hidden, kept) = (&mut buffers.hidden, Some(StreamAt::Input));
+                let mut pass = ForwardPass { rows, adapter, hidden, kept, saved, scratch };
                 block.forward(&mut pass, &mut Context::Stream(stream.segments), Extent::Saved);
             }
             if recomputed {

@@ -110,25 +110,27 @@ impl PlanRequest<'_> {
     /// A selection of layers or modules that the model does not have.
     pub fn plan(&self, recompute: Recompute) -> Result<MemoryPlan, TargetError> {
         let lens = self.trainable.tensor_lens(self.config)?;
-        let bytes = |len: usize| self.placement.buffer_bytes(4 * len as u64);
-        let trained = lens.iter().map(|&len| bytes(len)).sum::<u64>();
+        let trained = |for_products| self.placement.bytes_together(&lens, for_products);
         let shape = self.shape(recompute)?;
         let BufferBytes { activations, scratch, head } = BufferBytes::of(self.config, &shape, self.placement);
         Ok(MemoryPlan {
             weights: self.weights,
             adapter: match self.trainable {
-                Trainable::Adapter(_) => trained,
+                Trainable::Adapter(_) => trained(true),
                 Trainable::Weights(_) => 0,
             },
-            gradients: trained,
-            optimizer: lens.iter().map(|&len| self.optimizer.state_bytes(self.placement, len)).sum(),
+            gradients: trained(false),
+            optimizer: self.optimizer.state_bytes(self.placement, &lens),
             activations,
             scratch: scratch
                 + passing_bytes(
                     self.config,
                     self.weights,
                     self.tokens,
-                    lens.iter().copied().max(),
+                    match self.trainable {
+                        Trainable::Adapter(_) => None,
+                        Trainable::Weights(_) => lens.iter().copied().max(),
+                    },
                     self.placement,
                 ),
             head,
@@ -196,7 +198,7 @@ pub fn device_process_bytes() -> u64 {
 /// What ops need in passing.
 ///
 /// On the CPU the operands of a product in bf16, whether or not that is what is computed in. On a GPU a matrix, or a tile
-/// of it, decoded to the type that is computed with, the largest trained tensor rounded to it, and the lists of a batch.
+/// of it, decoded to the type that is computed with, the largest trained weight rounded to it, and the lists of a batch.
 /// `weights` that take as much as values of that type are not decoded; of others the largest matrix is counted, whether
 /// or not it is the one.
 fn passing_bytes(
@@ -270,12 +272,11 @@ impl EvaluationRequest<'_> {
         let lens = self.lora.map_or(Ok(Vec::new()), |lora| lora.tensor_lens(self.config))?;
         Ok(MemoryPlan {
             weights: self.weights,
-            adapter: lens.iter().map(|&len| self.placement.buffer_bytes(4 * len as u64)).sum(),
+            adapter: self.placement.bytes_together(&lens, true),
             gradients: 0,
             optimizer: 0,
             activations,
-            scratch: scratch
-                + passing_bytes(self.config, self.weights, tokens, lens.into_iter().max(), self.placement),
+            scratch: scratch + passing_bytes(self.config, self.weights, tokens, None, self.placement),
             head: head + sequence_logits_bytes(self.config, sequences),
             kv_cache: KvCache::bytes(self.config, self.placement, held),
             process: process_bytes(self.config, self.placement, self.threads),

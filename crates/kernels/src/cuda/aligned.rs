@@ -58,7 +58,9 @@ pub(super) fn padded(gemm: &Gemm) -> Gemm {
         Matrix { region, stride, ..matrix }
     };
     let (left, right, out) = (copy(gemm.left, m, k), copy(gemm.right, k, n), copy(gemm.out, m, n));
-    Gemm { left, right, out, ..*gemm }
+    // What the product is added to is copied to where the result will be.
+    let base = gemm.base.map(|_| out.region);
+    Gemm { left, right, out, base, ..*gemm }
 }
 
 /// Bytes of all copies of a product that [`padded`] gave.
@@ -97,7 +99,7 @@ pub(super) fn copy(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::Float;
+    use crate::gpu::{Factor, Float};
 
     #[test]
     fn copies_begin_and_have_rows_at_multiples_of_sixteen_bytes() {
@@ -114,14 +116,15 @@ mod tests {
             left: matrix(9, false),
             right: matrix(8, true),
             out: matrix(3, false),
-            accumulate: true,
+            scale: Factor::of(1.0),
+            base: Some(Region { offset: 2, bytes: 0 }),
         };
         let copies = padded(&gemm);
         for (of, rows, cols) in [(copies.left, 5, 7), (copies.right, 3, 7), (copies.out, 5, 3)] {
             assert!(of.region.offset.is_multiple_of(256) && (2 * of.stride).is_multiple_of(16), "{of:?}");
             assert_eq!(of.region.bytes, 2 * ((rows - 1) * of.stride + cols), "{of:?}");
         }
-        assert!(copies.right.transposed && copies.accumulate);
+        assert!(copies.right.transposed && copies.base == Some(copies.out.region));
         assert_eq!((copies.left.stride, copies.right.stride, copies.out.stride), (16, 8, 8));
         assert_eq!(bytes(&copies), 768);
     }

@@ -95,13 +95,22 @@ fn step(length: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::{Float, Region};
+    use crate::gpu::{Factor, Float, Region};
 
     fn class(m: u64) -> Class {
         let region = Region { offset: 0, bytes: 0 };
         let matrix = Matrix { region, float: Float::Bf16, stride: 4096, transposed: false };
         Class::of(
-            &Gemm { m, n: 4096, k: 64, left: matrix, right: matrix, out: matrix, accumulate: true },
+            &Gemm {
+                m,
+                n: 4096,
+                k: 64,
+                left: matrix,
+                right: matrix,
+                out: matrix,
+                scale: Factor::of(1.0),
+                base: Some(region),
+            },
             [256; 3],
         )
     }

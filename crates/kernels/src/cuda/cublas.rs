@@ -16,7 +16,7 @@ use super::choices::{Choices, Class};
 use super::ffi::{self, Algorithm, CublasLt, Cuda, Handle, HeuristicResult, Status};
 use super::library::{self, Opened, Wanted};
 use super::user_cache;
-use crate::gpu::{DeviceError, Float, Gemm, Matrix, Region};
+use crate::gpu::{DeviceError, Factor, Float, Gemm, Matrix, Region};
 
 /// Bytes that algorithms may use beside operands: what NVIDIA recommends for Hopper.
 pub const WORKSPACE_BYTES: u64 = 32 << 20;
@@ -191,17 +191,26 @@ impl Described {
 struct Addresses {
     left: u64,
     right: u64,
+    /// What the product is added to; `out` where it is added to nothing.
+    added: u64,
     out: u64,
 }
 
 impl Addresses {
     fn of(gemm: &Gemm, base: u64) -> Self {
-        let at = |matrix: Matrix| base + matrix.region.offset;
-        Addresses { left: at(gemm.left), right: at(gemm.right), out: at(gemm.out) }
+        let at = |region: Region| base + region.offset;
+        let Gemm { left, right, out, base: added, .. } = *gemm;
+        Addresses {
+            left: at(left.region),
+            right: at(right.region),
+            added: at(added.unwrap_or(out.region)),
+            out: at(out.region),
+        }
     }
 
     fn alignments(self) -> [u32; 3] {
-        [self.left, self.right, self.out].map(alignment)
+        let [left, right, added, out] = [self.left, self.right, self.added, self.out].map(alignment);
+        [left, right, out.min(added)]
     }
 }
 
@@ -264,7 +273,7 @@ impl Cublas {
         match way {
             Way::InPlace(algorithm) => {
                 let described = Described::of(&self.library.functions, gemm)?;
-                self.run(&described, at, gemm.accumulate, &algorithm)?;
+                self.run(&described, at, factors(gemm), &algorithm)?;
                 Ok(())
             }
             Way::OnCopies(algorithm) => self.run_on_copies(gemm, base, &algorithm),
@@ -285,16 +294,15 @@ impl Cublas {
         Ok(Way::OnCopies(*first))
     }
 
-    /// `out (+)= left . right`.
+    /// `out = sum added + factor left . right`.
     fn run(
         &self,
         described: &Described,
         at: Addresses,
-        accumulate: bool,
+        [factor, sum]: [f32; 2],
         algorithm: &Algorithm,
     ) -> Result<(), Refused> {
         let Described { operation, a, b, c } = described;
-        let (one, sum) = (1.0f32, if accumulate { 1.0f32 } else { 0.0 });
         let constant = |value: *const f32| value.cast::<c_void>();
         let pointer = |address: u64| address as *const c_void;
         // SAFETY: descriptions are alive, the constants are read by the call itself, operands lie in device memory that is
@@ -303,13 +311,13 @@ impl Cublas {
             (self.library.functions.cublasLtMatmul)(
                 self.handle,
                 operation.0,
-                constant(&raw const one),
+                constant(&raw const factor),
                 pointer(at.right),
                 a.0,
                 pointer(at.left),
                 b.0,
                 constant(&raw const sum),
-                pointer(at.out),
+                pointer(at.added),
                 c.0,
                 pointer(at.out).cast_mut(),
                 c.0,
@@ -322,17 +330,17 @@ impl Cublas {
     }
 
     fn run_on_copies(&mut self, gemm: &Gemm, base: u64, algorithm: &Algorithm) -> Result<(), Fault> {
-        let Gemm { m, n, k, accumulate, .. } = *gemm;
+        let Gemm { m, n, k, .. } = *gemm;
         let copies = aligned::padded(gemm);
         let room = self.room.of(aligned::bytes(&copies))?;
         let copy = |shape, from, to| aligned::copy(self.cuda, self.stream, shape, from, to);
         copy((m, k), (gemm.left, base), (copies.left, room))?;
         copy((k, n), (gemm.right, base), (copies.right, room))?;
-        if accumulate {
-            copy((m, n), (gemm.out, base), (copies.out, room))?;
+        if let Some(region) = gemm.base {
+            copy((m, n), (Matrix { region, ..gemm.out }, base), (copies.out, room))?;
         }
         let described = Described::of(&self.library.functions, &copies)?;
-        self.run(&described, Addresses::of(&copies, room), accumulate, algorithm)?;
+        self.run(&described, Addresses::of(&copies, room), factors(&copies), algorithm)?;
         copy((m, n), (copies.out, room), (gemm.out, base))?;
         Ok(())
     }
@@ -370,10 +378,10 @@ impl Cublas {
         // What is added to must not change, so that results go elsewhere.
         let mut room = Room::new(self.cuda);
         let Ok(out) = room.of(gemm.out.region.bytes) else { return Ok(offers[0]) };
-        let at = Addresses { out, ..at };
+        let at = Addresses { added: out, out, ..at };
         let (mut fastest, mut least) = (offers[0], f64::INFINITY);
         for offer in offers {
-            match self.seconds(|| self.run(described, at, false, offer)) {
+            match self.seconds(|| self.run(described, at, [1.0, 0.0], offer)) {
                 Ok(seconds) if seconds < CLEARLY_FASTER * least => (fastest, least) = (*offer, seconds),
                 Ok(_) | Err(Fault::Refused(_)) => {}
                 Err(Fault::Device(error)) => return Err(error.into()),
@@ -467,10 +475,23 @@ static WORKSPACE_BYTES_VALUE: u64 = WORKSPACE_BYTES;
 /// the output: in bf16 each is rounded.
 static REDUCTIONS: u32 = 2;
 
-/// What the way of a product depends on.
+/// What a product is multiplied by, and what it is added to is multiplied by.
+fn factors(gemm: &Gemm) -> [f32; 2] {
+    [gemm.scale.value(), if gemm.base.is_some() { 1.0 } else { 0.0 }]
+}
+
+/// What the way of a product depends on: not its factor, and not where its matrices lie but for their alignment.
 fn key(gemm: &Gemm, at: Addresses) -> Key {
-    let nowhere = |matrix: Matrix| Matrix { region: Region { offset: 0, bytes: 0 }, ..matrix };
-    let Gemm { left, right, out, .. } = *gemm;
-    let alike = Gemm { left: nowhere(left), right: nowhere(right), out: nowhere(out), ..*gemm };
+    const NOWHERE: Region = Region { offset: 0, bytes: 0 };
+    let nowhere = |matrix: Matrix| Matrix { region: NOWHERE, ..matrix };
+    let Gemm { left, right, out, base, .. } = *gemm;
+    let alike = Gemm {
+        left: nowhere(left),
+        right: nowhere(right),
+        out: nowhere(out),
+        scale: Factor::of(1.0),
+        base: base.map(|_| NOWHERE),
+        ..*gemm
+    };
     (alike, at.alignments())
 }

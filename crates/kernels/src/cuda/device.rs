@@ -187,7 +187,7 @@ impl CudaDevice {
 /// The room of an argument, whatever it is: eight bytes, of which the driver reads as many as the kernel takes.
 fn argument(arg: &Arg, address: impl Fn(Region) -> u64) -> u64 {
     match *arg {
-        Arg::In(region) | Arg::Out(region) => address(region),
+        Arg::In(region) | Arg::Out(region) | Arg::Update(region) => address(region),
         Arg::Null => 0,
         Arg::U32(value) => u64::from(value),
         Arg::U64(value) => value,

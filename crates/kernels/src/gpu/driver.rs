@@ -17,8 +17,24 @@ pub struct Matrix {
     pub transposed: bool,
 }
 
-/// `out[m, n] (+)= left[m, k] . right[k, n]`, with f32 sums. The operands are of one type; a result of another than theirs
-/// is f32, and one of bf16 is rounded once.
+/// A factor, which is the same as another if its bits are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Factor(u32);
+
+impl Factor {
+    /// The factor `value`.
+    pub fn of(value: f32) -> Self {
+        Factor(value.to_bits())
+    }
+
+    /// Its value.
+    pub fn value(self) -> f32 {
+        f32::from_bits(self.0)
+    }
+}
+
+/// `out[m, n] = base[m, n] + scale left[m, k] . right[k, n]`, with f32 sums. The operands are of one type; a result of another
+/// than theirs is f32, and one of bf16 is rounded once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Gemm {
     /// Rows of the output.
@@ -33,8 +49,10 @@ pub struct Gemm {
     pub right: Matrix,
     /// `[m, n]`, not transposed.
     pub out: Matrix,
-    /// Add to what `out` holds.
-    pub accumulate: bool,
+    /// What the product is multiplied by.
+    pub scale: Factor,
+    /// What it is added to, laid out as `out`, which it may be.
+    pub base: Option<Region>,
 }
 
 /// Runs what it is told in order; only [`Driver::download`] waits. Regions are parts of one address range that begins at 0

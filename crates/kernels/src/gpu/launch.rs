@@ -99,8 +99,10 @@ impl Region {
 pub enum Arg {
     /// Memory that is read.
     In(Region),
-    /// Memory that is written, and may be read.
+    /// Memory that is written before it is read.
     Out(Region),
+    /// Memory that is read and written over.
+    Update(Region),
     /// A pointer to nothing.
     Null,
     /// A number.

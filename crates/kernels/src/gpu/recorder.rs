@@ -25,13 +25,42 @@ struct Record {
     counts: Counts,
 }
 
+/// How often something was asked for, and the memory that it touched: every region of a call once, however often the call
+/// reads it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// How often.
+    pub times: u64,
+    /// Bytes that were read.
+    pub read_bytes: u64,
+    /// Bytes that were written.
+    pub written_bytes: u64,
+}
+
+impl Traffic {
+    /// Bytes that were read or written.
+    pub fn bytes(self) -> u64 {
+        self.read_bytes + self.written_bytes
+    }
+
+    fn add(&mut self, read_bytes: u64, written_bytes: u64) {
+        self.times += 1;
+        self.read_bytes += read_bytes;
+        self.written_bytes += written_bytes;
+    }
+}
+
 /// How often what was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Launches of each kernel.
-    pub launches: BTreeMap<String, u64>,
+    pub launches: BTreeMap<String, Traffic>,
     /// Products of matrices.
-    pub products: u64,
+    pub products: Traffic,
+    /// Copies within the device.
+    pub copies: Traffic,
+    /// Regions set to zero.
+    pub clears: Traffic,
     /// Floating-point operations of the products, two for each term of a sum.
     pub product_flops: u64,
     /// Copies from the host.
@@ -84,7 +113,7 @@ impl Parameter {
     fn takes(self, arg: &Arg) -> bool {
         match arg {
             Arg::In(_) => self == Parameter::Read,
-            Arg::Out(_) => self == Parameter::Write,
+            Arg::Out(_) | Arg::Update(_) => self == Parameter::Write,
             Arg::Null => matches!(self, Parameter::Read | Parameter::Write),
             Arg::U32(_) => self == Parameter::U32,
             Arg::U64(_) => self == Parameter::U64,
@@ -214,30 +243,36 @@ impl Driver for Recorder {
         );
         assert!(*shared_bytes <= MAX_SHARED_BYTES, "{entry}: {shared_bytes} bytes of shared memory");
 
-        let regions: Vec<(usize, Region, bool)> = (0..)
+        // Of each region whether it is read, and whether it is written.
+        let regions: Vec<(usize, Region, [bool; 2])> = (0..)
             .zip(args)
             .filter_map(|(i, arg)| match *arg {
-                Arg::In(region) => Some((i, region, false)),
-                Arg::Out(region) => Some((i, region, true)),
+                Arg::In(region) => Some((i, region, [true, false])),
+                Arg::Out(region) => Some((i, region, [false, true])),
+                Arg::Update(region) => Some((i, region, [true, true])),
                 Arg::Null | Arg::U32(_) | Arg::U64(_) | Arg::F32(_) => None,
             })
             .collect();
-        for &(i, region, writes) in &regions {
+        for &(i, region, [reads, writes]) in &regions {
             let shared = regions.iter().find(|(j, other, _)| *j != i && writes && overlap(region, *other));
             assert!(shared.is_none(), "{entry}: argument {i} is written where argument {shared:?} is");
-            if !writes {
+            if reads {
                 record.read(region, entry);
             }
         }
-        for (_, region, _) in regions.into_iter().filter(|(.., writes)| *writes) {
+        let bytes = |which: usize| -> u64 {
+            regions.iter().filter(|(.., uses)| uses[which]).map(|(_, region, _)| region.bytes).sum()
+        };
+        let (read, written) = (bytes(0), bytes(1));
+        for (_, region, _) in regions.into_iter().filter(|(.., [_, writes])| *writes) {
             record.write(region, entry);
         }
-        *record.counts.launches.entry(entry.clone()).or_default() += 1;
+        record.counts.launches.entry(entry.clone()).or_default().add(read, written);
         Ok(())
     }
 
     fn multiply(&self, gemm: &Gemm) -> Result<(), DeviceError> {
-        let Gemm { m, n, k, left, right, out, accumulate } = *gemm;
+        let Gemm { m, n, k, left, right, out, base, .. } = *gemm;
         let mut record = self.record();
         assert!(m > 0 && n > 0 && k > 0, "an empty product: {gemm:?}");
         assert_eq!(left.float, right.float, "operands are of one type: {gemm:?}");
@@ -252,19 +287,26 @@ impl Driver for Recorder {
             assert!(!overlap(matrix.region, out.region), "an output is an operand: {gemm:?}");
             stored(matrix, rows, cols).into_iter().for_each(|row| record.read(row, "a product"));
         }
-        for row in outs {
-            if accumulate {
-                record.read(row, "a product that adds");
-            }
-            record.write(row, "a product");
+        if let Some(base) = base {
+            assert!(
+                base == out.region || !overlap(base, out.region),
+                "what is added to is in part the output"
+            );
+            let base = Matrix { region: base, ..out };
+            stored(base, m, n).into_iter().for_each(|row| record.read(row, "a product that adds"));
         }
-        record.counts.products += 1;
+        outs.into_iter().for_each(|row| record.write(row, "a product"));
+        let operands = left.float.bytes(m * k) + right.float.bytes(k * n);
+        let written = out.float.bytes(m * n);
+        record.counts.products.add(operands + base.map_or(0, |_| written), written);
         record.counts.product_flops += 2 * m * n * k;
         Ok(())
     }
 
     fn clear(&self, region: Region) -> Result<(), DeviceError> {
-        self.record().write(region, "clear");
+        let mut record = self.record();
+        record.write(region, "clear");
+        record.counts.clears.add(0, region.bytes);
         Ok(())
     }
 
@@ -274,6 +316,7 @@ impl Driver for Recorder {
         assert!(!overlap(from, to), "a copy onto itself");
         record.read(from, "copy");
         record.write(to, "copy");
+        record.counts.copies.add(from.bytes, to.bytes);
         Ok(())
     }
 
@@ -320,16 +363,17 @@ mod tests {
     }
 
     fn add(x: Region, y: Region) -> Launch {
-        Launch::new("add", 1, WARP, vec![Arg::In(x), Arg::Out(y), Arg::U32(10)])
+        Launch::new("add", 1, WARP, vec![Arg::In(x), Arg::Update(y), Arg::U32(10)])
     }
 
     #[test]
     fn what_keeps_the_rules_is_counted() {
         let (recorder, gpu) = recorder();
-        let (x, y) = (gpu.buffer_of(&[0; 40]), gpu.buffer(40));
+        let (x, y) = (gpu.buffer_of(&[0; 40]), gpu.buffer_of(&[0; 40]));
         gpu.run(&add(x.region(), y.region()));
         let counts = recorder.take_counts();
-        assert_eq!((counts.uploads, counts.launches["add"]), (1, 1));
+        let added = Traffic { times: 1, read_bytes: 80, written_bytes: 40 };
+        assert_eq!((counts.uploads, counts.launches["add"]), (2, added));
     }
 
     #[test]
@@ -342,7 +386,7 @@ mod tests {
     #[should_panic(expected = "never written")]
     fn reading_what_was_never_written_is_found() {
         let (_, gpu) = recorder();
-        let (x, y) = (gpu.buffer(40), gpu.buffer(40));
+        let (x, y) = (gpu.buffer_of(&[0; 40]), gpu.buffer(40));
         gpu.run(&add(x.region(), y.region()));
     }
 

@@ -131,7 +131,62 @@ struct Q6_K {
     }
 };
 
+// y[i, n] = base + scale (x[i, :] . row n of a stored matrix), or with `adds` added to what y holds, of so few rows of x that a
+// decoded matrix would not be worth writing: a warp decodes a row in registers and multiplies it with all of x, in f32.
+static constexpr u32 FEW_ROWS = 8;
+template <class T> struct FewRows {
+    u32 head_dim, rows, cols;
+    const T* x;
+    u32 x_stride, count;
+    const T* base;
+    float scale;
+    T* y;
+    u32 y_stride, adds;
+
+    // `decode(row, column, count, values)` gives eight values, zeros beyond `count`.
+    template <class Decode> DEVICE void multiply(Decode decode) const {
+        const u32 n = warp_row();
+        if (n >= rows) return;
+        const u64 row = stored_row(nullptr, 0, n, head_dim);
+        float sums[FEW_ROWS];
+#pragma unroll
+        for (u32 i = 0; i < FEW_ROWS; i++) sums[i] = 0.0f;
+        for (u32 at = lane_index() * UNIT; at < cols; at += WARP * UNIT) {
+            const u32 there = min(cols - at, UNIT);
+            float w[8];
+            decode(row, at, there, w);
+#pragma unroll
+            for (u32 i = 0; i < FEW_ROWS; i++) {
+                if (i >= count) break;
+                float v[8];
+                load(x + (u64)i * x_stride + at, there, v);
+#pragma unroll
+                for (int j = 0; j < 8; j++) sums[i] += v[j] * w[j];
+            }
+        }
+#pragma unroll
+        for (u32 i = 0; i < FEW_ROWS; i++) {
+            if (i >= count) break;
+            const float sum = warp_sum(sums[i]) * scale;
+            if (lane_index() > 0) continue;
+            T& to = y[(u64)i * y_stride + n];
+            const float before = base ? to_float(base[(u64)i * y_stride + n]) : adds ? to_float(to) : 0.0f;
+            to = from_float<T>(before + sum);
+        }
+    }
+};
+
 // A matrix whose rows are whole blocks.
+template <class Format, class T>
+KERNEL(256)
+multiply_blocks(const u8* data, u32 head_dim, u32 rows, u32 cols, const T* x, u32 x_stride, u32 count, const T* base,
+                float scale, T* y, u32 y_stride, u32 adds) {
+    const FewRows<T> few = {head_dim, rows, cols, x, x_stride, count, base, scale, y, y_stride, adds};
+    few.multiply([&](u64 row, u32 col, u32, float(&w)[8]) {
+        const u64 value = row * cols + col;
+        Format::decode(data + value / Format::LEN * Format::BYTES, (u32)(value % Format::LEN), w);
+    });
+}
 template <class Format, class T>
 KERNEL(256) decode_blocks(const u8* data, const u32* ids, u32 first, u32 head_dim, u32 rows, u32 cols, T* out) {
     const Unit unit = matrix_unit(rows, cols);
@@ -157,6 +212,13 @@ DEVICE void load_unit(const half_bits* from, float (&to)[8]) {
     }
 }
 template <class From, class T>
+KERNEL(256)
+multiply_floats(const From* data, u32 head_dim, u32 rows, u32 cols, const T* x, u32 x_stride, u32 count, const T* base,
+                float scale, T* y, u32 y_stride, u32 adds) {
+    const FewRows<T> few = {head_dim, rows, cols, x, x_stride, count, base, scale, y, y_stride, adds};
+    few.multiply([&](u64 row, u32 col, u32 there, float(&w)[8]) { load(data + row * cols + col, there, w); });
+}
+template <class From, class T>
 KERNEL(256) decode_floats(const From* data, const u32* ids, u32 first, u32 head_dim, u32 rows, u32 cols, T* out) {
     const Unit unit = matrix_unit(rows, cols);
     if (!unit.there) return;
@@ -167,17 +229,27 @@ KERNEL(256) decode_floats(const From* data, const u32* ids, u32 first, u32 head_
 }
 
 // Signed bytes with a scale a row: x = q absmax / 127.
+DEVICE void int8_unit(const i8* from, float scale, u32 count, float (&v)[8]) {
+#pragma unroll
+    for (u32 i = 0; i < UNIT; i++) v[i] = i < count ? (float)from[i] * scale * 7.874016e-3f : 0.0f;
+}
+template <class T>
+KERNEL(256)
+multiply_int8(const i8* codes, const float* absmax, u32 head_dim, u32 rows, u32 cols, const T* x, u32 x_stride, u32 count,
+              const T* base, float scale, T* y, u32 y_stride, u32 adds) {
+    const FewRows<T> few = {head_dim, rows, cols, x, x_stride, count, base, scale, y, y_stride, adds};
+    few.multiply([&](u64 row, u32 col, u32 there, float(&w)[8]) {
+        int8_unit(codes + row * cols + col, absmax[row], there, w);
+    });
+}
 template <class T>
 KERNEL(256)
 decode_int8(const i8* codes, const float* absmax, const u32* ids, u32 first, u32 head_dim, u32 rows, u32 cols, T* out) {
     const Unit unit = matrix_unit(rows, cols);
     if (!unit.there) return;
     const u64 row = stored_row(ids, first, unit.row, head_dim);
-    const i8* from = codes + row * cols + unit.col;
-    const float scale = absmax[row];
     float v[8];
-#pragma unroll
-    for (u32 i = 0; i < UNIT; i++) v[i] = i < unit.count ? (float)from[i] * scale * 7.874016e-3f : 0.0f;
+    int8_unit(codes + row * cols + unit.col, absmax[row], unit.count, v);
     store(v, unit.count, out + (u64)unit.row * cols + unit.col);
 }
 
@@ -196,18 +268,29 @@ struct DoubleScales {
 
 // NF4 or FP4, by its table of sixteen values; blocks of 2^block_shift values of the whole matrix in row-major order, the
 // first of two values in the high half of a byte.
-template <class Scales, class T>
-DEVICE void decode_four_bit(const u8* codes, const float* table, Scales scales, u32 block_shift, const u32* ids, u32 first,
-                            u32 head_dim, u32 rows, u32 cols, T* out) {
-    // In shared memory lanes with different codes do not wait for each other.
+template <class Scales> struct FourBit {
+    const u8* codes;
+    Scales scales;
+    u32 block_shift;
+
+    // Eight values from `start` on, zeros beyond `count`; `values` are those of the codes.
+    DEVICE void unit(const float* values, u64 start, u32 count, float (&v)[8]) const;
+    template <class T>
+    DEVICE void decode(const float* table, const u32* ids, u32 first, u32 head_dim, u32 rows, u32 cols, T* out) const;
+    template <class T> DEVICE void multiply(const float* table, const FewRows<T>& few) const;
+};
+
+// In shared memory lanes with different codes do not wait for each other.
+DEVICE const float* shared_table(const float* table) {
     __shared__ float values[16];
     if (threadIdx.x < 16) values[threadIdx.x] = table[threadIdx.x];
     sync_block();
-    const Unit unit = matrix_unit(rows, cols);
-    if (!unit.there) return;
-    const u64 start = stored_row(ids, first, unit.row, head_dim) * cols + unit.col;
-    float v[8];
-    if (unit.count == UNIT && start % UNIT == 0 && block_shift >= 3) {
+    return values;
+}
+
+template <class Scales>
+DEVICE void FourBit<Scales>::unit(const float* values, u64 start, u32 count, float (&v)[8]) const {
+    if (count == UNIT && start % UNIT == 0 && block_shift >= 3) {
         const u32 packed = *(const u32*)(codes + start / 2);
         const float scale = scales.of(start >> block_shift);
 #pragma unroll
@@ -215,24 +298,60 @@ DEVICE void decode_four_bit(const u8* codes, const float* table, Scales scales, 
     } else {
 #pragma unroll
         for (u32 i = 0; i < UNIT; i++) {
-            if (i >= unit.count) break;
+            v[i] = 0.0f;
+            if (i >= count) continue;
             const u64 at = start + i;
             const u32 code = codes[at / 2] >> (1 - at % 2) * 4 & 15;
             v[i] = values[code] * scales.of(at >> block_shift);
         }
     }
-    store(v, unit.count, out + (u64)unit.row * cols + unit.col);
+}
+
+template <class Scales>
+template <class T>
+DEVICE void FourBit<Scales>::decode(const float* table, const u32* ids, u32 first, u32 head_dim, u32 rows, u32 cols,
+                                    T* out) const {
+    const float* values = shared_table(table);
+    const Unit at = matrix_unit(rows, cols);
+    if (!at.there) return;
+    float v[8];
+    unit(values, stored_row(ids, first, at.row, head_dim) * cols + at.col, at.count, v);
+    store(v, at.count, out + (u64)at.row * cols + at.col);
+}
+
+template <class Scales>
+template <class T>
+DEVICE void FourBit<Scales>::multiply(const float* table, const FewRows<T>& few) const {
+    const float* values = shared_table(table);
+    few.multiply([&](u64 row, u32 col, u32 there, float(&w)[8]) { unit(values, row * few.cols + col, there, w); });
 }
 template <class T>
 KERNEL(256)
 decode_four_bit_plain(const u8* codes, const float* table, const float* absmax, u32 block_shift, const u32* ids, u32 first,
                       u32 head_dim, u32 rows, u32 cols, T* out) {
-    decode_four_bit(codes, table, PlainScales{absmax}, block_shift, ids, first, head_dim, rows, cols, out);
+    const FourBit<PlainScales> matrix = {codes, {absmax}, block_shift};
+    matrix.decode(table, ids, first, head_dim, rows, cols, out);
 }
 template <class T>
 KERNEL(256)
 decode_four_bit_double(const u8* codes, const float* table, const u8* absmax, const float* map, const float* nested,
                        float offset, u32 block_shift, const u32* ids, u32 first, u32 head_dim, u32 rows, u32 cols, T* out) {
-    const DoubleScales scales = {absmax, map, nested, offset};
-    decode_four_bit(codes, table, scales, block_shift, ids, first, head_dim, rows, cols, out);
+    const FourBit<DoubleScales> matrix = {codes, {absmax, map, nested, offset}, block_shift};
+    matrix.decode(table, ids, first, head_dim, rows, cols, out);
+}
+template <class T>
+KERNEL(256)
+multiply_four_bit_plain(const u8* codes, const float* table, const float* absmax, u32 block_shift, u32 head_dim, u32 rows,
+                        u32 cols, const T* x, u32 x_stride, u32 count, const T* base, float scale, T* y, u32 y_stride,
+                        u32 adds) {
+    const FourBit<PlainScales> matrix = {codes, {absmax}, block_shift};
+    matrix.multiply(table, FewRows<T>{head_dim, rows, cols, x, x_stride, count, base, scale, y, y_stride, adds});
+}
+template <class T>
+KERNEL(256)
+multiply_four_bit_double(const u8* codes, const float* table, const u8* absmax, const float* map, const float* nested,
+                         float offset, u32 block_shift, u32 head_dim, u32 rows, u32 cols, const T* x, u32 x_stride,
+                         u32 count, const T* base, float scale, T* y, u32 y_stride, u32 adds) {
+    const FourBit<DoubleScales> matrix = {codes, {absmax, map, nested, offset}, block_shift};
+    matrix.multiply(table, FewRows<T>{head_dim, rows, cols, x, x_stride, count, base, scale, y, y_stride, adds});
 }

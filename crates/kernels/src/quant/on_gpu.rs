@@ -1,6 +1,6 @@
 //! Frozen matrices in the memory of a device.
 
-use super::cuda::{FourBitRegions, Scales, Tile, decode_blocks, decode_four_bit, decode_int8};
+use super::cuda::{FewRows, FourBitRegions, Scales, Stored, Tile};
 use super::four_bit::{Absmax, FourBit};
 use super::int8::Int8;
 use super::{Format, cuda::Rows};
@@ -50,7 +50,7 @@ impl OnGpu {
             gpu.buffer((rows * cols * held.block_bytes()) as u64)
         };
         let tile = Tile { rows: Rows::From(0), order, count: count(rows), cols: count(cols) };
-        gpu.run(&decode_blocks(format, gpu.float(), stored.region(), tile, data.region()));
+        gpu.run(&Stored::Blocks(format, stored.region()).decode(gpu.float(), tile, data.region()));
         (OnGpu::Blocks { format: held, data }, RowOrder::Stored)
     }
 
@@ -100,8 +100,17 @@ impl OnGpu {
 
     /// Decodes rows to `out`.
     pub(crate) fn decode(&self, gpu: Gpu, tile: Tile, float: Float, out: Region) {
-        gpu.run(&match self {
-            OnGpu::Blocks { format, data } => decode_blocks(*format, float, data.region(), tile, out),
+        gpu.run(&self.stored().decode(float, tile, out));
+    }
+
+    /// Multiplies few rows with the matrix.
+    pub(crate) fn multiply(&self, gpu: Gpu, float: Float, few: FewRows) {
+        gpu.run(&self.stored().multiply(float, few));
+    }
+
+    fn stored(&self) -> Stored {
+        match self {
+            OnGpu::Blocks { format, data } => Stored::Blocks(*format, data.region()),
             OnGpu::FourBit { codes, table, scales, block_len } => {
                 let scales = match scales {
                     GpuScales::Plain(absmax) => Scales::Plain(absmax.region()),
@@ -113,9 +122,9 @@ impl OnGpu {
                     },
                 };
                 let (codes, table, block_len) = (codes.region(), table.region(), *block_len);
-                decode_four_bit(float, FourBitRegions { codes, table, scales, block_len }, tile, out)
+                Stored::FourBit(FourBitRegions { codes, table, scales, block_len })
             }
-            OnGpu::Int8 { codes, absmax } => decode_int8(float, codes.region(), absmax.region(), tile, out),
-        });
+            OnGpu::Int8 { codes, absmax } => Stored::Int8 { codes: codes.region(), absmax: absmax.region() },
+        }
     }
 }

@@ -7,7 +7,7 @@ use crate::ops::attention::{self, Gradients, Heads, Saved, Scores, Segment, Segm
 use crate::ops::cross_entropy::{self, Target};
 use crate::ops::dropout::{self, Mask};
 use crate::ops::gate::{self, Activation};
-use crate::ops::matmul::{self, Product, Right, Term, View};
+use crate::ops::matmul::{self, Base, Product, Right, Term, View};
 use crate::ops::rope::{self, Angles, Pairs, Rotation};
 use crate::ops::{adamw, elementwise, embedding, layer_norm, rms_norm};
 use crate::quant::four_bit::Code;
@@ -78,13 +78,14 @@ fn elementwise_cases() -> Vec<Case> {
 }
 
 fn gate_case(on: &Place, activation: Activation, len: usize) -> Outputs {
-    let [mut of_gate, mut up, d_y, mut x] = [4, 5, 6, 4].map(|seed| on.activation(seed, len));
+    let [mut of_gate, mut up, mut d_y, mut x, mut d_alone] =
+        [4, 5, 6, 4, 6].map(|seed| on.activation(seed, len));
     let [mut y, mut alone] = [0; 2].map(|_| on.output(len));
     gate::forward(activation, &of_gate, &up, len, &mut y);
-    gate::backward_in_place(activation, &d_y, &mut of_gate, &mut up, len);
+    gate::backward_in_place(activation, &mut d_y, &mut of_gate, &mut up, len, true);
     gate::plain_forward(activation, &x, len, &mut alone);
-    gate::plain_backward_in_place(activation, &d_y, &mut x, len);
-    vec![all(&y), all(&of_gate), all(&up), all(&alone), all(&x)]
+    gate::plain_backward_in_place(activation, &mut d_alone, &mut x, len, false);
+    vec![all(&y), all(&of_gate), all(&up), all(&d_y), all(&alone), all(&x), all(&d_alone)]
 }
 
 fn row_cases() -> Vec<Case> {
@@ -159,9 +160,12 @@ fn rope_cases() -> Vec<Case> {
             angles.set(&positions, &frequencies);
             let len = rows * heads * head_dim;
             let (x, mut y, mut d_x) = (on.activation(31, len), on.output(len), on.activation(32, len));
+            let [mut turned, mut d_keys] = [33, 34].map(|seed| on.activation(seed, rows * head_dim));
+            let mut queries = on.activation(35, len);
             rope::forward(&x, &angles, rows, heads, &mut y);
-            rope::backward_in_place(&mut d_x, &angles, rows, heads);
-            vec![all(&y), all(&d_x)]
+            rope::forward_in_place([&mut queries, &mut turned], &angles, rows, [heads, 1]);
+            rope::backward_in_place([&mut d_x, &mut d_keys], &angles, rows, [heads, 1]);
+            vec![all(&y), all(&queries), all(&turned), all(&d_x), all(&d_keys)]
         }));
     }
     cases
@@ -176,7 +180,9 @@ fn rms_norm_case(on: &Place, rows: usize, width: usize) -> Outputs {
     rms_norm::recompute(&x, &weight, &rstd, rows, &mut again);
     rms_norm::backward(&d_y, &x, &weight, &rstd, rows, &mut d_x);
     rms_norm::backward_weight(&d_y, &x, &rstd, rows, &mut d_weight);
-    vec![all(&y), all(&again), all(&rstd), all(&d_x), all(&d_weight)]
+    let (mut d_twice, mut output) = (on.activation(23, len), on.output(len));
+    rms_norm::backward_and_output(&d_y, &x, &weight, &rstd, rows, &mut d_twice, &mut output);
+    vec![all(&y), all(&again), all(&rstd), all(&d_x), all(&d_weight), all(&d_twice), all(&output)]
 }
 
 fn layer_norm_case(on: &Place, rows: usize, width: usize, with_bias: bool) -> Outputs {
@@ -260,16 +266,20 @@ fn weight_case(stored: Stored, m: usize, rows: usize, cols: usize) -> Case {
             (on.activation(41, m * cols), on.activation(42, m * rows), on.parameter(43, rows));
         let (mut y, mut added, mut d_x) =
             (on.output(m * rows), on.activation(44, m * rows), on.output(m * cols));
+        let (before, mut behind, mut scaled) =
+            (on.activation(45, m * rows), on.output(m * rows), on.output(m * rows));
         let forward = Term { left: View::rows(&x, cols), right: Right::WeightTransposed(&weight), k: cols };
         let backward = Term { left: View::rows(&d_y, rows), right: Right::Weight(&weight), k: rows };
         matmul::run(&mut [
             Product { bias: Some(&bias), ..Product::new(m, rows, forward, &mut y) },
-            Product { bias: Some(&bias), accumulate: true, ..Product::new(m, rows, forward, &mut added) },
+            Product { bias: Some(&bias), base: Base::Output, ..Product::new(m, rows, forward, &mut added) },
+            Product { base: Base::Of(&before), ..Product::new(m, rows, forward, &mut behind) },
+            Product { scale: 0.3, ..Product::new(m, rows, forward, &mut scaled) },
             Product::new(m, cols, backward, &mut d_x),
         ]);
         let (ids, mut picked) = ([rows - 1, 0, rows - 1].map(|row| row as u32), on.output(3 * cols));
         embedding::forward(&weight, &ids, &mut picked);
-        vec![all(&y), all(&added), all(&d_x), all(&picked)]
+        vec![all(&y), all(&added), all(&behind), all(&scaled), all(&d_x), all(&picked)]
     })
 }
 
@@ -288,7 +298,10 @@ fn product_cases() -> Vec<Case> {
         Stored::Pairs(Format::Q5_1),
         Stored::Trained,
     ]);
-    let mut cases: Vec<Case> = stored.map(|stored| weight_case(stored, 5, 48, 256)).collect();
+    // Few rows are multiplied without decoding the matrix first.
+    let mut cases: Vec<Case> = stored
+        .flat_map(|stored| [weight_case(stored, 5, 48, 256), weight_case(stored, 11, 48, 256)])
+        .collect();
     cases.push(weight_case(four_bit(Code::Nf4, true), 1, 130, 66));
     cases.push(weight_case(Stored::Blocks(Format::BF16), 65, 33, 70));
     for (tokens, rank) in [(1usize, 8usize), (37, 16)] {
@@ -332,8 +345,8 @@ fn lora_products(on: &Place, tokens: usize, rank: usize) -> Outputs {
     let of_a = Term { left: View::rows(&u, all_ranks).t(), right: Right::View(x_view), k: tokens };
     let of_b = Term { left: part.t(), right: Right::View(View::rows(&d_y, outputs)), k: tokens };
     matmul::run(&mut [
-        Product { accumulate: true, ..Product::new(all_ranks, inputs, of_a, &mut d_a) },
-        Product { accumulate: true, ..Product::new(rank, outputs, of_b, &mut d_b_t) },
+        Product { base: Base::Output, ..Product::new(all_ranks, inputs, of_a, &mut d_a) },
+        Product { base: Base::Output, ..Product::new(rank, outputs, of_b, &mut d_b_t) },
     ]);
     vec![all(&u), all(&second), all(&y), all(&d_a), all(&d_b_t)]
 }
@@ -458,7 +471,13 @@ fn attention_case(on: &Place, heads: Heads, scores: Scores, tree: &[(usize, Opti
     let mut workspace = on.statistic(workspace);
     let (mut d_q, mut d_k, mut d_v) = (on.output(wide), on.output(narrow), on.output(narrow));
     let saved = Saved { q: &q, k: &k, v: &v, out: &out, lse: &lse };
-    let gradients = Gradients { q: &mut d_q, k: &mut d_k, v: &mut d_v };
+    let rotation = Rotation::of_whole_heads(heads.dim / 2);
+    let mut angles = Angles::for_rotation(tokens, rotation, |len| on.statistic(len));
+    let positions: Vec<u32> = (0..tokens as u32).collect();
+    angles.set(&positions, &vec![0.2; heads.dim / 2]);
+    // Of some streams queries and keys count as turned.
+    let turned = (tree.len() > 1).then_some(&angles);
+    let gradients = Gradients { q: &mut d_q, k: &mut d_k, v: &mut d_v, turned };
     attention::backward(&d_out, saved, &segments, heads, scores, gradients, &mut workspace);
     vec![all(&out), all(&lse), all(&d_q), all(&d_k), all(&d_v)]
 }

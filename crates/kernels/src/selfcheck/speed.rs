@@ -85,8 +85,8 @@ pub fn measure(gpu: Gpu, mut on_speed: impl FnMut(Speed)) {
     time("swiglu", bytes(wide, 3.0), &mut || {
         gate::forward(Activation::Silu, &of_gate, &up, wide, &mut inner)
     });
-    time("swiglu backward", bytes(wide, 5.0), &mut || {
-        gate::backward_in_place(Activation::Silu, &inner, &mut of_gate, &mut up, wide);
+    time("swiglu backward", bytes(wide, 6.0), &mut || {
+        gate::backward_in_place(Activation::Silu, &mut inner, &mut of_gate, &mut up, wide, true);
     });
 
     let (segments, of_scores) = (Segments::single(TOKENS), Scores::of(HEADS));
@@ -102,7 +102,7 @@ pub fn measure(gpu: Gpu, mut on_speed: impl FnMut(Speed)) {
     let [mut d_q, mut d_k, mut d_v] = [0; 3].map(|_| Tensor::activation(device, TOKENS * HIDDEN));
     time("attention backward", Work::Flops(5.0 * scores), &mut || {
         let saved = attention::Saved { q: &x, k: &k, v: &v, out: &y, lse: &lse };
-        let gradients = attention::Gradients { q: &mut d_q, k: &mut d_k, v: &mut d_v };
+        let gradients = attention::Gradients { q: &mut d_q, k: &mut d_k, v: &mut d_v, turned: None };
         attention::backward(&d_out, saved, &segments, HEADS, of_scores, gradients, &mut workspace);
     });
 }

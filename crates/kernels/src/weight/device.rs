@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::frozen::{FrozenWeight, RowOrder, Storage};
 use crate::gpu::{Float, Gpu, Region, count};
-use crate::quant::cuda::{Rows, Tile};
+use crate::quant::cuda::{FewRows, Rows, Tile};
 use crate::quant::on_gpu::OnGpu;
 use crate::tensor::{Device, Tensor};
 
@@ -61,6 +61,12 @@ impl DeviceWeight {
     pub(super) fn decode(&self, rows: Rows, of: usize, float: Float, out: Region) {
         let tile = Tile { rows, order: self.row_order, count: count(of), cols: count(self.cols) };
         self.data.decode(self.gpu, tile, float, out);
+    }
+
+    /// Multiplies few rows with the matrix.
+    pub(super) fn multiply(&self, float: Float, few: FewRows) {
+        let shape = (count(self.rows), count(self.cols));
+        self.data.multiply(self.gpu, float, FewRows { order: self.row_order, shape, ..few });
     }
 
     /// The values of the rows `rows` in f32, where they are.

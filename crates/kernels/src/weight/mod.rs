@@ -16,7 +16,7 @@ pub use trained::TrainedWeight;
 
 use crate::gpu::{Float, Gpu, Region, count};
 use crate::quant::Format;
-use crate::quant::cuda::{Rows, Tile, decode_blocks};
+use crate::quant::cuda::{FewRows, Rows, Stored, Tile};
 use crate::tensor::{Device, Tensor};
 
 /// How a weight is multiplied. Sums are f32 either way.
@@ -250,7 +250,22 @@ impl GpuWeight<'_> {
             GpuWeight::Trained(weight) => {
                 let tile =
                     Tile { rows, order: RowOrder::Stored, count: count(of), cols: count(weight.cols()) };
-                gpu.run(&decode_blocks(Format::F32, float, weight.values.region(), tile, out));
+                gpu.run(&Stored::Blocks(Format::F32, weight.values.region()).decode(float, tile, out));
+            }
+        }
+    }
+
+    /// Multiplies few rows, of type `float`, with the matrix, whose order and shape `few` has from here.
+    pub(crate) fn multiply(&self, gpu: Gpu, float: Float, few: FewRows) {
+        match self {
+            GpuWeight::Frozen(weight) => weight.multiply(float, few),
+            GpuWeight::Trained(weight) => {
+                let few = FewRows {
+                    order: RowOrder::Stored,
+                    shape: (count(weight.rows()), count(weight.cols())),
+                    ..few
+                };
+                gpu.run(&Stored::Blocks(Format::F32, weight.values.region()).multiply(float, few));
             }
         }
     }

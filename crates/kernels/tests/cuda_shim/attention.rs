@@ -6,6 +6,7 @@ use lorafit_kernels::ops::attention::cuda::{self, DeviceTree, Operands, Tree};
 use lorafit_kernels::ops::attention::{
     Gradients, Heads, Saved, Scores, Segment, Segments, backward, backward_workspace, forward, forward_cached,
 };
+use lorafit_kernels::ops::rope::{Angles, Rotation};
 
 use crate::machine::Machine;
 use crate::{FLOATS, assert_close, tensor, tolerance, values};
@@ -78,7 +79,15 @@ fn check_scores(kernels: Kernels, heads: Heads, scores: Scores, list: &[(usize, 
     forward(&tq, &tk, &tv, &segments, heads, scores, &mut t_out, &mut t_lse);
     let saved = Saved { q: &tq, k: &tk, v: &tv, out: &t_out, lse: &t_lse };
     let mut workspace = tensor(&vec![0.0; backward_workspace(Placement::Cpu, tokens, heads)]);
-    let gradients = Gradients { q: &mut t_dq, k: &mut t_dk, v: &mut t_dv };
+    // What tensor cores turn back themselves counts as turned.
+    let rotation = Rotation::of_whole_heads(dim / 2);
+    let angles: Vec<f32> = (0..tokens * (dim / 2)).map(|i| i as f32 * 0.37).collect();
+    let [cos, sin] = [f32::cos, f32::sin].map(|of| angles.iter().map(|angle| of(*angle)).collect::<Vec<_>>());
+    let mut parts = [&cos, &sin].into_iter();
+    let t_angles = Angles::for_rotation(tokens, rotation, |_| tensor(parts.next().expect("two parts")));
+    let turns = kernels == Kernels::Mma && cuda::turns_back(heads, rotation);
+    let turned = turns.then_some(&t_angles);
+    let gradients = Gradients { q: &mut t_dq, k: &mut t_dk, v: &mut t_dv, turned };
     backward(&td, saved, &segments, heads, scores, gradients, &mut workspace);
 
     let tree = Tree::new(&segments, heads);
@@ -96,11 +105,12 @@ fn check_scores(kernels: Kernels, heads: Heads, scores: Scores, list: &[(usize, 
     // Sums of exact products in f32.
     assert_close(&machine.get_floats(F32, lse), &t_lse.to_vec(per_head), 1e-5, &what("lse"));
 
-    let gradients = cuda::Gradients { q: d_q, k: d_k, v: d_v };
+    let [cos, sin] = [&cos, &sin].map(|part| machine.put_floats(F32, part));
+    let gradients = cuda::Gradients { q: d_q, k: d_k, v: d_v, turned: turns.then_some((cos, sin)) };
     let launches = match kernels {
-        Kernels::Mma => cuda::backward(d_out, operands, on_device, heads, scores, gradients, delta),
+        Kernels::Mma => cuda::backward(d_out, operands, on_device, heads, scores, gradients, delta).to_vec(),
         Kernels::Plain(float) => {
-            cuda::plain_backward(float, d_out, operands, on_device, heads, scores, gradients, delta)
+            cuda::plain_backward(float, d_out, operands, on_device, heads, scores, gradients, delta).to_vec()
         }
     };
     for launch in launches {

@@ -100,7 +100,7 @@ impl Driver for ShimDriver {
     fn multiply(&self, gemm: &Gemm) -> Result<(), DeviceError> {
         self.recorder.multiply(gemm)?;
         let mut state = self.state();
-        let Gemm { m, n, k, left, right, out, accumulate } = *gemm;
+        let Gemm { m, n, k, left, right, out, scale, base } = *gemm;
         let (left, right) = (state.values(left, m, k), state.values(right, k, n));
         let mut sums = vec![0.0; (m * n) as usize];
         for (left, sums) in left.chunks_exact(k as usize).zip(sums.chunks_exact_mut(n as usize)) {
@@ -108,8 +108,10 @@ impl Driver for ShimDriver {
                 sums.iter_mut().zip(right).for_each(|(sum, y)| *sum += x * y);
             }
         }
-        if accumulate {
-            sums.iter_mut().zip(state.values(out, m, n)).for_each(|(sum, before)| *sum += before);
+        sums.iter_mut().for_each(|sum| *sum *= scale.value());
+        if let Some(region) = base {
+            let before = state.values(Matrix { region, ..out }, m, n);
+            sums.iter_mut().zip(before).for_each(|(sum, before)| *sum += before);
         }
         let row_bytes = out.float.bytes(n);
         for (i, sums) in (0..m).zip(sums.chunks_exact(n as usize)) {

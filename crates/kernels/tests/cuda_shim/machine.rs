@@ -132,8 +132,8 @@ impl Machine {
         let mut args = Vec::new();
         for arg in &launch.args {
             let (kind, value) = match *arg {
-                Arg::In(region) | Arg::Out(region) => {
-                    let writes = matches!(arg, Arg::Out(_));
+                Arg::In(region) | Arg::Out(region) | Arg::Update(region) => {
+                    let writes = !matches!(arg, Arg::In(_));
                     let known = regions.iter().position(|(known, _)| known.offset == region.offset);
                     let index = known.unwrap_or(regions.len());
                     if known.is_none() {

@@ -37,7 +37,14 @@ fn rms_norm_equals_the_cpu() {
             assert_eq!(machine.get(y), machine.get(again), "{what}: recompute gives the same bits");
 
             let (d_y, d_x) = (machine.put_floats(float, &d_y), machine.put_floats(float, &before));
-            machine.run(&rms_norm::cuda::backward(float, d_y, x, w, rstd, shape, d_x));
+            let unchanged = machine.get(d_x).to_vec();
+            let output = machine.put_floats(float, &vec![9.0; len]);
+            machine.run(&rms_norm::cuda::backward(float, d_y, x, w, rstd, shape, d_x, None));
+            let first = machine.get(d_x).to_vec();
+            machine.get_mut(d_x).copy_from_slice(&unchanged);
+            machine.run(&rms_norm::cuda::backward(float, d_y, x, w, rstd, shape, d_x, Some(output)));
+            assert_eq!(machine.get(d_x), first, "{what}: the gradient does not depend on the output");
+            assert_eq!(machine.get(y), machine.get(output), "{what}: backward gives the output's bits");
             assert_close(&machine.get_floats(float, d_x), &t_dx.to_vec(len), tolerance(float), &what);
         }
     }
@@ -112,19 +119,27 @@ fn rope_equals_the_cpu() {
             t_angles.set(&positions, &frequencies);
             let (x, d) = (values(float, 5, len), values(float, 6, len));
             let (mut tx, mut td) = (tensor(&x), tensor(&d));
-            rope::forward_in_place(&mut tx, &t_angles, rows, heads);
-            rope::backward_in_place(&mut td, &t_angles, rows, heads);
+            // As keys one head for every row.
+            let keys = values(float, 7, rows * head_dim);
+            let [mut t_keys, mut td_keys] = [0; 2].map(|_| tensor(&keys));
+            rope::forward_in_place([&mut tx, &mut t_keys], &t_angles, rows, [heads, 1]);
+            rope::backward_in_place([&mut td, &mut td_keys], &t_angles, rows, [heads, 1]);
 
             let (positions, frequencies) =
                 (machine.put_u32(&positions), machine.put_floats(Float::F32, &frequencies));
             let [cos, sin] = [0, 1].map(|_| machine.put(&vec![0; 4 * rows * half]));
-            let (shape, angles) = ((rows as u32, heads as u32), (rows as u32, half as u32));
+            let (shape, angles) = ((rows, [heads, 1]), (rows as u32, half as u32));
             let factor = rotation.factor;
             machine.run(&rope::cuda::angles(positions, frequencies, angles, factor, cos, sin));
-            for (values, expected, turn) in [(&x, &tx, Turn::Forward), (&d, &td, Turn::Backward)] {
-                let x = machine.put_floats(float, values);
-                machine.run(&rope::cuda::turn(float, x, (cos, sin), turn, shape, rotation));
-                assert_close(&machine.get_floats(float, x), &expected.to_vec(len), tolerance(float), &what);
+            for (values, expected, of_keys, turn) in
+                [(&x, &tx, &t_keys, Turn::Forward), (&d, &td, &td_keys, Turn::Backward)]
+            {
+                let [x, k] = [values, &keys].map(|values| machine.put_floats(float, values));
+                machine.run(&rope::cuda::turn(float, [x, k], (cos, sin), turn, shape, rotation));
+                for (found, expected) in [(x, expected), (k, of_keys)] {
+                    let expected = expected.to_vec(expected.len());
+                    assert_close(&machine.get_floats(float, found), &expected, tolerance(float), &what);
+                }
             }
         }
     }
@@ -143,19 +158,22 @@ fn gates_and_activations_equal_the_cpu() {
             let (mut tg, mut tu, mut ty) = (tensor(&gate), tensor(&up), tensor(&vec![0.0; len]));
             let (mut tx, mut t_alone) = (tensor(&gate), tensor(&vec![0.0; len]));
             gate::forward(activation, &tg, &tu, len, &mut ty);
-            gate::backward_in_place(activation, &tensor(&d_y), &mut tg, &mut tu, len);
+            let [mut td, mut td_alone] = [0; 2].map(|_| tensor(&d_y));
+            gate::backward_in_place(activation, &mut td, &mut tg, &mut tu, len, true);
             gate::plain_forward(activation, &tx, len, &mut t_alone);
-            gate::plain_backward_in_place(activation, &tensor(&d_y), &mut tx, len);
+            gate::plain_backward_in_place(activation, &mut td_alone, &mut tx, len, true);
 
-            let [g, u, d, x] = [&gate, &up, &d_y, &gate].map(|v| machine.put_floats(float, v));
+            let [g, u, d, x, d_alone] = [&gate, &up, &d_y, &gate, &d_y].map(|v| machine.put_floats(float, v));
             let [y, alone] = [0; 2].map(|_| machine.put_floats(float, &vec![9.0; len]));
             let count = len as u64;
             machine.run(&gate::cuda::forward(float, activation, g, u, count, y));
-            machine.run(&gate::cuda::backward_in_place(float, activation, d, g, u, count));
+            machine.run(&gate::cuda::backward_in_place(float, activation, d, g, u, count, true));
             machine.run(&gate::cuda::plain_forward(float, activation, x, count, alone));
-            machine.run(&gate::cuda::plain_backward_in_place(float, activation, d, x, count));
+            machine.run(&gate::cuda::plain_backward_in_place(float, activation, d_alone, x, count, true));
             for (found, expected, what) in
                 [(y, &ty, "y"), (g, &tg, "gate"), (u, &tu, "up"), (alone, &t_alone, "alone"), (x, &tx, "x")]
+                    .into_iter()
+                    .chain([(d, &td, "y again"), (d_alone, &td_alone, "alone again")])
             {
                 let what = format!("{float:?} {activation:?} {what} of {len}");
                 assert_close(

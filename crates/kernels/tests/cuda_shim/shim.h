@@ -146,6 +146,11 @@ inline void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     }
 }
 
+inline void mma_first(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    for (float& sum : d) sum = 0.0f;
+    mma(d, a, b0, b1);
+}
+
 inline const u16* matrix_row(const u8* left, int lane) {
     const u16* row;
     memcpy(&row, left + 64 * lane, sizeof row);

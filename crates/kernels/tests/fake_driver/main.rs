@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use lorafit_kernels::gpu::Float;
-use lorafit_kernels::ops::matmul::{self, Product, Right, Term, View};
+use lorafit_kernels::ops::matmul::{self, Base, Product, Right, Term, View};
 use lorafit_kernels::random::mix;
 use lorafit_kernels::{Device, Tensor, cuda, selfcheck};
 
@@ -290,12 +290,13 @@ fn unaligned_products() {
         let (left, right, mut out) =
             (tensor(1, m * (k + 3)), tensor(2, n * (k + 1)), tensor(3, 1 + m * (n + 2)));
         let before = out.to_vec(out.len());
-        for accumulate in [false, true] {
+        for is_added in [false, true] {
             let right = Right::View(View::rows(&right, k + 1).from_col(1).t());
             let term = Term { left: View::rows(&left, k + 3).from_col(3), right, k };
             let (out_offset, out_stride) = (1, n + 2);
             let product = Product::new(m, n, term, &mut out);
-            matmul::run(&mut [Product { accumulate, out_offset, out_stride, ..product }]);
+            let base = if is_added { Base::Output } else { Base::Zero };
+            matmul::run(&mut [Product { base, out_offset, out_stride, ..product }]);
         }
         for (i, found) in out.to_vec(out.len()).into_iter().enumerate() {
             let (row, col) = (i.wrapping_sub(1) / (n + 2), i.wrapping_sub(1) % (n + 2));

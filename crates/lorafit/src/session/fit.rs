@@ -41,7 +41,7 @@ impl MemoryArgs {
         quantized: bool,
         device: Device,
     ) -> Result<Result<(Recompute, MemoryPlan), CliError>, TargetError> {
-        let choice = self.policy(quantized);
+        let choice = self.policy(quantized, request.placement);
         let limit = self.limit(device).unwrap_or(u64::MAX);
         let (asked, found) = match choice {
             RecomputeChoice::Fixed(recompute) => {

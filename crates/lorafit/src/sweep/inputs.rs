@@ -120,7 +120,7 @@ impl Inputs {
                 let (weights, trainable) = (trained[i].weight_bytes(base), trained[i].trainable());
                 let training = args.plan_request(base, data, weights, trainable);
                 TrialRequest {
-                    recompute: args.memory.policy(args.base.quant.is_some()),
+                    recompute: args.memory.policy(args.base.quant.is_some(), training.placement),
                     answering: EvaluationRequest {
                         config: training.config,
                         weights,

@@ -153,6 +153,12 @@ pub(crate) struct LoraGroup {
 }
 
 impl LoraGroup {
+    /// What all parts are scaled by, if it is the same.
+    pub(crate) fn scale_of_all(&self) -> Option<f32> {
+        let first = self.parts.first()?.scale;
+        self.parts.iter().all(|part| part.scale == first).then_some(first)
+    }
+
     pub(crate) fn part_of(&self, projection: usize) -> Option<&LoraPart> {
         self.parts.iter().find(|p| p.projection == projection)
     }
@@ -166,12 +172,14 @@ pub(crate) struct GroupGradients {
 }
 
 impl GroupGradients {
-    /// Zeros for the factors of `group`.
-    pub(crate) fn like(group: &LoraGroup) -> Self {
-        GroupGradients {
-            a: group.a.zeros_like(),
-            b_t: group.parts.iter().map(|p| p.b_t.zeros_like()).collect(),
-        }
+    /// For the factors of `group`, of zeros that come in the order of [`Adapter::tensors`].
+    pub(crate) fn of(group: &LoraGroup, zeros: &mut impl Iterator<Item = Tensor>) -> Self {
+        let mut like = |tensor: &Tensor| {
+            let zeros = zeros.next().expect("zeros for every factor");
+            assert_eq!(zeros.len(), tensor.len(), "a gradient is as long as its factor");
+            zeros
+        };
+        GroupGradients { a: like(&group.a), b_t: group.parts.iter().map(|p| like(&p.b_t)).collect() }
     }
 }
 
@@ -219,31 +227,54 @@ impl Adapter {
     /// An adapter of the given projections (in forward order) with all factors zero.
     pub(crate) fn zeros(config: &Config, lora: &LoraConfig, shapes: &[PartShape], device: Device) -> Self {
         let modules = config.modules();
-        let group = |layer: usize, of_site: &[Module]| {
-            let mut parts = Vec::new();
-            let mut rank = 0;
-            for &module in of_site {
-                if let Some(shape) = shapes.iter().find(|s| s.layer == layer && s.module == module) {
-                    let (outputs, _) = module_shape(config, module);
-                    let b_t = Tensor::zeros(device, shape.rank * outputs);
-                    let projection = module.projection();
-                    parts.push(LoraPart {
-                        projection,
-                        first: rank,
-                        rank: shape.rank,
-                        scale: shape.scale,
-                        b_t,
-                    });
-                    rank += shape.rank;
-                }
-            }
-            let (_, inputs) = module_shape(config, of_site[0]);
-            (rank > 0).then(|| LoraGroup { a: Tensor::zeros(device, rank * inputs), rank, parts })
+        let mut lens = Vec::new();
+        // Only lengths at first.
+        let count = |len| {
+            lens.push(len);
+            Tensor::zeros(Device::Cpu, 0)
         };
-        let of_layer =
-            |layer| modules.chunk_by(|a, b| a.site() == b.site()).map(|site| group(layer, site)).collect();
-        let layers = (0..config.num_hidden_layers).map(of_layer).collect();
+        Adapter::lay_out(config, &modules, shapes, count);
+        let mut tensors = Tensor::zeros_together(device, &lens, true).into_iter();
+        let layers =
+            Adapter::lay_out(config, &modules, shapes, |_| tensors.next().expect("a tensor for each length"));
         Adapter { layers, modules, config: lora.clone(), notes: Vec::new() }
+    }
+
+    /// The groups of all layers, of tensors that are asked for in the order of [`Adapter::tensors`].
+    fn lay_out(
+        config: &Config,
+        modules: &[Module],
+        shapes: &[PartShape],
+        mut zeros: impl FnMut(usize) -> Tensor,
+    ) -> Vec<Vec<Option<LoraGroup>>> {
+        let mut group = |layer: usize, of_site: &[Module]| {
+            let of_site: Vec<(&Module, &PartShape)> = of_site
+                .iter()
+                .filter_map(|module| {
+                    Some((module, shapes.iter().find(|s| s.layer == layer && s.module == *module)?))
+                })
+                .collect();
+            let rank = of_site.iter().map(|(_, shape)| shape.rank).sum();
+            let (_, inputs) = module_shape(config, *of_site.first()?.0);
+            let (a, mut first) = (zeros(rank * inputs), 0);
+            let part = |(&module, shape): (&Module, &PartShape)| {
+                let (outputs, _) = module_shape(config, module);
+                let b_t = zeros(shape.rank * outputs);
+                first += shape.rank;
+                LoraPart {
+                    projection: module.projection(),
+                    first: first - shape.rank,
+                    rank: shape.rank,
+                    scale: shape.scale,
+                    b_t,
+                }
+            };
+            let parts = of_site.into_iter().map(part).collect();
+            Some(LoraGroup { a, rank, parts })
+        };
+        let mut of_layer =
+            |layer| modules.chunk_by(|a, b| a.site() == b.site()).map(|site| group(layer, site)).collect();
+        (0..config.num_hidden_layers).map(&mut of_layer).collect()
     }
 
     /// An adapter of no projection, which changes nothing.

@@ -17,6 +17,7 @@ impl AddStep {
     /// Adds `scratch.branch`.
     pub(crate) fn forward(&self, pass: &mut ForwardPass<'_>) {
         let values = pass.rows * pass.scratch.hidden_size;
+        pass.stream_to_hidden();
         let branch = &pass.scratch.branch;
         match self.scale {
             1.0 => elementwise::add(branch, values, pass.hidden),

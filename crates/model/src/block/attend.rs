@@ -1,12 +1,13 @@
 //! Attention as a step of a block: norms of queries and keys, where there are some, rotation, and attention itself.
 
+use lorafit_kernels::Tensor;
 use lorafit_kernels::ops::attention::{self, Gradients as AttentionGradients, Heads, Saved, Scores};
 use lorafit_kernels::ops::elementwise;
-use lorafit_kernels::ops::rope;
+use lorafit_kernels::ops::rope::{self, Angles};
 
 use super::norm::{Norm, NormGradients};
 use super::pass::{BackwardPass, Context, ForwardPass};
-use crate::buffers::{SavedBlock, Scratch};
+use crate::buffers::{SavedBlock, Scratch, Wide};
 use crate::kv_cache::Run;
 
 /// The attention of a block.
@@ -33,12 +34,25 @@ impl AttendStep {
         self.stats + self.norms.as_ref().map_or(0, |norms| norms.len())
     }
 
+    /// Whether queries and keys become in their places what attention reads: nothing else reads what they were before, and
+    /// they are kept as they were computed.
+    fn in_place(&self, saved: &SavedBlock) -> bool {
+        self.norms.is_none() && saved.as_computed
+    }
+
     /// From the projections in `saved.wide.q, k, v` to `saved.wide.attended`.
     pub(crate) fn forward(&self, pass: &mut ForwardPass<'_>, context: &mut Context<'_>) {
         let (saved, scratch) = (&mut *pass.saved, &mut *pass.scratch);
-        self.positioned(pass.rows, saved, scratch, true);
-        let (q, k, lse) = (&scratch.q, &scratch.k, self.lse());
-        let (v, out) = (&saved.wide.v, &mut saved.wide.attended);
+        let in_place = self.in_place(saved);
+        if in_place {
+            let Wide { q, k, .. } = &mut saved.wide;
+            self.turn(pass.rows, [q, k], &scratch.angles, &scratch.query_factors);
+        } else {
+            self.positioned(pass.rows, saved, scratch, true);
+        }
+        let lse = self.lse();
+        let Wide { q, k, v, attended: out, .. } = &mut saved.wide;
+        let (q, k, v) = if in_place { (&*q, &*k, &*v) } else { (&scratch.q, &scratch.k, &*v) };
         match context {
             Context::Stream(segments) => {
                 attention::forward(q, k, v, segments, self.heads, self.scores, out, &mut saved.stats[lse]);
@@ -58,18 +72,27 @@ impl AttendStep {
         }
     }
 
-    /// Queries and keys after norm and rotation, from the projections. `first` is false when backward computes
+    /// Rotates queries and keys, and has queries grow.
+    fn turn(&self, rows: usize, [q, k]: [&mut Tensor; 2], angles: &[Angles], query_factors: &Tensor) {
+        let heads = [self.heads.query, self.heads.key_value];
+        if let Some(rope) = self.rope {
+            rope::forward_in_place([&mut *q, k], &angles[rope], rows, heads);
+        }
+        if self.grows {
+            elementwise::scale_rows(q, rows, heads[0] * self.heads.dim, query_factors);
+        }
+    }
+
+    /// Queries and keys after norm and rotation in `scratch`, from the projections. `first` is false when backward computes
     /// them again and the norms' statistics are known.
     fn positioned(&self, rows: usize, saved: &mut SavedBlock, scratch: &mut Scratch, first: bool) {
-        let Scratch { q, k, query_factors, .. } = scratch;
-        let angles = self.rope.map(|rope| &scratch.angles[rope]);
+        let Scratch { q, k, query_factors, angles, .. } = scratch;
         let (wide, heads) = (&saved.wide, [self.heads.query, self.heads.key_value]);
-        for (i, ((x, y), heads)) in [(&wide.q, &mut *q), (&wide.k, k)].into_iter().zip(heads).enumerate() {
+        for (i, ((x, y), heads)) in
+            [(&wide.q, &mut *q), (&wide.k, &mut *k)].into_iter().zip(heads).enumerate()
+        {
             let Some(norms) = &self.norms else {
-                match angles {
-                    Some(angles) => rope::forward(x, angles, rows, heads, y),
-                    None => elementwise::copy(x, rows * heads * self.heads.dim, y),
-                }
+                elementwise::copy(x, rows * heads * self.heads.dim, y);
                 continue;
             };
             let (norm, rstd) = (&norms[i], &mut saved.stats[self.stats + i]);
@@ -78,13 +101,8 @@ impl AttendStep {
                 true => norm.forward(x, normed_rows, y, rstd),
                 false => norm.recompute(x, normed_rows, rstd, y),
             }
-            if let Some(angles) = angles {
-                rope::forward_in_place(y, angles, rows, heads);
-            }
         }
-        if self.grows {
-            elementwise::scale_rows(q, rows, heads[0] * self.heads.dim, query_factors);
-        }
+        self.turn(rows, [q, k], angles, query_factors);
     }
 
     /// From the gradient of the attention's output, in `scratch.normed`, to the gradients of the projections' outputs, in
@@ -92,15 +110,18 @@ impl AttendStep {
     pub(crate) fn backward(&self, pass: &mut BackwardPass<'_>, gradients: &mut HeadNormGradients) {
         let BackwardPass { rows, segments, saved, scratch, back, .. } = pass;
         let (rows, heads) = (*rows, [self.heads.query, self.heads.key_value]);
-        self.positioned(rows, saved, scratch, false);
-        let forward = Saved {
-            q: &scratch.q,
-            k: &scratch.k,
-            v: &saved.wide.v,
-            out: &saved.wide.attended,
-            lse: &saved.stats[self.lse()],
-        };
-        let of_projections = AttentionGradients { q: &mut back.d_q, k: &mut back.d_k, v: &mut back.d_v };
+        let in_place = self.in_place(saved);
+        if !in_place {
+            self.positioned(rows, saved, scratch, false);
+        }
+        let (q, k) = if in_place { (&saved.wide.q, &saved.wide.k) } else { (&scratch.q, &scratch.k) };
+        let forward =
+            Saved { q, k, v: &saved.wide.v, out: &saved.wide.attended, lse: &saved.stats[self.lse()] };
+        let angles = self.rope.map(|rope| &scratch.angles[rope]);
+        // What grows after it was rotated goes back before.
+        let turned = angles.filter(|_| !self.grows);
+        let of_projections =
+            AttentionGradients { q: &mut back.d_q, k: &mut back.d_k, v: &mut back.d_v, turned };
         let d_out = &scratch.normed;
         let (of_heads, scores, workspace) = (self.heads, self.scores, &mut back.workspace);
         attention::backward(d_out, forward, segments, of_heads, scores, of_projections, workspace);
@@ -108,10 +129,9 @@ impl AttendStep {
         if self.grows {
             let width = heads[0] * self.heads.dim;
             elementwise::scale_rows(&mut back.d_q, rows, width, &scratch.query_factors);
-        }
-        if let Some(angles) = self.rope.map(|rope| &scratch.angles[rope]) {
-            rope::backward_in_place(&mut back.d_q, angles, rows, heads[0]);
-            rope::backward_in_place(&mut back.d_k, angles, rows, heads[1]);
+            if let Some(angles) = angles {
+                rope::backward_in_place([&mut back.d_q, &mut back.d_k], angles, rows, heads);
+            }
         }
         let Some(norms) = &self.norms else { return };
         // The rotated queries and keys are no longer needed: their buffers take the gradients.

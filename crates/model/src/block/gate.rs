@@ -12,7 +12,7 @@ use crate::shape::GateShape;
 pub(crate) struct GateStep(pub GateShape);
 
 impl GateStep {
-    /// From gate and up to `act`; in backward, a second time.
+    /// From gate and up to `act`; in backward a second time, where nothing below the gate is trained.
     pub(crate) fn forward(&self, wide: &Wide, rows: usize, act: &mut Tensor) {
         let GateShape { activation, gated, width } = self.0;
         match gated {
@@ -21,15 +21,15 @@ impl GateStep {
         }
     }
 
-    /// From the gradient of the output, in `scratch.act`, to those of gate and up, which take the places of their values.
-    pub(crate) fn backward(&self, pass: &mut BackwardPass<'_>) {
-        let (wide, d_act) = (&mut pass.saved.wide, &pass.scratch.act);
+    /// From the gradient of the output, in `scratch.act`, to those of gate and up, which take the places of their values. The
+    /// output takes the place of its gradient, if it is asked for.
+    pub(crate) fn backward(&self, pass: &mut BackwardPass<'_>, output_again: bool) {
+        let (Wide { gate, up, .. }, act) = (&mut pass.saved.wide, &mut pass.scratch.act);
         let GateShape { activation, gated, width } = self.0;
+        let len = pass.rows * width;
         match gated {
-            true => {
-                gate::backward_in_place(activation, d_act, &mut wide.gate, &mut wide.up, pass.rows * width)
-            }
-            false => gate::plain_backward_in_place(activation, d_act, &mut wide.up, pass.rows * width),
+            true => gate::backward_in_place(activation, act, gate, up, len, output_again),
+            false => gate::plain_backward_in_place(activation, act, up, len, output_again),
         }
     }
 }

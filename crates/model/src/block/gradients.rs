@@ -81,13 +81,19 @@ impl StepGradients {
 }
 
 impl BlockGradients {
-    /// Zeros for what of `block` is trained, and for the factors of its adapters.
-    pub(crate) fn new(block: &Block, adapter: Option<&[Option<LoraGroup>]>) -> Self {
+    /// Zeros for what of `block` is trained, and for the factors of its adapters those of `of_factors`, in the order of
+    /// [`Adapter::tensors`](crate::adapter::Adapter::tensors).
+    pub(crate) fn new(
+        block: &Block,
+        adapter: Option<&[Option<LoraGroup>]>,
+        of_factors: &mut impl Iterator<Item = Tensor>,
+    ) -> Self {
         let of_step = |step: &Step| match step {
             Step::Norm(norm) => StepGradients::Norm(NormGradients::of(&norm.norm)),
             Step::Project(project) => {
                 let group = adapter.and_then(|groups| groups[project.site].as_ref());
-                StepGradients::Project(SiteGradients::new(&project.group, group.map(GroupGradients::like)))
+                let adapter = group.map(|group| GroupGradients::of(group, of_factors));
+                StepGradients::Project(SiteGradients::new(&project.group, adapter))
             }
             Step::Attend(attend) => StepGradients::Attend(
                 attend.norms.as_ref().map(|norms| norms.each_ref().map(NormGradients::of)),

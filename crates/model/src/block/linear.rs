@@ -11,7 +11,7 @@
 
 use lorafit_kernels::ops::dropout;
 use lorafit_kernels::ops::elementwise::{add_column_sums, scale_columns};
-use lorafit_kernels::ops::matmul::{self, Product, Right, Term, View};
+use lorafit_kernels::ops::matmul::{self, Base, Product, Right, Term, View};
 use lorafit_kernels::{ComputeDtype, Tensor, Weight};
 
 use super::gradients::{LinearGradients, SiteGradients};
@@ -64,14 +64,8 @@ impl LinearGroup {
         self.projections[0].weight.cols()
     }
 
-    /// Writes (or with `accumulate` adds to) `outs[i]`, `[rows, out_i]`, for every projection.
-    pub(crate) fn forward(
-        &self,
-        x: &Tensor,
-        work: &mut Work<'_>,
-        outs: &mut [&mut Tensor],
-        accumulate: bool,
-    ) {
+    /// Writes `outs[i]`, `[rows, out_i]`, for every projection, added to `base`.
+    pub(crate) fn forward(&self, x: &Tensor, work: &mut Work<'_>, outs: &mut [&mut Tensor], base: Base<'_>) {
         self.low_rank_inputs(x, work);
         let (inputs, rows, adapter) = (self.inputs(), work.rows, work.adapter.lora);
         let mut products: Vec<Product<'_>> = self
@@ -81,8 +75,8 @@ impl LinearGroup {
             .enumerate()
             .map(|(i, (linear, out))| {
                 let right = Right::WeightTransposed(&linear.weight);
-                let base = Term { left: View::rows(x, inputs), right, k: inputs };
-                let mut product = Product::new(rows, linear.outputs(), base, out);
+                let frozen = Term { left: View::rows(x, inputs), right, k: inputs };
+                let mut product = Product::new(rows, linear.outputs(), frozen, out);
                 if let Some((lora, part)) = adapter.and_then(|l| Some((l, l.part_of(i)?))) {
                     product.terms.push(Term {
                         left: View::rows(work.u, lora.rank).from_col(part.first),
@@ -91,7 +85,7 @@ impl LinearGroup {
                     });
                 }
                 product.bias = linear.bias.as_deref();
-                product.accumulate = accumulate;
+                product.base = base;
                 product
             })
             .collect();
@@ -103,29 +97,60 @@ impl LinearGroup {
         let SiteAdapter { lora: Some(lora), mask } = work.adapter else { return };
         let (inputs, rows) = (self.inputs(), work.rows);
         let a = View::rows(&lora.a, inputs);
-        match mask {
-            None => {
-                let term = Term { left: View::rows(x, inputs), right: Right::View(a.t()), k: inputs };
-                matmul::run(&mut [Product::new(rows, lora.rank, term, work.u)]);
+        let Some(mask) = mask else {
+            let term = Term { left: View::rows(x, inputs), right: Right::View(a.t()), k: inputs };
+            let (product, of_all) = (Product::new(rows, lora.rank, term, work.u), lora.scale_of_all());
+            matmul::run(&mut [Product { scale: of_all.unwrap_or(1.0), ..product }]);
+            for part in lora.parts.iter().filter(|_| of_all.is_none()) {
+                scale_columns(work.u, rows, lora.rank, part.first..part.first + part.rank, part.scale);
             }
-            Some(mask) => {
-                for part in &lora.parts {
-                    dropout::forward(x, mask.derive(part.projection as u64), rows * inputs, work.dropped);
-                    let left = View::rows(work.dropped, inputs);
-                    let term = Term { left, right: Right::View(a.from_row(part.first).t()), k: inputs };
-                    let product = Product::new(rows, part.rank, term, work.u);
-                    matmul::run(&mut [Product { out_offset: part.first, out_stride: lora.rank, ..product }]);
-                }
-            }
-        }
+            return;
+        };
         for part in &lora.parts {
-            scale_columns(work.u, rows, lora.rank, part.first..part.first + part.rank, part.scale);
+            dropout::forward(x, mask.derive(part.projection as u64), rows * inputs, work.dropped);
+            let left = View::rows(work.dropped, inputs);
+            let term = Term { left, right: Right::View(a.from_row(part.first).t()), k: inputs };
+            let (product, scale) = (Product::new(rows, part.rank, term, work.u), part.scale);
+            let (out_offset, out_stride) = (part.first, lora.rank);
+            matmul::run(&mut [Product { out_offset, out_stride, scale, ..product }]);
         }
     }
 
-    /// Adds to `gradients` from `d_outs[i]`, `[rows, out_i]`, and leaves `dU` in `work`. `x` is forward's input, which
-    /// is read as [`SiteGradients::reads_input`] says.
-    pub(crate) fn parameter_gradients(
+    /// Adds the gradients that need no input: of `B` and the biases. From `d_outs[i]`, `[rows, out_i]`; leaves `dU` in `work`.
+    pub(crate) fn output_gradients(
+        &self,
+        d_outs: &[&Tensor],
+        gradients: &mut SiteGradients,
+        work: &mut Work<'_>,
+    ) {
+        let rows = work.rows;
+        if let (Some(lora), Some(gradients)) = (work.adapter.lora, &mut gradients.adapter) {
+            for (part, d_b_t) in lora.parts.iter().zip(&mut gradients.b_t) {
+                let outputs = self.projections[part.projection].outputs();
+                let d_out = View::rows(d_outs[part.projection], outputs);
+                let right = Right::View(View::rows(&part.b_t, outputs).t());
+                let term = Term { left: d_out, right, k: outputs };
+                let (product, scale) = (Product::new(rows, part.rank, term, work.d_u), part.scale);
+                let (out_offset, out_stride) = (part.first, lora.rank);
+                matmul::run(&mut [Product { out_offset, out_stride, scale, ..product }]);
+
+                let u_t = View::rows(work.u, lora.rank).from_col(part.first).t();
+                let term = Term { left: u_t, right: Right::View(d_out), k: rows };
+                let product = Product::new(part.rank, outputs, term, d_b_t);
+                matmul::run(&mut [Product { base: Base::Output, ..product }]);
+            }
+        }
+        for ((linear, d_out), gradients) in
+            self.projections.iter().zip(d_outs).zip(&mut gradients.projections)
+        {
+            if let Some(d_bias) = &mut gradients.bias {
+                add_column_sums(d_out, rows, linear.outputs(), d_bias);
+            }
+        }
+    }
+
+    /// Adds the gradients that forward's input `x` is needed for: of `A` and the weights. `work` has `dU` of the same `d_outs`.
+    pub(crate) fn input_side_gradients(
         &self,
         d_outs: &[&Tensor],
         x: &Tensor,
@@ -133,12 +158,12 @@ impl LinearGroup {
         work: &mut Work<'_>,
     ) {
         if let (Some(lora), Some(gradients)) = (work.adapter.lora, &mut gradients.adapter) {
-            self.adapter_gradients(d_outs, x, lora, gradients, work);
+            self.a_gradients(x, lora, gradients, work);
         }
         self.weight_gradients(d_outs, x, work.rows, &mut gradients.projections);
     }
 
-    /// Overwrites `d_x`, `[rows, in]`, or with `accumulate` adds to it, after [`LinearGroup::parameter_gradients`] of the same
+    /// Overwrites `d_x`, `[rows, in]`, or with `accumulate` adds to it, after [`LinearGroup::output_gradients`] of the same
     /// `d_outs`.
     pub(crate) fn input_gradient(
         &self,
@@ -163,7 +188,8 @@ impl LinearGroup {
             terms.push(Term { left: View::rows(work.d_u, lora.rank), right, k: lora.rank });
         }
         let first = terms[0];
-        matmul::run(&mut [Product { terms, accumulate, ..Product::new(rows, inputs, first, d_x) }]);
+        let base = if accumulate { Base::Output } else { Base::Zero };
+        matmul::run(&mut [Product { terms, base, ..Product::new(rows, inputs, first, d_x) }]);
         if let (Some(lora), Some(mask)) = (lora, mask) {
             for part in &lora.parts {
                 let left = View::rows(work.d_u, lora.rank).from_col(part.first);
@@ -175,7 +201,7 @@ impl LinearGroup {
         }
     }
 
-    /// Adds `dY_i^T X` and the column sums of `dY_i` where weights and biases are trained.
+    /// Adds `dY_i^T X` where weights are trained.
     fn weight_gradients(
         &self,
         d_outs: &[&Tensor],
@@ -190,43 +216,22 @@ impl LinearGroup {
             if let Some(d_weight) = &mut gradients.weight {
                 let left = View::rows(d_out, outputs).t();
                 let term = Term { left, right: Right::View(View::rows(x, inputs)), k: rows };
-                products.push(Product { accumulate: true, ..Product::new(outputs, inputs, term, d_weight) });
-            }
-            if let Some(d_bias) = &mut gradients.bias {
-                add_column_sums(d_out, rows, outputs, d_bias);
+                products
+                    .push(Product { base: Base::Output, ..Product::new(outputs, inputs, term, d_weight) });
             }
         }
         matmul::run(&mut products);
     }
 
-    /// `dU` into `work`, then adds `dA` and `dB^T` to `gradients`.
-    fn adapter_gradients(
-        &self,
-        d_outs: &[&Tensor],
-        x: &Tensor,
-        lora: &LoraGroup,
-        gradients: &mut GroupGradients,
-        work: &mut Work<'_>,
-    ) {
+    /// Adds `dA` to `gradients`, from `dU` in `work`.
+    fn a_gradients(&self, x: &Tensor, lora: &LoraGroup, gradients: &mut GroupGradients, work: &mut Work<'_>) {
         let (inputs, rows) = (self.inputs(), work.rows);
-        for (part, d_b_t) in lora.parts.iter().zip(&mut gradients.b_t) {
-            let outputs = self.projections[part.projection].outputs();
-            let d_out = View::rows(d_outs[part.projection], outputs);
-            let right = Right::View(View::rows(&part.b_t, outputs).t());
-            let product = Product::new(rows, part.rank, Term { left: d_out, right, k: outputs }, work.d_u);
-            matmul::run(&mut [Product { out_offset: part.first, out_stride: lora.rank, ..product }]);
-            scale_columns(work.d_u, rows, lora.rank, part.first..part.first + part.rank, part.scale);
-
-            let u_t = View::rows(work.u, lora.rank).from_col(part.first).t();
-            let term = Term { left: u_t, right: Right::View(d_out), k: rows };
-            matmul::run(&mut [Product { accumulate: true, ..Product::new(part.rank, outputs, term, d_b_t) }]);
-        }
         let d_u_t = View::rows(work.d_u, lora.rank).t();
         match work.adapter.mask {
             None => {
                 let term = Term { left: d_u_t, right: Right::View(View::rows(x, inputs)), k: rows };
                 let product = Product::new(lora.rank, inputs, term, &mut gradients.a);
-                matmul::run(&mut [Product { accumulate: true, ..product }]);
+                matmul::run(&mut [Product { base: Base::Output, ..product }]);
             }
             Some(mask) => {
                 for part in &lora.parts {
@@ -235,7 +240,7 @@ impl LinearGroup {
                     let term = Term { left: d_u_t.from_row(part.first), right, k: rows };
                     let product = Product::new(part.rank, inputs, term, &mut gradients.a);
                     let out_offset = part.first * inputs;
-                    matmul::run(&mut [Product { accumulate: true, out_offset, ..product }]);
+                    matmul::run(&mut [Product { base: Base::Output, out_offset, ..product }]);
                 }
             }
         }

@@ -116,13 +116,25 @@ impl Block {
         gradients: &mut BlockGradients,
         last: Option<usize>,
     ) {
-        for (i, (step, gradients)) in self.steps.iter().zip(&mut gradients.steps).enumerate().rev() {
-            match (step, &mut *gradients) {
+        // A projection whose input the step below computes again on its way back.
+        let mut waiting = None;
+        for (i, step) in self.steps.iter().enumerate().rev() {
+            match (step, &mut gradients.steps[i]) {
                 (Step::Norm(norm), StepGradients::Norm(gradients)) => {
                     norm.parameter_gradients(pass, gradients)
                 }
                 (Step::Project(project), StepGradients::Project(gradients)) => {
-                    project.parameter_gradients(pass, &self.steps, gradients);
+                    project.output_gradients(pass, gradients);
+                    let below = i.checked_sub(1).filter(|below| project.reads(*below));
+                    let goes_on = below.is_some_and(|below| last.is_none_or(|last| last < below));
+                    match gradients.reads_input() {
+                        true if goes_on => waiting = Some((i, project)),
+                        true => {
+                            project.recompute_input(pass, &self.steps);
+                            project.input_side_gradients(pass, gradients);
+                        }
+                        false => {}
+                    }
                 }
                 (Step::Attend(attend), StepGradients::Attend(gradients)) => attend.backward(pass, gradients),
                 (Step::Gate(_) | Step::Add(_) | Step::Again(_), StepGradients::None) => {}
@@ -131,13 +143,19 @@ impl Block {
             if last == Some(i) {
                 return;
             }
+            let waits = waiting.take_if(|(above, _)| *above == i + 1);
             match step {
-                Step::Norm(norm) => norm.input_gradient(pass),
+                Step::Norm(norm) => norm.input_gradient(pass, waits.is_some()),
                 Step::Project(project) => project.input_gradient(pass),
-                Step::Gate(gate) => gate.backward(pass),
+                Step::Gate(gate) => gate.backward(pass, waits.is_some()),
                 Step::Add(add) => add.backward(pass),
                 // What the other half adds to the gradient is added to what this one has left.
                 Step::Attend(_) | Step::Again(_) => {}
+            }
+            if let Some((above, project)) = waits
+                && let StepGradients::Project(gradients) = &mut gradients.steps[above]
+            {
+                project.input_side_gradients(pass, gradients);
             }
         }
     }

@@ -80,6 +80,26 @@ impl Norm {
             NormKind::Layer { .. } => layer_norm::backward(d_y, x, &self.weight, stats, rows, d_x),
         }
     }
+
+    /// As [`Norm::input_gradient`] of `d_x` and [`Norm::recompute`] of `y`, which read the same values.
+    pub(crate) fn input_gradient_and_output(
+        &self,
+        d_y: &Tensor,
+        x: &Tensor,
+        rows: usize,
+        stats: &Tensor,
+        [d_x, y]: [&mut Tensor; 2],
+    ) {
+        match self.kind {
+            NormKind::Rms | NormKind::RmsPlusOne => {
+                rms_norm::backward_and_output(d_y, x, &self.weight, stats, rows, d_x, y);
+            }
+            NormKind::Layer { .. } => {
+                self.recompute(x, rows, stats, y);
+                self.input_gradient(d_y, x, rows, stats, d_x);
+            }
+        }
+    }
 }
 
 /// The gradients of a norm's weight and bias, where they are trained.
@@ -129,13 +149,14 @@ impl NormStep {
         if let NormInput::Stream(at) = self.from {
             pass.keep_stream(at);
         }
-        let (wide, rstd) = (&pass.saved.wide, &mut pass.saved.stats[self.stats]);
+        let SavedBlock { x, wide, stats, .. } = &mut *pass.saved;
         let (x, y) = match self.from {
-            NormInput::Stream(_) => (&*pass.hidden, &mut pass.scratch.normed),
+            NormInput::Stream(StreamAt::Input) => (&*x, &mut pass.scratch.normed),
+            NormInput::Stream(StreamAt::Middle) => (&wide.middle, &mut pass.scratch.normed),
             NormInput::Branch(Branch::Attention) => (&wide.attention_out, &mut pass.scratch.branch),
             NormInput::Branch(Branch::FeedForward) => (&wide.feed_forward_out, &mut pass.scratch.branch),
         };
-        self.norm.forward(x, rows, y, rstd);
+        self.norm.forward(x, rows, y, &mut stats[self.stats]);
     }
 
     /// The output again, into `scratch.normed`, for another half of the block.
@@ -160,11 +181,16 @@ impl NormStep {
         self.norm.weight_gradient(d_y, self.input(saved), pass.rows, &saved.stats[self.stats], gradients);
     }
 
-    /// Adds to the gradient of the stream, or writes that of what the half gave.
-    pub(crate) fn input_gradient(&self, pass: &mut BackwardPass<'_>) {
+    /// Adds to the gradient of the stream, or writes that of what the half gave. The output of a norm over the stream is in
+    /// `scratch.normed` again, if that is asked for.
+    pub(crate) fn input_gradient(&self, pass: &mut BackwardPass<'_>, output_again: bool) {
         let (saved, back) = (&*pass.saved, &mut *pass.back);
         let (x, rstd) = (self.input(saved), &saved.stats[self.stats]);
         match self.from {
+            NormInput::Stream(_) if output_again => {
+                let outs = [&mut back.d_hidden, &mut pass.scratch.normed];
+                self.norm.input_gradient_and_output(pass.d_normed, x, pass.rows, rstd, outs);
+            }
             NormInput::Stream(_) => {
                 self.norm.input_gradient(pass.d_normed, x, pass.rows, rstd, &mut back.d_hidden)
             }

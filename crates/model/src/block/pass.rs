@@ -1,5 +1,6 @@
 //! What a pass over a block works on.
 
+use std::mem::swap;
 use std::ops::Range;
 
 use lorafit_kernels::Tensor;
@@ -76,21 +77,41 @@ pub(crate) struct SiteAdapter<'a> {
 pub(crate) struct ForwardPass<'a> {
     pub rows: usize,
     pub adapter: Option<BlockAdapter<'a>>,
-    /// The residual stream, `[rows, hidden]`: the block's input, and in the end its output.
+    /// The residual stream, `[rows, hidden]`: the block's input, and in the end its output. Anything while it is `kept`.
     pub hidden: &'a mut Tensor,
+    /// Where in `saved` the stream is, from when backward's copy of it was taken until something is added to it.
+    pub kept: Option<StreamAt>,
     /// Where it leaves what backward reads.
     pub saved: &'a mut SavedBlock,
     pub scratch: &'a mut Scratch,
 }
 
 impl ForwardPass<'_> {
-    /// Keeps the stream as it is now.
+    /// Keeps the stream as it is now: it changes places with what is there, so that nothing is copied.
     pub(super) fn keep_stream(&mut self, at: StreamAt) {
+        if self.kept == Some(at) {
+            return;
+        }
+        debug_assert_eq!(self.kept, None, "something was added to the stream since");
         let kept = match at {
             StreamAt::Input => &mut self.saved.x,
             StreamAt::Middle => &mut self.saved.wide.middle,
         };
-        elementwise::copy(self.hidden, self.rows * self.scratch.hidden_size, kept);
+        assert_eq!(self.hidden.len(), kept.len(), "the stream and its copy are of one length");
+        swap(self.hidden, kept);
+        self.kept = Some(at);
+    }
+
+    /// Has the stream in `hidden`, for who adds to it in place.
+    pub(super) fn stream_to_hidden(&mut self) {
+        let kept = match self.kept.take() {
+            None => None,
+            Some(StreamAt::Input) => Some(&self.saved.x),
+            Some(StreamAt::Middle) => Some(&self.saved.wide.middle),
+        };
+        if let Some(kept) = kept {
+            elementwise::copy(kept, self.rows * self.scratch.hidden_size, self.hidden);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use lorafit_kernels::Tensor;
 use lorafit_kernels::ops::elementwise;
+use lorafit_kernels::ops::matmul::Base;
 
 use super::Step;
 use super::gradients::SiteGradients;
@@ -59,32 +60,51 @@ impl ProjectStep {
             LinearOutput::Branch(Branch::Attention) => &mut [attention_out],
             LinearOutput::Branch(Branch::FeedForward) => &mut [feed_forward_out],
         };
-        let accumulate = self.to == LinearOutput::Stream;
+        let base = match (self.to, pass.kept) {
+            (LinearOutput::Stream, Some(StreamAt::Input)) => Base::Of(x),
+            (LinearOutput::Stream, Some(StreamAt::Middle)) => Base::Of(middle),
+            (LinearOutput::Stream, None) => Base::Output,
+            _ => Base::Zero,
+        };
         if only_saved {
             self.group.low_rank_inputs(input, work);
         } else if self.joined.is_empty() {
-            self.group.forward(input, work, outs, accumulate);
+            self.group.forward(input, work, outs, base);
         } else {
-            self.group.forward(input, work, &mut [&mut *joined], false);
+            self.group.forward(input, work, &mut [&mut *joined], Base::Zero);
             self.split(joined, rows, outs);
+        }
+        if self.to == LinearOutput::Stream && !only_saved {
+            pass.kept = None;
         }
     }
 
-    /// Adds to the gradients of the adapters' factors and of the weights. `steps` are those of the block, for an input that is
-    /// computed again.
-    pub(crate) fn parameter_gradients(
-        &self,
-        pass: &mut BackwardPass<'_>,
-        steps: &[Step],
-        gradients: &mut SiteGradients,
-    ) {
-        if gradients.reads_input() {
-            self.recompute_input(pass, steps);
+    /// Whether the step at `below` gives the input, which forward did not keep.
+    pub(super) fn reads(&self, below: usize) -> bool {
+        matches!(self.from, LinearInput::Normed(at) | LinearInput::Gated(at) if at == below)
+    }
+
+    /// Adds to those gradients of factors and weights that need no input.
+    pub(crate) fn output_gradients(&self, pass: &mut BackwardPass<'_>, gradients: &mut SiteGradients) {
+        let (rows, adapter) = (pass.rows, BlockAdapter::at(pass.adapter, self.site));
+        let SavedBlock { u, wide, .. } = &mut *pass.saved;
+        let Scratch { joined, d_u, dropped, .. } = &mut *pass.scratch;
+        let work = &mut Work { rows, adapter, u: &mut u[self.site], d_u, dropped };
+        let d_outs = self.d_outs(wide, pass.back);
+        if self.joined.is_empty() {
+            self.group.output_gradients(&d_outs, gradients, work);
+        } else {
+            self.join(&d_outs, rows, joined);
+            self.group.output_gradients(&[joined], gradients, work);
         }
+    }
+
+    /// Adds to the other gradients, after [`ProjectStep::output_gradients`]. An input that forward did not keep has been
+    /// computed again.
+    pub(crate) fn input_side_gradients(&self, pass: &mut BackwardPass<'_>, gradients: &mut SiteGradients) {
         let (rows, adapter) = (pass.rows, BlockAdapter::at(pass.adapter, self.site));
         let SavedBlock { x, u, wide, .. } = &mut *pass.saved;
         let Scratch { normed, act, joined, d_u, dropped, .. } = &mut *pass.scratch;
-        let (wide, back) = (&*wide, &*pass.back);
         let input = match self.from {
             LinearInput::Stream(StreamAt::Input) => &*x,
             LinearInput::Stream(StreamAt::Middle) => &wide.middle,
@@ -93,24 +113,27 @@ impl ProjectStep {
             LinearInput::Gated(_) => &*act,
         };
         let work = &mut Work { rows, adapter, u: &mut u[self.site], d_u, dropped };
-        let mut d_outs: &[&Tensor] = match self.to {
-            LinearOutput::Heads => &[&back.d_q, &back.d_k, &back.d_v],
-            LinearOutput::Gates => &[&wide.gate, &wide.up],
-            LinearOutput::Up => &[&wide.up],
-            LinearOutput::Stream => &[&back.d_hidden],
-            LinearOutput::Scaled | LinearOutput::Branch(_) => &[&back.d_branch],
-        };
-        let whole;
-        if !self.joined.is_empty() {
-            self.join(d_outs, rows, joined);
-            whole = [&*joined];
-            d_outs = &whole;
+        if self.joined.is_empty() {
+            let d_outs = self.d_outs(wide, pass.back);
+            self.group.input_side_gradients(&d_outs, input, gradients, work);
+        } else {
+            self.group.input_side_gradients(&[joined], input, gradients, work);
         }
-        self.group.parameter_gradients(d_outs, input, gradients, work);
     }
 
-    /// The normalised or gated input again, which forward did not keep.
-    fn recompute_input(&self, pass: &mut BackwardPass<'_>, steps: &[Step]) {
+    /// The gradients of the outputs.
+    fn d_outs<'t>(&self, wide: &'t Wide, back: &'t BackwardScratch) -> Vec<&'t Tensor> {
+        match self.to {
+            LinearOutput::Heads => vec![&back.d_q, &back.d_k, &back.d_v],
+            LinearOutput::Gates => vec![&wide.gate, &wide.up],
+            LinearOutput::Up => vec![&wide.up],
+            LinearOutput::Stream => vec![&back.d_hidden],
+            LinearOutput::Scaled | LinearOutput::Branch(_) => vec![&back.d_branch],
+        }
+    }
+
+    /// The normalised or gated input again, which forward did not keep. `steps` are those of the block.
+    pub(super) fn recompute_input(&self, pass: &mut BackwardPass<'_>, steps: &[Step]) {
         match self.from {
             LinearInput::Normed(at) => match &steps[at] {
                 Step::Norm(norm) => norm.recompute(pass),
@@ -124,7 +147,7 @@ impl ProjectStep {
         }
     }
 
-    /// The gradient of the input, after [`ProjectStep::parameter_gradients`]: over what is read, or added to that of the
+    /// The gradient of the input, after [`ProjectStep::output_gradients`]: over what is read, or added to that of the
     /// stream.
     pub(crate) fn input_gradient(&self, pass: &mut BackwardPass<'_>) {
         let (rows, adapter) = (pass.rows, BlockAdapter::at(pass.adapter, self.site));

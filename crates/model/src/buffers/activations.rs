@@ -27,14 +27,16 @@ pub(crate) struct SavedBlock<T = Tensor> {
     /// Low-rank inputs of each group of projections, `[t, total rank of the site]`.
     pub u: Vec<T>,
     pub wide: Wide<T>,
+    /// Whether what is wide is kept as it was computed, not rounded.
+    pub as_computed: bool,
 }
 
 /// The part of a [`SavedBlock`] that may be stored in 16 bits. What a block does not have is empty.
 #[derive(Debug)]
 pub(crate) struct Wide<T = Tensor> {
-    /// Queries before norm and rotation, `[t, heads, d]`.
+    /// Queries, `[t, heads, d]`: before norm and rotation, or as attention reads them (see `block/attend.rs`).
     pub q: T,
-    /// Keys before norm and rotation, `[t, kv_heads, d]`.
+    /// Keys, `[t, kv_heads, d]`, likewise.
     pub k: T,
     /// Values, `[t, kv_heads, d]`.
     pub v: T,
@@ -65,7 +67,7 @@ impl<T> SavedBlock<T> {
         let x = allocate.activation(part, t * if narrow.owns_x { sizes.hidden } else { 0 });
         let u = narrow.ranks.iter().map(|rank| allocate.activation(part, t * rank)).collect();
         let stats = sizes.stats.iter().map(|width| allocate.f32(part, t * width)).collect();
-        SavedBlock { x, stats, u, wide }
+        SavedBlock { x, stats, u, wide, as_computed: narrow.dtype == ActivationDtype::F32 }
     }
 }
 
@@ -110,6 +112,7 @@ struct Narrow<'a> {
     ranks: &'a [usize],
     /// Whether it has a place for its input.
     owns_x: bool,
+    dtype: ActivationDtype,
 }
 
 /// What all blocks leave for backward.
@@ -156,9 +159,9 @@ impl<T, N> Activations<T, N> {
         };
         let kept = shape.ranks[first_kept..].iter();
         let kept = kept
-            .map(|ranks| block(Part::Activations, kept_wide, Narrow { tokens, ranks, owns_x: true }))
+            .map(|ranks| block(Part::Activations, kept_wide, Narrow { tokens, ranks, owns_x: true, dtype }))
             .collect();
-        let narrow_shared = Narrow { tokens: shared_tokens, ranks: most, owns_x: first_trained > 0 };
+        let narrow_shared = Narrow { tokens: shared_tokens, ranks: most, owns_x: first_trained > 0, dtype };
         let shared = block(Part::Scratch, shared_wide, narrow_shared);
         let mut input = || allocate.activation(Part::Activations, tokens * sizes.hidden);
         let inputs = (first_trained..first_kept).map(|_| input()).collect();

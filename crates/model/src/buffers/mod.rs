@@ -29,9 +29,9 @@ pub(crate) struct Scratch<T = Tensor> {
     pub normed: T,
     /// What a half gives, where it does not add itself to the stream, `[t, hidden]`; empty elsewhere.
     pub branch: T,
-    /// Queries after norm and rotation.
+    /// Queries after norm and rotation, where they do not take the places of those before.
     pub q: T,
-    /// Keys after norm and rotation.
+    /// Keys likewise.
     pub k: T,
     /// `silu(gate) * up`, `[t, intermediate]`; in backward, its gradient takes its place.
     pub act: T,
@@ -100,8 +100,8 @@ fn chunk_rows(vocab_size: usize, placement: Placement) -> usize {
     let (logits, fewest, most) = match placement {
         // 32 MiB. With fewer rows, decoding the head outweighs the arithmetic; with more, nothing is gained.
         Placement::Cpu => (8 << 20, 64, 352),
-        // 128 MiB in bf16. A large device is busy with 256 rows of a large vocabulary, and decodes the head once for 1,024.
-        Placement::Cuda(_) => (64 << 20, 256, 1024),
+        // 128 MiB in bf16, more of a large vocabulary: a large product keeps a large device busy.
+        Placement::Cuda(_) => (64 << 20, 1024, 2048),
     };
     (logits / vocab_size).clamp(fewest, most)
 }
@@ -160,12 +160,15 @@ impl<T, N> Buffers<T, N> {
         let workspace = backward_workspace(allocate.placement(), tokens, config.heads());
         let workspace = shape.train.then(|| allocate.f32(Part::Scratch, workspace));
         let mut values = |len: usize| allocate.activation(Part::Scratch, len);
+        // Elsewhere what attention reads takes the places of the projections.
+        let apart = block.normalises_heads() || shape.activations.dtype == ActivationDtype::Bf16;
+        let positioned = if apart { tokens } else { 0 };
         let scratch = Scratch {
             hidden_size: hidden,
             normed: values(tokens * widths.normed),
             branch: values(tokens * widths.d_branch),
-            q: values(tokens * widths.queries),
-            k: values(tokens * widths.keys),
+            q: values(positioned * widths.queries),
+            k: values(positioned * widths.keys),
             act: values(tokens * widths.up),
             joined: values(tokens * widths.joined),
             d_u: values(tokens * widest),

@@ -224,6 +224,11 @@ impl BlockShape {
         })
     }
 
+    /// Whether queries and keys are normalised.
+    pub(crate) fn normalises_heads(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Attend { shape, .. } if shape.norms.is_some()))
+    }
+
     /// Norms in the order of a block's weights: those of queries and keys, then the others.
     pub(crate) fn norms(&self) -> impl Iterator<Item = &NormShape> {
         let of_heads = self.steps.iter().filter_map(|step| match step {

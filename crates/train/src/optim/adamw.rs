@@ -1,6 +1,6 @@
 //! AdamW on what is trained; the arithmetic is in `kernels::ops::adamw`.
 
-use lorafit_kernels::ops::adamw::{self, Moment8, Step};
+use lorafit_kernels::ops::adamw::{self, Moment8, Step, Update};
 use lorafit_kernels::{Placement, Tensor};
 use lorafit_model::weights::{TensorData, TensorReader, TensorSource};
 use lorafit_model::{Gradients, Parameters};
@@ -23,12 +23,11 @@ impl OptimizerKind {
         self == OptimizerKind::AdamW8bit && len >= Self::MIN_8BIT_LEN
     }
 
-    /// Bytes of the state of a tensor of `len` parameters on a device of `placement`.
-    pub fn state_bytes(self, placement: Placement, len: usize) -> u64 {
-        2 * match self.in_8bit(len) {
-            true => Moment8::bytes(placement, len),
-            false => placement.buffer_bytes((len * size_of::<f32>()) as u64),
-        }
+    /// Bytes of the state of tensors of `lens` parameters on a device of `placement`.
+    pub fn state_bytes(self, placement: Placement, lens: &[usize]) -> u64 {
+        let (in_8bit, in_f32): (Vec<usize>, Vec<usize>) = lens.iter().partition(|len| self.in_8bit(**len));
+        let in_8bit = in_8bit.into_iter().map(|len| Moment8::bytes(placement, len)).sum::<u64>();
+        2 * (in_8bit + placement.bytes_together(&in_f32, false))
     }
 }
 
@@ -53,13 +52,18 @@ impl AdamW {
     /// PyTorch's constants (0.9, 0.999, 1e-8) and zero moments. Norms and biases are not decayed, as transformers' Trainer
     /// does not.
     pub fn new(parameters: &Parameters<'_>, kind: OptimizerKind, weight_decay: f64) -> Self {
-        let zeros = |t: &Tensor| match kind.in_8bit(t.len()) {
-            true => {
-                Moments::EightBit(Moment8::zeros(t.device(), t.len()), Moment8::zeros(t.device(), t.len()))
+        let (tensors, device) = (parameters.tensors(), parameters.model().device());
+        let lens = tensors.iter().map(|t| t.len()).filter(|len| !kind.in_8bit(*len)).collect::<Vec<_>>();
+        let [mut firsts, mut seconds] =
+            [0; 2].map(|_| Tensor::zeros_together(device, &lens, false).into_iter());
+        let mut zeros = |t: &Tensor| match kind.in_8bit(t.len()) {
+            true => Moments::EightBit(Moment8::zeros(device, t.len()), Moment8::zeros(device, t.len())),
+            false => {
+                let (first, second) = (firsts.next(), seconds.next());
+                Moments::F32(first.expect("a first moment"), second.expect("a second moment"))
             }
-            false => Moments::F32(Tensor::zeros(t.device(), t.len()), Tensor::zeros(t.device(), t.len())),
         };
-        let moments = parameters.tensors().into_iter().map(zeros).collect();
+        let moments = tensors.into_iter().map(&mut zeros).collect();
         let decay = |decayed: bool| if decayed { weight_decay } else { 0.0 };
         let weight_decay = parameters.decayed().into_iter().map(decay).collect();
         AdamW { weight_decay, steps: 0, moments }
@@ -76,15 +80,21 @@ impl AdamW {
         self.steps += 1;
         let step = Step { gradient_scale, ..Step::new(self.steps, learning_rate) };
         let tensors = parameters.tensors_mut().into_iter().zip(gradients.tensors());
-        let tensors: Vec<_> = tensors.zip(&mut self.moments).zip(&self.weight_decay).collect();
-        tensors.into_par_iter().for_each(|(((parameter, gradient), moments), &weight_decay)| {
-            let (len, step) = (parameter.len(), Step { weight_decay, ..step });
+        let (mut in_f32, mut in_8bit) = (Vec::new(), Vec::new());
+        for (((parameter, gradient), moments), &weight_decay) in
+            tensors.zip(&mut self.moments).zip(&self.weight_decay)
+        {
+            let step = Step { weight_decay, ..step };
             match moments {
-                Moments::F32(first, second) => adamw::step(parameter, gradient, first, second, len, &step),
-                Moments::EightBit(first, second) => {
-                    adamw::step_8bit(parameter, gradient, first, second, len, &step);
+                Moments::F32(first, second) => {
+                    in_f32.push(Update { parameter, gradient, first, second, step })
                 }
+                Moments::EightBit(first, second) => in_8bit.push((parameter, gradient, first, second, step)),
             }
+        }
+        adamw::step_all(in_f32);
+        in_8bit.into_par_iter().for_each(|(parameter, gradient, first, second, step)| {
+            adamw::step_8bit(parameter, gradient, first, second, gradient.len(), &step);
         });
     }
 

@@ -18,9 +18,18 @@ const BATCH: usize = 4;
 
 /// Planned and used bytes of the arena, and what a step asks for.
 fn run(float: Float, quantization: Option<BaseQuantization>, recompute: Recompute) -> (u64, u64, Counts) {
+    run_layers(4, float, quantization, recompute)
+}
+
+fn run_layers(
+    layers: usize,
+    float: Float,
+    quantization: Option<BaseQuantization>,
+    recompute: Recompute,
+) -> (u64, u64, Counts) {
     // With its vocabulary the head would be all of it.
     let shape = Config::named("smollm2-135m").expect("a known shape");
-    let config = Config { num_hidden_layers: 4, vocab_size: 1500, ..shape };
+    let config = Config { num_hidden_layers: layers, vocab_size: 1500, ..shape };
     let recorder = cuda::recorder(4 << 30);
     let gpu = Gpu::over(recorder.clone(), float);
     let lora = LoraConfig::new("all-linear".parse().expect("targets"));
@@ -61,10 +70,28 @@ fn run(float: Float, quantization: Option<BaseQuantization>, recompute: Recomput
     (planned, peak, steps.pop().expect("three steps"))
 }
 
+fn nf4() -> BaseQuantization {
+    let quantization = Quantization::FourBit { code: Code::Nf4, block_len: 64, double: true };
+    BaseQuantization { quantization, head: false }
+}
+
+/// Kernels, products, copies and clears of a whole step of two micro-batches that a layer adds: the optimizer, the gradient
+/// norm and rounding the factors do not depend on the number of layers.
+#[test]
+fn a_layer_asks_for_few_launches() {
+    let calls = |layers, quantization| {
+        let (.., counts) = run_layers(layers, Float::Bf16, quantization, Recompute::None);
+        let kernels: u64 = counts.launches.values().map(|traffic| traffic.times).sum();
+        kernels + counts.products.times + counts.copies.times + counts.clears.times
+    };
+    let of_layer = |quantization| (calls(3, quantization) - calls(2, quantization)) / 2;
+    // Of the seven projections each is decoded twice.
+    assert_eq!((of_layer(None), of_layer(Some(nf4()))), (57, 57 + 14));
+}
+
 #[test]
 fn a_run_takes_what_was_planned() {
-    let nf4 = Quantization::FourBit { code: Code::Nf4, block_len: 64, double: true };
-    let nf4 = BaseQuantization { quantization: nf4, head: false };
+    let nf4 = nf4();
     for float in [Float::Bf16, Float::F32] {
         for quantization in [None, Some(nf4)] {
             for recompute in [Recompute::None, Recompute::Full, Recompute::Blocks(2)] {
@@ -87,5 +114,6 @@ fn a_step_waits_for_the_device_only_for_its_losses_and_its_gradient_norm() {
     // Ids, positions, frequencies, the tree, rows and targets of a micro-batch; nothing for each layer.
     assert!(counts.uploads <= 12 * micro_batches, "{} uploads", counts.uploads);
     // Forward, and the gradients of inputs: seven projections each in every block, and the head's; then the adapter's.
-    assert!(counts.products >= micro_batches * (4 * 7 * 2 + 2), "{} products", counts.products);
+    let products = counts.products.times;
+    assert!(products >= micro_batches * (4 * 7 * 2 + 2), "{products} products");
 }

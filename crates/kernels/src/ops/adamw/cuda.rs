@@ -16,10 +16,10 @@ pub fn step(
     step: &Step,
 ) -> Launch {
     let mut args = vec![
-        Arg::Out(parameter.words(len)),
+        Arg::Update(parameter.words(len)),
         Arg::In(gradient.words(len)),
-        Arg::Out(first.words(len)),
-        Arg::Out(second.words(len)),
+        Arg::Update(first.words(len)),
+        Arg::Update(second.words(len)),
         Arg::U64(len),
     ];
     args.extend(constants(step));
@@ -57,12 +57,12 @@ pub fn step_8bit(
 ) -> Launch {
     let blocks = len.div_ceil(BLOCK_LEN as u64);
     let mut args = vec![
-        Arg::Out(parameter.words(len)),
+        Arg::Update(parameter.words(len)),
         Arg::In(gradient.words(len)),
-        Arg::Out(first.codes.first(len)),
-        Arg::Out(first.absmax.words(blocks)),
-        Arg::Out(second.codes.first(len)),
-        Arg::Out(second.absmax.words(blocks)),
+        Arg::Update(first.codes.first(len)),
+        Arg::Update(first.absmax.words(blocks)),
+        Arg::Update(second.codes.first(len)),
+        Arg::Update(second.absmax.words(blocks)),
         Arg::In(maps.words(512)),
         Arg::U64(len),
     ];

@@ -7,6 +7,8 @@
 //! ([`step_8bit`]; Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization"), with the arithmetic of
 //! `bitsandbytes.optim.AdamW8bit`.
 
+use rayon::prelude::*;
+
 use crate::tensor::{Device, Tensor};
 
 mod cpu;
@@ -44,6 +46,55 @@ impl Step {
     }
 }
 
+/// A tensor of parameters with its gradient and its moments in f32, and its step.
+#[derive(Debug)]
+pub struct Update<'a> {
+    /// The parameters.
+    pub parameter: &'a mut Tensor,
+    /// Their gradient.
+    pub gradient: &'a Tensor,
+    /// The first moment.
+    pub first: &'a mut Tensor,
+    /// The second moment.
+    pub second: &'a mut Tensor,
+    /// The step.
+    pub step: Step,
+}
+
+impl Update<'_> {
+    /// Whether `next` can be updated by the same launch: on a GPU it lies right behind, and its step is the same.
+    fn goes_on_in(&self, next: &Update<'_>) -> bool {
+        self.step == next.step
+            && self.parameter.goes_on_in(next.parameter)
+            && self.gradient.goes_on_in(next.gradient)
+            && self.first.goes_on_in(next.first)
+            && self.second.goes_on_in(next.second)
+    }
+}
+
+/// [`step`] of all tensors, which are of one device; in one launch of those that lie together ([`Tensor::zeros_together`]).
+pub fn step_all(updates: Vec<Update<'_>>) {
+    let Some(head) = updates.first() else { return };
+    match head.parameter.device() {
+        Device::Cpu => updates.into_par_iter().for_each(|update| {
+            let Update { parameter, gradient, first, second, step } = update;
+            self::step(parameter, gradient, first, second, gradient.len(), &step);
+        }),
+        Device::Cuda(gpu) => {
+            for run in updates.chunk_by(Update::goes_on_in) {
+                let (head, last) = (&run[0], &run[run.len() - 1]);
+                let parameters = head.parameter.up_to(last.parameter);
+                let gradients = head.gradient.up_to(last.gradient);
+                let (first, second) = (head.first.up_to(last.first), head.second.up_to(last.second));
+                gpu.run(&cuda::step(parameters, gradients, first, second, parameters.bytes / 4, &head.step));
+            }
+            updates.into_iter().for_each(|update| {
+                update.parameter.region_mut();
+            });
+        }
+    }
+}
+
 /// One step on the first `len` parameters; overwrites `parameter`, `first` and `second`.
 pub fn step(
     parameter: &mut Tensor,
@@ -62,7 +113,7 @@ pub fn step(
             step,
         ),
         Device::Cuda(gpu) => {
-            let (parameter, gradient) = (parameter.region(), gradient.region());
+            let (parameter, gradient) = (parameter.region_mut(), gradient.region());
             let (first, second) = (first.region(), second.region());
             gpu.run(&cuda::step(parameter, gradient, first, second, len as u64, step));
         }
@@ -89,7 +140,7 @@ pub fn step_8bit(
         Device::Cuda(gpu) => {
             let maps = gpu.buffer_of(&cuda::map_bytes());
             let (first, second) = (first.on_gpu(), second.on_gpu());
-            let (parameter, gradient, maps) = (parameter.region(), gradient.region(), maps.region());
+            let (parameter, gradient, maps) = (parameter.region_mut(), gradient.region(), maps.region());
             gpu.run(&cuda::step_8bit(parameter, gradient, first, second, maps, len as u64, step));
         }
     }

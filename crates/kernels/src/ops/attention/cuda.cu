@@ -51,42 +51,64 @@ DEVICE u32 token_at(const Segment* segments, i32 at, i32 position) {
     return segments[at].start + position - segments[at].base;
 }
 
-// Values from one row of a tile in shared memory to the next: an odd number of 16 bytes, so that eight rows are in
-// different banks.
+// Rows in shared memory, in chunks of 16 bytes. Eight rows have a chunk in different banks: where a row is a multiple of 128
+// bytes its chunks change places, by the last bits of the row's number; elsewhere rows are an odd number of chunks apart.
 template <int DIM> struct Tile {
-    static constexpr int STRIDE = DIM + 8;
+    static constexpr bool SWIZZLED = DIM % 64 == 0;
+    static constexpr int STRIDE = SWIZZLED ? DIM : DIM + 8;
+    // The values that a chunk of a row begins at.
+    DEVICE static int at(int row, int chunk) { return row * STRIDE + (SWIZZLED ? chunk ^ row % 8 : chunk) * 8; }
+    // From a chunk to that `more` behind it in its row, where adding their numbers carries no bit: what swaps them is one
+    // operation on the address, since tiles and their rows begin at multiples of eight chunks.
+    template <class P> DEVICE static P* behind(P* chunk, int more) {
+        if (!SWIZZLED) return chunk + more * 8;
+        return (P*)((u64)chunk ^ (u64)(more % 8 * 16)) + more / 8 * 64;
+    }
 };
 
-// Begins to copy `TILE_ROWS` rows of DIM values: row r from `row(r)`, or zeros where that is null.
-template <int DIM, int TILE_ROWS, class Row> DEVICE void load_tile(bf16* tile, Row row) {
+// A tile of ROWS rows is copied by all threads of a block: so many have a row, and `row()` is that of this thread.
+static constexpr int THREADS = 128;
+template <int ROWS> struct Copier {
+    static constexpr int OF_ROW = THREADS / ROWS;
+    DEVICE static int row() { return threadIdx.x / OF_ROW; }
+    DEVICE static int first_chunk() { return threadIdx.x % OF_ROW; }
+};
+
+// Begins to copy this thread's row of DIM values `from` to a tile, or fills it with zeros where it is not there.
+template <int DIM, int ROWS> DEVICE void load_row(bf16* tile, const bf16* from, bool there) {
+    typedef Copier<ROWS> Mine;
     constexpr int CHUNKS = DIM / 8;
-    for (int i = threadIdx.x; i < TILE_ROWS * CHUNKS; i += blockDim.x) {
-        const int r = i / CHUNKS, chunk = i % CHUNKS * 8;
-        const bf16* from = row(r);
-        copy_async(tile + r * Tile<DIM>::STRIDE + chunk, from ? from + chunk : from, from != nullptr);
+    const int first = Mine::first_chunk();
+    bf16* to = tile + Tile<DIM>::at(Mine::row(), first);
+    from += first * 8;
+#pragma unroll
+    for (int i = 0; i < (CHUNKS + Mine::OF_ROW - 1) / Mine::OF_ROW; i++) {
+        if (CHUNKS % Mine::OF_ROW == 0 || first + i * Mine::OF_ROW < CHUNKS)
+            copy_async(Tile<DIM>::behind(to, i * Mine::OF_ROW), from + i * Mine::OF_ROW * 8, there);
     }
 }
 
-// Of the 16 rows of a warp from `rows` on, the 16 columns from `column` on, as the left operand of `mma`.
-template <int DIM> DEVICE void load_left(u32 (&a)[4], const bf16* rows, int column) {
-    const int lane = lane_index();
-    load_matrices(a, rows + lane % 16 * Tile<DIM>::STRIDE + column + lane / 16 * 8);
-}
-
-// sums[16, N] += left[16, DIM] . right[N, DIM]^T, both in shared memory.
+// sums[16, N] = left[16, DIM] . right[N, DIM]^T, both in shared memory.
 template <int DIM, int N> DEVICE void product_transposed(float (&sums)[N / 8][4], const bf16* left, const bf16* right) {
     const int lane = lane_index();
-    const bf16* from = right + (lane % 8 + lane / 16 * 8) * Tile<DIM>::STRIDE + lane / 8 % 2 * 8;
+    const bf16* left_chunk = left + Tile<DIM>::at(lane % 16, lane / 16);
+    const bf16* right_chunk = right + Tile<DIM>::at(lane % 8 + lane / 16 * 8, lane / 8 % 2);
 #pragma unroll
     for (int k = 0; k < DIM; k += 16) {
         u32 a[4];
-        load_left<DIM>(a, left, k);
+        load_matrices(a, Tile<DIM>::behind(left_chunk, k / 8));
+        const bf16* from = Tile<DIM>::behind(right_chunk, k / 8);
 #pragma unroll
         for (int n = 0; n < N; n += 16) {
             u32 b[4];
-            load_matrices(b, from + n * Tile<DIM>::STRIDE + k);
-            mma(sums[n / 8], a, b[0], b[1]);
-            mma(sums[n / 8 + 1], a, b[2], b[3]);
+            load_matrices(b, from + n * Tile<DIM>::STRIDE);
+            if (k == 0) {
+                mma_first(sums[n / 8], a, b[0], b[1]);
+                mma_first(sums[n / 8 + 1], a, b[2], b[3]);
+            } else {
+                mma(sums[n / 8], a, b[0], b[1]);
+                mma(sums[n / 8 + 1], a, b[2], b[3]);
+            }
         }
     }
 }
@@ -95,7 +117,7 @@ template <int DIM, int N> DEVICE void product_transposed(float (&sums)[N / 8][4]
 template <int DIM, int K, int N>
 DEVICE void product(float (&sums)[N / 8][4], const float (&left)[K / 8][4], const bf16* right) {
     const int lane = lane_index();
-    const bf16* from = right + lane % 16 * Tile<DIM>::STRIDE + lane / 16 * 8;
+    const bf16* chunk = right + Tile<DIM>::at(lane % 16, lane / 16);
 #pragma unroll
     for (int k = 0; k < K; k += 16) {
         const float(&low)[4] = left[k / 8], (&high)[4] = left[k / 8 + 1];
@@ -104,11 +126,28 @@ DEVICE void product(float (&sums)[N / 8][4], const float (&left)[K / 8][4], cons
 #pragma unroll
         for (int n = 0; n < N; n += 16) {
             u32 b[4];
-            load_matrices_transposed(b, from + k * Tile<DIM>::STRIDE + n);
+            load_matrices_transposed(b, Tile<DIM>::behind(chunk, n / 8) + k * Tile<DIM>::STRIDE);
             mma(sums[n / 8], a, b[0], b[1]);
             mma(sums[n / 8 + 1], a, b[2], b[3]);
         }
     }
+}
+
+// Calls `use(value, column, half)` for a lane's values of a product: the column of the product, and which of its two rows.
+template <int N, class Use> DEVICE void for_each(float (&values)[N][4], Use use) {
+    const int t = lane_index() % 4;
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) use(values[n][i], n * 8 + 2 * t + i % 2, i / 2);
+}
+// The same of two products: `use(first, second, column, half)`.
+template <int N, class Use> DEVICE void for_each(float (&first)[N][4], float (&second)[N][4], Use use) {
+    const int t = lane_index() % 4;
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) use(first[n][i], second[n][i], n * 8 + 2 * t + i % 2, i / 2);
 }
 
 template <int N> DEVICE void clear(float (&sums)[N][4]) {
@@ -125,16 +164,16 @@ DEVICE void store_tile(const float (&sums)[N / 8][4], float factor_low, float fa
     const int lane = lane_index(), g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int n = 0; n < N / 8; n++) {
-        bf16* to = tile + g * Tile<DIM>::STRIDE + n * 8 + 2 * t;
+        bf16* to = tile + Tile<DIM>::at(g, n) + 2 * t;
         *(u32*)to = pack_bf16(sums[n][0] * factor_low, sums[n][1] * factor_low);
         *(u32*)(to + 8 * Tile<DIM>::STRIDE) = pack_bf16(sums[n][2] * factor_high, sums[n][3] * factor_high);
     }
     sync_warp();
     constexpr int CHUNKS = N / 8;
     for (int i = lane; i < WARP_ROWS * CHUNKS; i += WARP) {
-        const int r = i / CHUNKS, chunk = i % CHUNKS * 8;
+        const int r = i / CHUNKS, chunk = i % CHUNKS;
         bf16* to = row(r);
-        if (to) *(uint4*)(to + chunk) = *(const uint4*)(tile + r * Tile<DIM>::STRIDE + chunk);
+        if (to) *(uint4*)(to + chunk * 8) = *(const uint4*)(tile + Tile<DIM>::at(r, chunk));
     }
 }
 
@@ -154,6 +193,8 @@ struct QueryRows {
     }
     // Position of row r of the block.
     DEVICE i32 position(int r) const { return segment.base + (first + r) / (i32)heads.group(); }
+    // Token of row r; of the last where there is no such row.
+    DEVICE u64 token(int r) const { return (u64)segment.start + (first + min(r, count - 1)) / (i32)heads.group(); }
     // Token and head of row r, as an index into [tokens, heads].
     DEVICE u64 place(int r) const {
         const u32 group = heads.group(), row = first + r;
@@ -161,7 +202,23 @@ struct QueryRows {
     }
     // Keys that the last row sees.
     DEVICE i32 keys() const { return position(count - 1) + 1; }
+    // Begins to copy the block's rows of queries or of what is laid out like them.
+    template <int DIM> DEVICE void load(bf16* tile, const bf16* from) const {
+        const int r = Copier<ROWS>::row();
+        load_row<DIM, ROWS>(tile, from + place(min(r, count - 1)) * DIM, r < count);
+    }
 };
+
+// This thread's row of a tile of keys: where it is in [tokens, key heads], and whether it is.
+struct KeyRow {
+    u64 place;
+    bool there;
+};
+template <int ROWS> DEVICE KeyRow key_row(const Segment* segments, const QueryRows& rows, i32 first, i32 keys) {
+    const i32 position = first + Copier<ROWS>::row();
+    const u32 token = token_at(segments, rows.index, min(position, keys - 1));
+    return {(u64)token * rows.heads.key + rows.key_head, position < keys};
+}
 
 // Grid: (tiles of query rows, key heads).
 template <int DIM, bool SPECIAL = false>
@@ -177,56 +234,61 @@ attention_forward(const bf16* q, const bf16* k, const bf16* v, const Segment* se
     const QueryRows rows(segments, tiles, {heads, kv_heads});
     const i32 keys = rows.keys();
     const int lane = lane_index(), t = lane % 4, own = threadIdx.x / WARP * WARP_ROWS, low = own + lane / 4, high = low + 8;
-    const auto load_keys = [&](bf16* tile, const bf16* from, i32 first) {
-        load_tile<DIM, KEYS>(tile, [&](int r) -> const bf16* {
-            if (first + r >= keys) return nullptr;
-            return from + ((u64)token_at(segments, rows.index, first + r) * kv_heads + rows.key_head) * DIM;
-        });
+    const auto load_keys = [&](bf16* tile, const bf16* from, KeyRow key) {
+        load_row<DIM, KEYS>(tile, from + key.place * DIM, key.there);
         copy_async_commit();
     };
-    load_tile<DIM, ROWS>(tile_q, [&](int r) { return r < rows.count ? q + rows.place(r) * DIM : nullptr; });
+    rows.load<DIM>(tile_q, q);
     const Scores<SPECIAL> scores = {scale, softcap, (i32)window};
     const i32 begin = scores.first_key(rows.position(0));
-    load_keys(tile_k, k, begin);
+    KeyRow key = key_row<KEYS>(segments, rows, begin, keys);
+    load_keys(tile_k, k, key);
 
     const i32 sees_low = rows.position(low), sees_high = rows.position(high);
     float sums[DIM / 8][4], largest[2], total[2] = {0.0f, 0.0f};
     // Of a row that sees no key of a tile the largest score stays finite, so that powers of two are numbers.
     largest[0] = largest[1] = SPECIAL ? -1e30f : bits_float(0xff800000u);
     clear(sums);
+    const i32 all_see = rows.position(0) + 1;
+    // What the largest and all scores are kept in: log2 of powers, or products where they only have to be scaled.
+    const float to_log2 = SPECIAL ? 1.0f : scale * LOG2_E;
     for (i32 first = begin; first < keys; first += KEYS) {
-        load_keys(tile_v, v, first);
+        load_keys(tile_v, v, key);
         copy_async_wait<1>();
         sync_block();
         float p[KEYS / 8][4];
-        clear(p);
         product_transposed<DIM, KEYS>(p, tile_q + own * STRIDE, tile_k);
         sync_block();
         // The next keys come while values are at work.
-        if (first + KEYS < keys) load_keys(tile_k, k, first + KEYS);
-        else copy_async_commit();
+        if (first + KEYS < keys) {
+            key = key_row<KEYS>(segments, rows, first + KEYS, keys);
+            load_keys(tile_k, k, key);
+        } else {
+            copy_async_commit();
+        }
 
-        // Every row sees position 0 where there is no window, so that its largest score is finite from the first tile on.
-        const bool all_seen = first + KEYS <= rows.segment.base + rows.first / (i32)rows.heads.group() + 1 &&
-                              (!SPECIAL || scores.see(rows.position(rows.count - 1), first));
-        float most[2] = {largest[0], largest[1]};
-#pragma unroll
-        for (int n = 0; n < KEYS / 8; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const i32 key = first + n * 8 + 2 * t + i % 2;
-                const i32 sees = i < 2 ? sees_low : sees_high;
-                const bool seen = all_seen || (key < keys && scores.see(sees, key));
+        if (SPECIAL)
+            for_each(p, [&](float& score, int, int) {
                 float slope;
-                const float score = scores.log2_of(p[n][i], slope);
-                p[n][i] = seen ? score : bits_float(0xff800000u);
-                most[i / 2] = fmaxf(most[i / 2], p[n][i]);
-            }
+                score = scores.log2_of(score, slope);
+            });
+        // Every row sees position 0 where there is no window, so that its largest score is finite from the first tile on.
+        const bool all_seen = first + KEYS <= all_see &&
+                              (!SPECIAL || scores.see(rows.position(rows.count - 1), first));
+        if (!all_seen)
+            for_each(p, [&](float& score, int column, int half) {
+                const i32 position = first + column;
+                const bool seen = position < keys && scores.see(half ? sees_high : sees_low, position);
+                if (!seen) score = bits_float(0xff800000u);
+            });
+        float most[2] = {largest[0], largest[1]}, most_log2[2];
+        for_each(p, [&](float score, int, int half) { most[half] = fmaxf(most[half], score); });
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             most[half] = fmaxf(most[half], shuffle_xor(most[half], 1));
             most[half] = fmaxf(most[half], shuffle_xor(most[half], 2));
-            const float shrink = exp2_fast(largest[half] - most[half]);
+            most_log2[half] = most[half] * to_log2;
+            const float shrink = exp2_fast(largest[half] * to_log2 - most_log2[half]);
             largest[half] = most[half];
             total[half] *= shrink;
 #pragma unroll
@@ -235,13 +297,10 @@ attention_forward(const bf16* q, const bf16* k, const bf16* v, const Segment* se
                 sums[n][2 * half + 1] *= shrink;
             }
         }
-#pragma unroll
-        for (int n = 0; n < KEYS / 8; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                p[n][i] = exp2_fast(p[n][i] - largest[i / 2]);
-                total[i / 2] += p[n][i];
-            }
+        for_each(p, [&](float& score, int, int half) {
+            score = exp2_fast(score * to_log2 - most_log2[half]);
+            total[half] += score;
+        });
         copy_async_wait<1>();
         sync_block();
         product<DIM, KEYS, DIM>(sums, p, tile_v);
@@ -252,28 +311,46 @@ attention_forward(const bf16* q, const bf16* k, const bf16* v, const Segment* se
         total[half] += shuffle_xor(total[half], 1);
         total[half] += shuffle_xor(total[half], 2);
         const int row = half ? high : low;
-        if (t == 0 && row < rows.count) lse[rows.place(row)] = (largest[half] + log2f(total[half])) * LN_2;
+        if (t == 0 && row < rows.count) lse[rows.place(row)] = (largest[half] * to_log2 + log2f(total[half])) * LN_2;
     }
     store_tile<DIM, DIM>(sums, 1.0f / total[0], 1.0f / total[1], tile_q + own * STRIDE, [&](int r) {
         return own + r < rows.count ? out + rows.place(own + r) * DIM : nullptr;
     });
 }
 
-// delta = sum of d_out out over a head, one warp a token and head.
-template <int DIM> KERNEL(256) attention_delta(const bf16* d_out, const bf16* out, u32 rows, float* delta) {
-    const u32 row = warp_row();
-    if (row >= rows) return;
-    const u64 start = (u64)row * DIM;
+// The sum of d_out out over a head, in each of the four lanes that share a row of a fragment.
+template <int DIM> DEVICE float row_delta(const bf16* d_out, const bf16* out) {
     float sum = 0.0f;
-    for (u32 at = lane_index() * UNIT; at < DIM; at += WARP * UNIT) {
+    for (u32 at = lane_index() % 4 * UNIT; at < DIM; at += 4 * UNIT) {
         float a[8], b[8];
-        load_unit(d_out + start + at, a);
-        load_unit(out + start + at, b);
+        load_unit(d_out + at, a);
+        load_unit(out + at, b);
 #pragma unroll
         for (int i = 0; i < 8; i++) sum += a[i] * b[i];
     }
-    sum = warp_sum(sum);
-    if (lane_index() == 0) delta[row] = sum;
+    sum += shuffle_xor(sum, 1);
+    return sum + shuffle_xor(sum, 2);
+}
+
+// Turns the rows of heads in `sums[16, DIM]` back by the angles of their tokens (Rotation in halves): both values of a pair are
+// in one lane. `cosine` and `sine` are of DIM / 2 pairs a token.
+template <int DIM>
+DEVICE void turn_back(float (&sums)[DIM / 8][4], const float* cosine, const float* sine, u64 token_low, u64 token_high) {
+    const int t = lane_index() % 4;
+#pragma unroll
+    for (int n = 0; n < DIM / 16; n++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const u64 at = (half ? token_high : token_low) * (DIM / 2) + n * 8 + 2 * t;
+            const float2 c = *(const float2*)(cosine + at), s = *(const float2*)(sine + at);
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                float &low = sums[n][2 * half + i], &high = sums[n + DIM / 16][2 * half + i];
+                const float a = low, b = high, cos = i ? c.y : c.x, sin = i ? s.y : s.x;
+                low = a * cos + b * sin;
+                high = b * cos - a * sin;
+            }
+        }
 }
 
 // Rows of the inner tiles of backward, and how many pairs of them are in shared memory: what fits 99 KiB.
@@ -308,8 +385,8 @@ template <int STAGES, int STEP, class Load, class Use> DEVICE void pipeline(i32 
 template <int DIM, bool SPECIAL = false>
 KERNEL(128, 2)
 attention_backward_queries(const bf16* d_out, const bf16* q, const bf16* k, const bf16* v, const float* lse,
-                           const float* delta, const Segment* segments, const int2* tiles, u32 heads, u32 kv_heads,
-                           float scale, bf16* d_q, float softcap, u32 window) {
+                           float* delta, const Segment* segments, const int2* tiles, u32 heads, u32 kv_heads, float scale,
+                           bf16* d_q, float softcap, u32 window, const bf16* out, const float* cosine, const float* sine) {
     constexpr int KEYS = Inner<DIM>::ROWS, STRIDE = Tile<DIM>::STRIDE;
     DYNAMIC_SHARED(memory);
     bf16* tile_q = (bf16*)memory;
@@ -319,11 +396,8 @@ attention_backward_queries(const bf16* d_out, const bf16* q, const bf16* k, cons
     const QueryRows rows(segments, tiles, {heads, kv_heads});
     const i32 keys = rows.keys();
     const int lane = lane_index(), t = lane % 4, own = threadIdx.x / WARP * WARP_ROWS, low = own + lane / 4, high = low + 8;
-    const auto from_queries = [&](const bf16* from) {
-        return [&rows, from](int r) { return r < rows.count ? from + rows.place(r) * DIM : nullptr; };
-    };
-    load_tile<DIM, ROWS>(tile_q, from_queries(q));
-    load_tile<DIM, ROWS>(tile_d, from_queries(d_out));
+    rows.load<DIM>(tile_q, q);
+    rows.load<DIM>(tile_d, d_out);
 
     const Scores<SPECIAL> scores = {scale, softcap, (i32)window};
     const i32 sees[2] = {rows.position(low), rows.position(high)};
@@ -332,45 +406,52 @@ attention_backward_queries(const bf16* d_out, const bf16* q, const bf16* k, cons
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int row = half ? high : low;
+        const u64 place = rows.place(min(row, rows.count - 1));
+        deltas[half] = row_delta<DIM>(d_out + place * DIM, out + place * DIM);
         if (row >= rows.count) continue;
-        lse_log2[half] = lse[rows.place(row)] * LOG2_E;
-        deltas[half] = delta[rows.place(row)];
+        lse_log2[half] = lse[place] * LOG2_E;
+        // For the gradients of keys.
+        if (t == 0) delta[place] = deltas[half];
     }
     float sums[DIM / 8][4];
     clear(sums);
     const auto load = [&](int stage, i32 first) {
-        const auto from_keys = [&](const bf16* from) {
-            return [&, from](int r) -> const bf16* {
-                if (first + r >= keys) return nullptr;
-                return from + ((u64)token_at(segments, rows.index, first + r) * kv_heads + rows.key_head) * DIM;
-            };
-        };
+        const KeyRow key = key_row<KEYS>(segments, rows, first, keys);
         bf16* tile = inner + stage * 2 * KEYS * STRIDE;
-        load_tile<DIM, KEYS>(tile, from_keys(k));
-        load_tile<DIM, KEYS>(tile + KEYS * STRIDE, from_keys(v));
+        load_row<DIM, KEYS>(tile, k + key.place * DIM, key.there);
+        load_row<DIM, KEYS>(tile + KEYS * STRIDE, v + key.place * DIM, key.there);
     };
+    const i32 all_see = rows.position(0) + 1;
+    const float to_log2 = scale * LOG2_E;
     const i32 begin = scores.first_key(rows.position(0));
     pipeline<Inner<DIM>::STAGES, KEYS>(begin, keys, load, [&](int stage, i32 first) {
         const bf16* tile_k = inner + stage * 2 * KEYS * STRIDE;
         const bf16* tile_v = tile_k + KEYS * STRIDE;
         float p[KEYS / 8][4], d_p[KEYS / 8][4];
-        clear(p);
-        clear(d_p);
         product_transposed<DIM, KEYS>(p, tile_q + own * STRIDE, tile_k);
         product_transposed<DIM, KEYS>(d_p, tile_d + own * STRIDE, tile_v);
-#pragma unroll
-        for (int n = 0; n < KEYS / 8; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const i32 key = first + n * 8 + 2 * t + i % 2;
-                const bool seen = key < keys && scores.see(sees[i / 2], key);
+        // Of what is not seen the probability is 2^-inf.
+        const auto see = [&](float& score, int column, int half) {
+            const i32 key = first + column;
+            if (key >= keys || !scores.see(sees[half], key)) score = bits_float(0xff800000u);
+        };
+        if (SPECIAL) {
+            for_each(p, d_p, [&](float& score, float& d_score, int column, int half) {
                 float slope;
-                const float score = scores.log2_of(p[n][i], slope);
-                const float probability = seen ? exp2_fast(score - lse_log2[i / 2]) : 0.0f;
-                p[n][i] = probability * (d_p[n][i] - deltas[i / 2]) * slope;
-            }
+                score = scores.log2_of(score, slope);
+                d_score = (d_score - deltas[half]) * slope;
+                see(score, column, half);
+                score = exp2_fast(score - lse_log2[half]) * d_score;
+            });
+        } else {
+            if (first + KEYS > all_see) for_each(p, see);
+            for_each(p, d_p, [&](float& score, float d_score, int, int half) {
+                score = exp2_fast(score * to_log2 - lse_log2[half]) * (d_score - deltas[half]);
+            });
+        }
         product<DIM, KEYS, DIM>(sums, p, tile_k);
     });
+    if (cosine) turn_back<DIM>(sums, cosine, sine, rows.token(low), rows.token(high));
     store_tile<DIM, DIM>(sums, scale, scale, tile_q + own * STRIDE, [&](int r) {
         return own + r < rows.count ? d_q + rows.place(own + r) * DIM : nullptr;
     });
@@ -383,7 +464,7 @@ KERNEL(128)
 attention_backward_keys(const bf16* d_out, const bf16* q, const bf16* k, const bf16* v, const float* lse,
                         const float* delta, const Segment* segments, const u32* order, const int2* tiles, u32 heads,
                         u32 kv_heads, float scale, bf16* d_k, bf16* d_v, const i32* positions, float softcap,
-                        u32 window) {
+                        u32 window, const float* cosine, const float* sine) {
     constexpr int QUERIES = Inner<DIM>::ROWS, STAGES = Inner<DIM>::STAGES, STRIDE = Tile<DIM>::STRIDE;
     DYNAMIC_SHARED(memory);
     bf16* tile_k = (bf16*)memory;
@@ -409,60 +490,72 @@ attention_backward_keys(const bf16* d_out, const bf16* q, const bf16* k, const b
     const auto query_place = [&](i32 row) {
         return (u64)queries[row / (i32)group] * heads + key_head * group + row % (i32)group;
     };
-    const auto from_keys = [&](const bf16* from) {
-        return [&, from](int r) { return r < count ? from + key_place(r) * DIM : nullptr; };
-    };
-    load_tile<DIM, ROWS>(tile_k, from_keys(k));
-    load_tile<DIM, ROWS>(tile_v, from_keys(v));
+    const int mine = Copier<ROWS>::row();
+    const u64 key_of_mine = key_place(min(mine, count - 1)) * DIM;
+    load_row<DIM, ROWS>(tile_k, k + key_of_mine, mine < count);
+    load_row<DIM, ROWS>(tile_v, v + key_of_mine, mine < count);
 
     const int lane = lane_index(), t = lane % 4, own = threadIdx.x / WARP * WARP_ROWS, low = own + lane / 4, high = low + 8;
     float sums_k[COLS / 8][4], sums_v[COLS / 8][4];
     clear(sums_k);
     clear(sums_v);
     const auto load = [&](int stage, i32 first) {
-        const auto from_queries = [&](const bf16* from) {
-            return [&, from](int r) { return first + r < query_rows ? from + query_place(first + r) * DIM : nullptr; };
-        };
+        typedef Copier<QUERIES> Mine;
+        const int r = Mine::row();
+        const i32 row = min(first + r, query_rows - 1);
+        const bool there = first + r < query_rows;
+        const u64 place = query_place(row);
         bf16* tile = inner + stage * 2 * QUERIES * STRIDE;
-        load_tile<DIM, QUERIES>(tile, from_queries(q));
-        load_tile<DIM, QUERIES>(tile + QUERIES * STRIDE, from_queries(d_out));
-        if (threadIdx.x < QUERIES) {
-            const i32 row = first + (i32)threadIdx.x;
-            const bool there = row < query_rows;
+        load_row<DIM, QUERIES>(tile, q + place * DIM, there);
+        load_row<DIM, QUERIES>(tile + QUERIES * STRIDE, d_out + place * DIM, there);
+        if (Mine::first_chunk() == 0) {
             // Rows that are not there have the probability 2^-inf.
-            inner_lse[stage * QUERIES + threadIdx.x] = there ? lse[query_place(row)] * LOG2_E : bits_float(0x7f800000u);
-            inner_delta[stage * QUERIES + threadIdx.x] = there ? delta[query_place(row)] : 0.0f;
-            if (SPECIAL) inner_position[stage * QUERIES + threadIdx.x] = there ? positions[row / (i32)group] : 0;
+            inner_lse[stage * QUERIES + r] = there ? lse[place] * LOG2_E : bits_float(0x7f800000u);
+            inner_delta[stage * QUERIES + r] = delta[place];
+            if (SPECIAL) inner_position[stage * QUERIES + r] = positions[row / (i32)group];
         }
     };
+    // From this row on queries see all keys of the block. What rows of keys hold that are not there is not stored.
+    const i32 see_all = (ROWS - 1) * (i32)group;
+    const i32 sees_from[2] = {low * (i32)group, high * (i32)group};
+    const float to_log2 = scale * LOG2_E;
     pipeline<STAGES, QUERIES>(0, query_rows, load, [&](int stage, i32 first) {
         const bf16* tile_q = inner + stage * 2 * QUERIES * STRIDE;
         const bf16* tile_d = tile_q + QUERIES * STRIDE;
         float p[QUERIES / 8][4], d_s[QUERIES / 8][4];
-        clear(p);
-        clear(d_s);
         // Scores transposed: rows are keys, columns queries.
         product_transposed<DIM, QUERIES>(p, tile_k + own * STRIDE, tile_q);
         product_transposed<DIM, QUERIES>(d_s, tile_v + own * STRIDE, tile_d);
-#pragma unroll
-        for (int n = 0; n < QUERIES / 8; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int query = n * 8 + 2 * t + i % 2, key = i < 2 ? low : high;
+        if (SPECIAL) {
+            for_each(p, d_s, [&](float& score, float& d_score, int query, int half) {
                 const int place = stage * QUERIES + query;
-                const bool seen = key < count && (SPECIAL ? scores.see(inner_position[place], segment.base + first_key + key)
-                                                          : first + query >= key * (i32)group);
+                const i32 position = segment.base + first_key + (half ? high : low);
                 float slope;
-                const float score = scores.log2_of(p[n][i], slope);
-                p[n][i] = seen ? exp2_fast(score - inner_lse[place]) : 0.0f;
-                d_s[n][i] = p[n][i] * (d_s[n][i] - inner_delta[place]) * slope;
-            }
+                score = scores.log2_of(score, slope);
+                score = scores.see(inner_position[place], position) ? exp2_fast(score - inner_lse[place]) : 0.0f;
+                d_score = score * (d_score - inner_delta[place]) * slope;
+            });
+        } else {
+            if (first < see_all)
+                for_each(p, [&](float& score, int query, int half) {
+                    if (first + query < sees_from[half]) score = bits_float(0xff800000u);
+                });
+            for_each(p, d_s, [&](float& score, float& d_score, int query, int) {
+                const int place = stage * QUERIES + query;
+                score = exp2_fast(score * to_log2 - inner_lse[place]);
+                d_score = score * (d_score - inner_delta[place]);
+            });
+        }
         product<DIM, QUERIES, COLS>(sums_v, p, tile_d + column);
         product<DIM, QUERIES, COLS>(sums_k, d_s, tile_q + column);
     });
     const auto to_keys = [&](bf16* to) {
         return [&, to](int r) { return own + r < count ? to + key_place(own + r) * DIM + column : nullptr; };
     };
+    if constexpr (COLS == DIM) {
+        const auto token = [&](int r) { return (u64)segment.start + first_key + min(r, count - 1); };
+        if (cosine) turn_back<DIM>(sums_k, cosine, sine, token(low), token(high));
+    }
     store_tile<DIM, COLS>(sums_k, scale, scale, tile_k + own * STRIDE, to_keys(d_k));
     store_tile<DIM, COLS>(sums_v, 1.0f, 1.0f, tile_v + own * STRIDE, to_keys(d_v));
 }

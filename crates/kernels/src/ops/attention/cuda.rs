@@ -4,16 +4,20 @@
 //! [`HEAD_DIMS`]. [`plain_forward`] and [`plain_backward`] take both types and every head size up to [`MAX_HEAD_DIM`],
 //! 128 threads for 16 rows. Caps and windows have instances of their own, so that who has none pays nothing for them.
 
+use std::cmp::Reverse;
+
 use super::{Heads, Scores, Segments};
 use crate::gpu::launch::{MAX_SHARED_BYTES, WARP};
 use crate::gpu::{Arg, Float, Launch, Region};
+use crate::ops::rope::{Pairs, Rotation};
 
 /// Head sizes that kernels for tensor cores are compiled for.
 pub const HEAD_DIMS: [usize; 5] = [64, 80, 96, 128, 256];
 
-/// Whether tensor cores compute heads of this type and size; the plain kernels compute all others.
-pub(super) fn on_tensor_cores(float: Float, heads: Heads) -> bool {
-    float == Float::Bf16 && HEAD_DIMS.contains(&heads.dim)
+/// Whether tensor cores compute heads of this type and size; the plain kernels compute all others. The largest score is
+/// found before it is scaled.
+pub(super) fn on_tensor_cores(float: Float, heads: Heads, scores: Scores) -> bool {
+    float == Float::Bf16 && HEAD_DIMS.contains(&heads.dim) && scores.scale > 0.0
 }
 
 /// The largest head of the plain kernels.
@@ -27,6 +31,10 @@ const ROWS: usize = 64;
 
 /// Rows that a block of the plain kernels owns: a part of those.
 const PLAIN_ROWS: usize = 16;
+
+/// Places in the description of a segment.
+const BASE: usize = 3;
+const SUBTREE: usize = 5;
 
 /// A tree of segments as kernels read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +109,11 @@ impl Tree {
             tree.query_tiles.extend(tiles(segment.len * group));
             tree.key_tiles.extend(tiles(segment.len));
         }
+        // Blocks begin in this order: those with the most to do first, so that none is left alone at the end.
+        let Tree { segments, query_tiles, key_tiles, .. } = &mut tree;
+        let (of, group) = (|segment: i32| segments[segment as usize], int(group));
+        query_tiles.sort_by_key(|&[segment, first]| Reverse(of(segment)[BASE] + first / group));
+        key_tiles.sort_by_key(|&[segment, first]| Reverse(of(segment)[SUBTREE] - first));
         tree
     }
 
@@ -259,9 +272,10 @@ impl Sizes {
         size_of::<f32>() * (own * PLAIN_ROWS * width + inner + 4 * 4 * warp)
     }
 
-    /// Bytes of a row in shared memory: padded, so that rows begin in different banks.
+    /// Bytes of a row in shared memory: padded where its parts do not change places, so that rows are in different banks.
     fn row_bytes(&self) -> usize {
-        2 * (self.heads.dim + 8)
+        let padding = if self.heads.dim.is_multiple_of(64) { 0 } else { 8 };
+        2 * (self.heads.dim + padding)
     }
 
     /// Rows of backward's inner tiles, and how many pairs of tiles there are at a time.
@@ -321,7 +335,23 @@ pub struct Gradients {
     pub k: Region,
     /// Of the values.
     pub v: Region,
+    /// Cosines and sines by which queries and keys were turned, where [`turns_back`].
+    pub turned: Option<(Region, Region)>,
 }
+
+/// Whether [`backward`] itself turns the gradients of queries and keys back: both values of a pair are in one thread.
+pub fn turns_back(heads: Heads, rotation: Rotation) -> bool {
+    let whole = rotation.pairs == Pairs::Halves && 2 * rotation.frequencies == heads.dim;
+    whole && heads.dim == keys_columns(heads)
+}
+
+/// Columns of the gradients of keys and values that a block computes: both are in registers.
+fn keys_columns(heads: Heads) -> usize {
+    heads.dim.min(128)
+}
+
+/// Where the arguments of both kernels of backward have `delta`.
+const DELTA: usize = 5;
 
 /// Arguments of backward's kernels.
 struct BackwardArgs {
@@ -372,7 +402,8 @@ impl BackwardArgs {
     }
 }
 
-/// [`super::backward`] on a device, on tensor cores, in three launches; `delta` is a workspace, f32 `[tokens, heads]`.
+/// [`super::backward`] on a device, on tensor cores, in two launches, of which the first writes `delta` for the second: f32
+/// `[tokens, heads]`.
 pub fn backward(
     d_out: Region,
     operands: Operands,
@@ -381,11 +412,17 @@ pub fn backward(
     scores: Scores,
     gradients: Gradients,
     delta: Region,
-) -> [Launch; 3] {
+) -> [Launch; 2] {
     let sizes = Sizes::new(tree.tree.tokens, heads, scores);
-    let args = BackwardArgs::new(&sizes, d_out, operands, tree, gradients, delta);
-    // Both gradients of a block's keys are in registers: of 256 columns, half at a time.
-    let cols = heads.dim.min(128);
+    let mut args = BackwardArgs::new(&sizes, d_out, operands, tree, gradients, delta);
+    args.queries[DELTA] = Arg::Out(sizes.per_head(delta));
+    args.queries.push(Arg::In(sizes.wide(operands.out)));
+    let angles = sizes.tokens * (heads.dim / 2) as u64;
+    let turned = gradients.turned.map(|(cos, sin)| [cos, sin].map(|part| Arg::In(part.words(angles))));
+    for args in [&mut args.queries, &mut args.keys] {
+        args.extend(turned.unwrap_or([Arg::Null; 2]));
+    }
+    let cols = keys_columns(heads);
     let (inner, stages) = sizes.inner();
     let statistics = 3 * stages * inner * size_of::<f32>();
     let shared_bytes = sizes.backward_shared_bytes();
@@ -397,7 +434,6 @@ pub fn backward(
     );
     let key_grid = [keys.grid[0], keys.grid[1], (heads.dim / cols) as u32];
     [
-        Launch::over_rows(format!("attention_delta<{}>", heads.dim), sizes.all_heads(), args.delta),
         sizes.launch(
             sizes.entry("attention_backward_queries", &heads.dim.to_string()),
             tree.tree.query_tiles.len(),
@@ -538,7 +574,8 @@ mod tests {
     fn tiles_cover_every_row_of_a_segment_once() {
         let heads = Heads { query: 6, key_value: 2, dim: 64 };
         let tree = Tree::new(&Segments::single(65), heads);
-        assert_eq!(tree.query_tiles, [[0, 0], [0, 64], [0, 128], [0, 192]]);
+        // Late queries see the most keys, and early keys are seen by the most queries.
+        assert_eq!(tree.query_tiles, [[0, 192], [0, 128], [0, 64], [0, 0]]);
         assert_eq!(tree.key_tiles, [[0, 0], [0, 64]]);
     }
 
@@ -569,9 +606,9 @@ mod tests {
             let (on_device, scores) = (DeviceTree { tree: &tree, parts: [r; 5] }, Scores::of(heads));
             // Asserts what a block asks for.
             let forward = forward(operands, on_device, heads, scores);
-            let gradients = Gradients { q: r, k: r, v: r };
+            let gradients = Gradients { q: r, k: r, v: r, turned: None };
             let backward = backward(r, operands, on_device, heads, scores, gradients, r);
-            assert!(forward.shared_bytes > 0 && backward.iter().skip(1).all(|l| l.shared_bytes > 0));
+            assert!(forward.shared_bytes > 0 && backward.iter().all(|l| l.shared_bytes > 0));
         }
         assert_eq!(largest_plain().plain_shared_bytes(2), MAX_SHARED_BYTES as usize);
     }

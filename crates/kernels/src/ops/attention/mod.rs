@@ -10,6 +10,7 @@
 
 use std::fmt;
 
+use crate::ops::rope::{self, Angles};
 use crate::tensor::{Device, Placement, Tensor};
 
 mod cpu;
@@ -214,6 +215,8 @@ pub struct Gradients<'a> {
     pub k: &'a mut Tensor,
     /// Of the values.
     pub v: &'a mut Tensor,
+    /// How queries and keys were turned before forward read them, if they were: their gradients are those of the values before.
+    pub turned: Option<&'a Angles>,
 }
 
 /// Writes `out` and `lse` for all tokens of `segments`.
@@ -237,7 +240,7 @@ pub fn forward(
             let (float, tree) = (q.float_with(&[k, v, out]), segments.on_gpu.tree(gpu, segments, heads));
             let (q, k, v, out, lse) = (q.region(), k.region(), v.region(), out.region(), lse.region());
             let operands = cuda::Operands { q, k, v, out, lse };
-            gpu.run(&match cuda::on_tensor_cores(float, heads) {
+            gpu.run(&match cuda::on_tensor_cores(float, heads, scores) {
                 true => cuda::forward(operands, tree.on_device(), heads, scores),
                 false => cuda::plain_forward(float, operands, tree.on_device(), heads, scores),
             });
@@ -266,8 +269,12 @@ pub fn backward(
     let scores = scores.over(|| segments.longest_path());
     match d_out.device() {
         Device::Cpu => {
-            let workspace = workspace.cpu_mut();
-            cpu::backward(d_out.cpu(), saved, segments, heads, scores, gradients, workspace);
+            let Gradients { q, k, v, turned } = gradients;
+            let (of_heads, workspace) = (Gradients { q, k, v, turned: None }, workspace.cpu_mut());
+            cpu::backward(d_out.cpu(), saved, segments, heads, scores, of_heads, workspace);
+            if let Some(angles) = turned {
+                rope::backward_in_place([q, k], angles, segments.tokens(), [heads.query, heads.key_value]);
+            }
         }
         Device::Cuda(gpu) => {
             let tree = segments.on_gpu.tree(gpu, segments, heads);
@@ -280,14 +287,25 @@ pub fn backward(
                 out: out.region(),
                 lse: lse.region(),
             };
-            let Gradients { q, k, v } = gradients;
-            let gradients = cuda::Gradients { q: q.region(), k: k.region(), v: v.region() };
+            let Gradients { q, k, v, turned } = gradients;
+            let on_tensor_cores = cuda::on_tensor_cores(float, heads, scores);
+            let here = turned.filter(|angles| on_tensor_cores && cuda::turns_back(heads, angles.rotation()));
+            let of_heads = cuda::Gradients {
+                q: q.region(),
+                k: k.region(),
+                v: v.region(),
+                turned: here.map(Angles::regions),
+            };
             let (d_out, tree, delta) = (d_out.region(), tree.on_device(), workspace.region());
-            let launches = match cuda::on_tensor_cores(float, heads) {
-                true => cuda::backward(d_out, operands, tree, heads, scores, gradients, delta),
-                false => cuda::plain_backward(float, d_out, operands, tree, heads, scores, gradients, delta),
+            let launches = match on_tensor_cores {
+                true => cuda::backward(d_out, operands, tree, heads, scores, of_heads, delta).to_vec(),
+                false => cuda::plain_backward(float, d_out, operands, tree, heads, scores, of_heads, delta)
+                    .to_vec(),
             };
             launches.iter().for_each(|launch| gpu.run(launch));
+            if let (None, Some(angles)) = (here, turned) {
+                rope::backward_in_place([q, k], angles, segments.tokens(), [heads.query, heads.key_value]);
+            }
         }
     }
 }

@@ -117,7 +117,7 @@ fn assert_backward_equals_finite_differences(c: &Case, what: &str) {
         &c.segments,
         c.heads,
         c.scores,
-        Gradients { q: d_q, k: d_k, v: d_v },
+        Gradients { q: d_q, k: d_k, v: d_v, turned: None },
         &mut workspace,
     );
     let (wq, wk, wv) = (widen(&c.q), widen(&c.k), widen(&c.v));

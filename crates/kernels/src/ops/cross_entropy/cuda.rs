@@ -42,7 +42,7 @@ pub fn loss_and_gradient(
     losses: Region,
 ) -> Launch {
     let args = vec![
-        Arg::Out(logits.floats(float, u64::from(rows) * u64::from(vocab))),
+        Arg::Update(logits.floats(float, u64::from(rows) * u64::from(vocab))),
         Arg::U32(vocab),
         Arg::In(targets.words(3 * u64::from(count))),
         Arg::U32(count),

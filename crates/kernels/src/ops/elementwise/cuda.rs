@@ -44,22 +44,22 @@ pub(crate) fn over_columns(entry: String, width: u32, args: Vec<Arg>) -> Launch 
 
 /// Every row of `y` becomes `row`, `[width]` in f32: a bias, to which a product then adds. `shape` is rows and width.
 pub fn fill_rows(row: Region, shape: (u32, u32), y: Rows) -> Launch {
-    with_row("fill_rows", row, shape, y)
+    with_row("fill_rows", row, shape, y, Arg::Out)
 }
 
 /// Adds `row`, `[width]` in f32, to every row of `y`: the bias of a product that adds to its output. `shape` is rows and
 /// width.
 pub fn add_to_rows(row: Region, shape: (u32, u32), y: Rows) -> Launch {
-    with_row("add_to_rows", row, shape, y)
+    with_row("add_to_rows", row, shape, y, Arg::Update)
 }
 
-fn with_row(kernel: &str, row: Region, shape: (u32, u32), y: Rows) -> Launch {
+fn with_row(kernel: &str, row: Region, shape: (u32, u32), y: Rows, out: fn(Region) -> Arg) -> Launch {
     let (rows, width) = shape;
     let args = vec![
         Arg::In(row.words(width.into())),
         Arg::U32(rows),
         Arg::U32(width),
-        Arg::Out(y.span(shape)),
+        out(y.span(shape)),
         Arg::U32(y.stride),
     ];
     over_units(format!("{kernel}<{}>", y.float.name()), shape, args)
@@ -67,32 +67,32 @@ fn with_row(kernel: &str, row: Region, shape: (u32, u32), y: Rows) -> Launch {
 
 /// [`super::add`] on a device.
 pub fn add(float: Float, x: Region, len: u64, y: Region) -> Launch {
-    let args = vec![Arg::In(x.floats(float, len)), Arg::U64(len), Arg::Out(y.floats(float, len))];
+    let args = vec![Arg::In(x.floats(float, len)), Arg::U64(len), Arg::Update(y.floats(float, len))];
     Launch::over_values(format!("add<{}>", float.name()), len, args)
 }
 
 /// [`super::scale`] on a device.
 pub fn scale(float: Float, x: Region, len: u64, factor: f32) -> Launch {
-    let args = vec![Arg::Out(x.floats(float, len)), Arg::U64(len), Arg::F32(factor)];
+    let args = vec![Arg::Update(x.floats(float, len)), Arg::U64(len), Arg::F32(factor)];
     Launch::over_values(format!("scale<{}>", float.name()), len, args)
 }
 
 /// [`super::add_scaled`] on a device.
 pub fn add_scaled(float: Float, x: Region, factor: f32, len: u64, y: Region) -> Launch {
-    let (x, y) = (Arg::In(x.floats(float, len)), Arg::Out(y.floats(float, len)));
+    let (x, y) = (Arg::In(x.floats(float, len)), Arg::Update(y.floats(float, len)));
     let args = vec![x, Arg::F32(factor), Arg::U64(len), y];
     Launch::over_values(format!("add_scaled<{}>", float.name()), len, args)
 }
 
 /// [`super::softcap`] on a device.
 pub fn softcap(float: Float, x: Region, len: u64, cap: f32) -> Launch {
-    let args = vec![Arg::Out(x.floats(float, len)), Arg::U64(len), Arg::F32(cap)];
+    let args = vec![Arg::Update(x.floats(float, len)), Arg::U64(len), Arg::F32(cap)];
     Launch::over_values(format!("softcap<{}>", float.name()), len, args)
 }
 
 /// [`super::softcap_backward`] on a device.
 pub fn softcap_backward(float: Float, capped: Region, len: u64, cap: f32, d_x: Region) -> Launch {
-    let (capped, d_x) = (Arg::In(capped.floats(float, len)), Arg::Out(d_x.floats(float, len)));
+    let (capped, d_x) = (Arg::In(capped.floats(float, len)), Arg::Update(d_x.floats(float, len)));
     let args = vec![capped, Arg::U64(len), Arg::F32(cap), d_x];
     Launch::over_values(format!("softcap_backward<{}>", float.name()), len, args)
 }
@@ -127,7 +127,7 @@ pub fn widen(x: Region, len: u64, y: Region) -> Launch {
 
 /// [`super::round_to_bf16`] on a device.
 pub fn round_to_bf16(x: Region, len: u64) -> Launch {
-    Launch::over_values("round_to_bf16", len, vec![Arg::Out(x.words(len)), Arg::U64(len)])
+    Launch::over_values("round_to_bf16", len, vec![Arg::Update(x.words(len)), Arg::U64(len)])
 }
 
 /// [`super::add_column_sums`] on a device: `x` `[rows, width]` of type `float`, `y` `[width]` in f32. `shape` is rows and
@@ -138,7 +138,7 @@ pub fn add_column_sums(float: Float, x: Region, shape: (u32, u32), y: Region) ->
         Arg::In(x.floats(float, u64::from(rows) * u64::from(width))),
         Arg::U32(rows),
         Arg::U32(width),
-        Arg::Out(y.words(width.into())),
+        Arg::Update(y.words(width.into())),
     ];
     over_columns(format!("add_column_sums<{}>", float.name()), width, args)
 }
@@ -148,7 +148,7 @@ pub fn scale_columns(float: Float, x: Region, rows: u32, width: u32, cols: Range
     assert!(cols.start <= cols.end && cols.end <= width, "columns outside the matrix");
     let count = cols.end - cols.start;
     let args = vec![
-        Arg::Out(x.floats(float, u64::from(rows) * u64::from(width))),
+        Arg::Update(x.floats(float, u64::from(rows) * u64::from(width))),
         Arg::U32(rows),
         Arg::U32(width),
         Arg::U32(cols.start),
@@ -162,7 +162,7 @@ pub fn scale_columns(float: Float, x: Region, rows: u32, width: u32, cols: Range
 pub fn scale_rows(float: Float, x: Region, shape: (u32, u32), factors: Region) -> Launch {
     let (rows, width) = shape;
     let args = vec![
-        Arg::Out(x.floats(float, u64::from(rows) * u64::from(width))),
+        Arg::Update(x.floats(float, u64::from(rows) * u64::from(width))),
         Arg::U32(rows),
         Arg::U32(width),
         Arg::In(factors.words(rows.into())),
@@ -196,7 +196,7 @@ pub fn scatter_add_rows(
         Arg::In(rows.words(count.into())),
         Arg::U32(count),
         Arg::U32(width),
-        Arg::Out(y),
+        Arg::Update(y),
     ];
     let entry = format!("scatter_add_rows<{}, {}>", from.name(), to.name());
     Launch::new(entry, count.into(), THREADS, args)

@@ -13,19 +13,16 @@ pub mod cuda;
 
 /// `y = x` over the first `len` values.
 pub fn copy(x: &Tensor, len: usize, y: &mut Tensor) {
-    match x.device() {
-        Device::Cpu => {
-            let (x, y) = (&x.cpu()[..len], &mut y.cpu_mut()[..len]);
-            y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| y.copy_from_slice(x));
-        }
-        Device::Cuda(_) => copy_range(x, 0, len, y, 0),
-    }
+    copy_range(x, 0, len, y, 0);
 }
 
 /// Values `from .. from + len` of `x` become values `to .. to + len` of `y`.
 pub fn copy_range(x: &Tensor, from: usize, len: usize, y: &mut Tensor, to: usize) {
     match x.device() {
-        Device::Cpu => y.cpu_mut()[to..to + len].copy_from_slice(&x.cpu()[from..from + len]),
+        Device::Cpu => {
+            let (x, y) = (&x.cpu()[from..from + len], &mut y.cpu_mut()[to..to + len]);
+            y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| y.copy_from_slice(x));
+        }
         Device::Cuda(gpu) => {
             x.float_with(&[y]);
             gpu.copy(x.part(from, len), y.part(to, len));
@@ -251,6 +248,22 @@ pub fn add_column_sums(x: &Tensor, rows: usize, width: usize, y: &mut Tensor) {
     }
 }
 
+/// Sets all values of tensors of one device to zero.
+pub fn clear(tensors: &mut [&mut Tensor]) {
+    let Some(first) = tensors.first() else { return };
+    match first.device() {
+        Device::Cpu => tensors.iter_mut().for_each(|tensor| tensor.clear(tensor.len())),
+        Device::Cuda(gpu) => {
+            for run in tensors.chunk_by(|x, next| x.goes_on_in(next)) {
+                gpu.clear(run[0].up_to(run[run.len() - 1]));
+            }
+            tensors.iter_mut().for_each(|tensor| {
+                tensor.region_mut();
+            });
+        }
+    }
+}
+
 /// Sum of the squares of all values of f32 tensors of one device, in f64 and in a fixed order.
 pub fn sum_squares(tensors: &[&Tensor]) -> f64 {
     let Some(first) = tensors.first() else { return 0.0 };
@@ -264,15 +277,16 @@ pub fn sum_squares(tensors: &[&Tensor]) -> f64 {
             tensors.iter().map(of_tensor).sum()
         }
         Device::Cuda(gpu) => {
+            let runs: Vec<_> = tensors.chunk_by(|x, next| x.goes_on_in(next)).collect();
             let partial = gpu.buffer(8 * cuda::MAX_PARTIAL_SUMS);
-            let totals = gpu.buffer(8 * tensors.len() as u64);
-            for (i, x) in tensors.iter().enumerate() {
-                let total = totals.region().part(8 * i as u64, 8);
-                for launch in cuda::sum_squares(x.region(), x.len() as u64, partial.region(), total) {
+            let totals = gpu.buffer(8 * runs.len() as u64);
+            for (i, run) in runs.iter().enumerate() {
+                let (x, total) = (run[0].up_to(run[run.len() - 1]), totals.region().part(8 * i as u64, 8));
+                for launch in cuda::sum_squares(x, x.bytes / 4, partial.region(), total) {
                     gpu.run(&launch);
                 }
             }
-            let mut bytes = vec![0; 8 * tensors.len()];
+            let mut bytes = vec![0; 8 * runs.len()];
             gpu.download(totals.region(), &mut bytes);
             bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).sum()
         }

@@ -135,16 +135,22 @@ pub(super) fn forward(activation: Activation, gate: &[f32], up: &[f32], len: usi
 
 pub(super) fn backward_in_place(
     activation: Activation,
-    d_y: &[f32],
+    d_y: &mut [f32],
     gate: &mut [f32],
     up: &mut [f32],
     len: usize,
+    output_again: bool,
 ) {
-    let (gate, up) = (Shared::new(&mut gate[..len]), Shared::new(&mut up[..len]));
+    let [d_y, gate, up] = [d_y, gate, up].map(|values| Shared::new(&mut values[..len]));
     for_row_blocks(len, 1, |at| {
         // SAFETY: blocks are disjoint.
-        let (gate, up) = unsafe { (gate.part(at.clone()), up.part(at.clone())) };
-        block_backward(activation, &d_y[at], gate, up);
+        let (d_y, gate, up) = unsafe { (d_y.part(at.clone()), gate.part(at.clone()), up.part(at)) };
+        let mut output = vec![0.0; if output_again { d_y.len() } else { 0 }];
+        if output_again {
+            block_forward(activation, gate, up, &mut output);
+        }
+        block_backward(activation, d_y, gate, up);
+        d_y[..output.len()].copy_from_slice(&output);
     });
 }
 
@@ -156,10 +162,22 @@ pub(super) fn plain_forward(activation: Activation, x: &[f32], len: usize, y: &m
     });
 }
 
-pub(super) fn plain_backward_in_place(activation: Activation, d_y: &[f32], x: &mut [f32], len: usize) {
-    let x = Shared::new(&mut x[..len]);
+pub(super) fn plain_backward_in_place(
+    activation: Activation,
+    d_y: &mut [f32],
+    x: &mut [f32],
+    len: usize,
+    output_again: bool,
+) {
+    let [d_y, x] = [d_y, x].map(|values| Shared::new(&mut values[..len]));
     for_row_blocks(len, 1, |at| {
         // SAFETY: blocks are disjoint.
-        plain_block_backward(activation, &d_y[at.clone()], unsafe { x.part(at) });
+        let (d_y, x) = unsafe { (d_y.part(at.clone()), x.part(at)) };
+        let mut output = vec![0.0; if output_again { d_y.len() } else { 0 }];
+        if output_again {
+            plain_block_forward(activation, x, &mut output);
+        }
+        plain_block_backward(activation, d_y, x);
+        d_y[..output.len()].copy_from_slice(&output);
     });
 }

@@ -60,8 +60,8 @@ template <class T, class Act> KERNEL(256) gate_forward(const T* gate, const T* u
     store(g, len - at, y + at);
 }
 
-// Overwrites gate and up with their gradients.
-template <class T, class Act> KERNEL(256) gate_backward(const T* d_y, T* gate, T* up, u64 len) {
+// Overwrites gate and up with their gradients; with `output_again` d_y becomes what forward gave.
+template <class T, class Act> KERNEL(256) gate_backward(T* d_y, T* gate, T* up, u64 len, u32 output_again) {
     const u64 at = unit_start();
     if (at >= len) return;
     float d[8], g[8], u[8];
@@ -72,9 +72,12 @@ template <class T, class Act> KERNEL(256) gate_backward(const T* d_y, T* gate, T
     for (int i = 0; i < 8; i++) {
         float slope;
         const float value = Act::value_and_slope(g[i], slope);
-        g[i] = d[i] * u[i] * slope;
-        u[i] = d[i] * value;
+        const float d_value = d[i];
+        d[i] = value * u[i];
+        g[i] = d_value * u[i] * slope;
+        u[i] = d_value * value;
     }
+    if (output_again) store(d, len - at, d_y + at);
     store(g, len - at, gate + at);
     store(u, len - at, up + at);
 }
@@ -89,8 +92,8 @@ template <class T, class Act> KERNEL(256) activation_forward(const T* x, u64 len
     store(v, len - at, y + at);
 }
 
-// Overwrites x with its gradient.
-template <class T, class Act> KERNEL(256) activation_backward(const T* d_y, T* x, u64 len) {
+// Overwrites x with its gradient; with `output_again` d_y becomes what forward gave.
+template <class T, class Act> KERNEL(256) activation_backward(T* d_y, T* x, u64 len, u32 output_again) {
     const u64 at = unit_start();
     if (at >= len) return;
     float d[8], v[8];
@@ -99,8 +102,10 @@ template <class T, class Act> KERNEL(256) activation_backward(const T* d_y, T* x
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         float slope;
-        Act::value_and_slope(v[i], slope);
+        const float value = Act::value_and_slope(v[i], slope);
         v[i] = d[i] * slope;
+        d[i] = value;
     }
+    if (output_again) store(d, len - at, d_y + at);
     store(v, len - at, x + at);
 }

@@ -35,9 +35,10 @@ pub fn backward_in_place(
     gate: Region,
     up: Region,
     len: u64,
+    output_again: bool,
 ) -> Launch {
-    let part = |region: Region| region.floats(float, len);
-    let args = vec![Arg::In(part(d_y)), Arg::Out(part(gate)), Arg::Out(part(up)), Arg::U64(len)];
+    let part = |region: Region| Arg::Update(region.floats(float, len));
+    let args = vec![part(d_y), part(gate), part(up), Arg::U64(len), Arg::U32(output_again.into())];
     Launch::over_values(entry("gate_backward", float, activation), len, args)
 }
 
@@ -55,8 +56,9 @@ pub fn plain_backward_in_place(
     d_y: Region,
     x: Region,
     len: u64,
+    output_again: bool,
 ) -> Launch {
-    let part = |region: Region| region.floats(float, len);
-    let args = vec![Arg::In(part(d_y)), Arg::Out(part(x)), Arg::U64(len)];
+    let part = |region: Region| Arg::Update(region.floats(float, len));
+    let args = vec![part(d_y), part(x), Arg::U64(len), Arg::U32(output_again.into())];
     Launch::over_values(entry("activation_backward", float, activation), len, args)
 }

@@ -1,7 +1,7 @@
 //! Activations of feed-forward layers, alone and as a gate (Shazeer 2020): `y = act(x)`, and `y = act(gate) * up`.
 //!
 //! `act` is one of [`Activation`]. `Silu` as a gate is the "swiglu" of Llama, `GeluTanh` the "geglu" of Gemma. All is f32.
-//! Backward overwrites what forward read: `d_x = d_y act'(x)`; `d_gate = d_y up act'(gate)`, `d_up = d_y act(gate)`.
+//! Backward overwrites what forward read, and on demand the gradient of the output by the output: `d_x = d_y act'(x)`; `d_gate = d_y up act'(gate)`, `d_up = d_y act(gate)`.
 
 use crate::tensor::{Device, Tensor};
 
@@ -45,20 +45,25 @@ pub fn forward(activation: Activation, gate: &Tensor, up: &Tensor, len: usize, y
     }
 }
 
-/// Overwrites `gate` and `up` with their gradients, from the gradient `d_y` of the output.
+/// Overwrites `gate` and `up` with their gradients, from the gradient `d_y` of the output; with `output_again` that becomes the
+/// output, as [`forward`] gave it.
 pub fn backward_in_place(
     activation: Activation,
-    d_y: &Tensor,
+    d_y: &mut Tensor,
     gate: &mut Tensor,
     up: &mut Tensor,
     len: usize,
+    output_again: bool,
 ) {
     match d_y.device() {
-        Device::Cpu => cpu::backward_in_place(activation, d_y.cpu(), gate.cpu_mut(), up.cpu_mut(), len),
+        Device::Cpu => {
+            let (d_y, gate, up) = (d_y.cpu_mut(), gate.cpu_mut(), up.cpu_mut());
+            cpu::backward_in_place(activation, d_y, gate, up, len, output_again);
+        }
         Device::Cuda(gpu) => {
             let float = gate.float_with(&[up, d_y]);
             let (d_y, gate, up) = (d_y.region(), gate.region(), up.region());
-            gpu.run(&cuda::backward_in_place(float, activation, d_y, gate, up, len as u64));
+            gpu.run(&cuda::backward_in_place(float, activation, d_y, gate, up, len as u64, output_again));
         }
     }
 }
@@ -74,13 +79,21 @@ pub fn plain_forward(activation: Activation, x: &Tensor, len: usize, y: &mut Ten
     }
 }
 
-/// Overwrites `x` with its gradient, from the gradient `d_y` of `act(x)`.
-pub fn plain_backward_in_place(activation: Activation, d_y: &Tensor, x: &mut Tensor, len: usize) {
+/// Overwrites `x` with its gradient, from the gradient `d_y` of `act(x)`; with `output_again` that becomes `act(x)`.
+pub fn plain_backward_in_place(
+    activation: Activation,
+    d_y: &mut Tensor,
+    x: &mut Tensor,
+    len: usize,
+    output_again: bool,
+) {
     match d_y.device() {
-        Device::Cpu => cpu::plain_backward_in_place(activation, d_y.cpu(), x.cpu_mut(), len),
+        Device::Cpu => {
+            cpu::plain_backward_in_place(activation, d_y.cpu_mut(), x.cpu_mut(), len, output_again)
+        }
         Device::Cuda(gpu) => {
-            let float = x.float_with(&[d_y]);
-            gpu.run(&cuda::plain_backward_in_place(float, activation, d_y.region(), x.region(), len as u64));
+            let (float, d_y, x) = (x.float_with(&[d_y]), d_y.region(), x.region());
+            gpu.run(&cuda::plain_backward_in_place(float, activation, d_y, x, len as u64, output_again));
         }
     }
 }

@@ -13,20 +13,28 @@ fn forward_and_backward_equal_the_reference_and_its_finite_differences() {
         let what = |part: &str| format!("{activation:?}, {part}");
         let reference = |gate: &[f64], up: &[f64]| reference::forward(activation, gate, up);
         let (mut g, mut u) = (Tensor::from_slice(device, &gate), Tensor::from_slice(device, &up));
-        let (mut alone, d_y_tensor) = (Tensor::from_slice(device, &gate), Tensor::from_slice(device, &d_y));
+        let mut alone = Tensor::from_slice(device, &gate);
+        let [mut of_gate, mut of_plain] = [0; 2].map(|_| Tensor::from_slice(device, &d_y));
         let mut y = Tensor::zeros(device, len);
         forward(activation, &g, &u, len, &mut y);
         assert_close(y.cpu(), &reference(&wide_gate, &wide_up), 1e-6, &what("forward"));
+        let output = y.to_vec(len);
         plain_forward(activation, &alone, len, &mut y);
         let ones = vec![1.0; len];
         assert_close(y.cpu(), &reference(&wide_gate, &ones), 1e-6, &what("forward alone"));
 
-        backward_in_place(activation, &d_y_tensor, &mut g, &mut u, len);
+        let [mut g_again, mut u_again] = [&g, &u].map(|t| Tensor::from_slice(device, t.cpu()));
+        backward_in_place(activation, &mut of_gate, &mut g, &mut u, len, false);
+        assert_eq!(of_gate.cpu(), &d_y, "{}", what("the gradient that is not overwritten"));
+        backward_in_place(activation, &mut of_gate, &mut g_again, &mut u_again, len, true);
+        assert_eq!(of_gate.cpu(), &output, "{}", what("the output again"));
+        assert_eq!((g_again.cpu(), u_again.cpu()), (g.cpu(), u.cpu()), "{}", what("gradients with it"));
         let d_gate = finite_difference(&wide_gate, |x| weighted_sum(&reference(x, &wide_up), &d_y));
         let d_up = finite_difference(&wide_up, |x| weighted_sum(&reference(&wide_gate, x), &d_y));
         assert_close(g.cpu(), &d_gate, 2e-6, &what("gate"));
         assert_close(u.cpu(), &d_up, 2e-6, &what("up"));
-        plain_backward_in_place(activation, &d_y_tensor, &mut alone, len);
+        plain_backward_in_place(activation, &mut of_plain, &mut alone, len, true);
+        assert_eq!(of_plain.cpu(), y.cpu(), "{}", what("alone, the output again"));
         let d_x = finite_difference(&wide_gate, |x| weighted_sum(&reference(x, &ones), &d_y));
         assert_close(alone.cpu(), &d_x, 2e-6, &what("alone"));
     }

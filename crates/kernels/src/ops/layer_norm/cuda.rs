@@ -86,7 +86,7 @@ pub fn backward(
         Arg::In(of_rows(statistics, rows)),
         Arg::U32(rows),
         Arg::U32(width),
-        Arg::Out(matrix(float, d_x, shape)),
+        Arg::Update(matrix(float, d_x, shape)),
     ];
     Launch::over_rows(format!("layer_norm_backward<{}>", float.name()), rows, args)
 }
@@ -107,7 +107,7 @@ pub fn backward_weight(
         Arg::In(of_rows(statistics, rows)),
         Arg::U32(rows),
         Arg::U32(width),
-        Arg::Out(d_weight.words(width.into())),
+        Arg::Update(d_weight.words(width.into())),
     ];
     over_columns(format!("layer_norm_backward_weight<{}>", float.name()), width, args)
 }

@@ -3,11 +3,12 @@
 //! All operands are of the device's type of activations, sums are f32. Terms are added to the output one after the other, so
 //! that an output in bf16 is rounded after each; so it is where a weight is decoded in several tiles along the sum.
 
-use super::{Product, Right, Term, View};
-use crate::gpu::{Buffer, Float, Gemm, Gpu, Matrix, count};
+use super::{Base, Product, Right, Term, View};
+use crate::gpu::{Buffer, Factor, Float, Gemm, Gpu, Matrix, Region, count};
 use crate::ops::elementwise::cuda::{Rows, add_to_rows, fill_rows, narrow};
-use crate::quant::cuda::Rows as WeightRows;
-use crate::weight::Weight;
+use crate::quant::cuda::{FEW_ROWS, FewRows, Rows as WeightRows};
+use crate::tensor::Tensor;
+use crate::weight::{RowOrder, Weight};
 
 /// Values of a tile that a weight is decoded to: enough that products keep a large device busy, and no more than some
 /// hundredths of its memory.
@@ -34,11 +35,15 @@ pub fn run_in_tiles(gpu: Gpu, products: &mut [Product<'_>], tile_values: usize) 
 }
 
 fn run_one(gpu: Gpu, product: &mut Product<'_>, tile_values: usize) {
-    let Product { m, n, bias, ref mut accumulate, .. } = *product;
+    let Product { m, n, bias, .. } = *product;
     if m == 0 || n == 0 {
         return;
     }
     if let Some(bias) = bias {
+        if let Base::Of(base) = product.base {
+            gpu.copy(of_rows(product, base, 0..n), of_rows(product, product.out, 0..n));
+            product.base = Base::Output;
+        }
         let rows = Rows {
             float: product.out.float(),
             region: product.out.region(),
@@ -46,12 +51,15 @@ fn run_one(gpu: Gpu, product: &mut Product<'_>, tile_values: usize) {
             stride: count(product.out_stride),
         };
         let (row, shape) = (bias.region(), (count(m), count(n)));
-        gpu.run(&if *accumulate { add_to_rows(row, shape, rows) } else { fill_rows(row, shape, rows) });
-        *accumulate = true;
+        gpu.run(&match product.base {
+            Base::Zero => fill_rows(row, shape, rows),
+            Base::Output | Base::Of(_) => add_to_rows(row, shape, rows),
+        });
+        product.base = Base::Output;
     }
     for term in std::mem::take(&mut product.terms) {
         add(gpu, product, term, tile_values);
-        product.accumulate = true;
+        product.base = Base::Output;
     }
 }
 
@@ -64,6 +72,21 @@ fn add(gpu: Gpu, product: &mut Product<'_>, term: Term<'_>, tile_values: usize) 
             let right = Operand::of_view(gpu, view, k, n);
             multiply(gpu, product, (left.matrix, right.matrix), 0..n, k);
         }
+        Right::WeightTransposed(weight) if m <= FEW_ROWS && is_decoded(gpu, weight) => {
+            let (out, base) = (of_rows(product, product.out, 0..n), base_of(product, 0..n));
+            let few = FewRows {
+                order: RowOrder::Stored,
+                shape: (count(n), count(k)),
+                x: (left.matrix.region, count(left.matrix.stride as usize)),
+                count: count(m),
+                base,
+                scale: product.scale,
+                y: (out, count(product.out_stride)),
+            };
+            let kind = product.out.float() == gpu.float() && !left.matrix.transposed;
+            assert!(kind, "rows and their products are of the device's type");
+            weight.gpu().multiply(gpu, gpu.float(), few);
+        }
         // Of the weight's rows each tile is some columns of the output.
         Right::WeightTransposed(weight) => for_tiles(gpu, weight, tile_values, |first, rows, tile| {
             multiply(gpu, product, (left.matrix, transposed(tile)), first..first + rows, k);
@@ -72,7 +95,7 @@ fn add(gpu: Gpu, product: &mut Product<'_>, term: Term<'_>, tile_values: usize) 
         Right::Weight(weight) => for_tiles(gpu, weight, tile_values, |first, rows, tile| {
             let part = Operand::of_view(gpu, term.left.from_col(first), m, rows);
             multiply(gpu, product, (part.matrix, tile), 0..n, rows);
-            product.accumulate = true;
+            product.base = Base::Output;
         }),
     }
 }
@@ -81,7 +104,30 @@ fn transposed(matrix: Matrix) -> Matrix {
     Matrix { transposed: !matrix.transposed, ..matrix }
 }
 
-/// `out[:, cols] (+)= left . right`.
+/// The region from the first to the last value of columns `cols` of `tensor`, laid out as the output of `product`.
+fn of_rows(product: &Product<'_>, tensor: &Tensor, cols: std::ops::Range<usize>) -> Region {
+    let first = product.out_offset + cols.start;
+    tensor.part(first, (product.m - 1) * product.out_stride + cols.len())
+}
+
+/// What columns `cols` of the output are added to.
+fn base_of(product: &Product<'_>, cols: std::ops::Range<usize>) -> Option<Region> {
+    match product.base {
+        Base::Zero => None,
+        Base::Output => Some(of_rows(product, product.out, cols)),
+        Base::Of(base) => {
+            assert_eq!(base.float(), product.out.float(), "a product is added to values of its type");
+            Some(of_rows(product, base, cols))
+        }
+    }
+}
+
+/// Whether a product has to decode a weight first.
+fn is_decoded(gpu: Gpu, weight: &Weight) -> bool {
+    weight.gpu().values(gpu.float()).is_none()
+}
+
+/// `out[:, cols] = base[:, cols] + scale left . right`.
 fn multiply(
     gpu: Gpu,
     product: &Product<'_>,
@@ -89,16 +135,15 @@ fn multiply(
     cols: std::ops::Range<usize>,
     k: usize,
 ) {
-    let (m, n) = (product.m, cols.len());
-    let (first, stride) = (product.out_offset + cols.start, product.out_stride);
+    let (m, n, k) = (product.m as u64, cols.len() as u64, k as u64);
     let out = Matrix {
-        region: product.out.part(first, (m - 1) * stride + n),
+        region: of_rows(product, product.out, cols.clone()),
         float: product.out.float(),
-        stride: stride as u64,
+        stride: product.out_stride as u64,
         transposed: false,
     };
-    let (m, n, k) = (m as u64, n as u64, k as u64);
-    gpu.multiply(&Gemm { m, n, k, left, right, out, accumulate: product.accumulate });
+    let base = base_of(product, cols);
+    gpu.multiply(&Gemm { m, n, k, left, right, out, scale: Factor::of(product.scale), base });
 }
 
 /// The tiles of a weight, `work(first row, rows, [rows, cols])` each.
@@ -140,6 +185,9 @@ impl Operand {
         let matrix = |region| Matrix { region, float: gpu.float(), stride: stride as u64, transposed };
         match (view.tensor.float(), gpu.float()) {
             (Float::F32, Float::Bf16) => {
+                if let Some(copy) = view.tensor.rounded(view.offset, len) {
+                    return Operand { matrix: matrix(copy), _rounded: None };
+                }
                 let rounded = gpu.buffer(Float::Bf16.bytes(len as u64));
                 gpu.run(&narrow(region, len as u64, rounded.region()));
                 Operand { matrix: matrix(rounded.region()), _rounded: Some(rounded) }

@@ -1,6 +1,6 @@
 //! Matrix products: the one op that decides how fast training is.
 //!
-//! `out[m, n] (+)= bias[n] + sum over terms of  left[m, k] . right[k, n]`, accumulated in f32.
+//! `out[m, n] = base[m, n] + bias[n] + scale * sum over terms of  left[m, k] . right[k, n]`, accumulated in f32.
 //!
 //! A product is a sum of *terms*, because a LoRA layer is one: `Y = X W^T + U B^T` forward and
 //! `dX = sum_i dY_i W_i + dU A` backward. Summing inside the product writes the output once.
@@ -10,6 +10,7 @@
 //! Every output element is summed in the same order whatever the number of threads and however the
 //! output is cut into tiles, so results depend only on the instruction set.
 
+use crate::ops::elementwise;
 use crate::tensor::{Device, Tensor};
 use crate::weight::{ComputeDtype, Weight};
 
@@ -74,6 +75,17 @@ pub struct Term<'a> {
     pub k: usize,
 }
 
+/// What a product is added to.
+#[derive(Clone, Copy, Debug)]
+pub enum Base<'a> {
+    /// Nothing: the output is overwritten.
+    Zero,
+    /// What the output holds.
+    Output,
+    /// Another tensor, with its values where the output has them.
+    Of(&'a Tensor),
+}
+
 /// One product with its output.
 #[derive(Debug)]
 pub struct Product<'a> {
@@ -85,8 +97,10 @@ pub struct Product<'a> {
     pub terms: Vec<Term<'a>>,
     /// Added to every row, `[n]`.
     pub bias: Option<&'a Tensor>,
-    /// Add to what `out` holds instead of overwriting it.
-    pub accumulate: bool,
+    /// What it is added to, if something.
+    pub base: Base<'a>,
+    /// What the sum is multiplied by; 1 where there is a bias or something that it is added to.
+    pub scale: f32,
     /// The output; element `(i, j)` is at `out_offset + i * out_stride + j`.
     pub out: &'a mut Tensor,
     /// Where the output begins.
@@ -98,7 +112,17 @@ pub struct Product<'a> {
 impl<'a> Product<'a> {
     /// A product of one term that overwrites a contiguous `[m, n]` output.
     pub fn new(m: usize, n: usize, term: Term<'a>, out: &'a mut Tensor) -> Self {
-        Product { m, n, terms: vec![term], bias: None, accumulate: false, out, out_offset: 0, out_stride: n }
+        Product {
+            m,
+            n,
+            terms: vec![term],
+            bias: None,
+            base: Base::Zero,
+            scale: 1.0,
+            out,
+            out_offset: 0,
+            out_stride: n,
+        }
     }
 }
 
@@ -108,9 +132,30 @@ impl<'a> Product<'a> {
 /// When an operand is smaller than its product's shape asks for.
 pub fn run(products: &mut [Product<'_>]) {
     let Some(first) = products.first() else { return };
+    for product in products.iter() {
+        let plain = product.bias.is_none() && matches!(product.base, Base::Zero);
+        assert!(product.scale == 1.0 || plain, "a product that is scaled is added to nothing");
+    }
     match first.out.device() {
-        Device::Cpu => cpu::run(products),
+        Device::Cpu => run_on_cpu(products),
         Device::Cuda(gpu) => cuda::run(gpu, products),
+    }
+}
+
+fn run_on_cpu(products: &mut [Product<'_>]) {
+    for product in products.iter_mut() {
+        if let Base::Of(base) = product.base {
+            let len = product.m.saturating_sub(1) * product.out_stride + product.n;
+            elementwise::copy_range(base, product.out_offset, len, product.out, product.out_offset);
+            product.base = Base::Output;
+        }
+    }
+    cpu::run(products);
+    for product in products.iter_mut().filter(|product| product.scale != 1.0) {
+        let rows = product.out.cpu_mut()[product.out_offset..].chunks_mut(product.out_stride);
+        for row in rows.take(product.m) {
+            row[..product.n].iter_mut().for_each(|value| *value *= product.scale);
+        }
     }
 }
 

@@ -41,10 +41,10 @@ KERNEL(256) rms_norm_recompute(const T* x, const float* weight, const float* rst
     row_scaled(x + start, weight, width, rstd[row], y + start);
 }
 
-// d_x += rstd (w d_y - x rstd^2 mean(w d_y x))
+// d_x += rstd (w d_y - x rstd^2 mean(w d_y x)); y becomes what forward gave, where it is not null.
 template <class T>
 KERNEL(256)
-rms_norm_backward(const T* d_y, const T* x, const float* weight, const float* rstd, u32 rows, u32 width, T* d_x) {
+rms_norm_backward(const T* d_y, const T* x, const float* weight, const float* rstd, u32 rows, u32 width, T* d_x, T* y) {
     const u32 row = warp_row();
     if (row >= rows) return;
     const u64 start = (u64)row * width;
@@ -66,8 +66,12 @@ rms_norm_backward(const T* d_y, const T* x, const float* weight, const float* rs
         load(d_y + at, width - at, d);
         load(d_x + at, width - at, total);
 #pragma unroll
-        for (int i = 0; i < 8; i++) total[i] += r * (w[i] * d[i] - v[i] * back);
+        for (int i = 0; i < 8; i++) {
+            total[i] += r * (w[i] * d[i] - v[i] * back);
+            v[i] = v[i] * r * w[i];
+        }
         store(total, width - at, d_x + at);
+        if (y) store(v, width - at, y + start + at);
     }
 }
 

@@ -50,7 +50,7 @@ pub fn recompute(
     Launch::over_rows(format!("rms_norm_recompute<{}>", float.name()), rows, args)
 }
 
-/// [`super::backward`] on a device.
+/// [`super::backward`] on a device, or with `y` [`super::backward_and_output`].
 pub fn backward(
     float: Float,
     d_y: Region,
@@ -59,6 +59,7 @@ pub fn backward(
     rstd: Region,
     shape: (u32, u32),
     d_x: Region,
+    y: Option<Region>,
 ) -> Launch {
     let (rows, width) = shape;
     let values = u64::from(rows) * u64::from(width);
@@ -69,7 +70,8 @@ pub fn backward(
         Arg::In(rstd.words(rows.into())),
         Arg::U32(rows),
         Arg::U32(width),
-        Arg::Out(d_x.floats(float, values)),
+        Arg::Update(d_x.floats(float, values)),
+        y.map_or(Arg::Null, |y| Arg::Out(y.floats(float, values))),
     ];
     Launch::over_rows(format!("rms_norm_backward<{}>", float.name()), rows, args)
 }
@@ -91,7 +93,7 @@ pub fn backward_weight(
         Arg::In(rstd.words(rows.into())),
         Arg::U32(rows),
         Arg::U32(width),
-        Arg::Out(d_weight.words(width.into())),
+        Arg::Update(d_weight.words(width.into())),
     ];
     over_columns(format!("rms_norm_backward_weight<{}>", float.name()), width, args)
 }

@@ -45,7 +45,31 @@ pub fn backward(d_y: &Tensor, x: &Tensor, weight: &Tensor, rstd: &Tensor, rows: 
         Device::Cuda(gpu) => {
             let (float, shape) = (x.float_with(&[d_y, d_x]), (count(rows), count(weight.len())));
             let (d_y, x, weight) = (d_y.region(), x.region(), weight.region());
-            gpu.run(&cuda::backward(float, d_y, x, weight, rstd.region(), shape, d_x.region()));
+            gpu.run(&cuda::backward(float, d_y, x, weight, rstd.region(), shape, d_x.region(), None));
+        }
+    }
+}
+
+/// As [`backward`], and writes `y` again, as [`forward`] gave it.
+pub fn backward_and_output(
+    d_y: &Tensor,
+    x: &Tensor,
+    weight: &Tensor,
+    rstd: &Tensor,
+    rows: usize,
+    d_x: &mut Tensor,
+    y: &mut Tensor,
+) {
+    match x.device() {
+        Device::Cpu => {
+            recompute(x, weight, rstd, rows, y);
+            backward(d_y, x, weight, rstd, rows, d_x);
+        }
+        Device::Cuda(gpu) => {
+            let (float, shape) = (x.float_with(&[d_y, d_x, y]), (count(rows), count(weight.len())));
+            let (d_y, x, weight, rstd) = (d_y.region(), x.region(), weight.region(), rstd.region());
+            let (d_x, y) = (d_x.region(), Some(y.region()));
+            gpu.run(&cuda::backward(float, d_y, x, weight, rstd, shape, d_x, y));
         }
     }
 }

@@ -11,18 +11,33 @@ KERNEL(256) rope_angles(const u32* positions, const float* frequencies, u32 toke
     sine[at] = s * factor, cosine[at] = c * factor;
 }
 
-// `sign` 1 turns forward, -1 back. `heads` per row, `head_dim` values a head, of which the first 2 * half are turned.
+// A head of queries or keys, and which unit of it a thread has. A row has `q_heads` heads of queries and `k_heads` of keys.
+template <class T> struct HeadUnit {
+    T* head;
+    u64 row;
+    u32 unit;
+    bool there;
+};
+template <class T>
+DEVICE HeadUnit<T> head_unit(T* q, T* k, u32 rows, u32 q_heads, u32 k_heads, u32 head_dim, u32 units) {
+    const u64 index = (u64)blockIdx.x * blockDim.x + threadIdx.x, of_all = index / units;
+    const u32 heads = q_heads + k_heads, head = (u32)(of_all % heads);
+    const u64 row = of_all / heads;
+    T* of = head < q_heads ? q + (row * q_heads + head) * head_dim : k + (row * k_heads + head - q_heads) * head_dim;
+    return {of, row, (u32)(index % units), index < (u64)rows * heads * units};
+}
+
+// `sign` 1 turns forward, -1 back. `head_dim` values a head, of which the first 2 * half are turned.
 template <class T>
 KERNEL(256)
-rope_turn(T* x, const float* cosine, const float* sine, float sign, u32 rows, u32 heads, u32 half, u32 head_dim) {
-    const u32 units = (half + UNIT - 1) / UNIT;
-    const u64 index = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (index >= (u64)rows * heads * units) return;
-    const u64 head = index / units;
-    const u32 j = (u32)(index % units) * UNIT, count = half - j;
-    T* low = x + head * head_dim + j;
+rope_turn(T* q, T* k, const float* cosine, const float* sine, float sign, u32 rows, u32 q_heads, u32 k_heads, u32 half,
+          u32 head_dim) {
+    const HeadUnit<T> of = head_unit(q, k, rows, q_heads, k_heads, head_dim, (half + UNIT - 1) / UNIT);
+    if (!of.there) return;
+    const u32 j = of.unit * UNIT, count = half - j;
+    T* low = of.head + j;
     T* high = low + half;
-    const u64 angle = head / heads * half + j;
+    const u64 angle = of.row * half + j;
     float a[8], b[8], c[8], s[8], turned_a[8], turned_b[8];
     load(low, count, a);
     load(high, count, b);
@@ -40,14 +55,13 @@ rope_turn(T* x, const float* cosine, const float* sine, float sign, u32 rows, u3
 // The same for pairs of neighbours.
 template <class T>
 KERNEL(256)
-rope_turn_neighbours(T* x, const float* cosine, const float* sine, float sign, u32 rows, u32 heads, u32 half, u32 head_dim) {
-    const u32 units = (2 * half + UNIT - 1) / UNIT;
-    const u64 index = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (index >= (u64)rows * heads * units) return;
-    const u64 head = index / units;
-    const u32 first = (u32)(index % units) * UNIT, count = 2 * half - first;
-    T* at = x + head * head_dim + first;
-    const u64 angle = head / heads * half + first / 2;
+rope_turn_neighbours(T* q, T* k, const float* cosine, const float* sine, float sign, u32 rows, u32 q_heads, u32 k_heads,
+                     u32 half, u32 head_dim) {
+    const HeadUnit<T> of = head_unit(q, k, rows, q_heads, k_heads, head_dim, (2 * half + UNIT - 1) / UNIT);
+    if (!of.there) return;
+    const u32 first = of.unit * UNIT, count = 2 * half - first;
+    T* at = of.head + first;
+    const u64 angle = of.row * half + first / 2;
     float v[8];
     load(at, count, v);
 #pragma unroll

@@ -26,25 +26,31 @@ pub fn angles(
     Launch::over_items("rope_angles", pairs, args)
 }
 
-/// Turns `rows` rows of `heads` heads in place.
+/// Turns `rows` rows of the heads of queries and keys in place; where there are no heads of one its region is empty.
 pub fn turn(
     float: Float,
-    x: Region,
+    x: [Region; 2],
     (cos, sin): (Region, Region),
     turn: Turn,
-    (rows, heads): (u32, u32),
+    (rows, heads): (usize, [usize; 2]),
     rotation: Rotation,
 ) -> Launch {
     let (half, head_dim) = (count(rotation.frequencies), count(rotation.head_dim));
-    let all_heads = u64::from(rows) * u64::from(heads);
-    let angles = u64::from(rows) * u64::from(half);
+    let all_heads = (rows * heads.iter().sum::<usize>()) as u64;
+    let angles = rows as u64 * u64::from(half);
+    let [q, k] = [0, 1].map(|i| match heads[i] {
+        0 => Arg::Null,
+        heads => Arg::Update(x[i].floats(float, (rows * heads) as u64 * u64::from(head_dim))),
+    });
     let args = vec![
-        Arg::Out(x.floats(float, all_heads * u64::from(head_dim))),
+        q,
+        k,
         Arg::In(cos.words(angles)),
         Arg::In(sin.words(angles)),
         Arg::F32(turn.sign()),
-        Arg::U32(rows),
-        Arg::U32(heads),
+        Arg::U32(count(rows)),
+        Arg::U32(count(heads[0])),
+        Arg::U32(count(heads[1])),
         Arg::U32(half),
         Arg::U32(head_dim),
     ];

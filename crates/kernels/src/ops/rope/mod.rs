@@ -5,7 +5,7 @@
 //! `position * frequency[j]` and multiplied by a factor, 1 but for YaRN (Peng et al. 2023) and LongRoPE (Ding et al. 2024),
 //! whose `attention_factor` it is. Backward is the same turn the other way, times the same factor.
 
-use crate::gpu::count;
+use crate::gpu::{Region, count};
 use crate::ops::elementwise;
 use crate::tensor::{Device, Tensor};
 
@@ -72,6 +72,16 @@ impl<T> Angles<T> {
 }
 
 impl Angles {
+    /// How heads are turned.
+    pub fn rotation(&self) -> Rotation {
+        self.rotation
+    }
+
+    /// The memory of cosines and sines on a GPU.
+    pub(crate) fn regions(&self) -> (Region, Region) {
+        (self.cos.region(), self.sin.region())
+    }
+
     /// Sets the angles `positions[t] * frequencies[j]`, with the product in f32 as transformers has it, and the factor of their
     /// cosines and sines.
     pub fn set(&mut self, positions: &[u32], frequencies: &[f32]) {
@@ -121,32 +131,42 @@ pub fn forward(x: &Tensor, angles: &Angles, rows: usize, heads: usize, y: &mut T
                 y.cpu_mut(),
             );
         }
-        Device::Cuda(_) => {
+        Device::Cuda(gpu) => {
             elementwise::copy(x, rows * heads * angles.rotation.head_dim, y);
-            forward_in_place(y, angles, rows, heads);
+            let whole = (y.float(), [y.region(), y.part(0, 0)]);
+            gpu.run(&cuda::turn(
+                whole.0,
+                whole.1,
+                angles.regions(),
+                Turn::Forward,
+                (rows, [heads, 0]),
+                angles.rotation,
+            ));
         }
     }
 }
 
-/// As [`forward`] in place: overwrites `x`.
-pub fn forward_in_place(x: &mut Tensor, angles: &Angles, rows: usize, heads: usize) {
+/// As [`forward`] in place, of queries and keys: overwrites `x`, `[rows, heads, d]` each.
+pub fn forward_in_place(x: [&mut Tensor; 2], angles: &Angles, rows: usize, heads: [usize; 2]) {
     turn(x, angles, rows, heads, Turn::Forward);
 }
 
-/// Overwrites the gradient of the turned values with that of the values before, `[rows, heads, d]`.
-pub fn backward_in_place(d_x: &mut Tensor, angles: &Angles, rows: usize, heads: usize) {
+/// Overwrites the gradients of turned queries and keys with those of the values before, `[rows, heads, d]` each.
+pub fn backward_in_place(d_x: [&mut Tensor; 2], angles: &Angles, rows: usize, heads: [usize; 2]) {
     turn(d_x, angles, rows, heads, Turn::Backward);
 }
 
-fn turn(x: &mut Tensor, angles: &Angles, rows: usize, heads: usize, turn: Turn) {
-    match x.device() {
+fn turn(x: [&mut Tensor; 2], angles: &Angles, rows: usize, heads: [usize; 2], turn: Turn) {
+    match x[0].device() {
         Device::Cpu => {
             let (cos, sin) = (angles.cos.cpu(), angles.sin.cpu());
-            cpu::turn(None, cos, sin, turn.sign(), rows, heads, angles.rotation, x.cpu_mut());
+            for (x, heads) in x.into_iter().zip(heads) {
+                cpu::turn(None, cos, sin, turn.sign(), rows, heads, angles.rotation, x.cpu_mut());
+            }
         }
         Device::Cuda(gpu) => {
-            let (turned, shape) = ((angles.cos.region(), angles.sin.region()), (count(rows), count(heads)));
-            gpu.run(&cuda::turn(x.float(), x.region(), turned, turn, shape, angles.rotation));
+            let (float, regions) = (x[0].float_with(&[x[1]]), [x[0].region(), x[1].region()]);
+            gpu.run(&cuda::turn(float, regions, angles.regions(), turn, (rows, heads), angles.rotation));
         }
     }
 }

@@ -28,12 +28,17 @@ fn forward_and_backward_equal_the_reference_and_its_finite_differences() {
         forward(&input, &angles, rows, heads, &mut y);
         let reference = |x: &[f64]| reference::forward(x, &positions, &frequencies, heads, rotation);
         assert_close(y.cpu(), &reference(&widen(&x)), 1e-6, &what("forward"));
-        let mut in_place = input;
-        forward_in_place(&mut in_place, &angles, rows, heads);
+        // As keys one head of each row, the first.
+        let dim = rotation.head_dim;
+        let first = |x: &[f32]| x.chunks(heads * dim).flat_map(|row| row[..dim].to_vec()).collect::<Vec<_>>();
+        let (mut in_place, mut keys) = (input, Tensor::from_slice(Device::Cpu, &first(&x)));
+        forward_in_place([&mut in_place, &mut keys], &angles, rows, [heads, 1]);
         assert_eq!(in_place.cpu(), y.cpu());
+        assert_eq!(keys.cpu(), first(y.cpu()));
 
-        let mut d_x = Tensor::from_slice(Device::Cpu, &d_y);
-        backward_in_place(&mut d_x, &angles, rows, heads);
+        let [mut d_x, mut d_keys] = [d_y.clone(), first(&d_y)].map(|d| Tensor::from_slice(Device::Cpu, &d));
+        backward_in_place([&mut d_x, &mut d_keys], &angles, rows, [heads, 1]);
+        assert_eq!(d_keys.cpu(), first(d_x.cpu()));
         let expected = finite_difference(&widen(&x), |x| weighted_sum(&reference(x), &d_y));
         assert_close(d_x.cpu(), &expected, 1e-6, &what("backward"));
     }

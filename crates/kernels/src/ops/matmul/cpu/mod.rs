@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use super::{Product, Right, View};
+use super::{Base, Product, Right, View};
 use crate::tensor::{AlignedVec, Tensor};
 use crate::weight::ComputeDtype;
 use isa::Isa;
@@ -116,7 +116,7 @@ pub(super) fn run(products: &mut [Product<'_>]) {
                 n: p.n,
                 terms,
                 bias: p.bias.map(Tensor::cpu),
-                accumulate: p.accumulate,
+                accumulate: matches!(p.base, Base::Output),
                 out: &mut p.out.cpu_mut()[p.out_offset..],
                 out_stride,
             };
