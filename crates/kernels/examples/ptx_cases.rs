@@ -14,9 +14,7 @@ use lorafit_kernels::cuda::{SOURCES, Source};
 use lorafit_kernels::gpu::{Arg, Float, Launch, Region, taken};
 use lorafit_kernels::ops::attention::cuda::{DeviceTree, Gradients, Operands, Tree, backward, forward};
 use lorafit_kernels::ops::attention::{Heads, Scores, Segment, Segments};
-use lorafit_kernels::quant::cuda::{
-    FourBitRegions, Rows, Scales, Tile, decode_blocks, decode_four_bit, decode_int8,
-};
+use lorafit_kernels::quant::cuda::{FourBitRegions, Rows, Scales, Stored, Tile};
 use lorafit_kernels::quant::four_bit::{Absmax, Code};
 use lorafit_kernels::quant::{Format, Quantization};
 use lorafit_kernels::random::normal;
@@ -113,6 +111,7 @@ fn launch(text: &mut String, launch: &Launch) {
     for arg in args {
         match arg {
             Arg::In(Region { offset, bytes }) => line(text, format_args!("in {offset} {bytes}")),
+            Arg::Update(region) => unreachable!("{entry} is run on what it reads alone: {region:?}"),
             Arg::Out(Region { offset, bytes }) => line(text, format_args!("out {offset} {bytes}")),
             Arg::Null => line(text, format_args!("number 0")),
             Arg::U32(value) => line(text, format_args!("number {value}")),
@@ -154,6 +153,7 @@ fn attention(text: &mut String, heads: Heads, list: &[(usize, usize, Option<usiz
         q: buffers.empty("d_q", wide),
         k: buffers.empty("d_k", narrow),
         v: buffers.empty("d_v", narrow),
+        turned: None,
     };
     let tree = DeviceTree { tree: &tree, parts };
     launch(text, &forward(operands, tree, heads, scores));
@@ -170,11 +170,7 @@ fn values(len: usize) -> Vec<f32> {
 }
 
 /// Decoding of all rows of `weight` but the first, to both types.
-fn decode(
-    mut buffers: Buffers<'_>,
-    weight: &FrozenWeight,
-    launch_of: impl Fn(Float, Tile, Region) -> Launch,
-) {
+fn decode(mut buffers: Buffers<'_>, weight: &FrozenWeight, stored: Stored) {
     let cols = weight.cols();
     let mut expected = vec![0.0; (ROWS - 1) * cols];
     weight.decode_range(cols..ROWS * cols, &mut expected);
@@ -184,7 +180,7 @@ fn decode(
     let tile = Tile { rows, order: RowOrder::Stored, count, cols: cols as u32 };
     for (float, name) in [(Float::F32, "float"), (Float::Bf16, "bf16")] {
         let out = buffers.empty(name, float.bytes(((ROWS - 1) * cols) as u64));
-        launch(buffers.text, &launch_of(float, tile, out));
+        launch(buffers.text, &stored.decode(float, tile, out));
     }
 }
 
@@ -197,7 +193,7 @@ fn blocks(text: &mut String, format: Format) {
     let mut buffers = Buffers::new(text);
     let data = buffers.of("data", &bytes);
     let weight = FrozenWeight::new(ROWS, cols, format, SharedBytes::from_vec(bytes)).expect("whole blocks");
-    decode(buffers, &weight, |float, tile, out| decode_blocks(format, float, data, tile, out));
+    decode(buffers, &weight, Stored::Blocks(format, data));
 }
 
 fn quantized(cols: usize, quantization: Quantization) -> FrozenWeight {
@@ -226,7 +222,7 @@ fn four_bit(text: &mut String, code: Code, double: bool) {
         },
     };
     let data = FourBitRegions { codes, table, scales, block_len: block_len as u32 };
-    decode(buffers, &weight, |float, tile, out| decode_four_bit(float, data, tile, out));
+    decode(buffers, &weight, Stored::FourBit(data));
 }
 
 fn int8(text: &mut String) {
@@ -236,5 +232,5 @@ fn int8(text: &mut String) {
     let mut buffers = Buffers::new(text);
     let codes = buffers.of("codes", stored.codes.as_slice());
     let absmax = buffers.of("absmax", stored.absmax.as_slice());
-    decode(buffers, &weight, |float, tile, out| decode_int8(float, codes, absmax, tile, out));
+    decode(buffers, &weight, Stored::Int8 { codes, absmax });
 }
