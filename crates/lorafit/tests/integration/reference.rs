@@ -260,7 +260,7 @@ const OF_OTHERS: [(&str, &[&str]); 10] = [
     ("ollama", &["modelfile"]),
     ("b3sum", &["check"]),
     // Colours of pages.
-    ("var(--", &["ink", "faint", "line", "card", "paper", "accent"]),
+    ("var(--", &["ink", "faint", "line", "card", "paper", "accent", "c", "other"]),
     ("--gpu-architecture", &["gpu-architecture", "std", "ptxas-options"]),
 ];
 
