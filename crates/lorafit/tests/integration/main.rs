@@ -19,6 +19,7 @@ mod reference;
 mod resume;
 mod rows;
 mod rows_told;
+mod runs;
 mod selfcheck;
 mod shipping;
 mod style_words;
