@@ -102,7 +102,7 @@ impl Findings {
     }
 
     fn in_words(&self) -> String {
-        let size = |bytes: Option<u64>| bytes.map_or("unknown".to_owned(), |bytes| memory(bytes));
+        let size = |bytes: Option<u64>| bytes.map_or("unknown".to_owned(), memory);
         let mut lines = vec![
             format!("lorafit      {}, {} {}", env!("CARGO_PKG_VERSION"), env::consts::OS, env::consts::ARCH),
             format!(

@@ -167,7 +167,7 @@ fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
         grouped(report.supervised_tokens as u64),
         grouped(report.longest as u64)
     ));
-    if let Some(line) = held_out_line(args, &ready.data) {
+    if let Some(line) = held_out_line(args, ready.data) {
         progress.note(&line);
     }
     if report.truncated + report.dropped + report.overlong > 0 {

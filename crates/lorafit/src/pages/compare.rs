@@ -74,7 +74,7 @@ pub const COLUMNS: [Column; 8] = [
     },
     Column {
         name: "file",
-        show: |row| row.file_bytes.map(|bytes| memory(bytes)),
+        show: |row| row.file_bytes.map(memory),
         cost: |row| row.file_bytes.map(|bytes| bytes as f64),
     },
     Column {
