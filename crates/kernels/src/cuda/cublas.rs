@@ -1,9 +1,9 @@
 //! Products of matrices by cuBLASLt, which has matrices by columns: it is asked for the transposed product.
 //!
 //! Of the algorithms that it offers for a product, the fastest is found by running each, once for a class of products, and kept
-//! in files ([`choices`](super::choices)). Where nothing can be kept, nothing is measured, and the first offer is taken: the
+//! in files (`choices.rs`). Where nothing can be kept, nothing is measured, and the first offer is taken: the
 //! same device has to give the same bits in the next run. What the library refuses because operands are not aligned is
-//! computed over aligned copies ([`aligned`](super::aligned)).
+//! computed over aligned copies (`aligned.rs`).
 
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};

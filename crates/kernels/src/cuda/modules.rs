@@ -196,7 +196,7 @@ impl Modules {
 /// PTX of an older architecture has not what kernels use.
 const OLDEST_PTX: u32 = 80;
 
-/// Writes code of `source` for `target` to `folder`, as [`Modules`] finds it there.
+/// Writes code of `source` for `target` to `folder`, as a program finds it there.
 ///
 /// # Errors
 /// Where it cannot be written; the path is that of the file.
