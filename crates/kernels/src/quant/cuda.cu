@@ -178,7 +178,7 @@ template <class T> struct FewRows {
 
 // A matrix whose rows are whole blocks.
 template <class Format, class T>
-KERNEL(256)
+KERNEL(256, 4)
 multiply_blocks(const u8* data, u32 head_dim, u32 rows, u32 cols, const T* x, u32 x_stride, u32 count, const T* base,
                 float scale, T* y, u32 y_stride, u32 adds) {
     const FewRows<T> few = {head_dim, rows, cols, x, x_stride, count, base, scale, y, y_stride, adds};
@@ -212,7 +212,7 @@ DEVICE void load_unit(const half_bits* from, float (&to)[8]) {
     }
 }
 template <class From, class T>
-KERNEL(256)
+KERNEL(256, 4)
 multiply_floats(const From* data, u32 head_dim, u32 rows, u32 cols, const T* x, u32 x_stride, u32 count, const T* base,
                 float scale, T* y, u32 y_stride, u32 adds) {
     const FewRows<T> few = {head_dim, rows, cols, x, x_stride, count, base, scale, y, y_stride, adds};
@@ -234,7 +234,7 @@ DEVICE void int8_unit(const i8* from, float scale, u32 count, float (&v)[8]) {
     for (u32 i = 0; i < UNIT; i++) v[i] = i < count ? (float)from[i] * scale * 7.874016e-3f : 0.0f;
 }
 template <class T>
-KERNEL(256)
+KERNEL(256, 4)
 multiply_int8(const i8* codes, const float* absmax, u32 head_dim, u32 rows, u32 cols, const T* x, u32 x_stride, u32 count,
               const T* base, float scale, T* y, u32 y_stride, u32 adds) {
     const FewRows<T> few = {head_dim, rows, cols, x, x_stride, count, base, scale, y, y_stride, adds};
@@ -340,7 +340,7 @@ decode_four_bit_double(const u8* codes, const float* table, const u8* absmax, co
     matrix.decode(table, ids, first, head_dim, rows, cols, out);
 }
 template <class T>
-KERNEL(256)
+KERNEL(256, 4)
 multiply_four_bit_plain(const u8* codes, const float* table, const float* absmax, u32 block_shift, u32 head_dim, u32 rows,
                         u32 cols, const T* x, u32 x_stride, u32 count, const T* base, float scale, T* y, u32 y_stride,
                         u32 adds) {
@@ -348,7 +348,7 @@ multiply_four_bit_plain(const u8* codes, const float* table, const float* absmax
     matrix.multiply(table, FewRows<T>{head_dim, rows, cols, x, x_stride, count, base, scale, y, y_stride, adds});
 }
 template <class T>
-KERNEL(256)
+KERNEL(256, 4)
 multiply_four_bit_double(const u8* codes, const float* table, const u8* absmax, const float* map, const float* nested,
                          float offset, u32 block_shift, u32 head_dim, u32 rows, u32 cols, const T* x, u32 x_stride,
                          u32 count, const T* base, float scale, T* y, u32 y_stride, u32 adds) {

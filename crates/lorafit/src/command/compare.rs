@@ -392,9 +392,9 @@ mod tests {
             ..base.clone()
         };
         let expected = "\
-run        method    loss  perplexity    trainable    file     peak memory  tokens/s  time
-m.gguf       base  2.5000      12.182            0       -               -         -     -
-runs/full    full  2.5000      12.182  134,515,008  538MiB  600MiB planned         -  61 s";
+run        method    loss  perplexity    trainable     file      peak memory  tokens/s  time
+m.gguf       base  2.5000      12.182            0        -                -         -     -
+runs/full    full  2.5000      12.182  134,515,008  538 MiB  600 MiB planned         -  61 s";
         assert_eq!(in_columns(&[base, run]), expected);
     }
 }

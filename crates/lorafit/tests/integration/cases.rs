@@ -873,9 +873,9 @@ fn flags_that_cannot_act_are_refused() {
     );
     let generate = ["generate", "--model", BASE, "--prompt", "a", "--top-k", "3"];
     says(&error(at, &generate), &["no meaning at --temperature 0"]);
-    for file in ["x.pdf", "x.jpg", "x.svgz"] {
+    for file in ["x.bmp", "x.jpg", "x.svgz"] {
         let told = error(at, &["plan", "--model", BASE, "--svg", file]);
-        says(&told, &[file, "name it .svg, .png or .csv"]);
+        says(&told, &[file, "name it .svg, .png, .pdf or .csv"]);
         assert!(!at.join(file).exists());
     }
     assert!(!at.join("run").exists(), "a run that is refused leaves nothing");

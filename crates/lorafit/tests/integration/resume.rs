@@ -98,6 +98,9 @@ fn content(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
                 folders.push(path);
             } else if name.ends_with("state.json") {
                 files.insert(name, keep(&["clock"], &text()).into_bytes());
+            } else if name.ends_with("run.json") {
+                // When and by which command a run was begun.
+                files.insert(name, keep(&["command", "began"], &text()).into_bytes());
             } else if name.extension().is_some_and(|e| e == "jsonl") {
                 let timed = ["seconds", "tokens_per_s", "peak_rss_bytes"];
                 let lines: Vec<String> = text().lines().map(|line| keep(&timed, line)).collect();
