@@ -433,7 +433,7 @@ mod tests {
     fn missing_space_is_told_with_both_numbers() {
         let dir = Path::new("out");
         let error = check_space(dir, 181, Some(180)).expect_err("too little").to_string();
-        assert_eq!(error, "out: the model needs 181 bytes on disk, 180 are free");
+        assert_eq!(error, "out: the model needs 181 B on disk, 180 B are free");
         assert!(check_space(dir, 181, Some(181)).is_ok() && check_space(dir, 181, None).is_ok());
         assert!(model_folder_bytes(&tensors, &folder()).expect("counted") == 182);
     }
