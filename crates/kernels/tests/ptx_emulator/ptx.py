@@ -177,7 +177,14 @@ class Kernel:
 def kernels(text, faults=()):
     """The kernels of a text, by their names in it."""
     entries = re.finditer(r"\.entry (\w+)\((.*?)\)\s*(?:\.\w+[^\n{]*\n)*\{\n(.*?)\n\}", text, re.S)
-    return {entry[1]: (entry[2], entry[3]) for entry in entries}
+    # Shared memory that several kernels declare by one function stands before all of them.
+    declared = re.findall(r"^\.shared \.align \d+ \.b8 (\w+)\[\d+\];", text, re.M)
+    lines = {name: re.search(rf"^\.shared .*{re.escape(name)}\[.*$", text, re.M)[0] for name in declared}
+
+    def body(text):
+        return "\n".join([line for name, line in lines.items() if name in text] + [text])
+
+    return {entry[1]: (entry[2], body(entry[3])) for entry in entries}
 
 
 class Decoder:
