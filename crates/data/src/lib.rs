@@ -32,7 +32,6 @@ pub mod statistics;
 pub mod template;
 pub mod tokenizer;
 
-/// Amounts in sentences.
 pub use batch::{Batch, Segment, Target, cut};
 pub use cache::Cache;
 pub use choices::{Choice, Choices};

@@ -375,7 +375,7 @@ impl Cublas {
         described: &Described,
         offers: &[Algorithm],
     ) -> Result<Algorithm, Fault> {
-        // What is added to must not change, so that results go elsewhere.
+        // A measurement must not change the output, which may hold what the product is added to.
         let mut room = Room::new(self.cuda);
         let Ok(out) = room.of(gemm.out.region.bytes) else { return Ok(offers[0]) };
         let at = Addresses { added: out, out, ..at };

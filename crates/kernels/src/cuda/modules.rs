@@ -75,13 +75,13 @@ pub(super) struct Modules {
     architecture: u32,
     /// Version of the driver.
     driver: u32,
-    /// What was compiled ahead.
+    /// The folder of modules that `lorafit kernels` compiled ahead.
     ahead: Option<PathBuf>,
-    /// What was compiled on this machine.
+    /// The cache of modules that this machine compiled.
     kept: Option<PathBuf>,
     /// Opened when it is first wanted.
     nvrtc: OnceLock<Result<Nvrtc, DeviceError>>,
-    /// What was compiled beside what was wanted.
+    /// Modules that were compiled together with a wanted one, by their source, and are not loaded yet.
     compiled: Mutex<HashMap<&'static str, Result<Code, CompileError>>>,
 }
 

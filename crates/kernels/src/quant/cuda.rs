@@ -42,7 +42,7 @@ pub struct FewRows {
     pub x: (Region, u32),
     /// Rows of `x`, at most [`FEW_ROWS`].
     pub count: u32,
-    /// What is added to, laid out as `y`, which it may be.
+    /// The summand `base`, laid out as `y`; it may be `y` itself.
     pub base: Option<Region>,
     /// What the product is multiplied by.
     pub scale: f32,

@@ -69,7 +69,8 @@ impl GpuValues {
         self.float
     }
 
-    /// The region of values `offset..offset + len`, to be read; or written, if a copy for products is told.
+    /// The region of values `offset..offset + len`. Whoever writes to it calls [`Self::changes`], so that the copy for products is
+    /// made anew.
     pub(super) fn part(&self, offset: usize, len: usize) -> Region {
         assert!(offset + len <= self.len, "values {offset}..{} of {}", offset + len, self.len);
         let first = self.first + self.float.bytes(offset as u64);

@@ -2,7 +2,7 @@
 
 A warp is 32 lanes of numpy arrays. Where lanes part, those with the least program counter go first. Warps run in random order,
 some instructions at a time. What a device may do late is done late: the target of an asynchronous copy is not a number until the
-thread that began the copy waits for it. Faults that are told: an access outside the regions of a launch, an unaligned one, a
+thread that began the copy waits for it. It reports these faults: an access outside the regions of a launch, an unaligned one, a
 write to what is only read; a byte of shared memory that two warps use, one of them writing, without a barrier between; lanes or
 warps that wait for others which never come; copies that nobody waits for.
 

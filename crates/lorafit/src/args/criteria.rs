@@ -1,4 +1,4 @@
-//! What metrics are told beside the row: flags of `eval` and `compare`, and keys of a sweep's `[sweep]` table.
+//! Settings of metrics: flags of `eval` and `compare`, and keys of a sweep's `[sweep]` table.
 
 use std::path::PathBuf;
 use std::time::Duration;

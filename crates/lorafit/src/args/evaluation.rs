@@ -35,7 +35,7 @@ pub struct EvaluationArgs {
     /// Write the answer to each row and all its scores, one JSON object a row
     #[arg(long, value_name = "FILE", help_heading = "Answers")]
     pub predictions: Option<PathBuf>,
-    /// What metrics are told.
+    /// Settings of metrics.
     #[command(flatten)]
     pub criteria: CriteriaArgs,
 

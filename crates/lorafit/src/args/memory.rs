@@ -61,8 +61,8 @@ impl MemoryArgs {
         }
     }
 
-    /// What is asked for, or the default. Who quantises has little memory, of which other programs of the computer take some; a
-    /// GPU's is there to be used.
+    /// The policy that the flags ask for, or the default. On the processor a quantised base recomputes everything: who quantises
+    /// has little memory, and other programs need some of it. The memory of a GPU is there to be used.
     pub fn policy(&self, quantized: bool, placement: Placement) -> RecomputeChoice {
         match (self.recompute, self.memory, placement) {
             (Some(choice), ..) => choice,

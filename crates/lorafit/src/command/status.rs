@@ -6,7 +6,7 @@ use clap::Args;
 use lorafit_remedy::amounts::duration;
 use lorafit_train::{RunFolder, RunStatus};
 
-use crate::session::verdict::outcome;
+use crate::session::verdict::{evaluation_in_words, outcome};
 use crate::sweep::folder::is_sweep;
 use crate::terminal::error::CliError;
 use crate::terminal::output;
@@ -63,13 +63,7 @@ fn in_words(status: &RunStatus, run: &Path) -> String {
     let left = status.seconds_left.filter(|_| *running && !whole);
     let left = left.map(|s| format!("  {} left", duration(s))).unwrap_or_default();
     lines.push(format!("step {step}{total}{loss}{smoothed}{rate}{left}"));
-    if let Some(evaluation) = &status.evaluation {
-        let when = match evaluation.step {
-            0 => "before training".to_owned(),
-            step => format!("after step {step}"),
-        };
-        lines.push(format!("held-out loss {:.4} {when}", evaluation.loss));
-    }
+    lines.extend(status.evaluation.as_ref().map(evaluation_in_words));
     if let Some(best) = &status.best {
         let dir = RunFolder::best_dir(run);
         lines.push(format!(

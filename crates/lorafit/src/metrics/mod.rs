@@ -92,7 +92,7 @@ pub enum Of {
     Command,
 }
 
-/// What metrics are told beside the row.
+/// Settings of metrics.
 #[derive(Default)]
 pub struct Criteria {
     /// Whether capital and small letters are the same.

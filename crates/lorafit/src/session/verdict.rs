@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use lorafit_remedy::amounts::change;
-use lorafit_train::{Outcome, Rows, RunFolder, SMOOTHED_STEPS, Verdict};
+use lorafit_train::{EvaluationRecord, Outcome, Rows, RunFolder, SMOOTHED_STEPS, Verdict};
 
 use crate::args::options::Method;
 use crate::args::train::TrainArgs;
@@ -72,6 +72,15 @@ pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> 
         );
     }
     lines
+}
+
+/// An evaluation of a run: its loss, and when it was.
+pub fn evaluation_in_words(evaluation: &EvaluationRecord) -> String {
+    let when = match evaluation.step {
+        0 => "before training".to_owned(),
+        step => format!("after step {step}"),
+    };
+    format!("held-out loss {:.4} {when}", evaluation.loss)
 }
 
 /// An outcome in a word or two, for a table.

@@ -13,7 +13,7 @@ use crate::pages::report::overview::{facts, state};
 use crate::pages::report::sweep::TRIALS;
 use crate::pages::report::training::{NamedRun, curves, memory, names, title};
 use crate::pages::shell::{Page, escape};
-use crate::session::verdict::in_short;
+use crate::session::verdict::{evaluation_in_words, in_short};
 use crate::sweep::folder::is_trial;
 
 const STYLE: &str = include_str!("watch.css");
@@ -107,13 +107,12 @@ impl Watched {
     /// The state of all runs.
     pub fn states(&self) -> String {
         let state = |run: &Watching| {
-            let verdict = read_verdict(&run.dir);
             json!({
                 "name": run.name,
                 "state": state(Some(&run.status)),
                 "step": run.status.step,
                 "steps": run.status.total_steps,
-                "lines": lines(&run.status, verdict.as_deref()),
+                "lines": lines(&run.status),
                 "can_stop": run.status.running && run.status.process.is_some(),
                 // The signal would reach the process of the sweep, whose trials are many.
                 "can_save": run.status.running && run.status.process.is_some() && !is_trial(&run.dir),
@@ -173,15 +172,8 @@ fn trials(sweep: &Path) -> Vec<PathBuf> {
     dirs
 }
 
-/// The verdict on a run that has ended, in a word or two.
-fn read_verdict(dir: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(dir.join("verdict.json")).ok()?;
-    let verdict: Option<lorafit_train::Verdict> = serde_json::from_str(&text).ok()?;
-    Some(in_short(&verdict?.outcome).to_owned())
-}
-
 /// What is said of a run, a line for each thing.
-fn lines(status: &RunStatus, verdict: Option<&str>) -> Vec<String> {
+fn lines(status: &RunStatus) -> Vec<String> {
     let mut first = match status.total_steps {
         Some(total) => format!("step {} of {total}", status.step),
         None => format!("step {}", status.step),
@@ -197,17 +189,11 @@ fn lines(status: &RunStatus, verdict: Option<&str>) -> Vec<String> {
         let left = left.map(|left| format!(", {} left", duration(left))).unwrap_or_default();
         lines.push(format!("{rate:.0} tokens/s{left}"));
     }
-    if let Some(evaluation) = &status.evaluation {
-        let when = match evaluation.step {
-            0 => "before training".to_owned(),
-            step => format!("after step {step}"),
-        };
-        lines.push(format!("held-out loss {:.4} {when}", evaluation.loss));
-    }
+    lines.extend(status.evaluation.as_ref().map(evaluation_in_words));
     if let Some(checkpoint) = &status.checkpoint {
         lines.push(format!("checkpoint after step {}", checkpoint.step));
     }
-    lines.extend(verdict.map(|verdict| format!("verdict: {verdict}")));
+    lines.extend(status.verdict.as_ref().map(|verdict| format!("verdict: {}", in_short(&verdict.outcome))));
     lines
 }
 
