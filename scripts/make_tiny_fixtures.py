@@ -341,4 +341,5 @@ def write_first():
     (ROOT / "llama31" / "config_v5.json").write_text(json.dumps(c, indent=1, sort_keys=True) + "\n")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,7 @@
 use lorafit_kernels::Tensor;
 use lorafit_kernels::ops::elementwise;
 
+use crate::adapter::GroupGradients;
 use crate::block::gradients::BlockGradients;
 use crate::block::norm::NormGradients;
 
@@ -35,7 +36,7 @@ impl Gradients {
     pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
         let groups = self.blocks.iter().flat_map(BlockGradients::sites).flat_map(|site| &site.adapter);
         groups
-            .flat_map(|g| std::iter::once(&g.a).chain(&g.b_t))
+            .flat_map(GroupGradients::tensors)
             .chain(&self.embedding)
             .chain(&self.positions)
             .chain(self.blocks.iter().flat_map(BlockGradients::weights))

@@ -11,6 +11,7 @@ mod generate;
 mod gradients;
 mod kv_cache;
 mod load;
+mod magnitudes;
 pub mod merge;
 mod model;
 mod parameters;

@@ -227,6 +227,8 @@ impl Model {
     ) {
         let rows = ids.len();
         assert!(rows <= buffers.tokens, "{rows} tokens in buffers for {}", buffers.tokens);
+        let prepared = adapter.adapter.is_none_or(Adapter::is_prepared);
+        assert!(prepared, "Model::prepare comes before computing with magnitudes");
         embedding::forward(&self.embedding, ids, &mut buffers.hidden);
         if self.config.embedding_scale != 1.0 {
             let values = rows * self.config.hidden_size;

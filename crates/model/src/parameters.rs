@@ -57,6 +57,14 @@ impl Parameters<'_> {
         }
     }
 
+    /// Has the model ready to compute with them after they were made or changed ([`Model::prepare`]).
+    pub fn prepare(&mut self) {
+        match self {
+            Parameters::Adapter { model, adapter } => model.prepare(adapter),
+            Parameters::Weights(_) => {}
+        }
+    }
+
     /// Of each tensor, whether weight decay applies: to matrices, and not to norms and biases.
     pub fn decayed(&self) -> Vec<bool> {
         match self {

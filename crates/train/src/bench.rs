@@ -100,6 +100,7 @@ pub fn bench(
     };
     let size = MicroBatchSize::largest(&samples, options.batch, options.micro_batch_tokens);
     let mut parameters = Parameters::Adapter { model: &model, adapter: &mut adapter };
+    parameters.prepare();
     let mut stepper = Stepper::new(&parameters, size, &train, options.steps as u64 + 1);
     let indices: Vec<usize> = (0..samples.len()).collect();
     let mut seconds = Vec::new();

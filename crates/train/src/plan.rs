@@ -111,12 +111,13 @@ impl PlanRequest<'_> {
     pub fn plan(&self, recompute: Recompute) -> Result<MemoryPlan, TargetError> {
         let lens = self.trainable.tensor_lens(self.config)?;
         let trained = |for_products| self.placement.bytes_together(&lens, for_products);
+        let norms = |lora: &LoraConfig| lora.norm_bytes(self.config, self.placement);
         let shape = self.shape(recompute)?;
         let BufferBytes { activations, scratch, head } = BufferBytes::of(self.config, &shape, self.placement);
         Ok(MemoryPlan {
             weights: self.weights,
             adapter: match self.trainable {
-                Trainable::Adapter(_) => trained(true),
+                Trainable::Adapter(lora) => trained(true) + norms(lora)?,
                 Trainable::Weights(_) => 0,
             },
             gradients: trained(false),
@@ -270,9 +271,10 @@ impl EvaluationRequest<'_> {
         let shape = BufferShape::for_evaluation(self.config, self.lora, tokens)?;
         let BufferBytes { activations, scratch, head } = BufferBytes::of(self.config, &shape, self.placement);
         let lens = self.lora.map_or(Ok(Vec::new()), |lora| lora.tensor_lens(self.config))?;
+        let norms = self.lora.map_or(Ok(0), |lora| lora.norm_bytes(self.config, self.placement))?;
         Ok(MemoryPlan {
             weights: self.weights,
-            adapter: self.placement.bytes_together(&lens, true),
+            adapter: self.placement.bytes_together(&lens, true) + norms,
             gradients: 0,
             optimizer: 0,
             activations,

@@ -341,6 +341,7 @@ impl<'a, 'p> Training<'a, 'p> {
         let samples = data.training.samples.len();
         let total_steps = options.total_steps(samples);
         let size = options.micro_batch_size(data.training, data.evaluation);
+        parameters.prepare();
         let mut stepper = Stepper::new(parameters, size, options, total_steps);
         let mut state = State::default();
         if let Some(checkpoint) = start.checkpoint {
@@ -674,6 +675,7 @@ impl Stepper {
         let clip = options.max_grad_norm.map_or(1.0, |max| (max / (grad_norm + 1e-6)).min(1.0));
         let learning_rate = self.schedule.rate(number);
         self.optimizer.step(parameters, &self.gradients, learning_rate, clip);
+        parameters.prepare();
 
         let seconds = started.elapsed().as_secs_f64();
         let tokens = indices.iter().map(|&i| samples.sample(i).len() as u64).sum();

@@ -148,6 +148,18 @@ pub const SOURCES: &[Source] = &[
         ]
     ),
     source!(
+        "magnitude",
+        "ops/magnitude/cuda.cu",
+        [
+            "magnitude_factors<float>",
+            "magnitude_factors<bf16>",
+            "magnitude_apply<float>",
+            "magnitude_apply<bf16>",
+            "magnitude_gradient<float>",
+            "magnitude_gradient<bf16>",
+        ]
+    ),
+    source!(
         "rope",
         "ops/rope/cuda.cu",
         [

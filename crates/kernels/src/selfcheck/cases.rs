@@ -7,13 +7,14 @@ use crate::ops::attention::{self, Gradients, Heads, Saved, Scores, Segment, Segm
 use crate::ops::cross_entropy::{self, Target};
 use crate::ops::dropout::{self, Mask};
 use crate::ops::gate::{self, Activation};
+use crate::ops::magnitude::{self, NormParts};
 use crate::ops::matmul::{self, Base, Product, Right, Term, View};
 use crate::ops::rope::{self, Angles, Pairs, Rotation};
 use crate::ops::{adamw, elementwise, embedding, layer_norm, rms_norm};
 use crate::quant::four_bit::Code;
 use crate::quant::{Format, Quantization};
 use crate::random::mix;
-use crate::tensor::Bf16Tensor;
+use crate::tensor::{Bf16Tensor, Tensor};
 use crate::weight::{ComputeDtype, FrozenWeight, RowOrder, Weight};
 
 /// Every case.
@@ -88,6 +89,24 @@ fn gate_case(on: &Place, activation: Activation, len: usize) -> Outputs {
     vec![all(&y), all(&of_gate), all(&up), all(&d_y), all(&alone), all(&x), all(&d_alone)]
 }
 
+fn magnitude_case(on: &Place, rows: usize, width: usize) -> Outputs {
+    let rank = 3;
+    let (magnitudes, squares) = (on.parameter(31, width), on.values(32, width));
+    // Above what the products take away.
+    let squares: Vec<f32> = squares.iter().map(|value| 20.0 + value.abs()).collect();
+    let squares = Tensor::from_slice(on.device, &squares);
+    let (products, b_t) = (on.activation(33, rank * width), on.parameter(34, rank * width));
+    let (mut factors, bias) = (on.statistic(width), on.parameter(35, width));
+    let parts = NormParts { squares: &squares, products: &products, b_t: &b_t, scale: 0.7 };
+    magnitude::factors(&magnitudes, parts, &mut factors);
+    let [mut y, mut without, d_y] = [36, 37, 38].map(|seed| on.activation(seed, rows * width));
+    let mut sums = on.parameter(39, width);
+    magnitude::gradient(&d_y, &y, rows, &squares, Some(&bias), &mut sums);
+    magnitude::apply(&mut y, rows, &factors, Some(&bias));
+    magnitude::apply(&mut without, rows, &factors, None);
+    vec![all(&factors), all(&y), all(&without), all(&sums)]
+}
+
 fn row_cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (rows, width) in [(1usize, 3usize), (5, 64), (33, 96), (7, 1000)] {
@@ -119,6 +138,9 @@ fn row_cases() -> Vec<Case> {
                 vec![all(&picked), all(&scattered), all(&sums), all(&scaled), all(&grown)]
             },
         ));
+        cases.push(Case::new(format!("magnitudes, {shape}"), Accuracy::Rounded, move |on| {
+            magnitude_case(on, rows, width)
+        }));
         cases.push(Case::new(format!("columns copied, {shape}"), Accuracy::Exact, move |on| {
             let (first, y_width) = (width / 3, width + 11);
             let (x, mut y) = (on.activation(17, rows * width), on.activation(18, rows * y_width));

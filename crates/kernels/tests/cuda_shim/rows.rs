@@ -2,6 +2,7 @@
 
 use lorafit_kernels::gpu::Float;
 use lorafit_kernels::ops::elementwise::cuda::{self, Rows};
+use lorafit_kernels::ops::magnitude::{self, NormParts};
 use lorafit_kernels::ops::{elementwise, embedding, rms_norm};
 
 use crate::machine::Machine;
@@ -134,6 +135,75 @@ fn the_gradient_of_an_embedding_has_the_bits_of_the_cpu() {
             ));
             // In the order of the tokens, as on the CPU.
             assert_eq!(machine.get_floats(Float::F32, d_weight), expected.to_vec(vocab * width));
+        }
+    }
+}
+
+#[test]
+fn magnitudes_equal_the_cpu() {
+    let Some(mut machine) = Machine::new() else { return };
+    for float in FLOATS {
+        for (rows, width) in SHAPES {
+            let (rank, scale) = (5, -0.4f32);
+            let of_f32 = |seed, len| values(Float::F32, seed, len);
+            // Above what the products take away.
+            let squares: Vec<f32> = of_f32(21, width).iter().map(|v| 20.0 + v.abs()).collect();
+            let (m, b_t, bias, before) =
+                (of_f32(22, width), of_f32(23, rank * width), of_f32(24, width), of_f32(25, width));
+            let (products, y, d_y) = (
+                values(float, 26, rank * width),
+                values(float, 27, rows * width),
+                values(float, 28, rows * width),
+            );
+            let shape = (rows as u32, width as u32);
+            let [on_m, on_squares, on_b_t, on_bias] =
+                [&m, &squares, &b_t, &bias].map(|v| machine.put_floats(Float::F32, v));
+            let [on_products, on_y, on_d_y] = [&products, &y, &d_y].map(|v| machine.put_floats(float, v));
+
+            let mut factors = tensor(&vec![0.0; width]);
+            let parts = NormParts {
+                squares: &tensor(&squares),
+                products: &tensor(&products),
+                b_t: &tensor(&b_t),
+                scale,
+            };
+            magnitude::factors(&tensor(&m), parts, &mut factors);
+            let on_factors = machine.put_floats(Float::F32, &vec![9.0; width]);
+            let of_rows = [on_squares, on_products, on_b_t];
+            let of_rank = (rank as u32, width as u32);
+            machine.run(&magnitude::cuda::factors(float, on_m, of_rows, of_rank, scale, on_factors));
+            let what = format!("{float:?} {rows} x {width}");
+            let found = machine.get_floats(Float::F32, on_factors);
+            assert_close(&found, &factors.to_vec(width), tolerance(Float::F32), &what);
+
+            for (t_bias, region) in [(None, None), (Some(tensor(&bias)), Some(on_bias))] {
+                let mut sums = tensor(&before);
+                magnitude::gradient(
+                    &tensor(&d_y),
+                    &tensor(&y),
+                    rows,
+                    &tensor(&m),
+                    t_bias.as_ref(),
+                    &mut sums,
+                );
+                let on_sums = machine.put_floats(Float::F32, &before);
+                machine.run(&magnitude::cuda::gradient(
+                    float,
+                    [on_d_y, on_y],
+                    shape,
+                    (on_m, region),
+                    on_sums,
+                ));
+                let found = machine.get_floats(Float::F32, on_sums);
+                assert_close(&found, &sums.to_vec(width), tolerance(Float::F32), &what);
+
+                let mut expected = tensor(&y);
+                magnitude::apply(&mut expected, rows, &factors, t_bias.as_ref());
+                let on_y = machine.put_floats(float, &y);
+                machine.run(&magnitude::cuda::apply(float, on_y, shape, on_factors, region));
+                let found = machine.get_floats(float, on_y);
+                assert_close(&found, &expected.to_vec(rows * width), tolerance(float), &what);
+            }
         }
     }
 }

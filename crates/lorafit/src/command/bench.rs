@@ -56,6 +56,9 @@ pub struct BenchArgs {
     /// Modules that get an adapter: all-linear, a comma list, or regex:PATTERN
     #[arg(long, value_name = "MODULES", default_value = "all-linear", help_heading = "Work")]
     pub target_modules: TargetModules,
+    /// Train a magnitude for each output, too (DoRA)
+    #[arg(long, help_heading = "Work")]
+    pub dora: bool,
     /// Tokens computed at once; the main setting for memory, as in train
     #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Work")]
     pub micro_batch_tokens: usize,
@@ -104,6 +107,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let compute = args.compute.on(args.common.device, quantization.is_some());
     let mut lora = LoraConfig::new(args.target_modules.value.clone());
     lora.rank = args.rank;
+    lora.use_dora = args.dora;
     lora.alpha = 2.0 * args.rank as f64;
     let format = match args.dtype {
         Some(WeightDtype::F32) => Format::F32,

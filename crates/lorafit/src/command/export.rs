@@ -264,7 +264,7 @@ pub fn run(args: ExportArgs) -> anyhow::Result<()> {
         (Target::Ollama, adapter) => ollama::write(&args, &files, adapter.as_ref(), &adapters)?,
         (_, None) | (Target::Transformers | Target::Vllm | Target::Tgi, _) => unreachable!("checked above"),
         (Target::GgufLora, Some(adapter)) => {
-            let bytes = convert::gguf_lora_bytes(adapter, files.config(), args.model());
+            let bytes = convert::gguf_lora_bytes(adapter, files.config(), args.model())?;
             output::file(args.out(), &bytes)?;
             of_adapter(adapter, "use it: llama-server --model BASE.gguf --lora")
         }

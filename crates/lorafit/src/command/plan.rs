@@ -58,6 +58,9 @@ pub struct PlanArgs {
     /// Modules that get an adapter: all-linear, a comma list, or regex:PATTERN
     #[arg(long, value_name = "MODULES", default_value = "all-linear", help_heading = "Work")]
     pub target_modules: TargetModules,
+    /// Train a magnitude for each output, too (DoRA)
+    #[arg(long, help_heading = "Work")]
+    pub dora: bool,
     /// How the optimizer keeps its moments
     #[arg(long, value_enum, default_value_t = Optimizer::Adamw, help_heading = "Work")]
     pub optimizer: Optimizer,

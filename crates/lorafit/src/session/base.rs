@@ -325,7 +325,8 @@ pub fn adapter_folder(dir: &Path, quiet: bool) -> Result<PathBuf, CliError> {
 pub fn open_adapter(base: &Base, dir: &Path) -> anyhow::Result<Adapter> {
     refuse_full_run("--adapter", dir)?;
     let dir = &adapter_folder(dir, base.quiet)?;
-    let adapter = adapter::load_over(dir, &base.weights, base.model.device())?;
+    let mut adapter = adapter::load_over(dir, &base.weights, base.model.device())?;
+    base.model.prepare(&mut adapter);
     if !base.quiet {
         adapter.notes().iter().for_each(|note| eprintln!("{note}"));
         other_base::note(&base.weights, &base.name, dir).iter().for_each(|note| eprintln!("{note}"));

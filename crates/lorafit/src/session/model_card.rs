@@ -105,6 +105,7 @@ impl Card<'_> {
         match self.lora {
             Some(lora) => {
                 let rslora = if lora.use_rslora { " (rsLoRA)" } else { "" };
+                let dora = if lora.use_dora { " with magnitudes (DoRA)" } else { "" };
                 let modules = args.adapter.is_none().then(|| format!(" on {}", args.target_modules));
                 let modules = modules.unwrap_or_default();
                 let layers = args.layers.as_ref().map(|layers| format!(", layers {layers}"));
@@ -112,7 +113,7 @@ impl Card<'_> {
                 rows.push((
                     "adapter",
                     format!(
-                        "rank {rank}, alpha {alpha}{rslora}, dropout {dropout}{modules}{}",
+                        "rank {rank}, alpha {alpha}{rslora}{dora}, dropout {dropout}{modules}{}",
                         layers.unwrap_or_default()
                     ),
                 ));

@@ -107,13 +107,25 @@ impl Trained {
 /// The adapter to start from: an existing one, or a fresh one.
 fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
     if let Some(dir) = &args.adapter {
-        return open_adapter(base, dir);
+        let adapter = open_adapter(base, dir)?;
+        let lora = adapter.config();
+        if lora.use_dora && lora.dropout > 0.0 {
+            let (dir, dropout) = (dir.display(), lora.dropout);
+            let text = format!(
+                "--adapter {dir}: it has `lora_dropout` {dropout}, and DoRA is trained without dropout here"
+            );
+            return Err(CliError::new(text)
+                .hint("set `lora_dropout` to 0 in its adapter_config.json")
+                .into());
+        }
+        return Ok(adapter);
     }
     let config = base.model.config();
     let lora = LoraConfig {
         rank: args.rank,
         alpha: args.alpha,
         dropout: args.dropout as f32,
+        use_dora: args.dora,
         layers: layers(args, base)?,
         ..LoraConfig::new(args.target_modules.value.clone())
     };

@@ -337,7 +337,7 @@ fn what_is_beside_factors_is_told() {
         ),
         (
             "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector.weight",
-            ["belongs to DoRA", "merge"],
+            ["belongs to DoRA", "`use_dora` is not true"],
         ),
         ("base_model.model.score.weight", ["is a whole weight that was trained", "merge"]),
     ] {

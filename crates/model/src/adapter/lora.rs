@@ -5,7 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use lorafit_kernels::{Device, Tensor, random};
+use lorafit_kernels::gpu::Float;
+use lorafit_kernels::{Device, Placement, Tensor, random};
 use regex::Regex;
 
 use super::targets::{TargetError, Targets};
@@ -35,6 +36,8 @@ pub struct LoraConfig {
     pub rank_pattern: Vec<(Regex, usize)>,
     /// Other alphas, likewise.
     pub alpha_pattern: Vec<(Regex, f64)>,
+    /// DoRA (Liu et al. 2024): a magnitude is trained for each output, and what remains of the rows of `W + BA` is direction.
+    pub use_dora: bool,
 }
 
 impl LoraConfig {
@@ -51,10 +54,11 @@ impl LoraConfig {
             layers: None,
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
+            use_dora: false,
         }
     }
 
-    /// Parameters of such an adapter for a model: `rank * (in + out)` for every adapted projection.
+    /// Parameters of such an adapter for a model: `rank * (in + out)` for every adapted projection, and with DoRA `out` more.
     ///
     /// # Errors
     /// As [`Adapter::init`].
@@ -74,8 +78,28 @@ impl LoraConfig {
         {
             lens.push(group.iter().map(|part| part.rank * module_shape(config, part.module).1).sum());
             lens.extend(group.iter().map(|part| part.rank * module_shape(config, part.module).0));
+            lens.extend(
+                group.iter().filter(|_| self.use_dora).map(|part| module_shape(config, part.module).0),
+            );
         }
         Ok(lens)
+    }
+
+    /// Bytes of what an adapter with magnitudes keeps beside its tensors: the squares of the rows of the frozen weights, what
+    /// outputs are multiplied by, and where both are computed.
+    ///
+    /// # Errors
+    /// As [`LoraConfig::parameters`].
+    pub fn norm_bytes(&self, config: &Config, placement: Placement) -> Result<u64, TargetError> {
+        if !self.use_dora {
+            return Ok(0);
+        }
+        let parts = self.parts(config)?;
+        let (gram, products) = Norms::lens(config, &parts);
+        let in_f32 = |len: usize| placement.buffer_bytes(Float::F32.bytes(len as u64));
+        let of_part = |part: &PartShape| 2 * in_f32(module_shape(config, part.module).0);
+        let products = placement.buffer_bytes(placement.activation_float().bytes(products as u64));
+        Ok(parts.iter().map(of_part).sum::<u64>() + in_f32(gram) + products)
     }
 
     fn selects(&self, layer: usize, module: Module) -> bool {
@@ -140,6 +164,57 @@ pub(crate) struct LoraPart {
     pub scale: f32,
     /// `B` transposed, `[rank, out]`.
     pub b_t: Tensor,
+    /// With DoRA.
+    pub magnitude: Option<Magnitude>,
+}
+
+/// The magnitudes of a projection's outputs.
+#[derive(Debug)]
+pub(crate) struct Magnitude {
+    /// `m`, `[out]`.
+    pub values: Tensor,
+    /// `|W_j|^2`, `[out]`: of the rows of the frozen weight.
+    pub squares: Tensor,
+    /// `m / n`, `[out]`, where `n` are the norms of the rows of `W + scale B A`: what outputs are multiplied by.
+    pub factors: Tensor,
+}
+
+/// How far the factors of an adapter's magnitudes are ([`crate::Model::prepare`]), and where norms are computed.
+#[derive(Debug)]
+pub(crate) struct Norms {
+    pub state: NormState,
+    /// `scale / 2 A A^T` of a projection, `[rank, rank]`.
+    pub gram: Tensor,
+    /// `T` of a projection ([`lorafit_kernels::ops::magnitude`]), `[rank, out]`.
+    pub products: Tensor,
+}
+
+/// What of an adapter's magnitudes is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NormState {
+    /// Nothing: they are to be the norms of the weights, so that training starts from the base model.
+    Fresh,
+    /// The magnitudes, but nothing of the weights.
+    Loaded,
+    /// All but the factors, since something was changed.
+    Stale,
+    /// All.
+    Current,
+}
+
+impl Norms {
+    fn new(config: &Config, parts: &[PartShape], device: Device) -> Self {
+        let (gram, products) = Norms::lens(config, parts);
+        let (gram, products) = (Tensor::zeros(device, gram), Tensor::activation(device, products));
+        Norms { state: NormState::Loaded, gram, products }
+    }
+
+    /// Values of `gram` and `products`, of the projections that have the most.
+    fn lens(config: &Config, parts: &[PartShape]) -> (usize, usize) {
+        let most = |len: &dyn Fn(&PartShape) -> usize| parts.iter().map(len).max().unwrap_or(0);
+        let products = |part: &PartShape| part.rank * module_shape(config, part.module).0;
+        (most(&|part| part.rank * part.rank), most(&products))
+    }
 }
 
 /// The adapters of the projections that read one input.
@@ -162,6 +237,24 @@ impl LoraGroup {
     pub(crate) fn part_of(&self, projection: usize) -> Option<&LoraPart> {
         self.parts.iter().find(|p| p.projection == projection)
     }
+
+    /// The magnitudes of its projections that have some.
+    pub(crate) fn magnitudes(&self) -> impl Iterator<Item = &Magnitude> {
+        self.parts.iter().filter_map(|part| part.magnitude.as_ref())
+    }
+
+    /// All that is trained, in the order of [`Adapter::tensors`].
+    fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        let factors = std::iter::once(&self.a).chain(self.parts.iter().map(|part| &part.b_t));
+        factors.chain(self.magnitudes().map(|magnitude| &magnitude.values))
+    }
+
+    fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        let of_parts = self.parts.iter_mut().map(|part| (&mut part.b_t, part.magnitude.as_mut()));
+        let (b_t, magnitudes): (Vec<_>, Vec<_>) = of_parts.unzip();
+        let magnitudes = magnitudes.into_iter().flatten().map(|magnitude| &mut magnitude.values);
+        std::iter::once(&mut self.a).chain(b_t).chain(magnitudes)
+    }
 }
 
 /// The gradient of a [`LoraGroup`], laid out alike.
@@ -169,6 +262,8 @@ impl LoraGroup {
 pub(crate) struct GroupGradients {
     pub a: Tensor,
     pub b_t: Vec<Tensor>,
+    /// Of each part, or of none.
+    pub magnitudes: Vec<Tensor>,
 }
 
 impl GroupGradients {
@@ -179,7 +274,20 @@ impl GroupGradients {
             assert_eq!(zeros.len(), tensor.len(), "a gradient is as long as its factor");
             zeros
         };
-        GroupGradients { a: like(&group.a), b_t: group.parts.iter().map(|p| like(&p.b_t)).collect() }
+        GroupGradients {
+            a: like(&group.a),
+            b_t: group.parts.iter().map(|p| like(&p.b_t)).collect(),
+            magnitudes: group.magnitudes().map(|magnitude| like(&magnitude.values)).collect(),
+        }
+    }
+
+    /// All, in the order of [`Adapter::tensors`].
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        std::iter::once(&self.a).chain(&self.b_t).chain(&self.magnitudes)
+    }
+
+    pub(crate) fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        std::iter::once(&mut self.a).chain(&mut self.b_t).chain(&mut self.magnitudes)
     }
 }
 
@@ -201,6 +309,8 @@ pub struct Adapter {
     modules: Vec<Module>,
     pub(crate) config: LoraConfig,
     pub(crate) notes: Vec<String>,
+    /// With DoRA: what its magnitudes are divided by.
+    pub(crate) norms: Option<Norms>,
 }
 
 impl Adapter {
@@ -221,6 +331,9 @@ impl Adapter {
                 .collect();
             adapter.write_a(part, inputs, &values);
         }
+        if let Some(norms) = &mut adapter.norms {
+            norms.state = NormState::Fresh;
+        }
         Ok(adapter)
     }
 
@@ -233,11 +346,17 @@ impl Adapter {
             lens.push(len);
             Tensor::zeros(Device::Cpu, 0)
         };
-        Adapter::lay_out(config, &modules, shapes, count);
+        Adapter::lay_out(config, &modules, shapes, lora.use_dora, count);
         let mut tensors = Tensor::zeros_together(device, &lens, true).into_iter();
-        let layers =
-            Adapter::lay_out(config, &modules, shapes, |_| tensors.next().expect("a tensor for each length"));
-        Adapter { layers, modules, config: lora.clone(), notes: Vec::new() }
+        let next = |_| tensors.next().expect("a tensor for each length");
+        let mut layers = Adapter::lay_out(config, &modules, shapes, lora.use_dora, next);
+        for part in layers.iter_mut().flatten().flatten().flat_map(|group| &mut group.parts) {
+            if let Some(Magnitude { values, squares, factors }) = &mut part.magnitude {
+                (*squares, *factors) = (values.zeros_like(), values.zeros_like());
+            }
+        }
+        let norms = lora.use_dora.then(|| Norms::new(config, shapes, device));
+        Adapter { layers, modules, config: lora.clone(), notes: Vec::new(), norms }
     }
 
     /// The groups of all layers, of tensors that are asked for in the order of [`Adapter::tensors`].
@@ -245,6 +364,7 @@ impl Adapter {
         config: &Config,
         modules: &[Module],
         shapes: &[PartShape],
+        use_dora: bool,
         mut zeros: impl FnMut(usize) -> Tensor,
     ) -> Vec<Vec<Option<LoraGroup>>> {
         let mut group = |layer: usize, of_site: &[Module]| {
@@ -267,9 +387,16 @@ impl Adapter {
                     rank: shape.rank,
                     scale: shape.scale,
                     b_t,
+                    magnitude: None,
                 }
             };
-            let parts = of_site.into_iter().map(part).collect();
+            let mut parts: Vec<LoraPart> = of_site.iter().copied().map(part).collect();
+            for (part, (module, _)) in parts.iter_mut().zip(&of_site).filter(|_| use_dora) {
+                // The others are made where the values are known to be.
+                let [squares, factors] = [0; 2].map(|len| Tensor::zeros(Device::Cpu, len));
+                let values = zeros(module_shape(config, **module).0);
+                part.magnitude = Some(Magnitude { values, squares, factors });
+            }
             Some(LoraGroup { a, rank, parts })
         };
         let mut of_layer =
@@ -331,6 +458,12 @@ impl Adapter {
         a.write(part.first * inputs, values);
     }
 
+    /// Sets the magnitudes of a projection, `[out]`.
+    pub(crate) fn write_magnitudes(&mut self, shape: &PartShape, values: &[f32]) {
+        let (_, part) = self.part_mut(shape.layer, shape.module).expect("the projection is adapted");
+        part.magnitude.as_mut().expect("an adapter with magnitudes").values.write(0, values);
+    }
+
     /// Sets `B` of a projection from its upright form, `[out, rank]`.
     pub(crate) fn write_b(&mut self, shape: &PartShape, outputs: usize, values: &[f32]) {
         let (_, part) = self.part_mut(shape.layer, shape.module).expect("the projection is adapted");
@@ -359,21 +492,21 @@ impl Adapter {
         self.tensors().map(Tensor::len).sum()
     }
 
-    /// All factors, in the order of [`Gradients::tensors`](crate::Gradients::tensors).
+    /// All that is trained, in the order of [`Gradients::tensors`](crate::Gradients::tensors).
     pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
-        self.layers
-            .iter()
-            .flatten()
-            .flatten()
-            .flat_map(|g| std::iter::once(&g.a).chain(g.parts.iter().map(|p| &p.b_t)))
+        self.layers.iter().flatten().flatten().flat_map(LoraGroup::tensors)
     }
 
-    /// As [`Adapter::tensors`], writable.
+    /// As [`Adapter::tensors`], writable. Of an adapter with magnitudes, [`crate::Model::prepare`] comes after it.
     pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
-        self.layers
-            .iter_mut()
-            .flatten()
-            .flatten()
-            .flat_map(|g| std::iter::once(&mut g.a).chain(g.parts.iter_mut().map(|p| &mut p.b_t)))
+        if let Some(norms) = self.norms.as_mut().filter(|norms| norms.state == NormState::Current) {
+            norms.state = NormState::Stale;
+        }
+        self.layers.iter_mut().flatten().flatten().flat_map(LoraGroup::tensors_mut)
+    }
+
+    /// Whether a model can compute with it: an adapter with magnitudes has to be prepared.
+    pub(crate) fn is_prepared(&self) -> bool {
+        self.norms.as_ref().is_none_or(|norms| norms.state == NormState::Current)
     }
 }

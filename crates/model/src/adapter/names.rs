@@ -1,6 +1,6 @@
 //! The names of an adapter's tensors: which projection's factor each is.
 //!
-//! PEFT writes `base_model.model.<path>.lora_A.weight`. Written from a state dict as it is in memory, names also have the
+//! PEFT writes `base_model.model.<path>.lora_A.weight`, and magnitudes as `.lora_magnitude_vector`. Written from a state dict as it is in memory, names also have the
 //! adapter's own, `.lora_A.default.weight`, and files of other tools lack `base_model.model.` or have it twice. They say the
 //! same as long as no two tensors are one factor.
 
@@ -32,9 +32,15 @@ fn whole<'p>(path: &'p str, names: &Names) -> Option<(&'static str, &'p str)> {
     }
 }
 
-/// The name that PEFT gives a factor of the projection `path`.
+/// What the file has in the place of a factor's letter for magnitudes.
+pub(super) const MAGNITUDES: &str = "magnitude_vector";
+
+/// The name that PEFT gives a factor of the projection `path`: `A`, `B` or [`MAGNITUDES`].
 pub(super) fn tensor_name(path: &str, factor: &str) -> String {
-    format!("{PREFIX}{path}.lora_{factor}.weight")
+    match factor {
+        MAGNITUDES => format!("{PREFIX}{path}.lora_{factor}"),
+        _ => format!("{PREFIX}{path}.lora_{factor}.weight"),
+    }
 }
 
 /// The names of a file, sorted by what they are.
@@ -98,6 +104,11 @@ impl<'a> FileNames<'a> {
         }
     }
 
+    /// The first name of magnitudes, if there is one.
+    pub(super) fn magnitudes(&self) -> Option<&'a str> {
+        self.factors.iter().find(|(canonical, _)| canonical.ends_with(MAGNITUDES)).map(|(_, name)| *name)
+    }
+
     /// The name in the file of the factor that PEFT calls `canonical`.
     pub(super) fn stored(&self, canonical: &str) -> Option<&'a str> {
         self.factors.get(canonical).copied()
@@ -127,8 +138,9 @@ pub(super) fn unread(name: &str) -> FileError {
     let path = without_prefix(name);
     let fail = |problem: String| FileError::new(Path::new(""), problem);
     if path.contains(".lora_magnitude_vector") {
-        return fail(format!("tensor {name} belongs to DoRA, which is not supported"))
-            .with_hint(merged_in_peft());
+        return fail(format!("tensor {name} belongs to DoRA, and `use_dora` is not true")).with_hint(
+            "the two files belong to different adapters, or the configuration was changed: take both from one adapter",
+        );
     }
     let of_head = whole(path, Names::USUAL).filter(|(_, rest)| rest.starts_with(".lora_"));
     match of_head {
@@ -165,18 +177,16 @@ fn without_prefix(mut name: &str) -> &str {
     name
 }
 
-/// Layer, projection and factor (`A` or `B`) of a tensor's name.
+/// Layer, projection and factor (`A`, `B` or [`MAGNITUDES`]) of a tensor's name.
 fn factor_of(name: &str, modules: &[Module]) -> Option<(usize, Module, &'static str)> {
     let (path, rest) = without_prefix(name).split_once(".lora_")?;
-    let (factor, rest) = match rest.split_once('.')? {
-        ("A", rest) => ("A", rest),
-        ("B", rest) => ("B", rest),
-        _ => return None,
-    };
-    // `weight`, or the adapter's name before it.
+    let (factor, rest) = rest.split_once('.').unwrap_or((rest, ""));
+    let factor = ["A", "B", MAGNITUDES].into_iter().find(|known| *known == factor)?;
+    // `weight`, or the adapter's name before it. Of magnitudes PEFT leaves `weight` out, and has not always.
     let is_weight =
         rest == "weight" || rest.strip_suffix(".weight").is_some_and(|adapter| !adapter.contains('.'));
-    if !is_weight {
+    let is_magnitudes = factor == MAGNITUDES && !rest.contains('.');
+    if !is_weight && !is_magnitudes {
         return None;
     }
     let (layer, module) = module_at(modules, path)?;

@@ -59,7 +59,7 @@ impl Shrunk {
     pub fn sources(&self) -> Vec<TensorSource<'_>> {
         let sources = self.tensors.iter().map(|tensor| TensorSource {
             name: tensor.name.clone(),
-            shape: tensor.shape.to_vec(),
+            shape: tensor.shape.clone(),
             data: TensorData::f32(|range, out| out.copy_from_slice(&tensor.values[range])),
         });
         sources.collect()
@@ -110,8 +110,8 @@ pub fn shrink(adapter: &AdapterFile, rank: usize) -> Result<Shrunk, FileError> {
             norm: update.norm(),
             left_out: update.left_out(rank),
         };
-        let a = NamedTensor { name: name("A"), shape: [rank, factors.inputs], values: a };
-        let b = NamedTensor { name: name("B"), shape: [factors.outputs, rank], values: b };
+        let a = NamedTensor { name: name("A"), shape: vec![rank, factors.inputs], values: a };
+        let b = NamedTensor { name: name("B"), shape: vec![factors.outputs, rank], values: b };
         (layer, [a, b])
     };
     let (layers, tensors): (Vec<_>, Vec<_>) = adapter.factors.par_iter().map(of_layer).unzip();

@@ -34,10 +34,9 @@ impl AttendStep {
         self.stats + self.norms.as_ref().map_or(0, |norms| norms.len())
     }
 
-    /// Whether queries and keys become in their places what attention reads: nothing else reads what they were before, and
-    /// they are kept as they were computed.
+    /// Whether queries and keys become in their places what attention reads: nothing else reads what they were before.
     fn in_place(&self, saved: &SavedBlock) -> bool {
-        self.norms.is_none() && saved.as_computed
+        self.norms.is_none() && !saved.keeps_heads
     }
 
     /// From the projections in `saved.wide.q, k, v` to `saved.wide.attended`.

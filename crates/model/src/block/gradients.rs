@@ -140,8 +140,7 @@ impl BlockGradients {
                     norms.iter_mut().flatten().flat_map(NormGradients::all_mut).collect()
                 }
                 StepGradients::Project(SiteGradients { adapter, projections }) => {
-                    let factors =
-                        adapter.iter_mut().flat_map(|g| std::iter::once(&mut g.a).chain(&mut g.b_t));
+                    let factors = adapter.iter_mut().flat_map(GroupGradients::tensors_mut);
                     let weights = projections.iter_mut().flat_map(|p| p.weight.iter_mut().chain(&mut p.bias));
                     factors.chain(weights).collect()
                 }

@@ -6,18 +6,23 @@
 //! group is one product and the group's input gradient is one sum,
 //! `dX = sum_i dY_i W_i + dU A`, `dU_i = scale_i dY_i B_i`, `dA = dU^T X`, `dB_i^T = U_i^T dY_i`.
 //!
+//! With DoRA, `Y_i = f_i (X W_i^T + U_i B_i^T) + bias_i`, where the factors `f_i` are one for each output and
+//! [`crate::Model::prepare`] has set them; backward begins with the gradient of what is in parentheses
+//! ([`LinearGroup::magnitude_gradients`]), so that all else is as without.
+//!
 //! With dropout every adapter sees its own masked input (as in PEFT), so the parts are computed one by one.
 //! Of base weights that are trained, `dW_i = dY_i^T X` and `d bias_i = sum over rows of dY_i`.
 
 use lorafit_kernels::ops::dropout;
 use lorafit_kernels::ops::elementwise::{add_column_sums, scale_columns};
+use lorafit_kernels::ops::magnitude;
 use lorafit_kernels::ops::matmul::{self, Base, Product, Right, Term, View};
 use lorafit_kernels::{ComputeDtype, Tensor, Weight};
 
 use super::gradients::{LinearGradients, SiteGradients};
 use super::pass::SiteAdapter;
 use super::vector::Vector;
-use crate::adapter::{GroupGradients, LoraGroup};
+use crate::adapter::{GroupGradients, LoraGroup, Magnitude};
 
 /// One projection.
 #[derive(Debug)]
@@ -64,14 +69,14 @@ impl LinearGroup {
         self.projections[0].weight.cols()
     }
 
-    /// Writes `outs[i]`, `[rows, out_i]`, for every projection, added to `base`.
+    /// Writes `outs[i]`, `[rows, out_i]`, for every projection, added to `base`; outputs with magnitudes are added to nothing.
     pub(crate) fn forward(&self, x: &Tensor, work: &mut Work<'_>, outs: &mut [&mut Tensor], base: Base<'_>) {
         self.low_rank_inputs(x, work);
         let (inputs, rows, adapter) = (self.inputs(), work.rows, work.adapter.lora);
         let mut products: Vec<Product<'_>> = self
             .projections
             .iter()
-            .zip(outs)
+            .zip(&mut *outs)
             .enumerate()
             .map(|(i, (linear, out))| {
                 let right = Right::WeightTransposed(&linear.weight);
@@ -83,6 +88,10 @@ impl LinearGroup {
                         right: Right::View(View::rows(&part.b_t, linear.outputs())),
                         k: part.rank,
                     });
+                    if part.magnitude.is_some() {
+                        assert!(matches!(base, Base::Zero), "outputs with magnitudes are added to nothing");
+                        return product;
+                    }
                 }
                 product.bias = linear.bias.as_deref();
                 product.base = base;
@@ -90,6 +99,33 @@ impl LinearGroup {
             })
             .collect();
         matmul::run(&mut products);
+        for part in adapter.iter().flat_map(|lora| &lora.parts) {
+            if let Some(Magnitude { factors, .. }) = &part.magnitude {
+                let bias = self.projections[part.projection].bias.as_deref();
+                magnitude::apply(outs[part.projection], rows, factors, bias);
+            }
+        }
+    }
+
+    /// From the gradients of outputs with magnitudes to those of what the factors multiply, in place; adds to the gradients of
+    /// the magnitudes. `outs[i]`, `[rows, out_i]`, is what forward wrote.
+    pub(crate) fn magnitude_gradients(
+        &self,
+        d_outs: &mut [&mut Tensor],
+        outs: &[&Tensor],
+        (lora, rows): (&LoraGroup, usize),
+        gradients: &mut Option<GroupGradients>,
+    ) {
+        let mut slots = gradients.as_mut().map(|gradients| gradients.magnitudes.iter_mut());
+        for part in &lora.parts {
+            let Some(Magnitude { values, factors, .. }) = &part.magnitude else { continue };
+            let (d_out, out) = (&mut *d_outs[part.projection], outs[part.projection]);
+            if let Some(d_magnitudes) = slots.as_mut().and_then(Iterator::next) {
+                let bias = self.projections[part.projection].bias.as_deref();
+                magnitude::gradient(d_out, out, rows, values, bias, d_magnitudes);
+            }
+            magnitude::apply(d_out, rows, factors, None);
+        }
     }
 
     /// `U_i = scale_i drop_i(X) A_i^T` for all parts, where there are some.

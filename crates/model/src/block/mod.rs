@@ -116,6 +116,11 @@ impl Block {
         gradients: &mut BlockGradients,
         last: Option<usize>,
     ) {
+        for step in &self.steps {
+            if let Step::Project(project) = step {
+                project.keep_gates(pass);
+            }
+        }
         // A projection whose input the step below computes again on its way back.
         let mut waiting = None;
         for (i, step) in self.steps.iter().enumerate().rev() {

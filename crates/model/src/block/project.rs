@@ -7,7 +7,8 @@ use lorafit_kernels::ops::matmul::Base;
 use super::Step;
 use super::gradients::SiteGradients;
 use super::linear::{LinearGroup, Work};
-use super::pass::{BackwardPass, BlockAdapter, ForwardPass};
+use super::pass::{BackwardPass, BlockAdapter, ForwardPass, SiteAdapter};
+use crate::adapter::LoraGroup;
 use crate::buffers::{BackwardScratch, SavedBlock, Scratch, Wide};
 use crate::shape::{Branch, LinearInput, LinearOutput, StreamAt};
 
@@ -24,6 +25,11 @@ pub(crate) struct ProjectStep {
     pub joined: Vec<usize>,
 }
 
+/// Whether outputs of a site have magnitudes.
+fn has_magnitudes(adapter: SiteAdapter<'_>) -> bool {
+    adapter.lora.is_some_and(|lora| lora.magnitudes().next().is_some())
+}
+
 impl ProjectStep {
     /// Whether backward reads the outputs, or what they become.
     pub(super) fn is_saved(&self) -> bool {
@@ -33,15 +39,18 @@ impl ProjectStep {
         }
     }
 
-    /// From the input to the outputs; of the adapters' low-rank inputs alone where `only_saved`.
+    /// From the input to the outputs; only to what backward reads where `only_saved`: the low-rank inputs of the adapters, and
+    /// outputs with magnitudes.
     pub(crate) fn forward(&self, pass: &mut ForwardPass<'_>, only_saved: bool) {
         if let LinearInput::Stream(at) = self.from {
             pass.keep_stream(at);
         }
         let (rows, adapter) = (pass.rows, BlockAdapter::at(pass.adapter, self.site));
+        let magnitudes = has_magnitudes(adapter);
         let SavedBlock { x, u, wide, .. } = &mut *pass.saved;
         let Wide { q, k, v, attended, attention_out, middle, gate, up, feed_forward_out } = wide;
-        let Scratch { normed, act, branch, joined, d_u, dropped, .. } = &mut *pass.scratch;
+        let Scratch { hidden_size, normed, act, branch, joined, d_u, dropped, .. } = &mut *pass.scratch;
+        let values = rows * *hidden_size;
         let work = &mut Work { rows, adapter, u: &mut u[self.site], d_u, dropped };
         // A half begins with the stream or a norm of it, and ends with what it computes between its projections.
         let input = match self.from {
@@ -51,6 +60,30 @@ impl ProjectStep {
             LinearInput::Attended => &*attended,
             LinearInput::Gated(_) => &*act,
         };
+        // What magnitudes multiply is not added in passing.
+        if let (true, LinearOutput::Stream | LinearOutput::Scaled) = (magnitudes, self.to) {
+            let out = match self.half() {
+                Branch::Attention => attention_out,
+                Branch::FeedForward => feed_forward_out,
+            };
+            self.group.forward(input, work, &mut [out], Base::Zero);
+            match self.to {
+                _ if only_saved => {}
+                LinearOutput::Scaled => elementwise::copy(out, values, branch),
+                _ => {
+                    let base = match pass.kept.take() {
+                        Some(StreamAt::Input) => Some(&*x),
+                        Some(StreamAt::Middle) => Some(&*middle),
+                        None => None,
+                    };
+                    if let Some(base) = base {
+                        elementwise::copy(base, values, pass.hidden);
+                    }
+                    elementwise::add(out, values, pass.hidden);
+                }
+            }
+            return;
+        }
         let outs: &mut [&mut Tensor] = match self.to {
             LinearOutput::Heads => &mut [q, k, v],
             LinearOutput::Gates => &mut [gate, up],
@@ -84,19 +117,91 @@ impl ProjectStep {
         matches!(self.from, LinearInput::Normed(at) | LinearInput::Gated(at) if at == below)
     }
 
+    /// The half of the block that ends with these projections.
+    fn half(&self) -> Branch {
+        match self.from {
+            LinearInput::Attended => Branch::Attention,
+            LinearInput::Gated(_) => Branch::FeedForward,
+            LinearInput::Stream(_) | LinearInput::Normed(_) => {
+                unreachable!("a half ends with a projection of what attention or the gate gives")
+            }
+        }
+    }
+
+    /// Keeps the outputs that the gradient of magnitudes reads, before the step above overwrites them by their gradients.
+    pub(super) fn keep_gates(&self, pass: &mut BackwardPass<'_>) {
+        if !has_magnitudes(BlockAdapter::at(pass.adapter, self.site)) {
+            return;
+        }
+        let (rows, Wide { gate, up, .. }) = (pass.rows, &pass.saved.wide);
+        let [first, second] = &mut pass.scratch.outputs;
+        let values = |projection: usize| rows * self.group.projections[projection].outputs();
+        match self.to {
+            LinearOutput::Gates if !self.joined.is_empty() => self.join(&[gate, up], rows, first),
+            LinearOutput::Gates => {
+                elementwise::copy(gate, values(0), first);
+                elementwise::copy(up, values(1), second);
+            }
+            LinearOutput::Up => elementwise::copy(up, values(0), first),
+            LinearOutput::Heads | LinearOutput::Stream | LinearOutput::Scaled | LinearOutput::Branch(_) => {}
+        }
+    }
+
     /// Adds to those gradients of factors and weights that need no input.
     pub(crate) fn output_gradients(&self, pass: &mut BackwardPass<'_>, gradients: &mut SiteGradients) {
         let (rows, adapter) = (pass.rows, BlockAdapter::at(pass.adapter, self.site));
+        if !self.joined.is_empty() {
+            let Scratch { joined, .. } = &mut *pass.scratch;
+            self.join(&self.d_outs(&pass.saved.wide, pass.back, adapter), rows, joined);
+        }
+        if let Some(lora) = adapter.lora.filter(|_| has_magnitudes(adapter)) {
+            self.magnitude_gradients(pass, lora, gradients);
+        }
         let SavedBlock { u, wide, .. } = &mut *pass.saved;
         let Scratch { joined, d_u, dropped, .. } = &mut *pass.scratch;
         let work = &mut Work { rows, adapter, u: &mut u[self.site], d_u, dropped };
-        let d_outs = self.d_outs(wide, pass.back);
         if self.joined.is_empty() {
-            self.group.output_gradients(&d_outs, gradients, work);
+            self.group.output_gradients(&self.d_outs(wide, pass.back, adapter), gradients, work);
         } else {
-            self.join(&d_outs, rows, joined);
             self.group.output_gradients(&[joined], gradients, work);
         }
+    }
+
+    /// Adds to the gradients of magnitudes, and goes on to the gradients of what they multiply: in place, or from that of the
+    /// stream, which others read, to `back.d_branch`.
+    fn magnitude_gradients(
+        &self,
+        pass: &mut BackwardPass<'_>,
+        lora: &LoraGroup,
+        gradients: &mut SiteGradients,
+    ) {
+        let rows = pass.rows;
+        let Wide { q, k, v, attention_out, gate, up, feed_forward_out, .. } = &mut pass.saved.wide;
+        let Scratch { hidden_size, joined, outputs: [first, second], .. } = &mut *pass.scratch;
+        let BackwardScratch { d_hidden, d_branch, d_q, d_k, d_v, .. } = &mut *pass.back;
+        let (group, gradients) = (&self.group, &mut gradients.adapter);
+        if !self.joined.is_empty() {
+            if self.to == LinearOutput::Heads {
+                self.join(&[q, k, v], rows, first);
+            }
+            return group.magnitude_gradients(&mut [joined], &[first], (lora, rows), gradients);
+        }
+        if self.to == LinearOutput::Stream {
+            elementwise::copy(d_hidden, rows * *hidden_size, d_branch);
+        }
+        let (d_outs, outs): (&mut [&mut Tensor], &[&Tensor]) = match self.to {
+            LinearOutput::Heads => (&mut [d_q, d_k, d_v], &[q, k, v]),
+            LinearOutput::Gates => (&mut [gate, up], &[first, second]),
+            LinearOutput::Up => (&mut [up], &[first]),
+            LinearOutput::Stream | LinearOutput::Scaled | LinearOutput::Branch(_) => (
+                &mut [d_branch],
+                match self.half() {
+                    Branch::Attention => &[attention_out],
+                    Branch::FeedForward => &[feed_forward_out],
+                },
+            ),
+        };
+        group.magnitude_gradients(d_outs, outs, (lora, rows), gradients);
     }
 
     /// Adds to the other gradients, after [`ProjectStep::output_gradients`]. An input that forward did not keep has been
@@ -114,21 +219,26 @@ impl ProjectStep {
         };
         let work = &mut Work { rows, adapter, u: &mut u[self.site], d_u, dropped };
         if self.joined.is_empty() {
-            let d_outs = self.d_outs(wide, pass.back);
+            let d_outs = self.d_outs(wide, pass.back, adapter);
             self.group.input_side_gradients(&d_outs, input, gradients, work);
         } else {
             self.group.input_side_gradients(&[joined], input, gradients, work);
         }
     }
 
-    /// The gradients of the outputs.
-    fn d_outs<'t>(&self, wide: &'t Wide, back: &'t BackwardScratch) -> Vec<&'t Tensor> {
+    /// The gradients of the outputs, or of what their magnitudes multiply.
+    fn d_outs<'t>(
+        &self,
+        wide: &'t Wide,
+        back: &'t BackwardScratch,
+        adapter: SiteAdapter<'_>,
+    ) -> Vec<&'t Tensor> {
         match self.to {
             LinearOutput::Heads => vec![&back.d_q, &back.d_k, &back.d_v],
             LinearOutput::Gates => vec![&wide.gate, &wide.up],
             LinearOutput::Up => vec![&wide.up],
-            LinearOutput::Stream => vec![&back.d_hidden],
-            LinearOutput::Scaled | LinearOutput::Branch(_) => vec![&back.d_branch],
+            LinearOutput::Stream if !has_magnitudes(adapter) => vec![&back.d_hidden],
+            LinearOutput::Stream | LinearOutput::Scaled | LinearOutput::Branch(_) => vec![&back.d_branch],
         }
     }
 
@@ -166,7 +276,8 @@ impl ProjectStep {
         if let (LinearInput::Stream(_), Some(d_outs)) = (self.from, inner) {
             return self.group.input_gradient(d_outs, work, d_hidden, true);
         }
-        let outer = [if self.to == LinearOutput::Stream { &*d_hidden } else { &*d_branch }];
+        let of_stream = self.to == LinearOutput::Stream && !has_magnitudes(adapter);
+        let outer = [if of_stream { &*d_hidden } else { &*d_branch }];
         let d_x = match self.from {
             // The gradient takes the place of its value.
             LinearInput::Gated(_) => act,

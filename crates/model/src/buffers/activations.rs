@@ -27,8 +27,8 @@ pub(crate) struct SavedBlock<T = Tensor> {
     /// Low-rank inputs of each group of projections, `[t, total rank of the site]`.
     pub u: Vec<T>,
     pub wide: Wide<T>,
-    /// Whether what is wide is kept as it was computed, not rounded.
-    pub as_computed: bool,
+    /// Whether queries and keys are kept as the projections gave them, apart from what attention reads.
+    pub keeps_heads: bool,
 }
 
 /// The part of a [`SavedBlock`] that may be stored in 16 bits. What a block does not have is empty.
@@ -42,7 +42,7 @@ pub(crate) struct Wide<T = Tensor> {
     pub v: T,
     /// Output of the attention, `[t, heads, d]`.
     pub attended: T,
-    /// What the attention half gives, before its norm, `[t, hidden]`.
+    /// What the attention half gives, before its norm or where its projection has magnitudes, `[t, hidden]`.
     pub attention_out: T,
     /// The residual stream between attention and feed-forward, `[t, hidden]`.
     pub middle: T,
@@ -50,7 +50,7 @@ pub(crate) struct Wide<T = Tensor> {
     pub gate: T,
     /// `[t, intermediate]`; backward overwrites it with its gradient.
     pub up: T,
-    /// What the feed-forward half gives, before its norm, `[t, hidden]`.
+    /// What the feed-forward half gives, likewise, `[t, hidden]`.
     pub feed_forward_out: T,
 }
 
@@ -67,7 +67,7 @@ impl<T> SavedBlock<T> {
         let x = allocate.activation(part, t * if narrow.owns_x { sizes.hidden } else { 0 });
         let u = narrow.ranks.iter().map(|rank| allocate.activation(part, t * rank)).collect();
         let stats = sizes.stats.iter().map(|width| allocate.f32(part, t * width)).collect();
-        SavedBlock { x, stats, u, wide, as_computed: narrow.dtype == ActivationDtype::F32 }
+        SavedBlock { x, stats, u, wide, keeps_heads: sizes.keeps_heads }
     }
 }
 
@@ -103,6 +103,8 @@ pub(crate) struct Sizes<'a> {
     pub hidden: usize,
     pub widths: Widths,
     pub stats: &'a [usize],
+    /// See [`SavedBlock::keeps_heads`].
+    pub keeps_heads: bool,
 }
 
 /// What of a block decides the sizes of what is narrow.
@@ -112,7 +114,6 @@ struct Narrow<'a> {
     ranks: &'a [usize],
     /// Whether it has a place for its input.
     owns_x: bool,
-    dtype: ActivationDtype,
 }
 
 /// What all blocks leave for backward.
@@ -159,9 +160,9 @@ impl<T, N> Activations<T, N> {
         };
         let kept = shape.ranks[first_kept..].iter();
         let kept = kept
-            .map(|ranks| block(Part::Activations, kept_wide, Narrow { tokens, ranks, owns_x: true, dtype }))
+            .map(|ranks| block(Part::Activations, kept_wide, Narrow { tokens, ranks, owns_x: true }))
             .collect();
-        let narrow_shared = Narrow { tokens: shared_tokens, ranks: most, owns_x: first_trained > 0, dtype };
+        let narrow_shared = Narrow { tokens: shared_tokens, ranks: most, owns_x: first_trained > 0 };
         let shared = block(Part::Scratch, shared_wide, narrow_shared);
         let mut input = || allocate.activation(Part::Activations, tokens * sizes.hidden);
         let inputs = (first_trained..first_kept).map(|_| input()).collect();

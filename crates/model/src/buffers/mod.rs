@@ -41,6 +41,9 @@ pub(crate) struct Scratch<T = Tensor> {
     pub dropped: T,
     /// The output of a matrix that joins several, or its gradient; empty without one.
     pub joined: T,
+    /// Outputs that the gradient of magnitudes reads and others overwrite: of the gates, or of a matrix that joins several;
+    /// empty without magnitudes.
+    pub outputs: [T; 2],
     /// What queries of the batch's positions are multiplied by, `[t]` in f32; empty where they do not grow.
     pub query_factors: T,
     /// Cosines and sines of the batch's positions, of each of the model's rotations.
@@ -52,7 +55,7 @@ pub(crate) struct Scratch<T = Tensor> {
 pub(crate) struct BackwardScratch<T = Tensor> {
     /// Gradient of the residual stream, `[t, hidden]`.
     pub d_hidden: T,
-    /// Gradient of what a half gives, `[t, hidden]`, where that is not the stream's; empty elsewhere.
+    /// Gradient of what a half gives, `[t, hidden]`, where that is not the stream's or magnitudes change it; empty elsewhere.
     pub d_branch: T,
     pub d_q: T,
     pub d_k: T,
@@ -142,12 +145,22 @@ impl<T, N> Buffers<T, N> {
         let tokens = shape.tokens;
         // Every block has the same widths.
         let (hidden, block) = (config.hidden_size, config.block(0));
-        let widths = block.widths(hidden);
+        let mut widths = block.widths(hidden);
+        let gradients_of_magnitudes = shape.magnitudes && shape.train;
+        if shape.magnitudes {
+            (widths.attention_out, widths.feed_forward_out) = (hidden, hidden);
+        }
+        let (outputs, d_branch) = match gradients_of_magnitudes {
+            true => ([widths.up.max(widths.joined), widths.gate], hidden),
+            false => ([0, 0], widths.d_branch),
+        };
         let rank_of_site = |site: usize| shape.ranks.iter().map(|ranks| ranks[site]).max().unwrap_or(0);
         let most: Vec<usize> = (0..block.sites).map(rank_of_site).collect();
         let widest = most.iter().copied().max().unwrap_or(0);
 
-        let sizes = Sizes { hidden, widths, stats: &block.stats };
+        // Elsewhere what attention reads takes the places of the projections.
+        let keeps_heads = gradients_of_magnitudes || shape.activations.dtype == ActivationDtype::Bf16;
+        let sizes = Sizes { hidden, widths, stats: &block.stats, keeps_heads };
         let activations = Activations::lay_out(&sizes, shape, &most, allocate);
         let mut of_rope = |rope: &Rope| {
             Angles::for_rotation(tokens, rope.rotation(config.head_dim), |len| {
@@ -160,9 +173,7 @@ impl<T, N> Buffers<T, N> {
         let workspace = backward_workspace(allocate.placement(), tokens, config.heads());
         let workspace = shape.train.then(|| allocate.f32(Part::Scratch, workspace));
         let mut values = |len: usize| allocate.activation(Part::Scratch, len);
-        // Elsewhere what attention reads takes the places of the projections.
-        let apart = block.normalises_heads() || shape.activations.dtype == ActivationDtype::Bf16;
-        let positioned = if apart { tokens } else { 0 };
+        let positioned = if keeps_heads || block.normalises_heads() { tokens } else { 0 };
         let scratch = Scratch {
             hidden_size: hidden,
             normed: values(tokens * widths.normed),
@@ -171,6 +182,7 @@ impl<T, N> Buffers<T, N> {
             k: values(positioned * widths.keys),
             act: values(tokens * widths.up),
             joined: values(tokens * widths.joined),
+            outputs: outputs.map(|width| values(tokens * width)),
             d_u: values(tokens * widest),
             dropped: values(tokens * if shape.drops { widths.input } else { 0 }),
             query_factors,
@@ -178,7 +190,7 @@ impl<T, N> Buffers<T, N> {
         };
         let backward = workspace.map(|workspace| BackwardScratch {
             d_hidden: values(tokens * hidden),
-            d_branch: values(tokens * widths.d_branch),
+            d_branch: values(tokens * d_branch),
             d_q: values(tokens * widths.queries),
             d_k: values(tokens * widths.keys),
             d_v: values(tokens * widths.keys),

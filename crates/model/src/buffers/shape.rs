@@ -49,6 +49,8 @@ pub struct BufferShape {
     pub(crate) first_trained: usize,
     /// Whether the adapter's input is dropped at random.
     pub(crate) drops: bool,
+    /// Whether the adapter has magnitudes.
+    pub(crate) magnitudes: bool,
     /// Backward too, or forward only.
     pub train: bool,
     /// What is kept for backward.
@@ -68,12 +70,12 @@ impl BufferShape {
         activations: ActivationPolicy,
     ) -> Result<Self, TargetError> {
         let layers = config.num_hidden_layers;
-        let (ranks, first_trained, drops) = match trainable {
+        let (ranks, first_trained, drops, magnitudes) = match trainable {
             Trainable::Adapter(lora) => {
                 let ranks = ranks_of(config, lora)?;
                 let first =
                     ranks.iter().position(|ranks| ranks.iter().any(|rank| *rank > 0)).unwrap_or(layers);
-                (ranks, first, lora.dropout > 0.0)
+                (ranks, first, lora.dropout > 0.0, lora.use_dora)
             }
             Trainable::Weights(selection) => {
                 let selected = selection.of(config)?;
@@ -84,10 +86,10 @@ impl BufferShape {
                     true => 0,
                     false => selected.iter().filter_map(|w| w.layer).min().unwrap_or(layers),
                 };
-                (no_ranks(config), first, false)
+                (no_ranks(config), first, false, false)
             }
         };
-        Ok(BufferShape { tokens, targets, ranks, first_trained, drops, train: true, activations })
+        Ok(BufferShape { tokens, targets, ranks, first_trained, drops, magnitudes, train: true, activations })
     }
 
     /// For computing batches of up to `tokens` tokens forward only, with an adapter of `lora` if there is one.
@@ -101,13 +103,20 @@ impl BufferShape {
     ) -> Result<Self, TargetError> {
         let ranks = lora.map(|lora| ranks_of(config, lora)).transpose()?;
         let ranks = ranks.unwrap_or_else(|| no_ranks(config));
-        Ok(BufferShape::forward_only(ranks, tokens))
+        Ok(BufferShape::forward_only(ranks, lora.is_some_and(|lora| lora.use_dora), tokens))
     }
 
-    fn forward_only(ranks: Vec<Vec<usize>>, tokens: usize) -> Self {
-        let activations = ActivationPolicy::default();
-        let first_trained = ranks.len();
-        BufferShape { tokens, targets: tokens, ranks, first_trained, drops: false, train: false, activations }
+    fn forward_only(ranks: Vec<Vec<usize>>, magnitudes: bool, tokens: usize) -> Self {
+        BufferShape {
+            tokens,
+            targets: tokens,
+            first_trained: ranks.len(),
+            ranks,
+            drops: false,
+            magnitudes,
+            train: false,
+            activations: ActivationPolicy::default(),
+        }
     }
 
     /// For computing batches of up to `tokens` tokens forward only, with `adapter`.
@@ -119,7 +128,8 @@ impl BufferShape {
             }
             None => no_ranks(config),
         };
-        BufferShape::forward_only(ranks, tokens)
+        let magnitudes = adapter.is_some_and(|adapter| adapter.config().use_dora);
+        BufferShape::forward_only(ranks, magnitudes, tokens)
     }
 
     /// The lowest block that backward reaches, and the lowest whose activations are all kept.

@@ -85,6 +85,11 @@ pub enum CombineError {
         /// The other's.
         other: usize,
     },
+    /// Magnitudes, by which an update is no sum.
+    #[error(
+        "an adapter with magnitudes (DoRA) has no weight, and is not added to others: what it changes is not a sum"
+    )]
+    Magnitudes,
     /// A factor that training has destroyed, or a damaged file.
     #[error("the adapter of {path} has a value that is not a finite number")]
     NotFinite {
@@ -103,6 +108,9 @@ impl CombineError {
                     " takes adapters of any ranks, and adds their updates exactly"
                 ]
             }
+            CombineError::Magnitudes => {
+                "use it alone, or merge it into the base and go on from the merged model".into()
+            }
             CombineError::NotFinite { .. } => {
                 "its training diverged, or the file is damaged: take an earlier checkpoint of the run".into()
             }
@@ -119,6 +127,9 @@ pub fn combine(
     adapters: &[Weighted<'_>],
     how: &Combination,
 ) -> Result<Adapter, CombineError> {
+    if adapters.iter().any(|weighted| weighted.adapter.config().use_dora) {
+        return Err(CombineError::Magnitudes);
+    }
     let sites: BTreeSet<(usize, Module)> = adapters
         .iter()
         .flat_map(|weighted| weighted.adapter.parts().map(|(layer, module, ..)| (layer, module)))

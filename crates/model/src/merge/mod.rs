@@ -2,7 +2,8 @@
 //!
 //! `B A` is summed in f32 by the matrix product and added to the decoded f32 value; the sum is rounded once, to the nearest
 //! value of the type that is written, to even where two are. Source: Hu et al. 2021, section 4.1; PEFT's
-//! `merge_and_unload` computes the same for a base in f32. Several adapters become one first ([`combine`]).
+//! `merge_and_unload` computes the same for a base in f32. With DoRA each row of the sum is then brought to its magnitude,
+//! `W'_j = m_j / |W_j + scale (B A)_j| (W_j + scale (B A)_j)`, with the norm in f64. Several adapters become one first ([`combine`]).
 //!
 //! Nothing is merged before it is written: [`Merged::sources`] computes rows as a file asks for them, on the thread that asks,
 //! so that beside the factors a few megabytes are held, and pages of the base that were read are given back.
@@ -184,7 +185,8 @@ impl MergedTensor<'_> {
 }
 
 impl Adapted<'_> {
-    /// Adds the values `range`, of whole rows, of `scale * B A`, `[out, in]`, to `out`.
+    /// Adds the values `range`, of whole rows, of `scale * B A`, `[out, in]`, to `out`, which holds those of the weight; then
+    /// magnitudes are theirs.
     fn add_update(&self, range: Range<usize>, out: &mut [f32]) {
         let (outputs, inputs) = (self.weight.rows(), self.weight.cols());
         debug_assert!(range.start.is_multiple_of(inputs) && range.end.is_multiple_of(inputs));
@@ -193,6 +195,16 @@ impl Adapted<'_> {
         let a = View::rows(&self.group.a, inputs).from_row(self.part.first);
         let term = Term { left: b, right: Right::View(a), k: self.part.rank };
         matmul::add_scaled(rows.len(), inputs, term, self.part.scale, out);
+        if let Some(magnitude) = &self.part.magnitude {
+            let mut magnitudes = vec![0.0; rows.len()];
+            magnitude.values.read(rows.start, &mut magnitudes);
+            for (row, magnitude) in out.chunks_exact_mut(inputs).zip(magnitudes) {
+                let norm = row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+                // A row of zeros stays one.
+                let factor = if norm > 0.0 { (f64::from(magnitude) / norm) as f32 } else { 0.0 };
+                row.iter_mut().for_each(|value| *value *= factor);
+            }
+        }
     }
 }
 
@@ -215,7 +227,10 @@ pub fn check_finite(adapter: &Adapter, config: &Config) -> Result<(), CombineErr
         let mut a = vec![0.0; part.rank * inputs];
         group.a.read(part.first * inputs, &mut a);
         let b = part.b_t.to_vec(part.b_t.len());
-        if !a.iter().chain(&b).all(|value| value.is_finite()) || !part.scale.is_finite() {
+        let magnitudes =
+            part.magnitude.as_ref().map(|magnitude| magnitude.values.to_vec(magnitude.values.len()));
+        let mut values = a.iter().chain(&b).chain(magnitudes.iter().flatten());
+        if !values.all(|value| value.is_finite()) || !part.scale.is_finite() {
             return Err(CombineError::NotFinite { path: module.path(layer) });
         }
     }

@@ -563,7 +563,7 @@ const Q_A: &str = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weigh
 fn adapter_configurations_that_cannot_be_used_are_named_with_key_and_value() {
     let cases: [(&str, Value, &str); 25] = [
         ("peft_type", json!("IA3"), "`peft_type` is \"IA3\", expected \"LORA\""),
-        ("use_dora", json!(true), "`use_dora` is true, expected false"),
+        ("use_dora", json!(1), "`use_dora` is 1, expected true or false"),
         ("bias", json!("all"), "`bias` is \"all\", expected \"none\""),
         ("lora_bias", json!(true), "`lora_bias` is true, expected false"),
         ("modules_to_save", json!(["lm_head"]), "`modules_to_save` is [\"lm_head\"], expected null"),
@@ -737,6 +737,7 @@ fn patterns_rslora_layers_and_regular_expressions_survive_saving_and_loading() {
         alpha_pattern: vec![(Regex::new(r"mlp\.down_proj").expect("a pattern"), 12.0)],
         exclude: None,
         sites: None,
+        use_dora: false,
     };
     let mut adapter = Adapter::init(case.model.config(), &lora, 1, Device::Cpu).expect("an adapter");
     for (i, tensor) in adapter.tensors_mut().enumerate() {

@@ -8,6 +8,7 @@ mod machine;
 mod analysis;
 mod bad_files;
 mod common;
+mod dora;
 mod families;
 mod full;
 mod gguf;

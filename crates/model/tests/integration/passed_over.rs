@@ -462,7 +462,6 @@ fn adapter_error(config: impl FnOnce(&mut Value), tensors: impl FnOnce(&mut Vec<
 #[test]
 fn hints_about_adapters_lead_on() {
     for (key, value) in [
-        ("use_dora", json!(true)),
         ("bias", json!("all")),
         ("lora_bias", json!(true)),
         ("modules_to_save", json!(["lm_head"])),

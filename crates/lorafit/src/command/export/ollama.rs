@@ -45,7 +45,7 @@ pub(super) fn write(
             modelfile += &format!("FROM {from}\n");
             let mut what = format!("the base stays where it is ({from})");
             if let Some(adapter) = adapter {
-                let bytes = convert::gguf_lora_bytes(adapter, files.config(), args.model());
+                let bytes = convert::gguf_lora_bytes(adapter, files.config(), args.model())?;
                 fs::write(place.path().join(ADAPTER), bytes)?;
                 modelfile += &format!("ADAPTER ./{ADAPTER}\n");
                 what = format!("the adapter in f32; {what}");
@@ -94,6 +94,9 @@ fn why_one_file(args: &ExportArgs, files: &ModelFiles, adapter: Option<&Adapter>
     }
     if gguf.integer("split.count").is_some_and(|count| count > 1) {
         return Some("the base is in several files, which not every release of Ollama takes");
+    }
+    if adapter.is_some_and(|adapter| adapter.config().use_dora) {
+        return Some("Ollama takes no adapter with magnitudes (DoRA)");
     }
     let arch = gguf.text("general.architecture").unwrap_or_default();
     if adapter.is_some() && arch.starts_with("qwen3") {

@@ -46,7 +46,8 @@ impl PlanArgs {
     fn flags_of_train(&self, given: &Given) -> String {
         let optimizer = self.optimizer.to_possible_value().expect("every optimizer has a name");
         let compute = self.compute.compute_dtype.and_then(|dtype| dtype.to_possible_value());
-        [
+        let dora = if given.has("dora") { " --dora" } else { "" };
+        let with_values = [
             ("optimizer", Some(optimizer.get_name().to_owned())),
             ("compute-dtype", compute.map(|dtype| dtype.get_name().to_owned())),
             ("batch-size", Some(self.batch_size.to_string())),
@@ -58,8 +59,8 @@ impl PlanArgs {
         ]
         .into_iter()
         .filter(|(flag, _)| given.has(flag))
-        .filter_map(|(flag, value)| Some(format!(" --{flag} {}", value?)))
-        .collect()
+        .filter_map(|(flag, value)| Some(format!(" --{flag} {}", value?)));
+        std::iter::once(dora.to_owned()).chain(with_values).collect()
     }
 }
 

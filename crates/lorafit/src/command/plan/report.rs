@@ -190,6 +190,7 @@ impl<'a> Question<'a> {
             lora: LoraConfig {
                 rank: args.rank,
                 alpha: 2.0 * args.rank as f64,
+                use_dora: args.dora,
                 ..LoraConfig::new(args.target_modules.value.clone())
             },
             size: MicroBatchSize::of_equal_rows(args.batch_size, args.max_seq_len, args.micro_batch_tokens),

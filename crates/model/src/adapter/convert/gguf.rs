@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::Path;
 
 use lorafit_kernels::quant::Format;
 use lorafit_kernels::{RowOrder, SharedBytes};
-use lorafit_remedy::{Setting, remedy};
+use lorafit_remedy::{Setting, Task, remedy};
 
 use super::super::lora::Adapter;
 use super::{Projection, adapter_of, folded, projections};
@@ -29,7 +30,7 @@ fn in_file(config: &Config, layer: usize, module: Module) -> (RowOrder, String) 
 ///
 /// # Errors
 /// What `out` gives.
-pub fn save_gguf_lora(
+fn save_gguf_lora(
     out: &mut dyn Write,
     adapter: &Adapter,
     config: &Config,
@@ -69,11 +70,19 @@ pub fn save_gguf_lora(
     write_gguf(out, &entries, &tensors)
 }
 
-/// As [`save_gguf_lora`], in memory.
-pub fn gguf_lora_bytes(adapter: &Adapter, config: &Config, base_name: &str) -> Vec<u8> {
+/// The content of a file that [`load_gguf_lora`] and llama.cpp read.
+///
+/// # Errors
+/// An adapter with magnitudes.
+pub fn gguf_lora_bytes(adapter: &Adapter, config: &Config, base_name: &str) -> Result<Vec<u8>, FileError> {
+    if adapter.config().use_dora {
+        let problem = "a GGUF adapter has no place for magnitudes (DoRA)".to_owned();
+        return Err(FileError::new(Path::new("gguf-lora"), problem)
+            .with_hint(remedy!["merge it instead: ", Task::Merge]));
+    }
     let mut bytes = Vec::new();
     save_gguf_lora(&mut bytes, adapter, config, base_name).expect("memory takes all");
-    bytes
+    Ok(bytes)
 }
 
 /// Whether a file is a LoRA adapter of this kind.

@@ -48,6 +48,9 @@ impl<'a> MlxAdapter<'a> {
         if shape.names != Names::USUAL {
             return fail("mlx-lm has other names for the parts of this model");
         }
+        if adapter.config().use_dora {
+            return fail("mlx-lm has its own form of DoRA, which is not written");
+        }
         let all = projections(adapter);
         let (rank, scale) = all.first().map_or((1, 1.0), |first| (first.rank, first.scale));
         if all.iter().any(|projection| projection.rank != rank) {

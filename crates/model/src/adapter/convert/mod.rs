@@ -18,7 +18,7 @@ use super::targets::Targets;
 use crate::error::FileError;
 use crate::shape::{Config, Module, module_shape};
 
-pub use gguf::{gguf_lora_bytes, is_gguf_lora, load_gguf_lora, save_gguf_lora};
+pub use gguf::{gguf_lora_bytes, is_gguf_lora, load_gguf_lora};
 pub use mlx::{MLX_CONFIG, MLX_WEIGHTS, MlxAdapter, is_mlx, load_mlx};
 
 /// The factors of one projection, upright.

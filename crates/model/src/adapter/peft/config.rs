@@ -30,10 +30,13 @@ pub(in crate::adapter) fn exact_pattern(path: &str) -> Result<Regex, regex::Erro
     path_pattern(&format!("{PATTERN_START}{}{PATTERN_END}", regex::escape(path)))
 }
 
+/// The option by which an adapter has magnitudes.
+const DORA: &str = "use_dora";
+
 /// Options that make an adapter more than factors with a rank and a scale, each with the value that does nothing.
 /// `fan_in_fan_out` is none of them: PEFT sets it as the layer is stored, whatever a file says.
 const OPTIONS: [(&str, &str); 13] = [
-    ("use_dora", "false"),
+    (DORA, "false"),
     ("bias", "\"none\""),
     ("lora_bias", "false"),
     ("modules_to_save", "null"),
@@ -106,6 +109,10 @@ pub(super) fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, FileE
             dropout.ok_or_else(|| wrong(json, "lora_dropout", "a number from 0 to below 1"))?
         }
     };
+    let use_dora = match json.get(DORA) {
+        None | Some(Value::Null) => false,
+        Some(value) => value.as_bool().ok_or_else(|| wrong(json, DORA, "true or false"))?,
+    };
     Ok(LoraConfig {
         rank: rank as usize,
         alpha,
@@ -117,6 +124,7 @@ pub(super) fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, FileE
         layers,
         rank_pattern: patterns(json, "rank_pattern", |v| Some(v.as_u64().filter(is_rank)? as usize))?,
         alpha_pattern: patterns(json, "alpha_pattern", Value::as_f64)?,
+        use_dora,
     })
 }
 
@@ -125,7 +133,7 @@ fn check_kind(json: &Map<String, Value>) -> Result<(), FileError> {
     if json.get("peft_type").and_then(Value::as_str) != Some("LORA") {
         return Err(wrong(json, "peft_type", "\"LORA\""));
     }
-    if let Some((key, plain, _)) = used_options(json).next() {
+    if let Some((key, plain, _)) = used_options(json).find(|(key, ..)| *key != DORA) {
         return Err(wrong(json, key, plain).with_hint(names::merged_in_peft()));
     }
     if changes_the_base(json).is_some() {

@@ -1,7 +1,7 @@
 //! Adapters as PEFT writes and reads them: `adapter_config.json` and `adapter_model.safetensors`.
 //!
-//! Tensors are `base_model.model.<path>.lora_A.weight` `[r, in]` and `.lora_B.weight` `[out, r]`, metadata
-//! `{"format": "pt"}`. Loading is strict: a missing or unexpected tensor, another shape, or an option that
+//! Tensors are `base_model.model.<path>.lora_A.weight` `[r, in]` and `.lora_B.weight` `[out, r]`, with DoRA
+//! `.lora_magnitude_vector` `[out]`, metadata `{"format": "pt"}`. Loading is strict: a missing or unexpected tensor, another shape, or an option that
 //! would change the result and is not supported here is an error.
 
 mod config;
@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::lora::Adapter;
 use super::marks;
-use super::names::tensor_name;
+use super::names::{MAGNITUDES, tensor_name};
 use super::targets::Targets;
 use crate::error::FileError;
 use crate::files::{MAX_CONFIG_BYTES, TensorData, TensorSource, inside, read_text, write_tensors};
@@ -64,6 +64,11 @@ pub fn sources(adapter: &Adapter) -> Vec<TensorSource<'_>> {
             let name = tensor_name(&module.path(layer), factor);
             sources.push(TensorSource { name, shape: shape.to_vec(), data });
         }
+        if let Some(magnitude) = &part.magnitude {
+            let name = tensor_name(&module.path(layer), MAGNITUDES);
+            let data = TensorData::f32(|range, out| magnitude.values.read(range.start, out));
+            sources.push(TensorSource { name, shape: vec![outputs], data });
+        }
     }
     sources
 }
@@ -73,8 +78,8 @@ pub fn sources(adapter: &Adapter) -> Vec<TensorSource<'_>> {
 pub struct NamedTensor {
     /// Its name in the file.
     pub name: String,
-    /// `[r, in]` of an `A`, `[out, r]` of a `B`.
-    pub shape: [usize; 2],
+    /// `[r, in]` of an `A`, `[out, r]` of a `B`, `[out]` of magnitudes.
+    pub shape: Vec<usize>,
     /// Row-major values.
     pub values: Vec<f32>,
 }
@@ -85,20 +90,28 @@ pub fn named_tensors<'a>(
     adapter: &Adapter,
     mut tensors: impl Iterator<Item = &'a Tensor>,
 ) -> Vec<NamedTensor> {
+    let mut next = || tensors.next().map(|t| t.to_vec(t.len())).unwrap_or_default();
     let mut named = Vec::new();
-    let mut a = Vec::new();
+    let (mut a, mut magnitudes) = (Vec::new(), Vec::new());
     for (layer, module, group, part) in adapter.parts() {
         if part.first == 0 {
-            a = tensors.next().map(|t| t.to_vec(t.len())).unwrap_or_default();
+            a = next();
         }
-        let b_t = tensors.next().map(|t| t.to_vec(t.len())).unwrap_or_default();
+        let b_t = next();
         let inputs = group.a.len() / group.rank;
         let outputs = part.b_t.len() / part.rank;
         let rows = part.first * inputs..(part.first + part.rank) * inputs;
         let b = (0..outputs * part.rank).map(|i| b_t[i % part.rank * outputs + i / part.rank]).collect();
         let name = |factor| tensor_name(&module.path(layer), factor);
-        named.push(NamedTensor { name: name("A"), shape: [part.rank, inputs], values: a[rows].to_vec() });
-        named.push(NamedTensor { name: name("B"), shape: [outputs, part.rank], values: b });
+        named.push(NamedTensor { name: name("A"), shape: vec![part.rank, inputs], values: a[rows].to_vec() });
+        named.push(NamedTensor { name: name("B"), shape: vec![outputs, part.rank], values: b });
+        if part.magnitude.is_some() {
+            magnitudes.push(NamedTensor { name: name(MAGNITUDES), shape: vec![outputs], values: Vec::new() });
+        }
+        // Those of a group come after its factors.
+        if part.first + part.rank == group.rank {
+            named.extend(magnitudes.drain(..).map(|tensor| NamedTensor { values: next(), ..tensor }));
+        }
     }
     named
 }
@@ -135,6 +148,9 @@ fn config_json(adapter: &Adapter, base_model: &str) -> Value {
     });
     if lora.use_rslora {
         config["use_rslora"] = json!(true);
+    }
+    if lora.use_dora {
+        config["use_dora"] = json!(true);
     }
     if adapter.parts().any(|(_, module, ..)| module.is_transposed()) {
         config["fan_in_fan_out"] = json!(true);

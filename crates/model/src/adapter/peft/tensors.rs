@@ -9,7 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
 
 use super::super::lora::{Adapter, LoraConfig, PartShape};
-use super::super::names::{self, FileNames, tensor_name};
+use super::super::names::{self, FileNames, MAGNITUDES, tensor_name};
 use super::super::{embeddings, marks};
 use super::config::read_config;
 use super::{CONFIG_FILE, WEIGHTS_FILE};
@@ -122,13 +122,16 @@ impl<'a> Folder<'a> {
         }
         let tensors = Tensors { folder: self, file: &file, names };
         // Memory is taken only for factors that the file has: the rank alone is anybody's word.
-        let views = tensors.factors(&parts)?;
-        notes.extend(tensors.others(&parts)?);
+        let views = tensors.factors(&parts, lora.use_dora)?;
+        notes.extend(tensors.others(&parts, lora.use_dora)?);
         let mut adapter = Adapter::zeros(self.model, &lora, &parts, device);
-        for (part, [a, b]) in parts.iter().zip(&views) {
+        for (part, OfPart { a, b, magnitudes }) in parts.iter().zip(&views) {
             let (outputs, inputs) = module_shape(self.model, part.module);
             adapter.write_a(part, inputs, &tensors.values(part, "A", a)?);
             adapter.write_b(part, outputs, &tensors.values(part, "B", b)?);
+            if let Some(magnitudes) = magnitudes {
+                adapter.write_magnitudes(part, &tensors.values(part, MAGNITUDES, magnitudes)?);
+            }
         }
         adapter.notes = notes;
         Ok(adapter)
@@ -176,19 +179,30 @@ struct Tensors<'a> {
     names: FileNames<'a>,
 }
 
+/// The tensors of a projection.
+struct OfPart<'a> {
+    a: TensorView<'a>,
+    b: TensorView<'a>,
+    magnitudes: Option<TensorView<'a>>,
+}
+
 impl<'a> Tensors<'a> {
-    /// `A` and `B` of each of `parts`.
-    fn factors(&self, parts: &[PartShape]) -> Result<Vec<[TensorView<'a>; 2]>, FileError> {
+    /// Those of each of `parts`.
+    fn factors(&self, parts: &[PartShape], use_dora: bool) -> Result<Vec<OfPart<'a>>, FileError> {
         let of_part = |part: &PartShape| {
             let (outputs, inputs) = module_shape(self.folder.model, part.module);
             let path = part.module.path(part.layer);
-            let a = self.factor(&tensor_name(&path, "A"), [part.rank, inputs])?;
-            Ok([a, self.factor(&tensor_name(&path, "B"), [outputs, part.rank])?])
+            let magnitudes = || self.factor(&tensor_name(&path, MAGNITUDES), &[outputs]);
+            Ok(OfPart {
+                a: self.factor(&tensor_name(&path, "A"), &[part.rank, inputs])?,
+                b: self.factor(&tensor_name(&path, "B"), &[outputs, part.rank])?,
+                magnitudes: use_dora.then(magnitudes).transpose()?,
+            })
         };
         parts.iter().map(of_part).collect()
     }
 
-    fn factor(&self, name: &str, expected: [usize; 2]) -> Result<TensorView<'a>, FileError> {
+    fn factor(&self, name: &str, expected: &[usize]) -> Result<TensorView<'a>, FileError> {
         let Some(stored) = self.names.stored(name) else { return Err(self.missing(name)) };
         let view = self.view(stored)?;
         if view.shape() != expected {
@@ -217,11 +231,11 @@ impl<'a> Tensors<'a> {
         }
     }
 
-    fn of_other_shape(&self, name: &str, stored: &str, found: &[usize], expected: [usize; 2]) -> FileError {
+    fn of_other_shape(&self, name: &str, stored: &str, found: &[usize], expected: &[usize]) -> FileError {
         // The rank is first in `A`, and last in `B`.
-        let of_rank = match found {
-            [_, inputs] if name.contains(".lora_A.") => *inputs == expected[1],
-            [outputs, _] => *outputs == expected[0],
+        let of_rank = match (found, expected) {
+            ([_, found], [_, inputs]) if name.contains(".lora_A.") => found == inputs,
+            ([found, _], [outputs, _]) => found == outputs,
             _ => false,
         };
         let problem = format!("{stored} is {found:?}, the model needs {expected:?}");
@@ -234,9 +248,12 @@ impl<'a> Tensors<'a> {
     }
 
     /// Notes on the tensors that are no factors of `parts`: embeddings that are the model's own. Any other is refused.
-    fn others(&self, parts: &[PartShape]) -> Result<Vec<String>, FileError> {
+    fn others(&self, parts: &[PartShape], use_dora: bool) -> Result<Vec<String>, FileError> {
         let path = &self.folder.weights_path;
         let mut notes = Vec::new();
+        if let Some(name) = self.names.magnitudes().filter(|_| !use_dora) {
+            return Err(names::unread(name).at(path));
+        }
         for name in self.names.except(parts.iter().map(|part| (part.layer, part.module))) {
             let Some(weight) = self.names.whole_weight(name, self.folder.model) else {
                 return Err(names::unread(name).at(path));

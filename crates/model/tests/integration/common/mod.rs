@@ -29,6 +29,11 @@ pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models").join(name)
 }
 
+/// A folder of `fixtures/dora`.
+pub fn dora_fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/dora").join(name)
+}
+
 /// A file of `fixtures/gguf`.
 pub fn gguf_fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/gguf").join(name)
@@ -56,7 +61,7 @@ pub fn edit_safetensors(path: &Path, edit: impl FnOnce(&mut Vec<FileTensor>)) {
 pub struct Case {
     pub model: Model,
     pub adapter: Adapter,
-    expected: Vec<u8>,
+    pub expected: Vec<u8>,
     pub ids: Vec<Vec<u32>>,
     pub labels: Vec<Vec<i64>>,
 }
@@ -83,9 +88,22 @@ impl Case {
 
     /// A model with the adapter and the samples of the folder `source` of `fixtures/models`.
     pub fn with(model: Model, source: &str, expected: &Path) -> Case {
-        let dir = fixture(source);
+        Case::with_adapter(model, &fixture(source), expected)
+    }
+
+    /// The model of a folder of `fixtures/dora`, with its adapter, on a device.
+    pub fn with_dora(device: Device, name: &str) -> Case {
+        let files = ModelFiles::open(&fixture(name)).expect("the fixture opens");
+        let model = Model::load(&files, device).expect("the fixture loads");
+        let dir = dora_fixture(name);
+        Case::with_adapter(model, &dir, &dir.join("expected.safetensors"))
+    }
+
+    /// A model with the adapter and the samples of the folder `dir`.
+    pub fn with_adapter(model: Model, dir: &Path, expected: &Path) -> Case {
         let adapter = adapter::load(&dir.join("adapter"), model.config(), model.device());
-        let adapter = adapter.expect("the adapter loads");
+        let mut adapter = adapter.expect("the adapter loads");
+        model.prepare(&mut adapter);
         let json = std::fs::read_to_string(dir.join("expected.json")).expect("expected.json");
         let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         Case {
@@ -132,7 +150,9 @@ impl Case {
         let (loss, gradients) = self.gradients(&[self.packed(&[0, 1])]);
         assert_close(&[loss as f32], &self.expected("loss"), TOLERANCE, &format!("{what} loss"));
         let config = self.model.config();
-        assert_eq!(gradients.len(), 2 * config.modules().len() * config.num_hidden_layers, "{what}");
+        let of_projection = if self.adapter.config().use_dora { 3 } else { 2 };
+        let projections = config.modules().len() * config.num_hidden_layers;
+        assert_eq!(gradients.len(), of_projection * projections, "{what}");
         for (tensor, values) in &gradients {
             let expected = self.expected(&format!("grad.{tensor}"));
             assert_close(values, &expected, TOLERANCE, &format!("{what} {tensor}"));

@@ -1,0 +1,305 @@
+//! Adapters with magnitudes (DoRA) against PEFT, whatever a model does with the outputs that have them: biases, norms of
+//! heads, norms after the halves, joined and transposed matrices, halves that are scaled or beside each other, no gate.
+
+use std::path::Path;
+
+use lorafit_kernels::gpu::Float;
+use lorafit_kernels::ops::adamw;
+use lorafit_kernels::ops::elementwise::sum_squares;
+use lorafit_kernels::quant::Quantization;
+use lorafit_kernels::quant::four_bit::Code;
+use lorafit_kernels::{Device, Tensor};
+use lorafit_model::adapter::{self, Adapter, LoraConfig, Targets};
+use lorafit_model::merge::{Combination, CombineError, MajoritySign, Merged, Method, Weighted, combine};
+use lorafit_model::weights::{ModelFiles, write_tensors};
+use lorafit_model::{
+    ActivationDtype, ActivationPolicy, BaseQuantization, Buffers, Gradients, Model, Recompute,
+};
+use safetensors::SafeTensors;
+
+use crate::common::{
+    Case, LOGITS_TOLERANCE, assert_close, dora_fixture, edit_safetensors, fixture, generated, tree_of,
+};
+use crate::driver::gpu;
+
+const NAMES: [&str; 9] =
+    ["llama", "qwen2", "qwen3", "gemma2", "phi3", "gpt2", "granite", "cohere2", "starcoder2"];
+
+#[track_caller]
+fn equals_peft(case: &Case, name: &str) {
+    let (config, device) = (case.model.config(), case.model.device());
+    for s in 0..case.ids.len() {
+        let p = case.packed(&[s]);
+        let mut buffers = Buffers::for_evaluation(config, Some(&case.adapter), device, p.ids.len());
+        let found = case.model.all_logits(Some(&case.adapter), p.stream(), &mut buffers);
+        assert_close(
+            &found,
+            &case.expected(&format!("logits.{s}")),
+            LOGITS_TOLERANCE,
+            &format!("{name} {s}"),
+        );
+    }
+    case.assert_loss_and_gradients(name);
+}
+
+#[test]
+fn logits_loss_and_gradients_equal_peft() {
+    for name in NAMES {
+        equals_peft(&Case::with_dora(Device::Cpu, name), name);
+    }
+}
+
+/// On a device whose kernels the CPU runs.
+#[test]
+fn a_device_equals_peft() {
+    let Some(device) = gpu(Float::F32).map(Device::Cuda) else { return };
+    for name in ["llama", "qwen2", "phi3", "gpt2"] {
+        equals_peft(&Case::with_dora(device, name), name);
+    }
+}
+
+/// Outputs are rounded before and after they are multiplied by their factors, once more than without. Gradients are off by 0.107
+/// of their largest value at most here, the loss by less than 2^-8.
+#[test]
+fn a_device_in_bf16_follows_f32() {
+    let Some(device) = gpu(Float::Bf16).map(Device::Cuda) else { return };
+    let [(loss, found), (expected_loss, expected)] = [device, Device::Cpu].map(|device| {
+        let case = Case::with_dora(device, "llama");
+        case.gradients(&[case.packed(&[0, 1])])
+    });
+    assert_close(&[loss as f32], &[expected_loss as f32], 1.0 / 256.0, "loss");
+    for ((name, found), (_, expected)) in found.iter().zip(&expected) {
+        assert_close(found, expected, 0.15, name);
+    }
+}
+
+/// A step changes factors and magnitudes, and with them the norms that the next divides by.
+#[test]
+fn eight_steps_equal_peft() {
+    for name in NAMES {
+        let mut case = Case::with_dora(Device::Cpu, name);
+        let p = case.packed(&[0, 1]);
+        let (tokens, scale) = (p.ids.len(), 1.0 / p.targets.len() as f32);
+        let mut gradients = Gradients::new(&case.model, Some(&case.adapter));
+        let policy = ActivationPolicy::default();
+        let mut buffers =
+            Buffers::for_training(&case.model, Some(&case.adapter), &gradients, tokens, tokens, policy);
+        let mut moments: Vec<[Tensor; 2]> =
+            case.adapter.tensors().map(|tensor| [tensor.zeros_like(), tensor.zeros_like()]).collect();
+        let (mut losses, mut norms) = (Vec::new(), Vec::new());
+        for number in 1..=9 {
+            gradients.clear();
+            let adapter = Some(&case.adapter).into();
+            let found =
+                case.model.loss_and_gradient(adapter, p.stream(), scale, &mut buffers, &mut gradients);
+            losses.push((found.total() * f64::from(scale)) as f32);
+            norms.push(sum_squares(&gradients.tensors().collect::<Vec<_>>()).sqrt() as f32);
+            let step = adamw::Step { weight_decay: 0.0, ..adamw::Step::new(number, 0.01) };
+            let tensors = case.adapter.tensors_mut().zip(gradients.tensors()).zip(&mut moments);
+            for ((parameter, gradient), [first, second]) in tensors {
+                adamw::step(parameter, gradient, first, second, gradient.len(), &step);
+            }
+            case.model.prepare(&mut case.adapter);
+        }
+        // AdamW divides gradients near zero by themselves, so that rounding grows with the steps.
+        let [expected, expected_norms] =
+            ["loss", "grad_norm"].map(|what| case.expected(&format!("steps.{what}")));
+        for (step, (found, expected)) in losses.iter().zip(&expected).enumerate() {
+            assert!(
+                (found - expected).abs() < 1e-5 * expected.max(1.0),
+                "{name} {step}: {found}, {expected}"
+            );
+        }
+        for (step, (found, expected)) in norms.iter().zip(&expected_norms).enumerate() {
+            assert!((found - expected).abs() < 1e-4 * expected, "{name} {step}: norm {found}, {expected}");
+        }
+    }
+}
+
+#[test]
+fn what_is_computed_again_has_the_bits_of_what_was_kept() {
+    for name in NAMES {
+        let case = Case::with_dora(Device::Cpu, name);
+        let streams = [case.packed(&[0, 1]), tree_of(case.model.config().vocab_size)];
+        for dtype in [ActivationDtype::F32, ActivationDtype::Bf16] {
+            let gradients = |recompute| case.gradients_with(&streams, ActivationPolicy { recompute, dtype });
+            let kept = gradients(Recompute::None);
+            for recompute in [Recompute::Full, Recompute::Blocks(1)] {
+                assert!(gradients(recompute) == kept, "{name} {recompute:?} {dtype:?}");
+            }
+        }
+    }
+}
+
+/// The gradient of one layer alone, and of some projections of it, is a part of the whole.
+#[test]
+fn adapters_of_some_projections_train_those() {
+    for targets in ["o_proj,down_proj", "v_proj,up_proj", "gate_proj", "q_proj,k_proj"] {
+        let mut case = Case::with_dora(Device::Cpu, "llama");
+        let lora = LoraConfig {
+            use_dora: true,
+            layers: Some(vec![1]),
+            ..LoraConfig::new(targets.parse().expect("targets"))
+        };
+        case.adapter = Adapter::init(case.model.config(), &lora, 1, Device::Cpu).expect("an adapter");
+        case.model.prepare(&mut case.adapter);
+        let (_, gradients) = case.gradients(&[case.packed(&[0, 1])]);
+        assert_eq!(gradients.len(), 3 * targets.split(',').count(), "{targets}");
+        for (name, values) in gradients.iter().filter(|(name, _)| !name.contains("lora_A")) {
+            assert!(values.iter().any(|value| *value != 0.0), "{targets}: {name} has no gradient");
+        }
+    }
+}
+
+#[test]
+fn a_fresh_adapter_changes_no_bit() {
+    for name in ["llama", "qwen2", "gpt2"] {
+        let mut case = Case::with_dora(Device::Cpu, name);
+        let lora = LoraConfig { use_dora: true, ..LoraConfig::new(Targets::AllLinear) };
+        case.adapter = Adapter::init(case.model.config(), &lora, 1, Device::Cpu).expect("an adapter");
+        case.model.prepare(&mut case.adapter);
+        let p = case.packed(&[0]);
+        let config = case.model.config();
+        let mut buffers = Buffers::for_evaluation(config, Some(&case.adapter), Device::Cpu, p.ids.len());
+        let [base, adapted] = [None, Some(&case.adapter)]
+            .map(|adapter| case.model.all_logits(adapter, p.stream(), &mut buffers));
+        // The bias is added after a factor of 1 instead of in the product.
+        assert_close(&adapted, &base, 1e-6, name);
+    }
+}
+
+#[test]
+fn greedy_answers_from_a_cache_are_those_of_the_whole_text() {
+    for name in ["llama", "phi3"] {
+        generated(&Case::with_dora(Device::Cpu, name), name);
+    }
+}
+
+/// The norms are those of the weights as they are stored.
+#[test]
+fn a_quantised_base_has_norms_of_its_own() {
+    let quantization = Quantization::FourBit { code: Code::Nf4, block_len: 64, double: true };
+    let base = BaseQuantization { quantization, head: false };
+    let files = ModelFiles::open(&fixture("llama")).expect("the fixture");
+    let model = Model::load_quantized(&files, base, Device::Cpu).expect("quantised");
+    let dir = dora_fixture("llama");
+    let case = Case::with_adapter(model, &dir, &dir.join("expected.safetensors"));
+    let logits = |case: &Case| {
+        let p = case.packed(&[0]);
+        let config = case.model.config();
+        let mut buffers = Buffers::for_evaluation(config, Some(&case.adapter), Device::Cpu, p.ids.len());
+        case.model.all_logits(Some(&case.adapter), p.stream(), &mut buffers)
+    };
+    // The merged weights of the quantised model are computed another way.
+    let place = tempfile::tempdir().expect("a folder");
+    let stored = place.path().join("stored");
+    std::fs::create_dir(&stored).expect("a folder");
+    let whole = case.model.sources(lorafit_model::weights::SaveDtype::F32);
+    let mut bytes = Vec::new();
+    write_tensors(&mut bytes, whole).expect("memory takes all");
+    std::fs::write(stored.join("model.safetensors"), bytes).expect("written");
+    std::fs::copy(fixture("llama/config.json"), stored.join("config.json")).expect("copied");
+    let merged = merged_model(&stored, &case.adapter, place.path());
+    let merged = Case::with_adapter(merged, &dir, &dir.join("expected.safetensors"));
+    let p = merged.packed(&[0]);
+    let config = merged.model.config();
+    let mut buffers = Buffers::for_evaluation(config, None, Device::Cpu, p.ids.len());
+    let found = merged.model.all_logits(None, p.stream(), &mut buffers);
+    assert_close(&logits(&case), &found, LOGITS_TOLERANCE, "NF4");
+}
+
+/// The model in `base` with an adapter merged into it, by way of files in `place`.
+fn merged_model(base: &Path, adapter: &Adapter, place: &Path) -> Model {
+    let files = ModelFiles::open(base).expect("the base");
+    let merged = Merged::new(&files, adapter, None).expect("merged");
+    let (out, mut bytes) = (place.join("merged"), Vec::new());
+    std::fs::create_dir(&out).expect("a folder");
+    write_tensors(&mut bytes, merged.sources()).expect("memory takes all");
+    std::fs::write(out.join("model.safetensors"), bytes).expect("written");
+    std::fs::copy(base.join("config.json"), out.join("config.json")).expect("copied");
+    Model::load(&ModelFiles::open(&out).expect("opens"), Device::Cpu).expect("loads")
+}
+
+#[test]
+fn merged_weights_equal_peft_and_compute_alike() {
+    for name in NAMES {
+        let case = Case::with_dora(Device::Cpu, name);
+        let files = ModelFiles::open(&fixture(name)).expect("the fixture");
+        let merged = Merged::new(&files, &case.adapter, None).expect("merged");
+        let mut bytes = Vec::new();
+        write_tensors(&mut bytes, merged.sources()).expect("memory takes all");
+        let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+        let expected = SafeTensors::deserialize(&case.expected).expect("safetensors");
+        let names: Vec<&str> = expected.names();
+        let key = names.iter().find_map(|name| name.strip_prefix("merged.")).expect("a merged weight");
+        let view = file.tensor(key).expect("the weight");
+        let found: Vec<f32> = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        assert_close(&found, &case.expected(&format!("merged.{key}")), 1e-6, name);
+
+        let place = tempfile::tempdir().expect("a folder");
+        let model = merged_model(&fixture(name), &case.adapter, place.path());
+        let p = case.packed(&[0]);
+        let mut buffers = Buffers::for_evaluation(model.config(), None, Device::Cpu, p.ids.len());
+        let logits = model.all_logits(None, p.stream(), &mut buffers);
+        assert_close(&logits, &case.expected("logits.0"), LOGITS_TOLERANCE, &format!("{name} merged"));
+    }
+}
+
+#[test]
+fn an_adapter_is_saved_as_it_was_read() {
+    let case = Case::with_dora(Device::Cpu, "gpt2");
+    let dir = tempfile::tempdir().expect("a folder");
+    adapter::save(dir.path(), &case.adapter, "gpt2").expect("saved");
+    let tensors = |dir: &Path| {
+        let bytes = std::fs::read(dir.join("adapter_model.safetensors")).expect("read");
+        let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+        let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = file
+            .tensors()
+            .into_iter()
+            .map(|(name, view)| (name, view.shape().to_vec(), view.data().to_vec()))
+            .collect();
+        tensors.sort();
+        tensors
+    };
+    assert_eq!(tensors(dir.path()), tensors(&dora_fixture("gpt2").join("adapter")));
+    let config = std::fs::read_to_string(dir.path().join("adapter_config.json")).expect("read");
+    assert!(config.contains("\"use_dora\": true"), "{config}");
+}
+
+#[test]
+fn magnitudes_that_do_not_fit_their_configuration_are_refused() {
+    let config = ModelFiles::open(&fixture("llama")).expect("the fixture").config().clone();
+    let refused = |edit: &dyn Fn(&Path)| {
+        let dir = tempfile::tempdir().expect("a folder");
+        for file in ["adapter_config.json", "adapter_model.safetensors"] {
+            std::fs::copy(dora_fixture("llama").join("adapter").join(file), dir.path().join(file))
+                .expect("copied");
+        }
+        edit(dir.path());
+        let error = adapter::load(dir.path(), &config, Device::Cpu).expect_err("refused");
+        format!("{error}; {}", error.hint().map(|hint| format!("{hint:?}")).unwrap_or_default())
+    };
+    let told = refused(&|dir| {
+        let path = dir.join("adapter_config.json");
+        let text = std::fs::read_to_string(&path).expect("read");
+        std::fs::write(&path, text.replace("\"use_dora\": true", "\"use_dora\": false")).expect("written");
+    });
+    assert!(told.contains("belongs to DoRA, and `use_dora` is not true"), "{told}");
+    let name = "base_model.model.model.layers.1.mlp.up_proj.lora_magnitude_vector";
+    let told = refused(&|dir| {
+        edit_safetensors(&dir.join("adapter_model.safetensors"), |tensors| {
+            tensors.retain(|(found, ..)| found != name);
+        });
+    });
+    assert!(told.contains(&format!("tensor {name} is missing")), "{told}");
+}
+
+#[test]
+fn adapters_with_magnitudes_have_no_weight_and_no_sum() {
+    let case = Case::with_dora(Device::Cpu, "llama");
+    let how = Combination { method: Method::Cat, density: 1.0, majority_sign: MajoritySign::Total, seed: 0 };
+    let weighted = [Weighted { adapter: &case.adapter, weight: 0.5 }];
+    let error = combine(case.model.config(), &weighted, &how).expect_err("refused");
+    assert_eq!(error, CombineError::Magnitudes);
+    assert!(error.hint().is_some());
+}
