@@ -165,7 +165,7 @@ pub fn adapter(data: &[u8]) {
     assert_eq!(bits(&again.expect("what was saved")), bits(&adapter));
 }
 
-fn bits(adapter: &Adapter) -> Vec<(String, [usize; 2], Vec<u32>)> {
+fn bits(adapter: &Adapter) -> Vec<(String, Vec<usize>, Vec<u32>)> {
     let named = named_tensors(adapter, adapter.tensors()).into_iter();
     named.map(|t| (t.name, t.shape, t.values.iter().map(|v| v.to_bits()).collect())).collect()
 }

@@ -236,8 +236,11 @@ pub fn run(args: MergeArgs) -> anyhow::Result<()> {
     let out = whole_out(&args.out, &inputs.paths(), args.overwrite)?;
     inputs.check_choice(&args)?;
     inputs.tell_unused(&args);
-    let adapter = inputs.adapter(&args)?;
+    let mut adapter = inputs.adapter(&args)?;
     let checked = Checked::open(&args, &inputs)?;
+    if let Some(Checked { base, .. }) = &checked {
+        base.model.prepare(&mut adapter);
+    }
     let merged = Merged::new(inputs.target(), &adapter, args.dtype.save_dtype())?;
     let folder = inputs.beside(&args, merged.dtype())?;
     let bytes = write(&args, &merged, &folder, &out)?;

@@ -177,7 +177,7 @@ impl Card<'_> {
             title.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
         let base = self.hub_name().unwrap_or("BASE");
         let commands = match self.lora {
-            Some(lora) => readers::of_plain(Path::new("DIR"), &name, base, base, lora.rank),
+            Some(lora) => readers::of_card(Path::new("DIR"), &name, base, base, lora),
             None => vec![
                 ("vLLM", "vllm serve DIR".to_owned()),
                 ("llama.cpp", format!("lorafit export --to gguf --model DIR --type q8_0 --out {name}.gguf")),

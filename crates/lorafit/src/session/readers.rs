@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use lorafit_model::adapter::{AdapterFile, known_modules};
+use lorafit_model::adapter::{AdapterFile, LoraConfig, known_modules};
 use lorafit_model::{Config, is_gguf};
 use serde_json::{Value, json};
 
@@ -299,14 +299,16 @@ impl Facts {
     /// The command that makes something which the reader takes.
     fn way_out(&self, fix: Fix, rank: usize) -> String {
         let Facts { dir, name, model, .. } = self;
-        // What lorafit itself can read of an adapter is factors of the seven projections.
-        let is_readable = [Part::Options, Part::OtherTensors, Part::OtherModules(&[])];
+        // What lorafit itself can read of an adapter is factors of the seven projections, and magnitudes.
+        let of_readable = [Part::OtherTensors, Part::OtherModules(&[])];
+        let is_readable = self.options.iter().all(|(key, _)| *key == "use_dora")
+            && of_readable.iter().all(|part| self.has(*part).is_none());
         match fix {
             Fix::BaseName => format!(
                 "lorafit export --to peft --model {model} --adapter {dir} --base-name ORG/NAME --out {name}-named"
             ),
             Fix::Shrink => format!("lorafit inspect {dir} --shrink-rank {rank} --out {name}-r{rank}"),
-            Fix::Merge if is_readable.iter().all(|part| self.has(*part).is_none()) => {
+            Fix::Merge if is_readable => {
                 format!("lorafit merge --model {model} --adapter {dir} --out {name}-merged")
             }
             Fix::Merge => "merge it in PEFT: merge_and_unload(), then save_pretrained()".to_owned(),
@@ -319,8 +321,15 @@ fn is_copy_of_base(name: &str) -> bool {
     [".embed_tokens.weight", ".lm_head.weight"].iter().any(|end| name.ends_with(end))
 }
 
-/// The commands by which readers take a plain adapter of rank `rank` in `dir`, for a card: for vLLM, llama.cpp and Ollama.
-pub fn of_plain(dir: &Path, name: &str, base: &str, model: &str, rank: usize) -> Vec<(&'static str, String)> {
+/// The commands by which readers take an adapter in `dir`, which `lora` describes, for a card: for vLLM, llama.cpp and Ollama.
+pub fn of_card(
+    dir: &Path,
+    name: &str,
+    base: &str,
+    model: &str,
+    lora: &LoraConfig,
+) -> Vec<(&'static str, String)> {
+    let rank = lora.rank;
     let facts = Facts {
         dir: dir.display().to_string(),
         name: name.to_owned(),
@@ -330,13 +339,13 @@ pub fn of_plain(dir: &Path, name: &str, base: &str, model: &str, rank: usize) ->
         rank,
         ranks: BTreeSet::from([rank]),
         has_one_scale: true,
-        options: Vec::new(),
+        options: lora.use_dora.then(|| ("use_dora", "true".to_owned())).into_iter().collect(),
         others: Vec::new(),
         layers: BTreeMap::new(),
         all_layers: 0,
     };
     let shown = READERS.iter().filter(|reader| ["vllm", "gguf-lora", "ollama"].contains(&reader.key));
-    shown.map(|reader| (reader.name, (reader.how)(&facts))).collect()
+    shown.map(|reader| (reader.name, facts.reading(reader).command)).collect()
 }
 
 #[cfg(test)]
@@ -391,9 +400,16 @@ mod tests {
 
     #[test]
     fn what_is_more_than_factors_is_taken_by_peft_alone() {
-        let dora = Facts { options: vec![("use_dora", "true".to_owned())], ..facts(&[0, 1], 2) };
+        let with = |options: &[&'static str]| Facts {
+            options: options.iter().map(|key| (*key, "true".to_owned())).collect(),
+            ..facts(&[0, 1], 2)
+        };
+        // Magnitudes are read here, too.
+        let dora = with(&["use_dora"]);
+        assert_eq!(refusing(&dora), ["vllm", "tgi", "gguf-lora", "ollama", "mlx"]);
+        assert_eq!(command(&dora, "vllm"), "lorafit merge --model m.gguf --adapter runs/a --out a-merged");
         let saved = Facts { others: vec!["base_model.model.score.weight".to_owned()], ..facts(&[0, 1], 2) };
-        for facts in [dora, saved] {
+        for facts in [with(&["lora_bias"]), with(&["use_dora", "lora_bias"]), saved] {
             assert_eq!(refusing(&facts), ["vllm", "tgi", "gguf-lora", "ollama", "mlx"]);
             assert!(command(&facts, "vllm").contains("merge_and_unload"), "{}", command(&facts, "vllm"));
         }

@@ -326,3 +326,36 @@ fn values_beyond_half_precision_are_told_and_nothing_is_left() {
     assert!(error.contains("is beyond float16") && error.contains("--dtype bf16"), "{error}");
     assert!(!place.join("out").exists() && !place.join("out.partial").exists());
 }
+
+/// From the flag to what is handed on.
+#[test]
+fn an_adapter_with_magnitudes_is_trained_merged_and_exported() {
+    let place = place(12);
+    let place = place.path();
+    let model = fixture("models/chat_bpe");
+    let train = ["train", "--model", &model, "--data", "rows.jsonl", "--out", "run", "--dora"];
+    well(place, &[&train[..], &["--max-steps", "4", "--lr", "0.02", "--quiet"]].concat());
+    let config = fs::read_to_string(place.join("run/adapter_config.json")).expect("one");
+    assert!(config.contains("\"use_dora\": true"), "{config}");
+    let card = fs::read_to_string(place.join("run/README.md")).expect("one");
+    assert!(card.contains("with magnitudes (DoRA)") && card.contains("lorafit merge"), "{card}");
+
+    let told = merge(place, &model, "run", "merged", &["--dtype", "f32", "--check", "rows.jsonl"]);
+    assert!(told["check"]["largest_logit_difference"].as_f64().expect("a number") < 1e-4, "{told}");
+    answers_alike(place, &model, "run", "merged");
+
+    let said = refused(place, &["--model", &model, "--adapter", "run:0.5", "--out", "out"]);
+    assert!(said.contains("magnitudes (DoRA)") && said.contains("hint: "), "{said}");
+    for to in ["gguf-lora", "mlx"] {
+        let output =
+            lorafit(place, &["export", "--to", to, "--model", &model, "--adapter", "run", "--out", "x"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("DoRA") && said.contains("merge"), "{to}: {said}");
+    }
+    // It goes on, and brings its magnitudes.
+    let on = ["train", "--model", &model, "--data", "rows.jsonl", "--out", "on", "--adapter", "run"];
+    well(place, &[&on[..], &["--max-steps", "2", "--quiet"]].concat());
+    let said = lorafit(place, &[&train[..6], &["other", "--dora", "--dropout", "0.1"]].concat());
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("--dora --dropout 0.1") && said.contains("leave one of them out"), "{said}");
+}

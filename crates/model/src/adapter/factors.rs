@@ -99,6 +99,9 @@ impl AdapterFile {
                 .with_hint("only LoRA adapters of linear layers can be looked at"));
         }
         factors.sort_by_key(|factors| factors.layer);
+        // Magnitudes are there by their option.
+        let of_dora = |name: &String| uses_dora(&json) && name.contains(".lora_magnitude_vector");
+        let others: Vec<String> = others.into_iter().filter(|name| !of_dora(name)).collect();
         let mut beside = configured_beside(&json);
         beside.extend(others.iter().map(|name| format!("tensor {name}")));
         Ok(AdapterFile {
@@ -138,9 +141,10 @@ impl AdapterFile {
         self.factors.iter().all(|factors| (factors.scale - scale).abs() <= 1e-9 * scale.abs())
     }
 
-    /// Trainable values, of the factors only.
+    /// Trainable values: of the factors, and with DoRA of the magnitudes.
     pub fn parameters(&self) -> usize {
-        self.factors.iter().map(|factors| factors.a.len() + factors.b.len()).sum()
+        let magnitudes = |factors: &Factors| if uses_dora(&self.config) { factors.outputs } else { 0 };
+        self.factors.iter().map(|factors| factors.a.len() + factors.b.len() + magnitudes(factors)).sum()
     }
 }
 
@@ -244,10 +248,14 @@ fn finite_matrix(file: &SafeTensors<'_>, name: &str) -> Result<([usize; 2], Vec<
     }
 }
 
+fn uses_dora(json: &Map<String, Value>) -> bool {
+    json.get("use_dora").and_then(Value::as_bool) == Some(true)
+}
+
 /// What of a configuration makes the trained model differ from its base by more than `scale B A`.
 fn configured_beside(json: &Map<String, Value>) -> Vec<String> {
     let mut beside = Vec::new();
-    if json.get("use_dora").and_then(Value::as_bool) == Some(true) {
+    if uses_dora(json) {
         beside.push("use_dora: the numbers are those of B A, without the change of magnitudes".to_owned());
     }
     if let Some(init) = changes_the_base(json) {

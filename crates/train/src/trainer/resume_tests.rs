@@ -229,6 +229,20 @@ fn a_run_resumed_at_every_step_is_the_uninterrupted_one() {
     assert_same(&content(dir.path()), &case.whole(), "many stops");
 }
 
+/// A checkpoint has magnitudes and what they are divided by is computed from it.
+#[test]
+fn magnitudes_are_resumed_with_their_bits() {
+    let plain = Case::new(OptimizerKind::AdamW);
+    let case = Case { lora: LoraConfig { use_dora: true, dropout: 0.0, ..plain.lora.clone() }, ..plain };
+    let expected = case.whole();
+    for place in [0, 4, 9, 13] {
+        let dir = TempDir::new().expect("a folder");
+        assert!(case.train(dir.path(), &mut StopAt::ask(place)).expect("trains").interrupted);
+        assert!(!case.train(dir.path(), &mut StopAt::never()).expect("trains").interrupted);
+        assert_same(&content(dir.path()), &expected, &format!("stopped at {place}"));
+    }
+}
+
 /// The bits do not depend on the number of threads, so that a run may go on with another.
 #[test]
 fn a_run_resumed_on_other_threads_is_the_uninterrupted_one() {

@@ -18,11 +18,16 @@ const BATCH: usize = 4;
 
 /// Planned and used bytes of the arena, and what a step asks for.
 fn run(float: Float, quantization: Option<BaseQuantization>, recompute: Recompute) -> (u64, u64, Counts) {
-    run_layers(4, float, quantization, recompute)
+    run_layers(4, &lora(), float, quantization, recompute)
+}
+
+fn lora() -> LoraConfig {
+    LoraConfig::new("all-linear".parse().expect("targets"))
 }
 
 fn run_layers(
     layers: usize,
+    lora: &LoraConfig,
     float: Float,
     quantization: Option<BaseQuantization>,
     recompute: Recompute,
@@ -32,12 +37,11 @@ fn run_layers(
     let config = Config { num_hidden_layers: layers, vocab_size: 1500, ..shape };
     let recorder = cuda::recorder(4 << 30);
     let gpu = Gpu::over(recorder.clone(), float);
-    let lora = LoraConfig::new("all-linear".parse().expect("targets"));
     let size = MicroBatchSize::of_equal_rows(BATCH, SEQ, 2 * SEQ);
     let request = PlanRequest {
         config: &config,
         weights: config.weight_bytes(2, quantization),
-        trainable: Trainable::Adapter(&lora),
+        trainable: Trainable::Adapter(lora),
         optimizer: OptimizerKind::AdamW,
         activation_dtype: ActivationDtype::F32,
         tokens: size.tokens,
@@ -80,7 +84,7 @@ fn nf4() -> BaseQuantization {
 #[test]
 fn a_layer_asks_for_few_launches() {
     let calls = |layers, quantization| {
-        let (.., counts) = run_layers(layers, Float::Bf16, quantization, Recompute::None);
+        let (.., counts) = run_layers(layers, &lora(), Float::Bf16, quantization, Recompute::None);
         let kernels: u64 = counts.launches.values().map(|traffic| traffic.times).sum();
         kernels + counts.products.times + counts.copies.times + counts.clears.times
     };
@@ -102,6 +106,22 @@ fn a_run_takes_what_was_planned() {
                 // What ops need in passing is planned at its largest, wherever that is.
                 assert!((0.95..=1.0).contains(&share), "{what}: planned {planned}, used {peak}");
             }
+        }
+    }
+}
+
+/// Outputs that the gradients of magnitudes read, norms, and where they are computed.
+#[test]
+fn a_run_with_magnitudes_takes_what_was_planned() {
+    let dora = LoraConfig { use_dora: true, ..lora() };
+    for float in [Float::Bf16, Float::F32] {
+        for recompute in [Recompute::None, Recompute::Full] {
+            let (planned, peak, _) = run_layers(4, &dora, float, Some(nf4()), recompute);
+            let share = peak as f64 / planned as f64;
+            assert!(
+                (0.95..=1.0).contains(&share),
+                "{float:?}, {recompute:?}: planned {planned}, used {peak}"
+            );
         }
     }
 }

@@ -153,7 +153,7 @@ fn a_broken_adapter_is_refused_or_has_the_shapes_of_its_model() {
         match adapter::from_bytes(Path::new(HERE), text, shared(weights), &config(), Device::Cpu) {
             Ok(adapter) => {
                 let shapes: Vec<_> =
-                    named_tensors(&adapter, adapter.tensors()).iter().map(|t| t.shape).collect();
+                    named_tensors(&adapter, adapter.tensors()).iter().map(|t| t.shape.clone()).collect();
                 assert_eq!(shapes, [[1, 8], [8, 1]]);
                 true
             }
