@@ -13,6 +13,7 @@ pub mod gate;
 pub mod layer_norm;
 mod math;
 pub mod matmul;
+pub mod noise;
 mod parallel;
 pub mod rms_norm;
 pub mod rope;

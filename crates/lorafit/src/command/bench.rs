@@ -15,6 +15,7 @@ use crate::args::common::Common;
 use crate::args::flags::Words;
 use crate::args::memory::MemoryArgs;
 use crate::args::options::{TargetModules, WeightDtype, shape_hint};
+use crate::args::projections::ProjectionArgs;
 use crate::args::require;
 use crate::session::base::{device, reserve, use_threads};
 use crate::session::limits::longest_row;
@@ -56,6 +57,9 @@ pub struct BenchArgs {
     /// Modules that get an adapter: all-linear, a comma list, or regex:PATTERN
     #[arg(long, value_name = "MODULES", default_value = "all-linear", help_heading = "Work")]
     pub target_modules: TargetModules,
+    /// What of those modules, and with which ranks.
+    #[command(flatten)]
+    pub projections: ProjectionArgs,
     /// Tokens computed at once; the main setting for memory, as in train
     #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Work")]
     pub micro_batch_tokens: usize,
@@ -105,6 +109,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let mut lora = LoraConfig::new(args.target_modules.value.clone());
     lora.rank = args.rank;
     lora.alpha = 2.0 * args.rank as f64;
+    let lora = args.projections.checked(lora, &config)?;
     let format = match args.dtype {
         Some(WeightDtype::F32) => Format::F32,
         Some(WeightDtype::Bf16) => Format::BF16,
@@ -120,6 +125,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         ),
         trainable: Trainable::Adapter(&lora),
         optimizer: OptimizerKind::AdamW,
+        averaged: false,
         activation_dtype: args.memory.activation_dtype_on(placement),
         tokens: size.tokens,
         targets: size.targets,

@@ -16,6 +16,7 @@ use crate::args::flags::Words;
 use crate::args::memory::MemoryArgs;
 use crate::args::options::{DeviceChoice, Optimizer, TargetModules};
 use crate::args::outputs::{self, Inputs, Kind, Output};
+use crate::args::projections::ProjectionArgs;
 use crate::args::require;
 use crate::pages::figure::FileKind;
 use crate::terminal::output;
@@ -58,6 +59,9 @@ pub struct PlanArgs {
     /// Modules that get an adapter: all-linear, a comma list, or regex:PATTERN
     #[arg(long, value_name = "MODULES", default_value = "all-linear", help_heading = "Work")]
     pub target_modules: TargetModules,
+    /// What of those modules, and with which ranks.
+    #[command(flatten)]
+    pub projections: ProjectionArgs,
     /// How the optimizer keeps its moments
     #[arg(long, value_enum, default_value_t = Optimizer::Adamw, help_heading = "Work")]
     pub optimizer: Optimizer,

@@ -368,6 +368,12 @@ impl Adapter {
             .flat_map(|g| std::iter::once(&g.a).chain(g.parts.iter().map(|p| &p.b_t)))
     }
 
+    /// Of each of [`Adapter::tensors`], whether it is an `A`.
+    pub(crate) fn are_a(&self) -> impl Iterator<Item = bool> {
+        let mut inputs = self.layers.iter().flatten().flatten().map(|group| &group.a).peekable();
+        self.tensors().map(move |tensor| inputs.next_if(|a| std::ptr::eq(*a, tensor)).is_some())
+    }
+
     /// As [`Adapter::tensors`], writable.
     pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
         self.layers

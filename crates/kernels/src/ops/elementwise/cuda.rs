@@ -33,7 +33,7 @@ impl Rows {
 }
 
 /// One unit of a row a thread.
-fn over_units(entry: String, (rows, width): (u32, u32), args: Vec<Arg>) -> Launch {
+pub(crate) fn over_units(entry: String, (rows, width): (u32, u32), args: Vec<Arg>) -> Launch {
     Launch::over_items(entry, u64::from(rows) * u64::from(width.div_ceil(UNIT)), args)
 }
 
