@@ -2,10 +2,10 @@
 //! cached decoding.
 
 use lorafit_kernels::ops::attention::Segments;
-use lorafit_kernels::ops::cross_entropy::{self, Target};
+use lorafit_kernels::ops::cross_entropy::{self, Objective, Target};
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::matmul::{self, Base, Product, Right, Term, View};
-use lorafit_kernels::ops::{elementwise, embedding};
+use lorafit_kernels::ops::{elementwise, embedding, noise};
 use lorafit_kernels::{ComputeDtype, Device, Tensor, Weight};
 
 use crate::adapter::Adapter;
@@ -36,19 +36,32 @@ pub struct Model {
     pub(crate) frequencies: Vec<Option<Vec<f32>>>,
 }
 
-/// The adapter that a pass computes with, if there is one, and what of its inputs is dropped.
+/// Noise on embeddings while training (NEFTune, Jain et al. 2023).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EmbeddingNoise {
+    /// Noise is uniform up to `alpha / sqrt(tokens * hidden)`, with the tokens of the text; of texts that share a token, of the
+    /// longest.
+    pub alpha: f32,
+    /// Where it is drawn from; it differs in every pass.
+    pub seed: u64,
+}
+
+/// The adapter that a pass computes with, if there is one, and what chance does in it: what of the adapter's inputs is dropped, and
+/// what is added to embeddings.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ActiveAdapter<'a> {
     /// The adapter.
     pub adapter: Option<&'a Adapter>,
     /// Drops values of the adapter's inputs; it differs in every pass.
     pub mask: Option<Mask>,
+    /// Is added to what the first block reads.
+    pub noise: Option<EmbeddingNoise>,
 }
 
 impl<'a> From<Option<&'a Adapter>> for ActiveAdapter<'a> {
-    /// Nothing is dropped.
+    /// Nothing is dropped or added.
     fn from(adapter: Option<&'a Adapter>) -> Self {
-        ActiveAdapter { adapter, mask: None }
+        ActiveAdapter { adapter, mask: None, noise: None }
     }
 }
 
@@ -192,8 +205,8 @@ impl Model {
         losses
     }
 
-    /// As [`Model::loss`], and adds the gradient of `scale * sum(weight * loss)` to `gradients`, which are of this model
-    /// and this adapter.
+    /// As [`Model::loss`], but of the `objective`, and adds the gradient of `scale * sum(weight * loss)` to `gradients`, which are
+    /// of this model and this adapter.
     ///
     /// # Panics
     /// As [`Model::loss`], and when `buffers` were not made for training.
@@ -201,12 +214,12 @@ impl Model {
         &self,
         adapter: ActiveAdapter<'_>,
         stream: Stream<'_>,
-        scale: f32,
+        objective: impl Into<Objective>,
         buffers: &mut Buffers,
         gradients: &mut Gradients,
     ) -> Losses {
         self.forward(adapter, stream, buffers);
-        let losses = self.head_backward(stream, scale, buffers, gradients);
+        let losses = self.head_backward(stream, objective.into(), buffers, gradients);
         self.blocks_backward(adapter, stream, buffers, gradients);
         losses
     }
@@ -233,6 +246,13 @@ impl Model {
         if self.config.embedding_scale != 1.0 {
             let values = rows * self.config.hidden_size;
             elementwise::scale(&mut buffers.hidden, values, self.config.embedding_scale);
+        }
+        if let Some(EmbeddingNoise { alpha, seed }) = adapter.noise {
+            let width = self.config.hidden_size;
+            let bound = |length: usize| alpha / ((length * width) as f32).sqrt();
+            let bounds =
+                context.texts().into_iter().flat_map(|(rows, length)| rows.map(move |_| bound(length)));
+            noise::add(&mut buffers.hidden, width, &bounds.collect::<Vec<f32>>(), seed);
         }
         if let Some(weight) = &self.positions {
             embedding::add(weight, positions, &mut buffers.scratch.normed, &mut buffers.hidden);
@@ -298,7 +318,7 @@ impl Model {
     fn head_backward(
         &self,
         stream: Stream<'_>,
-        scale: f32,
+        objective: Objective,
         buffers: &mut Buffers,
         gradients: &mut Gradients,
     ) -> Losses {
@@ -319,7 +339,7 @@ impl Model {
             }
             let (logits, values) = (&mut head.logits, &mut losses.values);
             let (targets, first) = (&chunk.targets, chunk.first);
-            cross_entropy::loss_and_gradient(logits, rows, vocab, targets, scale, values, first);
+            cross_entropy::loss_and_gradient(logits, rows, vocab, targets, objective, values, first);
             self.logits_backward(rows, head);
 
             let d_logits = View::rows(&head.logits, vocab);

@@ -76,6 +76,17 @@ impl Parameters<'_> {
         }
     }
 
+    /// What the learning rate of each tensor is multiplied by: the `A` of an adapter has it as it is, everything else of an adapter
+    /// `b_ratio` times it (LoRA+, Hayou et al. 2024). Weights have one rate.
+    pub fn rate_factors(&self, b_ratio: f64) -> Vec<f64> {
+        match self {
+            Parameters::Adapter { adapter, .. } => {
+                adapter.are_a().map(|is_a| if is_a { 1.0 } else { b_ratio }).collect()
+            }
+            Parameters::Weights(model) => model.trained_tensors().map(|_| 1.0).collect(),
+        }
+    }
+
     /// Number of trainable values.
     pub fn count(&self) -> u64 {
         self.tensors().iter().map(|tensor| tensor.len() as u64).sum()

@@ -116,6 +116,7 @@ impl Request {
             weights: self.config.weight_bytes(2, self.quantization),
             trainable: Trainable::Adapter(&self.lora),
             optimizer: OptimizerKind::AdamW,
+            averaged: false,
             activation_dtype: ACTIVATIONS.dtype,
             tokens: size.tokens,
             targets: size.targets,

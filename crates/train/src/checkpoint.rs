@@ -4,6 +4,7 @@
 //! RUN/checkpoints/step-00000050/
 //!   adapter_model.safetensors, adapter_config.json   the adapter, as PEFT reads it
 //!   weights.safetensors                              or, of full fine-tuning, the weights that are trained, in f32
+//!   average.safetensors                              with an average, that of every tensor that is trained, in their order
 //!   optimizer.safetensors                            the moments of every tensor that is trained, in their order
 //!   state.json                                       the place in the run, and what the run is (Manifest)
 //!   config.toml                                      every setting of the run
@@ -28,9 +29,11 @@ use lorafit_model::weights::{TensorReader, write_tensors};
 use lorafit_model::{Config, FileError, Model, Parameters};
 use serde::{Deserialize, Serialize};
 
+use crate::average::Average;
 use crate::guard::GuardState;
 use crate::identity::Identity;
 use crate::optim::AdamW;
+use crate::patience::PatienceState;
 use crate::run_error::CheckpointError;
 use crate::run_info::RunInfo;
 use crate::saved;
@@ -46,6 +49,7 @@ const PARTIAL: &str = "partial";
 const OLD: &str = "old.partial";
 /// What was found damaged.
 const CORRUPT: &str = "corrupt";
+const AVERAGE: &str = "average.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 const CONFIG: &str = "config.toml";
@@ -78,15 +82,33 @@ pub struct State {
     pub best: Option<Best>,
     /// Refused steps.
     pub guard: GuardState,
+    /// Evaluations that early stopping has seen.
+    #[serde(default)]
+    pub patience: PatienceState,
+    /// Steps in the average.
+    #[serde(default)]
+    pub averaged: u64,
 }
 
 impl State {
     /// All that is counted, so that whoever counts on does not overflow.
-    fn counts(&self) -> [u64; 8] {
+    fn counts(&self) -> [u64; 10] {
         let Position { epoch, sample } = self.position;
         let GuardState { skipped, in_a_row, .. } = self.guard;
         let lines = [self.metrics_lines, self.evaluation_lines];
-        [self.step, epoch, sample as u64, self.updates, lines[0], lines[1], skipped, in_a_row]
+        let in_vain = self.patience.in_vain;
+        [
+            self.step,
+            epoch,
+            sample as u64,
+            self.updates,
+            lines[0],
+            lines[1],
+            skipped,
+            in_a_row,
+            in_vain,
+            self.averaged,
+        ]
     }
 }
 
@@ -109,9 +131,20 @@ struct Manifest {
     identity: Identity,
 }
 
-/// Bytes of a checkpoint, about.
-pub(crate) fn bytes(parameters: &Parameters<'_>, optimizer: &AdamW) -> u64 {
-    4 * parameters.count() + optimizer.state_bytes() + SMALL_BYTES
+/// What a run has beside its place between two steps.
+#[derive(Clone, Copy)]
+pub(crate) struct Held<'a> {
+    pub(crate) parameters: &'a Parameters<'a>,
+    pub(crate) optimizer: &'a AdamW,
+    pub(crate) average: Option<&'a Average>,
+}
+
+impl Held<'_> {
+    /// Bytes of a checkpoint, about.
+    pub(crate) fn bytes(&self) -> u64 {
+        let copies = if self.average.is_some() { 2 } else { 1 };
+        copies * 4 * self.parameters.count() + self.optimizer.state_bytes() + SMALL_BYTES
+    }
 }
 
 /// Whether all parameters are finite: what is not is never saved as a checkpoint.
@@ -123,8 +156,7 @@ pub(crate) fn is_finite(parameters: &Parameters<'_>) -> bool {
 pub(crate) struct Content<'a> {
     pub(crate) state: &'a State,
     pub(crate) info: &'a RunInfo,
-    pub(crate) parameters: &'a Parameters<'a>,
-    pub(crate) optimizer: &'a AdamW,
+    pub(crate) held: Held<'a>,
 }
 
 /// Writes a checkpoint below the run folder `run`, and removes all but the last `keep`.
@@ -164,7 +196,7 @@ pub(crate) fn save(
 }
 
 fn write_files(storage: &dyn Storage, dir: &Path, content: &Content<'_>) -> io::Result<()> {
-    let Content { state, info, parameters, optimizer } = *content;
+    let Content { state, info, held: Held { parameters, optimizer, average } } = *content;
     let mut sums = String::new();
     let mut write = |name: &str, content: &mut WriteContent<'_>| {
         let mut hasher = blake3::Hasher::new();
@@ -174,6 +206,9 @@ fn write_files(storage: &dyn Storage, dir: &Path, content: &Content<'_>) -> io::
     };
     for file in saved::in_checkpoint(parameters, info) {
         write(&file.name, &mut |out| file.write(out))?;
+    }
+    if let Some(average) = average {
+        write(AVERAGE, &mut |out| write_tensors(out, average.sources()))?;
     }
     write(OPTIMIZER, &mut |out| write_tensors(out, optimizer.sources()))?;
     let manifest =
@@ -371,6 +406,20 @@ impl Checkpoint {
         restored.map_err(|problem| CheckpointError::new(&path, problem))
     }
 
+    /// Its average, into one of its parameters; a run that was begun without one has none to give.
+    ///
+    /// # Errors
+    /// An average of other parameters.
+    pub(crate) fn restore_average(&self, average: &mut Average) -> Result<(), CheckpointError> {
+        let path = self.dir.join(AVERAGE);
+        if !path.exists() {
+            return Ok(());
+        }
+        let restored =
+            TensorReader::open(&path).and_then(|mut file| average.restore(&mut file, self.state.averaged));
+        restored.map_err(|problem| CheckpointError::new(&path, problem))
+    }
+
     /// Its moments, into an optimizer made for its parameters.
     ///
     /// # Errors
@@ -404,7 +453,8 @@ pub(crate) fn set_aside(storage: &dyn Storage, damaged: &[CheckpointError]) -> i
 fn verify(dir: &Path) -> Result<(), CheckpointError> {
     let sums = read_small(&dir.join(SUMS))?;
     let written: Vec<&[u8]> = sums.split_inclusive(|b| *b == b'\n').collect();
-    let names = || saved::names(dir).iter().copied().chain(FILES);
+    let average = Some(AVERAGE).filter(|name| dir.join(name).exists());
+    let names = || saved::names(dir).iter().copied().chain(average).chain(FILES);
     for (i, name) in names().enumerate() {
         let path = dir.join(name);
         let mut hasher = blake3::Hasher::new();

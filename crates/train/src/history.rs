@@ -91,6 +91,7 @@ impl RunHistory {
             skipped: self.skips.len() as u64,
             held_out_rows,
             diverged: false,
+            stopped_early: None,
         }
     }
 

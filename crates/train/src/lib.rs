@@ -1,5 +1,6 @@
 //! The training loop, its optimizer and schedules, evaluation, and the run folder. Floor 2.
 
+mod average;
 mod bench;
 mod bootstrap;
 mod cadence;
@@ -17,6 +18,7 @@ mod memory;
 mod metrics;
 pub mod optim;
 mod option_scores;
+mod patience;
 mod plan;
 mod run;
 mod run_error;
@@ -35,6 +37,7 @@ mod tokenizer;
 mod trainer;
 mod verdict;
 
+pub use average::Averaging;
 pub use bench::{BenchError, BenchOptions, BenchResult, bench};
 pub use bootstrap::{CONFIDENCE, RESAMPLES, SEED, bootstrap_interval};
 pub use cadence::CheckpointEvery;
@@ -50,6 +53,7 @@ pub use memory::{available_bytes, give_back_freed_buffers, peak_device_bytes, pe
 pub use metrics::{EvaluationRecord, SkipRecord, StepRecord};
 pub use optim::OptimizerKind;
 pub use option_scores::{option_scores, option_tokens};
+pub use patience::{Patience, PatienceState};
 pub use plan::{EvaluationRequest, MemoryPlan, PlanRequest, device_process_bytes};
 pub use run::RunFolder;
 pub use run_error::{CheckpointError, RunError, runs_near};
@@ -65,6 +69,6 @@ pub use stream::MicroBatchSize;
 pub use token_scores::{TokenScores, token_scores};
 pub use tokenizer::{open_tokenizer, tokenizer_entries, tokenizer_metadata};
 pub use trainer::{
-    Divergence, Duration, Observer, Start, Summary, TrainData, TrainError, TrainOptions, train,
+    Averaged, Divergence, Duration, Observer, Start, Summary, TrainData, TrainError, TrainOptions, train,
 };
-pub use verdict::{Curve, Outcome, Rows, SMOOTHED_STEPS, Verdict, mean, verdict};
+pub use verdict::{Curve, Outcome, Rows, SMOOTHED_STEPS, StoppedEarly, Verdict, mean, verdict};

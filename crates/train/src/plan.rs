@@ -40,7 +40,7 @@ pub struct MemoryPlan {
     pub adapter: u64,
     /// Gradients of what is trained.
     pub gradients: u64,
-    /// The optimizer's moments.
+    /// The optimizer's moments, and the average of what is trained.
     pub optimizer: u64,
     /// What forward leaves for backward.
     pub activations: u64,
@@ -91,6 +91,8 @@ pub struct PlanRequest<'a> {
     pub trainable: Trainable<'a>,
     /// How its moments are kept.
     pub optimizer: OptimizerKind,
+    /// Whether an average of it is kept.
+    pub averaged: bool,
     /// How activations are stored.
     pub activation_dtype: ActivationDtype,
     /// Tokens computed at once, at most.
@@ -121,7 +123,8 @@ impl PlanRequest<'_> {
                 Trainable::Weights(_) => 0,
             },
             gradients: trained(false),
-            optimizer: self.optimizer.state_bytes(self.placement, &lens),
+            optimizer: self.optimizer.state_bytes(self.placement, &lens)
+                + if self.averaged { trained(false) } else { 0 },
             activations,
             scratch: scratch
                 + passing_bytes(
@@ -313,6 +316,7 @@ mod tests {
             weights: config.weight_bytes(2, None),
             trainable: Trainable::Adapter(lora),
             optimizer: OptimizerKind::AdamW,
+            averaged: false,
             activation_dtype: ActivationDtype::F32,
             tokens: 512,
             targets: 512,
@@ -428,6 +432,18 @@ mod tests {
         assert_eq!(full.fit(16_000_000_000).expect("valid"), None);
         let coded = PlanRequest { optimizer: OptimizerKind::AdamW8bit, ..full.clone() };
         assert!(coded.fit(16_000_000_000).expect("valid").is_some());
+    }
+
+    /// A value more for each parameter.
+    #[test]
+    fn an_average_takes_as_much_as_what_is_trained() {
+        let config = Config::named("smollm2-135m").expect("a name");
+        let lora = LoraConfig::new("all-linear".parse().expect("targets"));
+        let plain = request(&config, &lora);
+        let averaged = PlanRequest { averaged: true, ..plain.clone() };
+        let total = |request: &PlanRequest<'_>| request.plan(Recompute::Full).expect("a plan").total();
+        let parameters = lora.parameters(&config).expect("fits");
+        assert_eq!(total(&averaged) - total(&plain), 4 * parameters);
     }
 
     /// Nothing below the lowest trained weight is kept for backward.

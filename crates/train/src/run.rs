@@ -4,6 +4,7 @@
 //! RUN/adapter_config.json, adapter_model.safetensors   the adapter, as PEFT reads it
 //! RUN/model/...                                        or, of full fine-tuning, the model, as transformers reads it
 //! RUN/best/...                                         the adapter or the model of the lowest evaluation loss
+//! RUN/average/...                                      with an average, its adapter or model; evaluation.json says its loss
 //! RUN/checkpoints/step-...                             what a run is resumed from
 //! RUN/tokenizer.json, chat_template.jinja, ...         what the adapter is handed on with
 //! RUN/README.md                                        its model card
@@ -24,14 +25,13 @@ use std::{fs, io};
 use lorafit_data::statistics::Statistics;
 use lorafit_model::Parameters;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::card;
-use crate::checkpoint::{self, Content, State};
+use crate::checkpoint::{self, Content, Held, State};
 use crate::json_lines::JsonLines;
 use crate::lock::RunLock;
 use crate::metrics::{EvaluationRecord, METRICS, SkipRecord, StepRecord};
-use crate::optim::AdamW;
 use crate::plan::MemoryPlan;
 use crate::run_error::{CheckpointError, RunError, io_error, save_error};
 use crate::run_info::{Origin, RunInfo};
@@ -46,6 +46,7 @@ const RECORD: &str = "run.json";
 pub(crate) const DATA: &str = "data.json";
 pub(crate) const VERDICT: &str = "verdict.json";
 pub(crate) const CONFIG: &str = "config.toml";
+const AVERAGE_EVALUATION: &str = "evaluation.json";
 const TENSORBOARD: &str = "tensorboard";
 /// What a folder has if a run was there.
 const MARKS: [&str; 3] = [METRICS, "adapter_config.json", "adapter_model.safetensors"];
@@ -296,6 +297,30 @@ impl RunFolder {
         self.save_in(&dir, &dir, parameters)
     }
 
+    /// Saves the average, which the parameters hold, in `average/`, with its evaluation if there is one.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub(crate) fn save_average(
+        &self,
+        parameters: &Parameters<'_>,
+        evaluation: Option<&EvaluationRecord>,
+    ) -> Result<(), RunError> {
+        let dir = Self::average_dir(self.dir());
+        self.save_in(&dir, &dir, parameters)?;
+        let path = dir.join(AVERAGE_EVALUATION);
+        let Some(EvaluationRecord { loss, perplexity, .. }) = evaluation else {
+            // That of an earlier run in this folder.
+            return match path.exists() {
+                true => self.storage.remove_file(&path).map_err(io_error(&path)),
+                false => Ok(()),
+            };
+        };
+        let text = serde_json::to_string_pretty(&json!({ "loss": loss, "perplexity": perplexity }));
+        let text = text.expect("plain values") + "\n";
+        self.storage.replace(&path, text.as_bytes()).map_err(io_error(&path))
+    }
+
     /// Writes `text` as the model card of the folder `dir` of this run, in place of an earlier one of this program; `None`
     /// removes that. A card of the user's stays: false.
     ///
@@ -315,6 +340,11 @@ impl RunFolder {
         run.join(saved::MODEL)
     }
 
+    /// Where the averaged adapter or model is.
+    pub fn average_dir(run: &Path) -> PathBuf {
+        run.join("average")
+    }
+
     /// Where the best adapter or model is.
     pub fn best_dir(run: &Path) -> PathBuf {
         run.join("best")
@@ -327,16 +357,15 @@ impl RunFolder {
     pub(crate) fn save_checkpoint(
         &mut self,
         state: &mut State,
-        parameters: &Parameters<'_>,
-        optimizer: &AdamW,
+        held: Held<'_>,
         keep: usize,
     ) -> Result<PathBuf, RunError> {
-        let needed = checkpoint::bytes(parameters, optimizer);
+        let needed = held.bytes();
         self.storage.create_dir_all(self.lock.dir()).map_err(io_error(self.lock.dir()))?;
         self.sync()?;
         (state.metrics_lines, state.evaluation_lines) = (self.metrics.lines(), self.evaluations.lines());
         let (storage, dir) = (&*self.storage, self.lock.dir());
-        let content = Content { state, info: &self.info, parameters, optimizer };
+        let content = Content { state, info: &self.info, held };
         checkpoint::save(storage, dir, keep, &content).map_err(|source| save_error(dir, source, needed))
     }
 
@@ -349,15 +378,11 @@ impl RunFolder {
     ///
     /// # Errors
     /// [`RunError::NoSpace`].
-    pub(crate) fn check_space(
-        &self,
-        parameters: &Parameters<'_>,
-        optimizer: &AdamW,
-        checkpoints: usize,
-    ) -> Result<(), RunError> {
-        // That of the run and the best one.
-        let results = 2 * saved::result_bytes(parameters, &self.info);
-        let of_checkpoints = checkpoint::bytes(parameters, optimizer).saturating_mul(checkpoints as u64);
+    pub(crate) fn check_space(&self, held: Held<'_>, checkpoints: usize) -> Result<(), RunError> {
+        // That of the run, the best one, and the averaged one.
+        let copies = if held.average.is_some() { 3 } else { 2 };
+        let results = copies * saved::result_bytes(held.parameters, &self.info);
+        let of_checkpoints = held.bytes().saturating_mul(checkpoints as u64);
         let needed_bytes = of_checkpoints.saturating_add(results);
         match free_bytes(self.dir()) {
             Some(free_bytes) if free_bytes < needed_bytes => {

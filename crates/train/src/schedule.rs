@@ -13,14 +13,17 @@ pub enum ScheduleKind {
     /// Falls to zero along half a cosine.
     #[default]
     Cosine,
+    /// Stays at the peak, then falls to zero along half a cosine in its last steps (warm-up, stable, decay; Hu et al. 2024).
+    Wsd,
 }
 
 impl ScheduleKind {
     /// All kinds, by name.
-    pub const ALL: [(&'static str, ScheduleKind); 3] = [
+    pub const ALL: [(&'static str, ScheduleKind); 4] = [
         ("constant", ScheduleKind::Constant),
         ("linear", ScheduleKind::Linear),
         ("cosine", ScheduleKind::Cosine),
+        ("wsd", ScheduleKind::Wsd),
     ];
 }
 
@@ -29,7 +32,9 @@ impl FromStr for ScheduleKind {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|(name, _)| *name == text);
-        found.map(|(_, kind)| kind).ok_or_else(|| format!("`{text}` is not one of constant, linear, cosine"))
+        found
+            .map(|(_, kind)| kind)
+            .ok_or_else(|| format!("`{text}` is not one of constant, linear, cosine, wsd"))
     }
 }
 
@@ -49,15 +54,25 @@ pub struct Schedule {
     pub peak: f64,
     /// Steps of linear rise from zero; the first step has rate zero, as in transformers.
     pub warmup_steps: u64,
+    /// Steps at the end in which [`ScheduleKind::Wsd`] falls.
+    pub decay_steps: u64,
     /// Steps of the run.
     pub total_steps: u64,
 }
 
 impl Schedule {
-    /// A schedule whose warm-up takes `ratio` of the steps, rounded up.
-    pub fn with_warmup_ratio(kind: ScheduleKind, peak: f64, ratio: f64, total_steps: u64) -> Self {
-        let warmup_steps = (ratio * total_steps as f64).ceil() as u64;
-        Schedule { kind, peak, warmup_steps, total_steps }
+    /// A schedule whose warm-up and decay take these shares of the steps, both rounded up; together no more than all.
+    pub fn with_ratios(
+        kind: ScheduleKind,
+        peak: f64,
+        warmup_ratio: f64,
+        decay_ratio: f64,
+        total_steps: u64,
+    ) -> Self {
+        let share = |ratio: f64| (ratio * total_steps as f64).ceil() as u64;
+        let warmup_steps = share(warmup_ratio);
+        let decay_steps = share(decay_ratio).min(total_steps.saturating_sub(warmup_steps));
+        Schedule { kind, peak, warmup_steps, decay_steps, total_steps }
     }
 
     /// The rate of step `step`, counted from 1.
@@ -68,11 +83,16 @@ impl Schedule {
         }
         let left = self.total_steps.saturating_sub(self.warmup_steps).max(1) as f64;
         let progress = ((done - self.warmup_steps) as f64 / left).min(1.0);
+        let half_cosine = |progress: f64| 0.5 * (1.0 + (std::f64::consts::PI * progress).cos());
         self.peak
             * match self.kind {
                 ScheduleKind::Constant => 1.0,
                 ScheduleKind::Linear => 1.0 - progress,
-                ScheduleKind::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+                ScheduleKind::Cosine => half_cosine(progress),
+                ScheduleKind::Wsd => {
+                    let falling = (done + self.decay_steps).saturating_sub(self.total_steps) as f64;
+                    half_cosine((falling / self.decay_steps.max(1) as f64).min(1.0))
+                }
             }
     }
 }
@@ -81,20 +101,53 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    /// `get_cosine_schedule_with_warmup` and its siblings of transformers, 2 warm-up steps of 6.
+    /// `get_cosine_schedule_with_warmup` and its siblings of transformers, 2 warm-up steps of 6; of `get_wsd_schedule` the last 3
+    /// decay.
     #[test]
     fn rates_are_those_of_transformers() {
         for (kind, expected) in [
             (ScheduleKind::Constant, [0.0, 0.5, 1.0, 1.0, 1.0, 1.0]),
             (ScheduleKind::Linear, [0.0, 0.5, 1.0, 0.75, 0.5, 0.25]),
             (ScheduleKind::Cosine, [0.0, 0.5, 1.0, 0.853_553_390_6, 0.5, 0.146_446_609_4]),
+            (ScheduleKind::Wsd, [0.0, 0.5, 1.0, 1.0, 0.75, 0.25]),
         ] {
-            let schedule = Schedule { kind, peak: 1.0, warmup_steps: 2, total_steps: 6 };
+            let schedule = Schedule { kind, peak: 1.0, warmup_steps: 2, decay_steps: 3, total_steps: 6 };
             for (step, expected) in (1..).zip(expected) {
                 let rate = schedule.rate(step);
                 assert!((rate - expected).abs() < 1e-9, "{kind} step {step}: {rate}, expected {expected}");
             }
         }
+    }
+
+    /// `get_wsd_schedule` (`scripts/make_training_fixtures.py`).
+    #[test]
+    fn wsd_is_that_of_transformers() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/training/wsd.json");
+        let text = std::fs::read_to_string(path).expect("there");
+        let cases: Vec<serde_json::Value> = serde_json::from_str(&text).expect("JSON");
+        for case in cases {
+            let steps = |key: &str| case[key].as_u64().expect("a number");
+            let (warmup_steps, decay_steps) = (steps("warmup_steps"), steps("decay_steps"));
+            let (kind, total_steps) = (ScheduleKind::Wsd, steps("total_steps"));
+            let schedule = Schedule { kind, peak: 1.0, warmup_steps, decay_steps, total_steps };
+            for (step, expected) in (1..).zip(case["rates"].as_array().expect("rates")) {
+                let (rate, expected) = (schedule.rate(step), expected.as_f64().expect("a rate"));
+                assert!((rate - expected).abs() < 1e-12, "step {step} of {case}: {rate}");
+            }
+        }
+    }
+
+    /// The longest stable part there can be, and none.
+    #[test]
+    fn warm_up_and_decay_share_the_steps() {
+        let rates = |warmup, decay| -> Vec<f64> {
+            let schedule = Schedule::with_ratios(ScheduleKind::Wsd, 1.0, warmup, decay, 4);
+            (1..=4).map(|step| (schedule.rate(step) * 1e6).round() / 1e6).collect()
+        };
+        assert_eq!(rates(0.0, 0.0), [1.0; 4]);
+        assert_eq!(rates(0.5, 0.5), [0.0, 0.5, 1.0, 0.5]);
+        // Rounded up, both would be longer than the run.
+        assert_eq!(rates(0.6, 0.4), [0.0, 0.333_333, 0.666_667, 1.0]);
     }
 
     #[test]

@@ -107,7 +107,7 @@ fn step(
     let scale = 1.0 / targets.len() as f32;
     let losses =
         model.loss_and_gradient(parameters.adapter().into(), stream, scale, &mut buffers, &mut gradients);
-    let mut optimizer = AdamW::new(&parameters, OptimizerKind::AdamW, 0.01);
+    let mut optimizer = AdamW::new(&parameters, OptimizerKind::AdamW, 0.01, 1.0);
     optimizer.step(&mut parameters, &gradients, 1e-3, 1.0);
     let values = |tensors: Vec<&lorafit_kernels::Tensor>| {
         tensors.into_iter().flat_map(|tensor| tensor.to_vec(tensor.len())).collect()

@@ -104,6 +104,14 @@ impl RunStatus {
     }
 }
 
+impl RunStatus {
+    /// Whether the run has come to its end: its last step, or an earlier one after which evaluations ended it.
+    pub fn is_done(&self) -> bool {
+        let is_stopped = self.verdict.as_ref().is_some_and(|verdict| verdict.stopped_early.is_some());
+        is_stopped || self.total_steps.is_some_and(|total| self.step >= total)
+    }
+}
+
 fn age(path: &Path) -> Option<f64> {
     let modified = path.metadata().ok()?.modified().ok()?;
     Some(SystemTime::now().duration_since(modified).ok()?.as_secs_f64())

@@ -3,33 +3,40 @@
 //! An optimizer step takes `batch_size * gradient_accumulation` samples, cuts them into micro-batches of about
 //! `micro_batch_tokens` tokens, and adds up the gradient of the mean loss over all supervised tokens of the
 //! step. What samples of a micro-batch begin with alike is computed once. The result depends neither on the cut nor on
-//! the sharing beyond rounding, so both are a choice of memory and speed alone. Only dropout makes a difference: the
-//! tokens that samples share are dropped alike.
+//! the sharing beyond rounding, so both are a choice of memory and speed alone. Only chance makes a difference: the
+//! tokens that samples share are dropped alike, and have the same noise.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use lorafit_data::{Dataset, Order, Samples, Steps};
+use lorafit_kernels::ops::cross_entropy::Objective;
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::elementwise::sum_squares;
 use lorafit_kernels::random;
-use lorafit_model::{ActivationPolicy, ActiveAdapter, Buffers, Config, Gradients, Losses, Parameters};
+use lorafit_model::{
+    ActivationPolicy, ActiveAdapter, Buffers, Config, EmbeddingNoise, Gradients, Losses, Parameters,
+};
 use lorafit_remedy::{Remedy, Setting, Task, remedy};
 
+use crate::average::{Average, Averaging};
 use crate::cadence::{Cadence, CheckpointEvery};
-use crate::checkpoint::{self, Best, Checkpoint, State};
+use crate::checkpoint::{self, Best, Checkpoint, Held, State};
 use crate::evaluate::evaluate_in;
 use crate::guard::{Culprit, OnNan, Refusal};
 use crate::history::RunHistory;
 use crate::memory::{peak_device_bytes, peak_rss_bytes};
 use crate::metrics::{EvaluationRecord, SkipRecord, StepRecord};
 use crate::optim::{AdamW, OptimizerKind};
+use crate::patience::Patience;
 use crate::run::RunFolder;
 use crate::run_error::RunError;
 use crate::schedule::{Schedule, ScheduleKind};
 use crate::stream::{Cut, MicroBatchSize, cut};
-use crate::verdict::{Curve, Verdict, verdict};
+use crate::verdict::{Curve, StoppedEarly, Verdict, verdict};
 
+#[cfg(test)]
+mod reference_tests;
 #[cfg(test)]
 mod resume_tests;
 #[cfg(test)]
@@ -67,18 +74,30 @@ pub struct TrainOptions {
     pub schedule: ScheduleKind,
     /// Share of the steps that warm up.
     pub warmup_ratio: f64,
+    /// Share of the steps in which [`ScheduleKind::Wsd`] falls.
+    pub decay_ratio: f64,
+    /// Learning rate of the `B` of an adapter over that of its `A` (LoRA+).
+    pub b_rate_ratio: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
+    /// Share of each target that is spread over the vocabulary, in training alone.
+    pub label_smoothing: f32,
+    /// Noise on embeddings while training (NEFTune); `None` for none.
+    pub neftune_alpha: Option<f32>,
     /// Gradients are scaled down to this norm; `None` leaves them.
     pub max_grad_norm: Option<f64>,
     /// File order, or shuffled by a seed.
     pub order: Order,
-    /// Seed of the dropout masks.
+    /// Seed of the dropout masks and of noise.
     pub seed: u64,
     /// Evaluate every so many steps, and at the end.
     pub eval_every: Option<u64>,
     /// Evaluate what the run begins with too, before its first step.
     pub evaluate_start: bool,
+    /// End when evaluations no longer lower the loss.
+    pub patience: Option<Patience>,
+    /// Keep an average of what is trained beside it.
+    pub averaging: Option<Averaging>,
     /// How often a checkpoint is saved, beside those that the observer asks for and the last.
     pub checkpoint_every: CheckpointEvery,
     /// How many of them are kept.
@@ -103,12 +122,18 @@ impl TrainOptions {
             learning_rate,
             schedule: ScheduleKind::Constant,
             warmup_ratio: 0.0,
+            decay_ratio: 0.0,
+            b_rate_ratio: 1.0,
             weight_decay: 0.0,
+            label_smoothing: 0.0,
+            neftune_alpha: None,
             max_grad_norm: None,
             order: Order::File,
             seed: 0,
             eval_every: None,
             evaluate_start: false,
+            patience: None,
+            averaging: None,
             checkpoint_every: CheckpointEvery::Never,
             keep_checkpoints: 1,
             on_nan: OnNan::Stop,
@@ -261,16 +286,29 @@ pub struct Summary {
     pub interrupted: bool,
     /// What the curve of the run says; `None` if it was interrupted.
     pub verdict: Option<Verdict>,
+    /// Why it ended before its last step, if it did and was not interrupted.
+    pub stopped_early: Option<StoppedEarly>,
     /// The last step's record.
     pub last: Option<StepRecord>,
     /// The last evaluation.
     pub evaluation: Option<EvaluationRecord>,
     /// The evaluation with the lowest loss, whose adapter or model is in `best/`.
     pub best: Option<Best>,
+    /// The average, which is in `average/`; `None` if there is none, or the run was interrupted.
+    pub average: Option<Averaged>,
     /// Steps computed and not taken.
     pub skipped: u64,
     /// Wall time of the loop.
     pub seconds: f64,
+}
+
+/// An average at the end of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Averaged {
+    /// Steps in it.
+    pub steps: u64,
+    /// What it makes of the held-out rows, if there are some.
+    pub evaluation: Option<EvaluationRecord>,
 }
 
 /// Where a run begins: at its first step, or where a checkpoint left it. The parameters are handed over by themselves.
@@ -318,6 +356,7 @@ struct Training<'a, 'p> {
     total_steps: u64,
     steps: Steps,
     stepper: Stepper,
+    average: Option<Average>,
     saver: Saver,
     state: State,
     /// Tokens of a micro-batch of an evaluation.
@@ -344,11 +383,15 @@ impl<'a, 'p> Training<'a, 'p> {
         parameters.prepare();
         let mut stepper = Stepper::new(parameters, size, options, total_steps);
         let mut state = State::default();
+        let mut average = options.averaging.map(|averaging| Average::new(parameters, averaging, total_steps));
         if let Some(checkpoint) = start.checkpoint {
             checkpoint.restore(&mut stepper.optimizer).map_err(RunError::from)?;
+            let restored = average.as_mut().map_or(Ok(()), |average| checkpoint.restore_average(average));
+            restored.map_err(RunError::from)?;
             state = checkpoint.state.clone();
         }
-        run.check_space(parameters, &stepper.optimizer, options.keep_checkpoints + 1)?;
+        let held = Held { parameters, optimizer: &stepper.optimizer, average: average.as_ref() };
+        run.check_space(held, options.keep_checkpoints + 1)?;
         run.write_record(total_steps)?;
         run.write_verdict(None)?;
         let steps = Steps::new(samples, options.order, options.batch_size, options.gradient_accumulation)
@@ -365,6 +408,7 @@ impl<'a, 'p> Training<'a, 'p> {
             total_steps,
             steps,
             stepper,
+            average,
             saver,
             state,
             evaluation_tokens,
@@ -376,7 +420,7 @@ impl<'a, 'p> Training<'a, 'p> {
     /// Steps and evaluations until the last is done, or the observer stops them, which is told.
     fn go_on(&mut self) -> Result<bool, TrainError> {
         loop {
-            let finished = self.state.step >= self.total_steps;
+            let finished = self.state.step >= self.total_steps || self.stopped_early().is_some();
             let evaluation = self.evaluation_due(finished);
             if (!finished || evaluation.is_some()) && self.observer.should_stop() {
                 return Ok(true);
@@ -396,6 +440,14 @@ impl<'a, 'p> Training<'a, 'p> {
             self.step(&step.indices, number)?;
             (self.state.step, self.state.position) = (number, step.next);
         }
+    }
+
+    /// Why no more steps are taken although there are some, if that is so.
+    fn stopped_early(&self) -> Option<StoppedEarly> {
+        let (step, total_steps) = (self.state.step, self.total_steps);
+        let patience = self.options.patience.filter(|patience| self.state.patience.is_over(*patience))?;
+        let Patience { evaluations, min_delta } = patience;
+        (step < total_steps).then_some(StoppedEarly { step, total_steps, evaluations, min_delta })
     }
 
     /// What is evaluated before the next step, if it is time.
@@ -427,18 +479,24 @@ impl<'a, 'p> Training<'a, 'p> {
         let recorded = run.record_evaluation(&record).and_then(|()| run.show_factors(state.step, parameters));
         saver.recorded(recorded, *observer);
         state.evaluated = Some(state.step);
+        if let Some(patience) = options.patience {
+            state.patience.remember(record.loss, patience);
+        }
         observer.on_evaluation(&record);
         self.evaluated = Some(record);
     }
 
     /// Takes step `number`, or refuses it.
     fn step(&mut self, indices: &[usize], number: u64) -> Result<(), TrainError> {
-        let Training { parameters, data, options, run, observer, stepper, saver, state, .. } = self;
+        let Training { parameters, data, options, run, observer, stepper, average, saver, state, .. } = self;
         stepper.spike_above = options.skip_loss_spikes.then(|| state.guard.spike_above()).flatten();
         let record = match stepper.step(parameters, &data.training.samples, indices, number, options) {
             Ok(record) => record,
             Err(refusal) => return self.refuse(refusal),
         };
+        if let Some(average) = average {
+            average.add(parameters, number);
+        }
         state.guard.in_a_row = 0;
         if options.skip_loss_spikes {
             state.guard.remember(record.loss);
@@ -508,8 +566,9 @@ impl<'a, 'p> Training<'a, 'p> {
         if !checkpoint::is_finite(self.parameters) {
             return Err(self.diverged(None));
         }
-        let Training { parameters, run, observer, stepper, saver, state, .. } = self;
-        saver.save(run, state, parameters, &stepper.optimizer, *observer);
+        let Training { parameters, run, observer, stepper, average, saver, state, .. } = self;
+        let held = Held { parameters, optimizer: &stepper.optimizer, average: average.as_ref() };
+        saver.save(run, state, held, *observer);
         Ok(())
     }
 
@@ -517,7 +576,24 @@ impl<'a, 'p> Training<'a, 'p> {
     fn verdict(&self, diverged: bool) -> Result<Option<Verdict>, RunError> {
         let rows = self.data.evaluation.map_or(0, |data| data.samples.len());
         let curve = RunHistory::read(self.run.dir())?.curve(rows);
-        Ok(verdict(&Curve { diverged, ..curve }))
+        Ok(verdict(&Curve { diverged, stopped_early: self.stopped_early(), ..curve }))
+    }
+
+    /// Saves the average, if there is one, and evaluates it.
+    fn save_average(&mut self) -> Result<Option<Averaged>, TrainError> {
+        let Training { parameters, data, options, run, observer, stepper, average, state, .. } = self;
+        let Some(average) = average.as_mut().filter(|average| average.steps > 0) else { return Ok(None) };
+        average.swap(parameters);
+        let cut = Cut::of(parameters.model().config(), self.evaluation_tokens, options.prefix_sharing);
+        let stop = &mut || observer.should_stop();
+        let evaluation =
+            data.evaluation.and_then(|data| stepper.evaluation(parameters, data, cut, state, stop));
+        // It is none of the evaluations among which the best is looked for.
+        let evaluation = evaluation.map(|evaluation| EvaluationRecord { best: false, ..evaluation });
+        let saved = run.save_average(parameters, evaluation.as_ref());
+        average.swap(parameters);
+        saved?;
+        Ok(Some(Averaged { steps: average.steps, evaluation }))
     }
 
     /// Saves the last checkpoint and the result.
@@ -531,15 +607,18 @@ impl<'a, 'p> Training<'a, 'p> {
         if let Some(error) = self.saver.failed.take() {
             return Err(error.into());
         }
+        let average = if interrupted { None } else { self.save_average()? };
         let verdict = if interrupted { None } else { self.verdict(false)? };
         self.run.write_verdict(verdict.as_ref())?;
         Ok(Summary {
             steps: self.state.step,
             interrupted,
             verdict,
+            stopped_early: self.stopped_early(),
             last: self.last.take(),
             evaluation: self.evaluated.take(),
             best: self.state.best,
+            average,
             skipped: self.state.guard.skipped,
             seconds: started.elapsed().as_secs_f64(),
         })
@@ -570,20 +649,14 @@ impl Saver {
     }
 
     /// Saves a checkpoint; a failure is told and kept.
-    fn save(
-        &mut self,
-        run: &mut RunFolder,
-        state: &mut State,
-        parameters: &Parameters<'_>,
-        optimizer: &AdamW,
-        observer: &mut dyn Observer,
-    ) {
+    fn save(&mut self, run: &mut RunFolder, state: &mut State, held: Held<'_>, observer: &mut dyn Observer) {
         self.cadence.saved(state.step);
-        state.updates = optimizer.updates();
+        state.updates = held.optimizer.updates();
+        state.averaged = held.average.map_or(0, |average| average.steps);
         if self.saved.as_ref() == Some(state) {
             return run.prune_checkpoints(self.keep);
         }
-        match run.save_checkpoint(state, parameters, optimizer, self.keep) {
+        match run.save_checkpoint(state, held, self.keep) {
             Ok(path) => {
                 self.failed = None;
                 self.records_wait = false;
@@ -641,7 +714,7 @@ impl Stepper {
         options: &TrainOptions,
         total_steps: u64,
     ) -> Self {
-        let TrainOptions { optimizer, schedule, learning_rate, warmup_ratio, weight_decay, .. } = *options;
+        let TrainOptions { optimizer, schedule, learning_rate, warmup_ratio, decay_ratio, .. } = *options;
         let gradients = parameters.zero_gradients();
         Stepper {
             buffers: Buffers::for_training(
@@ -653,8 +726,8 @@ impl Stepper {
                 options.activations,
             ),
             gradients,
-            optimizer: AdamW::new(parameters, optimizer, weight_decay),
-            schedule: Schedule::with_warmup_ratio(schedule, learning_rate, warmup_ratio, total_steps),
+            optimizer: AdamW::new(parameters, optimizer, options.weight_decay, options.b_rate_ratio),
+            schedule: Schedule::with_ratios(schedule, learning_rate, warmup_ratio, decay_ratio, total_steps),
             spike_above: None,
         }
     }
@@ -709,8 +782,14 @@ impl Stepper {
         };
         let supervised: usize = indices.iter().map(|&i| samples.sample(i).supervised_tokens()).sum();
         let scale = (1.0 / supervised as f64) as f32;
+        let objective = Objective { scale, smoothing: options.label_smoothing };
         let p = parameters.dropout();
         let mask = (p > 0.0).then(|| Mask { p, seed: random::mix(options.seed) }.derive(number));
+        let noise = options.neftune_alpha.map(|alpha| {
+            // Another stream than that of dropout.
+            let seed = random::mix(random::mix(!options.seed) ^ random::mix(number));
+            EmbeddingNoise { alpha, seed }
+        });
 
         self.gradients.clear();
         let (mut losses, mut computed) = (Vec::new(), 0);
@@ -718,11 +797,13 @@ impl Stepper {
         let micro_batches = cut(samples, indices, options.cut(model.config()));
         for (part, micro) in micro_batches.enumerate() {
             let mask = mask.map(|m| m.derive(part as u64));
+            let noise =
+                noise.map(|noise| EmbeddingNoise { seed: noise.seed ^ random::mix(part as u64), ..noise });
             let (buffers, gradients) = (&mut self.buffers, &mut self.gradients);
             losses.push(model.loss_and_gradient(
-                ActiveAdapter { adapter, mask },
+                ActiveAdapter { adapter, mask, noise },
                 micro.stream(),
-                scale,
+                objective,
                 buffers,
                 gradients,
             ));

@@ -40,6 +40,21 @@ pub struct Curve {
     pub held_out_rows: usize,
     /// Whether the run ended because losses and gradients were no numbers any more.
     pub diverged: bool,
+    /// Why the run ended before its last step, if it did.
+    pub stopped_early: Option<StoppedEarly>,
+}
+
+/// A run that ended before its last step, since evaluations no longer lowered the loss on held-out rows.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+pub struct StoppedEarly {
+    /// The step after which it ended.
+    pub step: u64,
+    /// The steps that it would have had.
+    pub total_steps: u64,
+    /// Evaluations in a row that lowered nothing.
+    pub evaluations: u64,
+    /// A loss had to fall by more than this.
+    pub min_delta: f64,
 }
 
 /// What a curve says.
@@ -61,6 +76,9 @@ pub struct Verdict {
     pub few_rows: bool,
     /// Steps that were skipped.
     pub skipped: u64,
+    /// Why the run ended before its last step, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_early: Option<StoppedEarly>,
 }
 
 /// The rows that a verdict judges.
@@ -98,7 +116,7 @@ pub enum Outcome {
 /// The verdict on a curve; `None` where nothing was trained.
 pub fn verdict(curve: &Curve) -> Option<Verdict> {
     let few_rows = curve.held_out_rows < FEW_ROWS;
-    let skipped = curve.skipped;
+    let Curve { skipped, stopped_early, .. } = *curve;
     if curve.diverged {
         // The loss before training, if it is known, and none at the end.
         let (from, of) = match (curve.held_out.first(), ends(&curve.training)) {
@@ -107,18 +125,19 @@ pub fn verdict(curve: &Curve) -> Option<Verdict> {
             (_, None) => (f64::NAN, Rows::Training),
         };
         let outcome = Outcome::Diverged;
-        return Some(Verdict { outcome, from, to: f64::NAN, of, few_rows: false, skipped });
+        return Some(Verdict { outcome, from, to: f64::NAN, of, few_rows: false, skipped, stopped_early });
     }
     if let [(0, base), later @ ..] = &curve.held_out[..]
         && !later.is_empty()
     {
         let (outcome, of) = (of_held_out(*base, later, &curve.training), Rows::HeldOut);
         let to = lowest(later).map_or(f64::NAN, |(_, loss)| loss);
-        return Some(Verdict { outcome, from: *base, to, of, few_rows, skipped });
+        return Some(Verdict { outcome, from: *base, to, of, few_rows, skipped, stopped_early });
     }
     let (first, last) = ends(&curve.training)?;
     let outcome = of_training(&curve.training, first, last);
-    Some(Verdict { outcome, from: first, to: last, of: Rows::Training, few_rows: false, skipped })
+    let (from, to, of) = (first, last, Rows::Training);
+    Some(Verdict { outcome, from, to, of, few_rows: false, skipped, stopped_early })
 }
 
 /// The point with the lowest loss, the first of equals.

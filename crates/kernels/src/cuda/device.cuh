@@ -1,4 +1,4 @@
-// What several kernels share: values in units of eight, and sums over a warp or over the rows of a matrix.
+// What several kernels share: values in units of eight, sums over a warp or over the rows of a matrix, and random numbers.
 
 static constexpr int WARP = 32;
 static constexpr u32 UNIT = 8;
@@ -101,3 +101,13 @@ template <class Value> DEVICE void add_sums_of_rows(u32 rows, u32 width, Value v
     for (u32 i = 0; i < WARP; i++) sum += of_warps[i][lane];
     y[column] += sum;
 }
+
+// SplitMix64 of a seed and a position, with the bits of random.rs.
+DEVICE u64 mix(u64 x) {
+    u64 z = x + 0x9E3779B97F4A7C15ull;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    return z ^ (z >> 31);
+}
+
+DEVICE float uniform(u64 seed, u64 index) { return (float)(mix(seed ^ mix(index)) >> 40) * (1.0f / 16777216.0f); }

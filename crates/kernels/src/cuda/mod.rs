@@ -218,6 +218,7 @@ pub const SOURCES: &[Source] = &[
             "dropout_backward<bf16>",
         ]
     ),
+    source!("noise", "ops/noise/cuda.cu", ["add_noise<float>", "add_noise<bf16>"]),
     source!(
         "cross_entropy",
         "ops/cross_entropy/cuda.cu",

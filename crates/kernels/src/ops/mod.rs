@@ -14,6 +14,7 @@ pub mod layer_norm;
 pub mod magnitude;
 mod math;
 pub mod matmul;
+pub mod noise;
 mod parallel;
 pub mod rms_norm;
 pub mod rope;

@@ -4,13 +4,13 @@ use super::{Accuracy, Case, Outputs, Place, all};
 use crate::bytes::SharedBytes;
 use crate::gpu::Float;
 use crate::ops::attention::{self, Gradients, Heads, Saved, Scores, Segment, Segments};
-use crate::ops::cross_entropy::{self, Target};
+use crate::ops::cross_entropy::{self, Objective, Target};
 use crate::ops::dropout::{self, Mask};
 use crate::ops::gate::{self, Activation};
 use crate::ops::magnitude::{self, NormParts};
 use crate::ops::matmul::{self, Base, Product, Right, Term, View};
 use crate::ops::rope::{self, Angles, Pairs, Rotation};
-use crate::ops::{adamw, elementwise, embedding, layer_norm, rms_norm};
+use crate::ops::{adamw, elementwise, embedding, layer_norm, noise, rms_norm};
 use crate::quant::four_bit::Code;
 use crate::quant::{Format, Quantization};
 use crate::random::mix;
@@ -61,6 +61,11 @@ fn elementwise_cases() -> Vec<Case> {
             dropout::forward(&x, mask, len, &mut y);
             dropout::backward(&x, mask, len, &mut d_x);
             vec![all(&y), all(&d_x)]
+        }));
+        cases.push(Case::new(format!("noise, {len} values in a row"), Accuracy::Rounded, move |on| {
+            let mut x = on.activation(7, 2 * len);
+            noise::add(&mut x, len, &[0.5, 0.25], 7);
+            vec![all(&x)]
         }));
         cases.push(Case::new(format!("bf16 and back, {len} values"), Accuracy::Exact, move |on| {
             let (x, mut wide, mut rounded) = (on.parameter(9, len), on.statistic(len), on.parameter(9, len));
@@ -513,8 +518,20 @@ fn loss_and_step_cases() -> Vec<Case> {
             let targets = [target(0, 36, 1.0), target(2, 5, 1.0), target(2, 5, 0.5), target(3, 0, 2.0)];
             let (mut logits, mut losses) = (on.activation(70, 4 * vocab), on.statistic(9));
             cross_entropy::loss(&logits, 4, vocab, &targets, &mut losses, 0);
-            cross_entropy::loss_and_gradient(&mut logits, 4, vocab, &targets, 0.25, &mut losses, 5);
-            vec![all(&losses), all(&logits)]
+            cross_entropy::loss_and_gradient(&mut logits, 4, vocab, &targets, 0.25.into(), &mut losses, 5);
+            let (mut smoothed, mut smoothed_losses) = (on.activation(70, 4 * vocab), on.statistic(4));
+            // Of a vocabulary of one token the gradient is zero, and rounding would be all of it.
+            let objective = Objective { scale: 0.25, smoothing: if vocab > 1 { 0.1 } else { 0.0 } };
+            cross_entropy::loss_and_gradient(
+                &mut smoothed,
+                4,
+                vocab,
+                &targets,
+                objective,
+                &mut smoothed_losses,
+                0,
+            );
+            vec![all(&losses), all(&logits), all(&smoothed_losses), all(&smoothed)]
         }));
     }
     let step =

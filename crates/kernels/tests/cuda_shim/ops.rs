@@ -1,11 +1,11 @@
 //! Rows, elementwise, loss, optimizer.
 
 use lorafit_kernels::gpu::Float;
-use lorafit_kernels::ops::cross_entropy::Target;
+use lorafit_kernels::ops::cross_entropy::{Objective, Target};
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::gate::{self, Activation};
 use lorafit_kernels::ops::rope::{Pairs, Rotation, Turn};
-use lorafit_kernels::ops::{adamw, cross_entropy, dropout, elementwise, layer_norm, rms_norm, rope};
+use lorafit_kernels::ops::{adamw, cross_entropy, dropout, elementwise, layer_norm, noise, rms_norm, rope};
 use lorafit_kernels::{Bf16Tensor, Device, Tensor};
 
 use crate::machine::Machine;
@@ -233,6 +233,24 @@ fn dropout_drops_what_the_cpu_drops() {
 }
 
 #[test]
+fn noise_is_that_of_the_cpu() {
+    let Some(mut machine) = Machine::new() else { return };
+    for float in FLOATS {
+        for (rows, width) in [(1usize, 1usize), (3, 13), (5, 264)] {
+            let (x, bounds) = (values(float, 10, rows * width), [0.5, 0.0, 2.0, 1e-3, 0.25]);
+            let mut expected = tensor(&x);
+            noise::add(&mut expected, width, &bounds[..rows], 0xfeed_0000_0000_0001);
+            let (x, on_device) =
+                (machine.put_floats(float, &x), machine.put_floats(Float::F32, &bounds[..rows]));
+            let shape = (rows as u32, width as u32);
+            machine.run(&noise::cuda::add(float, x, shape, on_device, 0xfeed_0000_0000_0001));
+            let found = machine.get_floats(float, x);
+            assert_close(&found, &expected.to_vec(rows * width), tolerance(float), "noise");
+        }
+    }
+}
+
+#[test]
 fn sums_scales_and_rows_equal_the_cpu() {
     let Some(mut machine) = Machine::new() else { return };
     for float in FLOATS {
@@ -434,25 +452,38 @@ fn cross_entropy_equals_the_cpu() {
                 target(3, 0, 1.0),
                 target(4, 300, 1.0),
             ];
-            let (scale, count) = (0.25, targets.len());
-            let (mut gradient, mut losses) = (tensor(&logits), tensor(&vec![0.0; count]));
-            cross_entropy::loss_and_gradient(&mut gradient, rows, vocab, &targets, scale, &mut losses, 0);
+            // Of a vocabulary of one token the gradient is zero, and rounding would be all of it.
+            for smoothing in [0.0, if vocab > 1 { 0.1 } else { 0.0 }] {
+                let (objective, count) = (Objective { scale: 0.25, smoothing }, targets.len());
+                let (mut gradient, mut losses) = (tensor(&logits), tensor(&vec![0.0; count]));
+                cross_entropy::loss_and_gradient(
+                    &mut gradient,
+                    rows,
+                    vocab,
+                    &targets,
+                    objective,
+                    &mut losses,
+                    0,
+                );
 
-            let shape = (rows as u32, vocab as u32);
-            let on_device = machine.put_floats(float, &logits);
-            let records = machine.put(&cross_entropy::cuda::target_bytes(&targets));
-            let [found, again] = [0, 1].map(|_| machine.put(&vec![0xff; 4 * count]));
-            let count = count as u32;
-            machine.run(&cross_entropy::cuda::loss(float, on_device, shape, records, count, found));
-            machine.run(&cross_entropy::cuda::loss_and_gradient(
-                float, on_device, shape, records, count, scale, again,
-            ));
-            let what = format!("{float:?} vocabulary {vocab}");
-            // Logits are read as they are; the sum has another order.
-            assert_close(&machine.get_floats(Float::F32, found), &losses.to_vec(targets.len()), 3e-6, &what);
-            assert_eq!(machine.get(found), machine.get(again), "{what}: both kernels give the same losses");
-            let gradient = gradient.to_vec(rows * vocab);
-            assert_close(&machine.get_floats(float, on_device), &gradient, tolerance(float), &what);
+                let shape = (rows as u32, vocab as u32);
+                let on_device = machine.put_floats(float, &logits);
+                let records = machine.put(&cross_entropy::cuda::target_bytes(&targets));
+                let [plain, found] = [0, 1].map(|_| machine.put(&vec![0xff; 4 * count]));
+                let count = count as u32;
+                machine.run(&cross_entropy::cuda::loss(float, on_device, shape, records, count, plain));
+                machine.run(&cross_entropy::cuda::loss_and_gradient(
+                    float, on_device, shape, records, count, objective, found,
+                ));
+                let what = format!("{float:?} vocabulary {vocab} smoothing {smoothing}");
+                // Logits are read as they are; the sum has another order.
+                let losses = losses.to_vec(targets.len());
+                assert_close(&machine.get_floats(Float::F32, found), &losses, 3e-6, &what);
+                let is_same = machine.get(plain) == machine.get(found);
+                assert_eq!(is_same, smoothing == 0.0, "{what}: plain losses are those of the other kernel");
+                let gradient = gradient.to_vec(rows * vocab);
+                assert_close(&machine.get_floats(float, on_device), &gradient, tolerance(float), &what);
+            }
         }
     }
 }
@@ -473,7 +504,7 @@ fn the_gradient_of_a_certain_token_survives_bf16() {
         (1, 64),
         records,
         1,
-        1.0,
+        1.0.into(),
         losses,
     ));
     let found = f64::from(machine.get_floats(Float::Bf16, on_device)[3]);

@@ -119,6 +119,8 @@ pub enum Scheduler {
     Linear,
     /// Falls to zero along half a cosine: long near the top, gentle at the end
     Cosine,
+    /// Warm-up, stable, decay: the same learning rate until the last steps, in which it falls to zero along half a cosine
+    Wsd,
 }
 
 /// `--optimizer`.
@@ -158,6 +160,7 @@ impl From<Scheduler> for lorafit_train::ScheduleKind {
             Scheduler::Constant => lorafit_train::ScheduleKind::Constant,
             Scheduler::Linear => lorafit_train::ScheduleKind::Linear,
             Scheduler::Cosine => lorafit_train::ScheduleKind::Cosine,
+            Scheduler::Wsd => lorafit_train::ScheduleKind::Wsd,
         }
     }
 }

@@ -250,20 +250,25 @@ pub mod one_or_many {
     }
 
     /// Writes it.
-    pub fn serialize<S: Serializer>(list: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<S: Serializer>(list: &[impl ToString], serializer: S) -> Result<S::Ok, S::Error> {
         match list {
-            [one] => OneOrMany::One(one.clone()),
-            many => OneOrMany::Many(many.to_vec()),
+            [one] => OneOrMany::One(one.to_string()),
+            many => OneOrMany::Many(many.iter().map(ToString::to_string).collect()),
         }
         .serialize(serializer)
     }
 
     /// Reads it.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-        Ok(match OneOrMany::deserialize(deserializer)? {
+    pub fn deserialize<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+    where
+        D: Deserializer<'de>,
+        T: FromStr<Err: fmt::Display>,
+    {
+        let texts = match OneOrMany::deserialize(deserializer)? {
             OneOrMany::One(one) => vec![one],
             OneOrMany::Many(many) => many,
-        })
+        };
+        texts.iter().map(|text| text.parse().map_err(de::Error::custom)).collect()
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use clap::{ArgAction, Args};
 use lorafit_data::HeldOut;
 use lorafit_model::WeightModules;
-use lorafit_train::{Checkpoint, runs_near};
+use lorafit_train::{Averaging, Checkpoint, runs_near};
 use serde::{Deserialize, Serialize};
 
 use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs, check_base_name};
@@ -17,8 +17,10 @@ use crate::args::idle::{self, Idle};
 use crate::args::memory::MemoryArgs;
 use crate::args::options::{
     DeviceChoice, Init, Layers, Method, Optimizer, SaveChoice, Scheduler, TargetModules, TrainModules,
+    value_name,
 };
 use crate::args::outputs::{self, Inputs, Kind, Output};
+use crate::args::projections::{AlphaPattern, ProjectionArgs};
 use crate::args::require;
 use crate::args::rows::{self, RowArgs, Validation, data_help, one_or_many};
 use crate::args::safety::SafetyArgs;
@@ -45,6 +47,9 @@ Examples:
     lorafit train --config run.toml --lr 5e-4 --out runs/hot
 
 Where to look first when it does not learn: --lr (try 3x more, then 3x less), --epochs, then --rank.";
+
+/// `--decay-ratio` unless it is given: with 10 to 20 % a run is as good as one along a cosine (Hägele et al. 2024).
+pub const DECAY_RATIO: f64 = 0.2;
 
 /// Every flag of a training run. Field by field this is also the configuration file and the
 /// `config.toml` of the run folder.
@@ -174,6 +179,25 @@ pub struct TrainArgs {
     #[arg(long, value_name = "MODULES", default_value = "all-linear", help_heading = "Adapter")]
     #[arg(add = Facts::SHAPE.of(Method::Lora).brought())]
     pub target_modules: TargetModules,
+    /// What of those modules, and with which ranks.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub projections: ProjectionArgs,
+    /// Another alpha for some modules, as PATTERN=ALPHA, with patterns as in --rank-pattern; repeat the flag for several
+    ///
+    /// A module of another rank keeps --alpha, so that its output is scaled by alpha / its rank.
+    #[arg(long, value_name = "PATTERN=ALPHA", help_heading = "Adapter")]
+    #[serde(with = "one_or_many", default, skip_serializing_if = "Vec::is_empty")]
+    #[arg(add = Facts::SHAPE.of(Method::Lora).brought())]
+    pub alpha_pattern: Vec<AlphaPattern>,
+    /// Scale the adapter's output by alpha / sqrt(rank) instead of alpha / rank (rsLoRA, Kalajdzievski 2023)
+    ///
+    /// A high rank then learns more than a low one at the same --alpha. At rank 16 and alpha 16 it is a scale of 4.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, help_heading = "Adapter")]
+    #[arg(default_value_t = false, default_missing_value = "true", hide_default_value = true)]
+    #[arg(hide_possible_values = true, action = ArgAction::Set)]
+    #[arg(add = Facts::SHAPE.of(Method::Lora).brought())]
+    pub rslora: bool,
     /// Train a magnitude for each output beside the factors (DoRA, weight-decomposed low-rank adaptation)
     ///
     /// It can help at low ranks, and takes about a fifth more time and memory for activations. Not with --dropout.
@@ -204,10 +228,35 @@ pub struct TrainArgs {
     #[arg(long, value_name = "SHARE", default_value_t = 0.03, help_heading = "Optimisation")]
     #[arg(add = Facts::ARITHMETIC)]
     pub warmup_ratio: f64,
+    /// Share of the steps in which --scheduler wsd lets the learning rate fall; 0.1 to 0.2 [default: 0.2]
+    #[arg(long, value_name = "SHARE", help_heading = "Optimisation")]
+    #[arg(add = Facts::ARITHMETIC)]
+    pub decay_ratio: Option<f64>,
+    /// Learning rate of an adapter's B over that of its A, which is --lr (LoRA+, Hayou et al. 2024); 2 to 16 [default: 1]
+    ///
+    /// What B learns moves the output more than what A learns does. With a ratio of 16, --lr is usually half of what it is without.
+    #[arg(long, value_name = "RATIO", help_heading = "Optimisation")]
+    #[arg(add = Facts::ARITHMETIC.of(Method::Lora))]
+    pub lora_plus_ratio: Option<f64>,
     /// Weight decay of AdamW, for matrices only; 0 to 0.1
     #[arg(long, value_name = "W", default_value_t = 0.0, help_heading = "Optimisation")]
     #[arg(add = Facts::ARITHMETIC)]
     pub weight_decay: f64,
+    /// Share of each target that is spread evenly over the vocabulary (Szegedy et al. 2016); 0 to 0.2
+    ///
+    /// Answers become less certain. The loss that is printed while training is that of the smoothed targets, and so higher; that
+    /// of held-out rows is the plain one.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, help_heading = "Optimisation")]
+    #[arg(add = Facts::ARITHMETIC)]
+    pub label_smoothing: f64,
+    /// Add uniform noise to embeddings while training, up to this over sqrt(tokens of the row x hidden size) (NEFTune, Jain et al.
+    /// 2023); 5 to 15 for instructions
+    ///
+    /// Held-out rows are evaluated without. A shared prefix has the same noise in all rows that share it, that of the longest;
+    /// with --no-prefix-sharing every row has its own.
+    #[arg(long, value_name = "ALPHA", help_heading = "Optimisation")]
+    #[arg(add = Facts::ARITHMETIC)]
+    pub neftune_alpha: Option<f64>,
     /// Clip the gradient to this norm; 0 turns clipping off
     #[arg(long, value_name = "NORM", default_value_t = 1.0, help_heading = "Optimisation")]
     #[arg(add = Facts::ARITHMETIC)]
@@ -230,7 +279,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", help_heading = "Optimisation")]
     #[arg(add = Facts::FREE)]
     pub max_steps: Option<usize>,
-    /// Random seed of the initial adapter or weights, the order of rows, and dropout
+    /// Random seed of the initial adapter or weights, the order of rows, dropout and noise
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Optimisation")]
     #[arg(add = Facts::ARITHMETIC)]
     pub seed: u64,
@@ -267,6 +316,23 @@ pub struct TrainArgs {
     #[arg(long, value_name = "STEPS", help_heading = "Watching")]
     #[arg(add = Facts::FREE)]
     pub eval_every: Option<usize>,
+    /// End the run after so many evaluations in a row that did not lower the held-out loss; 3 to 10
+    ///
+    /// The learning rate still follows --scheduler over all steps. What was best is kept in best/, as ever.
+    #[arg(long, value_name = "N", help_heading = "Watching")]
+    #[arg(add = Facts::ARITHMETIC)]
+    pub patience: Option<usize>,
+    /// Fall of the held-out loss below which --patience takes an evaluation for one that lowered nothing [default: 0]
+    #[arg(long, value_name = "LOSS", help_heading = "Watching")]
+    #[arg(add = Facts::ARITHMETIC)]
+    pub min_delta: Option<f64>,
+    /// Keep an average of what is trained, and write it to average/ beside the last: last:STEPS or ema:DECAY
+    ///
+    /// last:50 is the mean over the last 50 steps, ema:0.99 an exponential one, in which a step counts 0.99 of the next. It is
+    /// evaluated at the end. It takes 4 bytes a trained parameter; what is trained stays as it is.
+    #[arg(long, value_name = "AVERAGE", help_heading = "Optimisation")]
+    #[arg(add = Facts::ARITHMETIC)]
+    pub average: Option<Averaging>,
     /// Number of optimizer steps between two lines of progress where the output is not a terminal [default: a line every 10 s]
     #[arg(long, value_name = "STEPS", help_heading = "Watching")]
     #[arg(add = Facts::PROCESS)]
@@ -485,7 +551,11 @@ impl TrainArgs {
         }
         positive("lr", self.lr.unwrap_or(1.0))?;
         share("warmup-ratio", self.warmup_ratio)?;
+        self.check_decay()?;
+        positive("lora-plus-ratio", self.lora_plus_ratio.unwrap_or(1.0))?;
         not_negative("weight-decay", self.weight_decay)?;
+        share("label-smoothing", self.label_smoothing)?;
+        positive("neftune-alpha", self.neftune_alpha.unwrap_or(1.0))?;
         not_negative("max-grad-norm", self.max_grad_norm)?;
         natural("batch-size", self.batch_size)?;
         natural("gradient-accumulation", self.gradient_accumulation)?;
@@ -502,6 +572,7 @@ impl TrainArgs {
             return Err(CliError::usage("--eval-every with --validation none has no rows to look at")
                 .hint("give held-out rows with --eval-data DATA, or hold some out with --validation 5%"));
         }
+        self.check_patience()?;
         if self.eval_split.is_some() && self.eval_data.is_empty() {
             return Err(CliError::usage("--eval-split without --eval-data has no files to choose from")
                 .hint("give held-out rows with --eval-data DATA; --split is for --data"));
@@ -509,6 +580,51 @@ impl TrainArgs {
         self.cache.validate()?;
         self.base.resolve()?;
         self.common.validate()
+    }
+
+    /// Refuses early stopping where no evaluations say when.
+    fn check_patience(&self) -> Result<(), CliError> {
+        let Some(patience) = self.patience else {
+            return match self.min_delta {
+                Some(_) => Err(CliError::usage("--min-delta has no meaning without --patience")
+                    .hint("add --patience 3, or leave --min-delta out")),
+                None => Ok(()),
+            };
+        };
+        require(patience > 0, "patience", patience, "must be 1 or more")?;
+        let delta = self.min_delta.unwrap_or(0.0);
+        require(delta >= 0.0 && delta.is_finite(), "min-delta", delta, "must be 0 or more")?;
+        if self.eval_data.is_empty() && self.held_out().is_none() {
+            return Err(CliError::usage("--patience with --validation none has no rows to look at")
+                .hint("give held-out rows with --eval-data DATA, or hold some out with --validation 5%"));
+        }
+        if let Some(average @ Averaging::Last(_)) = self.average {
+            return Err(CliError::usage(format!(
+                "--average {average} with --patience: which steps are the last is known too late in a run that may stop early"
+            ))
+            .hint("--average ema:0.99 goes with it"));
+        }
+        match self.eval_every {
+            Some(_) => Ok(()),
+            None => Err(CliError::usage(format!(
+                "--patience {patience} without --eval-every: rows are evaluated at the end, when nothing is left to stop"
+            ))
+            .hint("give --eval-every STEPS, such as a twentieth of all steps")),
+        }
+    }
+
+    /// Refuses a decay that no scheduler has, and one that does not leave the warm-up its share.
+    fn check_decay(&self) -> Result<(), CliError> {
+        let Some(decay) = self.decay_ratio else { return Ok(()) };
+        if self.scheduler != Scheduler::Wsd {
+            let text = format!(
+                "--decay-ratio {decay} has no meaning with --scheduler {}",
+                value_name(&self.scheduler)
+            );
+            return Err(CliError::usage(text).hint("give --scheduler wsd, or leave --decay-ratio out"));
+        }
+        let holds = (0.0..=1.0 - self.warmup_ratio).contains(&decay);
+        require(holds, "decay-ratio", decay, "must be 0 or more, and with --warmup-ratio no more than 1")
     }
 
     /// Refuses a folder that holds something else than a run, or what the run reads.

@@ -15,6 +15,7 @@ use crate::args::common::Common;
 use crate::args::flags::Words;
 use crate::args::memory::MemoryArgs;
 use crate::args::options::{TargetModules, WeightDtype, shape_hint};
+use crate::args::projections::ProjectionArgs;
 use crate::args::require;
 use crate::session::base::{device, reserve, use_threads};
 use crate::session::limits::longest_row;
@@ -59,6 +60,9 @@ pub struct BenchArgs {
     /// Train a magnitude for each output, too (DoRA)
     #[arg(long, help_heading = "Work")]
     pub dora: bool,
+    /// What of those modules, and with which ranks.
+    #[command(flatten)]
+    pub projections: ProjectionArgs,
     /// Tokens computed at once; the main setting for memory, as in train
     #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Work")]
     pub micro_batch_tokens: usize,
@@ -109,6 +113,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     lora.rank = args.rank;
     lora.use_dora = args.dora;
     lora.alpha = 2.0 * args.rank as f64;
+    let lora = args.projections.checked(lora, &config)?;
     let format = match args.dtype {
         Some(WeightDtype::F32) => Format::F32,
         Some(WeightDtype::Bf16) => Format::BF16,
@@ -124,6 +129,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         ),
         trainable: Trainable::Adapter(&lora),
         optimizer: OptimizerKind::AdamW,
+        averaged: false,
         activation_dtype: args.memory.activation_dtype_on(placement),
         tokens: size.tokens,
         targets: size.targets,

@@ -16,6 +16,7 @@ use crate::args::flags::Words;
 use crate::args::memory::MemoryArgs;
 use crate::args::options::{DeviceChoice, Optimizer, TargetModules};
 use crate::args::outputs::{self, Inputs, Kind, Output};
+use crate::args::projections::ProjectionArgs;
 use crate::args::require;
 use crate::pages::figure::FileKind;
 use crate::terminal::output;
@@ -61,6 +62,9 @@ pub struct PlanArgs {
     /// Train a magnitude for each output, too (DoRA)
     #[arg(long, help_heading = "Work")]
     pub dora: bool,
+    /// What of those modules, and with which ranks.
+    #[command(flatten)]
+    pub projections: ProjectionArgs,
     /// How the optimizer keeps its moments
     #[arg(long, value_enum, default_value_t = Optimizer::Adamw, help_heading = "Work")]
     pub optimizer: Optimizer,

@@ -131,7 +131,7 @@ fn state(status: &RunStatus) -> &'static str {
     match &status.verdict {
         _ if status.running => "running",
         Some(verdict) => in_short(&verdict.outcome),
-        None if status.total_steps.is_some_and(|total| status.step >= total) => "done",
+        None if status.is_done() => "done",
         None => "stopped",
     }
 }

@@ -44,7 +44,7 @@ pub fn run(args: StatusArgs) -> anyhow::Result<()> {
 
 fn in_words(status: &RunStatus, run: &Path) -> String {
     let RunStatus { running, process, step, total_steps, loss, smoothed_loss, tokens_per_s, .. } = status;
-    let whole = total_steps.is_some_and(|total| *step >= total);
+    let whole = status.is_done();
     let mut lines = vec![match (running, process) {
         (true, Some(process)) => format!("running, process {process}"),
         (true, None) => "running".to_owned(),

@@ -8,13 +8,14 @@ use serde_json::json;
 
 use lorafit_remedy::amounts::{self, counted, duration, grouped};
 use lorafit_train::{
-    EvaluationRecord, Observer, Outcome, RunError, RunFolder, RunHistory, RunLock, SkipRecord, StepRecord,
-    Summary, TrainError, Verdict, rss_bytes,
+    Averaged, EvaluationRecord, Observer, Outcome, RunError, RunFolder, RunHistory, RunLock, SkipRecord,
+    StepRecord, Summary, TrainError, Verdict, rss_bytes,
 };
 
 use crate::args::config_file::{self, Given};
 use crate::args::memory::RecomputeChoice;
 use crate::args::options::Method;
+use crate::args::projections::patterns_in_words;
 use crate::args::rows::Validation;
 use crate::args::train::TrainArgs;
 use crate::session::base::use_threads;
@@ -148,7 +149,10 @@ fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
     let (all, what) = match trained {
         Trained::Adapter(adapter) => {
             let lora = adapter.config();
-            (trainable + of_model, format!("rank {}, alpha {}", lora.rank, lora.alpha))
+            let ranks = patterns_in_words(&args.projections.rank_pattern);
+            let alphas = patterns_in_words(&args.alpha_pattern);
+            let rslora = if lora.use_rslora { " (rsLoRA)" } else { "" };
+            (trainable + of_model, format!("rank {}{ranks}, alpha {}{alphas}{rslora}", lora.rank, lora.alpha))
         }
         Trained::Weights { random: None, .. } => (of_model, "of the model itself".to_owned()),
         Trained::Weights { random: Some(_), .. } => (of_model, "of a model that begins random".to_owned()),
@@ -202,7 +206,12 @@ fn held_out_line(args: &TrainArgs, data: &Data) -> Option<String> {
 }
 
 fn tell_end(progress: &mut Progress, run: &Path, method: Method, summary: &Summary) {
-    let how = if summary.interrupted { "stopped" } else { "done" };
+    let how = match (summary.interrupted, summary.stopped_early) {
+        (true, _) => "stopped",
+        // The verdict says why.
+        (false, Some(_)) => "stopped early",
+        (false, None) => "done",
+    };
     if summary.skipped > 0 {
         let steps = counted(summary.skipped as usize, "step was", "steps were");
         progress.note(&format!("{steps} skipped; metrics.jsonl names the rows"));
@@ -217,6 +226,12 @@ fn tell_end(progress: &mut Progress, run: &Path, method: Method, summary: &Summa
             best.step,
             dir.display()
         ));
+    }
+    if let Some(Averaged { steps, evaluation }) = &summary.average {
+        let dir = RunFolder::average_dir(run);
+        let over = counted(*steps as usize, "step", "steps");
+        let loss = evaluation.as_ref().map(|found| format!(", evaluation loss {:.4}", found.loss));
+        progress.note(&format!("average over {over}{}: {}", loss.unwrap_or_default(), dir.display()));
     }
     match method {
         Method::Lora => progress.note(&format!("adapter saved in {}", run.display())),

@@ -11,6 +11,7 @@ use lorafit_remedy::amounts::{counted, grouped};
 use lorafit_train::{CARD_MARK, EvaluationRecord};
 
 use crate::args::options::{Init, value_name};
+use crate::args::projections::patterns_in_words;
 use crate::args::train::TrainArgs;
 use crate::session::readers;
 use crate::session::rows::shapes;
@@ -110,10 +111,14 @@ impl Card<'_> {
                 let modules = modules.unwrap_or_default();
                 let layers = args.layers.as_ref().map(|layers| format!(", layers {layers}"));
                 let (rank, alpha, dropout) = (lora.rank, lora.alpha, lora.dropout);
+                let of_some = patterns_in_words(&args.projections.rank_pattern);
+                let strength = patterns_in_words(&args.alpha_pattern);
+                let excluded = args.projections.exclude_modules.as_ref();
+                let excluded = excluded.map_or(String::new(), |modules| format!(" without {modules}"));
                 rows.push((
                     "adapter",
                     format!(
-                        "rank {rank}, alpha {alpha}{rslora}{dora}, dropout {dropout}{modules}{}",
+                        "rank {rank}{of_some}, alpha {alpha}{strength}{rslora}{dora}, dropout {dropout}{modules}{excluded}{}",
                         layers.unwrap_or_default()
                     ),
                 ));

@@ -6,14 +6,14 @@ use lorafit_kernels::Device;
 use lorafit_model::{ActivationDtype, ActivationPolicy, Parameters, Recompute, Trainable};
 use lorafit_remedy::amounts::counted;
 use lorafit_train::{
-    Duration, Identity, MemoryPlan, Observer, Origin, PlanRequest, RunError, RunFolder, RunHistory, RunInfo,
-    RunLock, Start, Summary, TrainData, TrainError, TrainOptions, machine, train,
+    Duration, Identity, MemoryPlan, Observer, Origin, Patience, PlanRequest, RunError, RunFolder, RunHistory,
+    RunInfo, RunLock, Start, Summary, TrainData, TrainError, TrainOptions, machine, train,
 };
 
 use crate::args::config_file;
 use crate::args::options::{Init, Method};
 use crate::args::rows::Validation;
-use crate::args::train::TrainArgs;
+use crate::args::train::{DECAY_RATIO, TrainArgs};
 use crate::session::base::{Base, open_base, open_shape, placement, reserve};
 use crate::session::base_name;
 use crate::session::limits::Limits;
@@ -200,7 +200,9 @@ impl<'a> Ready<'a> {
         let last = evaluations.last().filter(|last| last.step == summary.steps);
         let of_best = evaluations.iter().rev().find(|evaluation| evaluation.best);
         let best = summary.best.map(|_| (best, of_best));
-        for (dir, evaluation) in std::iter::once((result, last)).chain(best) {
+        let average = summary.average.as_ref();
+        let average = average.map(|found| (RunFolder::average_dir(run.dir()), found.evaluation.as_ref()));
+        for (dir, evaluation) in std::iter::once((result, last)).chain(best).chain(average) {
             let text = (!self.args.no_card).then(|| card.text(evaluation));
             run.write_card(&dir, text.as_deref())?;
         }
@@ -333,6 +335,7 @@ impl TrainArgs {
             weights,
             trainable,
             optimizer: self.optimizer.into(),
+            averaged: self.average.is_some(),
             activation_dtype: self.activation_dtype(),
             tokens: size.tokens,
             targets: size.targets,
@@ -363,12 +366,21 @@ impl TrainArgs {
             learning_rate: self.lr.expect("resolve sets it"),
             schedule: self.scheduler.into(),
             warmup_ratio: self.warmup_ratio,
+            decay_ratio: self.decay_ratio.unwrap_or(DECAY_RATIO),
+            b_rate_ratio: self.lora_plus_ratio.unwrap_or(1.0),
             weight_decay: self.weight_decay,
+            label_smoothing: self.label_smoothing as f32,
+            neftune_alpha: self.neftune_alpha.map(|alpha| alpha as f32),
             max_grad_norm: (self.max_grad_norm > 0.0).then_some(self.max_grad_norm),
             order: if self.no_shuffle { Order::File } else { Order::Shuffled { seed } },
             seed,
             evaluate_start: true,
             eval_every: self.eval_every.map(|n| n as u64),
+            patience: self.patience.map(|evaluations| Patience {
+                evaluations: evaluations as u64,
+                min_delta: self.min_delta.unwrap_or(0.0),
+            }),
+            averaging: self.average,
             checkpoint_every: self.safety.checkpoint_every,
             keep_checkpoints: self.safety.keep_checkpoints,
             on_nan: self.safety.on_nan,

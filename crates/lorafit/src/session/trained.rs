@@ -127,7 +127,9 @@ fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
         dropout: args.dropout as f32,
         use_dora: args.dora,
         layers: layers(args, base)?,
-        ..LoraConfig::new(args.target_modules.value.clone())
+        use_rslora: args.rslora,
+        alpha_pattern: args.alpha_pattern.iter().map(|written| written.value.clone().into()).collect(),
+        ..args.projections.of(LoraConfig::new(args.target_modules.value.clone()))
     };
     if let (Some(range), Err(_)) = (&args.layers, lora.parameters(config)) {
         let everywhere = LoraConfig { layers: None, ..lora.clone() };
@@ -141,6 +143,7 @@ fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
                 .into());
         }
     }
+    lora.check(config)?;
     Ok(Adapter::init(config, &lora, args.seed, base.model.device())?)
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use lorafit_remedy::amounts::change;
-use lorafit_train::{EvaluationRecord, Outcome, Rows, RunFolder, SMOOTHED_STEPS, Verdict};
+use lorafit_train::{EvaluationRecord, Outcome, Rows, RunFolder, SMOOTHED_STEPS, StoppedEarly, Verdict};
 
 use crate::args::options::Method;
 use crate::args::train::TrainArgs;
@@ -21,7 +21,7 @@ pub fn outcome(verdict: &Verdict) -> String {
         false => String::new(),
     };
     let losses = format!("{rows} {} -> {}{change}", loss_in_words(from), loss_in_words(to));
-    match outcome {
+    let came = match outcome {
         Outcome::Learnt => format!("learnt: {losses}"),
         Outcome::StillFalling => format!("learnt, and was still learning at the end: {losses}"),
         Outcome::OverFitted { since: 0 } => format!("over-fitted: {losses}, while the training loss fell"),
@@ -31,13 +31,29 @@ pub fn outcome(verdict: &Verdict) -> String {
         Outcome::Diverged => format!("diverged: {losses}"),
         Outcome::DidNotLearn => format!("did not learn: {losses}"),
         Outcome::TooShort => format!("too few steps to judge: {losses}"),
-    }
+    };
+    let stopped = verdict.stopped_early.as_ref().map(|stopped| format!("; {}", stopped_early(stopped)));
+    came + &stopped.unwrap_or_default()
+}
+
+/// Why a run ended before its last step.
+fn stopped_early(stopped: &StoppedEarly) -> String {
+    let StoppedEarly { step, total_steps, evaluations, min_delta } = *stopped;
+    let far = if min_delta > 0.0 { format!(" by more than {min_delta}") } else { String::new() };
+    let why = match evaluations {
+        1 => format!("the last evaluation did not lower the held-out loss{far}"),
+        some => format!("{some} evaluations in a row did not lower the held-out loss{far}"),
+    };
+    format!("stopped early after step {step} of {total_steps}, since {why}")
 }
 
 /// What a run came to: one line that says it, one that says what to do about it if there is something.
 pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> {
     let (rate, usual) = (args.lr.unwrap_or_default(), args.default_lr());
-    let longer = longer(args);
+    let longer = match verdict.stopped_early {
+        Some(_) => "raise --patience".to_owned(),
+        None => longer(args),
+    };
     let advice = match verdict.outcome {
         Outcome::Learnt => None,
         Outcome::StillFalling => Some(format!("more steps may lower it further: {longer}")),

@@ -113,11 +113,20 @@ fn every_flag_of_train_is_a_key() {
         alpha = 8
         dropout = 0.1
         target-modules = ["q_proj", "v_proj"]
+        exclude-modules = "k_proj"
+        rank-pattern = ["q_proj=2", 'layers\.1\..*=8']
+        alpha-pattern = "v_proj=32"
+        rslora = true
         layers = "8-"
         adapter = "a"
         optimizer = "adamw-8bit"
         lr = 1
-        scheduler = "linear"
+        scheduler = "wsd"
+        decay-ratio = 0.1
+        lora-plus-ratio = 4
+        label-smoothing = 0.1
+        neftune-alpha = 5
+        average = "ema:0.99"
         warmup-ratio = 0
         weight-decay = 0.01
         max-grad-norm = 0
@@ -140,6 +149,8 @@ fn every_flag_of_train_is_a_key() {
         no-cache = false
         eval-data = "e"
         eval-every = 7
+        patience = 3
+        min-delta = 0.01
         log-every = 9
         checkpoint-every = 50
         keep-checkpoints = 3

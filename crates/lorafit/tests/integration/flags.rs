@@ -264,6 +264,55 @@ fn flags_without_effect_are_refused() {
             "--eval-split zz has no meaning",
         ),
         (&TRAIN, &["--overwrite", "--resume-anyway"], "--resume-anyway has no meaning without --resume"),
+        (
+            &TRAIN,
+            &["--overwrite", "--decay-ratio", "0.2"],
+            "--decay-ratio 0.2 has no meaning with --scheduler",
+        ),
+        (&TRAIN, &["--overwrite", "--min-delta", "0.1"], "--min-delta has no meaning without --patience"),
+        (&TRAIN, &["--overwrite", "--rank-pattern", r"layers\.(0|1)\.=4"], r"`layers\.(0|1)\..*` does"),
+        (
+            &TRAIN,
+            &["--overwrite", "--alpha-pattern", "k_porj=4"],
+            "`k_porj` matches no module with an adapter",
+        ),
+        (
+            &TRAIN,
+            &["--overwrite", "--target-modules", "q_proj", "--exclude-modules", "k_proj"],
+            "the excluded modules are none of those",
+        ),
+        (&["plan", "--model", "m"], &["--rank-pattern", "k_porj=4"], "`k_porj` matches no module"),
+        (
+            &TRAIN,
+            &["--overwrite", "--patience", "3", "--eval-every", "1", "--validation", "none"],
+            "has no rows to look at",
+        ),
+        (
+            &TRAIN,
+            &["--overwrite", "--patience", "3", "--validation", "2"],
+            "--patience 3 without --eval-every",
+        ),
+        (
+            &TRAIN,
+            &[
+                "--overwrite",
+                "--patience",
+                "3",
+                "--eval-every",
+                "1",
+                "--validation",
+                "2",
+                "--average",
+                "last:5",
+            ],
+            "--average ema:0.99 goes with it",
+        ),
+        (&TRAIN, &["--overwrite", "--adapter", "r0", "--rslora"], "--rslora has no meaning with --adapter"),
+        (
+            &TRAIN,
+            &["--overwrite", "--method", "full", "--lora-plus-ratio", "4"],
+            "--lora-plus-ratio has no meaning with --method full",
+        ),
         (&TRAIN, &["--overwrite", "--recompute", "99-blocks"], "--recompute 99-blocks: the model has 2"),
         (&["plan", "--model", "m"], &["--recompute", "99-blocks"], "--recompute 99-blocks: the model has 2"),
     ] {
@@ -285,6 +334,56 @@ fn flags_without_effect_are_refused() {
     fs::write(at.join("c.toml"), "cache-dir = \"c\"\n").unwrap();
     well(at, &[&TRAIN[..], &["--overwrite", "--config", "c.toml", "--no-cache"]].concat());
     assert!(!at.join("c").exists());
+}
+
+/// What is asked for is what PEFT finds in the folder, what is trained on from it, and what `plan` counts.
+#[test]
+fn ranks_and_alphas_by_pattern_are_saved_as_peft_has_them() {
+    let place = place();
+    let at = place.path();
+    let flags = [
+        "--rslora",
+        "--rank-pattern",
+        r"layers\.0\..*=2",
+        "--rank-pattern",
+        "q_proj=3",
+        "--alpha-pattern",
+        "v_proj=64",
+        "--exclude-modules",
+        "k_proj",
+    ];
+    let told = well(at, &[&TRAIN[..9], &flags].concat());
+    assert!(
+        told.contains(r"rank 8 (`layers\.0\..*=2`, `q_proj=3`), alpha 16 (`v_proj=64`) (rsLoRA)"),
+        "{told}"
+    );
+    let text = fs::read_to_string(at.join("r0/adapter_config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(config["use_rslora"], true);
+    assert_eq!(config["rank_pattern"].to_string(), r#"{"layers\\.0\\..*":2,"q_proj":3}"#);
+    assert_eq!(config["alpha_pattern"].to_string(), r#"{"v_proj":64}"#);
+    assert_eq!(config["exclude_modules"], serde_json::json!(["k_proj"]));
+    // Read back, and trained on, with the same bytes where nothing is changed.
+    well(at, &["train", "--resume", "r0", "--quiet"]);
+    assert_eq!(fs::read_to_string(at.join("r0/adapter_config.json")).unwrap(), text);
+    well(
+        at,
+        &["train", "--model", "m", "--data", "d.jsonl", "--adapter", "r0", "--out", "r1", "--max-steps", "1"],
+    );
+    let again = fs::read_to_string(at.join("r1/adapter_config.json")).unwrap();
+    assert_eq!(again, text);
+    let plan = |flags: &[&str]| -> serde_json::Value {
+        let told = well(at, &[&["plan", "--model", "m", "--json"][..], flags].concat());
+        serde_json::from_str(told.lines().find(|line| line.starts_with('{')).unwrap()).unwrap()
+    };
+    let trained = |told: &str| -> u64 {
+        let line = told.lines().find_map(|line| line.split("trainable parameters ").nth(1)).unwrap();
+        let digits: String = line.chars().take_while(|c| c.is_ascii_digit() || *c == ',').collect();
+        digits.replace(',', "").parse().unwrap()
+    };
+    let planned = plan(&[&flags[1..5], &flags[7..]].concat());
+    assert_eq!(planned["trainable_parameters"], trained(&told));
+    assert!(planned["modules"].as_array().unwrap().iter().all(|module| module["module"] != "k_proj"));
 }
 
 fn edit_config(at: &Path, key: &str, value: serde_json::Value) {
@@ -318,6 +417,7 @@ fn a_recommendation_has_what_was_asked_for() {
         &["--threads", "1"],
         &["--micro-batch-tokens", "300"],
         &["--rank", "3"],
+        &["--exclude-modules", "k_proj", "--rank-pattern", "q_proj=4"],
     ] {
         let told = plan(flags);
         let command = told.lines().find(|line| line.starts_with("lorafit train ")).expect("a command");

@@ -393,6 +393,13 @@ fn whatever_changes_the_arithmetic_is_refused_by_name() {
         ("--dropout", "0.2", "dropout"),
         ("--target-modules", "q_proj", "target-modules"),
         ("--layers", "0", "layers"),
+        ("--rank-pattern", "q_proj=2", "rank-pattern"),
+        ("--alpha-pattern", "q_proj=2", "alpha-pattern"),
+        ("--exclude-modules", "q_proj", "exclude-modules"),
+        ("--lora-plus-ratio", "4", "lora-plus-ratio"),
+        ("--label-smoothing", "0.1", "label-smoothing"),
+        ("--neftune-alpha", "5", "neftune-alpha"),
+        ("--average", "ema:0.9", "average"),
         ("--optimizer", "adamw-8bit", "optimizer"),
         ("--scheduler", "linear", "scheduler"),
         ("--warmup-ratio", "0.5", "warmup-ratio"),
@@ -412,6 +419,8 @@ fn whatever_changes_the_arithmetic_is_refused_by_name() {
     ] {
         refused(&[flag, value], name);
     }
+    refused(&["--rslora"], "rslora");
+    refused(&["--eval-every", "2", "--patience", "3"], "patience");
     refused(&["--no-shuffle"], "no-shuffle");
     refused(&["--no-prefix-sharing"], "no-prefix-sharing");
     refused(&["--skip-loss-spikes"], "skip-loss-spikes");

@@ -497,6 +497,12 @@ impl Adapter {
         self.layers.iter().flatten().flatten().flat_map(LoraGroup::tensors)
     }
 
+    /// Of each of [`Adapter::tensors`], whether it is an `A`.
+    pub(crate) fn are_a(&self) -> impl Iterator<Item = bool> {
+        let mut inputs = self.layers.iter().flatten().flatten().map(|group| &group.a).peekable();
+        self.tensors().map(move |tensor| inputs.next_if(|a| std::ptr::eq(*a, tensor)).is_some())
+    }
+
     /// As [`Adapter::tensors`], writable. Of an adapter with magnitudes, [`crate::Model::prepare`] comes after it.
     pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
         if let Some(norms) = self.norms.as_mut().filter(|norms| norms.state == NormState::Current) {

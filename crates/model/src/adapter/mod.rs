@@ -7,6 +7,7 @@ mod factors;
 mod lora;
 mod marks;
 mod names;
+mod overrides;
 mod peft;
 mod shrink;
 mod targets;
@@ -15,6 +16,7 @@ pub use crate::shape::{Module, module_shape};
 pub use factors::{AdapterFile, Factors};
 pub use lora::{Adapter, LoraConfig};
 pub(crate) use lora::{GroupGradients, LoraGroup, LoraPart, Magnitude, NormState, Norms, PartShape};
+pub use overrides::Override;
 pub use peft::{
     CONFIG_FILE, NamedTensor, WEIGHTS_FILE, config_file, from_bytes, load, load_over, named_tensors, save,
     sources,

@@ -265,7 +265,7 @@ fn a_step_with_dropout_equals_the_cpu() {
         let (model, adapter) = (&case.model, Some(&case.adapter));
         let mut buffers = Buffers::for_training(model, Some(&dropping), &gradients, tokens, tokens, policy);
         model.loss_and_gradient(
-            ActiveAdapter { adapter, mask: Some(mask) },
+            ActiveAdapter { adapter, mask: Some(mask), noise: None },
             p.stream(),
             0.2,
             &mut buffers,

@@ -142,7 +142,7 @@ fn recomputed_gradients_with_dropout_equal_kept_ones_bit_for_bit() {
             Buffers::for_training(model, Some(&dropping), &gradients, tokens, tokens, activations);
         let mask = Some(Mask { p: 0.4, seed: 5 });
         model.loss_and_gradient(
-            ActiveAdapter { adapter, mask },
+            ActiveAdapter { adapter, mask, noise: None },
             p.stream(),
             0.1,
             &mut buffers,
@@ -173,7 +173,7 @@ fn dropout_gradients_equal_finite_differences() {
     let mut evaluate = |adapter: &Adapter| {
         let mut gradients = Gradients::new(&case.model, Some(adapter));
         let losses = case.model.loss_and_gradient(
-            ActiveAdapter { adapter: Some(adapter), mask },
+            ActiveAdapter { adapter: Some(adapter), mask, noise: None },
             p.stream(),
             1.0 / targets,
             &mut buffers,

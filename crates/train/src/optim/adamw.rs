@@ -43,6 +43,8 @@ enum Moments {
 pub struct AdamW {
     /// Of every tensor, in the order of [`Parameters::tensors`].
     weight_decay: Vec<f64>,
+    /// Likewise, what the learning rate is multiplied by.
+    rate_factors: Vec<f64>,
     steps: u64,
     /// Likewise.
     moments: Vec<Moments>,
@@ -50,8 +52,9 @@ pub struct AdamW {
 
 impl AdamW {
     /// PyTorch's constants (0.9, 0.999, 1e-8) and zero moments. Norms and biases are not decayed, as transformers' Trainer
-    /// does not.
-    pub fn new(parameters: &Parameters<'_>, kind: OptimizerKind, weight_decay: f64) -> Self {
+    /// does not. `B` of an adapter has `b_ratio` times the learning rate; decay goes with the rate, as in PEFT's
+    /// `create_loraplus_optimizer`.
+    pub fn new(parameters: &Parameters<'_>, kind: OptimizerKind, weight_decay: f64, b_ratio: f64) -> Self {
         let (tensors, device) = (parameters.tensors(), parameters.model().device());
         let lens = tensors.iter().map(|t| t.len()).filter(|len| !kind.in_8bit(*len)).collect::<Vec<_>>();
         let [mut firsts, mut seconds] =
@@ -66,7 +69,7 @@ impl AdamW {
         let moments = tensors.into_iter().map(&mut zeros).collect();
         let decay = |decayed: bool| if decayed { weight_decay } else { 0.0 };
         let weight_decay = parameters.decayed().into_iter().map(decay).collect();
-        AdamW { weight_decay, steps: 0, moments }
+        AdamW { weight_decay, rate_factors: parameters.rate_factors(b_ratio), steps: 0, moments }
     }
 
     /// One update with `gradient_scale * gradients`.
@@ -81,10 +84,10 @@ impl AdamW {
         let step = Step { gradient_scale, ..Step::new(self.steps, learning_rate) };
         let tensors = parameters.tensors_mut().into_iter().zip(gradients.tensors());
         let (mut in_f32, mut in_8bit) = (Vec::new(), Vec::new());
-        for (((parameter, gradient), moments), &weight_decay) in
-            tensors.zip(&mut self.moments).zip(&self.weight_decay)
+        for (((parameter, gradient), moments), (&weight_decay, factor)) in
+            tensors.zip(&mut self.moments).zip(self.weight_decay.iter().zip(&self.rate_factors))
         {
-            let step = Step { weight_decay, ..step };
+            let step = Step { weight_decay, learning_rate: learning_rate * factor, ..step };
             match moments {
                 Moments::F32(first, second) => {
                     in_f32.push(Update { parameter, gradient, first, second, step })

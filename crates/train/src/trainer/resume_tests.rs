@@ -217,6 +217,62 @@ fn resume_reproduces_the_uninterrupted_run_from_every_place() {
     }
 }
 
+/// Early stopping and the average go on, too: what evaluations have seen and what was added up is in the checkpoint. Noise is of
+/// the step.
+#[test]
+fn resume_reproduces_a_run_with_everything_that_has_a_memory() {
+    for mut case in Case::of_both(OptimizerKind::AdamW) {
+        // No loss falls by as much: the evaluation after step 2 is the last that counts.
+        case.options.patience = Some(Patience { evaluations: 2, min_delta: 100.0 });
+        case.options.averaging = Some(Averaging::Ema(0.75));
+        case.options.neftune_alpha = Some(5.0);
+        case.options.label_smoothing = 0.1;
+        // Of those before the last one, some are of where the run was stopped.
+        case.options.keep_checkpoints = 1;
+        let dir = TempDir::new().expect("a folder");
+        let whole = case.train(dir.path(), &mut StopAt::never()).expect("trains");
+        let stopped = StoppedEarly { step: 6, total_steps: 9, evaluations: 2, min_delta: 100.0 };
+        assert_eq!((whole.steps, whole.interrupted, whole.stopped_early), (6, false, Some(stopped)));
+        assert_eq!(whole.verdict.expect("a verdict").stopped_early, Some(stopped));
+        let averaged = whole.average.expect("an average");
+        assert_eq!(averaged.steps, 6);
+        let loss = averaged.evaluation.expect("held-out rows").loss;
+        assert!(loss.is_finite() && Some(loss) != whole.evaluation.map(|last| last.loss));
+        let expected = content(dir.path());
+        assert!(expected.contains_key(Path::new("average/evaluation.json")));
+        for place in 0.. {
+            let dir = TempDir::new().expect("a folder");
+            if !case.train(dir.path(), &mut StopAt::ask(place)).expect("trains").interrupted {
+                break;
+            }
+            assert!(!dir.path().join("average").exists(), "of no run that was interrupted");
+            let second = case.train(dir.path(), &mut StopAt::never()).expect("trains");
+            assert_eq!((second.steps, second.stopped_early), (6, Some(stopped)));
+            assert_same(&content(dir.path()), &expected, &format!("{:?}, stopped at {place}", case.weights));
+        }
+    }
+}
+
+/// The average of the last steps is that of the adapters after them.
+#[test]
+fn the_average_of_the_last_steps_is_theirs() {
+    let mut case = Case::new(OptimizerKind::AdamW);
+    case.options.averaging = Some(Averaging::Last(3));
+    (case.options.checkpoint_every, case.options.keep_checkpoints) = (CheckpointEvery::Steps(1), 9);
+    let dir = TempDir::new().expect("a folder");
+    assert_eq!(case.train(dir.path(), &mut StopAt::never()).expect("trains").average.expect("one").steps, 3);
+    let values = |folder: &str| -> Vec<f32> {
+        let (config, device) = (case.model.config(), case.model.device());
+        let adapter = lorafit_model::adapter::load(&dir.path().join(folder), config, device).expect("loads");
+        adapter.tensors().flat_map(|tensor| tensor.to_vec(tensor.len())).collect()
+    };
+    let last = [7, 8, 9].map(|step| values(&format!("checkpoints/step-{step:08}")));
+    for (i, found) in values("average").iter().enumerate() {
+        let expected = last.iter().map(|values| f64::from(values[i])).sum::<f64>() / 3.0;
+        assert!((f64::from(*found) - expected).abs() < 1e-6, "value {i}: {found}, expected {expected}");
+    }
+}
+
 /// Stopped again and again: every start gets one step further, or a part of an evaluation.
 #[test]
 fn a_run_resumed_at_every_step_is_the_uninterrupted_one() {
@@ -339,11 +395,11 @@ fn find_every_damage(case: &Case, files_expected: usize) {
 fn a_save_interrupted_at_every_operation_leaves_the_old_checkpoint_or_the_new() {
     let Fixture { model, mut adapter } = fixture("llama");
     let parameters = Parameters::Adapter { model: &model, adapter: &mut adapter };
-    let optimizer = AdamW::new(&parameters, OptimizerKind::AdamW, 0.0);
+    let optimizer = AdamW::new(&parameters, OptimizerKind::AdamW, 0.0, 1.0);
     let save = |storage: &dyn Storage, dir: &Path, step: u64, evaluated: Option<u64>| {
         let state = State { step, evaluated, ..State::default() };
-        let (parameters, info, optimizer) = (&parameters, &RunInfo::default(), &optimizer);
-        checkpoint::save(storage, dir, 1, &Content { state: &state, info, parameters, optimizer })
+        let held = Held { parameters: &parameters, optimizer: &optimizer, average: None };
+        checkpoint::save(storage, dir, 1, &Content { state: &state, info: &RunInfo::default(), held })
     };
     let kinds =
         [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::ReadOnlyFilesystem, ErrorKind::Other];

@@ -209,3 +209,63 @@ fn an_evaluation_needs_no_larger_buffers_than_training() {
     // A row is computed as a whole.
     assert_eq!(tokens(&[10, 10, 25]), 25);
 }
+
+/// By hand, of one value that is 1, 2, 3, ... after the steps.
+#[test]
+fn averages_are_those_of_torch() {
+    let averaged = |text: &str, steps: u64| {
+        let Fixture { model, mut adapter } = fixture("llama");
+        let mut parameters = Parameters::Adapter { model: &model, adapter: &mut adapter };
+        let averaging = text.parse().expect("an average");
+        let mut average = Average::new(&parameters, averaging, steps);
+        for number in 1..=steps {
+            parameters.tensors_mut()[3].write(5, &[number as f32]);
+            average.add(&parameters, number);
+        }
+        let last = parameters.tensors()[3].to_vec(6)[5];
+        average.swap(&mut parameters);
+        let found = parameters.tensors()[3].to_vec(6)[5];
+        average.swap(&mut parameters);
+        assert_eq!(parameters.tensors()[3].to_vec(6)[5], last, "swapped back");
+        f64::from(found)
+    };
+    for (text, steps, expected) in [
+        ("last:3", 5, 4.0),
+        ("last:9", 4, 2.5),
+        ("last:1", 6, 6.0),
+        ("ema:0", 3, 3.0),
+        // 1, then 0.75 a + 0.25 p.
+        ("ema:0.75", 3, 0.75 * (0.75 + 0.25 * 2.0) + 0.25 * 3.0),
+    ] {
+        let found = averaged(text, steps);
+        assert!((found - expected).abs() < 1e-6, "{text} over {steps} steps: {found}, not {expected}");
+    }
+}
+
+/// Noise is in training alone, is another in every step, and is the same whenever a step is computed.
+#[test]
+fn noise_is_of_the_step_and_in_training_alone() {
+    let Fixture { model, mut adapter } = fixture("llama");
+    let samples = Draws(5).tree(6);
+    let indices: Vec<usize> = (0..6).collect();
+    let mut loss = |alpha: Option<f32>, number: u64, share: bool| {
+        let options = TrainOptions {
+            batch_size: 6,
+            prefix_sharing: share,
+            neftune_alpha: alpha,
+            ..TrainOptions::plain(Duration::Steps(9), 0.0)
+        };
+        let size = MicroBatchSize::largest(&samples, 6, 512);
+        let mut parameters = Parameters::Adapter { model: &model, adapter: &mut adapter };
+        let mut stepper = Stepper::new(&parameters, size, &options, 9);
+        stepper.step(&mut parameters, &samples, &indices, number, &options).expect("finite").loss
+    };
+    let plain = loss(None, 1, true);
+    let noisy = loss(Some(5.0), 1, true);
+    assert_eq!(loss(Some(5.0), 1, true), noisy);
+    assert_ne!(noisy, plain);
+    assert_ne!(loss(Some(5.0), 2, true), noisy);
+    // Every row has its own noise where nothing is shared.
+    assert_ne!(loss(Some(5.0), 1, false), noisy);
+    assert!((loss(Some(1e-6), 1, true) - plain).abs() < 1e-5 * plain);
+}

@@ -114,10 +114,16 @@ fn a_verdict_is_read_as_it_is_written() {
         of: Rows::HeldOut,
         few_rows: false,
         skipped: 0,
+        stopped_early: Some(StoppedEarly { step: 60, total_steps: 90, evaluations: 3, min_delta: 0.01 }),
     };
     let text = serde_json::to_string(&found).unwrap();
     assert!(text.starts_with(r#"{"outcome":"over-fitted","since":48,"from":3.5"#), "{text}");
     assert_eq!(serde_json::from_str::<Verdict>(&text).unwrap(), found);
+    // One that an older program wrote.
+    let whole = Verdict { stopped_early: None, ..found };
+    let text = serde_json::to_string(&whole).unwrap();
+    assert!(!text.contains("stopped"), "{text}");
+    assert_eq!(serde_json::from_str::<Verdict>(&text).unwrap(), whole);
 }
 
 /// However it began, and although JSON has no word for what it ended with.

@@ -43,6 +43,7 @@ fn run_layers(
         weights: config.weight_bytes(2, quantization),
         trainable: Trainable::Adapter(lora),
         optimizer: OptimizerKind::AdamW,
+        averaged: false,
         activation_dtype: ActivationDtype::F32,
         tokens: size.tokens,
         targets: size.targets,

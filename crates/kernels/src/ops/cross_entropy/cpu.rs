@@ -4,7 +4,7 @@ use multiversion::multiversion;
 use multiversion::target::target_cfg_f;
 use rayon::prelude::*;
 
-use super::Target;
+use super::{Objective, Target};
 use crate::ops::math::{exp, max, sum, sum_of_mapped};
 use crate::ops::parallel::Shared;
 
@@ -35,6 +35,19 @@ fn multiply(values: &mut [f32], factor: f32) {
     }
 }
 
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn subtract(values: &mut [f32], less: f32) {
+    for value in values {
+        *value -= less;
+    }
+}
+
+/// The mean of what values have above `base`.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn mean_above(values: &[f32], base: f32) -> f32 {
+    sum(values.len(), |i| values[i] - base) / values.len() as f32
+}
+
 pub(super) fn loss(logits: &[f32], vocab: usize, targets: &[Target], losses: &mut [f32]) {
     targets.par_iter().zip(losses).for_each(|(target, loss)| {
         let row = &logits[target.row as usize * vocab..][..vocab];
@@ -48,7 +61,7 @@ pub(super) fn loss_and_gradient(
     rows: usize,
     vocab: usize,
     targets: &[Target],
-    scale: f32,
+    objective: Objective,
     losses: &mut [f32],
 ) {
     debug_assert!(targets.is_sorted_by_key(|t| t.row));
@@ -57,22 +70,27 @@ pub(super) fn loss_and_gradient(
         let first = targets.partition_point(|t| (t.row as usize) < row);
         let last = targets.partition_point(|t| (t.row as usize) <= row);
         // SAFETY: a target belongs to one row, and a row to one task.
-        row_gradient(logits, &targets[first..last], scale, unsafe { losses.part(first..last) });
+        row_gradient(logits, &targets[first..last], objective, unsafe { losses.part(first..last) });
     });
 }
 
 /// Overwrites a row of logits with its gradient, after writing the losses of its targets.
-fn row_gradient(logits: &mut [f32], targets: &[Target], scale: f32, losses: &mut [f32]) {
+fn row_gradient(logits: &mut [f32], targets: &[Target], objective: Objective, losses: &mut [f32]) {
+    let Objective { scale, smoothing } = objective;
     let largest = largest(logits);
+    let spread = if smoothing > 0.0 { smoothing * mean_above(logits, largest) } else { 0.0 };
     // Each exponential is computed once; the sum turns them into probabilities afterwards.
     for (target, loss) in targets.iter().zip(losses.iter_mut()) {
-        *loss = -(logits[target.id as usize] - largest);
+        *loss = -((1.0 - smoothing) * (logits[target.id as usize] - largest)) - spread;
     }
     let total = exponentials(logits, largest);
     losses.iter_mut().for_each(|loss| *loss += total.ln());
     let weight: f32 = targets.iter().map(|t| t.weight).sum();
     multiply(logits, weight * scale / total);
+    if smoothing > 0.0 {
+        subtract(logits, weight * scale * smoothing / logits.len() as f32);
+    }
     for target in targets {
-        logits[target.id as usize] -= target.weight * scale;
+        logits[target.id as usize] -= target.weight * scale * (1.0 - smoothing);
     }
 }

@@ -66,9 +66,30 @@ KERNEL(512) cross_entropy_loss(const T* logits, u32 vocab, const Target* targets
         losses[i] = logf(all.total) - (to_float(logits[targets[i].id]) - all.largest);
 }
 
-// Overwrites the logits with the gradient of `scale` times the weighted sum of losses.
+// The mean of what the logits of a row have above `base`, in every thread.
+template <class T> DEVICE float mean_above(const T* logits, u32 vocab, float base) {
+    float sum = 0.0f;
+    for (u32 at = threadIdx.x * UNIT; at < vocab; at += blockDim.x * UNIT) {
+        float v[8];
+        load(logits + at, vocab - at, v);
+        const u32 count = min(vocab - at, UNIT);
+#pragma unroll
+        for (u32 i = 0; i < UNIT; i++) sum += i < count ? v[i] - base : 0.0f;
+    }
+    sum = warp_sum(sum);
+    __shared__ float of_warps[WARP];
+    if (lane_index() == 0) of_warps[threadIdx.x / WARP] = sum;
+    sync_block();
+    float all = 0.0f;
+    for (u32 i = 0; i < blockDim.x / WARP; i++) all += of_warps[i];
+    return all / (float)vocab;
+}
+
+// Overwrites the logits with the gradient of `scale` times the weighted sum of losses, of whose targets a share `smoothing` is
+// spread over the vocabulary.
 template <class T>
-KERNEL(512) cross_entropy_gradient(T* logits, u32 vocab, const Target* targets, u32 count, float scale, float* losses) {
+KERNEL(512)
+cross_entropy_gradient(T* logits, u32 vocab, const Target* targets, u32 count, float scale, float smoothing, float* losses) {
     const u32 row = blockIdx.x;
     const u32 first = first_target(targets, count, row), last = first_target(targets, count, row + 1);
     logits += (u64)row * vocab;
@@ -78,17 +99,18 @@ KERNEL(512) cross_entropy_gradient(T* logits, u32 vocab, const Target* targets, 
         return;
     }
     const Softmax all = row_softmax(logits, vocab);
+    const float spread = smoothing > 0.0f ? smoothing * mean_above(logits, vocab, all.largest) : 0.0f;
     float weight = 0.0f;
     for (u32 i = first; i < last; i++) weight += targets[i].weight;
     for (u32 i = first + threadIdx.x; i < last; i += blockDim.x)
         losses[i] = logf(all.total) - (to_float(logits[targets[i].id]) - all.largest);
     sync_block();
-    const float factor = weight * scale / all.total;
+    const float factor = weight * scale / all.total, evenly = weight * smoothing / (float)vocab;
     for (u32 at = threadIdx.x * UNIT; at < vocab; at += blockDim.x * UNIT) {
         float v[8];
         load(logits + at, vocab - at, v);
 #pragma unroll
-        for (int i = 0; i < 8; i++) v[i] = expf(v[i] - all.largest) * factor;
+        for (int i = 0; i < 8; i++) v[i] = expf(v[i] - all.largest) * factor - evenly * scale;
         store(v, vocab - at, logits + at);
     }
     sync_block();
@@ -100,6 +122,10 @@ KERNEL(512) cross_entropy_gradient(T* logits, u32 vocab, const Target* targets, 
         if (taken) continue;
         float hits = 0.0f;
         for (u32 j = i; j < last; j++) hits += targets[j].id == id ? targets[j].weight : 0.0f;
-        logits[id] = from_float<T>((weight * expf(-losses[i]) - hits) * scale);
+        logits[id] = from_float<T>((weight * expf(-losses[i]) - (1.0f - smoothing) * hits - evenly) * scale);
     }
+    // Each thread has read its own.
+    if (smoothing > 0.0f)
+        for (u32 i = first + threadIdx.x; i < last; i += blockDim.x)
+            losses[i] = (1.0f - smoothing) * losses[i] + smoothing * logf(all.total) - spread;
 }

@@ -1,7 +1,7 @@
 //! Launches of `cuda.cu`: a block of 512 threads a row of logits. Losses are f32; targets are records of row, id (u32) and
 //! weight (f32), sorted by row.
 
-use super::Target;
+use super::{Objective, Target};
 use crate::gpu::{Arg, Float, Launch, Region};
 
 const THREADS: u32 = 512;
@@ -38,7 +38,7 @@ pub fn loss_and_gradient(
     (rows, vocab): (u32, u32),
     targets: Region,
     count: u32,
-    scale: f32,
+    objective: Objective,
     losses: Region,
 ) -> Launch {
     let args = vec![
@@ -46,7 +46,8 @@ pub fn loss_and_gradient(
         Arg::U32(vocab),
         Arg::In(targets.words(3 * u64::from(count))),
         Arg::U32(count),
-        Arg::F32(scale),
+        Arg::F32(objective.scale),
+        Arg::F32(objective.smoothing),
         Arg::Out(losses.words(count.into())),
     ];
     Launch::new(format!("cross_entropy_gradient<{}>", float.name()), rows.into(), THREADS, args)

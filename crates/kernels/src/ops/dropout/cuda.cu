@@ -1,13 +1,4 @@
-// Dropout with the bits of the CPU: the mask is SplitMix64 of seed and position (random.rs).
-
-DEVICE u64 mix(u64 x) {
-    u64 z = x + 0x9E3779B97F4A7C15ull;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-    return z ^ (z >> 31);
-}
-
-DEVICE float uniform(u64 seed, u64 index) { return (float)(mix(seed ^ mix(index)) >> 40) * (1.0f / 16777216.0f); }
+// Dropout with the bits of the CPU: the mask is a function of seed and position.
 
 // 0 for a dropped value, 1 / (1 - p) for a kept one.
 DEVICE float dropout_factor(float p, u64 seed, u64 index) { return uniform(seed, index) < p ? 0.0f : 1.0f / (1.0f - p); }

@@ -183,7 +183,7 @@ fn in_words(
     let targets = match args.target_modules.to_string() {
         all if all == "all-linear" => String::new(),
         some => format!(" --target-modules {}", shell_word(&some)),
-    };
+    } + &args.projections.flags();
     let more = args.flags_of_train(given);
     let command = model.map(|model| {
         format!(

@@ -3,7 +3,7 @@
 use lorafit_kernels::Placement;
 use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::Code;
-use lorafit_model::adapter::{LoraConfig, module_shape};
+use lorafit_model::adapter::{LoraConfig, Module, module_shape};
 use lorafit_model::{BaseQuantization, Recompute, Trainable, WeightSelection};
 use lorafit_train::{
     EvaluationRequest, MemoryPlan, MicroBatchSize, PlanRequest, SIDE_BY_SIDE, available_bytes,
@@ -151,7 +151,7 @@ pub fn report(args: PlanArgs, given: &Given) -> anyhow::Result<Report> {
         rank: args.rank,
         tokens_at_once: question.size.tokens,
         methods: question.methods(&plain, &small)?,
-        modules: question.modules(),
+        modules: question.modules()?,
         reach: question.reach(&plain, &small, limit)?,
         answering: question.answering(&small, limit)?,
         recommendation: recommend(args, given, &subject, &Choices { plain: &plain, small: &small, limit })?,
@@ -187,12 +187,15 @@ impl<'a> Question<'a> {
         let cores = || std::thread::available_parallelism().ok().map(usize::from);
         Ok(Question {
             subject,
-            lora: LoraConfig {
-                rank: args.rank,
-                alpha: 2.0 * args.rank as f64,
-                use_dora: args.dora,
-                ..LoraConfig::new(args.target_modules.value.clone())
-            },
+            lora: args.projections.checked(
+                LoraConfig {
+                    rank: args.rank,
+                    alpha: 2.0 * args.rank as f64,
+                    use_dora: args.dora,
+                    ..LoraConfig::new(args.target_modules.value.clone())
+                },
+                config,
+            )?,
             size: MicroBatchSize::of_equal_rows(args.batch_size, args.max_seq_len, args.micro_batch_tokens),
             threads: args.threads.or_else(cores).unwrap_or(1),
             placement: placement(args.device, args.compute),
@@ -222,6 +225,7 @@ impl<'a> Question<'a> {
             weights,
             trainable: Trainable::Adapter(&self.lora),
             optimizer: self.args.optimizer.into(),
+            averaged: false,
             activation_dtype: self.args.memory.activation_dtype_on(self.placement),
             tokens: self.size.tokens,
             targets: self.size.targets,
@@ -263,17 +267,16 @@ impl<'a> Question<'a> {
         Ok(methods)
     }
 
-    fn modules(&self) -> Vec<ModuleCost> {
-        let (config, lora) = (&self.subject.config, &self.lora);
-        let chosen = config.modules().into_iter().filter(|module| lora.targets.contains(0, *module));
-        chosen
-            .map(|module| {
-                let (outputs, inputs) = module_shape(config, module);
-                let (full, low_rank) = ((outputs * inputs) as u64, (lora.rank * (outputs + inputs)) as u64);
-                let reduction = full as f64 / low_rank as f64;
-                ModuleCost { module: module.name(), outputs, inputs, full, low_rank, reduction }
-            })
-            .collect()
+    /// Every module that gets an adapter, as in the first layer where it does.
+    fn modules(&self) -> anyhow::Result<Vec<ModuleCost>> {
+        let config = &self.subject.config;
+        let cost = |(module, rank): (Module, usize)| {
+            let (outputs, inputs) = module_shape(config, module);
+            let (full, low_rank) = ((outputs * inputs) as u64, (rank * (outputs + inputs)) as u64);
+            let reduction = full as f64 / low_rank as f64;
+            ModuleCost { module: module.name(), outputs, inputs, full, low_rank, reduction }
+        };
+        Ok(self.lora.ranks(config)?.into_iter().map(cost).collect())
     }
 
     /// What fits in `limit` bytes.

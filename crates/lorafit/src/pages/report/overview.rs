@@ -91,7 +91,7 @@ fn base_loss(run: &RunHistory) -> Option<f64> {
 pub fn state(status: Option<&RunStatus>) -> &'static str {
     match status {
         Some(status) if status.running => "running",
-        Some(status) if status.total_steps.is_some_and(|total| status.step >= total) => "finished",
+        Some(status) if status.is_done() => "finished",
         Some(_) | None => "stopped",
     }
 }

@@ -20,14 +20,19 @@ const PATTERN_START: &str = r"(?:^|.*\.)(?:";
 const PATTERN_END: &str = ")$";
 
 /// A key of `rank_pattern` or `alpha_pattern` as its file has it.
-pub(super) fn pattern_key(pattern: &Regex) -> &str {
+pub(in crate::adapter) fn pattern_key(pattern: &Regex) -> &str {
     let text = pattern.as_str();
     text.strip_prefix(PATTERN_START).and_then(|t| t.strip_suffix(PATTERN_END)).unwrap_or(text)
 }
 
+/// The pattern of [`LoraConfig::rank_pattern`] that a key stands for.
+pub(in crate::adapter) fn pattern_to_the_end(key: &str) -> Result<Regex, regex::Error> {
+    path_pattern(&format!("{PATTERN_START}{key}{PATTERN_END}"))
+}
+
 /// The pattern of [`LoraConfig::rank_pattern`] that only `path` matches.
 pub(in crate::adapter) fn exact_pattern(path: &str) -> Result<Regex, regex::Error> {
-    path_pattern(&format!("{PATTERN_START}{}{PATTERN_END}", regex::escape(path)))
+    pattern_to_the_end(&regex::escape(path))
 }
 
 /// The option by which an adapter has magnitudes.
@@ -217,7 +222,7 @@ pub(in crate::adapter) fn patterns<T>(
     entries
         .iter()
         .map(|(pattern, value)| {
-            let regex = path_pattern(&format!("{PATTERN_START}{pattern}{PATTERN_END}"))
+            let regex = pattern_to_the_end(pattern)
                 .map_err(|e| fail(format!("`{key}`: `{pattern}` is not a regular expression: {e}")))?;
             let value =
                 read(value).ok_or_else(|| fail(format!("`{key}`: the value of `{pattern}` is {value}")))?;

@@ -22,8 +22,9 @@ use crate::error::FileError;
 use crate::files::{MAX_CONFIG_BYTES, TensorData, TensorSource, inside, read_text, write_tensors};
 use crate::shape::Config;
 use crate::weights::ModelFiles;
-use config::pattern_key;
-pub(super) use config::{changes_the_base, exact_pattern, patterns, used_options};
+pub(super) use config::{
+    changes_the_base, exact_pattern, pattern_key, pattern_to_the_end, patterns, used_options,
+};
 use tensors::Folder;
 pub(super) use tensors::{decode, format_of, map_weights, matrix, parse_weights};
 
