@@ -732,6 +732,12 @@ impl Stepper {
         }
     }
 
+    /// Has all further steps take this learning rate.
+    pub(crate) fn hold_rate(&mut self, rate: f64) {
+        self.schedule =
+            Schedule { kind: ScheduleKind::Constant, peak: rate, warmup_steps: 0, ..self.schedule };
+    }
+
     /// Computes and takes step `number`; if it is refused the parameters stay as they were.
     pub(crate) fn step(
         &mut self,

@@ -109,6 +109,90 @@ pub enum TrainOn {
     All,
 }
 
+/// `--preset`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// A first look: few steps
+    Quick,
+    /// What serves most: enough steps, evaluations on the way, an early end when nothing gets better
+    Good,
+    /// Twice the rank, more passes, and a learning rate that is tested first
+    Best,
+}
+
+/// `--lr`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum LearningRate {
+    /// To be tested before training.
+    Auto,
+    /// This one.
+    Value(f64),
+}
+
+impl FromStr for LearningRate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(LearningRate::Auto),
+            number => {
+                let value = number.parse().map_err(|_| "expected a number such as 2e-4, or auto".to_owned());
+                value.map(LearningRate::Value)
+            }
+        }
+    }
+}
+
+impl fmt::Display for LearningRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LearningRate::Auto => f.write_str("auto"),
+            LearningRate::Value(value) => write!(f, "{value}"),
+        }
+    }
+}
+
+/// A number, but for `auto`.
+impl Serialize for LearningRate {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            LearningRate::Auto => serializer.serialize_str("auto"),
+            LearningRate::Value(value) => serializer.serialize_f64(*value),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for LearningRate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OfRate;
+        impl Visitor<'_> for OfRate {
+            type Value = LearningRate;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number such as 2e-4, or auto")
+            }
+
+            fn visit_f64<E: de::Error>(self, value: f64) -> Result<LearningRate, E> {
+                Ok(LearningRate::Value(value))
+            }
+
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<LearningRate, E> {
+                Ok(LearningRate::Value(value as f64))
+            }
+
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<LearningRate, E> {
+                Ok(LearningRate::Value(value as f64))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<LearningRate, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(OfRate)
+    }
+}
+
 /// `--scheduler`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -11,6 +11,7 @@ use lorafit_train::sweep::{Options, Shard, rungs};
 use serde_json::{Value, json};
 
 use crate::args::config_file::{Given, to_toml};
+use crate::args::options::LearningRate;
 use crate::args::outputs::{self, Kind, Output};
 use crate::args::require;
 use crate::args::train::TrainArgs;
@@ -261,6 +262,16 @@ impl Part {
 /// The command line of a trial.
 fn trial_args(spec: &Spec, dir: &Path, number: usize, options: &Options) -> anyhow::Result<TrainArgs> {
     let mut args = spec.train_args(options)?;
+    if args.preset.is_some() {
+        return Err(CliError::usage("`preset`: the trials of a sweep take settings as they are")
+            .hint("leave `preset` out, and give or search what it would choose")
+            .into());
+    }
+    if args.lr == Some(LearningRate::Auto) {
+        return Err(CliError::usage("`lr` is \"auto\": the trials of a sweep take a number")
+            .hint("search it: lr = { values = [3e-4, 1e-3, 3e-3] }")
+            .into());
+    }
     args.out = Some(dir.join("trials").join(name(number)));
     args.name = Some(name(number));
     let checked = args.complete(&Given::default()).and_then(|args| {

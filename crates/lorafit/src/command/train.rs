@@ -14,13 +14,14 @@ use lorafit_train::{
 
 use crate::args::config_file::{self, Given};
 use crate::args::memory::RecomputeChoice;
-use crate::args::options::Method;
+use crate::args::options::{LearningRate, Method, value_name};
 use crate::args::projections::patterns_in_words;
 use crate::args::rows::Validation;
 use crate::args::train::TrainArgs;
-use crate::session::base::use_threads;
+use crate::session::base::{Base, use_threads};
 use crate::session::base_name;
 use crate::session::memory_table;
+use crate::session::preset::Choice;
 use crate::session::resume::Resumption;
 use crate::session::rows::{has_chats, shapes, skipped, treated};
 use crate::session::run::{Data, Ready};
@@ -33,13 +34,13 @@ use crate::terminal::shell::shell_word;
 
 /// Trains an adapter or a model.
 pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
-    let args = args.resolve(given)?;
+    let mut args = args.resolve(given)?;
     if args.print_config {
         output::line(config_file::to_toml(&args)?.trim_end())?;
         return Ok(());
     }
     args.check_adapter(given)?;
-    let Some(out) = &args.out else { unreachable!("resolve asks for it") };
+    let Some(out) = &args.out.clone() else { unreachable!("resolve asks for it") };
     args.check_outputs(out)?;
     // Whoever finds the process by its lock may signal it.
     interrupt::save_flag();
@@ -57,8 +58,14 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     if let Some(checkpoint) = &resumption.checkpoint {
         base.tokenizer.set_clock(checkpoint.clock);
     }
-    let fresh = resumption.checkpoint.is_none().then(|| Trained::fresh(&args, &base)).transpose()?;
+    // What cannot be trained is said before rows are read.
+    let mut fresh = resumption.checkpoint.is_none().then(|| Trained::fresh(&args, &base)).transpose()?;
     let data = args.load(&base)?;
+    if fresh.is_some() && (args.preset.is_some() || args.rate().is_none()) {
+        let told = settle(&mut args, given, &base, &data)?;
+        told.iter().for_each(|line| progress.note(line));
+        fresh = Some(Trained::fresh(&args, &base)?);
+    }
     let resumed_after = resumption.checkpoint.as_ref().map(|checkpoint| checkpoint.state.step);
     let mut ready = Ready::new(&args, &base, &data, resumption, fresh, &mut progress)?;
     let (recompute, plan) = ready.choose()?;
@@ -93,6 +100,33 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
         std::process::exit(interrupt::exit_code());
     }
     Ok(())
+}
+
+/// Settles what waits for the data: what a preset chooses, and a learning rate that is tested. What was chosen, in lines.
+fn settle(args: &mut TrainArgs, given: &Given, base: &Base, data: &Data) -> anyhow::Result<Vec<String>> {
+    let chosen = args.apply_preset(given, base, data)?;
+    let mut told = Vec::new();
+    if let Some(preset) = args.preset {
+        told.push(format!("--preset {} chooses, where nothing is given:", value_name(&preset)));
+    }
+    let line = |choice: &Choice| format!("  --{} {}: {}", choice.flag, choice.value, choice.why);
+    told.extend(chosen.iter().map(line));
+    told.extend(args.find_rate(base, data)?);
+    if !chosen.is_empty() {
+        let lr = args.rate().unwrap_or_default();
+        let flag = |choice: &Choice| match choice.flag {
+            "lr" => format!("--lr {lr}"),
+            flag => format!("--{flag} {}", choice.value),
+        };
+        let flags: Vec<String> = chosen.iter().map(flag).collect();
+        told.push(format!("the same without a preset: {}", flags.join(" ")));
+    }
+    // What no preset chose has its default.
+    args.lr.get_or_insert(LearningRate::Value(args.default_lr()));
+    if args.max_steps.is_none() {
+        args.epochs.get_or_insert(1.0);
+    }
+    Ok(told)
 }
 
 /// Shows the loop to the user and the user's signals to the loop.

@@ -132,7 +132,7 @@ impl Card<'_> {
                 rows.push(("trained weights", modules + &layers.unwrap_or_default()));
             }
         }
-        let rate = args.lr.unwrap_or_default();
+        let rate = args.rate().unwrap_or_default();
         let (scheduler, optimizer) = (value_name(&args.scheduler), value_name(&args.optimizer));
         let warmup = 100.0 * args.warmup_ratio;
         rows.push(("learning rate", format!("{rate}, {scheduler}, {warmup} % of the steps to warm up")));

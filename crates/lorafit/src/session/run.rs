@@ -363,7 +363,7 @@ impl TrainArgs {
             prefix_sharing: !self.no_prefix_sharing,
             activations: ActivationPolicy { dtype: self.activation_dtype(), ..ActivationPolicy::default() },
             optimizer: self.optimizer.into(),
-            learning_rate: self.lr.expect("resolve sets it"),
+            learning_rate: self.rate().expect("it is found before a run is made"),
             schedule: self.scheduler.into(),
             warmup_ratio: self.warmup_ratio,
             decay_ratio: self.decay_ratio.unwrap_or(DECAY_RATIO),

@@ -120,17 +120,7 @@ fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
         }
         return Ok(adapter);
     }
-    let config = base.model.config();
-    let lora = LoraConfig {
-        rank: args.rank,
-        alpha: args.alpha,
-        dropout: args.dropout as f32,
-        use_dora: args.dora,
-        layers: layers(args, base)?,
-        use_rslora: args.rslora,
-        alpha_pattern: args.alpha_pattern.iter().map(|written| written.value.clone().into()).collect(),
-        ..args.projections.of(LoraConfig::new(args.target_modules.value.clone()))
-    };
+    let (config, lora) = (base.model.config(), lora_config(args, base)?);
     if let (Some(range), Err(_)) = (&args.layers, lora.parameters(config)) {
         let everywhere = LoraConfig { layers: None, ..lora.clone() };
         if everywhere.parameters(config).is_ok() {
@@ -145,6 +135,26 @@ fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
     }
     lora.check(config)?;
     Ok(Adapter::init(config, &lora, args.seed, base.model.device())?)
+}
+
+/// What a fresh adapter is made of.
+fn lora_config(args: &TrainArgs, base: &Base) -> anyhow::Result<LoraConfig> {
+    Ok(LoraConfig {
+        rank: args.rank,
+        alpha: args.alpha,
+        dropout: args.dropout as f32,
+        use_dora: args.dora,
+        layers: layers(args, base)?,
+        use_rslora: args.rslora,
+        alpha_pattern: args.alpha_pattern.iter().map(|written| written.value.clone().into()).collect(),
+        ..args.projections.of(LoraConfig::new(args.target_modules.value.clone()))
+    })
+}
+
+/// Parameters that a fresh adapter has for each rank.
+pub fn parameters_of_rank(args: &TrainArgs, base: &Base) -> anyhow::Result<u64> {
+    let lora = LoraConfig { rank: 1, rank_pattern: Vec::new(), use_dora: false, ..lora_config(args, base)? };
+    Ok(lora.parameters(base.model.config())?)
 }
 
 /// Every weight before the first step of `--init random`.

@@ -49,7 +49,7 @@ fn stopped_early(stopped: &StoppedEarly) -> String {
 
 /// What a run came to: one line that says it, one that says what to do about it if there is something.
 pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> {
-    let (rate, usual) = (args.lr.unwrap_or_default(), args.default_lr());
+    let (rate, usual) = (args.rate().unwrap_or_default(), args.default_lr());
     let longer = match verdict.stopped_early {
         Some(_) => "raise --patience".to_owned(),
         None => longer(args),
