@@ -201,6 +201,8 @@ pub struct Adapter {
     modules: Vec<Module>,
     pub(crate) config: LoraConfig,
     pub(crate) notes: Vec<String>,
+    /// Whether the second half of each projection's directions is what the first half began with, and stays.
+    pub(crate) keeps_start: bool,
 }
 
 impl Adapter {
@@ -237,7 +239,7 @@ impl Adapter {
         let mut tensors = Tensor::zeros_together(device, &lens, true).into_iter();
         let layers =
             Adapter::lay_out(config, &modules, shapes, |_| tensors.next().expect("a tensor for each length"));
-        Adapter { layers, modules, config: lora.clone(), notes: Vec::new() }
+        Adapter { layers, modules, config: lora.clone(), notes: Vec::new(), keeps_start: false }
     }
 
     /// The groups of all layers, of tensors that are asked for in the order of [`Adapter::tensors`].
