@@ -18,6 +18,7 @@ mod parameters;
 mod selection;
 mod shape;
 mod source;
+mod start;
 mod weight_list;
 pub mod weights;
 
@@ -39,3 +40,4 @@ pub use shape::{
 #[cfg(feature = "hub")]
 pub use source::Hub;
 pub use source::{ShapeSource, Source, SourceError, is_hub_id};
+pub use start::Start;

@@ -16,7 +16,7 @@ use crate::block::pass::{BackwardPass, BlockAdapter, Context, Extent, ForwardPas
 use crate::buffers::{ActivationPolicy, BufferShape, Buffers, HeadBuffers};
 use crate::gradients::{Gradients, Place};
 use crate::kv_cache::{KvCache, Run};
-use crate::shape::{Config, StreamAt};
+use crate::shape::{Config, Module, StreamAt};
 
 /// A model over weights as their files store them, or trained ([`Model::train`]).
 #[derive(Debug)]
@@ -182,6 +182,12 @@ impl Model {
     /// How products with the matrices are computed.
     pub fn compute_dtype(&self) -> ComputeDtype {
         self.head().compute_dtype()
+    }
+
+    /// The weight of a projection.
+    pub(crate) fn projection(&self, layer: usize, module: Module) -> &Weight {
+        let group = self.blocks[layer].groups().nth(module.site()).expect("a module is of its model");
+        &group.projections[module.projection()].weight
     }
 
     /// `[vocab, hidden]`.

@@ -815,6 +815,9 @@ impl Stepper {
             ));
             computed += micro.tokens() as u64;
         }
+        if let Some(adapter) = adapter {
+            self.gradients.clear_start(adapter);
+        }
         // Not before the last micro-batch: a GPU is waited for where its values are read.
         let loss = losses.iter().map(Losses::total).sum::<f64>() / supervised as f64;
         #[cfg(test)]

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 use lorafit_model::adapter::{LayerRange, TargetError, Targets};
-use lorafit_model::{Config, WeightModules};
+use lorafit_model::{Config, Start, WeightModules};
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -81,10 +81,30 @@ pub enum Method {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Init {
-    /// The weights of --model
+    /// LoRA: A is random and B zero; --method full: the weights of --model
+    Default,
+    /// The same, as --method full has it
     Model,
-    /// Random weights: pretrain a model of the shape of --model; its own weights are not read
+    /// --method full: random weights, to pretrain a model of the shape of --model; its own weights are not read
     Random,
+    /// LoRA: A from a normal distribution with standard deviation 1/rank, B zero
+    Gaussian,
+    /// LoRA: A and B with orthogonal directions, so that their product is zero; an even rank
+    Orthogonal,
+    /// LoRA: the strongest directions of the base, which are trained as if they were its own; not with --dropout or --weight-decay
+    Pissa,
+}
+
+impl Init {
+    /// What an adapter begins with.
+    pub fn of_adapter(self) -> Start {
+        match self {
+            Init::Default | Init::Model | Init::Random => Start::Default,
+            Init::Gaussian => Start::Gaussian,
+            Init::Orthogonal => Start::Orthogonal,
+            Init::Pissa => Start::Pissa,
+        }
+    }
 }
 
 /// `--save-dtype`.

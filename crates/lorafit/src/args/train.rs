@@ -129,13 +129,15 @@ pub struct TrainArgs {
     #[arg(long, value_enum, default_value_t = Method::Lora, help_heading = "Method")]
     #[arg(add = Facts::SHAPE)]
     pub method: Method,
-    /// What --method full starts from
+    /// What is trained begins with
     ///
-    /// With random, --model needs config.json and a tokenizer; its weights are neither read nor downloaded. New
+    /// The starts of LoRA are those of PEFT's `init_lora_weights`, and none changes what the model says before the first step. With
+    /// pissa (Meng et al. 2024) the adapter has twice the --rank, of which half stays as it began: so the base stays as it is,
+    /// and readers need nothing but a plain adapter. With random, --model needs config.json and a tokenizer; its weights are neither read nor downloaded. New
     /// weights are drawn as in transformers: from a normal distribution with the configuration's `initializer_range`; norms
     /// are 1.
-    #[arg(long, value_enum, default_value_t = Init::Model, help_heading = "Method")]
-    #[arg(add = Facts::SHAPE)]
+    #[arg(long, value_enum, default_value_t = Init::Default, help_heading = "Method")]
+    #[arg(add = Facts::SHAPE.brought())]
     pub init: Init,
     /// Weights that --method full trains: all, a comma list, or regex:PATTERN [default: all]
     ///
@@ -486,8 +488,8 @@ impl TrainArgs {
     pub fn default_lr(&self) -> f64 {
         match (self.method, self.init) {
             (Method::Lora, _) => 2e-4,
-            (Method::Full, Init::Model) => 2e-5,
             (Method::Full, Init::Random) => 1e-3,
+            (Method::Full, _) => 2e-5,
         }
     }
 
@@ -522,12 +524,19 @@ impl TrainArgs {
         }
     }
 
-    /// Refuses random weights that would never be trained.
+    /// Refuses a start of the other method, and random weights that would never be trained.
     fn check_init(&self) -> Result<(), CliError> {
         let all =
             self.train_modules.as_ref().is_none_or(|modules| matches!(modules.value, WeightModules::All));
         let part = match (self.init, self.method) {
-            (Init::Model, _) => return Ok(()),
+            // Configurations of older versions have `model` for LoRA, too.
+            (Init::Default | Init::Model, _) => return Ok(()),
+            (Init::Gaussian | Init::Orthogonal | Init::Pissa, Method::Lora) => return self.check_pissa(),
+            (Init::Gaussian | Init::Orthogonal | Init::Pissa, Method::Full) => {
+                let text = format!("--init {} has no meaning with --method full", value_name(&self.init));
+                return Err(CliError::usage(text)
+                    .hint("it belongs to --method lora; full begins with --init model or random"));
+            }
             (Init::Random, Method::Lora) => "--method lora",
             (Init::Random, Method::Full) if !all => "--train-modules",
             (Init::Random, Method::Full) if self.layers.is_some() => "--layers",
@@ -536,6 +545,18 @@ impl TrainArgs {
         let text = format!("--init random with {part} would leave some weights random");
         Err(CliError::usage(text)
             .hint("train all of them: --method full without --train-modules and --layers"))
+    }
+
+    /// Refuses what would act on the directions of the base that PiSSA trains, and not on the others.
+    fn check_pissa(&self) -> Result<(), CliError> {
+        let (flag, value, what) = match (self.init, self.dropout > 0.0, self.weight_decay > 0.0) {
+            (Init::Pissa, true, _) => ("dropout", self.dropout, "drop inputs of"),
+            (Init::Pissa, _, true) => ("weight-decay", self.weight_decay, "let decay"),
+            _ => return Ok(()),
+        };
+        let text =
+            format!("--{flag} {value} with --init pissa would {what} the strongest directions of the base");
+        Err(CliError::usage(text).hint(format!("leave --{flag} out, or begin with --init default")))
     }
 
     fn validate(&self) -> Result<(), CliError> {

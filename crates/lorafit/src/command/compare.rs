@@ -87,10 +87,10 @@ impl Subject {
         self.dir.display().to_string()
     }
 
-    /// What tells bases apart.
-    fn base(&self) -> (&str, Init, &QuantArgs, &TemplateArgs) {
+    /// What tells bases apart; among it whether its weights began at random.
+    fn base(&self) -> (&str, bool, &QuantArgs, &TemplateArgs) {
         let TrainArgs { model, init, base, template, .. } = &self.args;
-        (model.as_deref().unwrap_or_default(), *init, base, template)
+        (model.as_deref().unwrap_or_default(), *init == Init::Random, base, template)
     }
 
     fn shares_base_with(&self, other: &Subject) -> bool {
@@ -211,11 +211,11 @@ impl Comparison<'_> {
     /// # Errors
     /// What stands in the way of any evaluation, with the run that it is of.
     fn check<'s>(&self, group: Vec<&'s Subject>) -> anyhow::Result<Group<'s>> {
-        let (model, init, quant, template) = group[0].base();
-        let base = match init {
-            Init::Model => Some(open_files(model, template, self.common)?),
+        let (model, is_random, quant, template) = group[0].base();
+        let base = match is_random {
+            false => Some(open_files(model, template, self.common)?),
             // What began at random has no base to be compared with.
-            Init::Random => None,
+            true => None,
         };
         let rows = base.as_ref().map(|files| self.check_model(files, quant, None)).transpose()?;
         let check = |subject: &'s Subject| -> anyhow::Result<_> {

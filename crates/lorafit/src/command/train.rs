@@ -186,7 +186,9 @@ fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
             let ranks = patterns_in_words(&args.projections.rank_pattern);
             let alphas = patterns_in_words(&args.alpha_pattern);
             let rslora = if lora.use_rslora { " (rsLoRA)" } else { "" };
-            (trainable + of_model, format!("rank {}{ranks}, alpha {}{alphas}{rslora}", lora.rank, lora.alpha))
+            let kept = if adapter.keeps_start() { ", of which half stays as it began" } else { "" };
+            let ranks = format!("rank {}{ranks}{kept}", lora.rank);
+            (trainable + of_model, format!("{ranks}, alpha {}{alphas}{rslora}", lora.alpha))
         }
         Trained::Weights { random: None, .. } => (of_model, "of the model itself".to_owned()),
         Trained::Weights { random: Some(_), .. } => (of_model, "of a model that begins random".to_owned()),

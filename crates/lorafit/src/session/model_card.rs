@@ -39,8 +39,8 @@ impl Card<'_> {
         let title = one_line(self.args.name.as_deref().unwrap_or("adapter"));
         let base = match (self.args.init, self.hub_name()) {
             (Init::Random, _) => "random weights".to_owned(),
-            (Init::Model, Some(name)) => format!("[{name}](https://huggingface.co/{name})"),
-            (Init::Model, None) => format!("`{}`", one_line(self.base_name).replace('`', " ")),
+            (_, Some(name)) => format!("[{name}](https://huggingface.co/{name})"),
+            (_, None) => format!("`{}`", one_line(self.base_name).replace('`', " ")),
         };
         let what = match self.lora {
             Some(_) => format!("A LoRA adapter for {base}"),
@@ -60,7 +60,7 @@ impl Card<'_> {
     /// The base on the hub, without a revision.
     fn hub_name(&self) -> Option<&str> {
         let name = self.base_name.split_once('@').map_or(self.base_name, |(name, _)| name);
-        (self.args.init == Init::Model && is_hub_id(self.base_name)).then_some(name)
+        (self.args.init != Init::Random && is_hub_id(self.base_name)).then_some(name)
     }
 
     /// What the hub reads.
@@ -158,7 +158,7 @@ impl Card<'_> {
             Some(License { id, name, .. }) => format!("that of the base: {}", name.as_ref().unwrap_or(id)),
             None => "that of the base, whose files do not state it".to_owned(),
         };
-        if self.args.init == Init::Model {
+        if self.args.init != Init::Random {
             rows.push(("licence", license));
         }
         rows

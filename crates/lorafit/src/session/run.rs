@@ -228,9 +228,9 @@ impl TrainArgs {
     /// Opens the base.
     pub fn open_base(&self) -> anyhow::Result<Base> {
         let Some(model) = &self.model else { unreachable!("validate asks for it") };
-        match self.init {
-            Init::Model => open_base(model, &self.base, &self.template, self.compute, &self.common),
-            Init::Random => open_shape(model, &self.template, self.compute, &self.common),
+        match self.init == Init::Random {
+            true => open_shape(model, &self.template, self.compute, &self.common),
+            false => open_base(model, &self.base, &self.template, self.compute, &self.common),
         }
     }
 

@@ -38,7 +38,11 @@ impl Trained {
         match args.method {
             Method::Lora => {
                 let (config, device) = (base.model.config(), base.model.device());
-                Ok(Trained::Adapter(Box::new(checkpoint.adapter(config, device)?)))
+                let mut adapter = checkpoint.adapter(config, device)?;
+                if args.init == Init::Pissa {
+                    adapter.keep_start();
+                }
+                Ok(Trained::Adapter(Box::new(adapter)))
             }
             Method::Full => Trained::weights(args, base),
         }
@@ -49,9 +53,9 @@ impl Trained {
         // Told before the long work.
         selection.of(base.model.config())?;
         let (config, device) = (base.model.config(), base.model.device());
-        let (mut model, random) = match args.init {
-            Init::Model => (Model::load(&base.weights, device)?, None),
-            Init::Random => (Model::zeros(config, device), Some(random_weights(args, config))),
+        let (mut model, random) = match args.init == Init::Random {
+            true => (Model::zeros(config, device), Some(random_weights(args, config))),
+            false => (Model::load(&base.weights, device)?, None),
         };
         model.set_compute_dtype(base.model.compute_dtype());
         Ok(Trained::Weights { model: Box::new(model), selection, random })
@@ -78,7 +82,11 @@ impl Trained {
     /// Number of trainable values.
     pub fn parameters(&self, base: &Base) -> u64 {
         let lens = self.trainable().tensor_lens(base.model.config()).expect("the selection was looked at");
-        lens.into_iter().map(|len| len as u64).sum()
+        let all: u64 = lens.into_iter().map(|len| len as u64).sum();
+        match self {
+            Trained::Adapter(adapter) if adapter.keeps_start() => all / 2,
+            Trained::Adapter(_) | Trained::Weights { .. } => all,
+        }
     }
 
     /// Makes the master copies of weights, as they are stored, at random or from the checkpoint.
@@ -134,7 +142,7 @@ fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
         }
     }
     lora.check(config)?;
-    Ok(Adapter::init(config, &lora, args.seed, base.model.device())?)
+    Ok(Adapter::begin(&base.model, &lora, args.init.of_adapter(), args.seed)?)
 }
 
 /// What a fresh adapter is made of.

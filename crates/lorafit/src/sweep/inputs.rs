@@ -10,6 +10,7 @@ use lorafit_train::{EvaluationRequest, MemoryPlan, PlanRequest, evaluate, option
 use serde_json::json;
 
 use crate::args::memory::RecomputeChoice;
+use crate::args::options::Init;
 use crate::args::train::TrainArgs;
 use crate::metrics::Metrics;
 use crate::session::base::Base;
@@ -45,7 +46,9 @@ impl Inputs {
         let (max_new_tokens, metrics) = (settings.max_new_tokens, settings.metrics()?);
         let mut inputs = Inputs { max_new_tokens, metrics, ..Inputs::default() };
         for args in trials {
-            let base_key = json!([args.model, args.init, args.base, args.compute, args.template]).to_string();
+            let base_key =
+                json!([args.model, args.init == Init::Random, args.base, args.compute, args.template])
+                    .to_string();
             let base = match inputs.bases.iter().position(|(key, _)| *key == base_key) {
                 Some(base) => base,
                 None => {

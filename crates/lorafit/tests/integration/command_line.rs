@@ -98,6 +98,7 @@ fn keys_may_be_kebab_or_snake_case_but_set_once() {
     assert!(twice.stderr.contains("line 2: `max-seq-len` is set twice"), "{}", twice.stderr);
 }
 
+#[allow(clippy::too_many_lines, reason = "a configuration with every key")]
 #[test]
 fn every_flag_of_train_is_a_key() {
     let content = r#"

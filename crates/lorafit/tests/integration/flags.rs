@@ -264,55 +264,6 @@ fn flags_without_effect_are_refused() {
             "--eval-split zz has no meaning",
         ),
         (&TRAIN, &["--overwrite", "--resume-anyway"], "--resume-anyway has no meaning without --resume"),
-        (
-            &TRAIN,
-            &["--overwrite", "--decay-ratio", "0.2"],
-            "--decay-ratio 0.2 has no meaning with --scheduler",
-        ),
-        (&TRAIN, &["--overwrite", "--min-delta", "0.1"], "--min-delta has no meaning without --patience"),
-        (&TRAIN, &["--overwrite", "--rank-pattern", r"layers\.(0|1)\.=4"], r"`layers\.(0|1)\..*` does"),
-        (
-            &TRAIN,
-            &["--overwrite", "--alpha-pattern", "k_porj=4"],
-            "`k_porj` matches no module with an adapter",
-        ),
-        (
-            &TRAIN,
-            &["--overwrite", "--target-modules", "q_proj", "--exclude-modules", "k_proj"],
-            "the excluded modules are none of those",
-        ),
-        (&["plan", "--model", "m"], &["--rank-pattern", "k_porj=4"], "`k_porj` matches no module"),
-        (
-            &TRAIN,
-            &["--overwrite", "--patience", "3", "--eval-every", "1", "--validation", "none"],
-            "has no rows to look at",
-        ),
-        (
-            &TRAIN,
-            &["--overwrite", "--patience", "3", "--validation", "2"],
-            "--patience 3 without --eval-every",
-        ),
-        (
-            &TRAIN,
-            &[
-                "--overwrite",
-                "--patience",
-                "3",
-                "--eval-every",
-                "1",
-                "--validation",
-                "2",
-                "--average",
-                "last:5",
-            ],
-            "--average ema:0.99 goes with it",
-        ),
-        (&TRAIN, &["--overwrite", "--adapter", "r0", "--rslora"], "--rslora has no meaning with --adapter"),
-        (
-            &TRAIN,
-            &["--overwrite", "--method", "full", "--lora-plus-ratio", "4"],
-            "--lora-plus-ratio has no meaning with --method full",
-        ),
         (&TRAIN, &["--overwrite", "--recompute", "99-blocks"], "--recompute 99-blocks: the model has 2"),
         (&["plan", "--model", "m"], &["--recompute", "99-blocks"], "--recompute 99-blocks: the model has 2"),
     ] {
@@ -384,6 +335,83 @@ fn ranks_and_alphas_by_pattern_are_saved_as_peft_has_them() {
     let planned = plan(&[&flags[1..5], &flags[7..]].concat());
     assert_eq!(planned["trainable_parameters"], trained(&told));
     assert!(planned["modules"].as_array().unwrap().iter().all(|module| module["module"] != "k_proj"));
+}
+
+/// The strongest directions of a quantised base are trained; what is left in the folder is a plain adapter of twice the rank, of
+/// which half is as it began; and a run that goes on has the bits of one that never stopped.
+#[test]
+fn pissa_leaves_a_plain_adapter_and_resumes() {
+    let place = place();
+    let at = place.path();
+    let flags = [
+        "--init",
+        "pissa",
+        "--rank",
+        "4",
+        "--quant",
+        "nf4",
+        "--checkpoint-every",
+        "1",
+        "--keep-checkpoints",
+        "9",
+    ];
+    let told = well(at, &[&TRAIN[..9], &flags].concat());
+    assert!(told.contains("rank 8, of which half stays as it began, alpha 32"), "{told}");
+    let config: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(at.join("r0/adapter_config.json")).unwrap()).unwrap();
+    assert_eq!((&config["r"], &config["lora_alpha"]), (&8.into(), &32.into()));
+    assert_eq!(config.get("init_lora_weights"), None);
+    let weights = || fs::read(at.join("r0/adapter_model.safetensors")).unwrap();
+    let whole = weights();
+    fs::remove_dir_all(at.join("r0/checkpoints/step-00000002")).unwrap();
+    well(at, &["train", "--resume", "r0", "--quiet"]);
+    assert!(weights() == whole);
+    let eval = |more: &[&str]| {
+        figure(
+            &well(at, &[&["eval", "--model", "m", "--data", "d.jsonl", "--quant", "nf4"][..], more].concat()),
+            "loss",
+        )
+    };
+    assert!(eval(&["--adapter", "r0"]) < eval(&[]));
+}
+
+/// Options of training: what would act on nothing says what would.
+#[test]
+fn options_of_training_without_effect_are_refused() {
+    let place = place();
+    let at = place.path();
+    well(at, &TRAIN);
+    let train = [&TRAIN[..], &["--overwrite"]].concat();
+    let cases: &[(&[&str], &str)] = &[
+        (&["--decay-ratio", "0.2"], "--decay-ratio 0.2 has no meaning with --scheduler"),
+        (&["--init", "pissa", "--dropout", "0.1"], "--dropout 0.1 with --init pissa would drop inputs of"),
+        (&["--init", "orthogonal", "--rank", "3"], "orthogonal factors need an even rank"),
+        (&["--init", "gaussian", "--adapter", "r0"], "--init has no meaning with --adapter"),
+        (&["--init", "gaussian", "--method", "full"], "--init gaussian has no meaning with --method full"),
+        (&["--min-delta", "0.1"], "--min-delta has no meaning without --patience"),
+        (&["--rank-pattern", r"layers\.(0|1)\.=4"], r"`layers\.(0|1)\..*` does"),
+        (&["--alpha-pattern", "k_porj=4"], "`k_porj` matches no module with an adapter"),
+        (
+            &["--target-modules", "q_proj", "--exclude-modules", "k_proj"],
+            "the excluded modules are none of those",
+        ),
+        (&["--patience", "3", "--eval-every", "1", "--validation", "none"], "has no rows to look at"),
+        (&["--patience", "3", "--validation", "2"], "--patience 3 without --eval-every"),
+        (
+            &["--patience", "3", "--eval-every", "1", "--validation", "2", "--average", "last:5"],
+            "--average ema:0.99 goes with it",
+        ),
+        (&["--adapter", "r0", "--rslora"], "--rslora has no meaning with --adapter"),
+        (
+            &["--method", "full", "--lora-plus-ratio", "4"],
+            "--lora-plus-ratio has no meaning with --method full",
+        ),
+    ];
+    for (flags, text) in cases {
+        refused(at, &[&train, *flags].concat(), &[text]);
+    }
+    let plan = ["plan", "--model", "m", "--rank-pattern", "k_porj=4"];
+    refused(at, &plan, &["`k_porj` matches no module"]);
 }
 
 fn edit_config(at: &Path, key: &str, value: serde_json::Value) {

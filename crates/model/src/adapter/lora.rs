@@ -311,6 +311,8 @@ pub struct Adapter {
     pub(crate) notes: Vec<String>,
     /// With DoRA: what its magnitudes are divided by.
     pub(crate) norms: Option<Norms>,
+    /// Whether the second half of each projection's directions is what the first half began with, and stays.
+    pub(crate) keeps_start: bool,
 }
 
 impl Adapter {
@@ -331,10 +333,15 @@ impl Adapter {
                 .collect();
             adapter.write_a(part, inputs, &values);
         }
-        if let Some(norms) = &mut adapter.norms {
+        adapter.begin_magnitudes();
+        Ok(adapter)
+    }
+
+    /// Has magnitudes, if there are some, begin as the norms of the weights.
+    pub(crate) fn begin_magnitudes(&mut self) {
+        if let Some(norms) = &mut self.norms {
             norms.state = NormState::Fresh;
         }
-        Ok(adapter)
     }
 
     /// An adapter of the given projections (in forward order) with all factors zero.
@@ -356,7 +363,7 @@ impl Adapter {
             }
         }
         let norms = lora.use_dora.then(|| Norms::new(config, shapes, device));
-        Adapter { layers, modules, config: lora.clone(), notes: Vec::new(), norms }
+        Adapter { layers, modules, config: lora.clone(), notes: Vec::new(), norms, keeps_start: false }
     }
 
     /// The groups of all layers, of tensors that are asked for in the order of [`Adapter::tensors`].

@@ -116,6 +116,14 @@ impl BlockGradients {
         })
     }
 
+    /// Those of its adapters, in the order of their sites.
+    pub(crate) fn adapters_mut(&mut self) -> impl Iterator<Item = &mut GroupGradients> {
+        self.steps.iter_mut().filter_map(|step| match step {
+            StepGradients::Project(site) => site.adapter.as_mut(),
+            StepGradients::Norm(_) | StepGradients::Attend(_) | StepGradients::None => None,
+        })
+    }
+
     /// Those of the weights, in the order of [`Block::weights`].
     pub(crate) fn weights(&self) -> impl Iterator<Item = &Tensor> {
         let projections = self.sites().flat_map(|site| &site.projections);

@@ -13,7 +13,7 @@ use lorafit_model::adapter::{self, Adapter, LoraConfig, Targets};
 use lorafit_model::merge::{Combination, CombineError, MajoritySign, Merged, Method, Weighted, combine};
 use lorafit_model::weights::{ModelFiles, write_tensors};
 use lorafit_model::{
-    ActivationDtype, ActivationPolicy, BaseQuantization, Buffers, Gradients, Model, Recompute,
+    ActivationDtype, ActivationPolicy, BaseQuantization, Buffers, Gradients, Model, Recompute, Start,
 };
 use safetensors::SafeTensors;
 
@@ -165,6 +165,23 @@ fn a_fresh_adapter_changes_no_bit() {
             .map(|adapter| case.model.all_logits(adapter, p.stream(), &mut buffers));
         // The bias is added after a factor of 1 instead of in the product.
         assert_close(&adapted, &base, 1e-6, name);
+    }
+}
+
+/// However factors begin, their update is nothing at first, or nearly so.
+#[test]
+fn magnitudes_begin_with_every_start() {
+    for start in [Start::Gaussian, Start::Orthogonal, Start::Pissa] {
+        let mut case = Case::with_dora(Device::Cpu, "llama");
+        let lora = LoraConfig { use_dora: true, ..LoraConfig::new(Targets::AllLinear) };
+        case.adapter = Adapter::begin(&case.model, &lora, start, 1).expect("an adapter");
+        case.model.prepare(&mut case.adapter);
+        let p = case.packed(&[0]);
+        let config = case.model.config();
+        let mut buffers = Buffers::for_evaluation(config, Some(&case.adapter), Device::Cpu, p.ids.len());
+        let [base, adapted] = [None, Some(&case.adapter)]
+            .map(|adapter| case.model.all_logits(adapter, p.stream(), &mut buffers));
+        assert_close(&adapted, &base, LOGITS_TOLERANCE, &format!("{start:?}"));
     }
 }
 

@@ -89,6 +89,24 @@ fn eight_steps_with_smoothed_labels_equal_pytorch() {
     reference.assert_steps_equal(&model, &mut adapter);
 }
 
+/// `init_lora_weights="pissa"`, from PEFT's factors: PEFT takes them off the base, here the adapter takes them off itself.
+#[test]
+fn eight_steps_of_pissa_equal_peft() {
+    let model = fixture("llama").model;
+    let reference = Reference::read("pissa");
+    let start = reference.start(model.config());
+    let mut adapter = start.with_its_start(&model).expect("fits");
+    reference.assert_steps_equal(&model, &mut adapter);
+    // Each projection has what it began with behind what was trained.
+    let halves = |values: &[f32]| values.len() / 2;
+    for ((_, [a, b_t]), (_, [a0, b0_t])) in adapter.factor_values().zip(start.factor_values()) {
+        assert_eq!(a[halves(&a)..], a0);
+        assert!(b_t[halves(&b_t)..].iter().zip(&b0_t).all(|(kept, begun)| *kept == -begun));
+        assert_ne!(a[..halves(&a)], a0);
+        assert_ne!(b_t[..halves(&b_t)], b0_t);
+    }
+}
+
 /// rsLoRA, ranks and alphas by pattern, and excluded modules: asked for here, read from PEFT's folder, and trained.
 #[test]
 fn eight_steps_with_patterns_equal_peft() {

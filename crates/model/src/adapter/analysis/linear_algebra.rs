@@ -5,7 +5,7 @@
 
 /// A matrix as its columns.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Matrix {
+pub(crate) struct Matrix {
     rows: usize,
     columns: Vec<Vec<f64>>,
 }
@@ -90,7 +90,7 @@ fn add_scaled(sum: &mut [f64], factor: f64, values: &[f64]) {
 
 /// `matrix = Q R`: `Q` `[rows, k]` with orthonormal columns, `R` `[k, cols]` upper triangular, `k = min(rows, cols)`.
 /// `Q` is orthonormal also where the matrix has not full rank, or is zero.
-pub(super) fn thin_qr(matrix: &Matrix) -> (Matrix, Matrix) {
+pub(crate) fn thin_qr(matrix: &Matrix) -> (Matrix, Matrix) {
     let (rows, cols) = (matrix.rows, matrix.cols());
     let k = rows.min(cols);
     let mut r = matrix.clone();
@@ -99,10 +99,10 @@ pub(super) fn thin_qr(matrix: &Matrix) -> (Matrix, Matrix) {
     for i in 0..k {
         let mut v = r.columns[i][i..].to_vec();
         let norm = dot(&v, &v).sqrt();
-        // The sign that does not cancel.
+        // The sign that does not cancel. A single value is left as it is, as in LAPACK.
         v[0] += norm.copysign(v[0]);
         let square = dot(&v, &v);
-        let factor = if square > 0.0 { 2.0 / square } else { 0.0 };
+        let factor = if square > 0.0 && v.len() > 1 { 2.0 / square } else { 0.0 };
         r.columns[i..].iter_mut().for_each(|column| reflect(column, i, factor, &v));
         reflections.push((factor, v));
     }
@@ -125,7 +125,7 @@ fn reflect(column: &mut [f64], from: usize, factor: f64, v: &[f64]) {
 }
 
 /// `matrix = U diag(values) V^T`, values from large to small.
-pub(super) struct Svd {
+pub(crate) struct Svd {
     /// `[rows, k]`, `k = min(rows, cols)`; the column of a value that is zero is zero.
     pub u: Matrix,
     /// `k` of them.
@@ -138,7 +138,7 @@ pub(super) struct Svd {
 const SWEEPS: usize = 60;
 
 /// The singular value decomposition of a small matrix.
-pub(super) fn svd(matrix: &Matrix) -> Svd {
+pub(crate) fn svd(matrix: &Matrix) -> Svd {
     if matrix.cols() > matrix.rows {
         let Svd { u, values, v } = svd(&matrix.transposed());
         // The right vectors of the transposed matrix are orthonormal, its left ones may be zero.

@@ -5,7 +5,7 @@
 //! `U S V^T` of the `r x r` matrix in the middle is that of `dW`, whose singular vectors are `Q_b U` and `Q_a V`. All of it
 //! is in f64.
 
-mod linear_algebra;
+pub(crate) mod linear_algebra;
 
 use lorafit_kernels::FrozenWeight;
 use rayon::prelude::*;
