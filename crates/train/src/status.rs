@@ -43,6 +43,29 @@ pub struct RunStatus {
     pub checkpoint: Option<CheckpointStatus>,
 }
 
+/// What a run does, in the one word that every list, page and message has for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunState {
+    /// A process works on it.
+    Running,
+    /// It took its last step.
+    Finished,
+    /// It ended before, and no process works on it.
+    Stopped,
+}
+
+impl RunState {
+    /// The word.
+    pub fn name(self) -> &'static str {
+        match self {
+            RunState::Running => "running",
+            RunState::Finished => "finished",
+            RunState::Stopped => "stopped",
+        }
+    }
+}
+
 /// A checkpoint as its name and date tell.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CheckpointStatus {
@@ -101,6 +124,15 @@ impl RunStatus {
                 path,
             }),
         })
+    }
+
+    /// What the run does.
+    pub fn state(&self) -> RunState {
+        match self.total_steps {
+            _ if self.running => RunState::Running,
+            Some(total) if self.step >= total => RunState::Finished,
+            Some(_) | None => RunState::Stopped,
+        }
     }
 }
 

@@ -8,8 +8,8 @@ use serde_json::json;
 
 use lorafit_remedy::amounts::{self, counted, duration, grouped};
 use lorafit_train::{
-    EvaluationRecord, Observer, Outcome, RunError, RunFolder, RunHistory, RunLock, SkipRecord, StepRecord,
-    Summary, TrainError, Verdict, rss_bytes,
+    EvaluationRecord, Observer, Outcome, RunError, RunFolder, RunHistory, RunLock, RunState, SkipRecord,
+    StepRecord, Summary, TrainError, Verdict, rss_bytes,
 };
 
 use crate::args::config_file::{self, Given};
@@ -202,17 +202,17 @@ fn held_out_line(args: &TrainArgs, data: &Data) -> Option<String> {
 }
 
 fn tell_end(progress: &mut Progress, run: &Path, method: Method, summary: &Summary) {
-    let how = if summary.interrupted { "stopped" } else { "done" };
+    let how = if summary.interrupted { RunState::Stopped } else { RunState::Finished };
     if summary.skipped > 0 {
         let steps = counted(summary.skipped as usize, "step was", "steps were");
         progress.note(&format!("{steps} skipped; metrics.jsonl names the rows"));
     }
     let steps = counted(summary.steps as usize, "step", "steps");
-    progress.note(&format!("{how} after {steps} in {}", duration(summary.seconds)));
+    progress.note(&format!("{} after {steps} in {}", how.name(), duration(summary.seconds)));
     if let Some(best) = &summary.best {
         let dir = RunFolder::best_dir(run);
         progress.note(&format!(
-            "best evaluation loss {:.4} at step {}: {}",
+            "best held-out loss {:.4} after step {}: {}",
             best.loss,
             best.step,
             dir.display()
