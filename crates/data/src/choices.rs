@@ -88,7 +88,7 @@ fn texts(value: Option<Value>) -> Result<Vec<String>, String> {
             Ok(text.trim().to_owned())
         }
         Value::String(text) if text.trim().is_empty() => Err("has an empty option".to_owned()),
-        other => Err(format!("has {} as an option and not a text", crate::format::kind(&other))),
+        other => Err(format!("has {} as an option; options are texts", crate::format::kind(&other))),
     };
     let texts: Vec<String> = items.into_iter().map(text).collect::<Result<_, _>>()?;
     match texts.len() {

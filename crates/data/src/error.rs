@@ -254,7 +254,7 @@ pub enum RowProblem {
         answers: Vec<String>,
     },
     /// A string of JSON has half of a character that UTF-16 writes in two halves.
-    #[error("{}column {column}: a string has half of a surrogate pair (\\ud83d without \\ude00), which is no character", of_line(*line))]
+    #[error("{}column {column}: a string has half of a surrogate pair (\\ud83d without \\ude00), which is not a character", of_line(*line))]
     Surrogate {
         /// The line within the row.
         line: usize,
@@ -548,7 +548,7 @@ impl RowProblem {
                 "give a template that does not rewrite history with ", Setting::Template
             ],
             Self::ReplyNotWritten { .. } => {
-                remedy!["give another with ", Setting::Template; "write the rows in the way that it reads"]
+                remedy!["give another with ", Setting::Template; "write the rows as the template expects them"]
                     .because("the template and the data do not fit each other")
             }
             Self::ReplyRepeated { .. } => remedy![

@@ -85,7 +85,7 @@ pub(crate) fn told(error: &serde_json::Error) -> String {
     match (message.strip_prefix("EOF while parsing "), found) {
         (Some("a value"), _) => "it ends where a value is wanted".to_owned(),
         (Some(what), _) => format!("it ends inside {what}"),
-        (None, Some(found)) => format!("an object is wanted and not a {found}"),
+        (None, Some(found)) => format!("expected an object, found a {found}"),
         (None, None) => message.to_owned(),
     }
 }

@@ -121,6 +121,7 @@ impl Request {
             tokens: size.tokens,
             targets: size.targets,
             threads: 1,
+            has_tokenizer: false,
             placement: Placement::Cuda(Float::Bf16),
         };
         Ok(request.plan(ACTIVATIONS.recompute)?.total() - device_process_bytes())

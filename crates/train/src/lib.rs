@@ -66,7 +66,7 @@ pub use saved::{
 };
 pub use schedule::{Schedule, ScheduleKind};
 pub use selfcheck::step_checks;
-pub use status::{CheckpointStatus, RunStatus};
+pub use status::{CheckpointStatus, RunState, RunStatus};
 pub use stream::MicroBatchSize;
 pub use token_scores::{TokenScores, token_scores};
 pub use tokenizer::{open_tokenizer, tokenizer_entries, tokenizer_metadata};

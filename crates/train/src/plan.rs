@@ -14,7 +14,7 @@ use lorafit_model::{
     ActivationDtype, ActivationPolicy, BufferBytes, BufferShape, Config, KvCache, Recompute, Trainable,
     most_new_tokens, sequence_logits_bytes,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::evaluate::SIDE_BY_SIDE;
 use crate::optim::OptimizerKind;
@@ -32,7 +32,7 @@ const THREAD_BYTES: u64 = 1 << 19;
 const CONTEXT_BYTES: u64 = 480 << 20;
 
 /// Bytes of a run, by what they are for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct MemoryPlan {
     /// The base as it is held: frozen weights as they are stored, trained ones in f32.
     pub weights: u64,
@@ -101,6 +101,8 @@ pub struct PlanRequest<'a> {
     pub targets: usize,
     /// Threads that compute.
     pub threads: usize,
+    /// Whether a tokenizer is in memory beside the model; `bench` has none.
+    pub has_tokenizer: bool,
     /// What computes: the memory that is planned is that of the device.
     pub placement: Placement,
 }
@@ -139,7 +141,7 @@ impl PlanRequest<'_> {
                 ),
             head,
             kv_cache: 0,
-            process: process_bytes(self.config, self.placement, self.threads),
+            process: process_bytes(self.config, self.has_tokenizer, self.placement, self.threads),
         })
     }
 
@@ -185,11 +187,10 @@ impl PlanRequest<'_> {
 }
 
 /// What the program itself takes.
-fn process_bytes(config: &Config, placement: Placement, threads: usize) -> u64 {
+fn process_bytes(config: &Config, has_tokenizer: bool, placement: Placement, threads: usize) -> u64 {
+    let entries = if has_tokenizer { config.vocab_size as u64 } else { 0 };
     match placement {
-        Placement::Cpu => {
-            PROCESS_BYTES + VOCABULARY_ENTRY_BYTES * config.vocab_size as u64 + THREAD_BYTES * threads as u64
-        }
+        Placement::Cpu => PROCESS_BYTES + VOCABULARY_ENTRY_BYTES * entries + THREAD_BYTES * threads as u64,
         Placement::Cuda(_) => device_process_bytes(),
     }
 }
@@ -284,7 +285,7 @@ impl EvaluationRequest<'_> {
             scratch: scratch + passing_bytes(self.config, self.weights, tokens, None, self.placement),
             head: head + sequence_logits_bytes(self.config, sequences),
             kv_cache: KvCache::bytes(self.config, self.placement, held),
-            process: process_bytes(self.config, self.placement, self.threads),
+            process: process_bytes(self.config, true, self.placement, self.threads),
         })
     }
 
@@ -321,6 +322,7 @@ mod tests {
             tokens: 512,
             targets: 512,
             threads: 2,
+            has_tokenizer: true,
             placement: Placement::Cpu,
         }
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! RUN/adapter_config.json, adapter_model.safetensors   the adapter, as PEFT reads it
 //! RUN/model/...                                        or, of full fine-tuning, the model, as transformers reads it
-//! RUN/best/...                                         the adapter or the model of the lowest evaluation loss
+//! RUN/best/...                                         the adapter or the model of the lowest held-out loss
 //! RUN/average/...                                      with an average, its adapter or model; evaluation.json says its loss
 //! RUN/checkpoints/step-...                             what a run is resumed from
 //! RUN/tokenizer.json, chat_template.jinja, ...         what the adapter is handed on with

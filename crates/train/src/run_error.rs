@@ -170,7 +170,7 @@ impl RunError {
                 "start from the adapter as it is with ", Setting::Adapter.is("RUN")
             ],
             RunError::Mismatch { .. } => {
-                remedy!["give it what it had"; "go on all the same with ", Setting::ResumeAnyway]
+                remedy!["give it what it had"; "resume anyway with ", Setting::ResumeAnyway]
             }
             RunError::Adapter(e) => return e.hint(),
         })

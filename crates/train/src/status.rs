@@ -43,6 +43,29 @@ pub struct RunStatus {
     pub checkpoint: Option<CheckpointStatus>,
 }
 
+/// What a run does, in the one word that every list, page and message has for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunState {
+    /// A process works on it.
+    Running,
+    /// It took its last step, or evaluations ended it.
+    Finished,
+    /// It ended before, and no process works on it.
+    Stopped,
+}
+
+impl RunState {
+    /// The word.
+    pub fn name(self) -> &'static str {
+        match self {
+            RunState::Running => "running",
+            RunState::Finished => "finished",
+            RunState::Stopped => "stopped",
+        }
+    }
+}
+
 /// A checkpoint as its name and date tell.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CheckpointStatus {
@@ -102,13 +125,17 @@ impl RunStatus {
             }),
         })
     }
-}
 
-impl RunStatus {
-    /// Whether the run has come to its end: its last step, or an earlier one after which evaluations ended it.
-    pub fn is_done(&self) -> bool {
-        let is_stopped = self.verdict.as_ref().is_some_and(|verdict| verdict.stopped_early.is_some());
-        is_stopped || self.total_steps.is_some_and(|total| self.step >= total)
+    /// What the run does.
+    pub fn state(&self) -> RunState {
+        // Evaluations may end a run before its last step.
+        let is_early = self.verdict.as_ref().is_some_and(|verdict| verdict.stopped_early.is_some());
+        match self.total_steps {
+            _ if self.running => RunState::Running,
+            _ if is_early => RunState::Finished,
+            Some(total) if self.step >= total => RunState::Finished,
+            Some(_) | None => RunState::Stopped,
+        }
     }
 }
 

@@ -200,7 +200,7 @@ pub trait Observer {
 pub struct Divergence {
     /// Steps done.
     pub step: u64,
-    /// The step that could not be taken; `None` if what is trained holds values that are no numbers.
+    /// The step that could not be taken; `None` if what is trained holds values that are not numbers.
     pub refusal: Option<Refusal>,
     /// What the curve says, as in `verdict.json`; `None` if the records of the run cannot be read.
     pub verdict: Option<Verdict>,
@@ -235,7 +235,7 @@ impl TrainError {
     pub fn hint(&self) -> Option<Remedy> {
         Some(match self {
             TrainError::NonFinite(refusal) if refusal.step <= 1 => remedy![
-                "see with ", Task::Evaluate, " whether the weights or the adapter themselves hold values that are no numbers";
+                "see with ", Task::Evaluate, " whether the weights or the adapter themselves hold values that are not numbers";
                 "look at the rows";
                 "lower ", Setting::Lr
             ],
@@ -267,7 +267,7 @@ fn broken(step: u64, refusal: Option<&Refusal>) -> String {
         Some(Refusal { step, culprit, value, .. }) => {
             format!("the {culprit} of step {step} is {value}, and other rows have no better")
         }
-        None => format!("what is trained holds values that are no numbers after step {step}"),
+        None => format!("what is trained holds values that are not numbers after step {step}"),
     }
 }
 

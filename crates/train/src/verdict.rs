@@ -81,6 +81,13 @@ pub struct Verdict {
     pub stopped_early: Option<StoppedEarly>,
 }
 
+impl Verdict {
+    /// Whether the loss was falling at the end, and had fallen by little.
+    pub fn has_only_begun(&self) -> bool {
+        self.outcome == Outcome::StillFalling && self.from - self.to < STILL_SHRINKING * self.from
+    }
+}
+
 /// The rows that a verdict judges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -166,8 +173,10 @@ fn of_held_out(base: f64, later: &[(u64, f64)], training: &[f64]) -> Outcome {
     if last > best.1 * (1.0 + MOST_RISE) {
         return Outcome::OverFitted { since: best.0 };
     }
-    // What the last third of the evaluations brought. Where there are too few of them, training losses tell.
+    // What the last third of the evaluations brought. Where there are too few of them, training losses tell, of which a short
+    // run has so few that the rows of a step decide: it has learnt all that it can only if it learnt much.
     let falls = match later.len() {
+        0..3 if training.len() < SMOOTHED_STEPS && gained < STILL_SHRINKING * base => true,
         0..3 => falls_at_its_end(training),
         n => {
             let before = lowest(&later[..n - n.div_ceil(3)]).map_or(base, |(_, loss)| loss);

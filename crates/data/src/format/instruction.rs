@@ -53,7 +53,7 @@ impl Instruction {
     pub fn into_alpaca(self) -> Result<Completion, RowProblem> {
         let Self { system, history, instruction, input, output } = self;
         if !history.is_empty() {
-            let why = "the model has no chat template, and Alpaca's prompt no place for earlier turns";
+            let why = "the model has no chat template, and Alpaca's prompt has no place for earlier turns";
             return Err(RowProblem::Refused { field: "history".into(), why });
         }
         let system = system.map(|system| format!("{system}\n\n")).unwrap_or_default();

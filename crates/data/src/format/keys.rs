@@ -105,7 +105,7 @@ pub const LIST: &[Keys] = &[
     row(
         &["history"],
         TURNS,
-        Use::Honoured("turns before the row's own, [[question, answer], ...], trained too"),
+        Use::Honoured("earlier turns, [[question, answer], ...]; they are trained, too"),
     ),
     row(&["weight"], ALL, Use::Honoured("only 1 is accepted, since weights are those of files: b.csv:0.5")),
     row(REASONING, &[Shape::Question], Use::Template),

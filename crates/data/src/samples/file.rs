@@ -162,7 +162,7 @@ pub fn open(path: &Path) -> io::Result<(Samples, Vec<u8>)> {
     }
     match *hasher.finalize().as_bytes() == mapped.fingerprint() {
         true => Ok((Samples::new(Storage::Mapped(mapped)), note)),
-        false => Err(damaged("the samples are not those that were written")),
+        false => Err(damaged("the samples have changed since they were written")),
     }
 }
 

@@ -419,7 +419,7 @@ fn translated(of: &str, args: &[Value]) -> Result<Value, Error> {
     let table = table
         .as_object()
         .filter(|_| table.kind() == ValueKind::Map)
-        .ok_or_else(|| unsupported("translate by what is no dict"))?;
+        .ok_or_else(|| unsupported("translate by what is not a dict"))?;
     let mut out = String::new();
     for c in of.chars() {
         match table.get_value(&Value::from(u32::from(c))) {

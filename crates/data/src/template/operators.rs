@@ -93,7 +93,9 @@ fn rows(state: &State, value: &Value) -> Result<Value, Error> {
     for item in &mut all {
         match item.kind() {
             ValueKind::Seq => {}
-            ValueKind::Undefined | ValueKind::None => return Err(error("cannot unpack what is no sequence")),
+            ValueKind::Undefined | ValueKind::None => {
+                return Err(error("cannot unpack what is not a sequence"));
+            }
             _ => *item = Value::from(items(state, item)?),
         }
     }

@@ -293,10 +293,10 @@ impl<'a> Scanner<'a> {
                 let text = digits(chars, count, 16, String::new());
                 let code = u32::from_str_radix(&text, 16).ok().filter(|_| text.len() == count);
                 let code =
-                    code.ok_or_else(|| self.error(format!("the escape \\{c}{text} wants {count} digits")))?;
+                    code.ok_or_else(|| self.error(format!("the escape \\{c}{text} needs {count} digits")))?;
                 value.push(char::from_u32(code).ok_or_else(|| {
                     self.error(format!(
-                        "the escape \\{c}{text} is no character (half of a pair is not supported)"
+                        "the escape \\{c}{text} stands for no character (half of a surrogate pair is not supported)"
                     ))
                 })?);
             }

@@ -36,13 +36,13 @@ pub(super) fn tokens(
     let mut by_id = BTreeMap::new();
     for (id, value) in own.into_iter().flatten() {
         let wrong =
-            || settings.invalid(format!("`added_tokens_decoder` has {id}: {value}, which is no token"));
+            || settings.invalid(format!("`added_tokens_decoder` has {id}: {value}, which is not a token"));
         let id: u32 = id.parse().map_err(|_| wrong())?;
         by_id.insert(id, token(value).ok_or_else(wrong)?);
     }
     if own.is_none() {
         for (content, id) in &legacy.map {
-            let wrong = || legacy.invalid(format!("`{content}` is {id}, which is no id"));
+            let wrong = || legacy.invalid(format!("`{content}` is {id}, which is not an id"));
             let id = id.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(wrong)?;
             let is_special = special.iter().any(|token| token.content == *content);
             by_id.insert(id, AddedToken::from(content.clone(), is_special));

@@ -269,7 +269,7 @@ impl Json {
         // Some old configurations write -1 for none.
         list.iter()
             .filter(|v| v.as_i64() != Some(-1))
-            .map(|v| id(v).ok_or_else(|| self.invalid(format!("`{key}` has {v}, which is no token id"))))
+            .map(|v| id(v).ok_or_else(|| self.invalid(format!("`{key}` has {v}, which is not a token id"))))
             .collect()
     }
 }

@@ -59,7 +59,7 @@ impl Tokenizer {
             gguf.add_space_prefix = Some(self.writes_space_first(&gguf)?);
             return match self.reads_as(&gguf)? {
                 true => Ok(gguf),
-                false => Err(no_form("read back, it gives other ids".to_owned())),
+                false => Err(no_form("the tokenizer read back from GGUF gives other ids".to_owned())),
             };
         }
         for pre in PRE_KINDS {

@@ -184,7 +184,7 @@ fn folders_that_are_not_tokenizers_are_errors_that_name_the_file() {
         (
             "generation_config.json",
             "{\"eos_token_id\": [1, -7]}",
-            "`eos_token_id` has -7, which is no token id",
+            "`eos_token_id` has -7, which is not a token id",
         ),
         ("config.json", "nonsense", "config.json line 1, column 2: "),
         ("generation_config.json", "{\"eos_token_id\": 2,\n}", "generation_config.json line 2, column 1: "),
@@ -196,7 +196,7 @@ fn folders_that_are_not_tokenizers_are_errors_that_name_the_file() {
         (
             "added_tokens.json",
             "[1]",
-            "added_tokens.json line 1, column 1: an object is wanted and not a sequence",
+            "added_tokens.json line 1, column 1: expected an object, found a sequence",
         ),
         ("chat_template.json", "", "chat_template.json line 1, column 1: it ends where a value is wanted"),
         ("tokenizer_config.json", "{", "tokenizer_config.json line 1, column 1: it ends inside an object"),

@@ -55,7 +55,7 @@ pub enum DeviceError {
         hint: &'static str,
     },
     /// Not enough memory.
-    #[error("{} more of device memory are wanted, of which {} are free (the run has {})", memory(*wanted), memory(*free), memory(*held))]
+    #[error("{} more device memory is needed, and {} is free (the run has {})", memory(*wanted), memory(*free), memory(*held))]
     Memory {
         /// Bytes asked for.
         wanted: u64,

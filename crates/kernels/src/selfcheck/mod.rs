@@ -278,10 +278,7 @@ mod tests {
         assert!(!device_is_lost, "a run that is too large may be followed by a smaller one");
         let [outcome] = &outcomes[..] else { panic!("{outcomes:?}") };
         assert!(!outcome.passed());
-        assert!(
-            outcome.to_string().starts_with("too much: 4 MiB more of device memory are wanted"),
-            "{outcome}"
-        );
+        assert!(outcome.to_string().starts_with("too much: 4 MiB more device memory is needed"), "{outcome}");
         assert_eq!(gpu.bytes_in_use(), 0, "everything is given back");
     }
 

@@ -23,7 +23,7 @@ impl FromStr for AdapterArg {
         let Some((dir, number)) = split else { return Ok(AdapterArg { dir: text.into(), weight: 1.0 }) };
         let wrong = |rule: &str| {
             Err(CliError::usage(format!("--adapter {text}: the weight `{number}` {rule}"))
-                .hint("a weight is a number such as 0.5, behind the last colon"))
+                .hint("write the weight as a number after the last colon, as in ADAPTER:0.5"))
         };
         match number.parse::<f64>() {
             // Factors are multiplied in f32.

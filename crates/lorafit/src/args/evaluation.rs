@@ -29,7 +29,7 @@ pub struct EvaluationArgs {
     /// What answers are judged by; repeat the flag for several. Answers are generated where a metric needs them
     #[arg(long, value_name = "NAME", value_parser = MetricParser, help_heading = "Answers")]
     pub metric: Vec<&'static Metric>,
-    /// Maximum number of tokens in an answer; one that is cut off is judged as far as it goes
+    /// Maximum number of tokens in an answer; of a longer answer this much is judged
     #[arg(long, value_name = "N", default_value_t = 256, help_heading = "Answers")]
     pub max_new_tokens: usize,
     /// Write the answer to each row and all its scores, one JSON object a row

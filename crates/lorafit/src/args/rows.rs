@@ -121,7 +121,7 @@ impl RowArgs {
         if let Some((_, field)) = columns.iter().find(|(_, field)| !Mapping::FIELDS.contains(&field.as_str()))
         {
             return Err(CliError::usage(format!("--columns: `{field}` is not a field that rows have"))
-                .hint(format!("COLUMN=FIELD with a field of {}", Mapping::FIELDS.join(", "))));
+                .hint(format!("write COLUMN=FIELD, where FIELD is one of {}", Mapping::FIELDS.join(", "))));
         }
         let role = |(name, role): (String, String)| match Role::named(&role) {
             Some(role) => Ok((name, role)),

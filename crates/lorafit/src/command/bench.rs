@@ -48,7 +48,7 @@ pub struct BenchArgs {
     /// How the random weights are stored, those that are not quantised [default: bf16 with --quant, else f32]
     #[arg(long, value_enum, help_heading = "Work")]
     pub dtype: Option<WeightDtype>,
-    /// Steps to time; one more goes before to warm up
+    /// Steps to time, after one step that warms up
     #[arg(long, value_name = "N", default_value_t = 5, help_heading = "Work")]
     pub steps: usize,
     /// Width of the adapter
@@ -134,6 +134,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         tokens: size.tokens,
         targets: size.targets,
         threads: rayon::current_num_threads(),
+        has_tokenizer: false,
         placement,
     };
     args.memory.check_blocks(config.num_hidden_layers)?;

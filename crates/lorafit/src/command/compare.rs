@@ -26,6 +26,7 @@ use crate::session::trained;
 use crate::sweep::folder::is_trial;
 use crate::terminal::error::CliError;
 use crate::terminal::output;
+use crate::terminal::table::aligned;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -350,16 +351,8 @@ impl Comparison<'_> {
 
 /// A table for the terminal.
 fn in_columns(table: &[Compared]) -> String {
-    let rows: Vec<Vec<String>> = table.iter().map(cells).collect();
-    let mut lines = vec![String::new(); table.len() + 1];
-    for (column, heading) in headings(table).into_iter().enumerate() {
-        let cells = || std::iter::once(heading).chain(rows.iter().map(|row| &row[column][..]));
-        let width = cells().map(|cell| cell.chars().count()).max().unwrap_or(0);
-        for (line, cell) in lines.iter_mut().zip(cells()) {
-            *line += &if column == 0 { format!("{cell:<width$}") } else { format!("  {cell:>width$}") };
-        }
-    }
-    lines.join("\n")
+    let head = headings(table).into_iter().map(str::to_owned).collect();
+    aligned(&std::iter::once(head).chain(table.iter().map(cells)).collect::<Vec<_>>())
 }
 
 #[cfg(test)]
@@ -383,7 +376,7 @@ mod tests {
             steps: None,
         };
         let run = Compared {
-            name: "runs/full".into(),
+            name: "/runs/lr0".into(),
             method: "full",
             trainable_parameters: 134_515_008,
             file_bytes: Some(538 << 20),
@@ -392,9 +385,9 @@ mod tests {
             ..base.clone()
         };
         let expected = "\
-run        method    loss  perplexity    trainable     file      peak memory  tokens/s  time
-m.gguf       base  2.5000      12.182            0        -                -         -     -
-runs/full    full  2.5000      12.182  134,515,008  538 MiB  600 MiB planned         -  61 s";
+run        method    loss  perplexity    trainable     file      peak memory  tokens/s        time
+m.gguf     base    2.5000      12.182            0        -                -         -           -
+/runs/lr0  full    2.5000      12.182  134,515,008  538 MiB  600 MiB planned         -  1 min 01 s";
         assert_eq!(in_columns(&[base, run]), expected);
     }
 }

@@ -165,7 +165,7 @@ fn done(data: &Dataset, max_seq_len: usize) -> Vec<String> {
     match lines.is_empty() {
         true => vec![
             String::new(),
-            "rows are trained as they are: nothing of them is passed over or rewritten".into(),
+            "rows are trained as they are: no part of them is left out or rewritten".into(),
         ],
         false => [String::new(), "what was done to rows:".into()].into_iter().chain(lines).collect(),
     }
@@ -182,7 +182,7 @@ fn shown(args: &DataArgs, data: &Dataset) -> Result<Range<usize>, CliError> {
         None => {
             let last = data.samples.iter().last().map_or(0, |s| s.row);
             let text = format!("{} has no trained row on {}", args.data.join(", "), data.origin.place(line));
-            let hint = format!("rows are counted from 1, the last one is {last}; dropped rows are not shown");
+            let hint = format!("rows are numbered from 1 to {last}; dropped rows are not shown");
             Err(CliError::usage(text).hint(hint))
         }
     }
@@ -306,7 +306,7 @@ fn report(s: &Statistics) -> String {
         groups.iter().map(group).collect::<Vec<_>>().join(", ")
     };
     lines.push(match s.duplicates {
-        0 => "no row is there twice".to_owned(),
+        0 => "no row occurs twice".to_owned(),
         n => {
             let rows = counted(n, "row is a repetition", "rows are repetitions");
             format!("{rows}; lines {}", named(&s.duplicate_lines))

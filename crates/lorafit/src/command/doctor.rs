@@ -25,7 +25,7 @@ Examples:
   lorafit doctor                what to paste into a bug report
   lorafit doctor --json         for a program
 
-It reads no model and changes nothing. Of tokens and proxies it says only whether they are set.")]
+It reads no model and changes nothing. It says whether tokens and proxies are set, and never shows them.")]
 pub struct DoctorArgs {
     /// Print one JSON object
     #[arg(long)]

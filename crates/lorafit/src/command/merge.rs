@@ -162,7 +162,7 @@ pub struct MergeArgs {
     /// The share of each factor's values that ties and dare keep, above 0 and at most 1 [default: 0.5]
     #[arg(long, value_name = "SHARE", help_heading = "Several adapters")]
     pub density: Option<f64>,
-    /// How ties elects the sign of a value
+    /// How the method ties chooses the sign of a value
     #[arg(long, value_enum, default_value_t = SignChoice::Total, help_heading = "Several adapters")]
     pub majority_sign: SignChoice,
     /// Random seed of the values that dare drops

@@ -137,7 +137,7 @@ fn add_sweep(report: &mut Report, args: &ReportArgs) -> anyhow::Result<(String, 
 }
 
 fn add_runs(report: &mut Report, args: &ReportArgs) -> anyhow::Result<(String, Facts)> {
-    let runs = NamedRun::read(&args.runs)?;
+    let runs = NamedRun::read_all(&args.runs)?;
     let prompts = args.prompts.as_deref().map(answers::prompts).transpose()?;
     training::add(report, &runs);
     let adapters = add_adapters(report, args, &runs)?;

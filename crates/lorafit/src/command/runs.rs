@@ -70,7 +70,7 @@ pub fn run(args: RunsArgs) -> anyhow::Result<()> {
     if found.is_empty() {
         return Ok(output::line(format!("no runs in {shown}"))?);
     }
-    let head = ["run", "state", "step", "loss", "best at", "time"].map(str::to_owned).to_vec();
+    let head = ["run", "state", "verdict", "step", "loss", "best at", "time"].map(str::to_owned).to_vec();
     let lines: Vec<Vec<String>> = std::iter::once(head).chain(found.iter().map(cells)).collect();
     Ok(output::line(aligned(&lines))?)
 }
@@ -102,8 +102,7 @@ fn cells(found: &Found) -> Vec<String> {
     let run = match found {
         Found::Run(run) => run,
         Found::Sweep(dir) => {
-            let blank = String::new;
-            return vec![dir.display().to_string(), "sweep".to_owned(), blank(), blank(), blank(), blank()];
+            return vec![dir.display().to_string(), "sweep".to_owned()];
         }
     };
     let status = &run.status;
@@ -118,7 +117,8 @@ fn cells(found: &Found) -> Vec<String> {
     };
     vec![
         run.dir.display().to_string(),
-        state(status).to_owned(),
+        status.state().name().to_owned(),
+        status.verdict.as_ref().map(|verdict| in_short(&verdict.outcome).to_owned()).unwrap_or_default(),
         format!("{}{total}", status.step),
         loss,
         best.map(|best| best.step.to_string()).unwrap_or_default(),
@@ -126,22 +126,12 @@ fn cells(found: &Found) -> Vec<String> {
     ]
 }
 
-/// The state of a run in one or two words: of one that has ended, what it came to.
-fn state(status: &RunStatus) -> &'static str {
-    match &status.verdict {
-        _ if status.running => "running",
-        Some(verdict) => in_short(&verdict.outcome),
-        None if status.is_done() => "done",
-        None => "stopped",
-    }
-}
-
 fn to_json(found: &Found) -> Value {
     match found {
         Found::Run(run) => json!({
             "run": run.dir,
             "kind": "run",
-            "state": state(&run.status),
+            "state": run.status.state(),
             "base_loss": run.base,
             "seconds": run.seconds,
             "status": run.status,

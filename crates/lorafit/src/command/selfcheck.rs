@@ -205,7 +205,7 @@ fn none_named(only: &[&str], ops: &BTreeSet<String>) -> CliError {
         only.iter().flat_map(|text| near(text, ops.iter().map(String::as_str))).collect();
     let error = CliError::usage(format!("no check has {} in its name", only.join(" or ")));
     match near.is_empty() {
-        true => error.hint("leave --only out: all checks run, and each is named"),
+        true => error.hint("without --only all checks run, and each prints its name"),
         false => error.hint(format!("near are {}", Vec::from_iter(near).join(", "))),
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use lorafit_remedy::amounts::duration;
-use lorafit_train::{RunFolder, RunStatus};
+use lorafit_train::{RunFolder, RunState, RunStatus};
 
 use crate::session::verdict::{evaluation_in_words, outcome};
 use crate::sweep::folder::is_sweep;
@@ -43,24 +43,24 @@ pub fn run(args: StatusArgs) -> anyhow::Result<()> {
 }
 
 fn in_words(status: &RunStatus, run: &Path) -> String {
-    let RunStatus { running, process, step, total_steps, loss, smoothed_loss, tokens_per_s, .. } = status;
-    let whole = status.is_done();
-    let mut lines = vec![match (running, process) {
-        (true, Some(process)) => format!("running, process {process}"),
-        (true, None) => "running".to_owned(),
-        (false, _) if whole => "done".to_owned(),
+    let RunStatus { process, step, total_steps, loss, smoothed_loss, tokens_per_s, .. } = status;
+    let state = status.state();
+    let more = match (state, process) {
+        (RunState::Running, Some(process)) => format!(", process {process}"),
+        (RunState::Running, None) | (RunState::Finished, _) => String::new(),
         // It could not go on.
-        (false, _) if status.verdict.is_some() => "ended before its last step".to_owned(),
-        (false, _) => {
+        (RunState::Stopped, _) if status.verdict.is_some() => " before its last step".to_owned(),
+        (RunState::Stopped, _) => {
             let run = shell_word(&run.display().to_string());
-            format!("not running; go on with lorafit train --resume {run}")
+            format!("; go on with lorafit train --resume {run}")
         }
-    }];
+    };
+    let mut lines = vec![format!("{}{more}", state.name())];
     let total = total_steps.map(|total| format!("/{total}")).unwrap_or_default();
     let loss = loss.map(|loss| format!("  loss {loss:.4}")).unwrap_or_default();
     let smoothed = smoothed_loss.map(|loss| format!("  smoothed {loss:.4}")).unwrap_or_default();
     let rate = tokens_per_s.map(|rate| format!("  {rate:.0} tokens/s")).unwrap_or_default();
-    let left = status.seconds_left.filter(|_| *running && !whole);
+    let left = status.seconds_left.filter(|left| state == RunState::Running && *left > 0.0);
     let left = left.map(|s| format!("  {} left", duration(s))).unwrap_or_default();
     lines.push(format!("step {step}{total}{loss}{smoothed}{rate}{left}"));
     lines.extend(status.evaluation.as_ref().map(evaluation_in_words));

@@ -300,7 +300,7 @@ fn rungs_of(settings: &Settings, steps: &[u64]) -> Result<Vec<u64>, CliError> {
 
 fn memory_in_words(plan: &SweepPlan) -> String {
     format!(
-        "{} at once: memory planned {}, {} of it base and program",
+        "{} at once: memory planned {}, {} of it for the base and the program",
         plan.at_once,
         memory(plan.total()),
         memory(plan.shared)

@@ -8,8 +8,8 @@ use serde_json::json;
 
 use lorafit_remedy::amounts::{self, counted, duration, grouped};
 use lorafit_train::{
-    Averaged, EvaluationRecord, Observer, Outcome, RunError, RunFolder, RunHistory, RunLock, SkipRecord,
-    StepRecord, Summary, TrainError, Verdict, rss_bytes,
+    Averaged, EvaluationRecord, Observer, Outcome, RunError, RunFolder, RunHistory, RunLock, RunState,
+    SkipRecord, StepRecord, Summary, TrainError, Verdict, rss_bytes,
 };
 
 use crate::args::config_file::{self, Given};
@@ -243,10 +243,10 @@ fn held_out_line(args: &TrainArgs, data: &Data) -> Option<String> {
 
 fn tell_end(progress: &mut Progress, run: &Path, method: Method, summary: &Summary) {
     let how = match (summary.interrupted, summary.stopped_early) {
-        (true, _) => "stopped",
+        (true, _) => RunState::Stopped.name(),
         // The verdict says why.
         (false, Some(_)) => "stopped early",
-        (false, None) => "done",
+        (false, None) => RunState::Finished.name(),
     };
     if summary.skipped > 0 {
         let steps = counted(summary.skipped as usize, "step was", "steps were");
@@ -257,7 +257,7 @@ fn tell_end(progress: &mut Progress, run: &Path, method: Method, summary: &Summa
     if let Some(best) = &summary.best {
         let dir = RunFolder::best_dir(run);
         progress.note(&format!(
-            "best evaluation loss {:.4} at step {}: {}",
+            "best held-out loss {:.4} after step {}: {}",
             best.loss,
             best.step,
             dir.display()

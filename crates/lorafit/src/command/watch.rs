@@ -101,7 +101,7 @@ impl Site {
             ("POST", "/stop" | "/checkpoint") if request.token.as_deref() != Some(&self.token) => {
                 Answer::text(
                     403,
-                    "this request is not of the page that lorafit watch serves; load the page again\n",
+                    "this request does not come from the page that lorafit watch serves; load the page again\n",
                 )
             }
             ("POST", path @ ("/stop" | "/checkpoint")) => {

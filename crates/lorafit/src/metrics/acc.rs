@@ -17,7 +17,7 @@ pub const METRIC: Metric = Metric {
 /// The likeliest option for its length.
 pub const NORMALISED: Metric = Metric {
     name: "acc_norm",
-    what: "The same, of log-probabilities divided by the options' characters",
+    what: "The same, with each log-probability divided by the length of its option in characters",
     of: Of::Options(likeliest_for_its_length),
     ..METRIC
 };

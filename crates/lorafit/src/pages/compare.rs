@@ -1,6 +1,6 @@
 //! The table of `compare` as a page.
 
-use lorafit_remedy::amounts::{grouped, memory};
+use lorafit_remedy::amounts::{duration, grouped, memory};
 use serde::{Serialize, Serializer};
 
 use crate::metrics::{SideBySide, Summary};
@@ -90,11 +90,7 @@ pub const COLUMNS: [Column; 8] = [
         show: |row| row.tokens_per_s.map(|rate| format!("{rate:.0}")),
         cost: |row| row.tokens_per_s.map(|rate| -rate),
     },
-    Column {
-        name: "time",
-        show: |row| row.seconds.map(|seconds| format!("{seconds:.0} s")),
-        cost: |row| row.seconds,
-    },
+    Column { name: "time", show: |row| row.seconds.map(duration), cost: |row| row.seconds },
 ];
 
 /// Headings of all columns: those of every run, then the metrics.
@@ -130,7 +126,7 @@ fn answers(answers: &SideBySide) -> String {
         cells.into_iter().chain(row.answers.iter().cloned()).collect::<Vec<_>>()
     });
     let caption = format!(
-        "{} of {} rows with all answers; the best by {} is marked where not all are level",
+        "The answers to {} of {} rows; the best by {} is marked unless all are equally good",
         order.len(),
         rows.len(),
         metric.name

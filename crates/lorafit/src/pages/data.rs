@@ -81,7 +81,7 @@ pub fn draw(
         let _ = write!(text, "{byte:02x}");
         text
     });
-    facts.add("fingerprint", Some(format!("{fingerprint}, of tokens and what of them is trained")));
+    facts.add("fingerprint", Some(format!("{fingerprint}, of the tokens and of which of them are trained")));
     facts.add_machine();
     facts.add_page();
     let shell =
@@ -163,7 +163,7 @@ fn figures(max_seq_len: usize, s: &Statistics) -> String {
     let longest = s
         .longest_rows
         .iter()
-        .map(|l| format!("row {} ({})", number(l.line), counted(l.tokens, "token", "tokens")));
+        .map(|l| format!("line {} ({})", number(l.line), counted(l.tokens, "token", "tokens")));
     page.push_str(&longest.collect::<Vec<_>>().join(", "));
     page.push_str("</p>\n");
     if s.duplicates > 0 {
@@ -193,9 +193,9 @@ fn statistics_cards(s: &Statistics, max_seq_len: usize) -> String {
         card("skipped", number(found.skipped), "rows that cannot be read".to_owned());
     }
     card("repetitions", number(s.duplicates), "rows equal to an earlier one".to_owned());
-    let rectangle = format!("of the tokens, in a rectangle of {}", counted(s.batch_size, "row", "rows"));
-    card("padded", percent(s.padded_share), rectangle);
-    card("computed", percent(s.computed_share), "with shared beginnings computed once".to_owned());
+    let batches = format!("of the tokens, in padded batches of {}", counted(s.batch_size, "row", "rows"));
+    card("padded", percent(s.padded_share), batches);
+    card("computed", percent(s.computed_share), "of the tokens, shared prefixes once".to_owned());
     cards.html()
 }
 

@@ -178,7 +178,7 @@ pub fn base_of_run(dir: &Path) -> Option<String> {
 
 /// Whether the rank was too large or too small, in words, by the median over the layers that changed.
 ///
-/// A sign, not a proof: what decides is the evaluation loss of another rank.
+/// This is a sign, not a proof: the held-out loss of a run with another rank decides.
 pub fn verdict(layers: &[LayerNumbers]) -> String {
     let changed = || layers.iter().filter(|layer| layer.norm > 0.0);
     let Some(effective) = median(changed().map(|layer| layer.effective_rank)) else {

@@ -247,7 +247,7 @@ pub fn as_trained<'a>(
         match (run.template.template, &used.template) {
             (Some(own), None) => {
                 told.push(format!(
-                    "conversations are written by the template {own}, as {shown} was trained with it"
+                    "conversations are written with the template {own}, with which {shown} was trained"
                 ));
                 used.template = Some(own);
             }

@@ -4,8 +4,8 @@ use lorafit_remedy::amounts::{grouped, memory};
 use lorafit_remedy::{Remedy, Setting, remedy};
 use lorafit_train::MemoryPlan;
 
-/// The parts of a plan with their names, in the order they are told.
-fn parts(plan: &MemoryPlan) -> [(&'static str, u64); 9] {
+/// The parts of a plan with their names, in the order in which they are shown.
+pub fn parts(plan: &MemoryPlan) -> [(&'static str, u64); 9] {
     let MemoryPlan { weights, adapter, gradients, optimizer, activations, head, scratch, kv_cache, process } =
         *plan;
     [

@@ -106,10 +106,12 @@ pub fn whole_out(out: &Path, read: &[&Path], overwrite: bool) -> anyhow::Result<
         _ if !overwrite => Err(CliError::new(format!("{told} is not empty"))
             .hint("choose another --out, or replace the model that it holds with --overwrite")
             .into()),
-        Some(other) => Err(CliError::new(format!("{told} has {other}, which is no file of a model folder"))
-            .hint("--overwrite replaces model folders only: choose another --out")
-            .into()),
-        None => Err(CliError::new(format!("{told} has no config.json, so it is no model folder"))
+        Some(other) => {
+            Err(CliError::new(format!("{told} has {other}, which is not a file of a model folder"))
+                .hint("--overwrite replaces model folders only: choose another --out")
+                .into())
+        }
+        None => Err(CliError::new(format!("{told} has no config.json, so it is not a model folder"))
             .hint("--overwrite replaces model folders only: choose another --out")
             .into()),
     }

@@ -249,8 +249,8 @@ impl Facts {
             Part::OtherTensors => {
                 let first = self.others.first()?;
                 Some(match self.others.len() {
-                    1 => format!("tensor {first} is no factor of a linear layer"),
-                    all => format!("{all} tensors are no factors of linear layers, such as {first}"),
+                    1 => format!("tensor {first} is not a factor of a linear layer"),
+                    all => format!("{all} tensors are not factors of linear layers, such as {first}"),
                 })
             }
             Part::OtherModules(taken) => {

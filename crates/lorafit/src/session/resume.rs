@@ -58,7 +58,7 @@ impl Resumption {
                 told.join("\n  ")
             );
             return Err(CliError::new(text)
-                .hint("give it what it had, or go on all the same with --resume-anyway")
+                .hint("give it what it had, or resume anyway with --resume-anyway")
                 .into());
         }
         if let Some(fixed) =

@@ -101,7 +101,7 @@ pub fn treated(data: &Dataset) -> Vec<String> {
     }
     if notes.bos_present > 0 {
         let rows = counted(notes.bos_present, "row begins", "rows begin");
-        lines.push(format!("{rows} with the beginning-of-sequence token, and got no second one"));
+        lines.push(format!("{rows} with the beginning-of-sequence token already; no second one was added"));
     }
     if let Some(AsText { row, prompt, completion, conversation }) = &notes.as_text {
         let line = |text: &str| text.replace('\n', "\u{23ce}");

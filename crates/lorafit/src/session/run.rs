@@ -340,6 +340,7 @@ impl TrainArgs {
             tokens: size.tokens,
             targets: size.targets,
             threads: rayon::current_num_threads(),
+            has_tokenizer: true,
             placement: base.model.device().placement(),
         }
     }

@@ -23,6 +23,7 @@ pub fn outcome(verdict: &Verdict) -> String {
     let losses = format!("{rows} {} -> {}{change}", loss_in_words(from), loss_in_words(to));
     let came = match outcome {
         Outcome::Learnt => format!("learnt: {losses}"),
+        Outcome::StillFalling if verdict.has_only_begun() => format!("began to learn: {losses}"),
         Outcome::StillFalling => format!("learnt, and was still learning at the end: {losses}"),
         Outcome::OverFitted { since: 0 } => format!("over-fitted: {losses}, while the training loss fell"),
         Outcome::OverFitted { since } => {
@@ -52,10 +53,14 @@ pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> 
     let (rate, usual) = (args.rate().unwrap_or_default(), args.default_lr());
     let longer = match verdict.stopped_early {
         Some(_) => "raise --patience".to_owned(),
-        None => longer(args),
+        None => longer(args, if verdict.has_only_begun() { 4 } else { 2 }),
     };
+    let higher = usual.max(rate * 3.0);
     let advice = match verdict.outcome {
         Outcome::Learnt => None,
+        Outcome::StillFalling if verdict.has_only_begun() => {
+            Some(format!("train longer ({longer}), or raise the learning rate (--lr {higher:.0e})"))
+        }
         Outcome::StillFalling => Some(format!("more steps may lower it further: {longer}")),
         Outcome::OverFitted { since: 0 } => Some(
             "train shorter, or on more rows that are like those held out; --eval-every N shows where it turned"
@@ -68,8 +73,7 @@ pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> 
         )),
         Outcome::Diverged => Some(format!("lower the learning rate: --lr {:.0e}", usual.min(rate / 10.0))),
         Outcome::DidNotLearn => Some(format!(
-            "raise the learning rate (--lr {:.0e}) or train longer ({longer}); lorafit data shows what is trained",
-            usual.max(rate * 3.0)
+            "raise the learning rate (--lr {higher:.0e}) or train longer ({longer}); lorafit data shows what is trained"
         )),
         Outcome::TooShort => Some(format!("train longer: {longer}")),
     };
@@ -119,12 +123,12 @@ fn loss_in_words(loss: f64) -> String {
     }
 }
 
-/// The flag that makes a run longer, with twice of what it had.
-fn longer(args: &TrainArgs) -> String {
+/// The flag that makes a run so many times longer.
+fn longer(args: &TrainArgs, times: u32) -> String {
     match (args.max_steps, args.epochs) {
         // Fewer steps cannot be judged.
-        (Some(steps), _) => format!("--max-steps {}", (2 * steps).max(SMOOTHED_STEPS)),
-        (None, epochs) => format!("--epochs {}", 2.0 * epochs.unwrap_or(1.0)),
+        (Some(steps), _) => format!("--max-steps {}", (times as usize * steps).max(SMOOTHED_STEPS)),
+        (None, epochs) => format!("--epochs {}", f64::from(times) * epochs.unwrap_or(1.0)),
     }
 }
 

@@ -87,7 +87,7 @@ impl Board {
                 let value = row.metric.unwrap_or(f64::NAN);
                 format!("best {metric} {value:.4}: {} {}", row.name, in_words(&row.options))
             }
-            None => format!("no {metric} at an end yet"),
+            None => format!("no {metric} yet"),
         };
         self.summary = format!("{done} of {} trials done, {best}", rows.len());
         self.draw();

@@ -65,7 +65,7 @@ impl Record {
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
         let record = serde_json::from_str(&text).map_err(|error| {
-            CliError::new(format!("{} is no sweep: {error}", path.display())).hint("choose another --out")
+            CliError::new(format!("{} is not a sweep: {error}", path.display())).hint("choose another --out")
         })?;
         Ok(Some(record))
     }
@@ -441,6 +441,9 @@ pub fn ranked(mut rows: Vec<Row>, direction: Direction) -> Vec<Row> {
     rows
 }
 
+/// The last columns of `trials.csv`, which have the names that they have in `trials.jsonl`.
+const MEASURED: [&str; 5] = ["step", "seconds", "tokens_per_s", "peak_rss_bytes", "run"];
+
 /// Writes `trials.jsonl` and `trials.csv`.
 pub fn write_tables(dir: &Path, rows: &[Row]) -> anyhow::Result<()> {
     let mut lines = String::new();
@@ -451,7 +454,7 @@ pub fn write_tables(dir: &Path, rows: &[Row]) -> anyhow::Result<()> {
     let names: Vec<&String> = rows.first().map(|row| row.options.keys().collect()).unwrap_or_default();
     let mut csv = csv::Writer::from_writer(Vec::new());
     let own = ["trial", "state"].into_iter().chain(names.iter().map(|name| name.as_str()));
-    csv.write_record(own.chain(["metric", "step", "seconds", "tokens_per_s", "peak_rss_bytes", "run"]))?;
+    csv.write_record(own.chain(["metric", "metric_low", "metric_high"]).chain(MEASURED))?;
     for row in rows {
         let Value::Object(values) = serde_json::to_value(row)? else { continue };
         let text = |value: Option<&Value>| match value {
@@ -462,7 +465,11 @@ pub fn write_tables(dir: &Path, rows: &[Row]) -> anyhow::Result<()> {
         let of_row = |names: &[&str]| names.iter().map(|name| text(values.get(*name))).collect::<Vec<_>>();
         let mut record = of_row(&["name", "state"]);
         record.extend(names.iter().map(|name| text(row.options.get(*name))));
-        record.extend(of_row(&["metric", "step", "seconds", "tokens_per_s", "peak_rss_bytes", "run"]));
+        record.extend(of_row(&["metric"]));
+        let bound =
+            |place: usize| row.interval.map_or_else(String::new, |interval| interval[place].to_string());
+        record.extend([bound(0), bound(1)]);
+        record.extend(of_row(&MEASURED));
         csv.write_record(record)?;
     }
     output::file(&dir.join("trials.csv"), &csv.into_inner().map_err(|error| error.into_error())?)

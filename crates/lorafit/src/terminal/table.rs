@@ -8,7 +8,12 @@ pub fn aligned(lines: &[Vec<String>]) -> String {
     let widths: Vec<usize> = (0..columns)
         .map(|column| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0))
         .collect();
-    let is_word = |column: usize| cells(column).skip(1).any(|cell| cell.starts_with(char::is_alphabetic));
+    // A path is a word, a dash for what is missing is none.
+    let is_word = |column: usize| {
+        cells(column)
+            .skip(1)
+            .any(|cell| cell.starts_with(|first: char| first.is_alphabetic() || "/.~".contains(first)))
+    };
     let words: Vec<bool> = (0..columns).map(is_word).collect();
     let cell = |(i, cell): (usize, &String)| match words[i] {
         true => format!("{cell:<width$}", width = widths[i]),
@@ -27,9 +32,9 @@ mod tests {
 
     #[test]
     fn words_stand_left_and_numbers_right() {
-        let lines = [["run", "loss", "state"], ["a", "0.5", "done"], ["runs/b", "12.25", ""]];
+        let lines = [["run", "loss", "state"], ["/a", "-", "running"], ["/runs/b", "12.25", ""]];
         let lines = lines.map(|line| line.map(str::to_owned).to_vec());
-        assert_eq!(aligned(&lines), "run      loss  state\na         0.5  done\nruns/b  12.25");
+        assert_eq!(aligned(&lines), "run       loss  state\n/a           -  running\n/runs/b  12.25");
         assert_eq!(aligned(&[]), "");
     }
 }

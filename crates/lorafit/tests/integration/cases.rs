@@ -654,7 +654,7 @@ fn weights_under_other_prefixes_are_read_or_told() {
     };
     refused(
         &|name| name.replace("q_proj.weight", "q_proj.qweight"),
-        &["those of GPTQ or AWQ", "--quant nf4"],
+        &["quantised by GPTQ or AWQ", "--quant nf4"],
     );
     refused(
         &|name| name.replace("q_proj.weight", "q_proj.base_layer.weight"),

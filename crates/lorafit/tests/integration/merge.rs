@@ -303,7 +303,9 @@ fn only_a_new_folder_or_a_model_folder_is_written_to() {
     fs::create_dir(place.join("mine")).expect("made");
     fs::write(place.join("mine/thesis.docx"), "years").expect("written");
     assert!(into("mine", &[]).contains("mine is not empty"));
-    assert!(into("mine", &["--overwrite"]).contains("has thesis.docx, which is no file of a model folder"));
+    assert!(
+        into("mine", &["--overwrite"]).contains("has thesis.docx, which is not a file of a model folder")
+    );
     assert!(into("rows.jsonl", &[]).contains("is a file"));
     assert_eq!(fs::read_to_string(place.join("mine/thesis.docx")).expect("there"), "years");
     fs::create_dir(place.join("empty")).expect("made");

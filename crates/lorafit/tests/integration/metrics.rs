@@ -254,10 +254,7 @@ fn runs_are_compared_row_by_row() {
         assert_eq!(row["best"]["exact_match"], json!(best), "{row}");
     }
     let page = fs::read_to_string(at.join("p.html")).expect("a page");
-    assert!(
-        page.contains("6 of 6 rows with all answers") && page.contains("exact_match on 6 rows"),
-        "{page}"
-    );
+    assert!(page.contains("The answers to 6 of 6 rows") && page.contains("exact_match on 6 rows"), "{page}");
     assert!(well(at, &compare).contains("exact_match on 6 rows: "));
 }
 

@@ -110,6 +110,18 @@ pub fn commands<'a>(line: &'a str, flags: &BTreeMap<String, BTreeSet<String>>) -
     found
 }
 
+/// The documentation: README, `docs/`, and the stories with their scripts.
+pub fn pages() -> Vec<(PathBuf, String)> {
+    let mut paths = vec![root().join("README.md")];
+    for folder in ["docs", "docs/stories"] {
+        let entries = fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        paths.extend(
+            entries.filter(|path| path.extension().is_some_and(|ending| ending == "md" || ending == "sh")),
+        );
+    }
+    paths.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
+}
+
 /// The flags that a text names outside of commands, which have flags of their own, of this program and of others.
 pub fn flags_beside_commands(text: &str, flags: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
     let mut found = Vec::new();
@@ -316,14 +328,7 @@ fn libraries_name_no_flag() {
 fn every_command_that_is_shown_has_the_flags_of_its_verb() {
     let flags = flags();
     let mut texts: Vec<(PathBuf, String)> = sources();
-    for name in fs::read_dir(root().join("docs")).unwrap() {
-        let path = name.unwrap().path();
-        if path.extension().is_some_and(|ending| ending == "md") {
-            texts.push((path.clone(), fs::read_to_string(&path).unwrap().replace("\\\n", "")));
-        }
-    }
-    let readme = root().join("README.md");
-    texts.push((readme.clone(), fs::read_to_string(&readme).unwrap().replace("\\\n", "")));
+    texts.extend(pages().into_iter().map(|(path, text)| (path, text.replace("\\\n", ""))));
     let (mut wrong, mut seen) = (Vec::new(), 0);
     for (file, text) in &texts {
         for line in text.lines() {
@@ -343,6 +348,36 @@ fn every_command_that_is_shown_has_the_flags_of_its_verb() {
     }
     assert!(seen > 250, "{seen}");
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// A story is a script, and its page shows each of its commands.
+#[test]
+fn every_story_has_a_page_with_its_commands() {
+    let pages: BTreeMap<PathBuf, String> = pages().into_iter().collect();
+    let (mut stories, mut shown) = (0, 0);
+    for (script, text) in
+        pages.iter().filter(|(path, _)| path.extension().is_some_and(|ending| ending == "sh"))
+    {
+        stories += 1;
+        let page = pages
+            .get(&script.with_extension("md"))
+            .unwrap_or_else(|| panic!("{} was not told", script.display()));
+        for command in text.lines().filter(|line| line.starts_with("lorafit ")) {
+            shown += 1;
+            let told = page.lines().any(|line| line.strip_prefix("$ ") == Some(command));
+            assert!(told, "{}: run scripts/tell_stories.sh: {command}", script.display());
+        }
+    }
+    assert!(stories == 3 && shown > 10, "{stories} {shown}");
+    // The file of the sweep, too, has options that are there.
+    let file: toml::Table =
+        fs::read_to_string(root().join("docs/stories/ranks.toml")).unwrap().parse().unwrap();
+    let searched = file["search"].as_table().unwrap().keys();
+    let options: Vec<&String> = file.keys().filter(|key| *key != "search").chain(searched).collect();
+    assert!(
+        options.len() > 5 && options.iter().all(|option| flags()["train"].contains(*option)),
+        "{options:?}"
+    );
 }
 
 #[test]

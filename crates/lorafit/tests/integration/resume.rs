@@ -343,7 +343,10 @@ fn a_second_run_on_a_folder_is_refused_and_status_sees_the_first() {
     signal(&child, libc::SIGTERM);
     child.wait().expect("ends");
     let status = String::from_utf8(place.run(&["status", "run"]).stdout).expect("text");
-    assert!(status.starts_with("not running") && status.contains("last checkpoint after step"), "{status}");
+    assert!(
+        status.starts_with("stopped; go on with") && status.contains("last checkpoint after step"),
+        "{status}"
+    );
     assert_eq!(place.run(&["status", "nowhere"]).status.code(), Some(1));
 }
 

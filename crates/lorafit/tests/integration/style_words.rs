@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use crate::reference::{root, sources};
+use crate::reference::{pages, root, sources};
 
 /// The words that the table replaces, with what is written instead: what is bold in its last column.
 fn replaced() -> Vec<(String, String)> {
@@ -57,13 +57,9 @@ fn replaced_words_stand_nowhere() {
     let replaced = replaced();
     assert!(replaced.len() >= 15, "{replaced:?}");
     let mut texts: Vec<(String, String)> = Vec::new();
-    for entry in fs::read_dir(root().join("docs")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|ending| ending == "md") && !path.ends_with("style-words.md") {
-            texts.push((path.display().to_string(), fs::read_to_string(&path).unwrap()));
-        }
+    for (path, text) in pages().into_iter().filter(|(path, _)| !path.ends_with("style-words.md")) {
+        texts.push((path.display().to_string(), text));
     }
-    texts.push(("README.md".to_owned(), fs::read_to_string(root().join("README.md")).unwrap()));
     for (file, code) in sources() {
         let code: String = code.lines().filter(|line| !line.trim_start().starts_with("///")).collect();
         texts.extend(literals(&code).into_iter().map(|text| (file.display().to_string(), text)));

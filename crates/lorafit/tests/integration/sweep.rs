@@ -125,7 +125,7 @@ fn a_trial_side_by_side_has_the_bits_of_the_printed_train_command() {
     assert_eq!(rows[1]["options"], serde_json::json!({ "alpha": 8, "rank": 4 }));
     let csv = fs::read_to_string(place.path("s/trials.csv")).expect("the table");
     assert_eq!(csv.lines().count(), 7);
-    assert!(csv.starts_with("trial,state,alpha,rank,metric,step,"), "{csv}");
+    assert!(csv.starts_with("trial,state,alpha,rank,metric,metric_low,metric_high,step,"), "{csv}");
 }
 
 #[test]

@@ -87,8 +87,7 @@ pub fn shrink(adapter: &AdapterFile, rank: usize) -> Result<Shrunk, FileError> {
         return Err(fail(CONFIG_FILE, problem).with_hint(merged_in_peft()));
     }
     if let Some(name) = adapter.others.first() {
-        let problem =
-            format!("tensor {name} is no factor of a linear layer, so that it has no rank to make smaller");
+        let problem = format!("tensor {name} is not a factor of a linear layer, so it has no rank to reduce");
         return Err(fail(WEIGHTS_FILE, problem).with_hint(merged_in_peft()));
     }
     let ranks = || adapter.factors.iter().map(|factors| factors.rank);

@@ -44,7 +44,7 @@ pub(super) const FAMILY: Family = Family {
             (Some(beta), Some(context)) => Some(QueryGrowth { beta: (beta * 1e6).round() / 1e6, context }),
             (Some(_), None) => {
                 return Err(ConfigError::new(
-                    "`mistral3.rope.scaling.original_context_length` is missing, and queries grow by it",
+                    "`mistral3.rope.scaling.original_context_length` is missing, which says from where on queries are scaled",
                 ));
             }
         };

@@ -158,7 +158,7 @@ impl Config {
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, ConfigError> {
         if let Some(kind) = gguf.text("general.type").filter(|kind| *kind != "model") {
             let problem =
-                format!("`general.type` is \"{kind}\", expected \"model\": the file is no whole model");
+                format!("`general.type` is \"{kind}\", expected \"model\": the file is not a whole model");
             return Err(ConfigError::new(problem).with_hint(match kind {
                 "adapter" => remedy![
                     "pass the base it was made for as ", Setting::Model;

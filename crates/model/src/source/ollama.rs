@@ -124,7 +124,7 @@ fn blob(
     let digest =
         layer.get("digest").and_then(Value::as_str).and_then(|digest| digest.strip_prefix("sha256:"));
     let digest = digest.filter(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
-    let digest = digest.ok_or_else(|| wrong("`digest` of the model is no sha256"))?;
+    let digest = digest.ok_or_else(|| wrong("`digest` of the model is not a sha256"))?;
     let file = store.join("blobs").join(format!("sha256-{digest}"));
     if !file.is_file() {
         return Err(wrong(&format!("the file it names, {}, is not there", file.display())));
@@ -240,7 +240,7 @@ mod tests {
             (String::new(), "does not name one GGUF file"),
             ([layer("model"), layer("model")].join(","), "does not name one GGUF file"),
             ([layer("model"), layer("adapter")].join(","), "an adapter of its own"),
-            (layer("model").replace("sha256:0", "sha256:../"), "is no sha256"),
+            (layer("model").replace("sha256:0", "sha256:../"), "is not a sha256"),
             (layer("model").replace("sha256:0", "sha256:f"), "is not there"),
             ("]".to_owned(), "no manifest of Ollama"),
         ] {

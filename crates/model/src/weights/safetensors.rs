@@ -182,7 +182,10 @@ impl Shards {
             return Some((format!("the file is the state of a PEFT model, with {found}"), hint.into()));
         }
         if let Some(found) = names().find(|name| name.ends_with(".qweight")) {
-            return Some((format!("the weights are those of GPTQ or AWQ, with {found}"), unquantised()));
+            return Some((
+                format!("the weights are quantised by GPTQ or AWQ: they have {found}"),
+                unquantised(),
+            ));
         }
         if let Some(found) = names().find(|name| name.ends_with(".weight_packed")) {
             return Some((

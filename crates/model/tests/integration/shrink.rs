@@ -162,7 +162,7 @@ fn what_is_more_than_factors_is_refused_by_name() {
     places.iter().for_each(|at| bytes[at + name.len() - 1] = b'-');
     fs::write(&path, bytes).expect("written");
     let error = shrink(&AdapterFile::read(dir.path()).expect("read"), 2).expect_err("other tensors");
-    assert!(error.to_string().contains("q_proj.lora-A.weight is no factor of a linear layer"), "{error}");
+    assert!(error.to_string().contains("q_proj.lora-A.weight is not a factor of a linear layer"), "{error}");
     // Nothing to do.
     let two = AdapterFile::read(&fixtures().join("two")).expect("an adapter");
     let error = shrink(&two, 3).expect_err("rank 3 already").to_string();

@@ -1,5 +1,5 @@
 //! Curves of runs with the verdict that each must get. `curves.json` has what real runs recorded: of SmolLM2-135M on rows of the
-//! demo (`smollm2_*`) and of a tiny model on made-up rows (`tiny_*`).
+//! demo and of `docs/stories/support.csv` (`smollm2_*`), and of a tiny model on made-up rows (`tiny_*`).
 
 use serde::Deserialize;
 
@@ -68,6 +68,21 @@ fn held_out_rows_decide_where_there_are_some() {
         Outcome::Learnt
     );
     assert_eq!(outcome(&falling, &[(0, 3.0), (10, 2.5), (20, 2.0), (30, 1.5)]), Outcome::StillFalling);
+}
+
+/// A short run over rows that differ, whose losses hardly show that they fall, has not learnt all that it can.
+#[test]
+fn a_short_run_that_gained_little_has_only_begun() {
+    let noise = [4.0, 3.0, 5.0, 4.5, 3.5, 4.0, 4.5, 3.0, 5.0, 4.0];
+    let judged = |steps: &[f64], to: f64| {
+        let held_out = vec![(0, 4.0), (steps.len() as u64, to)];
+        verdict(&Curve { training: steps.to_vec(), held_out, ..Curve::default() }).unwrap()
+    };
+    assert_eq!(judged(&noise, 3.7).outcome, Outcome::StillFalling);
+    assert!(judged(&noise, 3.7).has_only_begun());
+    assert_eq!(judged(&noise, 1.0).outcome, Outcome::Learnt);
+    assert_eq!(judged(&noise.repeat(2), 3.7).outcome, Outcome::Learnt);
+    assert!(!judged(&[4.0, 3.6, 3.2, 2.8, 2.4, 2.0, 1.6, 1.2, 0.8, 0.4], 0.5).has_only_begun());
 }
 
 #[test]

@@ -48,6 +48,7 @@ fn run_layers(
         tokens: size.tokens,
         targets: size.targets,
         threads: 1,
+        has_tokenizer: false,
         placement: Placement::Cuda(float),
     };
     let planned = request.plan(recompute).expect("a plan").total() - device_process_bytes();

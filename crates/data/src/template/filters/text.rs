@@ -288,7 +288,7 @@ fn in_order(state: &State, value: &Value) -> Result<Value, Error> {
             let pairs = value.as_object().and_then(|dict| dict.try_iter_pairs()).into_iter().flatten();
             let mut pairs: Vec<(Value, Value)> = pairs.collect();
             if !pairs.iter().all(|(key, _)| key.as_str().is_some()) {
-                return Err(unsupported("pprint of a dict with keys that are no text"));
+                return Err(unsupported("pprint of a dict with keys that are not text"));
             }
             pairs.sort_by(|(a, _), (b, _)| a.as_str().cmp(&b.as_str()));
             let pairs = pairs.into_iter().map(|(key, item)| Ok((key, in_order(state, &item)?)));

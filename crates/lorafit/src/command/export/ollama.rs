@@ -93,7 +93,7 @@ fn why_one_file(args: &ExportArgs, files: &ModelFiles, adapter: Option<&Adapter>
         return Some("--type says how");
     }
     if gguf.integer("split.count").is_some_and(|count| count > 1) {
-        return Some("the base is in several files, which not every release of Ollama takes");
+        return Some("the base is in several files, which some releases of Ollama cannot read");
     }
     if adapter.is_some_and(|adapter| adapter.config().use_dora) {
         return Some("Ollama takes no adapter with magnitudes (DoRA)");

@@ -230,6 +230,7 @@ impl<'a> Question<'a> {
             tokens: self.size.tokens,
             targets: self.size.targets,
             threads: self.threads,
+            has_tokenizer: true,
             placement: self.placement,
         }
     }

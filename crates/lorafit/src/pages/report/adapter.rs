@@ -22,7 +22,7 @@ const DIRECTIONS: usize = 32;
 pub fn add(report: &mut Report, name: &str, adapter: &AdapterFile, layers: &[LayerNumbers]) {
     report.html(&format!("<h3>{}</h3>\n", escape(name)));
     report.note(&format!(
-        "{}. A sign, not a proof: what decides is the evaluation loss of another rank.",
+        "{}. This is a sign, not a proof: the held-out loss of a run with another rank decides.",
         verdict(layers)
     ));
     for beside in &adapter.beside {

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::args::config_file::object;
 use crate::args::flags;
+use crate::args::rows::Validation;
 use crate::args::train::TrainArgs;
 use crate::pages::report::training::NamedRun;
 use crate::pages::shell::{Facts, number, table};
@@ -28,10 +29,8 @@ pub fn add_origin(facts: &mut Facts, run: &RunHistory) {
 /// What the header says of `runs`.
 pub fn facts(runs: &[NamedRun]) -> Facts {
     let mut facts = Facts::default();
-    let settings: Vec<Option<TrainArgs>> =
-        runs.iter().map(|run| TrainArgs::of_run(&run.history.dir)).collect();
     let set = |value: fn(&TrainArgs) -> Option<String>| {
-        together(settings.iter().filter_map(|args| value(args.as_ref()?)))
+        together(runs.iter().filter_map(|run| value(run.args.as_ref()?)))
     };
     facts.add("model", set(|args| args.model.clone()));
     facts.add("data", set(|args| (!args.data.is_empty()).then(|| args.data.join(", "))));
@@ -68,8 +67,12 @@ fn together(values: impl Iterator<Item = String>) -> Option<String> {
     }
 }
 
-fn held_out(args: &TrainArgs) -> Option<String> {
+/// Which rows were held out.
+pub fn held_out(args: &TrainArgs) -> Option<String> {
     match (&args.validation, &args.eval_data[..]) {
+        (Some(validation), _) if *validation == Validation::AUTO => {
+            Some("part of the data, by --validation auto".to_owned())
+        }
         (Some(validation), _) => Some(format!("{} of the data", validation.in_words())),
         (None, []) => None,
         (None, data) => Some(data.join(", ")),
@@ -85,15 +88,6 @@ fn machine(run: &RunHistory) -> Option<String> {
 /// The loss on held-out rows before the first step.
 fn base_loss(run: &RunHistory) -> Option<f64> {
     run.evaluations.first().filter(|first| first.step == 0).map(|first| first.loss)
-}
-
-/// Whether a run is running, finished or stopped.
-pub fn state(status: Option<&RunStatus>) -> &'static str {
-    match status {
-        Some(status) if status.running => "running",
-        Some(status) if status.is_done() => "finished",
-        Some(_) | None => "stopped",
-    }
 }
 
 /// The table of several runs, with the options in which they differ.
@@ -125,7 +119,7 @@ fn of_run(run: &NamedRun) -> Vec<String> {
     let totals = history.totals();
     vec![
         run.name.clone(),
-        state(RunStatus::read(&history.dir).ok().as_ref()).to_owned(),
+        RunStatus::read(&history.dir).map_or_else(|_| dash(), |status| status.state().name().to_owned()),
         history.verdict.as_ref().map_or_else(dash, |verdict| in_short(&verdict.outcome).to_owned()),
         best.map_or_else(dash, |best| format!("{:.4}", best.loss)),
         best.map_or_else(dash, |best| best.step.to_string()),
@@ -136,8 +130,7 @@ fn of_run(run: &NamedRun) -> Vec<String> {
 }
 
 fn settings(run: &NamedRun) -> Map<String, Value> {
-    let args = TrainArgs::of_run(&run.history.dir);
-    args.and_then(|args| object(&args).ok()).unwrap_or_default()
+    run.args.as_ref().and_then(|args| object(args).ok()).unwrap_or_default()
 }
 
 /// The options in which runs differ: model, data, and those that decide their numbers.

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context as _;
-use lorafit_remedy::amounts::counted;
-use lorafit_train::RunHistory;
+use lorafit_remedy::amounts::{counted, duration, memory};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::overview::add_origin;
+use super::overview::{add_origin, held_out};
+use super::training::NamedRun;
 use super::{Report, slug};
 use crate::pages::figure::{Axis, Figure, Lines, Parallel, ParallelAxis, Plot, Series, Style, short};
 use crate::pages::shell::{Cards, Facts, number, table};
@@ -88,18 +88,17 @@ impl Sweep {
         let mut facts = Facts::default();
         let shared = &self.about["train"];
         facts.add("model", shared["model"].as_str());
-        for (name, key) in [("data", "data"), ("held out", "eval-data")] {
-            // One source is written as text, several as a list.
-            let files = match &shared[key] {
-                Value::Array(files) => files.iter().map(in_words).collect::<Vec<_>>().join(", "),
-                Value::String(file) => file.clone(),
-                Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => String::new(),
-            };
-            facts.add(name, Some(files).filter(|files| !files.is_empty()));
-        }
+        // One source is written as text, several as a list.
+        let files = match &shared["data"] {
+            Value::Array(files) => files.iter().map(in_words).collect::<Vec<_>>().join(", "),
+            Value::String(file) => file.clone(),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => String::new(),
+        };
+        facts.add("data", Some(files).filter(|files| !files.is_empty()));
         let best = self.trials.first().map(|best| dir.join("trials").join(&best.name));
-        if let Some(run) = best.and_then(|best| RunHistory::read(&best).ok()) {
-            add_origin(&mut facts, &run);
+        if let Some(run) = best.and_then(|best| NamedRun::read(String::new(), &best).ok()) {
+            facts.add("held out", run.args.as_ref().and_then(held_out));
+            add_origin(&mut facts, &run.history);
         }
         facts
     }
@@ -207,7 +206,7 @@ impl Sweep {
     fn board(&self, varied: &[String]) -> String {
         let mut columns = vec!["trial", "state", self.metric.as_str()];
         columns.extend(varied.iter().map(String::as_str));
-        columns.extend(["steps", "s", "tokens/s", "peak GiB"]);
+        columns.extend(["steps", "time", "tokens/s", "peak memory"]);
         let row = |trial: &Trial| {
             let tell =
                 |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |v| format!("{v:.digits$}"));
@@ -216,8 +215,9 @@ impl Sweep {
                 varied.iter().map(|option| trial.options.get(option).map_or("-".to_owned(), in_words)),
             );
             row.push(trial.step.map_or("-".to_owned(), |step| step.to_string()));
-            row.extend([tell(trial.seconds, 1), tell(trial.tokens_per_s, 0)]);
-            row.push(tell(trial.peak_rss_bytes.map(|bytes| bytes / (1u64 << 30) as f64), 2));
+            row.push(trial.seconds.map_or("-".to_owned(), duration));
+            row.push(tell(trial.tokens_per_s, 0));
+            row.push(trial.peak_rss_bytes.map_or("-".to_owned(), |bytes| memory(bytes as u64)));
             row
         };
         table("Leader board, the best first", &columns, self.trials.iter().map(row))

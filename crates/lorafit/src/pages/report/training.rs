@@ -2,36 +2,47 @@
 
 use std::path::{Path, PathBuf};
 
-use lorafit_remedy::amounts::counted;
-use lorafit_train::{RunError, RunHistory, RunStatus, SMOOTHED_STEPS, StepRecord, mean};
+use lorafit_remedy::amounts::{self, counted, duration};
+use lorafit_train::{MemoryPlan, RunError, RunHistory, RunStatus, SMOOTHED_STEPS, StepRecord, mean};
 use serde_json::Value;
 
 use super::Report;
-use super::overview::{overview, state};
+use super::overview::overview;
 use crate::args::train::TrainArgs;
 use crate::pages::figure::{Axis, Figure, Lines, Plot, Series, Style};
 use crate::pages::shell::{Cards, escape, number, percent, table};
+use crate::session::memory_table::parts as memory_parts;
 use crate::session::verdict::in_words;
 use crate::sweep::folder::is_trial;
 
 const GIB: f64 = (1u64 << 30) as f64;
 
 /// A run and what it is called in the report.
+#[derive(Clone, Debug)]
 pub struct NamedRun {
     /// The last part of its folder, or all of it where that is not enough.
     pub name: String,
     /// Its records.
     pub history: RunHistory,
+    /// What it was begun with, if that can be read.
+    pub args: Option<TrainArgs>,
 }
 
 impl NamedRun {
+    /// The run in `dir`, which is called `name`.
+    ///
+    /// # Errors
+    /// A folder without a run.
+    pub fn read(name: String, dir: &Path) -> Result<Self, RunError> {
+        Ok(NamedRun { name, history: RunHistory::read(dir)?, args: TrainArgs::of_run(dir) })
+    }
+
     /// The runs in these folders, each with its own name.
     ///
     /// # Errors
     /// A folder without a run.
-    pub fn read(dirs: &[PathBuf]) -> Result<Vec<Self>, RunError> {
-        let histories = dirs.iter().map(|dir| RunHistory::read(dir)).collect::<Result<Vec<_>, _>>()?;
-        Ok(names(dirs).into_iter().zip(histories).map(|(name, history)| NamedRun { name, history }).collect())
+    pub fn read_all(dirs: &[PathBuf]) -> Result<Vec<Self>, RunError> {
+        names(dirs).into_iter().zip(dirs).map(|(name, dir)| NamedRun::read(name, dir)).collect()
     }
 }
 
@@ -72,8 +83,8 @@ pub fn add(report: &mut Report, runs: &[NamedRun]) {
             report.html(&format!("<h3>{}</h3>\n", escape(&run.name)));
         }
         report.html(&cards(run));
-        if let (Some(verdict), Some(args)) = (&run.history.verdict, TrainArgs::of_run(&run.history.dir)) {
-            for line in in_words(verdict, &args, &run.history.dir) {
+        if let (Some(verdict), Some(args)) = (&run.history.verdict, &run.args) {
+            for line in in_words(verdict, args, &run.history.dir) {
                 report.note(&format!("{line}."));
             }
         }
@@ -116,8 +127,8 @@ fn cards(run: &NamedRun) -> String {
     let status = RunStatus::read(&history.dir).ok();
     let done = history.steps.last().map_or(0, |step| step.step);
     let total_steps = status.as_ref().and_then(|status| status.total_steps);
-    let state = state(status.as_ref());
     let of = total_steps.map(|total| format!("of {}, ", number(total as usize))).unwrap_or_default();
+    let state = status.map_or("", |status| status.state().name());
     cards.add("steps", &number(done as usize), &format!("{of}{state}"));
     let last = history.steps.last();
     let ending = &history.steps[history.steps.len().saturating_sub(SMOOTHED_STEPS)..];
@@ -139,24 +150,24 @@ fn cards(run: &NamedRun) -> String {
             step => format!("the lowest, after step {step}"),
         };
         let note = format!("{when}; perplexity {:.2}", best.perplexity);
-        cards.add("evaluation loss", &format!("{:.4}", best.loss), &note);
+        cards.add("held-out loss", &format!("{:.4}", best.loss), &note);
     }
     let seconds: f64 = history.steps.iter().map(|step| step.seconds).sum();
     let tokens: u64 = history.steps.iter().map(|step| step.tokens).sum();
     if seconds > 0.0 {
-        let note = format!("{} tokens in {:.0} s of steps", number(tokens as usize), seconds);
+        let note = format!("{} tokens in {} of steps", number(tokens as usize), duration(seconds));
         cards.add("tokens/s", &format!("{:.0}", tokens as f64 / seconds), &note);
     }
     if let Some(step) = last {
         let note = match planned_bytes(history) {
-            _ if is_trial(&history.dir) => "GiB, of all trials at once".to_owned(),
+            _ if is_trial(&history.dir) => "of all trials at once".to_owned(),
             Some(planned) => {
                 let share = percent(step.peak_rss_bytes as f64 / planned);
-                format!("GiB, {share} of the {:.2} planned", planned / GIB)
+                format!("{share} of the {} planned", amounts::memory(planned as u64))
             }
-            None => "GiB".to_owned(),
+            None => String::new(),
         };
-        cards.add("peak memory", &format!("{:.2}", step.peak_rss_bytes as f64 / GIB), &note);
+        cards.add("peak memory", &amounts::memory(step.peak_rss_bytes), &note);
     }
     if !history.skips.is_empty() {
         cards.add("skipped steps", &number(history.skips.len()), "their rows are in metrics.jsonl");
@@ -232,7 +243,7 @@ pub fn curves(runs: &[NamedRun]) -> Vec<Figure> {
         let points: Vec<_> = run.history.evaluations.iter().map(|e| (e.step as f64, e.loss)).collect();
         if !points.is_empty() {
             let number = if runs.len() == 1 { 1 } else { i };
-            loss.push(Series::new(&named(runs, run, "evaluation"), number, Style::Dotted, points));
+            loss.push(Series::new(&named(runs, run, "held-out rows"), number, Style::Dotted, points));
         }
     }
     // Losses that fall over more than a decade are read on a logarithmic axis.
@@ -301,24 +312,25 @@ fn plans(report: &mut Report, runs: &[NamedRun]) {
             trials.join(", ")
         ));
     }
-    let mut columns = vec!["MiB".to_owned()];
-    columns.extend(runs.iter().filter(|run| run.history.plan.is_some()).map(|run| run.name.clone()));
-    let planned: Vec<&NamedRun> = runs.iter().filter(|run| run.history.plan.is_some()).collect();
-    let Some(Value::Object(first)) = planned.first().and_then(|run| run.history.plan.as_ref()) else {
+    let plan = |run: &NamedRun| serde_json::from_value::<MemoryPlan>(run.history.plan.clone()?).ok();
+    let planned: Vec<(&NamedRun, MemoryPlan)> =
+        runs.iter().filter_map(|run| Some((run, plan(run)?))).collect();
+    if planned.is_empty() {
         return report.note("No plan was kept.");
+    }
+    let mib = |bytes: u64| format!("{:.1}", bytes as f64 / (1 << 20) as f64);
+    let row = |name: &str, bytes: &dyn Fn(&(&NamedRun, MemoryPlan)) -> String| {
+        std::iter::once(name.to_owned()).chain(planned.iter().map(bytes)).collect::<Vec<_>>()
     };
-    let mib =
-        |bytes: Option<f64>| bytes.map_or("-".to_owned(), |bytes| format!("{:.1}", bytes / (1 << 20) as f64));
-    let part = |run: &&NamedRun, key: &str| {
-        run.history.plan.as_ref().and_then(|p| p.get(key)).and_then(Value::as_f64)
-    };
-    let row = |key: &String| {
-        let name = if key == "planned_bytes" { "planned".to_owned() } else { key.replace('_', " ") };
-        std::iter::once(name).chain(planned.iter().map(|run| mib(part(run, key)))).collect::<Vec<_>>()
-    };
-    let mut rows: Vec<Vec<String>> = first.keys().map(row).collect();
-    let used = |run: &&NamedRun| mib(run.history.steps.last().map(|step| step.peak_rss_bytes as f64));
-    rows.push(std::iter::once("used, at most".to_owned()).chain(planned.iter().map(used)).collect());
+    let names = memory_parts(&MemoryPlan::default()).map(|(name, _)| name);
+    let part = |i: usize, plan: &MemoryPlan| memory_parts(plan)[i].1;
+    let is_used = |i: &usize| planned.iter().any(|(_, plan)| part(*i, plan) > 0);
+    let mut rows: Vec<Vec<String>> =
+        (0..names.len()).filter(is_used).map(|i| row(names[i], &|(_, plan)| mib(part(i, plan)))).collect();
+    rows.push(row("planned", &|(_, plan)| mib(plan.total())));
+    let used = |run: &NamedRun| run.history.steps.last().map(|step| mib(step.peak_rss_bytes));
+    rows.push(row("used, at most", &|(run, _)| used(run).unwrap_or_else(|| "-".to_owned())));
+    let columns = row("MiB", &|(run, _)| run.name.clone());
     let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
     report.html(&table("The plan, and what was used", &columns, rows));
 }
@@ -352,7 +364,7 @@ fn data(report: &mut Report, runs: &[NamedRun]) {
         let dropped = count("overlong") + count("dropped") + count("skipped");
         cards.add("cut", &number(count("truncated")), &format!("rows; {} left out", number(dropped)));
         cards.add("repetitions", &number(count("duplicates")), "rows equal to an earlier one");
-        cards.add("computed", &share("computed_share"), "of the tokens, shared beginnings once");
+        cards.add("computed", &share("computed_share"), "of the tokens, shared prefixes once");
         report.html(&cards.html());
         if let Some(figure) = lengths(data, &run.name, i) {
             report.figures(vec![figure]);

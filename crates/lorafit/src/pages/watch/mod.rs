@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use lorafit_remedy::amounts::duration;
-use lorafit_train::{RunError, RunHistory, RunStatus};
+use lorafit_train::{RunError, RunStatus};
 use serde_json::{Value, json};
 
 use crate::pages::figure::{self, Figure};
-use crate::pages::report::overview::{facts, state};
+use crate::pages::report::overview::facts;
 use crate::pages::report::sweep::TRIALS;
 use crate::pages::report::training::{NamedRun, curves, memory, names, title};
 use crate::pages::shell::{Page, escape};
@@ -24,7 +24,7 @@ const SCRIPT: &str = include_str!("watch.js");
 pub struct Watched {
     folders: Vec<PathBuf>,
     /// Records that were read, with the lengths of their files then.
-    read: HashMap<PathBuf, (Lengths, RunHistory)>,
+    read: HashMap<PathBuf, (Lengths, NamedRun)>,
     /// What the last curves are of.
     drawn: Vec<(PathBuf, Lengths)>,
 }
@@ -109,7 +109,7 @@ impl Watched {
         let state = |run: &Watching| {
             json!({
                 "name": run.name,
-                "state": state(Some(&run.status)),
+                "state": run.status.state(),
                 "step": run.status.step,
                 "steps": run.status.total_steps,
                 "lines": lines(&run.status),
@@ -145,15 +145,15 @@ impl Watched {
         for (name, dir) in names(&dirs).into_iter().zip(dirs) {
             let lengths = lengths(&dir);
             let known = self.read.get(&dir).filter(|(before, _)| *before == lengths);
-            let history = match known {
-                Some((_, history)) => history.clone(),
+            runs.push(match known {
+                // Another run may have come, from which the whole folder tells it.
+                Some((_, run)) => NamedRun { name, ..run.clone() },
                 None => {
-                    let Ok(history) = RunHistory::read(&dir) else { continue };
-                    self.read.insert(dir, (lengths, history.clone()));
-                    history
+                    let Ok(run) = NamedRun::read(name, &dir) else { continue };
+                    self.read.insert(dir, (lengths, run.clone()));
+                    run
                 }
-            };
-            runs.push(NamedRun { name, history });
+            });
         }
         runs
     }

@@ -131,7 +131,7 @@ pub fn load_gguf_lora(gguf: &Gguf, config: &Config) -> Result<Adapter, FileError
     for (name, a) in gguf.tensors() {
         let (weight, factor) = name.rsplit_once(".lora_").unwrap_or((name, ""));
         let Some(&(layer, module)) = sites.get(weight).filter(|_| ["a", "b"].contains(&factor)) else {
-            return Err(fail(format!("{name} is no factor of a projection of this model"))
+            return Err(fail(format!("{name} is not a factor of a projection of this model"))
                 .with_hint("adapters of embeddings, heads, norms and experts are not read"));
         };
         let partner = format!("{weight}.lora_{}", if factor == "a" { "b" } else { "a" });

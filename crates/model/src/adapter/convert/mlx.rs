@@ -147,7 +147,7 @@ pub fn load_mlx(dir: &Path, config: &Config) -> Result<Adapter, FileError> {
             (Some(site), _) => (site, 0),
             (_, Some(site)) => (site, 1),
             _ => {
-                return Err(fail(format!("{name} is no factor of LoRA"))
+                return Err(fail(format!("{name} is not a LoRA factor"))
                     .with_hint("fuse it: mlx_lm.fuse --model BASE --adapter-path DIR --save-path MERGED"));
             }
         };
@@ -158,7 +158,7 @@ pub fn load_mlx(dir: &Path, config: &Config) -> Result<Adapter, FileError> {
         let place = site.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
         let place = place.and_then(|(layer, path)| Some((layer.parse().ok()?, module_of(config, path)?)));
         let Some((layer, module)) = place else {
-            return Err(fail(format!("{site} is no projection of this model"))
+            return Err(fail(format!("{site} is not a projection of this model"))
                 .with_hint("adapters of embeddings, heads and experts are not read"));
         };
         let read = |factor: usize| {
