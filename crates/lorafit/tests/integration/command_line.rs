@@ -108,11 +108,13 @@ fn every_flag_of_train_is_a_key() {
         base-name = "org/base"
         no-card = true
         name = "n"
+        preset = "good"
         method = "lora"
         init = "model"
         rank = 4
         alpha = 8
-        dropout = 0.1
+        dropout = 0
+        dora = true
         target-modules = ["q_proj", "v_proj"]
         exclude-modules = "k_proj"
         rank-pattern = ["q_proj=2", 'layers\.1\..*=8']
@@ -253,7 +255,7 @@ fn a_wrong_type_names_key_expected_and_found() {
         ("rank: eight", "line 1: `rank`: expected a whole number, 0 or more, found string \"eight\""),
         ("rank: -1", "line 1: `rank`: expected a whole number, 0 or more, found integer `-1`"),
         ("threads: many", "line 1: `threads`: expected a whole number, 0 or more, found string \"many\""),
-        ("lr: [1, 2]", "line 1: `lr`: expected a number, found sequence"),
+        ("lr: [1, 2]", "line 1: `lr`: expected a number such as 2e-4, or auto, found sequence"),
         ("no-shuffle: 3", "line 1: `no-shuffle`: expected true or false, found integer `3`"),
         (
             "scheduler: cosin",
@@ -837,7 +839,10 @@ fn a_report_of_two_runs_is_one_page_with_every_figure_as_files() {
     assert!(html.contains("first &lt;b&gt;") && !html.contains("<b>"));
     assert_eq!(html.matches("<script").count(), 1, "its own");
     let header = html.split("<main>").next().unwrap();
-    for fact in ["<dt>page made</dt>", "<dt>page command</dt><dd><code>lorafit report --out"] {
+    for fact in [
+        "<dt>page made</dt>",
+        "<dt>page command</dt><dd><code><span>lorafit</span> <span>report</span> <span>--out</span>",
+    ] {
         assert!(header.contains(fact), "{fact}: {header}");
     }
     // The table of runs stands before the curves.

@@ -195,8 +195,11 @@ fn the_template_of_a_run_is_used_with_it() {
         let of_run = well(at, &[&eval[..], &["--adapter", adapter]].concat());
         let given = well(at, &[&eval[..], &["--adapter", adapter, "--template", "alpaca"]].concat());
         assert_eq!(figure(&of_run, "loss"), figure(&given, "loss"), "{adapter}");
-        assert!(of_run.contains("the template alpaca, as"), "{of_run}");
-        assert!(!given.contains("conversations are written by"), "{given}");
+        assert!(
+            of_run.contains("conversations are written with the template alpaca, with which"),
+            "{of_run}"
+        );
+        assert!(!given.contains("conversations are written"), "{given}");
         assert!(of_run.contains("was trained with --quant nf4"), "{of_run}");
     }
     let chatml =

@@ -90,7 +90,7 @@ fn the_base_is_named_as_peft_finds_it() {
         with_texts("gguf/chat_spm-f32.gguf", &at.join(&model), texts);
         let told = told(at, &train(&model, &run, &[]));
         assert_eq!(base_of(&run), expected, "{texts:?}");
-        let is_noted = told.contains("PEFT cannot load") && told.contains("--base-name ORG/NAME");
+        let is_noted = told.contains("PEFT will not find the base") && told.contains("--base-name ORG/NAME");
         assert_eq!(is_noted, expected.ends_with(".gguf"), "{told}");
         assert_eq!(told.contains("(it names org/Tiny-1B, from which"), i == 3, "{told}");
     }
@@ -109,7 +109,7 @@ fn the_base_is_named_as_peft_finds_it() {
     refused(at, &train("m0.gguf", "x", &["--base-name", " "]), &["must be a name"]);
     // An adapter that is there gets a name by writing it anew.
     let export = ["export", "--to", "peft", "--model", "m4.gguf", "--adapter", "run3", "--out"];
-    assert!(told(at, &[&export[..], &["plain"]].concat()).contains("PEFT cannot load"));
+    assert!(told(at, &[&export[..], &["plain"]].concat()).contains("PEFT will not find the base"));
     assert_eq!(base_of("plain"), "m4.gguf");
     well(at, &[&export[..], &["peft", "--base-name", "org/name"]].concat());
     assert_eq!(base_of("peft"), "org/name");
