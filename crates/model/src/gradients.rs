@@ -6,7 +6,7 @@ use lorafit_kernels::ops::elementwise;
 
 use crate::adapter::GroupGradients;
 use crate::block::gradients::BlockGradients;
-use crate::block::norm::NormGradients;
+use crate::norm::NormGradients;
 
 /// The gradients of a run.
 #[derive(Debug)]

@@ -14,10 +14,13 @@ mod load;
 mod magnitudes;
 pub mod merge;
 mod model;
+mod norm;
 mod parameters;
+mod prepare;
 mod selection;
 mod shape;
 mod source;
+mod vector;
 mod weight_list;
 pub mod weights;
 

@@ -68,7 +68,7 @@ impl Parameters<'_> {
     /// Of each tensor, whether weight decay applies: to matrices, and not to norms and biases.
     pub fn decayed(&self) -> Vec<bool> {
         match self {
-            Parameters::Adapter { adapter, .. } => adapter.tensors().map(|_| true).collect(),
+            Parameters::Adapter { adapter, .. } => adapter.decayed().collect(),
             Parameters::Weights(model) => {
                 let is_matrix = |(weight, _)| matches!(weight, WeightRef::Matrix(_));
                 model.trained_tensors().map(is_matrix).collect()

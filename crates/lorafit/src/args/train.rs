@@ -16,7 +16,8 @@ use crate::args::flags::{self, Facts};
 use crate::args::idle::{self, Idle};
 use crate::args::memory::MemoryArgs;
 use crate::args::options::{
-    DeviceChoice, Init, Layers, Method, Optimizer, SaveChoice, Scheduler, TargetModules, TrainModules,
+    DeviceChoice, Init, Layers, Method, Optimizer, SaveChoice, SaveModules, Scheduler, TargetModules,
+    TrainModules,
 };
 use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::args::require;
@@ -182,6 +183,13 @@ pub struct TrainArgs {
     #[arg(hide_possible_values = true, action = ArgAction::Set)]
     #[arg(add = Facts::SHAPE.of(Method::Lora).brought())]
     pub dora: bool,
+    /// Weights that are trained whole beside the factors: a comma list of embed_tokens, lm_head and norms
+    ///
+    /// For words or a language that the base does not know. Each takes sixteen bytes a value with AdamW, and is written with the
+    /// adapter (modules_to_save of PEFT). Of a base whose head is its embedding, the side that is not named stays as it is.
+    #[arg(long, value_name = "MODULES", help_heading = "Adapter")]
+    #[arg(add = Facts::SHAPE.of(Method::Lora).brought())]
+    pub save_modules: Option<SaveModules>,
     /// Start from an existing adapter (a PEFT folder) instead of a fresh one; it brings its own rank and modules
     #[arg(long, value_name = "DIR", help_heading = "Adapter")]
     #[arg(add = Facts::SHAPE.of(Method::Lora))]

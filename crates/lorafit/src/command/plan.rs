@@ -14,7 +14,7 @@ use crate::args::base::{ComputeArgs, QuantArgs};
 use crate::args::config_file::Given;
 use crate::args::flags::Words;
 use crate::args::memory::MemoryArgs;
-use crate::args::options::{DeviceChoice, Optimizer, TargetModules};
+use crate::args::options::{DeviceChoice, Optimizer, SaveModules, TargetModules};
 use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::args::require;
 use crate::pages::figure::FileKind;
@@ -61,6 +61,9 @@ pub struct PlanArgs {
     /// Train a magnitude for each output, too (DoRA)
     #[arg(long, help_heading = "Work")]
     pub dora: bool,
+    /// Weights that are trained whole beside the factors, as in train
+    #[arg(long, value_name = "MODULES", help_heading = "Work")]
+    pub save_modules: Option<SaveModules>,
     /// How the optimizer keeps its moments
     #[arg(long, value_enum, default_value_t = Optimizer::Adamw, help_heading = "Work")]
     pub optimizer: Optimizer,

@@ -126,6 +126,10 @@ fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
         alpha: args.alpha,
         dropout: args.dropout as f32,
         use_dora: args.dora,
+        save_modules: args
+            .save_modules
+            .as_ref()
+            .map_or(Ok(Vec::new()), |modules| modules.value.of(config))?,
         layers: layers(args, base)?,
         ..LoraConfig::new(args.target_modules.value.clone())
     };

@@ -9,6 +9,7 @@ use lorafit_kernels::gpu::Float;
 use lorafit_kernels::{Device, Placement, Tensor, random};
 use regex::Regex;
 
+use super::saved::Saved;
 use super::targets::{TargetError, Targets};
 use crate::shape::{Config, Module, module_shape};
 
@@ -38,6 +39,10 @@ pub struct LoraConfig {
     pub alpha_pattern: Vec<(Regex, f64)>,
     /// DoRA (Liu et al. 2024): a magnitude is trained for each output, and what remains of the rows of `W + BA` is direction.
     pub use_dora: bool,
+    /// Modules that are trained whole beside the factors, as PEFT's `modules_to_save`: a path that ends with one of these names.
+    pub save_modules: Vec<String>,
+    /// Whether one copy is embedding and head, where the model has them as one; as PEFT's option of this name.
+    pub ensure_weight_tying: bool,
 }
 
 impl LoraConfig {
@@ -55,10 +60,13 @@ impl LoraConfig {
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
             use_dora: false,
+            save_modules: Vec::new(),
+            ensure_weight_tying: false,
         }
     }
 
-    /// Parameters of such an adapter for a model: `rank * (in + out)` for every adapted projection, and with DoRA `out` more.
+    /// Parameters of such an adapter for a model: `rank * (in + out)` for every adapted projection, with DoRA `out` more, and all
+    /// of the weights that are saved whole.
     ///
     /// # Errors
     /// As [`Adapter::init`].
@@ -71,6 +79,16 @@ impl LoraConfig {
     /// # Errors
     /// As [`LoraConfig::parameters`].
     pub fn tensor_lens(&self, config: &Config) -> Result<Vec<usize>, TargetError> {
+        let mut lens = self.factor_lens(config)?;
+        lens.extend(self.saved_lens(config)?);
+        Ok(lens)
+    }
+
+    /// As [`LoraConfig::tensor_lens`], without the weights that are saved whole.
+    ///
+    /// # Errors
+    /// As [`LoraConfig::parameters`].
+    pub fn factor_lens(&self, config: &Config) -> Result<Vec<usize>, TargetError> {
         let mut lens = Vec::new();
         // The projections of a site read the same input, so their `A` are one tensor.
         for group in
@@ -311,6 +329,8 @@ pub struct Adapter {
     pub(crate) notes: Vec<String>,
     /// With DoRA: what its magnitudes are divided by.
     pub(crate) norms: Option<Norms>,
+    /// Whole weights.
+    pub(crate) saved: Saved,
 }
 
 impl Adapter {
@@ -322,6 +342,7 @@ impl Adapter {
     pub fn init(config: &Config, lora: &LoraConfig, seed: u64, device: Device) -> Result<Self, TargetError> {
         let parts = lora.parts(config)?;
         let mut adapter = Adapter::zeros(config, lora, &parts, device);
+        adapter.saved = Saved { fresh: true, ..Saved::zeros(config, lora, device)? };
         for part in &parts {
             let (_, inputs) = module_shape(config, part.module);
             let bound = 1.0 / (inputs as f32).sqrt();
@@ -337,7 +358,7 @@ impl Adapter {
         Ok(adapter)
     }
 
-    /// An adapter of the given projections (in forward order) with all factors zero.
+    /// An adapter of the given projections (in forward order) with all factors zero, and no weights saved whole.
     pub(crate) fn zeros(config: &Config, lora: &LoraConfig, shapes: &[PartShape], device: Device) -> Self {
         let modules = config.modules();
         let mut lens = Vec::new();
@@ -356,7 +377,8 @@ impl Adapter {
             }
         }
         let norms = lora.use_dora.then(|| Norms::new(config, shapes, device));
-        Adapter { layers, modules, config: lora.clone(), notes: Vec::new(), norms }
+        let saved = Saved { prepared: true, ..Saved::default() };
+        Adapter { layers, modules, config: lora.clone(), notes: Vec::new(), norms, saved }
     }
 
     /// The groups of all layers, of tensors that are asked for in the order of [`Adapter::tensors`].
@@ -494,19 +516,30 @@ impl Adapter {
 
     /// All that is trained, in the order of [`Gradients::tensors`](crate::Gradients::tensors).
     pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.factor_tensors().chain(self.saved.tensors())
+    }
+
+    /// As [`Adapter::tensors`], without the weights that are saved whole.
+    pub(crate) fn factor_tensors(&self) -> impl Iterator<Item = &Tensor> {
         self.layers.iter().flatten().flatten().flat_map(LoraGroup::tensors)
     }
 
-    /// As [`Adapter::tensors`], writable. Of an adapter with magnitudes, [`crate::Model::prepare`] comes after it.
+    /// As [`Adapter::tensors`], writable. [`crate::Model::prepare`] comes after it.
     pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
         if let Some(norms) = self.norms.as_mut().filter(|norms| norms.state == NormState::Current) {
             norms.state = NormState::Stale;
         }
-        self.layers.iter_mut().flatten().flatten().flat_map(LoraGroup::tensors_mut)
+        let factors = self.layers.iter_mut().flatten().flatten().flat_map(LoraGroup::tensors_mut);
+        factors.chain(self.saved.tensors_mut())
     }
 
-    /// Whether a model can compute with it: an adapter with magnitudes has to be prepared.
+    /// Of each of [`Adapter::tensors`], whether weight decay applies: not to norms that are saved whole.
+    pub(crate) fn decayed(&self) -> impl Iterator<Item = bool> {
+        self.factor_tensors().map(|_| true).chain(self.saved.decayed())
+    }
+
+    /// Whether a model can compute with it: an adapter with magnitudes or whole weights has to be prepared.
     pub(crate) fn is_prepared(&self) -> bool {
-        self.norms.as_ref().is_none_or(|norms| norms.state == NormState::Current)
+        self.saved.prepared && self.norms.as_ref().is_none_or(|norms| norms.state == NormState::Current)
     }
 }

@@ -43,6 +43,11 @@ pub(super) fn tensor_name(path: &str, factor: &str) -> String {
     }
 }
 
+/// The name that PEFT gives the whole weight `name` of a model.
+pub(super) fn whole_name(name: &str) -> String {
+    format!("{PREFIX}{name}")
+}
+
 /// The names of a file, sorted by what they are.
 pub(super) struct FileNames<'a> {
     /// The stored name of each factor, by the name that PEFT gives it.
@@ -124,6 +129,16 @@ impl<'a> FileNames<'a> {
         names
     }
 
+    /// The name in the file of the model's whole weight `weight`. PEFT writes `<path>.weight`; in memory the adapter's name stands
+    /// between.
+    pub(super) fn saved(&self, weight: &str, config: &Config) -> Option<&'a str> {
+        self.others.iter().copied().find(|name| {
+            let Some((path, kind)) = without_prefix(name).rsplit_once('.') else { return false };
+            let path = path.split_once(".modules_to_save").map_or(path, |(path, _)| path);
+            of_model(path, config.names) == weight.strip_suffix(&format!(".{kind}")).map(str::to_owned)
+        })
+    }
+
     /// The checkpoint name of the embedding or head that the tensor `name` is a copy of, if it is one.
     pub(super) fn whole_weight(&self, name: &str, config: &Config) -> Option<String> {
         let path = without_prefix(name).strip_suffix(".weight")?;
@@ -131,6 +146,17 @@ impl<'a> FileNames<'a> {
         let (weight, rest) = whole(path, config.names)?;
         rest.is_empty().then(|| format!("{weight}.weight"))
     }
+}
+
+/// What the model of these names calls the module at `path`, which a model of others may have named.
+fn of_model(path: &str, names: &Names) -> Option<String> {
+    if let Some((layer, part)) = Names::any_block_of(path) {
+        return Some(names.in_block(layer, part));
+    }
+    if Names::ALL.iter().any(|known| known.norm == path) {
+        return Some(names.norm.to_owned());
+    }
+    whole(path, names).filter(|(_, rest)| rest.is_empty()).map(|(whole, _)| whole.to_owned())
 }
 
 /// What the tensor `name`, which no selected projection has, is; told as an error of the file.
@@ -156,8 +182,8 @@ pub(super) fn unread(name: &str) -> FileError {
         }
         None if !path.contains(".lora_") && (path.ends_with(".weight") || path.ends_with(".bias")) => {
             let problem = format!(
-                "tensor {name} is a whole weight that was trained beside the factors (modules_to_save, or a norm), which is \
-                 not supported"
+                "tensor {name} is a whole weight that was trained beside the factors, and `modules_to_save` does not name it, or \
+                 cannot here"
             );
             fail(problem).with_hint(merged_in_peft())
         }

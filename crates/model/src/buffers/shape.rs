@@ -2,7 +2,7 @@
 
 use crate::adapter::{Adapter, LoraConfig, LoraGroup, TargetError};
 use crate::selection::Trainable;
-use crate::shape::Config;
+use crate::shape::{Config, WeightShape};
 
 /// Which activations are kept from forward to backward. Gradients are the same bits either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,20 +73,13 @@ impl BufferShape {
         let (ranks, first_trained, drops, magnitudes) = match trainable {
             Trainable::Adapter(lora) => {
                 let ranks = ranks_of(config, lora)?;
-                let first =
+                let adapted =
                     ranks.iter().position(|ranks| ranks.iter().any(|rank| *rank > 0)).unwrap_or(layers);
+                let first = adapted.min(lowest_block(config, &lora.saved_weights(config)?));
                 (ranks, first, lora.dropout > 0.0, lora.use_dora)
             }
             Trainable::Weights(selection) => {
-                let selected = selection.of(config)?;
-                let names = config.names;
-                let embedding =
-                    selected.iter().any(|w| [names.embedding, names.positions].contains(&w.path()));
-                let first = match embedding {
-                    true => 0,
-                    false => selected.iter().filter_map(|w| w.layer).min().unwrap_or(layers),
-                };
-                (no_ranks(config), first, false, false)
+                (no_ranks(config), lowest_block(config, &selection.of(config)?), false, false)
             }
         };
         Ok(BufferShape { tokens, targets, ranks, first_trained, drops, magnitudes, train: true, activations })
@@ -150,6 +143,15 @@ impl BufferShape {
     /// Blocks that backward reaches: the most that can be computed again.
     pub fn trained_blocks(&self) -> usize {
         self.ranks.len() - self.first_trained_and_kept().0
+    }
+}
+
+/// The lowest block that backward reaches where these weights are trained; the number of blocks if it reaches none.
+fn lowest_block(config: &Config, trained: &[WeightShape]) -> usize {
+    let names = config.names;
+    match trained.iter().any(|weight| [names.embedding, names.positions].contains(&weight.path())) {
+        true => 0,
+        false => trained.iter().filter_map(|weight| weight.layer).min().unwrap_or(config.num_hidden_layers),
     }
 }
 

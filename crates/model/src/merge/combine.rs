@@ -90,6 +90,11 @@ pub enum CombineError {
         "an adapter with magnitudes (DoRA) has no weight, and is not added to others: what it changes is not a sum"
     )]
     Magnitudes,
+    /// Whole weights, of which there is one of each.
+    #[error(
+        "an adapter with whole weights (modules_to_save) has no weight of its own, and no sum with others: each replaces the base's"
+    )]
+    WholeWeights,
     /// A factor that training has destroyed, or a damaged file.
     #[error("the adapter of {path} has a value that is not a finite number")]
     NotFinite {
@@ -108,7 +113,7 @@ impl CombineError {
                     " takes adapters of any ranks, and adds their updates exactly"
                 ]
             }
-            CombineError::Magnitudes => {
+            CombineError::Magnitudes | CombineError::WholeWeights => {
                 "use it alone, or merge it into the base and go on from the merged model".into()
             }
             CombineError::NotFinite { .. } => {
@@ -129,6 +134,9 @@ pub fn combine(
 ) -> Result<Adapter, CombineError> {
     if adapters.iter().any(|weighted| weighted.adapter.config().use_dora) {
         return Err(CombineError::Magnitudes);
+    }
+    if adapters.iter().any(|weighted| !weighted.adapter.saved.weights.is_empty()) {
+        return Err(CombineError::WholeWeights);
     }
     let sites: BTreeSet<(usize, Module)> = adapters
         .iter()

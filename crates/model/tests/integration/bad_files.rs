@@ -738,6 +738,8 @@ fn patterns_rslora_layers_and_regular_expressions_survive_saving_and_loading() {
         exclude: None,
         sites: None,
         use_dora: false,
+        save_modules: Vec::new(),
+        ensure_weight_tying: false,
     };
     let mut adapter = Adapter::init(case.model.config(), &lora, 1, Device::Cpu).expect("an adapter");
     for (i, tensor) in adapter.tensors_mut().enumerate() {

@@ -191,6 +191,7 @@ impl<'a> Question<'a> {
                 rank: args.rank,
                 alpha: 2.0 * args.rank as f64,
                 use_dora: args.dora,
+                save_modules: args.save_modules.as_ref().map_or(Ok(Vec::new()), |m| m.value.of(config))?,
                 ..LoraConfig::new(args.target_modules.value.clone())
             },
             size: MicroBatchSize::of_equal_rows(args.batch_size, args.max_seq_len, args.micro_batch_tokens),

@@ -1,7 +1,7 @@
 //! Adapters as PEFT writes and reads them: `adapter_config.json` and `adapter_model.safetensors`.
 //!
 //! Tensors are `base_model.model.<path>.lora_A.weight` `[r, in]` and `.lora_B.weight` `[out, r]`, with DoRA
-//! `.lora_magnitude_vector` `[out]`, metadata `{"format": "pt"}`. Loading is strict: a missing or unexpected tensor, another shape, or an option that
+//! `.lora_magnitude_vector` `[out]`, and whole weights (`modules_to_save`) by the names that the model has, metadata `{"format": "pt"}`. Loading is strict: a missing or unexpected tensor, another shape, or an option that
 //! would change the result and is not supported here is an error.
 
 mod config;
@@ -16,7 +16,8 @@ use serde_json::{Map, Value, json};
 
 use super::lora::Adapter;
 use super::marks;
-use super::names::{MAGNITUDES, tensor_name};
+use super::names::{MAGNITUDES, tensor_name, whole_name};
+use super::saved::SavedWeight;
 use super::targets::Targets;
 use crate::error::FileError;
 use crate::files::{MAX_CONFIG_BYTES, TensorData, TensorSource, inside, read_text, write_tensors};
@@ -70,6 +71,15 @@ pub fn sources(adapter: &Adapter) -> Vec<TensorSource<'_>> {
             sources.push(TensorSource { name, shape: vec![outputs], data });
         }
     }
+    sources.extend(adapter.saved.named().map(|(name, shape, values, less)| {
+        let data = TensorData::f32(move |range, out| {
+            values.read(range.start, out);
+            if less != 0.0 {
+                out.iter_mut().for_each(|value| *value -= less);
+            }
+        });
+        TensorSource { name: whole_name(&name), shape: shape.to_vec(), data }
+    }));
     sources
 }
 
@@ -113,6 +123,11 @@ pub fn named_tensors<'a>(
             named.extend(magnitudes.drain(..).map(|tensor| NamedTensor { values: next(), ..tensor }));
         }
     }
+    named.extend(adapter.saved.weights.iter().map(|SavedWeight { shape, .. }| NamedTensor {
+        name: whole_name(&shape.name),
+        shape: shape.dims.clone(),
+        values: next(),
+    }));
     named
 }
 
@@ -151,6 +166,12 @@ fn config_json(adapter: &Adapter, base_model: &str) -> Value {
     }
     if lora.use_dora {
         config["use_dora"] = json!(true);
+    }
+    if !lora.save_modules.is_empty() {
+        config["modules_to_save"] = json!(lora.save_modules);
+    }
+    if lora.ensure_weight_tying {
+        config["ensure_weight_tying"] = json!(true);
     }
     if adapter.parts().any(|(_, module, ..)| module.is_transposed()) {
         config["fan_in_fan_out"] = json!(true);
