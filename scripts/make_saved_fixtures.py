@@ -1,7 +1,9 @@
-"""Makes fixtures/saved/: adapters with whole weights (modules_to_save) for models of fixtures/models/, and what PEFT computes.
+"""Makes fixtures/saved/: adapters with whole weights (modules_to_save) or factors of the head for models of fixtures/models/, and
+what PEFT computes.
 
 Each folder fixtures/saved/NAME belongs to the base fixtures/models/BASE and has
-  adapter/               a PEFT adapter of q_proj and v_proj (or c_attn) with rank 2 and the modules of CASES; all of it random
+  adapter/               a PEFT adapter of q_proj and v_proj (or c_attn) with rank 2, with the modules of CASES whole or, where
+                         they are none, with factors of lm_head; all of it random
   expected.safetensors   as in make_tiny_fixtures.py (input_ids, labels, logits, loss, grad.NAME), and
     steps.loss       F32 [9]   the loss before each of eight steps and after them; each step is on all sequences,
                                torch.optim.AdamW(lr=0.01, weight_decay=0), no clipping, no dropout
@@ -41,6 +43,8 @@ CASES = (
     ("tied_as_one", "qwen3", ["embed_tokens"], True),
     ("gemma2", "gemma2", ["embed_tokens", *GEMMA2_NORMS], True),
     ("gpt2", "gpt2", ["wte", "lm_head", "ln_1", "ln_2", "ln_f"], False),
+    ("head_factors", "llama", [], False),
+    ("head_factors_tied", "qwen3", [], False),
 )
 
 
@@ -56,8 +60,9 @@ def with_adapter(base, folder):
 
 def write_adapter(base, modules, tying, folder, seed):
     targets = ["c_attn"] if base == "gpt2" else ["q_proj", "v_proj"]
+    targets += [] if modules else ["lm_head"]
     model = get_peft_model(load(base), LoraConfig(r=2, lora_alpha=4, lora_dropout=0.0, task_type="CAUSAL_LM", target_modules=targets,
-                                                  modules_to_save=modules, ensure_weight_tying=tying,
+                                                  modules_to_save=modules or None, ensure_weight_tying=tying,
                                                   fan_in_fan_out=base == "gpt2"))
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -97,6 +102,10 @@ def write_expected(base, folder, seed):
     with torch.no_grad():
         losses.append(tiny.mean_loss(model, vocab, seed))
     tensors["steps.loss"], tensors["steps.grad_norm"] = torch.stack(losses), torch.stack(norms)
+    if model.config.tie_word_embeddings and "lm_head" in model.peft_config["default"].target_modules:
+        # PEFT adds the update of the head to the embedding, too, which is the same matrix: its merged model is another one.
+        tied, tensors["merged_logits.0"] = False, tensors["logits.0"].clone()
+        return finish(folder, tensors, tied, losses)
     with tempfile.TemporaryDirectory() as place:
         with_adapter(base, folder).merge_and_unload().save_pretrained(place)
         merged = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, attn_implementation="eager").eval()
@@ -105,6 +114,10 @@ def write_expected(base, folder, seed):
             tensors["merged_logits.0"] = merged(input_ids=tiny.samples(vocab, seed)[0][0][None]).logits[0]
     assert torch.equal(tensors["merged_logits.0"], tensors["logits.0"]) or \
         (tensors["merged_logits.0"] - tensors["logits.0"]).abs().max() < 1e-4
+    return finish(folder, tensors, tied, losses)
+
+
+def finish(folder, tensors, tied, losses):
     save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "expected.safetensors")
     spec = {"input_ids": [tensors[f"input_ids.{i}"].tolist() for i in range(2)],
             "labels": [tensors[f"labels.{i}"].tolist() for i in range(2)], "merged_tied": tied,

@@ -8,7 +8,7 @@ use lorafit_kernels::ops::matmul::{self, Base, Product, Right, Term, View};
 use lorafit_kernels::ops::{elementwise, embedding};
 use lorafit_kernels::{ComputeDtype, Device, Tensor, Weight};
 
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, GroupGradients, LoraGroup};
 use crate::block::Block;
 use crate::block::gradients::{BlockGradients, of_matrix};
 use crate::block::pass::{BackwardPass, BlockAdapter, Context, Extent, ForwardPass};
@@ -110,12 +110,15 @@ impl Gradients {
             adapter.into_iter().flat_map(Adapter::factor_tensors).map(Tensor::len).collect();
         let mut of_factors = Tensor::zeros_together(model.device, &lens, false).into_iter();
         let blocks = model.blocks.iter().enumerate();
+        let blocks = blocks
+            .map(|(layer, block)| BlockGradients::new(block, active.of_block(layer), &mut of_factors))
+            .collect();
+        let head_factors = adapter.and_then(|adapter| adapter.head.as_ref());
         Gradients {
             embedding: of_matrix(model.embedding_with(adapter)),
             positions: model.positions.as_ref().and_then(of_matrix),
-            blocks: blocks
-                .map(|(layer, block)| BlockGradients::new(block, active.of_block(layer), &mut of_factors))
-                .collect(),
+            blocks,
+            head_factors: head_factors.map(|group| GroupGradients::of(group, &mut of_factors)),
             norm: NormGradients::of(model.norm_with(adapter)),
             head: match model.has_tied_head(adapter) {
                 true => None,
@@ -302,8 +305,20 @@ impl Model {
         elementwise::gather_rows(hidden, rows, width, &mut head.hidden);
         self.norm_with(adapter).forward(&head.hidden, rows.len(), &mut head.normed, &mut head.stats);
         let right = Right::WeightTransposed(self.head_with(adapter));
-        let term = Term { left: View::rows(&head.normed, width), right, k: width };
-        matmul::run(&mut [Product::new(rows.len(), self.config.vocab_size, term, &mut head.logits)]);
+        let left = View::rows(&head.normed, width);
+        let factors = adapter.and_then(|adapter| adapter.head.as_ref());
+        if let Some(LoraGroup { a, rank, parts }) = factors {
+            let term = Term { left, right: Right::View(View::rows(a, width).t()), k: width };
+            let low_rank = Product::new(rows.len(), *rank, term, &mut head.u);
+            matmul::run(&mut [Product { scale: parts[0].scale, ..low_rank }]);
+        }
+        let vocab = self.config.vocab_size;
+        let mut product = Product::new(rows.len(), vocab, Term { left, right, k: width }, &mut head.logits);
+        if let Some(LoraGroup { rank, parts, .. }) = factors {
+            let right = Right::View(View::rows(&parts[0].b_t, vocab));
+            product.terms.push(Term { left: View::rows(&head.u, *rank), right, k: *rank });
+        }
+        matmul::run(&mut [product]);
         let values = rows.len() * self.config.vocab_size;
         if self.config.logit_scale != 1.0 {
             elementwise::scale(&mut head.logits, values, self.config.logit_scale);
@@ -364,11 +379,32 @@ impl Model {
                     ..Product::new(vocab, width, term, d_head)
                 }]);
             }
+            let factors = adapter.and_then(|adapter| adapter.head.as_ref());
+            if let (Some(LoraGroup { rank, parts, .. }), Some(slots)) = (factors, &mut gradients.head_factors)
+            {
+                let right = Right::View(View::rows(&parts[0].b_t, vocab).t());
+                let product =
+                    Product::new(rows, *rank, Term { left: d_logits, right, k: vocab }, &mut head.d_u);
+                matmul::run(&mut [Product { scale: parts[0].scale, ..product }]);
+
+                let (u_t, d_u_t) = (View::rows(&head.u, *rank).t(), View::rows(&head.d_u, *rank).t());
+                let of_b = Term { left: u_t, right: Right::View(d_logits), k: rows };
+                let of_b = Product::new(*rank, vocab, of_b, &mut slots.b_t[0]);
+                matmul::run(&mut [Product { base: Base::Output, ..of_b }]);
+                let of_a = Term { left: d_u_t, right: Right::View(View::rows(&head.normed, width)), k: rows };
+                let of_a = Product::new(*rank, width, of_a, &mut slots.a);
+                matmul::run(&mut [Product { base: Base::Output, ..of_a }]);
+            }
             if lowest == Some(Place::Head) {
                 continue;
             }
             let term = Term { left: d_logits, right: Right::Weight(self.head_with(adapter)), k: vocab };
-            matmul::run(&mut [Product::new(rows, width, term, &mut head.d_normed)]);
+            let mut product = Product::new(rows, width, term, &mut head.d_normed);
+            if let Some(LoraGroup { a, rank, .. }) = factors {
+                let right = Right::View(View::rows(a, width));
+                product.terms.push(Term { left: View::rows(&head.d_u, *rank), right, k: *rank });
+            }
+            matmul::run(&mut [product]);
             norm.weight_gradient(&head.d_normed, &head.hidden, rows, &head.stats, &mut gradients.norm);
             if lowest == Some(Place::Norm) {
                 continue;

@@ -299,8 +299,8 @@ impl Facts {
     /// The command that makes something which the reader takes.
     fn way_out(&self, fix: Fix, rank: usize) -> String {
         let Facts { dir, name, model, .. } = self;
-        // What lorafit itself can read of an adapter is factors of the seven projections, magnitudes, and whole weights.
-        let of_readable = [Part::OtherTensors, Part::OtherModules(&[])];
+        // What lorafit itself can read of an adapter is factors of the seven projections and the head, magnitudes, and whole weights.
+        let of_readable = [Part::OtherTensors, Part::OtherModules(&["lm_head"])];
         let is_readable = self.options.iter().all(|(key, _)| ["use_dora", "modules_to_save"].contains(key))
             && of_readable.iter().all(|part| self.has(*part).is_none());
         match fix {
@@ -426,6 +426,7 @@ mod tests {
         let mut head = facts(&[0, 1], 2);
         head.layers.insert("lm_head".to_owned(), BTreeSet::new());
         assert_eq!(refusing(&head), ["gguf-lora", "ollama", "mlx"]);
+        assert_eq!(command(&head, "mlx"), command(&dora, "vllm"));
     }
 
     #[test]

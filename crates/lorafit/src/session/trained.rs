@@ -109,6 +109,7 @@ fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
     if let Some(dir) = &args.adapter {
         let adapter = open_adapter(base, dir)?;
         let lora = adapter.config();
+        check_head(lora, &format!("--adapter {}", dir.display()))?;
         if lora.use_dora && lora.dropout > 0.0 {
             let (dir, dropout) = (dir.display(), lora.dropout);
             let text = format!(
@@ -133,8 +134,13 @@ fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
         layers: layers(args, base)?,
         ..LoraConfig::new(args.target_modules.value.clone())
     };
+    check_head(&lora, &format!("--dropout {}", args.dropout))?;
+    let everywhere = LoraConfig { layers: None, ..lora.clone() };
+    if let (Some(range), true) = (&args.layers, everywhere.adapts_head()) {
+        let text = format!("--layers {range}: lm_head, which --target-modules names, belongs to no layer");
+        return Err(CliError::usage(text).hint("leave one of them out").into());
+    }
     if let (Some(range), Err(_)) = (&args.layers, lora.parameters(config)) {
-        let everywhere = LoraConfig { layers: None, ..lora.clone() };
         if everywhere.parameters(config).is_ok() {
             let text = format!(
                 "--target-modules {} matches nothing in the blocks of --layers {range}",
@@ -146,6 +152,16 @@ fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
         }
     }
     Ok(Adapter::init(config, &lora, args.seed, base.model.device())?)
+}
+
+/// Refuses dropout of the input of the head; `asked` is what asked for it.
+fn check_head(lora: &LoraConfig, asked: &str) -> Result<(), CliError> {
+    if !lora.adapts_head() || lora.dropout == 0.0 {
+        return Ok(());
+    }
+    let text =
+        format!("{asked}: factors of lm_head are trained without dropout here, not with {}", lora.dropout);
+    Err(CliError::usage(text).hint("set dropout to 0, or leave lm_head out of the target modules"))
 }
 
 /// Every weight before the first step of `--init random`.

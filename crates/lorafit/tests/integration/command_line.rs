@@ -113,6 +113,8 @@ fn every_flag_of_train_is_a_key() {
         alpha = 8
         dropout = 0.1
         target-modules = ["q_proj", "v_proj"]
+        dora = false
+        save-modules = ["embed_tokens", "norms"]
         layers = "8-"
         adapter = "a"
         optimizer = "adamw-8bit"

@@ -11,7 +11,7 @@ use regex::Regex;
 
 use super::saved::Saved;
 use super::targets::{TargetError, Targets};
-use crate::shape::{Config, Module, module_shape};
+use crate::shape::{Config, HEAD, Module, module_shape};
 
 /// What an adapter is made of: the part of PEFT's `LoraConfig` that is supported.
 #[derive(Clone, Debug)]
@@ -100,6 +100,9 @@ impl LoraConfig {
                 group.iter().filter(|_| self.use_dora).map(|part| module_shape(config, part.module).0),
             );
         }
+        if let Some(HeadShape { rank, .. }) = self.head() {
+            lens.extend([rank * config.hidden_size, rank * config.vocab_size]);
+        }
         Ok(lens)
     }
 
@@ -163,7 +166,40 @@ impl LoraConfig {
                 PartShape { layer, module, rank, scale: self.scale(&path, rank) as f32 }
             })
             .collect();
-        if parts.is_empty() { Err(TargetError::nothing_selected()) } else { Ok(parts) }
+        match self.head() {
+            Some(_) => self.check_head(config).map(|()| parts),
+            None if parts.is_empty() => Err(TargetError::nothing_selected()),
+            None => Ok(parts),
+        }
+    }
+
+    /// Rank and scale of the factors of the head, if it gets some. It belongs to no layer, so that a choice of layers leaves it
+    /// out, as in PEFT.
+    pub(crate) fn head(&self) -> Option<HeadShape> {
+        let excluded = self.exclude.as_ref().is_some_and(Targets::contain_head);
+        let selected = self.targets.contain_head() && !excluded && self.layers.is_none();
+        let rank = override_for(&self.rank_pattern, HEAD).unwrap_or(self.rank);
+        selected.then(|| HeadShape { rank, scale: self.scale(HEAD, rank) as f32 })
+    }
+
+    /// Whether the head gets factors.
+    pub fn adapts_head(&self) -> bool {
+        self.head().is_some()
+    }
+
+    /// Refuses what factors of the head do not go together with.
+    fn check_head(&self, config: &Config) -> Result<(), TargetError> {
+        let problem = if self.use_dora {
+            "has no magnitudes (DoRA) here"
+        } else if self.saves_tied(config) {
+            "is to stay one with the embedding (`ensure_weight_tying`)"
+        } else if self.saved_weights(config)?.iter().any(|weight| weight.path() == HEAD) {
+            "is trained whole already (`modules_to_save`)"
+        } else {
+            return Ok(());
+        };
+        let hint = format!("take {HEAD} from the target modules, or leave out what it does not go with");
+        Err(TargetError::new(format!("no factors for {HEAD}: it {problem}"), hint))
     }
 }
 
@@ -318,11 +354,20 @@ pub(crate) struct PartShape {
     pub scale: f32,
 }
 
+/// Rank and scale of the factors of the head.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct HeadShape {
+    pub rank: usize,
+    pub scale: f32,
+}
+
 /// The factors of an adapter for one model.
 #[derive(Debug)]
 pub struct Adapter {
     /// Of each layer, those of each group of projections.
     pub(crate) layers: Vec<Vec<Option<LoraGroup>>>,
+    /// Those of the head: a group of one.
+    pub(crate) head: Option<LoraGroup>,
     /// The projections of a block.
     modules: Vec<Module>,
     pub(crate) config: LoraConfig,
@@ -352,6 +397,13 @@ impl Adapter {
                 .collect();
             adapter.write_a(part, inputs, &values);
         }
+        if let Some(head) = &mut adapter.head {
+            let bound = 1.0 / (config.hidden_size as f32).sqrt();
+            let stream = random::mix(seed) ^ random::mix(u64::MAX);
+            let values: Vec<f32> =
+                (0..head.a.len()).map(|i| (2.0 * random::uniform(stream, i as u64) - 1.0) * bound).collect();
+            head.a.write(0, &values);
+        }
         if let Some(norms) = &mut adapter.norms {
             norms.state = NormState::Fresh;
         }
@@ -363,14 +415,22 @@ impl Adapter {
         let modules = config.modules();
         let mut lens = Vec::new();
         // Only lengths at first.
-        let count = |len| {
+        let mut count = |len| {
             lens.push(len);
             Tensor::zeros(Device::Cpu, 0)
         };
-        Adapter::lay_out(config, &modules, shapes, lora.use_dora, count);
+        Adapter::lay_out(config, &modules, shapes, lora.use_dora, &mut count);
+        let of_head = |zeros: &mut dyn FnMut(usize) -> Tensor| {
+            let HeadShape { rank, scale } = lora.head()?;
+            let (a, b_t) = (zeros(rank * config.hidden_size), zeros(rank * config.vocab_size));
+            let part = LoraPart { projection: 0, first: 0, rank, scale, b_t, magnitude: None };
+            Some(LoraGroup { a, rank, parts: vec![part] })
+        };
+        of_head(&mut count);
         let mut tensors = Tensor::zeros_together(device, &lens, true).into_iter();
-        let next = |_| tensors.next().expect("a tensor for each length");
-        let mut layers = Adapter::lay_out(config, &modules, shapes, lora.use_dora, next);
+        let mut next = |_| tensors.next().expect("a tensor for each length");
+        let mut layers = Adapter::lay_out(config, &modules, shapes, lora.use_dora, &mut next);
+        let head = of_head(&mut next);
         for part in layers.iter_mut().flatten().flatten().flat_map(|group| &mut group.parts) {
             if let Some(Magnitude { values, squares, factors }) = &mut part.magnitude {
                 (*squares, *factors) = (values.zeros_like(), values.zeros_like());
@@ -378,7 +438,7 @@ impl Adapter {
         }
         let norms = lora.use_dora.then(|| Norms::new(config, shapes, device));
         let saved = Saved { prepared: true, ..Saved::default() };
-        Adapter { layers, modules, config: lora.clone(), notes: Vec::new(), norms, saved }
+        Adapter { layers, head, modules, config: lora.clone(), notes: Vec::new(), norms, saved }
     }
 
     /// The groups of all layers, of tensors that are asked for in the order of [`Adapter::tensors`].
@@ -501,11 +561,13 @@ impl Adapter {
     /// The values of every adapted projection, layer by layer: the name of its module, `A` as `[rank, in]` and `B` transposed,
     /// `[rank, out]`.
     pub fn factor_values(&self) -> impl Iterator<Item = (&'static str, [Vec<f32>; 2])> {
-        self.parts().map(|(_, module, group, part)| {
+        let of_head = self.head.iter().map(|head| (HEAD, head, &head.parts[0]));
+        let all = self.parts().map(|(_, module, group, part)| (module.name(), group, part)).chain(of_head);
+        all.map(|(name, group, part)| {
             let inputs = group.a.len() / group.rank;
             let mut a = vec![0.0; part.rank * inputs];
             group.a.read(part.first * inputs, &mut a);
-            (module.name(), [a, part.b_t.to_vec(part.b_t.len())])
+            (name, [a, part.b_t.to_vec(part.b_t.len())])
         })
     }
 
@@ -521,7 +583,7 @@ impl Adapter {
 
     /// As [`Adapter::tensors`], without the weights that are saved whole.
     pub(crate) fn factor_tensors(&self) -> impl Iterator<Item = &Tensor> {
-        self.layers.iter().flatten().flatten().flat_map(LoraGroup::tensors)
+        self.layers.iter().flatten().flatten().chain(&self.head).flat_map(LoraGroup::tensors)
     }
 
     /// As [`Adapter::tensors`], writable. [`crate::Model::prepare`] comes after it.
@@ -529,7 +591,8 @@ impl Adapter {
         if let Some(norms) = self.norms.as_mut().filter(|norms| norms.state == NormState::Current) {
             norms.state = NormState::Stale;
         }
-        let factors = self.layers.iter_mut().flatten().flatten().flat_map(LoraGroup::tensors_mut);
+        let groups = self.layers.iter_mut().flatten().flatten().chain(&mut self.head);
+        let factors = groups.flat_map(LoraGroup::tensors_mut);
         factors.chain(self.saved.tensors_mut())
     }
 

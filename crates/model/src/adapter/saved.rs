@@ -195,7 +195,8 @@ impl LoraConfig {
     pub fn unties(&self, config: &Config) -> bool {
         let saved = self.saved_weights(config).unwrap_or_default();
         let is_table = |weight: &WeightShape| [config.names.embedding, HEAD].contains(&weight.path());
-        config.tie_word_embeddings && !self.ensure_weight_tying && saved.iter().any(is_table)
+        let changes_one = saved.iter().any(is_table) || self.head().is_some();
+        config.tie_word_embeddings && !self.ensure_weight_tying && changes_one
     }
 }
 

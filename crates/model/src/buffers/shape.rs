@@ -45,6 +45,8 @@ pub struct BufferShape {
     pub targets: usize,
     /// Total rank of the adapter at each site of each layer.
     pub(crate) ranks: Vec<Vec<usize>>,
+    /// Rank of the adapter of the head.
+    pub(crate) head_rank: usize,
     /// The lowest block that backward reaches; the number of blocks if it reaches none.
     pub(crate) first_trained: usize,
     /// Whether the adapter's input is dropped at random.
@@ -70,6 +72,10 @@ impl BufferShape {
         activations: ActivationPolicy,
     ) -> Result<Self, TargetError> {
         let layers = config.num_hidden_layers;
+        let head_rank = match trainable {
+            Trainable::Adapter(lora) => lora.head().map_or(0, |head| head.rank),
+            Trainable::Weights(_) => 0,
+        };
         let (ranks, first_trained, drops, magnitudes) = match trainable {
             Trainable::Adapter(lora) => {
                 let ranks = ranks_of(config, lora)?;
@@ -82,7 +88,17 @@ impl BufferShape {
                 (no_ranks(config), lowest_block(config, &selection.of(config)?), false, false)
             }
         };
-        Ok(BufferShape { tokens, targets, ranks, first_trained, drops, magnitudes, train: true, activations })
+        Ok(BufferShape {
+            tokens,
+            targets,
+            ranks,
+            head_rank,
+            first_trained,
+            drops,
+            magnitudes,
+            train: true,
+            activations,
+        })
     }
 
     /// For computing batches of up to `tokens` tokens forward only, with an adapter of `lora` if there is one.
@@ -96,7 +112,9 @@ impl BufferShape {
     ) -> Result<Self, TargetError> {
         let ranks = lora.map(|lora| ranks_of(config, lora)).transpose()?;
         let ranks = ranks.unwrap_or_else(|| no_ranks(config));
-        Ok(BufferShape::forward_only(ranks, lora.is_some_and(|lora| lora.use_dora), tokens))
+        let head_rank = lora.and_then(LoraConfig::head).map_or(0, |head| head.rank);
+        let magnitudes = lora.is_some_and(|lora| lora.use_dora);
+        Ok(BufferShape { head_rank, ..BufferShape::forward_only(ranks, magnitudes, tokens) })
     }
 
     fn forward_only(ranks: Vec<Vec<usize>>, magnitudes: bool, tokens: usize) -> Self {
@@ -105,6 +123,7 @@ impl BufferShape {
             targets: tokens,
             first_trained: ranks.len(),
             ranks,
+            head_rank: 0,
             drops: false,
             magnitudes,
             train: false,
@@ -122,7 +141,8 @@ impl BufferShape {
             None => no_ranks(config),
         };
         let magnitudes = adapter.is_some_and(|adapter| adapter.config().use_dora);
-        BufferShape::forward_only(ranks, magnitudes, tokens)
+        let head_rank = adapter.and_then(|adapter| adapter.head.as_ref()).map_or(0, |head| head.rank);
+        BufferShape { head_rank, ..BufferShape::forward_only(ranks, magnitudes, tokens) }
     }
 
     /// The lowest block that backward reaches, and the lowest whose activations are all kept.

@@ -79,6 +79,9 @@ impl<'a> Merged<'a> {
             (None, BaseStorage::Float(dtype)) => files.gguf().is_some().then_some(dtype),
         };
         let adapted = |name: &str| {
+            if name.strip_suffix(".weight") == Some(HEAD) {
+                return adapter.head.as_ref().map(|head| (head, &head.parts[0]));
+            }
             let (layer, module) = module_at(adapter.modules(), name.strip_suffix(".weight")?)?;
             adapter.factors(layer, module)
         };
@@ -259,6 +262,10 @@ pub fn check_finite(adapter: &Adapter, config: &Config) -> Result<(), CombineErr
         if !values.all(|value| value.is_finite()) || !part.scale.is_finite() {
             return Err(CombineError::NotFinite { path: module.path(layer) });
         }
+    }
+    let of_head = adapter.head.iter().flat_map(|head| [&head.a, &head.parts[0].b_t]);
+    if !of_head.flat_map(|tensor| tensor.to_vec(tensor.len())).all(f32::is_finite) {
+        return Err(CombineError::NotFinite { path: HEAD.to_owned() });
     }
     for (weight, values) in adapter.saved.weights.iter().zip(adapter.saved.tensors()) {
         if !values.to_vec(values.len()).iter().all(|value| value.is_finite()) {

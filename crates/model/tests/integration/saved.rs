@@ -1,4 +1,4 @@
-//! Adapters with whole weights (`modules_to_save`) against PEFT: heads of their own and heads that are the embedding, one side
+//! Adapters with whole weights (`modules_to_save`) and with factors of the head against PEFT: heads of their own and heads that are the embedding, one side
 //! of those, both apart and both as one; norms, those of heads, those of which files have one less, and those with biases.
 
 use std::path::Path;
@@ -25,8 +25,18 @@ use crate::common::{
 };
 use crate::driver::gpu;
 
-const NAMES: [&str; 8] =
-    ["llama_all", "llama_head", "tied_embedding", "tied_head", "tied_apart", "tied_as_one", "gemma2", "gpt2"];
+const NAMES: [&str; 10] = [
+    "head_factors",
+    "head_factors_tied",
+    "llama_all",
+    "llama_head",
+    "tied_embedding",
+    "tied_head",
+    "tied_apart",
+    "tied_as_one",
+    "gemma2",
+    "gpt2",
+];
 
 fn logits(model: &Model, adapter: Option<&Adapter>, case: &Case, sample: usize) -> Vec<f32> {
     let p = case.packed(&[sample]);
@@ -55,7 +65,7 @@ fn logits_loss_and_gradients_equal_peft() {
 #[test]
 fn a_device_equals_peft() {
     let Some(device) = gpu(Float::F32).map(Device::Cuda) else { return };
-    for name in ["llama_all", "tied_apart", "gemma2"] {
+    for name in ["llama_all", "tied_apart", "gemma2", "head_factors"] {
         equals_peft(&Case::with_saved(device, name), name);
     }
 }
@@ -69,7 +79,7 @@ fn eight_steps_equal_peft() {
 
 #[test]
 fn what_is_computed_again_has_the_bits_of_what_was_kept() {
-    for name in ["llama_all", "tied_as_one"] {
+    for name in ["llama_all", "tied_as_one", "head_factors"] {
         let case = Case::with_saved(Device::Cpu, name);
         let streams = [case.packed(&[0, 1]), tree_of(case.model.config().vocab_size)];
         let gradients = |recompute| {
@@ -82,7 +92,7 @@ fn what_is_computed_again_has_the_bits_of_what_was_kept() {
 
 #[test]
 fn greedy_answers_from_a_cache_are_those_of_the_whole_text() {
-    for name in ["llama_all", "tied_head"] {
+    for name in ["llama_all", "tied_head", "head_factors_tied"] {
         generated(&Case::with_saved(Device::Cpu, name), name);
     }
 }
@@ -213,9 +223,8 @@ fn merged_models_compute_as_those_of_peft_and_are_tied_alike() {
 /// A GGUF file of a model whose head is its embedding has a head of its own once one of them changed, and norms whole.
 #[test]
 fn merged_gguf_files_compute_alike() {
-    for (name, gguf) in
-        [("tied_embedding", None), ("tied_head", None), ("gemma2", Some("gemma2_plain-f32.gguf"))]
-    {
+    let tied = ["tied_embedding", "tied_head", "head_factors_tied"].map(|name| (name, None));
+    for (name, gguf) in tied.into_iter().chain([("gemma2", Some("gemma2_plain-f32.gguf"))]) {
         let case = Case::with_saved(Device::Cpu, name);
         let place = tempfile::tempdir().expect("a folder");
         let base = gguf.map_or_else(|| saved_base(name), gguf_fixture);
@@ -361,14 +370,52 @@ fn adapters_with_whole_weights_have_no_weight_and_no_sum_and_go_into_no_adapter_
     assert_eq!(error, CombineError::WholeWeights);
     assert!(error.hint().is_some());
     let config = case.model.config();
-    let errors = [
-        gguf_lora_bytes(&case.adapter, config, "base").expect_err("refused"),
-        MlxAdapter::new(&case.adapter, config).expect_err("refused"),
-    ];
-    for error in errors {
-        assert!(error.to_string().contains("no place for whole weights"), "{error}");
-        assert!(format!("{:?}", error.hint()).contains("Merge"), "{:?}", error.hint());
+    let head = Case::with_saved(Device::Cpu, "head_factors");
+    let weighted = [Weighted { adapter: &head.adapter, weight: 0.7 }];
+    assert_eq!(combine(config, &weighted, &how).expect_err("refused"), CombineError::Head);
+    for (adapter, why) in
+        [(&case.adapter, "no place for whole weights"), (&head.adapter, "adapter of lm_head")]
+    {
+        let errors = [
+            gguf_lora_bytes(adapter, config, "base").expect_err("refused"),
+            MlxAdapter::new(adapter, config).expect_err("refused"),
+        ];
+        for error in errors {
+            assert!(error.to_string().contains(why), "{error}");
+            assert!(format!("{:?}", error.hint()).contains("Merge"), "{:?}", error.hint());
+        }
     }
+}
+
+/// Factors of the head alone: nothing of the blocks is gone back through.
+#[test]
+fn factors_of_the_head_alone_are_a_part_of_the_whole() {
+    let mut case = Case::with_saved(Device::Cpu, "head_factors");
+    let gradients = |case: &Case| case.gradients(&[case.packed(&[0, 1])]).1;
+    let of_all = gradients(&case);
+    let lora = LoraConfig { rank: 2, alpha: 4.0, ..LoraConfig::new("lm_head".parse().expect("targets")) };
+    case.adapter = Adapter::init(case.model.config(), &lora, 1, Device::Cpu).expect("an adapter");
+    let of_head: Vec<String> =
+        of_all.into_iter().map(|(name, _)| name).filter(|name| name.contains("lm_head")).collect();
+    let found = gradients(&case);
+    assert_eq!(found.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>(), of_head);
+    // `B` of a fresh one is zero, and with it the gradient of `A`.
+    for (name, values) in &found {
+        assert_eq!(values.iter().any(|value| *value != 0.0), name.contains("lora_B"), "{name}");
+    }
+}
+
+#[test]
+fn what_factors_of_the_head_do_not_go_with_is_refused() {
+    let told = |name: &str, from: &str, to: &str| read_after(name, in_config(from, to)).expect_err("refused");
+    let dora = told("head_factors", r#""use_dora":false"#, r#""use_dora":true"#);
+    assert!(dora.contains("lm_head") && dora.contains("DoRA"), "{dora}");
+    let whole = told("head_factors", r#""modules_to_save":null"#, r#""modules_to_save":["lm_head"]"#);
+    assert!(whole.contains("is trained whole already"), "{whole}");
+    let tied = told("head_factors_tied", r#""ensure_weight_tying":false"#, r#""ensure_weight_tying":true"#);
+    assert!(tied.contains("stay one with the embedding"), "{tied}");
+    let unnamed = told("head_factors", r#"["lm_head","#, "[");
+    assert!(unnamed.contains("belongs to no projection") && unnamed.contains("name lm_head"), "{unnamed}");
 }
 
 #[test]

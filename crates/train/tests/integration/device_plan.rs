@@ -143,6 +143,18 @@ fn a_run_with_whole_weights_takes_what_was_planned() {
 }
 
 #[test]
+fn a_run_with_factors_of_the_head_takes_what_was_planned() {
+    let head = LoraConfig::new("q_proj,v_proj,lm_head".parse().expect("targets"));
+    let without = LoraConfig::new("q_proj,v_proj".parse().expect("targets"));
+    for float in [Float::Bf16, Float::F32] {
+        let (planned, peak, _) = run_layers(4, &head, float, None, Recompute::None);
+        let (less, ..) = run_layers(4, &without, float, None, Recompute::None);
+        let share = peak as f64 / planned as f64;
+        assert!((0.95..=1.0).contains(&share) && planned > less, "{float:?}: planned {planned}, used {peak}");
+    }
+}
+
+#[test]
 fn a_step_waits_for_the_device_only_for_its_losses_and_its_gradient_norm() {
     let (_, _, counts) = run(Float::Bf16, None, Recompute::None);
     let micro_batches = 2;

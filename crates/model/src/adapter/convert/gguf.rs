@@ -85,6 +85,11 @@ pub fn gguf_lora_bytes(adapter: &Adapter, config: &Config, base_name: &str) -> R
         return Err(FileError::new(Path::new("gguf-lora"), problem)
             .with_hint(remedy!["merge it instead: ", Task::Merge]));
     }
+    if adapter.head.is_some() {
+        let problem = "an adapter of lm_head is not written for llama.cpp".to_owned();
+        return Err(FileError::new(Path::new("gguf-lora"), problem)
+            .with_hint(remedy!["merge it instead: ", Task::Merge]));
+    }
     let mut bytes = Vec::new();
     save_gguf_lora(&mut bytes, adapter, config, base_name).expect("memory takes all");
     Ok(bytes)

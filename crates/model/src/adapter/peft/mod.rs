@@ -14,14 +14,14 @@ use std::path::{Path, PathBuf};
 use lorafit_kernels::{Device, SharedBytes, Tensor};
 use serde_json::{Map, Value, json};
 
-use super::lora::Adapter;
+use super::lora::{Adapter, LoraGroup};
 use super::marks;
 use super::names::{MAGNITUDES, tensor_name, whole_name};
 use super::saved::SavedWeight;
 use super::targets::Targets;
 use crate::error::FileError;
 use crate::files::{MAX_CONFIG_BYTES, TensorData, TensorSource, inside, read_text, write_tensors};
-use crate::shape::Config;
+use crate::shape::{Config, HEAD};
 use crate::weights::ModelFiles;
 use config::pattern_key;
 pub(super) use config::{changes_the_base, exact_pattern, patterns, used_options};
@@ -70,6 +70,17 @@ pub fn sources(adapter: &Adapter) -> Vec<TensorSource<'_>> {
             let data = TensorData::f32(|range, out| magnitude.values.read(range.start, out));
             sources.push(TensorSource { name, shape: vec![outputs], data });
         }
+    }
+    if let Some(head) = &adapter.head {
+        let (part, rank) = (&head.parts[0], head.rank);
+        let (inputs, outputs) = (head.a.len() / rank, part.b_t.len() / rank);
+        let a = TensorData::f32(|range, out| head.a.read(range.start, out));
+        let b = TensorData::f32(move |range, out| {
+            let b_t = part.b_t.to_vec(part.b_t.len());
+            range.zip(out).for_each(|(i, out)| *out = b_t[i % rank * outputs + i / rank]);
+        });
+        sources.push(TensorSource { name: tensor_name(HEAD, "A"), shape: vec![rank, inputs], data: a });
+        sources.push(TensorSource { name: tensor_name(HEAD, "B"), shape: vec![outputs, rank], data: b });
     }
     sources.extend(adapter.saved.named().map(|(name, shape, values, less)| {
         let data = TensorData::f32(move |range, out| {
@@ -122,6 +133,14 @@ pub fn named_tensors<'a>(
         if part.first + part.rank == group.rank {
             named.extend(magnitudes.drain(..).map(|tensor| NamedTensor { values: next(), ..tensor }));
         }
+    }
+    if let Some(LoraGroup { rank, .. }) = adapter.head {
+        let (a, b_t) = (next(), next());
+        let outputs = b_t.len() / rank;
+        let b = (0..b_t.len()).map(|i| b_t[i % rank * outputs + i / rank]).collect();
+        let shape = vec![rank, a.len() / rank];
+        named.push(NamedTensor { name: tensor_name(HEAD, "A"), shape, values: a });
+        named.push(NamedTensor { name: tensor_name(HEAD, "B"), shape: vec![outputs, rank], values: b });
     }
     named.extend(adapter.saved.weights.iter().map(|SavedWeight { shape, .. }| NamedTensor {
         name: whole_name(&shape.name),

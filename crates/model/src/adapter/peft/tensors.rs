@@ -17,7 +17,7 @@ use super::config::read_config;
 use super::{CONFIG_FILE, WEIGHTS_FILE};
 use crate::error::FileError;
 use crate::files::{header_error, inside, map, read_header};
-use crate::shape::{Config, WeightShape, module_shape};
+use crate::shape::{Config, HEAD, WeightShape, module_shape};
 use crate::weights::ModelFiles;
 
 /// Values of a whole weight that are decoded at once.
@@ -142,10 +142,18 @@ impl<'a> Folder<'a> {
         let tensors = Tensors { folder: self, file: &file, names };
         // Memory is taken only for factors that the file has: the rank alone is anybody's word.
         let views = tensors.factors(&parts, lora.use_dora)?;
+        let of_head = lora.head().map(|head| tensors.of_head(head.rank)).transpose()?;
         let whole = tensors.whole(&saved)?;
         notes.extend(tensors.others(&parts, &lora, &whole)?);
         let mut adapter = Adapter::zeros(self.model, &lora, &parts, device);
         adapter.saved = Saved::zeros(self.model, &lora, device).map_err(of_config)?;
+        if let (Some(head), Some([a, b])) = (&mut adapter.head, &of_head) {
+            let (outputs, rank) = (self.model.vocab_size, head.rank);
+            head.a.write(0, &tensors.finite(HEAD, "A", a)?);
+            let b = tensors.finite(HEAD, "B", b)?;
+            let b_t: Vec<f32> = (0..b.len()).map(|i| b[i % outputs * rank + i / outputs]).collect();
+            head.parts[0].b_t.write(0, &b_t);
+        }
         let copies: Vec<f32> = adapter.saved.weights.iter().map(|weight| weight.less).collect();
         for ((values, less), (stored, view)) in adapter.saved.tensors_mut().zip(copies).zip(&whole) {
             tensors.read_whole(stored, view, less, values)?;
@@ -225,6 +233,15 @@ impl<'a> Tensors<'a> {
             })
         };
         parts.iter().map(of_part).collect()
+    }
+
+    /// Those of the head.
+    fn of_head(&self, rank: usize) -> Result<[TensorView<'a>; 2], FileError> {
+        let Config { vocab_size, hidden_size, .. } = *self.folder.model;
+        Ok([
+            self.factor(&tensor_name(HEAD, "A"), &[rank, hidden_size])?,
+            self.factor(&tensor_name(HEAD, "B"), &[vocab_size, rank])?,
+        ])
     }
 
     fn factor(&self, name: &str, expected: &[usize]) -> Result<TensorView<'a>, FileError> {
@@ -328,7 +345,9 @@ impl<'a> Tensors<'a> {
         if let Some(name) = self.names.magnitudes().filter(|_| !lora.use_dora) {
             return Err(names::unread(name).at(path));
         }
-        for name in self.names.except(parts.iter().map(|part| (part.layer, part.module))) {
+        for name in
+            self.names.except(parts.iter().map(|part| (part.layer, part.module)), lora.head().is_some())
+        {
             if whole.iter().any(|(stored, _)| *stored == name) {
                 continue;
             }
@@ -358,9 +377,14 @@ impl<'a> Tensors<'a> {
 
     /// The values of a factor, all finite.
     fn values(&self, part: &PartShape, factor: &str, view: &TensorView<'_>) -> Result<Vec<f32>, FileError> {
+        self.finite(&part.module.path(part.layer), factor, view)
+    }
+
+    /// The values of a factor of the module at `path`, all finite.
+    fn finite(&self, path: &str, factor: &str, view: &TensorView<'_>) -> Result<Vec<f32>, FileError> {
         let values = decode(view);
         let Some(value) = values.iter().find(|value| !value.is_finite()) else { return Ok(values) };
-        let name = tensor_name(&part.module.path(part.layer), factor);
+        let name = tensor_name(path, factor);
         Err(self.not_finite(self.names.stored(&name).unwrap_or(&name), *value))
     }
 
