@@ -140,16 +140,16 @@ fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
         let text = format!("--layers {range}: lm_head, which --target-modules names, belongs to no layer");
         return Err(CliError::usage(text).hint("leave one of them out").into());
     }
-    if let (Some(range), Err(_)) = (&args.layers, lora.parameters(config)) {
-        if everywhere.parameters(config).is_ok() {
-            let text = format!(
-                "--target-modules {} matches nothing in the blocks of --layers {range}",
-                args.target_modules
-            );
-            return Err(CliError::usage(text)
-                .hint("leave --layers out, or have the pattern match those blocks too")
-                .into());
-        }
+    if let (Some(range), Err(_)) = (&args.layers, lora.parameters(config))
+        && everywhere.parameters(config).is_ok()
+    {
+        let text = format!(
+            "--target-modules {} matches nothing in the blocks of --layers {range}",
+            args.target_modules
+        );
+        return Err(CliError::usage(text)
+            .hint("leave --layers out, or have the pattern match those blocks too")
+            .into());
     }
     Ok(Adapter::init(config, &lora, args.seed, base.model.device())?)
 }
