@@ -198,18 +198,18 @@ impl<'a> GgufModel<'a> {
     }
 
     fn of_gguf(files: &ModelFiles, gguf: &Gguf, merged: &'a Merged<'_>, file_type: Option<FileType>) -> Self {
-        let mut adapted: HashMap<String, TensorSource<'a>> = merged
-            .changed_sources()
-            .map(|source| {
-                (gguf_name(files.config(), &source.name).unwrap_or_else(|| source.name.clone()), source)
-            })
-            .collect();
-        let model = Model {
-            has_head: gguf.shape("output.weight").is_some(),
-            layers: files.config().num_hidden_layers,
+        const HEAD: &str = "output.weight";
+        let config = files.config();
+        let named = |source: TensorSource<'a>| {
+            (gguf_name(config, &source.name).unwrap_or_else(|| source.name.clone()), source)
         };
+        let mut adapted: HashMap<String, TensorSource<'a>> = merged.changed_sources().map(named).collect();
+        let model = Model { has_head: !config.tie_word_embeddings, layers: config.num_hidden_layers };
         let (mut copied, mut widened) = (0, 0);
-        let tensors = gguf.tensors().map(|(name, stored)| {
+        // The head of who has the embedding for it, now that one of them is changed.
+        let is_new = model.has_head && gguf.tensor(HEAD).is_none();
+        let new_head = gguf.tensor("token_embd.weight").filter(|_| is_new).map(|stored| (HEAD, stored));
+        let tensors = gguf.tensors().chain(new_head).map(|(name, stored)| {
             let format = match (file_type, &stored.shape[..]) {
                 (Some(file_type), [_, cols]) => file_type.of(name, *cols, &model),
                 (None, [_, cols]) if adapted.contains_key(name) => of_changed(stored.format, *cols),
@@ -218,8 +218,9 @@ impl<'a> GgufModel<'a> {
             widened += usize::from(file_type.is_none() && format != stored.format);
             let data = match adapted.remove(name) {
                 Some(source) => {
-                    let order = gguf_row_order(files.config(), &source.name);
-                    GgufData::Values(in_order(values_of(source), order, &stored.shape))
+                    let order = gguf_row_order(config, &source.name);
+                    let less = stored_less(config, &source.name);
+                    GgufData::Values(in_order(whole(values_of(source), less), order, &stored.shape))
                 }
                 None if format == stored.format => {
                     copied += 1;

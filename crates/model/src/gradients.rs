@@ -6,7 +6,7 @@ use lorafit_kernels::ops::elementwise;
 
 use crate::adapter::GroupGradients;
 use crate::block::gradients::BlockGradients;
-use crate::block::norm::NormGradients;
+use crate::norm::NormGradients;
 
 /// The gradients of a run.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub struct Gradients {
     pub(crate) norm: NormGradients,
     /// Of a head of its own; a tied one adds to `embedding`.
     pub(crate) head: Option<Tensor>,
+    /// Of the factors of the head.
+    pub(crate) head_factors: Option<GroupGradients>,
 }
 
 /// What is trained, in the order in which forward reaches it.
@@ -36,6 +38,7 @@ impl Gradients {
     pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
         let groups = self.blocks.iter().flat_map(BlockGradients::sites).flat_map(|site| &site.adapter);
         groups
+            .chain(&self.head_factors)
             .flat_map(GroupGradients::tensors)
             .chain(&self.embedding)
             .chain(&self.positions)
@@ -46,8 +49,9 @@ impl Gradients {
 
     /// Sets every gradient to zero.
     pub fn clear(&mut self) {
-        let Gradients { embedding, positions, blocks, norm, head } = self;
-        let outer = [embedding, positions, head].into_iter().flatten().chain(norm.all_mut());
+        let Gradients { embedding, positions, blocks, norm, head, head_factors } = self;
+        let of_head = head_factors.iter_mut().flat_map(GroupGradients::tensors_mut);
+        let outer = [embedding, positions, head].into_iter().flatten().chain(norm.all_mut()).chain(of_head);
         let all = outer.chain(blocks.iter_mut().flat_map(BlockGradients::all_mut));
         elementwise::clear(&mut all.collect::<Vec<_>>());
     }
@@ -60,6 +64,7 @@ impl Gradients {
         let mut blocks = self.blocks.iter().enumerate();
         let in_blocks = blocks.find_map(|(i, block)| Some(Place::Block(i, block.lowest()?)));
         let norm = self.norm.any().then_some(Place::Norm);
-        in_blocks.or(norm).or(self.head.as_ref().map(|_| Place::Head))
+        let of_head = self.head.is_some() || self.head_factors.is_some();
+        in_blocks.or(norm).or(of_head.then_some(Place::Head))
     }
 }

@@ -14,11 +14,14 @@ mod load;
 mod magnitudes;
 pub mod merge;
 mod model;
+mod norm;
 mod parameters;
+mod prepare;
 mod selection;
 mod shape;
 mod source;
 mod start;
+mod vector;
 mod weight_list;
 pub mod weights;
 

@@ -10,15 +10,16 @@ use crate::block::add::AddStep;
 use crate::block::attend::AttendStep;
 use crate::block::gate::GateStep;
 use crate::block::linear::{Linear, LinearGroup};
-use crate::block::norm::{Norm, NormStep};
+use crate::block::norm::NormStep;
 use crate::block::project::ProjectStep;
-use crate::block::vector::Vector;
 use crate::block::{Block, Step};
 use crate::error::FileError;
 use crate::model::Model;
+use crate::norm::Norm;
 use crate::shape::{
     self, AttendShape, BaseQuantization, Config, HEAD, LinearShape, NormKind, NormShape, matrices,
 };
+use crate::vector::Vector;
 use crate::weights::ModelFiles;
 
 /// Bytes of a model's weights in memory, when `stored` tells those of a matrix that is not quantised. Norms and biases

@@ -16,8 +16,8 @@ const READ_VALUES: usize = 1 << 18;
 
 impl Model {
     /// Makes an adapter with magnitudes ready to be computed with, after it was made or changed; magnitudes of a fresh one
-    /// become the norms of the weights. Any other adapter is ready always.
-    pub fn prepare(&self, adapter: &mut Adapter) {
+    /// become the norms of the weights.
+    pub(crate) fn prepare_magnitudes(&self, adapter: &mut Adapter) {
         let Adapter { layers, norms: Some(norms), .. } = adapter else { return };
         let state = norms.state;
         if state == NormState::Current {

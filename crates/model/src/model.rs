@@ -8,14 +8,14 @@ use lorafit_kernels::ops::matmul::{self, Base, Product, Right, Term, View};
 use lorafit_kernels::ops::{elementwise, embedding, noise};
 use lorafit_kernels::{ComputeDtype, Device, Tensor, Weight};
 
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, GroupGradients, LoraGroup};
 use crate::block::Block;
 use crate::block::gradients::{BlockGradients, of_matrix};
-use crate::block::norm::{Norm, NormGradients};
 use crate::block::pass::{BackwardPass, BlockAdapter, Context, Extent, ForwardPass};
 use crate::buffers::{ActivationPolicy, BufferShape, Buffers, HeadBuffers};
 use crate::gradients::{Gradients, Place};
 use crate::kv_cache::{KvCache, Run};
+use crate::norm::{Norm, NormGradients};
 use crate::shape::{Config, Module, StreamAt};
 
 /// A model over weights as their files store them, or trained ([`Model::train`]).
@@ -69,7 +69,11 @@ impl<'a> ActiveAdapter<'a> {
     /// That of the block of layer `layer`.
     fn of_block(self, layer: usize) -> Option<BlockAdapter<'a>> {
         let mask = self.mask.map(|mask| mask.derive(layer as u64));
-        self.adapter.map(|adapter| BlockAdapter { groups: &adapter.layers[layer], mask })
+        self.adapter.map(|adapter| BlockAdapter {
+            groups: &adapter.layers[layer],
+            norms: adapter.saved.blocks.get(layer).map_or(&[], |norms| &norms[..]),
+            mask,
+        })
     }
 }
 
@@ -114,18 +118,25 @@ impl Losses {
 impl Gradients {
     /// Zeros for every factor of `adapter` and every weight of `model` that is trained.
     pub fn new(model: &Model, adapter: Option<&Adapter>) -> Self {
-        let of_layer = |layer: usize| adapter.map(|adapter| &adapter.layers[layer][..]);
-        let lens: Vec<usize> = adapter.into_iter().flat_map(Adapter::tensors).map(Tensor::len).collect();
+        let active = ActiveAdapter::from(adapter);
+        let lens: Vec<usize> =
+            adapter.into_iter().flat_map(Adapter::factor_tensors).map(Tensor::len).collect();
         let mut of_factors = Tensor::zeros_together(model.device, &lens, false).into_iter();
         let blocks = model.blocks.iter().enumerate();
+        let blocks = blocks
+            .map(|(layer, block)| BlockGradients::new(block, active.of_block(layer), &mut of_factors))
+            .collect();
+        let head_factors = adapter.and_then(|adapter| adapter.head.as_ref());
         Gradients {
-            embedding: of_matrix(&model.embedding),
+            embedding: of_matrix(model.embedding_with(adapter)),
             positions: model.positions.as_ref().and_then(of_matrix),
-            blocks: blocks
-                .map(|(layer, block)| BlockGradients::new(block, of_layer(layer), &mut of_factors))
-                .collect(),
-            norm: NormGradients::of(&model.norm),
-            head: model.own_head.as_ref().and_then(of_matrix),
+            blocks,
+            head_factors: head_factors.map(|group| GroupGradients::of(group, &mut of_factors)),
+            norm: NormGradients::of(model.norm_with(adapter)),
+            head: match model.has_tied_head(adapter) {
+                true => None,
+                false => of_matrix(model.head_with(adapter)),
+            },
         }
     }
 }
@@ -191,8 +202,31 @@ impl Model {
     }
 
     /// `[vocab, hidden]`.
-    fn head(&self) -> &Weight {
+    pub(crate) fn head(&self) -> &Weight {
         self.own_head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// The embedding that computes: the model's, or the copy that the adapter trains.
+    fn embedding_with<'a>(&'a self, adapter: Option<&'a Adapter>) -> &'a Weight {
+        adapter.and_then(|adapter| adapter.saved.embedding.as_ref()).unwrap_or(&self.embedding)
+    }
+
+    /// As [`Model::embedding_with`], of the head.
+    fn head_with<'a>(&'a self, adapter: Option<&'a Adapter>) -> &'a Weight {
+        let saved = adapter.map(|adapter| &adapter.saved);
+        let copy =
+            saved.and_then(|saved| if saved.ties { saved.embedding.as_ref() } else { saved.head.as_ref() });
+        copy.unwrap_or_else(|| self.head())
+    }
+
+    /// As [`Model::embedding_with`], of the norm before the head.
+    fn norm_with<'a>(&'a self, adapter: Option<&'a Adapter>) -> &'a Norm {
+        adapter.and_then(|adapter| adapter.saved.norm.as_ref()).unwrap_or(&self.norm)
+    }
+
+    /// Whether one matrix is embedding and head.
+    fn has_tied_head(&self, adapter: Option<&Adapter>) -> bool {
+        std::ptr::eq(self.embedding_with(adapter), self.head_with(adapter))
     }
 
     /// The loss of each target, `-log p(id | what the row sees)`.
@@ -204,7 +238,7 @@ impl Model {
         let vocab = self.config.vocab_size;
         let mut losses = Losses::new(self.device, stream.targets);
         for Chunk { first, rows, targets } in Chunks::new(stream.targets, buffers.head.rows) {
-            self.logits(&rows, &buffers.hidden, &mut buffers.head);
+            self.logits(adapter, &rows, &buffers.hidden, &mut buffers.head);
             let logits = &buffers.head.logits;
             cross_entropy::loss(logits, rows.len(), vocab, &targets, &mut losses.values, first);
         }
@@ -225,7 +259,7 @@ impl Model {
         gradients: &mut Gradients,
     ) -> Losses {
         self.forward(adapter, stream, buffers);
-        let losses = self.head_backward(stream, objective.into(), buffers, gradients);
+        let losses = self.head_backward(adapter.adapter, stream, objective.into(), buffers, gradients);
         self.blocks_backward(adapter, stream, buffers, gradients);
         losses
     }
@@ -247,8 +281,8 @@ impl Model {
         let rows = ids.len();
         assert!(rows <= buffers.tokens, "{rows} tokens in buffers for {}", buffers.tokens);
         let prepared = adapter.adapter.is_none_or(Adapter::is_prepared);
-        assert!(prepared, "Model::prepare comes before computing with magnitudes");
-        embedding::forward(&self.embedding, ids, &mut buffers.hidden);
+        assert!(prepared, "Model::prepare comes before computing with magnitudes or whole weights");
+        embedding::forward(self.embedding_with(adapter.adapter), ids, &mut buffers.hidden);
         if self.config.embedding_scale != 1.0 {
             let values = rows * self.config.hidden_size;
             elementwise::scale(&mut buffers.hidden, values, self.config.embedding_scale);
@@ -292,13 +326,25 @@ impl Model {
     }
 
     /// Logits of the given rows of `hidden`, into `head.logits`.
-    fn logits(&self, rows: &[u32], hidden: &Tensor, head: &mut HeadBuffers) {
+    fn logits(&self, adapter: Option<&Adapter>, rows: &[u32], hidden: &Tensor, head: &mut HeadBuffers) {
         let width = self.config.hidden_size;
         elementwise::gather_rows(hidden, rows, width, &mut head.hidden);
-        self.norm.forward(&head.hidden, rows.len(), &mut head.normed, &mut head.stats);
-        let right = Right::WeightTransposed(self.head());
-        let term = Term { left: View::rows(&head.normed, width), right, k: width };
-        matmul::run(&mut [Product::new(rows.len(), self.config.vocab_size, term, &mut head.logits)]);
+        self.norm_with(adapter).forward(&head.hidden, rows.len(), &mut head.normed, &mut head.stats);
+        let right = Right::WeightTransposed(self.head_with(adapter));
+        let left = View::rows(&head.normed, width);
+        let factors = adapter.and_then(|adapter| adapter.head.as_ref());
+        if let Some(LoraGroup { a, rank, parts }) = factors {
+            let term = Term { left, right: Right::View(View::rows(a, width).t()), k: width };
+            let low_rank = Product::new(rows.len(), *rank, term, &mut head.u);
+            matmul::run(&mut [Product { scale: parts[0].scale, ..low_rank }]);
+        }
+        let vocab = self.config.vocab_size;
+        let mut product = Product::new(rows.len(), vocab, Term { left, right, k: width }, &mut head.logits);
+        if let Some(LoraGroup { rank, parts, .. }) = factors {
+            let right = Right::View(View::rows(&parts[0].b_t, vocab));
+            product.terms.push(Term { left: View::rows(&head.u, *rank), right, k: *rank });
+        }
+        matmul::run(&mut [product]);
         let values = rows.len() * self.config.vocab_size;
         if self.config.logit_scale != 1.0 {
             elementwise::scale(&mut head.logits, values, self.config.logit_scale);
@@ -323,23 +369,25 @@ impl Model {
     /// rows at a time. Goes no further down than what is trained.
     fn head_backward(
         &self,
+        adapter: Option<&Adapter>,
         stream: Stream<'_>,
         objective: Objective,
         buffers: &mut Buffers,
         gradients: &mut Gradients,
     ) -> Losses {
         let lowest = gradients.lowest();
-        let d_head = match self.own_head {
-            Some(_) => &mut gradients.head,
-            None => &mut gradients.embedding,
+        let d_head = match self.has_tied_head(adapter) {
+            false => &mut gradients.head,
+            true => &mut gradients.embedding,
         };
+        let norm = self.norm_with(adapter);
         let (width, vocab) = (self.config.hidden_size, self.config.vocab_size);
         let back = buffers.backward.as_mut().expect("buffers made for training");
         back.d_hidden.clear(stream.ids.len() * width);
         let mut losses = Losses::new(self.device, stream.targets);
         for chunk in Chunks::new(stream.targets, buffers.head.rows) {
             let (head, rows) = (&mut buffers.head, chunk.rows.len());
-            self.logits(&chunk.rows, &buffers.hidden, head);
+            self.logits(adapter, &chunk.rows, &buffers.hidden, head);
             if self.config.logit_softcap.is_some() {
                 elementwise::copy(&head.logits, rows * vocab, &mut head.capped);
             }
@@ -357,17 +405,38 @@ impl Model {
                     ..Product::new(vocab, width, term, d_head)
                 }]);
             }
+            let factors = adapter.and_then(|adapter| adapter.head.as_ref());
+            if let (Some(LoraGroup { rank, parts, .. }), Some(slots)) = (factors, &mut gradients.head_factors)
+            {
+                let right = Right::View(View::rows(&parts[0].b_t, vocab).t());
+                let product =
+                    Product::new(rows, *rank, Term { left: d_logits, right, k: vocab }, &mut head.d_u);
+                matmul::run(&mut [Product { scale: parts[0].scale, ..product }]);
+
+                let (u_t, d_u_t) = (View::rows(&head.u, *rank).t(), View::rows(&head.d_u, *rank).t());
+                let of_b = Term { left: u_t, right: Right::View(d_logits), k: rows };
+                let of_b = Product::new(*rank, vocab, of_b, &mut slots.b_t[0]);
+                matmul::run(&mut [Product { base: Base::Output, ..of_b }]);
+                let of_a = Term { left: d_u_t, right: Right::View(View::rows(&head.normed, width)), k: rows };
+                let of_a = Product::new(*rank, width, of_a, &mut slots.a);
+                matmul::run(&mut [Product { base: Base::Output, ..of_a }]);
+            }
             if lowest == Some(Place::Head) {
                 continue;
             }
-            let term = Term { left: d_logits, right: Right::Weight(self.head()), k: vocab };
-            matmul::run(&mut [Product::new(rows, width, term, &mut head.d_normed)]);
-            self.norm.weight_gradient(&head.d_normed, &head.hidden, rows, &head.stats, &mut gradients.norm);
+            let term = Term { left: d_logits, right: Right::Weight(self.head_with(adapter)), k: vocab };
+            let mut product = Product::new(rows, width, term, &mut head.d_normed);
+            if let Some(LoraGroup { a, rank, .. }) = factors {
+                let right = Right::View(View::rows(a, width));
+                product.terms.push(Term { left: View::rows(&head.d_u, *rank), right, k: *rank });
+            }
+            matmul::run(&mut [product]);
+            norm.weight_gradient(&head.d_normed, &head.hidden, rows, &head.stats, &mut gradients.norm);
             if lowest == Some(Place::Norm) {
                 continue;
             }
             head.d_hidden.clear(rows * width);
-            self.norm.input_gradient(&head.d_normed, &head.hidden, rows, &head.stats, &mut head.d_hidden);
+            norm.input_gradient(&head.d_normed, &head.hidden, rows, &head.stats, &mut head.d_hidden);
             elementwise::scatter_add_rows(&head.d_hidden, &chunk.rows, width, &mut back.d_hidden);
         }
         losses
@@ -449,7 +518,7 @@ impl Model {
             caches[run.cache].advance(run.rows);
         }
         let last: Vec<u32> = runs.iter().map(|r| (r.first_row + r.rows - 1) as u32).collect();
-        self.row_logits(&last, buffers)
+        self.row_logits(adapter, &last, buffers)
     }
 
     /// Logits of every token of a stream, `[tokens, vocab]`: for tests and for looking at a model, since the
@@ -462,14 +531,14 @@ impl Model {
     ) -> Vec<f32> {
         self.forward(adapter.into(), stream, buffers);
         let rows: Vec<u32> = (0..stream.ids.len() as u32).collect();
-        self.row_logits(&rows, buffers)
+        self.row_logits(adapter, &rows, buffers)
     }
 
-    /// Logits of `rows` of the stream that `buffers` were last used for, `[rows, vocab]`.
-    pub fn row_logits(&self, rows: &[u32], buffers: &mut Buffers) -> Vec<f32> {
+    /// Logits of `rows` of the stream that `buffers` were last used for, with the same adapter, `[rows, vocab]`.
+    pub fn row_logits(&self, adapter: Option<&Adapter>, rows: &[u32], buffers: &mut Buffers) -> Vec<f32> {
         let mut logits = Vec::with_capacity(rows.len() * self.config.vocab_size);
         for rows in rows.chunks(buffers.head.rows) {
-            self.logits(rows, &buffers.hidden, &mut buffers.head);
+            self.logits(adapter, rows, &buffers.hidden, &mut buffers.head);
             logits.extend(buffers.head.logits.to_vec(rows.len() * self.config.vocab_size));
         }
         logits

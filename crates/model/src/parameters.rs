@@ -68,7 +68,7 @@ impl Parameters<'_> {
     /// Of each tensor, whether weight decay applies: to matrices, and not to norms and biases.
     pub fn decayed(&self) -> Vec<bool> {
         match self {
-            Parameters::Adapter { adapter, .. } => adapter.tensors().map(|_| true).collect(),
+            Parameters::Adapter { adapter, .. } => adapter.decayed().collect(),
             Parameters::Weights(model) => {
                 let is_matrix = |(weight, _)| matches!(weight, WeightRef::Matrix(_));
                 model.trained_tensors().map(is_matrix).collect()
@@ -76,12 +76,12 @@ impl Parameters<'_> {
         }
     }
 
-    /// What the learning rate of each tensor is multiplied by: the `A` of an adapter has it as it is, everything else of an adapter
-    /// `b_ratio` times it (LoRA+, Hayou et al. 2024). Weights have one rate.
+    /// What the learning rate of each tensor is multiplied by: the `A` of an adapter and whole weights have it as it is, all else of
+    /// an adapter `b_ratio` times it (LoRA+, Hayou et al. 2024).
     pub fn rate_factors(&self, b_ratio: f64) -> Vec<f64> {
         match self {
             Parameters::Adapter { adapter, .. } => {
-                adapter.are_a().map(|is_a| if is_a { 1.0 } else { b_ratio }).collect()
+                adapter.take_base_rate().map(|base| if base { 1.0 } else { b_ratio }).collect()
             }
             Parameters::Weights(model) => model.trained_tensors().map(|_| 1.0).collect(),
         }

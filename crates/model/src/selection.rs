@@ -167,6 +167,17 @@ impl Trainable<'_> {
             Trainable::Weights(selection) => Ok(selection.of(config)?.iter().map(|w| w.len()).collect()),
         }
     }
+
+    /// Values of each whole weight of the model that is trained, in place or as a copy.
+    ///
+    /// # Errors
+    /// As [`Trainable::tensor_lens`].
+    pub fn weight_lens(&self, config: &Config) -> Result<Vec<usize>, TargetError> {
+        match self {
+            Trainable::Adapter(lora) => lora.saved_lens(config),
+            Trainable::Weights(_) => self.tensor_lens(config),
+        }
+    }
 }
 
 #[cfg(test)]

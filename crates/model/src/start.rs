@@ -44,11 +44,15 @@ impl Adapter {
     /// A fresh adapter over `model`, whose function it leaves as it is.
     ///
     /// # Errors
-    /// As [`Adapter::init`], and an odd rank for `orthogonal`.
+    /// As [`Adapter::init`], an odd rank for `orthogonal`, and an adapter of the head for all but the default.
     pub fn begin(model: &Model, lora: &LoraConfig, start: Start, seed: u64) -> Result<Self, TargetError> {
         let (config, device) = (model.config(), model.device());
         if start == Start::Default {
             return Adapter::init(config, lora, seed, device);
+        }
+        if lora.adapts_head() {
+            let text = "an adapter of lm_head begins in the default way only".to_owned();
+            return Err(TargetError::new(text, "leave lm_head out of the modules, or have all begin so"));
         }
         let parts = lora.parts(config)?;
         if let (Start::Orthogonal, Some(odd)) = (start, parts.iter().find(|part| part.rank % 2 == 1)) {
@@ -59,7 +63,8 @@ impl Adapter {
             );
             return Err(TargetError::new(text, "give it one more or one less"));
         }
-        let mut adapter = Adapter::zeros(config, lora, &parts, device);
+        // Whole weights and magnitudes begin as they always do.
+        let mut adapter = Adapter::init(config, lora, seed, device)?;
         for part in &parts {
             let (outputs, inputs) = module_shape(config, part.module);
             let normal = Normal::of(part, seed);
@@ -84,7 +89,6 @@ impl Adapter {
                 adapter.write_b_t(part, &b_t);
             }
         }
-        adapter.begin_magnitudes();
         match start {
             Start::Pissa => adapter.with_its_start(model),
             Start::Default | Start::Gaussian | Start::Orthogonal => Ok(adapter),
@@ -100,14 +104,13 @@ impl Adapter {
         let config = model.config();
         let lora = self.config.doubled();
         let parts = lora.parts(config)?;
-        let mut doubled = Adapter::zeros(config, &lora, &parts, model.device());
+        let mut doubled = Adapter::init(config, &lora, 0, model.device())?;
         for (part, (_, [a, b_t])) in parts.iter().zip(self.factor_values()) {
             let (_, inputs) = module_shape(config, part.module);
             let minus: Vec<f32> = b_t.iter().map(|value| -value).collect();
             doubled.write_a(part, inputs, &[&a[..], &a].concat());
             doubled.write_b_t(part, &[b_t, minus].concat());
         }
-        doubled.begin_magnitudes();
         doubled.keep_start();
         Ok(doubled)
     }

@@ -40,8 +40,8 @@ pub fn logit_difference(
         forward(second, sample.ids, &mut of_second);
         let rows: Vec<u32> = (0..sample.len() as u32).collect();
         for rows in rows.chunks(ROWS) {
-            let logits = first.0.row_logits(rows, &mut of_first);
-            let others = second.0.row_logits(rows, &mut of_second);
+            let logits = first.0.row_logits(first.1, rows, &mut of_first);
+            let others = second.0.row_logits(second.1, rows, &mut of_second);
             let vocab = first.0.config().vocab_size;
             for (logits, others) in logits.chunks_exact(vocab).zip(others.chunks_exact(vocab)) {
                 found.tokens += 1;

@@ -114,7 +114,13 @@ impl PlanRequest<'_> {
     /// A selection of layers or modules that the model does not have.
     pub fn plan(&self, recompute: Recompute) -> Result<MemoryPlan, TargetError> {
         let lens = self.trainable.tensor_lens(self.config)?;
-        let trained = |for_products| self.placement.bytes_together(&lens, for_products);
+        let (factors, saved) = match self.trainable {
+            Trainable::Adapter(lora) => {
+                (lora.factor_lens(self.config)?, lora.saved_bytes(self.config, self.placement)?)
+            }
+            Trainable::Weights(_) => (lens.clone(), 0),
+        };
+        let trained = |for_products| self.placement.bytes_together(&factors, for_products) + saved;
         let norms = |lora: &LoraConfig| lora.norm_bytes(self.config, self.placement);
         let shape = self.shape(recompute)?;
         let BufferBytes { activations, scratch, head } = BufferBytes::of(self.config, &shape, self.placement);
@@ -133,10 +139,7 @@ impl PlanRequest<'_> {
                     self.config,
                     self.weights,
                     self.tokens,
-                    match self.trainable {
-                        Trainable::Adapter(_) => None,
-                        Trainable::Weights(_) => lens.iter().copied().max(),
-                    },
+                    self.trainable.weight_lens(self.config)?.into_iter().max(),
                     self.placement,
                 ),
             head,
@@ -274,15 +277,19 @@ impl EvaluationRequest<'_> {
     fn plan_for(&self, tokens: usize, held: usize, sequences: usize) -> Result<MemoryPlan, TargetError> {
         let shape = BufferShape::for_evaluation(self.config, self.lora, tokens)?;
         let BufferBytes { activations, scratch, head } = BufferBytes::of(self.config, &shape, self.placement);
-        let lens = self.lora.map_or(Ok(Vec::new()), |lora| lora.tensor_lens(self.config))?;
+        let lens = self.lora.map_or(Ok(Vec::new()), |lora| lora.factor_lens(self.config))?;
+        let saved = self.lora.map_or(Ok(0), |lora| lora.saved_bytes(self.config, self.placement))?;
+        let largest_saved =
+            self.lora.map_or(Ok(Vec::new()), |lora| lora.saved_lens(self.config))?.into_iter().max();
         let norms = self.lora.map_or(Ok(0), |lora| lora.norm_bytes(self.config, self.placement))?;
         Ok(MemoryPlan {
             weights: self.weights,
-            adapter: self.placement.bytes_together(&lens, true) + norms,
+            adapter: self.placement.bytes_together(&lens, true) + saved + norms,
             gradients: 0,
             optimizer: 0,
             activations,
-            scratch: scratch + passing_bytes(self.config, self.weights, tokens, None, self.placement),
+            scratch: scratch
+                + passing_bytes(self.config, self.weights, tokens, largest_saved, self.placement),
             head: head + sequence_logits_bytes(self.config, sequences),
             kv_cache: KvCache::bytes(self.config, self.placement, held),
             process: process_bytes(self.config, true, self.placement, self.threads),

@@ -164,7 +164,10 @@ pub(crate) fn names(dir: &Path) -> &'static [&'static str] {
 /// Bytes of what a run leaves, about.
 pub(crate) fn result_bytes(parameters: &Parameters<'_>, info: &RunInfo) -> u64 {
     match parameters {
-        Parameters::Adapter { .. } => 4 * parameters.count() + info.folder.bytes().unwrap_or(0),
+        Parameters::Adapter { adapter, .. } => {
+            let tensors: u64 = adapter::sources(adapter).iter().map(TensorSource::bytes).sum();
+            tensors + info.folder.bytes().unwrap_or(0)
+        }
         Parameters::Weights(model) => info.folder.dtype.bytes() * model.config().parameters(),
     }
 }

@@ -24,7 +24,7 @@ pub fn token_scores(model: &Model, adapter: Option<&Adapter>, ids: &[u32], top: 
     let stream = Stream { ids, positions: &positions, segments: &segments, targets: &targets };
     let next_token_nll = model.loss(adapter, stream, &mut buffers).to_vec();
     let last = positions.last().copied();
-    let logits = model.row_logits(last.as_slice(), &mut buffers);
+    let logits = model.row_logits(adapter, last.as_slice(), &mut buffers);
     let mut ranked: Vec<(u32, f32)> = (0..).zip(logits).collect();
     ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
     ranked.truncate(top);

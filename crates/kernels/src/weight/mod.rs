@@ -65,6 +65,12 @@ impl Weight {
         }
     }
 
+    /// A matrix of zeros on `device` that is trained, to be computed with as f32.
+    pub fn trained_zeros(device: Device, rows: usize, cols: usize) -> Self {
+        let matrix = Matrix::Trained(TrainedWeight::zeros(device, rows, cols));
+        Weight { matrix, compute_dtype: ComputeDtype::F32 }
+    }
+
     /// Makes the matrix trainable: it gets a master copy in f32 on `device`, or where it is. Of mapped bytes no page is held
     /// afterwards.
     pub fn train(&mut self, device: Device) {

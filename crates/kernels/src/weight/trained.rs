@@ -17,6 +17,11 @@ pub struct TrainedWeight {
 }
 
 impl TrainedWeight {
+    /// Zeros on `device`.
+    pub(super) fn zeros(device: Device, rows: usize, cols: usize) -> Self {
+        TrainedWeight { rows, cols, values: Tensor::zeros(device, rows * cols) }
+    }
+
     /// The values of `frozen`, on `device`. Of mapped bytes no page is held afterwards.
     pub(super) fn of_frozen(frozen: &FrozenWeight, device: Device) -> Self {
         const CHUNK: usize = 1 << 20;

@@ -290,6 +290,8 @@ pub struct Written<T> {
 pub type TargetModules = Written<Targets>;
 /// `--train-modules`: `all`, names separated by commas, or `regex:PATTERN`.
 pub type TrainModules = Written<WeightModules>;
+/// `--save-modules`: names separated by commas.
+pub type SaveModules = Written<lorafit_model::adapter::SaveModules>;
 /// `--layers`: `0-15`, `8-` or `3`.
 pub type Layers = Written<LayerRange>;
 

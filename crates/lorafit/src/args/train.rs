@@ -16,7 +16,7 @@ use crate::args::flags::{self, Facts, Words};
 use crate::args::idle::{self, Idle};
 use crate::args::memory::MemoryArgs;
 use crate::args::options::{
-    DeviceChoice, Init, Layers, LearningRate, Method, Optimizer, Preset, SaveChoice, Scheduler,
+    DeviceChoice, Init, Layers, LearningRate, Method, Optimizer, Preset, SaveChoice, SaveModules, Scheduler,
     TargetModules, TrainModules, value_name,
 };
 use crate::args::outputs::{self, Inputs, Kind, Output};
@@ -175,8 +175,8 @@ pub struct TrainArgs {
     pub dropout: f64,
     /// Modules that get an adapter: all-linear, a comma list, or regex:PATTERN
     ///
-    /// The list is of q_proj k_proj v_proj o_proj (attention) and gate_proj up_proj down_proj (MLP). All of them learn
-    /// best for their size; attention alone is faster. A pattern has to match a whole name such as
+    /// The list is of q_proj k_proj v_proj o_proj (attention), gate_proj up_proj down_proj (MLP) and lm_head, which all-linear
+    /// leaves out. All of a block learn best for their size; attention alone is faster. A pattern has to match a whole name such as
     /// model.layers.3.mlp.up_proj.
     #[arg(long, value_name = "MODULES", default_value = "all-linear", help_heading = "Adapter")]
     #[arg(add = Facts::SHAPE.of(Method::Lora).brought())]
@@ -208,6 +208,13 @@ pub struct TrainArgs {
     #[arg(hide_possible_values = true, action = ArgAction::Set)]
     #[arg(add = Facts::SHAPE.of(Method::Lora).brought())]
     pub dora: bool,
+    /// Weights that are trained whole beside the factors: a comma list of embed_tokens, lm_head and norms
+    ///
+    /// For words or a language that the base does not know. Each takes sixteen bytes a value with AdamW, and is written with the
+    /// adapter (modules_to_save of PEFT). Of a base whose head is its embedding, the side that is not named stays as it is.
+    #[arg(long, value_name = "MODULES", help_heading = "Adapter")]
+    #[arg(add = Facts::SHAPE.of(Method::Lora).brought())]
+    pub save_modules: Option<SaveModules>,
     /// Start from an existing adapter (a PEFT folder) instead of a fresh one; it brings its own rank and modules
     #[arg(long, value_name = "DIR", help_heading = "Adapter")]
     #[arg(add = Facts::SHAPE.of(Method::Lora))]
@@ -597,6 +604,12 @@ impl TrainArgs {
         self.check_decay()?;
         positive("lora-plus-ratio", self.lora_plus_ratio.unwrap_or(1.0))?;
         not_negative("weight-decay", self.weight_decay)?;
+        if let (Some(ratio), Some(modules)) = (self.lora_plus_ratio, &self.save_modules) {
+            let text = format!(
+                "--lora-plus-ratio {ratio} --save-modules {modules}: the ratio is one of factors, and of whole weights nothing says which rate they take"
+            );
+            return Err(CliError::usage(text).hint("leave one of them out"));
+        }
         share("label-smoothing", self.label_smoothing)?;
         positive("neftune-alpha", self.neftune_alpha.unwrap_or(1.0))?;
         not_negative("max-grad-norm", self.max_grad_norm)?;

@@ -252,13 +252,16 @@ pub fn run(args: ExportArgs) -> anyhow::Result<()> {
     refuse_full_run("--model", Path::new(args.model()))?;
     adapters.iter().try_for_each(|adapter| refuse_full_run("--adapter", &adapter.dir))?;
     let source = Source::resolve(args.model(), &mut |text| args.tell(text))?;
-    let files = match args.to {
+    let mut files = match args.to {
         Target::Gguf | Target::Ollama => ModelFiles::open(source.path())?,
         // Names and shapes only.
         _ => ModelFiles::open_header(source.path())?,
     };
     args.check_out(&files, &adapters)?;
     let adapter = one_adapter(&args, &files, &adapters)?;
+    if adapter.as_ref().is_some_and(|adapter| adapter.config().unties(files.config())) {
+        files.untie();
+    }
     let written = match (args.to, &adapter) {
         (Target::Gguf, adapter) => model(&args, &files, &adapters, adapter.as_ref(), args.out())?,
         (Target::Ollama, adapter) => ollama::write(&args, &files, adapter.as_ref(), &adapters)?,

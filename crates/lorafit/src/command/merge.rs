@@ -232,7 +232,7 @@ pub fn run(args: MergeArgs) -> anyhow::Result<()> {
     use_threads(&args.common)?;
     refuse_full_run("--model", Path::new(&args.model))?;
     adapters.iter().try_for_each(|adapter| refuse_full_run("--adapter", &adapter.dir))?;
-    let inputs = Inputs::open(&args, adapters)?;
+    let mut inputs = Inputs::open(&args, adapters)?;
     let out = whole_out(&args.out, &inputs.paths(), args.overwrite)?;
     inputs.check_choice(&args)?;
     inputs.tell_unused(&args);
@@ -240,6 +240,10 @@ pub fn run(args: MergeArgs) -> anyhow::Result<()> {
     let checked = Checked::open(&args, &inputs)?;
     if let Some(Checked { base, .. }) = &checked {
         base.model.prepare(&mut adapter);
+    }
+    if adapter.config().unties(inputs.files.config()) {
+        args.tell("embedding and head are one in the base, and two in the merged model: the adapter changes one of them");
+        inputs.target_mut().untie();
     }
     let merged = Merged::new(inputs.target(), &adapter, args.dtype.save_dtype())?;
     let folder = inputs.beside(&args, merged.dtype())?;
@@ -284,6 +288,10 @@ impl Inputs {
     /// The model whose weights the adapters are added to.
     fn target(&self) -> &ModelFiles {
         self.original.as_ref().unwrap_or(&self.files)
+    }
+
+    fn target_mut(&mut self) -> &mut ModelFiles {
+        self.original.as_mut().unwrap_or(&mut self.files)
     }
 
     /// Everything that is read.

@@ -14,7 +14,7 @@ use crate::args::base::{ComputeArgs, QuantArgs};
 use crate::args::config_file::Given;
 use crate::args::flags::Words;
 use crate::args::memory::MemoryArgs;
-use crate::args::options::{DeviceChoice, Optimizer, TargetModules};
+use crate::args::options::{DeviceChoice, Optimizer, SaveModules, TargetModules};
 use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::args::projections::ProjectionArgs;
 use crate::args::require;
@@ -65,6 +65,9 @@ pub struct PlanArgs {
     /// What of those modules, and with which ranks.
     #[command(flatten)]
     pub projections: ProjectionArgs,
+    /// Weights that are trained whole beside the factors, as in train
+    #[arg(long, value_name = "MODULES", help_heading = "Work")]
+    pub save_modules: Option<SaveModules>,
     /// How the optimizer keeps its moments
     #[arg(long, value_enum, default_value_t = Optimizer::Adamw, help_heading = "Work")]
     pub optimizer: Optimizer,

@@ -107,6 +107,10 @@ impl Card<'_> {
             Some(lora) => {
                 let rslora = if lora.use_rslora { " (rsLoRA)" } else { "" };
                 let dora = if lora.use_dora { " with magnitudes (DoRA)" } else { "" };
+                let saved = match lora.save_modules.is_empty() {
+                    true => String::new(),
+                    false => format!("; whole: {}", lora.save_modules.join(", ")),
+                };
                 let modules = args.adapter.is_none().then(|| format!(" on {}", args.target_modules));
                 let modules = modules.unwrap_or_default();
                 let layers = args.layers.as_ref().map(|layers| format!(", layers {layers}"));
@@ -118,7 +122,7 @@ impl Card<'_> {
                 rows.push((
                     "adapter",
                     format!(
-                        "rank {rank}{of_some}, alpha {alpha}{strength}{rslora}{dora}, dropout {dropout}{modules}{excluded}{}",
+                        "rank {rank}{of_some}, alpha {alpha}{strength}{rslora}{dora}, dropout {dropout}{modules}{excluded}{}{saved}",
                         layers.unwrap_or_default()
                     ),
                 ));

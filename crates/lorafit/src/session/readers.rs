@@ -299,9 +299,9 @@ impl Facts {
     /// The command that makes something which the reader takes.
     fn way_out(&self, fix: Fix, rank: usize) -> String {
         let Facts { dir, name, model, .. } = self;
-        // What lorafit itself can read of an adapter is factors of the seven projections, and magnitudes.
-        let of_readable = [Part::OtherTensors, Part::OtherModules(&[])];
-        let is_readable = self.options.iter().all(|(key, _)| *key == "use_dora")
+        // What lorafit itself can read of an adapter is factors of the seven projections and the head, magnitudes, and whole weights.
+        let of_readable = [Part::OtherTensors, Part::OtherModules(&["lm_head"])];
+        let is_readable = self.options.iter().all(|(key, _)| ["use_dora", "modules_to_save"].contains(key))
             && of_readable.iter().all(|part| self.has(*part).is_none());
         match fix {
             Fix::BaseName => format!(
@@ -319,6 +319,13 @@ impl Facts {
 /// Whether a tensor is what PEFT saves of embeddings that it did not train; readers pass them over.
 fn is_copy_of_base(name: &str) -> bool {
     [".embed_tokens.weight", ".lm_head.weight"].iter().any(|end| name.ends_with(end))
+}
+
+/// The options by which an adapter of this program is more than factors with a rank and a scale.
+fn options_of(lora: &LoraConfig) -> Vec<(&'static str, String)> {
+    let saved =
+        (!lora.save_modules.is_empty()).then(|| ("modules_to_save", format!("{:?}", lora.save_modules)));
+    lora.use_dora.then(|| ("use_dora", "true".to_owned())).into_iter().chain(saved).collect()
 }
 
 /// The commands by which readers take an adapter in `dir`, which `lora` describes, for a card: for vLLM, llama.cpp and Ollama.
@@ -339,7 +346,7 @@ pub fn of_card(
         rank,
         ranks: BTreeSet::from([rank]),
         has_one_scale: true,
-        options: lora.use_dora.then(|| ("use_dora", "true".to_owned())).into_iter().collect(),
+        options: options_of(lora),
         others: Vec::new(),
         layers: BTreeMap::new(),
         all_layers: 0,
@@ -408,6 +415,9 @@ mod tests {
         let dora = with(&["use_dora"]);
         assert_eq!(refusing(&dora), ["vllm", "tgi", "gguf-lora", "ollama", "mlx"]);
         assert_eq!(command(&dora, "vllm"), "lorafit merge --model m.gguf --adapter runs/a --out a-merged");
+        let whole = with(&["modules_to_save"]);
+        assert_eq!(refusing(&whole), refusing(&dora));
+        assert_eq!(command(&whole, "ollama"), command(&dora, "vllm"));
         let saved = Facts { others: vec!["base_model.model.score.weight".to_owned()], ..facts(&[0, 1], 2) };
         for facts in [with(&["lora_bias"]), with(&["use_dora", "lora_bias"]), saved] {
             assert_eq!(refusing(&facts), ["vllm", "tgi", "gguf-lora", "ollama", "mlx"]);
@@ -416,6 +426,7 @@ mod tests {
         let mut head = facts(&[0, 1], 2);
         head.layers.insert("lm_head".to_owned(), BTreeSet::new());
         assert_eq!(refusing(&head), ["gguf-lora", "ollama", "mlx"]);
+        assert_eq!(command(&head, "mlx"), command(&dora, "vllm"));
     }
 
     #[test]

@@ -117,6 +117,7 @@ fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
     if let Some(dir) = &args.adapter {
         let adapter = open_adapter(base, dir)?;
         let lora = adapter.config();
+        check_head(lora, &format!("--adapter {}", dir.display()))?;
         if lora.use_dora && lora.dropout > 0.0 {
             let (dir, dropout) = (dir.display(), lora.dropout);
             let text = format!(
@@ -129,17 +130,22 @@ fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
         return Ok(adapter);
     }
     let (config, lora) = (base.model.config(), lora_config(args, base)?);
-    if let (Some(range), Err(_)) = (&args.layers, lora.parameters(config)) {
-        let everywhere = LoraConfig { layers: None, ..lora.clone() };
-        if everywhere.parameters(config).is_ok() {
-            let text = format!(
-                "--target-modules {} matches nothing in the blocks of --layers {range}",
-                args.target_modules
-            );
-            return Err(CliError::usage(text)
-                .hint("leave --layers out, or have the pattern match those blocks too")
-                .into());
-        }
+    check_head(&lora, &format!("--dropout {}", args.dropout))?;
+    let everywhere = LoraConfig { layers: None, ..lora.clone() };
+    if let (Some(range), true) = (&args.layers, everywhere.adapts_head()) {
+        let text = format!("--layers {range}: lm_head, which --target-modules names, belongs to no layer");
+        return Err(CliError::usage(text).hint("leave one of them out").into());
+    }
+    if let (Some(range), Err(_)) = (&args.layers, lora.parameters(config))
+        && everywhere.parameters(config).is_ok()
+    {
+        let text = format!(
+            "--target-modules {} matches nothing in the blocks of --layers {range}",
+            args.target_modules
+        );
+        return Err(CliError::usage(text)
+            .hint("leave --layers out, or have the pattern match those blocks too")
+            .into());
     }
     lora.check(config)?;
     Ok(Adapter::begin(&base.model, &lora, args.init.of_adapter(), args.seed)?)
@@ -152,6 +158,10 @@ fn lora_config(args: &TrainArgs, base: &Base) -> anyhow::Result<LoraConfig> {
         alpha: args.alpha,
         dropout: args.dropout as f32,
         use_dora: args.dora,
+        save_modules: args
+            .save_modules
+            .as_ref()
+            .map_or(Ok(Vec::new()), |modules| modules.value.of(base.model.config()))?,
         layers: layers(args, base)?,
         use_rslora: args.rslora,
         alpha_pattern: args.alpha_pattern.iter().map(|written| written.value.clone().into()).collect(),
@@ -161,8 +171,24 @@ fn lora_config(args: &TrainArgs, base: &Base) -> anyhow::Result<LoraConfig> {
 
 /// Parameters that a fresh adapter has for each rank.
 pub fn parameters_of_rank(args: &TrainArgs, base: &Base) -> anyhow::Result<u64> {
-    let lora = LoraConfig { rank: 1, rank_pattern: Vec::new(), use_dora: false, ..lora_config(args, base)? };
+    let lora = LoraConfig {
+        rank: 1,
+        rank_pattern: Vec::new(),
+        use_dora: false,
+        save_modules: Vec::new(),
+        ..lora_config(args, base)?
+    };
     Ok(lora.parameters(base.model.config())?)
+}
+
+/// Refuses dropout of the input of the head; `asked` is what asked for it.
+fn check_head(lora: &LoraConfig, asked: &str) -> Result<(), CliError> {
+    if !lora.adapts_head() || lora.dropout == 0.0 {
+        return Ok(());
+    }
+    let text =
+        format!("{asked}: factors of lm_head are trained without dropout here, not with {}", lora.dropout);
+    Err(CliError::usage(text).hint("set dropout to 0, or leave lm_head out of the target modules"))
 }
 
 /// Every weight before the first step of `--init random`.

@@ -37,7 +37,7 @@ const CASES: [Case; 30] = [
     read("adapter_base_name", &["\"base_model_name_or_path\": \"Qwen2.5-0.5B-Instruct\""]),
     refused("adapter_bin", &["adapter_model.bin: pickle files", "save_pretrained"], &["No such file"]),
     read("adapter_foreign_names", &["loss"]),
-    refused("adapter_lm_head", &["adapters of lm_head are not supported", "merge_and_unload"], &["unknown"]),
+    read("adapter_lm_head", &["loss"]),
     read("adapter_look_around", &["loss", "was not checked"]),
     refused("adapter_mlx", &["an adapter of mlx-lm", "mlx_lm.fuse"], &["peft_type"]),
     read("adapter_saved_embeddings", &["loss", "embed_tokens.weight is the model's own and was passed over"]),

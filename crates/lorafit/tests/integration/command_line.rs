@@ -120,6 +120,7 @@ fn every_flag_of_train_is_a_key() {
         rank-pattern = ["q_proj=2", 'layers\.1\..*=8']
         alpha-pattern = "v_proj=32"
         rslora = true
+        save-modules = ["embed_tokens", "norms"]
         layers = "8-"
         adapter = "a"
         optimizer = "adamw-8bit"

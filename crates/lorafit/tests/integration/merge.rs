@@ -361,3 +361,90 @@ fn an_adapter_with_magnitudes_is_trained_merged_and_exported() {
     let said = String::from_utf8_lossy(&said.stderr).into_owned();
     assert!(said.contains("--dora --dropout 0.1") && said.contains("leave one of them out"), "{said}");
 }
+
+/// From the flag to what is handed on. Head and embedding are one in this base.
+#[test]
+fn an_adapter_with_whole_weights_is_trained_merged_and_exported() {
+    let place = place(12);
+    let place = place.path();
+    let model = fixture("models/chat_bpe");
+    let train =
+        ["train", "--model", &model, "--data", "rows.jsonl", "--max-steps", "4", "--lr", "0.02", "--quiet"];
+    well(place, &[&train[..], &["--out", "run", "--save-modules", "embed_tokens,norms"]].concat());
+    let config = fs::read_to_string(place.join("run/adapter_config.json")).expect("one");
+    let config: serde_json::Value = serde_json::from_str(&config).expect("JSON");
+    let names = ["embed_tokens", "input_layernorm", "post_attention_layernorm", "norm"];
+    assert_eq!(config["modules_to_save"], serde_json::json!(names), "{config}");
+    let card = fs::read_to_string(place.join("run/README.md")).expect("one");
+    assert!(
+        card.contains("whole: embed_tokens, input_layernorm") && card.contains("lorafit merge"),
+        "{card}"
+    );
+    let inspected = lorafit(place, &["inspect", "run", "--json"]);
+    let inspected: serde_json::Value = serde_json::from_slice(&inspected.stdout).expect("JSON");
+    assert!(
+        inspected["beside"][0].as_str().is_some_and(|text| text.starts_with("modules_to_save")),
+        "{inspected}"
+    );
+    let shape = fs::read_to_string(Path::new(&model).join("config.json")).expect("one");
+    let shape: serde_json::Value = serde_json::from_str(&shape).expect("JSON");
+    let [vocab, hidden] = ["vocab_size", "hidden_size"].map(|key| shape[key].as_u64().expect("a number"));
+    assert!(inspected["trainable_parameters"].as_u64().expect("a number") > vocab * hidden, "{inspected}");
+
+    let told = merge(place, &model, "run", "merged", &["--dtype", "f32", "--check", "rows.jsonl"]);
+    assert!(told["check"]["largest_logit_difference"].as_f64().expect("a number") < 1e-4, "{told}");
+    let merged = fs::read_to_string(place.join("merged/config.json")).expect("one");
+    assert!(merged.contains("\"tie_word_embeddings\": false"), "{merged}");
+    answers_alike(place, &model, "run", "merged");
+    well(
+        place,
+        &["export", "--to", "gguf", "--model", &model, "--adapter", "run", "--out", "merged.gguf", "--quiet"],
+    );
+    answers_alike(place, &model, "run", "merged.gguf");
+
+    let said = refused(place, &["--model", &model, "--adapter", "run:0.7", "--out", "out"]);
+    assert!(said.contains("whole weights (modules_to_save)") && said.contains("hint: "), "{said}");
+    for to in ["gguf-lora", "mlx"] {
+        let output =
+            lorafit(place, &["export", "--to", to, "--model", &model, "--adapter", "run", "--out", "x"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && said.contains("modules_to_save") && said.contains("merge"),
+            "{to}: {said}"
+        );
+    }
+    // It goes on, and brings its weights.
+    well(place, &[&train[..], &["--out", "on", "--adapter", "run"]].concat());
+    let on = fs::read_to_string(place.join("on/adapter_config.json")).expect("one");
+    assert!(on.contains("post_attention_layernorm"), "{on}");
+    let said = lorafit(place, &[&train[..], &["--out", "other", "--save-modules", "q_proj"]].concat());
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("`q_proj` cannot be trained whole") && said.contains("lm_head, norms"), "{said}");
+}
+
+/// Of a base whose head is its embedding: the head is adapted by itself.
+#[test]
+fn factors_of_the_head_are_trained_merged_and_exported() {
+    let place = place(12);
+    let place = place.path();
+    let model = fixture("models/chat_bpe");
+    let train =
+        ["train", "--model", &model, "--data", "rows.jsonl", "--max-steps", "4", "--lr", "0.02", "--quiet"];
+    let targets = ["--target-modules", "q_proj,lm_head"];
+    well(place, &[&train[..], &targets, &["--out", "run"]].concat());
+    let config = fs::read_to_string(place.join("run/adapter_config.json")).expect("one");
+    assert!(config.contains("\"lm_head\""), "{config}");
+    let told = merge(place, &model, "run", "merged", &["--dtype", "f32", "--check", "rows.jsonl"]);
+    assert!(told["check"]["largest_logit_difference"].as_f64().expect("a number") < 1e-4, "{told}");
+    let merged = fs::read_to_string(place.join("merged/config.json")).expect("one");
+    assert!(merged.contains("\"tie_word_embeddings\": false"), "{merged}");
+    answers_alike(place, &model, "run", "merged");
+    let said = refused(place, &["--model", &model, "--adapter", "run:0.7", "--out", "out"]);
+    assert!(said.contains("adapter of lm_head") && said.contains("hint: "), "{said}");
+    for (more, why) in [(["--dropout", "0.1"], "without dropout"), (["--layers", "0"], "belongs to no layer")]
+    {
+        let output = lorafit(place, &[&train[..], &targets, &["--out", "other"], &more].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(why) && said.contains("hint: "), "{said}");
+    }
+}

@@ -40,6 +40,8 @@ pub struct AdapterFile {
     pub beside: Vec<String>,
     /// Tensors of the file that are no factors of linear layers, by their names.
     pub others: Vec<String>,
+    /// Values of the weights that were trained whole (`modules_to_save`).
+    pub saved_parameters: usize,
     /// `adapter_config.json`.
     pub(crate) config: Map<String, Value>,
 }
@@ -99,9 +101,17 @@ impl AdapterFile {
                 .with_hint("only LoRA adapters of linear layers can be looked at"));
         }
         factors.sort_by_key(|factors| factors.layer);
-        // Magnitudes are there by their option.
+        // Magnitudes and whole weights are there by their options.
         let of_dora = |name: &String| uses_dora(&json) && name.contains(".lora_magnitude_vector");
-        let others: Vec<String> = others.into_iter().filter(|name| !of_dora(name)).collect();
+        let saved = saved_modules(&json);
+        let is_saved = |name: &String| {
+            let path = name.rsplit_once('.').map_or(&name[..], |(path, _)| path);
+            saved.iter().any(|module| path.ends_with(module)) && !name.contains(".lora_")
+        };
+        let values = |name: &String| file.tensor(name).map_or(0, |view| view.shape().iter().product());
+        let saved_parameters = others.iter().filter(|name| is_saved(name)).map(values).sum();
+        let others: Vec<String> =
+            others.into_iter().filter(|name| !of_dora(name) && !is_saved(name)).collect();
         let mut beside = configured_beside(&json);
         beside.extend(others.iter().map(|name| format!("tensor {name}")));
         Ok(AdapterFile {
@@ -115,6 +125,7 @@ impl AdapterFile {
             factors,
             beside,
             others,
+            saved_parameters,
             config: json,
         })
     }
@@ -141,10 +152,11 @@ impl AdapterFile {
         self.factors.iter().all(|factors| (factors.scale - scale).abs() <= 1e-9 * scale.abs())
     }
 
-    /// Trainable values: of the factors, and with DoRA of the magnitudes.
+    /// Trainable values: of the factors, with DoRA of the magnitudes, and of whole weights.
     pub fn parameters(&self) -> usize {
         let magnitudes = |factors: &Factors| if uses_dora(&self.config) { factors.outputs } else { 0 };
-        self.factors.iter().map(|factors| factors.a.len() + factors.b.len() + magnitudes(factors)).sum()
+        let of_layer = |factors: &Factors| magnitudes(factors) + factors.a.len() + factors.b.len();
+        self.factors.iter().map(of_layer).sum::<usize>() + self.saved_parameters
     }
 }
 
@@ -252,11 +264,21 @@ fn uses_dora(json: &Map<String, Value>) -> bool {
     json.get("use_dora").and_then(Value::as_bool) == Some(true)
 }
 
+/// The modules that a configuration saves whole.
+fn saved_modules(json: &Map<String, Value>) -> Vec<&str> {
+    let list = json.get("modules_to_save").and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(Value::as_str).filter(|name| !name.is_empty()).collect()
+}
+
 /// What of a configuration makes the trained model differ from its base by more than `scale B A`.
 fn configured_beside(json: &Map<String, Value>) -> Vec<String> {
     let mut beside = Vec::new();
     if uses_dora(json) {
         beside.push("use_dora: the numbers are those of B A, without the change of magnitudes".to_owned());
+    }
+    let saved = saved_modules(json);
+    if !saved.is_empty() {
+        beside.push(format!("modules_to_save: {} were trained whole, beside B A", saved.join(", ")));
     }
     if let Some(init) = changes_the_base(json) {
         beside.push(format!(

@@ -9,8 +9,9 @@ use lorafit_kernels::gpu::Float;
 use lorafit_kernels::{Device, Placement, Tensor, random};
 use regex::Regex;
 
+use super::saved::Saved;
 use super::targets::{TargetError, Targets};
-use crate::shape::{Config, Module, module_shape};
+use crate::shape::{Config, HEAD, Module, module_shape};
 
 /// What an adapter is made of: the part of PEFT's `LoraConfig` that is supported.
 #[derive(Clone, Debug)]
@@ -38,6 +39,10 @@ pub struct LoraConfig {
     pub alpha_pattern: Vec<(Regex, f64)>,
     /// DoRA (Liu et al. 2024): a magnitude is trained for each output, and what remains of the rows of `W + BA` is direction.
     pub use_dora: bool,
+    /// Modules that are trained whole beside the factors, as PEFT's `modules_to_save`: a path that ends with one of these names.
+    pub save_modules: Vec<String>,
+    /// Whether one copy is embedding and head, where the model has them as one; as PEFT's option of this name.
+    pub ensure_weight_tying: bool,
 }
 
 impl LoraConfig {
@@ -55,10 +60,13 @@ impl LoraConfig {
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
             use_dora: false,
+            save_modules: Vec::new(),
+            ensure_weight_tying: false,
         }
     }
 
-    /// Parameters of such an adapter for a model: `rank * (in + out)` for every adapted projection, and with DoRA `out` more.
+    /// Parameters of such an adapter for a model: `rank * (in + out)` for every adapted projection, with DoRA `out` more, and all
+    /// of the weights that are saved whole.
     ///
     /// # Errors
     /// As [`Adapter::init`].
@@ -71,6 +79,16 @@ impl LoraConfig {
     /// # Errors
     /// As [`LoraConfig::parameters`].
     pub fn tensor_lens(&self, config: &Config) -> Result<Vec<usize>, TargetError> {
+        let mut lens = self.factor_lens(config)?;
+        lens.extend(self.saved_lens(config)?);
+        Ok(lens)
+    }
+
+    /// As [`LoraConfig::tensor_lens`], without the weights that are saved whole.
+    ///
+    /// # Errors
+    /// As [`LoraConfig::parameters`].
+    pub fn factor_lens(&self, config: &Config) -> Result<Vec<usize>, TargetError> {
         let mut lens = Vec::new();
         // The projections of a site read the same input, so their `A` are one tensor.
         for group in
@@ -81,6 +99,9 @@ impl LoraConfig {
             lens.extend(
                 group.iter().filter(|_| self.use_dora).map(|part| module_shape(config, part.module).0),
             );
+        }
+        if let Some(HeadShape { rank, .. }) = self.head() {
+            lens.extend([rank * config.hidden_size, rank * config.vocab_size]);
         }
         Ok(lens)
     }
@@ -145,7 +166,40 @@ impl LoraConfig {
                 PartShape { layer, module, rank, scale: self.scale(&path, rank) as f32 }
             })
             .collect();
-        if parts.is_empty() { Err(TargetError::nothing_selected()) } else { Ok(parts) }
+        match self.head() {
+            Some(_) => self.check_head(config).map(|()| parts),
+            None if parts.is_empty() => Err(TargetError::nothing_selected()),
+            None => Ok(parts),
+        }
+    }
+
+    /// Rank and scale of the factors of the head, if it gets some. It belongs to no layer, so that a choice of layers leaves it
+    /// out, as in PEFT.
+    pub(crate) fn head(&self) -> Option<HeadShape> {
+        let excluded = self.exclude.as_ref().is_some_and(Targets::contain_head);
+        let selected = self.targets.contain_head() && !excluded && self.layers.is_none();
+        let rank = override_for(&self.rank_pattern, HEAD).unwrap_or(self.rank);
+        selected.then(|| HeadShape { rank, scale: self.scale(HEAD, rank) as f32 })
+    }
+
+    /// Whether the head gets factors.
+    pub fn adapts_head(&self) -> bool {
+        self.head().is_some()
+    }
+
+    /// Refuses what factors of the head do not go together with.
+    fn check_head(&self, config: &Config) -> Result<(), TargetError> {
+        let problem = if self.use_dora {
+            "has no magnitudes (DoRA) here"
+        } else if self.saves_tied(config) {
+            "is to stay one with the embedding (`ensure_weight_tying`)"
+        } else if self.saved_weights(config)?.iter().any(|weight| weight.path() == HEAD) {
+            "is trained whole already (`modules_to_save`)"
+        } else {
+            return Ok(());
+        };
+        let hint = format!("take {HEAD} from the target modules, or leave out what it does not go with");
+        Err(TargetError::new(format!("no factors for {HEAD}: it {problem}"), hint))
     }
 }
 
@@ -300,11 +354,20 @@ pub(crate) struct PartShape {
     pub scale: f32,
 }
 
+/// Rank and scale of the factors of the head.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct HeadShape {
+    pub rank: usize,
+    pub scale: f32,
+}
+
 /// The factors of an adapter for one model.
 #[derive(Debug)]
 pub struct Adapter {
     /// Of each layer, those of each group of projections.
     pub(crate) layers: Vec<Vec<Option<LoraGroup>>>,
+    /// Those of the head: a group of one.
+    pub(crate) head: Option<LoraGroup>,
     /// The projections of a block.
     modules: Vec<Module>,
     pub(crate) config: LoraConfig,
@@ -313,6 +376,8 @@ pub struct Adapter {
     pub(crate) norms: Option<Norms>,
     /// Whether the second half of each projection's directions is what the first half began with, and stays.
     pub(crate) keeps_start: bool,
+    /// Whole weights.
+    pub(crate) saved: Saved,
 }
 
 impl Adapter {
@@ -324,6 +389,7 @@ impl Adapter {
     pub fn init(config: &Config, lora: &LoraConfig, seed: u64, device: Device) -> Result<Self, TargetError> {
         let parts = lora.parts(config)?;
         let mut adapter = Adapter::zeros(config, lora, &parts, device);
+        adapter.saved = Saved { fresh: true, ..Saved::zeros(config, lora, device)? };
         for part in &parts {
             let (_, inputs) = module_shape(config, part.module);
             let bound = 1.0 / (inputs as f32).sqrt();
@@ -333,37 +399,57 @@ impl Adapter {
                 .collect();
             adapter.write_a(part, inputs, &values);
         }
-        adapter.begin_magnitudes();
+        if let Some(head) = &mut adapter.head {
+            let bound = 1.0 / (config.hidden_size as f32).sqrt();
+            let stream = random::mix(seed) ^ random::mix(u64::MAX);
+            let values: Vec<f32> =
+                (0..head.a.len()).map(|i| (2.0 * random::uniform(stream, i as u64) - 1.0) * bound).collect();
+            head.a.write(0, &values);
+        }
+        if let Some(norms) = &mut adapter.norms {
+            norms.state = NormState::Fresh;
+        }
         Ok(adapter)
     }
 
-    /// Has magnitudes, if there are some, begin as the norms of the weights.
-    pub(crate) fn begin_magnitudes(&mut self) {
-        if let Some(norms) = &mut self.norms {
-            norms.state = NormState::Fresh;
-        }
-    }
-
-    /// An adapter of the given projections (in forward order) with all factors zero.
+    /// An adapter of the given projections (in forward order) with all factors zero, and no weights saved whole.
     pub(crate) fn zeros(config: &Config, lora: &LoraConfig, shapes: &[PartShape], device: Device) -> Self {
         let modules = config.modules();
         let mut lens = Vec::new();
         // Only lengths at first.
-        let count = |len| {
+        let mut count = |len| {
             lens.push(len);
             Tensor::zeros(Device::Cpu, 0)
         };
-        Adapter::lay_out(config, &modules, shapes, lora.use_dora, count);
+        Adapter::lay_out(config, &modules, shapes, lora.use_dora, &mut count);
+        let of_head = |zeros: &mut dyn FnMut(usize) -> Tensor| {
+            let HeadShape { rank, scale } = lora.head()?;
+            let (a, b_t) = (zeros(rank * config.hidden_size), zeros(rank * config.vocab_size));
+            let part = LoraPart { projection: 0, first: 0, rank, scale, b_t, magnitude: None };
+            Some(LoraGroup { a, rank, parts: vec![part] })
+        };
+        of_head(&mut count);
         let mut tensors = Tensor::zeros_together(device, &lens, true).into_iter();
-        let next = |_| tensors.next().expect("a tensor for each length");
-        let mut layers = Adapter::lay_out(config, &modules, shapes, lora.use_dora, next);
+        let mut next = |_| tensors.next().expect("a tensor for each length");
+        let mut layers = Adapter::lay_out(config, &modules, shapes, lora.use_dora, &mut next);
+        let head = of_head(&mut next);
         for part in layers.iter_mut().flatten().flatten().flat_map(|group| &mut group.parts) {
             if let Some(Magnitude { values, squares, factors }) = &mut part.magnitude {
                 (*squares, *factors) = (values.zeros_like(), values.zeros_like());
             }
         }
         let norms = lora.use_dora.then(|| Norms::new(config, shapes, device));
-        Adapter { layers, modules, config: lora.clone(), notes: Vec::new(), norms, keeps_start: false }
+        let saved = Saved { prepared: true, ..Saved::default() };
+        Adapter {
+            layers,
+            head,
+            modules,
+            config: lora.clone(),
+            notes: Vec::new(),
+            norms,
+            keeps_start: false,
+            saved,
+        }
     }
 
     /// The groups of all layers, of tensors that are asked for in the order of [`Adapter::tensors`].
@@ -486,11 +572,13 @@ impl Adapter {
     /// The values of every adapted projection, layer by layer: the name of its module, `A` as `[rank, in]` and `B` transposed,
     /// `[rank, out]`.
     pub fn factor_values(&self) -> impl Iterator<Item = (&'static str, [Vec<f32>; 2])> {
-        self.parts().map(|(_, module, group, part)| {
+        let of_head = self.head.iter().map(|head| (HEAD, head, &head.parts[0]));
+        let all = self.parts().map(|(_, module, group, part)| (module.name(), group, part)).chain(of_head);
+        all.map(|(name, group, part)| {
             let inputs = group.a.len() / group.rank;
             let mut a = vec![0.0; part.rank * inputs];
             group.a.read(part.first * inputs, &mut a);
-            (module.name(), [a, part.b_t.to_vec(part.b_t.len())])
+            (name, [a, part.b_t.to_vec(part.b_t.len())])
         })
     }
 
@@ -501,25 +589,40 @@ impl Adapter {
 
     /// All that is trained, in the order of [`Gradients::tensors`](crate::Gradients::tensors).
     pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
-        self.layers.iter().flatten().flatten().flat_map(LoraGroup::tensors)
+        self.factor_tensors().chain(self.saved.tensors())
     }
 
-    /// Of each of [`Adapter::tensors`], whether it is an `A`.
-    pub(crate) fn are_a(&self) -> impl Iterator<Item = bool> {
-        let mut inputs = self.layers.iter().flatten().flatten().map(|group| &group.a).peekable();
-        self.tensors().map(move |tensor| inputs.next_if(|a| std::ptr::eq(*a, tensor)).is_some())
+    /// Of each of [`Adapter::tensors`], whether LoRA+ leaves its learning rate as it is: an `A`, or a whole weight.
+    pub(crate) fn take_base_rate(&self) -> impl Iterator<Item = bool> {
+        let groups = self.layers.iter().flatten().flatten().chain(&self.head);
+        let mut inputs = groups.map(|group| &group.a).peekable();
+        let of_factors =
+            self.factor_tensors().map(move |tensor| inputs.next_if(|a| std::ptr::eq(*a, tensor)).is_some());
+        of_factors.chain(self.saved.tensors().map(|_| true))
     }
 
-    /// As [`Adapter::tensors`], writable. Of an adapter with magnitudes, [`crate::Model::prepare`] comes after it.
+    /// As [`Adapter::tensors`], without the weights that are saved whole.
+    pub(crate) fn factor_tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.layers.iter().flatten().flatten().chain(&self.head).flat_map(LoraGroup::tensors)
+    }
+
+    /// As [`Adapter::tensors`], writable. [`crate::Model::prepare`] comes after it.
     pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
         if let Some(norms) = self.norms.as_mut().filter(|norms| norms.state == NormState::Current) {
             norms.state = NormState::Stale;
         }
-        self.layers.iter_mut().flatten().flatten().flat_map(LoraGroup::tensors_mut)
+        let groups = self.layers.iter_mut().flatten().flatten().chain(&mut self.head);
+        let factors = groups.flat_map(LoraGroup::tensors_mut);
+        factors.chain(self.saved.tensors_mut())
     }
 
-    /// Whether a model can compute with it: an adapter with magnitudes has to be prepared.
+    /// Of each of [`Adapter::tensors`], whether weight decay applies: not to norms that are saved whole.
+    pub(crate) fn decayed(&self) -> impl Iterator<Item = bool> {
+        self.factor_tensors().map(|_| true).chain(self.saved.decayed())
+    }
+
+    /// Whether a model can compute with it: an adapter with magnitudes or whole weights has to be prepared.
     pub(crate) fn is_prepared(&self) -> bool {
-        self.norms.as_ref().is_none_or(|norms| norms.state == NormState::Current)
+        self.saved.prepared && self.norms.as_ref().is_none_or(|norms| norms.state == NormState::Current)
     }
 }

@@ -9,6 +9,7 @@ mod marks;
 mod names;
 mod overrides;
 mod peft;
+mod saved;
 mod shrink;
 mod targets;
 
@@ -21,6 +22,8 @@ pub use peft::{
     CONFIG_FILE, NamedTensor, WEIGHTS_FILE, config_file, from_bytes, load, load_over, named_tensors, save,
     sources,
 };
+pub use saved::SaveModules;
+pub(crate) use saved::{Saved, SavedNorm};
 pub use shrink::{Shrunk, ShrunkLayer, shrink};
 pub(crate) use targets::path_pattern;
 pub use targets::{LayerRange, TargetError, Targets, known_modules};

@@ -43,12 +43,19 @@ pub(super) fn tensor_name(path: &str, factor: &str) -> String {
     }
 }
 
+/// The name that PEFT gives the whole weight `name` of a model.
+pub(super) fn whole_name(name: &str) -> String {
+    format!("{PREFIX}{name}")
+}
+
 /// The names of a file, sorted by what they are.
 pub(super) struct FileNames<'a> {
     /// The stored name of each factor, by the name that PEFT gives it.
     factors: BTreeMap<String, &'a str>,
     /// The projection of each stored name, of those that are factors of one.
     sites: BTreeMap<&'a str, (usize, Module)>,
+    /// The stored names of factors of the head.
+    of_head: BTreeSet<&'a str>,
     /// All that is no factor of a projection.
     others: BTreeSet<&'a str>,
 }
@@ -60,22 +67,29 @@ impl<'a> FileNames<'a> {
     /// Two tensors that are the same factor: the file holds several adapters.
     pub(super) fn sort(names: impl Iterator<Item = &'a str>, config: &Config) -> Result<Self, FileError> {
         let modules = config.modules();
-        let (mut factors, mut sites, mut others) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        let (mut factors, mut sites) = (BTreeMap::new(), BTreeMap::new());
+        let (mut others, mut of_head) = (BTreeSet::new(), BTreeSet::new());
         for name in names {
-            let Some((layer, module, factor)) = factor_of(name, &modules) else {
+            let found =
+                factor_of(name, &modules).map(|(layer, module, factor)| (Some((layer, module)), factor));
+            let Some((site, factor)) = found.or_else(|| Some((None, head_factor_of(name)?))) else {
                 others.insert(name);
                 continue;
             };
-            let canonical = tensor_name(&module.path(layer), factor);
+            let path = site.map_or(HEAD.to_owned(), |(layer, module)| module.path(layer));
+            let canonical = tensor_name(&path, factor);
             if let Some(other) = factors.insert(canonical, name) {
                 let problem =
                     format!("{other} and {name} are the same factor: the file holds several adapters");
                 return Err(FileError::new(Path::new(""), problem)
                     .with_hint("save one of them in PEFT: save_pretrained(DIR, selected_adapters=[NAME])"));
             }
-            sites.insert(name, (layer, module));
+            match site {
+                Some(site) => drop(sites.insert(name, site)),
+                None => drop(of_head.insert(name)),
+            }
         }
-        Ok(FileNames { factors, sites, others })
+        Ok(FileNames { factors, sites, of_head, others })
     }
 
     /// The projections that have factors.
@@ -114,14 +128,29 @@ impl<'a> FileNames<'a> {
         self.factors.get(canonical).copied()
     }
 
-    /// Every name but those of factors of `selected`, sorted.
-    pub(super) fn except(&self, selected: impl Iterator<Item = (usize, Module)>) -> Vec<&'a str> {
+    /// Every name but those of factors of `selected` and, `with_head`, of the head, sorted.
+    pub(super) fn except(
+        &self,
+        selected: impl Iterator<Item = (usize, Module)>,
+        with_head: bool,
+    ) -> Vec<&'a str> {
         let selected: BTreeSet<(usize, Module)> = selected.collect();
         let unselected =
             self.sites.iter().filter(|(_, site)| !selected.contains(site)).map(|(name, _)| *name);
-        let mut names: Vec<&str> = unselected.chain(self.others.iter().copied()).collect();
+        let of_head = self.of_head.iter().copied().filter(|_| !with_head);
+        let mut names: Vec<&str> = unselected.chain(of_head).chain(self.others.iter().copied()).collect();
         names.sort_unstable();
         names
+    }
+
+    /// The name in the file of the model's whole weight `weight`. PEFT writes `<path>.weight`; in memory the adapter's name stands
+    /// between.
+    pub(super) fn saved(&self, weight: &str, config: &Config) -> Option<&'a str> {
+        self.others.iter().copied().find(|name| {
+            let Some((path, kind)) = without_prefix(name).rsplit_once('.') else { return false };
+            let path = path.split_once(".modules_to_save").map_or(path, |(path, _)| path);
+            of_model(path, config.names) == weight.strip_suffix(&format!(".{kind}")).map(str::to_owned)
+        })
     }
 
     /// The checkpoint name of the embedding or head that the tensor `name` is a copy of, if it is one.
@@ -133,6 +162,17 @@ impl<'a> FileNames<'a> {
     }
 }
 
+/// What the model of these names calls the module at `path`, which a model of others may have named.
+fn of_model(path: &str, names: &Names) -> Option<String> {
+    if let Some((layer, part)) = Names::any_block_of(path) {
+        return Some(names.in_block(layer, part));
+    }
+    if Names::ALL.iter().any(|known| known.norm == path) {
+        return Some(names.norm.to_owned());
+    }
+    whole(path, names).filter(|(_, rest)| rest.is_empty()).map(|(whole, _)| whole.to_owned())
+}
+
 /// What the tensor `name`, which no selected projection has, is; told as an error of the file.
 pub(super) fn unread(name: &str) -> FileError {
     let path = without_prefix(name);
@@ -141,6 +181,11 @@ pub(super) fn unread(name: &str) -> FileError {
         return fail(format!("tensor {name} belongs to DoRA, and `use_dora` is not true")).with_hint(
             "the two files belong to different adapters, or the configuration was changed: take both from one adapter",
         );
+    }
+    if head_factor_of(name).is_some() {
+        let problem = format!("tensor {name} belongs to no projection that adapter_config.json selects");
+        return fail(problem)
+            .with_hint(format!("name {HEAD} in target_modules, or take the two files of one adapter"));
     }
     let of_head = whole(path, Names::USUAL).filter(|(_, rest)| rest.starts_with(".lora_"));
     match of_head {
@@ -156,8 +201,8 @@ pub(super) fn unread(name: &str) -> FileError {
         }
         None if !path.contains(".lora_") && (path.ends_with(".weight") || path.ends_with(".bias")) => {
             let problem = format!(
-                "tensor {name} is a whole weight that was trained beside the factors (modules_to_save, or a norm), which is \
-                 not supported"
+                "tensor {name} is a whole weight that was trained beside the factors, and `modules_to_save` does not name it, or \
+                 cannot here"
             );
             fail(problem).with_hint(merged_in_peft())
         }
@@ -177,8 +222,21 @@ fn without_prefix(mut name: &str) -> &str {
     name
 }
 
+/// The factor of the head, `A` or `B`, of a tensor's name.
+fn head_factor_of(name: &str) -> Option<&'static str> {
+    let (path, factor) = split_factor(name)?;
+    (path == HEAD && factor != MAGNITUDES).then_some(factor)
+}
+
 /// Layer, projection and factor (`A`, `B` or [`MAGNITUDES`]) of a tensor's name.
 fn factor_of(name: &str, modules: &[Module]) -> Option<(usize, Module, &'static str)> {
+    let (path, factor) = split_factor(name)?;
+    let (layer, module) = module_at(modules, path)?;
+    Some((layer, module, factor))
+}
+
+/// The path of a module and the factor of a tensor's name.
+fn split_factor(name: &str) -> Option<(&str, &'static str)> {
     let (path, rest) = without_prefix(name).split_once(".lora_")?;
     let (factor, rest) = rest.split_once('.').unwrap_or((rest, ""));
     let factor = ["A", "B", MAGNITUDES].into_iter().find(|known| *known == factor)?;
@@ -186,11 +244,7 @@ fn factor_of(name: &str, modules: &[Module]) -> Option<(usize, Module, &'static 
     let is_weight =
         rest == "weight" || rest.strip_suffix(".weight").is_some_and(|adapter| !adapter.contains('.'));
     let is_magnitudes = factor == MAGNITUDES && !rest.contains('.');
-    if !is_weight && !is_magnitudes {
-        return None;
-    }
-    let (layer, module) = module_at(modules, path)?;
-    Some((layer, module, factor))
+    (is_weight || is_magnitudes).then_some((path, factor))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use lorafit_remedy::Remedy;
 use regex::{Regex, RegexBuilder};
 
 use crate::arch::known_paths;
-use crate::shape::Module;
+use crate::shape::{HEAD, Module};
 
 /// More than names are needed: every projection of a large model by its whole path.
 const MOST_NAMES: usize = 4096;
@@ -101,7 +101,7 @@ pub fn known_modules() -> Vec<&'static str> {
 }
 
 fn known_targets() -> String {
-    format!("known modules: {}; or all-linear, or regex:PATTERN", known_modules().join(", "))
+    format!("known modules: {}, {HEAD}; or all-linear, or regex:PATTERN", known_modules().join(", "))
 }
 
 fn last_part(path: &str) -> &str {
@@ -136,7 +136,7 @@ impl Targets {
                 let message = format!("more than {MOST_NAMES} target modules");
                 return Err(TargetError { message, hint: known_targets() });
             }
-            if !known_modules().contains(&last_part(name)) {
+            if !known_modules().contains(&last_part(name)) && name != HEAD {
                 let message = format!("unknown target module `{name}`");
                 return Err(TargetError { message, hint: known_targets() });
             }
@@ -201,6 +201,17 @@ impl Targets {
         match self {
             Targets::Pattern { pattern, matcher: None } => Some(pattern),
             Targets::Pattern { .. } | Targets::Names(_) | Targets::AllLinear => None,
+        }
+    }
+
+    /// Whether the head is selected, which is none of all linear layers.
+    pub(crate) fn contain_head(&self) -> bool {
+        match self {
+            Targets::Names(names) => names.iter().any(|name| name == HEAD),
+            Targets::AllLinear => false,
+            Targets::Pattern { matcher, .. } => {
+                matcher.as_ref().is_some_and(|matcher| matcher.is_match(HEAD))
+            }
         }
     }
 

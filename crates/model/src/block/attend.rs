@@ -5,10 +5,10 @@ use lorafit_kernels::ops::attention::{self, Gradients as AttentionGradients, Hea
 use lorafit_kernels::ops::elementwise;
 use lorafit_kernels::ops::rope::{self, Angles};
 
-use super::norm::{Norm, NormGradients};
-use super::pass::{BackwardPass, Context, ForwardPass};
+use super::pass::{BackwardPass, BlockAdapter, Context, ForwardPass};
 use crate::buffers::{SavedBlock, Scratch, Wide};
 use crate::kv_cache::Run;
+use crate::norm::{Norm, NormGradients};
 
 /// The attention of a block.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl AttendStep {
             let Wide { q, k, .. } = &mut saved.wide;
             self.turn(pass.rows, [q, k], &scratch.angles, &scratch.query_factors);
         } else {
-            self.positioned(pass.rows, saved, scratch, true);
+            self.positioned(pass.rows, pass.adapter, saved, scratch, true);
         }
         let lse = self.lse();
         let Wide { q, k, v, attended: out, .. } = &mut saved.wide;
@@ -84,7 +84,14 @@ impl AttendStep {
 
     /// Queries and keys after norm and rotation in `scratch`, from the projections. `first` is false when backward computes
     /// them again and the norms' statistics are known.
-    fn positioned(&self, rows: usize, saved: &mut SavedBlock, scratch: &mut Scratch, first: bool) {
+    fn positioned(
+        &self,
+        rows: usize,
+        adapter: Option<BlockAdapter<'_>>,
+        saved: &mut SavedBlock,
+        scratch: &mut Scratch,
+        first: bool,
+    ) {
         let Scratch { q, k, query_factors, angles, .. } = scratch;
         let (wide, heads) = (&saved.wide, [self.heads.query, self.heads.key_value]);
         for (i, ((x, y), heads)) in
@@ -94,7 +101,8 @@ impl AttendStep {
                 elementwise::copy(x, rows * heads * self.heads.dim, y);
                 continue;
             };
-            let (norm, rstd) = (&norms[i], &mut saved.stats[self.stats + i]);
+            let norm = BlockAdapter::norm(adapter, self.stats + i, &norms[i]);
+            let rstd = &mut saved.stats[self.stats + i];
             let normed_rows = rows * heads * self.heads.dim / norm.weight.len();
             match first {
                 true => norm.forward(x, normed_rows, y, rstd),
@@ -107,11 +115,11 @@ impl AttendStep {
     /// From the gradient of the attention's output, in `scratch.normed`, to the gradients of the projections' outputs, in
     /// `back.d_q, d_k, d_v`; adds to the gradients of the norms' weights, where they are trained.
     pub(crate) fn backward(&self, pass: &mut BackwardPass<'_>, gradients: &mut HeadNormGradients) {
-        let BackwardPass { rows, segments, saved, scratch, back, .. } = pass;
+        let BackwardPass { rows, adapter, segments, saved, scratch, back, .. } = pass;
         let (rows, heads) = (*rows, [self.heads.query, self.heads.key_value]);
         let in_place = self.in_place(saved);
         if !in_place {
-            self.positioned(rows, saved, scratch, false);
+            self.positioned(rows, *adapter, saved, scratch, false);
         }
         let (q, k) = if in_place { (&saved.wide.q, &saved.wide.k) } else { (&scratch.q, &scratch.k) };
         let forward =
@@ -137,7 +145,8 @@ impl AttendStep {
         let wide = &saved.wide;
         let sides = [(&mut back.d_q, &wide.q, &mut scratch.q), (&mut back.d_k, &wide.k, &mut scratch.k)];
         for (i, ((d, x, out), heads)) in sides.into_iter().zip(heads).enumerate() {
-            let (norm, rstd) = (&norms[i], &saved.stats[self.stats + i]);
+            let norm = BlockAdapter::norm(*adapter, self.stats + i, &norms[i]);
+            let rstd = &saved.stats[self.stats + i];
             let normed_rows = rows * heads * self.heads.dim / norm.weight.len();
             if let Some(gradients) = gradients {
                 norm.weight_gradient(d, x, normed_rows, rstd, &mut gradients[i]);

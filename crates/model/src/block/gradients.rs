@@ -4,10 +4,11 @@ use lorafit_kernels::{Tensor, Weight};
 
 use super::attend::HeadNormGradients;
 use super::linear::LinearGroup;
-use super::norm::NormGradients;
-use super::vector::Vector;
+use super::pass::BlockAdapter;
 use super::{Block, Step};
-use crate::adapter::{GroupGradients, LoraGroup};
+use crate::adapter::GroupGradients;
+use crate::norm::NormGradients;
+use crate::vector::Vector;
 
 /// Those of a block: one for each of its steps.
 #[derive(Debug)]
@@ -81,23 +82,25 @@ impl StepGradients {
 }
 
 impl BlockGradients {
-    /// Zeros for what of `block` is trained, and for the factors of its adapters those of `of_factors`, in the order of
+    /// Zeros for what of `block` is trained, or of copies that stand in for it, and for the factors of its adapters those of `of_factors`, in the order of
     /// [`Adapter::tensors`](crate::adapter::Adapter::tensors).
     pub(crate) fn new(
         block: &Block,
-        adapter: Option<&[Option<LoraGroup>]>,
+        adapter: Option<BlockAdapter<'_>>,
         of_factors: &mut impl Iterator<Item = Tensor>,
     ) -> Self {
         let of_step = |step: &Step| match step {
-            Step::Norm(norm) => StepGradients::Norm(NormGradients::of(&norm.norm)),
+            Step::Norm(norm) => {
+                StepGradients::Norm(NormGradients::of(BlockAdapter::norm(adapter, norm.stats, &norm.norm)))
+            }
             Step::Project(project) => {
-                let group = adapter.and_then(|groups| groups[project.site].as_ref());
+                let group = BlockAdapter::at(adapter, project.site).lora;
                 let adapter = group.map(|group| GroupGradients::of(group, of_factors));
                 StepGradients::Project(SiteGradients::new(&project.group, adapter))
             }
-            Step::Attend(attend) => StepGradients::Attend(
-                attend.norms.as_ref().map(|norms| norms.each_ref().map(NormGradients::of)),
-            ),
+            Step::Attend(attend) => StepGradients::Attend(attend.norms.as_ref().map(|norms| {
+                [0, 1].map(|i| NormGradients::of(BlockAdapter::norm(adapter, attend.stats + i, &norms[i])))
+            })),
             Step::Gate(_) | Step::Add(_) | Step::Again(_) => StepGradients::None,
         };
         BlockGradients { steps: block.steps.iter().map(of_step).collect() }

@@ -21,8 +21,8 @@ use lorafit_kernels::{ComputeDtype, Tensor, Weight};
 
 use super::gradients::{LinearGradients, SiteGradients};
 use super::pass::SiteAdapter;
-use super::vector::Vector;
 use crate::adapter::{GroupGradients, LoraGroup, Magnitude};
+use crate::vector::Vector;
 
 /// One projection.
 #[derive(Debug)]

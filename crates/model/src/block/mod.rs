@@ -9,7 +9,6 @@ pub(crate) mod linear;
 pub(crate) mod norm;
 pub(crate) mod pass;
 pub(crate) mod project;
-pub(crate) mod vector;
 pub(crate) mod weights;
 
 use lorafit_kernels::ComputeDtype;

@@ -1,137 +1,11 @@
-//! A norm, forward and backward: over the residual stream, over what a half of a block gives, over the heads of queries and
-//! keys, and before the head of the model.
+//! Norms as steps of a block, forward and backward: over the residual stream, and over what a half of a block gives.
 
 use lorafit_kernels::Tensor;
-use lorafit_kernels::ops::{layer_norm, rms_norm};
 
-use super::pass::{BackwardPass, ForwardPass};
-use super::vector::Vector;
+use super::pass::{BackwardPass, BlockAdapter, ForwardPass};
 use crate::buffers::SavedBlock;
-use crate::shape::{Branch, NormInput, NormKind, StreamAt};
-
-/// A norm with its weight and, where it has one, its bias, `[width]` each. A weight that files have less one is whole here.
-#[derive(Debug)]
-pub(crate) struct Norm {
-    pub kind: NormKind,
-    pub weight: Vector,
-    pub bias: Option<Vector>,
-    pub eps: f32,
-}
-
-impl Norm {
-    /// Normalises `rows` rows of `x` into `y`; leaves in `stats` what backward reads: `rstd` of each row, or its mean and
-    /// `rstd`.
-    pub(crate) fn forward(&self, x: &Tensor, rows: usize, y: &mut Tensor, stats: &mut Tensor) {
-        match self.kind {
-            NormKind::Rms | NormKind::RmsPlusOne => {
-                rms_norm::forward(x, &self.weight, self.eps, rows, y, stats);
-            }
-            NormKind::Layer { .. } => {
-                layer_norm::forward(x, &self.weight, self.bias.as_deref(), self.eps, rows, y, stats);
-            }
-        }
-    }
-
-    /// As [`Norm::forward`] a second time, with `stats` known.
-    pub(crate) fn recompute(&self, x: &Tensor, rows: usize, stats: &Tensor, y: &mut Tensor) {
-        match self.kind {
-            NormKind::Rms | NormKind::RmsPlusOne => rms_norm::recompute(x, &self.weight, stats, rows, y),
-            NormKind::Layer { .. } => {
-                layer_norm::recompute(x, &self.weight, self.bias.as_deref(), stats, rows, y);
-            }
-        }
-    }
-
-    /// Adds to the gradients of weight and bias, if they are trained.
-    pub(crate) fn weight_gradient(
-        &self,
-        d_y: &Tensor,
-        x: &Tensor,
-        rows: usize,
-        stats: &Tensor,
-        gradients: &mut NormGradients,
-    ) {
-        if let Some(d_weight) = &mut gradients.weight {
-            match self.kind {
-                NormKind::Rms | NormKind::RmsPlusOne => {
-                    rms_norm::backward_weight(d_y, x, stats, rows, d_weight)
-                }
-                NormKind::Layer { .. } => layer_norm::backward_weight(d_y, x, stats, rows, d_weight),
-            }
-        }
-        if let Some(d_bias) = &mut gradients.bias {
-            layer_norm::backward_bias(d_y, rows, d_bias);
-        }
-    }
-
-    /// Adds the gradient of `x` to `d_x`.
-    pub(crate) fn input_gradient(
-        &self,
-        d_y: &Tensor,
-        x: &Tensor,
-        rows: usize,
-        stats: &Tensor,
-        d_x: &mut Tensor,
-    ) {
-        match self.kind {
-            NormKind::Rms | NormKind::RmsPlusOne => {
-                rms_norm::backward(d_y, x, &self.weight, stats, rows, d_x)
-            }
-            NormKind::Layer { .. } => layer_norm::backward(d_y, x, &self.weight, stats, rows, d_x),
-        }
-    }
-
-    /// As [`Norm::input_gradient`] of `d_x` and [`Norm::recompute`] of `y`, which read the same values.
-    pub(crate) fn input_gradient_and_output(
-        &self,
-        d_y: &Tensor,
-        x: &Tensor,
-        rows: usize,
-        stats: &Tensor,
-        [d_x, y]: [&mut Tensor; 2],
-    ) {
-        match self.kind {
-            NormKind::Rms | NormKind::RmsPlusOne => {
-                rms_norm::backward_and_output(d_y, x, &self.weight, stats, rows, d_x, y);
-            }
-            NormKind::Layer { .. } => {
-                self.recompute(x, rows, stats, y);
-                self.input_gradient(d_y, x, rows, stats, d_x);
-            }
-        }
-    }
-}
-
-/// The gradients of a norm's weight and bias, where they are trained.
-#[derive(Debug)]
-pub(crate) struct NormGradients {
-    pub weight: Option<Tensor>,
-    pub bias: Option<Tensor>,
-}
-
-impl NormGradients {
-    /// Zeros for what of `norm` is trained.
-    pub(crate) fn of(norm: &Norm) -> Self {
-        NormGradients {
-            weight: norm.weight.trained().map(Tensor::zeros_like),
-            bias: norm.bias.as_ref().and_then(Vector::trained).map(Tensor::zeros_like),
-        }
-    }
-
-    pub(crate) fn any(&self) -> bool {
-        self.all().next().is_some()
-    }
-
-    /// Weight and bias.
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Tensor> {
-        self.weight.iter().chain(&self.bias)
-    }
-
-    /// As [`NormGradients::all`], writable.
-    pub(crate) fn all_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
-        self.weight.iter_mut().chain(&mut self.bias)
-    }
-}
+use crate::norm::{Norm, NormGradients};
+use crate::shape::{Branch, NormInput, StreamAt};
 
 /// A norm as a step of a block.
 #[derive(Debug)]
@@ -143,6 +17,11 @@ pub(crate) struct NormStep {
 }
 
 impl NormStep {
+    /// The norm that computes: the model's, or the copy that an adapter trains.
+    fn with<'a>(&'a self, adapter: Option<BlockAdapter<'a>>) -> &'a Norm {
+        BlockAdapter::norm(adapter, self.stats, &self.norm)
+    }
+
     /// From the stream to `scratch.normed`, or from what a half gave to `scratch.branch`.
     pub(crate) fn forward(&self, pass: &mut ForwardPass<'_>) {
         let rows = pass.rows;
@@ -156,19 +35,29 @@ impl NormStep {
             NormInput::Branch(Branch::Attention) => (&wide.attention_out, &mut pass.scratch.branch),
             NormInput::Branch(Branch::FeedForward) => (&wide.feed_forward_out, &mut pass.scratch.branch),
         };
-        self.norm.forward(x, rows, y, &mut stats[self.stats]);
+        self.with(pass.adapter).forward(x, rows, y, &mut stats[self.stats]);
     }
 
     /// The output again, into `scratch.normed`, for another half of the block.
     pub(crate) fn again(&self, pass: &mut ForwardPass<'_>) {
         let saved = &*pass.saved;
-        self.norm.recompute(self.input(saved), pass.rows, &saved.stats[self.stats], &mut pass.scratch.normed);
+        self.with(pass.adapter).recompute(
+            self.input(saved),
+            pass.rows,
+            &saved.stats[self.stats],
+            &mut pass.scratch.normed,
+        );
     }
 
     /// The output again, into `scratch.normed`, for backward.
     pub(crate) fn recompute(&self, pass: &mut BackwardPass<'_>) {
         let saved = &*pass.saved;
-        self.norm.recompute(self.input(saved), pass.rows, &saved.stats[self.stats], &mut pass.scratch.normed);
+        self.with(pass.adapter).recompute(
+            self.input(saved),
+            pass.rows,
+            &saved.stats[self.stats],
+            &mut pass.scratch.normed,
+        );
     }
 
     /// The gradient of the output is that of the normalised input, or of the stream that it was added to.
@@ -178,7 +67,13 @@ impl NormStep {
             NormInput::Stream(_) => &*pass.d_normed,
             NormInput::Branch(_) => &pass.back.d_hidden,
         };
-        self.norm.weight_gradient(d_y, self.input(saved), pass.rows, &saved.stats[self.stats], gradients);
+        self.with(pass.adapter).weight_gradient(
+            d_y,
+            self.input(saved),
+            pass.rows,
+            &saved.stats[self.stats],
+            gradients,
+        );
     }
 
     /// Adds to the gradient of the stream, or writes that of what the half gave. The output of a norm over the stream is in
@@ -186,17 +81,18 @@ impl NormStep {
     pub(crate) fn input_gradient(&self, pass: &mut BackwardPass<'_>, output_again: bool) {
         let (saved, back) = (&*pass.saved, &mut *pass.back);
         let (x, rstd) = (self.input(saved), &saved.stats[self.stats]);
+        let norm = self.with(pass.adapter);
         match self.from {
             NormInput::Stream(_) if output_again => {
                 let outs = [&mut back.d_hidden, &mut pass.scratch.normed];
-                self.norm.input_gradient_and_output(pass.d_normed, x, pass.rows, rstd, outs);
+                norm.input_gradient_and_output(pass.d_normed, x, pass.rows, rstd, outs);
             }
             NormInput::Stream(_) => {
-                self.norm.input_gradient(pass.d_normed, x, pass.rows, rstd, &mut back.d_hidden)
+                norm.input_gradient(pass.d_normed, x, pass.rows, rstd, &mut back.d_hidden)
             }
             NormInput::Branch(_) => {
-                back.d_branch.clear(pass.rows * self.norm.weight.len());
-                self.norm.input_gradient(&back.d_hidden, x, pass.rows, rstd, &mut back.d_branch);
+                back.d_branch.clear(pass.rows * norm.weight.len());
+                norm.input_gradient(&back.d_hidden, x, pass.rows, rstd, &mut back.d_branch);
             }
         }
     }

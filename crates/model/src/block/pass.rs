@@ -8,9 +8,10 @@ use lorafit_kernels::ops::attention::Segments;
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::elementwise;
 
-use crate::adapter::LoraGroup;
+use crate::adapter::{LoraGroup, SavedNorm};
 use crate::buffers::{BackwardScratch, SavedBlock, Scratch};
 use crate::kv_cache::{KvCache, Run};
+use crate::norm::Norm;
 use crate::shape::StreamAt;
 
 /// What tokens attend to.
@@ -48,14 +49,21 @@ pub(crate) enum Extent {
     Saved,
 }
 
-/// The adapters of a block, and the dropout of this step.
+/// The adapters of a block, its norms that are trained beside them, and the dropout of this step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BlockAdapter<'a> {
     pub groups: &'a [Option<LoraGroup>],
+    pub norms: &'a [SavedNorm],
     pub mask: Option<Mask>,
 }
 
 impl<'a> BlockAdapter<'a> {
+    /// The copy of the norm whose statistics are at place `stats`, if one is trained, or `own`.
+    pub(crate) fn norm(this: Option<Self>, stats: usize, own: &'a Norm) -> &'a Norm {
+        let saved = this.and_then(|adapter| adapter.norms.iter().find(|saved| saved.stats == stats));
+        saved.map_or(own, |saved| &saved.norm)
+    }
+
     /// Those of a site.
     pub(super) fn at(this: Option<Self>, site: usize) -> SiteAdapter<'a> {
         let lora = this.and_then(|adapter| adapter.groups[site].as_ref());

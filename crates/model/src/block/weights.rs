@@ -3,9 +3,9 @@
 use lorafit_kernels::Weight;
 
 use super::linear::LinearGroup;
-use super::norm::Norm;
-use super::vector::Vector;
 use super::{Block, Step};
+use crate::norm::Norm;
+use crate::vector::Vector;
 
 /// A weight of a loaded model.
 #[derive(Clone, Copy, Debug)]

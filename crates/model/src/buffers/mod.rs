@@ -83,6 +83,10 @@ pub(crate) struct HeadBuffers<T = Tensor> {
     pub d_normed: T,
     /// `[rows, hidden]`; empty for evaluation.
     pub d_hidden: T,
+    /// The low-rank input of an adapter of the head, scaled, `[rows, rank]`.
+    pub u: T,
+    /// Its gradient; empty for evaluation.
+    pub d_u: T,
 }
 
 /// The buffers of a model for batches of up to `tokens` tokens.
@@ -222,6 +226,8 @@ impl<T> HeadBuffers<T> {
             capped: tensor(if shape.train && config.logit_softcap.is_some() { config.vocab_size } else { 0 }),
             d_normed: tensor(backward),
             d_hidden: tensor(backward),
+            u: tensor(shape.head_rank),
+            d_u: tensor(if shape.train { shape.head_rank } else { 0 }),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::adapter::{Adapter, LoraConfig, LoraGroup, TargetError};
 use crate::selection::Trainable;
-use crate::shape::Config;
+use crate::shape::{Config, WeightShape};
 
 /// Which activations are kept from forward to backward. Gradients are the same bits either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub struct BufferShape {
     pub targets: usize,
     /// Total rank of the adapter at each site of each layer.
     pub(crate) ranks: Vec<Vec<usize>>,
+    /// Rank of the adapter of the head.
+    pub(crate) head_rank: usize,
     /// The lowest block that backward reaches; the number of blocks if it reaches none.
     pub(crate) first_trained: usize,
     /// Whether the adapter's input is dropped at random.
@@ -70,26 +72,33 @@ impl BufferShape {
         activations: ActivationPolicy,
     ) -> Result<Self, TargetError> {
         let layers = config.num_hidden_layers;
+        let head_rank = match trainable {
+            Trainable::Adapter(lora) => lora.head().map_or(0, |head| head.rank),
+            Trainable::Weights(_) => 0,
+        };
         let (ranks, first_trained, drops, magnitudes) = match trainable {
             Trainable::Adapter(lora) => {
                 let ranks = ranks_of(config, lora)?;
-                let first =
+                let adapted =
                     ranks.iter().position(|ranks| ranks.iter().any(|rank| *rank > 0)).unwrap_or(layers);
+                let first = adapted.min(lowest_block(config, &lora.saved_weights(config)?));
                 (ranks, first, lora.dropout > 0.0, lora.use_dora)
             }
             Trainable::Weights(selection) => {
-                let selected = selection.of(config)?;
-                let names = config.names;
-                let embedding =
-                    selected.iter().any(|w| [names.embedding, names.positions].contains(&w.path()));
-                let first = match embedding {
-                    true => 0,
-                    false => selected.iter().filter_map(|w| w.layer).min().unwrap_or(layers),
-                };
-                (no_ranks(config), first, false, false)
+                (no_ranks(config), lowest_block(config, &selection.of(config)?), false, false)
             }
         };
-        Ok(BufferShape { tokens, targets, ranks, first_trained, drops, magnitudes, train: true, activations })
+        Ok(BufferShape {
+            tokens,
+            targets,
+            ranks,
+            head_rank,
+            first_trained,
+            drops,
+            magnitudes,
+            train: true,
+            activations,
+        })
     }
 
     /// For computing batches of up to `tokens` tokens forward only, with an adapter of `lora` if there is one.
@@ -103,7 +112,9 @@ impl BufferShape {
     ) -> Result<Self, TargetError> {
         let ranks = lora.map(|lora| ranks_of(config, lora)).transpose()?;
         let ranks = ranks.unwrap_or_else(|| no_ranks(config));
-        Ok(BufferShape::forward_only(ranks, lora.is_some_and(|lora| lora.use_dora), tokens))
+        let head_rank = lora.and_then(LoraConfig::head).map_or(0, |head| head.rank);
+        let magnitudes = lora.is_some_and(|lora| lora.use_dora);
+        Ok(BufferShape { head_rank, ..BufferShape::forward_only(ranks, magnitudes, tokens) })
     }
 
     fn forward_only(ranks: Vec<Vec<usize>>, magnitudes: bool, tokens: usize) -> Self {
@@ -112,6 +123,7 @@ impl BufferShape {
             targets: tokens,
             first_trained: ranks.len(),
             ranks,
+            head_rank: 0,
             drops: false,
             magnitudes,
             train: false,
@@ -129,7 +141,8 @@ impl BufferShape {
             None => no_ranks(config),
         };
         let magnitudes = adapter.is_some_and(|adapter| adapter.config().use_dora);
-        BufferShape::forward_only(ranks, magnitudes, tokens)
+        let head_rank = adapter.and_then(|adapter| adapter.head.as_ref()).map_or(0, |head| head.rank);
+        BufferShape { head_rank, ..BufferShape::forward_only(ranks, magnitudes, tokens) }
     }
 
     /// The lowest block that backward reaches, and the lowest whose activations are all kept.
@@ -150,6 +163,15 @@ impl BufferShape {
     /// Blocks that backward reaches: the most that can be computed again.
     pub fn trained_blocks(&self) -> usize {
         self.ranks.len() - self.first_trained_and_kept().0
+    }
+}
+
+/// The lowest block that backward reaches where these weights are trained; the number of blocks if it reaches none.
+fn lowest_block(config: &Config, trained: &[WeightShape]) -> usize {
+    let names = config.names;
+    match trained.iter().any(|weight| [names.embedding, names.positions].contains(&weight.path())) {
+        true => 0,
+        false => trained.iter().filter_map(|weight| weight.layer).min().unwrap_or(config.num_hidden_layers),
     }
 }
 

@@ -90,6 +90,14 @@ pub enum CombineError {
         "an adapter with magnitudes (DoRA) has no weight, and is not added to others: what it changes is not a sum"
     )]
     Magnitudes,
+    /// Whole weights, of which there is one of each.
+    #[error(
+        "an adapter with whole weights (modules_to_save) has no weight of its own, and no sum with others: each replaces the base's"
+    )]
+    WholeWeights,
+    /// Factors of the head.
+    #[error("an adapter of lm_head has no weight of its own here, and is not added to others")]
+    Head,
     /// A factor that training has destroyed, or a damaged file.
     #[error("the adapter of {path} has a value that is not a finite number")]
     NotFinite {
@@ -108,7 +116,7 @@ impl CombineError {
                     " takes adapters of any ranks, and adds their updates exactly"
                 ]
             }
-            CombineError::Magnitudes => {
+            CombineError::Magnitudes | CombineError::WholeWeights | CombineError::Head => {
                 "use it alone, or merge it into the base and go on from the merged model".into()
             }
             CombineError::NotFinite { .. } => {
@@ -129,6 +137,12 @@ pub fn combine(
 ) -> Result<Adapter, CombineError> {
     if adapters.iter().any(|weighted| weighted.adapter.config().use_dora) {
         return Err(CombineError::Magnitudes);
+    }
+    if adapters.iter().any(|weighted| !weighted.adapter.saved.weights.is_empty()) {
+        return Err(CombineError::WholeWeights);
+    }
+    if adapters.iter().any(|weighted| weighted.adapter.head.is_some()) {
+        return Err(CombineError::Head);
     }
     let sites: BTreeSet<(usize, Module)> = adapters
         .iter()

@@ -4,6 +4,7 @@
 //! value of the type that is written, to even where two are. Source: Hu et al. 2021, section 4.1; PEFT's
 //! `merge_and_unload` computes the same for a base in f32. With DoRA each row of the sum is then brought to its magnitude,
 //! `W'_j = m_j / |W_j + scale (B A)_j| (W_j + scale (B A)_j)`, with the norm in f64. Several adapters become one first ([`combine`]).
+//! A weight that an adapter saves whole replaces the base's.
 //!
 //! Nothing is merged before it is written: [`Merged::sources`] computes rows as a file asks for them, on the thread that asks,
 //! so that beside the factors a few megabytes are held, and pages of the base that were read are given back.
@@ -13,8 +14,8 @@ mod origin;
 
 use std::ops::Range;
 
-use lorafit_kernels::FrozenWeight;
 use lorafit_kernels::ops::matmul::{self, Right, Term, View};
+use lorafit_kernels::{FrozenWeight, Tensor};
 
 pub use combine::{Combination, CombineError, MajoritySign, Method, Weighted, combine};
 pub use origin::foreign_weight;
@@ -22,7 +23,7 @@ pub use origin::foreign_weight;
 use crate::adapter::{Adapter, LoraGroup, LoraPart};
 use crate::error::FileError;
 use crate::files::{SaveDtype, TensorData, TensorSource};
-use crate::shape::{Config, Names, WeightShape, module_at, module_shape, weight_shapes};
+use crate::shape::{Config, HEAD, Names, WeightShape, module_at, module_shape, weight_shapes};
 use crate::weights::{BaseStorage, ModelFiles};
 
 /// The weights of a model with an adapter added, by checkpoint name.
@@ -47,6 +48,8 @@ enum Values<'a> {
     Vector(Vec<f32>),
     Matrix(FrozenWeight),
     Adapted(Adapted<'a>),
+    /// A whole weight of the adapter, of which files have this much less.
+    Saved(&'a Tensor, f32),
 }
 
 /// A projection and its factors.
@@ -76,8 +79,18 @@ impl<'a> Merged<'a> {
             (None, BaseStorage::Float(dtype)) => files.gguf().is_some().then_some(dtype),
         };
         let adapted = |name: &str| {
+            if name.strip_suffix(".weight") == Some(HEAD) {
+                return adapter.head.as_ref().map(|head| (head, &head.parts[0]));
+            }
             let (layer, module) = module_at(adapter.modules(), name.strip_suffix(".weight")?)?;
             adapter.factors(layer, module)
+        };
+        let saved = |name: &str| {
+            let name = match adapter.saved.ties && name.strip_suffix(".weight") == Some(HEAD) {
+                true => format!("{}.weight", config.names.embedding),
+                false => name.to_owned(),
+            };
+            adapter.saved.copy_of(&name)
         };
         let tensor = |WeightShape { name, dims: shape, transposed, .. }: WeightShape| {
             let stored = |format| dtype.or_else(|| SaveDtype::of(format?)).unwrap_or(SaveDtype::Bf16);
@@ -85,16 +98,20 @@ impl<'a> Merged<'a> {
                 [rows, cols] => {
                     let weight = files.weight(&name, rows, cols)?;
                     let dtype = stored(weight.format());
-                    let values = match adapted(&name) {
-                        Some((group, part)) => Values::Adapted(Adapted { weight, group, part }),
-                        None => Values::Matrix(weight),
+                    let values = match (saved(&name), adapted(&name)) {
+                        (Some((values, less)), _) => Values::Saved(values, less),
+                        (None, Some((group, part))) => Values::Adapted(Adapted { weight, group, part }),
+                        (None, None) => Values::Matrix(weight),
                     };
                     (dtype, values)
                 }
                 _ => {
                     let len = shape.iter().product();
                     let dtype = stored(Some(files.vector_format(&name, len)?));
-                    (dtype, Values::Vector(files.vector(&name, len)?))
+                    match saved(&name) {
+                        Some((values, less)) => (dtype, Values::Saved(values, less)),
+                        None => (dtype, Values::Vector(files.vector(&name, len)?)),
+                    }
                 }
             };
             Ok(MergedTensor { name, shape, transposed, dtype, values })
@@ -112,7 +129,7 @@ impl<'a> Merged<'a> {
 
     /// Tensors that the adapter changes.
     pub fn changed(&self) -> usize {
-        self.tensors.iter().filter(|tensor| matches!(tensor.values, Values::Adapted(_))).count()
+        self.tensors.iter().filter(|tensor| tensor.is_changed()).count()
     }
 
     /// All tensors.
@@ -132,7 +149,7 @@ impl<'a> Merged<'a> {
 
     /// The tensors that the adapter changes, computed as they are asked for.
     pub fn changed_sources(&self) -> impl Iterator<Item = TensorSource<'_>> {
-        let changed = self.tensors.iter().filter(|tensor| matches!(tensor.values, Values::Adapted(_)));
+        let changed = self.tensors.iter().filter(|tensor| tensor.is_changed());
         changed.map(MergedTensor::source)
     }
 
@@ -153,12 +170,24 @@ impl<'a> Merged<'a> {
 }
 
 impl MergedTensor<'_> {
+    /// Whether the adapter changes it.
+    fn is_changed(&self) -> bool {
+        matches!(self.values, Values::Adapted(_) | Values::Saved(..))
+    }
+
     fn source(&self) -> TensorSource<'_> {
         let dtype = self.dtype;
         let data = match &self.values {
             Values::Vector(values) => {
                 TensorData::Computed(dtype, Box::new(|range, out| out.copy_from_slice(&values[range])))
             }
+            Values::Saved(values, less) => TensorData::Computed(
+                dtype,
+                Box::new(move |range, out| {
+                    values.read(range.start, out);
+                    out.iter_mut().for_each(|value| *value -= less);
+                }),
+            ),
             Values::Matrix(weight) => match weight.blocks() {
                 Some(bytes) if weight.format().and_then(SaveDtype::of) == Some(dtype) => {
                     TensorData::Stored(dtype, bytes.clone())
@@ -217,7 +246,7 @@ fn release(weight: &FrozenWeight, range: Range<usize>) {
     }
 }
 
-/// Refuses factors that hold a value that is no number: the merged weights would have it, too.
+/// Refuses factors and whole weights that hold a value that is no number: the merged weights would have it, too.
 ///
 /// # Errors
 /// The path of the projection.
@@ -232,6 +261,15 @@ pub fn check_finite(adapter: &Adapter, config: &Config) -> Result<(), CombineErr
         let mut values = a.iter().chain(&b).chain(magnitudes.iter().flatten());
         if !values.all(|value| value.is_finite()) || !part.scale.is_finite() {
             return Err(CombineError::NotFinite { path: module.path(layer) });
+        }
+    }
+    let of_head = adapter.head.iter().flat_map(|head| [&head.a, &head.parts[0].b_t]);
+    if !of_head.flat_map(|tensor| tensor.to_vec(tensor.len())).all(f32::is_finite) {
+        return Err(CombineError::NotFinite { path: HEAD.to_owned() });
+    }
+    for (weight, values) in adapter.saved.weights.iter().zip(adapter.saved.tensors()) {
+        if !values.to_vec(values.len()).iter().all(|value| value.is_finite()) {
+            return Err(CombineError::NotFinite { path: weight.shape.path().to_owned() });
         }
     }
     Ok(())

@@ -102,7 +102,7 @@ impl ModelFiles {
             }
         };
         // A head that differs from the embedding is written, too.
-        if config.contains_key("tie_word_embeddings") {
+        if config.contains_key("tie_word_embeddings") || self.untied {
             config.insert("tie_word_embeddings".to_owned(), json!(self.config.tie_word_embeddings));
         }
         for key in ["quantization_config", "_name_or_path", "torch_dtype", "dtype"] {

@@ -45,6 +45,8 @@ pub struct ModelFiles {
     path: PathBuf,
     config: Config,
     source: Source,
+    /// Whether the head is asked for by itself although the files have it as the embedding.
+    untied: bool,
 }
 
 #[derive(Debug)]
@@ -133,7 +135,7 @@ impl ModelFiles {
         let dropouts = json.as_ref().map(dropouts_of).unwrap_or_default();
         let quantization = json.is_some_and(|j| j.get("quantization_config").is_some_and(|q| !q.is_null()));
         let source = Source::Folder { shards, name, dropouts, quantization };
-        let files = ModelFiles { path: dir.to_owned(), config, source };
+        let files = ModelFiles { path: dir.to_owned(), config, source, untied: false };
         unread::check(&files)?;
         Ok(files)
     }
@@ -145,9 +147,22 @@ impl ModelFiles {
     pub fn from_gguf(gguf: Gguf) -> Result<Self, FileError> {
         let path = gguf.path().to_owned();
         let config = Config::from_gguf(&gguf).map_err(|e| config_error(&path, &e))?;
-        let files = ModelFiles { path, config, source: Source::Gguf(gguf) };
+        let files = ModelFiles { path, config, source: Source::Gguf(gguf), untied: false };
         unread::check(&files)?;
         Ok(files)
+    }
+
+    /// Has embedding and head as two weights of the same values, where they are one: for who changes one of them.
+    pub fn untie(&mut self) {
+        self.untied = std::mem::take(&mut self.config.tie_word_embeddings);
+    }
+
+    /// The name by which the files have the weight `name`.
+    fn name_in_files(&self, name: &str) -> String {
+        match self.untied && name.strip_suffix(".weight") == Some(HEAD) {
+            true => format!("{}.weight", self.config.names.embedding),
+            false => name.to_owned(),
+        }
     }
 
     /// The model's shape.
@@ -301,6 +316,7 @@ impl ModelFiles {
     /// # Errors
     /// A tensor that is missing or has another shape.
     pub fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<FrozenWeight, FileError> {
+        let name = &self.name_in_files(name)[..];
         if let Source::Folder { shards, .. } = &self.source
             && let Some(quantized) = bitsandbytes::weight(shards, name, rows, cols)?
         {

@@ -566,7 +566,7 @@ fn adapter_configurations_that_cannot_be_used_are_named_with_key_and_value() {
         ("use_dora", json!(1), "`use_dora` is 1, expected true or false"),
         ("bias", json!("all"), "`bias` is \"all\", expected \"none\""),
         ("lora_bias", json!(true), "`lora_bias` is true, expected false"),
-        ("modules_to_save", json!(["lm_head"]), "`modules_to_save` is [\"lm_head\"], expected null"),
+        ("modules_to_save", json!(["mlp"]), "`modules_to_save`: `mlp` cannot be trained whole"),
         ("exclude_modules", json!(1), "`exclude_modules` is 1, expected a list of names or a pattern"),
         ("trainable_token_indices", json!([1]), "`trainable_token_indices` is [1], expected null"),
         (
@@ -713,9 +713,11 @@ fn options_mean_what_they_mean_in_peft() {
     assert_eq!(logits(&ranks), plain, "the scale is that of the projection's own rank");
     // A pattern ends where the path ends, and begins at a dot.
     assert_eq!(logits(&|c| c["alpha_pattern"] = json!({"proj": 16, "layers.0": 16, "q_pro": 16})), plain);
-    for targets in
-        [json!("all-linear"), json!(r"model\.layers\.\d\.(self_attn|mlp)\.[a-z]+_proj"), json!(".*")]
-    {
+    for targets in [
+        json!("all-linear"),
+        json!(r"model\.layers\.\d\.(self_attn|mlp)\.[a-z]+_proj"),
+        json!(r".*\.layers\..*"),
+    ] {
         assert_eq!(logits(&|c| c["target_modules"] = targets.clone()), plain, "{targets}");
     }
     for layers in [json!([0, 1]), json!([]), Value::Null] {
@@ -738,6 +740,8 @@ fn patterns_rslora_layers_and_regular_expressions_survive_saving_and_loading() {
         exclude: None,
         sites: None,
         use_dora: false,
+        save_modules: Vec::new(),
+        ensure_weight_tying: false,
     };
     let mut adapter = Adapter::init(case.model.config(), &lora, 1, Device::Cpu).expect("an adapter");
     for (i, tensor) in adapter.tensors_mut().enumerate() {

@@ -3,18 +3,14 @@
 
 use std::path::Path;
 
+use lorafit_kernels::Device;
 use lorafit_kernels::gpu::Float;
-use lorafit_kernels::ops::adamw;
-use lorafit_kernels::ops::elementwise::sum_squares;
 use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::Code;
-use lorafit_kernels::{Device, Tensor};
 use lorafit_model::adapter::{self, Adapter, LoraConfig, Targets};
 use lorafit_model::merge::{Combination, CombineError, MajoritySign, Merged, Method, Weighted, combine};
 use lorafit_model::weights::{ModelFiles, write_tensors};
-use lorafit_model::{
-    ActivationDtype, ActivationPolicy, BaseQuantization, Buffers, Gradients, Model, Recompute, Start,
-};
+use lorafit_model::{ActivationDtype, ActivationPolicy, BaseQuantization, Buffers, Model, Recompute, Start};
 use safetensors::SafeTensors;
 
 use crate::common::{
@@ -77,42 +73,7 @@ fn a_device_in_bf16_follows_f32() {
 #[test]
 fn eight_steps_equal_peft() {
     for name in NAMES {
-        let mut case = Case::with_dora(Device::Cpu, name);
-        let p = case.packed(&[0, 1]);
-        let (tokens, scale) = (p.ids.len(), 1.0 / p.targets.len() as f32);
-        let mut gradients = Gradients::new(&case.model, Some(&case.adapter));
-        let policy = ActivationPolicy::default();
-        let mut buffers =
-            Buffers::for_training(&case.model, Some(&case.adapter), &gradients, tokens, tokens, policy);
-        let mut moments: Vec<[Tensor; 2]> =
-            case.adapter.tensors().map(|tensor| [tensor.zeros_like(), tensor.zeros_like()]).collect();
-        let (mut losses, mut norms) = (Vec::new(), Vec::new());
-        for number in 1..=9 {
-            gradients.clear();
-            let adapter = Some(&case.adapter).into();
-            let found =
-                case.model.loss_and_gradient(adapter, p.stream(), scale, &mut buffers, &mut gradients);
-            losses.push((found.total() * f64::from(scale)) as f32);
-            norms.push(sum_squares(&gradients.tensors().collect::<Vec<_>>()).sqrt() as f32);
-            let step = adamw::Step { weight_decay: 0.0, ..adamw::Step::new(number, 0.01) };
-            let tensors = case.adapter.tensors_mut().zip(gradients.tensors()).zip(&mut moments);
-            for ((parameter, gradient), [first, second]) in tensors {
-                adamw::step(parameter, gradient, first, second, gradient.len(), &step);
-            }
-            case.model.prepare(&mut case.adapter);
-        }
-        // AdamW divides gradients near zero by themselves, so that rounding grows with the steps.
-        let [expected, expected_norms] =
-            ["loss", "grad_norm"].map(|what| case.expected(&format!("steps.{what}")));
-        for (step, (found, expected)) in losses.iter().zip(&expected).enumerate() {
-            assert!(
-                (found - expected).abs() < 1e-5 * expected.max(1.0),
-                "{name} {step}: {found}, {expected}"
-            );
-        }
-        for (step, (found, expected)) in norms.iter().zip(&expected_norms).enumerate() {
-            assert!((found - expected).abs() < 1e-4 * expected, "{name} {step}: norm {found}, {expected}");
-        }
+        Case::with_dora(Device::Cpu, name).assert_eight_steps(name);
     }
 }
 

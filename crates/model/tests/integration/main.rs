@@ -19,5 +19,6 @@ mod on_gpu;
 mod passed_over;
 mod quantized;
 mod reference;
+mod saved;
 mod shrink;
 mod source;

@@ -464,7 +464,7 @@ fn hints_about_adapters_lead_on() {
     for (key, value) in [
         ("bias", json!("all")),
         ("lora_bias", json!(true)),
-        ("modules_to_save", json!(["lm_head"])),
+        ("modules_to_save", json!(["q_proj"])),
         ("layer_replication", json!([[0, 1]])),
     ] {
         let told = adapter_error(|json| json[key] = value, |_| {});

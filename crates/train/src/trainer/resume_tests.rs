@@ -299,6 +299,38 @@ fn magnitudes_are_resumed_with_their_bits() {
     }
 }
 
+/// A checkpoint has the copies of weights that are trained whole.
+#[test]
+fn whole_weights_are_resumed_with_their_bits() {
+    for (modules, ensure_weight_tying) in [("embed_tokens,lm_head,norm", false), ("embed_tokens", true)] {
+        let plain = Case::new(OptimizerKind::AdamW);
+        let save_modules = modules.split(',').map(str::to_owned).collect();
+        let case =
+            Case { lora: LoraConfig { save_modules, ensure_weight_tying, ..plain.lora.clone() }, ..plain };
+        let expected = case.whole();
+        for place in [0, 4, 9, 13] {
+            let dir = TempDir::new().expect("a folder");
+            assert!(case.train(dir.path(), &mut StopAt::ask(place)).expect("trains").interrupted);
+            assert!(!case.train(dir.path(), &mut StopAt::never()).expect("trains").interrupted);
+            assert_same(&content(dir.path()), &expected, &format!("{modules}, stopped at {place}"));
+        }
+    }
+}
+
+#[test]
+fn factors_of_the_head_are_resumed_with_their_bits() {
+    let plain = Case::new(OptimizerKind::AdamW);
+    let targets = "q_proj,lm_head".parse().expect("targets");
+    let case = Case { lora: LoraConfig { dropout: 0.0, ..LoraConfig::new(targets) }, ..plain };
+    let expected = case.whole();
+    for place in [0, 4, 9, 13] {
+        let dir = TempDir::new().expect("a folder");
+        assert!(case.train(dir.path(), &mut StopAt::ask(place)).expect("trains").interrupted);
+        assert!(!case.train(dir.path(), &mut StopAt::never()).expect("trains").interrupted);
+        assert_same(&content(dir.path()), &expected, &format!("stopped at {place}"));
+    }
+}
+
 /// The bits do not depend on the number of threads, so that a run may go on with another.
 #[test]
 fn a_run_resumed_on_other_threads_is_the_uninterrupted_one() {

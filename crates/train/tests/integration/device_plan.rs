@@ -128,6 +128,34 @@ fn a_run_with_magnitudes_takes_what_was_planned() {
     }
 }
 
+/// Copies of embedding, head and norms, in f32, their gradients and moments.
+#[test]
+fn a_run_with_whole_weights_takes_what_was_planned() {
+    let save_modules = ["embed_tokens", "lm_head", "norm"].map(str::to_owned).to_vec();
+    let whole = LoraConfig { save_modules, ..lora() };
+    for float in [Float::Bf16, Float::F32] {
+        for recompute in [Recompute::None, Recompute::Full] {
+            let (planned, peak, _) = run_layers(4, &whole, float, None, recompute);
+            let (without, ..) = run_layers(4, &lora(), float, None, recompute);
+            let share = peak as f64 / planned as f64;
+            let what = format!("{float:?}, {recompute:?}: planned {planned}, used {peak}");
+            assert!((0.95..=1.0).contains(&share) && planned > without + 4 * 2 * 4 * 1500 * 576, "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_run_with_factors_of_the_head_takes_what_was_planned() {
+    let head = LoraConfig::new("q_proj,v_proj,lm_head".parse().expect("targets"));
+    let without = LoraConfig::new("q_proj,v_proj".parse().expect("targets"));
+    for float in [Float::Bf16, Float::F32] {
+        let (planned, peak, _) = run_layers(4, &head, float, None, Recompute::None);
+        let (less, ..) = run_layers(4, &without, float, None, Recompute::None);
+        let share = peak as f64 / planned as f64;
+        assert!((0.95..=1.0).contains(&share) && planned > less, "{float:?}: planned {planned}, used {peak}");
+    }
+}
+
 #[test]
 fn a_step_waits_for_the_device_only_for_its_losses_and_its_gradient_norm() {
     let (_, _, counts) = run(Float::Bf16, None, Recompute::None);

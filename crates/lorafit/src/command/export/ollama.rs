@@ -98,6 +98,12 @@ fn why_one_file(args: &ExportArgs, files: &ModelFiles, adapter: Option<&Adapter>
     if adapter.is_some_and(|adapter| adapter.config().use_dora) {
         return Some("Ollama takes no adapter with magnitudes (DoRA)");
     }
+    if adapter.is_some_and(|adapter| !adapter.config().save_modules.is_empty()) {
+        return Some("Ollama takes no adapter with whole weights (modules_to_save)");
+    }
+    if adapter.is_some_and(|adapter| adapter.config().adapts_head()) {
+        return Some("Ollama takes no adapter of lm_head");
+    }
     let arch = gguf.text("general.architecture").unwrap_or_default();
     if adapter.is_some() && arch.starts_with("qwen3") {
         return Some("Ollama's own engine, by which many of its releases run qwen3, takes no adapter");

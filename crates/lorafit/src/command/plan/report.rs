@@ -192,6 +192,10 @@ impl<'a> Question<'a> {
                     rank: args.rank,
                     alpha: 2.0 * args.rank as f64,
                     use_dora: args.dora,
+                    save_modules: args
+                        .save_modules
+                        .as_ref()
+                        .map_or(Ok(Vec::new()), |m| m.value.of(config))?,
                     ..LoraConfig::new(args.target_modules.value.clone())
                 },
                 config,

@@ -73,10 +73,20 @@ fn save_gguf_lora(
 /// The content of a file that [`load_gguf_lora`] and llama.cpp read.
 ///
 /// # Errors
-/// An adapter with magnitudes.
+/// An adapter with magnitudes or whole weights.
 pub fn gguf_lora_bytes(adapter: &Adapter, config: &Config, base_name: &str) -> Result<Vec<u8>, FileError> {
     if adapter.config().use_dora {
         let problem = "a GGUF adapter has no place for magnitudes (DoRA)".to_owned();
+        return Err(FileError::new(Path::new("gguf-lora"), problem)
+            .with_hint(remedy!["merge it instead: ", Task::Merge]));
+    }
+    if !adapter.saved.weights.is_empty() {
+        let problem = "a GGUF adapter has no place for whole weights (modules_to_save)".to_owned();
+        return Err(FileError::new(Path::new("gguf-lora"), problem)
+            .with_hint(remedy!["merge it instead: ", Task::Merge]));
+    }
+    if adapter.head.is_some() {
+        let problem = "an adapter of lm_head is not written for llama.cpp".to_owned();
         return Err(FileError::new(Path::new("gguf-lora"), problem)
             .with_hint(remedy!["merge it instead: ", Task::Merge]));
     }

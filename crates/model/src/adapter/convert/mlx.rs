@@ -51,6 +51,12 @@ impl<'a> MlxAdapter<'a> {
         if adapter.config().use_dora {
             return fail("mlx-lm has its own form of DoRA, which is not written");
         }
+        if !adapter.saved.weights.is_empty() {
+            return fail("mlx-lm has no place for whole weights (modules_to_save)");
+        }
+        if adapter.head.is_some() {
+            return fail("an adapter of lm_head is not written for mlx-lm");
+        }
         let all = projections(adapter);
         let (rank, scale) = all.first().map_or((1, 1.0), |first| (first.rank, first.scale));
         if all.iter().any(|projection| projection.rank != rank) {

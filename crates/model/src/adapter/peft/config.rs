@@ -38,13 +38,17 @@ pub(in crate::adapter) fn exact_pattern(path: &str) -> Result<Regex, regex::Erro
 /// The option by which an adapter has magnitudes.
 const DORA: &str = "use_dora";
 
+/// The option by which whole weights are trained beside the factors, and the one by which embedding and head stay one.
+const SAVED: &str = "modules_to_save";
+const TIED: &str = "ensure_weight_tying";
+
 /// Options that make an adapter more than factors with a rank and a scale, each with the value that does nothing.
 /// `fan_in_fan_out` is none of them: PEFT sets it as the layer is stored, whatever a file says.
 const OPTIONS: [(&str, &str); 13] = [
     (DORA, "false"),
     ("bias", "\"none\""),
     ("lora_bias", "false"),
-    ("modules_to_save", "null"),
+    (SAVED, "null"),
     ("layer_replication", "null"),
     ("trainable_token_indices", "null"),
     ("alora_invocation_tokens", "null"),
@@ -118,6 +122,21 @@ pub(super) fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, FileE
         None | Some(Value::Null) => false,
         Some(value) => value.as_bool().ok_or_else(|| wrong(json, DORA, "true or false"))?,
     };
+    let ensure_weight_tying = match json.get(TIED) {
+        None | Some(Value::Null) => false,
+        Some(value) => value.as_bool().ok_or_else(|| wrong(json, TIED, "true or false"))?,
+    };
+    let save_modules = match json.get(SAVED) {
+        None | Some(Value::Null) => Vec::new(),
+        Some(value) => match texts(value) {
+            Some(names) => names.map(str::to_owned).collect(),
+            None => return Err(wrong(json, SAVED, "a list of names")),
+        },
+    };
+    if save_modules.iter().any(String::is_empty) || save_modules.len() > MOST_PATTERNS {
+        let expected = format!("names that are not empty, {MOST_PATTERNS} at most");
+        return Err(fail(format!("`{SAVED}`: expected {expected}")));
+    }
     Ok(LoraConfig {
         rank: rank as usize,
         alpha,
@@ -130,15 +149,17 @@ pub(super) fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, FileE
         rank_pattern: patterns(json, "rank_pattern", |v| Some(v.as_u64().filter(is_rank)? as usize))?,
         alpha_pattern: patterns(json, "alpha_pattern", Value::as_f64)?,
         use_dora,
+        save_modules,
+        ensure_weight_tying,
     })
 }
 
-/// Refuses what is no LoRA, or more than factors with a rank and a scale.
+/// Refuses what is no LoRA, or more than factors with a rank and a scale, magnitudes and whole weights.
 fn check_kind(json: &Map<String, Value>) -> Result<(), FileError> {
     if json.get("peft_type").and_then(Value::as_str) != Some("LORA") {
         return Err(wrong(json, "peft_type", "\"LORA\""));
     }
-    if let Some((key, plain, _)) = used_options(json).find(|(key, ..)| *key != DORA) {
+    if let Some((key, plain, _)) = used_options(json).find(|(key, ..)| ![DORA, SAVED].contains(key)) {
         return Err(wrong(json, key, plain).with_hint(names::merged_in_peft()));
     }
     if changes_the_base(json).is_some() {

@@ -1,7 +1,7 @@
 //! Adapters as PEFT writes and reads them: `adapter_config.json` and `adapter_model.safetensors`.
 //!
 //! Tensors are `base_model.model.<path>.lora_A.weight` `[r, in]` and `.lora_B.weight` `[out, r]`, with DoRA
-//! `.lora_magnitude_vector` `[out]`, metadata `{"format": "pt"}`. Loading is strict: a missing or unexpected tensor, another shape, or an option that
+//! `.lora_magnitude_vector` `[out]`, and whole weights (`modules_to_save`) by the names that the model has, metadata `{"format": "pt"}`. Loading is strict: a missing or unexpected tensor, another shape, or an option that
 //! would change the result and is not supported here is an error.
 
 mod config;
@@ -14,13 +14,14 @@ use std::path::{Path, PathBuf};
 use lorafit_kernels::{Device, SharedBytes, Tensor};
 use serde_json::{Map, Value, json};
 
-use super::lora::Adapter;
+use super::lora::{Adapter, LoraGroup};
 use super::marks;
-use super::names::{MAGNITUDES, tensor_name};
+use super::names::{MAGNITUDES, tensor_name, whole_name};
+use super::saved::SavedWeight;
 use super::targets::Targets;
 use crate::error::FileError;
 use crate::files::{MAX_CONFIG_BYTES, TensorData, TensorSource, inside, read_text, write_tensors};
-use crate::shape::Config;
+use crate::shape::{Config, HEAD};
 use crate::weights::ModelFiles;
 pub(super) use config::{
     changes_the_base, exact_pattern, pattern_key, pattern_to_the_end, patterns, used_options,
@@ -71,6 +72,26 @@ pub fn sources(adapter: &Adapter) -> Vec<TensorSource<'_>> {
             sources.push(TensorSource { name, shape: vec![outputs], data });
         }
     }
+    if let Some(head) = &adapter.head {
+        let (part, rank) = (&head.parts[0], head.rank);
+        let (inputs, outputs) = (head.a.len() / rank, part.b_t.len() / rank);
+        let a = TensorData::f32(|range, out| head.a.read(range.start, out));
+        let b = TensorData::f32(move |range, out| {
+            let b_t = part.b_t.to_vec(part.b_t.len());
+            range.zip(out).for_each(|(i, out)| *out = b_t[i % rank * outputs + i / rank]);
+        });
+        sources.push(TensorSource { name: tensor_name(HEAD, "A"), shape: vec![rank, inputs], data: a });
+        sources.push(TensorSource { name: tensor_name(HEAD, "B"), shape: vec![outputs, rank], data: b });
+    }
+    sources.extend(adapter.saved.named().map(|(name, shape, values, less)| {
+        let data = TensorData::f32(move |range, out| {
+            values.read(range.start, out);
+            if less != 0.0 {
+                out.iter_mut().for_each(|value| *value -= less);
+            }
+        });
+        TensorSource { name: whole_name(&name), shape: shape.to_vec(), data }
+    }));
     sources
 }
 
@@ -114,6 +135,19 @@ pub fn named_tensors<'a>(
             named.extend(magnitudes.drain(..).map(|tensor| NamedTensor { values: next(), ..tensor }));
         }
     }
+    if let Some(LoraGroup { rank, .. }) = adapter.head {
+        let (a, b_t) = (next(), next());
+        let outputs = b_t.len() / rank;
+        let b = (0..b_t.len()).map(|i| b_t[i % rank * outputs + i / rank]).collect();
+        let shape = vec![rank, a.len() / rank];
+        named.push(NamedTensor { name: tensor_name(HEAD, "A"), shape, values: a });
+        named.push(NamedTensor { name: tensor_name(HEAD, "B"), shape: vec![outputs, rank], values: b });
+    }
+    named.extend(adapter.saved.weights.iter().map(|SavedWeight { shape, .. }| NamedTensor {
+        name: whole_name(&shape.name),
+        shape: shape.dims.clone(),
+        values: next(),
+    }));
     named
 }
 
@@ -152,6 +186,12 @@ fn config_json(adapter: &Adapter, base_model: &str) -> Value {
     }
     if lora.use_dora {
         config["use_dora"] = json!(true);
+    }
+    if !lora.save_modules.is_empty() {
+        config["modules_to_save"] = json!(lora.save_modules);
+    }
+    if lora.ensure_weight_tying {
+        config["ensure_weight_tying"] = json!(true);
     }
     if adapter.parts().any(|(_, module, ..)| module.is_transposed()) {
         config["fan_in_fan_out"] = json!(true);

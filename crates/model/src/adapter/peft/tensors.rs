@@ -3,20 +3,25 @@
 use std::path::{Path, PathBuf};
 
 use lorafit_kernels::quant::Format;
-use lorafit_kernels::{Device, SharedBytes};
+use lorafit_kernels::{Device, SharedBytes, Tensor};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
 
 use super::super::lora::{Adapter, LoraConfig, PartShape};
-use super::super::names::{self, FileNames, MAGNITUDES, tensor_name};
+use super::super::names::{self, FileNames, MAGNITUDES, tensor_name, whole_name};
+use super::super::saved::Saved;
+use super::super::targets::TargetError;
 use super::super::{embeddings, marks};
 use super::config::read_config;
 use super::{CONFIG_FILE, WEIGHTS_FILE};
 use crate::error::FileError;
 use crate::files::{header_error, inside, map, read_header};
-use crate::shape::{Config, module_shape};
+use crate::shape::{Config, HEAD, WeightShape, module_shape};
 use crate::weights::ModelFiles;
+
+/// Values of a whole weight that are decoded at once.
+const READ_VALUES: usize = 1 << 18;
 
 /// The bytes of the factors of the adapter in `dir`.
 pub(in crate::adapter) fn map_weights(dir: &Path) -> Result<SharedBytes, FileError> {
@@ -108,7 +113,21 @@ impl<'a> Folder<'a> {
         let file = parse_weights(&self.weights_path, &bytes)?;
         let names =
             FileNames::sort(file.names().into_iter(), self.model).map_err(|e| e.at(&self.weights_path))?;
-        let mut notes = Vec::new();
+        let of_config = |e: TargetError| {
+            let error = FileError::new(&self.config_path, format!("`modules_to_save`: {e}"));
+            match e.hint() {
+                Some(hint) => error.with_hint(names::merged_in_peft().or(hint)),
+                None => error,
+            }
+        };
+        let saved = lora.saved_weights(self.model).map_err(of_config)?;
+        let mut notes: Vec<String> = lora
+            .saved_by_no_module(self.model)
+            .map(|name| {
+                let path = self.config_path.display();
+                format!("{path}: `modules_to_save` names {name}, which no module of the model is called; it was passed over")
+            })
+            .collect();
         if let Some(pattern) = lora.unmatched() {
             let sites = names.sites();
             notes.push(format!(
@@ -123,8 +142,22 @@ impl<'a> Folder<'a> {
         let tensors = Tensors { folder: self, file: &file, names };
         // Memory is taken only for factors that the file has: the rank alone is anybody's word.
         let views = tensors.factors(&parts, lora.use_dora)?;
-        notes.extend(tensors.others(&parts, lora.use_dora)?);
+        let of_head = lora.head().map(|head| tensors.of_head(head.rank)).transpose()?;
+        let whole = tensors.whole(&saved)?;
+        notes.extend(tensors.others(&parts, &lora, &whole)?);
         let mut adapter = Adapter::zeros(self.model, &lora, &parts, device);
+        adapter.saved = Saved::zeros(self.model, &lora, device).map_err(of_config)?;
+        if let (Some(head), Some([a, b])) = (&mut adapter.head, &of_head) {
+            let (outputs, rank) = (self.model.vocab_size, head.rank);
+            head.a.write(0, &tensors.finite(HEAD, "A", a)?);
+            let b = tensors.finite(HEAD, "B", b)?;
+            let b_t: Vec<f32> = (0..b.len()).map(|i| b[i % outputs * rank + i / outputs]).collect();
+            head.parts[0].b_t.write(0, &b_t);
+        }
+        let copies: Vec<f32> = adapter.saved.weights.iter().map(|weight| weight.less).collect();
+        for ((values, less), (stored, view)) in adapter.saved.tensors_mut().zip(copies).zip(&whole) {
+            tensors.read_whole(stored, view, less, values)?;
+        }
         for (part, OfPart { a, b, magnitudes }) in parts.iter().zip(&views) {
             let (outputs, inputs) = module_shape(self.model, part.module);
             adapter.write_a(part, inputs, &tensors.values(part, "A", a)?);
@@ -202,6 +235,15 @@ impl<'a> Tensors<'a> {
         parts.iter().map(of_part).collect()
     }
 
+    /// Those of the head.
+    fn of_head(&self, rank: usize) -> Result<[TensorView<'a>; 2], FileError> {
+        let Config { vocab_size, hidden_size, .. } = *self.folder.model;
+        Ok([
+            self.factor(&tensor_name(HEAD, "A"), &[rank, hidden_size])?,
+            self.factor(&tensor_name(HEAD, "B"), &[vocab_size, rank])?,
+        ])
+    }
+
     fn factor(&self, name: &str, expected: &[usize]) -> Result<TensorView<'a>, FileError> {
         let Some(stored) = self.names.stored(name) else { return Err(self.missing(name)) };
         let view = self.view(stored)?;
@@ -247,17 +289,85 @@ impl<'a> Tensors<'a> {
         })
     }
 
-    /// Notes on the tensors that are no factors of `parts`: embeddings that are the model's own. Any other is refused.
-    fn others(&self, parts: &[PartShape], use_dora: bool) -> Result<Vec<String>, FileError> {
+    /// The whole weights `saved`, each with its name in the file.
+    fn whole(&self, saved: &[WeightShape]) -> Result<Vec<(&'a str, TensorView<'a>)>, FileError> {
+        let of_weight = |weight: &WeightShape| {
+            let name = whole_name(&weight.name);
+            let stored = self.names.saved(&weight.name, self.folder.model);
+            let stored = stored.ok_or_else(|| self.missing(&name))?;
+            let view = self.view(stored)?;
+            if view.shape() != weight.dims {
+                let problem = format!("{stored} is {:?}, the model needs {:?}", view.shape(), weight.dims);
+                return Err(self.folder.fail(problem).with_hint(self.folder.made_for()));
+            }
+            match format_of(&view) {
+                Some(_) => Ok((stored, view)),
+                None => Err(self.folder.fail(other_format(stored, &view)).with_hint(
+                    "load the adapter in PEFT, convert it with model.float() and save it with save_pretrained",
+                )),
+            }
+        };
+        saved.iter().map(of_weight).collect()
+    }
+
+    /// Reads the whole weight `view`, which is called `stored`, into `values`, which have `less` more.
+    fn read_whole(
+        &self,
+        stored: &str,
+        view: &TensorView<'_>,
+        less: f32,
+        values: &mut Tensor,
+    ) -> Result<(), FileError> {
+        let format = format_of(view).expect("looked at when the tensor was found");
+        let mut piece = vec![0.0; READ_VALUES.min(values.len())];
+        for (i, bytes) in view.data().chunks(READ_VALUES * format.block_bytes()).enumerate() {
+            let piece = &mut piece[..bytes.len() / format.block_bytes()];
+            format.decode(bytes, piece);
+            if let Some(value) = piece.iter().find(|value| !value.is_finite()) {
+                return Err(self.not_finite(stored, *value));
+            }
+            piece.iter_mut().for_each(|value| *value += less);
+            values.write(i * READ_VALUES, piece);
+        }
+        Ok(())
+    }
+
+    /// Notes on the tensors that are no factors of `parts` and not `whole`: embeddings that are the model's own. Any other is
+    /// refused.
+    fn others(
+        &self,
+        parts: &[PartShape],
+        lora: &LoraConfig,
+        whole: &[(&str, TensorView<'_>)],
+    ) -> Result<Vec<String>, FileError> {
         let path = &self.folder.weights_path;
         let mut notes = Vec::new();
-        if let Some(name) = self.names.magnitudes().filter(|_| !use_dora) {
+        if let Some(name) = self.names.magnitudes().filter(|_| !lora.use_dora) {
             return Err(names::unread(name).at(path));
         }
-        for name in self.names.except(parts.iter().map(|part| (part.layer, part.module))) {
+        for name in
+            self.names.except(parts.iter().map(|part| (part.layer, part.module)), lora.head().is_some())
+        {
+            if whole.iter().any(|(stored, _)| *stored == name) {
+                continue;
+            }
             let Some(weight) = self.names.whole_weight(name, self.folder.model) else {
                 return Err(names::unread(name).at(path));
             };
+            let table = |view: &TensorView<'_>| view.shape().len() > 1;
+            if let Some((_, embedding)) =
+                whole.iter().find(|(_, view)| table(view) && lora.saves_tied(self.folder.model))
+            {
+                let head = self.view(name)?;
+                if head.dtype() == embedding.dtype() && head.data() == embedding.data() {
+                    continue;
+                }
+                let problem =
+                    format!("{name} is not the embedding, and `ensure_weight_tying` says that both are one");
+                return Err(FileError::new(path, problem).with_hint(
+                    "set `ensure_weight_tying` to false in adapter_config.json, if they were trained apart",
+                ));
+            }
             embeddings::passed_over(name, &weight, &self.view(name)?, self.folder.base)
                 .map_err(|e| e.at(path))?;
             notes.push(format!("{}: {name} is the model's own and was passed over", path.display()));
@@ -267,13 +377,20 @@ impl<'a> Tensors<'a> {
 
     /// The values of a factor, all finite.
     fn values(&self, part: &PartShape, factor: &str, view: &TensorView<'_>) -> Result<Vec<f32>, FileError> {
+        self.finite(&part.module.path(part.layer), factor, view)
+    }
+
+    /// The values of a factor of the module at `path`, all finite.
+    fn finite(&self, path: &str, factor: &str, view: &TensorView<'_>) -> Result<Vec<f32>, FileError> {
         let values = decode(view);
         let Some(value) = values.iter().find(|value| !value.is_finite()) else { return Ok(values) };
-        let name = tensor_name(&part.module.path(part.layer), factor);
-        let stored = self.names.stored(&name).unwrap_or(&name);
-        Err(self
-            .folder
+        let name = tensor_name(path, factor);
+        Err(self.not_finite(self.names.stored(&name).unwrap_or(&name), *value))
+    }
+
+    fn not_finite(&self, stored: &str, value: f32) -> FileError {
+        self.folder
             .fail(format!("{stored} has {value}, expected finite numbers"))
-            .with_hint("the adapter is damaged, or of training that diverged: take an earlier checkpoint"))
+            .with_hint("the adapter is damaged, or of training that diverged: take an earlier checkpoint")
     }
 }

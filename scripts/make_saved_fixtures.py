@@ -1,0 +1,144 @@
+"""Makes fixtures/saved/: adapters with whole weights (modules_to_save) or factors of the head for models of fixtures/models/, and
+what PEFT computes.
+
+Each folder fixtures/saved/NAME belongs to the base fixtures/models/BASE and has
+  adapter/               a PEFT adapter of q_proj and v_proj (or c_attn) with rank 2, with the modules of CASES whole or, where
+                         they are none, with factors of lm_head; all of it random
+  expected.safetensors   as in make_tiny_fixtures.py (input_ids, labels, logits, loss, grad.NAME), and
+    steps.loss       F32 [9]   the loss before each of eight steps and after them; each step is on all sequences,
+                               torch.optim.AdamW(lr=0.01, weight_decay=0), no clipping, no dropout
+    steps.grad_norm  F32 [8]   the norm of each step's gradient
+    merged_logits.0  F32       logits of the first sequence by the folder that merge_and_unload() and save_pretrained() leave
+  expected.json          the sequences, and whether that folder has embedding and head as one (`merged_tied`)
+
+Run: .venv/bin/python scripts/make_saved_fixtures.py       (deterministic; rewrites the folders)
+"""
+import json
+import pathlib
+import shutil
+import tempfile
+import warnings
+
+import torch
+import transformers.utils.logging
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+
+import make_tiny_fixtures as tiny
+
+BASES = tiny.ROOT
+ROOT = BASES.parent / "saved"
+LLAMA_NORMS = ["input_layernorm", "post_attention_layernorm", "norm"]
+QWEN3_NORMS = ["q_norm", "k_norm", "input_layernorm", "post_attention_layernorm", "norm"]
+GEMMA2_NORMS = ["input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm", "norm"]
+# Name, base, modules, and whether embedding and head are to stay one. Both sides of a head of its own; each side, both apart and
+# both as one of a tied head; norms of heads, norms of which files have one less, and norms with biases.
+CASES = (
+    ("llama_all", "llama", ["embed_tokens", "lm_head", *LLAMA_NORMS], False),
+    ("llama_head", "llama", ["lm_head"], False),
+    ("tied_embedding", "llama_tied", ["embed_tokens"], False),
+    ("tied_head", "llama_tied", ["lm_head"], False),
+    ("tied_apart", "qwen3", ["embed_tokens", "lm_head", *QWEN3_NORMS], False),
+    ("tied_as_one", "qwen3", ["embed_tokens"], True),
+    ("gemma2", "gemma2", ["embed_tokens", *GEMMA2_NORMS], True),
+    ("gpt2", "gpt2", ["wte", "lm_head", "ln_1", "ln_2", "ln_f"], False),
+    ("head_factors", "llama", [], False),
+    ("head_factors_tied", "qwen3", [], False),
+)
+
+
+def load(name):
+    base = AutoModelForCausalLM.from_pretrained(BASES / name, dtype=torch.float32, attn_implementation="eager")
+    base.name_or_path = base.config._name_or_path = name
+    return base
+
+
+def with_adapter(base, folder):
+    return PeftModel.from_pretrained(load(base), folder / "adapter", is_trainable=True).eval()
+
+
+def write_adapter(base, modules, tying, folder, seed):
+    targets = ["c_attn"] if base == "gpt2" else ["q_proj", "v_proj"]
+    targets += [] if modules else ["lm_head"]
+    model = get_peft_model(load(base), LoraConfig(r=2, lora_alpha=4, lora_dropout=0.0, task_type="CAUSAL_LM", target_modules=targets,
+                                                  modules_to_save=modules or None, ensure_weight_tying=tying,
+                                                  fan_in_fan_out=base == "gpt2"))
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for key, p in model.named_parameters():
+            if "modules_to_save" in key:
+                p.add_(0.1 * torch.randn(p.shape, generator=g))
+            elif "lora_" in key:
+                p.copy_(0.15 * torch.randn(p.shape, generator=g))
+    model.save_pretrained(folder / "adapter", save_embedding_layers=False)
+    (folder / "adapter" / "README.md").unlink(missing_ok=True)
+    tiny.name_base(folder / "adapter", base)
+
+
+def write_expected(base, folder, seed):
+    model = with_adapter(base, folder)
+    vocab, tensors = model.config.vocab_size, {}
+    for i, (ids, labels) in enumerate(tiny.samples(vocab, seed)):
+        tensors[f"logits.{i}"] = model(input_ids=ids[None]).logits[0].detach()
+        tensors[f"input_ids.{i}"], tensors[f"labels.{i}"] = ids.int(), labels.int()
+    loss = tiny.mean_loss(model, vocab, seed)
+    loss.backward()
+    tensors["loss"] = loss.detach()[None]
+    trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
+    for key, p in trained.items():
+        assert p.grad is not None and p.grad.abs().max() > 0, key
+        # As PEFT's files have it.
+        tensors["grad." + key.replace(".modules_to_save.default", "").replace(".default", "")] = p.grad.clone()
+    optimizer = torch.optim.AdamW(trained.values(), lr=0.01, weight_decay=0.0)
+    losses, norms = [], []
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss = tiny.mean_loss(model, vocab, seed)
+        loss.backward()
+        norms.append(torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in trained.values()])))
+        optimizer.step()
+        losses.append(loss.detach())
+    with torch.no_grad():
+        losses.append(tiny.mean_loss(model, vocab, seed))
+    tensors["steps.loss"], tensors["steps.grad_norm"] = torch.stack(losses), torch.stack(norms)
+    if model.config.tie_word_embeddings and "lm_head" in model.peft_config["default"].target_modules:
+        # PEFT adds the update of the head to the embedding, too, which is the same matrix: its merged model is another one.
+        tied, tensors["merged_logits.0"] = False, tensors["logits.0"].clone()
+        return finish(folder, tensors, tied, losses)
+    with tempfile.TemporaryDirectory() as place:
+        with_adapter(base, folder).merge_and_unload().save_pretrained(place)
+        merged = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, attn_implementation="eager").eval()
+        tied = json.loads((pathlib.Path(place) / "config.json").read_text())["tie_word_embeddings"]
+        with torch.no_grad():
+            tensors["merged_logits.0"] = merged(input_ids=tiny.samples(vocab, seed)[0][0][None]).logits[0]
+    assert torch.equal(tensors["merged_logits.0"], tensors["logits.0"]) or \
+        (tensors["merged_logits.0"] - tensors["logits.0"]).abs().max() < 1e-4
+    return finish(folder, tensors, tied, losses)
+
+
+def finish(folder, tensors, tied, losses):
+    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "expected.safetensors")
+    spec = {"input_ids": [tensors[f"input_ids.{i}"].tolist() for i in range(2)],
+            "labels": [tensors[f"labels.{i}"].tolist() for i in range(2)], "merged_tied": tied,
+            "made_by": "scripts/make_saved_fixtures.py"}
+    (folder / "expected.json").write_text(json.dumps(spec) + "\n")
+    print(f"{folder.name:16}", tied, [round(x.item(), 4) for x in losses])
+
+
+def main():
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
+    torch.set_num_threads(1)  # the same bits whoever runs it
+    for i, (name, base, modules, tying) in enumerate(CASES):
+        folder = ROOT / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_adapter(base, modules, tying, folder, 60 + i)
+        write_expected(base, folder, 500 + i)
+    for f in ROOT.rglob("*"):
+        f.chmod(0o755 if f.is_dir() else 0o644)
+    print(f"{sum(f.stat().st_size for f in ROOT.rglob('*') if f.is_file()) / 1e6:.2f} MB in fixtures/saved")
+
+
+main()
