@@ -1,9 +1,9 @@
-"""Makes fixtures/saved/: adapters with whole weights (modules_to_save) or factors of the head for models of fixtures/models/, and
+"""Makes fixtures/saved/: adapters with whole weights (modules_to_save) or factors of embedding and head for models of fixtures/models/, and
 what PEFT computes.
 
 Each folder fixtures/saved/NAME belongs to the base fixtures/models/BASE and has
   adapter/               a PEFT adapter of q_proj and v_proj (or c_attn) with rank 2, with the modules of CASES whole or, where
-                         they are none, with factors of lm_head; all of it random
+                         they are none, with factors of those that FACTORS has; all of it random
   expected.safetensors   as in make_tiny_fixtures.py (input_ids, labels, logits, loss, grad.NAME), and
     steps.loss       F32 [9]   the loss before each of eight steps and after them; each step is on all sequences,
                                torch.optim.AdamW(lr=0.01, weight_decay=0), no clipping, no dropout
@@ -45,7 +45,9 @@ CASES = (
     ("gpt2", "gpt2", ["wte", "lm_head", "ln_1", "ln_2", "ln_f"], False),
     ("head_factors", "llama", [], False),
     ("head_factors_tied", "qwen3", [], False),
+    ("embedding_factors", "gemma2", [], False),
 )
+FACTORS = {"head_factors": ["embed_tokens", "lm_head"], "head_factors_tied": ["lm_head"], "embedding_factors": ["embed_tokens"]}
 
 
 def load(name):
@@ -60,7 +62,7 @@ def with_adapter(base, folder):
 
 def write_adapter(base, modules, tying, folder, seed):
     targets = ["c_attn"] if base == "gpt2" else ["q_proj", "v_proj"]
-    targets += [] if modules else ["lm_head"]
+    targets += FACTORS.get(folder.name, [])
     model = get_peft_model(load(base), LoraConfig(r=2, lora_alpha=4, lora_dropout=0.0, task_type="CAUSAL_LM", target_modules=targets,
                                                   modules_to_save=modules or None, ensure_weight_tying=tying,
                                                   fan_in_fan_out=base == "gpt2"))
@@ -102,8 +104,8 @@ def write_expected(base, folder, seed):
     with torch.no_grad():
         losses.append(tiny.mean_loss(model, vocab, seed))
     tensors["steps.loss"], tensors["steps.grad_norm"] = torch.stack(losses), torch.stack(norms)
-    if model.config.tie_word_embeddings and "lm_head" in model.peft_config["default"].target_modules:
-        # PEFT adds the update of the head to the embedding, too, which is the same matrix: its merged model is another one.
+    if model.config.tie_word_embeddings and folder.name in FACTORS:
+        # PEFT adds the update of one side to the matrix that is both: its merged model is another one.
         tied, tensors["merged_logits.0"] = False, tensors["logits.0"].clone()
         return finish(folder, tensors, tied, losses)
     with tempfile.TemporaryDirectory() as place:

@@ -18,6 +18,8 @@ pub struct Gradients {
     pub(crate) norm: NormGradients,
     /// Of a head of its own; a tied one adds to `embedding`.
     pub(crate) head: Option<Tensor>,
+    /// Of the factors of the embedding: of `B`, then of `A`.
+    pub(crate) embedding_factors: Option<[Tensor; 2]>,
     /// Of the factors of the head.
     pub(crate) head_factors: Option<GroupGradients>,
 }
@@ -40,6 +42,7 @@ impl Gradients {
         groups
             .chain(&self.head_factors)
             .flat_map(GroupGradients::tensors)
+            .chain(self.embedding_factors.iter().flatten())
             .chain(&self.embedding)
             .chain(&self.positions)
             .chain(self.blocks.iter().flat_map(BlockGradients::weights))
@@ -49,16 +52,18 @@ impl Gradients {
 
     /// Sets every gradient to zero.
     pub fn clear(&mut self) {
-        let Gradients { embedding, positions, blocks, norm, head, head_factors } = self;
+        let Gradients { embedding, positions, blocks, norm, head, embedding_factors, head_factors } = self;
         let of_head = head_factors.iter_mut().flat_map(GroupGradients::tensors_mut);
         let outer = [embedding, positions, head].into_iter().flatten().chain(norm.all_mut()).chain(of_head);
+        let outer = outer.chain(embedding_factors.iter_mut().flatten());
         let all = outer.chain(blocks.iter_mut().flat_map(BlockGradients::all_mut));
         elementwise::clear(&mut all.collect::<Vec<_>>());
     }
 
     /// The first place that has a slot: backward ends there.
     pub(crate) fn lowest(&self) -> Option<Place> {
-        if self.embedding.is_some() || self.positions.is_some() {
+        let of_embedding = self.embedding.is_some() || self.embedding_factors.is_some();
+        if of_embedding || self.positions.is_some() {
             return Some(Place::Embedding);
         }
         let mut blocks = self.blocks.iter().enumerate();

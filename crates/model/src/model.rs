@@ -8,7 +8,7 @@ use lorafit_kernels::ops::matmul::{self, Base, Product, Right, Term, View};
 use lorafit_kernels::ops::{elementwise, embedding, noise};
 use lorafit_kernels::{ComputeDtype, Device, Tensor, Weight};
 
-use crate::adapter::{Adapter, GroupGradients, LoraGroup};
+use crate::adapter::{Adapter, EmbeddingFactors, GroupGradients, LoraGroup};
 use crate::block::Block;
 use crate::block::gradients::{BlockGradients, of_matrix};
 use crate::block::pass::{BackwardPass, BlockAdapter, Context, Extent, ForwardPass};
@@ -127,11 +127,18 @@ impl Gradients {
             .map(|(layer, block)| BlockGradients::new(block, active.of_block(layer), &mut of_factors))
             .collect();
         let head_factors = adapter.and_then(|adapter| adapter.head.as_ref());
+        let head_factors = head_factors.map(|group| GroupGradients::of(group, &mut of_factors));
+        let embedding_factors = adapter.and_then(|adapter| adapter.embedding.as_ref());
+        let embedding_factors = embedding_factors.map(|factors| {
+            let of_b = of_factors.next().expect("zeros for every factor");
+            [of_b, factors.a_t.trained().expect("rows that are trained").zeros_like()]
+        });
         Gradients {
             embedding: of_matrix(model.embedding_with(adapter)),
             positions: model.positions.as_ref().and_then(of_matrix),
             blocks,
-            head_factors: head_factors.map(|group| GroupGradients::of(group, &mut of_factors)),
+            embedding_factors,
+            head_factors,
             norm: NormGradients::of(model.norm_with(adapter)),
             head: match model.has_tied_head(adapter) {
                 true => None,
@@ -283,6 +290,14 @@ impl Model {
         let prepared = adapter.adapter.is_none_or(Adapter::is_prepared);
         assert!(prepared, "Model::prepare comes before computing with magnitudes or whole weights");
         embedding::forward(self.embedding_with(adapter.adapter), ids, &mut buffers.hidden);
+        if let Some(factors) = adapter.adapter.and_then(|adapter| adapter.embedding.as_ref()) {
+            let (width, u) = (self.config.hidden_size, &mut buffers.scratch.d_u);
+            low_rank_rows(factors, ids, u);
+            let right = Right::View(View::rows(&factors.b_t, width));
+            let term = Term { left: View::rows(u, factors.rank), right, k: factors.rank };
+            let product = Product::new(rows, width, term, &mut buffers.hidden);
+            matmul::run(&mut [Product { base: Base::Output, ..product }]);
+        }
         if self.config.embedding_scale != 1.0 {
             let values = rows * self.config.hidden_size;
             elementwise::scale(&mut buffers.hidden, values, self.config.embedding_scale);
@@ -479,12 +494,27 @@ impl Model {
         if let Some(d_positions) = &mut gradients.positions {
             embedding::backward(&back.d_hidden, stream.positions, self.config.hidden_size, d_positions);
         }
+        let of_embedding = gradients.embedding.is_some() || gradients.embedding_factors.is_some();
+        if of_embedding && self.config.embedding_scale != 1.0 {
+            let values = rows * self.config.hidden_size;
+            elementwise::scale(&mut back.d_hidden, values, self.config.embedding_scale);
+        }
         if let Some(d_embedding) = &mut gradients.embedding {
-            if self.config.embedding_scale != 1.0 {
-                let values = rows * self.config.hidden_size;
-                elementwise::scale(&mut back.d_hidden, values, self.config.embedding_scale);
-            }
             embedding::backward(&back.d_hidden, stream.ids, self.config.hidden_size, d_embedding);
+        }
+        let factors = adapter.adapter.and_then(|adapter| adapter.embedding.as_ref());
+        if let (Some(factors), Some([d_b_t, d_a_t])) = (factors, &mut gradients.embedding_factors) {
+            let (width, rank, u) = (self.config.hidden_size, factors.rank, &mut buffers.scratch.d_u);
+            let d_hidden = View::rows(&back.d_hidden, width);
+            low_rank_rows(factors, stream.ids, u);
+            let term = Term { left: View::rows(u, rank).t(), right: Right::View(d_hidden), k: rows };
+            let of_b = Product::new(rank, width, term, d_b_t);
+            matmul::run(&mut [Product { base: Base::Output, ..of_b }]);
+            // The gradient of the low-rank rows takes their place.
+            let right = Right::View(View::rows(&factors.b_t, width).t());
+            let of_rows = Product::new(rows, rank, Term { left: d_hidden, right, k: width }, u);
+            matmul::run(&mut [Product { scale: factors.scale, ..of_rows }]);
+            embedding::backward(u, stream.ids, rank, d_a_t);
         }
     }
 
@@ -543,6 +573,12 @@ impl Model {
         }
         logits
     }
+}
+
+/// The rows of `ids` of the embedding's `A`, scaled, `[ids, rank]`.
+fn low_rank_rows(factors: &EmbeddingFactors, ids: &[u32], u: &mut Tensor) {
+    embedding::forward(&factors.a_t, ids, u);
+    elementwise::scale(u, ids.len() * factors.rank, factors.scale);
 }
 
 /// Targets of a few rows, with rows counted from the chunk's first.

@@ -168,13 +168,13 @@ impl Trainable<'_> {
         }
     }
 
-    /// Values of each whole weight of the model that is trained, in place or as a copy.
+    /// Values of each weight of the model that is trained, in place or as a copy, and of other tables of rows.
     ///
     /// # Errors
     /// As [`Trainable::tensor_lens`].
     pub fn weight_lens(&self, config: &Config) -> Result<Vec<usize>, TargetError> {
         match self {
-            Trainable::Adapter(lora) => lora.saved_lens(config),
+            Trainable::Adapter(lora) => lora.table_lens(config),
             Trainable::Weights(_) => self.tensor_lens(config),
         }
     }

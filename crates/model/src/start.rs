@@ -44,15 +44,15 @@ impl Adapter {
     /// A fresh adapter over `model`, whose function it leaves as it is.
     ///
     /// # Errors
-    /// As [`Adapter::init`], an odd rank for `orthogonal`, and an adapter of the head for all but the default.
+    /// As [`Adapter::init`], an odd rank for `orthogonal`, and factors of the embedding or the head for all but the default.
     pub fn begin(model: &Model, lora: &LoraConfig, start: Start, seed: u64) -> Result<Self, TargetError> {
         let (config, device) = (model.config(), model.device());
         if start == Start::Default {
             return Adapter::init(config, lora, seed, device);
         }
-        if lora.adapts_head() {
-            let text = "an adapter of lm_head begins in the default way only".to_owned();
-            return Err(TargetError::new(text, "leave lm_head out of the modules, or have all begin so"));
+        if lora.adapts_outside(config) {
+            let text = "factors of embed_tokens and lm_head begin in the default way only".to_owned();
+            return Err(TargetError::new(text, "leave those modules out, or have all factors begin so"));
         }
         let parts = lora.parts(config)?;
         if let (Start::Orthogonal, Some(odd)) = (start, parts.iter().find(|part| part.rank % 2 == 1)) {

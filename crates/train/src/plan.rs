@@ -116,7 +116,7 @@ impl PlanRequest<'_> {
         let lens = self.trainable.tensor_lens(self.config)?;
         let (factors, saved) = match self.trainable {
             Trainable::Adapter(lora) => {
-                (lora.factor_lens(self.config)?, lora.saved_bytes(self.config, self.placement)?)
+                (lora.factor_lens(self.config)?, lora.table_bytes(self.config, self.placement)?)
             }
             Trainable::Weights(_) => (lens.clone(), 0),
         };
@@ -278,9 +278,9 @@ impl EvaluationRequest<'_> {
         let shape = BufferShape::for_evaluation(self.config, self.lora, tokens)?;
         let BufferBytes { activations, scratch, head } = BufferBytes::of(self.config, &shape, self.placement);
         let lens = self.lora.map_or(Ok(Vec::new()), |lora| lora.factor_lens(self.config))?;
-        let saved = self.lora.map_or(Ok(0), |lora| lora.saved_bytes(self.config, self.placement))?;
+        let saved = self.lora.map_or(Ok(0), |lora| lora.table_bytes(self.config, self.placement))?;
         let largest_saved =
-            self.lora.map_or(Ok(Vec::new()), |lora| lora.saved_lens(self.config))?.into_iter().max();
+            self.lora.map_or(Ok(Vec::new()), |lora| lora.table_lens(self.config))?.into_iter().max();
         let norms = self.lora.map_or(Ok(0), |lora| lora.norm_bytes(self.config, self.placement))?;
         Ok(MemoryPlan {
             weights: self.weights,

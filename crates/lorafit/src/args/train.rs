@@ -175,8 +175,8 @@ pub struct TrainArgs {
     pub dropout: f64,
     /// Modules that get an adapter: all-linear, a comma list, or regex:PATTERN
     ///
-    /// The list is of q_proj k_proj v_proj o_proj (attention), gate_proj up_proj down_proj (MLP) and lm_head, which all-linear
-    /// leaves out. All of a block learn best for their size; attention alone is faster. A pattern has to match a whole name such as
+    /// The list is of q_proj k_proj v_proj o_proj (attention), gate_proj up_proj down_proj (MLP) and lm_head and embed_tokens,
+    /// which all-linear leaves out. All of a block learn best for their size; attention alone is faster. A pattern has to match a whole name such as
     /// model.layers.3.mlp.up_proj.
     #[arg(long, value_name = "MODULES", default_value = "all-linear", help_heading = "Adapter")]
     #[arg(add = Facts::SHAPE.of(Method::Lora).brought())]

@@ -299,10 +299,11 @@ impl Facts {
     /// The command that makes something which the reader takes.
     fn way_out(&self, fix: Fix, rank: usize) -> String {
         let Facts { dir, name, model, .. } = self;
-        // What lorafit itself can read of an adapter is factors of the seven projections and the head, magnitudes, and whole weights.
-        let of_readable = [Part::OtherTensors, Part::OtherModules(&["lm_head"])];
+        // What lorafit itself can read of an adapter is factors of the seven projections, embedding and head, magnitudes, and whole weights.
+        let is_read = |name: &String| name.contains(".lora_embedding_");
         let is_readable = self.options.iter().all(|(key, _)| ["use_dora", "modules_to_save"].contains(key))
-            && of_readable.iter().all(|part| self.has(*part).is_none());
+            && self.others.iter().all(is_read)
+            && self.has(Part::OtherModules(&["lm_head"])).is_none();
         match fix {
             Fix::BaseName => format!(
                 "lorafit export --to peft --model {model} --adapter {dir} --base-name ORG/NAME --out {name}-named"
@@ -427,6 +428,10 @@ mod tests {
         head.layers.insert("lm_head".to_owned(), BTreeSet::new());
         assert_eq!(refusing(&head), ["gguf-lora", "ollama", "mlx"]);
         assert_eq!(command(&head, "mlx"), command(&dora, "vllm"));
+        let others = vec!["base_model.model.model.embed_tokens.lora_embedding_A".to_owned()];
+        let embedding = Facts { others, ..facts(&[0, 1], 2) };
+        assert_eq!(refusing(&embedding), refusing(&dora));
+        assert_eq!(command(&embedding, "mlx"), command(&dora, "vllm"));
     }
 
     #[test]

@@ -132,8 +132,18 @@ fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
     let (config, lora) = (base.model.config(), lora_config(args, base)?);
     check_head(&lora, &format!("--dropout {}", args.dropout))?;
     let everywhere = LoraConfig { layers: None, ..lora.clone() };
-    if let (Some(range), true) = (&args.layers, everywhere.adapts_head()) {
-        let text = format!("--layers {range}: lm_head, which --target-modules names, belongs to no layer");
+    if let (Some(ratio), Some(_)) = (args.lora_plus_ratio, lora.embedding_rank(config)) {
+        let text = format!(
+            "--lora-plus-ratio {ratio}: PEFT has a rate of its own for factors of embed_tokens, which is not here"
+        );
+        return Err(CliError::usage(text)
+            .hint("leave embed_tokens out of the target modules, or leave the ratio out")
+            .into());
+    }
+    if let (Some(range), true) = (&args.layers, everywhere.adapts_outside(config)) {
+        let text = format!(
+            "--layers {range}: --target-modules has embed_tokens or lm_head, which belong to no layer"
+        );
         return Err(CliError::usage(text).hint("leave one of them out").into());
     }
     if let (Some(range), Err(_)) = (&args.layers, lora.parameters(config))

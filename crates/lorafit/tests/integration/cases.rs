@@ -333,6 +333,13 @@ fn what_is_beside_factors_is_told() {
     for (name, parts) in [
         (
             "base_model.model.model.embed_tokens.lora_embedding_A",
+            [
+                "belongs to no projection that adapter_config.json selects",
+                "name embed_tokens in target_modules",
+            ],
+        ),
+        (
+            "base_model.model.model.embed_tokens.lora_A.weight",
             ["adapters of embed_tokens are not supported", "merge"],
         ),
         (

@@ -422,15 +422,15 @@ fn an_adapter_with_whole_weights_is_trained_merged_and_exported() {
     assert!(said.contains("`q_proj` cannot be trained whole") && said.contains("lm_head, norms"), "{said}");
 }
 
-/// Of a base whose head is its embedding: the head is adapted by itself.
+/// Of a base whose head is its embedding: each side is adapted by itself.
 #[test]
-fn factors_of_the_head_are_trained_merged_and_exported() {
+fn factors_of_embedding_and_head_are_trained_merged_and_exported() {
     let place = place(12);
     let place = place.path();
     let model = fixture("models/chat_bpe");
     let train =
         ["train", "--model", &model, "--data", "rows.jsonl", "--max-steps", "4", "--lr", "0.02", "--quiet"];
-    let targets = ["--target-modules", "q_proj,lm_head"];
+    let targets = ["--target-modules", "q_proj,lm_head,embed_tokens"];
     well(place, &[&train[..], &targets, &["--out", "run"]].concat());
     let config = fs::read_to_string(place.join("run/adapter_config.json")).expect("one");
     assert!(config.contains("\"lm_head\""), "{config}");
@@ -441,7 +441,7 @@ fn factors_of_the_head_are_trained_merged_and_exported() {
     answers_alike(place, &model, "run", "merged");
     let said = refused(place, &["--model", &model, "--adapter", "run:0.7", "--out", "out"]);
     assert!(said.contains("adapter of lm_head") && said.contains("hint: "), "{said}");
-    for (more, why) in [(["--dropout", "0.1"], "without dropout"), (["--layers", "0"], "belongs to no layer")]
+    for (more, why) in [(["--dropout", "0.1"], "without dropout"), (["--layers", "0"], "belong to no layer")]
     {
         let output = lorafit(place, &[&train[..], &targets, &["--out", "other"], &more].concat());
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

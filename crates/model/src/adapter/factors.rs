@@ -40,8 +40,8 @@ pub struct AdapterFile {
     pub beside: Vec<String>,
     /// Tensors of the file that are no factors of linear layers, by their names.
     pub others: Vec<String>,
-    /// Values of the weights that were trained whole (`modules_to_save`).
-    pub saved_parameters: usize,
+    /// Values of the weights that were trained whole (`modules_to_save`), and of factors of the embedding.
+    pub parameters_beside: usize,
     /// `adapter_config.json`.
     pub(crate) config: Map<String, Value>,
 }
@@ -109,7 +109,8 @@ impl AdapterFile {
             saved.iter().any(|module| path.ends_with(module)) && !name.contains(".lora_")
         };
         let values = |name: &String| file.tensor(name).map_or(0, |view| view.shape().iter().product());
-        let saved_parameters = others.iter().filter(|name| is_saved(name)).map(values).sum();
+        let is_trained = |name: &&String| is_saved(name) || name.contains(".lora_embedding_");
+        let parameters_beside = others.iter().filter(is_trained).map(values).sum();
         let others: Vec<String> =
             others.into_iter().filter(|name| !of_dora(name) && !is_saved(name)).collect();
         let mut beside = configured_beside(&json);
@@ -125,7 +126,7 @@ impl AdapterFile {
             factors,
             beside,
             others,
-            saved_parameters,
+            parameters_beside,
             config: json,
         })
     }
@@ -156,7 +157,7 @@ impl AdapterFile {
     pub fn parameters(&self) -> usize {
         let magnitudes = |factors: &Factors| if uses_dora(&self.config) { factors.outputs } else { 0 };
         let of_layer = |factors: &Factors| magnitudes(factors) + factors.a.len() + factors.b.len();
-        self.factors.iter().map(of_layer).sum::<usize>() + self.saved_parameters
+        self.factors.iter().map(of_layer).sum::<usize>() + self.parameters_beside
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use lorafit_kernels::gpu::Float;
-use lorafit_kernels::{Device, Placement, Tensor, random};
+use lorafit_kernels::{Device, Placement, Tensor, Weight, random};
 use regex::Regex;
 
 use super::saved::Saved;
@@ -80,11 +80,29 @@ impl LoraConfig {
     /// As [`LoraConfig::parameters`].
     pub fn tensor_lens(&self, config: &Config) -> Result<Vec<usize>, TargetError> {
         let mut lens = self.factor_lens(config)?;
-        lens.extend(self.saved_lens(config)?);
+        lens.extend(self.table_lens(config)?);
         Ok(lens)
     }
 
-    /// As [`LoraConfig::tensor_lens`], without the weights that are saved whole.
+    /// Of [`LoraConfig::tensor_lens`] those that are tables of rows or norms, each with memory of its own: `A` of the embedding, and
+    /// the weights that are saved whole.
+    ///
+    /// # Errors
+    /// As [`LoraConfig::parameters`].
+    pub fn table_lens(&self, config: &Config) -> Result<Vec<usize>, TargetError> {
+        let of_embedding = self.embedding(config).map(|shape| shape.rank * config.vocab_size);
+        Ok(of_embedding.into_iter().chain(self.saved_lens(config)?).collect())
+    }
+
+    /// Bytes of them, and of their gradients.
+    ///
+    /// # Errors
+    /// As [`LoraConfig::parameters`].
+    pub fn table_bytes(&self, config: &Config, placement: Placement) -> Result<u64, TargetError> {
+        Ok(self.table_lens(config)?.into_iter().map(|len| placement.buffer_bytes(4 * len as u64)).sum())
+    }
+
+    /// As [`LoraConfig::tensor_lens`], without [`LoraConfig::table_lens`].
     ///
     /// # Errors
     /// As [`LoraConfig::parameters`].
@@ -100,9 +118,10 @@ impl LoraConfig {
                 group.iter().filter(|_| self.use_dora).map(|part| module_shape(config, part.module).0),
             );
         }
-        if let Some(HeadShape { rank, .. }) = self.head() {
+        if let Some(OutsideShape { rank, .. }) = self.head() {
             lens.extend([rank * config.hidden_size, rank * config.vocab_size]);
         }
+        lens.extend(self.embedding(config).map(|shape| shape.rank * config.hidden_size));
         Ok(lens)
     }
 
@@ -166,20 +185,44 @@ impl LoraConfig {
                 PartShape { layer, module, rank, scale: self.scale(&path, rank) as f32 }
             })
             .collect();
-        match self.head() {
-            Some(_) => self.check_head(config).map(|()| parts),
-            None if parts.is_empty() => Err(TargetError::nothing_selected()),
-            None => Ok(parts),
+        if parts.is_empty() && !self.adapts_outside(config) {
+            return Err(TargetError::nothing_selected());
         }
+        for path in [HEAD, config.names.embedding] {
+            if self.outside(path).is_some() {
+                self.check_outside(config, path)?;
+            }
+        }
+        Ok(parts)
     }
 
-    /// Rank and scale of the factors of the head, if it gets some. It belongs to no layer, so that a choice of layers leaves it
-    /// out, as in PEFT.
-    pub(crate) fn head(&self) -> Option<HeadShape> {
-        let excluded = self.exclude.as_ref().is_some_and(Targets::contain_head);
-        let selected = self.targets.contain_head() && !excluded && self.layers.is_none();
-        let rank = override_for(&self.rank_pattern, HEAD).unwrap_or(self.rank);
-        selected.then(|| HeadShape { rank, scale: self.scale(HEAD, rank) as f32 })
+    /// Rank and scale of the factors of the embedding or head at `path`, if it gets some. They belong to no layer, so that a choice
+    /// of layers leaves them out, as in PEFT.
+    fn outside(&self, path: &str) -> Option<OutsideShape> {
+        let excluded = self.exclude.as_ref().is_some_and(|exclude| exclude.contain_outside(path));
+        let selected = self.targets.contain_outside(path) && !excluded && self.layers.is_none();
+        let rank = override_for(&self.rank_pattern, path).unwrap_or(self.rank);
+        selected.then(|| OutsideShape { rank, scale: self.scale(path, rank) as f32 })
+    }
+
+    /// Those of the head.
+    pub(crate) fn head(&self) -> Option<OutsideShape> {
+        self.outside(HEAD)
+    }
+
+    /// Those of the embedding.
+    pub(crate) fn embedding(&self, config: &Config) -> Option<OutsideShape> {
+        self.outside(config.names.embedding)
+    }
+
+    /// Whether the embedding or the head gets factors.
+    pub fn adapts_outside(&self, config: &Config) -> bool {
+        self.head().is_some() || self.embedding(config).is_some()
+    }
+
+    /// Rank of the factors of the embedding, if it gets some.
+    pub fn embedding_rank(&self, config: &Config) -> Option<usize> {
+        self.embedding(config).map(|shape| shape.rank)
     }
 
     /// Whether the head gets factors.
@@ -187,19 +230,20 @@ impl LoraConfig {
         self.head().is_some()
     }
 
-    /// Refuses what factors of the head do not go together with.
-    fn check_head(&self, config: &Config) -> Result<(), TargetError> {
+    /// Refuses what factors of the embedding or head at `path` do not go together with.
+    fn check_outside(&self, config: &Config, path: &str) -> Result<(), TargetError> {
         let problem = if self.use_dora {
             "has no magnitudes (DoRA) here"
         } else if self.saves_tied(config) {
-            "is to stay one with the embedding (`ensure_weight_tying`)"
-        } else if self.saved_weights(config)?.iter().any(|weight| weight.path() == HEAD) {
+            "is to stay one with the other side (`ensure_weight_tying`)"
+        } else if self.saved_weights(config)?.iter().any(|weight| weight.path() == path) {
             "is trained whole already (`modules_to_save`)"
         } else {
             return Ok(());
         };
-        let hint = format!("take {HEAD} from the target modules, or leave out what it does not go with");
-        Err(TargetError::new(format!("no factors for {HEAD}: it {problem}"), hint))
+        let name = path.rsplit('.').next().unwrap_or(path);
+        let hint = format!("take {name} from the target modules, or leave out what it does not go with");
+        Err(TargetError::new(format!("no factors for {name}: it {problem}"), hint))
     }
 }
 
@@ -354,11 +398,29 @@ pub(crate) struct PartShape {
     pub scale: f32,
 }
 
-/// Rank and scale of the factors of the head.
+/// Rank and scale of the factors of the embedding or the head.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct HeadShape {
+pub(crate) struct OutsideShape {
     pub rank: usize,
     pub scale: f32,
+}
+
+/// The factors of the embedding: `W + scale (B A)^T`, `A` `[rank, vocab]`, `B` `[hidden, rank]`.
+#[derive(Debug)]
+pub(crate) struct EmbeddingFactors {
+    pub rank: usize,
+    pub scale: f32,
+    /// `B` transposed, `[rank, hidden]`.
+    pub b_t: Tensor,
+    /// `A` transposed, `[vocab, rank]`: a row for each token.
+    pub a_t: Weight,
+}
+
+impl EmbeddingFactors {
+    /// Both, in the order of [`Adapter::tensors`].
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        std::iter::once(&self.b_t).chain(self.a_t.trained())
+    }
 }
 
 /// The factors of an adapter for one model.
@@ -368,6 +430,9 @@ pub struct Adapter {
     pub(crate) layers: Vec<Vec<Option<LoraGroup>>>,
     /// Those of the head: a group of one.
     pub(crate) head: Option<LoraGroup>,
+    pub(crate) embedding: Option<EmbeddingFactors>,
+    /// What the model calls its embedding.
+    pub(super) embedding_path: &'static str,
     /// The projections of a block.
     modules: Vec<Module>,
     pub(crate) config: LoraConfig,
@@ -406,6 +471,12 @@ impl Adapter {
                 (0..head.a.len()).map(|i| (2.0 * random::uniform(stream, i as u64) - 1.0) * bound).collect();
             head.a.write(0, &values);
         }
+        // Of an embedding PEFT has `A` zero and `B` normally distributed.
+        if let Some(EmbeddingFactors { b_t, .. }) = &mut adapter.embedding {
+            let stream = random::mix(seed) ^ random::mix(u64::MAX - 1);
+            let values: Vec<f32> = (0..b_t.len()).map(|i| random::normal(stream, i as u64)).collect();
+            b_t.write(0, &values);
+        }
         if let Some(norms) = &mut adapter.norms {
             norms.state = NormState::Fresh;
         }
@@ -423,16 +494,24 @@ impl Adapter {
         };
         Adapter::lay_out(config, &modules, shapes, lora.use_dora, &mut count);
         let of_head = |zeros: &mut dyn FnMut(usize) -> Tensor| {
-            let HeadShape { rank, scale } = lora.head()?;
+            let OutsideShape { rank, scale } = lora.head()?;
             let (a, b_t) = (zeros(rank * config.hidden_size), zeros(rank * config.vocab_size));
             let part = LoraPart { projection: 0, first: 0, rank, scale, b_t, magnitude: None };
             Some(LoraGroup { a, rank, parts: vec![part] })
         };
         of_head(&mut count);
+        let of_embedding = lora.embedding(config);
+        of_embedding.map(|shape| count(shape.rank * config.hidden_size));
         let mut tensors = Tensor::zeros_together(device, &lens, true).into_iter();
         let mut next = |_| tensors.next().expect("a tensor for each length");
         let mut layers = Adapter::lay_out(config, &modules, shapes, lora.use_dora, &mut next);
         let head = of_head(&mut next);
+        let embedding = of_embedding.map(|OutsideShape { rank, scale }| EmbeddingFactors {
+            rank,
+            scale,
+            b_t: next(rank * config.hidden_size),
+            a_t: Weight::trained_zeros(device, config.vocab_size, rank),
+        });
         for part in layers.iter_mut().flatten().flatten().flat_map(|group| &mut group.parts) {
             if let Some(Magnitude { values, squares, factors }) = &mut part.magnitude {
                 (*squares, *factors) = (values.zeros_like(), values.zeros_like());
@@ -440,9 +519,12 @@ impl Adapter {
         }
         let norms = lora.use_dora.then(|| Norms::new(config, shapes, device));
         let saved = Saved { prepared: true, ..Saved::default() };
+        let embedding_path = config.names.embedding;
         Adapter {
             layers,
             head,
+            embedding,
+            embedding_path,
             modules,
             config: lora.clone(),
             notes: Vec::new(),
@@ -505,6 +587,11 @@ impl Adapter {
     /// The projections of a block of its model, in forward order.
     pub(crate) fn modules(&self) -> &[Module] {
         &self.modules
+    }
+
+    /// Whether it has factors of the embedding or the head.
+    pub(crate) fn is_outside(&self) -> bool {
+        self.head.is_some() || self.embedding.is_some()
     }
 
     /// What the adapter is made of.
@@ -589,7 +676,8 @@ impl Adapter {
 
     /// All that is trained, in the order of [`Gradients::tensors`](crate::Gradients::tensors).
     pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
-        self.factor_tensors().chain(self.saved.tensors())
+        let rows = self.embedding.iter().filter_map(|factors| factors.a_t.trained());
+        self.factor_tensors().chain(rows).chain(self.saved.tensors())
     }
 
     /// Of each of [`Adapter::tensors`], whether LoRA+ leaves its learning rate as it is: an `A`, or a whole weight.
@@ -598,12 +686,14 @@ impl Adapter {
         let mut inputs = groups.map(|group| &group.a).peekable();
         let of_factors =
             self.factor_tensors().map(move |tensor| inputs.next_if(|a| std::ptr::eq(*a, tensor)).is_some());
-        of_factors.chain(self.saved.tensors().map(|_| true))
+        let rows = self.embedding.iter().map(|_| true);
+        of_factors.chain(rows).chain(self.saved.tensors().map(|_| true))
     }
 
-    /// As [`Adapter::tensors`], without the weights that are saved whole.
+    /// As [`Adapter::tensors`], without those of [`LoraConfig::table_lens`].
     pub(crate) fn factor_tensors(&self) -> impl Iterator<Item = &Tensor> {
-        self.layers.iter().flatten().flatten().chain(&self.head).flat_map(LoraGroup::tensors)
+        let groups = self.layers.iter().flatten().flatten().chain(&self.head);
+        groups.flat_map(LoraGroup::tensors).chain(self.embedding.iter().map(|factors| &factors.b_t))
     }
 
     /// As [`Adapter::tensors`], writable. [`crate::Model::prepare`] comes after it.
@@ -613,12 +703,17 @@ impl Adapter {
         }
         let groups = self.layers.iter_mut().flatten().flatten().chain(&mut self.head);
         let factors = groups.flat_map(LoraGroup::tensors_mut);
-        factors.chain(self.saved.tensors_mut())
+        let of_embedding = self
+            .embedding
+            .iter_mut()
+            .flat_map(|factors| std::iter::once(&mut factors.b_t).chain(factors.a_t.trained_mut()));
+        factors.chain(of_embedding).chain(self.saved.tensors_mut())
     }
 
     /// Of each of [`Adapter::tensors`], whether weight decay applies: not to norms that are saved whole.
     pub(crate) fn decayed(&self) -> impl Iterator<Item = bool> {
-        self.factor_tensors().map(|_| true).chain(self.saved.decayed())
+        let rows = self.embedding.iter().map(|_| true);
+        self.factor_tensors().map(|_| true).chain(rows).chain(self.saved.decayed())
     }
 
     /// Whether a model can compute with it: an adapter with magnitudes or whole weights has to be prepared.

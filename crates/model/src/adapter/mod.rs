@@ -16,7 +16,9 @@ mod targets;
 pub use crate::shape::{Module, module_shape};
 pub use factors::{AdapterFile, Factors};
 pub use lora::{Adapter, LoraConfig};
-pub(crate) use lora::{GroupGradients, LoraGroup, LoraPart, Magnitude, NormState, Norms, PartShape};
+pub(crate) use lora::{
+    EmbeddingFactors, GroupGradients, LoraGroup, LoraPart, Magnitude, NormState, Norms, PartShape,
+};
 pub use overrides::Override;
 pub use peft::{
     CONFIG_FILE, NamedTensor, WEIGHTS_FILE, config_file, from_bytes, load, load_over, named_tensors, save,

@@ -32,13 +32,15 @@ fn whole<'p>(path: &'p str, names: &Names) -> Option<(&'static str, &'p str)> {
     }
 }
 
-/// What the file has in the place of a factor's letter for magnitudes.
+/// What the file has in the place of a factor's letter for magnitudes, and for the factors of the embedding.
 pub(super) const MAGNITUDES: &str = "magnitude_vector";
+pub(super) const EMBEDDING_A: &str = "embedding_A";
+pub(super) const EMBEDDING_B: &str = "embedding_B";
 
 /// The name that PEFT gives a factor of the projection `path`: `A`, `B` or [`MAGNITUDES`].
 pub(super) fn tensor_name(path: &str, factor: &str) -> String {
     match factor {
-        MAGNITUDES => format!("{PREFIX}{path}.lora_{factor}"),
+        MAGNITUDES | EMBEDDING_A | EMBEDDING_B => format!("{PREFIX}{path}.lora_{factor}"),
         _ => format!("{PREFIX}{path}.lora_{factor}.weight"),
     }
 }
@@ -54,8 +56,8 @@ pub(super) struct FileNames<'a> {
     factors: BTreeMap<String, &'a str>,
     /// The projection of each stored name, of those that are factors of one.
     sites: BTreeMap<&'a str, (usize, Module)>,
-    /// The stored names of factors of the head.
-    of_head: BTreeSet<&'a str>,
+    /// The stored names of factors of embedding and head, each with the path of its module.
+    outside: BTreeMap<&'a str, &'static str>,
     /// All that is no factor of a projection.
     others: BTreeSet<&'a str>,
 }
@@ -68,15 +70,19 @@ impl<'a> FileNames<'a> {
     pub(super) fn sort(names: impl Iterator<Item = &'a str>, config: &Config) -> Result<Self, FileError> {
         let modules = config.modules();
         let (mut factors, mut sites) = (BTreeMap::new(), BTreeMap::new());
-        let (mut others, mut of_head) = (BTreeSet::new(), BTreeSet::new());
+        let (mut others, mut outside) = (BTreeSet::new(), BTreeMap::new());
         for name in names {
+            let site = factor_of(name, &modules).map(|(layer, module, factor)| (Ok((layer, module)), factor));
             let found =
-                factor_of(name, &modules).map(|(layer, module, factor)| (Some((layer, module)), factor));
-            let Some((site, factor)) = found.or_else(|| Some((None, head_factor_of(name)?))) else {
+                site.or_else(|| outside_factor_of(name, config.names).map(|(path, f)| (Err(path), f)));
+            let Some((site, factor)) = found else {
                 others.insert(name);
                 continue;
             };
-            let path = site.map_or(HEAD.to_owned(), |(layer, module)| module.path(layer));
+            let path = match site {
+                Ok((layer, module)) => module.path(layer),
+                Err(path) => path.to_owned(),
+            };
             let canonical = tensor_name(&path, factor);
             if let Some(other) = factors.insert(canonical, name) {
                 let problem =
@@ -85,11 +91,11 @@ impl<'a> FileNames<'a> {
                     .with_hint("save one of them in PEFT: save_pretrained(DIR, selected_adapters=[NAME])"));
             }
             match site {
-                Some(site) => drop(sites.insert(name, site)),
-                None => drop(of_head.insert(name)),
+                Ok(site) => drop(sites.insert(name, site)),
+                Err(path) => drop(outside.insert(name, path)),
             }
         }
-        Ok(FileNames { factors, sites, of_head, others })
+        Ok(FileNames { factors, sites, outside, others })
     }
 
     /// The projections that have factors.
@@ -128,17 +134,17 @@ impl<'a> FileNames<'a> {
         self.factors.get(canonical).copied()
     }
 
-    /// Every name but those of factors of `selected` and, `with_head`, of the head, sorted.
+    /// Every name but those of factors of `selected` and of the modules `outside` of blocks, sorted.
     pub(super) fn except(
         &self,
         selected: impl Iterator<Item = (usize, Module)>,
-        with_head: bool,
+        outside: &[&str],
     ) -> Vec<&'a str> {
         let selected: BTreeSet<(usize, Module)> = selected.collect();
         let unselected =
             self.sites.iter().filter(|(_, site)| !selected.contains(site)).map(|(name, _)| *name);
-        let of_head = self.of_head.iter().copied().filter(|_| !with_head);
-        let mut names: Vec<&str> = unselected.chain(of_head).chain(self.others.iter().copied()).collect();
+        let others = self.outside.iter().filter(|(_, path)| !outside.contains(*path)).map(|(name, _)| *name);
+        let mut names: Vec<&str> = unselected.chain(others).chain(self.others.iter().copied()).collect();
         names.sort_unstable();
         names
     }
@@ -182,10 +188,11 @@ pub(super) fn unread(name: &str) -> FileError {
             "the two files belong to different adapters, or the configuration was changed: take both from one adapter",
         );
     }
-    if head_factor_of(name).is_some() {
+    if let Some((path, _)) = outside_factor_of(name, Names::USUAL) {
         let problem = format!("tensor {name} belongs to no projection that adapter_config.json selects");
+        let module = path.rsplit('.').next().unwrap_or(path);
         return fail(problem)
-            .with_hint(format!("name {HEAD} in target_modules, or take the two files of one adapter"));
+            .with_hint(format!("name {module} in target_modules, or take the two files of one adapter"));
     }
     let of_head = whole(path, Names::USUAL).filter(|(_, rest)| rest.starts_with(".lora_"));
     match of_head {
@@ -222,16 +229,18 @@ fn without_prefix(mut name: &str) -> &str {
     name
 }
 
-/// The factor of the head, `A` or `B`, of a tensor's name.
-fn head_factor_of(name: &str) -> Option<&'static str> {
+/// The path of the embedding or the head, as the model of these names has it, and the factor of a tensor's name.
+fn outside_factor_of(name: &str, names: &Names) -> Option<(&'static str, &'static str)> {
     let (path, factor) = split_factor(name)?;
-    (path == HEAD && factor != MAGNITUDES).then_some(factor)
+    let (path, rest) = whole(path, names)?;
+    let factors = if path == HEAD { ["A", "B"] } else { [EMBEDDING_A, EMBEDDING_B] };
+    (rest.is_empty() && factors.contains(&factor)).then_some((path, factor))
 }
 
 /// Layer, projection and factor (`A`, `B` or [`MAGNITUDES`]) of a tensor's name.
 fn factor_of(name: &str, modules: &[Module]) -> Option<(usize, Module, &'static str)> {
     let (path, factor) = split_factor(name)?;
-    let (layer, module) = module_at(modules, path)?;
+    let (layer, module) = module_at(modules, path).filter(|_| ["A", "B", MAGNITUDES].contains(&factor))?;
     Some((layer, module, factor))
 }
 
@@ -239,12 +248,13 @@ fn factor_of(name: &str, modules: &[Module]) -> Option<(usize, Module, &'static 
 fn split_factor(name: &str) -> Option<(&str, &'static str)> {
     let (path, rest) = without_prefix(name).split_once(".lora_")?;
     let (factor, rest) = rest.split_once('.').unwrap_or((rest, ""));
-    let factor = ["A", "B", MAGNITUDES].into_iter().find(|known| *known == factor)?;
-    // `weight`, or the adapter's name before it. Of magnitudes PEFT leaves `weight` out, and has not always.
+    const KNOWN: [&str; 5] = ["A", "B", MAGNITUDES, EMBEDDING_A, EMBEDDING_B];
+    let factor = KNOWN.into_iter().find(|known| *known == factor)?;
+    // `weight`, or the adapter's name before it. Of parameters without a module, which magnitudes have been before, there is none.
     let is_weight =
         rest == "weight" || rest.strip_suffix(".weight").is_some_and(|adapter| !adapter.contains('.'));
-    let is_magnitudes = factor == MAGNITUDES && !rest.contains('.');
-    (is_weight || is_magnitudes).then_some((path, factor))
+    let is_parameter = !["A", "B"].contains(&factor) && !rest.contains('.');
+    (is_weight || is_parameter).then_some((path, factor))
 }
 
 #[cfg(test)]

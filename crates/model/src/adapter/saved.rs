@@ -6,7 +6,7 @@
 
 use std::str::FromStr;
 
-use lorafit_kernels::{Device, Placement, Tensor, Weight};
+use lorafit_kernels::{Device, Tensor, Weight};
 
 use super::lora::LoraConfig;
 use super::targets::TargetError;
@@ -174,14 +174,6 @@ impl LoraConfig {
         Ok(self.saved_weights(config)?.iter().map(WeightShape::len).collect())
     }
 
-    /// Bytes of their copies, and of the gradients of those.
-    ///
-    /// # Errors
-    /// As [`LoraConfig::saved_weights`].
-    pub fn saved_bytes(&self, config: &Config, placement: Placement) -> Result<u64, TargetError> {
-        Ok(self.saved_lens(config)?.into_iter().map(|len| placement.buffer_bytes(4 * len as u64)).sum())
-    }
-
     /// Names of `modules_to_save` that no module of the model has: PEFT passes over them.
     pub(crate) fn saved_by_no_module<'a>(&'a self, config: &Config) -> impl Iterator<Item = &'a str> {
         let weights = with_head(config);
@@ -195,7 +187,7 @@ impl LoraConfig {
     pub fn unties(&self, config: &Config) -> bool {
         let saved = self.saved_weights(config).unwrap_or_default();
         let is_table = |weight: &WeightShape| [config.names.embedding, HEAD].contains(&weight.path());
-        let changes_one = saved.iter().any(is_table) || self.head().is_some();
+        let changes_one = saved.iter().any(is_table) || self.adapts_outside(config);
         config.tie_word_embeddings && !self.ensure_weight_tying && changes_one
     }
 }

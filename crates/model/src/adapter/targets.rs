@@ -101,12 +101,18 @@ pub fn known_modules() -> Vec<&'static str> {
 }
 
 fn known_targets() -> String {
-    format!("known modules: {}, {HEAD}; or all-linear, or regex:PATTERN", known_modules().join(", "))
+    format!(
+        "known modules: {}, {HEAD}, embed_tokens; or all-linear, or regex:PATTERN",
+        known_modules().join(", ")
+    )
 }
 
 fn last_part(path: &str) -> &str {
     path.rsplit('.').next().unwrap_or(path)
 }
+
+/// What adapters can be put on outside of blocks.
+const OUTSIDE: [&str; 3] = [HEAD, "embed_tokens", "wte"];
 
 impl FromStr for Targets {
     type Err = TargetError;
@@ -136,7 +142,7 @@ impl Targets {
                 let message = format!("more than {MOST_NAMES} target modules");
                 return Err(TargetError { message, hint: known_targets() });
             }
-            if !known_modules().contains(&last_part(name)) && name != HEAD {
+            if !known_modules().contains(&last_part(name)) && !OUTSIDE.contains(&name) {
                 let message = format!("unknown target module `{name}`");
                 return Err(TargetError { message, hint: known_targets() });
             }
@@ -204,13 +210,16 @@ impl Targets {
         }
     }
 
-    /// Whether the head is selected, which is none of all linear layers.
-    pub(crate) fn contain_head(&self) -> bool {
+    /// Whether the embedding or the head at `path` is selected, which are none of all linear layers.
+    pub(crate) fn contain_outside(&self, path: &str) -> bool {
         match self {
-            Targets::Names(names) => names.iter().any(|name| name == HEAD),
+            Targets::Names(names) => {
+                let ends = |name: &String| path.strip_suffix(name.as_str());
+                names.iter().filter_map(ends).any(|before| before.is_empty() || before.ends_with('.'))
+            }
             Targets::AllLinear => false,
             Targets::Pattern { matcher, .. } => {
-                matcher.as_ref().is_some_and(|matcher| matcher.is_match(HEAD))
+                matcher.as_ref().is_some_and(|matcher| matcher.is_match(path))
             }
         }
     }

@@ -160,7 +160,7 @@ impl<T, N> Buffers<T, N> {
         };
         let rank_of_site = |site: usize| shape.ranks.iter().map(|ranks| ranks[site]).max().unwrap_or(0);
         let most: Vec<usize> = (0..block.sites).map(rank_of_site).collect();
-        let widest = most.iter().copied().max().unwrap_or(0);
+        let widest = most.iter().copied().max().unwrap_or(0).max(shape.embedding_rank);
 
         // Elsewhere what attention reads takes the places of the projections.
         let keeps_heads = gradients_of_magnitudes || shape.activations.dtype == ActivationDtype::Bf16;

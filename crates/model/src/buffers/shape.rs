@@ -45,7 +45,8 @@ pub struct BufferShape {
     pub targets: usize,
     /// Total rank of the adapter at each site of each layer.
     pub(crate) ranks: Vec<Vec<usize>>,
-    /// Rank of the adapter of the head.
+    /// Rank of the adapter of the embedding, or of the head.
+    pub(crate) embedding_rank: usize,
     pub(crate) head_rank: usize,
     /// The lowest block that backward reaches; the number of blocks if it reaches none.
     pub(crate) first_trained: usize,
@@ -72,9 +73,9 @@ impl BufferShape {
         activations: ActivationPolicy,
     ) -> Result<Self, TargetError> {
         let layers = config.num_hidden_layers;
-        let head_rank = match trainable {
-            Trainable::Adapter(lora) => lora.head().map_or(0, |head| head.rank),
-            Trainable::Weights(_) => 0,
+        let [embedding_rank, head_rank] = match trainable {
+            Trainable::Adapter(lora) => outside_ranks(config, lora),
+            Trainable::Weights(_) => [0; 2],
         };
         let (ranks, first_trained, drops, magnitudes) = match trainable {
             Trainable::Adapter(lora) => {
@@ -82,6 +83,7 @@ impl BufferShape {
                 let adapted =
                     ranks.iter().position(|ranks| ranks.iter().any(|rank| *rank > 0)).unwrap_or(layers);
                 let first = adapted.min(lowest_block(config, &lora.saved_weights(config)?));
+                let first = if embedding_rank > 0 { 0 } else { first };
                 (ranks, first, lora.dropout > 0.0, lora.use_dora)
             }
             Trainable::Weights(selection) => {
@@ -92,6 +94,7 @@ impl BufferShape {
             tokens,
             targets,
             ranks,
+            embedding_rank,
             head_rank,
             first_trained,
             drops,
@@ -112,9 +115,9 @@ impl BufferShape {
     ) -> Result<Self, TargetError> {
         let ranks = lora.map(|lora| ranks_of(config, lora)).transpose()?;
         let ranks = ranks.unwrap_or_else(|| no_ranks(config));
-        let head_rank = lora.and_then(LoraConfig::head).map_or(0, |head| head.rank);
+        let [embedding_rank, head_rank] = lora.map_or([0; 2], |lora| outside_ranks(config, lora));
         let magnitudes = lora.is_some_and(|lora| lora.use_dora);
-        Ok(BufferShape { head_rank, ..BufferShape::forward_only(ranks, magnitudes, tokens) })
+        Ok(BufferShape { embedding_rank, head_rank, ..BufferShape::forward_only(ranks, magnitudes, tokens) })
     }
 
     fn forward_only(ranks: Vec<Vec<usize>>, magnitudes: bool, tokens: usize) -> Self {
@@ -123,6 +126,7 @@ impl BufferShape {
             targets: tokens,
             first_trained: ranks.len(),
             ranks,
+            embedding_rank: 0,
             head_rank: 0,
             drops: false,
             magnitudes,
@@ -141,8 +145,9 @@ impl BufferShape {
             None => no_ranks(config),
         };
         let magnitudes = adapter.is_some_and(|adapter| adapter.config().use_dora);
-        let head_rank = adapter.and_then(|adapter| adapter.head.as_ref()).map_or(0, |head| head.rank);
-        BufferShape { head_rank, ..BufferShape::forward_only(ranks, magnitudes, tokens) }
+        let [embedding_rank, head_rank] =
+            adapter.map_or([0; 2], |adapter| outside_ranks(config, adapter.config()));
+        BufferShape { embedding_rank, head_rank, ..BufferShape::forward_only(ranks, magnitudes, tokens) }
     }
 
     /// The lowest block that backward reaches, and the lowest whose activations are all kept.
@@ -182,6 +187,11 @@ fn ranks_of(config: &Config, lora: &LoraConfig) -> Result<Vec<Vec<usize>>, Targe
         ranks[part.layer][part.module.site()] += part.rank;
     }
     Ok(ranks)
+}
+
+/// Ranks of an adapter of embedding and head.
+fn outside_ranks(config: &Config, lora: &LoraConfig) -> [usize; 2] {
+    [lora.embedding(config), lora.head()].map(|shape| shape.map_or(0, |shape| shape.rank))
 }
 
 fn no_ranks(config: &Config) -> Vec<Vec<usize>> {

@@ -95,9 +95,11 @@ pub enum CombineError {
         "an adapter with whole weights (modules_to_save) has no weight of its own, and no sum with others: each replaces the base's"
     )]
     WholeWeights,
-    /// Factors of the head.
-    #[error("an adapter of lm_head has no weight of its own here, and is not added to others")]
-    Head,
+    /// Factors of the embedding or the head.
+    #[error(
+        "an adapter of lm_head or the embedding has no weight of its own here, and is not added to others"
+    )]
+    Outside,
     /// A factor that training has destroyed, or a damaged file.
     #[error("the adapter of {path} has a value that is not a finite number")]
     NotFinite {
@@ -116,7 +118,7 @@ impl CombineError {
                     " takes adapters of any ranks, and adds their updates exactly"
                 ]
             }
-            CombineError::Magnitudes | CombineError::WholeWeights | CombineError::Head => {
+            CombineError::Magnitudes | CombineError::WholeWeights | CombineError::Outside => {
                 "use it alone, or merge it into the base and go on from the merged model".into()
             }
             CombineError::NotFinite { .. } => {
@@ -141,8 +143,8 @@ pub fn combine(
     if adapters.iter().any(|weighted| !weighted.adapter.saved.weights.is_empty()) {
         return Err(CombineError::WholeWeights);
     }
-    if adapters.iter().any(|weighted| weighted.adapter.head.is_some()) {
-        return Err(CombineError::Head);
+    if adapters.iter().any(|weighted| weighted.adapter.is_outside()) {
+        return Err(CombineError::Outside);
     }
     let sites: BTreeSet<(usize, Module)> = adapters
         .iter()

@@ -20,7 +20,7 @@ use lorafit_kernels::{FrozenWeight, Tensor};
 pub use combine::{Combination, CombineError, MajoritySign, Method, Weighted, combine};
 pub use origin::foreign_weight;
 
-use crate::adapter::{Adapter, LoraGroup, LoraPart};
+use crate::adapter::{Adapter, EmbeddingFactors, LoraGroup, LoraPart};
 use crate::error::FileError;
 use crate::files::{SaveDtype, TensorData, TensorSource};
 use crate::shape::{Config, HEAD, Names, WeightShape, module_at, module_shape, weight_shapes};
@@ -48,6 +48,8 @@ enum Values<'a> {
     Vector(Vec<f32>),
     Matrix(FrozenWeight),
     Adapted(Adapted<'a>),
+    /// The embedding, and its factors.
+    Embedding(FrozenWeight, &'a EmbeddingFactors),
     /// A whole weight of the adapter, of which files have this much less.
     Saved(&'a Tensor, f32),
 }
@@ -92,6 +94,10 @@ impl<'a> Merged<'a> {
             };
             adapter.saved.copy_of(&name)
         };
+        let of_embedding = |name: &str| {
+            let is_it = name.strip_suffix(".weight") == Some(config.names.embedding);
+            adapter.embedding.as_ref().filter(|_| is_it)
+        };
         let tensor = |WeightShape { name, dims: shape, transposed, .. }: WeightShape| {
             let stored = |format| dtype.or_else(|| SaveDtype::of(format?)).unwrap_or(SaveDtype::Bf16);
             let (dtype, values) = match shape[..] {
@@ -101,7 +107,10 @@ impl<'a> Merged<'a> {
                     let values = match (saved(&name), adapted(&name)) {
                         (Some((values, less)), _) => Values::Saved(values, less),
                         (None, Some((group, part))) => Values::Adapted(Adapted { weight, group, part }),
-                        (None, None) => Values::Matrix(weight),
+                        (None, None) => match of_embedding(&name) {
+                            Some(factors) => Values::Embedding(weight, factors),
+                            None => Values::Matrix(weight),
+                        },
                     };
                     (dtype, values)
                 }
@@ -172,7 +181,7 @@ impl<'a> Merged<'a> {
 impl MergedTensor<'_> {
     /// Whether the adapter changes it.
     fn is_changed(&self) -> bool {
-        matches!(self.values, Values::Adapted(_) | Values::Saved(..))
+        matches!(self.values, Values::Adapted(_) | Values::Embedding(..) | Values::Saved(..))
     }
 
     fn source(&self) -> TensorSource<'_> {
@@ -181,6 +190,20 @@ impl MergedTensor<'_> {
             Values::Vector(values) => {
                 TensorData::Computed(dtype, Box::new(|range, out| out.copy_from_slice(&values[range])))
             }
+            Values::Embedding(weight, factors) => TensorData::Computed(
+                dtype,
+                Box::new(move |range, out| {
+                    weight.decode_range(range.clone(), out);
+                    let (width, rank) = (weight.cols(), factors.rank);
+                    let rows = range.start / width..range.end / width;
+                    let a_t = factors.a_t.trained().expect("rows that are trained");
+                    let left = View::rows(a_t, rank).from_row(rows.start);
+                    let right = Right::View(View::rows(&factors.b_t, width));
+                    let term = Term { left, right, k: rank };
+                    matmul::add_scaled(rows.len(), width, term, factors.scale, out);
+                    release(weight, range);
+                }),
+            ),
             Values::Saved(values, less) => TensorData::Computed(
                 dtype,
                 Box::new(move |range, out| {
@@ -266,6 +289,10 @@ pub fn check_finite(adapter: &Adapter, config: &Config) -> Result<(), CombineErr
     let of_head = adapter.head.iter().flat_map(|head| [&head.a, &head.parts[0].b_t]);
     if !of_head.flat_map(|tensor| tensor.to_vec(tensor.len())).all(f32::is_finite) {
         return Err(CombineError::NotFinite { path: HEAD.to_owned() });
+    }
+    let of_embedding = adapter.embedding.iter().flat_map(EmbeddingFactors::tensors);
+    if !of_embedding.flat_map(|tensor| tensor.to_vec(tensor.len())).all(f32::is_finite) {
+        return Err(CombineError::NotFinite { path: config.names.embedding.to_owned() });
     }
     for (weight, values) in adapter.saved.weights.iter().zip(adapter.saved.tensors()) {
         if !values.to_vec(values.len()).iter().all(|value| value.is_finite()) {

@@ -1,4 +1,4 @@
-//! Adapters with whole weights (`modules_to_save`) and with factors of the head against PEFT: heads of their own and heads that are the embedding, one side
+//! Adapters with whole weights (`modules_to_save`) and with factors of embedding and head against PEFT: heads of their own and heads that are the embedding, one side
 //! of those, both apart and both as one; norms, those of heads, those of which files have one less, and those with biases.
 
 use std::path::Path;
@@ -25,7 +25,8 @@ use crate::common::{
 };
 use crate::driver::gpu;
 
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
+    "embedding_factors",
     "head_factors",
     "head_factors_tied",
     "llama_all",
@@ -65,7 +66,7 @@ fn logits_loss_and_gradients_equal_peft() {
 #[test]
 fn a_device_equals_peft() {
     let Some(device) = gpu(Float::F32).map(Device::Cuda) else { return };
-    for name in ["llama_all", "tied_apart", "gemma2", "head_factors"] {
+    for name in ["llama_all", "tied_apart", "gemma2", "head_factors", "embedding_factors"] {
         equals_peft(&Case::with_saved(device, name), name);
     }
 }
@@ -79,7 +80,7 @@ fn eight_steps_equal_peft() {
 
 #[test]
 fn what_is_computed_again_has_the_bits_of_what_was_kept() {
-    for name in ["llama_all", "tied_as_one", "head_factors"] {
+    for name in ["llama_all", "tied_as_one", "head_factors", "embedding_factors"] {
         let case = Case::with_saved(Device::Cpu, name);
         let streams = [case.packed(&[0, 1]), tree_of(case.model.config().vocab_size)];
         let gradients = |recompute| {
@@ -92,7 +93,7 @@ fn what_is_computed_again_has_the_bits_of_what_was_kept() {
 
 #[test]
 fn greedy_answers_from_a_cache_are_those_of_the_whole_text() {
-    for name in ["llama_all", "tied_head", "head_factors_tied"] {
+    for name in ["llama_all", "tied_head", "head_factors_tied", "embedding_factors"] {
         generated(&Case::with_saved(Device::Cpu, name), name);
     }
 }
@@ -224,7 +225,10 @@ fn merged_models_compute_as_those_of_peft_and_are_tied_alike() {
 #[test]
 fn merged_gguf_files_compute_alike() {
     let tied = ["tied_embedding", "tied_head", "head_factors_tied"].map(|name| (name, None));
-    for (name, gguf) in tied.into_iter().chain([("gemma2", Some("gemma2_plain-f32.gguf"))]) {
+    for (name, gguf) in tied
+        .into_iter()
+        .chain(["gemma2", "embedding_factors"].map(|name| (name, Some("gemma2_plain-f32.gguf"))))
+    {
         let case = Case::with_saved(Device::Cpu, name);
         let place = tempfile::tempdir().expect("a folder");
         let base = gguf.map_or_else(|| saved_base(name), gguf_fixture);
@@ -372,7 +376,7 @@ fn adapters_with_whole_weights_have_no_weight_and_no_sum_and_go_into_no_adapter_
     let config = case.model.config();
     let head = Case::with_saved(Device::Cpu, "head_factors");
     let weighted = [Weighted { adapter: &head.adapter, weight: 0.7 }];
-    assert_eq!(combine(config, &weighted, &how).expect_err("refused"), CombineError::Head);
+    assert_eq!(combine(config, &weighted, &how).expect_err("refused"), CombineError::Outside);
     for (adapter, why) in
         [(&case.adapter, "no place for whole weights"), (&head.adapter, "adapter of lm_head")]
     {
@@ -413,8 +417,8 @@ fn what_factors_of_the_head_do_not_go_with_is_refused() {
     let whole = told("head_factors", r#""modules_to_save":null"#, r#""modules_to_save":["lm_head"]"#);
     assert!(whole.contains("is trained whole already"), "{whole}");
     let tied = told("head_factors_tied", r#""ensure_weight_tying":false"#, r#""ensure_weight_tying":true"#);
-    assert!(tied.contains("stay one with the embedding"), "{tied}");
-    let unnamed = told("head_factors", r#"["lm_head","#, "[");
+    assert!(tied.contains("stay one with the other side"), "{tied}");
+    let unnamed = told("head_factors", r#""lm_head","#, "");
     assert!(unnamed.contains("belongs to no projection") && unnamed.contains("name lm_head"), "{unnamed}");
 }
 
@@ -425,7 +429,7 @@ fn sizes_are_those_of_the_tensors() {
         let (config, lora): (&Config, &LoraConfig) = (case.model.config(), case.adapter.config());
         let lens: Vec<usize> = case.adapter.tensors().map(|tensor| tensor.len()).collect();
         assert_eq!(lora.tensor_lens(config).expect("counted"), lens, "{name}");
-        let saved: usize = lora.saved_lens(config).expect("counted").iter().sum();
-        assert_eq!(lora.saved_bytes(config, Placement::Cpu).expect("counted"), 4 * saved as u64, "{name}");
+        let saved: usize = lora.table_lens(config).expect("counted").iter().sum();
+        assert_eq!(lora.table_bytes(config, Placement::Cpu).expect("counted"), 4 * saved as u64, "{name}");
     }
 }

@@ -318,9 +318,9 @@ fn whole_weights_are_resumed_with_their_bits() {
 }
 
 #[test]
-fn factors_of_the_head_are_resumed_with_their_bits() {
+fn factors_of_embedding_and_head_are_resumed_with_their_bits() {
     let plain = Case::new(OptimizerKind::AdamW);
-    let targets = "q_proj,lm_head".parse().expect("targets");
+    let targets = "q_proj,lm_head,embed_tokens".parse().expect("targets");
     let case = Case { lora: LoraConfig { dropout: 0.0, ..LoraConfig::new(targets) }, ..plain };
     let expected = case.whole();
     for place in [0, 4, 9, 13] {

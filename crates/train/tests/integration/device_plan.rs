@@ -145,8 +145,8 @@ fn a_run_with_whole_weights_takes_what_was_planned() {
 }
 
 #[test]
-fn a_run_with_factors_of_the_head_takes_what_was_planned() {
-    let head = LoraConfig::new("q_proj,v_proj,lm_head".parse().expect("targets"));
+fn a_run_with_factors_of_embedding_and_head_takes_what_was_planned() {
+    let head = LoraConfig::new("q_proj,v_proj,lm_head,embed_tokens".parse().expect("targets"));
     let without = LoraConfig::new("q_proj,v_proj".parse().expect("targets"));
     for float in [Float::Bf16, Float::F32] {
         let (planned, peak, _) = run_layers(4, &head, float, None, Recompute::None);

@@ -101,8 +101,8 @@ fn why_one_file(args: &ExportArgs, files: &ModelFiles, adapter: Option<&Adapter>
     if adapter.is_some_and(|adapter| !adapter.config().save_modules.is_empty()) {
         return Some("Ollama takes no adapter with whole weights (modules_to_save)");
     }
-    if adapter.is_some_and(|adapter| adapter.config().adapts_head()) {
-        return Some("Ollama takes no adapter of lm_head");
+    if adapter.is_some_and(|adapter| adapter.config().adapts_outside(files.config())) {
+        return Some("Ollama takes no adapter of lm_head or the embedding");
     }
     let arch = gguf.text("general.architecture").unwrap_or_default();
     if adapter.is_some() && arch.starts_with("qwen3") {

@@ -85,8 +85,8 @@ pub fn gguf_lora_bytes(adapter: &Adapter, config: &Config, base_name: &str) -> R
         return Err(FileError::new(Path::new("gguf-lora"), problem)
             .with_hint(remedy!["merge it instead: ", Task::Merge]));
     }
-    if adapter.head.is_some() {
-        let problem = "an adapter of lm_head is not written for llama.cpp".to_owned();
+    if adapter.is_outside() {
+        let problem = "an adapter of lm_head or the embedding is not written for llama.cpp".to_owned();
         return Err(FileError::new(Path::new("gguf-lora"), problem)
             .with_hint(remedy!["merge it instead: ", Task::Merge]));
     }

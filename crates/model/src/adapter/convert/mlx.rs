@@ -54,8 +54,8 @@ impl<'a> MlxAdapter<'a> {
         if !adapter.saved.weights.is_empty() {
             return fail("mlx-lm has no place for whole weights (modules_to_save)");
         }
-        if adapter.head.is_some() {
-            return fail("an adapter of lm_head is not written for mlx-lm");
+        if adapter.is_outside() {
+            return fail("an adapter of lm_head or the embedding is not written for mlx-lm");
         }
         let all = projections(adapter);
         let (rank, scale) = all.first().map_or((1, 1.0), |first| (first.rank, first.scale));

@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 use lorafit_kernels::{Device, SharedBytes, Tensor};
 use serde_json::{Map, Value, json};
 
-use super::lora::{Adapter, LoraGroup};
+use super::lora::{Adapter, EmbeddingFactors, LoraGroup};
 use super::marks;
-use super::names::{MAGNITUDES, tensor_name, whole_name};
+use super::names::{EMBEDDING_A, EMBEDDING_B, MAGNITUDES, tensor_name, whole_name};
 use super::saved::SavedWeight;
 use super::targets::Targets;
 use crate::error::FileError;
@@ -83,6 +83,23 @@ pub fn sources(adapter: &Adapter) -> Vec<TensorSource<'_>> {
         sources.push(TensorSource { name: tensor_name(HEAD, "A"), shape: vec![rank, inputs], data: a });
         sources.push(TensorSource { name: tensor_name(HEAD, "B"), shape: vec![outputs, rank], data: b });
     }
+    if let Some(EmbeddingFactors { rank, a_t, b_t, .. }) = &adapter.embedding {
+        let (rank, path) = (*rank, adapter.embedding_path);
+        let (vocab, hidden) = (a_t.rows(), b_t.len() / rank);
+        let a = TensorData::f32(move |range, out| {
+            let mut values = vec![0.0; vocab * rank];
+            a_t.read(0..vocab * rank, &mut values);
+            range.zip(out).for_each(|(i, out)| *out = values[i % vocab * rank + i / vocab]);
+        });
+        let b = TensorData::f32(move |range, out| {
+            let values = b_t.to_vec(b_t.len());
+            range.zip(out).for_each(|(i, out)| *out = values[i % rank * hidden + i / rank]);
+        });
+        let names = [EMBEDDING_A, EMBEDDING_B].map(|factor| tensor_name(path, factor));
+        for ((name, shape), data) in names.into_iter().zip([[rank, vocab], [hidden, rank]]).zip([a, b]) {
+            sources.push(TensorSource { name, shape: shape.to_vec(), data });
+        }
+    }
     sources.extend(adapter.saved.named().map(|(name, shape, values, less)| {
         let data = TensorData::f32(move |range, out| {
             values.read(range.start, out);
@@ -142,6 +159,19 @@ pub fn named_tensors<'a>(
         let shape = vec![rank, a.len() / rank];
         named.push(NamedTensor { name: tensor_name(HEAD, "A"), shape, values: a });
         named.push(NamedTensor { name: tensor_name(HEAD, "B"), shape: vec![outputs, rank], values: b });
+    }
+    if let Some(EmbeddingFactors { rank, a_t, .. }) = &adapter.embedding {
+        let (rank, vocab, path) = (*rank, a_t.rows(), adapter.embedding_path);
+        let (b_t, a_t) = (next(), next());
+        let hidden = b_t.len() / rank;
+        let a = (0..a_t.len()).map(|i| a_t[i % vocab * rank + i / vocab]).collect();
+        let b = (0..b_t.len()).map(|i| b_t[i % rank * hidden + i / rank]).collect();
+        named.push(NamedTensor { name: tensor_name(path, EMBEDDING_A), shape: vec![rank, vocab], values: a });
+        named.push(NamedTensor {
+            name: tensor_name(path, EMBEDDING_B),
+            shape: vec![hidden, rank],
+            values: b,
+        });
     }
     named.extend(adapter.saved.weights.iter().map(|SavedWeight { shape, .. }| NamedTensor {
         name: whole_name(&shape.name),

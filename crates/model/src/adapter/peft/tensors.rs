@@ -9,7 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
 
 use super::super::lora::{Adapter, LoraConfig, PartShape};
-use super::super::names::{self, FileNames, MAGNITUDES, tensor_name, whole_name};
+use super::super::names::{self, EMBEDDING_A, EMBEDDING_B, FileNames, MAGNITUDES, tensor_name, whole_name};
 use super::super::saved::Saved;
 use super::super::targets::TargetError;
 use super::super::{embeddings, marks};
@@ -143,16 +143,22 @@ impl<'a> Folder<'a> {
         // Memory is taken only for factors that the file has: the rank alone is anybody's word.
         let views = tensors.factors(&parts, lora.use_dora)?;
         let of_head = lora.head().map(|head| tensors.of_head(head.rank)).transpose()?;
+        let of_embedding =
+            lora.embedding(self.model).map(|shape| tensors.of_embedding(shape.rank)).transpose()?;
         let whole = tensors.whole(&saved)?;
         notes.extend(tensors.others(&parts, &lora, &whole)?);
         let mut adapter = Adapter::zeros(self.model, &lora, &parts, device);
         adapter.saved = Saved::zeros(self.model, &lora, device).map_err(of_config)?;
         if let (Some(head), Some([a, b])) = (&mut adapter.head, &of_head) {
-            let (outputs, rank) = (self.model.vocab_size, head.rank);
             head.a.write(0, &tensors.finite(HEAD, "A", a)?);
-            let b = tensors.finite(HEAD, "B", b)?;
-            let b_t: Vec<f32> = (0..b.len()).map(|i| b[i % outputs * rank + i / outputs]).collect();
+            let b_t = transposed(&tensors.finite(HEAD, "B", b)?, head.rank);
             head.parts[0].b_t.write(0, &b_t);
+        }
+        let path = self.model.names.embedding;
+        if let (Some(factors), Some([a, b])) = (&mut adapter.embedding, &of_embedding) {
+            let (rank, a_t) = (factors.rank, factors.a_t.trained_mut().expect("rows that are trained"));
+            a_t.write(0, &transposed(&tensors.finite(path, EMBEDDING_A, a)?, self.model.vocab_size));
+            factors.b_t.write(0, &transposed(&tensors.finite(path, EMBEDDING_B, b)?, rank));
         }
         let copies: Vec<f32> = adapter.saved.weights.iter().map(|weight| weight.less).collect();
         for ((values, less), (stored, view)) in adapter.saved.tensors_mut().zip(copies).zip(&whole) {
@@ -205,6 +211,12 @@ impl<'a> Folder<'a> {
     }
 }
 
+/// A matrix with `cols` columns, transposed.
+fn transposed(values: &[f32], cols: usize) -> Vec<f32> {
+    let rows = values.len() / cols.max(1);
+    (0..values.len()).map(|i| values[i % rows * cols + i / rows]).collect()
+}
+
 /// The tensors of the file.
 struct Tensors<'a> {
     folder: &'a Folder<'a>,
@@ -241,6 +253,15 @@ impl<'a> Tensors<'a> {
         Ok([
             self.factor(&tensor_name(HEAD, "A"), &[rank, hidden_size])?,
             self.factor(&tensor_name(HEAD, "B"), &[vocab_size, rank])?,
+        ])
+    }
+
+    /// Those of the embedding.
+    fn of_embedding(&self, rank: usize) -> Result<[TensorView<'a>; 2], FileError> {
+        let Config { vocab_size, hidden_size, names, .. } = *self.folder.model;
+        Ok([
+            self.factor(&tensor_name(names.embedding, EMBEDDING_A), &[rank, vocab_size])?,
+            self.factor(&tensor_name(names.embedding, EMBEDDING_B), &[hidden_size, rank])?,
         ])
     }
 
@@ -345,9 +366,12 @@ impl<'a> Tensors<'a> {
         if let Some(name) = self.names.magnitudes().filter(|_| !lora.use_dora) {
             return Err(names::unread(name).at(path));
         }
-        for name in
-            self.names.except(parts.iter().map(|part| (part.layer, part.module)), lora.head().is_some())
-        {
+        let model = self.folder.model;
+        let outside = [(HEAD, lora.head()), (model.names.embedding, lora.embedding(model))];
+        let outside: Vec<&str> =
+            outside.into_iter().filter_map(|(path, shape)| shape.map(|_| path)).collect();
+        let sites = parts.iter().map(|part| (part.layer, part.module));
+        for name in self.names.except(sites, &outside) {
             if whole.iter().any(|(stored, _)| *stored == name) {
                 continue;
             }
