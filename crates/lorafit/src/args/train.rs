@@ -604,12 +604,6 @@ impl TrainArgs {
         self.check_decay()?;
         positive("lora-plus-ratio", self.lora_plus_ratio.unwrap_or(1.0))?;
         not_negative("weight-decay", self.weight_decay)?;
-        if let (Some(ratio), Some(modules)) = (self.lora_plus_ratio, &self.save_modules) {
-            let text = format!(
-                "--lora-plus-ratio {ratio} --save-modules {modules}: the ratio is one of factors, and of whole weights nothing says which rate they take"
-            );
-            return Err(CliError::usage(text).hint("leave one of them out"));
-        }
         share("label-smoothing", self.label_smoothing)?;
         positive("neftune-alpha", self.neftune_alpha.unwrap_or(1.0))?;
         not_negative("max-grad-norm", self.max_grad_norm)?;

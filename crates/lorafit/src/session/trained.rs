@@ -132,14 +132,7 @@ fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
     let (config, lora) = (base.model.config(), lora_config(args, base)?);
     check_head(&lora, &format!("--dropout {}", args.dropout))?;
     let everywhere = LoraConfig { layers: None, ..lora.clone() };
-    if let (Some(ratio), Some(_)) = (args.lora_plus_ratio, lora.embedding_rank(config)) {
-        let text = format!(
-            "--lora-plus-ratio {ratio}: PEFT has a rate of its own for factors of embed_tokens, which is not here"
-        );
-        return Err(CliError::usage(text)
-            .hint("leave embed_tokens out of the target modules, or leave the ratio out")
-            .into());
-    }
+    check_ratio(args, &lora, config)?;
     if let (Some(range), true) = (&args.layers, everywhere.adapts_outside(config)) {
         let text = format!(
             "--layers {range}: --target-modules has embed_tokens or lm_head, which belong to no layer"
@@ -189,6 +182,20 @@ pub fn parameters_of_rank(args: &TrainArgs, base: &Base) -> anyhow::Result<u64> 
         ..lora_config(args, base)?
     };
     Ok(lora.parameters(base.model.config())?)
+}
+
+/// Refuses LoRA+ where it does not say which rate something takes.
+fn check_ratio(args: &TrainArgs, lora: &LoraConfig, config: &Config) -> Result<(), CliError> {
+    let Some(ratio) = args.lora_plus_ratio else { return Ok(()) };
+    let (what, flag) = match (&args.save_modules, lora.embedding_rank(config)) {
+        (Some(_), _) => ("whole weights", "save-modules"),
+        (None, Some(_)) => ("factors of embed_tokens", "target-modules"),
+        (None, None) => return Ok(()),
+    };
+    let text = format!(
+        "--lora-plus-ratio {ratio}: {what}, which --{flag} names, have a rate of their own in PEFT and none here"
+    );
+    Err(CliError::usage(text).hint("leave one of them out"))
 }
 
 /// Refuses dropout of the input of the head; `asked` is what asked for it.
