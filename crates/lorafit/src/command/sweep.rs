@@ -269,7 +269,7 @@ fn trial_args(spec: &Spec, dir: &Path, number: usize, options: &Options) -> anyh
     }
     if args.lr == Some(LearningRate::Auto) {
         return Err(CliError::usage("`lr` is \"auto\": the trials of a sweep take a number")
-            .hint("search it: lr = { values = [3e-4, 1e-3, 3e-3] }")
+            .hint("search it, under [search]: lr = [3e-4, 1e-3, 3e-3]")
             .into());
     }
     args.out = Some(dir.join("trials").join(name(number)));

@@ -79,6 +79,11 @@ pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> 
     };
     let mut lines = vec![outcome(verdict)];
     lines.extend(advice);
+    let is_short =
+        matches!(verdict.outcome, Outcome::DidNotLearn | Outcome::TooShort) || verdict.has_only_begun();
+    if is_short && args.preset.is_none() {
+        lines.push("--preset good chooses rate, length and rank from the data and the model".to_owned());
+    }
     if verdict.few_rows {
         lines.push(
             "few rows are held out, so this is a sign and not a proof: hold out more rows to be sure"
