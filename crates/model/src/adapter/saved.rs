@@ -169,7 +169,7 @@ impl LoraConfig {
     /// Values of each of them.
     ///
     /// # Errors
-    /// As [`LoraConfig::saved_weights`].
+    /// A module that does not exist or cannot be saved whole.
     pub fn saved_lens(&self, config: &Config) -> Result<Vec<usize>, TargetError> {
         Ok(self.saved_weights(config)?.iter().map(WeightShape::len).collect())
     }
