@@ -35,8 +35,8 @@ pub struct RateTest {
     pub points: Vec<RatePoint>,
 }
 
-/// Takes steps at growing rates around `expected` with parameters that are of no use afterwards. Blocks are computed again, so
-/// that the test takes no more memory than the run.
+/// Takes steps at growing rates around `expected`; afterwards the parameters are as they were. Blocks are computed again, so that
+/// the test takes hardly more memory than the run.
 pub fn rate_test(
     parameters: &mut Parameters<'_>,
     samples: &Samples,
@@ -49,6 +49,8 @@ pub fn rate_test(
     let mut options = TrainOptions { batch_size: rows, gradient_accumulation: 1, ..options.clone() };
     options.activations.recompute = Recompute::Full;
     parameters.prepare();
+    let before: Vec<Vec<f32>> =
+        parameters.tensors().iter().map(|tensor| tensor.to_vec(tensor.len())).collect();
     let size = MicroBatchSize::largest(samples, rows, options.micro_batch_tokens);
     let mut stepper = Stepper::new(parameters, size, &options, MOST_STEPS);
     let (mut points, mut lowest, mut rate) = (Vec::<RatePoint>::new(), f64::INFINITY, expected * FIRST);
@@ -63,6 +65,10 @@ pub fn rate_test(
         }
         rate *= GROWTH;
     }
+    for (tensor, values) in parameters.tensors_mut().into_iter().zip(&before) {
+        tensor.write(0, values);
+    }
+    parameters.prepare();
     RateTest { points }
 }
 
@@ -90,6 +96,8 @@ mod tests {
         let samples: Samples = (1..=20).map(sample).collect();
         let lora = LoraConfig::new("all-linear".parse().expect("targets"));
         let mut adapter = Adapter::init(model.config(), &lora, 1, Device::Cpu).expect("fits");
+        let values = |adapter: &Adapter| -> Vec<_> { adapter.tensors().map(|t| t.to_vec(t.len())).collect() };
+        let before = values(&adapter);
         let mut parameters = Parameters::Adapter { model: &model, adapter: &mut adapter };
         let options = TrainOptions::plain(Duration::Steps(1), 1.0);
         let found = rate_test(&mut parameters, &samples, &options, 0.02).points;
@@ -98,5 +106,6 @@ mod tests {
         let lowest = found.iter().map(|point| point.loss).fold(f64::INFINITY, f64::min);
         let (first, last) = (found[0].loss, found[found.len() - 1].loss);
         assert!(lowest < 0.7 * first && last > lowest + RISE * first, "{found:?}");
+        assert_eq!(values(&adapter), before);
     }
 }

@@ -3,8 +3,8 @@
 //! An optimizer step takes `batch_size * gradient_accumulation` samples, cuts them into micro-batches of about
 //! `micro_batch_tokens` tokens, and adds up the gradient of the mean loss over all supervised tokens of the
 //! step. What samples of a micro-batch begin with alike is computed once. The result depends neither on the cut nor on
-//! the sharing beyond rounding, so both are a choice of memory and speed alone. Only chance makes a difference: the
-//! tokens that samples share are dropped alike, and have the same noise.
+//! the sharing beyond rounding, so both are a choice of memory and speed alone. Only random
+//! numbers make a difference: tokens that samples share have the same dropout mask and the same noise.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;

@@ -520,7 +520,7 @@ fn loss_and_step_cases() -> Vec<Case> {
             cross_entropy::loss(&logits, 4, vocab, &targets, &mut losses, 0);
             cross_entropy::loss_and_gradient(&mut logits, 4, vocab, &targets, 0.25.into(), &mut losses, 5);
             let (mut smoothed, mut smoothed_losses) = (on.activation(70, 4 * vocab), on.statistic(4));
-            // Of a vocabulary of one token the gradient is zero, and rounding would be all of it.
+            // With a vocabulary of one token the gradient is zero, so that only rounding errors would be compared.
             let objective = Objective { scale: 0.25, smoothing: if vocab > 1 { 0.1 } else { 0.0 } };
             cross_entropy::loss_and_gradient(
                 &mut smoothed,

@@ -452,7 +452,7 @@ fn cross_entropy_equals_the_cpu() {
                 target(3, 0, 1.0),
                 target(4, 300, 1.0),
             ];
-            // Of a vocabulary of one token the gradient is zero, and rounding would be all of it.
+            // With a vocabulary of one token the gradient is zero, so that only rounding errors would be compared.
             for smoothing in [0.0, if vocab > 1 { 0.1 } else { 0.0 }] {
                 let (objective, count) = (Objective { scale: 0.25, smoothing }, targets.len());
                 let (mut gradient, mut losses) = (tensor(&logits), tensor(&vec![0.0; count]));

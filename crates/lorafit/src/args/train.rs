@@ -129,11 +129,11 @@ pub struct TrainArgs {
     #[arg(long, value_enum, default_value_t = Method::Lora, help_heading = "Method")]
     #[arg(add = Facts::SHAPE)]
     pub method: Method,
-    /// What is trained begins with
+    /// Initial values of what is trained
     ///
-    /// The starts of LoRA are those of PEFT's `init_lora_weights`, and none changes what the model says before the first step. With
-    /// pissa (Meng et al. 2024) the adapter has twice the --rank, of which half stays as it began: so the base stays as it is,
-    /// and readers need nothing but a plain adapter. With random, --model needs config.json and a tokenizer; its weights are neither read nor downloaded. New
+    /// The choices for LoRA are those of PEFT's `init_lora_weights`; none changes the model's output before the first step. With
+    /// pissa (Meng et al. 2024) the adapter has twice the --rank, and half of it is not trained: the base stays as it is, and every
+    /// reader of plain adapters can load it. With random, --model needs config.json and a tokenizer; its weights are neither read nor downloaded. New
     /// weights are drawn as in transformers: from a normal distribution with the configuration's `initializer_range`; norms
     /// are 1.
     #[arg(long, value_enum, default_value_t = Init::Default, help_heading = "Method")]
@@ -181,7 +181,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "MODULES", default_value = "all-linear", help_heading = "Adapter")]
     #[arg(add = Facts::SHAPE.of(Method::Lora).brought())]
     pub target_modules: TargetModules,
-    /// What of those modules, and with which ranks.
+    /// Which modules are left out, and which have a rank of their own.
     #[command(flatten)]
     #[serde(flatten)]
     pub projections: ProjectionArgs,
@@ -211,7 +211,7 @@ pub struct TrainArgs {
     /// Weights that are trained whole beside the factors: a comma list of embed_tokens, lm_head and norms
     ///
     /// For words or a language that the base does not know. Each takes sixteen bytes a value with AdamW, and is written with the
-    /// adapter (modules_to_save of PEFT). Of a base whose head is its embedding, the side that is not named stays as it is.
+    /// adapter (modules_to_save of PEFT). If the base uses its embedding as head, the side that is not named stays as it is.
     #[arg(long, value_name = "MODULES", help_heading = "Adapter")]
     #[arg(add = Facts::SHAPE.of(Method::Lora).brought())]
     pub save_modules: Option<SaveModules>,
@@ -338,7 +338,7 @@ pub struct TrainArgs {
     pub eval_every: Option<usize>,
     /// End the run after so many evaluations in a row that did not lower the held-out loss; 3 to 10
     ///
-    /// The learning rate still follows --scheduler over all steps. What was best is kept in best/, as ever.
+    /// The learning rate still follows --scheduler over all steps. The best adapter is kept in best/.
     #[arg(long, value_name = "N", help_heading = "Watching")]
     #[arg(add = Facts::ARITHMETIC)]
     pub patience: Option<usize>,

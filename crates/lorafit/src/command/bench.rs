@@ -60,7 +60,7 @@ pub struct BenchArgs {
     /// Train a magnitude for each output, too (DoRA)
     #[arg(long, help_heading = "Work")]
     pub dora: bool,
-    /// What of those modules, and with which ranks.
+    /// Which modules are left out, and which have a rank of their own.
     #[command(flatten)]
     pub projections: ProjectionArgs,
     /// Tokens computed at once; the main setting for memory, as in train

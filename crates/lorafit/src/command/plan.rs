@@ -62,7 +62,7 @@ pub struct PlanArgs {
     /// Train a magnitude for each output, too (DoRA)
     #[arg(long, help_heading = "Work")]
     pub dora: bool,
-    /// What of those modules, and with which ranks.
+    /// Which modules are left out, and which have a rank of their own.
     #[command(flatten)]
     pub projections: ProjectionArgs,
     /// Weights that are trained whole beside the factors, as in train

@@ -61,10 +61,9 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     // What cannot be trained is said before rows are read.
     let mut fresh = resumption.checkpoint.is_none().then(|| Trained::fresh(&args, &base)).transpose()?;
     let data = args.load(&base)?;
-    if fresh.is_some() && (args.preset.is_some() || args.rate().is_none()) {
-        let told = settle(&mut args, given, &base, &data)?;
+    if let Some(trained) = &mut fresh {
+        let told = settle(&mut args, given, &base, &data, trained)?;
         told.iter().for_each(|line| progress.note(line));
-        fresh = Some(Trained::fresh(&args, &base)?);
     }
     let resumed_after = resumption.checkpoint.as_ref().map(|checkpoint| checkpoint.state.step);
     let mut ready = Ready::new(&args, &base, &data, resumption, fresh, &mut progress)?;
@@ -102,16 +101,26 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Settles what waits for the data: what a preset chooses, and a learning rate that is tested. What was chosen, in lines.
-fn settle(args: &mut TrainArgs, given: &Given, base: &Base, data: &Data) -> anyhow::Result<Vec<String>> {
+/// Sets what depends on the data: what a preset chooses, and a learning rate that is tested. Gives the lines that say it.
+fn settle(
+    args: &mut TrainArgs,
+    given: &Given,
+    base: &Base,
+    data: &Data,
+    trained: &mut Trained,
+) -> anyhow::Result<Vec<String>> {
+    let (rank, alpha) = (args.rank, args.alpha);
     let chosen = args.apply_preset(given, base, data)?;
+    if (args.rank, args.alpha) != (rank, alpha) {
+        *trained = Trained::fresh(args, base)?;
+    }
     let mut told = Vec::new();
     if let Some(preset) = args.preset {
         told.push(format!("--preset {} chooses, where nothing is given:", value_name(&preset)));
     }
     let line = |choice: &Choice| format!("  --{} {}: {}", choice.flag, choice.value, choice.why);
     told.extend(chosen.iter().map(line));
-    told.extend(args.find_rate(base, data)?);
+    told.extend(args.find_rate(base, data, trained));
     if !chosen.is_empty() {
         let lr = args.rate().unwrap_or_default();
         let flag = |choice: &Choice| match choice.flag {

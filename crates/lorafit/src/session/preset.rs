@@ -117,7 +117,7 @@ impl TrainArgs {
     /// Sets what `--preset` chooses and nobody has given; what was chosen, for the reader.
     ///
     /// # Errors
-    /// Never, unless flags cannot be written.
+    /// A selection of layers or modules that the base does not have.
     pub fn apply_preset(&mut self, given: &Given, base: &Base, data: &Data) -> anyhow::Result<Vec<Choice>> {
         let Some(preset) = self.preset else { return Ok(Vec::new()) };
         let known = Known {
@@ -191,22 +191,18 @@ pub fn test_in_words(test: &RateTest) -> String {
 }
 
 impl TrainArgs {
-    /// Finds the learning rate where it is to be tested; what was found, for the reader.
-    ///
-    /// # Errors
-    /// Parameters that cannot be made.
-    pub fn find_rate(&mut self, base: &Base, data: &Data) -> anyhow::Result<Vec<String>> {
+    /// Finds the learning rate where it is to be tested, with what the run will train; what was found, for the reader.
+    pub fn find_rate(&mut self, base: &Base, data: &Data, trained: &mut Trained) -> Vec<String> {
         if self.lr != Some(LearningRate::Auto) {
-            return Ok(Vec::new());
+            return Vec::new();
         }
         let expected = expected_rate(self.method, base.model.config().hidden_size);
         self.lr = Some(LearningRate::Value(expected));
         if self.method == Method::Full {
-            return Ok(vec![format!(
+            return vec![format!(
                 "--lr auto: {expected}, what models of this width take; only adapters are tested"
-            )]);
+            )];
         }
-        let mut trained = Trained::fresh(self, base)?;
         let (parameters, options) = (&mut trained.as_parameters(base), self.loop_options());
         let test = rate_test(parameters, &data.rows.samples, &options, expected);
         let rate = tested_rate(&test, expected);
@@ -214,7 +210,7 @@ impl TrainArgs {
         let why = format!(
             "--lr auto: {rate}, a quarter of the rate at which the loss was lowest ({expected} was expected)"
         );
-        Ok(vec![test_in_words(&test), why])
+        vec![test_in_words(&test), why]
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) fn factors(
     }
     for ((factor, square), magnitude) in factors.iter_mut().zip(squares).zip(magnitudes) {
         let square = square + 2.0 * scale * *factor;
-        // What is not above 0 is a row of zeros, or one that rounding made less.
+        // Rounding may bring the square of a row of zeros below 0.
         *factor = if square > 0.0 || square.is_nan() { magnitude / square.sqrt() } else { 0.0 };
     }
 }

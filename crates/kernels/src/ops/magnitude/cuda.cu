@@ -12,7 +12,7 @@ KERNEL(256) magnitude_factors(const float* magnitudes, const float* squares, con
         sum += to_float(products[at]) * b_t[at];
     }
     const float square = squares[col] + 2.0f * scale * sum;
-    // What is not above 0 is a row of zeros, or one that rounding made less.
+    // Rounding may bring the square of a row of zeros below 0.
     factors[col] = square <= 0.0f ? 0.0f : magnitudes[col] / sqrtf(square);
 }
 

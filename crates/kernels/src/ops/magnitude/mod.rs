@@ -95,7 +95,7 @@ pub fn apply(y: &mut Tensor, rows: usize, factors: &Tensor, bias: Option<&Tensor
 }
 
 /// Adds the gradient of the magnitudes to `d_magnitudes`, `[width]`, from the output `y` and its gradient `d_y`, both
-/// `[rows, width]`. Of a magnitude of 0 there is none: its output says nothing about it.
+/// `[rows, width]`. A magnitude of 0 gets no gradient, since its output does not depend on the projection.
 pub fn gradient(
     d_y: &Tensor,
     y: &Tensor,

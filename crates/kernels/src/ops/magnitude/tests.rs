@@ -113,7 +113,7 @@ fn a_row_of_zeros_gives_zeros_and_not_nothing() {
     let (y, d_y, mut d_m) = (zeros(), tensor(&[1.0; 3]), zeros());
     gradient(&d_y, &y, 1, &m, None, &mut d_m);
     assert_eq!(d_m.to_vec(3), [0.0; 3]);
-    // What is no number stays one: a run that diverged has to be seen.
+    // NaN stays NaN, so that a run that diverged is noticed.
     let broken = tensor(&[f32::NAN; 3]);
     factors(&m, NormParts { squares: &broken, products: &zeros(), b_t: &zeros(), scale: 1.0 }, &mut found);
     assert!(found.to_vec(3).iter().all(|f| f.is_nan()));
