@@ -10,38 +10,21 @@ use lorafit_kernels::quant::four_bit::Code;
 use lorafit_model::adapter::{self, Adapter, LoraConfig, Targets};
 use lorafit_model::merge::{Combination, CombineError, MajoritySign, Merged, Method, Weighted, combine};
 use lorafit_model::weights::{ModelFiles, write_tensors};
-use lorafit_model::{ActivationDtype, ActivationPolicy, BaseQuantization, Buffers, Model, Recompute, Start};
+use lorafit_model::{BaseQuantization, Model, Start};
 use safetensors::SafeTensors;
 
 use crate::common::{
-    Case, LOGITS_TOLERANCE, assert_close, dora_fixture, edit_safetensors, fixture, generated, tree_of,
+    Case, LOGITS_TOLERANCE, assert_close, dora_fixture, edit_safetensors, fixture, generated,
 };
 use crate::driver::gpu;
 
 const NAMES: [&str; 9] =
     ["llama", "qwen2", "qwen3", "gemma2", "phi3", "gpt2", "granite", "cohere2", "starcoder2"];
 
-#[track_caller]
-fn equals_peft(case: &Case, name: &str) {
-    let (config, device) = (case.model.config(), case.model.device());
-    for s in 0..case.ids.len() {
-        let p = case.packed(&[s]);
-        let mut buffers = Buffers::for_evaluation(config, Some(&case.adapter), device, p.ids.len());
-        let found = case.model.all_logits(Some(&case.adapter), p.stream(), &mut buffers);
-        assert_close(
-            &found,
-            &case.expected(&format!("logits.{s}")),
-            LOGITS_TOLERANCE,
-            &format!("{name} {s}"),
-        );
-    }
-    case.assert_loss_and_gradients(name);
-}
-
 #[test]
 fn logits_loss_and_gradients_equal_peft() {
     for name in NAMES {
-        equals_peft(&Case::with_dora(Device::Cpu, name), name);
+        Case::with_dora(Device::Cpu, name).assert_equals_peft(name);
     }
 }
 
@@ -50,7 +33,7 @@ fn logits_loss_and_gradients_equal_peft() {
 fn a_device_equals_peft() {
     let Some(device) = gpu(Float::F32).map(Device::Cuda) else { return };
     for name in ["llama", "qwen2", "phi3", "gpt2"] {
-        equals_peft(&Case::with_dora(device, name), name);
+        Case::with_dora(device, name).assert_equals_peft(name);
     }
 }
 
@@ -80,15 +63,7 @@ fn eight_steps_equal_peft() {
 #[test]
 fn what_is_computed_again_has_the_bits_of_what_was_kept() {
     for name in NAMES {
-        let case = Case::with_dora(Device::Cpu, name);
-        let streams = [case.packed(&[0, 1]), tree_of(case.model.config().vocab_size)];
-        for dtype in [ActivationDtype::F32, ActivationDtype::Bf16] {
-            let gradients = |recompute| case.gradients_with(&streams, ActivationPolicy { recompute, dtype });
-            let kept = gradients(Recompute::None);
-            for recompute in [Recompute::Full, Recompute::Blocks(1)] {
-                assert!(gradients(recompute) == kept, "{name} {recompute:?} {dtype:?}");
-            }
-        }
+        Case::with_dora(Device::Cpu, name).assert_recomputed_alike(name);
     }
 }
 
@@ -119,11 +94,7 @@ fn a_fresh_adapter_changes_no_bit() {
         let lora = LoraConfig { use_dora: true, ..LoraConfig::new(Targets::AllLinear) };
         case.adapter = Adapter::init(case.model.config(), &lora, 1, Device::Cpu).expect("an adapter");
         case.model.prepare(&mut case.adapter);
-        let p = case.packed(&[0]);
-        let config = case.model.config();
-        let mut buffers = Buffers::for_evaluation(config, Some(&case.adapter), Device::Cpu, p.ids.len());
-        let [base, adapted] = [None, Some(&case.adapter)]
-            .map(|adapter| case.model.all_logits(adapter, p.stream(), &mut buffers));
+        let [base, adapted] = [None, Some(&case.adapter)].map(|adapter| case.logits(&case.model, adapter, 0));
         // The bias is added after a factor of 1 instead of in the product.
         assert_close(&adapted, &base, 1e-6, name);
     }
@@ -137,11 +108,7 @@ fn magnitudes_begin_with_every_start() {
         let lora = LoraConfig { use_dora: true, ..LoraConfig::new(Targets::AllLinear) };
         case.adapter = Adapter::begin(&case.model, &lora, start, 1).expect("an adapter");
         case.model.prepare(&mut case.adapter);
-        let p = case.packed(&[0]);
-        let config = case.model.config();
-        let mut buffers = Buffers::for_evaluation(config, Some(&case.adapter), Device::Cpu, p.ids.len());
-        let [base, adapted] = [None, Some(&case.adapter)]
-            .map(|adapter| case.model.all_logits(adapter, p.stream(), &mut buffers));
+        let [base, adapted] = [None, Some(&case.adapter)].map(|adapter| case.logits(&case.model, adapter, 0));
         assert_close(&adapted, &base, LOGITS_TOLERANCE, &format!("{start:?}"));
     }
 }
@@ -162,12 +129,6 @@ fn a_quantised_base_has_norms_of_its_own() {
     let model = Model::load_quantized(&files, base, Device::Cpu).expect("quantised");
     let dir = dora_fixture("llama");
     let case = Case::with_adapter(model, &dir, &dir.join("expected.safetensors"));
-    let logits = |case: &Case| {
-        let p = case.packed(&[0]);
-        let config = case.model.config();
-        let mut buffers = Buffers::for_evaluation(config, Some(&case.adapter), Device::Cpu, p.ids.len());
-        case.model.all_logits(Some(&case.adapter), p.stream(), &mut buffers)
-    };
     // The merged weights of the quantised model are computed another way.
     let place = tempfile::tempdir().expect("a folder");
     let stored = place.path().join("stored");
@@ -178,12 +139,9 @@ fn a_quantised_base_has_norms_of_its_own() {
     std::fs::write(stored.join("model.safetensors"), bytes).expect("written");
     std::fs::copy(fixture("llama/config.json"), stored.join("config.json")).expect("copied");
     let merged = merged_model(&stored, &case.adapter, place.path());
-    let merged = Case::with_adapter(merged, &dir, &dir.join("expected.safetensors"));
-    let p = merged.packed(&[0]);
-    let config = merged.model.config();
-    let mut buffers = Buffers::for_evaluation(config, None, Device::Cpu, p.ids.len());
-    let found = merged.model.all_logits(None, p.stream(), &mut buffers);
-    assert_close(&logits(&case), &found, LOGITS_TOLERANCE, "NF4");
+    let found = case.logits(&merged, None, 0);
+    let with_adapter = case.logits(&case.model, Some(&case.adapter), 0);
+    assert_close(&with_adapter, &found, LOGITS_TOLERANCE, "NF4");
 }
 
 /// The model in `base` with an adapter merged into it, by way of files in `place`.
@@ -216,9 +174,7 @@ fn merged_weights_equal_peft_and_compute_alike() {
 
         let place = tempfile::tempdir().expect("a folder");
         let model = merged_model(&fixture(name), &case.adapter, place.path());
-        let p = case.packed(&[0]);
-        let mut buffers = Buffers::for_evaluation(model.config(), None, Device::Cpu, p.ids.len());
-        let logits = model.all_logits(None, p.stream(), &mut buffers);
+        let logits = case.logits(&model, None, 0);
         assert_close(&logits, &case.expected("logits.0"), LOGITS_TOLERANCE, &format!("{name} merged"));
     }
 }

@@ -7,9 +7,7 @@ use lorafit_model::adapter::{Adapter, LoraConfig, Targets};
 use lorafit_model::export::{self, GgufModel};
 use lorafit_model::merge::Merged;
 use lorafit_model::weights::{Gguf, ModelFiles, SaveDtype, write_tensors};
-use lorafit_model::{
-    ActivationDtype, ActivationPolicy, Buffers, Config, Model, Parameters, Recompute, Stream, WeightSelection,
-};
+use lorafit_model::{ActivationPolicy, Buffers, Config, Model, Parameters, Stream, WeightSelection};
 
 const FAMILIES: [&str; 25] = [
     "mistral_window",
@@ -112,15 +110,7 @@ fn configurations_in_older_words_are_the_same() {
 #[test]
 fn recomputed_gradients_equal_kept_ones_bit_for_bit() {
     for name in FAMILIES {
-        let case = Case::open(name);
-        let streams = [case.packed(&[0, 1]), tree_of(case.model.config().vocab_size)];
-        for dtype in [ActivationDtype::F32, ActivationDtype::Bf16] {
-            let gradients = |recompute| case.gradients_with(&streams, ActivationPolicy { recompute, dtype });
-            let kept = gradients(Recompute::None);
-            for recompute in [Recompute::Full, Recompute::Blocks(1)] {
-                assert!(gradients(recompute) == kept, "{name} {recompute:?} {dtype:?}");
-            }
-        }
+        Case::open(name).assert_recomputed_alike(name);
     }
 }
 

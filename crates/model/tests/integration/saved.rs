@@ -15,7 +15,7 @@ use lorafit_model::merge::{
 };
 use lorafit_model::weights::{Gguf, ModelFiles, SaveDtype, write_tensors};
 use lorafit_model::{
-    ActivationDtype, ActivationPolicy, BaseQuantization, Buffers, Config, Model, Parameters, Recompute,
+    ActivationDtype, ActivationPolicy, BaseQuantization, Config, Model, Parameters, Recompute,
 };
 use safetensors::SafeTensors;
 
@@ -39,26 +39,10 @@ const NAMES: [&str; 11] = [
     "gpt2",
 ];
 
-fn logits(model: &Model, adapter: Option<&Adapter>, case: &Case, sample: usize) -> Vec<f32> {
-    let p = case.packed(&[sample]);
-    let mut buffers = Buffers::for_evaluation(model.config(), adapter, model.device(), p.ids.len());
-    model.all_logits(adapter, p.stream(), &mut buffers)
-}
-
-#[track_caller]
-fn equals_peft(case: &Case, name: &str) {
-    for sample in 0..case.ids.len() {
-        let found = logits(&case.model, Some(&case.adapter), case, sample);
-        let expected = case.expected(&format!("logits.{sample}"));
-        assert_close(&found, &expected, LOGITS_TOLERANCE, &format!("{name} {sample}"));
-    }
-    case.assert_loss_and_gradients(name);
-}
-
 #[test]
 fn logits_loss_and_gradients_equal_peft() {
     for name in NAMES {
-        equals_peft(&Case::with_saved(Device::Cpu, name), name);
+        Case::with_saved(Device::Cpu, name).assert_equals_peft(name);
     }
 }
 
@@ -67,7 +51,7 @@ fn logits_loss_and_gradients_equal_peft() {
 fn a_device_equals_peft() {
     let Some(device) = gpu(Float::F32).map(Device::Cuda) else { return };
     for name in ["llama_all", "tied_apart", "gemma2", "head_factors", "embedding_factors"] {
-        equals_peft(&Case::with_saved(device, name), name);
+        Case::with_saved(device, name).assert_equals_peft(name);
     }
 }
 
@@ -111,7 +95,7 @@ fn a_fresh_adapter_changes_no_bit() {
             Adapter::init(case.model.config(), case.adapter.config(), 1, Device::Cpu).expect("fresh");
         for model in [&case.model, &quantized] {
             model.prepare(&mut fresh);
-            assert!(logits(model, Some(&fresh), &case, 0) == logits(model, None, &case, 0), "{name}");
+            assert!(case.logits(model, Some(&fresh), 0) == case.logits(model, None, 0), "{name}");
             fresh = Adapter::init(case.model.config(), case.adapter.config(), 1, Device::Cpu).expect("fresh");
         }
     }
@@ -121,14 +105,14 @@ fn a_fresh_adapter_changes_no_bit() {
 #[test]
 fn the_base_stays_as_it_is() {
     let mut case = Case::with_saved(Device::Cpu, "llama_all");
-    let before = logits(&case.model, None, &case, 0);
+    let before = case.logits(&case.model, None, 0);
     let parameters = Parameters::Adapter { model: &case.model, adapter: &mut case.adapter };
     let decayed = parameters.decayed();
     // Two layers with two factors of `A` stacked and two of `B`; embedding, norms, head.
     assert_eq!(decayed, [vec![true; 2 * 3 + 1], vec![false; 2 * 2 + 1], vec![true]].concat());
     case.adapter.tensors_mut().for_each(|tensor| tensor.write(0, &[3.0]));
     case.model.prepare(&mut case.adapter);
-    assert!(logits(&case.model, None, &case, 0) == before);
+    assert!(case.logits(&case.model, None, 0) == before);
 }
 
 fn tensors_of(path: &Path) -> Vec<(String, Vec<usize>, Vec<u8>)> {
@@ -213,7 +197,7 @@ fn merged_models_compute_as_those_of_peft_and_are_tied_alike() {
         let files = merge(&saved_base(name), &case.adapter, &place.path().join("merged"));
         let model = Model::load(&files, Device::Cpu).expect("loads");
         let expected = case.expected("merged_logits.0");
-        assert_close(&logits(&model, None, &case, 0), &expected, LOGITS_TOLERANCE, name);
+        assert_close(&case.logits(&model, None, 0), &expected, LOGITS_TOLERANCE, name);
         let spec = std::fs::read_to_string(saved_fixture(name).join("expected.json")).expect("read");
         let spec: serde_json::Value = serde_json::from_str(&spec).expect("JSON");
         assert_eq!(files.config().tie_word_embeddings, spec["merged_tied"] == true, "{name}");
@@ -242,7 +226,7 @@ fn merged_gguf_files_compute_alike() {
             files = ModelFiles::from_gguf(Gguf::open(&path).expect("opens")).expect("a model");
         }
         let base = Model::load(&files, Device::Cpu).expect("loads");
-        let expected = logits(&base, Some(&case.adapter), &case, 0);
+        let expected = case.logits(&base, Some(&case.adapter), 0);
         if case.adapter.config().unties(files.config()) {
             files.untie();
         }
@@ -252,7 +236,7 @@ fn merged_gguf_files_compute_alike() {
         let files = ModelFiles::open(&path).expect("a model");
         assert_eq!(files.config().tie_word_embeddings, name == "gemma2", "{name}");
         let model = Model::load(&files, Device::Cpu).expect("loads");
-        assert_close(&logits(&model, None, &case, 0), &expected, LOGITS_TOLERANCE, name);
+        assert_close(&case.logits(&model, None, 0), &expected, LOGITS_TOLERANCE, name);
     }
 }
 

@@ -15,7 +15,8 @@ use lorafit_kernels::{Device, Tensor};
 use lorafit_model::adapter::{self, Adapter, LoraConfig, named_tensors};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{
-    ActivationPolicy, Buffers, Gradients, Model, Prompts, Sampling, Stream, WeightSelection, generate,
+    ActivationDtype, ActivationPolicy, Buffers, Gradients, Model, Prompts, Recompute, Sampling, Stream,
+    WeightSelection, generate,
 };
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
@@ -205,6 +206,37 @@ impl Case {
         }
         for (step, (found, expected)) in norms.iter().zip(&expected_norms).enumerate() {
             assert!((found - expected).abs() < 1e-4 * expected, "{what} {step}: norm {found}, {expected}");
+        }
+    }
+
+    /// Logits of a sample by `model`, which may be another than the case's.
+    pub fn logits(&self, model: &Model, adapter: Option<&Adapter>, sample: usize) -> Vec<f32> {
+        let p = self.packed(&[sample]);
+        let mut buffers = Buffers::for_evaluation(model.config(), adapter, model.device(), p.ids.len());
+        model.all_logits(adapter, p.stream(), &mut buffers)
+    }
+
+    /// Logits with the adapter, loss and gradients are those of the fixture.
+    #[track_caller]
+    pub fn assert_equals_peft(&self, what: &str) {
+        for sample in 0..self.ids.len() {
+            let found = self.logits(&self.model, Some(&self.adapter), sample);
+            let expected = self.expected(&format!("logits.{sample}"));
+            assert_close(&found, &expected, LOGITS_TOLERANCE, &format!("{what} {sample}"));
+        }
+        self.assert_loss_and_gradients(what);
+    }
+
+    /// Running blocks again in backward is the same arithmetic in the same order, over samples and over a tree.
+    #[track_caller]
+    pub fn assert_recomputed_alike(&self, what: &str) {
+        let streams = [self.packed(&[0, 1]), tree_of(self.model.config().vocab_size)];
+        for dtype in [ActivationDtype::F32, ActivationDtype::Bf16] {
+            let gradients = |recompute| self.gradients_with(&streams, ActivationPolicy { recompute, dtype });
+            let kept = gradients(Recompute::None);
+            for recompute in [Recompute::Full, Recompute::Blocks(1)] {
+                assert!(gradients(recompute) == kept, "{what} {recompute:?} {dtype:?}");
+            }
         }
     }
 
