@@ -56,32 +56,11 @@ def write_adapter(name, folder, seed):
 
 
 def write_expected(name, folder, seed):
-    model = with_adapter(name, folder)
-    vocab, tensors = model.config.vocab_size, {}
-    for i, (ids, labels) in enumerate(tiny.samples(vocab, seed)):
-        tensors[f"logits.{i}"] = model(input_ids=ids[None]).logits[0].detach()
-        tensors[f"input_ids.{i}"], tensors[f"labels.{i}"] = ids.int(), labels.int()
-    loss = tiny.mean_loss(model, vocab, seed)
-    loss.backward()
-    tensors["loss"] = loss.detach()[None]
-    trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
-    for key, p in trained.items():
-        assert "lora_" in key and p.grad is not None and p.grad.abs().max() > 0, key
+    def in_file(key):
         key = key.replace(".default", "")
-        # As PEFT's files have it.
-        tensors["grad." + (key.removesuffix(".weight") if "magnitude" in key else key)] = p.grad.clone()
-    optimizer = torch.optim.AdamW(trained.values(), lr=0.01, weight_decay=0.0)
-    losses, norms = [], []
-    for _ in range(8):
-        optimizer.zero_grad()
-        loss = tiny.mean_loss(model, vocab, seed)
-        loss.backward()
-        norms.append(torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in trained.values()])))
-        optimizer.step()
-        losses.append(loss.detach())
-    with torch.no_grad():
-        losses.append(tiny.mean_loss(model, vocab, seed))
-    tensors["steps.loss"], tensors["steps.grad_norm"] = torch.stack(losses), torch.stack(norms)
+        return key.removesuffix(".weight") if "magnitude" in key else key
+
+    tensors = tiny.expected_of_steps(with_adapter(name, folder), seed, in_file)
     merged = dict(with_adapter(name, folder).merge_and_unload().named_parameters())
     key = next(key for key in merged if key.endswith((".0.self_attn.o_proj.weight", ".0.attn.c_attn.weight")))
     tensors["merged." + key] = merged[key].detach()
@@ -89,7 +68,7 @@ def write_expected(name, folder, seed):
     spec = {"input_ids": [tensors[f"input_ids.{i}"].tolist() for i in range(2)],
             "labels": [tensors[f"labels.{i}"].tolist() for i in range(2)], "made_by": "scripts/make_dora_fixtures.py"}
     (folder / "expected.json").write_text(json.dumps(spec) + "\n")
-    print(f"{name:12}", [round(x.item(), 4) for x in losses])
+    print(f"{name:12}", [round(x.item(), 4) for x in tensors["steps.loss"]])
 
 
 def main():

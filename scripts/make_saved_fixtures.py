@@ -79,53 +79,33 @@ def write_adapter(base, modules, tying, folder, seed):
 
 
 def write_expected(base, folder, seed):
+    def in_file(key):
+        return key.replace(".modules_to_save.default", "").replace(".default", "")
+
     model = with_adapter(base, folder)
-    vocab, tensors = model.config.vocab_size, {}
-    for i, (ids, labels) in enumerate(tiny.samples(vocab, seed)):
-        tensors[f"logits.{i}"] = model(input_ids=ids[None]).logits[0].detach()
-        tensors[f"input_ids.{i}"], tensors[f"labels.{i}"] = ids.int(), labels.int()
-    loss = tiny.mean_loss(model, vocab, seed)
-    loss.backward()
-    tensors["loss"] = loss.detach()[None]
-    trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
-    for key, p in trained.items():
-        assert p.grad is not None and p.grad.abs().max() > 0, key
-        # As PEFT's files have it.
-        tensors["grad." + key.replace(".modules_to_save.default", "").replace(".default", "")] = p.grad.clone()
-    optimizer = torch.optim.AdamW(trained.values(), lr=0.01, weight_decay=0.0)
-    losses, norms = [], []
-    for _ in range(8):
-        optimizer.zero_grad()
-        loss = tiny.mean_loss(model, vocab, seed)
-        loss.backward()
-        norms.append(torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in trained.values()])))
-        optimizer.step()
-        losses.append(loss.detach())
-    with torch.no_grad():
-        losses.append(tiny.mean_loss(model, vocab, seed))
-    tensors["steps.loss"], tensors["steps.grad_norm"] = torch.stack(losses), torch.stack(norms)
+    tensors = tiny.expected_of_steps(model, seed, in_file)
     if model.config.tie_word_embeddings and folder.name in FACTORS:
         # PEFT adds the update of one side to the matrix that is both: its merged model is another one.
         tied, tensors["merged_logits.0"] = False, tensors["logits.0"].clone()
-        return finish(folder, tensors, tied, losses)
+        return finish(folder, tensors, tied)
     with tempfile.TemporaryDirectory() as place:
         with_adapter(base, folder).merge_and_unload().save_pretrained(place)
         merged = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, attn_implementation="eager").eval()
         tied = json.loads((pathlib.Path(place) / "config.json").read_text())["tie_word_embeddings"]
         with torch.no_grad():
-            tensors["merged_logits.0"] = merged(input_ids=tiny.samples(vocab, seed)[0][0][None]).logits[0]
+            tensors["merged_logits.0"] = merged(input_ids=tiny.samples(model.config.vocab_size, seed)[0][0][None]).logits[0]
     assert torch.equal(tensors["merged_logits.0"], tensors["logits.0"]) or \
         (tensors["merged_logits.0"] - tensors["logits.0"]).abs().max() < 1e-4
-    return finish(folder, tensors, tied, losses)
+    return finish(folder, tensors, tied)
 
 
-def finish(folder, tensors, tied, losses):
+def finish(folder, tensors, tied):
     save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "expected.safetensors")
     spec = {"input_ids": [tensors[f"input_ids.{i}"].tolist() for i in range(2)],
             "labels": [tensors[f"labels.{i}"].tolist() for i in range(2)], "merged_tied": tied,
             "made_by": "scripts/make_saved_fixtures.py"}
     (folder / "expected.json").write_text(json.dumps(spec) + "\n")
-    print(f"{folder.name:16}", tied, [round(x.item(), 4) for x in losses])
+    print(f"{folder.name:16}", tied, [round(x.item(), 4) for x in tensors["steps.loss"]])
 
 
 def main():

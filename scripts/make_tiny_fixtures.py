@@ -173,6 +173,34 @@ def losses_of_steps(model, vocab, seed):
         return torch.tensor([*losses, mean_loss(model, vocab, seed).item()])
 
 
+def expected_of_steps(model, seed, in_file):
+    """Logits, loss, gradients by the names that `in_file` gives them, and eight steps of AdamW, which change the adapter."""
+    vocab, tensors = model.config.vocab_size, {}
+    for i, (ids, labels) in enumerate(samples(vocab, seed)):
+        tensors[f"logits.{i}"] = model(input_ids=ids[None]).logits[0].detach()
+        tensors[f"input_ids.{i}"], tensors[f"labels.{i}"] = ids.int(), labels.int()
+    loss = mean_loss(model, vocab, seed)
+    loss.backward()
+    tensors["loss"] = loss.detach()[None]
+    trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
+    for key, p in trained.items():
+        assert p.grad is not None and p.grad.abs().max() > 0, key
+        tensors["grad." + in_file(key)] = p.grad.clone()
+    optimizer = torch.optim.AdamW(trained.values(), lr=0.01, weight_decay=0.0)
+    losses, norms = [], []
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss = mean_loss(model, vocab, seed)
+        loss.backward()
+        norms.append(torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in trained.values()])))
+        optimizer.step()
+        losses.append(loss.detach())
+    with torch.no_grad():
+        losses.append(mean_loss(model, vocab, seed))
+    tensors["steps.loss"], tensors["steps.grad_norm"] = torch.stack(losses), torch.stack(norms)
+    return tensors
+
+
 def write_expected(folder, seed, with_steps=False):
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     model = PeftModel.from_pretrained(base, folder / "adapter", is_trainable=True).eval()
