@@ -9,11 +9,14 @@
 //!
 //! [`Batch::pack`] puts samples side by side; [`Batch::share`] makes a prefix tree of them, in which what several
 //! samples begin with is one segment. Since a token never sees what follows it, both give every target the same
-//! context, and so the same loss and gradient. [`cut`] decides which samples make up a batch.
+//! context, and so the same loss and gradient. [`cut`] decides which samples make up a batch, [`cut_groups`] which groups
+//! of them.
+//!
+//! Where the loss is of whole replies, [`Batch::owned`] says beside of which samples each target is.
 
 use std::ops::Range;
 
-use crate::samples::{SampleRef, Samples};
+use crate::samples::{Groups, SampleRef, Samples};
 
 /// A run of the stream whose tokens follow each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +56,40 @@ pub struct Batch {
     pub targets: Vec<Target>,
 }
 
+/// A sample that a target is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owner {
+    /// Its place among the samples that the batch was made of.
+    pub sample: u32,
+    /// Whether the target is of what stands before its reply, and not of the reply.
+    pub is_prompt: bool,
+}
+
+/// Of which samples each target of a batch is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Owners {
+    /// Where the owners of each target end.
+    ends: Vec<u32>,
+    all: Vec<Owner>,
+}
+
+impl Owners {
+    /// Those of target `target`.
+    pub fn of(&self, target: usize) -> &[Owner] {
+        let start = target.checked_sub(1).map_or(0, |before| self.ends[before] as usize);
+        &self.all[start..self.ends[target] as usize]
+    }
+
+    fn push(&mut self, owner: Owner) {
+        self.all.push(owner);
+    }
+
+    /// All that were added since the last target are those of the next.
+    fn end_target(&mut self) {
+        self.ends.push(self.all.len() as u32);
+    }
+}
+
 impl Batch {
     /// Puts samples one behind the other, each a root: positions start again at 0 and none sees another. The
     /// supervised token `j` of a sample is predicted by its row `j - 1`. Samples without a supervised token are left
@@ -60,24 +97,89 @@ impl Batch {
     ///
     /// A stream holds fewer than 2^32 tokens; the caller's token budget is far below.
     pub fn pack<'a>(samples: impl IntoIterator<Item = SampleRef<'a>>) -> Self {
-        let mut batch = Self::default();
-        for sample in samples {
-            batch.grow(&[sample]);
-        }
-        batch
+        Builder::of(samples, false, |_| false).batch
     }
 
     /// As [`Batch::pack`], but what samples begin with alike is in the stream once, however many they are.
     pub fn share<'a>(samples: impl IntoIterator<Item = SampleRef<'a>>) -> Self {
-        let mut samples: Vec<SampleRef> = samples.into_iter().collect();
-        samples.sort_by_key(|s| s.inputs());
-        let mut batch = Self::default();
-        batch.grow(&samples);
-        batch
+        Builder::of(samples, true, |_| false).batch
+    }
+
+    /// As [`Batch::share`] or [`Batch::pack`], with the samples that each target is of. Samples for which `with_prompt` says so
+    /// have their prompts as targets, too.
+    pub fn owned<'a>(
+        samples: impl IntoIterator<Item = SampleRef<'a>>,
+        share: bool,
+        with_prompt: impl Fn(SampleRef<'a>) -> bool,
+    ) -> (Self, Owners) {
+        let Builder { batch, owners } = Builder::of(samples, share, with_prompt);
+        (batch, owners)
+    }
+
+    /// Tokens in the stream.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether the stream has no tokens.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}
+
+/// A sample, its place, and whether its prompt is a target.
+#[derive(Clone, Copy)]
+struct Placed<'a> {
+    sample: SampleRef<'a>,
+    place: u32,
+    with_prompt: bool,
+}
+
+impl<'a> Placed<'a> {
+    fn inputs(self) -> &'a [u32] {
+        self.sample.inputs()
+    }
+
+    /// The targets among its tokens `tokens`, by whether they are of its prompt.
+    fn targets(self, tokens: Range<usize>) -> impl Iterator<Item = (usize, bool)> + use<'a> {
+        let inside = move |run: Range<usize>| {
+            run.start.clamp(tokens.start, tokens.end)..run.end.clamp(tokens.start, tokens.end)
+        };
+        let runs = self.sample.supervised().map(inside.clone()).flatten().map(|i| (i, false));
+        let before = if self.with_prompt { 0..self.sample.len() } else { 0..0 };
+        let sample = self.sample;
+        let before = inside(before).filter(move |i| !sample.supervised().any(|run| run.contains(i)));
+        runs.chain(before.map(|i| (i, true)))
+    }
+}
+
+/// Makes a batch of samples.
+#[derive(Default)]
+struct Builder {
+    batch: Batch,
+    owners: Owners,
+}
+
+impl Builder {
+    fn of<'a>(
+        samples: impl IntoIterator<Item = SampleRef<'a>>,
+        share: bool,
+        with_prompt: impl Fn(SampleRef<'a>) -> bool,
+    ) -> Self {
+        let placed = |(place, sample)| Placed { sample, place, with_prompt: with_prompt(sample) };
+        let mut samples: Vec<Placed> = (0..).zip(samples).map(placed).collect();
+        let mut builder = Self::default();
+        if share {
+            samples.sort_by_key(|s| s.inputs());
+            builder.grow(&samples);
+        } else {
+            samples.chunks(1).for_each(|sample| builder.grow(sample));
+        }
+        builder
     }
 
     /// Adds the prefix tree of samples that are sorted by their inputs.
-    fn grow(&mut self, samples: &[SampleRef]) {
+    fn grow(&mut self, samples: &[Placed]) {
         /// Samples that agree up to `depth`, where the segment `parent` ends.
         struct Branch {
             samples: Range<usize>,
@@ -109,42 +211,30 @@ impl Batch {
     }
 
     /// Adds the tokens `part` of samples that agree there, with all their targets; the segment's index.
-    fn push_segment(&mut self, samples: &[SampleRef], part: Range<usize>, parent: Option<usize>) -> usize {
-        let start = self.ids.len();
-        let mut targets: Vec<Target> = Vec::new();
-        for sample in samples {
+    fn push_segment(&mut self, samples: &[Placed], part: Range<usize>, parent: Option<usize>) -> usize {
+        let Self { batch, owners } = self;
+        let start = batch.ids.len();
+        let mut found: Vec<(u32, u32, Owner)> = Vec::new();
+        for placed in samples {
             // A target's row is that of the token before it.
-            let runs = sample.supervised().map(|run| {
-                run.start.clamp(part.start + 1, part.end + 1)..run.end.clamp(part.start + 1, part.end + 1)
-            });
-            targets.extend(runs.flatten().map(|i| Target {
-                row: (start + i - 1 - part.start) as u32,
-                id: sample.ids[i],
-                weight: 1.0,
+            let targets = placed.targets(part.start + 1..part.end + 1);
+            found.extend(targets.map(|(i, is_prompt)| {
+                let owner = Owner { sample: placed.place, is_prompt };
+                ((start + i - 1 - part.start) as u32, placed.sample.ids[i], owner)
             }));
         }
-        targets.sort_by_key(|t| (t.row, t.id));
-        targets.dedup_by(|next, kept| {
-            let same = (next.row, next.id) == (kept.row, kept.id);
-            kept.weight += f32::from(u8::from(same));
-            same
-        });
-        self.targets.append(&mut targets);
-        self.positions.extend(part.clone().map(|i| i as u32));
-        self.ids.extend_from_slice(&samples[0].ids[part.clone()]);
-        self.segments.push(Segment { start, len: part.len(), parent });
-        self.text_lengths.push(samples.iter().map(|sample| sample.ids.len()).max().unwrap_or(0));
-        self.segments.len() - 1
-    }
-
-    /// Tokens in the stream.
-    pub fn len(&self) -> usize {
-        self.ids.len()
-    }
-
-    /// Whether the stream has no tokens.
-    pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
+        found.sort_unstable();
+        for same in found.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+            let (row, id, _) = same[0];
+            batch.targets.push(Target { row, id, weight: same.len() as f32 });
+            same.iter().for_each(|(_, _, owner)| owners.push(*owner));
+            owners.end_target();
+        }
+        batch.positions.extend(part.clone().map(|i| i as u32));
+        batch.ids.extend_from_slice(&samples[0].sample.ids[part.clone()]);
+        batch.segments.push(Segment { start, len: part.len(), parent });
+        batch.text_lengths.push(samples.iter().map(|placed| placed.sample.len()).max().unwrap_or(0));
+        batch.segments.len() - 1
     }
 }
 
@@ -158,20 +248,27 @@ fn common_prefix(a: &[u32], b: &[u32]) -> usize {
 /// With `share` the tokens are those of [`Batch::share`], and samples that begin alike are brought together first.
 /// The result depends on nothing else, so a resumed run cuts the same.
 pub fn cut(samples: &Samples, indices: &[usize], budget: usize, share: bool) -> Vec<Vec<usize>> {
-    let mut order = indices.to_vec();
+    cut_groups(samples, &Groups::alone(samples.len()), indices, budget, share)
+}
+
+/// As [`cut`], of the groups `indices`, whose samples stay together; the samples of each part.
+pub fn cut_groups(
+    samples: &Samples,
+    groups: &Groups,
+    indices: &[usize],
+    budget: usize,
+    share: bool,
+) -> Vec<Vec<usize>> {
+    let mut order: Vec<Unit> = indices.iter().map(|&i| Unit::of(samples, groups.range(i), share)).collect();
     if share {
-        order.sort_by_key(|&i| samples.sample(i).inputs());
+        order.sort_by_key(|unit| unit.prefix);
     }
-    // Of each sample its tokens, and how many of them the one before it has too.
-    let sizes: Vec<(usize, usize)> = order
-        .iter()
-        .enumerate()
-        .map(|(at, &i)| {
-            let this = samples.sample(i).inputs();
-            let before = at.checked_sub(1).filter(|_| share).map(|at| samples.sample(order[at]).inputs());
-            (this.len(), before.map_or(0, |before| common_prefix(before, this)))
-        })
-        .collect();
+    // Of each group its tokens, and how many of them the one before it has too.
+    let shared = |at: usize| match at.checked_sub(1).filter(|_| share) {
+        Some(before) => common_prefix(order[before].prefix, order[at].prefix),
+        None => 0,
+    };
+    let sizes: Vec<(usize, usize)> = (0..order.len()).map(|at| (order[at].tokens, shared(at))).collect();
     let fewest = greedy_cuts(&sizes, budget).len();
     // The smallest budget that needs no more groups.
     let (mut low, mut high) = (0, budget);
@@ -179,7 +276,32 @@ pub fn cut(samples: &Samples, indices: &[usize], budget: usize, share: bool) -> 
         let middle = low + (high - low) / 2;
         if greedy_cuts(&sizes, middle).len() > fewest { low = middle + 1 } else { high = middle }
     }
-    greedy_cuts(&sizes, high).into_iter().map(|range| order[range].to_vec()).collect()
+    let samples_of =
+        |range: Range<usize>| order[range].iter().flat_map(|unit| unit.samples.clone()).collect();
+    greedy_cuts(&sizes, high).into_iter().map(samples_of).collect()
+}
+
+/// Samples that stay together.
+struct Unit<'a> {
+    samples: Range<usize>,
+    /// What all of them begin with.
+    prefix: &'a [u32],
+    /// Of their tree, or of all together.
+    tokens: usize,
+}
+
+impl<'a> Unit<'a> {
+    fn of(samples: &'a Samples, range: Range<usize>, share: bool) -> Self {
+        let mut inputs: Vec<&[u32]> = range.clone().map(|i| samples.sample(i).inputs()).collect();
+        let all: usize = inputs.iter().map(|inputs| inputs.len()).sum();
+        if share {
+            inputs.sort_unstable();
+        }
+        let (first, last) = (inputs[0], inputs[inputs.len() - 1]);
+        let prefix = if inputs.len() == 1 { first } else { &first[..common_prefix(first, last)] };
+        let saved: usize = inputs.windows(2).map(|pair| common_prefix(pair[0], pair[1])).sum();
+        Unit { samples: range, prefix, tokens: if share { all - saved } else { all } }
+    }
 }
 
 /// Ranges of `(tokens, shared with the one before)` that are filled in turn up to `budget`.

@@ -288,7 +288,7 @@ mod tests {
     fn insert(cache: &Cache, name: &str) -> Samples {
         let mut writer = cache.create().unwrap();
         for row in 1..=20 {
-            writer.push(&Sample { ids: vec![row as u32; 9], supervised: vec![true; 9], row }).unwrap();
+            writer.push(&Sample { ids: vec![row as u32; 9], supervised: vec![true; 9], row }, None).unwrap();
         }
         cache.insert(&key(name), writer, &name).unwrap()
     }

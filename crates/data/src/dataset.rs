@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use crate::cache::{Cache, Key, Stamp};
 use crate::choices::Choices;
 use crate::error::{DataError, RowProblem};
-use crate::format::{Document, Shape};
+use crate::format::{Document, Purpose, Shape};
 use crate::limits::ModelLimits;
 use crate::mask::{Masker, encode_prompt, prompt_and_reply};
 use crate::notes::{FirstAsText, Notes, RowNotes};
-use crate::sample::{Sample, TrainOn};
+use crate::sample::{Judgement, Sample, TrainOn};
 use crate::samples::{Samples, SamplesBuilder};
 use crate::source::rows::Read;
 use crate::source::{Origin, Source, files, kind, rows};
@@ -38,6 +38,8 @@ pub struct Options {
     pub overlong: Overlong,
     /// Which tokens are trained.
     pub train_on: TrainOn,
+    /// What the rows are for.
+    pub purpose: Purpose,
     /// Rows beyond these limits are bad rows. Without, whoever computes with the samples has to check them.
     pub limits: ModelLimits,
 }
@@ -48,6 +50,7 @@ impl Default for Options {
             max_seq_len: 2048,
             overlong: Overlong::default(),
             train_on: TrainOn::Replies,
+            purpose: Purpose::Replies,
             limits: ModelLimits::default(),
         }
     }
@@ -62,9 +65,9 @@ pub struct Report {
     pub rows: usize,
     /// Bad rows that were skipped.
     pub skipped: usize,
-    /// Samples kept.
+    /// Samples kept: one of each row, of a preference one for each reply.
     pub samples: usize,
-    /// Samples kept that were cut to the longest length.
+    /// Rows kept of which a sample was cut to the longest length.
     pub truncated: usize,
     /// Rows dropped since they were longer than the longest sample.
     pub overlong: usize,
@@ -103,8 +106,8 @@ impl Dataset {
         options: Options,
     ) -> Result<Self, DataError> {
         let mut samples = SamplesBuilder::default();
-        let keep = |sample: &Sample| {
-            samples.push(sample);
+        let keep = |sample: &Sample, judgement| {
+            samples.push(sample, judgement);
             Ok(())
         };
         let (report, origin) = tokenise(&source.into(), tokenizer, options, keep, &mut |_| ())?;
@@ -135,7 +138,7 @@ impl Dataset {
             return Ok(Self { samples, report, origin: origin.in_files(files) });
         }
         let mut writer = cache.create()?;
-        let keep = |sample: &Sample| writer.push(sample).map_err(cache.error());
+        let keep = |sample: &Sample, judgement| writer.push(sample, judgement).map_err(cache.error());
         let (report, origin) = tokenise(&source, tokenizer, options, keep, on_row)?;
         stamps.iter().try_for_each(Stamp::check)?;
         Ok(Self { samples: cache.insert(&key, writer, &(&report, &origin))?, report, origin })
@@ -171,10 +174,10 @@ fn tokenise(
     source: &Source,
     tokenizer: &Tokenizer,
     options: Options,
-    mut keep: impl FnMut(&Sample) -> Result<(), DataError>,
+    mut keep: impl FnMut(&Sample, Option<Judgement>) -> Result<(), DataError>,
     on_row: &mut dyn FnMut(usize),
 ) -> Result<(Report, Origin), DataError> {
-    let Options { max_seq_len, overlong, train_on, limits } = options;
+    let Options { max_seq_len, overlong, train_on, purpose, limits } = options;
     let template = tokenizer.compile_chat_template()?;
     let masker = Masker::new(tokenizer, template.as_ref(), train_on);
 
@@ -184,51 +187,64 @@ fn tokenise(
     let origin = rows::read(
         source,
         |Read { row, number, .. }| {
-            let document = row.into_document(template.is_some())?;
+            let mut samples = Vec::with_capacity(1);
             let mut notes = RowNotes::default();
-            let sample = masker.sample_noted(&document, number, &mut notes)?;
-            match &document {
-                Document::Completion(row) if template.is_some() && !masker.was_rendered(&row.prompt) => {
-                    as_text.offer(number, row);
+            for (document, judgement) in row.into_documents(purpose, template.is_some())? {
+                let sample = masker.sample_noted(&document, number, &mut notes)?;
+                match &document {
+                    Document::Completion(row) if template.is_some() && !masker.was_rendered(&row.prompt) => {
+                        as_text.offer(number, row);
+                    }
+                    Document::Completion(_) | Document::Chat(_) | Document::Text(_) => {}
                 }
-                Document::Completion(_) | Document::Chat(_) | Document::Text(_) => {}
+                match overlong {
+                    Overlong::Error if sample.len() > max_seq_len => {
+                        return Err(RowProblem::Overlong { tokens: sample.len(), max_seq_len });
+                    }
+                    // It is left out anyhow.
+                    Overlong::Drop if sample.len() > max_seq_len => {}
+                    Overlong::Error | Overlong::Drop | Overlong::TruncateRight => {
+                        let kept = &sample.ids[..sample.len().min(max_seq_len)];
+                        limits.check(kept, tokenizer).map_err(RowProblem::BeyondModel)?;
+                    }
+                }
+                samples.push((sample, judgement));
             }
-            match overlong {
-                Overlong::Error if sample.len() > max_seq_len => {
-                    Err(RowProblem::Overlong { tokens: sample.len(), max_seq_len })
-                }
-                // It is left out anyhow.
-                Overlong::Drop if sample.len() > max_seq_len => Ok((sample, notes)),
-                Overlong::Error | Overlong::Drop | Overlong::TruncateRight => {
-                    let kept = &sample.ids[..sample.len().min(max_seq_len)];
-                    limits.check(kept, tokenizer).map_err(RowProblem::BeyondModel)?;
-                    Ok((sample, notes))
-                }
-            }
+            Ok((samples, notes))
         },
-        |(mut sample, notes)| {
+        |(mut samples, notes)| {
             report.rows += 1;
             report.notes.add(&notes);
             on_row(report.rows);
-            let first = sample.supervised.iter().position(|s| *s);
-            if overlong == Overlong::Drop && sample.len() > max_seq_len {
-                needed = needed.into_iter().chain(first.map(|_| sample.len())).min();
+            let longest = samples.iter().map(|(sample, _)| sample.len()).max().unwrap_or(0);
+            let first = |sample: &Sample| sample.supervised.iter().position(|s| *s);
+            // Of a row that has several samples all are needed.
+            let firsts = samples.iter().map(|(sample, _)| first(sample)).collect::<Option<Vec<_>>>();
+            if overlong == Overlong::Drop && longest > max_seq_len {
+                needed = needed.into_iter().chain(firsts.map(|_| longest)).min();
                 report.overlong += 1;
                 return Ok(());
             }
-            needed = needed.into_iter().chain(first.map(|i| i + 1)).min();
-            let cut = sample.truncate(max_seq_len);
-            let supervised = sample.supervised_tokens();
-            if supervised == 0 {
+            needed = needed
+                .into_iter()
+                .chain(firsts.and_then(|firsts| firsts.into_iter().max()).map(|i| i + 1))
+                .min();
+            let mut cut = false;
+            for (sample, _) in &mut samples {
+                cut |= sample.truncate(max_seq_len);
+            }
+            if samples.iter().any(|(sample, _)| sample.supervised_tokens() == 0) {
                 report.dropped += 1;
                 return Ok(());
             }
-            report.samples += 1;
             report.truncated += usize::from(cut);
-            report.tokens += sample.len();
-            report.supervised_tokens += supervised;
-            report.longest = report.longest.max(sample.len());
-            keep(&sample)
+            samples.iter().try_for_each(|(sample, judgement)| {
+                report.samples += 1;
+                report.tokens += sample.len();
+                report.supervised_tokens += sample.supervised_tokens();
+                report.longest = report.longest.max(sample.len());
+                keep(sample, *judgement)
+            })
         },
     )?;
     if report.samples == 0 {

@@ -218,9 +218,33 @@ pub enum RowProblem {
         /// What it was to be.
         field: String,
     },
-    /// The row has a reply that is better and one that is worse.
-    #[error("the rows are preferences (chosen and rejected), and there is no trainer for those yet")]
-    Preference,
+    /// The rows say which replies are better or good, and replies are to be learnt as they are.
+    #[error("the rows {}: they are no replies to be learnt as they are", judging(*.found))]
+    OtherPurpose {
+        /// Their shape.
+        found: Shape,
+    },
+    /// Pairs are to be trained on, and the row has none.
+    #[error("the rows have no `chosen` and `rejected` replies: they are {} rows", .found.name())]
+    NoPairs {
+        /// Their shape.
+        found: Shape,
+    },
+    /// Labels are to be trained on, and the row has none.
+    #[error("the rows have no `label`: they are {} rows", .found.name())]
+    NoLabels {
+        /// Their shape.
+        found: Shape,
+    },
+    /// A rejected reply is the chosen one.
+    #[error("rejected reply {} is the same as the chosen one", .rejected + 1)]
+    SameReplies {
+        /// Which, from 0.
+        rejected: usize,
+    },
+    /// Replies without a prompt that are different conversations.
+    #[error("there is no `prompt`, and `chosen` and `rejected` begin with different messages")]
+    NothingAlike,
     /// The row is longer than the longest sample, and that is to be an error.
     #[error("the row has {}, more than {max_seq_len}", counted(*tokens, "token", "tokens"))]
     Overlong {
@@ -489,7 +513,7 @@ impl RowProblem {
     /// Whether it is the same for every row, so that skipping bad rows is no help.
     pub(crate) fn is_everywhere(&self) -> bool {
         let too_slow = matches!(self, Self::Template(TemplateError::TooSlow { .. }));
-        too_slow || matches!(self, Self::NoChatTemplate | Self::NoEos | Self::Preference)
+        too_slow || matches!(self, Self::NoChatTemplate | Self::NoEos | Self::OtherPurpose { .. })
     }
 
     /// What the user can do next.
@@ -511,11 +535,26 @@ impl RowProblem {
             }
             Self::ColumnTwice { .. } => "rename one of them in the first line".into(),
             Self::NoColumn { .. } => remedy!["check the names in ", Setting::Columns],
-            Self::Preference => remedy![
-                Setting::Columns.is("chosen=messages"), " if they are whole conversations";
-                Setting::Columns.is("chosen=completion"), " if they follow a prompt"
-            ]
-            .because("to train on the chosen replies alone, name them"),
+            Self::OtherPurpose { found: Shape::Judged } => remedy![
+                "train on them with ", Setting::Objective.is("kto");
+                Setting::Columns.is("label=ignore"), " trains all replies alike"
+            ],
+            Self::OtherPurpose { .. } => remedy![
+                "train on them with ", Setting::Objective.is("dpo");
+                Setting::Columns.is("chosen=messages,rejected=ignore"), " trains the chosen replies alone, if they are whole conversations";
+                Setting::Columns.is("chosen=completion,rejected=ignore"), " if they follow a prompt"
+            ],
+            Self::NoPairs { found: Shape::Judged } => remedy!["train on labels with ", Setting::Objective.is("kto")],
+            Self::NoPairs { .. } => remedy![
+                "train on replies with ", Setting::Objective.is("sft");
+                "name the columns with ", Setting::Columns.is("better=chosen,worse=rejected")
+            ],
+            Self::NoLabels { .. } => remedy![
+                "train on replies with ", Setting::Objective.is("sft");
+                "name the column with ", Setting::Columns.is("good=label")
+            ],
+            Self::SameReplies { .. } => "leave the row out: it says nothing".into(),
+            Self::NothingAlike => "give the prompt in a field of its own".into(),
             Self::Overlong { .. } => remedy![
                 "cut such rows with ", Setting::Overlong.is("truncate-right");
                 "leave them out with ", Setting::Overlong.is("drop");
@@ -573,6 +612,14 @@ impl RowProblem {
             Self::Template(e) => return e.hint(),
             Self::Tokenizer(e) => return e.hint(),
         })
+    }
+}
+
+/// What rows say that judge replies.
+fn judging(found: Shape) -> &'static str {
+    match found {
+        Shape::Judged => "say which replies are good (label)",
+        _ => "are preferences (chosen and rejected)",
     }
 }
 

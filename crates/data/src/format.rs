@@ -6,8 +6,10 @@
 mod chat;
 mod completion;
 mod instruction;
+mod judged;
 pub mod keys;
 mod mapping;
+mod preference;
 mod question;
 mod sharegpt;
 mod text;
@@ -17,12 +19,15 @@ use serde_json::{Map, Value};
 
 use crate::error::RowProblem;
 use crate::json;
+use crate::sample::{Judgement, Side};
 
 pub use chat::{Conversation, Message, Role};
 pub(crate) use chat::{TOOL_CALLS, json_size_bytes, with_arguments_read};
 pub use completion::Completion;
 pub use instruction::Instruction;
+pub use judged::Judged;
 pub use mapping::Mapping;
+pub use preference::Preference;
 pub use question::Question;
 
 /// A row's fields.
@@ -44,12 +49,24 @@ pub enum Shape {
     Text,
     /// A column that asks and one that answers, under one of many names.
     Question,
+    /// `chosen` and `rejected` replies, perhaps with their `prompt`.
+    Preference,
+    /// A row of another shape with a `label` that says whether its reply is good.
+    Judged,
 }
 
 impl Shape {
     /// Every shape, in the order in which they are tried.
-    pub const ALL: [Self; 6] =
-        [Self::Chat, Self::ShareGpt, Self::Instruction, Self::Completion, Self::Text, Self::Question];
+    pub const ALL: [Self; 8] = [
+        Self::Preference,
+        Self::Judged,
+        Self::Chat,
+        Self::ShareGpt,
+        Self::Instruction,
+        Self::Completion,
+        Self::Text,
+        Self::Question,
+    ];
 
     /// The fields a row must have.
     pub fn fields(self) -> &'static [&'static str] {
@@ -60,6 +77,8 @@ impl Shape {
             Self::Completion => &["prompt", "completion"],
             Self::Text => &["text"],
             Self::Question => &["question", "answer"],
+            Self::Preference => &["chosen", "rejected"],
+            Self::Judged => &[judged::LABEL],
         }
     }
 
@@ -72,13 +91,15 @@ impl Shape {
             Self::Completion => "completion",
             Self::Text => "text",
             Self::Question => "question",
+            Self::Preference => "preference",
+            Self::Judged => "judged",
         }
     }
 
     /// Recognises the shape from a row's keys.
     ///
     /// # Errors
-    /// When no shape has all of its fields there, or the rows are preferences.
+    /// When no shape has all of its fields there.
     pub fn recognise(fields: &Fields) -> Result<Self, RowProblem> {
         let fits = |s: &Self| match s {
             Self::Question => question::fits(fields),
@@ -86,15 +107,9 @@ impl Shape {
         };
         // Keys are the file's: few and short ones are enough to recognise it by.
         let keys = || fields.keys().take(12).map(|k| k.chars().take(40).collect()).collect();
-        let preference = ["chosen", "rejected"].iter().all(|field| fields.contains_key(*field));
-        // Of preferences, `prompt` and `chosen` or `input` and `output` say what is meant.
-        match Self::ALL.into_iter().find(fits) {
-            Some(Self::Question) | None if preference => Err(RowProblem::Preference),
-            Some(shape) => Ok(shape),
-            None => {
-                Err(question::ambiguous(fields).unwrap_or_else(|| RowProblem::UnknownShape { keys: keys() }))
-            }
-        }
+        Self::ALL.into_iter().find(fits).ok_or_else(|| {
+            question::ambiguous(fields).unwrap_or_else(|| RowProblem::UnknownShape { keys: keys() })
+        })
     }
 
     /// Reads a row of this shape.
@@ -116,7 +131,10 @@ impl Shape {
         mapping: &Mapping,
         passed_over: &mut Vec<String>,
     ) -> Result<Row, RowProblem> {
-        keys::check(self, &fields, passed_over)?;
+        // What a judged row has otherwise is checked as a row of its other shape.
+        if self != Self::Judged {
+            keys::check(self, &fields, passed_over)?;
+        }
         match self {
             Self::Chat => chat::parse(fields, &chat::MESSAGES, mapping).map(Row::Chat),
             Self::ShareGpt => sharegpt::parse(fields, mapping).map(Row::Chat),
@@ -124,6 +142,8 @@ impl Shape {
             Self::Completion => completion::parse(fields, mapping),
             Self::Text => text::parse(fields).map(Row::Text),
             Self::Question => question::parse(fields).map(|question| Row::Question(Box::new(question))),
+            Self::Preference => preference::parse(fields, mapping),
+            Self::Judged => judged::parse(fields, mapping, passed_over),
         }
     }
 }
@@ -141,6 +161,10 @@ pub enum Row {
     Text(String),
     /// A question and its answer.
     Question(Box<Question>),
+    /// Replies, one of which is better than the others.
+    Preference(Box<Preference>),
+    /// A reply that is good or bad.
+    Judged(Box<Judged>),
 }
 
 /// What a row is trained as.
@@ -154,8 +178,22 @@ pub enum Document {
     Text(String),
 }
 
+/// What rows have to be for what is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Purpose {
+    /// Replies that the model learns to give.
+    #[default]
+    Replies,
+    /// Chosen and rejected replies.
+    Pairs,
+    /// Replies that are good or bad; those of a preference are taken one by one.
+    Labels,
+    /// Whatever the rows are.
+    Any,
+}
+
 impl Row {
-    /// What the row is trained as, by a model with or without a chat template.
+    /// What the row is trained as, by a model with or without a chat template; of a preference the chosen reply.
     ///
     /// # Errors
     /// When a model without one cannot be given the row as it was meant.
@@ -168,7 +206,59 @@ impl Row {
             Self::Text(text) => Document::Text(text),
             Self::Question(row) if has_chat_template => Document::Chat(row.into_conversation()),
             Self::Question(row) => return Err(RowProblem::UnknownShape { keys: row.keys }),
+            Self::Preference(row) => row.chosen.into_document(has_chat_template)?,
+            Self::Judged(row) => row.row.into_document(has_chat_template)?,
         })
+    }
+
+    /// All that is trained of the row for a purpose, with what the row says of it.
+    ///
+    /// # Errors
+    /// As [`Self::into_document`], and when the row is for another purpose.
+    pub fn into_documents(
+        self,
+        purpose: Purpose,
+        has_chat_template: bool,
+    ) -> Result<Vec<(Document, Option<Judgement>)>, RowProblem> {
+        let judged = |row: Row, side, weight, margin| {
+            Ok((row.into_document(has_chat_template)?, Some(Judgement { side, weight, margin })))
+        };
+        match (purpose, self) {
+            (Purpose::Replies, Self::Preference(_)) => {
+                Err(RowProblem::OtherPurpose { found: Shape::Preference })
+            }
+            (Purpose::Replies, Self::Judged(_)) => Err(RowProblem::OtherPurpose { found: Shape::Judged }),
+            (Purpose::Pairs | Purpose::Labels | Purpose::Any, Self::Preference(row)) => {
+                let Preference { chosen, rejected, weight, margin } = *row;
+                let sides = match purpose {
+                    Purpose::Labels => [Side::Desirable, Side::Undesirable],
+                    Purpose::Pairs | Purpose::Any | Purpose::Replies => [Side::Chosen, Side::Rejected],
+                };
+                let rejected = rejected.into_iter().map(|row| judged(row, sides[1], weight, margin));
+                std::iter::once(judged(chosen, sides[0], weight, margin)).chain(rejected).collect()
+            }
+            (Purpose::Labels | Purpose::Any, Self::Judged(row)) => {
+                let Judged { row, is_desirable, weight } = *row;
+                let side = if is_desirable { Side::Desirable } else { Side::Undesirable };
+                Ok(vec![judged(row, side, weight, 0.0)?])
+            }
+            (Purpose::Replies | Purpose::Any, row) => Ok(vec![(row.into_document(has_chat_template)?, None)]),
+            (Purpose::Pairs, row) => Err(RowProblem::NoPairs { found: row.shape() }),
+            (Purpose::Labels, row) => Err(RowProblem::NoLabels { found: row.shape() }),
+        }
+    }
+
+    /// The shape that the row was read as.
+    fn shape(&self) -> Shape {
+        match self {
+            Self::Chat(_) => Shape::Chat,
+            Self::Instruction(_) => Shape::Instruction,
+            Self::Completion(_) => Shape::Completion,
+            Self::Text(_) => Shape::Text,
+            Self::Question(_) => Shape::Question,
+            Self::Preference(_) => Shape::Preference,
+            Self::Judged(_) => Shape::Judged,
+        }
     }
 }
 

@@ -25,6 +25,44 @@ pub struct Sample {
     pub row: usize,
 }
 
+/// What a row says of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// It is better than those that are rejected; the samples of its row follow it.
+    Chosen,
+    /// It is worse than the chosen one before it.
+    Rejected,
+    /// It is good, by itself.
+    Desirable,
+    /// It is bad, by itself.
+    Undesirable,
+}
+
+impl Side {
+    const ALL: [Self; 4] = [Self::Chosen, Self::Rejected, Self::Desirable, Self::Undesirable];
+
+    /// How records of samples write it: a number from 1.
+    pub(crate) fn code(self) -> u32 {
+        self as u32 + 1
+    }
+
+    /// The side that records write so.
+    pub(crate) fn of_code(code: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|side| side.code() == code)
+    }
+}
+
+/// What a row says of a reply, and how much that counts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Judgement {
+    /// Which reply it is.
+    pub side: Side,
+    /// How much the row counts; usually 1.
+    pub weight: f32,
+    /// By how much the chosen reply should be better; usually 0.
+    pub margin: f32,
+}
+
 impl Sample {
     /// How many tokens the sample has.
     pub fn len(&self) -> usize {

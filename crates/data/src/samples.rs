@@ -4,10 +4,11 @@
 //! A sample is a record, and where each record ends stands in a list beside them:
 //!
 //! ```text
-//! row (low, high word) | runs | start end, start end, ... | ids ...
+//! row (low, high word) | side and runs | weight margin | start end, start end, ... | ids ...
 //! ```
 //!
-//! A run `start..end` is of targets that follow each other. All of a sample is in one place, so that a step on a mapped
+//! A run `start..end` is of targets that follow each other. Weight and margin are there only where the sample is judged, which
+//! the side says in the highest four bits of its word. All of a sample is in one place, so that a step on a mapped
 //! file touches one or two pages a sample, and so that a file can be written as the samples come.
 
 pub mod file;
@@ -17,11 +18,14 @@ use std::sync::Arc;
 
 use zerocopy::IntoBytes;
 
-use crate::sample::Sample;
+use crate::sample::{Judgement, Sample, Side};
 use file::MappedSamples;
 
-/// Words of a record before its runs.
+/// Words of a record before its judgement and its runs.
 const HEAD: usize = 3;
+/// The word of the side and the runs, and where in it the side is.
+const SIDE_AND_RUNS: usize = 2;
+const SIDE_SHIFT: u32 = 28;
 
 /// Samples by index, in the order of the data. A clone shares them.
 #[derive(Debug, Clone)]
@@ -69,6 +73,20 @@ impl Samples {
         (0..self.len()).map(|i| self.sample(i))
     }
 
+    /// Which samples belong together: those of a row.
+    pub fn groups(&self) -> Groups {
+        let of_row = |sample: SampleRef<'_>| sample.judgement().is_some_and(|j| j.side == Side::Rejected);
+        let mut starts: Vec<usize> = Vec::new();
+        let mut all_alone = true;
+        for (i, sample) in self.iter().enumerate() {
+            match of_row(sample) && i > 0 {
+                true => all_alone = false,
+                false => starts.push(i),
+            }
+        }
+        Groups { starts: (!all_alone).then_some(starts), samples: self.len() }
+    }
+
     /// Bytes of the samples and of what finds them, in memory or in the mapped file.
     pub fn bytes(&self) -> usize {
         let (words, ends) = self.records();
@@ -114,7 +132,7 @@ impl Eq for Samples {}
 impl FromIterator<Sample> for Samples {
     fn from_iter<T: IntoIterator<Item = Sample>>(samples: T) -> Self {
         let mut builder = SamplesBuilder::default();
-        samples.into_iter().for_each(|sample| builder.push(&sample));
+        samples.into_iter().for_each(|sample| builder.push(&sample, None));
         builder.finish()
     }
 }
@@ -127,9 +145,9 @@ pub struct SamplesBuilder {
 }
 
 impl SamplesBuilder {
-    /// Adds a sample.
-    pub fn push(&mut self, sample: &Sample) {
-        write_record(sample, &mut self.words);
+    /// Adds a sample, with what its row says of it.
+    pub fn push(&mut self, sample: &Sample, judgement: Option<Judgement>) {
+        write_record(sample, judgement, &mut self.words);
         self.ends.push(self.words.len() as u64);
     }
 
@@ -146,6 +164,8 @@ impl SamplesBuilder {
 pub struct SampleRef<'a> {
     /// The token ids.
     pub ids: &'a [u32],
+    /// Side, weight and margin; none of a sample that is not judged.
+    judged: &'a [u32],
     /// Starts and ends of the runs of targets, in turn.
     runs: &'a [u32],
     /// The line of the file, counted from 1.
@@ -155,8 +175,20 @@ pub struct SampleRef<'a> {
 impl<'a> SampleRef<'a> {
     fn of(record: &'a [u32]) -> Self {
         let row = u64::from(record[0]) | u64::from(record[1]) << 32;
-        let (runs, ids) = record[HEAD..].split_at(2 * record[2] as usize);
-        Self { ids, runs, row: row as usize }
+        let head = record[SIDE_AND_RUNS];
+        let is_judged = head >> SIDE_SHIFT != 0;
+        let end_of_head = if is_judged { HEAD + 2 } else { HEAD };
+        let judged = if is_judged { &record[SIDE_AND_RUNS..end_of_head] } else { &[] };
+        let runs = head & ((1 << SIDE_SHIFT) - 1);
+        let (runs, ids) = record[end_of_head..].split_at(2 * runs as usize);
+        Self { ids, judged, runs, row: row as usize }
+    }
+
+    /// What its row says of it, if that judges replies.
+    pub fn judgement(self) -> Option<Judgement> {
+        let [head, weight, margin] = self.judged else { return None };
+        let side = Side::of_code(head >> SIDE_SHIFT)?;
+        Some(Judgement { side, weight: f32::from_bits(*weight), margin: f32::from_bits(*margin) })
     }
 
     /// How many tokens the sample has.
@@ -185,8 +217,8 @@ impl<'a> SampleRef<'a> {
     }
 
     /// What is trained: two samples with the same are equal wherever they stand.
-    pub(crate) fn trained(self) -> (&'a [u32], &'a [u32]) {
-        (self.ids, self.runs)
+    pub(crate) fn trained(self) -> (&'a [u32], &'a [u32], &'a [u32]) {
+        (self.ids, self.runs, self.judged)
     }
 
     /// A copy.
@@ -197,10 +229,48 @@ impl<'a> SampleRef<'a> {
     }
 }
 
+/// Samples that are taken together in a step, since they are of one row: the reply that is chosen and those that are rejected.
+#[derive(Debug, Clone)]
+pub struct Groups {
+    /// The first sample of each group; `None` where each sample is a group.
+    starts: Option<Vec<usize>>,
+    samples: usize,
+}
+
+impl Groups {
+    /// Each of so many samples by itself.
+    pub fn alone(samples: usize) -> Self {
+        Groups { starts: None, samples }
+    }
+
+    /// How many groups there are.
+    pub fn len(&self) -> usize {
+        self.starts.as_ref().map_or(self.samples, Vec::len)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The samples of group `i`.
+    pub fn range(&self, i: usize) -> Range<usize> {
+        match &self.starts {
+            None => i..i + 1,
+            Some(starts) => starts[i]..starts.get(i + 1).copied().unwrap_or(self.samples),
+        }
+    }
+}
+
 /// Adds the record of a sample to `words`.
-fn write_record(sample: &Sample, words: &mut Vec<u32>) {
+fn write_record(sample: &Sample, judgement: Option<Judgement>, words: &mut Vec<u32>) {
     let row = sample.row as u64;
     words.extend([row as u32, (row >> 32) as u32, 0]);
+    let head = words.len() - 1;
+    if let Some(Judgement { side, weight, margin }) = judgement {
+        words[head] = side.code() << SIDE_SHIFT;
+        words.extend([weight.to_bits(), margin.to_bits()]);
+    }
     let runs = words.len();
     let mut at = 0;
     for run in sample.supervised.chunk_by(|a, b| a == b) {
@@ -209,7 +279,9 @@ fn write_record(sample: &Sample, words: &mut Vec<u32>) {
         }
         at += run.len();
     }
-    words[runs - 1] = ((words.len() - runs) / 2) as u32;
+    let runs = ((words.len() - runs) / 2) as u32;
+    assert!(runs < 1 << SIDE_SHIFT, "{runs} runs of a sample");
+    words[head] |= runs;
     words.extend_from_slice(&sample.ids);
 }
 
@@ -233,7 +305,7 @@ mod tests {
     fn mapped(samples: &[Sample]) -> Samples {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = file::SamplesWriter::new(folder.path()).unwrap();
-        samples.iter().for_each(|sample| writer.push(sample).unwrap());
+        samples.iter().for_each(|sample| writer.push(sample, None).unwrap());
         writer.finish(b"{}").unwrap().1
     }
 
@@ -251,6 +323,41 @@ mod tests {
             }
             assert_eq!(stored.sample(0).supervised().collect::<Vec<_>>(), [1..3, 4..5]);
         }
+    }
+
+    #[test]
+    fn what_a_row_says_of_a_sample_comes_back_and_groups_it() {
+        let of = |side, weight, margin| Some(Judgement { side, weight, margin });
+        let judgements = [
+            of(Side::Chosen, 1.0, 0.5),
+            of(Side::Rejected, 1.0, 0.0),
+            of(Side::Rejected, 1.0, -0.0),
+            of(Side::Desirable, 2.5, 0.0),
+            None,
+            of(Side::Undesirable, 1e-7, 0.0),
+        ];
+        let owned = samples();
+        let mut builder = SamplesBuilder::default();
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = file::SamplesWriter::new(folder.path()).unwrap();
+        for (sample, judgement) in owned.iter().zip(judgements) {
+            builder.push(sample, judgement);
+            writer.push(sample, judgement).unwrap();
+        }
+        let built = builder.finish();
+        let plain: Samples = owned.iter().cloned().collect();
+        assert_ne!(built.fingerprint(), plain.fingerprint());
+        for stored in [built, writer.finish(b"{}").unwrap().1] {
+            assert_eq!(stored.iter().map(SampleRef::judgement).collect::<Vec<_>>(), judgements);
+            for (view, sample) in stored.iter().zip(&owned) {
+                assert_eq!(view.to_sample(), *sample);
+            }
+            let groups = stored.groups();
+            let ranges: Vec<_> = (0..groups.len()).map(|i| groups.range(i)).collect();
+            assert_eq!(ranges, [0..3, 3..4, 4..5, 5..6]);
+        }
+        assert_eq!(plain.groups().len(), plain.len());
+        assert_eq!(plain.groups().range(2), 2..3);
     }
 
     #[test]

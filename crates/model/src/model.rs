@@ -242,9 +242,14 @@ impl Model {
     /// When the stream is larger than the buffers or names tokens outside the vocabulary.
     pub fn loss(&self, adapter: Option<&Adapter>, stream: Stream<'_>, buffers: &mut Buffers) -> Losses {
         self.forward(adapter.into(), stream, buffers);
+        self.head_losses(adapter, stream.targets, buffers)
+    }
+
+    /// The losses of targets, from the blocks' output in `buffers.hidden`.
+    fn head_losses(&self, adapter: Option<&Adapter>, targets: &[Target], buffers: &mut Buffers) -> Losses {
         let vocab = self.config.vocab_size;
-        let mut losses = Losses::new(self.device, stream.targets);
-        for Chunk { first, rows, targets } in Chunks::new(stream.targets, buffers.head.rows) {
+        let mut losses = Losses::new(self.device, targets);
+        for Chunk { first, rows, targets } in Chunks::new(targets, buffers.head.rows) {
             self.logits(adapter, &rows, &buffers.hidden, &mut buffers.head);
             let logits = &buffers.head.logits;
             cross_entropy::loss(logits, rows.len(), vocab, &targets, &mut losses.values, first);
@@ -266,9 +271,40 @@ impl Model {
         gradients: &mut Gradients,
     ) -> Losses {
         self.forward(adapter, stream, buffers);
-        let losses = self.head_backward(adapter.adapter, stream, objective.into(), buffers, gradients);
+        let objective = objective.into();
+        let losses =
+            self.head_backward(adapter.adapter, stream, objective, Logits::ToCompute, buffers, gradients);
         self.blocks_backward(adapter, stream, buffers, gradients);
         losses
+    }
+
+    /// As [`Model::loss_and_gradient`], of a loss that is any function of the targets' losses: `weigh` is given those and says what
+    /// each weighs, its derivative by them. The weights that targets have already are passed over.
+    ///
+    /// # Panics
+    /// As [`Model::loss_and_gradient`], and where there is not a weight for each target.
+    pub fn loss_and_gradient_weighed(
+        &self,
+        adapter: ActiveAdapter<'_>,
+        stream: Stream<'_>,
+        weigh: impl FnOnce(&[f32]) -> Vec<f32>,
+        buffers: &mut Buffers,
+        gradients: &mut Gradients,
+    ) {
+        self.forward(adapter, stream, buffers);
+        let losses = self.head_losses(adapter.adapter, stream.targets, buffers);
+        let weights = weigh(&losses.to_vec());
+        assert_eq!(weights.len(), stream.targets.len(), "a weight for each target");
+        let targets = stream.targets.iter().zip(weights);
+        let targets: Vec<Target> = targets.map(|(target, weight)| Target { weight, ..*target }).collect();
+        let stream = Stream { targets: &targets, ..stream };
+        // Of a single chunk the logits are still there.
+        let logits = match Chunks::new(&targets, buffers.head.rows).count() {
+            1 => Logits::Computed,
+            _ => Logits::ToCompute,
+        };
+        self.head_backward(adapter.adapter, stream, 1.0.into(), logits, buffers, gradients);
+        self.blocks_backward(adapter, stream, buffers, gradients);
     }
 
     /// Runs the blocks and leaves their output in `buffers.hidden`.
@@ -387,6 +423,7 @@ impl Model {
         adapter: Option<&Adapter>,
         stream: Stream<'_>,
         objective: Objective,
+        logits: Logits,
         buffers: &mut Buffers,
         gradients: &mut Gradients,
     ) -> Losses {
@@ -402,7 +439,9 @@ impl Model {
         let mut losses = Losses::new(self.device, stream.targets);
         for chunk in Chunks::new(stream.targets, buffers.head.rows) {
             let (head, rows) = (&mut buffers.head, chunk.rows.len());
-            self.logits(adapter, &chunk.rows, &buffers.hidden, head);
+            if logits == Logits::ToCompute {
+                self.logits(adapter, &chunk.rows, &buffers.hidden, head);
+            }
             if self.config.logit_softcap.is_some() {
                 elementwise::copy(&head.logits, rows * vocab, &mut head.capped);
             }
@@ -579,6 +618,13 @@ impl Model {
 fn low_rank_rows(factors: &EmbeddingFactors, ids: &[u32], u: &mut Tensor) {
     embedding::forward(&factors.a_t, ids, u);
     elementwise::scale(u, ids.len() * factors.rank, factors.scale);
+}
+
+/// Whether the logits of a chunk are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Logits {
+    ToCompute,
+    Computed,
 }
 
 /// Targets of a few rows, with rows counted from the chunk's first.

@@ -57,6 +57,8 @@ settings! {
     Choices "choices",
     /// What the columns of the rows are.
     Columns "columns",
+    /// What is trained for.
+    Objective "objective",
     /// What computes.
     Device "device",
     /// The scales of quantised weights are quantised, too.

@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let supervised = (0..len).map(|i| i >= len / 3 && i + 1 < len).collect();
         row += 1;
         let sample = Sample { ids, supervised, row };
-        writer.push(&sample)?;
+        writer.push(&sample, None)?;
         tokens += len;
         supervised_tokens += sample.supervised_tokens();
         longest = longest.max(len);

@@ -20,6 +20,7 @@ pub mod optim;
 mod option_scores;
 mod patience;
 mod plan;
+pub mod preference;
 mod rate_test;
 mod run;
 mod run_error;

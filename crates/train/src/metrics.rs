@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::guard::{Culprit, Refusal};
+use crate::preference::PreferenceMetrics;
 use crate::verdict::number_or_null;
 
 /// The file of a run that has one line for each step.
@@ -34,6 +35,9 @@ pub struct StepRecord {
     /// The most memory the run has had on a GPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_device_bytes: Option<u64>,
+    /// Of training on judged replies.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub preference: Option<PreferenceMetrics>,
 }
 
 /// A line of `metrics.jsonl` in place of a [`StepRecord`]: a step that was computed and not taken.
@@ -79,4 +83,7 @@ pub struct EvaluationRecord {
     pub best: bool,
     /// Wall time.
     pub seconds: f64,
+    /// Of training on judged replies.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub preference: Option<PreferenceMetrics>,
 }

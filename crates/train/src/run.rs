@@ -13,6 +13,7 @@
 //! RUN/data.json                                        what the training rows are like
 //! RUN/run.json                                         how long the run is, and how it was begun
 //! RUN/verdict.json                                     what its curve says; null until it has ended
+//! RUN/reference.json                                   of judged replies, their log-probabilities under the reference
 //! RUN/metrics.jsonl                                    one object per optimizer step
 //! RUN/evaluations.jsonl                                one object per evaluation
 //! RUN/tensorboard/...                                  the same as curves, if asked for
@@ -22,6 +23,7 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use lorafit_data::Samples;
 use lorafit_data::statistics::Statistics;
 use lorafit_model::Parameters;
 use serde::{Deserialize, Serialize};
@@ -33,6 +35,7 @@ use crate::json_lines::JsonLines;
 use crate::lock::RunLock;
 use crate::metrics::{EvaluationRecord, METRICS, SkipRecord, StepRecord};
 use crate::plan::MemoryPlan;
+use crate::preference::PreferenceMetrics;
 use crate::run_error::{CheckpointError, RunError, io_error, save_error};
 use crate::run_info::{Origin, RunInfo};
 use crate::saved;
@@ -46,6 +49,7 @@ const RECORD: &str = "run.json";
 pub(crate) const DATA: &str = "data.json";
 pub(crate) const VERDICT: &str = "verdict.json";
 pub(crate) const CONFIG: &str = "config.toml";
+const REFERENCE: &str = "reference.json";
 const AVERAGE_EVALUATION: &str = "evaluation.json";
 const TENSORBOARD: &str = "tensorboard";
 /// What a folder has if a run was there.
@@ -66,6 +70,21 @@ impl RunRecord {
     pub(crate) fn read(dir: &Path) -> io::Result<Self> {
         Ok(serde_json::from_str(&fs::read_to_string(dir.join(RECORD))?)?)
     }
+}
+
+/// `reference.json`: what the reference of a run on judged replies says.
+#[derive(Debug, Serialize, Deserialize)]
+struct ReferenceRecord {
+    /// Hashes of the samples to train on, and of those held out.
+    samples: Vec<Option<String>>,
+    /// The log-probability of each sample's reply, in nats, in the same order.
+    log_probabilities: Vec<Vec<f64>>,
+}
+
+/// Hashes of sets of samples.
+fn fingerprints(sets: &[Option<&Samples>]) -> Vec<Option<String>> {
+    let hash = |samples: &Samples| blake3::Hash::from_bytes(samples.fingerprint()).to_hex().to_string();
+    sets.iter().map(|set| set.map(hash)).collect()
 }
 
 /// An open run folder.
@@ -176,6 +195,40 @@ impl RunFolder {
         self.replace(DATA, (text + "\n").as_bytes())
     }
 
+    /// Writes `reference.json`: what the reference says of each sample of the `sets`.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub(crate) fn write_reference(
+        &self,
+        sets: &[Option<&Samples>],
+        log_probabilities: &[Vec<f64>],
+    ) -> Result<(), RunError> {
+        let record =
+            ReferenceRecord { samples: fingerprints(sets), log_probabilities: log_probabilities.to_vec() };
+        self.replace(REFERENCE, serde_json::to_string(&record).expect("plain values").as_bytes())
+    }
+
+    /// Reads `reference.json`, which has to be of these `sets`.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or is of other samples.
+    pub(crate) fn read_reference(&self, sets: &[Option<&Samples>]) -> Result<Vec<Vec<f64>>, RunError> {
+        let path = self.dir().join(REFERENCE);
+        let text = fs::read_to_string(&path).map_err(io_error(&path))?;
+        let found = serde_json::from_str::<ReferenceRecord>(&text).ok().filter(|record| {
+            let lengths = sets.iter().map(|set| set.map_or(0, Samples::len));
+            record.samples == fingerprints(sets)
+                && record.log_probabilities.iter().map(Vec::len).eq(lengths)
+                && record.log_probabilities.iter().flatten().all(|value| value.is_finite())
+        });
+        let found = found.map(|record| record.log_probabilities);
+        found.ok_or_else(|| {
+            let damaged = "it is damaged, or not of these rows; begin the run again";
+            io_error(&path)(io::Error::new(io::ErrorKind::InvalidData, damaged))
+        })
+    }
+
     /// Writes `verdict.json`.
     ///
     /// # Errors
@@ -217,13 +270,13 @@ impl RunFolder {
     /// A file that cannot be written; the line is then written with the next one.
     pub fn record_step(&mut self, record: &StepRecord) -> Result<(), RunError> {
         let scalars = [
-            ("train/loss", record.loss),
-            ("train/grad_norm", record.grad_norm),
-            ("train/learning_rate", record.learning_rate),
-            ("train/tokens_per_s", record.tokens_per_s),
+            ("loss", record.loss),
+            ("grad_norm", record.grad_norm),
+            ("learning_rate", record.learning_rate),
+            ("tokens_per_s", record.tokens_per_s),
         ];
         self.metrics.append(record).map_err(io_error(self.metrics.path()))?;
-        self.show(record.step, &scalars)
+        self.show("train", record.step, &scalars, record.preference)
     }
 
     /// Adds a line for a step that was not taken to `metrics.jsonl`.
@@ -239,9 +292,10 @@ impl RunFolder {
     /// # Errors
     /// As [`Self::record_step`].
     pub fn record_evaluation(&mut self, record: &EvaluationRecord) -> Result<(), RunError> {
-        let scalars = [("eval/loss", record.loss), ("eval/perplexity", record.perplexity)];
+        let scalars = [("loss", record.loss), ("perplexity", record.perplexity)];
+        let defined = if record.preference.is_some() { &scalars[..1] } else { &scalars[..] };
         self.evaluations.append(record).map_err(io_error(self.evaluations.path()))?;
-        self.show(record.step, &scalars)
+        self.show("eval", record.step, defined, record.preference)
     }
 
     /// Adds histograms of an adapter's factors to the event files, if there are any.
@@ -255,8 +309,18 @@ impl RunFolder {
         }
     }
 
-    fn show(&mut self, step: u64, scalars: &[(&str, f64)]) -> Result<(), RunError> {
-        self.in_events(|events| events.scalars(step, scalars))
+    fn show(
+        &mut self,
+        of: &str,
+        step: u64,
+        scalars: &[(&str, f64)],
+        preference: Option<PreferenceMetrics>,
+    ) -> Result<(), RunError> {
+        let preference = preference.map(|metrics| metrics.named()).unwrap_or_default();
+        let all = scalars.iter().chain(&preference).map(|(name, value)| (format!("{of}/{name}"), *value));
+        let all: Vec<(String, f64)> = all.collect();
+        let scalars: Vec<(&str, f64)> = all.iter().map(|(name, value)| (&name[..], *value)).collect();
+        self.in_events(|events| events.scalars(step, &scalars))
     }
 
     fn in_events(&mut self, write: impl FnOnce(&mut EventFile) -> io::Result<()>) -> Result<(), RunError> {

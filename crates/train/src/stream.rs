@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lorafit_data::{self as data, Batch, Samples};
+use lorafit_data::{self as data, Batch, Groups, Owners, SampleRef, Samples};
 use lorafit_kernels::ops::attention::{Segment, Segments};
 use lorafit_kernels::ops::cross_entropy::Target;
 use lorafit_model::{Config, Stream};
@@ -14,16 +14,20 @@ pub(crate) struct Micro {
     positions: Vec<u32>,
     segments: Segments,
     targets: Vec<Target>,
+    /// The samples it is made of, by their places in the data.
+    of: Vec<usize>,
+    owners: Owners,
 }
 
 impl Micro {
-    fn new(Batch { ids, positions, segments, text_lengths, targets }: Batch) -> Self {
+    fn new(of: Vec<usize>, (batch, owners): (Batch, Owners)) -> Self {
+        let Batch { ids, positions, segments, text_lengths, targets } = batch;
         let segments =
             segments.iter().map(|s| Segment { start: s.start, len: s.len, parent: s.parent }).collect();
         let targets = targets.iter().map(|t| Target { row: t.row, id: t.id, weight: t.weight }).collect();
         let segments = Segments::new(segments, ids.len()).expect("a batch's segments are contiguous");
         let segments = segments.with_text_lengths(text_lengths);
-        Micro { ids, positions, segments, targets }
+        Micro { ids, positions, segments, targets, of, owners }
     }
 
     pub(crate) fn stream(&self) -> Stream<'_> {
@@ -37,6 +41,25 @@ impl Micro {
 
     pub(crate) fn tokens(&self) -> usize {
         self.ids.len()
+    }
+
+    /// How many samples it is made of.
+    pub(crate) fn samples(&self) -> usize {
+        self.of.len()
+    }
+
+    /// The place in the data of the sample at `place`.
+    pub(crate) fn sample(&self, place: u32) -> usize {
+        self.of[place as usize]
+    }
+
+    /// Tells every target with each sample that it is of: `each(target, place of the sample, whether it is of the prompt)`.
+    pub(crate) fn for_each_owner(&self, mut each: impl FnMut(usize, u32, bool)) {
+        for target in 0..self.targets.len() {
+            for owner in self.owners.of(target) {
+                each(target, owner.sample, owner.is_prompt);
+            }
+        }
     }
 }
 
@@ -60,11 +83,24 @@ impl Cut {
 pub(crate) fn cut<'a>(
     samples: &'a Samples,
     indices: &[usize],
-    Cut { budget, share }: Cut,
+    how: Cut,
 ) -> impl Iterator<Item = Micro> + use<'a> {
-    data::cut(samples, indices, budget, share).into_iter().map(move |group| {
-        let group = group.into_iter().map(|i| samples.sample(i));
-        Micro::new(if share { Batch::share(group) } else { Batch::pack(group) })
+    cut_groups(samples, &Groups::alone(samples.len()), indices, how, |_| false)
+}
+
+/// Cuts the groups `indices` into micro-batches, none of them in two. Samples for which `with_prompt` says so have their prompts
+/// as targets, too.
+pub(crate) fn cut_groups<'a, F: Fn(SampleRef<'_>) -> bool + 'a>(
+    samples: &'a Samples,
+    groups: &Groups,
+    indices: &[usize],
+    Cut { budget, share }: Cut,
+    with_prompt: F,
+) -> impl Iterator<Item = Micro> + use<'a, F> {
+    data::cut_groups(samples, groups, indices, budget, share).into_iter().map(move |of| {
+        let part = of.iter().map(|&i| samples.sample(i));
+        let batch = Batch::owned(part, share, &with_prompt);
+        Micro::new(of, batch)
     })
 }
 
@@ -80,11 +116,35 @@ pub struct MicroBatchSize {
 impl MicroBatchSize {
     /// A bound for samples in any order, `group` of which make a step: the longest come together, and share nothing.
     pub(crate) fn largest(samples: &Samples, group: usize, budget: usize) -> Self {
+        let sizes = samples.iter().map(|sample| (sample.len(), sample.supervised_tokens()));
+        Self::of_sizes(sizes, group, budget)
+    }
+
+    /// As [`MicroBatchSize::largest`], of groups of samples that are in one micro-batch. With `all_targets` every token predicts
+    /// something.
+    pub(crate) fn largest_groups(
+        samples: &Samples,
+        groups: &Groups,
+        group: usize,
+        budget: usize,
+        all_targets: bool,
+    ) -> Self {
+        let sizes = (0..groups.len()).map(|i| {
+            let of = groups.range(i).map(|i| samples.sample(i));
+            let sizes = of.map(|sample| (sample.len(), sample.supervised_tokens()));
+            let (tokens, targets) = sizes.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
+            (tokens, if all_targets { tokens } else { targets })
+        });
+        Self::of_sizes(sizes, group, budget)
+    }
+
+    /// Of tokens and targets of what is never parted.
+    fn of_sizes(sizes: impl Iterator<Item = (usize, usize)>, group: usize, budget: usize) -> Self {
         // Counts by size, of which there are few even where samples are many.
         let (mut lengths, mut supervised) = (BTreeMap::new(), BTreeMap::new());
-        for sample in samples.iter() {
-            *lengths.entry(sample.len()).or_insert(0) += 1;
-            *supervised.entry(sample.supervised_tokens()).or_insert(0) += 1;
+        for (tokens, targets) in sizes {
+            *lengths.entry(tokens).or_insert(0) += 1;
+            *supervised.entry(targets).or_insert(0) += 1;
         }
         let of_largest = |counts: &BTreeMap<usize, usize>| -> usize {
             let mut left = group;

@@ -9,11 +9,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use lorafit_data::{Dataset, Order, Samples, Steps};
+use lorafit_data::{Dataset, Groups, Judgement, Order, SampleRef, Samples, Side, Steps};
 use lorafit_kernels::ops::cross_entropy::Objective;
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::elementwise::sum_squares;
 use lorafit_kernels::random;
+use lorafit_model::adapter::Adapter;
 use lorafit_model::{
     ActivationPolicy, ActiveAdapter, Buffers, Config, EmbeddingNoise, Gradients, Losses, Parameters,
 };
@@ -29,12 +30,16 @@ use crate::memory::{peak_device_bytes, peak_rss_bytes};
 use crate::metrics::{EvaluationRecord, SkipRecord, StepRecord};
 use crate::optim::{AdamW, OptimizerKind};
 use crate::patience::Patience;
+use crate::preference::step::{Computing, JudgedRows, Totals, distance, weigh};
+use crate::preference::{Loss, PreferenceMetrics, PreferenceOptions, Sums, reference};
 use crate::run::RunFolder;
 use crate::run_error::RunError;
 use crate::schedule::{Schedule, ScheduleKind};
-use crate::stream::{Cut, MicroBatchSize, cut};
+use crate::stream::{Cut, MicroBatchSize, cut, cut_groups};
 use crate::verdict::{Curve, StoppedEarly, Verdict, verdict};
 
+#[cfg(test)]
+mod preference_tests;
 #[cfg(test)]
 mod reference_tests;
 #[cfg(test)]
@@ -54,6 +59,8 @@ pub enum Duration {
 /// Settings of the loop.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainOptions {
+    /// What judged replies are trained for; `None` for replies that are learnt as they are.
+    pub preference: Option<PreferenceOptions>,
     /// How long.
     pub duration: Duration,
     /// Samples of a micro-step; times `gradient_accumulation` it gives the samples of an optimizer step.
@@ -112,6 +119,7 @@ impl TrainOptions {
     /// AdamW at its plainest: a constant learning rate, no decay, no clipping, rows in file order one at a time.
     pub fn plain(duration: Duration, learning_rate: f64) -> Self {
         TrainOptions {
+            preference: None,
             duration,
             batch_size: 1,
             gradient_accumulation: 1,
@@ -141,9 +149,17 @@ impl TrainOptions {
         }
     }
 
-    /// Optimizer steps of a run over `samples` samples.
-    pub fn total_steps(&self, samples: usize) -> u64 {
-        let per_epoch = samples.div_ceil((self.batch_size * self.gradient_accumulation).max(1));
+    /// Samples that are taken together.
+    pub fn groups(&self, samples: &Samples) -> Groups {
+        match self.preference {
+            Some(_) => samples.groups(),
+            None => Groups::alone(samples.len()),
+        }
+    }
+
+    /// Optimizer steps of a run over `rows` rows ([`TrainOptions::groups`]).
+    pub fn total_steps(&self, rows: usize) -> u64 {
+        let per_epoch = rows.div_ceil((self.batch_size * self.gradient_accumulation).max(1));
         match self.duration {
             Duration::Steps(steps) => steps,
             Duration::Epochs(epochs) => ((per_epoch as f64 * epochs).ceil() as u64).max(1),
@@ -159,13 +175,24 @@ impl TrainOptions {
     pub fn micro_batch_size(&self, data: &Dataset, evaluation: Option<&Dataset>) -> MicroBatchSize {
         let of_training = self.of_training(data);
         let tokens = self.evaluation_tokens(of_training);
-        let of_evaluation = |d: &Dataset| MicroBatchSize::of_evaluation(&d.samples, tokens);
+        let of_evaluation = |d: &Dataset| self.of_rows(d, usize::MAX, tokens);
         of_training.max(evaluation.map(of_evaluation).unwrap_or_default())
     }
 
     fn of_training(&self, data: &Dataset) -> MicroBatchSize {
-        let of_step = self.batch_size * self.gradient_accumulation;
-        MicroBatchSize::largest(&data.samples, of_step, self.micro_batch_tokens)
+        self.of_rows(data, self.batch_size * self.gradient_accumulation, self.micro_batch_tokens)
+    }
+
+    /// Of rows that are taken `of_step` at a time, in micro-batches of about so many tokens.
+    fn of_rows(&self, data: &Dataset, of_step: usize, tokens: usize) -> MicroBatchSize {
+        let samples = &data.samples;
+        match self.preference {
+            None => MicroBatchSize::largest(samples, of_step, tokens),
+            Some(preference) => {
+                let all_targets = preference.has_prompt_targets();
+                MicroBatchSize::largest_groups(samples, &samples.groups(), of_step, tokens, all_targets)
+            }
+        }
     }
 
     /// Tokens of a micro-batch of an evaluation. It computes in the buffers of training, which are not made larger for it.
@@ -188,6 +215,8 @@ pub trait Observer {
     }
     /// After a step that was computed and not taken.
     fn on_skip(&mut self, _record: &SkipRecord) {}
+    /// While the reference of judged replies is asked: so many samples of so many are done.
+    fn on_reference(&mut self, _done: usize, _samples: usize) {}
     /// After every checkpoint.
     fn on_checkpoint(&mut self, _step: u64, _path: &Path) {}
     /// Something could not be written. The run goes on, and tries again with the next checkpoint.
@@ -220,6 +249,9 @@ pub enum TrainError {
     /// The run folder cannot be written.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// The observer ended it before its first step.
+    #[error("stopped before the first step, while the reference was asked")]
+    Stopped,
 }
 
 impl TrainError {
@@ -227,7 +259,7 @@ impl TrainError {
     pub fn verdict(&self) -> Option<&Verdict> {
         match self {
             TrainError::Diverged(divergence) => divergence.verdict.as_ref(),
-            TrainError::NonFinite(_) | TrainError::Run(_) => None,
+            TrainError::NonFinite(_) | TrainError::Run(_) | TrainError::Stopped => None,
         }
     }
 
@@ -258,6 +290,7 @@ impl TrainError {
                 }
             }
             TrainError::Run(e) => return e.hint(),
+            TrainError::Stopped => return None,
         })
     }
 }
@@ -325,6 +358,8 @@ pub struct TrainData<'a> {
     pub training: &'a Dataset,
     /// What is held out, if any.
     pub evaluation: Option<&'a Dataset>,
+    /// The adapter of the reference of judged replies; `None` for the base alone.
+    pub reference: Option<&'a Adapter>,
 }
 
 /// Trains `parameters` in place on `data` and saves them in `run`.
@@ -355,7 +390,7 @@ struct Training<'a, 'p> {
     observer: &'a mut dyn Observer,
     total_steps: u64,
     steps: Steps,
-    stepper: Stepper,
+    stepper: Stepper<'a>,
     average: Option<Average>,
     saver: Saver,
     state: State,
@@ -377,8 +412,8 @@ impl<'a, 'p> Training<'a, 'p> {
         run: &'a mut RunFolder,
         observer: &'a mut dyn Observer,
     ) -> Result<Self, TrainError> {
-        let samples = data.training.samples.len();
-        let total_steps = options.total_steps(samples);
+        let rows = options.groups(&data.training.samples).len();
+        let total_steps = options.total_steps(rows);
         let size = options.micro_batch_size(data.training, data.evaluation);
         parameters.prepare();
         let mut stepper = Stepper::new(parameters, size, options, total_steps);
@@ -394,11 +429,20 @@ impl<'a, 'p> Training<'a, 'p> {
         run.check_space(held, options.keep_checkpoints + 1)?;
         run.write_record(total_steps)?;
         run.write_verdict(None)?;
-        let steps = Steps::new(samples, options.order, options.batch_size, options.gradient_accumulation)
+        let steps = Steps::new(rows, options.order, options.batch_size, options.gradient_accumulation)
             .resume(state.position);
         let saver = Saver::new(options, start.checkpoint.map(|checkpoint| &checkpoint.state));
         let (last, evaluated) = (None, None);
         let evaluation_tokens = options.evaluation_tokens(options.of_training(data.training));
+        if let Some(preference) = options.preference {
+            let asking = Asking {
+                data,
+                options,
+                cut: Cut::of(parameters.model().config(), evaluation_tokens, options.prefix_sharing),
+            };
+            let is_resumed = start.checkpoint.is_some();
+            stepper.judged = Some(stepper.judge(parameters, preference, asking, is_resumed, run, observer)?);
+        }
         Ok(Training {
             parameters,
             data,
@@ -625,6 +669,13 @@ impl<'a, 'p> Training<'a, 'p> {
     }
 }
 
+/// What the reference is asked, and how.
+struct Asking<'a> {
+    data: TrainData<'a>,
+    options: &'a TrainOptions,
+    cut: Cut,
+}
+
 /// Saves checkpoints, and remembers what could not be saved.
 struct Saver {
     cadence: Cadence,
@@ -694,10 +745,63 @@ struct Computed {
     supervised: usize,
     /// Tokens that were computed: those that rows share once.
     tokens: u64,
+    /// Of judged replies.
+    preference: Option<PreferenceMetrics>,
+}
+
+/// What the micro-batches of a step came to.
+struct Summed {
+    /// The step's loss.
+    loss: f64,
+    /// Tokens that were computed.
+    tokens: u64,
+    preference: Option<PreferenceMetrics>,
+}
+
+/// What chance does in a step.
+#[derive(Clone, Copy)]
+struct Chance {
+    mask: Option<Mask>,
+    noise: Option<EmbeddingNoise>,
+}
+
+impl Chance {
+    /// In step `number`.
+    fn of(parameters: &Parameters<'_>, options: &TrainOptions, number: u64) -> Self {
+        let p = parameters.dropout();
+        let mask = (p > 0.0).then(|| Mask { p, seed: random::mix(options.seed) }.derive(number));
+        let noise = options.neftune_alpha.map(|alpha| {
+            // Another stream than that of dropout.
+            let seed = random::mix(random::mix(!options.seed) ^ random::mix(number));
+            EmbeddingNoise { alpha, seed }
+        });
+        Chance { mask, noise }
+    }
+
+    /// In a micro-batch of it.
+    fn active<'a>(self, adapter: Option<&'a Adapter>, part: usize) -> ActiveAdapter<'a> {
+        let mask = self.mask.map(|mask| mask.derive(part as u64));
+        let noise =
+            self.noise.map(|noise| EmbeddingNoise { seed: noise.seed ^ random::mix(part as u64), ..noise });
+        ActiveAdapter { adapter, mask, noise }
+    }
+}
+
+/// Rows whose replies are judged, and what they are trained for.
+pub(crate) struct Judged<'a> {
+    options: PreferenceOptions,
+    training: JudgedRows,
+    evaluation: Option<JudgedRows>,
+    /// The adapter of the reference.
+    reference: Option<&'a Adapter>,
+    /// Tokens of the longest sample.
+    longest: usize,
 }
 
 /// One optimizer step after another, and what lives between them beside the parameters.
-pub(crate) struct Stepper {
+pub(crate) struct Stepper<'a> {
+    /// Of training on judged replies.
+    judged: Option<Judged<'a>>,
     buffers: Buffers,
     gradients: Gradients,
     optimizer: AdamW,
@@ -706,7 +810,7 @@ pub(crate) struct Stepper {
     spike_above: Option<f64>,
 }
 
-impl Stepper {
+impl<'a> Stepper<'a> {
     /// For micro-batches of up to `size`.
     pub(crate) fn new(
         parameters: &Parameters<'_>,
@@ -717,6 +821,7 @@ impl Stepper {
         let TrainOptions { optimizer, schedule, learning_rate, warmup_ratio, decay_ratio, .. } = *options;
         let gradients = parameters.zero_gradients();
         Stepper {
+            judged: None,
             buffers: Buffers::for_training(
                 parameters.model(),
                 parameters.adapter(),
@@ -738,7 +843,15 @@ impl Stepper {
             Schedule { kind: ScheduleKind::Constant, peak: rate, warmup_steps: 0, ..self.schedule };
     }
 
-    /// Computes and takes step `number`; if it is refused the parameters stay as they were.
+    /// The samples of the rows `indices`.
+    fn samples_of(&self, indices: &[usize]) -> Vec<usize> {
+        match &self.judged {
+            None => indices.to_vec(),
+            Some(judged) => indices.iter().flat_map(|&i| judged.training.groups.range(i)).collect(),
+        }
+    }
+
+    /// Computes and takes step `number` over the rows `indices`; if it is refused the parameters stay as they were.
     pub(crate) fn step(
         &mut self,
         parameters: &mut Parameters<'_>,
@@ -748,7 +861,7 @@ impl Stepper {
         options: &TrainOptions,
     ) -> Result<StepRecord, Refusal> {
         let started = Instant::now();
-        let Computed { loss, grad_norm, supervised, tokens: computed } =
+        let Computed { loss, grad_norm, supervised, tokens: computed, preference } =
             self.compute(parameters, samples, indices, number, options)?;
         // The constant is that of torch.nn.utils.clip_grad_norm_.
         let clip = options.max_grad_norm.map_or(1.0, |max| (max / (grad_norm + 1e-6)).min(1.0));
@@ -757,7 +870,7 @@ impl Stepper {
         parameters.prepare();
 
         let seconds = started.elapsed().as_secs_f64();
-        let tokens = indices.iter().map(|&i| samples.sample(i).len() as u64).sum();
+        let tokens = self.samples_of(indices).into_iter().map(|i| samples.sample(i).len() as u64).sum();
         Ok(StepRecord {
             step: number,
             loss,
@@ -770,6 +883,7 @@ impl Stepper {
             tokens_per_s: tokens as f64 / seconds,
             peak_rss_bytes: peak_rss_bytes(),
             peak_device_bytes: peak_device_bytes(parameters.model().device()),
+            preference,
         })
     }
 
@@ -782,44 +896,22 @@ impl Stepper {
         number: u64,
         options: &TrainOptions,
     ) -> Result<Computed, Refusal> {
+        let of_step = self.samples_of(indices);
         let refusal = |culprit, value| {
-            let lines = indices.iter().map(|&i| samples.sample(i).row).collect();
+            let mut lines: Vec<usize> = of_step.iter().map(|&i| samples.sample(i).row).collect();
+            lines.dedup();
             Refusal { step: number, culprit, value, lines }
         };
-        let supervised: usize = indices.iter().map(|&i| samples.sample(i).supervised_tokens()).sum();
-        let scale = (1.0 / supervised as f64) as f32;
-        let objective = Objective { scale, smoothing: options.label_smoothing };
-        let p = parameters.dropout();
-        let mask = (p > 0.0).then(|| Mask { p, seed: random::mix(options.seed) }.derive(number));
-        let noise = options.neftune_alpha.map(|alpha| {
-            // Another stream than that of dropout.
-            let seed = random::mix(random::mix(!options.seed) ^ random::mix(number));
-            EmbeddingNoise { alpha, seed }
-        });
-
+        let supervised: usize = of_step.iter().map(|&i| samples.sample(i).supervised_tokens()).sum();
+        let chance = Chance::of(parameters, options, number);
         self.gradients.clear();
-        let (mut losses, mut computed) = (Vec::new(), 0);
-        let (model, adapter) = (parameters.model(), parameters.adapter());
-        let micro_batches = cut(samples, indices, options.cut(model.config()));
-        for (part, micro) in micro_batches.enumerate() {
-            let mask = mask.map(|m| m.derive(part as u64));
-            let noise =
-                noise.map(|noise| EmbeddingNoise { seed: noise.seed ^ random::mix(part as u64), ..noise });
-            let (buffers, gradients) = (&mut self.buffers, &mut self.gradients);
-            losses.push(model.loss_and_gradient(
-                ActiveAdapter { adapter, mask, noise },
-                micro.stream(),
-                objective,
-                buffers,
-                gradients,
-            ));
-            computed += micro.tokens() as u64;
-        }
-        if let Some(adapter) = adapter {
+        let Summed { loss, tokens, preference } = match self.judged {
+            None => self.replies(parameters, samples, indices, supervised, chance, options),
+            Some(_) => self.judgements(parameters, samples, indices, chance, options),
+        };
+        if let Some(adapter) = parameters.adapter() {
             self.gradients.clear_start(adapter);
         }
-        // Not before the last micro-batch: a GPU is waited for where its values are read.
-        let loss = losses.iter().map(Losses::total).sum::<f64>() / supervised as f64;
         #[cfg(test)]
         let loss = resume_tests::spoiled(number, Culprit::Loss, loss);
         if !loss.is_finite() {
@@ -834,7 +926,123 @@ impl Stepper {
         if !grad_norm.is_finite() {
             return Err(refusal(Culprit::GradientNorm, grad_norm));
         }
-        Ok(Computed { loss, grad_norm, supervised, tokens: computed })
+        Ok(Computed { loss, grad_norm, supervised, tokens, preference })
+    }
+
+    /// Adds up the gradient of replies that are learnt as they are: the mean loss over their tokens.
+    fn replies(
+        &mut self,
+        parameters: &Parameters<'_>,
+        samples: &Samples,
+        indices: &[usize],
+        supervised: usize,
+        chance: Chance,
+        options: &TrainOptions,
+    ) -> Summed {
+        let scale = (1.0 / supervised as f64) as f32;
+        let objective = Objective { scale, smoothing: options.label_smoothing };
+        let (model, adapter) = (parameters.model(), parameters.adapter());
+        let (mut losses, mut tokens) = (Vec::new(), 0);
+        for (part, micro) in cut(samples, indices, options.cut(model.config())).enumerate() {
+            let (active, stream) = (chance.active(adapter, part), micro.stream());
+            let (buffers, gradients) = (&mut self.buffers, &mut self.gradients);
+            losses.push(model.loss_and_gradient(active, stream, objective, buffers, gradients));
+            tokens += micro.tokens() as u64;
+        }
+        // Not before the last micro-batch: a GPU is waited for where its values are read.
+        let loss = losses.iter().map(Losses::total).sum::<f64>() / supervised as f64;
+        Summed { loss, tokens, preference: None }
+    }
+
+    /// Adds up the gradient of judged replies.
+    fn judgements(
+        &mut self,
+        parameters: &Parameters<'_>,
+        samples: &Samples,
+        indices: &[usize],
+        chance: Chance,
+        options: &TrainOptions,
+    ) -> Summed {
+        let Stepper { judged, buffers, gradients, .. } = self;
+        let judged = judged.as_ref().expect("rows are judged");
+        let preference = &judged.options;
+        let (model, adapter) = (parameters.model(), parameters.adapter());
+        let how = options.cut(model.config());
+        let apart = judged.distance(parameters, samples, indices, how, buffers);
+        let rows = &judged.training;
+        let totals = Totals::of(samples, rows, indices, apart.unwrap_or(0.0), preference);
+        let (mut loss, mut sums, mut tokens) = (0.0, Sums::default(), 0);
+        let micro_batches = cut_groups(samples, &rows.groups, indices, how, with_prompt(preference));
+        for (part, micro) in micro_batches.enumerate() {
+            let (active, stream) = (chance.active(adapter, part), micro.stream());
+            let of_micro = |losses: &[f32]| {
+                let weighed = weigh(&micro, losses, samples, &rows.reference, &totals, preference);
+                loss += weighed.loss;
+                sums.add(&weighed.sums);
+                weighed.weights
+            };
+            model.loss_and_gradient_weighed(active, stream, of_micro, buffers, gradients);
+            tokens += micro.tokens() as u64;
+        }
+        Summed { loss, tokens, preference: Some(sums.metrics(apart)) }
+    }
+
+    /// What a run on judged replies has: the answers of the reference are read from the run's folder if it is resumed, else computed
+    /// and written there.
+    fn judge(
+        &mut self,
+        parameters: &Parameters<'_>,
+        preference: PreferenceOptions,
+        asking: Asking<'a>,
+        is_resumed: bool,
+        run: &RunFolder,
+        observer: &mut dyn Observer,
+    ) -> Result<Judged<'a>, TrainError> {
+        let Asking { data, options, cut } = asking;
+        let sets = [Some(data.training), data.evaluation];
+        let samples: usize = sets.iter().flatten().map(|set| set.samples.len()).sum();
+        let longest = sets.iter().flatten().map(|set| set.report.longest).max().unwrap_or(0);
+        let mut references = match (preference.has_reference(), is_resumed) {
+            (false, _) => vec![Vec::new(); 2],
+            (true, true) => run.read_reference(&sets.map(|set| set.map(|set| &set.samples)))?,
+            (true, false) => {
+                let mut done_before = 0;
+                let mut found = Vec::new();
+                for set in sets {
+                    let Some(set) = set else {
+                        found.push(Vec::new());
+                        continue;
+                    };
+                    let mut on_progress = |done| {
+                        observer.on_reference(done_before + done, samples);
+                        !observer.should_stop()
+                    };
+                    let (model, buffers) = (parameters.model(), &mut self.buffers);
+                    let of_set = reference::reply_log_probabilities(
+                        model,
+                        data.reference,
+                        &set.samples,
+                        cut,
+                        buffers,
+                        &mut on_progress,
+                    );
+                    found.push(of_set.ok_or(TrainError::Stopped)?);
+                    done_before += set.samples.len();
+                }
+                run.write_reference(&sets.map(|set| set.map(|set| &set.samples)), &found)?;
+                found
+            }
+        };
+        let rows = |set: &Dataset, reference| JudgedRows { groups: options.groups(&set.samples), reference };
+        let of_evaluation = references.pop().unwrap_or_default();
+        let of_training = references.pop().unwrap_or_default();
+        Ok(Judged {
+            options: preference,
+            training: rows(data.training, of_training),
+            evaluation: data.evaluation.map(|set| rows(set, of_evaluation)),
+            reference: data.reference,
+            longest,
+        })
     }
 
     /// Evaluates after the step that `state` is at; `None` if it is to `stop`.
@@ -848,15 +1056,77 @@ impl Stepper {
     ) -> Option<EvaluationRecord> {
         let started = Instant::now();
         let (model, adapter) = (parameters.model(), parameters.adapter());
-        let found = evaluate_in(model, adapter, &data.samples, cut, &mut self.buffers, stop)?;
+        let (loss, perplexity, preference) = match &self.judged {
+            None => {
+                let found = evaluate_in(model, adapter, &data.samples, cut, &mut self.buffers, stop)?;
+                (found.loss, found.perplexity, None)
+            }
+            Some(judged) => {
+                let (loss, metrics) =
+                    judged.evaluate(parameters, &data.samples, cut, &mut self.buffers, stop)?;
+                (loss, f64::NAN, Some(metrics))
+            }
+        };
         let lowest = state.best.map(|best| best.loss);
         Some(EvaluationRecord {
             step: state.step,
-            loss: found.loss,
-            perplexity: found.perplexity,
+            loss,
+            perplexity,
             // What the run begins with is there already.
-            best: state.step > 0 && found.loss.is_finite() && lowest.is_none_or(|lowest| found.loss < lowest),
+            best: state.step > 0 && loss.is_finite() && lowest.is_none_or(|lowest| loss < lowest),
             seconds: started.elapsed().as_secs_f64(),
+            preference,
         })
+    }
+}
+
+/// Which samples have their prompts as targets, too.
+fn with_prompt(preference: &PreferenceOptions) -> impl Fn(SampleRef<'_>) -> bool + 'static {
+    let all = preference.has_prompt_targets();
+    move |sample| all && sample.judgement().is_some_and(|Judgement { side, .. }| side == Side::Chosen)
+}
+
+impl Judged<'_> {
+    /// How far the model is from its reference over the rows `indices`, where the loss asks for it.
+    fn distance(
+        &self,
+        parameters: &Parameters<'_>,
+        samples: &Samples,
+        indices: &[usize],
+        cut: Cut,
+        buffers: &mut Buffers,
+    ) -> Option<f64> {
+        if matches!(self.options.objective.loss, Loss::Pair(_)) {
+            return None;
+        }
+        let (model, adapter) = (parameters.model(), parameters.adapter());
+        let mut computing = Computing { model, adapter, reference: self.reference, cut, buffers };
+        Some(distance(&mut computing, samples, indices, self.longest))
+    }
+
+    /// The loss of all held-out rows, with its metrics; `None` if it is to `stop`.
+    fn evaluate(
+        &self,
+        parameters: &Parameters<'_>,
+        samples: &Samples,
+        cut: Cut,
+        buffers: &mut Buffers,
+        stop: &mut dyn FnMut() -> bool,
+    ) -> Option<(f64, PreferenceMetrics)> {
+        let rows = self.evaluation.as_ref().expect("held-out rows are judged");
+        let indices: Vec<usize> = (0..rows.groups.len()).collect();
+        let apart = self.distance(parameters, samples, &indices, cut, buffers);
+        let totals = Totals::of(samples, rows, &indices, apart.unwrap_or(0.0), &self.options);
+        let (mut loss, mut sums) = (0.0, Sums::default());
+        for micro in cut_groups(samples, &rows.groups, &indices, cut, with_prompt(&self.options)) {
+            if stop() {
+                return None;
+            }
+            let losses = parameters.model().loss(parameters.adapter(), micro.stream(), buffers).to_vec();
+            let weighed = weigh(&micro, &losses, samples, &rows.reference, &totals, &self.options);
+            loss += weighed.loss;
+            sums.add(&weighed.sums);
+        }
+        Some((loss, sums.metrics(apart)))
     }
 }

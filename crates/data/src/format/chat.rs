@@ -317,7 +317,7 @@ fn variables(fields: &mut Fields) -> Result<Map<String, Value>, RowProblem> {
 }
 
 /// What JSON text says, where that is a list or an object; else the value as it is.
-fn from_json_text(value: Value) -> Value {
+pub(super) fn from_json_text(value: Value) -> Value {
     let read = value.as_str().and_then(|text| json::value(text).ok());
     read.filter(|read: &Value| read.is_array() || read.is_object()).unwrap_or(value)
 }

@@ -20,9 +20,19 @@ pub struct Completion {
 
 const MESSAGES: Keys = Keys { list: "prompt and completion", shape: Shape::Completion, ..chat::MESSAGES };
 
-pub(super) fn parse(mut fields: Fields, mapping: &Mapping) -> Result<Row, RowProblem> {
-    if let (Some(Value::Array(_)), Some(Value::Array(_))) = (fields.get("prompt"), fields.get("completion")) {
-        let [mut prompt, completion] = ["prompt", "completion"].map(|field| match fields.remove(field) {
+pub(super) fn parse(fields: Fields, mapping: &Mapping) -> Result<Row, RowProblem> {
+    parse_as(fields, "completion", &MESSAGES, mapping)
+}
+
+/// A row whose field `completion` follows its `prompt`.
+pub(super) fn parse_as(
+    mut fields: Fields,
+    completion: &str,
+    names: &Keys,
+    mapping: &Mapping,
+) -> Result<Row, RowProblem> {
+    if let (Some(Value::Array(_)), Some(Value::Array(_))) = (fields.get("prompt"), fields.get(completion)) {
+        let [mut prompt, completion] = ["prompt", completion].map(|field| match fields.remove(field) {
             Some(Value::Array(messages)) => messages,
             _ => Vec::new(),
         });
@@ -30,12 +40,12 @@ pub(super) fn parse(mut fields: Fields, mapping: &Mapping) -> Result<Row, RowPro
             message.shift_remove("weight");
             message.insert("train".into(), false.into());
         }
-        fields.insert(MESSAGES.list.into(), prompt.into_iter().chain(completion).collect());
-        return chat::parse(fields, &MESSAGES, mapping).map(Row::Chat);
+        fields.insert(names.list.into(), prompt.into_iter().chain(completion).collect());
+        return chat::parse(fields, names, mapping).map(Row::Chat);
     }
+    let prompt = take_string(&mut fields, "prompt", names.shape)?;
+    let follows = take_string(&mut fields, completion, names.shape)?;
     keys::refuse_in_text(&fields)?;
-    let prompt = take_string(&mut fields, "prompt", Shape::Completion)?;
-    let completion = take_string(&mut fields, "completion", Shape::Completion)?;
-    not_blank(&completion, "completion")?;
-    Ok(Row::Completion(Completion { prompt, completion }))
+    not_blank(&follows, completion)?;
+    Ok(Row::Completion(Completion { prompt, completion: follows }))
 }

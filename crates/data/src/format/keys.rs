@@ -75,7 +75,8 @@ pub const SYSTEM: &[&str] = &["system", "system_prompt"];
 
 const ALL: &[Shape] = &Shape::ALL;
 /// Rows that are conversations whatever the model.
-const CONVERSATIONS: &[Shape] = &[Shape::Chat, Shape::ShareGpt, Shape::Completion];
+const CONVERSATIONS: &[Shape] = &[Shape::Chat, Shape::ShareGpt, Shape::Completion, Shape::Preference];
+const JUDGED: &[Shape] = &[Shape::Preference, Shape::Judged];
 const TURNS: &[Shape] = &[Shape::Instruction, Shape::Question];
 
 const fn row(names: &'static [&'static str], shapes: &'static [Shape], meaning: Use) -> Keys {
@@ -93,6 +94,15 @@ pub const LIST: &[Keys] = &[
     row(&["instruction", "input", "output"], &[Shape::Instruction], Use::Read),
     row(&["prompt", "completion"], &[Shape::Completion], Use::Read),
     row(&["text"], &[Shape::Text], Use::Read),
+    row(&["prompt", "chosen", "rejected"], &[Shape::Preference], Use::Read),
+    row(&["label"], &[Shape::Judged], Use::Honoured("true or false: whether the reply is good")),
+    row(&["weight"], JUDGED, Use::Honoured("how much the row counts, 1 unless given")),
+    row(&["margin"], &[Shape::Preference], Use::Honoured("by how much the chosen reply should be better")),
+    row(
+        &["score_chosen", "score_rejected", "chosen_score", "rejected_score"],
+        &[Shape::Preference],
+        Use::Harmless,
+    ),
     row(QUESTIONS, &[Shape::Question], Use::Read),
     row(ANSWERS, &[Shape::Question], Use::Read),
     row(SYSTEM, CONVERSATIONS, Use::Read),
@@ -126,13 +136,11 @@ pub const LIST: &[Keys] = &[
         ALL,
         Use::Refused("only text is trained"),
     ),
-    row(&["label"], ALL, Use::Refused("training on judged rows (KTO) or classes is not there")),
+    row(&["label"], ALL, Use::Refused("a file has labels in all of its rows, from the first on, or in none")),
     row(
         &["chosen", "rejected"],
         ALL,
-        Use::Refused(
-            "training on preferences (DPO) is not there: keep one reply in the row, or leave both out",
-        ),
+        Use::Refused("a preference has both; keep one reply in the row, or leave both out"),
     ),
     row(
         &["loss_mask", "labels", "input_ids", "attention_mask", "assistant_masks", "completion_mask"],
@@ -237,7 +245,9 @@ pub(super) fn check(shape: Shape, fields: &Fields, passed_over: &mut Vec<String>
     for (name, value) in fields.iter().filter(|(_, value)| !is_empty(value)) {
         match of_row(shape, name) {
             Some(Use::Refused(why)) => return Err(RowProblem::Refused { field: name.clone(), why }),
-            Some(Use::Honoured(why)) if name.eq_ignore_ascii_case("weight") && !is_one(value) => {
+            Some(Use::Honoured(why))
+                if name.eq_ignore_ascii_case("weight") && !JUDGED.contains(&shape) && !is_one(value) =>
+            {
                 return Err(RowProblem::Refused { field: name.clone(), why });
             }
             None => passed_over.push(name.clone()),

@@ -16,7 +16,7 @@ pub struct Mapping {
 
 impl Mapping {
     /// Every field that a column can be.
-    pub const FIELDS: [&str; 14] = [
+    pub const FIELDS: [&str; 17] = [
         "messages",
         "conversations",
         "instruction",
@@ -27,6 +27,9 @@ impl Mapping {
         "text",
         "question",
         "answer",
+        "chosen",
+        "rejected",
+        "label",
         "system",
         "tools",
         "history",

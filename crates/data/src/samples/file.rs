@@ -22,10 +22,10 @@ use tempfile::NamedTempFile;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Samples, Storage, write_record};
-use crate::sample::Sample;
+use crate::sample::{Judgement, Sample};
 
 /// `lfsampl` and the version of the format.
-const MAGIC: u64 = u64::from_be_bytes(*b"lfsampl\x01");
+const MAGIC: u64 = u64::from_be_bytes(*b"lfsampl\x02");
 const HEADER_BYTES: usize = 96;
 /// The longest note that is read.
 const LONGEST_NOTE_BYTES: u64 = 1 << 20;
@@ -95,12 +95,12 @@ impl SamplesWriter {
         Ok(Self { file, words, written: 0, ends, samples: 0, hasher: blake3::Hasher::new() })
     }
 
-    /// Adds a sample.
+    /// Adds a sample, with what its row says of it.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn push(&mut self, sample: &Sample) -> io::Result<()> {
-        write_record(sample, &mut self.words);
+    pub fn push(&mut self, sample: &Sample, judgement: Option<Judgement>) -> io::Result<()> {
+        write_record(sample, judgement, &mut self.words);
         self.samples += 1;
         self.ends.write_all(&(self.written + self.words.len() as u64).to_ne_bytes())?;
         match size_of_val(&self.words[..]) < CHUNK_BYTES {
@@ -264,7 +264,7 @@ mod tests {
         for row in 1..=100 {
             let ids: Vec<u32> = (0..row as u32).collect();
             writer
-                .push(&Sample { supervised: ids.iter().map(|id| id % 3 == 1).collect(), ids, row })
+                .push(&Sample { supervised: ids.iter().map(|id| id % 3 == 1).collect(), ids, row }, None)
                 .unwrap();
         }
         let (file, samples) = writer.finish(b"a note").unwrap();
@@ -312,7 +312,7 @@ mod tests {
     fn a_file_that_is_given_up_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = SamplesWriter::new(folder.path()).unwrap();
-        writer.push(&Sample { ids: vec![1, 2], supervised: vec![false, true], row: 1 }).unwrap();
+        writer.push(&Sample { ids: vec![1, 2], supervised: vec![false, true], row: 1 }, None).unwrap();
         drop(writer);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }

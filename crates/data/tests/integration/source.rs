@@ -534,7 +534,7 @@ fn sharegpt_and_conversational_completions_are_conversations() {
         (json!({"conversations": []}), "the conversation is empty"),
         (
             json!({"prompt": "a", "chosen": "b", "rejected": "c"}),
-            "the rows are preferences (chosen and rejected), and there is no trainer for those yet",
+            "the rows are preferences (chosen and rejected): they are no replies to be learnt as they are",
         ),
     ] {
         let error = shown(row).unwrap_err();

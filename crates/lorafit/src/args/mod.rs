@@ -14,6 +14,7 @@ pub mod idle;
 pub mod memory;
 pub mod options;
 pub mod outputs;
+pub mod preference;
 pub mod projections;
 pub mod rows;
 pub mod safety;

@@ -3,7 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use clap::{ArgAction, Args};
-use lorafit_data::HeldOut;
+use lorafit_data::{HeldOut, Purpose};
 use lorafit_model::WeightModules;
 use lorafit_train::{Averaging, Checkpoint, runs_near};
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,7 @@ use crate::args::options::{
     TargetModules, TrainModules, value_name,
 };
 use crate::args::outputs::{self, Inputs, Kind, Output};
+use crate::args::preference::{PreferenceArgs, ReferenceChoice};
 use crate::args::projections::{AlphaPattern, ProjectionArgs};
 use crate::args::require;
 use crate::args::rows::{self, RowArgs, Validation, data_help, one_or_many};
@@ -262,13 +263,14 @@ pub struct TrainArgs {
     #[arg(long, value_name = "W", default_value_t = 0.0, help_heading = "Optimisation")]
     #[arg(add = Facts::ARITHMETIC)]
     pub weight_decay: f64,
-    /// Share of each target that is spread evenly over the vocabulary (Szegedy et al. 2016); 0 to 0.2
+    /// Share of each target that is spread evenly over the vocabulary (Szegedy et al. 2016); 0 to 0.2 [default: 0]
     ///
     /// Answers become less certain. The loss that is printed while training is that of the smoothed targets, and so higher; that
-    /// of held-out rows is the plain one.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0, help_heading = "Optimisation")]
+    /// of held-out rows is the plain one. With dpo, simpo and cpo it is the share of pairs that are the wrong way round, with robust,
+    /// too [default: 0.1 there].
+    #[arg(long, value_name = "SHARE", help_heading = "Optimisation")]
     #[arg(add = Facts::ARITHMETIC)]
-    pub label_smoothing: f64,
+    pub label_smoothing: Option<f64>,
     /// Add uniform noise to embeddings while training, up to this over sqrt(tokens of the row x hidden size) (NEFTune, Jain et al.
     /// 2023); 5 to 15 for instructions
     ///
@@ -304,6 +306,10 @@ pub struct TrainArgs {
     #[arg(add = Facts::ARITHMETIC)]
     pub seed: u64,
 
+    /// What judged replies are trained for.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub preference: PreferenceArgs,
     /// Which rows are read, and how.
     #[command(flatten)]
     #[serde(flatten)]
@@ -493,10 +499,13 @@ impl TrainArgs {
 
     /// The learning rate where none is given.
     pub fn default_lr(&self) -> f64 {
-        match (self.method, self.init) {
-            (Method::Lora, _) => 2e-4,
-            (Method::Full, Init::Random) => 1e-3,
-            (Method::Full, _) => 2e-5,
+        match (self.method, self.init, self.preference.objective()) {
+            (Method::Lora, _, None) => 2e-4,
+            // Losses of judged replies ask for less: their gradient is that of a whole reply.
+            (Method::Lora, _, Some(_)) => 5e-5,
+            (Method::Full, Init::Random, _) => 1e-3,
+            (Method::Full, _, None) => 2e-5,
+            (Method::Full, _, Some(_)) => 5e-6,
         }
     }
 
@@ -604,7 +613,9 @@ impl TrainArgs {
         self.check_decay()?;
         positive("lora-plus-ratio", self.lora_plus_ratio.unwrap_or(1.0))?;
         not_negative("weight-decay", self.weight_decay)?;
-        share("label-smoothing", self.label_smoothing)?;
+        share("label-smoothing", self.label_smoothing.unwrap_or(0.0))?;
+        self.preference.validate(self.label_smoothing)?;
+        self.check_preference()?;
         positive("neftune-alpha", self.neftune_alpha.unwrap_or(1.0))?;
         not_negative("max-grad-norm", self.max_grad_norm)?;
         natural("batch-size", self.batch_size)?;
@@ -630,6 +641,31 @@ impl TrainArgs {
         self.cache.validate()?;
         self.base.resolve()?;
         self.common.validate()
+    }
+
+    /// Refuses what judged replies are not trained with.
+    fn check_preference(&self) -> Result<(), CliError> {
+        let Some(objective) = self.preference.objective() else { return Ok(()) };
+        let name = objective.name;
+        if self.lr == Some(LearningRate::Auto) {
+            let text = format!(
+                "--lr auto with --objective {name}: the test is of replies that are learnt as they are"
+            );
+            return Err(CliError::usage(text).hint("give a rate: 5e-6 to 5e-4 suits LoRA"));
+        }
+        if self.init == Init::Random {
+            let text = format!(
+                "--init random with --objective {name}: a model that has learnt nothing has no replies to judge"
+            );
+            return Err(CliError::usage(text).hint("train it on replies first, with --objective sft"));
+        }
+        if self.method == Method::Full && objective.purpose() == Purpose::Labels {
+            let text = format!(
+                "--method full --objective {name}: the reference is asked in every step, and its weights would be trained"
+            );
+            return Err(CliError::usage(text).hint("--method lora keeps the base as the reference"));
+        }
+        Ok(())
     }
 
     /// Refuses early stopping where no evaluations say when.
@@ -686,12 +722,24 @@ impl TrainArgs {
         outputs::check(&self.inputs(), run.into_iter().chain(self.cache.output()))
     }
 
+    /// The folder of the adapter of the reference, where it has one.
+    pub fn reference_adapter(&self) -> Option<&Path> {
+        let has_reference = self.preference.options(None).is_some_and(|options| options.has_reference());
+        match &self.preference.reference {
+            _ if !has_reference => None,
+            Some(ReferenceChoice::Base) => None,
+            None | Some(ReferenceChoice::Start) => self.adapter.as_deref(),
+            Some(ReferenceChoice::Adapter(dir)) => Some(dir),
+        }
+    }
+
     /// What a run reads.
     pub fn inputs(&self) -> Inputs {
         let inputs =
             self.model.iter().fold(Inputs::default(), |inputs, model| inputs.model("--model", model));
         inputs
             .paths("--adapter", &self.adapter)
+            .paths("--reference", &self.reference_adapter().map(Path::to_owned))
             .paths("--config", &self.config)
             .paths("--template", &self.template.template)
             .data("--data", &self.data, self.rows.split.as_deref())
@@ -746,6 +794,9 @@ impl TrainArgs {
         (args.data, args.eval_data) = (rows(&self.data), rows(&self.eval_data));
         args.out = self.out.as_deref().map(place);
         args.adapter = self.adapter.as_deref().map(place);
+        if let Some(ReferenceChoice::Adapter(dir)) = &self.preference.reference {
+            args.preference.reference = Some(ReferenceChoice::Adapter(place(dir)));
+        }
         args.cache.cache_dir = self.cache.cache_dir.as_deref().map(place);
         args.template.template = self.template.template.as_ref().map(if_there);
         args

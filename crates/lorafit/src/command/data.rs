@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 use lorafit_data::statistics::{Percentiles, Statistics};
-use lorafit_data::{Dataset, SampleRef, Tokenizer};
+use lorafit_data::{Dataset, Options, Purpose, SampleRef, Side, Tokenizer};
 use lorafit_remedy::amounts::{counted, grouped, percent};
 
 use crate::args::base::TemplateArgs;
@@ -116,7 +116,8 @@ pub fn run(args: DataArgs, given: &Given) -> anyhow::Result<()> {
     let (config, tokenizer) = open_model_tokenizer(&args.model, &args.template, &args.common)?;
     let source = args.read.source("split", &args.data, args.read.split.as_deref(), args.common.quiet)?;
     let limits = Limits::new(&config, &tokenizer, args.common.quiet);
-    let data = args.cache.load(source, &tokenizer, limits.options(&args.read), args.common.quiet)?;
+    let options = Options { purpose: Purpose::Any, ..limits.options(&args.read) };
+    let data = args.cache.load(source, &tokenizer, options, args.common.quiet)?;
     // Rows are shown all the same: they show what is wrong with them.
     if let Err(refused) = limits.check_rows(&data) {
         eprint!(
@@ -178,7 +179,7 @@ fn shown(args: &DataArgs, data: &Dataset) -> Result<Range<usize>, CliError> {
         return Ok(0..rows.min(data.samples.len()));
     };
     match data.samples.iter().position(|s| s.row == line) {
-        Some(at) => Ok(at..at + 1),
+        Some(at) => Ok(at..at + data.samples.iter().skip(at).take_while(|s| s.row == line).count()),
         None => {
             let last = data.samples.iter().last().map_or(0, |s| s.row);
             let text = format!("{} has no trained row on {}", args.data.join(", "), data.origin.place(line));
@@ -223,7 +224,14 @@ fn row(
     style: Style,
 ) -> anyhow::Result<String> {
     let tokens = counted(sample.len(), "token", "tokens");
-    let mut text = format!("{place}: {tokens}, {} trained\n", sample.supervised_tokens());
+    let side = sample.judgement().map(|judgement| match judgement.side {
+        Side::Chosen => ", chosen",
+        Side::Rejected => ", rejected",
+        Side::Desirable => ", good",
+        Side::Undesirable => ", bad",
+    });
+    let side = side.unwrap_or_default();
+    let mut text = format!("{place}{side}: {tokens}, {} trained\n", sample.supervised_tokens());
     let (mut words, mut ids) = (Marked::new(style), Marked::new(style));
     for Piece { text, ids: of_piece, trained, special } in pieces(sample, tokenizer)? {
         words.push(trained, special, &text);

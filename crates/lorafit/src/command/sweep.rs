@@ -170,7 +170,8 @@ impl Part {
     /// Optimizer steps of each trial.
     fn steps(&self, inputs: &Inputs) -> Vec<u64> {
         let steps = |(place, args): (usize, &TrainArgs)| {
-            args.loop_options().total_steps(inputs.of(place).1.rows.samples.len())
+            let options = args.loop_options();
+            options.total_steps(options.groups(&inputs.of(place).1.rows.samples).len())
         };
         self.trials.iter().enumerate().map(steps).collect()
     }

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use lorafit_data::HeldOut;
 use serde_json::json;
 
-use lorafit_remedy::amounts::{self, counted, duration, grouped};
+use lorafit_remedy::amounts::{self, counted, duration, grouped, percent};
+use lorafit_train::preference::PreferenceMetrics;
 use lorafit_train::{
     Averaged, EvaluationRecord, Observer, Outcome, RunError, RunFolder, RunHistory, RunLock, RunState,
     SkipRecord, StepRecord, Summary, TrainError, Verdict, rss_bytes,
@@ -138,6 +139,13 @@ fn settle(
     Ok(told)
 }
 
+/// What an evaluation of judged replies says beside its loss.
+fn in_short(metrics: &PreferenceMetrics) -> String {
+    let accuracy = metrics.accuracy.map(|share| format!("chosen preferred in {}", percent(share, 0)));
+    let margin = metrics.margin.map(|margin| format!("margin {margin:.3}"));
+    accuracy.into_iter().chain(margin).collect::<Vec<_>>().join(", ")
+}
+
 /// Shows the loop to the user and the user's signals to the loop.
 struct Watcher {
     progress: Progress,
@@ -154,7 +162,18 @@ impl Observer for Watcher {
 
     fn on_evaluation(&mut self, record: &EvaluationRecord) {
         if !self.progress.event("evaluation", record) {
-            self.progress.eval(record.step as usize, record.loss, record.perplexity, record.best);
+            let beside = match record.preference {
+                None => format!("perplexity {:.3}", record.perplexity),
+                Some(metrics) => in_short(&metrics),
+            };
+            self.progress.eval(record.step as usize, record.loss, &beside, record.best);
+        }
+    }
+
+    fn on_reference(&mut self, done: usize, samples: usize) {
+        let record = json!({ "done": done, "samples": samples });
+        if !self.progress.event("reference", &record) {
+            self.progress.reference(done, samples);
         }
     }
 
@@ -211,7 +230,11 @@ fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
     progress.note(&format!(
         "data {}: {}, {}, {} of them trained, longest {}",
         args.data.join(", "),
-        counted(report.samples, &format!("{of_shapes} row"), &format!("{of_shapes} rows")),
+        counted(
+            report.rows - report.dropped - report.overlong,
+            &format!("{of_shapes} row"),
+            &format!("{of_shapes} rows")
+        ),
         counted(report.tokens, "token", "tokens"),
         grouped(report.supervised_tokens as u64),
         grouped(report.longest as u64)

@@ -1,7 +1,7 @@
 //! A run that could begin: its base, its rows and its parameters. `train` makes one, `sweep` one for each trial.
 
 use lorafit_data::statistics::Statistics;
-use lorafit_data::{DataError, Dataset, GenerationRow, Order, Source, Subset, generation_rows};
+use lorafit_data::{DataError, Dataset, GenerationRow, Order, SampleRef, Source, Subset, generation_rows};
 use lorafit_kernels::Device;
 use lorafit_model::{ActivationDtype, ActivationPolicy, Parameters, Recompute, Trainable};
 use lorafit_remedy::amounts::counted;
@@ -14,7 +14,7 @@ use crate::args::config_file;
 use crate::args::options::{Init, Method};
 use crate::args::rows::Validation;
 use crate::args::train::{DECAY_RATIO, TrainArgs};
-use crate::session::base::{Base, open_base, open_shape, placement, reserve};
+use crate::session::base::{Base, open_adapter, open_base, open_shape, placement, reserve};
 use crate::session::base_name;
 use crate::session::limits::Limits;
 use crate::session::model_card::Card;
@@ -65,7 +65,7 @@ impl<'a> Ready<'a> {
         progress: &mut Progress,
     ) -> anyhow::Result<Self> {
         let options = args.loop_options();
-        let total_steps = options.total_steps(data.rows.samples.len());
+        let total_steps = options.total_steps(options.groups(&data.rows.samples).len());
         let identity = resume::identity(args, base, &data.rows, data.held_out.as_ref(), total_steps)?;
         resumption.check(&identity, args.resume_anyway, progress)?;
         let trained = match (fresh, &resumption.checkpoint) {
@@ -84,7 +84,7 @@ impl<'a> Ready<'a> {
 
     /// Optimizer steps of the whole run.
     pub fn total_steps(&self) -> u64 {
-        self.options.total_steps(self.data.rows.samples.len())
+        self.options.total_steps(self.options.groups(&self.data.rows.samples).len())
     }
 
     /// What its memory is planned for.
@@ -148,9 +148,11 @@ impl<'a> Ready<'a> {
         }
         interrupt::flag();
         self.trained.make(checkpoint)?;
+        let reference = args.reference_adapter().map(|dir| open_adapter(base, dir)).transpose()?;
+        let (training, evaluation) = (&self.data.rows, self.data.held_out.as_ref());
         let summary = train(
             &mut self.trained.as_parameters(base),
-            TrainData { training: &self.data.rows, evaluation: self.data.held_out.as_ref() },
+            TrainData { training, evaluation, reference: reference.as_ref() },
             &self.options,
             Start { checkpoint },
             &mut run,
@@ -238,19 +240,38 @@ impl TrainArgs {
     pub fn load(&self, base: &Base) -> anyhow::Result<Data> {
         self.memory.check_blocks(base.model.config().num_hidden_layers)?;
         let data = self.read(base)?;
+        data.sets().try_for_each(|rows| self.check_margins(rows))?;
         data.sets().try_for_each(|rows| Limits::of(base).check_rows(rows))?;
         Ok(data)
     }
 
     fn read(&self, base: &Base) -> anyhow::Result<Data> {
         let quiet = self.common.quiet;
-        let options = Limits::of(base).options(&self.rows);
+        let purpose = self.preference.purpose();
+        let options = lorafit_data::Options { purpose, ..Limits::of(base).options(&self.rows) };
         let load = |source| self.cache.load(source, &base.tokenizer, options, quiet);
         let source = self.to_train_on()?;
         let held_out = self.held_out_source(&source)?;
         let rows = load(source);
         let held_out = held_out.map(load).transpose();
         self.divided(rows, held_out)
+    }
+
+    /// Refuses margins of rows that the objective does not take.
+    fn check_margins(&self, rows: &Dataset) -> Result<(), CliError> {
+        let Some(objective) = self.preference.objective().filter(|o| !o.defaults.margin) else {
+            return Ok(());
+        };
+        let has_margin = |sample: &SampleRef<'_>| sample.judgement().is_some_and(|j| j.margin != 0.0);
+        match rows.samples.iter().find(has_margin) {
+            None => Ok(()),
+            Some(sample) => {
+                let place = rows.origin.place_in_file(sample.row);
+                let text = format!("{place}: `margin` has no meaning with --objective {}", objective.name);
+                Err(CliError::new(text)
+                    .hint("--columns margin=ignore leaves it out; dpo, robust, hinge, simpo and cpo take it"))
+            }
+        }
     }
 
     /// The two sides of a division, of which neither may be empty, but for those held out by `auto`.
@@ -354,6 +375,7 @@ impl TrainArgs {
     pub fn loop_options(&self) -> TrainOptions {
         let seed = self.seed;
         TrainOptions {
+            preference: self.preference.options(self.label_smoothing),
             duration: match self.max_steps {
                 Some(steps) => Duration::Steps(steps as u64),
                 None => Duration::Epochs(self.epochs.unwrap_or(1.0)),
@@ -370,7 +392,7 @@ impl TrainArgs {
             decay_ratio: self.decay_ratio.unwrap_or(DECAY_RATIO),
             b_rate_ratio: self.lora_plus_ratio.unwrap_or(1.0),
             weight_decay: self.weight_decay,
-            label_smoothing: self.label_smoothing as f32,
+            label_smoothing: self.label_smoothing.unwrap_or(0.0) as f32,
             neftune_alpha: self.neftune_alpha.map(|alpha| alpha as f32),
             max_grad_norm: (self.max_grad_norm > 0.0).then_some(self.max_grad_norm),
             order: if self.no_shuffle { Order::File } else { Order::Shuffled { seed } },

@@ -188,7 +188,7 @@ fn forward_seconds(base: &Base, samples: &Samples, micro_batch_tokens: usize) ->
             break;
         }
         tokens += sample.len();
-        few.push(&sample.to_sample());
+        few.push(&sample.to_sample(), sample.judgement());
     }
     let started = Instant::now();
     evaluate(&base.model, None, &few.finish(), micro_batch_tokens);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lorafit_remedy::amounts::{duration, memory};
+use lorafit_remedy::amounts::{counted, duration, memory};
 use lorafit_train::{SMOOTHED_STEPS, mean};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -163,18 +163,40 @@ impl Progress {
     }
 
     /// Held-out rows were evaluated after step `step`, or before the first; `best` if no earlier step was as good.
-    pub fn eval(&mut self, step: usize, loss: f64, perplexity: f64, best: bool) {
+    /// `beside` is what else is known of them.
+    pub fn eval(&mut self, step: usize, loss: f64, beside: &str, best: bool) {
         if step == 0 {
             self.base_loss = Some(loss);
-            return self
-                .note(&format!("before training: held-out loss {loss:.4}, perplexity {perplexity:.3}"));
+            return self.note(&format!("before training: held-out loss {loss:.4}, {beside}"));
         }
         let mark = match (best, self.base_loss.is_some_and(|base| loss >= base)) {
             (true, true) => "  (kept, but no better than before training)",
             (true, false) => "  (best so far, kept)",
             (false, _) => "",
         };
-        self.note(&format!("step {step}  held-out loss {loss:.4}, perplexity {perplexity:.3}{mark}"));
+        self.note(&format!("step {step}  held-out loss {loss:.4}, {beside}{mark}"));
+    }
+
+    /// The reference of judged replies is asked before the first step: `done` of `samples` replies are.
+    pub fn reference(&mut self, done: usize, samples: usize) {
+        let text = format!("asking the reference: {done} of {}", counted(samples, "reply", "replies"));
+        match &mut self.sink {
+            Sink::Bar(bar) => {
+                bar.set_length(samples as u64);
+                bar.set_message("replies that the reference is asked for");
+                bar.set_position(done as u64);
+            }
+            Sink::Plain(plain) => {
+                let waited = plain.last_line.is_none_or(|last| last.elapsed() >= PLAIN_EVERY);
+                if waited || done == samples {
+                    plain.line(&text);
+                }
+            }
+            Sink::Json(_) | Sink::Quiet => {}
+        }
+        if done == samples {
+            self.started = Instant::now();
+        }
     }
 
     /// Whether somebody watches a terminal, where more than a line may be told.
@@ -336,7 +358,7 @@ mod tests {
     fn a_watcher_that_goes_away_does_not_stop_the_run() {
         let mut progress = Progress::plain(Box::new(Gone), Some(1));
         progress.step(1, 2, 1.0, 1.0, 1);
-        progress.eval(1, 1.0, 2.7, true);
+        progress.eval(1, 1.0, "perplexity 2.700", true);
         progress.finish();
     }
 

@@ -493,6 +493,8 @@ fn least(shape: Shape) -> Value {
         Shape::Completion => json!({"prompt": "a", "completion": "b"}),
         Shape::Text => json!({"text": "a b"}),
         Shape::Question => json!({"question": "a", "answer": "b"}),
+        Shape::Preference => json!({"prompt": "a", "chosen": "b", "rejected": "c"}),
+        Shape::Judged => json!({"prompt": "a", "completion": "b", "label": true}),
     }
 }
 
@@ -578,6 +580,10 @@ fn every_key_that_is_refused_is_named_and_can_be_passed_over() {
             }
             let mut row = least(shape);
             row[name] = json!({"x": 1});
+            // With some keys it is of another shape.
+            if Shape::recognise(row.as_object().unwrap()).ok() != Some(shape) {
+                continue;
+            }
             let row = row.to_string();
             refuses(
                 &data("r.jsonl", &row, &[]),

@@ -101,7 +101,7 @@ impl Case {
         observer: &mut dyn Observer,
     ) -> Result<Summary, TrainError> {
         let start = Start { checkpoint };
-        let data = TrainData { training: &self.data, evaluation: Some(&self.held_out) };
+        let data = TrainData { training: &self.data, evaluation: Some(&self.held_out), reference: None };
         if let Some(weights) = &self.weights {
             let mut model = fixture("llama").model;
             model.train(weights).expect("fits");

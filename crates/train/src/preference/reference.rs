@@ -1,0 +1,32 @@
+//! What the reference says of replies: their log-probabilities, computed once before the first step.
+
+use lorafit_data::Samples;
+use lorafit_model::adapter::Adapter;
+use lorafit_model::{Buffers, Model};
+
+use crate::stream::{Cut, cut};
+
+/// The log-probability of each sample's reply, in the order of the samples: the sum over its targets, in nats. `on_progress` is
+/// told how many samples are done, and stops the computation by `false`; then there is no result.
+pub(crate) fn reply_log_probabilities(
+    model: &Model,
+    adapter: Option<&Adapter>,
+    samples: &Samples,
+    how: Cut,
+    buffers: &mut Buffers,
+    on_progress: &mut dyn FnMut(usize) -> bool,
+) -> Option<Vec<f64>> {
+    let indices: Vec<usize> = (0..samples.len()).collect();
+    let mut found = vec![0.0; samples.len()];
+    let mut done = 0;
+    for micro in cut(samples, &indices, how) {
+        if !on_progress(done) {
+            return None;
+        }
+        let losses = model.loss(adapter, micro.stream(), buffers).to_vec();
+        micro.for_each_owner(|target, place, _| found[micro.sample(place)] -= f64::from(losses[target]));
+        done += micro.samples();
+    }
+    on_progress(done);
+    Some(found)
+}
