@@ -13,10 +13,24 @@ use lorafit_model::{
     RandomWeights, Recompute, Sampling, Stream, generate,
 };
 
-use crate::optim::{AdamW, OptimizerKind};
+use lorafit_data::{Judgement, Sample, SamplesBuilder, Side};
 
-/// Models that differ in what their blocks are made of.
-fn models() -> [(&'static str, Config, Option<BaseQuantization>); 4] {
+use crate::optim::{AdamW, OptimizerKind};
+use crate::preference::step::{JudgedRows, Totals, weigh};
+use crate::preference::{Objective, PreferenceOptions};
+use crate::stream::{Cut, cut_groups};
+
+/// What a step is trained for.
+#[derive(Clone, Copy, PartialEq)]
+enum Goal {
+    /// Replies as they are.
+    Replies,
+    /// A chosen reply against a rejected one.
+    Pairs,
+}
+
+/// Models that differ in what their blocks are made of, and what they are trained for.
+fn models() -> [(&'static str, Config, Option<BaseQuantization>, Goal); 5] {
     let small = |config: Config| Config {
         hidden_size: 128,
         intermediate_size: 208,
@@ -40,14 +54,16 @@ fn models() -> [(&'static str, Config, Option<BaseQuantization>); 4] {
         ..named("tinyllama-1.1b")
     };
     [
-        ("Llama", named("tinyllama-1.1b"), None),
-        ("Llama with a large vocabulary", many_words, None),
-        ("Qwen", Config { attention_bias: true, ..named("qwen3-8b") }, None),
+        ("Llama", named("tinyllama-1.1b"), None, Goal::Replies),
+        ("Llama with a large vocabulary", many_words, None, Goal::Replies),
+        ("Qwen", Config { attention_bias: true, ..named("qwen3-8b") }, None, Goal::Replies),
         (
             "Llama in nf4+dq",
             named("tinyllama-1.1b"),
             Some(BaseQuantization { quantization: nf4, head: false }),
+            Goal::Replies,
         ),
+        ("Llama on pairs (DPO)", named("tinyllama-1.1b"), None, Goal::Pairs),
     ]
 }
 
@@ -66,6 +82,7 @@ struct StepResult {
 fn step(
     config: &Config,
     quantization: Option<BaseQuantization>,
+    goal: Goal,
     device: Device,
     recompute: Recompute,
 ) -> StepResult {
@@ -104,9 +121,51 @@ fn step(
     let activations = ActivationPolicy { recompute, ..ActivationPolicy::default() };
     let mut buffers =
         Buffers::for_training(&model, parameters.adapter(), &gradients, tokens, targets.len(), activations);
-    let scale = 1.0 / targets.len() as f32;
-    let losses =
-        model.loss_and_gradient(parameters.adapter().into(), stream, scale, &mut buffers, &mut gradients);
+    let active = parameters.adapter().into();
+    let loss = match goal {
+        Goal::Replies => {
+            let scale = 1.0 / targets.len() as f32;
+            let losses = model.loss_and_gradient(active, stream, scale, &mut buffers, &mut gradients);
+            losses.total() * f64::from(scale)
+        }
+        Goal::Pairs => {
+            // Three pairs in the stream's ids, whose prompts are shared.
+            let reply = |from: usize, len: usize, row| {
+                let (prompt, reply) = (&ids[..19], &ids[from..from + len]);
+                let supervised = vec![vec![false; 19], vec![true; len]].concat();
+                Sample { ids: [prompt, reply].concat(), supervised, row }
+            };
+            let judged = |side| Some(Judgement { side, weight: 1.0, margin: 0.0 });
+            let mut built = SamplesBuilder::default();
+            for (row, (from, len)) in [(19, 6), (31, 4), (40, 9)].into_iter().enumerate() {
+                built.push(&reply(from, len, row + 1), judged(Side::Chosen));
+                built.push(&reply(from + len, len + 3, row + 1), judged(Side::Rejected));
+            }
+            let samples = built.finish();
+            let rows = JudgedRows { groups: samples.groups(), reference: vec![-30.0; samples.len()] };
+            let dpo = PreferenceOptions::of(Objective::named("dpo").expect("an objective"));
+            let indices: Vec<usize> = (0..rows.groups.len()).collect();
+            let totals = Totals::of(&samples, &rows, &indices, 0.0, &dpo);
+            let mut loss = 0.0;
+            for micro in
+                cut_groups(&samples, &rows.groups, &indices, Cut::of(config, tokens, true), |_| false)
+            {
+                let of_micro = |losses: &[f32]| {
+                    let weighed = weigh(&micro, losses, &samples, &rows.reference, &totals, &dpo);
+                    loss += weighed.loss;
+                    weighed.weights
+                };
+                model.loss_and_gradient_weighed(
+                    active,
+                    micro.stream(),
+                    of_micro,
+                    &mut buffers,
+                    &mut gradients,
+                );
+            }
+            loss
+        }
+    };
     let mut optimizer = AdamW::new(&parameters, OptimizerKind::AdamW, 0.01, 1.0);
     optimizer.step(&mut parameters, &gradients, 1e-3, 1.0);
     let values = |tensors: Vec<&lorafit_kernels::Tensor>| {
@@ -119,7 +178,7 @@ fn step(
     // No answer is none of the processor's.
     let answer = answer.unwrap_or_default();
     StepResult {
-        loss: losses.total() * f64::from(scale),
+        loss,
         gradients: values(gradients.tensors().collect()),
         parameters: trained,
         answer: answer.concat(),
@@ -135,9 +194,9 @@ fn distance(found: &[f32], expected: &[f32]) -> f32 {
 
 /// Whole steps, on devices with activations in `float`.
 pub fn step_checks(float: Float) -> Vec<Check> {
-    let check = |(name, config, quantization): (&str, Config, Option<BaseQuantization>)| {
+    let check = |(name, config, quantization, goal): (&str, Config, Option<BaseQuantization>, Goal)| {
         let name = format!("step of {name} ({})", float.name());
-        Check::new(name.clone(), move |device| outcomes(&name, &config, quantization, device, float))
+        Check::new(name.clone(), move |device| outcomes(&name, &config, quantization, goal, device, float))
     };
     models().into_iter().map(check).collect()
 }
@@ -147,6 +206,7 @@ fn outcomes(
     name: &str,
     config: &Config,
     quantization: Option<BaseQuantization>,
+    goal: Goal,
     device: Device,
     float: Float,
 ) -> Vec<Outcome> {
@@ -155,7 +215,7 @@ fn outcomes(
         Float::F32 => (1e-5, 1e-4),
         Float::Bf16 => (1e-2, 5e-2),
     };
-    let run = |device, recompute| step(config, quantization, device, recompute);
+    let run = |device, recompute| step(config, quantization, goal, device, recompute);
     let expected = run(Device::Cpu, Recompute::None);
     let (found, again) = (run(device, Recompute::None), run(device, Recompute::Full));
     let repeats = found == again;
@@ -188,9 +248,9 @@ mod tests {
         let checks = step_checks(Float::F32);
         let outcomes: Vec<_> = checks.iter().flat_map(|check| check.run(Device::Cpu).outcomes).collect();
         assert!(outcomes.iter().all(|outcome| outcome.passed() && outcome.error == 0.0), "{outcomes:?}");
-        assert_eq!(outcomes.len(), 16);
-        let [(_, config, quantization), ..] = models();
-        assert_eq!(step(&config, quantization, Device::Cpu, Recompute::None).answer.len(), 8);
+        assert_eq!(outcomes.len(), 20);
+        let [(_, config, quantization, goal), ..] = models();
+        assert_eq!(step(&config, quantization, goal, Device::Cpu, Recompute::None).answer.len(), 8);
     }
 
     /// Of a device that computes nothing: what whole steps and generation ask of it keeps its rules, and it is found out.

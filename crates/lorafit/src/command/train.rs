@@ -6,8 +6,7 @@ use std::sync::atomic::Ordering;
 use lorafit_data::HeldOut;
 use serde_json::json;
 
-use lorafit_remedy::amounts::{self, counted, duration, grouped, percent};
-use lorafit_train::preference::PreferenceMetrics;
+use lorafit_remedy::amounts::{self, counted, duration, grouped};
 use lorafit_train::{
     Averaged, EvaluationRecord, Observer, Outcome, RunError, RunFolder, RunHistory, RunLock, RunState,
     SkipRecord, StepRecord, Summary, TrainError, Verdict, rss_bytes,
@@ -22,6 +21,7 @@ use crate::args::train::TrainArgs;
 use crate::session::base::{Base, use_threads};
 use crate::session::base_name;
 use crate::session::memory_table;
+use crate::session::preference;
 use crate::session::preset::Choice;
 use crate::session::resume::Resumption;
 use crate::session::rows::{has_chats, shapes, skipped, treated};
@@ -94,6 +94,10 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     }
     // What was trained on plain text is not asked in a conversation, although the model may have a template.
     let is_chat = has_chats(&data.rows.report) && base.tokenizer.compile_chat_template()?.is_some();
+    if args.preference.objective().is_some() {
+        let steps = RunHistory::read(out)?.steps;
+        preference::of_steps(&steps).iter().for_each(|line| watcher.progress.note(line));
+    }
     tell_verdict(&mut watcher.progress, &args, out, &summary, is_chat);
     if summary.interrupted {
         // Scripts see by the code that it did not run to the end.
@@ -139,13 +143,6 @@ fn settle(
     Ok(told)
 }
 
-/// What an evaluation of judged replies says beside its loss.
-fn in_short(metrics: &PreferenceMetrics) -> String {
-    let accuracy = metrics.accuracy.map(|share| format!("chosen preferred in {}", percent(share, 0)));
-    let margin = metrics.margin.map(|margin| format!("margin {margin:.3}"));
-    accuracy.into_iter().chain(margin).collect::<Vec<_>>().join(", ")
-}
-
 /// Shows the loop to the user and the user's signals to the loop.
 struct Watcher {
     progress: Progress,
@@ -164,7 +161,7 @@ impl Observer for Watcher {
         if !self.progress.event("evaluation", record) {
             let beside = match record.preference {
                 None => format!("perplexity {:.3}", record.perplexity),
-                Some(metrics) => in_short(&metrics),
+                Some(metrics) => preference::in_short(&metrics),
             };
             self.progress.eval(record.step as usize, record.loss, &beside, record.best);
         }
@@ -256,6 +253,9 @@ fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
     if let Some(data) = held_out.as_ref().filter(|_| !args.eval_data.is_empty()) {
         let lines = skipped(&data.origin).into_iter().chain(treated(data));
         lines.for_each(|line| progress.note(&format!("evaluation: {line}")));
+    }
+    if args.preference.objective().is_some() {
+        preference::of_rows(rows, args.batch_size).iter().for_each(|line| progress.note(line));
     }
     progress.note(&counted(ready.total_steps() as usize, "optimizer step", "optimizer steps"));
 }

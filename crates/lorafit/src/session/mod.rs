@@ -14,6 +14,7 @@ pub mod model_card;
 pub mod model_folder;
 pub mod other_base;
 pub mod pieces;
+pub mod preference;
 pub mod preset;
 pub mod readers;
 pub mod resume;

@@ -125,6 +125,7 @@ impl<'a> Ready<'a> {
         observer: &mut dyn Observer,
     ) -> anyhow::Result<(Summary, RunFolder)> {
         let (args, base) = (self.args, self.base);
+        let reference = args.reference_adapter().map(|dir| open_adapter(base, dir)).transpose()?;
         self.options.activations.recompute = recompute;
         let base_model = self.base_model();
         let info = RunInfo {
@@ -148,7 +149,6 @@ impl<'a> Ready<'a> {
         }
         interrupt::flag();
         self.trained.make(checkpoint)?;
-        let reference = args.reference_adapter().map(|dir| open_adapter(base, dir)).transpose()?;
         let (training, evaluation) = (&self.data.rows, self.data.held_out.as_ref());
         let summary = train(
             &mut self.trained.as_parameters(base),

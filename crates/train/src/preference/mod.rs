@@ -12,6 +12,7 @@ mod losses;
 mod metrics;
 mod numbers;
 pub(crate) mod reference;
+mod signs;
 pub(crate) mod step;
 
 use lorafit_data::Purpose;
@@ -20,6 +21,7 @@ pub use losses::OBJECTIVES;
 pub use metrics::PreferenceMetrics;
 pub(crate) use metrics::Sums;
 pub use numbers::{LabelSlope, Pair, PairSlope, Reply};
+pub use signs::{Sign, signs_of_rows, signs_of_steps};
 
 /// Something to train for.
 #[derive(Debug)]
