@@ -8,7 +8,7 @@ train=$1 held_out=$2 rows=${3:-2000} eval_rows=${4:-200}
 lorafit=${LORAFIT:-target/release/lorafit}
 model=${MODEL:-models/SmolLM2-135M-Instruct.Q4_1.gguf}
 out=${OUT:-runs/lora-against-full}
-common="--model $model --data $train --limit $rows --epochs 1 --batch-size 8 --checkpoint-every 0 --overwrite"
+common="--preset off --model $model --data $train --limit $rows --epochs 1 --batch-size 8 --checkpoint-every 0 --overwrite"
 "$lorafit" train $common --rank 8 --target-modules q_proj,k_proj,v_proj,o_proj --out "$out/lora-attention"
 "$lorafit" train $common --rank 8 --out "$out/lora-all-linear"
 "$lorafit" train $common --method full --lr "${FULL_LR:-2e-5}" --save-dtype f32 --out "$out/full"

@@ -11,7 +11,7 @@ use lorafit_train::sweep::{Options, Shard, rungs};
 use serde_json::{Value, json};
 
 use crate::args::config_file::{Given, to_toml};
-use crate::args::options::LearningRate;
+use crate::args::options::{LearningRate, Preset};
 use crate::args::outputs::{self, Kind, Output};
 use crate::args::require;
 use crate::args::train::TrainArgs;
@@ -262,7 +262,7 @@ impl Part {
 /// The command line of a trial.
 fn trial_args(spec: &Spec, dir: &Path, number: usize, options: &Options) -> anyhow::Result<TrainArgs> {
     let mut args = spec.train_args(options)?;
-    if args.preset.is_some() {
+    if args.preset != Some(Preset::Off) {
         return Err(CliError::usage("`preset`: the trials of a sweep take settings as they are")
             .hint("leave `preset` out, and give or search what it would choose")
             .into());

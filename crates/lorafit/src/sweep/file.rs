@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::args::config_file::{ConfigFile, Given, merge_keys, object};
 use crate::args::criteria::{CriteriaArgs, WrongCriterion, readers};
 use crate::args::flags;
-use crate::args::options::nearest;
+use crate::args::options::{Preset, nearest};
 use crate::args::rows::Validation;
 use crate::args::train::TrainArgs;
 use crate::metrics::{Direction, EVAL_LOSS, Metric, Metrics};
@@ -199,6 +199,8 @@ impl Spec {
         let mut values = object(&self.train)?;
         values.extend(options.clone());
         let mut args: TrainArgs = serde_json::from_value(Value::Object(values))?;
+        // What a preset chose would depend on the trial, and on what the others fix.
+        args.preset.get_or_insert(Preset::Off);
         if let (Strategy::Asha, None, Some(least)) =
             (self.settings.strategy, args.eval_every, self.settings.min_steps)
         {
