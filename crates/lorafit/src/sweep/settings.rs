@@ -48,9 +48,14 @@ pub struct Settings {
     pub ranked: Vec<Setting>,
 }
 
-/// `0.2856 ± 0.0012`.
+/// `0.2856 ± 0.0012`; with more digits where the error has two of them further behind.
 pub fn mean_in_words(metric: f64, standard_error: Option<f64>) -> String {
-    standard_error.map_or_else(|| format!("{metric:.4}"), |error| format!("{metric:.4} ± {error:.4}"))
+    const LEAST: usize = 4;
+    const MOST: usize = 9;
+    let Some(error) = standard_error else { return format!("{metric:.LEAST$}") };
+    let wanted = if error > 0.0 { 1 - error.log10().floor() as i32 } else { 0 };
+    let digits = usize::try_from(wanted).unwrap_or(0).clamp(LEAST, MOST);
+    format!("{metric:.digits$} ± {error:.digits$}")
 }
 
 impl Setting {
@@ -261,6 +266,16 @@ mod tests {
         let near = settings(&[(4, &four), (8, &some([0.48, 0.61, 0.705]))], Direction::Minimize);
         assert!(near.winner().is_none() && near.level().len() == 2);
         assert!(near.verdict().expect("a verdict").starts_with("level, as "), "{:?}", near.verdict());
+    }
+
+    #[test]
+    fn an_error_has_two_digits_at_least() {
+        let words = |error| mean_in_words(0.25, error);
+        assert_eq!(
+            [words(None), words(Some(0.0)), words(Some(0.5))],
+            ["0.2500", "0.2500 ± 0.0000", "0.2500 ± 0.5000"]
+        );
+        assert_eq!(words(Some(2.1e-6)), "0.2500000 ± 0.0000021");
     }
 
     #[test]

@@ -130,15 +130,14 @@ impl Canvas {
         let points = || series.iter().flat_map(|one| &one.points);
         let bars = series.iter().find_map(|one| match one.style {
             Style::Bars(width) => Some(width),
-            Style::Solid | Style::Faint | Style::Dashed | Style::Dotted | Style::Points | Style::Whiskers => {
-                None
-            }
+            Style::Solid | Style::Faint | Style::Dashed | Style::Dotted => None,
+            Style::Points | Style::Specks | Style::Whiskers => None,
         });
         let half = bars.unwrap_or(0.0) / 2.0;
         let xs = Scale::of(points().flat_map(|p| [p.0 - half, p.0 + half]), x.log);
         let ys = Scale::of(points().map(|p| p.1), y.log);
         let ys = if bars.is_some() || y.from_zero { ys.with_zero() } else { ys.roomy() };
-        let is_of_dots = |one: &Series| matches!(one.style, Style::Points | Style::Whiskers);
+        let is_of_dots = |one: &Series| matches!(one.style, Style::Points | Style::Specks | Style::Whiskers);
         let xs = if series.iter().all(is_of_dots) { xs.roomy() } else { xs };
         self.heading(&y.label());
         let (top, bottom) = (self.top, self.top + HEIGHT);
@@ -262,6 +261,7 @@ impl Canvas {
                 self.svg.push('\n');
             }
             Style::Points => self.dots(colour, places, 3.5),
+            Style::Specks => self.dots(colour, places, 2.0),
             Style::Whiskers => self.whiskers(colour, places),
             Style::Solid => self.curve(colour, places, " stroke-width=\"2\""),
             Style::Faint => self.curve(colour, places, " stroke-opacity=\".55\""),
@@ -340,6 +340,7 @@ impl Canvas {
             let (middle, colour) = (self.top - 4.0, self.colour(one.colour));
             match one.style {
                 Style::Points | Style::Bars(_) => self.dots(&colour, &[(x + 12.0, middle)], 4.0),
+                Style::Specks => self.dots(&colour, &[(x + 12.0, middle)], 2.5),
                 Style::Whiskers => {
                     self.whiskers(&colour, &[(x + 12.0, middle - 6.0), (x + 12.0, middle + 6.0)])
                 }

@@ -154,6 +154,8 @@ pub enum Style {
     Dotted,
     /// Dots alone.
     Points,
+    /// Small dots, behind others.
+    Specks,
     /// An upright line with bars at its ends from each point to the next, which is above or below it: intervals.
     Whiskers,
     /// A bar for every point, so wide.

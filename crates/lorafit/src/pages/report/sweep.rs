@@ -15,7 +15,7 @@ use crate::metrics::Direction;
 use crate::pages::figure::{Axis, Figure, Lines, Parallel, ParallelAxis, Plot, Series, Style, short};
 use crate::pages::shell::{Cards, Facts, number, table};
 use crate::sweep::folder::in_words as in_words_of;
-use crate::sweep::settings::{SEED, Seen, Setting, Settings};
+use crate::sweep::settings::{SEED, Seen, Setting, Settings, mean_in_words};
 
 /// The records of a sweep.
 pub const TRIALS: &str = "trials.jsonl";
@@ -111,10 +111,10 @@ impl Sweep {
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => String::new(),
         };
         facts.add("data", Some(files).filter(|files| !files.is_empty()));
-        facts.add("base loss", self.base_loss());
         let best = self.trials.first().map(|best| dir.join("trials").join(&best.name));
         if let Some(run) = best.and_then(|best| NamedRun::read(String::new(), &best).ok()) {
             facts.add("held out", run.args.as_ref().and_then(held_out));
+            facts.add("base loss", self.base_loss());
             add_origin(&mut facts, &run.history);
         }
         facts
@@ -148,8 +148,7 @@ impl Sweep {
             if let Some((best, metric)) = settings.ranked.first().and_then(|best| Some((best, best.metric?)))
             {
                 let which = if self.maximise { "the highest mean" } else { "the lowest mean" };
-                let error = best.standard_error.map_or_else(String::new, |error| format!(" ± {error:.4}"));
-                cards.add(&self.metric, &format!("{metric:.4}{error}"), which);
+                cards.add(&self.metric, &mean_in_words(metric, best.standard_error), which);
             }
         } else if let Some((best, metric)) = self.trials.first().and_then(|best| Some((best, best.metric?))) {
             let which = if self.maximise { "the highest" } else { "the lowest" };
@@ -165,7 +164,7 @@ impl Sweep {
         let varied = self.varied();
         if let Some(settings) = &self.settings {
             settings.verdict().iter().for_each(|verdict| report.note(&capitalised(verdict)));
-            report.html(&self.board_of_settings(settings));
+            report.html(&self.board_of_settings(settings, &varied));
         }
         report.html(&self.board(&varied));
         // With seeds, what is compared are settings.
@@ -270,10 +269,10 @@ impl Sweep {
             None => (Vec::from(of_trials(0)), "A dot a trial, whatever its other options."),
             Some(settings) => {
                 let [mean, whiskers] = self.means(settings, option);
-                let [finished, others] = of_trials(2);
-                let finished = Series { name: "each seed".to_owned(), ..finished };
-                let description = "A small interval a setting, whatever its other options: its mean over the seeds, and one \
-                                   standard error to each side.";
+                let [finished, others] = of_trials(1);
+                let finished = Series { name: "each seed".to_owned(), style: Style::Specks, ..finished };
+                let description = "A dot with an interval for each setting, whatever its other options: the mean over its seeds, and one \
+                     standard error to each side. Small dots are its trials.";
                 (vec![finished, others, whiskers, mean], description)
             }
         };
@@ -304,12 +303,8 @@ impl Sweep {
         ]
     }
 
-    fn board_of_settings(&self, settings: &Settings) -> String {
-        let names: Vec<&str> = settings
-            .ranked
-            .first()
-            .map(|setting| setting.options.keys().map(String::as_str).collect())
-            .unwrap_or_default();
+    fn board_of_settings(&self, settings: &Settings, varied: &[String]) -> String {
+        let names: Vec<&str> = varied.iter().map(String::as_str).filter(|name| *name != SEED).collect();
         let mut columns = names.clone();
         columns.extend([self.metric.as_str(), "standard error", "seeds", "level with the best", "trials"]);
         let row = |setting: &Setting| {
