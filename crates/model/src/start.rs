@@ -323,6 +323,20 @@ mod tests {
         model.all_logits(adapter, stream, &mut buffers)
     }
 
+    /// By hand: 11,008 x 4,096 values of 4 bytes, ten matrices of 11,008 x 18 of 8 bytes. Other starts take nothing, and of a small
+    /// model the adapter of half the rank takes more.
+    #[test]
+    fn the_bytes_of_a_start_are_those_of_its_largest_weight() {
+        let config = Config::named("llama-2-7b").expect("a name");
+        let bytes = |start: Start| start.bytes(&config, &start.trained(&lora(8))).expect("modules");
+        assert_eq!(bytes(Start::Pissa), 4 * 11_008 * 4_096 + 8 * 10 * 11_008 * 18);
+        assert_eq!([Start::Default, Start::Gaussian, Start::Orthogonal].map(bytes), [0; 3]);
+        let small = Config::named("smollm2-135m").expect("a name");
+        let trained = Start::Pissa.trained(&lora(8));
+        let found = Start::Pissa.bytes(&small, &trained).expect("modules");
+        assert_eq!(found, 4 * trained.parameters(&small).expect("modules"));
+    }
+
     #[test]
     fn every_start_leaves_the_function_of_the_model() {
         for model in models() {

@@ -21,7 +21,7 @@ use crate::sweep::file::{Settings, Spec, Strategy};
 use crate::sweep::folder::{self, Record, Row, TrialState, in_words, name, ranked};
 use crate::sweep::inputs::{Inputs, SweepPlan};
 use crate::sweep::runner::{Runner, rows, write_all_tables};
-use crate::sweep::settings::Settings as SettingsOfSeeds;
+use crate::sweep::settings::Ranking;
 use crate::terminal::error::CliError;
 use crate::terminal::interrupt;
 use crate::terminal::output;
@@ -313,9 +313,9 @@ fn memory_in_words(plan: &SweepPlan) -> String {
 
 /// The options of the best trial, without a folder and a name. Where none is best, none stays from before.
 fn write_winner(dir: &Path, spec: &Spec, record: &Record) -> anyhow::Result<()> {
-    let (rows, settings) = rows(dir, record);
+    let (rows, ranking) = rows(dir, record);
     let path = dir.join("winner.toml");
-    let Some(best) = winner(&rows, settings.as_ref(), record) else {
+    let Some(best) = winner(&rows, ranking.as_ref(), record) else {
         return match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("cannot remove {}", path.display()))
@@ -331,9 +331,9 @@ fn write_winner(dir: &Path, spec: &Spec, record: &Record) -> anyhow::Result<()> 
 }
 
 /// The best trial; with `seeds` the first of the best setting, if one is.
-fn winner(rows: &[Row], settings: Option<&SettingsOfSeeds>, record: &Record) -> Option<Row> {
-    if let Some(settings) = settings {
-        let best = settings.winner()?.trials.first()?;
+fn winner(rows: &[Row], ranking: Option<&Ranking>, record: &Record) -> Option<Row> {
+    if let Some(ranking) = ranking {
+        let best = ranking.winner()?.trials.first()?;
         return rows.iter().find(|row| row.name == *best).cloned();
     }
     let ranked = ranked(rows.to_vec(), record.settings.direction);
@@ -342,9 +342,9 @@ fn winner(rows: &[Row], settings: Option<&SettingsOfSeeds>, record: &Record) -> 
 
 /// The leader board, and the command that trains with the winner.
 fn tell(args: &SweepArgs, dir: &Path, record: &Record) -> anyhow::Result<()> {
-    let (all, settings) = rows(dir, record);
-    write_all_tables(dir, &all, settings.as_ref())?;
-    let best = winner(&all, settings.as_ref(), record);
+    let (all, ranking) = rows(dir, record);
+    write_all_tables(dir, &all, ranking.as_ref())?;
+    let best = winner(&all, ranking.as_ref(), record);
     let config = dir.join("winner.toml");
     let command =
         best.as_ref().map(|_| format!("lorafit train --config {} --out runs/winner", config.display()));
@@ -352,15 +352,15 @@ fn tell(args: &SweepArgs, dir: &Path, record: &Record) -> anyhow::Result<()> {
     if args.json {
         let best = best.map(|row| row.trial);
         let mut result = json!({ "best": best, "command": command, "config": config, "trials": rows });
-        if let Some(settings) = &settings {
-            (result["settings"], result["verdict"]) = (settings.to_json(), settings.verdict().into());
+        if let Some(ranking) = &ranking {
+            (result["settings"], result["verdict"]) = (ranking.to_json(), ranking.verdict().into());
         }
         return Ok(output::line(result.to_string())?);
     }
     let (metric, direction) = (record.settings.metric.name, record.settings.direction);
-    if let Some(settings) = &settings {
-        output::line(board::table_of_settings(settings, metric, direction))?;
-        settings.verdict().map_or(Ok(()), |verdict| output::line(format!("\n{verdict}")))?;
+    if let Some(ranking) = &ranking {
+        output::line(board::table_of_settings(ranking, metric, direction))?;
+        ranking.verdict().map_or(Ok(()), |verdict| output::line(format!("\n{verdict}")))?;
         return Ok(command.map_or(Ok(()), |command| output::line(format!("train with it: {command}")))?);
     }
     output::line(board::table(&rows, metric, direction))?;

@@ -11,7 +11,7 @@ use lorafit_train::sweep::Options;
 
 use crate::metrics::Direction;
 use crate::sweep::folder::{Row, TrialState, in_words, name, value_in_words};
-use crate::sweep::settings::Settings;
+use crate::sweep::settings::Ranking;
 use crate::terminal::table::aligned;
 
 /// Time between two drawings.
@@ -148,13 +148,13 @@ pub fn table(rows: &[Row], metric: &str, direction: Direction) -> String {
 }
 
 /// The settings of a sweep with `seeds`, the best first, with a column for each option.
-pub fn table_of_settings(settings: &Settings, metric: &str, direction: Direction) -> String {
-    let first = settings.ranked.first();
+pub fn table_of_settings(ranking: &Ranking, metric: &str, direction: Direction) -> String {
+    let first = ranking.ranked.first();
     let names: Vec<&String> = first.map(|setting| setting.options.keys().collect()).unwrap_or_default();
     let mut head: Vec<String> = names.iter().map(|name| (*name).clone()).collect();
     head.extend([metric, "seeds", "trials"].map(str::to_owned));
     let mut lines = vec![head];
-    for setting in &settings.ranked {
+    for setting in &ranking.ranked {
         let option = |name: &&String| setting.options.get(*name).map_or("-".to_owned(), value_in_words);
         let mut line: Vec<String> = names.iter().map(option).collect();
         line.push(setting.mean_in_words().unwrap_or_else(|| "-".to_owned()));

@@ -25,7 +25,7 @@ use crate::sweep::folder::{
     Event, Outcome, Record, Row, StoppedBy, Trial, TrialState, name, ranked, write_tables,
 };
 use crate::sweep::inputs::{Inputs, SweepPlan};
-use crate::sweep::settings::Settings as SettingsOfSeeds;
+use crate::sweep::settings::Ranking;
 use crate::terminal::error::render;
 use crate::terminal::interrupt;
 use crate::terminal::progress::LogFormat;
@@ -165,8 +165,8 @@ impl Runner<'_> {
 
     /// Writes the tables anew, of all trials of the sweep, and tells the best.
     fn tell(&self, board: &mut Board) -> anyhow::Result<Vec<Row>> {
-        let (rows, settings) = rows(self.dir, self.record);
-        write_all_tables(self.dir, &rows, settings.as_ref())?;
+        let (rows, ranking) = rows(self.dir, self.record);
+        write_all_tables(self.dir, &rows, ranking.as_ref())?;
         let ranked = ranked(rows.clone(), self.record.settings.direction);
         let best = ranked.first().filter(|row| row.state == TrialState::Finished);
         board.summary(&rows, best, self.record.settings.metric.name);
@@ -299,22 +299,22 @@ fn stopping() -> bool {
 }
 
 /// All trials of a sweep as their folders tell, and the settings of one with `seeds`.
-pub fn rows(dir: &Path, record: &Record) -> (Vec<Row>, Option<SettingsOfSeeds>) {
+pub fn rows(dir: &Path, record: &Record) -> (Vec<Row>, Option<Ranking>) {
     let rungs = record.rungs.len() + 1;
     let trials = record.options.iter().enumerate().map(|(n, options)| Trial::read(dir, n, options));
     let mut rows: Vec<Row> = trials.map(|trial| trial.row(rungs, record.settings.metric)).collect();
     let has_seeds = record.settings.seeds.is_some();
-    let settings = has_seeds.then(|| SettingsOfSeeds::of_rows(&mut rows, record.settings.direction));
-    (rows, settings)
+    let ranking = has_seeds.then(|| Ranking::of_rows(&mut rows, record.settings.direction));
+    (rows, ranking)
 }
 
 /// Writes what is known of a sweep as tables.
 ///
 /// # Errors
 /// A file that cannot be written.
-pub fn write_all_tables(dir: &Path, rows: &[Row], settings: Option<&SettingsOfSeeds>) -> anyhow::Result<()> {
+pub fn write_all_tables(dir: &Path, rows: &[Row], ranking: Option<&Ranking>) -> anyhow::Result<()> {
     write_tables(dir, rows)?;
-    settings.map_or(Ok(()), |settings| settings.write(dir))
+    ranking.map_or(Ok(()), |ranking| ranking.write(dir))
 }
 
 fn line(row: &Row, trial: &Trial) -> String {

@@ -41,9 +41,9 @@ pub struct Setting {
     scores: BySeed,
 }
 
-/// What the settings came to.
+/// The settings of a sweep, by what they came to.
 #[derive(Debug)]
-pub struct Settings {
+pub struct Ranking {
     /// The best mean first; behind them those that are not finished.
     pub ranked: Vec<Setting>,
 }
@@ -83,7 +83,7 @@ impl Setting {
     }
 }
 
-impl Settings {
+impl Ranking {
     /// Of all trials of a sweep.
     pub fn of<'a>(trials: impl Iterator<Item = Seen<'a>>, direction: Direction) -> Self {
         let mut ranked: Vec<Setting> = Vec::new();
@@ -119,9 +119,9 @@ impl Settings {
         }
         let score = |setting: &Setting| setting.metric.map_or(f64::INFINITY, |mean| direction.score(mean));
         ranked.sort_by(|a, b| b.is_finished().cmp(&a.is_finished()).then(score(a).total_cmp(&score(b))));
-        let mut settings = Settings { ranked };
-        settings.mark_level();
-        settings
+        let mut ranking = Ranking { ranked };
+        ranking.mark_level();
+        ranking
     }
 
     /// Marks the best, and what cannot be told from it.
@@ -197,14 +197,14 @@ impl Settings {
         let seen = |row: &'_ Row| (row.state == TrialState::Finished).then_some(row.metric).flatten();
         let trials =
             rows.iter().map(|row| Seen { name: &row.name, options: &row.options, metric: seen(row) });
-        let settings = Settings::of(trials, direction);
+        let ranking = Ranking::of(trials, direction);
         for row in rows {
-            row.setting = settings.of_trial(&row.name).and_then(|setting| {
+            row.setting = ranking.of_trial(&row.name).and_then(|setting| {
                 let Setting { metric, standard_error, finished, .. } = *setting;
                 Some(SeedMean { mean: metric?, standard_error, seeds: finished })
             });
         }
-        settings
+        ranking
     }
 
     /// Writes `settings.csv`.
@@ -236,7 +236,7 @@ mod tests {
     }
 
     /// Settings of the metric by rank and seed.
-    fn settings(metrics: &[(u64, &[Option<f64>])], direction: Direction) -> Settings {
+    fn settings(metrics: &[(u64, &[Option<f64>])], direction: Direction) -> Ranking {
         let trials: Vec<(String, Options, Option<f64>)> = metrics
             .iter()
             .flat_map(|(rank, of_seeds)| {
@@ -246,7 +246,7 @@ mod tests {
             })
             .collect();
         let seen = trials.iter().map(|(name, options, metric)| Seen { name, options, metric: *metric });
-        Settings::of(seen, direction)
+        Ranking::of(seen, direction)
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::metrics::Direction;
 use crate::pages::figure::{Axis, Figure, Lines, Parallel, ParallelAxis, Plot, Series, Style, short};
 use crate::pages::shell::{Cards, Facts, number, table};
 use crate::sweep::folder::in_words as in_words_of;
-use crate::sweep::settings::{SEED, Seen, Setting, Settings, mean_in_words};
+use crate::sweep::settings::{Ranking, SEED, Seen, Setting, mean_in_words};
 
 /// The records of a sweep.
 pub const TRIALS: &str = "trials.jsonl";
@@ -50,7 +50,7 @@ pub struct Sweep {
     trials: Vec<Trial>,
     unreadable_lines: usize,
     /// Of a sweep with `seeds`: its settings.
-    settings: Option<Settings>,
+    ranking: Option<Ranking>,
     /// `sweep.json`.
     about: Value,
 }
@@ -86,7 +86,7 @@ impl Sweep {
         };
         trials.sort_by(|a, b| key(a).total_cmp(&key(b)));
         let metric = about["metric"].as_str().unwrap_or("metric").to_owned();
-        let settings = (!about["seeds"].is_null()).then(|| {
+        let ranking = (!about["seeds"].is_null()).then(|| {
             let seen = |trial: &'_ Trial| (trial.state == "finished").then_some(trial.metric).flatten();
             let mut by_number: Vec<&Trial> = trials.iter().collect();
             by_number.sort_by_key(|trial| trial.trial);
@@ -94,9 +94,9 @@ impl Sweep {
             let trial = |t: &'_ Trial| (seen(t), t.name.clone(), t.options.clone());
             let seen: Vec<_> = by_number.into_iter().map(trial).collect();
             let seen = seen.iter().map(|(metric, name, options)| Seen { name, options, metric: *metric });
-            Settings::of(seen, direction)
+            Ranking::of(seen, direction)
         });
-        Ok(Sweep { metric, maximise, trials, unreadable_lines, settings, about })
+        Ok(Sweep { metric, maximise, trials, unreadable_lines, ranking, about })
     }
 
     /// What the header says of the sweep in `dir`: what its trials share, and how the best of them was begun.
@@ -141,12 +141,11 @@ impl Sweep {
         let mut cards = Cards::default();
         let finished = self.trials.iter().filter(|trial| trial.state == "finished").count();
         cards.add("trials", &number(self.trials.len()), &format!("{finished} finished"));
-        if let Some(settings) = &self.settings {
-            let whole = settings.ranked.iter().filter(|setting| setting.is_finished()).count();
+        if let Some(ranking) = &self.ranking {
+            let whole = ranking.ranked.iter().filter(|setting| setting.is_finished()).count();
             let note = format!("{whole} with all their seeds");
-            cards.add("settings", &number(settings.ranked.len()), &note);
-            if let Some((best, metric)) = settings.ranked.first().and_then(|best| Some((best, best.metric?)))
-            {
+            cards.add("settings", &number(ranking.ranked.len()), &note);
+            if let Some((best, metric)) = ranking.ranked.first().and_then(|best| Some((best, best.metric?))) {
                 let which = if self.maximise { "the highest mean" } else { "the lowest mean" };
                 cards.add(&self.metric, &mean_in_words(metric, best.standard_error), which);
             }
@@ -162,13 +161,13 @@ impl Sweep {
             ));
         }
         let varied = self.varied();
-        if let Some(settings) = &self.settings {
-            settings.verdict().iter().for_each(|verdict| report.note(&capitalised(verdict)));
-            report.html(&self.board_of_settings(settings, &varied));
+        if let Some(ranking) = &self.ranking {
+            ranking.verdict().iter().for_each(|verdict| report.note(&capitalised(verdict)));
+            report.html(&self.board_of_settings(ranking, &varied));
         }
         report.html(&self.board(&varied));
         // With seeds, what is compared are settings.
-        let varied: Vec<String> = match self.settings {
+        let varied: Vec<String> = match self.ranking {
             Some(_) => varied.into_iter().filter(|name| name != SEED).collect(),
             None => varied,
         };
@@ -197,8 +196,8 @@ impl Sweep {
 
     /// What the figures have a line or a dot for: options, the metric, and a name.
     fn compared(&self) -> Vec<(&Map<String, Value>, Option<f64>, String)> {
-        match &self.settings {
-            Some(settings) => settings
+        match &self.ranking {
+            Some(ranking) => ranking
                 .ranked
                 .iter()
                 .map(|one| (&one.options, one.metric, in_words_of(&one.options)))
@@ -227,8 +226,8 @@ impl Sweep {
         axes.push(ParallelAxis { axis: self.metric_axis(), names: Vec::new() });
         lines.iter_mut().zip(&compared).for_each(|(line, (_, metric, _))| line.1.push(*metric));
         let has_best = compared.first().is_some_and(|(_, metric, _)| metric.is_some());
-        let is_named = self.settings.as_ref().is_none_or(|settings| settings.winner().is_some());
-        let (title, description) = match &self.settings {
+        let is_named = self.ranking.as_ref().is_none_or(|ranking| ranking.winner().is_some());
+        let (title, description) = match &self.ranking {
             None => ("Every trial", "A line a trial; the best is the thick orange one."),
             Some(_) if is_named => (
                 "Every setting",
@@ -265,10 +264,10 @@ impl Sweep {
             [("finished", number, points(true)), ("not finished", 4, points(false))]
                 .map(|(name, i, points)| Series::new(name, i, Style::Points, points))
         };
-        let (series, description) = match &self.settings {
+        let (series, description) = match &self.ranking {
             None => (Vec::from(of_trials(0)), "A dot a trial, whatever its other options."),
-            Some(settings) => {
-                let [mean, whiskers] = self.means(settings, option);
+            Some(ranking) => {
+                let [mean, whiskers] = self.means(ranking, option);
                 let [finished, others] = of_trials(1);
                 let finished = Series { name: "each seed".to_owned(), style: Style::Specks, ..finished };
                 let description = "A dot with an interval for each setting, whatever its other options: the mean over its seeds, and one \
@@ -284,9 +283,9 @@ impl Sweep {
     }
 
     /// The means of settings over an option, and the ends of their standard errors.
-    fn means(&self, settings: &Settings, option: &str) -> [Series; 2] {
+    fn means(&self, ranking: &Ranking, option: &str) -> [Series; 2] {
         let (mut means, mut ends) = (Vec::new(), Vec::new());
-        for setting in &settings.ranked {
+        for setting in &ranking.ranked {
             let (Some(at), Some(mean)) =
                 (setting.options.get(option).and_then(Value::as_f64), setting.metric)
             else {
@@ -303,7 +302,7 @@ impl Sweep {
         ]
     }
 
-    fn board_of_settings(&self, settings: &Settings, varied: &[String]) -> String {
+    fn board_of_settings(&self, ranking: &Ranking, varied: &[String]) -> String {
         let names: Vec<&str> = varied.iter().map(String::as_str).filter(|name| *name != SEED).collect();
         let mut columns = names.clone();
         columns.extend([self.metric.as_str(), "standard error", "seeds", "level with the best", "trials"]);
@@ -312,12 +311,12 @@ impl Sweep {
             let option = |name: &&str| setting.options.get(*name).map_or("-".to_owned(), in_words);
             let mut row: Vec<String> = names.iter().map(option).collect();
             row.extend([number(setting.metric), number(setting.standard_error), setting.seeds_in_words()]);
-            let has_rivals = settings.level().len() > 1;
+            let has_rivals = ranking.level().len() > 1;
             let level = if setting.is_level && has_rivals { "yes" } else { "-" };
             row.extend([level.to_owned(), setting.trials.join(", ")]);
             row
         };
-        table("Settings, the best mean over their seeds first", &columns, settings.ranked.iter().map(row))
+        table("Settings, the best mean over their seeds first", &columns, ranking.ranked.iter().map(row))
     }
 
     fn board(&self, varied: &[String]) -> String {
