@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Whether two builds of lorafit compute the same bits: trains on tiny models and on the demo model, under several policies, and compares the logs of the steps and the weights.
-#   scripts/compare_builds.sh OLD NEW       paths of two programs; run where the fixtures and the demo model are
+#   scripts/compare_builds.sh OLD NEW       paths of two programs; run where the fixtures and the demo model are. Both have to know --preset off.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 old="$1" new="$2"
@@ -33,7 +33,7 @@ both() { # NAME FLAGS...
   local name="$1" build
   shift
   for build in old new; do
-    "${!build}" train --out "$work/$name.$build" --quiet --seed 7 "$@" > "$work/$name.$build.out" 2>&1 ||
+    "${!build}" train --out "$work/$name.$build" --preset off --quiet --seed 7 "$@" > "$work/$name.$build.out" 2>&1 ||
       { echo "$name: $build failed"; cat "$work/$name.$build.out"; exit 1; }
     bits "$work/$name.$build" > "$work/$name.$build.bits"
   done

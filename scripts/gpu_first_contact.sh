@@ -84,7 +84,7 @@ if [ -n "$small" ]; then lines=8 steps=2 batch=2; else lines=96 steps=12 batch=8
 head -n "$lines" demo/train.jsonl > "$out/rows.jsonl"
 train() { # NAME DEVICE FLAGS...
   stage "train-$1" 90 "$lorafit" train --model "$model" --data "$out/rows.jsonl" --out "$out/runs/$1" --overwrite --device "$2" \
-    --max-steps "$steps" --batch-size "$batch" --lr 1e-3 --target-modules all-linear --quiet "${@:3}"
+    --preset off --max-steps "$steps" --batch-size "$batch" --lr 1e-3 --target-modules all-linear --quiet "${@:3}"
 }
 train cpu-f32 cpu --compute-dtype f32
 train gpu-f32 cuda:0 --compute-dtype f32

@@ -104,7 +104,7 @@ class Runner:
         started = time.time()
         self.call("train", "--model", MODEL, "--data", data[0], "--eval-data", data[1], "--out", out, "--lr", rate(place),
                   "--seed", seed, "--epochs", passes, "--batch-size", BATCH, "--checkpoint-every", 0, "--no-card",
-                  *METHODS[method][0])
+                  "--preset", "off", *METHODS[method][0])
         seconds = time.time() - started
         read = lambda name: [json.loads(line) for line in (out / name).read_text().splitlines()]
         steps, losses = read("metrics.jsonl"), read("evaluations.jsonl")

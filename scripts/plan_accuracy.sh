@@ -19,7 +19,7 @@ bench() {
 train() {
   local dir out
   dir=$(mktemp -d)
-  "$lorafit" train --quiet --model "$model" --data fixtures/data/e2e_train_64.jsonl --out "$dir/run" --max-steps 16 --no-shuffle "$@"
+  "$lorafit" train --quiet --model "$model" --data fixtures/data/e2e_train_64.jsonl --out "$dir/run" --preset off --max-steps 16 --no-shuffle "$@"
   out=$(tail -n 1 "$dir/run/metrics.jsonl")
   row "train, Q4_1 file, E2E rows $*" "$(grep -o '"planned_bytes": *[0-9]*' "$dir/run/plan.json" | cut -d: -f2)" "$(grep -o '"peak_rss_bytes":[0-9]*' <<<"$out" | cut -d: -f2)"
   rm -r "$dir"

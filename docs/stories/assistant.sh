@@ -10,7 +10,7 @@ head -n 2 runs/examples.jsonl
 
 # Each is seen six times, at a learning rate that suits a model as small as this one:
 lorafit train --model models/SmolLM2-135M-Instruct.Q4_1.gguf --data runs/examples.jsonl --out runs/assistant \
-  --epochs 6 --lr 1e-3
+  --preset off --epochs 6 --lr 1e-3
 
 # How good is it on 64 requests that it has not seen, and how good was the base?
 lorafit eval --model models/SmolLM2-135M-Instruct.Q4_1.gguf --data demo/test.jsonl \

@@ -26,7 +26,7 @@ lorafit inspect runs/ranks/trials/003 | grep directions
 
 # That is a sign and not a proof; losses decide. At the higher learning rate rank 16 does no better than rank 2 on the rows that
 # were held out (0.2389 and 0.2247), nor on those of the test (0.1630 and 0.1565): the learning rate matters here, the rank does
-# not. (A paper would ask this of several seeds, with `seed = [0, 1, 2]` under `[search]`.)
+# not. (A paper would ask this of several seeds, with `seeds = 3` under `[sweep]`.)
 #
 # The table for a notebook:
 cat runs/ranks/trials.csv

@@ -17,7 +17,7 @@ use lorafit_kernels::{ComputeDtype, Device, Placement, cuda};
 use lorafit_model::adapter::{Adapter, LoraConfig};
 use lorafit_model::{
     ActivationDtype, ActivationPolicy, BaseQuantization, Buffers, Config, Distribution, Gradients, Model,
-    RandomWeights, Recompute, Stream, Trainable,
+    RandomWeights, Recompute, Start, Stream, Trainable,
 };
 use lorafit_train::{BenchOptions, MicroBatchSize, OptimizerKind, PlanRequest, bench, device_process_bytes};
 
@@ -116,6 +116,7 @@ impl Request {
             weights: self.config.weight_bytes(2, self.quantization),
             trainable: Trainable::Adapter(&self.lora),
             optimizer: OptimizerKind::AdamW,
+            start: Start::Default,
             averaged: false,
             activation_dtype: ACTIVATIONS.dtype,
             tokens: size.tokens,

@@ -62,6 +62,9 @@ impl fmt::Display for Averaging {
     }
 }
 
+/// Values that [`Average::swap`] exchanges at once.
+const SWAPPED: usize = 1 << 12;
+
 /// An average of the parameters, in f32.
 #[derive(Debug)]
 pub(crate) struct Average {
@@ -106,10 +109,16 @@ impl Average {
 
     /// Exchanges the average with what is trained: done twice, both are as they were.
     pub(crate) fn swap(&mut self, parameters: &mut Parameters<'_>) {
+        // A piece at a time, so that it takes no memory to speak of.
+        let [mut averaged, mut trained] = [const { [0.0; SWAPPED] }; 2];
         for (average, parameter) in self.tensors.iter_mut().zip(parameters.tensors_mut()) {
-            let [averaged, trained] = [&*average, &*parameter].map(|tensor| tensor.to_vec(tensor.len()));
-            average.write(0, &trained);
-            parameter.write(0, &averaged);
+            for first in (0..average.len()).step_by(SWAPPED) {
+                let len = SWAPPED.min(average.len() - first);
+                average.read(first, &mut averaged[..len]);
+                parameter.read(first, &mut trained[..len]);
+                average.write(first, &trained[..len]);
+                parameter.write(first, &averaged[..len]);
+            }
         }
         parameters.prepare();
     }

@@ -18,7 +18,7 @@ pub const SEED: u64 = 0;
 pub fn bootstrap_interval(values: &[f64]) -> Option<[f64; 2]> {
     let rows = values.len() as u64;
     let first = values.first()?;
-    // Common: all answers are right, or none is.
+    // They are resampled to nothing else.
     if values.iter().all(|value| value == first) {
         return Some([*first; 2]);
     }

@@ -19,11 +19,21 @@ pub struct Evaluation {
 
 /// Evaluates in micro-batches of about `budget` tokens; what rows of one begin with alike is computed once.
 pub fn evaluate(model: &Model, adapter: Option<&Adapter>, samples: &Samples, budget: usize) -> Evaluation {
+    evaluate_until(model, adapter, samples, budget, &mut || false).expect("nobody stops it")
+}
+
+/// As [`evaluate`]. `None` if it is to `stop`, which is asked before every micro-batch.
+pub fn evaluate_until(
+    model: &Model,
+    adapter: Option<&Adapter>,
+    samples: &Samples,
+    budget: usize,
+    stop: &mut dyn FnMut() -> bool,
+) -> Option<Evaluation> {
     let tokens = MicroBatchSize::of_evaluation(samples, budget).tokens;
     let mut buffers = Buffers::for_evaluation(model.config(), adapter, model.device(), tokens);
     let cut = Cut::of(model.config(), budget, true);
-    let found = evaluate_in(model, adapter, samples, cut, &mut buffers, &mut || false);
-    found.expect("nobody stops it")
+    evaluate_in(model, adapter, samples, cut, &mut buffers, stop)
 }
 
 /// As [`evaluate`], in buffers that are already there. `None` if it is to `stop`, which is asked before every micro-batch.

@@ -38,6 +38,7 @@ mod token_scores;
 mod tokenizer;
 mod trainer;
 mod verdict;
+mod wilson;
 
 pub use average::Averaging;
 pub use bench::{BenchError, BenchOptions, BenchResult, bench};
@@ -45,7 +46,9 @@ pub use bootstrap::{CONFIDENCE, RESAMPLES, SEED, bootstrap_interval};
 pub use cadence::CheckpointEvery;
 pub use card::CARD_MARK;
 pub use checkpoint::{Best, Checkpoint, Newest, State};
-pub use evaluate::{AnswerError, Answering, Answers, Evaluation, SIDE_BY_SIDE, answer, evaluate};
+pub use evaluate::{
+    AnswerError, Answering, Answers, Evaluation, SIDE_BY_SIDE, answer, evaluate, evaluate_until,
+};
 pub use guard::{Culprit, GuardState, OnNan, Refusal};
 pub use history::{RunHistory, RunTotals, adapter_of_run};
 pub use identity::{Identity, Mismatch, hash_data, hash_files, hash_text};
@@ -75,3 +78,4 @@ pub use trainer::{
     Averaged, Divergence, Duration, Observer, Start, Summary, TrainData, TrainError, TrainOptions, train,
 };
 pub use verdict::{Curve, Outcome, Rows, SMOOTHED_STEPS, StoppedEarly, Verdict, mean, verdict};
+pub use wilson::wilson_interval;

@@ -11,8 +11,8 @@ use lorafit_kernels::ops::matmul::cpu_workspace_bytes;
 use lorafit_kernels::ops::matmul::cuda::decoded_bytes;
 use lorafit_model::adapter::{LoraConfig, TargetError};
 use lorafit_model::{
-    ActivationDtype, ActivationPolicy, BufferBytes, BufferShape, Config, KvCache, Recompute, Trainable,
-    most_new_tokens, sequence_logits_bytes,
+    ActivationDtype, ActivationPolicy, BufferBytes, BufferShape, Config, KvCache, Recompute, Start,
+    Trainable, most_new_tokens, sequence_logits_bytes,
 };
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +44,8 @@ pub struct MemoryPlan {
     pub optimizer: u64,
     /// What forward leaves for backward.
     pub activations: u64,
-    /// What the blocks use in turn, and on a GPU what ops need in passing.
+    /// What the blocks use in turn, and on a GPU what ops need in passing. What the start of an adapter takes more than all
+    /// that comes after it is counted here, too.
     pub scratch: u64,
     /// Final norm, logits of a chunk, and their gradients.
     pub head: u64,
@@ -93,6 +94,8 @@ pub struct PlanRequest<'a> {
     pub optimizer: OptimizerKind,
     /// Whether an average of it is kept.
     pub averaged: bool,
+    /// What an adapter that is made for the run begins with.
+    pub start: Start,
     /// How activations are stored.
     pub activation_dtype: ActivationDtype,
     /// Tokens computed at once, at most.
@@ -124,7 +127,7 @@ impl PlanRequest<'_> {
         let norms = |lora: &LoraConfig| lora.norm_bytes(self.config, self.placement);
         let shape = self.shape(recompute)?;
         let BufferBytes { activations, scratch, head } = BufferBytes::of(self.config, &shape, self.placement);
-        Ok(MemoryPlan {
+        let mut plan = MemoryPlan {
             weights: self.weights,
             adapter: match self.trainable {
                 Trainable::Adapter(lora) => trained(true) + norms(lora)?,
@@ -145,7 +148,19 @@ impl PlanRequest<'_> {
             head,
             kv_cache: 0,
             process: process_bytes(self.config, self.has_tokenizer, self.placement, self.threads),
-        })
+        };
+        let of_run = plan.total() - plan.weights - plan.adapter - plan.process;
+        plan.scratch += self.start_bytes()?.saturating_sub(of_run);
+        Ok(plan)
+    }
+
+    /// What the start of an adapter takes beside its result, before the buffers of the run are made.
+    fn start_bytes(&self) -> Result<u64, TargetError> {
+        match (self.trainable, self.placement) {
+            // On a GPU it is the memory of the processor, which is not planned.
+            (Trainable::Adapter(lora), Placement::Cpu) => self.start.bytes(self.config, lora),
+            (Trainable::Adapter(_) | Trainable::Weights(_), _) => Ok(0),
+        }
     }
 
     fn shape(&self, recompute: Recompute) -> Result<BufferShape, TargetError> {
@@ -325,6 +340,7 @@ mod tests {
             trainable: Trainable::Adapter(lora),
             optimizer: OptimizerKind::AdamW,
             averaged: false,
+            start: Start::Default,
             activation_dtype: ActivationDtype::F32,
             tokens: 512,
             targets: 512,

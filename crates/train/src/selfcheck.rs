@@ -129,7 +129,7 @@ fn step(
             losses.total() * f64::from(scale)
         }
         Goal::Pairs => {
-            // Three pairs in the stream's ids, whose prompts are shared.
+            // Two pairs of the stream's ids, whose prompts are shared.
             let reply = |from: usize, len: usize, row| {
                 let (prompt, reply) = (&ids[..19], &ids[from..from + len]);
                 let supervised = vec![vec![false; 19], vec![true; len]].concat();
@@ -137,7 +137,7 @@ fn step(
             };
             let judged = |side| Some(Judgement { side, weight: 1.0, margin: 0.0 });
             let mut built = SamplesBuilder::default();
-            for (row, (from, len)) in [(19, 6), (31, 4), (40, 9)].into_iter().enumerate() {
+            for (row, (from, len)) in [(19, 6), (31, 4)].into_iter().enumerate() {
                 built.push(&reply(from, len, row + 1), judged(Side::Chosen));
                 built.push(&reply(from + len, len + 3, row + 1), judged(Side::Rejected));
             }

@@ -56,6 +56,17 @@ pub enum Duration {
     Steps(u64),
 }
 
+impl Duration {
+    /// Optimizer steps over so many samples, of which a step takes `samples_of_step`.
+    pub fn steps(self, samples: usize, samples_of_step: usize) -> u64 {
+        let of_epoch = samples.div_ceil(samples_of_step.max(1));
+        match self {
+            Duration::Steps(steps) => steps,
+            Duration::Epochs(epochs) => ((of_epoch as f64 * epochs).ceil() as u64).max(1),
+        }
+    }
+}
+
 /// Settings of the loop.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainOptions {
@@ -159,11 +170,7 @@ impl TrainOptions {
 
     /// Optimizer steps of a run over `rows` rows ([`TrainOptions::groups`]).
     pub fn total_steps(&self, rows: usize) -> u64 {
-        let per_epoch = rows.div_ceil((self.batch_size * self.gradient_accumulation).max(1));
-        match self.duration {
-            Duration::Steps(steps) => steps,
-            Duration::Epochs(epochs) => ((per_epoch as f64 * epochs).ceil() as u64).max(1),
-        }
+        self.duration.steps(rows, self.batch_size * self.gradient_accumulation)
     }
 
     /// How samples are cut into micro-batches of a model.

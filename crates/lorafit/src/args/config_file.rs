@@ -19,7 +19,7 @@ use crate::args::options::nearest;
 use crate::terminal::error::CliError;
 
 /// Which flags the user typed, as opposed to those that have their default.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Given(HashSet<String>);
 
 impl Given {
@@ -38,6 +38,18 @@ impl Given {
     /// Whether a flag, by its name without dashes, was typed.
     pub fn has(&self, flag: &str) -> bool {
         self.0.contains(&flag.replace('-', "_"))
+    }
+
+    /// With the flags that a configuration file sets, whatever it sets them to.
+    ///
+    /// # Errors
+    /// A file that cannot be read, and keys that are no flags of `T`.
+    pub fn with_keys_of<T: Args>(&self, file: Option<&Path>) -> Result<Given, CliError> {
+        let Some(file) = file else { return Ok(Given(self.0.clone())) };
+        let (file, command) = (ConfigFile::read(file)?, T::augment_args(Command::new("config")));
+        let keys = file.keys.keys().map(|key| Ok(file.flag_of_key(&command, key)?.get_id().to_string()));
+        let keys = keys.collect::<Result<HashSet<String>, CliError>>()?;
+        Ok(Given(self.0.union(&keys).cloned().collect()))
     }
 }
 

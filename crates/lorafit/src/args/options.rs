@@ -133,6 +133,8 @@ pub enum TrainOn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
+    /// Nothing is chosen: rank 8, alpha 16, a fixed learning rate and one pass, unless given
+    Off,
     /// A first look: few steps
     Quick,
     /// What serves most: enough steps, evaluations on the way, an early end when nothing gets better

@@ -29,8 +29,11 @@ use crate::terminal::error::CliError;
 
 const EXAMPLES: &str = "\
 Examples:
-  The defaults, which suit a few hundred to a few thousand rows:
+  Rank, learning rate, passes and early stopping are chosen, and printed with their reasons:
     lorafit train --model M --data train.jsonl --out runs/first
+  One pass, the rest chosen; nothing chosen:
+    lorafit train --model M --data train.jsonl --epochs 1 --out runs/short
+    lorafit train --model M --data train.jsonl --preset off --out runs/fixed
   Watching held-out rows; the best adapter is kept:
     lorafit train --model M --data train.jsonl --eval-data dev.jsonl --eval-every 50 --out runs/dev
   Less memory: shorter rows, fewer tokens at once, the upper half of a 30-block model only:
@@ -162,7 +165,8 @@ pub struct TrainArgs {
 
     /// Rank of the adapter: how much it can learn; 4 to 64
     ///
-    /// Memory and time grow little with it. 8 to 16 suits one task; more helps with a lot of data.
+    /// Memory and time grow little with it. 8 to 16 suits one task; more helps with a lot of data. Unless --rank or --alpha is
+    /// given, --preset chooses both.
     #[arg(long, value_name = "R", default_value_t = 8, help_heading = "Adapter")]
     #[arg(add = Facts::SHAPE.of(Method::Lora).brought())]
     pub rank: usize,
@@ -221,16 +225,17 @@ pub struct TrainArgs {
     #[arg(add = Facts::SHAPE.of(Method::Lora))]
     pub adapter: Option<PathBuf>,
 
-    /// Choose the rank, the learning rate, the number of passes and early stopping from the data and the model
+    /// Choose the rank, the learning rate, the number of passes and early stopping from the data and the model [default: good]
     ///
-    /// Each choice is printed with its reason and stands in config.toml; a flag that is given wins. --lr auto and --patience can
-    /// also be given alone. docs/choosing.md has the rules.
+    /// Chosen is each of --rank and --alpha (together), --lr, --epochs or --max-steps, --eval-every and --patience that is not
+    /// given, on the command line or in --config; what is given always wins. Each choice is printed with its reason and stands
+    /// in config.toml. Nothing is chosen on --resume, nor for the trials of a sweep. docs/choosing.md has the rules.
     #[arg(long, value_enum, value_name = "PRESET", help_heading = "Method")]
     #[arg(add = Facts::NAME)]
     pub preset: Option<Preset>,
 
     /// Peak learning rate; 1e-4 to 1e-3 suits LoRA, a tenth of that full fine-tuning; auto tests it before training [default:
-    /// 2e-4, with --method full 2e-5, with --init random 1e-3]
+    /// as --preset chooses; with --preset off 2e-4, with --method full 2e-5, with --init random 1e-3]
     ///
     /// The test takes up to 40 steps on a few rows at rates that grow until the loss rises, and takes a quarter of the rate at
     /// which the loss was lowest.
@@ -293,7 +298,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Optimisation")]
     #[arg(add = Facts::ARITHMETIC)]
     pub gradient_accumulation: usize,
-    /// Passes over the data; 1 to 5; 0.5 is half a pass [default: 1]
+    /// Passes over the data; 1 to 5; 0.5 is half a pass [default: as --preset chooses; with --preset off 1]
     #[arg(long, value_name = "N", conflicts_with = "max_steps", help_heading = "Optimisation")]
     #[arg(add = Facts::FREE)]
     pub epochs: Option<f64>,
@@ -338,11 +343,13 @@ pub struct TrainArgs {
     #[arg(long, value_name = "SHARE|ROWS", conflicts_with = "eval_data", help_heading = "Watching")]
     #[arg(add = Facts::ARITHMETIC)]
     pub validation: Option<Validation>,
-    /// Number of optimizer steps between two evaluations of the held-out rows [default: before the first and after the last]
+    /// Number of optimizer steps between two evaluations of the held-out rows [default: as --preset chooses; with
+    /// --preset off before the first and after the last]
     #[arg(long, value_name = "STEPS", help_heading = "Watching")]
     #[arg(add = Facts::FREE)]
     pub eval_every: Option<usize>,
-    /// End the run after so many evaluations in a row that did not lower the held-out loss; 3 to 10
+    /// End the run after so many evaluations in a row that did not lower the held-out loss; 3 to 10 [default: as --preset
+    /// chooses; with --preset off the run goes to its end]
     ///
     /// The learning rate still follows --scheduler over all steps. The best adapter is kept in best/.
     #[arg(long, value_name = "N", help_heading = "Watching")]
@@ -416,7 +423,18 @@ impl TrainArgs {
     pub fn resolve(self, given: &Given) -> anyhow::Result<TrainArgs> {
         let hint = "give the run that is to go on: --resume RUN, without --out";
         let acts = self.resume.is_some();
-        idle::refuse(given, [Idle { flag: "resume-anyway", acts, why: "without --resume", hint }])?;
+        idle::refuse(
+            given,
+            [
+                Idle { flag: "resume-anyway", acts, why: "without --resume", hint },
+                Idle {
+                    flag: "preset",
+                    acts: !acts,
+                    why: "with --resume: what was chosen when the run began stands in its config.toml",
+                    hint: "leave it out, or begin another run without --resume",
+                },
+            ],
+        )?;
         if let Some(run) = self.resume.as_ref().filter(|run| !run.join("config.toml").exists()) {
             let text = format!("--resume {}: no run is there (a run has a config.toml)", run.display());
             let near: Vec<String> = runs_near(run).iter().map(|run| run.display().to_string()).collect();
@@ -461,16 +479,17 @@ impl TrainArgs {
 
     /// Fills in what depends on other flags, and refuses what makes no sense.
     pub fn complete(mut self, given: &Given) -> anyhow::Result<Self> {
-        if self.max_steps.is_none() && self.preset.is_none() {
-            self.epochs.get_or_insert(1.0);
+        // What a run that is resumed was chosen when it began, if it was.
+        if self.resume.is_none() {
+            self.preset.get_or_insert(Preset::Good);
+        }
+        // A preset chooses when the data is known.
+        if self.chooses().is_none() {
+            self.take_fixed();
         }
         if self.name.is_none() {
             let folder = self.out.as_ref().and_then(|out| out.file_name());
             self.name = folder.map(|name| name.to_string_lossy().into_owned());
-        }
-        // A preset chooses when the data is known.
-        if self.preset.is_none() {
-            self.lr.get_or_insert(LearningRate::Value(self.default_lr()));
         }
         // A run that was begun without, by an older version, goes on without.
         if self.eval_data.is_empty() && self.resume.is_none() {
@@ -482,6 +501,34 @@ impl TrainArgs {
         self.check_init()?;
         self.validate()?;
         Ok(self)
+    }
+
+    /// The preset that chooses what is not given, if one does.
+    pub fn chooses(&self) -> Option<Preset> {
+        self.preset.filter(|preset| *preset != Preset::Off && self.resume.is_none())
+    }
+
+    /// As it is printed: without what a preset has yet to choose, so that it is not taken for given.
+    ///
+    /// # Errors
+    /// None but those of writing TOML.
+    pub fn to_print(&self, given: &Given) -> anyhow::Result<String> {
+        let mut values = config_file::object(self)?;
+        // TOML has no word for nothing.
+        values.retain(|_, value| !value.is_null());
+        if self.chooses().is_some() && !given.has("rank") && !given.has("alpha") {
+            values.remove("rank");
+            values.remove("alpha");
+        }
+        config_file::to_toml(&values)
+    }
+
+    /// Takes the fixed length and learning rate where there is none.
+    pub fn take_fixed(&mut self) {
+        if self.max_steps.is_none() {
+            self.epochs.get_or_insert(1.0);
+        }
+        self.lr.get_or_insert(LearningRate::Value(self.default_lr()));
     }
 
     /// What of `data` is held out.
@@ -497,7 +544,7 @@ impl TrainArgs {
         }
     }
 
-    /// The learning rate where none is given.
+    /// The learning rate where none is given or chosen.
     pub fn default_lr(&self) -> f64 {
         match (self.method, self.init, self.preference.objective()) {
             (Method::Lora, _, None) => 2e-4,
@@ -692,6 +739,7 @@ impl TrainArgs {
         }
         match self.eval_every {
             Some(_) => Ok(()),
+            None if self.chooses().is_some() => Ok(()),
             None => Err(CliError::usage(format!(
                 "--patience {patience} without --eval-every: rows are evaluated at the end, when nothing is left to stop"
             ))

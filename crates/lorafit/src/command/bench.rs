@@ -7,7 +7,7 @@ use lorafit_kernels::Placement;
 use lorafit_kernels::gpu::Float;
 use lorafit_kernels::quant::Format;
 use lorafit_model::adapter::LoraConfig;
-use lorafit_model::{ActivationPolicy, Config, Distribution, RandomWeights, Trainable};
+use lorafit_model::{ActivationPolicy, Config, Distribution, RandomWeights, Start, Trainable};
 use lorafit_train::{BenchOptions, BenchResult, MicroBatchSize, OptimizerKind, PlanRequest, bench};
 
 use crate::args::base::{ComputeArgs, QuantArgs};
@@ -130,6 +130,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         trainable: Trainable::Adapter(&lora),
         optimizer: OptimizerKind::AdamW,
         averaged: false,
+        start: Start::Default,
         activation_dtype: args.memory.activation_dtype_on(placement),
         tokens: size.tokens,
         targets: size.targets,

@@ -9,16 +9,18 @@ use std::path::PathBuf;
 
 use clap::Args;
 use lorafit_model::Config;
+use lorafit_train::Averaging;
 
 use crate::args::base::{ComputeArgs, QuantArgs};
 use crate::args::config_file::Given;
 use crate::args::flags::Words;
 use crate::args::memory::MemoryArgs;
-use crate::args::options::{DeviceChoice, Optimizer, SaveModules, TargetModules};
+use crate::args::options::{DeviceChoice, Init, Optimizer, SaveModules, TargetModules, value_name};
 use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::args::projections::ProjectionArgs;
 use crate::args::require;
 use crate::pages::figure::FileKind;
+use crate::terminal::error::CliError;
 use crate::terminal::output;
 
 const EXAMPLES: &str = "\
@@ -53,7 +55,7 @@ pub struct PlanArgs {
     /// Tokens computed at once, as in train
     #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Work")]
     pub micro_batch_tokens: usize,
-    /// Width of the adapter
+    /// Width of the adapter; train chooses 8 unless there is much data, and the plan says for how much it does
     #[arg(long, value_name = "R", default_value_t = 8, help_heading = "Work")]
     pub rank: usize,
     /// Modules that get an adapter: all-linear, a comma list, or regex:PATTERN
@@ -62,6 +64,12 @@ pub struct PlanArgs {
     /// Train a magnitude for each output, too (DoRA)
     #[arg(long, help_heading = "Work")]
     pub dora: bool,
+    /// What the adapter begins with, as in train; pissa has twice the --rank
+    #[arg(long, value_enum, value_name = "INIT", default_value_t = Init::Default, help_heading = "Work")]
+    pub init: Init,
+    /// An average of what is trained, as in train
+    #[arg(long, value_name = "AVERAGE", help_heading = "Work")]
+    pub average: Option<Averaging>,
     /// Which modules are left out, and which have a rank of their own.
     #[command(flatten)]
     pub projections: ProjectionArgs,
@@ -124,6 +132,15 @@ pub fn run(args: PlanArgs, given: &Given) -> anyhow::Result<()> {
         ("threads", args.threads.unwrap_or(1)),
     ] {
         require(value > 0, name, value, "must be 1 or more")?;
+    }
+    if let Init::Model | Init::Random = args.init {
+        let text = format!(
+            "--init {} has no meaning for plan: it is the start of an adapter",
+            value_name(&args.init)
+        );
+        return Err(CliError::usage(text)
+            .hint("leave --init out: full fine-tuning takes as much however it begins")
+            .into());
     }
     args.svg.as_deref().map_or(Ok(()), |file| FileKind::of(file).map(drop))?;
     let inputs = Inputs::default().model("--model", &args.model);

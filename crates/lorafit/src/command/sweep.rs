@@ -11,7 +11,7 @@ use lorafit_train::sweep::{Options, Shard, rungs};
 use serde_json::{Value, json};
 
 use crate::args::config_file::{Given, to_toml};
-use crate::args::options::LearningRate;
+use crate::args::options::{LearningRate, Preset};
 use crate::args::outputs::{self, Kind, Output};
 use crate::args::require;
 use crate::args::train::TrainArgs;
@@ -20,7 +20,8 @@ use crate::sweep::board::{self, Board};
 use crate::sweep::file::{Settings, Spec, Strategy};
 use crate::sweep::folder::{self, Record, Row, TrialState, in_words, name, ranked};
 use crate::sweep::inputs::{Inputs, SweepPlan};
-use crate::sweep::runner::{Runner, rows};
+use crate::sweep::runner::{Runner, rows, write_all_tables};
+use crate::sweep::settings::Ranking;
 use crate::terminal::error::CliError;
 use crate::terminal::interrupt;
 use crate::terminal::output;
@@ -41,6 +42,8 @@ const EXAMPLES: &str = r#"The file (TOML or YAML) has the options of `lorafit tr
   strategy = "random"                         "grid" (the default, for lists), "random" or "asha"
   trials = 20                                 how many are drawn, by `seed`
   early-stop = true                           give up trials worse than the median of the others (needs eval-every)
+  seeds = 3                                   every setting with so many random seeds (or a list of them): means with
+                                              their standard error, and no winner where settings are level
 
 "asha" (successive halving) trains every trial for `min-steps` steps, keeps the best third, trains these three times as
 long, keeps the best third of them, and so on up to the full length of a run; `reduction-factor` is that 3. Trials are
@@ -203,6 +206,7 @@ impl Part {
     /// That trials have failed, with their names.
     fn check_failed(&self, args: &SweepArgs, dir: &Path) -> anyhow::Result<()> {
         let failed: Vec<String> = rows(dir, &self.record)
+            .0
             .iter()
             .filter(|row| row.state == TrialState::Failed && args.shard.contains(row.trial))
             .map(|row| row.name.clone())
@@ -263,7 +267,7 @@ impl Part {
 /// The command line of a trial.
 fn trial_args(spec: &Spec, dir: &Path, number: usize, options: &Options) -> anyhow::Result<TrainArgs> {
     let mut args = spec.train_args(options)?;
-    if args.preset.is_some() {
+    if args.preset != Some(Preset::Off) {
         return Err(CliError::usage("`preset`: the trials of a sweep take settings as they are")
             .hint("leave `preset` out, and give or search what it would choose")
             .into());
@@ -308,36 +312,59 @@ fn memory_in_words(plan: &SweepPlan) -> String {
     )
 }
 
-/// The options of the best trial, without a folder and a name.
+/// The options of the best trial, without a folder and a name. Where none is best, none stays from before.
 fn write_winner(dir: &Path, spec: &Spec, record: &Record) -> anyhow::Result<()> {
-    let Some(best) = winner(&rows(dir, record), record) else { return Ok(()) };
+    let (rows, ranking) = rows(dir, record);
+    let path = dir.join("winner.toml");
+    let Some(best) = winner(&rows, ranking.as_ref(), record) else {
+        return match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", path.display()))
+            }
+            _ => Ok(()),
+        };
+    };
     let mut args = spec.train_args(&best.options)?;
     (args.out, args.name) = (None, None);
     let args = args.with_whole_paths();
     let text = format!("# Trial {} of {}.\n{}", best.name, dir.display(), to_toml(&args)?);
-    output::file(&dir.join("winner.toml"), text.as_bytes())
+    output::file(&path, text.as_bytes())
 }
 
-fn winner(rows: &[Row], record: &Record) -> Option<Row> {
+/// The best trial; with `seeds` the first of the best setting, if one is.
+fn winner(rows: &[Row], ranking: Option<&Ranking>, record: &Record) -> Option<Row> {
+    if let Some(ranking) = ranking {
+        let best = ranking.winner()?.trials.first()?;
+        return rows.iter().find(|row| row.name == *best).cloned();
+    }
     let ranked = ranked(rows.to_vec(), record.settings.direction);
     ranked.into_iter().next().filter(|row| row.state == TrialState::Finished)
 }
 
 /// The leader board, and the command that trains with the winner.
 fn tell(args: &SweepArgs, dir: &Path, record: &Record) -> anyhow::Result<()> {
-    let all = rows(dir, record);
-    folder::write_tables(dir, &all)?;
-    let best = winner(&all, record);
+    let (all, ranking) = rows(dir, record);
+    write_all_tables(dir, &all, ranking.as_ref())?;
+    let best = winner(&all, ranking.as_ref(), record);
     let config = dir.join("winner.toml");
     let command =
         best.as_ref().map(|_| format!("lorafit train --config {} --out runs/winner", config.display()));
     let rows = ranked(all, record.settings.direction);
     if args.json {
         let best = best.map(|row| row.trial);
-        let result = json!({ "best": best, "command": command, "config": config, "trials": rows });
+        let mut result = json!({ "best": best, "command": command, "config": config, "trials": rows });
+        if let Some(ranking) = &ranking {
+            (result["settings"], result["verdict"]) = (ranking.to_json(), ranking.verdict().into());
+        }
         return Ok(output::line(result.to_string())?);
     }
-    output::line(board::table(&rows, record.settings.metric.name, record.settings.direction))?;
+    let (metric, direction) = (record.settings.metric.name, record.settings.direction);
+    if let Some(ranking) = &ranking {
+        output::line(board::table_of_settings(ranking, metric, direction))?;
+        ranking.verdict().map_or(Ok(()), |verdict| output::line(format!("\n{verdict}")))?;
+        return Ok(command.map_or(Ok(()), |command| output::line(format!("train with it: {command}")))?);
+    }
+    output::line(board::table(&rows, metric, direction))?;
     if let (Some(best), Some(command)) = (best, command) {
         output::line(format!(
             "\nbest: trial {}, trained in {}",

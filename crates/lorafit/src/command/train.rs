@@ -12,9 +12,9 @@ use lorafit_train::{
     SkipRecord, StepRecord, Summary, TrainError, Verdict, rss_bytes,
 };
 
-use crate::args::config_file::{self, Given};
+use crate::args::config_file::Given;
 use crate::args::memory::RecomputeChoice;
-use crate::args::options::{LearningRate, Method, value_name};
+use crate::args::options::{Method, value_name};
 use crate::args::projections::patterns_in_words;
 use crate::args::rows::Validation;
 use crate::args::train::TrainArgs;
@@ -37,7 +37,7 @@ use crate::terminal::shell::shell_word;
 pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     let mut args = args.resolve(given)?;
     if args.print_config {
-        output::line(config_file::to_toml(&args)?.trim_end())?;
+        output::line(args.to_print(&given.with_keys_of::<TrainArgs>(args.config.as_deref())?)?.trim_end())?;
         return Ok(());
     }
     args.check_adapter(given)?;
@@ -107,21 +107,25 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
 }
 
 /// Sets what depends on the data: what a preset chooses, and a learning rate that is tested. Gives the lines that say it.
+///
+/// `typed` are the flags of the command line.
 fn settle(
     args: &mut TrainArgs,
-    given: &Given,
+    typed: &Given,
     base: &Base,
     data: &Data,
     trained: &mut Trained,
 ) -> anyhow::Result<Vec<String>> {
     let (rank, alpha) = (args.rank, args.alpha);
-    let chosen = args.apply_preset(given, base, data)?;
+    let given = typed.with_keys_of::<TrainArgs>(args.config.as_deref())?;
+    let chosen = args.apply_preset(&given, base, data)?;
     if (args.rank, args.alpha) != (rank, alpha) {
         *trained = Trained::fresh(args, base)?;
     }
     let mut told = Vec::new();
-    if let Some(preset) = args.preset {
-        told.push(format!("--preset {} chooses, where nothing is given:", value_name(&preset)));
+    if let (Some(preset), false) = (args.chooses(), chosen.is_empty()) {
+        let default = if given.has("preset") { "" } else { " (the default)" };
+        told.push(format!("--preset {}{default} chooses what is not given:", value_name(&preset)));
     }
     let line = |choice: &Choice| format!("  --{} {}: {}", choice.flag, choice.value, choice.why);
     told.extend(chosen.iter().map(line));
@@ -133,13 +137,9 @@ fn settle(
             flag => format!("--{flag} {}", choice.value),
         };
         let flags: Vec<String> = chosen.iter().map(flag).collect();
-        told.push(format!("the same without a preset: {}", flags.join(" ")));
+        told.push(format!("the same without a preset: --preset off {}", flags.join(" ")));
     }
-    // What no preset chose has its default.
-    args.lr.get_or_insert(LearningRate::Value(args.default_lr()));
-    if args.max_steps.is_none() {
-        args.epochs.get_or_insert(1.0);
-    }
+    args.take_fixed();
     Ok(told)
 }
 

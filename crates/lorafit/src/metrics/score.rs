@@ -1,7 +1,7 @@
 //! Rows and what metrics make of them, together.
 
 use lorafit_remedy::amounts::counted;
-use lorafit_train::bootstrap_interval;
+use lorafit_train::{bootstrap_interval, wilson_interval};
 use serde_json::{Map, Value, json};
 
 use super::{Criteria, Metric, Of, Score};
@@ -60,7 +60,7 @@ pub struct Summary {
     pub metric: &'static Metric,
     /// Mean over the rows that could be judged; `None` if there are none.
     pub mean: Option<f64>,
-    /// The 95 % bootstrap interval of the mean.
+    /// The 95 % interval of the mean.
     pub interval: Option<Interval>,
     /// Rows that could be judged.
     pub rows: usize,
@@ -176,7 +176,7 @@ impl Summary {
         Summary {
             metric,
             mean: (rows > 0).then(|| judged.iter().sum::<f64>() / rows as f64),
-            interval: bootstrap_interval(&judged),
+            interval: interval(&judged),
             rows,
             unjudged: scores.len() - rows,
             reason: scores.iter().find_map(|score| score.as_ref().err().cloned()),
@@ -212,6 +212,16 @@ impl Summary {
     }
 }
 
+/// The 95 % interval of the mean of some scores: the bootstrap's or, where it would have no width although the rows leave some
+/// doubt, since all scores are 0 or all are 1, Wilson's of a share.
+fn interval(scores: &[f64]) -> Option<Interval> {
+    let all = |bound: f64| scores.iter().all(|score| *score == bound);
+    match scores.first() {
+        Some(first) if all(0.0) || all(1.0) => Some(wilson_interval(*first, scores.len())),
+        _ => bootstrap_interval(scores),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::ALL;
@@ -235,6 +245,19 @@ mod tests {
         let second: Value = serde_json::from_str(scored.lines().lines().nth(1).unwrap()).unwrap();
         assert_eq!(second["scores"], json!({ "json_equal": null, "exact_match": 1.0 }));
         assert_eq!(second["unjudged"], json!({ "json_equal": "the reply is not JSON" }));
+    }
+
+    #[test]
+    fn all_rows_right_and_none_right_leave_some_doubt() {
+        assert_eq!(interval(&[1.0; 30]), Some(wilson_interval(1.0, 30)));
+        assert_eq!(interval(&[0.0; 30]), Some(wilson_interval(0.0, 30)));
+        assert_eq!(interval(&[1.0, 0.0, 1.0]), bootstrap_interval(&[1.0, 0.0, 1.0]));
+        // A score between them is no share of rows.
+        assert_eq!(interval(&[0.5; 30]), Some([0.5, 0.5]));
+        assert_eq!(interval(&[]), None);
+        let metric = Metric::named("exact_match").unwrap();
+        let summary = Summary::of(metric, &vec![Ok(1.0); 30]);
+        assert_eq!(summary.in_words(), "100.0 % (95 % interval 88.6 to 100.0 %)");
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! `--preset`: settings from the size of the data and of the model, for who does not want to choose them.
 //!
-//! Every rule is a function of a few counts ([`Known`]); what was typed or stands in a file always wins. docs/choosing.md has the
-//! sources and what was measured.
+//! `good` chooses unless another preset is given; `off` chooses nothing. Every rule is a function of a few counts ([`Known`]), and
+//! what was typed or stands in a file always wins. docs/choosing.md has the sources and what was measured.
 
+use lorafit_data::Dataset;
 use lorafit_remedy::amounts::{counted, grouped};
 use lorafit_train::{Averaging, RateTest, rate_test};
 
-use crate::args::config_file::{Given, set_among};
-use crate::args::options::{LearningRate, Method, Preset};
+use crate::args::config_file::Given;
+use crate::args::options::{Init, LearningRate, Method, Preset};
 use crate::args::train::TrainArgs;
 use crate::session::base::Base;
 use crate::session::run::Data;
@@ -17,14 +18,24 @@ use crate::session::trained::{Trained, parameters_of_rank};
 #[derive(Clone, Copy, Debug)]
 pub struct Known {
     pub method: Method,
+    /// The fixed learning rate, where a rule of its own says that it is taken, with the rule.
+    pub fixed_rate: Option<(f64, &'static str)>,
     /// Rows to train on.
     pub rows: usize,
+    /// Whether their replies are judged.
+    pub is_judged: bool,
     /// Tokens of them that count in the loss.
     pub supervised_tokens: usize,
-    /// Whether rows are held out.
-    pub judged: bool,
+    /// Rows that are held out.
+    pub held_out: usize,
     /// Rows of an optimizer step.
     pub rows_of_step: usize,
+    /// Optimizer steps of the run, where its length is given.
+    pub steps: Option<u64>,
+    /// Steps between two evaluations, where that is given.
+    pub eval_every: Option<u64>,
+    /// Whether the patience is given.
+    pub is_patient: bool,
     pub hidden_size: usize,
     /// Trainable parameters for each rank.
     pub parameters_of_rank: u64,
@@ -45,6 +56,11 @@ const RANKS: [u64; 5] = [8, 16, 32, 64, 128];
 const BITS_OF_PARAMETER: u64 = 2;
 const BITS_OF_TOKEN: u64 = 1;
 
+/// Trained tokens that so many parameters of an adapter hold.
+pub fn tokens_held(parameters: u64) -> u64 {
+    parameters * BITS_OF_PARAMETER / BITS_OF_TOKEN
+}
+
 /// The learning rate at which LoRA is expected to train best: ten times that of full fine-tuning, less for wide models, the same
 /// for all ranks. Schulman et al. 2025, "LoRA Without Regret", whose fit over Llama models this is.
 pub fn expected_rate(method: Method, hidden_size: usize) -> f64 {
@@ -64,24 +80,77 @@ pub fn two_digits(rate: f64) -> f64 {
 /// Steps that a run takes at least, passes over the data at least and at most.
 fn length(preset: Preset) -> (usize, f64, f64) {
     match preset {
-        Preset::Quick => (60, 1.0, 4.0),
+        Preset::Off | Preset::Quick => (60, 1.0, 4.0),
         Preset::Good => (200, 3.0, 10.0),
         Preset::Best => (400, 5.0, 20.0),
     }
 }
 
+/// Passes over judged replies, at most: what more of them bring moves away from the reference.
+const MOST_JUDGED: f64 = 3.0;
+/// More than one pass is made only where the run has at most so many times the steps that it takes at least.
+const MOST_LENGTHS: f64 = 10.0;
+
+/// Passes over the data, and why.
+fn passes(preset: Preset, known: &Known, steps_of_pass: usize) -> (f64, String) {
+    let rows = known.rows;
+    let (steps, least, most) = length(preset);
+    let most = if known.is_judged { MOST_JUDGED } else { most };
+    let least = least.min(most);
+    let (steps, of_pass) = (steps as f64, steps_of_pass as f64);
+    // Of many rows even the least number of passes takes long, and the first teaches most.
+    let affordable = (MOST_LENGTHS * steps / of_pass).floor().clamp(1.0, least);
+    let passes = (steps / of_pass).ceil().clamp(affordable, most);
+    let why = match (passes > least, passes < least) {
+        (true, _) => ", more passes than usual since the rows are few",
+        (_, true) => ", fewer passes than usual since the rows are many",
+        _ => "",
+    };
+    let of_all = counted(steps_of_pass * passes as usize, "step", "steps");
+    (passes, format!("{of_all} over {}{why}", counted(rows, "row", "rows")))
+}
+
+/// Evaluations on the way, at most.
+const MOST_LOOKS: u64 = 10;
+/// What all evaluations may take, as a share of the training.
+const SHARE_OF_LOOKS: f64 = 0.25;
+/// Time that a row takes to train, over that to evaluate it: forward and backward.
+const TRAINED_OVER_EVALUATED: f64 = 3.0;
+
+/// How often rows that are held out are evaluated in a run of so many steps.
+fn looks(known: &Known, steps: u64) -> u64 {
+    if known.held_out == 0 {
+        return 0;
+    }
+    let trained = steps as f64 * known.rows_of_step.min(known.rows) as f64 * TRAINED_OVER_EVALUATED;
+    let affordable = (SHARE_OF_LOOKS * trained / known.held_out as f64) as u64;
+    // Early stopping that was asked for needs them, whatever they take.
+    let most = if known.is_patient { MOST_LOOKS } else { affordable.min(MOST_LOOKS) };
+    most.min(steps)
+}
+
+/// Evaluations in a row that find nothing better, after which a run ends.
+fn patience(preset: Preset) -> u64 {
+    match preset {
+        Preset::Off | Preset::Quick | Preset::Good => 3,
+        Preset::Best => 5,
+    }
+}
+
 /// What `preset` sets.
 pub fn choices(preset: Preset, known: &Known) -> Vec<Choice> {
-    let Known { method, rows, supervised_tokens, judged, rows_of_step, .. } = *known;
     let mut chosen = Vec::new();
     let mut add = |flag, value: String, why: String| chosen.push(Choice { flag, value, why });
-    if method == Method::Lora {
-        let needed = supervised_tokens as u64 * BITS_OF_TOKEN;
-        let holds = |rank: &u64| rank * known.parameters_of_rank * BITS_OF_PARAMETER >= needed;
+    if preset == Preset::Off {
+        return chosen;
+    }
+    if known.method == Method::Lora {
+        let needed = known.supervised_tokens as u64;
+        let holds = |rank: &u64| tokens_held(rank * known.parameters_of_rank) >= needed;
         let rank = RANKS.into_iter().find(holds).unwrap_or(RANKS[RANKS.len() - 1]);
         let rank = if preset == Preset::Best { (2 * rank).min(RANKS[RANKS.len() - 1]) } else { rank };
         let parameters = grouped(rank * known.parameters_of_rank);
-        let tokens = counted(supervised_tokens, "trained token", "trained tokens");
+        let tokens = counted(known.supervised_tokens, "trained token", "trained tokens");
         add("rank", rank.to_string(), format!("{parameters} parameters hold what {tokens} say"));
         add(
             "alpha",
@@ -89,24 +158,36 @@ pub fn choices(preset: Preset, known: &Known) -> Vec<Choice> {
             "twice the rank, so that the learning rate need not follow it".to_owned(),
         );
     }
-    match preset {
-        Preset::Best => add("lr", "auto".to_owned(), "a short test before training finds it".to_owned()),
-        Preset::Quick | Preset::Good => {
-            let rate = expected_rate(method, known.hidden_size);
+    match (known.fixed_rate, preset) {
+        (Some((rate, why)), _) => add("lr", rate.to_string(), why.to_owned()),
+        (None, Preset::Best) => {
+            add("lr", "auto".to_owned(), "a short test before training finds it".to_owned());
+        }
+        (None, Preset::Off | Preset::Quick | Preset::Good) => {
+            let rate = expected_rate(known.method, known.hidden_size);
             let why = format!("what models of width {} usually take; --lr auto tests it", known.hidden_size);
             add("lr", rate.to_string(), why);
         }
     }
-    let (steps, least, most) = length(preset);
-    let steps_of_pass = rows.div_ceil(rows_of_step).max(1);
-    let passes = (steps as f64 / steps_of_pass as f64).ceil().clamp(least, most);
-    let of_all = counted(steps_of_pass * passes as usize, "step", "steps");
-    let few = if passes > least { ", more passes than usual since the rows are few" } else { "" };
-    add("epochs", passes.to_string(), format!("{of_all} over {}{few}", counted(rows, "row", "rows")));
-    if judged && preset != Preset::Quick {
-        let every = (steps_of_pass as f64 * passes / 10.0).ceil().max(1.0);
-        add("eval-every", every.to_string(), "about ten looks at the held-out rows".to_owned());
-        let patience = if preset == Preset::Best { 5 } else { 3 };
+    let steps_of_pass = known.rows.div_ceil(known.rows_of_step).max(1);
+    let (passes, why) = passes(preset, known, steps_of_pass);
+    add("epochs", passes.to_string(), why);
+    let steps = known.steps.unwrap_or((steps_of_pass as f64 * passes) as u64);
+    let looks = if preset == Preset::Quick && !known.is_patient { 0 } else { looks(known, steps) };
+    if looks > 0 {
+        let every = steps.div_ceil(looks);
+        let why = match looks {
+            MOST_LOOKS => "about ten looks at the held-out rows".to_owned(),
+            looks => {
+                format!("{} at the held-out rows, which take long", counted(looks as usize, "look", "looks"))
+            }
+        };
+        add("eval-every", every.to_string(), why);
+    }
+    let every = known.eval_every.unwrap_or(if looks > 0 { steps.div_ceil(looks) } else { u64::MAX });
+    let patience = patience(preset);
+    // An end that could only come with the last step is none.
+    if known.held_out > 0 && preset != Preset::Quick && steps / every > patience {
         let why = format!("ends the run when {patience} looks in a row find nothing better");
         add("patience", patience.to_string(), why);
     }
@@ -119,37 +200,56 @@ impl TrainArgs {
     /// # Errors
     /// A selection of layers or modules that the base does not have.
     pub fn apply_preset(&mut self, given: &Given, base: &Base, data: &Data) -> anyhow::Result<Vec<Choice>> {
-        let Some(preset) = self.preset else { return Ok(Vec::new()) };
+        let Some(preset) = self.chooses() else { return Ok(Vec::new()) };
+        let is_judged = self.preference.objective().is_some();
+        let rows_of = |set: &Dataset| if is_judged { set.samples.groups().len() } else { set.samples.len() };
+        let rows = rows_of(&data.rows);
         let known = Known {
             method: self.method,
-            rows: data.rows.samples.len(),
+            fixed_rate: self.fixed_rate(),
+            rows,
             supervised_tokens: data.rows.report.supervised_tokens,
-            judged: data.held_out.is_some(),
+            is_judged,
+            held_out: data.held_out.as_ref().map_or(0, rows_of),
             rows_of_step: self.batch_size * self.gradient_accumulation,
+            steps: self
+                .duration()
+                .map(|duration| duration.steps(rows, self.batch_size * self.gradient_accumulation)),
+            eval_every: self.eval_every.map(|every| every as u64),
+            is_patient: self.patience.is_some(),
             hidden_size: base.model.config().hidden_size,
             parameters_of_rank: parameters_of_rank(self, base)?,
         };
-        let mut applied = Vec::new();
-        for choice in choices(preset, &known) {
-            if self.takes(&choice, given)? {
-                self.set(&choice);
-                applied.push(choice);
-            }
-        }
-        Ok(applied)
+        let mut chosen = choices(preset, &known);
+        chosen.retain(|choice| self.is_open(choice, given));
+        chosen.iter().for_each(|choice| self.set(choice));
+        Ok(chosen)
     }
 
-    /// Whether a choice is still open.
-    fn takes(&self, choice: &Choice, given: &Given) -> anyhow::Result<bool> {
-        let rivals: &[&str] = match choice.flag {
-            "epochs" => &["epochs", "max-steps"],
-            "rank" | "alpha" if self.adapter.is_some() => return Ok(false),
-            // What was given for one of them is meant for the other, too.
-            "rank" | "alpha" => &["rank", "alpha"],
-            "patience" if matches!(self.average, Some(Averaging::Last(_))) => return Ok(false),
-            flag => return Ok(set_among(self, given, &[flag])?.is_none()),
+    /// The fixed rate, where the width of the model does not speak for one.
+    fn fixed_rate(&self) -> Option<(f64, &'static str)> {
+        if self.preference.objective().is_some() {
+            return Some((self.default_lr(), "the fixed rate: losses of judged replies take a lower one"));
+        }
+        let why = match (self.init, self.save_modules.is_some()) {
+            (Init::Random, _) => "the fixed rate: the weights are new",
+            (Init::Pissa, _) => "the fixed rate: what is trained begins as a part of the base",
+            (_, true) => "the fixed rate: weights of the base are trained, too",
+            (Init::Default | Init::Model | Init::Gaussian | Init::Orthogonal, false) => return None,
         };
-        Ok(set_among(self, given, rivals)?.is_none())
+        Some((self.default_lr(), why))
+    }
+
+    /// Whether nobody has given what a choice sets.
+    fn is_open(&self, choice: &Choice, given: &Given) -> bool {
+        let any_of = |flags: &[&str]| flags.iter().any(|flag| given.has(flag));
+        match choice.flag {
+            "epochs" => !any_of(&["epochs", "max-steps"]),
+            // What was given for one of them is meant for the other, too; an adapter brings both.
+            "rank" | "alpha" => self.adapter.is_none() && !any_of(&["rank", "alpha"]),
+            "patience" => !any_of(&["patience"]) && !matches!(self.average, Some(Averaging::Last(_))),
+            flag => !any_of(&[flag]),
+        }
     }
 
     fn set(&mut self, choice: &Choice) {
@@ -223,10 +323,15 @@ mod tests {
     fn known(rows: usize) -> Known {
         Known {
             method: Method::Lora,
+            fixed_rate: None,
             rows,
+            is_judged: false,
             supervised_tokens: 40 * rows,
-            judged: rows >= 50,
+            held_out: if rows >= 50 { (rows / 10).min(200) } else { 0 },
             rows_of_step: 4,
+            steps: None,
+            eval_every: None,
+            is_patient: false,
             hidden_size: 576,
             parameters_of_rank: 305_280,
         }
@@ -234,6 +339,17 @@ mod tests {
 
     fn chosen(preset: Preset, known: &Known) -> Vec<(&'static str, String)> {
         choices(preset, known).into_iter().map(|choice| (choice.flag, choice.value)).collect()
+    }
+
+    #[test]
+    fn judged_replies_are_gone_through_three_times_at_most() {
+        let epochs = |known: &Known| {
+            let all = chosen(Preset::Good, known);
+            all.into_iter().find(|(flag, _)| *flag == "epochs").expect("chosen").1
+        };
+        assert_eq!(epochs(&known(60)), "10");
+        assert_eq!(epochs(&Known { is_judged: true, ..known(60) }), "3");
+        assert_eq!(epochs(&Known { is_judged: true, ..known(100_000) }), "1");
     }
 
     #[test]
@@ -262,6 +378,40 @@ mod tests {
         );
         let full = Known { method: Method::Full, ..known(60) };
         assert_eq!(chosen(Preset::Good, &full)[0], ("lr", text("0.00013")));
+    }
+
+    #[test]
+    fn evaluations_fit_the_length_that_was_given() {
+        let looked = |known: &Known| {
+            let chosen = chosen(Preset::Good, known);
+            let value = |flag| chosen.iter().find(|(name, _)| *name == flag).map(|(_, value)| value.clone());
+            [value("eval-every"), value("patience")]
+        };
+        let value = |text: &str| Some(text.to_owned());
+        let long = known(1_000);
+        assert_eq!(looked(&Known { steps: Some(100), ..long }), [value("34"), None], "100 rows are held out");
+        assert_eq!(looked(&Known { steps: Some(1_000), ..long }), [value("100"), value("3")]);
+        // Looks would take longer than the training.
+        assert_eq!(looked(&Known { steps: Some(3), ..long }), [None, None]);
+        assert_eq!(looked(&Known { steps: Some(3), is_patient: true, ..long })[0], value("1"));
+        // An evaluation every 50 steps was asked for: of three, no three can be worse than an earlier one.
+        let asked = Known { steps: Some(150), eval_every: Some(50), ..long };
+        assert_eq!(looked(&asked)[1], None);
+        assert_eq!(looked(&Known { steps: Some(200), ..asked })[1], value("3"));
+        assert_eq!(looked(&known(20)), [None, None], "no rows are held out");
+    }
+
+    #[test]
+    fn many_rows_are_gone_through_once() {
+        let passes = |rows| chosen(Preset::Good, &known(rows))[3].1.clone();
+        assert_eq!([5, 60, 300, 2_600, 4_000, 50_000].map(passes), ["10", "10", "3", "3", "2", "1"]);
+    }
+
+    #[test]
+    fn off_chooses_nothing_and_new_weights_take_their_own_rate() {
+        assert_eq!(chosen(Preset::Off, &known(60)), []);
+        let new = Known { method: Method::Full, fixed_rate: Some((1e-3, "they are new")), ..known(60) };
+        assert_eq!(chosen(Preset::Best, &new)[0], ("lr", "0.001".to_owned()));
     }
 
     #[test]

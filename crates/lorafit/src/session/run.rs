@@ -305,10 +305,10 @@ impl TrainArgs {
 
     /// `auto` holds out none of a few rows.
     fn none_held_out(&self, rows: Dataset) -> anyhow::Result<Data> {
-        if self.eval_every.is_some() {
+        let looking = [("eval-every", self.eval_every.is_some()), ("patience", self.patience.is_some())];
+        if let Some((flag, _)) = looking.iter().find(|(_, is_given)| *is_given) {
             let all = counted(rows.report.rows, "row", "rows");
-            let text =
-                format!("--eval-every has no rows to look at: of {all} --validation auto holds out none");
+            let text = format!("--{flag} has no rows to look at: of {all} --validation auto holds out none");
             return Err(CliError::usage(text)
                 .hint("give held-out rows with --eval-data DATA, or hold some out with --validation 10%")
                 .into());
@@ -357,6 +357,8 @@ impl TrainArgs {
             trainable,
             optimizer: self.optimizer.into(),
             averaged: self.average.is_some(),
+            // Of a run that is resumed nothing is made anew; it takes no less than when it began.
+            start: self.init.of_adapter(),
             activation_dtype: self.activation_dtype(),
             tokens: size.tokens,
             targets: size.targets,
@@ -371,15 +373,18 @@ impl TrainArgs {
         self.memory.activation_dtype_on(placement(self.common.device, self.compute))
     }
 
+    /// How long the run is; `None` where that is yet to be chosen.
+    pub fn duration(&self) -> Option<Duration> {
+        let steps = self.max_steps.map(|steps| Duration::Steps(steps as u64));
+        steps.or(self.epochs.map(Duration::Epochs))
+    }
+
     /// What the loop is told.
     pub fn loop_options(&self) -> TrainOptions {
         let seed = self.seed;
         TrainOptions {
             preference: self.preference.options(self.label_smoothing),
-            duration: match self.max_steps {
-                Some(steps) => Duration::Steps(steps as u64),
-                None => Duration::Epochs(self.epochs.unwrap_or(1.0)),
-            },
+            duration: self.duration().unwrap_or(Duration::Epochs(1.0)),
             batch_size: self.batch_size,
             gradient_accumulation: self.gradient_accumulation,
             micro_batch_tokens: self.micro_batch_tokens,

@@ -5,7 +5,7 @@ use std::path::Path;
 use lorafit_remedy::amounts::change;
 use lorafit_train::{EvaluationRecord, Outcome, Rows, RunFolder, SMOOTHED_STEPS, StoppedEarly, Verdict};
 
-use crate::args::options::Method;
+use crate::args::options::{Method, Preset};
 use crate::args::train::TrainArgs;
 use crate::terminal::shell::shell_word;
 
@@ -81,7 +81,7 @@ pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> 
     lines.extend(advice);
     let is_short =
         matches!(verdict.outcome, Outcome::DidNotLearn | Outcome::TooShort) || verdict.has_only_begun();
-    if is_short && args.preset.is_none() {
+    if is_short && args.preset.is_none_or(|preset| preset == Preset::Off) {
         lines.push("--preset good chooses rate, length and rank from the data and the model".to_owned());
     }
     if verdict.few_rows {

@@ -11,6 +11,7 @@ use lorafit_train::sweep::Options;
 
 use crate::metrics::Direction;
 use crate::sweep::folder::{Row, TrialState, in_words, name, value_in_words};
+use crate::sweep::settings::Ranking;
 use crate::terminal::table::aligned;
 
 /// Time between two drawings.
@@ -144,6 +145,25 @@ pub fn table(rows: &[Row], metric: &str, direction: Direction) -> String {
         lines.push(line);
     }
     format!("{}\n{metric}: {} is best", aligned(&lines), direction.best())
+}
+
+/// The settings of a sweep with `seeds`, the best first, with a column for each option.
+pub fn table_of_settings(ranking: &Ranking, metric: &str, direction: Direction) -> String {
+    let first = ranking.ranked.first();
+    let names: Vec<&String> = first.map(|setting| setting.options.keys().collect()).unwrap_or_default();
+    let mut head: Vec<String> = names.iter().map(|name| (*name).clone()).collect();
+    head.extend([metric, "seeds", "trials"].map(str::to_owned));
+    let mut lines = vec![head];
+    for setting in &ranking.ranked {
+        let option = |name: &&String| setting.options.get(*name).map_or("-".to_owned(), value_in_words);
+        let mut line: Vec<String> = names.iter().map(option).collect();
+        line.push(setting.mean_in_words().unwrap_or_else(|| "-".to_owned()));
+        line.push(setting.seeds_in_words());
+        line.push(setting.trials.join(" "));
+        lines.push(line);
+    }
+    let best = direction.best();
+    format!("{}\n{metric}: {best} is best; mean ± standard error over the seeds", aligned(&lines))
 }
 
 fn state_name(state: TrialState) -> &'static str {

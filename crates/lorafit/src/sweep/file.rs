@@ -1,20 +1,22 @@
 //! A sweep file: the options of `train` that all trials have, a `[search]` table over any others, and a `[sweep]` table that
 //! says how to search.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use clap::{Args as _, Command, FromArgMatches as _};
-use lorafit_train::sweep::{Axis, Options, Space, SpaceError};
+use lorafit_train::sweep::{Axis, MAX_TRIALS, Options, Space, SpaceError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::args::config_file::{ConfigFile, Given, merge_keys, object};
 use crate::args::criteria::{CriteriaArgs, WrongCriterion, readers};
 use crate::args::flags;
-use crate::args::options::nearest;
+use crate::args::options::{Preset, nearest};
 use crate::args::rows::Validation;
 use crate::args::train::TrainArgs;
 use crate::metrics::{Direction, EVAL_LOSS, Metric, Metrics};
+use crate::sweep::settings::SEED;
 use crate::terminal::error::CliError;
 
 /// How trials are chosen and how far they are trained.
@@ -28,6 +30,38 @@ pub enum Strategy {
     Random,
     /// Successive halving: many begin, the best go on.
     Asha,
+}
+
+/// `seeds`: the random seeds of training with which every setting is trained.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[serde(try_from = "Value")]
+pub enum Seeds {
+    /// So many, from the `seed` of training on.
+    Count(u64),
+    /// These.
+    List(Vec<u64>),
+}
+
+impl TryFrom<Value> for Seeds {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
+        // TOML, in which a trial's configuration is saved, has signed numbers.
+        let seed = |value: &Value| value.as_u64().filter(|seed| i64::try_from(*seed).is_ok());
+        let found = match &value {
+            Value::Number(_) => seed(&value).filter(|count| (2..=1000).contains(count)).map(Seeds::Count),
+            Value::Array(list) => {
+                let seeds: Option<Vec<u64>> = list.iter().map(seed).collect();
+                let different = |seeds: &Vec<u64>| BTreeSet::from_iter(seeds).len() == seeds.len();
+                seeds.filter(|seeds| seeds.len() > 1 && different(seeds)).map(Seeds::List)
+            }
+            Value::Null | Value::Bool(_) | Value::String(_) | Value::Object(_) => None,
+        };
+        found.ok_or_else(|| {
+            format!("expected how many, from 2 to 1000, or a list of different seeds such as [0, 1, 2], found {value}")
+        })
+    }
 }
 
 /// The `[sweep]` table.
@@ -49,6 +83,8 @@ pub struct Settings {
     pub trials: Option<usize>,
     /// Where the draws come from; the seed of training is an option of its own.
     pub seed: u64,
+    /// With which random seeds of training every setting is trained; with that of its options alone if there are none.
+    pub seeds: Option<Seeds>,
     /// Give up trials that are worse than the median of the others.
     pub early_stop: bool,
     /// Of the trials at a rung one in so many goes on.
@@ -67,6 +103,7 @@ impl Default for Settings {
             strategy: Strategy::default(),
             trials: None,
             seed: 0,
+            seeds: None,
             early_stop: false,
             reduction_factor: 3,
             min_steps: None,
@@ -146,6 +183,7 @@ impl Spec {
         if self.train.eval_data.is_empty() && self.train.validation == Some(Validation(None)) {
             return Err(no_held_out_rows());
         }
+        self.validate_seeds(file)?;
         match strategy {
             Strategy::Grid if trials.is_some() => {
                 return error("trials", "`trials` is for strategy \"random\" or \"asha\"; a grid has all");
@@ -178,8 +216,56 @@ impl Spec {
         Ok(())
     }
 
-    /// The options of every trial.
+    /// Refuses seeds where one of them would decide of a setting, or where something else sets them.
+    fn validate_seeds(&self, file: &ConfigFile) -> Result<(), CliError> {
+        let Settings { seeds: Some(seeds), strategy, early_stop, .. } = &self.settings else { return Ok(()) };
+        let error =
+            |what: &str, hint: &'static str| Err(file.error("seeds", format!("`seeds` {what}")).hint(hint));
+        let first = "search without `seeds` first, then train the settings that are left with them";
+        if *strategy == Strategy::Asha {
+            return error("with \"asha\": a setting would be given up for the luck of one seed", first);
+        }
+        if *early_stop {
+            return error("with `early-stop`: a setting would be given up for the luck of one seed", first);
+        }
+        if self.search.contains_key(SEED) {
+            return error("and a search over `seed` exclude each other", "leave one of them out");
+        }
+        if matches!(seeds, Seeds::List(_)) && file.sets(SEED) {
+            let hint = "leave `seed` out, or give how many: they are counted from `seed` on";
+            return error("as a list and `seed` exclude each other", hint);
+        }
+        Ok(())
+    }
+
+    /// The options of every trial: of every setting with every seed, if there are seeds.
     pub fn trials(&self) -> Result<Vec<Options>, CliError> {
+        let settings = self.settings_to_train()?;
+        let seeds: Vec<u64> = match &self.settings.seeds {
+            None => return Ok(settings),
+            Some(Seeds::Count(count)) => (0..*count).map(|i| self.train.seed.saturating_add(i)).collect(),
+            Some(Seeds::List(seeds)) => seeds.clone(),
+        };
+        if settings.len() * seeds.len() > MAX_TRIALS {
+            let text = format!(
+                "{} settings with {} seeds are more than {MAX_TRIALS} trials",
+                settings.len(),
+                seeds.len()
+            );
+            return Err(CliError::usage(text).hint("draw fewer, or take fewer seeds"));
+        }
+        let with = |setting: Options| {
+            let seeded = |seed: &u64| {
+                let mut options = setting.clone();
+                options.insert(SEED.to_owned(), (*seed).into());
+                options
+            };
+            seeds.iter().map(seeded).collect::<Vec<Options>>()
+        };
+        Ok(settings.into_iter().flat_map(with).collect())
+    }
+
+    fn settings_to_train(&self) -> Result<Vec<Options>, CliError> {
         let Settings { strategy, trials, seed, .. } = self.settings;
         match (strategy, trials) {
             (Strategy::Random | Strategy::Asha, Some(trials)) => Ok(self.space.draws(trials, seed)),
@@ -199,6 +285,8 @@ impl Spec {
         let mut values = object(&self.train)?;
         values.extend(options.clone());
         let mut args: TrainArgs = serde_json::from_value(Value::Object(values))?;
+        // What a preset chose would depend on the trial, and on what the others fix.
+        args.preset.get_or_insert(Preset::Off);
         if let (Strategy::Asha, None, Some(least)) =
             (self.settings.strategy, args.eval_every, self.settings.min_steps)
         {

@@ -5,6 +5,7 @@
 //! DIR/trials/003/             an ordinary run
 //! DIR/trials/003/trial.jsonl  what the sweep did with it, one event a line: decisions are a function of these alone
 //! DIR/trials.jsonl, .csv      the trials as a table; written anew from the folders after every event
+//! DIR/settings.csv            of a sweep with `seeds`: the means of its settings
 //! DIR/winner.toml             the options of the best trial, for `train --config`
 //! DIR/lock, DIR/shards/1-of-4/lock   held by the process that works on it, or on that part
 //! ```
@@ -16,7 +17,7 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use lorafit_train::sweep::{Curve, Options, Shard, TrialRecord};
+use lorafit_train::sweep::{Curve, Options, SeedMean, Shard, TrialRecord};
 use lorafit_train::{RunHistory, RunLock, RunStatus};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -30,6 +31,8 @@ use crate::terminal::error::CliError;
 use crate::terminal::output;
 
 const SWEEP: &str = "sweep.json";
+/// Settings that add trials where they grow; if they are fewer, trials that are missing are named.
+const ADDED: [&str; 2] = ["trials", "seeds"];
 const EVENTS: &str = "trial.jsonl";
 
 /// Whether a sweep is in `dir`.
@@ -104,8 +107,9 @@ impl Record {
         // Two seeds: this is that of the draws; under its name stands that of training.
         let seeds = (self.settings.seed, now.settings.seed);
         let names = before.keys().chain(after.keys().filter(|name| !before.contains_key(*name)));
-        let is_bound =
-            |name: &&String| !flags::is(name, |facts| facts.is_free_in_sweep) && name.as_str() != "trials";
+        let is_bound = |name: &&String| {
+            !flags::is(name, |facts| facts.is_free_in_sweep) && !ADDED.contains(&name.as_str())
+        };
         let value = |map: &Map<String, Value>, name: &str| map.get(name).unwrap_or(&Value::Null).to_string();
         let mut found: Vec<String> = names
             .filter(is_bound)
@@ -187,9 +191,12 @@ pub struct Outcome {
     pub step: u64,
     /// The metric there.
     pub metric: f64,
-    /// Its 95 % bootstrap interval, where it is a mean over rows.
+    /// Its 95 % interval, where it is a mean over rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Interval>,
+    /// The loss of its held-out rows without an adapter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_loss: Option<f64>,
     /// Wall time of the steps.
     pub seconds: f64,
     /// Tokens of samples in that time.
@@ -208,6 +215,7 @@ impl Outcome {
             step: totals.step,
             metric: evaluation.loss,
             interval: None,
+            base_loss: None,
             seconds: totals.seconds,
             tokens_per_s: totals.tokens_per_s(),
             peak_rss_bytes: totals.peak_rss_bytes,
@@ -380,6 +388,8 @@ impl Trial {
             options: self.options.clone(),
             metric: self.outcome().map(|o| o.metric),
             interval: self.outcome().and_then(|o| o.interval),
+            setting: None,
+            base_loss: self.outcome().and_then(|o| o.base_loss),
             step: self.outcome().map_or(0, |o| o.step),
             seconds: self.outcome().map(|o| o.seconds),
             tokens_per_s: self.outcome().map(|o| o.tokens_per_s),
@@ -413,9 +423,14 @@ pub struct Row {
     pub options: Options,
     /// The last value of the metric.
     pub metric: Option<f64>,
-    /// Its 95 % bootstrap interval, where it is a mean over rows.
+    /// Its 95 % interval, where it is a mean over rows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<Interval>,
+    /// Of a sweep with `seeds`: the metric of its setting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub setting: Option<SeedMean>,
+    /// The loss of its held-out rows without an adapter.
+    pub base_loss: Option<f64>,
     /// Steps done.
     pub step: u64,
     /// Wall time of its steps.
@@ -442,7 +457,7 @@ pub fn ranked(mut rows: Vec<Row>, direction: Direction) -> Vec<Row> {
 }
 
 /// The last columns of `trials.csv`, which have the names that they have in `trials.jsonl`.
-const MEASURED: [&str; 5] = ["step", "seconds", "tokens_per_s", "peak_rss_bytes", "run"];
+const MEASURED: [&str; 6] = ["step", "seconds", "tokens_per_s", "peak_rss_bytes", "run", "base_loss"];
 
 /// Writes `trials.jsonl` and `trials.csv`.
 pub fn write_tables(dir: &Path, rows: &[Row]) -> anyhow::Result<()> {
@@ -454,7 +469,12 @@ pub fn write_tables(dir: &Path, rows: &[Row]) -> anyhow::Result<()> {
     let names: Vec<&String> = rows.first().map(|row| row.options.keys().collect()).unwrap_or_default();
     let mut csv = csv::Writer::from_writer(Vec::new());
     let own = ["trial", "state"].into_iter().chain(names.iter().map(|name| name.as_str()));
-    csv.write_record(own.chain(["metric", "metric_low", "metric_high"]).chain(MEASURED))?;
+    let of_settings: &[&str] = match rows.iter().any(|row| row.setting.is_some()) {
+        true => &["setting_mean", "setting_standard_error", "setting_seeds"],
+        false => &[],
+    };
+    let head = own.chain(["metric", "metric_low", "metric_high"]).chain(of_settings.iter().copied());
+    csv.write_record(head.chain(MEASURED))?;
     for row in rows {
         let Value::Object(values) = serde_json::to_value(row)? else { continue };
         let text = |value: Option<&Value>| match value {
@@ -469,6 +489,13 @@ pub fn write_tables(dir: &Path, rows: &[Row]) -> anyhow::Result<()> {
         let bound =
             |place: usize| row.interval.map_or_else(String::new, |interval| interval[place].to_string());
         record.extend([bound(0), bound(1)]);
+        if !of_settings.is_empty() {
+            let mean = row.setting;
+            let error = mean.and_then(|mean| mean.standard_error);
+            record.push(mean.map_or_else(String::new, |mean| mean.mean.to_string()));
+            record.push(error.map_or_else(String::new, |error| error.to_string()));
+            record.push(mean.map_or(0, |mean| mean.seeds).to_string());
+        }
         record.extend(of_row(&MEASURED));
         csv.write_record(record)?;
     }

@@ -1,12 +1,14 @@
 //! What trials share, opened once: bases and tokenised rows; and the memory that several of them take at once.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use lorafit_data::{GenerationRow, Samples, SamplesBuilder};
 use lorafit_kernels::Device;
 use lorafit_model::{Recompute, Trainable};
 use lorafit_remedy::amounts::memory;
-use lorafit_train::{EvaluationRequest, MemoryPlan, PlanRequest, evaluate, option_tokens};
+use lorafit_train::{EvaluationRequest, MemoryPlan, PlanRequest, evaluate, evaluate_until, option_tokens};
 use serde_json::json;
 
 use crate::args::memory::RecomputeChoice;
@@ -27,6 +29,8 @@ pub struct Inputs {
     bases: Vec<(String, Base)>,
     data: Vec<(String, Rows)>,
     of_trial: Vec<(usize, usize)>,
+    /// The loss of held-out rows without an adapter, once it is known.
+    base_losses: Mutex<BTreeMap<(usize, usize), f64>>,
     /// Longest answer.
     max_new_tokens: usize,
     /// By what held-out rows are judged; by nothing where trials are compared by their loss.
@@ -89,6 +93,29 @@ impl Inputs {
     pub fn of(&self, place: usize) -> (&Base, &Data) {
         let (base, data) = self.of_trial[place];
         (&self.bases[base].1, &self.data[data].1.data)
+    }
+
+    /// The loss of the held-out rows of the trial at that place without an adapter; `None` where the base has no weights, and
+    /// where it is `stopping`.
+    pub fn base_loss(
+        &self,
+        place: usize,
+        args: &TrainArgs,
+        stopping: &mut dyn FnMut() -> bool,
+    ) -> Option<f64> {
+        let (base, data) = self.of(place);
+        let held_out = data.held_out.as_ref().filter(|_| args.init != Init::Random)?;
+        // Trials that begin together wait for the first: all of them need it.
+        let mut known = self.base_losses.lock().unwrap_or_else(PoisonError::into_inner);
+        let loss = match known.get(&self.of_trial[place]) {
+            Some(loss) => *loss,
+            None => {
+                let (samples, tokens) = (&held_out.samples, args.micro_batch_tokens);
+                evaluate_until(&base.model, None, samples, tokens, stopping)?.loss
+            }
+        };
+        known.insert(self.of_trial[place], loss);
+        Some(loss).filter(|loss| loss.is_finite())
     }
 
     /// What the trial at that place is to answer: nothing where trials are compared by their loss.

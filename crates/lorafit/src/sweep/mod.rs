@@ -5,3 +5,4 @@ pub mod file;
 pub mod folder;
 pub mod inputs;
 pub mod runner;
+pub mod settings;

@@ -25,6 +25,7 @@ use crate::sweep::folder::{
     Event, Outcome, Record, Row, StoppedBy, Trial, TrialState, name, ranked, write_tables,
 };
 use crate::sweep::inputs::{Inputs, SweepPlan};
+use crate::sweep::settings::Ranking;
 use crate::terminal::error::render;
 use crate::terminal::interrupt;
 use crate::terminal::progress::LogFormat;
@@ -164,8 +165,8 @@ impl Runner<'_> {
 
     /// Writes the tables anew, of all trials of the sweep, and tells the best.
     fn tell(&self, board: &mut Board) -> anyhow::Result<Vec<Row>> {
-        let rows = rows(self.dir, self.record);
-        write_tables(self.dir, &rows)?;
+        let (rows, ranking) = rows(self.dir, self.record);
+        write_all_tables(self.dir, &rows, ranking.as_ref())?;
         let ranked = ranked(rows.clone(), self.record.settings.direction);
         let best = ranked.first().filter(|row| row.state == TrialState::Finished);
         board.summary(&rows, best, self.record.settings.metric.name);
@@ -209,6 +210,7 @@ impl Runner<'_> {
             evaluated: resumption.checkpoint.as_ref().and_then(|checkpoint| checkpoint.state.evaluated),
             is_losing: false,
         };
+        let base_loss = self.inputs.base_loss(place, args, &mut stopping);
         let fresh = resumption.checkpoint.is_none().then(|| Trained::fresh(args, base)).transpose()?;
         // Every trial begins with the same loss.
         let mut ready = Ready::new(args, base, data, resumption, fresh, &mut quiet)?.without_start();
@@ -220,6 +222,7 @@ impl Runner<'_> {
         let Some(mut outcome) = Outcome::read(out)? else {
             anyhow::bail!("the loss on held-out rows after step {} is not a number", summary.steps)
         };
+        outcome.base_loss = base_loss;
         if !self.inputs.metrics.list.is_empty() {
             let parameters = ready.parameters();
             let answering = Answering {
@@ -295,11 +298,23 @@ fn stopping() -> bool {
     interrupt::flag().load(Ordering::SeqCst)
 }
 
-/// All trials of a sweep as their folders tell.
-pub fn rows(dir: &Path, record: &Record) -> Vec<Row> {
+/// All trials of a sweep as their folders tell, and the settings of one with `seeds`.
+pub fn rows(dir: &Path, record: &Record) -> (Vec<Row>, Option<Ranking>) {
     let rungs = record.rungs.len() + 1;
     let trials = record.options.iter().enumerate().map(|(n, options)| Trial::read(dir, n, options));
-    trials.map(|trial| trial.row(rungs, record.settings.metric)).collect()
+    let mut rows: Vec<Row> = trials.map(|trial| trial.row(rungs, record.settings.metric)).collect();
+    let has_seeds = record.settings.seeds.is_some();
+    let ranking = has_seeds.then(|| Ranking::of_rows(&mut rows, record.settings.direction));
+    (rows, ranking)
+}
+
+/// Writes what is known of a sweep as tables.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write_all_tables(dir: &Path, rows: &[Row], ranking: Option<&Ranking>) -> anyhow::Result<()> {
+    write_tables(dir, rows)?;
+    ranking.map_or(Ok(()), |ranking| ranking.write(dir))
 }
 
 fn line(row: &Row, trial: &Trial) -> String {

@@ -197,12 +197,11 @@ fn every_flag_of_train_is_a_key() {
 
 #[test]
 fn full_fine_tuning_has_flags_and_a_learning_rate_of_its_own() {
-    let content =
-        "method = \"full\"\ntrain-modules = [\"mlp\", \"norms\"]\nsave-dtype = \"bf16\"\nlayers = \"8-\"";
+    let content = "method = \"full\"\ntrain-modules = [\"mlp\", \"norms\"]\nsave-dtype = \"bf16\"\nlayers = \"8-\"\npreset = \"off\"";
     let first = configure("full.toml", content, &[]);
     assert_eq!(value(&first, "train-modules"), "\"mlp,norms\"");
     assert_eq!(value(&first, "lr"), "0.00002");
-    assert_eq!(value(&configure("lora.toml", "", &[]), "lr"), "0.0002");
+    assert_eq!(value(&configure("lora.toml", "", &["--preset", "off"]), "lr"), "0.0002");
     // What is saved in a run folder says the same, with the defaults of the other method in it.
     assert_eq!(configure("run.toml", &first.stdout, &[]).stdout, first.stdout);
 }
@@ -228,11 +227,14 @@ fn flags_of_the_other_method_are_refused_by_name() {
 
 #[test]
 fn the_resolved_defaults_are_a_configuration_file_too() {
-    let first = configure("empty.yaml", "", &[]);
-    assert_eq!(value(&first, "epochs"), "1.0");
-    assert_eq!(value(&first, "name"), "\"o\"");
-    let second = configure("run.toml", &first.stdout, &[]);
-    assert_eq!(second.stdout, first.stdout);
+    for preset in ["off", "good"] {
+        let first = configure("empty.yaml", "", &["--preset", preset]);
+        // What a preset chooses is not in it, or it would be given from then on.
+        assert_eq!(first.stdout.contains("epochs = 1.0"), preset == "off", "{}", first.stdout);
+        assert_eq!(value(&first, "name"), "\"o\"");
+        let second = configure("run.toml", &first.stdout, &[]);
+        assert_eq!(second.stdout, first.stdout);
+    }
 }
 
 #[test]

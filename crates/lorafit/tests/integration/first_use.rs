@@ -36,7 +36,7 @@ fn what_does_not_fit_is_named() {
     let dir = with_run(&[]);
     let at = dir.path();
     let rows = ["--data", "rows.jsonl", "--memory", "2MiB"];
-    let train = ["train", "--model", MODEL, "--out", "other"];
+    let train = ["train", "--model", MODEL, "--out", "other", "--preset", "off"];
     let parts = ["may take 2 MiB", "weights ", "for the program", "allow at least --memory "];
     for arguments in [&train[..], &["eval", "--model", MODEL], &["compare", "--runs", "run"]] {
         let said = refused(at, &[arguments, &rows].concat(), &parts);

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 const BASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/chat_bpe");
 
-const TRAIN: [&str; 12] = [
+const TRAIN: [&str; 14] = [
     "train",
     "--model",
     "m",
@@ -22,6 +22,8 @@ const TRAIN: [&str; 12] = [
     "--quiet",
     "--seed",
     "0",
+    "--preset",
+    "off",
 ];
 
 /// A folder with a model `m` and chat rows `d.jsonl`.
@@ -338,6 +340,40 @@ fn ranks_and_alphas_by_pattern_are_saved_as_peft_has_them() {
     let planned = plan(&[&flags[1..5], &flags[7..]].concat());
     assert_eq!(planned["trainable_parameters"], trained(&told));
     assert!(planned["modules"].as_array().unwrap().iter().all(|module| module["module"] != "k_proj"));
+}
+
+/// What is trained is planned alike without data and by the run itself: with its average, and with what PiSSA keeps.
+#[test]
+fn a_plan_knows_starts_and_averages() {
+    let place = place();
+    let at = place.path();
+    for (run, flags) in [
+        ("plain", &[][..]),
+        ("averaged", &["--average", "last:2"]),
+        ("pissa", &["--init", "pissa"]),
+        ("both", &["--init", "pissa", "--average", "ema:0.9", "--rank", "4"]),
+    ] {
+        let train = TRAIN.map(|flag| if flag == "r0" { run } else { flag });
+        well(at, &[&train, flags].concat());
+        let text = fs::read_to_string(at.join(run).join("plan.json")).unwrap();
+        let taken: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let told = well(at, &[&["plan", "--model", "m", "--json"][..], flags].concat());
+        let report: serde_json::Value = serde_json::from_str(told.trim()).unwrap();
+        let planned = &report["methods"][2]["parts"];
+        for part in ["adapter", "gradients", "optimizer"] {
+            assert!(planned[part].as_u64() > Some(0), "{run}: {report}");
+            assert_eq!(planned[part], taken[part], "{run}: {part}");
+        }
+        let assumed = report["assumed"].as_str();
+        assert_eq!(assumed.is_none(), flags.contains(&"--rank"), "{report}");
+        assert!(
+            assumed
+                .is_none_or(|text| text
+                    .contains("rank 8 is assumed: train chooses it for up to 16,384 trained tokens")),
+            "{report}"
+        );
+    }
+    refused(at, &["plan", "--model", "m", "--init", "random"], &["--init random has no meaning for plan"]);
 }
 
 /// The strongest directions of a quantised base are trained; what is left in the folder is a plain adapter of twice the rank, of

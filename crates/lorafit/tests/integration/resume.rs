@@ -63,10 +63,11 @@ impl Place {
 
 /// A run of which everything matters: shuffled, dropout, accumulation, 6.5 steps an epoch.
 #[rustfmt::skip]
-const TRAIN: [&str; 28] = [
+const TRAIN: [&str; 30] = [
     "train", "--model", MODEL, "--data", "rows.jsonl", "--out", "run", "--rank", "4", "--dropout", "0.1",
     "--batch-size", "2", "--gradient-accumulation", "2", "--max-steps", "24", "--lr", "5e-3",
     "--checkpoint-every", "3", "--eval-data", "dev.jsonl", "--eval-every", "5", "--threads", "1", "--log=json",
+    "--preset", "off",
 ];
 
 fn train_with<'a>(more: &[&'a str]) -> Vec<&'a str> {

@@ -420,9 +420,97 @@ fn the_memory_of_answers_is_planned() {
     assert!((cache - (2 << 20)..cache + (2 << 20)).contains(&more), "{more} bytes for a cache of {cache}");
 }
 
+/// Settings of a sweep with seeds as `--json` gives them.
+fn result(output: &Output) -> Value {
+    serde_json::from_str(&text(&output.stdout)).expect("an object")
+}
+
+#[test]
+fn settings_have_the_mean_of_their_seeds_and_the_winner_leads_beyond_its_standard_error() {
+    let search = "[search]\nlr = [1e-9, 2e-2]\n[sweep]\nseeds = 3\n";
+    let place = Place::new("max-steps = 6\n", search);
+    // In parts, as an array of jobs does it: a setting has seeds in both.
+    for part in ["1/2", "2/2"] {
+        assert_ended_well(&place.sweep(&["--shard", part]));
+    }
+    let rows = place.rows();
+    let metrics: Vec<f64> = rows.iter().map(|row| row["metric"].as_f64().expect("a loss")).collect();
+    let seeds: Vec<u64> = rows.iter().map(|row| row["options"]["seed"].as_u64().expect("a seed")).collect();
+    assert_eq!(seeds, [0, 1, 2, 0, 1, 2]);
+    let found = result(&place.sweep(&["--json"]));
+    let [best, other] = &found["settings"].as_array().expect("a list")[..] else { panic!("{found}") };
+    for (setting, of_seeds) in [(other, &metrics[..3]), (best, &metrics[3..])] {
+        let mean = of_seeds.iter().sum::<f64>() / 3.0;
+        let squares: f64 = of_seeds.iter().map(|metric| (metric - mean).powi(2)).sum();
+        let number = |key: &str| setting[key].as_f64().expect("a number");
+        assert!((number("metric") - mean).abs() < 1e-12, "{setting}");
+        assert!((number("standard_error") - (squares / 6.0).sqrt()).abs() < 1e-12, "{setting}");
+        assert_eq!(number("finished"), 3.0);
+    }
+    assert_eq!((&found["best"], &best["options"]), (&3.into(), &serde_json::json!({ "lr": 2e-2 })));
+    assert_eq!((&best["is_level"], &other["is_level"]), (&true.into(), &false.into()));
+    assert_eq!(rows[4]["setting"]["mean"], best["metric"]);
+    // Without an adapter all trials have the same loss; nothing is learnt at such a rate.
+    let base = rows[0]["base_loss"].as_f64().expect("a loss");
+    assert!(
+        rows.iter().all(|row| row["base_loss"].as_f64() == Some(base)) && (metrics[0] - base).abs() < 1e-4
+    );
+
+    let csv = fs::read_to_string(place.path("s/trials.csv")).expect("the table");
+    assert!(csv.starts_with("trial,state,lr,seed,metric,metric_low,metric_high,setting_mean,setting_standard_error,setting_seeds,step,"), "{csv}");
+    let csv = fs::read_to_string(place.path("s/settings.csv")).expect("the table");
+    assert!(csv.starts_with("lr,metric,standard_error,finished,trials,is_level\n0.02,"), "{csv}");
+    let told = text(&place.sweep(&[]).stdout);
+    assert!(
+        told.contains(" ± ") && told.contains("\nbest: lr=0.02: ") && told.contains(", ahead of lr=1e-9 by "),
+        "{told}"
+    );
+    assert_ended_well(&place.run(&["train", "--config", "s/winner.toml", "--out", "w"]));
+    assert!(adapter(&place.path("w")) == adapter(&place.trial(3)));
+
+    assert_ended_well(&place.run(&["report", "s", "--out", "page.html", "--figures", "f"]));
+    let page = fs::read_to_string(place.path("page.html")).expect("the page");
+    for part in ["Settings, the best mean", "class=\"whiskers\"", "base loss", "Best: lr=0.02: "] {
+        assert!(page.contains(part), "no {part}");
+    }
+}
+
+#[test]
+fn level_settings_have_no_winner_and_more_seeds_are_added() {
+    // The smaller decay is none in f32.
+    let search = |seeds: &str| format!("[search]\nweight-decay = [0.0, 1e-12]\n[sweep]\nseeds = {seeds}\n");
+    let place = Place::new("max-steps = 3\nseed = 7\n", &search("2"));
+    let found = result(&place.sweep(&["--json"]));
+    assert!(found["best"].is_null() && found["command"].is_null(), "{found}");
+    assert!(found["verdict"].as_str().expect("text").starts_with("level, as their differences"), "{found}");
+    assert!(!place.path("s/winner.toml").exists());
+    place.write_file("max-steps = 3\nseed = 7\n", &search("3"));
+    assert_ended_well(&place.sweep(&[]));
+    let seeds: Vec<u64> =
+        place.rows().iter().map(|row| row["options"]["seed"].as_u64().expect("a seed")).collect();
+    assert_eq!(seeds, [7, 8, 7, 8, 9, 9], "trials keep their numbers");
+    place.write_file("max-steps = 3\nseed = 7\n", &search("2"));
+    let refused = place.sweep(&[]);
+    assert!(
+        text(&refused.stderr).contains("trial 004 (weight-decay=0.0 seed=9) is not in the file"),
+        "{}",
+        text(&refused.stderr)
+    );
+}
+
 #[test]
 fn mistakes_in_a_sweep_file_are_named_with_their_line() {
     for (more, search, told) in [
+        ("", "[sweep]\nseeds = 1\n", "line 10: `seeds`: expected how many, from 2 to 1000, or a list"),
+        ("", "[sweep]\nseeds = [1, 1]\n", "a list of different seeds such as [0, 1, 2], found [1,1]"),
+        ("seed = 1", "[sweep]\nseeds = [1, 2]\n", "`seeds` as a list and `seed` exclude each other"),
+        ("", "[search]\nseed = [1, 2]\n[sweep]\nseeds = 2\n", "a search over `seed` exclude each other"),
+        (
+            "",
+            "[sweep]\nstrategy = \"asha\"\nmin-steps = 1\nseeds = 2\n",
+            "for the luck of one seed\nhint: search without",
+        ),
+        ("eval-every = 1", "[sweep]\nearly-stop = true\nseeds = 2\n", "`seeds` with `early-stop`"),
         ("", "[search]\nrnak = [2]\n", "line 10: unknown key `rnak`\nhint: did you mean `rank`?"),
         (
             "",

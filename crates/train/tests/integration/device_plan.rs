@@ -9,7 +9,7 @@ use lorafit_kernels::{ComputeDtype, Device, Placement};
 use lorafit_model::adapter::LoraConfig;
 use lorafit_model::{
     ActivationDtype, ActivationPolicy, BaseQuantization, Config, Distribution, RandomWeights, Recompute,
-    Trainable,
+    Start, Trainable,
 };
 use lorafit_train::{BenchOptions, MicroBatchSize, OptimizerKind, PlanRequest, bench, device_process_bytes};
 
@@ -44,6 +44,7 @@ fn run_layers(
         trainable: Trainable::Adapter(lora),
         optimizer: OptimizerKind::AdamW,
         averaged: false,
+        start: Start::Default,
         activation_dtype: ActivationDtype::F32,
         tokens: size.tokens,
         targets: size.targets,

@@ -46,10 +46,13 @@ impl PlanArgs {
     fn flags_of_train(&self, given: &Given) -> String {
         let optimizer = self.optimizer.to_possible_value().expect("every optimizer has a name");
         let compute = self.compute.compute_dtype.and_then(|dtype| dtype.to_possible_value());
+        let init = self.init.to_possible_value().expect("every start has a name");
         let dora = if given.has("dora") { " --dora" } else { "" };
         let with_values = [
             ("optimizer", Some(optimizer.get_name().to_owned())),
             ("compute-dtype", compute.map(|dtype| dtype.get_name().to_owned())),
+            ("init", Some(init.get_name().to_owned())),
+            ("average", self.average.map(|average| average.to_string())),
             ("batch-size", Some(self.batch_size.to_string())),
             ("save-modules", self.save_modules.as_ref().map(ToString::to_string)),
             ("threads", self.threads.map(|threads| threads.to_string())),

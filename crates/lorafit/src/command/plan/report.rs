@@ -5,6 +5,7 @@ use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::Code;
 use lorafit_model::adapter::{LoraConfig, Module, module_shape};
 use lorafit_model::{BaseQuantization, Recompute, Trainable, WeightSelection};
+use lorafit_remedy::amounts::counted;
 use lorafit_train::{
     EvaluationRequest, MemoryPlan, MicroBatchSize, PlanRequest, SIDE_BY_SIDE, available_bytes,
 };
@@ -15,9 +16,10 @@ use super::recommend::{Choices, recommend};
 use super::subject::Subject;
 use crate::args::config_file::Given;
 use crate::args::memory::RecomputeChoice;
-use crate::args::options::DeviceChoice;
+use crate::args::options::{DeviceChoice, Init};
 use crate::session::base::placement;
 use crate::session::limits::longest_row;
+use crate::session::preset::tokens_held;
 use crate::terminal::error::CliError;
 
 /// Memory of the GPU that is planned for without --memory: that of the largest cards for desktop machines.
@@ -129,6 +131,9 @@ pub struct Report {
     pub parameters: u64,
     pub trainable_parameters: u64,
     pub rank: usize,
+    /// What stands for a setting that `train` chooses from the data, if nothing is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub assumed: Option<String>,
     pub tokens_at_once: usize,
     pub methods: Vec<MethodCost>,
     pub modules: Vec<ModuleCost>,
@@ -147,8 +152,9 @@ pub fn report(args: PlanArgs, given: &Given) -> anyhow::Result<Report> {
     Ok(Report {
         model: args.model.clone(),
         parameters: config.parameters(),
-        trainable_parameters: question.lora.parameters(config)?,
+        trainable_parameters: question.trainable_parameters()?,
         rank: args.rank,
+        assumed: question.assumed(given)?,
         tokens_at_once: question.size.tokens,
         methods: question.methods(&plain, &small)?,
         modules: question.modules()?,
@@ -187,19 +193,17 @@ impl<'a> Question<'a> {
         let cores = || std::thread::available_parallelism().ok().map(usize::from);
         Ok(Question {
             subject,
-            lora: args.projections.checked(
+            lora: args.init.of_adapter().trained(&args.projections.checked(
                 LoraConfig {
                     rank: args.rank,
                     alpha: 2.0 * args.rank as f64,
                     use_dora: args.dora,
-                    save_modules: args
-                        .save_modules
-                        .as_ref()
-                        .map_or(Ok(Vec::new()), |m| m.value.of(config))?,
+                    save_modules:
+                        args.save_modules.as_ref().map_or(Ok(Vec::new()), |m| m.value.of(config))?,
                     ..LoraConfig::new(args.target_modules.value.clone())
                 },
                 config,
-            )?,
+            )?),
             size: MicroBatchSize::of_equal_rows(args.batch_size, args.max_seq_len, args.micro_batch_tokens),
             threads: args.threads.or_else(cores).unwrap_or(1),
             placement: placement(args.device, args.compute),
@@ -210,6 +214,27 @@ impl<'a> Question<'a> {
             },
             args,
         })
+    }
+
+    /// Values that are trained: of what begins as a part of the base, half stays.
+    fn trainable_parameters(&self) -> anyhow::Result<u64> {
+        let all = self.lora.parameters(&self.subject.config)?;
+        Ok(if self.args.init == Init::Pissa { all / 2 } else { all })
+    }
+
+    /// The rank that is assumed where none is given, and up to how much data a run has it.
+    fn assumed(&self, given: &Given) -> anyhow::Result<Option<String>> {
+        if given.has("rank") {
+            return Ok(None);
+        }
+        let rank = self.args.rank;
+        let (rank_pattern, save_modules) = (Vec::new(), Vec::new());
+        let plain = LoraConfig { rank, rank_pattern, save_modules, use_dora: false, ..self.lora.clone() };
+        let held = tokens_held(plain.parameters(&self.subject.config)?);
+        let tokens = counted(held as usize, "trained token", "trained tokens");
+        Ok(Some(format!(
+            "rank {rank} is assumed: train chooses it for up to {tokens}, a higher one for more"
+        )))
     }
 
     /// Bytes that a run may take.
@@ -229,7 +254,8 @@ impl<'a> Question<'a> {
             weights,
             trainable: Trainable::Adapter(&self.lora),
             optimizer: self.args.optimizer.into(),
-            averaged: false,
+            averaged: self.args.average.is_some(),
+            start: self.args.init.of_adapter(),
             activation_dtype: self.args.memory.activation_dtype_on(self.placement),
             tokens: self.size.tokens,
             targets: self.size.targets,

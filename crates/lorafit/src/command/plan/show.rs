@@ -47,20 +47,21 @@ pub fn chart(report: &Report) -> Figure {
 
 /// The tables.
 pub fn table(report: &Report) -> String {
-    let mut lines = vec![
-        format!(
-            "{}, rank {}: trainable parameters {}; {} tokens at once",
-            report.model,
-            report.rank,
-            trainable(report.trainable_parameters, report.parameters + report.trainable_parameters),
-            grouped(report.tokens_at_once as u64)
-        ),
+    let mut lines = vec![format!(
+        "{}, rank {}: trainable parameters {}; {} tokens at once",
+        report.model,
+        report.rank,
+        trainable(report.trainable_parameters, report.parameters + report.trainable_parameters),
+        grouped(report.tokens_at_once as u64)
+    )];
+    lines.extend(report.assumed.clone());
+    lines.extend([
         String::new(),
         format!(
             "{:<26}{:>9}{:>11}{:>11}{:>13}{:>9}  fits from",
             "GB", "weights", "gradients", "optimizer", "activations", "total"
         ),
-    ];
+    ]);
     lines.extend(report.methods.iter().map(|m| {
         format!(
             "{:<26}{:>9}{:>11}{:>11}{:>13}{:>9}  {}",

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use super::colour::{Colour, viridis};
 use super::letters::{self, Anchor, Look};
-use super::scale::{Scale, short};
+use super::scale::{Scale, short, three_digits};
 use super::{Axis, Figure, HeatMap, Lines, Parallel, ParallelAxis, Place, Plot, Series, StackedBars, Style};
 use crate::pages::shell::escape;
 use lorafit_remedy::amounts::counted;
@@ -130,13 +130,15 @@ impl Canvas {
         let points = || series.iter().flat_map(|one| &one.points);
         let bars = series.iter().find_map(|one| match one.style {
             Style::Bars(width) => Some(width),
-            Style::Solid | Style::Faint | Style::Dashed | Style::Dotted | Style::Points => None,
+            Style::Solid | Style::Faint | Style::Dashed | Style::Dotted => None,
+            Style::Points | Style::Specks | Style::Whiskers => None,
         });
         let half = bars.unwrap_or(0.0) / 2.0;
         let xs = Scale::of(points().flat_map(|p| [p.0 - half, p.0 + half]), x.log);
         let ys = Scale::of(points().map(|p| p.1), y.log);
-        let ys = if bars.is_some() { ys.with_zero() } else { ys.roomy() };
-        let xs = if series.iter().all(|one| one.style == Style::Points) { xs.roomy() } else { xs };
+        let ys = if bars.is_some() || y.from_zero { ys.with_zero() } else { ys.roomy() };
+        let is_of_dots = |one: &Series| matches!(one.style, Style::Points | Style::Specks | Style::Whiskers);
+        let xs = if series.iter().all(is_of_dots) { xs.roomy() } else { xs };
         self.heading(&y.label());
         let (top, bottom) = (self.top, self.top + HEIGHT);
         let width = WIDTH - LEFT - RIGHT;
@@ -259,6 +261,8 @@ impl Canvas {
                 self.svg.push('\n');
             }
             Style::Points => self.dots(colour, places, 3.5),
+            Style::Specks => self.dots(colour, places, 2.0),
+            Style::Whiskers => self.whiskers(colour, places),
             Style::Solid => self.curve(colour, places, " stroke-width=\"2\""),
             Style::Faint => self.curve(colour, places, " stroke-opacity=\".55\""),
             Style::Dashed => self.curve(colour, places, " stroke-width=\"1.5\" stroke-dasharray=\"6 4\""),
@@ -277,6 +281,22 @@ impl Canvas {
         let _ = writeln!(
             self.svg,
             "<path d=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-linejoin=\"round\"{more}/>"
+        );
+    }
+
+    fn whiskers(&mut self, colour: &str, places: &[(f64, f64)]) {
+        const HALF: f64 = 4.0;
+        let (pairs, _) = places.as_chunks::<2>();
+        let path: String = pairs
+            .iter()
+            .map(|[(x, from), (_, to)]| {
+                let end = |y: f64| format!("M{:.2} {y:.2}L{:.2} {y:.2}", x - HALF, x + HALF);
+                format!("M{x:.2} {from:.2}L{x:.2} {to:.2}{}{}", end(*from), end(*to))
+            })
+            .collect();
+        let _ = writeln!(
+            self.svg,
+            "<path class=\"whiskers\" d=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\"/>"
         );
     }
 
@@ -320,6 +340,10 @@ impl Canvas {
             let (middle, colour) = (self.top - 4.0, self.colour(one.colour));
             match one.style {
                 Style::Points | Style::Bars(_) => self.dots(&colour, &[(x + 12.0, middle)], 4.0),
+                Style::Specks => self.dots(&colour, &[(x + 12.0, middle)], 2.5),
+                Style::Whiskers => {
+                    self.whiskers(&colour, &[(x + 12.0, middle - 6.0), (x + 12.0, middle + 6.0)])
+                }
                 Style::Solid | Style::Faint | Style::Dashed | Style::Dotted => {
                     self.series(one, &[(x, middle), (x + 24.0, middle)], middle, 0.0);
                 }
@@ -396,6 +420,7 @@ impl Canvas {
         }
         self.svg.push('\n');
         let (low, high) = scale.ends();
+        let [low, high] = [low, high].map(three_digits);
         let [low, high] = match has_outliers {
             true => [format!("{} or less", short(low)), format!("{} or more", short(high))],
             false => [short(low), short(high)],

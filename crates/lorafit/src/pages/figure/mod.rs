@@ -84,17 +84,24 @@ pub struct Axis {
     pub whole: bool,
     /// The values to mark, in place of round ones.
     pub marks: Vec<f64>,
+    /// Whether it begins at zero, for amounts.
+    pub from_zero: bool,
 }
 
 impl Axis {
     /// With even steps.
     pub fn linear(label: &str, column: &str) -> Self {
-        Axis { name: Name::new(label, column), log: false, whole: false, marks: Vec::new() }
+        Axis { name: Name::new(label, column), log: false, whole: false, marks: Vec::new(), from_zero: false }
     }
 
     /// With even ratios.
     pub fn log(label: &str, column: &str) -> Self {
         Axis { log: true, ..Axis::linear(label, column) }
+    }
+
+    /// Of amounts, beginning at zero.
+    pub fn with_zero(self) -> Self {
+        Axis { from_zero: true, ..self }
     }
 
     /// Of counts.
@@ -147,6 +154,10 @@ pub enum Style {
     Dotted,
     /// Dots alone.
     Points,
+    /// Small dots, behind others.
+    Specks,
+    /// An upright line with bars at its ends from each point to the next, which is above or below it: intervals.
+    Whiskers,
     /// A bar for every point, so wide.
     Bars(f64),
 }
@@ -248,8 +259,8 @@ impl Figure {
                 "{} Colours span {} to {}; {} beyond, more than three interquartile ranges from the quartiles, {} the colour \
                  of the nearer end.",
                 self.description,
-                short(low),
-                short(high),
+                short(scale::three_digits(low)),
+                short(scale::three_digits(high)),
                 counted(beyond, "value", "values"),
                 if beyond == 1 { "has" } else { "have" },
             ),

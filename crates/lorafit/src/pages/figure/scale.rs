@@ -118,6 +118,11 @@ pub fn short(value: f64) -> String {
     }
 }
 
+/// A value of a continuous scale as it is read off: three digits of it.
+pub fn three_digits(value: f64) -> f64 {
+    format!("{value:.2e}").parse().unwrap_or(value)
+}
+
 fn trimmed(digits: &str) -> String {
     let text = if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { digits };
     if text == "-0" { "0".to_owned() } else { text.to_owned() }
@@ -152,6 +157,12 @@ mod tests {
         let values = [0.0, 0.25, 3e-5, -0.002, 1.0, 12.5, 1500.0, 20_000.0, 2.5e6, 1e12, -1e-9];
         let texts = ["0", "0.25", "3e-5", "-0.002", "1", "12.5", "1500", "20k", "2.5M", "1e12", "-1e-9"];
         assert_eq!(values.map(short), texts);
+    }
+
+    #[test]
+    fn the_ends_of_a_scale_have_three_digits() {
+        let texts = [0.345_789, -12.3456, 0.0, 1999.0, 1.0e-7].map(|value| short(three_digits(value)));
+        assert_eq!(texts, ["0.346", "-12.3", "0", "2000", "1e-7"]);
     }
 
     #[test]

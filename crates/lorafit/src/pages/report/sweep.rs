@@ -11,8 +11,11 @@ use serde_json::{Map, Value};
 use super::overview::{add_origin, held_out};
 use super::training::NamedRun;
 use super::{Report, slug};
+use crate::metrics::Direction;
 use crate::pages::figure::{Axis, Figure, Lines, Parallel, ParallelAxis, Plot, Series, Style, short};
 use crate::pages::shell::{Cards, Facts, number, table};
+use crate::sweep::folder::in_words as in_words_of;
+use crate::sweep::settings::{Ranking, SEED, Seen, Setting, mean_in_words};
 
 /// The records of a sweep.
 pub const TRIALS: &str = "trials.jsonl";
@@ -35,6 +38,7 @@ struct Trial {
     seconds: Option<f64>,
     tokens_per_s: Option<f64>,
     peak_rss_bytes: Option<f64>,
+    base_loss: Option<f64>,
 }
 
 /// A sweep, read from its folder.
@@ -45,6 +49,8 @@ pub struct Sweep {
     /// The best first, those without a metric last.
     trials: Vec<Trial>,
     unreadable_lines: usize,
+    /// Of a sweep with `seeds`: its settings.
+    ranking: Option<Ranking>,
     /// `sweep.json`.
     about: Value,
 }
@@ -80,7 +86,17 @@ impl Sweep {
         };
         trials.sort_by(|a, b| key(a).total_cmp(&key(b)));
         let metric = about["metric"].as_str().unwrap_or("metric").to_owned();
-        Ok(Sweep { metric, maximise, trials, unreadable_lines, about })
+        let ranking = (!about["seeds"].is_null()).then(|| {
+            let seen = |trial: &'_ Trial| (trial.state == "finished").then_some(trial.metric).flatten();
+            let mut by_number: Vec<&Trial> = trials.iter().collect();
+            by_number.sort_by_key(|trial| trial.trial);
+            let direction = if maximise { Direction::Maximize } else { Direction::Minimize };
+            let trial = |t: &'_ Trial| (seen(t), t.name.clone(), t.options.clone());
+            let seen: Vec<_> = by_number.into_iter().map(trial).collect();
+            let seen = seen.iter().map(|(metric, name, options)| Seen { name, options, metric: *metric });
+            Ranking::of(seen, direction)
+        });
+        Ok(Sweep { metric, maximise, trials, unreadable_lines, ranking, about })
     }
 
     /// What the header says of the sweep in `dir`: what its trials share, and how the best of them was begun.
@@ -98,9 +114,25 @@ impl Sweep {
         let best = self.trials.first().map(|best| dir.join("trials").join(&best.name));
         if let Some(run) = best.and_then(|best| NamedRun::read(String::new(), &best).ok()) {
             facts.add("held out", run.args.as_ref().and_then(held_out));
+            facts.add("base loss", self.base_loss());
             add_origin(&mut facts, &run.history);
         }
         facts
+    }
+
+    /// The loss of held-out rows without an adapter; of several sets of rows the mean, and how many there are.
+    fn base_loss(&self) -> Option<String> {
+        let mut losses: Vec<f64> = self.trials.iter().filter_map(|trial| trial.base_loss).collect();
+        losses.sort_by(f64::total_cmp);
+        losses.dedup();
+        match &losses[..] {
+            [] => None,
+            [loss] => Some(format!("{loss:.4}")),
+            several => {
+                let mean = several.iter().sum::<f64>() / several.len() as f64;
+                Some(format!("{mean:.4}, the mean over {} sets of held-out rows", several.len()))
+            }
+        }
     }
 
     /// Adds the sweep to a report.
@@ -109,7 +141,15 @@ impl Sweep {
         let mut cards = Cards::default();
         let finished = self.trials.iter().filter(|trial| trial.state == "finished").count();
         cards.add("trials", &number(self.trials.len()), &format!("{finished} finished"));
-        if let Some((best, metric)) = self.trials.first().and_then(|best| Some((best, best.metric?))) {
+        if let Some(ranking) = &self.ranking {
+            let whole = ranking.ranked.iter().filter(|setting| setting.is_finished()).count();
+            let note = format!("{whole} with all their seeds");
+            cards.add("settings", &number(ranking.ranked.len()), &note);
+            if let Some((best, metric)) = ranking.ranked.first().and_then(|best| Some((best, best.metric?))) {
+                let which = if self.maximise { "the highest mean" } else { "the lowest mean" };
+                cards.add(&self.metric, &mean_in_words(metric, best.standard_error), which);
+            }
+        } else if let Some((best, metric)) = self.trials.first().and_then(|best| Some((best, best.metric?))) {
             let which = if self.maximise { "the highest" } else { "the lowest" };
             cards.add(&self.metric, &format!("{metric:.4}"), &format!("{which}, of trial {}", best.name));
         }
@@ -121,7 +161,16 @@ impl Sweep {
             ));
         }
         let varied = self.varied();
+        if let Some(ranking) = &self.ranking {
+            ranking.verdict().iter().for_each(|verdict| report.note(&capitalised(verdict)));
+            report.html(&self.board_of_settings(ranking, &varied));
+        }
         report.html(&self.board(&varied));
+        // With seeds, what is compared are settings.
+        let varied: Vec<String> = match self.ranking {
+            Some(_) => varied.into_iter().filter(|name| name != SEED).collect(),
+            None => varied,
+        };
         if self.trials.iter().filter(|trial| trial.metric.is_some()).count() > 1 && !varied.is_empty() {
             report.section("Options and metric");
             report.figures(vec![self.parallel(&varied)]);
@@ -145,17 +194,18 @@ impl Sweep {
         names
     }
 
-    /// The values of an option as numbers, and their names if they are none.
-    fn values(&self, option: &str) -> (Vec<Option<f64>>, Vec<String>) {
-        let values: Vec<Option<&Value>> = self.trials.iter().map(|trial| trial.options.get(option)).collect();
-        if values.iter().flatten().all(|value| value.is_number()) {
-            return (values.iter().map(|value| value.and_then(Value::as_f64)).collect(), Vec::new());
+    /// What the figures have a line or a dot for: options, the metric, and a name.
+    fn compared(&self) -> Vec<(&Map<String, Value>, Option<f64>, String)> {
+        match &self.ranking {
+            Some(ranking) => ranking
+                .ranked
+                .iter()
+                .map(|one| (&one.options, one.metric, in_words_of(&one.options)))
+                .collect(),
+            None => {
+                self.trials.iter().map(|trial| (&trial.options, trial.metric, trial.name.clone())).collect()
+            }
         }
-        let mut names: Vec<String> = values.iter().flatten().map(|value| in_words(value)).collect();
-        names.sort_unstable();
-        names.dedup();
-        let place = |value: &Value| Some(names.iter().position(|name| *name == in_words(value))? as f64);
-        (values.iter().map(|value| value.and_then(place)).collect(), names)
     }
 
     fn metric_axis(&self) -> Axis {
@@ -163,25 +213,41 @@ impl Sweep {
     }
 
     fn parallel(&self, varied: &[String]) -> Figure {
+        let compared = self.compared();
+        let among: Vec<&Map<String, Value>> = compared.iter().map(|(options, ..)| *options).collect();
         let mut axes: Vec<ParallelAxis> = Vec::new();
         let mut lines: Vec<(String, Vec<Option<f64>>)> =
-            self.trials.iter().map(|trial| (trial.name.clone(), Vec::new())).collect();
+            compared.iter().map(|(.., name)| (name.clone(), Vec::new())).collect();
         for option in varied {
-            let (values, names) = self.values(option);
+            let (values, names) = values(option, &among);
             axes.push(ParallelAxis { axis: axis(option, &values), names });
             lines.iter_mut().zip(values).for_each(|(line, value)| line.1.push(value));
         }
         axes.push(ParallelAxis { axis: self.metric_axis(), names: Vec::new() });
-        lines.iter_mut().zip(&self.trials).for_each(|(line, trial)| line.1.push(trial.metric));
-        let best = self.trials.first().and_then(|trial| trial.metric).map(|_| 0);
-        let description = "A line a trial; the best is the thick orange one.".to_owned();
-        let plot = Plot::Parallel(Parallel { axes, lines, best });
-        Figure { name: "trials".to_owned(), title: "Every trial".to_owned(), description, plot }
+        lines.iter_mut().zip(&compared).for_each(|(line, (_, metric, _))| line.1.push(*metric));
+        let has_best = compared.first().is_some_and(|(_, metric, _)| metric.is_some());
+        let is_named = self.ranking.as_ref().is_none_or(|ranking| ranking.winner().is_some());
+        let (title, description) = match &self.ranking {
+            None => ("Every trial", "A line a trial; the best is the thick orange one."),
+            Some(_) if is_named => (
+                "Every setting",
+                "A line a setting, at the mean over its seeds; the best is the thick orange one.",
+            ),
+            Some(_) => ("Every setting", "A line a setting, at the mean over its seeds; none is named best."),
+        };
+        let plot = Plot::Parallel(Parallel { axes, lines, best: (has_best && is_named).then_some(0) });
+        Figure {
+            name: "trials".to_owned(),
+            title: title.to_owned(),
+            description: description.to_owned(),
+            plot,
+        }
     }
 
     /// The metric over one option, if that is a number.
     fn slice(&self, option: &str) -> Option<Figure> {
-        let (values, names) = self.values(option);
+        let among: Vec<&Map<String, Value>> = self.trials.iter().map(|trial| &trial.options).collect();
+        let (values, names) = values(option, &among);
         if !names.is_empty() {
             return None;
         }
@@ -194,13 +260,63 @@ impl Sweep {
             points.sort_by(|a, b| a.0.total_cmp(&b.0));
             points
         };
-        let series = [("finished", 0, points(true)), ("not finished", 4, points(false))];
-        let series = series.into_iter().filter(|(_, _, points)| !points.is_empty());
-        let series = series.map(|(name, i, points)| Series::new(name, i, Style::Points, points)).collect();
+        let of_trials = |number| {
+            [("finished", number, points(true)), ("not finished", 4, points(false))]
+                .map(|(name, i, points)| Series::new(name, i, Style::Points, points))
+        };
+        let (series, description) = match &self.ranking {
+            None => (Vec::from(of_trials(0)), "A dot a trial, whatever its other options."),
+            Some(ranking) => {
+                let [mean, whiskers] = self.means(ranking, option);
+                let [finished, others] = of_trials(1);
+                let finished = Series { name: "each seed".to_owned(), style: Style::Specks, ..finished };
+                let description = "A dot with an interval for each setting, whatever its other options: the mean over its seeds, and one \
+                     standard error to each side. Small dots are its trials.";
+                (vec![finished, others, whiskers, mean], description)
+            }
+        };
+        let series = series.into_iter().filter(|series| !series.points.is_empty()).collect();
         let plot = Plot::Lines(Lines { x: axis, y: self.metric_axis(), series });
         let title = format!("{} over {option}", self.metric);
-        let description = "A dot a trial, whatever its other options.".to_owned();
-        Some(Figure { name: format!("slice-{}", slug(option)), title, description, plot })
+        let name = format!("slice-{}", slug(option));
+        Some(Figure { name, title, description: description.to_owned(), plot })
+    }
+
+    /// The means of settings over an option, and the ends of their standard errors.
+    fn means(&self, ranking: &Ranking, option: &str) -> [Series; 2] {
+        let (mut means, mut ends) = (Vec::new(), Vec::new());
+        for setting in &ranking.ranked {
+            let (Some(at), Some(mean)) =
+                (setting.options.get(option).and_then(Value::as_f64), setting.metric)
+            else {
+                continue;
+            };
+            means.push((at, mean));
+            if let Some(error) = setting.standard_error {
+                ends.extend([(at, mean - error), (at, mean + error)]);
+            }
+        }
+        [
+            Series::new("mean", 0, Style::Points, means),
+            Series::new("standard error", 0, Style::Whiskers, ends),
+        ]
+    }
+
+    fn board_of_settings(&self, ranking: &Ranking, varied: &[String]) -> String {
+        let names: Vec<&str> = varied.iter().map(String::as_str).filter(|name| *name != SEED).collect();
+        let mut columns = names.clone();
+        columns.extend([self.metric.as_str(), "standard error", "seeds", "level with the best", "trials"]);
+        let row = |setting: &Setting| {
+            let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
+            let option = |name: &&str| setting.options.get(*name).map_or("-".to_owned(), in_words);
+            let mut row: Vec<String> = names.iter().map(option).collect();
+            row.extend([number(setting.metric), number(setting.standard_error), setting.seeds_in_words()]);
+            let has_rivals = ranking.level().len() > 1;
+            let level = if setting.is_level && has_rivals { "yes" } else { "-" };
+            row.extend([level.to_owned(), setting.trials.join(", ")]);
+            row
+        };
+        table("Settings, the best mean over their seeds first", &columns, ranking.ranked.iter().map(row))
     }
 
     fn board(&self, varied: &[String]) -> String {
@@ -222,6 +338,26 @@ impl Sweep {
         };
         table("Leader board, the best first", &columns, self.trials.iter().map(row))
     }
+}
+
+/// The values of an option as numbers, and their names if they are none.
+fn values(option: &str, among: &[&Map<String, Value>]) -> (Vec<Option<f64>>, Vec<String>) {
+    let values: Vec<Option<&Value>> = among.iter().map(|options| options.get(option)).collect();
+    if values.iter().flatten().all(|value| value.is_number()) {
+        return (values.iter().map(|value| value.and_then(Value::as_f64)).collect(), Vec::new());
+    }
+    let mut names: Vec<String> = values.iter().flatten().map(|value| in_words(value)).collect();
+    names.sort_unstable();
+    names.dedup();
+    let place = |value: &Value| Some(names.iter().position(|name| *name == in_words(value))? as f64);
+    (values.iter().map(|value| value.and_then(place)).collect(), names)
+}
+
+/// A sentence as a page has it.
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", letters.as_str())
 }
 
 fn in_words(value: &Value) -> String {

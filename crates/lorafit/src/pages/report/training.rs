@@ -298,7 +298,13 @@ pub fn memory(runs: &[NamedRun]) -> Figure {
     }
     let description =
         "The most resident memory the process has had, and what the plan said before the first step.";
-    lines("memory", "Memory, planned and used", description, Axis::linear("GiB", "memory_gib"), series)
+    lines(
+        "memory",
+        "Memory, planned and used",
+        description,
+        Axis::linear("GiB", "memory_gib").with_zero(),
+        series,
+    )
 }
 
 /// The parts of every plan, and what was used.
