@@ -1,6 +1,6 @@
 """Makes fixtures/preference/: steps of DPO and its family as TRL's trainers take them.
 
-  pairs.jsonl, labels.jsonl   the rows, as text
+  pairs.jsonl, labels.jsonl   the rows, as text; chats.jsonl, the pairs as conversations without a prompt of their own
   adapter/                    the adapter that training begins from, over fixtures/models/chat_bpe; it is the reference, too
   NAME.json                   what TRL did: `options` (ours), and for each of four steps `loss`, `grad_norm`, and TRL's metrics
 
@@ -45,9 +45,13 @@ def write_rows():
     pairs = [{"prompt": p, "chosen": g, "rejected": b} for p, g, b in zip(PROMPTS, GOOD, BAD)]
     labels = [{"prompt": p, "completion": g if i % 3 else b, "label": bool(i % 3)}
               for i, (p, g, b) in enumerate(zip(PROMPTS, GOOD, BAD))]
-    for name, rows in (("pairs", pairs), ("labels", labels)):
+    said = lambda role, text: {"role": role, "content": text}
+    whole = lambda prompt, reply: [said("user", "Hello"), said("assistant", "Hi"), said("user", prompt), said("assistant", reply)]
+    chats = [{"chosen": whole(p, g.strip()), "rejected": whole(p, b.strip())} for p, g, b in zip(PROMPTS, GOOD, BAD)]
+    all_rows = {"pairs": pairs, "labels": labels, "chats": chats}
+    for name, rows in all_rows.items():
         (OUT / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return Dataset.from_list(pairs), Dataset.from_list(labels)
+    return [Dataset.from_list(rows) for rows in all_rows.values()]
 
 
 def base():
@@ -116,7 +120,7 @@ def main():
     torch.set_num_threads(1)  # the same bits whoever runs it
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir(parents=True)
-    pairs, labels = write_rows()
+    pairs, labels, chats = write_rows()
     write_adapter()
 
     def dpo(name, objective, kind, options=None, **settings):
@@ -127,6 +131,8 @@ def main():
     dpo("dpo_beta", "dpo", ["sigmoid"], beta=0.7)
     dpo("dpo_by_token", "dpo", ["sigmoid_norm"], {"length_normalise": True}, beta=2.0)
     dpo("dpo_sft", "dpo", ["sigmoid", "sft"], {"sft_weight": 0.3}, loss_weights=[1.0, 0.3])
+    train("dpo_chats", chats, DPOTrainer, DPOConfig, {"objective": "dpo", "beta": 0.1, "rows": "chats", "train_on": "completion"},
+          loss_type=["sigmoid"], beta=0.1)
     dpo("ipo", "ipo", ["ipo"])
     dpo("hinge", "hinge", ["hinge"])
     dpo("robust", "robust", ["robust"], {"label_smoothing": 0.2}, label_smoothing=0.2)

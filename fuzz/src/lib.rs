@@ -8,7 +8,9 @@ use std::path::Path;
 
 use lorafit_data::source::{ReadError, Record, csv::Csv, json_array::JsonArray, jsonl::Lines};
 use lorafit_data::source::{paragraphs::Paragraphs, parquet::Parquet, utf16};
-use lorafit_data::{ChatTemplate, Mapping, Message, Order, Role, Shape, SpecialTokens, Steps, Tokenizer};
+use lorafit_data::{
+    ChatTemplate, Mapping, Message, Order, Purpose, Role, Shape, SpecialTokens, Steps, Tokenizer,
+};
 use lorafit_kernels::ops::attention::Segments;
 use lorafit_kernels::{Device, SharedBytes};
 use lorafit_model::adapter::{self, Adapter, named_tensors};
@@ -142,6 +144,9 @@ fn each_row(records: impl Iterator<Item = Result<Record, ReadError>>) {
             shape.parse(fields, &mapping)
         });
         if let Ok(row) = row {
+            for purpose in [Purpose::Any, Purpose::Labels] {
+                let _ = row.clone().into_documents(purpose, true);
+            }
             let _ = row.into_document(true);
         }
     }

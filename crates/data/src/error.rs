@@ -242,6 +242,14 @@ pub enum RowProblem {
         /// Which, from 0.
         rejected: usize,
     },
+    /// More rejected replies than a row may have.
+    #[error("the row has {replies} rejected replies, more than {most}")]
+    TooManyReplies {
+        /// How many it has.
+        replies: usize,
+        /// How many it may have.
+        most: usize,
+    },
     /// Replies without a prompt that are different conversations.
     #[error("there is no `prompt`, and `chosen` and `rejected` begin with different messages")]
     NothingAlike,
@@ -553,7 +561,9 @@ impl RowProblem {
                 "train on replies with ", Setting::Objective.is("sft");
                 "name the column with ", Setting::Columns.is("good=label")
             ],
-            Self::SameReplies { .. } => "leave the row out: it says nothing".into(),
+            Self::SameReplies { .. } => remedy!["leave the row out"; "skip such rows with ", Setting::SkipBadRows]
+                .because("it says nothing of which is better"),
+            Self::TooManyReplies { .. } => "write the row as several with the same prompt".into(),
             Self::NothingAlike => "give the prompt in a field of its own".into(),
             Self::Overlong { .. } => remedy![
                 "cut such rows with ", Setting::Overlong.is("truncate-right");

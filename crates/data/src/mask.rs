@@ -173,6 +173,12 @@ impl<'a> Masker<'a> {
                     supervised[tokenised.reply_tokens(i)?].fill(false);
                 }
             }
+            (TrainOn::Completion, _) => {
+                if let Some((first, _)) = replies().find(|(_, m)| m.train) {
+                    let from = tokenised.reply_tokens(first)?.start;
+                    supervised[from..].fill(true);
+                }
+            }
             (TrainOn::Replies | TrainOn::Last, None) => {
                 let last_only = self.train_on == TrainOn::Last;
                 let passed = if last_only { replies().count().saturating_sub(1) } else { 0 };
@@ -204,7 +210,7 @@ impl<'a> Masker<'a> {
                 }
             }
         }
-        if self.train_on != TrainOn::All {
+        if !matches!(self.train_on, TrainOn::All | TrainOn::Completion) {
             notes.open_ends += self.open_ends(&tokenised.encoding.ids, &supervised);
         }
         Ok((tokenised.encoding.ids, supervised))

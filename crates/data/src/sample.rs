@@ -9,6 +9,9 @@ pub enum TrainOn {
     Replies,
     /// The same, but of a conversation's replies only the last.
     Last,
+    /// Every token from the first reply that is trained on: what the template writes after replies and other turns, too. TRL trains
+    /// so what follows a prompt.
+    Completion,
     /// Every token but the first, which nothing predicts, and those of replies that say `"train": false`.
     All,
 }

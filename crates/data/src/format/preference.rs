@@ -25,6 +25,9 @@ pub struct Preference {
     pub margin: f32,
 }
 
+/// Rejected replies of a row: each is a sample with the whole prompt.
+const MOST_REJECTED: usize = 32;
+
 const CHOSEN: Keys = Keys { list: "prompt and chosen", shape: Shape::Preference, ..chat::MESSAGES };
 const REJECTED: Keys = Keys { list: "prompt and rejected", shape: Shape::Preference, ..chat::MESSAGES };
 
@@ -84,7 +87,12 @@ fn reply(fields: &mut Fields, field: &str) -> Result<Value, RowProblem> {
 fn several(rejected: Value) -> Result<Vec<Value>, RowProblem> {
     match rejected {
         Value::Array(items) if items.is_empty() => Err(RowProblem::EmptyReply { field: "rejected".into() }),
-        Value::Array(items) if items.iter().all(|item| item.is_string() || item.is_array()) => Ok(items),
+        Value::Array(items) if items.iter().all(|item| item.is_string() || item.is_array()) => {
+            match items.len() <= MOST_REJECTED {
+                true => Ok(items),
+                false => Err(RowProblem::TooManyReplies { replies: items.len(), most: MOST_REJECTED }),
+            }
+        }
         one => Ok(vec![one]),
     }
 }
@@ -245,6 +253,10 @@ mod tests {
         for (row, expected) in [
             (json!({"prompt": "a", "chosen": "b", "rejected": 3}), "rejected"),
             (json!({"prompt": "a", "chosen": "b", "rejected": []}), "rejected"),
+            (
+                json!({"prompt": "a", "chosen": "b", "rejected": vec!["c"; 33]}),
+                "33 rejected replies, more than 32",
+            ),
             (json!({"prompt": "a", "chosen": "b", "rejected": "b"}), "rejected"),
             (json!({"prompt": "a", "chosen": "", "rejected": "b"}), "chosen"),
             (json!({"prompt": "a", "chosen": "b", "rejected": says("assistant", "c")}), "rejected"),

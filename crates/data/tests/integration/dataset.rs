@@ -186,6 +186,14 @@ fn a_reply_that_says_train_false_is_not_trained_and_templates_do_not_see_that() 
             format!("{user}y<|im_end|>\n{user}[z<|im_end|>]\n")
         );
         assert_eq!(
+            shown(TrainOn::Completion, row(false, true)),
+            format!("{user}y<|im_end|>\n{user}[z<|im_end|>\n]")
+        );
+        assert_eq!(
+            shown(TrainOn::Completion, row(true, true)),
+            format!("{user}[y<|im_end|>\n{user}z<|im_end|>\n]")
+        );
+        assert_eq!(
             shown(TrainOn::All, row(false, true)),
             format!("<|im_start|>[{}]y<|im_end|>[\n{user}z<|im_end|>\n]", &user["<|im_start|>".len()..])
         );

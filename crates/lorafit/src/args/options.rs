@@ -125,6 +125,9 @@ pub enum TrainOn {
     Replies,
     /// The last reply of each conversation only
     Last,
+    /// All from the first reply that is trained to the end of the row, what the template writes after replies too, as TRL
+    /// trains what follows a prompt
+    Completion,
     /// Every token of the row, prompts too
     All,
 }
@@ -255,6 +258,7 @@ impl From<TrainOn> for lorafit_data::TrainOn {
         match choice {
             TrainOn::Replies => lorafit_data::TrainOn::Replies,
             TrainOn::Last => lorafit_data::TrainOn::Last,
+            TrainOn::Completion => lorafit_data::TrainOn::Completion,
             TrainOn::All => lorafit_data::TrainOn::All,
         }
     }

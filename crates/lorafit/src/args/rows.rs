@@ -31,6 +31,8 @@ paragraph is a row; .gz and .zst are unfolded. Rows have one of these shapes:
   {\"instruction\": ..., \"input\": ..., \"output\": ...}      {\"prompt\": ..., \"completion\": ...}      {\"text\": ...}
   a column that asks and one that answers (question and answer, input and output, ...): a conversation of the two
 prompt and completion are plain text, without the chat template; instruction and output are a conversation.
+For train --objective dpo and others rows judge replies; each is a text or a list of messages:
+  {\"prompt\": ..., \"chosen\": ..., \"rejected\": ...}      {\"prompt\": ..., \"completion\": ..., \"label\": true} (kto)
 Beside messages may stand \"tools\" and \"system\"; a message with \"train\": false is not learnt.
 Keys that would change what is trained are read or refused; --columns NAME=ignore ignores one.";
 
@@ -69,8 +71,8 @@ pub struct RowArgs {
     #[arg(long, value_enum, default_value_t = Overlong::TruncateRight)]
     #[arg(add = Facts::ARITHMETIC)]
     pub overlong: Overlong,
-    /// Which tokens are trained: the replies (the model learns to answer), the last reply only, or all (it learns the
-    /// prompts too)
+    /// Which tokens are trained: the replies (the model learns to answer), the last reply only, all that follows the first
+    /// prompt, or all (it learns the prompts too)
     #[arg(long, value_enum, default_value_t = TrainOn::Replies)]
     #[arg(add = Facts::ARITHMETIC)]
     pub train_on: TrainOn,

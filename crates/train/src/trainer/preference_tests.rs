@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lorafit_data::{Options, Purpose};
+use lorafit_data::{Options, Purpose, TrainOn};
 use lorafit_kernels::Device;
 use lorafit_model::Model;
 use lorafit_model::adapter;
@@ -38,13 +38,19 @@ struct Case {
 
 impl Case {
     fn new(preference: PreferenceOptions) -> Self {
+        let is_of_pairs = preference.objective.purpose() == Purpose::Pairs;
+        Case::on(if is_of_pairs { "pairs" } else { "labels" }, TrainOn::Replies, preference)
+    }
+
+    /// On rows of a name.
+    fn on(rows: &str, train_on: TrainOn, preference: PreferenceOptions) -> Self {
         let files = ModelFiles::open(&fixtures().join("models/chat_bpe")).expect("opens");
         let model = Model::load(&files, Device::Cpu).expect("loads");
         let purpose = preference.objective.purpose();
-        let rows = if purpose == Purpose::Pairs { "pairs" } else { "labels" };
         let rows = fixtures().join(format!("preference/{rows}.jsonl"));
         let tokenizer = open_tokenizer(&files).expect("opens");
-        let data = Dataset::load(rows, &tokenizer, Options { purpose, ..Options::default() }).expect("reads");
+        let data = Dataset::load(rows, &tokenizer, Options { purpose, train_on, ..Options::default() })
+            .expect("reads");
         let options = TrainOptions {
             preference: Some(preference),
             batch_size: 4,
@@ -118,7 +124,7 @@ fn options_of(json: &Value) -> PreferenceOptions {
     for (name, value) in json.as_object().expect("an object") {
         let number = || value.as_f64().expect("a number");
         match name.as_str() {
-            "objective" => {}
+            "objective" | "rows" | "train_on" => {}
             "beta" => options.beta = number(),
             "gamma" => options.gamma = number(),
             "sft_weight" => options.sft_weight = number(),
@@ -145,7 +151,12 @@ fn four_steps_of_every_objective_equal_trl() {
         seen.push(options.objective.name);
         let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
         let tolerance = REWARD_TOLERANCE * options.beta.max(1.0);
-        let found = Case::new(options).steps();
+        // TRL trains all that the template writes behind a prompt.
+        let case = match json["options"]["rows"].as_str() {
+            Some(rows) => Case::on(rows, TrainOn::Completion, options),
+            None => Case::new(options),
+        };
+        let found = case.steps();
         let expected = json["steps"].as_array().expect("steps");
         assert_eq!(found.len(), expected.len(), "{name}");
         for (found, expected) in found.iter().zip(expected) {
