@@ -32,6 +32,9 @@ pub struct Model {
     pub(crate) norm: Norm,
     /// `[vocab, hidden]`; none where the embedding is the head.
     pub(crate) own_head: Option<Weight>,
+    /// Of a model with more rows than its files: what is added to logits, `[vocab]`, so that a token which only an adapter knows is
+    /// never likely without one.
+    pub(crate) unknown: Option<Tensor>,
     /// Of each of the shape's rotations, unless they depend on the length of a text.
     pub(crate) frequencies: Vec<Option<Vec<f32>>>,
 }
@@ -361,6 +364,7 @@ impl Model {
         }
         let vocab = self.config.vocab_size;
         let mut product = Product::new(rows.len(), vocab, Term { left, right, k: width }, &mut head.logits);
+        product.bias = self.unknown.as_ref();
         if let Some(LoraGroup { rank, parts, .. }) = factors {
             let right = Right::View(View::rows(&parts[0].b_t, vocab));
             product.terms.push(Term { left: View::rows(&head.u, *rank), right, k: *rank });

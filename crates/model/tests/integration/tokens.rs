@@ -76,6 +76,22 @@ fn rows_of_added_tokens_begin_as_the_mean_of_those_of_their_pieces() {
     }
 }
 
+/// Without the adapter that brings them, tokens behind those of the files change nothing.
+#[test]
+fn a_base_does_not_know_the_tokens_of_an_adapter() {
+    for base in ["llama", "llama_tied", "gpt2"] {
+        let case = Case::open(base);
+        let mut files = ModelFiles::open(&fixture(base)).expect("the fixture");
+        let rows = files.config().vocab_size;
+        files.add_rows(rows + 3).expect("a few rows");
+        let larger = Model::load(&files, Device::Cpu).expect("loads");
+        let (found, expected) = (case.logits(&larger, None, 0), case.logits(&case.model, None, 0));
+        for (found, expected) in found.chunks_exact(rows + 3).zip(expected.chunks_exact(rows)) {
+            assert!(found[..rows] == *expected && found[rows..].iter().all(|logit| *logit < -1e29), "{base}");
+        }
+    }
+}
+
 /// A token whose row is trained is not in the stream, nor in the data: its row of the head has a gradient, that of an embedding of its
 /// own has none.
 #[test]
