@@ -216,11 +216,14 @@ impl<'a> GgufModel<'a> {
                 _ => stored.format,
             };
             widened += usize::from(file_type.is_none() && format != stored.format);
+            let mut shape = stored.shape.clone();
             let data = match adapted.remove(name) {
                 Some(source) => {
                     let order = gguf_row_order(config, &source.name);
                     let less = stored_less(config, &source.name);
-                    GgufData::Values(in_order(whole(values_of(source), less), order, &stored.shape))
+                    // Embedding and head may have rows more.
+                    shape.clone_from(&source.shape);
+                    GgufData::Values(in_order(whole(values_of(source), less), order, &shape))
                 }
                 None if format == stored.format => {
                     copied += 1;
@@ -228,10 +231,15 @@ impl<'a> GgufModel<'a> {
                 }
                 None => GgufData::Values(decoded(stored.format, stored.data.clone())),
             };
-            GgufTensor { name: name.to_owned(), shape: stored.shape.clone(), format, data }
+            GgufTensor { name: name.to_owned(), shape, format, data }
         });
         let tensors = tensors.collect();
-        GgufModel { entries: entries(gguf, file_type), tensors, copied, widened }
+        let mut model = GgufModel { entries: entries(gguf, file_type), tensors, copied, widened };
+        if files.stored_rows() < config.vocab_size {
+            let rows = GgufEntry::U32(config.vocab_size as u32);
+            model.set_entry(&format!("{}.vocab_size", config.arch.gguf()), rows);
+        }
+        model
     }
 
     fn of_folder(

@@ -1,10 +1,11 @@
 //! Tokens that a run or an adapter adds to a model's tokenizer, as transformers' `add_tokens` does: plain ones (`special` false,
 //! `normalized` true), with the next free ids. A text that is a token already keeps its id.
 
+use lorafit_remedy::Remedy;
 use serde_json::{Value, json};
 use tokenizers::AddedToken;
 
-use super::{Tokenizer, TokenizerError, guarded};
+use super::{GgufTokenizer, Tokenizer, TokenizerError, guarded};
 
 /// A token that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +68,26 @@ pub enum NewTokenError {
     /// The tokenizers library failed.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+}
+
+impl NewTokenError {
+    /// What the user can do.
+    pub fn hint(&self) -> Option<Remedy> {
+        Some(match self {
+            NewTokenError::Special { .. } | NewTokenError::Twice { .. } | NewTokenError::Blank { .. } => {
+                "leave it out".into()
+            }
+            NewTokenError::NotFound { .. } => {
+                "choose a text in lower case, without blanks at its ends".into()
+            }
+            NewTokenError::Taken { .. } => "give a model whose tokenizer names all of its tokens".into(),
+            NewTokenError::OtherId { .. } => {
+                "give the model that the adapter was trained over, and one adapter with tokens at a time"
+                    .into()
+            }
+            NewTokenError::Tokenizer(error) => return error.hint(),
+        })
+    }
 }
 
 impl Tokenizer {
@@ -152,6 +173,26 @@ impl Tokenizer {
     /// Whether tokens were added to those of the model.
     pub fn has_new_tokens(&self) -> bool {
         !self.added.is_empty()
+    }
+
+    /// The metadata of a GGUF file with the tokens that were added, as such that are found in a text before it is cut.
+    pub fn with_new_tokens_in_gguf(&self, mut gguf: GgufTokenizer) -> GgufTokenizer {
+        const USER_DEFINED: i32 = 4;
+        for (id, text) in &self.added {
+            let id = *id as usize;
+            if gguf.tokens.len() <= id {
+                gguf.tokens.resize(id + 1, String::new());
+            }
+            gguf.tokens[id].clone_from(text);
+            let types = gguf.token_types.get_or_insert_default();
+            // Normal tokens, where a file says no types.
+            types.resize(gguf.tokens.len(), 1);
+            types[id] = USER_DEFINED;
+            if let Some(scores) = &mut gguf.scores {
+                scores.resize(gguf.tokens.len(), 0.0);
+            }
+        }
+        gguf
     }
 
     /// The file `name` of a model's folder with the content `bytes`, with the tokens that were added; `None` if it does not name

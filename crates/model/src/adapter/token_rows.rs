@@ -131,10 +131,16 @@ impl LoraConfig {
         Ok(sides)
     }
 
+    /// Whether the embedding or the head is trained whole.
+    pub fn saves_tables(&self, config: &Config) -> bool {
+        let is_table = |path: &str| [config.names.embedding, HEAD].contains(&path);
+        let saved = self.saved_weights(config).unwrap_or_default();
+        saved.iter().any(|weight| is_table(weight.path()))
+    }
+
     /// Refuses what rows of the matrix at `path` do not go together with.
     fn check_tokens(&self, config: &Config, path: &str) -> Result<(), TargetError> {
-        let is_table = |path: &str| [config.names.embedding, HEAD].contains(&path);
-        let problem = if self.saved_weights(config)?.iter().any(|weight| is_table(weight.path())) {
+        let problem = if self.saves_tables(config) {
             "embedding or head are trained whole (`modules_to_save`)"
         } else if self.adapts_outside(config) {
             "embedding or head have factors (target modules)"
@@ -286,6 +292,12 @@ impl TokenAdapter {
             true => self.head(),
             false => self.embedding.as_ref().filter(|_| path == config.names.embedding),
         }
+    }
+
+    /// The first of the rows behind the `stored` ones of the model's files that a side has not.
+    pub(crate) fn lacking(&self, config: &Config, stored: usize) -> Option<usize> {
+        let has = |rows: Option<&TokenRows>, row: usize| rows.is_some_and(|rows| rows.row_of(row).is_some());
+        (stored..config.vocab_size).find(|row| !has(self.embedding.as_ref(), *row) || !has(self.head(), *row))
     }
 
     /// The rows of each side, those that both have once.

@@ -77,6 +77,13 @@ impl<'a> Merged<'a> {
         dtype: Option<SaveDtype>,
     ) -> Result<Self, FileError> {
         let config = files.config();
+        if let Some(row) = adapter.tokens.lacking(config, files.stored_rows()) {
+            let problem = format!(
+                "row {row} of the embedding or the head is in no file: no token of the adapter has it"
+            );
+            return Err(FileError::new(files.path(), problem)
+                .with_hint("train the rows of all tokens that were added to the model, on both sides of a head of its own"));
+        }
         let dtype = match (dtype, files.storage()?) {
             (Some(dtype), _) => Some(dtype),
             (None, BaseStorage::Quantized(_)) => Some(SaveDtype::Bf16),

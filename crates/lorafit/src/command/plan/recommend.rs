@@ -51,6 +51,7 @@ impl PlanArgs {
             ("optimizer", Some(optimizer.get_name().to_owned())),
             ("compute-dtype", compute.map(|dtype| dtype.get_name().to_owned())),
             ("batch-size", Some(self.batch_size.to_string())),
+            ("new-tokens", self.new_tokens.map(|_| "FILE".to_owned())),
             ("save-modules", self.save_modules.as_ref().map(ToString::to_string)),
             ("threads", self.threads.map(|threads| threads.to_string())),
             (

@@ -163,6 +163,7 @@ impl<'a> Folder<'a> {
             rows.sides = lora.token_sides(self.model).map_err(of_tokens)?;
             rows.own.push((stored, view));
         }
+        self.check_added(&rows.sides)?;
         notes.extend(tensors.others(&parts, &lora, &whole, &rows)?);
         let mut adapter = Adapter::zeros(self.model, &lora, &parts, device);
         adapter.saved = Saved::zeros(self.model, &lora, device).map_err(of_config)?;
@@ -195,6 +196,25 @@ impl<'a> Folder<'a> {
         }
         adapter.notes = notes;
         Ok(adapter)
+    }
+
+    /// Refuses tokens that the model's files have no row of, and of which the adapter has one side alone.
+    fn check_added(&self, sides: &TokenSides) -> Result<(), FileError> {
+        let Some(base) = self.base.filter(|_| !sides.ties) else { return Ok(()) };
+        let is_added = |id: &&u32| **id as usize >= base.stored_rows();
+        let named = [(HEAD, &sides.embedding, &sides.head), ("the embedding", &sides.head, &sides.embedding)];
+        for (path, has, lacks) in named {
+            if let Some(id) = has.iter().filter(is_added).find(|id| !lacks.contains(id)) {
+                let problem = format!(
+                    "token {id} was added to the model, and {path} has no row of it: `{TOKENS}` names one side"
+                );
+                return Err(FileError::new(&self.config_path, problem).with_hint(
+                    "name it on both sides, {\"embed_tokens\": [...], \"lm_head\": [...]}, or save whole matrices beside it: \
+                     save_pretrained(DIR, save_embedding_layers=True)",
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// The projections of the model that get an adapter.
