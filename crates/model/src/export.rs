@@ -184,7 +184,7 @@ pub struct GgufModel<'a> {
 impl<'a> GgufModel<'a> {
     /// The model of `files` with what `merged` (in f32) changes of it, each tensor as `file_type` has it or as it is stored, but
     /// for what is changed and stored in fewer than 8 bits: that is written in Q8_0.
-    /// `tokenizer` is the metadata of a folder's tokenizer; a GGUF file has its own, which is kept.
+    /// `tokenizer` is the metadata of a folder's tokenizer; of a GGUF file, which has its own, what of that is another.
     pub fn new(
         files: &ModelFiles,
         merged: &'a Merged<'_>,
@@ -192,7 +192,11 @@ impl<'a> GgufModel<'a> {
         tokenizer: Vec<(String, GgufEntry)>,
     ) -> Self {
         match files.gguf() {
-            Some(gguf) => GgufModel::of_gguf(files, gguf, merged, file_type),
+            Some(gguf) => {
+                let mut model = GgufModel::of_gguf(files, gguf, merged, file_type);
+                tokenizer.into_iter().for_each(|(key, value)| model.set_entry(&key, value));
+                model
+            }
             None => GgufModel::of_folder(files, merged, file_type, tokenizer),
         }
     }

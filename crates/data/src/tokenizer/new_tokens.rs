@@ -175,6 +175,40 @@ impl Tokenizer {
         !self.added.is_empty()
     }
 
+    /// Those of `tokens` that are not found behind a letter: the tokenizer writes a blank before a text that it looks for.
+    ///
+    /// # Errors
+    /// When the tokenizers library fails.
+    pub fn found_behind_blanks_only<'t>(
+        &self,
+        tokens: &'t [NewToken],
+    ) -> Result<Vec<&'t NewToken>, TokenizerError> {
+        let mut found = Vec::new();
+        for token in tokens.iter().filter(|token| token.pieces.is_some()) {
+            if !self.encode(&format!("a{}", token.text), false)?.contains(&token.id) {
+                found.push(token);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The first of the added tokens that is found elsewhere in a text by the tokenizer of a GGUF file, which looks for it before it
+    /// does anything else.
+    ///
+    /// # Errors
+    /// When the tokenizers library fails, and as [`Tokenizer::from_gguf`].
+    pub fn found_otherwise_in_gguf(&self, gguf: &GgufTokenizer) -> Result<Option<&str>, TokenizerError> {
+        let again = Tokenizer::from_gguf(gguf.clone())?;
+        for (_, text) in &self.added {
+            for probe in [format!("a {text} b"), format!("a{text}b"), text.clone()] {
+                if self.encode(&probe, false)? != again.encode(&probe, false)? {
+                    return Ok(Some(text));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// The metadata of a GGUF file with the tokens that were added, as such that are found in a text before it is cut.
     pub fn with_new_tokens_in_gguf(&self, mut gguf: GgufTokenizer) -> GgufTokenizer {
         const USER_DEFINED: i32 = 4;

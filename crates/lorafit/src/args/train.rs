@@ -44,6 +44,8 @@ Examples:
     lorafit train --model tiny --data books.txt --method full --init random --out runs/tiny
   Two sources, a tenth of the second one, with 5 % of all rows held out for evaluation:
     lorafit train --model M --data chats.jsonl --data 'web/*.parquet:0.1' --validation 5% --out runs/mix
+  Words of its own, one a line in a file, as tokens that are trained beside the factors:
+    lorafit train --model M --data train.jsonl --new-tokens words.txt --out runs/words
   Everything in a file, one thing changed:
     lorafit train --config run.toml --lr 5e-4 --out runs/hot
 

@@ -411,18 +411,24 @@ fn model(
         _ => Some(SaveDtype::F32),
     };
     let merged = Merged::new(files, adapter.unwrap_or(&none), dtype)?;
-    let tokenizer = match files.gguf() {
-        Some(_) => Vec::new(),
-        None => {
-            let tokenizer = new_tokens.cloned().map_or_else(|| open_tokenizer(files), Ok)?;
-            tokenizer_entries(tokenizer.to_gguf(files.config().vocab_size)?)
+    let tokenizer = match (files.gguf(), new_tokens) {
+        (Some(_), None) => None,
+        (Some(of_base), Some(tokenizer)) => {
+            Some(tokenizer.with_new_tokens_in_gguf(tokenizer_metadata(of_base)))
         }
+        (None, Some(tokenizer)) => Some(tokenizer.to_gguf(files.config().vocab_size)?),
+        (None, None) => Some(open_tokenizer(files)?.to_gguf(files.config().vocab_size)?),
     };
-    let mut gguf = GgufModel::new(files, &merged, args.file_type, tokenizer);
-    if let (Some(of_base), Some(tokenizer)) = (files.gguf(), new_tokens) {
-        let with_new = tokenizer.with_new_tokens_in_gguf(tokenizer_metadata(of_base));
-        tokenizer_entries(with_new).into_iter().for_each(|(key, value)| gguf.set_entry(&key, value));
+    if let (Some(gguf), Some(tokenizer)) = (&tokenizer, new_tokens)
+        && let Some(token) = tokenizer.found_otherwise_in_gguf(gguf)?
+    {
+        args.tell(&format!(
+            "{token:?} is found in other places of a text in a GGUF file, which looks for it before anything else: rows with such tokens \
+             may get other ids there than in the training"
+        ));
     }
+    let entries = tokenizer.map(tokenizer_entries).unwrap_or_default();
+    let mut gguf = GgufModel::new(files, &merged, args.file_type, entries);
     if !adapters.is_empty() {
         let merged = String::from_utf8(manifest(files, adapters, "the weights as they are stored", None)?)?;
         gguf.set_entry(GGUF_MANIFEST, GgufEntry::Text(merged));

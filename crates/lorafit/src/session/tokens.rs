@@ -136,6 +136,13 @@ fn add_new(texts: &[String], files: &mut ModelFiles, tokenizer: &mut Tokenizer) 
         let more = counted(needed - rows, "row", "rows");
         notes.push(format!("the embedding has no free rows for all of them: the adapter brings {more} more"));
     }
+    let behind_blanks = tokenizer.found_behind_blanks_only(&tokens)?;
+    if !behind_blanks.is_empty() {
+        notes.push(format!(
+            "found at the beginning of a text and behind a blank only, as in transformers: {}",
+            named(&behind_blanks)
+        ));
+    }
     Ok(Added { indices, notes })
 }
 
