@@ -371,7 +371,7 @@ impl Model {
         }
         matmul::run(&mut [product]);
         if let Some(tokens) = adapter.and_then(|adapter| adapter.tokens.head()) {
-            tokens.replace_logits(&head.normed, rows.len(), &mut head.tokens, &mut head.logits, vocab);
+            tokens.replace_logits(head, rows.len(), vocab);
         }
         let values = rows.len() * self.config.vocab_size;
         if self.config.logit_scale != 1.0 {
@@ -427,8 +427,7 @@ impl Model {
             let tokens = adapter.and_then(|adapter| Some((adapter.tokens.ties, adapter.tokens.head()?)));
             if let Some((ties, tokens)) = tokens {
                 let d_rows = gradients.tokens[usize::from(!ties)].as_mut().expect("rows have a gradient");
-                let HeadBuffers { normed, logits, tokens: own, .. } = &mut *head;
-                tokens.logits_backward(normed, rows, own, logits, vocab, d_rows);
+                tokens.logits_backward(head, rows, vocab, d_rows);
             }
             let d_logits = View::rows(&head.logits, vocab);
             if let Some(d_head) = d_head {

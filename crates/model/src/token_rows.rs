@@ -10,6 +10,7 @@ use lorafit_kernels::ops::matmul::{self, Base, Product, Right, Term, View};
 use lorafit_kernels::ops::{elementwise, embedding};
 
 use crate::adapter::{TokenRows, TokenRun};
+use crate::buffers::HeadBuffers;
 
 impl TokenRows {
     fn width(&self) -> usize {
@@ -46,16 +47,9 @@ impl TokenRows {
         embedding::backward(scratch, &rows, self.width(), d_rows);
     }
 
-    /// Puts the logits of the tokens in the place of those that the head gave, `[rows, vocab]`, from its input `normed`. `own` has room
-    /// for those of the tokens, `[rows, tokens]`.
-    pub(crate) fn replace_logits(
-        &self,
-        normed: &Tensor,
-        rows: usize,
-        own: &mut Tensor,
-        logits: &mut Tensor,
-        vocab: usize,
-    ) {
+    /// Puts the logits of the tokens in the place of those that the head gave, `[rows, vocab]`.
+    pub(crate) fn replace_logits(&self, head: &mut HeadBuffers, rows: usize, vocab: usize) {
+        let HeadBuffers { normed, logits, tokens: own, .. } = head;
         let (tokens, width) = (self.ids.len(), self.width());
         let left = View::rows(normed, width);
         let term = Term { left, right: Right::WeightTransposed(&self.values), k: width };
@@ -65,17 +59,16 @@ impl TokenRows {
         }
     }
 
-    /// Takes the gradients of the tokens' logits out of `d_logits`, where zeros stay, to `own`, and adds the gradient of the rows to
-    /// `d_rows`.
+    /// Takes the gradients of the tokens' logits out of those of all, where zeros stay, to `head.tokens`, and adds the gradient of the
+    /// rows to `d_rows`.
     pub(crate) fn logits_backward(
         &self,
-        normed: &Tensor,
+        head: &mut HeadBuffers,
         rows: usize,
-        own: &mut Tensor,
-        d_logits: &mut Tensor,
         vocab: usize,
         d_rows: &mut Tensor,
     ) {
+        let HeadBuffers { normed, logits: d_logits, tokens: own, .. } = head;
         let (tokens, width) = (self.ids.len(), self.width());
         for TokenRun { row, id, len } in self.runs() {
             elementwise::copy_columns(d_logits, rows, vocab, id..id + len, own, tokens, row);

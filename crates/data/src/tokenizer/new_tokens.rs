@@ -162,7 +162,7 @@ impl Tokenizer {
         guarded("add a token", || self.inner.add_tokens([token]).map(|_| ()))?;
         let id = self.inner.token_to_id(text).ok_or(NewTokenError::NotFound { text: text.to_owned() })?;
         // Ids that files name beside the vocabulary.
-        if (id as usize) < self.vocab_size && !self.unused_from.is_some_and(|first| id >= first) {
+        if (id as usize) < self.vocab_size && self.unused_from.is_none_or(|first| id < first) {
             return Err(NewTokenError::Taken { text: text.to_owned(), id });
         }
         self.vocab_size = self.vocab_size.max(id as usize + 1);

@@ -232,13 +232,15 @@ fn tell(text: &str, common: &Common) {
     }
 }
 
-/// The shape and the tokenizer of a model, as [`open_base`] opens it.
+/// The shape and the tokenizer of a model, with `tokens` beside its own, as [`open_base`] opens it.
 pub fn open_model_tokenizer(
     model: &str,
+    tokens: &Tokens<'_>,
     template: &TemplateArgs,
     common: &Common,
 ) -> anyhow::Result<(Config, Tokenizer)> {
-    let (files, tokenizer) = open_without_weights(model, template, common)?;
+    let (mut files, mut tokenizer) = open_without_weights(model, template, common)?;
+    tokens.add(&mut files, &mut tokenizer)?;
     Ok((files.config().clone(), tokenizer))
 }
 

@@ -146,10 +146,11 @@ fn add_new(texts: &[String], files: &mut ModelFiles, tokenizer: &mut Tokenizer) 
     Ok(Added { indices, notes })
 }
 
-/// The folder of an adapter and the tokens that it has rows of: none of an adapter in another form than PEFT's.
+/// The folder of an adapter and the tokens that it has rows of: none of what is no adapter as PEFT has it, of which whoever reads it
+/// says more.
 fn of_adapter(dir: &Path) -> anyhow::Result<(PathBuf, TokenIndices)> {
-    let folder = if dir.is_dir() { adapter_folder(dir, true)? } else { dir.to_owned() };
-    match folder.join(adapter::CONFIG_FILE).is_file() {
+    let folder = adapter_folder(dir, true).unwrap_or_else(|_| dir.to_owned());
+    match [adapter::CONFIG_FILE, adapter::WEIGHTS_FILE].iter().all(|name| folder.join(name).is_file()) {
         true => Ok((folder.clone(), adapter::token_indices(&folder)?)),
         false => Ok((folder, TokenIndices::default())),
     }

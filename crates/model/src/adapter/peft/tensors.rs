@@ -124,10 +124,6 @@ impl<'a> Folder<'a> {
             }
         };
         let saved = lora.saved_weights(self.model).map_err(of_config)?;
-        let of_tokens = |e: TargetError| {
-            FileError::new(&self.config_path, format!("`{TOKENS}`: {e}")).with_hint_of(e.hint())
-        };
-        let sides = lora.token_sides(self.model).map_err(of_tokens)?;
         let mut notes: Vec<String> = lora
             .saved_by_no_module(self.model)
             .map(|name| {
@@ -153,17 +149,7 @@ impl<'a> Folder<'a> {
         let of_embedding =
             lora.embedding(self.model).map(|shape| tensors.of_embedding(shape.rank)).transpose()?;
         let whole = tensors.whole(&saved)?;
-        let mut rows = tensors.of_tokens(&sides)?;
-        if let Some((ids, stored, view)) = tensors.added_to_head(&sides)? {
-            notes.push(format!(
-                "{}: the rows that {stored} has more than the model were read as rows of tokens of {HEAD}",
-                self.weights_path.display()
-            ));
-            lora.tokens.add_head(self.model, ids);
-            rows.sides = lora.token_sides(self.model).map_err(of_tokens)?;
-            rows.own.push((stored, view));
-        }
-        self.check_added(&rows.sides)?;
+        let rows = tensors.of_tokens(&mut lora, &mut notes)?;
         notes.extend(tensors.others(&parts, &lora, &whole, &rows)?);
         let mut adapter = Adapter::zeros(self.model, &lora, &parts, device);
         adapter.saved = Saved::zeros(self.model, &lora, device).map_err(of_config)?;
@@ -182,7 +168,7 @@ impl<'a> Folder<'a> {
         for ((values, less), (stored, view)) in adapter.saved.tensors_mut().zip(copies).zip(&whole) {
             tensors.read_whole(stored, view, less, values)?;
         }
-        adapter.tokens = TokenAdapter::zeros(self.model, &lora, device).map_err(of_tokens)?;
+        adapter.tokens = TokenAdapter::zeros(self.model, &lora, device).map_err(|e| self.of_tokens(&e))?;
         for (of_side, (stored, view)) in adapter.tokens.sides_mut().zip(&rows.own) {
             tensors.read_whole(stored, view, 0.0, of_side.tensor_mut())?;
         }
@@ -196,6 +182,11 @@ impl<'a> Folder<'a> {
         }
         adapter.notes = notes;
         Ok(adapter)
+    }
+
+    /// An error of the tokens that the configuration names.
+    fn of_tokens(&self, e: &TargetError) -> FileError {
+        FileError::new(&self.config_path, format!("`{TOKENS}`: {e}")).with_hint_of(e.hint())
     }
 
     /// Refuses tokens that the model's files have no row of, and of which the adapter has one side alone.
@@ -229,13 +220,9 @@ impl<'a> Folder<'a> {
             _ => self.made_for(),
         };
         let of_config = |e| FileError::new(&self.config_path, format!("{e}")).with_hint(hint());
-        match lora.token_sides(self.model) {
-            Ok(_) => lora.parts(self.model).map_err(of_config),
-            // Said of its own key.
-            Err(e) => {
-                Err(FileError::new(&self.config_path, format!("`{TOKENS}`: {e}")).with_hint_of(e.hint()))
-            }
-        }
+        // Said of its own key.
+        lora.token_sides(self.model).map_err(|e| self.of_tokens(&e))?;
+        lora.parts(self.model).map_err(of_config)
     }
 
     /// What the adapter was made for, to who meant another model.
@@ -271,12 +258,15 @@ struct Tensors<'a> {
     names: FileNames<'a>,
 }
 
-/// The rows of tokens, each tensor with its name in the file.
+/// A tensor with its name in the file.
+type Stored<'a> = (&'a str, TensorView<'a>);
+
+/// The rows of tokens.
 struct OfTokens<'a> {
     /// Whose rows they are.
     sides: TokenSides,
     /// Those of the embedding, then those of a head of its own.
-    own: Vec<(&'a str, TensorView<'a>)>,
+    own: Vec<Stored<'a>>,
     /// Those of a tied head, which are the embedding's once more.
     again: Option<&'a str>,
 }
@@ -367,8 +357,27 @@ impl<'a> Tensors<'a> {
         })
     }
 
+    /// The rows of the tokens that `lora` names, and of those that a whole head has more than the model: they are added to `lora`.
+    fn of_tokens(&self, lora: &mut LoraConfig, notes: &mut Vec<String>) -> Result<OfTokens<'a>, FileError> {
+        let folder = self.folder;
+        let of_config = |e: TargetError| folder.of_tokens(&e);
+        let sides = lora.token_sides(folder.model).map_err(of_config)?;
+        let mut rows = self.of_sides(&sides)?;
+        if let Some((ids, (stored, view))) = self.added_to_head(&sides)? {
+            notes.push(format!(
+                "{}: the rows that {stored} has more than the model were read as rows of tokens of {HEAD}",
+                folder.weights_path.display()
+            ));
+            lora.tokens.add_head(folder.model, ids);
+            rows.sides = lora.token_sides(folder.model).map_err(of_config)?;
+            rows.own.push((stored, view));
+        }
+        folder.check_added(&rows.sides)?;
+        Ok(rows)
+    }
+
     /// The rows of the tokens `sides`.
-    fn of_tokens(&self, sides: &TokenSides) -> Result<OfTokens<'a>, FileError> {
+    fn of_sides(&self, sides: &TokenSides) -> Result<OfTokens<'a>, FileError> {
         let model = self.folder.model;
         let of_side = |path: &str, ids: &[u32]| {
             let stored = self.names.tokens(path, model).ok_or_else(|| self.missing(&tokens_name(path)))?;
@@ -402,10 +411,7 @@ impl<'a> Tensors<'a> {
 
     /// The whole head of the file, as PEFT saves it beside rows of the embedding where the vocabulary grew: the rows that the model's
     /// files have not, by their ids.
-    fn added_to_head(
-        &self,
-        sides: &TokenSides,
-    ) -> Result<Option<(Vec<u32>, &'a str, TensorView<'a>)>, FileError> {
+    fn added_to_head(&self, sides: &TokenSides) -> Result<Option<(Vec<u32>, Stored<'a>)>, FileError> {
         let (model, Some(base)) = (self.folder.model, self.folder.base) else { return Ok(None) };
         let has_rows = sides.ties || !sides.head.is_empty();
         if has_rows || sides.embedding.is_empty() || base.stored_rows() == model.vocab_size {
@@ -424,7 +430,7 @@ impl<'a> Tensors<'a> {
         let added = TensorView::new(view.dtype(), vec![rows.len(), model.hidden_size], bytes);
         let added = added.map_err(|e| self.folder.fail(format!("{stored}: {e}")))?;
         let ids = rows.map(|id| u32::try_from(id).expect("an id of a token")).collect();
-        Ok(Some((ids, stored, added)))
+        Ok(Some((ids, (stored, added))))
     }
 
     /// The whole weights `saved`, each with its name in the file.
