@@ -48,4 +48,6 @@ pub use samples::{Groups, SampleRef, Samples, SamplesBuilder};
 pub use source::{HeldOut, Origin, Part, Source, Subset};
 pub use statistics::Statistics;
 pub use template::{Builtin, ChatTemplate, SpecialTokens, TemplateError};
-pub use tokenizer::{DecodeStream, Encoding, GgufTokenizer, Tokenizer, TokenizerError};
+pub use tokenizer::{
+    DecodeStream, Encoding, GgufTokenizer, NewToken, NewTokenError, Tokenizer, TokenizerError,
+};

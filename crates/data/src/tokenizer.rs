@@ -13,6 +13,7 @@ mod added;
 mod export;
 mod folder;
 mod gguf;
+mod new_tokens;
 mod stream;
 mod to_gguf;
 
@@ -26,6 +27,7 @@ use crate::contained::contained;
 use crate::template::{Builtin, ChatTemplate, SpecialTokens, TemplateError, read_template};
 
 pub use gguf::{GgufTokenizer, PRE_KINDS};
+pub use new_tokens::{NewToken, NewTokenError};
 pub use stream::DecodeStream;
 
 /// Tokens that end a turn in the chat templates of the field. One of them ends a generation only if the model's
@@ -201,6 +203,10 @@ pub struct Tokenizer {
     /// Ascending.
     special_ids: Vec<u32>,
     clock: i64,
+    /// From here to the end of the vocabulary are names that stand for rows of no token.
+    unused_from: Option<u32>,
+    /// Tokens that were added to those of the model, with their ids.
+    added: Vec<(u32, String)>,
 }
 
 /// What a loader found; [`Tokenizer::assemble`] derives the rest.
@@ -219,6 +225,8 @@ struct Parts {
     tool_template: Option<String>,
     /// Lower bound for the vocabulary's size.
     vocab_size: usize,
+    /// As of [`Tokenizer`].
+    unused_from: Option<u32>,
 }
 
 impl Tokenizer {
@@ -235,6 +243,7 @@ impl Tokenizer {
             chat_template,
             tool_template,
             vocab_size,
+            unused_from,
         } = parts;
         let mut ends = more_eos;
         ends.extend(eos);
@@ -261,6 +270,8 @@ impl Tokenizer {
             vocab_size: vocab_size.max(largest),
             special_ids,
             clock,
+            unused_from,
+            added: Vec::new(),
         };
         tokenizer.find_eos_ids();
         tokenizer

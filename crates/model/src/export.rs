@@ -184,7 +184,7 @@ pub struct GgufModel<'a> {
 impl<'a> GgufModel<'a> {
     /// The model of `files` with what `merged` (in f32) changes of it, each tensor as `file_type` has it or as it is stored, but
     /// for what is changed and stored in fewer than 8 bits: that is written in Q8_0.
-    /// `tokenizer` is the metadata of a folder's tokenizer; a GGUF file has its own, which is kept.
+    /// `tokenizer` is the metadata of a folder's tokenizer; of a GGUF file, which has its own, what of that is another.
     pub fn new(
         files: &ModelFiles,
         merged: &'a Merged<'_>,
@@ -192,7 +192,11 @@ impl<'a> GgufModel<'a> {
         tokenizer: Vec<(String, GgufEntry)>,
     ) -> Self {
         match files.gguf() {
-            Some(gguf) => GgufModel::of_gguf(files, gguf, merged, file_type),
+            Some(gguf) => {
+                let mut model = GgufModel::of_gguf(files, gguf, merged, file_type);
+                tokenizer.into_iter().for_each(|(key, value)| model.set_entry(&key, value));
+                model
+            }
             None => GgufModel::of_folder(files, merged, file_type, tokenizer),
         }
     }
@@ -216,11 +220,14 @@ impl<'a> GgufModel<'a> {
                 _ => stored.format,
             };
             widened += usize::from(file_type.is_none() && format != stored.format);
+            let mut shape = stored.shape.clone();
             let data = match adapted.remove(name) {
                 Some(source) => {
                     let order = gguf_row_order(config, &source.name);
                     let less = stored_less(config, &source.name);
-                    GgufData::Values(in_order(whole(values_of(source), less), order, &stored.shape))
+                    // Embedding and head may have rows more.
+                    shape.clone_from(&source.shape);
+                    GgufData::Values(in_order(whole(values_of(source), less), order, &shape))
                 }
                 None if format == stored.format => {
                     copied += 1;
@@ -228,10 +235,15 @@ impl<'a> GgufModel<'a> {
                 }
                 None => GgufData::Values(decoded(stored.format, stored.data.clone())),
             };
-            GgufTensor { name: name.to_owned(), shape: stored.shape.clone(), format, data }
+            GgufTensor { name: name.to_owned(), shape, format, data }
         });
         let tensors = tensors.collect();
-        GgufModel { entries: entries(gguf, file_type), tensors, copied, widened }
+        let mut model = GgufModel { entries: entries(gguf, file_type), tensors, copied, widened };
+        if files.stored_rows() < config.vocab_size {
+            let rows = GgufEntry::U32(config.vocab_size as u32);
+            model.set_entry(&format!("{}.vocab_size", config.arch.gguf()), rows);
+        }
+        model
     }
 
     fn of_folder(

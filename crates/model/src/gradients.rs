@@ -20,6 +20,8 @@ pub struct Gradients {
     pub(crate) head: Option<Tensor>,
     /// Of the factors of the embedding: of `B`, then of `A`.
     pub(crate) embedding_factors: Option<[Tensor; 2]>,
+    /// Of the rows of tokens: of the embedding, and of a head that has some of its own.
+    pub(crate) tokens: [Option<Tensor>; 2],
     /// Of the factors of the head.
     pub(crate) head_factors: Option<GroupGradients>,
 }
@@ -43,6 +45,7 @@ impl Gradients {
             .chain(&self.head_factors)
             .flat_map(GroupGradients::tensors)
             .chain(self.embedding_factors.iter().flatten())
+            .chain(self.tokens.iter().flatten())
             .chain(&self.embedding)
             .chain(&self.positions)
             .chain(self.blocks.iter().flat_map(BlockGradients::weights))
@@ -52,24 +55,26 @@ impl Gradients {
 
     /// Sets every gradient to zero.
     pub fn clear(&mut self) {
-        let Gradients { embedding, positions, blocks, norm, head, embedding_factors, head_factors } = self;
+        let Gradients { embedding, positions, blocks, norm, head, embedding_factors, tokens, head_factors } =
+            self;
         let of_head = head_factors.iter_mut().flat_map(GroupGradients::tensors_mut);
         let outer = [embedding, positions, head].into_iter().flatten().chain(norm.all_mut()).chain(of_head);
-        let outer = outer.chain(embedding_factors.iter_mut().flatten());
+        let outer = outer.chain(embedding_factors.iter_mut().flatten()).chain(tokens.iter_mut().flatten());
         let all = outer.chain(blocks.iter_mut().flat_map(BlockGradients::all_mut));
         elementwise::clear(&mut all.collect::<Vec<_>>());
     }
 
     /// The first place that has a slot: backward ends there.
     pub(crate) fn lowest(&self) -> Option<Place> {
-        let of_embedding = self.embedding.is_some() || self.embedding_factors.is_some();
+        let [rows_of_embedding, rows_of_head] = self.tokens.each_ref().map(Option::is_some);
+        let of_embedding = self.embedding.is_some() || self.embedding_factors.is_some() || rows_of_embedding;
         if of_embedding || self.positions.is_some() {
             return Some(Place::Embedding);
         }
         let mut blocks = self.blocks.iter().enumerate();
         let in_blocks = blocks.find_map(|(i, block)| Some(Place::Block(i, block.lowest()?)));
         let norm = self.norm.any().then_some(Place::Norm);
-        let of_head = self.head.is_some() || self.head_factors.is_some();
+        let of_head = self.head.is_some() || self.head_factors.is_some() || rows_of_head;
         in_blocks.or(norm).or(of_head.then_some(Place::Head))
     }
 }

@@ -21,6 +21,7 @@ mod selection;
 mod shape;
 mod source;
 mod start;
+mod token_rows;
 mod vector;
 mod weight_list;
 pub mod weights;

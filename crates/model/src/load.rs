@@ -22,6 +22,9 @@ use crate::shape::{
 use crate::vector::Vector;
 use crate::weights::ModelFiles;
 
+/// The logit of a token that a model does not know: far below any other, and a number in bf16, too.
+const UNKNOWN_LOGIT: f32 = -1e30;
+
 /// Bytes of a model's weights in memory, when `stored` tells those of a matrix that is not quantised. Norms and biases
 /// are held in f32.
 fn weight_bytes<E>(
@@ -70,6 +73,10 @@ impl ModelFiles {
             let widest = placement.activation_float().bytes(rows as u64 * cols as u64);
             Ok(stored.min(widest))
         })
+        .map(|bytes| match self.stored_rows() < self.config().vocab_size {
+            true => bytes + placement.buffer_bytes(4 * self.config().vocab_size as u64),
+            false => bytes,
+        })
     }
 }
 
@@ -79,7 +86,7 @@ impl Model {
     /// # Errors
     /// A weight that is missing or has another shape than the configuration says.
     pub fn load(files: &ModelFiles, device: Device) -> Result<Self, FileError> {
-        Model::build(files.config(), device, files)
+        Ok(Model::build(files.config(), device, files)?.without_added(files.stored_rows()))
     }
 
     /// As [`Model::load`], with weights quantised one after the other: beside the result, a matrix at a time is read.
@@ -91,7 +98,18 @@ impl Model {
         base: BaseQuantization,
         device: Device,
     ) -> Result<Self, FileError> {
-        Model::build(files.config(), device, &QuantizedFiles { files, base })
+        let model = Model::build(files.config(), device, &QuantizedFiles { files, base })?;
+        Ok(model.without_added(files.stored_rows()))
+    }
+
+    /// The same, where tokens from `stored` on are known by adapters alone.
+    fn without_added(mut self, stored: usize) -> Self {
+        let rows = self.config.vocab_size;
+        self.unknown = (stored < rows).then(|| {
+            let of_token = |id: usize| if id < stored { 0.0 } else { UNKNOWN_LOGIT };
+            Tensor::from_slice(self.device, &(0..rows).map(of_token).collect::<Vec<f32>>())
+        });
+        self
     }
 
     /// A model of shape `config` with random weights: for benchmarks, and to train from nothing.
@@ -179,6 +197,7 @@ impl Model {
             blocks: (0..config.num_hidden_layers).map(block).collect::<Result<_, S::Error>>()?,
             norm: norm(config.final_norm().name.hf, &config.final_norm())?,
             own_head,
+            unknown: None,
             frequencies: config
                 .ropes()
                 .into_iter()

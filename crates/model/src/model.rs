@@ -32,6 +32,9 @@ pub struct Model {
     pub(crate) norm: Norm,
     /// `[vocab, hidden]`; none where the embedding is the head.
     pub(crate) own_head: Option<Weight>,
+    /// Of a model with more rows than its files: what is added to logits, `[vocab]`, so that a token which only an adapter knows is
+    /// never likely without one.
+    pub(crate) unknown: Option<Tensor>,
     /// Of each of the shape's rotations, unless they depend on the length of a text.
     pub(crate) frequencies: Vec<Option<Vec<f32>>>,
 }
@@ -133,7 +136,10 @@ impl Gradients {
             let of_b = of_factors.next().expect("zeros for every factor");
             [of_b, factors.a_t.trained().expect("rows that are trained").zeros_like()]
         });
+        let tokens = adapter
+            .map_or([None, None], |adapter| [adapter.tokens.embedding.as_ref(), adapter.tokens.own_head()]);
         Gradients {
+            tokens: tokens.map(|rows| rows.map(|rows| rows.tensor().zeros_like())),
             embedding: of_matrix(model.embedding_with(adapter)),
             positions: model.positions.as_ref().and_then(of_matrix),
             blocks,
@@ -324,7 +330,7 @@ impl Model {
         let rows = ids.len();
         assert!(rows <= buffers.tokens, "{rows} tokens in buffers for {}", buffers.tokens);
         let prepared = adapter.adapter.is_none_or(Adapter::is_prepared);
-        assert!(prepared, "Model::prepare comes before computing with magnitudes or whole weights");
+        assert!(prepared, "Model::prepare comes before computing with magnitudes, whole weights or new rows");
         embedding::forward(self.embedding_with(adapter.adapter), ids, &mut buffers.hidden);
         if let Some(factors) = adapter.adapter.and_then(|adapter| adapter.embedding.as_ref()) {
             let (width, u) = (self.config.hidden_size, &mut buffers.scratch.d_u);
@@ -333,6 +339,9 @@ impl Model {
             let term = Term { left: View::rows(u, factors.rank), right, k: factors.rank };
             let product = Product::new(rows, width, term, &mut buffers.hidden);
             matmul::run(&mut [Product { base: Base::Output, ..product }]);
+        }
+        if let Some(tokens) = adapter.adapter.and_then(|adapter| adapter.tokens.embedding.as_ref()) {
+            tokens.replace_embedded(ids, &mut buffers.scratch.normed, &mut buffers.hidden);
         }
         if self.config.embedding_scale != 1.0 {
             let values = rows * self.config.hidden_size;
@@ -391,11 +400,15 @@ impl Model {
         }
         let vocab = self.config.vocab_size;
         let mut product = Product::new(rows.len(), vocab, Term { left, right, k: width }, &mut head.logits);
+        product.bias = self.unknown.as_ref();
         if let Some(LoraGroup { rank, parts, .. }) = factors {
             let right = Right::View(View::rows(&parts[0].b_t, vocab));
             product.terms.push(Term { left: View::rows(&head.u, *rank), right, k: *rank });
         }
         matmul::run(&mut [product]);
+        if let Some(tokens) = adapter.and_then(|adapter| adapter.tokens.head()) {
+            tokens.replace_logits(head, rows.len(), vocab);
+        }
         let values = rows.len() * self.config.vocab_size;
         if self.config.logit_scale != 1.0 {
             elementwise::scale(&mut head.logits, values, self.config.logit_scale);
@@ -450,6 +463,11 @@ impl Model {
             cross_entropy::loss_and_gradient(logits, rows, vocab, targets, objective, values, first);
             self.logits_backward(rows, head);
 
+            let tokens = adapter.and_then(|adapter| Some((adapter.tokens.ties, adapter.tokens.head()?)));
+            if let Some((ties, tokens)) = tokens {
+                let d_rows = gradients.tokens[usize::from(!ties)].as_mut().expect("rows have a gradient");
+                tokens.logits_backward(head, rows, vocab, d_rows);
+            }
             let d_logits = View::rows(&head.logits, vocab);
             if let Some(d_head) = d_head {
                 let right = Right::View(View::rows(&head.normed, width));
@@ -484,6 +502,7 @@ impl Model {
                 let right = Right::View(View::rows(a, width));
                 product.terms.push(Term { left: View::rows(&head.d_u, *rank), right, k: *rank });
             }
+            product.terms.extend(tokens.map(|(_, tokens)| tokens.input_term(&head.tokens)));
             matmul::run(&mut [product]);
             norm.weight_gradient(&head.d_normed, &head.hidden, rows, &head.stats, &mut gradients.norm);
             if lowest == Some(Place::Norm) {
@@ -533,13 +552,20 @@ impl Model {
         if let Some(d_positions) = &mut gradients.positions {
             embedding::backward(&back.d_hidden, stream.positions, self.config.hidden_size, d_positions);
         }
-        let of_embedding = gradients.embedding.is_some() || gradients.embedding_factors.is_some();
+        let of_embedding = gradients.embedding.is_some()
+            || gradients.embedding_factors.is_some()
+            || gradients.tokens[0].is_some();
         if of_embedding && self.config.embedding_scale != 1.0 {
             let values = rows * self.config.hidden_size;
             elementwise::scale(&mut back.d_hidden, values, self.config.embedding_scale);
         }
         if let Some(d_embedding) = &mut gradients.embedding {
             embedding::backward(&back.d_hidden, stream.ids, self.config.hidden_size, d_embedding);
+        }
+        let tokens = adapter.adapter.and_then(|adapter| adapter.tokens.embedding.as_ref());
+        if let (Some(tokens), Some(d_rows)) = (tokens, &mut gradients.tokens[0]) {
+            let scratch = &mut buffers.scratch.normed;
+            tokens.embedding_backward(stream.ids, &back.d_hidden, scratch, d_rows);
         }
         let factors = adapter.adapter.and_then(|adapter| adapter.embedding.as_ref());
         if let (Some(factors), Some([d_b_t, d_a_t])) = (factors, &mut gradients.embedding_factors) {

@@ -1,9 +1,9 @@
-//! What an adapter needs of the model before anything is computed with it: the norms of magnitudes, and copies of the weights
-//! that it trains whole.
+//! What an adapter needs of the model before anything is computed with it: the norms of magnitudes, copies of the weights
+//! that it trains whole, and what rows of tokens begin with.
 
 use lorafit_kernels::{Tensor, Weight};
 
-use crate::adapter::{Adapter, Saved};
+use crate::adapter::{Adapter, Saved, TokenAdapter};
 use crate::block::Step;
 use crate::model::Model;
 use crate::norm::Norm;
@@ -13,10 +13,26 @@ const COPIED_VALUES: usize = 1 << 20;
 
 impl Model {
     /// Makes an adapter ready to be computed with, after it was made or changed: whole weights of a fresh one become copies of
-    /// the model's, magnitudes the norms of its weights.
+    /// the model's, magnitudes the norms of its weights, rows of tokens the model's or the means of several.
     pub fn prepare(&self, adapter: &mut Adapter) {
         self.prepare_magnitudes(adapter);
         self.prepare_saved(&mut adapter.saved);
+        self.prepare_tokens(&mut adapter.tokens);
+    }
+
+    fn prepare_tokens(&self, tokens: &mut TokenAdapter) {
+        let starts = tokens.starts.take();
+        for (rows, own) in tokens.both_mut().into_iter().zip([&self.embedding, self.head()]) {
+            let Some(rows) = rows else { continue };
+            rows.values.set_compute_dtype(self.compute_dtype());
+            let Some(starts) = &starts else { continue };
+            let values: Vec<f32> = rows
+                .ids
+                .iter()
+                .flat_map(|id| mean_row(own, starts.get(id).map_or(&[*id][..], |pieces| pieces)))
+                .collect();
+            rows.tensor_mut().write(0, &values);
+        }
     }
 
     fn prepare_saved(&self, saved: &mut Saved) {
@@ -55,6 +71,18 @@ fn norms_of(step: &Step) -> Vec<(usize, &Norm)> {
         Step::Attend(attend) => (attend.stats..).zip(attend.norms.iter().flatten()).collect(),
         Step::Project(_) | Step::Gate(_) | Step::Add(_) | Step::Again(_) => Vec::new(),
     }
+}
+
+/// The mean of the rows `rows` of a matrix, summed in f64.
+fn mean_row(matrix: &Weight, rows: &[u32]) -> Vec<f32> {
+    let width = matrix.cols();
+    let (mut sum, mut values) = (vec![0.0; width], vec![0.0; width]);
+    for row in rows.iter().map(|row| *row as usize) {
+        matrix.read(row * width..(row + 1) * width, &mut values);
+        sum.iter_mut().zip(&values).for_each(|(sum, value)| *sum += f64::from(*value));
+    }
+    let count = rows.len().max(1) as f64;
+    sum.into_iter().map(|sum| (sum / count) as f32).collect()
 }
 
 fn copy_matrix(own: &Weight, values: &mut Tensor) {

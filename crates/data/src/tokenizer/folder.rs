@@ -103,6 +103,7 @@ impl Tokenizer {
             chat_template: templates.get(DEFAULT).cloned(),
             tool_template: templates.get(TOOL_USE).cloned(),
             vocab_size: 0,
+            unused_from: None,
         }))
     }
 }

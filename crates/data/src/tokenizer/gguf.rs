@@ -117,6 +117,7 @@ impl GgufTokenizer {
             self.unknown = self.unknown.or(known(0));
         }
         let kinds = self.kinds();
+        let unused_from = self.unused_from(&kinds);
         let (mut inner, adds_bos) =
             if sentencepiece { (self.sentencepiece(&kinds)?, true) } else { self.byte_level()? };
         self.add_tokens(&mut inner, &kinds, sentencepiece)?;
@@ -137,6 +138,7 @@ impl GgufTokenizer {
             prefix: once(self.add_bos.unwrap_or(adds_bos), self.bos),
             suffix: once(self.add_eos.unwrap_or(false), self.eos),
             vocab_size: self.tokens.len(),
+            unused_from,
             chat_template: self.chat_template,
             tool_template: self.tool_template,
             inner,
@@ -191,8 +193,17 @@ impl GgufTokenizer {
         kinds
     }
 
+    /// The first of the names that converters give the rows behind the last token (`[PAD50258]`), if there are any.
+    fn unused_from(&self, kinds: &[Kind]) -> Option<u32> {
+        let is_row = |id: usize| kinds[id] == Kind::Unused && self.tokens[id] == format!("[PAD{id}]");
+        let rows = (0..self.tokens.len()).rev().take_while(|id| is_row(*id)).count();
+        (rows > 0).then(|| u32::try_from(self.tokens.len() - rows).ok()).flatten()
+    }
+
+    /// All tokens but the names of rows of none, whose ids are free.
     fn vocab(&self) -> Vocab {
-        self.tokens.iter().zip(0..).map(|(token, id)| (token.clone(), id)).collect()
+        let tokens = self.unused_from(&self.kinds()).map_or(self.tokens.len(), |first| first as usize);
+        self.tokens[..tokens].iter().zip(0..).map(|(token, id)| (token.clone(), id)).collect()
     }
 
     /// Byte-level BPE; also whether BOS is added where the file doesn't say.

@@ -24,7 +24,8 @@ impl DeviceWeight {
         let (rows, cols, row_order) = (weight.rows(), weight.cols(), weight.row_order);
         let (data, row_order) = match &weight.storage {
             Storage::Blocks { format, data } => {
-                let moved = OnGpu::blocks(gpu, (rows, cols), *format, row_order, data);
+                let all = weight.bytes_of_all_rows(data);
+                let moved = OnGpu::blocks(gpu, (rows, cols), *format, row_order, &all);
                 data.release();
                 moved
             }

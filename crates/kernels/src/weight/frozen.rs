@@ -222,6 +222,25 @@ impl FrozenWeight {
             .expect("length checked above")
     }
 
+    /// The same matrix with rows of zeros behind its own, `rows` in all: they take no memory. `None` of a matrix in a code of
+    /// bitsandbytes, or with rows in another order.
+    pub fn with_rows_of_zeros(mut self, rows: usize) -> Option<Self> {
+        self.blocks()?;
+        self.rows = self.rows.max(rows);
+        Some(self)
+    }
+
+    /// Rows that are stored; those behind them are zeros.
+    fn stored_rows(&self) -> usize {
+        match &self.storage {
+            Storage::Blocks { format, data } => {
+                let row_bytes = self.cols / format.block_len() * format.block_bytes();
+                data.len().checked_div(row_bytes).unwrap_or(self.rows)
+            }
+            Storage::FourBit(_) | Storage::Int8(_) => self.rows,
+        }
+    }
+
     /// The same matrix with its rows read in another order.
     pub fn with_row_order(mut self, row_order: RowOrder) -> Self {
         self.row_order = row_order;
@@ -282,10 +301,10 @@ impl FrozenWeight {
         }
     }
 
-    /// The bytes of a matrix of plain rows of blocks, where they lie in checkpoint order.
+    /// The bytes of a matrix of plain rows of blocks, where all lie in checkpoint order.
     pub fn blocks(&self) -> Option<&SharedBytes> {
         match (&self.storage, self.row_order) {
-            (Storage::Blocks { data, .. }, RowOrder::Stored) => Some(data),
+            (Storage::Blocks { data, .. }, RowOrder::Stored) if self.stored_rows() == self.rows => Some(data),
             _ => None,
         }
     }
@@ -313,6 +332,7 @@ impl FrozenWeight {
         debug_assert!(row < self.rows && cols.end <= self.cols && cols.len() == out.len());
         let stored = self.row_order.stored_row(row);
         match &self.storage {
+            Storage::Blocks { .. } if stored >= self.stored_rows() => out.fill(0.0),
             Storage::Blocks { format, data } => {
                 let row_bytes = self.cols / format.block_len() * format.block_bytes();
                 let source = &data.as_slice()[stored * row_bytes..(stored + 1) * row_bytes];
@@ -324,6 +344,18 @@ impl FrozenWeight {
             }
             Storage::Int8(data) => data.decode(self.cols, stored, cols, out),
         }
+    }
+
+    /// The bytes of all rows of plain blocks, with those of zeros.
+    pub(super) fn bytes_of_all_rows(&self, data: &SharedBytes) -> SharedBytes {
+        let (stored, rows) = (self.stored_rows(), self.rows);
+        if stored == rows {
+            return data.clone();
+        }
+        let mut bytes = data.as_slice().to_vec();
+        // Blocks of zero bytes have scale zero.
+        bytes.resize(data.len() / stored.max(1) * rows, 0);
+        SharedBytes::from_vec(bytes)
     }
 
     /// Decodes the values `range`, counted in row-major checkpoint order, into `out`.
@@ -343,7 +375,7 @@ impl FrozenWeight {
     pub fn as_f32(&self) -> Option<&[f32]> {
         match (&self.storage, self.row_order) {
             (Storage::Blocks { format: Format::F32, data }, RowOrder::Stored)
-                if cfg!(target_endian = "little") =>
+                if cfg!(target_endian = "little") && self.stored_rows() == self.rows =>
             {
                 // SAFETY: every bit pattern is an f32.
                 let (before, values, after) = unsafe { data.as_slice().align_to::<f32>() };
@@ -354,11 +386,12 @@ impl FrozenWeight {
     }
 
     /// The stored bytes that columns `cols` of row `row` are decoded from, without their scales where those lie
-    /// apart. The range may be wider by a part of a block at both ends.
+    /// apart; none of rows of zeros behind those that are stored. The range may be wider by a part of a block at both ends.
     pub fn stored_bytes_of(&self, row: usize, cols: Range<usize>) -> &[u8] {
         let stored = self.row_order.stored_row(row);
         let first = stored * self.cols;
         match &self.storage {
+            Storage::Blocks { .. } if stored >= self.stored_rows() => &[],
             Storage::Blocks { format, data } => {
                 let (block, bytes) = (format.block_len(), format.block_bytes());
                 let blocks = (first + cols.start) / block..(first + cols.end).div_ceil(block);
@@ -436,6 +469,21 @@ mod tests {
             })
             .collect();
         assert_eq!(read.iter().filter(|&&read| read).count(), 1, "{read:?}");
+    }
+
+    #[test]
+    fn rows_behind_those_that_are_stored_are_zeros() {
+        let weight = FrozenWeight::from_f32(3, 2, &VALUES).with_rows_of_zeros(5).expect("plain rows");
+        assert_eq!((weight.rows(), weight.stored_bytes()), (5, 24));
+        assert_eq!(weight.to_vec(), [&VALUES[..], &[0.0; 4]].concat());
+        assert!(weight.as_f32().is_none() && weight.blocks().is_none());
+        assert_eq!((weight.stored_bytes_of(2, 0..2).len(), weight.stored_bytes_of(3, 0..2).len()), (8, 0));
+        let Storage::Blocks { data, .. } = &weight.storage else { unreachable!("plain rows") };
+        let all = FrozenWeight::new(5, 2, Format::F32, weight.bytes_of_all_rows(data)).expect("all rows");
+        assert_eq!(all.to_vec(), weight.to_vec());
+        let rotated =
+            FrozenWeight::from_f32(3, 2, &VALUES).with_row_order(RowOrder::RotaryPairs { head_dim: 3 });
+        assert!(rotated.with_rows_of_zeros(5).is_none());
     }
 
     #[test]

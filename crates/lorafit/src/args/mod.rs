@@ -12,6 +12,7 @@ pub mod evaluation;
 pub mod flags;
 pub mod idle;
 pub mod memory;
+pub mod new_tokens;
 pub mod options;
 pub mod outputs;
 pub mod preference;

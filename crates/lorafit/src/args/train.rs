@@ -15,6 +15,7 @@ use crate::args::config_file::{self, Given};
 use crate::args::flags::{self, Facts, Words};
 use crate::args::idle::{self, Idle};
 use crate::args::memory::MemoryArgs;
+use crate::args::new_tokens::NewTokens;
 use crate::args::options::{
     DeviceChoice, Init, Layers, LearningRate, Method, Optimizer, Preset, SaveChoice, SaveModules, Scheduler,
     TargetModules, TrainModules, value_name,
@@ -47,6 +48,8 @@ Examples:
     lorafit train --model tiny --data books.txt --method full --init random --out runs/tiny
   Two sources, a tenth of the second one, with 5 % of all rows held out for evaluation:
     lorafit train --model M --data chats.jsonl --data 'web/*.parquet:0.1' --validation 5% --out runs/mix
+  Words of its own, one a line in a file, as tokens that are trained beside the factors:
+    lorafit train --model M --data train.jsonl --new-tokens words.txt --out runs/words
   Everything in a file, one thing changed:
     lorafit train --config run.toml --lr 5e-4 --out runs/hot
 
@@ -220,6 +223,16 @@ pub struct TrainArgs {
     #[arg(long, value_name = "MODULES", help_heading = "Adapter")]
     #[arg(add = Facts::SHAPE.of(Method::Lora).brought())]
     pub save_modules: Option<SaveModules>,
+    /// Texts that become tokens: a comma list, or a file with one a line; their rows of embedding and head are trained beside the
+    /// factors
+    ///
+    /// For names, markers and words that the base cuts into many pieces. Each is added to the tokenizer, which is written beside the
+    /// adapter, and begins as the mean of its pieces; of a text that is a token already, that row is trained. Nothing else of the
+    /// embedding is trained or copied (trainable_token_indices of PEFT). Blanks around a token count in a file alone. Not with
+    /// embed_tokens or lm_head in --save-modules or --target-modules.
+    #[arg(long, value_name = "FILE|TOKENS", help_heading = "Adapter")]
+    #[arg(add = Facts { is_searched: false, ..Facts::SHAPE }.of(Method::Lora).brought())]
+    pub new_tokens: Option<NewTokens>,
     /// Start from an existing adapter (a PEFT folder) instead of a fresh one; it brings its own rank and modules
     #[arg(long, value_name = "DIR", help_heading = "Adapter")]
     #[arg(add = Facts::SHAPE.of(Method::Lora))]

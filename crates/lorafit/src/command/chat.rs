@@ -18,6 +18,7 @@ use crate::args::sampling::Sampling;
 use crate::session::answer::{chat_prompt, stream_answer};
 use crate::session::base::{Base, as_trained, open_adapter, open_base, use_threads};
 use crate::session::merge_inputs::sum;
+use crate::session::tokens::Tokens;
 use crate::terminal::error::CliError;
 use crate::terminal::interrupt;
 
@@ -82,7 +83,8 @@ pub fn run(args: ChatArgs, given: &Given) -> anyhow::Result<()> {
     use_threads(&args.common)?;
     let runs = args.adapters.iter().map(|adapter| adapter.adapter.dir.as_path());
     let template = as_trained(&args.template, &args.base, runs, args.common.quiet);
-    let base = open_base(&args.model, &args.base, &template, ComputeArgs::UNSET, &args.common)?;
+    let tokens = Tokens::of_adapters(args.adapters.iter().map(|adapter| adapter.adapter.dir.as_path()));
+    let base = open_base(&args.model, &tokens, &args.base, &template, ComputeArgs::UNSET, &args.common)?;
     let open = |a: &NamedAdapter| {
         let adapter = open_adapter(&base, &a.adapter.dir)?;
         Ok(AtHand { name: a.name.clone(), weight: a.adapter.weight, adapter })

@@ -22,6 +22,7 @@ use crate::pages;
 use crate::pages::compare::{Compared, cells, headings};
 use crate::session::base::{Base, device, open_adapter, open_base, open_files, use_threads};
 use crate::session::evaluation::{Judged, Judging, Rows};
+use crate::session::tokens::Tokens;
 use crate::session::trained;
 use crate::sweep::folder::is_trial;
 use crate::terminal::error::CliError;
@@ -121,7 +122,7 @@ impl Subject {
 struct Group<'a> {
     /// Those of the base and of its adapters; `None` where nothing is computed with a base.
     rows: Option<Rows>,
-    /// With the rows of those that are models of their own.
+    /// With the rows of those that are models of their own, or have a tokenizer of their own.
     runs: Vec<(&'a Subject, Option<Rows>)>,
 }
 
@@ -214,13 +215,21 @@ impl Comparison<'_> {
     fn check<'s>(&self, group: Vec<&'s Subject>) -> anyhow::Result<Group<'s>> {
         let (model, is_random, quant, template) = group[0].base();
         let base = match is_random {
-            false => Some(open_files(model, template, self.common)?),
+            false => Some(open_files(model, &Tokens::OfModel, template, self.common)?),
             // What began at random has no base to be compared with.
             true => None,
         };
         let rows = base.as_ref().map(|files| self.check_model(files, quant, None)).transpose()?;
         let check = |subject: &'s Subject| -> anyhow::Result<_> {
             match (&subject.summary.result, &base) {
+                (RunResult::Adapter(dir), Some(_)) if !adapter::token_indices(dir)?.is_empty() => {
+                    // Its tokenizer is another one than the base's.
+                    let files =
+                        open_files(model, &Tokens::of_adapters([dir.as_path()]), template, self.common)?;
+                    let adapter =
+                        adapter::load_over(dir, &files.0, device(self.common, ComputeArgs::UNSET)?)?;
+                    Ok((subject, Some(self.check_model(&files, quant, Some(&adapter))?)))
+                }
                 (RunResult::Adapter(dir), Some(files)) => {
                     let adapter =
                         adapter::load_over(dir, &files.0, device(self.common, ComputeArgs::UNSET)?)?;
@@ -234,7 +243,7 @@ impl Comparison<'_> {
                 }
                 (RunResult::Model(dir), _) => {
                     let (model, template) = (dir.display().to_string(), &subject.args.template);
-                    let files = open_files(&model, template, self.common)?;
+                    let files = open_files(&model, &Tokens::OfModel, template, self.common)?;
                     Ok((subject, Some(self.check_model(&files, &subject.unquantised(), None)?)))
                 }
             }
@@ -278,7 +287,8 @@ impl Comparison<'_> {
         let (model, _, quant, template) = runs[0].0.base();
         let base = match rows {
             Some(rows) => {
-                let base = open_base(model, quant, template, ComputeArgs::UNSET, self.common)?;
+                let base =
+                    open_base(model, &Tokens::OfModel, quant, template, ComputeArgs::UNSET, self.common)?;
                 let flags =
                     [quant.flags(), template.template.as_ref().map(|name| format!("--template {name}"))];
                 let name =
@@ -290,14 +300,20 @@ impl Comparison<'_> {
         };
         for (subject, own_rows) in runs {
             match (&subject.summary.result, &base, own_rows) {
-                (RunResult::Adapter(dir), Some((base, rows)), _) => {
+                (RunResult::Adapter(dir), Some(_), Some(rows)) => {
+                    let tokens = Tokens::of_adapters([dir.as_path()]);
+                    let own = open_base(model, &tokens, quant, template, ComputeArgs::UNSET, self.common)?;
+                    let adapter = open_adapter(&own, dir)?;
+                    found.push(self.judge(subject.name(), &own, Some(&adapter), rows, Some(subject))?);
+                }
+                (RunResult::Adapter(dir), Some((base, rows)), None) => {
                     let adapter = open_adapter(base, dir)?;
                     found.push(self.judge(subject.name(), base, Some(&adapter), rows, Some(subject))?);
                 }
                 (RunResult::Model(dir), _, Some(rows)) => {
                     let (model, template) = (dir.display().to_string(), &subject.args.template);
-                    let own =
-                        open_base(&model, &subject.unquantised(), template, ComputeArgs::UNSET, self.common)?;
+                    let (quant, compute) = (subject.unquantised(), ComputeArgs::UNSET);
+                    let own = open_base(&model, &Tokens::OfModel, &quant, template, compute, self.common)?;
                     let (mut row, scored) = self.judge(subject.name(), &own, None, rows, Some(subject))?;
                     row.trainable_parameters = trained::selected_parameters(&subject.args, &own)?;
                     found.push((row, scored));

@@ -15,6 +15,7 @@ use crate::args::cache::CacheArgs;
 use crate::args::common::Common;
 use crate::args::config_file::Given;
 use crate::args::idle;
+use crate::args::new_tokens::NewTokens;
 use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::args::require;
 use crate::args::rows::{RowArgs, data_help};
@@ -23,6 +24,7 @@ use crate::session::base::{open_model_tokenizer, use_threads};
 use crate::session::limits::Limits;
 use crate::session::pieces::{Piece, pieces};
 use crate::session::rows::{shapes, skipped, treated};
+use crate::session::tokens::Tokens;
 use crate::terminal::error::{CliError, render};
 use crate::terminal::output;
 
@@ -78,6 +80,9 @@ pub struct DataArgs {
     /// Where tokenised data is kept.
     #[command(flatten)]
     pub cache: CacheArgs,
+    /// Texts that become tokens, as in train
+    #[arg(long, value_name = "FILE|TOKENS", help_heading = "Data")]
+    pub new_tokens: Option<NewTokens>,
     /// How conversations are written.
     #[command(flatten)]
     pub template: TemplateArgs,
@@ -113,7 +118,8 @@ pub fn run(args: DataArgs, given: &Given) -> anyhow::Result<()> {
     let page = Output::asked("--html", args.html.as_ref(), Kind::Page);
     outputs::check(&inputs, page.into_iter().chain(args.cache.output()))?;
     use_threads(&args.common)?;
-    let (config, tokenizer) = open_model_tokenizer(&args.model, &args.template, &args.common)?;
+    let tokens = args.new_tokens.as_ref().map_or(Tokens::OfModel, |tokens| Tokens::New(&tokens.0));
+    let (config, tokenizer) = open_model_tokenizer(&args.model, &tokens, &args.template, &args.common)?;
     let source = args.read.source("split", &args.data, args.read.split.as_deref(), args.common.quiet)?;
     let limits = Limits::new(&config, &tokenizer, args.common.quiet);
     let options = Options { purpose: Purpose::Any, ..limits.options(&args.read) };

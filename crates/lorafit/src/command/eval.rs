@@ -22,6 +22,7 @@ use crate::args::rows::data_help;
 use crate::metrics::Summary;
 use crate::session::base::{Base, as_trained, open_adapters, open_base, use_threads};
 use crate::session::evaluation::{Judging, Measured, Rows};
+use crate::session::tokens::Tokens;
 use crate::terminal::error::CliError;
 use crate::terminal::output;
 
@@ -113,7 +114,8 @@ pub fn run(args: EvalArgs, given: &Given) -> anyhow::Result<()> {
         adapters.iter().map(|adapter| adapter.dir.as_path()),
         args.common.quiet,
     );
-    let base = open_base(&args.model, &args.base, &template, args.compute, &args.common)?;
+    let tokens = Tokens::of_adapters(adapters.iter().map(|adapter| adapter.dir.as_path()));
+    let base = open_base(&args.model, &tokens, &args.base, &template, args.compute, &args.common)?;
     let adapter = open_adapters(&base, &adapters)?;
     let judging = Judging { args: &args.evaluation, metrics: &metrics, quiet: args.common.quiet };
     let rows = judging.read(base.model.config(), &base.tokenizer)?;

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use lorafit_data::Tokenizer;
 use lorafit_kernels::Device;
 use lorafit_model::adapter::convert::{MLX_CONFIG, MLX_WEIGHTS, MlxAdapter};
 use lorafit_model::adapter::{self, Adapter, AdapterFile, convert};
@@ -15,8 +16,8 @@ use lorafit_model::weights::{Gguf, GgufEntry, ModelFiles, SaveDtype};
 use lorafit_model::{FileError, Source, is_gguf};
 use lorafit_remedy::amounts::{grouped, memory};
 use lorafit_train::{
-    FolderFile, ModelFolder, Tensors, open_tokenizer, tokenizer_entries, write_adapter_folder,
-    write_large_file,
+    FolderFile, ModelFolder, Tensors, open_tokenizer, tokenizer_entries, tokenizer_metadata,
+    write_adapter_folder, write_large_file,
 };
 use serde_json::json;
 
@@ -34,6 +35,7 @@ use crate::session::merge_inputs::{GGUF_MANIFEST, as_one, manifest, refuse_merge
 use crate::session::model_folder::beside_adapter;
 use crate::session::other_base;
 use crate::session::readers::Facts;
+use crate::session::tokens::Tokens;
 use crate::terminal::error::CliError;
 use crate::terminal::large_write::large_write;
 use crate::terminal::output;
@@ -258,13 +260,19 @@ pub fn run(args: ExportArgs) -> anyhow::Result<()> {
         _ => ModelFiles::open_header(source.path())?,
     };
     args.check_out(&files, &adapters)?;
+    let new_tokens =
+        Tokens::of_adapters(adapters.iter().map(|adapter| adapter.dir.as_path())).open(&mut files)?;
     let adapter = one_adapter(&args, &files, &adapters)?;
     if adapter.as_ref().is_some_and(|adapter| adapter.config().unties(files.config())) {
         files.untie();
     }
     let written = match (args.to, &adapter) {
-        (Target::Gguf, adapter) => model(&args, &files, &adapters, adapter.as_ref(), args.out())?,
-        (Target::Ollama, adapter) => ollama::write(&args, &files, adapter.as_ref(), &adapters)?,
+        (Target::Gguf, adapter) => {
+            model(&args, &files, new_tokens.as_ref(), &adapters, adapter.as_ref(), args.out())?
+        }
+        (Target::Ollama, adapter) => {
+            ollama::write(&args, &files, new_tokens.as_ref(), adapter.as_ref(), &adapters)?
+        }
         (_, None) | (Target::Transformers | Target::Vllm | Target::Tgi, _) => unreachable!("checked above"),
         (Target::GgufLora, Some(adapter)) => {
             let bytes = convert::gguf_lora_bytes(adapter, files.config(), args.model())?;
@@ -272,7 +280,7 @@ pub fn run(args: ExportArgs) -> anyhow::Result<()> {
             of_adapter(adapter, "use it: llama-server --model BASE.gguf --lora")
         }
         (Target::Peft, Some(adapter)) => {
-            write_peft(&args, &files, adapter)?;
+            write_peft(&args, &files, new_tokens, adapter)?;
             of_adapter(adapter, "use it: lorafit chat --model M --adapter")
         }
         (Target::Mlx, Some(adapter)) => {
@@ -295,9 +303,14 @@ pub fn run(args: ExportArgs) -> anyhow::Result<()> {
 }
 
 /// Writes an adapter as PEFT's folder, with the tokenizer of its base.
-fn write_peft(args: &ExportArgs, files: &ModelFiles, adapter: &Adapter) -> anyhow::Result<()> {
+fn write_peft(
+    args: &ExportArgs,
+    files: &ModelFiles,
+    new_tokens: Option<Tokenizer>,
+    adapter: &Adapter,
+) -> anyhow::Result<()> {
     let name = base_name::of(args.base_name.as_deref(), args.model(), files);
-    let mut beside = match open_tokenizer(files) {
+    let mut beside = match new_tokens.map_or_else(|| open_tokenizer(files), Ok) {
         Ok(tokenizer) => beside_adapter(files, &tokenizer, &TemplateArgs { template: None })?.files,
         Err(error) => {
             args.tell(&format!("no tokenizer goes with the adapter: {error}"));
@@ -370,6 +383,7 @@ fn read_adapter(path: &Path, files: &ModelFiles) -> Result<Adapter, FileError> {
 fn model(
     args: &ExportArgs,
     files: &ModelFiles,
+    new_tokens: Option<&Tokenizer>,
     adapters: &[AdapterArg],
     adapter: Option<&Adapter>,
     out: &Path,
@@ -397,11 +411,24 @@ fn model(
         _ => Some(SaveDtype::F32),
     };
     let merged = Merged::new(files, adapter.unwrap_or(&none), dtype)?;
-    let tokenizer = match files.gguf() {
-        Some(_) => Vec::new(),
-        None => tokenizer_entries(open_tokenizer(files)?.to_gguf(files.config().vocab_size)?),
+    let tokenizer = match (files.gguf(), new_tokens) {
+        (Some(_), None) => None,
+        (Some(of_base), Some(tokenizer)) => {
+            Some(tokenizer.with_new_tokens_in_gguf(tokenizer_metadata(of_base)))
+        }
+        (None, Some(tokenizer)) => Some(tokenizer.to_gguf(files.config().vocab_size)?),
+        (None, None) => Some(open_tokenizer(files)?.to_gguf(files.config().vocab_size)?),
     };
-    let mut gguf = GgufModel::new(files, &merged, args.file_type, tokenizer);
+    if let (Some(gguf), Some(tokenizer)) = (&tokenizer, new_tokens)
+        && let Some(token) = tokenizer.found_otherwise_in_gguf(gguf)?
+    {
+        args.tell(&format!(
+            "{token:?} is found in other places of a text in a GGUF file, which looks for it before anything else: rows with such tokens \
+             may get other ids there than in the training"
+        ));
+    }
+    let entries = tokenizer.map(tokenizer_entries).unwrap_or_default();
+    let mut gguf = GgufModel::new(files, &merged, args.file_type, entries);
     if !adapters.is_empty() {
         let merged = String::from_utf8(manifest(files, adapters, "the weights as they are stored", None)?)?;
         gguf.set_entry(GGUF_MANIFEST, GgufEntry::Text(merged));

@@ -19,6 +19,7 @@ use crate::args::sampling::Sampling;
 use crate::session::answer::{chat_prompt, stream_answer};
 use crate::session::base::{as_trained, open_adapters, open_base, use_threads};
 use crate::session::limits::Limits;
+use crate::session::tokens::Tokens;
 use crate::terminal::error::CliError;
 use crate::terminal::output;
 
@@ -93,7 +94,8 @@ pub fn run(args: GenerateArgs, given: &Given) -> anyhow::Result<()> {
     let adapters = AdapterArg::all(&args.adapter)?;
     let runs = adapters.iter().map(|adapter| adapter.dir.as_path()).filter(|_| args.chat);
     let template = as_trained(&args.template, &args.base, runs, args.common.quiet);
-    let base = open_base(&args.model, &args.base, &template, ComputeArgs::UNSET, &args.common)?;
+    let tokens = Tokens::of_adapters(adapters.iter().map(|adapter| adapter.dir.as_path()));
+    let base = open_base(&args.model, &tokens, &args.base, &template, ComputeArgs::UNSET, &args.common)?;
     let adapter = open_adapters(&base, &adapters)?;
     let ids = match args.chat {
         true => {

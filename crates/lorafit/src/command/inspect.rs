@@ -13,10 +13,11 @@ use serde_json::json;
 use crate::args::common::Common;
 use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::pages::figure;
+use crate::session::adapter_folder::adapter_folder;
 use crate::session::adapter_numbers::{
     self, LayerNumbers, OverlapNumbers, check_overlap, median, modules_of, verdict,
 };
-use crate::session::base::{adapter_folder, refuse_full_run, use_threads};
+use crate::session::base::{refuse_full_run, use_threads};
 use crate::session::readers::{Facts, Reading};
 use crate::terminal::output;
 use crate::terminal::table::aligned;

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use lorafit_data::Dataset;
+use lorafit_data::{Dataset, Tokenizer};
 use lorafit_kernels::Device;
 use lorafit_model::adapter::{self, Adapter};
 use lorafit_model::merge::{
@@ -31,6 +31,7 @@ use crate::session::merge_inputs::{MANIFEST, Trained, check_same_shape, manifest
 use crate::session::model_folder::beside_weights;
 use crate::session::other_base;
 use crate::session::rows::skipped;
+use crate::session::tokens::Tokens;
 use crate::terminal::error::CliError;
 use crate::terminal::large_write::large_write;
 use crate::terminal::output;
@@ -260,6 +261,8 @@ struct Inputs {
     /// Another one that they are merged into.
     original: Option<ModelFiles>,
     storage: BaseStorage,
+    /// The base's tokenizer with the tokens of the adapters, if those bring some.
+    new_tokens: Option<Tokenizer>,
 }
 
 impl Inputs {
@@ -268,8 +271,8 @@ impl Inputs {
             let source = Source::resolve(model, &mut |text| args.tell(text))?;
             Ok(ModelFiles::open(source.path())?)
         };
-        let files = open(&args.model)?;
-        let original = args.base.as_deref().map(open).transpose()?;
+        let mut files = open(&args.model)?;
+        let mut original = args.base.as_deref().map(open).transpose()?;
         if let (Some(original), Some(name)) = (&original, &args.base) {
             check_same_shape((name, original.config()), (&args.model, files.config()))?;
             if let Some(weight) = foreign_weight(original, &files)? {
@@ -282,7 +285,12 @@ impl Inputs {
             }
         }
         let storage = original.as_ref().unwrap_or(&files).storage()?;
-        Ok(Inputs { adapters, files, original, storage })
+        let tokens = Tokens::of_adapters(adapters.iter().map(|adapter| adapter.dir.as_path()));
+        let new_tokens = tokens.open(&mut files)?;
+        if let Some(original) = &mut original {
+            original.add_rows(files.config().vocab_size)?;
+        }
+        Ok(Inputs { adapters, files, original, storage, new_tokens })
     }
 
     /// The model whose weights the adapters are added to.
@@ -397,14 +405,15 @@ impl Inputs {
     fn beside(&self, args: &MergeArgs, dtype: SaveDtype) -> anyhow::Result<ModelFolder> {
         let target = self.target();
         // A folder's files are copied as they are.
-        let tokenizer = match target.gguf().is_some() || args.template.template.is_some() {
-            true => {
-                let mut tokenizer = open_tokenizer(target)?;
-                args.template.apply(&mut tokenizer)?;
-                Some(tokenizer)
-            }
-            false => None,
-        };
+        let tokenizer =
+            match target.gguf().is_some() || args.template.template.is_some() || self.new_tokens.is_some() {
+                true => {
+                    let mut tokenizer = self.new_tokens.clone().map_or_else(|| open_tokenizer(target), Ok)?;
+                    args.template.apply(&mut tokenizer)?;
+                    Some(tokenizer)
+                }
+                false => None,
+            };
         let mut folder = beside_weights(target, tokenizer.as_ref(), &args.template, dtype)?;
         let method =
             args.combination(&self.adapters).map(|_| args.method.map_or("cat".into(), MethodChoice::name));
@@ -463,7 +472,8 @@ impl Checked {
         }
         let model = inputs.files.path().to_string_lossy().into_owned();
         let as_stored = QuantArgs { quant: None, double_quant: false, quant_block: 64, quant_head: false };
-        let base = open_base(&model, &as_stored, &args.template, ComputeArgs::UNSET, &args.common)?;
+        let tokens = Tokens::of_adapters(inputs.adapters.iter().map(|adapter| adapter.dir.as_path()));
+        let base = open_base(&model, &tokens, &as_stored, &args.template, ComputeArgs::UNSET, &args.common)?;
         let rows = RowArgs { limit: args.rows.limit.or(Some(CHECKED_ROWS)), ..args.rows.clone() };
         let source = rows.source("split", &args.check, rows.split.as_deref(), args.common.quiet)?;
         let data = Dataset::load(source, &base.tokenizer, Limits::of(&base).options(&rows))?;

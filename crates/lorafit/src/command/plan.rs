@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use lorafit_model::Config;
+use lorafit_model::weights::MOST_ADDED_ROWS;
 use lorafit_train::Averaging;
 
 use crate::args::base::{ComputeArgs, QuantArgs};
@@ -76,6 +77,10 @@ pub struct PlanArgs {
     /// Weights that are trained whole beside the factors, as in train
     #[arg(long, value_name = "MODULES", help_heading = "Work")]
     pub save_modules: Option<SaveModules>,
+    /// Number of tokens that are added, whose rows of embedding and head are trained, too (--new-tokens of train); if the embedding has
+    /// free rows, a little less is taken
+    #[arg(long, value_name = "N", help_heading = "Work")]
+    pub new_tokens: Option<usize>,
     /// How the optimizer keeps its moments
     #[arg(long, value_enum, default_value_t = Optimizer::Adamw, help_heading = "Work")]
     pub optimizer: Optimizer,
@@ -130,6 +135,7 @@ pub fn run(args: PlanArgs, given: &Given) -> anyhow::Result<()> {
         ("micro-batch-tokens", args.micro_batch_tokens),
         ("rank", args.rank),
         ("threads", args.threads.unwrap_or(1)),
+        ("new-tokens", args.new_tokens.unwrap_or(1)),
     ] {
         require(value > 0, name, value, "must be 1 or more")?;
     }
@@ -142,6 +148,8 @@ pub fn run(args: PlanArgs, given: &Given) -> anyhow::Result<()> {
             .hint("leave --init out: full fine-tuning takes as much however it begins")
             .into());
     }
+    let most = args.new_tokens.is_none_or(|tokens| tokens <= MOST_ADDED_ROWS);
+    require(most, "new-tokens", args.new_tokens.unwrap_or(0), &format!("must be {MOST_ADDED_ROWS} or less"))?;
     args.svg.as_deref().map_or(Ok(()), |file| FileKind::of(file).map(drop))?;
     let inputs = Inputs::default().model("--model", &args.model);
     outputs::check(&inputs, Output::asked("--svg", args.svg.as_ref(), Kind::Figure))?;

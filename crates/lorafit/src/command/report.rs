@@ -21,6 +21,7 @@ use crate::pages::report::{Report, adapter as adapter_section, answers, training
 use crate::pages::shell::Facts;
 use crate::session::adapter_numbers::{self, check_overlap, compared_layer};
 use crate::session::base::{as_trained, open_adapter, open_base, use_threads};
+use crate::session::tokens::Tokens;
 use crate::terminal::error::CliError;
 use crate::terminal::output;
 
@@ -207,7 +208,8 @@ fn add_answers(
     })?;
     let runs = adapters.iter().map(|(_, dir)| dir.as_path());
     let template = as_trained(&args.template, &args.base, runs, args.common.quiet);
-    let base = open_base(&model, &args.base, &template, ComputeArgs::UNSET, &args.common)?;
+    let tokens = Tokens::of_adapters(adapters.iter().map(|(_, dir)| dir.as_path()));
+    let base = open_base(&model, &tokens, &args.base, &template, ComputeArgs::UNSET, &args.common)?;
     let load = |(name, dir): &(String, PathBuf)| -> anyhow::Result<_> {
         Ok((name.clone(), open_adapter(&base, dir)?))
     };

@@ -1,27 +1,28 @@
 //! From `--model` and `--adapter` to what the verbs work with.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use lorafit_data::Tokenizer;
 use lorafit_kernels::gpu::{DeviceError, DeviceInfo, Float, Gpu};
 use lorafit_kernels::{Device, Placement, cuda};
-use lorafit_model::adapter::{self, Adapter};
+use lorafit_model::adapter::{self, Adapter, TokenIndices};
 use lorafit_model::weights::{Gguf, ModelFiles};
 use lorafit_model::{Config, FileError, Model, Source};
 use lorafit_remedy::amounts::memory;
-use lorafit_train::{AnswerError, MemoryPlan, adapter_of_run, open_tokenizer};
+use lorafit_train::{AnswerError, MemoryPlan, open_tokenizer};
 
 use crate::args::adapters::AdapterArg;
 use crate::args::base::{ComputeArgs, ComputeChoice, QuantArgs, TemplateArgs};
 use crate::args::common::Common;
 use crate::args::options::DeviceChoice;
 use crate::args::train::TrainArgs;
+use crate::session::adapter_folder::adapter_folder;
 use crate::session::fit::memory_limit;
 use crate::session::merge_inputs::{as_one, merged_before};
 use crate::session::other_base;
+use crate::session::tokens::{Added, Tokens};
 use crate::terminal::error::CliError;
-use crate::terminal::shell::shell_word;
 
 /// A base model, ready to compute.
 pub struct Base {
@@ -35,8 +36,10 @@ pub struct Base {
     pub model: Model,
     /// Bytes of the weights in memory.
     pub weight_bytes: u64,
-    /// Its tokenizer, with the chat template.
+    /// Its tokenizer, with the chat template and with tokens that a run or an adapter adds.
     pub tokenizer: Tokenizer,
+    /// The tokens whose rows a fresh adapter trains.
+    pub new_tokens: TokenIndices,
 }
 
 /// Where `common` says to compute. A GPU is opened once, however often it is asked for.
@@ -114,10 +117,11 @@ pub fn refuse_full_run(flag: &str, path: &Path) -> Result<(), CliError> {
     Err(CliError::usage(format!("{flag} {shown} is a run of full fine-tuning").trim_start()).hint(hint))
 }
 
-/// Opens a base model: a folder, a GGUF file, or a hub id that is downloaded first; quantised as `quant` says, and
-/// with the chat template of `template`.
+/// Opens a base model: a folder, a GGUF file, or a hub id that is downloaded first; with `tokens` beside its own, quantised as
+/// `quant` says, and with the chat template of `template`.
 pub fn open_base(
     model: &str,
+    tokens: &Tokens<'_>,
     quant: &QuantArgs,
     template: &TemplateArgs,
     compute: ComputeArgs,
@@ -125,7 +129,9 @@ pub fn open_base(
 ) -> anyhow::Result<Base> {
     let device = device(common, compute)?;
     let quantization = quant.resolve()?;
-    let (files, tokenizer) = open_files(model, template, common)?;
+    let (mut files, mut tokenizer) = open_files(model, &Tokens::OfModel, template, common)?;
+    let Added { indices, notes } = tokens.add(&mut files, &mut tokenizer)?;
+    notes.iter().for_each(|note| tell(note, common));
     let weight_bytes = files.weight_bytes(quantization, device.placement())?;
     let mut base =
         Base::new(model, files, tokenizer, weight_bytes, common.quiet, |files| match quantization {
@@ -133,18 +139,22 @@ pub fn open_base(
             None => Model::load(files, device),
         })?;
     base.model.set_compute_dtype(compute.on(common.device, quantization.is_some()).into());
+    base.new_tokens = indices;
     Ok(base)
 }
 
 /// Opens the files of a model and its tokenizer, as [`open_base`] does, and loads no weights.
 pub fn open_files(
     model: &str,
+    tokens: &Tokens<'_>,
     template: &TemplateArgs,
     common: &Common,
 ) -> anyhow::Result<(ModelFiles, Tokenizer)> {
     refuse_full_run("--model", Path::new(model))?;
     let source = Source::resolve(model, &mut |text| tell(text, common))?;
-    with_tokenizer(ModelFiles::open(source.path())?, template)
+    let (mut files, mut tokenizer) = with_tokenizer(ModelFiles::open(source.path())?, template)?;
+    tokens.add(&mut files, &mut tokenizer)?;
+    Ok((files, tokenizer))
 }
 
 /// Opens the shape of a model with its tokenizer, as [`open_base`] does; weights are not read, and its are zeros in f32.
@@ -185,7 +195,8 @@ impl Base {
         if !quiet {
             files.notes().iter().for_each(|note| eprintln!("{note}"));
         }
-        Ok(Base { name, quiet, weights: files, model, weight_bytes, tokenizer })
+        let new_tokens = TokenIndices::default();
+        Ok(Base { name, quiet, weights: files, model, weight_bytes, tokenizer, new_tokens })
     }
 }
 
@@ -221,13 +232,15 @@ fn tell(text: &str, common: &Common) {
     }
 }
 
-/// The shape and the tokenizer of a model, as [`open_base`] opens it.
+/// The shape and the tokenizer of a model, with `tokens` beside its own, as [`open_base`] opens it.
 pub fn open_model_tokenizer(
     model: &str,
+    tokens: &Tokens<'_>,
     template: &TemplateArgs,
     common: &Common,
 ) -> anyhow::Result<(Config, Tokenizer)> {
-    let (files, tokenizer) = open_without_weights(model, template, common)?;
+    let (mut files, mut tokenizer) = open_without_weights(model, template, common)?;
+    tokens.add(&mut files, &mut tokenizer)?;
     Ok((files.config().clone(), tokenizer))
 }
 
@@ -299,26 +312,6 @@ impl Base {
             AnswerError::Tokenizer(error) => error.into(),
         }
     }
-}
-
-/// Where the adapter is that `dir` names: of a run that has not ended yet its newest checkpoint or its best, which is told.
-///
-/// # Errors
-/// A run that has saved none yet.
-pub fn adapter_folder(dir: &Path, quiet: bool) -> Result<PathBuf, CliError> {
-    let is_run = dir.join("config.toml").is_file() && !dir.join("adapter_config.json").exists();
-    if !is_run {
-        return Ok(dir.to_owned());
-    }
-    let shown = dir.display();
-    let Some(found) = adapter_of_run(dir) else {
-        return Err(CliError::new(format!("{shown} has not ended, and has saved no adapter yet"))
-            .hint(format!("lorafit status {} shows how far it is", shell_word(&shown.to_string()))));
-    };
-    if !quiet {
-        eprintln!("{shown} has not ended: its adapter is that of {}", found.display());
-    }
-    Ok(found)
 }
 
 /// Loads an adapter for `base`, and tells what of it was passed over, and if the base has it in its weights already.

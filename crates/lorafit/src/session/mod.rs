@@ -1,5 +1,6 @@
 //! What the verbs work with: a base and rows that are open, runs that could begin, adapters, answers.
 
+pub mod adapter_folder;
 pub mod adapter_numbers;
 pub mod answer;
 pub mod base;
@@ -21,5 +22,6 @@ pub mod resume;
 pub mod rows;
 pub mod run;
 pub mod tokenise;
+pub mod tokens;
 pub mod trained;
 pub mod verdict;

@@ -1,6 +1,7 @@
 //! The text of a model card: what a run has trained, from what, how, how good it is, and how readers load it. Equal runs have equal
 //! cards; of paths of this machine there is none but the base's, which `adapter_config.json` has, too.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use lorafit_data::Dataset;
@@ -110,6 +111,11 @@ impl Card<'_> {
                 let saved = match lora.save_modules.is_empty() {
                     true => String::new(),
                     false => format!("; whole: {}", lora.save_modules.join(", ")),
+                };
+                let tokens: BTreeSet<u32> = lora.tokens.ids().collect();
+                let saved = match tokens.len() {
+                    0 => saved,
+                    n => format!("{saved}; rows of {}", counted(n, "token", "tokens")),
                 };
                 let modules = args.adapter.is_none().then(|| format!(" on {}", args.target_modules));
                 let modules = modules.unwrap_or_default();

@@ -41,8 +41,14 @@ fn companion_files(
     let mut beside = Vec::new();
     match files.gguf() {
         None => {
-            let copy = |(name, path)| (name, FolderFile::Copy(path));
-            beside.extend(companions(files.path())?.into_iter().map(copy));
+            let new = tokenizer.filter(|tokenizer| tokenizer.has_new_tokens());
+            for (name, path) in companions(files.path())? {
+                let edited = match new.filter(|_| is_tokenizer_file(&name)) {
+                    Some(tokenizer) => tokenizer.with_new_tokens(&name, &std::fs::read(&path)?)?,
+                    None => None,
+                };
+                beside.push((name, edited.map_or(FolderFile::Copy(path), FolderFile::Content)));
+            }
             let asked = template.template.as_ref().and(tokenizer).and_then(Tokenizer::chat_template);
             if let Some(template) = asked {
                 beside.retain(|(name, _)| !name.ends_with(".jinja"));

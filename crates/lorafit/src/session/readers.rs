@@ -9,6 +9,7 @@ use std::path::Path;
 
 use lorafit_model::adapter::{AdapterFile, LoraConfig, known_modules};
 use lorafit_model::{Config, is_gguf};
+use lorafit_remedy::amounts::counted;
 use serde_json::{Value, json};
 
 use crate::terminal::shell::shell_word;
@@ -299,9 +300,12 @@ impl Facts {
     /// The command that makes something which the reader takes.
     fn way_out(&self, fix: Fix, rank: usize) -> String {
         let Facts { dir, name, model, .. } = self;
-        // What lorafit itself can read of an adapter is factors of the seven projections, embedding and head, magnitudes, and whole weights.
+        // What lorafit itself can read of an adapter is factors of the seven projections, embedding and head, magnitudes, whole weights, and rows of tokens.
         let is_read = |name: &String| name.contains(".lora_embedding_");
-        let is_readable = self.options.iter().all(|(key, _)| ["use_dora", "modules_to_save"].contains(key))
+        let is_readable = self
+            .options
+            .iter()
+            .all(|(key, _)| ["use_dora", "modules_to_save", "trainable_token_indices"].contains(key))
             && self.others.iter().all(is_read)
             && self.has(Part::OtherModules(&["lm_head"])).is_none();
         match fix {
@@ -326,7 +330,11 @@ fn is_copy_of_base(name: &str) -> bool {
 fn options_of(lora: &LoraConfig) -> Vec<(&'static str, String)> {
     let saved =
         (!lora.save_modules.is_empty()).then(|| ("modules_to_save", format!("{:?}", lora.save_modules)));
-    lora.use_dora.then(|| ("use_dora", "true".to_owned())).into_iter().chain(saved).collect()
+    let tokens = (!lora.tokens.is_empty()).then(|| {
+        let ids: BTreeSet<u32> = lora.tokens.ids().collect();
+        ("trainable_token_indices", counted(ids.len(), "token", "tokens"))
+    });
+    lora.use_dora.then(|| ("use_dora", "true".to_owned())).into_iter().chain(saved).chain(tokens).collect()
 }
 
 /// The commands by which readers take an adapter in `dir`, which `lora` describes, for a card: for vLLM, llama.cpp and Ollama.

@@ -19,6 +19,7 @@ use crate::session::base_name;
 use crate::session::limits::Limits;
 use crate::session::model_card::Card;
 use crate::session::resume::{self, Resumption};
+use crate::session::tokens::Tokens;
 use crate::session::trained::{Trained, alternatives, model_folder};
 use crate::terminal::error::CliError;
 use crate::terminal::interrupt;
@@ -232,7 +233,14 @@ impl TrainArgs {
         let Some(model) = &self.model else { unreachable!("validate asks for it") };
         match self.init == Init::Random {
             true => open_shape(model, &self.template, self.compute, &self.common),
-            false => open_base(model, &self.base, &self.template, self.compute, &self.common),
+            false => open_base(
+                model,
+                &Tokens::of_run(self),
+                &self.base,
+                &self.template,
+                self.compute,
+                &self.common,
+            ),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a run trains, by `--method`: an adapter over the base, or weights of a model of its own over the same files.
 
 use lorafit_kernels::quant::Format;
-use lorafit_model::adapter::{Adapter, LoraConfig};
+use lorafit_model::adapter::{Adapter, LoraConfig, TokenIndices};
 use lorafit_model::weights::SaveDtype;
 use lorafit_model::{
     Config, Distribution, Model, Parameters, RandomWeights, Trainable, WeightModules, WeightSelection,
@@ -133,6 +133,7 @@ fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
     check_head(&lora, &format!("--dropout {}", args.dropout))?;
     let everywhere = LoraConfig { layers: None, ..lora.clone() };
     check_ratio(args, &lora, config)?;
+    check_new_tokens(args, &lora, config)?;
     if let (Some(range), true) = (&args.layers, everywhere.adapts_outside(config)) {
         let text = format!(
             "--layers {range}: --target-modules has embed_tokens or lm_head, which belong to no layer"
@@ -165,6 +166,7 @@ fn lora_config(args: &TrainArgs, base: &Base) -> anyhow::Result<LoraConfig> {
             .save_modules
             .as_ref()
             .map_or(Ok(Vec::new()), |modules| modules.value.of(base.model.config()))?,
+        tokens: base.new_tokens.clone(),
         layers: layers(args, base)?,
         use_rslora: args.rslora,
         alpha_pattern: args.alpha_pattern.iter().map(|written| written.value.clone().into()).collect(),
@@ -179,6 +181,7 @@ pub fn parameters_of_rank(args: &TrainArgs, base: &Base) -> anyhow::Result<u64> 
         rank_pattern: Vec::new(),
         use_dora: false,
         save_modules: Vec::new(),
+        tokens: TokenIndices::default(),
         ..lora_config(args, base)?
     };
     Ok(lora.parameters(base.model.config())?)
@@ -196,6 +199,27 @@ fn check_ratio(args: &TrainArgs, lora: &LoraConfig, config: &Config) -> Result<(
         "--lora-plus-ratio {ratio}: {what}, which --{flag} names, have a rate of their own in PEFT and none here"
     );
     Err(CliError::usage(text).hint("leave one of them out"))
+}
+
+/// Refuses new tokens where embedding or head are trained in another way.
+fn check_new_tokens(args: &TrainArgs, lora: &LoraConfig, config: &Config) -> Result<(), CliError> {
+    if lora.tokens.is_empty() {
+        return Ok(());
+    }
+    let of_tables = args.save_modules.as_ref().filter(|_| lora.saves_tables(config));
+    let (flag, what) = match (of_tables, lora.adapts_outside(config)) {
+        (Some(modules), _) => (format!("--save-modules {modules}"), "trains embedding or head whole"),
+        (None, true) => {
+            (format!("--target-modules {}", args.target_modules), "puts factors on embedding or head")
+        }
+        (None, false) => return Ok(()),
+    };
+    let text =
+        format!("--new-tokens with {flag}, which {what}: the rows of new tokens would be trained twice");
+    Err(CliError::usage(text).hint(format!(
+        "leave one of them out, or embed_tokens and lm_head out of {}",
+        flag.split(' ').next().unwrap_or_default()
+    )))
 }
 
 /// Refuses dropout of the input of the head; `asked` is what asked for it.

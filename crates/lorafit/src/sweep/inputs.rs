@@ -50,9 +50,16 @@ impl Inputs {
         let (max_new_tokens, metrics) = (settings.max_new_tokens, settings.metrics()?);
         let mut inputs = Inputs { max_new_tokens, metrics, ..Inputs::default() };
         for args in trials {
-            let base_key =
-                json!([args.model, args.init == Init::Random, args.base, args.compute, args.template])
-                    .to_string();
+            let base_key = json!([
+                args.model,
+                args.init == Init::Random,
+                args.base,
+                args.compute,
+                args.template,
+                args.new_tokens,
+                args.adapter
+            ])
+            .to_string();
             let base = match inputs.bases.iter().position(|(key, _)| *key == base_key) {
                 Some(base) => base,
                 None => {

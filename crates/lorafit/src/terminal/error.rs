@@ -56,6 +56,7 @@ fn library_hint(error: &(dyn Error + 'static)) -> Option<Remedy> {
         lorafit_data::RowProblem,
         lorafit_data::TemplateError,
         lorafit_data::TokenizerError,
+        lorafit_data::NewTokenError,
         lorafit_model::FileError,
         lorafit_model::SourceError,
         lorafit_model::adapter::TargetError,

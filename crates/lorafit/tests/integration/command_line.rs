@@ -121,6 +121,7 @@ fn every_flag_of_train_is_a_key() {
         alpha-pattern = "v_proj=32"
         rslora = true
         save-modules = ["embed_tokens", "norms"]
+        new-tokens = ["<a>", "<b,c>"]
         layers = "8-"
         adapter = "a"
         optimizer = "adamw-8bit"

@@ -422,6 +422,132 @@ fn an_adapter_with_whole_weights_is_trained_merged_and_exported() {
     assert!(said.contains("`q_proj` cannot be trained whole") && said.contains("lm_head, norms"), "{said}");
 }
 
+/// From the flag to what is handed on: over a head that is the embedding and one of its own, neither with a free row.
+#[test]
+fn an_adapter_with_new_tokens_is_trained_resumed_merged_and_exported() {
+    for (model, tied, in_gguf) in [("chat_bpe", true, true), ("chat_spm", false, false)] {
+        let place = place(12);
+        let place = place.path();
+        let model = fixture(&format!("models/{model}"));
+        fs::write(place.join("tokens.txt"), "why\n<unsaid>\n").expect("written");
+        let train = ["train", "--model", &model, "--data", "rows.jsonl", "--max-steps", "4", "--lr", "0.02"];
+        let said = lorafit(place, &[&train[..], &["--out", "run", "--new-tokens", "tokens.txt"]].concat());
+        let said = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(said.contains("2 new tokens: \"why\" (320), \"<unsaid>\" (321)"), "{said}");
+        assert!(said.contains("the adapter brings 2 rows more"), "{said}");
+        let read = |path: &str| -> Value {
+            serde_json::from_str(&fs::read_to_string(place.join(path)).expect("one")).expect("JSON")
+        };
+        let both = json!({"embed_tokens": [320, 321], "lm_head": [320, 321]});
+        let expected = if tied { json!([320, 321]) } else { both };
+        assert_eq!(read("run/adapter_config.json")["trainable_token_indices"], expected);
+        let token = json!({
+            "id": 320, "content": "why", "single_word": false, "lstrip": false, "rstrip": false, "normalized": true,
+            "special": false
+        });
+        let written = read("run/tokenizer.json");
+        assert!(written["added_tokens"].as_array().expect("a list").contains(&token), "{written}");
+        // What the tokens are does not depend on the file.
+        let config = fs::read_to_string(place.join("run/config.toml")).expect("one");
+        assert!(config.contains(r#"new-tokens = ["why", "<unsaid>"]"#), "{config}");
+        fs::remove_file(place.join("tokens.txt")).expect("there");
+        let card = fs::read_to_string(place.join("run/README.md")).expect("one");
+        assert!(card.contains("rows of 2 tokens") && card.contains("lorafit merge"), "{card}");
+        let inspected = lorafit(place, &["inspect", "run", "--json"]);
+        let inspected: Value = serde_json::from_slice(&inspected.stdout).expect("JSON");
+        let beside = inspected["beside"].to_string();
+        assert!(beside.contains("rows of 2 tokens were trained"), "{inspected}");
+
+        let told = merge(place, &model, "run", "merged", &["--dtype", "f32", "--check", "rows.jsonl"]);
+        assert!(told["check"]["largest_logit_difference"].as_f64().expect("a number") < 1e-4, "{told}");
+        assert_eq!(read("merged/config.json")["vocab_size"], 322);
+        assert_eq!(read("merged/config.json")["tie_word_embeddings"], tied);
+        assert!(read("merged/tokenizer.json")["added_tokens"].to_string().contains("<unsaid>"));
+        let of_matrix = |name: &str| {
+            tensors(&place.join("merged"))
+                .into_iter()
+                .any(|(n, kind, _)| n == name && kind.contains("[322,32]"))
+        };
+        assert!(of_matrix("model.embed_tokens.weight") && of_matrix("lm_head.weight") != tied);
+        answers_alike(place, &model, "run", "merged");
+        let export =
+            ["export", "--to", "gguf", "--model", &model, "--adapter", "run", "--out", "merged.gguf"];
+        let said = lorafit(place, &export);
+        let said = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert_eq!(!said.contains("is found in other places"), in_gguf, "{said}");
+        if in_gguf {
+            answers_alike(place, &model, "run", "merged.gguf");
+            // Over a GGUF file the tokens are added to its own.
+            let base = ["export", "--to", "gguf", "--model", &model, "--out", "base.gguf", "--quiet"];
+            well(place, &base);
+            let export =
+                ["export", "--to", "gguf", "--model", "base.gguf", "--adapter", "run", "--out", "again.gguf"];
+            well(place, &export);
+            answers_alike(place, "base.gguf", "run", "again.gguf");
+        }
+        let said = refused(place, &["--model", &model, "--adapter", "run:0.7", "--out", "out"]);
+        assert!(
+            said.contains("rows of tokens (trainable_token_indices)") && said.contains("hint: "),
+            "{said}"
+        );
+        for to in ["gguf-lora", "mlx"] {
+            let output =
+                lorafit(place, &["export", "--to", to, "--model", &model, "--adapter", "run", "--out", "x"]);
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!output.status.success() && said.contains("trainable_token_indices"), "{to}: {said}");
+        }
+        // It goes on, and brings its tokens; a comparison cuts rows as each adapter does.
+        well(place, &[&train[..], &["--quiet", "--out", "on", "--adapter", "run"]].concat());
+        assert_eq!(read("on/adapter_config.json")["trainable_token_indices"], expected);
+        assert!(read("on/tokenizer.json")["added_tokens"].to_string().contains("<unsaid>"));
+        let plain = [&train[..], &["--quiet", "--out", "plain"]].concat();
+        well(place, &plain);
+        well(place, &["compare", "--runs", "run", "plain", "--data", "rows.jsonl", "--quiet"]);
+        // A checkpoint has the tokens of its run.
+        let checkpoint =
+            fs::read_dir(place.join("run/checkpoints")).expect("some").flatten().next().expect("one");
+        let checkpoint = checkpoint.path().to_string_lossy().into_owned();
+        answers_alike(place, &model, &checkpoint, "merged");
+    }
+}
+
+#[test]
+fn new_tokens_that_make_no_sense_are_refused() {
+    let place = place(12);
+    let place = place.path();
+    let model = fixture("models/chat_bpe");
+    let train = ["train", "--model", &model, "--data", "rows.jsonl", "--max-steps", "1", "--out", "x"];
+    let tokens = ["--new-tokens", "<a>,<b>"];
+    for (more, expected) in [
+        (&["--new-tokens", "<a>,<a>"][..], "\"<a>\" is given twice"),
+        (&["--new-tokens", ","], "no tokens are given"),
+        (&["--new-tokens", "absent.txt"], "there is no such file"),
+        (&["--new-tokens", "<|im_end|>"], "is a special token of the model"),
+        (&["--new-tokens", "<a>,<b>", "--method", "full"], "no meaning with --method full"),
+        (&["--new-tokens", "<a>", "--save-modules", "embed_tokens"], "trained twice"),
+        (&["--new-tokens", "<a>", "--target-modules", "q_proj,lm_head"], "trained twice"),
+    ] {
+        let output = lorafit(place, &[&train[..], more].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(expected), "{more:?}: {said}");
+        assert!(!place.join("x/adapter_config.json").exists());
+    }
+    // Norms are trained beside them, and a token that is there already has its own row.
+    let more = ["--new-tokens", "<a>,e", "--save-modules", "norms"];
+    let said = lorafit(place, &[&train[..], &more].concat());
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("is a token of the model already, and its row is trained as it stands"), "{said}");
+    let said = lorafit(place, &[&train[..7], &["--out", "y", "--adapter", "x"], &tokens].concat());
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("--new-tokens has no meaning with --adapter"), "{said}");
+    let plan = |more: &[&str]| -> u64 {
+        let output = lorafit(place, &[&["plan", "--model", &model, "--json"], more].concat());
+        let plan: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        plan["trainable_parameters"].as_u64().expect("a number")
+    };
+    assert_eq!(plan(&["--new-tokens", "5"]), plan(&[]) + 5 * 32);
+}
+
 /// Of a base whose head is its embedding: each side is adapted by itself.
 #[test]
 fn factors_of_embedding_and_head_are_trained_merged_and_exported() {

@@ -13,7 +13,7 @@ use crate::error::FileError;
 use crate::weights::ModelFiles;
 
 /// Whether the tensor `name`, a whole copy of the checkpoint's `weight`, is the model's own, rounded to the type it is
-/// stored in.
+/// stored in. Of rows that the model's files have not, those of `tokens` are read elsewhere, and there may be no others.
 ///
 /// # Errors
 /// Another type or shape, other values, or no model to compare with.
@@ -22,6 +22,7 @@ pub(super) fn passed_over(
     weight: &str,
     view: &TensorView<'_>,
     base: Option<&ModelFiles>,
+    tokens: &[u32],
 ) -> Result<(), FileError> {
     let differs = |what: String| {
         FileError::new(Path::new(""), format!("{name} is a whole {}, {what}", weight.trim_end_matches(".weight")))
@@ -45,8 +46,14 @@ pub(super) fn passed_over(
     let embedding = format!("{}.weight", config.names.embedding);
     let own = if config.tie_word_embeddings { &embedding } else { weight };
     let own = files.weight(own, rows, cols)?;
+    let stored_rows = files.stored_rows();
+    if let Some(row) = (stored_rows..rows).find(|row| !tokens.iter().any(|id| *id as usize == *row)) {
+        return Err(differs(format!(
+            "whose row {row} was added, and is of no token whose rows were trained"
+        )));
+    }
     let (mut expected, mut found) = (vec![0.0f32; cols], vec![0.0f32; cols]);
-    for (row, stored) in view.data().chunks_exact(cols * format.block_bytes()).enumerate() {
+    for (row, stored) in view.data().chunks_exact(cols * format.block_bytes()).take(stored_rows).enumerate() {
         own.decode(row, 0..cols, &mut expected);
         format.decode(stored, &mut found);
         if expected.iter().zip(&found).any(|(expected, found)| round(format, *expected) != *found) {

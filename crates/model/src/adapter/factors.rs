@@ -4,8 +4,10 @@
 //! [`super::load`] is strict, since it trains and answers with what it reads. Here an adapter is only looked at: what is
 //! beside the factors is named, not refused.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use lorafit_remedy::amounts::counted;
 use regex::Regex;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
@@ -13,8 +15,9 @@ use serde_json::{Map, Value};
 use super::lora::override_for;
 use super::peft::{
     WEIGHTS_FILE, changes_the_base, decode, map_weights, matrix, parse_weights, patterns, read_json,
-    used_options,
+    read_tokens, used_options,
 };
+use super::token_rows::TokenIndices;
 use crate::error::FileError;
 
 /// An adapter's files, read.
@@ -40,7 +43,7 @@ pub struct AdapterFile {
     pub beside: Vec<String>,
     /// Tensors of the file that are no factors of linear layers, by their names.
     pub others: Vec<String>,
-    /// Values of the weights that were trained whole (`modules_to_save`), and of factors of the embedding.
+    /// Values of the weights that were trained whole (`modules_to_save`), of rows of tokens, and of factors of the embedding.
     pub parameters_beside: usize,
     /// `adapter_config.json`.
     pub(crate) config: Map<String, Value>,
@@ -109,10 +112,13 @@ impl AdapterFile {
             saved.iter().any(|module| path.ends_with(module)) && !name.contains(".lora_")
         };
         let values = |name: &String| file.tensor(name).map_or(0, |view| view.shape().iter().product());
-        let is_trained = |name: &&String| is_saved(name) || name.contains(".lora_embedding_");
+        let is_tokens =
+            |name: &String| trains_tokens(&json) && name.contains(".token_adapter.trainable_tokens_delta");
+        let is_trained =
+            |name: &&String| is_saved(name) || is_tokens(name) || name.contains(".lora_embedding_");
         let parameters_beside = others.iter().filter(is_trained).map(values).sum();
         let others: Vec<String> =
-            others.into_iter().filter(|name| !of_dora(name) && !is_saved(name)).collect();
+            others.into_iter().filter(|name| !of_dora(name) && !is_saved(name) && !is_tokens(name)).collect();
         let mut beside = configured_beside(&json);
         beside.extend(others.iter().map(|name| format!("tensor {name}")));
         Ok(AdapterFile {
@@ -265,6 +271,11 @@ fn uses_dora(json: &Map<String, Value>) -> bool {
     json.get("use_dora").and_then(Value::as_bool) == Some(true)
 }
 
+/// Whether a configuration says that rows of tokens are trained.
+fn trains_tokens(json: &Map<String, Value>) -> bool {
+    read_tokens(json).is_ok_and(|tokens| !tokens.is_empty())
+}
+
 /// The modules that a configuration saves whole.
 fn saved_modules(json: &Map<String, Value>) -> Vec<&str> {
     let list = json.get("modules_to_save").and_then(Value::as_array);
@@ -280,6 +291,11 @@ fn configured_beside(json: &Map<String, Value>) -> Vec<String> {
     let saved = saved_modules(json);
     if !saved.is_empty() {
         beside.push(format!("modules_to_save: {} were trained whole, beside B A", saved.join(", ")));
+    }
+    if trains_tokens(json) {
+        let ids: BTreeSet<u32> = read_tokens(json).iter().flat_map(TokenIndices::ids).collect();
+        let tokens = counted(ids.len(), "token", "tokens");
+        beside.push(format!("trainable_token_indices: rows of {tokens} were trained, beside B A"));
     }
     if let Some(init) = changes_the_base(json) {
         beside.push(format!(

@@ -11,6 +11,7 @@ use regex::Regex;
 
 use super::saved::Saved;
 use super::targets::{TargetError, Targets};
+use super::token_rows::{TokenAdapter, TokenIndices, TokenRows};
 use crate::shape::{Config, HEAD, Module, module_shape};
 
 /// What an adapter is made of: the part of PEFT's `LoraConfig` that is supported.
@@ -41,6 +42,8 @@ pub struct LoraConfig {
     pub use_dora: bool,
     /// Modules that are trained whole beside the factors, as PEFT's `modules_to_save`: a path that ends with one of these names.
     pub save_modules: Vec<String>,
+    /// Tokens whose rows of embedding and head are trained by themselves, as PEFT's `trainable_token_indices`.
+    pub tokens: TokenIndices,
     /// Whether one copy is embedding and head, where the model has them as one; as PEFT's option of this name.
     pub ensure_weight_tying: bool,
 }
@@ -61,12 +64,13 @@ impl LoraConfig {
             alpha_pattern: Vec::new(),
             use_dora: false,
             save_modules: Vec::new(),
+            tokens: TokenIndices::default(),
             ensure_weight_tying: false,
         }
     }
 
-    /// Parameters of such an adapter for a model: `rank * (in + out)` for every adapted projection, with DoRA `out` more, and all
-    /// of the weights that are saved whole.
+    /// Parameters of such an adapter for a model: `rank * (in + out)` for every adapted projection, with DoRA `out` more, all of
+    /// the weights that are saved whole, and rows of tokens.
     ///
     /// # Errors
     /// As [`Adapter::init`].
@@ -84,14 +88,17 @@ impl LoraConfig {
         Ok(lens)
     }
 
-    /// Of [`LoraConfig::tensor_lens`] those that are tables of rows or norms, each with memory of its own: `A` of the embedding, and
-    /// the weights that are saved whole.
+    /// Of [`LoraConfig::tensor_lens`] those that are tables of rows or norms, each with memory of its own: `A` of the embedding, rows of
+    /// tokens, and the weights that are saved whole.
     ///
     /// # Errors
     /// As [`LoraConfig::parameters`].
     pub fn table_lens(&self, config: &Config) -> Result<Vec<usize>, TargetError> {
         let of_embedding = self.embedding(config).map(|shape| shape.rank * config.vocab_size);
-        Ok(of_embedding.into_iter().chain(self.saved_lens(config)?).collect())
+        let sides = self.token_sides(config)?;
+        let of_tokens = [sides.embedding.len(), sides.head.len()].into_iter().filter(|tokens| *tokens > 0);
+        let of_tokens = of_tokens.map(|tokens| tokens * config.hidden_size);
+        Ok(of_embedding.into_iter().chain(of_tokens).chain(self.saved_lens(config)?).collect())
     }
 
     /// Bytes of them, and of their gradients.
@@ -185,6 +192,7 @@ impl LoraConfig {
                 PartShape { layer, module, rank, scale: self.scale(&path, rank) as f32 }
             })
             .collect();
+        self.token_sides(config)?;
         if parts.is_empty() && !self.adapts_outside(config) {
             return Err(TargetError::nothing_selected());
         }
@@ -443,6 +451,8 @@ pub struct Adapter {
     pub(crate) keeps_start: bool,
     /// Whole weights.
     pub(crate) saved: Saved,
+    /// Rows of tokens.
+    pub(crate) tokens: TokenAdapter,
 }
 
 impl Adapter {
@@ -455,6 +465,7 @@ impl Adapter {
         let parts = lora.parts(config)?;
         let mut adapter = Adapter::zeros(config, lora, &parts, device);
         adapter.saved = Saved { fresh: true, ..Saved::zeros(config, lora, device)? };
+        adapter.tokens = TokenAdapter::fresh(config, lora, device)?;
         for part in &parts {
             let (_, inputs) = module_shape(config, part.module);
             let bound = 1.0 / (inputs as f32).sqrt();
@@ -483,7 +494,8 @@ impl Adapter {
         Ok(adapter)
     }
 
-    /// An adapter of the given projections (in forward order) with all factors zero, and no weights saved whole.
+    /// An adapter of the given projections (in forward order) with all factors zero, and neither weights saved whole nor rows of
+    /// tokens.
     pub(crate) fn zeros(config: &Config, lora: &LoraConfig, shapes: &[PartShape], device: Device) -> Self {
         let modules = config.modules();
         let mut lens = Vec::new();
@@ -531,6 +543,7 @@ impl Adapter {
             norms,
             keeps_start: false,
             saved,
+            tokens: TokenAdapter::default(),
         }
     }
 
@@ -677,17 +690,20 @@ impl Adapter {
     /// All that is trained, in the order of [`Gradients::tensors`](crate::Gradients::tensors).
     pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
         let rows = self.embedding.iter().filter_map(|factors| factors.a_t.trained());
-        self.factor_tensors().chain(rows).chain(self.saved.tensors())
+        let of_tokens = self.tokens.sides().map(TokenRows::tensor);
+        self.factor_tensors().chain(rows).chain(of_tokens).chain(self.saved.tensors())
     }
 
-    /// Of each of [`Adapter::tensors`], whether LoRA+ leaves its learning rate as it is: an `A`, or a whole weight.
+    /// Of each of [`Adapter::tensors`], whether LoRA+ leaves its learning rate as it is: an `A`, rows of tokens (as
+    /// PEFT's `create_loraplus_optimizer`), or a whole weight.
     pub(crate) fn take_base_rate(&self) -> impl Iterator<Item = bool> {
         let groups = self.layers.iter().flatten().flatten().chain(&self.head);
         let mut inputs = groups.map(|group| &group.a).peekable();
         let of_factors =
             self.factor_tensors().map(move |tensor| inputs.next_if(|a| std::ptr::eq(*a, tensor)).is_some());
         let rows = self.embedding.iter().map(|_| true);
-        of_factors.chain(rows).chain(self.saved.tensors().map(|_| true))
+        let of_tokens = self.tokens.sides().map(|_| true);
+        of_factors.chain(rows).chain(of_tokens).chain(self.saved.tensors().map(|_| true))
     }
 
     /// As [`Adapter::tensors`], without those of [`LoraConfig::table_lens`].
@@ -707,17 +723,21 @@ impl Adapter {
             .embedding
             .iter_mut()
             .flat_map(|factors| std::iter::once(&mut factors.b_t).chain(factors.a_t.trained_mut()));
-        factors.chain(of_embedding).chain(self.saved.tensors_mut())
+        let of_tokens = self.tokens.sides_mut().map(TokenRows::tensor_mut);
+        factors.chain(of_embedding).chain(of_tokens).chain(self.saved.tensors_mut())
     }
 
     /// Of each of [`Adapter::tensors`], whether weight decay applies: not to norms that are saved whole.
     pub(crate) fn decayed(&self) -> impl Iterator<Item = bool> {
         let rows = self.embedding.iter().map(|_| true);
-        self.factor_tensors().map(|_| true).chain(rows).chain(self.saved.decayed())
+        let of_tokens = self.tokens.sides().map(|_| true);
+        self.factor_tensors().map(|_| true).chain(rows).chain(of_tokens).chain(self.saved.decayed())
     }
 
-    /// Whether a model can compute with it: an adapter with magnitudes or whole weights has to be prepared.
+    /// Whether a model can compute with it: an adapter with magnitudes, whole weights or new rows of tokens has to be prepared.
     pub(crate) fn is_prepared(&self) -> bool {
-        self.saved.prepared && self.norms.as_ref().is_none_or(|norms| norms.state == NormState::Current)
+        self.saved.prepared
+            && self.tokens.starts.is_none()
+            && self.norms.as_ref().is_none_or(|norms| norms.state == NormState::Current)
     }
 }

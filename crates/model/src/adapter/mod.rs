@@ -12,6 +12,7 @@ mod peft;
 mod saved;
 mod shrink;
 mod targets;
+mod token_rows;
 
 pub use crate::shape::{Module, module_shape};
 pub use factors::{AdapterFile, Factors};
@@ -22,10 +23,12 @@ pub(crate) use lora::{
 pub use overrides::Override;
 pub use peft::{
     CONFIG_FILE, NamedTensor, WEIGHTS_FILE, config_file, from_bytes, load, load_over, named_tensors, save,
-    sources,
+    sources, token_indices,
 };
 pub use saved::SaveModules;
 pub(crate) use saved::{Saved, SavedNorm};
 pub use shrink::{Shrunk, ShrunkLayer, shrink};
 pub(crate) use targets::path_pattern;
 pub use targets::{LayerRange, TargetError, Targets, known_modules};
+pub use token_rows::TokenIndices;
+pub(crate) use token_rows::{TokenAdapter, TokenRows, TokenRun, TokenSides};

@@ -45,6 +45,14 @@ pub(super) fn tensor_name(path: &str, factor: &str) -> String {
     }
 }
 
+/// What the file has behind the path of a module whose rows of tokens are trained.
+const TOKENS: &str = ".token_adapter.trainable_tokens_delta";
+
+/// The name that PEFT gives the rows of tokens of the module at `path`. They are values, and nothing that is added to the base's.
+pub(super) fn tokens_name(path: &str) -> String {
+    format!("{PREFIX}{path}{TOKENS}")
+}
+
 /// The name that PEFT gives the whole weight `name` of a model.
 pub(super) fn whole_name(name: &str) -> String {
     format!("{PREFIX}{name}")
@@ -124,6 +132,11 @@ impl<'a> FileNames<'a> {
         }
     }
 
+    /// The stored names of all that is no factor.
+    pub(super) fn others(&self) -> impl Iterator<Item = &'a str> {
+        self.others.iter().copied()
+    }
+
     /// The first name of magnitudes, if there is one.
     pub(super) fn magnitudes(&self) -> Option<&'a str> {
         self.factors.iter().find(|(canonical, _)| canonical.ends_with(MAGNITUDES)).map(|(_, name)| *name)
@@ -159,10 +172,20 @@ impl<'a> FileNames<'a> {
         })
     }
 
+    /// The name in the file of the rows of tokens of the embedding or head at `path`. In memory the adapter's name stands behind.
+    pub(super) fn tokens(&self, path: &str, config: &Config) -> Option<&'a str> {
+        self.others.iter().copied().find(|name| {
+            let Some((module, rest)) = without_prefix(name).split_once(TOKENS) else { return false };
+            let is_name = rest.is_empty() || rest.strip_prefix('.').is_some_and(|name| !name.contains('.'));
+            is_name && of_model(module, config.names).as_deref() == Some(path)
+        })
+    }
+
     /// The checkpoint name of the embedding or head that the tensor `name` is a copy of, if it is one.
     pub(super) fn whole_weight(&self, name: &str, config: &Config) -> Option<String> {
         let path = without_prefix(name).strip_suffix(".weight")?;
         let path = path.strip_suffix(".base_layer").unwrap_or(path);
+        let path = path.strip_suffix(".token_adapter").unwrap_or(path);
         let (weight, rest) = whole(path, config.names)?;
         rest.is_empty().then(|| format!("{weight}.weight"))
     }
@@ -187,6 +210,12 @@ pub(super) fn unread(name: &str) -> FileError {
         return fail(format!("tensor {name} belongs to DoRA, and `use_dora` is not true")).with_hint(
             "the two files belong to different adapters, or the configuration was changed: take both from one adapter",
         );
+    }
+    if path.contains(TOKENS) {
+        let problem = format!(
+            "tensor {name} has rows of tokens, and `trainable_token_indices` names none of that module"
+        );
+        return fail(problem).with_hint("take the two files of one adapter");
     }
     if let Some((path, _)) = outside_factor_of(name, Names::USUAL) {
         let problem = format!("tensor {name} belongs to no projection that adapter_config.json selects");

@@ -187,6 +187,9 @@ impl LoraConfig {
     pub fn unties(&self, config: &Config) -> bool {
         let saved = self.saved_weights(config).unwrap_or_default();
         let is_table = |weight: &WeightShape| [config.names.embedding, HEAD].contains(&weight.path());
+        if self.tokens_untie(config) {
+            return true;
+        }
         let changes_one = saved.iter().any(is_table) || self.adapts_outside(config);
         config.tie_word_embeddings && !self.ensure_weight_tying && changes_one
     }

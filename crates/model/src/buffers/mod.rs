@@ -87,6 +87,8 @@ pub(crate) struct HeadBuffers<T = Tensor> {
     pub u: T,
     /// Its gradient; empty for evaluation.
     pub d_u: T,
+    /// Logits of tokens whose rows an adapter has, and their gradient, `[rows, tokens]`.
+    pub tokens: T,
 }
 
 /// The buffers of a model for batches of up to `tokens` tokens.
@@ -228,6 +230,7 @@ impl<T> HeadBuffers<T> {
             d_hidden: tensor(backward),
             u: tensor(shape.head_rank),
             d_u: tensor(if shape.train { shape.head_rank } else { 0 }),
+            tokens: tensor(shape.head_tokens),
         }
     }
 }

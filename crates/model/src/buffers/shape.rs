@@ -1,6 +1,6 @@
 //! What decides the size of the buffers of a run.
 
-use crate::adapter::{Adapter, LoraConfig, LoraGroup, TargetError};
+use crate::adapter::{Adapter, LoraConfig, LoraGroup, TargetError, TokenSides};
 use crate::selection::Trainable;
 use crate::shape::{Config, WeightShape};
 
@@ -48,6 +48,8 @@ pub struct BufferShape {
     /// Rank of the adapter of the embedding, or of the head.
     pub(crate) embedding_rank: usize,
     pub(crate) head_rank: usize,
+    /// Tokens whose rows of the head the adapter has.
+    pub(crate) head_tokens: usize,
     /// The lowest block that backward reaches; the number of blocks if it reaches none.
     pub(crate) first_trained: usize,
     /// Whether the adapter's input is dropped at random.
@@ -77,13 +79,18 @@ impl BufferShape {
             Trainable::Adapter(lora) => outside_ranks(config, lora),
             Trainable::Weights(_) => [0; 2],
         };
+        let sides = match trainable {
+            Trainable::Adapter(lora) => lora.token_sides(config)?,
+            Trainable::Weights(_) => TokenSides::default(),
+        };
         let (ranks, first_trained, drops, magnitudes) = match trainable {
             Trainable::Adapter(lora) => {
                 let ranks = ranks_of(config, lora)?;
                 let adapted =
                     ranks.iter().position(|ranks| ranks.iter().any(|rank| *rank > 0)).unwrap_or(layers);
                 let first = adapted.min(lowest_block(config, &lora.saved_weights(config)?));
-                let first = if embedding_rank > 0 { 0 } else { first };
+                let of_embedding = embedding_rank > 0 || !sides.embedding.is_empty();
+                let first = if of_embedding { 0 } else { first };
                 (ranks, first, lora.dropout > 0.0, lora.use_dora)
             }
             Trainable::Weights(selection) => {
@@ -96,6 +103,7 @@ impl BufferShape {
             ranks,
             embedding_rank,
             head_rank,
+            head_tokens: sides.in_head(),
             first_trained,
             drops,
             magnitudes,
@@ -117,7 +125,13 @@ impl BufferShape {
         let ranks = ranks.unwrap_or_else(|| no_ranks(config));
         let [embedding_rank, head_rank] = lora.map_or([0; 2], |lora| outside_ranks(config, lora));
         let magnitudes = lora.is_some_and(|lora| lora.use_dora);
-        Ok(BufferShape { embedding_rank, head_rank, ..BufferShape::forward_only(ranks, magnitudes, tokens) })
+        let head_tokens = lora.map_or(Ok(0), |lora| Ok(lora.token_sides(config)?.in_head()))?;
+        Ok(BufferShape {
+            embedding_rank,
+            head_rank,
+            head_tokens,
+            ..BufferShape::forward_only(ranks, magnitudes, tokens)
+        })
     }
 
     fn forward_only(ranks: Vec<Vec<usize>>, magnitudes: bool, tokens: usize) -> Self {
@@ -128,6 +142,7 @@ impl BufferShape {
             ranks,
             embedding_rank: 0,
             head_rank: 0,
+            head_tokens: 0,
             drops: false,
             magnitudes,
             train: false,
@@ -147,7 +162,13 @@ impl BufferShape {
         let magnitudes = adapter.is_some_and(|adapter| adapter.config().use_dora);
         let [embedding_rank, head_rank] =
             adapter.map_or([0; 2], |adapter| outside_ranks(config, adapter.config()));
-        BufferShape { embedding_rank, head_rank, ..BufferShape::forward_only(ranks, magnitudes, tokens) }
+        let head_tokens = adapter.and_then(|adapter| adapter.tokens.head()).map_or(0, |rows| rows.ids.len());
+        BufferShape {
+            embedding_rank,
+            head_rank,
+            head_tokens,
+            ..BufferShape::forward_only(ranks, magnitudes, tokens)
+        }
     }
 
     /// The lowest block that backward reaches, and the lowest whose activations are all kept.

@@ -95,6 +95,12 @@ pub enum CombineError {
         "an adapter with whole weights (modules_to_save) has no weight of its own, and no sum with others: each replaces the base's"
     )]
     WholeWeights,
+    /// Rows of tokens, of which there is one of each.
+    #[error(
+        "an adapter with rows of tokens (trainable_token_indices) has no weight of its own, and no sum with others: each row \
+         replaces the base's"
+    )]
+    Tokens,
     /// Factors of the embedding or the head.
     #[error(
         "an adapter of lm_head or the embedding has no weight of its own here, and is not added to others"
@@ -118,7 +124,10 @@ impl CombineError {
                     " takes adapters of any ranks, and adds their updates exactly"
                 ]
             }
-            CombineError::Magnitudes | CombineError::WholeWeights | CombineError::Outside => {
+            CombineError::Magnitudes
+            | CombineError::WholeWeights
+            | CombineError::Tokens
+            | CombineError::Outside => {
                 "use it alone, or merge it into the base and go on from the merged model".into()
             }
             CombineError::NotFinite { .. } => {
@@ -142,6 +151,9 @@ pub fn combine(
     }
     if adapters.iter().any(|weighted| !weighted.adapter.saved.weights.is_empty()) {
         return Err(CombineError::WholeWeights);
+    }
+    if adapters.iter().any(|weighted| !weighted.adapter.config().tokens.is_empty()) {
+        return Err(CombineError::Tokens);
     }
     if adapters.iter().any(|weighted| weighted.adapter.is_outside()) {
         return Err(CombineError::Outside);

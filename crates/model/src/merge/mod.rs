@@ -4,7 +4,7 @@
 //! value of the type that is written, to even where two are. Source: Hu et al. 2021, section 4.1; PEFT's
 //! `merge_and_unload` computes the same for a base in f32. With DoRA each row of the sum is then brought to its magnitude,
 //! `W'_j = m_j / |W_j + scale (B A)_j| (W_j + scale (B A)_j)`, with the norm in f64. Several adapters become one first ([`combine`]).
-//! A weight that an adapter saves whole replaces the base's.
+//! A weight that an adapter saves whole replaces the base's, and rows of tokens replace rows.
 //!
 //! Nothing is merged before it is written: [`Merged::sources`] computes rows as a file asks for them, on the thread that asks,
 //! so that beside the factors a few megabytes are held, and pages of the base that were read are given back.
@@ -20,7 +20,7 @@ use lorafit_kernels::{FrozenWeight, Tensor};
 pub use combine::{Combination, CombineError, MajoritySign, Method, Weighted, combine};
 pub use origin::foreign_weight;
 
-use crate::adapter::{Adapter, EmbeddingFactors, LoraGroup, LoraPart};
+use crate::adapter::{Adapter, EmbeddingFactors, LoraGroup, LoraPart, TokenRows};
 use crate::error::FileError;
 use crate::files::{SaveDtype, TensorData, TensorSource};
 use crate::shape::{Config, HEAD, Names, WeightShape, module_at, module_shape, weight_shapes};
@@ -50,6 +50,8 @@ enum Values<'a> {
     Adapted(Adapted<'a>),
     /// The embedding, and its factors.
     Embedding(FrozenWeight, &'a EmbeddingFactors),
+    /// The embedding or the head, and rows of tokens.
+    Rows(FrozenWeight, &'a TokenRows),
     /// A whole weight of the adapter, of which files have this much less.
     Saved(&'a Tensor, f32),
 }
@@ -75,6 +77,13 @@ impl<'a> Merged<'a> {
         dtype: Option<SaveDtype>,
     ) -> Result<Self, FileError> {
         let config = files.config();
+        if let Some(row) = adapter.tokens.lacking(config, files.stored_rows()) {
+            let problem = format!(
+                "row {row} of the embedding or the head is in no file: no token of the adapter has it"
+            );
+            return Err(FileError::new(files.path(), problem)
+                .with_hint("train the rows of all tokens that were added to the model, on both sides of a head of its own"));
+        }
         let dtype = match (dtype, files.storage()?) {
             (Some(dtype), _) => Some(dtype),
             (None, BaseStorage::Quantized(_)) => Some(SaveDtype::Bf16),
@@ -107,10 +116,13 @@ impl<'a> Merged<'a> {
                     let values = match (saved(&name), adapted(&name)) {
                         (Some((values, less)), _) => Values::Saved(values, less),
                         (None, Some((group, part))) => Values::Adapted(Adapted { weight, group, part }),
-                        (None, None) => match of_embedding(&name) {
-                            Some(factors) => Values::Embedding(weight, factors),
-                            None => Values::Matrix(weight),
-                        },
+                        (None, None) => {
+                            match (of_embedding(&name), adapter.tokens.of_weight(config, &name)) {
+                                (Some(factors), _) => Values::Embedding(weight, factors),
+                                (None, Some(rows)) => Values::Rows(weight, rows),
+                                (None, None) => Values::Matrix(weight),
+                            }
+                        }
                     };
                     (dtype, values)
                 }
@@ -181,7 +193,10 @@ impl<'a> Merged<'a> {
 impl MergedTensor<'_> {
     /// Whether the adapter changes it.
     fn is_changed(&self) -> bool {
-        matches!(self.values, Values::Adapted(_) | Values::Embedding(..) | Values::Saved(..))
+        matches!(
+            self.values,
+            Values::Adapted(_) | Values::Embedding(..) | Values::Rows(..) | Values::Saved(..)
+        )
     }
 
     fn source(&self) -> TensorSource<'_> {
@@ -201,6 +216,19 @@ impl MergedTensor<'_> {
                     let right = Right::View(View::rows(&factors.b_t, width));
                     let term = Term { left, right, k: rank };
                     matmul::add_scaled(rows.len(), width, term, factors.scale, out);
+                    release(weight, range);
+                }),
+            ),
+            Values::Rows(weight, rows) => TensorData::Computed(
+                dtype,
+                Box::new(move |range, out| {
+                    weight.decode_range(range.clone(), out);
+                    let width = weight.cols();
+                    for (row, out) in (range.start / width..).zip(out.chunks_exact_mut(width)) {
+                        if let Some(own) = rows.row_of(row) {
+                            rows.values.read(own * width..(own + 1) * width, out);
+                        }
+                    }
                     release(weight, range);
                 }),
             ),
@@ -293,6 +321,11 @@ pub fn check_finite(adapter: &Adapter, config: &Config) -> Result<(), CombineErr
     let of_embedding = adapter.embedding.iter().flat_map(EmbeddingFactors::tensors);
     if !of_embedding.flat_map(|tensor| tensor.to_vec(tensor.len())).all(f32::is_finite) {
         return Err(CombineError::NotFinite { path: config.names.embedding.to_owned() });
+    }
+    for (path, rows) in adapter.tokens.named(config.names.embedding) {
+        if !rows.tensor().to_vec(rows.tensor().len()).into_iter().all(f32::is_finite) {
+            return Err(CombineError::NotFinite { path: path.to_owned() });
+        }
     }
     for (weight, values) in adapter.saved.weights.iter().zip(adapter.saved.tensors()) {
         if !values.to_vec(values.len()).iter().all(|value| value.is_finite()) {

@@ -101,6 +101,9 @@ impl ModelFiles {
                 config
             }
         };
+        if self.config.vocab_size != self.stored_rows {
+            config.insert("vocab_size".to_owned(), json!(self.config.vocab_size));
+        }
         // A head that differs from the embedding is written, too.
         if config.contains_key("tie_word_embeddings") || self.untied {
             config.insert("tie_word_embeddings".to_owned(), json!(self.config.tie_word_embeddings));

@@ -47,6 +47,8 @@ pub struct ModelFiles {
     source: Source,
     /// Whether the head is asked for by itself although the files have it as the embedding.
     untied: bool,
+    /// Rows that the files have of embedding and head; further ones that the configuration says are zeros.
+    stored_rows: usize,
 }
 
 #[derive(Debug)]
@@ -61,6 +63,9 @@ enum Source {
     },
     Gguf(Gguf),
 }
+
+/// More tokens than anybody adds to a model: what a file says of rows takes memory for logits.
+pub const MOST_ADDED_ROWS: usize = 1 << 16;
 
 impl ModelFiles {
     /// Opens a Hugging Face model folder or a `.gguf` file.
@@ -135,7 +140,8 @@ impl ModelFiles {
         let dropouts = json.as_ref().map(dropouts_of).unwrap_or_default();
         let quantization = json.is_some_and(|j| j.get("quantization_config").is_some_and(|q| !q.is_null()));
         let source = Source::Folder { shards, name, dropouts, quantization };
-        let files = ModelFiles { path: dir.to_owned(), config, source, untied: false };
+        let stored_rows = config.vocab_size;
+        let files = ModelFiles { path: dir.to_owned(), config, source, untied: false, stored_rows };
         unread::check(&files)?;
         Ok(files)
     }
@@ -147,7 +153,8 @@ impl ModelFiles {
     pub fn from_gguf(gguf: Gguf) -> Result<Self, FileError> {
         let path = gguf.path().to_owned();
         let config = Config::from_gguf(&gguf).map_err(|e| config_error(&path, &e))?;
-        let files = ModelFiles { path, config, source: Source::Gguf(gguf), untied: false };
+        let stored_rows = config.vocab_size;
+        let files = ModelFiles { path, config, source: Source::Gguf(gguf), untied: false, stored_rows };
         unread::check(&files)?;
         Ok(files)
     }
@@ -155,6 +162,38 @@ impl ModelFiles {
     /// Has embedding and head as two weights of the same values, where they are one: for who changes one of them.
     pub fn untie(&mut self) {
         self.untied = std::mem::take(&mut self.config.tie_word_embeddings);
+    }
+
+    /// Has embedding and head with `rows` rows, as transformers' `resize_token_embeddings`, unless there are as many already: rows
+    /// behind those of the files are zeros, for who puts something in their place.
+    ///
+    /// # Errors
+    /// More rows than [`MOST_ADDED_ROWS`] behind those of the files.
+    pub fn add_rows(&mut self, rows: usize) -> Result<(), FileError> {
+        let added = rows.saturating_sub(self.stored_rows);
+        if added > MOST_ADDED_ROWS {
+            let (stored, rows) = (self.stored_rows, rows.saturating_sub(1));
+            let problem = format!(
+                "token {rows} lies {added} rows behind the {stored} of the embedding, expected {MOST_ADDED_ROWS} at most"
+            );
+            return Err(self
+                .error(problem)
+                .with_hint("the adapter was made for a model with more tokens: give that one"));
+        }
+        self.config.vocab_size = self.config.vocab_size.max(rows);
+        Ok(())
+    }
+
+    /// Rows that the files have of embedding and head.
+    pub fn stored_rows(&self) -> usize {
+        self.stored_rows
+    }
+
+    /// The rows that the files have of the weight `name`, which is to have `rows`.
+    fn rows_in_files(&self, name: &str, rows: usize) -> usize {
+        let path = name.strip_suffix(".weight");
+        let is_table = path == Some(HEAD) || path == Some(self.config.names.embedding);
+        if is_table && rows == self.config.vocab_size { self.stored_rows } else { rows }
     }
 
     /// The name by which the files have the weight `name`.
@@ -317,6 +356,19 @@ impl ModelFiles {
     /// A tensor that is missing or has another shape.
     pub fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<FrozenWeight, FileError> {
         let name = &self.name_in_files(name)[..];
+        let stored = self.rows_in_files(name, rows);
+        let weight = self.stored_weight(name, stored, cols)?;
+        if stored == rows {
+            return Ok(weight);
+        }
+        weight.with_rows_of_zeros(rows).ok_or_else(|| {
+            self.error(format!("{name} is quantised by bitsandbytes, and no rows are added to it"))
+                .with_hint(unquantised())
+        })
+    }
+
+    /// As [`ModelFiles::weight`], of the rows that the files have.
+    fn stored_weight(&self, name: &str, rows: usize, cols: usize) -> Result<FrozenWeight, FileError> {
         if let Source::Folder { shards, .. } = &self.source
             && let Some(quantized) = bitsandbytes::weight(shards, name, rows, cols)?
         {
@@ -357,6 +409,7 @@ impl ModelFiles {
                 None => Ok(self.weight(name, rows, cols)?.stored_bytes() as u64),
             },
             Source::Gguf(_) => {
+                let rows = self.rows_in_files(name, rows);
                 let format = self.tensor(name, &[rows, cols])?.format;
                 Ok((rows * cols / format.block_len() * format.block_bytes()) as u64)
             }

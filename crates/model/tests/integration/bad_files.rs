@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::common::{Case, FileTensor, edit_safetensors, fixture, gguf_fixture};
 use lorafit_kernels::Device;
 use lorafit_kernels::ops::attention::Segments;
-use lorafit_model::adapter::{self, Adapter, LoraConfig, Targets, named_tensors};
+use lorafit_model::adapter::{self, Adapter, LoraConfig, Targets, TokenIndices, named_tensors};
 use lorafit_model::weights::{Gguf, ModelFiles};
 use lorafit_model::{Buffers, FileError, Model, Stream};
 use regex::Regex;
@@ -568,7 +568,11 @@ fn adapter_configurations_that_cannot_be_used_are_named_with_key_and_value() {
         ("lora_bias", json!(true), "`lora_bias` is true, expected false"),
         ("modules_to_save", json!(["mlp"]), "`modules_to_save`: `mlp` cannot be trained whole"),
         ("exclude_modules", json!(1), "`exclude_modules` is 1, expected a list of names or a pattern"),
-        ("trainable_token_indices", json!([1]), "`trainable_token_indices` is [1], expected null"),
+        (
+            "trainable_token_indices",
+            json!("1"),
+            "`trainable_token_indices` is \"1\", expected a list of token ids",
+        ),
         (
             "init_lora_weights",
             json!("pissa_niter_4"),
@@ -740,6 +744,7 @@ fn patterns_rslora_layers_and_regular_expressions_survive_saving_and_loading() {
         exclude: None,
         sites: None,
         use_dora: false,
+        tokens: TokenIndices::default(),
         save_modules: Vec::new(),
         ensure_weight_tying: false,
     };

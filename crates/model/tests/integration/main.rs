@@ -22,3 +22,4 @@ mod reference;
 mod saved;
 mod shrink;
 mod source;
+mod tokens;

@@ -1,5 +1,6 @@
-//! Adapters with whole weights (`modules_to_save`) and with factors of embedding and head against PEFT: heads of their own and heads that are the embedding, one side
-//! of those, both apart and both as one; norms, those of heads, those of which files have one less, and those with biases.
+//! Adapters with whole weights (`modules_to_save`), with rows of tokens (`trainable_token_indices`) and with factors of embedding and
+//! head against PEFT: heads of their own and heads that are the embedding, one side of those, both apart and both as one; norms, those
+//! of heads, those of which files have one less, and those with biases.
 
 use std::path::Path;
 
@@ -21,11 +22,11 @@ use safetensors::SafeTensors;
 
 use crate::common::{
     Case, LOGITS_TOLERANCE, assert_close, edit_safetensors, fixture, generated, gguf_fixture, saved_base,
-    saved_fixture, tree_of,
+    saved_files, saved_fixture, tree_of,
 };
 use crate::driver::gpu;
 
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 20] = [
     "embedding_factors",
     "head_factors",
     "head_factors_tied",
@@ -37,6 +38,15 @@ const NAMES: [&str; 11] = [
     "tied_as_one",
     "gemma2",
     "gpt2",
+    "tokens_tied",
+    "tokens_apart",
+    "tokens_embedding",
+    "tokens_head",
+    "tokens_both_of_tied",
+    "tokens_gemma2",
+    "tokens_gpt2",
+    "tokens_added_tied",
+    "tokens_added",
 ];
 
 #[test]
@@ -50,7 +60,16 @@ fn logits_loss_and_gradients_equal_peft() {
 #[test]
 fn a_device_equals_peft() {
     let Some(device) = gpu(Float::F32).map(Device::Cuda) else { return };
-    for name in ["llama_all", "tied_apart", "gemma2", "head_factors", "embedding_factors"] {
+    for name in [
+        "llama_all",
+        "tied_apart",
+        "gemma2",
+        "head_factors",
+        "embedding_factors",
+        "tokens_added_tied",
+        "tokens_apart",
+        "tokens_gemma2",
+    ] {
         Case::with_saved(device, name).assert_equals_peft(name);
     }
 }
@@ -64,7 +83,7 @@ fn eight_steps_equal_peft() {
 
 #[test]
 fn what_is_computed_again_has_the_bits_of_what_was_kept() {
-    for name in ["llama_all", "tied_as_one", "head_factors", "embedding_factors"] {
+    for name in ["llama_all", "tied_as_one", "head_factors", "embedding_factors", "tokens_tied"] {
         let case = Case::with_saved(Device::Cpu, name);
         let streams = [case.packed(&[0, 1]), tree_of(case.model.config().vocab_size)];
         let gradients = |recompute| {
@@ -77,7 +96,7 @@ fn what_is_computed_again_has_the_bits_of_what_was_kept() {
 
 #[test]
 fn greedy_answers_from_a_cache_are_those_of_the_whole_text() {
-    for name in ["llama_all", "tied_head", "head_factors_tied", "embedding_factors"] {
+    for name in ["llama_all", "tied_head", "head_factors_tied", "embedding_factors", "tokens_added"] {
         generated(&Case::with_saved(Device::Cpu, name), name);
     }
 }
@@ -86,7 +105,7 @@ fn greedy_answers_from_a_cache_are_those_of_the_whole_text() {
 #[test]
 fn a_fresh_adapter_changes_no_bit() {
     let quantization = Quantization::FourBit { code: Code::Nf4, block_len: 64, double: false };
-    for name in NAMES {
+    for name in NAMES.into_iter().filter(|name| !name.starts_with("tokens")) {
         let case = Case::with_saved(Device::Cpu, name);
         let files = ModelFiles::open(&saved_base(name)).expect("the fixture");
         let quantized = BaseQuantization { quantization, head: true };
@@ -151,7 +170,9 @@ fn an_adapter_is_saved_as_peft_has_it() {
             let config = std::fs::read_to_string(dir.join("adapter_config.json")).expect("read");
             serde_json::from_str::<serde_json::Value>(&config).expect("JSON")[key].clone()
         };
-        assert_eq!(key(&found, "modules_to_save"), key(&expected, "modules_to_save"), "{name}");
+        for option in ["modules_to_save", "trainable_token_indices"] {
+            assert_eq!(key(&found, option), key(&expected, option), "{name}");
+        }
         let tied = key(&expected, "ensure_weight_tying") == true;
         assert_eq!(key(&found, "ensure_weight_tying") == true, tied, "{name}");
     }
@@ -173,9 +194,8 @@ fn what_is_saved_is_read_bit_for_bit() {
     }
 }
 
-/// The files of the model `base` with an adapter merged into it, in `out`.
-fn merge(base: &Path, adapter: &Adapter, out: &Path) -> ModelFiles {
-    let mut files = ModelFiles::open(base).expect("the base");
+/// The model `files` with an adapter merged into it, in `out`.
+fn merge(mut files: ModelFiles, adapter: &Adapter, out: &Path) -> ModelFiles {
     if adapter.config().unties(files.config()) {
         files.untie();
     }
@@ -194,7 +214,7 @@ fn merged_models_compute_as_those_of_peft_and_are_tied_alike() {
     for name in NAMES {
         let case = Case::with_saved(Device::Cpu, name);
         let place = tempfile::tempdir().expect("a folder");
-        let files = merge(&saved_base(name), &case.adapter, &place.path().join("merged"));
+        let files = merge(saved_files(name), &case.adapter, &place.path().join("merged"));
         let model = Model::load(&files, Device::Cpu).expect("loads");
         let expected = case.expected("merged_logits.0");
         assert_close(&case.logits(&model, None, 0), &expected, LOGITS_TOLERANCE, name);
@@ -208,7 +228,7 @@ fn merged_models_compute_as_those_of_peft_and_are_tied_alike() {
 /// A GGUF file of a model whose head is its embedding has a head of its own once one of them changed, and norms whole.
 #[test]
 fn merged_gguf_files_compute_alike() {
-    let tied = ["tied_embedding", "tied_head", "head_factors_tied"].map(|name| (name, None));
+    let tied = ["tied_embedding", "tied_head", "head_factors_tied", "tokens_head"].map(|name| (name, None));
     for (name, gguf) in tied
         .into_iter()
         .chain(["gemma2", "embedding_factors"].map(|name| (name, Some("gemma2_plain-f32.gguf"))))

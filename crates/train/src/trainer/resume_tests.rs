@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use lorafit_data::{Origin, Report, Sample, SampleRef, Samples, Shape};
-use lorafit_model::adapter::{Adapter, LoraConfig};
+use lorafit_model::adapter::{Adapter, LoraConfig, TokenIndices};
 use lorafit_model::{Model, WeightSelection};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -314,6 +314,21 @@ fn whole_weights_are_resumed_with_their_bits() {
             assert!(!case.train(dir.path(), &mut StopAt::never()).expect("trains").interrupted);
             assert_same(&content(dir.path()), &expected, &format!("{modules}, stopped at {place}"));
         }
+    }
+}
+
+/// A checkpoint has the rows of tokens, and what they began with is computed once.
+#[test]
+fn rows_of_tokens_are_resumed_with_their_bits() {
+    let plain = Case::new(OptimizerKind::AdamW);
+    let tokens = TokenIndices::of_both_sides(plain.model.config(), &[7, 3, 11]).with_start(11, vec![4, 5]);
+    let case = Case { lora: LoraConfig { tokens, ..plain.lora.clone() }, ..plain };
+    let expected = case.whole();
+    for place in [0, 4, 9, 13] {
+        let dir = TempDir::new().expect("a folder");
+        assert!(case.train(dir.path(), &mut StopAt::ask(place)).expect("trains").interrupted);
+        assert!(!case.train(dir.path(), &mut StopAt::never()).expect("trains").interrupted);
+        assert_same(&content(dir.path()), &expected, &format!("stopped at {place}"));
     }
 }
 

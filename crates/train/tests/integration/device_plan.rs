@@ -6,7 +6,7 @@ use lorafit_kernels::gpu::{Float, Gpu};
 use lorafit_kernels::quant::four_bit::Code;
 use lorafit_kernels::quant::{Format, Quantization};
 use lorafit_kernels::{ComputeDtype, Device, Placement};
-use lorafit_model::adapter::LoraConfig;
+use lorafit_model::adapter::{LoraConfig, TokenIndices};
 use lorafit_model::{
     ActivationDtype, ActivationPolicy, BaseQuantization, Config, Distribution, RandomWeights, Recompute,
     Start, Trainable,
@@ -141,6 +141,25 @@ fn a_run_with_whole_weights_takes_what_was_planned() {
             let share = peak as f64 / planned as f64;
             let what = format!("{float:?}, {recompute:?}: planned {planned}, used {peak}");
             assert!((0.95..=1.0).contains(&share) && planned > without + 4 * 2 * 4 * 1500 * 576, "{what}");
+        }
+    }
+}
+
+/// Rows of tokens, their gradients, moments and logits: of a tied head once, and never the matrix.
+#[test]
+fn a_run_with_rows_of_tokens_takes_what_was_planned() {
+    let config = Config::named("smollm2-135m").expect("a known shape");
+    let ids: Vec<u32> = (0..200).map(|i| 5 * i).collect();
+    let with_rows = LoraConfig { tokens: TokenIndices::of_both_sides(&config, &ids), ..lora() };
+    for float in [Float::Bf16, Float::F32] {
+        for recompute in [Recompute::None, Recompute::Full] {
+            let (planned, peak, _) = run_layers(4, &with_rows, float, None, recompute);
+            let (without, ..) = run_layers(4, &lora(), float, None, recompute);
+            let share = peak as f64 / planned as f64;
+            let what = format!("{float:?}, {recompute:?}: planned {planned}, used {peak}, without {without}");
+            let (rows, matrix) = (4 * 4 * 200 * 576, 4 * 1500 * 576);
+            let more = planned - without;
+            assert!((0.95..=1.0).contains(&share) && more > rows && more < rows + matrix, "{what}");
         }
     }
 }

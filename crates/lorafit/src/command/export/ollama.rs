@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lorafit_data::GoTemplate;
+use lorafit_data::{GoTemplate, Tokenizer};
 use lorafit_model::adapter::{Adapter, convert};
 use lorafit_model::weights::ModelFiles;
 use lorafit_train::open_tokenizer;
@@ -24,6 +24,7 @@ const SCHEME: &str = "ollama://";
 pub(super) fn write(
     args: &ExportArgs,
     files: &ModelFiles,
+    new_tokens: Option<&Tokenizer>,
     adapter: Option<&Adapter>,
     adapters: &[AdapterArg],
 ) -> anyhow::Result<Written> {
@@ -36,7 +37,7 @@ pub(super) fn write(
     let (what, json) = match why_one_file(args, files, adapter) {
         Some(why) => {
             args.tell(&format!("base and adapter are written as one file: {why}"));
-            let written = model(args, files, adapters, adapter, &place.path().join(MODEL))?;
+            let written = model(args, files, new_tokens, adapters, adapter, &place.path().join(MODEL))?;
             modelfile += &format!("FROM ./{MODEL}\n");
             (written.what, json!({"model": MODEL, "why_merged": why, "bytes": written.json["bytes"]}))
         }
@@ -100,6 +101,9 @@ fn why_one_file(args: &ExportArgs, files: &ModelFiles, adapter: Option<&Adapter>
     }
     if adapter.is_some_and(|adapter| !adapter.config().save_modules.is_empty()) {
         return Some("Ollama takes no adapter with whole weights (modules_to_save)");
+    }
+    if adapter.is_some_and(|adapter| !adapter.config().tokens.is_empty()) {
+        return Some("Ollama takes no adapter with rows of tokens (trainable_token_indices)");
     }
     if adapter.is_some_and(|adapter| adapter.config().adapts_outside(files.config())) {
         return Some("Ollama takes no adapter of lm_head or the embedding");

@@ -54,6 +54,7 @@ impl PlanArgs {
             ("init", Some(init.get_name().to_owned())),
             ("average", self.average.map(|average| average.to_string())),
             ("batch-size", Some(self.batch_size.to_string())),
+            ("new-tokens", self.new_tokens.map(|_| "FILE".to_owned())),
             ("save-modules", self.save_modules.as_ref().map(ToString::to_string)),
             ("threads", self.threads.map(|threads| threads.to_string())),
             (

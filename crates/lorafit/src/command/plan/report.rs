@@ -3,8 +3,8 @@
 use lorafit_kernels::Placement;
 use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::quant::four_bit::Code;
-use lorafit_model::adapter::{LoraConfig, Module, module_shape};
-use lorafit_model::{BaseQuantization, Recompute, Trainable, WeightSelection};
+use lorafit_model::adapter::{LoraConfig, Module, TokenIndices, module_shape};
+use lorafit_model::{BaseQuantization, Config, Recompute, Trainable, WeightSelection};
 use lorafit_remedy::amounts::counted;
 use lorafit_train::{
     EvaluationRequest, MemoryPlan, MicroBatchSize, PlanRequest, SIDE_BY_SIDE, available_bytes,
@@ -142,9 +142,16 @@ pub struct Report {
     pub recommendation: String,
 }
 
+/// The last `count` tokens of a model.
+fn last_tokens(config: &Config, count: usize) -> TokenIndices {
+    let ids = (config.vocab_size - count..config.vocab_size).filter_map(|id| u32::try_from(id).ok());
+    TokenIndices::of_both_sides(config, &ids.collect::<Vec<u32>>())
+}
+
 /// Computes everything that is told.
 pub fn report(args: PlanArgs, given: &Given) -> anyhow::Result<Report> {
-    let subject = Subject::open(&args.model)?;
+    let mut subject = Subject::open(&args.model)?;
+    subject.config.vocab_size += args.new_tokens.unwrap_or(0);
     let question = Question::new(args, given, &subject)?;
     let (args, config) = (&question.args, &subject.config);
     let (plain, small) = (question.over(None)?, question.over(Some(question.quantized))?);
@@ -200,6 +207,7 @@ impl<'a> Question<'a> {
                     use_dora: args.dora,
                     save_modules:
                         args.save_modules.as_ref().map_or(Ok(Vec::new()), |m| m.value.of(config))?,
+                    tokens: args.new_tokens.map_or_else(TokenIndices::default, |n| last_tokens(config, n)),
                     ..LoraConfig::new(args.target_modules.value.clone())
                 },
                 config,

@@ -73,7 +73,7 @@ fn save_gguf_lora(
 /// The content of a file that [`load_gguf_lora`] and llama.cpp read.
 ///
 /// # Errors
-/// An adapter with magnitudes or whole weights.
+/// An adapter with magnitudes, whole weights, rows of tokens, or of embedding or head.
 pub fn gguf_lora_bytes(adapter: &Adapter, config: &Config, base_name: &str) -> Result<Vec<u8>, FileError> {
     if adapter.config().use_dora {
         let problem = "a GGUF adapter has no place for magnitudes (DoRA)".to_owned();
@@ -82,6 +82,11 @@ pub fn gguf_lora_bytes(adapter: &Adapter, config: &Config, base_name: &str) -> R
     }
     if !adapter.saved.weights.is_empty() {
         let problem = "a GGUF adapter has no place for whole weights (modules_to_save)".to_owned();
+        return Err(FileError::new(Path::new("gguf-lora"), problem)
+            .with_hint(remedy!["merge it instead: ", Task::Merge]));
+    }
+    if !adapter.config().tokens.is_empty() {
+        let problem = "a GGUF adapter has no place for rows of tokens (trainable_token_indices)".to_owned();
         return Err(FileError::new(Path::new("gguf-lora"), problem)
             .with_hint(remedy!["merge it instead: ", Task::Merge]));
     }

@@ -54,6 +54,9 @@ impl<'a> MlxAdapter<'a> {
         if !adapter.saved.weights.is_empty() {
             return fail("mlx-lm has no place for whole weights (modules_to_save)");
         }
+        if !adapter.config().tokens.is_empty() {
+            return fail("mlx-lm has no place for rows of tokens (trainable_token_indices)");
+        }
         if adapter.is_outside() {
             return fail("an adapter of lm_head or the embedding is not written for mlx-lm");
         }

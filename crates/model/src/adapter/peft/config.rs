@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::super::lora::LoraConfig;
 use super::super::names;
 use super::super::targets::{TargetError, Targets, path_pattern};
+use super::super::token_rows::{KEY as TOKENS, TokenIndices};
 use crate::error::FileError;
 
 /// One for each projection of a model of 140 layers.
@@ -50,7 +51,7 @@ const OPTIONS: [(&str, &str); 13] = [
     ("lora_bias", "false"),
     (SAVED, "null"),
     ("layer_replication", "null"),
-    ("trainable_token_indices", "null"),
+    (TOKENS, "null"),
     ("alora_invocation_tokens", "null"),
     ("target_parameters", "null"),
     ("use_qalora", "false"),
@@ -66,7 +67,7 @@ pub(in crate::adapter) fn used_options(
 ) -> impl Iterator<Item = (&'static str, &'static str, &Value)> {
     let does_nothing = |value: &Value, plain: &str| {
         let text = value.to_string();
-        ["null", "false", "[]", plain].contains(&text.as_str())
+        ["null", "false", "[]", "{}", plain].contains(&text.as_str())
     };
     OPTIONS.into_iter().filter_map(move |(key, plain)| {
         let value = json.get(key)?;
@@ -150,16 +151,18 @@ pub(super) fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, FileE
         alpha_pattern: patterns(json, "alpha_pattern", Value::as_f64)?,
         use_dora,
         save_modules,
+        tokens: read_tokens(json)?,
         ensure_weight_tying,
     })
 }
 
-/// Refuses what is no LoRA, or more than factors with a rank and a scale, magnitudes and whole weights.
+/// Refuses what is no LoRA, or more than factors with a rank and a scale, magnitudes, whole weights and rows of
+/// tokens.
 fn check_kind(json: &Map<String, Value>) -> Result<(), FileError> {
     if json.get("peft_type").and_then(Value::as_str) != Some("LORA") {
         return Err(wrong(json, "peft_type", "\"LORA\""));
     }
-    if let Some((key, plain, _)) = used_options(json).find(|(key, ..)| ![DORA, SAVED].contains(key)) {
+    if let Some((key, plain, _)) = used_options(json).find(|(key, ..)| ![DORA, SAVED, TOKENS].contains(key)) {
         return Err(wrong(json, key, plain).with_hint(names::merged_in_peft()));
     }
     if changes_the_base(json).is_some() {
@@ -167,6 +170,28 @@ fn check_kind(json: &Map<String, Value>) -> Result<(), FileError> {
             .with_hint("convert it in PEFT: save_pretrained with path_initial_model_for_weight_conversion"));
     }
     Ok(())
+}
+
+/// The tokens whose rows are trained: ids of the embedding, or of each module by its name.
+///
+/// # Errors
+/// What is neither.
+pub(in crate::adapter) fn read_tokens(json: &Map<String, Value>) -> Result<TokenIndices, FileError> {
+    let wrong = || wrong(json, TOKENS, "a list of token ids, or one for each module");
+    let ids = |value: &Value| -> Result<Vec<u32>, FileError> {
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        value.as_array().ok_or_else(wrong)?.iter().map(|value| id(value).ok_or_else(wrong)).collect()
+    };
+    let modules = match json.get(TOKENS) {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(list)) if list.is_empty() => Vec::new(),
+        Some(Value::Object(modules)) if modules.len() <= MOST_PATTERNS => modules
+            .iter()
+            .map(|(name, value)| Ok((Some(name.clone()), ids(value)?)))
+            .collect::<Result<_, FileError>>()?,
+        Some(list) => vec![(None, ids(list)?)],
+    };
+    Ok(TokenIndices { modules, ..TokenIndices::default() })
 }
 
 /// The value of `key`, of which PEFT's own is 8 where a file has none.

@@ -1,7 +1,8 @@
 //! Adapters as PEFT writes and reads them: `adapter_config.json` and `adapter_model.safetensors`.
 //!
 //! Tensors are `base_model.model.<path>.lora_A.weight` `[r, in]` and `.lora_B.weight` `[out, r]`, with DoRA
-//! `.lora_magnitude_vector` `[out]`, and whole weights (`modules_to_save`) by the names that the model has, metadata `{"format": "pt"}`. Loading is strict: a missing or unexpected tensor, another shape, or an option that
+//! `.lora_magnitude_vector` `[out]`, whole weights (`modules_to_save`) by the names that the model has, and rows of tokens
+//! (`trainable_token_indices`) as `<path>.token_adapter.trainable_tokens_delta` `[tokens, hidden]`, metadata `{"format": "pt"}`. Loading is strict: a missing or unexpected tensor, another shape, or an option that
 //! would change the result and is not supported here is an error.
 
 mod config;
@@ -16,15 +17,16 @@ use serde_json::{Map, Value, json};
 
 use super::lora::{Adapter, EmbeddingFactors, LoraGroup};
 use super::marks;
-use super::names::{EMBEDDING_A, EMBEDDING_B, MAGNITUDES, tensor_name, whole_name};
+use super::names::{EMBEDDING_A, EMBEDDING_B, MAGNITUDES, tensor_name, tokens_name, whole_name};
 use super::saved::SavedWeight;
 use super::targets::Targets;
+use super::token_rows::{KEY as TOKENS, TokenIndices};
 use crate::error::FileError;
 use crate::files::{MAX_CONFIG_BYTES, TensorData, TensorSource, inside, read_text, write_tensors};
 use crate::shape::{Config, HEAD};
 use crate::weights::ModelFiles;
 pub(super) use config::{
-    changes_the_base, exact_pattern, pattern_key, pattern_to_the_end, patterns, used_options,
+    changes_the_base, exact_pattern, pattern_key, pattern_to_the_end, patterns, read_tokens, used_options,
 };
 use tensors::Folder;
 pub(super) use tensors::{decode, format_of, map_weights, matrix, parse_weights};
@@ -100,6 +102,11 @@ pub fn sources(adapter: &Adapter) -> Vec<TensorSource<'_>> {
             sources.push(TensorSource { name, shape: shape.to_vec(), data });
         }
     }
+    sources.extend(adapter.tokens.named(adapter.embedding_path).map(|(path, rows)| TensorSource {
+        name: tokens_name(path),
+        shape: vec![rows.ids.len(), rows.values.cols()],
+        data: TensorData::f32(|range, out| rows.values.read(range, out)),
+    }));
     sources.extend(adapter.saved.named().map(|(name, shape, values, less)| {
         let data = TensorData::f32(move |range, out| {
             values.read(range.start, out);
@@ -173,6 +180,11 @@ pub fn named_tensors<'a>(
             values: b,
         });
     }
+    named.extend(adapter.tokens.named(adapter.embedding_path).map(|(path, rows)| NamedTensor {
+        name: tokens_name(path),
+        shape: vec![rows.ids.len(), rows.values.cols()],
+        values: next(),
+    }));
     named.extend(adapter.saved.weights.iter().map(|SavedWeight { shape, .. }| NamedTensor {
         name: whole_name(&shape.name),
         shape: shape.dims.clone(),
@@ -219,6 +231,14 @@ fn config_json(adapter: &Adapter, base_model: &str) -> Value {
     }
     if !lora.save_modules.is_empty() {
         config["modules_to_save"] = json!(lora.save_modules);
+    }
+    if !lora.tokens.is_empty() {
+        config[TOKENS] = match &lora.tokens.modules[..] {
+            [(None, ids)] => json!(ids),
+            modules => {
+                modules.iter().map(|(name, ids)| (name.clone().unwrap_or_default(), json!(ids))).collect()
+            }
+        };
     }
     if lora.ensure_weight_tying {
         config["ensure_weight_tying"] = json!(true);
@@ -287,6 +307,15 @@ fn parse_json(path: &Path, text: &str) -> Result<Map<String, Value>, FileError> 
         FileError::new(path, format!("not an adapter configuration: {e}"))
             .with_hint("correct it, or take it from where the adapter came from")
     })
+}
+
+/// The tokens whose rows the adapter in the folder `dir` has: before its model is opened, which may need further rows.
+///
+/// # Errors
+/// A configuration that is missing or malformed.
+pub fn token_indices(dir: &Path) -> Result<TokenIndices, FileError> {
+    let (path, json) = read_json(dir)?;
+    config::read_tokens(&json).map_err(|e| e.at(&path))
 }
 
 /// Reads an adapter for a model of shape `config` from the folder `dir`.

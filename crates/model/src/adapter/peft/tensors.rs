@@ -9,9 +9,12 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
 
 use super::super::lora::{Adapter, LoraConfig, PartShape};
-use super::super::names::{self, EMBEDDING_A, EMBEDDING_B, FileNames, MAGNITUDES, tensor_name, whole_name};
+use super::super::names::{
+    self, EMBEDDING_A, EMBEDDING_B, FileNames, MAGNITUDES, tensor_name, tokens_name, whole_name,
+};
 use super::super::saved::Saved;
 use super::super::targets::TargetError;
+use super::super::token_rows::{KEY as TOKENS, TokenAdapter, TokenSides};
 use super::super::{embeddings, marks};
 use super::config::read_config;
 use super::{CONFIG_FILE, WEIGHTS_FILE};
@@ -146,7 +149,8 @@ impl<'a> Folder<'a> {
         let of_embedding =
             lora.embedding(self.model).map(|shape| tensors.of_embedding(shape.rank)).transpose()?;
         let whole = tensors.whole(&saved)?;
-        notes.extend(tensors.others(&parts, &lora, &whole)?);
+        let rows = tensors.of_tokens(&mut lora, &mut notes)?;
+        notes.extend(tensors.others(&parts, &lora, &whole, &rows)?);
         let mut adapter = Adapter::zeros(self.model, &lora, &parts, device);
         adapter.saved = Saved::zeros(self.model, &lora, device).map_err(of_config)?;
         if let (Some(head), Some([a, b])) = (&mut adapter.head, &of_head) {
@@ -164,6 +168,10 @@ impl<'a> Folder<'a> {
         for ((values, less), (stored, view)) in adapter.saved.tensors_mut().zip(copies).zip(&whole) {
             tensors.read_whole(stored, view, less, values)?;
         }
+        adapter.tokens = TokenAdapter::zeros(self.model, &lora, device).map_err(|e| self.of_tokens(&e))?;
+        for (of_side, (stored, view)) in adapter.tokens.sides_mut().zip(&rows.own) {
+            tensors.read_whole(stored, view, 0.0, of_side.tensor_mut())?;
+        }
         for (part, OfPart { a, b, magnitudes }) in parts.iter().zip(&views) {
             let (outputs, inputs) = module_shape(self.model, part.module);
             adapter.write_a(part, inputs, &tensors.values(part, "A", a)?);
@@ -174,6 +182,30 @@ impl<'a> Folder<'a> {
         }
         adapter.notes = notes;
         Ok(adapter)
+    }
+
+    /// An error of the tokens that the configuration names.
+    fn of_tokens(&self, e: &TargetError) -> FileError {
+        FileError::new(&self.config_path, format!("`{TOKENS}`: {e}")).with_hint_of(e.hint())
+    }
+
+    /// Refuses tokens that the model's files have no row of, and of which the adapter has one side alone.
+    fn check_added(&self, sides: &TokenSides) -> Result<(), FileError> {
+        let Some(base) = self.base.filter(|_| !sides.ties) else { return Ok(()) };
+        let is_added = |id: &&u32| **id as usize >= base.stored_rows();
+        let named = [(HEAD, &sides.embedding, &sides.head), ("the embedding", &sides.head, &sides.embedding)];
+        for (path, has, lacks) in named {
+            if let Some(id) = has.iter().filter(is_added).find(|id| !lacks.contains(id)) {
+                let problem = format!(
+                    "token {id} was added to the model, and {path} has no row of it: `{TOKENS}` names one side"
+                );
+                return Err(FileError::new(&self.config_path, problem).with_hint(
+                    "name it on both sides, {\"embed_tokens\": [...], \"lm_head\": [...]}, or save whole matrices beside it: \
+                     save_pretrained(DIR, save_embedding_layers=True)",
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// The projections of the model that get an adapter.
@@ -188,6 +220,8 @@ impl<'a> Folder<'a> {
             _ => self.made_for(),
         };
         let of_config = |e| FileError::new(&self.config_path, format!("{e}")).with_hint(hint());
+        // Said of its own key.
+        lora.token_sides(self.model).map_err(|e| self.of_tokens(&e))?;
         lora.parts(self.model).map_err(of_config)
     }
 
@@ -222,6 +256,19 @@ struct Tensors<'a> {
     folder: &'a Folder<'a>,
     file: &'a SafeTensors<'a>,
     names: FileNames<'a>,
+}
+
+/// A tensor with its name in the file.
+type Stored<'a> = (&'a str, TensorView<'a>);
+
+/// The rows of tokens.
+struct OfTokens<'a> {
+    /// Whose rows they are.
+    sides: TokenSides,
+    /// Those of the embedding, then those of a head of its own.
+    own: Vec<Stored<'a>>,
+    /// Those of a tied head, which are the embedding's once more.
+    again: Option<&'a str>,
 }
 
 /// The tensors of a projection.
@@ -310,6 +357,82 @@ impl<'a> Tensors<'a> {
         })
     }
 
+    /// The rows of the tokens that `lora` names, and of those that a whole head has more than the model: they are added to `lora`.
+    fn of_tokens(&self, lora: &mut LoraConfig, notes: &mut Vec<String>) -> Result<OfTokens<'a>, FileError> {
+        let folder = self.folder;
+        let of_config = |e: TargetError| folder.of_tokens(&e);
+        let sides = lora.token_sides(folder.model).map_err(of_config)?;
+        let mut rows = self.of_sides(&sides)?;
+        if let Some((ids, (stored, view))) = self.added_to_head(&sides)? {
+            notes.push(format!(
+                "{}: the rows that {stored} has more than the model were read as rows of tokens of {HEAD}",
+                folder.weights_path.display()
+            ));
+            lora.tokens.add_head(folder.model, ids);
+            rows.sides = lora.token_sides(folder.model).map_err(of_config)?;
+            rows.own.push((stored, view));
+        }
+        folder.check_added(&rows.sides)?;
+        Ok(rows)
+    }
+
+    /// The rows of the tokens `sides`.
+    fn of_sides(&self, sides: &TokenSides) -> Result<OfTokens<'a>, FileError> {
+        let model = self.folder.model;
+        let of_side = |path: &str, ids: &[u32]| {
+            let stored = self.names.tokens(path, model).ok_or_else(|| self.missing(&tokens_name(path)))?;
+            let (view, expected) = (self.view(stored)?, [ids.len(), model.hidden_size]);
+            if view.shape() != expected {
+                let found = view.shape();
+                let problem = format!("{stored} is {found:?}, `{TOKENS}` and the model need {expected:?}");
+                return Err(self.folder.fail(problem).with_hint(self.folder.made_for()));
+            }
+            match format_of(&view) {
+                Some(_) => Ok((stored, view)),
+                None => Err(self.folder.fail(other_format(stored, &view)).with_hint(
+                    "load the adapter in PEFT, convert it with model.float() and save it with save_pretrained",
+                )),
+            }
+        };
+        let named = [(model.names.embedding, &sides.embedding), (HEAD, &sides.head)];
+        let named = named.into_iter().filter(|(_, ids)| !ids.is_empty());
+        let own = named.map(|(path, ids)| of_side(path, ids)).collect::<Result<Vec<_>, FileError>>()?;
+        let again = self.names.tokens(HEAD, model).filter(|_| sides.ties);
+        if let (Some(again), Some((_, rows))) = (again, own.first()) {
+            let head = self.view(again)?;
+            if head.dtype() != rows.dtype() || head.data() != rows.data() {
+                let problem =
+                    format!("{again} has other rows than the embedding, and the model has both as one");
+                return Err(self.folder.fail(problem).with_hint(self.folder.made_for()));
+            }
+        }
+        Ok(OfTokens { sides: sides.clone(), own, again })
+    }
+
+    /// The whole head of the file, as PEFT saves it beside rows of the embedding where the vocabulary grew: the rows that the model's
+    /// files have not, by their ids.
+    fn added_to_head(&self, sides: &TokenSides) -> Result<Option<(Vec<u32>, Stored<'a>)>, FileError> {
+        let (model, Some(base)) = (self.folder.model, self.folder.base) else { return Ok(None) };
+        let has_rows = sides.ties || !sides.head.is_empty();
+        if has_rows || sides.embedding.is_empty() || base.stored_rows() == model.vocab_size {
+            return Ok(None);
+        }
+        let head = format!("{HEAD}.weight");
+        let is_head = |name: &&str| self.names.whole_weight(name, model).as_ref() == Some(&head);
+        let Some(stored) = self.names.others().find(is_head) else { return Ok(None) };
+        let view = self.view(stored)?;
+        let (rows, format) = (base.stored_rows()..model.vocab_size, format_of(&view));
+        let Some(format) = format.filter(|_| view.shape() == [rows.end, model.hidden_size]) else {
+            return Ok(None);
+        };
+        let row_bytes = model.hidden_size * format.block_bytes();
+        let bytes = &view.data()[rows.start * row_bytes..rows.end * row_bytes];
+        let added = TensorView::new(view.dtype(), vec![rows.len(), model.hidden_size], bytes);
+        let added = added.map_err(|e| self.folder.fail(format!("{stored}: {e}")))?;
+        let ids = rows.map(|id| u32::try_from(id).expect("an id of a token")).collect();
+        Ok(Some((ids, (stored, added))))
+    }
+
     /// The whole weights `saved`, each with its name in the file.
     fn whole(&self, saved: &[WeightShape]) -> Result<Vec<(&'a str, TensorView<'a>)>, FileError> {
         let of_weight = |weight: &WeightShape| {
@@ -353,13 +476,14 @@ impl<'a> Tensors<'a> {
         Ok(())
     }
 
-    /// Notes on the tensors that are no factors of `parts` and not `whole`: embeddings that are the model's own. Any other is
+    /// Notes on the tensors that are no factors of `parts`, not `whole` and no `rows` of tokens: embeddings that are the model's own. Any other is
     /// refused.
     fn others(
         &self,
         parts: &[PartShape],
         lora: &LoraConfig,
         whole: &[(&str, TensorView<'_>)],
+        rows: &OfTokens<'_>,
     ) -> Result<Vec<String>, FileError> {
         let path = &self.folder.weights_path;
         let mut notes = Vec::new();
@@ -372,7 +496,7 @@ impl<'a> Tensors<'a> {
             outside.into_iter().filter_map(|(path, shape)| shape.map(|_| path)).collect();
         let sites = parts.iter().map(|part| (part.layer, part.module));
         for name in self.names.except(sites, &outside) {
-            if whole.iter().any(|(stored, _)| *stored == name) {
+            if whole.iter().chain(&rows.own).any(|(stored, _)| *stored == name) || rows.again == Some(name) {
                 continue;
             }
             let Some(weight) = self.names.whole_weight(name, self.folder.model) else {
@@ -392,7 +516,10 @@ impl<'a> Tensors<'a> {
                     "set `ensure_weight_tying` to false in adapter_config.json, if they were trained apart",
                 ));
             }
-            embeddings::passed_over(name, &weight, &self.view(name)?, self.folder.base)
+            let sides = &rows.sides;
+            let of_head = weight.strip_suffix(".weight") == Some(HEAD) && !sides.ties;
+            let ids = if of_head { &sides.head } else { &sides.embedding };
+            embeddings::passed_over(name, &weight, &self.view(name)?, self.folder.base, ids)
                 .map_err(|e| e.at(path))?;
             notes.push(format!("{}: {name} is the model's own and was passed over", path.display()));
         }

@@ -50,6 +50,14 @@ pub fn saved_base(name: &str) -> PathBuf {
     fixture(config["base_model_name_or_path"].as_str().expect("a name"))
 }
 
+/// The files of [`saved_base`], with the rows that the adapter asks for.
+pub fn saved_files(name: &str) -> ModelFiles {
+    let mut files = ModelFiles::open(&saved_base(name)).expect("the fixture opens");
+    let tokens = adapter::token_indices(&saved_fixture(name).join("adapter")).expect("read");
+    files.add_rows(tokens.rows_needed()).expect("a few rows");
+    files
+}
+
 /// A file of `fixtures/gguf`.
 pub fn gguf_fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/gguf").join(name)
@@ -115,10 +123,10 @@ impl Case {
         Case::with_adapter(model, &dir, &dir.join("expected.safetensors"))
     }
 
-    /// The base of a folder of `fixtures/saved`, with the adapter that has whole weights, on a device.
+    /// The base of a folder of `fixtures/saved`, with the adapter that has whole weights or rows of tokens, on a device.
     pub fn with_saved(device: Device, name: &str) -> Case {
         let dir = saved_fixture(name);
-        let files = ModelFiles::open(&saved_base(name)).expect("the fixture opens");
+        let files = saved_files(name);
         let model = Model::load(&files, device).expect("the fixture loads");
         Case::with_adapter(model, &dir, &dir.join("expected.safetensors"))
     }

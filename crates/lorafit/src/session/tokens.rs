@@ -1,0 +1,198 @@
+//! Tokens beside those of a model: new ones of a run, or those that adapters bring. A model is opened with them, since its
+//! embedding may need further rows.
+
+use std::path::{Path, PathBuf};
+
+use lorafit_data::{NewToken, Tokenizer};
+use lorafit_model::adapter::{self, TokenIndices};
+use lorafit_model::weights::ModelFiles;
+use lorafit_remedy::amounts::{counted, grouped};
+use lorafit_train::open_tokenizer;
+
+use crate::args::train::TrainArgs;
+use crate::session::adapter_folder::adapter_folder;
+use crate::terminal::error::CliError;
+
+/// How many tokens a note names.
+const NAMED: usize = 8;
+
+/// Whose tokens a model is opened with.
+#[derive(Clone, Debug, Default)]
+pub enum Tokens<'a> {
+    /// Its own.
+    #[default]
+    OfModel,
+    /// These, too.
+    New(&'a [String]),
+    /// Those of the adapters in these folders, too.
+    OfAdapters(Vec<&'a Path>),
+}
+
+/// What became of them.
+#[derive(Debug, Default)]
+pub struct Added {
+    /// The tokens whose rows a fresh adapter trains.
+    pub indices: TokenIndices,
+    /// What a person should know, a line each.
+    pub notes: Vec<String>,
+}
+
+impl<'a> Tokens<'a> {
+    /// Those of adapters.
+    pub fn of_adapters(dirs: impl IntoIterator<Item = &'a Path>) -> Self {
+        Tokens::OfAdapters(dirs.into_iter().collect())
+    }
+
+    /// Those of a run with `args`.
+    pub fn of_run(args: &'a TrainArgs) -> Self {
+        match (&args.new_tokens, &args.adapter) {
+            (Some(new), _) => Tokens::New(&new.0),
+            // A run that is resumed does not need the adapter that it began with.
+            (None, Some(dir)) if dir.exists() => Tokens::of_adapters([dir.as_path()]),
+            (None, _) => Tokens::OfModel,
+        }
+    }
+
+    /// The tokenizer of a model that is open, with them, to which rows are added; `None` if there are none, and then the tokenizer is
+    /// not looked at.
+    ///
+    /// # Errors
+    /// As [`Tokens::add`].
+    pub fn open(&self, files: &mut ModelFiles) -> anyhow::Result<Option<Tokenizer>> {
+        let bring_some = match self {
+            Tokens::OfModel => false,
+            Tokens::New(texts) => !texts.is_empty(),
+            Tokens::OfAdapters(dirs) => {
+                let mut all = dirs.iter().map(|dir| Ok(!of_adapter(dir)?.1.is_empty()));
+                all.any(|some: anyhow::Result<bool>| some.unwrap_or(true))
+            }
+        };
+        if !bring_some {
+            return Ok(None);
+        }
+        let mut tokenizer = open_tokenizer(files)?;
+        self.add(files, &mut tokenizer)?;
+        Ok(Some(tokenizer))
+    }
+
+    /// Adds them to a model that is open and to its tokenizer.
+    ///
+    /// # Errors
+    /// A token that cannot be added, an adapter that cannot be read.
+    pub fn add(&self, files: &mut ModelFiles, tokenizer: &mut Tokenizer) -> anyhow::Result<Added> {
+        match self {
+            Tokens::OfModel => Ok(Added::default()),
+            Tokens::New(texts) => add_new(texts, files, tokenizer),
+            Tokens::OfAdapters(dirs) => {
+                let mut notes = Vec::new();
+                for dir in dirs {
+                    notes.extend(add_of_adapter(dir, files, tokenizer)?);
+                }
+                Ok(Added { notes, ..Added::default() })
+            }
+        }
+    }
+}
+
+/// Adds new tokens, whose rows a fresh adapter trains.
+fn add_new(texts: &[String], files: &mut ModelFiles, tokenizer: &mut Tokenizer) -> anyhow::Result<Added> {
+    let (known, rows) = (tokenizer.vocab_size(), files.stored_rows());
+    if known > rows {
+        let text = format!(
+            "--new-tokens: {} has {} tokens and its embedding {} rows, so that new ones would have no neighbours",
+            files.path().display(),
+            grouped(known as u64),
+            grouped(rows as u64)
+        );
+        return Err(CliError::new(text).hint("give a model whose embedding has a row for each token").into());
+    }
+    let tokens = tokenizer.add_tokens(texts)?;
+    let ids: Vec<u32> = tokens.iter().map(|token| token.id).collect();
+    let needed = ids.iter().max().map_or(0, |id| *id as usize + 1);
+    files.add_rows(needed)?;
+    let mut indices = TokenIndices::of_both_sides(files.config(), &ids);
+    for token in &tokens {
+        if let Some(pieces) = &token.pieces {
+            indices = indices.with_start(token.id, pieces.clone());
+        }
+    }
+    let (new, old): (Vec<&NewToken>, Vec<&NewToken>) =
+        tokens.iter().partition(|token| token.pieces.is_some());
+    let mut notes = Vec::new();
+    if !new.is_empty() {
+        let count = counted(new.len(), "new token", "new tokens");
+        let each = if new.len() == 1 { "its row begins" } else { "each row begins" };
+        notes.push(format!("{count}: {}; {each} as the mean of the rows of its pieces", named(&new)));
+    }
+    if !old.is_empty() {
+        let are = if old.len() == 1 {
+            "is a token of the model already, and its row is"
+        } else {
+            "are tokens of the model already, and their rows are"
+        };
+        notes.push(format!("{} {are} trained as it stands", named(&old)));
+    }
+    if needed > rows {
+        let more = counted(needed - rows, "row", "rows");
+        notes.push(format!("the embedding has no free rows for all of them: the adapter brings {more} more"));
+    }
+    let behind_blanks = tokenizer.found_behind_blanks_only(&tokens)?;
+    if !behind_blanks.is_empty() {
+        notes.push(format!(
+            "found at the beginning of a text and behind a blank only, as in transformers: {}",
+            named(&behind_blanks)
+        ));
+    }
+    Ok(Added { indices, notes })
+}
+
+/// The folder of an adapter and the tokens that it has rows of: none of what is no adapter as PEFT has it, of which whoever reads it
+/// says more.
+fn of_adapter(dir: &Path) -> anyhow::Result<(PathBuf, TokenIndices)> {
+    let folder = adapter_folder(dir, true).unwrap_or_else(|_| dir.to_owned());
+    match [adapter::CONFIG_FILE, adapter::WEIGHTS_FILE].iter().all(|name| folder.join(name).is_file()) {
+        true => Ok((folder.clone(), adapter::token_indices(&folder)?)),
+        false => Ok((folder, TokenIndices::default())),
+    }
+}
+
+/// Adds the tokens that an adapter has rows of, by the tokenizer beside it or by its run.
+fn add_of_adapter(
+    dir: &Path,
+    files: &mut ModelFiles,
+    tokenizer: &mut Tokenizer,
+) -> anyhow::Result<Vec<String>> {
+    let (folder, indices) = of_adapter(dir)?;
+    if indices.is_empty() {
+        return Ok(Vec::new());
+    }
+    files.add_rows(indices.rows_needed())?;
+    if folder.join("tokenizer.json").is_file() {
+        tokenizer.add_tokens_of(&Tokenizer::from_folder(&folder)?)?;
+    } else if let Some(run) = TrainArgs::of_run(&folder) {
+        // A checkpoint has no tokenizer beside it.
+        match Tokens::of_run(&run) {
+            Tokens::New(texts) => drop(tokenizer.add_tokens(texts)?),
+            Tokens::OfAdapters(_) | Tokens::OfModel => {}
+        }
+    }
+    let unknown = indices.ids().filter(|id| *id as usize >= tokenizer.vocab_size()).min();
+    let note = |id| {
+        format!(
+            "{}: no tokenizer beside the adapter says what token {id} is, so that no text has it; save the tokenizer there",
+            folder.display()
+        )
+    };
+    Ok(unknown.map(note).into_iter().collect())
+}
+
+/// Tokens with their ids, in a list.
+fn named(tokens: &[&NewToken]) -> String {
+    let each = |token: &&NewToken| format!("{:?} ({})", token.text, token.id);
+    let first: Vec<String> = tokens.iter().take(NAMED).map(each).collect();
+    let more = tokens.len().saturating_sub(NAMED);
+    match more {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
