@@ -59,6 +59,8 @@ settings! {
     Columns "columns",
     /// What is trained for.
     Objective "objective",
+    /// What judged replies are compared with.
+    Reference "reference",
     /// What computes.
     Device "device",
     /// The scales of quantised weights are quantised, too.

@@ -256,6 +256,12 @@ pub enum TrainError {
     /// The run folder cannot be written.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// A reply that is impossible to the reference: it has tokens that the base does not know.
+    #[error("the row on line {line} has a reply that the reference cannot give: it does not know one of its tokens")]
+    UnknownToReference {
+        /// The row's number.
+        line: usize,
+    },
     /// The observer ended it before its first step.
     #[error("stopped before the first step, while the reference was asked")]
     Stopped,
@@ -266,7 +272,10 @@ impl TrainError {
     pub fn verdict(&self) -> Option<&Verdict> {
         match self {
             TrainError::Diverged(divergence) => divergence.verdict.as_ref(),
-            TrainError::NonFinite(_) | TrainError::Run(_) | TrainError::Stopped => None,
+            TrainError::NonFinite(_)
+            | TrainError::Run(_)
+            | TrainError::UnknownToReference { .. }
+            | TrainError::Stopped => None,
         }
     }
 
@@ -297,6 +306,10 @@ impl TrainError {
                 }
             }
             TrainError::Run(e) => return e.hint(),
+            TrainError::UnknownToReference { .. } => remedy![
+                "compare with an adapter that knows it, with ", Setting::Reference;
+                "train on replies with the new tokens first, and go on from that adapter with ", Setting::Adapter
+            ],
             TrainError::Stopped => return None,
         })
     }
@@ -676,6 +689,9 @@ impl<'a, 'p> Training<'a, 'p> {
     }
 }
 
+/// A log-probability below this is that of a token whose logit says that it is none of the model's.
+const LEAST_LIKELY: f64 = -1e9;
+
 /// What the reference is asked, and how.
 struct Asking<'a> {
     data: TrainData<'a>,
@@ -1033,7 +1049,11 @@ impl<'a> Stepper<'a> {
                         buffers,
                         &mut on_progress,
                     );
-                    found.push(of_set.ok_or(TrainError::Stopped)?);
+                    let of_set = of_set.ok_or(TrainError::Stopped)?;
+                    if let Some(at) = of_set.iter().position(|value| !(LEAST_LIKELY..=0.1).contains(value)) {
+                        return Err(TrainError::UnknownToReference { line: set.samples.sample(at).row });
+                    }
+                    found.push(of_set);
                     done_before += set.samples.len();
                 }
                 run.write_reference(&sets.map(|set| set.map(|set| &set.samples)), &found)?;
