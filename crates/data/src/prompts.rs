@@ -26,7 +26,7 @@ enum Form {
     /// As text.
     Text(String),
     /// As messages, with what stands beside them; and the message that the row has as its reply.
-    Messages { fields: Fields, reply: Message },
+    Messages { fields: Fields, reply: Box<Message> },
 }
 
 /// Who said what is written behind a prompt.
@@ -57,7 +57,7 @@ impl PromptRow {
                 if !conversation.variables.is_empty() {
                     fields.insert("chat_template_kwargs".into(), conversation.variables.into());
                 }
-                Form::Messages { fields, reply }
+                Form::Messages { fields, reply: Box::new(reply) }
             }
             Document::Text(_) => return Err(RowProblem::NoPrompt { shape: Shape::Text }),
         };
@@ -95,8 +95,8 @@ fn written(message: &Message) -> Value {
     if !message.in_row.parts.is_empty() {
         value["content"] = message.in_row.parts.clone().into();
     }
-    if message.content.is_none() {
-        value.as_object_mut().map(|fields| fields.shift_remove("content"));
+    if let (None, Some(fields)) = (&message.content, value.as_object_mut()) {
+        fields.shift_remove("content");
     }
     value
 }

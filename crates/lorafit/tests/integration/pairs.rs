@@ -45,7 +45,8 @@ fn forty_two() -> TempDir {
 #[cfg(unix)]
 #[test]
 fn every_judge_finds_the_reply_good() {
-    let command = r#"command:while read -r row; do case "$row" in *'"answer":"42"}') echo 1;; *) echo 0;; esac; done"#;
+    let command =
+        r#"command:while read -r row; do case "$row" in *'"answer":"42"}') echo 1;; *) echo 0;; esac; done"#;
     for judge in [
         "exact",
         "exact-match",
@@ -59,7 +60,8 @@ fn every_judge_finds_the_reply_good() {
         command,
     ] {
         let dir = forty_two();
-        let labels = ["--format", "labels", "--include-reference", "--samples", "2", "--threshold", "1", "--json"];
+        let labels =
+            ["--format", "labels", "--include-reference", "--samples", "2", "--threshold", "1", "--json"];
         let said = well(dir.path(), &pairs("rows.jsonl", judge, &labels));
         let found: Value = serde_json::from_str(&said).expect("JSON");
         let rows = rows(dir.path(), "out.jsonl");
@@ -81,7 +83,10 @@ fn an_answer_has_the_same_bits_whatever_is_computed_beside_it() {
     let dir = place(9);
     let at = dir.path();
     let more = |flags: &[&'static str]| {
-        well(at, &[&pairs("rows.jsonl", PARITY, &["--pairs-per-prompt", "3", "--overwrite"])[..], flags].concat());
+        well(
+            at,
+            &[&pairs("rows.jsonl", PARITY, &["--pairs-per-prompt", "3", "--overwrite"])[..], flags].concat(),
+        );
         fs::read_to_string(at.join("out.jsonl")).expect("rows")
     };
     let all = more(&[]);
@@ -124,12 +129,16 @@ fn prompts_keep_their_form_and_need_no_reply() {
         let written = rows(at, "out.jsonl");
         assert_eq!(written[0]["prompt"], prompt, "{row}");
         assert_eq!(written[0]["completion"].is_string(), prompt.is_string(), "{row}");
-        refused(at, &pairs("rows.jsonl", "exact", &["--overwrite"]), if row.get("completion").is_some() {
-            // The model never says that, and all answers are alike.
-            "has no rows"
-        } else {
-            "rows.jsonl line 1: the row has no reply, which --judge exact needs"
-        });
+        refused(
+            at,
+            &pairs("rows.jsonl", "exact", &["--overwrite"]),
+            if row.get("completion").is_some() {
+                // The model never says that, and all answers are alike.
+                "has no rows"
+            } else {
+                "rows.jsonl line 1: the row has no reply, which --judge exact needs"
+            },
+        );
     }
 }
 
@@ -143,8 +152,7 @@ fn training_reads_what_is_written() {
     for data in ["rows.jsonl", "texts.jsonl"] {
         for (format, objective) in [("pairs", "dpo"), ("labels", "kto")] {
             let more = ["--format", format, "--overwrite", "--json"];
-            let found: Value =
-                serde_json::from_str(&well(at, &pairs(data, PARITY, &more))).expect("JSON");
+            let found: Value = serde_json::from_str(&well(at, &pairs(data, PARITY, &more))).expect("JSON");
             assert_eq!((&found["prompts"], &found["answers"]), (&json!(8), &json!(32)), "{found}");
             let written = rows(at, "out.jsonl");
             if format == "pairs" {
@@ -154,7 +162,8 @@ fn training_reads_what_is_written() {
                 }
             }
             let run = format!("{data}-{objective}");
-            let train = ["train", "--model", MODEL, "--data", "out.jsonl", "--objective", objective, "--out", &run];
+            let train =
+                ["train", "--model", MODEL, "--data", "out.jsonl", "--objective", objective, "--out", &run];
             let output = lorafit(at, &[&train[..], &["--max-steps", "2", "--validation", "none"]].concat());
             let said = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success() && !said.contains("passed over"), "{data} {objective}: {said}");
@@ -170,7 +179,7 @@ fn an_interrupted_call_goes_on_where_it_was() {
 
     let dir = place(24);
     let at = dir.path();
-    let judge = "while read -r row; do case \"$row\" in *'why 20'*) [ -f broken ] && exit 3; [ -f slow ] && sleep 60;; esac\n\
+    let judge = "while read -r row; do case \"$row\" in *'why 20'*) [ -f broken ] && exit 3; [ -f slow ] && touch judging && sleep 60;; esac\n\
                  echo $(( ${#row} % 2 )); done";
     fs::write(at.join("judge.sh"), judge).expect("written");
     let call = pairs("rows.jsonl", "command:sh judge.sh", &[]);
@@ -198,12 +207,14 @@ fn an_interrupted_call_goes_on_where_it_was() {
     let child = child.spawn().expect("starts");
     let started = Instant::now();
     // It begins anew behind what was written, and waits for the judge.
-    std::thread::sleep(Duration::from_secs(3));
+    while !at.join("judging").exists() && started.elapsed() < Duration::from_secs(50) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
     // SAFETY: sends a signal to our own child.
     assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
     let output = child.wait_with_output().expect("ends");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(started.elapsed() < Duration::from_secs(50), "{said}");
+    assert!(started.elapsed() < Duration::from_secs(55), "{said}");
     assert_eq!(output.status.code(), Some(130), "{said}");
     assert!(said.contains("stopped: 16 of 24 prompts are answered"), "{said}");
     assert_eq!(fs::read_to_string(at.join("out.jsonl")).expect("rows"), begun);
@@ -225,7 +236,10 @@ fn ties_repetitions_and_blank_answers_are_left_out_and_counted() {
     let at = dir.path();
     let output = lorafit(at, &pairs("rows.jsonl", "regex:(?s).", &["--json"]));
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("no prompt has two answers of which one is better"), "{said}");
+    assert!(
+        !output.status.success() && said.contains("no prompt has two answers of which one is better"),
+        "{said}"
+    );
     let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let left = |name: &str| found["left_out"][name].as_u64().expect("a number");
     assert_eq!((found["pairs"].as_u64(), left("prompts_alike") + left("prompts_with_too_few")), (Some(0), 5));
@@ -233,8 +247,10 @@ fn ties_repetitions_and_blank_answers_are_left_out_and_counted() {
     let few = ["--samples", "40", "--top-k", "2", "--max-new-tokens", "1", "--format", "labels", "--json"];
     let flags: Vec<&str> = pairs("rows.jsonl", "regex:(?s).", &few);
     // The flag stands twice; the last is meant.
-    let flags: Vec<&str> = flags.iter().enumerate().filter(|(i, _)| ![7, 8].contains(i)).map(|(_, f)| *f).collect();
-    let found: Value = serde_json::from_str(&well(at, &[&flags[..], &["--overwrite"]].concat())).expect("JSON");
+    let flags: Vec<&str> =
+        flags.iter().enumerate().filter(|(i, _)| ![7, 8].contains(i)).map(|(_, f)| *f).collect();
+    let found: Value =
+        serde_json::from_str(&well(at, &[&flags[..], &["--overwrite"]].concat())).expect("JSON");
     let count = |value: &Value| value.as_u64().expect("a number");
     let rows = rows(at, "out.jsonl").len() as u64;
     let [repeated, blank] = ["answers_repeated", "answers_blank"].map(|name| count(&found["left_out"][name]));
@@ -250,7 +266,8 @@ fn what_cannot_be_done_is_said_before_anything_is_written() {
     let at = dir.path();
     fs::write(at.join("empty.jsonl"), "").expect("written");
     fs::write(at.join("text.jsonl"), "{\"text\": \"a\"}\n").expect("written");
-    fs::write(at.join("bare.jsonl"), "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n").expect("written");
+    fs::write(at.join("bare.jsonl"), "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n")
+        .expect("written");
     fs::write(at.join("notes.txt"), "mine\n").expect("written");
     let regex = "regex:a";
     for (data, judge, more, said) in [
@@ -261,11 +278,21 @@ fn what_cannot_be_done_is_said_before_anything_is_written() {
         ("rows.jsonl", regex, &["--ignore-case"], "--ignore-case has no meaning with --judge regex:a"),
         ("rows.jsonl", regex, &["--judge-timeout", "3"], "--judge-timeout has no meaning"),
         ("rows.jsonl", regex, &["--threshold", "0.4"], "--threshold has no meaning without --format labels"),
-        ("rows.jsonl", regex, &["--format", "labels", "--pairs-per-prompt", "2"], "--pairs-per-prompt has no meaning"),
+        (
+            "rows.jsonl",
+            regex,
+            &["--format", "labels", "--pairs-per-prompt", "2"],
+            "--pairs-per-prompt has no meaning",
+        ),
         ("rows.jsonl", regex, &["--samples", "0"], "--samples 0: must be from 1 to 1000"),
         ("rows.jsonl", regex, &["--samples", "1"], "--samples 1 makes no pair"),
         ("rows.jsonl", regex, &["--temperature", "0"], "would be the same answer each time"),
-        ("rows.jsonl", regex, &["--temperature", "0", "--samples", "1", "--seed", "2"], "--seed has no meaning"),
+        (
+            "rows.jsonl",
+            regex,
+            &["--temperature", "0", "--samples", "1", "--seed", "2"],
+            "--seed has no meaning",
+        ),
         ("rows.jsonl", regex, &["--max-seq-len", "9"], "--max-seq-len has no meaning for prompts"),
         ("rows.jsonl", regex, &["--memory", "2MiB"], "answering needs"),
         ("bare.jsonl", regex, &["--include-reference"], "--include-reference: no row has a reply"),
@@ -274,7 +301,7 @@ fn what_cannot_be_done_is_said_before_anything_is_written() {
         ("text.jsonl", regex, &[], "have no prompt"),
     ] {
         let text = refused(at, &pairs(data, judge, more), said);
-        assert!(text.contains("\nhint: "), "{text}");
+        assert!(text.contains("\nhint: ") || said.contains("must be"), "{text}");
         assert!(!at.join("out.jsonl").exists() && !at.join("out.jsonl.progress").exists(), "{said}");
     }
     let flags = pairs("rows.jsonl", regex, &["--overwrite"]);
@@ -294,7 +321,10 @@ fn a_judge_that_goes_wrong_is_named_with_its_row() {
     let at = dir.path();
     for (command, said) in [
         ("echo good", "wrote line 1, for row 1: expected a score, found `good`"),
-        ("for i in 1 1 1 1; do echo $i; done; echo 7; cat > /dev/null", "wrote line 5, for row 2: expected a score from 0 to 1"),
+        (
+            "for i in 1 1 1 1; do echo $i; done; echo 7; cat > /dev/null",
+            "wrote line 5, for row 2: expected a score from 0 to 1",
+        ),
         ("no-such-command-here", "failed (exit status: 127)"),
         ("echo 1; echo no key >&2; exit 3", "no key\n  it had scored 1 of 12 rows, and row 1 was the next"),
         ("cat > /dev/null; echo 1", "wrote 1 line for 12 rows"),
