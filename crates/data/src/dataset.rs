@@ -276,6 +276,12 @@ pub struct GenerationRow {
     pub choices: Option<Choices>,
 }
 
+impl AsRef<GenerationRow> for GenerationRow {
+    fn as_ref(&self) -> &GenerationRow {
+        self
+    }
+}
+
 /// Reads rows as prompts and the replies they should get.
 ///
 /// # Errors

@@ -16,6 +16,7 @@ pub mod kind;
 pub mod line_ends;
 pub mod paragraphs;
 pub mod parquet;
+pub(crate) mod replies;
 pub(crate) mod rows;
 pub mod utf16;
 
@@ -29,6 +30,7 @@ use crate::error::RowProblem;
 use crate::format::{Fields, Mapping};
 
 pub use choice::{HeldOut, Subset};
+pub use replies::NO_REPLY;
 pub use rows::Origin;
 
 /// The longest row that is read: a file that is one endless line, or unfolds to one, must not fill the memory.
@@ -47,6 +49,8 @@ pub struct Source {
     pub mapping: Mapping,
     /// The column that holds the options of a multiple choice, by its name in the file.
     pub choices: Option<String>,
+    /// Whether rows may lack their reply, which is then [`NO_REPLY`]: for whoever asks for prompts alone.
+    pub without_replies: bool,
     /// Count rows that are not what they should be, instead of failing on the first.
     pub skip_bad_rows: bool,
     /// All rows, or one side of a division into training and validation.

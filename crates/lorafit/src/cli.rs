@@ -10,7 +10,7 @@ use crate::args::flags;
 use crate::args::train::TrainArgs;
 use crate::command::{
     bench, chat, compare, completions, data, doctor, eval, export, generate, inspect, kernels, manual, merge,
-    plan, quantize, report, runs, selfcheck, status, sweep, train, watch,
+    pairs, plan, quantize, report, runs, selfcheck, status, sweep, train, watch,
 };
 use crate::terminal::flow::flowed;
 use crate::terminal::words;
@@ -50,6 +50,8 @@ enum Verb {
     Watch(watch::WatchArgs),
     /// Measure loss, perplexity and, with --metric, answers on held-out rows
     Eval(eval::EvalArgs),
+    /// Write preference rows from a model's own answers, judged by a rule or a program, for train --objective dpo
+    Pairs(Box<pairs::PairsArgs>),
     /// Compare runs on the same rows, side by side
     Compare(Box<compare::CompareArgs>),
     /// Show what an adapter is and what it changed, layer by layer
@@ -127,6 +129,7 @@ pub fn run() -> anyhow::Result<()> {
         Verb::Runs(args) => runs::run(args),
         Verb::Watch(args) => watch::run(args),
         Verb::Eval(args) => eval::run(args, &given),
+        Verb::Pairs(args) => pairs::run(*args, &given),
         Verb::Compare(args) => compare::run(*args, &given),
         Verb::Inspect(args) => inspect::run(args),
         Verb::Report(args) => report::run(args, &given),

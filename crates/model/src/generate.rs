@@ -69,6 +69,10 @@ impl Sampling {
     }
 }
 
+/// Rows that a product has at least where answers are computed apart: fewer are multiplied in another order
+/// (`ops/matmul/cpu`), so that the last bit of an answer would depend on how many others are still going on.
+const STEADY_ROWS: usize = 5;
+
 /// A sequence being continued.
 struct Sequence {
     /// Tokens not yet in the cache.
@@ -106,6 +110,9 @@ pub struct Prompts<'a> {
     pub max_new_tokens: usize,
     /// How a token is chosen.
     pub sampling: Sampling,
+    /// Random seeds of the answers, one for each: then each has the same bits whatever is computed beside it. Without any,
+    /// all draw from the numbers of the sampling's seed in turn.
+    pub seeds: &'a [u64],
 }
 
 /// Continues each prompt until a token of `stop`, or for `max_new_tokens` within the context ([`most_new_tokens`]). The stop
@@ -116,7 +123,7 @@ pub struct Prompts<'a> {
 /// When a logit of any sequence is infinite or no number.
 ///
 /// # Panics
-/// On an empty prompt, or a token outside the vocabulary.
+/// On an empty prompt, a token outside the vocabulary, or seeds of another number than prompts.
 pub fn generate(
     model: &Model,
     adapter: Option<&Adapter>,
@@ -124,13 +131,17 @@ pub fn generate(
     mut on_token: impl FnMut(usize, u32) -> bool,
     interrupted: &mut dyn FnMut() -> bool,
 ) -> Result<Vec<Vec<u32>>, NotNumbers> {
-    let Prompts { ids: prompts, stop, max_new_tokens, sampling } = prompts;
+    let Prompts { ids: prompts, stop, max_new_tokens, sampling, seeds } = prompts;
     let (config, device) = (model.config(), model.device());
     assert!(prompts.iter().all(|p| !p.is_empty()), "a prompt has at least one token");
+    assert!(seeds.is_empty() || seeds.len() == prompts.len(), "a seed for each prompt");
+    let apart = !seeds.is_empty();
     let longest = |prompt: &[u32]| most_new_tokens(config, prompt.len(), max_new_tokens);
     let mut caches: Vec<KvCache> =
         prompts.iter().map(|p| KvCache::new(config, device, p.len() + longest(p))).collect();
-    let tokens = prompts.iter().map(|p| p.len()).max().unwrap_or(0).max(prompts.len());
+    let idle = if apart { STEADY_ROWS } else { 0 };
+    caches.extend((0..idle).map(|_| KvCache::new(config, device, 1)));
+    let tokens = prompts.iter().map(|p| p.len()).max().unwrap_or(0).max(prompts.len()).max(idle);
     let mut buffers = Buffers::for_evaluation(config, adapter, device, tokens);
     let mut sequences: Vec<Sequence> = prompts
         .iter()
@@ -144,6 +155,13 @@ pub fn generate(
             return Ok(vec![Vec::new(); prompts.len()]);
         }
         let inputs = [std::mem::take(&mut sequence.pending)];
+        // Several answers to one prompt, which is computed once.
+        if i > 0 && prompts[i] == prompts[i - 1] {
+            let (before, rest) = caches.split_at_mut(i);
+            rest[0].copy(&before[i - 1], config);
+            logits[i] = logits[i - 1].clone();
+            continue;
+        }
         let cache = std::slice::from_mut(&mut caches[i]);
         logits[i] = model.continue_cached(adapter, &[&inputs[0]], cache, &mut buffers);
     }
@@ -153,7 +171,10 @@ pub fn generate(
             if !logits[i].iter().all(|logit| logit.is_finite()) {
                 return Err(NotNumbers { tokens: prompts[i].len() + sequence.generated.len() });
             }
-            let token = sampling.choose(&logits[i], draw * prompts.len() as u64 + i as u64);
+            let token = match seeds.get(i) {
+                Some(seed) => Sampling { seed: *seed, ..sampling }.choose(&logits[i], draw),
+                None => sampling.choose(&logits[i], draw * prompts.len() as u64 + i as u64),
+            };
             if stop.contains(&token) {
                 sequence.finished = true;
                 continue;
@@ -178,8 +199,10 @@ pub fn generate(
                 }
             }
         }
-        let inputs: Vec<&[u32]> =
+        let mut inputs: Vec<&[u32]> =
             sequences.iter().map(|s| if s.finished { &[][..] } else { &s.pending[..] }).collect();
+        inputs.extend((active.len()..idle).map(|_| &[0][..]));
+        caches[prompts.len()..].iter_mut().for_each(|cache| cache.restart(0));
         let all = model.continue_cached(adapter, &inputs, &mut caches, &mut buffers);
         for (row, &i) in all.chunks_exact(config.vocab_size).zip(&active) {
             logits[i] = row.to_vec();

@@ -57,6 +57,17 @@ impl KvCache {
         (keys, values)
     }
 
+    /// Takes the tokens of `other`, which it has room for.
+    pub(crate) fn copy(&mut self, other: &KvCache, config: &Config) {
+        assert!(other.len <= self.capacity, "the cache is too small");
+        let values = other.len * config.num_key_value_heads * config.head_dim;
+        for ((keys, values_of), (from_keys, from_values)) in self.layers.iter_mut().zip(&other.layers) {
+            keys.write(0, &from_keys.to_vec(values));
+            values_of.write(0, &from_values.to_vec(values));
+        }
+        (self.len, self.longer_than) = (other.len, other.longer_than);
+    }
+
     /// Forgets its tokens, which are computed again as of a text of more than `tokens` tokens.
     pub(crate) fn restart(&mut self, tokens: usize) {
         (self.len, self.longer_than) = (0, tokens);

@@ -107,24 +107,99 @@ pub fn answer(
     mut on_progress: impl FnMut(usize),
     interrupted: &mut dyn FnMut() -> bool,
 ) -> Result<Option<Answers>, AnswerError> {
-    let Answering { model, adapter, tokenizer, max_new_tokens, side_by_side } = answering;
     let mut texts = Vec::with_capacity(rows.len());
     let mut ended_by_context = 0;
-    for batch in rows.chunks(side_by_side) {
+    for batch in rows.chunks(answering.side_by_side) {
         let prompts: Vec<&[u32]> = batch.iter().map(|r| &r.prompt_ids[..]).collect();
-        let stop = tokenizer.eos_ids();
-        let (sampling, on_token) = (Sampling::default(), |_, _| true);
-        let request = Prompts { ids: &prompts, stop, max_new_tokens, sampling };
-        let answers = generate(model, adapter, request, on_token, interrupted)?;
-        if interrupted() {
-            return Ok(None);
-        }
-        for (row, answer) in batch.iter().zip(answers) {
-            let most = most_new_tokens(model.config(), row.prompt_ids.len(), max_new_tokens);
-            ended_by_context += usize::from(answer.len() == most && most < max_new_tokens);
-            texts.push(tokenizer.decode(&answer, true)?);
+        let found = answer_batch(answering, Sampling::default(), &prompts, &[], interrupted)?;
+        let Some(answers) = found else { return Ok(None) };
+        for Answer { text, end, .. } in answers {
+            ended_by_context += usize::from(end == End::Context);
+            texts.push(text);
         }
         on_progress(texts.len());
     }
     Ok(Some(Answers { texts, ended_by_context }))
+}
+
+/// One answer that is drawn at random.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw<'a> {
+    /// Token ids of the prompt.
+    pub prompt: &'a [u32],
+    /// The random seed of the answer.
+    pub seed: u64,
+}
+
+/// An answer of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What it wrote.
+    pub text: String,
+    /// Its tokens.
+    pub tokens: usize,
+    /// Why it is no longer.
+    pub end: End,
+}
+
+/// What ended an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The model.
+    Model,
+    /// The longest answer that was asked for.
+    Longest,
+    /// The context that the model is made for.
+    Context,
+}
+
+/// Draws answers, each of which depends on its prompt and its seed alone. Equal prompts that follow each other are computed
+/// once. `None` if it is `interrupted`, as in [`answer`].
+///
+/// # Errors
+/// As [`answer`].
+pub fn sample(
+    answering: Answering<'_>,
+    sampling: Sampling,
+    draws: &[Draw<'_>],
+    interrupted: &mut dyn FnMut() -> bool,
+) -> Result<Option<Vec<Answer>>, AnswerError> {
+    let mut answers = Vec::with_capacity(draws.len());
+    for batch in draws.chunks(answering.side_by_side) {
+        let (prompts, seeds): (Vec<&[u32]>, Vec<u64>) =
+            batch.iter().map(|draw| (draw.prompt, draw.seed)).unzip();
+        match answer_batch(answering, sampling, &prompts, &seeds, interrupted)? {
+            Some(of_batch) => answers.extend(of_batch),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(answers))
+}
+
+/// Answers prompts side by side.
+fn answer_batch(
+    answering: Answering<'_>,
+    sampling: Sampling,
+    prompts: &[&[u32]],
+    seeds: &[u64],
+    interrupted: &mut dyn FnMut() -> bool,
+) -> Result<Option<Vec<Answer>>, AnswerError> {
+    let Answering { model, adapter, tokenizer, max_new_tokens, .. } = answering;
+    let stop = tokenizer.eos_ids();
+    let request = Prompts { ids: prompts, stop, max_new_tokens, sampling, seeds };
+    let found = generate(model, adapter, request, |_, _| true, interrupted)?;
+    if interrupted() {
+        return Ok(None);
+    }
+    let mut answers = Vec::with_capacity(found.len());
+    for (prompt, ids) in prompts.iter().zip(found) {
+        let most = most_new_tokens(model.config(), prompt.len(), max_new_tokens);
+        let end = match ids.len() == most {
+            false => End::Model,
+            true if most < max_new_tokens => End::Context,
+            true => End::Longest,
+        };
+        answers.push(Answer { text: tokenizer.decode(&ids, true)?, tokens: ids.len(), end });
+    }
+    Ok(Some(answers))
 }

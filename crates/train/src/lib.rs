@@ -47,7 +47,8 @@ pub use cadence::CheckpointEvery;
 pub use card::CARD_MARK;
 pub use checkpoint::{Best, Checkpoint, Newest, State};
 pub use evaluate::{
-    AnswerError, Answering, Answers, Evaluation, SIDE_BY_SIDE, answer, evaluate, evaluate_until,
+    Answer, AnswerError, Answering, Answers, Draw, End, Evaluation, SIDE_BY_SIDE, answer, evaluate,
+    evaluate_until, sample,
 };
 pub use guard::{Culprit, GuardState, OnNan, Refusal};
 pub use history::{RunHistory, RunTotals, adapter_of_run};

@@ -173,7 +173,8 @@ fn step(
     };
     let trained = values(parameters.tensors());
     let prompt = &ids[..19];
-    let request = Prompts { ids: &[prompt], stop: &[], max_new_tokens: 8, sampling: Sampling::default() };
+    let sampling = Sampling::default();
+    let request = Prompts { ids: &[prompt], stop: &[], max_new_tokens: 8, sampling, seeds: &[] };
     let answer = generate(&model, Some(&adapter), request, |_, _| true, &mut || false);
     // No answer is none of the processor's.
     let answer = answer.unwrap_or_default();

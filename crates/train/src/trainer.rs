@@ -257,7 +257,9 @@ pub enum TrainError {
     #[error(transparent)]
     Run(#[from] RunError),
     /// A reply that is impossible to the reference: it has tokens that the base does not know.
-    #[error("the row on line {line} has a reply that the reference cannot give: it does not know one of its tokens")]
+    #[error(
+        "the row on line {line} has a reply that the reference cannot give: it does not know one of its tokens"
+    )]
     UnknownToReference {
         /// The row's number.
         line: usize,

@@ -8,9 +8,9 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Content, Place, ReadError, Record, Source, Unit, choice::Choice, files, kind};
+use super::{Content, Place, ReadError, Record, Source, Unit, choice::Choice, files, kind, replies};
 use crate::error::{DataError, RowProblem};
-use crate::format::{Row, Shape};
+use crate::format::{Fields, Row, Shape};
 use crate::json;
 use crate::notes;
 
@@ -209,7 +209,7 @@ fn recognise(block: &[Taken], source: &Source) -> Result<Option<Shape>, (usize, 
             // It is the first bad row, and told as such.
             Err(_) => return Ok(None),
         };
-        let fields = content.clone().into_fields().and_then(|fields| source.mapping.rename(fields));
+        let fields = content.clone().into_fields().and_then(|fields| named(fields, source));
         match fields.and_then(|fields| Shape::recognise(&fields)) {
             Ok(shape) => return Ok(Some(shape)),
             Err(problem) if source.skip_bad_rows && !problem.is_everywhere() => {}
@@ -227,7 +227,7 @@ fn parse(
 ) -> Result<(Row, Option<Value>), RowProblem> {
     let mut fields = content.into_fields_noting(&mut keys.twice)?;
     let choices = source.choices.as_ref().and_then(|column| fields.shift_remove(column));
-    let fields = source.mapping.rename(fields)?;
+    let fields = named(fields, source)?;
     for name in JSON_TEXTS {
         if let Some(text) = fields.get(name).and_then(Value::as_str) {
             json::twice_in_text(name, text, &mut keys.twice);
@@ -235,6 +235,15 @@ fn parse(
     }
     let shape = shape.map_or_else(|| Shape::recognise(&fields), Ok)?;
     Ok((shape.read(fields, &source.mapping, &mut keys.passed_over)?, choices))
+}
+
+/// The fields under their names, with a reply where they may lack one.
+fn named(fields: Fields, source: &Source) -> Result<Fields, RowProblem> {
+    let fields = source.mapping.rename(fields)?;
+    Ok(match source.without_replies {
+        true => replies::completed(fields, &source.mapping),
+        false => fields,
+    })
 }
 
 /// A row that is taken.

@@ -7,7 +7,7 @@ use crate::args::idle::{self, Idle};
 use crate::args::require;
 use crate::terminal::error::CliError;
 
-/// How the next token is chosen; the same in `generate` and `chat`.
+/// How the next token is chosen; the same in `generate`, `chat` and `pairs`.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Sampling")]
 pub struct Sampling {
@@ -29,6 +29,12 @@ pub struct Sampling {
 }
 
 impl Sampling {
+    /// As the model takes it.
+    pub fn settings(&self) -> lorafit_model::Sampling {
+        let Sampling { temperature, top_p, top_k, seed, .. } = *self;
+        lorafit_model::Sampling { temperature: temperature as f32, top_p: top_p as f32, top_k, seed }
+    }
+
     /// Refuses what makes no sense.
     pub fn validate(&self, given: &Given) -> Result<(), CliError> {
         require(self.max_new_tokens > 0, "max-new-tokens", self.max_new_tokens, "must be 1 or more")?;

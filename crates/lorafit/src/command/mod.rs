@@ -13,6 +13,7 @@ pub mod inspect;
 pub mod kernels;
 pub mod manual;
 pub mod merge;
+pub mod pairs;
 pub mod plan;
 pub mod quantize;
 pub mod report;

@@ -10,6 +10,7 @@ pub const METRIC: Metric = Metric {
     what: "The reply is the likeliest of the options in the column of --choices",
     needs: Some("choices"),
     reads: &[],
+    compares: true,
     direction: Direction::Maximize,
     of: Of::Options(likeliest),
 };

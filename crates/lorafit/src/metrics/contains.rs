@@ -8,6 +8,7 @@ pub const METRIC: Metric = Metric {
     what: "The reply stands somewhere in the answer",
     needs: None,
     reads: &["ignore-case", "ignore-whitespace"],
+    compares: true,
     direction: Direction::Maximize,
     of: Of::Answer(score),
 };

@@ -8,6 +8,7 @@ pub const METRIC: Metric = Metric {
     what: "The answer is the reply, white space around both aside",
     needs: None,
     reads: &["ignore-case", "ignore-whitespace"],
+    compares: true,
     direction: Direction::Maximize,
     of: Of::Answer(score),
 };

@@ -11,6 +11,7 @@ pub const METRIC: Metric = Metric {
     what: "Answer and reply are the same JSON value; the order of keys does not count",
     needs: None,
     reads: &[],
+    compares: true,
     direction: Direction::Maximize,
     of: Of::Answer(score),
 };

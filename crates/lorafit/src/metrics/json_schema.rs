@@ -11,6 +11,7 @@ pub const METRIC: Metric = Metric {
     what: "The whole answer is JSON that fits the schema of --schema",
     needs: Some("schema"),
     reads: &[],
+    compares: false,
     direction: Direction::Maximize,
     of: Of::Answer(score),
 };

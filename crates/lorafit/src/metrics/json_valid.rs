@@ -8,6 +8,7 @@ pub const METRIC: Metric = Metric {
     what: "The whole answer is JSON",
     needs: None,
     reads: &[],
+    compares: false,
     direction: Direction::Maximize,
     of: Of::Answer(score),
 };

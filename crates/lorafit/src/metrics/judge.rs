@@ -20,6 +20,7 @@ pub const METRIC: Metric = Metric {
     what: "The score, 0 to 1, that the command of --judge gives",
     needs: Some("judge"),
     reads: &["judge-timeout"],
+    compares: false,
     direction: Direction::Maximize,
     of: Of::Command,
 };
@@ -75,7 +76,7 @@ impl Judge {
         let Some(status) = ended else {
             end(&mut child);
             return match found {
-                Ok(Some(scores)) => Err(self.late(scores.len(), rows.len())),
+                Ok(Some(scores)) => Err(self.late(scores.len(), rows)),
                 other => other,
             };
         };
@@ -84,7 +85,8 @@ impl Judge {
             let said = said.join().unwrap_or_default();
             let said =
                 if said.is_empty() { String::new() } else { format!("\n  {}", said.replace('\n', "\n  ")) };
-            return Err(self.wrong(format!("failed ({status}){said}")));
+            let next = Self::next(scores.len(), rows);
+            return Err(self.wrong(format!("failed ({status}){said}\n  {next}")));
         }
         match scores.len() == rows.len() {
             true => Ok(Some(scores)),
@@ -128,6 +130,7 @@ impl Judge {
                 Ok(line) => {
                     number += 1;
                     let line = line.map_err(|error| self.wrong(format!("wrote line {number}: {error}")))?;
+                    let judged = rows.get(scores.len()).map_or(0, |answered| answered.row);
                     if line.trim().is_empty() {
                         continue;
                     }
@@ -137,7 +140,7 @@ impl Judge {
                     }
                     scores.push(score(&line).map_err(|why| {
                         let shown: String = line.chars().take(80).collect();
-                        self.wrong(format!("wrote line {number}: {why}, found `{}`", shown.escape_debug())).hint(
+                        self.wrong(format!("wrote line {number}, for row {judged}: {why}, found `{}`", shown.escape_debug())).hint(
                             "a line is a number from 0 to 1, or an object such as {\"score\": 0.5}; other output belongs to \
                              standard error",
                         )
@@ -147,14 +150,20 @@ impl Judge {
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if Instant::now() >= deadline {
-                return Err(self.late(scores.len(), rows.len()));
+                return Err(self.late(scores.len(), rows));
             }
         }
     }
 
-    fn late(&self, scored: usize, rows: usize) -> CliError {
+    /// How far it came.
+    fn next(scored: usize, rows: &[Answered]) -> String {
+        let next = rows.get(scored).map(|answered| format!(", and row {} was the next", answered.row));
+        format!("it had scored {scored} of {} rows{}", rows.len(), next.unwrap_or_default())
+    }
+
+    fn late(&self, scored: usize, rows: &[Answered]) -> CliError {
         let seconds = self.timeout.as_secs();
-        self.wrong(format!("took longer than {seconds} s; it had scored {scored} of {rows} rows"))
+        self.wrong(format!("took longer than {seconds} s; {}", Self::next(scored, rows)))
             .hint("allow it more with --judge-timeout, or have it write each score as soon as it has it to see where it waits")
     }
 
@@ -260,13 +269,16 @@ mod tests {
     #[test]
     fn what_a_judge_does_wrong_is_told() {
         for (command, told) in [
-            ("echo 1; echo 2; cat >&2", "wrote line 2: expected a score from 0 to 1, found `2`"),
-            ("echo good", "wrote line 1: expected a score, found `good`"),
+            ("echo 1; echo 2; cat >&2", "wrote line 2, for row 2: expected a score from 0 to 1, found `2`"),
+            ("echo good", "wrote line 1, for row 1: expected a score, found `good`"),
             ("echo '{\"points\": 1}'", "expected an object with a `score`"),
             ("echo '\"1\"'", "expected a score that is a number"),
             ("cat > /dev/null; echo 1", "wrote 1 line for 2 rows"),
             ("echo 1; echo 1; echo 1; cat > /dev/null", "wrote more lines than the 2 rows"),
-            ("echo 1; echo no key >&2; exit 3", "failed (exit status: 3)\n  no key"),
+            (
+                "echo 1; echo no key >&2; exit 3",
+                "failed (exit status: 3)\n  no key\n  it had scored 1 of 2 rows, and row 2 was the next",
+            ),
             ("no-such-command-here", "failed (exit status: 127)"),
         ] {
             let error = judge(command, 2).unwrap_err();

@@ -6,6 +6,7 @@
 
 mod acc;
 mod contains;
+mod contrast;
 mod exact_match;
 #[cfg(test)]
 mod fixture_tests;
@@ -25,6 +26,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+pub use contrast::{distinct, pairs};
 pub use json_schema::Schema;
 pub use judge::Judge;
 pub use score::{Answered, Interval, Metrics, Options, Scored, Summary};
@@ -56,6 +58,7 @@ pub const EVAL_LOSS: Metric = Metric {
     what: "The mean loss of the held-out rows' trained tokens",
     needs: None,
     reads: &[],
+    compares: false,
     direction: Direction::Minimize,
     of: Of::Loss,
 };
@@ -73,6 +76,8 @@ pub struct Metric {
     pub needs: Option<&'static str>,
     /// Further flags, without dashes, that it reads.
     pub reads: &'static [&'static str],
+    /// Whether it compares the answer with the row's reply.
+    pub compares: bool,
     /// Which end of it is good.
     pub direction: Direction,
     /// What it is computed of.

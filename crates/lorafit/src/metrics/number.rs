@@ -15,6 +15,7 @@ pub const METRIC: Metric = Metric {
     what: "Answer and reply come to the same number: the one behind ####, else the last",
     needs: None,
     reads: &[],
+    compares: true,
     direction: Direction::Maximize,
     of: Of::Answer(score),
 };

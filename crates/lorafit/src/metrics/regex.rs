@@ -8,6 +8,7 @@ pub const METRIC: Metric = Metric {
     what: "The pattern of --regex is found in the answer",
     needs: Some("regex"),
     reads: &[],
+    compares: false,
     direction: Direction::Maximize,
     of: Of::Answer(score),
 };

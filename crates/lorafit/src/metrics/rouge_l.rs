@@ -11,6 +11,7 @@ pub const METRIC: Metric = Metric {
     what: "The longest common subsequence of words: ROUGE-L F-measure as of rouge_score, without stemming",
     needs: None,
     reads: &[],
+    compares: true,
     direction: Direction::Maximize,
     of: Of::Answer(score),
 };

@@ -16,6 +16,7 @@ pub const METRIC: Metric = Metric {
     what: "The words that answer and reply share: F1 as of SQuAD, without case, punctuation and articles",
     needs: None,
     reads: &[],
+    compares: true,
     direction: Direction::Maximize,
     of: Of::Answer(score),
 };

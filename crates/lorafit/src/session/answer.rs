@@ -43,15 +43,10 @@ pub fn stream_answer(
             false
         }
     };
-    let settings = lorafit_model::Sampling {
-        temperature: sampling.temperature as f32,
-        top_p: sampling.top_p as f32,
-        top_k: sampling.top_k,
-        seed: sampling.seed,
-    };
     let (stop, longest) = (base.tokenizer.eos_ids(), room);
     let on_token = |_, token| hand_on(decoder.push(token).map_err(Into::into));
-    let prompts = Prompts { ids: &[ids], stop, max_new_tokens: longest, sampling: settings };
+    let prompts =
+        Prompts { ids: &[ids], stop, max_new_tokens: longest, sampling: sampling.settings(), seeds: &[] };
     let never = &mut || false;
     let answers = lorafit_model::generate(&base.model, adapter, prompts, on_token, never);
     hand_on(decoder.finish().map_err(Into::into));

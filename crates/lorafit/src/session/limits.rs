@@ -76,9 +76,14 @@ impl<'a> Limits<'a> {
     ///
     /// # Errors
     /// The first such row; where they are skipped, that none is left.
-    pub fn check_prompts(self, rows: &mut Vec<GenerationRow>, skip_bad_rows: bool) -> Result<(), CliError> {
+    pub fn check_prompts<T: AsRef<GenerationRow>>(
+        self,
+        rows: &mut Vec<T>,
+        skip_bad_rows: bool,
+    ) -> Result<(), CliError> {
         let limits = self.of_rows();
-        let check = |row: &GenerationRow| {
+        let check = |row: &T| {
+            let row = row.as_ref();
             self.check(limits, &|| format!("the prompt of row {}", row.row), &row.prompt_ids)?;
             let options = row.choices.iter().flat_map(|choices| &choices.options);
             options.into_iter().try_for_each(|option| {
@@ -100,7 +105,7 @@ impl<'a> Limits<'a> {
                 }
             }
         }
-        let longest = rows.iter().max_by_key(|row| row.prompt_ids.len());
+        let longest = rows.iter().map(AsRef::as_ref).max_by_key(|row| row.prompt_ids.len());
         if let Some((row, beyond)) =
             longest.and_then(|row| Some((row, beyond_context(self.config, row.prompt_ids.len())?)))
         {

@@ -252,6 +252,45 @@ impl Plain {
     }
 }
 
+/// How many prompts are answered: a bar on a terminal, nothing elsewhere.
+pub struct PromptProgress {
+    bar: ProgressBar,
+    started: Instant,
+}
+
+impl PromptProgress {
+    /// Of `prompts` prompts, of which `done` are answered already.
+    pub fn new(quiet: bool, prompts: usize, done: usize) -> Self {
+        let template = "{bar:24.cyan/dim} {pos}/{len} prompts  {msg}  {eta} left";
+        let bar = bar(quiet, prompts as u64, template).with_position(done as u64);
+        // What was done before says nothing of the rate.
+        bar.reset_eta();
+        bar.tick();
+        PromptProgress { bar, started: Instant::now() }
+    }
+
+    /// `prompts` are answered, and the answers of this call have `tokens` tokens.
+    pub fn is_at(&self, prompts: usize, tokens: usize) {
+        let rate = tokens as f64 / self.started.elapsed().as_secs_f64();
+        self.bar.set_message(format!("{rate:.0} tokens/s"));
+        self.bar.set_position(prompts as u64);
+    }
+
+    /// The bar goes.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A bar on a terminal that nobody asked to be quiet; elsewhere one that is not shown.
+fn bar(quiet: bool, length: u64, template: &str) -> ProgressBar {
+    let shown = !quiet && io::stderr().is_terminal();
+    let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(Some(length), target);
+    bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant"));
+    bar
+}
+
 /// How far a large file is written: a bar on a terminal, nothing elsewhere.
 pub struct WriteProgress {
     bar: ProgressBar,
@@ -260,14 +299,9 @@ pub struct WriteProgress {
 impl WriteProgress {
     /// Of `bytes` bytes.
     pub fn new(quiet: bool, bytes: u64) -> Self {
-        let shown = !quiet && io::stderr().is_terminal();
-        let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(Some(bytes), target);
-        let style = ProgressStyle::with_template(
-            "{bar:24.cyan/dim} {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left",
-        );
-        bar.set_style(style.expect("the template is a constant"));
-        WriteProgress { bar }
+        let template =
+            "{bar:24.cyan/dim} {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left";
+        WriteProgress { bar: bar(quiet, bytes, template) }
     }
 
     /// So many more are written.

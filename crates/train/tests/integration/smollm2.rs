@@ -93,8 +93,8 @@ fn forward_pass_equals_transformers() {
             assert!((found - expected).abs() < 5e-3, "logit of token {id}: {found}, expected {expected}");
         }
         if let Some(expected) = case["greedy_text"].as_str().or(case["greedy"].as_str()) {
-            let request =
-                Prompts { ids: &[&ids], stop: &[], max_new_tokens: 24, sampling: Sampling::default() };
+            let sampling = Sampling::default();
+            let request = Prompts { ids: &[&ids], stop: &[], max_new_tokens: 24, sampling, seeds: &[] };
             let found = generate(&model, None, request, |_, _| true, &mut || false);
             let found = found.expect("numbers");
             let found = tokenizer.decode(&found[0], false).expect("decodes");
