@@ -38,7 +38,7 @@ rate before
 
 say "3 of 4: 72 questions, four answers each: the best with the worst; then DPO on the pairs"
 call "$lorafit" pairs --model "$model" --data "$data/prompts.jsonl" --judge "$rule" --samples 4 --pairs-per-prompt 2 \
-  --temperature 0.8 --max-new-tokens 40 --out "$out/pairs.jsonl"
+  --max-new-tokens 40 --out "$out/pairs.jsonl"
 call "$lorafit" train --model "$model" --data "$out/pairs.jsonl" --objective dpo --config "$data/train.toml" --out "$out/run"
 
 say "4 of 4: the same 64 questions with the adapter"
