@@ -15,6 +15,7 @@ use lorafit_train::{
 };
 
 use crate::args::evaluation::EvaluationArgs;
+use crate::args::size::ByteSize;
 use crate::metrics::{Answered, Metrics, Options, Scored};
 use crate::session::base::{Base, reserve};
 use crate::session::fit::memory_limit;
@@ -127,26 +128,7 @@ impl Judging<'_> {
             threads: rayon::current_num_threads(),
             placement: device.placement(),
         };
-        let limit = memory_limit(args.memory, device).unwrap_or(u64::MAX);
-        if let Some(fits) = request.fit(limit)? {
-            return Ok(fits);
-        }
-        let least = request.plan(1)?;
-        let text = format!(
-            "evaluation needs {} but may take {}\n  {}",
-            memory(least.total()),
-            memory(limit),
-            memory_table::in_one_line(&least)
-        );
-        let one = EvaluationRequest { tokens: 1, prompts: &[], ..request.clone() }.plan(1)?;
-        let hint = match one.total() <= limit {
-            true => remedy!["lower ", Setting::MicroBatchTokens; "lower ", Setting::MaxNewTokens],
-            false => {
-                let is_float = weights >= config.weight_bytes(2, None);
-                memory_table::remedy_of(&one, is_float, args.memory.is_some())
-            }
-        };
-        Err(CliError::new(text).hint(hint).into())
+        fit(&request, args.memory, device)
     }
 
     fn tell_memory(&self, rows: &Rows, side_by_side: usize, plan: &MemoryPlan) {
@@ -193,6 +175,37 @@ impl Judging<'_> {
         let scored = metrics.score(answered, &mut || interrupt::flag().load(Ordering::SeqCst));
         Ok(scored.unwrap_or_else(|| std::process::exit(interrupt::exit_code())))
     }
+}
+
+/// How many answers may be computed side by side, and the memory that is planned for it, which may be `asked` at most.
+///
+/// # Errors
+/// An evaluation that does not fit.
+pub fn fit(
+    request: &EvaluationRequest<'_>,
+    asked: Option<ByteSize>,
+    device: Device,
+) -> anyhow::Result<(usize, MemoryPlan)> {
+    let limit = memory_limit(asked, device).unwrap_or(u64::MAX);
+    if let Some(fits) = request.fit(limit)? {
+        return Ok(fits);
+    }
+    let least = request.plan(1)?;
+    let text = format!(
+        "evaluation needs {} but may take {}\n  {}",
+        memory(least.total()),
+        memory(limit),
+        memory_table::in_one_line(&least)
+    );
+    let one = EvaluationRequest { tokens: 1, prompts: &[], ..request.clone() }.plan(1)?;
+    let hint = match one.total() <= limit {
+        true => remedy!["lower ", Setting::MicroBatchTokens; "lower ", Setting::MaxNewTokens],
+        false => {
+            let is_float = request.weights >= request.config.weight_bytes(2, None);
+            memory_table::remedy_of(&one, is_float, asked.is_some())
+        }
+    };
+    Err(CliError::new(text).hint(hint).into())
 }
 
 /// Tokens of each prompt that is answered.

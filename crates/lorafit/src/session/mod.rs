@@ -7,6 +7,7 @@ pub mod base_name;
 pub mod data_set;
 pub mod evaluation;
 pub mod fit;
+pub mod judged;
 pub mod limits;
 pub mod memory_table;
 pub mod merge_inputs;
