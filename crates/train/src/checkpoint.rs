@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use crate::average::Average;
 use crate::guard::GuardState;
 use crate::identity::Identity;
+use crate::metrics::EvaluationRecord;
 use crate::optim::AdamW;
 use crate::patience::PatienceState;
 use crate::run_error::CheckpointError;
@@ -119,6 +120,17 @@ pub struct Best {
     pub step: u64,
     /// Its loss.
     pub loss: f64,
+    /// Share of held-out pairs whose chosen reply it preferred.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+}
+
+impl Best {
+    /// That of an evaluation.
+    pub(crate) fn of(record: &EvaluationRecord) -> Self {
+        let accuracy = record.preference.and_then(|metrics| metrics.accuracy);
+        Best { step: record.step, loss: record.loss, accuracy }
+    }
 }
 
 /// `state.json`.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::checkpoint::last_saved;
+use crate::margins::PairMargins;
 use crate::metrics::{EvaluationRecord, METRICS, MetricsLine, SkipRecord, StepRecord};
 use crate::run::{CONFIG, DATA, EVALUATIONS, PLAN, RunFolder, RunRecord, VERDICT};
 use crate::run_error::RunError;
@@ -35,6 +36,8 @@ pub struct RunHistory {
     pub plan: Option<Value>,
     /// `data.json`: what the training rows are like.
     pub data: Option<Value>,
+    /// `margins.json`: the margins of held-out pairs.
+    pub margins: Option<PairMargins>,
     /// `verdict.json`, once the run has ended.
     pub verdict: Option<Verdict>,
     /// `config.toml`.
@@ -77,6 +80,7 @@ impl RunHistory {
             unreadable_lines,
             plan,
             data,
+            margins: PairMargins::read(dir),
             verdict,
             config,
             origin,
@@ -88,11 +92,22 @@ impl RunHistory {
         Curve {
             training: self.steps.iter().map(|step| step.loss).collect(),
             held_out: self.evaluations.iter().map(|one| (one.step, one.loss)).collect(),
+            accuracies: self
+                .evaluations
+                .iter()
+                .filter_map(|one| Some((one.step, one.preference?.accuracy?)))
+                .collect(),
             skipped: self.skips.len() as u64,
             held_out_rows,
             diverged: false,
             stopped_early: None,
         }
+    }
+
+    /// Whether the run is on judged replies.
+    pub fn is_judged(&self) -> bool {
+        let of_steps = self.steps.first().map(|step| step.preference.is_some());
+        of_steps.or(self.evaluations.first().map(|one| one.preference.is_some())).unwrap_or(false)
     }
 
     /// Adds up the steps.

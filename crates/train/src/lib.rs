@@ -2,6 +2,7 @@
 
 mod average;
 mod bench;
+mod best_by;
 mod bootstrap;
 mod cadence;
 mod card;
@@ -14,6 +15,7 @@ mod json_lines;
 mod lock;
 mod logit_difference;
 pub mod machine;
+mod margins;
 mod memory;
 mod metrics;
 pub mod optim;
@@ -42,6 +44,7 @@ mod wilson;
 
 pub use average::Averaging;
 pub use bench::{BenchError, BenchOptions, BenchResult, bench};
+pub use best_by::BestBy;
 pub use bootstrap::{CONFIDENCE, RESAMPLES, SEED, bootstrap_interval};
 pub use cadence::CheckpointEvery;
 pub use card::CARD_MARK;
@@ -55,6 +58,7 @@ pub use history::{RunHistory, RunTotals, adapter_of_run};
 pub use identity::{Identity, Mismatch, hash_data, hash_files, hash_text};
 pub use lock::RunLock;
 pub use logit_difference::{LogitDifference, logit_difference};
+pub use margins::{Margins, PairMargins};
 pub use memory::{available_bytes, give_back_freed_buffers, peak_device_bytes, peak_rss_bytes, rss_bytes};
 pub use metrics::{EvaluationRecord, SkipRecord, StepRecord};
 pub use optim::OptimizerKind;

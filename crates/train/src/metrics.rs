@@ -36,7 +36,11 @@ pub struct StepRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_device_bytes: Option<u64>,
     /// Of training on judged replies.
-    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        flatten,
+        deserialize_with = "PreferenceMetrics::if_any",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub preference: Option<PreferenceMetrics>,
 }
 
@@ -73,17 +77,22 @@ impl From<&Refusal> for SkipRecord {
 pub struct EvaluationRecord {
     /// Steps done before; 0 is what the run began with.
     pub step: u64,
-    /// Mean loss over the supervised tokens of the evaluation rows; NaN, in JSON null, if it is no finite number.
+    /// Mean loss over the supervised tokens of the evaluation rows, or over their judgements; NaN, in JSON null, if it is no
+    /// finite number.
     #[serde(deserialize_with = "number_or_null")]
     pub loss: f64,
-    /// `exp(loss)`.
-    #[serde(deserialize_with = "number_or_null")]
-    pub perplexity: f64,
+    /// `exp(loss)`; of judged replies there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perplexity: Option<f64>,
     /// True if no earlier evaluation after a step had a lower loss.
     pub best: bool,
     /// Wall time.
     pub seconds: f64,
     /// Of training on judged replies.
-    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        flatten,
+        deserialize_with = "PreferenceMetrics::if_any",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub preference: Option<PreferenceMetrics>,
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! RUN/adapter_config.json, adapter_model.safetensors   the adapter, as PEFT reads it
 //! RUN/model/...                                        or, of full fine-tuning, the model, as transformers reads it
-//! RUN/best/...                                         the adapter or the model of the lowest held-out loss
+//! RUN/best/...                                         the adapter or the model of the best evaluation
 //! RUN/average/...                                      with an average, its adapter or model; evaluation.json says its loss
 //! RUN/checkpoints/step-...                             what a run is resumed from
 //! RUN/tokenizer.json, chat_template.jinja, ...         what the adapter is handed on with
@@ -14,6 +14,7 @@
 //! RUN/run.json                                         how long the run is, and how it was begun
 //! RUN/verdict.json                                     what its curve says; null until it has ended
 //! RUN/reference.json                                   of judged replies, their log-probabilities under the reference
+//! RUN/margins.json                                     of preference pairs, the margins of those held out
 //! RUN/metrics.jsonl                                    one object per optimizer step
 //! RUN/evaluations.jsonl                                one object per evaluation
 //! RUN/tensorboard/...                                  the same as curves, if asked for
@@ -33,6 +34,7 @@ use crate::card;
 use crate::checkpoint::{self, Content, Held, State};
 use crate::json_lines::JsonLines;
 use crate::lock::RunLock;
+use crate::margins::{MARGINS, PairMargins};
 use crate::metrics::{EvaluationRecord, METRICS, SkipRecord, StepRecord};
 use crate::plan::MemoryPlan;
 use crate::preference::PreferenceMetrics;
@@ -133,6 +135,7 @@ impl RunFolder {
         };
         let (metrics, evaluations) = (open(METRICS)?, open(EVALUATIONS)?);
         let run = RunFolder { storage, info, metrics, evaluations, events: None, lock };
+        run.remove(MARGINS)?;
         run.write_config()?;
         Ok(run)
     }
@@ -164,6 +167,9 @@ impl RunFolder {
         let metrics = open(METRICS, state.metrics_lines)?;
         let evaluations = open(EVALUATIONS, state.evaluation_lines)?;
         let run = RunFolder { storage, info, metrics, evaluations, events: None, lock };
+        if let Some(margins) = PairMargins::read(run.dir()) {
+            run.write_margins(&margins.until(state.step))?;
+        }
         run.write_config()?;
         Ok(run)
     }
@@ -247,6 +253,15 @@ impl RunFolder {
         self.replace(RECORD, serde_json::to_string(&record).expect("plain values").as_bytes())
     }
 
+    /// Removes a file of an earlier run in this folder, if it is there.
+    fn remove(&self, name: &str) -> Result<(), RunError> {
+        let path = self.dir().join(name);
+        match path.exists() {
+            true => self.storage.remove_file(&path).map_err(io_error(&path)),
+            false => Ok(()),
+        }
+    }
+
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), RunError> {
         let path = self.dir().join(name);
         self.storage.replace(&path, bytes).map_err(io_error(&path))
@@ -292,10 +307,23 @@ impl RunFolder {
     /// # Errors
     /// As [`Self::record_step`].
     pub fn record_evaluation(&mut self, record: &EvaluationRecord) -> Result<(), RunError> {
-        let scalars = [("loss", record.loss), ("perplexity", record.perplexity)];
-        let defined = if record.preference.is_some() { &scalars[..1] } else { &scalars[..] };
+        let perplexity = record.perplexity.map(|perplexity| ("perplexity", perplexity));
+        let defined: Vec<(&str, f64)> = std::iter::once(("loss", record.loss)).chain(perplexity).collect();
         self.evaluations.append(record).map_err(io_error(self.evaluations.path()))?;
-        self.show("eval", record.step, defined, record.preference)
+        self.show("eval", record.step, &defined, record.preference)
+    }
+
+    /// Keeps the margins of held-out pairs after `step` in `margins.json`, beside those at the start.
+    ///
+    /// # Errors
+    /// A file that cannot be written; it is then as it was.
+    pub(crate) fn record_margins(&self, step: u64, margins: Vec<f64>) -> Result<(), RunError> {
+        let before = PairMargins::read(self.dir()).unwrap_or_default();
+        self.write_margins(&before.with(step, margins))
+    }
+
+    fn write_margins(&self, margins: &PairMargins) -> Result<(), RunError> {
+        self.replace(MARGINS, serde_json::to_string(margins).expect("plain values").as_bytes())
     }
 
     /// Adds histograms of an adapter's factors to the event files, if there are any.
@@ -373,15 +401,18 @@ impl RunFolder {
         let dir = Self::average_dir(self.dir());
         self.save_in(&dir, &dir, parameters)?;
         let path = dir.join(AVERAGE_EVALUATION);
-        let Some(EvaluationRecord { loss, perplexity, .. }) = evaluation else {
+        let Some(EvaluationRecord { loss, perplexity, preference, .. }) = evaluation else {
             // That of an earlier run in this folder.
             return match path.exists() {
                 true => self.storage.remove_file(&path).map_err(io_error(&path)),
                 false => Ok(()),
             };
         };
-        let text = serde_json::to_string_pretty(&json!({ "loss": loss, "perplexity": perplexity }));
-        let text = text.expect("plain values") + "\n";
+        let mut found = Map::from_iter([("loss".to_owned(), json!(loss))]);
+        found.extend(perplexity.map(|perplexity| ("perplexity".to_owned(), json!(perplexity))));
+        let metrics = preference.map(|metrics| metrics.named()).unwrap_or_default();
+        found.extend(metrics.into_iter().map(|(name, value)| (name.to_owned(), json!(value))));
+        let text = serde_json::to_string_pretty(&found).expect("plain values") + "\n";
         self.storage.replace(&path, text.as_bytes()).map_err(io_error(&path))
     }
 

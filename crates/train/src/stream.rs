@@ -7,6 +7,8 @@ use lorafit_kernels::ops::attention::{Segment, Segments};
 use lorafit_kernels::ops::cross_entropy::Target;
 use lorafit_model::{Config, Stream};
 
+use crate::preference::PreferenceOptions;
+
 /// A micro-batch in the model's terms.
 #[derive(Debug)]
 pub(crate) struct Micro {
@@ -164,6 +166,12 @@ impl MicroBatchSize {
     /// A bound for an evaluation, which takes its samples as one group.
     pub fn of_evaluation(samples: &Samples, budget: usize) -> Self {
         MicroBatchSize::largest(samples, samples.len(), budget)
+    }
+
+    /// As [`MicroBatchSize::of_evaluation`], of judged rows.
+    pub fn of_judged(samples: &Samples, budget: usize, options: &PreferenceOptions) -> Self {
+        let groups = samples.groups();
+        MicroBatchSize::largest_groups(samples, &groups, groups.len(), budget, options.has_prompt_targets())
     }
 
     /// For samples that have nothing in common: `rows` rows of `len` tokens each, all of which may predict something.

@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use lorafit_data::{Dataset, Groups, Judgement, Order, SampleRef, Samples, Side, Steps};
+use lorafit_data::{Dataset, Groups, Order, Samples, Steps};
 use lorafit_kernels::ops::cross_entropy::Objective;
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::elementwise::sum_squares;
@@ -21,6 +21,7 @@ use lorafit_model::{
 use lorafit_remedy::{Remedy, Setting, Task, remedy};
 
 use crate::average::{Average, Averaging};
+use crate::best_by::BestBy;
 use crate::cadence::{Cadence, CheckpointEvery};
 use crate::checkpoint::{self, Best, Checkpoint, Held, State};
 use crate::evaluate::evaluate_in;
@@ -30,8 +31,8 @@ use crate::memory::{peak_device_bytes, peak_rss_bytes};
 use crate::metrics::{EvaluationRecord, SkipRecord, StepRecord};
 use crate::optim::{AdamW, OptimizerKind};
 use crate::patience::Patience;
-use crate::preference::step::{Computing, JudgedRows, Totals, distance, weigh};
-use crate::preference::{Loss, PreferenceMetrics, PreferenceOptions, Sums, reference};
+use crate::preference::step::{Computing, JudgedRows, Totals, distance, weigh, with_prompt};
+use crate::preference::{self, PreferenceMetrics, PreferenceOptions, Sums, reference};
 use crate::run::RunFolder;
 use crate::run_error::RunError;
 use crate::schedule::{Schedule, ScheduleKind};
@@ -112,6 +113,8 @@ pub struct TrainOptions {
     pub eval_every: Option<u64>,
     /// Evaluate what the run begins with too, before its first step.
     pub evaluate_start: bool,
+    /// Which evaluation is the best.
+    pub best_by: BestBy,
     /// End when evaluations no longer lower the loss.
     pub patience: Option<Patience>,
     /// Keep an average of what is trained beside it.
@@ -151,6 +154,7 @@ impl TrainOptions {
             seed: 0,
             eval_every: None,
             evaluate_start: false,
+            best_by: BestBy::Loss,
             patience: None,
             averaging: None,
             checkpoint_every: CheckpointEvery::Never,
@@ -347,7 +351,7 @@ pub struct Summary {
     pub last: Option<StepRecord>,
     /// The last evaluation.
     pub evaluation: Option<EvaluationRecord>,
-    /// The evaluation with the lowest loss, whose adapter or model is in `best/`.
+    /// The best evaluation ([`TrainOptions::best_by`]), whose adapter or model is in `best/`.
     pub best: Option<Best>,
     /// The average, which is in `average/`; `None` if there is none, or the run was interrupted.
     pub average: Option<Averaged>,
@@ -532,10 +536,11 @@ impl<'a, 'p> Training<'a, 'p> {
         let Training { parameters, options, run, observer, stepper, saver, state, .. } = self;
         let stop = &mut || observer.should_stop();
         let cut = Cut::of(parameters.model().config(), self.evaluation_tokens, options.prefix_sharing);
-        let Some(mut record) = stepper.evaluation(parameters, data, cut, state, stop) else { return };
+        let found = stepper.evaluation(parameters, data, cut, state, options.best_by, stop);
+        let Some(Evaluated { mut record, margins }) = found else { return };
         if record.best {
             match run.save_best(parameters) {
-                Ok(()) => state.best = Some(Best { step: record.step, loss: record.loss }),
+                Ok(()) => state.best = Some(Best::of(&record)),
                 Err(error) => {
                     record.best = false;
                     saver.warn(error, *observer);
@@ -544,6 +549,9 @@ impl<'a, 'p> Training<'a, 'p> {
         }
         let recorded = run.record_evaluation(&record).and_then(|()| run.show_factors(state.step, parameters));
         saver.recorded(recorded, *observer);
+        if !margins.is_empty() {
+            saver.recorded(run.record_margins(state.step, margins), *observer);
+        }
         state.evaluated = Some(state.step);
         if let Some(patience) = options.patience {
             state.patience.remember(record.loss, patience);
@@ -640,7 +648,7 @@ impl<'a, 'p> Training<'a, 'p> {
 
     /// What the whole run came to, the part before a resumption included.
     fn verdict(&self, diverged: bool) -> Result<Option<Verdict>, RunError> {
-        let rows = self.data.evaluation.map_or(0, |data| data.samples.len());
+        let rows = self.data.evaluation.map_or(0, |data| self.options.groups(&data.samples).len());
         let curve = RunHistory::read(self.run.dir())?.curve(rows);
         Ok(verdict(&Curve { diverged, stopped_early: self.stopped_early(), ..curve }))
     }
@@ -652,10 +660,11 @@ impl<'a, 'p> Training<'a, 'p> {
         average.swap(parameters);
         let cut = Cut::of(parameters.model().config(), self.evaluation_tokens, options.prefix_sharing);
         let stop = &mut || observer.should_stop();
-        let evaluation =
-            data.evaluation.and_then(|data| stepper.evaluation(parameters, data, cut, state, stop));
+        let evaluation = data
+            .evaluation
+            .and_then(|data| stepper.evaluation(parameters, data, cut, state, options.best_by, stop));
         // It is none of the evaluations among which the best is looked for.
-        let evaluation = evaluation.map(|evaluation| EvaluationRecord { best: false, ..evaluation });
+        let evaluation = evaluation.map(|found| EvaluationRecord { best: false, ..found.record });
         let saved = run.save_average(parameters, evaluation.as_ref());
         average.swap(parameters);
         saved?;
@@ -781,6 +790,13 @@ struct Summed {
     /// Tokens that were computed.
     tokens: u64,
     preference: Option<PreferenceMetrics>,
+}
+
+/// What held-out rows came to.
+struct Evaluated {
+    record: EvaluationRecord,
+    /// Of each pair, the reward of its chosen reply above that of its rejected one.
+    margins: Vec<f64>,
 }
 
 /// What chance does in a step.
@@ -993,7 +1009,8 @@ impl<'a> Stepper<'a> {
         let preference = &judged.options;
         let (model, adapter) = (parameters.model(), parameters.adapter());
         let how = options.cut(model.config());
-        let apart = judged.distance(parameters, samples, indices, how, buffers);
+        let mut computing = Computing { model, adapter, reference: judged.reference, cut: how, buffers };
+        let apart = distance(&mut computing, samples, indices, judged.longest, preference);
         let rows = &judged.training;
         let totals = Totals::of(samples, rows, indices, apart.unwrap_or(0.0), preference);
         let (mut loss, mut sums, mut tokens) = (0.0, Sums::default(), 0);
@@ -1043,7 +1060,7 @@ impl<'a> Stepper<'a> {
                         !observer.should_stop()
                     };
                     let (model, buffers) = (parameters.model(), &mut self.buffers);
-                    let of_set = reference::reply_log_probabilities(
+                    let of_set = reference::of_reference(
                         model,
                         data.reference,
                         &set.samples,
@@ -1081,81 +1098,35 @@ impl<'a> Stepper<'a> {
         data: &Dataset,
         cut: Cut,
         state: &State,
+        best_by: BestBy,
         stop: &mut dyn FnMut() -> bool,
-    ) -> Option<EvaluationRecord> {
+    ) -> Option<Evaluated> {
         let started = Instant::now();
         let (model, adapter) = (parameters.model(), parameters.adapter());
-        let (loss, perplexity, preference) = match &self.judged {
+        let (loss, perplexity, preference, margins) = match &self.judged {
             None => {
                 let found = evaluate_in(model, adapter, &data.samples, cut, &mut self.buffers, stop)?;
-                (found.loss, found.perplexity, None)
+                (found.loss, Some(found.perplexity), None, Vec::new())
             }
-            Some(judged) => {
-                let (loss, metrics) =
-                    judged.evaluate(parameters, &data.samples, cut, &mut self.buffers, stop)?;
-                (loss, f64::NAN, Some(metrics))
+            Some(Judged { options, evaluation, reference, longest, .. }) => {
+                let rows = evaluation.as_ref().expect("held-out rows are judged");
+                let buffers = &mut self.buffers;
+                let mut computing = Computing { model, adapter, reference: *reference, cut, buffers };
+                let samples = &data.samples;
+                let found = preference::evaluate_in(&mut computing, samples, rows, options, *longest, stop)?;
+                (found.loss, None, Some(found.metrics), found.margins(&rows.groups, options))
             }
         };
-        let lowest = state.best.map(|best| best.loss);
-        Some(EvaluationRecord {
+        let record = EvaluationRecord {
             step: state.step,
             loss,
             perplexity,
-            // What the run begins with is there already.
-            best: state.step > 0 && loss.is_finite() && lowest.is_none_or(|lowest| loss < lowest),
+            best: false,
             seconds: started.elapsed().as_secs_f64(),
             preference,
-        })
-    }
-}
-
-/// Which samples have their prompts as targets, too.
-fn with_prompt(preference: &PreferenceOptions) -> impl Fn(SampleRef<'_>) -> bool + 'static {
-    let all = preference.has_prompt_targets();
-    move |sample| all && sample.judgement().is_some_and(|Judgement { side, .. }| side == Side::Chosen)
-}
-
-impl Judged<'_> {
-    /// How far the model is from its reference over the rows `indices`, where the loss asks for it.
-    fn distance(
-        &self,
-        parameters: &Parameters<'_>,
-        samples: &Samples,
-        indices: &[usize],
-        cut: Cut,
-        buffers: &mut Buffers,
-    ) -> Option<f64> {
-        if matches!(self.options.objective.loss, Loss::Pair(_)) {
-            return None;
-        }
-        let (model, adapter) = (parameters.model(), parameters.adapter());
-        let mut computing = Computing { model, adapter, reference: self.reference, cut, buffers };
-        Some(distance(&mut computing, samples, indices, self.longest))
-    }
-
-    /// The loss of all held-out rows, with its metrics; `None` if it is to `stop`.
-    fn evaluate(
-        &self,
-        parameters: &Parameters<'_>,
-        samples: &Samples,
-        cut: Cut,
-        buffers: &mut Buffers,
-        stop: &mut dyn FnMut() -> bool,
-    ) -> Option<(f64, PreferenceMetrics)> {
-        let rows = self.evaluation.as_ref().expect("held-out rows are judged");
-        let indices: Vec<usize> = (0..rows.groups.len()).collect();
-        let apart = self.distance(parameters, samples, &indices, cut, buffers);
-        let totals = Totals::of(samples, rows, &indices, apart.unwrap_or(0.0), &self.options);
-        let (mut loss, mut sums) = (0.0, Sums::default());
-        for micro in cut_groups(samples, &rows.groups, &indices, cut, with_prompt(&self.options)) {
-            if stop() {
-                return None;
-            }
-            let losses = parameters.model().loss(parameters.adapter(), micro.stream(), buffers).to_vec();
-            let weighed = weigh(&micro, &losses, samples, &rows.reference, &totals, &self.options);
-            loss += weighed.loss;
-            sums.add(&weighed.sums);
-        }
-        Some((loss, sums.metrics(apart)))
+        };
+        // What the run begins with is there already.
+        let best = state.step > 0 && best_by.is_better(&record, state.best.as_ref());
+        Some(Evaluated { record: EvaluationRecord { best, ..record }, margins })
     }
 }

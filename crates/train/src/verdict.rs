@@ -34,6 +34,8 @@ pub struct Curve {
     pub training: Vec<f64>,
     /// Steps with the loss on held-out rows after them, in order. At step 0 stands the loss of what the run began with.
     pub held_out: Vec<(u64, f64)>,
+    /// Of the same evaluations, the share of held-out pairs whose chosen reply was preferred; none where there are no pairs.
+    pub accuracies: Vec<(u64, f64)>,
     /// Steps that were skipped, since their loss or gradient was not a number or far too high.
     pub skipped: u64,
     /// Held-out rows.
@@ -72,6 +74,9 @@ pub struct Verdict {
     pub to: f64,
     /// Which rows those losses are of.
     pub of: Rows,
+    /// Share of held-out pairs whose chosen reply was preferred where the loss was `to`; none without such pairs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen_preferred: Option<f64>,
     /// Whether so few rows were held out that chance may decide.
     pub few_rows: bool,
     /// Steps that were skipped.
@@ -131,20 +136,38 @@ pub fn verdict(curve: &Curve) -> Option<Verdict> {
             (_, Some((first, _))) => (first, Rows::Training),
             (_, None) => (f64::NAN, Rows::Training),
         };
-        let outcome = Outcome::Diverged;
-        return Some(Verdict { outcome, from, to: f64::NAN, of, few_rows: false, skipped, stopped_early });
+        return Some(Verdict {
+            outcome: Outcome::Diverged,
+            from,
+            to: f64::NAN,
+            of,
+            chosen_preferred: None,
+            few_rows: false,
+            skipped,
+            stopped_early,
+        });
     }
     if let [(0, base), later @ ..] = &curve.held_out[..]
         && !later.is_empty()
     {
         let (outcome, of) = (of_held_out(*base, later, &curve.training), Rows::HeldOut);
-        let to = lowest(later).map_or(f64::NAN, |(_, loss)| loss);
-        return Some(Verdict { outcome, from: *base, to, of, few_rows, skipped, stopped_early });
+        let (step, to) = lowest(later).unwrap_or((0, f64::NAN));
+        let chosen_preferred = curve.accuracies.iter().find(|(of, _)| *of == step).map(|(_, share)| *share);
+        return Some(Verdict {
+            outcome,
+            from: *base,
+            to,
+            of,
+            chosen_preferred,
+            few_rows,
+            skipped,
+            stopped_early,
+        });
     }
     let (first, last) = ends(&curve.training)?;
     let outcome = of_training(&curve.training, first, last);
     let (from, to, of) = (first, last, Rows::Training);
-    Some(Verdict { outcome, from, to, of, few_rows: false, skipped, stopped_early })
+    Some(Verdict { outcome, from, to, of, chosen_preferred: None, few_rows: false, skipped, stopped_early })
 }
 
 /// The point with the lowest loss, the first of equals.

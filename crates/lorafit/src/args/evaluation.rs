@@ -32,7 +32,7 @@ pub struct EvaluationArgs {
     /// Maximum number of tokens in an answer; of a longer answer this much is judged
     #[arg(long, value_name = "N", default_value_t = 256, help_heading = "Answers")]
     pub max_new_tokens: usize,
-    /// Write the answer to each row and all its scores, one JSON object a row
+    /// Write the answer to each row and all its scores, one JSON object a row; of judged rows the log-probabilities of replies
     #[arg(long, value_name = "FILE", help_heading = "Answers")]
     pub predictions: Option<PathBuf>,
     /// Settings of metrics.

@@ -11,6 +11,7 @@ pub mod criteria;
 pub mod evaluation;
 pub mod flags;
 pub mod idle;
+pub mod judged;
 pub mod judged_by;
 pub mod memory;
 pub mod new_tokens;

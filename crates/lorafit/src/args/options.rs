@@ -232,6 +232,25 @@ pub enum Scheduler {
     Wsd,
 }
 
+/// `--best-by`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BestByChoice {
+    /// The lowest loss
+    Loss,
+    /// The largest share of held-out pairs whose chosen reply is preferred
+    Accuracy,
+}
+
+impl From<BestByChoice> for lorafit_train::BestBy {
+    fn from(choice: BestByChoice) -> Self {
+        match choice {
+            BestByChoice::Loss => lorafit_train::BestBy::Loss,
+            BestByChoice::Accuracy => lorafit_train::BestBy::Accuracy,
+        }
+    }
+}
+
 /// `--optimizer`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -17,8 +17,8 @@ use crate::args::idle::{self, Idle};
 use crate::args::memory::MemoryArgs;
 use crate::args::new_tokens::NewTokens;
 use crate::args::options::{
-    DeviceChoice, Init, Layers, LearningRate, Method, Optimizer, Preset, SaveChoice, SaveModules, Scheduler,
-    TargetModules, TrainModules, value_name,
+    BestByChoice, DeviceChoice, Init, Layers, LearningRate, Method, Optimizer, Preset, SaveChoice,
+    SaveModules, Scheduler, TargetModules, TrainModules, value_name,
 };
 use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::args::preference::{PreferenceArgs, ReferenceChoice};
@@ -361,6 +361,11 @@ pub struct TrainArgs {
     #[arg(long, value_name = "STEPS", help_heading = "Watching")]
     #[arg(add = Facts::FREE)]
     pub eval_every: Option<usize>,
+    /// Which evaluation of held-out rows is the best, whose adapter or model is kept in best/; accuracy with objectives of pairs
+    /// [default: loss]
+    #[arg(long, value_name = "loss|accuracy", hide_possible_values = true, help_heading = "Watching")]
+    #[arg(add = Facts::ARITHMETIC)]
+    pub best_by: Option<BestByChoice>,
     /// End the run after so many evaluations in a row that did not lower the held-out loss; 3 to 10 [default: as --preset
     /// chooses; with --preset off the run goes to its end]
     ///
@@ -694,6 +699,7 @@ impl TrainArgs {
                 .hint("give held-out rows with --eval-data DATA, or hold some out with --validation 5%"));
         }
         self.check_patience()?;
+        self.check_best_by()?;
         if self.eval_split.is_some() && self.eval_data.is_empty() {
             return Err(CliError::usage("--eval-split without --eval-data has no files to choose from")
                 .hint("give held-out rows with --eval-data DATA; --split is for --data"));
@@ -758,6 +764,26 @@ impl TrainArgs {
             ))
             .hint("give --eval-every STEPS, such as a twentieth of all steps")),
         }
+    }
+
+    /// Refuses a best evaluation where there are none, and an accuracy where there are no pairs.
+    fn check_best_by(&self) -> Result<(), CliError> {
+        let Some(by) = self.best_by else { return Ok(()) };
+        let name = value_name(&by);
+        if self.eval_data.is_empty() && self.held_out().is_none() {
+            let text = format!("--best-by {name} with --validation none has no rows to look at");
+            return Err(CliError::usage(text)
+                .hint("give held-out rows with --eval-data DATA, or hold some out with --validation 5%"));
+        }
+        if by == BestByChoice::Accuracy && self.preference.purpose() != Purpose::Pairs {
+            let objective = &self.preference.objective;
+            let text = format!(
+                "--best-by accuracy has no meaning with --objective {objective}, which has no pairs of replies"
+            );
+            return Err(CliError::usage(text)
+                .hint("--best-by loss goes with it; accuracy with --objective dpo, for example"));
+        }
+        Ok(())
     }
 
     /// Refuses a decay that no scheduler has, and one that does not leave the warm-up its share.

@@ -7,6 +7,7 @@ use lorafit_model::Model;
 use lorafit_model::adapter::Adapter;
 use lorafit_remedy::amounts::{counted, grouped};
 
+use lorafit_train::preference::PreferenceOptions;
 use lorafit_train::{
     CONFIDENCE, RESAMPLES, SEED, TokenScores, peak_device_bytes, peak_rss_bytes, token_scores,
 };
@@ -17,11 +18,14 @@ use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::args::common::Common;
 use crate::args::config_file::Given;
 use crate::args::evaluation::EvaluationArgs;
+use crate::args::idle;
+use crate::args::judged::JudgedArgs;
 use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::args::rows::data_help;
 use crate::metrics::Summary;
-use crate::session::base::{Base, as_trained, open_adapters, open_base, use_threads};
+use crate::session::base::{Base, as_trained, open_adapter, open_adapters, open_base, use_threads};
 use crate::session::evaluation::{Judging, Measured, Rows};
+use crate::session::judged::JudgedRun;
 use crate::session::tokens::Tokens;
 use crate::terminal::error::CliError;
 use crate::terminal::output;
@@ -37,6 +41,8 @@ Examples:
     lorafit eval --model M --data test.jsonl --schema commands.schema.json --metric json_schema --metric json_equal
   Multiple choice, where each row lists its options in a column:
     lorafit eval --model M --data questions.jsonl --choices options
+  Which of two replies does the model prefer? The loss, accuracy and margins of a DPO run, on other rows:
+    lorafit eval --model M --adapter runs/dpo --data pairs.jsonl --objective dpo --reference base
   Judged by a program of yours:
     lorafit eval --model M --data test.jsonl --judge 'python3 judge.py'
 
@@ -62,6 +68,9 @@ pub struct EvalArgs {
     /// On which rows, and how.
     #[command(flatten)]
     pub evaluation: EvaluationArgs,
+    /// By which loss judged rows are evaluated.
+    #[command(flatten)]
+    pub judged: JudgedArgs,
     /// Write one JSON object a row with input_ids, next_token_nll and last_logits_top8, to hold against another program
     #[arg(long, value_name = "FILE", help_heading = "Answers")]
     pub scores: Option<PathBuf>,
@@ -86,10 +95,14 @@ impl EvalArgs {
         let inputs = Inputs::default()
             .model("--model", &self.model)
             .paths("--adapter", adapters.iter().map(|adapter| &adapter.dir))
+            .paths("--reference", &self.judged.adapter().map(Path::to_owned))
             .paths("--template", &self.template.template)
             .paths("--schema", &criteria.schema)
             .data("--data", data, rows.split.as_deref());
-        let answers = Kind::Rows(&["prompt", "expected", "answer"]);
+        let answers = match &self.judged.objective {
+            None => Kind::Rows(&["prompt", "expected", "answer"]),
+            Some(_) => Kind::Rows(&["row"]),
+        };
         let scores = Kind::Rows(&["input_ids", "next_token_nll"]);
         let asked = [
             Output::asked("--predictions", predictions.as_ref(), answers),
@@ -100,9 +113,42 @@ impl EvalArgs {
     }
 }
 
+impl EvalArgs {
+    /// Refuses flags that judged rows leave without effect.
+    fn check_judged(&self, given: &Given) -> Result<(), CliError> {
+        let flags = ["generate", "metric", "scores", "choices", "schema", "regex", "judge"];
+        let hint = "leave it out, or leave --objective out";
+        let is_plain = self.judged.objective.is_none();
+        idle::refuse(given, idle::together(&flags, is_plain, "with --objective", hint))
+    }
+
+    /// Evaluates judged rows.
+    fn evaluate_judged(
+        &self,
+        options: PreferenceOptions,
+        base: &Base,
+        adapter: Option<&Adapter>,
+    ) -> anyhow::Result<()> {
+        let reference = self.judged.adapter().map(|dir| open_adapter(base, dir)).transpose()?;
+        let (args, quiet) = (&self.evaluation, self.common.quiet);
+        let run = JudgedRun { args, options, base, adapter, reference: reference.as_ref(), quiet };
+        let found = run.evaluate()?;
+        if let Some(path) = &args.predictions {
+            output::file(path, found.predictions().as_bytes())?;
+        }
+        match self.json {
+            true => output::line(found.to_json().to_string())?,
+            false => table(&found.lines())?,
+        }
+        Ok(())
+    }
+}
+
 /// Judges a model on held-out rows.
 pub fn run(args: EvalArgs, given: &Given) -> anyhow::Result<()> {
     let metrics = args.evaluation.check(given)?;
+    let preference = args.judged.options(given)?;
+    args.check_judged(given)?;
     args.base.resolve()?;
     args.common.validate()?;
     let adapters = AdapterArg::all(&args.adapter)?;
@@ -117,6 +163,9 @@ pub fn run(args: EvalArgs, given: &Given) -> anyhow::Result<()> {
     let tokens = Tokens::of_adapters(adapters.iter().map(|adapter| adapter.dir.as_path()));
     let base = open_base(&args.model, &tokens, &args.base, &template, args.compute, &args.common)?;
     let adapter = open_adapters(&base, &adapters)?;
+    if let Some(options) = preference {
+        return args.evaluate_judged(options, &base, adapter.as_ref());
+    }
     let judging = Judging { args: &args.evaluation, metrics: &metrics, quiet: args.common.quiet };
     let rows = judging.read(base.model.config(), &base.tokenizer)?;
     let mut measured = judging.measure(&base, adapter.as_ref(), &rows)?;
@@ -169,6 +218,11 @@ fn tell(rows: &Rows, measured: &Measured) -> anyhow::Result<()> {
         ("perplexity", format!("{:.3}", evaluation.perplexity)),
     ];
     lines.extend(summaries.iter().map(|summary| (summary.metric.name, summary.in_words())));
+    table(&lines)
+}
+
+/// Prints names and values.
+fn table(lines: &[(&str, String)]) -> anyhow::Result<()> {
     let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max("perplexity".len()) + 3;
     lines.iter().try_for_each(|(name, value)| output::line(format!("{name:<width$}{value}")))?;
     Ok(())

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use clap::Args;
-use lorafit_remedy::amounts::duration;
+use lorafit_remedy::amounts::{duration, percent};
 use lorafit_train::{RunHistory, RunStatus};
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ Examples:
   lorafit runs experiments --json        for scripts: one JSON object a line
 
 The newest run comes first. Loss is that of held-out rows, from before training to the best, where rows were held out; else
-that of the last training step. A sweep is one line; give its folder `trials` for its runs.")]
+that of the last training step. Of preference pairs stands the share whose chosen reply is preferred at the best, too. A sweep is one line; give its folder `trials` for its runs.")]
 pub struct RunsArgs {
     /// The folder with runs in it, or in folders below it
     #[arg(default_value = "runs", value_name = "DIR")]
@@ -108,6 +108,7 @@ fn cells(found: &Found) -> Vec<String> {
     let status = &run.status;
     let total = status.total_steps.map(|total| format!("/{total}")).unwrap_or_default();
     let best = status.best.as_ref();
+    let preferred = best.and_then(|best| best.preference?.accuracy);
     let loss = match (run.base, best.map(|best| best.loss), status.loss) {
         (Some(base), Some(best), _) => format!("{base:.4} -> {best:.4}"),
         (Some(base), None, _) => format!("{base:.4} ->"),
@@ -120,7 +121,7 @@ fn cells(found: &Found) -> Vec<String> {
         status.state().name().to_owned(),
         status.verdict.as_ref().map(|verdict| in_short(&verdict.outcome).to_owned()).unwrap_or_default(),
         format!("{}{total}", status.step),
-        loss,
+        loss + &preferred.map(|share| format!(", {} preferred", percent(share, 0))).unwrap_or_default(),
         best.map(|best| best.step.to_string()).unwrap_or_default(),
         duration(run.seconds),
     ]

@@ -6,7 +6,8 @@ use clap::Args;
 use lorafit_remedy::amounts::duration;
 use lorafit_train::{RunFolder, RunState, RunStatus};
 
-use crate::session::verdict::{evaluation_in_words, outcome};
+use crate::args::train::TrainArgs;
+use crate::session::verdict::{best_in_words, evaluation_in_words, outcome};
 use crate::sweep::folder::is_sweep;
 use crate::terminal::error::CliError;
 use crate::terminal::output;
@@ -66,12 +67,9 @@ fn in_words(status: &RunStatus, run: &Path) -> String {
     lines.extend(status.evaluation.as_ref().map(evaluation_in_words));
     if let Some(best) = &status.best {
         let dir = RunFolder::best_dir(run);
-        lines.push(format!(
-            "best held-out loss {:.4} after step {}: {}",
-            best.loss,
-            best.step,
-            dir.display()
-        ));
+        let by = TrainArgs::of_run(run).and_then(|args| args.best_by);
+        let (loss, step) = (best.loss, best.step);
+        lines.push(format!("{} {loss:.4} after step {step}: {}", best_in_words(by), dir.display()));
     }
     lines.push(match &status.checkpoint {
         Some(checkpoint) => {

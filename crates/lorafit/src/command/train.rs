@@ -27,7 +27,7 @@ use crate::session::resume::Resumption;
 use crate::session::rows::{has_chats, shapes, skipped, treated};
 use crate::session::run::{Data, Ready};
 use crate::session::trained::Trained;
-use crate::session::verdict::{in_words, next_command};
+use crate::session::verdict::{beside_loss, best_in_words, in_words, next_command};
 use crate::terminal::interrupt;
 use crate::terminal::output;
 use crate::terminal::progress::Progress;
@@ -86,7 +86,7 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
             show_verdict(&mut watcher.progress, &args, out, found);
         }
     })?;
-    tell_end(&mut watcher.progress, out, args.method, &summary);
+    tell_end(&mut watcher.progress, &args, out, &summary);
     if args.method == Method::Lora {
         let command = format!("lorafit train --resume {} ", out.display());
         let note = base_name::note(&ready.base_model(), &base.weights, &command);
@@ -159,11 +159,8 @@ impl Observer for Watcher {
 
     fn on_evaluation(&mut self, record: &EvaluationRecord) {
         if !self.progress.event("evaluation", record) {
-            let beside = match record.preference {
-                None => format!("perplexity {:.3}", record.perplexity),
-                Some(metrics) => preference::in_short(&metrics),
-            };
-            self.progress.eval(record.step as usize, record.loss, &beside, record.best);
+            let beside = beside_loss(record);
+            self.progress.eval(record.step as usize, record.loss, beside.as_deref(), record.best);
         }
     }
 
@@ -273,7 +270,7 @@ fn held_out_line(args: &TrainArgs, data: &Data) -> Option<String> {
     Some(if chosen == Validation::AUTO { format!("{line}; --validation none trains on all") } else { line })
 }
 
-fn tell_end(progress: &mut Progress, run: &Path, method: Method, summary: &Summary) {
+fn tell_end(progress: &mut Progress, args: &TrainArgs, run: &Path, summary: &Summary) {
     let how = match (summary.interrupted, summary.stopped_early) {
         (true, _) => RunState::Stopped.name(),
         // The verdict says why.
@@ -288,9 +285,13 @@ fn tell_end(progress: &mut Progress, run: &Path, method: Method, summary: &Summa
     progress.note(&format!("{how} after {steps} in {}", duration(summary.seconds)));
     if let Some(best) = &summary.best {
         let dir = RunFolder::best_dir(run);
+        let accuracy =
+            best.accuracy.map(|share| format!(", chosen preferred in {}", amounts::percent(share, 0)));
         progress.note(&format!(
-            "best held-out loss {:.4} after step {}: {}",
+            "{} {:.4}{} after step {}: {}",
+            best_in_words(args.best_by),
             best.loss,
+            accuracy.unwrap_or_default(),
             best.step,
             dir.display()
         ));
@@ -301,7 +302,7 @@ fn tell_end(progress: &mut Progress, run: &Path, method: Method, summary: &Summa
         let loss = evaluation.as_ref().map(|found| format!(", evaluation loss {:.4}", found.loss));
         progress.note(&format!("average over {over}{}: {}", loss.unwrap_or_default(), dir.display()));
     }
-    match method {
+    match args.method {
         Method::Lora => progress.note(&format!("adapter saved in {}", run.display())),
         Method::Full => progress.note(&format!("model saved in {}", RunFolder::model_dir(run).display())),
     }

@@ -29,7 +29,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub use contrast::{distinct, pairs};
 pub use json_schema::Schema;
 pub use judge::Judge;
-pub use score::{Answered, Interval, Metrics, Options, Scored, Summary};
+pub use score::{Answered, Interval, Metrics, Options, Scored, Summary, interval};
 pub use side_by_side::SideBySide;
 
 /// A score from 0 to 1, or why the row cannot be judged.

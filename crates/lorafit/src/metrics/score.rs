@@ -214,7 +214,7 @@ impl Summary {
 
 /// The 95 % interval of the mean of some scores: the bootstrap's or, where it would have no width although the rows leave some
 /// doubt, since all scores are 0 or all are 1, Wilson's of a share.
-fn interval(scores: &[f64]) -> Option<Interval> {
+pub fn interval(scores: &[f64]) -> Option<Interval> {
     let all = |bound: f64| scores.iter().all(|score| *score == bound);
     match scores.first() {
         Some(first) if all(0.0) || all(1.0) => Some(wilson_interval(*first, scores.len())),

@@ -9,6 +9,7 @@ pub mod data_set;
 pub mod evaluation;
 pub mod fit;
 pub mod journal;
+pub mod judged;
 pub mod limits;
 pub mod memory_table;
 pub mod merge_inputs;

@@ -17,6 +17,7 @@ use crate::args::train::TrainArgs;
 use crate::session::readers;
 use crate::session::rows::shapes;
 use crate::session::run::Data;
+use crate::session::verdict::beside_loss;
 
 /// What a card is about.
 pub struct Card<'a> {
@@ -157,12 +158,10 @@ impl Card<'_> {
                 Path::new(template).file_name().map_or(template.clone(), |n| n.to_string_lossy().into());
             rows.push(("chat template", name));
         }
-        if let Some(EvaluationRecord { step, loss, perplexity, .. }) = evaluation {
-            let step = grouped(*step);
-            rows.push((
-                "loss on held-out rows",
-                format!("{loss:.4} (perplexity {perplexity:.3}) after step {step}"),
-            ));
+        if let Some(evaluation) = evaluation {
+            let (loss, step) = (evaluation.loss, grouped(evaluation.step));
+            let beside = beside_loss(evaluation).map(|found| format!(" ({found})")).unwrap_or_default();
+            rows.push(("loss on held-out rows", format!("{loss:.4}{beside} after step {step}")));
         }
         let license = match &self.license {
             Some(License { id, name, .. }) => format!("that of the base: {}", name.as_ref().unwrap_or(id)),
@@ -236,7 +235,7 @@ fn figures(sources: &[String], data: &Dataset) -> String {
     format!(
         "{}: {}, {} tokens, {} of them trained, longest {}",
         sources.iter().map(name).collect::<Vec<_>>().join(", "),
-        counted(report.samples, &format!("{of_shapes} row"), &format!("{of_shapes} rows")),
+        counted(data.samples.groups().len(), &format!("{of_shapes} row"), &format!("{of_shapes} rows")),
         grouped(report.tokens as u64),
         grouped(report.supervised_tokens as u64),
         grouped(report.longest as u64)

@@ -1,10 +1,12 @@
 //! What is told of training on judged replies: of its rows, its evaluations and its end.
 
-use lorafit_data::Dataset;
 use lorafit_data::statistics::Statistics;
+use lorafit_data::{Dataset, SampleRef};
 use lorafit_remedy::amounts::percent;
 use lorafit_train::StepRecord;
-use lorafit_train::preference::{PreferenceMetrics, Sign, signs_of_rows, signs_of_steps};
+use lorafit_train::preference::{Objective, PreferenceMetrics, Sign, signs_of_rows, signs_of_steps};
+
+use crate::terminal::error::CliError;
 
 /// What rows show before the first step: how much of them is computed, and what may go wrong with them.
 pub fn of_rows(rows: &Dataset, rows_of_step: usize) -> Vec<String> {
@@ -15,6 +17,24 @@ pub fn of_rows(rows: &Dataset, rows_of_step: usize) -> Vec<String> {
         percent(computed_share / padded_share, 0)
     );
     std::iter::once(once).chain(signs_of_rows(&rows.samples).map(in_words)).collect()
+}
+
+/// Refuses margins of rows that the objective does not take.
+///
+/// # Errors
+/// The first row that has one.
+pub fn check_margins(objective: Option<&Objective>, rows: &Dataset) -> Result<(), CliError> {
+    let Some(objective) = objective.filter(|objective| !objective.defaults.margin) else { return Ok(()) };
+    let has_margin = |sample: &SampleRef<'_>| sample.judgement().is_some_and(|j| j.margin != 0.0);
+    match rows.samples.iter().find(has_margin) {
+        None => Ok(()),
+        Some(sample) => {
+            let place = rows.origin.place_in_file(sample.row);
+            let text = format!("{place}: `margin` has no meaning with --objective {}", objective.name);
+            Err(CliError::new(text)
+                .hint("--columns margin=ignore leaves it out; dpo, robust, hinge, simpo and cpo take it"))
+        }
+    }
 }
 
 /// What the steps of a run show that its loss does not.
@@ -40,9 +60,10 @@ fn in_words(sign: Sign) -> String {
     }
 }
 
-/// What an evaluation says beside its loss.
-pub fn in_short(metrics: &PreferenceMetrics) -> String {
+/// What an evaluation says beside its loss, where it has something to say.
+pub fn in_short(metrics: &PreferenceMetrics) -> Option<String> {
     let accuracy = metrics.accuracy.map(|share| format!("chosen preferred in {}", percent(share, 0)));
     let margin = metrics.margin.map(|margin| format!("margin {margin:.3}"));
-    accuracy.into_iter().chain(margin).collect::<Vec<_>>().join(", ")
+    let both: Vec<String> = accuracy.into_iter().chain(margin).collect();
+    (!both.is_empty()).then(|| both.join(", "))
 }

@@ -1,13 +1,13 @@
 //! A run that could begin: its base, its rows and its parameters. `train` makes one, `sweep` one for each trial.
 
 use lorafit_data::statistics::Statistics;
-use lorafit_data::{DataError, Dataset, GenerationRow, Order, SampleRef, Source, Subset, generation_rows};
+use lorafit_data::{DataError, Dataset, GenerationRow, Order, Source, Subset, generation_rows};
 use lorafit_kernels::Device;
 use lorafit_model::{ActivationDtype, ActivationPolicy, Parameters, Recompute, Trainable};
 use lorafit_remedy::amounts::counted;
 use lorafit_train::{
-    Duration, Identity, MemoryPlan, Observer, Origin, Patience, PlanRequest, RunError, RunFolder, RunHistory,
-    RunInfo, RunLock, Start, Summary, TrainData, TrainError, TrainOptions, machine, train,
+    BestBy, Duration, Identity, MemoryPlan, Observer, Origin, Patience, PlanRequest, RunError, RunFolder,
+    RunHistory, RunInfo, RunLock, Start, Summary, TrainData, TrainError, TrainOptions, machine, train,
 };
 
 use crate::args::config_file;
@@ -18,6 +18,7 @@ use crate::session::base::{Base, open_adapter, open_base, open_shape, placement,
 use crate::session::base_name;
 use crate::session::limits::Limits;
 use crate::session::model_card::Card;
+use crate::session::preference::check_margins;
 use crate::session::resume::{self, Resumption};
 use crate::session::tokens::Tokens;
 use crate::session::trained::{Trained, alternatives, model_folder};
@@ -248,7 +249,8 @@ impl TrainArgs {
     pub fn load(&self, base: &Base) -> anyhow::Result<Data> {
         self.memory.check_blocks(base.model.config().num_hidden_layers)?;
         let data = self.read(base)?;
-        data.sets().try_for_each(|rows| self.check_margins(rows))?;
+        let objective = self.preference.objective();
+        data.sets().try_for_each(|rows| check_margins(objective, rows))?;
         data.sets().try_for_each(|rows| Limits::of(base).check_rows(rows))?;
         Ok(data)
     }
@@ -263,23 +265,6 @@ impl TrainArgs {
         let rows = load(source);
         let held_out = held_out.map(load).transpose();
         self.divided(rows, held_out)
-    }
-
-    /// Refuses margins of rows that the objective does not take.
-    fn check_margins(&self, rows: &Dataset) -> Result<(), CliError> {
-        let Some(objective) = self.preference.objective().filter(|o| !o.defaults.margin) else {
-            return Ok(());
-        };
-        let has_margin = |sample: &SampleRef<'_>| sample.judgement().is_some_and(|j| j.margin != 0.0);
-        match rows.samples.iter().find(has_margin) {
-            None => Ok(()),
-            Some(sample) => {
-                let place = rows.origin.place_in_file(sample.row);
-                let text = format!("{place}: `margin` has no meaning with --objective {}", objective.name);
-                Err(CliError::new(text)
-                    .hint("--columns margin=ignore leaves it out; dpo, robust, hinge, simpo and cpo take it"))
-            }
-        }
     }
 
     /// The two sides of a division, of which neither may be empty, but for those held out by `auto`.
@@ -411,6 +396,7 @@ impl TrainArgs {
             order: if self.no_shuffle { Order::File } else { Order::Shuffled { seed } },
             seed,
             evaluate_start: true,
+            best_by: self.best_by.map(BestBy::from).unwrap_or_default(),
             eval_every: self.eval_every.map(|n| n as u64),
             patience: self.patience.map(|evaluations| Patience {
                 evaluations: evaluations as u64,

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use lorafit_remedy::amounts::change;
+use lorafit_remedy::amounts::{change, percent};
 use lorafit_train::{EvaluationRecord, Outcome, Rows, RunFolder, SMOOTHED_STEPS, StoppedEarly, Verdict};
 
-use crate::args::options::{Method, Preset};
+use crate::args::options::{BestByChoice, Method, Preset};
 use crate::args::train::TrainArgs;
+use crate::session::preference;
 use crate::terminal::shell::shell_word;
 
 /// What a run came to, in one line.
@@ -20,7 +21,8 @@ pub fn outcome(verdict: &Verdict) -> String {
         true => format!(" ({})", change(from, to)),
         false => String::new(),
     };
-    let losses = format!("{rows} {} -> {}{change}", loss_in_words(from), loss_in_words(to));
+    let preferred = verdict.chosen_preferred.map(chosen_preferred).unwrap_or_default();
+    let losses = format!("{rows} {} -> {}{change}{preferred}", loss_in_words(from), loss_in_words(to));
     let came = match outcome {
         Outcome::Learnt => format!("learnt: {losses}"),
         Outcome::StillFalling if verdict.has_only_begun() => format!("began to learn: {losses}"),
@@ -35,6 +37,11 @@ pub fn outcome(verdict: &Verdict) -> String {
     };
     let stopped = verdict.stopped_early.as_ref().map(|stopped| format!("; {}", stopped_early(stopped)));
     came + &stopped.unwrap_or_default()
+}
+
+/// How many pairs are told apart, beside their loss.
+fn chosen_preferred(share: f64) -> String {
+    format!(", chosen replies preferred in {} of held-out pairs", percent(share, 0))
 }
 
 /// Why a run ended before its last step.
@@ -67,7 +74,8 @@ pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> 
                 .to_owned(),
         ),
         Outcome::OverFitted { .. } => Some(format!(
-            "the best is kept in {}; fewer epochs{} or more rows prevent over-fitting",
+            "the best{} is kept in {}; fewer epochs{} or more rows prevent over-fitting",
+            if args.best_by == Some(BestByChoice::Accuracy) { " by accuracy" } else { "" },
             RunFolder::best_dir(out).display(),
             if args.method == Method::Lora { ", a lower --rank" } else { "" },
         )),
@@ -99,13 +107,29 @@ pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> 
     lines
 }
 
-/// An evaluation of a run: its loss, and when it was.
+/// What an evaluation found beside its loss: perplexity, or how well judged replies are told apart.
+pub fn beside_loss(evaluation: &EvaluationRecord) -> Option<String> {
+    let perplexity = evaluation.perplexity.map(|perplexity| format!("perplexity {perplexity:.3}"));
+    perplexity.or_else(|| preference::in_short(&evaluation.preference?))
+}
+
+/// An evaluation of a run: its loss and when it was; of judged replies also how well they are told apart.
 pub fn evaluation_in_words(evaluation: &EvaluationRecord) -> String {
     let when = match evaluation.step {
         0 => "before training".to_owned(),
         step => format!("after step {step}"),
     };
-    format!("held-out loss {:.4} {when}", evaluation.loss)
+    let judged = evaluation.preference.and_then(|metrics| preference::in_short(&metrics));
+    let judged = judged.map(|judged| format!("; {judged}")).unwrap_or_default();
+    format!("held-out loss {:.4} {when}{judged}", evaluation.loss)
+}
+
+/// What precedes the loss of the evaluation that is kept.
+pub fn best_in_words(by: Option<BestByChoice>) -> &'static str {
+    match by {
+        None | Some(BestByChoice::Loss) => "best held-out loss",
+        Some(BestByChoice::Accuracy) => "best held-out accuracy: loss",
+    }
 }
 
 /// An outcome in a word or two, for a table.

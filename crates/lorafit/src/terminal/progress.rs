@@ -164,17 +164,18 @@ impl Progress {
 
     /// Held-out rows were evaluated after step `step`, or before the first; `best` if no earlier step was as good.
     /// `beside` is what else is known of them.
-    pub fn eval(&mut self, step: usize, loss: f64, beside: &str, best: bool) {
+    pub fn eval(&mut self, step: usize, loss: f64, beside: Option<&str>, best: bool) {
+        let beside = beside.map(|beside| format!(", {beside}")).unwrap_or_default();
         if step == 0 {
             self.base_loss = Some(loss);
-            return self.note(&format!("before training: held-out loss {loss:.4}, {beside}"));
+            return self.note(&format!("before training: held-out loss {loss:.4}{beside}"));
         }
         let mark = match (best, self.base_loss.is_some_and(|base| loss >= base)) {
             (true, true) => "  (kept, but no better than before training)",
             (true, false) => "  (best so far, kept)",
             (false, _) => "",
         };
-        self.note(&format!("step {step}  held-out loss {loss:.4}, {beside}{mark}"));
+        self.note(&format!("step {step}  held-out loss {loss:.4}{beside}{mark}"));
     }
 
     /// The reference of judged replies is asked before the first step: `done` of `samples` replies are.
@@ -392,7 +393,7 @@ mod tests {
     fn a_watcher_that_goes_away_does_not_stop_the_run() {
         let mut progress = Progress::plain(Box::new(Gone), Some(1));
         progress.step(1, 2, 1.0, 1.0, 1);
-        progress.eval(1, 1.0, "perplexity 2.700", true);
+        progress.eval(1, 1.0, Some("perplexity 2.700"), true);
         progress.finish();
     }
 

@@ -224,3 +224,201 @@ fn full_fine_tuning_has_its_start_as_reference() {
     let record = last(place, "full", "metrics.jsonl");
     assert!(record["rewards/margins"].as_f64() > Some(0.01), "{record}");
 }
+
+/// What a command prints on standard output.
+#[track_caller]
+fn prints(place: &Path, args: &[&str]) -> String {
+    let output = lorafit(place, args);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{args:?}: {told}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn pages_and_cards_have_rewards_and_accuracy_and_no_perplexity() {
+    let folder = place(60);
+    let place = folder.path();
+    let flags = ["--objective", "dpo", "--max-steps", "30", "--eval-every", "10", "--lr", "5e-3"];
+    let told = trains(place, "pairs.jsonl", "runs/dpo", &[&flags[..], &["--average", "ema:0.9"]].concat());
+    assert!(told.contains("%), chosen replies preferred in 100 % of held-out pairs"), "{told}");
+    prints(place, &["report", "runs/dpo", "--out", "report.html", "--figures", "figures"]);
+    let page = fs::read_to_string(place.join("report.html")).expect("reads");
+    for part in ["Rewards", "Margins of rewards", "Chosen replies preferred", "Log-probabilities of replies"]
+    {
+        assert!(page.contains(&format!("<h3>{part}</h3>")), "no {part}");
+    }
+    assert!(page.contains("Margins of held-out pairs") && !page.contains("nats per token"));
+    for name in ["rewards", "margins", "accuracies", "log_probabilities", "pair_margins"] {
+        for ending in ["csv", "svg", "png", "pdf"] {
+            let file = place.join(format!("figures/{name}.{ending}"));
+            assert!(file.metadata().is_ok_and(|file| file.len() > 0), "no {name}.{ending}");
+        }
+    }
+    let csv = |name: &str| fs::read_to_string(place.join(format!("figures/{name}.csv"))).expect("reads");
+    assert_eq!(csv("rewards").matches("\"chosen, held-out rows\",").count(), 4);
+    let pairs = |series: &str| -> f64 {
+        let csv = csv("pair_margins");
+        let lines = csv.lines().filter(|line| line.starts_with(series));
+        lines.map(|line| line.rsplit(',').next().expect("a cell").parse::<f64>().expect("a number")).sum()
+    };
+    assert_eq!([pairs("before training"), pairs("after step 30")], [10.0, 10.0]);
+    let read = |name: &str| fs::read_to_string(place.join("runs/dpo").join(name)).expect("reads");
+    let card = read("README.md");
+    assert!(card.contains("(chosen preferred in 100 %, margin "), "{card}");
+    let average: Value = serde_json::from_str(&read("average/evaluation.json")).expect("JSON");
+    assert!(average["rewards/accuracies"].is_f64() && average["loss"].is_f64(), "{average}");
+    let status = prints(place, &["status", "runs/dpo"]);
+    assert!(status.contains("after step 30; chosen preferred in 100 %, margin "), "{status}");
+    let runs = prints(place, &["runs"]);
+    assert!(runs.contains(", 100 % preferred"), "{runs}");
+    let json =
+        [prints(place, &["status", "runs/dpo", "--json"]), prints(place, &["runs", "--json"])].concat();
+    for text in [page, card, average.to_string(), read("evaluations.jsonl"), status, runs, json, told] {
+        assert!(!text.contains("perplexity") && !text.contains("NaN"), "{text}");
+    }
+    // Beside a run on replies as they are, each has its own.
+    trains(place, "replies.jsonl", "runs/sft", &["--max-steps", "3"]);
+    prints(place, &["report", "runs/dpo", "runs/sft", "--out", "both.html", "--figures", "both"]);
+    let rewards = fs::read_to_string(place.join("both/rewards.csv")).expect("reads");
+    assert!(rewards.contains("dpo: chosen") && !rewards.contains("sft"), "{rewards}");
+}
+
+#[test]
+fn margins_of_held_out_pairs_are_kept_at_the_start_and_now() {
+    let folder = place(60);
+    let place = folder.path();
+    let flags = ["--objective", "dpo", "--max-steps", "4", "--lr", "5e-3", "--eval-every", "2"];
+    let margins = |out: &str| -> Value {
+        let text = fs::read_to_string(place.join(out).join("margins.json")).expect("reads");
+        serde_json::from_str(&text).expect("JSON")
+    };
+    trains(place, "pairs.jsonl", "run", &flags);
+    let first = margins("run");
+    assert_eq!([&first["start"]["step"], &first["latest"]["step"]], [0, 4]);
+    let of = |found: &Value| -> Vec<f64> {
+        found["margins"].as_array().expect("a list").iter().map(|m| m.as_f64().expect("a number")).collect()
+    };
+    assert!(of(&first["start"]).iter().all(|margin| margin.abs() < 1e-4));
+    let mean = of(&first["latest"]).iter().sum::<f64>() / 10.0;
+    let told = last(place, "run", "evaluations.jsonl")["rewards/margins"].as_f64().expect("a margin");
+    assert!((mean - told).abs() < 1e-9, "{mean} and {told}");
+    let output = lorafit(place, &["train", "--resume", "run", "--max-steps", "6", "--resume-anyway"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let resumed = margins("run");
+    assert_eq!(resumed["start"], first["start"]);
+    assert_eq!(resumed["latest"]["step"], 6);
+    // Of labels there are no pairs, and those of an earlier run in the folder are gone.
+    trains(place, "pairs.jsonl", "run", &["--objective", "kto", "--max-steps", "1", "--overwrite"]);
+    assert!(!place.join("run/margins.json").exists());
+}
+
+#[test]
+fn eval_finds_what_training_found() {
+    let folder = place(12);
+    let place = folder.path();
+    trains(place, "replies.jsonl", "sft", &["--max-steps", "2", "--lr", "1e-2"]);
+    let model = model();
+    for (objective, data, flags) in [
+        ("dpo", "pairs.jsonl", &["--reference", "sft"][..]),
+        ("simpo", "pairs.jsonl", &[]),
+        ("orpo", "pairs.jsonl", &[]),
+        ("kto", "labels.jsonl", &[]),
+    ] {
+        let to_train = ["--objective", objective, "--max-steps", "3", "--lr", "5e-3", "--eval-data", data];
+        trains(place, data, objective, &[&to_train[..], flags].concat());
+        let fixed =
+            ["eval", "--model", &model, "--adapter", objective, "--data", data, "--objective", objective];
+        let lines = format!("{objective}.jsonl");
+        let asked = [&fixed[..], flags, &["--json", "--predictions", &lines]].concat();
+        let found: Value = serde_json::from_str(&prints(place, &asked)).expect("JSON");
+        let record = last(place, objective, "evaluations.jsonl");
+        for (key, value) in record.as_object().expect("an object") {
+            if key == "loss" || key.contains('/') || key == "kl" {
+                let [here, there] = [&found[key], value].map(|value| value.as_f64().expect("a number"));
+                // Micro-batches are cut alike, and threads add in one order.
+                assert!(
+                    (here - there).abs() < 1e-6 * there.abs().max(1.0),
+                    "{objective} {key}: {here} and {there}"
+                );
+            }
+        }
+        let rows: Vec<Value> = fs::read_to_string(place.join(&lines))
+            .expect("reads")
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect();
+        assert_eq!(rows.len(), 12);
+        let side = if objective == "kto" { "good" } else { "chosen" };
+        assert!(rows[0][side]["log_probability"].as_f64().is_some_and(|logp| logp < 0.0), "{}", rows[0]);
+        assert_eq!(rows[0][side]["reference_log_probability"].is_f64(), ["dpo", "kto"].contains(&objective));
+        if objective == "kto" {
+            assert!(found["accuracy"].is_null(), "{found}");
+            continue;
+        }
+        let mean = rows.iter().map(|row| row["margin"].as_f64().expect("a margin")).sum::<f64>() / 12.0;
+        assert!((mean - found["margin"]["mean"].as_f64().expect("a mean")).abs() < 1e-9);
+        let ends = ["low", "mean", "high"].map(|end| found["accuracy"][end].as_f64().expect("a number"));
+        assert!(ends.is_sorted(), "{found}");
+    }
+    let text = prints(place, &["eval", "--model", &model, "--data", "pairs.jsonl", "--objective", "dpo"]);
+    assert!(
+        text.contains("loss                0.6931 (dpo, beta 0.1)") && text.contains("95 % interval"),
+        "{text}"
+    );
+    for (flags, word) in [
+        (&["--beta", "1"][..], "--beta has no meaning without --objective"),
+        (&["--objective", "dpo", "--generate"], "--generate has no meaning with --objective"),
+        (&["--objective", "dpo", "--reference", "start"], "an evaluation has no start"),
+        (&["--objective", "orpo", "--reference", "base"], "--reference has no meaning with --objective orpo"),
+    ] {
+        let output = lorafit(place, &[&["eval", "--model", &model, "--data", "pairs.jsonl"], flags].concat());
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && told.contains(word), "{flags:?}: {told}");
+    }
+}
+
+#[test]
+fn a_reference_of_a_higher_rank_serves() {
+    let folder = place(12);
+    let place = folder.path();
+    trains(place, "replies.jsonl", "sft", &["--max-steps", "2", "--rank", "32", "--lr", "1e-2"]);
+    for (objective, data) in [("dpo", "pairs.jsonl"), ("kto", "labels.jsonl")] {
+        let flags = ["--objective", objective, "--reference", "sft", "--rank", "2", "--max-steps", "2"];
+        trains(place, data, objective, &flags);
+    }
+}
+
+#[test]
+fn the_best_can_be_that_of_the_highest_accuracy() {
+    let folder = place(60);
+    let place = folder.path();
+    let flags = ["--objective", "dpo", "--max-steps", "12", "--eval-every", "3", "--lr", "5e-3"];
+    let told = trains(place, "pairs.jsonl", "run", &[&flags[..], &["--best-by", "accuracy"]].concat());
+    assert!(told.contains("best held-out accuracy: loss "), "{told}");
+    let text = fs::read_to_string(place.join("run/evaluations.jsonl")).expect("reads");
+    let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let accuracy = |record: &Value| record["rewards/accuracies"].as_f64().expect("a share");
+    let kept = records.iter().rev().find(|record| record["best"] == true).expect("one is kept");
+    let highest = records[1..].iter().map(accuracy).fold(0.0, f64::max);
+    assert_eq!(accuracy(kept), highest);
+    let status = prints(place, &["status", "run"]);
+    assert!(status.contains("best held-out accuracy: loss "), "{status}");
+    refuses(
+        place,
+        "labels.jsonl",
+        &["--objective", "kto", "--best-by", "accuracy"],
+        &["--best-by accuracy has no meaning with --objective kto"],
+    );
+    refuses(
+        place,
+        "replies.jsonl",
+        &["--best-by", "accuracy"],
+        &["--best-by accuracy has no meaning with --objective sft"],
+    );
+    refuses(
+        place,
+        "pairs.jsonl",
+        &["--objective", "dpo", "--best-by", "loss", "--validation", "none"],
+        &["--best-by loss with --validation none has no rows to look at"],
+    );
+}

@@ -1,6 +1,6 @@
 //! What a run on judged replies tells beside its loss, by the names that TRL gives it.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Means over the replies of a step or an evaluation. A side that has no replies has no numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -30,6 +30,12 @@ pub struct PreferenceMetrics {
 }
 
 impl PreferenceMetrics {
+    /// Those of a record that has some; a record of other training has none.
+    pub(crate) fn if_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Self>, D::Error> {
+        let found = Self::deserialize(deserializer)?;
+        Ok((found != Self::default()).then_some(found))
+    }
+
     /// By their names, those that are there.
     pub fn named(&self) -> Vec<(&'static str, f64)> {
         let all = [

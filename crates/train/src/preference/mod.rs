@@ -8,6 +8,7 @@
 //! The loss of a step is the mean over its pairs (labels), each counted with the weight of its row, and `sft_weight` times the mean
 //! loss over the tokens of its chosen replies.
 
+mod evaluation;
 mod losses;
 mod metrics;
 mod numbers;
@@ -17,6 +18,8 @@ pub(crate) mod step;
 
 use lorafit_data::Purpose;
 
+pub(crate) use evaluation::evaluate_in;
+pub use evaluation::{JudgedEvaluation, JudgedModel, evaluate};
 pub use losses::OBJECTIVES;
 pub use metrics::PreferenceMetrics;
 pub(crate) use metrics::Sums;
@@ -189,6 +192,11 @@ impl PreferenceOptions {
     /// Whether what a reference says is computed.
     pub fn has_reference(&self) -> bool {
         self.objective.reference != NeedsReference::Never && !self.reference_free
+    }
+
+    /// The reward of a reply.
+    pub fn reward(&self, reply: &Reply) -> f64 {
+        self.beta * self.objective.reward.of(reply)
     }
 
     /// Whether the prompts of chosen replies are targets, too.

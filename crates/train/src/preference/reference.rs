@@ -30,3 +30,23 @@ pub(crate) fn reply_log_probabilities(
     on_progress(done);
     Some(found)
 }
+
+/// As [`reply_log_probabilities`], under the reference. An adapter of its own may have another rank than that for which `buffers`
+/// are, and gets its own.
+pub(crate) fn of_reference(
+    model: &Model,
+    reference: Option<&Adapter>,
+    samples: &Samples,
+    how: Cut,
+    buffers: &mut Buffers,
+    on_progress: &mut dyn FnMut(usize) -> bool,
+) -> Option<Vec<f64>> {
+    match reference {
+        None => reply_log_probabilities(model, None, samples, how, buffers, on_progress),
+        Some(_) => {
+            let tokens = buffers.tokens();
+            let own = &mut Buffers::for_evaluation(model.config(), reference, model.device(), tokens);
+            reply_log_probabilities(model, reference, samples, how, own, on_progress)
+        }
+    }
+}

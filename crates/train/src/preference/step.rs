@@ -4,7 +4,7 @@ use lorafit_data::{Groups, Judgement, SampleRef, Samples, SamplesBuilder, Side};
 use lorafit_model::adapter::Adapter;
 use lorafit_model::{Buffers, Model};
 
-use super::reference::reply_log_probabilities;
+use super::reference::{of_reference, reply_log_probabilities};
 use super::{Loss, Measure, Pair, PreferenceOptions, Reply, SftOver, Sums};
 use crate::stream::{Cut, Micro};
 
@@ -51,6 +51,12 @@ impl Totals {
     }
 }
 
+/// Which samples have their prompts as targets, too.
+pub(crate) fn with_prompt(options: &PreferenceOptions) -> impl Fn(SampleRef<'_>) -> bool + 'static {
+    let all = options.has_prompt_targets();
+    move |sample| all && sample.judgement().is_some_and(|Judgement { side, .. }| side == Side::Chosen)
+}
+
 /// Tokens of a chosen sample that count in its plain loss.
 fn sft_tokens(sample: SampleRef<'_>, options: &PreferenceOptions) -> usize {
     match options.objective.sft_over {
@@ -68,6 +74,8 @@ pub(crate) struct Weighed {
     /// Its share of the step's loss.
     pub(crate) loss: f64,
     pub(crate) sums: Sums,
+    /// Its replies, by their places in it.
+    pub(crate) replies: Vec<Reply>,
 }
 
 /// Weighs the targets of a micro-batch by their `losses`.
@@ -85,7 +93,7 @@ pub(crate) fn weigh(
     let (mut loss, mut sums) = (0.0, Sums::default());
     let by_weight = if totals.weight > 0.0 { 1.0 / totals.weight } else { 0.0 };
     let measure = options.objective.reward;
-    let reward = |reply: &Reply| options.beta * measure.of(reply);
+    let reward = |reply: &Reply| options.reward(reply);
     let logp = |reply: &Reply| match measure {
         Measure::Mean => Measure::Mean.of(reply),
         Measure::Ratio | Measure::Sum => reply.policy,
@@ -138,7 +146,7 @@ pub(crate) fn weigh(
             weights[target] -= slopes[place];
         }
     });
-    Weighed { weights: weights.into_iter().map(|weight| weight as f32).collect(), loss, sums }
+    Weighed { weights: weights.into_iter().map(|weight| weight as f32).collect(), loss, sums, replies }
 }
 
 /// The replies of a micro-batch, by their places in it.
@@ -169,21 +177,25 @@ pub(crate) struct Computing<'a> {
 }
 
 /// How far the model is from its reference, as KTO estimates it: the mean log-ratio of the replies of the rows `indices`, each
-/// behind the prompt of the next row; at least 0. Nothing is longer than the longest of the rows themselves.
+/// behind the prompt of the next row; at least 0. Nothing is longer than the `longest` sample. `None` where the loss does not ask
+/// for it.
 pub(crate) fn distance(
     computing: &mut Computing<'_>,
     samples: &Samples,
     indices: &[usize],
     longest: usize,
-) -> f64 {
+    options: &PreferenceOptions,
+) -> Option<f64> {
+    if matches!(options.objective.loss, Loss::Pair(_)) {
+        return None;
+    }
     let mismatched = mismatched(samples, indices, longest);
     let Computing { model, adapter, reference, cut, buffers } = computing;
-    let mut of = |adapter: Option<&Adapter>| {
-        let found = reply_log_probabilities(model, adapter, &mismatched, *cut, buffers, &mut |_| true);
-        found.expect("nobody stops it").iter().sum::<f64>()
-    };
-    let apart = of(*adapter) - of(*reference);
-    (apart / indices.len() as f64).max(0.0)
+    let sum = |found: Option<Vec<f64>>| found.expect("nobody stops it").iter().sum::<f64>();
+    let policy = reply_log_probabilities(model, *adapter, &mismatched, *cut, buffers, &mut |_| true);
+    let of_reference = of_reference(model, *reference, &mismatched, *cut, buffers, &mut |_| true);
+    let apart = sum(policy) - sum(of_reference);
+    Some((apart / indices.len() as f64).max(0.0))
 }
 
 /// Each prompt of the rows with the reply of the row before it; the first with that of the last.

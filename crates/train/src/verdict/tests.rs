@@ -127,6 +127,7 @@ fn a_verdict_is_read_as_it_is_written() {
         from: 3.5,
         to: 0.5,
         of: Rows::HeldOut,
+        chosen_preferred: None,
         few_rows: false,
         skipped: 0,
         stopped_early: Some(StoppedEarly { step: 60, total_steps: 90, evaluations: 3, min_delta: 0.01 }),

@@ -129,7 +129,7 @@ impl Canvas {
         self.legend(series);
         let points = || series.iter().flat_map(|one| &one.points);
         let bars = series.iter().find_map(|one| match one.style {
-            Style::Bars(width) => Some(width),
+            Style::Bars(width) | Style::Outline(width) => Some(width),
             Style::Solid | Style::Faint | Style::Dashed | Style::Dotted => None,
             Style::Points | Style::Specks | Style::Whiskers => None,
         });
@@ -260,6 +260,14 @@ impl Canvas {
                 }
                 self.svg.push('\n');
             }
+            Style::Outline(_) => {
+                let corners = |&(x, y): &(f64, f64)| [(x - half, y), (x + half, y)];
+                let ends = [places.first().map(|p| p.0 - half), places.last().map(|p| p.0 + half)];
+                let [first, last] = ends.map(|x| x.map(|x| (x, bottom)));
+                let all: Vec<(f64, f64)> =
+                    first.into_iter().chain(places.iter().flat_map(corners)).chain(last).collect();
+                self.curve(colour, &all, " stroke-width=\"2\"");
+            }
             Style::Points => self.dots(colour, places, 3.5),
             Style::Specks => self.dots(colour, places, 2.0),
             Style::Whiskers => self.whiskers(colour, places),
@@ -343,6 +351,9 @@ impl Canvas {
                 Style::Specks => self.dots(&colour, &[(x + 12.0, middle)], 2.5),
                 Style::Whiskers => {
                     self.whiskers(&colour, &[(x + 12.0, middle - 6.0), (x + 12.0, middle + 6.0)])
+                }
+                Style::Outline(_) => {
+                    self.curve(&colour, &[(x, middle), (x + 24.0, middle)], " stroke-width=\"2\"");
                 }
                 Style::Solid | Style::Faint | Style::Dashed | Style::Dotted => {
                     self.series(one, &[(x, middle), (x + 24.0, middle)], middle, 0.0);

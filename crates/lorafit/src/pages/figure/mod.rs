@@ -160,6 +160,8 @@ pub enum Style {
     Whiskers,
     /// A bar for every point, so wide.
     Bars(f64),
+    /// The outline of bars beside each other, each so wide: over the bars of another series.
+    Outline(f64),
 }
 
 /// A value for each row and column.

@@ -3,6 +3,7 @@
 pub mod adapter;
 pub mod answers;
 pub mod overview;
+mod preference;
 pub mod sweep;
 pub mod training;
 

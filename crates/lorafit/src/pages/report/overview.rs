@@ -1,7 +1,7 @@
 //! What runs are, at one glance: the facts in the header of a page, and a table of several runs.
 
 use lorafit_remedy::amounts::{counted, duration};
-use lorafit_train::{RunHistory, RunStatus, SMOOTHED_STEPS, mean};
+use lorafit_train::{EvaluationRecord, RunHistory, RunStatus, SMOOTHED_STEPS, mean};
 use serde_json::{Map, Value};
 
 use crate::args::config_file::object;
@@ -9,7 +9,7 @@ use crate::args::flags;
 use crate::args::rows::Validation;
 use crate::args::train::TrainArgs;
 use crate::pages::report::training::NamedRun;
-use crate::pages::shell::{Facts, number, table};
+use crate::pages::shell::{Facts, number, percent, table};
 use crate::session::verdict::in_short;
 use crate::terminal::made;
 
@@ -96,9 +96,16 @@ pub fn overview(runs: &[NamedRun]) -> String {
     let names = differing(&settings);
     let mut columns =
         vec!["run", "state", "verdict", "held-out loss", "best at step", "training loss", "steps", "time"];
+    let has_pairs = runs.iter().any(|run| accuracy(&run.history).is_some());
+    if has_pairs {
+        columns.push("chosen preferred");
+    }
     columns.extend(names.iter().map(String::as_str));
     let rows = runs.iter().zip(&settings).map(|(run, settings)| {
         let mut row = of_run(run);
+        if has_pairs {
+            row.push(accuracy(&run.history).map_or("-".to_owned(), percent));
+        }
         row.extend(names.iter().map(|name| settings.get(name).map_or("-".to_owned(), in_words)));
         row
     });
@@ -109,11 +116,21 @@ pub fn overview(runs: &[NamedRun]) -> String {
     )
 }
 
+/// The evaluation with the lowest loss.
+fn best(run: &RunHistory) -> Option<&EvaluationRecord> {
+    run.evaluations.iter().min_by(|a, b| a.loss.total_cmp(&b.loss))
+}
+
+/// Share of held-out pairs whose chosen reply is preferred, where the loss is lowest.
+fn accuracy(run: &RunHistory) -> Option<f64> {
+    best(run)?.preference?.accuracy
+}
+
 /// The row of a run without its options.
 fn of_run(run: &NamedRun) -> Vec<String> {
     let history = &run.history;
     let dash = || "-".to_owned();
-    let best = history.evaluations.iter().min_by(|a, b| a.loss.total_cmp(&b.loss));
+    let best = best(history);
     let ending = &history.steps[history.steps.len().saturating_sub(SMOOTHED_STEPS)..];
     let losses: Vec<f64> = ending.iter().map(|step| step.loss).collect();
     let totals = history.totals();

@@ -6,8 +6,8 @@ use lorafit_remedy::amounts::{self, counted, duration};
 use lorafit_train::{MemoryPlan, RunError, RunHistory, RunStatus, SMOOTHED_STEPS, StepRecord, mean};
 use serde_json::Value;
 
-use super::Report;
 use super::overview::overview;
+use super::{Report, preference};
 use crate::args::train::TrainArgs;
 use crate::pages::figure::{Axis, Figure, Lines, Plot, Series, Style};
 use crate::pages::shell::{Cards, escape, number, percent, table};
@@ -97,7 +97,9 @@ pub fn add(report: &mut Report, runs: &[NamedRun]) {
         }
     }
     report.section("Training");
-    report.figures(curves(runs));
+    let mut figures = curves(runs);
+    figures.extend(preference::margins(runs));
+    report.figures(figures);
     report.section("Memory");
     report.figures(vec![memory(runs)]);
     plans(report, runs);
@@ -149,8 +151,15 @@ fn cards(run: &NamedRun) -> String {
             0 => "before training, and no step lowered it".to_owned(),
             step => format!("the lowest, after step {step}"),
         };
-        let note = format!("{when}; perplexity {:.2}", best.perplexity);
+        let perplexity = best.perplexity.map(|perplexity| format!("; perplexity {perplexity:.2}"));
+        let note = when + &perplexity.unwrap_or_default();
         cards.add("held-out loss", &format!("{:.4}", best.loss), &note);
+        if let Some(accuracy) = best.preference.and_then(|metrics| metrics.accuracy) {
+            cards.add("chosen preferred", &percent(accuracy), "of held-out pairs, at that loss");
+        }
+        if let Some(margin) = best.preference.and_then(|metrics| metrics.margin) {
+            cards.add("margin", &format!("{margin:.3}"), "of rewards of held-out replies, at that loss");
+        }
     }
     let seconds: f64 = history.steps.iter().map(|step| step.seconds).sum();
     let tokens: u64 = history.steps.iter().map(|step| step.tokens).sum();
@@ -180,7 +189,7 @@ fn planned_bytes(history: &RunHistory) -> Option<f64> {
 }
 
 /// Means of what is around each step, over a twentieth of the run: unlike a running mean they do not lag behind.
-fn smoothed(steps: &[StepRecord], value: fn(&StepRecord) -> f64) -> Vec<(f64, f64)> {
+pub(super) fn smoothed(steps: &[StepRecord], value: impl Fn(&StepRecord) -> f64) -> Vec<(f64, f64)> {
     let finite: Vec<(f64, f64)> =
         raw(steps, value).into_iter().filter(|(_, value)| value.is_finite()).collect();
     let half = finite.len() / 40;
@@ -198,7 +207,7 @@ fn smoothed(steps: &[StepRecord], value: fn(&StepRecord) -> f64) -> Vec<(f64, f6
     finite.iter().enumerate().map(mean).collect()
 }
 
-fn raw(steps: &[StepRecord], value: fn(&StepRecord) -> f64) -> Vec<(f64, f64)> {
+pub(super) fn raw(steps: &[StepRecord], value: impl Fn(&StepRecord) -> f64) -> Vec<(f64, f64)> {
     steps.iter().map(|step| (step.step as f64, value(step))).collect()
 }
 
@@ -227,16 +236,17 @@ fn both(runs: &[NamedRun], what: &str, value: fn(&StepRecord) -> f64) -> Vec<Ser
 }
 
 /// The name of a series, with the run's if there are several.
-fn named(runs: &[NamedRun], run: &NamedRun, what: &str) -> String {
+pub(super) fn named(runs: &[NamedRun], run: &NamedRun, what: &str) -> String {
     if runs.len() > 1 { format!("{}: {what}", run.name) } else { what.to_owned() }
 }
 
-fn lines(name: &str, title: &str, description: &str, y: Axis, series: Vec<Series>) -> Figure {
+/// A figure over optimizer steps.
+pub(super) fn lines(name: &str, title: &str, description: &str, y: Axis, series: Vec<Series>) -> Figure {
     let plot = Plot::Lines(Lines { x: Axis::linear("optimizer step", "optimizer_step").whole(), y, series });
     Figure { name: name.to_owned(), title: title.to_owned(), description: description.to_owned(), plot }
 }
 
-/// The curves of runs: loss, learning rate, throughput and the norm of the gradient.
+/// The curves of runs: loss, what judged replies come to, learning rate, throughput and the norm of the gradient.
 pub fn curves(runs: &[NamedRun]) -> Vec<Figure> {
     let mut loss = both(runs, "training", |step| step.loss);
     for (i, run) in runs.iter().enumerate() {
@@ -249,15 +259,17 @@ pub fn curves(runs: &[NamedRun]) -> Vec<Figure> {
     // Losses that fall over more than a decade are read on a logarithmic axis.
     let values = || loss.iter().flat_map(|one| &one.points).map(|p| p.1).filter(|loss| *loss > 0.0);
     let (low, high) = values().fold((f64::MAX, 0.0), |(low, high), v| (v.min(low), v.max(high)));
-    let axis = Axis { log: high > 10.0 * low, ..Axis::linear("loss, nats per token", "loss_nats_per_token") };
+    let (axis, description) = loss_axis(runs);
+    let axis = Axis { log: high > 10.0 * low, ..axis };
     let of = |value: fn(&StepRecord) -> f64, what: &str| -> Vec<Series> {
         let one = |(i, run): (usize, &NamedRun)| {
             Series::new(&named(runs, run, what), i, Style::Solid, raw(&run.history.steps, value))
         };
         runs.iter().enumerate().map(one).collect()
     };
-    vec![
-        lines("loss", "Loss", "Mean over the trained tokens of a step, before its update.", axis, loss),
+    let mut figures = vec![lines("loss", "Loss", description, axis, loss)];
+    figures.extend(preference::curves(runs));
+    figures.extend([
         lines(
             "learning_rate",
             "Learning rate",
@@ -279,7 +291,27 @@ pub fn curves(runs: &[NamedRun]) -> Vec<Figure> {
             Axis::log("norm", "gradient_norm"),
             both(runs, "gradient", |step| step.grad_norm),
         ),
-    ]
+    ]);
+    figures
+}
+
+/// What the losses of `runs` are, with what is said of them: those of judged replies are no nats per token.
+fn loss_axis(runs: &[NamedRun]) -> (Axis, &'static str) {
+    let is_judged = |run: &NamedRun| run.history.is_judged();
+    match (runs.iter().any(is_judged), runs.iter().all(is_judged)) {
+        (false, _) => (
+            Axis::linear("loss, nats per token", "loss_nats_per_token"),
+            "Mean over the trained tokens of a step, before its update.",
+        ),
+        (true, true) => {
+            (Axis::linear("loss", "loss"), "Mean over the judged rows of a step, before its update.")
+        }
+        (true, false) => (
+            Axis::linear("loss", "loss"),
+            "Mean over the judged rows, or over the trained tokens, of a step, before its update: losses of different objectives \
+             cannot be compared.",
+        ),
+    }
 }
 
 /// The memory that was planned for runs, and what they used.
@@ -360,7 +392,11 @@ fn data(report: &mut Report, runs: &[NamedRun]) {
         let length =
             |key: &str| data.get("length").and_then(|l| l.get(key)).and_then(Value::as_u64).unwrap_or(0);
         let mut cards = Cards::default();
-        cards.add("rows trained on", &number(count("samples")), &format!("of {}", number(count("rows"))));
+        let rows = number(count("rows"));
+        match run.history.is_judged() {
+            true => cards.add("judged replies", &number(count("samples")), &format!("of {rows} rows")),
+            false => cards.add("rows trained on", &number(count("samples")), &format!("of {rows}")),
+        }
         cards.add("tokens", &number(count("tokens")), &format!("{} trained", share("supervised_share")));
         cards.add(
             "median row",

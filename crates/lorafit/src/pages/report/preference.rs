@@ -1,0 +1,172 @@
+//! The figures of runs on judged replies beside their loss: curves of rewards, margins, accuracy and log-probabilities, and how
+//! far apart held-out pairs are told.
+
+use lorafit_remedy::amounts::grouped;
+use lorafit_train::preference::PreferenceMetrics;
+use lorafit_train::{Margins, PairMargins};
+
+use super::training::{NamedRun, lines, named, raw, smoothed};
+use crate::pages::figure::{Axis, Figure, Lines, Plot, Series, Style};
+
+/// A number of judged replies over the steps of runs.
+struct Curve {
+    what: &'static str,
+    of: fn(&PreferenceMetrics) -> Option<f64>,
+}
+
+/// Their curves; none where no run is on judged replies.
+pub fn curves(runs: &[NamedRun]) -> Vec<Figure> {
+    let chosen = |of| Curve { what: "chosen", of };
+    let rejected = |of| Curve { what: "rejected", of };
+    let of_training = |of| Curve { what: "training", of };
+    let all = [
+        (
+            "rewards",
+            "Rewards",
+            "Mean reward of the chosen (good) and of the rejected (bad) replies: beta times their log-probability, above that of the \
+             reference where there is one.",
+            Axis::linear("reward", "reward"),
+            vec![chosen(|metrics| metrics.chosen_reward), rejected(|metrics| metrics.rejected_reward)],
+        ),
+        (
+            "margins",
+            "Margins of rewards",
+            "Mean reward of the chosen (good) replies above that of the rejected (bad) ones.",
+            Axis::linear("margin", "margin"),
+            vec![of_training(|metrics| metrics.margin)],
+        ),
+        (
+            "accuracies",
+            "Chosen replies preferred",
+            "Pairs whose chosen reply has the higher reward. Where a run begins at its reference all rewards are 0 at first, and no \
+             pair counts.",
+            Axis::linear("% of pairs", "share_percent").with_zero(),
+            vec![of_training(|metrics| metrics.accuracy.map(|share| 100.0 * share))],
+        ),
+        (
+            "log_probabilities",
+            "Log-probabilities of replies",
+            "Mean log-probability of the chosen (good) and of the rejected (bad) replies: of all tokens of a reply, or by token where \
+             the objective has it so.",
+            Axis::linear("log-probability, nats", "log_probability_nats"),
+            vec![chosen(|metrics| metrics.chosen_logp), rejected(|metrics| metrics.rejected_logp)],
+        ),
+        (
+            "distance",
+            "Distance from the reference",
+            "How far the model is from its reference, in nats by reply, as KTO estimates it from replies to other prompts.",
+            Axis::linear("distance, nats by reply", "distance_nats").with_zero(),
+            vec![of_training(|metrics| metrics.distance)],
+        ),
+    ];
+    let figure = |(name, title, description, axis, curves): (&str, &str, &str, Axis, Vec<Curve>)| {
+        let series = series(runs, &curves);
+        (!series.is_empty()).then(|| lines(name, title, description, axis, series))
+    };
+    all.into_iter().filter_map(figure).collect()
+}
+
+/// Each step faint and smoothed, and held-out rows with dots. Runs differ by their colour where there are several, else curves do.
+fn series(runs: &[NamedRun], curves: &[Curve]) -> Vec<Series> {
+    let is_alone = runs.len() == 1;
+    let mut series = Vec::new();
+    for (place, Curve { what, of }) in curves.iter().enumerate() {
+        for (i, run) in runs.iter().enumerate() {
+            let value = |metrics: Option<PreferenceMetrics>| {
+                metrics.and_then(|metrics| of(&metrics)).unwrap_or(f64::NAN)
+            };
+            let steps = &run.history.steps;
+            let mut every_step = raw(steps, |step| value(step.preference));
+            every_step.retain(|(_, value)| value.is_finite());
+            let number = if is_alone { place } else { i };
+            let (line, dots) = if is_alone || place == 0 {
+                (Style::Solid, Style::Dotted)
+            } else {
+                (Style::Dashed, Style::Points)
+            };
+            if !every_step.is_empty() {
+                let behind = format!("{what}, every step");
+                // Of several runs two curves of each would hide each other.
+                if is_alone || curves.len() == 1 {
+                    let behind = Series::new(&named(runs, run, &behind), number, Style::Faint, every_step);
+                    series.push(if is_alone { behind } else { behind.unnamed() });
+                }
+                let points = smoothed(steps, |step| value(step.preference));
+                let name = named(runs, run, &format!("{what}, smoothed"));
+                series.push(Series::new(&name, number, line, points));
+            }
+            let evaluations = run.history.evaluations.iter();
+            let mut held_out: Vec<(f64, f64)> =
+                evaluations.map(|one| (one.step as f64, value(one.preference))).collect();
+            held_out.retain(|(_, value)| value.is_finite());
+            if !held_out.is_empty() {
+                let name = if curves.len() == 1 {
+                    "held-out rows".to_owned()
+                } else {
+                    format!("{what}, held-out rows")
+                };
+                let number = if is_alone { curves.len() + place } else { i };
+                series.push(Series::new(&named(runs, run, &name), number, dots, held_out));
+            }
+        }
+    }
+    series
+}
+
+/// Bars of a histogram.
+const BARS: usize = 30;
+
+/// How far apart held-out pairs are told before training and after it, for each run that kept it.
+pub fn margins(runs: &[NamedRun]) -> Vec<Figure> {
+    let of_run = |run: &NamedRun| Some((run.name.clone(), run.history.margins.clone()?));
+    let found: Vec<(String, PairMargins)> = runs.iter().filter_map(of_run).collect();
+    found
+        .iter()
+        .enumerate()
+        .filter_map(|(i, (name, margins))| histogram(i, name, margins, runs.len()))
+        .collect()
+}
+
+fn histogram(i: usize, run: &str, margins: &PairMargins, runs: usize) -> Option<Figure> {
+    let latest = margins.latest.as_ref()?;
+    let all =
+        || margins.start.iter().chain([latest]).flat_map(|of| &of.margins).copied().filter(|m| m.is_finite());
+    let (low, high) = all().fold((f64::MAX, f64::MIN), |(low, high), m| (low.min(m), high.max(m)));
+    if low > high {
+        return None;
+    }
+    // Equal margins have a bar, too.
+    let width = ((high - low) / BARS as f64).max(1e-3);
+    // Zero parts two bars: on one side of it the chosen reply is preferred.
+    let from = (low / width).floor() as i64;
+    let bars = (high / width).floor() as i64 - from + 1;
+    let count = |of: &Margins| -> Vec<(f64, f64)> {
+        let mut counts = vec![0.0; bars as usize];
+        for margin in of.margins.iter().filter(|m| m.is_finite()) {
+            counts[((margin / width).floor() as i64 - from) as usize] += 1.0;
+        }
+        (from..).zip(counts).map(|(bar, pairs)| ((bar as f64 + 0.5) * width, pairs)).collect()
+    };
+    let after = format!("after step {}", grouped(latest.step));
+    let mut series = vec![Series::new(&after, 0, Style::Bars(width), count(latest))];
+    let start = margins.start.as_ref();
+    series.extend(start.map(|start| Series::new("before training", 1, Style::Outline(width), count(start))));
+    let preferred = |of: &Margins| of.margins.iter().filter(|margin| **margin > 0.0).count() as u64;
+    let before = start.map(|start| format!("before training {}, ", grouped(preferred(start))));
+    let description = format!(
+        "The reward of the chosen reply above that of the rejected one, of each held-out pair. Above 0 the chosen reply is preferred: \
+         {}{after} {} of {} pairs.",
+        before.unwrap_or_default(),
+        grouped(preferred(latest)),
+        grouped(latest.margins.len() as u64),
+    );
+    let (x, y) =
+        (Axis::linear("margin of a pair", "margin"), Axis::linear("held-out pairs", "pairs").whole());
+    let of_run = if runs > 1 { format!(": {run}") } else { String::new() };
+    Some(Figure {
+        name: if i == 0 { "pair_margins".to_owned() } else { format!("pair_margins-{}", i + 1) },
+        title: format!("Margins of held-out pairs{of_run}"),
+        description,
+        plot: Plot::Lines(Lines { x, y, series }),
+    })
+}

@@ -1,0 +1,60 @@
+//! Which evaluation of a run is its best, whose adapter or model is kept.
+
+use crate::checkpoint::Best;
+use crate::metrics::EvaluationRecord;
+
+/// What evaluations are compared by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BestBy {
+    /// The lowest loss.
+    #[default]
+    Loss,
+    /// The largest share of pairs whose chosen reply is preferred; of equal ones the lowest loss.
+    Accuracy,
+}
+
+impl BestBy {
+    /// Whether an evaluation is better than the best so far. One whose loss is not finite never is.
+    pub(crate) fn is_better(self, record: &EvaluationRecord, best: Option<&Best>) -> bool {
+        let Some(best) = best else { return record.loss.is_finite() };
+        let is_lower = record.loss < best.loss;
+        let accuracy = record.preference.and_then(|metrics| metrics.accuracy);
+        record.loss.is_finite()
+            && match (self, accuracy, best.accuracy) {
+                (BestBy::Accuracy, Some(share), Some(before)) => {
+                    share > before || (share == before && is_lower)
+                }
+                (BestBy::Loss, _, _) | (BestBy::Accuracy, _, _) => is_lower,
+            }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::preference::PreferenceMetrics;
+
+    fn evaluation(loss: f64, accuracy: Option<f64>) -> EvaluationRecord {
+        let preference = Some(PreferenceMetrics { accuracy, ..PreferenceMetrics::default() });
+        EvaluationRecord { step: 2, loss, perplexity: None, best: false, seconds: 1.0, preference }
+    }
+
+    #[test]
+    fn the_best_is_that_of_the_lowest_loss_or_of_the_highest_accuracy() {
+        let best = Best { step: 1, loss: 0.5, accuracy: Some(0.8) };
+        for (by, loss, accuracy, is_better) in [
+            (BestBy::Loss, 0.4, Some(0.7), true),
+            (BestBy::Loss, 0.6, Some(0.9), false),
+            (BestBy::Accuracy, 0.6, Some(0.9), true),
+            (BestBy::Accuracy, 0.4, Some(0.7), false),
+            (BestBy::Accuracy, 0.4, Some(0.8), true),
+            (BestBy::Accuracy, 0.5, Some(0.8), false),
+            (BestBy::Accuracy, f64::NAN, Some(0.9), false),
+        ] {
+            let found = by.is_better(&evaluation(loss, accuracy), Some(&best));
+            assert_eq!(found, is_better, "{by:?} {loss} {accuracy:?}");
+        }
+        assert!(BestBy::Accuracy.is_better(&evaluation(0.9, Some(0.1)), None));
+        assert!(!BestBy::Loss.is_better(&evaluation(f64::INFINITY, None), None));
+    }
+}

@@ -1,0 +1,99 @@
+//! What a model makes of held-out judged rows: their loss, its metrics, and the log-probabilities of all replies.
+
+use lorafit_data::{Groups, Samples};
+use lorafit_model::adapter::Adapter;
+use lorafit_model::{Buffers, Model};
+
+use super::reference;
+use super::step::{Computing, JudgedRows, Totals, distance, weigh, with_prompt};
+use super::{Loss, PreferenceMetrics, PreferenceOptions, Reply, Sums};
+use crate::stream::{Cut, MicroBatchSize, cut_groups};
+
+/// What held-out judged rows come to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JudgedEvaluation {
+    /// Mean loss over the rows, as training has it.
+    pub loss: f64,
+    /// What training tells beside it.
+    pub metrics: PreferenceMetrics,
+    /// The replies, in the order of the samples.
+    pub replies: Vec<Reply>,
+}
+
+impl JudgedEvaluation {
+    /// Of each pair, the reward of its chosen reply above that of its rejected one; none where rows are no pairs.
+    pub fn margins(&self, rows: &Groups, options: &PreferenceOptions) -> Vec<f64> {
+        if !matches!(options.objective.loss, Loss::Pair(_)) {
+            return Vec::new();
+        }
+        let margin = |row: usize| match &self.replies[rows.range(row)] {
+            [chosen, rejected] => Some(options.reward(chosen) - options.reward(rejected)),
+            _ => None,
+        };
+        (0..rows.len()).filter_map(margin).collect()
+    }
+}
+
+/// A model that is judged, and the reference that it is compared with.
+#[derive(Clone, Copy, Debug)]
+pub struct JudgedModel<'a> {
+    /// The base of both.
+    pub model: &'a Model,
+    /// The adapter of the model.
+    pub adapter: Option<&'a Adapter>,
+    /// That of the reference; `None` for the base alone.
+    pub reference: Option<&'a Adapter>,
+}
+
+/// Evaluates judged rows in micro-batches of about `budget` tokens. `None` if it is to `stop`, which is asked before every
+/// micro-batch.
+pub fn evaluate(
+    judged: JudgedModel<'_>,
+    samples: &Samples,
+    options: &PreferenceOptions,
+    budget: usize,
+    stop: &mut dyn FnMut() -> bool,
+) -> Option<JudgedEvaluation> {
+    let JudgedModel { model, adapter, reference } = judged;
+    let size = MicroBatchSize::of_judged(samples, budget, options);
+    let buffers = &mut Buffers::for_evaluation(model.config(), adapter, model.device(), size.tokens);
+    let cut = Cut::of(model.config(), budget, true);
+    let of_reference = match options.has_reference() {
+        true => reference::of_reference(model, reference, samples, cut, buffers, &mut |_| !stop())?,
+        false => Vec::new(),
+    };
+    let rows = JudgedRows { groups: samples.groups(), reference: of_reference };
+    let longest = samples.iter().map(|sample| sample.len()).max().unwrap_or(0);
+    let mut computing = Computing { model, adapter, reference, cut, buffers };
+    evaluate_in(&mut computing, samples, &rows, options, longest, stop)
+}
+
+/// As [`evaluate`], where what the reference says is known and buffers are there.
+pub(crate) fn evaluate_in(
+    computing: &mut Computing<'_>,
+    samples: &Samples,
+    rows: &JudgedRows,
+    options: &PreferenceOptions,
+    longest: usize,
+    stop: &mut dyn FnMut() -> bool,
+) -> Option<JudgedEvaluation> {
+    let indices: Vec<usize> = (0..rows.groups.len()).collect();
+    let apart = distance(computing, samples, &indices, longest, options);
+    let Computing { model, adapter, cut, buffers, .. } = computing;
+    let totals = Totals::of(samples, rows, &indices, apart.unwrap_or(0.0), options);
+    let (mut loss, mut sums) = (0.0, Sums::default());
+    let mut replies = vec![Reply { policy: 0.0, reference: 0.0, tokens: 0.0 }; samples.len()];
+    for micro in cut_groups(samples, &rows.groups, &indices, *cut, with_prompt(options)) {
+        if stop() {
+            return None;
+        }
+        let losses = model.loss(*adapter, micro.stream(), buffers).to_vec();
+        let weighed = weigh(&micro, &losses, samples, &rows.reference, &totals, options);
+        loss += weighed.loss;
+        sums.add(&weighed.sums);
+        for (place, reply) in (0..).zip(weighed.replies) {
+            replies[micro.sample(place)] = reply;
+        }
+    }
+    Some(JudgedEvaluation { loss, metrics: sums.metrics(apart), replies })
+}
