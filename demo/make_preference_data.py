@@ -4,7 +4,7 @@
     python3 demo/make_preference_data.py            write both files
     python3 demo/make_preference_data.py --check    exit 1 unless the files are exactly what this script writes
 
-There is nothing to copy: what a good answer is, one sentence of at most 12 words, is said by the pattern in
+There is nothing to copy: what a good answer is, one sentence of 5 to 12 words, is said by the pattern in
 demo/preferences/short.regex alone. What keeps the test honest: no topic of the prompts is in it.
 """
 import json
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 SEED = 7
-PROMPTS = 72
+PROMPTS = 40
 TESTS = 64
 
 TOPICS = ["gravity", "photosynthesis", "a volcano", "bread", "a rainbow", "the moon", "a compass", "democracy", "jazz", "a vaccine",

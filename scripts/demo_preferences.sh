@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The demo of preferences: a 135M chat model answers questions, its own answers are judged by a rule (one sentence of at most 12
+# The demo of preferences: a 135M chat model answers questions, its own answers are judged by a rule (one sentence of 5 to 12
 # words), and DPO on the better and the worse of them makes it keep to the rule more often, on questions it has not seen.
 # Fails when the rate on the held-out questions does not rise by 30 percentage points. Writes runs/demo-preferences.
 #
@@ -36,7 +36,7 @@ rate() { # NAME FLAGS...: greedy answers to the held-out questions, and how many
 say "2 of 4: how often the base keeps to the rule, on 64 questions that are held out"
 rate before
 
-say "3 of 4: 72 questions, four answers each: the best with the worst; then DPO on the pairs"
+say "3 of 4: 40 questions, four answers each: the best with the worst; then DPO on the pairs"
 call "$lorafit" pairs --model "$model" --data "$data/prompts.jsonl" --judge "$rule" --samples 4 --pairs-per-prompt 2 \
   --max-new-tokens 40 --out "$out/pairs.jsonl"
 call "$lorafit" train --model "$model" --data "$out/pairs.jsonl" --objective dpo --config "$data/train.toml" --out "$out/run"
@@ -57,8 +57,8 @@ for row in rows[0][::11]:
     print("question ", asked)
     for name, found in (("before", row), ("after", after.get(asked))):
         said = " ".join(found["completion"][0]["content"].split()) if found else "-"
-        print(f"  {name:<7}{'short' if found and found['label'] else 'long':<6} {said[:100]}")
-print(f"\nanswers of one sentence of at most 12 words: before {rates[0]:.1%}, after {rates[1]:.1%}")
+        print(f"  {name:<7}{'good' if found and found['label'] else 'bad':<5} {said[:100]}")
+print(f"\nanswers of one sentence of 5 to 12 words: before {rates[0]:.1%}, after {rates[1]:.1%}")
 if rates[1] - rates[0] < least:
     sys.exit(f"error: the rate did not rise by {least:.0%}")
 PY
