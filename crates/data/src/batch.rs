@@ -145,7 +145,7 @@ impl<'a> Placed<'a> {
         let inside = move |run: Range<usize>| {
             run.start.clamp(tokens.start, tokens.end)..run.end.clamp(tokens.start, tokens.end)
         };
-        let runs = self.sample.supervised().map(inside.clone()).flatten().map(|i| (i, false));
+        let runs = self.sample.supervised().flat_map(inside).map(|i| (i, false));
         let before = if self.with_prompt { 0..self.sample.len() } else { 0..0 };
         let sample = self.sample;
         let before = inside(before).filter(move |i| !sample.supervised().any(|run| run.contains(i)));

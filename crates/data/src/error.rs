@@ -524,6 +524,39 @@ impl RowProblem {
         too_slow || matches!(self, Self::NoChatTemplate | Self::NoEos | Self::OtherPurpose { .. })
     }
 
+    /// What to do about rows that judge replies, or should.
+    fn hint_of_judged(&self) -> Option<Remedy> {
+        Some(match self {
+            Self::OtherPurpose { found: Shape::Judged } => remedy![
+                "train on them with ", Setting::Objective.is("kto");
+                Setting::Columns.is("label=ignore"), " trains all replies alike"
+            ],
+            Self::OtherPurpose { .. } => remedy![
+                "train on them with ", Setting::Objective.is("dpo");
+                Setting::Columns.is("chosen=messages,rejected=ignore"), " trains the chosen replies alone, if they are whole conversations";
+                Setting::Columns.is("chosen=completion,rejected=ignore"), " if they follow a prompt"
+            ],
+            Self::NoPairs { found: Shape::Judged } => {
+                remedy!["train on labels with ", Setting::Objective.is("kto")]
+            }
+            Self::NoPairs { .. } => remedy![
+                "train on replies with ", Setting::Objective.is("sft");
+                "name the columns with ", Setting::Columns.is("better=chosen,worse=rejected")
+            ],
+            Self::NoLabels { .. } => remedy![
+                "train on replies with ", Setting::Objective.is("sft");
+                "name the column with ", Setting::Columns.is("good=label")
+            ],
+            Self::SameReplies { .. } => {
+                remedy!["leave the row out"; "skip such rows with ", Setting::SkipBadRows]
+                    .because("it says nothing of which is better")
+            }
+            Self::TooManyReplies { .. } => "write the row as several with the same prompt".into(),
+            Self::NothingAlike => "give the prompt in a field of its own".into(),
+            _ => return None,
+        })
+    }
+
     /// What the user can do next.
     pub fn hint(&self) -> Option<Remedy> {
         Some(match self {
@@ -543,28 +576,12 @@ impl RowProblem {
             }
             Self::ColumnTwice { .. } => "rename one of them in the first line".into(),
             Self::NoColumn { .. } => remedy!["check the names in ", Setting::Columns],
-            Self::OtherPurpose { found: Shape::Judged } => remedy![
-                "train on them with ", Setting::Objective.is("kto");
-                Setting::Columns.is("label=ignore"), " trains all replies alike"
-            ],
-            Self::OtherPurpose { .. } => remedy![
-                "train on them with ", Setting::Objective.is("dpo");
-                Setting::Columns.is("chosen=messages,rejected=ignore"), " trains the chosen replies alone, if they are whole conversations";
-                Setting::Columns.is("chosen=completion,rejected=ignore"), " if they follow a prompt"
-            ],
-            Self::NoPairs { found: Shape::Judged } => remedy!["train on labels with ", Setting::Objective.is("kto")],
-            Self::NoPairs { .. } => remedy![
-                "train on replies with ", Setting::Objective.is("sft");
-                "name the columns with ", Setting::Columns.is("better=chosen,worse=rejected")
-            ],
-            Self::NoLabels { .. } => remedy![
-                "train on replies with ", Setting::Objective.is("sft");
-                "name the column with ", Setting::Columns.is("good=label")
-            ],
-            Self::SameReplies { .. } => remedy!["leave the row out"; "skip such rows with ", Setting::SkipBadRows]
-                .because("it says nothing of which is better"),
-            Self::TooManyReplies { .. } => "write the row as several with the same prompt".into(),
-            Self::NothingAlike => "give the prompt in a field of its own".into(),
+            Self::OtherPurpose { .. }
+            | Self::NoPairs { .. }
+            | Self::NoLabels { .. }
+            | Self::SameReplies { .. }
+            | Self::TooManyReplies { .. }
+            | Self::NothingAlike => return self.hint_of_judged(),
             Self::Overlong { .. } => remedy![
                 "cut such rows with ", Setting::Overlong.is("truncate-right");
                 "leave them out with ", Setting::Overlong.is("drop");

@@ -278,8 +278,13 @@ impl Model {
     ) -> Losses {
         self.forward(adapter, stream, buffers);
         let objective = objective.into();
-        let losses =
-            self.head_backward(adapter.adapter, stream, objective, Logits::ToCompute, buffers, gradients);
+        let task = HeadTask {
+            targets: stream.targets,
+            tokens: stream.ids.len(),
+            objective,
+            logits: Logits::ToCompute,
+        };
+        let losses = self.head_backward(adapter.adapter, task, buffers, gradients);
         self.blocks_backward(adapter, stream, buffers, gradients);
         losses
     }
@@ -303,13 +308,13 @@ impl Model {
         assert_eq!(weights.len(), stream.targets.len(), "a weight for each target");
         let targets = stream.targets.iter().zip(weights);
         let targets: Vec<Target> = targets.map(|(target, weight)| Target { weight, ..*target }).collect();
-        let stream = Stream { targets: &targets, ..stream };
         // Of a single chunk the logits are still there.
         let logits = match Chunks::new(&targets, buffers.head.rows).count() {
             1 => Logits::Computed,
             _ => Logits::ToCompute,
         };
-        self.head_backward(adapter.adapter, stream, 1.0.into(), logits, buffers, gradients);
+        let task = HeadTask { targets: &targets, tokens: stream.ids.len(), objective: 1.0.into(), logits };
+        self.head_backward(adapter.adapter, task, buffers, gradients);
         self.blocks_backward(adapter, stream, buffers, gradients);
     }
 
@@ -434,9 +439,7 @@ impl Model {
     fn head_backward(
         &self,
         adapter: Option<&Adapter>,
-        stream: Stream<'_>,
-        objective: Objective,
-        logits: Logits,
+        HeadTask { targets, tokens: rows_of_stream, objective, logits }: HeadTask<'_>,
         buffers: &mut Buffers,
         gradients: &mut Gradients,
     ) -> Losses {
@@ -448,9 +451,9 @@ impl Model {
         let norm = self.norm_with(adapter);
         let (width, vocab) = (self.config.hidden_size, self.config.vocab_size);
         let back = buffers.backward.as_mut().expect("buffers made for training");
-        back.d_hidden.clear(stream.ids.len() * width);
-        let mut losses = Losses::new(self.device, stream.targets);
-        for chunk in Chunks::new(stream.targets, buffers.head.rows) {
+        back.d_hidden.clear(rows_of_stream * width);
+        let mut losses = Losses::new(self.device, targets);
+        for chunk in Chunks::new(targets, buffers.head.rows) {
             let (head, rows) = (&mut buffers.head, chunk.rows.len());
             if logits == Logits::ToCompute {
                 self.logits(adapter, &chunk.rows, &buffers.hidden, head);
@@ -644,6 +647,16 @@ impl Model {
 fn low_rank_rows(factors: &EmbeddingFactors, ids: &[u32], u: &mut Tensor) {
     embedding::forward(&factors.a_t, ids, u);
     elementwise::scale(u, ids.len() * factors.rank, factors.scale);
+}
+
+/// What the head goes back from.
+struct HeadTask<'a> {
+    /// What is predicted, sorted by row.
+    targets: &'a [Target],
+    /// Of the stream.
+    tokens: usize,
+    objective: Objective,
+    logits: Logits,
 }
 
 /// Whether the logits of a chunk are there.

@@ -9,11 +9,11 @@ use lorafit_kernels::selfcheck::{Check, Outcome};
 use lorafit_kernels::{ComputeDtype, Device, random};
 use lorafit_model::adapter::{Adapter, LoraConfig};
 use lorafit_model::{
-    ActivationPolicy, BaseQuantization, Buffers, Config, Distribution, Model, Parameters, Prompts,
-    RandomWeights, Recompute, Sampling, Stream, generate,
+    ActivationPolicy, ActiveAdapter, BaseQuantization, Buffers, Config, Distribution, Gradients, Model,
+    Parameters, Prompts, RandomWeights, Recompute, Sampling, Stream, generate,
 };
 
-use lorafit_data::{Judgement, Sample, SamplesBuilder, Side};
+use lorafit_data::{Judgement, Sample, Samples, SamplesBuilder, Side};
 
 use crate::optim::{AdamW, OptimizerKind};
 use crate::preference::step::{JudgedRows, Totals, weigh};
@@ -78,6 +78,47 @@ struct StepResult {
     answer: Vec<u32>,
 }
 
+/// Two pairs of a stream's ids, whose prompts are shared.
+fn pairs(ids: &[u32]) -> Samples {
+    let reply = |from: usize, len: usize, row| {
+        let (prompt, reply) = (&ids[..19], &ids[from..from + len]);
+        let supervised = [vec![false; 19], vec![true; len]].concat();
+        Sample { ids: [prompt, reply].concat(), supervised, row }
+    };
+    let judged = |side| Some(Judgement { side, weight: 1.0, margin: 0.0 });
+    let mut built = SamplesBuilder::default();
+    for (row, (from, len)) in [(19, 6), (31, 4)].into_iter().enumerate() {
+        built.push(&reply(from, len, row + 1), judged(Side::Chosen));
+        built.push(&reply(from + len, len + 3, row + 1), judged(Side::Rejected));
+    }
+    built.finish()
+}
+
+/// Adds up the gradient of DPO over pairs; their loss.
+fn preference_step(
+    model: &Model,
+    active: ActiveAdapter<'_>,
+    samples: &Samples,
+    how: Cut,
+    buffers: &mut Buffers,
+    gradients: &mut Gradients,
+) -> f64 {
+    let rows = JudgedRows { groups: samples.groups(), reference: vec![-30.0; samples.len()] };
+    let dpo = PreferenceOptions::of(Objective::named("dpo").expect("an objective"));
+    let indices: Vec<usize> = (0..rows.groups.len()).collect();
+    let totals = Totals::of(samples, &rows, &indices, 0.0, &dpo);
+    let mut loss = 0.0;
+    for micro in cut_groups(samples, &rows.groups, &indices, how, |_| false) {
+        let of_micro = |losses: &[f32]| {
+            let weighed = weigh(&micro, losses, samples, &rows.reference, &totals, &dpo);
+            loss += weighed.loss;
+            weighed.weights
+        };
+        model.loss_and_gradient_weighed(active, micro.stream(), of_micro, buffers, gradients);
+    }
+    loss
+}
+
 /// A step of AdamW over a stream with a branch, on `device`.
 fn step(
     config: &Config,
@@ -129,41 +170,8 @@ fn step(
             losses.total() * f64::from(scale)
         }
         Goal::Pairs => {
-            // Two pairs of the stream's ids, whose prompts are shared.
-            let reply = |from: usize, len: usize, row| {
-                let (prompt, reply) = (&ids[..19], &ids[from..from + len]);
-                let supervised = vec![vec![false; 19], vec![true; len]].concat();
-                Sample { ids: [prompt, reply].concat(), supervised, row }
-            };
-            let judged = |side| Some(Judgement { side, weight: 1.0, margin: 0.0 });
-            let mut built = SamplesBuilder::default();
-            for (row, (from, len)) in [(19, 6), (31, 4)].into_iter().enumerate() {
-                built.push(&reply(from, len, row + 1), judged(Side::Chosen));
-                built.push(&reply(from + len, len + 3, row + 1), judged(Side::Rejected));
-            }
-            let samples = built.finish();
-            let rows = JudgedRows { groups: samples.groups(), reference: vec![-30.0; samples.len()] };
-            let dpo = PreferenceOptions::of(Objective::named("dpo").expect("an objective"));
-            let indices: Vec<usize> = (0..rows.groups.len()).collect();
-            let totals = Totals::of(&samples, &rows, &indices, 0.0, &dpo);
-            let mut loss = 0.0;
-            for micro in
-                cut_groups(&samples, &rows.groups, &indices, Cut::of(config, tokens, true), |_| false)
-            {
-                let of_micro = |losses: &[f32]| {
-                    let weighed = weigh(&micro, losses, &samples, &rows.reference, &totals, &dpo);
-                    loss += weighed.loss;
-                    weighed.weights
-                };
-                model.loss_and_gradient_weighed(
-                    active,
-                    micro.stream(),
-                    of_micro,
-                    &mut buffers,
-                    &mut gradients,
-                );
-            }
-            loss
+            let tokens = Cut::of(config, tokens, true);
+            preference_step(&model, active, &pairs(&ids), tokens, &mut buffers, &mut gradients)
         }
     };
     let mut optimizer = AdamW::new(&parameters, OptimizerKind::AdamW, 0.01, 1.0);

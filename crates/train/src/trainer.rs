@@ -462,12 +462,13 @@ impl<'a, 'p> Training<'a, 'p> {
         let evaluation_tokens = options.evaluation_tokens(options.of_training(data.training));
         if let Some(preference) = options.preference {
             let asking = Asking {
+                preference,
                 data,
-                options,
+                groups: &|samples| options.groups(samples),
                 cut: Cut::of(parameters.model().config(), evaluation_tokens, options.prefix_sharing),
+                is_resumed: start.checkpoint.is_some(),
             };
-            let is_resumed = start.checkpoint.is_some();
-            stepper.judged = Some(stepper.judge(parameters, preference, asking, is_resumed, run, observer)?);
+            stepper.judged = Some(stepper.judge(parameters, asking, run, observer)?);
         }
         Ok(Training {
             parameters,
@@ -536,7 +537,7 @@ impl<'a, 'p> Training<'a, 'p> {
         let Training { parameters, options, run, observer, stepper, saver, state, .. } = self;
         let stop = &mut || observer.should_stop();
         let cut = Cut::of(parameters.model().config(), self.evaluation_tokens, options.prefix_sharing);
-        let found = stepper.evaluation(parameters, data, cut, state, options.best_by, stop);
+        let found = stepper.evaluation(parameters, data, cut, state, stop);
         let Some(Evaluated { mut record, margins }) = found else { return };
         if record.best {
             match run.save_best(parameters) {
@@ -660,9 +661,8 @@ impl<'a, 'p> Training<'a, 'p> {
         average.swap(parameters);
         let cut = Cut::of(parameters.model().config(), self.evaluation_tokens, options.prefix_sharing);
         let stop = &mut || observer.should_stop();
-        let evaluation = data
-            .evaluation
-            .and_then(|data| stepper.evaluation(parameters, data, cut, state, options.best_by, stop));
+        let evaluation =
+            data.evaluation.and_then(|data| stepper.evaluation(parameters, data, cut, state, stop));
         // It is none of the evaluations among which the best is looked for.
         let evaluation = evaluation.map(|found| EvaluationRecord { best: false, ..found.record });
         let saved = run.save_average(parameters, evaluation.as_ref());
@@ -704,10 +704,14 @@ impl<'a, 'p> Training<'a, 'p> {
 const LEAST_LIKELY: f64 = -1e9;
 
 /// What the reference is asked, and how.
-struct Asking<'a> {
+struct Asking<'a, 'g> {
+    preference: PreferenceOptions,
     data: TrainData<'a>,
-    options: &'a TrainOptions,
+    /// The rows of samples.
+    groups: &'g dyn Fn(&Samples) -> Groups,
     cut: Cut,
+    /// What it said is in the run's folder.
+    is_resumed: bool,
 }
 
 /// Saves checkpoints, and remembers what could not be saved.
@@ -843,6 +847,8 @@ pub(crate) struct Judged<'a> {
 pub(crate) struct Stepper<'a> {
     /// Of training on judged replies.
     judged: Option<Judged<'a>>,
+    /// By what the best evaluation is told.
+    best_by: BestBy,
     buffers: Buffers,
     gradients: Gradients,
     optimizer: AdamW,
@@ -863,6 +869,7 @@ impl<'a> Stepper<'a> {
         let gradients = parameters.zero_gradients();
         Stepper {
             judged: None,
+            best_by: options.best_by,
             buffers: Buffers::for_training(
                 parameters.model(),
                 parameters.adapter(),
@@ -947,7 +954,7 @@ impl<'a> Stepper<'a> {
         let chance = Chance::of(parameters, options, number);
         self.gradients.clear();
         let Summed { loss, tokens, preference } = match self.judged {
-            None => self.replies(parameters, samples, indices, supervised, chance, options),
+            None => self.replies(parameters, samples, indices, chance, options),
             Some(_) => self.judgements(parameters, samples, indices, chance, options),
         };
         if let Some(adapter) = parameters.adapter() {
@@ -976,10 +983,10 @@ impl<'a> Stepper<'a> {
         parameters: &Parameters<'_>,
         samples: &Samples,
         indices: &[usize],
-        supervised: usize,
         chance: Chance,
         options: &TrainOptions,
     ) -> Summed {
+        let supervised: usize = indices.iter().map(|&i| samples.sample(i).supervised_tokens()).sum();
         let scale = (1.0 / supervised as f64) as f32;
         let objective = Objective { scale, smoothing: options.label_smoothing };
         let (model, adapter) = (parameters.model(), parameters.adapter());
@@ -1034,13 +1041,11 @@ impl<'a> Stepper<'a> {
     fn judge(
         &mut self,
         parameters: &Parameters<'_>,
-        preference: PreferenceOptions,
-        asking: Asking<'a>,
-        is_resumed: bool,
+        asking: Asking<'a, '_>,
         run: &RunFolder,
         observer: &mut dyn Observer,
     ) -> Result<Judged<'a>, TrainError> {
-        let Asking { data, options, cut } = asking;
+        let Asking { preference, data, groups, cut, is_resumed } = asking;
         let sets = [Some(data.training), data.evaluation];
         let samples: usize = sets.iter().flatten().map(|set| set.samples.len()).sum();
         let longest = sets.iter().flatten().map(|set| set.report.longest).max().unwrap_or(0);
@@ -1079,7 +1084,7 @@ impl<'a> Stepper<'a> {
                 found
             }
         };
-        let rows = |set: &Dataset, reference| JudgedRows { groups: options.groups(&set.samples), reference };
+        let rows = |set: &Dataset, reference| JudgedRows { groups: groups(&set.samples), reference };
         let of_evaluation = references.pop().unwrap_or_default();
         let of_training = references.pop().unwrap_or_default();
         Ok(Judged {
@@ -1098,7 +1103,6 @@ impl<'a> Stepper<'a> {
         data: &Dataset,
         cut: Cut,
         state: &State,
-        best_by: BestBy,
         stop: &mut dyn FnMut() -> bool,
     ) -> Option<Evaluated> {
         let started = Instant::now();
@@ -1126,7 +1130,7 @@ impl<'a> Stepper<'a> {
             preference,
         };
         // What the run begins with is there already.
-        let best = state.step > 0 && best_by.is_better(&record, state.best.as_ref());
+        let best = state.step > 0 && self.best_by.is_better(&record, state.best.as_ref());
         Some(Evaluated { record: EvaluationRecord { best, ..record }, margins })
     }
 }

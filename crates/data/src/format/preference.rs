@@ -128,7 +128,9 @@ fn divided(prompt: Option<Value>, mut replies: Vec<Value>) -> Result<(Value, Vec
             let prompt: Value = lists[0][..prompt].to_vec().into();
             let from = prompt.as_array().map_or(0, Vec::len);
             for reply in &mut replies {
-                reply.as_array_mut().map(|list| list.drain(..from).for_each(drop));
+                if let Some(list) = reply.as_array_mut() {
+                    list.drain(..from).for_each(drop);
+                }
             }
             match from {
                 0 => Err(RowProblem::NothingAlike),

@@ -158,11 +158,8 @@ impl PreferenceArgs {
         })
     }
 
-    /// Refuses values that make no sense, and flags that the objective does not take.
-    ///
-    /// # Errors
-    /// The first of them.
-    pub fn validate(&self, label_smoothing: Option<f64>) -> Result<(), CliError> {
+    /// Refuses flags that the objective does not take.
+    fn check_taken(&self, label_smoothing: Option<f64>) -> Result<(), CliError> {
         let objective = self.objective();
         let defaults = objective.map(|objective| objective.defaults);
         let is_kto = objective.is_some_and(|objective| objective.purpose() == Purpose::Labels);
@@ -228,6 +225,15 @@ impl PreferenceArgs {
                 return Err(CliError::usage(text).hint(format!("it belongs to --objective {takers}")));
             }
         }
+        Ok(())
+    }
+
+    /// Refuses values that make no sense, and flags that the objective does not take.
+    ///
+    /// # Errors
+    /// The first of them.
+    pub fn validate(&self, label_smoothing: Option<f64>) -> Result<(), CliError> {
+        self.check_taken(label_smoothing)?;
         if self.reference_free && self.reference.is_some() {
             return Err(CliError::usage("--reference with --reference-free, which leaves it out")
                 .hint("leave one of them out"));
@@ -245,7 +251,7 @@ impl PreferenceArgs {
         not_negative("sft-weight", self.sft_weight)?;
         not_negative("desirable-weight", self.desirable_weight)?;
         not_negative("undesirable-weight", self.undesirable_weight)?;
-        if objective.is_some() {
+        if self.objective().is_some() {
             let share = label_smoothing.unwrap_or(0.0);
             let holds = (0.0..0.5).contains(&share);
             require(

@@ -826,7 +826,7 @@ impl TrainArgs {
             self.model.iter().fold(Inputs::default(), |inputs, model| inputs.model("--model", model));
         inputs
             .paths("--adapter", &self.adapter)
-            .paths("--reference", &self.reference_adapter().map(Path::to_owned))
+            .paths("--reference", self.reference_adapter().map(Path::to_owned))
             .paths("--config", &self.config)
             .paths("--template", &self.template.template)
             .data("--data", &self.data, self.rows.split.as_deref())

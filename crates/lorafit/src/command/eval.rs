@@ -95,7 +95,7 @@ impl EvalArgs {
         let inputs = Inputs::default()
             .model("--model", &self.model)
             .paths("--adapter", adapters.iter().map(|adapter| &adapter.dir))
-            .paths("--reference", &self.judged.adapter().map(Path::to_owned))
+            .paths("--reference", self.judged.adapter().map(Path::to_owned))
             .paths("--template", &self.template.template)
             .paths("--schema", &criteria.schema)
             .data("--data", data, rows.split.as_deref());

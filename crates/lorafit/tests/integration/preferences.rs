@@ -123,7 +123,7 @@ fn an_adapter_goes_on_from_its_own_replies_or_another() {
         trains(place, "pairs.jsonl", out, &[&fixed[..], flags].concat());
         last(place, out, "metrics.jsonl")["rewards/margins"].as_f64().expect("a margin")
     };
-    assert_eq!(begins("start", &[]).abs() < 1e-4, true);
+    assert!(begins("start", &[]).abs() < 1e-4);
     let base = begins("base", &["--reference", "base"]);
     assert!(base.abs() > 1e-3, "{base}");
     assert!(begins("named", &["--reference", "sft"]).abs() < 1e-4);

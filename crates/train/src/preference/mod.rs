@@ -2,8 +2,8 @@
 //!
 //! A loss is a function of the log-probabilities of replies under the model that is trained, and under a reference: the same base
 //! without the adapter, as it was when the run began, or with another adapter. What the reference says is computed once, before
-//! the first step ([`reference`]). Each loss has a file in [`losses`] with its equation, its source and its derivatives, and an
-//! entry in [`OBJECTIVES`]; [`step`] turns the derivatives into weights of targets, and the rest is as in other training.
+//! the first step (reference.rs). Each loss has a file in losses/ with its equation, its source and its derivatives, and an entry
+//! in [`OBJECTIVES`]; step.rs turns the derivatives into weights of targets, and the rest is as in other training.
 //!
 //! The loss of a step is the mean over its pairs (labels), each counted with the weight of its row, and `sft_weight` times the mean
 //! loss over the tokens of its chosen replies.

@@ -12,7 +12,7 @@ pub enum Sign {
         /// Their mean reward at the end.
         reward: f64,
     },
-    /// Pairs are told apart far beyond what lowers the loss.
+    /// Pairs are kept apart far beyond what lowers the loss.
     MarginsGrow {
         /// Their mean margin at the end.
         margin: f64,
@@ -73,7 +73,7 @@ pub fn signs_of_rows(samples: &Samples) -> Option<Sign> {
     }
     let [chosen, rejected] = sides.map(|(tokens, replies)| tokens as f64 / f64::from(replies));
     let ratio = chosen / rejected;
-    let differs = ratio > LENGTH_RATIO || ratio < 1.0 / LENGTH_RATIO;
+    let differs = !(1.0 / LENGTH_RATIO..=LENGTH_RATIO).contains(&ratio);
     (ratio.is_finite() && differs).then_some(Sign::Lengths { ratio })
 }
 
