@@ -128,7 +128,7 @@ impl Judging<'_> {
             threads: rayon::current_num_threads(),
             placement: device.placement(),
         };
-        fit(&request, args.memory, device)
+        fit("evaluation", &request, args.memory, device)
     }
 
     fn tell_memory(&self, rows: &Rows, side_by_side: usize, plan: &MemoryPlan) {
@@ -177,11 +177,13 @@ impl Judging<'_> {
     }
 }
 
-/// How many answers may be computed side by side, and the memory that is planned for it, which may be `asked` at most.
+/// How many answers of `request` may be computed side by side in the memory that is asked for, and the memory that is planned for
+/// it; `what` needs it.
 ///
 /// # Errors
-/// An evaluation that does not fit.
+/// What does not fit even with one answer after the other.
 pub fn fit(
+    what: &str,
     request: &EvaluationRequest<'_>,
     asked: Option<ByteSize>,
     device: Device,
@@ -192,7 +194,7 @@ pub fn fit(
     }
     let least = request.plan(1)?;
     let text = format!(
-        "evaluation needs {} but may take {}\n  {}",
+        "{what} needs {} but may take {}\n  {}",
         memory(least.total()),
         memory(limit),
         memory_table::in_one_line(&least)

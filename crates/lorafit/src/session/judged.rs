@@ -57,13 +57,13 @@ impl JudgedRun<'_> {
             config: base.model.config(),
             weights: base.weight_bytes,
             lora: adapter.or(reference).map(Adapter::config),
-            tokens: MicroBatchSize::of_judged(&rows.samples, budget, &options).tokens,
+            tokens: MicroBatchSize::of_judged(&rows.samples, budget, options.has_prompt_targets()).tokens,
             prompts: &[],
             max_new_tokens: 0,
             threads: rayon::current_num_threads(),
             placement: device.placement(),
         };
-        let (_, plan) = fit(&request, args.memory, device)?;
+        let (_, plan) = fit("evaluation", &request, args.memory, device)?;
         if !quiet {
             eprintln!("{}", memory_table::of_run("losses only", &plan, std::io::stderr().is_terminal()));
         }
