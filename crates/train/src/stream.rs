@@ -7,8 +7,6 @@ use lorafit_kernels::ops::attention::{Segment, Segments};
 use lorafit_kernels::ops::cross_entropy::Target;
 use lorafit_model::{Config, Stream};
 
-use crate::preference::PreferenceOptions;
-
 /// A micro-batch in the model's terms.
 #[derive(Debug)]
 pub(crate) struct Micro {
@@ -168,10 +166,10 @@ impl MicroBatchSize {
         MicroBatchSize::largest(samples, samples.len(), budget)
     }
 
-    /// As [`MicroBatchSize::of_evaluation`], of judged rows.
-    pub fn of_judged(samples: &Samples, budget: usize, options: &PreferenceOptions) -> Self {
+    /// As [`MicroBatchSize::of_evaluation`], of judged rows. With `all_targets` every token predicts something.
+    pub fn of_judged(samples: &Samples, budget: usize, all_targets: bool) -> Self {
         let groups = samples.groups();
-        MicroBatchSize::largest_groups(samples, &groups, groups.len(), budget, options.has_prompt_targets())
+        MicroBatchSize::largest_groups(samples, &groups, groups.len(), budget, all_targets)
     }
 
     /// For samples that have nothing in common: `rows` rows of `len` tokens each, all of which may predict something.

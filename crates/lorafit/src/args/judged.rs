@@ -15,7 +15,7 @@ use crate::terminal::error::CliError;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Preferences")]
 pub struct JudgedArgs {
-    /// Evaluate judged rows by the loss of this objective of train: kto and bco take rows with `label`, the others rows with
+    /// Evaluate judged rows by the loss of this objective of train: kto takes rows with `label`, the others rows with
     /// `chosen` and `rejected` [default: replies as they are]
     #[arg(long, value_name = "OBJECTIVE", value_parser = objectives())]
     pub objective: Option<String>,

@@ -57,7 +57,7 @@ impl JudgedRun<'_> {
             config: base.model.config(),
             weights: base.weight_bytes,
             lora: adapter.or(reference).map(Adapter::config),
-            tokens: MicroBatchSize::of_judged(&rows.samples, budget, &options).tokens,
+            tokens: MicroBatchSize::of_judged(&rows.samples, budget, options.has_prompt_targets()).tokens,
             prompts: &[],
             max_new_tokens: 0,
             threads: rayon::current_num_threads(),

@@ -3,8 +3,8 @@
 use lorafit_data::statistics::Statistics;
 use lorafit_data::{Dataset, SampleRef};
 use lorafit_remedy::amounts::percent;
-use lorafit_train::StepRecord;
-use lorafit_train::preference::{Objective, PreferenceMetrics, Sign, signs_of_rows, signs_of_steps};
+use lorafit_train::preference::{Objective, PreferenceMetrics};
+use lorafit_train::{Sign, StepRecord, signs_of_rows, signs_of_steps};
 
 use crate::terminal::error::CliError;
 

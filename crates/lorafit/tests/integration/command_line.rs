@@ -130,6 +130,9 @@ fn every_flag_of_train_is_a_key() {
         decay-ratio = 0.1
         lora-plus-ratio = 4
         label-smoothing = 0.1
+        objective = "robust"
+        length-normalise = true
+        reference-free = true
         neftune-alpha = 5
         average = "ema:0.99"
         warmup-ratio = 0

@@ -55,7 +55,7 @@ pub fn evaluate(
     stop: &mut dyn FnMut() -> bool,
 ) -> Option<JudgedEvaluation> {
     let JudgedModel { model, adapter, reference } = judged;
-    let size = MicroBatchSize::of_judged(samples, budget, options);
+    let size = MicroBatchSize::of_judged(samples, budget, options.has_prompt_targets());
     let buffers = &mut Buffers::for_evaluation(model.config(), adapter, model.device(), size.tokens);
     let cut = Cut::of(model.config(), budget, true);
     let of_reference = match options.has_reference() {

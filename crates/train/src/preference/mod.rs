@@ -13,7 +13,6 @@ mod losses;
 mod metrics;
 mod numbers;
 pub(crate) mod reference;
-mod signs;
 pub(crate) mod step;
 
 use lorafit_data::Purpose;
@@ -24,7 +23,6 @@ pub use losses::OBJECTIVES;
 pub use metrics::PreferenceMetrics;
 pub(crate) use metrics::Sums;
 pub use numbers::{LabelSlope, Pair, PairSlope, Reply};
-pub use signs::{Sign, signs_of_rows, signs_of_steps};
 
 /// Something to train for.
 #[derive(Debug)]
@@ -200,7 +198,7 @@ impl PreferenceOptions {
     }
 
     /// Whether the prompts of chosen replies are targets, too.
-    pub(crate) fn has_prompt_targets(&self) -> bool {
+    pub fn has_prompt_targets(&self) -> bool {
         self.sft_weight != 0.0 && self.objective.sft_over == SftOver::PromptAndReply
     }
 }

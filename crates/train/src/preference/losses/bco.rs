@@ -6,7 +6,7 @@ use super::super::{Defaults, Loss, Measure, NeedsReference, Objective, Preferenc
 
 pub(super) const OBJECTIVE: Objective = Objective {
     name: "bco",
-    about: "each reply classified as good or bad, with its reward as the logit (Jung et al. 2024)",
+    about: "each reply found good or bad by a classifier whose logit is its reward (Jung et al. 2024)",
     loss: Loss::Pair(loss),
     reference: NeedsReference::Always,
     reward: Measure::Ratio,

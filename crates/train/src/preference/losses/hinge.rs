@@ -6,7 +6,7 @@ use super::super::{Defaults, Loss, Measure, NeedsReference, Objective, Preferenc
 
 pub(super) const OBJECTIVE: Objective = Objective {
     name: "hinge",
-    about: "DPO with a hinge, so that pairs that are far apart count no more (Liu et al. 2024)",
+    about: "DPO with a hinge, so that pairs that are far enough apart count no more (Liu et al. 2024)",
     loss: Loss::Pair(loss),
     reference: NeedsReference::Optional,
     reward: Measure::Ratio,

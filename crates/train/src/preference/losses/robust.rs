@@ -7,7 +7,7 @@ use super::super::{Defaults, Loss, Measure, NeedsReference, Objective, Preferenc
 
 pub(super) const OBJECTIVE: Objective = Objective {
     name: "robust",
-    about: "DPO where a known share of the pairs is the wrong way round (Chowdhury et al. 2024)",
+    about: "DPO where a share of the pairs (the label smoothing) is the wrong way round (Chowdhury et al. 2024)",
     loss: Loss::Pair(loss),
     reference: NeedsReference::Optional,
     reward: Measure::Ratio,

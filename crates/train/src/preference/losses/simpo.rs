@@ -6,7 +6,7 @@ use super::super::{Defaults, Loss, Measure, NeedsReference, Objective, Preferenc
 
 pub(super) const OBJECTIVE: Objective = Objective {
     name: "simpo",
-    about: "the chosen reply more likely by token than the rejected one, by a margin, without a reference (Meng et al. 2024)",
+    about: "the chosen reply more likely by token than the rejected one, by a margin gamma, without a reference (Meng et al. 2024)",
     loss: Loss::Pair(loss),
     reference: NeedsReference::Never,
     reward: Measure::Mean,

@@ -79,8 +79,8 @@ pub fn signs_of_rows(samples: &Samples) -> Option<Sign> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::PreferenceMetrics;
     use super::*;
+    use crate::preference::PreferenceMetrics;
 
     fn steps(rewards: impl Iterator<Item = (f64, f64)>) -> Vec<StepRecord> {
         let record = |(i, (chosen, margin)): (usize, (f64, f64))| StepRecord {
