@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 use lorafit_data::statistics::{Percentiles, Statistics};
-use lorafit_data::{Dataset, Options, Purpose, SampleRef, Side, Tokenizer};
+use lorafit_data::{Dataset, Options, Purpose, SampleRef, Tokenizer};
 use lorafit_remedy::amounts::{counted, grouped, percent};
 
 use crate::args::base::TemplateArgs;
@@ -23,7 +23,7 @@ use crate::pages::data as page;
 use crate::session::base::{open_model_tokenizer, use_threads};
 use crate::session::limits::Limits;
 use crate::session::pieces::{Piece, pieces};
-use crate::session::rows::{shapes, skipped, treated};
+use crate::session::rows::{place, shapes, skipped, treated};
 use crate::session::tokens::Tokens;
 use crate::terminal::error::{CliError, render};
 use crate::terminal::output;
@@ -146,7 +146,7 @@ pub fn run(args: DataArgs, given: &Given) -> anyhow::Result<()> {
     }
     let style = Style::of_output();
     for sample in shown.map(|i| data.samples.sample(i)) {
-        let place = data.origin.place(sample.row);
+        let place = place(&data, sample);
         output::line(row(sample, &place, &tokenizer, args.ids, style)?)?;
     }
     if args.row.is_none() {
@@ -230,14 +230,7 @@ fn row(
     style: Style,
 ) -> anyhow::Result<String> {
     let tokens = counted(sample.len(), "token", "tokens");
-    let side = sample.judgement().map(|judgement| match judgement.side {
-        Side::Chosen => ", chosen",
-        Side::Rejected => ", rejected",
-        Side::Desirable => ", good",
-        Side::Undesirable => ", bad",
-    });
-    let side = side.unwrap_or_default();
-    let mut text = format!("{place}{side}: {tokens}, {} trained\n", sample.supervised_tokens());
+    let mut text = format!("{place}: {tokens}, {} trained\n", sample.supervised_tokens());
     let (mut words, mut ids) = (Marked::new(style), Marked::new(style));
     for Piece { text, ids: of_piece, trained, special } in pieces(sample, tokenizer)? {
         words.push(trained, special, &text);
@@ -293,7 +286,7 @@ fn report(s: &Statistics) -> String {
     let mut lines = vec![format!(
         "{}: {} trained on, {} of them cut, {} dropped",
         counted(found.rows, &format!("{of_shapes} row"), &format!("{of_shapes} rows")),
-        number(found.samples),
+        number(found.rows - found.dropped - found.overlong),
         number(found.truncated),
         number(found.dropped + found.overlong)
     )];

@@ -10,7 +10,7 @@ use lorafit_remedy::amounts::counted;
 
 use crate::pages::shell::{Cards, Facts, Page, escape, number, percent, table};
 use crate::session::pieces::{Piece, pieces};
-use crate::session::rows::{shapes, treated};
+use crate::session::rows::{place, shapes, treated};
 
 /// Rows shown unless the user says how many.
 pub const ROWS: usize = 200;
@@ -60,7 +60,7 @@ pub fn draw(
             break;
         }
         let sample = data.samples.sample(i);
-        row(&mut page, sample, &data.origin.place(sample.row), tokenizer)?;
+        row(&mut page, sample, &place(data, sample), tokenizer)?;
         rows += 1;
     }
     let all = data.samples.len();
@@ -182,7 +182,11 @@ fn figures(max_seq_len: usize, s: &Statistics) -> String {
 fn statistics_cards(s: &Statistics, max_seq_len: usize) -> String {
     let (found, mut cards) = (&s.report, Cards::default());
     let mut card = |name, value: String, note: String| cards.add(name, &value, &note);
-    card("rows", number(found.samples), format!("of {}, {} shape", number(found.rows), shapes(found)));
+    card(
+        "rows",
+        number(found.rows - found.dropped - found.overlong),
+        format!("of {}, {} shape", number(found.rows), shapes(found)),
+    );
     card("tokens", number(found.tokens), format!("at most {} in a row", number(found.longest)));
     card("trained", percent(s.supervised_share), counted(found.supervised_tokens, "token", "tokens"));
     card("cut", number(found.truncated), format!("to {} tokens", number(max_seq_len)));

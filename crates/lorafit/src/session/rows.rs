@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use lorafit_data::{AsText, Dataset, Origin, Report, Shape, Source};
+use lorafit_data::{AsText, Dataset, Origin, Report, SampleRef, Shape, Side, Source};
 use lorafit_remedy::amounts::{counted, grouped};
 
 use crate::args::rows::{RowArgs, part};
@@ -37,6 +37,17 @@ impl RowArgs {
             ..Source::new(parts)
         })
     }
+}
+
+/// Where a sample is from, and what its row says of it: `line 3, chosen`.
+pub fn place(data: &Dataset, sample: SampleRef<'_>) -> String {
+    let side = sample.judgement().map(|judgement| match judgement.side {
+        Side::Chosen => ", chosen",
+        Side::Rejected => ", rejected",
+        Side::Desirable => ", good",
+        Side::Undesirable => ", bad",
+    });
+    format!("{}{}", data.origin.place(sample.row), side.unwrap_or_default())
 }
 
 /// The shapes of a report: `chat and text`.
