@@ -218,7 +218,7 @@ fn tokenise(
             on_row(report.rows);
             let longest = samples.iter().map(|(sample, _)| sample.len()).max().unwrap_or(0);
             let first = |sample: &Sample| sample.supervised.iter().position(|s| *s);
-            // Of a row that has several samples all are needed.
+            // A row with several samples is kept only if each of them has a trained token.
             let firsts = samples.iter().map(|(sample, _)| first(sample)).collect::<Option<Vec<_>>>();
             if overlong == Overlong::Drop && longest > max_seq_len {
                 needed = needed.into_iter().chain(firsts.map(|_| longest)).min();

@@ -13,7 +13,7 @@ use crate::tokenizer::Tokenizer;
 /// A prompt, in the form that its row has it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PromptRow {
-    /// What is answered. Without a reply in the row, its reference is empty.
+    /// The prompt to answer. Its reference is empty if the row has no reply.
     pub generation: GenerationRow,
     /// Whether the row has a reply.
     pub has_reply: bool,

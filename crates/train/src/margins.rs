@@ -1,4 +1,4 @@
-//! `margins.json`: how far apart a run tells held-out pairs, at its start and now.
+//! `margins.json`: the margins of held-out pairs, at the start of a run and at its latest evaluation.
 
 use std::path::Path;
 

@@ -793,6 +793,8 @@ struct Summed {
     loss: f64,
     /// Tokens that were computed.
     tokens: u64,
+    /// Tokens that count in the loss.
+    supervised: usize,
     preference: Option<PreferenceMetrics>,
 }
 
@@ -950,10 +952,9 @@ impl<'a> Stepper<'a> {
             lines.dedup();
             Refusal { step: number, culprit, value, lines }
         };
-        let supervised: usize = of_step.iter().map(|&i| samples.sample(i).supervised_tokens()).sum();
         let chance = Chance::of(parameters, options, number);
         self.gradients.clear();
-        let Summed { loss, tokens, preference } = match self.judged {
+        let Summed { loss, tokens, supervised, preference } = match self.judged {
             None => self.replies(parameters, samples, indices, chance, options),
             Some(_) => self.judgements(parameters, samples, indices, chance, options),
         };
@@ -999,7 +1000,7 @@ impl<'a> Stepper<'a> {
         }
         // Not before the last micro-batch: a GPU is waited for where its values are read.
         let loss = losses.iter().map(Losses::total).sum::<f64>() / supervised as f64;
-        Summed { loss, tokens, preference: None }
+        Summed { loss, tokens, supervised, preference: None }
     }
 
     /// Adds up the gradient of judged replies.
@@ -1033,7 +1034,10 @@ impl<'a> Stepper<'a> {
             model.loss_and_gradient_weighed(active, stream, of_micro, buffers, gradients);
             tokens += micro.tokens() as u64;
         }
-        Summed { loss, tokens, preference: Some(sums.metrics(apart)) }
+        let of_rows =
+            |&i: &usize| rows.groups.range(i).map(|i| samples.sample(i).supervised_tokens()).sum::<usize>();
+        let supervised = indices.iter().map(of_rows).sum();
+        Summed { loss, tokens, supervised, preference: Some(sums.metrics(apart)) }
     }
 
     /// What a run on judged replies has: the answers of the reference are read from the run's folder if it is resumed, else computed

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use clap::Args;
-use clap::builder::{PossibleValue, PossibleValuesParser};
-use lorafit_train::preference::{OBJECTIVES, PreferenceOptions};
+use clap::builder::PossibleValuesParser;
+use lorafit_train::preference::PreferenceOptions;
 
 use crate::args::config_file::Given;
 use crate::args::idle;
-use crate::args::preference::{PreferenceArgs, ReferenceChoice};
+use crate::args::preference::{PreferenceArgs, ReferenceChoice, judged_objectives};
 use crate::terminal::error::CliError;
 
 /// The flags.
@@ -17,7 +17,7 @@ use crate::terminal::error::CliError;
 pub struct JudgedArgs {
     /// Evaluate judged rows by the loss of this objective of train: kto takes rows with `label`, the others rows with
     /// `chosen` and `rejected` [default: replies as they are]
-    #[arg(long, value_name = "OBJECTIVE", value_parser = objectives())]
+    #[arg(long, value_name = "OBJECTIVE", value_parser = PossibleValuesParser::new(judged_objectives()))]
     pub objective: Option<String>,
     /// As --beta of train: how strongly a difference of log-probabilities counts [default: 0.1; simpo 2]
     #[arg(long, value_name = "BETA")]
@@ -37,13 +37,6 @@ pub struct JudgedArgs {
     /// Leave the reference out, as if it said nothing; with dpo, ipo, robust and hinge
     #[arg(long)]
     pub reference_free: bool,
-}
-
-fn objectives() -> PossibleValuesParser {
-    let value = |objective: &'static lorafit_train::preference::Objective| {
-        PossibleValue::new(objective.name).help(objective.about)
-    };
-    PossibleValuesParser::new(OBJECTIVES.iter().map(value))
 }
 
 impl JudgedArgs {

@@ -67,8 +67,12 @@ impl From<ReferenceChoice> for String {
 /// The values of `--objective`, with what each is.
 fn objectives() -> PossibleValuesParser {
     let sft = PossibleValue::new(SFT).help("replies that the model learns to give");
-    let others = OBJECTIVES.iter().map(|objective| PossibleValue::new(objective.name).help(objective.about));
-    PossibleValuesParser::new(std::iter::once(sft).chain(others))
+    PossibleValuesParser::new(std::iter::once(sft).chain(judged_objectives()))
+}
+
+/// Objectives of judged replies as values of a flag, with what each is.
+pub fn judged_objectives() -> impl Iterator<Item = PossibleValue> {
+    OBJECTIVES.iter().map(|objective| PossibleValue::new(objective.name).help(objective.about))
 }
 
 /// The flags.
@@ -76,7 +80,7 @@ fn objectives() -> PossibleValuesParser {
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Preferences")]
 pub struct PreferenceArgs {
-    /// What is trained for: replies as they are (sft), or replies that rows judge
+    /// The objective of the training: learn replies as they are (sft), or learn which replies are better
     ///
     /// kto takes rows with `label`, the others rows with `chosen` and `rejected`. A loss with a reference compares the model with
     /// what it was: log-probabilities of the reference are computed once, before the first step.

@@ -71,7 +71,7 @@ pub enum Format {
 /// The flags of `pairs`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = format!("{EXAMPLES}\n\n{}", data_help()))]
-// What is as in other verbs, but for answers that have to differ and prompts that have no length.
+// Other verbs share these flags. Here answers have to differ, so the temperature is 1, and prompts are neither cut nor trained.
 #[command(mut_arg("temperature", |arg| arg.default_value("1")))]
 #[command(mut_arg("max_seq_len", |arg| arg.hide(true)))]
 #[command(mut_arg("overlong", |arg| arg.hide(true)))]
@@ -469,7 +469,7 @@ fn nothing_written(args: &PairsArgs, tally: &Tally) -> CliError {
     )
 }
 
-/// What was left out, with how much of it.
+/// The reasons for which prompts and answers were left out, and how many for each.
 fn left_out(tally: &Tally) -> [(&'static str, usize, String); 5] {
     let prompts = |n| counted(n, "prompt", "prompts");
     let answers = |n| counted(n, "answer", "answers");

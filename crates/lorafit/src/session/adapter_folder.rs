@@ -7,7 +7,8 @@ use lorafit_train::adapter_of_run;
 use crate::terminal::error::CliError;
 use crate::terminal::shell::shell_word;
 
-/// Where the adapter is that `dir` names: of a run that has not ended yet its newest checkpoint or its best, which is told.
+/// The folder of the adapter that `dir` names. For a run that has not ended it is the newest checkpoint or the best so far; a note
+/// says which.
 ///
 /// # Errors
 /// A run that has saved none yet.

@@ -117,7 +117,7 @@ impl Journal {
     pub fn add(&mut self, rows: &str, so_far: &impl Serialize) -> anyhow::Result<()> {
         let written = self.out.write_all(rows.as_bytes()).and_then(|()| self.out.sync_data());
         if written.is_err() {
-            // What was written of them before the disk was full.
+            // Removes the part of them that was written before the disk was full.
             let _ = self.out.set_len(self.bytes);
         }
         written.with_context(|| format!("cannot write {}", self.path.display()))?;

@@ -23,11 +23,11 @@ pub struct Making<'a> {
     pub judge: &'a Metrics,
     /// Whether the reply of the row is judged beside them.
     pub include_reference: bool,
-    /// What is written.
+    /// The form of the rows.
     pub rows: Rows,
 }
 
-/// What is written of the answers to a prompt.
+/// The rows that are written for the answers to a prompt.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rows {
     /// Up to so many pairs of a chosen and a rejected answer.
@@ -174,7 +174,7 @@ impl Making<'_> {
         found
     }
 
-    /// What is written of a prompt and its judged answers.
+    /// The rows for a prompt and its judged answers.
     fn written(
         &self,
         row: &PromptRow,

@@ -20,7 +20,7 @@ impl Reply {
     }
 
     /// The ratio, by token where lengths are normalised, and what it changes by where the policy changes by 1.
-    pub(super) fn score(&self, options: &PreferenceOptions) -> (f64, f64) {
+    fn score(&self, options: &PreferenceOptions) -> (f64, f64) {
         let by = if options.length_normalise { 1.0 / self.tokens } else { 1.0 };
         (self.ratio() * by, by)
     }
@@ -51,6 +51,22 @@ pub struct PairSlope {
     pub chosen: f64,
     /// By that of the rejected reply.
     pub rejected: f64,
+}
+
+impl PairSlope {
+    /// Of a loss that is a function of `beta (r_c - r_r) - margin`, where `r` is the ratio of a reply, by token where lengths are
+    /// normalised. `of` gives that function and its derivative.
+    pub(super) fn of_difference(
+        pair: &Pair,
+        options: &PreferenceOptions,
+        of: impl FnOnce(f64) -> (f64, f64),
+    ) -> Self {
+        let [(chosen, by_chosen), (rejected, by_rejected)] =
+            [pair.chosen, pair.rejected].map(|reply| reply.score(options));
+        let (loss, slope) = of(options.beta * (chosen - rejected) - pair.margin);
+        let slope = options.beta * slope;
+        PairSlope { loss, chosen: slope * by_chosen, rejected: -slope * by_rejected }
+    }
 }
 
 /// The loss of a reply, and its derivative by the log-probability of the reply.

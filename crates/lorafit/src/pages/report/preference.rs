@@ -1,5 +1,5 @@
-//! The figures of runs on judged replies beside their loss: curves of rewards, margins, accuracy and log-probabilities, and how
-//! far apart held-out pairs are told.
+//! The figures of runs on judged replies beside their loss: curves of rewards, margins, accuracy and log-probabilities, and
+//! histograms of the margins of held-out pairs.
 
 use lorafit_remedy::amounts::grouped;
 use lorafit_train::preference::PreferenceMetrics;
@@ -116,7 +116,7 @@ fn series(runs: &[NamedRun], curves: &[Curve]) -> Vec<Series> {
 /// Bars of a histogram.
 const BARS: usize = 30;
 
-/// How far apart held-out pairs are told before training and after it, for each run that kept it.
+/// Histograms of the margins of held-out pairs, before training and after it, for each run that kept them.
 pub fn margins(runs: &[NamedRun]) -> Vec<Figure> {
     let of_run = |run: &NamedRun| Some((run.name.clone(), run.history.margins.clone()?));
     let found: Vec<(String, PairMargins)> = runs.iter().filter_map(of_run).collect();

@@ -49,7 +49,7 @@ pub struct Sweep {
     /// The best first, those without a metric last.
     trials: Vec<Trial>,
     unreadable_lines: usize,
-    /// Of a sweep with `seeds`: its settings.
+    /// The settings of a sweep with `seeds`.
     ranking: Option<Ranking>,
     /// `sweep.json`.
     about: Value,

@@ -24,9 +24,5 @@ pub(super) const OBJECTIVE: Objective = Objective {
 };
 
 fn loss(pair: &Pair, options: &PreferenceOptions) -> PairSlope {
-    let [(chosen, by_chosen), (rejected, by_rejected)] =
-        [pair.chosen, pair.rejected].map(|reply| reply.score(options));
-    let (loss, slope) = smoothed(options.beta * (chosen - rejected) - pair.margin, options.label_smoothing);
-    let slope = options.beta * slope;
-    PairSlope { loss, chosen: slope * by_chosen, rejected: -slope * by_rejected }
+    PairSlope::of_difference(pair, options, |d| smoothed(d, options.label_smoothing))
 }

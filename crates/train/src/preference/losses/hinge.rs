@@ -15,9 +15,5 @@ pub(super) const OBJECTIVE: Objective = Objective {
 };
 
 fn loss(pair: &Pair, options: &PreferenceOptions) -> PairSlope {
-    let [(chosen, by_chosen), (rejected, by_rejected)] =
-        [pair.chosen, pair.rejected].map(|reply| reply.score(options));
-    let short = 1.0 - (options.beta * (chosen - rejected) - pair.margin);
-    let slope = if short > 0.0 { -options.beta } else { 0.0 };
-    PairSlope { loss: short.max(0.0), chosen: slope * by_chosen, rejected: -slope * by_rejected }
+    PairSlope::of_difference(pair, options, |d| ((1.0 - d).max(0.0), if d < 1.0 { -1.0 } else { 0.0 }))
 }

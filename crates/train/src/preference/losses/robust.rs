@@ -21,11 +21,10 @@ pub(super) const OBJECTIVE: Objective = Objective {
 };
 
 fn loss(pair: &Pair, options: &PreferenceOptions) -> PairSlope {
-    let [(chosen, by_chosen), (rejected, by_rejected)] =
-        [pair.chosen, pair.rejected].map(|reply| reply.score(options));
-    let (d, share) = (options.beta * (chosen - rejected) - pair.margin, options.label_smoothing);
+    let share = options.label_smoothing;
     let by = 1.0 / (1.0 - 2.0 * share);
-    let loss = by * (-(1.0 - share) * log_sigmoid(d) + share * log_sigmoid(-d));
-    let slope = options.beta * by * (-(1.0 - share) * sigmoid(-d) - share * sigmoid(d));
-    PairSlope { loss, chosen: slope * by_chosen, rejected: -slope * by_rejected }
+    PairSlope::of_difference(pair, options, |d| {
+        let loss = by * (-(1.0 - share) * log_sigmoid(d) + share * log_sigmoid(-d));
+        (loss, by * (-(1.0 - share) * sigmoid(-d) - share * sigmoid(d)))
+    })
 }
