@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! CACHE/<key>.samples    the samples and the report of a dataset
+//! CACHE/<key>.values     numbers that were computed of samples (cache/values.rs)
 //! CACHE/<stamp>.hash     the hash of a source's content, so that it is not read again as long as it has not changed
 //! ```
 //!
@@ -29,8 +30,13 @@ use crate::samples::Samples;
 use crate::samples::file::{self, SamplesWriter, TEMPORARY};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
+mod values;
+
 /// What is kept, at most; the newest file is kept in any case.
 pub const LARGEST_BYTES: u64 = 32 << 30;
+/// The extensions of files that are kept.
+const KEPT: [&str; 3] = [SAMPLES, values::EXTENSION, "hash"];
+const SAMPLES: &str = "samples";
 /// Smaller sources are tokenised in about a second, and not cached.
 const WORTHWHILE_BYTES: u64 = 4 << 20;
 /// Unfinished files that nobody wrote to for so long were left behind by a process that was killed.
@@ -56,6 +62,13 @@ impl Key {
         key.add("clock", format!("{:?}", tokenizer.visible_clock()).as_bytes());
         key.add("options", format!("{options:?}").as_bytes());
         Ok(key)
+    }
+
+    /// For what has nothing to do with a tokenizer. `what` says what it is.
+    pub fn plain(what: &str) -> Self {
+        let mut key = Self(blake3::Hasher::new());
+        key.add("what", what.as_bytes());
+        key
     }
 
     /// Adds something, such as the content hash of a source, under a name that says what it is.
@@ -110,11 +123,10 @@ impl Cache {
 
     /// The dataset of a key, with the note it was written with; `None` if it is not there in one piece.
     pub fn open<N: DeserializeOwned>(&self, key: &Key) -> Option<(Samples, N)> {
-        let path = self.path(key);
+        let path = self.path(key, SAMPLES);
         let (samples, note) = file::open(&path).ok()?;
         let note = serde_json::from_slice(&note).ok()?;
-        // Its time of modification says when it was last used.
-        let _ = File::options().append(true).open(&path).and_then(|f| f.set_modified(SystemTime::now()));
+        mark_used(&path);
         Some((samples, note))
     }
 
@@ -143,7 +155,7 @@ impl Cache {
     ) -> Result<Samples, DataError> {
         let note = serde_json::to_vec(note).expect("plain values");
         let (file, samples) = writer.finish(&note).map_err(self.error())?;
-        let path = self.path(key);
+        let path = self.path(key, SAMPLES);
         file.persist(&path).map_err(|e| self.error()(e.error))?;
         self.remove_unused(Some(&path)).map_err(self.error())?;
         Ok(samples)
@@ -178,8 +190,8 @@ impl Cache {
         Ok(*hash.as_bytes())
     }
 
-    fn path(&self, key: &Key) -> PathBuf {
-        self.folder.join(format!("{}.samples", key.0.finalize()))
+    fn path(&self, key: &Key, extension: &str) -> PathBuf {
+        self.folder.join(format!("{}.{extension}", key.0.finalize()))
     }
 
     /// What is trained on may be private, so that the folder is the user's alone.
@@ -203,7 +215,7 @@ impl Cache {
                 if used.elapsed().is_ok_and(|age| age > ABANDONED) {
                     let _ = fs::remove_file(entry.path());
                 }
-            } else if name.ends_with(".samples") || name.ends_with(".hash") {
+            } else if is_kept(&entry.path()) {
                 files.push((used, metadata.len(), entry.path()));
             }
         }
@@ -218,6 +230,16 @@ impl Cache {
         }
         Ok(())
     }
+}
+
+/// Whether a file is one that the cache keeps.
+fn is_kept(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| KEPT.iter().any(|kept| extension == *kept))
+}
+
+/// The time of modification says when a file was last used.
+fn mark_used(path: &Path) {
+    let _ = File::options().append(true).open(path).and_then(|f| f.set_modified(SystemTime::now()));
 }
 
 /// What tells a file that was changed from one that was not, without reading it.
@@ -314,7 +336,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path());
         insert(&cache, "one");
-        let path = cache.path(&key("one"));
+        let path = cache.path(&key("one"), SAMPLES);
         let bytes = fs::read(&path).unwrap();
         fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
         assert!(cache.open::<String>(&key("one")).is_none());
@@ -328,10 +350,10 @@ mod tests {
         let mut cache = Cache::new(folder.path());
         for (seconds, name) in [(30, "old"), (20, "used"), (10, "new")] {
             insert(&cache, name);
-            age(&cache.path(&key(name)), seconds);
+            age(&cache.path(&key(name), SAMPLES), seconds);
         }
         cache.open::<String>(&key("used")).unwrap();
-        let one = fs::metadata(cache.path(&key("new"))).unwrap().len();
+        let one = fs::metadata(cache.path(&key("new"), SAMPLES)).unwrap().len();
         cache.largest_bytes = 2 * one + one / 2;
         let left = folder.path().join(format!("{TEMPORARY}left"));
         let present = folder.path().join(format!("{TEMPORARY}present"));
@@ -352,7 +374,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path());
         let samples = insert(&cache, "one");
-        fs::remove_file(cache.path(&key("one"))).unwrap();
+        fs::remove_file(cache.path(&key("one"), SAMPLES)).unwrap();
         assert_eq!(samples.iter().map(|s| s.row).sum::<usize>(), 210);
     }
 

@@ -2,14 +2,14 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash as _, Hasher as _, RandomState};
 
 use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::batch::Batch;
 use crate::dataset::{Dataset, Report};
-use crate::samples::{SampleRef, Samples};
+use crate::samples::{Groups, SampleRef, Samples};
 
 /// Bars of the histogram, at most.
 const BINS: usize = 12;
@@ -30,13 +30,13 @@ pub struct Statistics {
     pub supervised_length: Percentiles,
     /// Samples by length, in bars of equal width.
     pub histogram: Vec<Bar>,
-    /// Samples that are equal to an earlier one, token for token.
+    /// Samples that are equal to an earlier one, token for token; of judged replies, rows all of whose samples are.
     pub duplicates: usize,
     /// The first lines of the first groups of equal samples.
     pub duplicate_lines: Vec<Vec<usize>>,
     /// The longest samples.
     pub longest_rows: Vec<Length>,
-    /// Samples of a batch in the two figures below, in file order.
+    /// Samples, or of judged replies rows, of a batch in the two figures below, in file order.
     pub batch_size: usize,
     /// Tokens of batches padded to their longest sample, over tokens.
     pub padded_share: f64,
@@ -81,17 +81,19 @@ impl Statistics {
     /// Needs eight bytes a sample beside the samples.
     pub fn of(data: &Dataset, batch_size: usize) -> Self {
         let Report { tokens, supervised_tokens, .. } = data.report.clone();
-        let samples = data.samples.len();
+        let groups = data.samples.groups();
         let batch_size = batch_size.max(1);
-        let tally = (0..samples.div_ceil(batch_size))
+        let tally = (0..groups.len().div_ceil(batch_size))
             .into_par_iter()
             .fold(Tally::default, |mut tally, batch| {
-                let range = batch * batch_size..((batch + 1) * batch_size).min(samples);
-                tally.add(range.map(|i| data.samples.sample(i)).collect());
+                let of_batch = batch * batch_size..((batch + 1) * batch_size).min(groups.len());
+                tally.add(
+                    of_batch.flat_map(|group| groups.range(group)).map(|i| data.samples.sample(i)).collect(),
+                );
                 tally
             })
             .reduce(Tally::default, Tally::merge);
-        let (duplicates, duplicate_lines) = duplicates(&data.samples);
+        let (duplicates, duplicate_lines) = duplicates(&data.samples, &groups);
         let share = |part: usize| part as f64 / tokens.max(1) as f64;
         Statistics {
             report: data.report.clone(),
@@ -196,14 +198,20 @@ fn histogram(lengths: &Counts) -> Vec<Bar> {
     found
 }
 
-/// How many samples are equal to an earlier one, and the first lines of the first groups of equal ones.
-fn duplicates(samples: &Samples) -> (usize, Vec<Vec<usize>>) {
-    // A sample is a number: its index below, as much of a hash as there is room for above.
-    let index_bits = usize::BITS - samples.len().leading_zeros();
+/// How many rows are equal to an earlier one, and the first lines of the first groups of equal ones.
+fn duplicates(samples: &Samples, rows: &Groups) -> (usize, Vec<Vec<usize>>) {
+    // A row is a number: its index below, as much of a hash as there is room for above.
+    let index_bits = usize::BITS - rows.len().leading_zeros();
     let index = |key: u64| (key & ((1 << index_bits) - 1)) as usize;
     let state = RandomState::new();
-    let hash = |i: usize| state.hash_one(samples.sample(i).trained()) >> index_bits << index_bits;
-    let mut keys: Vec<u64> = (0..samples.len()).into_par_iter().map(|i| hash(i) | i as u64).collect();
+    let trained = |row: usize| rows.range(row).map(|i| samples.sample(i).trained());
+    let hash = |row: usize| {
+        let mut hasher = state.build_hasher();
+        trained(row).for_each(|sample| sample.hash(&mut hasher));
+        hasher.finish() >> index_bits << index_bits
+    };
+    let line = |row: usize| samples.sample(rows.range(row).start).row;
+    let mut keys: Vec<u64> = (0..rows.len()).into_par_iter().map(|row| hash(row) | row as u64).collect();
     keys.par_sort_unstable();
 
     let mut repeated = 0;
@@ -212,12 +220,11 @@ fn duplicates(samples: &Samples) -> (usize, Vec<Vec<usize>>) {
         // Nearly always one group, since other samples rarely have the same hash.
         let mut rest = alike.to_vec();
         while let Some(&first) = rest.first() {
-            let first = samples.sample(index(first)).trained();
             let (equal, others): (Vec<u64>, Vec<u64>) =
-                rest.iter().partition(|key| samples.sample(index(**key)).trained() == first);
+                rest.iter().partition(|key| trained(index(**key)).eq(trained(index(first))));
             if equal.len() > 1 {
                 repeated += equal.len() - 1;
-                named.insert(equal.iter().take(NAMED).map(|key| samples.sample(index(*key)).row).collect());
+                named.insert(equal.iter().take(NAMED).map(|key| line(index(*key))).collect());
                 if named.len() > NAMED {
                     named.pop_last();
                 }
@@ -232,7 +239,8 @@ fn duplicates(samples: &Samples) -> (usize, Vec<Vec<usize>>) {
 mod tests {
     use super::*;
     use crate::format::Shape;
-    use crate::sample::Sample;
+    use crate::sample::{Judgement, Sample, Side};
+    use crate::samples::SamplesBuilder;
     use crate::source::Origin;
 
     fn sample(ids: &[u32], from: usize, row: usize) -> Sample {
@@ -276,6 +284,30 @@ mod tests {
         // predicted), and 29.
         assert_eq!(found.padded_share, 42.0 / 41.0);
         assert_eq!(found.computed_share, 32.0 / 41.0);
+    }
+
+    /// Two rows have the same chosen reply, of three; the first and the last are equal. Batches are of whole rows.
+    #[test]
+    fn judged_replies_are_counted_by_their_rows() {
+        let mut built = SamplesBuilder::default();
+        let judged = |side| Some(Judgement { side, weight: 1.0, margin: 0.0 });
+        for (row, rejected) in [(1, 5), (2, 6), (3, 5)] {
+            built.push(&sample(&[1, 2, 3, 4], 2, row), judged(Side::Chosen));
+            built.push(&sample(&[1, 2, rejected, 4], 2, row), judged(Side::Rejected));
+        }
+        let report = Report {
+            rows: 3,
+            samples: 6,
+            tokens: 24,
+            supervised_tokens: 12,
+            longest: 4,
+            ..Report::default()
+        };
+        let data = Dataset { samples: built.finish(), report, origin: Origin::default() };
+        let found = Statistics::of(&data, 2);
+        assert_eq!((found.duplicates, found.duplicate_lines), (1, vec![vec![1, 3]]));
+        // 1 2, and 3, 5 and 6 behind it; then 1 2, and 3 and 5.
+        assert_eq!(found.computed_share, 9.0 / 24.0);
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! Which evaluation of a run is its best, whose adapter or model is kept.
 
+use serde::{Deserialize, Serialize};
+
 use crate::checkpoint::Best;
 use crate::metrics::EvaluationRecord;
 
 /// What evaluations are compared by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum BestBy {
     /// The lowest loss.
     #[default]
@@ -14,6 +17,14 @@ pub enum BestBy {
 }
 
 impl BestBy {
+    /// What evaluations are to lower: the loss, or the share of pairs that are not told apart.
+    pub(crate) fn to_lower(self, record: &EvaluationRecord) -> f64 {
+        match (self, record.preference.and_then(|metrics| metrics.accuracy)) {
+            (BestBy::Accuracy, Some(share)) if record.loss.is_finite() => 1.0 - share,
+            (BestBy::Loss | BestBy::Accuracy, _) => record.loss,
+        }
+    }
+
     /// Whether an evaluation is better than the best so far. One whose loss is not finite never is.
     pub(crate) fn is_better(self, record: &EvaluationRecord, best: Option<&Best>) -> bool {
         let Some(best) = best else { return record.loss.is_finite() };
@@ -56,5 +67,9 @@ mod tests {
         }
         assert!(BestBy::Accuracy.is_better(&evaluation(0.9, Some(0.1)), None));
         assert!(!BestBy::Loss.is_better(&evaluation(f64::INFINITY, None), None));
+        let judged = evaluation(0.5, Some(0.75));
+        assert_eq!([BestBy::Loss, BestBy::Accuracy].map(|by| by.to_lower(&judged)), [0.5, 0.25]);
+        assert_eq!(BestBy::Accuracy.to_lower(&evaluation(0.5, None)), 0.5);
+        assert!(BestBy::Accuracy.to_lower(&evaluation(f64::NAN, Some(0.75))).is_nan());
     }
 }

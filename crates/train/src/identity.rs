@@ -48,6 +48,11 @@ impl Identity {
         self
     }
 
+    /// A value of a name.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
+    }
+
     /// The values in which `found` differs, those that only one of the two has among them.
     pub fn mismatches(&self, found: &Identity) -> Vec<Mismatch> {
         let tell = |value: Option<&Value>| match value {

@@ -65,7 +65,7 @@ pub use metrics::{EvaluationRecord, SkipRecord, StepRecord};
 pub use optim::OptimizerKind;
 pub use option_scores::{option_scores, option_tokens};
 pub use patience::{Patience, PatienceState};
-pub use plan::{EvaluationRequest, MemoryPlan, PlanRequest, device_process_bytes};
+pub use plan::{EvaluationRequest, MemoryPlan, PlanRequest, ReferenceRequest, device_process_bytes};
 pub use preference_signs::{Sign, signs_of_rows, signs_of_steps};
 pub use rate_test::{RatePoint, RateTest, rate_test};
 pub use run::RunFolder;

@@ -1,4 +1,4 @@
-//! Early stopping: a run ends when evaluations no longer lower the loss on held-out rows.
+//! Early stopping: a run ends when evaluations no longer lower the loss on held-out rows, or what else the best is told by.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,14 +7,15 @@ use serde::{Deserialize, Serialize};
 pub struct Patience {
     /// After so many evaluations in a row that lowered nothing.
     pub evaluations: u64,
-    /// A loss that is not lower by more than this has lowered nothing.
+    /// An evaluation whose loss (of [`BestBy::Accuracy`](crate::BestBy): share of pairs that are not told apart) is not lower by more
+    /// than this has lowered nothing.
     pub min_delta: f64,
 }
 
 /// What evaluations have come to, between two steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PatienceState {
-    /// The last loss that was low enough; many small falls may add up to one.
+    /// The last value that was low enough; many small falls may add up to one.
     lowest: Option<f64>,
     /// Evaluations since.
     pub in_vain: u64,
@@ -22,9 +23,10 @@ pub struct PatienceState {
 
 impl PatienceState {
     /// An evaluation was made: of what the run began with, too.
-    pub(crate) fn remember(&mut self, loss: f64, patience: Patience) {
-        if loss.is_finite() && self.lowest.is_none_or(|lowest| loss < lowest - patience.min_delta) {
-            *self = PatienceState { lowest: Some(loss), in_vain: 0 };
+    pub(crate) fn remember(&mut self, to_lower: f64, patience: Patience) {
+        let is_lower = self.lowest.is_none_or(|lowest| to_lower < lowest - patience.min_delta);
+        if to_lower.is_finite() && is_lower {
+            *self = PatienceState { lowest: Some(to_lower), in_vain: 0 };
         } else {
             self.in_vain += 1;
         }

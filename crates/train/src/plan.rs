@@ -108,6 +108,17 @@ pub struct PlanRequest<'a> {
     pub has_tokenizer: bool,
     /// What computes: the memory that is planned is that of the device.
     pub placement: Placement,
+    /// The reference of judged replies, if it is an adapter of its own.
+    pub reference: Option<ReferenceRequest<'a>>,
+}
+
+/// A reference that is an adapter of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct ReferenceRequest<'a> {
+    /// The adapter.
+    pub lora: &'a LoraConfig,
+    /// Whether it is asked in every step, and not only before the first.
+    pub in_every_step: bool,
 }
 
 impl PlanRequest<'_> {
@@ -150,7 +161,18 @@ impl PlanRequest<'_> {
             process: process_bytes(self.config, self.has_tokenizer, self.placement, self.threads),
         };
         let of_run = plan.total() - plan.weights - plan.adapter - plan.process;
-        plan.scratch += self.start_bytes()?.saturating_sub(of_run);
+        // Both come before the first step, one after the other.
+        let mut before = self.start_bytes()?;
+        if let Some(reference) = self.reference {
+            plan.adapter += adapter_bytes(self.config, reference.lora, self.placement)?;
+            let buffers = self.reference_buffer_bytes(reference.lora)?;
+            // The processor gives memory to buffers when they are first written, a GPU when they are made.
+            match reference.in_every_step || self.placement != Placement::Cpu {
+                true => plan.scratch += buffers,
+                false => before = before.max(buffers),
+            }
+        }
+        plan.scratch += before.saturating_sub(of_run);
         Ok(plan)
     }
 
@@ -161,6 +183,13 @@ impl PlanRequest<'_> {
             (Trainable::Adapter(lora), Placement::Cpu) => self.start.bytes(self.config, lora),
             (Trainable::Adapter(_) | Trainable::Weights(_), _) => Ok(0),
         }
+    }
+
+    /// The buffers of a reference with this adapter.
+    fn reference_buffer_bytes(&self, lora: &LoraConfig) -> Result<u64, TargetError> {
+        let shape = BufferShape::for_evaluation(self.config, Some(lora), self.tokens)?;
+        let BufferBytes { activations, scratch, head } = BufferBytes::of(self.config, &shape, self.placement);
+        Ok(activations + scratch + head)
     }
 
     fn shape(&self, recompute: Recompute) -> Result<BufferShape, TargetError> {
@@ -202,6 +231,12 @@ impl PlanRequest<'_> {
         }
         Ok(low)
     }
+}
+
+/// An adapter that is computed with and not trained.
+fn adapter_bytes(config: &Config, lora: &LoraConfig, placement: Placement) -> Result<u64, TargetError> {
+    let factors = placement.bytes_together(&lora.factor_lens(config)?, true);
+    Ok(factors + lora.table_bytes(config, placement)? + lora.norm_bytes(config, placement)?)
 }
 
 /// What the program itself takes.
@@ -292,14 +327,11 @@ impl EvaluationRequest<'_> {
     fn plan_for(&self, tokens: usize, held: usize, sequences: usize) -> Result<MemoryPlan, TargetError> {
         let shape = BufferShape::for_evaluation(self.config, self.lora, tokens)?;
         let BufferBytes { activations, scratch, head } = BufferBytes::of(self.config, &shape, self.placement);
-        let lens = self.lora.map_or(Ok(Vec::new()), |lora| lora.factor_lens(self.config))?;
-        let saved = self.lora.map_or(Ok(0), |lora| lora.table_bytes(self.config, self.placement))?;
         let largest_saved =
             self.lora.map_or(Ok(Vec::new()), |lora| lora.table_lens(self.config))?.into_iter().max();
-        let norms = self.lora.map_or(Ok(0), |lora| lora.norm_bytes(self.config, self.placement))?;
         Ok(MemoryPlan {
             weights: self.weights,
-            adapter: self.placement.bytes_together(&lens, true) + saved + norms,
+            adapter: self.lora.map_or(Ok(0), |lora| adapter_bytes(self.config, lora, self.placement))?,
             gradients: 0,
             optimizer: 0,
             activations,
@@ -347,7 +379,29 @@ mod tests {
             threads: 2,
             has_tokenizer: true,
             placement: Placement::Cpu,
+            reference: None,
         }
+    }
+
+    /// An adapter of its own is there beside that of the run; its buffers, too, where it is asked in every step.
+    #[test]
+    fn a_reference_with_an_adapter_of_its_own_is_counted() {
+        let config = Config::named("smollm2-135m").expect("a name");
+        let lora = LoraConfig::new("all-linear".parse().expect("targets"));
+        let other = LoraConfig { rank: 4 * lora.rank, ..lora.clone() };
+        let plain = request(&config, &lora);
+        let of = |in_every_step| {
+            let reference = Some(ReferenceRequest { lora: &other, in_every_step });
+            PlanRequest { reference, ..plain.clone() }.plan(Recompute::None).expect("a plan")
+        };
+        let alone = plain.plan(Recompute::None).expect("a plan");
+        let factors = 4 * other.factor_lens(&config).expect("fits").iter().sum::<usize>() as u64;
+        let (once, always) = (of(false), of(true));
+        assert_eq!([once.adapter - alone.adapter, always.adapter - alone.adapter], [factors; 2]);
+        assert_eq!(once.scratch, alone.scratch, "training takes more than asking before it");
+        let buffers = plain.reference_buffer_bytes(&other).expect("fits");
+        assert_eq!(always.scratch - alone.scratch, buffers);
+        assert!(buffers > 0);
     }
 
     #[test]

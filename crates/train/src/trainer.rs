@@ -6,47 +6,48 @@
 //! the sharing beyond rounding, so both are a choice of memory and speed alone. Only random
 //! numbers make a difference: tokens that samples share have the same dropout mask and the same noise.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use lorafit_data::{Dataset, Groups, Order, Samples, Steps};
-use lorafit_kernels::ops::cross_entropy::Objective;
-use lorafit_kernels::ops::dropout::Mask;
-use lorafit_kernels::ops::elementwise::sum_squares;
-use lorafit_kernels::random;
 use lorafit_model::adapter::Adapter;
-use lorafit_model::{
-    ActivationPolicy, ActiveAdapter, Buffers, Config, EmbeddingNoise, Gradients, Losses, Parameters,
-};
-use lorafit_remedy::{Remedy, Setting, Task, remedy};
+use lorafit_model::{ActivationPolicy, Config, Parameters};
+use lorafit_remedy::Setting;
 
 use crate::average::{Average, Averaging};
 use crate::best_by::BestBy;
-use crate::cadence::{Cadence, CheckpointEvery};
+use crate::cadence::CheckpointEvery;
 use crate::checkpoint::{self, Best, Checkpoint, Held, State};
-use crate::evaluate::evaluate_in;
 use crate::guard::{Culprit, OnNan, Refusal};
 use crate::history::RunHistory;
-use crate::memory::{peak_device_bytes, peak_rss_bytes};
 use crate::metrics::{EvaluationRecord, SkipRecord, StepRecord};
-use crate::optim::{AdamW, OptimizerKind};
+use crate::optim::OptimizerKind;
 use crate::patience::Patience;
-use crate::preference::step::{Computing, JudgedRows, Totals, distance, weigh, with_prompt};
-use crate::preference::{self, PreferenceMetrics, PreferenceOptions, Sums, reference};
+use crate::preference::{PreferenceOptions, ReferenceCache};
 use crate::run::RunFolder;
 use crate::run_error::RunError;
-use crate::schedule::{Schedule, ScheduleKind};
-use crate::stream::{Cut, MicroBatchSize, cut, cut_groups};
+use crate::schedule::ScheduleKind;
+use crate::stream::{Cut, MicroBatchSize};
 use crate::verdict::{Curve, StoppedEarly, Verdict, verdict};
 
+mod error;
+mod judged;
 #[cfg(test)]
 mod preference_tests;
 #[cfg(test)]
 mod reference_tests;
 #[cfg(test)]
 mod resume_tests;
+mod saver;
+mod stepper;
 #[cfg(test)]
 mod tests;
+
+pub use error::{Divergence, TrainError};
+use judged::{Asking, Judged};
+use saver::Saver;
+use stepper::Evaluated;
+pub(crate) use stepper::Stepper;
 
 /// How long a run is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -228,112 +229,12 @@ pub trait Observer {
     fn on_skip(&mut self, _record: &SkipRecord) {}
     /// While the reference of judged replies is asked: so many samples of so many are done.
     fn on_reference(&mut self, _done: usize, _samples: usize) {}
+    /// What the reference says of so many samples is known from another run.
+    fn on_known_reference(&mut self, _samples: usize) {}
     /// After every checkpoint.
     fn on_checkpoint(&mut self, _step: u64, _path: &Path) {}
     /// Something could not be written. The run goes on, and tries again with the next checkpoint.
     fn on_warning(&mut self, _error: &RunError) {}
-}
-
-/// A run that cannot go on, since what it trained gives no numbers any more.
-#[derive(Debug, thiserror::Error)]
-#[error("training diverged: {}", broken(*.step, .refusal.as_ref()))]
-pub struct Divergence {
-    /// Steps done.
-    pub step: u64,
-    /// The step that could not be taken; `None` if what is trained holds values that are not numbers.
-    pub refusal: Option<Refusal>,
-    /// What the curve says, as in `verdict.json`; `None` if the records of the run cannot be read.
-    pub verdict: Option<Verdict>,
-    /// What another run can begin with, as the value of a setting: the best so far, if it is better than the start.
-    pub best: Option<(Setting, PathBuf)>,
-}
-
-/// Why a run ended without its result.
-#[derive(Debug, thiserror::Error)]
-pub enum TrainError {
-    /// A loss or a gradient is not a number, and those of other rows are; the last checkpoint is from before the step.
-    #[error("step {}: the {} is {} (lines {:?} of the training data)", .0.step, .0.culprit, .0.value, .0.lines)]
-    NonFinite(Refusal),
-    /// Training diverged: no rows have a loss and a gradient that are numbers any more. What was saved before stays.
-    #[error(transparent)]
-    Diverged(Box<Divergence>),
-    /// The run folder cannot be written.
-    #[error(transparent)]
-    Run(#[from] RunError),
-    /// A reply that is impossible to the reference: it has tokens that the base does not know.
-    #[error(
-        "the row on line {line} has a reply that the reference cannot give: it does not know one of its tokens"
-    )]
-    UnknownToReference {
-        /// The row's number.
-        line: usize,
-    },
-    /// The observer ended it before its first step.
-    #[error("stopped before the first step, while the reference was asked")]
-    Stopped,
-}
-
-impl TrainError {
-    /// What the curve of the run says, if the error says that it diverged.
-    pub fn verdict(&self) -> Option<&Verdict> {
-        match self {
-            TrainError::Diverged(divergence) => divergence.verdict.as_ref(),
-            TrainError::NonFinite(_)
-            | TrainError::Run(_)
-            | TrainError::UnknownToReference { .. }
-            | TrainError::Stopped => None,
-        }
-    }
-
-    /// What the user can do.
-    pub fn hint(&self) -> Option<Remedy> {
-        Some(match self {
-            TrainError::NonFinite(refusal) if refusal.step <= 1 => remedy![
-                "see with ", Task::Evaluate, " whether the weights or the adapter themselves hold values that are not numbers";
-                "look at the rows";
-                "lower ", Setting::Lr
-            ],
-            TrainError::NonFinite(_) => remedy![
-                "look at these rows";
-                "go on without them with ", Setting::Resume.is("RUN"), " ", Setting::OnNan.is("skip");
-                "start again with a lower ", Setting::Lr
-            ],
-            TrainError::Diverged(divergence) => {
-                let again =
-                    remedy!["start again with a lower ", Setting::Lr; "with a lower ", Setting::MaxGradNorm];
-                match &divergence.best {
-                    None => again,
-                    Some((setting, path)) => again.or(remedy![
-                        "start from the best so far with ",
-                        setting.is(path.display().to_string()),
-                        " and a lower ",
-                        Setting::Lr
-                    ]),
-                }
-            }
-            TrainError::Run(e) => return e.hint(),
-            TrainError::UnknownToReference { .. } => remedy![
-                "compare with an adapter that knows it, with ", Setting::Reference;
-                "train on replies with the new tokens first, and go on from that adapter with ", Setting::Adapter
-            ],
-            TrainError::Stopped => return None,
-        })
-    }
-}
-
-fn broken(step: u64, refusal: Option<&Refusal>) -> String {
-    match refusal {
-        Some(Refusal { step, culprit, value, .. }) => {
-            format!("the {culprit} of step {step} is {value}, and other rows have no better")
-        }
-        None => format!("what is trained holds values that are not numbers after step {step}"),
-    }
-}
-
-impl From<Refusal> for TrainError {
-    fn from(refusal: Refusal) -> Self {
-        TrainError::NonFinite(refusal)
-    }
 }
 
 /// How a run ended.
@@ -386,6 +287,8 @@ pub struct TrainData<'a> {
     pub evaluation: Option<&'a Dataset>,
     /// The adapter of the reference of judged replies; `None` for the base alone.
     pub reference: Option<&'a Adapter>,
+    /// Where what the reference says is kept for other runs, if anywhere.
+    pub cache: Option<&'a ReferenceCache>,
 }
 
 /// Trains `parameters` in place on `data` and saves them in `run`.
@@ -468,7 +371,8 @@ impl<'a, 'p> Training<'a, 'p> {
                 cut: Cut::of(parameters.model().config(), evaluation_tokens, options.prefix_sharing),
                 is_resumed: start.checkpoint.is_some(),
             };
-            stepper.judged = Some(stepper.judge(parameters, asking, run, observer)?);
+            let judged = Judged::begin(parameters, asking, &mut stepper.buffers, run, observer)?;
+            stepper.judged = Some(judged);
         }
         Ok(Training {
             parameters,
@@ -518,7 +422,8 @@ impl<'a, 'p> Training<'a, 'p> {
         let (step, total_steps) = (self.state.step, self.total_steps);
         let patience = self.options.patience.filter(|patience| self.state.patience.is_over(*patience))?;
         let Patience { evaluations, min_delta } = patience;
-        (step < total_steps).then_some(StoppedEarly { step, total_steps, evaluations, min_delta })
+        let by = self.options.best_by;
+        (step < total_steps).then_some(StoppedEarly { step, total_steps, evaluations, min_delta, by })
     }
 
     /// What is evaluated before the next step, if it is time.
@@ -555,7 +460,7 @@ impl<'a, 'p> Training<'a, 'p> {
         }
         state.evaluated = Some(state.step);
         if let Some(patience) = options.patience {
-            state.patience.remember(record.loss, patience);
+            state.patience.remember(options.best_by.to_lower(&record), patience);
         }
         observer.on_evaluation(&record);
         self.evaluated = Some(record);
@@ -697,444 +602,5 @@ impl<'a, 'p> Training<'a, 'p> {
             skipped: self.state.guard.skipped,
             seconds: started.elapsed().as_secs_f64(),
         })
-    }
-}
-
-/// A log-probability below this is that of a token whose logit says that it is none of the model's.
-const LEAST_LIKELY: f64 = -1e9;
-
-/// What the reference is asked, and how.
-struct Asking<'a, 'g> {
-    preference: PreferenceOptions,
-    data: TrainData<'a>,
-    /// The rows of samples.
-    groups: &'g dyn Fn(&Samples) -> Groups,
-    cut: Cut,
-    /// What it said is in the run's folder.
-    is_resumed: bool,
-}
-
-/// Saves checkpoints, and remembers what could not be saved.
-struct Saver {
-    cadence: Cadence,
-    keep: usize,
-    /// What the last checkpoint has; saving it again would change nothing.
-    saved: Option<State>,
-    /// Why the last attempt to save failed.
-    failed: Option<RunError>,
-    /// Records wait for space; that is told once.
-    records_wait: bool,
-}
-
-impl Saver {
-    fn new(options: &TrainOptions, saved: Option<&State>) -> Self {
-        Saver {
-            cadence: Cadence::new(options.checkpoint_every, saved.map_or(0, |state| state.step)),
-            keep: options.keep_checkpoints,
-            saved: saved.cloned(),
-            failed: None,
-            records_wait: false,
-        }
-    }
-
-    /// Saves a checkpoint; a failure is told and kept.
-    fn save(&mut self, run: &mut RunFolder, state: &mut State, held: Held<'_>, observer: &mut dyn Observer) {
-        self.cadence.saved(state.step);
-        state.updates = held.optimizer.updates();
-        state.averaged = held.average.map_or(0, |average| average.steps);
-        if self.saved.as_ref() == Some(state) {
-            return run.prune_checkpoints(self.keep);
-        }
-        match run.save_checkpoint(state, held, self.keep) {
-            Ok(path) => {
-                self.failed = None;
-                self.records_wait = false;
-                self.saved = Some(state.clone());
-                observer.on_checkpoint(state.step, &path);
-            }
-            Err(error) => self.warn(error, observer),
-        }
-    }
-
-    fn warn(&mut self, error: RunError, observer: &mut dyn Observer) {
-        observer.on_warning(&error);
-        self.failed = Some(error);
-    }
-
-    /// Looks at how writing a record went.
-    fn recorded(&mut self, result: Result<(), RunError>, observer: &mut dyn Observer) {
-        match result {
-            Ok(()) => self.records_wait = false,
-            Err(error) if !self.records_wait => {
-                observer.on_warning(&error);
-                self.records_wait = true;
-            }
-            Err(_) => {}
-        }
-    }
-}
-
-/// What the rows of a step gave; their gradient stands in the buffers.
-struct Computed {
-    /// Mean over the supervised tokens.
-    loss: f64,
-    grad_norm: f64,
-    /// Tokens that count in the loss.
-    supervised: usize,
-    /// Tokens that were computed: those that rows share once.
-    tokens: u64,
-    /// Of judged replies.
-    preference: Option<PreferenceMetrics>,
-}
-
-/// What the micro-batches of a step came to.
-struct Summed {
-    /// The step's loss.
-    loss: f64,
-    /// Tokens that were computed.
-    tokens: u64,
-    /// Tokens that count in the loss.
-    supervised: usize,
-    preference: Option<PreferenceMetrics>,
-}
-
-/// What held-out rows came to.
-struct Evaluated {
-    record: EvaluationRecord,
-    /// Of each pair, the reward of its chosen reply above that of its rejected one.
-    margins: Vec<f64>,
-}
-
-/// What chance does in a step.
-#[derive(Clone, Copy)]
-struct Chance {
-    mask: Option<Mask>,
-    noise: Option<EmbeddingNoise>,
-}
-
-impl Chance {
-    /// In step `number`.
-    fn of(parameters: &Parameters<'_>, options: &TrainOptions, number: u64) -> Self {
-        let p = parameters.dropout();
-        let mask = (p > 0.0).then(|| Mask { p, seed: random::mix(options.seed) }.derive(number));
-        let noise = options.neftune_alpha.map(|alpha| {
-            // Another stream than that of dropout.
-            let seed = random::mix(random::mix(!options.seed) ^ random::mix(number));
-            EmbeddingNoise { alpha, seed }
-        });
-        Chance { mask, noise }
-    }
-
-    /// In a micro-batch of it.
-    fn active<'a>(self, adapter: Option<&'a Adapter>, part: usize) -> ActiveAdapter<'a> {
-        let mask = self.mask.map(|mask| mask.derive(part as u64));
-        let noise =
-            self.noise.map(|noise| EmbeddingNoise { seed: noise.seed ^ random::mix(part as u64), ..noise });
-        ActiveAdapter { adapter, mask, noise }
-    }
-}
-
-/// Rows whose replies are judged, and what they are trained for.
-pub(crate) struct Judged<'a> {
-    options: PreferenceOptions,
-    training: JudgedRows,
-    evaluation: Option<JudgedRows>,
-    /// The adapter of the reference.
-    reference: Option<&'a Adapter>,
-    /// Tokens of the longest sample.
-    longest: usize,
-}
-
-/// One optimizer step after another, and what lives between them beside the parameters.
-pub(crate) struct Stepper<'a> {
-    /// Of training on judged replies.
-    judged: Option<Judged<'a>>,
-    /// By what the best evaluation is told.
-    best_by: BestBy,
-    buffers: Buffers,
-    gradients: Gradients,
-    optimizer: AdamW,
-    schedule: Schedule,
-    /// Losses above this are refused.
-    spike_above: Option<f64>,
-}
-
-impl<'a> Stepper<'a> {
-    /// For micro-batches of up to `size`.
-    pub(crate) fn new(
-        parameters: &Parameters<'_>,
-        size: MicroBatchSize,
-        options: &TrainOptions,
-        total_steps: u64,
-    ) -> Self {
-        let TrainOptions { optimizer, schedule, learning_rate, warmup_ratio, decay_ratio, .. } = *options;
-        let gradients = parameters.zero_gradients();
-        Stepper {
-            judged: None,
-            best_by: options.best_by,
-            buffers: Buffers::for_training(
-                parameters.model(),
-                parameters.adapter(),
-                &gradients,
-                size.tokens,
-                size.targets,
-                options.activations,
-            ),
-            gradients,
-            optimizer: AdamW::new(parameters, optimizer, options.weight_decay, options.b_rate_ratio),
-            schedule: Schedule::with_ratios(schedule, learning_rate, warmup_ratio, decay_ratio, total_steps),
-            spike_above: None,
-        }
-    }
-
-    /// Has all further steps take this learning rate.
-    pub(crate) fn hold_rate(&mut self, rate: f64) {
-        self.schedule =
-            Schedule { kind: ScheduleKind::Constant, peak: rate, warmup_steps: 0, ..self.schedule };
-    }
-
-    /// The samples of the rows `indices`.
-    fn samples_of(&self, indices: &[usize]) -> Vec<usize> {
-        match &self.judged {
-            None => indices.to_vec(),
-            Some(judged) => indices.iter().flat_map(|&i| judged.training.groups.range(i)).collect(),
-        }
-    }
-
-    /// Computes and takes step `number` over the rows `indices`; if it is refused the parameters stay as they were.
-    pub(crate) fn step(
-        &mut self,
-        parameters: &mut Parameters<'_>,
-        samples: &Samples,
-        indices: &[usize],
-        number: u64,
-        options: &TrainOptions,
-    ) -> Result<StepRecord, Refusal> {
-        let started = Instant::now();
-        let Computed { loss, grad_norm, supervised, tokens: computed, preference } =
-            self.compute(parameters, samples, indices, number, options)?;
-        // The constant is that of torch.nn.utils.clip_grad_norm_.
-        let clip = options.max_grad_norm.map_or(1.0, |max| (max / (grad_norm + 1e-6)).min(1.0));
-        let learning_rate = self.schedule.rate(number);
-        self.optimizer.step(parameters, &self.gradients, learning_rate, clip);
-        parameters.prepare();
-
-        let seconds = started.elapsed().as_secs_f64();
-        let tokens = self.samples_of(indices).into_iter().map(|i| samples.sample(i).len() as u64).sum();
-        Ok(StepRecord {
-            step: number,
-            loss,
-            grad_norm,
-            learning_rate,
-            tokens,
-            computed_tokens: computed,
-            supervised_tokens: supervised as u64,
-            seconds,
-            tokens_per_s: tokens as f64 / seconds,
-            peak_rss_bytes: peak_rss_bytes(),
-            peak_device_bytes: peak_device_bytes(parameters.model().device()),
-            preference,
-        })
-    }
-
-    /// Loss and gradient of the rows of step `number`; refused if one of them is not finite, or the loss is a spike.
-    fn compute(
-        &mut self,
-        parameters: &Parameters<'_>,
-        samples: &Samples,
-        indices: &[usize],
-        number: u64,
-        options: &TrainOptions,
-    ) -> Result<Computed, Refusal> {
-        let of_step = self.samples_of(indices);
-        let refusal = |culprit, value| {
-            let mut lines: Vec<usize> = of_step.iter().map(|&i| samples.sample(i).row).collect();
-            lines.dedup();
-            Refusal { step: number, culprit, value, lines }
-        };
-        let chance = Chance::of(parameters, options, number);
-        self.gradients.clear();
-        let Summed { loss, tokens, supervised, preference } = match self.judged {
-            None => self.replies(parameters, samples, indices, chance, options),
-            Some(_) => self.judgements(parameters, samples, indices, chance, options),
-        };
-        if let Some(adapter) = parameters.adapter() {
-            self.gradients.clear_start(adapter);
-        }
-        #[cfg(test)]
-        let loss = resume_tests::spoiled(number, Culprit::Loss, loss);
-        if !loss.is_finite() {
-            return Err(refusal(Culprit::Loss, loss));
-        }
-        if self.spike_above.is_some_and(|most| loss > most) {
-            return Err(refusal(Culprit::LossSpike, loss));
-        }
-        let grad_norm = sum_squares(&self.gradients.tensors().collect::<Vec<_>>()).sqrt();
-        #[cfg(test)]
-        let grad_norm = resume_tests::spoiled(number, Culprit::GradientNorm, grad_norm);
-        if !grad_norm.is_finite() {
-            return Err(refusal(Culprit::GradientNorm, grad_norm));
-        }
-        Ok(Computed { loss, grad_norm, supervised, tokens, preference })
-    }
-
-    /// Adds up the gradient of replies that are learnt as they are: the mean loss over their tokens.
-    fn replies(
-        &mut self,
-        parameters: &Parameters<'_>,
-        samples: &Samples,
-        indices: &[usize],
-        chance: Chance,
-        options: &TrainOptions,
-    ) -> Summed {
-        let supervised: usize = indices.iter().map(|&i| samples.sample(i).supervised_tokens()).sum();
-        let scale = (1.0 / supervised as f64) as f32;
-        let objective = Objective { scale, smoothing: options.label_smoothing };
-        let (model, adapter) = (parameters.model(), parameters.adapter());
-        let (mut losses, mut tokens) = (Vec::new(), 0);
-        for (part, micro) in cut(samples, indices, options.cut(model.config())).enumerate() {
-            let (active, stream) = (chance.active(adapter, part), micro.stream());
-            let (buffers, gradients) = (&mut self.buffers, &mut self.gradients);
-            losses.push(model.loss_and_gradient(active, stream, objective, buffers, gradients));
-            tokens += micro.tokens() as u64;
-        }
-        // Not before the last micro-batch: a GPU is waited for where its values are read.
-        let loss = losses.iter().map(Losses::total).sum::<f64>() / supervised as f64;
-        Summed { loss, tokens, supervised, preference: None }
-    }
-
-    /// Adds up the gradient of judged replies.
-    fn judgements(
-        &mut self,
-        parameters: &Parameters<'_>,
-        samples: &Samples,
-        indices: &[usize],
-        chance: Chance,
-        options: &TrainOptions,
-    ) -> Summed {
-        let Stepper { judged, buffers, gradients, .. } = self;
-        let judged = judged.as_ref().expect("rows are judged");
-        let preference = &judged.options;
-        let (model, adapter) = (parameters.model(), parameters.adapter());
-        let how = options.cut(model.config());
-        let mut computing = Computing { model, adapter, reference: judged.reference, cut: how, buffers };
-        let apart = distance(&mut computing, samples, indices, judged.longest, preference);
-        let rows = &judged.training;
-        let totals = Totals::of(samples, rows, indices, apart.unwrap_or(0.0), preference);
-        let (mut loss, mut sums, mut tokens) = (0.0, Sums::default(), 0);
-        let micro_batches = cut_groups(samples, &rows.groups, indices, how, with_prompt(preference));
-        for (part, micro) in micro_batches.enumerate() {
-            let (active, stream) = (chance.active(adapter, part), micro.stream());
-            let of_micro = |losses: &[f32]| {
-                let weighed = weigh(&micro, losses, samples, &rows.reference, &totals, preference);
-                loss += weighed.loss;
-                sums.add(&weighed.sums);
-                weighed.weights
-            };
-            model.loss_and_gradient_weighed(active, stream, of_micro, buffers, gradients);
-            tokens += micro.tokens() as u64;
-        }
-        let of_rows =
-            |&i: &usize| rows.groups.range(i).map(|i| samples.sample(i).supervised_tokens()).sum::<usize>();
-        let supervised = indices.iter().map(of_rows).sum();
-        Summed { loss, tokens, supervised, preference: Some(sums.metrics(apart)) }
-    }
-
-    /// What a run on judged replies has: the answers of the reference are read from the run's folder if it is resumed, else computed
-    /// and written there.
-    fn judge(
-        &mut self,
-        parameters: &Parameters<'_>,
-        asking: Asking<'a, '_>,
-        run: &RunFolder,
-        observer: &mut dyn Observer,
-    ) -> Result<Judged<'a>, TrainError> {
-        let Asking { preference, data, groups, cut, is_resumed } = asking;
-        let sets = [Some(data.training), data.evaluation];
-        let samples: usize = sets.iter().flatten().map(|set| set.samples.len()).sum();
-        let longest = sets.iter().flatten().map(|set| set.report.longest).max().unwrap_or(0);
-        let mut references = match (preference.has_reference(), is_resumed) {
-            (false, _) => vec![Vec::new(); 2],
-            (true, true) => run.read_reference(&sets.map(|set| set.map(|set| &set.samples)))?,
-            (true, false) => {
-                let mut done_before = 0;
-                let mut found = Vec::new();
-                for set in sets {
-                    let Some(set) = set else {
-                        found.push(Vec::new());
-                        continue;
-                    };
-                    let mut on_progress = |done| {
-                        observer.on_reference(done_before + done, samples);
-                        !observer.should_stop()
-                    };
-                    let (model, buffers) = (parameters.model(), &mut self.buffers);
-                    let of_set = reference::of_reference(
-                        model,
-                        data.reference,
-                        &set.samples,
-                        cut,
-                        buffers,
-                        &mut on_progress,
-                    );
-                    let of_set = of_set.ok_or(TrainError::Stopped)?;
-                    if let Some(at) = of_set.iter().position(|value| !(LEAST_LIKELY..=0.1).contains(value)) {
-                        return Err(TrainError::UnknownToReference { line: set.samples.sample(at).row });
-                    }
-                    found.push(of_set);
-                    done_before += set.samples.len();
-                }
-                run.write_reference(&sets.map(|set| set.map(|set| &set.samples)), &found)?;
-                found
-            }
-        };
-        let rows = |set: &Dataset, reference| JudgedRows { groups: groups(&set.samples), reference };
-        let of_evaluation = references.pop().unwrap_or_default();
-        let of_training = references.pop().unwrap_or_default();
-        Ok(Judged {
-            options: preference,
-            training: rows(data.training, of_training),
-            evaluation: data.evaluation.map(|set| rows(set, of_evaluation)),
-            reference: data.reference,
-            longest,
-        })
-    }
-
-    /// Evaluates after the step that `state` is at; `None` if it is to `stop`.
-    fn evaluation(
-        &mut self,
-        parameters: &Parameters<'_>,
-        data: &Dataset,
-        cut: Cut,
-        state: &State,
-        stop: &mut dyn FnMut() -> bool,
-    ) -> Option<Evaluated> {
-        let started = Instant::now();
-        let (model, adapter) = (parameters.model(), parameters.adapter());
-        let (loss, perplexity, preference, margins) = match &self.judged {
-            None => {
-                let found = evaluate_in(model, adapter, &data.samples, cut, &mut self.buffers, stop)?;
-                (found.loss, Some(found.perplexity), None, Vec::new())
-            }
-            Some(Judged { options, evaluation, reference, longest, .. }) => {
-                let rows = evaluation.as_ref().expect("held-out rows are judged");
-                let buffers = &mut self.buffers;
-                let mut computing = Computing { model, adapter, reference: *reference, cut, buffers };
-                let samples = &data.samples;
-                let found = preference::evaluate_in(&mut computing, samples, rows, options, *longest, stop)?;
-                (found.loss, None, Some(found.metrics), found.margins(&rows.groups, options))
-            }
-        };
-        let record = EvaluationRecord {
-            step: state.step,
-            loss,
-            perplexity,
-            best: false,
-            seconds: started.elapsed().as_secs_f64(),
-            preference,
-        };
-        // What the run begins with is there already.
-        let best = state.step > 0 && self.best_by.is_better(&record, state.best.as_ref());
-        Some(Evaluated { record: EvaluationRecord { best, ..record }, margins })
     }
 }

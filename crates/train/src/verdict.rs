@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::best_by::BestBy;
+
 #[cfg(test)]
 mod tests;
 
@@ -55,8 +57,11 @@ pub struct StoppedEarly {
     pub total_steps: u64,
     /// Evaluations in a row that lowered nothing.
     pub evaluations: u64,
-    /// A loss had to fall by more than this.
+    /// A loss had to fall by more than this, or an accuracy to rise.
     pub min_delta: f64,
+    /// Which of them.
+    #[serde(default)]
+    pub by: BestBy,
 }
 
 /// What a curve says.

@@ -366,14 +366,15 @@ pub struct TrainArgs {
     #[arg(long, value_name = "loss|accuracy", hide_possible_values = true, help_heading = "Watching")]
     #[arg(add = Facts::ARITHMETIC)]
     pub best_by: Option<BestByChoice>,
-    /// End the run after so many evaluations in a row that did not lower the held-out loss; 3 to 10 [default: as --preset
+    /// End the run after so many evaluations in a row that did not lower the held-out loss (--best-by accuracy: did not raise the
+    /// accuracy); 3 to 10 [default: as --preset
     /// chooses; with --preset off the run goes to its end]
     ///
     /// The learning rate still follows --scheduler over all steps. The best adapter is kept in best/.
     #[arg(long, value_name = "N", help_heading = "Watching")]
     #[arg(add = Facts::ARITHMETIC)]
     pub patience: Option<usize>,
-    /// Fall of the held-out loss below which --patience takes an evaluation for one that lowered nothing [default: 0]
+    /// Fall of the held-out loss (rise of the accuracy) below which --patience takes an evaluation for one in vain [default: 0]
     #[arg(long, value_name = "LOSS", help_heading = "Watching")]
     #[arg(add = Facts::ARITHMETIC)]
     pub min_delta: Option<f64>,

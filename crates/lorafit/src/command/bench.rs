@@ -137,6 +137,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         threads: rayon::current_num_threads(),
         has_tokenizer: false,
         placement,
+        reference: None,
     };
     args.memory.check_blocks(config.num_hidden_layers)?;
     let (recompute, plan) = args.memory.choose(&request, quantization.is_some(), device)??;

@@ -171,6 +171,14 @@ impl Observer for Watcher {
         }
     }
 
+    fn on_known_reference(&mut self, samples: usize) {
+        let record = json!({ "done": samples, "samples": samples, "cached": true });
+        if !self.progress.event("reference", &record) {
+            let replies = counted(samples, "reply", "replies");
+            self.progress.note(&format!("what the reference says of {replies} is kept from an earlier run"));
+        }
+    }
+
     fn on_skip(&mut self, record: &SkipRecord) {
         if !self.progress.event("skip", record) {
             let SkipRecord { step, skipped, value, lines } = record;

@@ -21,6 +21,7 @@ pub mod pieces;
 pub mod preference;
 pub mod preset;
 pub mod readers;
+pub mod reference;
 pub mod resume;
 pub mod rows;
 pub mod run;

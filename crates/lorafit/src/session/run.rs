@@ -3,6 +3,7 @@
 use lorafit_data::statistics::Statistics;
 use lorafit_data::{DataError, Dataset, GenerationRow, Order, Source, Subset, generation_rows};
 use lorafit_kernels::Device;
+use lorafit_model::adapter::Adapter;
 use lorafit_model::{ActivationDtype, ActivationPolicy, Parameters, Recompute, Trainable};
 use lorafit_remedy::amounts::counted;
 use lorafit_train::{
@@ -14,7 +15,7 @@ use crate::args::config_file;
 use crate::args::options::{Init, Method};
 use crate::args::rows::Validation;
 use crate::args::train::{DECAY_RATIO, TrainArgs};
-use crate::session::base::{Base, open_adapter, open_base, open_shape, placement, reserve};
+use crate::session::base::{Base, open_base, open_shape, placement, reserve};
 use crate::session::base_name;
 use crate::session::limits::Limits;
 use crate::session::model_card::Card;
@@ -54,6 +55,8 @@ pub struct Ready<'a> {
     options: TrainOptions,
     resumption: Resumption,
     identity: Identity,
+    /// The adapter of the reference of judged replies, if it is one of its own.
+    reference: Option<Adapter>,
 }
 
 impl<'a> Ready<'a> {
@@ -75,7 +78,8 @@ impl<'a> Ready<'a> {
             (None, Some(checkpoint)) => Trained::resumed(args, base, checkpoint)?,
             (None, None) => unreachable!("a run without a checkpoint has fresh parameters"),
         };
-        Ok(Ready { args, base, data, options, resumption, identity, trained })
+        let reference = args.open_reference(base)?;
+        Ok(Ready { args, base, data, options, resumption, identity, trained, reference })
     }
 
     /// Leaves out the evaluation of what the run begins with.
@@ -92,7 +96,8 @@ impl<'a> Ready<'a> {
     /// What its memory is planned for.
     pub fn request(&self) -> PlanRequest<'_> {
         let weights = self.trained.weight_bytes(self.base);
-        self.args.plan_request(self.base, self.data, weights, self.trained.trainable())
+        let request = self.args.plan_request(self.base, self.data, weights, self.trained.trainable());
+        PlanRequest { reference: self.args.reference_request(self.reference.as_ref()), ..request }
     }
 
     /// What is recomputed so that it fits, with its plan.
@@ -127,7 +132,7 @@ impl<'a> Ready<'a> {
         observer: &mut dyn Observer,
     ) -> anyhow::Result<(Summary, RunFolder)> {
         let (args, base) = (self.args, self.base);
-        let reference = args.reference_adapter().map(|dir| open_adapter(base, dir)).transpose()?;
+        let cache = args.reference_cache(&self.identity)?;
         self.options.activations.recompute = recompute;
         let base_model = self.base_model();
         let info = RunInfo {
@@ -154,7 +159,7 @@ impl<'a> Ready<'a> {
         let (training, evaluation) = (&self.data.rows, self.data.held_out.as_ref());
         let summary = train(
             &mut self.trained.as_parameters(base),
-            TrainData { training, evaluation, reference: reference.as_ref() },
+            TrainData { training, evaluation, reference: self.reference.as_ref(), cache: cache.as_ref() },
             &self.options,
             Start { checkpoint },
             &mut run,
@@ -358,6 +363,7 @@ impl TrainArgs {
             threads: rayon::current_num_threads(),
             has_tokenizer: true,
             placement: base.model.device().placement(),
+            reference: None,
         }
     }
 

@@ -25,7 +25,8 @@ pub fn default_cache_folder() -> Option<PathBuf> {
 }
 
 impl CacheArgs {
-    fn cache(&self) -> Option<Cache> {
+    /// The cache; `None` if nothing is kept.
+    pub fn cache(&self) -> Option<Cache> {
         if self.no_cache {
             return None;
         }

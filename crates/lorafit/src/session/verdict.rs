@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use lorafit_remedy::amounts::{change, percent};
-use lorafit_train::{EvaluationRecord, Outcome, Rows, RunFolder, SMOOTHED_STEPS, StoppedEarly, Verdict};
+use lorafit_train::{
+    BestBy, EvaluationRecord, Outcome, Rows, RunFolder, SMOOTHED_STEPS, StoppedEarly, Verdict,
+};
 
 use crate::args::options::{BestByChoice, Method, Preset};
 use crate::args::train::TrainArgs;
@@ -46,11 +48,15 @@ fn chosen_preferred(share: f64) -> String {
 
 /// Why a run ended before its last step.
 fn stopped_early(stopped: &StoppedEarly) -> String {
-    let StoppedEarly { step, total_steps, evaluations, min_delta } = *stopped;
+    let StoppedEarly { step, total_steps, evaluations, min_delta, by } = *stopped;
     let far = if min_delta > 0.0 { format!(" by more than {min_delta}") } else { String::new() };
+    let not = match by {
+        BestBy::Loss => "did not lower the held-out loss",
+        BestBy::Accuracy => "did not raise the accuracy on held-out rows",
+    };
     let why = match evaluations {
-        1 => format!("the last evaluation did not lower the held-out loss{far}"),
-        some => format!("{some} evaluations in a row did not lower the held-out loss{far}"),
+        1 => format!("the last evaluation {not}{far}"),
+        some => format!("{some} evaluations in a row {not}{far}"),
     };
     format!("stopped early after step {step} of {total_steps}, since {why}")
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use lorafit_data::{GenerationRow, Samples, SamplesBuilder};
 use lorafit_kernels::Device;
+use lorafit_model::adapter::Adapter;
 use lorafit_model::{Recompute, Trainable};
 use lorafit_remedy::amounts::memory;
 use lorafit_train::{EvaluationRequest, MemoryPlan, PlanRequest, evaluate, evaluate_until, option_tokens};
@@ -147,6 +148,9 @@ impl Inputs {
     pub fn plan(&self, trials: &[TrainArgs], at_once: usize, limit: u64) -> anyhow::Result<SweepPlan> {
         let trained = |(i, args)| Trained::fresh(args, self.of(i).0);
         let trained: Vec<Trained> = trials.iter().enumerate().map(trained).collect::<Result<_, _>>()?;
+        let reference = |(i, args): (usize, &TrainArgs)| args.open_reference(self.of(i).0);
+        let references: Vec<Option<Adapter>> =
+            trials.iter().enumerate().map(reference).collect::<Result<_, _>>()?;
         let prompts: Vec<Vec<usize>> =
             (0..trials.len()).map(|i| prompts_to_answer(&self.metrics, self.prompts(i))).collect();
         let requests: Vec<TrialRequest<'_>> = trials
@@ -156,6 +160,8 @@ impl Inputs {
                 let (base, data) = self.of(i);
                 let (weights, trainable) = (trained[i].weight_bytes(base), trained[i].trainable());
                 let training = args.plan_request(base, data, weights, trainable);
+                let reference = args.reference_request(references[i].as_ref());
+                let training = PlanRequest { reference, ..training };
                 TrialRequest {
                     recompute: args.memory.policy(args.base.quant.is_some(), training.placement),
                     answering: EvaluationRequest {

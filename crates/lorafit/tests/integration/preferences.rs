@@ -101,6 +101,41 @@ fn pairs_are_preferred_after_training_and_the_records_say_so() {
     assert_eq!(lens, [100, 20]);
 }
 
+/// Another beta asks the reference nothing new, another reference does; a run has the same bits with the cache as without.
+#[test]
+fn what_the_reference_says_is_kept_for_the_next_run() {
+    let folder = place(12);
+    let place = folder.path();
+    let dpo = |out: &str, flags: &[&str]| {
+        let fixed = ["--objective", "dpo", "--max-steps", "3", "--lr", "1e-2", "--validation", "4"];
+        trains(place, "pairs.jsonl", out, &[&fixed[..], flags].concat())
+    };
+    let kept = "of 16 replies is kept from an earlier run";
+    let values = || {
+        let names =
+            fs::read_dir(place.join("cache")).expect("a folder").map(|entry| entry.expect("reads").path());
+        names.filter(|path| path.extension().is_some_and(|extension| extension == "values")).count()
+    };
+    let cache = ["--cache-dir", "cache"];
+    let other_beta = ["--cache-dir", "cache", "--beta", "0.5"];
+    assert!(!dpo("first", &cache).contains(kept));
+    assert_eq!(values(), 2, "of the rows to train on, and of those held out");
+    assert!(dpo("second", &other_beta).contains(kept));
+    assert_eq!(values(), 2);
+    assert!(!dpo("apart", &["--no-cache", "--beta", "0.5"]).contains(kept));
+    let weights = |out: &str| fs::read(place.join(out).join("adapter_model.safetensors")).expect("reads");
+    assert!(weights("second") == weights("apart"));
+    assert!(weights("second") != weights("first"));
+    let other_reference = ["--cache-dir", "cache", "--reference", "first"];
+    assert!(!dpo("third", &other_reference).contains(kept));
+    assert_eq!(values(), 4);
+    assert!(dpo("fourth", &other_reference).contains(kept));
+    // Another base.
+    let quantized = ["--cache-dir", "cache", "--quant", "int8"];
+    assert!(!dpo("fifth", &quantized).contains(kept));
+    assert_eq!(values(), 6);
+}
+
 #[test]
 fn labels_are_trained_on_and_pairs_serve_as_labels() {
     let folder = place(12);

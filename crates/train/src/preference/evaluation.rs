@@ -4,7 +4,7 @@ use lorafit_data::{Groups, Samples};
 use lorafit_model::adapter::Adapter;
 use lorafit_model::{Buffers, Model};
 
-use super::reference;
+use super::reference::{ReferenceAdapter, of_reference};
 use super::step::{Computing, JudgedRows, Totals, distance, weigh, with_prompt};
 use super::{Loss, PreferenceMetrics, PreferenceOptions, Reply, Sums};
 use crate::stream::{Cut, MicroBatchSize, cut_groups};
@@ -58,19 +58,21 @@ pub fn evaluate(
     let size = MicroBatchSize::of_judged(samples, budget, options.has_prompt_targets());
     let buffers = &mut Buffers::for_evaluation(model.config(), adapter, model.device(), size.tokens);
     let cut = Cut::of(model.config(), budget, true);
+    let reference = reference.filter(|_| options.has_reference());
+    let mut reference = reference.map(|adapter| ReferenceAdapter::new(model, adapter, size.tokens));
     let of_reference = match options.has_reference() {
-        true => reference::of_reference(model, reference, samples, cut, buffers, &mut |_| !stop())?,
+        true => of_reference(model, reference.as_mut(), samples, cut, buffers, &mut |_| !stop())?,
         false => Vec::new(),
     };
     let rows = JudgedRows { groups: samples.groups(), reference: of_reference };
     let longest = samples.iter().map(|sample| sample.len()).max().unwrap_or(0);
-    let mut computing = Computing { model, adapter, reference, cut, buffers };
+    let mut computing = Computing { model, adapter, reference: reference.as_mut(), cut, buffers };
     evaluate_in(&mut computing, samples, &rows, options, longest, stop)
 }
 
 /// As [`evaluate`], where what the reference says is known and buffers are there.
 pub(crate) fn evaluate_in(
-    computing: &mut Computing<'_>,
+    computing: &mut Computing<'_, '_>,
     samples: &Samples,
     rows: &JudgedRows,
     options: &PreferenceOptions,

@@ -13,6 +13,7 @@ mod losses;
 mod metrics;
 mod numbers;
 pub(crate) mod reference;
+mod reference_cache;
 pub(crate) mod step;
 
 use lorafit_data::Purpose;
@@ -23,6 +24,7 @@ pub use losses::OBJECTIVES;
 pub use metrics::PreferenceMetrics;
 pub(crate) use metrics::Sums;
 pub use numbers::{LabelSlope, Pair, PairSlope, Reply};
+pub use reference_cache::ReferenceCache;
 
 /// Something to train for.
 #[derive(Debug)]
@@ -54,6 +56,11 @@ impl Objective {
     /// That of a name.
     pub fn named(name: &str) -> Option<&'static Objective> {
         OBJECTIVES.iter().find(|objective| objective.name == name)
+    }
+
+    /// Whether the loss asks in every step how far the model is from its reference.
+    pub(crate) fn is_of_distance(&self) -> bool {
+        matches!(self.loss, Loss::Label(_))
     }
 
     /// What rows it trains on.
@@ -190,6 +197,11 @@ impl PreferenceOptions {
     /// Whether what a reference says is computed.
     pub fn has_reference(&self) -> bool {
         self.objective.reference != NeedsReference::Never && !self.reference_free
+    }
+
+    /// Whether the reference is asked in every step, and not only before the first.
+    pub fn asks_in_every_step(&self) -> bool {
+        self.has_reference() && self.objective.is_of_distance()
     }
 
     /// The reward of a reply.

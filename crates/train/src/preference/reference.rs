@@ -31,11 +31,25 @@ pub(crate) fn reply_log_probabilities(
     Some(found)
 }
 
-/// As [`reply_log_probabilities`], under the reference. An adapter of its own may have another rank than that for which `buffers`
-/// are, and gets its own.
+/// A reference that is an adapter of its own. It may have another rank than that for which the buffers of the run are, and so has its
+/// own.
+pub(crate) struct ReferenceAdapter<'a> {
+    adapter: &'a Adapter,
+    buffers: Buffers,
+}
+
+impl<'a> ReferenceAdapter<'a> {
+    /// For micro-batches of up to `tokens`.
+    pub(crate) fn new(model: &Model, adapter: &'a Adapter, tokens: usize) -> Self {
+        let buffers = Buffers::for_evaluation(model.config(), Some(adapter), model.device(), tokens);
+        ReferenceAdapter { adapter, buffers }
+    }
+}
+
+/// As [`reply_log_probabilities`], under the reference: its own adapter, or the base alone in `buffers`.
 pub(crate) fn of_reference(
     model: &Model,
-    reference: Option<&Adapter>,
+    reference: Option<&mut ReferenceAdapter<'_>>,
     samples: &Samples,
     how: Cut,
     buffers: &mut Buffers,
@@ -43,10 +57,8 @@ pub(crate) fn of_reference(
 ) -> Option<Vec<f64>> {
     match reference {
         None => reply_log_probabilities(model, None, samples, how, buffers, on_progress),
-        Some(_) => {
-            let tokens = buffers.tokens();
-            let own = &mut Buffers::for_evaluation(model.config(), reference, model.device(), tokens);
-            reply_log_probabilities(model, reference, samples, how, own, on_progress)
+        Some(ReferenceAdapter { adapter, buffers }) => {
+            reply_log_probabilities(model, Some(adapter), samples, how, buffers, on_progress)
         }
     }
 }

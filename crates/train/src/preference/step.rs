@@ -4,7 +4,7 @@ use lorafit_data::{Groups, Judgement, SampleRef, Samples, SamplesBuilder, Side};
 use lorafit_model::adapter::Adapter;
 use lorafit_model::{Buffers, Model};
 
-use super::reference::{of_reference, reply_log_probabilities};
+use super::reference::{ReferenceAdapter, of_reference, reply_log_probabilities};
 use super::{Loss, Measure, Pair, PreferenceOptions, Reply, SftOver, Sums};
 use crate::stream::{Cut, Micro};
 
@@ -166,12 +166,12 @@ fn replies_of(micro: &Micro, losses: &[f32], samples: &Samples, reference: &[f64
 }
 
 /// Who computes, and in what.
-pub(crate) struct Computing<'a> {
+pub(crate) struct Computing<'a, 'r> {
     pub(crate) model: &'a Model,
     /// That is trained.
     pub(crate) adapter: Option<&'a Adapter>,
     /// Of the reference.
-    pub(crate) reference: Option<&'a Adapter>,
+    pub(crate) reference: Option<&'a mut ReferenceAdapter<'r>>,
     pub(crate) cut: Cut,
     pub(crate) buffers: &'a mut Buffers,
 }
@@ -180,20 +180,21 @@ pub(crate) struct Computing<'a> {
 /// behind the prompt of the next row; at least 0. Nothing is longer than the `longest` sample. `None` where the loss does not ask
 /// for it.
 pub(crate) fn distance(
-    computing: &mut Computing<'_>,
+    computing: &mut Computing<'_, '_>,
     samples: &Samples,
     indices: &[usize],
     longest: usize,
     options: &PreferenceOptions,
 ) -> Option<f64> {
-    if matches!(options.objective.loss, Loss::Pair(_)) {
+    if !options.objective.is_of_distance() {
         return None;
     }
     let mismatched = mismatched(samples, indices, longest);
     let Computing { model, adapter, reference, cut, buffers } = computing;
     let sum = |found: Option<Vec<f64>>| found.expect("nobody stops it").iter().sum::<f64>();
     let policy = reply_log_probabilities(model, *adapter, &mismatched, *cut, buffers, &mut |_| true);
-    let of_reference = of_reference(model, *reference, &mismatched, *cut, buffers, &mut |_| true);
+    let reference = reference.as_deref_mut();
+    let of_reference = of_reference(model, reference, &mismatched, *cut, buffers, &mut |_| true);
     let apart = sum(policy) - sum(of_reference);
     Some((apart / indices.len() as f64).max(0.0))
 }

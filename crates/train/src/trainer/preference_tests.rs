@@ -79,8 +79,12 @@ impl Case {
             None => start(&self.model),
         };
         let mut parameters = Parameters::Adapter { model: &self.model, adapter: &mut adapter };
-        let data =
-            TrainData { training: &self.data, evaluation: Some(&self.data), reference: Some(&self.start) };
+        let data = TrainData {
+            training: &self.data,
+            evaluation: Some(&self.data),
+            reference: Some(&self.start),
+            cache: None,
+        };
         let mut observer = StopAfter { steps: stop_at.unwrap_or(u64::MAX), done: 0 };
         train(&mut parameters, data, &self.options, Start { checkpoint }, &mut run, &mut observer)
             .expect("trains");

@@ -15,6 +15,7 @@ use super::tests::{Draws, Fixture, fixture};
 use super::*;
 use crate::checkpoint::Content;
 use crate::lock::RunLock;
+use crate::optim::AdamW;
 use crate::run_info::RunInfo;
 use crate::storage::Storage;
 use crate::storage::faulty::{Fault, Faulty};
@@ -101,7 +102,12 @@ impl Case {
         observer: &mut dyn Observer,
     ) -> Result<Summary, TrainError> {
         let start = Start { checkpoint };
-        let data = TrainData { training: &self.data, evaluation: Some(&self.held_out), reference: None };
+        let data = TrainData {
+            training: &self.data,
+            evaluation: Some(&self.held_out),
+            reference: None,
+            cache: None,
+        };
         if let Some(weights) = &self.weights {
             let mut model = fixture("llama").model;
             model.train(weights).expect("fits");
@@ -231,7 +237,8 @@ fn resume_reproduces_a_run_with_everything_that_has_a_memory() {
         case.options.keep_checkpoints = 1;
         let dir = TempDir::new().expect("a folder");
         let whole = case.train(dir.path(), &mut StopAt::never()).expect("trains");
-        let stopped = StoppedEarly { step: 6, total_steps: 9, evaluations: 2, min_delta: 100.0 };
+        let stopped =
+            StoppedEarly { step: 6, total_steps: 9, evaluations: 2, min_delta: 100.0, by: BestBy::Loss };
         assert_eq!((whole.steps, whole.interrupted, whole.stopped_early), (6, false, Some(stopped)));
         assert_eq!(whole.verdict.expect("a verdict").stopped_early, Some(stopped));
         let averaged = whole.average.expect("an average");

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use lorafit_data::Sample;
-use lorafit_kernels::Device;
-use lorafit_model::Model;
+use lorafit_kernels::{Device, random};
 use lorafit_model::adapter::{self, Adapter, LoraConfig};
 use lorafit_model::weights::ModelFiles;
+use lorafit_model::{Buffers, Model};
 
 use super::*;
+use crate::evaluate::evaluate_in;
 
 /// f32 sums in another order, relative to the largest value of a tensor.
 const TOLERANCE: f64 = 1e-5;

@@ -130,7 +130,13 @@ fn a_verdict_is_read_as_it_is_written() {
         chosen_preferred: None,
         few_rows: false,
         skipped: 0,
-        stopped_early: Some(StoppedEarly { step: 60, total_steps: 90, evaluations: 3, min_delta: 0.01 }),
+        stopped_early: Some(StoppedEarly {
+            step: 60,
+            total_steps: 90,
+            evaluations: 3,
+            min_delta: 0.01,
+            by: BestBy::Loss,
+        }),
     };
     let text = serde_json::to_string(&found).unwrap();
     assert!(text.starts_with(r#"{"outcome":"over-fitted","since":48,"from":3.5"#), "{text}");

@@ -270,6 +270,7 @@ impl<'a> Question<'a> {
             threads: self.threads,
             has_tokenizer: true,
             placement: self.placement,
+            reference: None,
         }
     }
 

@@ -1,0 +1,130 @@
+//! What a run on judged replies has beside other runs: its rows, and what the reference says of them.
+
+use std::time::Instant;
+
+use lorafit_data::{Dataset, Groups, Samples};
+use lorafit_model::{Buffers, Parameters};
+
+use super::{Observer, TrainData, TrainError};
+use crate::preference::PreferenceOptions;
+use crate::preference::reference::{ReferenceAdapter, of_reference};
+use crate::preference::step::JudgedRows;
+use crate::run::RunFolder;
+use crate::stream::Cut;
+
+/// A log-probability below this is that of a token whose logit says that it is none of the model's.
+const LEAST_LIKELY: f64 = -1e9;
+
+/// Rows whose replies are judged, and what they are trained for.
+pub(crate) struct Judged<'a> {
+    pub(super) options: PreferenceOptions,
+    pub(super) training: JudgedRows,
+    pub(super) evaluation: Option<JudgedRows>,
+    /// The adapter of the reference, where the loss asks it in every step.
+    pub(super) reference: Option<ReferenceAdapter<'a>>,
+    /// Tokens of the longest sample.
+    pub(super) longest: usize,
+}
+
+/// What the reference is asked, and how.
+pub(super) struct Asking<'a, 'g> {
+    pub(super) preference: PreferenceOptions,
+    pub(super) data: TrainData<'a>,
+    /// The rows of samples.
+    pub(super) groups: &'g dyn Fn(&Samples) -> Groups,
+    pub(super) cut: Cut,
+    /// What it said is in the run's folder.
+    pub(super) is_resumed: bool,
+}
+
+impl<'a> Judged<'a> {
+    /// Of a run that begins or goes on. What the reference says is read from the run's folder if it is resumed, else computed in
+    /// `buffers`, or found in the cache, and written there.
+    pub(super) fn begin(
+        parameters: &Parameters<'_>,
+        asking: Asking<'a, '_>,
+        buffers: &mut Buffers,
+        run: &RunFolder,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, TrainError> {
+        let Asking { preference, data, groups, is_resumed, .. } = asking;
+        let sets = [Some(data.training), data.evaluation];
+        let longest = sets.iter().flatten().map(|set| set.report.longest).max().unwrap_or(0);
+        let tokens = buffers.tokens();
+        let mut reference =
+            data.reference.map(|adapter| ReferenceAdapter::new(parameters.model(), adapter, tokens));
+        let samples = sets.map(|set| set.map(|set| &set.samples));
+        let mut found = match (preference.has_reference(), is_resumed) {
+            (false, _) => vec![Vec::new(); 2],
+            (true, true) => run.read_reference(&samples)?,
+            (true, false) => {
+                let found = asking.all(parameters, reference.as_mut(), buffers, observer)?;
+                run.write_reference(&samples, &found)?;
+                found
+            }
+        };
+        let rows = |set: &Dataset, reference| JudgedRows { groups: groups(&set.samples), reference };
+        let of_evaluation = found.pop().unwrap_or_default();
+        let of_training = found.pop().unwrap_or_default();
+        Ok(Judged {
+            options: preference,
+            training: rows(data.training, of_training),
+            evaluation: data.evaluation.map(|set| rows(set, of_evaluation)),
+            reference: reference.filter(|_| preference.asks_in_every_step()),
+            longest,
+        })
+    }
+}
+
+impl Asking<'_, '_> {
+    /// What the reference says of the samples to train on, and of those held out.
+    fn all(
+        &self,
+        parameters: &Parameters<'_>,
+        mut reference: Option<&mut ReferenceAdapter<'_>>,
+        buffers: &mut Buffers,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<Vec<f64>>, TrainError> {
+        let TrainData { training, evaluation, cache, .. } = self.data;
+        let sets = [Some(training), evaluation];
+        let samples: usize = sets.iter().flatten().map(|set| set.samples.len()).sum();
+        let mut done_before = 0;
+        let mut found = Vec::new();
+        for set in sets {
+            let Some(set) = set else {
+                found.push(Vec::new());
+                continue;
+            };
+            let kept = cache.and_then(|cache| cache.find(&set.samples, self.cut));
+            let of_set = match kept {
+                Some(kept) => {
+                    observer.on_known_reference(set.samples.len());
+                    kept
+                }
+                None => {
+                    let started = Instant::now();
+                    let mut on_progress = |done| {
+                        observer.on_reference(done_before + done, samples);
+                        !observer.should_stop()
+                    };
+                    let (model, reference) = (parameters.model(), reference.as_deref_mut());
+                    let of_set =
+                        of_reference(model, reference, &set.samples, self.cut, buffers, &mut on_progress);
+                    let of_set = of_set.ok_or(TrainError::Stopped)?;
+                    if let Some(at) = of_set.iter().position(|value| !(LEAST_LIKELY..=0.1).contains(value)) {
+                        return Err(TrainError::UnknownToReference { line: set.samples.sample(at).row });
+                    }
+                    let kept =
+                        cache.map(|cache| cache.keep(&set.samples, self.cut, &of_set, started.elapsed()));
+                    if let Some(Err(error)) = kept {
+                        observer.on_warning(&error);
+                    }
+                    of_set
+                }
+            };
+            found.push(of_set);
+            done_before += set.samples.len();
+        }
+        Ok(found)
+    }
+}

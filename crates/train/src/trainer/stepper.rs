@@ -1,0 +1,319 @@
+//! One optimizer step, and one evaluation: what of a run is arithmetic.
+
+use std::time::Instant;
+
+use lorafit_data::{Dataset, Samples};
+use lorafit_kernels::ops::cross_entropy::Objective;
+use lorafit_kernels::ops::dropout::Mask;
+use lorafit_kernels::ops::elementwise::sum_squares;
+use lorafit_kernels::random;
+use lorafit_model::adapter::Adapter;
+use lorafit_model::{ActiveAdapter, Buffers, EmbeddingNoise, Gradients, Losses, Parameters};
+
+use super::TrainOptions;
+use super::judged::Judged;
+use crate::best_by::BestBy;
+use crate::checkpoint::State;
+use crate::evaluate::evaluate_in;
+use crate::guard::{Culprit, Refusal};
+use crate::memory::{peak_device_bytes, peak_rss_bytes};
+use crate::metrics::{EvaluationRecord, StepRecord};
+use crate::optim::AdamW;
+use crate::preference::step::{Computing, Totals, distance, weigh, with_prompt};
+use crate::preference::{self, PreferenceMetrics, Sums};
+use crate::schedule::{Schedule, ScheduleKind};
+use crate::stream::{Cut, MicroBatchSize, cut, cut_groups};
+
+/// What the rows of a step gave; their gradient stands in the buffers.
+pub(super) struct Computed {
+    /// Mean over the supervised tokens.
+    loss: f64,
+    grad_norm: f64,
+    /// Tokens that count in the loss.
+    supervised: usize,
+    /// Tokens that were computed: those that rows share once.
+    tokens: u64,
+    /// Of judged replies.
+    preference: Option<PreferenceMetrics>,
+}
+
+/// What the micro-batches of a step came to.
+struct Summed {
+    /// The step's loss.
+    loss: f64,
+    /// Tokens that were computed.
+    tokens: u64,
+    /// Tokens that count in the loss.
+    supervised: usize,
+    preference: Option<PreferenceMetrics>,
+}
+
+/// What held-out rows came to.
+pub(super) struct Evaluated {
+    pub(super) record: EvaluationRecord,
+    /// Of each pair, the reward of its chosen reply above that of its rejected one.
+    pub(super) margins: Vec<f64>,
+}
+
+/// What chance does in a step.
+#[derive(Clone, Copy)]
+struct Chance {
+    mask: Option<Mask>,
+    noise: Option<EmbeddingNoise>,
+}
+
+impl Chance {
+    /// In step `number`.
+    fn of(parameters: &Parameters<'_>, options: &TrainOptions, number: u64) -> Self {
+        let p = parameters.dropout();
+        let mask = (p > 0.0).then(|| Mask { p, seed: random::mix(options.seed) }.derive(number));
+        let noise = options.neftune_alpha.map(|alpha| {
+            // Another stream than that of dropout.
+            let seed = random::mix(random::mix(!options.seed) ^ random::mix(number));
+            EmbeddingNoise { alpha, seed }
+        });
+        Chance { mask, noise }
+    }
+
+    /// In a micro-batch of it.
+    fn active<'a>(self, adapter: Option<&'a Adapter>, part: usize) -> ActiveAdapter<'a> {
+        let mask = self.mask.map(|mask| mask.derive(part as u64));
+        let noise =
+            self.noise.map(|noise| EmbeddingNoise { seed: noise.seed ^ random::mix(part as u64), ..noise });
+        ActiveAdapter { adapter, mask, noise }
+    }
+}
+
+/// One optimizer step after another, and what lives between them beside the parameters.
+pub(crate) struct Stepper<'a> {
+    /// Of training on judged replies.
+    pub(super) judged: Option<Judged<'a>>,
+    /// By what the best evaluation is told.
+    best_by: BestBy,
+    pub(super) buffers: Buffers,
+    pub(super) gradients: Gradients,
+    pub(super) optimizer: AdamW,
+    schedule: Schedule,
+    /// Losses above this are refused.
+    pub(super) spike_above: Option<f64>,
+}
+
+impl<'a> Stepper<'a> {
+    /// For micro-batches of up to `size`.
+    pub(crate) fn new(
+        parameters: &Parameters<'_>,
+        size: MicroBatchSize,
+        options: &TrainOptions,
+        total_steps: u64,
+    ) -> Self {
+        let TrainOptions { optimizer, schedule, learning_rate, warmup_ratio, decay_ratio, .. } = *options;
+        let gradients = parameters.zero_gradients();
+        Stepper {
+            judged: None,
+            best_by: options.best_by,
+            buffers: Buffers::for_training(
+                parameters.model(),
+                parameters.adapter(),
+                &gradients,
+                size.tokens,
+                size.targets,
+                options.activations,
+            ),
+            gradients,
+            optimizer: AdamW::new(parameters, optimizer, options.weight_decay, options.b_rate_ratio),
+            schedule: Schedule::with_ratios(schedule, learning_rate, warmup_ratio, decay_ratio, total_steps),
+            spike_above: None,
+        }
+    }
+
+    /// Has all further steps take this learning rate.
+    pub(crate) fn hold_rate(&mut self, rate: f64) {
+        self.schedule =
+            Schedule { kind: ScheduleKind::Constant, peak: rate, warmup_steps: 0, ..self.schedule };
+    }
+
+    /// The samples of the rows `indices`.
+    fn samples_of(&self, indices: &[usize]) -> Vec<usize> {
+        match &self.judged {
+            None => indices.to_vec(),
+            Some(judged) => indices.iter().flat_map(|&i| judged.training.groups.range(i)).collect(),
+        }
+    }
+
+    /// Computes and takes step `number` over the rows `indices`; if it is refused the parameters stay as they were.
+    pub(crate) fn step(
+        &mut self,
+        parameters: &mut Parameters<'_>,
+        samples: &Samples,
+        indices: &[usize],
+        number: u64,
+        options: &TrainOptions,
+    ) -> Result<StepRecord, Refusal> {
+        let started = Instant::now();
+        let Computed { loss, grad_norm, supervised, tokens: computed, preference } =
+            self.compute(parameters, samples, indices, number, options)?;
+        // The constant is that of torch.nn.utils.clip_grad_norm_.
+        let clip = options.max_grad_norm.map_or(1.0, |max| (max / (grad_norm + 1e-6)).min(1.0));
+        let learning_rate = self.schedule.rate(number);
+        self.optimizer.step(parameters, &self.gradients, learning_rate, clip);
+        parameters.prepare();
+
+        let seconds = started.elapsed().as_secs_f64();
+        let tokens = self.samples_of(indices).into_iter().map(|i| samples.sample(i).len() as u64).sum();
+        Ok(StepRecord {
+            step: number,
+            loss,
+            grad_norm,
+            learning_rate,
+            tokens,
+            computed_tokens: computed,
+            supervised_tokens: supervised as u64,
+            seconds,
+            tokens_per_s: tokens as f64 / seconds,
+            peak_rss_bytes: peak_rss_bytes(),
+            peak_device_bytes: peak_device_bytes(parameters.model().device()),
+            preference,
+        })
+    }
+
+    /// Loss and gradient of the rows of step `number`; refused if one of them is not finite, or the loss is a spike.
+    pub(super) fn compute(
+        &mut self,
+        parameters: &Parameters<'_>,
+        samples: &Samples,
+        indices: &[usize],
+        number: u64,
+        options: &TrainOptions,
+    ) -> Result<Computed, Refusal> {
+        let of_step = self.samples_of(indices);
+        let refusal = |culprit, value| {
+            let mut lines: Vec<usize> = of_step.iter().map(|&i| samples.sample(i).row).collect();
+            lines.dedup();
+            Refusal { step: number, culprit, value, lines }
+        };
+        let chance = Chance::of(parameters, options, number);
+        self.gradients.clear();
+        let Summed { loss, tokens, supervised, preference } = match self.judged {
+            None => self.replies(parameters, samples, indices, chance, options),
+            Some(_) => self.judgements(parameters, samples, indices, chance, options),
+        };
+        if let Some(adapter) = parameters.adapter() {
+            self.gradients.clear_start(adapter);
+        }
+        #[cfg(test)]
+        let loss = super::resume_tests::spoiled(number, Culprit::Loss, loss);
+        if !loss.is_finite() {
+            return Err(refusal(Culprit::Loss, loss));
+        }
+        if self.spike_above.is_some_and(|most| loss > most) {
+            return Err(refusal(Culprit::LossSpike, loss));
+        }
+        let grad_norm = sum_squares(&self.gradients.tensors().collect::<Vec<_>>()).sqrt();
+        #[cfg(test)]
+        let grad_norm = super::resume_tests::spoiled(number, Culprit::GradientNorm, grad_norm);
+        if !grad_norm.is_finite() {
+            return Err(refusal(Culprit::GradientNorm, grad_norm));
+        }
+        Ok(Computed { loss, grad_norm, supervised, tokens, preference })
+    }
+
+    /// Adds up the gradient of replies that are learnt as they are: the mean loss over their tokens.
+    fn replies(
+        &mut self,
+        parameters: &Parameters<'_>,
+        samples: &Samples,
+        indices: &[usize],
+        chance: Chance,
+        options: &TrainOptions,
+    ) -> Summed {
+        let supervised: usize = indices.iter().map(|&i| samples.sample(i).supervised_tokens()).sum();
+        let scale = (1.0 / supervised as f64) as f32;
+        let objective = Objective { scale, smoothing: options.label_smoothing };
+        let (model, adapter) = (parameters.model(), parameters.adapter());
+        let (mut losses, mut tokens) = (Vec::new(), 0);
+        for (part, micro) in cut(samples, indices, options.cut(model.config())).enumerate() {
+            let (active, stream) = (chance.active(adapter, part), micro.stream());
+            let (buffers, gradients) = (&mut self.buffers, &mut self.gradients);
+            losses.push(model.loss_and_gradient(active, stream, objective, buffers, gradients));
+            tokens += micro.tokens() as u64;
+        }
+        // Not before the last micro-batch: a GPU is waited for where its values are read.
+        let loss = losses.iter().map(Losses::total).sum::<f64>() / supervised as f64;
+        Summed { loss, tokens, supervised, preference: None }
+    }
+
+    /// Adds up the gradient of judged replies.
+    fn judgements(
+        &mut self,
+        parameters: &Parameters<'_>,
+        samples: &Samples,
+        indices: &[usize],
+        chance: Chance,
+        options: &TrainOptions,
+    ) -> Summed {
+        let Stepper { judged, buffers, gradients, .. } = self;
+        let judged = judged.as_mut().expect("rows are judged");
+        let Judged { options: preference, training: rows, reference, longest, .. } = judged;
+        let (model, adapter) = (parameters.model(), parameters.adapter());
+        let how = options.cut(model.config());
+        let reference = reference.as_mut();
+        let mut computing = Computing { model, adapter, reference, cut: how, buffers };
+        let apart = distance(&mut computing, samples, indices, *longest, preference);
+        let totals = Totals::of(samples, rows, indices, apart.unwrap_or(0.0), preference);
+        let (mut loss, mut sums, mut tokens) = (0.0, Sums::default(), 0);
+        let micro_batches = cut_groups(samples, &rows.groups, indices, how, with_prompt(preference));
+        for (part, micro) in micro_batches.enumerate() {
+            let (active, stream) = (chance.active(adapter, part), micro.stream());
+            let of_micro = |losses: &[f32]| {
+                let weighed = weigh(&micro, losses, samples, &rows.reference, &totals, preference);
+                loss += weighed.loss;
+                sums.add(&weighed.sums);
+                weighed.weights
+            };
+            model.loss_and_gradient_weighed(active, stream, of_micro, buffers, gradients);
+            tokens += micro.tokens() as u64;
+        }
+        let of_rows =
+            |&i: &usize| rows.groups.range(i).map(|i| samples.sample(i).supervised_tokens()).sum::<usize>();
+        let supervised = indices.iter().map(of_rows).sum();
+        Summed { loss, tokens, supervised, preference: Some(sums.metrics(apart)) }
+    }
+
+    /// Evaluates after the step that `state` is at; `None` if it is to `stop`.
+    pub(super) fn evaluation(
+        &mut self,
+        parameters: &Parameters<'_>,
+        data: &Dataset,
+        cut: Cut,
+        state: &State,
+        stop: &mut dyn FnMut() -> bool,
+    ) -> Option<Evaluated> {
+        let started = Instant::now();
+        let (model, adapter) = (parameters.model(), parameters.adapter());
+        let (loss, perplexity, preference, margins) = match &mut self.judged {
+            None => {
+                let found = evaluate_in(model, adapter, &data.samples, cut, &mut self.buffers, stop)?;
+                (found.loss, Some(found.perplexity), None, Vec::new())
+            }
+            Some(Judged { options, evaluation, reference, longest, .. }) => {
+                let rows = evaluation.as_ref().expect("held-out rows are judged");
+                let (buffers, reference) = (&mut self.buffers, reference.as_mut());
+                let mut computing = Computing { model, adapter, reference, cut, buffers };
+                let samples = &data.samples;
+                let found = preference::evaluate_in(&mut computing, samples, rows, options, *longest, stop)?;
+                (found.loss, None, Some(found.metrics), found.margins(&rows.groups, options))
+            }
+        };
+        let record = EvaluationRecord {
+            step: state.step,
+            loss,
+            perplexity,
+            best: false,
+            seconds: started.elapsed().as_secs_f64(),
+            preference,
+        };
+        // What the run begins with is there already.
+        let best = state.step > 0 && self.best_by.is_better(&record, state.best.as_ref());
+        Some(Evaluated { record: EvaluationRecord { best, ..record }, margins })
+    }
+}
