@@ -24,6 +24,7 @@ use crate::average::{Average, Averaging};
 use crate::best_by::BestBy;
 use crate::cadence::{Cadence, CheckpointEvery};
 use crate::checkpoint::{self, Best, Checkpoint, Held, State};
+use crate::classify;
 use crate::evaluate::evaluate_in;
 use crate::guard::{Culprit, OnNan, Refusal};
 use crate::history::RunHistory;
@@ -45,6 +46,8 @@ mod preference_tests;
 mod reference_tests;
 #[cfg(test)]
 mod resume_tests;
+#[cfg(test)]
+mod score_tests;
 #[cfg(test)]
 mod tests;
 
@@ -1037,7 +1040,7 @@ impl<'a> Stepper<'a> {
         let of_rows =
             |&i: &usize| rows.groups.range(i).map(|i| samples.sample(i).supervised_tokens()).sum::<usize>();
         let supervised = indices.iter().map(of_rows).sum();
-        Summed { loss, tokens, supervised, preference: Some(sums.metrics(apart)) }
+        Summed { loss, tokens, supervised, preference: Some(sums.metrics(apart, preference.objective)) }
     }
 
     /// What a run on judged replies has: the answers of the reference are read from the run's folder if it is resumed, else computed
@@ -1111,7 +1114,14 @@ impl<'a> Stepper<'a> {
     ) -> Option<Evaluated> {
         let started = Instant::now();
         let (model, adapter) = (parameters.model(), parameters.adapter());
+        let mut classes = None;
         let (loss, perplexity, preference, margins) = match &self.judged {
+            None if model.config().labels.is_some() => {
+                let found =
+                    classify::evaluate_in(model, adapter, &data.samples, cut, &mut self.buffers, stop)?;
+                classes = Some(found.metrics);
+                (found.loss, None, None, Vec::new())
+            }
             None => {
                 let found = evaluate_in(model, adapter, &data.samples, cut, &mut self.buffers, stop)?;
                 (found.loss, Some(found.perplexity), None, Vec::new())
@@ -1132,6 +1142,7 @@ impl<'a> Stepper<'a> {
             best: false,
             seconds: started.elapsed().as_secs_f64(),
             preference,
+            classes,
         };
         // What the run begins with is there already.
         let best = state.step > 0 && self.best_by.is_better(&record, state.best.as_ref());
