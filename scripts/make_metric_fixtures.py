@@ -5,6 +5,7 @@ texts.json        pairs of reply and answer: `exact` (scikit-learn's accuracy_sc
                   (rouge_score's rougeL F-measure, without stemming; null where the reply has no token for it); and the means
 bootstrap.json    values with scipy's 95 % percentile bootstrap interval of their mean, of 200,000 resamples; and values that are
                   0 or 1 with the interval that every number of resamples comes closer to, which the binomial distribution has
+classes.json      labels and answers of a classifier, as numbers: `accuracy` and `f1` (scikit-learn's f1_score, macro)
 choices_*.jsonl   multiple choice, chat rows and text rows
 choices.json      the log-probability of every option, computed by transformers (and PEFT) from fixtures/models/chat_bpe and
                   chat_spm in f32, as lm-evaluation-harness does: one text of prompt and option, the tokens behind those of the
@@ -24,7 +25,7 @@ import torch
 from peft import PeftModel
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, f1_score
 from torchmetrics.functional.text import squad
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -145,6 +146,16 @@ def bootstrap():
     write("bootstrap.json", cases)
 
 
+def classes():
+    chance = np.random.default_rng(8)
+    cases = [([0, 1, 2], [0, 1, 2]), ([0, 1], [1, 0]), ([0, 0, 0, 1], [0, 0, 0, 0]), ([2, 2, 2], [2, 2, 2]), ([0, 3], [3, 3]),
+             ([0, 1, 1, 2], [0, 2, 1, 1])]
+    cases += [(chance.integers(0, labels, rows).tolist(), chance.integers(0, labels, rows).tolist())
+              for labels, rows in ((2, 50), (5, 40), (20, 60), (3, 500))]
+    write("classes.json", [{"expected": expected, "answers": answers, "accuracy": accuracy_score(expected, answers),
+                            "f1": f1_score(expected, answers, average="macro", zero_division=0)} for expected, answers in cases])
+
+
 def choice_rows():
     chat = [{"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": options[right]}], "options": options}
             for asked, options, right in CHAT]
@@ -195,4 +206,5 @@ if __name__ == "__main__":
     OUT.mkdir(exist_ok=True)
     texts()
     bootstrap()
+    classes()
     choices()

@@ -150,4 +150,5 @@ def main():
         f.chmod(0o755 if f.is_dir() else 0o644)
 
 
-main()
+if __name__ == "__main__":
+    main()

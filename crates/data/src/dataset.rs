@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::{Cache, Key, Stamp};
 use crate::choices::Choices;
 use crate::error::{DataError, RowProblem};
-use crate::format::{Document, Purpose, Shape};
+use crate::format::{Document, Purpose, Row, Shape};
 use crate::limits::ModelLimits;
 use crate::mask::{Masker, encode_prompt, prompt_and_reply};
 use crate::notes::{FirstAsText, Notes, RowNotes};
@@ -180,6 +180,10 @@ fn tokenise(
     let Options { max_seq_len, overlong, train_on, purpose, limits } = options;
     let template = tokenizer.compile_chat_template()?;
     let masker = Masker::new(tokenizer, template.as_ref(), train_on);
+    // The label behind a text that is scored is none of its tokens.
+    let is_scored = source.classes.is_some() || purpose == Purpose::Scores;
+    let label_tokens = usize::from(is_scored);
+    let longest_sample = max_seq_len.saturating_add(label_tokens);
 
     let mut needed: Option<usize> = None;
     let mut report = Report::default();
@@ -189,8 +193,20 @@ fn tokenise(
         |Read { row, number, .. }| {
             let mut samples = Vec::with_capacity(1);
             let mut notes = RowNotes::default();
+            let label = |row: &Row| match (row, &source.classes) {
+                (Row::Labelled(row), Some(classes)) => Some(classes.number(&row.label)),
+                _ => (purpose == Purpose::Scores).then_some(Ok(0)),
+            };
+            let label = label(&row).transpose()?;
+            let is_labelled = matches!(row, Row::Labelled(_));
             for (document, judgement) in row.into_documents(purpose, template.is_some())? {
-                let sample = masker.sample_noted(&document, number, &mut notes)?;
+                let sample = match label {
+                    Some(label) if is_labelled => {
+                        Sample::scored(masker.whole(&document, &mut notes)?, label, number)
+                    }
+                    Some(label) => Sample::scored(masker.replied(&document, &mut notes)?, label, number),
+                    None => masker.sample_noted(&document, number, &mut notes)?,
+                };
                 match &document {
                     Document::Completion(row) if template.is_some() && !masker.was_rendered(&row.prompt) => {
                         as_text.offer(number, row);
@@ -198,13 +214,14 @@ fn tokenise(
                     Document::Completion(_) | Document::Chat(_) | Document::Text(_) => {}
                 }
                 match overlong {
-                    Overlong::Error if sample.len() > max_seq_len => {
-                        return Err(RowProblem::Overlong { tokens: sample.len(), max_seq_len });
+                    Overlong::Error if sample.len() > longest_sample => {
+                        let tokens = sample.len() - label_tokens;
+                        return Err(RowProblem::Overlong { tokens, max_seq_len });
                     }
                     // It is left out anyhow.
-                    Overlong::Drop if sample.len() > max_seq_len => {}
+                    Overlong::Drop if sample.len() > longest_sample => {}
                     Overlong::Error | Overlong::Drop | Overlong::TruncateRight => {
-                        let kept = &sample.ids[..sample.len().min(max_seq_len)];
+                        let kept = &sample.ids[..(sample.len() - label_tokens).min(max_seq_len)];
                         limits.check(kept, tokenizer).map_err(RowProblem::BeyondModel)?;
                     }
                 }
@@ -220,7 +237,7 @@ fn tokenise(
             let first = |sample: &Sample| sample.supervised.iter().position(|s| *s);
             // A row with several samples is kept only if each of them has a trained token.
             let firsts = samples.iter().map(|(sample, _)| first(sample)).collect::<Option<Vec<_>>>();
-            if overlong == Overlong::Drop && longest > max_seq_len {
+            if overlong == Overlong::Drop && longest > longest_sample {
                 needed = needed.into_iter().chain(firsts.map(|_| longest)).min();
                 report.overlong += 1;
                 return Ok(());
@@ -231,7 +248,10 @@ fn tokenise(
                 .min();
             let mut cut = false;
             for (sample, _) in &mut samples {
-                cut |= sample.truncate(max_seq_len);
+                cut |= match is_scored {
+                    true => sample.truncate_text(max_seq_len),
+                    false => sample.truncate(max_seq_len),
+                };
             }
             if samples.iter().any(|(sample, _)| sample.supervised_tokens() == 0) {
                 report.dropped += 1;

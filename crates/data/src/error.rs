@@ -59,6 +59,16 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
+    /// The labels of rows are too few or too many to be told apart.
+    #[error("{data}: the column `{}` {}", column.escape_debug(), labels_in_words(found))]
+    Labels {
+        /// The rows.
+        data: String,
+        /// The column of the labels.
+        column: String,
+        /// The labels, one more than there may be at most.
+        found: Vec<String>,
+    },
     /// A folder or a glob has no files of rows.
     #[error("{location}: no files with rows")]
     NoFiles {
@@ -235,6 +245,29 @@ pub enum RowProblem {
     NoLabels {
         /// Their shape.
         found: Shape,
+    },
+    /// Texts are to be classified, and the row has no label.
+    #[error("the row has no label in `{}`", column.escape_debug())]
+    NoLabel {
+        /// The column that should have it.
+        column: String,
+    },
+    /// A label that no row to train on has.
+    #[error("the label `{}` is none of those that are known: {}", label.escape_debug(), first(known))]
+    UnknownLabel {
+        /// The label.
+        label: String,
+        /// Those that are known.
+        known: Vec<String>,
+    },
+    /// A text that is to be scored has no tokens.
+    #[error("the text has no tokens")]
+    NoTokens,
+    /// Texts are to be classified, and the row has none.
+    #[error("the row has no text to classify: its keys are {}", keys.join(", "))]
+    NoText {
+        /// The row's keys.
+        keys: Vec<String>,
     },
     /// A rejected reply is the chosen one.
     #[error("rejected reply {} is the same as the chosen one", .rejected + 1)]
@@ -484,6 +517,9 @@ impl DataError {
             Self::NoFiles { .. } => {
                 "files are recognised by their names: .jsonl, .json, .csv, .tsv, .parquet, .txt, with .gz or .zst".into()
             }
+            Self::Labels { .. } => remedy![
+                "name the column that holds the labels with ", Setting::LabelColumn
+            ],
             Self::BadGlob { .. } => "* stands for any text, ? for a character, ** for folders".into(),
             Self::SeveralKinds { location, first, .. } => {
                 let end = first.extension().map(|end| end.to_string_lossy().into_owned()).unwrap_or_default();
@@ -543,6 +579,17 @@ impl RowProblem {
                 "train on replies with ", Setting::Objective.is("sft");
                 "name the columns with ", Setting::Columns.is("better=chosen,worse=rejected")
             ],
+            Self::NoLabel { .. } => remedy![
+                "name the column with ", Setting::LabelColumn;
+                "leave such rows out with ", Setting::SkipBadRows
+            ],
+            Self::UnknownLabel { .. } => remedy![
+                "correct the label";
+                "add rows with it to those that are trained on";
+                "leave such rows out with ", Setting::SkipBadRows
+            ],
+            Self::NoTokens => remedy!["leave the row out"; "skip such rows with ", Setting::SkipBadRows],
+            Self::NoText { .. } => remedy!["name the column with ", Setting::Columns.is("sentence=text")],
             Self::NoLabels { .. } => remedy![
                 "train on replies with ", Setting::Objective.is("sft");
                 "name the column with ", Setting::Columns.is("good=label")
@@ -581,7 +628,11 @@ impl RowProblem {
             | Self::NoLabels { .. }
             | Self::SameReplies { .. }
             | Self::TooManyReplies { .. }
-            | Self::NothingAlike => return self.hint_of_judged(),
+            | Self::NothingAlike
+            | Self::NoLabel { .. }
+            | Self::UnknownLabel { .. }
+            | Self::NoTokens
+            | Self::NoText { .. } => return self.hint_of_judged(),
             Self::Overlong { .. } => remedy![
                 "cut such rows with ", Setting::Overlong.is("truncate-right");
                 "leave them out with ", Setting::Overlong.is("drop");
@@ -598,6 +649,11 @@ impl RowProblem {
             Self::WrongType { field, want: "a string", found: "a list" } if field.ends_with("content") => {
                 "join the text parts of the message into one string; images are not supported".into()
             }
+            Self::WrongType { field, want: "true or false", .. } if field == "label" => remedy![
+                "train a classifier on such labels with ", Setting::Objective.is("classify");
+                "leave the column out with ", Setting::Columns.is("label=ignore");
+                "correct the row"
+            ],
             Self::WrongType { .. } => "correct the row or remove it".into(),
             Self::NotText { .. } => "only text is trained: remove the part, or the row".into(),
             Self::NoMessages
@@ -639,6 +695,26 @@ impl RowProblem {
             Self::Template(e) => return e.hint(),
             Self::Tokenizer(e) => return e.hint(),
         })
+    }
+}
+
+/// What is wrong with the labels of rows.
+fn labels_in_words(found: &[String]) -> String {
+    match found {
+        [] => "has no labels".to_owned(),
+        [one] => format!("has one label alone, `{}`, and nothing to tell it from", one.escape_debug()),
+        many => format!("has more than {} different labels", many.len() - 1),
+    }
+}
+
+/// The first of many labels.
+fn first(labels: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let shown = labels.iter().take(SHOWN).map(|label| label.chars().take(40).collect::<String>());
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    match labels.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }
 

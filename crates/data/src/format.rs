@@ -8,6 +8,7 @@ mod completion;
 mod instruction;
 mod judged;
 pub mod keys;
+pub(crate) mod labelled;
 mod mapping;
 mod preference;
 mod question;
@@ -26,6 +27,7 @@ pub(crate) use chat::{TOOL_CALLS, json_size_bytes, with_arguments_read};
 pub use completion::Completion;
 pub use instruction::Instruction;
 pub use judged::Judged;
+pub use labelled::{Classes, Labelled};
 pub use mapping::Mapping;
 pub use preference::Preference;
 pub use question::Question;
@@ -165,6 +167,8 @@ pub enum Row {
     Preference(Box<Preference>),
     /// A reply that is good or bad.
     Judged(Box<Judged>),
+    /// A text to classify.
+    Labelled(Box<Labelled>),
 }
 
 /// What a row is trained as.
@@ -188,6 +192,8 @@ pub enum Purpose {
     Pairs,
     /// Replies that are good or bad; those of a preference are taken one by one.
     Labels,
+    /// Chosen and rejected replies, each of which is scored with its prompt as a whole.
+    Scores,
     /// Whatever the rows are.
     Any,
 }
@@ -208,6 +214,7 @@ impl Row {
             Self::Question(row) => return Err(RowProblem::UnknownShape { keys: row.keys }),
             Self::Preference(row) => row.chosen.into_document(has_chat_template)?,
             Self::Judged(row) => row.row.into_document(has_chat_template)?,
+            Self::Labelled(row) => row.document,
         })
     }
 
@@ -224,15 +231,18 @@ impl Row {
             Ok((row.into_document(has_chat_template)?, Some(Judgement { side, weight, margin })))
         };
         match (purpose, self) {
+            (_, Self::Labelled(row)) => Ok(vec![(row.document, None)]),
             (Purpose::Replies, Self::Preference(_)) => {
                 Err(RowProblem::OtherPurpose { found: Shape::Preference })
             }
             (Purpose::Replies, Self::Judged(_)) => Err(RowProblem::OtherPurpose { found: Shape::Judged }),
-            (Purpose::Pairs | Purpose::Labels | Purpose::Any, Self::Preference(row)) => {
+            (Purpose::Pairs | Purpose::Labels | Purpose::Scores | Purpose::Any, Self::Preference(row)) => {
                 let Preference { chosen, rejected, weight, margin } = *row;
                 let sides = match purpose {
                     Purpose::Labels => [Side::Desirable, Side::Undesirable],
-                    Purpose::Pairs | Purpose::Any | Purpose::Replies => [Side::Chosen, Side::Rejected],
+                    Purpose::Pairs | Purpose::Scores | Purpose::Any | Purpose::Replies => {
+                        [Side::Chosen, Side::Rejected]
+                    }
                 };
                 let rejected = rejected.into_iter().map(|row| judged(row, sides[1], weight, margin));
                 std::iter::once(judged(chosen, sides[0], weight, margin)).chain(rejected).collect()
@@ -243,7 +253,7 @@ impl Row {
                 Ok(vec![judged(row, side, weight, 0.0)?])
             }
             (Purpose::Replies | Purpose::Any, row) => Ok(vec![(row.into_document(has_chat_template)?, None)]),
-            (Purpose::Pairs, row) => Err(RowProblem::NoPairs { found: row.shape() }),
+            (Purpose::Pairs | Purpose::Scores, row) => Err(RowProblem::NoPairs { found: row.shape() }),
             (Purpose::Labels, row) => Err(RowProblem::NoLabels { found: row.shape() }),
         }
     }
@@ -258,6 +268,11 @@ impl Row {
             Self::Question(_) => Shape::Question,
             Self::Preference(_) => Shape::Preference,
             Self::Judged(_) => Shape::Judged,
+            Self::Labelled(row) => match row.document {
+                Document::Chat(_) => Shape::Chat,
+                Document::Completion(_) => Shape::Completion,
+                Document::Text(_) => Shape::Text,
+            },
         }
     }
 }

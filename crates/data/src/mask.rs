@@ -151,6 +151,44 @@ impl<'a> Masker<'a> {
         Ok(Sample { ids, supervised, row })
     }
 
+    /// The tokens of a document that is scored as a whole: a conversation as the template writes it, a text with what the tokenizer
+    /// adds; without what it is [filled up](without_filler) with.
+    ///
+    /// # Errors
+    /// When the row cannot be rendered or tokenised, or has no tokens.
+    pub fn whole(&self, document: &Document, notes: &mut RowNotes) -> Result<Vec<u32>, RowProblem> {
+        let ids = match document {
+            Document::Chat(conversation) => {
+                let variant = self.variant(conversation)?;
+                let rendered = Rendered::new(&variant.template, conversation)
+                    .map_err(|problem| named_in_row(problem, conversation))?;
+                notes.passed_over.extend(rendered.left_out.iter().cloned());
+                self.tokenizer.encode(&rendered.text, false)?
+            }
+            Document::Completion(Completion { prompt, completion }) => {
+                self.plain.encode(self.tokenizer, &format!("{prompt}{completion}"), notes)?.ids
+            }
+            Document::Text(text) => self.plain.encode(self.tokenizer, text, notes)?.ids,
+        };
+        match ids.is_empty() {
+            true => Err(RowProblem::NoTokens),
+            false => Ok(without_filler(ids, self.tokenizer)),
+        }
+    }
+
+    /// As [`Masker::whole`], of a prompt with its reply: plain text is closed with the end-of-sequence token.
+    ///
+    /// # Errors
+    /// As [`Masker::whole`].
+    pub fn replied(&self, document: &Document, notes: &mut RowNotes) -> Result<Vec<u32>, RowProblem> {
+        match document {
+            Document::Chat(_) => self.whole(document, notes),
+            Document::Completion(_) | Document::Text(_) => {
+                Ok(without_filler(self.sample_noted(document, 0, notes)?.ids, self.tokenizer))
+            }
+        }
+    }
+
     fn chat(
         &self,
         conversation: &Conversation,
@@ -265,6 +303,15 @@ impl<'a> Masker<'a> {
         }
         Ok((ids, supervised))
     }
+}
+
+/// The tokens of a text that is scored, up to the last that is none of those that others fill texts up with: there transformers
+/// looks for the score, be it that the token ends the text, too. The first token always stays.
+fn without_filler(mut ids: Vec<u32>, tokenizer: &Tokenizer) -> Vec<u32> {
+    let filler = tokenizer.filler();
+    let last = ids.iter().rposition(|id| Some(*id) != filler).unwrap_or(0);
+    ids.truncate(last + 1);
+    ids
 }
 
 /// The same problem, with the names that the row has.

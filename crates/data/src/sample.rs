@@ -82,6 +82,24 @@ impl Sample {
         self.supervised.iter().filter(|s| **s).count()
     }
 
+    /// A text that is scored as a whole, with its label: the number that the head should give the most to, which stands behind the
+    /// text as a token that its last token predicts.
+    pub fn scored(mut ids: Vec<u32>, label: u32, row: usize) -> Self {
+        let mut supervised = vec![false; ids.len()];
+        ids.push(label);
+        supervised.push(true);
+        Sample { ids, supervised, row }
+    }
+
+    /// Cuts the text of a [scored](Self::scored) sample after `max_seq_len` tokens; whether there was anything to cut.
+    pub fn truncate_text(&mut self, max_seq_len: usize) -> bool {
+        let text = self.len().saturating_sub(1);
+        let behind = max_seq_len.min(text)..text;
+        self.ids.drain(behind.clone());
+        self.supervised.drain(behind.clone());
+        !behind.is_empty()
+    }
+
     /// Cuts the sample after `max_seq_len` tokens; whether there was anything to cut.
     pub fn truncate(&mut self, max_seq_len: usize) -> bool {
         let cut = self.ids.len() > max_seq_len;

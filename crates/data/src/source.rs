@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::RowProblem;
-use crate::format::{Fields, Mapping};
+use crate::format::{Classes, Fields, Mapping};
 
 pub use choice::{HeldOut, Subset};
 pub use replies::NO_REPLY;
@@ -49,6 +49,8 @@ pub struct Source {
     pub mapping: Mapping,
     /// The column that holds the options of a multiple choice, by its name in the file.
     pub choices: Option<String>,
+    /// The labels of rows that are classified, and where each stands: rows are then texts with labels, whatever else they could be.
+    pub classes: Option<Classes>,
     /// Whether rows may lack their reply, which is then [`NO_REPLY`]: for whoever asks for prompts alone.
     pub without_replies: bool,
     /// Count rows that are not what they should be, instead of failing on the first.

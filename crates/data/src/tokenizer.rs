@@ -354,6 +354,11 @@ impl Tokenizer {
         self.eos
     }
 
+    /// The token that others fill texts up with: that of padding, else the one that ends texts.
+    pub fn filler(&self) -> Option<u32> {
+        self.pad.or(self.eos)
+    }
+
     /// The id of the padding token. Training never needs it.
     pub fn pad(&self) -> Option<u32> {
         self.pad

@@ -17,6 +17,7 @@ mod model;
 mod norm;
 mod parameters;
 mod prepare;
+mod reward;
 mod selection;
 mod shape;
 mod source;

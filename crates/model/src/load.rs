@@ -16,9 +16,7 @@ use crate::block::{Block, Step};
 use crate::error::FileError;
 use crate::model::Model;
 use crate::norm::Norm;
-use crate::shape::{
-    self, AttendShape, BaseQuantization, Config, HEAD, LinearShape, NormKind, NormShape, matrices,
-};
+use crate::shape::{self, AttendShape, BaseQuantization, Config, LinearShape, NormKind, NormShape, matrices};
 use crate::vector::Vector;
 use crate::weights::ModelFiles;
 
@@ -105,7 +103,7 @@ impl Model {
     /// The same, where tokens from `stored` on are known by adapters alone.
     fn without_added(mut self, stored: usize) -> Self {
         let rows = self.config.vocab_size;
-        self.unknown = (stored < rows).then(|| {
+        self.unknown = (stored < rows && self.config.labels.is_none()).then(|| {
             let of_token = |id: usize| if id < stored { 0.0 } else { UNKNOWN_LOGIT };
             Tensor::from_slice(self.device, &(0..rows).map(of_token).collect::<Vec<f32>>())
         });
@@ -188,7 +186,7 @@ impl Model {
         let positions = config.positions().map(|rows| table(config.names.positions, rows)).transpose()?;
         let own_head = match config.tie_word_embeddings {
             true => None,
-            false => Some(table(HEAD, config.vocab_size)?),
+            false => Some(table(config.head_path(), config.outputs())?),
         };
         Ok(Model {
             device,

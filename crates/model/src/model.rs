@@ -16,6 +16,7 @@ use crate::buffers::{ActivationPolicy, BufferShape, Buffers, HeadBuffers};
 use crate::gradients::{Gradients, Place};
 use crate::kv_cache::{KvCache, Run};
 use crate::norm::{Norm, NormGradients};
+use crate::reward;
 use crate::shape::{Config, Module, StreamAt};
 
 /// A model over weights as their files store them, or trained ([`Model::train`]).
@@ -30,7 +31,7 @@ pub struct Model {
     pub(crate) blocks: Vec<Block>,
     /// Before the head.
     pub(crate) norm: Norm,
-    /// `[vocab, hidden]`; none where the embedding is the head.
+    /// `[vocab, hidden]`, or `[labels, hidden]` of a model that scores texts; none where the embedding is the head.
     pub(crate) own_head: Option<Weight>,
     /// Of a model with more rows than its files: what is added to logits, `[vocab]`, so that a token which only an adapter knows is
     /// never likely without one.
@@ -242,7 +243,8 @@ impl Model {
         std::ptr::eq(self.embedding_with(adapter), self.head_with(adapter))
     }
 
-    /// The loss of each target, `-log p(id | what the row sees)`.
+    /// The loss of each target, `-log p(id | what the row sees)`. Of a model that scores texts by one number it is the negative of
+    /// that number.
     ///
     /// # Panics
     /// When the stream is larger than the buffers or names tokens outside the vocabulary.
@@ -253,14 +255,52 @@ impl Model {
 
     /// The losses of targets, from the blocks' output in `buffers.hidden`.
     fn head_losses(&self, adapter: Option<&Adapter>, targets: &[Target], buffers: &mut Buffers) -> Losses {
-        let vocab = self.config.vocab_size;
         let mut losses = Losses::new(self.device, targets);
         for Chunk { first, rows, targets } in Chunks::new(targets, buffers.head.rows) {
             self.logits(adapter, &rows, &buffers.hidden, &mut buffers.head);
-            let logits = &buffers.head.logits;
-            cross_entropy::loss(logits, rows.len(), vocab, &targets, &mut losses.values, first);
+            self.losses_of(&buffers.head.logits, rows.len(), &targets, &mut losses.values, first);
         }
         losses
+    }
+
+    /// Writes the loss of each target of a chunk from place `first` on: of a head that gives one number of a text, the negative of
+    /// that, as there is nothing that it could be likelier than.
+    fn losses_of(&self, logits: &Tensor, rows: usize, targets: &[Target], losses: &mut Tensor, first: usize) {
+        match self.config.labels {
+            Some(1) => reward::loss(logits, rows, targets, losses, first),
+            Some(_) | None => {
+                cross_entropy::loss(logits, rows, self.config.outputs(), targets, losses, first);
+            }
+        }
+    }
+
+    /// As [`Model::losses_of`], and overwrites the logits with the gradient of the `objective`.
+    fn losses_and_gradient_of(
+        &self,
+        logits: &mut Tensor,
+        rows: usize,
+        Chunk { targets, first, .. }: &Chunk,
+        objective: Objective,
+        losses: &mut Tensor,
+    ) {
+        match self.config.labels {
+            Some(1) => reward::loss_and_gradient(logits, rows, targets, objective.scale, losses, *first),
+            Some(_) | None => {
+                let outputs = self.config.outputs();
+                cross_entropy::loss_and_gradient(logits, rows, outputs, targets, objective, losses, *first);
+            }
+        }
+    }
+
+    /// What the head says of the last token of each text, `[targets, labels]`: a target is of a text, at its last token.
+    ///
+    /// # Panics
+    /// As [`Model::loss`], and where the model does not score texts.
+    pub fn scores(&self, adapter: Option<&Adapter>, stream: Stream<'_>, buffers: &mut Buffers) -> Vec<f32> {
+        assert!(self.config.labels.is_some(), "the model scores no texts");
+        self.forward(adapter.into(), stream, buffers);
+        let rows: Vec<u32> = stream.targets.iter().map(|target| target.row).collect();
+        self.row_logits(adapter, &rows, buffers)
     }
 
     /// As [`Model::loss`], but of the `objective`, and adds the gradient of `scale * sum(weight * loss)` to `gradients`, which are
@@ -403,7 +443,7 @@ impl Model {
             let low_rank = Product::new(rows.len(), *rank, term, &mut head.u);
             matmul::run(&mut [Product { scale: parts[0].scale, ..low_rank }]);
         }
-        let vocab = self.config.vocab_size;
+        let vocab = self.config.outputs();
         let mut product = Product::new(rows.len(), vocab, Term { left, right, k: width }, &mut head.logits);
         product.bias = self.unknown.as_ref();
         if let Some(LoraGroup { rank, parts, .. }) = factors {
@@ -414,7 +454,7 @@ impl Model {
         if let Some(tokens) = adapter.and_then(|adapter| adapter.tokens.head()) {
             tokens.replace_logits(head, rows.len(), vocab);
         }
-        let values = rows.len() * self.config.vocab_size;
+        let values = rows.len() * self.config.outputs();
         if self.config.logit_scale != 1.0 {
             elementwise::scale(&mut head.logits, values, self.config.logit_scale);
         }
@@ -425,7 +465,7 @@ impl Model {
 
     /// From the gradient of the logits, in `head.logits`, to that of the product with the head.
     fn logits_backward(&self, rows: usize, head: &mut HeadBuffers) {
-        let values = rows * self.config.vocab_size;
+        let values = rows * self.config.outputs();
         if let Some(cap) = self.config.logit_softcap {
             elementwise::softcap_backward(&head.capped, values, cap, &mut head.logits);
         }
@@ -449,7 +489,7 @@ impl Model {
             true => &mut gradients.embedding,
         };
         let norm = self.norm_with(adapter);
-        let (width, vocab) = (self.config.hidden_size, self.config.vocab_size);
+        let (width, vocab) = (self.config.hidden_size, self.config.outputs());
         let back = buffers.backward.as_mut().expect("buffers made for training");
         back.d_hidden.clear(rows_of_stream * width);
         let mut losses = Losses::new(self.device, targets);
@@ -462,8 +502,7 @@ impl Model {
                 elementwise::copy(&head.logits, rows * vocab, &mut head.capped);
             }
             let (logits, values) = (&mut head.logits, &mut losses.values);
-            let (targets, first) = (&chunk.targets, chunk.first);
-            cross_entropy::loss_and_gradient(logits, rows, vocab, targets, objective, values, first);
+            self.losses_and_gradient_of(logits, rows, &chunk, objective, values);
             self.logits_backward(rows, head);
 
             let tokens = adapter.and_then(|adapter| Some((adapter.tokens.ties, adapter.tokens.head()?)));
@@ -634,10 +673,10 @@ impl Model {
 
     /// Logits of `rows` of the stream that `buffers` were last used for, with the same adapter, `[rows, vocab]`.
     pub fn row_logits(&self, adapter: Option<&Adapter>, rows: &[u32], buffers: &mut Buffers) -> Vec<f32> {
-        let mut logits = Vec::with_capacity(rows.len() * self.config.vocab_size);
+        let mut logits = Vec::with_capacity(rows.len() * self.config.outputs());
         for rows in rows.chunks(buffers.head.rows) {
             self.logits(adapter, rows, &buffers.hidden, &mut buffers.head);
-            logits.extend(buffers.head.logits.to_vec(rows.len() * self.config.vocab_size));
+            logits.extend(buffers.head.logits.to_vec(rows.len() * self.config.outputs()));
         }
         logits
     }

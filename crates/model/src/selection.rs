@@ -7,7 +7,7 @@ use regex::Regex;
 
 use crate::adapter::{LoraConfig, TargetError, known_modules};
 use crate::arch::known_norms;
-use crate::shape::{Config, WeightShape, weight_shapes};
+use crate::shape::{Config, SCORE, WeightShape, weight_shapes};
 
 /// Modules by name, pattern, or all of them.
 #[derive(Clone, Debug)]
@@ -130,9 +130,12 @@ impl WeightSelection {
             (Some(selected), Some(layer)) => selected.contains(&layer),
             (Some(_), None) => !matches!(self.modules, WeightModules::All),
         };
-        let selected: Vec<WeightShape> =
-            shapes.into_iter().filter(|w| of_layers(w) && self.modules.contains(w)).collect();
-        match selected.is_empty() {
+        let is_selected = |w: &WeightShape| of_layers(w) && self.modules.contains(w);
+        let selects_some = shapes.iter().any(is_selected);
+        // A head that scores texts is new, and trained in any case.
+        let is_trained = |w: &WeightShape| is_selected(w) || w.path() == SCORE;
+        let selected: Vec<WeightShape> = shapes.into_iter().filter(is_trained).collect();
+        match !selects_some {
             true => Err(TargetError::new("the train modules match no weight of the model", known())),
             false => Ok(selected),
         }

@@ -67,6 +67,8 @@ settings! {
     DoubleQuant "double_quant",
     /// How many checkpoints of a run stay.
     KeepCheckpoints "keep_checkpoints",
+    /// The column that holds the label of a text.
+    LabelColumn "label_column",
     /// The learning rate.
     Lr "lr",
     /// The length that gradients are cut to.

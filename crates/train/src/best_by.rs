@@ -12,14 +12,15 @@ pub enum BestBy {
     /// The lowest loss.
     #[default]
     Loss,
-    /// The largest share of pairs whose chosen reply is preferred; of equal ones the lowest loss.
+    /// The largest share of pairs whose chosen reply is preferred, or of texts that are given their label; of equal ones the lowest
+    /// loss.
     Accuracy,
 }
 
 impl BestBy {
     /// What evaluations are to lower: the loss, or the share of pairs that are not told apart.
     pub(crate) fn to_lower(self, record: &EvaluationRecord) -> f64 {
-        match (self, record.preference.and_then(|metrics| metrics.accuracy)) {
+        match (self, record.accuracy()) {
             (BestBy::Accuracy, Some(share)) if record.loss.is_finite() => 1.0 - share,
             (BestBy::Loss | BestBy::Accuracy, _) => record.loss,
         }
@@ -29,7 +30,7 @@ impl BestBy {
     pub(crate) fn is_better(self, record: &EvaluationRecord, best: Option<&Best>) -> bool {
         let Some(best) = best else { return record.loss.is_finite() };
         let is_lower = record.loss < best.loss;
-        let accuracy = record.preference.and_then(|metrics| metrics.accuracy);
+        let accuracy = record.accuracy();
         record.loss.is_finite()
             && match (self, accuracy, best.accuracy) {
                 (BestBy::Accuracy, Some(share), Some(before)) => {
@@ -47,7 +48,15 @@ mod tests {
 
     fn evaluation(loss: f64, accuracy: Option<f64>) -> EvaluationRecord {
         let preference = Some(PreferenceMetrics { accuracy, ..PreferenceMetrics::default() });
-        EvaluationRecord { step: 2, loss, perplexity: None, best: false, seconds: 1.0, preference }
+        EvaluationRecord {
+            step: 2,
+            loss,
+            perplexity: None,
+            best: false,
+            seconds: 1.0,
+            preference,
+            classes: None,
+        }
     }
 
     #[test]

@@ -120,7 +120,7 @@ pub struct Best {
     pub step: u64,
     /// Its loss.
     pub loss: f64,
-    /// Share of held-out pairs whose chosen reply it preferred.
+    /// Share of held-out pairs whose chosen reply it preferred, or of texts that it gave their label.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
 }
@@ -128,8 +128,7 @@ pub struct Best {
 impl Best {
     /// That of an evaluation.
     pub(crate) fn of(record: &EvaluationRecord) -> Self {
-        let accuracy = record.preference.and_then(|metrics| metrics.accuracy);
-        Best { step: record.step, loss: record.loss, accuracy }
+        Best { step: record.step, loss: record.loss, accuracy: record.accuracy() }
     }
 }
 

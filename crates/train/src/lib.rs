@@ -7,6 +7,7 @@ mod bootstrap;
 mod cadence;
 mod card;
 mod checkpoint;
+mod classify;
 mod evaluate;
 mod guard;
 mod history;
@@ -50,6 +51,7 @@ pub use bootstrap::{CONFIDENCE, RESAMPLES, SEED, bootstrap_interval};
 pub use cadence::CheckpointEvery;
 pub use card::CARD_MARK;
 pub use checkpoint::{Best, Checkpoint, Newest, State};
+pub use classify::{ClassEvaluation, ClassMetrics, evaluate_classes, likeliest, probabilities, score_text};
 pub use evaluate::{
     Answer, AnswerError, Answering, Answers, Draw, End, Evaluation, SIDE_BY_SIDE, answer, evaluate,
     evaluate_until, sample,

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::classify::ClassMetrics;
 use crate::guard::{Culprit, Refusal};
 use crate::preference::PreferenceMetrics;
 use crate::verdict::number_or_null;
@@ -88,6 +89,9 @@ pub struct EvaluationRecord {
     pub best: bool,
     /// Wall time.
     pub seconds: f64,
+    /// Of a classifier.
+    #[serde(flatten, deserialize_with = "ClassMetrics::if_any", skip_serializing_if = "Option::is_none")]
+    pub classes: Option<ClassMetrics>,
     /// Of training on judged replies.
     #[serde(
         flatten,
@@ -95,4 +99,18 @@ pub struct EvaluationRecord {
         skip_serializing_if = "Option::is_none"
     )]
     pub preference: Option<PreferenceMetrics>,
+}
+
+impl EvaluationRecord {
+    /// Share of pairs whose chosen reply is preferred, or of texts that are given their label.
+    pub fn accuracy(&self) -> Option<f64> {
+        let of_pairs = self.preference.and_then(|metrics| metrics.accuracy);
+        of_pairs.or(self.classes.map(|metrics| metrics.accuracy))
+    }
+
+    /// What there is beside loss and perplexity, by its names.
+    pub fn named(&self) -> Vec<(&'static str, f64)> {
+        let of_pairs = self.preference.map(|metrics| metrics.named()).unwrap_or_default();
+        of_pairs.into_iter().chain(self.classes.iter().flat_map(ClassMetrics::named)).collect()
+    }
 }

@@ -46,6 +46,10 @@ pub fn signs_of_steps(steps: &[StepRecord]) -> Vec<Sign> {
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
     };
     let (first, last) = (&steps[..window], &steps[steps.len() - window..]);
+    // The level of the rewards of a reward model says nothing, and its margins are what is asked for.
+    if first.iter().any(|step| step.preference.is_some_and(|metrics| metrics.rewards.is_some())) {
+        return Vec::new();
+    }
     let chosen = |step: &StepRecord| step.preference?.chosen_reward;
     let margin = |step: &StepRecord| step.preference?.margin;
     let mut found = Vec::new();

@@ -37,7 +37,6 @@ use crate::lock::RunLock;
 use crate::margins::{MARGINS, PairMargins};
 use crate::metrics::{EvaluationRecord, METRICS, SkipRecord, StepRecord};
 use crate::plan::MemoryPlan;
-use crate::preference::PreferenceMetrics;
 use crate::run_error::{CheckpointError, RunError, io_error, save_error};
 use crate::run_info::{Origin, RunInfo};
 use crate::saved;
@@ -291,7 +290,8 @@ impl RunFolder {
             ("tokens_per_s", record.tokens_per_s),
         ];
         self.metrics.append(record).map_err(io_error(self.metrics.path()))?;
-        self.show("train", record.step, &scalars, record.preference)
+        let beside = record.preference.map(|metrics| metrics.named()).unwrap_or_default();
+        self.show("train", record.step, &scalars, &beside)
     }
 
     /// Adds a line for a step that was not taken to `metrics.jsonl`.
@@ -310,7 +310,7 @@ impl RunFolder {
         let perplexity = record.perplexity.map(|perplexity| ("perplexity", perplexity));
         let defined: Vec<(&str, f64)> = std::iter::once(("loss", record.loss)).chain(perplexity).collect();
         self.evaluations.append(record).map_err(io_error(self.evaluations.path()))?;
-        self.show("eval", record.step, &defined, record.preference)
+        self.show("eval", record.step, &defined, &record.named())
     }
 
     /// Keeps the margins of held-out pairs after `step` in `margins.json`, beside those at the start.
@@ -342,10 +342,9 @@ impl RunFolder {
         of: &str,
         step: u64,
         scalars: &[(&str, f64)],
-        preference: Option<PreferenceMetrics>,
+        beside: &[(&str, f64)],
     ) -> Result<(), RunError> {
-        let preference = preference.map(|metrics| metrics.named()).unwrap_or_default();
-        let all = scalars.iter().chain(&preference).map(|(name, value)| (format!("{of}/{name}"), *value));
+        let all = scalars.iter().chain(beside).map(|(name, value)| (format!("{of}/{name}"), *value));
         let all: Vec<(String, f64)> = all.collect();
         let scalars: Vec<(&str, f64)> = all.iter().map(|(name, value)| (&name[..], *value)).collect();
         self.in_events(|events| events.scalars(step, &scalars))
@@ -401,7 +400,7 @@ impl RunFolder {
         let dir = Self::average_dir(self.dir());
         self.save_in(&dir, &dir, parameters)?;
         let path = dir.join(AVERAGE_EVALUATION);
-        let Some(EvaluationRecord { loss, perplexity, preference, .. }) = evaluation else {
+        let Some(record @ EvaluationRecord { loss, perplexity, .. }) = evaluation else {
             // That of an earlier run in this folder.
             return match path.exists() {
                 true => self.storage.remove_file(&path).map_err(io_error(&path)),
@@ -410,8 +409,7 @@ impl RunFolder {
         };
         let mut found = Map::from_iter([("loss".to_owned(), json!(loss))]);
         found.extend(perplexity.map(|perplexity| ("perplexity".to_owned(), json!(perplexity))));
-        let metrics = preference.map(|metrics| metrics.named()).unwrap_or_default();
-        found.extend(metrics.into_iter().map(|(name, value)| (name.to_owned(), json!(value))));
+        found.extend(record.named().into_iter().map(|(name, value)| (name.to_owned(), json!(value))));
         let text = serde_json::to_string_pretty(&found).expect("plain values") + "\n";
         self.storage.replace(&path, text.as_bytes()).map_err(io_error(&path))
     }

@@ -39,6 +39,8 @@ mod reference_tests;
 #[cfg(test)]
 mod resume_tests;
 mod saver;
+#[cfg(test)]
+mod score_tests;
 mod stepper;
 #[cfg(test)]
 mod tests;

@@ -255,7 +255,25 @@ pub(super) const MESSAGES: Keys = Keys {
     shape: Shape::Chat,
 };
 
-pub(super) fn parse(mut fields: Fields, keys: &Keys, mapping: &Mapping) -> Result<Conversation, RowProblem> {
+/// What a conversation ends with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// A reply of the assistant.
+    Reply,
+    /// Any message.
+    Any,
+}
+
+pub(super) fn parse(fields: Fields, keys: &Keys, mapping: &Mapping) -> Result<Conversation, RowProblem> {
+    read(fields, keys, mapping, End::Reply)
+}
+
+/// As [`parse`], of a conversation that is read as a text: it may end with any message.
+pub(super) fn parse_any(fields: Fields, keys: &Keys, mapping: &Mapping) -> Result<Conversation, RowProblem> {
+    read(fields, keys, mapping, End::Any)
+}
+
+fn read(mut fields: Fields, keys: &Keys, mapping: &Mapping, end: End) -> Result<Conversation, RowProblem> {
     let tools = tools(&mut fields)?;
     let variables = variables(&mut fields)?;
     let system = question::system(&mut fields, keys.shape)?;
@@ -266,19 +284,11 @@ pub(super) fn parse(mut fields: Fields, keys: &Keys, mapping: &Mapping) -> Resul
     };
     let messages = list.into_iter().enumerate().map(|(i, m)| message(i, m, keys, mapping));
     let mut messages = messages.collect::<Result<Vec<_>, _>>()?;
-    let Some(last) = messages.last() else { return Err(RowProblem::NoMessages) };
-    if !messages.iter().any(|m| m.role == Role::Assistant) {
-        let mapped = mapping.roles.iter().filter(|(_, role)| *role == Role::Assistant);
-        let unmet = mapped.map(|(name, _)| name.clone()).next();
-        return Err(RowProblem::NoReply { unmet });
+    if messages.is_empty() {
+        return Err(RowProblem::NoMessages);
     }
-    if last.role != Role::Assistant {
-        return Err(RowProblem::NoLastReply { role: last.role });
-    }
-    for (i, message) in messages.iter().enumerate() {
-        if message.role == Role::Assistant && !message.calls_tools() {
-            not_blank(message.text(), &format!("{}[{i}].{}", keys.list, keys.content))?;
-        }
+    if end == End::Reply {
+        check_replies(&messages, keys, mapping)?;
     }
     match system {
         Some(system) if messages[0].role != Role::System => {
@@ -291,6 +301,24 @@ pub(super) fn parse(mut fields: Fields, keys: &Keys, mapping: &Mapping) -> Resul
         Some(_) | None => {}
     }
     Ok(Conversation { messages, tools, variables })
+}
+
+/// Refuses messages that do not end with a reply, and replies that say nothing.
+fn check_replies(messages: &[Message], keys: &Keys, mapping: &Mapping) -> Result<(), RowProblem> {
+    if !messages.iter().any(|m| m.role == Role::Assistant) {
+        let mapped = mapping.roles.iter().filter(|(_, role)| *role == Role::Assistant);
+        let unmet = mapped.map(|(name, _)| name.clone()).next();
+        return Err(RowProblem::NoReply { unmet });
+    }
+    if let Some(last) = messages.last().filter(|last| last.role != Role::Assistant) {
+        return Err(RowProblem::NoLastReply { role: last.role });
+    }
+    for (i, message) in messages.iter().enumerate() {
+        if message.role == Role::Assistant && !message.calls_tools() {
+            not_blank(message.text(), &format!("{}[{i}].{}", keys.list, keys.content))?;
+        }
+    }
+    Ok(())
 }
 
 /// The variables of the template that a row sets.

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Content, Place, ReadError, Record, Source, Unit, choice::Choice, files, kind, replies};
 use crate::error::{DataError, RowProblem};
-use crate::format::{Fields, Row, Shape};
+use crate::format::{Fields, Row, Shape, labelled};
 use crate::json;
 use crate::notes;
 
@@ -127,7 +127,7 @@ pub(crate) fn read<T: Send + Clone>(
             loop {
                 let block = file.block(source.skip_bad_rows, || choice.times(part))?;
                 rows += block.len();
-                if shape.is_none() {
+                if shape.is_none() && source.classes.is_none() {
                     shape = recognise(&block, source).map_err(|(at, problem)| file.wrong(at, problem))?;
                     let new = shape.filter(|shape| !origin.shapes.contains(shape));
                     origin.shapes.extend(new);
@@ -227,6 +227,11 @@ fn parse(
 ) -> Result<(Row, Option<Value>), RowProblem> {
     let mut fields = content.into_fields_noting(&mut keys.twice)?;
     let choices = source.choices.as_ref().and_then(|column| fields.shift_remove(column));
+    if let Some(classes) = &source.classes {
+        let label = labelled::take_label(&mut fields, classes)?;
+        let fields = source.mapping.rename(fields)?;
+        return Ok((labelled::parse(fields, label, &source.mapping, &mut keys.passed_over)?, choices));
+    }
     let fields = named(fields, source)?;
     for name in JSON_TEXTS {
         if let Some(text) = fields.get(name).and_then(Value::as_str) {

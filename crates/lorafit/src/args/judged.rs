@@ -8,7 +8,7 @@ use lorafit_train::preference::PreferenceOptions;
 
 use crate::args::config_file::Given;
 use crate::args::idle;
-use crate::args::preference::{PreferenceArgs, ReferenceChoice, judged_objectives};
+use crate::args::preference::{PreferenceArgs, ReferenceChoice, classify, judged_objectives};
 use crate::terminal::error::CliError;
 
 /// The flags.
@@ -16,8 +16,8 @@ use crate::terminal::error::CliError;
 #[command(next_help_heading = "Preferences")]
 pub struct JudgedArgs {
     /// Evaluate judged rows by the loss of this objective of train: kto takes rows with `label`, the others rows with
-    /// `chosen` and `rejected` [default: replies as they are]
-    #[arg(long, value_name = "OBJECTIVE", value_parser = PossibleValuesParser::new(judged_objectives()))]
+    /// `chosen` and `rejected` [default: replies as they are; of a model that scores texts what it was trained for]
+    #[arg(long, value_name = "OBJECTIVE", value_parser = PossibleValuesParser::new(judged_objectives().chain([classify()])))]
     pub objective: Option<String>,
     /// As --beta of train: how strongly a difference of log-probabilities counts [default: 0.1; simpo 2]
     #[arg(long, value_name = "BETA")]
@@ -28,6 +28,9 @@ pub struct JudgedArgs {
     /// As --sft-weight of train: weight of the plain loss of the chosen replies [default: orpo and cpo 1, others 0]
     #[arg(long, value_name = "WEIGHT")]
     pub sft_weight: Option<f64>,
+    /// As --center-rewards of train, with --objective reward [default: 0]
+    #[arg(long, value_name = "WEIGHT")]
+    pub center_rewards: Option<f64>,
     /// As --length-normalise of train: divide log-probabilities by the tokens of the reply
     #[arg(long)]
     pub length_normalise: bool,
@@ -53,7 +56,15 @@ impl JudgedArgs {
     /// # Errors
     /// A value that makes no sense, and a flag that would do nothing.
     pub fn options(&self, given: &Given) -> Result<Option<PreferenceOptions>, CliError> {
-        let flags = ["beta", "gamma", "sft-weight", "length-normalise", "reference", "reference-free"];
+        let flags = [
+            "beta",
+            "gamma",
+            "sft-weight",
+            "center-rewards",
+            "length-normalise",
+            "reference",
+            "reference-free",
+        ];
         let hint = "add --objective dpo, or leave it out";
         idle::refuse(given, idle::together(&flags, self.objective.is_some(), "without --objective", hint))?;
         let Some(objective) = &self.objective else { return Ok(None) };
@@ -66,6 +77,7 @@ impl JudgedArgs {
             beta: self.beta,
             gamma: self.gamma,
             sft_weight: self.sft_weight,
+            center_rewards: self.center_rewards,
             length_normalise: self.length_normalise,
             desirable_weight: None,
             undesirable_weight: None,

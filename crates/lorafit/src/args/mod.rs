@@ -5,6 +5,7 @@
 pub mod adapters;
 pub mod base;
 pub mod cache;
+pub mod classes;
 pub mod common;
 pub mod config_file;
 pub mod criteria;

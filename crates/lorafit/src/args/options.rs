@@ -238,7 +238,7 @@ pub enum Scheduler {
 pub enum BestByChoice {
     /// The lowest loss
     Loss,
-    /// The largest share of held-out pairs whose chosen reply is preferred
+    /// The largest share of held-out pairs whose chosen reply is preferred, or of texts that are given their label
     Accuracy,
 }
 

@@ -17,6 +17,8 @@ use crate::terminal::error::CliError;
 
 /// Fine-tuning on replies as they are.
 const SFT: &str = "sft";
+/// Training a head that gives texts labels.
+pub const CLASSIFY: &str = "classify";
 
 /// Which model the reference of judged replies is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +69,12 @@ impl From<ReferenceChoice> for String {
 /// The values of `--objective`, with what each is.
 fn objectives() -> PossibleValuesParser {
     let sft = PossibleValue::new(SFT).help("replies that the model learns to give");
-    PossibleValuesParser::new(std::iter::once(sft).chain(judged_objectives()))
+    PossibleValuesParser::new(std::iter::once(sft).chain(judged_objectives()).chain([classify()]))
+}
+
+/// That of classifiers.
+pub fn classify() -> PossibleValue {
+    PossibleValue::new(CLASSIFY).help("a classifier: a head that gives a text one of several labels")
 }
 
 /// Objectives of judged replies as values of a flag, with what each is.
@@ -80,10 +87,12 @@ pub fn judged_objectives() -> impl Iterator<Item = PossibleValue> {
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Preferences")]
 pub struct PreferenceArgs {
-    /// The objective of the training: learn replies as they are (sft), or learn which replies are better
+    /// The objective of the training: learn replies as they are (sft), learn which replies are better, or learn to score texts
+    /// (reward, classify)
     ///
-    /// kto takes rows with `label`, the others rows with `chosen` and `rejected`. A loss with a reference compares the model with
-    /// what it was: log-probabilities of the reference are computed once, before the first step.
+    /// classify takes texts with a label, kto replies with a `label` that is true or false, the others rows with `chosen` and
+    /// `rejected`. A loss with a reference compares the model with what it was: log-probabilities of the reference are computed
+    /// once, before the first step. reward and classify train a head of their own, which stands in the place of the model's.
     #[arg(long, value_name = "OBJECTIVE", default_value = SFT, value_parser = objectives())]
     #[arg(add = Facts::ARITHMETIC)]
     #[serde(default = "sft")]
@@ -100,6 +109,11 @@ pub struct PreferenceArgs {
     #[arg(long, value_name = "WEIGHT")]
     #[arg(add = Facts::ARITHMETIC)]
     pub sft_weight: Option<f64>,
+    /// Weight of the squared sum of the rewards of a pair, with --objective reward: a small one, 0.01, keeps rewards near 0
+    /// [default: 0]
+    #[arg(long, value_name = "WEIGHT")]
+    #[arg(add = Facts::ARITHMETIC)]
+    pub center_rewards: Option<f64>,
     /// Divide log-probabilities by the tokens of the reply, so that long replies count no more than short ones; with dpo, robust and
     /// hinge (ipo, simpo and orpo always do)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
@@ -141,6 +155,16 @@ impl PreferenceArgs {
         Objective::named(&self.objective)
     }
 
+    /// Whether a head is trained that gives texts labels.
+    pub fn is_classifier(&self) -> bool {
+        self.objective == CLASSIFY
+    }
+
+    /// Whether a head that scores texts is trained.
+    pub fn is_scored(&self) -> bool {
+        self.is_classifier() || self.objective().is_some_and(Objective::is_scored)
+    }
+
     /// What rows have to be.
     pub fn purpose(&self) -> Purpose {
         self.objective().map_or(Purpose::Replies, Objective::purpose)
@@ -154,6 +178,7 @@ impl PreferenceArgs {
             label_smoothing: label_smoothing.unwrap_or(defaults.label_smoothing),
             gamma: self.gamma.unwrap_or(defaults.gamma),
             sft_weight: self.sft_weight.unwrap_or(defaults.sft_weight),
+            center_rewards: self.center_rewards.unwrap_or(defaults.center_rewards),
             length_normalise: self.length_normalise,
             desirable_weight: self.desirable_weight.unwrap_or(defaults.desirable_weight),
             undesirable_weight: self.undesirable_weight.unwrap_or(defaults.undesirable_weight),
@@ -173,7 +198,18 @@ impl PreferenceArgs {
             names.join(", ")
         };
         let given = [
-            ("beta", self.beta.is_some(), objective.is_some(), takes(|_| true)),
+            (
+                "beta",
+                self.beta.is_some(),
+                objective.is_some_and(|o| !o.is_scored()),
+                takes(|o| !o.is_scored()),
+            ),
+            (
+                "center-rewards",
+                self.center_rewards.is_some(),
+                defaults.is_some_and(|d| d.center_rewards.is_some()),
+                takes(|o| o.defaults.center_rewards.is_some()),
+            ),
             (
                 "gamma",
                 self.gamma.is_some(),
@@ -220,7 +256,7 @@ impl PreferenceArgs {
                 "label-smoothing",
                 label_smoothing.is_some_and(|share| share > 0.0),
                 defaults.is_none_or(|d| d.label_smoothing.is_some()),
-                format!("sft, {}", takes(|o| o.defaults.label_smoothing.is_some())),
+                format!("sft, classify, {}", takes(|o| o.defaults.label_smoothing.is_some())),
             ),
         ];
         for (flag, is_given, is_taken, takers) in given {
@@ -253,6 +289,7 @@ impl PreferenceArgs {
         positive("beta", self.beta)?;
         not_negative("gamma", self.gamma)?;
         not_negative("sft-weight", self.sft_weight)?;
+        not_negative("center-rewards", self.center_rewards)?;
         not_negative("desirable-weight", self.desirable_weight)?;
         not_negative("undesirable-weight", self.undesirable_weight)?;
         if self.objective().is_some() {

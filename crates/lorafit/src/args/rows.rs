@@ -33,6 +33,7 @@ paragraph is a row; .gz and .zst are unfolded. Rows have one of these shapes:
 prompt and completion are plain text, without the chat template; instruction and output are a conversation.
 For train --objective dpo and others rows judge replies; each is a text or a list of messages:
   {\"prompt\": ..., \"chosen\": ..., \"rejected\": ...}      {\"prompt\": ..., \"completion\": ..., \"label\": true} (kto)
+For train --objective classify they are a text, or messages, and its label: {\"text\": ..., \"label\": \"sport\"}
 Beside messages may stand \"tools\" and \"system\"; a message with \"train\": false is not learnt.
 Keys that would change what is trained are read or refused; --columns NAME=ignore ignores one.";
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs, check_base_name};
 use crate::args::cache::CacheArgs;
+use crate::args::classes::ClassArgs;
 use crate::args::common::Common;
 use crate::args::config_file::{self, Given};
 use crate::args::flags::{self, Facts, Words};
@@ -18,7 +19,7 @@ use crate::args::memory::MemoryArgs;
 use crate::args::new_tokens::NewTokens;
 use crate::args::options::{
     BestByChoice, DeviceChoice, Init, Layers, LearningRate, Method, Optimizer, Preset, SaveChoice,
-    SaveModules, Scheduler, TargetModules, TrainModules, value_name,
+    SaveModules, Scheduler, TargetModules, TrainModules, TrainOn, value_name,
 };
 use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::args::preference::{PreferenceArgs, ReferenceChoice};
@@ -50,6 +51,9 @@ Examples:
     lorafit train --model M --data chats.jsonl --data 'web/*.parquet:0.1' --validation 5% --out runs/mix
   Words of its own, one a line in a file, as tokens that are trained beside the factors:
     lorafit train --model M --data train.jsonl --new-tokens words.txt --out runs/words
+  A classifier of texts with labels, and a model that gives replies a reward:
+    lorafit train --model M --data topics.jsonl --objective classify --best-by accuracy --out runs/topics
+    lorafit train --model M --data pairs.jsonl --objective reward --out runs/reward
   Everything in a file, one thing changed:
     lorafit train --config run.toml --lr 5e-4 --out runs/hot
 
@@ -332,6 +336,10 @@ pub struct TrainArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub rows: RowArgs,
+    /// Where labels stand.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub classes: ClassArgs,
     /// Keep the rows in file order
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, help_heading = "Data")]
     #[arg(default_value_t = false, default_missing_value = "true", hide_default_value = true)]
@@ -362,7 +370,7 @@ pub struct TrainArgs {
     #[arg(add = Facts::FREE)]
     pub eval_every: Option<usize>,
     /// Which evaluation of held-out rows is the best, whose adapter or model is kept in best/; accuracy with objectives of pairs
-    /// [default: loss]
+    /// and with classify [default: loss]
     #[arg(long, value_name = "loss|accuracy", hide_possible_values = true, help_heading = "Watching")]
     #[arg(add = Facts::ARITHMETIC)]
     pub best_by: Option<BestByChoice>,
@@ -567,6 +575,8 @@ impl TrainArgs {
     pub fn default_lr(&self) -> f64 {
         match (self.method, self.init, self.preference.objective()) {
             (Method::Lora, _, None) => 2e-4,
+            // A head is new, and learns from its first step.
+            (Method::Lora, _, Some(objective)) if objective.is_scored() => 1e-4,
             // Losses of judged replies ask for less: their gradient is that of a whole reply.
             (Method::Lora, _, Some(_)) => 5e-5,
             (Method::Full, Init::Random, _) => 1e-3,
@@ -682,6 +692,7 @@ impl TrainArgs {
         share("label-smoothing", self.label_smoothing.unwrap_or(0.0))?;
         self.preference.validate(self.label_smoothing)?;
         self.check_preference()?;
+        self.check_scored()?;
         positive("neftune-alpha", self.neftune_alpha.unwrap_or(1.0))?;
         not_negative("max-grad-norm", self.max_grad_norm)?;
         natural("batch-size", self.batch_size)?;
@@ -735,6 +746,36 @@ impl TrainArgs {
         Ok(())
     }
 
+    /// Refuses what a head that scores texts is not trained with, and what it alone has.
+    fn check_scored(&self) -> Result<(), CliError> {
+        let objective = &self.preference.objective;
+        let refuse = |what: String, hint: &'static str| {
+            Err(CliError::usage(format!("{what} with --objective {objective}")).hint(hint))
+        };
+        if self.classes.label_column.is_some() && !self.preference.is_classifier() {
+            return refuse("--label-column has no meaning".into(), "it belongs to --objective classify");
+        }
+        if !self.preference.is_scored() {
+            return Ok(());
+        }
+        if self.init == Init::Random {
+            let hint = "train the model on texts first, with --objective sft";
+            return refuse(
+                "--init random: a model that has learnt nothing has nothing to score by".into(),
+                hint,
+            );
+        }
+        if self.new_tokens.is_some() {
+            let hint = "train them with --objective sft first, and merge that adapter into the base";
+            return refuse("--new-tokens".into(), hint);
+        }
+        if self.rows.train_on != TrainOn::Replies {
+            let what = format!("--train-on {} has no meaning", value_name(&self.rows.train_on));
+            return refuse(what, "leave it out: texts are scored as a whole");
+        }
+        Ok(())
+    }
+
     /// Refuses early stopping where no evaluations say when.
     fn check_patience(&self) -> Result<(), CliError> {
         let Some(patience) = self.patience else {
@@ -776,7 +817,9 @@ impl TrainArgs {
             return Err(CliError::usage(text)
                 .hint("give held-out rows with --eval-data DATA, or hold some out with --validation 5%"));
         }
-        if by == BestByChoice::Accuracy && self.preference.purpose() != Purpose::Pairs {
+        let has_accuracy = matches!(self.preference.purpose(), Purpose::Pairs | Purpose::Scores)
+            || self.preference.is_classifier();
+        if by == BestByChoice::Accuracy && !has_accuracy {
             let objective = &self.preference.objective;
             let text = format!(
                 "--best-by accuracy has no meaning with --objective {objective}, which has no pairs of replies"

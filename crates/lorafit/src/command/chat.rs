@@ -85,6 +85,7 @@ pub fn run(args: ChatArgs, given: &Given) -> anyhow::Result<()> {
     let template = as_trained(&args.template, &args.base, runs, args.common.quiet);
     let tokens = Tokens::of_adapters(args.adapters.iter().map(|adapter| adapter.adapter.dir.as_path()));
     let base = open_base(&args.model, &tokens, &args.base, &template, ComputeArgs::UNSET, &args.common)?;
+    base.check_writes("no conversation")?;
     let open = |a: &NamedAdapter| {
         let adapter = open_adapter(&base, &a.adapter.dir)?;
         Ok(AtHand { name: a.name.clone(), weight: a.adapter.weight, adapter })

@@ -140,6 +140,10 @@ pub fn run(args: CompareArgs, given: &Given) -> anyhow::Result<()> {
     }
     let open = |dir: &PathBuf| Subject::open(dir, args.model.as_ref());
     let subjects: Vec<Subject> = args.runs.iter().map(open).collect::<Result<_, _>>()?;
+    if let Some(subject) = subjects.iter().find(|subject| subject.args.preference.is_scored()) {
+        let text = format!("{} has a head that scores texts, and no loss of replies", subject.name());
+        return Err(CliError::usage(text).hint("lorafit eval judges it").into());
+    }
     args.check_outputs(&subjects)?;
     use_threads(&args.common)?;
     let judging = Judging { args: &args.evaluation, metrics: &metrics, quiet: args.common.quiet };

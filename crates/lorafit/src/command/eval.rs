@@ -7,7 +7,7 @@ use lorafit_model::Model;
 use lorafit_model::adapter::Adapter;
 use lorafit_remedy::amounts::{counted, grouped};
 
-use lorafit_train::preference::PreferenceOptions;
+use lorafit_train::preference::{Objective, PreferenceOptions};
 use lorafit_train::{
     CONFIDENCE, RESAMPLES, SEED, TokenScores, peak_device_bytes, peak_rss_bytes, token_scores,
 };
@@ -15,17 +15,21 @@ use serde_json::{Map, Value, json};
 
 use crate::args::adapters::AdapterArg;
 use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs};
+use crate::args::classes::ClassArgs;
 use crate::args::common::Common;
 use crate::args::config_file::Given;
 use crate::args::evaluation::EvaluationArgs;
 use crate::args::idle;
 use crate::args::judged::JudgedArgs;
 use crate::args::outputs::{self, Inputs, Kind, Output};
+use crate::args::preference::CLASSIFY;
 use crate::args::rows::data_help;
 use crate::metrics::Summary;
 use crate::session::base::{Base, as_trained, open_adapter, open_adapters, open_base, use_threads};
+use crate::session::classified::ClassRun;
 use crate::session::evaluation::{Judging, Measured, Rows};
 use crate::session::judged::JudgedRun;
+use crate::session::scoring::{REWARD, Scoring};
 use crate::session::tokens::Tokens;
 use crate::terminal::error::CliError;
 use crate::terminal::output;
@@ -43,6 +47,8 @@ Examples:
     lorafit eval --model M --data questions.jsonl --choices options
   Which of two replies does the model prefer? The loss, accuracy and margins of a DPO run, on other rows:
     lorafit eval --model M --adapter runs/dpo --data pairs.jsonl --objective dpo --reference base
+  A classifier, whose head says the label of a text, and what it says of each:
+    lorafit eval --model M --adapter runs/topics --data test.jsonl --predictions labels.jsonl
   Judged by a program of yours:
     lorafit eval --model M --data test.jsonl --judge 'python3 judge.py'
 
@@ -71,6 +77,9 @@ pub struct EvalArgs {
     /// By which loss judged rows are evaluated.
     #[command(flatten)]
     pub judged: JudgedArgs,
+    /// Where labels stand, of rows that are classified.
+    #[command(flatten)]
+    pub classes: ClassArgs,
     /// Write one JSON object a row with input_ids, next_token_nll and last_logits_top8, to hold against another program
     #[arg(long, value_name = "FILE", help_heading = "Answers")]
     pub scores: Option<PathBuf>,
@@ -122,6 +131,66 @@ impl EvalArgs {
         idle::refuse(given, idle::together(&flags, is_plain, "with --objective", hint))
     }
 
+    /// Refuses what only a model that scores texts is evaluated by.
+    fn check_plain(&self) -> Result<(), CliError> {
+        let asked = self.judged.objective.as_deref();
+        if let Some(objective) = asked.filter(|objective| [CLASSIFY, REWARD].contains(objective)) {
+            let text = format!("--objective {objective}: the model has no head that scores texts");
+            return Err(CliError::usage(text).hint(format!(
+                "give the adapter of a run with --objective {objective}, or its merged model"
+            )));
+        }
+        match &self.classes.label_column {
+            None => Ok(()),
+            Some(column) => Err(CliError::usage(format!(
+                "--label-column {column} has no meaning: the model is no classifier"
+            ))
+            .hint("leave it out, or give the adapter of a classifier")),
+        }
+    }
+
+    /// Evaluates a model that scores texts: on pairs by rewards, or on texts by labels.
+    fn evaluate_scored(
+        &self,
+        scoring: &Scoring,
+        preference: Option<PreferenceOptions>,
+        given: &Given,
+        base: &Base,
+        adapter: Option<&Adapter>,
+    ) -> anyhow::Result<()> {
+        let flags = ["generate", "metric", "scores", "choices", "schema", "regex", "judge"];
+        let hint = "leave it out: such a model writes no answers";
+        idle::refuse(given, idle::together(&flags, false, "with a model that scores texts", hint))?;
+        let objective = scoring.objective();
+        if let Some(asked) = self.judged.objective.as_deref().filter(|asked| *asked != objective) {
+            let text = format!("--objective {asked}: the head of the model is of --objective {objective}");
+            return Err(CliError::usage(text).hint("leave --objective out").into());
+        }
+        match scoring {
+            Scoring::Reward => {
+                let reward = Objective::named(REWARD).expect("an objective");
+                self.evaluate_judged(preference.unwrap_or(PreferenceOptions::of(reward)), base, adapter)
+            }
+            Scoring::Classes(labels) => {
+                let (args, classes, quiet) = (&self.evaluation, &self.classes, self.common.quiet);
+                let found = ClassRun { args, classes, labels, base, adapter, quiet }.evaluate()?;
+                self.show(&found.predictions(), &found.to_json(), &found.lines())
+            }
+        }
+    }
+
+    /// Writes what is said of each row, and prints the rest.
+    fn show(&self, predictions: &str, json: &Value, lines: &[(&str, String)]) -> anyhow::Result<()> {
+        if let Some(path) = &self.evaluation.predictions {
+            output::file(path, predictions.as_bytes())?;
+        }
+        match self.json {
+            true => output::line(json.to_string())?,
+            false => table(lines)?,
+        }
+        Ok(())
+    }
+
     /// Evaluates judged rows.
     fn evaluate_judged(
         &self,
@@ -133,14 +202,7 @@ impl EvalArgs {
         let (args, quiet) = (&self.evaluation, self.common.quiet);
         let run = JudgedRun { args, options, base, adapter, reference: reference.as_ref(), quiet };
         let found = run.evaluate()?;
-        if let Some(path) = &args.predictions {
-            output::file(path, found.predictions().as_bytes())?;
-        }
-        match self.json {
-            true => output::line(found.to_json().to_string())?,
-            false => table(&found.lines())?,
-        }
-        Ok(())
+        self.show(&found.predictions(), &found.to_json(), &found.lines())
     }
 }
 
@@ -163,6 +225,10 @@ pub fn run(args: EvalArgs, given: &Given) -> anyhow::Result<()> {
     let tokens = Tokens::of_adapters(adapters.iter().map(|adapter| adapter.dir.as_path()));
     let base = open_base(&args.model, &tokens, &args.base, &template, args.compute, &args.common)?;
     let adapter = open_adapters(&base, &adapters)?;
+    if let Some(scoring) = &base.scoring {
+        return args.evaluate_scored(scoring, preference, given, &base, adapter.as_ref());
+    }
+    args.check_plain()?;
     if let Some(options) = preference {
         return args.evaluate_judged(options, &base, adapter.as_ref());
     }

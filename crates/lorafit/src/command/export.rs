@@ -35,7 +35,8 @@ use crate::session::merge_inputs::{GGUF_MANIFEST, as_one, manifest, refuse_merge
 use crate::session::model_folder::beside_adapter;
 use crate::session::other_base;
 use crate::session::readers::Facts;
-use crate::session::tokens::Tokens;
+use crate::session::scoring::Scoring;
+use crate::session::tokens::{self, Tokens};
 use crate::terminal::error::CliError;
 use crate::terminal::large_write::large_write;
 use crate::terminal::output;
@@ -237,6 +238,20 @@ impl ExportArgs {
         Ok(())
     }
 
+    /// Refuses a head that scores texts where readers have none.
+    fn check_head(&self, files: &ModelFiles) -> Result<(), CliError> {
+        if files.config().labels.is_none() || self.to == Target::Peft {
+            return Ok(());
+        }
+        let text = format!(
+            "--to {}: the model scores texts by a head of its own, which no such file has",
+            value_name(&self.to)
+        );
+        Err(CliError::usage(text).hint(
+            "lorafit merge writes it as a folder that AutoModelForSequenceClassification.from_pretrained reads",
+        ))
+    }
+
     /// Whether --out is a file.
     fn writes_file(&self) -> bool {
         matches!(self.to, Target::Gguf | Target::GgufLora)
@@ -260,8 +275,9 @@ pub fn run(args: ExportArgs) -> anyhow::Result<()> {
         _ => ModelFiles::open_header(source.path())?,
     };
     args.check_out(&files, &adapters)?;
-    let new_tokens =
-        Tokens::of_adapters(adapters.iter().map(|adapter| adapter.dir.as_path())).open(&mut files)?;
+    let tokens = Tokens::of_adapters(adapters.iter().map(|adapter| adapter.dir.as_path()));
+    let new_tokens = tokens.open(&mut files)?;
+    args.check_head(&files)?;
     let adapter = one_adapter(&args, &files, &adapters)?;
     if adapter.as_ref().is_some_and(|adapter| adapter.config().unties(files.config())) {
         files.untie();
@@ -280,7 +296,8 @@ pub fn run(args: ExportArgs) -> anyhow::Result<()> {
             of_adapter(adapter, "use it: llama-server --model BASE.gguf --lora")
         }
         (Target::Peft, Some(adapter)) => {
-            write_peft(&args, &files, new_tokens, adapter)?;
+            let scoring = tokens::scoring(&tokens, &files)?;
+            write_peft(&args, &files, new_tokens, scoring.as_ref(), adapter)?;
             of_adapter(adapter, "use it: lorafit chat --model M --adapter")
         }
         (Target::Mlx, Some(adapter)) => {
@@ -302,16 +319,21 @@ pub fn run(args: ExportArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes an adapter as PEFT's folder, with the tokenizer of its base.
+/// Writes an adapter as PEFT's folder, with the tokenizer of its base and the labels of its head.
 fn write_peft(
     args: &ExportArgs,
     files: &ModelFiles,
     new_tokens: Option<Tokenizer>,
+    scoring: Option<&Scoring>,
     adapter: &Adapter,
 ) -> anyhow::Result<()> {
     let name = base_name::of(args.base_name.as_deref(), args.model(), files);
     let mut beside = match new_tokens.map_or_else(|| open_tokenizer(files), Ok) {
-        Ok(tokenizer) => beside_adapter(files, &tokenizer, &TemplateArgs { template: None })?.files,
+        Ok(tokenizer) => {
+            let mut folder = beside_adapter(files, &tokenizer, &TemplateArgs { template: None })?;
+            scoring.iter().for_each(|scoring| scoring.beside_adapter(&mut folder, &tokenizer));
+            folder.files
+        }
         Err(error) => {
             args.tell(&format!("no tokenizer goes with the adapter: {error}"));
             Vec::new()

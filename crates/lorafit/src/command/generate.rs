@@ -7,18 +7,23 @@ use std::time::Instant;
 use anyhow::Context as _;
 use clap::Args;
 
-use lorafit_data::{Message, Role};
-use serde_json::json;
+use lorafit_data::{Document, Message, Role, reply_ids, text_ids};
+use lorafit_model::adapter::Adapter;
+use lorafit_train::score_text;
+use serde_json::{Map, Value, json};
 
 use crate::args::adapters::AdapterArg;
 use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::args::common::Common;
 use crate::args::config_file::Given;
+use crate::args::flags;
 use crate::args::idle::{self, Idle};
 use crate::args::sampling::Sampling;
 use crate::session::answer::{chat_prompt, stream_answer};
-use crate::session::base::{as_trained, open_adapters, open_base, use_threads};
+use crate::session::base::{Base, as_trained, open_adapters, open_base, use_threads};
+use crate::session::classified;
 use crate::session::limits::Limits;
+use crate::session::scoring::Scoring;
 use crate::session::tokens::Tokens;
 use crate::terminal::error::CliError;
 use crate::terminal::output;
@@ -34,7 +39,9 @@ Examples:
   A long prompt from a file:
     lorafit generate --model M --chat --prompt - < letter.txt
   Two adapters at once, the second at half its strength:
-    lorafit generate --model M --adapter runs/a --adapter runs/b:0.5 --chat --prompt \"Hello\"")]
+    lorafit generate --model M --adapter runs/a --adapter runs/b:0.5 --chat --prompt \"Hello\"
+  What a classifier says of a text, or a reward model: a label with its probability, or a number:
+    lorafit generate --model M --adapter runs/topics --prompt \"The market fell\"")]
 pub struct GenerateArgs {
     /// The base model: a Hugging Face folder, a .gguf file, or a hub id (org/name or org/name@revision)
     #[arg(long, value_name = "M", help_heading = "Input and output")]
@@ -52,7 +59,8 @@ pub struct GenerateArgs {
     /// System message before the prompt [default: the template's own]
     #[arg(long, value_name = "TEXT", requires = "chat", help_heading = "Input and output")]
     pub system: Option<String>,
-    /// Print one JSON object: text, token counts, why it stopped, tokens/s
+    /// Print one JSON object: text, token counts, why it stopped, tokens/s; of a classifier label and probabilities, of a reward
+    /// model the reward
     #[arg(long, help_heading = "Input and output")]
     pub json: bool,
 
@@ -82,6 +90,57 @@ impl GenerateArgs {
     }
 }
 
+impl GenerateArgs {
+    /// The conversation that the prompt ends.
+    fn messages(&self, prompt: &str) -> Vec<Message> {
+        let system = self.system.iter().map(|text| Message::new(Role::System, text));
+        system.chain([Message::new(Role::User, prompt)]).collect()
+    }
+
+    /// Prints what a head that scores texts says of the prompt.
+    fn score(
+        &self,
+        scoring: &Scoring,
+        base: &Base,
+        adapter: Option<&Adapter>,
+        prompt: &str,
+    ) -> anyhow::Result<()> {
+        let document = match self.chat {
+            true => Document::Chat(self.messages(prompt).into()),
+            false => Document::Text(prompt.to_owned()),
+        };
+        let ids = match scoring {
+            Scoring::Reward => reply_ids(&base.tokenizer, &document),
+            Scoring::Classes(_) => text_ids(&base.tokenizer, &document),
+        };
+        let ids = ids.map_err(|problem| {
+            let error = CliError::usage(format!("--prompt: {problem}"));
+            match problem.hint() {
+                Some(hint) => error.hint(hint),
+                None => error,
+            }
+        })?;
+        Limits::of(base).check_prompt(&ids, 1)?;
+        let scores = score_text(&base.model, adapter, &ids);
+        if scores.iter().any(|score| !score.is_finite()) {
+            return Err(base.not_numbers());
+        }
+        let (line, mut found) = match scoring {
+            Scoring::Reward => {
+                (scores[0].to_string(), Map::from_iter([("reward".to_owned(), json!(scores[0]))]))
+            }
+            Scoring::Classes(labels) => {
+                let found = classified::of_text(labels, &scores);
+                let (label, share) = (found["label"].as_str(), found["probability"].as_f64());
+                (format!("{} {:.4}", label.unwrap_or_default(), share.unwrap_or_default()), found)
+            }
+        };
+        found.insert("prompt_tokens".to_owned(), json!(ids.len()));
+        output::line(if self.json { Value::Object(found).to_string() } else { line })?;
+        Ok(())
+    }
+}
+
 /// Answers one prompt.
 pub fn run(args: GenerateArgs, given: &Given) -> anyhow::Result<()> {
     args.sampling.validate(given)?;
@@ -97,12 +156,15 @@ pub fn run(args: GenerateArgs, given: &Given) -> anyhow::Result<()> {
     let tokens = Tokens::of_adapters(adapters.iter().map(|adapter| adapter.dir.as_path()));
     let base = open_base(&args.model, &tokens, &args.base, &template, ComputeArgs::UNSET, &args.common)?;
     let adapter = open_adapters(&base, &adapters)?;
+    if let Some(scoring) = &base.scoring {
+        let sampling = flags::names::<Sampling>();
+        let sampling: Vec<&str> = sampling.iter().map(String::as_str).collect();
+        let hint = "leave it out: such a model writes no answer";
+        idle::refuse(given, idle::together(&sampling, false, "with a model that scores texts", hint))?;
+        return args.score(scoring, &base, adapter.as_ref(), &prompt);
+    }
     let ids = match args.chat {
-        true => {
-            let system = args.system.iter().map(|text| Message::new(Role::System, text));
-            let messages: Vec<Message> = system.chain([Message::new(Role::User, &prompt)]).collect();
-            chat_prompt(&base, &messages)?
-        }
+        true => chat_prompt(&base, &args.messages(&prompt))?,
         false => base.tokenizer.encode(&prompt, true)?,
     };
     if ids.is_empty() {

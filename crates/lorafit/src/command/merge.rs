@@ -31,7 +31,8 @@ use crate::session::merge_inputs::{MANIFEST, Trained, check_same_shape, manifest
 use crate::session::model_folder::beside_weights;
 use crate::session::other_base;
 use crate::session::rows::skipped;
-use crate::session::tokens::Tokens;
+use crate::session::scoring::{self, Scoring};
+use crate::session::tokens::{self, Tokens};
 use crate::terminal::error::CliError;
 use crate::terminal::large_write::large_write;
 use crate::terminal::output;
@@ -263,6 +264,8 @@ struct Inputs {
     storage: BaseStorage,
     /// The base's tokenizer with the tokens of the adapters, if those bring some.
     new_tokens: Option<Tokenizer>,
+    /// What the head gives of a text, where it scores texts.
+    scoring: Option<Scoring>,
 }
 
 impl Inputs {
@@ -287,10 +290,18 @@ impl Inputs {
         let storage = original.as_ref().unwrap_or(&files).storage()?;
         let tokens = Tokens::of_adapters(adapters.iter().map(|adapter| adapter.dir.as_path()));
         let new_tokens = tokens.open(&mut files)?;
+        scoring::check(&files, Device::Cpu)?;
+        let scoring = tokens::scoring(&tokens, &files)?;
+        if let (Some(_), Some(data)) = (&scoring, args.check.first()) {
+            let text =
+                format!("--check {data} has no meaning: the model scores texts, and has no logits of tokens");
+            return Err(CliError::usage(text).hint("judge the merged model with lorafit eval").into());
+        }
         if let Some(original) = &mut original {
             original.add_rows(files.config().vocab_size)?;
+            files.config().labels.map_or(Ok(()), |labels| original.score(labels, 0))?;
         }
-        Ok(Inputs { adapters, files, original, storage, new_tokens })
+        Ok(Inputs { adapters, files, original, storage, new_tokens, scoring })
     }
 
     /// The model whose weights the adapters are added to.
@@ -405,16 +416,22 @@ impl Inputs {
     fn beside(&self, args: &MergeArgs, dtype: SaveDtype) -> anyhow::Result<ModelFolder> {
         let target = self.target();
         // A folder's files are copied as they are.
-        let tokenizer =
-            match target.gguf().is_some() || args.template.template.is_some() || self.new_tokens.is_some() {
-                true => {
-                    let mut tokenizer = self.new_tokens.clone().map_or_else(|| open_tokenizer(target), Ok)?;
-                    args.template.apply(&mut tokenizer)?;
-                    Some(tokenizer)
-                }
-                false => None,
-            };
+        let tokenizer = match target.gguf().is_some()
+            || args.template.template.is_some()
+            || self.new_tokens.is_some()
+            || self.scoring.is_some()
+        {
+            true => {
+                let mut tokenizer = self.new_tokens.clone().map_or_else(|| open_tokenizer(target), Ok)?;
+                args.template.apply(&mut tokenizer)?;
+                Some(tokenizer)
+            }
+            false => None,
+        };
         let mut folder = beside_weights(target, tokenizer.as_ref(), &args.template, dtype)?;
+        if let (Some(scoring), Some(tokenizer)) = (&self.scoring, &tokenizer) {
+            scoring.in_config(&mut folder, tokenizer);
+        }
         let method =
             args.combination(&self.adapters).map(|_| args.method.map_or("cat".into(), MethodChoice::name));
         let content = manifest(target, &self.adapters, &self.merged_into(), method)?;
@@ -559,8 +576,13 @@ impl Written<'_> {
             ))?;
             output::line(format!("loss {:.4} with the adapter, {:.4} merged", before.loss, after.loss))?;
         }
+        let (verb, class) = match &self.inputs.scoring {
+            None => ("chat", "AutoModelForCausalLM"),
+            Some(_) => ("eval", "AutoModelForSequenceClassification"),
+        };
+        let rows = if self.inputs.scoring.is_some() { " --data ROWS" } else { "" };
         output::line(format!(
-            "use it: lorafit chat --model {out}, or AutoModelForCausalLM.from_pretrained(\"{out}\")"
+            "use it: lorafit {verb} --model {out}{rows}, or {class}.from_pretrained(\"{out}\")"
         ))?;
         Ok(())
     }

@@ -369,6 +369,7 @@ pub fn run(args: PairsArgs, given: &Given) -> anyhow::Result<()> {
     let template = as_trained(&args.template, &args.base, runs, args.common.quiet);
     let tokens = Tokens::of_adapters(adapters.iter().map(|adapter| adapter.dir.as_path()));
     let base = open_base(&args.model, &tokens, &args.base, &template, args.compute, &args.common)?;
+    base.check_writes("no answers to make pairs of")?;
     let adapter = open_adapters(&base, &adapters)?;
     let prompts = args.prompts(&base, &judge)?;
     let (side_by_side, plan) = args.fit(&base, adapter.as_ref(), &prompts)?;

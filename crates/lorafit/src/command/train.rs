@@ -293,8 +293,8 @@ fn tell_end(progress: &mut Progress, args: &TrainArgs, run: &Path, summary: &Sum
     progress.note(&format!("{how} after {steps} in {}", duration(summary.seconds)));
     if let Some(best) = &summary.best {
         let dir = RunFolder::best_dir(run);
-        let accuracy =
-            best.accuracy.map(|share| format!(", chosen preferred in {}", amounts::percent(share, 0)));
+        let of_what = if args.preference.is_classifier() { "accuracy" } else { "chosen preferred in" };
+        let accuracy = best.accuracy.map(|share| format!(", {of_what} {}", amounts::percent(share, 0)));
         progress.note(&format!(
             "{} {:.4}{} after step {}: {}",
             best_in_words(args.best_by),

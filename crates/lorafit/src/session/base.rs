@@ -21,7 +21,8 @@ use crate::session::adapter_folder::adapter_folder;
 use crate::session::fit::memory_limit;
 use crate::session::merge_inputs::{as_one, merged_before};
 use crate::session::other_base;
-use crate::session::tokens::{Added, Tokens};
+use crate::session::scoring::{self, Scoring};
+use crate::session::tokens::{self, Added, Tokens};
 use crate::terminal::error::CliError;
 
 /// A base model, ready to compute.
@@ -40,6 +41,8 @@ pub struct Base {
     pub tokenizer: Tokenizer,
     /// The tokens whose rows a fresh adapter trains.
     pub new_tokens: TokenIndices,
+    /// What the head gives of a text, where it scores texts and has no logits of tokens.
+    pub scoring: Option<Scoring>,
 }
 
 /// Where `common` says to compute. A GPU is opened once, however often it is asked for.
@@ -132,6 +135,8 @@ pub fn open_base(
     let (mut files, mut tokenizer) = open_files(model, &Tokens::OfModel, template, common)?;
     let Added { indices, notes } = tokens.add(&mut files, &mut tokenizer)?;
     notes.iter().for_each(|note| tell(note, common));
+    scoring::check(&files, device)?;
+    let scoring = tokens::scoring(tokens, &files)?;
     let weight_bytes = files.weight_bytes(quantization, device.placement())?;
     let mut base =
         Base::new(model, files, tokenizer, weight_bytes, common.quiet, |files| match quantization {
@@ -140,6 +145,7 @@ pub fn open_base(
         })?;
     base.model.set_compute_dtype(compute.on(common.device, quantization.is_some()).into());
     base.new_tokens = indices;
+    base.scoring = scoring;
     Ok(base)
 }
 
@@ -196,7 +202,8 @@ impl Base {
             files.notes().iter().for_each(|note| eprintln!("{note}"));
         }
         let new_tokens = TokenIndices::default();
-        Ok(Base { name, quiet, weights: files, model, weight_bytes, tokenizer, new_tokens })
+        let scoring = None;
+        Ok(Base { name, quiet, weights: files, model, weight_bytes, tokenizer, new_tokens, scoring })
     }
 }
 
@@ -284,6 +291,20 @@ pub fn as_trained<'a>(
 }
 
 impl Base {
+    /// Refuses a model that scores texts to who wants it to write some; `what` begins the sentence.
+    ///
+    /// # Errors
+    /// As it says.
+    pub fn check_writes(&self, what: &str) -> Result<(), CliError> {
+        let Some(scoring) = &self.scoring else { return Ok(()) };
+        let (is, gives) = match scoring {
+            Scoring::Reward => ("a reward model", "the reward of a text"),
+            Scoring::Classes(_) => ("a classifier", "the label of a text"),
+        };
+        Err(CliError::usage(format!("{what}: the model is {is}, and its head writes no text"))
+            .hint(format!("lorafit generate prints {gives}, lorafit eval judges the model on rows")))
+    }
+
     /// The error of the first weight that is no number, if there is one. Reads all weights: for after the fact.
     pub fn non_number(&self) -> Option<anyhow::Error> {
         let (name, value) = self.weights.non_number().ok().flatten()?;

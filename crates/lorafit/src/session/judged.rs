@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use lorafit_data::{Dataset, Judgement, Options, Side};
 use lorafit_model::adapter::Adapter;
 use lorafit_remedy::amounts::{counted, grouped};
-use lorafit_train::preference::{JudgedEvaluation, JudgedModel, PreferenceOptions, Reply, evaluate};
+use lorafit_train::preference::{JudgedEvaluation, JudgedModel, PreferenceOptions, Reply, Rewards, evaluate};
 use lorafit_train::{CONFIDENCE, EvaluationRequest, MicroBatchSize, RESAMPLES, SEED, peak_rss_bytes};
 use serde_json::{Map, Value, json};
 
@@ -110,9 +110,11 @@ impl Found {
         let mut found = Map::from_iter([
             ("rows".to_owned(), json!(self.rows())),
             ("objective".to_owned(), json!(objective.name)),
-            ("beta".to_owned(), json!(beta)),
             ("loss".to_owned(), json!(self.evaluation.loss)),
         ]);
+        if !objective.is_scored() {
+            found.insert("beta".to_owned(), json!(beta));
+        }
         let metrics = self.evaluation.metrics.named();
         found.extend(metrics.into_iter().map(|(name, value)| (name.to_owned(), json!(value))));
         if !self.margins.is_empty() {
@@ -141,9 +143,13 @@ impl Found {
     pub fn lines(&self) -> Vec<(&'static str, String)> {
         let metrics = &self.evaluation.metrics;
         let PreferenceOptions { objective, beta, .. } = self.options;
+        let loss_in_words = match objective.is_scored() {
+            true => objective.name.to_owned(),
+            false => format!("{}, beta {beta}", objective.name),
+        };
         let mut lines = vec![
             ("rows", grouped(self.rows() as u64)),
-            ("loss", format!("{:.4} ({}, beta {beta})", self.evaluation.loss, objective.name)),
+            ("loss", format!("{:.4} ({})", self.evaluation.loss, loss_in_words)),
         ];
         let with_interval = |values: &[f64], scale: f64, decimals: usize, unit: &str| {
             let mean = values.iter().sum::<f64>() / values.len() as f64;
@@ -162,7 +168,11 @@ impl Found {
             named.into_iter().filter_map(side).collect::<Vec<_>>().join(", ")
         };
         lines.push(("rewards", sides(metrics.chosen_reward, metrics.rejected_reward, 4)));
-        lines.push(("log-probabilities", sides(metrics.chosen_logp, metrics.rejected_logp, 3)));
+        if let Some(Rewards { min, mean, max }) = metrics.rewards {
+            lines.push(("all rewards", format!("{min:.4} to {max:.4}, mean {mean:.4}")));
+        } else {
+            lines.push(("log-probabilities", sides(metrics.chosen_logp, metrics.rejected_logp, 3)));
+        }
         if let Some(distance) = metrics.distance {
             let replies = counted(self.rows(), "reply", "replies");
             lines.push(("distance", format!("{distance:.4} nats by reply, over {replies}")));
@@ -175,13 +185,15 @@ impl Found {
         let samples = &self.rows.samples;
         let groups = samples.groups();
         let has_reference = self.options.has_reference();
-        let reply = |reply: &Reply| {
-            json!({
+        let is_scored = self.options.objective.is_scored();
+        let reply = |reply: &Reply| match is_scored {
+            true => json!({ "reward": self.options.reward(reply) }),
+            false => json!({
                 "log_probability": reply.policy,
                 "reference_log_probability": has_reference.then_some(reply.reference),
                 "tokens": reply.tokens,
                 "reward": self.options.reward(reply),
-            })
+            }),
         };
         let line = |row: usize| {
             let mut line = json!({ "row": samples.sample(groups.range(row).start).row });

@@ -17,6 +17,7 @@ use crate::args::train::TrainArgs;
 use crate::session::readers;
 use crate::session::rows::shapes;
 use crate::session::run::Data;
+use crate::session::scoring::Scoring;
 use crate::session::verdict::beside_loss;
 
 /// What a card is about.
@@ -29,6 +30,8 @@ pub struct Card<'a> {
     pub license: Option<License>,
     /// The adapter's shape; `None` of full fine-tuning.
     pub lora: Option<&'a LoraConfig>,
+    /// What its head gives of a text, where it scores texts.
+    pub scoring: Option<&'a Scoring>,
     /// The rows.
     pub data: &'a Data,
     /// Optimizer steps done, and of the whole run.
@@ -74,7 +77,8 @@ impl Card<'_> {
             None => ("transformers", "finetune"),
         };
         lines.push(format!("library_name: {library}"));
-        lines.push("pipeline_tag: text-generation".to_owned());
+        let is_scored = self.args.preference.is_scored();
+        lines.push(format!("pipeline_tag: text-{}", if is_scored { "classification" } else { "generation" }));
         if let Some(License { id, name, link }) = &self.license {
             lines.push(format!("license: {id}"));
             lines.extend(name.as_ref().map(|name| format!("license_name: \"{name}\"")));
@@ -173,8 +177,52 @@ impl Card<'_> {
         rows
     }
 
+    /// How a model that scores texts is loaded.
+    fn use_scores(&self, scoring: &Scoring) -> String {
+        const CLASS: &str = "AutoModelForSequenceClassification";
+        let (labels, base) = (scoring.labels(), self.hub_name().unwrap_or("BASE"));
+        let (import, load) = match self.lora {
+            Some(_) => (
+                "from peft import PeftModel\n",
+                format!(
+                    "model = {CLASS}.from_pretrained(\"{base}\", num_labels={labels})\n\
+                     model = PeftModel.from_pretrained(model, \"DIR\")\n"
+                ),
+            ),
+            None => ("", format!("model = {CLASS}.from_pretrained(\"DIR\")\n")),
+        };
+        let gives = match scoring {
+            Scoring::Reward => {
+                "chat = [{\"role\": \"user\", \"content\": \"A question\"}, {\"role\": \"assistant\", \"content\": \"An answer\"}]\n\
+                 inputs = tokenizer.apply_chat_template(chat, return_tensors=\"pt\", return_dict=True)\n\
+                 print(model(**inputs).logits[0, 0].item())"
+                    .to_owned()
+            }
+            Scoring::Classes(labels) => format!(
+                "labels = {}\n\
+                 logits = model(**tokenizer(\"Some text\", return_tensors=\"pt\")).logits[0]\n\
+                 print(labels[logits.argmax()], logits.softmax(-1).max().item())",
+                serde_json::json!(labels)
+            ),
+        };
+        let (what, told) = match scoring {
+            Scoring::Reward => ("a reward, higher for better replies", "reward"),
+            Scoring::Classes(_) => ("a number for each label", "label and probability"),
+        };
+        let adapter = if self.lora.is_some() { "--model BASE --adapter DIR" } else { "--model DIR" };
+        format!(
+            "Its head gives {what}. `DIR` is this folder, or its name on the hub.\n\n```python\n{import}from transformers import {CLASS}, \
+             AutoTokenizer\n\n{load}tokenizer = AutoTokenizer.from_pretrained(\"DIR\")\n\
+             model.config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id\n{gives}\n```\n\n\
+             `lorafit generate {adapter} --prompt TEXT --json` prints {told}, too.\n"
+        )
+    }
+
     /// How it is loaded.
     fn use_it(&self, title: &str) -> String {
+        if let Some(scoring) = self.scoring {
+            return self.use_scores(scoring);
+        }
         let class = if self.lora.is_some() { "AutoPeftModelForCausalLM" } else { "AutoModelForCausalLM" };
         let import = match self.lora {
             Some(_) => format!("from peft import {class}\nfrom transformers import AutoTokenizer"),

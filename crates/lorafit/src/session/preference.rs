@@ -31,8 +31,9 @@ pub fn check_margins(objective: Option<&Objective>, rows: &Dataset) -> Result<()
         Some(sample) => {
             let place = rows.origin.place_in_file(sample.row);
             let text = format!("{place}: `margin` has no meaning with --objective {}", objective.name);
-            Err(CliError::new(text)
-                .hint("--columns margin=ignore leaves it out; dpo, robust, hinge, simpo and cpo take it"))
+            Err(CliError::new(text).hint(
+                "--columns margin=ignore leaves it out; dpo, robust, hinge, simpo, cpo and reward take it",
+            ))
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::args::base::ComputeChoice;
 use crate::args::flags::{self, OnResume};
 use crate::args::train::TrainArgs;
 use crate::session::base::Base;
+use crate::session::scoring::Scoring;
 use crate::terminal::error::CliError;
 use crate::terminal::progress::Progress;
 
@@ -88,6 +89,7 @@ fn in_words(mismatch: &Mismatch) -> String {
             "--template, or the model's tokenizer: conversations would be written or cut into tokens otherwise".to_owned()
         }
         "data" => "--data: the rows, or which of their tokens are trained, are others".to_owned(),
+        "labels" => "--data: the labels of the rows are others, or have other numbers".to_owned(),
         "held-out data" => "--eval-data or --validation: the rows are others".to_owned(),
         "lorafit" => format!("lorafit itself: it was version {expected}, and is {found}"),
         "instruction set" => format!("the processor: it computed with {expected}, and this one does with {found}"),
@@ -118,6 +120,7 @@ pub fn identity(
         .with("tokenizer", hash_text(&base.tokenizer.description()?))
         .with("data", hash_data(rows))
         .with("held-out data", held_out.map(hash_data))
+        .with("labels", base.scoring.as_ref().and_then(Scoring::identity))
         .with("steps", total_steps);
     let is_free = |name: &str| flags::is(name, |facts| facts.resume == OnResume::Free);
     if let Value::Object(values) = serde_json::to_value(args)? {

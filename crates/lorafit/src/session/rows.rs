@@ -50,8 +50,11 @@ pub fn place(data: &Dataset, sample: SampleRef<'_>) -> String {
     format!("{}{}", data.origin.place(sample.row), side.unwrap_or_default())
 }
 
-/// The shapes of a report: `chat and text`.
+/// The shapes of a report: `chat and text`. Rows that are classified have none.
 pub fn shapes(report: &Report) -> String {
+    if report.shapes.is_empty() {
+        return "labelled".to_owned();
+    }
     report.shapes.iter().map(|shape| shape.name()).collect::<Vec<_>>().join(" and ")
 }
 

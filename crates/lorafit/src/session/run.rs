@@ -1,5 +1,7 @@
 //! A run that could begin: its base, its rows and its parameters. `train` makes one, `sweep` one for each trial.
 
+use std::path::Path;
+
 use lorafit_data::statistics::Statistics;
 use lorafit_data::{DataError, Dataset, GenerationRow, Order, Source, Subset, generation_rows};
 use lorafit_kernels::Device;
@@ -21,6 +23,7 @@ use crate::session::limits::Limits;
 use crate::session::model_card::Card;
 use crate::session::preference::check_margins;
 use crate::session::resume::{self, Resumption};
+use crate::session::scoring::Scoring;
 use crate::session::tokens::Tokens;
 use crate::session::trained::{Trained, alternatives, model_folder};
 use crate::terminal::error::CliError;
@@ -197,6 +200,7 @@ impl<'a> Ready<'a> {
                 Trained::Adapter(adapter) => Some(adapter.config()),
                 Trained::Weights { .. } => None,
             },
+            scoring: self.base.scoring.as_ref(),
             data: self.data,
             steps: (summary.steps, self.total_steps()),
         };
@@ -239,15 +243,64 @@ impl TrainArgs {
         let Some(model) = &self.model else { unreachable!("validate asks for it") };
         match self.init == Init::Random {
             true => open_shape(model, &self.template, self.compute, &self.common),
-            false => open_base(
-                model,
-                &Tokens::of_run(self),
-                &self.base,
-                &self.template,
-                self.compute,
-                &self.common,
-            ),
+            false => {
+                let scoring = Scoring::of_run(self)?;
+                let tokens = match &scoring {
+                    Some(scoring) => Tokens::of_scoring_run(self, scoring.labels()),
+                    None => Tokens::of_run(self),
+                };
+                let mut base =
+                    open_base(model, &tokens, &self.base, &self.template, self.compute, &self.common)?;
+                self.check_head(&base, scoring.as_ref())?;
+                if scoring.is_some() {
+                    base.scoring = scoring;
+                }
+                Ok(base)
+            }
         }
+    }
+
+    /// Refuses a head that is not what the objective trains.
+    fn check_head(&self, base: &Base, scoring: Option<&Scoring>) -> Result<(), CliError> {
+        let objective = &self.preference.objective;
+        let adapter = self.adapter.as_deref().map(Path::display);
+        match (scoring, base.model.config().labels, adapter) {
+            (None, None, _) => Ok(()),
+            (Some(scoring), Some(labels), _) if scoring.labels() == labels => Ok(()),
+            (Some(_), None, Some(adapter)) => Err(CliError::usage(format!(
+                "--adapter {adapter} with --objective {objective}: it has no head that scores texts, and none is added to it"
+            ))
+            .hint("merge it into the base with lorafit merge, and train over the result")),
+            (Some(_), _, _) => {
+                Err(CliError::usage(format!("--objective {objective}: the head scores other labels"))
+                    .hint("take the objective that it was trained for, or begin with the plain base"))
+            }
+            (None, Some(_), _) => Err(CliError::usage(format!(
+                "--objective {objective}: the model scores texts, and its head writes none"
+            ))
+            .hint("train it with --objective classify or reward, or give the plain base")),
+        }
+    }
+
+    /// What decides the head that the base is opened with: of others than heads that score texts nothing.
+    pub fn head_key(&self) -> serde_json::Value {
+        match self.preference.is_scored() {
+            false => serde_json::Value::Null,
+            true => {
+                let column = self.classes.column();
+                serde_json::json!([self.preference.objective, self.data, self.rows, column, self.seed])
+            }
+        }
+    }
+
+    /// The labels that the rows of `--data` have.
+    ///
+    /// # Errors
+    /// Rows that cannot be read, or have not several labels.
+    pub fn labels_of_rows(&self) -> anyhow::Result<Vec<String>> {
+        // Those that are held out by chance count, too: which they are must not decide what can be learnt.
+        let all = Source { subset: Subset::All, ..self.to_train_on()? };
+        Ok(lorafit_data::labels(&all, self.classes.column())?)
     }
 
     /// Reads the rows to train on, and those held out.
@@ -264,7 +317,14 @@ impl TrainArgs {
         let quiet = self.common.quiet;
         let purpose = self.preference.purpose();
         let options = lorafit_data::Options { purpose, ..Limits::of(base).options(&self.rows) };
-        let load = |source| self.cache.load(source, &base.tokenizer, options, quiet);
+        let classes = match &base.scoring {
+            Some(Scoring::Classes(labels)) => Some(self.classes.classes(labels)),
+            Some(Scoring::Reward) | None => None,
+        };
+        let load = |source: Source| {
+            let source = Source { classes: classes.clone(), ..source };
+            self.cache.load(source, &base.tokenizer, options, quiet)
+        };
         let source = self.to_train_on()?;
         let held_out = self.held_out_source(&source)?;
         let rows = load(source);

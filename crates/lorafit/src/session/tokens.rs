@@ -1,5 +1,5 @@
 //! Tokens beside those of a model: new ones of a run, or those that adapters bring. A model is opened with them, since its
-//! embedding may need further rows.
+//! embedding may need further rows. So is a head that scores texts, which takes the place of the one that the model has.
 
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use lorafit_train::open_tokenizer;
 
 use crate::args::train::TrainArgs;
 use crate::session::adapter_folder::adapter_folder;
+use crate::session::scoring::Scoring;
 use crate::terminal::error::CliError;
 
 /// How many tokens a note names.
@@ -24,8 +25,10 @@ pub enum Tokens<'a> {
     OfModel,
     /// These, too.
     New(&'a [String]),
-    /// Those of the adapters in these folders, too.
+    /// Those of the adapters in these folders, too, and a head that scores texts where one of them has it.
     OfAdapters(Vec<&'a Path>),
+    /// Its own, with a new head that scores texts by so many labels, from a random seed.
+    Scoring(usize, u64),
 }
 
 /// What became of them.
@@ -53,14 +56,42 @@ impl<'a> Tokens<'a> {
         }
     }
 
+    /// Those of a run with `args` that trains a head with so many labels.
+    pub fn of_scoring_run(args: &'a TrainArgs, labels: usize) -> Self {
+        match &args.adapter {
+            Some(dir) if dir.exists() => Tokens::of_adapters([dir.as_path()]),
+            Some(_) | None => Tokens::Scoring(labels, args.seed),
+        }
+    }
+
+    /// Has a model that is open score texts, if they say so.
+    ///
+    /// # Errors
+    /// An adapter that cannot be read, or a head that does not fit the model.
+    fn score(&self, files: &mut ModelFiles) -> anyhow::Result<()> {
+        match self {
+            Tokens::OfModel | Tokens::New(_) => {}
+            Tokens::Scoring(labels, seed) => files.score(*labels, *seed)?,
+            Tokens::OfAdapters(dirs) => {
+                for dir in dirs {
+                    if let Some(labels) = labels_of_adapter(dir)? {
+                        files.score(labels, 0)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The tokenizer of a model that is open, with them, to which rows are added; `None` if there are none, and then the tokenizer is
     /// not looked at.
     ///
     /// # Errors
     /// As [`Tokens::add`].
     pub fn open(&self, files: &mut ModelFiles) -> anyhow::Result<Option<Tokenizer>> {
+        self.score(files)?;
         let bring_some = match self {
-            Tokens::OfModel => false,
+            Tokens::OfModel | Tokens::Scoring(..) => false,
             Tokens::New(texts) => !texts.is_empty(),
             Tokens::OfAdapters(dirs) => {
                 let mut all = dirs.iter().map(|dir| Ok(!of_adapter(dir)?.1.is_empty()));
@@ -80,8 +111,9 @@ impl<'a> Tokens<'a> {
     /// # Errors
     /// A token that cannot be added, an adapter that cannot be read.
     pub fn add(&self, files: &mut ModelFiles, tokenizer: &mut Tokenizer) -> anyhow::Result<Added> {
+        self.score(files)?;
         match self {
-            Tokens::OfModel => Ok(Added::default()),
+            Tokens::OfModel | Tokens::Scoring(..) => Ok(Added::default()),
             Tokens::New(texts) => add_new(texts, files, tokenizer),
             Tokens::OfAdapters(dirs) => {
                 let mut notes = Vec::new();
@@ -156,6 +188,36 @@ fn of_adapter(dir: &Path) -> anyhow::Result<(PathBuf, TokenIndices)> {
     }
 }
 
+/// The labels by which an adapter scores texts, if it does.
+fn labels_of_adapter(dir: &Path) -> anyhow::Result<Option<usize>> {
+    let folder = adapter_folder(dir, true).unwrap_or_else(|_| dir.to_owned());
+    match [adapter::CONFIG_FILE, adapter::WEIGHTS_FILE].iter().all(|name| folder.join(name).is_file()) {
+        true => Ok(adapter::score_labels(&folder)?),
+        false => Ok(None),
+    }
+}
+
+/// What the head of a model that is open with them gives; `None` where it scores no texts.
+///
+/// # Errors
+/// A file beside an adapter that is damaged, or of another head.
+pub fn scoring(tokens: &Tokens<'_>, files: &ModelFiles) -> anyhow::Result<Option<Scoring>> {
+    let Some(labels) = files.config().labels else { return Ok(None) };
+    if let Tokens::OfAdapters(dirs) = tokens {
+        for dir in dirs {
+            let folder = adapter_folder(dir, true).unwrap_or_else(|_| dir.to_path_buf());
+            // A checkpoint has no such file beside it, and its run has.
+            let folders = if TrainArgs::of_run(&folder).is_some() { 3 } else { 1 };
+            for folder in folder.ancestors().take(folders) {
+                if let Some(scoring) = Scoring::beside(folder, Some(labels))? {
+                    return Ok(Some(scoring));
+                }
+            }
+        }
+    }
+    Ok(Some(Scoring::of_labels(labels, files.label_names())))
+}
+
 /// Adds the tokens that an adapter has rows of, by the tokenizer beside it or by its run.
 fn add_of_adapter(
     dir: &Path,
@@ -173,7 +235,7 @@ fn add_of_adapter(
         // A checkpoint has no tokenizer beside it.
         match Tokens::of_run(&run) {
             Tokens::New(texts) => drop(tokenizer.add_tokens(texts)?),
-            Tokens::OfAdapters(_) | Tokens::OfModel => {}
+            Tokens::OfAdapters(_) | Tokens::OfModel | Tokens::Scoring(..) => {}
         }
     }
     let unknown = indices.ids().filter(|id| *id as usize >= tokenizer.vocab_size()).min();

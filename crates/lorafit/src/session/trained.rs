@@ -162,16 +162,24 @@ fn lora_config(args: &TrainArgs, base: &Base) -> anyhow::Result<LoraConfig> {
         alpha: args.alpha,
         dropout: args.dropout as f32,
         use_dora: args.dora,
-        save_modules: args
-            .save_modules
-            .as_ref()
-            .map_or(Ok(Vec::new()), |modules| modules.value.of(base.model.config()))?,
+        save_modules: save_modules(args, base)?,
         tokens: base.new_tokens.clone(),
         layers: layers(args, base)?,
         use_rslora: args.rslora,
         alpha_pattern: args.alpha_pattern.iter().map(|written| written.value.clone().into()).collect(),
         ..args.projections.of(LoraConfig::new(args.target_modules.value.clone()))
     })
+}
+
+/// What a fresh adapter trains whole: what is asked for, and a head that scores texts.
+fn save_modules(args: &TrainArgs, base: &Base) -> anyhow::Result<Vec<String>> {
+    let asked = args.save_modules.as_ref();
+    let mut names = asked.map_or(Ok(Vec::new()), |modules| modules.value.of(base.model.config()))?;
+    let head = "score";
+    if base.model.config().labels.is_some() && !names.iter().any(|name| name == head) {
+        names.push(head.to_owned());
+    }
+    Ok(names)
 }
 
 /// Parameters that a fresh adapter has for each rank.
@@ -258,7 +266,9 @@ fn layers(args: &TrainArgs, base: &Base) -> anyhow::Result<Option<Vec<usize>>> {
 /// What goes beside the weights of a model that is saved, or beside an adapter.
 pub fn model_folder(args: &TrainArgs, base: &Base) -> anyhow::Result<ModelFolder> {
     if args.method == Method::Lora {
-        return beside_adapter(&base.weights, &base.tokenizer, &args.template);
+        let mut folder = beside_adapter(&base.weights, &base.tokenizer, &args.template)?;
+        base.scoring.iter().for_each(|scoring| scoring.beside_adapter(&mut folder, &base.tokenizer));
+        return Ok(folder);
     }
     let dtype = match args.save_dtype {
         Some(SaveChoice::F32) => SaveDtype::F32,
@@ -266,7 +276,9 @@ pub fn model_folder(args: &TrainArgs, base: &Base) -> anyhow::Result<ModelFolder
         None if base.model.is_16_bit() => SaveDtype::Bf16,
         None => SaveDtype::F32,
     };
-    beside_weights(&base.weights, Some(&base.tokenizer), &args.template, dtype)
+    let mut folder = beside_weights(&base.weights, Some(&base.tokenizer), &args.template, dtype)?;
+    base.scoring.iter().for_each(|scoring| scoring.in_config(&mut folder, &base.tokenizer));
+    Ok(folder)
 }
 
 /// What would fit where full fine-tuning as asked for does not, in words.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use lorafit_remedy::amounts::{change, percent};
 use lorafit_train::{
-    BestBy, EvaluationRecord, Outcome, Rows, RunFolder, SMOOTHED_STEPS, StoppedEarly, Verdict,
+    BestBy, ClassMetrics, EvaluationRecord, Outcome, Rows, RunFolder, SMOOTHED_STEPS, StoppedEarly, Verdict,
 };
 
 use crate::args::options::{BestByChoice, Method, Preset};
@@ -113,10 +113,19 @@ pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> 
     lines
 }
 
-/// What an evaluation found beside its loss: perplexity, or how well judged replies are told apart.
+/// What an evaluation found beside its loss: perplexity, how well judged replies are told apart, or how good a classifier is.
 pub fn beside_loss(evaluation: &EvaluationRecord) -> Option<String> {
     let perplexity = evaluation.perplexity.map(|perplexity| format!("perplexity {perplexity:.3}"));
-    perplexity.or_else(|| preference::in_short(&evaluation.preference?))
+    perplexity.or_else(|| judged_in_short(evaluation))
+}
+
+/// The same without perplexity.
+fn judged_in_short(evaluation: &EvaluationRecord) -> Option<String> {
+    let classes = |ClassMetrics { accuracy, f1 }: ClassMetrics| {
+        format!("accuracy {}, macro F1 {f1:.3}", percent(accuracy, 1))
+    };
+    let of_pairs = evaluation.preference.and_then(|metrics| preference::in_short(&metrics));
+    of_pairs.or_else(|| evaluation.classes.map(classes))
 }
 
 /// An evaluation of a run: its loss and when it was; of judged replies also how well they are told apart.
@@ -125,8 +134,7 @@ pub fn evaluation_in_words(evaluation: &EvaluationRecord) -> String {
         0 => "before training".to_owned(),
         step => format!("after step {step}"),
     };
-    let judged = evaluation.preference.and_then(|metrics| preference::in_short(&metrics));
-    let judged = judged.map(|judged| format!("; {judged}")).unwrap_or_default();
+    let judged = judged_in_short(evaluation).map(|judged| format!("; {judged}")).unwrap_or_default();
     format!("held-out loss {:.4} {when}{judged}", evaluation.loss)
 }
 
@@ -182,7 +190,9 @@ pub fn next_command(args: &TrainArgs, out: &Path, has_best: bool, is_chat: bool)
             format!("--model {}", shown(&if has_best { best } else { RunFolder::model_dir(out) }))
         }
     };
+    let text = if args.preference.is_classifier() { "Some text" } else { "A question and its answer" };
     match is_chat {
+        _ if args.preference.is_scored() => format!("lorafit generate {what} --prompt \"{text}\""),
         true => format!("lorafit chat {what}"),
         false => format!("lorafit generate {what} --prompt \"Once upon a time\""),
     }

@@ -58,7 +58,8 @@ impl Inputs {
                 args.compute,
                 args.template,
                 args.new_tokens,
-                args.adapter
+                args.adapter,
+                args.head_key()
             ])
             .to_string();
             let base = match inputs.bases.iter().position(|(key, _)| *key == base_key) {
@@ -112,7 +113,8 @@ impl Inputs {
         stopping: &mut dyn FnMut() -> bool,
     ) -> Option<f64> {
         let (base, data) = self.of(place);
-        let held_out = data.held_out.as_ref().filter(|_| args.init != Init::Random)?;
+        let held_out =
+            data.held_out.as_ref().filter(|_| args.init != Init::Random && !args.preference.is_scored())?;
         // Trials that begin together wait for the first: all of them need it.
         let mut known = self.base_losses.lock().unwrap_or_else(PoisonError::into_inner);
         let loss = match known.get(&self.of_trial[place]) {

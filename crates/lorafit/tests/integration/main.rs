@@ -23,6 +23,7 @@ mod resume;
 mod rows;
 mod rows_told;
 mod runs;
+mod scores;
 mod selfcheck;
 mod shipping;
 mod style_words;

@@ -240,7 +240,9 @@ impl LoraConfig {
 
     /// Refuses what factors of the embedding or head at `path` do not go together with.
     fn check_outside(&self, config: &Config, path: &str) -> Result<(), TargetError> {
-        let problem = if self.use_dora {
+        let problem = if path == HEAD && config.labels.is_some() {
+            "is not there, since the model scores texts by a head of its own"
+        } else if self.use_dora {
             "has no magnitudes (DoRA) here"
         } else if self.saves_tied(config) {
             "is to stay one with the other side (`ensure_weight_tying`)"

@@ -10,7 +10,7 @@ use std::path::Path;
 use lorafit_remedy::{Remedy, Setting, remedy};
 
 use crate::error::FileError;
-use crate::shape::{Config, HEAD, Module, Names, module_at};
+use crate::shape::{Config, HEAD, Module, Names, SCORE, module_at};
 
 const PREFIX: &str = "base_model.model.";
 /// The way out where an adapter has what is not computed here.
@@ -199,7 +199,17 @@ fn of_model(path: &str, names: &Names) -> Option<String> {
     if Names::ALL.iter().any(|known| known.norm == path) {
         return Some(names.norm.to_owned());
     }
+    if path == SCORE {
+        return Some(SCORE.to_owned());
+    }
     whole(path, names).filter(|(_, rest)| rest.is_empty()).map(|(whole, _)| whole.to_owned())
+}
+
+/// Whether the tensor `name` is a head that scores texts.
+pub(super) fn is_score(name: &str) -> bool {
+    let Some((path, kind)) = without_prefix(name).rsplit_once('.') else { return false };
+    let path = path.split_once(".modules_to_save").map_or(path, |(path, _)| path);
+    kind == "weight" && path == SCORE
 }
 
 /// What the tensor `name`, which no selected projection has, is; told as an error of the file.

@@ -11,7 +11,7 @@ use lorafit_kernels::{Device, Tensor, Weight};
 use super::lora::LoraConfig;
 use super::targets::TargetError;
 use crate::norm::Norm;
-use crate::shape::{Config, HEAD, NormKind, NormShape, Step, WeightShape, stored_less, weight_shapes};
+use crate::shape::{Config, HEAD, NormKind, NormShape, SCORE, Step, WeightShape, stored_less, weight_shapes};
 use crate::vector::Vector;
 
 /// A weight that is saved whole.
@@ -60,7 +60,7 @@ fn with_head(config: &Config) -> Vec<WeightShape> {
 
 /// Whether a weight can be trained whole beside factors.
 fn can_be_saved(config: &Config, weight: &WeightShape) -> bool {
-    weight.of_norm || [config.names.embedding, HEAD].contains(&weight.path())
+    weight.of_norm || [config.names.embedding, config.head_path()].contains(&weight.path())
 }
 
 /// What is trained whole beside the factors, as `train` takes it: `embed_tokens`, `lm_head`, `norms`, or the name of a norm.
@@ -94,7 +94,7 @@ impl SaveModules {
         for name in &self.0 {
             let of_name: Vec<&str> = match name.as_str() {
                 "embed_tokens" | "wte" => vec![last(config.names.embedding)],
-                HEAD => vec![HEAD],
+                name if name == config.head_path() => vec![config.head_path()],
                 "norms" => norms().collect(),
                 name => norms().filter(|norm| *norm == name).collect(),
             };
@@ -122,8 +122,9 @@ fn not_saved(config: &Config, name: &str) -> TargetError {
     TargetError::new(
         format!("`{name}` cannot be trained whole beside an adapter's factors"),
         format!(
-            "{}, {HEAD}, norms ({}) can; projections get factors as target modules, or are trained by full fine-tuning",
+            "{}, {}, norms ({}) can; projections get factors as target modules, or are trained by full fine-tuning",
             last(config.names.embedding),
+            config.head_path(),
             norms.join(", ")
         ),
     )
@@ -157,9 +158,10 @@ impl LoraConfig {
             }
         }
         let ties = self.saves_tied(config);
-        let of_head = named(HEAD).is_some();
+        let head = config.head_path();
+        let of_head = named(head).is_some();
         weights.retain(|weight| match weight.path() {
-            HEAD => of_head && !ties,
+            path if path == head => of_head && !ties,
             path if path == config.names.embedding => named(path).is_some() || (of_head && ties),
             path => named(path).is_some(),
         });
@@ -176,17 +178,20 @@ impl LoraConfig {
 
     /// Names of `modules_to_save` that no module of the model has: PEFT passes over them.
     pub(crate) fn saved_by_no_module<'a>(&'a self, config: &Config) -> impl Iterator<Item = &'a str> {
-        let weights = with_head(config);
+        let (weights, scores) = (with_head(config), config.labels.is_some());
         self.save_modules
             .iter()
             .map(String::as_str)
+            // PEFT names all that heads of classifiers are called.
+            .filter(move |name| !(scores && *name == "classifier"))
             .filter(move |name| !weights.iter().any(|weight| weight.path().ends_with(name)))
     }
 
     /// Whether head and embedding of a model that has them as one become two.
     pub fn unties(&self, config: &Config) -> bool {
         let saved = self.saved_weights(config).unwrap_or_default();
-        let is_table = |weight: &WeightShape| [config.names.embedding, HEAD].contains(&weight.path());
+        let is_table =
+            |weight: &WeightShape| [config.names.embedding, config.head_path()].contains(&weight.path());
         if self.tokens_untie(config) {
             return true;
         }
@@ -200,8 +205,8 @@ impl Saved {
     pub(super) fn zeros(config: &Config, lora: &LoraConfig, device: Device) -> Result<Self, TargetError> {
         let weights = lora.saved_weights(config)?;
         let has = |path: &str| weights.iter().any(|weight| weight.path() == path);
-        let table = |path: &str| {
-            has(path).then(|| Weight::trained_zeros(device, config.vocab_size, config.hidden_size))
+        let table = |path: &str, rows: usize| {
+            has(path).then(|| Weight::trained_zeros(device, rows, config.hidden_size))
         };
         let vector = |len| Vector { values: Tensor::zeros(device, len), is_trained: true };
         let norm = |path: &str, shape: &NormShape| {
@@ -238,10 +243,10 @@ impl Saved {
             saved.collect()
         };
         Ok(Saved {
-            embedding: table(config.names.embedding),
+            embedding: table(config.names.embedding, config.vocab_size),
             blocks: (0..config.num_hidden_layers).map(of_block).collect(),
             norm: norm(config.names.norm, &config.final_norm()),
-            head: table(HEAD),
+            head: table(config.head_path(), config.outputs()),
             ties: lora.saves_tied(config),
             fresh: false,
             prepared: weights.is_empty(),
@@ -276,6 +281,11 @@ impl Saved {
             .filter_map(Weight::trained_mut)
             .chain(of_norms.map(|vector| &mut vector.values))
             .chain(head.iter_mut().filter_map(Weight::trained_mut))
+    }
+
+    /// Whether a head that scores texts is among them.
+    pub(crate) fn scores(&self) -> bool {
+        self.weights.iter().any(|weight| weight.shape.path() == SCORE)
     }
 
     /// Of each of [`Saved::tensors`], whether weight decay applies: to matrices, and not to norms.

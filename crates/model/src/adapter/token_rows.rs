@@ -104,6 +104,10 @@ impl LoraConfig {
             };
             let (side, path) = match (is(embedding), is(HEAD)) {
                 (true, _) => (&mut sides.embedding, embedding),
+                (false, true) if config.labels.is_some() => {
+                    let text = format!("{HEAD} has no rows of tokens in a model that scores texts");
+                    return Err(TargetError::new(text, "leave it out, or train replies"));
+                }
                 (false, true) => (&mut sides.head, HEAD),
                 (false, false) => {
                     let name = name.as_deref().unwrap_or_default();

@@ -32,6 +32,7 @@ const ARCH: Arch = Arch(&Architecture {
 pub(super) const FAMILY: Family = Family {
     arch: ARCH,
     class: "Cohere2ForCausalLM",
+    score_class: None,
     from_json: |keys| {
         if keys.flag("use_qk_norm")? {
             return Err(keys.wrong("use_qk_norm", "false").with_hint(OTHER_COMPUTATION));

@@ -20,6 +20,7 @@ const ARCH: Arch = Arch(&Architecture {
 pub(super) const FAMILY: Family = Family {
     arch: ARCH,
     class: "Gemma2ForCausalLM",
+    score_class: Some("Gemma2ForSequenceClassification"),
     from_json: |keys| {
         let config = common(keys, ARCH)?;
         Ok(Config {

@@ -19,6 +19,7 @@ const ARCH: Arch = Arch(&Architecture {
 pub(super) const FAMILY: Family = Family {
     arch: ARCH,
     class: "Gemma3ForCausalLM",
+    score_class: Some("Gemma3TextForSequenceClassification"),
     from_json: |keys| {
         // Published configurations within those of several models leave out what they have in common.
         let mut all = keys.0.clone();

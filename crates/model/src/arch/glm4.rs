@@ -35,6 +35,7 @@ const ARCH: Arch = Arch(&Architecture {
 pub(super) const FAMILY: Family = Family {
     arch: ARCH,
     class: "Glm4ForCausalLM",
+    score_class: Some("Glm4ForSequenceClassification"),
     from_json: |keys| {
         let config = hf::common_of_silu(keys, ARCH)?;
         let head_dim = keys.optional_size("head_dim")?.unwrap_or(128);

@@ -40,6 +40,7 @@ const ARCH: Arch = Arch(&Architecture {
 pub(super) const FAMILY: Family = Family {
     arch: ARCH,
     class: "GPT2LMHeadModel",
+    score_class: Some("GPT2ForSequenceClassification"),
     from_json,
     from_gguf: Some(|keys| {
         let config = gguf::common(keys, ARCH, &[gguf::LAYER_NORM])?;

@@ -17,6 +17,7 @@ const ARCH: Arch = Arch(&Architecture {
 pub(super) const FAMILY: Family = Family {
     arch: ARCH,
     class: "GraniteForCausalLM",
+    score_class: None,
     from_json: |keys| {
         let bias = keys.flag("attention_bias")?;
         let number = |key: &str| Ok(keys.number(key)?.unwrap_or(1.0) as f32);

@@ -17,6 +17,7 @@ const ARCH: Arch = Arch(&Architecture {
 pub(super) const FAMILY: Family = Family {
     arch: ARCH,
     class: "LlamaForCausalLM",
+    score_class: Some("LlamaForSequenceClassification"),
     from_json: |keys| {
         let config = hf::common(keys, ARCH)?;
         let bias = keys.flag("attention_bias")?;

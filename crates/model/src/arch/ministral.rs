@@ -17,6 +17,7 @@ const ARCH: Arch = Arch(&Architecture {
 pub(super) const FAMILY: Family = Family {
     arch: ARCH,
     class: "MinistralForCausalLM",
+    score_class: Some("MinistralForSequenceClassification"),
     from_json: |keys| {
         let config = hf::common(keys, ARCH)?;
         let sliding_window = hf::window_of_mistral(keys)?;

@@ -18,6 +18,7 @@ const ARCH: Arch = Arch(&Architecture {
 pub(super) const FAMILY: Family = Family {
     arch: ARCH,
     class: "Ministral3ForCausalLM",
+    score_class: Some("Ministral3ForSequenceClassification"),
     from_json: |keys| {
         let config = hf::common_of_silu(keys, ARCH)?;
         let head_dim = keys.optional_size("head_dim")?.unwrap_or(128);

@@ -43,6 +43,8 @@ struct Family {
     arch: Arch,
     /// The class of transformers.
     class: &'static str,
+    /// The class of transformers with a head that scores texts, if it has one.
+    score_class: Option<&'static str>,
     /// Its shape from a `config.json`.
     from_json: fn(&hf::Keys<'_>) -> Result<Config, ConfigError>,
     /// Its shape from GGUF metadata; none where another architecture reads files of this kind.
@@ -218,6 +220,11 @@ impl Config {
             true => Ok(json),
             false => Err(ConfigError::new("no config.json says what this file's metadata does")),
         }
+    }
+
+    /// The class of transformers that has such a decoder with a head that scores texts, if there is one.
+    pub fn score_class(&self) -> Option<&'static str> {
+        family(self.arch).score_class
     }
 
     /// A published shape by name.

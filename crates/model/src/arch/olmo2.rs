@@ -18,6 +18,7 @@ const ARCH: Arch = Arch(&Architecture {
 pub(super) const FAMILY: Family = Family {
     arch: ARCH,
     class: "Olmo2ForCausalLM",
+    score_class: Some("Olmo2ForSequenceClassification"),
     from_json: |keys| {
         let config = common(keys, ARCH)?;
         Ok(Config { rope: rope::from_json(keys, config.head_dim, &rope::Defaults::USUAL)?, ..config })

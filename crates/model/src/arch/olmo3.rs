@@ -17,6 +17,7 @@ const ARCH: Arch = Arch(&Architecture {
 pub(super) const FAMILY: Family = Family {
     arch: ARCH,
     class: "Olmo3ForCausalLM",
+    score_class: Some("Olmo3ForSequenceClassification"),
     from_json: |keys| {
         let config = olmo2::common(keys, ARCH)?;
         let defaults = rope::Defaults { theta: THETA, ..rope::Defaults::USUAL };

@@ -32,6 +32,7 @@ const ARCH: Arch = Arch(&Architecture {
 pub(super) const FAMILY: Family = Family {
     arch: ARCH,
     class: "Phi3ForCausalLM",
+    score_class: Some("Phi3ForSequenceClassification"),
     from_json: |keys| {
         let config = hf::common_of_silu(keys, ARCH)?;
         let defaults = rope::Defaults { partial: Some(1.0), ..rope::Defaults::USUAL };

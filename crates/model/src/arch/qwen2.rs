@@ -17,6 +17,7 @@ const ARCH: Arch = Arch(&Architecture {
 pub(super) const FAMILY: Family = Family {
     arch: ARCH,
     class: "Qwen2ForCausalLM",
+    score_class: Some("Qwen2ForSequenceClassification"),
     from_json: |keys| {
         let config = hf::with_window_if_used(keys, hf::common(keys, ARCH)?)?;
         Ok(Config { attention_bias: true, ..config })

@@ -17,6 +17,7 @@ const ARCH: Arch = Arch(&Architecture {
 pub(super) const FAMILY: Family = Family {
     arch: ARCH,
     class: "SmolLM3ForCausalLM",
+    score_class: Some("SmolLM3ForSequenceClassification"),
     from_json: |keys| {
         let config = hf::common_of_silu(keys, ARCH)?;
         let bias = keys.flag("attention_bias")?;

@@ -33,6 +33,7 @@ const ARCH: Arch = Arch(&Architecture {
 pub(super) const FAMILY: Family = Family {
     arch: ARCH,
     class: "Starcoder2ForCausalLM",
+    score_class: Some("Starcoder2ForSequenceClassification"),
     from_json: |keys| {
         let bias = keys.flag_or("use_bias", true)?;
         let known = [Activation::GeluTanh, Activation::Gelu, Activation::Silu];

@@ -75,7 +75,7 @@ pub(crate) struct HeadBuffers<T = Tensor> {
     pub normed: T,
     /// Statistics of the norm, `[rows]` or `[rows, 2]`.
     pub stats: T,
-    /// `[rows, vocab]`; the gradient takes its place.
+    /// `[rows, outputs]`; the gradient takes its place.
     pub logits: T,
     /// The logits after their cap, which their gradient needs; empty without one, and for evaluation.
     pub capped: T,
@@ -103,16 +103,16 @@ pub struct Buffers<T = Tensor, N = Bf16Tensor> {
     pub(crate) head: HeadBuffers<T>,
 }
 
-/// Rows of a chunk of the loss, of a model with so many words. Sums of gradients are cut at chunks, and products of few rows may
+/// Rows of a chunk of the loss, of a head with so many outputs. Sums of gradients are cut at chunks, and products of few rows may
 /// add in another order than those of many: only what cannot change a result decides, and not what is computed again.
-fn chunk_rows(vocab_size: usize, placement: Placement) -> usize {
+fn chunk_rows(outputs: usize, placement: Placement) -> usize {
     let (logits, fewest, most) = match placement {
         // 32 MiB. With fewer rows, decoding the head outweighs the arithmetic; with more, nothing is gained.
         Placement::Cpu => (8 << 20, 64, 352),
         // 128 MiB in bf16, more of a large vocabulary: a large product keeps a large device busy.
         Placement::Cuda(_) => (64 << 20, 1024, 2048),
     };
-    (logits / vocab_size).clamp(fewest, most)
+    (logits / outputs).clamp(fewest, most)
 }
 
 impl Buffers {
@@ -215,7 +215,7 @@ impl<T, N> Buffers<T, N> {
 
 impl<T> HeadBuffers<T> {
     fn lay_out(config: &Config, shape: &BufferShape, allocate: &mut impl Allocate<Values = T>) -> Self {
-        let rows = chunk_rows(config.vocab_size, allocate.placement()).min(shape.targets.max(1));
+        let rows = chunk_rows(config.outputs(), allocate.placement()).min(shape.targets.max(1));
         let stats = allocate.f32(Part::Head, rows * config.final_norm().stats());
         let mut tensor = |width: usize| allocate.activation(Part::Head, rows * width);
         let backward = if shape.train { config.hidden_size } else { 0 };
@@ -224,8 +224,8 @@ impl<T> HeadBuffers<T> {
             hidden: tensor(config.hidden_size),
             normed: tensor(config.hidden_size),
             stats,
-            logits: tensor(config.vocab_size),
-            capped: tensor(if shape.train && config.logit_softcap.is_some() { config.vocab_size } else { 0 }),
+            logits: tensor(config.outputs()),
+            capped: tensor(if shape.train && config.logit_softcap.is_some() { config.outputs() } else { 0 }),
             d_normed: tensor(backward),
             d_hidden: tensor(backward),
             u: tensor(shape.head_rank),

@@ -5,7 +5,7 @@ use lorafit_kernels::ops::gate::Activation;
 
 use super::arch::Arch;
 use super::block::BlockShape;
-use super::names::Names;
+use super::names::{HEAD, Names, SCORE};
 use super::part::{Name, NormShape};
 use super::pattern::LayerPattern;
 use super::rope::{QueryGrowth, Rope, RopeScaling};
@@ -46,6 +46,8 @@ pub struct Config {
     pub query_growth: Option<QueryGrowth>,
     /// The head is the embedding.
     pub tie_word_embeddings: bool,
+    /// Numbers that the head gives of a text, where it scores texts and has no logits of tokens.
+    pub labels: Option<usize>,
     /// `q_proj`, `k_proj`, `v_proj` have a bias.
     pub attention_bias: bool,
     /// `o_proj` has a bias.
@@ -100,6 +102,7 @@ impl Config {
             query_growth: None,
             learned_positions: false,
             tie_word_embeddings: false,
+            labels: None,
             attention_bias: false,
             attention_output_bias: false,
             mlp_bias: false,
@@ -115,6 +118,32 @@ impl Config {
             logit_scale: 1.0,
             activation: Activation::Silu,
             initializer_range: INITIALIZER_RANGE,
+        }
+    }
+
+    /// The same decoder with a head that scores texts by so many labels, as the classes `...ForSequenceClassification` of
+    /// transformers have it: a plain product with what the last norm gives, whatever logits of tokens go through.
+    #[must_use]
+    pub fn scoring(&self, labels: usize) -> Self {
+        Config {
+            labels: Some(labels),
+            tie_word_embeddings: false,
+            logit_softcap: None,
+            logit_scale: 1.0,
+            ..self.clone()
+        }
+    }
+
+    /// What the head gives numbers of: tokens, or labels.
+    pub fn outputs(&self) -> usize {
+        self.labels.unwrap_or(self.vocab_size)
+    }
+
+    /// The name of the head.
+    pub(crate) fn head_path(&self) -> &'static str {
+        match self.labels {
+            Some(_) => SCORE,
+            None => HEAD,
         }
     }
 

@@ -17,6 +17,8 @@ pub struct Names {
 
 /// The name of the head.
 pub(crate) const HEAD: &str = "lm_head";
+/// The name of a head that scores texts, in its place.
+pub(crate) const SCORE: &str = "score";
 
 impl Names {
     /// Of Llama and most others.

@@ -2,7 +2,7 @@
 
 use lorafit_kernels::quant::Quantization;
 
-use super::names::Names;
+use super::names::{Names, SCORE};
 
 /// How a base model is quantised on loading. Norms and biases never are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ impl BaseQuantization {
     /// The quantisation of the matrix `name`, if it has one.
     pub fn of(&self, name: &str) -> Option<Quantization> {
         let block = Names::any_block_of(name).is_some();
-        (block || self.head).then_some(self.quantization)
+        // A head that scores texts is new, and trained.
+        let scores = name.strip_suffix(".weight") == Some(SCORE);
+        (block || (self.head && !scores)).then_some(self.quantization)
     }
 }

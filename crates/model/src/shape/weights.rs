@@ -55,7 +55,7 @@ pub fn weight_shapes(config: &Config) -> Vec<WeightShape> {
         shapes.push(WeightShape { name: format!("{}.bias", norm.name.hf), ..of_norm });
     }
     if !config.tie_word_embeddings {
-        shapes.push(outer(HEAD, &table));
+        shapes.push(outer(config.head_path(), &[config.outputs(), config.hidden_size]));
     }
     shapes
 }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{ModelFiles, Source};
 use crate::error::FileError;
 use crate::files::{MAX_CONFIG_BYTES, SaveDtype, inside, read_text};
+use crate::shape::Config;
 
 /// The folder of chat templates other than the default.
 const TEMPLATES: &str = "additional_chat_templates";
@@ -95,7 +96,7 @@ impl ModelFiles {
                 }
             }
             Source::Gguf(_) => {
-                let mut config = self.config.to_hf_json().map_err(|e| self.error(e.to_string()))?;
+                let mut config = self.unscored().to_hf_json().map_err(|e| self.error(e.to_string()))?;
                 config.insert("bos_token_id".to_owned(), json!(bos));
                 config.insert("eos_token_id".to_owned(), json!(eos));
                 config
@@ -103,6 +104,9 @@ impl ModelFiles {
         };
         if self.config.vocab_size != self.stored_rows {
             config.insert("vocab_size".to_owned(), json!(self.config.vocab_size));
+        }
+        if let Some(class) = self.config.labels.and_then(|_| self.config.score_class()) {
+            config.insert("architectures".to_owned(), json!([class]));
         }
         // A head that differs from the embedding is written, too.
         if config.contains_key("tie_word_embeddings") || self.untied {
@@ -116,10 +120,16 @@ impl ModelFiles {
         Ok(serde_json::to_string_pretty(&config).expect("plain values") + "\n")
     }
 
+    /// The shape as the files have it, whatever head is put in the place of theirs; with the rows that it was given.
+    fn unscored(&self) -> Config {
+        let stored = self.unscored.as_ref().unwrap_or(&self.config);
+        Config { vocab_size: self.config.vocab_size, ..stored.clone() }
+    }
+
     /// The configuration of the language model alone, of a folder with the configuration `all`. It keeps the tokens that texts
     /// begin and end with.
     fn alone(&self, all: &Map<String, Value>) -> Result<Map<String, Value>, FileError> {
-        let mut config = self.config.alone().to_hf_json().map_err(|e| self.error(e.to_string()))?;
+        let mut config = self.unscored().alone().to_hf_json().map_err(|e| self.error(e.to_string()))?;
         let text = all.get("text_config").and_then(Value::as_object);
         for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
             let found = all.get(key).or_else(|| text?.get(key));

@@ -4,6 +4,7 @@ mod bitsandbytes;
 mod folder;
 mod origin;
 mod safetensors;
+mod score;
 mod unread;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use rayon::prelude::*;
 pub use bitsandbytes::{QuantizedFolder, write_quantized};
 pub use folder::{companions, is_tokenizer_file, tokenizer_files};
 pub use origin::License;
+pub use score::MOST_LABELS;
 
 use crate::arch::ConfigError;
 use crate::error::{FileError, unquantised};
@@ -49,6 +51,12 @@ pub struct ModelFiles {
     untied: bool,
     /// Rows that the files have of embedding and head; further ones that the configuration says are zeros.
     stored_rows: usize,
+    /// The shape as the files have it, where a head that scores texts takes the place of theirs.
+    unscored: Option<Config>,
+    /// The random seed of such a head that is not in the files.
+    score_seed: u64,
+    /// The names of the labels of such a head, where the files have some.
+    label_names: Option<Vec<String>>,
 }
 
 #[derive(Debug)]
@@ -138,11 +146,13 @@ impl ModelFiles {
         // As transformers 5 has it: a head beside the embedding is tied only if it is the same.
         config.tie_word_embeddings &= !shards.has_own_head()?;
         let dropouts = json.as_ref().map(dropouts_of).unwrap_or_default();
-        let quantization = json.is_some_and(|j| j.get("quantization_config").is_some_and(|q| !q.is_null()));
+        let quantization =
+            json.as_ref().is_some_and(|j| j.get("quantization_config").is_some_and(|q| !q.is_null()));
         let source = Source::Folder { shards, name, dropouts, quantization };
-        let stored_rows = config.vocab_size;
-        let files = ModelFiles { path: dir.to_owned(), config, source, untied: false, stored_rows };
+        let path = dir.to_owned();
+        let mut files = ModelFiles::with(path, config, source);
         unread::check(&files)?;
+        files.score_as_stored(json.as_ref())?;
         Ok(files)
     }
 
@@ -153,10 +163,24 @@ impl ModelFiles {
     pub fn from_gguf(gguf: Gguf) -> Result<Self, FileError> {
         let path = gguf.path().to_owned();
         let config = Config::from_gguf(&gguf).map_err(|e| config_error(&path, &e))?;
-        let stored_rows = config.vocab_size;
-        let files = ModelFiles { path, config, source: Source::Gguf(gguf), untied: false, stored_rows };
+        let source = Source::Gguf(gguf);
+        let files = ModelFiles::with(path, config, source);
         unread::check(&files)?;
         Ok(files)
+    }
+
+    fn with(path: PathBuf, config: Config, source: Source) -> Self {
+        let stored_rows = config.vocab_size;
+        ModelFiles {
+            path,
+            config,
+            source,
+            untied: false,
+            stored_rows,
+            unscored: None,
+            score_seed: 0,
+            label_names: None,
+        }
     }
 
     /// Has embedding and head as two weights of the same values, where they are one: for who changes one of them.
@@ -355,6 +379,9 @@ impl ModelFiles {
     /// # Errors
     /// A tensor that is missing or has another shape.
     pub fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<FrozenWeight, FileError> {
+        if self.makes(name) {
+            return Ok(self.made_score(rows));
+        }
         let name = &self.name_in_files(name)[..];
         let stored = self.rows_in_files(name, rows);
         let weight = self.stored_weight(name, stored, cols)?;
@@ -403,6 +430,9 @@ impl ModelFiles {
     /// # Errors
     /// As [`ModelFiles::weight`].
     pub(crate) fn matrix_bytes(&self, name: &str, rows: usize, cols: usize) -> Result<u64, FileError> {
+        if self.makes(name) {
+            return Ok(4 * rows as u64 * cols as u64);
+        }
         match &self.source {
             Source::Folder { .. } => match self.transposed(name, rows, cols)? {
                 Some(tensor) => Ok(tensor.data.len() as u64),

@@ -97,5 +97,5 @@ pub(crate) fn evaluate_in(
             replies[micro.sample(place)] = reply;
         }
     }
-    Some(JudgedEvaluation { loss, metrics: sums.metrics(apart), replies })
+    Some(JudgedEvaluation { loss, metrics: sums.metrics(apart, options.objective), replies })
 }

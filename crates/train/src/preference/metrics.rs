@@ -2,31 +2,120 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::Objective;
+
 /// Means over the replies of a step or an evaluation. A side that has no replies has no numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
 pub struct PreferenceMetrics {
     /// Mean reward of chosen (good) replies: beta times their log-probability above the reference's, or by token, as the loss
-    /// has it.
-    #[serde(rename = "rewards/chosen", default, skip_serializing_if = "Option::is_none")]
+    /// has it; of a reward model what its head gives.
     pub chosen_reward: Option<f64>,
     /// Mean reward of rejected (bad) replies.
-    #[serde(rename = "rewards/rejected", default, skip_serializing_if = "Option::is_none")]
     pub rejected_reward: Option<f64>,
     /// Mean reward of chosen replies above that of rejected ones.
-    #[serde(rename = "rewards/margins", default, skip_serializing_if = "Option::is_none")]
     pub margin: Option<f64>,
     /// Share of pairs whose chosen reply has the higher reward; of labels there are no pairs.
-    #[serde(rename = "rewards/accuracies", default, skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
-    /// Mean log-probability of chosen replies, by token where the loss has it so.
-    #[serde(rename = "logps/chosen", default, skip_serializing_if = "Option::is_none")]
+    /// Mean log-probability of chosen replies, by token where the loss has it so; none of a reward model.
     pub chosen_logp: Option<f64>,
     /// Mean log-probability of rejected replies.
-    #[serde(rename = "logps/rejected", default, skip_serializing_if = "Option::is_none")]
     pub rejected_logp: Option<f64>,
     /// How far the model is from its reference, in nats by reply, as KTO estimates it.
-    #[serde(rename = "kl", default, skip_serializing_if = "Option::is_none")]
     pub distance: Option<f64>,
+    /// The rewards of a reward model, of all replies.
+    pub rewards: Option<Rewards>,
+}
+
+/// The rewards that a reward model gives.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rewards {
+    /// The lowest.
+    pub min: f64,
+    /// Their mean.
+    pub mean: f64,
+    /// The highest.
+    pub max: f64,
+}
+
+/// [`PreferenceMetrics`] as records have them: TRL's trainer of reward models has other names than its others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Written {
+    #[serde(rename = "rewards/chosen", default, skip_serializing_if = "Option::is_none")]
+    chosen_reward: Option<f64>,
+    #[serde(rename = "rewards/rejected", default, skip_serializing_if = "Option::is_none")]
+    rejected_reward: Option<f64>,
+    #[serde(rename = "rewards/margins", default, skip_serializing_if = "Option::is_none")]
+    margins: Option<f64>,
+    #[serde(rename = "rewards/accuracies", default, skip_serializing_if = "Option::is_none")]
+    accuracies: Option<f64>,
+    #[serde(rename = "logps/chosen", default, skip_serializing_if = "Option::is_none")]
+    chosen_logp: Option<f64>,
+    #[serde(rename = "logps/rejected", default, skip_serializing_if = "Option::is_none")]
+    rejected_logp: Option<f64>,
+    #[serde(rename = "kl", default, skip_serializing_if = "Option::is_none")]
+    distance: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    margin: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    accuracy: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    min_reward: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mean_reward: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_reward: Option<f64>,
+}
+
+impl From<PreferenceMetrics> for Written {
+    fn from(metrics: PreferenceMetrics) -> Self {
+        let PreferenceMetrics { chosen_reward, rejected_reward, margin, accuracy, .. } = metrics;
+        let PreferenceMetrics { chosen_logp, rejected_logp, distance, rewards, .. } = metrics;
+        let of_pairs = Written {
+            chosen_reward,
+            rejected_reward,
+            chosen_logp,
+            rejected_logp,
+            distance,
+            ..Written::default()
+        };
+        match rewards {
+            None => Written { margins: margin, accuracies: accuracy, ..of_pairs },
+            Some(Rewards { min, mean, max }) => Written {
+                margin,
+                accuracy,
+                min_reward: Some(min),
+                mean_reward: Some(mean),
+                max_reward: Some(max),
+                ..of_pairs
+            },
+        }
+    }
+}
+
+impl From<Written> for PreferenceMetrics {
+    fn from(written: Written) -> Self {
+        let Written { chosen_reward, rejected_reward, chosen_logp, rejected_logp, distance, .. } = written;
+        let of_rewards = || {
+            Some(Rewards { min: written.min_reward?, mean: written.mean_reward?, max: written.max_reward? })
+        };
+        let rewards = of_rewards();
+        // Others than reward models have an accuracy, too.
+        let (margin, accuracy) = match rewards {
+            Some(_) => (written.margin, written.accuracy),
+            None => (written.margins, written.accuracies),
+        };
+        PreferenceMetrics {
+            chosen_reward,
+            rejected_reward,
+            margin,
+            accuracy,
+            chosen_logp,
+            rejected_logp,
+            distance,
+            rewards,
+        }
+    }
 }
 
 impl PreferenceMetrics {
@@ -38,14 +127,20 @@ impl PreferenceMetrics {
 
     /// By their names, those that are there.
     pub fn named(&self) -> Vec<(&'static str, f64)> {
+        let written = Written::from(*self);
         let all = [
-            ("rewards/chosen", self.chosen_reward),
-            ("rewards/rejected", self.rejected_reward),
-            ("rewards/margins", self.margin),
-            ("rewards/accuracies", self.accuracy),
-            ("logps/chosen", self.chosen_logp),
-            ("logps/rejected", self.rejected_logp),
-            ("kl", self.distance),
+            ("rewards/chosen", written.chosen_reward),
+            ("rewards/rejected", written.rejected_reward),
+            ("rewards/margins", written.margins),
+            ("rewards/accuracies", written.accuracies),
+            ("logps/chosen", written.chosen_logp),
+            ("logps/rejected", written.rejected_logp),
+            ("kl", written.distance),
+            ("margin", written.margin),
+            ("accuracy", written.accuracy),
+            ("min_reward", written.min_reward),
+            ("mean_reward", written.mean_reward),
+            ("max_reward", written.max_reward),
         ];
         all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
@@ -59,6 +154,16 @@ pub(crate) struct Sums {
     pairs: u64,
     /// Pairs whose chosen reply has the higher reward.
     right: u64,
+    /// The lowest and the highest reward.
+    ends: Option<(f64, f64)>,
+}
+
+/// The ends of both.
+fn wider(one: Option<(f64, f64)>, other: Option<(f64, f64)>) -> Option<(f64, f64)> {
+    match (one, other) {
+        (Some((low, high)), Some((lower, higher))) => Some((low.min(lower), high.max(higher))),
+        (one, other) => one.or(other),
+    }
 }
 
 impl Sums {
@@ -68,6 +173,7 @@ impl Sums {
         *rewards += reward;
         *logps += logp;
         *count += 1;
+        self.ends = wider(self.ends, Some((reward, reward)));
     }
 
     /// Counts a pair by the rewards of both replies.
@@ -83,21 +189,26 @@ impl Sums {
         }
         self.pairs += other.pairs;
         self.right += other.right;
+        self.ends = wider(self.ends, other.ends);
     }
 
-    /// The means.
-    pub(crate) fn metrics(&self, distance: Option<f64>) -> PreferenceMetrics {
+    /// The means, of an objective.
+    pub(crate) fn metrics(&self, distance: Option<f64>, objective: &Objective) -> PreferenceMetrics {
         let mean = |sum: f64, count: u64| (count > 0).then(|| sum / count as f64);
         let [chosen, rejected] = self.sides;
         let (chosen_reward, rejected_reward) = (mean(chosen.0, chosen.2), mean(rejected.0, rejected.2));
+        let is_scored = objective.is_scored();
+        let all = mean(chosen.0 + rejected.0, chosen.2 + rejected.2);
+        let rewards = all.zip(self.ends).map(|(mean, (min, max))| Rewards { min, mean, max });
         PreferenceMetrics {
             chosen_reward,
             rejected_reward,
             margin: chosen_reward.zip(rejected_reward).map(|(chosen, rejected)| chosen - rejected),
             accuracy: mean(self.right as f64, self.pairs),
-            chosen_logp: mean(chosen.1, chosen.2),
-            rejected_logp: mean(rejected.1, rejected.2),
+            chosen_logp: mean(chosen.1, chosen.2).filter(|_| !is_scored),
+            rejected_logp: mean(rejected.1, rejected.2).filter(|_| !is_scored),
             distance,
+            rewards: rewards.filter(|_| is_scored),
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A loss is a function of the log-probabilities of replies under the model that is trained, and under a reference: the same base
 //! without the adapter, as it was when the run began, or with another adapter. What the reference says is computed once, before
-//! the first step (reference.rs). Each loss has a file in losses/ with its equation, its source and its derivatives, and an entry
+//! the first step (reference.rs). Of a reward model the loss is a function of what a head gives of replies, which stands in the
+//! same places. Each loss has a file in losses/ with its equation, its source and its derivatives, and an entry
 //! in [`OBJECTIVES`]; step.rs turns the derivatives into weights of targets, and the rest is as in other training.
 //!
 //! The loss of a step is the mean over its pairs (labels), each counted with the weight of its row, and `sft_weight` times the mean
@@ -21,8 +22,8 @@ use lorafit_data::Purpose;
 pub(crate) use evaluation::evaluate_in;
 pub use evaluation::{JudgedEvaluation, JudgedModel, evaluate};
 pub use losses::OBJECTIVES;
-pub use metrics::PreferenceMetrics;
 pub(crate) use metrics::Sums;
+pub use metrics::{PreferenceMetrics, Rewards};
 pub use numbers::{LabelSlope, Pair, PairSlope, Reply};
 pub use reference_cache::ReferenceCache;
 
@@ -63,9 +64,15 @@ impl Objective {
         matches!(self.loss, Loss::Label(_))
     }
 
+    /// Whether a head scores replies, in the place of the one that gives logits of tokens.
+    pub fn is_scored(&self) -> bool {
+        self.reward == Measure::Score
+    }
+
     /// What rows it trains on.
     pub fn purpose(&self) -> Purpose {
         match self.loss {
+            Loss::Pair(_) if self.is_scored() => Purpose::Scores,
             Loss::Pair(_) => Purpose::Pairs,
             Loss::Label(_) => Purpose::Labels,
         }
@@ -101,6 +108,8 @@ pub enum Measure {
     Sum,
     /// Its log-probability by token.
     Mean,
+    /// What a head gives of it.
+    Score,
 }
 
 impl Measure {
@@ -108,7 +117,7 @@ impl Measure {
     pub fn of(self, reply: &Reply) -> f64 {
         match self {
             Measure::Ratio => reply.ratio(),
-            Measure::Sum => reply.policy,
+            Measure::Sum | Measure::Score => reply.policy,
             Measure::Mean => reply.policy / reply.tokens,
         }
     }
@@ -134,6 +143,8 @@ pub struct Defaults {
     pub gamma: Option<f64>,
     /// Weight of the plain loss of chosen replies.
     pub sft_weight: Option<f64>,
+    /// Weight of the squared sum of the rewards of a pair.
+    pub center_rewards: Option<f64>,
     /// Whether log-probabilities can be divided by the tokens of the reply.
     pub length_normalise: bool,
     /// Whether rows can have margins.
@@ -148,6 +159,7 @@ impl Defaults {
             label_smoothing: None,
             gamma: None,
             sft_weight: Some(0.0),
+            center_rewards: None,
             length_normalise: false,
             margin: false,
         }
@@ -167,6 +179,8 @@ pub struct PreferenceOptions {
     pub gamma: f64,
     /// See [`Defaults::sft_weight`].
     pub sft_weight: f64,
+    /// See [`Defaults::center_rewards`].
+    pub center_rewards: f64,
     /// Divide log-probabilities by the tokens of the reply.
     pub length_normalise: bool,
     /// Factor of the losses of good replies.
@@ -180,13 +194,14 @@ pub struct PreferenceOptions {
 impl PreferenceOptions {
     /// With the values that the objective has unless others are given.
     pub fn of(objective: &'static Objective) -> Self {
-        let Defaults { beta, label_smoothing, gamma, sft_weight, .. } = objective.defaults;
+        let Defaults { beta, label_smoothing, gamma, sft_weight, center_rewards, .. } = objective.defaults;
         PreferenceOptions {
             objective,
             beta,
             label_smoothing: label_smoothing.unwrap_or(0.0),
             gamma: gamma.unwrap_or(0.0),
             sft_weight: sft_weight.unwrap_or(0.0),
+            center_rewards: center_rewards.unwrap_or(0.0),
             length_normalise: false,
             desirable_weight: 1.0,
             undesirable_weight: 1.0,

@@ -96,7 +96,7 @@ pub(crate) fn weigh(
     let reward = |reply: &Reply| options.reward(reply);
     let logp = |reply: &Reply| match measure {
         Measure::Mean => Measure::Mean.of(reply),
-        Measure::Ratio | Measure::Sum => reply.policy,
+        Measure::Ratio | Measure::Sum | Measure::Score => reply.policy,
     };
     let mut chosen_before = None;
     for place in 0..replies.len() {

@@ -14,6 +14,7 @@ use super::TrainOptions;
 use super::judged::Judged;
 use crate::best_by::BestBy;
 use crate::checkpoint::State;
+use crate::classify;
 use crate::evaluate::evaluate_in;
 use crate::guard::{Culprit, Refusal};
 use crate::memory::{peak_device_bytes, peak_rss_bytes};
@@ -27,7 +28,7 @@ use crate::stream::{Cut, MicroBatchSize, cut, cut_groups};
 /// What the rows of a step gave; their gradient stands in the buffers.
 pub(super) struct Computed {
     /// Mean over the supervised tokens.
-    loss: f64,
+    pub(super) loss: f64,
     grad_norm: f64,
     /// Tokens that count in the loss.
     supervised: usize,
@@ -276,7 +277,7 @@ impl<'a> Stepper<'a> {
         let of_rows =
             |&i: &usize| rows.groups.range(i).map(|i| samples.sample(i).supervised_tokens()).sum::<usize>();
         let supervised = indices.iter().map(of_rows).sum();
-        Summed { loss, tokens, supervised, preference: Some(sums.metrics(apart)) }
+        Summed { loss, tokens, supervised, preference: Some(sums.metrics(apart, preference.objective)) }
     }
 
     /// Evaluates after the step that `state` is at; `None` if it is to `stop`.
@@ -290,7 +291,14 @@ impl<'a> Stepper<'a> {
     ) -> Option<Evaluated> {
         let started = Instant::now();
         let (model, adapter) = (parameters.model(), parameters.adapter());
+        let mut classes = None;
         let (loss, perplexity, preference, margins) = match &mut self.judged {
+            None if model.config().labels.is_some() => {
+                let found =
+                    classify::evaluate_in(model, adapter, &data.samples, cut, &mut self.buffers, stop)?;
+                classes = Some(found.metrics);
+                (found.loss, None, None, Vec::new())
+            }
             None => {
                 let found = evaluate_in(model, adapter, &data.samples, cut, &mut self.buffers, stop)?;
                 (found.loss, Some(found.perplexity), None, Vec::new())
@@ -311,6 +319,7 @@ impl<'a> Stepper<'a> {
             best: false,
             seconds: started.elapsed().as_secs_f64(),
             preference,
+            classes,
         };
         // What the run begins with is there already.
         let best = state.step > 0 && self.best_by.is_better(&record, state.best.as_ref());

@@ -51,6 +51,7 @@ fn run_layers(
         threads: 1,
         has_tokenizer: false,
         placement: Placement::Cuda(float),
+        reference: None,
     };
     let planned = request.plan(recompute).expect("a plan").total() - device_process_bytes();
     let options = BenchOptions {

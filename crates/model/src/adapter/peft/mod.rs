@@ -17,14 +17,14 @@ use serde_json::{Map, Value, json};
 
 use super::lora::{Adapter, EmbeddingFactors, LoraGroup};
 use super::marks;
-use super::names::{EMBEDDING_A, EMBEDDING_B, MAGNITUDES, tensor_name, tokens_name, whole_name};
+use super::names::{EMBEDDING_A, EMBEDDING_B, MAGNITUDES, is_score, tensor_name, tokens_name, whole_name};
 use super::saved::SavedWeight;
 use super::targets::Targets;
 use super::token_rows::{KEY as TOKENS, TokenIndices};
 use crate::error::FileError;
 use crate::files::{MAX_CONFIG_BYTES, TensorData, TensorSource, inside, read_text, write_tensors};
-use crate::shape::{Config, HEAD};
-use crate::weights::ModelFiles;
+use crate::shape::{Config, HEAD, SCORE};
+use crate::weights::{MOST_LABELS, ModelFiles};
 pub(super) use config::{
     changes_the_base, exact_pattern, pattern_key, pattern_to_the_end, patterns, read_tokens, used_options,
 };
@@ -214,7 +214,7 @@ fn config_json(adapter: &Adapter, base_model: &str) -> Value {
     };
     let mut config = json!({
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": if adapter.saved.scores() { "SEQ_CLS" } else { "CAUSAL_LM" },
         "base_model_name_or_path": base_name,
         "r": lora.rank,
         "lora_alpha": whole(lora.alpha),
@@ -316,6 +316,30 @@ fn parse_json(path: &Path, text: &str) -> Result<Map<String, Value>, FileError> 
 pub fn token_indices(dir: &Path) -> Result<TokenIndices, FileError> {
     let (path, json) = read_json(dir)?;
     config::read_tokens(&json).map_err(|e| e.at(&path))
+}
+
+/// The labels by which the adapter in the folder `dir` scores texts, if it has a head that does: before its model is opened, whose
+/// head it takes the place of.
+///
+/// # Errors
+/// Files that are missing or malformed.
+pub fn score_labels(dir: &Path) -> Result<Option<usize>, FileError> {
+    let (_, json) = read_json(dir)?;
+    let saves_head = |list: &Value| list.as_array().is_some_and(|list| list.iter().any(|name| name == SCORE));
+    if !json.get("modules_to_save").is_some_and(saves_head) {
+        return Ok(None);
+    }
+    let path = dir.join(WEIGHTS_FILE);
+    let bytes = map_weights(dir)?;
+    let file = parse_weights(&path, &bytes)?;
+    let Some(name) = file.names().into_iter().find(|name| is_score(name)) else { return Ok(None) };
+    match matrix(&file, name) {
+        Ok(([labels, _], _)) if (1..=MOST_LABELS).contains(&labels) => Ok(Some(labels)),
+        Ok(([labels, _], _)) => {
+            Err(FileError::new(&path, format!("{name} scores {labels} labels, expected 1 to {MOST_LABELS}")))
+        }
+        Err(problem) => Err(FileError::new(&path, problem)),
+    }
 }
 
 /// Reads an adapter for a model of shape `config` from the folder `dir`.

@@ -9,6 +9,7 @@ mod hinge;
 mod ipo;
 mod kto;
 mod orpo;
+mod reward;
 mod robust;
 mod simpo;
 #[cfg(test)]
@@ -17,7 +18,7 @@ mod tests;
 use super::Objective;
 
 /// Every objective for judged replies.
-pub static OBJECTIVES: [Objective; 11] = [
+pub static OBJECTIVES: [Objective; 12] = [
     dpo::OBJECTIVE,
     ipo::OBJECTIVE,
     hinge::OBJECTIVE,
@@ -29,4 +30,5 @@ pub static OBJECTIVES: [Objective; 11] = [
     cpo::OBJECTIVE,
     kto::OBJECTIVE,
     bco::OBJECTIVE,
+    reward::OBJECTIVE,
 ];

@@ -31,6 +31,9 @@ fn settings(objective: &'static Objective) -> Vec<PreferenceOptions> {
     if defaults.gamma.is_some() {
         all.push(PreferenceOptions { gamma: 0.3, ..plain });
     }
+    if defaults.center_rewards.is_some() {
+        all.push(PreferenceOptions { center_rewards: 0.3, ..plain });
+    }
     if defaults.length_normalise {
         all.push(PreferenceOptions { length_normalise: true, ..plain });
     }
@@ -106,6 +109,7 @@ fn losses_are_those_of_their_equations() {
         ("orpo", 0.1 * (1.0 + odds(-11.0 / 7.0) / odds(-12.0 / 5.0)).ln()),
         ("cpo", softplus(0.1)),
         ("bco", softplus(-0.25) + softplus(0.05)),
+        ("reward", softplus(1.0)),
     ];
     for (name, expected) in expected {
         let objective = Objective::named(name).unwrap();
