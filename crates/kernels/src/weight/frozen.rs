@@ -385,6 +385,20 @@ impl FrozenWeight {
         }
     }
 
+    /// The matrix as bf16 values in memory, in their bits, where it is stored so; as [`FrozenWeight::as_f32`].
+    pub fn as_bf16(&self) -> Option<&[u16]> {
+        match (&self.storage, self.row_order) {
+            (Storage::Blocks { format: Format::BF16, data }, RowOrder::Stored)
+                if cfg!(target_endian = "little") && self.stored_rows() == self.rows =>
+            {
+                // SAFETY: every bit pattern is a u16.
+                let (before, values, after) = unsafe { data.as_slice().align_to::<u16>() };
+                (before.is_empty() && after.is_empty()).then_some(values)
+            }
+            _ => None,
+        }
+    }
+
     /// The stored bytes that columns `cols` of row `row` are decoded from, without their scales where those lie
     /// apart; none of rows of zeros behind those that are stored. The range may be wider by a part of a block at both ends.
     pub fn stored_bytes_of(&self, row: usize, cols: Range<usize>) -> &[u8] {

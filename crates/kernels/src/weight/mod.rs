@@ -221,6 +221,14 @@ impl<'a> HostWeight<'a> {
         }
     }
 
+    /// See [`FrozenWeight::as_bf16`].
+    pub(crate) fn as_bf16(&self) -> Option<&'a [u16]> {
+        match self.matrix {
+            HostMatrix::Frozen(weight) => weight.as_bf16(),
+            HostMatrix::Values { .. } => None,
+        }
+    }
+
     /// See [`FrozenWeight::stored_bytes_of`].
     pub(crate) fn stored_bytes_of(&self, row: usize, cols: Range<usize>) -> &'a [u8] {
         match self.matrix {

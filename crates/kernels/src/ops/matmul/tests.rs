@@ -1,7 +1,8 @@
 use super::cpu::{RightCpu, Strided, TermCpu, testing};
 use super::*;
 use crate::bytes::SharedBytes;
-use crate::quant::Format;
+use crate::quant::four_bit::Code;
+use crate::quant::{Format, Quantization};
 use crate::testing::{Random, assert_close};
 use crate::weight::FrozenWeight;
 
@@ -79,10 +80,20 @@ fn computed_in_bf16(mut weight: Weight) -> Weight {
 #[test]
 fn bf16_products_are_those_of_rounded_operands_on_every_instruction_set() {
     let mut random = Random::new(4);
-    for (m, n, k) in [(5, 7, 9), (12, 32, 512), (13, 33, 513), (17, 300, 1), (29, 600, 1100), (50, 16, 64)] {
+    for (m, n, k) in [
+        (5, 7, 9),
+        (12, 32, 512),
+        (13, 33, 513),
+        (16, 48, 31),
+        (17, 300, 1),
+        (29, 600, 1100),
+        (32, 64, 800),
+        (50, 16, 64),
+        (79, 100, 66),
+    ] {
         let (x, values) = (random.normal(m * k), random.normal(n * k));
         let (u, b) = (random.normal(m * 5), random.normal(n * 5));
-        let start = random.normal(m * n);
+        let (start, bias) = (random.normal(m * n), random.normal(n));
         // The adapter's term stays f32.
         let lora = TermCpu { left: rows(&u, 5), right: RightCpu::Strided(transposed(&b, 5)), k: 5 };
         let (rounded_x, rounded) = (bf16(&x), bf16(&values));
@@ -116,14 +127,80 @@ fn bf16_products_are_those_of_rounded_operands_on_every_instruction_set() {
                 ),
             ];
             for (left, rounded_left, right, exact_right) in cases {
-                let expected = [TermCpu { left: rounded_left, right: exact_right, k }, lora];
-                let expected = reference::product(m, n, &expected, None, &start);
+                let exact = [TermCpu { left: rounded_left, right: exact_right, k }, lora];
                 let terms = [TermCpu { left, right, k }, lora];
-                for (isa, found) in testing::on_every_isa(m, n, &terms, None, true, &start, 3) {
-                    assert_close(&found, &expected, TOLERANCE, &format!("{isa} {m}x{n}x{k}"));
+                for (accumulate, bias) in [(false, None), (true, None), (false, Some(&bias[..]))] {
+                    let begin = if accumulate { start.clone() } else { vec![0.0; m * n] };
+                    let expected = reference::product(m, n, &exact, bias, &begin);
+                    for (isa, found) in testing::on_every_isa(m, n, &terms, bias, accumulate, &start, 3) {
+                        assert_close(&found, &expected, TOLERANCE, &format!("{isa} {m}x{n}x{k}"));
+                    }
                 }
             }
         }
+    }
+}
+
+#[test]
+fn every_storage_format_is_multiplied_in_bf16_as_its_values_are() {
+    let mut random = Random::new(6);
+    let (m, n, k) = (37, 256, 768);
+    let x = random.normal(m * k);
+    let rounded_x = bf16(&x);
+    let formats = Format::ALL.map(|format| {
+        let stored = |rows, cols, values: &[f32]| {
+            let mut bytes = vec![0; values.len() / format.block_len() * format.block_bytes()];
+            format.encode(values, &mut bytes).expect("finite");
+            FrozenWeight::new(rows, cols, format, SharedBytes::from_vec(bytes)).expect("whole blocks")
+        };
+        (format.to_string(), stored(n, k, &random.normal(n * k)), stored(k, n, &random.normal(n * k)))
+    });
+    let quantizations = [
+        Quantization::FourBit { code: Code::Nf4, block_len: 64, double: true },
+        Quantization::FourBit { code: Code::Fp4, block_len: 128, double: false },
+        Quantization::Int8,
+    ]
+    .map(|quantization| {
+        let values = FrozenWeight::from_f32(n, k, &random.normal(n * k));
+        let across = FrozenWeight::from_f32(k, n, &random.normal(n * k));
+        let quantize = |weight: &FrozenWeight| weight.quantize(quantization).expect("finite");
+        (quantization.to_string(), quantize(&values), quantize(&across))
+    });
+    for (name, forward, backward) in formats.into_iter().chain(quantizations) {
+        let exact = [frozen(n, k, &bf16(&forward.to_vec())), frozen(k, n, &bf16(&backward.to_vec()))];
+        let [forward, backward] = [forward, backward].map(|weight| computed_in_bf16(weight.into()));
+        for (right, exact) in [
+            (RightCpu::WeightTransposed(forward.host()), RightCpu::WeightTransposed(exact[0].host())),
+            (RightCpu::Weight(backward.host()), RightCpu::Weight(exact[1].host())),
+        ] {
+            let exact = [TermCpu { left: rows(&rounded_x, k), right: exact, k }];
+            let expected = reference::product(m, n, &exact, None, &vec![0.0; m * n]);
+            let terms = [TermCpu { left: rows(&x, k), right, k }];
+            for (isa, found) in testing::on_every_isa(m, n, &terms, None, false, &vec![0.0; m * n], 2) {
+                assert_close(&found, &expected, TOLERANCE, &format!("{isa} {name}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_product_leaves_in_working_memory_does_not_reach_the_next() {
+    let mut random = Random::new(7);
+    // One sum fills working memory with what is not a number, the other is filled up with zeros where that lay.
+    let product = |m: usize, n: usize, k: usize, x: &[f32], w: &[f32]| {
+        let [forward, backward] = [frozen(n, k, w), frozen(k, n, w)].map(computed_in_bf16);
+        let rights = [RightCpu::WeightTransposed(forward.host()), RightCpu::Weight(backward.host())];
+        let lefts = [rows(x, k), transposed(x, m)];
+        let terms = rights.into_iter().flat_map(|right| lefts.map(|left| [TermCpu { left, right, k }]));
+        let out = vec![0.0; m * n];
+        terms.flat_map(|term| testing::on_every_isa(m, n, &term, None, false, &out, 1)).collect::<Vec<_>>()
+    };
+    let (m, n, k) = (70, 70, 800);
+    let full = product(m, n, k, &vec![f32::NAN; m * k], &vec![f32::NAN; n * k]);
+    assert!(full.iter().all(|(_, values)| values.iter().all(|value| value.is_nan())));
+    let (m, n, k) = (39, 41, 67);
+    for (isa, values) in product(m, n, k, &random.normal(m * k), &random.normal(n * k)) {
+        assert!(values.iter().all(|value| value.is_finite()), "{isa}");
     }
 }
 
@@ -149,6 +226,7 @@ fn the_cut_into_tasks_does_not_change_a_bit() {
         (40, 576, 576, ComputeDtype::F32),
         (101, 192, 700, ComputeDtype::F32),
         (101, 1000, 700, ComputeDtype::Bf16),
+        (101, 70, 1601, ComputeDtype::Bf16),
     ] {
         let x = random.normal(m * k);
         let mut w = frozen(n, k, &random.normal(n * k));

@@ -1,5 +1,7 @@
 //! The instruction sets products run on, what each likes, and the way into code that was compiled for it.
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::operand::{Operand, Paired, Rounded, Single};
 use super::pack::Strided;
 use super::simd::{self, Simd, compiled_for};
@@ -21,6 +23,9 @@ pub(super) enum Isa {
     /// With products of bf16 pairs; everything else is that of `Avx512`.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    /// With products of tiles of bf16 pairs; everything else is that of `Avx512Bf16`.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     #[cfg(target_arch = "aarch64")]
     Neon,
 }
@@ -50,6 +55,9 @@ impl Isa {
                     found.push(Isa::Avx512);
                     if is_x86_feature_detected!("avx512bf16") {
                         found.push(Isa::Avx512Bf16);
+                        if amx::is_available() {
+                            found.push(Isa::Amx);
+                        }
                     }
                 }
             }
@@ -66,7 +74,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => simd::x86::Avx2::LANES,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 => simd::x86::Avx512::LANES,
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => simd::x86::Avx512::LANES,
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => simd::arm::Neon::LANES,
         }
@@ -76,7 +84,7 @@ impl Isa {
     pub(super) fn values(self, dtype: ComputeDtype) -> usize {
         match (self, dtype) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Bf16, ComputeDtype::Bf16) => Paired::<simd::x86::Avx512Bf16>::VALUES,
+            (Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::Bf16) => Paired::<simd::x86::Avx512Bf16>::VALUES,
             _ => 1,
         }
     }
@@ -86,7 +94,7 @@ impl Isa {
     fn packed_elements(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 => MAX_PACKED_ELEMENTS,
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => MAX_PACKED_ELEMENTS,
             _ => MAX_PACKED_ELEMENTS / 2,
         }
     }
@@ -114,9 +122,18 @@ impl Isa {
     pub(super) fn pairs_along_sum(self, from: &[f32], to: &mut [f32]) {
         match self {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `available` saw the features before it gave this set.
-            Isa::Avx512Bf16 => unsafe { pairs_along_sum_avx512_bf16(from, to) },
+            // SAFETY: `available` saw the features before it gave these sets.
+            Isa::Avx512Bf16 | Isa::Amx => unsafe { pairs_along_sum_avx512_bf16(from, to) },
             _ => unreachable!("{self:?} multiplies no pairs, given {} values for {}", from.len(), to.len()),
+        }
+    }
+
+    /// Multiply-adds of a step of [`Isa::registers_only`].
+    fn multiply_adds_of_a_step(self, dtype: ComputeDtype) -> usize {
+        match (self, dtype) {
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Amx, ComputeDtype::Bf16) => amx::MULTIPLY_ADDS,
+            _ => 12 * self.lanes() * self.values(dtype),
         }
     }
 
@@ -130,12 +147,15 @@ impl Isa {
             (Isa::Avx2, _) => unsafe { registers_only_avx2(steps) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `available` saw AVX-512F before it gave these sets.
-            (Isa::Avx512, _) | (Isa::Avx512Bf16, ComputeDtype::F32) => unsafe {
+            (Isa::Avx512, _) | (Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::F32) => unsafe {
                 registers_only_avx512(steps)
             },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `available` saw AVX-512F, -BW and -BF16 before it gave this set.
             (Isa::Avx512Bf16, ComputeDtype::Bf16) => unsafe { registers_only_avx512_bf16(steps) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `available` saw AMX before it gave this set.
+            (Isa::Amx, ComputeDtype::Bf16) => unsafe { amx::registers_only(steps) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: NEON is part of aarch64.
             (Isa::Neon, _) => unsafe { tile::registers_only::<simd::arm::Neon>(steps) },
@@ -152,11 +172,13 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx2, ComputeDtype::Bf16) => &avx2::ROUNDED,
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512 | Isa::Avx512Bf16, ComputeDtype::F32) => &avx512::SINGLE,
+            (Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::F32) => &avx512::SINGLE,
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512, ComputeDtype::Bf16) => &avx512::ROUNDED,
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512Bf16, ComputeDtype::Bf16) => &avx512_bf16::PAIRED,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Amx, ComputeDtype::Bf16) => &amx_bf16::PAIRED,
             #[cfg(target_arch = "aarch64")]
             (Isa::Neon, ComputeDtype::F32) => &neon::SINGLE,
             #[cfg(target_arch = "aarch64")]
@@ -171,7 +193,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => &avx2::FEW_ROWS,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 => &avx512::FEW_ROWS,
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => &avx512::FEW_ROWS,
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => &neon::FEW_ROWS,
         }
@@ -203,9 +225,11 @@ pub(crate) fn instruction_set(dtype: ComputeDtype) -> &'static str {
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx2, _) => "avx2",
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, _) | (Isa::Avx512Bf16, ComputeDtype::F32) => "avx512",
+        (Isa::Avx512, _) | (Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::F32) => "avx512",
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx512Bf16, ComputeDtype::Bf16) => "avx512bf16",
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Amx, ComputeDtype::Bf16) => "amx",
         #[cfg(target_arch = "aarch64")]
         (Isa::Neon, _) => "neon",
     }
@@ -216,7 +240,7 @@ pub(crate) fn instruction_set(dtype: ComputeDtype) -> &'static str {
 pub(crate) fn fma_peak(dtype: ComputeDtype) -> f64 {
     const STEPS: usize = 2_000_000;
     let isa = Isa::detect();
-    let multiply_adds = 12 * isa.lanes() * isa.values(dtype);
+    let multiply_adds = isa.multiply_adds_of_a_step(dtype);
     let round = || {
         let start = std::time::Instant::now();
         rayon::broadcast(|_| std::hint::black_box(isa.registers_only(dtype, STEPS)));
@@ -303,6 +327,12 @@ instruction_set!(neon, baseline, simd::arm::Neon);
 mod avx512_bf16 {
     use super::*;
     kernels!(PAIRED, avx512_bf16, Paired<simd::x86::Avx512Bf16>);
+}
+#[cfg(target_arch = "x86_64")]
+mod amx_bf16 {
+    use super::*;
+    // AMX has no instructions but those of tiles, which need no feature of the compiler.
+    kernels!(PAIRED, avx512_bf16, Paired<simd::x86::Amx>);
 }
 
 #[cfg(target_arch = "x86_64")]

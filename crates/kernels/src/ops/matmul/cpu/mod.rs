@@ -24,6 +24,8 @@ use simd::Simd;
 use strips::{Offer, Tile, packed};
 use tile::Columns;
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod isa;
 mod left;
 mod operand;
@@ -218,17 +220,17 @@ fn part_width(n: usize, parts: usize) -> usize {
 }
 
 /// Cuts an `[m, n]` output into tasks of at most `n_block` columns: by columns first, into as many parts as divide
-/// evenly among the threads; by rows too when that leaves threads idle.
+/// evenly among the threads; by rows too, into whole strips, when that leaves threads idle.
 fn cut(
-    m: usize,
+    (m, strip): (usize, usize),
     n: usize,
     n_block: usize,
     threads: usize,
 ) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
     let n_block = part_width(n, even_parts(n, n_block, threads));
     let n_parts = n.div_ceil(n_block);
-    let m_parts = (threads / n_parts.max(1)).clamp(1, m.div_ceil(2 * MAX_ROWS).max(1));
-    let m_block = m.div_ceil(m_parts).next_multiple_of(MAX_ROWS);
+    let m_parts = (threads / n_parts.max(1)).clamp(1, m.div_ceil(2 * strip).max(1));
+    let m_block = m.div_ceil(m_parts).next_multiple_of(strip);
     (0..n_parts).flat_map(move |j| {
         (0..m.div_ceil(m_block.max(1)))
             .map(move |i| (i * m_block..((i + 1) * m_block).min(m), j * n_block..((j + 1) * n_block).min(n)))
@@ -302,7 +304,17 @@ impl<'a> Shared<'a> {
     }
 
     fn tasks(&self, threads: usize) -> impl Iterator<Item = Task<'_>> {
-        cut(self.m, self.n, self.columns(), threads).map(|(rows, cols)| Task { product: self, rows, cols })
+        cut((self.m, self.strip()), self.n, self.columns(), threads).map(|(rows, cols)| Task {
+            product: self,
+            rows,
+            cols,
+        })
+    }
+
+    /// Rows that tasks are cut in multiples of, by the first term: strips of most instruction sets divide them.
+    fn strip(&self) -> usize {
+        const FEWEST: usize = 12;
+        self.terms.first().map_or(FEWEST, |term| self.isa.kernels(term.dtype()).rows.max(FEWEST))
     }
 
     /// Output columns of a task, at most, by the first term.
@@ -405,7 +417,7 @@ struct Scratch {
 
 /// The widest panel and the tallest strip of any instruction set.
 const MAX_PANEL: usize = 32;
-const MAX_ROWS: usize = 12;
+const MAX_ROWS: usize = 32;
 /// The most panels of a task: those of the instruction set with the narrowest, over the widest task.
 const MAX_PANELS: usize = MAX_N_BLOCK / (simd::Portable::LANES * simd::Portable::VECTORS);
 
@@ -419,7 +431,7 @@ fn with_scratch(body: impl FnOnce(&mut Scratch)) {
                 MAX_PACKED_ELEMENTS + MAX_K_BLOCK * MAX_PANEL + MAX_PANELS * pack::PANEL_PADDING,
             ),
             rows: AlignedVec::zeros(MAX_PANEL * (MAX_K_BLOCK + RightCpu::ROW_PADDING)),
-            left: AlignedVec::zeros(STRIP_ROWS * STRIP_STRIDE),
+            left: AlignedVec::zeros(MAX_ROWS * STRIP_STRIDE),
         }));
     });
 }

@@ -19,19 +19,24 @@ pub(super) trait Operand {
     /// Whether elements are the values as they are.
     const AS_THEY_ARE: bool = false;
 
-    /// Elements of a sum of `k` values: the last is filled up with a zero.
+    /// Elements of a sum of `k` values; what is not theirs is zero.
     #[inline(always)]
     fn elements(k: usize) -> usize {
         k.div_ceil(Self::VALUES)
     }
 
     /// Makes elements of `from`, which follow each other in the sum; `to` holds [`Operand::elements`] of them, and up
-    /// to a register more.
+    /// to a register more. All of [`Operand::elements`] are written, the last with zeros where there is no value.
     fn along_sum(from: &[f32], to: &mut [f32]);
 
     /// Makes elements of values that lie side by side: `rows` holds [`Operand::VALUES`] rows of `to.len()`
     /// values, `stride` apart, whose values follow each other in the sum. `to` is a whole number of registers.
     fn across_sum(rows: &[f32], stride: usize, to: &mut [f32]);
+
+    /// As [`Operand::across_sum`], of two rows of bf16 values in their bits, for elements that are pairs of them.
+    fn across_sum_of_bf16(rows: [&[u16]; 2], to: &mut [f32]) {
+        unreachable!("{} values for {} elements that are no pairs", rows[0].len(), to.len());
+    }
 }
 
 /// Values as they are.
@@ -87,6 +92,11 @@ impl<P: Pairs> Operand for Paired<P> {
     const VALUES: usize = 2;
 
     #[inline(always)]
+    fn elements(k: usize) -> usize {
+        k.div_ceil(Self::VALUES).next_multiple_of(P::STEP)
+    }
+
+    #[inline(always)]
     fn along_sum(from: &[f32], to: &mut [f32]) {
         const MAX_LANES: usize = 16;
         let whole = from.len() / (2 * P::LANES);
@@ -113,6 +123,17 @@ impl<P: Pairs> Operand for Paired<P> {
         {
             // SAFETY: all have the lanes; the instruction set is the caller's.
             unsafe { P::pair_rows(first.as_ptr(), second.as_ptr(), to.as_mut_ptr()) }
+        }
+    }
+
+    #[inline(always)]
+    fn across_sum_of_bf16([first, second]: [&[u16]; 2], to: &mut [f32]) {
+        let (first, second) = (&first[..to.len()], &second[..to.len()]);
+        for ((first, second), to) in
+            first.chunks_exact(P::LANES).zip(second.chunks_exact(P::LANES)).zip(to.chunks_exact_mut(P::LANES))
+        {
+            // SAFETY: all have the lanes; the instruction set is the caller's.
+            unsafe { P::pair_rows_of_bf16(first.as_ptr(), second.as_ptr(), to.as_mut_ptr()) }
         }
     }
 }

@@ -164,31 +164,58 @@ impl RightCpu<'_> {
         const STRIDE: usize = MAX_N_BLOCK + RightCpu::ROW_PADDING;
         let elements = O::elements(k.len());
         let padded = cols.len().next_multiple_of(MAX_PANEL);
+        let stored = match self {
+            RightCpu::Weight(weight) if O::VALUES == 2 && cols.len() == padded => weight.as_bf16(),
+            _ => None,
+        };
         // What lies behind the columns, and behind the sum, is zero.
         rows[..O::VALUES * STRIDE].fill(0.0);
         for element in 0..elements {
             let first = k.start + element * O::VALUES;
-            let values = O::VALUES.min(k.end - first);
+            let values = O::VALUES.min(k.end.saturating_sub(first));
             let ahead = (first + Self::ROWS_AHEAD)..(first + Self::ROWS_AHEAD + values).min(k.end);
             ahead.for_each(|row| self.prefetch_row(row, cols.clone(), Cache::First));
-            let (from, stride) = match *self {
-                RightCpu::Strided(s) if cols.len() == padded && values == O::VALUES => {
-                    (&s.values[first * s.row_stride + cols.start..], s.row_stride)
+            let from = match (*self, stored) {
+                (RightCpu::Weight(weight), Some(stored)) if values == O::VALUES => {
+                    let row = |value: usize| &stored[(first + value) * weight.cols()..][cols.clone()];
+                    Rows::Bf16([row(0), row(1)])
+                }
+                (RightCpu::Strided(s), _) if cols.len() == padded && values == O::VALUES => {
+                    Rows::F32(&s.values[first * s.row_stride + cols.start..], s.row_stride)
                 }
                 _ => {
                     for value in 0..values {
                         self.row(first + value, cols.clone(), &mut rows[value * STRIDE..][..cols.len()]);
                     }
                     rows[values * STRIDE..O::VALUES * STRIDE].fill(0.0);
-                    (&rows[..], STRIDE)
+                    Rows::F32(&rows[..], STRIDE)
                 }
             };
             let mut at = 0;
             for (n, width) in panels::<O::Simd>(cols.clone()) {
                 let to = &mut packed[at + element * width..at + (element + 1) * width];
-                O::across_sum(&from[n.start - cols.start..], stride, to);
+                let column = n.start - cols.start;
+                match from {
+                    Rows::F32(from, stride) => O::across_sum(&from[column..], stride, to),
+                    Rows::Bf16(rows) => O::across_sum_of_bf16(rows.map(|row| &row[column..]), to),
+                }
                 at += panel_values(elements, width);
             }
+        }
+    }
+
+    /// The elements of columns that are contiguous along the sum, and from one column to the next, where they lie in memory
+    /// as they are: f32 values, or pairs of bf16.
+    #[inline(always)]
+    fn stored_elements<O: Operand>(&self) -> Option<(&[f32], usize)> {
+        match self {
+            RightCpu::Strided(s) if O::AS_THEY_ARE && s.row_stride == 1 => Some((s.values, s.col_stride)),
+            RightCpu::WeightTransposed(weight) if O::VALUES == 2 && weight.cols().is_multiple_of(2) => {
+                // SAFETY: every pair of u16 is an f32.
+                let (before, pairs, _) = unsafe { weight.as_bf16()?.align_to::<f32>() };
+                before.is_empty().then_some((pairs, weight.cols() / 2))
+            }
+            _ => None,
         }
     }
 
@@ -203,11 +230,11 @@ impl RightCpu<'_> {
         rows: &mut [f32],
     ) {
         let elements = O::elements(k.len());
-        if let RightCpu::Strided(s) = self
-            && (O::AS_THEY_ARE, s.row_stride, n.len()) == (true, 1, width)
+        if let Some((stored, stride)) = self.stored_elements::<O>()
+            && (n.len(), k.len()) == (width, elements * O::VALUES)
         {
-            let first = n.start * s.col_stride + k.start;
-            return transpose::<O::Simd>(&s.values[first..], s.col_stride, elements, width, panel);
+            let first = n.start * stride + k.start / O::VALUES;
+            return transpose::<O::Simd>(&stored[first..], stride, elements, width, panel);
         }
         let stride = elements + Self::ROW_PADDING;
         let mut decoded = [0.0; MAX_K_BLOCK];
@@ -232,6 +259,15 @@ impl RightCpu<'_> {
 
     /// Values between decoded rows, so that rows do not fall on the same cache sets.
     pub(super) const ROW_PADDING: usize = 16;
+}
+
+/// Rows of an operand that make one row of elements.
+#[derive(Clone, Copy)]
+enum Rows<'a> {
+    /// Values, and from one row to the next.
+    F32(&'a [f32], usize),
+    /// Bits of the two rows of pairs.
+    Bf16([&'a [u16]; 2]),
 }
 
 /// Asks for the cache lines of `bytes`.

@@ -36,17 +36,27 @@ pub(super) trait Simd: Copy {
         }
     }
 
-    /// Runs the tile of `rows` rows and `columns`; see [`tile`].
+    /// Makes the processor ready for tiles of `rows` rows, until what it gives is dropped. No other may be alive on this
+    /// thread.
+    #[inline(always)]
+    unsafe fn ready(_rows: usize) -> impl Sized {}
+
+    /// Runs the tile of `rows` rows and `columns`, for which the processor is ready; see [`tile`].
     unsafe fn tile(rows: usize, columns: Columns, args: &Args);
 }
 
 /// An instruction set whose elements are pairs of bf16 values, the first in the lower half. Values are rounded to
 /// nearest, halfway cases to even.
 pub(super) trait Pairs: Simd {
+    /// Pairs that a tile multiplies at once: a sum is filled up with zeros to a multiple of them.
+    const STEP: usize = 1;
+
     /// Rounds `2 * LANES` values that follow each other: `LANES` pairs.
     unsafe fn pair_neighbours(from: *const f32, to: *mut f32);
     /// Rounds `LANES` values of two rows: pair `j` is `(first[j], second[j])`.
     unsafe fn pair_rows(first: *const f32, second: *const f32, to: *mut f32);
+    /// As [`Pairs::pair_rows`], of values that are bf16 already, in their bits.
+    unsafe fn pair_rows_of_bf16(first: *const u16, second: *const u16, to: *mut f32);
 }
 
 /// A cache that a line is asked into.
@@ -159,6 +169,7 @@ impl Simd for Portable {
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86 {
+    use super::super::amx;
     use super::{Args, Columns, Pairs, Simd, ask_ahead, tile};
     use std::arch::x86_64::*;
 
@@ -319,30 +330,54 @@ pub(super) mod x86 {
         tile_table!(Avx512, avx512, 1 2 3 4 5 6 7 8 9 10 11 12);
     }
 
+    /// What an instruction set that has AVX-512 takes from it as it is: how registers are filled, added, stored and
+    /// transposed.
+    macro_rules! registers_of_avx512 {
+        () => {
+            type V = __m512;
+            const LANES: usize = Avx512::LANES;
+
+            #[inline(always)]
+            unsafe fn load(from: *const f32) -> __m512 {
+                // SAFETY: what the caller grants is what `Avx512::load` asks: the features of this set hold AVX-512F.
+                unsafe { Avx512::load(from) }
+            }
+            #[inline(always)]
+            unsafe fn splat(from: *const f32) -> __m512 {
+                // SAFETY: what the caller grants is what `Avx512::splat` asks: the features of this set hold AVX-512F.
+                unsafe { Avx512::splat(from) }
+            }
+            #[inline(always)]
+            unsafe fn zero() -> __m512 {
+                // SAFETY: what the caller grants is what `Avx512::zero` asks: the features of this set hold AVX-512F.
+                unsafe { Avx512::zero() }
+            }
+            #[inline(always)]
+            unsafe fn add(a: __m512, b: __m512) -> __m512 {
+                // SAFETY: what the caller grants is what `Avx512::add` asks: the features of this set hold AVX-512F.
+                unsafe { Avx512::add(a, b) }
+            }
+            #[inline(always)]
+            unsafe fn store(to: *mut f32, v: __m512) {
+                // SAFETY: what the caller grants is what `Avx512::store` asks: the features of this set hold AVX-512F.
+                unsafe { Avx512::store(to, v) }
+            }
+            #[inline(always)]
+            unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+                // SAFETY: what the caller grants is what `Avx512::transpose` asks: the features of this set hold AVX-512F.
+                unsafe { Avx512::transpose(from, from_stride, to, to_stride) }
+            }
+        };
+    }
+
     /// AVX-512 with its bf16 instructions: registers of 16 pairs, two multiply-adds a lane.
     #[derive(Clone, Copy)]
     pub(in super::super) struct Avx512Bf16;
 
     impl Simd for Avx512Bf16 {
-        type V = __m512;
-        const LANES: usize = Avx512::LANES;
+        registers_of_avx512!();
         const ROWS: usize = Avx512::ROWS;
 
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> __m512 {
-            // SAFETY: what the caller grants is what `Avx512::load` asks: the features of this set hold AVX-512F.
-            unsafe { Avx512::load(from) }
-        }
-        #[inline(always)]
-        unsafe fn splat(from: *const f32) -> __m512 {
-            // SAFETY: what the caller grants is what `Avx512::splat` asks: the features of this set hold AVX-512F.
-            unsafe { Avx512::splat(from) }
-        }
-        #[inline(always)]
-        unsafe fn zero() -> __m512 {
-            // SAFETY: what the caller grants is what `Avx512::zero` asks: the features of this set hold AVX-512F.
-            unsafe { Avx512::zero() }
-        }
         #[inline(always)]
         unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
             // SAFETY: AVX-512-BF16 is there, by the caller; both types are 512 bits, of which any are valid.
@@ -350,21 +385,6 @@ pub(super) mod x86 {
                 let pairs = |v| std::mem::transmute::<__m512, __m512bh>(v);
                 _mm512_dpbf16_ps(c, pairs(a), pairs(b))
             }
-        }
-        #[inline(always)]
-        unsafe fn add(a: __m512, b: __m512) -> __m512 {
-            // SAFETY: what the caller grants is what `Avx512::add` asks: the features of this set hold AVX-512F.
-            unsafe { Avx512::add(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn store(to: *mut f32, v: __m512) {
-            // SAFETY: what the caller grants is what `Avx512::store` asks: the features of this set hold AVX-512F.
-            unsafe { Avx512::store(to, v) }
-        }
-        #[inline(always)]
-        unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
-            // SAFETY: what the caller grants is what `Avx512::transpose` asks: the features of this set hold AVX-512F.
-            unsafe { Avx512::transpose(from, from_stride, to, to_stride) }
         }
         tile_table!(Avx512Bf16, avx512_bf16, 1 2 3 4 5 6 7 8 9 10 11 12);
     }
@@ -392,6 +412,60 @@ pub(super) mod x86 {
                 let pairs = _mm512_or_si512(widened(first), _mm512_slli_epi32::<16>(widened(second)));
                 _mm512_storeu_ps(to, _mm512_castsi512_ps(pairs));
             }
+        }
+        #[inline(always)]
+        unsafe fn pair_rows_of_bf16(first: *const u16, second: *const u16, to: *mut f32) {
+            // SAFETY: AVX-512F is there, both rows have sixteen values and `to` room for sixteen pairs, by the caller.
+            unsafe {
+                let widened = |row: *const u16| _mm512_cvtepu16_epi32(_mm256_loadu_si256(row.cast()));
+                let pairs = _mm512_or_si512(widened(first), _mm512_slli_epi32::<16>(widened(second)));
+                _mm512_storeu_ps(to, _mm512_castsi512_ps(pairs));
+            }
+        }
+    }
+
+    /// AVX-512 with its bf16 instructions and AMX: tiles of 16 rows of 16 pairs, whose product is one instruction.
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Amx;
+
+    impl Simd for Amx {
+        registers_of_avx512!();
+        const ROWS: usize = amx::ROWS;
+
+        #[inline(always)]
+        unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: what the caller grants is what `Avx512Bf16::fma` asks: the features of this set hold AVX-512-BF16.
+            unsafe { Avx512Bf16::fma(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn ready(rows: usize) -> impl Sized {
+            // SAFETY: AMX is there, by the caller.
+            unsafe { amx::Ready::for_rows(rows) }
+        }
+        #[inline(always)]
+        unsafe fn tile(rows: usize, columns: Columns, args: &Args) {
+            // SAFETY: AMX is there and ready for these rows, and pointers are valid for the tile, by the caller.
+            unsafe { amx::tile(rows, columns, args) }
+        }
+    }
+
+    impl Pairs for Amx {
+        const STEP: usize = amx::STEP;
+
+        #[inline(always)]
+        unsafe fn pair_neighbours(from: *const f32, to: *mut f32) {
+            // SAFETY: what the caller grants is what `Avx512Bf16::pair_neighbours` asks: the features of this set hold its.
+            unsafe { Avx512Bf16::pair_neighbours(from, to) }
+        }
+        #[inline(always)]
+        unsafe fn pair_rows(first: *const f32, second: *const f32, to: *mut f32) {
+            // SAFETY: what the caller grants is what `Avx512Bf16::pair_rows` asks: the features of this set hold its.
+            unsafe { Avx512Bf16::pair_rows(first, second, to) }
+        }
+        #[inline(always)]
+        unsafe fn pair_rows_of_bf16(first: *const u16, second: *const u16, to: *mut f32) {
+            // SAFETY: as above.
+            unsafe { Avx512Bf16::pair_rows_of_bf16(first, second, to) }
         }
     }
 }

@@ -96,6 +96,8 @@ impl Strips<'_> {
             (scratch.as_ptr(), STRIP_STRIDE)
         };
         let panel_count = pack::panels::<O::Simd>(cols.clone()).count();
+        // SAFETY: the processor has the set, by the caller; the guard of the strip before was dropped at its end.
+        let _ready = unsafe { O::Simd::ready(strip.len()) };
         let mut at = 0;
         for (panel, (n, width)) in pack::panels::<O::Simd>(cols.clone()).enumerate() {
             // A little at a time: what is asked for at once has to wait for free line buffers.
