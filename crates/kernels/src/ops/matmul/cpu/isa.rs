@@ -1,5 +1,7 @@
 //! The instruction sets products run on, what each likes, and the way into code that was compiled for it.
 
+use std::sync::LazyLock;
+
 use super::operand::{Operand, Paired, Rounded, Single};
 use super::pack::Strided;
 use super::simd::{self, Simd, compiled_for};
@@ -28,7 +30,9 @@ pub(super) enum Isa {
 impl Isa {
     /// The best this processor has.
     pub(super) fn detect() -> Isa {
-        *Isa::available().last().expect("portable is always there")
+        static BEST: LazyLock<Isa> =
+            LazyLock::new(|| *Isa::available().last().expect("portable is always there"));
+        *BEST
     }
 
     /// All this processor has, worst first.
@@ -192,7 +196,7 @@ pub(super) struct Kernels {
 pub(super) struct FewRows {
     /// See [`super::unpacked`].
     pub(super) unpacked: fn(&Tile<'_>, &Block<'_>, Strided<'_>, &mut Scratch),
-    /// See [`super::dot_rows`].
+    /// See [`super::few::dot_rows`].
     pub(super) dot_rows: fn(&Tile<'_>, &Block<'_>, &mut Scratch),
 }
 
@@ -267,7 +271,7 @@ macro_rules! few_rows {
                 }
                 unsafe fn dot_rows(to: &Tile<'_>, block: &Block<'_>, scratch: &mut Scratch) {
                     // SAFETY: as above.
-                    unsafe { super::super::dot_rows::<$simd>(to, block, scratch) }
+                    unsafe { super::super::few::dot_rows::<$simd>(to, block, scratch) }
                 }
             });
             FewRows {
