@@ -1,6 +1,8 @@
 //! Text continuation: choosing the next token, and running sequences side by side through their caches.
 
-use lorafit_kernels::random;
+use lorafit_kernels::ops::matmul;
+use lorafit_kernels::{Device, random};
+use rayon::prelude::*;
 
 use crate::adapter::Adapter;
 use crate::buffers::Buffers;
@@ -30,55 +32,127 @@ impl Default for Sampling {
 impl Sampling {
     /// The next token, from its logits; `position` numbers the draws of a sequence.
     pub fn choose(&self, logits: &[f32], position: u64) -> u32 {
-        let greatest = || {
-            let best = logits
-                .iter()
-                .enumerate()
-                .fold((0, f32::NEG_INFINITY), |best, (i, &l)| if l > best.1 { (i, l) } else { best });
-            best.0 as u32
-        };
         if self.temperature <= 0.0 {
-            return greatest();
+            return first_of(logits, greatest(logits)).unwrap_or(0) as u32;
         }
-        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-        order.sort_unstable_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
-        if self.top_k > 0 {
-            order.truncate(self.top_k);
-        }
-        let top = logits[order[0] as usize];
-        let weights: Vec<f64> =
-            order.iter().map(|&i| f64::from((logits[i as usize] - top) / self.temperature).exp()).collect();
-        let total: f64 = weights.iter().sum();
-        let mut kept = 0.0;
-        let mut count = 0;
-        for weight in &weights {
-            kept += weight;
-            count += 1;
-            if kept >= f64::from(self.top_p) * total {
-                break;
+        let top = greatest(logits);
+        let weight = |logit: f32| f64::from((logit - top) / self.temperature).exp();
+        let mut likely = MostLikely::new(logits);
+        let (mut count, total) = match self.top_k {
+            k if k == 0 || k >= logits.len() => (logits.len(), sum(logits, weight)),
+            k => (k, likely.first(k).iter().map(|&token| weight(logits[token as usize])).sum()),
+        };
+        let mut kept = total;
+        if self.top_p < 1.0 {
+            // The fewest that come to the wanted share.
+            let (most, share) = (count, f64::from(self.top_p) * total);
+            (kept, count) = (0.0, 0);
+            while count == 0 || (count < most && kept < share) {
+                kept += weight(logits[likely.at(count) as usize]);
+                count += 1;
             }
         }
         let mut left = f64::from(random::uniform(self.seed, position)) * kept;
-        for (weight, &token) in weights[..count].iter().zip(&order) {
-            left -= weight;
+        for place in 0..count {
+            let token = likely.at(place);
+            left -= weight(logits[token as usize]);
             if left < 0.0 {
                 return token;
             }
         }
-        order[count - 1]
+        likely.at(count - 1)
     }
 }
 
-/// Rows that a product has at least where answers are computed apart: fewer are multiplied in another order
-/// (`ops/matmul/cpu`), so that the last bit of an answer would depend on how many others are still going on.
-const STEADY_ROWS: usize = 5;
+/// Logits that are looked at together, so that the compiler vectorises it.
+const LANES: usize = 16;
+
+/// The greatest logit.
+fn greatest(logits: &[f32]) -> f32 {
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for (lane, logit) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, *logit);
+        }
+    }
+    lanes.into_iter().chain(rest.iter().copied()).fold(f32::NEG_INFINITY, larger)
+}
+
+/// Where `logit` first is.
+fn first_of(logits: &[f32], logit: f32) -> Option<usize> {
+    let chunk =
+        logits.chunks(LANES).position(|chunk| chunk.iter().fold(false, |any, l| any | (*l == logit)))?;
+    let within = logits[chunk * LANES..].iter().position(|l| *l == logit)?;
+    Some(chunk * LANES + within)
+}
+
+/// Whether all logits are numbers.
+fn are_numbers(logits: &[f32]) -> bool {
+    // Without a branch a value, so that the compiler vectorises it.
+    logits.iter().fold(true, |fine, logit| fine & (logit.abs() < f32::INFINITY))
+}
+
+/// The sum of `weight` over all logits: pieces on all threads, added in order.
+fn sum(logits: &[f32], weight: impl Fn(f32) -> f64 + Sync) -> f64 {
+    const PIECE: usize = 4096;
+    let pieces: Vec<f64> =
+        logits.par_chunks(PIECE).map(|piece| piece.iter().map(|&logit| weight(logit)).sum()).collect();
+    pieces.into_iter().sum()
+}
+
+/// Tokens from the most likely on, of equal ones those of lower number first; sorted only as far as they are asked for, which
+/// mostly is a few of the vocabulary.
+struct MostLikely<'a> {
+    logits: &'a [f32],
+    tokens: Vec<u32>,
+    sorted: usize,
+}
+
+impl<'a> MostLikely<'a> {
+    fn new(logits: &'a [f32]) -> Self {
+        MostLikely { logits, tokens: (0..logits.len() as u32).collect(), sorted: 0 }
+    }
+
+    /// Token `place`, counted from the most likely.
+    fn at(&mut self, place: usize) -> u32 {
+        const FIRST: usize = 64;
+        if place >= self.sorted {
+            self.first((place + 1).max(4 * self.sorted).max(FIRST).min(self.tokens.len()));
+        }
+        self.tokens[place]
+    }
+
+    /// The first `count` tokens.
+    fn first(&mut self, count: usize) -> &[u32] {
+        let order = |a: &u32, b: &u32| {
+            let [first, second] = [a, b].map(|token| self.logits[*token as usize]);
+            second.total_cmp(&first).then(a.cmp(b))
+        };
+        if count > self.sorted {
+            let rest = &mut self.tokens[self.sorted..];
+            let more = count - self.sorted;
+            if more < rest.len() {
+                rest.select_nth_unstable_by(more, order);
+            }
+            rest[..more].sort_unstable_by(order);
+            self.sorted = count;
+        }
+        &self.tokens[..count]
+    }
+}
 
 /// A sequence being continued.
 struct Sequence {
-    /// Tokens not yet in the cache.
-    pending: Vec<u32>,
+    /// Its last token, which is not yet in the cache.
+    last: u32,
     generated: Vec<u32>,
     finished: bool,
+}
+
+fn generated(sequences: Vec<Sequence>) -> Vec<Vec<u32>> {
+    sequences.into_iter().map(|sequence| sequence.generated).collect()
 }
 
 /// Logits that are infinite or no numbers, of which no token is the most likely.
@@ -135,58 +209,63 @@ pub fn generate(
     let (config, device) = (model.config(), model.device());
     assert!(prompts.iter().all(|p| !p.is_empty()), "a prompt has at least one token");
     assert!(seeds.is_empty() || seeds.len() == prompts.len(), "a seed for each prompt");
-    let apart = !seeds.is_empty();
     let longest = |prompt: &[u32]| most_new_tokens(config, prompt.len(), max_new_tokens);
     let mut caches: Vec<KvCache> =
         prompts.iter().map(|p| KvCache::new(config, device, p.len() + longest(p))).collect();
-    let idle = if apart { STEADY_ROWS } else { 0 };
-    caches.extend((0..idle).map(|_| KvCache::new(config, device, 1)));
-    let tokens = prompts.iter().map(|p| p.len()).max().unwrap_or(0).max(prompts.len()).max(idle);
+    let at_once = prompts.len().min(match device {
+        // Of so many each has the same bits whatever is beside it.
+        Device::Cpu => matmul::FEW_ROWS,
+        Device::Cuda(_) => usize::MAX,
+    });
+    let tokens = prompts.iter().map(|p| p.len()).max().unwrap_or(0).max(at_once);
     let mut buffers = Buffers::for_evaluation(config, adapter, device, tokens);
     let mut sequences: Vec<Sequence> = prompts
         .iter()
-        .map(|p| Sequence { pending: p.to_vec(), generated: Vec::new(), finished: longest(p) == 0 })
+        .map(|p| Sequence { last: 0, generated: Vec::new(), finished: longest(p) == 0 })
         .collect();
-    let mut logits = vec![Vec::new(); prompts.len()];
+    // Takes the next token of a sequence from its logits.
+    let mut advance = |i: usize, sequence: &mut Sequence, logits: &[f32]| {
+        let draw = sequence.generated.len();
+        if !are_numbers(logits) {
+            return Err(NotNumbers { tokens: prompts[i].len() + draw });
+        }
+        let draw = draw as u64;
+        let token = match seeds.get(i) {
+            Some(seed) => Sampling { seed: *seed, ..sampling }.choose(logits, draw),
+            None => sampling.choose(logits, draw * prompts.len() as u64 + i as u64),
+        };
+        if stop.contains(&token) {
+            sequence.finished = true;
+            return Ok(());
+        }
+        sequence.generated.push(token);
+        sequence.finished = !on_token(i, token) || sequence.generated.len() == longest(prompts[i]);
+        sequence.last = token;
+        Ok(())
+    };
 
     // Prompts one at a time, which bounds the buffers; afterwards all sequences step together.
-    for (i, sequence) in sequences.iter_mut().enumerate() {
+    let mut logits = Vec::new();
+    for i in 0..prompts.len() {
         if interrupted() {
-            return Ok(vec![Vec::new(); prompts.len()]);
+            return Ok(generated(sequences));
         }
-        let inputs = [std::mem::take(&mut sequence.pending)];
         // Several answers to one prompt, which is computed once.
         if i > 0 && prompts[i] == prompts[i - 1] {
             let (before, rest) = caches.split_at_mut(i);
             rest[0].copy(&before[i - 1], config);
-            logits[i] = logits[i - 1].clone();
-            continue;
+        } else {
+            let cache = std::slice::from_mut(&mut caches[i]);
+            logits = model.continue_cached(adapter, &[prompts[i]], cache, &mut buffers);
         }
-        let cache = std::slice::from_mut(&mut caches[i]);
-        logits[i] = model.continue_cached(adapter, &[&inputs[0]], cache, &mut buffers);
+        if !sequences[i].finished {
+            advance(i, &mut sequences[i], &logits)?;
+        }
     }
-    let mut draw = 0;
     loop {
-        for (i, sequence) in sequences.iter_mut().enumerate().filter(|(_, s)| !s.finished) {
-            if !logits[i].iter().all(|logit| logit.is_finite()) {
-                return Err(NotNumbers { tokens: prompts[i].len() + sequence.generated.len() });
-            }
-            let token = match seeds.get(i) {
-                Some(seed) => Sampling { seed: *seed, ..sampling }.choose(&logits[i], draw),
-                None => sampling.choose(&logits[i], draw * prompts.len() as u64 + i as u64),
-            };
-            if stop.contains(&token) {
-                sequence.finished = true;
-                continue;
-            }
-            sequence.generated.push(token);
-            sequence.finished = !on_token(i, token) || sequence.generated.len() == longest(prompts[i]);
-            sequence.pending = vec![token];
-        }
-        draw += 1;
         let active: Vec<usize> = (0..sequences.len()).filter(|&i| !sequences[i].finished).collect();
         if active.is_empty() || interrupted() {
-            return Ok(sequences.into_iter().map(|s| s.generated).collect());
+            return Ok(generated(sequences));
         }
         for &i in &active {
             let (cache, sequence) = (&mut caches[i], &sequences[i]);
@@ -199,20 +278,22 @@ pub fn generate(
                 }
             }
         }
-        let mut inputs: Vec<&[u32]> =
-            sequences.iter().map(|s| if s.finished { &[][..] } else { &s.pending[..] }).collect();
-        inputs.extend((active.len()..idle).map(|_| &[0][..]));
-        caches[prompts.len()..].iter_mut().for_each(|cache| cache.restart(0));
-        let all = model.continue_cached(adapter, &inputs, &mut caches, &mut buffers);
-        for (row, &i) in all.chunks_exact(config.vocab_size).zip(&active) {
-            logits[i] = row.to_vec();
+        for group in active.chunks(at_once) {
+            let mut inputs: Vec<&[u32]> = vec![&[]; sequences.len()];
+            for &i in group {
+                inputs[i] = std::slice::from_ref(&sequences[i].last);
+            }
+            let all = model.continue_cached(adapter, &inputs, &mut caches, &mut buffers);
+            for (&i, logits) in group.iter().zip(all.chunks_exact(config.vocab_size)) {
+                advance(i, &mut sequences[i], logits)?;
+            }
         }
     }
 }
 
-/// Bytes of the logits that [`generate`] holds for `sequences` sequences: as computed, and as chosen from.
+/// Bytes of the logits that [`generate`] holds for `sequences` sequences: of all, and of a prompt.
 pub fn sequence_logits_bytes(config: &Config, sequences: usize) -> u64 {
-    2 * 4 * (sequences * config.vocab_size) as u64
+    4 * ((sequences + 1) * config.vocab_size) as u64
 }
 
 #[cfg(test)]

@@ -52,6 +52,11 @@ impl KvCache {
         self.capacity
     }
 
+    pub(crate) fn layer(&self, layer: usize) -> (&Tensor, &Tensor) {
+        let (keys, values) = &self.layers[layer];
+        (keys, values)
+    }
+
     pub(crate) fn layer_mut(&mut self, layer: usize) -> (&mut Tensor, &mut Tensor) {
         let (keys, values) = &mut self.layers[layer];
         (keys, values)

@@ -637,6 +637,22 @@ impl Model {
         caches: &mut [KvCache],
         buffers: &mut Buffers,
     ) -> Vec<f32> {
+        match self.device {
+            // On a thread of the pool, from which the others are asked for help: from outside, each of the some hundred parallel
+            // steps of a token would wake a thread and wait for it.
+            Device::Cpu => rayon::scope(|_| self.continue_here(adapter, inputs, caches, buffers)),
+            Device::Cuda(_) => self.continue_here(adapter, inputs, caches, buffers),
+        }
+    }
+
+    /// See [`Model::continue_cached`].
+    fn continue_here(
+        &self,
+        adapter: Option<&Adapter>,
+        inputs: &[&[u32]],
+        caches: &mut [KvCache],
+        buffers: &mut Buffers,
+    ) -> Vec<f32> {
         let mut runs = Vec::new();
         let (mut ids, mut positions) = (Vec::new(), Vec::new());
         for (cache, tokens) in inputs.iter().enumerate() {

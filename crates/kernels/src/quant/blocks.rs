@@ -1,4 +1,6 @@
-//! What the encoders of blocks share.
+//! What the decoders and encoders of blocks share.
+
+use super::float::f16s_to_f32;
 
 /// Encodes block after block by `$encode`, which says whether the scales it wrote are finite, and is given finite values
 /// alone. The error is the place in `$src` of the first value that is not finite, or of the largest of a block whose
@@ -22,6 +24,47 @@ macro_rules! encode_blocks {
     }};
 }
 pub(super) use encode_blocks;
+
+/// Decodes block after block of `$src` to `$dst`, compiled for the instruction set `$set`: `$body` is given a block, the f16 scales
+/// that lie in its first bytes, and where its values go.
+///
+/// A macro for the reason that [`encode_blocks`] is one.
+macro_rules! decode_blocks {
+    ($set:ident, $src:expr, $dst:expr, |$block:ident: $bytes:ident, $scales:pat => $count:literal, $out:ident: $len:ident| $body:block) => {{
+        use $crate::quant::blocks::{TOGETHER, leading_scales};
+        let (blocks, values) = ($src.as_chunks::<{ $bytes }>().0, $dst.as_chunks_mut::<{ $len }>().0);
+        for (blocks, values) in blocks.chunks(TOGETHER).zip(values.chunks_mut(TOGETHER)) {
+            let scales = leading_scales::<$set, { $bytes }, $count>(blocks);
+            for (b, ($block, $out)) in blocks.iter().zip(values).enumerate() {
+                let $scales = scales[b];
+                $body
+            }
+        }
+    }};
+}
+pub(super) use decode_blocks;
+
+/// Blocks whose scales are decoded together: enough that the compiler keeps them in memory, from where a scale comes into all
+/// lanes of a register at no cost.
+pub(super) const TOGETHER: usize = 32;
+
+/// The f16 scales in the first `2 * SCALES` bytes of up to [`TOGETHER`] blocks.
+#[inline(always)]
+pub(super) fn leading_scales<const SET: u8, const BYTES: usize, const SCALES: usize>(
+    blocks: &[[u8; BYTES]],
+) -> [[f32; SCALES]; TOGETHER] {
+    let mut bytes = [[[0u8; 2]; SCALES]; TOGETHER];
+    for (bytes, block) in bytes.iter_mut().zip(blocks) {
+        for (s, bytes) in bytes.iter_mut().enumerate() {
+            *bytes = [block[2 * s], block[2 * s + 1]];
+        }
+    }
+    let mut scales = [[0.0; SCALES]; TOGETHER];
+    // Whole registers: what lies behind is not used.
+    let count = (blocks.len() * SCALES).next_multiple_of(8);
+    f16s_to_f32::<SET>(&bytes.as_flattened()[..count], &mut scales.as_flattened_mut()[..count]);
+    scales
+}
 
 #[inline(always)]
 pub(super) fn first_not_finite<const LEN: usize>(values: &[f32; LEN]) -> Option<usize> {

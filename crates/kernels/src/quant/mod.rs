@@ -6,6 +6,7 @@
 use std::fmt;
 
 use multiversion::multiversion;
+use multiversion::target::target_cfg_f;
 
 use self::blocks::encode_blocks;
 
@@ -18,6 +19,8 @@ mod float;
 pub mod four_bit;
 pub mod int8;
 mod k_quants;
+#[cfg(target_arch = "x86_64")]
+mod lookup;
 mod nibbles;
 pub(crate) mod on_gpu;
 mod q4;
@@ -143,21 +146,34 @@ impl Format {
     }
 }
 
+/// Instruction sets that decoders are compiled for: what the processor has at least.
+const PLAIN: u8 = 0;
+/// AVX2, FMA and F16C.
+const AVX2: u8 = 1;
+/// AVX-512 (F, BW, DQ, VL), and those.
+const AVX512: u8 = 2;
+
 /// See [`Format::decode`]. All formats in one function, so that each is compiled once an instruction set and not in every
 /// product that reads it.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma+f16c", "x86_64+avx2+fma+f16c"))]
 fn decode(format: Format, src: &[u8], dst: &mut [f32]) {
+    const SET: u8 = match (target_cfg_f!(target_feature = "avx512f"), target_cfg_f!(target_feature = "f16c"))
+    {
+        (true, _) => AVX512,
+        (false, true) => AVX2,
+        (false, false) => PLAIN,
+    };
     match format {
         Format::F32 => float::decode_f32(src, dst),
-        Format::F16 => float::decode_f16(src, dst),
+        Format::F16 => float::decode_f16::<SET>(src, dst),
         Format::BF16 => float::decode_bf16(src, dst),
-        Format::Q4_0 => q4::decode_0(src, dst),
-        Format::Q4_1 => q4::decode_1(src, dst),
-        Format::Q5_0 => q5::decode_0(src, dst),
-        Format::Q5_1 => q5::decode_1(src, dst),
-        Format::Q8_0 => q8_0::decode(src, dst),
-        Format::Q4K => k_quants::decode_q4(src, dst),
-        Format::Q5K => k_quants::decode_q5(src, dst),
+        Format::Q4_0 => q4::decode_0::<SET>(src, dst),
+        Format::Q4_1 => q4::decode_1::<SET>(src, dst),
+        Format::Q5_0 => q5::decode_0::<SET>(src, dst),
+        Format::Q5_1 => q5::decode_1::<SET>(src, dst),
+        Format::Q8_0 => q8_0::decode::<SET>(src, dst),
+        Format::Q4K => k_quants::decode_q4::<SET>(src, dst),
+        Format::Q5K => k_quants::decode_q5::<SET>(src, dst),
         Format::Q6K => k_quants::decode_q6(src, dst),
     }
 }

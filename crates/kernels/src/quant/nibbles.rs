@@ -64,17 +64,18 @@ mod x86 {
         // SAFETY: eight bytes are read and sixteen values written only where the slices have them.
         unsafe {
             let values = _mm512_loadu_ps(table.as_ptr());
-            // Each byte comes twice; only the low four bits of an index count.
-            let halves = _mm512_set4_epi32(0, 4, 0, 4);
+            // A value is in four bits of one of two words, the first in the high half of the first byte.
+            let shifts = _mm512_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24, 4, 0, 12, 8, 20, 16, 28, 24);
             for (b, (codes, out)) in codes.chunks(block_len / 2).zip(out.chunks_mut(block_len)).enumerate() {
                 let scale = scale(b);
-                let factor = _mm512_set1_ps(scale);
+                let scaled = _mm512_mul_ps(values, _mm512_set1_ps(scale));
                 let (whole, rest) = codes.as_chunks::<8>();
                 for (i, bytes) in whole.iter().enumerate() {
-                    let wide = _mm512_cvtepu8_epi64(_mm_loadl_epi64(bytes.as_ptr().cast()));
-                    let twice = _mm512_or_si512(wide, _mm512_slli_epi64::<32>(wide));
-                    let found = _mm512_permutexvar_ps(_mm512_srlv_epi32(twice, halves), values);
-                    _mm512_storeu_ps(out.as_mut_ptr().add(16 * i), _mm512_mul_ps(found, factor));
+                    let word = |at: usize| bytes.as_ptr().add(at).cast::<i32>().read_unaligned();
+                    let words = _mm512_mask_set1_epi32(_mm512_set1_epi32(word(0)), 0xFF00, word(4));
+                    // Only the low four bits of an index count.
+                    let found = _mm512_permutexvar_ps(_mm512_srlv_epi32(words, shifts), scaled);
+                    _mm512_storeu_ps(out.as_mut_ptr().add(16 * i), found);
                 }
                 pairs(table, rest, scale, &mut out[16 * whole.len()..]);
             }

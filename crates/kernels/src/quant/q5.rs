@@ -4,8 +4,9 @@
 //! Q5_1 (24 bytes): `x = d q + m`. Source: ggml `block_q5_0`, `block_q5_1`.
 //! Encoding gives the bytes of ggml `quantize_row_q5_0_ref` and `quantize_row_q5_1_ref`.
 
-use super::float::{f16_to_f32, write_scale};
-use super::{blocks, q4};
+use super::blocks::{self, decode_blocks};
+use super::float::write_scale;
+use super::q4;
 
 pub(super) const LEN: usize = 32;
 pub(super) const BYTES_0: usize = 22;
@@ -23,27 +24,25 @@ fn codes(mask: &[u8], halves: &[u8]) -> [i32; LEN] {
     codes
 }
 
+/// For the instruction set `SET` of the caller.
 #[inline(always)]
-pub(super) fn decode_0(src: &[u8], dst: &mut [f32]) {
-    for (block, out) in src.as_chunks::<BYTES_0>().0.iter().zip(dst.as_chunks_mut::<LEN>().0) {
-        let d = f16_to_f32([block[0], block[1]]);
+pub(super) fn decode_0<const SET: u8>(src: &[u8], dst: &mut [f32]) {
+    decode_blocks!(SET, src, dst, |block: BYTES_0, [d] => 1, out: LEN| {
         let codes = codes(&block[2..6], &block[6..22]);
         for j in 0..LEN {
             out[j] = (codes[j] - 16) as f32 * d;
         }
-    }
+    });
 }
 
 #[inline(always)]
-pub(super) fn decode_1(src: &[u8], dst: &mut [f32]) {
-    for (block, out) in src.as_chunks::<BYTES_1>().0.iter().zip(dst.as_chunks_mut::<LEN>().0) {
-        let d = f16_to_f32([block[0], block[1]]);
-        let m = f16_to_f32([block[2], block[3]]);
+pub(super) fn decode_1<const SET: u8>(src: &[u8], dst: &mut [f32]) {
+    decode_blocks!(SET, src, dst, |block: BYTES_1, [d, m] => 2, out: LEN| {
         let codes = codes(&block[4..8], &block[8..24]);
         for j in 0..LEN {
             out[j] = codes[j] as f32 * d + m;
         }
-    }
+    });
 }
 
 /// The mask of the fifth bits, and the halves.

@@ -1,20 +1,20 @@
 //! GGUF Q8_0: blocks of 32 signed bytes with one f16 scale, `x = d q` (34 bytes). Source: ggml `block_q8_0`.
 //! Encoding gives the bytes of ggml `quantize_row_q8_0_ref`.
 
-use super::blocks;
-use super::float::{f16_to_f32, write_scale};
+use super::blocks::{self, decode_blocks};
+use super::float::write_scale;
 
 pub(super) const LEN: usize = 32;
 pub(super) const BYTES: usize = 34;
 
+/// For the instruction set `SET` of the caller.
 #[inline(always)]
-pub(super) fn decode(src: &[u8], dst: &mut [f32]) {
-    for (block, out) in src.as_chunks::<BYTES>().0.iter().zip(dst.as_chunks_mut::<LEN>().0) {
-        let d = f16_to_f32([block[0], block[1]]);
+pub(super) fn decode<const SET: u8>(src: &[u8], dst: &mut [f32]) {
+    decode_blocks!(SET, src, dst, |block: BYTES, [d] => 1, out: LEN| {
         for j in 0..LEN {
             out[j] = f32::from(block[2 + j] as i8) * d;
         }
-    }
+    });
 }
 
 /// Codes of -127 to 127; halves round away from zero.

@@ -476,7 +476,8 @@ fn cached_case(on: &Place, heads: Heads, scores: Scores, rows: usize, past: usiz
     // The rows are not the first of their batch.
     let (q, k, v) = (on.activation(60, (rows + 2) * width), on.activation(61, keys), on.activation(62, keys));
     let mut out = on.output((rows + 2) * width);
-    attention::forward_cached(&q, 2, rows, &k, &v, past, heads, scores, &mut out);
+    let sequence = attention::Continued { first_row: 2, rows, keys: &k, values: &v, past };
+    attention::forward_cached(&q, &[sequence], heads, scores, &mut out);
     vec![all(&out)]
 }
 

@@ -346,6 +346,26 @@ impl FrozenWeight {
         }
     }
 
+    /// Decodes columns `cols` of rows `rows`, each to `stride` values of `out` after the one before: at once where they are whole rows
+    /// that lie together, and are to.
+    pub(crate) fn decode_rows(&self, rows: Range<usize>, cols: Range<usize>, stride: usize, out: &mut [f32]) {
+        let whole = cols == (0..self.cols) && stride == self.cols && self.row_order == RowOrder::Stored;
+        let values = rows.start * self.cols..rows.end * self.cols;
+        match &self.storage {
+            Storage::Blocks { format, data } if whole && rows.end <= self.stored_rows() => {
+                let bytes = |value: usize| value / format.block_len() * format.block_bytes();
+                let source = &data.as_slice()[bytes(values.start)..bytes(values.end)];
+                format.decode(source, &mut out[..values.len()]);
+            }
+            Storage::FourBit(data) if whole => data.decode(values.clone(), &mut out[..values.len()]),
+            Storage::Blocks { .. } | Storage::FourBit(_) | Storage::Int8(_) => {
+                for (row, out) in rows.zip(out.chunks_mut(stride)) {
+                    self.decode(row, cols.clone(), &mut out[..cols.len()]);
+                }
+            }
+        }
+    }
+
     /// The bytes of all rows of plain blocks, with those of zeros.
     pub(super) fn bytes_of_all_rows(&self, data: &SharedBytes) -> SharedBytes {
         let (stored, rows) = (self.stored_rows(), self.rows);

@@ -213,6 +213,18 @@ impl<'a> HostWeight<'a> {
         }
     }
 
+    /// See [`FrozenWeight::decode_rows`].
+    pub(crate) fn decode_rows(&self, rows: Range<usize>, cols: Range<usize>, stride: usize, out: &mut [f32]) {
+        match self.matrix {
+            HostMatrix::Frozen(weight) => weight.decode_rows(rows, cols, stride, out),
+            HostMatrix::Values { .. } => {
+                for (row, out) in rows.zip(out.chunks_mut(stride)) {
+                    self.decode(row, cols.clone(), &mut out[..cols.len()]);
+                }
+            }
+        }
+    }
+
     /// See [`FrozenWeight::as_f32`].
     pub(crate) fn as_f32(&self) -> Option<&'a [f32]> {
         match self.matrix {

@@ -4,7 +4,8 @@ use lorafit_kernels::Placement;
 use lorafit_kernels::gpu::Float::{self, Bf16, F32};
 use lorafit_kernels::ops::attention::cuda::{self, DeviceTree, Operands, Tree};
 use lorafit_kernels::ops::attention::{
-    Gradients, Heads, Saved, Scores, Segment, Segments, backward, backward_workspace, forward, forward_cached,
+    Continued, Gradients, Heads, Saved, Scores, Segment, Segments, backward, backward_workspace, forward,
+    forward_cached,
 };
 use lorafit_kernels::ops::rope::{Angles, Rotation};
 
@@ -254,7 +255,9 @@ fn cached_attention_equals_the_cpu_however_its_keys_are_cut() {
         let (wide, cache) = (rows * query * dim, (past + rows) * key_value * dim);
         let (q, k, v) = (values(float, 5, wide), values(float, 6, cache), values(float, 7, cache));
         let mut expected = tensor(&vec![0.0; wide]);
-        forward_cached(&tensor(&q), 0, rows, &tensor(&k), &tensor(&v), past, heads, scores, &mut expected);
+        let (keys, values) = (&tensor(&k), &tensor(&v));
+        let sequence = Continued { first_row: 0, rows, keys, values, past };
+        forward_cached(&tensor(&q), &[sequence], heads, scores, &mut expected);
         let [q, k, v] = [&q, &k, &v].map(|values| machine.put_floats(float, values));
         let out = machine.put_floats(float, &vec![9.0; wide]);
         let workspace = machine.put(&vec![0xff; cuda::cached_workspace_bytes(rows, heads) as usize]);

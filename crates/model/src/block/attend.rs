@@ -1,7 +1,9 @@
 //! Attention as a step of a block: norms of queries and keys, where there are some, rotation, and attention itself.
 
 use lorafit_kernels::Tensor;
-use lorafit_kernels::ops::attention::{self, Gradients as AttentionGradients, Heads, Saved, Scores};
+use lorafit_kernels::ops::attention::{
+    self, Continued, Gradients as AttentionGradients, Heads, Saved, Scores,
+};
 use lorafit_kernels::ops::elementwise;
 use lorafit_kernels::ops::rope::{self, Angles};
 
@@ -64,9 +66,13 @@ impl AttendStep {
                     let (keys, values) = cache.layer_mut(*layer);
                     elementwise::copy_range(k, first_row * width, rows * width, keys, past * width);
                     elementwise::copy_range(v, first_row * width, rows * width, values, past * width);
-                    let (heads, scores) = (self.heads, self.scores);
-                    attention::forward_cached(q, first_row, rows, keys, values, past, heads, scores, out);
                 }
+                let continued = |&Run { cache, first_row, rows }: &Run| {
+                    let (keys, values) = caches[cache].layer(*layer);
+                    Continued { first_row, rows, keys, values, past: caches[cache].len() }
+                };
+                let sequences: Vec<Continued<'_>> = runs.iter().map(continued).collect();
+                attention::forward_cached(q, &sequences, self.heads, self.scores, out);
             }
         }
     }

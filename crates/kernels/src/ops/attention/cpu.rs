@@ -374,28 +374,42 @@ pub(super) fn forward(
     });
 }
 
-pub(super) fn forward_cached(
-    q: &[f32],
-    keys: &[f32],
-    values: &[f32],
-    past: usize,
-    heads: Heads,
-    scores: Scores,
-    out: &mut [f32],
-) {
-    let (rows, of_block) = (q.len() / (heads.query * heads.dim), block_rows(heads));
+/// As [`super::Continued`], on the host, from the first key on that one of the tokens sees.
+pub(super) struct Continued<'a> {
+    pub first_row: usize,
+    pub rows: usize,
+    pub keys: &'a [f32],
+    pub values: &'a [f32],
+    pub past: usize,
+    pub scores: Scores,
+}
+
+/// In parallel over (sequence, block of its rows, key head).
+pub(super) fn forward_cached(q: &[f32], sequences: &[Continued<'_>], heads: Heads, out: &mut [f32]) {
+    let (width, of_block) = (heads.query * heads.dim, block_rows(heads));
+    let blocks = sequences.iter().flat_map(|sequence| {
+        (0..sequence.rows).step_by(of_block).map(move |first| {
+            let rows = first..(first + of_block).min(sequence.rows);
+            // The cache is one range of keys, whatever segments the tokens came from.
+            #[allow(clippy::single_range_in_vec_init)]
+            let keys = vec![0..sequence.past + rows.end];
+            (sequence, Block::new(rows, keys, sequence.past + first + 1, sequence.scores))
+        })
+    });
+    let blocks: Vec<_> = blocks.collect();
     let out = Shared::new(out);
-    (0..rows.div_ceil(of_block) * heads.key_value).into_par_iter().for_each(|task| {
-        let first = task / heads.key_value * of_block;
-        let rows = first..(first + of_block).min(rows);
-        // The cache is one range of keys, whatever segments the tokens came from.
-        #[allow(clippy::single_range_in_vec_init)]
-        let block = Block::new(rows.clone(), vec![0..past + rows.end], past + first + 1, scores);
-        let stack = Stack { block: &block, kv_head: task % heads.key_value, heads, scores };
+    (0..blocks.len() * heads.key_value).into_par_iter().for_each(|task| {
+        let (sequence, block) = &blocks[task / heads.key_value];
+        let at = sequence.first_row * width..(sequence.first_row + sequence.rows) * width;
+        let stack = Stack { block, kv_head: task % heads.key_value, heads, scores: sequence.scores };
         with_scratch(stack, |scratch| {
-            stack.attend(q, keys, values, scratch, |_, _| {});
-            // SAFETY: a (token, head) belongs to one task.
-            unsafe { stack.scatter(&scratch.out, &out) };
+            stack.attend(&q[at.clone()], sequence.keys, sequence.values, scratch, |_, _| {});
+            for (row, from) in stack.rows().zip(scratch.out.chunks_exact(heads.dim)) {
+                let to = row.values(heads);
+                // SAFETY: a (token, head) belongs to one task.
+                let to = unsafe { out.part(at.start + to.start..at.start + to.end) };
+                to.copy_from_slice(from);
+            }
         });
     });
 }

@@ -310,43 +310,66 @@ pub fn backward(
     }
 }
 
-/// Attention of new tokens of one sequence to a cache that already holds their keys and values.
+/// New tokens of a sequence whose earlier keys and values are held.
+#[derive(Clone, Copy, Debug)]
+pub struct Continued<'a> {
+    /// The first of its rows among the queries.
+    pub first_row: usize,
+    /// New tokens.
+    pub rows: usize,
+    /// Keys, `[past + rows, kv_heads, d]` and perhaps more, with those of the new tokens.
+    pub keys: &'a Tensor,
+    /// Values, as the keys.
+    pub values: &'a Tensor,
+    /// Earlier tokens.
+    pub past: usize,
+}
+
+/// Attention of the new tokens of some sequences, each to what is held of its own.
 ///
-/// Queries are rows `first_row .. first_row + rows` of `q` (and of `out`, which is written there); the cache
-/// `keys`, `values` `[past + rows, kv_heads, d]` holds `past` earlier tokens. Those that a window hides from all new tokens
-/// are not read.
-pub fn forward_cached(
+/// Queries are rows of `q`, and outputs those of `out`. Keys that a window hides from all new tokens of a sequence are not read.
+pub fn forward_cached<'a>(
     q: &Tensor,
-    first_row: usize,
-    rows: usize,
-    keys: &Tensor,
-    values: &Tensor,
-    past: usize,
+    sequences: &[Continued<'a>],
     heads: Heads,
     scores: Scores,
     out: &mut Tensor,
 ) {
-    let scores = scores.over(|| past + rows);
-    let hidden = scores.window.map_or(0, |window| (past + 1).saturating_sub(window));
-    let (past, first_key) = (past - hidden, hidden * heads.key_value * heads.dim);
     match q.device() {
         Device::Cpu => {
-            let width = heads.query * heads.dim;
-            let at = first_row * width..(first_row + rows) * width;
-            let out = &mut out.cpu_mut()[at.clone()];
-            let (keys, values) = (&keys.cpu()[first_key..], &values.cpu()[first_key..]);
-            cpu::forward_cached(&q.cpu()[at], keys, values, past, heads, scores, out);
+            let of_sequence = |sequence: &Continued<'a>| {
+                let (scores, past, first_key) = sequence.seen(heads, scores);
+                let Continued { first_row, rows, keys, values, .. } = *sequence;
+                let (keys, values) = (&keys.cpu()[first_key..], &values.cpu()[first_key..]);
+                cpu::Continued { first_row, rows, keys, values, past, scores }
+            };
+            let sequences: Vec<_> = sequences.iter().map(of_sequence).collect();
+            cpu::forward_cached(q.cpu(), &sequences, heads, out.cpu_mut());
         }
         Device::Cuda(gpu) => {
-            let (float, width) = (q.float_with(&[keys, values, out]), heads.query * heads.dim);
-            let new = |tensor: &Tensor| tensor.part(first_row * width, rows * width);
-            let workspace = gpu.buffer(cuda::cached_workspace_bytes(rows, heads));
-            let seen = |tensor: &Tensor| tensor.part(first_key, tensor.len() - first_key);
-            let cache = (seen(keys), seen(values));
-            let (q, out, workspace) = (new(q), new(out), workspace.region());
-            for launch in cuda::forward_cached(float, q, cache, (rows, past), heads, scores, out, workspace) {
-                gpu.run(&launch);
+            for sequence in sequences {
+                let (scores, past, first_key) = sequence.seen(heads, scores);
+                let Continued { first_row, rows, keys, values, .. } = *sequence;
+                let (float, width) = (q.float_with(&[keys, values, out]), heads.query * heads.dim);
+                let new = |tensor: &Tensor| tensor.part(first_row * width, rows * width);
+                let workspace = gpu.buffer(cuda::cached_workspace_bytes(rows, heads));
+                let seen = |tensor: &Tensor| tensor.part(first_key, tensor.len() - first_key);
+                let cache = (seen(keys), seen(values));
+                let (q, out, workspace) = (new(q), new(out), workspace.region());
+                let shape = (rows, past);
+                for launch in cuda::forward_cached(float, q, cache, shape, heads, scores, out, workspace) {
+                    gpu.run(&launch);
+                }
             }
         }
+    }
+}
+
+impl Continued<'_> {
+    /// How scores are computed, the earlier tokens that a window shows to one of the new, and where their keys begin.
+    fn seen(&self, heads: Heads, scores: Scores) -> (Scores, usize, usize) {
+        let scores = scores.over(|| self.past + self.rows);
+        let hidden = scores.window.map_or(0, |window| (self.past + 1).saturating_sub(window));
+        (scores, self.past - hidden, hidden * heads.key_value * heads.dim)
     }
 }

@@ -160,7 +160,9 @@ fn assert_cache_equals_the_whole(c: &Case) {
         let mut q = vec![5.0; 2 * width];
         q.extend_from_slice(&c.q[past * width..]);
         let mut out = Tensor::zeros(Device::Cpu, q.len());
-        forward_cached(&tensor(&q), 2, rows, &tensor(&c.k), &tensor(&c.v), past, c.heads, c.scores, &mut out);
+        let (keys, values) = (&tensor(&c.k), &tensor(&c.v));
+        let sequence = Continued { first_row: 2, rows, keys, values, past };
+        forward_cached(&tensor(&q), &[sequence], c.heads, c.scores, &mut out);
         assert_close(
             &out.cpu()[2 * width..],
             &widen(&whole.cpu()[past * width..]),

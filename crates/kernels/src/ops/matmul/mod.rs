@@ -21,6 +21,10 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
+/// The most rows of a product on the processor with a stored matrix that are computed from it as it is decoded, in f32 always:
+/// of so many, each has the same bits whatever is computed beside it.
+pub const FEW_ROWS: usize = cpu::FEW_ROWS;
+
 /// A strided read-only view of a tensor as a matrix: element `(i, j)` is at
 /// `offset + i * row_stride + j * col_stride`.
 #[derive(Clone, Copy, Debug)]

@@ -4,7 +4,7 @@ use crate::bytes::SharedBytes;
 use crate::quant::four_bit::Code;
 use crate::quant::{Format, Quantization};
 use crate::testing::{Random, assert_close};
-use crate::weight::FrozenWeight;
+use crate::weight::{FrozenWeight, RowOrder};
 
 /// Sums of up to 1,200 products of values near 1 in f32: the error grows with sqrt(k) * 2^-24.
 const TOLERANCE: f64 = 5e-6;
@@ -28,6 +28,8 @@ fn every_instruction_set_equals_the_reference_on_awkward_shapes() {
         (9, 96, 150),
         (12, 32, 512),
         (13, 33, 513),
+        (16, 37, 1543),
+        (17, 40, 1543),
         (24, 64, 1100),
         (24, 1024, 70),
         (29, 100, 1100),
@@ -81,10 +83,10 @@ fn computed_in_bf16(mut weight: Weight) -> Weight {
 fn bf16_products_are_those_of_rounded_operands_on_every_instruction_set() {
     let mut random = Random::new(4);
     for (m, n, k) in [
-        (5, 7, 9),
-        (12, 32, 512),
-        (13, 33, 513),
-        (16, 48, 31),
+        (17, 7, 9),
+        (24, 32, 512),
+        (25, 33, 513),
+        (18, 48, 31),
         (17, 300, 1),
         (29, 600, 1100),
         (32, 64, 800),
@@ -207,7 +209,7 @@ fn what_a_product_leaves_in_working_memory_does_not_reach_the_next() {
 #[test]
 fn a_few_rows_are_multiplied_as_f32() {
     let mut random = Random::new(5);
-    let (m, n, k) = (4, 40, 600);
+    let (m, n, k) = (FEW_ROWS, 40, 600);
     let (x, values) = (random.normal(m * k), random.normal(n * k));
     let product = |weight: &Weight| {
         let terms = [TermCpu { left: rows(&x, k), right: RightCpu::WeightTransposed(weight.host()), k }];
@@ -216,6 +218,82 @@ fn a_few_rows_are_multiplied_as_f32() {
     let weight = frozen(n, k, &values);
     let in_f32 = product(&weight);
     assert_eq!(product(&computed_in_bf16(weight)), in_f32);
+}
+
+/// Weights in every storage format, `[n, k]` with rows in another order, and their values.
+fn in_every_format(n: usize, k: usize, random: &mut Random) -> Vec<(String, Weight, Vec<f32>)> {
+    let values = random.normal(n * k);
+    let order = RowOrder::RotaryPairs { head_dim: 4 };
+    let blocks =
+        Format::ALL.into_iter().filter(|format| k.is_multiple_of(format.block_len())).map(|format| {
+            let mut bytes = vec![0; n * k / format.block_len() * format.block_bytes()];
+            format.encode(&values, &mut bytes).expect("finite");
+            let weight =
+                FrozenWeight::new(n, k, format, SharedBytes::from_vec(bytes)).expect("the shape fits");
+            (format.to_string(), weight.with_row_order(order))
+        });
+    let four_bit = |code, double| Quantization::FourBit { code, block_len: 64, double };
+    let quantized = [
+        four_bit(Code::Nf4, false),
+        four_bit(Code::Nf4, true),
+        four_bit(Code::Fp4, false),
+        Quantization::Int8,
+    ];
+    let quantized = quantized.into_iter().map(|quantization| {
+        let weight = FrozenWeight::from_f32(n, k, &values).quantize(quantization).expect("finite");
+        (quantization.to_string(), weight.with_row_order(order))
+    });
+    let with_values = |(name, weight): (String, FrozenWeight)| {
+        let values = weight.to_vec();
+        (name, weight.into(), values)
+    };
+    blocks.chain(quantized).map(with_values).collect()
+}
+
+/// The reference on decoded values, for few rows and more than a few: awkward sums, and one that is cut into blocks.
+#[test]
+fn every_storage_format_is_multiplied_by_any_number_of_rows() {
+    let mut random = Random::new(6);
+    for (n, k) in [(20, 1280), (20, 96), (4, 33), (12, 7)] {
+        for (name, weight, values) in in_every_format(n, k, &mut random) {
+            for m in (1..=FEW_ROWS + 1).chain([24]) {
+                let x = random.normal(m * k);
+                let of_weight =
+                    [TermCpu { left: rows(&x, k), right: RightCpu::WeightTransposed(weight.host()), k }];
+                let of_values = RightCpu::Strided(transposed(&values, k));
+                let of_values = [TermCpu { left: rows(&x, k), right: of_values, k }];
+                let expected = reference::product(m, n, &of_values, None, &vec![0.0; m * n]);
+                for (isa, found) in testing::on_every_isa(m, n, &of_weight, None, false, &vec![9.0; m * n], 2)
+                {
+                    assert_close(&found, &expected, TOLERANCE, &format!("{name} on {isa}, {m}x{n}x{k}"));
+                }
+            }
+        }
+    }
+}
+
+/// So an answer does not depend on how many are generated beside it.
+#[test]
+fn a_row_has_the_same_bits_whatever_is_computed_beside_it() {
+    let mut random = Random::new(7);
+    let (n, k, rank) = (70, 1543, 5);
+    let weight = frozen(n, k, &random.normal(n * k));
+    let (x, u, b) = (random.normal(FEW_ROWS * k), random.normal(FEW_ROWS * rank), random.normal(n * rank));
+    let product = |first: usize, m: usize| {
+        let right = RightCpu::WeightTransposed(weight.host());
+        let terms = [
+            TermCpu { left: rows(&x[first * k..], k), right, k },
+            TermCpu { left: rows(&u[first * rank..], rank), right: RightCpu::Strided(rows(&b, n)), k: rank },
+        ];
+        testing::on_every_isa(m, n, &terms, None, false, &vec![0.0; m * n], 2)
+    };
+    for m in 1..=FEW_ROWS {
+        for ((isa, together), row) in product(0, m).into_iter().zip(std::iter::repeat(m - 1)) {
+            let (_, alone) =
+                product(row, 1).into_iter().find(|(name, _)| *name == isa).expect("the same sets");
+            assert_eq!(together[row * n..], alone, "{isa}, row {row} of {m}");
+        }
+    }
 }
 
 #[test]

@@ -5,7 +5,10 @@
 //! two f16: `x = (d sc) q - (dmin m)`. Q6_K (210 bytes): sixteen sub-blocks of 16 with a signed 8-bit scale over
 //! one f16: `x = (d sc) (q - 32)`.
 
+use super::blocks::decode_blocks;
 use super::float::{f16_to_f32, write_scale};
+#[cfg(target_arch = "x86_64")]
+use super::{AVX512, lookup};
 
 mod affine;
 mod lanes;
@@ -30,11 +33,15 @@ fn scales_and_minima(packed: &[u8]) -> ([f32; 8], [f32; 8]) {
     (scales, minima)
 }
 
+/// For the instruction set `SET` of the caller.
 #[inline(always)]
-pub(super) fn decode_q4(src: &[u8], dst: &mut [f32]) {
-    for (block, out) in src.as_chunks::<Q4_BYTES>().0.iter().zip(dst.as_chunks_mut::<LEN>().0) {
-        let d = f16_to_f32([block[0], block[1]]);
-        let d_min = f16_to_f32([block[2], block[3]]);
+pub(super) fn decode_q4<const SET: u8>(src: &[u8], dst: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if SET == AVX512 {
+        // SAFETY: AVX-512 is there.
+        return unsafe { decode_q4_by_lookup(src, dst) };
+    }
+    decode_blocks!(SET, src, dst, |block: Q4_BYTES, [d, d_min] => 2, out: LEN| {
         let (scales, minima) = scales_and_minima(&block[4..16]);
         // 32 bytes hold two sub-blocks: one in their low halves, one in their high halves.
         for pair in 0..4 {
@@ -47,14 +54,39 @@ pub(super) fn decode_q4(src: &[u8], dst: &mut [f32]) {
                 out[j + 32] = high * f32::from(bytes[j] >> 4) - high_min;
             }
         }
-    }
+    });
 }
 
+/// # Safety
+/// The processor has AVX-512.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(super) fn decode_q5(src: &[u8], dst: &mut [f32]) {
-    for (block, out) in src.as_chunks::<Q5_BYTES>().0.iter().zip(dst.as_chunks_mut::<LEN>().0) {
-        let d = f16_to_f32([block[0], block[1]]);
-        let d_min = f16_to_f32([block[2], block[3]]);
+unsafe fn decode_q4_by_lookup(src: &[u8], dst: &mut [f32]) {
+    const SET: u8 = AVX512;
+    // SAFETY: by the caller.
+    let codes = unsafe { lookup::codes() };
+    decode_blocks!(SET, src, dst, |block: Q4_BYTES, [d, d_min] => 2, out: LEN| {
+        let (scales, minima) = scales_and_minima(&block[4..16]);
+        for pair in 0..4 {
+            let (low, high) = out[pair * 64..][..64].split_at_mut(32);
+            let halves = low.as_chunks_mut().0.iter_mut().zip(high.as_chunks_mut().0);
+            // SAFETY: by the caller.
+            unsafe {
+                let (first, second) = (2 * pair, 2 * pair + 1);
+                let low_table = lookup::affine(codes, d * scales[first], -(d_min * minima[first]));
+                let high_table = lookup::affine(codes, d * scales[second], -(d_min * minima[second]));
+                for (bytes, (low, high)) in block[16 + pair * 32..][..32].as_chunks().0.iter().zip(halves) {
+                    lookup::halves(bytes, [low_table, high_table], low, high);
+                }
+            }
+        }
+    });
+}
+
+/// For the instruction set `SET` of the caller.
+#[inline(always)]
+pub(super) fn decode_q5<const SET: u8>(src: &[u8], dst: &mut [f32]) {
+    decode_blocks!(SET, src, dst, |block: Q5_BYTES, [d, d_min] => 2, out: LEN| {
         let (scales, minima) = scales_and_minima(&block[4..16]);
         let fifth = &block[16..48];
         for pair in 0..4 {
@@ -70,7 +102,7 @@ pub(super) fn decode_q5(src: &[u8], dst: &mut [f32]) {
                 out[j + 32] = high * f32::from(bytes[j] >> 4 | high_bit) - high_min;
             }
         }
-    }
+    });
 }
 
 #[inline(always)]

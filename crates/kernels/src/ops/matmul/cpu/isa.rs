@@ -1,5 +1,7 @@
 //! The instruction sets products run on, what each likes, and the way into code that was compiled for it.
 
+use std::sync::LazyLock;
+
 #[cfg(target_arch = "x86_64")]
 use super::amx;
 use super::operand::{Operand, Paired, Rounded, Single};
@@ -33,7 +35,9 @@ pub(super) enum Isa {
 impl Isa {
     /// The best this processor has.
     pub(super) fn detect() -> Isa {
-        *Isa::available().last().expect("portable is always there")
+        static BEST: LazyLock<Isa> =
+            LazyLock::new(|| *Isa::available().last().expect("portable is always there"));
+        *BEST
     }
 
     /// All this processor has, worst first.
@@ -214,7 +218,7 @@ pub(super) struct Kernels {
 pub(super) struct FewRows {
     /// See [`super::unpacked`].
     pub(super) unpacked: fn(&Tile<'_>, &Block<'_>, Strided<'_>, &mut Scratch),
-    /// See [`super::dot_rows`].
+    /// See [`super::few::dot_rows`].
     pub(super) dot_rows: fn(&Tile<'_>, &Block<'_>, &mut Scratch),
 }
 
@@ -291,7 +295,7 @@ macro_rules! few_rows {
                 }
                 unsafe fn dot_rows(to: &Tile<'_>, block: &Block<'_>, scratch: &mut Scratch) {
                     // SAFETY: as above.
-                    unsafe { super::super::dot_rows::<$simd>(to, block, scratch) }
+                    unsafe { super::super::few::dot_rows::<$simd>(to, block, scratch) }
                 }
             });
             FewRows {

@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn an_operand_of_several_products_is_rounded_once_and_one_that_is_too_large_not_at_all() {
-        let (rows, k) = (7, 545);
+        let (rows, k) = (FEW_ROWS + 1, 545);
         let x: Vec<f32> = (0..rows * k).map(|i| (i as f32).sin()).collect();
         let mut weight = Weight::from(FrozenWeight::from_f32(3, k, &vec![1.0; 3 * k]));
         weight.set_compute_dtype(ComputeDtype::Bf16);

@@ -14,6 +14,7 @@ use rayon::prelude::*;
 use super::{Base, Product, Right, View};
 use crate::tensor::{AlignedVec, Tensor};
 use crate::weight::ComputeDtype;
+pub(crate) use few::FEW_ROWS;
 use isa::Isa;
 pub(crate) use isa::{fma_peak, instruction_set};
 pub(crate) use left::bytes as left_bytes;
@@ -26,6 +27,7 @@ use tile::Columns;
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+mod few;
 mod isa;
 mod left;
 mod operand;
@@ -49,9 +51,6 @@ fn sum_blocks(k: usize, longest: usize) -> impl Iterator<Item = Range<usize>> {
 
 /// Blocks of the sum are multiples of this, the block of most quantised formats.
 const K_STEP: usize = 32;
-
-/// Up to this many rows the right operand is read row by row instead of being packed.
-const FEW_ROWS: usize = 4;
 
 /// Up to this many rows a right operand that can be read where it lies is not packed.
 const UNPACKED_ROWS: usize = 24;
@@ -337,11 +336,10 @@ impl<'a> Task<'a> {
         let Task { product, rows, cols } = self;
         debug_assert!(rows.end <= product.m && cols.end <= product.n);
         // Decided by the whole product, so that the cut into tasks does not change the result.
-        let few =
-            |term: &TermCpu<'_>| product.m <= FEW_ROWS && matches!(term.right, RightCpu::WeightTransposed(_));
+        let few = |term: &TermCpu<'_>| product.m <= FEW_ROWS && term.right.is_read_by_columns();
         // The first block of a sum can write the output; any other adds to it.
-        let first = product.terms.iter().find(|t| t.k > 0);
-        let mut overwrite = !product.accumulate && product.bias.is_none() && first.is_some_and(|t| !few(t));
+        let sums = product.terms.iter().any(|t| t.k > 0);
+        let mut overwrite = !product.accumulate && product.bias.is_none() && sums;
         if !overwrite && (!product.accumulate || product.bias.is_some()) {
             self.begin();
         }
@@ -482,42 +480,6 @@ unsafe fn unpacked<S: Simd>(to: &Tile<'_>, block: &Block<'_>, right: Strided<'_>
             }
         }
     }
-}
-
-/// Adds one block of the sum for a few left rows: each weight row is decoded and multiplied once.
-///
-/// # Safety
-/// As [`unpacked`].
-#[inline(always)]
-unsafe fn dot_rows<S: Simd>(to: &Tile<'_>, block: &Block<'_>, scratch: &mut Scratch) {
-    let (Tile { product, rows, .. }, Block { term, k, cols, .. }) = (to, block);
-    let right = &mut scratch.rows[..k.len()];
-    let left = &mut scratch.left;
-    copy_strip::<Single<S>>(term.left, rows.clone(), k.clone(), left);
-    for n in cols.clone() {
-        term.right.column(n, k.clone(), right);
-        for (i, row) in rows.clone().enumerate() {
-            let sum = dot(&left[i * STRIP_STRIDE..i * STRIP_STRIDE + k.len()], right);
-            // SAFETY: inside this task's tile, which no other thread touches, by the caller.
-            unsafe { *product.out.add(row * product.out_stride + n) += sum };
-        }
-    }
-}
-
-/// Sum of products, in 32 lanes that are added at the end, so that it vectorises in a fixed order.
-#[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 32;
-    let mut sums = [0.0f32; LANES];
-    let (a_blocks, a_rest) = a.as_chunks::<LANES>();
-    let (b_blocks, b_rest) = b.as_chunks::<LANES>();
-    for (a, b) in a_blocks.iter().zip(b_blocks) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
 }
 
 #[cfg(test)]

@@ -67,10 +67,21 @@ impl RightCpu<'_> {
         }
     }
 
+    /// Bytes of `values` values of a row of a stored matrix, about.
+    #[inline(always)]
+    pub(super) fn stored_bytes(&self, values: usize) -> usize {
+        match self {
+            RightCpu::WeightTransposed(weight) | RightCpu::Weight(weight) => {
+                weight.stored_bytes_of(0, 0..values.min(weight.cols())).len()
+            }
+            RightCpu::Strided(_) => 4 * values,
+        }
+    }
+
     /// Asks for the values `along` row `row` of a matrix as it is stored, if it has that row; of a strided matrix only
     /// where a row is contiguous.
     #[inline(always)]
-    fn prefetch_row(&self, row: usize, along: Range<usize>, cache: Cache) {
+    pub(super) fn prefetch_row(&self, row: usize, along: Range<usize>, cache: Cache) {
         match self {
             RightCpu::WeightTransposed(weight) | RightCpu::Weight(weight) if row < weight.rows() => {
                 prefetch(weight.stored_bytes_of(row, along), cache);
@@ -91,6 +102,15 @@ impl RightCpu<'_> {
         match self {
             RightCpu::WeightTransposed(weight) | RightCpu::Weight(weight) => weight.compute_dtype(),
             RightCpu::Strided(_) => ComputeDtype::F32,
+        }
+    }
+
+    /// Whether a column can be read on its own: it is a row of a weight, or contiguous.
+    pub(super) fn is_read_by_columns(&self) -> bool {
+        match self {
+            RightCpu::WeightTransposed(_) => true,
+            RightCpu::Weight(_) => false,
+            RightCpu::Strided(s) => s.row_stride == 1,
         }
     }
 

@@ -25,6 +25,27 @@ pub(super) trait Simd: Copy {
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn store(to: *mut f32, v: Self::V);
 
+    /// The sum of the lanes of each register, which for all of them is taken in the same order.
+    #[inline(always)]
+    unsafe fn sums(registers: [Self::V; 4]) -> [f32; 4] {
+        const MAX_LANES: usize = 16;
+        let mut sums = [0.0; 4];
+        for (sum, register) in sums.iter_mut().zip(registers) {
+            let mut lanes = [0.0f32; MAX_LANES];
+            // SAFETY: there is room for a register; the processor has the set, by the caller.
+            unsafe { Self::store(lanes.as_mut_ptr(), register) };
+            let mut half = Self::LANES / 2;
+            while half > 0 {
+                for lane in 0..half {
+                    lanes[lane] += lanes[lane + half];
+                }
+                half /= 2;
+            }
+            *sum = lanes[0];
+        }
+        sums
+    }
+
     /// Transposes a `LANES x LANES` block: `to[j * to_stride + i] = from[i * from_stride + j]`.
     #[inline(always)]
     unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
@@ -244,6 +265,21 @@ pub(super) mod x86 {
                 }
             }
         }
+        #[inline(always)]
+        unsafe fn sums(registers: [__m256; 4]) -> [f32; 4] {
+            let [a, b, c, d] = registers;
+            // SAFETY: AVX is there, by the caller; what is written has four values.
+            unsafe {
+                let ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+                let cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+                // Each half of the register has one sum of every operand.
+                let all = _mm256_add_ps(_mm256_shuffle_ps::<0x44>(ab, cd), _mm256_shuffle_ps::<0xEE>(ab, cd));
+                let sums = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps::<1>(all));
+                let mut out = [0.0; 4];
+                _mm_storeu_ps(out.as_mut_ptr(), sums);
+                out
+            }
+        }
         tile_table!(Avx2, avx2, 1 2 3 4 5 6);
     }
 
@@ -325,6 +361,23 @@ pub(super) mod x86 {
                     _mm512_storeu_ps(to.add((8 + j) * to_stride), _mm512_shuffle_f32x4::<0x88>(b, d));
                     _mm512_storeu_ps(to.add((12 + j) * to_stride), _mm512_shuffle_f32x4::<0xDD>(b, d));
                 }
+            }
+        }
+        #[inline(always)]
+        unsafe fn sums(registers: [__m512; 4]) -> [f32; 4] {
+            let [a, b, c, d] = registers;
+            // SAFETY: AVX-512F is there, by the caller; what is written has four values.
+            unsafe {
+                let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+                let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+                // Each quarter of the register has one sum of every operand.
+                let all = _mm512_add_ps(_mm512_shuffle_ps::<0x44>(ab, cd), _mm512_shuffle_ps::<0xEE>(ab, cd));
+                let halves = _mm512_add_ps(all, _mm512_shuffle_f32x4::<0x4E>(all, all));
+                let low = _mm512_castps512_ps256(halves);
+                let sums = _mm_add_ps(_mm256_castps256_ps128(low), _mm256_extractf128_ps::<1>(low));
+                let mut out = [0.0; 4];
+                _mm_storeu_ps(out.as_mut_ptr(), sums);
+                out
             }
         }
         tile_table!(Avx512, avx512, 1 2 3 4 5 6 7 8 9 10 11 12);

@@ -1,0 +1,207 @@
+//! Products of a few rows, as generation has them: some rows of the right operand at a time are decoded into the first-level
+//! cache, multiplied with every left row, and forgotten. Memory, which gives each weight once, sets the speed.
+//!
+//! `out[row, n] (+)= left[row] . right[n]` over a block of the sum. Every pair of rows has one register of sums: its lane `l`
+//! adds the products `l`, `l + LANES`, ... in turn, and the lanes are added in pairs at the end ([`Simd::sums`]). So a value has
+//! the same bits however many rows are computed beside it and however the output is cut into tasks.
+
+use std::ops::Range;
+
+use super::left::{STRIP_STRIDE, copy_strip};
+use super::operand::Single;
+use super::simd::{Cache, Simd};
+use super::strips::Tile;
+use super::{Block, RightCpu, Scratch};
+
+/// Up to this many rows the right operand is read row by row instead of being packed. Answers that are generated side by side
+/// are as many at most, so that each is the same whatever is beside it.
+pub(crate) const FEW_ROWS: usize = 16;
+
+/// Rows of the right operand that are decoded at once: they and a few left rows fit the first-level cache.
+const RIGHT_ROWS: usize = 8;
+/// Bytes of the right operand that are on their way from memory while a row is decoded. Decoding takes them in bursts, for which
+/// the processor does not look far enough ahead by itself.
+const AHEAD_BYTES: usize = 4096;
+/// Right rows of a tile. With one left row it has twice as many, so that enough sums are under way.
+const TILE_RIGHT: usize = 4;
+/// Left rows of a tile, at most.
+const TILE_LEFT: usize = 4;
+
+/// Adds one block of the sum for a few left rows, or writes it.
+///
+/// # Safety
+/// The processor has `S`, and no other thread touches the tile.
+#[inline(always)]
+pub(super) unsafe fn dot_rows<S: Simd>(to: &Tile<'_>, block: &Block<'_>, scratch: &mut Scratch) {
+    let Block { term, k, cols, .. } = block;
+    let padded = k.len().next_multiple_of(S::LANES);
+    let in_place = padded == k.len() && term.left.col_stride == 1;
+    let Scratch { panels: copies, rows: decoded, .. } = scratch;
+    if !in_place {
+        copy_strip::<Single<S>>(term.left, to.rows.clone(), k.clone(), copies);
+        for row in copies.chunks_exact_mut(STRIP_STRIDE).take(to.rows.len()) {
+            row[k.len()..padded].fill(0.0);
+        }
+    }
+    let mut left = [std::ptr::null(); FEW_ROWS];
+    for (i, row) in to.rows.clone().enumerate() {
+        left[i] = match in_place {
+            true => term.left.values[row * term.left.row_stride + k.start..][..padded].as_ptr(),
+            false => copies[i * STRIP_STRIDE..][..padded].as_ptr(),
+        };
+    }
+    let (left, all_right) = (&left[..to.rows.len()], term.right.in_place());
+    for n in cols.clone().step_by(RIGHT_ROWS) {
+        let n = n..(n + RIGHT_ROWS).min(cols.end);
+        let right = right_rows::<S>(all_right, n.clone(), k.clone(), decoded);
+        // SAFETY: the processor has the set and the output is this task's, by the caller; all rows have `padded` values.
+        unsafe { dot_all::<S>(to, left, &right, n, padded) }
+    }
+}
+
+/// Rows `n` of the right operand over the block: where they lie if they need no decoding, or decoded. A last few rows are
+/// filled up with the last.
+#[inline(always)]
+fn right_rows<S: Simd>(
+    right: RightCpu<'_>,
+    n: Range<usize>,
+    k: Range<usize>,
+    decoded: &mut [f32],
+) -> [*const f32; RIGHT_ROWS] {
+    let padded = k.len().next_multiple_of(S::LANES);
+    // The last row is there in the place of those that are not.
+    let place = |i: usize| i.min(n.len() - 1);
+    if let (RightCpu::Strided(s), true) = (right, padded == k.len()) {
+        return std::array::from_fn(|i| {
+            let first = (n.start + place(i)) * s.col_stride;
+            s.values[first + k.start..first + k.end].as_ptr()
+        });
+    }
+    let mut stride = STRIP_STRIDE;
+    match right {
+        RightCpu::WeightTransposed(weight) => {
+            let ahead = (AHEAD_BYTES / right.stored_bytes(k.len()).max(1)).clamp(1, RIGHT_ROWS);
+            n.clone().for_each(|row| right.prefetch_row(row + ahead, k.clone(), Cache::First));
+            // Whole rows are decoded at once.
+            if padded == weight.cols() {
+                stride = padded;
+            }
+            weight.decode_rows(n.clone(), k.clone(), stride, decoded);
+        }
+        RightCpu::Weight(_) | RightCpu::Strided(_) => {
+            for (col, to) in n.clone().zip(decoded.chunks_exact_mut(stride)) {
+                right.column(col, k.clone(), &mut to[..k.len()]);
+            }
+        }
+    }
+    for row in decoded.chunks_exact_mut(stride).take(n.len()) {
+        row[k.len()..padded].fill(0.0);
+    }
+    std::array::from_fn(|i| decoded[place(i) * stride..][..padded].as_ptr())
+}
+
+/// Multiplies all left rows with some right rows, for output columns `n`.
+///
+/// # Safety
+/// As [`dot_rows`], and every row has `k` values, a whole number of registers.
+#[inline(always)]
+unsafe fn dot_all<S: Simd>(
+    to: &Tile<'_>,
+    left: &[*const f32],
+    right: &[*const f32; RIGHT_ROWS],
+    n: Range<usize>,
+    k: usize,
+) {
+    // As many sums as there are registers for.
+    let most = if S::ROWS >= 12 { TILE_LEFT } else { TILE_LEFT / 2 };
+    let each = left.len().div_ceil(left.len().div_ceil(most));
+    for (group, left) in left.chunks(each).enumerate() {
+        let row = to.rows.start + group * each;
+        // SAFETY: by the caller.
+        unsafe {
+            if let [left] = left {
+                let [sums] = tile::<S, 1, RIGHT_ROWS>(&[*left], right, k);
+                let (low, high) = sums.split_at(TILE_RIGHT);
+                add_sums::<S>(to, row, n.clone(), [low[0], low[1], low[2], low[3]]);
+                add_sums::<S>(to, row, n.start + TILE_RIGHT..n.end, [high[0], high[1], high[2], high[3]]);
+                continue;
+            }
+            for (half, right) in right.as_chunks::<TILE_RIGHT>().0.iter().enumerate() {
+                let n = n.start + half * TILE_RIGHT..n.end;
+                if n.is_empty() {
+                    break;
+                }
+                match *left {
+                    [a, b] => add_tile::<S, 2>(to, row, n, &tile::<S, 2, _>(&[a, b], right, k)),
+                    [a, b, c] => add_tile::<S, 3>(to, row, n, &tile::<S, 3, _>(&[a, b, c], right, k)),
+                    [a, b, c, d] => add_tile::<S, 4>(to, row, n, &tile::<S, 4, _>(&[a, b, c, d], right, k)),
+                    _ => unreachable!("a tile has 1 to {TILE_LEFT} left rows"),
+                }
+            }
+        }
+    }
+}
+
+/// The sums of `L` left rows times `R` right rows, in lanes.
+///
+/// # Safety
+/// The processor has `S`, and every row has `k` values, a whole number of registers.
+#[inline(always)]
+unsafe fn tile<S: Simd, const L: usize, const R: usize>(
+    left: &[*const f32; L],
+    right: &[*const f32; R],
+    k: usize,
+) -> [[S::V; R]; L] {
+    // SAFETY: by the caller.
+    unsafe {
+        let mut sums = [[S::zero(); R]; L];
+        for at in (0..k).step_by(S::LANES) {
+            let mut values = [S::zero(); R];
+            for (value, row) in values.iter_mut().zip(right) {
+                *value = S::load(row.add(at));
+            }
+            for (sums, row) in sums.iter_mut().zip(left) {
+                let x = S::load(row.add(at));
+                for (sum, value) in sums.iter_mut().zip(values) {
+                    *sum = S::fma(value, x, *sum);
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// [`add_sums`] of every left row.
+///
+/// # Safety
+/// As [`dot_rows`].
+#[inline(always)]
+unsafe fn add_tile<S: Simd, const L: usize>(
+    to: &Tile<'_>,
+    row: usize,
+    n: Range<usize>,
+    sums: &[[S::V; TILE_RIGHT]; L],
+) {
+    for (i, sums) in sums.iter().enumerate() {
+        // SAFETY: by the caller.
+        unsafe { add_sums::<S>(to, row + i, n.clone(), *sums) };
+    }
+}
+
+/// Adds the lanes of sums and writes the first of `n` outputs of `row`, or adds to them.
+///
+/// # Safety
+/// As [`dot_rows`].
+#[inline(always)]
+unsafe fn add_sums<S: Simd>(to: &Tile<'_>, row: usize, n: Range<usize>, sums: [S::V; TILE_RIGHT]) {
+    let Tile { product, accumulate, .. } = to;
+    // SAFETY: the processor has the set, by the caller.
+    let sums = unsafe { S::sums(sums) };
+    for (col, sum) in n.zip(sums) {
+        // SAFETY: inside this task's tile, which no other thread touches, by the caller.
+        unsafe {
+            let out = product.out.add(row * product.out_stride + col);
+            *out = if *accumulate { *out + sum } else { sum };
+        }
+    }
+}

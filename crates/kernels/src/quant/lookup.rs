@@ -1,0 +1,49 @@
+//! Four-bit codes decoded by looking up sixteen values in a register, for AVX-512: the table of a block holds its values as
+//! they are decoded, so that a value costs one permutation, whatever its scale and minimum.
+//!
+//! The values of a table take the same roundings as those of the plain loops, so the bits are the same.
+
+use std::arch::x86_64::*;
+
+/// The codes 0 to 15 as values.
+///
+/// # Safety
+/// The processor has AVX-512F.
+#[inline(always)]
+pub(super) unsafe fn codes() -> __m512 {
+    // SAFETY: by the caller; no memory is touched.
+    unsafe {
+        _mm512_setr_ps(0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0)
+    }
+}
+
+/// `table[i] = codes[i] * scale + add`, with both operations rounded.
+///
+/// # Safety
+/// As [`codes`].
+#[inline(always)]
+pub(super) unsafe fn affine(codes: __m512, scale: f32, add: f32) -> __m512 {
+    // SAFETY: by the caller; no memory is touched.
+    unsafe { _mm512_add_ps(_mm512_mul_ps(codes, _mm512_set1_ps(scale)), _mm512_set1_ps(add)) }
+}
+
+/// `low[j] = low_table[bytes[j] & 15]` and `high[j] = high_table[bytes[j] >> 4]`.
+///
+/// # Safety
+/// As [`codes`].
+#[inline(always)]
+pub(super) unsafe fn halves(
+    bytes: &[u8; 16],
+    [low_table, high_table]: [__m512; 2],
+    low: &mut [f32; 16],
+    high: &mut [f32; 16],
+) {
+    // SAFETY: by the caller; sixteen bytes are read and sixteen values written to each side.
+    unsafe {
+        // Only the low four bits of an index count.
+        let index = _mm512_cvtepu8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()));
+        _mm512_storeu_ps(low.as_mut_ptr(), _mm512_permutexvar_ps(index, low_table));
+        let index = _mm512_srli_epi32::<4>(index);
+        _mm512_storeu_ps(high.as_mut_ptr(), _mm512_permutexvar_ps(index, high_table));
+    }
+}
