@@ -14,12 +14,12 @@ use crate::terminal::error::CliError;
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Data")]
 pub struct CacheArgs {
-    /// Folder that keeps tokenised data, and what a reference says of it, for the next run [default: lorafit in XDG_CACHE_HOME or
-    /// ~/.cache]
+    /// Folder that keeps tokenised data for the next run [default: lorafit in XDG_CACHE_HOME or ~/.cache]
     ///
     /// Files of 4 MiB and more (of any size, if a folder is given) are tokenised once and mapped from then on: they
-    /// may be larger than memory. A change of rows, tokenizer, template or options is noticed. When the folder
-    /// exceeds 32 GiB, what was unused for longest is removed.
+    /// may be larger than memory. A change of rows, tokenizer, template or options is noticed. train --objective also
+    /// keeps what the reference says of replies, if asking it took 2 seconds or more. When the folder exceeds 32 GiB,
+    /// what was unused for longest is removed.
     #[arg(long, value_name = "DIR")]
     #[arg(add = Facts::NO_RESULT)]
     pub cache_dir: Option<PathBuf>,
