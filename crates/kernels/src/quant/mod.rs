@@ -178,6 +178,12 @@ fn decode(format: Format, src: &[u8], dst: &mut [f32]) {
         (false, true) => AVX2,
         (false, false) => PLAIN,
     };
+    decode_here::<SET>(format, src, dst);
+}
+
+/// For the instruction set `SET` of the caller.
+#[inline(always)]
+fn decode_here<const SET: u8>(format: Format, src: &[u8], dst: &mut [f32]) {
     match format {
         Format::F32 => float::decode_f32(src, dst),
         Format::F16 => float::decode_f16::<SET>(src, dst),
