@@ -66,11 +66,22 @@ fn best(mut body: impl FnMut()) -> f64 {
     (0..12).map(timed).fold(f64::INFINITY, f64::min)
 }
 
-/// Bytes a second that all threads read.
+/// Bytes a second that all threads read, each from eight places in turn, which keeps more of them on their way.
 fn memory_speed() -> f64 {
+    const PLACES: usize = 8;
     let words = vec![1u64; WEIGHT_BYTES / 8];
-    let piece = 1 << 16;
-    let read = || words.par_chunks(piece).map(|piece| piece.iter().sum::<u64>()).sum::<u64>();
+    let sum = |piece: &[u64]| {
+        let len = piece.len() / PLACES;
+        let places: [&[u64]; PLACES] = std::array::from_fn(|place| &piece[place * len..(place + 1) * len]);
+        let mut sums = [0; 8];
+        for at in (0..len).step_by(sums.len()) {
+            for place in places {
+                sums.iter_mut().zip(&place[at..at + 8]).for_each(|(sum, word)| *sum += word);
+            }
+        }
+        sums.iter().sum::<u64>()
+    };
+    let read = || words.par_chunks(1 << 16).map(sum).sum::<u64>();
     WEIGHT_BYTES as f64 / best(|| assert_eq!(std::hint::black_box(read()), words.len() as u64))
 }
 

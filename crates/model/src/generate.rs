@@ -314,6 +314,46 @@ mod tests {
         assert!((ones as f32 / 10_000.0 - 0.75).abs() < 0.022, "{ones}");
     }
 
+    /// All tokens sorted, as sampling is usually written down.
+    fn by_sorting(sampling: &Sampling, logits: &[f32], position: u64) -> u32 {
+        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+        order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]));
+        if sampling.top_k > 0 {
+            order.truncate(sampling.top_k);
+        }
+        let weight = |token: u32| {
+            f64::from((logits[token as usize] - logits[order[0] as usize]) / sampling.temperature).exp()
+        };
+        let total: f64 = order.iter().map(|&token| weight(token)).sum();
+        let (mut kept, mut count) = (0.0, 0);
+        while count < order.len() && (count == 0 || kept < f64::from(sampling.top_p) * total) {
+            kept += weight(order[count]);
+            count += 1;
+        }
+        let mut left = f64::from(random::uniform(sampling.seed, position)) * kept;
+        let drawn = order[..count].iter().find(|&&token| {
+            left -= weight(token);
+            left < 0.0
+        });
+        *drawn.unwrap_or(&order[count - 1])
+    }
+
+    #[test]
+    fn tokens_are_drawn_as_from_all_of_them_sorted() {
+        // Some are equal.
+        let logits: Vec<f32> =
+            (0..10_000).map(|i| (random::uniform(3, i) * 64.0).round() * 0.25 - 5.0).collect();
+        for (temperature, top_p, top_k) in
+            [(1.0, 1.0, 0), (0.3, 1.0, 0), (3.0, 0.9, 0), (0.7, 0.2, 0), (2.0, 1.0, 300), (1.0, 0.8, 1)]
+        {
+            let sampling = Sampling { temperature, top_p, top_k, seed: 5 };
+            for position in 0..50 {
+                let found = sampling.choose(&logits, position);
+                assert_eq!(found, by_sorting(&sampling, &logits, position), "{sampling:?}, {position}");
+            }
+        }
+    }
+
     #[test]
     fn top_k_and_top_p_leave_out_the_unlikely() {
         let logits = [1.0, 5.0, 4.9, 0.0];

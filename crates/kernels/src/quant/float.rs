@@ -2,6 +2,10 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::AVX2;
+use super::ask_ahead;
+
+/// Bytes that come from memory together.
+const LINE_BYTES: usize = 64;
 
 /// `src` is 4 bytes a value.
 #[inline(always)]
@@ -11,17 +15,58 @@ pub(super) fn decode_f32(src: &[u8], dst: &mut [f32]) {
     }
 }
 
-/// `src` is 2 bytes a value.
+/// `src` is 2 bytes a value. For the instruction set `SET` of the caller.
 #[inline(always)]
 pub(super) fn decode_f16<const SET: u8>(src: &[u8], dst: &mut [f32]) {
-    f16s_to_f32::<SET>(src.as_chunks().0, dst);
+    for (bytes, values) in src.chunks(LINE_BYTES).zip(dst.chunks_mut(LINE_BYTES / 2)) {
+        ask_ahead(bytes);
+        #[cfg(target_arch = "x86_64")]
+        if let (true, Some(bytes), Some(values)) =
+            (SET >= AVX2, bytes.first_chunk(), values.first_chunk_mut())
+        {
+            // SAFETY: AVX2 and F16C are there, by the caller.
+            unsafe { x86::decode_line(bytes, values) };
+            continue;
+        }
+        for (bytes, value) in bytes.as_chunks::<2>().0.iter().zip(values) {
+            *value = f16_to_f32(*bytes);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::LINE_BYTES;
+
+    /// Values of IEEE binary16, as [`super::f16_to_f32`] gives them but for the bits of what is not a number.
+    #[inline(always)]
+    pub(super) unsafe fn decode_line(bytes: &[u8; LINE_BYTES], values: &mut [f32; LINE_BYTES / 2]) {
+        for (bytes, values) in bytes.as_chunks::<16>().0.iter().zip(values.as_chunks_mut::<8>().0) {
+            // SAFETY: AVX2 and F16C are there, by the caller; both sides have eight values.
+            unsafe {
+                let halves = _mm_loadu_si128(bytes.as_ptr().cast());
+                _mm256_storeu_ps(values.as_mut_ptr(), _mm256_cvtph_ps(halves));
+            }
+        }
+    }
 }
 
 /// `src` is 2 bytes a value; bfloat16 is the upper half of an f32.
 #[inline(always)]
 pub(super) fn decode_bf16(src: &[u8], dst: &mut [f32]) {
-    for (bytes, value) in src.as_chunks::<2>().0.iter().zip(dst) {
-        *value = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
+    let value = |bytes: [u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16);
+    let (lines, rest) = src.as_chunks::<LINE_BYTES>();
+    let (values_of_lines, values_of_rest) = dst.as_chunks_mut::<{ LINE_BYTES / 2 }>();
+    for (bytes, values) in lines.iter().zip(values_of_lines) {
+        ask_ahead(bytes);
+        for (bytes, to) in bytes.as_chunks::<2>().0.iter().zip(values) {
+            *to = value(*bytes);
+        }
+    }
+    for (bytes, to) in rest.as_chunks::<2>().0.iter().zip(values_of_rest) {
+        *to = value(*bytes);
     }
 }
 
@@ -105,32 +150,6 @@ pub(super) fn f16_to_f32(bytes: [u8; 2]) -> f32 {
     let scaled = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
     let infinite = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
     f32::from_bits(scaled.to_bits() | infinite | (bits & 0x8000) << 16)
-}
-
-/// Values of IEEE binary16, as [`f16_to_f32`] gives them but for the bits of what is not a number. `SET` is the instruction set of
-/// the caller.
-#[inline(always)]
-pub(super) fn f16s_to_f32<const SET: u8>(from: &[[u8; 2]], to: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if SET >= AVX2 {
-        use std::arch::x86_64::*;
-        let (from, from_rest) = from.as_chunks::<8>();
-        let (to, to_rest) = to.as_chunks_mut::<8>();
-        for (from, to) in from.iter().zip(to) {
-            // SAFETY: F16C and AVX are there, by the caller; both sides have eight values.
-            unsafe {
-                let values = _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast()));
-                _mm256_storeu_ps(to.as_mut_ptr(), values);
-            }
-        }
-        for (bytes, value) in from_rest.iter().zip(to_rest) {
-            *value = f16_to_f32(*bytes);
-        }
-        return;
-    }
-    for (bytes, value) in from.iter().zip(to) {
-        *value = f16_to_f32(*bytes);
-    }
 }
 
 #[cfg(test)]

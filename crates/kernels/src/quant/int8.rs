@@ -7,16 +7,23 @@ use std::ops::Range;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::ask_ahead;
 use crate::bytes::SharedBytes;
 
 /// 1 / 127 as bitsandbytes writes it.
 const STEP: f32 = 7.874_016e-3;
 
+/// Codes that come from memory together.
+const PIECE: usize = 64;
+
 /// `out = codes * absmax / 127`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 fn decode_row(codes: &[u8], absmax: f32, out: &mut [f32]) {
-    for (code, out) in codes.iter().zip(out) {
-        *out = f32::from(*code as i8) * absmax * STEP;
+    for (codes, out) in codes.chunks(PIECE).zip(out.chunks_mut(PIECE)) {
+        ask_ahead(codes);
+        for (code, out) in codes.iter().zip(out) {
+            *out = f32::from(*code as i8) * absmax * STEP;
+        }
     }
 }
 

@@ -47,3 +47,26 @@ pub(super) unsafe fn halves(
         _mm512_storeu_ps(high.as_mut_ptr(), _mm512_permutexvar_ps(index, high_table));
     }
 }
+
+/// As `k_quants::scales_and_minima`, multiplied by `d` and `d_min`.
+///
+/// # Safety
+/// As [`codes`].
+#[inline(always)]
+pub(super) unsafe fn scales_and_minima(packed: &[u8], d: f32, d_min: f32) -> ([f32; 8], [f32; 8]) {
+    // Four bytes at once.
+    let word = |i: usize| u32::from_le_bytes(packed[4 * i..4 * i + 4].try_into().expect("four bytes"));
+    let (first, second, rest) = (word(0), word(1), word(2));
+    let low = |word: u32| (word & 0x3f3f_3f3f) as i32;
+    let high = |halves: u32, word: u32| (halves & 0x0f0f_0f0f | (word >> 6 & 0x0303_0303) << 4) as i32;
+    let (mut scales, mut minima) = ([0.0; 8], [0.0; 8]);
+    // SAFETY: by the caller; eight values are written to each.
+    unsafe {
+        let bytes = _mm_setr_epi32(low(first), high(rest, first), low(second), high(rest >> 4, second));
+        let factors = _mm512_mask_mov_ps(_mm512_set1_ps(d), 0xFF00, _mm512_set1_ps(d_min));
+        let values = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)), factors);
+        _mm256_storeu_ps(scales.as_mut_ptr(), _mm512_castps512_ps256(values));
+        _mm256_storeu_ps(minima.as_mut_ptr(), _mm512_extractf32x8_ps::<1>(values));
+    }
+    (scales, minima)
+}

@@ -52,6 +52,7 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::pairs;
+    use crate::quant::ask_ahead;
 
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn decode_avx512(
@@ -69,6 +70,7 @@ mod x86 {
             for (b, (codes, out)) in codes.chunks(block_len / 2).zip(out.chunks_mut(block_len)).enumerate() {
                 let scale = scale(b);
                 let scaled = _mm512_mul_ps(values, _mm512_set1_ps(scale));
+                ask_ahead(codes);
                 let (whole, rest) = codes.as_chunks::<8>();
                 for (i, bytes) in whole.iter().enumerate() {
                     let word = |at: usize| bytes.as_ptr().add(at).cast::<i32>().read_unaligned();

@@ -1,8 +1,10 @@
 use safetensors::SafeTensors;
 
+#[cfg(target_arch = "x86_64")]
+use super::AVX2;
 use super::four_bit::{Absmax, Code};
-use super::{Format, Quantization};
-use crate::testing::{bits, fixture, floats};
+use super::{Format, PLAIN, Quantization, decode_here};
+use crate::testing::{Random, bits, fixture, floats};
 use crate::weight::FrozenWeight;
 
 /// gguf-py and this decoder do the same f32 arithmetic, so every bit agrees
@@ -20,6 +22,30 @@ fn gguf_blocks_decode_to_the_bits_of_gguf_py() {
         assert_eq!(found.len(), expected.len(), "{format}");
         for (i, (f, e)) in found.iter().zip(&expected).enumerate() {
             assert_eq!(f.to_bits(), e.to_bits(), "{format} value {i}: {f}, expected {e}");
+        }
+    }
+}
+
+/// Numbers of blocks with and without a rest, for the instruction sets of this processor.
+#[test]
+fn every_instruction_set_decodes_the_same_bits() {
+    let mut random = Random::new(8);
+    for format in Format::ALL {
+        for blocks in [1, 2, 7, 8, 33, 70] {
+            let values = random.normal(blocks * format.block_len());
+            let mut stored = vec![0; blocks * format.block_bytes()];
+            format.encode(&values, &mut stored).expect("finite");
+            let decoded = |decode: fn(Format, &[u8], &mut [f32])| {
+                let mut values = vec![0.0; values.len()];
+                decode(format, &stored, &mut values);
+                bits(&values)
+            };
+            let plain = decoded(decode_here::<PLAIN>);
+            assert_eq!(decoded(Format::decode), plain, "{format}, {blocks} blocks, the best set");
+            #[cfg(target_arch = "x86_64")]
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
+                assert_eq!(decoded(decode_here::<AVX2>), plain, "{format}, {blocks} blocks, AVX2");
+            }
         }
     }
 }

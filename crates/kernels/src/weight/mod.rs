@@ -27,7 +27,7 @@ pub enum ComputeDtype {
     F32,
     /// Weight and activations rounded to bf16: the 16-bit compute type of QLoRA (Dettmers et al. 2023, section 3).
     /// Twice as fast where the processor multiplies pairs of them. Products of a few rows, as in generation, stay f32:
-    /// there memory sets the speed.
+    /// there decoding and memory set the speed.
     Bf16,
 }
 

@@ -3,8 +3,11 @@
 
 use crate::common::{Case, assert_close, fixture, generated};
 use lorafit_kernels::Device;
+use lorafit_kernels::ops::matmul::FEW_ROWS;
 use lorafit_model::adapter::{self, Adapter, LoraConfig, Targets, named_tensors};
-use lorafit_model::{ActivationDtype, ActivationPolicy, ActiveAdapter, Buffers, Gradients, Recompute};
+use lorafit_model::{
+    ActivationDtype, ActivationPolicy, ActiveAdapter, Buffers, Gradients, KvCache, Recompute,
+};
 
 const MODELS: [&str; 10] = [
     "llama",
@@ -90,6 +93,36 @@ fn a_fresh_adapter_changes_nothing() {
 fn cached_generation_equals_the_whole_computed_again() {
     for name in ["llama", "qwen3"] {
         generated(&Case::open(name), name);
+    }
+}
+
+/// So answers to the same prompt are the same whatever they are generated beside.
+#[test]
+fn logits_of_a_sequence_have_the_same_bits_whatever_is_computed_beside_it() {
+    for name in ["llama", "mistral", "qwen3", "llama_bf16"] {
+        let case = Case::open(name);
+        let (adapter, config) = (Some(&case.adapter), case.model.config());
+        let mut buffers = Buffers::for_evaluation(config, adapter, Device::Cpu, 32);
+        // Texts of several lengths, and what comes next in each.
+        let mut step = |sequences: &[usize]| {
+            let mut caches: Vec<KvCache> =
+                sequences.iter().map(|_| KvCache::new(config, Device::Cpu, 24)).collect();
+            for (sequence, cache) in sequences.iter().zip(&mut caches) {
+                let text: Vec<u32> = (0..1 + *sequence as u32).map(|i| (7 * i + 3) % 50).collect();
+                case.model.continue_cached(adapter, &[&text], std::slice::from_mut(cache), &mut buffers);
+            }
+            let next: Vec<[u32; 1]> = sequences.iter().map(|sequence| [*sequence as u32 + 5]).collect();
+            let inputs: Vec<&[u32]> = next.iter().map(|token| &token[..]).collect();
+            case.model.continue_cached(adapter, &inputs, &mut caches, &mut buffers)
+        };
+        let alone: Vec<Vec<f32>> = (0..FEW_ROWS).map(|sequence| step(&[sequence])).collect();
+        for count in [2, 3, 5, FEW_ROWS] {
+            let together: Vec<usize> = (0..count).collect();
+            let logits = step(&together);
+            for (logits, alone) in logits.chunks(config.vocab_size).zip(&alone) {
+                assert!(logits == &alone[..], "{name}, {count} sequences");
+            }
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! two f16: `x = (d sc) q - (dmin m)`. Q6_K (210 bytes): sixteen sub-blocks of 16 with a signed 8-bit scale over
 //! one f16: `x = (d sc) (q - 32)`.
 
+use super::ask_ahead;
 use super::blocks::decode_blocks;
 use super::float::{f16_to_f32, write_scale};
 #[cfg(target_arch = "x86_64")]
@@ -66,16 +67,17 @@ unsafe fn decode_q4_by_lookup(src: &[u8], dst: &mut [f32]) {
     // SAFETY: by the caller.
     let codes = unsafe { lookup::codes() };
     decode_blocks!(SET, src, dst, |block: Q4_BYTES, [d, d_min] => 2, out: LEN| {
-        let (scales, minima) = scales_and_minima(&block[4..16]);
+        // SAFETY: by the caller.
+        let (scales, minima) = unsafe { lookup::scales_and_minima(&block[4..16], d, -d_min) };
         for pair in 0..4 {
             let (low, high) = out[pair * 64..][..64].split_at_mut(32);
             let halves = low.as_chunks_mut().0.iter_mut().zip(high.as_chunks_mut().0);
             // SAFETY: by the caller.
             unsafe {
-                let (first, second) = (2 * pair, 2 * pair + 1);
-                let low_table = lookup::affine(codes, d * scales[first], -(d_min * minima[first]));
-                let high_table = lookup::affine(codes, d * scales[second], -(d_min * minima[second]));
+                let low_table = lookup::affine(codes, scales[2 * pair], minima[2 * pair]);
+                let high_table = lookup::affine(codes, scales[2 * pair + 1], minima[2 * pair + 1]);
                 for (bytes, (low, high)) in block[16 + pair * 32..][..32].as_chunks().0.iter().zip(halves) {
+                    ask_ahead(bytes);
                     lookup::halves(bytes, [low_table, high_table], low, high);
                 }
             }
@@ -108,6 +110,7 @@ pub(super) fn decode_q5<const SET: u8>(src: &[u8], dst: &mut [f32]) {
 #[inline(always)]
 pub(super) fn decode_q6(src: &[u8], dst: &mut [f32]) {
     for (block, out) in src.as_chunks::<Q6_BYTES>().0.iter().zip(dst.as_chunks_mut::<LEN>().0) {
+        block.chunks(64).for_each(ask_ahead);
         let d = f16_to_f32([block[208], block[209]]);
         // Each half of 128 values: 64 bytes of low halves, 32 bytes of upper bit pairs, 8 scales.
         for half in 0..2 {

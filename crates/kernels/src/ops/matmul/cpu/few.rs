@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::left::{STRIP_STRIDE, copy_strip};
 use super::operand::Single;
-use super::simd::{Cache, Simd};
+use super::simd::Simd;
 use super::strips::Tile;
 use super::{Block, RightCpu, Scratch};
 
@@ -19,9 +19,6 @@ pub(crate) const FEW_ROWS: usize = 16;
 
 /// Rows of the right operand that are decoded at once: they and a few left rows fit the first-level cache.
 const RIGHT_ROWS: usize = 8;
-/// Bytes of the right operand that are on their way from memory while a row is decoded. Decoding takes them in bursts, for which
-/// the processor does not look far enough ahead by itself.
-const AHEAD_BYTES: usize = 4096;
 /// Right rows of a tile. With one left row it has twice as many, so that enough sums are under way.
 const TILE_RIGHT: usize = 4;
 /// Left rows of a tile, at most.
@@ -80,8 +77,6 @@ fn right_rows<S: Simd>(
     let mut stride = STRIP_STRIDE;
     match right {
         RightCpu::WeightTransposed(weight) => {
-            let ahead = (AHEAD_BYTES / right.stored_bytes(k.len()).max(1)).clamp(1, RIGHT_ROWS);
-            n.clone().for_each(|row| right.prefetch_row(row + ahead, k.clone(), Cache::First));
             // Whole rows are decoded at once.
             if padded == weight.cols() {
                 stride = padded;

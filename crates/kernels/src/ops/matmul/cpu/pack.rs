@@ -67,21 +67,10 @@ impl RightCpu<'_> {
         }
     }
 
-    /// Bytes of `values` values of a row of a stored matrix, about.
-    #[inline(always)]
-    pub(super) fn stored_bytes(&self, values: usize) -> usize {
-        match self {
-            RightCpu::WeightTransposed(weight) | RightCpu::Weight(weight) => {
-                weight.stored_bytes_of(0, 0..values.min(weight.cols())).len()
-            }
-            RightCpu::Strided(_) => 4 * values,
-        }
-    }
-
     /// Asks for the values `along` row `row` of a matrix as it is stored, if it has that row; of a strided matrix only
     /// where a row is contiguous.
     #[inline(always)]
-    pub(super) fn prefetch_row(&self, row: usize, along: Range<usize>, cache: Cache) {
+    fn prefetch_row(&self, row: usize, along: Range<usize>, cache: Cache) {
         match self {
             RightCpu::WeightTransposed(weight) | RightCpu::Weight(weight) if row < weight.rows() => {
                 prefetch(weight.stored_bytes_of(row, along), cache);

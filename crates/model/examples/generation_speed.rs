@@ -1,0 +1,64 @@
+//! Tokens a second that a model generates alone and side by side, and those of a prompt.
+//!
+//! `cargo run --release -p lorafit-model --example generation_speed MODEL [THREADS [NEW_TOKENS [nf4|nf4dq|int8]]]`
+
+use std::time::Instant;
+
+use lorafit_kernels::Device;
+use lorafit_kernels::quant::{Quantization, four_bit::Code};
+use lorafit_model::weights::ModelFiles;
+use lorafit_model::{BaseQuantization, Model, Prompts, Sampling, generate};
+
+/// Tokens of the prompt that is timed.
+const PROMPT: usize = 500;
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let path = arguments.next().expect("the path of a model");
+    let threads = arguments.next().map_or(0, |threads| threads.parse().expect("a number of threads"));
+    let new_tokens = arguments.next().map_or(100, |tokens| tokens.parse().expect("a number of tokens"));
+    let four_bit = |double| Quantization::FourBit { code: Code::Nf4, block_len: 64, double };
+    let quantization = arguments.next().map(|name| match name.as_str() {
+        "nf4" => four_bit(false),
+        "nf4dq" => four_bit(true),
+        "int8" => Quantization::Int8,
+        other => panic!("nf4, nf4dq or int8, not {other}"),
+    });
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().expect("threads");
+
+    let files = ModelFiles::open(path.as_ref()).expect("a model");
+    let model = match quantization {
+        None => Model::load(&files, Device::Cpu),
+        Some(projections) => Model::load_quantized(
+            &files,
+            BaseQuantization { quantization: projections, head: false },
+            Device::Cpu,
+        ),
+    };
+    let model = model.expect("the weights of a model");
+    let tokens = |text: &[Vec<u32>], new_tokens: usize| {
+        let ids: Vec<&[u32]> = text.iter().map(Vec::as_slice).collect();
+        let sampling = Sampling::default();
+        let prompts = Prompts { ids: &ids, stop: &[], max_new_tokens: new_tokens, sampling, seeds: &[] };
+        let start = Instant::now();
+        generate(&model, None, prompts, |_, _| true, &mut || false).expect("numbers");
+        start.elapsed().as_secs_f64()
+    };
+    let prompt = |first: u32, len: usize| (0..len as u32).map(|i| (first + 37 * i) % 1000).collect();
+    let short = |sequences: u32| (0..sequences).map(|i| prompt(i, 4)).collect::<Vec<Vec<u32>>>();
+    tokens(&short(1), 8);
+    let mut alone = 0.0;
+    for sequences in [1, 2, 4, 8, 16] {
+        // What the prompts take is taken off.
+        let begun = tokens(&short(sequences), 1);
+        let seconds = tokens(&short(sequences), 1 + new_tokens) - begun;
+        let speed = f64::from(sequences) * new_tokens as f64 / seconds;
+        if sequences == 1 {
+            alone = speed;
+        }
+        println!("{sequences:>2} side by side: {speed:6.1} tokens/s, {:.2} times one", speed / alone);
+    }
+    let long = [prompt(0, PROMPT)];
+    let seconds = (0..3).map(|_| tokens(&long, 1)).fold(f64::INFINITY, f64::min);
+    println!("a prompt of {PROMPT} tokens: {:.1} tokens/s", PROMPT as f64 / seconds);
+}
