@@ -108,10 +108,8 @@ impl EvalArgs {
             .paths("--template", &self.template.template)
             .paths("--schema", &criteria.schema)
             .data("--data", data, rows.split.as_deref());
-        let answers = match &self.judged.objective {
-            None => Kind::Rows(&["prompt", "expected", "answer"]),
-            Some(_) => Kind::Rows(&["row"]),
-        };
+        // Whether the model writes answers or scores texts, its files say.
+        let answers = Kind::Rows(&["row"]);
         let scores = Kind::Rows(&["input_ids", "next_token_nll"]);
         let asked = [
             Output::asked("--predictions", predictions.as_ref(), answers),

@@ -109,6 +109,9 @@ fn cells(found: &Found) -> Vec<String> {
     let total = status.total_steps.map(|total| format!("/{total}")).unwrap_or_default();
     let best = status.best.as_ref();
     let preferred = best.and_then(|best| best.preference?.accuracy);
+    let preferred = preferred.map(|share| format!(", {} preferred", percent(share, 0)));
+    let accuracy = best.and_then(|best| best.classes);
+    let accuracy = accuracy.map(|metrics| format!(", accuracy {}", percent(metrics.accuracy, 0)));
     let loss = match (run.base, best.map(|best| best.loss), status.loss) {
         (Some(base), Some(best), _) => format!("{base:.4} -> {best:.4}"),
         (Some(base), None, _) => format!("{base:.4} ->"),
@@ -121,7 +124,7 @@ fn cells(found: &Found) -> Vec<String> {
         status.state().name().to_owned(),
         status.verdict.as_ref().map(|verdict| in_short(&verdict.outcome).to_owned()).unwrap_or_default(),
         format!("{}{total}", status.step),
-        loss + &preferred.map(|share| format!(", {} preferred", percent(share, 0))).unwrap_or_default(),
+        loss + &preferred.or(accuracy).unwrap_or_default(),
         best.map(|best| best.step.to_string()).unwrap_or_default(),
         duration(run.seconds),
     ]

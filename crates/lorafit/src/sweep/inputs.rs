@@ -51,6 +51,13 @@ impl Inputs {
         let (max_new_tokens, metrics) = (settings.max_new_tokens, settings.metrics()?);
         let mut inputs = Inputs { max_new_tokens, metrics, ..Inputs::default() };
         for args in trials {
+            if let (true, Some(metric)) = (args.preference.is_scored(), inputs.metrics.list.first()) {
+                let text = format!(
+                    "--metric {} with --objective {}: a head that scores texts writes no answers",
+                    metric.name, args.preference.objective
+                );
+                return Err(CliError::usage(text).hint("compare such trials by their loss").into());
+            }
             let base_key = json!([
                 args.model,
                 args.init == Init::Random,

@@ -276,7 +276,7 @@ fn what_makes_no_sense_with_a_head_that_scores_is_refused() {
         (train(&["--data", "pairs.jsonl", "--objective", "classify"]), &["no label in `label`"]),
         (
             train(&["--data", "texts.jsonl", "--objective", "reward"]),
-            &["the rows have no `chosen` and `rejected`"],
+            &["`label` must be true or false", "--objective classify"],
         ),
         (train(&[&reward[..], &["--adapter", "sft"]].concat()), &["it has no head", "lorafit merge"]),
     ] {
@@ -287,4 +287,29 @@ fn what_makes_no_sense_with_a_head_that_scores_is_refused() {
     fs::write(place.join("one.jsonl"), "{\"text\": \"a\", \"label\": \"b\"}\n").expect("writes");
     let one = train(&["--data", "one.jsonl", "--objective", "classify"]);
     refuses(place, &one.iter().map(String::as_str).collect::<Vec<_>>(), &["one label alone, `b`"]);
+}
+
+#[test]
+fn labels_beside_an_adapter_that_are_damaged_are_an_error_and_without_them_labels_are_numbers() {
+    let folder = place(6);
+    let (place, model) = (folder.path(), model());
+    trains(place, "texts.jsonl", "topics", &["--objective", "classify", "--max-steps", "1"]);
+    let eval = ["eval", "--model", &model, "--adapter", "topics", "--data", "texts.jsonl"];
+    let labels = place.join("topics/labels.json");
+    for (text, words) in [
+        ("{", "not JSON"),
+        ("{}", "it has no `id2label`"),
+        ("{\"id2label\": {}}", "`id2label` has not a text for each number from 0"),
+        ("{\"id2label\": {\"0\": \"a\", \"2\": \"b\"}}", "`id2label` has not a text for each number from 0"),
+        ("{\"id2label\": {\"0\": \"a\", \"1\": \"b\"}}", "it has 2 labels, and the head of the adapter 3"),
+    ] {
+        fs::write(&labels, text).expect("writes");
+        refuses(place, &eval, &["labels.json", words]);
+    }
+    fs::remove_file(&labels).expect("removed");
+    let prompt = ["generate", "--model", &model, "--adapter", "topics", "--prompt", "bad news", "--json"];
+    let found = json_of(&well(place, &prompt));
+    assert!(["0", "1", "2"].contains(&found["label"].as_str().expect("a text")), "{found}");
+    // It has no entry for a model that the adapter is not for.
+    well(place, &["inspect", "topics"]);
 }

@@ -2,6 +2,7 @@
 
 pub mod adapter;
 pub mod answers;
+mod classes;
 pub mod overview;
 mod preference;
 pub mod sweep;

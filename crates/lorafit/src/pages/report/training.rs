@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use lorafit_remedy::amounts::{self, counted, duration};
-use lorafit_train::{MemoryPlan, RunError, RunHistory, RunStatus, SMOOTHED_STEPS, StepRecord, mean};
+use lorafit_train::{
+    ClassMetrics, MemoryPlan, RunError, RunHistory, RunStatus, SMOOTHED_STEPS, StepRecord, mean,
+};
 use serde_json::Value;
 
 use super::overview::overview;
-use super::{Report, preference};
+use super::{Report, classes, preference};
 use crate::args::train::TrainArgs;
 use crate::pages::figure::{Axis, Figure, Lines, Plot, Series, Style};
 use crate::pages::shell::{Cards, escape, number, percent, table};
@@ -160,6 +162,10 @@ fn cards(run: &NamedRun) -> String {
         if let Some(margin) = best.preference.and_then(|metrics| metrics.margin) {
             cards.add("margin", &format!("{margin:.3}"), "of rewards of held-out replies, at that loss");
         }
+        if let Some(ClassMetrics { accuracy, f1 }) = best.classes {
+            cards.add("accuracy", &percent(accuracy), "of held-out texts, at that loss");
+            cards.add("macro F1", &format!("{f1:.3}"), "of held-out texts, at that loss");
+        }
     }
     let seconds: f64 = history.steps.iter().map(|step| step.seconds).sum();
     let tokens: u64 = history.steps.iter().map(|step| step.tokens).sum();
@@ -269,6 +275,7 @@ pub fn curves(runs: &[NamedRun]) -> Vec<Figure> {
     };
     let mut figures = vec![lines("loss", "Loss", description, axis, loss)];
     figures.extend(preference::curves(runs));
+    figures.extend(classes::curves(runs));
     figures.extend([
         lines(
             "learning_rate",
