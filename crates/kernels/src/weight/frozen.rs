@@ -506,6 +506,20 @@ mod tests {
     }
 
     #[test]
+    fn bf16_values_are_read_where_they_lie_if_all_are_stored_in_order() {
+        let bits: Vec<u16> = (0..8).map(|i| 0x3f80 + i).collect();
+        let bytes: Vec<u8> = bits.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+        let weight = FrozenWeight::new(4, 2, Format::BF16, SharedBytes::from_vec(bytes)).expect("whole rows");
+        // A vector of bytes may begin anywhere.
+        let aligned = weight.stored_bytes_of(0, 0..2).as_ptr().cast::<u16>().is_aligned();
+        assert_eq!(weight.as_bf16(), aligned.then_some(&bits[..]));
+        let rotated = weight.clone().with_row_order(RowOrder::RotaryPairs { head_dim: 4 });
+        assert_eq!(rotated.as_bf16(), None);
+        assert_eq!(weight.with_rows_of_zeros(5).expect("plain rows").as_bf16(), None);
+        assert_eq!(FrozenWeight::from_f32(3, 2, &VALUES).as_bf16(), None);
+    }
+
+    #[test]
     fn rows_behind_those_that_are_stored_are_zeros() {
         let weight = FrozenWeight::from_f32(3, 2, &VALUES).with_rows_of_zeros(5).expect("plain rows");
         assert_eq!((weight.rows(), weight.stored_bytes()), (5, 24));
