@@ -169,6 +169,88 @@ fn key(
     Ok(key)
 }
 
+/// What makes samples of rows.
+struct Tokenising<'a> {
+    source: &'a Source,
+    tokenizer: &'a Tokenizer,
+    options: Options,
+    has_template: bool,
+    masker: Masker<'a>,
+    /// The first row that is trained as text.
+    as_text: FirstAsText,
+}
+
+impl Tokenising<'_> {
+    /// Whether texts are scored as a whole, with a label behind them that is none of their tokens.
+    fn is_scored(&self) -> bool {
+        self.source.classes.is_some() || self.options.purpose == Purpose::Scores
+    }
+
+    /// Tokens of the longest sample, its label among them.
+    fn longest_sample(&self) -> usize {
+        self.options.max_seq_len.saturating_add(usize::from(self.is_scored()))
+    }
+
+    /// Cuts a sample to the longest length; whether there was anything to cut.
+    fn cut(&self, sample: &mut Sample) -> bool {
+        match self.is_scored() {
+            true => sample.truncate_text(self.options.max_seq_len),
+            false => sample.truncate(self.options.max_seq_len),
+        }
+    }
+
+    /// The label that the samples of a row are given, if they are scored: its own, or that of a reward.
+    fn label(&self, row: &Row) -> Result<Option<u32>, RowProblem> {
+        match (row, &self.source.classes) {
+            (Row::Labelled(row), Some(classes)) => classes.number(&row.label).map(Some),
+            _ => Ok((self.options.purpose == Purpose::Scores).then_some(0)),
+        }
+    }
+
+    /// The samples of a row, with what it says of them.
+    fn samples(&self, row: Row, number: usize) -> Result<(Vec<Judged>, RowNotes), RowProblem> {
+        let (label, is_labelled) = (self.label(&row)?, matches!(row, Row::Labelled(_)));
+        let (masker, has_template) = (&self.masker, self.has_template);
+        let (mut samples, mut notes) = (Vec::with_capacity(1), RowNotes::default());
+        for (document, judgement) in row.into_documents(self.options.purpose, has_template)? {
+            let sample = match label {
+                Some(label) if is_labelled => {
+                    Sample::scored(masker.whole(&document, &mut notes)?, label, number)
+                }
+                Some(label) => Sample::scored(masker.replied(&document, &mut notes)?, label, number),
+                None => masker.sample_noted(&document, number, &mut notes)?,
+            };
+            match &document {
+                Document::Completion(row) if has_template && !masker.was_rendered(&row.prompt) => {
+                    self.as_text.offer(number, row);
+                }
+                Document::Completion(_) | Document::Chat(_) | Document::Text(_) => {}
+            }
+            self.check(&sample)?;
+            samples.push((sample, judgement));
+        }
+        Ok((samples, notes))
+    }
+
+    /// Refuses a sample that is too long, or that the model cannot be given.
+    fn check(&self, sample: &Sample) -> Result<(), RowProblem> {
+        let Options { max_seq_len, overlong, limits, .. } = self.options;
+        let tokens = sample.len() - usize::from(self.is_scored());
+        match overlong {
+            Overlong::Error if tokens > max_seq_len => Err(RowProblem::Overlong { tokens, max_seq_len }),
+            // It is left out anyhow.
+            Overlong::Drop if tokens > max_seq_len => Ok(()),
+            Overlong::Error | Overlong::Drop | Overlong::TruncateRight => {
+                let kept = &sample.ids[..tokens.min(max_seq_len)];
+                limits.check(kept, self.tokenizer).map_err(RowProblem::BeyondModel)
+            }
+        }
+    }
+}
+
+/// A sample, and what its row says of it.
+type Judged = (Sample, Option<Judgement>);
+
 /// Reads, tokenises and masks rows, hands the samples to `keep` in order, and tells `on_row` how many rows are done.
 fn tokenise(
     source: &Source,
@@ -177,58 +259,18 @@ fn tokenise(
     mut keep: impl FnMut(&Sample, Option<Judgement>) -> Result<(), DataError>,
     on_row: &mut dyn FnMut(usize),
 ) -> Result<(Report, Origin), DataError> {
-    let Options { max_seq_len, overlong, train_on, purpose, limits } = options;
+    let Options { max_seq_len, overlong, train_on, .. } = options;
     let template = tokenizer.compile_chat_template()?;
-    let masker = Masker::new(tokenizer, template.as_ref(), train_on);
-    // The label behind a text that is scored is none of its tokens.
-    let is_scored = source.classes.is_some() || purpose == Purpose::Scores;
-    let label_tokens = usize::from(is_scored);
-    let longest_sample = max_seq_len.saturating_add(label_tokens);
+    let (masker, has_template) = (Masker::new(tokenizer, template.as_ref(), train_on), template.is_some());
+    let as_text = FirstAsText::new();
+    let rows = Tokenising { source, tokenizer, options, has_template, masker, as_text };
+    let longest_sample = rows.longest_sample();
 
     let mut needed: Option<usize> = None;
     let mut report = Report::default();
-    let as_text = FirstAsText::new();
     let origin = rows::read(
         source,
-        |Read { row, number, .. }| {
-            let mut samples = Vec::with_capacity(1);
-            let mut notes = RowNotes::default();
-            let label = |row: &Row| match (row, &source.classes) {
-                (Row::Labelled(row), Some(classes)) => Some(classes.number(&row.label)),
-                _ => (purpose == Purpose::Scores).then_some(Ok(0)),
-            };
-            let label = label(&row).transpose()?;
-            let is_labelled = matches!(row, Row::Labelled(_));
-            for (document, judgement) in row.into_documents(purpose, template.is_some())? {
-                let sample = match label {
-                    Some(label) if is_labelled => {
-                        Sample::scored(masker.whole(&document, &mut notes)?, label, number)
-                    }
-                    Some(label) => Sample::scored(masker.replied(&document, &mut notes)?, label, number),
-                    None => masker.sample_noted(&document, number, &mut notes)?,
-                };
-                match &document {
-                    Document::Completion(row) if template.is_some() && !masker.was_rendered(&row.prompt) => {
-                        as_text.offer(number, row);
-                    }
-                    Document::Completion(_) | Document::Chat(_) | Document::Text(_) => {}
-                }
-                match overlong {
-                    Overlong::Error if sample.len() > longest_sample => {
-                        let tokens = sample.len() - label_tokens;
-                        return Err(RowProblem::Overlong { tokens, max_seq_len });
-                    }
-                    // It is left out anyhow.
-                    Overlong::Drop if sample.len() > longest_sample => {}
-                    Overlong::Error | Overlong::Drop | Overlong::TruncateRight => {
-                        let kept = &sample.ids[..(sample.len() - label_tokens).min(max_seq_len)];
-                        limits.check(kept, tokenizer).map_err(RowProblem::BeyondModel)?;
-                    }
-                }
-                samples.push((sample, judgement));
-            }
-            Ok((samples, notes))
-        },
+        |Read { row, number, .. }| rows.samples(row, number),
         |(mut samples, notes)| {
             report.rows += 1;
             report.notes.add(&notes);
@@ -248,10 +290,7 @@ fn tokenise(
                 .min();
             let mut cut = false;
             for (sample, _) in &mut samples {
-                cut |= match is_scored {
-                    true => sample.truncate_text(max_seq_len),
-                    false => sample.truncate(max_seq_len),
-                };
+                cut |= rows.cut(sample);
             }
             if samples.iter().any(|(sample, _)| sample.supervised_tokens() == 0) {
                 report.dropped += 1;
@@ -277,7 +316,7 @@ fn tokenise(
     for (name, _) in &source.mapping.roles {
         report.notes.roles.entry(name.clone()).or_default();
     }
-    report.notes.as_text = as_text.shown(template.as_ref());
+    report.notes.as_text = rows.as_text.shown(template.as_ref());
     Ok((report, origin))
 }
 

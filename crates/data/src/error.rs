@@ -579,6 +579,23 @@ impl RowProblem {
                 "train on replies with ", Setting::Objective.is("sft");
                 "name the columns with ", Setting::Columns.is("better=chosen,worse=rejected")
             ],
+            Self::NoLabels { .. } => remedy![
+                "train on replies with ", Setting::Objective.is("sft");
+                "name the column with ", Setting::Columns.is("good=label")
+            ],
+            Self::SameReplies { .. } => {
+                remedy!["leave the row out"; "skip such rows with ", Setting::SkipBadRows]
+                    .because("it says nothing of which is better")
+            }
+            Self::TooManyReplies { .. } => "write the row as several with the same prompt".into(),
+            Self::NothingAlike => "give the prompt in a field of its own".into(),
+            _ => return None,
+        })
+    }
+
+    /// What to do about rows that have no text, or no label.
+    fn hint_of_scored(&self) -> Option<Remedy> {
+        Some(match self {
             Self::NoLabel { .. } => remedy![
                 "name the column with ", Setting::LabelColumn;
                 "leave such rows out with ", Setting::SkipBadRows
@@ -590,16 +607,6 @@ impl RowProblem {
             ],
             Self::NoTokens => remedy!["leave the row out"; "skip such rows with ", Setting::SkipBadRows],
             Self::NoText { .. } => remedy!["name the column with ", Setting::Columns.is("sentence=text")],
-            Self::NoLabels { .. } => remedy![
-                "train on replies with ", Setting::Objective.is("sft");
-                "name the column with ", Setting::Columns.is("good=label")
-            ],
-            Self::SameReplies { .. } => {
-                remedy!["leave the row out"; "skip such rows with ", Setting::SkipBadRows]
-                    .because("it says nothing of which is better")
-            }
-            Self::TooManyReplies { .. } => "write the row as several with the same prompt".into(),
-            Self::NothingAlike => "give the prompt in a field of its own".into(),
             _ => return None,
         })
     }
@@ -628,16 +635,12 @@ impl RowProblem {
             | Self::NoLabels { .. }
             | Self::SameReplies { .. }
             | Self::TooManyReplies { .. }
-            | Self::NothingAlike
-            | Self::NoLabel { .. }
+            | Self::NothingAlike => return self.hint_of_judged(),
+            Self::NoLabel { .. }
             | Self::UnknownLabel { .. }
             | Self::NoTokens
-            | Self::NoText { .. } => return self.hint_of_judged(),
-            Self::Overlong { .. } => remedy![
-                "cut such rows with ", Setting::Overlong.is("truncate-right");
-                "leave them out with ", Setting::Overlong.is("drop");
-                "raise ", Setting::MaxSeqLen
-            ],
+            | Self::NoText { .. } => return self.hint_of_scored(),
+            Self::Overlong { .. } => to_shorten(),
             Self::Json { .. } | Self::NotAnObject { .. } => "a row is one JSON object on one line".into(),
             Self::Surrogate { .. } => {
                 remedy!["write it again"; "skip such rows with ", Setting::SkipBadRows]
@@ -649,22 +652,14 @@ impl RowProblem {
             Self::WrongType { field, want: "a string", found: "a list" } if field.ends_with("content") => {
                 "join the text parts of the message into one string; images are not supported".into()
             }
-            Self::WrongType { field, want: "true or false", .. } if field == "label" => remedy![
-                "train a classifier on such labels with ", Setting::Objective.is("classify");
-                "leave the column out with ", Setting::Columns.is("label=ignore");
-                "correct the row"
-            ],
+            Self::WrongType { field, want: "true or false", .. } if field == "label" => to_classify(),
             Self::WrongType { .. } => "correct the row or remove it".into(),
             Self::NotText { .. } => "only text is trained: remove the part, or the row".into(),
             Self::NoMessages
             | Self::NoReply { unmet: None }
             | Self::NoLastReply { .. }
             | Self::EmptyReply { .. } => "add the reply or remove the row".into(),
-            Self::NoChatTemplate => remedy![
-                "use the instruct version of the model";
-                "give a template with ", Setting::Template;
-                "write the rows as prompt and completion"
-            ],
+            Self::NoChatTemplate => to_have_a_template(),
             Self::SpanNotFound { .. } => remedy![
                 "split the conversation into rows that end with the reply to be learnt";
                 "give a template that does not rewrite history with ", Setting::Template
@@ -696,6 +691,33 @@ impl RowProblem {
             Self::Tokenizer(e) => return e.hint(),
         })
     }
+}
+
+/// What to do about rows that are too long.
+fn to_shorten() -> Remedy {
+    remedy![
+        "cut such rows with ", Setting::Overlong.is("truncate-right");
+        "leave them out with ", Setting::Overlong.is("drop");
+        "raise ", Setting::MaxSeqLen
+    ]
+}
+
+/// What to do about conversations that no template writes.
+fn to_have_a_template() -> Remedy {
+    remedy![
+        "use the instruct version of the model";
+        "give a template with ", Setting::Template;
+        "write the rows as prompt and completion"
+    ]
+}
+
+/// What to do about labels that are not true or false.
+fn to_classify() -> Remedy {
+    remedy![
+        "train a classifier on such labels with ", Setting::Objective.is("classify");
+        "leave the column out with ", Setting::Columns.is("label=ignore");
+        "correct the row"
+    ]
 }
 
 /// What is wrong with the labels of rows.

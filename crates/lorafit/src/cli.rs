@@ -49,7 +49,7 @@ enum Verb {
     /// Show runs on a live page of this machine, and stop them or save checkpoints from there
     Watch(watch::WatchArgs),
     /// Measure loss, perplexity and, with --metric, answers on held-out rows
-    Eval(eval::EvalArgs),
+    Eval(Box<eval::EvalArgs>),
     /// Write preference rows from a model's own answers, judged by a rule or a program, for train --objective dpo
     Pairs(Box<pairs::PairsArgs>),
     /// Compare runs on the same rows, side by side
@@ -128,7 +128,7 @@ pub fn run() -> anyhow::Result<()> {
         Verb::Status(args) => status::run(args),
         Verb::Runs(args) => runs::run(args),
         Verb::Watch(args) => watch::run(args),
-        Verb::Eval(args) => eval::run(args, &given),
+        Verb::Eval(args) => eval::run(*args, &given),
         Verb::Pairs(args) => pairs::run(*args, &given),
         Verb::Compare(args) => compare::run(*args, &given),
         Verb::Inspect(args) => inspect::run(args),
