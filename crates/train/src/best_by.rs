@@ -18,11 +18,11 @@ pub enum BestBy {
 }
 
 impl BestBy {
-    /// What evaluations are to lower: the loss, or the share of pairs that are not told apart.
-    pub(crate) fn to_lower(self, record: &EvaluationRecord) -> f64 {
+    /// What evaluations are to lower: the loss, or the share of rows that are judged wrongly; of equal shares the loss.
+    pub(crate) fn to_lower(self, record: &EvaluationRecord) -> [f64; 2] {
         match (self, record.accuracy()) {
-            (BestBy::Accuracy, Some(share)) if record.loss.is_finite() => 1.0 - share,
-            (BestBy::Loss | BestBy::Accuracy, _) => record.loss,
+            (BestBy::Accuracy, Some(share)) if record.loss.is_finite() => [1.0 - share, record.loss],
+            (BestBy::Loss | BestBy::Accuracy, _) => [record.loss, 0.0],
         }
     }
 
@@ -77,8 +77,11 @@ mod tests {
         assert!(BestBy::Accuracy.is_better(&evaluation(0.9, Some(0.1)), None));
         assert!(!BestBy::Loss.is_better(&evaluation(f64::INFINITY, None), None));
         let judged = evaluation(0.5, Some(0.75));
-        assert_eq!([BestBy::Loss, BestBy::Accuracy].map(|by| by.to_lower(&judged)), [0.5, 0.25]);
-        assert_eq!(BestBy::Accuracy.to_lower(&evaluation(0.5, None)), 0.5);
-        assert!(BestBy::Accuracy.to_lower(&evaluation(f64::NAN, Some(0.75))).is_nan());
+        assert_eq!(
+            [BestBy::Loss, BestBy::Accuracy].map(|by| by.to_lower(&judged)),
+            [[0.5, 0.0], [0.25, 0.5]]
+        );
+        assert_eq!(BestBy::Accuracy.to_lower(&evaluation(0.5, None)), [0.5, 0.0]);
+        assert!(BestBy::Accuracy.to_lower(&evaluation(f64::NAN, Some(0.75)))[0].is_nan());
     }
 }

@@ -17,16 +17,22 @@ pub struct Patience {
 pub struct PatienceState {
     /// The last value that was low enough; many small falls may add up to one.
     lowest: Option<f64>,
+    /// What is compared where that is equal.
+    #[serde(default)]
+    among_equals: f64,
     /// Evaluations since.
     pub in_vain: u64,
 }
 
 impl PatienceState {
-    /// An evaluation was made: of what the run began with, too.
-    pub(crate) fn remember(&mut self, to_lower: f64, patience: Patience) {
-        let is_lower = self.lowest.is_none_or(|lowest| to_lower < lowest - patience.min_delta);
+    /// An evaluation was made ([`BestBy::to_lower`](crate::BestBy)): of what the run began with, too.
+    pub(crate) fn remember(&mut self, [to_lower, among_equals]: [f64; 2], patience: Patience) {
+        let is_lower = self.lowest.is_none_or(|lowest| {
+            let is_lower_equal = to_lower == lowest && among_equals < self.among_equals;
+            to_lower < lowest - patience.min_delta || is_lower_equal
+        });
         if to_lower.is_finite() && is_lower {
-            *self = PatienceState { lowest: Some(to_lower), in_vain: 0 };
+            *self = PatienceState { lowest: Some(to_lower), among_equals, in_vain: 0 };
         } else {
             self.in_vain += 1;
         }
@@ -45,9 +51,23 @@ mod tests {
     fn stops_at(losses: &[f64], evaluations: u64, min_delta: f64) -> Option<usize> {
         let (patience, mut state) = (Patience { evaluations, min_delta }, PatienceState::default());
         losses.iter().position(|loss| {
-            state.remember(*loss, patience);
+            state.remember([*loss, 0.0], patience);
             state.is_over(patience)
         })
+    }
+
+    /// All rows are told apart while the loss goes on falling.
+    #[test]
+    fn of_equal_shares_the_loss_is_to_fall() {
+        let (patience, mut state) = (Patience { evaluations: 2, min_delta: 0.01 }, PatienceState::default());
+        let evaluations = [[0.1, 0.7], [0.0, 0.5], [0.0, 0.4], [0.0, 0.3], [0.0, 0.35], [0.0, 0.3]];
+        let over: Vec<bool> = evaluations
+            .map(|evaluation| {
+                state.remember(evaluation, patience);
+                state.is_over(patience)
+            })
+            .to_vec();
+        assert_eq!(over, [false, false, false, false, false, true]);
     }
 
     #[test]
