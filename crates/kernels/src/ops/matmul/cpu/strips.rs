@@ -199,6 +199,7 @@ pub(super) fn packed<'a>(
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicBool;
+    use std::time::{Duration, Instant};
 
     use super::super::left::Lefts;
     use super::super::{Isa, ProductCpu, RightCpu, Strided, Task, TermCpu, with_scratch};
@@ -242,8 +243,9 @@ mod tests {
         };
         let alone = run(&|_| std::thread::yield_now());
         let helped = AtomicUsize::new(0);
-        // On a busy machine the other thread may come too late, so it gets several chances.
-        for _ in 0..1000 {
+        // On a busy machine the other thread may come too late again and again, so it gets a minute.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(60) {
             let together = run(&|offer| {
                 with_scratch(|scratch| {
                     helped.fetch_add(offer.help(scratch).into(), Ordering::Relaxed);
