@@ -124,6 +124,7 @@ impl Request {
             threads: 1,
             has_tokenizer: false,
             placement: Placement::Cuda(Float::Bf16),
+            reference: None,
         };
         Ok(request.plan(ACTIVATIONS.recompute)?.total() - device_process_bytes())
     }
