@@ -6,8 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use lorafit_model::adapter::Adapter;
-use lorafit_train::preference::ReferenceCache;
-use lorafit_train::{Identity, ReferenceRequest, hash_files};
+use lorafit_train::{Identity, ReferenceCache, ReferenceRequest, hash_files};
 
 use crate::args::train::TrainArgs;
 use crate::session::adapter_folder::adapter_folder;

@@ -14,7 +14,6 @@ mod losses;
 mod metrics;
 mod numbers;
 pub(crate) mod reference;
-mod reference_cache;
 pub(crate) mod step;
 
 use lorafit_data::Purpose;
@@ -25,7 +24,6 @@ pub use losses::OBJECTIVES;
 pub(crate) use metrics::Sums;
 pub use metrics::{PreferenceMetrics, Rewards};
 pub use numbers::{LabelSlope, Pair, PairSlope, Reply};
-pub use reference_cache::ReferenceCache;
 
 /// Something to train for.
 #[derive(Debug)]
