@@ -19,6 +19,7 @@ pub mod machine;
 mod margins;
 mod memory;
 mod metrics;
+mod number;
 pub mod optim;
 mod option_scores;
 mod patience;

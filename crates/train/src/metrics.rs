@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::classify::ClassMetrics;
 use crate::guard::{Culprit, Refusal};
+use crate::number::number_or_null;
 use crate::preference::PreferenceMetrics;
-use crate::verdict::number_or_null;
 
 /// The file of a run that has one line for each step.
 pub(crate) const METRICS: &str = "metrics.jsonl";

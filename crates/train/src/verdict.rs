@@ -3,9 +3,10 @@
 //! The rules are functions of the losses alone. They judge held-out rows where there are some, and training losses where there
 //! are none; of the latter no more can be said than that they fell. `verdict/tests.rs` has curves with the verdict of each.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::best_by::BestBy;
+use crate::number::number_or_null;
 
 #[cfg(test)]
 mod tests;
@@ -283,11 +284,6 @@ fn falls_at_its_end(losses: &[f64]) -> bool {
     let noise = (end.iter().enumerate().map(residual).sum::<f64>() / (n - 2.0) / spread).sqrt();
     let gain = -slope * losses.len() as f64 / 2.0;
     slope < -ONE_SIDED * noise && gain > STILL_FALLING * whole
-}
-
-/// A number as JSON has it, which writes null for those that are not finite.
-pub(crate) fn number_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// The mean of some numbers.
