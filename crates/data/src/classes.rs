@@ -17,7 +17,7 @@ pub const MOST_LABELS: usize = 4096;
 /// The labels in the column `column` of rows, in their order: by size where all are whole numbers, else by their letters.
 ///
 /// # Errors
-/// As [`crate::Dataset::load`], and one label alone or more than [`MOST_LABELS`].
+/// As [`crate::Dataset::load`], and one label alone or more than `MOST_LABELS`.
 pub fn labels(source: &Source, column: &str) -> Result<Vec<String>, DataError> {
     let classes = Some(Classes { column: column.to_owned(), labels: Vec::new() });
     let source = Source { classes, ..source.clone() };

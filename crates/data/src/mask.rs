@@ -152,7 +152,7 @@ impl<'a> Masker<'a> {
     }
 
     /// The tokens of a document that is scored as a whole: a conversation as the template writes it, a text with what the tokenizer
-    /// adds; without what it is [filled up](without_filler) with.
+    /// adds; without what it is filled up with.
     ///
     /// # Errors
     /// When the row cannot be rendered or tokenised, or has no tokens.
