@@ -64,7 +64,7 @@ pub struct ComputeArgs {
     ///
     /// bf16 rounds both to 16 bits first, as QLoRA does on GPUs, and sums in f32; the adapter, attention and the loss
     /// stay f32. On processors that multiply bf16 training is up to 1.7 times as fast (AVX512-BF16: AMD Zen 4, Intel
-    /// Cooper Lake, and later) or up to 3 times (AMX: Intel Sapphire Rapids, and later); on others it is not faster. On a
+    /// Cooper Lake, and later) or about twice (AMX: Intel Sapphire Rapids, and later); on others it is not faster. On a
     /// GPU, activations have this type.
     /// [default: bf16 on a GPU, and with --quant on processors that multiply bf16; else f32]
     #[arg(long, value_enum, value_name = "DTYPE")]

@@ -101,7 +101,7 @@ fn faster_products(args: &PlanArgs, quantized: bool) -> &'static str {
         DeviceChoice::Auto | DeviceChoice::Cpu
             if multiplies_bf16() && !quantized && args.compute.compute_dtype.is_none() =>
         {
-            " This processor multiplies in bf16: with --compute-dtype bf16 it trains 1.5 to 3 times as fast, from products \
+            " This processor multiplies in bf16: with --compute-dtype bf16 it trains 1.5 to 2 times as fast, from products \
              of rounded numbers."
         }
         _ => "",
