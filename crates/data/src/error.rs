@@ -720,7 +720,7 @@ fn to_classify() -> Remedy {
     ]
 }
 
-/// What is wrong with the labels of rows.
+/// Why the labels of rows cannot be learnt, as the end of a sentence about their column.
 fn labels_in_words(found: &[String]) -> String {
     match found {
         [] => "has no labels".to_owned(),

@@ -243,8 +243,8 @@ impl Model {
         std::ptr::eq(self.embedding_with(adapter), self.head_with(adapter))
     }
 
-    /// The loss of each target, `-log p(id | what the row sees)`. Of a model that scores texts by one number it is the negative of
-    /// that number.
+    /// The loss of each target, `-log p(id | what the row sees)`. A model that gives a text one number has the negative of that number as
+    /// its loss.
     ///
     /// # Panics
     /// When the stream is larger than the buffers or names tokens outside the vocabulary.

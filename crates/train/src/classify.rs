@@ -11,7 +11,8 @@ use lorafit_model::adapter::Adapter;
 use lorafit_model::{Buffers, Model, Stream};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::stream::{Cut, MicroBatchSize, cut};
+use crate::evaluate::buffers_and_cut;
+use crate::stream::{Cut, cut};
 
 /// How good the answers of a classifier are.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -109,9 +110,7 @@ pub fn evaluate_classes(
     budget: usize,
     stop: &mut dyn FnMut() -> bool,
 ) -> Option<ClassEvaluation> {
-    let tokens = MicroBatchSize::of_evaluation(samples, budget).tokens;
-    let mut buffers = Buffers::for_evaluation(model.config(), adapter, model.device(), tokens);
-    let cut = Cut::of(model.config(), budget, true);
+    let (mut buffers, cut) = buffers_and_cut(model, adapter, samples, budget);
     evaluate_in(model, adapter, samples, cut, &mut buffers, stop)
 }
 

@@ -30,10 +30,20 @@ pub fn evaluate_until(
     budget: usize,
     stop: &mut dyn FnMut() -> bool,
 ) -> Option<Evaluation> {
-    let tokens = MicroBatchSize::of_evaluation(samples, budget).tokens;
-    let mut buffers = Buffers::for_evaluation(model.config(), adapter, model.device(), tokens);
-    let cut = Cut::of(model.config(), budget, true);
+    let (mut buffers, cut) = buffers_and_cut(model, adapter, samples, budget);
     evaluate_in(model, adapter, samples, cut, &mut buffers, stop)
+}
+
+/// The buffers of an evaluation in micro-batches of about `budget` tokens, and how samples are cut into those.
+pub(crate) fn buffers_and_cut(
+    model: &Model,
+    adapter: Option<&Adapter>,
+    samples: &Samples,
+    budget: usize,
+) -> (Buffers, Cut) {
+    let tokens = MicroBatchSize::of_evaluation(samples, budget).tokens;
+    let buffers = Buffers::for_evaluation(model.config(), adapter, model.device(), tokens);
+    (buffers, Cut::of(model.config(), budget, true))
 }
 
 /// As [`evaluate`], in buffers that are already there. `None` if it is to `stop`, which is asked before every micro-batch.

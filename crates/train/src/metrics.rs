@@ -89,7 +89,7 @@ pub struct EvaluationRecord {
     pub best: bool,
     /// Wall time.
     pub seconds: f64,
-    /// Of a classifier.
+    /// The metrics of a classifier.
     #[serde(flatten, deserialize_with = "ClassMetrics::if_any", skip_serializing_if = "Option::is_none")]
     pub classes: Option<ClassMetrics>,
     /// Of training on judged replies.

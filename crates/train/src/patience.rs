@@ -1,4 +1,4 @@
-//! Early stopping: a run ends when evaluations no longer lower the loss on held-out rows, or what else the best is told by.
+//! Early stopping: a run ends when evaluations no longer improve the loss on held-out rows, or the accuracy where that tells the best.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ pub struct Patience {
 pub struct PatienceState {
     /// The last value that was low enough; many small falls may add up to one.
     lowest: Option<f64>,
-    /// What is compared where that is equal.
+    /// The second number of that evaluation; it decides where the first is equal.
     #[serde(default)]
     among_equals: f64,
     /// Evaluations since.

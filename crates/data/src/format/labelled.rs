@@ -36,7 +36,7 @@ impl Classes {
 /// A text with its label.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Labelled {
-    /// What is classified.
+    /// The text or conversation to classify.
     pub document: Document,
     /// Its label.
     pub label: String,

@@ -1,13 +1,11 @@
 //! A classifier evaluated on rows with labels: loss, accuracy and F1, and the probability of every label of each row.
 
-use std::io::IsTerminal as _;
-
 use lorafit_data::{Dataset, Source};
 use lorafit_model::adapter::Adapter;
 use lorafit_remedy::amounts::grouped;
 use lorafit_train::{
-    CONFIDENCE, ClassEvaluation, EvaluationRequest, MicroBatchSize, RESAMPLES, SEED, evaluate_classes,
-    likeliest, peak_rss_bytes, probabilities,
+    CONFIDENCE, ClassEvaluation, MicroBatchSize, RESAMPLES, SEED, evaluate_classes, likeliest,
+    peak_rss_bytes, probabilities,
 };
 use serde_json::{Map, Value, json};
 
@@ -15,10 +13,9 @@ use crate::args::classes::ClassArgs;
 use crate::args::evaluation::EvaluationArgs;
 use crate::args::preference::CLASSIFY;
 use crate::metrics::interval;
-use crate::session::base::{Base, reserve};
-use crate::session::evaluation::fit;
+use crate::session::base::Base;
+use crate::session::evaluation::fit_without_answers;
 use crate::session::limits::Limits;
-use crate::session::memory_table;
 use crate::session::rows::{skipped, treated};
 
 /// A classifier that is evaluated.
@@ -53,22 +50,10 @@ impl<'a> ClassRun<'a> {
     pub fn evaluate(&self) -> anyhow::Result<Found<'a>> {
         let ClassRun { args, labels, base, adapter, quiet, .. } = *self;
         let rows = self.read()?;
-        let (budget, device) = (args.micro_batch_tokens, base.model.device());
-        let request = EvaluationRequest {
-            config: base.model.config(),
-            weights: base.weight_bytes,
-            lora: adapter.map(Adapter::config),
-            tokens: MicroBatchSize::of_evaluation(&rows.samples, budget).tokens,
-            prompts: &[],
-            max_new_tokens: 0,
-            threads: rayon::current_num_threads(),
-            placement: device.placement(),
-        };
-        let (_, plan) = fit("evaluation", &request, args.memory, device)?;
-        if !quiet {
-            eprintln!("{}", memory_table::of_run("labels only", &plan, std::io::stderr().is_terminal()));
-        }
-        reserve(device, &plan)?;
+        let budget = args.micro_batch_tokens;
+        let tokens = MicroBatchSize::of_evaluation(&rows.samples, budget).tokens;
+        let lora = adapter.map(Adapter::config);
+        let plan = fit_without_answers("labels only", base, lora, tokens, args.memory, quiet)?;
         let found = evaluate_classes(&base.model, adapter, &rows.samples, budget, &mut || false);
         let evaluation = found.expect("nobody stops it");
         match evaluation.loss.is_finite() {

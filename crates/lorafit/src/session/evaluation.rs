@@ -177,6 +177,38 @@ impl Judging<'_> {
     }
 }
 
+/// Plans an evaluation that computes `told` (losses, labels) of micro-batches of up to `tokens` tokens, and answers nothing. Prints the
+/// plan unless `quiet`, and takes the memory.
+///
+/// # Errors
+/// An evaluation that does not fit.
+pub fn fit_without_answers(
+    told: &str,
+    base: &Base,
+    lora: Option<&LoraConfig>,
+    tokens: usize,
+    asked: Option<ByteSize>,
+    quiet: bool,
+) -> anyhow::Result<MemoryPlan> {
+    let device = base.model.device();
+    let request = EvaluationRequest {
+        config: base.model.config(),
+        weights: base.weight_bytes,
+        lora,
+        tokens,
+        prompts: &[],
+        max_new_tokens: 0,
+        threads: rayon::current_num_threads(),
+        placement: device.placement(),
+    };
+    let (_, plan) = fit("evaluation", &request, asked, device)?;
+    if !quiet {
+        eprintln!("{}", memory_table::of_run(told, &plan, std::io::stderr().is_terminal()));
+    }
+    reserve(device, &plan)?;
+    Ok(plan)
+}
+
 /// How many answers of `request` may be computed side by side in the memory that is asked for, and the memory that is planned for
 /// it; `what` needs it.
 ///

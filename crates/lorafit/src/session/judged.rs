@@ -1,20 +1,17 @@
 //! A model evaluated on judged rows: loss, accuracy, margins, rewards and log-probabilities, as training has them.
 
-use std::io::IsTerminal as _;
-
 use lorafit_data::{Dataset, Judgement, Options, Side};
 use lorafit_model::adapter::Adapter;
 use lorafit_remedy::amounts::{counted, grouped};
 use lorafit_train::preference::{JudgedEvaluation, JudgedModel, PreferenceOptions, Reply, Rewards, evaluate};
-use lorafit_train::{CONFIDENCE, EvaluationRequest, MicroBatchSize, RESAMPLES, SEED, peak_rss_bytes};
+use lorafit_train::{CONFIDENCE, MicroBatchSize, RESAMPLES, SEED, peak_rss_bytes};
 use serde_json::{Map, Value, json};
 
 use crate::args::evaluation::EvaluationArgs;
 use crate::metrics::interval;
-use crate::session::base::{Base, reserve};
-use crate::session::evaluation::fit;
+use crate::session::base::Base;
+use crate::session::evaluation::fit_without_answers;
 use crate::session::limits::Limits;
-use crate::session::memory_table;
 use crate::session::preference::check_margins;
 use crate::session::rows::{skipped, treated};
 
@@ -52,22 +49,9 @@ impl JudgedRun<'_> {
         let JudgedRun { args, options, base, adapter, reference, quiet } = *self;
         let rows = self.read()?;
         let budget = args.micro_batch_tokens;
-        let device = base.model.device();
-        let request = EvaluationRequest {
-            config: base.model.config(),
-            weights: base.weight_bytes,
-            lora: adapter.or(reference).map(Adapter::config),
-            tokens: MicroBatchSize::of_judged(&rows.samples, budget, options.has_prompt_targets()).tokens,
-            prompts: &[],
-            max_new_tokens: 0,
-            threads: rayon::current_num_threads(),
-            placement: device.placement(),
-        };
-        let (_, plan) = fit("evaluation", &request, args.memory, device)?;
-        if !quiet {
-            eprintln!("{}", memory_table::of_run("losses only", &plan, std::io::stderr().is_terminal()));
-        }
-        reserve(device, &plan)?;
+        let tokens = MicroBatchSize::of_judged(&rows.samples, budget, options.has_prompt_targets()).tokens;
+        let lora = adapter.or(reference).map(Adapter::config);
+        let plan = fit_without_answers("losses only", base, lora, tokens, args.memory, quiet)?;
         let judged = JudgedModel { model: &base.model, adapter, reference };
         let evaluation =
             evaluate(judged, &rows.samples, &options, budget, &mut || false).expect("nobody stops it");

@@ -12,7 +12,7 @@ use crate::args::train::TrainArgs;
 use crate::session::adapter_folder::adapter_folder;
 use crate::session::base::{Base, open_adapter};
 
-/// What of a run's identity decides what a base says.
+/// The values of a run's identity on which the log-probabilities of the base depend.
 const OF_THE_BASE: [&str; 5] = ["device", "instruction set", "base", "tokenizer", "compute-dtype"];
 
 impl TrainArgs {
@@ -50,7 +50,7 @@ fn program_hash() -> Option<String> {
     hash_files(&[env::current_exe().ok()?]).ok()
 }
 
-/// What of a folder is the adapter, in the order of names.
+/// The adapter's files in a folder, in the order of their names.
 fn adapter_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir)? {

@@ -113,7 +113,7 @@ pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> 
     lines
 }
 
-/// What an evaluation found beside its loss: perplexity, how well judged replies are told apart, or how good a classifier is.
+/// The numbers of an evaluation beside its loss: the perplexity, the metrics of preferences, or those of a classifier.
 pub fn beside_loss(evaluation: &EvaluationRecord) -> Option<String> {
     let perplexity = evaluation.perplexity.map(|perplexity| format!("perplexity {perplexity:.3}"));
     perplexity.or_else(|| judged_in_short(evaluation))

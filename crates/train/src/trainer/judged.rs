@@ -33,13 +33,13 @@ pub(super) struct Asking<'a, 'g> {
     /// The rows of samples.
     pub(super) groups: &'g dyn Fn(&Samples) -> Groups,
     pub(super) cut: Cut,
-    /// What it said is in the run's folder.
+    /// The run's folder has what the reference said.
     pub(super) is_resumed: bool,
 }
 
 impl<'a> Judged<'a> {
-    /// Of a run that begins or goes on. What the reference says is read from the run's folder if it is resumed, else computed in
-    /// `buffers`, or found in the cache, and written there.
+    /// Of a run that begins or goes on. A run that is resumed reads from its folder what the reference says. A new run finds it in
+    /// the cache or computes it in `buffers`, and writes it to its folder.
     pub(super) fn begin(
         parameters: &Parameters<'_>,
         asking: Asking<'a, '_>,
@@ -51,8 +51,10 @@ impl<'a> Judged<'a> {
         let sets = [Some(data.training), data.evaluation];
         let longest = sets.iter().flatten().map(|set| set.report.longest).max().unwrap_or(0);
         let tokens = buffers.tokens();
+        let is_asked = !is_resumed || preference.asks_in_every_step();
+        let reference = data.reference.filter(|_| is_asked);
         let mut reference =
-            data.reference.map(|adapter| ReferenceAdapter::new(parameters.model(), adapter, tokens));
+            reference.map(|adapter| ReferenceAdapter::new(parameters.model(), adapter, tokens));
         let samples = sets.map(|set| set.map(|set| &set.samples));
         let mut found = match (preference.has_reference(), is_resumed) {
             (false, _) => vec![Vec::new(); 2],

@@ -12,12 +12,11 @@ use lorafit_model::weights::ModelFiles;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::tests::train_until;
 use super::*;
 use crate::classify::evaluate_classes;
-use crate::lock::RunLock;
 use crate::preference::Objective as Judging;
 use crate::preference::step::JudgedRows;
-use crate::run_info::RunInfo;
 use crate::tokenizer::open_tokenizer;
 
 /// f32 sums in another order, over four steps of AdamW.
@@ -80,25 +79,9 @@ impl Case {
 
     /// The run in a folder, from its newest checkpoint if there is one; `stop_at` ends it after so many steps.
     fn train(&self, dir: &Path, stop_at: Option<u64>) -> Adapter {
-        let lock = RunLock::take(dir).expect("free");
-        let newest = Checkpoint::newest(dir).expect("reads");
-        let checkpoint = newest.checkpoint.as_ref();
-        let mut run = match checkpoint {
-            Some(found) => RunFolder::resume(lock, RunInfo::default(), &found.state, &newest.damaged),
-            None => RunFolder::create(lock, RunInfo::default()),
-        }
-        .expect("a folder");
-        let mut adapter = match checkpoint {
-            Some(found) => found.adapter(self.model.config(), Device::Cpu).expect("there"),
-            None => self.adapter(),
-        };
-        let mut parameters = Parameters::Adapter { model: &self.model, adapter: &mut adapter };
         let data =
             TrainData { training: &self.data, evaluation: Some(&self.data), reference: None, cache: None };
-        let mut observer = StopAfter { steps: stop_at.unwrap_or(u64::MAX), done: 0 };
-        train(&mut parameters, data, &self.options, Start { checkpoint }, &mut run, &mut observer)
-            .expect("trains");
-        adapter
+        train_until(dir, &self.model, data, &self.options, || self.adapter(), stop_at)
     }
 
     /// The records of a whole run, and the adapter that it ends with.
@@ -106,23 +89,6 @@ impl Case {
         let dir = TempDir::new().expect("a folder");
         let adapter = self.train(dir.path(), None);
         (RunHistory::read(dir.path()).expect("reads"), adapter)
-    }
-}
-
-struct StopAfter {
-    steps: u64,
-    done: u64,
-}
-
-impl Observer for StopAfter {
-    fn on_step(&mut self, record: &StepRecord, _total_steps: u64) {
-        self.done = record.step;
-    }
-
-    fn on_evaluation(&mut self, _record: &EvaluationRecord) {}
-
-    fn should_stop(&mut self) -> bool {
-        self.done >= self.steps
     }
 }
 

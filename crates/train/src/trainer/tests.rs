@@ -10,6 +10,8 @@ use lorafit_model::{Buffers, Model};
 
 use super::*;
 use crate::evaluate::evaluate_in;
+use crate::lock::RunLock;
+use crate::run_info::RunInfo;
 
 /// f32 sums in another order, relative to the largest value of a tensor.
 const TOLERANCE: f64 = 1e-5;
@@ -24,6 +26,51 @@ pub(super) fn fixture(name: &str) -> Fixture {
     let model = Model::load(&ModelFiles::open(&dir).expect("opens"), Device::Cpu).expect("loads");
     let adapter = adapter::load(&dir.join("adapter"), model.config(), Device::Cpu).expect("loads");
     Fixture { model, adapter }
+}
+
+struct StopAfter {
+    steps: u64,
+    done: u64,
+}
+
+impl Observer for StopAfter {
+    fn on_step(&mut self, record: &StepRecord, _total_steps: u64) {
+        self.done = record.step;
+    }
+
+    fn on_evaluation(&mut self, _record: &EvaluationRecord) {}
+
+    fn should_stop(&mut self) -> bool {
+        self.done >= self.steps
+    }
+}
+
+/// The run in a folder, from its newest checkpoint if there is one, else from what `start` gives; `stop_at` ends it after so many
+/// steps.
+pub(super) fn train_until(
+    dir: &Path,
+    model: &Model,
+    data: TrainData<'_>,
+    options: &TrainOptions,
+    start: impl FnOnce() -> Adapter,
+    stop_at: Option<u64>,
+) -> Adapter {
+    let lock = RunLock::take(dir).expect("free");
+    let newest = Checkpoint::newest(dir).expect("reads");
+    let checkpoint = newest.checkpoint.as_ref();
+    let mut run = match checkpoint {
+        Some(found) => RunFolder::resume(lock, RunInfo::default(), &found.state, &newest.damaged),
+        None => RunFolder::create(lock, RunInfo::default()),
+    }
+    .expect("a folder");
+    let mut adapter = match checkpoint {
+        Some(found) => found.adapter(model.config(), Device::Cpu).expect("there"),
+        None => start(),
+    };
+    let mut parameters = Parameters::Adapter { model, adapter: &mut adapter };
+    let mut observer = StopAfter { steps: stop_at.unwrap_or(u64::MAX), done: 0 };
+    train(&mut parameters, data, options, Start { checkpoint }, &mut run, &mut observer).expect("trains");
+    adapter
 }
 
 /// Draws that are the same in every run.
