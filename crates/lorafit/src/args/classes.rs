@@ -1,4 +1,4 @@
-//! Where the labels of texts that are classified stand: flags of the verbs that read them.
+//! Flags that say which column has the labels of a classifier's rows.
 
 use clap::Args;
 use lorafit_data::Classes;

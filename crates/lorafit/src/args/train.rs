@@ -382,7 +382,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", help_heading = "Watching")]
     #[arg(add = Facts::ARITHMETIC)]
     pub patience: Option<usize>,
-    /// Fall of the held-out loss (rise of the accuracy) below which --patience takes an evaluation for one in vain [default: 0]
+    /// How far the held-out loss must fall (the accuracy rise) for --patience to count an evaluation as better [default: 0]
     #[arg(long, value_name = "LOSS", help_heading = "Watching")]
     #[arg(add = Facts::ARITHMETIC)]
     pub min_delta: Option<f64>,
@@ -759,15 +759,12 @@ impl TrainArgs {
             return Ok(());
         }
         if self.init == Init::Random {
-            let hint = "train the model on texts first, with --objective sft";
-            return refuse(
-                "--init random: a model that has learnt nothing has nothing to score by".into(),
-                hint,
-            );
+            let hint = "a random model has learnt nothing to score by: train it on texts first, with --objective sft";
+            return refuse("--init random cannot be used".into(), hint);
         }
         if self.new_tokens.is_some() {
             let hint = "train them with --objective sft first, and merge that adapter into the base";
-            return refuse("--new-tokens".into(), hint);
+            return refuse("--new-tokens cannot be used".into(), hint);
         }
         if self.rows.train_on != TrainOn::Replies {
             let what = format!("--train-on {} has no meaning", value_name(&self.rows.train_on));
