@@ -66,6 +66,14 @@ fn main() {
         }
         println!("{sequences:>2} side by side: {speed:6.1} tokens/s, {:.2} times one", speed / alone);
     }
+    over_adapters(&model, &short(16), new_tokens);
+    let long = [prompt(0, PROMPT)];
+    let seconds = (0..3).map(|_| tokens(&long, 1)).fold(f64::INFINITY, f64::min);
+    println!("a prompt of {PROMPT} tokens: {:.1} tokens/s", PROMPT as f64 / seconds);
+}
+
+/// Prints how long texts take side by side over some adapters, against none.
+fn over_adapters(model: &Model, texts: &[Vec<u32>], new_tokens: usize) {
     let lora = LoraConfig::new("all-linear".parse().expect("targets"));
     let adapters: Vec<Adapter> = (0..16)
         .map(|seed| Adapter::init(model.config(), &lora, seed, Device::Cpu).expect("an adapter"))
@@ -73,10 +81,10 @@ fn main() {
     // Seconds of the rounds in which all are continued.
     let over = |count: usize| {
         let limits = EngineLimits { prefill_tokens: usize::MAX, pieces: usize::MAX, kept_bytes: 0 };
-        let mut engine: Engine<'_, &Adapter> = Engine::new(&model, limits);
-        for (i, text) in short(16).into_iter().enumerate() {
+        let mut engine: Engine<'_, &Adapter> = Engine::new(model, limits);
+        for (i, text) in texts.iter().enumerate() {
             let of = i * count / 16;
-            engine.begin(text, (count > 0).then(|| (1 + of as u64, &adapters[of])), new_tokens);
+            engine.begin(text.clone(), (count > 0).then(|| (1 + of as u64, &adapters[of])), new_tokens);
         }
         let mut choose = |_, logits: &mut [f32]| Next::Token(Sampling::default().choose(logits, 0));
         engine.step(&mut choose);
@@ -99,7 +107,4 @@ fn main() {
             "16 side by side over {count:>2} adapters: {speed:6.1} tokens/s, {by:.2} times as long as over none"
         );
     }
-    let long = [prompt(0, PROMPT)];
-    let seconds = (0..3).map(|_| tokens(&long, 1)).fold(f64::INFINITY, f64::min);
-    println!("a prompt of {PROMPT} tokens: {:.1} tokens/s", PROMPT as f64 / seconds);
 }

@@ -315,17 +315,17 @@ impl<'m, A: Borrow<Adapter>> Engine<'m, A> {
         }
         let mut followed = Vec::with_capacity(ready.len());
         for (mixed, group) in groups {
-            let logits = self.continue_group(&group, mixed);
-            for (at, mut logits) in group.iter().zip(logits) {
+            let mut logits = self.continue_group(&group, mixed);
+            for (at, logits) in group.iter().zip(logits.chunks_exact_mut(self.model.config().vocab_size)) {
                 let id = self.sequences[*at].id;
-                followed.push((id, choose(id, &mut logits)));
+                followed.push((id, choose(id, logits)));
             }
         }
         followed.into_iter().for_each(|(id, next)| self.follow(id, next));
     }
 
-    /// The logits of the next token of each sequence of a group, computed at once.
-    fn continue_group(&mut self, group: &[usize], mixed: bool) -> Vec<Vec<f32>> {
+    /// The logits of the next token of each sequence of a group, computed at once, `[group, vocab]`.
+    fn continue_group(&mut self, group: &[usize], mixed: bool) -> Vec<f32> {
         let (config, device) = (self.model.config(), self.model.device());
         self.make_buffers();
         for &at in group {
@@ -340,11 +340,10 @@ impl<'m, A: Borrow<Adapter>> Engine<'m, A> {
             adapters[at] = sequence.adapter.as_ref().map(A::borrow);
         }
         let (_, buffers) = self.buffers.as_mut().expect("buffers were made");
-        let logits = match mixed {
+        match mixed {
             true => self.model.continue_mixed(&adapters, &inputs, &mut self.caches, buffers),
             false => self.model.continue_cached(adapters[group[0]], &inputs, &mut self.caches, buffers),
-        };
-        logits.chunks_exact(config.vocab_size).map(<[f32]>::to_vec).collect()
+        }
     }
 
     fn follow(&mut self, id: SequenceId, next: Next) {
