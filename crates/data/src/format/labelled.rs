@@ -42,6 +42,23 @@ pub struct Labelled {
     pub label: String,
 }
 
+impl Labelled {
+    /// Reads a row, as its file has it; `passed_over` gets the names of the keys that nothing reads.
+    ///
+    /// # Errors
+    /// A row without a label or a text, and fields that are not what they should be.
+    pub fn read(
+        mut fields: Fields,
+        classes: &Classes,
+        mapping: &Mapping,
+        passed_over: &mut Vec<String>,
+    ) -> Result<Row, RowProblem> {
+        // The label's column has the name that its file gives it.
+        let label = take_label(&mut fields, classes)?;
+        parse(mapping.rename(fields)?, label, mapping, passed_over)
+    }
+}
+
 /// Fields that hold messages.
 const CONVERSATIONS: [(&str, Shape, &chat::Keys); 3] = [
     ("messages", Shape::Chat, &chat::MESSAGES),
@@ -52,7 +69,7 @@ const CONVERSATIONS: [(&str, Shape, &chat::Keys); 3] = [
 const TEXTS: [&str; 2] = ["text", "prompt"];
 
 /// Reads a row whose label was [taken](take_label) out of it.
-pub(crate) fn parse(
+fn parse(
     mut fields: Fields,
     label: String,
     mapping: &Mapping,
@@ -79,7 +96,7 @@ pub(crate) fn parse(
 }
 
 /// Takes the label out of a row, before columns get other names.
-pub(crate) fn take_label(fields: &mut Fields, classes: &Classes) -> Result<String, RowProblem> {
+fn take_label(fields: &mut Fields, classes: &Classes) -> Result<String, RowProblem> {
     let column = &classes.column;
     let wrong = |value: &Value| RowProblem::WrongType {
         field: column.clone(),
