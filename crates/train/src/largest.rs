@@ -112,3 +112,68 @@ impl Counting<'_> {
         (found.max(apart), apart)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lorafit_data::{Judgement, Order, Report, Sample, Samples, SamplesBuilder, Side};
+
+    use super::*;
+    use crate::preference::Objective;
+    use crate::trainer::Duration;
+
+    /// Replies of `lens` tokens behind a prompt of ten that all have in common, by turns good and bad.
+    fn dataset(lens: &[usize]) -> Dataset {
+        let mut built = SamplesBuilder::default();
+        for (row, len) in lens.iter().enumerate() {
+            let reply = (0..*len).map(|i| (100 + 50 * row + i) as u32);
+            let ids: Vec<u32> = (0..10).chain(reply).collect();
+            let supervised = (0..ids.len()).map(|i| i >= 10).collect();
+            let side = if row % 2 == 0 { Side::Desirable } else { Side::Undesirable };
+            built.push(
+                &Sample { ids, supervised, row: row + 1 },
+                Some(Judgement { side, weight: 1.0, margin: 0.0 }),
+            );
+        }
+        let samples: Samples = built.finish();
+        let tokens = samples.iter().map(|sample| sample.len()).sum();
+        let longest = samples.iter().map(|sample| sample.len()).max().unwrap_or(0);
+        let report = Report { rows: lens.len(), samples: lens.len(), tokens, longest, ..Report::default() };
+        Dataset { samples, report, origin: lorafit_data::Origin::default() }
+    }
+
+    fn options(objective: Option<&str>, steps: u64) -> TrainOptions {
+        let objective = objective.map(|name| Objective::named(name).expect("a name"));
+        TrainOptions {
+            batch_size: 2,
+            order: Order::File,
+            preference: objective.map(PreferenceOptions::of),
+            ..TrainOptions::plain(Duration::Steps(steps), 1e-3)
+        }
+    }
+
+    /// Steps of rows 1 and 2, 3 and 4: a prompt of ten once and two replies, of which the last tokens are only predicted.
+    #[test]
+    fn what_comes_together_is_counted_and_not_what_could() {
+        let config = Config::named("smollm2-135m").expect("a name");
+        let data = dataset(&[30, 2, 5, 20]);
+        let of =
+            |objective, steps| largest_micro_batches(&options(objective, steps), &config, &data, None, true);
+        let size = |tokens, targets| MicroBatchSize { tokens, targets };
+        let bound = options(None, 1).micro_batch_size(&data, None);
+        assert_eq!(bound, size(70, 50));
+        let counted = of(None, 2).run;
+        assert_eq!(counted, size(10 + 30 + 2, 32));
+        assert_eq!(of(None, u64::MAX).run, bound, "too long to be counted");
+        // The reference is asked of all four, and a step has each reply behind the prompt of the other, which is the same.
+        let judged = of(Some("kto"), 2);
+        assert_eq!(judged.run, counted);
+        assert_eq!(judged.reference, size(10 + 30 + 2 + 5 + 20, 57).min(bound));
+        // The base alone is asked in the buffers of the run.
+        let base = largest_micro_batches(&options(Some("kto"), 2), &config, &data, None, false);
+        assert_eq!(base.run, judged.reference);
+        // Held-out rows are evaluated at once, as far as the longest step has room.
+        let held_out = dataset(&[4; 12]);
+        let found = largest_micro_batches(&options(None, 2), &config, &data, Some(&held_out), true).run;
+        assert_eq!(found.tokens, 10 + 12 * 4);
+    }
+}

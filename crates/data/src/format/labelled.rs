@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::chat::{self, from_json_text};
+use super::chat::{self, messages_from_text};
 use super::{Document, Fields, Mapping, Row, Shape, keys, kind, not_blank, take_string};
 use crate::error::RowProblem;
 use crate::json;
@@ -76,7 +76,7 @@ fn parse(
     passed_over: &mut Vec<String>,
 ) -> Result<Row, RowProblem> {
     for (name, shape, names) in CONVERSATIONS {
-        let Some(value) = fields.get(name).cloned().map(from_json_text).filter(Value::is_array) else {
+        let Some(value) = fields.get(name).cloned().map(messages_from_text).filter(Value::is_array) else {
             continue;
         };
         fields.shift_remove(name);
@@ -141,12 +141,16 @@ mod tests {
         for (label, expected) in
             [(json!("good"), "good"), (json!(3), "3"), (json!(" b "), "b"), (json!(true), "true")]
         {
-            for row in [json!({"text": "a"}), json!({"prompt": "a", "idx": 4})] {
+            for (row, text) in [
+                (json!({"text": "a"}), "a"),
+                (json!({"prompt": "a", "idx": 4}), "a"),
+                (json!({"prompt": "[1, 2]"}), "[1, 2]"),
+            ] {
                 let mut row = row;
                 row["label"] = label.clone();
                 let found = read(row).unwrap();
                 assert_eq!(found.label, expected);
-                assert_eq!(found.document, Document::Text("a".into()));
+                assert_eq!(found.document, Document::Text(text.into()));
             }
             for row in [
                 json!({"messages": [user], "label": label}),
