@@ -725,6 +725,13 @@ impl TrainArgs {
     fn check_preference(&self) -> Result<(), CliError> {
         let Some(objective) = self.preference.objective() else { return Ok(()) };
         let name = objective.name;
+        if self.lr == Some(LearningRate::Auto) && !objective.is_scored() {
+            let text = format!(
+                "--lr auto with --objective {name}: what limits the rate is how far the model goes from what it was, which the test \
+                 does not see"
+            );
+            return Err(CliError::usage(text).hint("give a rate: 5e-6 to 5e-4 suits LoRA"));
+        }
         if self.init == Init::Random {
             let text = format!(
                 "--init random with --objective {name}: a model that has learnt nothing has no replies to judge"

@@ -231,6 +231,7 @@ fn settings_that_an_objective_does_not_take_are_refused() {
         (&["--objective", "ipo", "--label-smoothing", "0.1"], &["--label-smoothing has no meaning"]),
         (&["--objective", "robust", "--label-smoothing", "0.5"], &["--label-smoothing", "below 0.5"]),
         (&["--objective", "dpo", "--beta", "0"], &["--beta", "above 0"]),
+        (&["--objective", "dpo", "--lr", "auto"], &["--lr auto with --objective dpo"]),
         (&["--objective", "dqo"], &["dqo", "dpo"]),
         (&["--objective", "dpo", "--reference", "nowhere"], &["nowhere"]),
         (&["--objective", "kto", "--method", "full"], &["--method full --objective kto"]),
