@@ -9,7 +9,8 @@ use std::path::Path;
 use lorafit_data::source::{ReadError, Record, csv::Csv, json_array::JsonArray, jsonl::Lines};
 use lorafit_data::source::{paragraphs::Paragraphs, parquet::Parquet, utf16};
 use lorafit_data::{
-    ChatTemplate, Mapping, Message, Order, Purpose, Role, Shape, SpecialTokens, Steps, Tokenizer,
+    ChatTemplate, Classes, Labelled, Mapping, Message, Order, Purpose, Role, Shape, SpecialTokens, Steps,
+    Tokenizer,
 };
 use lorafit_kernels::ops::attention::Segments;
 use lorafit_kernels::{Device, SharedBytes};
@@ -137,15 +138,23 @@ pub fn rows(data: &[u8]) {
 
 fn each_row(records: impl Iterator<Item = Result<Record, ReadError>>) {
     let mapping = Mapping::default();
+    let classes = Classes { column: "label".to_owned(), labels: Vec::new() };
     for record in records.take(MOST_ROWS) {
         let Ok(record) = record else { continue };
-        let row = record.content.into_fields().and_then(|fields| mapping.rename(fields)).and_then(|fields| {
+        let Ok(fields) = record.content.into_fields() else { continue };
+        // The row as it is classified, whatever else it is.
+        if let Ok(row) = Labelled::read(fields.clone(), &classes, &mapping, &mut Vec::new()) {
+            assert!(row.into_documents(Purpose::Replies, true).is_ok_and(|documents| documents.len() == 1));
+        }
+        let row = mapping.rename(fields).and_then(|fields| {
             let shape = Shape::recognise(&fields)?;
             shape.parse(fields, &mapping)
         });
         if let Ok(row) = row {
-            for purpose in [Purpose::Any, Purpose::Labels] {
-                let _ = row.clone().into_documents(purpose, true);
+            for purpose in [Purpose::Any, Purpose::Pairs, Purpose::Scores, Purpose::Labels] {
+                for has_template in [true, false] {
+                    let _ = row.clone().into_documents(purpose, has_template);
+                }
             }
             let _ = row.into_document(true);
         }

@@ -79,6 +79,10 @@ pub struct Report {
     pub supervised_tokens: usize,
     /// Tokens of the longest sample kept.
     pub longest: usize,
+    /// Whether samples are texts that are scored as a whole: each has a label behind its tokens, which the counts of tokens
+    /// leave out, and which is the one thing that is trained of it.
+    #[serde(default)]
+    pub is_scored: bool,
     /// What was done to the rows; counts are of rows taken.
     pub notes: Notes,
 }
@@ -207,6 +211,11 @@ impl Tokenising<'_> {
         }
     }
 
+    /// Tokens of a sample, without a label behind them.
+    fn tokens(&self, sample: &Sample) -> usize {
+        sample.len() - usize::from(self.is_scored())
+    }
+
     /// The samples of a row, with what it says of them.
     fn samples(&self, row: Row, number: usize) -> Result<(Vec<Judged>, RowNotes), RowProblem> {
         let (label, is_labelled) = (self.label(&row)?, matches!(row, Row::Labelled(_)));
@@ -235,7 +244,7 @@ impl Tokenising<'_> {
     /// Refuses a sample that is too long, or that the model cannot be given.
     fn check(&self, sample: &Sample) -> Result<(), RowProblem> {
         let Options { max_seq_len, overlong, limits, .. } = self.options;
-        let tokens = sample.len() - usize::from(self.is_scored());
+        let tokens = self.tokens(sample);
         match overlong {
             Overlong::Error if tokens > max_seq_len => Err(RowProblem::Overlong { tokens, max_seq_len }),
             // It is left out anyhow.
@@ -267,7 +276,7 @@ fn tokenise(
     let longest_sample = rows.longest_sample();
 
     let mut needed: Option<usize> = None;
-    let mut report = Report::default();
+    let mut report = Report { is_scored: rows.is_scored(), ..Report::default() };
     let origin = rows::read(
         source,
         |Read { row, number, .. }| rows.samples(row, number),
@@ -299,9 +308,9 @@ fn tokenise(
             report.truncated += usize::from(cut);
             samples.iter().try_for_each(|(sample, judgement)| {
                 report.samples += 1;
-                report.tokens += sample.len();
+                report.tokens += rows.tokens(sample);
                 report.supervised_tokens += sample.supervised_tokens();
-                report.longest = report.longest.max(sample.len());
+                report.longest = report.longest.max(rows.tokens(sample));
                 keep(sample, *judgement)
             })
         },

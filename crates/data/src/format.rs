@@ -8,7 +8,7 @@ mod completion;
 mod instruction;
 mod judged;
 pub mod keys;
-pub(crate) mod labelled;
+mod labelled;
 mod mapping;
 mod preference;
 mod question;

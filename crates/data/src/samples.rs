@@ -216,6 +216,15 @@ impl<'a> SampleRef<'a> {
         &self.ids[..self.supervised().next_back().map_or(0, |last| last.end - 1)]
     }
 
+    /// Label and tokens of a text that is scored ([`Sample::scored`]).
+    ///
+    /// # Panics
+    /// When there are no tokens.
+    pub fn label_and_text(self) -> (u32, &'a [u32]) {
+        let (label, text) = self.ids.split_last().expect("a scored text has its label behind it");
+        (*label, text)
+    }
+
     /// What is trained: two samples with the same are equal wherever they stand.
     pub(crate) fn trained(self) -> (&'a [u32], &'a [u32], &'a [u32]) {
         (self.ids, self.runs, self.judged)

@@ -80,7 +80,7 @@ impl Statistics {
     ///
     /// Needs eight bytes a sample beside the samples.
     pub fn of(data: &Dataset, batch_size: usize) -> Self {
-        let Report { tokens, supervised_tokens, .. } = data.report.clone();
+        let Report { tokens, supervised_tokens, is_scored, .. } = data.report.clone();
         let groups = data.samples.groups();
         let batch_size = batch_size.max(1);
         let tally = (0..groups.len().div_ceil(batch_size))
@@ -89,6 +89,7 @@ impl Statistics {
                 let of_batch = batch * batch_size..((batch + 1) * batch_size).min(groups.len());
                 tally.add(
                     of_batch.flat_map(|group| groups.range(group)).map(|i| data.samples.sample(i)).collect(),
+                    is_scored,
                 );
                 tally
             })
@@ -125,14 +126,16 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, batch: Vec<SampleRef>) {
+    /// Of samples with labels behind their tokens (`is_scored`), those are left out.
+    fn add(&mut self, batch: Vec<SampleRef>, is_scored: bool) {
+        let tokens = |sample: &SampleRef| sample.len() - usize::from(is_scored);
         for sample in &batch {
-            *self.lengths.entry(sample.len()).or_default() += 1;
+            *self.lengths.entry(tokens(sample)).or_default() += 1;
             *self.supervised.entry(sample.supervised_tokens()).or_default() += 1;
-            self.longest.push(Length { line: sample.row, tokens: sample.len() });
+            self.longest.push(Length { line: sample.row, tokens: tokens(sample) });
         }
         self.keep_longest();
-        self.padded += batch.len() * batch.iter().map(|s| s.len()).max().unwrap_or(0);
+        self.padded += batch.len() * batch.iter().map(tokens).max().unwrap_or(0);
         self.computed += Batch::share(batch).len();
     }
 

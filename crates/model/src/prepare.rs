@@ -3,10 +3,11 @@
 
 use lorafit_kernels::{Tensor, Weight};
 
-use crate::adapter::{Adapter, Saved, TokenAdapter};
+use crate::adapter::{Adapter, Saved, TargetError, TokenAdapter};
 use crate::block::Step;
 use crate::model::Model;
 use crate::norm::Norm;
+use crate::shape::SCORE;
 
 /// Values that are copied at once.
 const COPIED_VALUES: usize = 1 << 20;
@@ -64,6 +65,32 @@ impl Model {
     }
 }
 
+impl Adapter {
+    /// Whether it has a head that scores texts.
+    pub fn scores(&self) -> bool {
+        self.saved.scores()
+    }
+
+    /// Adds a head that scores texts, which begins as that of `model` and is trained whole, to an adapter that has none. Factors and
+    /// whole weights stay as they are.
+    ///
+    /// # Errors
+    /// A model that scores no texts.
+    pub fn add_head(&mut self, model: &Model) -> Result<(), TargetError> {
+        self.config.save_modules.push(SCORE.to_owned());
+        let copies = Saved::zeros(model.config(), &self.config, model.device())?;
+        let before = std::mem::replace(&mut self.saved, Saved { fresh: true, ..copies });
+        model.prepare(self);
+        let names: Vec<String> = self.saved.weights.iter().map(|weight| weight.shape.name.clone()).collect();
+        for (name, copy) in names.iter().zip(self.saved.tensors_mut()) {
+            if let Some((values, _)) = before.copy_of(name) {
+                copy.write(0, &values.to_vec(values.len()));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The norms of a step, each with the place of its statistics.
 fn norms_of(step: &Step) -> Vec<(usize, &Norm)> {
     match step {
@@ -99,5 +126,53 @@ fn copy_norm(own: &Norm, copy: &mut Norm) {
     copy.weight.values.write(0, &own.weight.to_vec(own.weight.len()));
     if let (Some(copy), Some(own)) = (&mut copy.bias, &own.bias) {
         copy.values.write(0, &own.to_vec(own.len()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use lorafit_kernels::Device;
+
+    use super::*;
+    use crate::adapter::LoraConfig;
+    use crate::weights::ModelFiles;
+
+    #[test]
+    fn a_head_is_added_to_what_was_trained_and_begins_as_the_models() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models/llama");
+        let mut files = ModelFiles::open(&dir).expect("opens");
+        let plain = Model::load(&files, Device::Cpu).expect("loads");
+        let lora = LoraConfig {
+            save_modules: vec!["norm".to_owned()],
+            ..LoraConfig::new("q_proj,down_proj".parse().expect("targets"))
+        };
+        let mut adapter = Adapter::init(plain.config(), &lora, 1, Device::Cpu).expect("fits");
+        plain.prepare(&mut adapter);
+        for (i, tensor) in adapter.tensors_mut().enumerate() {
+            let values: Vec<f32> = (0..tensor.len()).map(|at| 0.25 * (i + at % 7) as f32).collect();
+            tensor.write(0, &values);
+        }
+        plain.prepare(&mut adapter);
+        let values = |adapter: &Adapter| -> Vec<Vec<f32>> {
+            adapter.tensors().map(|tensor| tensor.to_vec(tensor.len())).collect()
+        };
+        let before = values(&adapter);
+        assert!(!adapter.scores());
+
+        files.score(3, 7).expect("labels");
+        let scoring = Model::load(&files, Device::Cpu).expect("loads");
+        adapter.add_head(&scoring).expect("a head");
+        let mut after = values(&adapter);
+        let (copy, _) = adapter.saved.copy_of("score.weight").expect("a head");
+        let mut own = vec![0.0; copy.len()];
+        scoring.head().read(0..own.len(), &mut own);
+        assert_eq!(copy.to_vec(copy.len()), own);
+        assert!(own.iter().any(|value| *value != 0.0));
+        let at = after.iter().position(|values| *values == own).expect("it is trained");
+        after.remove(at);
+        assert_eq!(after, before, "what was trained stays");
+        assert!(adapter.scores() && adapter.is_prepared());
     }
 }

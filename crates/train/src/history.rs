@@ -19,6 +19,19 @@ use crate::verdict::{Curve, Verdict};
 /// A line longer than this is no record.
 const LONGEST_LINE: u64 = 1 << 20;
 
+/// What losses are means over. Those of different things cannot be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LossOver {
+    /// Trained tokens.
+    Tokens,
+    /// Rows whose replies are judged.
+    Judgements,
+    /// Pairs that are given rewards.
+    Pairs,
+    /// Texts that are classified.
+    Texts,
+}
+
 /// The records of a run.
 #[derive(Clone, Debug)]
 pub struct RunHistory {
@@ -101,6 +114,18 @@ impl RunHistory {
             held_out_rows,
             diverged: false,
             stopped_early: None,
+        }
+    }
+
+    /// What the losses of the run are means over.
+    pub fn loss_over(&self) -> LossOver {
+        let data = self.data.as_ref().and_then(|data| data.get("is_scored")).and_then(Value::as_bool);
+        let has_classes = self.evaluations.iter().any(|one| one.classes.is_some());
+        match (self.is_judged(), data.unwrap_or(false) || has_classes) {
+            (true, true) => LossOver::Pairs,
+            (true, false) => LossOver::Judgements,
+            (false, true) => LossOver::Texts,
+            (false, false) => LossOver::Tokens,
         }
     }
 

@@ -13,6 +13,7 @@ mod guard;
 mod history;
 mod identity;
 mod json_lines;
+mod largest;
 mod lock;
 mod logit_difference;
 pub mod machine;
@@ -59,8 +60,9 @@ pub use evaluate::{
     evaluate_until, sample,
 };
 pub use guard::{Culprit, GuardState, OnNan, Refusal};
-pub use history::{RunHistory, RunTotals, adapter_of_run};
+pub use history::{LossOver, RunHistory, RunTotals, adapter_of_run};
 pub use identity::{Identity, Mismatch, hash_data, hash_files, hash_text};
+pub use largest::{Largest, largest_micro_batches};
 pub use lock::RunLock;
 pub use logit_difference::{LogitDifference, logit_difference};
 pub use margins::{Margins, PairMargins};

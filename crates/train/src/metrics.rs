@@ -15,17 +15,17 @@ pub(crate) const METRICS: &str = "metrics.jsonl";
 pub struct StepRecord {
     /// Number of the step, from 1.
     pub step: u64,
-    /// Mean loss over the step's supervised tokens, before the update.
+    /// Mean loss over the step's supervised tokens, its judged rows or its classified texts, before the update.
     pub loss: f64,
     /// Norm of all adapter gradients together, before clipping.
     pub grad_norm: f64,
     /// Learning rate of the step.
     pub learning_rate: f64,
-    /// Tokens of the step's samples.
+    /// Tokens of the step's samples; labels of texts that are scored are none.
     pub tokens: u64,
     /// Tokens that were computed for them: fewer where samples begin alike.
     pub computed_tokens: u64,
-    /// Tokens that count in the loss.
+    /// Tokens that count in the loss; of texts that are scored one each, their label.
     pub supervised_tokens: u64,
     /// Wall time of the step.
     pub seconds: f64,
@@ -78,7 +78,7 @@ impl From<&Refusal> for SkipRecord {
 pub struct EvaluationRecord {
     /// Steps done before; 0 is what the run began with.
     pub step: u64,
-    /// Mean loss over the supervised tokens of the evaluation rows, or over their judgements; NaN, in JSON null, if it is no
+    /// Mean loss over the supervised tokens of the evaluation rows, over their judgements or over their texts; NaN, in JSON null, if it is no
     /// finite number.
     #[serde(deserialize_with = "number_or_null")]
     pub loss: f64,

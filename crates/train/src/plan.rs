@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::evaluate::SIDE_BY_SIDE;
 use crate::optim::OptimizerKind;
+use crate::stream::MicroBatchSize;
 
 /// What the program takes beside everything that is planned: code and libraries 18 MiB, the rest for what the allocator keeps
 /// and what is written in passing. Measured.
@@ -119,6 +120,38 @@ pub struct ReferenceRequest<'a> {
     pub lora: &'a LoraConfig,
     /// Whether it is asked in every step, and not only before the first.
     pub in_every_step: bool,
+    /// Its largest micro-batch, if that is not as large as the run's.
+    pub size: Option<MicroBatchSize>,
+}
+
+impl ReferenceRequest<'_> {
+    /// Bytes of its adapter.
+    ///
+    /// # Errors
+    /// As [`PlanRequest::plan`].
+    pub fn adapter_bytes(&self, config: &Config, placement: Placement) -> Result<u64, TargetError> {
+        adapter_bytes(config, self.lora, placement)
+    }
+
+    /// Its buffers for micro-batches of its own size, or of this one.
+    fn buffer_bytes(
+        &self,
+        config: &Config,
+        placement: Placement,
+        size: MicroBatchSize,
+    ) -> Result<u64, TargetError> {
+        let size = self.size.unwrap_or(size);
+        let mut shape = BufferShape::for_evaluation(config, Some(self.lora), size.tokens)?;
+        shape.targets = size.targets;
+        let BufferBytes { activations, scratch, head } = BufferBytes::of(config, &shape, placement);
+        Ok(activations + scratch + head)
+    }
+
+    /// Whether its buffers are there beside those of the model. The processor gives memory to buffers when they are first written, a
+    /// GPU when they are made.
+    fn keeps_buffers(&self, placement: Placement) -> bool {
+        self.in_every_step || placement != Placement::Cpu
+    }
 }
 
 impl PlanRequest<'_> {
@@ -164,10 +197,9 @@ impl PlanRequest<'_> {
         // Both come before the first step, one after the other.
         let mut before = self.start_bytes()?;
         if let Some(reference) = self.reference {
-            plan.adapter += adapter_bytes(self.config, reference.lora, self.placement)?;
-            let buffers = self.reference_buffer_bytes(reference.lora)?;
-            // The processor gives memory to buffers when they are first written, a GPU when they are made.
-            match reference.in_every_step || self.placement != Placement::Cpu {
+            plan.adapter += reference.adapter_bytes(self.config, self.placement)?;
+            let buffers = reference.buffer_bytes(self.config, self.placement, self.size())?;
+            match reference.keeps_buffers(self.placement) {
                 true => plan.scratch += buffers,
                 false => before = before.max(buffers),
             }
@@ -185,11 +217,8 @@ impl PlanRequest<'_> {
         }
     }
 
-    /// The buffers of a reference with this adapter.
-    fn reference_buffer_bytes(&self, lora: &LoraConfig) -> Result<u64, TargetError> {
-        let shape = BufferShape::for_evaluation(self.config, Some(lora), self.tokens)?;
-        let BufferBytes { activations, scratch, head } = BufferBytes::of(self.config, &shape, self.placement);
-        Ok(activations + scratch + head)
+    fn size(&self) -> MicroBatchSize {
+        MicroBatchSize { tokens: self.tokens, targets: self.targets }
     }
 
     fn shape(&self, recompute: Recompute) -> Result<BufferShape, TargetError> {
@@ -218,7 +247,8 @@ impl PlanRequest<'_> {
     /// As [`PlanRequest::plan`].
     pub fn most_tokens(&self, recompute: Recompute, limit: u64) -> Result<usize, TargetError> {
         let fits = |tokens: usize| -> Result<bool, TargetError> {
-            let request = PlanRequest { tokens, targets: tokens, ..self.clone() };
+            let reference = self.reference.map(|reference| ReferenceRequest { size: None, ..reference });
+            let request = PlanRequest { tokens, targets: tokens, reference, ..self.clone() };
             Ok(request.plan(recompute)?.total() <= limit)
         };
         if !fits(1)? {
@@ -305,6 +335,8 @@ pub struct EvaluationRequest<'a> {
     pub threads: usize,
     /// As of [`PlanRequest`].
     pub placement: Placement,
+    /// The reference of judged replies, if it is an adapter of its own.
+    pub reference: Option<ReferenceRequest<'a>>,
 }
 
 impl EvaluationRequest<'_> {
@@ -330,7 +362,7 @@ impl EvaluationRequest<'_> {
         let BufferBytes { activations, scratch, head } = BufferBytes::of(self.config, &shape, self.placement);
         let largest_saved =
             self.lora.map_or(Ok(Vec::new()), |lora| lora.table_lens(self.config))?.into_iter().max();
-        Ok(MemoryPlan {
+        let mut plan = MemoryPlan {
             weights: self.weights,
             adapter: self.lora.map_or(Ok(0), |lora| adapter_bytes(self.config, lora, self.placement))?,
             gradients: 0,
@@ -341,7 +373,18 @@ impl EvaluationRequest<'_> {
             head: head + sequence_logits_bytes(self.config, sequences),
             kv_cache: KvCache::bytes(self.config, self.placement, held),
             process: process_bytes(self.config, true, self.placement, self.threads),
-        })
+        };
+        if let Some(reference) = self.reference {
+            plan.adapter += reference.adapter_bytes(self.config, self.placement)?;
+            let size = MicroBatchSize { tokens, targets: tokens };
+            let buffers = reference.buffer_bytes(self.config, self.placement, size)?;
+            plan.scratch += match reference.keeps_buffers(self.placement) {
+                true => buffers,
+                // It is asked first.
+                false => buffers.saturating_sub(activations + scratch + head),
+            };
+        }
+        Ok(plan)
     }
 
     /// The most answers side by side, up to all or [`SIDE_BY_SIDE`], that fit in `limit` bytes, with their plan; `None` if not
@@ -392,7 +435,7 @@ mod tests {
         let other = LoraConfig { rank: 4 * lora.rank, ..lora.clone() };
         let plain = request(&config, &lora);
         let of = |in_every_step| {
-            let reference = Some(ReferenceRequest { lora: &other, in_every_step });
+            let reference = Some(ReferenceRequest { lora: &other, in_every_step, size: None });
             PlanRequest { reference, ..plain.clone() }.plan(Recompute::None).expect("a plan")
         };
         let alone = plain.plan(Recompute::None).expect("a plan");
@@ -400,9 +443,49 @@ mod tests {
         let (once, always) = (of(false), of(true));
         assert_eq!([once.adapter - alone.adapter, always.adapter - alone.adapter], [factors; 2]);
         assert_eq!(once.scratch, alone.scratch, "training takes more than asking before it");
-        let buffers = plain.reference_buffer_bytes(&other).expect("fits");
-        assert_eq!(always.scratch - alone.scratch, buffers);
-        assert!(buffers > 0);
+        let request = ReferenceRequest { lora: &other, in_every_step: true, size: None };
+        let bytes = |targets| {
+            let size = MicroBatchSize { tokens: plain.tokens, targets };
+            request.buffer_bytes(&config, Placement::Cpu, size).expect("fits")
+        };
+        assert_eq!(always.scratch - alone.scratch, bytes(plain.targets));
+        assert!(bytes(1) > 0 && bytes(10) - bytes(1) >= 9 * 4 * config.vocab_size as u64, "logits of few");
+    }
+
+    /// A model and its reference that have an adapter each: both are counted, and the buffers of both where both are asked side by side.
+    #[test]
+    fn an_evaluation_counts_the_adapter_of_the_reference_beside_its_own() {
+        let config = Config::named("smollm2-135m").expect("a name");
+        let lora = LoraConfig::new("all-linear".parse().expect("targets"));
+        let other = LoraConfig { rank: 4 * lora.rank, ..lora.clone() };
+        let of = |lora, reference| {
+            let request = EvaluationRequest {
+                config: &config,
+                weights: 1 << 30,
+                lora,
+                tokens: 512,
+                prompts: &[],
+                max_new_tokens: 0,
+                threads: 2,
+                placement: Placement::Cpu,
+                reference,
+            };
+            request.plan(1).expect("a plan")
+        };
+        let asked = |in_every_step| Some(ReferenceRequest { lora: &other, in_every_step, size: None });
+        let bytes = |lora: &LoraConfig| adapter_bytes(&config, lora, Placement::Cpu).expect("fits");
+        let alone = of(Some(&lora), None);
+        for reference in [asked(false), asked(true)] {
+            let both = of(Some(&lora), reference);
+            assert_eq!(both.adapter, bytes(&lora) + bytes(&other));
+            assert_eq!(of(None, reference).adapter, bytes(&other));
+            let own = alone.activations + alone.scratch + alone.head;
+            let more = both.scratch - alone.scratch;
+            assert!(
+                if reference.expect("one").in_every_step { more > own / 2 } else { more < own / 2 },
+                "{more} {own}"
+            );
+        }
     }
 
     #[test]
@@ -466,6 +549,7 @@ mod tests {
             max_new_tokens: 100,
             threads: 2,
             placement: Placement::Cpu,
+            reference: None,
         };
         let cache = |side_by_side| request.plan(side_by_side).expect("a plan").kv_cache >> 20;
         // Half a MiB a token; two at once are the longest two.

@@ -2,10 +2,10 @@
 //! the loss rises. How fast a loss can be brought down depends on the data and on how long one trains; where it stops falling
 //! depends on the model and the method alone, and can be found in a minute.
 
-use lorafit_data::Samples;
+use lorafit_data::{Groups, Samples, SamplesBuilder};
+use lorafit_model::adapter::Adapter;
 use lorafit_model::{Parameters, Recompute};
 
-use crate::stream::MicroBatchSize;
 use crate::trainer::{Stepper, TrainOptions};
 
 /// From one rate to the next.
@@ -35,24 +35,37 @@ pub struct RateTest {
     pub points: Vec<RatePoint>,
 }
 
+/// A few rows, spread over the data, which may be sorted.
+fn few(samples: &Samples, groups: &Groups) -> (Samples, usize) {
+    let rows = groups.len().min(MOST_ROWS);
+    let mut built = SamplesBuilder::default();
+    for sample in (0..rows).flat_map(|i| groups.range(i * groups.len() / rows)).map(|i| samples.sample(i)) {
+        built.push(&sample.to_sample(), sample.judgement());
+    }
+    (built.finish(), rows)
+}
+
 /// Takes steps at growing rates around `expected`; afterwards the parameters are as they were. Blocks are computed again, so that
-/// the test takes hardly more memory than the run.
+/// the test takes hardly more memory than the run. Judged replies are compared with the base, or with it and the adapter
+/// `reference`.
 pub fn rate_test(
     parameters: &mut Parameters<'_>,
     samples: &Samples,
+    reference: Option<&Adapter>,
     options: &TrainOptions,
     expected: f64,
 ) -> RateTest {
-    let rows = samples.len().min(MOST_ROWS);
-    // Spread over the data, which may be sorted.
-    let indices: Vec<usize> = (0..rows).map(|i| i * samples.len() / rows).collect();
+    let (samples, rows) = &few(samples, &options.groups(samples));
+    let indices: Vec<usize> = (0..*rows).collect();
+    let rows = *rows;
     let mut options = TrainOptions { batch_size: rows, gradient_accumulation: 1, ..options.clone() };
     options.activations.recompute = Recompute::Full;
     parameters.prepare();
     let before: Vec<Vec<f32>> =
         parameters.tensors().iter().map(|tensor| tensor.to_vec(tensor.len())).collect();
-    let size = MicroBatchSize::largest(samples, rows, options.micro_batch_tokens);
+    let size = options.of_rows(samples, rows, options.micro_batch_tokens);
     let mut stepper = Stepper::new(parameters, size, &options, MOST_STEPS);
+    stepper.judge(parameters, samples, reference, size, &options);
     let (mut points, mut lowest, mut rate) = (Vec::<RatePoint>::new(), f64::INFINITY, expected * FIRST);
     for number in 1..=MOST_STEPS {
         stepper.hold_rate(rate);
@@ -79,7 +92,7 @@ mod tests {
     use lorafit_data::Sample;
     use lorafit_kernels::Device;
     use lorafit_model::Model;
-    use lorafit_model::adapter::{Adapter, LoraConfig};
+    use lorafit_model::adapter::LoraConfig;
     use lorafit_model::weights::ModelFiles;
 
     use super::*;
@@ -100,7 +113,7 @@ mod tests {
         let before = values(&adapter);
         let mut parameters = Parameters::Adapter { model: &model, adapter: &mut adapter };
         let options = TrainOptions::plain(Duration::Steps(1), 1.0);
-        let found = rate_test(&mut parameters, &samples, &options, 0.02).points;
+        let found = rate_test(&mut parameters, &samples, None, &options, 0.02).points;
         assert!(found.len() > 8 && found.len() < MOST_STEPS as usize, "{found:?}");
         assert!(found.windows(2).all(|pair| (pair[1].rate / pair[0].rate - GROWTH).abs() < 1e-9));
         let lowest = found.iter().map(|point| point.loss).fold(f64::INFINITY, f64::min);

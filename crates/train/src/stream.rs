@@ -43,6 +43,11 @@ impl Micro {
         self.ids.len()
     }
 
+    /// Its size, with the last token of each sample, which nothing depends on.
+    pub(crate) fn size(&self) -> MicroBatchSize {
+        MicroBatchSize { tokens: self.tokens() + self.samples(), targets: self.targets.len() }
+    }
+
     /// How many samples it is made of.
     pub(crate) fn samples(&self) -> usize {
         self.of.len()
@@ -174,8 +179,18 @@ impl MicroBatchSize {
 
     /// For samples that have nothing in common: `rows` rows of `len` tokens each, all of which may predict something.
     pub fn of_equal_rows(rows: usize, len: usize, budget: usize) -> Self {
-        let tokens = rows.saturating_mul(len).min(budget.max(len));
-        MicroBatchSize { tokens, targets: tokens }
+        MicroBatchSize::of_equal_groups(rows, MicroBatchSize { tokens: len, targets: len }, budget)
+    }
+
+    /// As [`MicroBatchSize::of_equal_rows`], of rows that are never parted, each of this size: the two replies of a pair together.
+    pub fn of_equal_groups(rows: usize, row: MicroBatchSize, budget: usize) -> Self {
+        let tokens = rows.saturating_mul(row.tokens).min(budget.max(row.tokens));
+        MicroBatchSize { tokens, targets: rows.saturating_mul(row.targets).min(tokens) }
+    }
+
+    /// What is in both.
+    pub(crate) fn min(self, other: Self) -> Self {
+        MicroBatchSize { tokens: self.tokens.min(other.tokens), targets: self.targets.min(other.targets) }
     }
 
     /// Room for both.

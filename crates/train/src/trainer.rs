@@ -182,7 +182,7 @@ impl TrainOptions {
     }
 
     /// How samples are cut into micro-batches of a model.
-    fn cut(&self, config: &Config) -> Cut {
+    pub(crate) fn cut(&self, config: &Config) -> Cut {
         Cut::of(config, self.micro_batch_tokens, self.prefix_sharing)
     }
 
@@ -190,17 +190,16 @@ impl TrainOptions {
     pub fn micro_batch_size(&self, data: &Dataset, evaluation: Option<&Dataset>) -> MicroBatchSize {
         let of_training = self.of_training(data);
         let tokens = self.evaluation_tokens(of_training);
-        let of_evaluation = |d: &Dataset| self.of_rows(d, usize::MAX, tokens);
+        let of_evaluation = |d: &Dataset| self.of_rows(&d.samples, usize::MAX, tokens);
         of_training.max(evaluation.map(of_evaluation).unwrap_or_default())
     }
 
-    fn of_training(&self, data: &Dataset) -> MicroBatchSize {
-        self.of_rows(data, self.batch_size * self.gradient_accumulation, self.micro_batch_tokens)
+    pub(crate) fn of_training(&self, data: &Dataset) -> MicroBatchSize {
+        self.of_rows(&data.samples, self.batch_size * self.gradient_accumulation, self.micro_batch_tokens)
     }
 
     /// Of rows that are taken `of_step` at a time, in micro-batches of about so many tokens.
-    fn of_rows(&self, data: &Dataset, of_step: usize, tokens: usize) -> MicroBatchSize {
-        let samples = &data.samples;
+    pub(crate) fn of_rows(&self, samples: &Samples, of_step: usize, tokens: usize) -> MicroBatchSize {
         match self.preference {
             None => MicroBatchSize::largest(samples, of_step, tokens),
             Some(preference) => {
@@ -211,7 +210,7 @@ impl TrainOptions {
     }
 
     /// Tokens of a micro-batch of an evaluation. It computes in the buffers of training, which are not made larger for it.
-    fn evaluation_tokens(&self, of_training: MicroBatchSize) -> usize {
+    pub(crate) fn evaluation_tokens(&self, of_training: MicroBatchSize) -> usize {
         self.micro_batch_tokens.min(of_training.tokens)
     }
 }
@@ -372,6 +371,7 @@ impl<'a, 'p> Training<'a, 'p> {
                 data,
                 groups: &|samples| options.groups(samples),
                 cut: Cut::of(parameters.model().config(), evaluation_tokens, options.prefix_sharing),
+                size,
                 is_resumed: start.checkpoint.is_some(),
             };
             let judged = Judged::begin(parameters, asking, &mut stepper.buffers, run, observer)?;

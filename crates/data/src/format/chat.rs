@@ -350,6 +350,22 @@ pub(super) fn from_json_text(value: Value) -> Value {
     read.filter(|read: &Value| read.is_array() || read.is_object()).unwrap_or(value)
 }
 
+/// What JSON text says, where that is a message, a list of them, or a list of such lists, as tables have them. Any other text is what
+/// somebody said, though it may be JSON.
+pub(super) fn messages_from_text(value: Value) -> Value {
+    fn are_messages(list: &Value) -> bool {
+        let is_message = |item: &Value| item.get("role").is_some();
+        list.as_array().is_some_and(|items| !items.is_empty() && items.iter().all(is_message))
+    }
+    let is_text = value.is_string();
+    let read = from_json_text(value.clone());
+    let are_lists = read.as_array().is_some_and(|lists| !lists.is_empty() && lists.iter().all(are_messages));
+    match is_text && !are_messages(&read) && !are_lists && read.get("role").is_none() {
+        true => value,
+        false => read,
+    }
+}
+
 /// The functions that the assistant may call, whichever name they have.
 fn tools(fields: &mut Fields) -> Result<Option<Vec<Value>>, RowProblem> {
     let tools = fields.remove("tools").map_or(Ok(None), |value| objects("tools", value))?;

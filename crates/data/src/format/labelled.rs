@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::chat::{self, from_json_text};
+use super::chat::{self, messages_from_text};
 use super::{Document, Fields, Mapping, Row, Shape, keys, kind, not_blank, take_string};
 use crate::error::RowProblem;
 use crate::json;
@@ -42,6 +42,23 @@ pub struct Labelled {
     pub label: String,
 }
 
+impl Labelled {
+    /// Reads a row, as its file has it; `passed_over` gets the names of the keys that nothing reads.
+    ///
+    /// # Errors
+    /// A row without a label or a text, and fields that are not what they should be.
+    pub fn read(
+        mut fields: Fields,
+        classes: &Classes,
+        mapping: &Mapping,
+        passed_over: &mut Vec<String>,
+    ) -> Result<Row, RowProblem> {
+        // The label's column has the name that its file gives it.
+        let label = take_label(&mut fields, classes)?;
+        parse(mapping.rename(fields)?, label, mapping, passed_over)
+    }
+}
+
 /// Fields that hold messages.
 const CONVERSATIONS: [(&str, Shape, &chat::Keys); 3] = [
     ("messages", Shape::Chat, &chat::MESSAGES),
@@ -52,14 +69,14 @@ const CONVERSATIONS: [(&str, Shape, &chat::Keys); 3] = [
 const TEXTS: [&str; 2] = ["text", "prompt"];
 
 /// Reads a row whose label was [taken](take_label) out of it.
-pub(crate) fn parse(
+fn parse(
     mut fields: Fields,
     label: String,
     mapping: &Mapping,
     passed_over: &mut Vec<String>,
 ) -> Result<Row, RowProblem> {
     for (name, shape, names) in CONVERSATIONS {
-        let Some(value) = fields.get(name).cloned().map(from_json_text).filter(Value::is_array) else {
+        let Some(value) = fields.get(name).cloned().map(messages_from_text).filter(Value::is_array) else {
             continue;
         };
         fields.shift_remove(name);
@@ -79,7 +96,7 @@ pub(crate) fn parse(
 }
 
 /// Takes the label out of a row, before columns get other names.
-pub(crate) fn take_label(fields: &mut Fields, classes: &Classes) -> Result<String, RowProblem> {
+fn take_label(fields: &mut Fields, classes: &Classes) -> Result<String, RowProblem> {
     let column = &classes.column;
     let wrong = |value: &Value| RowProblem::WrongType {
         field: column.clone(),
@@ -124,12 +141,16 @@ mod tests {
         for (label, expected) in
             [(json!("good"), "good"), (json!(3), "3"), (json!(" b "), "b"), (json!(true), "true")]
         {
-            for row in [json!({"text": "a"}), json!({"prompt": "a", "idx": 4})] {
+            for (row, text) in [
+                (json!({"text": "a"}), "a"),
+                (json!({"prompt": "a", "idx": 4}), "a"),
+                (json!({"prompt": "[1, 2]"}), "[1, 2]"),
+            ] {
                 let mut row = row;
                 row["label"] = label.clone();
                 let found = read(row).unwrap();
                 assert_eq!(found.label, expected);
-                assert_eq!(found.document, Document::Text("a".into()));
+                assert_eq!(found.document, Document::Text(text.into()));
             }
             for row in [
                 json!({"messages": [user], "label": label}),

@@ -7,7 +7,7 @@
 
 use serde_json::{Value, json};
 
-use super::chat::{self, Keys, from_json_text};
+use super::chat::{self, Keys, messages_from_text};
 use super::{Fields, Mapping, Row, Shape, completion, kind};
 use crate::error::RowProblem;
 use crate::json;
@@ -36,7 +36,7 @@ pub(super) fn parse(mut fields: Fields, mapping: &Mapping) -> Result<Row, RowPro
     let margin = number(&mut fields, "margin", 0.0)?;
     let chosen = reply(&mut fields, "chosen")?;
     let rejected = several(reply(&mut fields, "rejected")?)?;
-    let prompt = fields.shift_remove("prompt").map(from_json_text).filter(|prompt| !prompt.is_null());
+    let prompt = fields.shift_remove("prompt").map(messages_from_text).filter(|prompt| !prompt.is_null());
     let (prompt, replies) = divided(prompt, std::iter::once(chosen).chain(rejected).collect())?;
     let mut rows = Vec::with_capacity(replies.len());
     for (i, reply) in replies.into_iter().enumerate() {
@@ -71,7 +71,7 @@ pub(super) fn number(fields: &mut Fields, field: &str, absent: f32) -> Result<f3
 
 /// A text or a list of messages.
 fn reply(fields: &mut Fields, field: &str) -> Result<Value, RowProblem> {
-    match fields.shift_remove(field).map(from_json_text) {
+    match fields.shift_remove(field).map(messages_from_text) {
         Some(message @ Value::Object(_)) => Ok(json!([message])),
         Some(found @ (Value::String(_) | Value::Array(_))) => Ok(found),
         Some(other) => Err(RowProblem::WrongType {
@@ -224,6 +224,17 @@ mod tests {
             all(json!({"chosen": "Human: hi Assistant: hello", "rejected": "Human: hi Assistant: hey"})),
             ["Human: hi Assistant:| hello", "Human: hi Assistant:| hey"]
         );
+    }
+
+    /// Who trains answers in JSON has them as texts.
+    #[test]
+    fn a_text_that_is_json_is_a_text() {
+        for (chosen, rejected) in
+            [(r#"{"a": 1}"#, "no"), ("[1, 2]", "[]"), (r#"["a", "b"]"#, r#"{"b": 2}"#), ("{}", "[[1]]")]
+        {
+            let row = json!({"prompt": "[3]", "chosen": chosen, "rejected": rejected});
+            assert_eq!(all(row), [format!("[3]|{chosen}"), format!("[3]|{rejected}")]);
+        }
     }
 
     #[test]

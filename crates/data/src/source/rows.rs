@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Content, Place, ReadError, Record, Source, Unit, choice::Choice, files, kind, replies};
 use crate::error::{DataError, RowProblem};
-use crate::format::{Fields, Row, Shape, labelled};
+use crate::format::{Fields, Labelled, Row, Shape};
 use crate::json;
 use crate::notes;
 
@@ -228,9 +228,7 @@ fn parse(
     let mut fields = content.into_fields_noting(&mut keys.twice)?;
     let choices = source.choices.as_ref().and_then(|column| fields.shift_remove(column));
     if let Some(classes) = &source.classes {
-        let label = labelled::take_label(&mut fields, classes)?;
-        let fields = source.mapping.rename(fields)?;
-        return Ok((labelled::parse(fields, label, &source.mapping, &mut keys.passed_over)?, choices));
+        return Ok((Labelled::read(fields, classes, &source.mapping, &mut keys.passed_over)?, choices));
     }
     let fields = named(fields, source)?;
     for name in JSON_TEXTS {

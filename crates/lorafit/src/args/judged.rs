@@ -73,16 +73,14 @@ impl JudgedArgs {
                 .hint("give base, or the folder of the adapter that training began with"));
         }
         let args = PreferenceArgs {
-            objective: objective.clone(),
             beta: self.beta,
             gamma: self.gamma,
             sft_weight: self.sft_weight,
             center_rewards: self.center_rewards,
             length_normalise: self.length_normalise,
-            desirable_weight: None,
-            undesirable_weight: None,
             reference: self.reference.clone(),
             reference_free: self.reference_free,
+            ..PreferenceArgs::of(objective)
         };
         args.validate(None)?;
         Ok(args.options(None))

@@ -2,12 +2,14 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{ArgAction, Args};
 use lorafit_data::Purpose;
+use lorafit_model::adapter::LoraConfig;
+use lorafit_train::ReferenceRequest;
 use lorafit_train::preference::{NeedsReference, OBJECTIVES, Objective, PreferenceOptions};
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +18,7 @@ use crate::args::require;
 use crate::terminal::error::CliError;
 
 /// Fine-tuning on replies as they are.
-const SFT: &str = "sft";
+pub const SFT: &str = "sft";
 /// Training a head that gives texts labels.
 pub const CLASSIFY: &str = "classify";
 
@@ -67,9 +69,14 @@ impl From<ReferenceChoice> for String {
 }
 
 /// The values of `--objective`, with what each is.
-fn objectives() -> PossibleValuesParser {
+pub fn objectives() -> PossibleValuesParser {
     let sft = PossibleValue::new(SFT).help("replies that the model learns to give");
     PossibleValuesParser::new(std::iter::once(sft).chain(judged_objectives()).chain([classify()]))
+}
+
+/// What rows have to be for the objective of this name.
+pub fn purpose_of(objective: &str) -> Purpose {
+    Objective::named(objective).map_or(Purpose::Replies, Objective::purpose)
 }
 
 /// That of classifiers.
@@ -150,6 +157,22 @@ fn sft() -> String {
 }
 
 impl PreferenceArgs {
+    /// An objective with what it has unless something is given.
+    pub fn of(objective: &str) -> Self {
+        PreferenceArgs {
+            objective: objective.to_owned(),
+            beta: None,
+            gamma: None,
+            sft_weight: None,
+            center_rewards: None,
+            length_normalise: false,
+            desirable_weight: None,
+            undesirable_weight: None,
+            reference: None,
+            reference_free: false,
+        }
+    }
+
     /// What judged replies are trained for; `None` for replies as they are.
     pub fn objective(&self) -> Option<&'static Objective> {
         Objective::named(&self.objective)
@@ -167,7 +190,7 @@ impl PreferenceArgs {
 
     /// What rows have to be.
     pub fn purpose(&self) -> Purpose {
-        self.objective().map_or(Purpose::Replies, Objective::purpose)
+        purpose_of(&self.objective)
     }
 
     /// Settings of the loss, with the value of `--label-smoothing`.
@@ -185,6 +208,31 @@ impl PreferenceArgs {
             reference_free: self.reference_free,
             ..defaults
         })
+    }
+
+    /// The folder of the adapter of the reference, where it has one, of a run that begins with the adapter in `start`, if any.
+    pub fn own_reference<'a>(&'a self, start: Option<&'a Path>) -> Option<&'a Path> {
+        let has_reference = self.options(None).is_some_and(|options| options.has_reference());
+        match &self.reference {
+            _ if !has_reference => None,
+            Some(ReferenceChoice::Base) => None,
+            None | Some(ReferenceChoice::Start) => start,
+            Some(ReferenceChoice::Adapter(dir)) => Some(dir),
+        }
+    }
+
+    /// What a reference with this adapter is planned for.
+    pub fn reference_request<'a>(&self, adapter: Option<&'a LoraConfig>) -> Option<ReferenceRequest<'a>> {
+        let in_every_step = self.options(None).is_some_and(|options| options.asks_in_every_step());
+        adapter.map(|lora| ReferenceRequest { lora, in_every_step, size: None })
+    }
+
+    /// Texts that a row has: of a pair two.
+    pub fn texts_of_row(&self) -> usize {
+        match self.purpose() {
+            Purpose::Pairs | Purpose::Scores => 2,
+            Purpose::Labels | Purpose::Replies | Purpose::Any => 1,
+        }
     }
 
     /// Refuses flags that the objective does not take.

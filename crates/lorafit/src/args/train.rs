@@ -725,9 +725,10 @@ impl TrainArgs {
     fn check_preference(&self) -> Result<(), CliError> {
         let Some(objective) = self.preference.objective() else { return Ok(()) };
         let name = objective.name;
-        if self.lr == Some(LearningRate::Auto) {
+        if self.lr == Some(LearningRate::Auto) && !objective.is_scored() {
             let text = format!(
-                "--lr auto with --objective {name}: the test is of replies that are learnt as they are"
+                "--lr auto with --objective {name}: what limits the rate is how far the model goes from what it was, which the test \
+                 does not see"
             );
             return Err(CliError::usage(text).hint("give a rate: 5e-6 to 5e-4 suits LoRA"));
         }
@@ -852,13 +853,7 @@ impl TrainArgs {
 
     /// The folder of the adapter of the reference, where it has one.
     pub fn reference_adapter(&self) -> Option<&Path> {
-        let has_reference = self.preference.options(None).is_some_and(|options| options.has_reference());
-        match &self.preference.reference {
-            _ if !has_reference => None,
-            Some(ReferenceChoice::Base) => None,
-            None | Some(ReferenceChoice::Start) => self.adapter.as_deref(),
-            Some(ReferenceChoice::Adapter(dir)) => Some(dir),
-        }
+        self.preference.own_reference(self.adapter.as_deref())
     }
 
     /// What a run reads.

@@ -7,23 +7,29 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 use lorafit_data::statistics::{Percentiles, Statistics};
-use lorafit_data::{Dataset, Options, Purpose, SampleRef, Tokenizer};
+use lorafit_data::{Dataset, Options, Purpose, Source, Tokenizer};
 use lorafit_remedy::amounts::{counted, grouped, percent};
+use lorafit_train::preference::Objective;
+use serde_json::json;
 
 use crate::args::base::TemplateArgs;
 use crate::args::cache::CacheArgs;
+use crate::args::classes::ClassArgs;
 use crate::args::common::Common;
 use crate::args::config_file::Given;
 use crate::args::idle;
 use crate::args::new_tokens::NewTokens;
 use crate::args::outputs::{self, Inputs, Kind, Output};
+use crate::args::preference::{CLASSIFY, objectives, purpose_of};
 use crate::args::require;
 use crate::args::rows::{RowArgs, data_help};
 use crate::pages::data as page;
 use crate::session::base::{open_model_tokenizer, use_threads};
 use crate::session::limits::Limits;
 use crate::session::pieces::{Piece, pieces};
-use crate::session::rows::{place, shapes, skipped, treated};
+use crate::session::preference::check_margins;
+use crate::session::rows::{by_label, in_short, place, shapes, skipped, treated};
+use crate::session::scoring::REWARD;
 use crate::session::tokens::Tokens;
 use crate::terminal::error::{CliError, render};
 use crate::terminal::output;
@@ -34,6 +40,9 @@ Examples:
     lorafit data train.jsonl --model M
   One row with its token ids:
     lorafit data train.jsonl --model M --row 17 --ids
+  Rows as a classifier is trained on them, with their labels; as a reward model is:
+    lorafit data topics.jsonl --model M --objective classify
+    lorafit data pairs.jsonl --model M --objective reward
   A page to send to a colleague:
     lorafit data train.jsonl --model M --html train.html
   For a script:
@@ -71,6 +80,13 @@ pub struct DataArgs {
     #[arg(long, help_heading = "Rows")]
     pub ids: bool,
 
+    /// Show rows as train reads them for this objective: with classify their labels, with reward whole texts [default: rows as
+    /// they are; labels only where they are true or false]
+    #[arg(long, value_name = "OBJECTIVE", value_parser = objectives(), help_heading = "Data")]
+    pub objective: Option<String>,
+    /// Where labels stand.
+    #[command(flatten)]
+    pub classes: ClassArgs,
     /// Rows per batch, to compute the cost of padding and the gain of prefix sharing
     #[arg(long, value_name = "ROWS", default_value_t = 8, help_heading = "Data")]
     pub batch_size: usize,
@@ -96,6 +112,7 @@ pub fn run(args: DataArgs, given: &Given) -> anyhow::Result<()> {
     args.read.validate()?;
     args.cache.validate()?;
     args.common.on_processor_only("data")?;
+    args.check_objective(given)?;
     let of_rows = idle::together(
         &["ids", "row", "rows"],
         !args.json,
@@ -121,37 +138,91 @@ pub fn run(args: DataArgs, given: &Given) -> anyhow::Result<()> {
     let tokens = args.new_tokens.as_ref().map_or(Tokens::OfModel, |tokens| Tokens::New(&tokens.0));
     let (config, tokenizer) = open_model_tokenizer(&args.model, &tokens, &args.template, &args.common)?;
     let source = args.read.source("split", &args.data, args.read.split.as_deref(), args.common.quiet)?;
+    let labels = args.labels(&source)?;
+    let classes = (!labels.is_empty()).then(|| args.classes.classes(&labels));
     let limits = Limits::new(&config, &tokenizer, args.common.quiet);
-    let options = Options { purpose: Purpose::Any, ..limits.options(&args.read) };
-    let data = args.cache.load(source, &tokenizer, options, args.common.quiet)?;
-    // Rows are shown all the same: they show what is wrong with them.
-    if let Err(refused) = limits.check_rows(&data) {
-        eprint!(
-            "train and eval refuse these rows\n{}",
-            render(&refused.into(), output::has_colour(&io::stderr()))
+    let purpose = args.objective.as_deref().map_or(Purpose::Any, purpose_of);
+    let options = Options { purpose, ..limits.options(&args.read) };
+    let data = args.cache.load(Source { classes, ..source }, &tokenizer, options, args.common.quiet)?;
+    args.tell_refused(limits, &data);
+    show(&args, &data, &labels, &tokenizer)
+}
+
+impl DataArgs {
+    /// Whether texts are shown with labels.
+    fn is_classifier(&self) -> bool {
+        self.objective.as_deref() == Some(CLASSIFY)
+    }
+
+    /// The labels that rows have; none where they are not classified.
+    fn labels(&self, source: &Source) -> anyhow::Result<Vec<String>> {
+        match self.is_classifier() {
+            true => Ok(lorafit_data::labels(source, self.classes.column())?),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    /// Refuses flags that the objective does not take.
+    fn check_objective(&self, given: &Given) -> Result<(), CliError> {
+        let of_labels = idle::together(
+            &["label-column"],
+            self.is_classifier(),
+            "without --objective classify",
+            "add --objective classify, or leave it out",
         );
+        let is_scored = self.is_classifier() || self.objective.as_deref() == Some(REWARD);
+        let of_tokens = idle::together(
+            &["train-on"],
+            !is_scored,
+            "with an objective that scores texts as a whole",
+            "leave it out",
+        );
+        idle::refuse(given, of_labels.chain(of_tokens))
     }
+
+    /// Says what of the rows is refused where they are computed with. They are shown all the same: they show what is wrong with
+    /// them.
+    fn tell_refused(&self, limits: Limits<'_>, data: &Dataset) {
+        let objective = self.objective.as_deref().and_then(Objective::named);
+        for refused in
+            [limits.check_rows(data), check_margins(objective, data)].into_iter().filter_map(Result::err)
+        {
+            eprint!(
+                "train and eval refuse these rows\n{}",
+                render(&refused.into(), output::has_colour(&io::stderr()))
+            );
+        }
+    }
+}
+
+/// Shows rows that have `labels`, or none.
+fn show(args: &DataArgs, data: &Dataset, labels: &[String], tokenizer: &Tokenizer) -> anyhow::Result<()> {
     // Not needed to show one row.
-    let statistics = || Statistics::of(&data, args.batch_size);
+    let statistics = || Statistics::of(data, args.batch_size);
     if args.json {
-        output::line(serde_json::to_string(&statistics()).context("plain numbers")?)?;
-        return Ok(());
+        let mut figures = serde_json::to_value(statistics()).context("plain numbers")?;
+        if !labels.is_empty() {
+            let counts = by_label(data, labels).into_iter();
+            figures["labels"] = counts.map(|(label, texts)| (label.to_owned(), json!(texts))).collect();
+        }
+        return Ok(output::line(figures.to_string())?);
     }
-    let shown = shown(&args, &data)?;
+    let shown = shown(args, data)?;
     if let Some(path) = &args.html {
         let (sources, model, max_seq_len) = (&args.data[..], &args.model[..], args.read.max_seq_len);
-        let of = page::Subject { sources, model, max_seq_len };
-        let page = page::draw(&of, &data, shown, &statistics(), &tokenizer)?;
+        let of = page::Subject { sources, model, max_seq_len, labels };
+        let page = page::draw(&of, data, shown, &statistics(), tokenizer)?;
         return output::file(path, page.as_bytes());
     }
     let style = Style::of_output();
     for sample in shown.map(|i| data.samples.sample(i)) {
-        let place = place(&data, sample);
-        output::line(row(sample, &place, &tokenizer, args.ids, style)?)?;
+        let title = format!("{}: {}", place(data, sample), in_short(data, labels, sample));
+        let pieces = pieces(sample, data.report.is_scored, tokenizer)?;
+        output::line(row(&title, pieces, args.ids, style))?;
     }
     if args.row.is_none() {
-        output::line(report(&statistics()))?;
-        for line in skipped(&data.origin).into_iter().chain(done(&data, args.read.max_seq_len)) {
+        output::line(report(&statistics(), &by_label(data, labels)))?;
+        for line in skipped(&data.origin).into_iter().chain(done(data, args.read.max_seq_len)) {
             output::line(line)?;
         }
     }
@@ -221,18 +292,11 @@ impl Style {
     }
 }
 
-/// A row as it is trained.
-fn row(
-    sample: SampleRef,
-    place: &str,
-    tokenizer: &Tokenizer,
-    with_ids: bool,
-    style: Style,
-) -> anyhow::Result<String> {
-    let tokens = counted(sample.len(), "token", "tokens");
-    let mut text = format!("{place}: {tokens}, {} trained\n", sample.supervised_tokens());
+/// A row as it is trained, under its title.
+fn row(title: &str, pieces: Vec<Piece>, with_ids: bool, style: Style) -> String {
+    let mut text = format!("{title}\n");
     let (mut words, mut ids) = (Marked::new(style), Marked::new(style));
-    for Piece { text, ids: of_piece, trained, special } in pieces(sample, tokenizer)? {
+    for Piece { text, ids: of_piece, trained, special } in pieces {
         words.push(trained, special, &text);
         for id in of_piece {
             let blank = if ids.text.is_empty() { "" } else { " " };
@@ -245,7 +309,7 @@ fn row(
         text.push_str(&ids.finish());
     }
     text.push('\n');
-    Ok(text)
+    text
 }
 
 /// Text of which some runs are marked.
@@ -279,7 +343,26 @@ impl Marked {
     }
 }
 
-fn report(s: &Statistics) -> String {
+/// Labels that are listed, at most.
+const LABELS: usize = 20;
+
+/// A line for each label with the number of its texts.
+fn labels_in_words(labels: &[(&str, usize)]) -> Vec<String> {
+    if labels.is_empty() {
+        return Vec::new();
+    }
+    let all: usize = labels.iter().map(|(_, texts)| texts).sum();
+    let mut lines = vec![format!("{}:", counted(labels.len(), "label", "labels"))];
+    lines.extend(labels.iter().take(LABELS).map(|(label, texts)| {
+        let share = percent(*texts as f64 / all.max(1) as f64, 1);
+        format!("  {label:?}: {} ({share})", counted(*texts, "text", "texts"))
+    }));
+    let more = labels.len().saturating_sub(LABELS);
+    lines.extend((more > 0).then(|| format!("  and {more} more; --json has all")));
+    lines
+}
+
+fn report(s: &Statistics, labels: &[(&str, usize)]) -> String {
     let number = |n: usize| grouped(n as u64);
     let found = &s.report;
     let of_shapes = shapes(found);
@@ -295,12 +378,18 @@ fn report(s: &Statistics) -> String {
         lines
             .push(format!("{} of those dropped {dropped} longer than --max-seq-len", number(found.overlong)));
     }
-    lines.push(format!(
-        "{}, {} trained ({})",
-        counted(found.tokens, "token", "tokens"),
-        number(found.supervised_tokens),
-        percent(s.supervised_share, 1)
-    ));
+    let tokens = counted(found.tokens, "token", "tokens");
+    lines.push(match found.is_scored {
+        true => tokens,
+        false => {
+            format!(
+                "{tokens}, {} trained ({})",
+                number(found.supervised_tokens),
+                percent(s.supervised_share, 1)
+            )
+        }
+    });
+    lines.extend(labels_in_words(labels));
     lines.push(format!(
         "computed in batches of {}: {} of the tokens with padding, {} with shared prefixes",
         s.batch_size,
@@ -327,7 +416,8 @@ fn report(s: &Statistics) -> String {
         "{:<8}{:>7}{:>7}{:>7}{:>8}{:>7}{:>7}{:>7}{:>7}",
         "tokens", "min", "5 %", "25 %", "median", "75 %", "95 %", "99 %", "max"
     ));
-    for (name, p) in [("row", s.length), ("trained", s.supervised_length)] {
+    let trained = (!found.is_scored).then_some(("trained", s.supervised_length));
+    for (name, p) in std::iter::once(("row", s.length)).chain(trained) {
         let Percentiles { min, p5, p25, median, p75, p95, p99, max } = p;
         lines.push(format!("{name:<8}{min:>7}{p5:>7}{p25:>7}{median:>8}{p75:>7}{p95:>7}{p99:>7}{max:>7}"));
     }

@@ -320,6 +320,7 @@ impl PairsArgs {
             max_new_tokens: self.sampling.max_new_tokens,
             threads: rayon::current_num_threads(),
             placement: device.placement(),
+            reference: None,
         };
         fit("answering", &request, self.memory, device)
     }

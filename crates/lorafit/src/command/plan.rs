@@ -5,9 +5,10 @@ mod report;
 mod show;
 mod subject;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
+use lorafit_data::MOST_LABELS;
 use lorafit_model::Config;
 use lorafit_model::weights::MOST_ADDED_ROWS;
 use lorafit_train::Averaging;
@@ -15,9 +16,11 @@ use lorafit_train::Averaging;
 use crate::args::base::{ComputeArgs, QuantArgs};
 use crate::args::config_file::Given;
 use crate::args::flags::Words;
+use crate::args::idle;
 use crate::args::memory::MemoryArgs;
 use crate::args::options::{DeviceChoice, Init, Optimizer, SaveModules, TargetModules, value_name};
 use crate::args::outputs::{self, Inputs, Kind, Output};
+use crate::args::preference::{PreferenceArgs, ReferenceChoice, SFT, objectives};
 use crate::args::projections::ProjectionArgs;
 use crate::args::require;
 use crate::pages::figure::FileKind;
@@ -32,6 +35,9 @@ Examples:
     lorafit plan --model mistral-7b --quant nf4 --double-quant --memory 6GiB
   What to choose on this machine:
     lorafit plan --model ./my-model --recommend
+  Training on preferences with a reference of its own, and a classifier:
+    lorafit plan --model ./my-model --objective dpo --reference runs/sft --batch-size 4
+    lorafit plan --model ./my-model --objective classify --labels 5
   For a talk, and for a program:
     lorafit plan --model llama-3.1-8b --svg cost.svg
     lorafit plan --model llama-3.1-8b --json
@@ -81,6 +87,16 @@ pub struct PlanArgs {
     /// free rows, a little less is taken
     #[arg(long, value_name = "N", help_heading = "Work")]
     pub new_tokens: Option<usize>,
+    /// What the run trains for, as in train: a row of pairs is two texts of --max-seq-len tokens, and reward and classify have a head
+    /// of their own
+    #[arg(long, value_name = "OBJECTIVE", default_value = SFT, value_parser = objectives(), help_heading = "Work")]
+    pub objective: String,
+    /// Number of labels, with --objective classify [default: those of the model's head, else 2]
+    #[arg(long, value_name = "N", help_heading = "Work")]
+    pub labels: Option<usize>,
+    /// The reference of --objective dpo and others, as in train: an adapter's folder takes memory of its own, base and start take none
+    #[arg(long, value_name = "base|start|DIR", help_heading = "Work", add = Words(|| vec!["base", "start"]))]
+    pub reference: Option<ReferenceChoice>,
     /// How the optimizer keeps its moments
     #[arg(long, value_enum, default_value_t = Optimizer::Adamw, help_heading = "Work")]
     pub optimizer: Optimizer,
@@ -127,6 +143,35 @@ fn shapes() -> String {
     lines.join("\n")
 }
 
+impl PlanArgs {
+    /// What the run trains for.
+    fn preference(&self) -> PreferenceArgs {
+        PreferenceArgs { reference: self.reference.clone(), ..PreferenceArgs::of(&self.objective) }
+    }
+
+    /// Refuses what the objective does not take.
+    fn check_objective(&self, given: &Given) -> Result<(), CliError> {
+        let preference = self.preference();
+        let of_labels = idle::together(
+            &["labels"],
+            preference.is_classifier(),
+            "without --objective classify",
+            "add --objective classify, or leave it out",
+        );
+        let of_texts = idle::together(
+            &["new-tokens"],
+            !preference.is_scored(),
+            "with an objective that scores texts",
+            "leave it out: train refuses it",
+        );
+        idle::refuse(given, of_labels.chain(of_texts))?;
+        let labels = self.labels.unwrap_or(2);
+        let range = 2..=MOST_LABELS;
+        require(range.contains(&labels), "labels", labels, &format!("must be from 2 to {MOST_LABELS}"))?;
+        preference.validate(None)
+    }
+}
+
 /// Tells what fine-tuning costs.
 pub fn run(args: PlanArgs, given: &Given) -> anyhow::Result<()> {
     for (name, value) in [
@@ -139,6 +184,7 @@ pub fn run(args: PlanArgs, given: &Given) -> anyhow::Result<()> {
     ] {
         require(value > 0, name, value, "must be 1 or more")?;
     }
+    args.check_objective(given)?;
     if let Init::Model | Init::Random = args.init {
         let text = format!(
             "--init {} has no meaning for plan: it is the start of an adapter",
@@ -151,7 +197,8 @@ pub fn run(args: PlanArgs, given: &Given) -> anyhow::Result<()> {
     let most = args.new_tokens.is_none_or(|tokens| tokens <= MOST_ADDED_ROWS);
     require(most, "new-tokens", args.new_tokens.unwrap_or(0), &format!("must be {MOST_ADDED_ROWS} or less"))?;
     args.svg.as_deref().map_or(Ok(()), |file| FileKind::of(file).map(drop))?;
-    let inputs = Inputs::default().model("--model", &args.model);
+    let reference = args.preference().own_reference(None).map(Path::to_owned);
+    let inputs = Inputs::default().model("--model", &args.model).paths("--reference", reference);
     outputs::check(&inputs, Output::asked("--svg", args.svg.as_ref(), Kind::Figure))?;
     let (svg, json, recommend) = (args.svg.clone(), args.json, args.recommend);
     let report = report::report(args, given)?;

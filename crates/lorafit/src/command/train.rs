@@ -18,14 +18,14 @@ use crate::args::options::{Method, value_name};
 use crate::args::projections::patterns_in_words;
 use crate::args::rows::Validation;
 use crate::args::train::TrainArgs;
-use crate::session::base::{Base, use_threads};
+use crate::session::base::use_threads;
 use crate::session::base_name;
 use crate::session::memory_table;
 use crate::session::preference;
 use crate::session::preset::Choice;
 use crate::session::resume::Resumption;
-use crate::session::rows::{has_chats, shapes, skipped, treated};
-use crate::session::run::{Data, Ready};
+use crate::session::rows::{has_chats, read_in_words, shapes, skipped, treated};
+use crate::session::run::{Data, Ready, Shared};
 use crate::session::trained::Trained;
 use crate::session::verdict::{beside_loss, best_in_words, in_words, next_command};
 use crate::terminal::interrupt;
@@ -62,12 +62,14 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     // What cannot be trained is said before rows are read.
     let mut fresh = resumption.checkpoint.is_none().then(|| Trained::fresh(&args, &base)).transpose()?;
     let data = args.load(&base)?;
+    let reference = args.open_reference(&base)?;
+    let shared = Shared { base: &base, data: &data, reference: reference.as_ref() };
     if let Some(trained) = &mut fresh {
-        let told = settle(&mut args, given, &base, &data, trained)?;
+        let told = settle(&mut args, given, shared, trained)?;
         told.iter().for_each(|line| progress.note(line));
     }
     let resumed_after = resumption.checkpoint.as_ref().map(|checkpoint| checkpoint.state.step);
-    let mut ready = Ready::new(&args, &base, &data, resumption, fresh, &mut progress)?;
+    let mut ready = Ready::new(&args, shared, resumption, fresh, &mut progress)?;
     let (recompute, plan) = ready.choose()?;
     tell_setup(&mut progress, &ready);
     let policy = format!("recompute {}", RecomputeChoice::Fixed(recompute));
@@ -112,10 +114,10 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
 fn settle(
     args: &mut TrainArgs,
     typed: &Given,
-    base: &Base,
-    data: &Data,
+    shared: Shared<'_>,
     trained: &mut Trained,
 ) -> anyhow::Result<Vec<String>> {
+    let Shared { base, data, reference } = shared;
     let (rank, alpha) = (args.rank, args.alpha);
     let given = typed.with_keys_of::<TrainArgs>(args.config.as_deref())?;
     let chosen = args.apply_preset(&given, base, data)?;
@@ -129,7 +131,7 @@ fn settle(
     }
     let line = |choice: &Choice| format!("  --{} {}: {}", choice.flag, choice.value, choice.why);
     told.extend(chosen.iter().map(line));
-    told.extend(args.find_rate(base, data, trained));
+    told.extend(args.find_rate(base, data, reference, trained));
     if !chosen.is_empty() {
         let lr = args.rate().unwrap_or_default();
         let flag = |choice: &Choice| match choice.flag {
@@ -229,18 +231,12 @@ fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
         progress.note("the base is quantised: the weights that are trained begin as what it decodes to");
     }
     let of_shapes = shapes(report);
-    progress.note(&format!(
-        "data {}: {}, {}, {} of them trained, longest {}",
-        args.data.join(", "),
-        counted(
-            report.rows - report.dropped - report.overlong,
-            &format!("{of_shapes} row"),
-            &format!("{of_shapes} rows")
-        ),
-        counted(report.tokens, "token", "tokens"),
-        grouped(report.supervised_tokens as u64),
-        grouped(report.longest as u64)
-    ));
+    let rows_in_words = counted(
+        report.rows - report.dropped - report.overlong,
+        &format!("{of_shapes} row"),
+        &format!("{of_shapes} rows"),
+    );
+    progress.note(&format!("data {}: {}", args.data.join(", "), read_in_words(report, &rows_in_words)));
     if let Some(line) = held_out_line(args, ready.data) {
         progress.note(&line);
     }

@@ -5,12 +5,12 @@ use std::ops::Range;
 use std::path::Path;
 
 use lorafit_data::statistics::{Percentiles, Statistics};
-use lorafit_data::{Dataset, SampleRef, Tokenizer};
+use lorafit_data::{Dataset, Tokenizer};
 use lorafit_remedy::amounts::counted;
 
 use crate::pages::shell::{Cards, Facts, Page, escape, number, percent, table};
 use crate::session::pieces::{Piece, pieces};
-use crate::session::rows::{place, shapes, treated};
+use crate::session::rows::{by_label, in_short, place, shapes, treated};
 
 /// Rows shown unless the user says how many.
 pub const ROWS: usize = 200;
@@ -30,6 +30,8 @@ pub struct Subject<'a> {
     pub model: &'a str,
     /// The most tokens of a row.
     pub max_seq_len: usize,
+    /// The labels of rows that are classified; none of others.
+    pub labels: &'a [String],
 }
 
 /// The page of the samples `shown` and the figures of all.
@@ -48,19 +50,21 @@ pub fn draw(
         None => data.into(),
     });
     let name = file_names.collect::<Vec<_>>().join(", ");
-    let mut page = figures(of.max_seq_len, statistics);
+    let is_scored = statistics.report.is_scored;
+    let mut page = figures(of.max_seq_len, statistics, &by_label(data, of.labels));
     for line in treated(data) {
         let _ = writeln!(page, "<p class=\"note\">{}</p>", escape(&line));
     }
     page.push_str("<section aria-label=\"Rows\">\n<h2>Rows</h2>\n");
-    page.push_str(CONTROLS);
+    page.push_str(&controls(is_scored));
     let mut rows = 0;
     for i in shown.clone() {
         if page.len() > LARGEST_BYTES {
             break;
         }
         let sample = data.samples.sample(i);
-        row(&mut page, sample, &place(data, sample), tokenizer)?;
+        let title = [place(data, sample), in_short(data, of.labels, sample)];
+        row(&mut page, &title, sample.row, &pieces(sample, is_scored, tokenizer)?);
         rows += 1;
     }
     let all = data.samples.len();
@@ -89,13 +93,20 @@ pub fn draw(
     Ok(shell.around(&page))
 }
 
+/// What searches and orders rows. Of texts that are scored nothing is trained text.
+fn controls(is_scored: bool) -> String {
+    let (option, legend) = if is_scored { ("", "") } else { (IN_TRAINED, TRAINED) };
+    CONTROLS.replacen("{option}", option, 1).replacen("{legend}", legend, 1)
+}
+
+const IN_TRAINED: &str = "<option value=\"trained\">in trained text</option>\n";
+const TRAINED: &str = "<mark>trained text</mark> <mark><i class=\"s\">trained special token</i></mark> ";
 const CONTROLS: &str = "\
 <form id=\"controls\" role=\"search\">
 <input type=\"search\" id=\"query\" placeholder=\"Search rows\" aria-label=\"Search rows\" autocomplete=\"off\">
 <select id=\"where\" aria-label=\"Where to search\">
 <option value=\"all\">in the whole row</option>
-<option value=\"trained\">in trained text</option>
-</select>
+{option}</select>
 <select id=\"order\" aria-label=\"Order of the rows\">
 <option value=\"file\">in file order</option>
 <option value=\"longest\">longest first</option>
@@ -104,31 +115,30 @@ const CONTROLS: &str = "\
 <label><input type=\"checkbox\" id=\"ids\"> token ids</label>
 <output id=\"found\"></output>
 </form>
-<p class=\"legend\"><mark>trained text</mark> <i class=\"s\">special token</i> <mark><i class=\"s\">trained special \
-token</i></mark> <span class=\"b\">⏎</span> line break</p>
+<p class=\"legend\">{legend}<i class=\"s\">special token</i> <span class=\"b\">⏎</span> line break</p>
 ";
 
-fn row(page: &mut String, sample: SampleRef, place: &str, tokenizer: &Tokenizer) -> anyhow::Result<()> {
-    let (line, tokens, trained) = (sample.row, sample.len(), sample.supervised_tokens());
+/// A sample under its title, which has a second part in small letters.
+fn row(page: &mut String, [place, short]: &[String; 2], line: usize, pieces: &[Piece]) {
+    let tokens: usize = pieces.iter().map(|piece| piece.ids.len()).sum();
     let _ = write!(
         page,
-        "<article data-tokens=\"{tokens}\" data-line=\"{line}\"><h3>{} <small>{}, {} trained</small></h3><pre>",
+        "<article data-tokens=\"{tokens}\" data-line=\"{line}\"><h3>{} <small>{}</small></h3><pre>",
         escape(place),
-        counted(tokens, "token", "tokens"),
-        number(trained)
+        escape(short)
     );
     let (mut open, mut left) = (false, ROW_TOKENS);
-    for Piece { text, ids, trained, special } in pieces(sample, tokenizer)? {
+    for Piece { text, ids, trained, special } in pieces {
         if left < ids.len() {
             break;
         }
         left -= ids.len();
-        if trained != open {
-            page.push_str(if trained { "<mark>" } else { "</mark>" });
-            open = trained;
+        if *trained != open {
+            page.push_str(if *trained { "<mark>" } else { "</mark>" });
+            open = *trained;
         }
         let ids = ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-        let text = escape(&text);
+        let text = escape(text);
         let _ = match text.strip_suffix("\u{23ce}\n") {
             // The ids stand behind the sign, and not on the line that it begins.
             Some(text) => write!(
@@ -136,7 +146,7 @@ fn row(page: &mut String, sample: SampleRef, place: &str, tokenizer: &Tokenizer)
                 "<i>{}<span class=\"b\" data-i=\"{ids}\">\u{23ce}</span>\n</i>",
                 with_breaks(text)
             ),
-            None if special => write!(page, "<i class=\"s\" data-i=\"{ids}\">{}</i>", with_breaks(&text)),
+            None if *special => write!(page, "<i class=\"s\" data-i=\"{ids}\">{}</i>", with_breaks(&text)),
             None => write!(page, "<i data-i=\"{ids}\">{}</i>", with_breaks(&text)),
         };
     }
@@ -149,16 +159,22 @@ fn row(page: &mut String, sample: SampleRef, place: &str, tokenizer: &Tokenizer)
         let _ = write!(page, "<p class=\"note\">and {}</p>", counted(hidden, "more token", "more tokens"));
     }
     page.push_str("</article>\n");
-    Ok(())
 }
 
-fn figures(max_seq_len: usize, s: &Statistics) -> String {
+fn figures(max_seq_len: usize, s: &Statistics, labels: &[(&str, usize)]) -> String {
     let mut page = "<section aria-label=\"Figures\">\n".to_owned();
-    page.push_str(&statistics_cards(s, max_seq_len));
+    page.push_str(&statistics_cards(s, max_seq_len, labels));
     page.push_str("<div class=\"columns\">\n<figure>\n");
     page.push_str(&histogram(s));
     page.push_str("<figcaption>Rows by their tokens</figcaption>\n</figure>\n<div>\n");
     page.push_str(&lengths(s));
+    if !labels.is_empty() {
+        let all: usize = labels.iter().map(|(_, texts)| texts).sum();
+        let rows = labels.iter().map(|(label, texts)| {
+            vec![(*label).to_owned(), number(*texts), percent(*texts as f64 / all.max(1) as f64)]
+        });
+        page.push_str(&table("Labels", &["label", "texts", "share"], rows));
+    }
     page.push_str("<p><b>Longest rows:</b> ");
     let longest = s
         .longest_rows
@@ -179,7 +195,7 @@ fn figures(max_seq_len: usize, s: &Statistics) -> String {
 }
 
 /// The figures of a dataset as cards.
-fn statistics_cards(s: &Statistics, max_seq_len: usize) -> String {
+fn statistics_cards(s: &Statistics, max_seq_len: usize, labels: &[(&str, usize)]) -> String {
     let (found, mut cards) = (&s.report, Cards::default());
     let mut card = |name, value: String, note: String| cards.add(name, &value, &note);
     card(
@@ -188,7 +204,15 @@ fn statistics_cards(s: &Statistics, max_seq_len: usize) -> String {
         format!("of {}, {} shape", number(found.rows), shapes(found)),
     );
     card("tokens", number(found.tokens), format!("at most {} in a row", number(found.longest)));
-    card("trained", percent(s.supervised_share), counted(found.supervised_tokens, "token", "tokens"));
+    if !found.is_scored {
+        card("trained", percent(s.supervised_share), counted(found.supervised_tokens, "token", "tokens"));
+    }
+    if let (Some(fewest), Some(most)) =
+        (labels.iter().min_by_key(|label| label.1), labels.iter().max_by_key(|label| label.1))
+    {
+        let note = format!("{} to {} of one", number(fewest.1), counted(most.1, "text", "texts"));
+        card("labels", number(labels.len()), note);
+    }
     card("cut", number(found.truncated), format!("to {} tokens", number(max_seq_len)));
     let (long, empty) = (number(found.overlong), number(found.dropped));
     let dropped = number(found.overlong + found.dropped);
@@ -206,7 +230,8 @@ fn statistics_cards(s: &Statistics, max_seq_len: usize) -> String {
 /// The percentiles of rows by their tokens, as a table.
 fn lengths(s: &Statistics) -> String {
     let columns = ["", "min", "5 %", "25 %", "median", "75 %", "95 %", "99 %", "max"];
-    let rows = [("row", s.length), ("trained", s.supervised_length)].map(|(name, p)| {
+    let trained = (!s.report.is_scored).then_some(("trained", s.supervised_length));
+    let rows = std::iter::once(("row", s.length)).chain(trained).map(|(name, p)| {
         let Percentiles { min, p5, p25, median, p75, p95, p99, max } = p;
         let values = [min, p5, p25, median, p75, p95, p99, max].map(number);
         [name.to_owned()].into_iter().chain(values).collect::<Vec<_>>()

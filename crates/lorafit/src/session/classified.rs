@@ -14,7 +14,7 @@ use crate::args::evaluation::EvaluationArgs;
 use crate::args::preference::CLASSIFY;
 use crate::metrics::interval;
 use crate::session::base::Base;
-use crate::session::evaluation::fit_without_answers;
+use crate::session::evaluation::WithoutAnswers;
 use crate::session::limits::Limits;
 use crate::session::rows::{skipped, treated};
 
@@ -52,8 +52,8 @@ impl<'a> ClassRun<'a> {
         let rows = self.read()?;
         let budget = args.micro_batch_tokens;
         let tokens = MicroBatchSize::of_evaluation(&rows.samples, budget).tokens;
-        let lora = adapter.map(Adapter::config);
-        let plan = fit_without_answers("labels only", base, lora, tokens, args.memory, quiet)?;
+        let planned = WithoutAnswers { what: "labels only", base, adapter, reference: None, tokens };
+        let plan = planned.fit(args.memory, quiet)?;
         let found = evaluate_classes(&base.model, adapter, &rows.samples, budget, &mut || false);
         let evaluation = found.expect("nobody stops it");
         match evaluation.loss.is_finite() {

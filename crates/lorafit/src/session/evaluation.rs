@@ -10,8 +10,8 @@ use lorafit_model::adapter::{Adapter, LoraConfig};
 use lorafit_remedy::amounts::{counted, memory};
 use lorafit_remedy::{Setting, remedy};
 use lorafit_train::{
-    Answering, Evaluation, EvaluationRequest, MemoryPlan, MicroBatchSize, SIDE_BY_SIDE, answer, evaluate,
-    option_scores, option_tokens,
+    Answering, Evaluation, EvaluationRequest, MemoryPlan, MicroBatchSize, ReferenceRequest, SIDE_BY_SIDE,
+    answer, evaluate, option_scores, option_tokens,
 };
 
 use crate::args::evaluation::EvaluationArgs;
@@ -127,6 +127,7 @@ impl Judging<'_> {
             max_new_tokens: args.max_new_tokens,
             threads: rayon::current_num_threads(),
             placement: device.placement(),
+            reference: None,
         };
         fit("evaluation", &request, args.memory, device)
     }
@@ -177,36 +178,46 @@ impl Judging<'_> {
     }
 }
 
-/// Plans an evaluation that computes `told` (losses, labels) of micro-batches of up to `tokens` tokens, and answers nothing. Prints the
-/// plan unless `quiet`, and takes the memory.
-///
-/// # Errors
-/// An evaluation that does not fit.
-pub fn fit_without_answers(
-    told: &str,
-    base: &Base,
-    lora: Option<&LoraConfig>,
-    tokens: usize,
-    asked: Option<ByteSize>,
-    quiet: bool,
-) -> anyhow::Result<MemoryPlan> {
-    let device = base.model.device();
-    let request = EvaluationRequest {
-        config: base.model.config(),
-        weights: base.weight_bytes,
-        lora,
-        tokens,
-        prompts: &[],
-        max_new_tokens: 0,
-        threads: rayon::current_num_threads(),
-        placement: device.placement(),
-    };
-    let (_, plan) = fit("evaluation", &request, asked, device)?;
-    if !quiet {
-        eprintln!("{}", memory_table::of_run(told, &plan, std::io::stderr().is_terminal()));
+/// An evaluation that answers nothing.
+pub struct WithoutAnswers<'a> {
+    /// What it computes: losses, labels.
+    pub what: &'a str,
+    /// What the adapters lie over.
+    pub base: &'a Base,
+    /// The adapter of the model.
+    pub adapter: Option<&'a Adapter>,
+    /// The reference of judged replies, if it has an adapter of its own.
+    pub reference: Option<ReferenceRequest<'a>>,
+    /// Tokens of the largest micro-batch.
+    pub tokens: usize,
+}
+
+impl WithoutAnswers<'_> {
+    /// Plans it in the memory that is `asked` for, prints the plan unless `quiet`, and takes the memory.
+    ///
+    /// # Errors
+    /// An evaluation that does not fit.
+    pub fn fit(&self, asked: Option<ByteSize>, quiet: bool) -> anyhow::Result<MemoryPlan> {
+        let WithoutAnswers { what, base, adapter, reference, tokens } = *self;
+        let device = base.model.device();
+        let request = EvaluationRequest {
+            config: base.model.config(),
+            weights: base.weight_bytes,
+            lora: adapter.map(Adapter::config),
+            tokens,
+            prompts: &[],
+            max_new_tokens: 0,
+            threads: rayon::current_num_threads(),
+            placement: device.placement(),
+            reference,
+        };
+        let (_, plan) = fit("evaluation", &request, asked, device)?;
+        if !quiet {
+            eprintln!("{}", memory_table::of_run(what, &plan, std::io::stderr().is_terminal()));
+        }
+        reserve(device, &plan)?;
+        Ok(plan)
     }
-    reserve(device, &plan)?;
-    Ok(plan)
 }
 
 /// How many answers of `request` may be computed side by side in the memory that is asked for, and the memory that is planned for

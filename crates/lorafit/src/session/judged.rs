@@ -4,13 +4,13 @@ use lorafit_data::{Dataset, Judgement, Options, Side};
 use lorafit_model::adapter::Adapter;
 use lorafit_remedy::amounts::{counted, grouped};
 use lorafit_train::preference::{JudgedEvaluation, JudgedModel, PreferenceOptions, Reply, Rewards, evaluate};
-use lorafit_train::{CONFIDENCE, MicroBatchSize, RESAMPLES, SEED, peak_rss_bytes};
+use lorafit_train::{CONFIDENCE, MicroBatchSize, RESAMPLES, ReferenceRequest, SEED, peak_rss_bytes};
 use serde_json::{Map, Value, json};
 
 use crate::args::evaluation::EvaluationArgs;
 use crate::metrics::interval;
 use crate::session::base::Base;
-use crate::session::evaluation::fit_without_answers;
+use crate::session::evaluation::WithoutAnswers;
 use crate::session::limits::Limits;
 use crate::session::preference::check_margins;
 use crate::session::rows::{skipped, treated};
@@ -50,8 +50,13 @@ impl JudgedRun<'_> {
         let rows = self.read()?;
         let budget = args.micro_batch_tokens;
         let tokens = MicroBatchSize::of_judged(&rows.samples, budget, options.has_prompt_targets()).tokens;
-        let lora = adapter.or(reference).map(Adapter::config);
-        let plan = fit_without_answers("losses only", base, lora, tokens, args.memory, quiet)?;
+        let asked = reference.filter(|_| options.has_reference()).map(|adapter| ReferenceRequest {
+            lora: adapter.config(),
+            in_every_step: options.asks_in_every_step(),
+            size: None,
+        });
+        let planned = WithoutAnswers { what: "losses only", base, adapter, reference: asked, tokens };
+        let plan = planned.fit(args.memory, quiet)?;
         let judged = JudgedModel { model: &base.model, adapter, reference };
         let evaluation =
             evaluate(judged, &rows.samples, &options, budget, &mut || false).expect("nobody stops it");

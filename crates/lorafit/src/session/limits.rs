@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
-use lorafit_data::{Dataset, GenerationRow, ModelLimits, Options, Tokenizer};
+use lorafit_data::{Dataset, GenerationRow, ModelLimits, Options, SampleRef, Tokenizer};
 use lorafit_model::{Config, most_new_tokens};
 use lorafit_remedy::amounts::counted;
 
@@ -54,18 +54,19 @@ impl<'a> Limits<'a> {
         let limits = self.of_rows();
         if limits != ModelLimits::default() {
             for sample in data.samples.iter() {
-                self.check(limits, &|| place(sample.row), sample.ids)?;
+                self.check(limits, &|| place(sample.row), given(data, sample))?;
             }
         }
-        let Some(longest) = data.samples.iter().max_by_key(|sample| sample.len()) else { return Ok(()) };
-        if let Some(beyond) = beyond_context(self.config, longest.len()) {
+        let tokens = |sample: SampleRef<'_>| given(data, sample).len();
+        let Some(longest) = data.samples.iter().max_by_key(|sample| tokens(*sample)) else { return Ok(()) };
+        if let Some(beyond) = beyond_context(self.config, tokens(longest)) {
             let context = self.config.context();
-            let rows = data.samples.iter().filter(|sample| sample.len() > context).count();
+            let rows = data.samples.iter().filter(|sample| tokens(*sample) > context).count();
             let (rows, place) = (counted(rows, "row is", "rows are"), place(longest.row));
             let cut = format!("--max-seq-len {context} cuts such rows");
             self.tell(format!(
                 "{rows} longer than the model is made for: {place} has {}; {beyond}; {cut}",
-                counted(longest.len(), "token", "tokens")
+                counted(tokens(longest), "token", "tokens")
             ));
         }
         Ok(())
@@ -162,6 +163,11 @@ impl<'a> Limits<'a> {
         let beyond = limits.check(ids, self.tokenizer);
         beyond.map_err(|beyond| CliError::new(beyond.told(&what())).hint(beyond.hint()))
     }
+}
+
+/// The tokens of a sample that the model is given: a label is none.
+fn given<'a>(data: &Dataset, sample: SampleRef<'a>) -> &'a [u32] {
+    if data.report.is_scored { sample.label_and_text().1 } else { sample.ids }
 }
 
 /// Tokens of the longest row, `tokens` as --`flag` has it. Where positions were learned there are no more of them than those: what

@@ -15,7 +15,7 @@ use crate::args::options::{Init, value_name};
 use crate::args::projections::patterns_in_words;
 use crate::args::train::TrainArgs;
 use crate::session::readers;
-use crate::session::rows::shapes;
+use crate::session::rows::{read_in_words, shapes};
 use crate::session::run::Data;
 use crate::session::scoring::Scoring;
 use crate::session::verdict::beside_loss;
@@ -281,11 +281,11 @@ fn figures(sources: &[String], data: &Dataset) -> String {
     let report = &data.report;
     let of_shapes = shapes(report);
     format!(
-        "{}: {}, {} tokens, {} of them trained, longest {}",
+        "{}: {}",
         sources.iter().map(name).collect::<Vec<_>>().join(", "),
-        counted(data.samples.groups().len(), &format!("{of_shapes} row"), &format!("{of_shapes} rows")),
-        grouped(report.tokens as u64),
-        grouped(report.supervised_tokens as u64),
-        grouped(report.longest as u64)
+        read_in_words(
+            report,
+            &counted(data.samples.groups().len(), &format!("{of_shapes} row"), &format!("{of_shapes} rows"))
+        )
     )
 }

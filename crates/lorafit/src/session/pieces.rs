@@ -14,14 +14,21 @@ pub struct Piece {
     pub special: bool,
 }
 
-/// The pieces of a sample, in order; together they have all its tokens.
-pub fn pieces(sample: SampleRef, tokenizer: &Tokenizer) -> Result<Vec<Piece>, TokenizerError> {
+/// The pieces of a sample, in order; together they have all its tokens. A text that is scored has a label behind them, which is
+/// none.
+pub fn pieces(
+    sample: SampleRef,
+    is_scored: bool,
+    tokenizer: &Tokenizer,
+) -> Result<Vec<Piece>, TokenizerError> {
+    let ids = if is_scored { sample.label_and_text().1 } else { sample.ids };
     let mut pieces: Vec<Piece> = Vec::new();
     let mut stream = tokenizer.decode_stream(false);
     let mut waiting = Vec::new();
     let mut trained = vec![false; sample.len()];
     sample.supervised().for_each(|run| trained[run].fill(true));
-    for (&id, &trained) in sample.ids.iter().zip(&trained) {
+    trained.truncate(ids.len());
+    for (&id, &trained) in ids.iter().zip(&trained) {
         waiting.push(id);
         let text = stream.push(id)?;
         if !text.is_empty() {

@@ -4,6 +4,7 @@
 //! what was typed or stands in a file always wins. docs/choosing.md has the sources and what was measured.
 
 use lorafit_data::Dataset;
+use lorafit_model::adapter::Adapter;
 use lorafit_remedy::amounts::{counted, grouped};
 use lorafit_train::{Averaging, RateTest, rate_test};
 
@@ -26,6 +27,8 @@ pub struct Known {
     pub is_judged: bool,
     /// Tokens of them that count in the loss.
     pub supervised_tokens: usize,
+    /// What those are called, one and several.
+    pub learnt: [&'static str; 2],
     /// Rows that are held out.
     pub held_out: usize,
     /// Rows of an optimizer step.
@@ -150,8 +153,8 @@ pub fn choices(preset: Preset, known: &Known) -> Vec<Choice> {
         let rank = RANKS.into_iter().find(holds).unwrap_or(RANKS[RANKS.len() - 1]);
         let rank = if preset == Preset::Best { (2 * rank).min(RANKS[RANKS.len() - 1]) } else { rank };
         let parameters = grouped(rank * known.parameters_of_rank);
-        let tokens = counted(known.supervised_tokens, "trained token", "trained tokens");
-        add("rank", rank.to_string(), format!("{parameters} parameters hold what {tokens} say"));
+        let learnt = counted(known.supervised_tokens, known.learnt[0], known.learnt[1]);
+        add("rank", rank.to_string(), format!("{parameters} parameters hold what {learnt} say"));
         add(
             "alpha",
             (2 * rank).to_string(),
@@ -209,6 +212,11 @@ impl TrainArgs {
             fixed_rate: self.fixed_rate(),
             rows,
             supervised_tokens: data.rows.report.supervised_tokens,
+            learnt: match (is_judged, self.preference.is_classifier()) {
+                (_, true) => ["label", "labels"],
+                (true, false) if self.preference.is_scored() => ["judged reply", "judged replies"],
+                (_, false) => ["trained token", "trained tokens"],
+            },
             is_judged,
             held_out: data.held_out.as_ref().map_or(0, rows_of),
             rows_of_step: self.batch_size * self.gradient_accumulation,
@@ -292,11 +300,20 @@ pub fn test_in_words(test: &RateTest) -> String {
 
 impl TrainArgs {
     /// Finds the learning rate where it is to be tested, with what the run will train; what was found, for the reader.
-    pub fn find_rate(&mut self, base: &Base, data: &Data, trained: &mut Trained) -> Vec<String> {
+    pub fn find_rate(
+        &mut self,
+        base: &Base,
+        data: &Data,
+        reference: Option<&Adapter>,
+        trained: &mut Trained,
+    ) -> Vec<String> {
         if self.lr != Some(LearningRate::Auto) {
             return Vec::new();
         }
-        let expected = expected_rate(self.method, base.model.config().hidden_size);
+        let expected = match self.preference.objective() {
+            None => expected_rate(self.method, base.model.config().hidden_size),
+            Some(_) => self.default_lr(),
+        };
         self.lr = Some(LearningRate::Value(expected));
         if self.method == Method::Full {
             return vec![format!(
@@ -304,7 +321,7 @@ impl TrainArgs {
             )];
         }
         let (parameters, options) = (&mut trained.as_parameters(base), self.loop_options());
-        let test = rate_test(parameters, &data.rows.samples, &options, expected);
+        let test = rate_test(parameters, &data.rows.samples, reference, &options, expected);
         let rate = tested_rate(&test, expected);
         self.lr = Some(LearningRate::Value(rate));
         let why = format!(
@@ -327,6 +344,7 @@ mod tests {
             rows,
             is_judged: false,
             supervised_tokens: 40 * rows,
+            learnt: ["trained token", "trained tokens"],
             held_out: if rows >= 50 { (rows / 10).min(200) } else { 0 },
             rows_of_step: 4,
             steps: None,

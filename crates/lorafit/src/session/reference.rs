@@ -23,8 +23,7 @@ impl TrainArgs {
 
     /// What a reference with this adapter is planned for.
     pub fn reference_request<'a>(&self, adapter: Option<&'a Adapter>) -> Option<ReferenceRequest<'a>> {
-        let in_every_step = self.preference.options(None).is_some_and(|options| options.asks_in_every_step());
-        adapter.map(|adapter| ReferenceRequest { lora: adapter.config(), in_every_step })
+        self.preference.reference_request(adapter.map(Adapter::config))
     }
 
     /// Where what the reference of a run of this identity says is kept; `None` if nowhere.

@@ -50,6 +50,40 @@ pub fn place(data: &Dataset, sample: SampleRef<'_>) -> String {
     format!("{}{}", data.origin.place(sample.row), side.unwrap_or_default())
 }
 
+/// How much there is of a sample and what of it is trained: of a text that is classified its label, one of `labels`.
+pub fn in_short(data: &Dataset, labels: &[String], sample: SampleRef<'_>) -> String {
+    let tokens = |tokens: usize| counted(tokens, "token", "tokens");
+    if !data.report.is_scored {
+        return format!("{}, {} trained", tokens(sample.len()), grouped(sample.supervised_tokens() as u64));
+    }
+    let (label, text) = sample.label_and_text();
+    match labels.get(label as usize) {
+        Some(label) => format!("label {label:?}, {}", tokens(text.len())),
+        // The head gives a reward.
+        None => tokens(text.len()),
+    }
+}
+
+/// How many texts have each of `labels`.
+pub fn by_label<'a>(data: &Dataset, labels: &'a [String]) -> Vec<(&'a str, usize)> {
+    let mut counts: Vec<(&str, usize)> = labels.iter().map(|label| (label.as_str(), 0)).collect();
+    if !counts.is_empty() {
+        data.samples.iter().for_each(|sample| counts[sample.label_and_text().0 as usize].1 += 1);
+    }
+    counts
+}
+
+/// How much was read: rows, tokens, what of them is trained, and the longest row; `rows` is their number in words.
+pub fn read_in_words(report: &Report, rows: &str) -> String {
+    let tokens = counted(report.tokens, "token", "tokens");
+    let trained = match report.is_scored {
+        // Its label is all that is trained of a text.
+        true => String::new(),
+        false => format!(", {} of them trained", grouped(report.supervised_tokens as u64)),
+    };
+    format!("{rows}, {tokens}{trained}, longest {}", grouped(report.longest as u64))
+}
+
 /// The shapes of a report: `chat and text`. Rows that are classified have none.
 pub fn shapes(report: &Report) -> String {
     if report.shapes.is_empty() {

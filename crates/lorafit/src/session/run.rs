@@ -1,16 +1,15 @@
 //! A run that could begin: its base, its rows and its parameters. `train` makes one, `sweep` one for each trial.
 
-use std::path::Path;
-
 use lorafit_data::statistics::Statistics;
 use lorafit_data::{DataError, Dataset, GenerationRow, Order, Source, Subset, generation_rows};
-use lorafit_kernels::Device;
+use lorafit_kernels::{Device, Placement};
 use lorafit_model::adapter::Adapter;
 use lorafit_model::{ActivationDtype, ActivationPolicy, Parameters, Recompute, Trainable};
 use lorafit_remedy::amounts::counted;
 use lorafit_train::{
-    BestBy, Duration, Identity, MemoryPlan, Observer, Origin, Patience, PlanRequest, RunError, RunFolder,
-    RunHistory, RunInfo, RunLock, Start, Summary, TrainData, TrainError, TrainOptions, machine, train,
+    BestBy, Duration, Identity, Largest, MemoryPlan, Observer, Origin, Patience, PlanRequest,
+    ReferenceRequest, RunError, RunFolder, RunHistory, RunInfo, RunLock, Start, Summary, TrainData,
+    TrainError, TrainOptions, largest_micro_batches, machine, train,
 };
 
 use crate::args::config_file;
@@ -45,6 +44,17 @@ impl Data {
     }
 }
 
+/// What runs may share.
+#[derive(Clone, Copy)]
+pub struct Shared<'a> {
+    /// The base.
+    pub base: &'a Base,
+    /// The rows.
+    pub data: &'a Data,
+    /// The adapter of the reference of judged replies, if it is one of its own ([`TrainArgs::open_reference`]).
+    pub reference: Option<&'a Adapter>,
+}
+
 /// A run that could begin: its base and its rows, which other runs may share, and its own parameters.
 pub struct Ready<'a> {
     /// The flags.
@@ -58,20 +68,19 @@ pub struct Ready<'a> {
     options: TrainOptions,
     resumption: Resumption,
     identity: Identity,
-    /// The adapter of the reference of judged replies, if it is one of its own.
-    reference: Option<Adapter>,
+    reference: Option<&'a Adapter>,
 }
 
 impl<'a> Ready<'a> {
     /// From the checkpoint of `resumption`, if it is this run's, or from `fresh` parameters.
     pub fn new(
         args: &'a TrainArgs,
-        base: &'a Base,
-        data: &'a Data,
+        shared: Shared<'a>,
         resumption: Resumption,
         fresh: Option<Trained>,
         progress: &mut Progress,
     ) -> anyhow::Result<Self> {
+        let Shared { base, data, reference } = shared;
         let options = args.loop_options();
         let total_steps = options.total_steps(options.groups(&data.rows.samples).len());
         let identity = resume::identity(args, base, &data.rows, data.held_out.as_ref(), total_steps)?;
@@ -81,7 +90,6 @@ impl<'a> Ready<'a> {
             (None, Some(checkpoint)) => Trained::resumed(args, base, checkpoint)?,
             (None, None) => unreachable!("a run without a checkpoint has fresh parameters"),
         };
-        let reference = args.open_reference(base)?;
         Ok(Ready { args, base, data, options, resumption, identity, trained, reference })
     }
 
@@ -99,8 +107,8 @@ impl<'a> Ready<'a> {
     /// What its memory is planned for.
     pub fn request(&self) -> PlanRequest<'_> {
         let weights = self.trained.weight_bytes(self.base);
-        let request = self.args.plan_request(self.base, self.data, weights, self.trained.trainable());
-        PlanRequest { reference: self.args.reference_request(self.reference.as_ref()), ..request }
+        let shared = Shared { base: self.base, data: self.data, reference: self.reference };
+        self.args.plan_request(shared, weights, self.trained.trainable())
     }
 
     /// What is recomputed so that it fits, with its plan.
@@ -162,7 +170,7 @@ impl<'a> Ready<'a> {
         let (training, evaluation) = (&self.data.rows, self.data.held_out.as_ref());
         let summary = train(
             &mut self.trained.as_parameters(base),
-            TrainData { training, evaluation, reference: self.reference.as_ref(), cache: cache.as_ref() },
+            TrainData { training, evaluation, reference: self.reference, cache: cache.as_ref() },
             &self.options,
             Start { checkpoint },
             &mut run,
@@ -246,7 +254,7 @@ impl TrainArgs {
             false => {
                 let scoring = Scoring::of_run(self)?;
                 let tokens = match &scoring {
-                    Some(scoring) => Tokens::of_scoring_run(self, scoring.labels()),
+                    Some(scoring) => Tokens::of_scoring_run(self, scoring.labels())?,
                     None => Tokens::of_run(self),
                 };
                 let mut base =
@@ -263,19 +271,14 @@ impl TrainArgs {
     /// Refuses a head that is not what the objective trains.
     fn check_head(&self, base: &Base, scoring: Option<&Scoring>) -> Result<(), CliError> {
         let objective = &self.preference.objective;
-        let adapter = self.adapter.as_deref().map(Path::display);
-        match (scoring, base.model.config().labels, adapter) {
-            (None, None, _) => Ok(()),
-            (Some(scoring), Some(labels), _) if scoring.labels() == labels => Ok(()),
-            (Some(_), None, Some(adapter)) => Err(CliError::usage(format!(
-                "--adapter {adapter} with --objective {objective}: it has no head that scores texts, and none is added to it"
-            ))
-            .hint("merge it into the base with lorafit merge, and train over the result")),
-            (Some(_), _, _) => {
+        match (scoring, base.model.config().labels) {
+            (None, None) => Ok(()),
+            (Some(scoring), Some(labels)) if scoring.labels() == labels => Ok(()),
+            (Some(_), _) => {
                 Err(CliError::usage(format!("--objective {objective}: the head scores other labels"))
                     .hint("take the objective that it was trained for, or begin with the plain base"))
             }
-            (None, Some(_), _) => Err(CliError::usage(format!(
+            (None, Some(_)) => Err(CliError::usage(format!(
                 "--objective {objective}: the model scores texts, and its head writes none"
             ))
             .hint("train it with --objective classify or reward, or give the plain base")),
@@ -403,14 +406,24 @@ impl TrainArgs {
     /// What a run's memory is planned for.
     pub fn plan_request<'a>(
         &self,
-        base: &'a Base,
-        data: &Data,
+        Shared { base, data, reference }: Shared<'a>,
         weights: u64,
         trainable: Trainable<'a>,
     ) -> PlanRequest<'a> {
-        let size = self.loop_options().micro_batch_size(&data.rows, data.held_out.as_ref());
+        let (config, placement) = (base.model.config(), base.model.device().placement());
+        let (options, held_out) = (self.loop_options(), data.held_out.as_ref());
+        let (size, of_reference) = match placement {
+            Placement::Cpu => {
+                let Largest { run, reference } =
+                    largest_micro_batches(&options, config, &data.rows, held_out, reference.is_some());
+                (run, Some(reference))
+            }
+            // Its memory is given to buffers when they are made.
+            Placement::Cuda(_) => (options.micro_batch_size(&data.rows, held_out), None),
+        };
+        let asked = self.reference_request(reference);
         PlanRequest {
-            config: base.model.config(),
+            config,
             weights,
             trainable,
             optimizer: self.optimizer.into(),
@@ -422,8 +435,8 @@ impl TrainArgs {
             targets: size.targets,
             threads: rayon::current_num_threads(),
             has_tokenizer: true,
-            placement: base.model.device().placement(),
-            reference: None,
+            placement,
+            reference: asked.map(|asked| ReferenceRequest { size: of_reference, ..asked }),
         }
     }
 

@@ -56,12 +56,17 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    /// Those of a run with `args` that trains a head with so many labels.
-    pub fn of_scoring_run(args: &'a TrainArgs, labels: usize) -> Self {
-        match &args.adapter {
-            Some(dir) if dir.exists() => Tokens::of_adapters([dir.as_path()]),
-            Some(_) | None => Tokens::Scoring(labels, args.seed),
+    /// Those of a run with `args` that trains a head with so many labels: a new one, unless the adapter that it begins with has one.
+    ///
+    /// # Errors
+    /// An adapter that cannot be read.
+    pub fn of_scoring_run(args: &'a TrainArgs, labels: usize) -> anyhow::Result<Self> {
+        let dir = args.adapter.as_deref().filter(|dir| dir.exists());
+        if let Some(dir) = dir.filter(|dir| labels_of_adapter(dir).is_ok_and(|labels| labels.is_none())) {
+            check_without_rows(dir)?;
+            return Ok(Tokens::Scoring(labels, args.seed));
         }
+        Ok(dir.map_or(Tokens::Scoring(labels, args.seed), |dir| Tokens::of_adapters([dir])))
     }
 
     /// Has a model that is open score texts, if they say so.
@@ -186,6 +191,21 @@ fn of_adapter(dir: &Path) -> anyhow::Result<(PathBuf, TokenIndices)> {
         true => Ok((folder.clone(), adapter::token_indices(&folder)?)),
         false => Ok((folder, TokenIndices::default())),
     }
+}
+
+/// Refuses an adapter with rows of tokens to which a head that scores texts is to be added: some of them are of the head that writes
+/// text.
+fn check_without_rows(dir: &Path) -> anyhow::Result<()> {
+    if of_adapter(dir)?.1.is_empty() {
+        return Ok(());
+    }
+    let text = format!(
+        "--adapter {}: it has rows of tokens, some of them of a head that writes text, and no head that scores texts",
+        dir.display()
+    );
+    Err(CliError::usage(text)
+        .hint("merge it into the base with lorafit merge, and train over the result")
+        .into())
 }
 
 /// The labels by which an adapter scores texts, if it does.

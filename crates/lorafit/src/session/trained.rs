@@ -10,7 +10,7 @@ use lorafit_remedy::amounts::memory;
 use lorafit_train::{Checkpoint, ModelFolder, PlanRequest, RunError};
 
 use crate::args::memory::RecomputeChoice;
-use crate::args::options::{Init, Method, SaveChoice};
+use crate::args::options::{Init, Method, SaveChoice, SaveModules};
 use crate::args::train::TrainArgs;
 use crate::session::base::{Base, open_adapter};
 use crate::session::model_folder::{beside_adapter, beside_weights};
@@ -115,7 +115,10 @@ impl Trained {
 /// The adapter to start from: an existing one, or a fresh one.
 fn start_adapter(args: &TrainArgs, base: &Base) -> anyhow::Result<Adapter> {
     if let Some(dir) = &args.adapter {
-        let adapter = open_adapter(base, dir)?;
+        let mut adapter = open_adapter(base, dir)?;
+        if base.model.config().labels.is_some() && !adapter.scores() {
+            adapter.add_head(&base.model)?;
+        }
         let lora = adapter.config();
         check_head(lora, &format!("--adapter {}", dir.display()))?;
         if lora.use_dora && lora.dropout > 0.0 {
@@ -162,7 +165,7 @@ fn lora_config(args: &TrainArgs, base: &Base) -> anyhow::Result<LoraConfig> {
         alpha: args.alpha,
         dropout: args.dropout as f32,
         use_dora: args.dora,
-        save_modules: save_modules(args, base)?,
+        save_modules: save_modules(args.save_modules.as_ref(), base.model.config())?,
         tokens: base.new_tokens.clone(),
         layers: layers(args, base)?,
         use_rslora: args.rslora,
@@ -172,11 +175,10 @@ fn lora_config(args: &TrainArgs, base: &Base) -> anyhow::Result<LoraConfig> {
 }
 
 /// What a fresh adapter trains whole: what is asked for, and a head that scores texts.
-fn save_modules(args: &TrainArgs, base: &Base) -> anyhow::Result<Vec<String>> {
-    let asked = args.save_modules.as_ref();
-    let mut names = asked.map_or(Ok(Vec::new()), |modules| modules.value.of(base.model.config()))?;
+pub fn save_modules(asked: Option<&SaveModules>, config: &Config) -> anyhow::Result<Vec<String>> {
+    let mut names = asked.map_or(Ok(Vec::new()), |modules| modules.value.of(config))?;
     let head = "score";
-    if base.model.config().labels.is_some() && !names.iter().any(|name| name == head) {
+    if config.labels.is_some() && !names.iter().any(|name| name == head) {
         names.push(head.to_owned());
     }
     Ok(names)

@@ -1,6 +1,7 @@
 //! What trials share, opened once: bases and tokenised rows; and the memory that several of them take at once.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -9,7 +10,9 @@ use lorafit_kernels::Device;
 use lorafit_model::adapter::Adapter;
 use lorafit_model::{Recompute, Trainable};
 use lorafit_remedy::amounts::memory;
-use lorafit_train::{EvaluationRequest, MemoryPlan, PlanRequest, evaluate, evaluate_until, option_tokens};
+use lorafit_train::{
+    EvaluationRequest, MemoryPlan, PlanRequest, ReferenceRequest, evaluate, evaluate_until, option_tokens,
+};
 use serde_json::json;
 
 use crate::args::memory::RecomputeChoice;
@@ -19,17 +22,20 @@ use crate::metrics::Metrics;
 use crate::session::base::Base;
 use crate::session::evaluation::prompts_to_answer;
 use crate::session::limits::Limits;
-use crate::session::run::Data;
+use crate::session::run::{Data, Shared};
 use crate::session::trained::Trained;
 use crate::sweep::file::{Settings, no_held_out_rows};
 use crate::terminal::error::CliError;
 
-/// Bases and rows, each once, and which of them each trial works with.
+/// Bases, rows and adapters of references, each once, and which of them each trial works with.
 #[derive(Default)]
 pub struct Inputs {
     bases: Vec<(String, Base)>,
     data: Vec<(String, Rows)>,
+    /// By their base and their folder.
+    references: Vec<((usize, PathBuf), Adapter)>,
     of_trial: Vec<(usize, usize)>,
+    reference_of_trial: Vec<Option<usize>>,
     /// The loss of held-out rows without an adapter, once it is known.
     base_losses: Mutex<BTreeMap<(usize, usize), f64>>,
     /// Longest answer.
@@ -101,8 +107,27 @@ impl Inputs {
                 }
             };
             inputs.of_trial.push((base, data));
+            let reference = inputs.open_reference(base, args)?;
+            inputs.reference_of_trial.push(reference);
         }
         Ok(inputs)
+    }
+
+    /// The place of the adapter of the reference of a trial over that base, if it has one of its own.
+    fn open_reference(&mut self, base: usize, args: &TrainArgs) -> anyhow::Result<Option<usize>> {
+        let Some(dir) = args.reference_adapter() else { return Ok(None) };
+        let key = (base, dir.to_owned());
+        if let Some(known) = self.references.iter().position(|(known, _)| *known == key) {
+            return Ok(Some(known));
+        }
+        let Some(adapter) = args.open_reference(&self.bases[base].1)? else { return Ok(None) };
+        self.references.push((key, adapter));
+        Ok(Some(self.references.len() - 1))
+    }
+
+    /// The adapter of the reference of the trial at that place, if it has one of its own.
+    pub fn reference(&self, place: usize) -> Option<&Adapter> {
+        self.reference_of_trial[place].map(|reference| &self.references[reference].1)
     }
 
     /// Base and rows of the trial at that place.
@@ -120,8 +145,9 @@ impl Inputs {
         stopping: &mut dyn FnMut() -> bool,
     ) -> Option<f64> {
         let (base, data) = self.of(place);
-        let held_out =
-            data.held_out.as_ref().filter(|_| args.init != Init::Random && !args.preference.is_scored())?;
+        // Its loss would be another than that of the trials.
+        let has_own_loss = args.preference.objective().is_some() || args.preference.is_classifier();
+        let held_out = data.held_out.as_ref().filter(|_| args.init != Init::Random && !has_own_loss)?;
         // Trials that begin together wait for the first: all of them need it.
         let mut known = self.base_losses.lock().unwrap_or_else(PoisonError::into_inner);
         let loss = match known.get(&self.of_trial[place]) {
@@ -157,9 +183,6 @@ impl Inputs {
     pub fn plan(&self, trials: &[TrainArgs], at_once: usize, limit: u64) -> anyhow::Result<SweepPlan> {
         let trained = |(i, args)| Trained::fresh(args, self.of(i).0);
         let trained: Vec<Trained> = trials.iter().enumerate().map(trained).collect::<Result<_, _>>()?;
-        let reference = |(i, args): (usize, &TrainArgs)| args.open_reference(self.of(i).0);
-        let references: Vec<Option<Adapter>> =
-            trials.iter().enumerate().map(reference).collect::<Result<_, _>>()?;
         let prompts: Vec<Vec<usize>> =
             (0..trials.len()).map(|i| prompts_to_answer(&self.metrics, self.prompts(i))).collect();
         let requests: Vec<TrialRequest<'_>> = trials
@@ -168,9 +191,8 @@ impl Inputs {
             .map(|(i, args)| {
                 let (base, data) = self.of(i);
                 let (weights, trainable) = (trained[i].weight_bytes(base), trained[i].trainable());
-                let training = args.plan_request(base, data, weights, trainable);
-                let reference = args.reference_request(references[i].as_ref());
-                let training = PlanRequest { reference, ..training };
+                let shared = Shared { base, data, reference: self.reference(i) };
+                let training = args.plan_request(shared, weights, trainable);
                 TrialRequest {
                     recompute: args.memory.policy(),
                     answering: EvaluationRequest {
@@ -187,13 +209,15 @@ impl Inputs {
                         max_new_tokens: self.max_new_tokens,
                         threads: training.threads,
                         placement: base.model.device().placement(),
+                        reference: None,
                     },
                     training,
                 }
             })
             .collect();
         let weights = self.bases.iter().map(|(_, base)| base.weight_bytes).sum();
-        let asked = SweepPlan::new(&requests, weights, at_once, limit)?;
+        let shared = Common { weights, references: self.reference_bytes()? };
+        let asked = SweepPlan::new(&requests, shared, at_once, limit)?;
         if asked.total() <= limit {
             return Ok(asked);
         }
@@ -205,12 +229,22 @@ impl Inputs {
             memory(asked.largest()),
         );
         for fewer in (1..at_once).rev() {
-            if SweepPlan::new(&requests, weights, fewer, limit)?.total() <= limit {
+            if SweepPlan::new(&requests, shared, fewer, limit)?.total() <= limit {
                 return Err(CliError::new(text).hint(format!("--trials-at-once {fewer} fits")).into());
             }
         }
         let hint = "not even one fits: lower `micro-batch-tokens` or `max-seq-len`, or quantise the base with `quant`";
         Err(CliError::new(text).hint(hint).into())
+    }
+
+    /// Bytes of the adapters of references, which all trials share.
+    fn reference_bytes(&self) -> anyhow::Result<u64> {
+        let bytes = |((base, _), adapter): &((usize, PathBuf), Adapter)| {
+            let model = &self.bases[*base].1.model;
+            let request = ReferenceRequest { lora: adapter.config(), in_every_step: false, size: None };
+            Ok(request.adapter_bytes(model.config(), model.device().placement())?)
+        };
+        self.references.iter().map(bytes).sum()
     }
 
     /// Seconds that a token of each trial takes to train, guessed: twice a forward pass over a few rows, and once more for
@@ -249,8 +283,9 @@ fn data_key(base: usize, args: &TrainArgs) -> String {
     // The seed draws what is held out, and which rows a weight (behind a colon) takes; else the rows are the same.
     let is_drawn = args.held_out().is_some() || args.data.iter().any(|data| data.contains(':'));
     let seed = is_drawn.then_some(args.seed);
-    json!([base, args.data, args.eval_data, args.eval_split, args.validation, seed, args.rows, args.cache])
-        .to_string()
+    let purpose = format!("{:?}", args.preference.purpose());
+    let read = json!([args.rows, purpose, args.classes, args.cache]);
+    json!([base, args.data, args.eval_data, args.eval_split, args.validation, seed, read]).to_string()
 }
 
 /// What the memory of a trial is planned for.
@@ -258,6 +293,15 @@ struct TrialRequest<'a> {
     training: PlanRequest<'a>,
     recompute: RecomputeChoice,
     answering: EvaluationRequest<'a>,
+}
+
+/// Bytes of what trials share beside the program.
+#[derive(Clone, Copy)]
+struct Common {
+    /// Of bases.
+    weights: u64,
+    /// Of the adapters of references.
+    references: u64,
 }
 
 /// The memory of a trial.
@@ -286,29 +330,41 @@ pub struct SweepPlan {
 }
 
 impl SweepPlan {
-    fn new(requests: &[TrialRequest<'_>], weights: u64, at_once: usize, limit: u64) -> anyhow::Result<Self> {
-        let mut plan = SweepPlan { shared: weights, at_once, trials: Vec::new() };
+    fn new(
+        requests: &[TrialRequest<'_>],
+        common: Common,
+        at_once: usize,
+        limit: u64,
+    ) -> anyhow::Result<Self> {
+        let shared = common.weights + common.references;
+        let mut plan = SweepPlan { shared, at_once, trials: Vec::new() };
         for TrialRequest { training: request, recompute, answering } in requests {
             let full = request.plan(Recompute::Full)?;
-            plan.shared = plan.shared.max(weights + full.process);
-            let share = limit.saturating_sub(weights + full.process) / at_once as u64;
+            plan.shared = plan.shared.max(shared + full.process);
+            let share = limit.saturating_sub(shared + full.process) / at_once as u64;
             // A model of its own shares no weights.
-            let shared_weights = match request.trainable {
+            let weights = match request.trainable {
                 Trainable::Adapter(_) => full.weights,
                 Trainable::Weights(_) => 0,
             };
+            let reference = request.reference;
+            let reference =
+                reference.map_or(Ok(0), |asked| asked.adapter_bytes(request.config, request.placement))?;
+            let of_all = weights + reference;
             let (recompute, training) = match recompute {
                 RecomputeChoice::Fixed(recompute) => (*recompute, request.plan(*recompute)?),
                 RecomputeChoice::Auto => request
-                    .fit(share.saturating_add(shared_weights + full.process))?
+                    .fit(share.saturating_add(of_all + full.process))?
                     .unwrap_or((Recompute::Full, full)),
             };
             let (side_by_side, answers) = match answering.fit(training.total())? {
                 Some(fits) => fits,
                 None => (1, answering.plan(1)?),
             };
-            let most = training.total().max(answers.total());
-            let own = most - shared_weights - training.process;
+            // Who answers has no reference.
+            let [training_own, answering_own] =
+                [training.total() - of_all, answers.total() - weights].map(|bytes| bytes - training.process);
+            let own = training_own.max(answering_own);
             plan.trials.push(TrialPlan { recompute, plan: training, side_by_side, own });
         }
         Ok(plan)

@@ -17,7 +17,7 @@ use crate::args::train::TrainArgs;
 use crate::metrics::Interval;
 use crate::session::evaluation::Asked;
 use crate::session::resume::Resumption;
-use crate::session::run::Ready;
+use crate::session::run::{Ready, Shared};
 use crate::session::trained::Trained;
 use crate::sweep::board::{Board, told};
 use crate::sweep::file::Settings;
@@ -213,7 +213,8 @@ impl Runner<'_> {
         let base_loss = self.inputs.base_loss(place, args, &mut stopping);
         let fresh = resumption.checkpoint.is_none().then(|| Trained::fresh(args, base)).transpose()?;
         // Every trial begins with the same loss.
-        let mut ready = Ready::new(args, base, data, resumption, fresh, &mut quiet)?.without_start();
+        let shared = Shared { base, data, reference: self.inputs.reference(place) };
+        let mut ready = Ready::new(args, shared, resumption, fresh, &mut quiet)?.without_start();
         let planned = &self.plan.trials[place];
         let (summary, _locked) = ready.train(lock, planned.recompute, &planned.plan, &mut watcher)?;
         if summary.interrupted && !watcher.is_at_milestone() && !watcher.is_losing {

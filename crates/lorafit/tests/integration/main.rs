@@ -15,6 +15,7 @@ mod hints;
 mod hostile;
 mod merge;
 mod metrics;
+mod objectives;
 mod pairs;
 mod preferences;
 mod preset;

@@ -239,7 +239,6 @@ fn what_makes_no_sense_with_a_head_that_scores_is_refused() {
     let folder = place(12);
     let (place, model) = (folder.path(), model());
     trains(place, "texts.jsonl", "topics", &["--objective", "classify", "--max-steps", "1"]);
-    trains(place, "texts.jsonl", "sft", &["--columns", "label=ignore", "--max-steps", "1"]);
     let with = |verb: &'static str, rest: &[&'static str]| -> Vec<String> {
         let fixed = [verb, "--model", &model, "--adapter", "topics"].map(str::to_owned);
         fixed.into_iter().chain(rest.iter().map(|text| (*text).to_owned())).collect()
@@ -279,7 +278,6 @@ fn what_makes_no_sense_with_a_head_that_scores_is_refused() {
             train(&["--data", "texts.jsonl", "--objective", "reward"]),
             &["`label` must be true or false", "--objective classify"],
         ),
-        (train(&[&reward[..], &["--adapter", "sft"]].concat()), &["it has no head", "lorafit merge"]),
     ] {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         refuses(place, &arguments, words);

@@ -202,7 +202,7 @@ impl LoraConfig {
 
 impl Saved {
     /// Zeros for the weights that `lora` names.
-    pub(super) fn zeros(config: &Config, lora: &LoraConfig, device: Device) -> Result<Self, TargetError> {
+    pub(crate) fn zeros(config: &Config, lora: &LoraConfig, device: Device) -> Result<Self, TargetError> {
         let weights = lora.saved_weights(config)?;
         let has = |path: &str| weights.iter().any(|weight| weight.path() == path);
         let table = |path: &str, rows: usize| {

@@ -126,6 +126,17 @@ impl Buffers {
         Buffers::new(config, &BufferShape::of(config, adapter, tokens), device)
     }
 
+    /// As [`Buffers::for_evaluation`], where at most `targets` of the tokens predict something.
+    pub fn for_targets(
+        config: &Config,
+        adapter: Option<&Adapter>,
+        device: Device,
+        tokens: usize,
+        targets: usize,
+    ) -> Self {
+        Buffers::new(config, &BufferShape { targets, ..BufferShape::of(config, adapter, tokens) }, device)
+    }
+
     /// The largest batch that fits.
     pub fn tokens(&self) -> usize {
         self.tokens

@@ -59,11 +59,13 @@ pub fn evaluate(
     let buffers = &mut Buffers::for_evaluation(model.config(), adapter, model.device(), size.tokens);
     let cut = Cut::of(model.config(), budget, true);
     let reference = reference.filter(|_| options.has_reference());
-    let mut reference = reference.map(|adapter| ReferenceAdapter::new(model, adapter, size.tokens));
+    let mut reference = reference.map(|adapter| ReferenceAdapter::new(model, adapter, size));
     let of_reference = match options.has_reference() {
         true => of_reference(model, reference.as_mut(), samples, cut, buffers, &mut |_| !stop())?,
         false => Vec::new(),
     };
+    // Its buffers make room for those of the model.
+    let mut reference = reference.filter(|_| options.asks_in_every_step());
     let rows = JudgedRows { groups: samples.groups(), reference: of_reference };
     let longest = samples.iter().map(|sample| sample.len()).max().unwrap_or(0);
     let mut computing = Computing { model, adapter, reference: reference.as_mut(), cut, buffers };

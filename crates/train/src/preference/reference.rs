@@ -4,7 +4,7 @@ use lorafit_data::Samples;
 use lorafit_model::adapter::Adapter;
 use lorafit_model::{Buffers, Model};
 
-use crate::stream::{Cut, cut};
+use crate::stream::{Cut, MicroBatchSize, cut};
 
 /// The log-probability of each sample's reply, in the order of the samples: the sum over its targets, in nats. `on_progress` is
 /// told how many samples are done, and stops the computation by `false`; then there is no result.
@@ -39,9 +39,10 @@ pub(crate) struct ReferenceAdapter<'a> {
 }
 
 impl<'a> ReferenceAdapter<'a> {
-    /// For micro-batches of up to `tokens`.
-    pub(crate) fn new(model: &Model, adapter: &'a Adapter, tokens: usize) -> Self {
-        let buffers = Buffers::for_evaluation(model.config(), Some(adapter), model.device(), tokens);
+    /// For micro-batches of up to `size`.
+    pub(crate) fn new(model: &Model, adapter: &'a Adapter, size: MicroBatchSize) -> Self {
+        let (config, device) = (model.config(), model.device());
+        let buffers = Buffers::for_targets(config, Some(adapter), device, size.tokens, size.targets);
         ReferenceAdapter { adapter, buffers }
     }
 }

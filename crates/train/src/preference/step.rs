@@ -200,7 +200,7 @@ pub(crate) fn distance(
 }
 
 /// Each prompt of the rows with the reply of the row before it; the first with that of the last.
-fn mismatched(samples: &Samples, indices: &[usize], longest: usize) -> Samples {
+pub(crate) fn mismatched(samples: &Samples, indices: &[usize], longest: usize) -> Samples {
     let mut built = SamplesBuilder::default();
     let mut before = indices.last().copied();
     for &i in indices {

@@ -3,14 +3,15 @@
 use std::time::Instant;
 
 use lorafit_data::{Dataset, Groups, Samples};
-use lorafit_model::{Buffers, Parameters};
+use lorafit_model::adapter::Adapter;
+use lorafit_model::{Buffers, Model, Parameters};
 
 use super::{Observer, TrainData, TrainError};
 use crate::preference::PreferenceOptions;
 use crate::preference::reference::{ReferenceAdapter, of_reference};
 use crate::preference::step::JudgedRows;
 use crate::run::RunFolder;
-use crate::stream::Cut;
+use crate::stream::{Cut, MicroBatchSize};
 
 /// A log-probability below this is that of a token whose logit says that it is none of the model's.
 const LEAST_LIKELY: f64 = -1e9;
@@ -33,6 +34,8 @@ pub(super) struct Asking<'a, 'g> {
     /// The rows of samples.
     pub(super) groups: &'g dyn Fn(&Samples) -> Groups,
     pub(super) cut: Cut,
+    /// Of the largest micro-batch of the run.
+    pub(super) size: MicroBatchSize,
     /// The run's folder has what the reference said.
     pub(super) is_resumed: bool,
 }
@@ -50,11 +53,10 @@ impl<'a> Judged<'a> {
         let Asking { preference, data, groups, is_resumed, .. } = asking;
         let sets = [Some(data.training), data.evaluation];
         let longest = sets.iter().flatten().map(|set| set.report.longest).max().unwrap_or(0);
-        let tokens = buffers.tokens();
         let is_asked = !is_resumed || preference.asks_in_every_step();
         let reference = data.reference.filter(|_| is_asked);
         let mut reference =
-            reference.map(|adapter| ReferenceAdapter::new(parameters.model(), adapter, tokens));
+            reference.map(|adapter| ReferenceAdapter::new(parameters.model(), adapter, asking.size));
         let samples = sets.map(|set| set.map(|set| &set.samples));
         let mut found = match (preference.has_reference(), is_resumed) {
             (false, _) => vec![Vec::new(); 2],
@@ -75,6 +77,36 @@ impl<'a> Judged<'a> {
             reference: reference.filter(|_| preference.asks_in_every_step()),
             longest,
         })
+    }
+}
+
+/// Rows that are stepped over without a run.
+pub(super) struct Few<'a, 's> {
+    pub(super) preference: PreferenceOptions,
+    pub(super) samples: &'s Samples,
+    /// The adapter of the reference, if it is one of its own.
+    pub(super) reference: Option<&'a Adapter>,
+    pub(super) cut: Cut,
+    /// Of the largest micro-batch.
+    pub(super) size: MicroBatchSize,
+}
+
+impl<'a> Few<'a, '_> {
+    /// With what the reference says of them, which is computed in `buffers` or in its own.
+    pub(super) fn judged(&self, model: &Model, buffers: &mut Buffers) -> Judged<'a> {
+        let Few { preference, samples, reference, cut, size } = *self;
+        let mut own = reference.map(|adapter| ReferenceAdapter::new(model, adapter, size));
+        let said = match preference.has_reference() {
+            true => of_reference(model, own.as_mut(), samples, cut, buffers, &mut |_| true),
+            false => Some(Vec::new()),
+        };
+        Judged {
+            options: preference,
+            training: JudgedRows { groups: samples.groups(), reference: said.expect("nobody stops it") },
+            evaluation: None,
+            reference: own.filter(|_| preference.asks_in_every_step()),
+            longest: samples.iter().map(|sample| sample.len()).max().unwrap_or(0),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use lorafit_model::adapter::Adapter;
 use lorafit_model::{ActiveAdapter, Buffers, EmbeddingNoise, Gradients, Losses, Parameters};
 
 use super::TrainOptions;
-use super::judged::Judged;
+use super::judged::{Few, Judged};
 use crate::best_by::BestBy;
 use crate::checkpoint::State;
 use crate::classify;
@@ -127,6 +127,20 @@ impl<'a> Stepper<'a> {
         }
     }
 
+    /// Has its steps be on the judged rows of `samples`, if rows are judged, without a run whose folder has what the reference says.
+    pub(crate) fn judge(
+        &mut self,
+        parameters: &Parameters<'_>,
+        samples: &Samples,
+        reference: Option<&'a Adapter>,
+        size: MicroBatchSize,
+        options: &TrainOptions,
+    ) {
+        let Some(preference) = options.preference else { return };
+        let few = Few { preference, samples, reference, cut: options.cut(parameters.model().config()), size };
+        self.judged = Some(few.judged(parameters.model(), &mut self.buffers));
+    }
+
     /// Has all further steps take this learning rate.
     pub(crate) fn hold_rate(&mut self, rate: f64) {
         self.schedule =
@@ -160,7 +174,9 @@ impl<'a> Stepper<'a> {
         parameters.prepare();
 
         let seconds = started.elapsed().as_secs_f64();
-        let tokens = self.samples_of(indices).into_iter().map(|i| samples.sample(i).len() as u64).sum();
+        let labels = usize::from(parameters.model().config().labels.is_some());
+        let of_sample = |i: usize| (samples.sample(i).len() - labels) as u64;
+        let tokens = self.samples_of(indices).into_iter().map(of_sample).sum();
         Ok(StepRecord {
             step: number,
             loss,

@@ -55,6 +55,8 @@ impl PlanArgs {
             ("average", self.average.map(|average| average.to_string())),
             ("batch-size", Some(self.batch_size.to_string())),
             ("new-tokens", self.new_tokens.map(|_| "FILE".to_owned())),
+            ("objective", Some(self.objective.clone())),
+            ("reference", self.reference.as_ref().map(ToString::to_string)),
             ("save-modules", self.save_modules.as_ref().map(ToString::to_string)),
             ("threads", self.threads.map(|threads| threads.to_string())),
             (
@@ -173,7 +175,8 @@ fn in_words(
     let reach = positions.max(args.max_seq_len);
     let beyond =
         beyond_context(request.config, args.max_seq_len).map_or_else(String::new, |what| format!(" {what}."));
-    let longest = request.most_tokens(Recompute::Full, limit)?.min(reach);
+    let longest =
+        (request.most_tokens(Recompute::Full, limit)? / args.preference().texts_of_row()).min(reach);
     let at_once = request.most_tokens(recompute, limit)?;
     let at_once = match given.has("micro-batch-tokens") {
         true => args.micro_batch_tokens,
@@ -226,7 +229,7 @@ fn nothing_fits(args: &PlanArgs, small: &PlanRequest<'_>, limit: u64) -> anyhow:
         Some(RecomputeChoice::Auto) | None => Recompute::Full,
     };
     let least = small.plan(recompute)?;
-    let longest = small.most_tokens(recompute, limit)?;
+    let longest = small.most_tokens(recompute, limit)? / args.preference().texts_of_row();
     let way_out = match longest {
         0 => "choose a smaller model or more memory".to_owned(),
         tokens => format!("rows of up to {tokens} tokens fit with --max-seq-len {tokens}"),

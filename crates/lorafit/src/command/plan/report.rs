@@ -17,9 +17,11 @@ use super::subject::Subject;
 use crate::args::config_file::Given;
 use crate::args::memory::RecomputeChoice;
 use crate::args::options::{DeviceChoice, Init};
+use crate::args::preference::PreferenceArgs;
 use crate::session::base::placement;
 use crate::session::limits::longest_row;
 use crate::session::preset::tokens_held;
+use crate::session::trained::save_modules;
 use crate::terminal::error::CliError;
 
 /// Memory of the GPU that is planned for without --memory: that of the largest cards for desktop machines.
@@ -138,7 +140,9 @@ pub struct Report {
     pub methods: Vec<MethodCost>,
     pub modules: Vec<ModuleCost>,
     pub reach: Vec<Reach>,
-    pub answering: Answering,
+    /// Nothing of a model that scores texts, which answers none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answering: Option<Answering>,
     pub recommendation: String,
 }
 
@@ -151,6 +155,12 @@ fn last_tokens(config: &Config, count: usize) -> TokenIndices {
 /// Computes everything that is told.
 pub fn report(args: PlanArgs, given: &Given) -> anyhow::Result<Report> {
     let mut subject = Subject::open(&args.model)?;
+    let preference = args.preference();
+    if preference.is_scored() {
+        let labels =
+            if preference.is_classifier() { args.labels.or(subject.labels()).unwrap_or(2) } else { 1 };
+        subject.score(labels)?;
+    }
     subject.config.vocab_size += args.new_tokens.unwrap_or(0);
     let question = Question::new(args, given, &subject)?;
     let (args, config) = (&question.args, &subject.config);
@@ -166,16 +176,33 @@ pub fn report(args: PlanArgs, given: &Given) -> anyhow::Result<Report> {
         methods: question.methods(&plain, &small)?,
         modules: question.modules()?,
         reach: question.reach(&plain, &small, limit)?,
-        answering: question.answering(&small, limit)?,
+        answering: match subject.labels() {
+            Some(_) => None,
+            None => Some(question.answering(&small, limit)?),
+        },
         recommendation: recommend(args, given, &subject, &Choices { plain: &plain, small: &small, limit })?,
     })
+}
+
+/// A row whose texts have `len` tokens each, as it is trained.
+fn row_size(preference: &PreferenceArgs, len: usize) -> MicroBatchSize {
+    let texts = preference.texts_of_row();
+    let (tokens, targets) = match preference.is_scored() {
+        // A label stands behind each text, and is what is learnt.
+        true => (len.saturating_add(1), 1),
+        false => (len, len),
+    };
+    MicroBatchSize { tokens: texts.saturating_mul(tokens), targets: texts.saturating_mul(targets) }
 }
 
 /// What is planned: a model, an adapter, rows, and where they are computed.
 struct Question<'a> {
     args: PlanArgs,
     subject: &'a Subject,
+    preference: PreferenceArgs,
     lora: LoraConfig,
+    /// The adapter of the reference, if it is one of its own.
+    reference: Option<LoraConfig>,
     size: MicroBatchSize,
     threads: usize,
     placement: Placement,
@@ -196,6 +223,7 @@ impl<'a> Question<'a> {
             let text = format!("{flags}: the weights of {} are quantised already", args.model);
             return Err(CliError::usage(text).hint("leave --quant out: they are used as they are").into());
         }
+        let preference = args.preference();
         let nf4 = Quantization::FourBit { code: Code::Nf4, block_len: 64, double: true };
         let cores = || std::thread::available_parallelism().ok().map(usize::from);
         Ok(Question {
@@ -205,14 +233,19 @@ impl<'a> Question<'a> {
                     rank: args.rank,
                     alpha: 2.0 * args.rank as f64,
                     use_dora: args.dora,
-                    save_modules:
-                        args.save_modules.as_ref().map_or(Ok(Vec::new()), |m| m.value.of(config))?,
+                    save_modules: save_modules(args.save_modules.as_ref(), config)?,
                     tokens: args.new_tokens.map_or_else(TokenIndices::default, |n| last_tokens(config, n)),
                     ..LoraConfig::new(args.target_modules.value.clone())
                 },
                 config,
             )?),
-            size: MicroBatchSize::of_equal_rows(args.batch_size, args.max_seq_len, args.micro_batch_tokens),
+            reference: preference.own_reference(None).map(|dir| subject.adapter(dir)).transpose()?,
+            size: MicroBatchSize::of_equal_groups(
+                args.batch_size,
+                row_size(&preference, args.max_seq_len),
+                args.micro_batch_tokens,
+            ),
+            preference,
             threads: args.threads.or_else(cores).unwrap_or(1),
             placement: placement(args.device, args.compute),
             quantized: asked.unwrap_or(BaseQuantization { quantization: nf4, head: false }),
@@ -270,7 +303,7 @@ impl<'a> Question<'a> {
             threads: self.threads,
             has_tokenizer: true,
             placement: self.placement,
-            reference: None,
+            reference: self.preference.reference_request(self.reference.as_ref()),
         }
     }
 
@@ -326,15 +359,15 @@ impl<'a> Question<'a> {
         small: &PlanRequest<'_>,
         limit: u64,
     ) -> anyhow::Result<Vec<Reach>> {
-        let mut reach = Vec::new();
+        let (mut reach, texts) = (Vec::new(), self.preference.texts_of_row());
         for (method, request) in [("LoRA", plain), ("QLoRA", small)] {
             for recompute in [Recompute::None, Recompute::Full] {
                 let longest = request.most_tokens(recompute, limit)?;
                 reach.push(Reach {
                     method: format!("{method}, recompute {}", RecomputeChoice::Fixed(recompute)),
                     memory: limit,
-                    longest_context: longest.min(self.subject.config.context()),
-                    rows_at_once: longest / self.args.max_seq_len,
+                    longest_context: (longest / texts).min(self.subject.config.context()),
+                    rows_at_once: longest / row_size(&self.preference, self.args.max_seq_len).tokens,
                 });
             }
         }
@@ -353,6 +386,7 @@ impl<'a> Question<'a> {
             max_new_tokens: MAX_NEW_TOKENS,
             threads: self.threads,
             placement: self.placement,
+            reference: None,
         };
         let (side_by_side, parts) = match evaluation.fit(limit)? {
             Some(found) => found,

@@ -77,15 +77,17 @@ pub fn table(report: &Report) -> String {
     lines.push(String::new());
     let parts = |m: &MethodCost| Some((m.method.clone(), m.parts?));
     let mut columns: Vec<(String, MemoryPlan)> = report.methods.iter().filter_map(parts).collect();
-    let answering = &report.answering;
-    columns.push((format!("{} answers", answering.side_by_side), answering.parts));
+    let answering = report.answering.as_ref();
+    columns.extend(answering.map(|found| (format!("{} answers", found.side_by_side), found.parts)));
     lines.push(memory_table::table(&columns));
-    lines.push(format!(
-        "answers: eval --generate over {}, prompts of {} tokens, up to {} new ones",
-        answering.base,
-        grouped(answering.prompt_tokens as u64),
-        answering.max_new_tokens
-    ));
+    lines.extend(answering.map(|found| {
+        format!(
+            "answers: eval --generate over {}, prompts of {} tokens, up to {} new ones",
+            found.base,
+            grouped(found.prompt_tokens as u64),
+            found.max_new_tokens
+        )
+    }));
     lines.push(String::new());
     lines.push(format!("{:<12}{:>15}{:>16}{:>12}{:>9}", "module", "shape", "full", "low-rank", "fewer"));
     lines.extend(report.modules.iter().map(|m| {

@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use lorafit_kernels::Placement;
+use lorafit_kernels::{Device, Placement};
+use lorafit_model::adapter::{self, LoraConfig};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{BaseQuantization, Config, ShapeSource, Source, SourceError};
 
 use crate::args::options::shape_hint;
+use crate::session::adapter_folder::adapter_folder;
 use crate::terminal::error::CliError;
 use crate::terminal::shell::shell_word;
 
@@ -44,6 +46,39 @@ impl Subject {
                 Ok(Subject { config: files.config().clone(), files: Some(files) })
             }
         }
+    }
+
+    /// Has the model score texts by so many labels.
+    ///
+    /// # Errors
+    /// Files with a head of other labels.
+    pub fn score(&mut self, labels: usize) -> anyhow::Result<()> {
+        match &mut self.files {
+            Some(files) => {
+                files.score(labels, 0)?;
+                self.config = files.config().clone();
+            }
+            None => self.config = self.config.scoring(labels),
+        }
+        Ok(())
+    }
+
+    /// The labels of the head that the files have, if they score texts.
+    pub fn labels(&self) -> Option<usize> {
+        self.config.labels
+    }
+
+    /// What the adapter in a folder or a run is made of, over this model.
+    ///
+    /// # Errors
+    /// An adapter that cannot be read, or is of another model.
+    pub fn adapter(&self, dir: &Path) -> anyhow::Result<LoraConfig> {
+        let dir = adapter_folder(dir, true)?;
+        let adapter = match &self.files {
+            Some(files) => adapter::load_over(&dir, files, Device::Cpu)?,
+            None => adapter::load(&dir, &self.config, Device::Cpu)?,
+        };
+        Ok(adapter.config().clone())
     }
 
     /// A shape alone.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use lorafit_remedy::amounts::{self, counted, duration};
 use lorafit_train::{
-    ClassMetrics, MemoryPlan, RunError, RunHistory, RunStatus, SMOOTHED_STEPS, StepRecord, mean,
+    ClassMetrics, LossOver, MemoryPlan, RunError, RunHistory, RunStatus, SMOOTHED_STEPS, StepRecord, mean,
 };
 use serde_json::Value;
 
@@ -302,20 +302,25 @@ pub fn curves(runs: &[NamedRun]) -> Vec<Figure> {
     figures
 }
 
-/// What the losses of `runs` are, with what is said of them: those of judged replies are no nats per token.
+/// What the losses of `runs` are, with what is said of them: not all are nats per token.
 fn loss_axis(runs: &[NamedRun]) -> (Axis, &'static str) {
-    let is_judged = |run: &NamedRun| run.history.is_judged();
-    match (runs.iter().any(is_judged), runs.iter().all(is_judged)) {
-        (false, _) => (
+    let mut all = runs.iter().map(|run| run.history.loss_over());
+    let first = all.next().unwrap_or(LossOver::Tokens);
+    let plain = || Axis::linear("loss", "loss");
+    match (all.all(|other| other == first), first) {
+        (true, LossOver::Tokens) => (
             Axis::linear("loss, nats per token", "loss_nats_per_token"),
             "Mean over the trained tokens of a step, before its update.",
         ),
-        (true, true) => {
-            (Axis::linear("loss", "loss"), "Mean over the judged rows of a step, before its update.")
-        }
-        (true, false) => (
-            Axis::linear("loss", "loss"),
-            "Mean over the judged rows, or over the trained tokens, of a step, before its update: losses of different objectives \
+        (true, LossOver::Texts) => (
+            Axis::linear("loss, nats per text", "loss_nats_per_text"),
+            "Mean over the texts of a step, before its update.",
+        ),
+        (true, LossOver::Pairs) => (plain(), "Mean over the pairs of a step, before its update."),
+        (true, LossOver::Judgements) => (plain(), "Mean over the judged rows of a step, before its update."),
+        (false, _) => (
+            plain(),
+            "Mean over the trained tokens, judged rows or texts of a step, before its update: losses of different objectives \
              cannot be compared.",
         ),
     }
@@ -404,7 +409,11 @@ fn data(report: &mut Report, runs: &[NamedRun]) {
             true => cards.add("judged replies", &number(count("samples")), &format!("of {rows} rows")),
             false => cards.add("rows trained on", &number(count("samples")), &format!("of {rows}")),
         }
-        cards.add("tokens", &number(count("tokens")), &format!("{} trained", share("supervised_share")));
+        let note = match run.history.loss_over() {
+            LossOver::Tokens | LossOver::Judgements => format!("{} trained", share("supervised_share")),
+            LossOver::Pairs | LossOver::Texts => "of all texts".to_owned(),
+        };
+        cards.add("tokens", &number(count("tokens")), &note);
         cards.add(
             "median row",
             &length("median").to_string(),
