@@ -46,6 +46,25 @@ impl Place {
         fs::write(self.path("sweep.toml"), fixed).expect("written");
     }
 
+    /// Has the sweep train a copy of the model whose context has room for long answers, which end with it.
+    fn lengthen_context(&self) {
+        let model = self.path("model");
+        fs::create_dir(&model).expect("a folder");
+        for file in fs::read_dir(MODEL).expect("the model").map(|file| file.expect("an entry").path()) {
+            if file.is_file() {
+                fs::copy(&file, model.join(file.file_name().expect("a name"))).expect("copied");
+            }
+        }
+        let edit = |path: &Path, from: &str, to: &str| {
+            let text = fs::read_to_string(path).expect("text");
+            assert!(text.contains(from), "{text}");
+            fs::write(path, text.replace(from, to)).expect("written");
+        };
+        let (short, long) = ("\"max_position_embeddings\": 512", "\"max_position_embeddings\": 100000");
+        edit(&model.join("config.json"), short, long);
+        edit(&self.path("sweep.toml"), MODEL, "model");
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -355,9 +374,10 @@ fn trials_are_compared_by_the_answers_that_eval_counts() {
 
 #[test]
 fn a_signal_while_answering_stops_at_once_and_no_step_is_taken_again() {
-    // So little learnt that no answer ends by itself: some seconds of answering.
-    let search = "[search]\nlr = [1e-9]\n[sweep]\nmetric = \"exact_match\"\nmax-new-tokens = 3000\n";
+    // So little learnt that no answer ends by itself: some seconds of answering, with a context that has room for them.
+    let search = "[search]\nlr = [1e-9]\n[sweep]\nmetric = \"exact_match\"\nmax-new-tokens = 4000\n";
     let place = Place::new("max-steps = 4\ncheckpoint-every = 1\n", search);
+    place.lengthen_context();
     let mut command = place.command(&["sweep", "sweep.toml", "--out", "s"]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
     let trial = place.trial(0);
@@ -390,25 +410,7 @@ fn the_memory_of_answers_is_planned() {
         let search =
             format!("[search]\nrank = [2]\n[sweep]\nmetric = \"{metric}\"\nmax-new-tokens = 60000\n");
         let place = Place::new("max-steps = 2\n", &search);
-        // Answers end with the context: one that has room for them.
-        let model = place.path("model");
-        fs::create_dir(&model).expect("a folder");
-        for file in fs::read_dir(MODEL).expect("the model").map(|file| file.expect("an entry").path()) {
-            if file.is_file() {
-                fs::copy(&file, model.join(file.file_name().expect("a name"))).expect("copied");
-            }
-        }
-        let edit = |path: &Path, from: &str, to: &str| {
-            let text = fs::read_to_string(path).expect("text");
-            assert!(text.contains(from), "{text}");
-            fs::write(path, text.replace(from, to)).expect("written");
-        };
-        edit(
-            &model.join("config.json"),
-            "\"max_position_embeddings\": 512",
-            "\"max_position_embeddings\": 100000",
-        );
-        edit(&place.path("sweep.toml"), MODEL, "model");
+        place.lengthen_context();
         let output = place.sweep(&["--dry-run", "--json"]);
         assert_ended_well(&output);
         serde_json::from_str::<Value>(&text(&output.stdout)).expect("an object")["planned_bytes"]
