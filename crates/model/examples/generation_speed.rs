@@ -39,7 +39,14 @@ fn main() {
     let tokens = |text: &[Vec<u32>], new_tokens: usize| {
         let ids: Vec<&[u32]> = text.iter().map(Vec::as_slice).collect();
         let sampling = Sampling::default();
-        let prompts = Prompts { ids: &ids, stop: &[], max_new_tokens: new_tokens, sampling, seeds: &[] };
+        let prompts = Prompts {
+            ids: &ids,
+            stop: &[],
+            max_new_tokens: new_tokens,
+            sampling,
+            seeds: &[],
+            side_by_side: 16,
+        };
         let start = Instant::now();
         generate(&model, None, prompts, |_, _| true, &mut || false).expect("numbers");
         start.elapsed().as_secs_f64()

@@ -1,12 +1,12 @@
-//! Text continuation: choosing the next token, and running sequences side by side through their caches.
+//! Text continuation: choosing the next token, and answers to many prompts, by [`crate::Engine`].
 
-use lorafit_kernels::ops::matmul;
-use lorafit_kernels::{Device, random};
+use std::collections::BTreeMap;
+
+use lorafit_kernels::random;
 use rayon::prelude::*;
 
 use crate::adapter::Adapter;
-use crate::buffers::Buffers;
-use crate::kv_cache::KvCache;
+use crate::engine::{Engine, EngineLimits, Next, SequenceId};
 use crate::model::Model;
 use crate::shape::Config;
 
@@ -143,18 +143,6 @@ impl<'a> MostLikely<'a> {
     }
 }
 
-/// A sequence being continued.
-struct Sequence {
-    /// Its last token, which is not yet in the cache.
-    last: u32,
-    generated: Vec<u32>,
-    finished: bool,
-}
-
-fn generated(sequences: Vec<Sequence>) -> Vec<Vec<u32>> {
-    sequences.into_iter().map(|sequence| sequence.generated).collect()
-}
-
 /// Logits that are infinite or no numbers, of which no token is the most likely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the logits after {tokens} tokens are not numbers")]
@@ -187,11 +175,14 @@ pub struct Prompts<'a> {
     /// Random seeds of the answers, one for each: then each has the same bits whatever is computed beside it. Without any,
     /// all draw from the numbers of the sampling's seed in turn.
     pub seeds: &'a [u64],
+    /// Answers that are written at once, at most: where one ends, the next begins.
+    pub side_by_side: usize,
 }
 
 /// Continues each prompt until a token of `stop`, or for `max_new_tokens` within the context ([`most_new_tokens`]). The stop
-/// token is not part of the result. `on_token(sequence, token)` sees every token as it comes; `false` ends that sequence.
-/// `interrupted` is asked before every prompt and every round of tokens; `true` ends all sequences where they are.
+/// token is not part of the result. `on_token(sequence, token)` sees every token as it comes, of which `false` ends that sequence, and
+/// no token when it is over. `interrupted` is asked before every prompt and round of tokens; `true` ends all sequences where they
+/// are.
 ///
 /// # Errors
 /// When a logit of any sequence is infinite or no number.
@@ -202,91 +193,57 @@ pub fn generate(
     model: &Model,
     adapter: Option<&Adapter>,
     prompts: Prompts<'_>,
-    mut on_token: impl FnMut(usize, u32) -> bool,
+    mut on_token: impl FnMut(usize, Option<u32>) -> bool,
     interrupted: &mut dyn FnMut() -> bool,
 ) -> Result<Vec<Vec<u32>>, NotNumbers> {
-    let Prompts { ids: prompts, stop, max_new_tokens, sampling, seeds } = prompts;
-    let (config, device) = (model.config(), model.device());
-    assert!(prompts.iter().all(|p| !p.is_empty()), "a prompt has at least one token");
+    let Prompts { ids: prompts, stop, max_new_tokens, sampling, seeds, side_by_side } = prompts;
     assert!(seeds.is_empty() || seeds.len() == prompts.len(), "a seed for each prompt");
-    let longest = |prompt: &[u32]| most_new_tokens(config, prompt.len(), max_new_tokens);
-    let mut caches: Vec<KvCache> =
-        prompts.iter().map(|p| KvCache::new(config, device, p.len() + longest(p))).collect();
-    let at_once = prompts.len().min(match device {
-        // Of so many each has the same bits whatever is beside it.
-        Device::Cpu => matmul::FEW_ROWS,
-        Device::Cuda(_) => usize::MAX,
-    });
-    let tokens = prompts.iter().map(|p| p.len()).max().unwrap_or(0).max(at_once);
-    let mut buffers = Buffers::for_evaluation(config, adapter, device, tokens);
-    let mut sequences: Vec<Sequence> = prompts
-        .iter()
-        .map(|p| Sequence { last: 0, generated: Vec::new(), finished: longest(p) == 0 })
-        .collect();
-    // Takes the next token of a sequence from its logits.
-    let mut advance = |i: usize, sequence: &mut Sequence, logits: &[f32]| {
-        let draw = sequence.generated.len();
-        if !are_numbers(logits) {
-            return Err(NotNumbers { tokens: prompts[i].len() + draw });
-        }
-        let draw = draw as u64;
-        let token = match seeds.get(i) {
-            Some(seed) => Sampling { seed: *seed, ..sampling }.choose(logits, draw),
-            None => sampling.choose(logits, draw * prompts.len() as u64 + i as u64),
-        };
-        if stop.contains(&token) {
-            sequence.finished = true;
-            return Ok(());
-        }
-        sequence.generated.push(token);
-        sequence.finished = !on_token(i, token) || sequence.generated.len() == longest(prompts[i]);
-        sequence.last = token;
-        Ok(())
-    };
-
-    // Prompts one at a time, which bounds the buffers; afterwards all sequences step together.
-    let mut logits = Vec::new();
-    for i in 0..prompts.len() {
-        if interrupted() {
-            return Ok(generated(sequences));
-        }
-        // Several answers to one prompt, which is computed once.
-        if i > 0 && prompts[i] == prompts[i - 1] {
-            let (before, rest) = caches.split_at_mut(i);
-            rest[0].copy(&before[i - 1], config);
-        } else {
-            let cache = std::slice::from_mut(&mut caches[i]);
-            logits = model.continue_cached(adapter, &[prompts[i]], cache, &mut buffers);
-        }
-        if !sequences[i].finished {
-            advance(i, &mut sequences[i], &logits)?;
-        }
-    }
+    // Of prompts as a whole, so that what follows depends on nothing else.
+    let limits = EngineLimits { prefill_tokens: usize::MAX, pieces: 1, kept_bytes: 0 };
+    let mut engine: Engine<'_, &Adapter> = Engine::new(model, limits);
+    let longest = |prompt: &[u32]| most_new_tokens(model.config(), prompt.len(), max_new_tokens);
+    let mut waiting = (0..prompts.len()).filter(|&i| longest(prompts[i]) > 0);
+    let mut answers: Vec<Vec<u32>> = vec![Vec::new(); prompts.len()];
+    let mut running: BTreeMap<SequenceId, usize> = BTreeMap::new();
+    let mut failure = None;
     loop {
-        let active: Vec<usize> = (0..sequences.len()).filter(|&i| !sequences[i].finished).collect();
-        if active.is_empty() || interrupted() {
-            return Ok(generated(sequences));
+        let room = side_by_side.max(1) - running.len();
+        for i in waiting.by_ref().take(room) {
+            let id =
+                engine.begin(prompts[i].to_vec(), adapter.map(|adapter| (1, adapter)), longest(prompts[i]));
+            running.insert(id, i);
         }
-        for &i in &active {
-            let (cache, sequence) = (&mut caches[i], &sequences[i]);
-            if let Some(tokens) = config.rope.switches_at().filter(|tokens| cache.len() == *tokens) {
-                // From here on all of the text is rotated otherwise, what is cached too.
-                let text: Vec<u32> = prompts[i].iter().chain(&sequence.generated).copied().collect();
-                cache.restart(tokens);
-                for part in text[..tokens].chunks(buffers.tokens()) {
-                    model.continue_cached(adapter, &[part], std::slice::from_mut(cache), &mut buffers);
+        if running.is_empty() || interrupted() {
+            return Ok(answers);
+        }
+        engine.step(&mut |id, logits| {
+            let i = running[&id];
+            let draw = answers[i].len();
+            let token = match are_numbers(logits) {
+                false => {
+                    failure.get_or_insert(NotNumbers { tokens: prompts[i].len() + draw });
+                    None
                 }
+                true => {
+                    let draw = draw as u64;
+                    Some(match seeds.get(i) {
+                        Some(seed) => Sampling { seed: *seed, ..sampling }.choose(logits, draw),
+                        None => sampling.choose(logits, draw * prompts.len() as u64 + i as u64),
+                    })
+                }
+            };
+            let token = token.filter(|token| !stop.contains(token));
+            answers[i].extend(token);
+            let goes_on = |token: &u32| on_token(i, Some(*token)) && answers[i].len() < longest(prompts[i]);
+            if let Some(token) = token.filter(goes_on) {
+                return Next::Token(token);
             }
-        }
-        for group in active.chunks(at_once) {
-            let mut inputs: Vec<&[u32]> = vec![&[]; sequences.len()];
-            for &i in group {
-                inputs[i] = std::slice::from_ref(&sequences[i].last);
-            }
-            let all = model.continue_cached(adapter, &inputs, &mut caches, &mut buffers);
-            for (&i, logits) in group.iter().zip(all.chunks_exact(config.vocab_size)) {
-                advance(i, &mut sequences[i], logits)?;
-            }
+            running.remove(&id);
+            on_token(i, None);
+            Next::End
+        });
+        if let Some(failure) = failure {
+            return Err(failure);
         }
     }
 }

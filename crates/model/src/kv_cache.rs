@@ -1,5 +1,6 @@
 //! Keys and values of the tokens a sequence already has, per layer.
 
+use lorafit_kernels::ops::elementwise;
 use lorafit_kernels::{Device, Placement, Tensor};
 
 use crate::shape::Config;
@@ -62,15 +63,37 @@ impl KvCache {
         (keys, values)
     }
 
-    /// Takes the tokens of `other`, which it has room for.
-    pub(crate) fn copy(&mut self, other: &KvCache, config: &Config) {
-        assert!(other.len <= self.capacity, "the cache is too small");
-        let values = other.len * config.num_key_value_heads * config.head_dim;
-        for ((keys, values_of), (from_keys, from_values)) in self.layers.iter_mut().zip(&other.layers) {
-            keys.write(0, &from_keys.to_vec(values));
-            values_of.write(0, &from_values.to_vec(values));
+    /// A cache with the first `tokens` of its tokens, and room for `capacity` or as many as they are.
+    pub(crate) fn beginning(
+        &self,
+        tokens: usize,
+        config: &Config,
+        device: Device,
+        capacity: usize,
+    ) -> KvCache {
+        assert!(tokens <= self.len, "{tokens} tokens of {}", self.len);
+        let mut cache = KvCache::new(config, device, capacity.max(tokens));
+        let values = tokens * config.num_key_value_heads * config.head_dim;
+        for ((keys, values_of), (from_keys, from_values)) in cache.layers.iter_mut().zip(&self.layers) {
+            elementwise::copy(from_keys, values, keys);
+            elementwise::copy(from_values, values, values_of);
         }
-        (self.len, self.longer_than) = (other.len, other.longer_than);
+        (cache.len, cache.longer_than) = (tokens, self.longer_than);
+        cache
+    }
+
+    /// Makes room for `tokens` tokens, where there is none: for half as many more as it has at least, so that a text that grows by
+    /// one token after another is not copied for each.
+    pub(crate) fn grow(&mut self, config: &Config, device: Device, tokens: usize) {
+        if tokens > self.capacity {
+            let capacity = tokens.max(self.capacity + self.capacity / 2);
+            *self = self.beginning(self.len, config, device, capacity);
+        }
+    }
+
+    /// Whether it is of a text that is longer than where rotations change.
+    pub(crate) fn is_long(&self) -> bool {
+        self.longer_than > 0
     }
 
     /// Forgets its tokens, which are computed again as of a text of more than `tokens` tokens.

@@ -1,6 +1,8 @@
 //! A decoder-only language model: embedding, blocks, final norm, head; loss with gradients of what is trained, and
 //! cached decoding.
 
+use std::ops::Range;
+
 use lorafit_kernels::ops::attention::Segments;
 use lorafit_kernels::ops::cross_entropy::{self, Objective, Target};
 use lorafit_kernels::ops::dropout::Mask;
@@ -11,7 +13,7 @@ use lorafit_kernels::{ComputeDtype, Device, Tensor, Weight};
 use crate::adapter::{Adapter, EmbeddingFactors, GroupGradients, LoraGroup};
 use crate::block::Block;
 use crate::block::gradients::{BlockGradients, of_matrix};
-use crate::block::pass::{BackwardPass, BlockAdapter, Context, Extent, ForwardPass};
+use crate::block::pass::{BackwardPass, BlockAdapter, Context, Extent, ForwardPass, RowsAdapter};
 use crate::buffers::{ActivationPolicy, BufferShape, Buffers, HeadBuffers};
 use crate::gradients::{Gradients, Place};
 use crate::kv_cache::{KvCache, Run};
@@ -359,16 +361,17 @@ impl Model {
     }
 
     /// Runs the blocks and leaves their output in `buffers.hidden`.
-    fn forward(&self, adapter: ActiveAdapter<'_>, stream: Stream<'_>, buffers: &mut Buffers) {
+    pub(crate) fn forward(&self, adapter: ActiveAdapter<'_>, stream: Stream<'_>, buffers: &mut Buffers) {
         let context = Context::Stream(stream.segments);
-        self.run_blocks(adapter, stream.ids, stream.positions, context, buffers);
+        self.run_blocks(adapter, &[], (stream.ids, stream.positions), context, buffers);
     }
 
+    /// Computes the blocks over tokens and their positions; either all rows have one adapter, or some have their own.
     fn run_blocks(
         &self,
         adapter: ActiveAdapter<'_>,
-        ids: &[u32],
-        positions: &[u32],
+        of_rows: &[(Range<usize>, &Adapter)],
+        (ids, positions): (&[u32], &[u32]),
         mut context: Context<'_>,
         buffers: &mut Buffers,
     ) {
@@ -422,9 +425,13 @@ impl Model {
                 *layer = i;
             }
             let adapter = adapter.of_block(i);
+            let of_rows = of_rows.iter();
+            let of_rows: Vec<RowsAdapter<'_>> =
+                of_rows.map(|(rows, of)| RowsAdapter { rows: rows.clone(), groups: &of.layers[i] }).collect();
             let saved = buffers.activations.for_forward(i);
             let (hidden, scratch) = (&mut buffers.hidden, &mut buffers.scratch);
-            let mut pass = ForwardPass { rows, adapter, hidden, kept: None, saved, scratch };
+            let mut pass =
+                ForwardPass { rows, adapter, of_rows: &of_rows, hidden, kept: None, saved, scratch };
             block.forward(&mut pass, &mut context, Extent::Whole);
             buffers.activations.keep(i, rows);
         }
@@ -579,7 +586,7 @@ impl Model {
             let mut saved = activations.for_backward(i, rows);
             if recomputed && !in_shared {
                 let (hidden, kept) = (&mut buffers.hidden, Some(StreamAt::Input));
-                let mut pass = ForwardPass { rows, adapter, hidden, kept, saved, scratch };
+                let mut pass = ForwardPass { rows, adapter, of_rows: &[], hidden, kept, saved, scratch };
                 block.forward(&mut pass, &mut Context::Stream(stream.segments), Extent::Saved);
             }
             if recomputed {
@@ -637,18 +644,48 @@ impl Model {
         caches: &mut [KvCache],
         buffers: &mut Buffers,
     ) -> Vec<f32> {
+        self.on_pool(|| self.continue_here(adapter, &[], inputs, caches, buffers))
+    }
+
+    /// As [`Model::continue_cached`], where each sequence has its own adapter or none; all that there are can belong to rows
+    /// ([`Adapter::is_of_rows`]).
+    pub(crate) fn continue_mixed(
+        &self,
+        adapters: &[Option<&Adapter>],
+        inputs: &[&[u32]],
+        caches: &mut [KvCache],
+        buffers: &mut Buffers,
+    ) -> Vec<f32> {
+        let mut of_rows: Vec<(Range<usize>, &Adapter)> = Vec::new();
+        let mut row = 0;
+        for (adapter, tokens) in adapters.iter().zip(inputs).filter(|(_, tokens)| !tokens.is_empty()) {
+            let rows = row..row + tokens.len();
+            row = rows.end;
+            let Some(adapter) = *adapter else { continue };
+            match of_rows.last_mut() {
+                Some((before, same)) if std::ptr::eq(*same, adapter) && before.end == rows.start => {
+                    before.end = rows.end;
+                }
+                _ => of_rows.push((rows, adapter)),
+            }
+        }
+        self.on_pool(|| self.continue_here(None, &of_rows, inputs, caches, buffers))
+    }
+
+    /// Computes on a thread of the pool, from which the others are asked for help: from outside, each of the some hundred
+    /// parallel steps of a token would wake a thread and wait for it.
+    pub(crate) fn on_pool<R: Send>(&self, compute: impl FnOnce() -> R + Send) -> R {
         match self.device {
-            // On a thread of the pool, from which the others are asked for help: from outside, each of the some hundred parallel
-            // steps of a token would wake a thread and wait for it.
-            Device::Cpu => rayon::scope(|_| self.continue_here(adapter, inputs, caches, buffers)),
-            Device::Cuda(_) => self.continue_here(adapter, inputs, caches, buffers),
+            Device::Cpu => rayon::scope(|_| compute()),
+            Device::Cuda(_) => compute(),
         }
     }
 
-    /// See [`Model::continue_cached`].
+    /// See [`Model::continue_cached`] and [`Model::continue_mixed`].
     fn continue_here(
         &self,
         adapter: Option<&Adapter>,
+        of_rows: &[(Range<usize>, &Adapter)],
         inputs: &[&[u32]],
         caches: &mut [KvCache],
         buffers: &mut Buffers,
@@ -666,7 +703,7 @@ impl Model {
             positions.extend((past..past + tokens.len()).map(|p| p as u32));
         }
         let context = Context::Cached { runs: &runs, caches, layer: 0 };
-        self.run_blocks(adapter.into(), &ids, &positions, context, buffers);
+        self.run_blocks(adapter.into(), of_rows, (&ids, &positions), context, buffers);
         for run in &runs {
             caches[run.cache].advance(run.rows);
         }
@@ -695,6 +732,26 @@ impl Model {
             logits.extend(buffers.head.logits.to_vec(rows.len() * self.config.outputs()));
         }
         logits
+    }
+}
+
+impl Model {
+    /// The first `rows` of the stream that `buffers` were last used for after the last norm, `[rows, hidden]`.
+    pub(crate) fn normed_rows(
+        &self,
+        adapter: Option<&Adapter>,
+        rows: usize,
+        buffers: &mut Buffers,
+    ) -> Vec<f32> {
+        let (width, head) = (self.config.hidden_size, &mut buffers.head);
+        let all: Vec<u32> = (0..rows as u32).collect();
+        let mut normed = Vec::with_capacity(rows * width);
+        for rows in all.chunks(head.rows) {
+            elementwise::gather_rows(&buffers.hidden, rows, width, &mut head.hidden);
+            self.norm_with(adapter).forward(&head.hidden, rows.len(), &mut head.normed, &mut head.stats);
+            normed.extend(head.normed.to_vec(rows.len() * width));
+        }
+        normed
     }
 }
 

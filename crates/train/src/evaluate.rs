@@ -117,19 +117,12 @@ pub fn answer(
     mut on_progress: impl FnMut(usize),
     interrupted: &mut dyn FnMut() -> bool,
 ) -> Result<Option<Answers>, AnswerError> {
-    let mut texts = Vec::with_capacity(rows.len());
-    let mut ended_by_context = 0;
-    for batch in rows.chunks(answering.side_by_side) {
-        let prompts: Vec<&[u32]> = batch.iter().map(|r| &r.prompt_ids[..]).collect();
-        let found = answer_batch(answering, Sampling::default(), &prompts, &[], interrupted)?;
-        let Some(answers) = found else { return Ok(None) };
-        for Answer { text, end, .. } in answers {
-            ended_by_context += usize::from(end == End::Context);
-            texts.push(text);
-        }
-        on_progress(texts.len());
-    }
-    Ok(Some(Answers { texts, ended_by_context }))
+    let prompts: Vec<&[u32]> = rows.iter().map(|r| &r.prompt_ids[..]).collect();
+    let found = answer_all(answering, Sampling::default(), (&prompts, &[]), &mut on_progress, interrupted)?;
+    Ok(found.map(|answers| Answers {
+        ended_by_context: answers.iter().filter(|answer| answer.end == End::Context).count(),
+        texts: answers.into_iter().map(|answer| answer.text).collect(),
+    }))
 }
 
 /// One answer that is drawn at random.
@@ -174,30 +167,30 @@ pub fn sample(
     draws: &[Draw<'_>],
     interrupted: &mut dyn FnMut() -> bool,
 ) -> Result<Option<Vec<Answer>>, AnswerError> {
-    let mut answers = Vec::with_capacity(draws.len());
-    for batch in draws.chunks(answering.side_by_side) {
-        let (prompts, seeds): (Vec<&[u32]>, Vec<u64>) =
-            batch.iter().map(|draw| (draw.prompt, draw.seed)).unzip();
-        match answer_batch(answering, sampling, &prompts, &seeds, interrupted)? {
-            Some(of_batch) => answers.extend(of_batch),
-            None => return Ok(None),
-        }
-    }
-    Ok(Some(answers))
+    let (prompts, seeds): (Vec<&[u32]>, Vec<u64>) = draws.iter().map(|draw| (draw.prompt, draw.seed)).unzip();
+    answer_all(answering, sampling, (&prompts, &seeds), &mut |_| {}, interrupted)
 }
 
-/// Answers prompts side by side.
-fn answer_batch(
+/// Answers prompts, as many at once as [`Answering`] says: where an answer ends, the next begins.
+fn answer_all(
     answering: Answering<'_>,
     sampling: Sampling,
-    prompts: &[&[u32]],
-    seeds: &[u64],
+    (prompts, seeds): (&[&[u32]], &[u64]),
+    on_progress: &mut dyn FnMut(usize),
     interrupted: &mut dyn FnMut() -> bool,
 ) -> Result<Option<Vec<Answer>>, AnswerError> {
-    let Answering { model, adapter, tokenizer, max_new_tokens, .. } = answering;
+    let Answering { model, adapter, tokenizer, max_new_tokens, side_by_side } = answering;
     let stop = tokenizer.eos_ids();
-    let request = Prompts { ids: prompts, stop, max_new_tokens, sampling, seeds };
-    let found = generate(model, adapter, request, |_, _| true, interrupted)?;
+    let request = Prompts { ids: prompts, stop, max_new_tokens, sampling, seeds, side_by_side };
+    let mut done = 0;
+    let mut on_token = |_, token: Option<u32>| {
+        if token.is_none() {
+            done += 1;
+            on_progress(done);
+        }
+        true
+    };
+    let found = generate(model, adapter, request, &mut on_token, interrupted)?;
     if interrupted() {
         return Ok(None);
     }

@@ -314,11 +314,12 @@ impl EvaluationRequest<'_> {
     /// As [`PlanRequest::plan`].
     pub fn plan(&self, side_by_side: usize) -> Result<MemoryPlan, TargetError> {
         let losses = self.plan_for(self.tokens, 0, 0)?;
-        let batches = self.prompts.chunks(side_by_side);
+        let Some(longest) = self.prompts.iter().copied().max() else { return Ok(losses) };
         let most = |prompt: usize| prompt + most_new_tokens(self.config, prompt, self.max_new_tokens);
-        let held = batches.map(|batch| batch.iter().map(|prompt| most(*prompt)).sum()).max();
-        let Some(held) = held else { return Ok(losses) };
-        let longest = self.prompts.iter().copied().max().unwrap_or(0);
+        // Where an answer ends the next begins, so that any may be beside each other.
+        let mut of_each: Vec<usize> = self.prompts.iter().map(|prompt| most(*prompt)).collect();
+        of_each.sort_unstable_by(|a, b| b.cmp(a));
+        let held = of_each.iter().take(side_by_side).sum();
         let sequences = side_by_side.min(self.prompts.len());
         let answers = self.plan_for(longest.max(sequences), held, sequences)?;
         Ok(if answers.total() > losses.total() { answers } else { losses })

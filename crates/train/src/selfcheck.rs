@@ -182,7 +182,8 @@ fn step(
     let trained = values(parameters.tensors());
     let prompt = &ids[..19];
     let sampling = Sampling::default();
-    let request = Prompts { ids: &[prompt], stop: &[], max_new_tokens: 8, sampling, seeds: &[] };
+    let request =
+        Prompts { ids: &[prompt], stop: &[], max_new_tokens: 8, sampling, seeds: &[], side_by_side: 1 };
     let answer = generate(&model, Some(&adapter), request, |_, _| true, &mut || false);
     // No answer is none of the processor's.
     let answer = answer.unwrap_or_default();

@@ -43,10 +43,12 @@ pub fn stream_answer(
             false
         }
     };
-    let (stop, longest) = (base.tokenizer.eos_ids(), room);
-    let on_token = |_, token| hand_on(decoder.push(token).map_err(Into::into));
+    let stop = base.tokenizer.eos_ids();
+    let on_token =
+        |_, token: Option<u32>| token.is_none_or(|token| hand_on(decoder.push(token).map_err(Into::into)));
+    let settings = sampling.settings();
     let prompts =
-        Prompts { ids: &[ids], stop, max_new_tokens: longest, sampling: sampling.settings(), seeds: &[] };
+        Prompts { ids: &[ids], stop, max_new_tokens: room, sampling: settings, seeds: &[], side_by_side: 1 };
     let never = &mut || false;
     let answers = lorafit_model::generate(&base.model, adapter, prompts, on_token, never);
     hand_on(decoder.finish().map_err(Into::into));

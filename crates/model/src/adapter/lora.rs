@@ -604,6 +604,15 @@ impl Adapter {
         &self.modules
     }
 
+    /// Whether rows of a batch can have it while others have another ([`crate::Engine`]): it is nothing but factors of blocks, and
+    /// those of an input have one scale.
+    pub(crate) fn is_of_rows(&self) -> bool {
+        let plain = |group: &LoraGroup| group.scale_of_all().is_some() && group.magnitudes().next().is_none();
+        let tokens = self.tokens.embedding.is_some() || self.tokens.head().is_some();
+        let whole = tokens || !self.saved.weights.is_empty();
+        !whole && !self.is_outside() && self.layers.iter().flatten().flatten().all(plain)
+    }
+
     /// Whether it has factors of the embedding or the head.
     pub(crate) fn is_outside(&self) -> bool {
         self.head.is_some() || self.embedding.is_some()

@@ -80,11 +80,21 @@ pub(crate) struct SiteAdapter<'a> {
     pub mask: Option<Mask>,
 }
 
+/// The factors of a block that are some rows' alone.
+#[derive(Clone, Debug)]
+pub(crate) struct RowsAdapter<'a> {
+    pub rows: Range<usize>,
+    pub groups: &'a [Option<LoraGroup>],
+}
+
 /// The forward pass of a block over `rows` rows.
 #[derive(Debug)]
 pub(crate) struct ForwardPass<'a> {
     pub rows: usize,
+    /// That of all rows.
     pub adapter: Option<BlockAdapter<'a>>,
+    /// Those of some rows, in their order; without one of all rows.
+    pub of_rows: &'a [RowsAdapter<'a>],
     /// The residual stream, `[rows, hidden]`: the block's input, and in the end its output. Anything while it is `kept`.
     pub hidden: &'a mut Tensor,
     /// Where in `saved` the stream is, from when backward's copy of it was taken until something is added to it.

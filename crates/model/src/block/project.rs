@@ -7,7 +7,7 @@ use lorafit_kernels::ops::matmul::Base;
 use super::Step;
 use super::gradients::SiteGradients;
 use super::linear::{LinearGroup, Work};
-use super::pass::{BackwardPass, BlockAdapter, ForwardPass, SiteAdapter};
+use super::pass::{BackwardPass, BlockAdapter, ForwardPass, RowsAdapter, SiteAdapter};
 use crate::adapter::LoraGroup;
 use crate::buffers::{BackwardScratch, SavedBlock, Scratch, Wide};
 use crate::shape::{Branch, LinearInput, LinearOutput, StreamAt};
@@ -41,11 +41,13 @@ impl ProjectStep {
 
     /// From the input to the outputs; only to what backward reads where `only_saved`: the low-rank inputs of the adapters, and
     /// outputs with magnitudes.
-    pub(crate) fn forward(&self, pass: &mut ForwardPass<'_>, only_saved: bool) {
+    pub(crate) fn forward<'a>(&self, pass: &mut ForwardPass<'a>, only_saved: bool) {
         if let LinearInput::Stream(at) = self.from {
             pass.keep_stream(at);
         }
         let (rows, adapter) = (pass.rows, BlockAdapter::at(pass.adapter, self.site));
+        let of_site = |of: &RowsAdapter<'a>| Some((of.rows.clone(), of.groups[self.site].as_ref()?));
+        let of_rows: Vec<_> = pass.of_rows.iter().filter_map(of_site).collect();
         let magnitudes = has_magnitudes(adapter);
         let SavedBlock { x, u, wide, .. } = &mut *pass.saved;
         let Wide { q, k, v, attended, attention_out, middle, gate, up, feed_forward_out } = wide;
@@ -103,8 +105,10 @@ impl ProjectStep {
             self.group.low_rank_inputs(input, work);
         } else if self.joined.is_empty() {
             self.group.forward(input, work, outs, base);
+            self.group.add_of_rows(input, &of_rows, work.u, outs);
         } else {
             self.group.forward(input, work, &mut [&mut *joined], Base::Zero);
+            self.group.add_of_rows(input, &of_rows, work.u, &mut [&mut *joined]);
             self.split(joined, rows, outs);
         }
         if self.to == LinearOutput::Stream && !only_saved {

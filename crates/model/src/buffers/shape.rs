@@ -37,7 +37,7 @@ pub struct ActivationPolicy {
 }
 
 /// What decides the size of the buffers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BufferShape {
     /// Tokens of the largest batch.
     pub tokens: usize,
@@ -169,6 +169,19 @@ impl BufferShape {
             head_tokens,
             ..BufferShape::forward_only(ranks, magnitudes, tokens)
         }
+    }
+
+    /// Makes this shape, which is of forward passes, one that has room for what `other` has room for, too.
+    pub(crate) fn widen(&mut self, other: &BufferShape) {
+        assert!(!self.train && !other.train, "shapes of forward passes");
+        (self.tokens, self.targets) = (self.tokens.max(other.tokens), self.targets.max(other.targets));
+        for (rank, other) in self.ranks.iter_mut().flatten().zip(other.ranks.iter().flatten()) {
+            *rank = (*rank).max(*other);
+        }
+        self.embedding_rank = self.embedding_rank.max(other.embedding_rank);
+        self.head_rank = self.head_rank.max(other.head_rank);
+        self.head_tokens = self.head_tokens.max(other.head_tokens);
+        self.magnitudes |= other.magnitudes;
     }
 
     /// The lowest block that backward reaches, and the lowest whose activations are all kept.

@@ -9,6 +9,7 @@ mod analysis;
 mod bad_files;
 mod common;
 mod dora;
+mod engine;
 mod families;
 mod full;
 mod gguf;

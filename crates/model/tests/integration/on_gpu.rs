@@ -241,7 +241,14 @@ fn generated_tokens_are_those_of_the_cpu() {
         let (prompts, adapter) = ([&case.ids[0][..5], &case.ids[1][..9]], Some(&case.adapter));
         {
             let sampling = Sampling::default();
-            let prompts = Prompts { ids: &prompts, stop: &[], max_new_tokens: 4, sampling, seeds: &[] };
+            let prompts = Prompts {
+                ids: &prompts,
+                stop: &[],
+                max_new_tokens: 4,
+                sampling,
+                seeds: &[],
+                side_by_side: 16,
+            };
             generate(&case.model, adapter, prompts, |_, _| true, &mut || false)
         }
     };

@@ -94,7 +94,14 @@ fn forward_pass_equals_transformers() {
         }
         if let Some(expected) = case["greedy_text"].as_str().or(case["greedy"].as_str()) {
             let sampling = Sampling::default();
-            let request = Prompts { ids: &[&ids], stop: &[], max_new_tokens: 24, sampling, seeds: &[] };
+            let request = Prompts {
+                ids: &[&ids],
+                stop: &[],
+                max_new_tokens: 24,
+                sampling,
+                seeds: &[],
+                side_by_side: 1,
+            };
             let found = generate(&model, None, request, |_, _| true, &mut || false);
             let found = found.expect("numbers");
             let found = tokenizer.decode(&found[0], false).expect("decodes");

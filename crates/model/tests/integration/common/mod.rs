@@ -381,7 +381,8 @@ pub fn generated(case: &Case, name: &str) {
     let prompts = [&case.ids[0][..5], &case.ids[1][..case.ids[1].len().min(17)]];
     let (adapter, config) = (Some(&case.adapter), case.model.config());
     let sampling = Sampling::default();
-    let request = Prompts { ids: &prompts, stop: &[], max_new_tokens: 8, sampling, seeds: &[] };
+    let request =
+        Prompts { ids: &prompts, stop: &[], max_new_tokens: 8, sampling, seeds: &[], side_by_side: 16 };
     let found = generate(&case.model, adapter, request, |_, _| true, &mut || false);
     for (prompt, found) in prompts.iter().zip(&found.expect("numbers")) {
         let mut ids = prompt.to_vec();
