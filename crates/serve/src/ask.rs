@@ -116,7 +116,10 @@ fn streaming(fields: &mut Fields) -> Result<(bool, bool), ApiError> {
     options.finish(&["include_obfuscation"])?;
     match stream {
         true => Ok((true, usage)),
-        false => Err(fields.wrong("stream_options", "is given without `stream`; add `stream`: true, or leave it out")),
+        false => {
+            Err(fields
+                .wrong("stream_options", "is given without `stream`; add `stream`: true, or leave it out"))
+        }
     }
 }
 
@@ -248,7 +251,8 @@ fn constraint(fields: &mut Fields) -> Result<Option<Constraint>, ApiError> {
 fn schema(format: &mut Fields) -> Result<Value, ApiError> {
     let within = format.value("json_schema").ok_or_else(|| format.wrong("json_schema", "is missing"))?;
     let mut within = Fields::of_value(within, &format.name("json_schema"))?;
-    let schema = within.value("schema").ok_or_else(|| within.wrong("schema", "is missing; give a JSON schema"))?;
+    let schema =
+        within.value("schema").ok_or_else(|| within.wrong("schema", "is missing; give a JSON schema"))?;
     within.finish(&["name", "description", "strict"])?;
     Ok(schema)
 }

@@ -96,12 +96,17 @@ impl Conversation {
     /// The text that the model's template makes of it, up to where the answer begins.
     fn render(&self, site: &Site) -> Result<String, ApiError> {
         let template = site.template.as_ref().ok_or_else(|| {
-            ApiError::bad("the model has no chat template; use /v1/completions, or start the server with a template")
+            ApiError::bad(
+                "the model has no chat template; use /v1/completions, or start the server with a template",
+            )
         })?;
         let template = template.for_tools(!self.tools.is_empty());
         let tools = Some(&*self.tools).filter(|tools| !tools.is_empty());
         if tools.is_some() && !template.names("tools") {
-            return Err(ApiError::field("tools", "cannot be given to this model: its chat template has no place for them"));
+            return Err(ApiError::field(
+                "tools",
+                "cannot be given to this model: its chat template has no place for them",
+            ));
         }
         let with_variables: ChatTemplate;
         let template = match self.variables.is_empty() {
@@ -120,7 +125,9 @@ impl Conversation {
 fn listed(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
     let wanted = fields.flag("logprobs")?;
     match (wanted, fields.whole("top_logprobs", 0..=MOST_LISTED)?) {
-        (false, Some(1..)) => Err(fields.wrong("top_logprobs", "is given without `logprobs`; add `logprobs`: true")),
+        (false, Some(1..)) => {
+            Err(fields.wrong("top_logprobs", "is given without `logprobs`; add `logprobs`: true"))
+        }
         (wanted, count) => Ok(wanted.then_some(count.unwrap_or(0) as usize)),
     }
 }
@@ -133,7 +140,9 @@ fn refuse_others(fields: &mut Fields) -> Result<(), ApiError> {
         }
     }
     match fields.value("modalities") {
-        Some(kinds) if kinds != json!(["text"]) => Err(fields.wrong("modalities", "has more than text, and the model writes text")),
+        Some(kinds) if kinds != json!(["text"]) => {
+            Err(fields.wrong("modalities", "has more than text, and the model writes text"))
+        }
         _ => Ok(()),
     }
 }
@@ -145,7 +154,10 @@ fn conversation(fields: &mut Fields, ask: &mut Ask) -> Result<(Conversation, Cal
     let calls = choice(fields, &tools)?;
     match fields.value("parallel_tool_calls") {
         Some(Value::Bool(false)) if calls == Calls::Found => {
-            return Err(fields.wrong("parallel_tool_calls", "cannot be false: the model decides how often it calls; leave it out"));
+            return Err(fields.wrong(
+                "parallel_tool_calls",
+                "cannot be false: the model decides how often it calls; leave it out",
+            ));
         }
         Some(Value::Bool(_)) | None => {}
         Some(_) => return Err(fields.wrong("parallel_tool_calls", "has to be true or false")),
@@ -158,7 +170,8 @@ fn conversation(fields: &mut Fields, ask: &mut Ask) -> Result<(Conversation, Cal
         Calls::Found => {}
         Calls::Whole => {
             let call = |tool: &Value| {
-                let properties = json!({"name": {"const": tool["function"]["name"]}, "arguments": parameters(tool)});
+                let properties =
+                    json!({"name": {"const": tool["function"]["name"]}, "arguments": parameters(tool)});
                 json!({"type": "object", "properties": properties, "required": ["name", "arguments"],
                        "additionalProperties": false})
             };
@@ -230,11 +243,16 @@ fn tools(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
                 return Err(ApiError::field(&place, "has the name of an earlier one; give it another"));
             }
             Some(name) => names.push(name),
-            None => return Err(ApiError::field(&format!("{place}.function.name"), "is missing; give a name")),
+            None => {
+                return Err(ApiError::field(&format!("{place}.function.name"), "is missing; give a name"));
+            }
         }
         let parameters = &tool["function"]["parameters"];
         if !parameters.is_null() && !parameters.is_object() {
-            return Err(ApiError::field(&format!("{place}.function.parameters"), "has to be a JSON schema, an object"));
+            return Err(ApiError::field(
+                &format!("{place}.function.parameters"),
+                "has to be a JSON schema, an object",
+            ));
         }
     }
     Ok(tools)
@@ -244,7 +262,9 @@ fn variables(fields: &mut Fields) -> Result<Map<String, Value>, ApiError> {
     match fields.value("chat_template_kwargs") {
         None => Ok(Map::new()),
         Some(Value::Object(map)) => Ok(map),
-        Some(other) => Err(fields.wrong("chat_template_kwargs", format!("is {}; give an object", kind(&other)))),
+        Some(other) => {
+            Err(fields.wrong("chat_template_kwargs", format!("is {}; give an object", kind(&other))))
+        }
     }
 }
 
@@ -273,7 +293,9 @@ fn message(item: Value, index: usize) -> Result<Message, ApiError> {
     };
     let content = content(&mut fields)?;
     let mut message = Message::new(role, "");
-    for (key, of) in [("name", None), ("tool_call_id", Some(Role::Tool)), ("reasoning_content", Some(Role::Assistant))] {
+    for (key, of) in
+        [("name", None), ("tool_call_id", Some(Role::Tool)), ("reasoning_content", Some(Role::Assistant))]
+    {
         let text = if of.is_none_or(|of| of == role) { fields.text(key)? } else { None };
         if let Some(text) = text {
             message.extra.insert(key.to_owned(), text.into());
@@ -302,7 +324,10 @@ fn calls(fields: &mut Fields) -> Result<Option<Value>, ApiError> {
     };
     match calls.as_array().is_some_and(|calls| calls.iter().all(is_call)) {
         true => Ok(Some(calls)),
-        false => Err(fields.wrong("tool_calls", "needs a list of calls, each with `function.name` and `function.arguments`")),
+        false => Err(fields.wrong(
+            "tool_calls",
+            "needs a list of calls, each with `function.name` and `function.arguments`",
+        )),
     }
 }
 

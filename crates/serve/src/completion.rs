@@ -8,9 +8,9 @@ use crate::ask::{Ask, IDLE, MOST_LISTED};
 use crate::error::ApiError;
 use crate::events::Inbox;
 use crate::fields::Fields;
+use crate::queue::Work;
 use crate::reply::{Calls, Kind, Reply};
 use crate::site::Site;
-use crate::queue::Work;
 
 /// Tokens of an answer where the request does not say, as OpenAI has it.
 const USUAL_TOKENS: usize = 16;
@@ -52,7 +52,9 @@ pub fn ask(site: &Site, body: &[u8], arrived: Instant) -> Result<(Reply, Inbox),
 /// Fields of OpenAI's that are refused unless they ask for nothing.
 fn refuse_others(fields: &mut Fields, answers: usize) -> Result<(), ApiError> {
     if fields.flag("echo")? {
-        return Err(fields.wrong("echo", "is not supported; POST /v1/score gives log-probabilities of a text"));
+        return Err(
+            fields.wrong("echo", "is not supported; POST /v1/score gives log-probabilities of a text")
+        );
     }
     match fields.whole("best_of", 1..=u64::MAX)? {
         Some(best) if best != answers as u64 => {
@@ -81,9 +83,10 @@ pub fn texts(site: &Site, fields: &mut Fields, field: &str, most: usize) -> Resu
     }
     let ids = |item: &Value| -> Result<Vec<u32>, ApiError> {
         let ids = match item {
-            Value::String(text) => {
-                site.tokenizer.encode(text, true).map_err(|error| ApiError::field(field, error.to_string()))?
-            }
+            Value::String(text) => site
+                .tokenizer
+                .encode(text, true)
+                .map_err(|error| ApiError::field(field, error.to_string()))?,
             Value::Array(ids) => {
                 let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
                 ids.iter().map(id).collect::<Option<_>>().ok_or_else(wrong)?

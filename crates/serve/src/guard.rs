@@ -54,9 +54,8 @@ impl Guard {
     pub fn check_names(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
         let host = one(headers, &header::HOST)?
             .ok_or_else(|| ApiError::bad("the request has no `Host` header; send one"))?;
-        let forbidden = |message: String| {
-            Err(ApiError::new(StatusCode::FORBIDDEN, message).code("wrong_host"))
-        };
+        let forbidden =
+            |message: String| Err(ApiError::new(StatusCode::FORBIDDEN, message).code("wrong_host"));
         for name in [Some(host), uri.authority().map(|authority| authority.as_str())].into_iter().flatten() {
             if !self.is_own(name) {
                 let shown: String = name.chars().take(80).collect();
@@ -99,9 +98,8 @@ impl Guard {
         if self.keys.is_empty() {
             return Ok(());
         }
-        let refused = |message: &str| {
-            Err(ApiError::new(StatusCode::UNAUTHORIZED, message).code("invalid_api_key"))
-        };
+        let refused =
+            |message: &str| Err(ApiError::new(StatusCode::UNAUTHORIZED, message).code("invalid_api_key"));
         let Some(given) = one(headers, &header::AUTHORIZATION)? else {
             return refused("a key is needed; send `Authorization: Bearer KEY`");
         };
@@ -111,7 +109,9 @@ impl Guard {
         let fits = self.keys.iter().fold(false, |fits, key| fits | equal(key.as_bytes(), given.as_bytes()));
         match fits {
             true => Ok(()),
-            false => refused("the key is not one of this server's; send `Authorization: Bearer KEY` with one that is"),
+            false => refused(
+                "the key is not one of this server's; send `Authorization: Bearer KEY` with one that is",
+            ),
         }
     }
 }
@@ -157,12 +157,31 @@ mod tests {
     #[test]
     fn names_of_others_are_refused() {
         let guard = Guard { hosts: vec!["llm.example".to_owned()], ..Guard::default() };
-        for host in ["127.0.0.1:8080", "localhost", "LOCALHOST:1", "[::1]:8080", "[::1]", "10.0.0.7", "llm.example:443"] {
+        for host in [
+            "127.0.0.1:8080",
+            "localhost",
+            "LOCALHOST:1",
+            "[::1]:8080",
+            "[::1]",
+            "10.0.0.7",
+            "llm.example:443",
+        ] {
             assert!(guard.is_own(host), "{host}");
         }
         for host in [
-            "", "evil.example", "127.0.0.1.evil.example", "localhost.evil", "localhost:", "localhost:x", "[::1", "::1",
-            "[::1]x", "localhost:80:80", "llm.example.evil", "user@localhost", "localhost:+80",
+            "",
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "localhost.evil",
+            "localhost:",
+            "localhost:x",
+            "[::1",
+            "::1",
+            "[::1]x",
+            "localhost:80:80",
+            "llm.example.evil",
+            "user@localhost",
+            "localhost:+80",
         ] {
             assert!(!guard.is_own(host), "{host}");
         }
@@ -177,7 +196,9 @@ mod tests {
         let host = (header::HOST, "127.0.0.1:8080");
         assert_eq!(check(std::slice::from_ref(&host)), Ok(()));
         assert_eq!(check(&[host.clone(), (header::ORIGIN, "http://127.0.0.1:8080")]), Ok(()));
-        for origin in ["null", "http://evil.example", "http://127.0.0.1:9090", "file://", "127.0.0.1:8080", ""] {
+        for origin in
+            ["null", "http://evil.example", "http://127.0.0.1:9090", "file://", "127.0.0.1:8080", ""]
+        {
             assert_eq!(check(&[host.clone(), (header::ORIGIN, origin)]), Err(403), "{origin}");
         }
         assert_eq!(check(&[]), Err(400));
@@ -193,7 +214,9 @@ mod tests {
         let guard = Guard { keys: vec!["x".repeat(20), key.to_owned()], ..Guard::default() };
         let check = |value: &str| guard.check_key(&headers(&[(header::AUTHORIZATION, value)])).is_ok();
         assert!(check(&format!("Bearer {key}")) && check(&format!("bearer  {key}")));
-        for wrong in ["", "Bearer", "Bearer ", key, &format!("Bearer {key}0"), "Bearer 0123456789abcde", "Basic x"] {
+        for wrong in
+            ["", "Bearer", "Bearer ", key, &format!("Bearer {key}0"), "Bearer 0123456789abcde", "Basic x"]
+        {
             assert!(!check(wrong), "{wrong}");
         }
         // A text that repeats the key is none.

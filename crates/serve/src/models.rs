@@ -107,10 +107,8 @@ impl Models {
         let shown: String = name.chars().take(LONGEST_NAME).collect();
         let mut names = vec![format!("`{}`", self.base)];
         self.read(|inner| names.extend(inner.adapters.iter().take(8).map(|a| format!("`{}`", a.name))));
-        let message = format!(
-            "there is no model `{shown}`; GET /v1/models lists all, such as {}",
-            names.join(", ")
-        );
+        let message =
+            format!("there is no model `{shown}`; GET /v1/models lists all, such as {}", names.join(", "));
         let error = ApiError::new(StatusCode::NOT_FOUND, message).code("model_not_found");
         ApiError { field: Some("model".to_owned()), ..error }
     }
@@ -159,9 +157,7 @@ impl Models {
 
     /// The answer to `GET /v1/models`.
     pub fn list(&self) -> Value {
-        let model = |id: &str, created: u64, parent: Option<&str>| {
-            json!({"id": id, "object": "model", "created": created, "owned_by": "lorafit", "parent": parent})
-        };
+        let model = |id: &str, created: u64, parent: Option<&str>| json!({"id": id, "object": "model", "created": created, "owned_by": "lorafit", "parent": parent});
         let mut data = vec![model(&self.base, self.created, None)];
         self.read(|inner| {
             data.extend(inner.adapters.iter().map(|a| model(&a.name, a.created, Some(&self.base))));
@@ -194,7 +190,8 @@ impl Models {
         }
         let folder = below(root, path)?;
         let taken = || {
-            let message = format!("`name`: there is a model `{name}` already; choose another name, or unload it");
+            let message =
+                format!("`name`: there is a model `{name}` already; choose another name, or unload it");
             let error = ApiError::new(StatusCode::CONFLICT, message).code("name_taken");
             ApiError { field: Some("name".to_owned()), ..error }
         };
@@ -203,8 +200,8 @@ impl Models {
         if self.read(is_taken) {
             return Err(taken());
         }
-        let adapter = open(&folder)
-            .map_err(|error| ApiError::field("path", format!("cannot be loaded: {error}")))?;
+        let adapter =
+            open(&folder).map_err(|error| ApiError::field("path", format!("cannot be loaded: {error}")))?;
         self.write(|inner| match is_taken(inner) {
             true => Err(taken()),
             false => {
@@ -257,7 +254,8 @@ impl Inner {
 }
 
 fn not_for_loading() -> ApiError {
-    let message = "this server loads no adapters while it runs; it has to be started with a folder for them and a key";
+    let message =
+        "this server loads no adapters while it runs; it has to be started with a folder for them and a key";
     ApiError::new(StatusCode::FORBIDDEN, message).code("loading_is_off")
 }
 
@@ -321,7 +319,9 @@ mod tests {
             assert!(below(&root, path).unwrap().starts_with(root.canonicalize().unwrap()), "{path}");
         }
         let absolute = root.join("a").to_string_lossy().into_owned();
-        for path in ["", "..", "../secret", "a/../../secret", "/", "/etc", &absolute, "c", "file", "a\0", "./"] {
+        for path in
+            ["", "..", "../secret", "a/../../secret", "/", "/etc", &absolute, "c", "file", "a\0", "./"]
+        {
             assert!(below(&root, path).is_err(), "{path}");
         }
         #[cfg(unix)]

@@ -121,7 +121,8 @@ impl Queue {
             return Err(ApiError::ending());
         }
         if inner.waiting.len() >= self.most {
-            let message = format!("{} requests wait already, and no more are taken; ask again later", self.most);
+            let message =
+                format!("{} requests wait already, and no more are taken; ask again later", self.most);
             return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, message).code("queue_full"));
         }
         inner.waiting.push_back(job);

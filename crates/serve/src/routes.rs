@@ -43,7 +43,8 @@ pub fn routes(site: Arc<Site>) -> Router {
         .route("/v1/adapters", post(load))
         .route("/v1/adapters/{name}", axum::routing::delete(unload))
         .fallback(|| async {
-            let message = "there is nothing at this path; the API is below /v1, as in POST /v1/chat/completions";
+            let message =
+                "there is nothing at this path; the API is below /v1, as in POST /v1/chat/completions";
             ApiError::new(StatusCode::NOT_FOUND, message).response()
         })
         .method_not_allowed_fallback(|method: Method| async move {
@@ -79,10 +80,19 @@ where
 /// The endpoint of a path, of which there are few, so that nobody makes the list of metrics long.
 fn endpoint(path: &str) -> &'static str {
     const ALL: [&str; 10] = [
-        "/", "/health", "/metrics", "/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/embeddings",
-        "/v1/score", "/v1/tokenize", "/v1/adapters",
+        "/",
+        "/health",
+        "/metrics",
+        "/v1/models",
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/score",
+        "/v1/tokenize",
+        "/v1/adapters",
     ];
-    let below = |known: &&str| known.len() > 1 && path.strip_prefix(*known).is_some_and(|rest| rest.starts_with('/'));
+    let below =
+        |known: &&str| known.len() > 1 && path.strip_prefix(*known).is_some_and(|rest| rest.starts_with('/'));
     let found = ALL.into_iter().find(|known| path == *known);
     found.or_else(|| ALL.into_iter().find(below)).unwrap_or("other")
 }
@@ -90,12 +100,10 @@ fn endpoint(path: &str) -> &'static str {
 /// What `future` comes to; `None` if it panics.
 async fn without_panic<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
-    std::future::poll_fn(|context| {
-        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(value)) => Poll::Ready(Some(value)),
-            Err(_) => Poll::Ready(None),
-        }
+    std::future::poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(value)) => Poll::Ready(Some(value)),
+        Err(_) => Poll::Ready(None),
     })
     .await
 }
@@ -262,7 +270,8 @@ async fn body(site: &Site, request: Request<Body>) -> Result<Bytes, ApiError> {
     }
     let read = async {
         let mut bytes = Vec::new();
-        while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await
+        {
             let frame = frame.map_err(|error| ApiError::bad(format!("the body breaks off: {error}")))?;
             let Some(data) = frame.data_ref() else { continue };
             if bytes.len() + data.len() > most {
@@ -285,8 +294,14 @@ mod tests {
     #[test]
     fn paths_are_counted_by_their_endpoint() {
         for (path, expected) in [
-            ("/", "/"), ("/v1/models", "/v1/models"), ("/v1/models/a/b", "/v1/models"), ("/v1/adapters/x", "/v1/adapters"),
-            ("/v1/modelsx", "other"), ("/x", "other"), ("//", "other"), ("/v1/chat/completions", "/v1/chat/completions"),
+            ("/", "/"),
+            ("/v1/models", "/v1/models"),
+            ("/v1/models/a/b", "/v1/models"),
+            ("/v1/adapters/x", "/v1/adapters"),
+            ("/v1/modelsx", "other"),
+            ("/x", "other"),
+            ("//", "other"),
+            ("/v1/chat/completions", "/v1/chat/completions"),
         ] {
             assert_eq!(endpoint(path), expected, "{path}");
         }

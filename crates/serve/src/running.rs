@@ -23,6 +23,8 @@ pub struct Running {
     pub cached: usize,
     /// Whether there will be no more of it.
     pub over: bool,
+    /// Whether that is because nobody wants more of it.
+    pub cut: bool,
     index: usize,
     ends: &'static [u32],
     sampler: Sampler,
@@ -39,7 +41,8 @@ pub struct Running {
 /// Text with the tokens that it is of.
 struct Text {
     stops: StopFinder,
-    /// Bytes that were decoded, and of those what is certain to be shown.
+    /// Characters and bytes that were decoded, and of the bytes those that are certain to be shown.
+    characters: usize,
     decoded: usize,
     shown: usize,
     /// Tokens whose text is not shown yet, each with the bytes before it and with it.
@@ -73,6 +76,7 @@ impl Running {
             outbox: of.outbox.clone(),
             cached: 0,
             over: false,
+            cut: false,
             index,
             ends: tokenizer.eos_ids(),
             sampler: Sampler::new(Arc::clone(choosing), planned.seed, &planned.prompt),
@@ -80,6 +84,7 @@ impl Running {
             decoder: tokenizer.decode_stream(!of.answers.shows_special),
             text: Text {
                 stops: StopFinder::new(of.answers.stops.clone()),
+                characters: 0,
                 decoded: 0,
                 shown: 0,
                 held: Vec::new(),
@@ -92,14 +97,15 @@ impl Running {
         }
     }
 
-    /// Whether its prompt is still being computed.
-    pub fn is_fresh(&self) -> bool {
-        self.tokens == 0
+    /// Whether its first token was chosen just now.
+    pub fn has_begun(&self) -> bool {
+        self.tokens == 1
     }
 
     /// The token that follows, if one does.
     pub fn next(&mut self, logits: &mut [f32]) -> Option<u32> {
-        let next = match self.outbox.is_over() {
+        self.cut = self.outbox.is_over();
+        let next = match self.cut {
             true => None,
             false => self.advance(logits),
         };
@@ -121,7 +127,8 @@ impl Running {
                 return None;
             }
             Err(NoToken::NoneAllowed) => {
-                let message = "no token of the model can continue the form that `response_format` or `regex` asks for";
+                let message =
+                    "no token of the model can continue the form that `response_format` or `regex` asks for";
                 self.outbox.fail(ApiError::internal(message));
                 return None;
             }
@@ -169,8 +176,9 @@ impl Running {
         let before = text.decoded;
         text.decoded += piece.len();
         if let Some(token) = token.filter(|_| self.lists_tokens) {
-            text.held.push((token, before, text.decoded));
+            text.held.push((Chosen { at: text.characters, ..token }, before, text.decoded));
         }
+        text.characters += piece.chars().count();
         let found = text.stops.push(piece);
         text.shown += found.text.len();
         let shown = text.shown;

@@ -48,6 +48,8 @@ pub struct Chosen {
     pub token: Scored,
     /// The likeliest tokens in its place.
     pub likeliest: Vec<Scored>,
+    /// Characters of the answer before it.
+    pub at: usize,
 }
 
 /// Chooses the tokens of one answer.
@@ -108,10 +110,11 @@ impl Sampler {
         self.drawn += 1;
         *self.written.entry(id).or_default() += 1;
         Ok(match own {
-            None => Chosen { token: Scored { id, log_probability: 0.0 }, likeliest: Vec::new() },
+            None => Chosen { token: Scored { id, log_probability: 0.0 }, likeliest: Vec::new(), at: 0 },
             Some((ids, own, total)) => {
-                let scored = |id: u32| Scored { id, log_probability: (f64::from(own[id as usize]) - total) as f32 };
-                Chosen { token: scored(id), likeliest: ids.into_iter().map(scored).collect() }
+                let scored =
+                    |id: u32| Scored { id, log_probability: (f64::from(own[id as usize]) - total) as f32 };
+                Chosen { token: scored(id), likeliest: ids.into_iter().map(scored).collect(), at: 0 }
             }
         })
     }

@@ -41,7 +41,10 @@ pub fn embed(site: &Site, body: &[u8], arrived: Instant) -> Result<(Question, In
     let width = site.model.config().hidden_size as u64;
     match fields.whole("dimensions", 1..=u64::MAX)? {
         Some(asked) if asked != width => {
-            return Err(fields.wrong("dimensions", format!("cannot be chosen: vectors have {width} numbers; leave it out")));
+            return Err(fields.wrong(
+                "dimensions",
+                format!("cannot be chosen: vectors have {width} numbers; leave it out"),
+            ));
         }
         _ => {}
     }
@@ -62,7 +65,12 @@ struct Asked {
     wanted: Wanted,
 }
 
-fn send(site: &Site, mut fields: Fields, asked: Asked, arrived: Instant) -> Result<(Question, Inbox), ApiError> {
+fn send(
+    site: &Site,
+    mut fields: Fields,
+    asked: Asked,
+    arrived: Instant,
+) -> Result<(Question, Inbox), ApiError> {
     let selected = site.models.select(&fields.needed_text("model")?)?;
     let texts = texts(site, &mut fields, "input", site.limits.choices.max(MOST_TEXTS))?;
     fields.finish(&IDLE)?;
@@ -103,7 +111,9 @@ impl Question {
         }
         if self.wanted != Wanted::LogProbabilities {
             let vector = match self.base64 {
-                true => base64(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>()).into(),
+                true => {
+                    base64(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>()).into()
+                }
                 false => json!(values),
             };
             return Ok(json!({"object": "embedding", "index": index, "embedding": vector}));
@@ -143,7 +153,14 @@ mod tests {
 
     #[test]
     fn base64_is_that_of_rfc_4648() {
-        let cases = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("foobar", "Zm9vYmFy")];
+        let cases = [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("foobar", "Zm9vYmFy"),
+        ];
         for (text, expected) in cases {
             assert_eq!(base64(text.as_bytes()), expected);
         }

@@ -50,6 +50,8 @@ struct Request {
     bytes: u64,
     /// Answers that are not over.
     left: usize,
+    /// Whether nobody wants more of it.
+    cut: bool,
 }
 
 /// Texts of which something is computed, one in each round.
@@ -159,7 +161,7 @@ impl Worker {
                     self.running.insert(id, running);
                 }
                 let left = planned.len();
-                self.requests.insert(request, Request { outbox, arrived, deadline, bytes, left });
+                self.requests.insert(request, Request { outbox, arrived, deadline, bytes, left, cut: false });
             }
         }
         self.engine.evict(self.limits.cache_bytes.saturating_sub(self.reserved()));
@@ -201,27 +203,30 @@ impl Worker {
     /// Computes a round of all answers.
     fn step(&mut self) -> bool {
         let Worker { engine, running, requests, metrics, .. } = self;
-        for (id, fresh) in running.iter_mut().filter(|(_, running)| running.is_fresh()) {
-            let reused = engine.reused_tokens(*id);
-            metrics.cached_tokens.add(reused.saturating_sub(fresh.cached) as u64);
-            fresh.cached = fresh.cached.max(reused);
-        }
         let mut choose = |id: SequenceId, logits: &mut [f32]| match running.get_mut(&id) {
             Some(running) => running.next(logits).map_or(Next::End, Next::Token),
             None => Next::End,
         };
         let busy = engine.step(&mut choose);
+        // Of an answer of one token the engine has forgotten it.
+        for (id, begun) in running.iter_mut().filter(|(_, running)| running.has_begun()) {
+            begun.cached = engine.reused_tokens(*id);
+            metrics.cached_tokens.add(begun.cached as u64);
+        }
         running.retain(|_, running| {
             if running.over {
                 if let Some(request) = requests.get_mut(&running.request) {
                     request.left -= 1;
+                    request.cut |= running.cut;
                 }
             }
             !running.over
         });
         requests.retain(|_, request| {
-            if request.left == 0 {
-                metrics.whole.add(request.arrived.elapsed());
+            match request.left {
+                0 if request.cut => metrics.cancelled.add(u64::from(request.outbox.is_unread())),
+                0 => metrics.whole.add(request.arrived.elapsed()),
+                _ => {}
             }
             request.left > 0
         });

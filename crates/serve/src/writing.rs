@@ -46,7 +46,7 @@ pub async fn whole(reply: &Reply, mut inbox: Inbox) -> Result<Value, ApiError> {
     for (index, answer) in answers.into_iter().enumerate() {
         let ending = answer.ending.ok_or_else(broken_off)?;
         totals.add(&ending);
-        let log_probabilities = log_probabilities(reply, &answer.tokens, 0);
+        let log_probabilities = log_probabilities(reply, &answer.tokens);
         let (content, reason) = match reply.kind {
             Kind::Chat => {
                 let (message, called) = message(reply, answer.text)?;
@@ -58,8 +58,10 @@ pub async fn whole(reply: &Reply, mut inbox: Inbox) -> Result<Value, ApiError> {
                             "finish_reason": reason}));
     }
     let Reply { id, created, model, .. } = reply;
-    Ok(json!({"id": id, "object": reply.kind.object(), "created": created, "model": model, "choices": choices,
-              "usage": totals.usage(reply)}))
+    Ok(
+        json!({"id": id, "object": reply.kind.object(), "created": created, "model": model, "choices": choices,
+              "usage": totals.usage(reply)}),
+    )
 }
 
 fn broken_off() -> ApiError {
@@ -136,8 +138,8 @@ impl Totals {
     }
 }
 
-/// Log-probabilities of tokens, as the kind of answer has them; `offset` is the characters of the text before them.
-fn log_probabilities(reply: &Reply, tokens: &[Chosen], offset: usize) -> Value {
+/// Log-probabilities of tokens, as the kind of answer has them.
+fn log_probabilities(reply: &Reply, tokens: &[Chosen]) -> Value {
     if !reply.lists_tokens {
         return Value::Null;
     }
@@ -156,15 +158,13 @@ fn log_probabilities(reply: &Reply, tokens: &[Chosen], offset: usize) -> Value {
             json!({"content": tokens.iter().map(token).collect::<Vec<_>>(), "refusal": null})
         }
         Kind::Completion => {
-            let mut at = offset;
             let (mut texts, mut scores, mut likeliest, mut offsets) = (vec![], vec![], vec![], vec![]);
             for chosen in tokens {
-                let own = text(&chosen.token);
                 let listed = chosen.likeliest.iter();
-                let listed: Map<String, Value> = listed.map(|s| (text(s), s.log_probability.into())).collect();
-                offsets.push(at);
-                at += own.chars().count();
-                texts.push(own);
+                let listed: Map<String, Value> =
+                    listed.map(|s| (text(s), s.log_probability.into())).collect();
+                offsets.push(chosen.at);
+                texts.push(text(&chosen.token));
                 scores.push(chosen.token.log_probability);
                 likeliest.push(listed);
             }
@@ -191,8 +191,6 @@ struct Sending {
     held: String,
     /// Calls that were sent.
     called: usize,
-    /// Characters that were sent.
-    sent: usize,
     over: bool,
 }
 
@@ -203,11 +201,11 @@ impl Stream {
             calls: (reply.calls == Calls::Found).then(CallStream::new),
             held: String::new(),
             called: 0,
-            sent: 0,
             over: false,
         };
         let answers: Vec<Sending> = (0..reply.answers).map(|_| sending()).collect();
-        let mut stream = Stream { reply, inbox, answers, totals: Totals::default(), ready: VecDeque::new(), over: false };
+        let mut stream =
+            Stream { reply, inbox, answers, totals: Totals::default(), ready: VecDeque::new(), over: false };
         if stream.reply.kind == Kind::Chat {
             for index in 0..stream.answers.len() {
                 stream.choice(index, json!({"role": "assistant", "content": ""}), Value::Null, None);
@@ -241,8 +239,7 @@ impl Stream {
         if text.is_empty() && tokens.is_empty() {
             return;
         }
-        let log_probabilities = log_probabilities(&self.reply, tokens, self.answers[index].sent);
-        self.answers[index].sent += text.chars().count();
+        let log_probabilities = log_probabilities(&self.reply, tokens);
         let new = match self.reply.kind {
             Kind::Chat => json!({"content": text}),
             Kind::Completion => text.into(),

@@ -131,12 +131,17 @@ impl ServeArgs {
         }
         require(self.request_time > 0, "request-time", self.request_time, "must be 1 or more")?;
         if self.adapters_from.is_some() && self.api_key_file.is_none() {
-            return Err(CliError::usage("--adapters-from without --api-key-file would let anybody load adapters")
-                .hint("write a key of 16 letters or more into a file, and give it with --api-key-file"));
+            return Err(CliError::usage(
+                "--adapters-from without --api-key-file would let anybody load adapters",
+            )
+            .hint("write a key of 16 letters or more into a file, and give it with --api-key-file"));
         }
         if let Some(dir) = self.adapters_from.as_ref().filter(|dir| !dir.is_dir()) {
-            return Err(CliError::usage(format!("--adapters-from {}: there is no such folder", dir.display()))
-                .hint("give the folder that has the folders of adapters"));
+            return Err(CliError::usage(format!(
+                "--adapters-from {}: there is no such folder",
+                dir.display()
+            ))
+            .hint("give the folder that has the folders of adapters"));
         }
         self.base.resolve()?;
         self.common.validate()
@@ -149,13 +154,16 @@ impl ServeArgs {
             host => host.parse::<IpAddr>(),
         };
         let host = host.map_err(|_| {
-            CliError::usage(format!("--host {}: not an address", self.host))
-                .hint("127.0.0.1 is this machine alone, 0.0.0.0 all its addresses; names are for --allow-host")
+            CliError::usage(format!("--host {}: not an address", self.host)).hint(
+                "127.0.0.1 is this machine alone, 0.0.0.0 all its addresses; names are for --allow-host",
+            )
         })?;
         match host.is_loopback() || self.insecure || self.api_key_file.is_some() {
             true => Ok(host),
-            false => Err(CliError::usage(format!("--host {host}: other machines could use the server without a key"))
-                .hint("give keys with --api-key-file, or allow it with --insecure")),
+            false => Err(CliError::usage(format!(
+                "--host {host}: other machines could use the server without a key"
+            ))
+            .hint("give keys with --api-key-file, or allow it with --insecure")),
         }
     }
 

@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use lorafit_model::Buffers;
 use lorafit_kernels::ops::attention::{Segment, Segments};
+use lorafit_model::Buffers;
 use lorafit_model::Stream;
 use serde_json::{Value, json};
 
-use crate::common::{BASE, Running, Setup, adapter_at, base, chat, close, completion, expected, read_some, request, strengths};
+use crate::common::{
+    BASE, Running, Setup, adapter_at, base, chat, close, completion, expected, read_some, request, strengths,
+};
 
-const TEXTS: [&str; 5] = ["What is the largest number?", "Set a timer", "Hello", "Where is the cat, and why?", "a b c d e f g"];
+const TEXTS: [&str; 5] =
+    ["What is the largest number?", "Set a timer", "Hello", "Where is the cat, and why?", "a b c d e f g"];
 
 fn text_of(answer: &Value) -> &str {
     let choice = &answer["choices"][0];
@@ -65,7 +68,9 @@ fn a_strength_behind_the_name_is_that_of_the_adapter() {
     assert_eq!(text_of(&answer), expected(Some(&adapter_at(4.5)), "Hello", false, 24));
     let whole = server.post("/v1/completions", &completion("a1:1.0", "Hello", json!({}))).json();
     assert_eq!(text_of(&whole), expected(Some(&adapter_at(-2.25)), "Hello", false, 24));
-    for (model, status) in [("a1:0", 400), ("a1:nan", 400), ("a1:1e30", 400), ("a1:x", 404), ("b", 404), ("tiny:0.5", 404)] {
+    for (model, status) in
+        [("a1:0", 400), ("a1:nan", 400), ("a1:1e30", 400), ("a1:x", 404), ("b", 404), ("tiny:0.5", 404)]
+    {
         let refused = server.post("/v1/completions", &completion(model, "Hello", json!({})));
         assert_eq!(refused.status, status, "{model} {refused:?}");
         assert!(refused.error().contains("model"), "{refused:?}");
@@ -75,7 +80,11 @@ fn a_strength_behind_the_name_is_that_of_the_adapter() {
 #[test]
 fn streams_say_what_whole_answers_say() {
     let server = Running::start();
-    for more in [json!({}), json!({"logprobs": true, "top_logprobs": 2}), json!({"n": 3, "temperature": 1.2, "seed": 5})] {
+    for more in [
+        json!({}),
+        json!({"logprobs": true, "top_logprobs": 2}),
+        json!({"n": 3, "temperature": 1.2, "seed": 5}),
+    ] {
         let mut body = chat("a2", TEXTS[0], more);
         let whole = server.post("/v1/chat/completions", &body).json();
         body["stream"] = true.into();
@@ -88,7 +97,8 @@ fn streams_say_what_whole_answers_say() {
         }
         for choice in whole["choices"].as_array().unwrap() {
             let of_choice = |event: &&Value| event["choices"][0]["index"] == choice["index"];
-            let own: Vec<&Value> = events.iter().filter(of_choice).map(|event| &event["choices"][0]).collect();
+            let own: Vec<&Value> =
+                events.iter().filter(of_choice).map(|event| &event["choices"][0]).collect();
             assert_eq!(own[0]["delta"], json!({"role": "assistant", "content": ""}));
             let text: String = own.iter().filter_map(|choice| choice["delta"]["content"].as_str()).collect();
             assert_eq!(choice["message"]["content"], text);
@@ -96,10 +106,13 @@ fn streams_say_what_whole_answers_say() {
             assert!(own[..own.len() - 1].iter().all(|choice| choice["finish_reason"].is_null()));
             let listed: Vec<&Value> =
                 own.iter().filter_map(|choice| choice["logprobs"]["content"].as_array()).flatten().collect();
-            let wanted: Vec<&Value> = choice["logprobs"]["content"].as_array().into_iter().flatten().collect();
+            let wanted: Vec<&Value> =
+                choice["logprobs"]["content"].as_array().into_iter().flatten().collect();
             assert_eq!(listed, wanted);
         }
-        assert!(events.iter().all(|event| event["usage"].is_null() && event["object"] == "chat.completion.chunk"));
+        assert!(
+            events.iter().all(|event| event["usage"].is_null() && event["object"] == "chat.completion.chunk")
+        );
     }
     let mut body = completion("a3", "Hello", json!({"logprobs": 1}));
     let whole = server.post("/v1/completions", &body).json();
@@ -107,9 +120,15 @@ fn streams_say_what_whole_answers_say() {
     let events = server.post("/v1/completions", &body).events();
     let text: String = events.iter().filter_map(|event| event["choices"][0]["text"].as_str()).collect();
     assert_eq!(text_of(&whole), text);
-    let offsets: Vec<&Value> =
-        events.iter().filter_map(|e| e["choices"][0]["logprobs"]["text_offset"].as_array()).flatten().collect();
-    assert_eq!(offsets, whole["choices"][0]["logprobs"]["text_offset"].as_array().unwrap().iter().collect::<Vec<_>>());
+    let offsets: Vec<&Value> = events
+        .iter()
+        .filter_map(|e| e["choices"][0]["logprobs"]["text_offset"].as_array())
+        .flatten()
+        .collect();
+    assert_eq!(
+        offsets,
+        whole["choices"][0]["logprobs"]["text_offset"].as_array().unwrap().iter().collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -120,7 +139,10 @@ fn the_same_seed_gives_the_same_text_and_none_a_random_one() {
         more.as_object().unwrap().iter().for_each(|(key, value)| body[key] = value.clone());
         let answer = server.post("/v1/chat/completions", &body).json();
         let choices = answer["choices"].as_array().unwrap();
-        choices.iter().map(|choice| choice["message"]["content"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        choices
+            .iter()
+            .map(|choice| choice["message"]["content"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
     };
     assert_eq!(ask(json!({"seed": 3})), ask(json!({"seed": 3})));
     assert_ne!(ask(json!({"seed": 3})), ask(json!({"seed": -4})));
@@ -165,7 +187,8 @@ fn log_probabilities(ids: &[u32]) -> Vec<f64> {
     let (model, _) = base();
     let mut buffers = Buffers::for_evaluation(model.config(), None, model.device(), ids.len());
     let positions: Vec<u32> = (0..ids.len() as u32).collect();
-    let segments = Segments::new(vec![Segment { start: 0, len: ids.len(), parent: None }], ids.len()).unwrap();
+    let segments =
+        Segments::new(vec![Segment { start: 0, len: ids.len(), parent: None }], ids.len()).unwrap();
     let stream = Stream { ids, positions: &positions, segments: &segments, targets: &[] };
     let logits = model.all_logits(None, stream, &mut buffers);
     let rows = logits.chunks_exact(model.config().vocab_size).zip(&ids[1..]);
@@ -196,7 +219,10 @@ fn log_probabilities_are_those_of_the_model() {
                       "logit_bias": {ids.last().unwrap().to_string(): 100}});
     let answer = server.post("/v1/completions", &completion(BASE, "", more)).json();
     let listed = &answer["choices"][0]["logprobs"];
-    assert!((listed["token_logprobs"][0].as_f64().unwrap() - wanted.last().unwrap()).abs() < 1e-4, "{listed}");
+    assert!(
+        (listed["token_logprobs"][0].as_f64().unwrap() - wanted.last().unwrap()).abs() < 1e-4,
+        "{listed}"
+    );
     assert_eq!(listed["top_logprobs"][0].as_object().unwrap().len(), 3);
 
     // What is listed of a text is what a score says of prompt and answer.
@@ -205,11 +231,17 @@ fn log_probabilities_are_those_of_the_model() {
     let listed = answer["choices"][0]["logprobs"]["content"].as_array().unwrap();
     assert_eq!(listed.len() as u64, answer["usage"]["completion_tokens"].as_u64().unwrap());
     for token in listed {
-        assert_eq!(token["logprob"], token["top_logprobs"][0]["logprob"], "temperature 0 takes the likeliest");
+        assert_eq!(
+            token["logprob"], token["top_logprobs"][0]["logprob"],
+            "temperature 0 takes the likeliest"
+        );
         assert!(token["bytes"].is_array());
     }
-    let bytes: Vec<u8> =
-        listed.iter().flat_map(|t| t["bytes"].as_array().unwrap()).map(|b| b.as_u64().unwrap() as u8).collect();
+    let bytes: Vec<u8> = listed
+        .iter()
+        .flat_map(|t| t["bytes"].as_array().unwrap())
+        .map(|b| b.as_u64().unwrap() as u8)
+        .collect();
     assert_eq!(String::from_utf8_lossy(&bytes), text_of(&answer));
 }
 
@@ -223,7 +255,9 @@ fn embeddings_are_of_unit_length_and_the_same_in_base64() {
     };
     let vectors = |answer: Value| -> Vec<Vec<f64>> {
         let data = answer["data"].as_array().unwrap().clone();
-        data.iter().map(|d| d["embedding"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()).collect()
+        data.iter()
+            .map(|d| d["embedding"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect())
+            .collect()
     };
     let mean = vectors(ask(json!({})).json());
     let last = vectors(ask(json!({"pooling": "last", "encoding_format": "float"})).json());
@@ -240,7 +274,8 @@ fn embeddings_are_of_unit_length_and_the_same_in_base64() {
         .chars()
         .flat_map(|c| (0..6).rev().map(move |bit| (letters.find(c).unwrap() >> bit & 1) as u8))
         .collect();
-    let bytes: Vec<u8> = bits.chunks_exact(8).map(|bits| bits.iter().fold(0, |byte, bit| byte << 1 | bit)).collect();
+    let bytes: Vec<u8> =
+        bits.chunks_exact(8).map(|bits| bits.iter().fold(0, |byte, bit| byte << 1 | bit)).collect();
     let numbers: Vec<f64> =
         bytes.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect();
     assert_eq!(numbers, mean[1]);

@@ -57,7 +57,11 @@ pub fn adapter_at(strength: f64) -> Adapter {
 
 /// Eight adapters, by name and strength.
 pub fn strengths() -> Vec<(String, f64)> {
-    (1..=8).map(|i| (format!("a{i}"), f64::from(i) * 0.75 - 3.0)).filter(|(_, s)| *s != 0.0).chain([("a4".to_owned(), 4.5)]).collect()
+    (1..=8)
+        .map(|i| (format!("a{i}"), f64::from(i) * 0.75 - 3.0))
+        .filter(|(_, s)| *s != 0.0)
+        .chain([("a4".to_owned(), 4.5)])
+        .collect()
 }
 
 /// A server in a thread.
@@ -148,7 +152,8 @@ impl Running {
     /// The value of a metric.
     pub fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").body;
-        let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+        let line =
+            text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
         line.unwrap_or_else(|| panic!("{name} in {text}")).rsplit(' ').next().unwrap().parse().unwrap()
     }
 
@@ -172,7 +177,13 @@ impl Drop for Running {
 }
 
 /// The bytes of a request.
-pub fn request(address: SocketAddr, method: &str, path: &str, headers: &[&str], body: Option<&[u8]>) -> Vec<u8> {
+pub fn request(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[&str],
+    body: Option<&[u8]>,
+) -> Vec<u8> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
     if !headers.iter().any(|header| header.to_lowercase().starts_with("host:")) {
         head += &format!("Host: {address}\r\n");
@@ -255,7 +266,11 @@ pub fn read_some(stream: &TcpStream, lines: usize) -> String {
     let mut text = String::new();
     let mut left = usize::MAX;
     while left > 0 && reader.read_line(&mut text).is_ok_and(|read| read > 0) {
-        left = if left == usize::MAX && text.ends_with("\r\n\r\n") { lines } else { left.saturating_sub(usize::from(left < usize::MAX)) };
+        left = if left == usize::MAX && text.ends_with("\r\n\r\n") {
+            lines
+        } else {
+            left.saturating_sub(usize::from(left < usize::MAX))
+        };
     }
     text
 }

@@ -57,8 +57,12 @@ fn what_does_not_fit_the_memory_waits_and_what_never_will_is_refused() {
     assert_eq!(never.status, 400);
     assert!(never.error().contains("fewer tokens"), "{never:?}");
     // Two that fit one after the other only, and one that does not say how long it may be.
-    let asked = [completion(BASE, "Hello", json!({"max_tokens": 150})), completion("a1", "Hello", json!({"max_tokens": 150}))];
-    let streams: Vec<TcpStream> = asked.iter().map(|body| begin(&server, body.to_string().as_bytes())).collect();
+    let asked = [
+        completion(BASE, "Hello", json!({"max_tokens": 150})),
+        completion("a1", "Hello", json!({"max_tokens": 150})),
+    ];
+    let streams: Vec<TcpStream> =
+        asked.iter().map(|body| begin(&server, body.to_string().as_bytes())).collect();
     for stream in streams {
         Answer::read(stream).json();
     }
@@ -76,7 +80,10 @@ fn a_request_ends_with_its_time() {
     assert!(late.error().contains("fewer tokens"));
     let stream = Answer::read(begin(&server, &long(json!({"stream": true}))));
     // It had begun, so the error is in the stream, and no end is claimed.
-    assert!(stream.status == 504 || (stream.body.contains("time_limit") && !stream.body.contains("[DONE]")), "{stream:?}");
+    assert!(
+        stream.status == 504 || (stream.body.contains("time_limit") && !stream.body.contains("[DONE]")),
+        "{stream:?}"
+    );
     server.wait_until("nothing runs", |server| server.metric("lorafit_running") == 0.0);
 }
 
