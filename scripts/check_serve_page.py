@@ -4,6 +4,9 @@ stay text, fields have names, the keyboard reaches all, letters have a contrast 
 nothing is in the console, nothing is loaded from elsewhere. Takes screenshots, light and dark, 1280 and 400 pixels wide.
 
     python3 scripts/check_serve_page.py SCREENSHOT_FOLDER
+    python3 scripts/check_serve_page.py SCREENSHOT_FOLDER http://127.0.0.1:8080/
+
+With the address of a server that runs, its page is opened, and its models are asked and stopped.
 
 Needs chromium and chromedriver, and of Python the standard library only.
 """
@@ -425,6 +428,36 @@ def check_page(browser, address):
     check_tokens(browser)
     check_faults(browser)
     check_key(browser, address)
+    check_quiet(browser, address)
+
+
+def check_real(browser, address):
+    """The page of a server that runs, whatever its models say."""
+    browser.open(address)
+    first = browser.script("return document.getElementById('model-0').value")
+    check(first, f"the models come, the first is {first!r}")
+    browser.choose(1, first)
+    for name, value in (("temperature", 0), ("max_tokens", 24), ("seed", 1), ("probabilities", True)):
+        browser.set(name, value)
+    browser.ask("Name three colours.")
+    answers = browser.answers()
+    one, other = answers
+    check(one[1] and one[1] == other[1], f"one model answers the same twice: {one[1]!r}")
+    check(not one[3] and not other[3], f"without an error {one[3]}")
+    check(re.match(r"\d+ tokens? · [\d.]+ tokens/s · first token after [\d.]+ s", one[2]), one[2])
+    marked = "return [...document.querySelectorAll('.text span')].filter((s) => /^ *[\\d.]+ % \"/.test(s.description)).length"
+    check(browser.script(marked) > 2, "tokens say how likely they were")
+    browser.captures("real")
+    browser.set("max_tokens", 2000)
+    browser.ask("Write a long story about the sea.", waits=False)
+    browser.wait("document.querySelector('#turns > li:last-child .text').textContent.length > 20", 60)
+    browser.script("document.getElementById('stop').click()")
+    browser.wait("!document.getElementById('send').disabled")
+    check(all(answer[2].endswith("stopped") for answer in browser.answers()), "answers can be stopped")
+    check_quiet(browser, address)
+
+
+def check_quiet(browser, address):
     loaded = browser.script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
     foreign = [name for name in loaded if not name.startswith((address, "data:"))]
     check(not foreign, f"nothing is loaded from elsewhere {foreign or ''}")
@@ -449,7 +482,10 @@ try:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         browser = Browser(profile)
         try:
-            check_page(browser, f"http://127.0.0.1:{server.server_port}/")
+            if len(sys.argv) > 2:
+                check_real(browser, sys.argv[2])
+            else:
+                check_page(browser, f"http://127.0.0.1:{server.server_port}/")
         finally:
             call(browser.session, method="DELETE")
 finally:

@@ -107,7 +107,7 @@ impl Grammars {
             self.prepare(grammar).map_err(|error| format!("no thread to prepare {what}: {error}"))?;
         match prepared {
             Some(Ok(guide)) => Ok(guide),
-            Some(Err(why)) => Err(format!("{what} cannot be kept: {}", limits::explain(&why, constraint))),
+            Some(Err(why)) => Err(format!("{what}: {}", limits::explain(&why, constraint))),
             None => Err(format!(
                 "{what} takes longer than {} ms to prepare; make it simpler",
                 LONGEST_PREPARATION.as_millis()
@@ -155,16 +155,14 @@ impl Grammars {
 }
 
 impl Guide {
-    /// Makes the logits of all that may not follow minus infinity.
+    /// Makes the logits of all that may not follow minus infinity: of all tokens after a [`Self::failure`].
     pub fn mask(&mut self, logits: &mut [f32]) {
-        let allowed = self.allowed.take().or_else(|| self.matcher.compute_mask_or_eos().ok());
+        let Some(allowed) = self.allowed.take().or_else(|| self.matcher.compute_mask_or_eos().ok()) else {
+            logits.fill(f32::NEG_INFINITY);
+            return;
+        };
         for (id, logit) in logits.iter_mut().enumerate() {
-            let may_follow = match &allowed {
-                Some(allowed) => id < allowed.len() && allowed.get(id),
-                // No further token can be allowed for sure.
-                None => u32::try_from(id).is_ok_and(|id| self.ends.contains(&id)),
-            };
-            if !may_follow {
+            if id >= allowed.len() || !allowed.get(id) {
                 *logit = f32::NEG_INFINITY;
             }
         }

@@ -88,7 +88,7 @@ fn calls_are_found_as_the_templates_of_families_write_them() {
     ] {
         let text = written(family, "ends with a call", before, behind);
         let found = split_calls(&text);
-        assert_eq!(found.calls, [weather.clone()], "{family}: {text}");
+        assert_eq!(found.calls, std::slice::from_ref(&weather), "{family}: {text}");
     }
 }
 
