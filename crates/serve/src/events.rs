@@ -10,9 +10,6 @@ use tokio::sync::mpsc;
 use crate::error::ApiError;
 use crate::sampler::Chosen;
 
-/// Events that wait for their reader.
-const MOST_WAITING: usize = 512;
-
 /// Something that happened to a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
@@ -74,9 +71,9 @@ pub struct Inbox {
     fault: Arc<OnceLock<ApiError>>,
 }
 
-/// Both ends.
-pub fn channel() -> (Outbox, Inbox) {
-    let (sender, receiver) = mpsc::channel(MOST_WAITING);
+/// Both ends of a channel in which `most` events may wait for their reader.
+pub fn channel(most: usize) -> (Outbox, Inbox) {
+    let (sender, receiver) = mpsc::channel(most);
     let fault = Arc::new(OnceLock::new());
     (Outbox { sender, fault: Arc::clone(&fault) }, Inbox { receiver, fault })
 }

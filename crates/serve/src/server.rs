@@ -1,7 +1,7 @@
 //! The server: connections within limits, one thread that computes, and an end that lets running answers finish.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::pin::pin;
@@ -156,7 +156,7 @@ async fn listen(site: &Arc<Site>, listener: TcpListener, stop: &AtomicBool) -> i
             Ok(Ok((stream, _))) => {
                 let open = Counted::new(&open);
                 if open.count() > site.limits.connections {
-                    refuse(&stream);
+                    refuse(stream);
                     continue;
                 }
                 tokio::spawn(serve(stream, router.clone(), Arc::clone(site), ending.clone(), open));
@@ -194,10 +194,10 @@ impl Drop for Counted {
 }
 
 /// Tells a client that there is no room, without waiting for it.
-fn refuse(stream: &TcpStream) {
+fn refuse(stream: TcpStream) {
     let text = "HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-    // A client that is gone needs no answer.
-    let _ = stream.try_write(text.as_bytes());
+    // It does not wait, as the listener's sockets never do; a client that is gone needs no answer.
+    let _ = stream.into_std().and_then(|mut stream| stream.write_all(text.as_bytes()));
 }
 
 /// Answers the requests of a connection.

@@ -16,6 +16,9 @@ use crate::metrics::Metrics;
 use crate::models::{Models, Numbered};
 use crate::queue::{Job, Queue, Work};
 
+/// Pieces of an answer that wait for a slow reader.
+const MOST_WAITING: usize = 2048;
+
 /// What every request is answered from.
 pub struct Site {
     /// The base.
@@ -44,13 +47,16 @@ impl Site {
     /// # Errors
     /// A queue that is full.
     pub fn send(&self, work: Work, adapter: Option<Numbered>, arrived: Instant) -> Result<Inbox, ApiError> {
-        let (outbox, inbox) = channel();
-        let bytes = match &work {
-            Work::Texts { .. } => 0,
+        // Beside its pieces an answer has an end, and may have some text left before it.
+        let (bytes, events) = match &work {
+            Work::Texts { texts, .. } => (0, texts.len()),
             Work::Answers(answers) => {
-                answers.planned.iter().map(|p| self.bytes(p.prompt.len() + p.room)).sum()
+                let planned = answers.planned.iter();
+                let bytes = planned.clone().map(|p| self.bytes(p.prompt.len() + p.room)).sum();
+                (bytes, planned.map(|p| p.room.min(MOST_WAITING) + 2).sum())
             }
         };
+        let (outbox, inbox) = channel(events + 1);
         let deadline = arrived + self.limits.request_time;
         self.queue.push(Job { work, adapter, outbox, arrived, deadline, bytes })?;
         Ok(inbox)

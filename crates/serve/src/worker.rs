@@ -93,16 +93,7 @@ impl Worker {
             if self.queue.state() == State::Draining && self.is_idle() {
                 self.queue.set(State::Ended);
             }
-            self.give_up();
-            while let Some(job) = self.queue.pop(|job| self.fits(job)) {
-                self.take(job);
-            }
-            self.metrics.running.set((self.running.len() + self.texts.len()) as u64);
-            let caught = catch_unwind(AssertUnwindSafe(|| {
-                let answered = self.step();
-                self.compute_text() || answered
-            }));
-            let busy = caught.unwrap_or_else(|_| {
+            let busy = catch_unwind(AssertUnwindSafe(|| self.round())).unwrap_or_else(|_| {
                 self.start_again();
                 true
             });
@@ -121,6 +112,17 @@ impl Worker {
         });
     }
 
+    /// Takes what fits, and computes one token of every answer and something of one text; says whether there was anything to do.
+    fn round(&mut self) -> bool {
+        self.give_up();
+        while let Some(job) = self.queue.pop(|job| self.fits(job)) {
+            self.take(job);
+        }
+        self.metrics.running.set((self.running.len() + self.texts.len()) as u64);
+        let answered = self.step();
+        self.compute_text() || answered
+    }
+
     /// Whether nothing waits and nothing is being computed.
     fn is_idle(&self) -> bool {
         self.requests.is_empty() && self.texts.is_empty() && self.queue.is_empty()
@@ -134,6 +136,8 @@ impl Worker {
     fn fits(&self, job: &Job) -> bool {
         match &job.work {
             Work::Texts { .. } => self.texts.len() < MOST_TEXTS,
+            // What would never fit was refused before; alone, everything else does.
+            Work::Answers(_) if self.running.is_empty() => true,
             Work::Answers(answers) => {
                 self.running.len() + answers.planned.len() <= self.limits.sequences
                     && self.reserved() + job.bytes <= self.limits.cache_bytes
@@ -214,11 +218,11 @@ impl Worker {
             metrics.cached_tokens.add(begun.cached as u64);
         }
         running.retain(|_, running| {
-            if running.over {
-                if let Some(request) = requests.get_mut(&running.request) {
-                    request.left -= 1;
-                    request.cut |= running.cut;
-                }
+            if running.over
+                && let Some(request) = requests.get_mut(&running.request)
+            {
+                request.left -= 1;
+                request.cut |= running.cut;
             }
             !running.over
         });
