@@ -1,4 +1,4 @@
-//! Tokens a second that a model generates alone and side by side, and those of a prompt.
+//! Tokens a second that a model generates alone and side by side, over one adapter or each over its own, and those of a prompt.
 //!
 //! `cargo run --release -p lorafit-model --example generation_speed MODEL [THREADS [NEW_TOKENS [nf4|nf4dq|int8]]]`
 
@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use lorafit_kernels::Device;
 use lorafit_kernels::quant::{Quantization, four_bit::Code};
+use lorafit_model::adapter::{Adapter, LoraConfig};
 use lorafit_model::weights::ModelFiles;
-use lorafit_model::{BaseQuantization, Model, Prompts, Sampling, generate};
+use lorafit_model::{BaseQuantization, Engine, EngineLimits, Model, Next, Prompts, Sampling, generate};
 
 /// Tokens of the prompt that is timed.
 const PROMPT: usize = 500;
@@ -64,6 +65,39 @@ fn main() {
             alone = speed;
         }
         println!("{sequences:>2} side by side: {speed:6.1} tokens/s, {:.2} times one", speed / alone);
+    }
+    let lora = LoraConfig::new("all-linear".parse().expect("targets"));
+    let adapters: Vec<Adapter> = (0..16)
+        .map(|seed| Adapter::init(model.config(), &lora, seed, Device::Cpu).expect("an adapter"))
+        .collect();
+    // Seconds of the rounds in which all are continued.
+    let over = |count: usize| {
+        let limits = EngineLimits { prefill_tokens: usize::MAX, pieces: usize::MAX, kept_bytes: 0 };
+        let mut engine: Engine<'_, &Adapter> = Engine::new(&model, limits);
+        for (i, text) in short(16).into_iter().enumerate() {
+            let of = i * count / 16;
+            engine.begin(text, (count > 0).then(|| (1 + of as u64, &adapters[of])), new_tokens);
+        }
+        let mut choose = |_, logits: &mut [f32]| Next::Token(Sampling::default().choose(logits, 0));
+        engine.step(&mut choose);
+        let start = Instant::now();
+        (0..new_tokens).for_each(|_| assert!(engine.step(&mut choose)));
+        start.elapsed().as_secs_f64()
+    };
+    // In turn, since the speed of a machine changes.
+    let (mut seconds, counts) = ([const { Vec::new() }; 4], [0, 1, 4, 16]);
+    for _ in 0..5 {
+        counts.iter().zip(&mut seconds).for_each(|(count, of)| of.push(over(*count)));
+    }
+    let [none, others @ ..] = seconds.map(|mut of: Vec<f64>| {
+        of.sort_by(f64::total_cmp);
+        of[of.len() / 2]
+    });
+    for (count, seconds) in counts[1..].iter().zip(others) {
+        let (speed, by) = (16.0 * new_tokens as f64 / seconds, seconds / none);
+        println!(
+            "16 side by side over {count:>2} adapters: {speed:6.1} tokens/s, {by:.2} times as long as over none"
+        );
     }
     let long = [prompt(0, PROMPT)];
     let seconds = (0..3).map(|_| tokens(&long, 1)).fold(f64::INFINITY, f64::min);

@@ -48,7 +48,9 @@ struct Sequence<A> {
     /// Stands for its adapter at its strength; 0 for none.
     key: u64,
     adapter: Option<A>,
-    /// Its prompt and what followed. All but the last tokens of it are in the cache.
+    /// Tokens of the prompt.
+    prompt: usize,
+    /// The prompt and what followed. All but the last tokens of it are in the cache.
     text: Vec<u32>,
     /// Tokens that the cache is to have room for.
     room: usize,
@@ -125,9 +127,10 @@ impl<'m, A: Borrow<Adapter>> Engine<'m, A> {
         let tokens = prompt.len().min(self.most_of_prompt()).max(rows);
         let needed = BufferShape::of(self.model.config(), adapter.as_ref().map(A::borrow), tokens);
         self.shape.widen(&needed);
-        let room = prompt.len() + room;
+        let (tokens, room) = (prompt.len(), prompt.len() + room);
         let place = self.sequences.partition_point(|sequence| sequence.key <= key);
-        let sequence = Sequence { id, key, adapter, text: prompt, room, reused: 0, began: false };
+        let sequence =
+            Sequence { id, key, adapter, prompt: tokens, text: prompt, room, reused: 0, began: false };
         self.sequences.insert(place, sequence);
         // Its memory is taken when it is computed.
         self.caches.insert(place, KvCache::new(self.model.config(), self.model.device(), 0));
@@ -237,7 +240,8 @@ impl<'m, A: Borrow<Adapter>> Engine<'m, A> {
         let (sequence, cache) = (&self.sequences[at], &mut self.caches[at]);
         cache.grow(config, device, sequence.text.len().max(sequence.room));
         let past = cache.len();
-        let end = sequence.text.len().min(past.saturating_add(most));
+        // A text that is rotated anew is computed in pieces of its prompt's length, which buffers are made for.
+        let end = sequence.text.len().min(past + most.min(sequence.prompt));
         let (piece, whole) = (&sequence.text[past..end], end == sequence.text.len());
         let (_, buffers) = self.buffers.as_mut().expect("buffers were made");
         let adapter = sequence.adapter.as_ref().map(A::borrow);

@@ -11,6 +11,7 @@ pub mod elementwise;
 pub mod embedding;
 pub mod gate;
 pub mod layer_norm;
+pub mod low_rank;
 pub mod magnitude;
 mod math;
 pub mod matmul;

@@ -20,7 +20,7 @@ use crate::terminal::error::CliError;
 #[command(next_help_heading = "Memory")]
 pub struct MemoryArgs {
     /// Which activations to recompute in the backward pass instead of keeping them: none, full, a number of blocks
-    /// (12-blocks), or auto [default: full with --quant on the CPU and no --memory, else auto]
+    /// (12-blocks), or auto [default: auto]
     ///
     /// full keeps only the input of each block: it needs far less memory, takes about 1.4 times as long, and gives
     /// the same bits. auto keeps as many blocks as fit in --memory.
@@ -61,14 +61,9 @@ impl MemoryArgs {
         }
     }
 
-    /// The policy that the flags ask for, or the default. On the processor a quantised base recomputes everything: who quantises
-    /// has little memory, and other programs need some of it. The memory of a GPU is there to be used.
-    pub fn policy(&self, quantized: bool, placement: Placement) -> RecomputeChoice {
-        match (self.recompute, self.memory, placement) {
-            (Some(choice), ..) => choice,
-            (None, None, Placement::Cpu) if quantized => RecomputeChoice::Fixed(Recompute::Full),
-            (None, ..) => RecomputeChoice::Auto,
-        }
+    /// The policy that the flags ask for, or the default.
+    pub fn policy(&self) -> RecomputeChoice {
+        self.recompute.unwrap_or(RecomputeChoice::Auto)
     }
 }
 

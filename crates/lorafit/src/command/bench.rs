@@ -140,7 +140,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         reference: None,
     };
     args.memory.check_blocks(config.num_hidden_layers)?;
-    let (recompute, plan) = args.memory.choose(&request, quantization.is_some(), device)??;
+    let (recompute, plan) = args.memory.choose(&request, device)??;
     reserve(device, &plan)?;
     let options = BenchOptions {
         device,

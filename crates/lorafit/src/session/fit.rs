@@ -38,10 +38,9 @@ impl MemoryArgs {
     pub fn choose(
         &self,
         request: &PlanRequest<'_>,
-        quantized: bool,
         device: Device,
     ) -> Result<Result<(Recompute, MemoryPlan), CliError>, TargetError> {
-        let choice = self.policy(quantized, request.placement);
+        let choice = self.policy();
         let limit = self.limit(device).unwrap_or(u64::MAX);
         let (asked, found) = match choice {
             RecomputeChoice::Fixed(recompute) => {

@@ -107,7 +107,7 @@ impl<'a> Ready<'a> {
     pub fn choose(&self) -> anyhow::Result<(Recompute, MemoryPlan)> {
         let (request, memory) = (self.request(), &self.args.memory);
         let device = self.base.model.device();
-        let chosen = memory.choose(&request, self.args.base.quant.is_some(), device)?;
+        let chosen = memory.choose(&request, device)?;
         match (chosen, self.args.method) {
             (Ok((recompute, plan)), _) => {
                 reserve(device, &plan)?;

@@ -172,7 +172,7 @@ impl Inputs {
                 let reference = args.reference_request(references[i].as_ref());
                 let training = PlanRequest { reference, ..training };
                 TrialRequest {
-                    recompute: args.memory.policy(args.base.quant.is_some(), training.placement),
+                    recompute: args.memory.policy(),
                     answering: EvaluationRequest {
                         config: training.config,
                         weights,

@@ -17,13 +17,14 @@ use std::ops::Range;
 
 use lorafit_kernels::ops::dropout;
 use lorafit_kernels::ops::elementwise::{add_column_sums, scale_columns};
+use lorafit_kernels::ops::low_rank;
 use lorafit_kernels::ops::magnitude;
-use lorafit_kernels::ops::matmul::{self, Base, Product, Right, RowsOutput, RowsProduct, Term, View};
+use lorafit_kernels::ops::matmul::{self, Base, Product, Right, Term, View};
 use lorafit_kernels::{ComputeDtype, Tensor, Weight};
 
 use super::gradients::{LinearGradients, SiteGradients};
 use super::pass::SiteAdapter;
-use crate::adapter::{GroupGradients, LoraGroup, Magnitude};
+use crate::adapter::{GroupGradients, LoraGroup, LoraPart, Magnitude};
 use crate::vector::Vector;
 
 /// One projection.
@@ -109,9 +110,9 @@ impl LinearGroup {
         }
     }
 
-    /// Adds `U_i B_i^T` of factors that are some rows' alone ([`Adapter::is_of_rows`]) to what [`LinearGroup::forward`] wrote without an
-    /// adapter. Each row has the bits that it has where all rows have its factors, as long as both are few or both are many
-    /// ([`matmul::FEW_ROWS`]). `u` has room for all rows with the largest rank.
+    /// Adds `U_i B_i^T` of factors that are some rows' alone ([`crate::Adapter::is_of_rows`]) to what [`LinearGroup::forward`] wrote
+    /// without an adapter. Each row has the bits that it has where all rows have its factors, as long as both are few or both
+    /// are many ([`matmul::FEW_ROWS`]). `u` has room for all rows with the largest rank.
     pub(crate) fn add_of_rows(
         &self,
         x: &Tensor,
@@ -119,29 +120,26 @@ impl LinearGroup {
         u: &mut Tensor,
         outs: &mut [&mut Tensor],
     ) {
-        let Some(stride) = of_rows.iter().map(|(_, lora)| lora.rank).max() else { return };
-        let inputs = self.inputs();
-        let mut products = Vec::with_capacity(of_rows.len());
+        if of_rows.is_empty() {
+            return;
+        }
+        let mut adapters = Vec::with_capacity(of_rows.len());
         for (rows, lora) in of_rows {
-            let right = Right::View(View::rows(&lora.a, inputs).t());
-            let term = Term { left: View::rows(x, inputs).from_row(rows.start), right, k: inputs };
+            let parts = lora.parts.iter().map(|part| {
+                let LoraPart { projection: output, first, rank, b_t, .. } = part;
+                low_rank::Part { output: *output, first: *first, rank: *rank, b_t }
+            });
             let scale = lora.scale_of_all().expect("one scale for all parts");
-            products.push(RowsProduct { rows: rows.clone(), n: lora.rank, term, scale, adds: false });
+            let (rows, parts) = (rows.clone(), parts.collect());
+            adapters.push(low_rank::RowsOf { rows, a: &lora.a, rank: lora.rank, scale, parts });
         }
-        matmul::run_on_rows(&mut [RowsOutput { out: u, stride, products }]);
-        let mut outputs = Vec::with_capacity(outs.len());
-        for (i, (linear, out)) in self.projections.iter().zip(outs).enumerate() {
-            let n = linear.outputs();
-            let mut products = Vec::with_capacity(of_rows.len());
-            for (rows, lora) in of_rows {
-                let Some(part) = lora.part_of(i) else { continue };
-                let left = View::rows(u, stride).from_row(rows.start).from_col(part.first);
-                let term = Term { left, right: Right::View(View::rows(&part.b_t, n)), k: part.rank };
-                products.push(RowsProduct { rows: rows.clone(), n, term, scale: 1.0, adds: true });
-            }
-            outputs.push(RowsOutput { out, stride: n, products });
-        }
-        matmul::run_on_rows(&mut outputs);
+        let mut outputs: Vec<low_rank::Output<'_>> = self
+            .projections
+            .iter()
+            .zip(outs)
+            .map(|(linear, out)| low_rank::Output { values: out, width: linear.outputs() })
+            .collect();
+        low_rank::add(x, self.inputs(), &adapters, u, &mut outputs);
     }
 
     /// From the gradients of outputs with magnitudes to those of what the factors multiply, in place; adds to the gradients of

@@ -61,7 +61,7 @@ fn of_many_adapters() -> (Model, Vec<Arc<Adapter>>) {
         let lora = LoraConfig { rank, ..LoraConfig::new("all-linear".parse().expect("targets")) };
         let mut adapter = Adapter::init(model.config(), &lora, rank as u64, Device::Cpu).expect("an adapter");
         // B begins with zeros.
-        for (i, tensor) in adapter.tensors_mut().into_iter().enumerate() {
+        for (i, tensor) in adapter.tensors_mut().enumerate() {
             let values = (0..tensor.len()).map(|j| uniform(mix(rank as u64), (i * 10_000 + j) as u64) - 0.5);
             tensor.write(0, &values.collect::<Vec<f32>>());
         }

@@ -10,8 +10,6 @@
 //! Every output element is summed in the same order whatever the number of threads and however the
 //! output is cut into tiles, so results depend only on the instruction set.
 
-use std::ops::Range;
-
 use crate::ops::elementwise;
 use crate::tensor::{Device, Tensor};
 use crate::weight::{ComputeDtype, Weight};
@@ -159,68 +157,8 @@ fn run_on_cpu(products: &mut [Product<'_>]) {
     cpu::run(products);
     for product in products.iter_mut().filter(|product| product.scale != 1.0) {
         let rows = product.out.cpu_mut()[product.out_offset..].chunks_mut(product.out_stride);
-        scale_rows(rows.take(product.m), product.n, product.scale);
-    }
-}
-
-/// Multiplies the first `n` values of each row.
-fn scale_rows<'a>(rows: impl Iterator<Item = &'a mut [f32]>, n: usize, scale: f32) {
-    for row in rows {
-        row[..n].iter_mut().for_each(|value| *value *= scale);
-    }
-}
-
-/// A product of some rows of an output, for which others have other operands; see [`run_on_rows`].
-#[derive(Clone, Debug)]
-pub struct RowsProduct<'a> {
-    /// The rows of the output.
-    pub rows: Range<usize>,
-    /// Columns of the output.
-    pub n: usize,
-    /// Its only summand; the left operand begins with the first of `rows`.
-    pub term: Term<'a>,
-    /// What the sum is multiplied by; 1 where it is added.
-    pub scale: f32,
-    /// Whether it is added to what the output holds, or overwrites it.
-    pub adds: bool,
-}
-
-/// An output with the products of its rows.
-#[derive(Debug)]
-pub struct RowsOutput<'a> {
-    /// The output; element `(i, j)` is at `i * stride + j`.
-    pub out: &'a mut Tensor,
-    /// From one row to the next.
-    pub stride: usize,
-    /// In ascending order of their rows, of which no two have the same.
-    pub products: Vec<RowsProduct<'a>>,
-}
-
-/// Computes products that have some rows of an output each, as adapters do of which each belongs to some sequences of a batch. Each
-/// has the bits of [`run`] of it alone; on the processor all share one parallel region.
-///
-/// # Panics
-/// As [`run`], and when rows are out of order.
-pub fn run_on_rows(outputs: &mut [RowsOutput<'_>]) {
-    let Some(first) = outputs.first() else { return };
-    for RowsOutput { products, .. } in outputs.iter() {
-        assert!(products.is_sorted_by(|a, b| a.rows.end <= b.rows.start), "rows in order, each once");
-        assert!(
-            products.iter().all(|p| p.scale == 1.0 || !p.adds),
-            "a product that is scaled is added to nothing"
-        );
-    }
-    match first.out.device() {
-        Device::Cpu => cpu::run_on_rows(outputs),
-        Device::Cuda(gpu) => {
-            for RowsOutput { out, stride, products } in outputs {
-                for RowsProduct { rows, n, term, scale, adds } in &*products {
-                    let base = if *adds { Base::Output } else { Base::Zero };
-                    let (out_offset, out_stride) = (rows.start * *stride, *stride);
-                    let product = Product::new(rows.len(), *n, *term, out);
-                    cuda::run(gpu, &mut [Product { base, scale: *scale, out_offset, out_stride, ..product }]);
-                }
-            }
+        for row in rows.take(product.m) {
+            row[..product.n].iter_mut().for_each(|value| *value *= product.scale);
         }
     }
 }

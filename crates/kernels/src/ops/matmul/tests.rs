@@ -343,55 +343,6 @@ fn products_of_one_region_write_their_own_part_of_an_output() {
 }
 
 #[test]
-fn products_of_some_rows_have_the_bits_of_each_alone_and_leave_the_other_rows() {
-    let device = Device::Cpu;
-    let mut random = Random::new(31);
-    let (m, n, k, stride) = (9, 70, 24, 72);
-    let x = Tensor::from_slice(device, &random.normal(m * k));
-    let factors: Vec<Tensor> = (0..3).map(|_| Tensor::from_slice(device, &random.normal(n * k))).collect();
-    let start = random.normal(m * stride);
-    for (adds, scale) in [(true, 1.0), (false, 1.0), (false, 0.25)] {
-        let parts = [0..1, 3..7, 8..9];
-        let term = |part: usize| {
-            let right = Right::View(View::rows(&factors[part], k).t());
-            Term { left: View::rows(&x, k).from_row(parts[part].start), right, k }
-        };
-        let mut found = Tensor::from_slice(device, &start);
-        let product =
-            |part: usize| RowsProduct { rows: parts[part].clone(), n, term: term(part), scale, adds };
-        let products = (0..3).map(product).collect();
-        run_on_rows(&mut [RowsOutput { out: &mut found, stride, products }]);
-
-        let mut expected = Tensor::from_slice(device, &start);
-        for part in 0..3 {
-            let base = if adds { Base::Output } else { Base::Zero };
-            let (out_offset, out_stride) = (parts[part].start * stride, stride);
-            let product = Product::new(parts[part].len(), n, term(part), &mut expected);
-            run(&mut [Product { base, scale, out_offset, out_stride, ..product }]);
-        }
-        assert_eq!(found.cpu(), expected.cpu(), "{adds}, {scale}");
-        for row in [1, 2, 7] {
-            assert_eq!(found.cpu()[row * stride..][..n], start[row * stride..][..n], "row {row} is nobody's");
-        }
-    }
-}
-
-#[test]
-#[should_panic(expected = "rows in order")]
-fn rows_that_two_products_have_are_refused() {
-    let (x, a) = (Tensor::zeros(Device::Cpu, 12), Tensor::zeros(Device::Cpu, 12));
-    let mut out = Tensor::zeros(Device::Cpu, 12);
-    let product = |rows| RowsProduct {
-        rows,
-        n: 3,
-        term: Term { left: View::rows(&x, 4), right: Right::View(View::rows(&a, 3)), k: 4 },
-        scale: 1.0,
-        adds: true,
-    };
-    run_on_rows(&mut [RowsOutput { out: &mut out, stride: 3, products: vec![product(0..2), product(1..3)] }]);
-}
-
-#[test]
 #[should_panic(expected = "weight shape")]
 fn a_weight_of_another_shape_is_refused() {
     let x = Tensor::zeros(Device::Cpu, 12);

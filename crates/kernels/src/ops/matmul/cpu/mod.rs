@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use super::{Base, Product, Right, RowsOutput, RowsProduct, Term, View};
+use super::{Base, Product, Right, View};
 use crate::tensor::{AlignedVec, Tensor};
 use crate::weight::ComputeDtype;
 pub(crate) use few::FEW_ROWS;
@@ -66,11 +66,7 @@ pub(crate) struct TermCpu<'a> {
     pub k: usize,
 }
 
-impl<'a> TermCpu<'a> {
-    fn of(term: &Term<'a>) -> Self {
-        TermCpu { left: term.left.cpu(), right: right_cpu(term.right), k: term.k }
-    }
-
+impl TermCpu<'_> {
     /// How the term is multiplied.
     fn dtype(&self) -> ComputeDtype {
         self.right.compute_dtype()
@@ -100,64 +96,45 @@ impl<'a> View<'a> {
 
 /// See [`super::run`].
 pub(super) fn run(products: &mut [Product<'_>]) {
-    let terms: Vec<Vec<TermCpu<'_>>> =
-        products.iter().map(|p| p.terms.iter().map(TermCpu::of).collect()).collect();
-    let on_host = products.iter_mut().zip(&terms).map(|(p, terms)| {
-        let out_stride = p.out_stride;
-        ProductCpu {
-            m: p.m,
-            n: p.n,
-            terms,
-            bias: p.bias.map(Tensor::cpu),
-            accumulate: matches!(p.base, Base::Output),
-            out: &mut p.out.cpu_mut()[p.out_offset..],
-            out_stride,
-        }
-    });
-    run_together(on_host.collect());
-}
-
-/// See [`super::run_on_rows`].
-pub(super) fn run_on_rows(outputs: &mut [RowsOutput<'_>]) {
-    let terms: Vec<Vec<TermCpu<'_>>> = outputs
-        .iter()
-        .map(|output| output.products.iter().map(|product| TermCpu::of(&product.term)).collect())
-        .collect();
-    let mut on_host = Vec::new();
-    for (RowsOutput { out, stride, products }, terms) in outputs.iter_mut().zip(&terms) {
-        let (mut rest, mut row) = (out.cpu_mut(), 0);
-        for (product, terms) in products.iter().zip(terms) {
-            let (_, from) = rest.split_at_mut((product.rows.start - row) * *stride);
-            // The last row of an output may be shorter than the stride.
-            let (of_rows, after) = from.split_at_mut((product.rows.len() * *stride).min(from.len()));
-            (rest, row) = (after, product.rows.end);
-            let (m, n) = (product.rows.len(), product.n);
-            let (terms, accumulate, out_stride) = (std::slice::from_ref(terms), product.adds, *stride);
-            on_host.push(ProductCpu { m, n, terms, bias: None, accumulate, out: of_rows, out_stride });
-        }
-    }
-    run_together(on_host);
-    for RowsOutput { out, stride, products } in outputs {
-        for RowsProduct { rows, n, scale, .. } in products.iter().filter(|product| product.scale != 1.0) {
-            let of_rows = out.cpu_mut().chunks_mut(*stride).skip(rows.start).take(rows.len());
-            super::scale_rows(of_rows, *n, *scale);
-        }
-    }
-}
-
-/// Computes products that share one parallel region.
-fn run_together(products: Vec<ProductCpu<'_>>) {
     let isa = Isa::detect();
-    let lefts = Lefts::make(isa, products.iter().map(|p| (p.m, p.terms)));
-    let shared: Vec<Shared<'_>> =
-        products.into_iter().map(|product| Shared::new(product, isa, &lefts)).collect();
+    let terms: Vec<Vec<TermCpu<'_>>> = products
+        .iter()
+        .map(|p| {
+            p.terms
+                .iter()
+                .map(|t| TermCpu { left: t.left.cpu(), right: right_cpu(t.right), k: t.k })
+                .collect()
+        })
+        .collect();
+    let lefts = Lefts::make(isa, products.iter().zip(&terms).map(|(p, terms)| (p.m, &terms[..])));
+    let shared: Vec<Shared<'_>> = products
+        .iter_mut()
+        .zip(&terms)
+        .map(|(p, terms)| {
+            let out_stride = p.out_stride;
+            let product = ProductCpu {
+                m: p.m,
+                n: p.n,
+                terms,
+                bias: p.bias.map(Tensor::cpu),
+                accumulate: matches!(p.base, Base::Output),
+                out: &mut p.out.cpu_mut()[p.out_offset..],
+                out_stride,
+            };
+            Shared::new(product, isa, &lefts)
+        })
+        .collect();
+
     let threads = rayon::current_num_threads();
-    let tasks: Vec<Task<'_>> = shared.iter().flat_map(|product| product.tasks(threads)).collect();
+    let mut tasks = Vec::new();
+    for product in &shared {
+        tasks.extend(product.tasks(threads));
+    }
     run_tasks(&tasks, threads);
 }
 
 /// See [`super::add_scaled`].
-pub(super) fn add_scaled(m: usize, n: usize, term: Term<'_>, scale: f32, out: &mut [f32]) {
+pub(super) fn add_scaled(m: usize, n: usize, term: super::Term<'_>, scale: f32, out: &mut [f32]) {
     let (left, k) = (term.left.cpu(), term.k);
     let at = |row: usize, col: usize| left.values[row * left.row_stride + col * left.col_stride];
     let scaled: Vec<f32> = (0..m * k).map(|i| scale * at(i / k, i % k)).collect();
