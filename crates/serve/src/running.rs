@@ -114,6 +114,37 @@ impl Running {
     }
 
     fn advance(&mut self, logits: &mut [f32]) -> Option<u32> {
+        let taken = self.choose(logits).and_then(|chosen| {
+            let Some(chosen) = chosen else { return Ok(None) };
+            let piece = self.decoder.push(chosen.token.id).map_err(|error| error.to_string())?;
+            Ok(Some((chosen, piece)))
+        });
+        let (chosen, piece) = match taken {
+            Ok(Some(taken)) => taken,
+            Ok(None) => {
+                self.end(Reason::Stop);
+                return None;
+            }
+            Err(message) => {
+                self.outbox.fail(ApiError::internal(message));
+                return None;
+            }
+        };
+        let id = chosen.token.id;
+        if self.show(&piece, Some(chosen)) {
+            self.finish(Reason::Stop);
+            return None;
+        }
+        let is_whole = self.guide.as_ref().is_some_and(Guide::is_finished);
+        if is_whole || self.tokens == self.room {
+            self.end(if is_whole { Reason::Stop } else { Reason::Length });
+            return None;
+        }
+        Some(id)
+    }
+
+    /// The next token; none where the answer ends.
+    fn choose(&mut self, logits: &mut [f32]) -> Result<Option<Chosen>, String> {
         let guide = &mut self.guide;
         let mut rule_out = |logits: &mut [f32]| {
             if let Some(guide) = guide {
@@ -123,25 +154,20 @@ impl Running {
         let chosen = match self.sampler.choose(logits, &mut rule_out) {
             Ok(chosen) => chosen,
             Err(NoToken::NoneAllowed) if self.guide.as_ref().is_some_and(Guide::is_complete) => {
-                self.end(Reason::Stop);
-                return None;
+                return Ok(None);
             }
             Err(NoToken::NoneAllowed) => {
-                let message =
-                    "no token of the model can continue the form that `response_format` or `regex` asks for";
-                self.outbox.fail(ApiError::internal(message));
-                return None;
+                let why = self.guide.as_ref().and_then(Guide::failure);
+                let why = why.unwrap_or_else(|| "no token of the model can follow".to_owned());
+                return Err(format!("the answer cannot keep the form that it has to have: {why}"));
             }
             Err(NoToken::NotNumbers) => {
-                let message = "the model's logits are not numbers; its weights or the adapter's are damaged";
-                self.outbox.fail(ApiError::internal(message));
-                return None;
+                let why = "the model's logits are not numbers; its weights or the adapter's are damaged";
+                return Err(why.to_owned());
             }
         };
-        let id = chosen.token.id;
-        if self.ends.contains(&id) {
-            self.end(Reason::Stop);
-            return None;
+        if self.ends.contains(&chosen.token.id) {
+            return Ok(None);
         }
         if self.tokens == 0 {
             self.metrics.first_token.add(self.arrived.elapsed());
@@ -149,25 +175,9 @@ impl Running {
         self.tokens += 1;
         self.metrics.new_tokens.add(1);
         if let Some(guide) = &mut self.guide {
-            guide.accept(id);
+            guide.accept(chosen.token.id);
         }
-        let piece = match self.decoder.push(id) {
-            Ok(piece) => piece,
-            Err(error) => {
-                self.outbox.fail(ApiError::internal(error.to_string()));
-                return None;
-            }
-        };
-        let stopped = self.show(&piece, Some(chosen));
-        if stopped {
-            self.finish(Reason::Stop);
-            return None;
-        }
-        if self.tokens == self.room {
-            self.end(Reason::Length);
-            return None;
-        }
-        Some(id)
+        Ok(Some(chosen))
     }
 
     /// Hands text on as far as it is certain; says whether a stop string ends it.

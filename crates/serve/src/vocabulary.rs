@@ -1,12 +1,13 @@
 //! The bytes that a token stands for, by itself. Vocabularies write bytes in alphabets of their own: those of GPT-2's kind have a
-//! letter for each, those of SentencePiece's kind `▁` for a blank and `<0x0A>` for bytes that are no text.
+//! letter for each, as `Ġ` for a blank, those of SentencePiece's kind `▁` for a blank and `<0x0A>` for bytes that are no text. The
+//! latter may have `Ġ` as the letter that it is, but the former never have `▁`, whose bytes they write by three letters.
 
 use lorafit_data::Tokenizer;
 
 /// The bytes of token `id`; none for one that the vocabulary does not have.
 pub fn bytes_of(tokenizer: &Tokenizer, id: u32) -> Vec<u8> {
     let Some(name) = tokenizer.id_to_token(id) else { return Vec::new() };
-    if tokenizer.token_to_id("Ġ").is_some() {
+    if tokenizer.token_to_id("Ġ").is_some() && tokenizer.token_to_id("▁").is_none() {
         let bytes: Option<Vec<u8>> = name.chars().map(byte_of_letter).collect();
         return bytes.unwrap_or_else(|| name.into_bytes());
     }
