@@ -12,6 +12,7 @@ mod bytes;
 mod clock;
 mod limits;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -79,7 +80,7 @@ impl Grammars {
         };
         let words = bytes::of_tokens(tokenizer, vocabulary)?;
         let info = TokRxInfo::new(u32::try_from(words.len()).map_err(|_| "too many tokens")?, *first);
-        let factory = panic_utils::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let factory = panic_utils::catch_unwind(AssertUnwindSafe(|| {
             let tokens: TokEnv =
                 Arc::new(ApproximateTokEnv::new(TokTrie::from(&info, &words).with_eos_tokens(ends)));
             ParserFactory::new_simple(&tokens)
@@ -126,7 +127,8 @@ impl Grammars {
         let work = move || {
             // Who waits may be gone.
             let _ = name.send(clock::of_this_thread());
-            let _ = give.send(prepare(&factory, grammar));
+            let prepared = panic_utils::catch_unwind(AssertUnwindSafe(|| Ok(prepare(&factory, grammar))));
+            let _ = give.send(prepared.unwrap_or_else(|panic| Err(panic.to_string())));
             if end.swap(true, Ordering::SeqCst) {
                 late.fetch_sub(1, Ordering::SeqCst);
             }
@@ -139,9 +141,13 @@ impl Grammars {
             if let Ok(prepared) = take.recv_timeout(LONGEST_PREPARATION / 10) {
                 return Ok(Some(prepared));
             }
-            clock = clock.or_else(|| named.try_recv().ok().flatten());
+            clock = clock.or_else(|| named.try_recv().ok());
             let waited = begun.elapsed();
-            let worked = clock.as_ref().map_or(waited, |clock| clock::time(clock).unwrap_or(waited));
+            let worked = match &clock {
+                // It has not begun.
+                None => Duration::ZERO,
+                Some(file) => file.as_deref().and_then(clock::time).unwrap_or(waited),
+            };
             if worked < LONGEST_PREPARATION && waited < LONGEST_WAIT {
                 continue;
             }

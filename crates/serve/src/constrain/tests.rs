@@ -215,7 +215,7 @@ fn a_complete_answer_ends_and_an_incomplete_one_does_not() {
     assert!(guide.is_complete() && allows_end(&mut guide) && guide.failure().is_none());
     guide.accept(end as u32);
     assert!(guide.is_complete());
-    // A token that was not allowed is told, and nothing may follow.
+    // A token that was not allowed is a failure, and nothing may follow.
     let mut guide = grammars.begin(&Constraint::Regex("yes".to_owned())).unwrap();
     guide.accept(tokenizer.encode("no", false).unwrap()[0]);
     assert!(guide.failure().is_some() && !guide.is_complete() && !allows_end(&mut guide));

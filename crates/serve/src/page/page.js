@@ -5,7 +5,7 @@ const [state, turns, message, send, stop, again, clear, told] =
   ["state", "turns", "message", "send", "stop", "again", "clear", "told"].map(by);
 const columns = [0, 1].map((side) => ({ model: by(`model-${side}`), strength: by(`strength-${side}`) }));
 let parents = new Map(); // of an adapter, the model it is put on
-let conversation = []; // {text, answers: [text or null]} for each turn, as the models are told of it
+let conversation = []; // {text, answers: [text or null]} for each turn, of which requests are made
 let asking = null; // what stops the answers that are coming
 
 function element(name, parent, text = "", kind = "") {
@@ -88,7 +88,7 @@ function request(side, model) {
   const messages = system ? [{ role: "system", content: system }] : [];
   conversation.forEach(({ text, answers }, turn) => {
     const isLast = turn === conversation.length - 1;
-    // A model is not told of a message that it did not answer.
+    // A message that a model did not answer is not in its history.
     if (!isLast && !answers[side]) return;
     messages.push({ role: "user", content: text });
     if (!isLast) messages.push({ role: "assistant", content: answers[side] });
