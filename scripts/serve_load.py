@@ -16,6 +16,10 @@ import urllib.parse
 import urllib.request
 
 
+# How often of 100 a client does what.
+KINDS = {"whole": 40, "stream": 35, "cancel": 10, "slow": 5, "nonsense": 10}
+
+
 class Load:
     """What all clients share."""
 
@@ -34,6 +38,9 @@ class Load:
             self.headers["Authorization"] = f"Bearer {arguments.key}"
         request = urllib.request.Request(f"{arguments.server}/v1/models", headers=self.headers)
         self.models = [model["id"] for model in json.load(urllib.request.urlopen(request))["data"]]
+        if arguments.models:
+            self.models = arguments.models.split(",")
+        self.never = {token: -100 for token in arguments.never.split(",") if token}
 
     def next(self) -> int | None:
         """The number of the next request."""
@@ -68,14 +75,16 @@ def client(load: Load, number: int) -> None:
 
 
 def ask(load: Load, chance: random.Random) -> None:
-    kind = chance.choices(["whole", "stream", "cancel", "slow", "nonsense"], [40, 35, 10, 5, 10])[0]
+    plain = load.arguments.plain
+    kind = "stream" if plain else chance.choices(list(KINDS), list(KINDS.values()))[0]
     connection = http.client.HTTPConnection(load.place.hostname, load.place.port, timeout=300)
     text = " ".join(chance.choice(["cat", "timer", "number", "hello", "where", "is", "the", "sky"]) for _ in range(chance.randint(1, 60)))
     body = {
         "model": chance.choice(load.models),
         "prompt": text,
-        "max_tokens": chance.randint(1, load.arguments.tokens),
+        "max_tokens": load.arguments.tokens if plain else chance.randint(1, load.arguments.tokens),
         "temperature": chance.choice([0, 1]),
+        **({"logit_bias": load.never} if plain else {}),
         "stream": kind in ("stream", "cancel", "slow"),
     }
     sent = json.dumps(body)
@@ -137,6 +146,9 @@ def main() -> None:
     arguments.add_argument("--tokens", type=int, default=64, help="tokens of the longest answer")
     arguments.add_argument("--key", help="key of the server")
     arguments.add_argument("--pid", type=int, help="process of the server, whose memory is read")
+    arguments.add_argument("--plain", action="store_true", help="streams of that many tokens alone, to measure speed")
+    arguments.add_argument("--never", default="", help="token ids that --plain rules out, such as that of the end")
+    arguments.add_argument("--models", help="models that are asked, with commas [default: all]")
     load = Load(arguments.parse_args())
     begun = time.monotonic()
     clients = [threading.Thread(target=client, args=(load, number)) for number in range(load.arguments.clients)]

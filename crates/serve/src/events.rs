@@ -122,3 +122,42 @@ impl Inbox {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take(inbox: &mut Inbox) -> Poll<Result<Option<Event>, ApiError>> {
+        inbox.poll_next(&mut Context::from_waker(std::task::Waker::noop()))
+    }
+
+    #[test]
+    fn who_reads_too_slowly_loses_the_answer_and_is_told_after_what_there_is() {
+        let (outbox, mut inbox) = channel(2);
+        let piece = |text: &str| Event::Piece { index: 0, text: text.to_owned(), tokens: Vec::new() };
+        for text in ["a", "b"] {
+            outbox.send(piece(text));
+            assert!(!outbox.is_over());
+        }
+        outbox.send(piece("c"));
+        assert!(outbox.is_over() && !outbox.is_unread());
+        drop(outbox);
+        assert_eq!(take(&mut inbox), Poll::Ready(Ok(Some(piece("a")))));
+        assert_eq!(take(&mut inbox), Poll::Ready(Ok(Some(piece("b")))));
+        let Poll::Ready(Err(error)) = take(&mut inbox) else { panic!("no error") };
+        assert_eq!((error.status.as_u16(), error.code), (408, Some("slow_reader")));
+    }
+
+    #[test]
+    fn the_first_error_is_the_one_that_is_told_and_a_client_that_is_gone_is_seen() {
+        let (outbox, mut inbox) = channel(1);
+        outbox.fail(ApiError::internal("first"));
+        outbox.fail(ApiError::internal("second"));
+        drop(outbox);
+        assert_eq!(take(&mut inbox), Poll::Ready(Err(ApiError::internal("first"))));
+        let (outbox, inbox) = channel(1);
+        assert!(!outbox.is_unread());
+        drop(inbox);
+        assert!(outbox.is_unread() && outbox.is_over());
+    }
+}

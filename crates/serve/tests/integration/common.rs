@@ -1,6 +1,6 @@
 //! A server over a tiny model with eight adapters, and a client that does what it is told.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -57,11 +57,8 @@ pub fn adapter_at(strength: f64) -> Adapter {
 
 /// Eight adapters, by name and strength.
 pub fn strengths() -> Vec<(String, f64)> {
-    (1..=8)
-        .map(|i| (format!("a{i}"), f64::from(i) * 0.75 - 3.0))
-        .filter(|(_, s)| *s != 0.0)
-        .chain([("a4".to_owned(), 4.5)])
-        .collect()
+    let strengths = [-2.25, -1.5, -0.75, 4.5, 0.75, 1.5, 2.25, 3.0];
+    (1..).zip(strengths).map(|(i, strength)| (format!("a{i}"), strength)).collect()
 }
 
 /// A server in a thread.
@@ -211,7 +208,8 @@ impl Answer {
         let mut bytes = Vec::new();
         // A connection that is reset has said all the same what it said.
         let _ = BufReader::new(stream).read_to_end(&mut bytes);
-        let text = String::from_utf8(bytes).expect("UTF-8");
+        // What is cut may be cut within a character.
+        let text = String::from_utf8_lossy(&bytes).into_owned();
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
         let body = match head.to_lowercase().contains("transfer-encoding: chunked") {
@@ -260,19 +258,18 @@ fn unchunked(mut body: &str) -> String {
     whole
 }
 
-/// Reads the head of an answer and `lines` more lines, and leaves the connection open.
-pub fn read_some(stream: &TcpStream, lines: usize) -> String {
-    let mut reader = BufReader::new(stream);
-    let mut text = String::new();
-    let mut left = usize::MAX;
-    while left > 0 && reader.read_line(&mut text).is_ok_and(|read| read > 0) {
-        left = if left == usize::MAX && text.ends_with("\r\n\r\n") {
-            lines
-        } else {
-            left.saturating_sub(usize::from(left < usize::MAX))
-        };
+/// Reads the head of an answer and `lines` more lines, not a byte more, and leaves the connection open.
+pub fn read_some(mut stream: &TcpStream, lines: usize) -> String {
+    let mut text = Vec::new();
+    let mut byte = [0];
+    let is_read = |text: &[u8]| {
+        let head = text.windows(4).position(|four| four == b"\r\n\r\n");
+        head.is_some_and(|head| text[head + 4..].iter().filter(|byte| **byte == b'\n').count() >= lines)
+    };
+    while !is_read(&text) && stream.read(&mut byte).is_ok_and(|read| read == 1) {
+        text.push(byte[0]);
     }
-    text
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// Closes both ways.
