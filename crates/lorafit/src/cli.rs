@@ -10,7 +10,7 @@ use crate::args::flags;
 use crate::args::train::TrainArgs;
 use crate::command::{
     bench, chat, compare, completions, data, doctor, eval, export, generate, inspect, kernels, manual, merge,
-    pairs, plan, quantize, report, runs, selfcheck, status, sweep, train, watch,
+    pairs, plan, quantize, report, runs, selfcheck, serve, status, sweep, train, watch,
 };
 use crate::terminal::flow::flowed;
 use crate::terminal::words;
@@ -62,6 +62,8 @@ enum Verb {
     Generate(generate::GenerateArgs),
     /// Chat with a model; adapters are switched without loading it again
     Chat(chat::ChatArgs),
+    /// Serve a model and its adapters to other programs, with OpenAI's API
+    Serve(Box<serve::ServeArgs>),
     /// Merge adapters into the weights of a model and write it as a folder
     Merge(Box<merge::MergeArgs>),
     /// Export a model or an adapter for llama.cpp, Ollama, PEFT or mlx-lm
@@ -135,6 +137,7 @@ pub fn run() -> anyhow::Result<()> {
         Verb::Report(args) => report::run(args, &given),
         Verb::Generate(args) => generate::run(args, &given),
         Verb::Chat(args) => chat::run(args, &given),
+        Verb::Serve(args) => serve::run(*args),
         Verb::Merge(args) => merge::run(*args),
         Verb::Export(args) => export::run(args),
         Verb::Quantize(args) => quantize::run(args),

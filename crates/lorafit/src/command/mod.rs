@@ -19,6 +19,7 @@ pub mod quantize;
 pub mod report;
 pub mod runs;
 pub mod selfcheck;
+pub mod serve;
 pub mod status;
 pub mod sweep;
 pub mod train;

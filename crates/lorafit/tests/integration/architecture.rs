@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which of our crates each of our crates may use. A new crate gets a line here, and a floor.
-const MAY_USE: [(&str, &[&str]); 7] = [
+const MAY_USE: [(&str, &[&str]); 8] = [
     // no code
     ("features", &[]),
     // words that all floors use
@@ -18,8 +18,9 @@ const MAY_USE: [(&str, &[&str]); 7] = [
     ("model", &["features", "remedy", "kernels"]),
     // floor 2
     ("train", &["features", "remedy", "kernels", "data", "model"]),
+    ("serve", &["features", "remedy", "kernels", "data", "model"]),
     // floor 3
-    ("lorafit", &["remedy", "kernels", "data", "model", "train"]),
+    ("lorafit", &["remedy", "kernels", "data", "model", "train", "serve"]),
 ];
 
 fn crates_folder() -> PathBuf {
@@ -221,7 +222,7 @@ fn the_description_of_a_model_knows_no_weights_and_no_arithmetic() {
 }
 
 /// The crates whose modules use each other in one direction only.
-const WITHOUT_CIRCLES: [&str; 3] = ["model", "train", "lorafit"];
+const WITHOUT_CIRCLES: [&str; 4] = ["model", "train", "serve", "lorafit"];
 
 /// What uses what: a module directly below the crate's root, a folder or a file, with those that it uses.
 type Uses = BTreeMap<String, BTreeSet<String>>;

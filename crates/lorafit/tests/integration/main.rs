@@ -26,6 +26,7 @@ mod rows_told;
 mod runs;
 mod scores;
 mod selfcheck;
+mod serve;
 mod shipping;
 mod style_words;
 mod sweep;

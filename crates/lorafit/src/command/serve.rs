@@ -1,0 +1,315 @@
+//! `lorafit serve`: OpenAI's API over one base with any number of adapters.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use lorafit_kernels::Device;
+use lorafit_model::adapter::Adapter;
+use lorafit_model::is_hub_id;
+use lorafit_remedy::amounts::{counted, memory};
+use lorafit_serve::{Guard, Limits, Open, Served, Server};
+use lorafit_train::available_bytes;
+use serde_json::json;
+
+use crate::args::adapters::NamedAdapter;
+use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs};
+use crate::args::common::Common;
+use crate::args::require;
+use crate::args::size::ByteSize;
+use crate::session::base::{Base, as_trained, open_adapter, open_base, use_threads};
+use crate::session::merge_inputs::sum;
+use crate::session::tokens::Tokens;
+use crate::terminal::error::CliError;
+use crate::terminal::shell::shell_word;
+use crate::terminal::{interrupt, output};
+
+/// The flags of `serve`.
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = "\
+Examples:
+    lorafit serve --model M --adapter butler=runs/butler --adapter pirate=runs/pirate
+    lorafit serve --model M --adapters-from adapters --api-key-file key --host 0.0.0.0 --port 8000
+
+Requests say in `model` who answers: the base by its name, an adapter by its name, or an adapter at a strength, as in
+pirate:0.7. GET /v1/models lists them. All are computed side by side. The page at / is a chat in two columns.
+Ctrl-C and SIGTERM let running answers finish; a second one ends the server at once. docs/serving.md says more.")]
+pub struct ServeArgs {
+    /// The base model: a Hugging Face folder, a .gguf file, or a hub id (org/name or org/name@revision)
+    #[arg(long, value_name = "M", help_heading = "Input")]
+    pub model: String,
+    /// Adapter to serve; repeat the flag for several
+    ///
+    /// Without NAME the adapter has the name of its folder. A weight (DIR:0.7) makes it weaker or stronger.
+    #[arg(long = "adapter", value_name = "[NAME=]DIR[:WEIGHT]", help_heading = "Input")]
+    pub adapters: Vec<NamedAdapter>,
+    /// Folder of adapters that clients may load and unload while the server runs; needs --api-key-file
+    #[arg(long, value_name = "DIR", help_heading = "Input")]
+    pub adapters_from: Option<PathBuf>,
+    /// What requests call the base [default: the last part of --model]
+    #[arg(long, value_name = "NAME", help_heading = "Input")]
+    pub name: Option<String>,
+
+    /// Address to listen at; any but one of this machine needs --api-key-file or --insecure
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", help_heading = "Access")]
+    pub host: String,
+    /// Port to listen at; 0 takes any that is free
+    #[arg(long, value_name = "N", default_value_t = 8080, help_heading = "Access")]
+    pub port: u16,
+    /// File with keys, one a line, of which a request needs one
+    #[arg(long, value_name = "FILE", help_heading = "Access")]
+    pub api_key_file: Option<PathBuf>,
+    /// Listen at an address that other machines reach, without a key
+    #[arg(long, help_heading = "Access")]
+    pub insecure: bool,
+    /// Name that clients call the server by, as in the address of a reverse proxy; repeat the flag for several
+    #[arg(long, value_name = "NAME", help_heading = "Access")]
+    pub allow_host: Vec<String>,
+
+    /// Memory that keys and values may take, such as 6GiB or 800MB [default: half of what is free]
+    ///
+    /// A request waits while there is no room for it, and is refused if there never will be.
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub memory: Option<ByteSize>,
+    /// Tokens of the longest prompt
+    #[arg(long, value_name = "N", default_value_t = LIMITS.prompt_tokens, help_heading = "Limits")]
+    pub max_prompt_tokens: usize,
+    /// Tokens of the longest answer
+    #[arg(long, value_name = "N", default_value_t = LIMITS.new_tokens, help_heading = "Limits")]
+    pub max_new_tokens: usize,
+    /// Answers that are computed side by side
+    #[arg(long, value_name = "N", default_value_t = LIMITS.sequences, help_heading = "Limits")]
+    pub parallel: usize,
+    /// Requests that wait; more are refused with status 429
+    #[arg(long, value_name = "N", default_value_t = LIMITS.queue, help_heading = "Limits")]
+    pub queue: usize,
+    /// Open connections; more are refused with status 503
+    #[arg(long, value_name = "N", default_value_t = LIMITS.connections, help_heading = "Limits")]
+    pub connections: usize,
+    /// Seconds from a request to the end of its answer
+    #[arg(long, value_name = "SECONDS", default_value_t = LIMITS.request_time.as_secs(), help_heading = "Limits")]
+    pub request_time: u64,
+    /// Seconds that running answers have once the server is to end
+    #[arg(long, value_name = "SECONDS", default_value_t = LIMITS.drain_time.as_secs(), help_heading = "Limits")]
+    pub drain_time: u64,
+
+    /// How the base is held in memory.
+    #[command(flatten)]
+    pub base: QuantArgs,
+    /// How conversations are written.
+    #[command(flatten)]
+    pub template: TemplateArgs,
+    /// The flags of every verb.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Limits for which there is no flag, or none is given.
+const LIMITS: Limits = Limits::USUAL;
+
+impl ServeArgs {
+    fn validate(&self) -> Result<(), CliError> {
+        for (index, adapter) in self.adapters.iter().enumerate() {
+            if self.adapters[..index].iter().any(|earlier| earlier.name == adapter.name) {
+                return Err(CliError::usage(format!("two adapters are called `{}`", adapter.name))
+                    .hint(format!("name them: --adapter NAME={}", adapter.adapter.dir.display())));
+            }
+        }
+        let numbers = [
+            ("max-prompt-tokens", self.max_prompt_tokens),
+            ("max-new-tokens", self.max_new_tokens),
+            ("parallel", self.parallel),
+            ("queue", self.queue),
+            ("connections", self.connections),
+        ];
+        for (flag, number) in numbers {
+            require(number > 0, flag, number, "must be 1 or more")?;
+        }
+        require(self.request_time > 0, "request-time", self.request_time, "must be 1 or more")?;
+        if self.adapters_from.is_some() && self.api_key_file.is_none() {
+            return Err(CliError::usage(
+                "--adapters-from without --api-key-file would let anybody load adapters",
+            )
+            .hint("write a key of 16 letters or more into a file, and give it with --api-key-file"));
+        }
+        if let Some(dir) = self.adapters_from.as_ref().filter(|dir| !dir.is_dir()) {
+            return Err(CliError::usage(format!(
+                "--adapters-from {}: there is no such folder",
+                dir.display()
+            ))
+            .hint("give the folder that has the folders of adapters"));
+        }
+        self.base.resolve()?;
+        self.common.validate()
+    }
+
+    /// Where to listen.
+    fn address(&self) -> Result<IpAddr, CliError> {
+        let host = match self.host.as_str() {
+            "localhost" => Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            host => host.parse::<IpAddr>(),
+        };
+        let host = host.map_err(|_| {
+            CliError::usage(format!("--host {}: not an address", self.host)).hint(
+                "127.0.0.1 is this machine alone, 0.0.0.0 all its addresses; names are for --allow-host",
+            )
+        })?;
+        match host.is_loopback() || self.insecure || self.api_key_file.is_some() {
+            true => Ok(host),
+            false => Err(CliError::usage(format!(
+                "--host {host}: other machines could use the server without a key"
+            ))
+            .hint("give keys with --api-key-file, or allow it with --insecure")),
+        }
+    }
+
+    fn guard(&self) -> anyhow::Result<Guard> {
+        let Some(path) = &self.api_key_file else {
+            return Ok(Guard { keys: Vec::new(), hosts: self.allow_host.clone() });
+        };
+        let shown = path.display();
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read --api-key-file {shown}"))?;
+        let keys = Guard::keys_of(&text).map_err(|why| {
+            CliError::usage(format!("--api-key-file {shown}: {why}"))
+                .hint("openssl rand -hex 32 prints a good key; the file has one a line")
+        })?;
+        Ok(Guard { keys, hosts: self.allow_host.clone() })
+    }
+
+    fn limits(&self, device: Device) -> Result<Limits, CliError> {
+        let free = || match device {
+            Device::Cpu => available_bytes(),
+            Device::Cuda(gpu) => Some(gpu.info().free_bytes),
+        };
+        let cache_bytes = match self.memory {
+            Some(size) => size.0,
+            None => free().map_or(LIMITS.cache_bytes, |free| free / 2),
+        };
+        Ok(Limits {
+            prompt_tokens: self.max_prompt_tokens,
+            new_tokens: self.max_new_tokens,
+            sequences: self.parallel,
+            choices: LIMITS.choices.min(self.parallel),
+            queue: self.queue,
+            connections: self.connections,
+            request_time: Duration::from_secs(self.request_time),
+            drain_time: Duration::from_secs(self.drain_time),
+            cache_bytes,
+            ..LIMITS
+        })
+    }
+
+    /// What requests call the base.
+    fn base_name(&self) -> String {
+        let last = || {
+            let path = Path::new(&self.model);
+            let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+            name.strip_suffix(".gguf").unwrap_or(&name).to_owned()
+        };
+        match &self.name {
+            Some(name) => name.clone(),
+            None if is_hub_id(&self.model) && !Path::new(&self.model).exists() => {
+                self.model.split('@').next().unwrap_or_default().to_owned()
+            }
+            None => last(),
+        }
+    }
+
+    /// A request that works, for a shell.
+    fn example(&self, address: SocketAddr, name: &str, chats: bool) -> String {
+        let key = self.api_key_file.as_ref().map_or(String::new(), |path| {
+            let path = shell_word(&path.display().to_string());
+            format!(" -H \"Authorization: Bearer $(grep -m1 -v '^#' {path})\"")
+        });
+        let (path, body) = match chats {
+            true => {
+                let messages = json!([{"role": "user", "content": "Hello"}]);
+                ("chat/completions", json!({"model": name, "messages": messages}))
+            }
+            false => ("completions", json!({"model": name, "prompt": "Hello"})),
+        };
+        format!("curl http://{address}/v1/{path}{key} -d {}", shell_word(&body.to_string()))
+    }
+}
+
+/// Serves until a signal ends it.
+pub fn run(args: ServeArgs) -> anyhow::Result<()> {
+    args.validate()?;
+    let address = args.address()?;
+    let guard = args.guard()?;
+    // Before the base is loaded, which takes a while.
+    let listener =
+        TcpListener::bind((address, args.port)).map_err(|error| refused(address, args.port, &error))?;
+    use_threads(&args.common)?;
+    let dirs = || args.adapters.iter().map(|adapter| adapter.adapter.dir.as_path());
+    let template = as_trained(&args.template, &args.base, dirs(), args.common.quiet);
+    let tokens = Tokens::of_adapters(dirs());
+    let base = open_base(&args.model, &tokens, &args.base, &template, ComputeArgs::UNSET, &args.common)?;
+    base.check_writes("nothing can be served")?;
+    // It is there as long as the process.
+    let base: &'static Base = Box::leak(Box::new(base));
+    let adapters: Vec<(String, Adapter)> =
+        args.adapters.iter().map(|named| open_named(base, named)).collect::<anyhow::Result<_>>()?;
+    let open: Open = Box::new(|dir| open_adapter(base, dir).map_err(|error| format!("{error:#}")));
+    let name = args.base_name();
+    if let Some((taken, _)) = adapters.iter().find(|(adapter, _)| *adapter == name) {
+        return Err(CliError::usage(format!("the base and an adapter are both called `{taken}`"))
+            .hint("name the base with --name, or the adapter with --adapter NAME=DIR")
+            .into());
+    }
+    let limits = args.limits(base.model.device())?;
+    let served = Served {
+        name: name.clone(),
+        model: &base.model,
+        tokenizer: &base.tokenizer,
+        from: args.adapters_from.clone().map(|from| (from, open)),
+        guard,
+        limits,
+        adapters,
+    };
+    let chats = base.tokenizer.chat_template().is_some();
+    let server = Server::new(served, listener)?;
+    let address = server.address().context("a socket without an address")?;
+    let stop = interrupt::flag();
+    let count = counted(args.adapters.len(), "adapter", "adapters");
+    let (kept, example) = (memory(limits.cache_bytes), args.example(address, &name, chats));
+    output::line(format!(
+        "serving {name} and {count} at http://{address}/ until Ctrl-C, with {kept} for keys and values: {example}"
+    ))?;
+    server.run(stop)?;
+    output::line("ended")?;
+    Ok(())
+}
+
+fn open_named(base: &Base, named: &NamedAdapter) -> anyhow::Result<(String, Adapter)> {
+    let adapter = open_adapter(base, &named.adapter.dir)?;
+    let weight = named.adapter.weight;
+    let adapter = match weight == 1.0 {
+        true => adapter,
+        false => {
+            let mut weighed = sum(base.model.config(), &[(&adapter, weight)])?;
+            base.model.prepare(&mut weighed);
+            weighed
+        }
+    };
+    Ok((named.name.clone(), adapter))
+}
+
+fn refused(address: IpAddr, port: u16, error: &io::Error) -> CliError {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => CliError::new(format!("port {port} is in use"))
+            .hint("choose another --port, or --port 0 for any that is free"),
+        io::ErrorKind::PermissionDenied => CliError::new(format!("port {port} may not be used: {error}"))
+            .hint("choose a --port of 1024 or more"),
+        io::ErrorKind::AddrNotAvailable => {
+            CliError::new(format!("--host {address}: this machine has no such address"))
+                .hint("127.0.0.1 is this machine alone, 0.0.0.0 all its addresses")
+        }
+        _ => CliError::new(format!("{address} port {port} cannot be listened at: {error}"))
+            .hint("choose another --host or --port"),
+    }
+}

@@ -1,0 +1,351 @@
+//! `POST /v1/chat/completions`: conversations that are answered.
+
+use std::time::Instant;
+
+use lorafit_data::{ChatTemplate, Message, Role};
+use serde_json::{Map, Value, json};
+
+use crate::ask::{Ask, IDLE, MOST_LISTED};
+use crate::constrain::Constraint;
+use crate::error::ApiError;
+use crate::events::Inbox;
+use crate::fields::{Fields, kind};
+use crate::queue::Work;
+use crate::reply::{Calls, Kind, Reply};
+use crate::site::Site;
+
+const MOST_MESSAGES: usize = 4096;
+const MOST_TOOLS: usize = 128;
+
+/// A conversation with the tools that may be called.
+struct Conversation {
+    messages: Vec<Message>,
+    tools: Vec<Value>,
+    variables: Map<String, Value>,
+}
+
+/// Reads a request and sends it to the engine.
+///
+/// # Errors
+/// What cannot be answered.
+pub fn ask(site: &Site, body: &[u8], arrived: Instant) -> Result<(Reply, Inbox), ApiError> {
+    let mut fields = Fields::of_body(body)?;
+    let mut ask = Ask::read(site, &mut fields)?;
+    ask.choosing.log_probabilities = listed(&mut fields)?;
+    let (conversation, calls) = conversation(&mut fields, &mut ask)?;
+    refuse_others(&mut fields)?;
+    fields.finish(&IDLE)?;
+    let text = conversation.render(site)?;
+    let prompt = encode(site, &text)?;
+    let (id, created) = Kind::Chat.name()?;
+    let reply = Reply {
+        id,
+        created,
+        model: ask.selected.name.clone(),
+        kind: Kind::Chat,
+        answers: ask.answers,
+        prompt_tokens: prompt.len(),
+        stream: ask.stream,
+        usage: ask.usage,
+        lists_tokens: ask.choosing.log_probabilities.is_some(),
+        calls,
+        tokenizer: site.tokenizer,
+    };
+    let answers = ask.answers(site, vec![prompt], site.limits.new_tokens, reply.calls == Calls::Found)?;
+    Ok((reply, site.send(Work::Answers(answers), ask.selected.adapter, arrived)?))
+}
+
+/// `POST /v1/tokenize`: the text that a conversation is written as, and its tokens; or those of a text.
+///
+/// # Errors
+/// What cannot be written.
+pub fn tokenize(site: &Site, body: &[u8]) -> Result<Value, ApiError> {
+    let mut fields = Fields::of_body(body)?;
+    fields.text("model")?.map(|name| site.models.select(&name)).transpose()?;
+    let (text, ids) = match fields.text("prompt")? {
+        Some(text) => {
+            let ids = site.tokenizer.encode(&text, true);
+            (text, ids.map_err(|error| ApiError::field("prompt", error.to_string()))?)
+        }
+        None => {
+            let tools = tools(&mut fields)?;
+            let messages = messages(&mut fields)?;
+            let text = Conversation { messages, tools, variables: variables(&mut fields)? }.render(site)?;
+            let ids = encode(site, &text)?;
+            (text, ids)
+        }
+    };
+    fields.finish(&IDLE)?;
+    let token = |id: &u32| {
+        let text = String::from_utf8_lossy(&crate::vocabulary::bytes_of(site.tokenizer, *id)).into_owned();
+        json!({"id": id, "text": text, "special": site.tokenizer.is_special(*id)})
+    };
+    let tokens: Vec<Value> = ids.iter().map(token).collect();
+    Ok(json!({"text": text, "tokens": tokens, "count": ids.len()}))
+}
+
+fn encode(site: &Site, text: &str) -> Result<Vec<u32>, ApiError> {
+    // The template writes every special token itself.
+    let ids = site.tokenizer.encode(text, false);
+    let ids = ids.map_err(|error| ApiError::field("messages", error.to_string()))?;
+    site.check_prompt("messages", &ids)?;
+    Ok(ids)
+}
+
+impl Conversation {
+    /// The text that the model's template makes of it, up to where the answer begins.
+    fn render(&self, site: &Site) -> Result<String, ApiError> {
+        let template = site.template.as_ref().ok_or_else(|| {
+            ApiError::bad(
+                "the model has no chat template; use /v1/completions, or start the server with a template",
+            )
+        })?;
+        let template = template.for_tools(!self.tools.is_empty());
+        let tools = Some(&*self.tools).filter(|tools| !tools.is_empty());
+        if tools.is_some() && !template.names("tools") {
+            return Err(ApiError::field(
+                "tools",
+                "cannot be given to this model: its chat template has no place for them",
+            ));
+        }
+        let with_variables: ChatTemplate;
+        let template = match self.variables.is_empty() {
+            true => template,
+            false => {
+                with_variables = template.with_variables(&self.variables);
+                &with_variables
+            }
+        };
+        template
+            .render_with_tools(&self.messages, tools, true)
+            .map_err(|error| ApiError::field("messages", format!("cannot be written: {error}")))
+    }
+}
+
+fn listed(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
+    let wanted = fields.flag("logprobs")?;
+    match (wanted, fields.whole("top_logprobs", 0..=MOST_LISTED)?) {
+        (false, Some(1..)) => {
+            Err(fields.wrong("top_logprobs", "is given without `logprobs`; add `logprobs`: true"))
+        }
+        (wanted, count) => Ok(wanted.then_some(count.unwrap_or(0) as usize)),
+    }
+}
+
+/// Fields of OpenAI's that are refused unless they ask for nothing.
+fn refuse_others(fields: &mut Fields) -> Result<(), ApiError> {
+    for (older, newer) in [("functions", "tools"), ("function_call", "tool_choice")] {
+        if fields.value(older).is_some() {
+            return Err(fields.wrong(older, format!("is OpenAI's older name; use `{newer}`")));
+        }
+    }
+    match fields.value("modalities") {
+        Some(kinds) if kinds != json!(["text"]) => {
+            Err(fields.wrong("modalities", "has more than text, and the model writes text"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Takes messages and tools, and what becomes of calls.
+fn conversation(fields: &mut Fields, ask: &mut Ask) -> Result<(Conversation, Calls), ApiError> {
+    let messages = messages(fields)?;
+    let mut tools = tools(fields)?;
+    let calls = choice(fields, &tools)?;
+    match fields.value("parallel_tool_calls") {
+        Some(Value::Bool(false)) if calls == Calls::Found => {
+            return Err(fields.wrong(
+                "parallel_tool_calls",
+                "cannot be false: the model decides how often it calls; leave it out",
+            ));
+        }
+        Some(Value::Bool(_)) | None => {}
+        Some(_) => return Err(fields.wrong("parallel_tool_calls", "has to be true or false")),
+    }
+    if calls != Calls::None && ask.constraint.is_some() {
+        return Err(fields.wrong("tools", "cannot be called in an answer of a given form; leave `response_format` and `regex` out, or set `tool_choice` to none"));
+    }
+    match &calls {
+        Calls::None => tools.clear(),
+        Calls::Found => {}
+        Calls::Whole => {
+            let call = |tool: &Value| {
+                let properties =
+                    json!({"name": {"const": tool["function"]["name"]}, "arguments": parameters(tool)});
+                json!({"type": "object", "properties": properties, "required": ["name", "arguments"],
+                       "additionalProperties": false})
+            };
+            let schema = json!({"anyOf": tools.iter().map(call).collect::<Vec<_>>()});
+            ask.constraint = Some(Constraint::JsonSchema(schema));
+        }
+        Calls::Of(name) => {
+            let tool = tools.iter().find(|tool| tool["function"]["name"] == name.as_str());
+            ask.constraint = tool.map(|tool| Constraint::JsonSchema(parameters(tool)));
+        }
+    }
+    Ok((Conversation { messages, tools, variables: variables(fields)? }, calls))
+}
+
+/// The schema of a tool's arguments.
+fn parameters(tool: &Value) -> Value {
+    match &tool["function"]["parameters"] {
+        Value::Null => json!({"type": "object", "properties": {}, "additionalProperties": false}),
+        schema => schema.clone(),
+    }
+}
+
+fn choice(fields: &mut Fields, tools: &[Value]) -> Result<Calls, ApiError> {
+    let rule = "has to be none, auto, required, or {\"type\": \"function\", \"function\": {\"name\": ...}}";
+    let calls = match fields.value("tool_choice") {
+        None if tools.is_empty() => Calls::None,
+        None => Calls::Found,
+        Some(Value::String(word)) => match word.as_str() {
+            "none" => Calls::None,
+            "auto" if tools.is_empty() => Calls::None,
+            "auto" => Calls::Found,
+            "required" => Calls::Whole,
+            _ => return Err(fields.wrong("tool_choice", rule)),
+        },
+        Some(choice) => match (choice["type"].as_str(), choice["function"]["name"].as_str()) {
+            (Some("function"), Some(name)) => Calls::Of(name.to_owned()),
+            _ => return Err(fields.wrong("tool_choice", rule)),
+        },
+    };
+    let is_there = match &calls {
+        Calls::None | Calls::Found => true,
+        Calls::Whole => !tools.is_empty(),
+        Calls::Of(name) => tools.iter().any(|tool| tool["function"]["name"] == name.as_str()),
+    };
+    match is_there {
+        true => Ok(calls),
+        false => Err(fields.wrong("tool_choice", "asks for a tool that is not in `tools`; add it there")),
+    }
+}
+
+fn tools(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
+    let tools = match fields.value("tools") {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(tools)) => tools,
+        Some(other) => return Err(fields.wrong("tools", format!("is {}; give a list", kind(&other)))),
+    };
+    if tools.len() > MOST_TOOLS {
+        return Err(fields.wrong("tools", format!("has {} tools, and {MOST_TOOLS} is the most", tools.len())));
+    }
+    let mut names: Vec<&str> = Vec::new();
+    for (index, tool) in tools.iter().enumerate() {
+        let place = format!("tools[{index}]");
+        let name = tool["function"]["name"].as_str().filter(|name| !name.is_empty());
+        match name {
+            Some(_) if tool["type"] != "function" => {
+                return Err(ApiError::field(&format!("{place}.type"), "has to be function"));
+            }
+            Some(name) if names.contains(&name) => {
+                return Err(ApiError::field(&place, "has the name of an earlier one; give it another"));
+            }
+            Some(name) => names.push(name),
+            None => {
+                return Err(ApiError::field(&format!("{place}.function.name"), "is missing; give a name"));
+            }
+        }
+        let parameters = &tool["function"]["parameters"];
+        if !parameters.is_null() && !parameters.is_object() {
+            return Err(ApiError::field(
+                &format!("{place}.function.parameters"),
+                "has to be a JSON schema, an object",
+            ));
+        }
+    }
+    Ok(tools)
+}
+
+fn variables(fields: &mut Fields) -> Result<Map<String, Value>, ApiError> {
+    match fields.value("chat_template_kwargs") {
+        None => Ok(Map::new()),
+        Some(Value::Object(map)) => Ok(map),
+        Some(other) => {
+            Err(fields.wrong("chat_template_kwargs", format!("is {}; give an object", kind(&other))))
+        }
+    }
+}
+
+fn messages(fields: &mut Fields) -> Result<Vec<Message>, ApiError> {
+    match fields.value("messages") {
+        Some(Value::Array(items)) if (1..=MOST_MESSAGES).contains(&items.len()) => {
+            items.into_iter().enumerate().map(|(index, item)| message(item, index)).collect()
+        }
+        Some(Value::Array(items)) => {
+            let rule = format!("has {} messages; give 1 to {MOST_MESSAGES}", items.len());
+            Err(fields.wrong("messages", rule))
+        }
+        Some(other) => Err(fields.wrong("messages", format!("is {}; give a list", kind(&other)))),
+        None => Err(fields.wrong("messages", "is missing; give a list of messages")),
+    }
+}
+
+fn message(item: Value, index: usize) -> Result<Message, ApiError> {
+    let mut fields = Fields::of_value(item, &format!("messages[{index}]"))?;
+    let role = match fields.needed_text("role")?.as_str() {
+        "system" | "developer" => Role::System,
+        "user" => Role::User,
+        "assistant" => Role::Assistant,
+        "tool" => Role::Tool,
+        _ => return Err(fields.wrong("role", "has to be system, developer, user, assistant or tool")),
+    };
+    let content = content(&mut fields)?;
+    let mut message = Message::new(role, "");
+    for (key, of) in
+        [("name", None), ("tool_call_id", Some(Role::Tool)), ("reasoning_content", Some(Role::Assistant))]
+    {
+        let text = if of.is_none_or(|of| of == role) { fields.text(key)? } else { None };
+        if let Some(text) = text {
+            message.extra.insert(key.to_owned(), text.into());
+        }
+    }
+    if role == Role::Assistant
+        && let Some(calls) = calls(&mut fields)?
+    {
+        message.extra.insert("tool_calls".to_owned(), calls);
+    }
+    if content.is_none() && !message.calls_tools() {
+        return Err(fields.wrong("content", "is missing; give a text"));
+    }
+    message.content = content;
+    // What an answer of the API has, and says nothing in a question.
+    fields.finish(&["refusal", "annotations"])?;
+    Ok(message)
+}
+
+/// Takes the calls of a message of the assistant.
+fn calls(fields: &mut Fields) -> Result<Option<Value>, ApiError> {
+    let Some(calls) = fields.value("tool_calls") else { return Ok(None) };
+    let is_call = |call: &Value| {
+        let arguments = &call["function"]["arguments"];
+        call["function"]["name"].is_string() && (arguments.is_string() || arguments.is_object())
+    };
+    match calls.as_array().is_some_and(|calls| calls.iter().all(is_call)) {
+        true => Ok(Some(calls)),
+        false => Err(fields.wrong(
+            "tool_calls",
+            "needs a list of calls, each with `function.name` and `function.arguments`",
+        )),
+    }
+}
+
+/// Takes what a message says: a text, or parts that are texts.
+fn content(fields: &mut Fields) -> Result<Option<String>, ApiError> {
+    let parts = match fields.value("content") {
+        None => return Ok(None),
+        Some(Value::String(text)) => return Ok(Some(text)),
+        Some(Value::Array(parts)) => parts,
+        Some(other) => return Err(fields.wrong("content", format!("is {}; give a text", kind(&other)))),
+    };
+    let text = |part: &Value| match part["type"].as_str() {
+        Some("text") => part["text"].as_str().map(str::to_owned),
+        _ => None,
+    };
+    let texts: Option<Vec<String>> = parts.iter().map(text).collect();
+    match texts {
+        Some(texts) => Ok(Some(texts.concat())),
+        None => Err(fields.wrong("content", "has a part that is no text; the model reads text only")),
+    }
+}

@@ -1,0 +1,380 @@
+//! Answers of a model that says anything at random, but what may not follow.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use boon::{Compiler, Schemas};
+use lorafit_data::{GgufTokenizer, Tokenizer};
+use serde_json::{Value, json};
+
+use super::*;
+
+fn fixtures() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+}
+
+/// The tokenizer of a small model of the fixtures.
+fn small(name: &str) -> Tokenizer {
+    Tokenizer::from_folder(fixtures().join("models").join(name)).unwrap()
+}
+
+/// The tokenizer of SmolLM2-135M-Instruct, from the metadata of its GGUF file.
+fn smollm2() -> Tokenizer {
+    let bytes = std::fs::read(fixtures().join("data/smollm2_tokenizer.json.gz")).unwrap();
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(&bytes[..]).read_to_string(&mut text).unwrap();
+    let meta: Value = serde_json::from_str(&text).unwrap();
+    let get = |key: &str| &meta[format!("tokenizer.ggml.{key}")];
+    let texts = |key: &str| -> Vec<String> { serde_json::from_value(get(key).clone()).unwrap() };
+    Tokenizer::from_gguf(GgufTokenizer {
+        model: get("model").as_str().unwrap().into(),
+        pre: get("pre").as_str().map(str::to_string),
+        tokens: texts("tokens"),
+        token_types: serde_json::from_value(get("token_type").clone()).unwrap(),
+        merges: Some(texts("merges")),
+        eos: Some(2),
+        ..GgufTokenizer::default()
+    })
+    .unwrap()
+}
+
+fn tokenizers() -> [Tokenizer; 3] {
+    [small("chat_bpe"), small("chat_spm"), smollm2()]
+}
+
+/// Pseudo-random numbers (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}
+
+/// Tokens that close something are likelier from this one on, so that answers end.
+const HURRIES_FROM: usize = 120;
+
+/// The answer of a model whose logits are random numbers, as bytes.
+fn answer(
+    tokenizer: &Tokenizer,
+    grammars: &Grammars,
+    constraint: &Constraint,
+    random: &mut Random,
+) -> Vec<u8> {
+    let vocabulary = tokenizer.vocab_size() + 7;
+    let words = bytes::of_tokens(tokenizer, vocabulary).unwrap();
+    let closes: Vec<usize> =
+        (0..words.len()).filter(|id| [&b"\""[..], b"}", b"]"].contains(&&words[*id][..])).collect();
+    let mut guide = grammars.begin(constraint).unwrap();
+    let mut said = Vec::new();
+    for step in 0..3000 {
+        let mut logits: Vec<f32> = (0..vocabulary).map(|_| (random.next() % 1000) as f32).collect();
+        if step > HURRIES_FROM {
+            closes.iter().for_each(|id| logits[*id] += 2000.0);
+            tokenizer.eos_ids().iter().for_each(|id| logits[*id as usize] += 4000.0);
+        }
+        guide.mask(&mut logits);
+        let best = (0..vocabulary).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
+        assert!(logits[best] > f32::NEG_INFINITY, "nothing may follow {:?}", String::from_utf8_lossy(&said));
+        let id = best as u32;
+        if tokenizer.is_eos(id) {
+            assert!(guide.is_complete() && guide.failure().is_none(), "{:?}", guide.failure());
+            return said;
+        }
+        assert!(!tokenizer.is_special(id) && !words[best].is_empty());
+        said.extend_from_slice(&words[best]);
+        guide.accept(id);
+        assert_eq!(guide.failure(), None, "behind {:?}", String::from_utf8_lossy(&said));
+    }
+    panic!("no end of {:?}", String::from_utf8_lossy(&said));
+}
+
+/// The value of an answer; none where a number is one that JSON can write and a double cannot hold.
+fn parsed(text: &str) -> Option<Value> {
+    match serde_json::from_str(text) {
+        Ok(value) => Some(value),
+        Err(error) if error.to_string().starts_with("number out of range") => None,
+        Err(error) => panic!("{error}: {text}"),
+    }
+}
+
+fn schemas() -> Vec<Value> {
+    vec![
+        json!({"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer", "minimum": 0, "maximum": 130}},
+               "required": ["name", "age"], "additionalProperties": false}),
+        json!({"enum": ["Köln 😀 \"x\" \\", null, 3, {"a": [1]}]}),
+        json!({"type": "array", "items": {"type": "number", "exclusiveMinimum": -1.5, "maximum": 1e3}, "minItems": 2, "maxItems": 5}),
+        json!({"type": "array", "prefixItems": [{"type": "boolean"}, {"type": "null"}], "items": false, "minItems": 2}),
+        json!({"type": "string", "pattern": "^[A-ZÄÖÜ][a-zß]{2,8}(-[0-9]+)?$"}),
+        json!({"type": "string", "minLength": 3, "maxLength": 5}),
+        json!({"type": "string", "format": "date"}),
+        json!({"type": "object", "properties": {"kind": {"const": "\u{1F600}\n\t"}, "more": {"$ref": "#"}}, "required": ["kind"],
+               "additionalProperties": false}),
+        json!({"$defs": {"point": {"type": "object", "properties": {"x": {"type": "integer", "multipleOf": 5}}, "required": ["x"]}},
+               "type": "object", "properties": {"points": {"type": "array", "items": {"$ref": "#/$defs/point"}, "maxItems": 3}},
+               "required": ["points"]}),
+        json!({"anyOf": [{"type": "object", "properties": {"t": {"const": "a"}}, "required": ["t"]}, {"type": "integer"}]}),
+        json!({"oneOf": [{"type": "object", "properties": {"t": {"const": "a"}, "v": {"type": "integer"}}, "required": ["t", "v"]},
+                         {"type": "object", "properties": {"t": {"const": "b"}, "v": {"type": "boolean"}}, "required": ["t", "v"]}]}),
+        json!({"type": "object", "additionalProperties": {"type": "boolean"}, "minProperties": 1}),
+        json!({"type": ["string", "null"], "description": "says nothing"}),
+        json!(true),
+    ]
+}
+
+#[test]
+fn answers_are_json_of_their_schema_whatever_the_model_says() {
+    let mut random = Random(88_172_645_463_325_252);
+    for tokenizer in tokenizers() {
+        let grammars = Grammars::new(&tokenizer, tokenizer.vocab_size() + 7).unwrap();
+        let rounds = if tokenizer.vocab_size() > 10_000 { 1 } else { 4 };
+        for schema in schemas() {
+            let (mut compiled, mut compiler) = (Schemas::new(), Compiler::new());
+            compiler.add_resource("schema.json", schema.clone()).unwrap();
+            let index = compiler.compile("schema.json", &mut compiled).unwrap();
+            for _ in 0..rounds {
+                let constraint = Constraint::JsonSchema(schema.clone());
+                let text =
+                    String::from_utf8(answer(&tokenizer, &grammars, &constraint, &mut random)).unwrap();
+                let Some(value) = parsed(&text) else { continue };
+                let fits = compiled.validate(&value, index).map_err(|error| error.to_string());
+                assert!(fits.is_ok(), "{text} of {schema}: {fits:?}");
+            }
+        }
+        for _ in 0..rounds {
+            let text = answer(&tokenizer, &grammars, &Constraint::JsonObject, &mut random);
+            assert!(parsed(&String::from_utf8(text).unwrap()).is_none_or(|value| value.is_object()));
+        }
+    }
+}
+
+#[test]
+fn answers_match_their_regular_expression_as_a_whole() {
+    let mut random = Random(362_436_069);
+    for tokenizer in tokenizers() {
+        let grammars = Grammars::new(&tokenizer, 0).unwrap();
+        for text in [
+            r"[0-9]{3}-[0-9]{4}",
+            "^(yes|no)$",
+            r"a/b\n\tü+😀{1,3}",
+            r"\d{1,3}(\.\d{1,3}){3}",
+            "(ab|cd)*x",
+            r"cost: \$[1-9]\d*\$",
+        ] {
+            let regex = regex::Regex::new(&format!("^(?:{text})$")).unwrap();
+            for _ in 0..3 {
+                let constraint = Constraint::Regex(text.to_owned());
+                let said =
+                    String::from_utf8(answer(&tokenizer, &grammars, &constraint, &mut random)).unwrap();
+                assert!(regex.is_match(&said), "{said:?} of {text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn bytes_of_tokens_are_those_of_their_text() {
+    for tokenizer in tokenizers() {
+        let words = bytes::of_tokens(&tokenizer, 0).unwrap();
+        let text = "Ün {\"key\":\n  [1.5e3, \"\\u00fc\", \"你好 🐈\"]}\t~";
+        let ids = tokenizer.encode(text, false).unwrap();
+        let joined: Vec<u8> = ids.iter().flat_map(|id| words[*id as usize].clone()).collect();
+        let joined = String::from_utf8(joined).unwrap();
+        // SentencePiece writes a space before a text.
+        assert_eq!(joined.strip_prefix(' ').unwrap_or(&joined), text);
+        for id in tokenizer.eos_ids() {
+            assert_eq!(words[*id as usize][0], TokTrie::SPECIAL_TOKEN_MARKER);
+        }
+    }
+}
+
+#[test]
+fn a_complete_answer_ends_and_an_incomplete_one_does_not() {
+    fn needs_send<T: Send>(_: &T) {}
+    let tokenizer = smollm2();
+    let grammars = Grammars::new(&tokenizer, tokenizer.vocab_size()).unwrap();
+    let mut guide = grammars.begin(&Constraint::JsonSchema(json!({"const": {"a": 1}}))).unwrap();
+    needs_send(&guide);
+    needs_send(&grammars);
+    let end = tokenizer.eos_ids()[0] as usize;
+    let allows_end = |guide: &mut Guide| {
+        let mut logits = vec![0.0; tokenizer.vocab_size()];
+        guide.mask(&mut logits);
+        logits[end] == 0.0
+    };
+    for id in tokenizer.encode("{\"a\": 1", false).unwrap() {
+        assert!(!guide.is_complete() && !allows_end(&mut guide));
+        guide.accept(id);
+    }
+    assert!(!guide.is_complete() && !guide.is_finished());
+    guide.accept(tokenizer.encode("}", false).unwrap()[0]);
+    assert!(guide.is_complete() && allows_end(&mut guide) && guide.failure().is_none());
+    guide.accept(end as u32);
+    assert!(guide.is_complete());
+    // A token that was not allowed is a failure, and nothing may follow.
+    let mut guide = grammars.begin(&Constraint::Regex("yes".to_owned())).unwrap();
+    guide.accept(tokenizer.encode("no", false).unwrap()[0]);
+    assert!(guide.failure().is_some() && !guide.is_complete() && !allows_end(&mut guide));
+}
+
+#[test]
+fn what_cannot_be_kept_is_refused_by_name() {
+    let grammars = Grammars::new(&small("chat_bpe"), 0).unwrap();
+    let refusal = |schema: Value| grammars.begin(&Constraint::JsonSchema(schema)).err().expect("a refusal");
+    for (schema, words) in [
+        (
+            json!({"type": "object", "properties": {"a": {"items": {"not": {}}}}}),
+            "`not` at #/properties/a/items",
+        ),
+        (json!({"type": "array", "uniqueItems": true}), "`uniqueItems` at # is not supported"),
+        (json!({"type": "strings"}), "strings"),
+        (
+            json!({"$ref": "https://example.com/schema"}),
+            "`$ref` 'https://example.com/schema': only places of the schema itself",
+        ),
+        (json!({"$ref": "#/$defs/none"}), "none"),
+        (json!({"type": "string", "pattern": "("}), "unclosed group"),
+        (json!({"enum": []}), "schema"),
+        (json!(false), "schema"),
+        (json!("text"), "is no JSON object"),
+        (json!({"type": "string", "maxLength": 1e9}), "maxLength"),
+        (json!({"allOf": [{"type": "string"}, {"type": "integer"}]}), "incompatible"),
+        (json!({"$ref": "ü".repeat(2000)}), "only places of the schema itself"),
+        (json!({"oneOf": [{"type": "string"}, {"maxLength": 3}]}), "`oneOf` is supported where"),
+        (json!({"type": "integer", "multipleOf": 982_451_653}), "it is too complex"),
+        // The library cuts such a text inside a letter, and panics, which takes long where names are looked up for it.
+        (json!({"$ref": [format!("x{}", "ü".repeat(200))]}), "schema"),
+    ] {
+        let error = refusal(schema.clone());
+        println!("{error}");
+        assert!(error.contains(words) && error.starts_with("the schema"), "{error} of {schema}");
+        assert!(!error.contains('\n') && !error.contains("panic") && error.chars().count() < 300, "{error}");
+    }
+    for (regex, words) in [
+        ("(", "unclosed group"),
+        ("", "is empty"),
+        ("a\\", "escapes nothing"),
+        ("(?=a)b", "look"),
+        ("[^\\s\\S]", "regular expression"),
+        (r"(a)\1", "backreference"),
+    ] {
+        let error = grammars.begin(&Constraint::Regex(regex.to_owned())).err().expect(regex);
+        println!("{error}");
+        assert!(error.contains(words) && error.starts_with("the regular expression"), "{error} of {regex}");
+    }
+}
+
+/// Schemas that are as large as they may be, or ask for much in few words.
+fn explosive() -> Vec<(&'static str, Constraint)> {
+    let wide = |count: usize| -> Value {
+        (0..count)
+            .map(|number| (format!("k{number}"), json!({"type": "string"})))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
+    };
+    let strings = |count: usize| -> Vec<Value> {
+        (0..count).map(|number| json!({"const": format!("v{number}")})).collect()
+    };
+    let objects = |count: usize| -> Vec<Value> {
+        (0..count).map(|number| json!({"properties": {"a": {"const": number}}})).collect()
+    };
+    let nest = |levels: usize| (0..levels).fold(json!({}), |inner, _| json!({"items": inner}));
+    let chain: serde_json::Map<String, Value> = (0..600)
+        .map(|number| {
+            (format!("d{number}"), json!({"items": {"$ref": format!("#/$defs/d{}", (number + 1) % 600)}}))
+        })
+        .collect();
+    let any = |count: usize| json!({"anyOf": objects(count)});
+    let schema = Constraint::JsonSchema;
+    let regex = |text: &str| Constraint::Regex(text.to_owned());
+    vec![
+        (
+            "a list of a million levels",
+            schema((0..100).fold(json!({}), |inner, _| json!({"allOf": [inner]}))),
+        ),
+        ("levels", schema(nest(40))),
+        ("a chain of references", schema(json!({"$defs": chain, "$ref": "#/$defs/d0"}))),
+        ("one of many", schema(json!({"oneOf": strings(900)}))),
+        ("one of many objects", schema(json!({"oneOf": objects(400)}))),
+        ("products of alternatives", schema(json!({"allOf": vec![any(12); 12]}))),
+        ("products with a wide object", schema(json!({"allOf": [any(100), {"properties": wide(500)}]}))),
+        ("a wide object without an order", schema(json!({"properties": wide(900), "minProperties": 400}))),
+        (
+            "counts",
+            schema(
+                json!({"items": {"items": {"items": {}, "minItems": 9999}, "minItems": 9999}, "minItems": 9999}),
+            ),
+        ),
+        ("long texts", schema(json!({"type": "string", "minLength": 9000, "maxLength": 10000}))),
+        (
+            "many long texts",
+            schema(
+                json!({"anyOf": (0..500).map(|n| json!({"type": "string", "maxLength": 9000 + n})).collect::<Vec<_>>()}),
+            ),
+        ),
+        (
+            "a text of patterns",
+            schema(
+                json!({"allOf": (0..20).map(|n| json!({"pattern": format!("(a|b){{{n},99}}c.*d[^{n}]*e")})).collect::<Vec<_>>()}),
+            ),
+        ),
+        (
+            "patterns of keys",
+            schema(
+                json!({"patternProperties": (0..50).map(|n| (format!("^{n}.*(a|b)*$"), json!({}))).collect::<serde_json::Map<_, _>>()}),
+            ),
+        ),
+        ("a large multiple", schema(json!({"type": "integer", "multipleOf": 982_451_653}))),
+        (
+            "two multiples",
+            schema(
+                json!({"allOf": [{"type": "number", "multipleOf": 0.000_017}, {"type": "number", "multipleOf": 7919}]}),
+            ),
+        ),
+        ("repeated groups", regex("((((a{1,100}){1,100}){1,100}){1,100}){1,100}")),
+        ("exponential choices", regex("(a|b)*a(a|b){2000}")),
+        ("unicode classes", regex(r"(\p{L}\p{N}|\w{1,50}\W){1,1000}")),
+        ("many words", regex(&(0..300).map(|n| format!("w{n}.*")).collect::<Vec<_>>().join("|"))),
+        ("deep groups", regex(&format!("{}a{}", "(".repeat(900), ")".repeat(900)))),
+    ]
+}
+
+#[test]
+fn constraints_that_explode_are_refused_or_kept_in_time() {
+    let tokenizer = smollm2();
+    let grammars = Grammars::new(&tokenizer, 0).unwrap();
+    let mut random = Random(521_288_629);
+    for (name, constraint) in explosive() {
+        let begun = Instant::now();
+        let mut guide = grammars.begin(&constraint);
+        let took = begun.elapsed();
+        assert!(took < LONGEST_WAIT + LONGEST_PREPARATION, "{name}: {took:?}");
+        let mut slowest = std::time::Duration::ZERO;
+        if let Ok(guide) = &mut guide {
+            for _ in 0..40 {
+                let mut logits: Vec<f32> =
+                    (0..tokenizer.vocab_size()).map(|_| (random.next() % 1000) as f32).collect();
+                let begun = Instant::now();
+                guide.mask(&mut logits);
+                slowest = slowest.max(begun.elapsed());
+                let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
+                let begun = Instant::now();
+                guide.accept(best as u32);
+                slowest = slowest.max(begun.elapsed());
+            }
+        }
+        println!("{name}: {took:?}, a step at most {slowest:?}; {:?}", guide.map(|guide| guide.failure()));
+        // Some 30 ms alone; more where other tests run beside.
+        assert!(slowest.as_millis() < 1000, "{name}: {slowest:?}");
+        // Those that are late end, too.
+        let waited = Instant::now();
+        while grammars.late.load(Ordering::SeqCst) > 0 {
+            assert!(waited.elapsed().as_secs() < 20, "{name} goes on without end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}

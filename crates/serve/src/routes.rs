@@ -1,0 +1,309 @@
+//! The endpoints: from a request to an answer.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{Path, State};
+use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use axum::routing::{get, post};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::error::{ApiError, json_response};
+use crate::events::{Event, Inbox};
+use crate::fields::Fields;
+use crate::queue::State as QueueState;
+use crate::reply::Reply;
+use crate::site::Site;
+use crate::writing::{Stream, whole};
+use crate::{chat, completion, page, texts};
+
+type Shared = State<Arc<Site>>;
+type Answer = Response<Body>;
+
+/// All endpoints.
+pub fn routes(site: Arc<Site>) -> Router {
+    Router::new()
+        .route("/", get(show_page))
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .route("/v1/models", get(models))
+        .route("/v1/models/{*name}", get(model))
+        .route("/v1/chat/completions", post(chat))
+        .route("/v1/completions", post(complete))
+        .route("/v1/embeddings", post(embed))
+        .route("/v1/score", post(score))
+        .route("/v1/tokenize", post(tokenize))
+        .route("/v1/adapters", post(load))
+        .route("/v1/adapters/{name}", axum::routing::delete(unload))
+        .fallback(|| async {
+            let message =
+                "there is nothing at this path; the API is below /v1, as in POST /v1/chat/completions";
+            ApiError::new(StatusCode::NOT_FOUND, message).response()
+        })
+        .method_not_allowed_fallback(|method: Method| async move {
+            let message = format!("this path does not take {method}");
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message).response()
+        })
+        .with_state(site)
+}
+
+/// Answers a request: who asks is looked at first, and a panic is an error like others.
+pub async fn answer<F>(site: &Site, request: Request<Body>, route: impl FnOnce(Request<Body>) -> F) -> Answer
+where
+    F: Future<Output = Answer>,
+{
+    let endpoint = endpoint(request.uri().path());
+    let is_open = ["/", "/health"].contains(&request.uri().path());
+    let guard = &site.guard;
+    let checked = guard.check_names(request.uri(), request.headers()).and_then(|()| match is_open {
+        true => Ok(()),
+        false => guard.check_key(request.headers()),
+    });
+    let response = match checked {
+        Err(error) => error.response(),
+        Ok(()) => without_panic(route(request)).await.unwrap_or_else(|| {
+            site.metrics.panics.add(1);
+            ApiError::internal("a fault of the server ended this request").response()
+        }),
+    };
+    site.metrics.answered(endpoint, response.status().as_u16());
+    response
+}
+
+/// The endpoint of a path, of which there are few, so that nobody makes the list of metrics long.
+fn endpoint(path: &str) -> &'static str {
+    const ALL: [&str; 10] = [
+        "/",
+        "/health",
+        "/metrics",
+        "/v1/models",
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/score",
+        "/v1/tokenize",
+        "/v1/adapters",
+    ];
+    let below =
+        |known: &&str| known.len() > 1 && path.strip_prefix(*known).is_some_and(|rest| rest.starts_with('/'));
+    let found = ALL.into_iter().find(|known| path == *known);
+    found.or_else(|| ALL.into_iter().find(below)).unwrap_or("other")
+}
+
+/// What `future` comes to; `None` if it panics.
+async fn without_panic<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(value)) => Poll::Ready(Some(value)),
+        Err(_) => Poll::Ready(None),
+    })
+    .await
+}
+
+async fn show_page() -> Answer {
+    let mut response = Response::new(Body::from(page::html()));
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, page::policy()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ];
+    for (name, value) in headers {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+async fn health(State(site): Shared) -> Answer {
+    match site.queue.state() {
+        QueueState::Open => json_response(StatusCode::OK, &json!({"status": "ok"})),
+        QueueState::Draining | QueueState::Ended => ApiError::ending().response(),
+    }
+}
+
+async fn metrics(State(site): Shared) -> Answer {
+    let text = site.metrics.text(site.queue.len(), site.models.count());
+    let mut response = Response::new(Body::from(text));
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+async fn models(State(site): Shared) -> Answer {
+    json_response(StatusCode::OK, &site.models.list())
+}
+
+async fn model(State(site): Shared, Path(name): Path<String>) -> Answer {
+    written(site.models.one(&name))
+}
+
+async fn chat(State(site): Shared, request: Request<Body>) -> Answer {
+    answered(&site, request, chat::ask).await
+}
+
+async fn complete(State(site): Shared, request: Request<Body>) -> Answer {
+    answered(&site, request, completion::ask).await
+}
+
+async fn embed(State(site): Shared, request: Request<Body>) -> Answer {
+    of_texts(&site, request, texts::embed).await
+}
+
+async fn score(State(site): Shared, request: Request<Body>) -> Answer {
+    of_texts(&site, request, texts::score).await
+}
+
+async fn tokenize(State(site): Shared, request: Request<Body>) -> Answer {
+    let read = async {
+        let body = body(&site, request).await?;
+        planned(&site, move |site| chat::tokenize(site, &body)).await
+    };
+    written(read.await)
+}
+
+async fn load(State(site): Shared, request: Request<Body>) -> Answer {
+    let load = async {
+        let body = body(&site, request).await?;
+        planned(&site, move |site| {
+            let mut fields = Fields::of_body(&body)?;
+            let (name, path) = (fields.needed_text("name")?, fields.needed_text("path")?);
+            fields.finish(&[])?;
+            site.models.load(&name, &path)?;
+            site.models.one(&name)
+        })
+        .await
+    };
+    written(load.await)
+}
+
+async fn unload(State(site): Shared, Path(name): Path<String>) -> Answer {
+    written(site.models.unload(&name).map(|()| json!({"id": name, "object": "model", "deleted": true})))
+}
+
+fn written(result: Result<Value, ApiError>) -> Answer {
+    match result {
+        Ok(value) => json_response(StatusCode::OK, &value),
+        Err(error) => error.response(),
+    }
+}
+
+/// Reads a request, sends it to the engine by `ask`, and answers whole or as a stream.
+async fn answered(
+    site: &Arc<Site>,
+    request: Request<Body>,
+    ask: impl FnOnce(&Site, &[u8], Instant) -> Result<(Reply, Inbox), ApiError> + Send + 'static,
+) -> Answer {
+    let arrived = Instant::now();
+    let answered = async {
+        let body = body(site, request).await?;
+        let (reply, mut inbox) = planned(site, move |site| ask(site, &body, arrived)).await?;
+        if !reply.stream {
+            return Ok(json_response(StatusCode::OK, &whole(&reply, inbox).await?));
+        }
+        // What is wrong before the answer begins has a status of its own.
+        match inbox.next().await? {
+            Some(Event::Began) => Ok(streamed(Stream::new(reply, inbox))),
+            _ => Err(ApiError::internal("a fault of the server ended this answer; ask again")),
+        }
+    };
+    answered.await.unwrap_or_else(|error| error.response())
+}
+
+fn streamed(stream: Stream) -> Answer {
+    let mut response = Response::new(Body::new(stream));
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-cache"),
+        // Of nginx: pieces are not to be gathered.
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    for (name, value) in headers {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+async fn of_texts(
+    site: &Arc<Site>,
+    request: Request<Body>,
+    ask: impl FnOnce(&Site, &[u8], Instant) -> Result<(texts::Question, Inbox), ApiError> + Send + 'static,
+) -> Answer {
+    let arrived = Instant::now();
+    let answered = async {
+        let body = body(site, request).await?;
+        let (question, inbox) = planned(site, move |site| ask(site, &body, arrived)).await?;
+        question.answer(site, inbox).await
+    };
+    written(answered.await)
+}
+
+/// Does what takes time on another thread: reading JSON, writing a conversation by a template, tokenising, making a grammar.
+async fn planned<T: Send + 'static>(
+    site: &Arc<Site>,
+    plan: impl FnOnce(&Site) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let own = Arc::clone(site);
+    tokio::task::spawn_blocking(move || plan(&own)).await.unwrap_or_else(|_| {
+        site.metrics.panics.add(1);
+        Err(ApiError::internal("a fault of the server ended this request"))
+    })
+}
+
+/// The body of a request, within limits of size and time.
+async fn body(site: &Site, request: Request<Body>) -> Result<Bytes, ApiError> {
+    let most = site.limits.body_bytes;
+    let too_large = || {
+        let message = format!("the body has more than the {most} bytes that the server takes; send less");
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+    };
+    let mut body = request.into_body();
+    if body.size_hint().lower() > most as u64 {
+        return Err(too_large());
+    }
+    let read = async {
+        let mut bytes = Vec::new();
+        while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await
+        {
+            let frame = frame.map_err(|error| ApiError::bad(format!("the body breaks off: {error}")))?;
+            let Some(data) = frame.data_ref() else { continue };
+            if bytes.len() + data.len() > most {
+                return Err(too_large());
+            }
+            bytes.extend_from_slice(data);
+        }
+        Ok(bytes.into())
+    };
+    timeout(site.limits.body_time, read).await.unwrap_or_else(|_| {
+        let message = "the body did not come in time; send it faster";
+        Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, message))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_counted_by_their_endpoint() {
+        for (path, expected) in [
+            ("/", "/"),
+            ("/v1/models", "/v1/models"),
+            ("/v1/models/a/b", "/v1/models"),
+            ("/v1/adapters/x", "/v1/adapters"),
+            ("/v1/modelsx", "other"),
+            ("/x", "other"),
+            ("//", "other"),
+            ("/v1/chat/completions", "/v1/chat/completions"),
+        ] {
+            assert_eq!(endpoint(path), expected, "{path}");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! An answer that is being computed: from logits to a token, from tokens to text, and when it ends.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use lorafit_data::{DecodeStream, Tokenizer};
+
+use crate::constrain::Guide;
+use crate::error::ApiError;
+use crate::events::{Ending, Event, Outbox, Reason};
+use crate::metrics::Metrics;
+use crate::queue::{Answers, Planned};
+use crate::sampler::{Chosen, NoToken, Sampler};
+use crate::stop::StopFinder;
+
+/// An answer that is being computed.
+pub struct Running {
+    /// The request that it is of.
+    pub request: u64,
+    /// Where its text goes.
+    pub outbox: Outbox,
+    /// Tokens of its prompt that were computed before for another.
+    pub cached: usize,
+    /// Whether there will be no more of it.
+    pub over: bool,
+    /// Whether that is because nobody wants more of it.
+    pub cut: bool,
+    index: usize,
+    ends: &'static [u32],
+    sampler: Sampler,
+    guide: Option<Guide>,
+    decoder: DecodeStream<'static>,
+    text: Text,
+    lists_tokens: bool,
+    tokens: usize,
+    room: usize,
+    arrived: Instant,
+    metrics: Arc<Metrics>,
+}
+
+/// Text with the tokens that it is of.
+struct Text {
+    stops: StopFinder,
+    /// Characters and bytes that were decoded, and of the bytes those that are certain to be shown.
+    characters: usize,
+    decoded: usize,
+    shown: usize,
+    /// Tokens whose text is not shown yet, each with the bytes before it and with it.
+    held: Vec<(Chosen, usize, usize)>,
+}
+
+/// What an answer shares with the others of its request.
+pub struct Of<'a> {
+    /// The number of the request.
+    pub request: u64,
+    /// Its answers.
+    pub answers: &'a Answers,
+    /// Where text goes.
+    pub outbox: &'a Outbox,
+    /// When it came.
+    pub arrived: Instant,
+}
+
+impl Running {
+    /// Answer `index` of a request.
+    pub fn new(
+        of: &Of<'_>,
+        index: usize,
+        planned: &mut Planned,
+        tokenizer: &'static Tokenizer,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        let choosing = &of.answers.choosing;
+        Running {
+            request: of.request,
+            outbox: of.outbox.clone(),
+            cached: 0,
+            over: false,
+            cut: false,
+            index,
+            ends: tokenizer.eos_ids(),
+            sampler: Sampler::new(Arc::clone(choosing), planned.seed, &planned.prompt),
+            guide: planned.guide.take(),
+            decoder: tokenizer.decode_stream(!of.answers.shows_special),
+            text: Text {
+                stops: StopFinder::new(of.answers.stops.clone()),
+                characters: 0,
+                decoded: 0,
+                shown: 0,
+                held: Vec::new(),
+            },
+            lists_tokens: choosing.log_probabilities.is_some(),
+            tokens: 0,
+            room: planned.room,
+            arrived: of.arrived,
+            metrics: Arc::clone(metrics),
+        }
+    }
+
+    /// Whether its first token was chosen just now.
+    pub fn has_begun(&self) -> bool {
+        self.tokens == 1
+    }
+
+    /// The token that follows, if one does.
+    pub fn next(&mut self, logits: &mut [f32]) -> Option<u32> {
+        self.cut = self.outbox.is_over();
+        let next = match self.cut {
+            true => None,
+            false => self.advance(logits),
+        };
+        self.over = next.is_none();
+        next
+    }
+
+    fn advance(&mut self, logits: &mut [f32]) -> Option<u32> {
+        let taken = self.choose(logits).and_then(|chosen| {
+            let Some(chosen) = chosen else { return Ok(None) };
+            let piece = self.decoder.push(chosen.token.id).map_err(|error| error.to_string())?;
+            Ok(Some((chosen, piece)))
+        });
+        let (chosen, piece) = match taken {
+            Ok(Some(taken)) => taken,
+            Ok(None) => {
+                self.end(Reason::Stop);
+                return None;
+            }
+            Err(message) => {
+                self.outbox.fail(ApiError::internal(message));
+                return None;
+            }
+        };
+        let id = chosen.token.id;
+        if self.show(&piece, Some(chosen)) {
+            self.finish(Reason::Stop);
+            return None;
+        }
+        let is_whole = self.guide.as_ref().is_some_and(Guide::is_finished);
+        if is_whole || self.tokens == self.room {
+            self.end(if is_whole { Reason::Stop } else { Reason::Length });
+            return None;
+        }
+        Some(id)
+    }
+
+    /// The next token; none where the answer ends.
+    fn choose(&mut self, logits: &mut [f32]) -> Result<Option<Chosen>, String> {
+        let guide = &mut self.guide;
+        let mut rule_out = |logits: &mut [f32]| {
+            if let Some(guide) = guide {
+                guide.mask(logits);
+            }
+        };
+        let chosen = match self.sampler.choose(logits, &mut rule_out) {
+            Ok(chosen) => chosen,
+            Err(NoToken::NoneAllowed) if self.guide.as_ref().is_some_and(Guide::is_complete) => {
+                return Ok(None);
+            }
+            Err(NoToken::NoneAllowed) => {
+                let why = self.guide.as_ref().and_then(Guide::failure);
+                let why = why.unwrap_or_else(|| "no token of the model can follow".to_owned());
+                return Err(format!("the answer cannot keep the form that it has to have: {why}"));
+            }
+            Err(NoToken::NotNumbers) => {
+                let why = "the model's logits are not numbers; its weights or the adapter's are damaged";
+                return Err(why.to_owned());
+            }
+        };
+        if self.ends.contains(&chosen.token.id) {
+            return Ok(None);
+        }
+        if self.tokens == 0 {
+            self.metrics.first_token.add(self.arrived.elapsed());
+        }
+        self.tokens += 1;
+        self.metrics.new_tokens.add(1);
+        if let Some(guide) = &mut self.guide {
+            guide.accept(chosen.token.id);
+        }
+        Ok(Some(chosen))
+    }
+
+    /// Hands text on as far as it is certain; says whether a stop string ends it.
+    fn show(&mut self, piece: &str, token: Option<Chosen>) -> bool {
+        let text = &mut self.text;
+        let before = text.decoded;
+        text.decoded += piece.len();
+        if let Some(token) = token.filter(|_| self.lists_tokens) {
+            text.held.push((Chosen { at: text.characters, ..token }, before, text.decoded));
+        }
+        text.characters += piece.chars().count();
+        let found = text.stops.push(piece);
+        text.shown += found.text.len();
+        let shown = text.shown;
+        // Of a token that the stop string cuts a part is shown.
+        let certain = |(_, start, end): &(Chosen, usize, usize)| match found.stopped {
+            false => *end <= shown,
+            true => *start < shown,
+        };
+        let count = text.held.iter().take_while(|held| certain(held)).count();
+        let tokens = text.held.drain(..count).map(|(token, ..)| token).collect();
+        self.send(found.text, tokens);
+        found.stopped
+    }
+
+    fn send(&self, text: String, tokens: Vec<Chosen>) {
+        if !text.is_empty() || !tokens.is_empty() {
+            self.outbox.send(Event::Piece { index: self.index, text, tokens });
+        }
+    }
+
+    /// Ends the answer with what was held back of its text.
+    fn end(&mut self, reason: Reason) {
+        // What is no text is shown as such; the tokenizer has failed before if it fails now.
+        let rest = self.decoder.finish().unwrap_or_default();
+        if self.show(&rest, None) {
+            return self.finish(Reason::Stop);
+        }
+        let rest = self.text.stops.finish();
+        let tokens = self.text.held.drain(..).map(|(token, ..)| token).collect();
+        self.send(rest, tokens);
+        self.finish(reason);
+    }
+
+    fn finish(&mut self, reason: Reason) {
+        let Running { index, tokens, cached, .. } = *self;
+        self.outbox.send(Event::Ended(Ending { index, reason, tokens, cached }));
+    }
+}

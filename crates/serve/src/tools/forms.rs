@@ -1,0 +1,393 @@
+//! The forms of calls, each read from behind its marker.
+
+use serde_json::{Map, Value};
+
+use super::Call;
+
+/// What begins calls, and how they go on.
+pub(super) const MARKERS: [(&str, Form); 13] = [
+    ("<tool_call>", Form::Block),
+    ("[TOOL_CALLS]", Form::Mistral),
+    ("<|tool_call|>", Form::Json { close: None, shape: Shape::Named }),
+    ("<|python_tag|>", Form::PythonTag),
+    ("<function=", Form::Function),
+    ("<TOOLCALL>", Form::Json { close: Some("</TOOLCALL>"), shape: Shape::Named }),
+    ("<tool_calls>", Form::Json { close: Some("</tool_calls>"), shape: Shape::Named }),
+    ("<|START_ACTION|>", Form::Json { close: None, shape: Shape::Named }),
+    ("<|tools_prefix|>", Form::Json { close: None, shape: Shape::KeyIsName }),
+    ("<｜tool▁calls▁begin｜>", Form::Section(&DEEPSEEK)),
+    (DEEPSEEK.begin, Form::Entry(&DEEPSEEK)),
+    ("<|tool_calls_section_begin|>", Form::Section(&KIMI)),
+    (KIMI.begin, Form::Entry(&KIMI)),
+];
+
+const DEEPSEEK: Entry =
+    Entry {
+        begin: "<｜tool▁call▁begin｜>", separator: "<｜tool▁sep｜>", end: "<｜tool▁call▁end｜>"
+    };
+const KIMI: Entry = Entry {
+    begin: "<|tool_call_begin|>",
+    separator: "<|tool_call_argument_begin|>",
+    end: "<|tool_call_end|>",
+};
+
+/// How calls go on behind their marker.
+pub(super) enum Form {
+    /// JSON, and what has to end it.
+    Json { close: Option<&'static str>, shape: Shape },
+    /// What Qwen and others write up to `</tool_call>`.
+    Block,
+    /// A list, or a name and an object.
+    Mistral,
+    /// JSON, after which more may follow without the marker.
+    PythonTag,
+    /// A name behind `<function=`.
+    Function,
+    /// Entries, of which the first is read with what begins the section.
+    Section(&'static Entry),
+    /// A call of a section.
+    Entry(&'static Entry),
+}
+
+/// The markers of a call in a section.
+pub(super) struct Entry {
+    begin: &'static str,
+    separator: &'static str,
+    end: &'static str,
+}
+
+/// What JSON says of a call.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Shape {
+    /// `{"name": f, "arguments": {...}}`
+    Named,
+    /// The same with both, and no other keys, since no marker says that it is a call.
+    Bare,
+    /// `{f: {...}}`
+    KeyIsName,
+}
+
+/// Why nothing was read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Stop {
+    /// It may be a call, more of it is needed.
+    More,
+    /// It is no call, whatever follows.
+    No,
+}
+
+type Read<T> = Result<T, Stop>;
+
+/// A place in the text behind a marker.
+pub(super) struct Cursor<'a> {
+    text: &'a str,
+    at: usize,
+    /// Nothing follows `text`.
+    ended: bool,
+}
+
+impl<'a> Cursor<'a> {
+    pub(super) fn new(text: &'a str, ended: bool) -> Self {
+        Self { text, at: 0, ended }
+    }
+
+    /// The bytes read.
+    pub(super) fn at(&self) -> usize {
+        self.at
+    }
+
+    /// The bytes of the text.
+    pub(super) fn len(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Reads the calls behind a marker.
+    pub(super) fn calls(&mut self, form: &Form) -> Read<Vec<Call>> {
+        match form {
+            Form::Json { close, shape } => self.json_calls(*close, *shape),
+            Form::PythonTag => self.json_calls(None, Shape::Named),
+            Form::Block => self.block(),
+            Form::Mistral => self.mistral(),
+            Form::Function => Ok(vec![self.function()?]),
+            Form::Section(entry) => {
+                self.blank();
+                self.take(entry.begin)?;
+                Ok(vec![self.entry(entry)?])
+            }
+            Form::Entry(entry) => Ok(vec![self.entry(entry)?]),
+        }
+    }
+
+    /// Reads calls without a marker, perhaps behind what parts them from earlier ones.
+    pub(super) fn bare_calls(&mut self, has_earlier: bool) -> Read<Vec<Call>> {
+        self.blank();
+        if has_earlier && matches!(self.peek()?, ';' | ',') {
+            self.at += 1;
+            self.blank();
+        }
+        let from = self.at;
+        // Soon says of other JSON that it is none, so that it does not wait for its end.
+        if self.peek()? == '[' {
+            self.at += 1;
+            self.blank();
+        }
+        self.take("{")?;
+        self.blank();
+        self.take("\"")?;
+        let key = self.until("\"")?;
+        if !BARE_KEYS.contains(&key) {
+            return Err(Stop::No);
+        }
+        self.at = from;
+        self.json_calls(None, Shape::Bare)
+    }
+
+    fn json_calls(&mut self, close: Option<&str>, shape: Shape) -> Read<Vec<Call>> {
+        self.blank();
+        let value = self.json()?;
+        let calls = match value {
+            Value::Array(items) if !items.is_empty() => {
+                items.into_iter().map(|item| call_of(item, shape)).collect::<Option<_>>()
+            }
+            other => call_of(other, shape).map(|call| vec![call]),
+        };
+        let calls = calls.ok_or(Stop::No)?;
+        close.map_or(Ok(()), |close| self.close(close))?;
+        Ok(calls)
+    }
+
+    /// Behind `<tool_call>`.
+    fn block(&mut self) -> Read<Vec<Call>> {
+        const CLOSE: &str = "</tool_call>";
+        self.blank();
+        match self.peek()? {
+            '{' | '[' => self.json_calls(Some(CLOSE), Shape::Named),
+            '<' => {
+                self.take("<function=")?;
+                let call = self.function()?;
+                self.close(CLOSE)?;
+                Ok(vec![call])
+            }
+            _ => {
+                let name = self.name()?.to_owned();
+                let mut arguments = Map::new();
+                self.blank();
+                while self.begins("<arg_key>")? {
+                    let key = self.until("</arg_key>")?.trim().to_owned();
+                    self.blank();
+                    self.take("<arg_value>")?;
+                    arguments.insert(key, value_of(self.until("</arg_value>")?));
+                    self.blank();
+                }
+                self.close(CLOSE)?;
+                Ok(vec![Call { name, arguments: Value::Object(arguments) }])
+            }
+        }
+    }
+
+    /// Behind `[TOOL_CALLS]`.
+    fn mistral(&mut self) -> Read<Vec<Call>> {
+        self.blank();
+        if matches!(self.peek()?, '[' | '{') {
+            return self.json_calls(None, Shape::Named);
+        }
+        let name = self.name()?.to_owned();
+        if self.begins("[CALL_ID]")? {
+            self.name()?;
+        }
+        self.begins("[ARGS]")?;
+        self.blank();
+        Ok(vec![Call { name, arguments: self.object()? }])
+    }
+
+    /// Behind `<function=`: an object, or parameters one by one.
+    fn function(&mut self) -> Read<Call> {
+        const CLOSE: &str = "</function>";
+        let name = self.name()?.to_owned();
+        self.take(">")?;
+        self.blank();
+        if self.peek()? == '{' {
+            let arguments = self.object()?;
+            self.close(CLOSE)?;
+            return Ok(Call { name, arguments });
+        }
+        let mut arguments = Map::new();
+        while self.begins("<parameter=")? {
+            let key = self.until(">")?.to_owned();
+            let value = self.until("</parameter>")?;
+            let value = value.strip_prefix('\n').unwrap_or(value);
+            arguments.insert(key, value_of(value.strip_suffix('\n').unwrap_or(value)));
+            self.blank();
+        }
+        self.close(CLOSE)?;
+        Ok(Call { name, arguments: Value::Object(arguments) })
+    }
+
+    /// Behind what begins a call of a section.
+    fn entry(&mut self, entry: &Entry) -> Read<Call> {
+        let mut name = self.until(entry.separator)?.trim();
+        self.blank();
+        let fenced = self.peek()? != '{';
+        if fenced {
+            // DeepSeek V3 writes the kind of the tool, then the name and the object as code.
+            const FENCE: &str = "```json";
+            name = self.until(FENCE)?.trim();
+            self.blank();
+        }
+        let arguments = self.object()?;
+        if fenced {
+            self.blank();
+            self.take("```")?;
+        }
+        self.close(entry.end)?;
+        // Kimi K2 writes `functions.NAME:NUMBER`.
+        let name = name.strip_prefix("functions.").unwrap_or(name);
+        let name = match name.rsplit_once(':') {
+            Some((name, number)) if number.parse::<u32>().is_ok() => name,
+            _ => name,
+        };
+        if name.is_empty() || name.contains(char::is_whitespace) {
+            return Err(Stop::No);
+        }
+        Ok(Call { name: name.to_owned(), arguments })
+    }
+
+    fn rest(&self) -> &'a str {
+        &self.text[self.at..]
+    }
+
+    fn blank(&mut self) {
+        self.at = self.text.len() - self.rest().trim_start().len();
+    }
+
+    fn peek(&self) -> Read<char> {
+        self.rest().chars().next().ok_or(Stop::More)
+    }
+
+    /// Takes `word`, if it stands here.
+    fn begins(&mut self, word: &str) -> Read<bool> {
+        match self.take(word) {
+            Ok(()) => Ok(true),
+            Err(Stop::No) => Ok(false),
+            Err(Stop::More) if self.ended => Ok(false),
+            Err(Stop::More) => Err(Stop::More),
+        }
+    }
+
+    /// Takes `word`, which has to stand here.
+    fn take(&mut self, word: &str) -> Read<()> {
+        if self.rest().starts_with(word) {
+            self.at += word.len();
+            return Ok(());
+        }
+        Err(if word.starts_with(self.rest()) { Stop::More } else { Stop::No })
+    }
+
+    /// Takes what ends a call; an answer that ends before has ended it too.
+    fn close(&mut self, word: &str) -> Read<()> {
+        self.blank();
+        if self.ended && word.starts_with(self.rest()) {
+            self.at = self.text.len();
+            return Ok(());
+        }
+        self.take(word)
+    }
+
+    /// Takes the text before `word`, and it.
+    fn until(&mut self, word: &str) -> Read<&'a str> {
+        let found = self.rest().find(word).ok_or(Stop::More)?;
+        let text = &self.rest()[..found];
+        self.at += found + word.len();
+        Ok(text)
+    }
+
+    /// Takes the name of a tool.
+    fn name(&mut self) -> Read<&'a str> {
+        let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '/');
+        let length = self.rest().find(|c| !is_part(c));
+        let length = length.or(self.ended.then_some(self.rest().len())).ok_or(Stop::More)?;
+        if length == 0 {
+            return Err(Stop::No);
+        }
+        let name = &self.rest()[..length];
+        self.at += length;
+        Ok(name)
+    }
+
+    fn object(&mut self) -> Read<Value> {
+        self.json().and_then(|value| if value.is_object() { Ok(value) } else { Err(Stop::No) })
+    }
+
+    /// Takes an object or a list.
+    fn json(&mut self) -> Read<Value> {
+        if !matches!(self.peek()?, '{' | '[') {
+            return Err(Stop::No);
+        }
+        let end = self.at + json_end(self.rest()).ok_or(Stop::More)?;
+        let value = serde_json::from_str(&self.text[self.at..end]).map_err(|_| Stop::No)?;
+        self.at = end;
+        Ok(value)
+    }
+}
+
+/// The bytes of the object or list that `text` begins with.
+fn json_end(text: &str) -> Option<usize> {
+    let (mut depth, mut in_string, mut is_escaped) = (0_usize, false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_string => is_escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => depth += 1,
+            b'}' | b']' if !in_string => {
+                depth -= 1;
+                if depth == 0 {
+                    return Some(at + 1);
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Keys of a call without a marker.
+const BARE_KEYS: [&str; 5] = ["name", "parameters", "arguments", "type", "id"];
+
+/// The call that JSON says.
+fn call_of(value: Value, shape: Shape) -> Option<Call> {
+    let Value::Object(mut object) = value else { return None };
+    if shape == Shape::KeyIsName {
+        let mut entries = object.into_iter();
+        let (name, arguments) = entries.next()?;
+        return (entries.next().is_none() && arguments.is_object()).then_some(Call { name, arguments });
+    }
+    if shape == Shape::Bare && !object.keys().all(|key| BARE_KEYS.contains(&key.as_str())) {
+        return None;
+    }
+    if let Some(inner @ Value::Object(_)) = object.get_mut("function") {
+        return call_of(inner.take(), shape);
+    }
+    let name = ["name", "tool_name"].iter().find_map(|key| object.get(*key)?.as_str());
+    let name = name.filter(|name| !name.is_empty())?.to_owned();
+    let arguments = match ["arguments", "parameters"].iter().find_map(|key| object.remove(*key)) {
+        // OpenAI's own form holds them as text.
+        Some(Value::String(text)) => serde_json::from_str(&text).ok()?,
+        None | Some(Value::Null) if shape == Shape::Named => Value::Object(Map::new()),
+        given => given?,
+    };
+    arguments.is_object().then_some(Call { name, arguments })
+}
+
+/// A value that is written as text: JSON or Python's constants where it is that, but text that is quoted stays as it is.
+fn value_of(text: &str) -> Value {
+    match text.trim() {
+        "True" => Value::Bool(true),
+        "False" => Value::Bool(false),
+        "None" => Value::Null,
+        trimmed => match serde_json::from_str(trimmed) {
+            Ok(Value::String(_)) | Err(_) => Value::String(text.to_owned()),
+            Ok(value) => value,
+        },
+    }
+}

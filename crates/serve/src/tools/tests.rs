@@ -1,0 +1,259 @@
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{Answer, Call, CallStream, Piece, split_calls};
+
+fn call(name: &str, arguments: Value) -> Call {
+    Call { name: name.to_owned(), arguments }
+}
+
+fn answer(content: Option<&str>, calls: Vec<Call>) -> Answer {
+    Answer { content: content.map(str::to_owned), calls }
+}
+
+/// The answer whose text comes in `pieces`, with the texts one after the other.
+fn streamed<'a>(pieces: impl IntoIterator<Item = &'a str>) -> Answer {
+    let mut stream = CallStream::new();
+    let mut found: Vec<Piece> = pieces.into_iter().flat_map(|piece| stream.push(piece)).collect();
+    found.extend(stream.finish());
+    let mut answer = Answer::default();
+    for piece in found {
+        match piece {
+            Piece::Text(text) => answer.content.get_or_insert_default().push_str(&text),
+            Piece::Call(call) => answer.calls.push(call),
+        }
+    }
+    answer
+}
+
+/// A family of the corpus, what stands before and behind the answer with two calls, and whether "I look." is in it.
+const FAMILIES: [(&str, &str, &str, Option<&str>); 21] = [
+    ("qwen2.5", "assistant\n", "<|im_end|>", Some("I look.")),
+    ("qwen2.5-coder", "assistant\n", "<|im_end|>", Some("I look.")),
+    ("qwen3", "assistant\n", "<|im_end|>", Some("I look.")),
+    ("qwq", "assistant\n", "<|im_end|>", Some("I look.")),
+    ("hermes-3", "assistant\n", "<|im_end|>", None),
+    ("qwen3-coder", "assistant\n", "<|im_end|>", Some("I look.")),
+    ("qwen3.5", "</think>\n\n", "<|im_end|>", Some("I look.")),
+    ("glm-4.5", "</think>\n", "<|observation|>", Some("I look.")),
+    ("mistral-v3", "[/INST]", "</s>", None),
+    ("mistral-nemo", "[/INST]", "</s>", None),
+    ("ministral-3", "[/INST]", "</s>", Some("I look.")),
+    ("granite-3.3", "assistant<|end_of_role|>", "<|end_of_text|>", Some("I look.")),
+    ("granite-4", "assistant<|end_of_role|>", "<|end_of_text|>", Some("I look.")),
+    ("exaone-4", "</think>\n\n", "[|endofturn|]", Some("I look.")),
+    ("falcon-3", "<|assistant|>\n", "<|endoftext|>", Some("I look.")),
+    ("nemotron-nano-v1", "assistant<|end_header_id|>\n\n", "<|eot_id|>", Some("I look.")),
+    ("nemotron-nano-v2", "Assistant\n", "\n<SPECIAL_12>", Some("I look.")),
+    ("jamba", "<|assistant|> ", "<|eom|>", Some("I look.")),
+    ("apertus", "<|assistant_start|>", "[sun, 12:00]", Some("I look.")),
+    ("command-r7b", "<|END_THINKING|>", "<|END_OF_TURN_TOKEN|>", None),
+    ("deepseek-v3.1", "</think>", "<｜end▁of▁sentence｜>", Some("I look.")),
+];
+
+/// The answer of the assistant in a row of the corpus that its template wrote.
+fn written(family: &str, row: &str, before: &str, behind: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/template_corpus");
+    let about: Value =
+        serde_json::from_slice(&std::fs::read(folder.join(format!("{family}.json"))).unwrap()).unwrap();
+    let case = about["cases"].as_array().unwrap().iter().find(|case| case["row"] == row).unwrap();
+    let text = case["text"].as_str().unwrap();
+    // Behind the question, so that calls that the system message shows are not it.
+    let from = text.rfind("Weather").unwrap();
+    let text = &text[from..];
+    let text = &text[text.find(before).expect(family) + before.len()..];
+    text[..text.find(behind).expect(family)].to_owned()
+}
+
+/// The calls of the row "two calls" of the corpus.
+fn two_calls() -> Vec<Call> {
+    let weather = json!({"place": "U\"lm", "days": 1.5, "of": ["sun", null, true]});
+    vec![call("weather", weather), call("clock", json!({}))]
+}
+
+#[test]
+fn calls_are_found_as_the_templates_of_families_write_them() {
+    for (family, before, behind, content) in FAMILIES {
+        let text = written(family, "two calls", before, behind);
+        assert_eq!(split_calls(&text), answer(content, two_calls()), "{family}: {text}");
+    }
+    let weather = call("weather", json!({"place": "Köln", "days": 2}));
+    for (family, before, behind) in [
+        ("llama-3.1", "assistant<|end_header_id|>\n\n", "<|eot_id|>"),
+        ("llama-3.2", "assistant<|end_header_id|>\n\n", "<|eot_id|>"),
+        ("llama-3.3", "assistant<|end_header_id|>\n\n", "<|eot_id|>"),
+        ("deepseek-v3", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"),
+        ("kimi-k2", "<|im_middle|>", "<|im_end|>"),
+    ] {
+        let text = written(family, "ends with a call", before, behind);
+        let found = split_calls(&text);
+        assert_eq!(found.calls, std::slice::from_ref(&weather), "{family}: {text}");
+    }
+}
+
+#[test]
+fn calls_are_found_as_model_cards_write_them() {
+    let weather = || call("weather", json!({"place": "Ulm"}));
+    let clock = || call("clock", json!({}));
+    for (text, expected) in [
+        // Llama 3.2 and 4 part several by a semicolon, a line, or nothing.
+        (r#"{"name": "weather", "parameters": {"place": "Ulm"}}; {"name": "clock", "parameters": {}}"#, 2),
+        (
+            "{\"name\": \"weather\", \"parameters\": {\"place\": \"Ulm\"}}\n{\"name\": \"clock\", \"parameters\": {}}",
+            2,
+        ),
+        (r#"<|python_tag|>{"name": "weather", "parameters": {"place": "Ulm"}}"#, 1),
+        (
+            r#"<|python_tag|>{"type": "function", "name": "weather", "parameters": {"place": "Ulm"}}; {"name": "clock", "parameters": {}}"#,
+            2,
+        ),
+        (r#"{"type": "function", "name": "weather", "parameters": {"place": "Ulm"}}"#, 1),
+        // Phi-4-mini and Granite 3.1.
+        (r#"<|tool_call|>[{"name": "weather", "arguments": {"place": "Ulm"}}]<|/tool_call|>"#, 1),
+        (
+            r#"<|tool_call|>[{"type": "function", "function": {"name": "weather", "parameters": {"place": "Ulm"}}}]"#,
+            1,
+        ),
+        // Mistral, where the marker was left out in decoding, and with the id that it writes since 3.2.
+        (r#" [{"name": "weather", "arguments": {"place": "Ulm"}, "id": "abcdefgh1"}]"#, 1),
+        (r#"[TOOL_CALLS]weather[CALL_ID]abcdefgh1[ARGS]{"place": "Ulm"}"#, 1),
+        // Functionary 3.1.
+        (r#"<function=weather>{"place": "Ulm"}</function>"#, 1),
+        (r#"<function=weather>{"place": "Ulm"}</function><function=clock>{}</function>"#, 2),
+        // OpenAI's own form.
+        (r#"<tool_call>{"name": "weather", "arguments": "{\"place\": \"Ulm\"}"}</tool_call>"#, 1),
+        // The answer ended before its last marker.
+        ("<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"place\": \"Ulm\"}}", 1),
+        ("<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"place\": \"Ulm\"}}\n</tool_c", 1),
+        (r#"<function=weather>{"place": "Ulm"}"#, 1),
+    ] {
+        let calls = [weather(), clock()].into_iter().take(expected).collect();
+        assert_eq!(split_calls(text), answer(None, calls), "{text}");
+    }
+    assert_eq!(split_calls(r#"<tool_call>{"name": "clock"}</tool_call>"#).calls, [clock()]);
+}
+
+/// Texts that look like calls and are none.
+const NO_CALLS: [&str; 23] = [
+    "",
+    " \n ",
+    "plain text\n",
+    "\n  indented, and ends in blanks  \n\n",
+    "{\"name\": \"Bob\", \"age\": 3}",
+    "{\"name\": \"Bob\"}",
+    "{\"name\": \"Bob\", \"parameters\": [1]}",
+    "{\"answer\": {\"name\": \"f\", \"parameters\": {}}}",
+    "[1, 2, 3]",
+    "[[]]",
+    "{",
+    "[TOOL_CALLS]",
+    "[TOOL_CALLS] []",
+    "Write <tool_call> to call a tool.",
+    "<tool_call>{\"name\": \"f\", \"arguments\": {}} and no end",
+    "<tool_call>{\"name\": \"f\", \"arguments\": {}",
+    "<tool_call>{'name': 'f'}</tool_call>",
+    "<tool_call>{\"name\": \"f\", \"arguments\": 3}</tool_call>",
+    "<tool_call></tool_call>",
+    "a < b, <| and <tool and <｜tool▁ca",
+    "<|python_tag|>print(1)",
+    "<|tool_call|>[1]<|/tool_call|>",
+    "<｜tool▁calls▁begin｜>text<｜tool▁sep｜>{",
+];
+
+#[test]
+fn text_that_is_no_call_is_kept() {
+    for text in NO_CALLS {
+        assert_eq!(split_calls(text), answer((!text.is_empty()).then_some(text), Vec::new()), "{text}");
+    }
+    let text = r#"{"name": "f", "parameters": {}} was it"#;
+    assert_eq!(split_calls(text), answer(Some("was it"), vec![call("f", json!({}))]));
+}
+
+#[test]
+fn text_beside_calls_is_kept_without_the_white_space_between() {
+    let text = "One.\n\n<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>\nTwo <b>.\n<tool_call>{\"name\": \"g\", \
+                \"arguments\": {\"x\": \"</tool_call> }\"}}</tool_call>\n";
+    let calls = vec![call("f", json!({})), call("g", json!({"x": "</tool_call> }"}))];
+    assert_eq!(split_calls(text), answer(Some("One.\n\n\nTwo <b>."), calls));
+}
+
+#[test]
+fn values_written_as_text_are_what_they_look_like() {
+    let text = "<tool_call>\n<function=f>\n<parameter=code>\n  x = 1\n\n</parameter>\n<parameter=n>\n7\n</parameter>\n\
+                <parameter=yes>\nTrue\n</parameter>\n<parameter=quoted>\n\"a\"\n</parameter>\n</function>\n</tool_call>";
+    let arguments = json!({"code": "  x = 1\n", "n": 7, "yes": true, "quoted": "\"a\""});
+    assert_eq!(split_calls(text).calls, [call("f", arguments)]);
+}
+
+#[test]
+fn every_cut_of_an_answer_gives_the_same() {
+    let mut texts: Vec<String> = NO_CALLS.iter().map(|text| (*text).to_owned()).collect();
+    for (family, before, behind, _) in FAMILIES {
+        texts.push(written(family, "two calls", before, behind));
+    }
+    texts.push(written("deepseek-v3", "ends with a call", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"));
+    texts.push(
+        r#" {"name": "f", "parameters": {"a": "}"}} ; {"name": "g", "parameters": {}}<|/tool_call|> no"#
+            .into(),
+    );
+    texts.push(format!(
+        "<tool_call>{{\"name\": \"f\", \"arguments\": {{\"a\": \"{}\"}}}}</tool_call> x",
+        "é".repeat(300)
+    ));
+    texts.push(format!("<tool_call>{{\"name\": \"{}", "é ".repeat(300)));
+    // A generator of pseudo-random numbers (xorshift).
+    let mut state = 88_172_645_463_325_252_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    };
+    for text in &texts {
+        let whole = split_calls(text);
+        let ends: Vec<usize> = text.char_indices().map(|(at, _)| at).skip(1).chain([text.len()]).collect();
+        for longest in [1, 2, 3, 7, 40] {
+            for _ in 0..4 {
+                let (mut pieces, mut from, mut next) = (Vec::new(), 0, 0);
+                while next < ends.len() {
+                    next = (next + 1 + random(longest)).min(ends.len());
+                    pieces.push(&text[from..ends[next - 1]]);
+                    from = ends[next - 1];
+                }
+                assert_eq!(streamed(pieces.iter().copied()), whole, "{pieces:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn text_is_not_held_longer_than_it_may_be_a_call() {
+    let mut stream = CallStream::new();
+    assert_eq!(stream.push("Sun "), [Piece::Text("Sun".into())]);
+    assert_eq!(stream.push("and <"), [Piece::Text(" and".into())]);
+    assert_eq!(stream.push("b> rain"), [Piece::Text(" <b> rain".into())]);
+    assert_eq!(stream.push(" <tool"), []);
+    assert_eq!(stream.push("_call>"), []);
+    assert_eq!(stream.push(" x y"), [Piece::Text(" <tool_call> x y".into())]);
+    assert_eq!(stream.finish(), []);
+    // JSON that is no call is text from its first key on.
+    let mut stream = CallStream::new();
+    assert_eq!(stream.push("{\"ans"), []);
+    assert_eq!(stream.push("wer\": 1"), [Piece::Text("{\"answer\": 1".into())]);
+}
+
+#[test]
+fn a_call_that_does_not_end_is_text_at_last() {
+    let long = format!("<tool_call>{{\"name\": \"{}", "a".repeat(super::LONGEST_CALL + 4096));
+    let mut stream = CallStream::new();
+    let ends = (0..long.len()).step_by(4096);
+    let mut pieces: Vec<Piece> =
+        ends.flat_map(|at| stream.push(&long[at..long.len().min(at + 4096)])).collect();
+    assert!(!pieces.is_empty(), "it is known before the answer's end");
+    pieces.extend(stream.finish());
+    let said = pieces.iter().map(|piece| if let Piece::Text(text) = piece { text.len() } else { 0 });
+    assert_eq!(said.sum::<usize>(), long.len());
+    let deep = format!("<tool_call>{}{}</tool_call>", "[".repeat(100_000), "]".repeat(100_000));
+    assert_eq!(split_calls(&deep), answer(Some(&deep), Vec::new()));
+}

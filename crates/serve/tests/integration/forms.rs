@@ -1,0 +1,109 @@
+//! Answers of a form, and calls of tools.
+
+use serde_json::{Value, json};
+
+use crate::common::{BASE, Running, chat, completion};
+
+/// A tool by its name.
+fn tool(name: &str) -> Value {
+    let parameters = json!({"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"],
+                            "additionalProperties": false});
+    json!({"type": "function", "function": {"name": name, "parameters": parameters}})
+}
+
+#[test]
+fn an_answer_has_the_form_that_is_asked_for() {
+    let server = Running::start();
+    let schema = json!({"type": "object", "properties": {"size": {"enum": ["s", "m"]}, "ok": {"type": "boolean"}},
+                        "required": ["size", "ok"], "additionalProperties": false});
+    let format =
+        json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": true}});
+    for (model, temperature) in [(BASE, 0.0), ("a1", 1.5), ("a8", 1.0)] {
+        let more = json!({"response_format": format, "temperature": temperature, "max_tokens": 200});
+        let answer = server.post("/v1/chat/completions", &chat(model, "Hello", more)).json();
+        let text = answer["choices"][0]["message"]["content"].as_str().unwrap();
+        let value: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text:?} {answer}"));
+        assert!(["s", "m"].contains(&value["size"].as_str().unwrap()) && value["ok"].is_boolean(), "{text}");
+        assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+
+        let more = json!({"regex": "[a-f]{3}-[0-9]{2}", "temperature": temperature, "max_tokens": 100});
+        let answer = server.post("/v1/completions", &completion(model, "Hello", more)).json();
+        let text = answer["choices"][0]["text"].as_str().unwrap();
+        let (letters, digits) = text.split_once('-').unwrap_or_else(|| panic!("{text:?}"));
+        assert!(letters.len() == 3 && letters.chars().all(|c| ('a'..='f').contains(&c)), "{text}");
+        assert!(digits.len() == 2 && digits.chars().all(|c| c.is_ascii_digit()), "{text}");
+    }
+}
+
+#[test]
+fn forms_that_cannot_be_kept_are_refused() {
+    let server = Running::start();
+    for (field, more) in [
+        ("regex", json!({"regex": "("})),
+        ("regex", json!({"regex": "a", "response_format": {"type": "json_object"}})),
+        ("response_format", json!({"response_format": {"type": "yaml"}})),
+        ("response_format", json!({"response_format": {"type": "json_schema"}})),
+        (
+            "response_format",
+            json!({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}}}),
+        ),
+    ] {
+        let refused = server.post("/v1/chat/completions", &chat(BASE, "Hello", more));
+        assert_eq!(refused.status, 400, "{refused:?}");
+        assert!(refused.error().contains(field), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_call_that_is_asked_for_is_made() {
+    let server = Running::start();
+    let tools = json!([tool("light"), tool("door")]);
+    for (choice, name) in
+        [(json!("required"), None), (json!({"type": "function", "function": {"name": "door"}}), Some("door"))]
+    {
+        let more =
+            json!({"tools": tools, "tool_choice": choice, "max_tokens": 200, "temperature": 1, "seed": 3});
+        let mut body = chat("a2", "Hello", more);
+        let whole = server.post("/v1/chat/completions", &body).json();
+        let call = &whole["choices"][0]["message"]["tool_calls"][0]["function"];
+        assert!(name.is_none_or(|name| call["name"] == name), "{whole}");
+        let arguments: Value = serde_json::from_str(call["arguments"].as_str().unwrap()).unwrap();
+        assert!(arguments["on"].is_boolean(), "{whole}");
+        assert_eq!(whole["choices"][0]["finish_reason"], "tool_calls");
+        body["stream"] = true.into();
+        let events = server.post("/v1/chat/completions", &body).events();
+        let streamed =
+            events.iter().find(|event| event["choices"][0]["delta"]["tool_calls"].is_array()).unwrap();
+        assert_eq!(streamed["choices"][0]["delta"]["tool_calls"][0]["function"], *call);
+        assert_eq!(events.last().unwrap()["choices"][0]["finish_reason"], "tool_calls");
+    }
+}
+
+#[test]
+fn calls_that_nobody_can_make_are_refused() {
+    let server = Running::start();
+    let light = tool("light");
+    for (field, more) in [
+        (
+            "tool_choice",
+            json!({"tools": [light], "tool_choice": {"type": "function", "function": {"name": "door"}}}),
+        ),
+        ("tool_choice", json!({"tool_choice": "required"})),
+        ("tool_choice", json!({"tools": [light], "tool_choice": "maybe"})),
+        ("tools[1]", json!({"tools": [light, light]})),
+        ("tools[0].function.name", json!({"tools": [{"type": "function"}]})),
+        ("tools[0].type", json!({"tools": [{"type": "code", "function": {"name": "x"}}]})),
+        ("tools", json!({"tools": [light], "response_format": {"type": "json_object"}})),
+        ("functions", json!({"functions": [{"name": "x"}]})),
+    ] {
+        let refused = server.post("/v1/chat/completions", &chat(BASE, "Hello", more));
+        assert_eq!(refused.status, 400, "{refused:?}");
+        assert!(refused.error().contains(&format!("`{field}`")), "{field} {refused:?}");
+    }
+    // Tools that may not be called are not there.
+    let without = server.post("/v1/chat/completions", &chat(BASE, "Hello", json!({}))).json();
+    let none = json!({"tools": [light], "tool_choice": "none"});
+    let none = server.post("/v1/chat/completions", &chat(BASE, "Hello", none)).json();
+    assert_eq!(none["choices"], without["choices"]);
+    assert_eq!(none["usage"]["prompt_tokens"], without["usage"]["prompt_tokens"]);
+}

@@ -1,0 +1,248 @@
+//! Requests that mean no good: each is refused quickly, with the right status, and the server goes on.
+
+use std::time::{Duration, Instant};
+
+use lorafit_serve::{Guard, Limits};
+use serde_json::{Value, json};
+
+use crate::common::{Answer, BASE, Running, Setup, chat, completion, request};
+
+const KEY: &str = "Authorization: Bearer 0123456789abcdef";
+/// A refusal takes less; the machine of a test may be busy with others.
+const QUICKLY: Duration = Duration::from_millis(if cfg!(debug_assertions) { 1000 } else { 200 });
+
+/// A request and the status it is refused with.
+struct Hostile {
+    what: &'static str,
+    bytes: Vec<u8>,
+    status: u16,
+}
+
+fn server() -> Running {
+    let dir = tempfile::tempdir().unwrap();
+    let guard = Guard { keys: vec!["0123456789abcdef".to_owned()], hosts: Vec::new() };
+    let limits = Limits { body_bytes: 1 << 20, ..Setup::default().limits };
+    Running::with(Setup { guard, limits, from: Some(dir.path().to_owned()) })
+}
+
+/// Requests about who asks, and how.
+fn of_heads(server: &Running) -> Vec<Hostile> {
+    let ask = |what, method: &str, path: &str, headers: &[&str], status| {
+        let bytes = request(server.address, method, path, headers, None);
+        Hostile { what, bytes, status }
+    };
+    let raw = |what, text: String, status| Hostile { what, bytes: text.into_bytes(), status };
+    let many: Vec<String> = (0..500).map(|i| format!("x-{i}: 1")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).chain([KEY]).collect();
+    let long = format!("x: {}", "y".repeat(200_000));
+    let models = "GET /v1/models HTTP/1.1\r\nConnection: close\r\n";
+    vec![
+        ask("no key", "GET", "/v1/models", &[], 401),
+        ask("a wrong key", "GET", "/v1/models", &["Authorization: Bearer 0123456789abcdeg"], 401),
+        ask("a part of the key", "GET", "/v1/models", &["Authorization: Bearer 0123456789abcde"], 401),
+        ask("two keys", "GET", "/v1/models", &[KEY, KEY], 400),
+        ask("metrics without a key", "GET", "/metrics", &[], 401),
+        ask("loading without a key", "POST", "/v1/adapters", &[], 401),
+        ask("the name of another host", "GET", "/v1/models", &[KEY, "Host: evil.example"], 403),
+        ask(
+            "a name that begins like ours",
+            "GET",
+            "/v1/models",
+            &[KEY, "Host: 127.0.0.1.evil.example:80"],
+            403,
+        ),
+        ask("a page of another site", "GET", "/v1/models", &[KEY, "Origin: http://evil.example"], 403),
+        ask("a page without a site", "GET", "/v1/models", &[KEY, "Origin: null"], 403),
+        ask("the page of another site at /", "GET", "/", &["Host: evil.example"], 403),
+        ask("another host in the address", "GET", "http://evil.example/v1/models", &[KEY], 403),
+        raw("two hosts", format!("{models}Host: localhost\r\nHost: evil\r\n{KEY}\r\n\r\n"), 400),
+        raw("no host", format!("{models}{KEY}\r\n\r\n"), 400),
+        ask("many headers", "GET", "/v1/models", &many, 431),
+        ask("a long header", "GET", "/v1/models", &[KEY, &long], 431),
+        ask("a long address", "GET", &format!("/{}", "a".repeat(100_000)), &[KEY], 431),
+        raw("no HTTP", "hello\r\n\r\n".to_owned(), 400),
+        raw("another version", "GET / HTTP/9.9\r\n\r\n".to_owned(), 400),
+        raw(
+            "two lengths",
+            format!(
+                "POST /v1/score HTTP/1.1\r\nHost: localhost\r\n{KEY}\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{{}}"
+            ),
+            400,
+        ),
+        raw(
+            "a negative length",
+            format!("POST /v1/score HTTP/1.1\r\nHost: localhost\r\n{KEY}\r\nContent-Length: -1\r\n\r\n"),
+            400,
+        ),
+        raw(
+            "a body of 1 GB that never comes",
+            format!(
+                "POST /v1/score HTTP/1.1\r\nHost: localhost\r\n{KEY}\r\nContent-Length: 1000000000\r\n\r\n"
+            ),
+            413,
+        ),
+        ask("a path that leads up", "GET", "/../../etc/passwd", &[KEY], 404),
+        ask(
+            "a path that leads up, written otherwise",
+            "GET",
+            "/v1/models/%2e%2e%2f%2e%2e%2fetc",
+            &[KEY],
+            404,
+        ),
+        ask("a model that leads up", "GET", "/v1/models/../../etc", &[KEY], 404),
+        ask("unloading what leads up", "DELETE", "/v1/adapters/..%2f..%2fetc", &[KEY], 404),
+        ask("a method that is none", "BREW", "/v1/models", &[KEY], 405),
+        ask("a page that is to be written", "POST", "/", &[KEY], 405),
+    ]
+}
+
+/// Requests whose bodies are the matter.
+fn of_bodies(server: &Running) -> Vec<Hostile> {
+    let ask = |what, path: &str, body: Vec<u8>, status| {
+        let bytes = request(server.address, "POST", path, &[KEY], Some(&body));
+        Hostile { what, bytes, status }
+    };
+    let of_chat =
+        |what, more: Value| ask(what, "/v1/chat/completions", chat(BASE, "x", more).to_string().into(), 400);
+    let load = |what, name: &str, path: &str| {
+        ask(what, "/v1/adapters", json!({"name": name, "path": path}).to_string().into(), 400)
+    };
+    let chat_path = "/v1/chat/completions";
+    let deep = format!("{{\"model\": {}", "[".repeat(500_000));
+    let nested = |depth: usize| {
+        let schema =
+            (0..depth).fold(json!({"type": "string"}), |inner, _| json!({"type": "array", "items": inner}));
+        json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}})
+    };
+    let wide: serde_json::Map<String, Value> =
+        (0..20_000).map(|i| (format!("field_{i}"), json!({"type": "string", "minLength": 100}))).collect();
+    let wide = json!({"response_format": {"type": "json_schema", "json_schema":
+        {"name": "x", "schema": {"type": "object", "properties": wide}}}});
+    let chunked = "POST /v1/score HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n";
+    let chunk = format!("{:x}\r\n{}\r\n", 1 << 18, "x".repeat(1 << 18));
+    let large = Hostile {
+        what: "a large body in chunks",
+        bytes: format!("{chunked}{KEY}\r\n\r\n{}", chunk.repeat(6)).into(),
+        status: 413,
+    };
+    vec![
+        large,
+        ask("no body", chat_path, Vec::new(), 400),
+        ask("deep JSON", chat_path, deep.into(), 400),
+        ask("bad UTF-8", chat_path, b"{\"model\": \"\xff\xfe\"}".to_vec(), 400),
+        ask("half a surrogate", chat_path, br#"{"model": "\ud800"}"#.to_vec(), 400),
+        ask("zeros", chat_path, vec![0; 1000], 400),
+        ask("a list", chat_path, b"[]".to_vec(), 400),
+        ask("a large body", chat_path, vec![b' '; 3 << 20], 413),
+        of_chat("a huge n", json!({"n": 1e9})),
+        of_chat("n that is no number", json!({"n": "many"})),
+        of_chat("many tokens", json!({"max_tokens": 9_000_000_000_000_000_000_u64})),
+        of_chat("tokens below none", json!({"max_tokens": -5})),
+        of_chat("a temperature that is none", json!({"temperature": -1})),
+        of_chat("many stop strings", json!({"stop": vec!["x"; 1000]})),
+        of_chat("an empty stop string", json!({"stop": ""})),
+        of_chat("biases of no tokens", json!({"logit_bias": {"999999999": 1}})),
+        of_chat("a field that nobody reads", json!({"best_effort": true})),
+        of_chat("a role that is none", json!({"messages": [{"role": "root", "content": "x"}]})),
+        of_chat(
+            "a picture",
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}]}),
+        ),
+        of_chat("many messages", json!({"messages": vec![json!({"role": "user", "content": "x"}); 10_000]})),
+        of_chat("a long prompt", json!({"messages": [{"role": "user", "content": "word ".repeat(20_000)}]})),
+        of_chat("a deep schema", nested(200)),
+        of_chat("a wide schema", wide),
+        of_chat("a long regular expression", json!({"regex": "(a|b*)+".repeat(100_000)})),
+        of_chat("a regular expression that looks back", json!({"regex": "(a)\\1"})),
+        load("an adapter's path that leads up", "x", "../../etc"),
+        load("an adapter's path from the root", "x", "/etc"),
+        load("an adapter's name that leads up", "../x", "x"),
+        load("an adapter that is not there", "x", "y"),
+        ask(
+            "tokens that the model has not",
+            "/v1/completions",
+            completion(BASE, "", json!({"prompt": [4_000_000_000_u32]})).to_string().into(),
+            400,
+        ),
+        ask(
+            "many texts",
+            "/v1/embeddings",
+            json!({"model": BASE, "input": vec!["x"; 100_000]}).to_string().into(),
+            400,
+        ),
+        ask("an empty text", "/v1/embeddings", json!({"model": BASE, "input": ""}).to_string().into(), 400),
+        ask(
+            "a model that is a path",
+            "/v1/completions",
+            completion("../../etc/passwd", "x", json!({})).to_string().into(),
+            404,
+        ),
+    ]
+}
+
+#[test]
+fn hostile_requests_are_refused_quickly_and_the_server_goes_on() {
+    let server = server();
+    let all: Vec<Hostile> = of_heads(&server).into_iter().chain(of_bodies(&server)).collect();
+    assert!(all.len() >= 40);
+    let mut wrong = Vec::new();
+    for Hostile { what, bytes, status } in all {
+        let begun = Instant::now();
+        let answer = Answer::read(server.send(&bytes));
+        let took = begun.elapsed();
+        if answer.status != status {
+            wrong.push(format!("{what}: {} instead of {status}, {:.300}", answer.status, answer.body));
+        }
+        if took > QUICKLY {
+            wrong.push(format!("{what} took {took:?}"));
+        }
+        if answer.body.len() > 2000 {
+            wrong.push(format!("{what}: an error repeats what it was sent: {:.200}", answer.body));
+        }
+        // What is refused by hyper itself has no body.
+        let json: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+        if !answer.body.is_empty() && json["error"]["message"].as_str().is_none_or(|text| text.len() < 10) {
+            wrong.push(format!("{what}: no message in {:.200}", answer.body));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let well = completion(BASE, "Hello", json!({})).to_string();
+    let answer = server.ask("POST", "/v1/completions", &[KEY], Some(well.as_bytes()));
+    assert!(!answer.json()["choices"][0]["text"].as_str().unwrap().is_empty());
+    let metrics = server.ask("GET", "/metrics", &[KEY], None).body;
+    assert!(metrics.contains("lorafit_panics_total 0"), "{metrics}");
+}
+
+#[test]
+fn fields_are_kept_or_refused_and_never_passed_over() {
+    let server = Running::start();
+    for (field, value) in [
+        ("best_of", json!(3)),
+        ("echo", json!(true)),
+        ("suffix", json!("x")),
+        ("min_tokens", json!(3)),
+        ("ignore_eos", json!(true)),
+        ("guided_json", json!({})),
+        ("typical_p", json!(0.5)),
+        ("mirostat", json!(2)),
+    ] {
+        let refused = server.post("/v1/completions", &completion(BASE, "x", json!({field: value})));
+        assert_eq!(refused.status, 400, "{field}");
+        assert!(refused.error().contains(&format!("`{field}`")), "{refused:?}");
+    }
+    let idle = json!({"user": "me", "metadata": {"a": "b"}, "store": false, "suffix": null, "echo": false, "best_of": 1});
+    server.post("/v1/completions", &completion(BASE, "x", idle)).json();
+    for (field, value) in [
+        ("reasoning_effort", json!("high")),
+        ("verbosity", json!("low")),
+        ("audio", json!({})),
+        ("logprobs", json!(3)),
+        ("modalities", json!(["text", "audio"])),
+        ("top_logprobs", json!(3)),
+        ("stream_options", json!({"include_usage": true})),
+    ] {
+        let refused = server.post("/v1/chat/completions", &chat(BASE, "x", json!({field: value})));
+        assert_eq!(refused.status, 400, "{field}");
+        assert!(refused.error().contains(&format!("`{field}`")), "{refused:?}");
+    }
+}

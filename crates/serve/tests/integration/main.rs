@@ -1,0 +1,7 @@
+//! The server over a tiny model, asked over loopback.
+
+mod answers;
+mod common;
+mod forms;
+mod hostile;
+mod limits;
