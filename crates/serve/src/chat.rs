@@ -36,7 +36,8 @@ pub fn ask(site: &Site, body: &[u8], arrived: Instant) -> Result<(Reply, Inbox),
     refuse_others(&mut fields)?;
     fields.finish(&IDLE)?;
     let text = conversation.render(site)?;
-    let prompt = encode(site, &text)?;
+    // The template writes every special token itself.
+    let prompt = site.encode("messages", &text, false)?;
     let (id, created) = Kind::Chat.name()?;
     let reply = Reply {
         id,
@@ -64,14 +65,14 @@ pub fn tokenize(site: &Site, body: &[u8]) -> Result<Value, ApiError> {
     fields.text("model")?.map(|name| site.models.select(&name)).transpose()?;
     let (text, ids) = match fields.text("prompt")? {
         Some(text) => {
-            let ids = site.tokenizer.encode(&text, true);
-            (text, ids.map_err(|error| ApiError::field("prompt", error.to_string()))?)
+            let ids = site.encode("prompt", &text, true)?;
+            (text, ids)
         }
         None => {
             let tools = tools(&mut fields)?;
             let messages = messages(&mut fields)?;
             let text = Conversation { messages, tools, variables: variables(&mut fields)? }.render(site)?;
-            let ids = encode(site, &text)?;
+            let ids = site.encode("messages", &text, false)?;
             (text, ids)
         }
     };
@@ -84,17 +85,10 @@ pub fn tokenize(site: &Site, body: &[u8]) -> Result<Value, ApiError> {
     Ok(json!({"text": text, "tokens": tokens, "count": ids.len()}))
 }
 
-fn encode(site: &Site, text: &str) -> Result<Vec<u32>, ApiError> {
-    // The template writes every special token itself.
-    let ids = site.tokenizer.encode(text, false);
-    let ids = ids.map_err(|error| ApiError::field("messages", error.to_string()))?;
-    site.check_prompt("messages", &ids)?;
-    Ok(ids)
-}
-
 impl Conversation {
     /// The text that the model's template makes of it, up to where the answer begins.
     fn render(&self, site: &Site) -> Result<String, ApiError> {
+        site.check_bytes("messages", self.messages.iter().map(|message| message.text().len()).sum())?;
         let template = site.template.as_ref().ok_or_else(|| {
             ApiError::bad(
                 "the model has no chat template; use /v1/completions, or start the server with a template",

@@ -82,19 +82,16 @@ pub fn texts(site: &Site, fields: &mut Fields, field: &str, most: usize) -> Resu
         return Err(ApiError::field(field, format!("has {} texts; give 1 to {most}", items.len())));
     }
     let ids = |item: &Value| -> Result<Vec<u32>, ApiError> {
-        let ids = match item {
-            Value::String(text) => site
-                .tokenizer
-                .encode(text, true)
-                .map_err(|error| ApiError::field(field, error.to_string()))?,
+        match item {
+            Value::String(text) => site.encode(field, text, true),
             Value::Array(ids) => {
                 let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
-                ids.iter().map(id).collect::<Option<_>>().ok_or_else(wrong)?
+                let ids: Vec<u32> = ids.iter().map(id).collect::<Option<_>>().ok_or_else(wrong)?;
+                site.check_prompt(field, &ids)?;
+                Ok(ids)
             }
-            _ => return Err(wrong()),
-        };
-        site.check_prompt(field, &ids)?;
-        Ok(ids)
+            _ => Err(wrong()),
+        }
     };
     items.iter().map(ids).collect()
 }

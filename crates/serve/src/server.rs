@@ -32,6 +32,7 @@ use crate::models::{Models, Open};
 use crate::queue::{Queue, State};
 use crate::routes::{answer, routes};
 use crate::site::Site;
+use crate::vocabulary::bytes_of;
 use crate::worker::Worker;
 
 /// Headers of a request.
@@ -87,9 +88,11 @@ impl Server {
     /// A chat template that is none.
     pub fn new(served: Served, listener: TcpListener) -> Result<Self, ServeError> {
         let Served { name, model, tokenizer, adapters, from, guard, limits } = served;
+        let vocabulary = u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
         let site = Site {
             model,
             tokenizer,
+            longest_token: (0..vocabulary).map(|id| bytes_of(tokenizer, id).len()).max().unwrap_or(0),
             template: tokenizer.compile_chat_template()?,
             grammars: Grammars::new(tokenizer, model.config().vocab_size),
             models: Models::new(name, model, adapters, from),

@@ -16,6 +16,10 @@ use crate::metrics::Metrics;
 use crate::models::{Models, Numbered};
 use crate::queue::{Job, Queue, Work};
 
+/// More bytes than a token of most texts has.
+const BYTES_OF_TOKEN: usize = 6;
+/// Tokens at the end of a text that may be others where it goes on.
+const CHANGED_BY_CUT: usize = 64;
 /// Pieces of an answer that wait for a slow reader.
 const MOST_WAITING: usize = 2048;
 
@@ -25,6 +29,8 @@ pub struct Site {
     pub model: &'static Model,
     /// Its tokenizer.
     pub tokenizer: &'static Tokenizer,
+    /// Bytes of the longest token.
+    pub longest_token: usize,
     /// How conversations are written, if the model says how.
     pub template: Option<ChatTemplate>,
     /// Forms that answers can have, or why they cannot.
@@ -67,26 +73,69 @@ impl Site {
         KvCache::bytes(self.model.config(), self.model.device().placement(), tokens)
     }
 
+    /// Tokens of the longest prompt.
+    fn most_tokens(&self) -> usize {
+        self.model.config().context().min(self.limits.prompt_tokens)
+    }
+
+    /// The error of a prompt of `found` tokens, which are too many.
+    fn beyond(&self, field: &str, found: &str) -> ApiError {
+        let most = self.most_tokens();
+        let why = match most == self.limits.prompt_tokens {
+            true => "the server takes no more",
+            false => "the model is made for so many",
+        };
+        ApiError::field(field, format!("has {found} tokens, and {most} is the most: {why}; shorten it"))
+            .code("context_length_exceeded")
+    }
+
+    /// Refuses a text of so many bytes if it is too long whatever its tokens are.
+    ///
+    /// # Errors
+    /// As it says.
+    pub fn check_bytes(&self, field: &str, bytes: usize) -> Result<(), ApiError> {
+        let most = self.most_tokens();
+        match bytes > most.saturating_mul(self.longest_token) {
+            true => Err(self.beyond(field, &format!("more than {most}"))),
+            false => Ok(()),
+        }
+    }
+
+    /// The tokens of a text that the model can be given; `add_special` with those that begin one.
+    ///
+    /// # Errors
+    /// As [`Site::check_prompt`].
+    pub fn encode(&self, field: &str, text: &str, add_special: bool) -> Result<Vec<u32>, ApiError> {
+        self.check_bytes(field, text.len())?;
+        let encode = |text: &str| {
+            let ids = self.tokenizer.encode(text, add_special);
+            ids.map_err(|error| ApiError::field(field, error.to_string()))
+        };
+        // A text that is far too long shows it at its beginning, which takes less time. Where it is cut, few tokens change.
+        let most = self.most_tokens();
+        let mut beginning = most.saturating_mul(BYTES_OF_TOKEN).min(text.len());
+        while !text.is_char_boundary(beginning) {
+            beginning -= 1;
+        }
+        if beginning < text.len() / 2 && encode(&text[..beginning])?.len() > most + CHANGED_BY_CUT {
+            return Err(self.beyond(field, &format!("more than {most}")));
+        }
+        let ids = encode(text)?;
+        self.check_prompt(field, &ids)?;
+        Ok(ids)
+    }
+
     /// Refuses a prompt that the model cannot be given.
     ///
     /// # Errors
     /// No token, too many, and one that the model has not.
     pub fn check_prompt(&self, field: &str, ids: &[u32]) -> Result<(), ApiError> {
         let config = self.model.config();
-        let beyond = |most: usize, why: &str| {
-            let found = ids.len();
-            ApiError::field(field, format!("has {found} tokens, and {most} is the most: {why}; shorten it"))
-                .code("context_length_exceeded")
-        };
         if ids.is_empty() {
             return Err(ApiError::field(field, "has no tokens; give some text"));
         }
-        let context = config.context();
-        if ids.len() > context {
-            return Err(beyond(context, "the model is made for so many"));
-        }
-        if ids.len() > self.limits.prompt_tokens {
-            return Err(beyond(self.limits.prompt_tokens, "the server takes no more"));
+        if ids.len() > self.most_tokens() {
+            return Err(self.beyond(field, &ids.len().to_string()));
         }
         let limits = ModelLimits { vocab_size: Some(config.vocab_size), positions: config.positions() };
         limits.check(ids, self.tokenizer).map_err(|beyond| ApiError::bad(beyond.told(&format!("`{field}`"))))

@@ -20,9 +20,10 @@ use crate::queue::{Job, Queue, State, Wanted, Work};
 use crate::running::{Of, Running};
 
 /// Tokens of a prompt that are computed at once.
-const PREFILL_TOKENS: usize = 256;
-/// Prompts of which a piece is computed in a round.
-const PIECES: usize = 1;
+const PREFILL_TOKENS: usize = 128;
+/// Prompts of which a piece is computed in a round. With one, many short requests would wait for each other; all pieces together are
+/// what running answers wait for.
+const PIECES: usize = 4;
 /// How long the thread sleeps when there is nothing to do, before it looks at the clock again.
 const NAP: Duration = Duration::from_millis(100);
 /// Requests for whole texts that are taken in turn.

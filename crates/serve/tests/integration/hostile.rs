@@ -96,28 +96,19 @@ fn of_heads(server: &Running) -> Vec<Hostile> {
     ]
 }
 
+/// A request with a body.
+fn with_body(server: &Running, what: &'static str, path: &str, body: Vec<u8>, status: u16) -> Hostile {
+    Hostile { what, bytes: request(server.address, "POST", path, &[KEY], Some(&body)), status }
+}
+
 /// Requests whose bodies are the matter.
 fn of_bodies(server: &Running) -> Vec<Hostile> {
-    let ask = |what, path: &str, body: Vec<u8>, status| {
-        let bytes = request(server.address, "POST", path, &[KEY], Some(&body));
-        Hostile { what, bytes, status }
-    };
-    let of_chat =
-        |what, more: Value| ask(what, "/v1/chat/completions", chat(BASE, "x", more).to_string().into(), 400);
-    let load = |what, name: &str, path: &str| {
-        ask(what, "/v1/adapters", json!({"name": name, "path": path}).to_string().into(), 400)
-    };
-    let chat_path = "/v1/chat/completions";
+    let ask = |what, path: &str, body: Vec<u8>, status| with_body(server, what, path, body, status);
+    let text = |what, path: &str, body: Value, status| ask(what, path, body.to_string().into(), status);
+    let load =
+        |what, name: &str, path: &str| text(what, "/v1/adapters", json!({"name": name, "path": path}), 400);
+    let (chat_path, path) = ("/v1/chat/completions", "/v1/completions");
     let deep = format!("{{\"model\": {}", "[".repeat(500_000));
-    let nested = |depth: usize| {
-        let schema =
-            (0..depth).fold(json!({"type": "string"}), |inner, _| json!({"type": "array", "items": inner}));
-        json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}})
-    };
-    let wide: serde_json::Map<String, Value> =
-        (0..20_000).map(|i| (format!("field_{i}"), json!({"type": "string", "minLength": 100}))).collect();
-    let wide = json!({"response_format": {"type": "json_schema", "json_schema":
-        {"name": "x", "schema": {"type": "object", "properties": wide}}}});
     let chunked = "POST /v1/score HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n";
     let chunk = format!("{:x}\r\n{}\r\n", 1 << 18, "x".repeat(1 << 18));
     let large = Hostile {
@@ -125,6 +116,7 @@ fn of_bodies(server: &Running) -> Vec<Hostile> {
         bytes: format!("{chunked}{KEY}\r\n\r\n{}", chunk.repeat(6)).into(),
         status: 413,
     };
+    let many = json!({"model": BASE, "input": vec!["x"; 100_000]});
     vec![
         large,
         ask("no body", chat_path, Vec::new(), 400),
@@ -134,56 +126,56 @@ fn of_bodies(server: &Running) -> Vec<Hostile> {
         ask("zeros", chat_path, vec![0; 1000], 400),
         ask("a list", chat_path, b"[]".to_vec(), 400),
         ask("a large body", chat_path, vec![b' '; 3 << 20], 413),
-        of_chat("a huge n", json!({"n": 1e9})),
-        of_chat("n that is no number", json!({"n": "many"})),
-        of_chat("many tokens", json!({"max_tokens": 9_000_000_000_000_000_000_u64})),
-        of_chat("tokens below none", json!({"max_tokens": -5})),
-        of_chat("a temperature that is none", json!({"temperature": -1})),
-        of_chat("many stop strings", json!({"stop": vec!["x"; 1000]})),
-        of_chat("an empty stop string", json!({"stop": ""})),
-        of_chat("biases of no tokens", json!({"logit_bias": {"999999999": 1}})),
-        of_chat("a field that nobody reads", json!({"best_effort": true})),
-        of_chat("a role that is none", json!({"messages": [{"role": "root", "content": "x"}]})),
-        of_chat(
-            "a picture",
-            json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}]}),
-        ),
-        of_chat("many messages", json!({"messages": vec![json!({"role": "user", "content": "x"}); 10_000]})),
-        of_chat("a long prompt", json!({"messages": [{"role": "user", "content": "word ".repeat(20_000)}]})),
-        of_chat("a deep schema", nested(200)),
-        of_chat("a wide schema", wide),
-        of_chat("a long regular expression", json!({"regex": "(a|b*)+".repeat(100_000)})),
-        of_chat("a regular expression that looks back", json!({"regex": "(a)\\1"})),
         load("an adapter's path that leads up", "x", "../../etc"),
         load("an adapter's path from the root", "x", "/etc"),
         load("an adapter's name that leads up", "../x", "x"),
         load("an adapter that is not there", "x", "y"),
-        ask(
-            "tokens that the model has not",
-            "/v1/completions",
-            completion(BASE, "", json!({"prompt": [4_000_000_000_u32]})).to_string().into(),
-            400,
-        ),
-        ask(
-            "many texts",
-            "/v1/embeddings",
-            json!({"model": BASE, "input": vec!["x"; 100_000]}).to_string().into(),
-            400,
-        ),
-        ask("an empty text", "/v1/embeddings", json!({"model": BASE, "input": ""}).to_string().into(), 400),
-        ask(
-            "a model that is a path",
-            "/v1/completions",
-            completion("../../etc/passwd", "x", json!({})).to_string().into(),
-            404,
-        ),
+        text("a long text without a blank", path, completion(BASE, &"a".repeat(1_000_000), json!({})), 400),
+        text("no such tokens", path, completion(BASE, "", json!({"prompt": [4_000_000_000_u32]})), 400),
+        text("many texts", "/v1/embeddings", many, 400),
+        text("an empty text", "/v1/embeddings", json!({"model": BASE, "input": ""}), 400),
+        text("a model that is a path", path, completion("../../etc/passwd", "x", json!({})), 404),
+    ]
+}
+
+/// Conversations that nobody can answer.
+fn of_conversations(server: &Running) -> Vec<Hostile> {
+    let chat = |what, more: Value| {
+        with_body(server, what, "/v1/chat/completions", chat(BASE, "x", more).to_string().into(), 400)
+    };
+    let says = |what, content: Value| chat(what, json!({"messages": [{"role": "user", "content": content}]}));
+    let schema = |schema: Value| json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}});
+    let deep = (0..200).fold(json!({"type": "string"}), |inner, _| json!({"type": "array", "items": inner}));
+    let wide: serde_json::Map<String, Value> =
+        (0..20_000).map(|i| (format!("field_{i}"), json!({"type": "string", "minLength": 100}))).collect();
+    let picture = json!([{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]);
+    vec![
+        chat("a huge n", json!({"n": 1e9})),
+        chat("n that is no number", json!({"n": "many"})),
+        chat("many tokens", json!({"max_tokens": 9_000_000_000_000_000_000_u64})),
+        chat("tokens below none", json!({"max_tokens": -5})),
+        chat("a temperature that is none", json!({"temperature": -1})),
+        chat("many stop strings", json!({"stop": vec!["x"; 1000]})),
+        chat("an empty stop string", json!({"stop": ""})),
+        chat("biases of no tokens", json!({"logit_bias": {"999999999": 1}})),
+        chat("a field that nobody reads", json!({"best_effort": true})),
+        chat("a role that is none", json!({"messages": [{"role": "root", "content": "x"}]})),
+        chat("many messages", json!({"messages": vec![json!({"role": "user", "content": "x"}); 10_000]})),
+        says("a picture", picture),
+        says("a very long prompt", "word ".repeat(200_000).into()),
+        says("a long prompt", "word ".repeat(20_000).into()),
+        chat("a deep schema", schema(deep)),
+        chat("a wide schema", schema(json!({"type": "object", "properties": wide}))),
+        chat("a long regular expression", json!({"regex": "(a|b*)+".repeat(100_000)})),
+        chat("a regular expression that looks back", json!({"regex": "(a)\\1"})),
     ]
 }
 
 #[test]
 fn hostile_requests_are_refused_quickly_and_the_server_goes_on() {
     let server = server();
-    let all: Vec<Hostile> = of_heads(&server).into_iter().chain(of_bodies(&server)).collect();
+    let all: Vec<Hostile> =
+        of_heads(&server).into_iter().chain(of_bodies(&server)).chain(of_conversations(&server)).collect();
     assert!(all.len() >= 40);
     let mut wrong = Vec::new();
     for Hostile { what, bytes, status } in all {
