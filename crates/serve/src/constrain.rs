@@ -6,7 +6,7 @@
 //!
 //! A client may send any schema, so all is bounded: its size before it is read, then the steps of reading it, the states of
 //! the automaton, the steps for each token, and the time: preparing runs on a thread of its own, whose stack is deep enough
-//! for the deepest schema of that size, and has [`LONGEST_PREPARATION`] of a processor.
+//! for the deepest schema of that size, and has `LONGEST_PREPARATION` of a processor.
 
 mod bytes;
 mod clock;
