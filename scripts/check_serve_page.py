@@ -323,7 +323,7 @@ def check_conversation(browser):
     check(texts == [ANSWERS[PARENT], ANSWERS["pirate"]], "the answers stand side by side")
     speeds = [answer[2] for answer in browser.answers()]
     check(all(re.fullmatch(r"\d+ tokens · [\d.]+ tokens/s · first token after [\d.]+ s.*", speed) for speed in speeds), str(speeds))
-    check("cut at the most new tokens" in speeds[1], "an answer that was cut says so")
+    check("cut at the token limit" in speeds[1], "an answer that was cut says so")
     check(browser.script("return document.activeElement.id") == "message", "the next message can be typed")
     browser.ask("And red?")
     for body in asked[-2:]:

@@ -208,7 +208,7 @@ class Answer {
   showSpeed() {
     const tokens = this.usage?.completion_tokens ?? this.chunks;
     const rate = this.last > this.first ? ((tokens - 1) * 1000) / (this.last - this.first) : 0;
-    const why = { length: "cut at the most new tokens", stop: "" }[this.ended] ?? this.ended ?? "";
+    const why = { length: "cut at the token limit", stop: "" }[this.ended] ?? this.ended ?? "";
     this.speed.textContent = [
       `${tokens} token${tokens === 1 ? "" : "s"}`,
       this.first && tokens > 1 && rate > 0 && `${rate.toFixed(1)} tokens/s`,
