@@ -140,7 +140,7 @@ impl<'m, A: Borrow<Adapter>> Engine<'m, A> {
     /// Ends a sequence.
     pub fn end(&mut self, id: SequenceId) {
         let Some(at) = self.sequences.iter().position(|sequence| sequence.id == id) else { return };
-        let (sequence, cache) = (self.sequences.remove(at), self.caches.remove(at));
+        let (sequence, mut cache) = (self.sequences.remove(at), self.caches.remove(at));
         self.computed.take_if(|computed| computed.id == id);
         if self.limits.kept_bytes == 0 || cache.is_empty() {
             return;
@@ -149,6 +149,10 @@ impl<'m, A: Borrow<Adapter>> Engine<'m, A> {
         text.truncate(cache.len());
         // What begins another says nothing that the other does not.
         self.kept.retain(|kept| kept.key != key || !text.starts_with(&kept.text));
+        // Room for tokens that did not come would count as what others are kept in.
+        if cache.capacity() > cache.len() {
+            cache = cache.beginning(cache.len(), self.model.config(), self.model.device(), 0);
+        }
         self.kept.push(Kept { key, text, cache });
         self.evict(self.limits.kept_bytes);
     }

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lorafit_kernels::Device;
 use lorafit_kernels::random::{mix, uniform};
+use lorafit_kernels::{Device, Placement};
 use lorafit_model::adapter::{self, Adapter, LoraConfig};
-use lorafit_model::{Buffers, Engine, EngineLimits, Model, Next, Prompts, Sampling, SequenceId, generate};
+use lorafit_model::{
+    Buffers, Engine, EngineLimits, KvCache, Model, Next, Prompts, Sampling, SequenceId, generate,
+};
 
 use crate::common::{Case, Packed, TOLERANCE, dora_fixture, fixture, saved_base, saved_fixture};
 
@@ -164,6 +166,13 @@ fn a_beginning_is_taken_from_a_sequence_with_the_same_adapter_alone() {
     assert_eq!(run(&mut engine, &other, Some(1)), 7);
     let (running, kept) = engine.cache_bytes();
     assert!(running == 0 && kept > 0, "{running}, {kept}");
+    // What was only room is not kept.
+    let mut roomy: Engine<'_, Arc<Adapter>> = Engine::new(&model, limits);
+    let id = roomy.begin(text.clone(), None, 5000);
+    roomy.step(&mut |_, _| Next::Token(9));
+    assert!(roomy.cache_bytes().0 >= KvCache::bytes(model.config(), Placement::Cpu, 5020));
+    roomy.end(id);
+    assert_eq!(roomy.cache_bytes(), (0, KvCache::bytes(model.config(), Placement::Cpu, 20)));
     engine.evict(0);
     assert_eq!(engine.cache_bytes(), (0, 0));
     assert_eq!(run(&mut engine, &text, Some(1)), 0, "nothing is kept any more");
