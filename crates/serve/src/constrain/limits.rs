@@ -132,7 +132,10 @@ pub(super) fn explain(error: &str, constraint: &Constraint) -> String {
         return "no text fits it".to_owned();
     }
     if let Some((_, why)) = reason.split_once("Unsatisfiable schema: ") {
-        return format!("nothing fits it: {}", shortened(&why.replace("Unsatisfiable schema: ", "")));
+        let why = why
+            .replace("Unsatisfiable schema: ", "")
+            .replace("anyOf is empty", "an `enum` or `anyOf` is empty");
+        return format!("nothing fits it: {}", shortened(&why));
     }
     if let Some((_, reference)) = reason.split_once("'referencing' feature; ref ") {
         return format!(
@@ -219,15 +222,15 @@ fn target<'s>(schema: &'s Value, reference: &str) -> Option<&'s Value> {
     })
 }
 
-/// Whether nothing but references leads from a place of a schema back to it.
+/// Whether references, alternatives and what has to hold together lead from a place of a schema back to it.
 fn leads_back_to(schema: &Value, place: &str) -> bool {
     let Some(start) = target(schema, &format!("#{place}")) else { return false };
     let mut seen: Vec<*const Value> = Vec::new();
     let mut open = vec![start];
     while let Some(value) = open.pop() {
         let next = value.get("$ref").and_then(Value::as_str).and_then(|reference| target(schema, reference));
-        let all = value.get("allOf").and_then(Value::as_array).into_iter().flatten();
-        for value in next.into_iter().chain(all) {
+        let lists = ["allOf", "anyOf", "oneOf"].into_iter().filter_map(|key| value.get(key)?.as_array());
+        for value in next.into_iter().chain(lists.flatten()) {
             if std::ptr::eq(value, start) {
                 return true;
             }

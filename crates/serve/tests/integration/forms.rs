@@ -166,7 +166,8 @@ fn the_schema_of_a_tool_may_refer_to_its_own_places() {
                             "required": ["const"], "additionalProperties": false});
     let lamp = json!({"type": "function", "function": {"name": "lamp", "parameters": parameters}});
     for choice in [json!("required"), json!({"type": "function", "function": {"name": "lamp"}})] {
-        let more = json!({"tools": [lamp], "tool_choice": choice, "max_tokens": 200, "temperature": 1, "seed": 3});
+        let more =
+            json!({"tools": [lamp], "tool_choice": choice, "max_tokens": 200, "temperature": 1, "seed": 3});
         let answer = server.post("/v1/chat/completions", &chat("a2", "Hello", more)).json();
         let call = &answer["choices"][0]["message"]["tool_calls"][0]["function"];
         assert_eq!(call["name"], "lamp", "{answer}");
