@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::constrain::Constraint;
+use crate::constrain::{Constraint, Refusal};
 use crate::error::ApiError;
-use crate::fields::{Fields, kind};
+use crate::fields::{Fields, kind, shown};
 use crate::models::Selected;
 use crate::queue::{Answers, Planned};
 use crate::sampler::Choosing;
@@ -42,12 +42,37 @@ pub struct Ask {
     /// Tokens of the longest answer.
     pub most: Option<usize>,
     /// The form that an answer has to have.
-    pub constraint: Option<Constraint>,
+    pub form: Option<Form>,
     /// Whether the answer is sent as it comes.
     pub stream: bool,
     /// Whether a stream ends with the numbers of tokens.
     pub usage: bool,
     seed: u64,
+}
+
+/// A form that answers have to have.
+pub struct Form {
+    /// What they have to be.
+    pub constraint: Constraint,
+    /// The field that asks for it.
+    pub field: String,
+    /// Fields that ask for a part of it, each with that part: where the whole cannot be kept, one of them may be to blame.
+    pub parts: Vec<(String, Constraint)>,
+}
+
+impl Form {
+    /// What one field asks for.
+    pub fn of(field: &str, constraint: Constraint) -> Self {
+        Form { constraint, field: field.to_owned(), parts: Vec::new() }
+    }
+}
+
+/// Takes the name of the model.
+///
+/// # Errors
+/// None, or something else than a string.
+pub fn model(fields: &mut Fields) -> Result<String, ApiError> {
+    fields.text("model")?.ok_or_else(|| fields.wrong("model", "is missing; give one of GET /v1/models"))
 }
 
 impl Ask {
@@ -56,7 +81,7 @@ impl Ask {
     /// # Errors
     /// A field that cannot be as it is.
     pub fn read(site: &Site, fields: &mut Fields) -> Result<Self, ApiError> {
-        let selected = site.models.select(&fields.needed_text("model")?)?;
+        let selected = site.models.select(&model(fields)?)?;
         let answers = fields.whole("n", 1..=site.limits.choices as u64)?.unwrap_or(1) as usize;
         let (stream, usage) = streaming(fields)?;
         Ok(Ask {
@@ -65,7 +90,7 @@ impl Ask {
             choosing: choosing(site, fields)?,
             stops: stops(fields)?,
             most: most_tokens(site, fields)?,
-            constraint: constraint(fields)?,
+            form: form(fields)?,
             stream,
             usage,
             seed: seed(fields)?,
@@ -87,25 +112,34 @@ impl Ask {
         let mut planned = Vec::with_capacity(prompts.len() * self.answers);
         for (prompt, room) in prompts.into_iter().zip(rooms) {
             for _ in 0..self.answers {
-                let guide = self.constraint.as_ref().map(|constraint| begin(site, constraint)).transpose()?;
+                let guide = self.form.as_ref().map(|form| begin(site, form)).transpose()?;
                 let seed = self.seed.wrapping_add(planned.len() as u64);
                 planned.push(Planned { prompt: prompt.clone(), seed, room, guide });
             }
         }
         let choosing = Arc::new(self.choosing.clone());
-        Ok(Answers { planned, choosing, stops: self.stops.clone(), shows_special })
+        let strength = self.selected.strength;
+        Ok(Answers { planned, choosing, stops: self.stops.clone(), shows_special, strength })
     }
 }
 
-fn begin(site: &Site, constraint: &Constraint) -> Result<crate::constrain::Guide, ApiError> {
+fn begin(site: &Site, form: &Form) -> Result<crate::constrain::Guide, ApiError> {
     let grammars = site.grammars.as_ref().map_err(|why| {
         ApiError::bad(format!("answers of a form are not possible with this model's tokenizer: {why}"))
     })?;
-    let field = match constraint {
-        Constraint::Regex(_) => "regex",
-        Constraint::JsonObject | Constraint::JsonSchema(_) => "response_format",
-    };
-    grammars.begin(constraint).map_err(|why| ApiError::field(field, format!("cannot be kept: {why}")))
+    let refused = |field: &str, why: &str| ApiError::field(field, format!("cannot be kept: {why}"));
+    grammars.begin(&form.constraint).map_err(|refusal| {
+        let of_part = |(field, part): &(String, Constraint)| match grammars.begin(part) {
+            Err(Refusal::Cannot(why)) => Some(refused(field, &why)),
+            Err(Refusal::TooLong(_)) | Ok(_) => None,
+        };
+        let part = match &refusal {
+            Refusal::Cannot(_) => form.parts.iter().find_map(of_part),
+            // What takes long as a whole may do so in every part.
+            Refusal::TooLong(_) => None,
+        };
+        part.unwrap_or_else(|| refused(&form.field, refusal.why()))
+    })
 }
 
 fn streaming(fields: &mut Fields) -> Result<(bool, bool), ApiError> {
@@ -134,7 +168,7 @@ fn choosing(site: &Site, fields: &mut Fields) -> Result<Choosing, ApiError> {
     let presence_penalty = number("presence_penalty", -2.0, 2.0, 0.0)?;
     let repetition_penalty = number("repetition_penalty", 0.01, 10.0, 1.0)?;
     let vocabulary = site.model.config().vocab_size;
-    let top_k = fields.whole("top_k", 0..=u64::from(u32::MAX))?.unwrap_or(0) as usize;
+    let top_k = top_k(fields)?;
     let bias = bias(fields, vocabulary)?;
     Ok(Choosing {
         temperature,
@@ -146,6 +180,16 @@ fn choosing(site: &Site, fields: &mut Fields) -> Result<Choosing, ApiError> {
         repetition_penalty,
         bias,
         log_probabilities: None,
+    })
+}
+
+/// Takes `top_k`; 0, and vLLM's -1, are all tokens.
+fn top_k(fields: &mut Fields) -> Result<usize, ApiError> {
+    let Some(value) = fields.value("top_k").filter(|value| value.as_i64() != Some(-1)) else { return Ok(0) };
+    let count = value.as_u64().and_then(|count| u32::try_from(count).ok());
+    count.map(|count| count as usize).ok_or_else(|| {
+        let rule = "give a whole number of 1 or more; 0 or -1 turns it off";
+        fields.wrong("top_k", format!("is {}; {rule}", shown(&value)))
     })
 }
 
@@ -175,7 +219,7 @@ fn bias(fields: &mut Fields, vocabulary: usize) -> Result<Vec<(u32, f32)>, ApiEr
 }
 
 fn stops(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
-    let rule = "needs a text, or a list of up to 16 texts of 1 to 256 bytes";
+    let rule = "needs a string, or a list of up to 16 strings, each of 1 to 256 bytes";
     let stops = match fields.value("stop") {
         None => Vec::new(),
         Some(Value::String(text)) => vec![text],
@@ -222,7 +266,7 @@ pub fn random() -> Result<u64, ApiError> {
     getrandom::u64().map_err(|error| ApiError::internal(format!("the system has no random numbers: {error}")))
 }
 
-fn constraint(fields: &mut Fields) -> Result<Option<Constraint>, ApiError> {
+fn form(fields: &mut Fields) -> Result<Option<Form>, ApiError> {
     let regex = fields.text("regex")?;
     let format = fields.value("response_format");
     let of_format = match format {
@@ -243,8 +287,8 @@ fn constraint(fields: &mut Fields) -> Result<Option<Constraint>, ApiError> {
         (Some(_), Some(_)) => {
             Err(fields.wrong("regex", "and `response_format` cannot both be kept; give one of them"))
         }
-        (Some(format), None) => Ok(Some(format)),
-        (None, regex) => Ok(regex.map(Constraint::Regex)),
+        (Some(format), None) => Ok(Some(Form::of("response_format", format))),
+        (None, regex) => Ok(regex.map(|regex| Form::of("regex", Constraint::Regex(regex)))),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use lorafit_data::{ChatTemplate, Message, Role};
 use serde_json::{Map, Value, json};
 
-use crate::ask::{Ask, IDLE, MOST_LISTED};
+use crate::ask::{Ask, Form, IDLE, MOST_LISTED};
 use crate::constrain::Constraint;
 use crate::error::ApiError;
 use crate::events::Inbox;
@@ -63,7 +63,11 @@ pub fn ask(site: &Site, body: &[u8], arrived: Instant) -> Result<(Reply, Inbox),
 pub fn tokenize(site: &Site, body: &[u8]) -> Result<Value, ApiError> {
     let mut fields = Fields::of_body(body)?;
     fields.text("model")?.map(|name| site.models.select(&name)).transpose()?;
-    let (text, ids) = match fields.text("prompt")? {
+    let prompt = fields.text("prompt")?;
+    if prompt.is_some() && fields.has("messages") {
+        return Err(fields.wrong("prompt", "and `messages` are both given; give one of them"));
+    }
+    let (text, ids) = match prompt {
         Some(text) => {
             let ids = site.encode("prompt", &text, true)?;
             (text, ids)
@@ -110,9 +114,23 @@ impl Conversation {
                 &with_variables
             }
         };
-        template
-            .render_with_tools(&self.messages, tools, true)
-            .map_err(|error| ApiError::field("messages", format!("cannot be written: {error}")))
+        if self.messages.iter().any(Message::calls_tools) && !template.names("tool_calls") {
+            let rule = "have `tool_calls`, for which this model's chat template has no place; say the calls in `content`";
+            return Err(ApiError::field("messages", rule));
+        }
+        let render = |messages: &[Message]| template.render_with_tools(messages, tools, true);
+        let rendered = match render(&self.messages) {
+            // Some templates add the content of a message that only calls tools to a string.
+            Err(_) if self.messages.iter().any(|message| message.content.is_none()) => {
+                let mut filled = self.messages.clone();
+                for message in filled.iter_mut().filter(|message| message.content.is_none()) {
+                    message.content = Some(String::new());
+                }
+                render(&filled)
+            }
+            rendered => rendered,
+        };
+        rendered.map_err(|error| ApiError::field("messages", format!("cannot be written: {error}")))
     }
 }
 
@@ -156,28 +174,72 @@ fn conversation(fields: &mut Fields, ask: &mut Ask) -> Result<(Conversation, Cal
         Some(Value::Bool(_)) | None => {}
         Some(_) => return Err(fields.wrong("parallel_tool_calls", "has to be true or false")),
     }
-    if calls != Calls::None && ask.constraint.is_some() {
+    if calls != Calls::None && ask.form.is_some() {
         return Err(fields.wrong("tools", "cannot be called in an answer of a given form; leave `response_format` and `regex` out, or set `tool_choice` to none"));
     }
-    match &calls {
-        Calls::None => tools.clear(),
-        Calls::Found => {}
+    let is_held = matches!(calls, Calls::Whole | Calls::Of(_));
+    if is_held && !ask.stops.is_empty() {
+        let rule =
+            "would cut the call that `tool_choice` asks for; leave it out, or set `tool_choice` to auto";
+        return Err(fields.wrong("stop", rule));
+    }
+    if is_held {
+        ask.form = held_form(&calls, &tools);
+    }
+    if calls == Calls::None {
+        tools.clear();
+    }
+    Ok((Conversation { messages, tools, variables: variables(fields)? }, calls))
+}
+
+/// The form of an answer that has to be a call; none for calls that may be made or not.
+fn held_form(calls: &Calls, tools: &[Value]) -> Option<Form> {
+    let place = |index: usize| format!("tools[{index}].function.parameters");
+    match calls {
+        Calls::None | Calls::Found => None,
         Calls::Whole => {
-            let call = |tool: &Value| {
-                let properties =
-                    json!({"name": {"const": tool["function"]["name"]}, "arguments": parameters(tool)});
+            let call = |(index, tool): (usize, &Value)| {
+                let mut arguments = parameters(tool);
+                move_references(&mut arguments, &format!("#/anyOf/{index}/properties/arguments"));
+                let properties = json!({"name": {"const": tool["function"]["name"]}, "arguments": arguments});
                 json!({"type": "object", "properties": properties, "required": ["name", "arguments"],
                        "additionalProperties": false})
             };
-            let schema = json!({"anyOf": tools.iter().map(call).collect::<Vec<_>>()});
-            ask.constraint = Some(Constraint::JsonSchema(schema));
+            let schema = json!({"anyOf": tools.iter().enumerate().map(call).collect::<Vec<_>>()});
+            let part = |(index, tool)| (place(index), Constraint::JsonSchema(parameters(tool)));
+            let parts = tools.iter().enumerate().map(part).collect();
+            Some(Form { constraint: Constraint::JsonSchema(schema), field: "tools".to_owned(), parts })
         }
         Calls::Of(name) => {
-            let tool = tools.iter().find(|tool| tool["function"]["name"] == name.as_str());
-            ask.constraint = tool.map(|tool| Constraint::JsonSchema(parameters(tool)));
+            let index = tools.iter().position(|tool| tool["function"]["name"] == name.as_str())?;
+            Some(Form::of(&place(index), Constraint::JsonSchema(parameters(&tools[index]))))
         }
     }
-    Ok((Conversation { messages, tools, variables: variables(fields)? }, calls))
+}
+
+/// Makes references within a schema those of the same schema at `place` of a larger one.
+fn move_references(schema: &mut Value, place: &str) {
+    match schema {
+        Value::Object(entries) => {
+            for (key, value) in entries {
+                match (key.as_str(), value) {
+                    ("$ref", Value::String(reference)) => {
+                        if let Some(path) = reference.strip_prefix('#') {
+                            *reference = format!("{place}{}", path.trim_end_matches('/'));
+                        }
+                    }
+                    // Values, whatever they look like.
+                    ("const" | "enum" | "default" | "examples", _) => {}
+                    ("properties" | "patternProperties" | "$defs" | "definitions", Value::Object(named)) => {
+                        named.values_mut().for_each(|value| move_references(value, place));
+                    }
+                    (_, value) => move_references(value, place),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|value| move_references(value, place)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 /// The schema of a tool's arguments.
@@ -207,7 +269,10 @@ fn choice(fields: &mut Fields, tools: &[Value]) -> Result<Calls, ApiError> {
     };
     let is_there = match &calls {
         Calls::None | Calls::Found => true,
-        Calls::Whole => !tools.is_empty(),
+        Calls::Whole if tools.is_empty() => {
+            return Err(fields.wrong("tool_choice", "is required, but there are no `tools`"));
+        }
+        Calls::Whole => true,
         Calls::Of(name) => tools.iter().any(|tool| tool["function"]["name"] == name.as_str()),
     };
     match is_there {
@@ -228,11 +293,11 @@ fn tools(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
     let mut names: Vec<&str> = Vec::new();
     for (index, tool) in tools.iter().enumerate() {
         let place = format!("tools[{index}]");
+        if tool["type"] != "function" {
+            return Err(ApiError::field(&format!("{place}.type"), "has to be function"));
+        }
         let name = tool["function"]["name"].as_str().filter(|name| !name.is_empty());
         match name {
-            Some(_) if tool["type"] != "function" => {
-                return Err(ApiError::field(&format!("{place}.type"), "has to be function"));
-            }
             Some(name) if names.contains(&name) => {
                 return Err(ApiError::field(&place, "has the name of an earlier one; give it another"));
             }
@@ -301,7 +366,7 @@ fn message(item: Value, index: usize) -> Result<Message, ApiError> {
         message.extra.insert("tool_calls".to_owned(), calls);
     }
     if content.is_none() && !message.calls_tools() {
-        return Err(fields.wrong("content", "is missing; give a text"));
+        return Err(fields.wrong("content", "is missing; give a string"));
     }
     message.content = content;
     // What an answer of the API has, and says nothing in a question.
@@ -325,21 +390,27 @@ fn calls(fields: &mut Fields) -> Result<Option<Value>, ApiError> {
     }
 }
 
-/// Takes what a message says: a text, or parts that are texts.
+/// Takes what a message says: a string, or parts that are texts.
 fn content(fields: &mut Fields) -> Result<Option<String>, ApiError> {
     let parts = match fields.value("content") {
         None => return Ok(None),
         Some(Value::String(text)) => return Ok(Some(text)),
         Some(Value::Array(parts)) => parts,
-        Some(other) => return Err(fields.wrong("content", format!("is {}; give a text", kind(&other)))),
+        Some(other) => return Err(fields.wrong("content", format!("is {}; give a string", kind(&other)))),
     };
-    let text = |part: &Value| match part["type"].as_str() {
-        Some("text") => part["text"].as_str().map(str::to_owned),
-        _ => None,
+    let text = |(index, part): (usize, &Value)| {
+        let place = format!("content[{index}]");
+        match (part["type"].as_str(), part["text"].as_str()) {
+            (Some("text"), Some(text)) => Ok(text.to_owned()),
+            (Some("text"), None) => Err(fields.wrong(&format!("{place}.text"), "is missing; give a string")),
+            (Some(kind), _) => {
+                // The name is the client's, and may be long.
+                let kind: String = kind.chars().take(40).collect();
+                let article = if kind.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+                Err(fields.wrong(&place, format!("is {article} {kind}; this server reads text only")))
+            }
+            (None, _) => Err(fields.wrong(&format!("{place}.type"), "is missing; give text")),
+        }
     };
-    let texts: Option<Vec<String>> = parts.iter().map(text).collect();
-    match texts {
-        Some(texts) => Ok(Some(texts.concat())),
-        None => Err(fields.wrong("content", "has a part that is no text; the model reads text only")),
-    }
+    parts.iter().enumerate().map(text).collect::<Result<String, _>>().map(Some)
 }

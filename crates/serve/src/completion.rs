@@ -69,10 +69,10 @@ fn refuse_others(fields: &mut Fields, answers: usize) -> Result<(), ApiError> {
 /// # Errors
 /// Something else, more than `most`, and a text that the model cannot be given.
 pub fn texts(site: &Site, fields: &mut Fields, field: &str, most: usize) -> Result<Vec<Vec<u32>>, ApiError> {
-    let rule = "needs a text, a list of texts, a list of token ids, or a list of those";
+    let rule = "needs a string, a list of strings, a list of token ids, or a list of those";
     let wrong = || ApiError::field(field, rule);
     let items = match fields.value(field) {
-        None => return Err(ApiError::field(field, "is missing; give a text")),
+        None => return Err(ApiError::field(field, "is missing; give a string")),
         Some(Value::Array(items)) if items.first().is_some_and(Value::is_number) => vec![Value::Array(items)],
         Some(Value::Array(items)) => items,
         Some(text @ Value::String(_)) => vec![text],

@@ -51,6 +51,24 @@ pub enum Constraint {
     Regex(String),
 }
 
+/// Why a constraint is refused, for the client to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It cannot be kept.
+    Cannot(String),
+    /// It takes too long to prepare, here and now.
+    TooLong(String),
+}
+
+impl Refusal {
+    /// In words.
+    pub fn why(&self) -> &str {
+        match self {
+            Refusal::Cannot(why) | Refusal::TooLong(why) => why,
+        }
+    }
+}
+
 /// What of a tokenizer every constraint needs, made once.
 pub struct Grammars {
     factory: Arc<ParserFactory>,
@@ -95,24 +113,26 @@ impl Grammars {
     ///
     /// # Errors
     /// Why the constraint cannot be kept, for the client to read.
-    pub fn begin(&self, constraint: &Constraint) -> Result<Guide, String> {
+    pub fn begin(&self, constraint: &Constraint) -> Result<Guide, Refusal> {
         let what = match constraint {
             Constraint::Regex(_) => "the regular expression",
             _ => "the schema",
         };
-        let grammar = grammar_of(constraint).map_err(|why| format!("{what} {why}"))?;
+        let grammar = grammar_of(constraint).map_err(|why| Refusal::Cannot(format!("{what} {why}")))?;
         if self.late.load(Ordering::Relaxed) >= MOST_LATE {
-            return Err("too many constraints that take long are being prepared; try again later".to_owned());
+            let why = "too many constraints that take long are being prepared; try again later";
+            return Err(Refusal::TooLong(why.to_owned()));
         }
-        let prepared =
-            self.prepare(grammar).map_err(|error| format!("no thread to prepare {what}: {error}"))?;
+        let prepared = self
+            .prepare(grammar)
+            .map_err(|error| Refusal::TooLong(format!("no thread to prepare {what}: {error}")))?;
         match prepared {
             Some(Ok(guide)) => Ok(guide),
-            Some(Err(why)) => Err(format!("{what}: {}", limits::explain(&why, constraint))),
-            None => Err(format!(
+            Some(Err(why)) => Err(Refusal::Cannot(format!("{what}: {}", limits::explain(&why, constraint)))),
+            None => Err(Refusal::TooLong(format!(
                 "{what} takes longer than {} ms to prepare; make it simpler",
                 LONGEST_PREPARATION.as_millis()
-            )),
+            ))),
         }
     }
 

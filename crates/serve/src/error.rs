@@ -18,7 +18,7 @@ pub struct ApiError {
 }
 
 /// Seconds after which a client that was refused for lack of room may ask again.
-const RETRY_AFTER: &str = "2";
+pub const RETRY_AFTER: &str = "2";
 
 impl ApiError {
     /// An error of this status.
@@ -46,6 +46,26 @@ impl ApiError {
     pub fn ending() -> Self {
         let message = "the server is ending and takes no new requests; send the request to another";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message).code("server_ending")
+    }
+
+    /// An answer that the end of the server cut.
+    pub fn cut() -> Self {
+        let message = "the server ended before the answer did; send the request again";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message).code("answer_cut")
+    }
+
+    /// Results of a model, with an adapter at `strength`, that are no numbers.
+    pub fn not_numbers(strength: f64) -> Self {
+        if strength.abs() > 1.0 {
+            // As short as a request would say it.
+            let strength = strength as f32;
+            let rule = format!(
+                "has an adapter at {strength} times its strength, which is too large: the results are not numbers; give \
+                 a smaller strength"
+            );
+            return Self::field("model", rule).code("strength_too_large");
+        }
+        Self::internal("the model's results are not numbers; its weights or the adapter's are damaged")
     }
 
     /// With a word for programs.

@@ -17,10 +17,11 @@ impl Fields {
     /// The fields of a body.
     ///
     /// # Errors
-    /// A body that is no JSON object.
+    /// A body that is no JSON object, and a key that is there twice.
     pub fn of_body(body: &[u8]) -> Result<Self, ApiError> {
-        let value: Value = serde_json::from_slice(body)
-            .map_err(|error| ApiError::bad(format!("the body is not JSON: {error}; send one JSON object")))?;
+        let value = crate::json::read(body).map_err(|error| {
+            ApiError::bad(format!("the body cannot be read: {error}; send one JSON object"))
+        })?;
         match value {
             Value::Object(map) => Ok(Fields { map, place: String::new() }),
             other => Err(ApiError::bad(format!("the body is {}; send a JSON object", kind(&other)))),
@@ -48,6 +49,11 @@ impl Fields {
         self.map.remove(field).filter(|value| !value.is_null())
     }
 
+    /// Whether there is a field that is not taken yet.
+    pub fn has(&self, field: &str) -> bool {
+        self.map.get(field).is_some_and(|value| !value.is_null())
+    }
+
     /// An error about a field.
     pub fn wrong(&self, field: &str, rule: impl AsRef<str>) -> ApiError {
         ApiError::field(&self.name(field), rule)
@@ -61,7 +67,7 @@ impl Fields {
         match self.value(field) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(self.wrong(field, format!("is {}; a text is needed", kind(&other)))),
+            Some(other) => Err(self.wrong(field, format!("is {}; a string is needed", kind(&other)))),
         }
     }
 
@@ -70,7 +76,7 @@ impl Fields {
     /// # Errors
     /// Something else, or nothing.
     pub fn needed_text(&mut self, field: &str) -> Result<String, ApiError> {
-        self.text(field)?.ok_or_else(|| self.wrong(field, "is missing; give a text"))
+        self.text(field)?.ok_or_else(|| self.wrong(field, "is missing; give a string"))
     }
 
     /// Takes true or false.
@@ -134,8 +140,8 @@ impl Fields {
     }
 }
 
-/// A value in messages: numbers and words as they are, the rest by its kind.
-fn shown(value: &Value) -> String {
+/// A value in messages: numbers as they are, the rest by its kind.
+pub fn shown(value: &Value) -> String {
     match value {
         Value::Number(number) => number.to_string(),
         other => kind(other).to_owned(),
@@ -148,7 +154,7 @@ pub fn kind(value: &Value) -> &'static str {
         Value::Null => "null",
         Value::Bool(_) => "true or false",
         Value::Number(_) => "a number",
-        Value::String(_) => "a text",
+        Value::String(_) => "a string",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
     }
@@ -176,7 +182,7 @@ mod tests {
     fn values_of_another_kind_or_beyond_the_limits_are_refused() {
         let mut some = fields(r#"{"n": 1e9, "t": "hot", "f": 1, "x": -0.5, "m": {}}"#);
         assert!(some.whole("n", 1..=16).unwrap_err().message.contains("from 1 to 16"));
-        assert!(some.number("t", 0.0..=2.0).unwrap_err().message.contains("is a text"));
+        assert!(some.number("t", 0.0..=2.0).unwrap_err().message.contains("is a string"));
         assert!(some.flag("f").unwrap_err().message.contains("true or false"));
         assert!(some.number("x", 0.0..=2.0).unwrap_err().message.contains("-0.5"));
         assert!(some.text("m").unwrap_err().message.contains("is an object"));
@@ -185,6 +191,8 @@ mod tests {
 
     #[test]
     fn bodies_that_are_no_objects_are_refused() {
+        let twice = Fields::of_body(br#"{"model": "a", "model": "b"}"#).err().expect("an error");
+        assert!(twice.message.contains("the key `model` is there twice"), "{twice:?}");
         for body in ["", "[]", "null", "{", "\u{feff}{}", "{\"a\": 1} x", &"[".repeat(100_000)] {
             assert!(Fields::of_body(body.as_bytes()).is_err(), "{body:.20}");
         }

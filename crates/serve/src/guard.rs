@@ -60,7 +60,7 @@ impl Guard {
             if !self.is_own(name) {
                 let shown: String = name.chars().take(80).collect();
                 return forbidden(format!(
-                    "the server is not called `{shown}` (header `Host`); use its address, or start it with this name as allowed"
+                    "the server is not called `{shown}` (header `Host`); use its address, or allow this name when the server is started"
                 ));
             }
         }

@@ -14,6 +14,7 @@ mod error;
 mod events;
 mod fields;
 mod guard;
+mod json;
 mod limits;
 mod metrics;
 mod models;
@@ -34,5 +35,5 @@ mod writing;
 
 pub use guard::{Guard, SHORTEST_KEY};
 pub use limits::Limits;
-pub use models::Open;
+pub use models::{MOST_STRENGTH, NamedAdapter, Open, wrong_adapter_name, wrong_base_name};
 pub use server::{ServeError, Served, Server};

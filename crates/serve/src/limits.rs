@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Bytes of the head of a request: of its first line and its headers.
+pub const HEAD_BYTES: usize = 32 << 10;
+
 /// Limits of requests, connections and memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {

@@ -13,6 +13,16 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 
+/// An adapter that is served.
+pub struct NamedAdapter {
+    /// What requests call it.
+    pub name: String,
+    /// What its update was multiplied by when it was opened.
+    pub weight: f64,
+    /// The adapter.
+    pub adapter: Adapter,
+}
+
 /// Opens the adapter of a folder.
 pub type Open = Box<dyn Fn(&Path) -> Result<Adapter, String> + Send + Sync>;
 
@@ -21,8 +31,12 @@ pub type Numbered = (u64, Arc<Adapter>);
 
 /// Strengths that are kept ready.
 const MOST_STRENGTHS: usize = 16;
-/// Letters of a name.
+/// Letters of an adapter's name.
 const LONGEST_NAME: usize = 64;
+/// Letters of the base's name.
+const LONGEST_BASE_NAME: usize = 200;
+/// The strongest that an adapter may be asked for, in either direction.
+pub const MOST_STRENGTH: f32 = 100.0;
 
 /// The base and its adapters.
 pub struct Models {
@@ -45,6 +59,7 @@ struct Inner {
 struct Named {
     name: String,
     created: u64,
+    weight: f64,
     adapter: Numbered,
 }
 
@@ -54,6 +69,8 @@ pub struct Selected {
     pub name: String,
     /// The adapter, if it is not the base alone.
     pub adapter: Option<Numbered>,
+    /// What its update is multiplied by in all; 1 for the base.
+    pub strength: f64,
 }
 
 impl Models {
@@ -61,13 +78,13 @@ impl Models {
     pub fn new(
         name: String,
         model: &'static Model,
-        adapters: Vec<(String, Adapter)>,
+        adapters: Vec<NamedAdapter>,
         from: Option<(PathBuf, Open)>,
     ) -> Self {
         let created = now();
         let models = Models { base: name, model, created, from, inner: RwLock::default() };
-        for (name, adapter) in adapters {
-            models.add(name, adapter);
+        for adapter in adapters {
+            models.add(adapter);
         }
         models
     }
@@ -82,42 +99,51 @@ impl Models {
     /// # Errors
     /// A name that nothing has, and a strength that cannot be.
     pub fn select(&self, name: &str) -> Result<Selected, ApiError> {
-        let selected = |adapter| Ok(Selected { name: name.to_owned(), adapter });
+        let selected = |adapter, strength| Ok(Selected { name: name.to_owned(), adapter, strength });
         if name == self.base {
-            return selected(None);
+            return selected(None, 1.0);
         }
         let found = |name: &str| {
-            self.read(|inner| inner.adapters.iter().find(|a| a.name == name).map(|a| a.adapter.clone()))
+            let is_it = |adapter: &&Named| adapter.name == name;
+            self.read(|inner| inner.adapters.iter().find(is_it).map(|a| (a.adapter.clone(), a.weight)))
         };
-        if let Some(adapter) = found(name) {
-            return selected(Some(adapter));
+        if let Some((adapter, weight)) = found(name) {
+            return selected(Some(adapter), weight);
         }
-        let strength = name.rsplit_once(':').and_then(|(name, strength)| {
-            let strength: f32 = strength.parse().ok()?;
-            Some((found(name)?, strength))
-        });
-        match strength {
-            Some((adapter, 1.0)) => selected(Some(adapter)),
-            Some((adapter, strength)) => selected(Some(self.at_strength(&adapter, strength)?)),
-            None => Err(self.unknown(name)),
+        let Some((before, behind)) = name.rsplit_once(':') else { return Err(self.unknown(name)) };
+        if before == self.base {
+            let why =
+                format!(": the base has no strength; ask for `{before}`, or for an adapter at a strength");
+            return Err(not_found(name, &why));
+        }
+        match (found(before), behind.parse::<f32>()) {
+            (None, _) => Err(self.unknown(name)),
+            (Some(_), Err(_)) => {
+                let shown: String = behind.chars().take(LONGEST_NAME).collect();
+                Err(not_found(
+                    name,
+                    &format!(": `{shown}` is not a strength; give a number, as in {before}:0.7"),
+                ))
+            }
+            (Some((adapter, weight)), Ok(1.0)) => selected(Some(adapter), weight),
+            (Some((adapter, weight)), Ok(strength)) => {
+                selected(Some(self.at_strength(&adapter, strength)?), weight * f64::from(strength))
+            }
         }
     }
 
     fn unknown(&self, name: &str) -> ApiError {
-        let shown: String = name.chars().take(LONGEST_NAME).collect();
         let mut names = vec![format!("`{}`", self.base)];
         self.read(|inner| names.extend(inner.adapters.iter().take(8).map(|a| format!("`{}`", a.name))));
-        let message =
-            format!("there is no model `{shown}`; GET /v1/models lists all, such as {}", names.join(", "));
-        let error = ApiError::new(StatusCode::NOT_FOUND, message).code("model_not_found");
-        ApiError { field: Some("model".to_owned()), ..error }
+        not_found(name, &format!("; GET /v1/models lists all, such as {}", names.join(", ")))
     }
 
     /// An adapter whose update is multiplied by `strength`.
     fn at_strength(&self, adapter: &Numbered, strength: f32) -> Result<Numbered, ApiError> {
-        if !strength.is_normal() || strength.abs() > 100.0 {
+        if !strength.is_normal() || strength.abs() > MOST_STRENGTH {
             let rule = format!(
-                "has the strength {strength}; give one from -100 to 100 that is not 0, or `{}` without an adapter",
+                "has the strength {strength}; give one from -{MOST_STRENGTH} to {MOST_STRENGTH} that is not 0, or `{}` \
+                 for the base alone",
                 self.base
             );
             return Err(ApiError::field("model", rule));
@@ -157,10 +183,10 @@ impl Models {
 
     /// The answer to `GET /v1/models`.
     pub fn list(&self) -> Value {
-        let model = |id: &str, created: u64, parent: Option<&str>| json!({"id": id, "object": "model", "created": created, "owned_by": "lorafit", "parent": parent});
-        let mut data = vec![model(&self.base, self.created, None)];
+        let mut data = vec![object(&self.base, self.created, None)];
         self.read(|inner| {
-            data.extend(inner.adapters.iter().map(|a| model(&a.name, a.created, Some(&self.base))));
+            let adapter = |a: &Named| object(&a.name, a.created, Some((self.base.as_str(), a.weight)));
+            data.extend(inner.adapters.iter().map(adapter));
         });
         json!({"object": "list", "data": data})
     }
@@ -170,13 +196,12 @@ impl Models {
     /// # Errors
     /// As [`Models::select`].
     pub fn one(&self, name: &str) -> Result<Value, ApiError> {
-        self.select(name)?;
+        let selected = self.select(name)?;
         let list = self.list();
         let all = list["data"].as_array().into_iter().flatten();
         let listed = all.clone().find(|model| model["id"] == name).cloned();
-        Ok(listed.unwrap_or_else(|| {
-            json!({"id": name, "object": "model", "created": self.created, "owned_by": "lorafit", "parent": self.base})
-        }))
+        Ok(listed
+            .unwrap_or_else(|| object(name, self.created, Some((self.base.as_str(), selected.strength)))))
     }
 
     /// Loads the adapter of a folder below the one that was given for it.
@@ -185,7 +210,7 @@ impl Models {
     /// A name or a path that may not be, a name that is taken, and an adapter that cannot be opened.
     pub fn load(&self, name: &str, path: &str) -> Result<(), ApiError> {
         let Some((root, open)) = &self.from else { return Err(not_for_loading()) };
-        if let Some(rule) = wrong_name(name) {
+        if let Some(rule) = wrong_adapter_name(name) {
             return Err(ApiError::field("name", rule));
         }
         let folder = below(root, path)?;
@@ -200,12 +225,15 @@ impl Models {
         if self.read(is_taken) {
             return Err(taken());
         }
-        let adapter =
-            open(&folder).map_err(|error| ApiError::field("path", format!("cannot be loaded: {error}")))?;
+        let adapter = open(&folder).map_err(|error| {
+            // Nobody learns where on the server its folders are.
+            let error = error.replace(&folder.display().to_string(), path);
+            ApiError::field("path", format!("cannot be loaded: {error}"))
+        })?;
         self.write(|inner| match is_taken(inner) {
             true => Err(taken()),
             false => {
-                inner.add(name.to_owned(), adapter);
+                inner.add(NamedAdapter { name: name.to_owned(), weight: 1.0, adapter });
                 Ok(())
             }
         })
@@ -232,8 +260,8 @@ impl Models {
         }
     }
 
-    fn add(&self, name: String, adapter: Adapter) {
-        self.write(|inner| inner.add(name, adapter));
+    fn add(&self, adapter: NamedAdapter) {
+        self.write(|inner| inner.add(adapter));
     }
 
     fn read<T>(&self, read: impl FnOnce(&Inner) -> T) -> T {
@@ -245,12 +273,27 @@ impl Models {
     }
 }
 
+/// The error of a name that nothing has.
+fn not_found(name: &str, why: &str) -> ApiError {
+    let shown: String = name.chars().take(LONGEST_NAME).collect();
+    let message = format!("there is no model `{shown}`{why}");
+    let error = ApiError::new(StatusCode::NOT_FOUND, message).code("model_not_found");
+    ApiError { field: Some("model".to_owned()), ..error }
+}
+
 impl Inner {
-    fn add(&mut self, name: String, adapter: Adapter) {
+    fn add(&mut self, adapter: NamedAdapter) {
         self.next += 1;
+        let NamedAdapter { name, weight, adapter } = adapter;
         let adapter = (self.next, Arc::new(adapter));
-        self.adapters.push(Named { name, created: now(), adapter });
+        self.adapters.push(Named { name, created: now(), weight, adapter });
     }
+}
+
+/// A model in OpenAI's list; `of` is the base of an adapter and the adapter's weight.
+fn object(id: &str, created: u64, of: Option<(&str, f64)>) -> Value {
+    let (parent, weight) = of.unzip();
+    json!({"id": id, "object": "model", "created": created, "owned_by": "lorafit", "parent": parent, "weight": weight})
 }
 
 fn not_for_loading() -> ApiError {
@@ -259,17 +302,33 @@ fn not_for_loading() -> ApiError {
     ApiError::new(StatusCode::FORBIDDEN, message).code("loading_is_off")
 }
 
-/// Why an adapter cannot have this name.
-fn wrong_name(name: &str) -> Option<&'static str> {
-    let fine = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+/// Why an adapter cannot have this name: a request that has it in `model` would be read otherwise, or a path.
+pub fn wrong_adapter_name(name: &str) -> Option<&'static str> {
     match name {
         "" => Some("is empty; give a name"),
         _ if name.len() > LONGEST_NAME => Some("is too long; give at most 64 letters"),
-        _ if !name.chars().all(fine) || name.starts_with('.') => {
-            Some("may have letters, digits, `-`, `_` and `.` (not first); give another")
+        _ if !is_plain(name) => {
+            Some("has more than ASCII letters, digits, `-`, `_` and `.`, or begins with `.`; give another")
         }
         _ => None,
     }
+}
+
+/// Why the base cannot have this name: as for adapters, but it may be a hub id.
+pub fn wrong_base_name(name: &str) -> Option<&'static str> {
+    match name {
+        "" => Some("is empty; give a name"),
+        _ if name.len() > LONGEST_BASE_NAME => Some("is too long; give at most 200 letters"),
+        _ if !name.split('/').all(is_plain) => Some(
+            "has more than ASCII letters, digits, `-`, `_`, `.` and `/`, or a part that is empty or begins with `.`; give another",
+        ),
+        _ => None,
+    }
+}
+
+fn is_plain(name: &str) -> bool {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    !name.is_empty() && name.chars().all(fine) && !name.starts_with('.')
 }
 
 /// The folder `path` below `root`, links followed.
@@ -283,7 +342,13 @@ fn below(root: &Path, path: &str) -> Result<PathBuf, ApiError> {
     let inside = root.canonicalize().ok().zip(root.join(path).canonicalize().ok());
     match inside.filter(|(root, folder)| folder.starts_with(root) && folder.is_dir()) {
         Some((_, folder)) => Ok(folder),
-        None => wrong("is no folder below the folder for adapters; give one"),
+        None => {
+            let shown: String = path.chars().take(80).collect();
+            let message = format!(
+                "`path`: there is no folder `{shown}` in the folder for adapters; links that lead out of it are refused"
+            );
+            Err(ApiError { field: Some("path".to_owned()), ..ApiError::bad(message) })
+        }
     }
 }
 
@@ -300,12 +365,17 @@ mod tests {
     #[test]
     fn names_of_adapters_are_plain_words() {
         for name in ["pirate", "a.b-c_1", "7"] {
-            assert_eq!(wrong_name(name), None, "{name}");
+            assert_eq!((wrong_adapter_name(name), wrong_base_name(name)), (None, None), "{name}");
+        }
+        assert_eq!(wrong_base_name("HuggingFaceTB/SmolLM2-135M"), None);
+        for name in ["/", "a/", "/a", "a//b", "a/../b", "a/.b"] {
+            assert!(wrong_base_name(name).is_some(), "{name}");
         }
         let long = "x".repeat(65);
-        for name in ["", "..", ".x", "a/b", "a\\b", "a:0.5", "ä", "a b", "a\0", "%2e%2e", long.as_str()] {
-            assert!(wrong_name(name).is_some(), "{name}");
+        for name in ["", "..", ".x", "a\\b", "a:0.5", "ä", "a b", "a\0", "%2e%2e", &"x".repeat(201)] {
+            assert!(wrong_adapter_name(name).is_some() && wrong_base_name(name).is_some(), "{name}");
         }
+        assert!(wrong_adapter_name("a/b").is_some() && wrong_adapter_name(&long).is_some());
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub struct Answers {
     pub stops: Vec<String>,
     /// Whether tokens that are no text are shown: some models mark calls of tools by them.
     pub shows_special: bool,
+    /// Of the adapter; 1 of the base.
+    pub strength: f64,
 }
 
 /// An answer that is to be computed.

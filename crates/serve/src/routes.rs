@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use crate::error::{ApiError, json_response};
 use crate::events::{Event, Inbox};
 use crate::fields::Fields;
+use crate::limits::HEAD_BYTES;
 use crate::queue::State as QueueState;
 use crate::reply::Reply;
 use crate::site::Site;
@@ -62,7 +63,8 @@ where
     let endpoint = endpoint(request.uri().path());
     let is_open = ["/", "/health"].contains(&request.uri().path());
     let guard = &site.guard;
-    let checked = guard.check_names(request.uri(), request.headers()).and_then(|()| match is_open {
+    let checked = check_head(&request).and_then(|()| guard.check_names(request.uri(), request.headers()));
+    let checked = checked.and_then(|()| match is_open {
         true => Ok(()),
         false => guard.check_key(request.headers()),
     });
@@ -75,6 +77,20 @@ where
     };
     site.metrics.answered(endpoint, response.status().as_u16());
     response
+}
+
+/// Refuses a head that is too large. The connection reads somewhat more than that, as it comes.
+fn check_head(request: &Request<Body>) -> Result<(), ApiError> {
+    let path = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    let headers =
+        request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    match path + headers.sum::<usize>() <= HEAD_BYTES {
+        true => Ok(()),
+        false => {
+            let message = format!("the head of the request has more than {HEAD_BYTES} bytes; send less");
+            Err(ApiError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, message))
+        }
+    }
 }
 
 /// The endpoint of a path, of which there are few, so that nobody makes the list of metrics long.

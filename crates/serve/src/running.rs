@@ -34,6 +34,7 @@ pub struct Running {
     lists_tokens: bool,
     tokens: usize,
     room: usize,
+    strength: f64,
     arrived: Instant,
     metrics: Arc<Metrics>,
 }
@@ -92,6 +93,7 @@ impl Running {
             lists_tokens: choosing.log_probabilities.is_some(),
             tokens: 0,
             room: planned.room,
+            strength: of.answers.strength,
             arrived: of.arrived,
             metrics: Arc::clone(metrics),
         }
@@ -116,7 +118,8 @@ impl Running {
     fn advance(&mut self, logits: &mut [f32]) -> Option<u32> {
         let taken = self.choose(logits).and_then(|chosen| {
             let Some(chosen) = chosen else { return Ok(None) };
-            let piece = self.decoder.push(chosen.token.id).map_err(|error| error.to_string())?;
+            let piece =
+                self.decoder.push(chosen.token.id).map_err(|error| ApiError::internal(error.to_string()))?;
             Ok(Some((chosen, piece)))
         });
         let (chosen, piece) = match taken {
@@ -125,8 +128,8 @@ impl Running {
                 self.end(Reason::Stop);
                 return None;
             }
-            Err(message) => {
-                self.outbox.fail(ApiError::internal(message));
+            Err(error) => {
+                self.outbox.fail(error);
                 return None;
             }
         };
@@ -144,7 +147,7 @@ impl Running {
     }
 
     /// The next token; none where the answer ends.
-    fn choose(&mut self, logits: &mut [f32]) -> Result<Option<Chosen>, String> {
+    fn choose(&mut self, logits: &mut [f32]) -> Result<Option<Chosen>, ApiError> {
         let guide = &mut self.guide;
         let mut rule_out = |logits: &mut [f32]| {
             if let Some(guide) = guide {
@@ -159,12 +162,10 @@ impl Running {
             Err(NoToken::NoneAllowed) => {
                 let why = self.guide.as_ref().and_then(Guide::failure);
                 let why = why.unwrap_or_else(|| "no token of the model can follow".to_owned());
-                return Err(format!("the answer cannot keep the form that it has to have: {why}"));
+                let message = format!("the answer cannot keep the form that it has to have: {why}");
+                return Err(ApiError::internal(message));
             }
-            Err(NoToken::NotNumbers) => {
-                let why = "the model's logits are not numbers; its weights or the adapter's are damaged";
-                return Err(why.to_owned());
-            }
+            Err(NoToken::NotNumbers) => return Err(ApiError::not_numbers(self.strength)),
         };
         if self.ends.contains(&chosen.token.id) {
             return Ok(None);

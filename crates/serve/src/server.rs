@@ -12,23 +12,23 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::{Request, StatusCode};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
 use lorafit_data::{TemplateError, Tokenizer};
 use lorafit_model::Model;
-use lorafit_model::adapter::Adapter;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::connection::Timed;
 use crate::constrain::Grammars;
+use crate::error::{ApiError, RETRY_AFTER};
 use crate::guard::Guard;
-use crate::limits::Limits;
+use crate::limits::{HEAD_BYTES, Limits};
 use crate::metrics::Metrics;
-use crate::models::{Models, Open};
+use crate::models::{Models, NamedAdapter, Open};
 use crate::queue::{Queue, State};
 use crate::routes::{answer, routes};
 use crate::site::Site;
@@ -37,8 +37,6 @@ use crate::worker::Worker;
 
 /// Headers of a request.
 const MOST_HEADERS: usize = 64;
-/// Bytes of the head of a request.
-const HEAD_BYTES: usize = 32 << 10;
 /// How often the server looks whether it is to end.
 const GLANCE: Duration = Duration::from_millis(50);
 /// For the last bytes of answers once nothing is computed any more.
@@ -54,8 +52,8 @@ pub struct Served {
     pub model: &'static Model,
     /// Its tokenizer.
     pub tokenizer: &'static Tokenizer,
-    /// Adapters by name.
-    pub adapters: Vec<(String, Adapter)>,
+    /// The adapters.
+    pub adapters: Vec<NamedAdapter>,
     /// The folder that adapters may be loaded from while the server runs, and what opens them.
     pub from: Option<(PathBuf, Open)>,
     /// Who may ask.
@@ -112,11 +110,12 @@ impl Server {
         self.listener.local_addr()
     }
 
-    /// Answers requests until `stop` is true; running answers then have some time to finish.
+    /// Answers requests until `stop` is true; running answers then have some time to finish, and `ending` is called with the number of
+    /// those that run or wait.
     ///
     /// # Errors
     /// A system that has no thread, or no socket.
-    pub fn run(self, stop: &AtomicBool) -> Result<(), ServeError> {
+    pub fn run(self, stop: &AtomicBool, ending: impl FnOnce(usize)) -> Result<(), ServeError> {
         let Server { site, listener } = self;
         let (queue, metrics) = (Arc::clone(&site.queue), Arc::clone(&site.metrics));
         let worker = Worker::new(site.model, site.tokenizer, queue, metrics, site.limits);
@@ -126,7 +125,7 @@ impl Server {
             .enable_time()
             .max_blocking_threads(READERS)
             .build()?;
-        let ended = runtime.block_on(listen(&site, listener, stop));
+        let ended = runtime.block_on(listen(&site, listener, stop, ending));
         site.queue.set(State::Ended);
         // Its own panics are caught; what could not be is the system's.
         let _ = thread.join();
@@ -136,7 +135,13 @@ impl Server {
 }
 
 /// Takes connections until the end.
-async fn listen(site: &Arc<Site>, listener: TcpListener, stop: &AtomicBool) -> io::Result<()> {
+async fn listen(
+    site: &Arc<Site>,
+    listener: TcpListener,
+    stop: &AtomicBool,
+    ending: impl FnOnce(usize),
+) -> io::Result<()> {
+    let mut says_end = Some(ending);
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let router = routes(Arc::clone(site));
@@ -147,6 +152,9 @@ async fn listen(site: &Arc<Site>, listener: TcpListener, stop: &AtomicBool) -> i
         if until.is_none() && stop.load(Ordering::SeqCst) {
             until = Some(Instant::now() + site.limits.drain_time);
             site.queue.set(State::Draining);
+            if let Some(ending) = says_end.take() {
+                ending(site.metrics.running.get() as usize + site.queue.len());
+            }
         }
         if until.is_some_and(|until| Instant::now() >= until) {
             site.queue.set(State::Ended);
@@ -159,7 +167,7 @@ async fn listen(site: &Arc<Site>, listener: TcpListener, stop: &AtomicBool) -> i
             Ok(Ok((stream, _))) => {
                 let open = Counted::new(&open);
                 if open.count() > site.limits.connections {
-                    refuse(stream);
+                    refuse(stream, site.limits.connections);
                     continue;
                 }
                 tokio::spawn(serve(stream, router.clone(), Arc::clone(site), ending.clone(), open));
@@ -197,8 +205,15 @@ impl Drop for Counted {
 }
 
 /// Tells a client that there is no room, without waiting for it.
-fn refuse(stream: TcpStream) {
-    let text = "HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+fn refuse(stream: TcpStream, most: usize) {
+    let message = format!("{most} connections are open already, and no more are taken; ask again later");
+    let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).code("too_many_connections");
+    let body = error.json().to_string();
+    let text = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nretry-after: {RETRY_AFTER}\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
     // It does not wait, as the listener's sockets never do; a client that is gone needs no answer.
     let _ = stream.into_std().and_then(|mut stream| stream.write_all(text.as_bytes()));
 }

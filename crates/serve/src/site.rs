@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::http::StatusCode;
-use lorafit_data::{ChatTemplate, ModelLimits, Tokenizer};
+use lorafit_data::{BeyondModel, ChatTemplate, ModelLimits, Tokenizer};
 use lorafit_model::{KvCache, Model, most_new_tokens};
 
 use crate::constrain::Grammars;
@@ -78,15 +78,18 @@ impl Site {
         self.model.config().context().min(self.limits.prompt_tokens)
     }
 
-    /// The error of a prompt of `found` tokens, which are too many.
-    fn beyond(&self, field: &str, found: &str) -> ApiError {
+    /// The error of a prompt of too many tokens: of `found`, where they were counted.
+    fn beyond(&self, field: &str, found: Option<usize>) -> ApiError {
         let most = self.most_tokens();
-        let why = match most == self.limits.prompt_tokens {
-            true => "the server takes no more",
-            false => "the model is made for so many",
+        let who = match most == self.limits.prompt_tokens {
+            true => "this server takes",
+            false => "this model can read",
         };
-        ApiError::field(field, format!("has {found} tokens, and {most} is the most: {why}; shorten it"))
-            .code("context_length_exceeded")
+        let rule = match found {
+            Some(found) => format!("has {found} tokens, more than the {most} that {who}; shorten it"),
+            None => format!("has more than the {most} tokens that {who}; shorten it"),
+        };
+        ApiError::field(field, rule).code("context_length_exceeded")
     }
 
     /// Refuses a text of so many bytes if it is too long whatever its tokens are.
@@ -96,7 +99,7 @@ impl Site {
     pub fn check_bytes(&self, field: &str, bytes: usize) -> Result<(), ApiError> {
         let most = self.most_tokens();
         match bytes > most.saturating_mul(self.longest_token) {
-            true => Err(self.beyond(field, &format!("more than {most}"))),
+            true => Err(self.beyond(field, None)),
             false => Ok(()),
         }
     }
@@ -118,7 +121,7 @@ impl Site {
             beginning -= 1;
         }
         if beginning < text.len() / 2 && encode(&text[..beginning])?.len() > most + CHANGED_BY_CUT {
-            return Err(self.beyond(field, &format!("more than {most}")));
+            return Err(self.beyond(field, None));
         }
         let ids = encode(text)?;
         self.check_prompt(field, &ids)?;
@@ -135,10 +138,16 @@ impl Site {
             return Err(ApiError::field(field, "has no tokens; give some text"));
         }
         if ids.len() > self.most_tokens() {
-            return Err(self.beyond(field, &ids.len().to_string()));
+            return Err(self.beyond(field, Some(ids.len())));
         }
         let limits = ModelLimits { vocab_size: Some(config.vocab_size), positions: config.positions() };
-        limits.check(ids, self.tokenizer).map_err(|beyond| ApiError::bad(beyond.told(&format!("`{field}`"))))
+        limits.check(ids, self.tokenizer).map_err(|beyond| match beyond {
+            BeyondModel::Token { id, vocab_size, .. } => {
+                let last = vocab_size.saturating_sub(1);
+                ApiError::field(field, format!("has the token id {id}; ids of this model go up to {last}"))
+            }
+            BeyondModel::Length { tokens, .. } => self.beyond(field, Some(tokens)),
+        })
     }
 
     /// Tokens of each of `answers` answers to `prompts`, of which each is one that [`Site::check_prompt`] takes: as many as were
@@ -180,7 +189,7 @@ impl Site {
             false => {
                 let [needed, may] = [needed, self.limits.cache_bytes].map(lorafit_remedy::amounts::memory);
                 let message = format!(
-                    "keys and values of the answer would take {needed}, and all that there is for them is {may}; ask for fewer tokens or answers"
+                    "this answer may need {needed} and the server has {may}; lower `max_tokens` or `n`, or shorten the prompt"
                 );
                 Err(ApiError::new(StatusCode::BAD_REQUEST, message).code("too_large"))
             }

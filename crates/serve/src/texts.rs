@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::ask::IDLE;
+use crate::ask::{IDLE, model};
 use crate::completion::texts;
 use crate::error::ApiError;
 use crate::events::{Event, Inbox};
@@ -20,6 +20,8 @@ pub struct Question {
     /// Vectors as base64 of their little-endian f32 numbers, as OpenAI's client asks for them.
     base64: bool,
     wanted: Wanted,
+    /// Of the adapter.
+    strength: f64,
 }
 
 /// Reads a request for embeddings and sends it to the engine.
@@ -71,15 +73,19 @@ fn send(
     asked: Asked,
     arrived: Instant,
 ) -> Result<(Question, Inbox), ApiError> {
-    let selected = site.models.select(&fields.needed_text("model")?)?;
+    let selected = site.models.select(&model(&mut fields)?)?;
     let texts = texts(site, &mut fields, "input", site.limits.choices.max(MOST_TEXTS))?;
     fields.finish(&IDLE)?;
     let Asked { base64, wanted } = asked;
     if wanted == Wanted::LogProbabilities && texts.iter().any(|ids| ids.len() < 2) {
-        return Err(ApiError::field("input", "has a text of one token, which nothing is before; give more"));
+        return Err(ApiError::field(
+            "input",
+            "needs texts of two tokens or more: the first token of a text has no score",
+        ));
     }
     let inbox = site.send(Work::Texts { texts: texts.clone(), wanted }, selected.adapter, arrived)?;
-    Ok((Question { model: selected.name, texts, base64, wanted }, inbox))
+    let (model, strength) = (selected.name, selected.strength);
+    Ok((Question { model, texts, base64, wanted, strength }, inbox))
 }
 
 /// Texts of one request.
@@ -106,8 +112,7 @@ impl Question {
 
     fn one(&self, site: &Site, index: usize, values: &[f32]) -> Result<Value, ApiError> {
         if values.iter().any(|value| !value.is_finite()) {
-            let message = "the model's results are not numbers; its weights or the adapter's are damaged";
-            return Err(ApiError::internal(message));
+            return Err(ApiError::not_numbers(self.strength));
         }
         if self.wanted != Wanted::LogProbabilities {
             let vector = match self.base64 {

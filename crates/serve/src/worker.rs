@@ -104,7 +104,7 @@ impl Worker {
                 self.queue.wait(NAP);
             }
         }
-        let ending = |outbox: &Outbox| outbox.fail(ApiError::ending());
+        let ending = |outbox: &Outbox| outbox.fail(ApiError::cut());
         self.requests.values().for_each(|request| ending(&request.outbox));
         self.texts.iter().for_each(|texts| ending(&texts.outbox));
         self.queue.retain(|job| {

@@ -2,17 +2,18 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use lorafit_kernels::Device;
-use lorafit_model::adapter::Adapter;
-use lorafit_model::is_hub_id;
+use lorafit_model::{KvCache, Model, is_hub_id};
 use lorafit_remedy::amounts::{counted, memory};
-use lorafit_serve::{Guard, Limits, Open, Served, Server};
+use lorafit_serve::{
+    Guard, Limits, MOST_STRENGTH, Open, Served, Server, wrong_adapter_name, wrong_base_name,
+};
 use lorafit_train::available_bytes;
 use serde_json::json;
 
@@ -23,7 +24,7 @@ use crate::args::require;
 use crate::args::size::ByteSize;
 use crate::session::base::{Base, as_trained, open_adapter, open_base, use_threads};
 use crate::session::merge_inputs::sum;
-use crate::session::tokens::Tokens;
+use crate::session::tokens::{Tokens, labels_of_adapter};
 use crate::terminal::error::CliError;
 use crate::terminal::shell::shell_word;
 use crate::terminal::{interrupt, output};
@@ -36,7 +37,7 @@ Examples:
     lorafit serve --model M --adapters-from adapters --api-key-file key --host 0.0.0.0 --port 8000
 
 Requests say in `model` who answers: the base by its name, an adapter by its name, or an adapter at a strength, as in
-pirate:0.7. GET /v1/models lists them. All are computed side by side. The page at / is a chat in two columns.
+pirate:0.7. GET /v1/models lists them. Requests for different adapters share one batch. The page at / is a chat in two columns.
 Ctrl-C and SIGTERM let running answers finish; a second one ends the server at once. docs/serving.md says more.")]
 pub struct ServeArgs {
     /// The base model: a Hugging Face folder, a .gguf file, or a hub id (org/name or org/name@revision)
@@ -44,7 +45,8 @@ pub struct ServeArgs {
     pub model: String,
     /// Adapter to serve; repeat the flag for several
     ///
-    /// Without NAME the adapter has the name of its folder. A weight (DIR:0.7) makes it weaker or stronger.
+    /// Without NAME the adapter has the name of its folder. A weight from -100 to 100 that is not 0 (DIR:0.7) makes it weaker or
+    /// stronger; the strength that a request asks for (NAME:0.5) is multiplied with it.
     #[arg(long = "adapter", value_name = "[NAME=]DIR[:WEIGHT]", help_heading = "Input")]
     pub adapters: Vec<NamedAdapter>,
     /// Folder of adapters that clients may load and unload while the server runs; needs --api-key-file
@@ -70,7 +72,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "NAME", help_heading = "Access")]
     pub allow_host: Vec<String>,
 
-    /// Memory that keys and values may take, such as 6GiB or 800MB [default: half of what is free]
+    /// Memory for the context of running answers and of remembered prompts (the KV cache), such as 6GiB or 800MB [default: half of
+    /// what is free]
     ///
     /// A request waits while there is no room for it, and is refused if there never will be.
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
@@ -90,7 +93,7 @@ pub struct ServeArgs {
     /// Open connections; more are refused with status 503
     #[arg(long, value_name = "N", default_value_t = LIMITS.connections, help_heading = "Limits")]
     pub connections: usize,
-    /// Seconds from a request to the end of its answer
+    /// Seconds from a request to the end of its answer; then 504
     #[arg(long, value_name = "SECONDS", default_value_t = LIMITS.request_time.as_secs(), help_heading = "Limits")]
     pub request_time: u64,
     /// Seconds that running answers have once the server is to end
@@ -112,13 +115,56 @@ pub struct ServeArgs {
 const LIMITS: Limits = Limits::USUAL;
 
 impl ServeArgs {
-    fn validate(&self) -> Result<(), CliError> {
-        for (index, adapter) in self.adapters.iter().enumerate() {
-            if self.adapters[..index].iter().any(|earlier| earlier.name == adapter.name) {
-                return Err(CliError::usage(format!("two adapters are called `{}`", adapter.name))
-                    .hint(format!("name them: --adapter NAME={}", adapter.adapter.dir.display())));
+    /// Refuses names by which a request could not be read in one way only, and weights that no request may ask for.
+    fn check_names(&self) -> Result<(), CliError> {
+        let base = self.base_name();
+        if let Some(rule) = wrong_base_name(&base) {
+            return Err(CliError::usage(format!("--name: the name `{base}` {rule}"))
+                .hint("requests have it in `model`, as in --name llm"));
+        }
+        for (index, NamedAdapter { name, adapter }) in self.adapters.iter().enumerate() {
+            let (dir, weight) = (adapter.dir.display(), adapter.weight);
+            let renamed = format!("name it, as in --adapter butler={dir}");
+            if let Some(rule) = wrong_adapter_name(name) {
+                return Err(CliError::usage(format!("--adapter: the name `{name}` {rule}")).hint(renamed));
+            }
+            if weight.abs() > f64::from(MOST_STRENGTH) {
+                let text = format!(
+                    "--adapter {name}={dir}:{weight}: the weight is not from -{MOST_STRENGTH} to {MOST_STRENGTH}"
+                );
+                return Err(CliError::usage(text)
+                    .hint(format!("1 is the adapter as it was trained: --adapter {name}={dir}")));
+            }
+            if self.adapters[..index].iter().any(|earlier| earlier.name == *name) {
+                return Err(CliError::usage(format!("two adapters are called `{name}`"))
+                    .hint(format!("name them: --adapter NAME={dir}")));
+            }
+            if *name == base {
+                return Err(CliError::usage(format!("the base and an adapter are both called `{name}`"))
+                    .hint("name the base with --name, or the adapter with --adapter NAME=DIR"));
             }
         }
+        Ok(())
+    }
+
+    /// Refuses what is no name of a host alone, which no request would ever have.
+    fn check_hosts(&self) -> Result<(), CliError> {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        match self.allow_host.iter().find(|host| host.is_empty() || !host.chars().all(is_name)) {
+            None => Ok(()),
+            Some(host) => {
+                let rest = host.split_once("://").map_or(host.as_str(), |(_, rest)| rest);
+                let name: String = rest.chars().take_while(|c| is_name(*c)).collect();
+                let name = if name.is_empty() { "llm.example" } else { &name };
+                Err(CliError::usage(format!("--allow-host {host}: not the name of a host"))
+                    .hint(format!("give the name alone: {name}")))
+            }
+        }
+    }
+
+    fn validate(&self) -> Result<(), CliError> {
+        self.check_names()?;
+        self.check_hosts()?;
         let numbers = [
             ("max-prompt-tokens", self.max_prompt_tokens),
             ("max-new-tokens", self.max_new_tokens),
@@ -180,15 +226,35 @@ impl ServeArgs {
         Ok(Guard { keys, hosts: self.allow_host.clone() })
     }
 
-    fn limits(&self, device: Device) -> Result<Limits, CliError> {
-        let free = || match device {
+    fn limits(&self, model: &Model) -> Result<Limits, CliError> {
+        let device = model.device();
+        let free = match device {
             Device::Cpu => available_bytes(),
             Device::Cuda(gpu) => Some(gpu.info().free_bytes),
         };
         let cache_bytes = match self.memory {
             Some(size) => size.0,
-            None => free().map_or(LIMITS.cache_bytes, |free| free / 2),
+            None => free.map_or(LIMITS.cache_bytes, |free| free / 2),
         };
+        let least = KvCache::bytes(model.config(), device.placement(), 2 * LEAST_TOKENS);
+        if cache_bytes < least {
+            let takes = format!(
+                "keys and values of a prompt of {LEAST_TOKENS} tokens and {LEAST_TOKENS} new ones take {}",
+                memory(least)
+            );
+            let (kept, enough) = (memory(cache_bytes), rounded_up(least));
+            return Err(match self.memory {
+                Some(_) => CliError::usage(format!("--memory {kept} is too little: {takes}"))
+                    .hint(format!("give --memory {enough} or more")),
+                None => {
+                    CliError::new(format!("half of the memory that is free, {kept}, is too little: {takes}"))
+                        .hint(format!("end other programs, or give --memory {enough}"))
+                }
+            });
+        }
+        if let Some(free) = free.filter(|free| cache_bytes > *free && !self.common.quiet) {
+            eprintln!("--memory {} is more than the {} that are free", memory(cache_bytes), memory(free));
+        }
         Ok(Limits {
             prompt_tokens: self.max_prompt_tokens,
             new_tokens: self.max_new_tokens,
@@ -203,12 +269,15 @@ impl ServeArgs {
         })
     }
 
-    /// What requests call the base.
+    /// What requests call the base. The name of a folder or file may have letters that a name may not.
     fn base_name(&self) -> String {
         let last = || {
             let path = Path::new(&self.model);
             let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-            name.strip_suffix(".gguf").unwrap_or(&name).to_owned()
+            let name = name.strip_suffix(".gguf").unwrap_or(&name).trim_start_matches('.');
+            let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+            let name: String = name.chars().map(plain).take(64).collect();
+            if name.is_empty() { "base".to_owned() } else { name }
         };
         match &self.name {
             Some(name) => name.clone(),
@@ -217,6 +286,23 @@ impl ServeArgs {
             }
             None => last(),
         }
+    }
+
+    /// Says where it listens, whom requests may name, and a request that works.
+    fn say_where(&self, address: SocketAddr, base: &str, cache_bytes: u64, chats: bool) -> io::Result<()> {
+        let is_every = address.ip().is_unspecified();
+        let own = match address {
+            SocketAddr::V4(_) if is_every => SocketAddr::from((Ipv4Addr::LOCALHOST, address.port())),
+            SocketAddr::V6(_) if is_every => SocketAddr::from((Ipv6Addr::LOCALHOST, address.port())),
+            address => address,
+        };
+        let others = if is_every { " and every other address of this machine" } else { "" };
+        let adapters = self.adapters.iter().map(|adapter| adapter.name.as_str());
+        let models: Vec<&str> = [base].into_iter().chain(adapters).collect();
+        output::line(format!("serving at http://{own}/{others} (Ctrl-C ends it)"))?;
+        output::line(format!("models: {}", models.join(", ")))?;
+        output::line(format!("memory for keys and values (KV cache): {}", memory(cache_bytes)))?;
+        output::line(format!("try: {}", self.example(own, base, chats)))
     }
 
     /// A request that works, for a shell.
@@ -236,6 +322,25 @@ impl ServeArgs {
     }
 }
 
+/// Tokens of a prompt, and of an answer, for which there has to be memory.
+const LEAST_TOKENS: usize = 64;
+
+/// A size that is at least `bytes`, as a flag takes it.
+fn rounded_up(bytes: u64) -> String {
+    match bytes >= 1 << 20 {
+        true => format!("{}MiB", bytes.div_ceil(1 << 20)),
+        false => format!("{}KiB", bytes.div_ceil(1 << 10)),
+    }
+}
+
+/// Why an adapter cannot be served, if it scores texts.
+fn writes_no_text(dir: &Path) -> Option<&'static str> {
+    match labels_of_adapter(dir).ok()?? {
+        1 => Some("the adapter is a reward model, whose head writes no text"),
+        _ => Some("the adapter is a classifier, whose head writes no text"),
+    }
+}
+
 /// Serves until a signal ends it.
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     args.validate()?;
@@ -245,6 +350,13 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     let listener =
         TcpListener::bind((address, args.port)).map_err(|error| refused(address, args.port, &error))?;
     use_threads(&args.common)?;
+    for NamedAdapter { name, adapter } in &args.adapters {
+        if let Some(why) = writes_no_text(&adapter.dir) {
+            return Err(CliError::usage(format!("--adapter {name}={}: {why}", adapter.dir.display()))
+                .hint("leave it out; lorafit generate prints what it says of a text")
+                .into());
+        }
+    }
     let dirs = || args.adapters.iter().map(|adapter| adapter.adapter.dir.as_path());
     let template = as_trained(&args.template, &args.base, dirs(), args.common.quiet);
     let tokens = Tokens::of_adapters(dirs());
@@ -252,16 +364,14 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     base.check_writes("nothing can be served")?;
     // It is there as long as the process.
     let base: &'static Base = Box::leak(Box::new(base));
-    let adapters: Vec<(String, Adapter)> =
-        args.adapters.iter().map(|named| open_named(base, named)).collect::<anyhow::Result<_>>()?;
-    let open: Open = Box::new(|dir| open_adapter(base, dir).map_err(|error| format!("{error:#}")));
+    let adapters =
+        args.adapters.iter().map(|named| open_named(base, named)).collect::<anyhow::Result<Vec<_>>>()?;
+    let open: Open = Box::new(|dir| match writes_no_text(dir) {
+        Some(why) => Err(why.to_owned()),
+        None => open_adapter(base, dir).map_err(|error| format!("{error:#}")),
+    });
     let name = args.base_name();
-    if let Some((taken, _)) = adapters.iter().find(|(adapter, _)| *adapter == name) {
-        return Err(CliError::usage(format!("the base and an adapter are both called `{taken}`"))
-            .hint("name the base with --name, or the adapter with --adapter NAME=DIR")
-            .into());
-    }
-    let limits = args.limits(base.model.device())?;
+    let limits = args.limits(&base.model)?;
     let served = Served {
         name: name.clone(),
         model: &base.model,
@@ -275,17 +385,20 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     let server = Server::new(served, listener)?;
     let address = server.address().context("a socket without an address")?;
     let stop = interrupt::flag();
-    let count = counted(args.adapters.len(), "adapter", "adapters");
-    let (kept, example) = (memory(limits.cache_bytes), args.example(address, &name, chats));
-    output::line(format!(
-        "serving {name} and {count} at http://{address}/ until Ctrl-C, with {kept} for keys and values: {example}"
-    ))?;
-    server.run(stop)?;
+    args.say_where(address, &name, limits.cache_bytes, chats)?;
+    let time = args.drain_time;
+    server.run(stop, |left| {
+        if left > 0 {
+            let left = counted(left, "answer runs", "answers run");
+            // Without a reader it ends all the same.
+            let _ = output::line(format!("ending: {left}, at most {time} s; Ctrl-C again ends at once"));
+        }
+    })?;
     output::line("ended")?;
     Ok(())
 }
 
-fn open_named(base: &Base, named: &NamedAdapter) -> anyhow::Result<(String, Adapter)> {
+fn open_named(base: &Base, named: &NamedAdapter) -> anyhow::Result<lorafit_serve::NamedAdapter> {
     let adapter = open_adapter(base, &named.adapter.dir)?;
     let weight = named.adapter.weight;
     let adapter = match weight == 1.0 {
@@ -296,7 +409,7 @@ fn open_named(base: &Base, named: &NamedAdapter) -> anyhow::Result<(String, Adap
             weighed
         }
     };
-    Ok((named.name.clone(), adapter))
+    Ok(lorafit_serve::NamedAdapter { name: named.name.clone(), weight, adapter })
 }
 
 fn refused(address: IpAddr, port: u16, error: &io::Error) -> CliError {

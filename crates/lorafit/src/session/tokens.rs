@@ -209,7 +209,10 @@ fn check_without_rows(dir: &Path) -> anyhow::Result<()> {
 }
 
 /// The labels by which an adapter scores texts, if it does.
-fn labels_of_adapter(dir: &Path) -> anyhow::Result<Option<usize>> {
+///
+/// # Errors
+/// Files of an adapter that cannot be read.
+pub fn labels_of_adapter(dir: &Path) -> anyhow::Result<Option<usize>> {
     let folder = adapter_folder(dir, true).unwrap_or_else(|_| dir.to_owned());
     match [adapter::CONFIG_FILE, adapter::WEIGHTS_FILE].iter().all(|name| folder.join(name).is_file()) {
         true => Ok(adapter::score_labels(&folder)?),

@@ -106,6 +106,14 @@ fn a_classifier_learns_labels_and_says_them() {
     assert_eq!(found["label"], "ba", "{found}");
     assert!(found["probability"].as_f64() > Some(0.5), "{found}");
     assert!(well(place, &prompt).starts_with("ba 0."), "{}", well(place, &prompt));
+    // Its head writes no text that could be served.
+    let refused = lorafit(place, &["serve", "--model", &model, "--port", "0", "--adapter", "topics"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success()
+            && said.contains("topics: the adapter is a classifier, whose head writes no text"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -16,11 +16,11 @@ const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/
 /// More than anything here takes, on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A server that does not outlive the test, with what it said.
+/// A server that does not outlive the test, with what it said when it began.
 struct Serving {
     child: Child,
     output: BufReader<std::process::ChildStdout>,
-    line: String,
+    said: String,
 }
 
 impl Drop for Serving {
@@ -35,22 +35,24 @@ fn serving(place: &Path, arguments: &[&str]) -> Serving {
     command.current_dir(place).args(["serve", "--port", "0", "--threads", "1"]).args(arguments);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("starts");
     let mut output = BufReader::new(child.stdout.take().expect("piped"));
-    let mut line = String::new();
-    output.read_line(&mut line).expect("says where");
-    assert!(line.starts_with("serving "), "{line}");
-    Serving { child, output, line }
+    let mut said = String::new();
+    while !said.contains("\ntry: ") {
+        let read = output.read_line(&mut said).expect("says where");
+        assert!(read > 0 && said.starts_with("serving at http://"), "{said}");
+    }
+    Serving { child, output, said }
 }
 
 impl Serving {
     /// The address of the example.
     fn address(&self) -> &str {
-        let rest = self.line.split_once("curl http://").expect("an example").1;
+        let rest = self.said.split_once("curl http://").expect("an example").1;
         rest.split('/').next().expect("an address")
     }
 
     /// The body of the example.
     fn example(&self) -> Value {
-        let body = self.line.trim_end().rsplit_once("-d '").expect("a body").1;
+        let body = self.said.trim_end().rsplit_once("-d '").expect("a body").1;
         serde_json::from_str(body.strip_suffix('\'').expect("quoted")).expect("JSON")
     }
 
@@ -75,10 +77,19 @@ fn the_example_works_adapters_answer_as_generate_does_and_a_signal_ends_it() {
     let strong = format!("strong={adapter}:-3");
     let arguments = ["--model", MODEL, "--adapter", &format!("own={adapter}"), "--adapter", &strong];
     let mut server = serving(dir.path(), &arguments);
-    assert!(server.line.contains("serving chat_bpe and 2 adapters at http://127.0.0.1:"), "{}", server.line);
+    let said = &server.said;
+    assert!(said.contains("models: chat_bpe, own, strong\n") && said.contains("(KV cache): "), "{said}");
+    assert!(said.lines().next().is_some_and(|line| line.ends_with("/ (Ctrl-C ends it)")), "{said}");
     let example = server.example();
     let (status, answer) = server.post("/v1/chat/completions", "", &example);
     assert_eq!((status, &answer["model"]), (200, &json!("chat_bpe")), "{answer}");
+
+    // The template of this model has no place for calls of tools.
+    let calls = json!([{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]);
+    let called = json!([{"role": "user", "content": "x"}, {"role": "assistant", "content": null, "tool_calls": calls}]);
+    let (status, error) = server.post("/v1/tokenize", "", &json!({"messages": called}));
+    let message = error["error"]["message"].as_str().unwrap_or_default();
+    assert!(status == 400 && message.contains("chat template has no place"), "{error}");
 
     let text = "What is the largest number?";
     let folders =
@@ -118,7 +129,7 @@ fn a_key_is_asked_for_where_there_is_one() {
     let key =
         ["--api-key-file", "key", "--adapters-from", "adapters", "--name", "llm", "--host", "localhost"];
     let server = serving(dir.path(), &[&["--model", MODEL], &key[..]].concat());
-    assert!(server.line.contains("Authorization: Bearer $(grep -m1 -v '^#' key)"), "{}", server.line);
+    assert!(server.said.contains("Authorization: Bearer $(grep -m1 -v '^#' key)"), "{}", server.said);
     let example = server.example();
     assert_eq!(server.post("/v1/chat/completions", "", &example).0, 401);
     let key = "Authorization: Bearer 0123456789abcdef\r\n";
@@ -152,6 +163,9 @@ fn what_would_let_anybody_in_is_refused() {
             "both called `own`",
         ),
         (&["--host", "192.0.2.1", "--insecure"], "no such address"),
+        (&["--allow-host", "http://x.example/"], "give the name alone: x.example"),
+        (&["--allow-host", "x.example:80"], "give the name alone: x.example"),
+        (&["--allow-host", ""], "give the name alone"),
     ] {
         let output = lorafit(dir.path(), &[&["serve", "--model", MODEL, "--port", "0"], arguments].concat());
         let told = String::from_utf8_lossy(&output.stderr);
@@ -165,4 +179,70 @@ fn what_would_let_anybody_in_is_refused() {
     let port = taken.local_addr().unwrap().port().to_string();
     let output = lorafit(dir.path(), &["serve", "--model", MODEL, "--port", &port]);
     assert!(String::from_utf8_lossy(&output.stderr).contains(&format!("port {port} is in use")));
+}
+
+#[test]
+fn names_and_weights_that_requests_cannot_have_are_refused() {
+    let dir = TempDir::new().unwrap();
+    let adapter = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/chat_bpe/adapter");
+    let own = |prefix: &str, suffix: &str| format!("{prefix}{adapter}{suffix}");
+    for (flag, value, expected) in [
+        ("--name", "weird name".to_owned(), "the name `weird name` has more than"),
+        ("--name", String::new(), "is empty"),
+        ("--name", "x:0.5".to_owned(), "the name `x:0.5` has more than"),
+        ("--name", "a//b".to_owned(), "the name `a//b` has more than"),
+        ("--adapter", own("x:0.5=", ""), "the name `x:0.5` has more than"),
+        ("--adapter", own("a:b=", ""), "the name `a:b` has more than"),
+        ("--adapter", own("a/b=", ""), "the name `a/b` has more than"),
+        ("--adapter", own("x=", ":1e9"), "not from -100 to 100"),
+        ("--adapter", own("x=", ":-100.5"), "not from -100 to 100"),
+        ("--adapter", own("x=", ":0"), "not 0"),
+        ("--memory", "1KiB".to_owned(), "--memory 1 KiB is too little: keys and values of a prompt of 64"),
+    ] {
+        let output = lorafit(dir.path(), &["serve", "--model", MODEL, "--port", "0", flag, &value]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains(expected), "{flag} {value}: {said}");
+        assert!(said.contains("hint: "), "{said}");
+    }
+}
+
+#[test]
+fn the_smallest_memory_that_is_named_is_enough_and_a_name_of_a_hub_is_one() {
+    let dir = TempDir::new().unwrap();
+    let refused = lorafit(dir.path(), &["serve", "--model", MODEL, "--port", "0", "--memory", "1KiB"]);
+    let refused = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let least = refused.split("give --memory ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    let server = serving(dir.path(), &["--model", MODEL, "--name", "org/llm-1.5", "--memory", least]);
+    let messages = json!([{"role": "user", "content": "Hello"}]);
+    let asked = json!({"model": "org/llm-1.5", "messages": messages, "max_tokens": 3});
+    let (status, answer) = server.post("/v1/chat/completions", "", &asked);
+    assert_eq!((status, &answer["model"]), (200, &json!("org/llm-1.5")), "{answer}");
+}
+
+#[test]
+fn a_server_that_ends_says_what_it_waits_for() {
+    let dir = TempDir::new().unwrap();
+    let mut server = serving(dir.path(), &["--model", MODEL, "--drain-time", "1", "--max-new-tokens", "400"]);
+    let ends: serde_json::Map<String, Value> = (0..4).map(|id| (id.to_string(), json!(-100))).collect();
+    let asked = json!({"model": "chat_bpe", "prompt": "Hello", "max_tokens": 400, "n": 16, "stream": true, "logit_bias": ends});
+    let mut stream = TcpStream::connect(server.address()).expect("listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
+    let (body, host) = (asked.to_string(), server.address().to_owned());
+    write!(
+        stream,
+        "POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .expect("sent");
+    let mut begun = [0; 1];
+    stream.read_exact(&mut begun).expect("it begins");
+    let killed = Command::new("kill").args(["-TERM", &server.child.id().to_string()]).status();
+    assert!(killed.expect("kill runs").success());
+    let mut rest = String::new();
+    server.output.read_to_string(&mut rest).expect("it ends");
+    assert!(
+        rest.starts_with("ending: ") && rest.contains("at most 1 s; Ctrl-C again ends at once"),
+        "{rest}"
+    );
+    assert!(rest.ends_with("\nended\n"), "{rest}");
 }

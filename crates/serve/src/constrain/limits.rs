@@ -15,6 +15,12 @@ const MOST_REGEX_BYTES: usize = 2 << 10;
 /// Items, letters or keys that a schema may ask for or allow.
 const MOST_COUNTED: u64 = 10_000;
 
+/// References that are followed from one place to say where a schema leads back to itself.
+const MOST_FOLLOWED: usize = 64;
+
+/// Formats of strings that are known.
+const KNOWN_FORMATS: [&str; 10] =
+    ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"];
 /// Keywords that count.
 const COUNTS: [&str; 6] =
     ["minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"];
@@ -112,16 +118,129 @@ pub(super) fn explain(error: &str, constraint: &Constraint) -> String {
                 use `anyOf`"
             .to_owned();
     }
+    if let Some(why) = of_reference(&reason, constraint).or_else(|| of_regex(&reason)) {
+        return why;
+    }
+    if let Some((_, format)) = reason.split_once("Unknown format: ") {
+        let known = KNOWN_FORMATS.join(", ");
+        return format!(
+            "`format` {} is not supported; leave it out, or use one of {known}",
+            shortened(format)
+        );
+    }
+    if reason.contains("NoExtensionBias") {
+        return "no text fits it".to_owned();
+    }
+    if let Some((_, why)) = reason.split_once("Unsatisfiable schema: ") {
+        let why = why
+            .replace("Unsatisfiable schema: ", "")
+            .replace("anyOf is empty", "an `enum` or `anyOf` is empty");
+        return format!("nothing fits it: {}", shortened(&why));
+    }
     if let Some((_, reference)) = reason.split_once("'referencing' feature; ref ") {
         return format!(
             "`$ref` {}: only places of the schema itself (#/...) are supported",
             shortened(reference)
         );
     }
-    if ["fuel", "too big", "too large", "too many"].iter().any(|words| reason.contains(words)) {
+    if ["fuel", "too big", "too large", "too many", "stack level"].iter().any(|words| reason.contains(words))
+    {
         return format!("it is too complex ({})", shortened(&reason));
     }
     shortened(&reason)
+}
+
+/// What the library says of `$ref`, in the terms of the client.
+fn of_reference(reason: &str, constraint: &Constraint) -> Option<String> {
+    let Constraint::JsonSchema(schema) = constraint else { return None };
+    let leads_nowhere = ["Reference segment", "Definition not found", "invalid digit"];
+    let leads_back = ["NoExtensionBias", "stack level exceeded"];
+    if leads_nowhere.iter().any(|words| reason.contains(words)) {
+        let reference = references(schema).into_iter().map(|(_, reference)| reference);
+        let mut lost = reference.filter(|reference| target(schema, reference).is_none());
+        return lost
+            .next()
+            .map(|lost| format!("`$ref` '{}' leads to nothing in the schema", shortened(lost)));
+    }
+    if leads_back.iter().any(|words| reason.contains(words)) {
+        let place =
+            references(schema).into_iter().map(|(place, _)| place).find(|place| leads_back_to(schema, place));
+        return place.map(|place| format!("`$ref` at #{} leads back to itself", shortened(&place)));
+    }
+    None
+}
+
+/// What the library says of parts of regular expressions that it does not have, in the terms of the client.
+fn of_regex(reason: &str) -> Option<String> {
+    let part = if reason.contains("lookarounds not supported") {
+        // It names the kind: at a word's edge, or at the beginning or end of text or line.
+        match (reason.contains("Word"), reason.contains("Negate")) {
+            (true, false) => r"`\b`",
+            (true, true) => r"`\B`",
+            (false, _) => "an anchor (`^`, `$`, `\\A`, `\\z`) in the middle",
+        }
+    } else if reason.contains("look-around") || reason.contains("look-ahead") {
+        "a look-around, such as `(?=...)`,"
+    } else if reason.contains("backreference") {
+        r"a backreference, such as `\1`,"
+    } else {
+        return None;
+    };
+    Some(format!("{part} is not supported; leave it out"))
+}
+
+/// Every `$ref` of a schema that leads to a place of it, with the place of the schema that has it, as a JSON pointer.
+fn references(schema: &Value) -> Vec<(String, &str)> {
+    let (mut found, mut open) = (Vec::new(), vec![(String::new(), schema)]);
+    while let Some((place, value)) = open.pop() {
+        match value {
+            Value::Object(entries) => {
+                if let Some(reference) = entries.get("$ref").and_then(Value::as_str)
+                    && reference.starts_with('#')
+                {
+                    found.push((place.clone(), reference));
+                }
+                open.extend(entries.iter().map(|(key, value)| (format!("{place}/{key}"), value)));
+            }
+            Value::Array(items) => {
+                open.extend(items.iter().enumerate().map(|(at, value)| (format!("{place}/{at}"), value)));
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+/// The place that a `$ref` leads to, as the library finds it: without escapes.
+fn target<'s>(schema: &'s Value, reference: &str) -> Option<&'s Value> {
+    let path = reference.strip_prefix('#')?;
+    let mut parts = path.split('/').skip(1).filter(|_| path != "/");
+    parts.try_fold(schema, |value, part| match value {
+        Value::Array(items) => items.get(part.parse::<usize>().ok()?),
+        value => value.get(part),
+    })
+}
+
+/// Whether references, alternatives and what has to hold together lead from a place of a schema back to it.
+fn leads_back_to(schema: &Value, place: &str) -> bool {
+    let Some(start) = target(schema, &format!("#{place}")) else { return false };
+    let mut seen: Vec<*const Value> = Vec::new();
+    let mut open = vec![start];
+    while let Some(value) = open.pop() {
+        let next = value.get("$ref").and_then(Value::as_str).and_then(|reference| target(schema, reference));
+        let lists = ["allOf", "anyOf", "oneOf"].into_iter().filter_map(|key| value.get(key)?.as_array());
+        for value in next.into_iter().chain(lists.flatten()) {
+            if std::ptr::eq(value, start) {
+                return true;
+            }
+            if !seen.contains(&std::ptr::from_ref(value)) && seen.len() < MOST_FOLLOWED {
+                seen.push(std::ptr::from_ref(value));
+                open.push(value);
+            }
+        }
+    }
+    false
 }
 
 /// The beginning of a text that a client may have made long.

@@ -224,7 +224,11 @@ fn a_complete_answer_ends_and_an_incomplete_one_does_not() {
 #[test]
 fn what_cannot_be_kept_is_refused_by_name() {
     let grammars = Grammars::new(&small("chat_bpe"), 0).unwrap();
-    let refusal = |schema: Value| grammars.begin(&Constraint::JsonSchema(schema)).err().expect("a refusal");
+    let refusal = |constraint: Constraint| match grammars.begin(&constraint) {
+        Err(Refusal::Cannot(why)) => why,
+        Err(Refusal::TooLong(why)) => panic!("{why}"),
+        Ok(_) => panic!("{constraint:?} is kept"),
+    };
     for (schema, words) in [
         (
             json!({"type": "object", "properties": {"a": {"items": {"not": {}}}}}),
@@ -236,33 +240,56 @@ fn what_cannot_be_kept_is_refused_by_name() {
             json!({"$ref": "https://example.com/schema"}),
             "`$ref` 'https://example.com/schema': only places of the schema itself",
         ),
-        (json!({"$ref": "#/$defs/none"}), "none"),
+        (json!({"$ref": "#/$defs/none"}), "`$ref` '#/$defs/none' leads to nothing in the schema"),
+        (
+            json!({"properties": {"a": {"$ref": "#/properties/b"}}}),
+            "`$ref` '#/properties/b' leads to nothing",
+        ),
+        (json!({"allOf": [{"$ref": "#/allOf/7"}]}), "`$ref` '#/allOf/7' leads to nothing"),
+        (json!({"$ref": "#"}), "`$ref` at # leads back to itself"),
+        (
+            json!({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}),
+            "`$ref` at #/$defs/a leads back to itself",
+        ),
+        (
+            json!({"type": "string", "format": "colour"}),
+            "`format` colour is not supported; leave it out, or use one of date-time,",
+        ),
+        (json!({"type": "string", "pattern": r"\bcat"}), "`\\b` is not supported; leave it out"),
         (json!({"type": "string", "pattern": "("}), "unclosed group"),
-        (json!({"enum": []}), "schema"),
+        (json!({"enum": []}), "nothing fits it: an `enum` or `anyOf` is empty"),
+        (json!({"anyOf": [{"$ref": "#"}]}), "`$ref` at #/anyOf/0 leads back to itself"),
         (json!(false), "schema"),
         (json!("text"), "is no JSON object"),
         (json!({"type": "string", "maxLength": 1e9}), "maxLength"),
-        (json!({"allOf": [{"type": "string"}, {"type": "integer"}]}), "incompatible"),
+        (json!({"allOf": [{"type": "string"}, {"type": "integer"}]}), "nothing fits it: "),
         (json!({"$ref": "ü".repeat(2000)}), "only places of the schema itself"),
         (json!({"oneOf": [{"type": "string"}, {"maxLength": 3}]}), "`oneOf` is supported where"),
         (json!({"type": "integer", "multipleOf": 982_451_653}), "it is too complex"),
         // The library cuts such a text inside a letter, and panics, which takes long where names are looked up for it.
         (json!({"$ref": [format!("x{}", "ü".repeat(200))]}), "schema"),
     ] {
-        let error = refusal(schema.clone());
+        let error = refusal(Constraint::JsonSchema(schema.clone()));
         println!("{error}");
         assert!(error.contains(words) && error.starts_with("the schema"), "{error} of {schema}");
-        assert!(!error.contains('\n') && !error.contains("panic") && error.chars().count() < 300, "{error}");
+        for own in ["NoExtension", "segment", "Unsatisfiable", "panic"] {
+            assert!(!error.contains(own), "the library's own words: {error}");
+        }
+        assert!(!error.contains('\n') && error.chars().count() < 300, "{error}");
     }
     for (regex, words) in [
         ("(", "unclosed group"),
         ("", "is empty"),
         ("a\\", "escapes nothing"),
-        ("(?=a)b", "look"),
+        ("(?=a)b", "a look-around, such as `(?=...)`, is not supported; leave it out"),
+        ("(?<!a)b", "a look-around"),
+        (r"a\b", "`\\b` is not supported; leave it out"),
+        (r"a\Bb", "`\\B` is not supported; leave it out"),
+        ("a$b", "an anchor"),
         ("[^\\s\\S]", "regular expression"),
-        (r"(a)\1", "backreference"),
+        (r"(a)\1", "a backreference, such as `\\1`, is not supported; leave it out"),
     ] {
-        let error = grammars.begin(&Constraint::Regex(regex.to_owned())).err().expect(regex);
+        let error = refusal(Constraint::Regex(regex.to_owned()));
         println!("{error}");
         assert!(error.contains(words) && error.starts_with("the regular expression"), "{error} of {regex}");
     }

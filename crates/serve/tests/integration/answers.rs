@@ -75,6 +75,23 @@ fn a_strength_behind_the_name_is_that_of_the_adapter() {
         assert_eq!(refused.status, status, "{model} {refused:?}");
         assert!(refused.error().contains("model"), "{refused:?}");
     }
+    for (model, expected) in [
+        ("a1:abc", "`abc` is not a strength; give a number, as in a1:0.7"),
+        ("tiny:0.5", "the base has no strength"),
+        ("b:0.5", "lists all"),
+    ] {
+        let refused = server.post("/v1/completions", &completion(model, "Hello", json!({})));
+        assert!(refused.error().contains(expected), "{refused:?}");
+    }
+    let missing = server.post("/v1/completions", &json!({"prompt": "Hello"}));
+    assert_eq!(missing.error(), "`model` is missing; give one of GET /v1/models");
+    // Weights and strengths are shown as they are: a1 was given with -2.25.
+    let listed = server.get("/v1/models").json();
+    let weight = |name: &str| {
+        listed["data"].as_array().unwrap().iter().find(|m| m["id"] == name).unwrap()["weight"].clone()
+    };
+    assert_eq!((weight(BASE), weight("a1")), (Value::Null, json!(-2.25)));
+    assert_eq!(server.get("/v1/models/a1:-2").json()["weight"], json!(4.5));
 }
 
 #[test]
@@ -327,6 +344,7 @@ fn adapters_come_and_go_while_the_server_runs() {
     let dir = tempfile::tempdir().unwrap();
     let from = dir.path().join("adapters");
     std::fs::create_dir_all(from.join("mine")).unwrap();
+    std::fs::create_dir_all(from.join("empty")).unwrap();
     let adapter = crate::common::fixture("chat_bpe").join("adapter");
     for file in std::fs::read_dir(adapter).unwrap().flatten() {
         std::fs::copy(file.path(), from.join("mine").join(file.file_name())).unwrap();
@@ -351,6 +369,12 @@ fn adapters_come_and_go_while_the_server_runs() {
     assert_eq!(ask("POST", "/v1/completions", Some(body)).status, 404);
     assert_eq!(ask("DELETE", "/v1/adapters/new", None).status, 404);
     assert_eq!(ask("DELETE", &format!("/v1/adapters/{BASE}"), None).status, 400);
+    // Errors have the path as it was given, and no other of the server.
+    let wrong = ask("POST", "/v1/adapters", Some(json!({"name": "x", "path": "empty"})));
+    assert!(wrong.status == 400 && wrong.error().contains("empty"), "{wrong:?}");
+    assert!(!wrong.body.contains(&dir.path().display().to_string()), "{wrong:?}");
+    let gone = ask("POST", "/v1/adapters", Some(json!({"name": "x", "path": "nope"})));
+    assert!(gone.error().contains("there is no folder `nope` in the folder for adapters"), "{gone:?}");
     // Without a key nothing is loaded.
     assert_eq!(server.post("/v1/adapters", &json!({"name": "x", "path": "mine"})).status, 401);
     let without = Running::start();

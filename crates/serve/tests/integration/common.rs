@@ -14,7 +14,7 @@ use lorafit_model::adapter::{self, Adapter};
 use lorafit_model::merge::{Combination, MajoritySign, Method, Weighted, combine};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{Model, Prompts, Sampling, generate};
-use lorafit_serve::{Guard, Limits, Open, Served, Server};
+use lorafit_serve::{Guard, Limits, NamedAdapter, Open, Served, Server};
 use serde_json::{Value, json};
 
 /// The base by its name.
@@ -32,9 +32,10 @@ pub fn base() -> (&'static Model, &'static Tokenizer) {
         let files = ModelFiles::open(&fixture("chat_bpe")).expect("the fixture opens");
         let model = Model::load(&files, Device::Cpu).expect("the fixture loads");
         let mut tokenizer = Tokenizer::from_folder(fixture("chat_bpe")).expect("a tokenizer");
-        // The same template, with a place for tools.
+        // The same template, with a place for tools and their calls.
         let template = tokenizer.chat_template().expect("there is one");
-        let template = format!("{{% if tools %}}{{{{ tools | tojson }}}}{{% endif %}}{template}");
+        let calls = "{% for m in messages if m.tool_calls %}{{ m.tool_calls | tojson }}{% endfor %}";
+        let template = format!("{{% if tools %}}{{{{ tools | tojson }}}}{{% endif %}}{calls}{template}");
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), template).expect("written");
         tokenizer.use_chat_template(&file.path().to_string_lossy()).expect("a template");
@@ -73,12 +74,14 @@ pub struct Setup {
     pub limits: Limits,
     pub guard: Guard,
     pub from: Option<PathBuf>,
+    /// What every adapter is multiplied by beside its strength.
+    pub weight: Option<f64>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let limits = Limits { drain_time: Duration::from_secs(5), ..Limits::USUAL };
-        Setup { limits, guard: Guard::default(), from: None }
+        Setup { limits, guard: Guard::default(), from: None, weight: None }
     }
 }
 
@@ -91,7 +94,12 @@ impl Running {
     /// A server that is set up otherwise.
     pub fn with(setup: Setup) -> Running {
         let (model, tokenizer) = base();
-        let adapters = strengths().into_iter().map(|(name, strength)| (name, adapter_at(strength))).collect();
+        let Setup { limits, guard, from, weight } = setup;
+        let named = |(name, strength)| {
+            let weight = strength * weight.unwrap_or(1.0);
+            NamedAdapter { name, weight, adapter: adapter_at(weight) }
+        };
+        let adapters = strengths().into_iter().map(named).collect();
         let open: Open = Box::new(move |dir| {
             let (model, _) = base();
             let mut adapter =
@@ -99,14 +107,13 @@ impl Running {
             model.prepare(&mut adapter);
             Ok(adapter)
         });
-        let Setup { limits, guard, from } = setup;
         let from = from.map(|from| (from, open));
         let served = Served { name: BASE.to_owned(), model, tokenizer, adapters, from, guard, limits };
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let server = Server::new(served, listener).expect("a server");
         let address = server.address().expect("an address");
         let stop: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
-        let thread = std::thread::spawn(move || server.run(stop).expect("it runs"));
+        let thread = std::thread::spawn(move || server.run(stop, |_| ()).expect("it runs"));
         Running { address, stop, thread: Some(thread) }
     }
 

@@ -89,6 +89,12 @@ fn calls_that_nobody_can_make_are_refused() {
             json!({"tools": [light], "tool_choice": {"type": "function", "function": {"name": "door"}}}),
         ),
         ("tool_choice", json!({"tool_choice": "required"})),
+        ("stop", json!({"tools": [light], "tool_choice": "required", "stop": "}"})),
+        (
+            "stop",
+            json!({"tools": [light], "tool_choice": {"type": "function", "function": {"name": "light"}}, "stop": ["x"]}),
+        ),
+        ("tools[0].type", json!({"tools": [{"type": "web_search"}]})),
         ("tool_choice", json!({"tools": [light], "tool_choice": "maybe"})),
         ("tools[1]", json!({"tools": [light, light]})),
         ("tools[0].function.name", json!({"tools": [{"type": "function"}]})),
@@ -106,4 +112,66 @@ fn calls_that_nobody_can_make_are_refused() {
     let none = server.post("/v1/chat/completions", &chat(BASE, "Hello", none)).json();
     assert_eq!(none["choices"], without["choices"]);
     assert_eq!(none["usage"]["prompt_tokens"], without["usage"]["prompt_tokens"]);
+}
+
+#[test]
+fn the_schema_of_a_tool_is_blamed_by_its_place() {
+    let server = Running::start();
+    let mut wrong = tool("door");
+    wrong["function"]["parameters"] = json!({"$ref": "#/$defs/none"});
+    let tools = json!([tool("light"), wrong]);
+    for choice in [json!("required"), json!({"type": "function", "function": {"name": "door"}})] {
+        let more = json!({"tools": tools, "tool_choice": choice});
+        let refused = server.post("/v1/chat/completions", &chat(BASE, "Hello", more));
+        assert_eq!(refused.status, 400, "{refused:?}");
+        let json: Value = serde_json::from_str(&refused.body).unwrap();
+        assert_eq!(json["error"]["param"], "tools[1].function.parameters", "{json}");
+        assert!(refused.error().contains("`$ref` '#/$defs/none' leads to nothing"), "{json}");
+    }
+    let required =
+        server.post("/v1/chat/completions", &chat(BASE, "Hello", json!({"tool_choice": "required"})));
+    assert_eq!(required.error(), "`tool_choice` is required, but there are no `tools`");
+}
+
+#[test]
+fn a_held_call_that_is_cut_is_text_with_the_reason_length() {
+    let server = Running::start();
+    let more = json!({"tools": [tool("light")], "tool_choice": "required", "max_tokens": 2});
+    let answer = server.post("/v1/chat/completions", &chat("a2", "Hello", more)).json();
+    let choice = &answer["choices"][0];
+    assert_eq!(choice["finish_reason"], "length", "{answer}");
+    assert!(
+        choice["message"]["content"].is_string() && choice["message"]["tool_calls"].is_null(),
+        "{answer}"
+    );
+}
+
+#[test]
+fn a_message_that_only_calls_tools_is_written_as_one_that_says_nothing() {
+    let server = Running::start();
+    let calls = json!([{"id": "c", "type": "function", "function": {"name": "light", "arguments": "{}"}}]);
+    let text = |content: Value| {
+        let called = json!({"role": "assistant", "content": content, "tool_calls": calls});
+        let body = json!({"messages": [{"role": "user", "content": "x"}, called]});
+        server.post("/v1/tokenize", &body).json()["text"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(text(Value::Null), text(json!("")));
+    assert!(text(Value::Null).contains("light"));
+}
+
+#[test]
+fn the_schema_of_a_tool_may_refer_to_its_own_places() {
+    let server = Running::start();
+    let parameters = json!({"$defs": {"s": {"enum": ["on"]}}, "type": "object", "properties": {"const": {"$ref": "#/$defs/s"}},
+                            "required": ["const"], "additionalProperties": false});
+    let lamp = json!({"type": "function", "function": {"name": "lamp", "parameters": parameters}});
+    for choice in [json!("required"), json!({"type": "function", "function": {"name": "lamp"}})] {
+        let more =
+            json!({"tools": [lamp], "tool_choice": choice, "max_tokens": 200, "temperature": 1, "seed": 3});
+        let answer = server.post("/v1/chat/completions", &chat("a2", "Hello", more)).json();
+        let call = &answer["choices"][0]["message"]["tool_calls"][0]["function"];
+        assert_eq!(call["name"], "lamp", "{answer}");
+        let arguments: Value = serde_json::from_str(call["arguments"].as_str().unwrap()).unwrap();
+        assert_eq!(arguments, json!({"const": "on"}), "{answer}");
+    }
 }

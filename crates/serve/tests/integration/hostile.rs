@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use lorafit_serve::{Guard, Limits};
 use serde_json::{Value, json};
 
-use crate::common::{Answer, BASE, Running, Setup, chat, completion, request};
+use crate::common::{Answer, BASE, Running, Setup, base, chat, completion, request};
 
 const KEY: &str = "Authorization: Bearer 0123456789abcdef";
 /// A refusal takes less; the machine of a test may be busy with others.
@@ -22,7 +22,7 @@ fn server() -> Running {
     let dir = tempfile::tempdir().unwrap();
     let guard = Guard { keys: vec!["0123456789abcdef".to_owned()], hosts: Vec::new() };
     let limits = Limits { body_bytes: 1 << 20, ..Setup::default().limits };
-    Running::with(Setup { guard, limits, from: Some(dir.path().to_owned()) })
+    Running::with(Setup { guard, limits, from: Some(dir.path().to_owned()), weight: None })
 }
 
 /// Requests about who asks, and how.
@@ -35,6 +35,7 @@ fn of_heads(server: &Running) -> Vec<Hostile> {
     let many: Vec<String> = (0..500).map(|i| format!("x-{i}: 1")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).chain([KEY]).collect();
     let long = format!("x: {}", "y".repeat(200_000));
+    let somewhat_long = format!("x: {}", "y".repeat(33_000));
     let models = "GET /v1/models HTTP/1.1\r\nConnection: close\r\n";
     vec![
         ask("no key", "GET", "/v1/models", &[], 401),
@@ -60,6 +61,7 @@ fn of_heads(server: &Running) -> Vec<Hostile> {
         ask("many headers", "GET", "/v1/models", &many, 431),
         ask("a long header", "GET", "/v1/models", &[KEY, &long], 431),
         ask("a long address", "GET", &format!("/{}", "a".repeat(100_000)), &[KEY], 431),
+        ask("a head that is somewhat long", "GET", "/v1/models", &[KEY, &somewhat_long], 431),
         raw("no HTTP", "hello\r\n\r\n".to_owned(), 400),
         raw("another version", "GET / HTTP/9.9\r\n\r\n".to_owned(), 400),
         raw(
@@ -237,4 +239,52 @@ fn fields_are_kept_or_refused_and_never_passed_over() {
         assert_eq!(refused.status, 400, "{field}");
         assert!(refused.error().contains(&format!("`{field}`")), "{refused:?}");
     }
+}
+
+#[test]
+fn refusals_say_what_to_change() {
+    let server = Running::start();
+    let picture = json!([{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {"url": "x"}}]);
+    let says = |content: Value| json!({"messages": [{"role": "user", "content": content}]});
+    for (field, more, expected) in [
+        ("top_k", json!({"top_k": -2}), "0 or -1 turns it off"),
+        ("messages[0].content[1]", says(picture), "is an image_url; this server reads text only"),
+        ("messages[0].content[0].text", says(json!([{"type": "text"}])), "give a string"),
+        ("messages[0].content", says(json!(3)), "is a number; give a string"),
+        ("messages[0].content", says(Value::Null), "is missing; give a string"),
+        ("messages", says("word ".repeat(20_000).into()), "tokens that this model can read; shorten it"),
+    ] {
+        let refused = server.post("/v1/chat/completions", &chat(BASE, "x", more));
+        let error: Value = serde_json::from_str(&refused.body).unwrap();
+        assert_eq!((refused.status, &error["error"]["param"]), (400, &json!(field)), "{error}");
+        assert!(refused.error().contains(expected), "{error}");
+    }
+    let last = base().0.config().vocab_size - 1;
+    let refused = server.post("/v1/completions", &completion(BASE, "", json!({"prompt": [99_999_999]})));
+    assert_eq!(
+        refused.error(),
+        format!("`prompt` has the token id 99999999; ids of this model go up to {last}")
+    );
+    let refused = server.post("/v1/score", &json!({"model": BASE, "input": [5]}));
+    assert!(refused.error().contains("`input` needs texts of two tokens or more"), "{refused:?}");
+    let both = json!({"prompt": "x", "messages": [{"role": "user", "content": "x"}]});
+    assert!(server.post("/v1/tokenize", &both).error().contains("give one of them"));
+    // As vLLM writes it: all tokens.
+    for count in [-1, 0, 5] {
+        server.post("/v1/chat/completions", &chat(BASE, "x", json!({"top_k": count}))).json();
+    }
+}
+
+#[test]
+fn a_strength_that_gives_no_numbers_is_said_to_be_too_large() {
+    let server = Running::start();
+    let damaged = Running::with(Setup { weight: Some(1e25), ..Setup::default() });
+    let asked = completion("a1:100", "Hello", json!({}));
+    let refused = damaged.post("/v1/completions", &asked);
+    let error: Value = serde_json::from_str(&refused.body).unwrap();
+    assert_eq!((refused.status, &error["error"]["param"]), (400, &json!("model")), "{error}");
+    assert!(refused.error().contains("too large: the results are not numbers"), "{error}");
+    let scored = damaged.post("/v1/score", &json!({"model": "a1:100", "input": "Hello there"}));
+    assert_eq!(scored.status, 400, "{scored:?}");
+    server.post("/v1/completions", &asked).json();
 }
