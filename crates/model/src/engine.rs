@@ -13,7 +13,6 @@ use crate::adapter::Adapter;
 use crate::buffers::{BufferShape, Buffers};
 use crate::kv_cache::KvCache;
 use crate::model::Model;
-use crate::shape::Config;
 
 /// What an [`Engine`] may take at once, and what it keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +55,7 @@ struct Sequence<A> {
     room: usize,
     /// Tokens that were taken from another sequence.
     reused: usize,
-    /// Whether it was looked for another that begins alike.
+    /// Whether its first piece was begun: a sequence with the same beginning is looked for once.
     began: bool,
 }
 
@@ -72,7 +71,7 @@ struct Kept {
 #[derive(Debug)]
 struct Computed {
     id: SequenceId,
-    /// Of the prompt.
+    /// Tokens of the prompt.
     tokens: usize,
     logits: Vec<f32>,
 }
@@ -86,7 +85,7 @@ pub struct Engine<'m, A> {
     sequences: Vec<Sequence<A>>,
     /// Of each sequence.
     caches: Vec<KvCache>,
-    /// The one that ended last is the last.
+    /// In the order in which they ended.
     kept: Vec<Kept>,
     /// The prompt that was computed last.
     computed: Option<Computed>,
@@ -147,9 +146,9 @@ impl<'m, A: Borrow<Adapter>> Engine<'m, A> {
         }
         let (key, mut text) = (sequence.key, sequence.text);
         text.truncate(cache.len());
-        // What begins another says nothing that the other does not.
+        // A kept text with which this one begins is contained in it.
         self.kept.retain(|kept| kept.key != key || !text.starts_with(&kept.text));
-        // Room for tokens that did not come would count as what others are kept in.
+        // Gives back the room for tokens that did not come: it would take the place of other kept texts.
         if cache.capacity() > cache.len() {
             cache = cache.beginning(cache.len(), self.model.config(), self.model.device(), 0);
         }
@@ -159,10 +158,9 @@ impl<'m, A: Borrow<Adapter>> Engine<'m, A> {
 
     /// Forgets ended sequences, the longest ended first, until those that are kept take no more than `bytes`.
     pub fn evict(&mut self, bytes: u64) {
-        let config = self.model.config();
-        let mut held: u64 = self.kept.iter().map(|kept| bytes_of(config, self.model, &kept.cache)).sum();
+        let mut held: u64 = self.kept.iter().map(|kept| bytes_of(self.model, &kept.cache)).sum();
         while held > bytes {
-            held -= bytes_of(config, self.model, &self.kept.remove(0).cache);
+            held -= bytes_of(self.model, &self.kept.remove(0).cache);
         }
     }
 
@@ -173,7 +171,7 @@ impl<'m, A: Borrow<Adapter>> Engine<'m, A> {
 
     /// Bytes of the keys and values that are held: of sequences, and of ended ones that are kept.
     pub fn cache_bytes(&self) -> (u64, u64) {
-        let of = |cache: &KvCache| bytes_of(self.model.config(), self.model, cache);
+        let of = |cache: &KvCache| bytes_of(self.model, cache);
         (self.caches.iter().map(of).sum(), self.kept.iter().map(|kept| of(&kept.cache)).sum())
     }
 
@@ -249,12 +247,13 @@ impl<'m, A: Borrow<Adapter>> Engine<'m, A> {
         let (piece, whole) = (&sequence.text[past..end], end == sequence.text.len());
         let (_, buffers) = self.buffers.as_mut().expect("buffers were made");
         let adapter = sequence.adapter.as_ref().map(A::borrow);
-        let mut logits = self.model.continue_cached(adapter, &[piece], std::slice::from_mut(cache), buffers);
-        if whole {
-            self.computed = Some(Computed { id, tokens: end, logits: logits.clone() });
-            let next = choose(id, &mut logits);
-            self.follow(id, next);
+        if !whole {
+            return self.model.extend_cached(adapter, piece, cache, buffers);
         }
+        let mut logits = self.model.continue_cached(adapter, &[piece], std::slice::from_mut(cache), buffers);
+        self.computed = Some(Computed { id, tokens: end, logits: logits.clone() });
+        let next = choose(id, &mut logits);
+        self.follow(id, next);
     }
 
     /// Takes what another sequence with the same adapter has computed of the same text; and the logits, if that is all of it.
@@ -378,6 +377,7 @@ enum Other {
     Kept(usize),
 }
 
-fn bytes_of(config: &Config, model: &Model, cache: &KvCache) -> u64 {
-    KvCache::bytes(config, model.device().placement(), cache.capacity())
+/// Bytes that a cache of this model takes.
+fn bytes_of(model: &Model, cache: &KvCache) -> u64 {
+    KvCache::bytes(model.config(), model.device().placement(), cache.capacity())
 }

@@ -198,7 +198,7 @@ pub fn generate(
 ) -> Result<Vec<Vec<u32>>, NotNumbers> {
     let Prompts { ids: prompts, stop, max_new_tokens, sampling, seeds, side_by_side } = prompts;
     assert!(seeds.is_empty() || seeds.len() == prompts.len(), "a seed for each prompt");
-    // Of prompts as a whole, so that what follows depends on nothing else.
+    // Each prompt is computed as a whole, so that its answer depends on nothing else.
     let limits = EngineLimits { prefill_tokens: usize::MAX, pieces: 1, kept_bytes: 0 };
     let mut engine: Engine<'_, &Adapter> = Engine::new(model, limits);
     let longest = |prompt: &[u32]| most_new_tokens(model.config(), prompt.len(), max_new_tokens);

@@ -644,7 +644,21 @@ impl Model {
         caches: &mut [KvCache],
         buffers: &mut Buffers,
     ) -> Vec<f32> {
-        self.on_pool(|| self.continue_here(adapter, &[], inputs, caches, buffers))
+        self.on_pool(|| {
+            let last = self.extend(adapter, &[], inputs, caches, buffers);
+            self.row_logits(adapter, &last, buffers)
+        })
+    }
+
+    /// As [`Model::continue_cached`] of one sequence, without logits: of a part of a text that goes on.
+    pub(crate) fn extend_cached(
+        &self,
+        adapter: Option<&Adapter>,
+        tokens: &[u32],
+        cache: &mut KvCache,
+        buffers: &mut Buffers,
+    ) {
+        self.on_pool(|| self.extend(adapter, &[], &[tokens], std::slice::from_mut(cache), buffers));
     }
 
     /// As [`Model::continue_cached`], where each sequence has its own adapter or none; all that there are can belong to rows
@@ -669,7 +683,10 @@ impl Model {
                 _ => of_rows.push((rows, adapter)),
             }
         }
-        self.on_pool(|| self.continue_here(None, &of_rows, inputs, caches, buffers))
+        self.on_pool(|| {
+            let last = self.extend(None, &of_rows, inputs, caches, buffers);
+            self.row_logits(None, &last, buffers)
+        })
     }
 
     /// Computes on a thread of the pool, from which the others are asked for help: from outside, each of the some hundred
@@ -681,15 +698,16 @@ impl Model {
         }
     }
 
-    /// See [`Model::continue_cached`] and [`Model::continue_mixed`].
-    fn continue_here(
+    /// Computes the blocks over the next tokens of cached sequences, either with one adapter or with those of some rows. Gives the
+    /// row of the last token of each.
+    fn extend(
         &self,
         adapter: Option<&Adapter>,
         of_rows: &[(Range<usize>, &Adapter)],
         inputs: &[&[u32]],
         caches: &mut [KvCache],
         buffers: &mut Buffers,
-    ) -> Vec<f32> {
+    ) -> Vec<u32> {
         let mut runs = Vec::new();
         let (mut ids, mut positions) = (Vec::new(), Vec::new());
         for (cache, tokens) in inputs.iter().enumerate() {
@@ -707,8 +725,7 @@ impl Model {
         for run in &runs {
             caches[run.cache].advance(run.rows);
         }
-        let last: Vec<u32> = runs.iter().map(|r| (r.first_row + r.rows - 1) as u32).collect();
-        self.row_logits(adapter, &last, buffers)
+        runs.iter().map(|r| (r.first_row + r.rows - 1) as u32).collect()
     }
 
     /// Logits of every token of a stream, `[tokens, vocab]`: for tests and for looking at a model, since the

@@ -166,7 +166,7 @@ fn a_beginning_is_taken_from_a_sequence_with_the_same_adapter_alone() {
     assert_eq!(run(&mut engine, &other, Some(1)), 7);
     let (running, kept) = engine.cache_bytes();
     assert!(running == 0 && kept > 0, "{running}, {kept}");
-    // What was only room is not kept.
+    // Room for tokens that did not come is given back.
     let mut roomy: Engine<'_, Arc<Adapter>> = Engine::new(&model, limits);
     let id = roomy.begin(text.clone(), None, 5000);
     roomy.step(&mut |_, _| Next::Token(9));
