@@ -1,33 +1,58 @@
-//! The bytes that a token stands for, by itself. Vocabularies write bytes in alphabets of their own: those of GPT-2's kind have a
-//! letter for each, as `Ġ` for a blank, those of SentencePiece's kind `▁` for a blank and `<0x0A>` for bytes that are no text. The
-//! latter may have `Ġ` as the letter that it is, but the former never have `▁`, whose bytes they write by three letters.
+//! The bytes that tokens stand for. Vocabularies write bytes in alphabets of their own.
 
 use lorafit_data::Tokenizer;
 
-/// The bytes of token `id`; none for one that the vocabulary does not have.
-pub fn bytes_of(tokenizer: &Tokenizer, id: u32) -> Vec<u8> {
-    let Some(name) = tokenizer.id_to_token(id) else { return Vec::new() };
-    if tokenizer.token_to_id("Ġ").is_some() && tokenizer.token_to_id("▁").is_none() {
-        let bytes: Option<Vec<u8>> = name.chars().map(byte_of_letter).collect();
-        return bytes.unwrap_or_else(|| name.into_bytes());
-    }
-    let byte = name.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>')).filter(|hex| hex.len() == 2);
-    match byte.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-        Some(byte) => vec![byte],
-        None => name.replace('▁', " ").into_bytes(),
+/// How the names of tokens write bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alphabet {
+    /// A letter for each byte, as `Ġ` for a blank: GPT-2's `bytes_to_unicode`.
+    ByteLevel,
+    /// Text with `▁` (U+2581) for a blank, and `<0x0A>` for bytes that are no text.
+    SentencePiece,
+}
+
+impl Alphabet {
+    /// The bytes of the token `name`; none where it has a letter that no byte has.
+    pub fn bytes(self, name: &str) -> Option<Vec<u8>> {
+        match self {
+            Alphabet::ByteLevel => name.chars().map(byte_of_letter).collect(),
+            Alphabet::SentencePiece => {
+                Some(byte_token(name).unwrap_or_else(|| name.replace('▁', " ").into_bytes()))
+            }
+        }
     }
 }
 
-/// The byte that a letter of GPT-2's alphabet stands for: those that can be printed for themselves, the others in order from
-/// U+0100 on.
+/// The bytes of token `id`, as they are shown; none for one that the vocabulary does not have.
+///
+/// The vocabulary tells the alphabet: one of SentencePiece may have `Ġ` as the letter that it is, but one of byte-level BPE never has
+/// `▁`, whose bytes it writes by three letters.
+pub fn bytes_of(tokenizer: &Tokenizer, id: u32) -> Vec<u8> {
+    let Some(name) = tokenizer.id_to_token(id) else { return Vec::new() };
+    let has = |token: &str| tokenizer.token_to_id(token).is_some();
+    let alphabet = match has("Ġ") && !has("▁") {
+        true => Alphabet::ByteLevel,
+        false => Alphabet::SentencePiece,
+    };
+    alphabet.bytes(&name).unwrap_or_else(|| name.into_bytes())
+}
+
+/// The byte of a letter of the byte-level alphabet: printable bytes of Latin-1 are themselves, the others follow from U+0100 on in
+/// order.
 fn byte_of_letter(letter: char) -> Option<u8> {
-    let for_itself = |code: u32| matches!(code, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
-    let code = u32::from(letter);
-    if for_itself(code) {
-        return u8::try_from(code).ok();
+    let is_itself = |code: u32| matches!(code, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
+    match u32::from(letter) {
+        code if is_itself(code) => u8::try_from(code).ok(),
+        code => (0..=255_u8)
+            .filter(|byte| !is_itself(u32::from(*byte)))
+            .nth(usize::try_from(code).ok()?.checked_sub(0x100)?),
     }
-    let others = (0..=255_u32).filter(|byte| !for_itself(*byte));
-    others.zip(0x100..).find(|(_, letter)| *letter == code).and_then(|(byte, _)| u8::try_from(byte).ok())
+}
+
+/// The byte of `<0x0A>`.
+fn byte_token(name: &str) -> Option<Vec<u8>> {
+    let digits = name.strip_prefix("<0x")?.strip_suffix('>').filter(|digits| digits.len() == 2)?;
+    Some(vec![u8::from_str_radix(digits, 16).ok()?])
 }
 
 #[cfg(test)]
@@ -40,8 +65,13 @@ mod tests {
         let mut found: Vec<u8> = (0..0x200).filter_map(char::from_u32).filter_map(byte_of_letter).collect();
         found.sort_unstable();
         assert_eq!(found, (0..=255).collect::<Vec<u8>>());
-        assert_eq!(byte_of_letter('Ġ'), Some(b' '));
-        assert_eq!(byte_of_letter('Ċ'), Some(b'\n'));
+        assert_eq!(['Ġ', 'Ċ', 'a'].map(byte_of_letter), [Some(b' '), Some(b'\n'), Some(b'a')]);
+        assert_eq!([' ', '▁', '\u{144}'].map(byte_of_letter), [None, None, None]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_have_two_digits() {
+        assert_eq!(["<0x0A>", "<0x100>", "<s>"].map(byte_token), [Some(vec![10]), None, None]);
     }
 
     #[test]

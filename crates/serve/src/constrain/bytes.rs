@@ -1,7 +1,4 @@
-//! The bytes that each token of a vocabulary stands for.
-//!
-//! Two kinds are known: byte-level BPE, whose alphabet has a letter for each byte (GPT-2's `bytes_to_unicode`), and
-//! SentencePiece, whose tokens are text with U+2581 for a space, and bytes as `<0x0A>`.
+//! The bytes that constraints know each token of a vocabulary by. The tokenizer's decoder tells how names write them.
 
 use std::collections::HashSet;
 
@@ -9,14 +6,10 @@ use llguidance::toktrie::TokTrie;
 use lorafit_data::Tokenizer;
 use serde_json::Value;
 
+use crate::vocabulary::Alphabet;
+
 /// A longer token is never allowed: the tree of tokens has a greatest depth.
 const LONGEST: usize = 512;
-
-/// How the names of tokens say bytes.
-enum Alphabet {
-    ByteLevel,
-    SentencePiece,
-}
 
 /// The bytes of every token of a vocabulary of at least `vocabulary`; none for those that must not be chosen, and for special
 /// tokens a name behind a byte that no text has.
@@ -40,13 +33,8 @@ pub(super) fn of_tokens(tokenizer: &Tokenizer, vocabulary: usize) -> Result<Vec<
         } else if added.contains(&u64::from(id)) {
             name.into_bytes()
         } else {
-            match alphabet {
-                // A name with other letters is of no text.
-                Alphabet::ByteLevel => name.chars().map(byte_of).collect::<Option<_>>().unwrap_or_default(),
-                Alphabet::SentencePiece => {
-                    byte_token(&name).unwrap_or_else(|| name.replace('▁', " ").into_bytes())
-                }
-            }
+            // A name with other letters is of no text.
+            alphabet.bytes(&name).unwrap_or_default()
         };
         if word.len() > LONGEST {
             word.clear();
@@ -65,41 +53,5 @@ fn alphabet(decoder: &Value) -> Option<Alphabet> {
         Some(Alphabet::SentencePiece)
     } else {
         None
-    }
-}
-
-/// The byte of a letter of the byte-level alphabet: printable ones of Latin-1 are themselves, the other bytes follow U+0100
-/// in order.
-fn byte_of(letter: char) -> Option<u8> {
-    let is_itself = |c: u32| matches!(c, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
-    match u32::from(letter) {
-        c if is_itself(c) => u8::try_from(c).ok(),
-        c => (0..=255_u8)
-            .filter(|byte| !is_itself(u32::from(*byte)))
-            .nth(usize::try_from(c).ok()?.checked_sub(0x100)?),
-    }
-}
-
-/// The byte of `<0x0A>`.
-fn byte_token(name: &str) -> Option<Vec<u8>> {
-    let digits = name.strip_prefix("<0x")?.strip_suffix('>')?;
-    Some(vec![u8::from_str_radix(digits, 16).ok()?])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_byte_has_one_letter() {
-        let mut letters: Vec<u8> = (0..0x180).filter_map(char::from_u32).filter_map(byte_of).collect();
-        letters.sort_unstable();
-        assert_eq!(letters, (0..=255).collect::<Vec<u8>>());
-        assert_eq!((byte_of('Ġ'), byte_of('Ċ'), byte_of('a')), (Some(b' '), Some(b'\n'), Some(b'a')));
-        assert_eq!((byte_of(' '), byte_of('▁'), byte_of('\u{144}')), (None, None, None));
-        assert_eq!(
-            (byte_token("<0x0A>"), byte_token("<0x100>"), byte_token("<s>")),
-            (Some(vec![10]), None, None)
-        );
     }
 }
