@@ -57,14 +57,30 @@ impl AdapterArg {
     }
 }
 
-/// An adapter as `chat` takes it: `NAME=DIR`, or `DIR`, which is then named after the folder; either with a weight behind a
+/// An adapter as `chat` and `serve` take it: `NAME=DIR`, or `DIR`, which is then named after the folder; either with a weight behind a
 /// colon.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NamedAdapter {
-    /// What `/adapter NAME` calls it.
+    /// What `/adapter NAME` of a chat calls it, and requests to a server.
     pub name: String,
     /// Its folder and weight.
     pub adapter: AdapterArg,
+}
+
+impl NamedAdapter {
+    /// Refuses adapters of which two have one name.
+    ///
+    /// # Errors
+    /// As it says.
+    pub fn check_names(adapters: &[Self]) -> Result<(), CliError> {
+        for (index, Self { name, adapter }) in adapters.iter().enumerate() {
+            if adapters[..index].iter().any(|earlier| earlier.name == *name) {
+                return Err(CliError::usage(format!("two adapters are called `{name}`"))
+                    .hint(format!("name them: --adapter NAME={}", adapter.dir.display())));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl FromStr for NamedAdapter {

@@ -65,12 +65,7 @@ pub struct ChatArgs {
 
 impl ChatArgs {
     fn validate(&self, given: &Given) -> Result<(), CliError> {
-        for (index, adapter) in self.adapters.iter().enumerate() {
-            if self.adapters[..index].iter().any(|earlier| earlier.name == adapter.name) {
-                return Err(CliError::usage(format!("two adapters are called `{}`", adapter.name))
-                    .hint(format!("name them: --adapter NAME={}", adapter.adapter.dir.display())));
-            }
-        }
+        NamedAdapter::check_names(&self.adapters)?;
         self.sampling.validate(given)?;
         self.base.resolve()?;
         self.common.validate()

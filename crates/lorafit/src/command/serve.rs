@@ -122,7 +122,7 @@ impl ServeArgs {
             return Err(CliError::usage(format!("--name: the name `{base}` {rule}"))
                 .hint("requests have it in `model`, as in --name llm"));
         }
-        for (index, NamedAdapter { name, adapter }) in self.adapters.iter().enumerate() {
+        for NamedAdapter { name, adapter } in &self.adapters {
             let (dir, weight) = (adapter.dir.display(), adapter.weight);
             let renamed = format!("name it, as in --adapter butler={dir}");
             if let Some(rule) = wrong_adapter_name(name) {
@@ -135,19 +135,15 @@ impl ServeArgs {
                 return Err(CliError::usage(text)
                     .hint(format!("1 is the adapter as it was trained: --adapter {name}={dir}")));
             }
-            if self.adapters[..index].iter().any(|earlier| earlier.name == *name) {
-                return Err(CliError::usage(format!("two adapters are called `{name}`"))
-                    .hint(format!("name them: --adapter NAME={dir}")));
-            }
             if *name == base {
                 return Err(CliError::usage(format!("the base and an adapter are both called `{name}`"))
                     .hint("name the base with --name, or the adapter with --adapter NAME=DIR"));
             }
         }
-        Ok(())
+        NamedAdapter::check_names(&self.adapters)
     }
 
-    /// Refuses what is no name of a host alone, which no request would ever have.
+    /// Refuses host names that no `Host` header can equal: those with a scheme, a port or a path.
     fn check_hosts(&self) -> Result<(), CliError> {
         let is_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
         match self.allow_host.iter().find(|host| host.is_empty() || !host.chars().all(is_name)) {
@@ -346,7 +342,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     args.validate()?;
     let address = args.address()?;
     let guard = args.guard()?;
-    // Before the base is loaded, which takes a while.
+    // Binds before the base is loaded, which takes a while: a port in use is an error at once.
     let listener =
         TcpListener::bind((address, args.port)).map_err(|error| refused(address, args.port, &error))?;
     use_threads(&args.common)?;
@@ -362,7 +358,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     let tokens = Tokens::of_adapters(dirs());
     let base = open_base(&args.model, &tokens, &args.base, &template, ComputeArgs::UNSET, &args.common)?;
     base.check_writes("nothing can be served")?;
-    // It is there as long as the process.
+    // The server needs it until the process ends.
     let base: &'static Base = Box::leak(Box::new(base));
     let adapters =
         args.adapters.iter().map(|named| open_named(base, named)).collect::<anyhow::Result<Vec<_>>>()?;
