@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::reference;
@@ -48,4 +48,42 @@ pub fn well(place: &Path, arguments: &[&str]) -> String {
     let output = lorafit(place, arguments);
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text")
+}
+
+/// The tiny chat model that objectives are tried on.
+pub fn chat_model() -> String {
+    format!("{}/../../fixtures/models/chat_bpe", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Writes a file of so many JSON rows into a folder.
+pub fn write_rows(folder: &Path, name: &str, rows: usize, row: impl Fn(usize) -> Value) {
+    let text: String = (0..rows).map(|i| format!("{}\n", row(i))).collect();
+    fs::write(folder.join(name), text).expect("writes");
+}
+
+/// Trains the chat model on `data`, as it must be possible, with the settings that no preset chooses; gives what the program says.
+#[track_caller]
+pub fn trains(place: &Path, data: &str, out: &str, flags: &[&str]) -> String {
+    let model = chat_model();
+    let fixed = ["train", "--model", &model, "--data", data, "--out", out, "--preset", "off"];
+    let output = lorafit(place, &[&fixed[..], flags].concat());
+    let told = String::from_utf8(output.stderr).expect("text");
+    assert!(output.status.success(), "{flags:?}: {told}");
+    told
+}
+
+/// Has the program refuse `arguments` with an error that has all of these words.
+#[track_caller]
+pub fn refuses(place: &Path, arguments: &[&str], words: &[&str]) {
+    let output = lorafit(place, arguments);
+    let told = String::from_utf8(output.stderr).expect("text");
+    assert!(!output.status.success(), "{arguments:?}: {told}");
+    for word in words {
+        assert!(told.contains(word), "{arguments:?}: no {word:?} in {told}");
+    }
+}
+
+/// A text of the program that is JSON.
+pub fn json_of(text: &str) -> Value {
+    serde_json::from_str(text).expect("JSON")
 }

@@ -6,20 +6,13 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::{lorafit, well};
-
-fn model() -> String {
-    format!("{}/../../fixtures/models/chat_bpe", env!("CARGO_MANIFEST_DIR"))
-}
+use crate::common::{chat_model as model, json_of, lorafit, refuses, trains, well, write_rows};
 
 /// A folder with texts.jsonl, pairs.jsonl and judged.jsonl of so many rows: texts of many tokens with two labels, replies of many
 /// tokens to short prompts.
 fn place(rows: usize) -> TempDir {
     let folder = TempDir::new().expect("a folder");
-    let write = |name: &str, row: &dyn Fn(usize) -> Value| {
-        let text: String = (0..rows).map(|i| format!("{}\n", row(i))).collect();
-        fs::write(folder.path().join(name), text).expect("writes");
-    };
+    let write = |name: &str, row: &dyn Fn(usize) -> Value| write_rows(folder.path(), name, rows, row);
     let long = |i: usize, word: &str| format!(" {word} {i} so it goes").repeat(12);
     let label = |i: usize| if i.is_multiple_of(4) { "rare" } else { "usual" };
     write("texts.jsonl", &|i| json!({"text": format!("{}{}", label(i), long(i, "day")), "label": label(i)}));
@@ -29,30 +22,6 @@ fn place(rows: usize) -> TempDir {
         &|i| json!({"prompt": "q", "completion": long(i, "yes"), "label": i.is_multiple_of(2)}),
     );
     folder
-}
-
-#[track_caller]
-fn trains(place: &Path, data: &str, out: &str, flags: &[&str]) -> String {
-    let model = model();
-    let fixed = ["train", "--model", &model, "--data", data, "--out", out, "--preset", "off"];
-    let output = lorafit(place, &[&fixed[..], flags].concat());
-    let told = String::from_utf8(output.stderr).expect("text");
-    assert!(output.status.success(), "{flags:?}: {told}");
-    told
-}
-
-#[track_caller]
-fn refuses(place: &Path, arguments: &[&str], words: &[&str]) {
-    let output = lorafit(place, arguments);
-    let told = String::from_utf8(output.stderr).expect("text");
-    assert!(!output.status.success(), "{arguments:?}: {told}");
-    for word in words {
-        assert!(told.contains(word), "{arguments:?}: no {word:?} in {told}");
-    }
-}
-
-fn json_of(text: &str) -> Value {
-    serde_json::from_str(text).expect("JSON")
 }
 
 #[test]

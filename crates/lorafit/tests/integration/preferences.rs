@@ -7,19 +7,12 @@ use std::process::Output;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::lorafit;
-
-fn model() -> String {
-    format!("{}/../../fixtures/models/chat_bpe", env!("CARGO_MANIFEST_DIR"))
-}
+use crate::common::{chat_model as model, lorafit, write_rows};
 
 /// A folder with pairs.jsonl, labels.jsonl and replies.jsonl of so many rows.
 fn place(rows: usize) -> TempDir {
     let folder = TempDir::new().expect("a folder");
-    let write = |name: &str, row: &dyn Fn(usize) -> Value| {
-        let text: String = (0..rows).map(|i| format!("{}\n", row(i))).collect();
-        fs::write(folder.path().join(name), text).expect("writes");
-    };
+    let write = |name: &str, row: &dyn Fn(usize) -> Value| write_rows(folder.path(), name, rows, row);
     let said = |role: &str, text: String| json!({ "role": role, "content": text });
     write(
         "pairs.jsonl",

@@ -6,19 +6,12 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::{lorafit, well};
-
-fn model() -> String {
-    format!("{}/../../fixtures/models/chat_bpe", env!("CARGO_MANIFEST_DIR"))
-}
+use crate::common::{chat_model as model, json_of, lorafit, refuses, trains, well, write_rows};
 
 /// A folder with texts.jsonl of so many rows with three labels, and pairs.jsonl.
 fn place(rows: usize) -> TempDir {
     let folder = TempDir::new().expect("a folder");
-    let write = |name: &str, row: &dyn Fn(usize) -> Value| {
-        let text: String = (0..rows).map(|i| format!("{}\n", row(i))).collect();
-        fs::write(folder.path().join(name), text).expect("writes");
-    };
+    let write = |name: &str, row: &dyn Fn(usize) -> Value| write_rows(folder.path(), name, rows, row);
     let words = ["good news", "bad news", "no news"];
     write(
         "texts.jsonl",
@@ -29,30 +22,6 @@ fn place(rows: usize) -> TempDir {
         &|i| json!({"prompt": format!("What is {i}?"), "chosen": format!(" It is {i}."), "rejected": " No."}),
     );
     folder
-}
-
-#[track_caller]
-fn trains(place: &Path, data: &str, out: &str, flags: &[&str]) -> String {
-    let model = model();
-    let fixed = ["train", "--model", &model, "--data", data, "--out", out, "--preset", "off"];
-    let output = lorafit(place, &[&fixed[..], flags].concat());
-    let told = String::from_utf8(output.stderr).expect("text");
-    assert!(output.status.success(), "{flags:?}: {told}");
-    told
-}
-
-#[track_caller]
-fn refuses(place: &Path, arguments: &[&str], words: &[&str]) {
-    let output = lorafit(place, arguments);
-    let told = String::from_utf8(output.stderr).expect("text");
-    assert!(!output.status.success(), "{arguments:?}: {told}");
-    for word in words {
-        assert!(told.contains(word), "{arguments:?}: no {word:?} in {told}");
-    }
-}
-
-fn json_of(text: &str) -> Value {
-    serde_json::from_str(text).expect("JSON")
 }
 
 fn file(place: &Path, name: &str) -> Value {
