@@ -1,4 +1,4 @@
-//! What chat and completions ask alike: which model, how tokens are chosen, when an answer ends, how it is sent.
+//! Fields that chat and completions have in common: which model, how tokens are chosen, when an answer ends, how it is sent.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ const MOST_STOPS: usize = 16;
 const LONGEST_STOP: usize = 256;
 const MOST_BIASED: usize = 1024;
 
-/// What is asked.
+/// What a request asks for in the fields that chat and completions have in common.
 pub struct Ask {
     /// The model.
     pub selected: Selected,

@@ -159,7 +159,7 @@ fn refuse_others(fields: &mut Fields) -> Result<(), ApiError> {
     }
 }
 
-/// Takes messages and tools, and what becomes of calls.
+/// Takes `messages`, `tools` and `tool_choice`.
 fn conversation(fields: &mut Fields, ask: &mut Ask) -> Result<(Conversation, Calls), ApiError> {
     let messages = messages(fields)?;
     let mut tools = tools(fields)?;

@@ -69,7 +69,7 @@ impl Refusal {
     }
 }
 
-/// What of a tokenizer every constraint needs, made once.
+/// What every constraint needs of a tokenizer; made once.
 pub struct Grammars {
     factory: Arc<ParserFactory>,
     /// How many are still worked on though nobody waits for them.

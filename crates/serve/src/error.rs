@@ -1,4 +1,4 @@
-//! What a client is told that goes wrong: OpenAI's error object, with a message that says what to change.
+//! Errors that a client gets: OpenAI's error object. Its message says what to change.
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 pub struct ApiError {
     /// The HTTP status.
     pub status: StatusCode,
-    /// What is wrong, and what to change.
+    /// The message: what is wrong, and what the client should change.
     pub message: String,
     /// The field of the request that is to blame.
     pub field: Option<String>,

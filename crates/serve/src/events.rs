@@ -1,5 +1,5 @@
 //! What becomes of a request, on its way from the engine's thread to the client: a bounded channel, and a place for the error that
-//! ends it. The engine never waits for a reader: one that is too slow loses its answer, and is told so.
+//! ends it. The engine never waits for a reader: a reader that is too slow loses its answer and gets an error that says so.
 
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -26,7 +26,7 @@ pub enum Event {
     },
     /// Answer `index` is over.
     Ended(Ending),
-    /// What was computed of text `index`.
+    /// The result for text `index`.
     Values {
         /// Which text.
         index: usize,

@@ -10,7 +10,7 @@ use crate::error::ApiError;
 /// The shortest key; shorter ones can be guessed.
 pub const SHORTEST_KEY: usize = 16;
 
-/// What is asked of requests before anything else.
+/// Checks every request before anything else reads it.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
     /// Keys of which a request needs one; none for none.

@@ -1,5 +1,5 @@
-//! JSON of which every key is there once. What a key that is there twice means, readers decide differently: a proxy that checks
-//! the one, and a server that reads the other, would be of two minds.
+//! Reads JSON and refuses a key that an object has twice. Readers differ in which of the two they take, so that a proxy could check one
+//! value and the server read the other.
 
 use std::fmt;
 

@@ -227,7 +227,7 @@ impl PreferenceArgs {
         adapter.map(|lora| ReferenceRequest { lora, in_every_step, size: None })
     }
 
-    /// Texts that a row has: of a pair two.
+    /// Texts in a row: two in a pair.
     pub fn texts_of_row(&self) -> usize {
         match self.purpose() {
             Purpose::Pairs | Purpose::Scores => 2,

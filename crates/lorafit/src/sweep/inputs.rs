@@ -298,9 +298,9 @@ struct TrialRequest<'a> {
 /// Bytes of what trials share beside the program.
 #[derive(Clone, Copy)]
 struct Common {
-    /// Of bases.
+    /// Bytes of the bases.
     weights: u64,
-    /// Of the adapters of references.
+    /// Bytes of the reference adapters.
     references: u64,
 }
 
