@@ -12,59 +12,19 @@ Needs chromium and chromedriver, and of Python the standard library only.
 
 import base64
 import json
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
+
+from browser import COLOURS, call, check, console, driver, end, open_session
 
 address = sys.argv[1] if sys.argv[1].startswith("http://127.0.0.1:") else Path(sys.argv[1]).resolve().as_uri()
 folder = Path(sys.argv[2])
 folder.mkdir(parents=True, exist_ok=True)
-PORT = 9517
-ARGUMENTS = (
-    "headless no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update disable-sync"
-)
-
-
-def call(path, body=None, method="POST"):
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{PORT}{path}",
-        data=None if body is None else json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
-        method=method,
-    )
-    with urllib.request.urlopen(request, timeout=120) as response:
-        return json.load(response)["value"]
-
-
-def check(holds, what):
-    print(("ok      " if holds else "FAILED  ") + what)
-    failures.append(what) if not holds else None
-
-
-failures = []
 
 # Letters that are seen, each with the contrast to the nearest background behind it (WCAG 2.1, 1.4.3).
-CONTRAST = """
-const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
-const rgba = (colour) => {
-  canvas.clearRect(0, 0, 1, 1);
-  canvas.fillStyle = colour;
-  canvas.fillRect(0, 0, 1, 1);
-  return [...canvas.getImageData(0, 0, 1, 1).data].map((part) => part / 255);
-};
-const luminance = ([r, g, b]) => [r, g, b]
-  .map((part) => (part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4))
-  .reduce((sum, part, i) => sum + part * [0.2126, 0.7152, 0.0722][i], 0);
-const behind = (element) => {
-  for (let at = element; at; at = at.parentElement) {
-    const colour = rgba(getComputedStyle(at).backgroundColor);
-    if (colour[3] > 0.99) return colour;
-  }
-  return [1, 1, 1, 1];
-};
+CONTRAST = COLOURS + """
 const seen = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 const found = [];
 while (seen.nextNode()) {
@@ -225,84 +185,67 @@ def check_rows(script, capture):
     script("document.getElementById('ids').click()")
 
 
-driver = subprocess.Popen(["chromedriver", f"--port={PORT}"], stdout=subprocess.DEVNULL)
-try:
-    for _ in range(100):
-        try:
-            call("/status", method="GET")
-            break
-        except OSError:
+with driver(), tempfile.TemporaryDirectory() as profile:
+    session = open_session(profile)
+
+    def script(text):
+        return call(f"{session}/execute/sync", {"script": text, "args": []})
+
+    def cdp(command, **params):
+        return call(f"{session}/goog/cdp/execute", {"cmd": command, "params": params})
+
+    call(f"{session}/url", {"url": address})
+    is_live = address.startswith("http")
+    if is_live:
+        for _ in range(100):
+            if script("return document.querySelectorAll('#runs article, #curves svg').length > 1"):
+                break
             time.sleep(0.1)
-    with tempfile.TemporaryDirectory() as profile:
-        arguments = [f"--{argument}" for argument in ARGUMENTS.split()] + [f"--user-data-dir={profile}"]
-        options = {
-            "browserName": "chrome",
-            "goog:chromeOptions": {"args": arguments},
-            "goog:loggingPrefs": {"browser": "ALL"},
+    loaded = script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    own = [name for name in loaded if is_live and name.startswith(address)]
+    check(loaded == own, f"nothing is loaded from elsewhere {loaded or ''}")
+
+    def pointer(moves):
+        actions = {
+            "move": lambda x, y: {"type": "pointerMove", "duration": 50, "x": round(x), "y": round(y)},
+            "down": lambda x, y: {"type": "pointerDown", "button": 0},
+            "up": lambda x, y: {"type": "pointerUp", "button": 0},
         }
-        session = "/session/" + call("/session", {"capabilities": {"alwaysMatch": options}})["sessionId"]
+        mouse = {"type": "pointer", "id": "mouse", "actions": [actions[what](x, y) for what, x, y in moves]}
+        call(f"{session}/actions", {"actions": [mouse]})
+        time.sleep(0.1)
 
-        def script(text):
-            return call(f"{session}/execute/sync", {"script": text, "args": []})
+    figures = script(
+        "return [...document.querySelectorAll('figure > svg')].map((svg) => [svg.parentNode.querySelector('h3, figcaption').textContent,"
+        " svg.getBoundingClientRect().height, svg.querySelectorAll('path, rect, circle').length])"
+    )
+    for title, height, shapes in figures:
+        check(height > 50 and shapes > 2, f"figure {title!r} is drawn: {height:.0f} pixels high, {shapes} shapes")
 
-        def cdp(command, **params):
-            return call(f"{session}/goog/cdp/execute", {"cmd": command, "params": params})
+    def capture(name, width, dark=False, top=None, whole=False):
+        features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        cdp("Emulation.setEmulatedMedia", features=features)
+        cdp("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+        script(f"document.querySelector('{top}').scrollIntoView()" if top else "window.scrollTo(0, 0)")
+        wide = script("return document.documentElement.scrollWidth")
+        check(wide <= width, f"{name}: {wide} of {width} pixels wide")
+        faint = script(CONTRAST)
+        check(not faint, f"{name}: letters stand out {faint or ''}")
+        faults = script(LABELS)
+        check(not faults, f"{name}: labels are read {faults or ''}")
+        shot = cdp("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
+        (folder / f"{name}.png").write_bytes(base64.b64decode(shot))
 
-        call(f"{session}/url", {"url": address})
-        is_live = address.startswith("http")
-        if is_live:
-            for _ in range(100):
-                if script("return document.querySelectorAll('#runs article, #curves svg').length > 1"):
-                    break
-                time.sleep(0.1)
-        loaded = script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
-        own = [name for name in loaded if is_live and name.startswith(address)]
-        check(loaded == own, f"nothing is loaded from elsewhere {loaded or ''}")
-
-        def pointer(moves):
-            actions = {
-                "move": lambda x, y: {"type": "pointerMove", "duration": 50, "x": round(x), "y": round(y)},
-                "down": lambda x, y: {"type": "pointerDown", "button": 0},
-                "up": lambda x, y: {"type": "pointerUp", "button": 0},
-            }
-            mouse = {"type": "pointer", "id": "mouse", "actions": [actions[what](x, y) for what, x, y in moves]}
-            call(f"{session}/actions", {"actions": [mouse]})
-            time.sleep(0.1)
-
-        figures = script(
-            "return [...document.querySelectorAll('figure > svg')].map((svg) => [svg.parentNode.querySelector('h3, figcaption').textContent,"
-            " svg.getBoundingClientRect().height, svg.querySelectorAll('path, rect, circle').length])"
-        )
-        for title, height, shapes in figures:
-            check(height > 50 and shapes > 2, f"figure {title!r} is drawn: {height:.0f} pixels high, {shapes} shapes")
-
-        def capture(name, width, dark=False, top=None, whole=False):
-            features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-            cdp("Emulation.setEmulatedMedia", features=features)
-            cdp("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
-            script(f"document.querySelector('{top}').scrollIntoView()" if top else "window.scrollTo(0, 0)")
-            wide = script("return document.documentElement.scrollWidth")
-            check(wide <= width, f"{name}: {wide} of {width} pixels wide")
-            faint = script(CONTRAST)
-            check(not faint, f"{name}: letters stand out {faint or ''}")
-            faults = script(LABELS)
-            check(not faults, f"{name}: labels are read {faults or ''}")
-            shot = cdp("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
-            (folder / f"{name}.png").write_bytes(base64.b64decode(shot))
-
-        for dark in (False, True):
-            for width in (1280, 400):
-                capture(f"{'dark' if dark else 'light'}-{width}", width, dark=dark, whole=True)
-        capture("first-1280", 1280)
-        check_curves(script, pointer, is_live)
-        if script("return document.getElementById('query') !== null"):
-            check_rows(script, capture)
-        pdf = cdp("Page.printToPDF", printBackground=True)["data"]
-        (folder / "print.pdf").write_bytes(base64.b64decode(pdf))
-        log = [e for e in call(f"{session}/se/log", {"type": "browser"}) if e["level"] in ("SEVERE", "WARNING")]
-        check(not log, f"nothing in the console {log or ''}")
-        call(session, method="DELETE")
-finally:
-    driver.terminate()
-    driver.wait()
-sys.exit(f"{len(failures)} failed" if failures else 0)
+    for dark in (False, True):
+        for width in (1280, 400):
+            capture(f"{'dark' if dark else 'light'}-{width}", width, dark=dark, whole=True)
+    capture("first-1280", 1280)
+    check_curves(script, pointer, is_live)
+    if script("return document.getElementById('query') !== null"):
+        check_rows(script, capture)
+    pdf = cdp("Page.printToPDF", printBackground=True)["data"]
+    (folder / "print.pdf").write_bytes(base64.b64decode(pdf))
+    log = console(session)
+    check(not log, f"nothing in the console {log or ''}")
+    call(session, method="DELETE")
+end()

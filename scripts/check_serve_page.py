@@ -15,22 +15,17 @@ import base64
 import json
 import math
 import re
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from browser import COLOURS, call, check, console, driver, end, open_session
+
 folder = Path(sys.argv[1])
 folder.mkdir(parents=True, exist_ok=True)
-PORT = 9518
-ARGUMENTS = (
-    "headless no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update disable-sync"
-)
 KEY = "of-the-check"
 SOURCE = Path(__file__).parent.parent / "crates/serve/src/page"
 
@@ -131,43 +126,8 @@ class Api(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
 
-def call(path, body=None, method="POST"):
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{PORT}{path}",
-        data=None if body is None else json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
-        method=method,
-    )
-    with urllib.request.urlopen(request, timeout=60) as response:
-        return json.load(response)["value"]
-
-
-def check(holds, what):
-    print(("ok      " if holds else "FAILED  ") + what)
-    failures.append(what) if not holds else None
-
-
-failures = []
-
 # Letters that are seen, each with the contrast to the nearest background behind it (WCAG 2.1, 1.4.3).
-CONTRAST = """
-const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
-const rgba = (colour) => {
-  canvas.clearRect(0, 0, 1, 1);
-  canvas.fillStyle = colour;
-  canvas.fillRect(0, 0, 1, 1);
-  return [...canvas.getImageData(0, 0, 1, 1).data].map((part) => part / 255);
-};
-const luminance = ([r, g, b]) => [r, g, b]
-  .map((part) => (part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4))
-  .reduce((sum, part, i) => sum + part * [0.2126, 0.7152, 0.0722][i], 0);
-const behind = (element) => {
-  for (let at = element; at; at = at.parentElement) {
-    const colour = rgba(getComputedStyle(at).backgroundColor);
-    if (colour[3] > 0.99) return colour;
-  }
-  return [1, 1, 1, 1];
-};
+CONTRAST = COLOURS + """
 const found = [];
 const look = (element, text, pseudo) => {
   const [a, b] = [rgba(getComputedStyle(element, pseudo).color), behind(element)].map((c) => luminance(c) + 0.05).sort((x, y) => y - x);
@@ -192,13 +152,7 @@ class Browser:
     """A session of the driver."""
 
     def __init__(self, profile):
-        arguments = [f"--{argument}" for argument in ARGUMENTS.split()] + [f"--user-data-dir={profile}"]
-        options = {
-            "browserName": "chrome",
-            "goog:chromeOptions": {"args": arguments},
-            "goog:loggingPrefs": {"browser": "ALL"},
-        }
-        self.session = "/session/" + call("/session", {"capabilities": {"alwaysMatch": options}})["sessionId"]
+        self.session = open_session(profile)
 
     def script(self, text, *args):
         return call(f"{self.session}/execute/sync", {"script": text, "args": list(args)})
@@ -461,7 +415,7 @@ def check_quiet(browser, address):
     loaded = browser.script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
     foreign = [name for name in loaded if not name.startswith((address, "data:"))]
     check(not foreign, f"nothing is loaded from elsewhere {foreign or ''}")
-    log = [e for e in call(f"{browser.session}/se/log", {"type": "browser"}) if e["level"] in ("SEVERE", "WARNING")]
+    log = console(browser.session)
     # Chromium itself writes of every answer that is an error, which this check asks for.
     meant = re.compile(r"status of (401|429)|ERR_INCOMPLETE_CHUNKED_ENCODING")
     log = [entry for entry in log if not meant.search(entry["message"])]
@@ -471,24 +425,13 @@ def check_quiet(browser, address):
 server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
 server.daemon_threads = True
 threading.Thread(target=server.serve_forever, daemon=True).start()
-driver = subprocess.Popen(["chromedriver", f"--port={PORT}"], stdout=subprocess.DEVNULL)
-try:
-    for _ in range(100):
-        try:
-            call("/status", method="GET")
-            break
-        except OSError:
-            time.sleep(0.1)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        browser = Browser(profile)
-        try:
-            if len(sys.argv) > 2:
-                check_real(browser, sys.argv[2])
-            else:
-                check_page(browser, f"http://127.0.0.1:{server.server_port}/")
-        finally:
-            call(browser.session, method="DELETE")
-finally:
-    driver.terminate()
-    driver.wait()
-sys.exit(f"{len(failures)} failed" if failures else 0)
+with driver(), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+    browser = Browser(profile)
+    try:
+        if len(sys.argv) > 2:
+            check_real(browser, sys.argv[2])
+        else:
+            check_page(browser, f"http://127.0.0.1:{server.server_port}/")
+    finally:
+        call(browser.session, method="DELETE")
+end()
