@@ -2,7 +2,7 @@
 //!
 //! Weights are taken in turn from more of them than the caches hold, as the layers of a model are.
 //!
-//! `cargo run --release -p lorafit-kernels --example matmul_speed [THREADS [FORMAT|nf4 [bf16]]]`
+//! `cargo run --release -p lorafit-kernels --example matmul_speed [THREADS [FORMAT|nf4 [bf16|int8]]]`
 
 use std::time::Instant;
 
@@ -20,7 +20,8 @@ fn main() {
     let dtype = match arguments.next().as_deref() {
         None | Some("f32") => ComputeDtype::F32,
         Some("bf16") => ComputeDtype::Bf16,
-        Some(other) => panic!("computed in f32 or bf16, not {other}"),
+        Some("int8") => ComputeDtype::Int8,
+        Some(other) => panic!("computed in f32, bf16 or int8, not {other}"),
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("thread pool");
     pool.install(|| {

@@ -77,6 +77,18 @@ impl ComputeArgs {
     /// The default.
     pub const UNSET: ComputeArgs = ComputeArgs { compute_dtype: None };
 
+    /// # Errors
+    /// Products that are not computed on `device`.
+    pub fn check(self, device: DeviceChoice) -> Result<(), CliError> {
+        match (self.compute_dtype, device) {
+            (Some(ComputeChoice::Int8), DeviceChoice::Cuda(_)) => {
+                let text = format!("--compute-dtype int8 with --device {device}: only the processor computes in 8 bits");
+                Err(CliError::usage(text).hint("give --compute-dtype bf16, or --device cpu"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// What is asked for, or the default on `device` for a base that is `quantized` as it is loaded: what rounding to
     /// bf16 changes is little beside that.
     pub fn on(self, device: DeviceChoice, quantized: bool) -> ComputeChoice {
@@ -101,6 +113,8 @@ pub enum ComputeChoice {
     F32,
     /// Rounded to 16 bits
     Bf16,
+    /// Rounded to 8 bits, on processors alone
+    Int8,
 }
 
 impl From<ComputeChoice> for ComputeDtype {
@@ -108,6 +122,7 @@ impl From<ComputeChoice> for ComputeDtype {
         match choice {
             ComputeChoice::F32 => ComputeDtype::F32,
             ComputeChoice::Bf16 => ComputeDtype::Bf16,
+            ComputeChoice::Int8 => ComputeDtype::Int8,
         }
     }
 }

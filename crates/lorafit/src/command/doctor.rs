@@ -56,7 +56,7 @@ struct Findings {
     processor: Option<String>,
     cores: usize,
     threads: usize,
-    instruction_sets: [&'static str; 2],
+    instruction_sets: [&'static str; 3],
     memory: (Option<u64>, Option<u64>),
     disks: Vec<(&'static str, String, Option<u64>)>,
     hub: Hub,
@@ -87,7 +87,7 @@ impl Findings {
             processor: machine::processor(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             threads: rayon::current_num_threads(),
-            instruction_sets: [ComputeDtype::F32, ComputeDtype::Bf16].map(cpu_instruction_set),
+            instruction_sets: [ComputeDtype::F32, ComputeDtype::Bf16, ComputeDtype::Int8].map(cpu_instruction_set),
             memory: (machine::total_bytes(), available_bytes()),
             disks,
             hub,
@@ -132,10 +132,11 @@ impl Findings {
                 false => format!("set: {}", self.set.join(", ")),
             }
         ));
-        let [f32, bf16] = self.instruction_sets;
+        let [f32, bf16, int8] = self.instruction_sets;
         let dtypes = Self::default_dtypes().map(|(when, dtype)| match dtype {
             ComputeChoice::F32 => format!("products in f32 by {f32}{when}"),
             ComputeChoice::Bf16 => format!("products in bf16 by {bf16}{when}"),
+            ComputeChoice::Int8 => format!("products in int8 by {int8}{when}"),
         });
         let threads = counted(self.threads, "thread", "threads");
         lines.push(format!("by default   the processor, {threads}, {}", dtypes.join(", ")));
@@ -169,7 +170,7 @@ impl Findings {
             .disks
             .iter()
             .map(|(what, folder, free)| json!({ "what": what, "folder": folder, "free_bytes": free }));
-        let [f32, bf16] = self.instruction_sets;
+        let [f32, bf16, int8] = self.instruction_sets;
         let [(_, plain), (_, quantised)] = Self::default_dtypes();
         json!({
             "lorafit": env!("CARGO_PKG_VERSION"),
@@ -178,7 +179,7 @@ impl Findings {
             "processor": self.processor,
             "cores": self.cores,
             "threads": self.threads,
-            "instruction_set": { "f32": f32, "bf16": bf16 },
+            "instruction_set": { "f32": f32, "bf16": bf16, "int8": int8 },
             "compute_dtype": { "default": plain, "with_quant": quantised },
             "memory_bytes": self.memory.0,
             "free_memory_bytes": self.memory.1,

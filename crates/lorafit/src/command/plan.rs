@@ -184,6 +184,7 @@ pub fn run(args: PlanArgs, given: &Given) -> anyhow::Result<()> {
     ] {
         require(value > 0, name, value, "must be 1 or more")?;
     }
+    args.compute.check(args.device)?;
     args.check_objective(given)?;
     if let Init::Model | Init::Random = args.init {
         let text = format!(

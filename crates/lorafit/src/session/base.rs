@@ -52,6 +52,7 @@ pub fn device(common: &Common, compute: ComputeArgs) -> anyhow::Result<Device> {
         DeviceChoice::Auto | DeviceChoice::Cpu => return Ok(Device::Cpu),
         DeviceChoice::Cuda(ordinal) => ordinal,
     };
+    compute.check(common.device)?;
     let float = activation_float(compute.on(common.device, false));
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, gpu)) = open.iter().find(|(which, _)| *which == (ordinal, float)) {
@@ -90,11 +91,11 @@ pub fn reserve(device: Device, plan: &MemoryPlan) -> Result<(), DeviceError> {
     }
 }
 
-/// The type of activations on a GPU.
+/// The type of activations on a GPU, which [`ComputeArgs::check`] let pass.
 fn activation_float(choice: ComputeChoice) -> Float {
     match choice {
         ComputeChoice::F32 => Float::F32,
-        ComputeChoice::Bf16 => Float::Bf16,
+        ComputeChoice::Bf16 | ComputeChoice::Int8 => Float::Bf16,
     }
 }
 

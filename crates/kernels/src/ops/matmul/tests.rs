@@ -143,6 +143,96 @@ fn bf16_products_are_those_of_rounded_operands_on_every_instruction_set() {
     }
 }
 
+/// The same weight, to be multiplied as int8.
+fn computed_in_int8(mut weight: Weight) -> Weight {
+    weight.set_compute_dtype(ComputeDtype::Int8);
+    weight
+}
+
+/// Values of `lines` of `len`, which lie `stride` apart and whose values lie `step` apart, rounded to 8 bits: 128 of a line share a
+/// scale.
+fn int8(values: &[f32], (lines, stride): (usize, usize), (len, step): (usize, usize)) -> Vec<f32> {
+    let mut rounded = values.to_vec();
+    for line in 0..lines {
+        let places: Vec<usize> = (0..len).map(|i| line * stride + i * step).collect();
+        for block in places.chunks(128) {
+            let largest = block.iter().map(|&place| values[place].abs()).fold(0.0, f32::max);
+            for &place in block.iter().filter(|_| largest > 0.0) {
+                rounded[place] = (values[place] * (127.0 / largest)).round_ties_even() * (largest / 127.0);
+            }
+        }
+    }
+    rounded
+}
+
+#[test]
+fn int8_products_are_those_of_rounded_operands_on_every_instruction_set() {
+    let mut random = Random::new(7);
+    for (m, n, k) in [
+        (17, 7, 9),
+        (24, 32, 512),
+        (25, 33, 513),
+        (18, 48, 31),
+        (17, 300, 1),
+        (29, 600, 1100),
+        (32, 64, 800),
+        (50, 16, 64),
+        (79, 100, 130),
+        (19, 290, 1667),
+    ] {
+        let (mut x, mut values) = (random.normal(m * k), random.normal(n * k));
+        // Blocks of zeros, of values near the smallest there are, and of very different ones.
+        x[..k.min(200)].fill(0.0);
+        x.iter_mut().skip(k * (m - 1)).for_each(|value| *value *= 1e-33);
+        values.iter_mut().step_by(17).for_each(|value| *value *= 1e3);
+        let (u, b) = (random.normal(m * 5), random.normal(n * 5));
+        let (start, bias) = (random.normal(m * n), random.normal(n));
+        // The adapter's term stays f32.
+        let lora = TermCpu { left: rows(&u, 5), right: RightCpu::Strided(transposed(&b, 5)), k: 5 };
+        let [forward, backward] =
+            [frozen(n, k, &values), frozen(k, n, &values)].map(computed_in_int8);
+        let exact_forward = frozen(n, k, &int8(&values, (n, k), (k, 1)));
+        let exact_backward = frozen(k, n, &int8(&values, (n, 1), (k, n)));
+        let (along, across) = (int8(&x, (m, k), (k, 1)), int8(&x, (m, 1), (k, m)));
+        let (forward, exact_forward) =
+            (RightCpu::WeightTransposed(forward.host()), RightCpu::WeightTransposed(exact_forward.host()));
+        let (backward, exact_backward) =
+            (RightCpu::Weight(backward.host()), RightCpu::Weight(exact_backward.host()));
+        for (left, rounded_left, right, exact_right) in [
+            (rows(&x, k), rows(&along, k), forward, exact_forward),
+            (rows(&x, k), rows(&along, k), backward, exact_backward),
+            (transposed(&x, m), transposed(&across, m), backward, exact_backward),
+        ] {
+            let exact = [TermCpu { left: rounded_left, right: exact_right, k }, lora];
+            let terms = [TermCpu { left, right, k }, lora];
+            for (accumulate, bias) in [(false, None), (true, None), (false, Some(&bias[..]))] {
+                let begin = if accumulate { start.clone() } else { vec![0.0; m * n] };
+                let expected = reference::product(m, n, &exact, bias, &begin);
+                for (isa, found) in testing::on_every_isa(m, n, &terms, bias, accumulate, &start, 3) {
+                    assert_close(&found, &expected, TOLERANCE, &format!("{isa} {m}x{n}x{k}"));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_no_number_is_not_hidden_by_rounding_to_8_bits() {
+    let mut random = Random::new(8);
+    let (m, n, k) = (20, 40, 300);
+    let weight = computed_in_int8(frozen(n, k, &random.normal(n * k)));
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut x = random.normal(m * k);
+        x[3 * k + 140] = bad;
+        let terms = [TermCpu { left: rows(&x, k), right: RightCpu::WeightTransposed(weight.host()), k }];
+        for (isa, found) in testing::on_every_isa(m, n, &terms, None, false, &vec![0.0; m * n], 1) {
+            for (row, found) in found.chunks(n).enumerate() {
+                assert!(found.iter().all(|value| value.is_finite() == (row != 3)), "{isa}, {bad}, row {row}");
+            }
+        }
+    }
+}
+
 #[test]
 fn every_storage_format_is_multiplied_in_bf16_as_its_values_are() {
     let mut random = Random::new(6);
@@ -305,6 +395,8 @@ fn the_cut_into_tasks_does_not_change_a_bit() {
         (101, 192, 700, ComputeDtype::F32),
         (101, 1000, 700, ComputeDtype::Bf16),
         (101, 70, 1601, ComputeDtype::Bf16),
+        (101, 1000, 700, ComputeDtype::Int8),
+        (101, 70, 1601, ComputeDtype::Int8),
     ] {
         let x = random.normal(m * k);
         let mut w = frozen(n, k, &random.normal(n * k));

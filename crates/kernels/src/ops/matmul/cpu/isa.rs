@@ -4,13 +4,14 @@ use std::sync::LazyLock;
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
+use super::int8::{self, Integers, Quads};
 use super::operand::{Operand, Paired, Rounded, Single};
 use super::pack::Strided;
 use super::simd::{self, Simd, compiled_for};
 use super::strips::{Strips, Tile};
 use super::{
-    Block, K_STEP, MAX_K_BLOCK, MAX_N_BLOCK, MAX_PACKED_ELEMENTS, RightCpu, Scratch, TermCpu, part_width,
-    tile,
+    Block, MAX_K_BLOCK, MAX_N_BLOCK, MAX_PACKED_ELEMENTS, RightCpu, Scratch, TermCpu, part_width,
+    sum_step, tile,
 };
 use crate::weight::ComputeDtype;
 
@@ -20,9 +21,15 @@ pub(super) enum Isa {
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// With products of bytes; everything else is that of `Avx2`.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// With products of bf16 pairs; everything else is that of `Avx512`.
+    /// With products of bytes; everything else is that of `Avx512`.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
+    /// With products of bf16 pairs; everything else is that of `Avx512Vnni`.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
     /// With products of tiles of bf16 pairs; everything else is that of `Avx512Bf16`.
@@ -51,18 +58,16 @@ impl Isa {
                 && is_x86_feature_detected!("f16c")
             {
                 found.push(Isa::Avx2);
+                if is_x86_feature_detected!("avxvnni") {
+                    found.push(Isa::AvxVnni);
+                }
                 if is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
                 {
                     found.push(Isa::Avx512);
-                    if is_x86_feature_detected!("avx512bf16") {
-                        found.push(Isa::Avx512Bf16);
-                        if amx::is_available() {
-                            found.push(Isa::Amx);
-                        }
-                    }
+                    found.extend(Isa::beside_avx512());
                 }
             }
         }
@@ -71,14 +76,25 @@ impl Isa {
         found
     }
 
+    /// Those beyond AVX-512 that this processor has, worst first. None has products of bf16 without those of bytes.
+    #[cfg(target_arch = "x86_64")]
+    fn beside_avx512() -> impl Iterator<Item = Isa> {
+        let has = [
+            (Isa::Avx512Vnni, is_x86_feature_detected!("avx512vnni")),
+            (Isa::Avx512Bf16, is_x86_feature_detected!("avx512bf16")),
+            (Isa::Amx, amx::is_available()),
+        ];
+        has.into_iter().take_while(|(_, has)| *has).map(|(isa, _)| isa)
+    }
+
     /// Values in a register.
     fn lanes(self) -> usize {
         match self {
             Isa::Portable => simd::Portable::LANES,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => simd::x86::Avx2::LANES,
+            Isa::Avx2 | Isa::AvxVnni => simd::x86::Avx2::LANES,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => simd::x86::Avx512::LANES,
+            Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx => simd::x86::Avx512::LANES,
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => simd::arm::Neon::LANES,
         }
@@ -89,7 +105,20 @@ impl Isa {
         match (self, dtype) {
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::Bf16) => Paired::<simd::x86::Avx512Bf16>::VALUES,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::AvxVnni | Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::Int8) => {
+                Quads::<simd::x86::Avx512>::VALUES
+            }
             _ => 1,
+        }
+    }
+
+    /// Elements of `k` values of operands that are multiplied as `dtype`.
+    pub(super) fn elements(self, dtype: ComputeDtype, k: usize) -> usize {
+        let values = self.values(dtype);
+        match dtype {
+            ComputeDtype::F32 | ComputeDtype::Bf16 => k.div_ceil(values),
+            ComputeDtype::Int8 => int8::elements(k, values),
         }
     }
 
@@ -98,7 +127,7 @@ impl Isa {
     fn packed_elements(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => MAX_PACKED_ELEMENTS,
+            Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx => MAX_PACKED_ELEMENTS,
             _ => MAX_PACKED_ELEMENTS / 2,
         }
     }
@@ -119,16 +148,25 @@ impl Isa {
     pub(super) fn longest_block(self, n: usize, columns: usize, dtype: ComputeDtype) -> usize {
         let width = part_width(n, n.div_ceil(columns));
         let block = (self.packed_elements() / width * self.values(dtype)).min(MAX_K_BLOCK);
-        block - block % K_STEP
+        block - block % sum_step(dtype)
     }
 
-    /// Makes elements of `from` for [`ComputeDtype::Bf16`], where [`Isa::values`] are two; see [`Operand::along_sum`].
-    pub(super) fn pairs_along_sum(self, from: &[f32], to: &mut [f32]) {
-        match self {
+    /// Makes elements of `from` for products of `dtype`, of which [`Isa::values`] holds several; see
+    /// [`Operand::left_along_sum`].
+    pub(super) fn left_along_sum(self, dtype: ComputeDtype, from: &[f32], to: &mut [f32]) {
+        match (self, dtype) {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `available` saw the features before it gave these sets.
-            Isa::Avx512Bf16 | Isa::Amx => unsafe { pairs_along_sum_avx512_bf16(from, to) },
-            _ => unreachable!("{self:?} multiplies no pairs, given {} values for {}", from.len(), to.len()),
+            (Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::Bf16) => unsafe { pairs_along_sum_avx512_bf16(from, to) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            (Isa::AvxVnni, ComputeDtype::Int8) => unsafe { quads_along_sum_avx_vnni(from, to) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            (Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::Int8) => unsafe {
+                quads_along_sum_avx512_vnni(from, to);
+            },
+            _ => unreachable!("{self:?} has no {dtype:?}: {} values for {} elements", from.len(), to.len()),
         }
     }
 
@@ -148,10 +186,18 @@ impl Isa {
             (Isa::Portable, _) => unsafe { tile::registers_only::<simd::Portable>(steps) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `available` saw AVX2 and FMA before it gave this set.
-            (Isa::Avx2, _) => unsafe { registers_only_avx2(steps) },
+            (Isa::AvxVnni, ComputeDtype::Int8) => unsafe { bytes_only_avx_vnni(steps) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            (Isa::Avx2 | Isa::AvxVnni, _) => unsafe { registers_only_avx2(steps) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `available` saw AVX512-VNNI before it gave these sets.
+            (Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::Int8) => unsafe {
+                bytes_only_avx512_vnni(steps)
+            },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `available` saw AVX-512F before it gave these sets.
-            (Isa::Avx512, _) | (Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::F32) => unsafe {
+            (Isa::Avx512 | Isa::Avx512Vnni, _) | (Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::F32) => unsafe {
                 registers_only_avx512(steps)
             },
             #[cfg(target_arch = "x86_64")]
@@ -171,14 +217,23 @@ impl Isa {
         match (self, dtype) {
             (Isa::Portable, ComputeDtype::F32) => &portable::SINGLE,
             (Isa::Portable, ComputeDtype::Bf16) => &portable::ROUNDED,
+            (Isa::Portable, ComputeDtype::Int8) => &portable::INTEGERS,
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, ComputeDtype::F32) => &avx2::SINGLE,
+            (Isa::Avx2 | Isa::AvxVnni, ComputeDtype::F32) => &avx2::SINGLE,
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, ComputeDtype::Bf16) => &avx2::ROUNDED,
+            (Isa::Avx2 | Isa::AvxVnni, ComputeDtype::Bf16) => &avx2::ROUNDED,
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::F32) => &avx512::SINGLE,
+            (Isa::Avx2, ComputeDtype::Int8) => &avx2::INTEGERS,
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, ComputeDtype::Bf16) => &avx512::ROUNDED,
+            (Isa::AvxVnni, ComputeDtype::Int8) => &avx_vnni::QUADS,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::F32) => &avx512::SINGLE,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512 | Isa::Avx512Vnni, ComputeDtype::Bf16) => &avx512::ROUNDED,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, ComputeDtype::Int8) => &avx512::INTEGERS,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::Int8) => &avx512_vnni::QUADS,
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512Bf16, ComputeDtype::Bf16) => &avx512_bf16::PAIRED,
             #[cfg(target_arch = "x86_64")]
@@ -187,6 +242,8 @@ impl Isa {
             (Isa::Neon, ComputeDtype::F32) => &neon::SINGLE,
             #[cfg(target_arch = "aarch64")]
             (Isa::Neon, ComputeDtype::Bf16) => &neon::ROUNDED,
+            #[cfg(target_arch = "aarch64")]
+            (Isa::Neon, ComputeDtype::Int8) => &neon::INTEGERS,
         }
     }
 
@@ -195,9 +252,9 @@ impl Isa {
         match self {
             Isa::Portable => &portable::FEW_ROWS,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => &avx2::FEW_ROWS,
+            Isa::Avx2 | Isa::AvxVnni => &avx2::FEW_ROWS,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => &avx512::FEW_ROWS,
+            Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx => &avx512::FEW_ROWS,
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => &neon::FEW_ROWS,
         }
@@ -227,9 +284,13 @@ pub(crate) fn instruction_set(dtype: ComputeDtype) -> &'static str {
     match (Isa::detect(), dtype) {
         (Isa::Portable, _) => "portable",
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, _) => "avx2",
+        (Isa::AvxVnni, ComputeDtype::Int8) => "avxvnni",
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, _) | (Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::F32) => "avx512",
+        (Isa::Avx2 | Isa::AvxVnni, _) => "avx2",
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::Int8) => "avx512vnni",
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512 | Isa::Avx512Vnni, _) | (Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::F32) => "avx512",
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx512Bf16, ComputeDtype::Bf16) => "avx512bf16",
         #[cfg(target_arch = "x86_64")]
@@ -315,6 +376,7 @@ macro_rules! instruction_set {
             use super::*;
             kernels!(SINGLE, $features, Single<$simd>);
             kernels!(ROUNDED, $features, Rounded<$simd>);
+            kernels!(INTEGERS, $features, Integers<$simd>);
             few_rows!($features, $simd);
         }
     };
@@ -328,6 +390,16 @@ instruction_set!(avx512, avx512, simd::x86::Avx512);
 #[cfg(target_arch = "aarch64")]
 instruction_set!(neon, baseline, simd::arm::Neon);
 #[cfg(target_arch = "x86_64")]
+mod avx_vnni {
+    use super::*;
+    kernels!(QUADS, avx_vnni, Quads<simd::x86::Avx2>);
+}
+#[cfg(target_arch = "x86_64")]
+mod avx512_vnni {
+    use super::*;
+    kernels!(QUADS, avx512_vnni, Quads<simd::x86::Avx512>);
+}
+#[cfg(target_arch = "x86_64")]
 mod avx512_bf16 {
     use super::*;
     kernels!(PAIRED, avx512_bf16, Paired<simd::x86::Avx512Bf16>);
@@ -339,14 +411,46 @@ mod amx_bf16 {
     kernels!(PAIRED, avx512_bf16, Paired<simd::x86::Amx>);
 }
 
+/// Makes elements of a whole left row, as long as a block of the sum at a time.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn whole_left_row<O: Operand>(from: &[f32], to: &mut [f32]) {
+    let elements = O::elements(MAX_K_BLOCK);
+    for (i, from) in from.chunks(MAX_K_BLOCK).enumerate() {
+        O::left_along_sum(from, &mut to[i * elements..]);
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn pairs_along_sum_avx512_bf16(from: &[f32], to: &mut [f32]) {
-    type Pairs = Paired<simd::x86::Avx512Bf16>;
-    let elements = MAX_K_BLOCK / Pairs::VALUES;
-    for (i, from) in from.chunks(MAX_K_BLOCK).enumerate() {
-        Pairs::along_sum(from, &mut to[i * elements..]);
-    }
+    whole_left_row::<Paired<simd::x86::Avx512Bf16>>(from, to);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn quads_along_sum_avx512_vnni(from: &[f32], to: &mut [f32]) {
+    whole_left_row::<Quads<simd::x86::Avx512>>(from, to);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn quads_along_sum_avx_vnni(from: &[f32], to: &mut [f32]) {
+    whole_left_row::<Quads<simd::x86::Avx2>>(from, to);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn bytes_only_avx512_vnni(steps: usize) -> f32 {
+    // SAFETY: the features are enabled here.
+    unsafe { int8::registers_only::<simd::x86::Avx512>(steps) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,avxvnni")]
+unsafe fn bytes_only_avx_vnni(steps: usize) -> f32 {
+    // SAFETY: the features are enabled here.
+    unsafe { int8::registers_only::<simd::x86::Avx2>(steps) }
 }
 
 #[cfg(target_arch = "x86_64")]

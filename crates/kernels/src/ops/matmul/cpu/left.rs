@@ -22,7 +22,7 @@ const ROW_PADDING: usize = 16;
 
 /// Left operands of some products as elements, row after row.
 ///
-/// A product whose values are paired would otherwise round its left operand again for every task of other columns.
+/// A product of several values an element would otherwise round its left operand again for every task of other columns.
 #[derive(Debug, Default)]
 pub(super) struct Lefts {
     /// None where nothing was made.
@@ -40,13 +40,14 @@ struct Made {
     stride: usize,
 }
 
-/// What tells left operands apart whose values are paired along their rows.
+/// What tells left operands apart whose values are rounded along their rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct LeftKey {
     values: *const f32,
     row_stride: usize,
     rows: usize,
     k: usize,
+    dtype: ComputeDtype,
 }
 
 // SAFETY: the pointer is compared and never read.
@@ -56,8 +57,10 @@ impl LeftKey {
     /// That of `term` in a product of `rows` rows; none if it is multiplied as f32, or read along its columns.
     fn of(rows: usize, term: &TermCpu<'_>) -> Option<Self> {
         let TermCpu { left, k, .. } = *term;
-        let is_paired = term.dtype() == ComputeDtype::Bf16 && left.col_stride == 1;
-        is_paired.then_some(LeftKey { values: left.values.as_ptr(), row_stride: left.row_stride, rows, k })
+        let dtype = term.dtype();
+        let is_rounded = dtype != ComputeDtype::F32 && left.col_stride == 1;
+        let values = left.values.as_ptr();
+        is_rounded.then_some(LeftKey { values, row_stride: left.row_stride, rows, k, dtype })
     }
 }
 
@@ -101,9 +104,9 @@ impl Drop for Lefts {
     }
 }
 
-/// Elements of `k` values of a row, with what lies between rows.
-fn row_len(k: usize, values: usize) -> usize {
-    k.div_ceil(values).next_multiple_of(ROW_PADDING) + ROW_PADDING
+/// From one row of `elements` to the next, with what lies between them.
+fn row_len(elements: usize) -> usize {
+    elements.next_multiple_of(ROW_PADDING) + ROW_PADDING
 }
 
 /// Elements that are made at most (8 MiB); further operands are copied strip by strip.
@@ -111,25 +114,23 @@ const MAX_ELEMENTS: usize = 2 << 20;
 
 /// Bytes of the elements of products of `rows` rows whose sums have `k` values together, at most.
 pub(crate) fn bytes(rows: usize, k: usize) -> u64 {
-    const FEWEST_VALUES_PAIRED: usize = 2;
-    4 * (rows * row_len(k, FEWEST_VALUES_PAIRED)).min(MAX_ELEMENTS) as u64
+    // Those of pairs; those of four codes are fewer.
+    const FEWEST_VALUES: usize = 2;
+    4 * (rows * row_len(k.div_ceil(FEWEST_VALUES))).min(MAX_ELEMENTS) as u64
 }
 
 impl Lefts {
-    /// Makes elements, on the threads of the current pool, for those terms of products (rows, terms) that pair values.
+    /// Makes elements, on the threads of the current pool, for those terms of products (rows, terms) whose elements hold several
+    /// values.
     pub(super) fn make<'a>(isa: Isa, products: impl Iterator<Item = (usize, &'a [TermCpu<'a>])>) -> Self {
         let mut lefts = Lefts::default();
-        let values = isa.values(ComputeDtype::Bf16);
-        if values == 1 {
-            return lefts;
-        }
         let mut sources = Vec::new();
         let mut len = 0;
         for (rows, terms) in products.filter(|(rows, _)| *rows > FEW_ROWS) {
             for term in terms {
                 let Some(key) = LeftKey::of(rows, term) else { continue };
-                let stride = row_len(term.k, values);
-                if lefts.find(rows, term).is_some() || len + rows * stride > MAX_ELEMENTS {
+                let stride = row_len(isa.elements(key.dtype, term.k));
+                if isa.values(key.dtype) == 1 || lefts.find(rows, term).is_some() || len + rows * stride > MAX_ELEMENTS {
                     continue;
                 }
                 lefts.made.push(Made { key, first: len, stride });
@@ -146,7 +147,7 @@ impl Lefts {
             let (these, rest) = to.split_at_mut(key.rows * stride);
             these.par_chunks_exact_mut(*stride).with_min_len(16).enumerate().for_each(|(row, to)| {
                 let from = &left.values[row * left.row_stride..][..key.k];
-                isa.pairs_along_sum(from, to);
+                isa.left_along_sum(key.dtype, from, to);
             });
             to = rest;
         }
@@ -176,7 +177,7 @@ pub(super) fn copy_strip<O: Operand>(
     if left.col_stride == 1 {
         for (row, to) in strip.zip(to.chunks_exact_mut(STRIP_STRIDE)) {
             let from = row * left.row_stride;
-            O::along_sum(&left.values[from + k.start..from + k.end], to);
+            O::left_along_sum(&left.values[from + k.start..from + k.end], to);
         }
         return;
     }
@@ -185,7 +186,7 @@ pub(super) fn copy_strip<O: Operand>(
         let mut values = [0.0; MAX_K_BLOCK];
         for to in to.chunks_exact_mut(STRIP_STRIDE).take(strip.len()) {
             values[..k.len()].copy_from_slice(&to[..k.len()]);
-            O::along_sum(&values[..k.len()], to);
+            O::left_along_sum(&values[..k.len()], to);
         }
     }
 }
@@ -254,7 +255,7 @@ mod tests {
             }
         }
 
-        let rows = MAX_ELEMENTS / row_len(64, 2) + 1;
+        let rows = MAX_ELEMENTS / row_len(32) + 1;
         let x = vec![0.0; rows * 64];
         let left = Strided { values: &x, row_stride: 64, col_stride: 1 };
         let terms = [TermCpu { left, k: 64, ..term }];

@@ -28,6 +28,7 @@ use tile::Columns;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod few;
+mod int8;
 mod isa;
 mod left;
 mod operand;
@@ -43,14 +44,19 @@ const MAX_PACKED_ELEMENTS: usize = 128 * 1024;
 /// Output columns of a task, at most.
 const MAX_N_BLOCK: usize = 512;
 
-/// Cuts a sum of `k` into even blocks of at most `longest`.
-fn sum_blocks(k: usize, longest: usize) -> impl Iterator<Item = Range<usize>> {
-    let block = k.div_ceil(k.div_ceil(longest).max(1)).next_multiple_of(K_STEP);
+/// Cuts a sum of `k` into even blocks of at most `longest`, multiples of `step`.
+fn sum_blocks(k: usize, longest: usize, step: usize) -> impl Iterator<Item = Range<usize>> {
+    let block = k.div_ceil(k.div_ceil(longest).max(1)).next_multiple_of(step);
     (0..k).step_by(block.max(1)).map(move |start| start..(start + block).min(k))
 }
 
-/// Blocks of the sum are multiples of this, the block of most quantised formats.
-const K_STEP: usize = 32;
+/// Blocks of the sum are multiples of this: the block of most quantised formats, or the values that share a scale.
+const fn sum_step(dtype: ComputeDtype) -> usize {
+    match dtype {
+        ComputeDtype::F32 | ComputeDtype::Bf16 => 32,
+        ComputeDtype::Int8 => int8::BLOCK,
+    }
+}
 
 /// Up to this many rows a right operand that can be read where it lies is not packed.
 const UNPACKED_ROWS: usize = 24;
@@ -388,7 +394,7 @@ impl<'a> Task<'a> {
             let longest = isa.longest_block(*n, columns, term.dtype());
             let left = lefts.of(*m, term);
             let cols = cols.clone();
-            sum_blocks(term.k, longest).map(move |k| Block { term, left, k, cols: cols.clone() })
+            sum_blocks(term.k, longest, sum_step(term.dtype())).map(move |k| Block { term, left, k, cols: cols.clone() })
         })
     }
 }
@@ -419,6 +425,13 @@ const MAX_ROWS: usize = 32;
 /// The most panels of a task: those of the instruction set with the narrowest, over the widest task.
 const MAX_PANELS: usize = MAX_N_BLOCK / (simd::Portable::LANES * simd::Portable::VECTORS);
 
+/// Values of decoded rows, at most: rows of a panel, or a block of rows that share scales.
+const ROWS_VALUES: usize = {
+    let of_panel = MAX_PANEL * (STRIP_STRIDE + RightCpu::ROW_PADDING);
+    let of_block = int8::BLOCK * (RightCpu::BLOCK_COLUMNS + RightCpu::ROW_PADDING);
+    if of_panel > of_block { of_panel } else { of_block }
+};
+
 fn with_scratch(body: impl FnOnce(&mut Scratch)) {
     thread_local! {
         static SCRATCH: RefCell<Option<Scratch>> = const { RefCell::new(None) };
@@ -428,7 +441,7 @@ fn with_scratch(body: impl FnOnce(&mut Scratch)) {
             panels: AlignedVec::zeros(
                 MAX_PACKED_ELEMENTS + MAX_K_BLOCK * MAX_PANEL + MAX_PANELS * pack::PANEL_PADDING,
             ),
-            rows: AlignedVec::zeros(MAX_PANEL * (MAX_K_BLOCK + RightCpu::ROW_PADDING)),
+            rows: AlignedVec::zeros(ROWS_VALUES),
             left: AlignedVec::zeros(MAX_ROWS * STRIP_STRIDE),
         }));
     });

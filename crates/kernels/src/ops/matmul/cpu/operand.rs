@@ -1,4 +1,5 @@
-//! What the values of a term become before they are multiplied: f32 as they are, or rounded to bf16.
+//! What the values of a term become before they are multiplied: f32 as they are, or rounded to bf16; rounded to 8 bits they
+//! are in [`super::int8`].
 //!
 //! The tile multiplies elements of 32 bits (see [`Simd`]). Where the processor multiplies pairs of bf16 values, two
 //! values that follow each other in the sum lie in one element; where it does not, bf16 values are multiplied as f32,
@@ -8,6 +9,7 @@ use std::marker::PhantomData;
 
 use super::MAX_K_BLOCK;
 use super::simd::{Pairs, Simd};
+use super::tile::{Args, Columns};
 use crate::ops::math::rounded_to_bf16;
 
 /// A kind of elements, with the instruction set that multiplies them.
@@ -18,6 +20,9 @@ pub(super) trait Operand {
     const VALUES: usize;
     /// Whether elements are the values as they are.
     const AS_THEY_ARE: bool = false;
+    /// Values along the sum that are made into elements together, since they share a scale: blocks of the sum begin at
+    /// multiples of it.
+    const SHARING: usize = 1;
 
     /// Elements of a sum of `k` values; what is not theirs is zero.
     #[inline(always)]
@@ -25,13 +30,38 @@ pub(super) trait Operand {
         k.div_ceil(Self::VALUES)
     }
 
-    /// Makes elements of `from`, which follow each other in the sum; `to` holds [`Operand::elements`] of them, and up
-    /// to a register more. All of [`Operand::elements`] are written, the last with zeros where there is no value.
-    fn along_sum(from: &[f32], to: &mut [f32]);
+    /// Makes elements of `from`, values of a left operand that follow each other in the sum; `to` holds
+    /// [`Operand::elements`] of them, and up to a register more. All of [`Operand::elements`] are written, the last with zeros
+    /// where there is no value.
+    fn left_along_sum(from: &[f32], to: &mut [f32]);
 
-    /// Makes elements of values that lie side by side: `rows` holds [`Operand::VALUES`] rows of `to.len()`
+    /// As [`Operand::left_along_sum`], of a right operand.
+    #[inline(always)]
+    fn right_along_sum(from: &[f32], to: &mut [f32]) {
+        Self::left_along_sum(from, to);
+    }
+
+    /// Makes elements of values of a right operand that lie side by side: `rows` holds [`Operand::VALUES`] rows of `to.len()`
     /// values, `stride` apart, whose values follow each other in the sum. `to` is a whole number of registers.
-    fn across_sum(rows: &[f32], stride: usize, to: &mut [f32]);
+    fn across_sum(rows: &[f32], stride: usize, to: &mut [f32]) {
+        unreachable!("{} values in rows {stride} apart for {} elements of blocks", rows.len(), to.len());
+    }
+
+    /// As [`Operand::across_sum`], of the `count` rows of a block of [`Operand::SHARING`] values of the sum or the rest of it;
+    /// elements of `width` columns.
+    fn block_across_sum(rows: &[f32], stride: usize, count: usize, to: &mut [f32], width: usize) {
+        unreachable!("{count} rows of {}, {stride} apart, for {} x {width} elements", rows.len(), to.len());
+    }
+
+    /// Runs the tile of `rows` rows and `columns`, for which the processor is ready; see [`Simd::tile`].
+    ///
+    /// # Safety
+    /// As [`Simd::tile`].
+    #[inline(always)]
+    unsafe fn tile(rows: usize, columns: Columns, args: &Args) {
+        // SAFETY: what the caller grants is what is asked.
+        unsafe { Self::Simd::tile(rows, columns, args) }
+    }
 
     /// As [`Operand::across_sum`], of two rows of bf16 values in their bits, for elements that are pairs of them.
     fn across_sum_of_bf16(rows: [&[u16]; 2], to: &mut [f32]) {
@@ -48,7 +78,7 @@ impl<S: Simd> Operand for Single<S> {
     const AS_THEY_ARE: bool = true;
 
     #[inline(always)]
-    fn along_sum(from: &[f32], to: &mut [f32]) {
+    fn left_along_sum(from: &[f32], to: &mut [f32]) {
         to[..from.len()].copy_from_slice(from);
     }
 
@@ -71,7 +101,7 @@ impl<S: Simd> Operand for Rounded<S> {
     const VALUES: usize = 1;
 
     #[inline(always)]
-    fn along_sum(from: &[f32], to: &mut [f32]) {
+    fn left_along_sum(from: &[f32], to: &mut [f32]) {
         for (from, to) in from.iter().zip(to) {
             *to = rounded_to_bf16(*from);
         }
@@ -79,7 +109,7 @@ impl<S: Simd> Operand for Rounded<S> {
 
     #[inline(always)]
     fn across_sum(rows: &[f32], _: usize, to: &mut [f32]) {
-        Self::along_sum(&rows[..to.len()], to);
+        Self::left_along_sum(&rows[..to.len()], to);
     }
 }
 
@@ -97,7 +127,7 @@ impl<P: Pairs> Operand for Paired<P> {
     }
 
     #[inline(always)]
-    fn along_sum(from: &[f32], to: &mut [f32]) {
+    fn left_along_sum(from: &[f32], to: &mut [f32]) {
         const MAX_LANES: usize = 16;
         let whole = from.len() / (2 * P::LANES);
         assert!(from.len() <= MAX_K_BLOCK && to.len() >= from.len().div_ceil(2 * P::LANES) * P::LANES);

@@ -145,6 +145,10 @@ impl RightCpu<'_> {
     ) {
         let operand = self.in_place();
         match operand {
+            RightCpu::Weight(_) if O::SHARING > 1 => operand.pack_blocks_of_rows::<O>(k, cols, packed, rows),
+            RightCpu::Strided(s) if s.col_stride == 1 && O::SHARING > 1 => {
+                operand.pack_blocks_of_rows::<O>(k, cols, packed, rows);
+            }
             RightCpu::Weight(_) => operand.pack_rows::<O>(k, cols, packed, rows),
             RightCpu::Strided(s) if s.col_stride == 1 => operand.pack_rows::<O>(k, cols, packed, rows),
             RightCpu::WeightTransposed(_) | RightCpu::Strided(_) => {
@@ -213,6 +217,47 @@ impl RightCpu<'_> {
         }
     }
 
+    /// As [`RightCpu::pack_rows`], for operands whose values share a scale along the sum: a block of rows is decoded before the first
+    /// of its values is rounded, some columns at a time, so that it stays in the second-level cache.
+    #[inline(always)]
+    fn pack_blocks_of_rows<O: Operand>(
+        &self,
+        k: Range<usize>,
+        cols: Range<usize>,
+        packed: &mut [f32],
+        rows: &mut [f32],
+    ) {
+        const STRIDE: usize = RightCpu::BLOCK_COLUMNS + RightCpu::ROW_PADDING;
+        let elements = O::elements(k.len());
+        let mut first_panel = 0;
+        for these in cols.clone().step_by(Self::BLOCK_COLUMNS) {
+            let these = these..(these + Self::BLOCK_COLUMNS).min(cols.end);
+            // Behind the last column there are zeros, as wide as a panel may be.
+            let padded = these.len().next_multiple_of(MAX_PANEL);
+            let mut after = first_panel;
+            for block in k.clone().step_by(O::SHARING) {
+                let block = block..(block + O::SHARING).min(k.end);
+                for (row, to) in block.clone().zip(rows.chunks_exact_mut(STRIDE)) {
+                    let ahead = row + Self::ROWS_AHEAD;
+                    if ahead < k.end {
+                        self.prefetch_row(ahead, these.clone(), Cache::First);
+                    }
+                    self.row(row, these.clone(), &mut to[..these.len()]);
+                    to[these.len()..padded].fill(0.0);
+                }
+                after = first_panel;
+                let element = O::elements(block.start - k.start);
+                for (n, width) in panels::<O::Simd>(these.clone()) {
+                    let to = &mut packed[after + element * width..after + elements * width];
+                    let from = &rows[n.start - these.start..];
+                    O::block_across_sum(from, STRIDE, block.len(), to, width);
+                    after += panel_values(elements, width);
+                }
+            }
+            first_panel = after;
+        }
+    }
+
     /// The elements of columns that are contiguous along the sum, and from one column to the next, where they lie in memory
     /// as they are: f32 values, or pairs of bf16.
     #[inline(always)]
@@ -255,7 +300,7 @@ impl RightCpu<'_> {
             } else {
                 let decoded = &mut decoded[..k.len()];
                 self.column(col, k.clone(), decoded);
-                O::along_sum(decoded, to);
+                O::right_along_sum(decoded, to);
             }
         }
         rows[n.len() * stride..width * stride].fill(0.0);
@@ -268,6 +313,9 @@ impl RightCpu<'_> {
 
     /// Values between decoded rows, so that rows do not fall on the same cache sets.
     pub(super) const ROW_PADDING: usize = 16;
+
+    /// Columns of which a block of rows is decoded at a time: whole panels.
+    pub(super) const BLOCK_COLUMNS: usize = 256;
 }
 
 /// Rows of an operand that make one row of elements.

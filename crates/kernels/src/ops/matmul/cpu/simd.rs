@@ -114,6 +114,12 @@ macro_rules! compiled_for {
     (avx512 { $($function:item)* }) => {
         $(#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")] $function)*
     };
+    (avx_vnni { $($function:item)* }) => {
+        $(#[target_feature(enable = "avxvnni,avx2,fma,f16c")] $function)*
+    };
+    (avx512_vnni { $($function:item)* }) => {
+        $(#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")] $function)*
+    };
     (avx512_bf16 { $($function:item)* }) => {
         $(#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")] $function)*
     };
@@ -143,6 +149,29 @@ macro_rules! tile_table {
                       ($rows, Columns::Full) => panel::<$rows, VECTORS>(args),
                       ($rows, Columns::InPlace { ahead }) => in_place::<$rows>(args, ahead),)*
                     _ => unreachable!("a tile has 1 to {} rows", $simd::ROWS),
+                }
+            }
+        }
+    };
+}
+
+/// Implements [`Bytes::tile_of_bytes`] as [`tile_table`] implements [`Simd::tile`].
+macro_rules! tile_of_bytes_table {
+    ($simd:ident, $features:ident, $($rows:literal)*) => {
+        unsafe fn tile_of_bytes(rows: usize, columns: Columns, args: &Args) {
+            const VECTORS: usize = $simd::VECTORS;
+            compiled_for!($features {
+                unsafe fn panel<const R: usize, const V: usize>(args: &Args) {
+                    // SAFETY: the features are enabled here; pointers are valid for the tile, by the caller.
+                    unsafe { int8::tile::<$simd, R, V>(args) }
+                }
+            });
+            // SAFETY: the processor has the features and pointers are valid for `rows` rows and `columns`, by the caller.
+            unsafe {
+                match (rows, columns) {
+                    $(($rows, Columns::Narrow) => panel::<$rows, 1>(args),
+                      ($rows, Columns::Full) => panel::<$rows, VECTORS>(args),)*
+                    _ => unreachable!("a packed tile has 1 to {} rows", $simd::ROWS),
                 }
             }
         }
@@ -190,6 +219,7 @@ impl Simd for Portable {
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86 {
+    use super::super::int8::{self, Bytes};
     use super::super::amx;
     use super::{Args, Columns, Pairs, Simd, ask_ahead, tile};
     use std::arch::x86_64::*;
@@ -281,6 +311,33 @@ pub(super) mod x86 {
             }
         }
         tile_table!(Avx2, avx2, 1 2 3 4 5 6);
+    }
+
+    /// With AVX-VNNI beside it.
+    impl Bytes for Avx2 {
+        type I = __m256i;
+
+        #[inline(always)]
+        unsafe fn load_bytes(from: *const f32) -> __m256i {
+            // SAFETY: AVX is there, and `from` has eight elements, by the caller.
+            unsafe { _mm256_loadu_si256(from.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn splat_bytes(from: *const f32) -> __m256i {
+            // SAFETY: AVX2 is there, and `from` has an element, by the caller.
+            unsafe { _mm256_set1_epi32(*from.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn dot(sums: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i {
+            // SAFETY: AVX-VNNI is there, by the caller; no memory is touched.
+            unsafe { _mm256_dpbusd_avx_epi32(sums, unsigned, signed) }
+        }
+        #[inline(always)]
+        unsafe fn to_f32(sums: __m256i) -> __m256 {
+            // SAFETY: AVX is there, by the caller; no memory is touched.
+            unsafe { _mm256_cvtepi32_ps(sums) }
+        }
+        tile_of_bytes_table!(Avx2, avx_vnni, 1 2 3 4 5 6);
     }
 
     /// AVX-512: 32 registers of 16 values.
@@ -381,6 +438,33 @@ pub(super) mod x86 {
             }
         }
         tile_table!(Avx512, avx512, 1 2 3 4 5 6 7 8 9 10 11 12);
+    }
+
+    /// With AVX512-VNNI beside it.
+    impl Bytes for Avx512 {
+        type I = __m512i;
+
+        #[inline(always)]
+        unsafe fn load_bytes(from: *const f32) -> __m512i {
+            // SAFETY: AVX-512F is there, and `from` has sixteen elements, by the caller.
+            unsafe { _mm512_loadu_si512(from.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn splat_bytes(from: *const f32) -> __m512i {
+            // SAFETY: AVX-512F is there, and `from` has an element, by the caller.
+            unsafe { _mm512_set1_epi32(*from.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn dot(sums: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i {
+            // SAFETY: AVX512-VNNI is there, by the caller; no memory is touched.
+            unsafe { _mm512_dpbusd_epi32(sums, unsigned, signed) }
+        }
+        #[inline(always)]
+        unsafe fn to_f32(sums: __m512i) -> __m512 {
+            // SAFETY: AVX-512F is there, by the caller; no memory is touched.
+            unsafe { _mm512_cvtepi32_ps(sums) }
+        }
+        tile_of_bytes_table!(Avx512, avx512_vnni, 1 2 3 4 5 6 7 8 9 10 11 12);
     }
 
     /// What an instruction set that has AVX-512 takes from it as it is: how registers are filled, added, stored and

@@ -86,7 +86,7 @@ impl Strips<'_> {
         let strip = strip(number);
         let left = term.left;
         let (left_ptr, left_stride) = if let Some(made) = made {
-            let first = k.start / O::VALUES;
+            let first = O::elements(k.start);
             made.prefetch(after, first..first + elements);
             made.from(strip.start, first)
         } else if O::AS_THEY_ARE && left.is_read_in_place() {
@@ -121,12 +121,12 @@ impl Strips<'_> {
                     accumulate: *accumulate,
                 };
                 if n.len() == width {
-                    O::Simd::tile(strip.len(), columns, &args);
+                    O::tile(strip.len(), columns, &args);
                 } else {
                     let mut edge = [0.0f32; MAX_ROWS * MAX_PANEL];
                     let whole =
                         tile::Args { out: edge.as_mut_ptr(), out_stride: width, accumulate: false, ..args };
-                    O::Simd::tile(strip.len(), columns, &whole);
+                    O::tile(strip.len(), columns, &whole);
                     for r in 0..strip.len() {
                         for c in 0..n.len() {
                             let to = out.add(r * product.out_stride + c);

@@ -1,0 +1,344 @@
+//! Operands rounded to 8 bits, for weights whose compute type is int8.
+//!
+//! [`BLOCK`] values that follow each other in the sum share a scale, the largest of their magnitudes over 127, and become
+//! codes from -127 to 127, rounded to nearest, halfway cases to even: on both sides, as Jetfire (arXiv 2403.12422, section 4)
+//! does with squares. The sum of a block's products is an integer, which is multiplied with the two scales and added to
+//! the f32 sum. Integers are exact in i32 and, below 2^24, in f32, so that instruction sets that have no products of bytes
+//! compute the same blocks by multiplying the codes as f32.
+//!
+//! Before the elements of a block stand two more: the scale, and what its sums begin with. The instructions multiply
+//! unsigned bytes with signed ones; left codes have 128 added, and right blocks begin with -128 times the sum of
+//! their codes.
+
+use std::marker::PhantomData;
+
+use super::operand::Operand;
+use super::simd::Simd;
+use super::tile::Args;
+use super::{Columns, MAX_PANEL, MAX_ROWS};
+
+/// Values that share a scale.
+pub(super) const BLOCK: usize = 128;
+/// Elements before those of a block.
+const HEAD: usize = 2;
+/// The largest code.
+const LARGEST: f32 = 127.0;
+/// Values in an element of four codes.
+const QUAD: usize = 4;
+/// What is added to the codes of a left operand that is multiplied as unsigned bytes.
+const OFFSET: u8 = 128;
+
+/// Elements of `k` values, `values` to an element, with what stands before each block.
+#[inline(always)]
+pub(super) fn elements(k: usize, values: usize) -> usize {
+    k / BLOCK * (HEAD + BLOCK / values)
+        + if k.is_multiple_of(BLOCK) { 0 } else { HEAD + (k % BLOCK).div_ceil(values) }
+}
+
+/// The scale of values whose largest magnitude has these bits, and what values are multiplied by to become codes. Magnitudes below
+/// 1e-30, whose inverse might not be a number, become zero; an infinite one or one that is no number makes the sum such a
+/// one, as with any other operand.
+#[inline(always)]
+fn scale(largest_bits: u32) -> (f32, f32) {
+    let largest = f32::from_bits(largest_bits);
+    if largest < 1e-30 { (0.0, 0.0) } else { (largest / LARGEST, LARGEST / largest) }
+}
+
+/// The code of a value.
+#[inline(always)]
+fn code(value: f32, inverse: f32) -> i32 {
+    let rounded = (value * inverse).round_ties_even();
+    // The bounds take what is no number to one; codes of numbers lie between them, or one rounding above.
+    let bounded = if rounded > -LARGEST { rounded } else { -LARGEST };
+    let bounded = if bounded < LARGEST { bounded } else { LARGEST };
+    // SAFETY: it is a number between the bounds.
+    unsafe { bounded.to_int_unchecked() }
+}
+
+/// The bits of a magnitude. They are ordered as the magnitudes are, and what is no number comes last.
+#[inline(always)]
+fn magnitude(value: f32) -> u32 {
+    value.to_bits() & 0x7fff_ffff
+}
+
+/// Rounds a block of values that follow each other in the sum: codes, zero behind the last, and the scale.
+#[inline(always)]
+fn codes(values: &[f32], to: &mut [i8; BLOCK]) -> f32 {
+    let mut padded = [0.0; BLOCK];
+    padded[..values.len()].copy_from_slice(values);
+    let largest = padded.iter().map(|value| magnitude(*value)).fold(0, u32::max);
+    let (scale, inverse) = scale(largest);
+    for (to, value) in to.iter_mut().zip(padded) {
+        *to = code(value, inverse) as i8;
+    }
+    scale
+}
+
+/// The sum of codes, which is at most 127 times [`BLOCK`].
+#[inline(always)]
+fn sum(codes: &[i8; BLOCK]) -> i32 {
+    codes.iter().map(|code| i32::from(*code)).sum()
+}
+
+/// An integer in the bits of an element.
+#[inline(always)]
+fn element(integer: i32) -> f32 {
+    f32::from_bits(integer.cast_unsigned())
+}
+
+/// Four codes an element, for processors that multiply bytes.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+pub(super) struct Quads<S>(PhantomData<S>);
+
+/// The elements of values that follow each other in the sum; `offset` is added to the codes, and `start` gives what the sums
+/// of a block begin with, by the sum of its codes.
+#[inline(always)]
+fn quads_along_sum(from: &[f32], to: &mut [f32], offset: u8, start: impl Fn(i32) -> i32) {
+    for (block, to) in from.chunks(BLOCK).zip(to.chunks_mut(HEAD + BLOCK / QUAD)) {
+        let mut rounded = [0; BLOCK];
+        to[0] = codes(block, &mut rounded);
+        to[1] = element(start(sum(&rounded)));
+        for (quad, to) in rounded.chunks_exact(QUAD).zip(&mut to[HEAD..][..block.len().div_ceil(QUAD)]) {
+            let bytes: [u8; QUAD] = std::array::from_fn(|i| quad[i].cast_unsigned().wrapping_add(offset));
+            *to = f32::from_bits(u32::from_le_bytes(bytes));
+        }
+    }
+}
+
+impl<S: Bytes> Operand for Quads<S> {
+    type Simd = S;
+    const VALUES: usize = QUAD;
+    const SHARING: usize = BLOCK;
+
+    #[inline(always)]
+    fn elements(k: usize) -> usize {
+        elements(k, QUAD)
+    }
+
+    #[inline(always)]
+    fn left_along_sum(from: &[f32], to: &mut [f32]) {
+        quads_along_sum(from, to, OFFSET, |_| 0);
+    }
+
+    #[inline(always)]
+    fn right_along_sum(from: &[f32], to: &mut [f32]) {
+        quads_along_sum(from, to, 0, |sum| -i32::from(OFFSET) * sum);
+    }
+
+    #[inline(always)]
+    fn block_across_sum(rows: &[f32], stride: usize, count: usize, to: &mut [f32], width: usize) {
+        for column in (0..width).step_by(LANES) {
+            let inverses = scales_across(&rows[column..], stride, count, &mut to[column..]);
+            let mut sums = [0; LANES];
+            for (quad, first) in (0..count).step_by(QUAD).enumerate() {
+                let mut bytes = [0; LANES];
+                for value in 0..QUAD.min(count - first) {
+                    let row = &rows[(first + value) * stride + column..][..LANES];
+                    for lane in 0..LANES {
+                        let code = code(row[lane], inverses[lane]);
+                        sums[lane] += code;
+                        bytes[lane] |= (code & 0xff) << (8 * value);
+                    }
+                }
+                let to = &mut to[(HEAD + quad) * width + column..][..LANES];
+                to.copy_from_slice(&bytes.map(element));
+            }
+            let starts = sums.map(|sum| element(-i32::from(OFFSET) * sum));
+            to[width + column..][..LANES].copy_from_slice(&starts);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tile(rows: usize, columns: Columns, args: &Args) {
+        // SAFETY: what the caller grants is what is asked.
+        unsafe { S::tile_of_bytes(rows, columns, args) }
+    }
+}
+
+/// Columns that are rounded at a time across the sum: the narrowest panel of sets with products of bytes is as wide, or half.
+const LANES: usize = 8;
+
+/// Writes the scales of [`LANES`] columns of `count` rows, `stride` apart, and gives their inverses.
+#[inline(always)]
+fn scales_across(rows: &[f32], stride: usize, count: usize, to: &mut [f32]) -> [f32; LANES] {
+    let mut largest = [0; LANES];
+    for row in 0..count {
+        let row = &rows[row * stride..][..LANES];
+        for lane in 0..LANES {
+            largest[lane] = magnitude(row[lane]).max(largest[lane]);
+        }
+    }
+    let mut inverses = [0.0; LANES];
+    for lane in 0..LANES {
+        (to[lane], inverses[lane]) = scale(largest[lane]);
+    }
+    inverses
+}
+
+/// One code an element, as f32: for processors that do not multiply bytes.
+pub(super) struct Integers<S>(PhantomData<S>);
+
+impl<S: Simd> Operand for Integers<S> {
+    type Simd = S;
+    const VALUES: usize = 1;
+    const SHARING: usize = BLOCK;
+
+    #[inline(always)]
+    fn elements(k: usize) -> usize {
+        elements(k, 1)
+    }
+
+    #[inline(always)]
+    fn left_along_sum(from: &[f32], to: &mut [f32]) {
+        for (block, to) in from.chunks(BLOCK).zip(to.chunks_mut(HEAD + BLOCK)) {
+            let mut rounded = [0; BLOCK];
+            to[0] = codes(block, &mut rounded);
+            to[1] = 0.0;
+            for (code, to) in rounded[..block.len()].iter().zip(&mut to[HEAD..]) {
+                *to = f32::from(*code);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn right_along_sum(from: &[f32], to: &mut [f32]) {
+        Self::left_along_sum(from, to);
+    }
+
+    #[inline(always)]
+    fn block_across_sum(rows: &[f32], stride: usize, count: usize, to: &mut [f32], width: usize) {
+        for column in 0..width {
+            let values = || (0..count).map(|row| rows[row * stride + column]);
+            let (scale, inverse) = scale(values().map(magnitude).fold(0, u32::max));
+            to[column] = scale;
+            to[width + column] = 0.0;
+            for (row, value) in values().enumerate() {
+                to[(HEAD + row) * width + column] = code(value, inverse) as f32;
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tile(rows: usize, columns: Columns, args: &Args) {
+        let width = match columns {
+            Columns::Narrow => S::LANES,
+            Columns::Full | Columns::InPlace { .. } => S::LANES * S::VECTORS,
+        };
+        let mut sums = [0.0; MAX_ROWS * MAX_PANEL];
+        let mut at = 0;
+        while at < args.elements {
+            let values = (args.elements - at).min(HEAD + BLOCK) - HEAD;
+            let accumulate = args.accumulate || at > 0;
+            // SAFETY: the block lies inside both operands and the tile inside the output, by the caller; the sums have room for
+            // the largest tile.
+            unsafe {
+                let (left, right) = (args.left.add(at), args.right.add(at * args.right_stride));
+                let products = Args {
+                    elements: values,
+                    left: left.add(HEAD),
+                    right: right.add(HEAD * args.right_stride),
+                    out: sums.as_mut_ptr(),
+                    out_stride: width,
+                    accumulate: false,
+                    ..*args
+                };
+                S::tile(rows, columns, &products);
+                for row in 0..rows {
+                    let scale = *left.add(row * args.left_stride);
+                    for column in 0..width {
+                        let to = args.out.add(row * args.out_stride + column);
+                        let before = if accumulate { *to } else { 0.0 };
+                        *to = before + sums[row * width + column] * (scale * *right.add(column));
+                    }
+                }
+            }
+            at += HEAD + values;
+        }
+    }
+}
+
+/// An instruction set that multiplies bytes: four products of unsigned with signed ones, added to an i32 (VNNI).
+pub(super) trait Bytes: Simd {
+    /// A register of [`Simd::LANES`] elements, or sums.
+    type I: Copy;
+
+    unsafe fn load_bytes(from: *const f32) -> Self::I;
+    unsafe fn splat_bytes(from: *const f32) -> Self::I;
+    /// `sums + unsigned * signed`.
+    unsafe fn dot(sums: Self::I, unsigned: Self::I, signed: Self::I) -> Self::I;
+    unsafe fn to_f32(sums: Self::I) -> Self::V;
+    /// Runs the tile of `rows` rows and `columns`; see [`tile`].
+    unsafe fn tile_of_bytes(rows: usize, columns: Columns, args: &Args);
+}
+
+/// `out[i][j] (+)= sum over blocks of scale[i] * scale[j] * (start[j] + sum_k left[i][k] * right[k][j])` for `R` rows and `V`
+/// registers of columns.
+///
+/// # Safety
+/// The processor has `S`; all pointers are valid for the tile, whose operands have whole blocks but for the last.
+#[inline(always)]
+pub(super) unsafe fn tile<S: Bytes, const R: usize, const V: usize>(args: &Args) {
+    // SAFETY: the processor has `S`; the operands have `elements` elements, of which every block has its head, and the
+    // output has `R` rows of `V` registers, by the caller.
+    unsafe {
+        let mut rows: [*const f32; R] = std::array::from_fn(|i| args.left.add(i * args.left_stride));
+        let (mut right, mut left) = (args.right, args.elements);
+        let mut accumulate = args.accumulate;
+        while left > 0 {
+            let quads = left.min(HEAD + BLOCK / QUAD) - HEAD;
+            let scales: [S::V; V] = std::array::from_fn(|j| S::load(right.add(j * S::LANES)));
+            right = right.add(args.right_stride);
+            let starts: [S::I; V] = std::array::from_fn(|j| S::load_bytes(right.add(j * S::LANES)));
+            right = right.add(args.right_stride);
+            let mut sums = [starts; R];
+            for quad in 0..quads {
+                let columns: [S::I; V] = std::array::from_fn(|j| S::load_bytes(right.add(j * S::LANES)));
+                for i in 0..R {
+                    let value = S::splat_bytes(rows[i].add(HEAD + quad));
+                    for j in 0..V {
+                        sums[i][j] = S::dot(sums[i][j], value, columns[j]);
+                    }
+                }
+                right = right.wrapping_add(args.right_stride);
+            }
+            for i in 0..R {
+                let scale = S::splat(rows[i]);
+                for j in 0..V {
+                    let to = args.out.add(i * args.out_stride + j * S::LANES);
+                    let before = if accumulate { S::load(to) } else { S::zero() };
+                    let scale = S::fma(scale, scales[j], S::zero());
+                    S::store(to, S::fma(S::to_f32(sums[i][j]), scale, before));
+                }
+                rows[i] = rows[i].wrapping_add(HEAD + quads);
+            }
+            accumulate = true;
+            left -= HEAD + quads;
+        }
+    }
+}
+
+/// As [`super::tile::registers_only`], with products of bytes.
+///
+/// # Safety
+/// The processor has `S`.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[inline(always)]
+pub(super) unsafe fn registers_only<S: Bytes>(steps: usize) -> f32 {
+    // SAFETY: the processor has `S`, by the caller; the arrays have the values of the widest register.
+    unsafe {
+        let start = std::hint::black_box([0.0f32; 16]);
+        let a = S::load_bytes(start.as_ptr());
+        let mut sums = [a; 12];
+        for _ in 0..steps {
+            for sum in &mut sums {
+                *sum = S::dot(*sum, a, a);
+            }
+        }
+        let mut out = [0.0f32; 16];
+        for sum in sums {
+            S::store(out.as_mut_ptr(), S::to_f32(sum));
+            std::hint::black_box(&mut out);
+        }
+        out[0]
+    }
+}
