@@ -6,6 +6,8 @@
 Every run is written to docs/data/lora_against_full.jsonl when it ends, and a run that is there is not made again: call
 it until it says that nothing is left (about 4 hours on 2 cores in all). `--table` prints what is there.
 
+Then `--lr auto` and `lorafit train` without any setting are run on each task, to be held against what the search found.
+
 Rates lie on a grid of three to a decade. The search begins with three around a guess and goes on until the best has a
 worse one on both sides and at least four were tried. The best is then run with two more seeds, and its rows are answered.
 """
@@ -20,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +43,9 @@ METHODS = {
     "lora r=64, attention": (["--rank", "64", "--alpha", "128", "--target-modules", ATTENTION], -7),
     "dora r=8": (["--rank", "8", "--alpha", "16", "--dora"], -8),
 }
+
+# What lorafit chooses by itself, held against rank 8: flags, and whether the length of the run is given.
+CHOSEN = {"lr auto": (["--preset", "off", "--rank", "8", "--alpha", "16", "--lr", "auto"], True), "preset good": ([], False)}
 
 
 def rate(place):
@@ -96,23 +102,33 @@ class Runner:
         return done.stdout
 
     def run(self, task, method, place, seed):
-        """One run with its evaluation loss; answers too where `seed` is one of the best rate's."""
+        """One run of the search with its evaluation loss."""
+        flags = ["--lr", rate(place), "--epochs", self.tasks[task][2], "--preset", "off", *METHODS[method][0]]
+        return self.train(task, method, seed, flags, {"lr": rate(place), "place": place})
+
+    def chosen(self, task, method):
+        """One run whose learning rate, or all of whose settings, lorafit chooses."""
+        flags, has_length = CHOSEN[method]
+        result = self.train(task, method, SEEDS[0], flags + (["--epochs", self.tasks[task][2]] if has_length else []), {})
+        settings = tomllib.loads((self.folder / "run/config.toml").read_text())
+        result["chose"] = {name: settings[name] for name in ("lr", "rank", "epochs", "patience") if name in settings}
+        return result
+
+    def train(self, task, method, seed, flags, more):
         out = self.folder / "run"
         shutil.rmtree(out, ignore_errors=True)
         data = [self.folder / f"{task}_{part}.jsonl" for part in ("train", "judge")]
-        passes = self.tasks[task][2]
         started = time.time()
-        self.call("train", "--model", MODEL, "--data", data[0], "--eval-data", data[1], "--out", out, "--lr", rate(place),
-                  "--seed", seed, "--epochs", passes, "--batch-size", BATCH, "--checkpoint-every", 0, "--no-card",
-                  "--preset", "off", *METHODS[method][0])
+        self.call("train", "--model", MODEL, "--data", data[0], "--eval-data", data[1], "--out", out, "--seed", seed,
+                  "--batch-size", BATCH, "--checkpoint-every", 0, "--no-card", *flags)
         seconds = time.time() - started
         read = lambda name: [json.loads(line) for line in (out / name).read_text().splitlines()]
         steps, losses = read("metrics.jsonl"), read("evaluations.jsonl")
         steps = [step for step in steps if "loss" in step]
         tokens, computing = sum(s["tokens"] for s in steps), sum(s["seconds"] for s in steps)
         return {
-            "task": task, "method": method, "lr": rate(place), "place": place, "seed": seed, "steps": len(steps),
-            "base_loss": losses[0]["loss"], "loss": losses[-1]["loss"],
+            "task": task, "method": method, **more, "seed": seed, "steps": len(steps),
+            "base_loss": losses[0]["loss"], "loss": losses[-1]["loss"], "best_loss": min(map(loss_of, losses)),
             "tokens_per_s": tokens / computing, "peak_rss_mib": max(s["peak_rss_bytes"] for s in steps) / 2**20,
             "seconds": round(seconds, 1), "threads": self.args.threads, "busy": os.getloadavg()[0],
             "processor": processor(), "date": datetime.date.today().isoformat(),
@@ -189,7 +205,15 @@ def search(runner):
                     file.write(json.dumps(result) + "\n")
                 print(f"{task}, {method}, lr {result['lr']}, seed {seed}: loss {result['loss']}, {result['seconds']} s",
                       flush=True)
-    print("nothing is left to run")
+        for method in CHOSEN:
+            if runner.is_over() or any((r["task"], r["method"]) == (task, method) for r in read_results()):
+                continue
+            result = runner.chosen(task, method)
+            result["answers"] = runner.answers(task, method)
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(result) + "\n")
+            print(f"{task}, {method}: {result['chose']}, best loss {result['best_loss']}, {result['seconds']} s", flush=True)
+    print("time is over; call it again to go on" if runner.is_over() else "nothing is left to run")
 
 
 def table(results):

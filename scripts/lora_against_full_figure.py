@@ -47,7 +47,7 @@ def mean_and_error(values):
 def tables(results):
     for task in TASKS:
         judged = "ROUGE-L" if task == "e2e" else "answered exactly"
-        print(f"\n{task}\n| method | best rate | rates tried | held-out loss | against full | {judged} |\n|---|---|---|---|---|---|")
+        print(f"\n{task}\n| method | best rate | rates tried | held-out loss | against full | of full's gain | {judged} |\n|---|---|---|---|---|---|---|")
         full = None
         for method in METHODS:
             first = first_losses(results, task, method)
@@ -55,12 +55,13 @@ def tables(results):
                 continue
             best, runs = best_runs(results, task, method)
             mean, error = mean_and_error([loss_of(r) for r in runs])
-            full = full or mean
+            full, base = full or mean, runs[0]["base_loss"]
+            gain = f"{100 * (base - mean) / (base - full):.1f} %"
             metric = "rouge_l" if task == "e2e" else "exact_match"
             answers = [r["answers"][metric] for r in runs if "answers" in r]
             worth = statistics.mean(answers) if answers else math.nan
             worth = f"{worth:.3f}" if task == "e2e" else f"{100 * worth:.0f} %"
-            print(f"| {SHOWN[method]} | {rate(best):g} | {len(first)} | {mean:.4f} ± {error:.4f} | {100 * (mean / full - 1):+.1f} % | {worth} |")
+            print(f"| {SHOWN[method]} | {rate(best):g} | {len(first)} | {mean:.4f} ± {error:.4f} | {100 * (mean / full - 1):+.1f} % | {gain} | {worth} |")
     print("\nquiet\n| method | peak memory, MiB | tokens/s |\n|---|---|---|")
     for method in METHODS:
         # What else runs slows a run down but does not change its memory.
@@ -83,7 +84,7 @@ class Panel:
         finite += [loss_of(r) for of in self.runs.values() for r in of]
         places = [place for of in self.series.values() for place in of]
         self.low, self.high = math.log10(min(finite)), math.log10(max(finite))
-        pad = 0.05 * (self.high - self.low)
+        pad = max(0.05 * (self.high - self.low), 0.01)
         self.low, self.high = self.low - pad, self.high + pad
         self.first, self.last = min(places), max(places)
 

@@ -197,18 +197,24 @@ impl Model {
         self.device
     }
 
-    /// Says how products with the matrices are computed, the head's too. What an adapter adds, gradients of weights,
-    /// attention, norms and the loss are always f32.
+    /// Says how products with the matrices are computed, the head's too, but for int8, where it is bf16: what is rounded
+    /// there is not averaged by anything behind it. What an adapter adds, gradients of weights, attention, norms and the
+    /// loss are always f32.
     pub fn set_compute_dtype(&mut self, dtype: ComputeDtype) {
         for block in &mut self.blocks {
             block.set_compute_dtype(dtype);
         }
-        self.own_head.as_mut().unwrap_or(&mut self.embedding).set_compute_dtype(dtype);
+        let of_head = match dtype {
+            ComputeDtype::F32 | ComputeDtype::Bf16 => dtype,
+            ComputeDtype::Int8 => ComputeDtype::Bf16,
+        };
+        self.own_head.as_mut().unwrap_or(&mut self.embedding).set_compute_dtype(of_head);
     }
 
-    /// How products with the matrices are computed.
+    /// How products with the matrices of blocks are computed.
     pub fn compute_dtype(&self) -> ComputeDtype {
-        self.head().compute_dtype()
+        let of_blocks = self.blocks.iter().flat_map(Block::groups).flat_map(|group| &group.projections);
+        of_blocks.map(|linear| linear.weight.compute_dtype()).next().unwrap_or(self.head().compute_dtype())
     }
 
     /// The weight of a projection.

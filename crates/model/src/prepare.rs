@@ -25,7 +25,7 @@ impl Model {
         let starts = tokens.starts.take();
         for (rows, own) in tokens.both_mut().into_iter().zip([&self.embedding, self.head()]) {
             let Some(rows) = rows else { continue };
-            rows.values.set_compute_dtype(self.compute_dtype());
+            rows.values.set_compute_dtype(self.head().compute_dtype());
             let Some(starts) = &starts else { continue };
             let values: Vec<f32> = rows
                 .ids
@@ -56,7 +56,7 @@ impl Model {
             }
             saved.fresh = false;
         }
-        let dtype = self.compute_dtype();
+        let dtype = self.head().compute_dtype();
         for copy in saved.embedding.iter_mut().chain(&mut saved.head) {
             copy.set_compute_dtype(dtype);
         }

@@ -8,10 +8,12 @@
 use std::path::Path;
 
 use lorafit_data::{Dataset, Options, Samples};
+use lorafit_kernels::ops::attention::{Segment, Segments};
+use lorafit_kernels::ops::cross_entropy::{Objective, Target};
 use lorafit_kernels::{ComputeDtype, Device};
 use lorafit_model::adapter::{self, Adapter, named_tensors};
 use lorafit_model::weights::ModelFiles;
-use lorafit_model::{ActivationPolicy, Buffers, Gradients, Model, Objective, Segment, Segments, Stream, Target};
+use lorafit_model::{ActivationPolicy, Buffers, Gradients, Model, Stream};
 use lorafit_train::open_tokenizer;
 
 fn main() {
@@ -19,13 +21,17 @@ fn main() {
     let [model_path, adapter_path, data_path, numbers @ ..] = &arguments[..] else {
         panic!("give MODEL ADAPTER DATA [ROWS [BATCHES]]");
     };
-    let number = |place: usize, otherwise: usize| numbers.get(place).map_or(otherwise, |n| n.parse().expect("a number"));
+    let number = |place: usize, otherwise: usize| {
+        numbers.get(place).map_or(otherwise, |n| n.parse().expect("a number"))
+    };
     let (rows, batches) = (number(0, 4), number(1, 10));
     let files = ModelFiles::open(Path::new(model_path)).expect("the model opens");
     let tokenizer = open_tokenizer(&files).expect("the tokenizer opens");
     let mut model = Model::load(&files, Device::Cpu).expect("the model loads");
-    let adapter = adapter::load(Path::new(adapter_path), model.config(), Device::Cpu).expect("the adapter loads");
-    let data = Dataset::load(Path::new(data_path), &tokenizer, Options::default()).expect("the rows are read");
+    let adapter =
+        adapter::load(Path::new(adapter_path), model.config(), Device::Cpu).expect("the adapter loads");
+    let data =
+        Dataset::load(Path::new(data_path), &tokenizer, Options::default()).expect("the rows are read");
     let count = (data.samples.len() / rows).min(batches);
     let mut exact: Vec<(f64, Vec<(String, Vec<f32>)>)> = Vec::new();
     for dtype in [ComputeDtype::F32, ComputeDtype::Bf16, ComputeDtype::Int8] {
@@ -73,7 +79,7 @@ fn gradients(
         segments.push(Segment { start, len: sample.ids.len(), parent: None });
         ids.extend_from_slice(sample.ids);
         positions.extend(0..sample.ids.len() as u32);
-        for (i, _) in sample.supervised.iter().enumerate().filter(|(i, supervised)| **supervised && *i > 0) {
+        for i in sample.supervised().flatten() {
             targets.push(Target { row: (start + i - 1) as u32, id: sample.ids[i], weight: 1.0 });
         }
     }
@@ -84,7 +90,8 @@ fn gradients(
         Buffers::for_training(model, Some(adapter), &gradients, size.0, size.1, ActivationPolicy::default());
     let stream = Stream { ids: &ids, positions: &positions, segments: &segments, targets: &targets };
     let objective = Objective { scale: 1.0 / targets.len() as f32, smoothing: 0.0 };
-    let losses = model.loss_and_gradient(Some(adapter).into(), stream, objective, &mut buffers, &mut gradients);
+    let losses =
+        model.loss_and_gradient(Some(adapter).into(), stream, objective, &mut buffers, &mut gradients);
     let loss = losses.total() / targets.len() as f64;
     let named = named_tensors(adapter, gradients.tensors());
     (loss, named.into_iter().map(|tensor| (tensor.name, tensor.values)).collect())

@@ -66,6 +66,9 @@ pub struct ComputeArgs {
     /// stay f32. On processors that multiply bf16 training is up to 1.7 times as fast (AVX512-BF16: AMD Zen 4, Intel
     /// Cooper Lake, and later) or about twice (AMX: Intel Sapphire Rapids, and later); on others it is not faster. On a
     /// GPU, activations have this type.
+    ///
+    /// int8 rounds both to 8 bits, with a scale for every 128 values, where processors multiply bytes (AVX512-VNNI: Intel
+    /// Ice Lake, AMD Zen 4, and later; AVX-VNNI: Intel Alder Lake, and later). On others it is slower than f32.
     /// [default: bf16 on a GPU, and with --quant on processors that multiply bf16; else f32]
     #[arg(long, value_enum, value_name = "DTYPE")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,7 +85,9 @@ impl ComputeArgs {
     pub fn check(self, device: DeviceChoice) -> Result<(), CliError> {
         match (self.compute_dtype, device) {
             (Some(ComputeChoice::Int8), DeviceChoice::Cuda(_)) => {
-                let text = format!("--compute-dtype int8 with --device {device}: only the processor computes in 8 bits");
+                let text = format!(
+                    "--compute-dtype int8 with --device {device}: only the processor computes in 8 bits"
+                );
                 Err(CliError::usage(text).hint("give --compute-dtype bf16, or --device cpu"))
             }
             _ => Ok(()),

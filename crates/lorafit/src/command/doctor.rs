@@ -87,7 +87,8 @@ impl Findings {
             processor: machine::processor(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             threads: rayon::current_num_threads(),
-            instruction_sets: [ComputeDtype::F32, ComputeDtype::Bf16, ComputeDtype::Int8].map(cpu_instruction_set),
+            instruction_sets: [ComputeDtype::F32, ComputeDtype::Bf16, ComputeDtype::Int8]
+                .map(cpu_instruction_set),
             memory: (machine::total_bytes(), available_bytes()),
             disks,
             hub,

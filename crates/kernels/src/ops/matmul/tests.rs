@@ -189,8 +189,7 @@ fn int8_products_are_those_of_rounded_operands_on_every_instruction_set() {
         let (start, bias) = (random.normal(m * n), random.normal(n));
         // The adapter's term stays f32.
         let lora = TermCpu { left: rows(&u, 5), right: RightCpu::Strided(transposed(&b, 5)), k: 5 };
-        let [forward, backward] =
-            [frozen(n, k, &values), frozen(k, n, &values)].map(computed_in_int8);
+        let [forward, backward] = [frozen(n, k, &values), frozen(k, n, &values)].map(computed_in_int8);
         let exact_forward = frozen(n, k, &int8(&values, (n, k), (k, 1)));
         let exact_backward = frozen(k, n, &int8(&values, (n, 1), (k, n)));
         let (along, across) = (int8(&x, (m, k), (k, 1)), int8(&x, (m, 1), (k, m)));

@@ -18,7 +18,7 @@ use super::tile::Args;
 use super::{Columns, MAX_PANEL, MAX_ROWS};
 
 /// Values that share a scale.
-pub(super) const BLOCK: usize = 128;
+pub(super) const BLOCK: usize = 64;
 /// Elements before those of a block.
 const HEAD: usize = 2;
 /// The largest code.
@@ -61,23 +61,34 @@ fn magnitude(value: f32) -> u32 {
     value.to_bits() & 0x7fff_ffff
 }
 
-/// Rounds a block of values that follow each other in the sum: codes, zero behind the last, and the scale.
+/// Rounds a block of values that follow each other in the sum: codes, zero behind the last, their sum and the scale.
 #[inline(always)]
-fn codes(values: &[f32], to: &mut [i8; BLOCK]) -> f32 {
-    let mut padded = [0.0; BLOCK];
-    padded[..values.len()].copy_from_slice(values);
-    let largest = padded.iter().map(|value| magnitude(*value)).fold(0, u32::max);
-    let (scale, inverse) = scale(largest);
-    for (to, value) in to.iter_mut().zip(padded) {
-        *to = code(value, inverse) as i8;
+fn codes(values: &[f32], to: &mut [i8; BLOCK]) -> (i32, f32) {
+    match values.try_into() {
+        Ok(values) => codes_of_whole(values, to),
+        Err(_) => {
+            let mut padded = [0.0; BLOCK];
+            padded[..values.len()].copy_from_slice(values);
+            codes_of_whole(&padded, to)
+        }
     }
-    scale
 }
 
-/// The sum of codes, which is at most 127 times [`BLOCK`].
+/// As [`codes`], in loops that the compiler vectorises.
 #[inline(always)]
-fn sum(codes: &[i8; BLOCK]) -> i32 {
-    codes.iter().map(|code| i32::from(*code)).sum()
+fn codes_of_whole(values: &[f32; BLOCK], to: &mut [i8; BLOCK]) -> (i32, f32) {
+    let mut largest = 0;
+    for value in values {
+        largest = magnitude(*value).max(largest);
+    }
+    let (scale, inverse) = scale(largest);
+    let mut sum = 0;
+    for i in 0..BLOCK {
+        let code = code(values[i], inverse);
+        sum += code;
+        to[i] = code as i8;
+    }
+    (sum, scale)
 }
 
 /// An integer in the bits of an element.
@@ -96,12 +107,13 @@ pub(super) struct Quads<S>(PhantomData<S>);
 fn quads_along_sum(from: &[f32], to: &mut [f32], offset: u8, start: impl Fn(i32) -> i32) {
     for (block, to) in from.chunks(BLOCK).zip(to.chunks_mut(HEAD + BLOCK / QUAD)) {
         let mut rounded = [0; BLOCK];
-        to[0] = codes(block, &mut rounded);
-        to[1] = element(start(sum(&rounded)));
-        for (quad, to) in rounded.chunks_exact(QUAD).zip(&mut to[HEAD..][..block.len().div_ceil(QUAD)]) {
-            let bytes: [u8; QUAD] = std::array::from_fn(|i| quad[i].cast_unsigned().wrapping_add(offset));
-            *to = f32::from_bits(u32::from_le_bytes(bytes));
-        }
+        let (sum, scale) = codes(block, &mut rounded);
+        let bytes = rounded.map(|code| code.cast_unsigned().wrapping_add(offset));
+        (to[0], to[1]) = (scale, element(start(sum)));
+        let to = &mut to[HEAD..][..block.len().div_ceil(QUAD)];
+        // SAFETY: every four bytes are an f32, and any bytes are.
+        let to = unsafe { to.align_to_mut::<u8>().1 };
+        to.copy_from_slice(&bytes[..to.len()]);
     }
 }
 
@@ -127,24 +139,10 @@ impl<S: Bytes> Operand for Quads<S> {
 
     #[inline(always)]
     fn block_across_sum(rows: &[f32], stride: usize, count: usize, to: &mut [f32], width: usize) {
-        for column in (0..width).step_by(LANES) {
-            let inverses = scales_across(&rows[column..], stride, count, &mut to[column..]);
-            let mut sums = [0; LANES];
-            for (quad, first) in (0..count).step_by(QUAD).enumerate() {
-                let mut bytes = [0; LANES];
-                for value in 0..QUAD.min(count - first) {
-                    let row = &rows[(first + value) * stride + column..][..LANES];
-                    for lane in 0..LANES {
-                        let code = code(row[lane], inverses[lane]);
-                        sums[lane] += code;
-                        bytes[lane] |= (code & 0xff) << (8 * value);
-                    }
-                }
-                let to = &mut to[(HEAD + quad) * width + column..][..LANES];
-                to.copy_from_slice(&bytes.map(element));
-            }
-            let starts = sums.map(|sum| element(-i32::from(OFFSET) * sum));
-            to[width + column..][..LANES].copy_from_slice(&starts);
+        // As wide as the widest register, but for a narrow panel of others.
+        match width.is_multiple_of(16) {
+            true => quads_across_sum::<16>(rows, stride, count, to, width),
+            false => quads_across_sum::<8>(rows, stride, count, to, width),
         }
     }
 
@@ -155,24 +153,43 @@ impl<S: Bytes> Operand for Quads<S> {
     }
 }
 
-/// Columns that are rounded at a time across the sum: the narrowest panel of sets with products of bytes is as wide, or half.
-const LANES: usize = 8;
-
-/// Writes the scales of [`LANES`] columns of `count` rows, `stride` apart, and gives their inverses.
+/// See [`Operand::block_across_sum`]; `LANES` columns at a time.
 #[inline(always)]
-fn scales_across(rows: &[f32], stride: usize, count: usize, to: &mut [f32]) -> [f32; LANES] {
-    let mut largest = [0; LANES];
-    for row in 0..count {
-        let row = &rows[row * stride..][..LANES];
-        for lane in 0..LANES {
-            largest[lane] = magnitude(row[lane]).max(largest[lane]);
+fn quads_across_sum<const LANES: usize>(
+    rows: &[f32],
+    stride: usize,
+    count: usize,
+    to: &mut [f32],
+    width: usize,
+) {
+    for column in (0..width).step_by(LANES) {
+        let row = |row: usize| -> &[f32; LANES] {
+            rows[row * stride + column..][..LANES].try_into().expect("as many lanes")
+        };
+        let mut largest = [0; LANES];
+        for values in (0..count).map(row) {
+            for lane in 0..LANES {
+                largest[lane] = magnitude(values[lane]).max(largest[lane]);
+            }
         }
+        let (scales, inverses) = (largest.map(|bits| scale(bits).0), largest.map(|bits| scale(bits).1));
+        let mut sums = [0; LANES];
+        for (quad, first) in (0..count).step_by(QUAD).enumerate() {
+            let mut bytes = [0; LANES];
+            for value in 0..QUAD.min(count - first) {
+                let values = row(first + value);
+                for lane in 0..LANES {
+                    let code = code(values[lane], inverses[lane]);
+                    sums[lane] += code;
+                    bytes[lane] |= (code & 0xff) << (8 * value);
+                }
+            }
+            to[(HEAD + quad) * width + column..][..LANES].copy_from_slice(&bytes.map(element));
+        }
+        to[column..][..LANES].copy_from_slice(&scales);
+        let starts = sums.map(|sum| element(-i32::from(OFFSET) * sum));
+        to[width + column..][..LANES].copy_from_slice(&starts);
     }
-    let mut inverses = [0.0; LANES];
-    for lane in 0..LANES {
-        (to[lane], inverses[lane]) = scale(largest[lane]);
-    }
-    inverses
 }
 
 /// One code an element, as f32: for processors that do not multiply bytes.
@@ -192,8 +209,7 @@ impl<S: Simd> Operand for Integers<S> {
     fn left_along_sum(from: &[f32], to: &mut [f32]) {
         for (block, to) in from.chunks(BLOCK).zip(to.chunks_mut(HEAD + BLOCK)) {
             let mut rounded = [0; BLOCK];
-            to[0] = codes(block, &mut rounded);
-            to[1] = 0.0;
+            (to[0], to[1]) = (codes(block, &mut rounded).1, 0.0);
             for (code, to) in rounded[..block.len()].iter().zip(&mut to[HEAD..]) {
                 *to = f32::from(*code);
             }
@@ -301,17 +317,23 @@ pub(super) unsafe fn tile<S: Bytes, const R: usize, const V: usize>(args: &Args)
                 }
                 right = right.wrapping_add(args.right_stride);
             }
+            let to = |i: usize, j: usize| args.out.add(i * args.out_stride + j * S::LANES);
+            if !accumulate {
+                for i in 0..R {
+                    for j in 0..V {
+                        S::store(to(i, j), S::zero());
+                    }
+                }
+                accumulate = true;
+            }
             for i in 0..R {
                 let scale = S::splat(rows[i]);
                 for j in 0..V {
-                    let to = args.out.add(i * args.out_stride + j * S::LANES);
-                    let before = if accumulate { S::load(to) } else { S::zero() };
                     let scale = S::fma(scale, scales[j], S::zero());
-                    S::store(to, S::fma(S::to_f32(sums[i][j]), scale, before));
+                    S::store(to(i, j), S::fma(S::to_f32(sums[i][j]), scale, S::load(to(i, j))));
                 }
                 rows[i] = rows[i].wrapping_add(HEAD + quads);
             }
-            accumulate = true;
             left -= HEAD + quads;
         }
     }

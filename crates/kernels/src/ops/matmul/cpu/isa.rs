@@ -10,8 +10,8 @@ use super::pack::Strided;
 use super::simd::{self, Simd, compiled_for};
 use super::strips::{Strips, Tile};
 use super::{
-    Block, MAX_K_BLOCK, MAX_N_BLOCK, MAX_PACKED_ELEMENTS, RightCpu, Scratch, TermCpu, part_width,
-    sum_step, tile,
+    Block, MAX_K_BLOCK, MAX_N_BLOCK, MAX_PACKED_ELEMENTS, RightCpu, Scratch, TermCpu, part_width, sum_step,
+    tile,
 };
 use crate::weight::ComputeDtype;
 
@@ -157,7 +157,9 @@ impl Isa {
         match (self, dtype) {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `available` saw the features before it gave these sets.
-            (Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::Bf16) => unsafe { pairs_along_sum_avx512_bf16(from, to) },
+            (Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::Bf16) => unsafe {
+                pairs_along_sum_avx512_bf16(from, to)
+            },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             (Isa::AvxVnni, ComputeDtype::Int8) => unsafe { quads_along_sum_avx_vnni(from, to) },
@@ -227,7 +229,9 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             (Isa::AvxVnni, ComputeDtype::Int8) => &avx_vnni::QUADS,
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::F32) => &avx512::SINGLE,
+            (Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::F32) => {
+                &avx512::SINGLE
+            }
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512 | Isa::Avx512Vnni, ComputeDtype::Bf16) => &avx512::ROUNDED,
             #[cfg(target_arch = "x86_64")]

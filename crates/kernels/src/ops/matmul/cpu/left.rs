@@ -130,7 +130,10 @@ impl Lefts {
             for term in terms {
                 let Some(key) = LeftKey::of(rows, term) else { continue };
                 let stride = row_len(isa.elements(key.dtype, term.k));
-                if isa.values(key.dtype) == 1 || lefts.find(rows, term).is_some() || len + rows * stride > MAX_ELEMENTS {
+                if isa.values(key.dtype) == 1
+                    || lefts.find(rows, term).is_some()
+                    || len + rows * stride > MAX_ELEMENTS
+                {
                     continue;
                 }
                 lefts.made.push(Made { key, first: len, stride });

@@ -394,7 +394,12 @@ impl<'a> Task<'a> {
             let longest = isa.longest_block(*n, columns, term.dtype());
             let left = lefts.of(*m, term);
             let cols = cols.clone();
-            sum_blocks(term.k, longest, sum_step(term.dtype())).map(move |k| Block { term, left, k, cols: cols.clone() })
+            sum_blocks(term.k, longest, sum_step(term.dtype())).map(move |k| Block {
+                term,
+                left,
+                k,
+                cols: cols.clone(),
+            })
         })
     }
 }

@@ -219,8 +219,8 @@ impl Simd for Portable {
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86 {
-    use super::super::int8::{self, Bytes};
     use super::super::amx;
+    use super::super::int8::{self, Bytes};
     use super::{Args, Columns, Pairs, Simd, ask_ahead, tile};
     use std::arch::x86_64::*;
 
