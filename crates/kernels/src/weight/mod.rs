@@ -29,7 +29,7 @@ pub enum ComputeDtype {
     /// Twice as fast where the processor multiplies pairs of them. Products of a few rows, as in generation, stay f32:
     /// there decoding and memory set the speed.
     Bf16,
-    /// Weight and activations, or gradients, rounded to 8 bits, 128 values that follow each other in the sum sharing a scale
+    /// Weight and activations, or gradients, rounded to 8 bits, 64 values that follow each other in the sum sharing a scale
     /// on either side. Sums of such blocks are exact, and are added in f32. Products of a few rows stay f32, as with bf16.
     Int8,
 }

@@ -67,7 +67,7 @@ pub struct ComputeArgs {
     /// Cooper Lake, and later) or about twice (AMX: Intel Sapphire Rapids, and later); on others it is not faster. On a
     /// GPU, activations have this type.
     ///
-    /// int8 rounds both to 8 bits, with a scale for every 128 values, where processors multiply bytes (AVX512-VNNI: Intel
+    /// int8 rounds both to 8 bits, with a scale for every 64 values, where processors multiply bytes (AVX512-VNNI: Intel
     /// Ice Lake, AMD Zen 4, and later; AVX-VNNI: Intel Alder Lake, and later). On others it is slower than f32.
     /// [default: bf16 on a GPU, and with --quant on processors that multiply bf16; else f32]
     #[arg(long, value_enum, value_name = "DTYPE")]

@@ -478,6 +478,7 @@ fn a_recommendation_has_what_was_asked_for() {
         &["--quant", "int8"],
         &["--optimizer", "adamw-8bit"],
         &["--compute-dtype", "f32"],
+        &["--compute-dtype", "int8"],
         &["--recompute", "full"],
         &["--recompute", "1-blocks"],
         &["--batch-size", "16"],
@@ -495,6 +496,14 @@ fn a_recommendation_has_what_was_asked_for() {
         at,
         &["plan", "--model", "nf4", "--quant", "int8"],
         &["--quant int8: the weights of nf4 are quantised already"],
+    );
+    refused(
+        at,
+        &["plan", "--model", "m", "--device", "cuda:0", "--compute-dtype", "int8"],
+        &[
+            "--compute-dtype int8 with --device cuda:0: only the processor computes in 8 bits",
+            "hint: give --compute-dtype bf16",
+        ],
     );
     assert!(well(at, &["plan", "--model", "nf4", "--recommend"]).contains("lorafit train --model nf4"));
 }

@@ -31,7 +31,7 @@ fn fresh(base: &str, rows: usize, tokens: impl FnOnce(TokenIndices) -> TokenIndi
 #[test]
 fn rows_begin_as_the_model_has_them() {
     for base in ["llama", "llama_tied", "gemma2"] {
-        for dtype in [ComputeDtype::F32, ComputeDtype::Bf16] {
+        for dtype in [ComputeDtype::F32, ComputeDtype::Bf16, ComputeDtype::Int8] {
             let mut case = fresh(base, 0, |tokens| tokens, &[9, 3, 4]);
             case.model.set_compute_dtype(dtype);
             case.model.prepare(&mut case.adapter);

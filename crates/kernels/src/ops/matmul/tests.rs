@@ -149,13 +149,13 @@ fn computed_in_int8(mut weight: Weight) -> Weight {
     weight
 }
 
-/// Values of `lines` of `len`, which lie `stride` apart and whose values lie `step` apart, rounded to 8 bits: 128 of a line share a
+/// Values of `lines` of `len`, which lie `stride` apart and whose values lie `step` apart, rounded to 8 bits: 64 of a line share a
 /// scale.
 fn int8(values: &[f32], (lines, stride): (usize, usize), (len, step): (usize, usize)) -> Vec<f32> {
     let mut rounded = values.to_vec();
     for line in 0..lines {
         let places: Vec<usize> = (0..len).map(|i| line * stride + i * step).collect();
-        for block in places.chunks(128) {
+        for block in places.chunks(64) {
             let largest = block.iter().map(|&place| values[place].abs()).fold(0.0, f32::max);
             for &place in block.iter().filter(|_| largest > 0.0) {
                 rounded[place] = (values[place] * (127.0 / largest)).round_ties_even() * (largest / 127.0);
