@@ -176,17 +176,24 @@ impl PlanArgs {
     }
 }
 
+/// More than any run has, so that bytes can be counted in 64 bits.
+const MOST_ROWS: usize = 1 << 20;
+const MOST_TOKENS: usize = 1 << 24;
+const MOST_RANK: usize = 1 << 16;
+const MOST_THREADS: usize = 1 << 12;
+
 /// Refuses what no plan can be made of.
 fn check(args: &PlanArgs, given: &Given) -> Result<(), CliError> {
-    for (name, value) in [
-        ("batch-size", args.batch_size),
-        ("max-seq-len", args.max_seq_len),
-        ("micro-batch-tokens", args.micro_batch_tokens),
-        ("rank", args.rank),
-        ("threads", args.threads.unwrap_or(1)),
-        ("new-tokens", args.new_tokens.unwrap_or(1)),
+    for (name, value, most) in [
+        ("batch-size", args.batch_size, MOST_ROWS),
+        ("max-seq-len", args.max_seq_len, MOST_TOKENS),
+        ("micro-batch-tokens", args.micro_batch_tokens, MOST_TOKENS),
+        ("rank", args.rank, MOST_RANK),
+        ("threads", args.threads.unwrap_or(1), MOST_THREADS),
+        ("new-tokens", args.new_tokens.unwrap_or(1), MOST_ADDED_ROWS),
     ] {
         require(value > 0, name, value, "must be 1 or more")?;
+        require(value <= most, name, value, &format!("must be {most} or less"))?;
     }
     args.check_objective(given)?;
     if let Init::Model | Init::Random = args.init {
@@ -198,8 +205,7 @@ fn check(args: &PlanArgs, given: &Given) -> Result<(), CliError> {
             CliError::usage(text).hint("leave --init out: full fine-tuning takes as much however it begins")
         );
     }
-    let most = args.new_tokens.is_none_or(|tokens| tokens <= MOST_ADDED_ROWS);
-    require(most, "new-tokens", args.new_tokens.unwrap_or(0), &format!("must be {MOST_ADDED_ROWS} or less"))
+    Ok(())
 }
 
 /// Tells what fine-tuning costs.

@@ -14,6 +14,8 @@ use crate::terminal::made;
 pub const COLOURS: &str = include_str!("colours.css");
 /// Figures and tables.
 pub const FIGURES: &str = include_str!("figures.css");
+/// Views of the page of `serve`, beside figures and tables.
+pub const VIEWS: &str = include_str!("views.css");
 const STYLE: &str =
     concat!(include_str!("colours.css"), include_str!("shell.css"), include_str!("figures.css"));
 

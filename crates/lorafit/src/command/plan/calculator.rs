@@ -54,7 +54,7 @@ const FIELDS: [(&str, &str, Kind); 15] = [
     ("activation-dtype", "Activations that are kept", Kind::Choice("")),
     ("optimizer", "Optimizer", Kind::Choice("")),
     ("device", "Device", Kind::Choice("")),
-    ("compute-dtype", "Products", Kind::Choice("as the device does best")),
+    ("compute-dtype", "Number type of products", Kind::Choice("as the device does best")),
     ("memory", "Memory the run may take", Kind::Text("what is free")),
     ("double-quant", "Quantise scales of nf4 or fp4 too", Kind::Switch),
     ("dora", "Train magnitudes, too (DoRA)", Kind::Switch),
@@ -102,7 +102,7 @@ fn html(name: &str) -> String {
     format!(
         "<form id=\"plan-form\" novalidate>\n<div class=\"fields\">\n{fields}</div>\n\
          <div class=\"buttons\"><button class=\"first\" id=\"plan-count\">Calculate</button>\n\
-         <button type=\"reset\" id=\"plan-reset\">As at the beginning</button></div>\n</form>\n\
+         <button type=\"reset\" id=\"plan-reset\">Reset</button></div>\n</form>\n\
          <p class=\"error\" id=\"plan-error\" role=\"alert\" hidden></p>\n\
          <p class=\"note\" id=\"plan-note\" role=\"status\"></p>\n<div id=\"plan-result\"></div>\n"
     )
@@ -327,6 +327,7 @@ fn of_reach(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::ArgAction;
 
     const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/chat_bpe");
 
@@ -348,11 +349,9 @@ mod tests {
         for (name, label, kind) in FIELDS {
             let flag = flag(&command, name).unwrap_or_else(|| panic!("plan has no --{name}"));
             assert!(html.contains(&format!("name=\"{name}\"")) && html.contains(label), "{name}");
-            assert_eq!(
-                kind == Kind::Switch,
-                !flag.get_num_args().is_some_and(|n| n.min_values() > 0),
-                "{name}"
-            );
+            let is_bool = matches!(flag.get_action(), ArgAction::SetTrue)
+                || flag.get_possible_values().iter().any(|value| value.get_name() == "true");
+            assert_eq!(kind == Kind::Switch, is_bool, "{name}");
             if let Kind::Choice(none) = kind {
                 assert_eq!(none.is_empty(), !default(flag).is_empty(), "{name}");
                 assert!(html.contains(&format!("<select id=\"plan-{name}\"")), "{name}");
@@ -409,14 +408,21 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_never_a_flag_and_numbers_may_be_large() {
+    fn a_value_is_never_a_flag_and_a_number_may_be_any() {
         for value in ["8 --svg x.svg", "--svg=x.svg", "8\n--json"] {
             assert!(ask(json!({"rank": value})).is_err(), "{value}");
         }
         for name in ["rank", "max-seq-len", "batch-size", "micro-batch-tokens"] {
-            for value in ["1", "1000000", "4294967296", "9223372036854775807", "18446744073709551615"] {
-                // Whatever it says, it says something.
-                let _ = ask(json!({name: value, "model": "llama-2-7b"}));
+            for (value, is_fine) in
+                [("1", true), ("65536", true), ("4294967296", false), ("18446744073709551615", false)]
+            {
+                let found = ask(json!({name: value, "model": "llama-2-7b", "max-seq-len": "4096"}));
+                let refused = found.as_ref().err().map_or("", String::as_str);
+                assert!(
+                    found.is_ok() == is_fine || refused.contains("positions"),
+                    "{name} {value}: {refused}"
+                );
+                assert!(is_fine || refused.contains(&format!("--{name} {value}: must be")), "{refused}");
             }
         }
     }

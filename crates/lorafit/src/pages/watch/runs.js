@@ -31,6 +31,7 @@ const liveRuns = (runs, curves, extend) => {
       // What stands where it should is not moved: it would lose the focus.
       if (runs.children[place] !== parts.made) runs.insertBefore(parts.made, runs.children[place] ?? null);
       parts.state.textContent = run.state;
+      parts.progress.hidden = !run.steps;
       parts.progress.max = run.steps || 1;
       parts.progress.value = run.step;
       parts.lines.replaceChildren();

@@ -51,7 +51,7 @@
       wait = LATER;
     }
     // A key is waited for; with it the view is opened again.
-    if (isShown("runs") && by("access").hidden) timer = setTimeout(look, wait);
+    if (isShown("runs") && by("access").hidden) timer = setTimeout(() => isShown("runs") && look(), wait);
   }
 
   view("runs", look);

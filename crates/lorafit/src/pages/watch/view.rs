@@ -12,7 +12,7 @@ use lorafit_serve::View;
 use lorafit_train::RunStatus;
 use serde_json::{Map, Value, json};
 
-use super::{Lengths, RUNS, Records, Watching, figures_of, lengths};
+use super::{Lengths, Records, Watching, figures_of, lengths};
 use crate::pages::report::training::last_part;
 use crate::sweep::below::runs_below;
 
@@ -130,7 +130,7 @@ impl Seen {
     /// How many there are, in words.
     fn note(&self) -> String {
         if self.runs.is_empty() {
-            return "No run has begun yet. Runs of lorafit train below the folder of --runs come here by themselves."
+            return "No run has begun yet. What lorafit train writes below the folder of --runs is shown here."
                 .to_owned();
         }
         let running = match self.runs.iter().filter(|run| run.status.running).count() {
@@ -141,7 +141,7 @@ impl Seen {
             true => format!("; the newest {MOST_LISTED} are listed"),
             false => String::new(),
         };
-        format!("{}{running}{left_out}. What changes is shown by itself.", counted(self.count, "run", "runs"))
+        format!("{}{running}{left_out}. The page follows them by itself.", counted(self.count, "run", "runs"))
     }
 }
 
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn style_script_and_html_close_nothing_early_and_load_nothing() {
-        for part in [STYLE, SCRIPT, RUNS] {
+        for part in [STYLE, SCRIPT] {
             assert!(!part.contains("</") && !part.contains("url(") && !part.contains("http"));
         }
         assert!(!HTML.contains("<script") && !HTML.contains("style=") && !HTML.contains("src="));
@@ -195,7 +195,7 @@ mod tests {
         std::thread::sleep(FRESH);
         let both = json!(["first", "group/second"]);
         let found = ask(&view, json!({"shown": both})).unwrap();
-        assert_eq!(found["note"], "2 runs. What changes is shown by itself.");
+        assert_eq!(found["note"], "2 runs. The page follows them by itself.");
         let mut shown: Vec<&str> =
             found["shown"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
         shown.sort_unstable();
