@@ -600,7 +600,7 @@ def check_plan(browser):
     browser.wait("document.querySelectorAll('#plan-result table').length === 4")
     text = "return document.getElementById('plan-result').textContent"
     first = browser.script(text)
-    for part in ("chat_bpe, rank 8:", "logits chunk", "QLoRA, nf4", "Recommended", "lorafit train --model chat_bpe"):
+    for part in ("chat_bpe, rank 8:", "logits chunk", "QLoRA, nf4", "Recommended", "lorafit train --model M "):
         check(part in first, f"the plan has {part!r}")
     check(str(MODEL) not in first, "and no path of the server")
     unnamed = [field for field, name in browser.fields() if field.startswith("plan-") and not name.strip()]

@@ -3,8 +3,10 @@
 //! A question may set the flags in [`FIELDS`] and no others, each as one argument, and name the served base or a published shape: it
 //! reads no file but those of the base.
 
+use std::path::Path;
+
 use clap::{Arg, Args as _, Command, FromArgMatches as _};
-use lorafit_model::Config;
+use lorafit_model::{Config, is_hub_id};
 use lorafit_remedy::amounts::{grouped, memory, trainable};
 use lorafit_serve::View;
 use serde_json::{Map, Value, json};
@@ -173,11 +175,35 @@ fn answer(name: &str, path: &str, question: &Map<String, Value>) -> Result<Value
     let found = planned().map_err(|error| {
         let text = render_for(&error, &verb);
         let text = text.trim_end().trim_start_matches("error: ").to_owned();
-        if own { text.replace(path, name) } else { text }
+        // A path of one part says no more than the name, and may be a dot.
+        if own && Path::new(path).components().count() > 1 { text.replace(path, name) } else { text }
     })?;
     let flags: String = flags.iter().map(|flag| format!(" {}", shell_word(flag))).collect();
     let command = format!("lorafit plan --model {}{flags}", shell_word(shown));
-    Ok(json!({"html": tables(&found, &command)}))
+    let commands = Commands { command, hides: (own && !is_hub_id(name)).then_some(name) };
+    Ok(json!({"html": tables(&found, &commands)}))
+}
+
+/// How commands name the model.
+struct Commands<'a> {
+    /// The command that prints the same.
+    command: String,
+    /// What the base is called, which is no name of its files.
+    hides: Option<&'a str>,
+}
+
+impl Commands<'_> {
+    /// A command as it can be typed where the files are, with `M` for them.
+    fn html(&self, command: &str) -> String {
+        let Some(name) = self.hides else {
+            return format!("<pre tabindex=\"0\">{}</pre>\n", escape(command));
+        };
+        let command = command.replacen(&format!("--model {}", shell_word(name)), "--model M", 1);
+        format!(
+            "<pre tabindex=\"0\">{}</pre>\n<p class=\"note\">M is the model that this server was started with.</p>\n",
+            escape(&command)
+        )
+    }
 }
 
 /// The model that is asked for, empty for the served one, and flags. What is as it would be anyway is no flag.
@@ -228,8 +254,14 @@ fn mib(bytes: u64) -> String {
     if bytes == 0 { "-".to_owned() } else { grouped(bytes.div_ceil(1 << 20)) }
 }
 
+/// A text that begins a sentence.
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
 /// What `lorafit plan` prints, as HTML.
-fn tables(report: &Report, command: &str) -> String {
+fn tables(report: &Report, commands: &Commands<'_>) -> String {
     let all = report.parameters + report.trainable_parameters;
     let trained = trainable(report.trainable_parameters, all);
     let at_once = grouped(report.tokens_at_once as u64);
@@ -239,30 +271,25 @@ fn tables(report: &Report, command: &str) -> String {
     );
     let mut html = format!("<p>{}</p>\n", escape(&about));
     if let Some(assumed) = &report.assumed {
-        html += &format!("<p class=\"note\">{}.</p>\n", escape(assumed));
+        html += &format!("<p class=\"note\">{}.</p>\n", escape(&capital(assumed)));
     }
-    html += &recommended(&report.recommendation);
+    html += &recommended(&report.recommendation, commands);
     html += &chart(report).html();
     html += &of_methods(report);
     html += &of_parts(report);
     html += &of_modules(report);
     html += &of_reach(report);
-    html += &format!("<h2>The same in a terminal</h2>\n<pre tabindex=\"0\">{}</pre>\n", escape(command));
+    html += &format!("<h2>The same in a terminal</h2>\n{}", commands.html(&commands.command));
     html
 }
 
 /// A paragraph, and the command in its last line, if there is one.
-fn recommended(text: &str) -> String {
+fn recommended(text: &str, commands: &Commands<'_>) -> String {
     let (words, command) = match text.rsplit_once('\n') {
-        Some((words, command)) if command.starts_with("lorafit ") => (words, Some(command)),
-        _ => (text, None),
+        Some((words, command)) if command.starts_with("lorafit ") => (words, commands.html(command)),
+        _ => (text, String::new()),
     };
-    let command = command.map(|command| format!("<pre tabindex=\"0\">{}</pre>\n", escape(command)));
-    format!(
-        "<h2>Recommended</h2>\n<p>{}</p>\n{}",
-        escape(&words.replace('\n', " ")),
-        command.unwrap_or_default()
-    )
+    format!("<h2>Recommended</h2>\n<p>{}</p>\n{command}", escape(&words.replace('\n', " ")))
 }
 
 fn of_methods(report: &Report) -> String {
@@ -368,17 +395,27 @@ mod tests {
     fn the_tables_are_those_of_the_settings() {
         let plain = ask(json!({"rank": "8", "max-seq-len": "512"})).unwrap();
         let larger = ask(json!({"rank": "16"})).unwrap();
-        assert!(plain.contains("<p>llm, rank 8: ") && plain.contains("rank 8 is assumed"), "{plain}");
+        assert!(
+            plain.contains("<p>llm, rank 8: ") && plain.contains("<p class=\"note\">Rank 8 is assumed"),
+            "{plain}"
+        );
         assert!(larger.contains("<p>llm, rank 16: ") && !larger.contains("is assumed"), "{larger}");
         for part in
             ["<svg", "Memory in MiB", "<th scope=\"row\">logits chunk</th>", "QLoRA, nf4", "longest row"]
         {
             assert!(plain.contains(part), "{part}");
         }
-        assert!(larger.contains("<pre tabindex=\"0\">lorafit plan --model llm --rank=16</pre>"), "{larger}");
+        assert!(larger.contains("<pre tabindex=\"0\">lorafit plan --model M --rank=16</pre>"), "{larger}");
         let shape =
             ask(json!({"model": "llama-2-7b", "quant": "int8", "recompute": "full", "dora": true})).unwrap();
-        assert!(shape.contains("QLoRA, int8") && shape.contains("llama-2-7b"), "{shape}");
+        assert!(
+            shape.contains("QLoRA, int8") && shape.contains("lorafit plan --model llama-2-7b"),
+            "{shape}"
+        );
+        assert!(
+            plain.contains("lorafit train --model M --data") && plain.contains("M is the model"),
+            "{plain}"
+        );
         assert!(!plain.contains(MODEL), "nobody learns where the base lies");
     }
 
@@ -416,7 +453,7 @@ mod tests {
             for (value, is_fine) in
                 [("1", true), ("65536", true), ("4294967296", false), ("18446744073709551615", false)]
             {
-                let found = ask(json!({name: value, "model": "llama-2-7b", "max-seq-len": "4096"}));
+                let found = ask(json!({"model": "llama-2-7b", name: value}));
                 let refused = found.as_ref().err().map_or("", String::as_str);
                 assert!(
                     found.is_ok() == is_fine || refused.contains("positions"),

@@ -65,10 +65,8 @@ struct Seen {
 impl Below {
     fn answer(&mut self, question: &Map<String, Value>) -> Result<Value, String> {
         let asked = asked(question)?;
-        if self.seen.as_ref().is_none_or(|seen| seen.at.elapsed() >= FRESH) {
-            self.seen = Some(Seen::of(&self.root));
-        }
-        let Some(seen) = &self.seen else { return Err("there are no runs".to_owned()) };
+        let fresh = self.seen.take().filter(|seen| seen.at.elapsed() < FRESH);
+        let seen = self.seen.insert(fresh.unwrap_or_else(|| Seen::of(&self.root)));
         let drawn: Vec<&Watching> = match &asked {
             Some(names) => seen.runs.iter().filter(|run| names.contains(&run.name.as_str())).collect(),
             None => seen.drawn_first(),
@@ -135,6 +133,8 @@ impl Seen {
         }
         let running = match self.runs.iter().filter(|run| run.status.running).count() {
             0 => String::new(),
+            1 if self.count == 1 => ", which is running".to_owned(),
+            all if all == self.count => ", all of them running".to_owned(),
             running => format!(", {running} of them running"),
         };
         let left_out = match self.count > MOST_LISTED {
