@@ -619,6 +619,8 @@ def check_plan(browser):
     check(error == "--rank 0: must be 1 or more", f"a bad value gives the plan's error: {error!r}")
     marked = browser.script("return [...document.querySelectorAll('[aria-invalid=true]')].map((field) => field.id)")
     check(marked == ["plan-rank"], f"and marks its field: {marked}")
+    below = browser.script("return document.getElementById('plan-error').previousElementSibling.querySelector('input').id")
+    check(below == "plan-rank", f"below which it stands: {below}")
     browser.script("const field = document.getElementById('plan-quant'); field.value = ''; document.getElementById('plan-rank').value = '8'; document.getElementById('plan-double-quant').click()")
     browser.wait("document.getElementById('plan-error').textContent.includes('double')")
     browser.captures("plan-error")
@@ -664,7 +666,7 @@ def check_program(browser, program):
         key.write_text("0123456789abcdef\n")
         with serving(program, "--runs", runs, "--api-key-file", key) as address:
             browser.open(f"{address}#runs")
-            browser.wait("document.getElementById('runs-state').textContent.includes('a key is needed')")
+            browser.wait("document.getElementById('runs-state').textContent.includes('asks for an API key')")
             check(browser.script("return document.getElementById('access').checkVisibility()"), "a view asks for the key")
             browser.captures("runs-key")
             browser.script("document.getElementById('key').focus()")

@@ -23,6 +23,8 @@ function headers() {
 // What a refused request says.
 async function refusal(response) {
   if (response.status === 401 || response.status === 403) by("access").hidden = false;
+  // What the server says of keys is for programs.
+  if (response.status === 401) return by("key").value ? "The key is not known to the server." : "The server asks for an API key.";
   try {
     const { error } = await response.json();
     return error.message ?? String(error);

@@ -141,7 +141,7 @@ impl Seen {
             true => format!("; the newest {MOST_LISTED} are listed"),
             false => String::new(),
         };
-        format!("{}{running}{left_out}. The page follows them by itself.", counted(self.count, "run", "runs"))
+        format!("{}{running}{left_out}. This page updates by itself.", counted(self.count, "run", "runs"))
     }
 }
 
@@ -195,7 +195,7 @@ mod tests {
         std::thread::sleep(FRESH);
         let both = json!(["first", "group/second"]);
         let found = ask(&view, json!({"shown": both})).unwrap();
-        assert_eq!(found["note"], "2 runs. The page follows them by itself.");
+        assert_eq!(found["note"], "2 runs. This page updates by itself.");
         let mut shown: Vec<&str> =
             found["shown"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
         shown.sort_unstable();
