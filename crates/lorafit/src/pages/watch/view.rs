@@ -128,7 +128,7 @@ impl Seen {
     /// How many there are, in words.
     fn note(&self) -> String {
         if self.runs.is_empty() {
-            return "No run has begun yet. What lorafit train writes below the folder of --runs is shown here."
+            return "No run has begun yet. Runs below the folder of --runs are shown here as they begin."
                 .to_owned();
         }
         let running = match self.runs.iter().filter(|run| run.status.running).count() {
