@@ -1,20 +1,26 @@
 """Opens the page of `lorafit serve` in headless Chromium, with a small server that answers as its API does: models come,
-messages go to both, answers stream, stop and fail, keys are asked for, tokens say how likely they were; texts of models
-stay text, fields have names, the keyboard reaches all, letters have a contrast of 4.5, nothing is wider than the window,
-nothing is in the console, nothing is loaded from elsewhere. Takes screenshots, light and dark, 1280 and 400 pixels wide.
+messages go to both, answers stream, stop and fail, keys are asked for, tokens say how likely they were, the prompt of an answer
+is shown with its tokens; texts of models stay text, fields have names, the keyboard reaches all, letters have a contrast of 4.5,
+nothing is wider than the window, nothing is in the console, nothing is loaded from elsewhere. Takes screenshots, light and dark,
+1280 and 400 pixels wide.
 
     python3 scripts/check_serve_page.py SCREENSHOT_FOLDER
+    python3 scripts/check_serve_page.py SCREENSHOT_FOLDER target/debug/lorafit
     python3 scripts/check_serve_page.py SCREENSHOT_FOLDER http://127.0.0.1:8080/
 
-With the address of a server that runs, its page is opened, and its models are asked and stopped.
+With the program, it serves a small model and a folder of runs that grow while the page shows them: curves and cards follow without
+a reload, the plan counts what its form says, bad values give its errors. With the address of a server that runs, its page is
+opened, and its models are asked and stopped.
 
 Needs chromium and chromedriver, and of Python the standard library only.
 """
 
 import base64
+import contextlib
 import json
 import math
 import re
+import subprocess
 import sys
 import tempfile
 import threading
@@ -27,7 +33,9 @@ from browser import COLOURS, call, check, console, driver, end, open_session
 folder = Path(sys.argv[1])
 folder.mkdir(parents=True, exist_ok=True)
 KEY = "of-the-check"
-SOURCE = Path(__file__).parent.parent / "crates/serve/src/page"
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "crates/serve/src/page"
+MODEL = ROOT / "fixtures/models/chat_bpe"
 
 # What the models answer, by name; `chat-adapter` and its strengths as `chat-adapter`.
 ANSWERS = {
@@ -47,15 +55,38 @@ stopped = threading.Event()
 
 def page():
     """The page and its policy as the server sends them."""
-    shell, style, script = ((SOURCE / f"page.{kind}").read_text() for kind in ("html", "css", "js"))
+    shell, style = ((SOURCE / f"page.{kind}").read_text() for kind in ("html", "css"))
+    scripts = re.findall(r'include_str!\("(\w+\.js)"\)', (SOURCE / "mod.rs").read_text())
+    scripts = "".join(f'<script nonce="check">\n{(SOURCE / name).read_text()}</script>\n' for name in scripts)
     policy = re.search(r'let policy = format!\(\s*"(.*?)"\s*\)', (SOURCE / "mod.rs").read_text(), re.DOTALL)[1]
     policy = re.sub(r"\\\n\s*", "", policy).replace("{nonce}", "check")
-    return shell.replace("{style}", style).replace("{nonce}", "check").replace("{script}", script, 1), policy
+    for place, text in (("style", style), ("nonce", "check"), ("links", ""), ("views", ""), ("scripts", scripts)):
+        shell = shell.replace(f"{{{place}}}", text)
+    return shell, policy
+
+
+def tokens_of(messages):
+    """A conversation as tokens: marks of its template, words, and bytes of letters that are no word."""
+    tokens = []
+    for message in [*messages, {"role": "assistant", "content": None}]:
+        for text in ("<|im_start|>", message["role"], "\n"):
+            tokens.append((text.encode(), text.startswith("<|")))
+        for word in re.findall(r"\s?[^\W_]+|\s|.", message["content"] or ""):
+            pieces = [word.encode()] if word.isascii() else [word.encode()[:2], word.encode()[2:]]
+            tokens.extend((piece, False) for piece in pieces if piece)
+        if message["content"] is not None:
+            tokens.extend([(b"<|im_end|>", True), (b"\n", False)])
+    found = [
+        {"id": 100 + at, "text": piece.decode(errors="replace"), "bytes": list(piece), "special": special}
+        for at, (piece, special) in enumerate(tokens)
+    ]
+    return {"text": b"".join(piece for piece, _ in tokens).decode(), "tokens": found, "count": len(found)}
 
 
 class Api(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     needs_key = False
+    tells_tokens = True
 
     def log_message(self, *_):
         pass
@@ -85,6 +116,10 @@ class Api(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.is_refused():
+            return
+        if self.path == "/v1/tokenize":
+            error = {"error": {"message": "`messages` has more than the 8 tokens that this model can read; shorten it"}}
+            self.reply(200, tokens_of(body["messages"])) if Api.tells_tokens else self.reply(400, error)
             return
         asked.append(body)
         name = body["model"].split(":")[0]
@@ -118,6 +153,8 @@ class Api(BaseHTTPRequestHandler):
             self.chunk({"object": "chat.completion.chunk", "model": name, "choices": [choice]})
             time.sleep(0.05 if name == "slow" else 0.01)
         if name == "cut":
+            # What came before has to be read before the connection breaks.
+            time.sleep(0.5)
             self.close_connection = True
             return
         self.chunk({"choices": [{"index": 0, "delta": {}, "finish_reason": "length" if name == "pirate" else "stop"}]})
@@ -251,11 +288,12 @@ def check_first_sight(browser):
     browser.script("window.shownForNow.forEach((part) => (part.hidden = true)); document.getElementById('parameters').open = false")
     check(not unnamed, f"every field has a name {unnamed or ''}")
     browser.script("document.activeElement.blur(); window.scrollTo(0, 0)")
+    check(not browser.script("return document.querySelector('nav')"), "without views there are no links")
     order = []
     for _ in range(8):
         browser.press(TAB)
         order.append(browser.script("return document.activeElement.id || document.activeElement.tagName"))
-    expected = ["A", "model-0", "model-1", "strength-1", "SUMMARY", "message", "send"]
+    expected = ["skip", "model-0", "model-1", "strength-1", "SUMMARY", "message", "send"]
     check(order[: len(expected)] == expected, f"the keyboard goes through {order}")
 
 
@@ -328,6 +366,70 @@ def check_tokens(browser):
     browser.set("probabilities", False)
 
 
+SPANS = "[...document.querySelectorAll('#turns > li:last-child .tokens')]"
+
+
+def open_prompts(browser, waits_for):
+    """Opens the prompts of the last answers by the keyboard."""
+    browser.script("window.scrollTo(0, document.documentElement.scrollHeight)")
+    for side in (0, 1):
+        browser.script(f"document.querySelectorAll('#turns > li:last-child .prompt summary')[{side}]?.focus()")
+        browser.press(ENTER)
+    browser.wait(waits_for)
+
+
+def check_prompt(browser):
+    browser.script("document.getElementById('clear').click()")
+    browser.set("system", "Be brief.")
+    browser.ask("Why is the <b>sky</b> 🏴?")
+    browser.ask("And red?")
+    open_prompts(browser, f"{SPANS}.length === 2")
+    messages = asked[-1]["messages"]
+    names = {body["model"]: body["messages"] for body in asked[-2:]}
+    expected = [tokens_of(names[name]) for name in browser.script("return [...document.querySelectorAll('#turns > li:last-child h3')].map((h) => h.textContent)")]
+    check(len(messages) == 4, f"the prompt is of {len(messages)} messages")
+    shown = browser.script(f"return {SPANS}.map((text) => [...text.querySelectorAll('span')].map((span) => [span.textContent, span.description, span.className]))")
+    for found, tokens in zip(shown, expected):
+        wanted = tokens["tokens"]
+        check(len(found) == len(wanted), f"{len(found)} of {len(wanted)} tokens are shown")
+        ids = all(f"\nid {token['id']}, token {at + 1} of {len(wanted)}" in span[1] for at, (span, token) in enumerate(zip(found, wanted)))
+        check(ids, f"each with its id: {found[0][1]!r}")
+        check([span[2] for span in found] == ["special" if token["special"] else "" for token in wanted], "special tokens are marked")
+        check("special token" in found[0][1] and "special" not in found[1][1], "and said to be")
+        hexed = [span[0] for span in found if span[0].startswith("⟨")]
+        check(hexed[:2] == ["⟨F0 9F⟩", "⟨8F B4⟩"], f"bytes that are no letters are shown as such: {hexed[:2]}")
+        letters = [span[0].replace("↵\n", "\n") for span in found]
+        data = [bytes.fromhex(text[1:-1]) if text.startswith("⟨") else text.encode() for text in letters]
+        check(b"".join(data).decode() == tokens["text"], "together they are the text")
+    note = browser.script("return document.querySelector('#turns > li:last-child .prompt .note').textContent")
+    count = expected[0]["count"]
+    check(note.startswith(f"{count} tokens, ") and "special" in note, f"how many there are: {note!r}")
+    check(not browser.script("return document.querySelector('.tokens b')"), "markup is text")
+    browser.script("document.querySelector('#turns > li:last-child .tokens').focus()")
+    browser.press(RIGHT)
+    told = "const told = document.getElementById('told'); return told.hidden ? '' : told.textContent"
+    check(browser.script(told).startswith('"<|im_start|>"\nid 100, token 1 of '), f"arrow keys say {browser.script(told)!r}")
+    role = browser.script("const text = document.querySelector('.tokens'); return [text.getAttribute('role'), text.getAttribute('aria-label')]")
+    check(role[0] == "group" and f"{count} tokens" in browser.script(f"return {SPANS}[0].getAttribute('aria-label')"), f"and have a name: {role}")
+    live = browser.script("return document.getElementById('told').getAttribute('role')")
+    check(live == "status", "what is said of a token is read out")
+    browser.captures("prompt")
+    browser.press(ESCAPE)
+    unnamed = [field for field, name in browser.fields() if not name.strip() and field == "SUMMARY"]
+    check(not unnamed, "what opens it has a name")
+    Api.tells_tokens = False
+    browser.ask("Once more")
+    open_prompts(browser, "document.querySelectorAll('#turns > li:last-child .prompt .error').length === 2")
+    error = browser.script("return document.querySelector('#turns > li:last-child .prompt .error').textContent")
+    check("shorten it" in error, f"what the server refuses is shown: {error!r}")
+    Api.tells_tokens = True
+    for _ in (0, 1):
+        browser.script("document.querySelector('#turns > li:last-child .prompt summary').click()")
+    browser.wait(f"{SPANS}.length === 1")
+    check(True, "and asked for again when it is opened again")
+    browser.script("document.getElementById('clear').click()")
+
+
 def check_faults(browser):
     browser.choose(0, "hostile")
     browser.choose(1, "broken")
@@ -379,6 +481,7 @@ def check_page(browser, address):
     browser.open(address)
     check_first_sight(browser)
     check_conversation(browser)
+    check_prompt(browser)
     check_tokens(browser)
     check_faults(browser)
     check_key(browser, address)
@@ -402,6 +505,7 @@ def check_real(browser, address):
     marked = "return [...document.querySelectorAll('.text span')].filter((s) => /^ *[\\d.]+ % \"/.test(s.description)).length"
     check(browser.script(marked) > 2, "tokens say how likely they were")
     browser.captures("real")
+    check_real_prompt(browser)
     browser.set("max_tokens", 2000)
     browser.ask("Write a long story about the sea.", waits=False)
     browser.wait("document.querySelector('#turns > li:last-child .text').textContent.length > 20", 60)
@@ -411,13 +515,173 @@ def check_real(browser, address):
     check_quiet(browser, address)
 
 
+def check_real_prompt(browser):
+    """The prompt of the last answers, of a server that runs."""
+    open_prompts(browser, f"{SPANS}.length === 2")
+    texts = browser.script(f"return {SPANS}.map((text) => text.textContent)")
+    check("Name three colours." in texts[0] and texts[0] == texts[1], f"the prompt is shown: {texts[0]!r}")
+    special = browser.script("return document.querySelectorAll('#turns > li:last-child .tokens .special').length")
+    check(special > 0, f"{special} special tokens")
+    browser.captures("real-prompt")
+
+
+def write_run(folder, steps, total):
+    """A run that has taken so many steps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"tokens": 900, "computed_tokens": 880, "supervised_tokens": 300, "seconds": 0.5, "tokens_per_s": 1800.0}
+    record |= {"learning_rate": 1e-3, "peak_rss_bytes": 300 << 20}
+    lines = (
+        json.dumps({"step": step, "loss": 2.5 / (1 + step / 20) + 0.1 * math.sin(step), "grad_norm": 1 + 1 / step} | record)
+        for step in range(1, steps + 1)
+    )
+    text = "".join(line + "\n" for line in lines)
+    # As a run does: what was there stays.
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(text[file.tell() :])
+
+
+CARDS = "[...document.querySelectorAll('#runs article')]"
+
+
+def check_runs(browser, runs):
+    browser.script("window.unloaded = 'not'; document.querySelector('#links a[href=\"#runs\"]').focus()")
+    browser.press(ENTER)
+    browser.wait(f"{CARDS}.length === 2")
+    check(browser.script("return document.title") == "Runs · lorafit serve", "the window is called after the view")
+    current = browser.script("return [...document.querySelectorAll('#links a')].map((link) => link.ariaCurrent ?? link.getAttribute('aria-current'))")
+    check(current == [None, "page", None], f"the links say what is shown: {current}")
+    check(not browser.script("return document.getElementById('composer').checkVisibility()"), "the chat is away")
+    names = browser.script(f"return {CARDS}.map((card) => card.querySelector('h3').firstChild.data.trim())")
+    check(sorted(names) == ["first", "group/<b>second"], f"runs are listed by their names: {names}")
+    browser.wait("document.querySelectorAll('#curves figure > svg').length >= 5")
+    titles = browser.script("return [...document.querySelectorAll('#curves h3')].map((h) => h.textContent)")
+    check(titles[0] == "Loss" and "Throughput" in titles, f"curves of the newest run: {titles}")
+    browser.script("document.querySelector('#runs input:not(:checked)').focus()")
+    browser.press(" ")
+    browser.wait("document.querySelector('#curves figure').textContent.includes('second')")
+    wanted = browser.script("return [...document.querySelectorAll('#runs input')].map((box) => box.checked)")
+    check(wanted == [True, True], "with the keyboard another run is drawn beside it")
+    browser.captures("runs")
+    browser.capture("runs-whole", 400, whole=True)
+    browser.capture("runs-whole", 1280, dark=True, whole=True)
+    labels = browser.script("return [...document.querySelectorAll('#runs input')].map((box) => box.getAttribute('aria-label'))")
+    check(all(label.startswith("Curves of ") for label in labels), f"boxes have names: {labels}")
+    # What the pointer says of a curve.
+    place = browser.script(
+        "const plot = document.querySelector('#curves svg.plot'); plot.scrollIntoView({block: 'center'});"
+        "const path = plot.querySelector('.series path');"
+        "const at = path.getPointAtLength(path.getTotalLength() / 2).matrixTransform(path.getScreenCTM()); return [at.x, at.y]"
+    )
+    browser.point(*place)
+    said = "return [...document.querySelectorAll('output.told')].map((told) => (told.hidden ? '' : told.textContent)).join('')"
+    check(len(browser.script(said).split("\n")) == 3, f"the pointer on a curve says {browser.script(said)!r}")
+    browser.point(1, 1)
+    browser.script("document.querySelector('#curves figure > svg').focus()")
+    before = browser.script("return document.querySelector('#curves svg.plot').dataset.x")
+    write_run(runs / "first", 90, 200)
+    browser.wait(f"{CARDS}.some((card) => card.textContent.includes('step 90'))")
+    browser.wait(f"document.querySelector('#curves svg.plot').dataset.x !== '{before}'")
+    check(browser.script("return window.unloaded") == "not", "a run that goes on is shown without a reload")
+    check(browser.script("return document.activeElement.matches('#curves figure > svg')"), "and the focus stays")
+    write_run(runs / "third", 3, 10)
+    browser.wait(f"{CARDS}.length === 3")
+    check(True, "a run that begins comes by itself")
+    # While another view is shown, nothing is asked.
+    browser.script("location.hash = '#chat'")
+    count = "return performance.getEntriesByType('resource').filter((entry) => entry.name.endsWith('/views/runs')).length"
+    time.sleep(0.5)
+    earlier = browser.script(count)
+    time.sleep(3)
+    check(browser.script(count) == earlier, "and nothing is asked while it is out of sight")
+
+
+def check_plan(browser):
+    browser.script("location.hash = '#plan'")
+    browser.wait("document.querySelectorAll('#plan-result table').length === 4")
+    text = "return document.getElementById('plan-result').textContent"
+    first = browser.script(text)
+    for part in ("chat_bpe, rank 8:", "logits chunk", "QLoRA, nf4", "Recommended", "lorafit train --model M "):
+        check(part in first, f"the plan has {part!r}")
+    check(str(MODEL) not in first, "and no path of the server")
+    unnamed = [field for field, name in browser.fields() if field.startswith("plan-") and not name.strip()]
+    check(not unnamed, f"every field has a name {unnamed or ''}")
+    browser.captures("plan")
+    browser.capture("plan-whole", 400, dark=True, whole=True)
+    browser.capture("plan-whole", 1280, whole=True)
+    browser.script("const rank = document.getElementById('plan-rank'); rank.focus(); rank.select()")
+    browser.press(*"32", ENTER)
+    browser.wait("document.getElementById('plan-result').textContent.includes('rank 32:')")
+    check("--rank=32" in browser.script(text), "the command says what was set")
+    browser.script("const rank = document.getElementById('plan-rank'); rank.focus(); rank.select()")
+    browser.press("0", TAB)
+    browser.wait("!document.getElementById('plan-error').hidden")
+    error = browser.script("return document.getElementById('plan-error').textContent")
+    check(error == "--rank 0: must be 1 or more", f"a bad value gives the plan's error: {error!r}")
+    marked = browser.script("return [...document.querySelectorAll('[aria-invalid=true]')].map((field) => field.id)")
+    check(marked == ["plan-rank"], f"and marks its field: {marked}")
+    below = browser.script("return document.getElementById('plan-error').previousElementSibling.querySelector('input').id")
+    check(below == "plan-rank", f"below which it stands: {below}")
+    browser.script("const field = document.getElementById('plan-quant'); field.value = ''; document.getElementById('plan-rank').value = '8'; document.getElementById('plan-double-quant').click()")
+    browser.wait("document.getElementById('plan-error').textContent.includes('double')")
+    browser.captures("plan-error")
+    browser.script("document.getElementById('plan-reset').click()")
+    browser.wait("document.getElementById('plan-result').textContent.includes('rank 8:')")
+    check(browser.script("return document.getElementById('plan-error').hidden"), "all is as at the beginning")
+    browser.script("const model = document.getElementById('plan-model'); model.value = 'llama-2-7b'; model.dispatchEvent(new Event('change', {bubbles: true}))")
+    browser.wait("document.getElementById('plan-result').textContent.includes('llama-2-7b, rank 8')")
+    browser.captures("plan-shape")
+
+
+@contextlib.contextmanager
+def serving(program, *arguments):
+    """A server of the program, by its address, until the end of the block."""
+    command = [program, "serve", "--model", MODEL, "--port", "0", "--threads", "1", *arguments]
+    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True)
+    try:
+        first = process.stdout.readline()
+        yield re.match(r"serving at (http://\S+)", first)[1]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def check_program(browser, program):
+    """The page of a program with a small model and a folder of runs, and behind a key."""
+    with tempfile.TemporaryDirectory() as place:
+        runs = Path(place) / "runs"
+        write_run(runs / "group/<b>second", 30, 60)
+        time.sleep(0.05)
+        write_run(runs / "first", 40, 200)
+        with serving(program, "--adapter", f"own={MODEL / 'adapter'}", "--runs", runs) as address:
+            browser.open(address)
+            browser.set("max_tokens", 16)
+            browser.ask("Name three colours.")
+            check_real_prompt(browser)
+            check_runs(browser, runs)
+            check_plan(browser)
+            left = browser.script("location.hash = '#chat'; return document.querySelectorAll('#turns > li').length")
+            check(left == 1, "the conversation is still there")
+            check_quiet(browser, address)
+        key = Path(place) / "key"
+        key.write_text("0123456789abcdef\n")
+        with serving(program, "--runs", runs, "--api-key-file", key) as address:
+            browser.open(f"{address}#runs")
+            browser.wait("document.getElementById('runs-state').textContent.includes('asks for an API key')")
+            check(browser.script("return document.getElementById('access').checkVisibility()"), "a view asks for the key")
+            browser.captures("runs-key")
+            browser.script("document.getElementById('key').focus()")
+            browser.press(*"0123456789abcdef", ENTER)
+            browser.wait(f"{CARDS}.length === 3")
+            check(True, "and with it the runs come")
+
+
 def check_quiet(browser, address):
     loaded = browser.script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
     foreign = [name for name in loaded if not name.startswith((address, "data:"))]
     check(not foreign, f"nothing is loaded from elsewhere {foreign or ''}")
     log = console(browser.session)
     # Chromium itself writes of every answer that is an error, which this check asks for.
-    meant = re.compile(r"status of (401|429)|ERR_INCOMPLETE_CHUNKED_ENCODING")
+    meant = re.compile(r"status of (400|401|429)|ERR_INCOMPLETE_CHUNKED_ENCODING")
     log = [entry for entry in log if not meant.search(entry["message"])]
     check(not log, f"nothing in the console {log or ''}")
 
@@ -428,7 +692,9 @@ threading.Thread(target=server.serve_forever, daemon=True).start()
 with driver(), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
     browser = Browser(profile)
     try:
-        if len(sys.argv) > 2:
+        if len(sys.argv) > 2 and not sys.argv[2].startswith("http"):
+            check_program(browser, Path(sys.argv[2]).resolve())
+        elif len(sys.argv) > 2:
             check_real(browser, sys.argv[2])
         else:
             check_page(browser, f"http://127.0.0.1:{server.server_port}/")

@@ -137,7 +137,7 @@ pub fn run() -> anyhow::Result<()> {
         Verb::Report(args) => report::run(args, &given),
         Verb::Generate(args) => generate::run(args, &given),
         Verb::Chat(args) => chat::run(args, &given),
-        Verb::Serve(args) => serve::run(*args),
+        Verb::Serve(args) => serve::run(*args, plan::view),
         Verb::Merge(args) => merge::run(*args),
         Verb::Export(args) => export::run(args),
         Verb::Quantize(args) => quantize::run(args),

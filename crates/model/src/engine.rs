@@ -31,6 +31,15 @@ pub struct EngineLimits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SequenceId(u64);
 
+/// The sequence of which it is asked what follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Which it is.
+    pub id: SequenceId,
+    /// Tokens of its prompt that were taken from another sequence.
+    pub reused: usize,
+}
+
 /// What follows in a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -164,20 +173,15 @@ impl<'m, A: Borrow<Adapter>> Engine<'m, A> {
         }
     }
 
-    /// Tokens of the prompt that were taken from another sequence.
-    pub fn reused_tokens(&self, id: SequenceId) -> usize {
-        self.sequences.iter().find(|sequence| sequence.id == id).map_or(0, |sequence| sequence.reused)
-    }
-
     /// Bytes of the keys and values that are held: of sequences, and of ended ones that are kept.
     pub fn cache_bytes(&self) -> (u64, u64) {
         let of = |cache: &KvCache| bytes_of(self.model, cache);
         (self.caches.iter().map(of).sum(), self.kept.iter().map(|kept| of(&kept.cache)).sum())
     }
 
-    /// Computes a round. `choose(id, logits)` says what follows in a sequence; it may change the logits. Tells whether there was
+    /// Computes a round. `choose(asked, logits)` says what follows in a sequence; it may change the logits. Tells whether there was
     /// something to compute.
-    pub fn step(&mut self, choose: &mut dyn FnMut(SequenceId, &mut [f32]) -> Next) -> bool {
+    pub fn step(&mut self, choose: &mut dyn FnMut(Asked, &mut [f32]) -> Next) -> bool {
         self.follow_rotations();
         let waiting = |(at, sequence): (usize, &Sequence<A>)| {
             (sequence.text.len() - self.caches[at].len() > 1 || !sequence.began).then_some(sequence.id)
@@ -224,17 +228,22 @@ impl<'m, A: Borrow<Adapter>> Engine<'m, A> {
         }
     }
 
+    fn asked(&self, at: usize) -> Asked {
+        let Sequence { id, reused, .. } = self.sequences[at];
+        Asked { id, reused }
+    }
+
     fn place(&self, id: SequenceId) -> usize {
         self.sequences.iter().position(|sequence| sequence.id == id).expect("a sequence that is continued")
     }
 
     /// Computes the next piece of a prompt; with the last, what follows is chosen.
-    fn compute_piece(&mut self, id: SequenceId, choose: &mut dyn FnMut(SequenceId, &mut [f32]) -> Next) {
+    fn compute_piece(&mut self, id: SequenceId, choose: &mut dyn FnMut(Asked, &mut [f32]) -> Next) {
         let at = self.place(id);
         if !self.sequences[at].began {
             self.sequences[at].began = true;
             if let Some(mut logits) = self.take_from_another(at) {
-                return self.follow(id, choose(id, &mut logits));
+                return self.follow(id, choose(self.asked(at), &mut logits));
             }
         }
         self.make_buffers();
@@ -252,7 +261,7 @@ impl<'m, A: Borrow<Adapter>> Engine<'m, A> {
         }
         let mut logits = self.model.continue_cached(adapter, &[piece], std::slice::from_mut(cache), buffers);
         self.computed = Some(Computed { id, tokens: end, logits: logits.clone() });
-        let next = choose(id, &mut logits);
+        let next = choose(self.asked(at), &mut logits);
         self.follow(id, next);
     }
 
@@ -299,11 +308,7 @@ impl<'m, A: Borrow<Adapter>> Engine<'m, A> {
     }
 
     /// Computes the next token of sequences whose texts are computed but for the last one.
-    fn continue_ready(
-        &mut self,
-        ready: &[SequenceId],
-        choose: &mut dyn FnMut(SequenceId, &mut [f32]) -> Next,
-    ) {
+    fn continue_ready(&mut self, ready: &[SequenceId], choose: &mut dyn FnMut(Asked, &mut [f32]) -> Next) {
         let mut places: Vec<usize> = ready.iter().map(|id| self.place(*id)).collect();
         places.sort_unstable();
         let of_rows = |at: &usize| {
@@ -320,8 +325,8 @@ impl<'m, A: Borrow<Adapter>> Engine<'m, A> {
         for (mixed, group) in groups {
             let mut logits = self.continue_group(&group, mixed);
             for (at, logits) in group.iter().zip(logits.chunks_exact_mut(self.model.config().vocab_size)) {
-                let id = self.sequences[*at].id;
-                followed.push((id, choose(id, logits)));
+                let asked = self.asked(*at);
+                followed.push((asked.id, choose(asked, logits)));
             }
         }
         followed.into_iter().for_each(|(id, next)| self.follow(id, next));

@@ -6,7 +6,7 @@ use lorafit_kernels::random;
 use rayon::prelude::*;
 
 use crate::adapter::Adapter;
-use crate::engine::{Engine, EngineLimits, Next, SequenceId};
+use crate::engine::{Asked, Engine, EngineLimits, Next, SequenceId};
 use crate::model::Model;
 use crate::shape::Config;
 
@@ -216,7 +216,7 @@ pub fn generate(
         if running.is_empty() || interrupted() {
             return Ok(answers);
         }
-        engine.step(&mut |id, logits| {
+        engine.step(&mut |Asked { id, .. }, logits| {
             let i = running[&id];
             let draw = answers[i].len();
             let token = match are_numbers(logits) {

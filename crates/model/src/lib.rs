@@ -31,7 +31,7 @@ mod whole_text;
 
 pub use arch::ConfigError;
 pub use buffers::{ActivationDtype, ActivationPolicy, BufferBytes, BufferShape, Buffers, Recompute};
-pub use engine::{Engine, EngineLimits, Next, SequenceId};
+pub use engine::{Asked, Engine, EngineLimits, Next, SequenceId};
 pub use error::FileError;
 pub use files::is_gguf;
 pub use generate::{NotNumbers, Prompts, Sampling, generate, most_new_tokens, sequence_logits_bytes};

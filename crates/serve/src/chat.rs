@@ -82,8 +82,9 @@ pub fn tokenize(site: &Site, body: &[u8]) -> Result<Value, ApiError> {
     };
     fields.finish(&IDLE)?;
     let token = |id: &u32| {
-        let text = String::from_utf8_lossy(&crate::vocabulary::bytes_of(site.tokenizer, *id)).into_owned();
-        json!({"id": id, "text": text, "special": site.tokenizer.is_special(*id)})
+        let bytes = crate::vocabulary::bytes_of(site.tokenizer, *id);
+        let text = String::from_utf8_lossy(&bytes);
+        json!({"id": id, "text": text, "bytes": bytes, "special": site.tokenizer.is_special(*id)})
     };
     let tokens: Vec<Value> = ids.iter().map(token).collect();
     Ok(json!({"text": text, "tokens": tokens, "count": ids.len()}))

@@ -11,6 +11,7 @@
 mod bytes;
 mod clock;
 mod limits;
+mod wording;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

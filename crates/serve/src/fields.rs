@@ -122,6 +122,11 @@ impl Fields {
         }
     }
 
+    /// All that is left.
+    pub fn rest(self) -> Map<String, Value> {
+        self.map
+    }
+
     /// Refuses what is left, but for `idle` fields, which change nothing in an answer.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ use crate::queue::State as QueueState;
 use crate::reply::Reply;
 use crate::site::Site;
 use crate::writing::{Stream, whole};
-use crate::{chat, completion, page, texts};
+use crate::{chat, completion, texts};
 
 type Shared = State<Arc<Site>>;
 type Answer = Response<Body>;
@@ -43,6 +43,7 @@ pub fn routes(site: Arc<Site>) -> Router {
         .route("/v1/tokenize", post(tokenize))
         .route("/v1/adapters", post(load))
         .route("/v1/adapters/{name}", axum::routing::delete(unload))
+        .route("/views/{name}", post(view))
         .fallback(|| async {
             let message =
                 "there is nothing at this path; the API is below /v1, as in POST /v1/chat/completions";
@@ -95,7 +96,7 @@ fn check_head(request: &Request<Body>) -> Result<(), ApiError> {
 
 /// The endpoint of a path, of which there are few, so that nobody makes the list of metrics long.
 fn endpoint(path: &str) -> &'static str {
-    const ALL: [&str; 10] = [
+    const ALL: [&str; 11] = [
         "/",
         "/health",
         "/metrics",
@@ -106,6 +107,7 @@ fn endpoint(path: &str) -> &'static str {
         "/v1/score",
         "/v1/tokenize",
         "/v1/adapters",
+        "/views",
     ];
     let below =
         |known: &&str| known.len() > 1 && path.strip_prefix(*known).is_some_and(|rest| rest.starts_with('/'));
@@ -124,11 +126,13 @@ async fn without_panic<T>(future: impl Future<Output = T>) -> Option<T> {
     .await
 }
 
-async fn show_page() -> Answer {
-    let mut response = Response::new(Body::from(page::html()));
+async fn show_page(State(site): Shared) -> Answer {
+    let mut response = Response::new(Body::from(site.page.html.clone()));
+    if let Ok(policy) = HeaderValue::from_str(&site.page.policy) {
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, page::policy()),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
     ];
@@ -198,6 +202,28 @@ async fn load(State(site): Shared, request: Request<Body>) -> Answer {
         .await
     };
     written(load.await)
+}
+
+/// Answers what a view of the page asks.
+async fn view(State(site): Shared, Path(name): Path<String>, request: Request<Body>) -> Answer {
+    let answered = async {
+        if site.views.named(&name).is_none() {
+            let shown: String = name.chars().take(80).collect();
+            let message = format!("the page has no view `{shown}`; load the page again");
+            return Err(ApiError::new(StatusCode::NOT_FOUND, message));
+        }
+        let body = body(&site, request).await?;
+        // Held until it is answered, though the client may be gone by then.
+        let turn = Arc::clone(&site.answers_view).lock_owned().await;
+        planned(&site, move |site| {
+            let _turn = turn;
+            let question = Fields::of_body(&body)?.rest();
+            let view = site.views.named(&name).ok_or_else(|| ApiError::internal("a view is gone"))?;
+            (view.answer)(&question).map_err(ApiError::bad)
+        })
+        .await
+    };
+    written(answered.await)
 }
 
 async fn unload(State(site): Shared, Path(name): Path<String>) -> Answer {
@@ -317,6 +343,7 @@ mod tests {
             ("/v1/modelsx", "other"),
             ("/x", "other"),
             ("//", "other"),
+            ("/views/runs", "/views"),
             ("/v1/chat/completions", "/v1/chat/completions"),
         ] {
             assert_eq!(endpoint(path), expected, "{path}");

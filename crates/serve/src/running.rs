@@ -19,13 +19,13 @@ pub struct Running {
     pub request: u64,
     /// Where its text goes.
     pub outbox: Outbox,
-    /// Tokens of its prompt that were computed before for another.
-    pub cached: usize,
     /// Whether there will be no more of it.
     pub over: bool,
     /// Whether that is because nobody wants more of it.
     pub cut: bool,
     index: usize,
+    /// Tokens of its prompt that were computed before for another, once its prompt is computed.
+    cached: Option<usize>,
     ends: &'static [u32],
     sampler: Sampler,
     guide: Option<Guide>,
@@ -75,10 +75,10 @@ impl Running {
         Running {
             request: of.request,
             outbox: of.outbox.clone(),
-            cached: 0,
             over: false,
             cut: false,
             index,
+            cached: None,
             ends: tokenizer.eos_ids(),
             sampler: Sampler::new(Arc::clone(choosing), planned.seed, &planned.prompt),
             guide: planned.guide.take(),
@@ -99,13 +99,11 @@ impl Running {
         }
     }
 
-    /// Whether its first token was chosen just now.
-    pub fn has_begun(&self) -> bool {
-        self.tokens == 1
-    }
-
-    /// The token that follows, if one does.
-    pub fn next(&mut self, logits: &mut [f32]) -> Option<u32> {
+    /// The token that follows, if one does. `cached` tokens of the prompt were computed before for another.
+    pub fn next(&mut self, logits: &mut [f32], cached: usize) -> Option<u32> {
+        if self.cached.replace(cached).is_none() {
+            self.metrics.cached_tokens.add(cached as u64);
+        }
         self.cut = self.outbox.is_over();
         let next = match self.cut {
             true => None,
@@ -224,7 +222,8 @@ impl Running {
     }
 
     fn finish(&mut self, reason: Reason) {
-        let Running { index, tokens, cached, .. } = *self;
+        let Running { index, tokens, .. } = *self;
+        let cached = self.cached.unwrap_or(0);
         self.outbox.send(Event::Ended(Ending { index, reason, tokens, cached }));
     }
 }

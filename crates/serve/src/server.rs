@@ -29,9 +29,11 @@ use crate::guard::Guard;
 use crate::limits::{HEAD_BYTES, Limits};
 use crate::metrics::Metrics;
 use crate::models::{Models, NamedAdapter, Open};
+use crate::page::Page;
 use crate::queue::{Queue, State};
 use crate::routes::{answer, routes};
 use crate::site::Site;
+use crate::views::Views;
 use crate::vocabulary::bytes_of;
 use crate::worker::Worker;
 
@@ -60,6 +62,8 @@ pub struct Served {
     pub guard: Guard,
     /// What is taken from clients.
     pub limits: Limits,
+    /// What the page at `/` shows beside the chat.
+    pub views: Views,
 }
 
 /// A server that is ready to run.
@@ -85,7 +89,7 @@ impl Server {
     /// # Errors
     /// A chat template that is none.
     pub fn new(served: Served, listener: TcpListener) -> Result<Self, ServeError> {
-        let Served { name, model, tokenizer, adapters, from, guard, limits } = served;
+        let Served { name, model, tokenizer, adapters, from, guard, limits, views } = served;
         let vocabulary = u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
         let site = Site {
             model,
@@ -98,6 +102,9 @@ impl Server {
             guard,
             queue: Arc::new(Queue::new(limits.queue)),
             metrics: Arc::new(Metrics::default()),
+            page: Page::new(&views),
+            views,
+            answers_view: Arc::default(),
         };
         Ok(Server { site: Arc::new(site), listener })
     }

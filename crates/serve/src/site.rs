@@ -14,7 +14,9 @@ use crate::guard::Guard;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::models::{Models, Numbered};
+use crate::page::Page;
 use crate::queue::{Job, Queue, Work};
+use crate::views::Views;
 
 /// More bytes than a token of most texts has.
 const BYTES_OF_TOKEN: usize = 6;
@@ -45,6 +47,12 @@ pub struct Site {
     pub queue: Arc<Queue>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// The page at `/`.
+    pub page: Page,
+    /// What the page shows beside the chat.
+    pub views: Views,
+    /// Held by the question of a view that is answered: others wait, and hold up no thread that reads requests.
+    pub answers_view: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Site {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use axum::http::StatusCode;
 use lorafit_data::Tokenizer;
 use lorafit_model::adapter::Adapter;
-use lorafit_model::{Engine, EngineLimits, Model, Next, SequenceId};
+use lorafit_model::{Asked, Engine, EngineLimits, Model, Next, SequenceId};
 
 use crate::error::ApiError;
 use crate::events::{Event, Outbox};
@@ -208,16 +208,11 @@ impl Worker {
     /// Computes a round of all answers.
     fn step(&mut self) -> bool {
         let Worker { engine, running, requests, metrics, .. } = self;
-        let mut choose = |id: SequenceId, logits: &mut [f32]| match running.get_mut(&id) {
-            Some(running) => running.next(logits).map_or(Next::End, Next::Token),
+        let mut choose = |asked: Asked, logits: &mut [f32]| match running.get_mut(&asked.id) {
+            Some(running) => running.next(logits, asked.reused).map_or(Next::End, Next::Token),
             None => Next::End,
         };
         let busy = engine.step(&mut choose);
-        // Of an answer of one token the engine has forgotten it.
-        for (id, begun) in running.iter_mut().filter(|(_, running)| running.has_begun()) {
-            begun.cached = engine.reused_tokens(*id);
-            metrics.cached_tokens.add(begun.cached as u64);
-        }
         running.retain(|_, running| {
             if running.over
                 && let Some(request) = requests.get_mut(&running.request)

@@ -1,9 +1,12 @@
 //! `lorafit plan`: what fine-tuning a model costs in memory, and what fits.
 
+mod calculator;
 mod recommend;
 mod report;
 mod show;
 mod subject;
+
+pub use self::calculator::view;
 
 use std::path::{Path, PathBuf};
 
@@ -13,6 +16,7 @@ use lorafit_model::Config;
 use lorafit_model::weights::MOST_ADDED_ROWS;
 use lorafit_train::Averaging;
 
+use self::subject::Subject;
 use crate::args::base::{ComputeArgs, QuantArgs};
 use crate::args::config_file::Given;
 use crate::args::flags::Words;
@@ -172,17 +176,24 @@ impl PlanArgs {
     }
 }
 
-/// Tells what fine-tuning costs.
-pub fn run(args: PlanArgs, given: &Given) -> anyhow::Result<()> {
-    for (name, value) in [
-        ("batch-size", args.batch_size),
-        ("max-seq-len", args.max_seq_len),
-        ("micro-batch-tokens", args.micro_batch_tokens),
-        ("rank", args.rank),
-        ("threads", args.threads.unwrap_or(1)),
-        ("new-tokens", args.new_tokens.unwrap_or(1)),
+/// More than any run has, so that bytes can be counted in 64 bits.
+const MOST_ROWS: usize = 1 << 20;
+const MOST_TOKENS: usize = 1 << 24;
+const MOST_RANK: usize = 1 << 16;
+const MOST_THREADS: usize = 1 << 12;
+
+/// Refuses what no plan can be made of.
+fn check(args: &PlanArgs, given: &Given) -> Result<(), CliError> {
+    for (name, value, most) in [
+        ("batch-size", args.batch_size, MOST_ROWS),
+        ("max-seq-len", args.max_seq_len, MOST_TOKENS),
+        ("micro-batch-tokens", args.micro_batch_tokens, MOST_TOKENS),
+        ("rank", args.rank, MOST_RANK),
+        ("threads", args.threads.unwrap_or(1), MOST_THREADS),
+        ("new-tokens", args.new_tokens.unwrap_or(1), MOST_ADDED_ROWS),
     ] {
         require(value > 0, name, value, "must be 1 or more")?;
+        require(value <= most, name, value, &format!("must be {most} or less"))?;
     }
     args.compute.check(args.device)?;
     args.check_objective(given)?;
@@ -191,18 +202,23 @@ pub fn run(args: PlanArgs, given: &Given) -> anyhow::Result<()> {
             "--init {} has no meaning for plan: it is the start of an adapter",
             value_name(&args.init)
         );
-        return Err(CliError::usage(text)
-            .hint("leave --init out: full fine-tuning takes as much however it begins")
-            .into());
+        return Err(
+            CliError::usage(text).hint("leave --init out: full fine-tuning takes as much however it begins")
+        );
     }
-    let most = args.new_tokens.is_none_or(|tokens| tokens <= MOST_ADDED_ROWS);
-    require(most, "new-tokens", args.new_tokens.unwrap_or(0), &format!("must be {MOST_ADDED_ROWS} or less"))?;
+    Ok(())
+}
+
+/// Tells what fine-tuning costs.
+pub fn run(args: PlanArgs, given: &Given) -> anyhow::Result<()> {
+    check(&args, given)?;
     args.svg.as_deref().map_or(Ok(()), |file| FileKind::of(file).map(drop))?;
     let reference = args.preference().own_reference(None).map(Path::to_owned);
     let inputs = Inputs::default().model("--model", &args.model).paths("--reference", reference);
     outputs::check(&inputs, Output::asked("--svg", args.svg.as_ref(), Kind::Figure))?;
     let (svg, json, recommend) = (args.svg.clone(), args.json, args.recommend);
-    let report = report::report(args, given)?;
+    let subject = Subject::open(&args.model)?;
+    let report = report::report(args, given, subject)?;
     if let Some(file) = &svg {
         show::chart(&report).write(file)?;
     }

@@ -1,8 +1,6 @@
 //! `lorafit runs`: the runs and sweeps of a folder as a table.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::path::PathBuf;
 
 use clap::Args;
 use lorafit_remedy::amounts::{duration, percent};
@@ -10,7 +8,7 @@ use lorafit_train::{RunHistory, RunStatus};
 use serde_json::{Value, json};
 
 use crate::session::verdict::in_short;
-use crate::sweep::folder::is_sweep;
+use crate::sweep::below::{self, below};
 use crate::terminal::error::CliError;
 use crate::terminal::output;
 use crate::terminal::table::aligned;
@@ -33,9 +31,6 @@ pub struct RunsArgs {
     #[arg(long)]
     pub json: bool,
 }
-
-/// Folders below the one that is given in which runs are looked for.
-const DEPTH: usize = 4;
 
 /// A folder that was found.
 enum Found {
@@ -60,10 +55,7 @@ pub fn run(args: RunsArgs) -> anyhow::Result<()> {
             .hint("give the folder that holds your runs: lorafit runs DIR")
             .into());
     }
-    let mut found = Vec::new();
-    find(&args.dir, DEPTH, &mut found);
-    found.sort_by_key(|(changed, _)| std::cmp::Reverse(*changed));
-    let found: Vec<Found> = found.into_iter().map(|(_, found)| found).collect();
+    let found: Vec<Found> = below(&args.dir).into_iter().filter_map(read).collect();
     if args.json {
         return Ok(found.iter().try_for_each(|found| output::line(to_json(found).to_string()))?);
     }
@@ -75,27 +67,18 @@ pub fn run(args: RunsArgs) -> anyhow::Result<()> {
     Ok(output::line(aligned(&lines))?)
 }
 
-/// Runs and sweeps in `dir` and below it, with when they were changed last. What is in a run or a sweep is part of it.
-fn find(dir: &Path, depth: usize, found: &mut Vec<(SystemTime, Found)>) {
-    let changed = |file: &str| fs::metadata(dir.join(file)).and_then(|file| file.modified());
-    if is_sweep(dir) {
-        let changed = changed("trials.jsonl").or_else(|_| changed("sweep.json"));
-        return found.push((changed.unwrap_or(SystemTime::UNIX_EPOCH), Found::Sweep(dir.to_owned())));
+/// What was found, if it can be read.
+fn read(found: below::Found) -> Option<Found> {
+    let dir = found.dir;
+    if found.is_sweep {
+        return Some(Found::Sweep(dir));
     }
-    if let (Ok(changed), Ok(status)) = (changed("metrics.jsonl"), RunStatus::read(dir)) {
-        let history = RunHistory::read(dir).ok();
-        let base = history.as_ref().and_then(|history| history.evaluations.first());
-        let base = base.filter(|evaluation| evaluation.step == 0).map(|evaluation| evaluation.loss);
-        let seconds = history.map_or(0.0, |history| history.totals().seconds);
-        let run = Run { dir: dir.to_owned(), status, base, seconds };
-        return found.push((changed, Found::Run(Box::new(run))));
-    }
-    if depth > 0 {
-        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-        // A link may lead back to a folder above.
-        let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-        folders.for_each(|folder| find(&folder.path(), depth - 1, found));
-    }
+    let status = RunStatus::read(&dir).ok()?;
+    let history = RunHistory::read(&dir).ok();
+    let base = history.as_ref().and_then(|history| history.evaluations.first());
+    let base = base.filter(|evaluation| evaluation.step == 0).map(|evaluation| evaluation.loss);
+    let seconds = history.map_or(0.0, |history| history.totals().seconds);
+    Some(Found::Run(Box::new(Run { dir, status, base, seconds })))
 }
 
 fn cells(found: &Found) -> Vec<String> {

@@ -12,7 +12,7 @@ use lorafit_kernels::Device;
 use lorafit_model::{KvCache, Model, is_hub_id};
 use lorafit_remedy::amounts::{counted, memory};
 use lorafit_serve::{
-    Guard, Limits, MOST_STRENGTH, Open, Served, Server, wrong_adapter_name, wrong_base_name,
+    Guard, Limits, MOST_STRENGTH, Open, Served, Server, View, Views, wrong_adapter_name, wrong_base_name,
 };
 use lorafit_train::available_bytes;
 use serde_json::json;
@@ -22,6 +22,8 @@ use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::args::common::Common;
 use crate::args::require;
 use crate::args::size::ByteSize;
+use crate::pages::shell::{COLOURS, FIGURES, VIEWS};
+use crate::pages::{figure, watch};
 use crate::session::base::{Base, as_trained, open_adapter, open_base, use_threads};
 use crate::session::merge_inputs::sum;
 use crate::session::tokens::{Tokens, labels_of_adapter};
@@ -34,10 +36,12 @@ use crate::terminal::{interrupt, output};
 #[command(after_long_help = "\
 Examples:
     lorafit serve --model M --adapter butler=runs/butler --adapter pirate=runs/pirate
+    lorafit serve --model M --adapter butler=runs/butler --runs runs
     lorafit serve --model M --adapters-from adapters --api-key-file key --host 0.0.0.0 --port 8000
 
 Requests say in `model` who answers: the base by its name, an adapter by its name, or an adapter at a strength, as in
-pirate:0.7. GET /v1/models lists them. Requests for different adapters share one batch. The page at / is a chat in two columns.
+pirate:0.7. GET /v1/models lists them. Requests for different adapters share one batch. The page at / is a chat in two columns, and a
+calculator of the memory that fine-tuning the base takes; with --runs it shows runs with live curves.
 Ctrl-C and SIGTERM let running answers finish; a second one ends the server at once. docs/serving.md says more.")]
 pub struct ServeArgs {
     /// The base model: a Hugging Face folder, a .gguf file, or a hub id (org/name or org/name@revision)
@@ -52,6 +56,9 @@ pub struct ServeArgs {
     /// Folder of adapters that clients may load and unload while the server runs; needs --api-key-file
     #[arg(long, value_name = "DIR", help_heading = "Input")]
     pub adapters_from: Option<PathBuf>,
+    /// Folder with runs of train, or of sweeps, in it or in folders below it: the page shows them with live curves
+    #[arg(long, value_name = "DIR", help_heading = "Input")]
+    pub runs: Option<PathBuf>,
     /// What requests call the base [default: the last part of --model]
     #[arg(long, value_name = "NAME", help_heading = "Input")]
     pub name: Option<String>,
@@ -184,6 +191,10 @@ impl ServeArgs {
                 dir.display()
             ))
             .hint("give the folder that has the folders of adapters"));
+        }
+        if let Some(dir) = self.runs.as_ref().filter(|dir| !dir.is_dir()) {
+            return Err(CliError::usage(format!("--runs {}: there is no such folder", dir.display()))
+                .hint("give the folder that has your runs in it"));
         }
         self.base.resolve()?;
         self.common.validate()
@@ -337,8 +348,22 @@ fn writes_no_text(dir: &Path) -> Option<&'static str> {
     }
 }
 
+/// What shows the plan of a base that has this name and lies at this path.
+pub type PlanView = fn(String, String) -> View;
+
+/// What the page shows beside the chat.
+fn views(args: &ServeArgs, base: &Base, plan: PlanView) -> Views {
+    let path = base.weights.path().display().to_string();
+    let runs = args.runs.clone().map(watch::view::view);
+    Views {
+        views: runs.into_iter().chain([plan(args.base_name(), path)]).collect(),
+        style: [COLOURS, FIGURES, VIEWS].concat(),
+        script: figure::SCRIPT,
+    }
+}
+
 /// Serves until a signal ends it.
-pub fn run(args: ServeArgs) -> anyhow::Result<()> {
+pub fn run(args: ServeArgs, plan: PlanView) -> anyhow::Result<()> {
     args.validate()?;
     let address = args.address()?;
     let guard = args.guard()?;
@@ -376,6 +401,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
         guard,
         limits,
         adapters,
+        views: views(&args, base, plan),
     };
     let chats = base.tokenizer.chat_template().is_some();
     let server = Server::new(served, listener)?;

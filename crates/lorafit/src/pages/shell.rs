@@ -10,7 +10,14 @@ use lorafit_train::machine;
 
 use crate::terminal::made;
 
-const STYLE: &str = include_str!("shell.css");
+/// The colours of every page and of the figures on it: light, dark, and on paper.
+pub const COLOURS: &str = include_str!("colours.css");
+/// Figures and tables.
+pub const FIGURES: &str = include_str!("figures.css");
+/// Views of the page of `serve`, beside figures and tables.
+pub const VIEWS: &str = include_str!("views.css");
+const STYLE: &str =
+    concat!(include_str!("colours.css"), include_str!("shell.css"), include_str!("figures.css"));
 
 /// A page around a body.
 pub struct Page<'a> {

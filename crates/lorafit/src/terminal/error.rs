@@ -103,6 +103,15 @@ pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
 
 /// The error as text, for example in the middle of a chat.
 pub fn render(error: &anyhow::Error, colour: bool) -> String {
+    rendered(error, colour, hint(error))
+}
+
+/// The error as text, with what `verb` could do about it.
+pub fn render_for(error: &anyhow::Error, verb: &words::Verb) -> String {
+    rendered(error, false, error.chain().find_map(hint_of).and_then(|hint| verb.worded(&hint)))
+}
+
+fn rendered(error: &anyhow::Error, colour: bool, hint: Option<String>) -> String {
     let paint = |code: &'static str, text: &str| match colour {
         true => format!("\x1b[{code}m{text}\x1b[0m"),
         false => text.to_owned(),
@@ -124,7 +133,7 @@ pub fn render(error: &anyhow::Error, colour: bool) -> String {
     if shown.is_empty() {
         text.push('\n');
     }
-    if let Some(hint) = hint(error) {
+    if let Some(hint) = hint {
         let _ = writeln!(text, "{} {}", paint("1;36", "hint:"), hint.replace('\n', "\n  "));
     }
     text

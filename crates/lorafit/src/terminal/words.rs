@@ -31,7 +31,8 @@ pub fn worded(hint: &Remedy) -> Option<String> {
 }
 
 impl Verb {
-    fn worded(&self, hint: &Remedy) -> Option<String> {
+    /// The hint in words, if it has any for this verb.
+    pub fn worded(&self, hint: &Remedy) -> Option<String> {
         hint.worded(|reference| match reference {
             Reference::Setting(setting, value) => self.setting(*setting, value.as_deref()),
             Reference::Task(task) => Some(command(*task)),

@@ -151,6 +151,7 @@ fn what_would_let_anybody_in_is_refused() {
         (&["--api-key-file", "none"], "cannot read"),
         (&["--adapters-from", "."], "without --api-key-file"),
         (&["--adapters-from", "gone", "--api-key-file", "key"], "no such folder"),
+        (&["--runs", "gone"], "--runs gone: there is no such folder"),
         (&["--parallel", "0"], "must be 1 or more"),
         (&["--adapter", "a=x", "--adapter", "a=y"], "two adapters are called"),
         (
@@ -245,4 +246,120 @@ fn a_server_that_ends_says_what_it_waits_for() {
         "{rest}"
     );
     assert!(rest.ends_with("\nended\n"), "{rest}");
+}
+
+/// A folder with the adapter of the fixture, made a classifier of this many labels.
+fn classifier(folder: &Path, labels: usize) {
+    let adapter = Path::new(MODEL).join("adapter");
+    fs::create_dir_all(folder).unwrap();
+    let text = fs::read_to_string(adapter.join("adapter_config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&text).unwrap();
+    config["task_type"] = json!("SEQ_CLS");
+    config["modules_to_save"] = json!(["score"]);
+    fs::write(folder.join("adapter_config.json"), config.to_string()).unwrap();
+    let bytes = fs::read(adapter.join("adapter_model.safetensors")).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut names: Value = serde_json::from_slice(&bytes[8..header]).unwrap();
+    let (width, end) = (32, bytes.len() - header);
+    let head =
+        json!({"dtype": "F32", "shape": [labels, width], "data_offsets": [end, end + 4 * labels * width]});
+    names["base_model.model.score.weight"] = head;
+    let names = names.to_string();
+    let head = vec![0; 4 * labels * width];
+    let length = (names.len() as u64).to_le_bytes();
+    let whole = [&length[..], names.as_bytes(), &bytes[header..], &head].concat();
+    fs::write(folder.join("adapter_model.safetensors"), whole).unwrap();
+}
+
+#[test]
+fn an_adapter_that_writes_no_text_is_not_loaded() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("key"), "0123456789abcdef\n").unwrap();
+    classifier(&dir.path().join("adapters/sorts"), 3);
+    classifier(&dir.path().join("adapters/rewards"), 1);
+    let own = dir.path().join("adapters/own");
+    fs::create_dir(&own).unwrap();
+    for file in fs::read_dir(Path::new(MODEL).join("adapter")).unwrap().flatten() {
+        fs::copy(file.path(), own.join(file.file_name())).unwrap();
+    }
+    let server =
+        serving(dir.path(), &["--model", MODEL, "--api-key-file", "key", "--adapters-from", "adapters"]);
+    let key = "Authorization: Bearer 0123456789abcdef\r\n";
+    let load = |path: &str| server.post("/v1/adapters", key, &json!({"name": "new", "path": path}));
+    for (path, what) in
+        [("sorts", "is a classifier, whose head writes no text"), ("rewards", "is a reward model")]
+    {
+        let (status, error) = load(path);
+        let message = error["error"]["message"].as_str().unwrap_or_default();
+        assert!(status == 400 && message.contains(what), "{path}: {error}");
+        assert_eq!(error["error"]["param"], "path");
+        assert!(!message.contains(&*dir.path().to_string_lossy()), "{message}");
+    }
+    // The name is still free.
+    assert_eq!(load("own").0, 200);
+    let refused =
+        lorafit(dir.path(), &["serve", "--model", MODEL, "--port", "0", "--adapter", "adapters/sorts"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("is a classifier") && said.contains("hint: "), "{said}");
+}
+
+/// A run that has taken so many steps.
+fn write_run(folder: &Path, steps: u64) {
+    fs::create_dir_all(folder).unwrap();
+    let step = |step: u64| {
+        let record = json!({"step": step, "loss": 2.5, "grad_norm": 1.0, "learning_rate": 0.001, "tokens": 10,
+            "computed_tokens": 9, "supervised_tokens": 5, "seconds": 0.5, "tokens_per_s": 20.0, "peak_rss_bytes": 1});
+        format!("{record}\n")
+    };
+    fs::write(folder.join("metrics.jsonl"), (1..=steps).map(step).collect::<String>()).unwrap();
+}
+
+#[test]
+fn the_page_shows_runs_below_the_folder_and_plans_for_the_base() {
+    let dir = TempDir::new().unwrap();
+    write_run(&dir.path().join("runs/group/mine"), 3);
+    write_run(&dir.path().join("secret"), 3);
+    fs::write(dir.path().join("key"), "0123456789abcdef\n").unwrap();
+    let server =
+        serving(dir.path(), &["--model", MODEL, "--runs", "runs", "--api-key-file", "key", "--name", "llm"]);
+    let key = "Authorization: Bearer 0123456789abcdef\r\n";
+    let (status, found) = server.post("/views/runs", key, &json!({"shown": ["group/mine", "../secret"]}));
+    assert_eq!(
+        (status, &found["shown"], &found["runs"][0]["step"]),
+        (200, &json!(["group/mine"]), &json!(3)),
+        "{found}"
+    );
+    assert!(found["curves"].as_str().is_some_and(|html| html.contains("<svg")));
+    write_run(&dir.path().join("runs/group/mine"), 5);
+    let begun = Instant::now();
+    loop {
+        let (_, later) = server.post("/views/runs", key, &json!({"known": found["version"]}));
+        if later["runs"][0]["step"] == 5 && later["curves"].is_string() {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{later}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+
+    let (status, plan) = server.post("/views/plan", key, &json!({"rank": "16"}));
+    let html = plan["html"].as_str().unwrap_or_default();
+    let printed = well(dir.path(), &["plan", "--model", MODEL, "--rank", "16"]);
+    let first = printed.lines().next().unwrap().replace(MODEL, "llm");
+    assert!(status == 200 && html.contains(&first), "{first} in {plan}");
+    assert!(!html.contains(MODEL), "nobody learns where the base lies");
+    let (status, error) = server.post("/views/plan", key, &json!({"rank": "0"}));
+    assert_eq!((status, &error["error"]["message"]), (400, &json!("--rank 0: must be 1 or more")));
+    for path in ["/views/runs", "/views/plan"] {
+        assert_eq!(server.post(path, "", &json!({})).0, 401, "{path}");
+        assert_eq!(
+            server.post(path, &format!("{key}Origin: http://evil.example\r\n"), &json!({})).0,
+            403,
+            "{path}"
+        );
+    }
+
+    // Without --runs there are none.
+    let server = serving(dir.path(), &["--model", MODEL]);
+    assert_eq!(server.post("/views/runs", "", &json!({})).0, 404);
+    assert_eq!(server.post("/views/plan", "", &json!({})).0, 200);
 }

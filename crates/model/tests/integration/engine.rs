@@ -7,7 +7,7 @@ use lorafit_kernels::random::{mix, uniform};
 use lorafit_kernels::{Device, Placement};
 use lorafit_model::adapter::{self, Adapter, LoraConfig};
 use lorafit_model::{
-    Buffers, Engine, EngineLimits, KvCache, Model, Next, Prompts, Sampling, SequenceId, generate,
+    Asked, Buffers, Engine, EngineLimits, KvCache, Model, Next, Prompts, Sampling, SequenceId, generate,
 };
 
 use crate::common::{Case, Packed, TOLERANCE, dora_fixture, fixture, saved_base, saved_fixture};
@@ -41,7 +41,7 @@ fn serve(model: &Model, adapters: &[Arc<Adapter>], limits: EngineLimits, request
             let adapter = request.adapter.map(|at| (at as u64 + 1, Arc::clone(&adapters[at])));
             running.insert(engine.begin(request.prompt.clone(), adapter, 0), i);
         }
-        let any = engine.step(&mut |id, logits| {
+        let any = engine.step(&mut |Asked { id, .. }, logits| {
             let i = running[&id];
             let token = Sampling::default().choose(logits, 0);
             given[i].tokens.push(token);
@@ -145,11 +145,10 @@ fn a_beginning_is_taken_from_a_sequence_with_the_same_adapter_alone() {
         let id = engine.begin(prompt.to_vec(), adapter, 0);
         let (mut left, mut reused) = (2, 0);
         while left > 0 {
-            engine.step(&mut |_, _| {
-                left -= 1;
+            engine.step(&mut |asked, _| {
+                (left, reused) = (left - 1, asked.reused);
                 Next::Token(9)
             });
-            reused = engine.reused_tokens(id);
         }
         engine.end(id);
         reused

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Constraint, line};
+use super::{Constraint, line, wording};
 
 /// Values in a schema, keys not counted. The costliest schemas compare each of them with each.
 const MOST_VALUES: usize = 2000;
@@ -132,16 +132,16 @@ pub(super) fn explain(error: &str, constraint: &Constraint) -> String {
         return "no text fits it".to_owned();
     }
     if let Some((_, why)) = reason.split_once("Unsatisfiable schema: ") {
-        let why = why
-            .replace("Unsatisfiable schema: ", "")
-            .replace("anyOf is empty", "an `enum` or `anyOf` is empty");
-        return format!("nothing fits it: {}", shortened(&why));
+        return format!("nothing fits it: {}", shortened(&wording::unsatisfiable(why)));
     }
     if let Some((_, reference)) = reason.split_once("'referencing' feature; ref ") {
         return format!(
             "`$ref` {}: only places of the schema itself (#/...) are supported",
             shortened(reference)
         );
+    }
+    if let Some(why) = wording::of_value(&reason) {
+        return shortened(&why);
     }
     if ["fuel", "too big", "too large", "too many", "stack level"].iter().any(|words| reason.contains(words))
     {

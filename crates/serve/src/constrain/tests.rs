@@ -221,15 +221,45 @@ fn a_complete_answer_ends_and_an_incomplete_one_does_not() {
     assert!(guide.failure().is_some() && !guide.is_complete() && !allows_end(&mut guide));
 }
 
-#[test]
-fn what_cannot_be_kept_is_refused_by_name() {
-    let grammars = Grammars::new(&small("chat_bpe"), 0).unwrap();
-    let refusal = |constraint: Constraint| match grammars.begin(&constraint) {
+/// Why a constraint is refused.
+fn refusal(grammars: &Grammars, constraint: Constraint) -> String {
+    match grammars.begin(&constraint) {
         Err(Refusal::Cannot(why)) => why,
         Err(Refusal::TooLong(why)) => panic!("{why}"),
         Ok(_) => panic!("{constraint:?} is kept"),
-    };
-    for (schema, words) in [
+    }
+}
+
+/// Schemas are refused in these words, and in none of the library's.
+#[track_caller]
+fn are_refused(schemas: impl IntoIterator<Item = (Value, &'static str)>) {
+    let tokenizer = small("chat_bpe");
+    let grammars = Grammars::new(&tokenizer, tokenizer.vocab_size()).unwrap();
+    for (schema, words) in schemas {
+        let error = refusal(&grammars, Constraint::JsonSchema(schema.clone()));
+        println!("{error}");
+        assert!(error.contains(words) && error.starts_with("the schema"), "{error} of {schema}");
+        for own in [
+            "NoExtension",
+            "segment",
+            "nsatisfiable",
+            "panic",
+            "Expected",
+            "f64",
+            "an array",
+            "must be",
+            "Failed",
+            "Regex",
+        ] {
+            assert!(!error.contains(own), "the library's own words: {error}");
+        }
+        assert!(!error.contains('\n') && error.chars().count() < 300, "{error}");
+    }
+}
+
+#[test]
+fn what_cannot_be_kept_is_refused_by_name() {
+    are_refused([
         (
             json!({"type": "object", "properties": {"a": {"items": {"not": {}}}}}),
             "`not` at #/properties/a/items",
@@ -268,15 +298,48 @@ fn what_cannot_be_kept_is_refused_by_name() {
         (json!({"type": "integer", "multipleOf": 982_451_653}), "it is too complex"),
         // The library cuts such a text inside a letter, and panics, which takes long where names are looked up for it.
         (json!({"$ref": [format!("x{}", "ü".repeat(200))]}), "schema"),
-    ] {
-        let error = refusal(Constraint::JsonSchema(schema.clone()));
-        println!("{error}");
-        assert!(error.contains(words) && error.starts_with("the schema"), "{error} of {schema}");
-        for own in ["NoExtension", "segment", "Unsatisfiable", "panic"] {
-            assert!(!error.contains(own), "the library's own words: {error}");
-        }
-        assert!(!error.contains('\n') && error.chars().count() < 300, "{error}");
-    }
+    ]);
+}
+
+#[test]
+fn values_that_keywords_cannot_have_are_refused_by_name() {
+    are_refused([
+        (json!({"type": "integer", "multipleOf": 0}), "`multipleOf` has to be above 0"),
+        (json!({"type": "number", "multipleOf": 0.123_456_789_012_345}), "`multipleOf` has too many digits"),
+        (json!({"type": "integer", "minimum": 1e300}), "its `minimum` or `maximum` is too large"),
+        (json!({"type": "number", "minimum": 1e300, "maximum": 1e301}), "is too large"),
+        (json!({"type": "integer", "minimum": "x"}), "`minimum` is \"x\"; it has to be a number"),
+        (
+            json!({"type": "string", "minLength": -1}),
+            "`minLength` is -1; it has to be a whole number of 0 or more",
+        ),
+        (json!({"type": "string", "pattern": 3}), "`pattern` is 3; it has to be a string"),
+        (json!({"required": 3}), "`required` is 3; it has to be a list"),
+        (json!({"patternProperties": 3}), "`patternProperties` is 3; it has to be an object"),
+        (json!({"properties": 3}), "`properties` has to be an object"),
+        (json!({"anyOf": 3}), "`anyOf` has to be a list"),
+        (json!({"$ref": 3}), "`$ref` has to be a string"),
+        (json!({"type": 3}), "`type` has to be a string or a list of strings"),
+        (json!({"type": ["string", "strings"]}), "the `type` strings is not known; use string, number,"),
+        (json!({"items": 3}), "where a schema belongs"),
+        (
+            json!({"minProperties": 3, "properties": {"a": {}}, "additionalProperties": false}),
+            "`minProperties` and `maxProperties` are supported where",
+        ),
+        (json!({"patternProperties": {"a": {}, "b": {}}}), "/a/ and /b/ can fit the same key"),
+        (
+            json!({"type": "object", "required": ["a"], "properties": {"a": false}}),
+            "nothing can be its required property 'a'",
+        ),
+        (json!({"type": "string", "pattern": "a", "format": "date"}), "exclude each other"),
+        (json!({"type": "string", "enum": [1]}), "values of different types"),
+    ]);
+}
+
+#[test]
+fn regular_expressions_that_cannot_be_kept_are_refused_by_name() {
+    let tokenizer = small("chat_bpe");
+    let grammars = Grammars::new(&tokenizer, tokenizer.vocab_size()).unwrap();
     for (regex, words) in [
         ("(", "unclosed group"),
         ("", "is empty"),
@@ -289,7 +352,7 @@ fn what_cannot_be_kept_is_refused_by_name() {
         ("[^\\s\\S]", "regular expression"),
         (r"(a)\1", "a backreference, such as `\\1`, is not supported; leave it out"),
     ] {
-        let error = refusal(Constraint::Regex(regex.to_owned()));
+        let error = refusal(&grammars, Constraint::Regex(regex.to_owned()));
         println!("{error}");
         assert!(error.contains(words) && error.starts_with("the regular expression"), "{error} of {regex}");
     }

@@ -328,12 +328,19 @@ fn ends_never() -> Value {
 fn the_beginning_of_an_earlier_prompt_is_not_computed_again() {
     let server = Running::start();
     let text = "the number of cats is large and the timer is set to ten minutes ".repeat(8);
-    let ask = |model: &str, end: &str| {
-        let answer = server.post("/v1/completions", &completion(model, &format!("{text}{end}"), json!({})));
+    let ask_for = |tokens: usize, model: &str, end: &str| {
+        let body = completion(model, &format!("{text}{end}"), json!({"max_tokens": tokens}));
+        let answer = server.post("/v1/completions", &body);
         answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap()
     };
+    let ask = |model: &str, end: &str| ask_for(24, model, end);
     assert_eq!(ask("a1", "one"), 0);
     assert!(ask("a1", "two") > 20);
+    // An answer that ends with its first token says so, too, and is counted.
+    let before = server.metric("lorafit_cached_tokens_total");
+    let cached = ask_for(1, "a1", "three");
+    assert!(cached > 20);
+    assert_eq!(server.metric("lorafit_cached_tokens_total"), before + cached as f64);
     // Keys and values of another adapter are of no use.
     assert_eq!(ask("a2", "one"), 0);
     assert_eq!(ask(BASE, "one"), 0);

@@ -14,7 +14,7 @@ use lorafit_model::adapter::{self, Adapter};
 use lorafit_model::merge::{Combination, MajoritySign, Method, Weighted, combine};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{Model, Prompts, Sampling, generate};
-use lorafit_serve::{Guard, Limits, NamedAdapter, Open, Served, Server};
+use lorafit_serve::{Guard, Limits, NamedAdapter, Open, Served, Server, Views};
 use serde_json::{Value, json};
 
 /// The base by its name.
@@ -76,12 +76,14 @@ pub struct Setup {
     pub from: Option<PathBuf>,
     /// What every adapter is multiplied by beside its strength.
     pub weight: Option<f64>,
+    /// What the page shows beside the chat.
+    pub views: Views,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let limits = Limits { drain_time: Duration::from_secs(5), ..Limits::USUAL };
-        Setup { limits, guard: Guard::default(), from: None, weight: None }
+        Setup { limits, guard: Guard::default(), from: None, weight: None, views: Views::default() }
     }
 }
 
@@ -94,7 +96,7 @@ impl Running {
     /// A server that is set up otherwise.
     pub fn with(setup: Setup) -> Running {
         let (model, tokenizer) = base();
-        let Setup { limits, guard, from, weight } = setup;
+        let Setup { limits, guard, from, weight, views } = setup;
         let named = |(name, strength)| {
             let weight = strength * weight.unwrap_or(1.0);
             NamedAdapter { name, weight, adapter: adapter_at(weight) }
@@ -108,7 +110,7 @@ impl Running {
             Ok(adapter)
         });
         let from = from.map(|from| (from, open));
-        let served = Served { name: BASE.to_owned(), model, tokenizer, adapters, from, guard, limits };
+        let served = Served { name: BASE.to_owned(), model, tokenizer, adapters, from, guard, limits, views };
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let server = Server::new(served, listener).expect("a server");
         let address = server.address().expect("an address");

@@ -22,7 +22,7 @@ fn server() -> Running {
     let dir = tempfile::tempdir().unwrap();
     let guard = Guard { keys: vec!["0123456789abcdef".to_owned()], hosts: Vec::new() };
     let limits = Limits { body_bytes: 1 << 20, ..Setup::default().limits };
-    Running::with(Setup { guard, limits, from: Some(dir.path().to_owned()), weight: None })
+    Running::with(Setup { guard, limits, from: Some(dir.path().to_owned()), ..Setup::default() })
 }
 
 /// Requests about who asks, and how.

@@ -5,3 +5,4 @@ mod common;
 mod forms;
 mod hostile;
 mod limits;
+mod views;

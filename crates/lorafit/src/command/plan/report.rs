@@ -152,9 +152,8 @@ fn last_tokens(config: &Config, count: usize) -> TokenIndices {
     TokenIndices::of_both_sides(config, &ids.collect::<Vec<u32>>())
 }
 
-/// Computes everything that is told.
-pub fn report(args: PlanArgs, given: &Given) -> anyhow::Result<Report> {
-    let mut subject = Subject::open(&args.model)?;
+/// Computes everything that is told of `subject`, which is called as `--model` says.
+pub fn report(args: PlanArgs, given: &Given, mut subject: Subject) -> anyhow::Result<Report> {
     let preference = args.preference();
     if preference.is_scored() {
         let labels =

@@ -16,15 +16,18 @@ use crate::pages::shell::{Page, escape};
 use crate::session::verdict::{evaluation_in_words, in_short};
 use crate::sweep::folder::is_trial;
 
+pub mod view;
+
 const STYLE: &str = include_str!("watch.css");
+/// Cards of runs and their curves, in any page that has the figures' script.
+const RUNS: &str = include_str!("runs.js");
 const SCRIPT: &str = include_str!("watch.js");
 
 /// Run folders, and sweeps whose trials are watched as they come.
 #[derive(Debug)]
 pub struct Watched {
     folders: Vec<PathBuf>,
-    /// Records that were read, with the lengths of their files then.
-    read: HashMap<PathBuf, (Lengths, NamedRun)>,
+    records: Records,
     /// What the last curves are of.
     drawn: Vec<(PathBuf, Lengths)>,
 }
@@ -36,11 +39,58 @@ fn lengths(dir: &Path) -> Lengths {
     ["metrics.jsonl", "evaluations.jsonl"].map(|file| dir.join(file).metadata().map_or(0, |file| file.len()))
 }
 
+/// Records that were read, with the lengths of their files then.
+#[derive(Debug, Default)]
+struct Records(HashMap<PathBuf, (Lengths, NamedRun)>);
+
+impl Records {
+    /// The records of runs; those that have not changed are not read again, and those that cannot be read are left out.
+    fn read(&mut self, runs: impl IntoIterator<Item = (String, PathBuf)>) -> Vec<NamedRun> {
+        let mut found = Vec::new();
+        for (name, dir) in runs {
+            let lengths = lengths(&dir);
+            let known = self.0.get(&dir).filter(|(before, _)| *before == lengths);
+            found.push(match known {
+                // Another run may have come, from which the whole folder tells it.
+                Some((_, run)) => NamedRun { name, ..run.clone() },
+                None => {
+                    let Ok(run) = NamedRun::read(name, &dir) else { continue };
+                    self.0.insert(dir, (lengths, run.clone()));
+                    run
+                }
+            });
+        }
+        found
+    }
+}
+
+/// The curves of runs, as HTML.
+fn figures_of(runs: &[NamedRun]) -> String {
+    curves(runs).into_iter().chain([memory(runs)]).map(|figure: Figure| figure.html()).collect()
+}
+
 /// A run as it is now.
 struct Watching {
     name: String,
     dir: PathBuf,
     status: RunStatus,
+}
+
+impl Watching {
+    /// What a page shows of it.
+    fn state(&self) -> Value {
+        json!({
+            "name": self.name,
+            "state": self.status.state(),
+            "step": self.status.step,
+            "steps": self.status.total_steps,
+            "lines": lines(&self.status),
+            "can_stop": self.status.running && self.status.process.is_some(),
+            // The signal would reach the process of the sweep, whose trials are many.
+            "can_save": self.status.running && self.status.process.is_some() && !is_trial(&self.dir),
+            "is_trial": is_trial(&self.dir),
+        })
+    }
 }
 
 impl Watched {
@@ -52,7 +102,7 @@ impl Watched {
         for dir in folders.iter().filter(|dir| !is_sweep(dir)) {
             RunStatus::read(dir)?;
         }
-        Ok(Watched { folders, read: HashMap::new(), drawn: Vec::new() })
+        Ok(Watched { folders, records: Records::default(), drawn: Vec::new() })
     }
 
     /// The folder of the run that is called `name`.
@@ -98,7 +148,7 @@ impl Watched {
             title: if title.is_empty() { "No run has begun yet" } else { &title },
             facts: &facts,
             style: &[crate::pages::report::STYLE, STYLE].concat(),
-            scripts: &[figure::SCRIPT, SCRIPT],
+            scripts: &[figure::SCRIPT, RUNS, SCRIPT],
             policy: " connect-src 'self';",
         };
         page.around(&body)
@@ -106,20 +156,7 @@ impl Watched {
 
     /// The state of all runs.
     pub fn states(&self) -> String {
-        let state = |run: &Watching| {
-            json!({
-                "name": run.name,
-                "state": run.status.state(),
-                "step": run.status.step,
-                "steps": run.status.total_steps,
-                "lines": lines(&run.status),
-                "can_stop": run.status.running && run.status.process.is_some(),
-                // The signal would reach the process of the sweep, whose trials are many.
-                "can_save": run.status.running && run.status.process.is_some() && !is_trial(&run.dir),
-                "is_trial": is_trial(&run.dir),
-            })
-        };
-        Value::from(self.now().iter().map(state).collect::<Vec<_>>()).to_string()
+        Value::from(self.now().iter().map(Watching::state).collect::<Vec<_>>()).to_string()
     }
 
     /// The curves of all runs as HTML in JSON; `None` if no run has a new step or evaluation since they were last asked for.
@@ -133,29 +170,13 @@ impl Watched {
             return None;
         }
         self.drawn = now;
-        let runs = self.histories();
-        let figures = curves(&runs).into_iter().chain([memory(&runs)]);
-        Some(Value::from(figures.map(|figure: Figure| figure.html()).collect::<String>()).to_string())
+        Some(Value::from(figures_of(&self.histories())).to_string())
     }
 
-    /// The records of all runs; those that have not changed are not read again.
+    /// The records of all runs.
     fn histories(&mut self) -> Vec<NamedRun> {
         let dirs = self.dirs();
-        let mut runs = Vec::new();
-        for (name, dir) in names(&dirs).into_iter().zip(dirs) {
-            let lengths = lengths(&dir);
-            let known = self.read.get(&dir).filter(|(before, _)| *before == lengths);
-            runs.push(match known {
-                // Another run may have come, from which the whole folder tells it.
-                Some((_, run)) => NamedRun { name, ..run.clone() },
-                None => {
-                    let Ok(run) = NamedRun::read(name, &dir) else { continue };
-                    self.read.insert(dir, (lengths, run.clone()));
-                    run
-                }
-            });
-        }
-        runs
+        self.records.read(names(&dirs).into_iter().zip(dirs))
     }
 }
 
@@ -203,7 +224,7 @@ mod tests {
 
     #[test]
     fn style_and_script_close_nothing_and_load_nothing() {
-        for part in [STYLE, SCRIPT] {
+        for part in [STYLE, RUNS, SCRIPT] {
             assert!(!part.contains("</") && !part.contains("url(") && !part.contains("http"));
         }
     }
