@@ -69,7 +69,7 @@ impl<'a> ClassRun<'a> {
         let limits = Limits::new(base.model.config(), &base.tokenizer, quiet);
         let rows = args.cache.load(source, &base.tokenizer, limits.options(&args.rows), quiet)?;
         if !quiet {
-            skipped(&rows.origin).iter().chain(&treated(&rows)).for_each(|line| eprintln!("{line}"));
+            skipped(&rows.origin).iter().chain(&treated(&rows)).for_each(|line| tell!("{line}"));
         }
         limits.check_rows(&rows)?;
         Ok(rows)

@@ -75,7 +75,7 @@ impl JudgedRun<'_> {
         let read = Options { purpose, ..limits.options(&args.rows) };
         let rows = args.cache.load(source, &base.tokenizer, read, quiet)?;
         if !quiet {
-            skipped(&rows.origin).iter().chain(&treated(&rows)).for_each(|line| eprintln!("{line}"));
+            skipped(&rows.origin).iter().chain(&treated(&rows)).for_each(|line| tell!("{line}"));
         }
         check_margins(Some(options.objective), &rows)?;
         limits.check_rows(&rows)?;
