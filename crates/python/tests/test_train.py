@@ -42,12 +42,15 @@ def settings(config: str) -> list[str]:
 def test_rows_in_memory_are_trained_as_those_of_a_file(trained: Path, tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     pandas = pytest.importorskip("pandas")
+    union = pyarrow.UnionArray.from_sparse(pyarrow.array([0] * 12, pyarrow.int8()), [pyarrow.array(range(12))])
     forms: dict[str, Any] = {
         "dicts": rows(),
         "generator": iter(rows()),
         "arrow": pyarrow.Table.from_pylist(rows()),
         "reader": pyarrow.Table.from_pylist(rows()).to_reader(),
         "pandas": pandas.DataFrame(rows()),
+        # Parquet cannot hold a union.
+        "union": pyarrow.table({"messages": [row["messages"] for row in rows()], "kind": union}),
     }
     for name, form in forms.items():
         run = lorafit.train(MODEL, form, out=tmp_path / name, quiet=True, **SHORT)
@@ -114,6 +117,10 @@ def test_a_run_that_a_callback_stops_goes_on_to_the_same_bits(how: str, trained:
         with pytest.raises(ZeroDivisionError if how == "raise" else KeyboardInterrupt):
             lorafit.train(MODEL, rows(), out=out, on_step=on_step, **SHORT)
     assert len(lorafit.Run(out).metrics) == 3
+    with pytest.raises(lorafit.Error, match="the rows that `data` had were in memory"):
+        lorafit.train(resume=out)
+    with pytest.raises(lorafit.Error, match="the rows, or which of their tokens are trained, are others"):
+        lorafit.train(resume=out, data=rows(11))
     run = lorafit.train(resume=out, data=rows())
     assert not run.interrupted and what_is_learnt(run) == what_is_learnt(trained)
 

@@ -48,17 +48,29 @@ mod tests {
 
     use super::*;
 
+    /// Keeps what it hears, and stops a run after so many steps.
     #[derive(Default)]
-    struct Heard(Mutex<Vec<String>>);
+    struct Ears {
+        results: Mutex<Vec<String>>,
+        notes: Mutex<Vec<String>>,
+        steps: Mutex<Vec<u64>>,
+        stop_after: Option<usize>,
+    }
 
-    impl Host for Heard {
+    impl Host for Ears {
         fn result(&self, line: &str) {
-            self.0.lock().unwrap().push(line.to_owned());
+            self.results.lock().unwrap().push(line.to_owned());
         }
-        fn note(&self, _: &str) {}
-        fn event(&self, _: &str, _: &Value) {}
+        fn note(&self, text: &str) {
+            self.notes.lock().unwrap().push(text.to_owned());
+        }
+        fn event(&self, name: &str, record: &Value) {
+            if name == "step" {
+                self.steps.lock().unwrap().push(record["step"].as_u64().unwrap());
+            }
+        }
         fn should_stop(&self) -> bool {
-            false
+            self.stop_after.is_some_and(|most| self.steps.lock().unwrap().len() >= most)
         }
         fn should_save(&self) -> bool {
             false
@@ -68,11 +80,46 @@ mod tests {
         }
     }
 
+    fn heard(ears: &Arc<Ears>, words: &[&str]) -> Result<(), Failure> {
+        call(ears.clone(), words.iter().map(OsString::from).collect())
+    }
+
     fn called(words: &[&str]) -> (Result<(), Failure>, Vec<String>) {
-        let heard = Arc::new(Heard::default());
-        let result = call(heard.clone(), words.iter().map(OsString::from).collect());
-        let lines = heard.0.lock().unwrap().clone();
+        let ears = Arc::new(Ears::default());
+        let result = heard(&ears, words);
+        let lines = ears.results.lock().unwrap().clone();
         (result, lines)
+    }
+
+    #[test]
+    fn a_run_that_its_host_stops_goes_on_to_the_bits_of_one_that_ran_through() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let rows: String = (0..8).map(|i| format!("{{\"text\": \"row {i} of eight\"}}\n")).collect();
+        std::fs::write(path("rows.jsonl"), rows).unwrap();
+        let model = format!("{}/../../fixtures/models/chat_bpe", env!("CARGO_MANIFEST_DIR"));
+        let (data, whole, parted) = (path("rows.jsonl"), path("whole"), path("parted"));
+        let flags = ["--preset", "off", "--max-steps", "5", "--batch-size", "2", "--lr", "0.01"];
+        let train = |out: &str, stop_after: Option<usize>| {
+            let ears = Arc::new(Ears { stop_after, ..Ears::default() });
+            let words = [&["train", "--model", &model, "--data", &data, "--out", out][..], &flags].concat();
+            (heard(&ears, &words), ears)
+        };
+        let (result, ears) = train(&whole, None);
+        assert_eq!((result, ears.steps.lock().unwrap().clone()), (Ok(()), vec![1, 2, 3, 4, 5]));
+        assert!(ears.notes.lock().unwrap().iter().any(|note| note.contains("trainable parameters")));
+        let (result, ears) = train(&parted, Some(2));
+        assert_eq!(result.unwrap_err().failed, Failed::Stopped);
+        assert_eq!(*ears.steps.lock().unwrap(), [1, 2]);
+        let ears = Arc::new(Ears::default());
+        assert_eq!(heard(&ears, &["train", "--resume", &parted]), Ok(()));
+        assert_eq!(*ears.steps.lock().unwrap(), [3, 4, 5]);
+        let adapter =
+            |run: &str| std::fs::read(PathBuf::from(run).join("adapter_model.safetensors")).unwrap();
+        assert_eq!(adapter(&whole), adapter(&parted));
+        // A run that is there already is refused in the words of the verb.
+        let failure = train(&whole, None).0.unwrap_err();
+        assert!(failure.hint.as_deref().unwrap_or_default().contains("--overwrite"), "{failure:?}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use lorafit_remedy::amounts::{counted, memory};
 use lorafit_remedy::{Setting, remedy};
 use lorafit_train::{
     Answering, Evaluation, EvaluationRequest, MemoryPlan, MicroBatchSize, ReferenceRequest, SIDE_BY_SIDE,
-    answer, evaluate, option_scores, option_tokens,
+    answer, evaluate_until, option_scores, option_tokens,
 };
 
 use crate::args::evaluation::EvaluationArgs;
@@ -94,7 +94,9 @@ impl Judging<'_> {
         let (side_by_side, plan) = self.fit(judged, rows)?;
         self.tell_memory(rows, side_by_side, &plan);
         reserve(device, &plan)?;
-        let evaluation = evaluate(&base.model, adapter, &rows.data.samples, self.args.micro_batch_tokens);
+        let (samples, budget) = (&rows.data.samples, self.args.micro_batch_tokens);
+        let evaluation = evaluate_until(&base.model, adapter, samples, budget, &mut interrupt::asked);
+        let evaluation = evaluation.ok_or(Stopped)?;
         if !evaluation.loss.is_finite() && evaluation.supervised_tokens > 0 {
             return Err(base.not_numbers());
         }
@@ -165,9 +167,8 @@ impl Judging<'_> {
         let max_new_tokens = args.max_new_tokens;
         let answering = Answering { model, adapter, tokenizer, max_new_tokens, side_by_side };
         let asked = Asked { answering, micro_batch_tokens: args.micro_batch_tokens };
-        let found = asked.of(metrics, &rows.prompts, &mut tell, &mut || false);
-        let (answered, ended_by_context) =
-            found.map_err(|error| base.unanswered(error))?.expect("never stopped");
+        let found = asked.of(metrics, &rows.prompts, &mut tell, &mut interrupt::asked);
+        let (answered, ended_by_context) = found.map_err(|error| base.unanswered(error))?.ok_or(Stopped)?;
         Limits::of(base).tell_ends(ended_by_context);
         // A command that judges is ended with us.
         interrupt::listen();

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,11 @@ from typing import Any, Union
 
 #: A location as the command line has it, several, a table (Arrow, pandas, polars, `datasets.Dataset`), or rows as dicts.
 Data = Union[str, "os.PathLike[str]", Iterable[Any], Any]
+
+#: What the folders of rows in memory are called, which is seen in the settings of a run.
+_PREFIX = "lorafit-rows-"
+#: Rows that a reader of Parquet holds at once.
+_ROW_GROUP = 4096
 
 
 class Files:
@@ -34,7 +40,7 @@ class Files:
     def path(self, name: str) -> Path:
         """Where a file of this name can be written."""
         if self._folder is None:
-            self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="lorafit-")))
+            self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix=_PREFIX)))
         return self._folder / name
 
     def locations(self, data: Data, name: str) -> list[str]:
@@ -50,6 +56,11 @@ class Files:
             # A datasets.Dataset, whose selected and shuffled rows are not those of its table.
             path = self.path(f"{name}.parquet")
             data.to_parquet(str(path))
+            return path
+        if hasattr(data, "write_parquet"):
+            # A data frame of polars, which writes what its types are.
+            path = self.path(f"{name}.parquet")
+            data.write_parquet(str(path), row_group_size=_ROW_GROUP)
             return path
         if hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__") or _is_data_frame(data):
             return self._write_table(data, name)
@@ -75,9 +86,17 @@ class Files:
         else:
             table = pyarrow.table(data)
         path = self.path(f"{name}.parquet")
-        # Row groups are what a reader holds at once.
-        pyarrow.parquet.write_table(table, str(path), compression="zstd", row_group_size=4096)
+        try:
+            pyarrow.parquet.write_table(table, str(path), compression="zstd", row_group_size=_ROW_GROUP)
+        except pyarrow.ArrowNotImplementedError:
+            # Types that Parquet has no form of.
+            return self._write((row for batch in table.to_batches(_ROW_GROUP) for row in batch.to_pylist()), name)
         return path
+
+
+def were_in_memory(name: str, config: str) -> bool:
+    """Whether the settings of a run say that its rows called `name` were in memory."""
+    return re.search(rf'{_PREFIX}[^/\\"]+[/\\]+{name}\.(parquet|jsonl)"', config) is not None
 
 
 def _is_data_frame(data: Any) -> bool:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from lorafit import _flags
 from lorafit._call import Answer, Call
-from lorafit._errors import Stopped
-from lorafit._rows import Data, Files
+from lorafit._errors import Error, Stopped
+from lorafit._rows import Data, Files, were_in_memory
 from lorafit._run import Run
 from lorafit._show import Show
 
@@ -31,9 +31,9 @@ def train(
     out: str | os.PathLike[str] | None = None,
     resume: str | os.PathLike[str] | None = None,
     eval_data: Data = None,
-    on_step: Callable[[dict[str, Any]], Answer] | None = None,
-    on_evaluation: Callable[[dict[str, Any]], Answer] | None = None,
-    on_event: Callable[[str, dict[str, Any]], Answer] | None = None,
+    on_step: Callable[[dict[str, Any]], object] | None = None,
+    on_evaluation: Callable[[dict[str, Any]], object] | None = None,
+    on_event: Callable[[str, dict[str, Any]], object] | None = None,
     **flags: Unpack[TrainFlags],
 ) -> Run:
     """Trains an adapter, or the whole model, on rows, as ``lorafit train`` does: the result has the same bits.
@@ -50,7 +50,7 @@ def train(
     """
 
     def heard(name: str, record: dict[str, Any]) -> Answer:
-        answers: list[Answer] = []
+        answers: list[object] = []
         if name == "step" and on_step is not None:
             answers.append(on_step(record))
         if name == "evaluation" and on_evaluation is not None:
@@ -65,6 +65,8 @@ def train(
     for name in LEFT_OUT:
         if name in values:
             raise TypeError(f"train() got an unexpected keyword argument `{name}`")
+    if resume is not None:
+        _check_rows(Path(resume), {"data": data, "eval_data": eval_data})
     with Files() as files:
         given = {
             "model": model,
@@ -83,3 +85,15 @@ def train(
     folder = out if out is not None else resume
     # Where a configuration names it, the run says where it is.
     return Run(Path(folder) if folder is not None else Path(call.out or "."), interrupted)
+
+
+def _check_rows(run: Path, given: dict[str, Data]) -> None:
+    """Refuses to resume a run whose rows were in memory without them."""
+    try:
+        config = (run / "config.toml").read_text(encoding="utf-8")
+    except OSError:
+        # The verb says what is wrong with the folder.
+        return
+    for name, data in given.items():
+        if data is None and were_in_memory(name, config):
+            raise Error(f"{run}: the rows that `{name}` had were in memory", f"give them again: train(resume=..., {name}=rows)")
