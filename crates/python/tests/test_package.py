@@ -63,6 +63,7 @@ def test_functions_take_what_the_types_of_flags_have() -> None:
         for node in stub.body
         if isinstance(node, ast.ClassDef)
     }
+    assert classes["SamplingFlags"] == set(_flags.names_of_sampling())
     functions: list[tuple[str, Callable[..., Any]]] = [
         ("TrainFlags", lorafit.train),
         ("PlanFlags", lorafit.plan),

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 
 use clap::Command;
 
+use crate::args::flags::names;
 use crate::args::parameters::{self, Kind, Parameter};
+use crate::args::sampling::Sampling;
 
 /// The first line of the file in lower case.
 pub const TITLE: &str = "# written by `lorafit manual --format pyi`";
@@ -34,18 +36,17 @@ const CLASSES: [(&str, &str, &[&str]); 11] = [
     ("ModelFlags", "chat", &["model", "adapter", "system"]),
 ];
 
-/// The flags that say how a token is chosen, which are given to each answer and not to a model.
-const SAMPLING: [&str; 5] = ["max_new_tokens", "temperature", "top_p", "top_k", "seed"];
-
 /// The stub of a command that is built.
 pub fn stub(command: &Command) -> String {
+    // They are given to each answer, and not to a model.
+    let sampling: Vec<String> = names::<Sampling>().iter().map(|name| name.replace('-', "_")).collect();
+    let of_answers = |name: &str| sampling.iter().any(|known| known == name);
     let mut text = HEAD.to_owned();
     for (class, verb, left_out) in CLASSES {
-        let of_answers: &[&str] = if class == "ModelFlags" { &SAMPLING } else { &[] };
-        let taken = |name: &str| !left_out.contains(&name) && !of_answers.contains(&name);
+        let taken = |name: &str| !left_out.contains(&name) && (class != "ModelFlags" || !of_answers(name));
         text += &class_of(class, command, verb, taken);
     }
-    text + &class_of("SamplingFlags", command, "generate", |name| SAMPLING.contains(&name))
+    text + &class_of("SamplingFlags", command, "generate", of_answers)
 }
 
 fn class_of(class: &str, command: &Command, verb: &str, is_taken: impl Fn(&str) -> bool) -> String {
@@ -99,7 +100,7 @@ mod tests {
                 .arg(Arg::new("seed").long("seed").value_parser(["a", "b"]).action(clap::ArgAction::Append))
                 .arg(Arg::new("other").long("other")),
         );
-        let stub = class_of("SamplingFlags", &command, "generate", |name| SAMPLING.contains(&name));
+        let stub = class_of("SamplingFlags", &command, "generate", |name| name != "other");
         assert!(stub.contains("    top_k: int | None\n    \"\"\"Say \"all\" \"\"\"\n"), "{stub}");
         assert!(stub.contains(r#"seed: Literal["a", "b"] | Sequence[Literal["a", "b"]] | None"#), "{stub}");
         assert!(!stub.contains("other"), "{stub}");
