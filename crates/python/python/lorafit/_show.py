@@ -78,10 +78,12 @@ class Show:
         figures = f"loss {loss:.4f}  {record['tokens_per_s']:.0f} tokens/s  {_duration(left)} left"
         if self._handle is not None:
             self._handle.update(_Html(step, self._total, figures))
-        elif self._has_terminal:
+        elif self._has_terminal and not is_last:
             filled = _BAR * step // max(self._total, 1)
             self._draw(f"{'#' * filled}{'-' * (_BAR - filled)} {step}/{self._total}  {figures}")
         else:
+            # The last one stays where the bar was.
+            self.close()
             print(f"step {step}/{self._total}  {figures}", file=sys.stderr, flush=True)
 
     def _draw(self, line: str) -> None:
