@@ -41,7 +41,7 @@ build tests cargo test --workspace --locked --no-run
 for crate in kernels data model train; do
   cargo llvm-lines --release --locked --quiet -p "lorafit-$crate" --lib > "$work/lines-lorafit-$crate.txt"
 done
-cargo llvm-lines --release --locked --quiet -p lorafit --bin lorafit > "$work/lines-lorafit.txt"
+cargo llvm-lines --release --locked --quiet -p lorafit --lib > "$work/lines-lorafit.txt"
 cargo bloat --release --locked --crates -n 25 --message-format json -p lorafit > "$work/bloat.json"
 strip -o "$work/lorafit" "$CARGO_TARGET_DIR/release/lorafit"
 

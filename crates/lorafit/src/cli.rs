@@ -2,6 +2,9 @@
 //! `train` and those that verbs share under `args/`.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::iter;
+use std::sync::Arc;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -12,7 +15,10 @@ use crate::command::{
     bench, chat, compare, completions, data, doctor, eval, export, generate, inspect, kernels, manual, merge,
     pairs, plan, quantize, report, runs, selfcheck, serve, status, sweep, train, watch,
 };
+use crate::session::at_hand::AtHand;
+use crate::terminal::error::{self, CliError, Failure};
 use crate::terminal::flow::flowed;
+use crate::terminal::host::{self, Call, Host};
 use crate::terminal::words;
 
 /// Fine-tune open language models with LoRA on the machine you have.
@@ -86,7 +92,7 @@ enum Verb {
 
 /// The command line; a negative number is a value, so that what is wrong with it is told of its flag. Paragraphs behind the
 /// flags are broken where they are shown, and only there.
-fn command() -> clap::Command {
+pub fn command() -> clap::Command {
     let numbers = |arg: clap::Arg| {
         let takes_values = arg.get_action().takes_values();
         arg.allow_negative_numbers(takes_values)
@@ -114,29 +120,110 @@ fn words_of(name: &str) -> words::Verb {
     words::Verb { flags, keys }
 }
 
-/// Reads the process's arguments and runs the verb.
-pub fn run() -> anyhow::Result<()> {
-    let matches = command().get_matches();
-    if let Some(name) = matches.subcommand_name() {
-        words::runs(words_of(name));
-    }
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+/// A command line that was read.
+struct Read {
+    call: Arc<Call>,
+    verb: Verb,
+    given: Given,
+}
+
+/// Reads the words behind the program's name, which `host` gives or a process was started with.
+fn read(host: Option<Arc<dyn Host>>, words: Vec<OsString>) -> Result<Read, clap::Error> {
+    let matches =
+        command().try_get_matches_from(iter::once("lorafit".into()).chain(words.iter().cloned()))?;
+    let cli = Cli::from_arg_matches(&matches)?;
     let given = Given::new(matches.subcommand().map(|(_, matches)| matches));
-    match cli.verb {
-        Verb::Plan(args) => plan::run(args, &given),
-        Verb::Data(args) => data::run(args, &given),
-        Verb::Train(args) => train::run(*args, &given),
+    let known = matches.subcommand_name().map(words_of).unwrap_or_default();
+    Ok(Read { call: Call::new(host, words, known), verb: cli.verb, given })
+}
+
+/// Runs the verb that a process was started with; gives its exit code.
+pub fn run(words: Vec<OsString>) -> u8 {
+    let Read { call, verb, given } = read(None, words).unwrap_or_else(|error| error.exit());
+    host::within(call, || error::exit_code(error::with_device_errors(|| work(verb, &given))))
+}
+
+/// Runs a verb for a program that embeds the library.
+///
+/// # Errors
+/// What a process would tell, and words that are no command line.
+pub fn run_for(host: Arc<dyn Host>, words: Vec<OsString>) -> Result<(), Failure> {
+    let Read { call, verb, given } = match read(Some(host.clone()), words) {
+        Ok(read) => read,
+        // Help, and the version.
+        Err(error) if !error.use_stderr() => {
+            host.result(error.render().to_string().trim_end());
+            return Ok(());
+        }
+        Err(error) => return Err(Failure::of_words(&error)),
+    };
+    host::within(call, || {
+        check_embedded(&verb).map_err(|error| Failure::of(&error.into()))?;
+        let result = error::with_device_errors(|| work(verb, &given));
+        result.map_err(|error| Failure::of(&error))
+    })
+}
+
+/// Refuses verbs that are programs of their own: they take the process's signals, its terminal, or start it again.
+fn check_embedded(verb: &Verb) -> Result<(), CliError> {
+    let name = match verb {
+        Verb::Chat(_) => "chat",
+        Verb::Serve(_) => "serve",
+        Verb::Watch(_) => "watch",
+        Verb::Selfcheck(_) => "selfcheck",
+        _ => return Ok(()),
+    };
+    let text = format!("lorafit {name} runs as a process of its own, and not inside another program");
+    Err(CliError::usage(text).hint(format!("start `lorafit {name}` as a process")))
+}
+
+/// Opens what `lorafit chat` with these words behind it would answer from.
+///
+/// # Errors
+/// As [`run_for`].
+pub fn open_at_hand(host: Arc<dyn Host>, words: Vec<OsString>) -> Result<AtHand, Failure> {
+    let words = iter::once("chat".into()).chain(words).collect();
+    let Read { call, verb, given } = read(Some(host), words).map_err(|error| Failure::of_words(&error))?;
+    let open = || match verb {
+        Verb::Chat(args) => {
+            args.validate(&given)?;
+            args.open()
+        }
+        _ => unreachable!("the first word is chat"),
+    };
+    host::within(call, || error::with_device_errors(open).map_err(|error| Failure::of(&error)))
+}
+
+/// Does `work` in the words of a verb, of which it is a part.
+///
+/// # Errors
+/// As [`run_for`].
+pub fn within_verb<T>(
+    host: Arc<dyn Host>,
+    verb: &str,
+    work: impl FnOnce() -> anyhow::Result<T>,
+) -> Result<T, Failure> {
+    let call = Call::new(Some(host), vec![verb.into()], words_of(verb));
+    host::within(call, || error::with_device_errors(work).map_err(|error| Failure::of(&error)))
+}
+
+/// Does the work of a verb.
+fn work(verb: Verb, given: &Given) -> anyhow::Result<()> {
+    match verb {
+        Verb::Plan(args) => plan::run(args, given),
+        Verb::Data(args) => data::run(args, given),
+        Verb::Train(args) => train::run(*args, given),
         Verb::Sweep(args) => sweep::run(args),
         Verb::Status(args) => status::run(args),
         Verb::Runs(args) => runs::run(args),
         Verb::Watch(args) => watch::run(args),
-        Verb::Eval(args) => eval::run(*args, &given),
-        Verb::Pairs(args) => pairs::run(*args, &given),
-        Verb::Compare(args) => compare::run(*args, &given),
+        Verb::Eval(args) => eval::run(*args, given),
+        Verb::Pairs(args) => pairs::run(*args, given),
+        Verb::Compare(args) => compare::run(*args, given),
         Verb::Inspect(args) => inspect::run(args),
-        Verb::Report(args) => report::run(args, &given),
-        Verb::Generate(args) => generate::run(args, &given),
-        Verb::Chat(args) => chat::run(args, &given),
+        Verb::Report(args) => report::run(args, given),
+        Verb::Generate(args) => generate::run(args, given),
+        Verb::Chat(args) => chat::run(args, given),
         Verb::Serve(args) => serve::run(*args, plan::view),
         Verb::Merge(args) => merge::run(*args),
         Verb::Export(args) => export::run(args),

@@ -1,20 +1,7 @@
-//! lorafit, the command line. This crate is the only one that prints, and the only one that shows hints.
-//!
-//! Folders, the lowest first: `terminal`, `metrics`, `args`, `session`, `sweep`, `pages`, `command`. None uses one above it.
-
-mod args;
-mod cli;
-mod command;
-mod metrics;
-mod pages;
-mod session;
-mod sweep;
-mod terminal;
+//! lorafit, the program: all of it is in the library.
 
 use std::process::ExitCode;
 
-use terminal::error;
-
 fn main() -> ExitCode {
-    error::exit_code(error::with_device_errors(cli::run))
+    ExitCode::from(lorafit::run(std::env::args_os().skip(1).collect()))
 }

@@ -18,6 +18,7 @@ pub mod memory;
 pub mod new_tokens;
 pub mod options;
 pub mod outputs;
+pub mod parameters;
 pub mod preference;
 pub mod projections;
 pub mod rows;

@@ -9,7 +9,7 @@ use lorafit_model::{Config, Start, WeightModules};
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::terminal::words;
+use crate::terminal::host;
 
 /// Written to configuration files as to the terminal.
 macro_rules! serde_as_text {
@@ -329,7 +329,7 @@ impl<T: FromStr<Err = TargetError>> FromStr for Written<T> {
             // Clap and serde carry one message each, so the hint goes with it.
             Err(error) => Err(error
                 .hint()
-                .and_then(|hint| words::worded(&hint))
+                .and_then(|hint| host::current().verb().worded(&hint))
                 .into_iter()
                 .fold(error.to_string(), |message, hint| format!("{message}; {hint}"))),
         }

@@ -7,18 +7,16 @@ use std::ops::ControlFlow;
 use clap::Args;
 
 use lorafit_data::{Message, Role};
-use lorafit_model::adapter::Adapter;
 
 use self::repl::{ChatEngine, Part, Repl, Turn};
 use crate::args::adapters::NamedAdapter;
-use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs};
+use crate::args::base::{QuantArgs, TemplateArgs};
 use crate::args::common::Common;
 use crate::args::config_file::Given;
 use crate::args::sampling::Sampling;
 use crate::session::answer::{chat_prompt, stream_answer};
-use crate::session::base::{Base, as_trained, open_adapter, open_base, use_threads};
-use crate::session::merge_inputs::sum;
-use crate::session::tokens::Tokens;
+use crate::session::at_hand::{AtHand, InUse};
+use crate::session::base::use_threads;
 use crate::terminal::error::CliError;
 use crate::terminal::interrupt;
 
@@ -64,7 +62,20 @@ pub struct ChatArgs {
 }
 
 impl ChatArgs {
-    fn validate(&self, given: &Given) -> Result<(), CliError> {
+    /// Opens the base with all adapters.
+    ///
+    /// # Errors
+    /// As [`AtHand::open`].
+    pub fn open(&self) -> anyhow::Result<AtHand> {
+        use_threads(&self.common)?;
+        AtHand::open(&self.model, &self.adapters, &self.base, &self.template, &self.common)
+    }
+
+    /// Refuses what makes no sense.
+    ///
+    /// # Errors
+    /// As it says.
+    pub fn validate(&self, given: &Given) -> Result<(), CliError> {
         NamedAdapter::check_names(&self.adapters)?;
         self.sampling.validate(given)?;
         self.base.resolve()?;
@@ -75,72 +86,29 @@ impl ChatArgs {
 /// Holds a conversation.
 pub fn run(args: ChatArgs, given: &Given) -> anyhow::Result<()> {
     args.validate(given)?;
-    use_threads(&args.common)?;
-    let runs = args.adapters.iter().map(|adapter| adapter.adapter.dir.as_path());
-    let template = as_trained(&args.template, &args.base, runs, args.common.quiet);
-    let tokens = Tokens::of_adapters(args.adapters.iter().map(|adapter| adapter.adapter.dir.as_path()));
-    let base = open_base(&args.model, &tokens, &args.base, &template, ComputeArgs::UNSET, &args.common)?;
-    base.check_writes("no conversation")?;
-    let open = |a: &NamedAdapter| {
-        let adapter = open_adapter(&base, &a.adapter.dir)?;
-        Ok(AtHand { name: a.name.clone(), weight: a.adapter.weight, adapter })
-    };
-    let adapters: Vec<AtHand> = args.adapters.iter().map(open).collect::<anyhow::Result<_>>()?;
-    let first: Vec<Part> = adapters.iter().take(1).map(|first| Part::whole(&first.name)).collect();
-    let greeting = format!("{} - /help shows what you can do", base.name);
-    let mut engine = Engine { in_use: InUse::None, base, adapters, sampling: args.sampling };
+    let at_hand = args.open()?;
+    at_hand.base.check_writes("no conversation")?;
+    let first: Vec<Part> = at_hand.names().iter().take(1).map(|first| Part::whole(first)).collect();
+    let greeting = format!("{} - /help shows what you can do", at_hand.base.name);
+    let mut engine = Engine { in_use: InUse::None, at_hand, sampling: args.sampling };
     engine.use_adapters(&first)?;
     Repl::new(engine, first, args.system, interrupt::flag()).run(Some(&greeting))
 }
 
-/// An adapter that can be used.
-struct AtHand {
-    name: String,
-    /// Of its flag.
-    weight: f64,
-    adapter: Adapter,
-}
-
-/// What answers beside the base.
-enum InUse {
-    /// Nothing.
-    None,
-    /// One of those at hand, as it is.
-    One(usize),
-    /// A sum of some, or one with a weight.
-    Sum(Box<Adapter>),
-}
-
 /// One base in memory, with all adapters at hand.
 struct Engine {
-    base: Base,
-    adapters: Vec<AtHand>,
+    at_hand: AtHand,
     in_use: InUse,
     sampling: Sampling,
 }
 
 impl ChatEngine for Engine {
     fn adapters(&self) -> Vec<String> {
-        self.adapters.iter().map(|adapter| adapter.name.clone()).collect()
+        self.at_hand.names()
     }
 
     fn use_adapters(&mut self, parts: &[Part]) -> anyhow::Result<()> {
-        let mut used = Vec::with_capacity(parts.len());
-        for Part { name, weight } in parts {
-            let found = self.adapters.iter().position(|adapter| adapter.name == *name);
-            let found =
-                found.ok_or_else(|| CliError::new(format!("there is no adapter `{name}` at hand")))?;
-            used.push((found, weight * self.adapters[found].weight));
-        }
-        self.in_use = match used[..] {
-            [] => InUse::None,
-            [(one, 1.0)] => InUse::One(one),
-            _ => {
-                let weighted = |&(at, weight): &(usize, f64)| (&self.adapters[at].adapter, weight);
-                let weighted: Vec<_> = used.iter().map(weighted).collect();
-                InUse::Sum(Box::new(sum(self.base.model.config(), &weighted)?))
-            }
-        };
+        self.in_use = self.at_hand.choose(parts.iter().map(|part| (&part.name[..], part.weight)))?;
         Ok(())
     }
 
@@ -158,14 +126,10 @@ impl ChatEngine for Engine {
             Message::new(role, &turn.content)
         };
         let messages: Vec<Message> = conversation.iter().map(message).collect();
-        let ids = chat_prompt(&self.base, &messages)?;
-        let adapter = match &self.in_use {
-            InUse::None => None,
-            InUse::One(at) => Some(&self.adapters[*at].adapter),
-            InUse::Sum(adapter) => Some(&**adapter),
-        };
+        let ids = chat_prompt(&self.at_hand.base, &messages)?;
+        let adapter = self.at_hand.adapter(&self.in_use);
         let mut text = String::new();
-        stream_answer(&self.base, adapter, &ids, &self.sampling, &mut |new| {
+        stream_answer(&self.at_hand.base, adapter, &ids, &self.sampling, &mut |new| {
             text.push_str(new);
             Ok(piece(new))
         })?;

@@ -340,7 +340,7 @@ impl Comparison<'_> {
         subject: Option<&Subject>,
     ) -> anyhow::Result<(Compared, Option<Scored>)> {
         if !self.common.quiet {
-            eprintln!("{name}");
+            tell!("{name}");
         }
         let found = self.judging.measure(base, adapter, rows)?;
         let run = subject.map(|subject| &subject.summary);

@@ -139,7 +139,7 @@ pub struct ExportArgs {
 impl ExportArgs {
     fn tell(&self, text: &str) {
         if !self.common.quiet {
-            eprintln!("{text}");
+            tell!("{text}");
         }
     }
 

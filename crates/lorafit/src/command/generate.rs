@@ -7,10 +7,9 @@ use std::time::Instant;
 use anyhow::Context as _;
 use clap::Args;
 
-use lorafit_data::{Document, Message, Role, reply_ids, text_ids};
+use lorafit_data::{Document, Message, Role, RowProblem};
 use lorafit_model::adapter::Adapter;
-use lorafit_train::score_text;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::args::adapters::AdapterArg;
 use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs};
@@ -19,13 +18,13 @@ use crate::args::config_file::Given;
 use crate::args::flags;
 use crate::args::idle::{self, Idle};
 use crate::args::sampling::Sampling;
-use crate::session::answer::{chat_prompt, stream_answer};
+use crate::session::answer::{Scored, chat_prompt, stream_answer};
 use crate::session::base::{Base, as_trained, open_adapters, open_base, use_threads};
-use crate::session::classified;
 use crate::session::limits::Limits;
 use crate::session::scoring::Scoring;
 use crate::session::tokens::Tokens;
 use crate::terminal::error::CliError;
+use crate::terminal::host;
 use crate::terminal::output;
 
 /// The flags of `generate`.
@@ -109,33 +108,22 @@ impl GenerateArgs {
             true => Document::Chat(self.messages(prompt).into()),
             false => Document::Text(prompt.to_owned()),
         };
-        let ids = match scoring {
-            Scoring::Reward => reply_ids(&base.tokenizer, &document),
-            Scoring::Classes(_) => text_ids(&base.tokenizer, &document),
-        };
-        let ids = ids.map_err(|problem| {
-            let error = CliError::usage(format!("--prompt: {problem}"));
+        let scored = Scored::of(base, adapter, scoring, &document).map_err(|error| {
+            let Some(problem) = error.downcast_ref::<RowProblem>() else { return error };
+            let text = CliError::usage(format!("--prompt: {problem}"));
             match problem.hint() {
-                Some(hint) => error.hint(hint),
-                None => error,
+                Some(hint) => text.hint(hint).into(),
+                None => text.into(),
             }
         })?;
-        Limits::of(base).check_prompt(&ids, 1)?;
-        let scores = score_text(&base.model, adapter, &ids);
-        if scores.iter().any(|score| !score.is_finite()) {
-            return Err(base.not_numbers());
-        }
-        let (line, mut found) = match scoring {
-            Scoring::Reward => {
-                (scores[0].to_string(), Map::from_iter([("reward".to_owned(), json!(scores[0]))]))
-            }
-            Scoring::Classes(labels) => {
-                let found = classified::of_text(labels, &scores);
+        let found = scored.to_json(scoring);
+        let line = match scoring {
+            Scoring::Reward => scored.scores[0].to_string(),
+            Scoring::Classes(_) => {
                 let (label, share) = (found["label"].as_str(), found["probability"].as_f64());
-                (format!("{} {:.4}", label.unwrap_or_default(), share.unwrap_or_default()), found)
+                format!("{} {:.4}", label.unwrap_or_default(), share.unwrap_or_default())
             }
         };
-        found.insert("prompt_tokens".to_owned(), json!(ids.len()));
         output::line(if self.json { Value::Object(found).to_string() } else { line })?;
         Ok(())
     }
@@ -171,11 +159,13 @@ pub fn run(args: GenerateArgs, given: &Given) -> anyhow::Result<()> {
         return Err(CliError::usage("the prompt has no tokens").hint("give some text with --prompt").into());
     }
     let started = Instant::now();
+    // Whoever embeds the library is given the answer as a whole.
+    let is_streamed = !args.json && host::host().is_none();
     let mut out = std::io::stdout().lock();
     let mut text = String::new();
     let answer = stream_answer(&base, adapter.as_ref(), &ids, &args.sampling, &mut |piece| {
         text.push_str(piece);
-        if !args.json {
+        if is_streamed {
             out.write_all(piece.as_bytes())?;
             out.flush()?;
         }
@@ -193,7 +183,7 @@ pub fn run(args: GenerateArgs, given: &Given) -> anyhow::Result<()> {
         });
         output::line(result.to_string())?;
     } else {
-        output::line("")?;
+        output::line(if is_streamed { "" } else { &text })?;
     }
     Ok(())
 }

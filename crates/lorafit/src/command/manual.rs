@@ -1,6 +1,7 @@
 //! `lorafit manual`: the help of every verb as man pages, or as one page of Markdown (`docs/cli.md`).
 
 mod markdown;
+mod pyi;
 
 use std::fs;
 use std::path::PathBuf;
@@ -22,6 +23,9 @@ pub enum Format {
     Man,
     /// All verbs on one page: --out is a file
     Markdown,
+    /// The flags as types for Python (crates/python): --out is a file
+    #[value(hide = true)]
+    Pyi,
 }
 
 /// The flags of `manual`.
@@ -46,12 +50,15 @@ pub fn run(args: ManualArgs, command: Command) -> anyhow::Result<()> {
     let kind = match args.format {
         Format::Man => Kind::Manual,
         Format::Markdown => Kind::Table(markdown::TITLE),
+        Format::Pyi => Kind::Table(pyi::TITLE),
     };
     outputs::check(&Inputs::default(), Output::asked("--out", Some(&args.out), kind))?;
     let mut command = command.disable_help_subcommand(true);
     command.build();
-    if args.format == Format::Markdown {
-        return output::file(&args.out, markdown::reference(&command).as_bytes());
+    match args.format {
+        Format::Markdown => return output::file(&args.out, markdown::reference(&command).as_bytes()),
+        Format::Pyi => return output::file(&args.out, pyi::stub(&command).as_bytes()),
+        Format::Man => {}
     }
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
     for verb in std::iter::once(&command).chain(command.get_subcommands()) {

@@ -222,7 +222,7 @@ impl MergeArgs {
 
     fn tell(&self, text: &str) {
         if !self.common.quiet {
-            eprintln!("{text}");
+            tell!("{text}");
         }
     }
 }
@@ -459,13 +459,13 @@ fn write(args: &MergeArgs, merged: &Merged<'_>, folder: &ModelFolder, out: &Path
     let written = large_write(args.common.quiet, bytes, |watch| {
         write_model_folder(out, &tensors, folder, args.shard_size.0, watch)
     });
-    match written {
-        Ok(()) => Ok(bytes),
-        Err(RunError::Save { source, .. }) if source.kind() == io::ErrorKind::InvalidData => {
-            Err(CliError::new(source.to_string()).hint("--dtype bf16 has the range of f32").into())
+    let Err(error) = written else { return Ok(bytes) };
+    Err(match error.downcast_ref::<RunError>() {
+        Some(RunError::Save { source, .. }) if source.kind() == io::ErrorKind::InvalidData => {
+            CliError::new(source.to_string()).hint("--dtype bf16 has the range of f32").into()
         }
-        Err(error) => Err(error.into()),
-    }
+        _ => error,
+    })
 }
 
 /// The base and the rows of `--check`.

@@ -1,7 +1,6 @@
 //! `lorafit pairs`: preference rows from a model's own answers, judged by a rule or a program.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
@@ -34,7 +33,7 @@ use crate::session::memory_table;
 use crate::session::pairs::{Failure, Making, Rows, Tally};
 use crate::session::rows::skipped;
 use crate::session::tokens::Tokens;
-use crate::terminal::error::CliError;
+use crate::terminal::error::{CliError, Stopped};
 use crate::terminal::interrupt;
 use crate::terminal::output;
 use crate::terminal::progress::PromptProgress;
@@ -260,7 +259,7 @@ impl PairsArgs {
         let source = self.rows.source("split", &self.data, self.rows.split.as_deref(), quiet)?;
         let (mut prompts, origin) = lorafit_data::prompt_rows(source, &base.tokenizer)?;
         if !quiet {
-            skipped(&origin).iter().for_each(|line| eprintln!("{line}"));
+            skipped(&origin).iter().for_each(|line| tell!("{line}"));
         }
         Limits::of(base).check_prompts(&mut prompts, self.rows.skip_bad_rows)?;
         self.check_rows(&prompts, &origin, judge)?;
@@ -268,7 +267,7 @@ impl PairsArgs {
             && prompts.iter().any(PromptRow::is_text)
             && base.tokenizer.compile_chat_template()?.is_some()
         {
-            eprintln!(
+            tell!(
                 "prompts that are text are continued as they are, without the chat template; with --columns prompt=instruction \
                  they are the user's messages"
             );
@@ -376,8 +375,7 @@ pub fn run(args: PairsArgs, given: &Given) -> anyhow::Result<()> {
     let (side_by_side, plan) = args.fit(&base, adapter.as_ref(), &prompts)?;
     if !args.common.quiet {
         let what = format!("{} side by side", counted(side_by_side, "answer", "answers"));
-        let on_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-        eprintln!("{}", memory_table::of_run(&what, &plan, on_terminal));
+        tell!("{}", memory_table::of_run(&what, &plan, output::notes_are_on_terminal()));
     }
     reserve(base.model.device(), &plan)?;
     let making = Making {
@@ -419,14 +417,15 @@ fn write(
     let mut tally = earlier.unwrap_or_default();
     let (quiet, all) = (args.common.quiet, counted(prompts.len(), "prompt is", "prompts are"));
     if tally.prompts > 0 && !quiet {
-        eprintln!("continuing {}: {} of {all} answered", args.out.display(), grouped(tally.prompts as u64));
+        tell!("continuing {}: {} of {all} answered", args.out.display(), grouped(tally.prompts as u64));
     }
     let progress = PromptProgress::new(quiet, prompts.len(), tally.prompts);
     let before = tally.tokens;
     let commands = making.judge.list.iter().any(|metric| matches!(metric.of, Of::Command));
     let at_once = (making.answering.side_by_side / args.samples).max(1);
     let at_once = if commands { at_once.max(PROMPTS_A_COMMAND) } else { at_once };
-    let mut interrupted = || interrupt::flag().load(Ordering::SeqCst);
+    interrupt::listen();
+    let mut interrupted = interrupt::asked;
     while let Some(block) = prompts.get(tally.prompts..).filter(|left| !left.is_empty()) {
         let block = &block[..at_once.min(block.len())];
         let mut so_far = tally.clone();
@@ -439,9 +438,9 @@ fn write(
             progress.finish();
             if !quiet {
                 let done = grouped(tally.prompts as u64);
-                eprintln!("stopped: {done} of {all} answered; the same command goes on from there");
+                tell!("stopped: {done} of {all} answered; the same command goes on from there");
             }
-            std::process::exit(interrupt::exit_code());
+            return Err(Stopped.into());
         };
         journal.add(&lines, &so_far)?;
         tally = so_far;
@@ -451,7 +450,7 @@ fn write(
     journal.finish()?;
     Limits::of(base).tell_ends(tally.ended_by_context);
     if tally.cut > 0 && !quiet {
-        eprintln!(
+        tell!(
             "{} cut at --max-new-tokens {}: a model that is trained on a cut answer learns to stop there",
             counted(tally.cut, "answer was", "answers were"),
             args.sampling.max_new_tokens
@@ -538,13 +537,13 @@ fn tell(args: &PairsArgs, tally: &Tally, started: Instant) -> anyhow::Result<()>
         output::line(format!("left out     {words}"))?;
     }
     if tally.rows > 0 && !args.common.quiet {
-        eprintln!("finished in {}", duration(started.elapsed().as_secs_f64()));
+        tell!("finished in {}", duration(started.elapsed().as_secs_f64()));
         let adapter = match &args.adapter[..] {
             [one] => format!(" --adapter {}", shell_word(one)),
             _ => String::new(),
         };
         let objective = if args.format == Format::Labels { "kto" } else { "dpo" };
-        eprintln!(
+        tell!(
             "next: lorafit train --model {}{adapter} --data {} --objective {objective} --out runs/{objective}",
             shell_word(&args.model),
             shell_word(&out)

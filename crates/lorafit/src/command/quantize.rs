@@ -64,7 +64,7 @@ pub fn run(args: QuantizeArgs) -> anyhow::Result<()> {
     let quiet = args.common.quiet;
     let source = Source::resolve(&args.model, &mut |text| {
         if !quiet {
-            eprintln!("{text}");
+            tell!("{text}");
         }
     })?;
     let files = ModelFiles::open(source.path())?;
@@ -73,7 +73,7 @@ pub fn run(args: QuantizeArgs) -> anyhow::Result<()> {
         // A line at each tenth.
         if !quiet && done * 10 / all > told {
             told = done * 10 / all;
-            eprintln!("quantised {done} of {all} matrices");
+            tell!("quantised {done} of {all} matrices");
         }
     })?;
     if !quiet {

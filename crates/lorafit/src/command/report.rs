@@ -218,7 +218,7 @@ fn add_answers(
         Sampling { max_new_tokens: args.max_new_tokens, temperature: 0.0, top_p: 1.0, top_k: 0, seed: 0 };
     answers::add(report, &base, &loaded, prompts, &sampling, &mut |text| {
         if !args.common.quiet {
-            eprintln!("{text}");
+            tell!("{text}");
         }
     })
 }

@@ -1,7 +1,6 @@
 //! `lorafit sweep`: trains a model many times with different options and tells which are best.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -22,7 +21,7 @@ use crate::sweep::folder::{self, Record, Row, TrialState, in_words, name, ranked
 use crate::sweep::inputs::{Inputs, SweepPlan};
 use crate::sweep::runner::{Runner, rows, write_all_tables};
 use crate::sweep::settings::Ranking;
-use crate::terminal::error::CliError;
+use crate::terminal::error::{CliError, Stopped};
 use crate::terminal::interrupt;
 use crate::terminal::output;
 use crate::terminal::table::aligned;
@@ -183,8 +182,8 @@ impl Part {
     fn train(&self, args: &SweepArgs, dir: &Path, inputs: &Inputs, plan: &SweepPlan) -> anyhow::Result<()> {
         let Part { spec, record, numbers, trials } = self;
         record.write(dir)?;
-        interrupt::save_flag();
-        interrupt::flag();
+        interrupt::listen_for_saves();
+        interrupt::listen();
         let mut board = Board::new(args.quiet || spec.train.common.quiet, &record.options[0]);
         let metric = record.settings.metric.name;
         let trials_told = counted(numbers.len(), "trial", "trials");
@@ -195,9 +194,9 @@ impl Part {
         result?;
         write_winner(dir, spec, record)?;
         tell(args, dir, record)?;
-        if interrupt::flag().load(Ordering::SeqCst) {
+        if interrupt::asked() {
             board.note("stopped; the same command goes on from the trials' checkpoints");
-            std::process::exit(interrupt::exit_code());
+            return Err(Stopped.into());
         }
         Ok(())
     }

@@ -1,7 +1,6 @@
 //! `lorafit train`: its flags, which are also the keys of its configuration file.
 
 use std::path::Path;
-use std::sync::atomic::Ordering;
 
 use lorafit_data::HeldOut;
 use serde_json::json;
@@ -28,6 +27,7 @@ use crate::session::rows::{has_chats, read_in_words, shapes, skipped, treated};
 use crate::session::run::{Data, Ready, Shared};
 use crate::session::trained::Trained;
 use crate::session::verdict::{beside_loss, best_in_words, in_words, next_command};
+use crate::terminal::error::Stopped;
 use crate::terminal::interrupt;
 use crate::terminal::output;
 use crate::terminal::progress::Progress;
@@ -44,7 +44,7 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     let Some(out) = &args.out.clone() else { unreachable!("resolve asks for it") };
     args.check_outputs(out)?;
     // Whoever finds the process by its lock may signal it.
-    interrupt::save_flag();
+    interrupt::listen_for_saves();
     let lock = RunLock::take(out)?;
     if !args.overwrite && args.resume.is_none() {
         RunFolder::check_free(out)?;
@@ -103,7 +103,7 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     tell_verdict(&mut watcher.progress, &args, out, &summary, is_chat);
     if summary.interrupted {
         // Scripts see by the code that it did not run to the end.
-        std::process::exit(interrupt::exit_code());
+        return Err(Stopped.into());
     }
     Ok(())
 }
@@ -201,11 +201,11 @@ impl Observer for Watcher {
     }
 
     fn should_stop(&mut self) -> bool {
-        interrupt::flag().load(Ordering::SeqCst)
+        interrupt::asked()
     }
 
     fn should_save(&mut self) -> bool {
-        interrupt::save_flag().swap(false, Ordering::SeqCst)
+        interrupt::asked_to_save()
     }
 }
 

@@ -5,7 +5,6 @@ mod server;
 use std::io;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,7 +49,7 @@ pub fn run(args: WatchArgs) -> anyhow::Result<()> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).context("the system has no random numbers")?;
     let token = random.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    interrupt::flag();
+    interrupt::listen();
     let feed = Arc::new(Feed::default());
     let watched = Arc::new(Mutex::new(watched));
     let site = Site { watched: Arc::clone(&watched), token };
@@ -68,7 +67,7 @@ pub fn run(args: WatchArgs) -> anyhow::Result<()> {
         if let Some(curves) = watched.curves() {
             feed.send("curves", &curves);
         }
-        !interrupt::flag().load(Ordering::SeqCst)
+        !interrupt::asked()
     })?;
     output::line("ended; the runs go on")?;
     Ok(())

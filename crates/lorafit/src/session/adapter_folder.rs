@@ -23,7 +23,7 @@ pub fn adapter_folder(dir: &Path, quiet: bool) -> Result<PathBuf, CliError> {
             .hint(format!("lorafit status {} shows how far it is", shell_word(&shown.to_string()))));
     };
     if !quiet {
-        eprintln!("{shown} has not ended: its adapter is that of {}", found.display());
+        tell!("{shown} has not ended: its adapter is that of {}", found.display());
     }
     Ok(found)
 }

@@ -143,7 +143,7 @@ pub fn open_base(
     if let Some(model) = given {
         let source = Source::resolve(model, &mut |text| {
             if !quiet {
-                eprintln!("{text}");
+                tell!("{text}");
             }
         })?;
         let base = ModelFiles::open(source.path())?;

@@ -1,15 +1,19 @@
-//! One answer of a model, piece by piece as it comes.
+//! What a model says of one text: an answer, piece by piece as it comes, or what a head that scores texts gives.
 
 use std::ops::ControlFlow;
 
-use lorafit_data::Message;
+use lorafit_data::{Document, Message, reply_ids, text_ids};
 use lorafit_model::adapter::Adapter;
 use lorafit_model::{NotNumbers, Prompts};
 use lorafit_remedy::{Setting, remedy};
+use lorafit_train::score_text;
+use serde_json::{Map, Value, json};
 
 use crate::args::sampling::Sampling;
 use crate::session::base::Base;
+use crate::session::classified;
 use crate::session::limits::Limits;
+use crate::session::scoring::Scoring;
 use crate::terminal::error::CliError;
 
 /// The token ids of a conversation with the template's prompt for a reply.
@@ -59,5 +63,47 @@ pub fn stream_answer(
             Limits::of(base).tell_end(answers[0].len(), room, sampling.max_new_tokens);
             Ok(answers[0].len())
         }
+    }
+}
+
+/// A text that a head has scored.
+pub struct Scored {
+    /// Tokens of the text.
+    pub tokens: usize,
+    /// What the head gives.
+    pub scores: Vec<f32>,
+}
+
+impl Scored {
+    /// Has the head of `base`, which scores texts as `scoring` says, score a text.
+    ///
+    /// # Errors
+    /// A text that has no tokens or is beyond the model ([`lorafit_data::RowProblem`]), and scores that are not numbers.
+    pub fn of(
+        base: &Base,
+        adapter: Option<&Adapter>,
+        scoring: &Scoring,
+        document: &Document,
+    ) -> anyhow::Result<Self> {
+        let ids = match scoring {
+            Scoring::Reward => reply_ids(&base.tokenizer, document)?,
+            Scoring::Classes(_) => text_ids(&base.tokenizer, document)?,
+        };
+        Limits::of(base).check_prompt(&ids, 1)?;
+        let scores = score_text(&base.model, adapter, &ids);
+        match scores.iter().all(|score| score.is_finite()) {
+            true => Ok(Scored { tokens: ids.len(), scores }),
+            false => Err(base.not_numbers()),
+        }
+    }
+
+    /// The reward, or the label with the probabilities of all.
+    pub fn to_json(&self, scoring: &Scoring) -> Map<String, Value> {
+        let mut found = match scoring {
+            Scoring::Reward => Map::from_iter([("reward".to_owned(), json!(self.scores[0]))]),
+            Scoring::Classes(labels) => classified::of_text(labels, &self.scores),
+        };
+        found.insert("prompt_tokens".to_owned(), json!(self.tokens));
+        found
     }
 }

@@ -9,7 +9,7 @@ use lorafit_kernels::{Device, Placement, cuda};
 use lorafit_model::adapter::{self, Adapter, TokenIndices};
 use lorafit_model::weights::{Gguf, ModelFiles};
 use lorafit_model::{Config, FileError, Model, Source};
-use lorafit_remedy::amounts::memory;
+use lorafit_remedy::amounts::{counted, memory};
 use lorafit_train::{AnswerError, MemoryPlan, open_tokenizer};
 
 use crate::args::adapters::AdapterArg;
@@ -24,6 +24,7 @@ use crate::session::other_base;
 use crate::session::scoring::{self, Scoring};
 use crate::session::tokens::{self, Added, Tokens};
 use crate::terminal::error::CliError;
+use crate::terminal::host;
 
 /// A base model, ready to compute.
 pub struct Base {
@@ -99,10 +100,27 @@ fn activation_float(choice: ComputeChoice) -> Float {
     }
 }
 
-/// Takes as many threads as asked for, else one per core. To be called once, before any work.
+/// Takes as many threads as asked for, else one per core; to be called before any work. A process keeps the threads that its
+/// first call took.
+///
+/// # Errors
+/// Another number than the process has, where it is asked for.
 pub fn use_threads(common: &Common) -> anyhow::Result<()> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(common.threads.unwrap_or(0));
-    Ok(pool.build_global()?)
+    let Err(error) = pool.build_global() else { return Ok(()) };
+    let found = rayon::current_num_threads();
+    match (common.threads, host::host()) {
+        (_, None) => Err(error.into()),
+        (None, Some(_)) => Ok(()),
+        (Some(asked), Some(_)) if asked == found => Ok(()),
+        (Some(asked), Some(_)) => {
+            let has = counted(found, "thread", "threads");
+            let text = format!("--threads {asked}: this process computes with {has} since its first call");
+            Err(CliError::usage(text)
+                .hint("leave it out, or give it in the first call of a new process")
+                .into())
+        }
+    }
 }
 
 /// Refuses the folder of a run of full fine-tuning where its model is meant, which `flag` names.
@@ -200,7 +218,7 @@ impl Base {
         let name = model.to_owned();
         let model = load(&files)?;
         if !quiet {
-            files.notes().iter().for_each(|note| eprintln!("{note}"));
+            files.notes().iter().for_each(|note| tell!("{note}"));
         }
         let new_tokens = TokenIndices::default();
         let scoring = None;
@@ -236,7 +254,7 @@ fn with_tokenizer(files: ModelFiles, template: &TemplateArgs) -> anyhow::Result<
 
 fn tell(text: &str, common: &Common) {
     if !common.quiet {
-        eprintln!("{text}");
+        tell!("{text}");
     }
 }
 
@@ -285,7 +303,7 @@ pub fn as_trained<'a>(
             ));
         }
         if !quiet {
-            told.iter().for_each(|line| eprintln!("{line}"));
+            told.iter().for_each(|line| tell!("{line}"));
         }
     }
     used
@@ -343,10 +361,10 @@ pub fn open_adapter(base: &Base, dir: &Path) -> anyhow::Result<Adapter> {
     let mut adapter = adapter::load_over(dir, &base.weights, base.model.device())?;
     base.model.prepare(&mut adapter);
     if !base.quiet {
-        adapter.notes().iter().for_each(|note| eprintln!("{note}"));
-        other_base::note(&base.weights, &base.name, dir).iter().for_each(|note| eprintln!("{note}"));
+        adapter.notes().iter().for_each(|note| tell!("{note}"));
+        other_base::note(&base.weights, &base.name, dir).iter().for_each(|note| tell!("{note}"));
         if let Some(told) = merged_before(&base.weights, dir)? {
-            eprintln!("{told}, and is added once more");
+            tell!("{told}, and is added once more");
         }
     }
     Ok(adapter)

@@ -17,6 +17,8 @@ use crate::session::base::Base;
 use crate::session::evaluation::WithoutAnswers;
 use crate::session::limits::Limits;
 use crate::session::rows::{skipped, treated};
+use crate::terminal::error::Stopped;
+use crate::terminal::interrupt;
 
 /// A classifier that is evaluated.
 pub struct ClassRun<'a> {
@@ -54,8 +56,8 @@ impl<'a> ClassRun<'a> {
         let tokens = MicroBatchSize::of_evaluation(&rows.samples, budget).tokens;
         let planned = WithoutAnswers { what: "labels only", base, adapter, reference: None, tokens };
         let plan = planned.fit(args.memory, quiet)?;
-        let found = evaluate_classes(&base.model, adapter, &rows.samples, budget, &mut || false);
-        let evaluation = found.expect("nobody stops it");
+        let found = evaluate_classes(&base.model, adapter, &rows.samples, budget, &mut interrupt::asked);
+        let evaluation = found.ok_or(Stopped)?;
         match evaluation.loss.is_finite() {
             true => Ok(Found { rows, labels, evaluation, planned_bytes: plan.total() }),
             false => Err(base.not_numbers()),
@@ -69,7 +71,7 @@ impl<'a> ClassRun<'a> {
         let limits = Limits::new(base.model.config(), &base.tokenizer, quiet);
         let rows = args.cache.load(source, &base.tokenizer, limits.options(&args.rows), quiet)?;
         if !quiet {
-            skipped(&rows.origin).iter().chain(&treated(&rows)).for_each(|line| eprintln!("{line}"));
+            skipped(&rows.origin).iter().chain(&treated(&rows)).for_each(|line| tell!("{line}"));
         }
         limits.check_rows(&rows)?;
         Ok(rows)

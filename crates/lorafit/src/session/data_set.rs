@@ -20,7 +20,7 @@ pub fn fetch(location: &str, split: Option<&str>, quiet: bool) -> anyhow::Result
     };
     let snapshot = Hub::from_env().fetch_data_set(&repository, choose, &mut |text| {
         if !quiet {
-            eprintln!("{text}");
+            tell!("{text}");
         }
     })?;
     Ok(Some(snapshot.join(folder)))

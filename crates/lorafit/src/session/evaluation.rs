@@ -1,8 +1,5 @@
 //! A model judged on rows: `eval` does it once, `compare` for each run, `sweep` for each trial.
 
-use std::io::IsTerminal as _;
-use std::sync::atomic::Ordering;
-
 use lorafit_data::{Dataset, GenerationRow, Tokenizer, generation_rows};
 use lorafit_kernels::Device;
 use lorafit_model::Config;
@@ -11,7 +8,7 @@ use lorafit_remedy::amounts::{counted, memory};
 use lorafit_remedy::{Setting, remedy};
 use lorafit_train::{
     Answering, Evaluation, EvaluationRequest, MemoryPlan, MicroBatchSize, ReferenceRequest, SIDE_BY_SIDE,
-    answer, evaluate, option_scores, option_tokens,
+    answer, evaluate_until, option_scores, option_tokens,
 };
 
 use crate::args::evaluation::EvaluationArgs;
@@ -22,8 +19,8 @@ use crate::session::fit::memory_limit;
 use crate::session::limits::Limits;
 use crate::session::memory_table;
 use crate::session::rows::{skipped, treated};
-use crate::terminal::error::CliError;
-use crate::terminal::interrupt;
+use crate::terminal::error::{CliError, Stopped};
+use crate::terminal::{interrupt, output};
 
 /// How models are judged.
 pub struct Judging<'a> {
@@ -78,7 +75,7 @@ impl Judging<'_> {
         let limits = Limits::new(config, tokenizer, quiet);
         let data = args.cache.load(source.clone(), tokenizer, limits.options(&args.rows), quiet)?;
         if !quiet {
-            skipped(&data.origin).iter().chain(&treated(&data)).for_each(|line| eprintln!("{line}"));
+            skipped(&data.origin).iter().chain(&treated(&data)).for_each(|line| tell!("{line}"));
         }
         let mut prompts = match metrics.list.is_empty() {
             false => generation_rows(source, tokenizer)?,
@@ -97,7 +94,9 @@ impl Judging<'_> {
         let (side_by_side, plan) = self.fit(judged, rows)?;
         self.tell_memory(rows, side_by_side, &plan);
         reserve(device, &plan)?;
-        let evaluation = evaluate(&base.model, adapter, &rows.data.samples, self.args.micro_batch_tokens);
+        let (samples, budget) = (&rows.data.samples, self.args.micro_batch_tokens);
+        let evaluation = evaluate_until(&base.model, adapter, samples, budget, &mut interrupt::asked);
+        let evaluation = evaluation.ok_or(Stopped)?;
         if !evaluation.loss.is_finite() && evaluation.supervised_tokens > 0 {
             return Err(base.not_numbers());
         }
@@ -145,7 +144,7 @@ impl Judging<'_> {
             (_, 1) => "one answer after the other, as more do not fit side by side".to_owned(),
             (_, fewer) => format!("{fewer} answers side by side, as more do not fit"),
         };
-        eprintln!("{}", memory_table::of_run(&what, plan, std::io::stderr().is_terminal()));
+        tell!("{}", memory_table::of_run(&what, plan, output::notes_are_on_terminal()));
     }
 
     /// Answers the rows, scores their options, and judges what came of it.
@@ -162,19 +161,19 @@ impl Judging<'_> {
         let mut tell = |what: &str, done: usize| {
             // Options of a row take moments.
             if !quiet && (done.is_multiple_of(SIDE_BY_SIDE) || done == rows.prompts.len()) {
-                eprintln!("{what} {done} of {total}");
+                tell!("{what} {done} of {total}");
             }
         };
         let max_new_tokens = args.max_new_tokens;
         let answering = Answering { model, adapter, tokenizer, max_new_tokens, side_by_side };
         let asked = Asked { answering, micro_batch_tokens: args.micro_batch_tokens };
-        let found = asked.of(metrics, &rows.prompts, &mut tell, &mut || false);
-        let (answered, ended_by_context) =
-            found.map_err(|error| base.unanswered(error))?.expect("never stopped");
+        let found = asked.of(metrics, &rows.prompts, &mut tell, &mut interrupt::asked);
+        let (answered, ended_by_context) = found.map_err(|error| base.unanswered(error))?.ok_or(Stopped)?;
         Limits::of(base).tell_ends(ended_by_context);
         // A command that judges is ended with us.
-        let scored = metrics.score(answered, &mut || interrupt::flag().load(Ordering::SeqCst));
-        Ok(scored.unwrap_or_else(|| std::process::exit(interrupt::exit_code())))
+        interrupt::listen();
+        let scored = metrics.score(answered, &mut interrupt::asked);
+        scored.ok_or_else(|| Stopped.into())
     }
 }
 
@@ -213,7 +212,7 @@ impl WithoutAnswers<'_> {
         };
         let (_, plan) = fit("evaluation", &request, asked, device)?;
         if !quiet {
-            eprintln!("{}", memory_table::of_run(what, &plan, std::io::stderr().is_terminal()));
+            tell!("{}", memory_table::of_run(what, &plan, output::notes_are_on_terminal()));
         }
         reserve(device, &plan)?;
         Ok(plan)

@@ -14,6 +14,8 @@ use crate::session::evaluation::WithoutAnswers;
 use crate::session::limits::Limits;
 use crate::session::preference::check_margins;
 use crate::session::rows::{skipped, treated};
+use crate::terminal::error::Stopped;
+use crate::terminal::interrupt;
 
 /// A model that is evaluated on judged rows.
 pub struct JudgedRun<'a> {
@@ -58,8 +60,8 @@ impl JudgedRun<'_> {
         let planned = WithoutAnswers { what: "losses only", base, adapter, reference: asked, tokens };
         let plan = planned.fit(args.memory, quiet)?;
         let judged = JudgedModel { model: &base.model, adapter, reference };
-        let evaluation =
-            evaluate(judged, &rows.samples, &options, budget, &mut || false).expect("nobody stops it");
+        let evaluation = evaluate(judged, &rows.samples, &options, budget, &mut interrupt::asked);
+        let evaluation = evaluation.ok_or(Stopped)?;
         if !evaluation.loss.is_finite() {
             return Err(base.not_numbers());
         }
@@ -75,7 +77,7 @@ impl JudgedRun<'_> {
         let read = Options { purpose, ..limits.options(&args.rows) };
         let rows = args.cache.load(source, &base.tokenizer, read, quiet)?;
         if !quiet {
-            skipped(&rows.origin).iter().chain(&treated(&rows)).for_each(|line| eprintln!("{line}"));
+            skipped(&rows.origin).iter().chain(&treated(&rows)).for_each(|line| tell!("{line}"));
         }
         check_margins(Some(options.objective), &rows)?;
         limits.check_rows(&rows)?;

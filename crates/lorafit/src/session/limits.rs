@@ -2,9 +2,6 @@
 //! here first. Rows beyond the context that a model is made for are no error where positions are rotary, since those go on, but
 //! they are told, and answers end there. Positions that were learned (GPT-2) end.
 
-use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
-
 use lorafit_data::{Dataset, GenerationRow, ModelLimits, Options, SampleRef, Tokenizer};
 use lorafit_model::{Config, most_new_tokens};
 use lorafit_remedy::amounts::counted;
@@ -12,6 +9,7 @@ use lorafit_remedy::amounts::counted;
 use crate::args::rows::RowArgs;
 use crate::session::base::Base;
 use crate::terminal::error::CliError;
+use crate::terminal::host;
 
 /// What decides it, of a model.
 #[derive(Clone, Copy)]
@@ -150,11 +148,9 @@ impl<'a> Limits<'a> {
 
     /// One line, once.
     fn tell(self, line: String) {
-        static TOLD: Mutex<Option<HashSet<String>>> = Mutex::new(None);
-        let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
         let is_ending = line.starts_with('\n');
-        if !self.quiet && (told.get_or_insert_default().insert(line.clone()) || is_ending) {
-            eprintln!("{line}");
+        if !self.quiet && (host::current().is_new(&line) || is_ending) {
+            tell!("{line}");
         }
     }
 

@@ -3,6 +3,7 @@
 pub mod adapter_folder;
 pub mod adapter_numbers;
 pub mod answer;
+pub mod at_hand;
 pub mod base;
 pub mod base_name;
 pub mod classified;

@@ -1,6 +1,5 @@
 //! The reference of judged replies: its adapter, if it has one of its own, and where what it says is kept for other runs.
 
-use std::env;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,6 +10,7 @@ use lorafit_train::{Identity, ReferenceCache, ReferenceRequest, hash_files};
 use crate::args::train::TrainArgs;
 use crate::session::adapter_folder::adapter_folder;
 use crate::session::base::{Base, open_adapter};
+use crate::terminal::made;
 
 /// The values of a run's identity on which the log-probabilities of the base depend.
 const OF_THE_BASE: [&str; 5] = ["device", "instruction set", "base", "tokenizer", "compute-dtype"];
@@ -46,7 +46,7 @@ impl TrainArgs {
 
 /// The hash of this program: another version may round in another way.
 fn program_hash() -> Option<String> {
-    hash_files(&[env::current_exe().ok()?]).ok()
+    hash_files(&[made::program()?]).ok()
 }
 
 /// The adapter's files in a folder, in the order of their names.

@@ -165,7 +165,7 @@ impl<'a> Ready<'a> {
             let first = checkpoint.map_or(0, |checkpoint| checkpoint.state.step) + 1;
             run.write_events(first, &config_file::object(args)?)?;
         }
-        interrupt::flag();
+        interrupt::listen();
         self.trained.make(checkpoint)?;
         let (training, evaluation) = (&self.data.rows, self.data.held_out.as_ref());
         let summary = train(

@@ -1,7 +1,6 @@
 //! Loads rows as token ids, from the cache where it has them, and shows how it goes.
 
 use std::env;
-use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use lorafit_data::{Cache, Dataset, Options, Source, Tokenizer};
 use lorafit_remedy::amounts::{counted, duration, grouped};
 
 use crate::args::cache::CacheArgs;
+use crate::terminal::output;
 
 /// Tokenising that took less is not worth a word.
 const WORTH_TELLING: Duration = Duration::from_secs(2);
@@ -63,7 +63,7 @@ struct Progress {
 
 impl Progress {
     fn new(quiet: bool) -> Self {
-        let hidden = quiet || !io::stderr().is_terminal();
+        let hidden = quiet || !output::notes_are_on_terminal();
         let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(None, target);
         bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("the template is a constant"));
@@ -85,7 +85,7 @@ impl Progress {
     fn finish(&self) {
         self.bar.finish_and_clear();
         if !self.quiet && self.rows > 0 && self.started.elapsed() >= WORTH_TELLING {
-            eprintln!("tokenised {}", self.told());
+            tell!("tokenised {}", self.told());
         }
     }
 

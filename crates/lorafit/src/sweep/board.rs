@@ -1,7 +1,6 @@
 //! What a person sees of a sweep: on a terminal a table that is drawn anew, elsewhere a line for each event.
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use console::{Term, truncate_str};
@@ -12,6 +11,7 @@ use lorafit_train::sweep::Options;
 use crate::metrics::Direction;
 use crate::sweep::folder::{Row, TrialState, in_words, name, value_in_words};
 use crate::sweep::settings::Ranking;
+use crate::terminal::output;
 use crate::terminal::table::aligned;
 
 /// Time between two drawings.
@@ -37,7 +37,7 @@ enum Sink {
 impl Board {
     /// A table on a terminal, lines elsewhere, nothing when `quiet`. The options are those of any trial.
     pub fn new(quiet: bool, options: &Options) -> Self {
-        let sink = match (quiet, io::stderr().is_terminal()) {
+        let sink = match (quiet, output::notes_are_on_terminal()) {
             (true, _) => Sink::Quiet,
             (false, false) => Sink::Lines,
             (false, true) => {
@@ -54,8 +54,7 @@ impl Board {
 
     /// A line that stays.
     pub fn note(&self, text: &str) {
-        // Nobody watching is no reason to stop.
-        let write = || drop(writeln!(io::stderr(), "{text}"));
+        let write = || output::note(text);
         match &self.sink {
             Sink::Table(bar) => bar.suspend(write),
             Sink::Lines => write(),

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -27,6 +26,7 @@ use crate::sweep::folder::{
 use crate::sweep::inputs::{Inputs, SweepPlan};
 use crate::sweep::settings::Ranking;
 use crate::terminal::error::render;
+use crate::terminal::host;
 use crate::terminal::interrupt;
 use crate::terminal::progress::LogFormat;
 use crate::terminal::progress::Progress;
@@ -90,8 +90,9 @@ impl Runner<'_> {
                         let Some(job) = scheduler.next_job() else { break };
                         trials[self.place(job.trial)].record(Event::Started { rung: job.rung })?;
                         let (sender, curves) = (sender.clone(), &curves);
+                        let call = host::current();
                         scope.spawn(move || {
-                            let ended = self.trial(job, curves, &sender);
+                            let ended = host::within(call, || self.trial(job, curves, &sender));
                             // The receiver lives as long as this scope.
                             let _ = sender.send(Message::Ended(job, ended));
                         });
@@ -103,7 +104,7 @@ impl Runner<'_> {
                 }
             };
             // The scope waits for its threads: a sweep that cannot write stops them, with checkpoints.
-            run().inspect_err(|_| interrupt::flag().store(true, Ordering::SeqCst))
+            run().inspect_err(|_| interrupt::ask())
         })?;
         if !stopping() {
             self.stop_the_rest(&mut trials)?;
@@ -296,7 +297,7 @@ fn lock(dir: &Path) -> Result<RunLock, RunError> {
 }
 
 fn stopping() -> bool {
-    interrupt::flag().load(Ordering::SeqCst)
+    interrupt::asked()
 }
 
 /// All trials of a sweep as their folders tell, and the settings of one with `seeds`.

@@ -8,12 +8,13 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::panic::{self, AssertUnwindSafe};
-use std::process::ExitCode;
+use std::sync::Once;
 
 use lorafit_kernels::gpu::DeviceError;
 use lorafit_remedy::Remedy;
 
-use crate::terminal::{output, words};
+use crate::terminal::{host, interrupt, output};
+use crate::terminal::words::Verb;
 
 /// An error of the command line itself.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -70,14 +71,72 @@ fn library_hint(error: &(dyn Error + 'static)) -> Option<Remedy> {
     None
 }
 
-/// What `run` returns; a device that fails in the middle of a computation, which unwinds, is an error, too.
-pub fn with_device_errors(run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(move |info| {
-        if !info.payload().is::<DeviceError>() {
-            hook(info);
+/// A verb that ended because it was asked to: there is nothing to tell, and the exit code says so.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("stopped")]
+pub struct Stopped;
+
+/// How a verb failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// What was asked for properly could not be done.
+    Doing,
+    /// It was asked for wrongly.
+    Asking,
+    /// It was stopped.
+    Stopped,
+}
+
+/// What went wrong in a call, as a program that embeds the library reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What went wrong, with details on further lines.
+    pub message: String,
+    /// What can be done about it.
+    pub hint: Option<String>,
+    /// Whose fault it is.
+    pub failed: Failed,
+}
+
+impl Failure {
+    /// Of a call that ended with `error`, in the words of its verb.
+    pub fn of(error: &anyhow::Error) -> Self {
+        Failure { message: message(error), hint: hint(error), failed: failed(error) }
+    }
+
+    /// Of words that are no command line.
+    pub fn of_words(error: &clap::Error) -> Self {
+        let text = error.render().to_string();
+        let mut parts = text.trim().split("\n\n").map(|part| part.trim().trim_start_matches("error: "));
+        let message = parts.next().unwrap_or_default().to_owned();
+        let hint = parts.filter_map(|part| part.strip_prefix("tip: ")).collect::<Vec<_>>().join("\n");
+        Failure { message, hint: Some(hint).filter(|hint| !hint.is_empty()), failed: Failed::Asking }
+    }
+}
+
+/// What `error` says of the verb that it ended.
+pub fn failed(error: &anyhow::Error) -> Failed {
+    let is = |test: &dyn Fn(&(dyn Error + 'static)) -> bool| error.chain().any(test);
+    match () {
+        () if is(&|cause| cause.is::<Stopped>()) => Failed::Stopped,
+        () if is(&|cause| cause.downcast_ref::<CliError>().is_some_and(|error| error.usage)) => {
+            Failed::Asking
         }
-    }));
+        () => Failed::Doing,
+    }
+}
+
+/// What `run` returns; a device that fails in the middle of a computation, which unwinds, is an error, too.
+pub fn with_device_errors<T>(run: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let hook = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !info.payload().is::<DeviceError>() {
+                hook(info);
+            }
+        }));
+    });
     // Nothing is used afterwards but the error.
     panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
         match payload.downcast::<DeviceError>() {
@@ -88,17 +147,21 @@ pub fn with_device_errors(run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::R
 }
 
 /// Shows the error, if any, on standard error; gives the exit code of the process.
-pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
-    let Err(error) = result else { return ExitCode::SUCCESS };
+pub fn exit_code(result: anyhow::Result<()>) -> u8 {
+    let Err(error) = result else { return 0 };
     // Whoever read our output has seen enough (`lorafit ... | head`): not an error.
     if error.chain().any(is_broken_pipe) {
-        return ExitCode::SUCCESS;
+        return 0;
     }
     let colour = output::has_colour(&io::stderr());
+    let code = match failed(&error) {
+        Failed::Stopped => return interrupt::exit_code() as u8,
+        Failed::Asking => 2,
+        Failed::Doing => 1,
+    };
     // With standard error closed there is nobody to tell.
     let _ = io::stderr().write_all(render(&error, colour).as_bytes());
-    let usage = error.chain().any(|cause| cause.downcast_ref::<CliError>().is_some_and(|error| error.usage));
-    ExitCode::from(if usage { 2 } else { 1 })
+    code
 }
 
 /// The error as text, for example in the middle of a chat.
@@ -107,7 +170,7 @@ pub fn render(error: &anyhow::Error, colour: bool) -> String {
 }
 
 /// The error as text, with what `verb` could do about it.
-pub fn render_for(error: &anyhow::Error, verb: &words::Verb) -> String {
+pub fn render_for(error: &anyhow::Error, verb: &Verb) -> String {
     rendered(error, false, error.chain().find_map(hint_of).and_then(|hint| verb.worded(&hint)))
 }
 
@@ -116,32 +179,34 @@ fn rendered(error: &anyhow::Error, colour: bool, hint: Option<String>) -> String
         true => format!("\x1b[{code}m{text}\x1b[0m"),
         false => text.to_owned(),
     };
-    let mut text = format!("{} ", paint("1;31", "error:"));
-    let mut shown = String::new();
-    for cause in error.chain().map(|cause| cause.to_string()) {
-        // Many error types repeat their cause in their own message.
-        if shown.contains(&cause) {
-            continue;
-        }
-        for line in cause.lines() {
-            let indent = if shown.is_empty() { "" } else { "  " };
-            let _ = writeln!(text, "{indent}{}", if shown.is_empty() { line } else { line.trim_start() });
-            shown.push_str(line);
-        }
-        shown.push('\n');
-    }
-    if shown.is_empty() {
-        text.push('\n');
-    }
+    let mut text = format!("{} {}\n", paint("1;31", "error:"), message(error));
     if let Some(hint) = hint {
         let _ = writeln!(text, "{} {}", paint("1;36", "hint:"), hint.replace('\n', "\n  "));
     }
     text
 }
 
+/// What went wrong, with its causes indented below.
+pub fn message(error: &anyhow::Error) -> String {
+    let (mut lines, mut shown) = (Vec::new(), String::new());
+    for cause in error.chain().map(|cause| cause.to_string()) {
+        // Many error types repeat their cause in their own message.
+        if shown.contains(&cause) {
+            continue;
+        }
+        for line in cause.lines() {
+            let is_first = shown.is_empty();
+            lines.push(if is_first { line.to_owned() } else { format!("  {}", line.trim_start()) });
+            shown.push_str(line);
+        }
+        shown.push('\n');
+    }
+    lines.join("\n")
+}
+
 /// What the user can do about an error, in the words of the verb that runs.
 pub fn hint(error: &anyhow::Error) -> Option<String> {
-    words::worded(&error.chain().find_map(hint_of)?)
+    host::current().verb().worded(&error.chain().find_map(hint_of)?)
 }
 
 fn hint_of(error: &(dyn Error + 'static)) -> Option<Remedy> {

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
+use crate::terminal::host;
+
 static STOP: AtomicBool = AtomicBool::new(false);
 static SAVE: AtomicBool = AtomicBool::new(false);
 /// The signal that asked for the stop.
@@ -19,8 +21,15 @@ const STOPPING: [i32; 3] = [SIGINT, SIGTERM, signal_hook::consts::SIGHUP];
 #[cfg(not(unix))]
 const STOPPING: [i32; 2] = [SIGINT, SIGTERM];
 
-/// Takes the signals that ask for a stop from here on; true in the flag once asked. Until then they end the process as
-/// they always do.
+/// Takes the signals that ask for a stop from here on. Until then they end the process as they always do. Signals of a program
+/// that embeds the library are its own.
+pub fn listen() {
+    if host::host().is_none() {
+        flag();
+    }
+}
+
+/// The flag of the process, true once a signal has asked for a stop; the signals are taken from here on.
 pub fn flag() -> &'static AtomicBool {
     STOP_INSTALLED.call_once(|| {
         for signal in STOPPING {
@@ -34,9 +43,22 @@ pub fn flag() -> &'static AtomicBool {
     &STOP
 }
 
-/// Takes the signal that asks for a checkpoint from here on; true in the flag once asked, until whoever saves resets it.
-/// Also makes a file that gets too large for the process's limits an error of the write, not the end of the process.
-pub fn save_flag() -> &'static AtomicBool {
+/// Whether the work of this thread is to stop: a signal asks for it, or another part of it, or whoever embeds the library.
+pub fn asked() -> bool {
+    STOP.load(Ordering::SeqCst) || host::current().is_stopped()
+}
+
+/// Asks all parts of the work of this thread to stop.
+pub fn ask() {
+    host::current().stop();
+}
+
+/// Takes the signal that asks for a checkpoint from here on. Also makes a file that gets too large for the process's limits an
+/// error of the write, not the end of the process.
+pub fn listen_for_saves() {
+    if host::host().is_some() {
+        return;
+    }
     SAVE_INSTALLED.call_once(|| {
         #[cfg(unix)]
         {
@@ -45,7 +67,14 @@ pub fn save_flag() -> &'static AtomicBool {
             unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
         }
     });
-    &SAVE
+}
+
+/// Whether a checkpoint is to be saved. Who asks is expected to save it: what asked for it is taken back.
+pub fn asked_to_save() -> bool {
+    match host::host() {
+        Some(host) => host.should_save(),
+        None => SAVE.swap(false, Ordering::SeqCst),
+    }
 }
 
 /// The exit code shells give a process that the signal ended: 128 and its number.

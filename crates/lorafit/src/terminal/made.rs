@@ -1,8 +1,11 @@
 //! When and by which command something is made.
 
+use std::path::PathBuf;
+
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use crate::terminal::host;
 use crate::terminal::shell::shell_word;
 
 /// Seconds since 1970.
@@ -21,10 +24,19 @@ pub fn at(seconds: i64) -> String {
     time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M %Z").to_string()
 }
 
-/// The command of this process, as it is typed in a shell.
+/// The command that this thread works for, as it is typed in a shell.
 pub fn command() -> String {
-    let words = std::env::args_os().skip(1).map(|word| shell_word(&word.to_string_lossy()));
+    let call = host::current();
+    let words = call.words().iter().map(|word| shell_word(&word.to_string_lossy()));
     std::iter::once("lorafit".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
+}
+
+/// The file of this program.
+pub fn program() -> Option<PathBuf> {
+    match host::host() {
+        Some(host) => host.program(),
+        None => std::env::current_exe().ok(),
+    }
 }
 
 #[cfg(test)]

@@ -6,12 +6,37 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-/// Prints one line.
+use crate::terminal::host;
+
+/// Prints one line, or hands it to whoever embeds the library.
 pub fn line(text: impl AsRef<str>) -> io::Result<()> {
+    if let Some(host) = host::host() {
+        host.result(text.as_ref());
+        return Ok(());
+    }
     let mut out = io::stdout().lock();
     out.write_all(text.as_ref().as_bytes())?;
     out.write_all(b"\n")?;
     out.flush()
+}
+
+/// Tells what is no result, on standard error or to whoever embeds the library.
+pub fn note(text: &str) {
+    match host::host() {
+        Some(host) => host.note(text),
+        // Nobody watching is no reason to stop.
+        None => drop(writeln!(io::stderr(), "{text}")),
+    }
+}
+
+/// As [`note`], with text as `println!` takes it.
+macro_rules! tell {
+    ($($text:tt)*) => { $crate::terminal::output::note(&format!($($text)*)) };
+}
+
+/// Whether notes are seen on a terminal, where lines can change.
+pub fn notes_are_on_terminal() -> bool {
+    host::host().is_none() && io::stderr().is_terminal()
 }
 
 /// Writes a file, which is there whole or, after an error, as it was. What is no file (`/dev/stdout`) is written to, not

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
@@ -13,6 +14,9 @@ use lorafit_remedy::amounts::{counted, duration, memory};
 use lorafit_train::{SMOOTHED_STEPS, mean};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+
+use crate::terminal::host::{self, Host};
+use crate::terminal::output;
 
 /// Time between two plain lines unless the user counts in steps.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
@@ -77,6 +81,11 @@ enum Sink {
     Bar(ProgressBar),
     Plain(Plain),
     Json(Box<dyn Write + Send>),
+    /// Whoever embeds the library draws what it wants.
+    Host {
+        host: Arc<dyn Host>,
+        quiet: bool,
+    },
     Quiet,
 }
 
@@ -96,6 +105,9 @@ impl Progress {
     /// On a terminal a bar; elsewhere a line every `log_every` steps, or every ten seconds; JSON if asked for, which is then
     /// a result; else nothing when `quiet`.
     pub fn new(quiet: bool, log_every: Option<usize>, format: LogFormat) -> Self {
+        if let Some(host) = host::host() {
+            return Progress::with(Sink::Host { host, quiet });
+        }
         if format == LogFormat::Json {
             return Progress::with(Sink::Json(Box::new(io::stderr())));
         }
@@ -137,7 +149,7 @@ impl Progress {
                     plain.line(&done.line());
                 }
             }
-            Sink::Json(_) | Sink::Quiet => {}
+            Sink::Json(_) | Sink::Host { .. } | Sink::Quiet => {}
         }
         self.last = Some(done);
     }
@@ -150,8 +162,12 @@ impl Progress {
         self.losses.push_back(loss);
     }
 
-    /// A line `{"event": name, ...record}` where the log is JSON; whether it is.
+    /// A line `{"event": name, ...record}` where the log is JSON; whether it is, so that there is no more to say. Who embeds the
+    /// library is handed it beside what a person reads.
     pub fn event(&mut self, name: &str, record: &impl Serialize) -> bool {
+        if let Sink::Host { host, .. } = &self.sink {
+            host.event(name, &serde_json::to_value(record).unwrap_or_default());
+        }
         let Sink::Json(out) = &mut self.sink else { return false };
         let mut line = Map::from_iter([("event".to_owned(), Value::from(name))]);
         if let Ok(Value::Object(fields)) = serde_json::to_value(record) {
@@ -193,7 +209,7 @@ impl Progress {
                     plain.line(&text);
                 }
             }
-            Sink::Json(_) | Sink::Quiet => {}
+            Sink::Json(_) | Sink::Host { .. } | Sink::Quiet => {}
         }
         if done == samples {
             self.started = Instant::now();
@@ -212,7 +228,8 @@ impl Progress {
             Sink::Bar(bar) => bar.suspend(|| ignore(writeln!(io::stderr(), "{text}"))),
             Sink::Plain(plain) => plain.line(text),
             Sink::Json(_) => drop(self.event("note", &json!({ "text": text }))),
-            Sink::Quiet => {}
+            Sink::Host { host, quiet: false } => host.note(text),
+            Sink::Host { quiet: true, .. } | Sink::Quiet => {}
         }
     }
 
@@ -285,7 +302,7 @@ impl PromptProgress {
 
 /// A bar on a terminal that nobody asked to be quiet; elsewhere one that is not shown.
 fn bar(quiet: bool, length: u64, template: &str) -> ProgressBar {
-    let shown = !quiet && io::stderr().is_terminal();
+    let shown = !quiet && output::notes_are_on_terminal();
     let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(Some(length), target);
     bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant"));

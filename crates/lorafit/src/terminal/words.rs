@@ -1,7 +1,6 @@
 //! What a hint refers to, in the words of the command line: a setting as the flag of the verb that runs.
 
 use std::collections::BTreeSet;
-use std::sync::OnceLock;
 
 use lorafit_remedy::{Reference, Remedy, Setting, Task};
 
@@ -14,24 +13,8 @@ pub struct Verb {
     pub keys: BTreeSet<String>,
 }
 
-/// The verb that runs. Until it is known there are no flags to name.
-static RUNNING: OnceLock<Verb> = OnceLock::new();
-
-/// Says which verb this process runs; the first to be said counts.
-pub fn runs(verb: Verb) {
-    let _ = RUNNING.set(verb);
-}
-
-/// The hint in words, if it has any for the verb that runs.
-pub fn worded(hint: &Remedy) -> Option<String> {
-    match RUNNING.get() {
-        Some(verb) => verb.worded(hint),
-        None => Verb::default().worded(hint),
-    }
-}
-
 impl Verb {
-    /// The hint in words, if it has any for this verb.
+    /// The hint in words, if it has any for the verb.
     pub fn worded(&self, hint: &Remedy) -> Option<String> {
         hint.worded(|reference| match reference {
             Reference::Setting(setting, value) => self.setting(*setting, value.as_deref()),

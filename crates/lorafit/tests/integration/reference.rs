@@ -136,6 +136,19 @@ pub fn flags_beside_commands(text: &str, flags: &BTreeMap<String, BTreeSet<Strin
 }
 
 #[test]
+fn the_types_of_the_python_package_are_the_flags_of_this_program() {
+    let dir = tempfile::tempdir().unwrap();
+    well(dir.path(), &["manual", "--format", "pyi", "--out", "types.pyi"]);
+    let made = fs::read_to_string(dir.path().join("types.pyi")).unwrap();
+    let kept = fs::read_to_string(root().join("crates/python/python/lorafit/_flag_types.pyi")).unwrap();
+    assert!(kept == made, "_flag_types.pyi is not what the flags say: run scripts/write_reference.sh");
+    for line in ["class TrainFlags(TypedDict, total=False):", "    rank: int | None", "    dora: bool | None"]
+    {
+        assert!(made.lines().any(|found| found == line), "{line}");
+    }
+}
+
+#[test]
 fn the_reference_is_that_of_this_program() {
     let kept = fs::read_to_string(root().join("docs/cli.md")).unwrap();
     assert!(kept == reference(), "docs/cli.md is not what the flags say: run scripts/write_reference.sh");

@@ -31,7 +31,7 @@ impl Subject {
         if path.is_file() && path.extension().is_some_and(|e| e == "json") {
             return Subject::of_config(path);
         }
-        let source = Source::resolve_shape(model, &mut |text| eprintln!("{text}"));
+        let source = Source::resolve_shape(model, &mut |text| tell!("{text}"));
         let source = source.map_err(|error| match error {
             SourceError::NotFound { .. } => {
                 let text = format!("{model}: no such file or folder, and no published shape");

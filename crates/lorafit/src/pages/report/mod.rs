@@ -49,6 +49,11 @@ impl Report {
         self.figures.extend(figures);
     }
 
+    /// The figures, in the order of the page.
+    pub fn all_figures(&self) -> &[Figure] {
+        &self.figures
+    }
+
     /// The page.
     pub fn page(&self, title: &str, facts: &Facts) -> String {
         Page { verb: "report", title, facts, style: STYLE, scripts: &[figure::SCRIPT], policy: "" }
