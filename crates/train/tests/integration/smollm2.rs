@@ -247,7 +247,8 @@ fn sixteen_steps_computed_in_bf16_follow_peft() {
     assert_adapter_steps_equal(&model, &tokenizer, &reference_options(), curve, (8e-3, 0.02));
 }
 
-/// With int8 products every loss is that of a model that differs by about a percent in each product.
+/// With int8 products every loss is that of a model whose every product differs by about a percent: found off by 1.7e-2 at most,
+/// either way, and the gradient norm by 4.8 %. The tolerances are about twice that.
 #[test]
 fn sixteen_steps_computed_in_int8_follow_peft() {
     let Some((mut model, tokenizer)) = open() else { return };
