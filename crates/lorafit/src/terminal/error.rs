@@ -13,8 +13,8 @@ use std::sync::Once;
 use lorafit_kernels::gpu::DeviceError;
 use lorafit_remedy::Remedy;
 
-use crate::terminal::{host, interrupt, output};
 use crate::terminal::words::Verb;
+use crate::terminal::{host, interrupt, output};
 
 /// An error of the command line itself.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -26,6 +26,7 @@ const LARGEST: f32 = 127.0;
 /// Values in an element of four codes.
 const QUAD: usize = 4;
 /// What is added to the codes of a left operand that is multiplied as unsigned bytes.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 const OFFSET: u8 = 128;
 
 /// Elements of `k` values, `values` to an element, with what stands before each block.
@@ -92,6 +93,7 @@ fn codes_of_whole(values: &[f32; BLOCK], to: &mut [i8; BLOCK]) -> (i32, f32) {
 }
 
 /// An integer in the bits of an element.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 #[inline(always)]
 fn element(integer: i32) -> f32 {
     f32::from_bits(integer.cast_unsigned())
@@ -103,6 +105,7 @@ pub(super) struct Quads<S>(PhantomData<S>);
 
 /// The elements of values that follow each other in the sum; `offset` is added to the codes, and `start` gives what the sums
 /// of a block begin with, by the sum of its codes.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 #[inline(always)]
 fn quads_along_sum(from: &[f32], to: &mut [f32], offset: u8, start: impl Fn(i32) -> i32) {
     for (block, to) in from.chunks(BLOCK).zip(to.chunks_mut(HEAD + BLOCK / QUAD)) {
@@ -154,6 +157,7 @@ impl<S: Bytes> Operand for Quads<S> {
 }
 
 /// See [`Operand::block_across_sum`]; `LANES` columns at a time.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 #[inline(always)]
 fn quads_across_sum<const LANES: usize>(
     rows: &[f32],
@@ -274,6 +278,7 @@ impl<S: Simd> Operand for Integers<S> {
 }
 
 /// An instruction set that multiplies bytes: four products of unsigned with signed ones, added to an i32 (VNNI).
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(super) trait Bytes: Simd {
     /// A register of [`Simd::LANES`] elements, or sums.
     type I: Copy;
@@ -292,6 +297,7 @@ pub(super) trait Bytes: Simd {
 ///
 /// # Safety
 /// The processor has `S`; all pointers are valid for the tile, whose operands have whole blocks but for the last.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 #[inline(always)]
 pub(super) unsafe fn tile<S: Bytes, const R: usize, const V: usize>(args: &Args) {
     // SAFETY: the processor has `S`; the operands have `elements` elements, of which every block has its head, and the

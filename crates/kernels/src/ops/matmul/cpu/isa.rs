@@ -4,7 +4,9 @@ use std::sync::LazyLock;
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
-use super::int8::{self, Integers, Quads};
+#[cfg(target_arch = "x86_64")]
+use super::int8::Quads;
+use super::int8::{self, Integers};
 use super::operand::{Operand, Paired, Rounded, Single};
 use super::pack::Strided;
 use super::simd::{self, Simd, compiled_for};
