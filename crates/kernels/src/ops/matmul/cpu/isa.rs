@@ -4,7 +4,9 @@ use std::sync::LazyLock;
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
-use super::operand::{Operand, Paired, Rounded, Single};
+#[cfg(target_arch = "x86_64")]
+use super::operand::Paired;
+use super::operand::{Operand, Rounded, Single};
 use super::pack::Strided;
 use super::simd::{self, Simd, compiled_for};
 use super::strips::{Strips, Tile};
