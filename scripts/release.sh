@@ -48,6 +48,8 @@ if [ -z "${SOURCE_DATE_EPOCH:-}" ]; then
   SOURCE_DATE_EPOCH="$(git log -1 --format=%ct)" || fail "there is no commit here" "set SOURCE_DATE_EPOCH to the seconds of a date"
 fi
 export SOURCE_DATE_EPOCH
+commit="$(git rev-parse HEAD 2>/dev/null || true)"
+! "$twice" || [ -n "$commit" ] || fail "--twice has no commit to build from" "run it where the history is"
 if changed="$(git status --porcelain 2>/dev/null)" && [ -n "$changed" ]; then
   fail "files are not committed: $(head -n 3 <<< "$changed" | tr '\n' ' ')" "commit or remove them: a release is made of a commit"
 fi
@@ -139,7 +141,7 @@ if "$twice"; then
   again="$(mktemp -d)"
   trap 'rm -rf "$again"' EXIT
   mkdir -p "$again/source/target"
-  git archive HEAD | tar --extract --directory "$again/source"
+  git archive "$commit" | tar --extract --directory "$again/source"
   # The tools are the same; everything that is compiled is compiled again.
   ln -s "$PWD/$tools" "$again/source/$tools"
   env --unset=CARGO_TARGET_DIR "$again/source/scripts/release.sh" --target "$target" --out "$again/dist"
