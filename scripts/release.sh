@@ -79,7 +79,8 @@ if [ "${target%%-*}" != "$machine" ]; then
   fi
 fi
 unset CARGO_BUILD_TARGET # tools are for this machine
-tools="target/release-tools"
+target_folder="$(realpath -m "${CARGO_TARGET_DIR:-target}")"
+tools="$target_folder/release-tools"
 [ -x "$tools/venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$tools/venv"
 "$tools/venv/bin/pip" install --disable-pip-version-check --quiet -r scripts/requirements-release.txt
 "$tools/venv/bin/python" -m ziglang version | sed 's/^/zig /'
@@ -93,7 +94,6 @@ tool cargo-cyclonedx 0.5.9
 say "the program"
 # Paths of this machine stand in no message of the program.
 cargo_home="${CARGO_HOME:-$HOME/.cargo}"
-target_folder="$(realpath -m "${CARGO_TARGET_DIR:-target}")"
 maps=("$PWD=lorafit" "$cargo_home=cargo" "$target_folder=target")
 rust_flags="" c_flags=""
 for map in "${maps[@]}"; do
@@ -101,9 +101,9 @@ for map in "${maps[@]}"; do
   c_flags+=" -ffile-prefix-map=$map"
 done
 (
-  export PATH="$PWD/$tools/venv/bin:$PATH" CARGO_INCREMENTAL=0
+  export PATH="$tools/venv/bin:$PATH" CARGO_INCREMENTAL=0
   export CARGO_ENCODED_RUSTFLAGS="$rust_flags" "CFLAGS_${target//-/_}=$c_flags"
-  export CARGO_ZIGBUILD_ZIG_PATH="$PWD/$tools/venv/bin/python-zig"
+  export CARGO_ZIGBUILD_ZIG_PATH="$tools/venv/bin/python-zig"
   unset RUSTC_WRAPPER RUSTFLAGS
   cargo zigbuild --release --locked -p lorafit --target "$target.$glibc"
 )
@@ -143,7 +143,7 @@ if "$twice"; then
   mkdir -p "$again/source/target"
   git archive "$commit" | tar --extract --directory "$again/source"
   # The tools are the same; everything that is compiled is compiled again.
-  ln -s "$PWD/$tools" "$again/source/$tools"
+  ln -s "$tools" "$again/source/target/release-tools"
   env --unset=CARGO_TARGET_DIR "$again/source/scripts/release.sh" --target "$target" --out "$again/dist"
   for file in "$name.tar.gz" "$name.cdx.json"; do
     cmp "$out/$file" "$again/dist/$file" || fail "$file differs between two builds" "diffoscope shows where"

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Runs the tutorial (docs/tutorial.sh) and the stories of docs/stories/ (NAME.sh) and writes what they print into pages beside them.
+# Runs the tutorial (docs/tutorial.sh) and the stories of docs/stories/ (NAME.sh) and writes what they print into pages beside
+# them.
 #
 #   scripts/tell_stories.sh [NAME...]      takes 20 minutes on 2 cores, after `make build` and scripts/fetch_model.sh
 #
-# Each story begins in a folder that has docs/, demo/, models/ and crates/ of this one, and leaves its runs there; cargo runs in this one. Of NAME.sh a comment
-# becomes text, one that is indented by four blanks becomes code, and every command stands above its output. A command that
-# fails ends the story and the script.
+# Each story begins in a folder that has docs/, demo/, models/ and crates/ of this one, and leaves its runs there; cargo runs in
+# this one. Of NAME.sh a comment becomes text, one that is indented by four blanks becomes code, and every command stands above
+# its output. A command that fails ends the story and the script.
 set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 export root="$PWD"

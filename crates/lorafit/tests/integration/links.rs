@@ -101,7 +101,7 @@ fn fault(page: &Path, link: &str, pages: &BTreeMap<PathBuf, String>) -> Option<S
             None => return Some("it leads out of the workspace".to_owned()),
         },
     };
-    if !root().join(&path).exists() {
+    if !pages.contains_key(&path) && !root().join(&path).exists() {
         return Some(format!("there is no {}", path.display()));
     }
     match pages.get(&path) {
