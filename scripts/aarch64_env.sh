@@ -25,7 +25,10 @@ if [ ! -e "$system/ready" ]; then
   mkdir -p "$system/source" "$system/cargo/registry"
   touch "$system/ready"
 fi
+# Names and certificates are those that this machine trusts.
 cp /etc/resolv.conf "$system/etc/resolv.conf"
+certificates=/etc/ssl/certs/ca-certificates.crt
+[ ! -e "$certificates" ] || cp "$certificates" "$system$certificates"
 registry="${CARGO_HOME:-$HOME/.cargo}/registry"
 mkdir -p "$registry" target/aarch64/build
 [ -n "${SOURCE_DATE_EPOCH:-}" ] || SOURCE_DATE_EPOCH="$(git log -1 --format=%ct)"
@@ -40,6 +43,7 @@ exec unshare --mount bash -euc '
   mount --bind /dev "$system/dev"
   exec chroot "$system" "$@"' bash "$system" "$registry" \
   env -i PATH=/usr/bin:/bin HOME=/root LANG=C.UTF-8 SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" \
+  PIP_CERT="$certificates" SSL_CERT_FILE="$certificates" CARGO_HTTP_CAINFO="$certificates" \
   CARGO_HOME=/cargo CARGO_TARGET_DIR=/source/target/aarch64/build CARGO_INCREMENTAL=0 \
   CARGO_BUILD_TARGET=aarch64-unknown-linux-gnu \
   CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
