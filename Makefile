@@ -1,5 +1,5 @@
 # What people type. Each target sets up what it needs: Rust, a C compiler and Python 3 with pip are enough.
-.PHONY: build demo demo-preferences test lint bench help
+.PHONY: build demo demo-preferences test lint bench site release help
 
 help:
 	@echo "make build   the program to install: target/release/lorafit"
@@ -8,6 +8,8 @@ help:
 	@echo "make test    all tests; fetches the demo model for those that need it"
 	@echo "make lint    formatting, clippy and documentation, warnings denied"
 	@echo "make bench   training speed of three model shapes on this machine"
+	@echo "make site    the documentation as a site: target/site/index.html"
+	@echo "make release an archive for other machines: dist/ (docs/releasing.md)"
 
 build:
 	cargo build --release --locked -p lorafit
@@ -26,3 +28,9 @@ lint:
 
 bench: build
 	scripts/bench.sh
+
+site:
+	scripts/site.sh
+
+release:
+	scripts/release.sh

@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
-# Runs the stories of docs/stories/ (NAME.sh) and writes what they print into docs/stories/NAME.md.
+# Runs the tutorial (docs/tutorial.sh) and the stories of docs/stories/ (NAME.sh) and writes what they print into pages beside
+# them.
 #
-#   scripts/tell_stories.sh [NAME...]      takes 10 minutes on 2 cores, after `make build` and scripts/fetch_model.sh
+#   scripts/tell_stories.sh [NAME...]      takes 20 minutes on 2 cores, after `make build` and scripts/fetch_model.sh
 #
-# Each story begins in a folder that has docs/, demo/ and models/ of this one, and leaves its runs there. Of NAME.sh a comment
-# becomes text, one that is indented by four blanks becomes code, and every command stands above its output. A command that
-# fails ends the story and the script.
+# Each story begins in a folder that has docs/, demo/, models/ and crates/ of this one, and leaves its runs there; cargo runs in
+# this one. Of NAME.sh a comment becomes text, one that is indented by four blanks becomes code, and every command stands above
+# its output. A command that fails ends the story and the script.
 set -Eeuo pipefail
 cd "$(dirname "$0")/.."
-root="$PWD"
+export root="$PWD"
 PATH="$root/${CARGO_TARGET_DIR:-target}/release:$PATH"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
-ln -s "$root/docs" "$root/demo" "$root/models" "$work"
+ln -s "$root/docs" "$root/demo" "$root/models" "$root/crates" "$work"
+cargo() { (builtin cd "$root" && command cargo "$@"); }
+export -f cargo
 mkdir "$work/runs"
 cd "$work"
 
@@ -43,16 +46,18 @@ tell() { # STORY: its page
   fence no
 }
 
-[ $# -gt 0 ] || set -- support assistant table
+[ $# -gt 0 ] || set -- tutorial support assistant table
 for name in "$@"; do
   started=$SECONDS
+  story="docs/stories/$name"
+  [ "$name" != tutorial ] || story="docs/$name"
   page="$work/$name.md"
   trap 'tail -n 20 "$page" >&2' ERR
-  tell "docs/stories/$name.sh" > "$page"
+  tell "$story.sh" > "$page"
   {
     cat "$page"
     printf '\n`scripts/tell_stories.sh %s` wrote this page in %d seconds on %s (%s).\n' \
       "$name" $((SECONDS - started)) "$(date +%F)" "$(lorafit doctor | sed -n 's/^processor *//p')"
-  } > "$root/docs/stories/$name.md"
-  echo "docs/stories/$name.md"
+  } > "$root/$story.md"
+  echo "$story.md"
 done

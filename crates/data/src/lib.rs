@@ -6,6 +6,22 @@
 //! together, in memory or mapped from a [`cache`]. [`order`] says which make up which optimizer step, and [`batch`] makes
 //! of them the token stream the model computes on, where what they share is there once.
 //!
+//! ```
+//! use std::path::Path;
+//!
+//! use lorafit_data::{Dataset, Options, Tokenizer};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let tokenizer = Tokenizer::from_folder("../../fixtures/models/chat_bpe")?;
+//! let dataset = Dataset::load(Path::new("../../demo/train.jsonl"), &tokenizer, Options::default())?;
+//! let sample = dataset.samples.sample(0).to_sample();
+//! let marked = sample.ids.iter().zip(&sample.supervised);
+//! let trained: Vec<u32> = marked.filter(|(_, trained)| **trained).map(|(id, _)| *id).collect();
+//! assert!(tokenizer.decode(&trained, true)?.starts_with("{\"action\""));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Everything read here is hostile until proven otherwise: every failure is a typed error that names file, line and
 //! reason, and has a [`hint`](DataError::hint) for what to do next.
 

@@ -1,4 +1,28 @@
 //! Transformer language models with explicit forward and backward, adapters, and weight files. Floor 1.
+//!
+//! [`Source`] finds a model, [`weights::ModelFiles`] opens its files, [`Model`] computes with them as they are stored. An
+//! [`adapter::Adapter`] lies beside the model, so that one model serves any number of them:
+//!
+//! ```
+//! use lorafit_kernels::Device;
+//! use lorafit_model::adapter::{Adapter, LoraConfig};
+//! use lorafit_model::weights::ModelFiles;
+//! use lorafit_model::{Model, Prompts, Sampling, generate};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let files = ModelFiles::open("../../fixtures/models/llama".as_ref())?;
+//! let model = Model::load(&files, Device::Cpu)?;
+//! let lora = LoraConfig { rank: 4, ..LoraConfig::new("q_proj,v_proj".parse()?) };
+//! let adapter = Adapter::init(model.config(), &lora, 0, Device::Cpu)?;
+//!
+//! let (ids, sampling) = ([&[1, 2, 3][..]], Sampling::default());
+//! let prompts =
+//!     Prompts { ids: &ids, stop: &[], max_new_tokens: 5, sampling, seeds: &[], side_by_side: 1 };
+//! let answers = generate(&model, Some(&adapter), prompts, |_, _| true, &mut || false)?;
+//! assert_eq!(answers[0].len(), 5);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod adapter;
 mod arch;

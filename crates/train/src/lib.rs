@@ -1,4 +1,44 @@
 //! The training loop, its optimizer and schedules, evaluation, and the run folder. Floor 2.
+//!
+//! [`train`] is the loop, with checkpoints, records and a verdict. What is inside, without all that:
+//!
+//! ```
+//! use lorafit_kernels::Device;
+//! use lorafit_kernels::ops::{attention::Segments, cross_entropy::Target};
+//! use lorafit_model::adapter::{Adapter, LoraConfig};
+//! use lorafit_model::weights::ModelFiles;
+//! use lorafit_model::{ActivationPolicy, Buffers, Model, Parameters, Stream};
+//! use lorafit_train::{OptimizerKind, Schedule, ScheduleKind, optim::AdamW};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let model = Model::load(&ModelFiles::open("../../fixtures/models/llama".as_ref())?, Device::Cpu)?;
+//! let lora = LoraConfig::new("all-linear".parse()?);
+//! let mut adapter = Adapter::init(model.config(), &lora, 0, Device::Cpu)?;
+//! let mut parameters = Parameters::Adapter { model: &model, adapter: &mut adapter };
+//!
+//! // A text of eight tokens, each of which predicts the next.
+//! let ids = [5, 6, 7, 8, 5, 6, 7, 8];
+//! let positions: Vec<u32> = (0..8).collect();
+//! let targets: Vec<Target> = (0..7).map(|row| Target { row, id: ids[row as usize + 1], weight: 1.0 }).collect();
+//! let segments = Segments::single(ids.len());
+//! let stream = Stream { ids: &ids, positions: &positions, segments: &segments, targets: &targets };
+//!
+//! let (mut gradients, policy) = (parameters.zero_gradients(), ActivationPolicy::default());
+//! let mut buffers = Buffers::for_training(&model, parameters.adapter(), &gradients, 8, 7, policy);
+//! let mut optimizer = AdamW::new(&parameters, OptimizerKind::AdamW, 0.0, 1.0);
+//! let schedule = Schedule::with_ratios(ScheduleKind::Cosine, 1e-2, 0.1, 0.0, 20);
+//! let mut losses = Vec::new();
+//! for step in 1..=20 {
+//!     gradients.clear();
+//!     let active = parameters.adapter().into();
+//!     let of_targets = model.loss_and_gradient(active, stream, 1.0 / 7.0, &mut buffers, &mut gradients);
+//!     losses.push(of_targets.total() / 7.0);
+//!     optimizer.step(&mut parameters, &gradients, schedule.rate(step), 1.0);
+//! }
+//! assert!(losses[19] < 0.9 * losses[0], "{losses:?}");
+//! # Ok(())
+//! # }
+//! ```
 
 mod average;
 mod bench;

@@ -13,6 +13,7 @@ mod flags;
 mod full;
 mod hints;
 mod hostile;
+mod links;
 mod merge;
 mod metrics;
 mod objectives;

@@ -7,7 +7,9 @@ use super::amx;
 #[cfg(target_arch = "x86_64")]
 use super::int8::Quads;
 use super::int8::{self, Integers};
-use super::operand::{Operand, Paired, Rounded, Single};
+#[cfg(target_arch = "x86_64")]
+use super::operand::Paired;
+use super::operand::{Operand, Rounded, Single};
 use super::pack::Strided;
 use super::simd::{self, Simd, compiled_for};
 use super::strips::{Strips, Tile};

@@ -68,6 +68,10 @@ pub(super) trait Simd: Copy {
 
 /// An instruction set whose elements are pairs of bf16 values, the first in the lower half. Values are rounded to
 /// nearest, halfway cases to even.
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "only x86-64 has such instruction sets here")
+)]
 pub(super) trait Pairs: Simd {
     /// Pairs that a tile multiplies at once: a sum is filled up with zeros to a multiple of them.
     const STEP: usize = 1;

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Tries the archive of a release in a minimal Debian 11 (glibc 2.31): the program, its man pages, a training run.
+#   scripts/check_release.sh dist/lorafit-0.1.0-x86_64-unknown-linux-gnu.tar.gz [SUITE]
+# Needs root and debootstrap; makes target/debian-SUITE once (bullseye unless another is named) and changes nothing else.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ $# -ge 1 ] || { sed -n '2,4s/^# \{0,1\}//p' "$0" >&2 && exit 2; }
+archive="$(realpath "$1")"
+suite="${2:-bullseye}"
+system="target/debian-$suite"
+(cd "$(dirname "$archive")" && sha256sum --check --ignore-missing SHA256SUMS)
+[ -x "$system/bin/sh" ] || debootstrap --variant=minbase "$suite" "$system" http://deb.debian.org/debian
+
+rm -rf "$system/try"
+mkdir "$system/try"
+tar --extract --gzip --file "$archive" --directory "$system/try" --strip-components=1
+cp -r fixtures/models/chat_bpe "$system/try/model"
+head -n 60 demo/train.jsonl > "$system/try/train.jsonl"
+call() { # COMMAND...: in the system, in the folder of the archive
+  printf '$ %s\n' "$*"
+  # What is mounted in a namespace of its own is gone with the command.
+  unshare --mount sh -c 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"' "$system" \
+    env -i PATH=/try:/usr/bin:/bin HOME=/tmp sh -c 'cd /try && exec "$@"' sh "$@"
+}
+call sh -c '. /etc/os-release && echo "$PRETTY_NAME" && ldd --version | head -n 1'
+call lorafit --version
+call lorafit doctor
+call lorafit plan --model llama-2-7b --memory 24GB
+call lorafit train --model model --data train.jsonl --out run --max-steps 20 --preset off --lr 1e-2
+call lorafit generate --model model --adapter run --chat --prompt "Lights on in the bathroom" --max-new-tokens 8
+call lorafit merge --model model --adapter run --out merged
+call sh -c 'test -s man/man1/lorafit-train.1 && test -s completions/lorafit.bash && test -s THIRD-PARTY-LICENSES.txt && test -s lorafit.cdx.json'
+rm -rf "$system/try"
+echo "the archive runs in Debian's $suite"
