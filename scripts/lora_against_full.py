@@ -175,7 +175,7 @@ def next_run(results, task, method):
             return place, SEEDS[0]
     if len(of_seed_0) < FEWEST_RATES:
         return best + 2 if of_seed_0[best + 1] < of_seed_0[best - 1] else best - 2, SEEDS[0]
-    seeds = {r["seed"] for r in results if (r["task"], r["method"], r["place"]) == (task, method, best)
+    seeds = {r["seed"] for r in results if (r["task"], r["method"], r.get("place")) == (task, method, best)
              and "answers" in r}
     left = [seed for seed in SEEDS if seed not in seeds]
     return (best, left[0]) if left else None
@@ -195,7 +195,7 @@ def search(runner):
                     print("time is over; call it again to go on")
                     return
                 place, seed = found
-                known = [r for r in read_results() if (r["task"], r["method"], r["place"], r["seed"]) ==
+                known = [r for r in read_results() if (r["task"], r["method"], r.get("place"), r["seed"]) ==
                          (task, method, place, seed)]
                 result = runner.run(task, method, place, seed)
                 # The best rate is known now: seeds of it are answered, the first one's run again for it.

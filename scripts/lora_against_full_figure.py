@@ -33,7 +33,7 @@ def best_runs(results, task, method):
     """The place of the best rate, and the newest run of each seed at it."""
     first = first_losses(results, task, method)
     best = min(first, key=first.get)
-    runs = {r["seed"]: r for r in results if (r["task"], r["method"], r["place"]) == (task, method, best)}
+    runs = {r["seed"]: r for r in results if (r["task"], r["method"], r.get("place")) == (task, method, best)}
     return best, list(runs.values())
 
 

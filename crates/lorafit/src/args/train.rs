@@ -254,8 +254,8 @@ pub struct TrainArgs {
     /// Peak learning rate; 1e-4 to 1e-3 suits LoRA, a tenth of that full fine-tuning; auto tests it before training [default:
     /// as --preset chooses; with --preset off 2e-4, with --method full 2e-5, with --init random 1e-3]
     ///
-    /// The test takes up to 40 steps on a few rows at rates that grow until the loss rises, and takes a quarter of the rate at
-    /// which the loss was lowest.
+    /// The test takes up to 40 steps on a few rows at rates that grow until the loss rises. The rate is a share of that at
+    /// which the loss was lowest: a quarter in a run of 120 steps, more in a shorter one, less in a longer one.
     #[arg(long, value_name = "LR", help_heading = "Optimisation")]
     #[arg(add = Facts::ARITHMETIC, add = Words(|| vec!["auto"]))]
     pub lr: Option<LearningRate>,

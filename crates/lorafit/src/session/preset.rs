@@ -274,17 +274,23 @@ impl TrainArgs {
     }
 }
 
-/// Of the rate at which the loss of the test was lowest.
+/// Of the rate at which the loss of the test was lowest, for a run of [`STEPS_OF_SHARE`] steps. Both are those of the three
+/// tasks of docs/lora_against_full.md.
 const SHARE_OF_LOWEST: f64 = 0.25;
+const STEPS_OF_SHARE: f64 = 120.0;
+/// The best rate falls with the length of a run, by this power: Bjorck et al. 2024, "Scaling Optimal LR Across Token Horizons"
+/// (arXiv 2409.19913, section 3).
+const POWER_OF_LENGTH: f64 = -0.32;
 /// How far what a test finds may lie from what is expected.
 const FARTHEST: f64 = 4.0;
 
-/// The rate that a test around `expected` speaks for.
-pub fn tested_rate(test: &RateTest, expected: f64) -> f64 {
+/// The rate that a test around `expected` speaks for, in a run of `steps`.
+pub fn tested_rate(test: &RateTest, expected: f64, steps: u64) -> f64 {
     let finite = test.points.iter().filter(|point| point.loss.is_finite());
     // The loss before a step is what the steps before it made.
     let lowest = finite.min_by(|a, b| a.loss.total_cmp(&b.loss)).map_or(expected, |point| point.rate);
-    two_digits((SHARE_OF_LOWEST * lowest).clamp(expected / FARTHEST, expected * FARTHEST))
+    let share = SHARE_OF_LOWEST * (steps.max(1) as f64 / STEPS_OF_SHARE).powf(POWER_OF_LENGTH);
+    two_digits((share * lowest).clamp(expected / FARTHEST, expected * FARTHEST))
 }
 
 /// The curve of a test in a line: every fourth step, the lowest and the last.
@@ -322,10 +328,12 @@ impl TrainArgs {
         }
         let (parameters, options) = (&mut trained.as_parameters(base), self.loop_options());
         let test = rate_test(parameters, &data.rows.samples, reference, &options, expected);
-        let rate = tested_rate(&test, expected);
+        let steps = options.total_steps(options.groups(&data.rows.samples).len());
+        let rate = tested_rate(&test, expected, steps);
         self.lr = Some(LearningRate::Value(rate));
         let why = format!(
-            "--lr auto: {rate}, a quarter of the rate at which the loss was lowest ({expected} was expected)"
+            "--lr auto: {rate}, from the rate at which the loss was lowest and the {steps} steps of the run ({expected} was \
+             expected)"
         );
         vec![test_in_words(&test), why]
     }
@@ -456,9 +464,11 @@ mod tests {
         };
         // SmolLM2-135M on the demo's rows.
         let demo = test(&[(8.1e-5, 3.12), (1.5e-3, 0.59), (4.2e-3, 0.067), (5.4e-3, 0.040), (9.1e-3, 0.31)]);
-        assert_eq!(tested_rate(&demo, 1.3e-3), 1.4e-3);
+        assert_eq!(tested_rate(&demo, 1.3e-3, 120), 1.4e-3);
+        // The longer the run, the lower.
+        assert_eq!([15, 60, 480].map(|steps| tested_rate(&demo, 1.3e-3, steps)), [2.6e-3, 1.7e-3, 8.7e-4]);
         assert!(test_in_words(&demo).contains("5.4e-3 0.04"), "{}", test_in_words(&demo));
-        assert_eq!(tested_rate(&test(&[(1.0, 0.5)]), 1e-3), 4e-3);
-        assert_eq!(tested_rate(&test(&[(1e-6, 0.5), (1e-5, f64::INFINITY)]), 1e-3), 2.5e-4);
+        assert_eq!(tested_rate(&test(&[(1.0, 0.5)]), 1e-3, 120), 4e-3);
+        assert_eq!(tested_rate(&test(&[(1e-6, 0.5), (1e-5, f64::INFINITY)]), 1e-3, 120), 2.5e-4);
     }
 }
