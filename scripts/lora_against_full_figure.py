@@ -83,7 +83,9 @@ class Panel:
         finite = [loss for of in self.series.values() for loss in of.values() if math.isfinite(loss)]
         finite += [loss_of(r) for of in self.runs.values() for r in of]
         places = [place for of in self.series.values() for place in of]
-        self.low, self.high = math.log10(min(finite)), math.log10(max(finite))
+        # A tenth of the runs may lie above the figure, so that one that diverged does not flatten the others.
+        highest = sorted(finite)[int(0.9 * (len(finite) - 1))]
+        self.low, self.high = math.log10(min(finite)), math.log10(highest)
         pad = max(0.05 * (self.high - self.low), 0.01)
         self.low, self.high = self.low - pad, self.high + pad
         self.first, self.last = min(places), max(places)
@@ -92,7 +94,7 @@ class Panel:
         return self.left + LEFT + (place - self.first) / max(self.last - self.first, 1) * (PANEL - LEFT - 14)
 
     def y(self, loss):
-        share = (math.log10(loss) - self.low) / (self.high - self.low)
+        share = min((math.log10(loss) - self.low) / (self.high - self.low), 1.0)
         return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
     def ticks(self):
@@ -101,7 +103,7 @@ class Panel:
         all_of = [digit * 10.0**power for power in range(-5, 3) for digit in digits]
         shown = [tick for tick in all_of if self.low <= math.log10(tick) <= self.high]
         if len(shown) < 3:
-            shown = [round(10 ** (self.low + (self.high - self.low) * part / 4), 3) for part in range(1, 4)]
+            shown = [round(10 ** (self.low + (self.high - self.low) * part / 4), 2) for part in range(1, 4)]
         return shown
 
     def draw(self):

@@ -245,7 +245,7 @@ class TrainFlags(TypedDict, total=False):
     quant_head: bool | None
     """Quantise the embedding and the head too"""
 
-    compute_dtype: Literal["f32", "bf16"] | None
+    compute_dtype: Literal["f32", "bf16", "int8"] | None
     """Number type in which weights and activations are multiplied"""
 
     cache_dir: str | PathLike[str] | None
@@ -323,7 +323,7 @@ class PlanFlags(TypedDict, total=False):
     device: str | float | PathLike[str] | Sequence[str | float] | None
     """Device to plan for: cpu, or cuda for an NVIDIA GPU, which this machine need not have"""
 
-    compute_dtype: Literal["f32", "bf16"] | None
+    compute_dtype: Literal["f32", "bf16", "int8"] | None
     """Number type in which weights and activations are multiplied"""
 
     quant: Literal["nf4", "fp4", "int8"] | None
@@ -533,7 +533,7 @@ class EvalFlags(TypedDict, total=False):
     quant_head: bool | None
     """Quantise the embedding and the head too"""
 
-    compute_dtype: Literal["f32", "bf16"] | None
+    compute_dtype: Literal["f32", "bf16", "int8"] | None
     """Number type in which weights and activations are multiplied"""
 
     template: str | PathLike[str] | None
