@@ -4,7 +4,7 @@
     scripts/lora_against_full.sh [--minutes 40] [--task TASK] [--threads N]
 
 Every run is written to docs/data/lora_against_full.jsonl when it ends, and a run that is there is not made again: call
-it until it says that nothing is left (about 4 hours on 2 cores in all). `--table` prints what is there.
+it until it says that nothing is left (about 4 hours on 2 cores in all). lora_against_full_figure.py shows what is there.
 
 Then `--lr auto` and `lorafit train` without any setting are run on each task, to be held against what the search found.
 
@@ -18,7 +18,6 @@ import os
 import platform
 import random
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -216,37 +215,13 @@ def search(runner):
     print("time is over; call it again to go on" if runner.is_over() else "nothing is left to run")
 
 
-def table(results):
-    """The best rate of each method with mean and standard error over seeds."""
-    print(f"{'task':10} {'method':22} {'best lr':>8} {'rates':>5} {'loss':>16} {'answers':>8}")
-    for task in TASKS:
-        for method in METHODS:
-            of = [r for r in results if (r["task"], r["method"]) == (task, method)]
-            first = {r["place"]: loss_of(r) for r in of if r["seed"] == SEEDS[0]}
-            if not first:
-                continue
-            best = min(first, key=first.get)
-            seeds = {r["seed"]: r for r in of if r["place"] == best}
-            losses = [loss_of(r) for r in seeds.values()]
-            error = statistics.stdev(losses) / len(losses) ** 0.5 if len(losses) > 1 else float("nan")
-            metric = "rouge_l" if task == "e2e" else "exact_match"
-            answers = [r["answers"][metric] for r in seeds.values() if "answers" in r]
-            shown = f"{100 * statistics.mean(answers):.0f} %" if answers else "-"
-            print(f"{task:10} {method:22} {rate(best):8g} {len(first):5} {statistics.mean(losses):8.4f} ± {error:.4f} {shown:>8}")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=40, help="begin no run after so many minutes")
     parser.add_argument("--task", choices=list(TASKS))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--lorafit", default=ROOT / "target/release/lorafit")
-    parser.add_argument("--table", action="store_true", help="print what is there")
-    args = parser.parse_args()
-    if args.table:
-        table(read_results())
-    else:
-        search(Runner(args))
+    search(Runner(parser.parse_args()))
 
 
 if __name__ == "__main__":
