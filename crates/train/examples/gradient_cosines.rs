@@ -33,10 +33,10 @@ fn main() {
     let data =
         Dataset::load(Path::new(data_path), &tokenizer, Options::default()).expect("the rows are read");
     let count = (data.samples.len() / rows).min(batches);
-    let mut exact: Vec<(f64, Vec<(String, Vec<f32>)>)> = Vec::new();
+    let mut exact = Vec::new();
     for dtype in [ComputeDtype::F32, ComputeDtype::Bf16, ComputeDtype::Int8] {
         model.set_compute_dtype(dtype);
-        let found: Vec<_> = (0..count)
+        let found: Vec<Found> = (0..count)
             .map(|batch| gradients(&model, &adapter, &data.samples, batch * rows..(batch + 1) * rows))
             .collect();
         if dtype == ComputeDtype::F32 {
@@ -65,13 +65,11 @@ fn main() {
     }
 }
 
+/// A loss, and gradients by the names of their tensors.
+type Found = (f64, Vec<(String, Vec<f32>)>);
+
 /// Loss and gradients of a batch as one stream whose rows share nothing.
-fn gradients(
-    model: &Model,
-    adapter: &Adapter,
-    samples: &Samples,
-    rows: std::ops::Range<usize>,
-) -> (f64, Vec<(String, Vec<f32>)>) {
+fn gradients(model: &Model, adapter: &Adapter, samples: &Samples, rows: std::ops::Range<usize>) -> Found {
     let (mut ids, mut positions, mut targets, mut segments) = (vec![], vec![], vec![], vec![]);
     for row in rows {
         let sample = samples.sample(row);
