@@ -67,7 +67,7 @@ pub fn run(args: RunsArgs) -> anyhow::Result<()> {
     Ok(output::line(aligned(&lines))?)
 }
 
-/// What was found, if it can be read.
+/// Reads the status of a run; `None` if its files cannot be read.
 fn read(found: below::Found) -> Option<Found> {
     let dir = found.dir;
     if found.is_sweep {

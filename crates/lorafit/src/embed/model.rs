@@ -25,7 +25,7 @@ const OPENS: &str = "chat";
 /// The verb that answers and scores.
 const ANSWERS: &str = "generate";
 
-/// What is answered or scored.
+/// The input of an answer or a score.
 #[derive(Clone, Debug)]
 pub enum Prompt {
     /// A text, as it stands.
@@ -82,8 +82,8 @@ impl Model {
         })
     }
 
-    /// How likely each token of `text` is, behind the prompt if there is one: an object with `log_probability`, the sum in nats, and
-    /// the `tokens` with their `log_probabilities`. Of a head that scores texts what it says of the prompt with the text behind it.
+    /// Scores `text`, behind the prompt if there is one. The object has `tokens`, their `log_probabilities` in nats, and the sum of
+    /// these as `log_probability`. A model whose head scores texts gives its scores of prompt and text together instead.
     ///
     /// # Errors
     /// As `lorafit generate` has them.

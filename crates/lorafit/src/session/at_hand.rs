@@ -20,7 +20,7 @@ pub struct AtHand {
 /// An adapter that can be used.
 struct Named {
     name: String,
-    /// Of its flag.
+    /// The weight that the flag gives it.
     weight: f64,
     adapter: Adapter,
 }
@@ -92,7 +92,7 @@ impl AtHand {
         })
     }
 
-    /// What is computed with beside the base.
+    /// The adapter that is computed with; `None` for the base alone.
     pub fn adapter<'a>(&'a self, used: &'a InUse) -> Option<&'a Adapter> {
         match used {
             InUse::None => None,

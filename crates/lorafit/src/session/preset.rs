@@ -274,8 +274,8 @@ impl TrainArgs {
     }
 }
 
-/// Of the rate at which the loss of the test was lowest, for a run of [`STEPS_OF_SHARE`] steps. Both are those of the three
-/// tasks of docs/lora_against_full.md.
+/// A run of [`STEPS_OF_SHARE`] steps takes this share of the rate at which the loss of the test was lowest. Both numbers were set with
+/// the three tasks of docs/lora_against_full.md in view.
 const SHARE_OF_LOWEST: f64 = 0.25;
 const STEPS_OF_SHARE: f64 = 120.0;
 /// The best rate falls with the length of a run, by this power: Bjorck et al. 2024, "Scaling Optimal LR Across Token Horizons"

@@ -20,7 +20,7 @@ pub struct Found {
     pub changed: SystemTime,
 }
 
-/// Runs and sweeps in `dir` and below it, the newest first. What is in a run or a sweep is part of it.
+/// Runs and sweeps in `dir` and below it, the newest first. The inside of a run or a sweep is not searched.
 pub fn below(dir: &Path) -> Vec<Found> {
     let mut found = Vec::new();
     find(dir, DEPTH, &mut found);

@@ -79,9 +79,9 @@ pub struct Stopped;
 /// How a verb failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failed {
-    /// What was asked for properly could not be done.
+    /// The request was right, and could not be done.
     Doing,
-    /// It was asked for wrongly.
+    /// The request was wrong.
     Asking,
     /// It was stopped.
     Stopped,

@@ -206,7 +206,7 @@ impl Commands<'_> {
     }
 }
 
-/// The model that is asked for, empty for the served one, and flags. What is as it would be anyway is no flag.
+/// Reads a question: the model, empty for the served one, and the flags. A setting at its default gives no flag.
 fn flags_of(question: &Map<String, Value>) -> Result<(&str, Vec<String>), String> {
     let command = command();
     let model = match question.get("model") {

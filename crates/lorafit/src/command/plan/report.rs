@@ -152,7 +152,7 @@ fn last_tokens(config: &Config, count: usize) -> TokenIndices {
     TokenIndices::of_both_sides(config, &ids.collect::<Vec<u32>>())
 }
 
-/// Computes everything that is told of `subject`, which is called as `--model` says.
+/// Computes the whole report of `subject`; the report names it as `--model` does.
 pub fn report(args: PlanArgs, given: &Given, mut subject: Subject) -> anyhow::Result<Report> {
     let preference = args.preference();
     if preference.is_scored() {

@@ -53,7 +53,7 @@ struct Below {
     records: Records,
 }
 
-/// What was in the folder.
+/// The runs of the folder when it was last read.
 struct Seen {
     at: Instant,
     /// Runs in all.

@@ -25,7 +25,7 @@ const HEAD: usize = 2;
 const LARGEST: f32 = 127.0;
 /// Values in an element of four codes.
 const QUAD: usize = 4;
-/// What is added to the codes of a left operand that is multiplied as unsigned bytes.
+/// Added to left codes, so that they are unsigned bytes.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 const OFFSET: u8 = 128;
 
@@ -221,11 +221,6 @@ impl<S: Simd> Operand for Integers<S> {
     }
 
     #[inline(always)]
-    fn right_along_sum(from: &[f32], to: &mut [f32]) {
-        Self::left_along_sum(from, to);
-    }
-
-    #[inline(always)]
     fn block_across_sum(rows: &[f32], stride: usize, count: usize, to: &mut [f32], width: usize) {
         for column in 0..width {
             let values = || (0..count).map(|row| rows[row * stride + column]);
@@ -304,10 +299,10 @@ pub(super) unsafe fn tile<S: Bytes, const R: usize, const V: usize>(args: &Args)
     // output has `R` rows of `V` registers, by the caller.
     unsafe {
         let mut rows: [*const f32; R] = std::array::from_fn(|i| args.left.add(i * args.left_stride));
-        let (mut right, mut left) = (args.right, args.elements);
+        let (mut right, mut rest) = (args.right, args.elements);
         let mut accumulate = args.accumulate;
-        while left > 0 {
-            let quads = left.min(HEAD + BLOCK / QUAD) - HEAD;
+        while rest > 0 {
+            let quads = rest.min(HEAD + BLOCK / QUAD) - HEAD;
             let scales: [S::V; V] = std::array::from_fn(|j| S::load(right.add(j * S::LANES)));
             right = right.add(args.right_stride);
             let starts: [S::I; V] = std::array::from_fn(|j| S::load_bytes(right.add(j * S::LANES)));
@@ -340,7 +335,7 @@ pub(super) unsafe fn tile<S: Bytes, const R: usize, const V: usize>(args: &Args)
                 }
                 rows[i] = rows[i].wrapping_add(HEAD + quads);
             }
-            left -= HEAD + quads;
+            rest -= HEAD + quads;
         }
     }
 }

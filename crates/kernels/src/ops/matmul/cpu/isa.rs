@@ -191,10 +191,10 @@ impl Isa {
             // SAFETY: it needs no features.
             (Isa::Portable, _) => unsafe { tile::registers_only::<simd::Portable>(steps) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `available` saw AVX2 and FMA before it gave this set.
+            // SAFETY: `available` saw AVX2 and AVX-VNNI before it gave this set.
             (Isa::AvxVnni, ComputeDtype::Int8) => unsafe { bytes_only_avx_vnni(steps) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
+            // SAFETY: `available` saw AVX2 and FMA before it gave these sets.
             (Isa::Avx2 | Isa::AvxVnni, _) => unsafe { registers_only_avx2(steps) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `available` saw AVX512-VNNI before it gave these sets.
