@@ -17,6 +17,24 @@ fn transposed(values: &[f32], rows: usize) -> Strided<'_> {
     Strided { values, row_stride: 1, col_stride: rows }
 }
 
+/// Holds the products of `terms` on every instruction set to those of `exact` in f64: alone, added to `start`, with `bias`, and
+/// with both.
+fn assert_products(
+    [m, n, k]: [usize; 3],
+    terms: &[TermCpu<'_>],
+    exact: &[TermCpu<'_>],
+    start: &[f32],
+    bias: &[f32],
+) {
+    for (accumulate, bias) in [(false, None), (true, None), (false, Some(bias)), (true, Some(bias))] {
+        let begin = if accumulate { start.to_vec() } else { vec![0.0; m * n] };
+        let expected = reference::product(m, n, exact, bias, &begin);
+        for (isa, found) in testing::on_every_isa(m, n, terms, bias, accumulate, start, 3) {
+            assert_close(&found, &expected, TOLERANCE, &format!("{isa} {m}x{n}x{k}"));
+        }
+    }
+}
+
 #[test]
 fn every_instruction_set_equals_the_reference_on_awkward_shapes() {
     let mut random = Random::new(1);
@@ -51,15 +69,7 @@ fn every_instruction_set_equals_the_reference_on_awkward_shapes() {
             vec![TermCpu { left: transposed(&x, m), right: RightCpu::Strided(rows(&y, n)), k }],
         ];
         for terms in &cases {
-            for (accumulate, bias) in
-                [(false, None), (true, None), (false, Some(&bias[..])), (true, Some(&bias[..]))]
-            {
-                let begin = if accumulate { start.clone() } else { vec![0.0; m * n] };
-                let expected = reference::product(m, n, terms, bias, &begin);
-                for (isa, found) in testing::on_every_isa(m, n, terms, bias, accumulate, &start, 3) {
-                    assert_close(&found, &expected, TOLERANCE, &format!("{isa} {m}x{n}x{k}"));
-                }
-            }
+            assert_products([m, n, k], terms, terms, &start, &bias);
         }
     }
 }
@@ -131,13 +141,7 @@ fn bf16_products_are_those_of_rounded_operands_on_every_instruction_set() {
             for (left, rounded_left, right, exact_right) in cases {
                 let exact = [TermCpu { left: rounded_left, right: exact_right, k }, lora];
                 let terms = [TermCpu { left, right, k }, lora];
-                for (accumulate, bias) in [(false, None), (true, None), (false, Some(&bias[..]))] {
-                    let begin = if accumulate { start.clone() } else { vec![0.0; m * n] };
-                    let expected = reference::product(m, n, &exact, bias, &begin);
-                    for (isa, found) in testing::on_every_isa(m, n, &terms, bias, accumulate, &start, 3) {
-                        assert_close(&found, &expected, TOLERANCE, &format!("{isa} {m}x{n}x{k}"));
-                    }
-                }
+                assert_products([m, n, k], &terms, &exact, &start, &bias);
             }
         }
     }
@@ -204,13 +208,7 @@ fn int8_products_are_those_of_rounded_operands_on_every_instruction_set() {
         ] {
             let exact = [TermCpu { left: rounded_left, right: exact_right, k }, lora];
             let terms = [TermCpu { left, right, k }, lora];
-            for (accumulate, bias) in [(false, None), (true, None), (false, Some(&bias[..]))] {
-                let begin = if accumulate { start.clone() } else { vec![0.0; m * n] };
-                let expected = reference::product(m, n, &exact, bias, &begin);
-                for (isa, found) in testing::on_every_isa(m, n, &terms, bias, accumulate, &start, 3) {
-                    assert_close(&found, &expected, TOLERANCE, &format!("{isa} {m}x{n}x{k}"));
-                }
-            }
+            assert_products([m, n, k], &terms, &exact, &start, &bias);
         }
     }
 }
