@@ -8,7 +8,7 @@
 //! use lorafit_data::Tokenizer;
 //! use lorafit_kernels::Device;
 //! use lorafit_model::{Model, weights::ModelFiles};
-//! use lorafit_serve::{Guard, Limits, Served, Server};
+//! use lorafit_serve::{Guard, Limits, Served, Server, Views};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! static STOP: AtomicBool = AtomicBool::new(false);
@@ -21,6 +21,7 @@
 //!     from: None,
 //!     guard: Guard::default(),
 //!     limits: Limits::USUAL,
+//!     views: Views::default(),
 //! };
 //! let server = Server::new(served, TcpListener::bind("127.0.0.1:0")?)?;
 //! let address = server.address()?;
