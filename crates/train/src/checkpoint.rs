@@ -35,6 +35,7 @@ use crate::identity::Identity;
 use crate::metrics::EvaluationRecord;
 use crate::optim::AdamW;
 use crate::patience::PatienceState;
+use crate::restart::RestartState;
 use crate::run_error::CheckpointError;
 use crate::run_info::RunInfo;
 use crate::saved;
@@ -86,6 +87,9 @@ pub struct State {
     /// Evaluations that early stopping has seen.
     #[serde(default)]
     pub patience: PatienceState,
+    /// Restarts, and the evaluations that decide the next.
+    #[serde(default)]
+    pub restarts: RestartState,
     /// Steps in the average.
     #[serde(default)]
     pub averaged: u64,
@@ -93,7 +97,7 @@ pub struct State {
 
 impl State {
     /// All that is counted, so that whoever counts on does not overflow.
-    fn counts(&self) -> [u64; 10] {
+    fn counts(&self) -> [u64; 11] {
         let Position { epoch, sample } = self.position;
         let GuardState { skipped, in_a_row, .. } = self.guard;
         let lines = [self.metrics_lines, self.evaluation_lines];
@@ -108,6 +112,7 @@ impl State {
             skipped,
             in_a_row,
             in_vain,
+            self.restarts.done,
             self.averaged,
         ]
     }

@@ -36,7 +36,7 @@ pub fn largest_micro_batches(
     let bound = options.micro_batch_size(data, evaluation);
     let groups = options.groups(&data.samples);
     let rows_of_step = options.batch_size * options.gradient_accumulation;
-    let steps = options.total_steps(groups.len());
+    let steps = options.total_steps_after(groups.len(), options.restarts);
     let tokens_of_row = data.report.tokens as f64 / groups.len().max(1) as f64;
     if steps as f64 * rows_of_step as f64 * tokens_of_row > MOST_TOKENS {
         return Largest { run: bound, reference: bound };

@@ -69,6 +69,7 @@ pub mod preference;
 mod preference_signs;
 mod rate_test;
 mod reference_cache;
+mod restart;
 mod run;
 mod run_error;
 mod run_info;
@@ -115,6 +116,7 @@ pub use plan::{EvaluationRequest, MemoryPlan, PlanRequest, ReferenceRequest, dev
 pub use preference_signs::{Sign, signs_of_rows, signs_of_steps};
 pub use rate_test::{RatePoint, RateTest, rate_test};
 pub use reference_cache::ReferenceCache;
+pub use restart::{RestartReason, RestartState};
 pub use run::RunFolder;
 pub use run_error::{CheckpointError, RunError, runs_near};
 pub use run_info::{FolderFile, ModelFolder, Origin, RunInfo};

@@ -56,8 +56,10 @@ pub struct Schedule {
     pub warmup_steps: u64,
     /// Steps at the end in which [`ScheduleKind::Wsd`] falls.
     pub decay_steps: u64,
-    /// Steps of the run.
+    /// Steps of the run, or of its round.
     pub total_steps: u64,
+    /// Steps of the rounds before, in a run that was restarted.
+    pub earlier_steps: u64,
 }
 
 impl Schedule {
@@ -72,12 +74,17 @@ impl Schedule {
         let share = |ratio: f64| (ratio * total_steps as f64).ceil() as u64;
         let warmup_steps = share(warmup_ratio);
         let decay_steps = share(decay_ratio).min(total_steps.saturating_sub(warmup_steps));
-        Schedule { kind, peak, warmup_steps, decay_steps, total_steps }
+        Schedule { kind, peak, warmup_steps, decay_steps, total_steps, earlier_steps: 0 }
     }
 
-    /// The rate of step `step`, counted from 1.
+    /// The same course, begun after so many steps.
+    pub fn after(self, earlier_steps: u64) -> Self {
+        Schedule { earlier_steps, ..self }
+    }
+
+    /// The rate of step `step`, counted from 1; after the steps of earlier rounds.
     pub fn rate(&self, step: u64) -> f64 {
-        let done = step - 1;
+        let done = step - 1 - self.earlier_steps;
         if done < self.warmup_steps {
             return self.peak * done as f64 / self.warmup_steps as f64;
         }
@@ -111,7 +118,14 @@ mod tests {
             (ScheduleKind::Cosine, [0.0, 0.5, 1.0, 0.853_553_390_6, 0.5, 0.146_446_609_4]),
             (ScheduleKind::Wsd, [0.0, 0.5, 1.0, 1.0, 0.75, 0.25]),
         ] {
-            let schedule = Schedule { kind, peak: 1.0, warmup_steps: 2, decay_steps: 3, total_steps: 6 };
+            let schedule = Schedule {
+                kind,
+                peak: 1.0,
+                warmup_steps: 2,
+                decay_steps: 3,
+                total_steps: 6,
+                earlier_steps: 0,
+            };
             for (step, expected) in (1..).zip(expected) {
                 let rate = schedule.rate(step);
                 assert!((rate - expected).abs() < 1e-9, "{kind} step {step}: {rate}, expected {expected}");
@@ -129,7 +143,8 @@ mod tests {
             let steps = |key: &str| case[key].as_u64().expect("a number");
             let (warmup_steps, decay_steps) = (steps("warmup_steps"), steps("decay_steps"));
             let (kind, total_steps) = (ScheduleKind::Wsd, steps("total_steps"));
-            let schedule = Schedule { kind, peak: 1.0, warmup_steps, decay_steps, total_steps };
+            let schedule =
+                Schedule { kind, peak: 1.0, warmup_steps, decay_steps, total_steps, earlier_steps: 0 };
             for (step, expected) in (1..).zip(case["rates"].as_array().expect("rates")) {
                 let (rate, expected) = (schedule.rate(step), expected.as_f64().expect("a rate"));
                 assert!((rate - expected).abs() < 1e-12, "step {step} of {case}: {rate}");
@@ -148,6 +163,13 @@ mod tests {
         assert_eq!(rates(0.5, 0.5), [0.0, 0.5, 1.0, 0.5]);
         // Rounded up, both would be longer than the run.
         assert_eq!(rates(0.6, 0.4), [0.0, 0.333_333, 0.666_667, 1.0]);
+    }
+
+    #[test]
+    fn a_round_has_the_course_of_a_run() {
+        let run = Schedule::with_ratios(ScheduleKind::Cosine, 1.0, 0.25, 0.0, 8);
+        let round = run.after(100);
+        (1..=8).for_each(|step| assert_eq!(run.rate(step), round.rate(100 + step)));
     }
 
     #[test]

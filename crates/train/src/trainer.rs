@@ -22,9 +22,10 @@ use crate::guard::{Culprit, OnNan, Refusal};
 use crate::history::RunHistory;
 use crate::metrics::{EvaluationRecord, SkipRecord, StepRecord};
 use crate::optim::OptimizerKind;
-use crate::patience::Patience;
+use crate::patience::{Patience, PatienceState};
 use crate::preference::PreferenceOptions;
 use crate::reference_cache::ReferenceCache;
+use crate::restart::{RestartReason, steps_before, steps_through};
 use crate::run::RunFolder;
 use crate::run_error::RunError;
 use crate::schedule::ScheduleKind;
@@ -121,6 +122,9 @@ pub struct TrainOptions {
     pub best_by: BestBy,
     /// End when evaluations no longer lower the loss.
     pub patience: Option<Patience>,
+    /// When there is more to learn at the end ([`RestartReason`]), begin the schedule anew for twice as many steps, at most so many
+    /// times. Early stopping begins anew, too, with the second half of those steps.
+    pub restarts: u64,
     /// Keep an average of what is trained beside it.
     pub averaging: Option<Averaging>,
     /// How often a checkpoint is saved, beside those that the observer asks for and the last.
@@ -160,6 +164,7 @@ impl TrainOptions {
             evaluate_start: false,
             best_by: BestBy::Loss,
             patience: None,
+            restarts: 0,
             averaging: None,
             checkpoint_every: CheckpointEvery::Never,
             keep_checkpoints: 1,
@@ -176,9 +181,14 @@ impl TrainOptions {
         }
     }
 
-    /// Optimizer steps of a run over `rows` rows ([`TrainOptions::groups`]).
+    /// Optimizer steps of a run over `rows` rows ([`TrainOptions::groups`]), before any restart.
     pub fn total_steps(&self, rows: usize) -> u64 {
         self.duration.steps(rows, self.batch_size * self.gradient_accumulation)
+    }
+
+    /// The same after so many restarts.
+    pub fn total_steps_after(&self, rows: usize, restarts: u64) -> u64 {
+        steps_through(self.total_steps(rows), restarts)
     }
 
     /// How samples are cut into micro-batches of a model.
@@ -235,6 +245,8 @@ pub trait Observer {
     fn on_known_reference(&mut self, _samples: usize) {}
     /// After every checkpoint.
     fn on_checkpoint(&mut self, _step: u64, _path: &Path) {}
+    /// There is more to learn after the last step: the run goes on until it has taken `total_steps`.
+    fn on_restart(&mut self, _step: u64, _total_steps: u64, _reason: RestartReason) {}
     /// Something could not be written. The run goes on, and tries again with the next checkpoint.
     fn on_warning(&mut self, _error: &RunError) {}
 }
@@ -319,6 +331,9 @@ struct Training<'a, 'p> {
     options: &'a TrainOptions,
     run: &'a mut RunFolder,
     observer: &'a mut dyn Observer,
+    /// Steps before the first restart.
+    first_round: u64,
+    /// Steps of the run as far as it is known to go.
     total_steps: u64,
     steps: Steps,
     stepper: Stepper<'a>,
@@ -344,10 +359,13 @@ impl<'a, 'p> Training<'a, 'p> {
         observer: &'a mut dyn Observer,
     ) -> Result<Self, TrainError> {
         let rows = options.groups(&data.training.samples).len();
-        let total_steps = options.total_steps(rows);
+        let first_round = options.total_steps(rows);
+        let restarts = start.checkpoint.map_or(0, |checkpoint| checkpoint.state.restarts.done);
+        let total_steps = steps_through(first_round, restarts);
         let size = options.micro_batch_size(data.training, data.evaluation);
         parameters.prepare();
-        let mut stepper = Stepper::new(parameters, size, options, total_steps);
+        let mut stepper = Stepper::new(parameters, size, options, first_round);
+        stepper.set_round(options, first_round, restarts);
         let mut state = State::default();
         let mut average = options.averaging.map(|averaging| Average::new(parameters, averaging, total_steps));
         if let Some(checkpoint) = start.checkpoint {
@@ -383,6 +401,7 @@ impl<'a, 'p> Training<'a, 'p> {
             options,
             run,
             observer,
+            first_round,
             total_steps,
             steps,
             stepper,
@@ -408,6 +427,9 @@ impl<'a, 'p> Training<'a, 'p> {
                 continue;
             }
             if finished {
+                if self.restart()? {
+                    continue;
+                }
                 return Ok(false);
             }
             if self.observer.should_save() || self.saver.cadence.is_due(self.state.step) {
@@ -418,6 +440,36 @@ impl<'a, 'p> Training<'a, 'p> {
             self.step(&step.indices, number)?;
             (self.state.step, self.state.position) = (number, step.next);
         }
+    }
+
+    /// Begins another round if there is more to learn at the end of this one; whether there is one.
+    fn restart(&mut self) -> Result<bool, TrainError> {
+        let (restarts, options) = (&self.state.restarts, self.options);
+        if restarts.done >= options.restarts || self.stopped_early().is_some() {
+            return Ok(false);
+        }
+        // Smoothed targets have a higher loss, and judgements may be told apart by another number than their loss.
+        let is_comparable = options.preference.is_none() && options.label_smoothing == 0.0;
+        let Some(reason) = restarts.reason(is_comparable) else { return Ok(false) };
+        self.state.restarts.restart();
+        let done = self.state.restarts.done;
+        self.state.patience = PatienceState::default();
+        self.total_steps = steps_through(self.first_round, done);
+        self.stepper.set_round(self.options, self.first_round, done);
+        if let Some(averaging @ Averaging::Last(_)) = self.options.averaging {
+            // Other steps are the last.
+            self.average = Some(Average::new(self.parameters, averaging, self.total_steps));
+        }
+        self.run.write_record(self.total_steps)?;
+        self.observer.on_restart(self.state.step, self.total_steps, reason);
+        Ok(true)
+    }
+
+    /// Whether a restart raised the learning rate so short a time ago that a higher loss says nothing.
+    fn is_unsettled(&self) -> bool {
+        let restarts = self.state.restarts.done;
+        let first = steps_before(self.first_round, restarts);
+        restarts > 0 && self.state.step < first + (self.total_steps - first) / 2
     }
 
     /// Why no more steps are taken although there are some, if that is so.
@@ -442,6 +494,7 @@ impl<'a, 'p> Training<'a, 'p> {
     /// Evaluates, and saves what is better than all before. Stopped half-way there is nothing: it is made again when the run
     /// is resumed.
     fn evaluate(&mut self, data: &Dataset) {
+        let is_unsettled = self.is_unsettled();
         let Training { parameters, options, run, observer, stepper, saver, state, .. } = self;
         let stop = &mut || observer.should_stop();
         let cut = Cut::of(parameters.model().config(), self.evaluation_tokens, options.prefix_sharing);
@@ -462,9 +515,11 @@ impl<'a, 'p> Training<'a, 'p> {
             saver.recorded(run.record_margins(state.step, margins), *observer);
         }
         state.evaluated = Some(state.step);
-        if let Some(patience) = options.patience {
-            state.patience.remember(options.best_by.to_lower(&record), patience);
+        let to_lower = options.best_by.to_lower(&record);
+        if let Some(patience) = options.patience.filter(|_| !is_unsettled) {
+            state.patience.remember(to_lower, patience);
         }
+        state.restarts.remember(to_lower[0], state.step);
         observer.on_evaluation(&record);
         self.evaluated = Some(record);
     }
@@ -483,6 +538,10 @@ impl<'a, 'p> Training<'a, 'p> {
         state.guard.in_a_row = 0;
         if options.skip_loss_spikes {
             state.guard.remember(record.loss);
+        }
+        let round = self.total_steps - steps_before(self.first_round, state.restarts.done);
+        if number > self.total_steps - round.div_ceil(3) {
+            state.restarts.remember_late(record.loss);
         }
         saver.recorded(run.record_step(&record), *observer);
         observer.on_step(&record, self.total_steps);

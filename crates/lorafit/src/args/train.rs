@@ -61,6 +61,8 @@ Where to look first when it does not learn: --lr (try 3x more, then 3x less), --
 
 /// `--decay-ratio` unless it is given: with 10 to 20 % a run is as good as one along a cosine (Hägele et al. 2024).
 pub const DECAY_RATIO: f64 = 0.2;
+/// Restarts, at most.
+const MOST_RESTARTS: usize = 8;
 
 /// Every flag of a training run. Field by field this is also the configuration file and the
 /// `config.toml` of the run folder.
@@ -244,8 +246,8 @@ pub struct TrainArgs {
 
     /// Choose the rank, the learning rate, the number of passes and early stopping from the data and the model [default: good]
     ///
-    /// Chosen is each of --rank and --alpha (together), --lr, --epochs or --max-steps, --eval-every and --patience that is not
-    /// given, on the command line or in --config; what is given always wins. Each choice is printed with its reason and stands
+    /// Chosen is each of --rank and --alpha (together), --lr, --epochs or --max-steps, --eval-every, --patience and --restarts that
+    /// is not given, on the command line or in --config; what is given always wins. Each choice is printed with its reason and stands
     /// in config.toml. Nothing is chosen on --resume, nor for the trials of a sweep. docs/choosing.md has the rules.
     #[arg(long, value_enum, value_name = "PRESET", help_heading = "Method")]
     #[arg(add = Facts::NAME)]
@@ -386,6 +388,16 @@ pub struct TrainArgs {
     #[arg(long, value_name = "LOSS", help_heading = "Watching")]
     #[arg(add = Facts::ARITHMETIC)]
     pub min_delta: Option<f64>,
+    /// Where there is more to learn when the last step is done, begin --scheduler anew for twice as many steps, at most so many times
+    /// (Loshchilov and Hutter 2017); 1 to 3 [default: as --preset chooses; with --preset off 0]
+    ///
+    /// There is more to learn where the last third of the steps lowered the held-out loss by more than 3 % and by more than 1 % of
+    /// its whole fall, or where the rows trained on are known no better than those held out: their loss is less than 5 % below
+    /// the held-out loss, which is not almost zero. After a restart --patience counts evaluations from the middle of the new
+    /// steps on.
+    #[arg(long, value_name = "N", help_heading = "Watching")]
+    #[arg(add = Facts::ARITHMETIC)]
+    pub restarts: Option<usize>,
     /// Keep an average of what is trained, and write it to average/ beside the last: last:STEPS or ema:DECAY
     ///
     /// last:50 is the mean over the last 50 steps, ema:0.99 an exponential one, in which a step counts 0.99 of the next. It is
@@ -711,6 +723,7 @@ impl TrainArgs {
                 .hint("give held-out rows with --eval-data DATA, or hold some out with --validation 5%"));
         }
         self.check_patience()?;
+        self.check_restarts()?;
         self.check_best_by()?;
         if self.eval_split.is_some() && self.eval_data.is_empty() {
             return Err(CliError::usage("--eval-split without --eval-data has no files to choose from")
@@ -804,6 +817,23 @@ impl TrainArgs {
             ))
             .hint("give --eval-every STEPS, such as a twentieth of all steps")),
         }
+    }
+
+    /// Refuses restarts where no evaluation speaks for one.
+    fn check_restarts(&self) -> Result<(), CliError> {
+        let Some(restarts) = self.restarts.filter(|restarts| *restarts > 0) else { return Ok(()) };
+        // The last round would have more than 256 times the steps of the first.
+        require(
+            restarts <= MOST_RESTARTS,
+            "restarts",
+            restarts,
+            &format!("must be {MOST_RESTARTS} or less"),
+        )?;
+        if self.eval_data.is_empty() && self.held_out().is_none() {
+            return Err(CliError::usage("--restarts with --validation none has no rows to look at")
+                .hint("give held-out rows with --eval-data DATA, or hold some out with --validation 5%"));
+        }
+        Ok(())
     }
 
     /// Refuses a best evaluation where there are none, and an accuracy where there are no pairs.

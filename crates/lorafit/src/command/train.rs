@@ -7,8 +7,8 @@ use serde_json::json;
 
 use lorafit_remedy::amounts::{self, counted, duration, grouped};
 use lorafit_train::{
-    Averaged, EvaluationRecord, Observer, Outcome, RunError, RunFolder, RunHistory, RunLock, RunState,
-    SkipRecord, StepRecord, Summary, TrainError, Verdict, rss_bytes,
+    Averaged, EvaluationRecord, Observer, Outcome, RestartReason, RunError, RunFolder, RunHistory, RunLock,
+    RunState, SkipRecord, StepRecord, Summary, TrainError, Verdict, rss_bytes,
 };
 
 use crate::args::config_file::Given;
@@ -188,6 +188,20 @@ impl Observer for Watcher {
         }
     }
 
+    fn on_restart(&mut self, step: u64, total_steps: u64, reason: RestartReason) {
+        let (name, why) = match reason {
+            RestartReason::StillFalling => ("still-falling", "the held-out loss still falls"),
+            RestartReason::NotByHeart => {
+                ("not-by-heart", "the rows trained on are known no better than those held out")
+            }
+        };
+        let record = json!({ "step": step, "total_steps": total_steps, "reason": name });
+        if !self.progress.event("restart", &record) {
+            let more = counted((total_steps - step) as usize, "more step", "more steps");
+            self.progress.note(&format!("step {step}  {why}: the learning rate begins anew, for {more}"));
+        }
+    }
+
     fn on_checkpoint(&mut self, step: u64, path: &Path) {
         if !self.progress.event("checkpoint", &json!({ "step": step, "path": path })) {
             self.progress.note(&format!("step {step}  checkpoint saved: {}", path.display()));
@@ -258,7 +272,12 @@ fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
     if args.preference.objective().is_some() {
         preference::of_rows(rows, args.batch_size).iter().for_each(|line| progress.note(line));
     }
-    progress.note(&counted(ready.total_steps() as usize, "optimizer step", "optimizer steps"));
+    let (steps, most) = (ready.total_steps() as usize, ready.most_steps() as usize);
+    let more = match most > steps {
+        true => format!(", up to {} where there is more to learn at the end", grouped(most as u64)),
+        false => String::new(),
+    };
+    progress.note(&(counted(steps, "optimizer step", "optimizer steps") + &more));
 }
 
 /// Which rows of `--data` are held out, where `--validation` decides that.

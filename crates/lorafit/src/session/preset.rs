@@ -89,6 +89,9 @@ fn length(preset: Preset) -> (usize, f64, f64) {
     }
 }
 
+/// Restarts, at most.
+const MOST_RESTARTS: u64 = 2;
+
 /// Passes over judged replies, at most: what more of them bring moves away from the reference.
 const MOST_JUDGED: f64 = 3.0;
 /// More than one pass is made only where the run has at most so many times the steps that it takes at least.
@@ -137,6 +140,20 @@ fn patience(preset: Preset) -> u64 {
     match preset {
         Preset::Off | Preset::Quick | Preset::Good => 3,
         Preset::Best => 5,
+    }
+}
+
+/// How often a run of so many steps may be restarted, where there is more to learn at its end.
+fn restarts(preset: Preset, known: &Known, steps: u64) -> u64 {
+    let (least, _, _) = length(preset);
+    let most = MOST_LENGTHS * least as f64;
+    // Each takes twice the steps of the one before.
+    let fits = |restarts: &u64| ((2u64 << restarts) - 1) as f64 * steps as f64 <= most;
+    match preset {
+        Preset::Off | Preset::Quick => 0,
+        // More passes over judged replies move away from the reference; a length that was given stays.
+        Preset::Good | Preset::Best if known.is_judged || known.steps.is_some() || known.held_out == 0 => 0,
+        Preset::Good | Preset::Best => (1..=MOST_RESTARTS).rev().find(fits).unwrap_or(0),
     }
 }
 
@@ -193,6 +210,11 @@ pub fn choices(preset: Preset, known: &Known) -> Vec<Choice> {
     if known.held_out > 0 && preset != Preset::Quick && steps / every > patience {
         let why = format!("ends the run when {patience} looks in a row find nothing better");
         add("patience", patience.to_string(), why);
+    }
+    let restarts = restarts(preset, known, steps);
+    if restarts > 0 && looks > 0 {
+        let why = "the run goes on, twice as long each time, where there is more to learn at its end";
+        add("restarts", restarts.to_string(), why.to_owned());
     }
     chosen
 }
@@ -269,6 +291,7 @@ impl TrainArgs {
             "epochs" => self.epochs = Some(number()),
             "eval-every" => self.eval_every = Some(number() as usize),
             "patience" => self.patience = Some(number() as usize),
+            "restarts" => self.restarts = Some(number() as usize),
             other => unreachable!("{other} is set by no preset"),
         }
     }
@@ -390,7 +413,8 @@ mod tests {
                 ("lr", text("0.0013")),
                 ("epochs", text("10")),
                 ("eval-every", text("15")),
-                ("patience", text("3"))
+                ("patience", text("3")),
+                ("restarts", text("2"))
             ]
         );
         // Twenty rows are not judged.
@@ -425,6 +449,24 @@ mod tests {
         assert_eq!(looked(&asked)[1], None);
         assert_eq!(looked(&Known { steps: Some(200), ..asked })[1], value("3"));
         assert_eq!(looked(&known(20)), [None, None], "no rows are held out");
+    }
+
+    #[test]
+    fn short_runs_may_go_on() {
+        let of = |preset, known: &Known| {
+            let chosen = chosen(preset, known);
+            chosen.into_iter().find(|(flag, _)| *flag == "restarts").map(|(_, restarts)| restarts)
+        };
+        let some = |restarts: &str| Some(restarts.to_owned());
+        // 150, 600 and 750 steps: no run has more than 2,000.
+        assert_eq!(of(Preset::Good, &known(60)), some("2"));
+        assert_eq!(of(Preset::Good, &known(800)), some("1"));
+        assert_eq!(of(Preset::Good, &known(1_000)), None);
+        assert_eq!(of(Preset::Best, &known(60)), some("2"));
+        assert_eq!(of(Preset::Quick, &known(60)), None);
+        assert_eq!(of(Preset::Good, &known(20)), None, "no rows are held out");
+        assert_eq!(of(Preset::Good, &Known { steps: Some(100), ..known(60) }), None, "the length was given");
+        assert_eq!(of(Preset::Good, &Known { is_judged: true, ..known(60) }), None);
     }
 
     #[test]

@@ -99,9 +99,19 @@ impl<'a> Ready<'a> {
         self
     }
 
-    /// Optimizer steps of the whole run.
+    /// Optimizer steps of the whole run, with the restarts that were made so far.
     pub fn total_steps(&self) -> u64 {
-        self.options.total_steps(self.options.groups(&self.data.rows.samples).len())
+        let restarts = self.resumption.checkpoint.as_ref().map_or(0, |found| found.state.restarts.done);
+        self.total_steps_after(restarts)
+    }
+
+    /// Optimizer steps of the run if it is restarted as often as it may be.
+    pub fn most_steps(&self) -> u64 {
+        self.total_steps_after(self.options.restarts)
+    }
+
+    fn total_steps_after(&self, restarts: u64) -> u64 {
+        self.options.total_steps_after(self.options.groups(&self.data.rows.samples).len(), restarts)
     }
 
     /// What its memory is planned for.
@@ -366,7 +376,11 @@ impl TrainArgs {
 
     /// `auto` holds out none of a few rows.
     fn none_held_out(&self, rows: Dataset) -> anyhow::Result<Data> {
-        let looking = [("eval-every", self.eval_every.is_some()), ("patience", self.patience.is_some())];
+        let looking = [
+            ("eval-every", self.eval_every.is_some()),
+            ("patience", self.patience.is_some()),
+            ("restarts", self.restarts.is_some_and(|restarts| restarts > 0)),
+        ];
         if let Some((flag, _)) = looking.iter().find(|(_, is_given)| *is_given) {
             let all = counted(rows.report.rows, "row", "rows");
             let text = format!("--{flag} has no rows to look at: of {all} --validation auto holds out none");
@@ -481,6 +495,7 @@ impl TrainArgs {
                 evaluations: evaluations as u64,
                 min_delta: self.min_delta.unwrap_or(0.0),
             }),
+            restarts: self.restarts.unwrap_or(0) as u64,
             averaging: self.average,
             checkpoint_every: self.safety.checkpoint_every,
             keep_checkpoints: self.safety.keep_checkpoints,

@@ -200,6 +200,9 @@ class TrainFlags(TypedDict, total=False):
     min_delta: float | None
     """How far the held-out loss must fall (the accuracy rise) for --patience to count an evaluation as better [default: 0]"""
 
+    restarts: int | None
+    """Where there is more to learn when the last step is done, begin --scheduler anew for twice as many steps, at most so many times (Loshchilov and Hutter 2017); 1 to 3 [default: as --preset chooses; with --preset off 0]"""
+
     average: str | float | PathLike[str] | Sequence[str | float] | None
     """Keep an average of what is trained, and write it to average/ beside the last: last:STEPS or ema:DECAY"""
 

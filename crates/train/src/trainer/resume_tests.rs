@@ -11,6 +11,7 @@ use lorafit_model::{Model, WeightSelection};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::stepper::schedule_of;
 use super::tests::{Draws, Fixture, fixture};
 use super::*;
 use crate::checkpoint::Content;
@@ -171,6 +172,7 @@ fn assert_same(found: &BTreeMap<PathBuf, Vec<u8>>, expected: &BTreeMap<PathBuf, 
 struct StopAt {
     left: Option<usize>,
     skipped: Vec<SkipRecord>,
+    restarts: Vec<(u64, u64)>,
     warnings: usize,
 }
 
@@ -180,7 +182,7 @@ impl StopAt {
     }
 
     fn never() -> Self {
-        StopAt { left: None, skipped: Vec::new(), warnings: 0 }
+        StopAt { left: None, skipped: Vec::new(), restarts: Vec::new(), warnings: 0 }
     }
 }
 
@@ -196,6 +198,10 @@ impl Observer for StopAt {
     fn on_skip(&mut self, record: &SkipRecord) {
         self.skipped.push(record.clone());
     }
+    fn on_restart(&mut self, step: u64, total_steps: u64, _reason: RestartReason) {
+        self.restarts.push((step, total_steps));
+    }
+
     fn on_warning(&mut self, _: &RunError) {
         self.warnings += 1;
     }
@@ -257,6 +263,44 @@ fn resume_reproduces_a_run_with_everything_that_has_a_memory() {
             assert_eq!((second.steps, second.stopped_early), (6, Some(stopped)));
             assert_same(&content(dir.path()), &expected, &format!("{:?}, stopped at {place}", case.weights));
         }
+    }
+}
+
+/// A run goes on in rounds of 3, 6 and 12 steps while what it is judged by falls; the last steps are those of its last round, and early
+/// stopping begins anew with each.
+#[test]
+fn resume_reproduces_a_run_that_is_restarted() {
+    let mut case = Case::new(OptimizerKind::AdamW);
+    case.held_out = dataset(Draws(1).tree(11));
+    case.options.duration = Duration::Epochs(1.0);
+    case.options.eval_every = Some(3);
+    case.options.evaluate_start = true;
+    case.options.restarts = 2;
+    case.options.averaging = Some(Averaging::Last(4));
+    case.options.patience = Some(Patience { evaluations: 3, min_delta: 0.0 });
+    let dir = TempDir::new().expect("a folder");
+    let mut observer = StopAt::never();
+    let whole = case.train(dir.path(), &mut observer).expect("trains");
+    assert_eq!(observer.restarts, [(3, 9), (9, 21)]);
+    assert_eq!((whole.steps, whole.stopped_early), (21, None));
+    assert_eq!(whole.average.expect("an average").steps, 4);
+    let history = RunHistory::read(dir.path()).expect("reads");
+    let rates: Vec<f64> = history.steps.iter().map(|step| step.learning_rate).collect();
+    let round = |steps| {
+        let schedule = schedule_of(&case.options, steps);
+        (1..=steps).map(move |step| schedule.rate(step))
+    };
+    let expected: Vec<f64> = [3, 6, 12].into_iter().flat_map(round).collect();
+    assert_eq!(rates, expected);
+    let expected = content(dir.path());
+    for place in 0.. {
+        let dir = TempDir::new().expect("a folder");
+        if !case.train(dir.path(), &mut StopAt::ask(place)).expect("trains").interrupted {
+            break;
+        }
+        let second = case.train(dir.path(), &mut StopAt::never()).expect("trains");
+        assert_eq!(second.steps, 21);
+        assert_same(&content(dir.path()), &expected, &format!("stopped at {place}"));
     }
 }
 

@@ -22,6 +22,7 @@ use crate::metrics::{EvaluationRecord, StepRecord};
 use crate::optim::AdamW;
 use crate::preference::step::{Computing, Totals, distance, weigh, with_prompt};
 use crate::preference::{self, PreferenceMetrics, Sums};
+use crate::restart::{steps_before, steps_through};
 use crate::schedule::{Schedule, ScheduleKind};
 use crate::stream::{Cut, MicroBatchSize, cut, cut_groups};
 
@@ -85,6 +86,12 @@ impl Chance {
     }
 }
 
+/// The course of the learning rate over so many steps.
+pub(super) fn schedule_of(options: &TrainOptions, steps: u64) -> Schedule {
+    let TrainOptions { schedule, learning_rate, warmup_ratio, decay_ratio, .. } = *options;
+    Schedule::with_ratios(schedule, learning_rate, warmup_ratio, decay_ratio, steps)
+}
+
 /// One optimizer step after another, and what lives between them beside the parameters.
 pub(crate) struct Stepper<'a> {
     /// Of training on judged replies.
@@ -107,7 +114,6 @@ impl<'a> Stepper<'a> {
         options: &TrainOptions,
         total_steps: u64,
     ) -> Self {
-        let TrainOptions { optimizer, schedule, learning_rate, warmup_ratio, decay_ratio, .. } = *options;
         let gradients = parameters.zero_gradients();
         Stepper {
             judged: None,
@@ -121,10 +127,16 @@ impl<'a> Stepper<'a> {
                 options.activations,
             ),
             gradients,
-            optimizer: AdamW::new(parameters, optimizer, options.weight_decay, options.b_rate_ratio),
-            schedule: Schedule::with_ratios(schedule, learning_rate, warmup_ratio, decay_ratio, total_steps),
+            optimizer: AdamW::new(parameters, options.optimizer, options.weight_decay, options.b_rate_ratio),
+            schedule: schedule_of(options, total_steps),
             spike_above: None,
         }
+    }
+
+    /// Has the learning rate follow the round after so many restarts of a run whose first round has so many steps.
+    pub(super) fn set_round(&mut self, options: &TrainOptions, first_round: u64, restarts: u64) {
+        let (earlier, end) = (steps_before(first_round, restarts), steps_through(first_round, restarts));
+        self.schedule = schedule_of(options, end - earlier).after(earlier);
     }
 
     /// Has its steps be on the judged rows of `samples`, if rows are judged, without a run whose folder has what the reference says.
