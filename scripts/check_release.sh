@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Tries the archive of a release in a minimal Debian 11 (glibc 2.31): the program, its man pages, a training run.
+# Tries the archive of a release in a minimal Debian 11 (glibc 2.31, Python 3.9): the program, its man pages, a training run; and the
+# wheel beside it: pip, a training run from Python with the same bits, the program of the wheel.
 #   scripts/check_release.sh dist/lorafit-0.1.0-x86_64-unknown-linux-gnu.tar.gz [SUITE]
 # Needs root and debootstrap; makes target/debian-SUITE once (bullseye unless another is named) and changes nothing else.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[ $# -ge 1 ] || { sed -n '2,4s/^# \{0,1\}//p' "$0" >&2 && exit 2; }
+[ $# -ge 1 ] || { sed -n '2,5s/^# \{0,1\}//p' "$0" >&2 && exit 2; }
 archive="$(realpath "$1")"
 suite="${2:-bullseye}"
 system="target/debian-$suite"
@@ -13,6 +14,8 @@ system="target/debian-$suite"
 
 rm -rf "$system/try"
 mkdir "$system/try"
+wheels=("$(dirname "$archive")"/lorafit-*-manylinux_*_"$(uname -m)".whl)
+cp "${wheels[0]}" "$system/try/"
 tar --extract --gzip --file "$archive" --directory "$system/try" --strip-components=1
 cp -r fixtures/models/chat_bpe "$system/try/model"
 head -n 60 demo/train.jsonl > "$system/try/train.jsonl"
@@ -30,5 +33,16 @@ call lorafit train --model model --data train.jsonl --out run --max-steps 20 --p
 call lorafit generate --model model --adapter run --chat --prompt "Lights on in the bathroom" --max-new-tokens 8
 call lorafit merge --model model --adapter run --out merged
 call sh -c 'test -s man/man1/lorafit-train.1 && test -s completions/lorafit.bash && test -s THIRD-PARTY-LICENSES.txt && test -s lorafit.cdx.json'
+if ! call python3 -m venv --help > /dev/null 2>&1; then
+  call sh -c 'apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends python3-venv' > /dev/null
+fi
+call python3 -m venv venv
+call sh -c 'venv/bin/pip install --quiet --no-index lorafit-*.whl'
+call venv/bin/lorafit --version
+call venv/bin/python -c '
+import lorafit
+run = lorafit.train("model", "train.jsonl", out="run-python", max_steps=20, preset="off", lr=1e-2)
+print(run)'
+call cmp run/adapter_model.safetensors run-python/adapter_model.safetensors
 rm -rf "$system/try"
-echo "the archive runs in Debian's $suite"
+echo "archive and wheel run in Debian's $suite"

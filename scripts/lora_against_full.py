@@ -13,6 +13,7 @@ worse one on both sides and at least four were tried. The best is then run with 
 """
 import argparse
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -105,12 +106,12 @@ class Runner:
         flags = ["--lr", rate(place), "--epochs", self.tasks[task][2], "--preset", "off", *METHODS[method][0]]
         return self.train(task, method, seed, flags, {"lr": rate(place), "place": place})
 
-    def chosen(self, task, method):
+    def chosen(self, task, method, seed):
         """One run whose learning rate, or all of whose settings, lorafit chooses."""
         flags, has_length = CHOSEN[method]
-        result = self.train(task, method, SEEDS[0], flags + (["--epochs", self.tasks[task][2]] if has_length else []), {})
+        result = self.train(task, method, seed, flags + (["--epochs", self.tasks[task][2]] if has_length else []), {})
         settings = tomllib.loads((self.folder / "run/config.toml").read_text())
-        result["chose"] = {name: settings[name] for name in ("lr", "rank", "epochs", "patience") if name in settings}
+        result["chose"] = {name: settings[name] for name in ("lr", "rank", "epochs", "patience", "restarts") if name in settings}
         return result
 
     def train(self, task, method, seed, flags, more):
@@ -204,14 +205,15 @@ def search(runner):
                     file.write(json.dumps(result) + "\n")
                 print(f"{task}, {method}, lr {result['lr']}, seed {seed}: loss {result['loss']}, {result['seconds']} s",
                       flush=True)
-        for method in CHOSEN:
-            if runner.is_over() or any((r["task"], r["method"]) == (task, method) for r in read_results()):
+        for method, seed in itertools.product(CHOSEN, SEEDS):
+            made = [(r["task"], r["method"], r["seed"]) for r in read_results()]
+            if runner.is_over() or (task, method, seed) in made:
                 continue
-            result = runner.chosen(task, method)
+            result = runner.chosen(task, method, seed)
             result["answers"] = runner.answers(task, method)
             with RESULTS.open("a") as file:
                 file.write(json.dumps(result) + "\n")
-            print(f"{task}, {method}: {result['chose']}, best loss {result['best_loss']}, {result['seconds']} s", flush=True)
+            print(f"{task}, {method}, seed {seed}: {result['chose']}, best loss {result['best_loss']}, {result['seconds']} s", flush=True)
     print("time is over; call it again to go on" if runner.is_over() else "nothing is left to run")
 
 

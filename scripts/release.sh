@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Makes the archive of a release for one target, of the files that are committed:
+# Makes the archive of a release for one target, and the wheel for Python, of the files that are committed:
 #   dist/lorafit-VERSION-TARGET.tar.gz   program, licences, man pages, completions, list of components (SBOM)
 #   dist/lorafit-VERSION-TARGET.cdx.json the same list of components, in CycloneDX
+#   dist/lorafit-VERSION-cp39-abi3-manylinux_2_28_PROCESSOR.whl    library and program for pip
 #   dist/SHA256SUMS                      of everything in dist/
 #
 #   scripts/release.sh                                     x86-64 Linux, glibc from 2.28 on
@@ -17,7 +18,7 @@ target=x86_64-unknown-linux-gnu
 glibc=2.28 # RHEL 8; Debian 10 and later
 out=dist
 twice=false
-usage() { sed -n '2,13s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '2,14s/^# \{0,1\}//p' "$0"; }
 fail() { # MESSAGE HINT
   printf 'error: %s\nhint: %s\n' "$1" "$2" >&2
   exit 1
@@ -100,19 +101,32 @@ for map in "${maps[@]}"; do
   rust_flags+="${rust_flags:+$'\x1f'}--remap-path-prefix=$map"
   c_flags+=" -ffile-prefix-map=$map"
 done
-(
+build() ( # COMMAND...: linked by Zig, with mapped paths
   export PATH="$tools/venv/bin:$PATH" CARGO_INCREMENTAL=0
   export CARGO_ENCODED_RUSTFLAGS="$rust_flags" "CFLAGS_${target//-/_}=$c_flags"
   export CARGO_ZIGBUILD_ZIG_PATH="$tools/venv/bin/python-zig"
   unset RUSTC_WRAPPER RUSTFLAGS
-  cargo zigbuild --release --locked -p lorafit --target "$target.$glibc"
+  "$@"
 )
+check_built() { # FILE: for any machine with this glibc
+  scripts/check_glibc.py "$1" "$glibc"
+  for place in "$PWD/" "$cargo_home/"; do
+    ! grep -qaF "$place" "$1" || fail "$1 has paths of this machine: $place" "see what --remap-path-prefix leaves"
+  done
+}
+build cargo zigbuild --release --locked -p lorafit --target "$target.$glibc"
 program="$target_folder/$target/release/lorafit"
-scripts/check_glibc.py "$program" "$glibc"
-for place in "$PWD/" "$cargo_home/"; do
-  ! grep -qaF "$place" "$program" || fail "the program has paths of this machine: $place" "see what --remap-path-prefix leaves"
-done
+check_built "$program"
 "${runner[@]}" "$program" --version
+
+say "the wheel for Python"
+wheels="target/dist/wheels-$target"
+rm -rf "$wheels"
+build maturin build --quiet --release --locked --manifest-path crates/python/Cargo.toml --target "$target" \
+  --zig --compatibility "manylinux_${glibc/./_}" --out "$wheels"
+wheel="$(basename "$wheels"/lorafit-"$version"-*.whl)"
+python3 -m zipfile -e "$wheels/$wheel" "$wheels/content"
+check_built "$wheels/content/lorafit/_lorafit.abi3.so"
 
 say "what goes with it"
 stage="target/dist/$name"
@@ -132,7 +146,8 @@ archive="$out/$name.tar.gz"
 tar --create --directory "$(dirname "$stage")" --sort=name --format=ustar --owner=0 --group=0 --numeric-owner \
   --mtime="@$SOURCE_DATE_EPOCH" "$name" | gzip --best --no-name > "$archive"
 cp "$stage/lorafit.cdx.json" "$out/$name.cdx.json"
-(cd "$out" && sha256sum -- *.tar.gz *.cdx.json > SHA256SUMS)
+cp "$wheels/$wheel" "$out/$wheel"
+(cd "$out" && sha256sum -- *.tar.gz *.cdx.json *.whl > SHA256SUMS)
 ls -l "$archive"
 cat "$out/SHA256SUMS"
 
@@ -145,7 +160,7 @@ if "$twice"; then
   # The tools are the same; everything that is compiled is compiled again.
   ln -s "$tools" "$again/source/target/release-tools"
   env --unset=CARGO_TARGET_DIR "$again/source/scripts/release.sh" --target "$target" --out "$again/dist"
-  for file in "$name.tar.gz" "$name.cdx.json"; do
+  for file in "$name.tar.gz" "$name.cdx.json" "$wheel"; do
     cmp "$out/$file" "$again/dist/$file" || fail "$file differs between two builds" "diffoscope shows where"
   done
   say "both builds are the same, byte by byte"
