@@ -70,10 +70,22 @@ def tables(results):
         runs = [r["peak_rss_mib"] for r in results if (r["task"], r["method"]) == ("e2e", method)]
         if runs:
             print(f"| {SHOWN[method]} | {max(runs):.0f} |")
-    print()
-    for r in results:
-        if "chose" in r:
-            print(f"{r['task']}, {r['method']}: {r['chose']}, {r['steps']} steps, held-out loss {r['best_loss']:.3f}")
+    chosen(results)
+
+
+def chosen(results):
+    """What lorafit chose, and what came of it, by task and seed."""
+    for method in ("lr auto", "preset good"):
+        print(f"\n{method}\n| task | rate | restarts of passes | steps | held-out loss, mean | answered exactly |\n|---|---|---|---|---|---|")
+        for task in TASKS:
+            runs = [r for r in results if (r["task"], r["method"]) == (task, method)]
+            each = lambda read: ", ".join(f"{read(r):g}" for r in runs)
+            if runs:
+                mean, error = mean_and_error([r["best_loss"] for r in runs])
+                passes = f"{runs[0]['chose'].get('restarts', 0)} of {runs[0]['chose']['epochs']:g}"
+                exact = 100 * statistics.mean(r["answers"]["exact_match"] for r in runs)
+                print(f"| {TITLES[task]} | {each(lambda r: r['chose']['lr'])} | {passes} | {each(lambda r: r['steps'])} "
+                      f"| {mean:.4f} ± {error:.4f} ({each(lambda r: round(r['best_loss'], 4))}) | {exact:.0f} % |")
 
 
 # --- the figure ---
