@@ -1,6 +1,7 @@
 //! Values that flags and configuration files share: how each is written and read back.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 
 use clap::ValueEnum;
@@ -146,75 +147,119 @@ pub enum Preset {
     Best,
 }
 
-/// `--lr`.
+/// A setting that is a number, or is found before training.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum LearningRate {
-    /// To be tested before training.
+pub enum Auto<T> {
+    /// To be found.
     Auto,
     /// This one.
-    Value(f64),
+    Value(T),
 }
 
-impl FromStr for LearningRate {
+/// `--lr`.
+pub type LearningRate = Auto<f64>;
+/// `--micro-batch-tokens` of a run.
+pub type MicroBatchTokens = Auto<usize>;
+
+/// A number that can be automatic.
+pub trait Number: Copy + FromStr + fmt::Display + Serialize {
+    /// What is asked for, with an example.
+    const EXPECTED: &'static str;
+    /// From a whole number of a file.
+    fn of_whole(value: u64) -> Option<Self>;
+    /// From another number of a file.
+    fn of_real(value: f64) -> Option<Self>;
+}
+
+impl Number for f64 {
+    const EXPECTED: &'static str = "a number such as 2e-4, or auto";
+
+    fn of_whole(value: u64) -> Option<Self> {
+        Some(value as f64)
+    }
+
+    fn of_real(value: f64) -> Option<Self> {
+        Some(value)
+    }
+}
+
+impl Number for usize {
+    const EXPECTED: &'static str = "a whole number such as 512, or auto";
+
+    fn of_whole(value: u64) -> Option<Self> {
+        usize::try_from(value).ok()
+    }
+
+    fn of_real(_value: f64) -> Option<Self> {
+        None
+    }
+}
+
+impl<T: Number> FromStr for Auto<T> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
-            "auto" => Ok(LearningRate::Auto),
-            number => {
-                let value = number.parse().map_err(|_| "expected a number such as 2e-4, or auto".to_owned());
-                value.map(LearningRate::Value)
-            }
+            "auto" => Ok(Auto::Auto),
+            number => number.parse().map(Auto::Value).map_err(|_| format!("expected {}", T::EXPECTED)),
         }
     }
 }
 
-impl fmt::Display for LearningRate {
+impl<T: fmt::Display> fmt::Display for Auto<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LearningRate::Auto => f.write_str("auto"),
-            LearningRate::Value(value) => write!(f, "{value}"),
+            Auto::Auto => f.write_str("auto"),
+            Auto::Value(value) => write!(f, "{value}"),
         }
     }
 }
 
 /// A number, but for `auto`.
-impl Serialize for LearningRate {
+impl<T: Serialize> Serialize for Auto<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            LearningRate::Auto => serializer.serialize_str("auto"),
-            LearningRate::Value(value) => serializer.serialize_f64(*value),
+            Auto::Auto => serializer.serialize_str("auto"),
+            Auto::Value(value) => value.serialize(serializer),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for LearningRate {
+impl<'de, T: Number> Deserialize<'de> for Auto<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OfRate;
-        impl Visitor<'_> for OfRate {
-            type Value = LearningRate;
+        struct OfNumber<T>(PhantomData<T>);
+        impl<T: Number> Visitor<'_> for OfNumber<T> {
+            type Value = Auto<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number such as 2e-4, or auto")
+                f.write_str(T::EXPECTED)
             }
 
-            fn visit_f64<E: de::Error>(self, value: f64) -> Result<LearningRate, E> {
-                Ok(LearningRate::Value(value))
+            fn visit_f64<E: de::Error>(self, value: f64) -> Result<Auto<T>, E> {
+                let refused = || E::invalid_type(de::Unexpected::Float(value), &self);
+                T::of_real(value).map(Auto::Value).ok_or_else(refused)
             }
 
-            fn visit_u64<E: de::Error>(self, value: u64) -> Result<LearningRate, E> {
-                Ok(LearningRate::Value(value as f64))
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Auto<T>, E> {
+                let refused = || E::invalid_value(de::Unexpected::Unsigned(value), &self);
+                T::of_whole(value).map(Auto::Value).ok_or_else(refused)
             }
 
-            fn visit_i64<E: de::Error>(self, value: i64) -> Result<LearningRate, E> {
-                Ok(LearningRate::Value(value as f64))
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Auto<T>, E> {
+                match u64::try_from(value) {
+                    Ok(value) => self.visit_u64(value),
+                    // What may be negative is refused where its range is known.
+                    Err(_) => T::of_real(value as f64)
+                        .map(Auto::Value)
+                        .ok_or_else(|| E::invalid_value(de::Unexpected::Signed(value), &T::EXPECTED)),
+                }
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<LearningRate, E> {
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Auto<T>, E> {
                 text.parse().map_err(E::custom)
             }
         }
-        deserializer.deserialize_any(OfRate)
+        deserializer.deserialize_any(OfNumber(PhantomData))
     }
 }
 

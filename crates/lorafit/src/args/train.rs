@@ -18,8 +18,8 @@ use crate::args::idle::{self, Idle};
 use crate::args::memory::MemoryArgs;
 use crate::args::new_tokens::NewTokens;
 use crate::args::options::{
-    BestByChoice, DeviceChoice, Init, Layers, LearningRate, Method, Optimizer, Preset, SaveChoice,
-    SaveModules, Scheduler, TargetModules, TrainModules, TrainOn, value_name,
+    Auto, BestByChoice, DeviceChoice, Init, Layers, LearningRate, Method, MicroBatchTokens, Optimizer,
+    Preset, SaveChoice, SaveModules, Scheduler, TargetModules, TrainModules, TrainOn, value_name,
 };
 use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::args::preference::{PreferenceArgs, ReferenceChoice};
@@ -61,6 +61,8 @@ Where to look first when it does not learn: --lr (try 3x more, then 3x less), --
 
 /// `--decay-ratio` unless it is given: with 10 to 20 % a run is as good as one along a cosine (Hägele et al. 2024).
 pub const DECAY_RATIO: f64 = 0.2;
+/// Tokens computed at once where nothing else is said.
+pub const MICRO_BATCH_TOKENS: usize = 512;
 /// Restarts, at most.
 const MOST_RESTARTS: usize = 8;
 
@@ -414,10 +416,10 @@ pub struct TrainArgs {
     ///
     /// A batch is cut into parts of at most this many tokens (a longer row stays whole), and their gradients are
     /// added: the result is that of the whole batch. A smaller number needs less memory, a larger one is a little
-    /// faster.
-    #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Machine")]
-    #[arg(add = Facts::ARITHMETIC)]
-    pub micro_batch_tokens: usize,
+    /// faster. auto takes what the rows of a step have, 512 to 4096, as far as it fits in --memory without recomputing.
+    #[arg(long, value_name = "TOKENS", default_value_t = Auto::Value(MICRO_BATCH_TOKENS), help_heading = "Machine")]
+    #[arg(add = Facts::ARITHMETIC, add = Words(|| vec!["auto"]))]
+    pub micro_batch_tokens: MicroBatchTokens,
     /// Compute every row by itself, even where rows of a batch begin with the same tokens
     ///
     /// By default a shared prefix is computed once. That changes only the speed; with --dropout, shared tokens have
@@ -583,6 +585,14 @@ impl TrainArgs {
         }
     }
 
+    /// Tokens computed at once, about; the default where they are yet to be found.
+    pub fn tokens_at_once(&self) -> usize {
+        match self.micro_batch_tokens {
+            MicroBatchTokens::Auto => MICRO_BATCH_TOKENS,
+            MicroBatchTokens::Value(tokens) => tokens,
+        }
+    }
+
     /// The learning rate where none is given or chosen.
     pub fn default_lr(&self) -> f64 {
         match (self.method, self.init, self.preference.objective()) {
@@ -714,7 +724,7 @@ impl TrainArgs {
         // TOML, in which the configuration is saved, has signed numbers.
         require(i64::try_from(self.seed).is_ok(), "seed", self.seed, "must be below 2^63")?;
         self.rows.validate()?;
-        natural("micro-batch-tokens", self.micro_batch_tokens)?;
+        natural("micro-batch-tokens", self.tokens_at_once())?;
         natural("eval-every", self.eval_every.unwrap_or(1))?;
         natural("log-every", self.log_every.unwrap_or(1))?;
         natural("keep-checkpoints", self.safety.keep_checkpoints)?;

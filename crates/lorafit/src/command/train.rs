@@ -108,7 +108,7 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sets what depends on the data: what a preset chooses, and a learning rate that is tested. Gives the lines that say it.
+/// Sets what depends on the data: what a preset chooses, a learning rate that is tested, and tokens at once. Gives the lines that say it.
 ///
 /// `typed` are the flags of the command line.
 fn settle(
@@ -142,6 +142,7 @@ fn settle(
         told.push(format!("the same without a preset: --preset off {}", flags.join(" ")));
     }
     args.take_fixed();
+    told.extend(args.find_micro_batch(shared, trained)?);
     Ok(told)
 }
 

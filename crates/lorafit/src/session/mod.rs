@@ -15,6 +15,7 @@ pub mod judged;
 pub mod limits;
 pub mod memory_table;
 pub mod merge_inputs;
+pub mod micro_batches;
 pub mod model_card;
 pub mod model_folder;
 pub mod other_base;

@@ -473,7 +473,7 @@ impl TrainArgs {
             duration: self.duration().unwrap_or(Duration::Epochs(1.0)),
             batch_size: self.batch_size,
             gradient_accumulation: self.gradient_accumulation,
-            micro_batch_tokens: self.micro_batch_tokens,
+            micro_batch_tokens: self.tokens_at_once(),
             prefix_sharing: !self.no_prefix_sharing,
             activations: ActivationPolicy { dtype: self.activation_dtype(), ..ActivationPolicy::default() },
             optimizer: self.optimizer.into(),

@@ -153,7 +153,7 @@ impl Inputs {
         let loss = match known.get(&self.of_trial[place]) {
             Some(loss) => *loss,
             None => {
-                let (samples, tokens) = (&held_out.samples, args.micro_batch_tokens);
+                let (samples, tokens) = (&held_out.samples, args.tokens_at_once());
                 evaluate_until(&base.model, None, samples, tokens, stopping)?.loss
             }
         };
@@ -203,8 +203,7 @@ impl Inputs {
                             Trainable::Weights(_) => None,
                         },
                         // The loss was computed in the buffers of the training.
-                        tokens: option_tokens(training.config, self.prompts(i), args.micro_batch_tokens)
-                            .max(1),
+                        tokens: option_tokens(training.config, self.prompts(i), args.tokens_at_once()).max(1),
                         prompts: &prompts[i],
                         max_new_tokens: self.max_new_tokens,
                         threads: training.threads,
@@ -253,7 +252,7 @@ impl Inputs {
         let mut forward = vec![None; self.bases.len()];
         let of_trial = |(place, args): (usize, &TrainArgs)| {
             let (base, data) = self.of(place);
-            let measure = || forward_seconds(base, &data.rows.samples, args.micro_batch_tokens);
+            let measure = || forward_seconds(base, &data.rows.samples, args.tokens_at_once());
             let forward: f64 = *forward[self.of_trial[place].0].get_or_insert_with(measure);
             let passes = if plan.trials[place].recompute == Recompute::None { 2.0 } else { 3.0 };
             passes * forward

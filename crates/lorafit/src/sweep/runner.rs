@@ -234,7 +234,7 @@ impl Runner<'_> {
                 max_new_tokens: self.record.settings.max_new_tokens,
                 side_by_side: planned.side_by_side,
             };
-            let asked = Asked { answering, micro_batch_tokens: args.micro_batch_tokens };
+            let asked = Asked { answering, micro_batch_tokens: args.tokens_at_once() };
             let found = self.score(job, &asked, sender).map_err(|error| match error.downcast() {
                 Ok(error) => base.unanswered(error),
                 Err(error) => error,

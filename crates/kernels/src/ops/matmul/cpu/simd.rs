@@ -160,6 +160,7 @@ macro_rules! tile_table {
 }
 
 /// Implements [`Bytes::tile_of_bytes`] as [`tile_table`] implements [`Simd::tile`].
+#[cfg(target_arch = "x86_64")]
 macro_rules! tile_of_bytes_table {
     ($simd:ident, $features:ident, $($rows:literal)*) => {
         unsafe fn tile_of_bytes(rows: usize, columns: Columns, args: &Args) {
