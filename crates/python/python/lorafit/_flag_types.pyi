@@ -206,7 +206,7 @@ class TrainFlags(TypedDict, total=False):
     average: str | float | PathLike[str] | Sequence[str | float] | None
     """Keep an average of what is trained, and write it to average/ beside the last: last:STEPS or ema:DECAY"""
 
-    micro_batch_tokens: int | None
+    micro_batch_tokens: str | float | PathLike[str] | Sequence[str | float] | None
     """Tokens computed at once; the main setting for memory, 256 to 8192"""
 
     no_prefix_sharing: bool | None
