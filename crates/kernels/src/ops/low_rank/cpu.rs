@@ -71,7 +71,7 @@ impl Task<'_> {
         parts.iter().for_each(|part| Factor::of(part.b_t).prefetch());
         let x = &x[first * inputs..];
         let a = Factor::of(a);
-        Inputs { x, inputs, rows, a, rank: *rank, scale: *scale, u: &mut *u, stride }.run();
+        Inputs { x, inputs, rows, a, rank: *rank, scale: *scale, u, stride }.run();
         if let Some(next) = next {
             next.prefetch();
         }

@@ -44,10 +44,11 @@ impl<'a> Factor<'a> {
         }
     }
 
-    /// Asks for the factor, to come into the second-level cache.
+    /// Asks for the factor, to come into the second-level cache: for its beginning, where it would take much of that.
     pub(crate) fn prefetch(&self) {
         const LINE_BYTES: usize = 64;
-        for line in self.bytes().chunks(LINE_BYTES) {
+        const MOST_BYTES: usize = 128 << 10;
+        for line in self.bytes().chunks(LINE_BYTES).take(MOST_BYTES / LINE_BYTES) {
             simd::prefetch(line.as_ptr(), Cache::Second);
         }
     }
